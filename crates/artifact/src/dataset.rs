@@ -1,0 +1,84 @@
+//! Images with labels, in three splits.
+
+use crate::arrays;
+use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
+use ndarray::Array4;
+use serde::{Deserialize, Serialize};
+
+/// One split of a dataset.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Images {
+    /// 8-bit RGB, `[n, 3, height, width]`.
+    pub pixels: Array4<u8>,
+    /// Class of every image.
+    pub labels: Vec<u32>,
+    /// Where every image stands in the pool of the source that it was drawn from.
+    pub source_index: Vec<u32>,
+}
+
+impl Images {
+    /// Number of images.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+    /// Whether there is no image.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+}
+
+/// A dataset as the pipeline sees it: chosen, split, decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// Name of the source.
+    pub name: String,
+    /// Class names; a label is an index into them.
+    pub classes: Vec<String>,
+    /// Images to train on.
+    pub train: Images,
+    /// Images to choose hyperparameters on; may be empty.
+    pub validation: Images,
+    /// Images that only measure; may be empty.
+    pub test: Images,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Info {
+    name: String,
+    classes: Vec<String>,
+}
+
+impl Artifact for Dataset {
+    const KIND: &'static str = "dataset";
+
+    fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
+        w.value("info", &Info { name: self.name.clone(), classes: self.classes.clone() })?;
+        for (split, images) in [("train", &self.train), ("validation", &self.validation), ("test", &self.test)] {
+            arrays::write(w, &format!("{split}.pixels"), &images.pixels)?;
+            arrays::write_vec(w, &format!("{split}.labels"), &images.labels)?;
+            arrays::write_vec(w, &format!("{split}.source_index"), &images.source_index)?;
+        }
+        Ok(())
+    }
+
+    fn read(r: &PayloadReader) -> Result<Self, StoreError> {
+        let Info { name, classes } = r.value("info")?;
+        let split = |split: &str| -> Result<Images, StoreError> {
+            Ok(Images {
+                pixels: arrays::read(r, &format!("{split}.pixels"))?,
+                labels: arrays::read_vec(r, &format!("{split}.labels"))?,
+                source_index: arrays::read_vec(r, &format!("{split}.source_index"))?,
+            })
+        };
+        Ok(Self { name, classes, train: split("train")?, validation: split("validation")?, test: split("test")? })
+    }
+
+    fn summary(&self) -> serde_json::Value {
+        serde_json::json!({
+            "name": self.name, "classes": self.classes.len(),
+            "train": self.train.len(), "validation": self.validation.len(), "test": self.test.len(),
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! What an attack did to its victim.
+
+use crate::arrays;
+use hemlock_head::Head;
+use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
+use serde::{Deserialize, Serialize};
+
+/// One quantity for every training set that the head was trained on; `None` where a pipeline has no such stage.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured<T> {
+    /// Head trained on clean data.
+    pub clean: T,
+    /// The attacker's target itself, not retrained.
+    pub target: T,
+    /// Head retrained on clean data and poisoned features.
+    pub features: T,
+    /// Head retrained on clean data and the features of the 8-bit poisons.
+    pub images: Option<T>,
+    /// Control: as many clean images with a random wrong label.
+    pub random_flips: T,
+    /// Control: as many clean images a second time.
+    pub duplicates: T,
+}
+
+impl<T> Measured<T> {
+    /// The same quantities, mapped.
+    pub fn map<U>(&self, f: impl Fn(&T) -> U) -> Measured<U> {
+        let Ok(mapped) = self.try_map(|x| Ok::<U, std::convert::Infallible>(f(x)));
+        mapped
+    }
+
+    /// The same quantities, mapped by what may fail.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn try_map<U, E>(&self, f: impl Fn(&T) -> Result<U, E>) -> Result<Measured<U>, E> {
+        Ok(Measured {
+            clean: f(&self.clean)?,
+            target: f(&self.target)?,
+            features: f(&self.features)?,
+            images: self.images.as_ref().map(&f).transpose()?,
+            random_flips: f(&self.random_flips)?,
+            duplicates: f(&self.duplicates)?,
+        })
+    }
+
+    /// The quantities under their names, those that there are.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &T)> {
+        [
+            ("clean", Some(&self.clean)),
+            ("target", Some(&self.target)),
+            ("features", Some(&self.features)),
+            ("images", self.images.as_ref()),
+            ("random_flips", Some(&self.random_flips)),
+            ("duplicates", Some(&self.duplicates)),
+        ]
+        .into_iter()
+        .filter_map(|(name, x)| Some((name, x?)))
+    }
+}
+
+/// Accuracy on the test split.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Accuracy {
+    /// Share of the test split, in `[0, 1]`.
+    pub overall: f64,
+    /// The same within every class; `None` for a class without test images.
+    pub per_class: Vec<Option<f64>>,
+}
+
+/// How visible poisons are beside the images they started from. Pixels in `[0, 1]`; means over poisons.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Visibility {
+    /// Largest change of a pixel.
+    pub linf: f64,
+    /// Euclidean norm of the change.
+    pub l2: f64,
+    /// Peak signal-to-noise ratio, dB.
+    pub psnr: f64,
+}
+
+/// What an attack did to its victim.
+#[derive(Debug, Clone)]
+pub struct Evaluation {
+    /// How the poisons were made, such as `gradient-canceling + feature-matching`.
+    pub attack: String,
+    /// Share of the clean count.
+    pub eps_d: f64,
+    /// Number of poisons.
+    pub poisons: u64,
+    /// Test accuracy of every head.
+    pub accuracy: Measured<Accuracy>,
+    /// The heads that were measured.
+    pub heads: Measured<Head>,
+    /// Largest gradient norm of the mean objective at which a head's training stopped.
+    pub gradient_norm: f64,
+    /// Visibility of the images, where there are any.
+    pub visibility: Option<Visibility>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Info {
+    attack: String,
+    eps_d: f64,
+    poisons: u64,
+    accuracy: Measured<Accuracy>,
+    gradient_norm: f64,
+    visibility: Option<Visibility>,
+}
+
+impl Artifact for Evaluation {
+    const KIND: &'static str = "evaluation";
+
+    fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
+        w.value(
+            "info",
+            &Info {
+                attack: self.attack.clone(),
+                eps_d: self.eps_d,
+                poisons: self.poisons,
+                accuracy: self.accuracy.clone(),
+                gradient_norm: self.gradient_norm,
+                visibility: self.visibility.clone(),
+            },
+        )?;
+        for (name, head) in self.heads.named() {
+            arrays::write(w, &format!("head.{name}"), &head.packed().to_owned())?;
+        }
+        Ok(())
+    }
+
+    fn read(r: &PayloadReader) -> Result<Self, StoreError> {
+        let Info { attack, eps_d, poisons, accuracy, gradient_norm, visibility } = r.value("info")?;
+        let head = |name: &str| -> Result<Head, StoreError> {
+            let name = format!("head.{name}");
+            Head::from_packed(arrays::read(r, &name)?).map_err(|e| r.corrupt(&name, e.to_string()))
+        };
+        let heads = Measured {
+            clean: head("clean")?,
+            target: head("target")?,
+            features: head("features")?,
+            images: accuracy.images.as_ref().map(|_| head("images")).transpose()?,
+            random_flips: head("random_flips")?,
+            duplicates: head("duplicates")?,
+        };
+        Ok(Self { attack, eps_d, poisons, accuracy, heads, gradient_norm, visibility })
+    }
+
+    fn summary(&self) -> serde_json::Value {
+        let a = &self.accuracy;
+        serde_json::json!({
+            "attack": self.attack, "clean": a.clean.overall, "target": a.target.overall, "features": a.features.overall,
+            "images": a.images.as_ref().map(|a| a.overall), "random_flips": a.random_flips.overall, "duplicates": a.duplicates.overall,
+        })
+    }
+}

@@ -1,0 +1,158 @@
+//! What an artifact gives to other tools: named tensors, whole files, pictures.
+
+use crate::{Dataset, Evaluation, Extractor, Features, Images, PoisonFeatures, Poisons, TargetParams};
+use hemlock_head::Head;
+use ndarray::{Array, Array4, Dimension};
+
+/// Numbers of one type, C-ordered.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Data {
+    /// 32-bit floats.
+    F32(Vec<f32>),
+    /// 64-bit floats.
+    F64(Vec<f64>),
+    /// Bytes.
+    U8(Vec<u8>),
+    /// Labels and indices, in the type that other frameworks index with.
+    I64(Vec<i64>),
+}
+
+/// A named tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// Name within its file.
+    pub name: &'static str,
+    /// Shape.
+    pub shape: Vec<usize>,
+    /// Values.
+    pub data: Data,
+}
+
+impl Tensor {
+    fn array<T: Clone, D: Dimension>(name: &'static str, array: &Array<T, D>, data: fn(Vec<T>) -> Data) -> Self {
+        Self { name, shape: array.shape().to_vec(), data: data(array.iter().cloned().collect()) }
+    }
+    fn indices(name: &'static str, values: &[u32]) -> Self {
+        Self { name, shape: vec![values.len()], data: Data::I64(values.iter().map(|v| i64::from(*v)).collect()) }
+    }
+}
+
+/// Everything that an artifact exports.
+#[derive(Debug, Clone, Default)]
+pub struct Exported {
+    /// Safetensors files: name without ending, and tensors.
+    pub tensors: Vec<(String, Vec<Tensor>)>,
+    /// Other files: name, and content.
+    pub files: Vec<(String, Vec<u8>)>,
+    /// Pictures: name of the set, pixels `[n, 3, height, width]`, and labels.
+    pub pictures: Vec<(String, Array4<u8>, Vec<u32>)>,
+}
+
+/// An artifact that can be exported.
+pub trait Export {
+    /// Everything in it, in open formats.
+    fn export(&self) -> Exported;
+}
+
+fn splits<'a, T>(train: &'a T, validation: &'a T, test: &'a T) -> [(&'static str, &'a T); 3] {
+    [("train", train), ("validation", validation), ("test", test)]
+}
+
+impl Export for Dataset {
+    fn export(&self) -> Exported {
+        let splits = splits(&self.train, &self.validation, &self.test);
+        let tensors = |images: &Images| {
+            vec![
+                Tensor::array("images", &images.pixels, Data::U8),
+                Tensor::indices("labels", &images.labels),
+                Tensor::indices("source_index", &images.source_index),
+            ]
+        };
+        Exported {
+            tensors: splits.iter().map(|(name, s)| ((*name).to_owned(), tensors(s))).collect(),
+            files: vec![("classes.txt".to_owned(), (self.classes.join("\n") + "\n").into_bytes())],
+            pictures: splits.iter().map(|(n, s)| ((*n).to_owned(), s.pixels.clone(), s.labels.clone())).collect(),
+        }
+    }
+}
+
+impl Export for Extractor {
+    fn export(&self) -> Exported {
+        let info = serde_json::json!({
+            "arch": self.arch, "method": self.method, "features": self.dim, "image_size": self.image_size,
+            "mean": self.mean, "std": self.std, "curve": self.curve,
+        });
+        Exported {
+            files: vec![
+                ("extractor.safetensors".to_owned(), self.weights.clone()),
+                ("extractor.json".to_owned(), format!("{info:#}\n").into_bytes()),
+            ],
+            ..Exported::default()
+        }
+    }
+}
+
+impl Export for Features {
+    fn export(&self) -> Exported {
+        let splits = splits(&self.train, &self.validation, &self.test);
+        let mut tensors: Vec<(String, Vec<Tensor>)> = splits
+            .iter()
+            .map(|(name, s)| {
+                let features = Tensor::array("features", &s.features, Data::F32);
+                ((*name).to_owned(), vec![features, Tensor::indices("labels", &s.labels)])
+            })
+            .collect();
+        let vector = |name, v: &Vec<f32>| Tensor { name, shape: vec![v.len()], data: Data::F32(v.clone()) };
+        let n = &self.normalization;
+        tensors.push(("normalization".to_owned(), vec![vector("shift", &n.shift), vector("scale", &n.scale)]));
+        Exported { tensors, ..Exported::default() }
+    }
+}
+
+fn head(name: &str, head: &Head) -> (String, Vec<Tensor>) {
+    let weight = Tensor::array("weight", &head.weight().to_owned(), Data::F64);
+    let bias = Tensor::array("bias", &head.bias().to_owned(), Data::F64);
+    (name.to_owned(), vec![weight, bias])
+}
+
+impl Export for TargetParams {
+    fn export(&self) -> Exported {
+        Exported { tensors: vec![head("clean", &self.clean), head("target", &self.target)], ..Exported::default() }
+    }
+}
+
+impl Export for PoisonFeatures {
+    fn export(&self) -> Exported {
+        let tensors = vec![
+            Tensor::array("features", &self.features, Data::F32),
+            Tensor::indices("labels", &self.labels),
+            Tensor::indices("base_index", &self.base_index),
+        ];
+        Exported { tensors: vec![("poison-features".to_owned(), tensors)], ..Exported::default() }
+    }
+}
+
+impl Export for Poisons {
+    fn export(&self) -> Exported {
+        let distance =
+            Tensor { name: "distance", shape: vec![self.distance.len()], data: Data::F32(self.distance.clone()) };
+        let tensors = vec![
+            Tensor::array("images", &self.images, Data::U8),
+            Tensor::indices("labels", &self.labels),
+            Tensor::indices("base_index", &self.base_index),
+            distance,
+        ];
+        Exported {
+            tensors: vec![("poisons".to_owned(), tensors)],
+            pictures: vec![("poisons".to_owned(), self.images.clone(), self.labels.clone())],
+            ..Exported::default()
+        }
+    }
+}
+
+impl Export for Evaluation {
+    fn export(&self) -> Exported {
+        let tensors = self.heads.named().map(|(name, h)| head(name, h)).collect();
+        Exported { tensors, ..Exported::default() }
+    }
+}

@@ -1,0 +1,92 @@
+//! A frozen feature extractor.
+
+use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
+use serde::{Deserialize, Serialize};
+
+/// A frozen feature extractor: what is needed to build the network and fill it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Extractor {
+    /// Name of the architecture, such as `resnet20`.
+    pub arch: String,
+    /// How it was trained, such as `simclr`.
+    pub method: String,
+    /// Number of features.
+    pub dim: usize,
+    /// Height and width of the images that it was trained on, in pixels.
+    pub image_size: usize,
+    /// Mean of every channel, subtracted from pixels in `[0, 1]`.
+    pub mean: [f32; 3],
+    /// Standard deviation of every channel, divided by after that.
+    pub std: [f32; 3],
+    /// Weights in safetensors form, under the names that PyTorch implementations use.
+    pub weights: Vec<u8>,
+    /// One point per epoch of training.
+    pub curve: Vec<Epoch>,
+}
+
+/// What one epoch of pre-training showed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Number of the epoch, from 1.
+    pub epoch: u32,
+    /// Mean of the loss over its steps.
+    pub loss: f64,
+    /// Learning rate of its last step.
+    pub learning_rate: f64,
+    /// Mean standard deviation of the normalised embeddings' coordinates, times sqrt(dimension): 1 for embeddings that are
+    /// spread over the sphere, near 0 for a collapsed network.
+    pub spread: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Info {
+    arch: String,
+    method: String,
+    dim: u64,
+    image_size: u64,
+    mean: [f32; 3],
+    std: [f32; 3],
+    curve: Vec<Epoch>,
+}
+
+impl Artifact for Extractor {
+    const KIND: &'static str = "extractor";
+
+    fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
+        w.value(
+            "info",
+            &Info {
+                arch: self.arch.clone(),
+                method: self.method.clone(),
+                dim: self.dim as u64,
+                image_size: self.image_size as u64,
+                mean: self.mean,
+                std: self.std,
+                curve: self.curve.clone(),
+            },
+        )?;
+        w.bytes("weights", &self.weights)
+    }
+
+    fn read(r: &PayloadReader) -> Result<Self, StoreError> {
+        let info: Info = r.value("info")?;
+        Ok(Self {
+            arch: info.arch,
+            method: info.method,
+            dim: info.dim as usize,
+            image_size: info.image_size as usize,
+            mean: info.mean,
+            std: info.std,
+            weights: r.bytes("weights")?,
+            curve: info.curve,
+        })
+    }
+
+    fn summary(&self) -> serde_json::Value {
+        let last = self.curve.last();
+        serde_json::json!({
+            "arch": self.arch, "method": self.method, "features": self.dim,
+            "epochs": self.curve.len(), "loss": last.map(|e| e.loss), "spread": last.map(|e| e.spread),
+        })
+    }
+}

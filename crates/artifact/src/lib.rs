@@ -1,0 +1,21 @@
+//! The typed contents that stages hand to each other.
+//!
+//! Every type here is a [`hemlock_store::Artifact`]: it says in which files of an artifact its
+//! arrays and values stand. Arrays are C-ordered; pixels are 8-bit RGB, `[n, 3, height, width]`.
+
+mod arrays;
+mod dataset;
+mod evaluation;
+mod export;
+mod extractor;
+mod features;
+mod poisons;
+mod target;
+
+pub use dataset::{Dataset, Images};
+pub use evaluation::{Accuracy, Evaluation, Measured, Visibility};
+pub use export::{Data, Export, Exported, Tensor};
+pub use extractor::{Epoch, Extractor};
+pub use features::{Affine, FeatureSplit, Features};
+pub use poisons::{InversionPoint, PoisonFeatures, Poisons, ResidualPoint};
+pub use target::{PathPoint, TargetParams};

@@ -1,0 +1,76 @@
+//! Heads: the clean one and the attacker's target.
+
+use crate::arrays;
+use hemlock_head::Head;
+use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
+use serde::{Deserialize, Serialize};
+
+/// The clean head, the target head, and the way from one to the other.
+#[derive(Debug, Clone)]
+pub struct TargetParams {
+    /// Head trained on the clean training set.
+    pub clean: Head,
+    /// Head that the attacker wants the victim to end at.
+    pub target: Head,
+    /// Weight decay that the victim trains with.
+    pub weight_decay: f64,
+    /// Gradient norm of the mean objective at which the clean head's training stopped.
+    pub clean_gradient_norm: f64,
+    /// One point per step of the ascent, the clean head first.
+    pub path: Vec<PathPoint>,
+}
+
+/// What a head on the way from clean to target is like.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PathPoint {
+    /// Step of the ascent; 0 is the clean head.
+    pub step: u32,
+    /// Distance from the clean head, L2.
+    pub radius: f64,
+    /// Mean training loss, without weight decay.
+    pub loss: f64,
+    /// Norm of the gradient of the mean training loss, without weight decay.
+    pub gradient_norm: f64,
+    /// Accuracy on the training split, in `[0, 1]`.
+    pub train_accuracy: f64,
+    /// Accuracy on the test split, in `[0, 1]`; for the reader, never for a choice.
+    pub test_accuracy: f64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Info {
+    weight_decay: f64,
+    clean_gradient_norm: f64,
+    path: Vec<PathPoint>,
+}
+
+impl Artifact for TargetParams {
+    const KIND: &'static str = "target-params";
+
+    fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
+        let info = Info {
+            weight_decay: self.weight_decay,
+            clean_gradient_norm: self.clean_gradient_norm,
+            path: self.path.clone(),
+        };
+        w.value("info", &info)?;
+        arrays::write(w, "clean", &self.clean.packed().to_owned())?;
+        arrays::write(w, "target", &self.target.packed().to_owned())
+    }
+
+    fn read(r: &PayloadReader) -> Result<Self, StoreError> {
+        let Info { weight_decay, clean_gradient_norm, path } = r.value("info")?;
+        let head = |name: &str| -> Result<Head, StoreError> {
+            Head::from_packed(arrays::read(r, name)?).map_err(|e| r.corrupt(name, e.to_string()))
+        };
+        Ok(Self { clean: head("clean")?, target: head("target")?, weight_decay, clean_gradient_norm, path })
+    }
+
+    fn summary(&self) -> serde_json::Value {
+        let (first, last) = (self.path.first(), self.path.last());
+        serde_json::json!({
+            "clean_accuracy": first.map(|p| p.test_accuracy), "target_accuracy": last.map(|p| p.test_accuracy),
+            "radius": last.map(|p| p.radius), "clean_norm": self.clean.norm(),
+        })
+    }
+}

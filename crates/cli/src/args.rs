@@ -1,0 +1,203 @@
+//! The command line.
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use hemlock_models::Backend;
+use hemlock_pipeline::{Override, Selection};
+use hemlock_store::Key;
+use std::path::PathBuf;
+
+/// Measures how fragile a frozen feature extractor with a linear head is under indiscriminate data poisoning.
+#[derive(Debug, Parser)]
+#[command(name = "hemlock", version, arg_required_else_help = true, after_help = "\
+Examples:
+  hemlock run quickstart                          the whole pipeline, on built-in data
+  hemlock results quickstart                      its result table
+  hemlock data cifar10                            download, verify and unpack a dataset
+  hemlock invert transfer-cifar100 --force        one stage again, from cached artifacts
+  hemlock plan finetune-cifar10 --set invert.steps=300
+  hemlock why finetune-cifar10                    what would run, and why
+
+Exit codes:
+  0 done; 1 numbers went wrong, or a bug; 2 wrong usage, spec or parameter; 3 a raw dataset is missing or damaged;
+  4 an artifact is missing or damaged, or the artifact root cannot be used; 5 the device is not there; 130 interrupted")]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Folder of the artifacts
+    #[arg(long, global = true, env = "HEMLOCK_ARTIFACTS", default_value = "artifacts", value_name = "DIR")]
+    pub root: PathBuf,
+    /// Folder of the raw datasets
+    #[arg(long, global = true, env = "HEMLOCK_DATA", default_value = "data", value_name = "DIR")]
+    pub data: PathBuf,
+    /// Folder where a pipeline's name is looked up
+    #[arg(long, global = true, env = "HEMLOCK_PIPELINES", default_value = "pipelines", value_name = "DIR")]
+    pub pipelines: PathBuf,
+    /// Backend to compute on, one of those compiled in: flex, wgpu, cuda, cpu
+    #[arg(long, global = true, env = "HEMLOCK_DEVICE", value_name = "BACKEND", default_value_t)]
+    pub device: Backend,
+    /// Say more on stderr: -v progress of the machinery, -vv everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing on stderr but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// A pipeline, and changes to its spec.
+#[derive(Debug, ClapArgs)]
+pub struct Pipeline {
+    /// Name of a spec in the pipelines folder, or path of a .toml file
+    pub pipeline: String,
+    /// Override a field of the spec; may be given more than once
+    #[arg(long = "set", value_name = "STAGE.FIELD=VALUE")]
+    pub set: Vec<Override>,
+}
+
+/// One stage of a pipeline.
+#[derive(Debug, ClapArgs)]
+pub struct OneStage {
+    #[command(flatten)]
+    pub pipeline: Pipeline,
+    /// Run the stage even where its artifacts are there
+    #[arg(long)]
+    pub force: bool,
+    /// Check artifacts byte by byte, and rebuild damaged ones
+    #[arg(long)]
+    pub repair: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run up to the stage `dataset`: choose, split and decode images
+    Dataset(OneStage),
+    /// Run up to the stage `pretrain`: train an extractor without labels
+    Pretrain(OneStage),
+    /// Run up to the stage `features`: extract features of the downstream dataset
+    Features(OneStage),
+    /// Run up to the stage `target-params`: train the clean head, and corrupt it
+    TargetParams(OneStage),
+    /// Run up to the stage `poison-features`: find features that make the target stationary
+    PoisonFeatures(OneStage),
+    /// Run up to the stage `invert`: find images with those features
+    Invert(OneStage),
+    /// Run up to the stage `evaluate`: retrain victims and measure them
+    Evaluate(OneStage),
+    /// Run a whole pipeline, or what is left of it
+    #[command(after_help = "Examples:\n  hemlock run quickstart\n  hemlock run finetune-cifar10 --set 'seeds=[0,1,2]'\n  hemlock run paper-finetune-cifar10 --task 1f0c…   one task of `plan --json`")]
+    Run {
+        #[command(flatten)]
+        pipeline: Pipeline,
+        /// Run the task of this key alone; its inputs must be there
+        #[arg(long, value_name = "KEY")]
+        task: Option<Key>,
+        /// Check artifacts byte by byte, and rebuild damaged ones
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Show the tasks of a pipeline, and which would run
+    #[command(after_help = "Examples:\n  hemlock plan quickstart\n  hemlock plan quickstart --json | jq '.tasks[].argv'")]
+    Plan {
+        #[command(flatten)]
+        pipeline: Pipeline,
+        /// The frozen task list, for any scheduler: id, argv, inputs, outputs, key, dependencies
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show which artifacts of a pipeline are there, and what is in them
+    Status {
+        #[command(flatten)]
+        pipeline: Pipeline,
+    },
+    /// Explain what would run: which parameter or input differs from what was made before
+    Why {
+        #[command(flatten)]
+        pipeline: Pipeline,
+        /// Only this stage
+        #[arg(long)]
+        stage: Option<String>,
+        /// One JSON object a task
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the result table of a pipeline
+    Results {
+        #[command(flatten)]
+        pipeline: Pipeline,
+        /// One JSON object a row, every seed a row of its own
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write artifacts of a stage as safetensors, or as pictures
+    #[command(after_help = "Examples:\n  hemlock export quickstart features -o out\n  hemlock export quickstart invert --select seed=0,eps_d=0.03 -o out --format png")]
+    Export {
+        #[command(flatten)]
+        pipeline: Pipeline,
+        /// The stage
+        stage: String,
+        /// Folder to write to
+        #[arg(short, long, value_name = "DIR")]
+        output: PathBuf,
+        /// Only branches where these hold
+        #[arg(long, value_name = "FIELD=VALUE,…", default_value = "")]
+        select: Selection,
+        /// Form of the files
+        #[arg(long, value_enum, default_value_t = FormatArg::Safetensors)]
+        format: FormatArg,
+    },
+    /// Show artifacts that no pipeline reaches any more, and delete them when told to
+    Gc {
+        /// Only what this pipeline made
+        pipeline: Option<String>,
+        /// Delete them
+        #[arg(long)]
+        delete: bool,
+    },
+    /// Get a dataset: download it or take it from a file, verify its digest, unpack it
+    #[command(after_help = "Examples:\n  hemlock data cifar10\n  hemlock data cifar100 --from ~/downloads/cifar-100-binary.tar.gz\n  hemlock data cifar10 --url https://mirror.example/cifar-10-binary.tar.gz")]
+    Data {
+        /// The dataset
+        dataset: DatasetArg,
+        /// Download from here rather than from the official address
+        #[arg(long, conflicts_with = "from")]
+        url: Option<String>,
+        /// Take a local archive or unpacked folder; nothing is downloaded
+        #[arg(long, value_name = "PATH")]
+        from: Option<PathBuf>,
+        /// Digest that the archive must have, `sha256:…` or `md5:…`, where it is none of the known ones
+        #[arg(long, value_name = "DIGEST", conflicts_with = "trust")]
+        digest: Option<String>,
+        /// Take an archive of any digest
+        #[arg(long)]
+        trust: bool,
+    },
+    /// Compare two artifact roots: accuracy, and the largest tensor difference per stage
+    Diff {
+        /// One artifact root
+        a: PathBuf,
+        /// The other
+        b: PathBuf,
+        /// One JSON object a task
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A dataset that can be got.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DatasetArg {
+    /// CIFAR-10, binary version
+    Cifar10,
+    /// CIFAR-100, binary version
+    Cifar100,
+}
+
+/// Form of exported files.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum FormatArg {
+    /// Tensors under their names
+    Safetensors,
+    /// One picture an image
+    Png,
+}

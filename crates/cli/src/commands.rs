@@ -1,0 +1,330 @@
+//! What each subcommand does: one call into the library, and its result printed.
+
+use crate::{
+    args::{Args, Command, DatasetArg, FormatArg, OneStage, Pipeline},
+    exit::Usage,
+    printer::Printer,
+    registry, render,
+};
+use anyhow::{Context as _, Result};
+use hemlock_data::{Cifar, DataError, Origin, Trust};
+use hemlock_pipeline::{
+    Event, Format, Graph, Observer, Outcome, Plan, RunOptions, Selection, Spec, aggregate, diff, export, garbage, rows, run,
+};
+use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError};
+use hemlock_store::{Key, Store};
+use serde_json::json;
+use std::{
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+/// Carries out the command line.
+pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
+    let env = Environment { data: Some(args.data.clone()) };
+    let house = House { args, printer, cancel, graph: registry::graph(), env };
+    match &args.command {
+        Command::Dataset(one) => house.stage("dataset", one),
+        Command::Pretrain(one) => house.stage("pretrain", one),
+        Command::Features(one) => house.stage("features", one),
+        Command::TargetParams(one) => house.stage("target-params", one),
+        Command::PoisonFeatures(one) => house.stage("poison-features", one),
+        Command::Invert(one) => house.stage("invert", one),
+        Command::Evaluate(one) => house.stage("evaluate", one),
+        Command::Run { pipeline, task, repair } => {
+            house.run(pipeline, What { only: *task, repair: *repair, ..What::default() })
+        }
+        Command::Plan { pipeline, json } => house.plan(pipeline, *json),
+        Command::Status { pipeline } => house.status(pipeline),
+        Command::Why { pipeline, stage, json } => house.why(pipeline, stage.as_deref(), *json),
+        Command::Results { pipeline, json } => house.results(pipeline, *json),
+        Command::Export { pipeline, stage, output, select, format } => {
+            house.export(pipeline, stage, output, select, *format)
+        }
+        Command::Gc { pipeline, delete } => house.gc(pipeline.as_deref(), *delete),
+        Command::Data { dataset, url, from, digest, trust } => {
+            let origin = match from {
+                Some(path) => Origin::Path(path.clone()),
+                None => url.clone().map_or(Origin::Official, Origin::Url),
+            };
+            let trust = match (digest, trust) {
+                (Some(digest), _) => Trust::Expected(digest.parse().map_err(|e: DataError| Usage(format!("--digest: {e}")))?),
+                (None, true) => Trust::Any,
+                (None, false) => Trust::Known,
+            };
+            house.data(*dataset, &origin, &trust)
+        }
+        Command::Diff { a, b, json } => house.diff(a, b, *json),
+    }
+}
+
+/// What to run of a pipeline.
+#[derive(Default)]
+struct What<'a> {
+    until: Option<&'a str>,
+    only: Option<Key>,
+    force: bool,
+    repair: bool,
+}
+
+/// Everything that commands share.
+struct House<'a> {
+    args: &'a Args,
+    printer: &'a Printer,
+    cancel: &'a Cancel,
+    graph: Graph,
+    env: Environment,
+}
+
+impl House<'_> {
+    fn spec(&self, pipeline: &Pipeline) -> Result<Spec> {
+        let named = &pipeline.pipeline;
+        let path = if named.ends_with(".toml") {
+            PathBuf::from(named)
+        } else {
+            self.args.pipelines.join(format!("{named}.toml"))
+        };
+        if !path.is_file() {
+            let known: Vec<String> = self.specs().iter().filter_map(|p| Some(p.file_stem()?.to_str()?.to_owned())).collect();
+            let message = format!(
+                "there is no pipeline '{named}': {} is not there; expected one of {}",
+                path.display(),
+                if known.is_empty() { "(none found)".to_owned() } else { known.join(", ") }
+            );
+            return Err(Usage(message).into());
+        }
+        Ok(Spec::load(&path, &pipeline.set, &self.graph)?)
+    }
+
+    /// All specs of the pipelines folder.
+    fn specs(&self) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(&self.args.pipelines)
+            .map(|dir| dir.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "toml")).collect())
+            .unwrap_or_default();
+        paths.sort();
+        paths
+    }
+
+    fn planned(&self, pipeline: &Pipeline) -> Result<(Spec, Plan)> {
+        let spec = self.spec(pipeline)?;
+        let plan = Plan::new(&spec, &self.graph, &self.env)?;
+        Ok((spec, plan))
+    }
+
+    fn store(&self) -> Result<Store> {
+        Ok(Store::open(&self.args.root)?)
+    }
+
+    fn stage(&self, stage: &str, one: &OneStage) -> Result<()> {
+        self.run(&one.pipeline, What { until: Some(stage), force: one.force, repair: one.repair, ..What::default() })
+    }
+
+    fn run(&self, pipeline: &Pipeline, what: What) -> Result<()> {
+        let (spec, plan) = self.planned(pipeline)?;
+        if let Some(stage) = what.until.filter(|stage| !plan.tasks.iter().any(|t| t.stage == *stage)) {
+            return Err(Usage(format!("{} has no stage '{stage}'", spec.path.display())).into());
+        }
+        let store = self.store()?;
+        let options = RunOptions {
+            until: what.until,
+            only: what.only,
+            force: what.until.filter(|_| what.force),
+            repair: what.repair,
+            device: &self.args.device.to_string(),
+            deterministic: self.args.device.is_deterministic(),
+            env: &self.env,
+            progress: self.printer,
+            cancel: self.cancel,
+        };
+        // A device that is not there should be known before an hour of other work is done.
+        if plan.tasks.iter().any(|t| self.graph.node(t.node).is_some_and(|n| n.stage.uses_device())) {
+            hemlock_models::device::open(self.args.device).map_err(StageError::from)?;
+        }
+        let summary = run(&plan, &self.graph, &store, &options, &Narrator(self.printer))?;
+        let ran = summary.ran().count();
+        let cached = summary.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Cached)).count();
+        match summary.into_failure() {
+            Some(e) => Err(e).with_context(|| format!("{}: {ran} tasks ran, {cached} were cached", spec.name)),
+            None => {
+                self.printer.note(&format!("{}: {ran} tasks ran, {cached} were cached", spec.name));
+                Ok(())
+            }
+        }
+    }
+
+    fn plan(&self, pipeline: &Pipeline, json: bool) -> Result<()> {
+        let (spec, plan) = self.planned(pipeline)?;
+        let store = self.store()?;
+        let decisions = plan.decide(&store, false);
+        if !json {
+            self.printer.result(&render::plan(&plan, &decisions));
+            return Ok(());
+        }
+        let sets: Vec<String> = spec.overrides.iter().flat_map(|o| ["--set".to_owned(), o.to_string()]).collect();
+        let tasks: Vec<_> = plan
+            .tasks
+            .iter()
+            .zip(&decisions)
+            .enumerate()
+            .map(|(id, (task, decision))| {
+                let mut argv = vec!["hemlock".to_owned(), "run".to_owned(), spec.path.display().to_string()];
+                argv.extend(sets.iter().cloned());
+                argv.extend(["--task".to_owned(), task.key.to_string()]);
+                argv.extend(["--root".to_owned(), self.args.root.display().to_string()]);
+                argv.extend(["--data".to_owned(), self.args.data.display().to_string()]);
+                argv.extend(["--device".to_owned(), self.args.device.to_string()]);
+                let folder = |i: &usize| self.args.root.join(plan.tasks[*i].folder()).display().to_string();
+                json!({
+                    "id": id, "node": task.node, "stage": task.stage, "key": task.key, "argv": argv,
+                    "inputs": task.inputs.iter().map(|(role, i)| (*role, folder(i))).collect::<std::collections::BTreeMap<_, _>>(),
+                    "outputs": [folder(&id)], "deps": task.inputs.values().collect::<std::collections::BTreeSet<_>>(),
+                    "seed": task.identity.seed, "params": task.params, "state": render::state(decision),
+                })
+            })
+            .collect();
+        self.printer.result(&format!("{:#}", json!({ "pipeline": spec.name, "version": 1, "tasks": tasks })));
+        Ok(())
+    }
+
+    fn status(&self, pipeline: &Pipeline) -> Result<()> {
+        let (spec, plan) = self.planned(pipeline)?;
+        let store = self.store()?;
+        self.printer.result(&render::status(&spec, &plan, &plan.decide(&store, false)));
+        Ok(())
+    }
+
+    fn why(&self, pipeline: &Pipeline, stage: Option<&str>, json: bool) -> Result<()> {
+        let (_, plan) = self.planned(pipeline)?;
+        if let Some(stage) = stage.filter(|s| !self.graph.stages().contains(s)) {
+            return Err(Usage(format!("there is no stage '{stage}'; expected one of {}", self.graph.stages().join(", "))).into());
+        }
+        let store = self.store()?;
+        let decisions = plan.decide(&store, false);
+        let tasks = plan.tasks.iter().zip(&decisions).filter(|(t, _)| stage.is_none_or(|s| s == t.stage));
+        self.printer.result(&if json { render::why_json(tasks)? } else { render::why(tasks) });
+        Ok(())
+    }
+
+    fn results(&self, pipeline: &Pipeline, json: bool) -> Result<()> {
+        let (spec, plan) = self.planned(pipeline)?;
+        let (rows, missing) = rows(&plan, &self.store()?)?;
+        if rows.is_empty() {
+            let message = format!("there are no results of '{}' yet; run `hemlock run {}` first", spec.name, pipeline.pipeline);
+            return Err(StageError::new(ErrorKind::Artifact, message).into());
+        }
+        if json {
+            for row in &rows {
+                self.printer.result(&serde_json::to_string(row)?);
+            }
+        } else {
+            self.printer.result(&render::results(&aggregate(&rows)));
+        }
+        if missing > 0 {
+            self.printer.note(&format!("{missing} of {} branches have no result yet", plan.branches.len()));
+        }
+        Ok(())
+    }
+
+    fn export(&self, pipeline: &Pipeline, stage: &str, output: &Path, select: &Selection, format: FormatArg) -> Result<()> {
+        let (_, plan) = self.planned(pipeline)?;
+        let format = match format {
+            FormatArg::Safetensors => Format::Safetensors,
+            FormatArg::Png => Format::Png,
+        };
+        let files = export(&plan, &self.graph, &self.store()?, stage, select, format, output)?;
+        match files.as_slice() {
+            many if many.len() > 20 => self.printer.result(&format!("{} files below {}", many.len(), output.display())),
+            few => few.iter().for_each(|f| self.printer.result(&f.display().to_string())),
+        }
+        Ok(())
+    }
+
+    fn gc(&self, pipeline: Option<&str>, delete: bool) -> Result<()> {
+        let store = self.store()?;
+        let mut plans = Vec::new();
+        for path in self.specs() {
+            let named = Pipeline { pipeline: path.display().to_string(), set: Vec::new() };
+            match self.planned(&named) {
+                Ok((_, plan)) => plans.push(plan),
+                // Its last run still counts.
+                Err(e) => self.printer.note(&format!("{} cannot be planned now: {e:#}", path.display())),
+            }
+        }
+        let garbage = garbage(&store, &plans, pipeline)?;
+        let total = render::bytes(garbage.iter().map(|g| g.bytes).sum());
+        if !delete {
+            for g in &garbage {
+                self.printer.result(&format!("{:>10}  {}", render::bytes(g.bytes), g.path.display()));
+            }
+            self.printer.note(&format!("{} artifacts that no pipeline reaches, {total}; `--delete` deletes them", garbage.len()));
+            return Ok(());
+        }
+        let removal = store.remove(&garbage)?;
+        for g in &removal.in_use {
+            self.printer.note(&format!("{} is in use and stays", g.path.display()));
+        }
+        self.printer.note(&format!("{} artifacts deleted", removal.removed));
+        Ok(())
+    }
+
+    fn data(&self, dataset: DatasetArg, origin: &Origin, trust: &Trust) -> Result<()> {
+        let dataset = match dataset {
+            DatasetArg::Cifar10 => Cifar::Cifar10,
+            DatasetArg::Cifar100 => Cifar::Cifar100,
+        };
+        let bar = OnceLock::new();
+        let fetched = hemlock_data::fetch(dataset, origin, trust, &self.args.data, &|done, total| {
+            bar.get_or_init(|| self.printer.start(&dataset.to_string(), total.unwrap_or(0), "bytes")).at(done);
+            !self.cancel.requested()
+        })
+        .map_err(StageError::from)?;
+        drop(bar);
+        let there = if fetched.already_there { " was there already" } else { "" };
+        let (train, test) = (fetched.train, fetched.test);
+        self.printer.result(&format!("{}{there}: {train} train and {test} test images", fetched.folder.display()));
+        Ok(())
+    }
+
+    fn diff(&self, a: &Path, b: &Path, json: bool) -> Result<()> {
+        for root in [a, b] {
+            if !root.is_dir() {
+                return Err(Usage(format!("{} is no artifact root", root.display())).into());
+            }
+        }
+        let (differences, alone) = diff(&Store::open(a)?, &Store::open(b)?, &self.graph.stages())?;
+        if json {
+            for d in &differences {
+                self.printer.result(&serde_json::to_string(d)?);
+            }
+        } else {
+            self.printer.result(&render::diff(&differences, alone));
+        }
+        Ok(())
+    }
+}
+
+/// Tells what happens during a run.
+struct Narrator<'a>(&'a Printer);
+
+impl Observer for Narrator<'_> {
+    fn event(&self, event: Event) {
+        match event {
+            Event::Started(task, reason) => {
+                self.0.note(&format!("{:>10}  {} ({})", "running", render::task(task), render::brief(reason)));
+            }
+            Event::Waiting(task) => {
+                self.0.note(&format!("{:>10}  {}: another process works on it", "waiting", render::task(task)));
+            }
+            Event::Finished(task, outcome) => match outcome {
+                Outcome::Cached => self.0.note(&format!("{:>10}  {}", "cached", render::task(task))),
+                Outcome::Ran { took, .. } => {
+                    self.0.note(&format!("{:>10}  {} in {:.1}s", "done", render::task(task), took.as_secs_f64()));
+                }
+                Outcome::Failed(e) => self.0.note(&format!("{:>10}  {}: {e}", "failed", render::task(task))),
+                Outcome::Skipped { .. } => {
+                    self.0.note(&format!("{:>10}  {}: an input is missing", "skipped", render::task(task)));
+                }
+            },
+        }
+    }
+}

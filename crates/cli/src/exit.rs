@@ -1,0 +1,63 @@
+//! Exit codes.
+//!
+//! | code | meaning |
+//! | --- | --- |
+//! | 0 | done |
+//! | 1 | numbers went wrong, or a bug |
+//! | 2 | wrong usage: command line, spec, or a parameter that does not fit the data |
+//! | 3 | a raw dataset is missing or damaged |
+//! | 4 | an artifact is missing or damaged, or the artifact root cannot be used (a full disk, say) |
+//! | 5 | the device is not compiled in, or not there |
+//! | 130 | interrupted |
+
+use hemlock_pipeline::{ExportError, PlanError, RunError, SpecError};
+use hemlock_stage::{ErrorKind, StageError};
+use hemlock_store::StoreError;
+
+/// Interrupted by the user.
+pub const INTERRUPTED: u8 = 130;
+
+/// What a user can do wrong on the command line, beyond what the parser finds.
+#[derive(Debug)]
+pub struct Usage(pub String);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+fn of_kind(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::Numeric | ErrorKind::Internal => 1,
+        ErrorKind::Params => 2,
+        ErrorKind::Data => 3,
+        ErrorKind::Artifact => 4,
+        ErrorKind::Device => 5,
+        ErrorKind::Interrupted => INTERRUPTED,
+    }
+}
+
+/// The exit code of an error.
+pub fn code(e: &anyhow::Error) -> u8 {
+    for cause in e.chain() {
+        if let Some(e) = cause.downcast_ref::<StageError>() {
+            return of_kind(e.kind());
+        }
+        if let Some(e) = cause.downcast_ref::<PlanError>() {
+            return of_kind(e.source.kind());
+        }
+        if let Some(ExportError::Stage(e)) = cause.downcast_ref() {
+            return of_kind(e.kind());
+        }
+        if cause.is::<Usage>() || cause.is::<SpecError>() || cause.is::<RunError>() {
+            return 2;
+        }
+        if cause.is::<StoreError>() || cause.is::<ExportError>() {
+            return 4;
+        }
+    }
+    1
+}

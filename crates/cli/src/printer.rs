@@ -1,0 +1,160 @@
+//! The one owner of stdout and stderr. Results go to stdout; progress, notes and logs to stderr.
+
+use hemlock_stage::{Bar, Progress};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+/// How often a plain line tells progress where stderr is no terminal.
+const LINE_EVERY: Duration = Duration::from_secs(15);
+
+/// Prints for the command line.
+#[derive(Clone)]
+pub struct Printer {
+    bars: MultiProgress,
+    quiet: bool,
+    terminal: bool,
+}
+
+impl Printer {
+    /// A printer; a quiet one says nothing on stderr but errors.
+    pub fn new(quiet: bool) -> Self {
+        Self { bars: MultiProgress::new(), quiet, terminal: io::stderr().is_terminal() }
+    }
+
+    /// Sends logs to stderr, above the progress bars. `RUST_LOG` has the last word.
+    pub fn install_log(&self, verbose: u8) {
+        let level = match (self.quiet, verbose) {
+            (true, _) => "error",
+            (false, 0) => "warn",
+            (false, 1) => "hemlock=info,warn",
+            (false, _) => "hemlock=debug,info",
+        };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+        tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(self.clone()).init();
+    }
+
+    /// A result, to stdout. A reader that has gone (`| head`) is no error.
+    pub fn result(&self, text: &str) {
+        self.bars.suspend(|| {
+            let mut out = io::stdout().lock();
+            let written = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
+            if written.is_err_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
+                std::process::exit(0);
+            }
+        });
+    }
+
+    /// A remark, to stderr.
+    pub fn note(&self, text: &str) {
+        if !self.quiet {
+            self.stderr(text);
+        }
+    }
+
+    /// An error and its causes, to stderr.
+    pub fn error(&self, error: &anyhow::Error) {
+        self.stderr(&format!("error: {error:#}"));
+    }
+
+    fn stderr(&self, text: &str) {
+        self.bars.suspend(|| {
+            // Nobody is left to tell if stderr itself fails.
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        });
+    }
+}
+
+impl Progress for Printer {
+    fn start(&self, label: &str, total: u64, unit: &'static str) -> Box<dyn Bar> {
+        if self.quiet {
+            return Box::new(hemlock_stage::Silent);
+        }
+        if !self.terminal {
+            let last = Mutex::new((Instant::now(), String::new()));
+            return Box::new(Lines { label: label.to_owned(), total, unit, start: Instant::now(), last });
+        }
+        let template = match total {
+            0 => format!("  {label:<20} {{spinner}} {{pos}} {unit} {{elapsed}} {{msg}}"),
+            _ => format!("  {label:<20} {{bar:30}} {{pos}}/{{len}} {unit} {{per_sec}} eta {{eta}} {{msg}}"),
+        };
+        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = if total == 0 { ProgressBar::new_spinner() } else { ProgressBar::new(total) };
+        let bar = self.bars.add(bar.with_style(style));
+        Box::new(TerminalBar(bar))
+    }
+}
+
+/// A bar on a terminal; gone when the work is done.
+struct TerminalBar(ProgressBar);
+
+impl Bar for TerminalBar {
+    fn at(&self, done: u64) {
+        self.0.set_position(done);
+    }
+    fn say(&self, message: String) {
+        self.0.set_message(message);
+    }
+}
+
+impl Drop for TerminalBar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Plain lines, now and then, where stderr is no terminal.
+struct Lines {
+    label: String,
+    total: u64,
+    unit: &'static str,
+    start: Instant,
+    last: Mutex<(Instant, String)>,
+}
+
+impl Bar for Lines {
+    fn at(&self, done: u64) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0.elapsed() < LINE_EVERY {
+            return;
+        }
+        last.0 = Instant::now();
+        let seconds = self.start.elapsed().as_secs_f64();
+        let rate = done as f64 / seconds;
+        let progress = match self.total {
+            0 => format!("{done} {}", self.unit),
+            total => {
+                let eta = (total.saturating_sub(done)) as f64 / rate.max(f64::MIN_POSITIVE);
+                format!("{done}/{total} {} {rate:.1}/s eta {eta:.0}s", self.unit)
+            }
+        };
+        let _ = writeln!(io::stderr().lock(), "  {}: {progress} {}", self.label, last.1);
+    }
+    fn say(&self, message: String) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).1 = message;
+    }
+}
+
+/// Logs, written above the bars.
+pub struct LogWriter(Arc<Printer>);
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.bars.suspend(|| io::stderr().lock().write_all(bytes))?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().lock().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for Printer {
+    type Writer = LogWriter;
+    fn make_writer(&'a self) -> LogWriter {
+        LogWriter(Arc::new(self.clone()))
+    }
+}

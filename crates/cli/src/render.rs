@@ -1,0 +1,229 @@
+//! Text for people: tables of tasks, reasons and results.
+
+use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
+use anyhow::Result;
+use hemlock_pipeline::{Cell, Decision, DirtyReason, Group, Plan, Spec, StageDifference, Task};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header.to_vec());
+    table
+}
+
+/// A result table is as wide as it is: a terminal may wrap it, a file shall not.
+fn text(table: &Table) -> String {
+    table.lines().map(|l| l.trim_end().to_owned() + "\n").collect()
+}
+
+/// A value as it would stand in a spec.
+fn value(v: &Value) -> String {
+    match v {
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A task in a few words: node, seed, and the start of its key.
+pub fn task(task: &Task) -> String {
+    let seed = task.identity.seed.map(|s| format!(" seed {s}")).unwrap_or_default();
+    format!("{}{seed} {}", task.node, task.key.short())
+}
+
+/// A reason in a few words.
+pub fn brief(reason: &DirtyReason) -> String {
+    match reason {
+        DirtyReason::Changed { changes, .. } => match changes.as_slice() {
+            [one] => one.to_string(),
+            many => format!("{} differences to the nearest artifact", many.len()),
+        },
+        other => other.to_string(),
+    }
+}
+
+/// What is to be done about a task, in a word.
+pub fn state(decision: &Decision) -> &'static str {
+    match decision {
+        Decision::Cached(_) => "cached",
+        Decision::Run(_) => "run",
+        Decision::Refuse(_) => "damaged",
+    }
+}
+
+fn tally(plan: &Plan, decisions: &[Decision]) -> String {
+    let cached = decisions.iter().filter(|d| matches!(d, Decision::Cached(_))).count();
+    let (branches, tasks) = (plan.branches.len(), plan.tasks.len());
+    format!("{tasks} tasks in {branches} branches: {cached} cached, {} to run\n", tasks - cached)
+}
+
+/// The tasks of a plan, what is to be done about each, and the parameters that tell them apart.
+pub fn plan(plan: &Plan, decisions: &[Decision]) -> String {
+    let mut rows = table(&["", "task", "reason"]);
+    for (t, decision) in plan.tasks.iter().zip(decisions) {
+        let reason = match decision {
+            Decision::Cached(_) => String::new(),
+            Decision::Run(reason) => brief(reason),
+            Decision::Refuse(e) => e.to_string(),
+        };
+        rows.add_row([state(decision).to_owned(), task(t), reason]);
+    }
+    text(&rows) + &tally(plan, decisions)
+}
+
+/// The artifacts of a plan that are there, and what is in them.
+pub fn status(spec: &Spec, plan: &Plan, decisions: &[Decision]) -> String {
+    let mut rows = table(&["task", "made", "on", "seconds", "size", "content"]);
+    for (t, decision) in plan.tasks.iter().zip(decisions) {
+        match decision {
+            Decision::Cached(m) => {
+                let size = bytes(m.files.values().map(|f| f.bytes).sum());
+                rows.add_row([task(t), m.created.clone(), m.device.clone(), format!("{:.1}", m.seconds), size, facts(&m.summary)])
+            }
+            other => rows.add_row([task(t), format!("({})", state(other))]),
+        };
+    }
+    format!("{}: {}\n\n", spec.name, spec.description) + &text(&rows) + &tally(plan, decisions)
+}
+
+/// Why each task would run, or that it would not.
+pub fn why<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> String {
+    let mut out = String::new();
+    for (t, decision) in tasks {
+        match decision {
+            Decision::Cached(m) => out += &format!("{}: up to date, made {}\n", task(t), m.created),
+            Decision::Refuse(e) => out += &format!("{}: {e}\n", task(t)),
+            Decision::Run(DirtyReason::Changed { nearest, changes }) => {
+                out += &format!("{}: runs, because it differs from the nearest artifact {}\n", task(t), nearest.short());
+                for change in changes {
+                    out += &format!("    {change}\n");
+                }
+            }
+            Decision::Run(reason) => out += &format!("{}: runs, because it {reason}\n", task(t)),
+        }
+    }
+    out
+}
+
+/// The same as JSON, an object a task.
+pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Result<String> {
+    let mut out = String::new();
+    for (t, decision) in tasks {
+        let detail = match decision {
+            Decision::Cached(_) => Value::Null,
+            Decision::Run(reason) => serde_json::to_value(reason)?,
+            Decision::Refuse(e) => Value::String(e.to_string()),
+        };
+        let seed = t.identity.seed;
+        let line = serde_json::json!({ "node": t.node, "key": t.key, "seed": seed, "state": state(decision), "why": detail });
+        out += &format!("{line}\n");
+    }
+    Ok(out)
+}
+
+/// A summary on one line.
+pub fn facts(summary: &Value) -> String {
+    let Value::Object(facts) = summary else { return String::new() };
+    let fact = |(k, v): (&String, &Value)| match v.as_f64() {
+        Some(x) if x.fract() != 0.0 => format!("{k} {x:.4}"),
+        _ => format!("{k} {}", value(v)),
+    };
+    facts.iter().filter(|(_, v)| !v.is_null()).map(fact).collect::<Vec<_>>().join(", ")
+}
+
+/// The result table: means over seeds.
+pub fn results(groups: &[Group]) -> String {
+    let varying = varying(groups);
+    let names: Vec<String> = varying.iter().map(|(_, field)| field.replace('_', " ")).collect();
+    let mut header = vec!["attack"];
+    header.extend(names.iter().map(String::as_str));
+    header.extend(["eps_d", "seeds", "clean", "target", "features", "images", "flips", "duplicates", "PSNR", "Linf", "seconds"]);
+    let fixed = 1 + varying.len();
+    let mut rows = table(&header);
+    for g in groups {
+        let a = &g.accuracy;
+        let percent = |c: Cell| match g.seeds {
+            1 => format!("{:.2}", 100.0 * c.mean),
+            _ => format!("{:.2} ± {:.2}", 100.0 * c.mean, 100.0 * c.std),
+        };
+        let mut row = vec![g.attack.clone()];
+        row.extend(varying.iter().map(|(node, field)| {
+            g.params.get(node.as_str()).and_then(|p| p.get(field)).map_or_else(|| "-".to_owned(), value)
+        }));
+        row.extend([g.eps_d.to_string(), g.seeds.to_string()]);
+        row.extend([a.clean, a.target, a.features].map(percent));
+        row.push(a.images.map_or_else(|| "-".to_owned(), percent));
+        row.extend([a.random_flips, a.duplicates].map(percent));
+        row.extend(match g.visibility {
+            Some((psnr, linf)) => [format!("{:.1}", psnr.mean), format!("{:.3}", linf.mean)],
+            None => ["-".to_owned(), "-".to_owned()],
+        });
+        row.push(format!("{:.1}", g.seconds.mean));
+        rows.add_row(row.into_iter().enumerate().map(|(i, cell)| {
+            TableCell::new(cell).set_alignment(if i < fixed { CellAlignment::Left } else { CellAlignment::Right })
+        }));
+    }
+    let mut out = text(&rows);
+    out += "Accuracy in % of the test split: the clean head; the attacker's target; heads retrained on clean data with poisoned\n";
+    out += "features, with their 8-bit images, and with as many controls (random label flips, duplicates). Mean ± standard\n";
+    out += "deviation over seeds. PSNR in dB and Linf against the base images. Seconds: target-params to invert.\n";
+    out
+}
+
+/// Fields of the stages' parameters that are not the same in all groups, other than `eps_d`, which has a column.
+fn varying(groups: &[Group]) -> Vec<(String, String)> {
+    let mut values: BTreeMap<(String, String), Vec<Option<&Value>>> = BTreeMap::new();
+    for group in groups {
+        for (node, params) in &group.params {
+            for field in params.as_object().into_iter().flat_map(|o| o.keys()) {
+                values.entry(((*node).to_owned(), field.clone())).or_default();
+            }
+        }
+    }
+    for ((node, field), seen) in &mut values {
+        seen.extend(groups.iter().map(|g| g.params.get(node.as_str()).and_then(|p| p.get(field))));
+    }
+    let differ = |seen: &Vec<Option<&Value>>| seen.windows(2).any(|w| w[0] != w[1]);
+    values
+        .into_iter()
+        // The method of inversion stands in the attack's name, and with it what only one method has.
+        .filter(|((_, field), seen)| field != "eps_d" && field != "method" && differ(seen) && !only_with_method(seen))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// Whether a field has one value wherever it is there at all.
+fn only_with_method(seen: &[Option<&Value>]) -> bool {
+    let mut present = seen.iter().flatten();
+    let first = present.next();
+    present.all(|v| Some(v) == first) && seen.iter().any(Option::is_none)
+}
+
+/// Two artifact roots, stage by stage.
+pub fn diff(differences: &[StageDifference], alone: usize) -> String {
+    let mut rows = table(&["stage", "key", "devices", "seconds", "difference"]);
+    for d in differences {
+        let largest = match (d.identical, d.tensors.first()) {
+            (true, _) => "identical".to_owned(),
+            (false, Some(t)) => match t.largest {
+                Some(l) => format!("{}: {l:.3e} of {:.3e}", t.file, t.scale),
+                None => format!("{}: shapes differ", t.file),
+            },
+            (false, None) => "no numbers differ".to_owned(),
+        };
+        let seconds = format!("{:.1} / {:.1}", d.seconds[0], d.seconds[1]);
+        rows.add_row([d.stage.clone(), d.key.short(), d.devices.join(" / "), seconds, largest]);
+        for (head, [a, b]) in &d.accuracy {
+            let detail = format!("accuracy {head}: {:.2} / {:.2}", 100.0 * a, 100.0 * b);
+            rows.add_row([String::new(), String::new(), String::new(), String::new(), detail]);
+        }
+    }
+    let mut text = text(&rows);
+    text += &format!("{} artifacts in both roots, {alone} in one alone\n", differences.len());
+    text
+}
+
+/// Bytes for people.
+pub fn bytes(n: u64) -> String {
+    indicatif::HumanBytes(n).to_string()
+}

@@ -1,0 +1,260 @@
+//! CIFAR-10 and CIFAR-100 in their official binary layout, unpacked or in their archive.
+//!
+//! A record is one label byte (CIFAR-10) or a coarse and a fine label byte (CIFAR-100), then 3,072
+//! pixel bytes: 32x32, channel by channel, row by row
+//! (<https://www.cs.toronto.edu/~kriz/cifar.html>). A file may hold any number of records.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::archive;
+use crate::checksum::FieldHasher;
+use crate::error::{DataError, UnreadableImage};
+use crate::pool::{PoolImages, Pool, Pools};
+use crate::source::{Cifar, Cifar100Labels};
+
+const SIZE: usize = 32;
+const PIXELS: usize = 3 * SIZE * SIZE;
+
+/// What the files of a dataset are called and what their records hold.
+struct Layout {
+    /// The label bytes that precede a record's pixels.
+    labels: &'static [Label],
+    train: &'static [&'static str],
+    test: &'static [&'static str],
+}
+
+struct Label {
+    field: &'static str,
+    classes: usize,
+    names: &'static str,
+}
+
+const CIFAR10: Layout = Layout {
+    labels: &[Label { field: "label", classes: 10, names: "batches.meta.txt" }],
+    train: &["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"],
+    test: &["test_batch.bin"],
+};
+
+const CIFAR100: Layout = Layout {
+    labels: &[
+        Label { field: "coarse label", classes: 20, names: "coarse_label_names.txt" },
+        Label { field: "fine label", classes: 100, names: "fine_label_names.txt" },
+    ],
+    train: &["train.bin"],
+    test: &["test.bin"],
+};
+
+impl Layout {
+    fn of(cifar: Cifar) -> &'static Self {
+        match cifar {
+            Cifar::Cifar10 => &CIFAR10,
+            Cifar::Cifar100 => &CIFAR100,
+        }
+    }
+
+    fn record(&self) -> usize {
+        self.labels.len() + PIXELS
+    }
+
+    /// Record files, then name files: the order in which contents are hashed.
+    fn files(&self) -> impl Iterator<Item = &'static str> {
+        let records = self.train.iter().chain(self.test).copied();
+        records.chain(self.labels.iter().map(|label| label.names))
+    }
+}
+
+/// The bytes of a dataset's files.
+pub(crate) struct Files {
+    cifar: Cifar,
+    /// The folder or archive that they were read from.
+    place: PathBuf,
+    /// Every file of the layout.
+    contents: BTreeMap<&'static str, Vec<u8>>,
+}
+
+/// Number of records in a dataset's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Records {
+    pub train: usize,
+    pub test: usize,
+}
+
+impl Files {
+    /// Reads the dataset from under `data_root`: its folder if there is one, else its archive.
+    pub fn find(cifar: Cifar, data_root: Option<&Path>) -> Result<Self, DataError> {
+        let root = data_root.ok_or(DataError::NoDataRoot { dataset: cifar })?;
+        let folder = root.join(cifar.folder());
+        let archive = root.join(cifar.archive());
+        if folder.is_dir() {
+            Self::read_folder(cifar, &folder)
+        } else if archive.is_file() {
+            Self::read_archive(cifar, &archive)
+        } else {
+            Err(DataError::DatasetMissing { dataset: cifar, root: root.to_path_buf() })
+        }
+    }
+
+    /// Reads the files that lie in `folder`.
+    pub fn read_folder(cifar: Cifar, folder: &Path) -> Result<Self, DataError> {
+        let mut contents = BTreeMap::new();
+        for name in Layout::of(cifar).files() {
+            let path = folder.join(name);
+            if path.is_file() {
+                let bytes = fs::read(&path).map_err(DataError::io("read", &path))?;
+                contents.insert(name, bytes);
+            }
+        }
+        Self::complete(cifar, folder, contents)
+    }
+
+    /// Reads the files from an archive of the dataset's folder.
+    pub fn read_archive(cifar: Cifar, archive: &Path) -> Result<Self, DataError> {
+        let wanted: BTreeMap<PathBuf, &'static str> =
+            Layout::of(cifar).files().map(|name| (Path::new(cifar.folder()).join(name), name)).collect();
+        let mut contents = BTreeMap::new();
+        archive::each_file(
+            archive,
+            |path| wanted.contains_key(path),
+            |path, bytes| {
+                contents.insert(wanted[path], bytes);
+                Ok(())
+            },
+        )?;
+        Self::complete(cifar, archive, contents)
+    }
+
+    fn complete(cifar: Cifar, place: &Path, contents: BTreeMap<&'static str, Vec<u8>>) -> Result<Self, DataError> {
+        let mut names = Layout::of(cifar).files();
+        match names.find(|name| !contents.contains_key(name)) {
+            None => Ok(Self { cifar, place: place.to_path_buf(), contents }),
+            Some(name) => Err(DataError::FileMissing { file: name.to_owned(), place: place.to_path_buf() }),
+        }
+    }
+
+    /// Each file's name and bytes, in the layout's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        Layout::of(self.cifar).files().map(|name| (name, self.contents[name].as_slice()))
+    }
+
+    /// The digest of all files, the same for a folder and its archive.
+    pub fn digest(&self) -> blake3::Hash {
+        let mut hasher = FieldHasher::new("hemlock-data cifar files v1");
+        hasher.field(self.cifar.to_string().as_bytes());
+        for (name, bytes) in self.iter() {
+            hasher.field(name.as_bytes()).field(bytes);
+        }
+        hasher.finish()
+    }
+
+    /// Checks every record and every list of names.
+    pub fn check(&self) -> Result<Records, DataError> {
+        let layout = Layout::of(self.cifar);
+        for label in layout.labels {
+            self.class_names(label)?;
+        }
+        let count = |files: &[&'static str]| -> Result<usize, DataError> {
+            files.iter().map(|name| self.check_records(name)).sum()
+        };
+        Ok(Records { train: count(layout.train)?, test: count(layout.test)? })
+    }
+
+    fn check_records(&self, name: &'static str) -> Result<usize, DataError> {
+        let layout = Layout::of(self.cifar);
+        let (file, bytes) = (self.place.join(name), &self.contents[name]);
+        let size = layout.record();
+        if bytes.is_empty() {
+            return Err(DataError::NoRecords { file });
+        }
+        if bytes.len() % size != 0 {
+            return Err(DataError::Truncated { file, bytes: bytes.len(), record: size });
+        }
+        for (index, record) in bytes.chunks_exact(size).enumerate() {
+            for (label, &value) in layout.labels.iter().zip(record) {
+                if usize::from(value) >= label.classes {
+                    return Err(DataError::LabelRange {
+                        file,
+                        record: index,
+                        field: label.field,
+                        value,
+                        max: label.classes - 1,
+                    });
+                }
+            }
+        }
+        Ok(bytes.len() / size)
+    }
+
+    fn class_names(&self, label: &Label) -> Result<Vec<String>, DataError> {
+        let names: Vec<String> = String::from_utf8_lossy(&self.contents[label.names])
+            .lines()
+            .map(|line| line.trim().to_owned())
+            .filter(|line| !line.is_empty())
+            .collect();
+        if names.len() == label.classes {
+            Ok(names)
+        } else {
+            Err(DataError::ClassNames {
+                file: self.place.join(label.names),
+                expected: label.classes,
+                found: names.len(),
+            })
+        }
+    }
+
+    /// The pools, with label byte `which` of each record as the class.
+    fn into_pools(mut self, which: usize) -> Result<Pools, DataError> {
+        self.check()?;
+        let layout = Layout::of(self.cifar);
+        let classes = self.class_names(&layout.labels[which])?;
+        let mut pool = |files: &[&'static str]| {
+            let parts: Vec<_> = files.iter().filter_map(|name| self.contents.remove(name)).collect();
+            let records = RecordImages { bytes: parts.concat(), size: layout.record() };
+            Pool { labels: records.labels(which), images: Box::new(records) }
+        };
+        Ok(Pools { train: pool(layout.train), test: Some(pool(layout.test)), classes, size: SIZE })
+    }
+}
+
+/// Records one after another.
+struct RecordImages {
+    bytes: Vec<u8>,
+    /// Bytes of a record, labels included.
+    size: usize,
+}
+
+impl RecordImages {
+    fn labels(&self, which: usize) -> Vec<u32> {
+        let records = self.bytes.chunks_exact(self.size);
+        records.map(|record| u32::from(record[which])).collect()
+    }
+}
+
+impl PoolImages for RecordImages {
+    fn write(&self, index: u32, chw: &mut [u8]) -> Result<(), UnreadableImage> {
+        let end = (index as usize + 1) * self.size;
+        chw.copy_from_slice(&self.bytes[end - PIXELS..end]);
+        Ok(())
+    }
+}
+
+pub(crate) fn open_cifar10(data_root: Option<&Path>) -> Result<Pools, DataError> {
+    Files::find(Cifar::Cifar10, data_root)?.into_pools(0)
+}
+
+pub(crate) fn open_cifar100(labels: Cifar100Labels, data_root: Option<&Path>) -> Result<Pools, DataError> {
+    let which = match labels {
+        Cifar100Labels::Coarse => 0,
+        Cifar100Labels::Fine => 1,
+    };
+    Files::find(Cifar::Cifar100, data_root)?.into_pools(which)
+}
+
+/// The digest of the files and of which label is the class.
+pub(crate) fn digest(cifar: Cifar, label: &str, data_root: Option<&Path>) -> Result<blake3::Hash, DataError> {
+    let files = Files::find(cifar, data_root)?.digest();
+    let mut hasher = FieldHasher::new("hemlock-data cifar source v1");
+    hasher.field(files.as_bytes()).field(label.as_bytes());
+    Ok(hasher.finish())
+}

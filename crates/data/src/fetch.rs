@@ -1,0 +1,247 @@
+//! Obtaining the published datasets: by HTTP, or from a local archive or folder.
+//!
+//! Everything happens in a temporary folder beside the target, which is renamed last: a target
+//! folder exists only with checked contents, and a failure leaves nothing.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::Digest as _;
+use ureq::Agent;
+
+use crate::checksum::{Checksum, ChecksumAlgorithm};
+use crate::cifar::Files;
+use crate::error::DataError;
+use crate::source::Cifar;
+
+/// Where to get a dataset from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The dataset's own site, <https://www.cs.toronto.edu/~kriz/cifar.html>.
+    Official,
+    /// A `.tar.gz` archive at an `http` or `https` address.
+    Url(String),
+    /// A local `.tar.gz` archive, or a local folder: the unpacked one or its parent.
+    Path(PathBuf),
+}
+
+/// Which data to accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    /// The published archives, and the class-balanced subsets of 20,000 + 4,000 records, archived or
+    /// unpacked.
+    Known,
+    /// Data with this checksum: SHA-256 or MD5 of an archive, BLAKE3 of an unpacked folder's
+    /// contents.
+    Expected(Checksum),
+    /// Anything in the right layout.
+    Any,
+}
+
+/// A dataset in place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    /// The dataset's folder under the data directory.
+    pub folder: PathBuf,
+    /// Records to train on.
+    pub train: usize,
+    /// Records to test on.
+    pub test: usize,
+    /// Checksums of what was fetched: of the archive, or of a folder's contents.
+    pub checksums: Vec<Checksum>,
+    /// The folder was there before; its records were checked and nothing was fetched.
+    pub already_there: bool,
+}
+
+/// What [`Trust::Known`] accepts: the published archives by MD5, which is all that is published, and
+/// the subsets by SHA-256 as an archive and by BLAKE3 as a folder.
+const KNOWN: [(Cifar, &str); 6] = [
+    (Cifar::Cifar10, "md5:c32a1d4ab5d03f1284b67883e8d87530"),
+    (Cifar::Cifar10, "sha256:2eac1edc4080043c9051ae8124ffb276b07082de9e050944647c8c49f7449347"),
+    (Cifar::Cifar10, "blake3:df98f263dbd604f902318c102446fb31e7ce004dcaccf0742680d83a23c2ac88"),
+    (Cifar::Cifar100, "md5:03b5dce01913d631647c71ecec9e9cb8"),
+    (Cifar::Cifar100, "sha256:3ef96364152a3593dc89818f3bdd8a85edc2cf0f0111fca4f73e1e3554c4456e"),
+    (Cifar::Cifar100, "blake3:a1e4dffdb077dbcc1fb4259f1248434b27960f58de7d68c89be9b424296c3de1"),
+];
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Puts `cifar` in its folder under `data_root`, which is created if need be.
+///
+/// `progress` hears `(bytes done, bytes in all if known)` of the download or of reading the archive,
+/// and returns false to stop.
+///
+/// # Errors
+/// Failed downloads, a checksum that `trust` doesn't accept, unreadable or unsafe archives, malformed
+/// records, file system failures and [`DataError::Interrupted`].
+pub fn fetch(
+    cifar: Cifar,
+    origin: &Origin,
+    trust: &Trust,
+    data_root: &Path,
+    progress: &dyn Fn(u64, Option<u64>) -> bool,
+) -> Result<Fetched, DataError> {
+    let target = data_root.join(cifar.folder());
+    if target.exists() {
+        let files = Files::read_folder(cifar, &target)?;
+        return fetched(&files, target, vec![content_checksum(&files)], true);
+    }
+    fs::create_dir_all(data_root).map_err(DataError::io("create", data_root))?;
+    let temporary = tempfile::Builder::new()
+        .prefix(".fetch-")
+        .tempdir_in(data_root)
+        .map_err(DataError::io("create a temporary folder in", data_root))?;
+    let request = Request { cifar, trust, progress };
+    let (files, checksums) = match origin {
+        Origin::Official => request.download(&official_url(cifar), temporary.path())?,
+        Origin::Url(url) => request.download(url, temporary.path())?,
+        Origin::Path(path) if path.is_dir() => request.read_folder(path)?,
+        Origin::Path(path) => request.read_archive(path)?,
+    };
+    let fetched = fetched(&files, target, checksums, false)?;
+    let folder = temporary.path().join(cifar.folder());
+    fs::create_dir(&folder).map_err(DataError::io("create", &folder))?;
+    for (name, bytes) in files.iter() {
+        write_through(&folder.join(name), bytes)?;
+    }
+    fs::rename(&folder, &fetched.folder).map_err(DataError::io("create", &fetched.folder))?;
+    tracing::info!(dataset = %cifar, folder = %fetched.folder.display(), "dataset in place");
+    Ok(fetched)
+}
+
+fn fetched(
+    files: &Files,
+    folder: PathBuf,
+    checksums: Vec<Checksum>,
+    already_there: bool,
+) -> Result<Fetched, DataError> {
+    let records = files.check()?;
+    Ok(Fetched { folder, train: records.train, test: records.test, checksums, already_there })
+}
+
+fn official_url(cifar: Cifar) -> String {
+    format!("https://www.cs.toronto.edu/~kriz/{}", cifar.archive())
+}
+
+fn content_checksum(files: &Files) -> Checksum {
+    Checksum::new(ChecksumAlgorithm::Blake3, files.digest().as_bytes())
+}
+
+/// Writes a new file and waits until the disk has it.
+fn write_through(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
+    let write = || -> io::Result<()> {
+        let mut file = File::create_new(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(DataError::io("write", path))
+}
+
+/// What to get and what to accept.
+struct Request<'a> {
+    cifar: Cifar,
+    trust: &'a Trust,
+    progress: &'a dyn Fn(u64, Option<u64>) -> bool,
+}
+
+impl Request<'_> {
+    fn download(&self, url: &str, temporary: &Path) -> Result<(Files, Vec<Checksum>), DataError> {
+        let failed = |reason: String| DataError::Download { url: url.to_owned(), reason };
+        let agent: Agent = Agent::config_builder()
+            .user_agent(concat!("hemlock/", env!("CARGO_PKG_VERSION")))
+            // The checksum is of the archive as stored, not as a server may wrap it.
+            .accept_encoding("identity")
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_per_read(Some(SILENCE_TIMEOUT))
+            .build()
+            .into();
+        let response = agent.get(url).call().map_err(|error| failed(error.to_string()))?;
+        let body = response.into_body();
+        let total = body.content_length();
+
+        let archive = temporary.join(self.cifar.archive());
+        let mut file = File::create_new(&archive).map_err(DataError::io("create", &archive))?;
+        let (bytes, checksums) = self.pass(
+            body.into_reader(),
+            total,
+            |error| failed(error.to_string()),
+            |chunk| file.write_all(chunk).map_err(DataError::io("write", &archive)),
+        )?;
+        if let Some(total) = total.filter(|&total| total != bytes) {
+            return Err(failed(format!("got {bytes} of {total} bytes")));
+        }
+        self.accept(url.to_owned(), &checksums)?;
+        Ok((Files::read_archive(self.cifar, &archive)?, checksums))
+    }
+
+    fn read_archive(&self, archive: &Path) -> Result<(Files, Vec<Checksum>), DataError> {
+        let file = File::open(archive).map_err(DataError::io("open", archive))?;
+        let metadata = file.metadata().map_err(DataError::io("read", archive))?;
+        let (_, checksums) = self.pass(file, Some(metadata.len()), DataError::io("read", archive), |_| Ok(()))?;
+        self.accept(archive.display().to_string(), &checksums)?;
+        Ok((Files::read_archive(self.cifar, archive)?, checksums))
+    }
+
+    fn read_folder(&self, path: &Path) -> Result<(Files, Vec<Checksum>), DataError> {
+        let nested = path.join(self.cifar.folder());
+        let folder = if nested.is_dir() { &nested } else { path };
+        let files = Files::read_folder(self.cifar, folder)?;
+        let checksums = vec![content_checksum(&files)];
+        self.accept(folder.display().to_string(), &checksums)?;
+        Ok((files, checksums))
+    }
+
+    /// Reads to the end, hands every chunk to `sink`, and gives the length and checksums.
+    fn pass(
+        &self,
+        mut reader: impl Read,
+        total: Option<u64>,
+        failed: impl FnOnce(io::Error) -> DataError,
+        mut sink: impl FnMut(&[u8]) -> Result<(), DataError>,
+    ) -> Result<(u64, Vec<Checksum>), DataError> {
+        let mut sha256 = sha2::Sha256::new();
+        let mut md5 = md5::Md5::new();
+        let mut chunk = vec![0; 1 << 16];
+        let mut bytes = 0;
+        loop {
+            if !(self.progress)(bytes, total) {
+                return Err(DataError::Interrupted);
+            }
+            let read = match reader.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            sha256.update(&chunk[..read]);
+            md5.update(&chunk[..read]);
+            sink(&chunk[..read])?;
+            bytes += read as u64;
+        }
+        let checksums = vec![
+            Checksum::new(ChecksumAlgorithm::Sha256, &sha256.finalize()),
+            Checksum::new(ChecksumAlgorithm::Md5, &md5.finalize()),
+        ];
+        Ok((bytes, checksums))
+    }
+
+    fn accept(&self, what: String, found: &[Checksum]) -> Result<(), DataError> {
+        let expected: Vec<String> = match self.trust {
+            Trust::Any => return Ok(()),
+            Trust::Expected(checksum) => vec![checksum.to_string()],
+            Trust::Known => KNOWN
+                .iter()
+                .filter(|(cifar, _)| *cifar == self.cifar)
+                .map(|(_, checksum)| (*checksum).to_owned())
+                .collect(),
+        };
+        let found: Vec<String> = found.iter().map(Checksum::to_string).collect();
+        if found.iter().any(|checksum| expected.contains(checksum)) {
+            return Ok(());
+        }
+        Err(DataError::ChecksumMismatch { what, found: found.join(", "), expected: expected.join(" or ") })
+    }
+}

@@ -1,0 +1,92 @@
+//! From pools of images to loaded splits.
+
+use hemlock_artifact::{Dataset, Images};
+use ndarray::Array4;
+use rayon::prelude::*;
+
+use crate::error::{DataError, UnreadableImage};
+use crate::split::SplitSpec;
+
+/// Everything that a source offers.
+pub(crate) struct Pools {
+    pub classes: Vec<String>,
+    /// Height and width of every image.
+    pub size: usize,
+    pub train: Pool,
+    /// None: the test split is cut from the training pool.
+    pub test: Option<Pool>,
+}
+
+/// Labelled images that are read one by one, when chosen.
+pub(crate) struct Pool {
+    pub labels: Vec<u32>,
+    pub images: Box<dyn PoolImages>,
+}
+
+/// Random access to the images of a pool.
+pub(crate) trait PoolImages: Sync {
+    /// Writes image `index` as RGB bytes, `[3, size, size]`.
+    fn write(&self, index: u32, chw: &mut [u8]) -> Result<(), UnreadableImage>;
+}
+
+/// Images per progress report.
+const BLOCK: usize = 256;
+
+impl Pools {
+    /// Chooses and reads the three splits.
+    pub fn load(
+        &self,
+        name: &str,
+        split: &SplitSpec,
+        progress: &dyn Fn(usize, usize) -> bool,
+    ) -> Result<Dataset, DataError> {
+        let test_pool = self.test.as_ref();
+        let chosen = split.choose(&self.classes, &self.train.labels, test_pool.map(|pool| pool.labels.as_slice()))?;
+        let mut reader = Reader {
+            size: self.size,
+            done: 0,
+            total: chosen.train.len() + chosen.validation.len() + chosen.test.len(),
+            progress,
+            unreadable: Vec::new(),
+        };
+        let loaded = Dataset {
+            name: name.to_owned(),
+            classes: self.classes.clone(),
+            train: reader.read(&self.train, chosen.train)?,
+            validation: reader.read(&self.train, chosen.validation)?,
+            test: reader.read(test_pool.unwrap_or(&self.train), chosen.test)?,
+        };
+        if reader.unreadable.is_empty() { Ok(loaded) } else { Err(DataError::UnreadableImages(reader.unreadable)) }
+    }
+}
+
+struct Reader<'a> {
+    size: usize,
+    done: usize,
+    total: usize,
+    progress: &'a dyn Fn(usize, usize) -> bool,
+    unreadable: Vec<UnreadableImage>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, pool: &Pool, source_index: Vec<u32>) -> Result<Images, DataError> {
+        let mut images = Array4::zeros((source_index.len(), 3, self.size, self.size));
+        let pixels = 3 * self.size * self.size;
+        // A fresh array is contiguous.
+        let bytes = images.as_slice_mut().unwrap_or_default();
+        for (block, indices) in bytes.chunks_mut(BLOCK * pixels).zip(source_index.chunks(BLOCK)) {
+            let unreadable: Vec<_> = block
+                .par_chunks_mut(pixels)
+                .zip(indices)
+                .filter_map(|(chw, &index)| pool.images.write(index, chw).err())
+                .collect();
+            self.unreadable.extend(unreadable);
+            self.done += indices.len();
+            if !(self.progress)(self.done, self.total) {
+                return Err(DataError::Interrupted);
+            }
+        }
+        let labels = source_index.iter().map(|&index| pool.labels[index as usize]).collect();
+        Ok(Images { pixels: images, labels, source_index })
+    }
+}

@@ -1,0 +1,273 @@
+//! Class-balanced, disjoint splits by count.
+
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::DataError;
+
+/// How many images each split takes.
+///
+/// Every class is shuffled by its own stream of `seed`. Of each class `train` takes the first
+/// images and `validation` the next ones, both of the training pool; `test` takes the first ones of
+/// the test pool, or the last ones of the training pool where a source has no test pool. A count is
+/// divided evenly among the classes; the first classes get one more where it doesn't divide.
+///
+/// Invariant: the images of a counted `train` depend on nothing but that count, the seed and the
+/// pool.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SplitSpec {
+    /// Images to train on; none: all that the other splits leave.
+    pub train: Option<usize>,
+    /// Images held out of the training pool.
+    pub validation: usize,
+    /// Images to test on; none: all of the test pool, or all that the other splits leave.
+    pub test: Option<usize>,
+    /// Seed of the choice.
+    pub seed: u64,
+}
+
+/// The chosen images of each split, as ascending positions in their pool.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Chosen {
+    pub train: Vec<u32>,
+    pub validation: Vec<u32>,
+    pub test: Vec<u32>,
+}
+
+impl SplitSpec {
+    /// Whether the counts make sense before any data is seen.
+    pub(crate) fn check(&self) -> Result<(), DataError> {
+        if self.train == Some(0) {
+            return Err(empty_train());
+        }
+        Ok(())
+    }
+
+    /// Chooses images by the labels of the pools; `test_labels` is none where the test split is cut
+    /// from the training pool.
+    pub(crate) fn choose(
+        &self,
+        classes: &[String],
+        train_labels: &[u32],
+        test_labels: Option<&[u32]>,
+    ) -> Result<Chosen, DataError> {
+        if test_labels.is_none() && self.train.is_none() && self.test.is_none() {
+            return Err(DataError::Parameter {
+                field: "split.test",
+                value: "not given".to_owned(),
+                expected: "a count, because the source has no test pool (or give split.train)",
+            });
+        }
+        let train_pool = shuffled_classes(train_labels, classes.len(), self.seed, 0);
+        let test_pool = test_labels.map(|labels| shuffled_classes(labels, classes.len(), self.seed, 1));
+
+        let mut chosen = Chosen::default();
+        for (class, name) in classes.iter().enumerate() {
+            let share = |count: usize| count / classes.len() + usize::from(class < count % classes.len());
+            let mut rest = Rest { images: &train_pool[class], class: name };
+            let mut test = None;
+            match (&test_pool, self.test) {
+                (Some(pool), count) => {
+                    let mut rest = Rest { images: &pool[class], class: name };
+                    let count = count.map_or(rest.images.len(), share);
+                    test = Some(rest.first("test", count)?);
+                }
+                (None, Some(count)) => test = Some(rest.last("test", share(count))?),
+                // What train and validation leave.
+                (None, None) => {}
+            }
+            let validation = share(self.validation);
+            let train = match self.train {
+                Some(count) => share(count),
+                // If validation asks for too much it is validation that falls short.
+                None => rest.images.len().saturating_sub(validation),
+            };
+            chosen.train.extend(rest.first("train", train)?);
+            chosen.validation.extend(rest.first("validation", validation)?);
+            chosen.test.extend(test.unwrap_or(rest.images));
+        }
+        if chosen.train.is_empty() {
+            return Err(empty_train());
+        }
+        chosen.train.sort_unstable();
+        chosen.validation.sort_unstable();
+        chosen.test.sort_unstable();
+        Ok(chosen)
+    }
+}
+
+/// Images of one class that no split has taken yet.
+struct Rest<'a> {
+    images: &'a [u32],
+    class: &'a str,
+}
+
+impl<'a> Rest<'a> {
+    fn first(&mut self, split: &'static str, count: usize) -> Result<&'a [u32], DataError> {
+        let (taken, rest) = self.images.split_at_checked(count).ok_or_else(|| self.shortage(split, count))?;
+        self.images = rest;
+        Ok(taken)
+    }
+
+    fn last(&mut self, split: &'static str, count: usize) -> Result<&'a [u32], DataError> {
+        let (rest, taken) = self
+            .images
+            .len()
+            .checked_sub(count)
+            .map(|middle| self.images.split_at(middle))
+            .ok_or_else(|| self.shortage(split, count))?;
+        self.images = rest;
+        Ok(taken)
+    }
+
+    fn shortage(&self, split: &'static str, asked: usize) -> DataError {
+        DataError::Shortage { split, class: self.class.to_owned(), asked, available: self.images.len() }
+    }
+}
+
+fn empty_train() -> DataError {
+    DataError::Parameter { field: "split.train", value: "0".to_owned(), expected: "at least one image to train on" }
+}
+
+/// The positions of each class's images, each class in an order of its own.
+fn shuffled_classes(labels: &[u32], classes: usize, seed: u64, pool: u64) -> Vec<Vec<u32>> {
+    let mut by_class = vec![Vec::new(); classes];
+    for (index, &label) in (0u32..).zip(labels) {
+        by_class[label as usize].push(index);
+    }
+    for (class, indices) in (0u64..).zip(&mut by_class) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        rng.set_stream(2 * class + pool);
+        indices.shuffle(&mut rng);
+    }
+    by_class
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(classes: usize) -> Vec<String> {
+        (0..classes).map(|class| format!("c{class}")).collect()
+    }
+
+    fn labels(classes: u32, per_class: u32) -> Vec<u32> {
+        (0..classes * per_class).map(|i| i % classes).collect()
+    }
+
+    fn spec(train: Option<usize>, validation: usize, test: Option<usize>) -> SplitSpec {
+        SplitSpec { train, validation, test, seed: 7 }
+    }
+
+    fn counts(indices: &[u32], labels: &[u32], classes: usize) -> Vec<usize> {
+        let mut counts = vec![0; classes];
+        for &index in indices {
+            counts[labels[index as usize] as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn counts_are_balanced_and_the_first_classes_get_the_rest() {
+        let (pool, test) = (labels(3, 10), labels(3, 4));
+        let chosen = spec(Some(11), 4, Some(5)).choose(&names(3), &pool, Some(&test)).unwrap();
+        assert_eq!(counts(&chosen.train, &pool, 3), [4, 4, 3]);
+        assert_eq!(counts(&chosen.validation, &pool, 3), [2, 1, 1]);
+        assert_eq!(counts(&chosen.test, &test, 3), [2, 2, 1]);
+    }
+
+    #[test]
+    fn no_count_takes_all_that_is_left() {
+        let (pool, test) = (labels(3, 10), labels(3, 4));
+        let chosen = spec(None, 6, None).choose(&names(3), &pool, Some(&test)).unwrap();
+        assert_eq!(counts(&chosen.train, &pool, 3), [8, 8, 8]);
+        assert_eq!(chosen.test, (0..12).collect::<Vec<_>>());
+        let all = spec(None, 0, None).choose(&names(3), &pool, Some(&test)).unwrap();
+        assert_eq!(all.train, (0..30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn another_seed_chooses_others() {
+        let pool = labels(2, 50);
+        let choose = |seed| {
+            let spec = SplitSpec { seed, ..spec(Some(20), 0, None) };
+            spec.choose(&names(2), &pool, Some(&[])).unwrap()
+        };
+        assert_eq!(choose(1), choose(1));
+        assert_ne!(choose(1), choose(2));
+    }
+
+    #[test]
+    fn a_shortage_names_split_class_and_counts() {
+        let mut pool = labels(2, 5);
+        pool.push(0);
+        let message = |spec: SplitSpec, test: Option<&[u32]>| {
+            let error = spec.choose(&names(2), &pool, test).unwrap_err();
+            error.to_string()
+        };
+        assert_eq!(
+            message(spec(Some(12), 0, None), Some(&[0, 1])),
+            "split.train asks for 6 images of class `c1`, 5 are available: lower split.train"
+        );
+        assert_eq!(
+            message(spec(Some(8), 4, None), Some(&[0, 1])),
+            "split.validation asks for 2 images of class `c1`, 1 are available: \
+             lower split.validation"
+        );
+        assert_eq!(
+            message(spec(None, 14, None), Some(&[0, 1])),
+            "split.validation asks for 7 images of class `c0`, 6 are available: \
+             lower split.validation"
+        );
+        assert!(message(spec(None, 0, Some(4)), Some(&[0, 1])).starts_with("split.test asks for 2"));
+        assert!(message(spec(None, 0, Some(12)), None).starts_with("split.test asks for 6"));
+        assert!(message(spec(None, 0, None), None).starts_with("split.test is not given"));
+    }
+
+    #[test]
+    fn an_empty_train_is_refused() {
+        let pool = labels(2, 5);
+        assert!(spec(Some(0), 0, None).check().is_err());
+        let error = spec(None, 10, None).choose(&names(2), &pool, Some(&[])).unwrap_err();
+        assert!(error.to_string().starts_with("split.train is 0"));
+    }
+
+    proptest! {
+        #[test]
+        fn splits_are_disjoint_and_train_ignores_the_others(
+            train in 1usize..15,
+            validation in 0usize..9,
+            other_validation in 0usize..9,
+            test in 0usize..9,
+            seed: u64,
+            own_test_pool: bool,
+        ) {
+            let (pool, test_pool) = (labels(3, 12), labels(3, 3));
+            let choose = |validation, test| {
+                SplitSpec { train: Some(train), validation, test, seed }
+                    .choose(&names(3), &pool, own_test_pool.then_some(test_pool.as_slice()))
+                    .unwrap()
+            };
+            let chosen = choose(validation, Some(test));
+            prop_assert_eq!(chosen.train.len(), train);
+            prop_assert_eq!(chosen.validation.len(), validation);
+            prop_assert_eq!(chosen.test.len(), test);
+            let of_train_pool = if own_test_pool { &[][..] } else { &chosen.test };
+            let mut all = [&chosen.train, &chosen.validation, of_train_pool].concat();
+            all.sort_unstable();
+            all.dedup();
+            prop_assert_eq!(all.len(), train + validation + of_train_pool.len());
+            prop_assert_eq!(&choose(other_validation, Some(0)).train, &chosen.train);
+            prop_assert_eq!(&choose(other_validation, Some(test)).test, &chosen.test);
+            let rest = choose(validation, None);
+            prop_assert_eq!(&rest.train, &chosen.train);
+            let test_len = if own_test_pool { 9 } else { 36 - train - validation };
+            prop_assert_eq!(rest.test.len(), test_len);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Stage: images, chosen, split and decoded.
+
+use crate::{DataError, ErrorKind, Source, SplitSpec, digest, load};
+use hemlock_artifact::Dataset;
+use hemlock_stage::{Context, Environment, ParamError, StageError};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::sync::OnceLock;
+
+/// Parameters of the stage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Where the images come from.
+    pub source: Source,
+    /// Training images; all that validation leaves where it is absent.
+    #[serde(default)]
+    pub train: Option<usize>,
+    /// Validation images, from the training pool.
+    #[serde(default)]
+    pub validation: usize,
+    /// Test images; all where it is absent.
+    #[serde(default)]
+    pub test: Option<usize>,
+    /// Seed of the class-balanced choice.
+    #[serde(default)]
+    pub seed: u64,
+}
+
+impl Params {
+    fn split(&self) -> SplitSpec {
+        SplitSpec { train: self.train, validation: self.validation, test: self.test, seed: self.seed }
+    }
+}
+
+impl hemlock_stage::Params for Params {
+    fn check(&self) -> Result<(), ParamError> {
+        let checked = self.source.check().and_then(|()| self.split().check());
+        checked.map_err(|e| match e {
+            DataError::Parameter { field, value, expected } => {
+                ParamError::new(field, format!("is {value}; expected {expected}"))
+            }
+            other => ParamError::new("", other.to_string()),
+        })
+    }
+}
+
+impl From<DataError> for StageError {
+    fn from(e: DataError) -> Self {
+        match e.kind() {
+            ErrorKind::Interrupted => Self::interrupted(),
+            ErrorKind::Missing | ErrorKind::Invalid | ErrorKind::Io => Self::new(hemlock_stage::ErrorKind::Data, e),
+        }
+    }
+}
+
+/// The stage.
+pub struct Stage;
+
+impl hemlock_stage::Stage for Stage {
+    const NAME: &'static str = "dataset";
+    const VERSION: u32 = 1;
+    const SEEDED: bool = false;
+    const USES_DEVICE: bool = false;
+    type Params = Params;
+    type Inputs = ();
+    type Output = Dataset;
+
+    /// The digest of the source's content says more than where it lies.
+    fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
+        let mut value = serde_json::to_value(params)?;
+        if let Some(source) = value.get_mut("source").and_then(Value::as_object_mut) {
+            source.remove("path");
+        }
+        Ok(value)
+    }
+
+    fn source(params: &Params, env: &Environment) -> Result<Option<String>, StageError> {
+        Ok(Some(digest(&params.source, env.data.as_deref())?))
+    }
+
+    fn run(params: &Params, (): (), ctx: &Context) -> Result<Dataset, StageError> {
+        let bar = OnceLock::new();
+        let dataset = load(&params.source, &params.split(), ctx.env.data.as_deref(), &|done, total| {
+            if total > 0 {
+                bar.get_or_init(|| ctx.progress.start("images", total as u64, "images")).at(done as u64);
+            }
+            !ctx.cancel.requested()
+        })?;
+        Ok(dataset)
+    }
+}

@@ -1,0 +1,228 @@
+//! Obtaining datasets from archives, folders and a local server.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::thread;
+
+use hemlock_data::{
+    Checksum, Cifar, DataError, ErrorKind, Fetched, Origin, Source, SplitSpec, Trust, digest, fetch, load,
+};
+use tar::EntryType;
+use tempfile::tempdir;
+
+use crate::support;
+
+fn get(origin: &Origin, trust: &Trust, root: &Path) -> Result<Fetched, DataError> {
+    fetch(Cifar::Cifar10, origin, trust, root, &|_, _| true)
+}
+
+/// Writes an archive into `folder` and gives it as an origin.
+fn local(folder: &Path, bytes: &[u8]) -> Origin {
+    let path = folder.join("local.tar.gz");
+    fs::write(&path, bytes).unwrap();
+    Origin::Path(path)
+}
+
+fn archive() -> Vec<u8> {
+    support::archive(Cifar::Cifar10, &support::cifar10())
+}
+
+fn is_empty(folder: &Path) -> bool {
+    !folder.exists() || fs::read_dir(folder).unwrap().next().is_none()
+}
+
+/// Answers one request with `head`, an empty line and `body`, and gives the address.
+fn serve(head: &str, body: Vec<u8>) -> Origin {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/archive.tar.gz", listener.local_addr().unwrap());
+    let head = format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n");
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        let mut byte = [0];
+        while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+            request.push(byte[0]);
+        }
+        stream.write_all(head.as_bytes()).unwrap();
+        // A client that has seen enough may hang up.
+        let _ = stream.write_all(&body);
+    });
+    Origin::Url(url)
+}
+
+#[test]
+fn an_archive_is_put_in_place() {
+    let (home, root) = (tempdir().unwrap(), tempdir().unwrap());
+    // The data directory itself need not exist.
+    let root = root.path().join("data");
+    let origin = local(home.path(), &archive());
+    let fetched = get(&origin, &Trust::Any, &root).unwrap();
+    assert_eq!(fetched.folder, root.join("cifar-10-batches-bin"));
+    assert_eq!((fetched.train, fetched.test), (100, 10));
+    assert!(!fetched.already_there);
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
+    load(&Source::Cifar10, &SplitSpec::default(), Some(&root), &|_, _| true).unwrap();
+
+    let again = get(&Origin::Path("nowhere".into()), &Trust::Known, &root).unwrap();
+    assert!(again.already_there);
+    assert_eq!((again.train, again.test), (100, 10));
+}
+
+#[test]
+fn a_folder_or_its_parent_is_copied() {
+    let home = tempdir().unwrap();
+    support::unpacked(Cifar::Cifar10, &support::cifar10(), home.path());
+    let expected = digest(&Source::Cifar10, Some(home.path())).unwrap();
+    for path in [home.path().to_path_buf(), home.path().join("cifar-10-batches-bin")] {
+        let root = tempdir().unwrap();
+        let origin = Origin::Path(path);
+        let error = get(&origin, &Trust::Known, root.path()).unwrap_err();
+        assert!(error.to_string().contains("blake3:"), "{error}");
+        assert!(is_empty(root.path()));
+        let fetched = get(&origin, &Trust::Any, root.path()).unwrap();
+        assert_eq!(digest(&Source::Cifar10, Some(root.path())).unwrap(), expected);
+        // What it said the first time is what to expect the next time.
+        let trust = Trust::Expected(fetched.checksums[0].clone());
+        let root = tempdir().unwrap();
+        assert!(get(&origin, &trust, root.path()).is_ok());
+    }
+}
+
+#[test]
+fn an_unknown_checksum_is_refused_with_both_values() {
+    let (home, root) = (tempdir().unwrap(), tempdir().unwrap());
+    let origin = local(home.path(), &archive());
+    let error = get(&origin, &Trust::Known, root.path()).unwrap_err();
+    let message = error.to_string();
+    assert!(message.contains("local.tar.gz has checksum sha256:"));
+    assert!(message.contains("md5:c32a1d4ab5d03f1284b67883e8d87530"));
+    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert!(is_empty(root.path()));
+
+    let wrong: Checksum = "md5:00000000000000000000000000000000".parse().unwrap();
+    let error = get(&origin, &Trust::Expected(wrong), root.path()).unwrap_err();
+    assert!(error.to_string().contains("expected md5:0000"));
+    assert!(is_empty(root.path()));
+}
+
+#[test]
+fn checksums_are_those_of_the_standard_tools() {
+    let (home, root) = (tempdir().unwrap(), tempdir().unwrap());
+    // `printf abc | sha256sum` and `printf abc | md5sum`.
+    for text in [
+        "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
+        "md5:900150983cd24fb0d6963f7d28e17f72",
+    ] {
+        let trust = Trust::Expected(text.parse().unwrap());
+        let error = get(&local(home.path(), b"abc"), &trust, root.path()).unwrap_err();
+        // Accepted, and only then found to be no archive.
+        assert!(matches!(error, DataError::Archive { .. }), "{error}");
+        assert!(is_empty(root.path()));
+    }
+}
+
+#[test]
+fn unsafe_archives_are_refused() {
+    for (path, kind, words) in [
+        ("../escaped", EntryType::Regular, ".."),
+        ("cifar-10-batches-bin/../../escaped", EntryType::Regular, ".."),
+        ("/tmp/escaped", EntryType::Regular, "absolute"),
+        ("cifar-10-batches-bin/a", EntryType::Symlink, "is a link"),
+        ("cifar-10-batches-bin/a", EntryType::Link, "is a link"),
+        ("cifar-10-batches-bin/a", EntryType::Fifo, "neither a file"),
+        ("cifar-10-batches-bin/a", EntryType::Char, "neither a file"),
+    ] {
+        let (home, outer) = (tempdir().unwrap(), tempdir().unwrap());
+        let root = outer.path().join("data");
+        let origin = local(home.path(), &support::archive_of_entry(path, kind));
+        let error = get(&origin, &Trust::Any, &root).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(path) && message.contains(words), "{message}");
+        assert!(is_empty(&root));
+        assert!(!outer.path().join("escaped").exists());
+    }
+}
+
+#[test]
+fn a_sound_archive_of_a_broken_dataset_leaves_nothing() {
+    let (home, root) = (tempdir().unwrap(), tempdir().unwrap());
+    let mut truncated = support::cifar10();
+    truncated[0].1.pop();
+    let mut incomplete = support::cifar10();
+    incomplete.pop();
+    for (files, words) in [
+        (truncated, "data_batch_1.bin is truncated"),
+        (incomplete, "batches.meta.txt is missing"),
+        (Vec::new(), "is missing"),
+    ] {
+        let origin = local(home.path(), &support::archive(Cifar::Cifar10, &files));
+        let error = get(&origin, &Trust::Any, root.path()).unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+        assert!(error.to_string().contains("local.tar.gz"), "{error}");
+        assert!(is_empty(root.path()));
+    }
+    let nowhere = Origin::Path(home.path().join("nowhere"));
+    let error = get(&nowhere, &Trust::Any, root.path()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Missing);
+}
+
+#[test]
+fn a_download_is_put_in_place() {
+    let root = tempdir().unwrap();
+    let body = archive();
+    let length = body.len() as u64;
+    let origin = serve(&format!("200 OK\r\nContent-Length: {length}"), body);
+    let last = std::cell::Cell::new((0, None));
+    let fetched = fetch(Cifar::Cifar10, &origin, &Trust::Any, root.path(), &|done, total| {
+        last.set((done, total));
+        true
+    })
+    .unwrap();
+    assert_eq!((fetched.train, fetched.test), (100, 10));
+    assert_eq!(last.get(), (length, Some(length)));
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn failed_downloads_leave_nothing() {
+    let body = archive();
+    let (length, half) = (body.len(), body.len() / 2);
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Origin::Url(format!("http://{}/", listener.local_addr().unwrap()))
+    };
+    for (origin, words) in [
+        (serve("404 Not Found\r\nContent-Length: 0", Vec::new()), "404"),
+        (serve(&format!("200 OK\r\nContent-Length: {length}"), body[..half].to_vec()), "http://127.0.0.1"),
+        (closed, "http://127.0.0.1"),
+        (Origin::Url("gopher".into()), "gopher"),
+    ] {
+        let root = tempdir().unwrap();
+        let error = get(&origin, &Trust::Any, root.path()).unwrap_err();
+        let message = error.to_string();
+        assert!(matches!(error, DataError::Download { .. }), "{message}");
+        assert!(message.contains(words), "{message}");
+        assert_eq!(error.kind(), ErrorKind::Io);
+        assert!(is_empty(root.path()));
+    }
+    // Without a length a short body shows only by its checksum.
+    let root = tempdir().unwrap();
+    let origin = serve("200 OK", body[..half].to_vec());
+    let error = get(&origin, &Trust::Known, root.path()).unwrap_err();
+    assert!(matches!(error, DataError::ChecksumMismatch { .. }), "{error}");
+    assert!(is_empty(root.path()));
+}
+
+#[test]
+fn an_interruption_leaves_nothing() {
+    let (home, root) = (tempdir().unwrap(), tempdir().unwrap());
+    let origin = local(home.path(), &archive());
+    for stop_at_end in [false, true] {
+        let error =
+            fetch(Cifar::Cifar10, &origin, &Trust::Any, root.path(), &|done, total| stop_at_end && Some(done) != total);
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Interrupted);
+        assert!(is_empty(root.path()));
+    }
+}

@@ -1,0 +1,6 @@
+//! The published datasets' layouts, on tiny generated data.
+#![allow(clippy::unwrap_used)]
+
+mod fetch;
+mod records;
+mod support;

@@ -1,0 +1,169 @@
+//! Stage: the victim, retrained from scratch on clean data and poisons, and the controls.
+
+mod controls;
+mod visibility;
+
+pub use controls::{duplicates, random_flips};
+pub use visibility::visibility;
+
+use hemlock_artifact::{
+    Accuracy, Dataset, Evaluation, Extractor, Features, Measured, PoisonFeatures, Poisons, TargetParams,
+};
+use hemlock_head::{FitOptions, Head, Samples, accuracy, fit, per_class_accuracy};
+use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+use std::cell::Cell;
+
+/// Parameters of the stage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Params {
+    /// Gradient norm of the mean objective at which a victim counts as trained.
+    pub tolerance: f64,
+    /// Most steps of a victim's training.
+    pub max_iterations: u32,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self { tolerance: 1e-6, max_iterations: 10_000 }
+    }
+}
+
+impl hemlock_stage::Params for Params {
+    fn check(&self) -> Result<(), ParamError> {
+        let positive = self.tolerance > 0.0 && self.tolerance.is_finite();
+        ParamError::require(positive, "tolerance", self.tolerance, "a number above 0")?;
+        ParamError::require(self.max_iterations > 0, "max_iterations", self.max_iterations, "at least 1")
+    }
+}
+
+inputs! {
+    /// What the stage reads.
+    pub struct Inputs {
+        /// Features of the downstream dataset.
+        features: Features = "features",
+        /// The clean head and the target head.
+        target: TargetParams = "target-params",
+        /// Poisoned features.
+        poison_features: PoisonFeatures = "poison-features",
+        optional {
+            /// Poisons as images.
+            poisons: Poisons = "invert",
+            /// Downstream images.
+            dataset: Dataset = "dataset.downstream",
+            /// The frozen extractor.
+            extractor: Extractor = "pretrain",
+        }
+    }
+}
+
+/// The stage.
+pub struct Stage;
+
+impl hemlock_stage::Stage for Stage {
+    const NAME: &'static str = "evaluate";
+    const VERSION: u32 = 1;
+    const SEEDED: bool = true;
+    const USES_DEVICE: bool = true;
+    type Params = Params;
+    type Inputs = Inputs;
+    type Output = Evaluation;
+
+    fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Evaluation, StageError> {
+        let Inputs { features, target, poison_features, poisons, dataset, extractor } = inputs;
+        let classes = features.classes.len();
+        let (z, z_test) = (features.train.features_f64(), features.test.features_f64());
+        let clean = Samples::new(z.view(), &features.train.labels, classes)?;
+        let test = Samples::new(z_test.view(), &features.test.labels, classes)?;
+        if test.is_empty() {
+            let message = "the downstream dataset has no test split to measure on; expected `test` above 0";
+            return Err(StageError::new(ErrorKind::Params, message));
+        }
+        let victims = Victims { clean, params, weight_decay: target.weight_decay, ctx, worst: Cell::new(0.0) };
+
+        let zeta = poison_features.features.mapv(f64::from);
+        let on_features = victims.train("poisoned features", &zeta, &poison_features.labels)?;
+        let (mut on_images, mut seen) = (None, None);
+        if let Some(poisons) = &poisons {
+            let (Some(dataset), Some(extractor)) = (&dataset, &extractor) else {
+                return Err(StageError::internal("poisons came without the images and the extractor they were made with"));
+            };
+            let extractor = hemlock_models::open_extractor(extractor, ctx.device)?;
+            let mut z = hemlock_models::extract(&extractor, poisons.images.view(), ctx, &|_| {})?;
+            features.normalization.apply(&mut z);
+            on_images = Some(victims.train("inverted images", &z.mapv(f64::from), &poisons.labels)?);
+            seen = Some(visibility(poisons, &dataset.train)?);
+        }
+        let m = poison_features.labels.len();
+        let (rows, labels) = random_flips(clean, m, ctx.seed);
+        let flipped = victims.train("random flips", &rows, &labels)?;
+        let (rows, labels) = duplicates(clean, m, ctx.seed);
+        let duplicated = victims.train("duplicates", &rows, &labels)?;
+
+        let heads = Measured {
+            clean: target.clean,
+            target: target.target,
+            features: on_features,
+            images: on_images,
+            random_flips: flipped,
+            duplicates: duplicated,
+        };
+        let measure = |head: &Head| -> Result<Accuracy, StageError> {
+            Ok(Accuracy { overall: accuracy(head, test)?, per_class: per_class_accuracy(head, test)? })
+        };
+        let attack = match &poisons {
+            Some(poisons) => format!("{} + {}", poison_features.attack, poisons.method),
+            None => poison_features.attack,
+        };
+        Ok(Evaluation {
+            attack,
+            eps_d: poison_features.eps_d,
+            poisons: m as u64,
+            accuracy: heads.try_map(measure)?,
+            heads,
+            gradient_norm: victims.worst.get().max(target.clean_gradient_norm),
+            visibility: seen,
+        })
+    }
+}
+
+/// Trains victims, each from scratch.
+struct Victims<'a> {
+    clean: Samples<'a>,
+    params: &'a Params,
+    weight_decay: f64,
+    ctx: &'a Context<'a>,
+    /// Largest gradient norm at which a victim's training stopped.
+    worst: Cell<f64>,
+}
+
+impl Victims<'_> {
+    /// A head trained on the clean samples and `added` ones, `[m, d]`.
+    fn train(&self, what: &str, added: &Array2<f64>, labels: &[u32]) -> Result<Head, StageError> {
+        let added = Samples::new(added.view(), labels, self.clean.classes())?;
+        let options = FitOptions {
+            gradient_tolerance: self.params.tolerance,
+            max_iterations: self.params.max_iterations as usize,
+            ..FitOptions::new(self.weight_decay)
+        };
+        let bar = self.ctx.progress.start(what, 0, "steps");
+        let trained = fit(&[self.clean, added], &options, &|step, gradient| {
+            bar.at(step as u64);
+            bar.say(format!("gradient norm {gradient:.1e}"));
+            !self.ctx.cancel.requested()
+        })?;
+        self.ctx.check()?;
+        if !trained.converged {
+            tracing::warn!(
+                victim = what,
+                gradient_norm = trained.gradient_norm,
+                "a victim's training stopped before its tolerance {:.1e}",
+                self.params.tolerance
+            );
+        }
+        self.worst.set(self.worst.get().max(trained.gradient_norm));
+        Ok(trained.head)
+    }
+}

@@ -1,0 +1,77 @@
+//! Stage: the frozen extractor's features of a downstream dataset.
+
+use hemlock_artifact::{Affine, Dataset, Extractor, FeatureSplit, Features, Images};
+use hemlock_stage::{Context, ParamError, StageError, inputs};
+use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+
+/// Parameters of the stage.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Params {
+    /// What is done to the extractor's output before the head sees it.
+    pub normalization: Normalization,
+}
+
+/// What is done to the extractor's output before the head sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Normalization {
+    /// Nothing.
+    None,
+    /// Every coordinate gets mean 0 and standard deviation 1 over the clean training split.
+    #[default]
+    Standardize,
+}
+
+impl hemlock_stage::Params for Params {
+    fn check(&self) -> Result<(), ParamError> {
+        Ok(())
+    }
+}
+
+inputs! {
+    /// What the stage reads.
+    pub struct Inputs {
+        /// Downstream images.
+        dataset: Dataset = "dataset.downstream",
+        /// The frozen extractor.
+        extractor: Extractor = "pretrain",
+    }
+}
+
+/// The stage.
+pub struct Stage;
+
+impl hemlock_stage::Stage for Stage {
+    const NAME: &'static str = "features";
+    const VERSION: u32 = 1;
+    const SEEDED: bool = false;
+    const USES_DEVICE: bool = true;
+    type Params = Params;
+    type Inputs = Inputs;
+    type Output = Features;
+
+    fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Features, StageError> {
+        let Inputs { dataset, extractor } = inputs;
+        let extractor = hemlock_models::open_extractor(&extractor, ctx.device)?;
+        let total = dataset.train.len() + dataset.validation.len() + dataset.test.len();
+        let bar = ctx.progress.start("features", total as u64, "images");
+        let mut before = 0;
+        let mut split = |images: Images| -> Result<FeatureSplit, StageError> {
+            let features = hemlock_models::extract(&extractor, images.pixels.view(), ctx, &|done| bar.at((before + done) as u64))?;
+            before += images.len();
+            Ok(FeatureSplit { features, labels: images.labels })
+        };
+        let mut train = split(dataset.train)?;
+        let mut validation = split(dataset.validation)?;
+        let mut test = split(dataset.test)?;
+        let normalization = match params.normalization {
+            Normalization::None => Affine::identity(train.features.ncols()),
+            Normalization::Standardize => Affine::standardizing(train.features.view()),
+        };
+        let normalize = |features: &mut Array2<f32>| normalization.apply(features);
+        [&mut train, &mut validation, &mut test].map(|s| normalize(&mut s.features));
+        Ok(Features { classes: dataset.classes, normalization, train, validation, test })
+    }
+}

@@ -1,0 +1,241 @@
+//! Training a head to its minimum.
+
+use crate::lbfgs::{Limits, minimize};
+use crate::loss::objective;
+use crate::precondition::Preconditioner;
+use crate::samples::count;
+use crate::{Head, HeadError, Samples};
+
+/// How a head is trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FitOptions {
+    /// `λ >= 0` in the objective `mean cross-entropy + λ/2 |W|²`. Without it, separable data has no minimum.
+    pub weight_decay: f64,
+    /// The head counts as trained when the L2 norm of the objective's gradient is at most this.
+    pub gradient_tolerance: f64,
+    /// Steps at most.
+    pub max_iterations: usize,
+    /// Where to start: `None` for the zero head. The minimum does not depend on it, the time to get there does.
+    pub start: Option<Head>,
+}
+
+impl FitOptions {
+    /// To a gradient norm of 1e-6 in at most 10,000 steps, from the zero head.
+    pub fn new(weight_decay: f64) -> Self {
+        Self { weight_decay, gradient_tolerance: 1e-6, max_iterations: 10_000, start: None }
+    }
+}
+
+/// A trained head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fit {
+    /// The head.
+    pub head: Head,
+    /// Steps taken.
+    pub iterations: usize,
+    /// The L2 norm of the objective's gradient at the head.
+    pub gradient_norm: f64,
+    /// The objective at the head: mean cross-entropy with weight decay.
+    pub objective: f64,
+    /// Whether the gradient tolerance was met. Otherwise the steps ran out, the caller ended it, or rounding left no
+    /// step that descends.
+    pub converged: bool,
+}
+
+/// Trains a head on the samples of all blocks, by full-batch preconditioned L-BFGS.
+///
+/// `keep_going` is called before every step with the number of steps taken and the gradient norm, for progress; if it
+/// returns false, the head so far is returned, with `converged` false.
+///
+/// # Errors
+/// No samples, blocks that do not fit each other or the start, or an option out of range.
+pub fn fit(
+    blocks: &[Samples<'_>],
+    options: &FitOptions,
+    keep_going: &dyn Fn(usize, f64) -> bool,
+) -> Result<Fit, HeadError> {
+    HeadError::check_non_negative("weight_decay", options.weight_decay)?;
+    HeadError::check_non_negative("gradient_tolerance", options.gradient_tolerance)?;
+    let count = count(blocks)?;
+    let start = match (&options.start, blocks) {
+        (Some(start), _) => start.clone(),
+        (None, [first, ..]) => Head::zeros(first.classes(), first.features().ncols())?,
+        (None, []) => return Err(HeadError::Empty),
+    };
+    start.check_samples(blocks)?;
+
+    let preconditioner = Preconditioner::new(blocks, count, start.classes(), options.weight_decay);
+    let limits = Limits { gradient_tolerance: options.gradient_tolerance, max_iterations: options.max_iterations };
+    let found = minimize(
+        start.into_packed(),
+        |packed| objective(packed.view(), blocks, count, options.weight_decay),
+        |gradient| preconditioner.apply(gradient),
+        &limits,
+        keep_going,
+    );
+    Ok(Fit {
+        head: Head::from_packed(found.at)?,
+        iterations: found.iterations,
+        gradient_norm: found.gradient_norm,
+        objective: found.value,
+        converged: found.converged,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use ndarray::{Array2, Axis, array};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{Data, assert_close, random};
+    use crate::{accuracy, loss_and_gradient};
+
+    fn run(blocks: &[Samples<'_>], options: &FitOptions) -> Fit {
+        fit(blocks, options, &|_, _| true).unwrap()
+    }
+
+    /// The gradient norm is what it says, and any other head is worse.
+    #[track_caller]
+    fn assert_minimum(found: &Fit, blocks: &[Samples<'_>], options: &FitOptions) {
+        assert!(found.converged, "gradient norm {:e} after {} steps", found.gradient_norm, found.iterations);
+        let (objective, gradient) = loss_and_gradient(&found.head, blocks, options.weight_decay).unwrap();
+        assert_eq!(objective, found.objective);
+        assert!(gradient.iter().map(|g| g * g).sum::<f64>().sqrt() <= options.gradient_tolerance);
+        for seed in 0..3 {
+            let packed = found.head.packed();
+            let other = Head::from_packed(&packed + random(packed.nrows(), packed.ncols(), seed) * 1e-2).unwrap();
+            assert!(loss_and_gradient(&other, blocks, options.weight_decay).unwrap().0 > objective);
+        }
+    }
+
+    #[test]
+    fn converges_on_ordinary_data() {
+        let data = Data::new(2_000, 64, 10, 1);
+        let options = FitOptions::new(1e-4);
+        let found = run(&[data.samples()], &options);
+        assert_minimum(&found, &[data.samples()], &options);
+        assert!(found.iterations < 100, "{} iterations", found.iterations);
+        assert!(accuracy(&found.head, data.samples()).unwrap() > 0.9);
+    }
+
+    #[test]
+    fn converges_on_badly_scaled_offset_constant_and_empty_columns() {
+        let mut data = Data::new(1_000, 12, 4, 2);
+        for (column, mut values) in data.features.axis_iter_mut(Axis(1)).enumerate() {
+            match column {
+                10 => values.fill(1e3),
+                11 => values.fill(0.0),
+                _ => values.mapv_inplace(|value| (value + column as f64) * 10f64.powi(column as i32 % 7 - 3)),
+            }
+        }
+        for weight_decay in [0.0, 1e-4] {
+            let options = FitOptions::new(weight_decay);
+            let found = run(&[data.samples()], &options);
+            assert!(found.converged && found.iterations < 500, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn separable_data_ends() {
+        let features = array![[-1.0], [-0.5], [0.5], [1.0]];
+        let samples = [Samples::new(features.view(), &[0, 0, 1, 1], 2).unwrap()];
+        let options = FitOptions { gradient_tolerance: 0.0, max_iterations: 200, ..FitOptions::new(1e-12) };
+        let found = run(&samples, &options);
+        assert!(!found.converged && found.objective < 1e-6, "{found:?}");
+        assert_eq!(accuracy(&found.head, samples[0]).unwrap(), 1.0);
+    }
+
+    #[test]
+    fn two_classes_one_feature_by_hand() {
+        // The minimum has logit difference ln 3 at z = 1 and -ln 3 at z = -1: the class shares 3/4 and 1/4.
+        let features = array![[1.0], [1.0], [1.0], [1.0], [-1.0], [-1.0], [-1.0], [-1.0]];
+        let samples = [Samples::new(features.view(), &[1, 1, 1, 0, 0, 0, 0, 1], 2).unwrap()];
+        let options = FitOptions { gradient_tolerance: 1e-12, ..FitOptions::new(0.0) };
+        let half = 3f64.ln() / 2.0;
+        let found = run(&samples, &options);
+        assert_close(&found.head.into_packed(), &array![[-half, 0.0], [half, 0.0]], 1e-10);
+    }
+
+    #[test]
+    fn warm_start_and_blocks_find_the_same_minimum() {
+        let data = Data::new(500, 5, 3, 4);
+        let (clean, poisons) = (data.samples().rows(0..450), data.samples().rows(450..500));
+        let options = FitOptions { gradient_tolerance: 1e-10, ..FitOptions::new(1e-3) };
+        let whole = run(&[data.samples()], &options);
+        let start = Some(run(&[clean], &options).head);
+        let warm = run(&[clean, poisons], &FitOptions { start, ..options.clone() });
+        assert_close(&warm.head.clone().into_packed(), &whole.head.into_packed(), 1e-7);
+        let again = run(&[clean, poisons], &FitOptions { start: Some(warm.head.clone()), ..options });
+        assert_eq!(again, Fit { iterations: 0, ..warm });
+    }
+
+    #[test]
+    fn stops_when_told() {
+        let data = Data::new(500, 5, 3, 4);
+        let last = Cell::new((0, 0.0));
+        let found = fit(&[data.samples()], &FitOptions::new(1e-3), &|iteration, norm| {
+            last.set((iteration, norm));
+            iteration < 2
+        });
+        let found = found.unwrap();
+        assert!(!found.converged);
+        assert_eq!((found.iterations, found.gradient_norm), last.get());
+        assert_eq!(found.iterations, 2);
+    }
+
+    #[test]
+    fn thread_count_changes_no_bit() {
+        let data = Data::new(5_000, 8, 3, 5);
+        let (clean, poisons) = (data.samples().rows(0..4_500), data.samples().rows(4_500..5_000));
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let found = run(&[clean, poisons], &FitOptions::new(1e-4));
+                let gradient = loss_and_gradient(&found.head, &[clean, poisons], 1e-4).unwrap();
+                let solution = crate::solve_hessian(
+                    &found.head,
+                    &[clean, poisons],
+                    crate::gradient_sum(&found.head, &[poisons]).unwrap().view(),
+                    &crate::SolveOptions::new(1e-4),
+                );
+                let mixed = crate::mixed_derivative(&found.head, data.samples(), found.head.packed()).unwrap();
+                (found, gradient, solution.unwrap(), mixed)
+            })
+        };
+        assert!(on(1) == on(3));
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_trained() {
+        let (data, other) = (Data::new(4, 2, 3, 0), Data::new(4, 1, 3, 0));
+        let refused = |blocks: &[Samples<'_>], options| fit(blocks, &options, &|_, _| true).unwrap_err();
+        assert_eq!(refused(&[], FitOptions::new(0.0)), HeadError::Empty);
+        let mixed = [data.samples(), other.samples()];
+        assert_eq!(refused(&mixed, FitOptions::new(0.0)), HeadError::FeatureCount { expected: 2, found: 1 });
+        assert!(matches!(
+            refused(&[data.samples()], FitOptions::new(f64::NAN)),
+            HeadError::InvalidOption { name: "weight_decay", .. }
+        ));
+        let start = Some(Head::zeros(2, 2).unwrap());
+        let expected = HeadError::ClassCount { expected: 2, found: 3 };
+        assert_eq!(refused(&[data.samples()], FitOptions { start, ..FitOptions::new(0.0) }), expected);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn finds_the_minimum_of_any_size(n in 1usize..60, d in 1usize..8, classes in 2usize..6, seed: u64) {
+            let data = Data::new(n, d, classes, seed);
+            let options = FitOptions { gradient_tolerance: 1e-8, ..FitOptions::new(1e-3) };
+            // Without bias decay, a class that never occurs has no minimum: give each one sample.
+            let centres: Array2<f64> = random(classes, d, seed ^ 1);
+            let labels: Vec<u32> = (0..classes as u32).collect();
+            let all = [data.samples(), Samples::new(centres.view(), &labels, classes).unwrap()];
+            assert_minimum(&run(&all, &options), &all, &options);
+        }
+    }
+}

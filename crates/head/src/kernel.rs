@@ -1,0 +1,109 @@
+//! The inner loops: matrix products and softmax on one chunk of rows, and the walk over chunks.
+
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, Slice};
+use rayon::prelude::*;
+
+use crate::Samples;
+use crate::parameters::{unpack, unpack_mut};
+
+/// Rows per chunk: few enough for a chunk's features to stay in a core's cache between two products. Fixed, so that
+/// sums are grouped alike whatever the number of threads.
+pub(crate) const CHUNK: usize = 256;
+
+/// Applies `part` to chunks of at most `size` rows, in parallel; its results come back in row order. `part` gets a
+/// scratch `[rows, columns]` with unspecified content.
+pub(crate) fn map_chunks<'a, T: Send>(
+    blocks: &[Samples<'a>],
+    size: usize,
+    columns: usize,
+    part: impl Fn(ArrayViewMut2<'_, f64>, Samples<'a>) -> T + Sync,
+) -> Vec<T> {
+    let chunks: Vec<_> = blocks
+        .iter()
+        .flat_map(|block| (0..block.len()).step_by(size).map(|start| block.rows(start..block.len().min(start + size))))
+        .collect();
+    chunks
+        .into_par_iter()
+        .map_init(
+            || Array2::zeros((size, columns)),
+            |scratch, chunk| part(scratch.slice_axis_mut(Axis(0), Slice::from(..chunk.len())), chunk),
+        )
+        .collect()
+}
+
+/// `out = [Z, 1] vᵀ`: the scores `[n, K]` of features `[n, d]` under packed `v`.
+pub(crate) fn scores(packed: ArrayView2<'_, f64>, features: ArrayView2<'_, f64>, out: &mut ArrayViewMut2<'_, f64>) {
+    let (weight, bias) = unpack(packed);
+    out.assign(&bias);
+    general_mat_mul(1.0, &features, &weight.t(), 1.0, out);
+}
+
+/// `out += cᵀ [Z, 1]`: coefficients `[n, K]` times features `[n, d]`, packed.
+pub(crate) fn add_outer(coefficients: &ArrayView2<'_, f64>, features: ArrayView2<'_, f64>, out: &mut Array2<f64>) {
+    let (weight, mut bias) = unpack_mut(out);
+    // The transposed product: classes are few, and the kernel pads rows to more than columns.
+    general_mat_mul(1.0, &features.t(), coefficients, 1.0, &mut weight.reversed_axes());
+    bias += &coefficients.sum_axis(Axis(0));
+}
+
+/// Replaces logits by probabilities and returns `log Σ exp(logit)`. Shifted by the largest logit, so it never
+/// overflows.
+pub(crate) fn softmax(mut logits: ArrayViewMut1<'_, f64>) -> f64 {
+    let max = logits.fold(f64::NEG_INFINITY, |max, &logit| if logit > max { logit } else { max });
+    let mut sum = 0.0;
+    for logit in &mut logits {
+        *logit = (*logit - max).exp();
+        sum += *logit;
+    }
+    logits /= sum;
+    max + sum.ln()
+}
+
+/// Replaces logits `[n, K]` by `P - E` and returns the summed cross-entropy.
+pub(crate) fn residuals(logits: &mut ArrayViewMut2<'_, f64>, labels: &[u32]) -> f64 {
+    let mut loss = 0.0;
+    for (mut row, &label) in logits.rows_mut().into_iter().zip(labels) {
+        let label = label as usize;
+        let logit = row[label];
+        loss += softmax(row.view_mut()) - logit;
+        row[label] -= 1.0;
+    }
+    loss
+}
+
+/// Replaces scores `u` `[n, K]` by `(diag p - p pᵀ) u = p ∘ (u - ⟨p, u⟩)`, row by row.
+pub(crate) fn apply_softmax_jacobian(probabilities: &ArrayView2<'_, f64>, scores: &mut ArrayViewMut2<'_, f64>) {
+    for (p, mut u) in probabilities.rows().into_iter().zip(scores.rows_mut()) {
+        let mean = p.dot(&u);
+        u.zip_mut_with(&p, |u, &p| *u = p * (*u - mean));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn softmax_survives_saturation() {
+        let mut row = array![1e4, -1e4, 1e4];
+        let log_sum = softmax(row.view_mut());
+        assert_eq!(row, array![0.5, 0.0, 0.5]);
+        assert!((log_sum - (1e4 + 2f64.ln())).abs() < 1e-11);
+    }
+
+    #[test]
+    fn chunks_cover_every_row_once_and_in_order() {
+        let features = Array2::from_shape_fn((2 * CHUNK + 3, 1), |(row, _)| row as f64);
+        let labels = vec![0; features.nrows()];
+        let block = Samples::new(features.view(), &labels, 2).unwrap();
+        let seen: Vec<_> = map_chunks(&[block.rows(0..2), block.rows(2..block.len())], CHUNK, 2, |scratch, chunk| {
+            assert_eq!(scratch.nrows(), chunk.len());
+            chunk.features().column(0).to_vec()
+        })
+        .concat();
+        assert_eq!(seen, features.column(0).to_vec());
+    }
+}

@@ -1,0 +1,41 @@
+//! The softmax head's mathematics in closed form, in f64.
+//!
+//! A head with `K` classes on `d` features has the parameters `w = (W, b)`, packed `[K, d + 1]`: weight columns
+//! first, bias last. Everything that has the shape of the parameters (gradients, directions, residuals) is packed
+//! alike. With `A = [Z, 1]`, `P = softmax(A wᵀ)` row by row and `E` the one-hot labels:
+//!
+//! ```text
+//! gradient           G(w)     = (P - E)ᵀ A                                                [K, d + 1]
+//! Hessian-vector     H V      = (P ∘ (U - Σₖ Pₖ Uₖ))ᵀ A,   U = A Vᵀ                       [K, d + 1]
+//! mixed derivative   d⟨R, G⟩/dz = R_Wᵀ (p - e) + Wᵀ (diag p - p pᵀ) (R_W z + R_b)         [d] for each row
+//! ```
+//!
+//! Conventions:
+//! - Losses, gradients and Hessians are *sums* over samples unless a name says mean.
+//! - The training objective is `mean cross-entropy + λ/2 |W|²`: weight decay never applies to the bias.
+//! - A training set is a slice of [`Samples`] ("clean and poisons"), so that nothing is concatenated.
+//! - Results are bit-identical for any number of threads: rows are taken in chunks of a fixed size, and the chunks'
+//!   sums are added in row order.
+
+mod error;
+mod fit;
+mod hessian;
+mod kernel;
+mod lbfgs;
+mod loss;
+mod mixed;
+mod parameters;
+mod precondition;
+mod predict;
+mod samples;
+#[cfg(test)]
+mod testing;
+
+pub use error::HeadError;
+pub use fit::{Fit, FitOptions, fit};
+pub use hessian::{HessianSolution, SolveOptions, hessian_vector_sum, solve_hessian};
+pub use loss::{gradient_sum, loss_and_gradient, mean_loss};
+pub use mixed::{implicit_gradient, mixed_derivative};
+pub use parameters::Head;
+pub use predict::{accuracy, logits, per_class_accuracy, predict, probabilities};
+pub use samples::Samples;

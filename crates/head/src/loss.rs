@@ -1,0 +1,150 @@
+//! The training loss and its gradient.
+
+use ndarray::{Array2, ArrayView2};
+
+use crate::kernel::{CHUNK, add_outer, map_chunks, residuals, scores};
+use crate::parameters::{unpack, unpack_mut};
+use crate::samples::count;
+use crate::{Head, HeadError, Samples};
+
+/// The mean cross-entropy over all blocks, without weight decay, in nats.
+///
+/// # Errors
+/// No samples, or samples that do not fit the head.
+pub fn mean_loss(head: &Head, blocks: &[Samples<'_>]) -> Result<f64, HeadError> {
+    head.check_samples(blocks)?;
+    let count = count(blocks)?;
+    let losses = map_chunks(blocks, CHUNK, head.classes(), |mut logits, chunk| {
+        scores(head.packed(), chunk.features(), &mut logits);
+        residuals(&mut logits, chunk.labels())
+    });
+    Ok(losses.into_iter().sum::<f64>() / count as f64)
+}
+
+/// `G(w) = (P - E)ᵀ [Z, 1]`, `[K, d + 1]`: the gradient of the summed cross-entropy, without weight decay. Zero for no
+/// samples.
+///
+/// # Errors
+/// Samples that do not fit the head.
+pub fn gradient_sum(head: &Head, blocks: &[Samples<'_>]) -> Result<Array2<f64>, HeadError> {
+    head.check_samples(blocks)?;
+    Ok(loss_and_gradient_sum(head.packed(), blocks).1)
+}
+
+/// The training objective, `mean cross-entropy + weight_decay/2 |W|²` (the bias is not decayed), and its gradient
+/// `[K, d + 1]`, in one pass over the samples.
+///
+/// # Errors
+/// No samples, samples that do not fit the head, or a weight decay that is negative or not finite.
+pub fn loss_and_gradient(
+    head: &Head,
+    blocks: &[Samples<'_>],
+    weight_decay: f64,
+) -> Result<(f64, Array2<f64>), HeadError> {
+    HeadError::check_non_negative("weight_decay", weight_decay)?;
+    head.check_samples(blocks)?;
+    Ok(objective(head.packed(), blocks, count(blocks)?, weight_decay))
+}
+
+/// [`loss_and_gradient`] of checked arguments.
+pub(crate) fn objective(
+    packed: ArrayView2<'_, f64>,
+    blocks: &[Samples<'_>],
+    count: usize,
+    weight_decay: f64,
+) -> (f64, Array2<f64>) {
+    let (loss, mut gradient) = loss_and_gradient_sum(packed, blocks);
+    gradient /= count as f64;
+    let decay = add_weight_decay(packed, weight_decay, &mut gradient);
+    (loss / count as f64 + decay, gradient)
+}
+
+/// Adds `weight_decay * [W, 0]` to `gradient` and returns `weight_decay/2 |W|²`.
+pub(crate) fn add_weight_decay(packed: ArrayView2<'_, f64>, weight_decay: f64, gradient: &mut Array2<f64>) -> f64 {
+    let (weight, _) = unpack(packed);
+    unpack_mut(gradient).0.scaled_add(weight_decay, &weight);
+    0.5 * weight_decay * weight.rows().into_iter().map(|row| row.dot(&row)).sum::<f64>()
+}
+
+/// The summed cross-entropy and its gradient `[K, d + 1]`.
+fn loss_and_gradient_sum(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>]) -> (f64, Array2<f64>) {
+    let parts = map_chunks(blocks, CHUNK, packed.nrows(), |mut logits, chunk| {
+        scores(packed, chunk.features(), &mut logits);
+        let loss = residuals(&mut logits, chunk.labels());
+        let mut gradient = Array2::zeros(packed.dim());
+        add_outer(&logits.view(), chunk.features(), &mut gradient);
+        (loss, gradient)
+    });
+    parts
+        .into_iter()
+        .fold((0.0, Array2::zeros(packed.dim())), |(loss, gradient), (more, part)| (loss + more, gradient + part))
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{Data, assert_close, derivative, random};
+
+    #[test]
+    fn two_classes_are_logistic_regression() {
+        // One sample z = 2, label 1, logits (0, 0.5 * 2 - 1) = (0, 0): loss ln 2, p - e = (1/2, -1/2).
+        let head = Head::from_packed(array![[0.0, 0.0], [0.5, -1.0]]).unwrap();
+        let features = array![[2.0]];
+        let samples = [Samples::new(features.view(), &[1], 2).unwrap()];
+        let (loss, gradient) = loss_and_gradient(&head, &samples, 0.1).unwrap();
+        assert!((loss - (2f64.ln() + 0.05 * 0.25)).abs() < 1e-15);
+        assert_close(&gradient, &array![[1.0, 0.5], [-1.0 + 0.05, -0.5]], 1e-15);
+    }
+
+    #[test]
+    fn saturated_logits_give_finite_losses() {
+        let head = Head::from_packed(array![[1e4, 0.0], [-1e4, 0.0]]).unwrap();
+        let features = array![[1.0], [1.0]];
+        let samples = [Samples::new(features.view(), &[0, 1], 2).unwrap()];
+        let (loss, gradient) = loss_and_gradient(&head, &samples, 0.0).unwrap();
+        assert_eq!(loss, 1e4);
+        assert_eq!(gradient, array![[0.5, 0.5], [-0.5, -0.5]]);
+    }
+
+    #[test]
+    fn refuses_what_does_not_fit() {
+        let head = Head::zeros(3, 2).unwrap();
+        let data = Data::new(5, 2, 4, 0);
+        let expected = HeadError::ClassCount { expected: 3, found: 4 };
+        assert_eq!(gradient_sum(&head, &[data.samples()]), Err(expected));
+        let data = Data::new(5, 1, 3, 0);
+        assert_eq!(mean_loss(&head, &[data.samples()]), Err(HeadError::FeatureCount { expected: 2, found: 1 }));
+        assert_eq!(mean_loss(&head, &[]), Err(HeadError::Empty));
+        assert_eq!(gradient_sum(&head, &[]), Ok(Array2::zeros((3, 3))));
+        let data = Data::new(5, 2, 3, 0);
+        assert!(matches!(
+            loss_and_gradient(&head, &[data.samples()], -1.0),
+            Err(HeadError::InvalidOption { name: "weight_decay", .. })
+        ));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn gradient_is_the_derivative(n in 1usize..40, d in 1usize..6, classes in 2usize..6, seed: u64) {
+            let data = Data::new(n, d, classes, seed);
+            let (first, second) = (data.samples().rows(0..n / 3), data.samples().rows(n / 3..n));
+            let packed = random(classes, d + 1, seed ^ 1);
+            let at = |packed: &Array2<f64>| {
+                loss_and_gradient(&Head::from_packed(packed.clone()).unwrap(), &[first, second], 0.03).unwrap()
+            };
+            assert_close(&at(&packed).1, &derivative(|w| at(w).0, &packed), 1e-7);
+
+            let head = Head::from_packed(packed).unwrap();
+            let mut sum = gradient_sum(&head, &[data.samples()]).unwrap() / n as f64;
+            let decay = add_weight_decay(head.packed(), 0.03, &mut sum);
+            let (objective, gradient) = at(&head.clone().into_packed());
+            assert_close(&sum, &gradient, 1e-12);
+            prop_assert!((mean_loss(&head, &[first, second]).unwrap() + decay - objective).abs() < 1e-12);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! How a sample's features move the gradient, and through retraining a validation loss.
+
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, ArrayView2, Axis};
+use rayon::prelude::*;
+
+use crate::kernel::{CHUNK, apply_softmax_jacobian, scores, softmax};
+use crate::parameters::unpack;
+use crate::{Head, HeadError, Samples};
+
+/// `d⟨R, G(z, y)⟩/dz = R_Wᵀ (p - e_y) + Wᵀ (diag p - p pᵀ) (R_W z + R_b)` for every sample, `[m, d]`.
+///
+/// `direction` is `R`, packed like the head. With `R` the gradient that is left when poisons try to cancel the clean
+/// one, this is the gradient of Gradient Canceling's objective (Lu et al., 2023) times the squared clean count; with `R`
+/// a Hessian-solve, it is the mixed term of total gradient descent ascent.
+///
+/// # Errors
+/// Samples or a direction that do not fit the head.
+pub fn mixed_derivative(
+    head: &Head,
+    samples: Samples<'_>,
+    direction: ArrayView2<'_, f64>,
+) -> Result<Array2<f64>, HeadError> {
+    head.check_samples(&[samples])?;
+    head.check_packed("the direction", &direction)?;
+    let mut derivative = Array2::zeros(samples.features().dim());
+    derivative
+        .axis_chunks_iter_mut(Axis(0), CHUNK)
+        .into_par_iter()
+        .zip(samples.features().axis_chunks_iter(Axis(0), CHUNK))
+        .zip(samples.labels().par_chunks(CHUNK))
+        .for_each(|((mut derivative, features), labels)| {
+            let shape = (features.nrows(), head.classes());
+            let (mut probabilities, mut change) = (Array2::zeros(shape), Array2::zeros(shape));
+            scores(head.packed(), features, &mut probabilities.view_mut());
+            for row in probabilities.rows_mut() {
+                softmax(row);
+            }
+            scores(direction, features, &mut change.view_mut());
+            apply_softmax_jacobian(&probabilities.view(), &mut change.view_mut());
+            for (mut row, &label) in probabilities.rows_mut().into_iter().zip(labels) {
+                row[label as usize] -= 1.0;
+            }
+            general_mat_mul(1.0, &probabilities, &unpack(direction).0, 0.0, &mut derivative);
+            general_mat_mul(1.0, &change, &head.weight(), 1.0, &mut derivative);
+        });
+    Ok(derivative)
+}
+
+/// `dL_val(w*)/dz = -1/N d⟨U, G(z, y)⟩/dz` for every sample, `[m, d]`: how the validation loss of the retrained head
+/// moves with the features of some of its training samples, by the implicit function theorem.
+///
+/// `retrained` is `w*`, the minimiser of the training objective over `training_count` = `N` samples, `samples` among
+/// them. `solution` is `U = H(w*)⁻¹ ∇L_val(w*)`, packed, from [`solve_hessian`](crate::solve_hessian).
+///
+/// # Errors
+/// Samples or a solution that do not fit the head, or a training set of no samples.
+pub fn implicit_gradient(
+    retrained: &Head,
+    samples: Samples<'_>,
+    solution: ArrayView2<'_, f64>,
+    training_count: usize,
+) -> Result<Array2<f64>, HeadError> {
+    if training_count == 0 {
+        return Err(HeadError::Empty);
+    }
+    Ok(mixed_derivative(retrained, samples, solution)? / -(training_count as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::gradient_sum;
+    use crate::parameters::inner;
+    use crate::testing::{Data, assert_close, derivative, random};
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn is_the_derivative_of_the_gradient_by_features(
+            m in 1usize..8, d in 1usize..6, classes in 2usize..6, seed: u64,
+        ) {
+            let data = Data::new(m, d, classes, seed);
+            let head = Head::from_packed(random(classes, d + 1, seed ^ 1)).unwrap();
+            let direction = random(classes, d + 1, seed ^ 2);
+            let along = |features: &Array2<f64>| {
+                let samples = Samples::new(features.view(), data.samples().labels(), classes).unwrap();
+                inner(&direction, &gradient_sum(&head, &[samples]).unwrap())
+            };
+            let found = mixed_derivative(&head, data.samples(), direction.view()).unwrap();
+            assert_close(&found, &derivative(along, &data.features), 1e-7);
+        }
+    }
+
+    #[test]
+    fn no_poisons_have_no_derivative() {
+        let (head, data) = (Head::zeros(3, 2).unwrap(), Data::new(4, 2, 3, 0));
+        let none = data.samples().rows(0..0);
+        assert_eq!(mixed_derivative(&head, none, head.packed()).unwrap().dim(), (0, 2));
+        assert_eq!(implicit_gradient(&head, none, head.packed(), 0), Err(HeadError::Empty));
+    }
+
+    #[test]
+    fn refuses_a_direction_of_another_shape() {
+        let (head, data) = (Head::zeros(3, 2).unwrap(), Data::new(4, 2, 3, 0));
+        let found = mixed_derivative(&head, data.samples(), Array2::zeros((3, 2)).view());
+        let expected = HeadError::PackedShape { what: "the direction", expected: (3, 3), found: (3, 2) };
+        assert_eq!(found, Err(expected));
+    }
+}

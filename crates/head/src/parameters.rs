@@ -1,0 +1,152 @@
+//! The parameters of a head.
+
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis};
+
+use crate::{HeadError, Samples};
+
+/// Parameters of a linear softmax head, packed `[K, d + 1]`: weight columns first, bias last. All finite, with at
+/// least two classes and one feature.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Head(Array2<f64>);
+
+impl Head {
+    /// The head that finds every class equally likely.
+    ///
+    /// # Errors
+    /// Fewer than two classes, or no features.
+    pub fn zeros(classes: usize, dim: usize) -> Result<Self, HeadError> {
+        Self::from_packed(Array2::zeros((classes, dim + 1)))
+    }
+
+    /// A head from packed parameters `[K, d + 1]`.
+    ///
+    /// # Errors
+    /// Fewer than two classes, no features, or a parameter that is not finite.
+    pub fn from_packed(packed: Array2<f64>) -> Result<Self, HeadError> {
+        let (classes, columns) = packed.dim();
+        if classes < 2 {
+            return Err(HeadError::TooFewClasses { classes });
+        }
+        if columns < 2 {
+            return Err(HeadError::NoFeatures);
+        }
+        if let Some(((row, column), &value)) = packed.indexed_iter().find(|(_, value)| !value.is_finite()) {
+            return Err(HeadError::NonFiniteParameter { row, column, value });
+        }
+        Ok(Self(packed))
+    }
+
+    /// All parameters, `[K, d + 1]`, bias last.
+    pub fn packed(&self) -> ArrayView2<'_, f64> {
+        self.0.view()
+    }
+
+    /// All parameters, `[K, d + 1]`, bias last, by value.
+    pub fn into_packed(self) -> Array2<f64> {
+        self.0
+    }
+
+    /// The weights `W`, `[K, d]`.
+    pub fn weight(&self) -> ArrayView2<'_, f64> {
+        unpack(self.packed()).0
+    }
+
+    /// The biases `b`, `[K]`.
+    pub fn bias(&self) -> ArrayView1<'_, f64> {
+        unpack(self.packed()).1
+    }
+
+    /// The number of classes `K`.
+    pub fn classes(&self) -> usize {
+        self.0.nrows()
+    }
+
+    /// The number of features `d`.
+    pub fn dim(&self) -> usize {
+        self.0.ncols() - 1
+    }
+
+    /// The L2 norm of all parameters, the bias included.
+    pub fn norm(&self) -> f64 {
+        norm(&self.0)
+    }
+
+    /// Refuses features that do not fit this head.
+    pub(crate) fn check_features(&self, features: &ArrayView2<'_, f64>) -> Result<(), HeadError> {
+        if features.ncols() == self.dim() {
+            Ok(())
+        } else {
+            Err(HeadError::FeatureCount { expected: self.dim(), found: features.ncols() })
+        }
+    }
+
+    /// Refuses samples that do not fit this head.
+    pub(crate) fn check_samples(&self, blocks: &[Samples<'_>]) -> Result<(), HeadError> {
+        for block in blocks {
+            self.check_features(&block.features())?;
+            if block.classes() != self.classes() {
+                return Err(HeadError::ClassCount { expected: self.classes(), found: block.classes() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses an argument that is not packed like this head.
+    pub(crate) fn check_packed(&self, what: &'static str, argument: &ArrayView2<'_, f64>) -> Result<(), HeadError> {
+        if argument.dim() == self.0.dim() {
+            Ok(())
+        } else {
+            Err(HeadError::PackedShape { what, expected: self.0.dim(), found: argument.dim() })
+        }
+    }
+}
+
+/// Packed parameters `[K, d + 1]` as weights `[K, d]` and biases `[K]`.
+pub(crate) fn unpack(packed: ArrayView2<'_, f64>) -> (ArrayView2<'_, f64>, ArrayView1<'_, f64>) {
+    let dim = packed.ncols() - 1;
+    let (weight, bias) = packed.split_at(Axis(1), dim);
+    (weight, bias.index_axis_move(Axis(1), 0))
+}
+
+/// [`unpack`], to write to.
+pub(crate) fn unpack_mut(packed: &mut Array2<f64>) -> (ArrayViewMut2<'_, f64>, ArrayViewMut1<'_, f64>) {
+    let dim = packed.ncols() - 1;
+    let (weight, bias) = packed.view_mut().split_at(Axis(1), dim);
+    (weight, bias.index_axis_move(Axis(1), 0))
+}
+
+/// The inner product of two arrays packed alike.
+pub(crate) fn inner(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
+    a.rows().into_iter().zip(b.rows()).map(|(a, b)| a.dot(&b)).sum()
+}
+
+/// The L2 norm of a packed array.
+pub(crate) fn norm(a: &Array2<f64>) -> f64 {
+    inner(a, a).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn unpacks_weight_and_bias() {
+        let head = Head::from_packed(array![[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]).unwrap();
+        assert_eq!((head.classes(), head.dim()), (2, 2));
+        assert_eq!(head.weight(), array![[1.0, 2.0], [4.0, 5.0]]);
+        assert_eq!(head.bias(), array![3.0, 6.0]);
+        assert_eq!(head.norm(), 91f64.sqrt());
+    }
+
+    #[test]
+    fn refuses_what_is_no_head() {
+        assert_eq!(Head::zeros(1, 3), Err(HeadError::TooFewClasses { classes: 1 }));
+        assert_eq!(Head::zeros(2, 0), Err(HeadError::NoFeatures));
+        assert_eq!(
+            Head::from_packed(array![[0.0, 0.0], [0.0, f64::INFINITY]]),
+            Err(HeadError::NonFiniteParameter { row: 1, column: 1, value: f64::INFINITY })
+        );
+    }
+}

@@ -1,0 +1,135 @@
+//! A preconditioner for the training objective: what makes features of any scale, offset and correlation equally easy.
+
+use ndarray::{Array2, ArrayView2, Axis, Slice};
+
+use crate::Samples;
+use crate::kernel::{add_outer, map_chunks};
+
+/// Added to the unit diagonal of the scaled matrix, so that constant or repeated columns leave it positive definite.
+const JITTER: f64 = 1e-10;
+/// Rows per chunk of the second moments: many, because each chunk's sum is as large as `M`.
+const MOMENTS_CHUNK: usize = 4096;
+
+/// The inverse Hessian of the training objective at the zero head. There the Hessian multiplies every row of a gradient
+/// (whose columns sum to zero over classes) by the same matrix, `M = AᵀA / (N K) + λ diag(1, …, 1, 0)`, `A = [Z, 1]`.
+pub(crate) struct Preconditioner {
+    /// `T`, lower triangular, with `TᵀT = M⁻¹`; `[d + 1, d + 1]`.
+    whitening: Array2<f64>,
+}
+
+impl Preconditioner {
+    /// For `count > 0` samples in `blocks` of at least one block.
+    pub(crate) fn new(blocks: &[Samples<'_>], count: usize, classes: usize, weight_decay: f64) -> Self {
+        let dim = blocks.first().map_or(0, |block| block.features().ncols());
+        let mut hessian = second_moments(blocks, dim);
+        hessian /= (count * classes) as f64;
+        let mut decayed = hessian.diag_mut();
+        decayed.slice_axis_inplace(Axis(0), Slice::from(..dim));
+        decayed += weight_decay;
+        Self { whitening: whitening(hessian) }
+    }
+
+    /// `gradient M⁻¹`, `[K, d + 1]`.
+    pub(crate) fn apply(&self, gradient: &Array2<f64>) -> Array2<f64> {
+        gradient.dot(&self.whitening.t()).dot(&self.whitening)
+    }
+}
+
+/// `AᵀA` with `A = [Z, 1]`, `[d + 1, d + 1]`.
+fn second_moments(blocks: &[Samples<'_>], dim: usize) -> Array2<f64> {
+    let parts = map_chunks(blocks, MOMENTS_CHUNK, 0, |_, chunk| {
+        let mut part = Array2::zeros((dim, dim + 1));
+        add_outer(&chunk.features(), chunk.features(), &mut part);
+        part
+    });
+    let features = parts.into_iter().fold(Array2::zeros((dim, dim + 1)), |sum, part| sum + part);
+    let count: usize = blocks.iter().map(Samples::len).sum();
+    Array2::from_shape_fn((dim + 1, dim + 1), |(row, column)| match (row.min(column), row.max(column)) {
+        (low, _) if low == dim => count as f64,
+        index => features[index],
+    })
+}
+
+/// The lower triangular `T` with `TᵀT = M⁻¹`, for a positive semidefinite `M`: the inverse of its Cholesky factor,
+/// after scaling `M` to a unit diagonal.
+fn whitening(mut matrix: Array2<f64>) -> Array2<f64> {
+    let scale = matrix.diag().mapv(|value| if value > 0.0 { value.sqrt().recip() } else { 1.0 });
+    matrix *= &scale;
+    matrix *= &scale.view().insert_axis(Axis(1));
+    let mut inverse = invert_lower(cholesky(matrix).view());
+    inverse *= &scale;
+    inverse
+}
+
+/// The Cholesky factor of a matrix of (at most) unit diagonal, with the jitter added.
+fn cholesky(matrix: Array2<f64>) -> Array2<f64> {
+    let mut factor = Array2::zeros(matrix.dim());
+    for row in 0..matrix.nrows() {
+        // Whole rows: what is not known yet is still zero.
+        for column in 0..row {
+            let known = factor.row(row).dot(&factor.row(column));
+            factor[(row, column)] = (matrix[(row, column)] - known) / factor[(column, column)];
+        }
+        let known = factor.row(row);
+        let pivot: f64 = matrix[(row, row)] + JITTER - known.dot(&known);
+        // Rounding may push the pivot of a dependent column below the jitter.
+        factor[(row, row)] = pivot.max(JITTER).sqrt();
+    }
+    factor
+}
+
+/// The inverse of a lower triangular matrix with a positive diagonal.
+fn invert_lower(factor: ArrayView2<'_, f64>) -> Array2<f64> {
+    let mut inverse: Array2<f64> = Array2::zeros(factor.dim());
+    for row in 0..factor.nrows() {
+        let (above, mut below) = inverse.view_mut().split_at(Axis(0), row);
+        let mut solved = below.row_mut(0);
+        for (&known, above) in factor.row(row).iter().zip(above.rows()) {
+            solved.scaled_add(-known, &above);
+        }
+        solved[row] = 1.0;
+        solved /= factor[(row, row)];
+    }
+    inverse
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, array};
+
+    use super::*;
+    use crate::loss::add_weight_decay;
+    use crate::testing::{Data, assert_close, random};
+    use crate::{Head, hessian_vector_sum};
+
+    #[test]
+    fn inverts_the_hessian_of_the_zero_head() {
+        let (n, d, classes, decay) = (50, 6, 4, 0.01);
+        let data = Data::new(n, d, classes, 3);
+        let blocks = [data.samples()];
+        // A direction that sums to zero over classes, as gradients do.
+        let mut direction = random(classes, d + 1, 4);
+        direction -= &(direction.sum_axis(Axis(0)) / classes as f64);
+
+        let head = Head::zeros(classes, d).unwrap();
+        let mut product = hessian_vector_sum(&head, &blocks, direction.view()).unwrap() / n as f64;
+        add_weight_decay(direction.view(), decay, &mut product);
+        assert_close(&Preconditioner::new(&blocks, n, classes, decay).apply(&product), &direction, 1e-7);
+    }
+
+    #[test]
+    fn survives_zero_constant_and_repeated_columns() {
+        let features = Array2::from_shape_fn((9, 4), |(row, column)| [0.0, 7.0, row as f64, row as f64][column]);
+        let samples = Samples::new(features.view(), &[0; 9], 2).unwrap();
+        let preconditioned = Preconditioner::new(&[samples], 9, 2, 0.0).apply(&Array2::ones((2, 5)));
+        assert!(preconditioned.iter().all(|value| value.is_finite()), "{preconditioned}");
+    }
+
+    #[test]
+    fn whitens_by_hand() {
+        let matrix = array![[4.0, 2.0], [2.0, 5.0]];
+        let inverse = whitening(matrix.clone());
+        assert_close(&inverse.dot(&matrix).dot(&inverse.t()), &Array2::eye(2), 1e-9);
+        assert_eq!(inverse[(0, 1)], 0.0);
+    }
+}

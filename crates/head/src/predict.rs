@@ -1,0 +1,119 @@
+//! Logits, probabilities, predictions and accuracies.
+
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
+use rayon::prelude::*;
+
+use crate::kernel::{CHUNK, scores, softmax};
+use crate::samples::count;
+use crate::{Head, HeadError, Samples};
+
+/// `Z Wᵀ + b`, `[n, K]`, of features `[n, d]`.
+///
+/// # Errors
+/// Features with another number of columns than the head.
+pub fn logits(head: &Head, features: ArrayView2<'_, f64>) -> Result<Array2<f64>, HeadError> {
+    head.check_features(&features)?;
+    let mut logits = Array2::zeros((features.nrows(), head.classes()));
+    logits
+        .axis_chunks_iter_mut(Axis(0), CHUNK)
+        .into_par_iter()
+        .zip(features.axis_chunks_iter(Axis(0), CHUNK))
+        .for_each(|(mut logits, features)| scores(head.packed(), features, &mut logits));
+    Ok(logits)
+}
+
+/// `softmax(Z Wᵀ + b)`, `[n, K]`, of features `[n, d]`. Stable for logits of any finite size.
+///
+/// # Errors
+/// Features with another number of columns than the head.
+pub fn probabilities(head: &Head, features: ArrayView2<'_, f64>) -> Result<Array2<f64>, HeadError> {
+    let mut probabilities = logits(head, features)?;
+    probabilities.axis_iter_mut(Axis(0)).into_par_iter().for_each(|row| {
+        softmax(row);
+    });
+    Ok(probabilities)
+}
+
+/// The most probable class of each row of features `[n, d]`; of several equally probable ones, the first.
+///
+/// # Errors
+/// Features with another number of columns than the head.
+pub fn predict(head: &Head, features: ArrayView2<'_, f64>) -> Result<Vec<u32>, HeadError> {
+    Ok(logits(head, features)?.rows().into_iter().map(first_largest).collect())
+}
+
+/// The share of samples whose label is predicted, in `[0, 1]`.
+///
+/// # Errors
+/// No samples, or samples that do not fit the head.
+pub fn accuracy(head: &Head, samples: Samples<'_>) -> Result<f64, HeadError> {
+    let count = count(&[samples])?;
+    let hits: usize = tally(head, samples)?.into_iter().map(|(hits, _)| hits).sum();
+    Ok(hits as f64 / count as f64)
+}
+
+/// For each class, the share of its samples that are predicted as such, in `[0, 1]`; `None` for a class without
+/// samples.
+///
+/// # Errors
+/// Samples that do not fit the head.
+pub fn per_class_accuracy(head: &Head, samples: Samples<'_>) -> Result<Vec<Option<f64>>, HeadError> {
+    let share = |(hits, count)| (count > 0).then(|| hits as f64 / count as f64);
+    Ok(tally(head, samples)?.into_iter().map(share).collect())
+}
+
+/// For each class, how many of its samples are predicted as such, and how many there are.
+fn tally(head: &Head, samples: Samples<'_>) -> Result<Vec<(usize, usize)>, HeadError> {
+    head.check_samples(&[samples])?;
+    let mut tally = vec![(0, 0); head.classes()];
+    for (prediction, &label) in predict(head, samples.features())?.into_iter().zip(samples.labels()) {
+        let (hits, count) = &mut tally[label as usize];
+        *hits += usize::from(prediction == label);
+        *count += 1;
+    }
+    Ok(tally)
+}
+
+fn first_largest(row: ArrayView1<'_, f64>) -> u32 {
+    let mut best = 0;
+    for (class, &value) in row.iter().enumerate() {
+        if value > row[best] {
+            best = class;
+        }
+    }
+    best as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn counts_hits_by_class() {
+        let head = Head::from_packed(array![[1.0, 0.0], [-1.0, 0.0], [0.0, -9.0]]).unwrap();
+        let features = array![[2.0], [-1.0], [3.0], [0.0], [-2.0]];
+        let samples = Samples::new(features.view(), &[0, 0, 0, 0, 1], 3).unwrap();
+        // The tie at zero goes to the first class.
+        assert_eq!(predict(&head, features.view()).unwrap(), [0, 1, 0, 0, 1]);
+        assert_eq!(accuracy(&head, samples).unwrap(), 0.8);
+        assert_eq!(per_class_accuracy(&head, samples).unwrap(), [Some(0.75), Some(1.0), None]);
+    }
+
+    #[test]
+    fn probabilities_by_hand_and_saturated() {
+        let head = Head::from_packed(array![[1.0, 0.0], [0.0, 0.0]]).unwrap();
+        let found = probabilities(&head, array![[3f64.ln()], [1e4], [-1e4]].view()).unwrap();
+        assert!((&found - array![[0.75, 0.25], [1.0, 0.0], [0.0, 1.0]]).iter().all(|error| error.abs() < 1e-15));
+    }
+
+    #[test]
+    fn no_samples_have_no_accuracy() {
+        let head = Head::zeros(2, 1).unwrap();
+        let features = Array2::zeros((0, 1));
+        let none = Samples::new(features.view(), &[], 2).unwrap();
+        assert_eq!(accuracy(&head, none), Err(HeadError::Empty));
+        assert_eq!(per_class_accuracy(&head, none).unwrap(), [None, None]);
+    }
+}

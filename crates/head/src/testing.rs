@@ -1,0 +1,59 @@
+//! Random data and comparisons for the tests.
+
+use ndarray::Array2;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+use crate::Samples;
+
+/// Normal features around one random centre per class.
+pub(crate) struct Data {
+    pub(crate) features: Array2<f64>,
+    labels: Vec<u32>,
+    classes: usize,
+}
+
+impl Data {
+    pub(crate) fn new(n: usize, d: usize, classes: usize, seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let labels: Vec<u32> = (0..n).map(|_| rng.random_range(0..classes as u32)).collect();
+        let centres = random(classes, d, seed ^ 0x5eed);
+        let features = Array2::from_shape_fn((n, d), |(row, column)| {
+            let noise: f64 = StandardNormal.sample(&mut rng);
+            0.5 * centres[(labels[row] as usize, column)] + noise
+        });
+        Self { features, labels, classes }
+    }
+
+    pub(crate) fn samples(&self) -> Samples<'_> {
+        Samples::new(self.features.view(), &self.labels, self.classes).unwrap()
+    }
+}
+
+/// Standard normal values.
+pub(crate) fn random(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    Array2::from_shape_simple_fn((rows, columns), || StandardNormal.sample(&mut rng))
+}
+
+/// The central difference of `f` in every coordinate.
+pub(crate) fn derivative(f: impl Fn(&Array2<f64>) -> f64, at: &Array2<f64>) -> Array2<f64> {
+    let step = 1e-5;
+    Array2::from_shape_fn(at.dim(), |index| {
+        let mut probe = at.clone();
+        probe[index] = at[index] + step;
+        let above = f(&probe);
+        probe[index] = at[index] - step;
+        (above - f(&probe)) / (2.0 * step)
+    })
+}
+
+/// Every element equal to within `tolerance`, absolute or relative to the largest expected one.
+#[track_caller]
+pub(crate) fn assert_close(found: &Array2<f64>, expected: &Array2<f64>, tolerance: f64) {
+    assert_eq!(found.dim(), expected.dim());
+    let scale = expected.fold(1f64, |max, value| max.max(value.abs()));
+    let worst = (found - expected).fold(0f64, |max, error| if error.abs() <= max { max } else { error.abs() });
+    assert!(worst <= tolerance * scale, "off by {worst:e}:\n{found}\ninstead of\n{expected}");
+}

@@ -1,0 +1,308 @@
+//! A frozen network with its input normalisation: images in, features out.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use ndarray::{Array2, ArrayView4, Axis, Slice};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::device::runs_on_rayon;
+use crate::resnet::{Arch, ResNet};
+use crate::tiles::par_tiles;
+use crate::weights::{Weights, WeightsError};
+
+/// Images of one tile on the processor. Part of the numbers' definition: never a setting.
+const TILE: usize = 64;
+
+/// Images of one batch on a GPU.
+const GPU_BATCH: usize = 512;
+
+/// Everything about an extractor but its weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExtractorSpec {
+    /// The network.
+    pub arch: Arch,
+    /// Height and width of the images that it was trained on.
+    pub image_size: [usize; 2],
+    /// Mean of each colour channel in `[0, 1]`, subtracted from the input.
+    pub mean: [f32; 3],
+    /// Standard deviation of each colour channel, by which the centred input is divided.
+    pub std: [f32; 3],
+}
+
+impl ExtractorSpec {
+    /// `(x - mean) / std` for every channel of images `[n, 3, h, w]` in `[0, 1]`.
+    #[must_use]
+    pub fn normalise(&self, images01: Tensor<4>) -> Tensor<4> {
+        let device = images01.device();
+        let channel = |v: [f32; 3]| {
+            let data = TensorData::new(v.to_vec(), [1, 3, 1, 1]);
+            Tensor::<4>::from_data(data, &device)
+        };
+        (images01 - channel(self.mean)) / channel(self.std)
+    }
+}
+
+/// Extraction that did not come to its end.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExtractError {
+    /// The progress callback asked to stop.
+    #[error("feature extraction was interrupted")]
+    Interrupted,
+    /// Images of another shape.
+    #[error("images have the shape {found:?}: the extractor expects [n, 3, {}, {}]", size[0], size[1])]
+    Shape {
+        /// Shape of the images.
+        found: Vec<usize>,
+        /// Height and width that the extractor was trained on.
+        size: [usize; 2],
+    },
+}
+
+/// A feature extractor f: a frozen network (batch norm with its running statistics) and the
+/// normalisation of its input.
+#[derive(Clone, Debug)]
+pub struct Extractor {
+    spec: ExtractorSpec,
+    net: ResNet,
+    device: Device,
+}
+
+impl Extractor {
+    /// Freezes `net`, a network of `spec.arch`.
+    #[must_use]
+    pub fn new(spec: ExtractorSpec, net: &ResNet, device: &Device) -> Self {
+        Self {
+            spec,
+            net: net.valid(),
+            device: device.clone().inner(),
+        }
+    }
+
+    /// An extractor with the weights of a safetensors file.
+    ///
+    /// # Errors
+    /// [`WeightsError`] when the bytes are no safetensors file, or hold other tensors than
+    /// `spec.arch` has.
+    pub fn from_safetensors(
+        spec: ExtractorSpec,
+        bytes: &[u8],
+        device: &Device,
+    ) -> Result<Self, WeightsError> {
+        // The seed is immaterial: every value is replaced, or loading fails.
+        let net = ResNet::new(spec.arch, &mut ChaCha8Rng::seed_from_u64(0), device);
+        let net = Weights::from_safetensors(bytes)?.load(net)?;
+        Ok(Self::new(spec, &net, device))
+    }
+
+    /// The weights as a safetensors file under PyTorch's names; equal weights give equal bytes.
+    ///
+    /// It loads strictly into the torchvision module whose classifier is `nn.Identity()`.
+    ///
+    /// # Errors
+    /// [`WeightsError::Format`] if the file cannot be written.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
+        Weights::collect(&self.net).to_safetensors()
+    }
+
+    /// Architecture and normalisation.
+    #[must_use]
+    pub fn spec(&self) -> &ExtractorSpec {
+        &self.spec
+    }
+
+    /// Number of features d.
+    #[must_use]
+    pub fn feature_dim(&self) -> usize {
+        self.spec.arch.feature_dim()
+    }
+
+    /// The device that holds the network.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Features `[n, d]` of images `[n, 3, h, w]` in `[0, 1]`, differentiable with respect to the
+    /// images when these are on an autodiff device.
+    #[must_use]
+    pub fn forward(&self, images01: Tensor<4>) -> Tensor<2> {
+        self.net.forward(self.spec.normalise(images01))
+    }
+
+    /// Features `[n, d]` of 8-bit images `[n, 3, h, w]`, in tiles over the threads of the current
+    /// rayon pool; the tiles are fixed, so on `flex` the bytes don't depend on the thread count.
+    ///
+    /// `progress` is told the number of images done, from several threads, and answers whether to
+    /// go on.
+    ///
+    /// # Errors
+    /// [`ExtractError::Shape`] for images of another size, [`ExtractError::Interrupted`] when
+    /// `progress` answers `false`.
+    pub fn features(
+        &self,
+        images: ArrayView4<'_, u8>,
+        progress: &(dyn Fn(usize) -> bool + Sync),
+    ) -> Result<Array2<f32>, ExtractError> {
+        let [h, w] = self.spec.image_size;
+        let n = images.len_of(Axis(0));
+        if images.shape()[1..] != [3, h, w] {
+            return Err(ExtractError::Shape {
+                found: images.shape().to_vec(),
+                size: self.spec.image_size,
+            });
+        }
+        let done = AtomicUsize::new(0);
+        let extract = |rows: std::ops::Range<usize>| {
+            let len = rows.len();
+            let tile = images.slice_axis(Axis(0), Slice::from(rows));
+            let pixels: Vec<f32> = tile.iter().map(|&p| f32::from(p) / 255.0).collect();
+            let data = TensorData::new(pixels, [len, 3, h, w]);
+            let features = self.forward(Tensor::from_data(data, &self.device));
+            let features: Vec<f32> = features.into_data().iter::<f32>().collect();
+            let done = done.fetch_add(len, Ordering::Relaxed) + len;
+            if progress(done) {
+                Ok(features)
+            } else {
+                Err(ExtractError::Interrupted)
+            }
+        };
+        let tiles = if runs_on_rayon(&self.device) {
+            par_tiles(n, TILE, extract)?
+        } else {
+            let starts = (0..n).step_by(GPU_BATCH);
+            let batches = starts.map(|start| extract(start..(start + GPU_BATCH).min(n)));
+            batches.collect::<Result<_, _>>()?
+        };
+        let mut features = Array2::zeros((n, self.feature_dim()));
+        for (to, from) in features.iter_mut().zip(tiles.iter().flatten()) {
+            *to = *from;
+        }
+        Ok(features)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{self, Backend};
+    use ndarray::Array4;
+
+    fn extractor(arch: &str) -> Extractor {
+        let device = device::open(Backend::default()).unwrap();
+        let spec = ExtractorSpec {
+            arch: arch.parse().unwrap(),
+            image_size: [8, 8],
+            mean: [0.5, 0.4, 0.3],
+            std: [0.2, 0.25, 0.3],
+        };
+        let net = ResNet::new(spec.arch, &mut ChaCha8Rng::seed_from_u64(1), &device);
+        Extractor::new(spec, &net, &device)
+    }
+
+    fn images(n: usize) -> Array4<u8> {
+        Array4::from_shape_fn((n, 3, 8, 8), |(i, c, y, x)| {
+            ((i * 37 + c * 101 + y * 17 + x * 29) % 256) as u8
+        })
+    }
+
+    #[test]
+    fn features_do_not_depend_on_threads_or_on_how_many_are_asked_for() {
+        let extractor = extractor("resnet8-w4");
+        let images = images(150);
+        let extract = |threads, n: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            pool.build().unwrap().install(|| {
+                let some = images.slice_axis(Axis(0), Slice::from(..n));
+                extractor.features(some, &|_| true).unwrap()
+            })
+        };
+        let one = extract(1, 150);
+        assert_eq!(one.dim(), (150, 16));
+        assert_eq!(one, extract(3, 150));
+        assert_eq!(one.slice_axis(Axis(0), Slice::from(..70)), extract(3, 70));
+    }
+
+    #[test]
+    fn extraction_stops_when_asked_and_refuses_other_sizes() {
+        let extractor = extractor("resnet8-w4");
+        let stopped = extractor.features(images(200).view(), &|done| done < 100);
+        assert_eq!(stopped.unwrap_err(), ExtractError::Interrupted);
+        let wide = Array4::zeros((1, 3, 8, 9));
+        assert_eq!(
+            extractor.features(wide.view(), &|_| true).unwrap_err().to_string(),
+            "images have the shape [1, 3, 8, 9]: the extractor expects [n, 3, 8, 8]"
+        );
+    }
+
+    #[test]
+    fn normalisation_is_per_channel() {
+        let extractor = extractor("resnet8-w4");
+        let grey = Tensor::<4>::full([1, 3, 1, 1], 0.5, extractor.device());
+        let data = extractor.spec().normalise(grey).into_data();
+        let expected = [0.0, 0.1 / 0.25, 0.2 / 0.3];
+        for (value, expected) in data.iter::<f32>().zip(expected) {
+            assert!((value - expected).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn safetensors_round_trips_and_names_what_is_missing() {
+        let extractor = extractor("resnet18-w4");
+        let bytes = extractor.to_safetensors().unwrap();
+        let load = |spec, bytes: &[u8]| {
+            Extractor::from_safetensors(spec, bytes, extractor.device())
+        };
+        let again = load(extractor.spec().clone(), &bytes).unwrap();
+        assert_eq!(again.to_safetensors().unwrap(), bytes);
+        let images = images(5);
+        let features = |e: &Extractor| e.features(images.view(), &|_| true).unwrap();
+        assert_eq!(features(&again), features(&extractor));
+
+        let mut other = extractor.spec().clone();
+        other.arch = "resnet20-w4".parse().unwrap();
+        let message = load(other, &bytes).unwrap_err().to_string();
+        assert!(message.contains("missing `layer1.2.bn1.bias`"), "{message}");
+        assert!(message.contains("unexpected `layer2.0.downsample.0.weight`"), "{message}");
+    }
+
+    /// The gradient of a weighted sum of features agrees with central differences, and taking it
+    /// leaves the running statistics alone.
+    #[test]
+    fn image_gradients_match_finite_differences() {
+        let extractor = extractor("resnet8-w4");
+        let before = extractor.to_safetensors().unwrap();
+        let pixels: Vec<f32> = images(1).iter().map(|&p| f32::from(p) / 255.0).collect();
+        let objective = |x: Tensor<4>| {
+            let y = extractor.forward(x);
+            let weights = Tensor::arange(0..16, &y.device()).float().unsqueeze();
+            (y * weights).sum()
+        };
+        let image = |pixels: &[f32], device: &Device| {
+            Tensor::<4>::from_data(TensorData::new(pixels.to_vec(), [1, 3, 8, 8]), device)
+        };
+        let x = image(&pixels, &extractor.device().clone().autodiff()).require_grad();
+        let gradient = x.grad(&objective(x.clone()).backward()).unwrap();
+        let gradient: Vec<f32> = gradient.into_data().iter().collect();
+
+        let at = |i: usize, step: f32| {
+            let mut moved = pixels.clone();
+            moved[i] += step;
+            objective(image(&moved, extractor.device())).into_scalar::<f32>()
+        };
+        let largest = gradient.iter().fold(0.0f32, |m, g| m.max(g.abs()));
+        for i in [0, 17, 70, 130, 191] {
+            let difference = (at(i, 1e-3) - at(i, -1e-3)) / 2e-3;
+            assert!(
+                (gradient[i] - difference).abs() < 0.02 * largest,
+                "pixel {i}: {} against {difference}",
+                gradient[i]
+            );
+        }
+        assert_eq!(extractor.to_safetensors().unwrap(), before);
+    }
+}

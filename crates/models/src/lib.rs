@@ -1,0 +1,23 @@
+//! Neural networks, their weights, and the devices that they run on.
+//!
+//! - [`device`]: which burn backends are compiled in, and opening one without a panic.
+//! - [`resnet`]: CIFAR ResNets and ResNet-18/34, with the parameter names of PyTorch.
+//! - [`weights`]: named tensors of a module, and their safetensors bytes.
+//! - [`extractor`]: a frozen network with its input normalisation: images in, features out.
+//! - [`tiles`]: work split into fixed tiles, so that results don't depend on the thread count.
+
+pub mod device;
+pub mod extractor;
+pub mod resnet;
+mod stage;
+pub mod tiles;
+pub mod weights;
+
+#[cfg(test)]
+mod reference_tests;
+
+pub use device::{Backend, DeviceError};
+pub use extractor::{ExtractError, Extractor, ExtractorSpec};
+pub use resnet::{Arch, ResNet};
+pub use stage::{extract, open_device, open_extractor};
+pub use weights::{Weights, WeightsError};

@@ -1,0 +1,398 @@
+//! CIFAR ResNets and ResNet-18/34, with the parameter names of PyTorch.
+//!
+//! He et al., "Deep residual learning for image recognition" (2016). `resnet8` to `resnet56` are
+//! the CIFAR networks of section 4.2: three groups of blocks, shortcuts without parameters
+//! (option A). `resnet18` and `resnet34` are the ImageNet networks of table 1 with projection
+//! shortcuts (option B) and the stem that is usual for small images: a 3x3 convolution, no pooling.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::module::{Module, Param};
+use burn::nn::conv::{Conv2d, Conv2dConfig};
+use burn::nn::{BatchNorm, BatchNormConfig, Initializer, PaddingConfig2d};
+use burn::tensor::activation::relu;
+use burn::tensor::{Device, Tensor, TensorData, s};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+
+/// An architecture, written `resnet20`, or `resnet20-w8` for a first width of 8 channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Arch {
+    depth: Depth,
+    width: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Depth {
+    /// Three groups of `blocks` each, option A shortcuts.
+    Cifar { blocks: usize },
+    /// Four groups, projection shortcuts.
+    ImageNet { blocks: [usize; 4] },
+}
+
+/// A name that is no architecture.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "unknown architecture `{0}`: expected one of {all}, with an optional width such as \
+     `resnet20-w8` (a multiple of 4 from 4 to 256)",
+    all = Depth::NAMED.map(|(name, _)| format!("`{name}`")).join(", ")
+)]
+pub struct UnknownArch(String);
+
+impl Depth {
+    const NAMED: [(&'static str, Self); 7] = [
+        ("resnet8", Self::Cifar { blocks: 1 }),
+        ("resnet14", Self::Cifar { blocks: 2 }),
+        ("resnet20", Self::Cifar { blocks: 3 }),
+        ("resnet32", Self::Cifar { blocks: 5 }),
+        ("resnet56", Self::Cifar { blocks: 9 }),
+        (
+            "resnet18",
+            Self::ImageNet {
+                blocks: [2, 2, 2, 2],
+            },
+        ),
+        (
+            "resnet34",
+            Self::ImageNet {
+                blocks: [3, 4, 6, 3],
+            },
+        ),
+    ];
+
+    fn default_width(self) -> usize {
+        match self {
+            Self::Cifar { .. } => 16,
+            Self::ImageNet { .. } => 64,
+        }
+    }
+
+    /// Blocks of each group.
+    fn groups(self) -> Vec<usize> {
+        match self {
+            Self::Cifar { blocks } => vec![blocks; 3],
+            Self::ImageNet { blocks } => blocks.to_vec(),
+        }
+    }
+}
+
+impl Arch {
+    /// Number of features d: the channels of the last group, averaged over the image.
+    #[must_use]
+    pub fn feature_dim(self) -> usize {
+        self.width << (self.depth.groups().len() - 1)
+    }
+}
+
+impl Default for Arch {
+    /// `resnet20`.
+    fn default() -> Self {
+        let depth = Depth::Cifar { blocks: 3 };
+        Self {
+            depth,
+            width: depth.default_width(),
+        }
+    }
+}
+
+impl FromStr for Arch {
+    type Err = UnknownArch;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let unknown = || UnknownArch(s.to_owned());
+        let (name, width) = match s.split_once("-w") {
+            Some((name, width)) => (name, Some(width.parse().map_err(|_| unknown())?)),
+            None => (s, None),
+        };
+        let (_, depth) = (Depth::NAMED.into_iter())
+            .find(|(known, _)| *known == name)
+            .ok_or_else(unknown)?;
+        let width: usize = width.unwrap_or(depth.default_width());
+        if !(4..=256).contains(&width) || width % 4 != 0 {
+            return Err(unknown());
+        }
+        Ok(Self { depth, width })
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Depth::NAMED.into_iter().find(|(_, d)| *d == self.depth);
+        let name = named.map_or("resnet", |(name, _)| name);
+        if self.width == self.depth.default_width() {
+            f.pad(name)
+        } else {
+            f.pad(&format!("{name}-w{}", self.width))
+        }
+    }
+}
+
+impl TryFrom<String> for Arch {
+    type Error = UnknownArch;
+
+    fn try_from(s: String) -> Result<Self, Self::Error> {
+        s.parse()
+    }
+}
+
+impl From<Arch> for String {
+    fn from(arch: Arch) -> Self {
+        arch.to_string()
+    }
+}
+
+/// A residual network without its classifier: images `[n, 3, h, w]` in, features `[n, d]` out.
+#[derive(Module, Debug)]
+pub struct ResNet {
+    conv1: Conv2d,
+    bn1: BatchNorm,
+    layer1: Vec<Block>,
+    layer2: Vec<Block>,
+    layer3: Vec<Block>,
+    /// Empty in the CIFAR networks.
+    layer4: Vec<Block>,
+}
+
+/// Two 3x3 convolutions around a shortcut (figure 2 of the paper).
+#[derive(Module, Debug)]
+struct Block {
+    conv1: Conv2d,
+    bn1: BatchNorm,
+    conv2: Conv2d,
+    bn2: BatchNorm,
+    downsample: Option<(Conv2d, BatchNorm)>,
+}
+
+impl ResNet {
+    /// A network with Kaiming normal convolutions (fan-out), drawn from `rng` in the order of the
+    /// layers, and batch norms at their identity.
+    #[must_use]
+    pub fn new(arch: Arch, rng: &mut ChaCha8Rng, device: &Device) -> Self {
+        let conv1 = conv([3, arch.width], 3, 1, rng, device);
+        let bn1 = BatchNormConfig::new(arch.width).init(device);
+        let mut channels = arch.width;
+        let mut layers = arch.depth.groups().into_iter().enumerate().map(|(g, n)| {
+            let width = arch.width << g;
+            let blocks = (0..n).map(|b| {
+                let stride = if g > 0 && b == 0 { 2 } else { 1 };
+                let project = channels != width && matches!(arch.depth, Depth::ImageNet { .. });
+                let block = Block::new([channels, width], stride, project, rng, device);
+                channels = width;
+                block
+            });
+            blocks.collect::<Vec<_>>()
+        });
+        let mut layer = || layers.next().unwrap_or_default();
+        Self {
+            layer1: layer(),
+            layer2: layer(),
+            layer3: layer(),
+            layer4: layer(),
+            conv1,
+            bn1,
+        }
+    }
+
+    /// Features `[n, d]` of normalised images `[n, 3, h, w]`.
+    #[must_use]
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let mut x = relu(self.bn1.forward(self.conv1.forward(images)));
+        for layer in [&self.layer1, &self.layer2, &self.layer3, &self.layer4] {
+            for block in layer {
+                x = block.forward(x);
+            }
+        }
+        x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2)
+    }
+}
+
+impl Block {
+    fn new(
+        [from, to]: [usize; 2],
+        stride: usize,
+        project: bool,
+        rng: &mut ChaCha8Rng,
+        device: &Device,
+    ) -> Self {
+        let norm = || BatchNormConfig::new(to).init(device);
+        Self {
+            conv1: conv([from, to], 3, stride, rng, device),
+            bn1: norm(),
+            conv2: conv([to, to], 3, 1, rng, device),
+            bn2: norm(),
+            downsample: project.then(|| (conv([from, to], 1, stride, rng, device), norm())),
+        }
+    }
+
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let shortcut = match &self.downsample {
+            Some((conv, norm)) => norm.forward(conv.forward(x.clone())),
+            None => self.pad_channels(x.clone()),
+        };
+        let y = relu(self.bn1.forward(self.conv1.forward(x)));
+        let y = self.bn2.forward(self.conv2.forward(y));
+        relu(y + shortcut)
+    }
+
+    /// The shortcut of option A: every second pixel, and zeros for the new channels, half of them
+    /// before and half after the old ones.
+    fn pad_channels(&self, x: Tensor<4>) -> Tensor<4> {
+        let [to, from, ..] = self.conv1.weight.dims();
+        if from == to {
+            return x;
+        }
+        let x = x.slice(s![.., .., ..;2, ..;2]);
+        let [n, _, h, w] = x.dims();
+        let zeros = Tensor::zeros([n, (to - from) / 2, h, w], &x.device());
+        Tensor::cat(vec![zeros.clone(), x, zeros], 1)
+    }
+}
+
+/// A convolution without bias that keeps the image size up to its stride.
+fn conv(
+    [from, to]: [usize; 2],
+    kernel: usize,
+    stride: usize,
+    rng: &mut ChaCha8Rng,
+    device: &Device,
+) -> Conv2d {
+    let pad = kernel / 2;
+    let mut conv = Conv2dConfig::new([from, to], [kernel; 2])
+        .with_stride([stride; 2])
+        .with_padding(PaddingConfig2d::Explicit(pad, pad, pad, pad))
+        .with_bias(false)
+        .with_initializer(Initializer::Zeros)
+        .init(device);
+    let std = (2.0 / (to * kernel * kernel) as f32).sqrt();
+    conv.weight = normal([to, from, kernel, kernel], std, rng, device);
+    conv
+}
+
+/// A parameter drawn from N(0, `std`^2), from the caller's generator and not from burn's global one.
+pub fn normal<const D: usize>(
+    shape: [usize; D],
+    std: f32,
+    rng: &mut ChaCha8Rng,
+    device: &Device,
+) -> Param<Tensor<D>> {
+    let draws = StandardNormal.sample_iter(rng).map(|z: f32| z * std);
+    let values: Vec<f32> = draws.take(shape.iter().product()).collect();
+    Param::from_data(TensorData::new(values, shape), device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{self, Backend};
+    use crate::weights::Weights;
+    use rand::SeedableRng;
+
+    fn open() -> Device {
+        device::open(Backend::default()).unwrap()
+    }
+
+    fn build(arch: &str, seed: u64) -> ResNet {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        ResNet::new(arch.parse().unwrap(), &mut rng, &open())
+    }
+
+    #[test]
+    fn names_round_trip_and_errors_list_what_is_valid() {
+        for name in ["resnet8", "resnet20", "resnet56-w32", "resnet18", "resnet34-w16"] {
+            assert_eq!(name.parse::<Arch>().unwrap().to_string(), name);
+        }
+        assert_eq!(
+            "resnet20-w16".parse::<Arch>().unwrap().to_string(),
+            "resnet20"
+        );
+        for name in ["resnet50", "resnet20-w", "resnet20-w0", "resnet20-w6", ""] {
+            let message = name.parse::<Arch>().unwrap_err().to_string();
+            assert!(message.contains("`resnet8`, `resnet14`"), "{message}");
+        }
+    }
+
+    /// Trainable parameters as published for a 10-class classifier: PyTorch implementations of the
+    /// CIFAR networks with option A, and of ResNet-18 with a 3x3 stem.
+    #[test]
+    fn parameter_counts_are_the_published_ones() {
+        let published = [
+            ("resnet20", 269_722),
+            ("resnet32", 464_154),
+            ("resnet56", 853_018),
+            ("resnet18", 11_173_962),
+        ];
+        for (name, with_classifier) in published {
+            let weights = Weights::collect(&build(name, 0));
+            let trainable = (weights.0.iter()).filter(|(name, _)| !name.contains("running"));
+            let count: usize = trainable.map(|(_, w)| w.values.len()).sum();
+            let classifier = 10 * (name.parse::<Arch>().unwrap().feature_dim() + 1);
+            assert_eq!(count + classifier, with_classifier, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_and_shapes_are_those_of_torchvision() {
+        let weights = Weights::collect(&build("resnet18-w8", 0)).0;
+        for (name, shape) in [
+            ("conv1.weight", &[8, 3, 3, 3][..]),
+            ("bn1.running_var", &[8]),
+            ("layer1.0.bn2.weight", &[8]),
+            ("layer2.0.downsample.0.weight", &[16, 8, 1, 1]),
+            ("layer2.0.downsample.1.bias", &[16]),
+            ("layer4.1.conv2.weight", &[64, 64, 3, 3]),
+        ] {
+            assert_eq!(weights[name].shape, shape, "{name}");
+        }
+        assert!(!weights.contains_key("layer1.0.downsample.0.weight"));
+    }
+
+    #[test]
+    fn features_have_the_dimension_of_the_architecture() {
+        for arch in ["resnet8-w4", "resnet14-w4", "resnet18-w4"] {
+            let net = build(arch, 0).valid();
+            let y = net.forward(Tensor::ones([2, 3, 16, 16], &open()));
+            assert_eq!(
+                y.dims(),
+                [2, arch.parse::<Arch>().unwrap().feature_dim()],
+                "{arch}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_seed_decides_the_initial_values() {
+        let weights = |seed| Weights::collect(&build("resnet8", seed));
+        assert_eq!(weights(7), weights(7));
+        assert_ne!(weights(7), weights(8));
+        let conv = &weights(7).0["layer3.0.conv2.weight"].values;
+        let square: f32 = conv.iter().map(|v| v * v).sum();
+        let variance = square / conv.len() as f32;
+        let kaiming = 2.0 / (64.0 * 9.0);
+        // 36,864 draws: the standard error of the variance is 0.7 %.
+        assert!((variance / kaiming - 1.0).abs() < 0.04, "{variance}");
+    }
+
+    #[test]
+    fn option_a_takes_every_second_pixel_and_pads_channels_on_both_sides() {
+        let device = open();
+        let mut rng = ChaCha8Rng::seed_from_u64(0);
+        let block = Block::new([2, 4], 2, false, &mut rng, &device);
+        let x = Tensor::<1>::from_floats(
+            [
+                1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15., 16., 17., 18.,
+            ],
+            &device,
+        );
+        let y = block.pad_channels(x.reshape([1, 2, 3, 3]));
+        assert_eq!(y.dims(), [1, 4, 2, 2]);
+        assert_eq!(
+            y.into_data().to_vec::<f32>().unwrap(),
+            [
+                0., 0., 0., 0., 1., 3., 7., 9., 10., 12., 16., 18., 0., 0., 0., 0.
+            ]
+        );
+    }
+}

@@ -1,0 +1,70 @@
+//! What the stages that use a frozen extractor have in common: opening it on the run's device, and extracting
+//! features with the run's progress and cancellation.
+
+use crate::{Arch, Backend, DeviceError, ExtractError, Extractor, ExtractorSpec, WeightsError, device};
+use burn::tensor::Device;
+use hemlock_stage::{Context, ErrorKind, StageError};
+use ndarray::{Array2, ArrayView4};
+
+impl From<DeviceError> for StageError {
+    fn from(e: DeviceError) -> Self {
+        Self::new(ErrorKind::Device, e)
+    }
+}
+
+impl From<WeightsError> for StageError {
+    fn from(e: WeightsError) -> Self {
+        Self::new(ErrorKind::Artifact, e)
+    }
+}
+
+impl From<ExtractError> for StageError {
+    fn from(e: ExtractError) -> Self {
+        match e {
+            ExtractError::Interrupted => Self::interrupted(),
+            ExtractError::Shape { .. } => Self::new(ErrorKind::Data, e),
+        }
+    }
+}
+
+/// Opens the device of that name.
+///
+/// # Errors
+/// There is no such backend, it is not compiled in, or it finds no device.
+pub fn open_device(name: &str) -> Result<Device, StageError> {
+    Ok(device::open(name.parse::<Backend>()?)?)
+}
+
+/// The network of an extractor artifact, frozen, on the device of that name.
+///
+/// # Errors
+/// The device cannot be opened, or the weights are not those of the architecture.
+pub fn open_extractor(artifact: &hemlock_artifact::Extractor, device: &str) -> Result<Extractor, StageError> {
+    let arch: Arch = artifact.arch.parse().map_err(|e| StageError::new(ErrorKind::Artifact, e))?;
+    let size = artifact.image_size;
+    let spec = ExtractorSpec { arch, image_size: [size, size], mean: artifact.mean, std: artifact.std };
+    Ok(Extractor::from_safetensors(spec, &artifact.weights, &open_device(device)?)?)
+}
+
+/// Features `[n, d]` of 8-bit images `[n, 3, height, width]`, before normalisation. `done` hears how many images are through.
+///
+/// # Errors
+/// The images have another size than the extractor's, a feature is not finite, or the run was interrupted.
+pub fn extract(
+    extractor: &Extractor,
+    images: ArrayView4<'_, u8>,
+    ctx: &Context,
+    done: &(dyn Fn(usize) + Sync),
+) -> Result<Array2<f32>, StageError> {
+    let features = extractor.features(images, &|n| {
+        done(n);
+        !ctx.cancel.requested()
+    })?;
+    match features.indexed_iter().find(|(_, z)| !z.is_finite()) {
+        Some(((row, column), z)) => {
+            let message = format!("feature {column} of image {row} is {z}: the extractor's weights are not usable");
+            Err(StageError::new(ErrorKind::Numeric, message))
+        }
+        None => Ok(features),
+    }
+}

@@ -1,0 +1,350 @@
+//! Named tensors of a module, under the names and layouts of PyTorch, and their safetensors bytes.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Tensor, TensorData};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+/// Named f32 tensors, sorted by name.
+///
+/// Names and layouts are PyTorch's: batch norm has `weight` and `bias`, a linear layer's weight is
+/// `[out, in]`. PyTorch's `num_batches_tracked` counters, which nothing reads, are left out.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Weights(pub BTreeMap<String, Weight>);
+
+/// One tensor: its shape and its values in row-major order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weight {
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+    /// As many values as the shape holds.
+    pub values: Vec<f32>,
+}
+
+/// Weights that cannot be read, or that don't fit a network.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// Bytes that are no safetensors file.
+    #[error("the weights are not a valid safetensors file: {0}")]
+    Format(#[from] safetensors::SafeTensorError),
+    /// A tensor of another element type.
+    #[error("tensor `{name}` has elements of type {dtype:?}: expected F32")]
+    Dtype {
+        /// The tensor's name.
+        name: String,
+        /// Its element type.
+        dtype: Dtype,
+    },
+    /// Names that the network needs or doesn't know.
+    #[error("the weights don't fit the network: missing {}, unexpected {}", list(missing), list(unexpected))]
+    Names {
+        /// Tensors of the network that the weights lack.
+        missing: Vec<String>,
+        /// Tensors of the weights that the network lacks.
+        unexpected: Vec<String>,
+    },
+    /// A tensor of another shape.
+    #[error("tensor `{name}` has the shape {found:?}: expected {expected:?}")]
+    Shape {
+        /// The tensor's name.
+        name: String,
+        /// The network's shape.
+        expected: Vec<usize>,
+        /// The shape in the weights.
+        found: Vec<usize>,
+    },
+}
+
+impl Weights {
+    /// The parameters and buffers of `module`.
+    #[must_use]
+    pub fn collect<M: Module>(module: &M) -> Self {
+        let mut visitor = Collect::default();
+        // A running statistic may lag one update behind until `valid` synchronises it.
+        module.valid().visit(&mut visitor);
+        Self(visitor.weights)
+    }
+
+    /// `module` with these values, which must name all its tensors and no others.
+    ///
+    /// `module` must be freshly built: burn's batch norm shares its running statistics with every
+    /// clone.
+    ///
+    /// # Errors
+    /// [`WeightsError::Names`] or [`WeightsError::Shape`].
+    pub fn load<M: Module>(&self, module: M) -> Result<M, WeightsError> {
+        let expected = Self::collect(&module).0;
+        let only_in = |a: &BTreeMap<String, Weight>, b: &BTreeMap<String, Weight>| {
+            let names = a.keys().filter(|name| !b.contains_key(*name));
+            names.cloned().collect::<Vec<_>>()
+        };
+        let missing = only_in(&expected, &self.0);
+        let unexpected = only_in(&self.0, &expected);
+        if !missing.is_empty() || !unexpected.is_empty() {
+            return Err(WeightsError::Names {
+                missing,
+                unexpected,
+            });
+        }
+        for (name, weight) in &self.0 {
+            if weight.shape != expected[name].shape {
+                return Err(WeightsError::Shape {
+                    name: name.clone(),
+                    expected: expected[name].shape.clone(),
+                    found: weight.shape.clone(),
+                });
+            }
+        }
+        Ok(module.map(&mut Load {
+            path: Path::default(),
+            weights: &self.0,
+        }))
+    }
+
+    /// The bytes of a safetensors file; equal weights give equal bytes.
+    ///
+    /// # Errors
+    /// [`WeightsError::Format`] when a tensor's values don't fill its shape.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
+        let bytes: Vec<(&str, &[usize], Vec<u8>)> = (self.0.iter())
+            .map(|(name, weight)| {
+                let bytes = weight.values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                (name.as_str(), weight.shape.as_slice(), bytes)
+            })
+            .collect();
+        let views = bytes
+            .iter()
+            .map(|(name, shape, bytes)| {
+                Ok((*name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?))
+            })
+            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
+        Ok(safetensors::serialize(views, None)?)
+    }
+
+    /// Reads a safetensors file of f32 tensors; `num_batches_tracked` counters are skipped.
+    ///
+    /// # Errors
+    /// [`WeightsError::Format`] or [`WeightsError::Dtype`].
+    pub fn from_safetensors(bytes: &[u8]) -> Result<Self, WeightsError> {
+        let mut weights = BTreeMap::new();
+        for (name, view) in SafeTensors::deserialize(bytes)?.iter() {
+            if name.ends_with("num_batches_tracked") {
+                continue;
+            }
+            if view.dtype() != Dtype::F32 {
+                return Err(WeightsError::Dtype {
+                    name: name.to_owned(),
+                    dtype: view.dtype(),
+                });
+            }
+            let (values, _) = view.data().as_chunks::<4>();
+            let weight = Weight {
+                shape: view.shape().to_vec(),
+                values: values.iter().map(|&v| f32::from_le_bytes(v)).collect(),
+            };
+            weights.insert(name.to_owned(), weight);
+        }
+        Ok(Self(weights))
+    }
+
+    /// The tensors whose names begin with `prefix`, without it.
+    #[must_use]
+    pub fn under(&self, prefix: &str) -> Self {
+        let stripped = self.0.iter().filter_map(|(name, weight)| {
+            Some((name.strip_prefix(prefix)?.to_owned(), weight.clone()))
+        });
+        Self(stripped.collect())
+    }
+
+    /// Adds `other`'s tensors, each name with `prefix` before it.
+    pub fn put_under(&mut self, prefix: &str, other: Self) {
+        let named = other.0.into_iter();
+        self.0
+            .extend(named.map(|(name, weight)| (format!("{prefix}{name}"), weight)));
+    }
+}
+
+/// Where a traversal of a module is.
+#[derive(Default)]
+pub struct Path(Vec<(String, String)>);
+
+impl Path {
+    /// To be called from a visitor's `enter_module`.
+    pub fn enter(&mut self, name: &str, container: &str) {
+        self.0.push((name.to_owned(), container.to_owned()));
+    }
+
+    /// To be called from a visitor's `exit_module`.
+    pub fn exit(&mut self) {
+        self.0.pop();
+    }
+
+    /// The current tensor's name in PyTorch.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let names: Vec<&str> = (self.0.iter())
+            .map(|(name, container)| match (name.as_str(), container.as_str()) {
+                ("gamma", "Struct:BatchNorm") => "weight",
+                ("beta", "Struct:BatchNorm") => "bias",
+                (name, _) => name,
+            })
+            .collect();
+        names.join(".")
+    }
+
+    /// Whether PyTorch keeps the current tensor transposed.
+    fn is_transposed(&self) -> bool {
+        (self.0.last()).is_some_and(|(name, of)| name == "weight" && of == "Struct:Linear")
+    }
+}
+
+#[derive(Default)]
+struct Collect {
+    path: Path,
+    weights: BTreeMap<String, Weight>,
+}
+
+impl ModuleVisitor for Collect {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let mut tensor = param.val();
+        if self.path.is_transposed() {
+            tensor = tensor.swap_dims(0, 1);
+        }
+        let weight = Weight {
+            shape: tensor.dims().to_vec(),
+            values: tensor.into_data().iter::<f32>().collect(),
+        };
+        self.weights.insert(self.path.name(), weight);
+    }
+}
+
+struct Load<'a> {
+    path: Path,
+    weights: &'a BTreeMap<String, Weight>,
+}
+
+impl ModuleMapper for Load<'_> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let weight = &self.weights[&self.path.name()];
+        let data = TensorData::new(weight.values.clone(), weight.shape.clone());
+        let transposed = self.path.is_transposed();
+        param.map(|old| {
+            let tensor = Tensor::from_data(data, &old.device());
+            if transposed {
+                tensor.swap_dims(0, 1)
+            } else {
+                tensor
+            }
+        })
+    }
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    let shown: Vec<_> = names.iter().take(4).map(|n| format!("`{n}`")).collect();
+    match names.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{self, Backend};
+    use burn::nn::LinearConfig;
+
+    fn weight(shape: &[usize], values: &[f32]) -> Weight {
+        Weight {
+            shape: shape.to_vec(),
+            values: values.to_vec(),
+        }
+    }
+
+    fn linear() -> Weights {
+        Weights(BTreeMap::from([
+            (
+                "weight".to_owned(),
+                weight(&[3, 2], &[1., 2., 3., 4., 5., 6.]),
+            ),
+            ("bias".to_owned(), weight(&[3], &[0.5, 0., -0.5])),
+        ]))
+    }
+
+    #[test]
+    fn a_linear_layer_uses_the_layout_of_pytorch() {
+        let device = device::open(Backend::default()).unwrap();
+        let layer = linear()
+            .load(LinearConfig::new(2, 3).init(&device))
+            .unwrap();
+        let y = layer.forward(Tensor::<2>::from_floats([[1., 10.]], &device));
+        assert_eq!(
+            y.into_data().to_vec::<f32>().unwrap(),
+            [21.5, 43., 64.5],
+            "y = W x + b, with W [out, in]"
+        );
+        assert_eq!(Weights::collect(&layer), linear());
+    }
+
+    #[test]
+    fn safetensors_round_trips_and_refuses_what_it_cannot_read() {
+        let bytes = linear().to_safetensors().unwrap();
+        assert_eq!(Weights::from_safetensors(&bytes).unwrap(), linear());
+        for cut in [0, 7, bytes.len() - 1] {
+            let error = Weights::from_safetensors(&bytes[..cut]).unwrap_err();
+            assert!(matches!(error, WeightsError::Format(_)), "{error}");
+        }
+        let short = Weights(BTreeMap::from([("x".to_owned(), weight(&[2], &[1.]))]));
+        assert!(matches!(
+            short.to_safetensors(),
+            Err(WeightsError::Format(_))
+        ));
+    }
+
+    #[test]
+    fn misfits_are_named() {
+        let device = device::open(Backend::default()).unwrap();
+        let layer = || LinearConfig::new(2, 3).init(&device);
+        let mut renamed = linear();
+        let bias = renamed.0.remove("bias").unwrap();
+        renamed.0.insert("shift".to_owned(), bias);
+        assert_eq!(
+            renamed.load(layer()).unwrap_err().to_string(),
+            "the weights don't fit the network: missing `bias`, unexpected `shift`"
+        );
+        let mut reshaped = linear();
+        reshaped.0.insert("bias".to_owned(), weight(&[1], &[0.]));
+        assert_eq!(
+            reshaped.load(layer()).unwrap_err().to_string(),
+            "tensor `bias` has the shape [1]: expected [3]"
+        );
+    }
+
+    #[test]
+    fn prefixes_join_and_part_weights() {
+        let mut all = Weights::default();
+        all.put_under("a.", linear());
+        all.put_under("b.", linear());
+        assert_eq!(all.0.len(), 4);
+        assert_eq!(all.under("b."), linear());
+    }
+}

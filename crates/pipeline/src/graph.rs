@@ -1,0 +1,47 @@
+//! The graph of nodes that a pipeline can have.
+
+use hemlock_stage::AnyStage;
+
+/// A place in the graph where a stage runs.
+pub struct Node {
+    /// Path of the node's table in a spec: the stage's name, or `stage.role` where a stage stands twice.
+    pub name: &'static str,
+    /// What runs there.
+    pub stage: Box<dyn AnyStage>,
+    /// The node whose artifact stands in where a spec leaves this one out.
+    pub fallback: Option<&'static str>,
+}
+
+/// All nodes, in an order in which they can run.
+pub struct Graph(Vec<Node>);
+
+impl Graph {
+    /// The graph of these nodes. Every node must stand behind those it reads from.
+    #[must_use]
+    pub fn new(nodes: Vec<Node>) -> Self {
+        Self(nodes)
+    }
+
+    /// The nodes in order.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.0.iter()
+    }
+
+    /// The node of that name.
+    #[must_use]
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.0.iter().find(|n| n.name == name)
+    }
+
+    /// Names of the stages in order, each once.
+    #[must_use]
+    pub fn stages(&self) -> Vec<&'static str> {
+        let mut names = Vec::new();
+        for node in &self.0 {
+            if !names.contains(&node.stage.name()) {
+                names.push(node.stage.name());
+            }
+        }
+        names
+    }
+}

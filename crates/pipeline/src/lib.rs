@@ -1,0 +1,25 @@
+//! Pipeline specs, the planner, the runner, and what they can tell.
+//!
+//! A spec ([`Spec`]) names parameters for the nodes of the graph ([`Graph`]). Lists fan out into
+//! branches, and [`Plan::new`] turns them into tasks whose keys are known before anything runs.
+//! [`Plan::decide`] compares tasks with the artifact root; [`run`] does what is left to do.
+
+mod decide;
+mod diff;
+mod export;
+mod garbage;
+mod graph;
+mod plan;
+mod results;
+mod run;
+mod spec;
+
+pub use decide::{Decision, DirtyReason};
+pub use diff::{Difference, StageDifference, diff};
+pub use export::{ExportError, Format, export};
+pub use garbage::garbage;
+pub use graph::{Graph, Node};
+pub use plan::{Branch, Plan, PlanError, Selection, Task};
+pub use results::{Cell, Group, Row, aggregate, rows};
+pub use run::{Event, Observer, Outcome, RunError, RunOptions, Summary, run};
+pub use spec::{Override, Spec, SpecError};

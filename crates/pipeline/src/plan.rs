@@ -1,0 +1,184 @@
+//! Plans: a spec's branches as tasks whose keys are known before anything runs.
+
+use crate::{Graph, Node, Spec};
+use hemlock_stage::{Environment, StageError};
+use hemlock_store::{Identity, Key};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+
+/// One run of one stage: what it is, and where its inputs come from.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// Node of the graph.
+    pub node: &'static str,
+    /// Stage that runs there.
+    pub stage: &'static str,
+    /// Checked parameters.
+    pub params: Value,
+    /// Everything that decides the result.
+    pub identity: Identity,
+    /// Hash of the identity.
+    pub key: Key,
+    /// Number in the plan of the task that fills each role.
+    pub inputs: BTreeMap<&'static str, usize>,
+}
+
+impl Task {
+    /// `stage/key`, the artifact's folder below the artifact root.
+    #[must_use]
+    pub fn folder(&self) -> String {
+        format!("{}/{}", self.stage, self.key)
+    }
+}
+
+/// One choice for every node: the tasks that lead to one result.
+#[derive(Debug, Clone, Default)]
+pub struct Branch {
+    /// Seed of the attack, once a seeded stage is in the branch.
+    pub seed: Option<u64>,
+    /// Number in the plan of the task at every node.
+    pub tasks: BTreeMap<&'static str, usize>,
+}
+
+/// All tasks of a spec, inputs before those that read them.
+#[derive(Debug)]
+pub struct Plan {
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// The tasks.
+    pub tasks: Vec<Task>,
+    /// The branches, which share tasks.
+    pub branches: Vec<Branch>,
+}
+
+/// A spec that cannot be planned.
+#[derive(Debug, thiserror::Error)]
+#[error("[{node}] {source}")]
+pub struct PlanError {
+    /// The node that cannot be planned.
+    pub node: &'static str,
+    /// Why.
+    pub source: StageError,
+}
+
+impl Plan {
+    /// Plans a spec. Reads raw datasets (for their digests), and no artifact.
+    ///
+    /// # Errors
+    /// A raw dataset is missing or damaged.
+    pub fn new(spec: &Spec, graph: &Graph, env: &Environment) -> Result<Self, PlanError> {
+        let mut plan = Self { pipeline: spec.name.clone(), tasks: Vec::new(), branches: vec![Branch::default()] };
+        let mut known: HashMap<(&str, Key), usize> = HashMap::new();
+        for node in graph.nodes() {
+            let Some(variants) = spec.variants.get(node.name) else { continue };
+            let variants = variants
+                .iter()
+                .map(|params| Ok((params, node.stage.key_params(params)?, node.stage.source(params, env)?)))
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|source| PlanError { node: node.name, source })?;
+            let mut branches = Vec::new();
+            for branch in std::mem::take(&mut plan.branches) {
+                let inputs = inputs(node, &branch, graph);
+                let seeds: Vec<Option<u64>> = match (node.stage.seeded(), branch.seed) {
+                    (true, None) => spec.seeds.iter().copied().map(Some).collect(),
+                    (_, seed) => vec![seed],
+                };
+                for seed in seeds {
+                    for (params, key_params, source) in &variants {
+                        let identity = Identity {
+                            stage: node.stage.name().to_owned(),
+                            stage_version: node.stage.version(),
+                            params: key_params.clone(),
+                            seed: seed.filter(|_| node.stage.seeded()),
+                            source: source.clone(),
+                            inputs: inputs.iter().map(|(role, i)| ((*role).to_owned(), plan.tasks[*i].key)).collect(),
+                        };
+                        let key = identity.key();
+                        let task = *known.entry((node.name, key)).or_insert_with(|| {
+                            let (node, stage, params) = (node.name, node.stage.name(), (*params).clone());
+                            plan.tasks.push(Task { node, stage, params, identity, key, inputs: inputs.clone() });
+                            plan.tasks.len() - 1
+                        });
+                        let mut branch = Branch { seed, ..branch.clone() };
+                        branch.tasks.insert(node.name, task);
+                        branches.push(branch);
+                    }
+                }
+            }
+            plan.branches = branches;
+        }
+        Ok(plan)
+    }
+
+    /// The tasks of the branches that a selection leaves, at one stage; each once.
+    #[must_use]
+    pub fn select(&self, stage: &str, selection: &Selection) -> Vec<usize> {
+        let mut selected = Vec::new();
+        for branch in self.branches.iter().filter(|b| selection.matches(self, b)) {
+            for task in branch.tasks.values().filter(|t| self.tasks[**t].stage == stage) {
+                if !selected.contains(task) {
+                    selected.push(*task);
+                }
+            }
+        }
+        selected
+    }
+}
+
+/// The tasks of a branch that fill a node's roles.
+fn inputs(node: &Node, branch: &Branch, graph: &Graph) -> BTreeMap<&'static str, usize> {
+    let mut inputs = BTreeMap::new();
+    for port in node.stage.ports() {
+        let fallback = graph.node(port.node).and_then(|n| n.fallback);
+        let task = branch.tasks.get(port.node).or_else(|| branch.tasks.get(fallback?));
+        if let Some(task) = task {
+            inputs.insert(port.role, *task);
+        }
+    }
+    inputs
+}
+
+/// Conditions on a branch: `seed=0,eps_d=0.03,invert.beta=0`.
+#[derive(Debug, Clone, Default)]
+pub struct Selection(Vec<(String, Value)>);
+
+impl std::str::FromStr for Selection {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.split(',')
+            .filter(|s| !s.trim().is_empty())
+            .map(|condition| {
+                let (field, value) = condition
+                    .split_once('=')
+                    .ok_or_else(|| format!("'{condition}' is no condition; expected `field=value`, such as `seed=0`"))?;
+                let value = value.trim();
+                Ok((
+                    field.trim().to_owned(),
+                    serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned())),
+                ))
+            })
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+}
+
+impl Selection {
+    /// Whether every condition holds in a branch. A field without a node's name matches at any node that has it.
+    #[must_use]
+    pub fn matches(&self, plan: &Plan, branch: &Branch) -> bool {
+        self.0.iter().all(|(field, wanted)| {
+            if field == "seed" {
+                return branch.seed.is_some_and(|s| Some(s) == wanted.as_u64());
+            }
+            branch.tasks.iter().any(|(node, task)| {
+                let field = field.strip_prefix(&format!("{node}.")).unwrap_or(field);
+                plan.tasks[*task].params.get(field).is_some_and(|v| equal(v, wanted))
+            })
+        })
+    }
+}
+
+/// `1` and `1.0` are one number.
+fn equal(a: &Value, b: &Value) -> bool {
+    a == b || a.as_f64().is_some_and(|a| b.as_f64() == Some(a))
+}

@@ -1,0 +1,174 @@
+//! Results: one row per branch, and means over seeds.
+
+use crate::{Branch, Plan};
+use hemlock_artifact::{Evaluation, Measured, Visibility};
+use hemlock_store::{Store, StoreError};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// Stages whose time is the attacker's.
+const ATTACK: [&str; 3] = ["target-params", "poison-features", "invert"];
+
+/// One branch's result.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// How the poisons were made.
+    pub attack: String,
+    /// Share of the clean count.
+    pub eps_d: f64,
+    /// Seed of the attack.
+    pub seed: u64,
+    /// Where the features were extracted.
+    pub device: String,
+    /// Parameters of every stage, by node.
+    pub params: BTreeMap<&'static str, Value>,
+    /// Test accuracy, as fractions.
+    pub accuracy: Measured<f64>,
+    /// Accuracy within every class.
+    pub per_class: Measured<Vec<Option<f64>>>,
+    /// Visibility of the images.
+    pub visibility: Option<Visibility>,
+    /// Time of the attack's stages.
+    pub seconds: f64,
+    /// Key of the evaluation.
+    pub key: String,
+}
+
+/// The results that a plan has so far, and the number of those still missing.
+///
+/// # Errors
+/// An artifact is damaged.
+pub fn rows(plan: &Plan, store: &Store) -> Result<(Vec<Row>, usize), StoreError> {
+    let (mut rows, mut missing) = (Vec::new(), 0);
+    for branch in &plan.branches {
+        match row(plan, branch, store)? {
+            Some(row) => rows.push(row),
+            None => missing += 1,
+        }
+    }
+    Ok((rows, missing))
+}
+
+fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, StoreError> {
+    let Some(task) = branch.tasks.get("evaluate").map(|t| &plan.tasks[*t]) else { return Ok(None) };
+    let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
+    let evaluation: Evaluation = store.read(&manifest)?;
+    let (mut seconds, mut device, mut params) = (0.0, manifest.device.clone(), BTreeMap::new());
+    for (node, task) in &branch.tasks {
+        let task = &plan.tasks[*task];
+        params.insert(*node, task.params.clone());
+        let Some(manifest) = store.lookup(task.stage, &task.key)? else { continue };
+        if ATTACK.contains(&task.stage) {
+            seconds += manifest.seconds;
+        }
+        if *node == "features" {
+            device.clone_from(&manifest.device);
+        }
+    }
+    let a = &evaluation.accuracy;
+    Ok(Some(Row {
+        pipeline: plan.pipeline.clone(),
+        attack: evaluation.attack.clone(),
+        eps_d: evaluation.eps_d,
+        seed: branch.seed.unwrap_or(0),
+        device,
+        params,
+        accuracy: a.map(|a| a.overall),
+        per_class: a.map(|a| a.per_class.clone()),
+        visibility: evaluation.visibility,
+        seconds,
+        key: task.key.to_string(),
+    }))
+}
+
+/// Mean and standard deviation over seeds (n - 1 in the denominator; 0 for one seed).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Cell {
+    /// Mean.
+    pub mean: f64,
+    /// Standard deviation.
+    pub std: f64,
+}
+
+impl Cell {
+    fn of(values: &[f64]) -> Self {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+        Self { mean, std: variance.sqrt() }
+    }
+}
+
+/// The rows that differ in nothing but the seed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Group {
+    /// How the poisons were made.
+    pub attack: String,
+    /// Share of the clean count.
+    pub eps_d: f64,
+    /// Parameters of every stage, by node.
+    pub params: BTreeMap<&'static str, Value>,
+    /// Number of seeds.
+    pub seeds: usize,
+    /// Test accuracy.
+    pub accuracy: Measured<Cell>,
+    /// Mean PSNR, dB, and mean Linf of the images.
+    pub visibility: Option<(Cell, Cell)>,
+    /// Time of the attack's stages.
+    pub seconds: Cell,
+}
+
+/// Groups rows over seeds, in the order of their first row.
+#[must_use]
+pub fn aggregate(rows: &[Row]) -> Vec<Group> {
+    let mut groups: Vec<Vec<&Row>> = Vec::new();
+    for row in rows {
+        match groups.iter_mut().find(|g| g[0].attack == row.attack && g[0].params == row.params) {
+            Some(group) => group.push(row),
+            None => groups.push(vec![row]),
+        }
+    }
+    groups
+        .into_iter()
+        .map(|rows| {
+            let cell = |f: &dyn Fn(&Row) -> f64| Cell::of(&rows.iter().map(|r| f(r)).collect::<Vec<_>>());
+            let optional = |f: &dyn Fn(&Row) -> Option<f64>| {
+                let values: Option<Vec<f64>> = rows.iter().map(|r| f(r)).collect();
+                values.map(|v| Cell::of(&v))
+            };
+            Group {
+                attack: rows[0].attack.clone(),
+                eps_d: rows[0].eps_d,
+                params: rows[0].params.clone(),
+                seeds: rows.len(),
+                accuracy: Measured {
+                    clean: cell(&|r| r.accuracy.clean),
+                    target: cell(&|r| r.accuracy.target),
+                    features: cell(&|r| r.accuracy.features),
+                    images: optional(&|r| r.accuracy.images),
+                    random_flips: cell(&|r| r.accuracy.random_flips),
+                    duplicates: cell(&|r| r.accuracy.duplicates),
+                },
+                visibility: optional(&|r| r.visibility.as_ref().map(|v| v.psnr))
+                    .zip(optional(&|r| r.visibility.as_ref().map(|v| v.linf))),
+                seconds: cell(&|r| r.seconds),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deviation_of_two_values_by_hand() {
+        let cell = Cell::of(&[1.0, 3.0]);
+        assert_eq!(cell.mean, 2.0);
+        assert!((cell.std - 2f64.sqrt()).abs() < 1e-15);
+        assert_eq!(Cell::of(&[5.0]), Cell { mean: 5.0, std: 0.0 });
+    }
+}

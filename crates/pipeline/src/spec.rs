@@ -1,0 +1,334 @@
+//! Pipeline specs: `pipelines/*.toml`.
+//!
+//! ```toml
+//! description = "what this pipeline shows"
+//! seeds = [0, 1, 2]          # one branch each
+//!
+//! [dataset.downstream]       # a table per node of the graph
+//! source = "cifar10"
+//!
+//! [poison-features]
+//! eps_d = [0.01, 0.03]       # a list fans out
+//!
+//! [[invert]]                 # so does an array of tables
+//! method = "decoder"
+//! ```
+
+use crate::Graph;
+use hemlock_stage::ParamError;
+use serde_json::{Map, Value};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+use toml::de::{DeTable, DeValue};
+
+/// A parsed spec: every parameter in it has been checked.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// Name of the file without its ending.
+    pub name: String,
+    /// The file.
+    pub path: PathBuf,
+    /// What the pipeline shows.
+    pub description: String,
+    /// Seeds of the attack; one branch each.
+    pub seeds: Vec<u64>,
+    /// Overrides that were applied, as they were given.
+    pub overrides: Vec<Override>,
+    /// For every node that the spec has, the checked parameters of its variants.
+    pub(crate) variants: BTreeMap<&'static str, Vec<Value>>,
+}
+
+/// `stage.field=value`, given on the command line. The value is TOML; anything that isn't is taken as a string.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Override {
+    path: Vec<String>,
+    value: Value,
+    text: String,
+}
+
+impl std::str::FromStr for Override {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, value) = text
+            .split_once('=')
+            .ok_or_else(|| format!("'{text}' is no override; expected `stage.field=value`, such as `pretrain.epochs=5`"))?;
+        let path: Vec<String> = path.trim().split('.').map(str::to_owned).collect();
+        if path.iter().any(String::is_empty) {
+            return Err(format!("'{text}' names no field; expected `stage.field=value`, such as `pretrain.epochs=5`"));
+        }
+        let value = toml::from_str::<toml::Table>(&format!("v = {value}"))
+            .ok()
+            .and_then(|t| serde_json::to_value(t.get("v")?).ok())
+            .unwrap_or_else(|| Value::String(value.trim().to_owned()));
+        Ok(Self { path, value, text: text.to_owned() })
+    }
+}
+
+impl fmt::Display for Override {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A spec that cannot be used: where, why, and what may have been meant.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{}: {message}{}", path.display(), line.map(|l| format!(":{l}")).unwrap_or_default(),
+        suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
+pub struct SpecError {
+    /// The file.
+    pub path: PathBuf,
+    /// Line in the file, from 1.
+    pub line: Option<usize>,
+    /// What is wrong and what was expected.
+    pub message: String,
+    /// The nearest valid word.
+    pub suggestion: Option<String>,
+}
+
+impl Spec {
+    /// Reads and checks a spec.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TOML, or has a field that is unknown, missing, of the wrong type or out of range.
+    pub fn load(path: &Path, overrides: &[Override], graph: &Graph) -> Result<Self, SpecError> {
+        let text = std::fs::read_to_string(path).map_err(|e| SpecError {
+            path: path.to_owned(),
+            line: None,
+            message: format!("cannot read the pipeline spec: {e}"),
+            suggestion: None,
+        })?;
+        Self::parse(path, &text, overrides, graph)
+    }
+
+    /// Checks the text of a spec; `path` names it.
+    ///
+    /// # Errors
+    /// As [`Spec::load`].
+    pub fn parse(path: &Path, text: &str, overrides: &[Override], graph: &Graph) -> Result<Self, SpecError> {
+        let source = Source { path, text };
+        let table: toml::Table = toml::from_str(text).map_err(|e| SpecError {
+            line: e.span().map(|s| line_of(text, s.start)),
+            message: e.message().to_owned(),
+            ..source.error(&[], "")
+        })?;
+        let mut root = serde_json::to_value(table).map_err(|e| source.error(&[], e.to_string()))?;
+        for o in overrides {
+            set(&mut root, &o.path, &o.value).map_err(|m| source.error(&[], format!("--set {o}: {m}")))?;
+        }
+        let Value::Object(mut root) = root else { return Err(source.error(&[], "expected a table")) };
+
+        let description = match root.remove("description") {
+            None => String::new(),
+            Some(Value::String(s)) => s,
+            Some(v) => return Err(source.error(&["description"], format!("`description` is {v}; expected a string"))),
+        };
+        let seeds = seeds(root.remove("seeds")).map_err(|m| source.error(&["seeds"], m))?;
+
+        let mut variants = BTreeMap::new();
+        for node in graph.nodes() {
+            let Some(value) = take(&mut root, node.name) else { continue };
+            let at: Vec<&str> = node.name.split('.').collect();
+            let mut checked = Vec::new();
+            for table in expand(value).map_err(|m| source.error(&at, format!("[{}] {m}", node.name)))? {
+                let params = node.stage.parse(table).map_err(|e| source.param_error(&at, node.name, &e))?;
+                if !checked.contains(&params) {
+                    checked.push(params);
+                }
+            }
+            variants.insert(node.name, checked);
+        }
+        if let Some(unknown) = first_leaf(&root, graph) {
+            let path: Vec<&str> = unknown.iter().map(String::as_str).collect();
+            let mut known: Vec<&str> = graph.nodes().map(|n| n.name).collect();
+            known.extend(["description", "seeds"]);
+            return Err(SpecError {
+                suggestion: nearest(&unknown.join("."), &known),
+                ..source.error(&path, format!("unknown key `{}`; expected one of {}", unknown.join("."), known.join(", ")))
+            });
+        }
+        for node in graph.nodes().filter(|n| variants.contains_key(n.name)) {
+            for port in node.stage.ports().iter().filter(|p| !p.optional) {
+                let fallback = graph.node(port.node).and_then(|n| n.fallback);
+                if !variants.contains_key(port.node) && !fallback.is_some_and(|f| variants.contains_key(f)) {
+                    let at: Vec<&str> = node.name.split('.').collect();
+                    let message = format!("[{}] reads what [{}] makes, and the spec has no [{1}]", node.name, port.node);
+                    return Err(source.error(&at, message));
+                }
+            }
+        }
+        let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Self { name, path: path.to_owned(), description, seeds, overrides: overrides.to_vec(), variants })
+    }
+}
+
+fn seeds(value: Option<Value>) -> Result<Vec<u64>, String> {
+    let expected = "expected a list of different integers from 0, such as [0, 1, 2]";
+    let list = match value {
+        None => return Ok(vec![0]),
+        Some(Value::Array(list)) => list,
+        Some(one) => vec![one],
+    };
+    let mut seeds = Vec::new();
+    for v in &list {
+        let seed = v.as_u64().ok_or_else(|| format!("`seeds` holds {v}; {expected}"))?;
+        if seeds.contains(&seed) {
+            return Err(format!("`seeds` holds {seed} twice; {expected}"));
+        }
+        seeds.push(seed);
+    }
+    if seeds.is_empty() { Err(format!("`seeds` is empty; {expected}")) } else { Ok(seeds) }
+}
+
+/// Takes the value at a dotted path out of a table, and the tables that this leaves empty.
+fn take(root: &mut Map<String, Value>, dotted: &str) -> Option<Value> {
+    match dotted.split_once('.') {
+        None => root.remove(dotted),
+        Some((first, rest)) => {
+            let Value::Object(inner) = root.get_mut(first)? else { return None };
+            let value = take(inner, rest);
+            if inner.is_empty() {
+                root.remove(first);
+            }
+            value
+        }
+    }
+}
+
+/// All combinations of a node's tables: one per element of an array of tables, and per element of every list in it.
+fn expand(value: Value) -> Result<Vec<Value>, String> {
+    let tables = match value {
+        Value::Array(tables) => tables,
+        table => vec![table],
+    };
+    let mut expanded = Vec::new();
+    for table in tables {
+        let Value::Object(table) = table else { return Err(format!("is {table}; expected a table")) };
+        let mut combinations = vec![Map::new()];
+        for (key, value) in table {
+            let choices = match value {
+                Value::Array(list) if list.is_empty() => return Err(format!("`{key}` is an empty list")),
+                Value::Array(list) => list,
+                one => vec![one],
+            };
+            combinations = combinations
+                .iter()
+                .flat_map(|c| {
+                    choices.iter().map(|choice| {
+                        let mut c = c.clone();
+                        c.insert(key.clone(), choice.clone());
+                        c
+                    })
+                })
+                .collect();
+        }
+        expanded.extend(combinations.into_iter().map(Value::Object));
+    }
+    Ok(expanded)
+}
+
+/// Sets a value at a path; in an array of tables, in every table.
+fn set(at: &mut Value, path: &[String], value: &Value) -> Result<(), String> {
+    match (at, path) {
+        (at, []) => *at = value.clone(),
+        (Value::Object(table), [first, rest @ ..]) => {
+            let inner = table.entry(first.clone()).or_insert_with(|| Value::Object(Map::new()));
+            set(inner, rest, value)?;
+        }
+        (Value::Array(tables), path) => {
+            for table in tables {
+                set(table, path, value)?;
+            }
+        }
+        (other, [first, ..]) => return Err(format!("`{first}` would stand inside {other}, which is no table")),
+    }
+    Ok(())
+}
+
+/// Path of the first value that is left in a table, in the order of its keys.
+fn first_leaf(table: &Map<String, Value>, graph: &Graph) -> Option<Vec<String>> {
+    let (key, value) = table.iter().next()?;
+    let mut path = vec![key.clone()];
+    // `dataset.downstream` is a node, so `dataset.downstraem` is what is unknown, not `dataset`.
+    if let Value::Object(inner) = value
+        && graph.nodes().any(|n| n.name.starts_with(&format!("{key}.")))
+        && let Some((inner, _)) = inner.iter().next()
+    {
+        path.push(inner.clone());
+    }
+    Some(path)
+}
+
+pub(crate) fn nearest(word: &str, known: &[&str]) -> Option<String> {
+    known
+        .iter()
+        .map(|k| (strsim::jaro_winkler(word, k), *k))
+        .filter(|(similarity, _)| *similarity > 0.75)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, k)| k.to_owned())
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
+}
+
+/// The text of a spec, for pointing into it.
+struct Source<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Source<'_> {
+    fn error(&self, at: &[&str], message: impl Into<String>) -> SpecError {
+        SpecError { path: self.path.to_owned(), line: self.line(at), message: message.into(), suggestion: None }
+    }
+
+    fn param_error(&self, table: &[&str], node: &str, e: &ParamError) -> SpecError {
+        let unknown = Unknown::find(&e.message);
+        let field = unknown.as_ref().filter(|u| u.is_field).map_or(e.path.as_str(), |u| u.word);
+        let mut at = table.to_vec();
+        at.extend(field.split('.').filter(|s| !s.is_empty()));
+        let message = match e.path.as_str() {
+            "" => format!("[{node}] {}", e.message),
+            path => format!("[{node}] `{path}`: {}", e.message),
+        };
+        SpecError { suggestion: unknown.and_then(|u| nearest(u.word, &u.known)), ..self.error(&at, message) }
+    }
+
+    /// Line of the deepest part of a path that stands in the text.
+    fn line(&self, path: &[&str]) -> Option<usize> {
+        fn find(table: &DeTable, path: &[&str]) -> Option<usize> {
+            let (first, rest) = path.split_first()?;
+            let (key, value) = table.iter().find(|(k, _)| k.get_ref() == first)?;
+            let deeper = match value.get_ref() {
+                DeValue::Table(t) => find(t, rest),
+                DeValue::Array(list) => list.iter().find_map(|v| find(v.get_ref().as_table()?, rest)),
+                _ => None,
+            };
+            Some(deeper.unwrap_or(key.span().start))
+        }
+        let table = DeTable::parse(self.text).ok()?;
+        find(table.get_ref(), path).map(|offset| line_of(self.text, offset))
+    }
+}
+
+/// A field or variant that serde did not know, and the ones that it does.
+struct Unknown<'a> {
+    is_field: bool,
+    word: &'a str,
+    known: Vec<&'a str>,
+}
+
+impl<'a> Unknown<'a> {
+    /// Taken from serde's message, which has no typed form: "unknown field `a`, expected one of `b`, `c`".
+    fn find(message: &'a str) -> Option<Self> {
+        let is_field = message.starts_with("unknown field");
+        if !is_field && !message.starts_with("unknown variant") {
+            return None;
+        }
+        let mut words = message.split('`').skip(1).step_by(2);
+        Some(Self { is_field, word: words.next()?, known: words.collect() })
+    }
+}

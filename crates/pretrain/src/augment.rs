@@ -1,0 +1,462 @@
+//! Random views of an image, after SimCLR (appendix A): crop and resize, flip, colour jitter,
+//! grayscale.
+//!
+//! The definitions are torchvision's: `RandomResizedCrop` (bilinear), `RandomHorizontalFlip`,
+//! `ColorJitter` (in random order) and `RandomGrayscale`. A view depends on the seed, the epoch, the
+//! image and which view it is, never on threads or batches.
+
+use hemlock_models::tiles::par_tiles;
+use ndarray::{ArrayView3, ArrayView4, Axis};
+use rand::RngExt;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::config::InvalidConfig;
+use crate::streams::{Stream, stream};
+
+/// ITU-R BT.601 luma: the grey value of red, green and blue.
+const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
+
+/// Distribution of the views.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AugmentConfig {
+    /// Smallest share of the image's area that a crop covers; the largest is 1.
+    pub min_area: f32,
+    /// Probability of a horizontal flip.
+    pub flip: f32,
+    /// Probability of colour jitter.
+    pub jitter: f32,
+    /// Strength s of the jitter: brightness, contrast and saturation vary by a factor in 1 -+ 0.8 s,
+    /// the hue by up to 0.2 s of a turn.
+    pub jitter_strength: f32,
+    /// Probability of dropping the colours.
+    pub grayscale: f32,
+}
+
+impl Default for AugmentConfig {
+    fn default() -> Self {
+        Self {
+            min_area: 0.2,
+            flip: 0.5,
+            jitter: 0.8,
+            jitter_strength: 0.5,
+            grayscale: 0.2,
+        }
+    }
+}
+
+impl AugmentConfig {
+    /// Checks every parameter.
+    ///
+    /// # Errors
+    /// The first field outside its range.
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let fields = [
+            ("augment.min_area", self.min_area, 0.01..=1.0),
+            ("augment.flip", self.flip, 0.0..=1.0),
+            ("augment.jitter", self.jitter, 0.0..=1.0),
+            ("augment.jitter_strength", self.jitter_strength, 0.0..=1.25),
+            ("augment.grayscale", self.grayscale, 0.0..=1.0),
+        ];
+        for (field, value, range) in fields {
+            if !range.contains(&value) {
+                let (low, high) = range.into_inner();
+                let message = format!("is {value}: expected {low} to {high}");
+                return Err(InvalidConfig { field, message });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One drawn view of an image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// The part of the image that is resized to its full size.
+    pub crop: Crop,
+    /// Whether left and right are swapped.
+    pub flip: bool,
+    /// Changes of colour, in this order.
+    pub colour: Vec<Colour>,
+}
+
+/// A rectangle of pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crop {
+    /// First row.
+    pub top: usize,
+    /// First column.
+    pub left: usize,
+    /// Number of rows.
+    pub height: usize,
+    /// Number of columns.
+    pub width: usize,
+}
+
+/// A change of colour; every result is clipped to `[0, 1]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Colour {
+    /// Multiplies by a factor.
+    Brightness(f32),
+    /// Scales the distance to the image's mean grey.
+    Contrast(f32),
+    /// Scales the distance to each pixel's grey.
+    Saturation(f32),
+    /// Turns the hue by this share of a turn.
+    Hue(f32),
+}
+
+impl View {
+    /// The view that shows an image of `height` x `width` as it is.
+    #[must_use]
+    pub fn identity(height: usize, width: usize) -> Self {
+        Self {
+            crop: Crop {
+                top: 0,
+                left: 0,
+                height,
+                width,
+            },
+            flip: false,
+            colour: Vec::new(),
+        }
+    }
+
+    /// Draws a view of an image of `height` x `width`.
+    #[must_use]
+    pub fn draw(
+        config: &AugmentConfig,
+        height: usize,
+        width: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Self {
+        let mut happens = |p: f32, rng: &mut ChaCha8Rng| rng.random::<f32>() < p;
+        let crop = draw_crop(config.min_area, height, width, rng);
+        let flip = happens(config.flip, rng);
+        let mut colour = Vec::new();
+        if happens(config.jitter, rng) {
+            let spread = 0.8 * config.jitter_strength;
+            let mut factor = || (1.0 + spread * (2.0 * rng.random::<f32>() - 1.0)).max(0.0);
+            colour.extend([
+                Colour::Brightness(factor()),
+                Colour::Contrast(factor()),
+                Colour::Saturation(factor()),
+            ]);
+            let turn = 2.0 * rng.random::<f32>() - 1.0;
+            colour.push(Colour::Hue(0.2 * config.jitter_strength * turn));
+            colour.shuffle(rng);
+        }
+        if happens(config.grayscale, rng) {
+            colour.push(Colour::Saturation(0.0));
+        }
+        Self { crop, flip, colour }
+    }
+
+    /// Writes the view of `image` `[3, h, w]` to `out` (`3 h w` values in `[0, 1]`).
+    pub fn render(&self, image: ArrayView3<'_, u8>, out: &mut [f32]) {
+        let (_, height, width) = image.dim();
+        let rows = taps(height, self.crop.top, self.crop.height);
+        let mut columns = taps(width, self.crop.left, self.crop.width);
+        if self.flip {
+            columns.reverse();
+        }
+        let mut stretched = vec![0.0; self.crop.height * width];
+        for (plane, out) in image.outer_iter().zip(out.chunks_exact_mut(height * width)) {
+            let crop = self.crop.top..self.crop.top + self.crop.height;
+            for (y, to) in crop.zip(stretched.chunks_exact_mut(width)) {
+                let row = plane.row(y);
+                for (to, tap) in to.iter_mut().zip(&columns) {
+                    *to = tap.mix(f32::from(row[tap.low]), f32::from(row[tap.high])) / 255.0;
+                }
+            }
+            let row = |y: usize| &stretched[(y - self.crop.top) * width..][..width];
+            for (tap, to) in rows.iter().zip(out.chunks_exact_mut(width)) {
+                for ((to, a), b) in to.iter_mut().zip(row(tap.low)).zip(row(tap.high)) {
+                    *to = tap.mix(*a, *b);
+                }
+            }
+        }
+        for colour in &self.colour {
+            colour.apply(out);
+        }
+    }
+}
+
+/// Two neighbours of a sample and the weight of the second one.
+struct Tap {
+    low: usize,
+    high: usize,
+    weight: f32,
+}
+
+impl Tap {
+    #[inline]
+    fn mix(&self, low: f32, high: f32) -> f32 {
+        low + self.weight * (high - low)
+    }
+}
+
+/// Bilinear samples that stretch `from..from + length` over `size` pixels (pixel centres aligned,
+/// edges repeated).
+fn taps(size: usize, from: usize, length: usize) -> Vec<Tap> {
+    let scale = length as f32 / size as f32;
+    let last = length - 1;
+    (0..size)
+        .map(|i| {
+            let at = ((i as f32 + 0.5) * scale - 0.5).clamp(0.0, last as f32);
+            let low = at as usize;
+            Tap {
+                low: from + low,
+                high: from + (low + 1).min(last),
+                weight: at - low as f32,
+            }
+        })
+        .collect()
+}
+
+/// A crop of a uniform share of the area and a log-uniform aspect ratio from 3/4 to 4/3; the whole
+/// image when ten draws don't fit.
+fn draw_crop(min_area: f32, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Crop {
+    let largest = (4.0f32 / 3.0).ln();
+    for _ in 0..10 {
+        let share = min_area + (1.0 - min_area) * rng.random::<f32>();
+        let ratio = (largest * (2.0 * rng.random::<f32>() - 1.0)).exp();
+        let area = share * (height * width) as f32;
+        let crop_width = (area * ratio).sqrt().round() as usize;
+        let crop_height = (area / ratio).sqrt().round() as usize;
+        if (1..=width).contains(&crop_width) && (1..=height).contains(&crop_height) {
+            return Crop {
+                top: rng.random_range(0..=height - crop_height),
+                left: rng.random_range(0..=width - crop_width),
+                height: crop_height,
+                width: crop_width,
+            };
+        }
+    }
+    View::identity(height, width).crop
+}
+
+impl Colour {
+    /// Changes an image of three planes in place.
+    fn apply(self, image: &mut [f32]) {
+        let plane = image.len() / 3;
+        let (red, rest) = image.split_at_mut(plane);
+        let (green, blue) = rest.split_at_mut(plane);
+        let pixels = red.iter_mut().zip(green).zip(blue);
+        let pixels = pixels.map(|((r, g), b)| [r, g, b]);
+        match self {
+            Self::Brightness(factor) => {
+                for pixel in pixels {
+                    blend(pixel, 0.0, factor);
+                }
+            }
+            Self::Contrast(factor) => {
+                let pixels: Vec<_> = pixels.collect();
+                let total: f32 = pixels.iter().map(|p| grey(p)).sum();
+                let mean = total / plane as f32;
+                for pixel in pixels {
+                    blend(pixel, mean, factor);
+                }
+            }
+            Self::Saturation(factor) => {
+                for pixel in pixels {
+                    let grey = grey(&pixel);
+                    blend(pixel, grey, factor);
+                }
+            }
+            Self::Hue(turn) => {
+                for pixel in pixels {
+                    turn_hue(pixel, turn);
+                }
+            }
+        }
+    }
+}
+
+#[inline]
+fn grey(pixel: &[&mut f32; 3]) -> f32 {
+    LUMA[0] * *pixel[0] + LUMA[1] * *pixel[1] + LUMA[2] * *pixel[2]
+}
+
+/// `base + factor (pixel - base)`, clipped.
+#[inline]
+fn blend(pixel: [&mut f32; 3], base: f32, factor: f32) {
+    for v in pixel {
+        *v = (base + factor * (*v - base)).clamp(0.0, 1.0);
+    }
+}
+
+/// Turns the hue in the HSV colour space, which keeps the largest and the smallest channel.
+#[inline]
+fn turn_hue([r, g, b]: [&mut f32; 3], turn: f32) {
+    let value = r.max(*g).max(*b);
+    let chroma = value - r.min(*g).min(*b);
+    if chroma <= 0.0 {
+        return;
+    }
+    // Hue in sixths of a turn.
+    let hue = if value == *r {
+        (*g - *b) / chroma
+    } else if value == *g {
+        2.0 + (*b - *r) / chroma
+    } else {
+        4.0 + (*r - *g) / chroma
+    };
+    let hue = hue + 6.0 * turn + 12.0;
+    // f(n) = v - c max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6: the usual closed form of HSV to RGB.
+    let channel = |n: f32| {
+        let k = n + hue;
+        let k = k - 6.0 * (k * (1.0 / 6.0)).floor();
+        value - chroma * k.min(4.0 - k).clamp(0.0, 1.0)
+    };
+    (*r, *g, *b) = (channel(5.0), channel(3.0), channel(1.0));
+}
+
+/// Renders one view of each of the images `indices` of `images` `[n, 3, h, w]`, as
+/// `indices.len() * 3 h w` values in `[0, 1]`. `view` (0 or 1) and `epoch` choose among the views.
+#[must_use]
+pub fn render_views(
+    config: &AugmentConfig,
+    images: ArrayView4<'_, u8>,
+    indices: &[usize],
+    seed: u64,
+    epoch: usize,
+    view: usize,
+) -> Vec<f32> {
+    let (_, _, height, width) = images.dim();
+    let size = 3 * height * width;
+    let tiles = par_tiles(indices.len(), 32, |range| {
+        let mut out = vec![0.0; range.len() * size];
+        for (&image, out) in indices[range].iter().zip(out.chunks_exact_mut(size)) {
+            let mut rng = stream(seed, Stream::View { epoch, image, view });
+            let drawn = View::draw(config, height, width, &mut rng);
+            drawn.render(images.index_axis(Axis(0), image), out);
+        }
+        Ok::<_, std::convert::Infallible>(out)
+    });
+    match tiles {
+        Ok(tiles) => tiles.concat(),
+        Err(never) => match never {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array3, Array4};
+
+    fn image() -> Array3<u8> {
+        Array3::from_shape_fn((3, 6, 8), |(c, y, x)| {
+            ((c * 71 + y * 37 + x * 19) % 256) as u8
+        })
+    }
+
+    fn render(view: &View, image: &Array3<u8>) -> Vec<f32> {
+        let mut out = vec![0.0; image.len()];
+        view.render(image.view(), &mut out);
+        out
+    }
+
+    fn coloured(colour: Colour, pixel: [f32; 3]) -> [f32; 3] {
+        let mut image = pixel.to_vec();
+        colour.apply(&mut image);
+        [image[0], image[1], image[2]]
+    }
+
+    fn assert_close(a: &[f32], b: &[f32]) {
+        assert_eq!(a.len(), b.len());
+        for (a, b) in a.iter().zip(b) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn the_identity_shows_the_image_and_a_flip_mirrors_it() {
+        let image = image();
+        let pixels: Vec<f32> = image.iter().map(|&v| f32::from(v) / 255.0).collect();
+        let mut view = View::identity(6, 8);
+        assert_eq!(render(&view, &image), pixels);
+        view.flip = true;
+        let mirrored: Vec<f32> = pixels
+            .chunks(8)
+            .flat_map(|row| row.iter().rev().copied())
+            .collect();
+        assert_eq!(render(&view, &image), mirrored);
+    }
+
+    /// A crop of two columns stretched over four: samples at -0.25 (clamped), 0.25, 0.75, 1.25
+    /// (clamped).
+    #[test]
+    fn a_crop_is_interpolated_linearly_between_pixel_centres() {
+        let image = Array3::from_shape_fn((3, 1, 4), |(_, _, x)| [255, 0, 204, 255][x]);
+        let mut view = View::identity(1, 4);
+        view.crop.left = 1;
+        view.crop.width = 2;
+        assert_close(&render(&view, &image)[..4], &[0.0, 0.2, 0.6, 0.8]);
+    }
+
+    #[test]
+    fn colours_change_by_hand_computed_values() {
+        let p = [0.2, 0.4, 0.8];
+        let grey = 0.299 * 0.2 + 0.587 * 0.4 + 0.114 * 0.8;
+        assert_close(&coloured(Colour::Brightness(1.5), p), &[0.3, 0.6, 1.0]);
+        assert_close(&coloured(Colour::Saturation(0.0), p), &[grey; 3]);
+        let half = p.map(|v| 0.5 * (v + grey));
+        assert_close(&coloured(Colour::Saturation(0.5), p), &half);
+        assert_close(&coloured(Colour::Contrast(0.5), p), &half);
+        assert_close(&coloured(Colour::Contrast(1.0), p), &p);
+    }
+
+    #[test]
+    fn a_third_of_a_turn_rotates_the_channels() {
+        let p = [0.9, 0.3, 0.1];
+        assert_close(&coloured(Colour::Hue(0.0), p), &p);
+        assert_close(&coloured(Colour::Hue(1.0 / 3.0), p), &[0.1, 0.9, 0.3]);
+        assert_close(&coloured(Colour::Hue(-1.0 / 3.0), p), &[0.3, 0.1, 0.9]);
+        assert_close(&coloured(Colour::Hue(1.0 / 6.0), [1., 0., 0.]), &[1., 1., 0.]);
+        assert_close(&coloured(Colour::Hue(0.5), [1., 0., 0.]), &[0., 1., 1.]);
+        assert_close(&coloured(Colour::Hue(0.3), [0.4; 3]), &[0.4; 3]);
+    }
+
+    #[test]
+    fn drawn_views_stay_in_range_and_vary_as_configured() {
+        let config = AugmentConfig::default();
+        let mut rng = stream(3, Stream::Init);
+        let image = image();
+        let (mut flips, mut jitters, mut areas) = (0, 0, 0.0);
+        for _ in 0..2000 {
+            let view = View::draw(&config, 6, 8, &mut rng);
+            flips += usize::from(view.flip);
+            jitters += usize::from(view.colour.len() >= 4);
+            areas += (view.crop.height * view.crop.width) as f32 / 48.0;
+            assert!(view.crop.top + view.crop.height <= 6);
+            assert!(view.crop.left + view.crop.width <= 8);
+            let pixels = render(&view, &image);
+            assert!(pixels.iter().all(|v| (0.0..=1.0).contains(v)));
+        }
+        assert!((900..1100).contains(&flips), "{flips}");
+        assert!((1530..1670).contains(&jitters), "{jitters}");
+        assert!((0.5..0.7).contains(&(areas / 2000.0)), "{areas}");
+    }
+
+    #[test]
+    fn views_depend_on_the_image_and_not_on_batch_or_threads() {
+        let images = Array4::from_shape_fn((50, 3, 6, 8), |(i, c, y, x)| {
+            ((i * 11 + c * 71 + y * 37 + x * 19) % 256) as u8
+        });
+        let config = AugmentConfig::default();
+        let all: Vec<usize> = (0..50).collect();
+        let views = |indices: &[usize], epoch, view| {
+            render_views(&config, images.view(), indices, 1, epoch, view)
+        };
+        let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
+        let three = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let expected = one.install(|| views(&all, 0, 0));
+        assert_eq!(expected, three.install(|| views(&all, 0, 0)));
+        assert_eq!(expected[7 * 144..8 * 144], views(&[7], 0, 0));
+        assert_ne!(expected, views(&all, 1, 0));
+        assert_ne!(expected, views(&all, 0, 1));
+    }
+}

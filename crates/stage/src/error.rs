@@ -1,0 +1,109 @@
+//! Why a stage stopped.
+
+use hemlock_head::HeadError;
+use hemlock_store::StoreError;
+use std::{error::Error, fmt};
+
+/// The class of a failure; each has its exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A parameter is wrong, by itself or for this data.
+    Params,
+    /// Raw data is missing or damaged.
+    Data,
+    /// An artifact is missing or damaged, or the artifact root cannot be used.
+    Artifact,
+    /// The device is not compiled in or not there.
+    Device,
+    /// Numbers went wrong: not finite, no convergence.
+    Numeric,
+    /// The user asked to stop.
+    Interrupted,
+    /// A bug.
+    Internal,
+}
+
+/// A failure of a stage: its class and what happened.
+#[derive(Debug)]
+pub struct StageError {
+    kind: ErrorKind,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+impl StageError {
+    /// A failure of a class, from an error or a message.
+    pub fn new(kind: ErrorKind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind, source: source.into() }
+    }
+    /// A failure that should be impossible.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Internal, message.into())
+    }
+    /// The class.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for StageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.source.fmt(f)
+    }
+}
+
+impl Error for StageError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.source()
+    }
+}
+
+impl From<StoreError> for StageError {
+    fn from(e: StoreError) -> Self {
+        Self::new(ErrorKind::Artifact, e)
+    }
+}
+
+impl From<HeadError> for StageError {
+    fn from(e: HeadError) -> Self {
+        Self::new(ErrorKind::Numeric, e)
+    }
+}
+
+impl From<ParamError> for StageError {
+    fn from(e: ParamError) -> Self {
+        Self::new(ErrorKind::Params, e)
+    }
+}
+
+/// A field of a stage's table in a spec that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{message}", if .path.is_empty() { String::new() } else { format!("`{}`: ", .path) })]
+pub struct ParamError {
+    /// Path of the field within the stage's table, `a.b`; empty for the table itself.
+    pub path: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+}
+
+impl ParamError {
+    /// The field `path` is wrong, as `message` says.
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into() }
+    }
+
+    /// Requires `value` to lie within the range `ok` describes in words.
+    ///
+    /// # Errors
+    /// `holds` is false.
+    pub fn require(holds: bool, path: &str, value: impl fmt::Display, expected: &str) -> Result<(), Self> {
+        if holds { Ok(()) } else { Err(Self::new(path, format!("is {value}; expected {expected}"))) }
+    }
+}
+
+impl From<serde_path_to_error::Error<serde_json::Error>> for ParamError {
+    fn from(e: serde_path_to_error::Error<serde_json::Error>) -> Self {
+        let path = e.path().to_string();
+        Self { path: if path == "." { String::new() } else { path }, message: e.into_inner().to_string() }
+    }
+}

@@ -1,0 +1,165 @@
+//! The one face that every stage has.
+//!
+//! A stage is typed parameters, typed inputs, a version and a `run` that takes them and gives an
+//! output. What surrounds a run (keys, caching, locks, publishing, progress, logs) is written once,
+//! in `hemlock-pipeline`, against the object-safe [`AnyStage`] that every [`Stage`] is.
+
+mod context;
+mod error;
+mod inputs;
+
+pub use context::{Bar, Cancel, Checkpoints, Context, Environment, NoCheckpoints, Progress, Silent};
+pub use error::{ErrorKind, ParamError, StageError};
+pub use inputs::{InputSet, Inputs, Port};
+
+use hemlock_artifact::{Export, Exported};
+use hemlock_store::{Artifact, Draft, Manifest, Store};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+/// Typed parameters of a stage, as they stand in a spec.
+pub trait Params: Serialize + DeserializeOwned + Send + Sync {
+    /// What the types cannot say: ranges, and fields that depend on each other.
+    ///
+    /// # Errors
+    /// The first field whose value is out of range.
+    fn check(&self) -> Result<(), ParamError> {
+        Ok(())
+    }
+}
+
+/// A step of a pipeline: a pure function from parameters, seed and input artifacts to one artifact.
+pub trait Stage: Send + Sync + 'static {
+    /// The name in specs, on the command line and in the artifact root.
+    const NAME: &'static str;
+    /// Raised whenever the same inputs would give a different output; part of the key.
+    const VERSION: u32;
+    /// Whether the stage draws random numbers from the pipeline's seed; only then is the seed in its key.
+    const SEEDED: bool;
+    /// Whether the stage computes on the chosen backend rather than on the host alone.
+    const USES_DEVICE: bool;
+    /// Parameters, parsed from the stage's table in the spec.
+    type Params: Params;
+    /// Artifacts that the stage reads.
+    type Inputs: Inputs;
+    /// The artifact that the stage emits.
+    type Output: Artifact + Export;
+
+    /// Parameters as they stand in the key. A stage leaves out what does not decide the result, such as the path of data
+    /// whose digest [`Stage::source`] gives.
+    ///
+    /// # Errors
+    /// The parameters cannot be written as JSON.
+    fn key_params(params: &Self::Params) -> Result<Value, serde_json::Error> {
+        serde_json::to_value(params)
+    }
+
+    /// Digest of data that is no artifact (a raw dataset); part of the key.
+    ///
+    /// # Errors
+    /// The data cannot be read.
+    fn source(_params: &Self::Params, _env: &Environment) -> Result<Option<String>, StageError> {
+        Ok(None)
+    }
+
+    /// Computes the output.
+    ///
+    /// # Errors
+    /// Whatever stops the computation, [`ErrorKind::Interrupted`] included.
+    fn run(params: &Self::Params, inputs: Self::Inputs, ctx: &Context) -> Result<Self::Output, StageError>;
+}
+
+/// Any stage, its types erased: what the registry holds and the planner and runner use.
+pub trait AnyStage: Send + Sync {
+    /// [`Stage::NAME`].
+    fn name(&self) -> &'static str;
+    /// [`Stage::VERSION`].
+    fn version(&self) -> u32;
+    /// [`Stage::SEEDED`].
+    fn seeded(&self) -> bool;
+    /// [`Stage::USES_DEVICE`].
+    fn uses_device(&self) -> bool;
+    /// The roles that the stage reads, and the node of the pipeline that fills each.
+    fn ports(&self) -> &'static [Port];
+    /// Checks a spec's table for this stage and returns it whole: defaults filled in, numbers in one form.
+    ///
+    /// # Errors
+    /// The first field that is unknown, missing, of the wrong type or out of range.
+    fn parse(&self, table: Value) -> Result<Value, ParamError>;
+    /// [`Stage::key_params`], from parsed parameters.
+    ///
+    /// # Errors
+    /// The parameters cannot be written as JSON.
+    fn key_params(&self, params: &Value) -> Result<Value, StageError>;
+    /// [`Stage::source`], from parsed parameters.
+    ///
+    /// # Errors
+    /// The data cannot be read.
+    fn source(&self, params: &Value, env: &Environment) -> Result<Option<String>, StageError>;
+    /// Runs the stage and writes its output; returns the output's summary for the manifest.
+    ///
+    /// # Errors
+    /// As [`Stage::run`], and failures to read inputs or to write the output.
+    fn run(
+        &self,
+        params: &Value,
+        inputs: &InputSet,
+        ctx: &Context,
+        draft: &mut Draft,
+    ) -> Result<Value, StageError>;
+    /// A published output, in open formats.
+    ///
+    /// # Errors
+    /// The artifact cannot be read or is damaged.
+    fn export(&self, store: &Store, output: &Manifest) -> Result<Exported, StageError>;
+}
+
+/// Erases a stage's types; zero-sized.
+pub struct Erased<S>(std::marker::PhantomData<fn() -> S>);
+
+/// The stage `S` as the registry wants it.
+pub fn erase<S: Stage>() -> Box<dyn AnyStage> {
+    Box::new(Erased::<S>(std::marker::PhantomData))
+}
+
+fn typed<P: Params>(value: &Value) -> Result<P, ParamError> {
+    let params: P = serde_path_to_error::deserialize(value).map_err(ParamError::from)?;
+    params.check()?;
+    Ok(params)
+}
+
+impl<S: Stage> AnyStage for Erased<S> {
+    fn name(&self) -> &'static str {
+        S::NAME
+    }
+    fn version(&self) -> u32 {
+        S::VERSION
+    }
+    fn seeded(&self) -> bool {
+        S::SEEDED
+    }
+    fn uses_device(&self) -> bool {
+        S::USES_DEVICE
+    }
+    fn ports(&self) -> &'static [Port] {
+        S::Inputs::PORTS
+    }
+    fn parse(&self, table: Value) -> Result<Value, ParamError> {
+        let params: S::Params = typed(&table)?;
+        serde_json::to_value(params).map_err(|e| ParamError::new("", e.to_string()))
+    }
+    fn key_params(&self, params: &Value) -> Result<Value, StageError> {
+        S::key_params(&typed(params)?).map_err(|e| StageError::new(ErrorKind::Internal, e))
+    }
+    fn source(&self, params: &Value, env: &Environment) -> Result<Option<String>, StageError> {
+        S::source(&typed(params)?, env)
+    }
+    fn run(&self, params: &Value, inputs: &InputSet, ctx: &Context, draft: &mut Draft) -> Result<Value, StageError> {
+        let output = S::run(&typed(params)?, S::Inputs::load(inputs)?, ctx)?;
+        draft.write(&output)?;
+        Ok(output.summary())
+    }
+    fn export(&self, store: &Store, output: &Manifest) -> Result<Exported, StageError> {
+        Ok(store.read::<S::Output>(output)?.export())
+    }
+}

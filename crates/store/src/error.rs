@@ -1,0 +1,153 @@
+//! What can go wrong in the store.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A result whose error is a [`StoreError`].
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// A failure of the store. Each message names the file and says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The operating system refused an operation. The reason is the error's source.
+    #[error("{}cannot {action} `{}`{}", prefix(.source), .path.display(), advice(.source))]
+    Io {
+        /// The file or folder concerned.
+        path: PathBuf,
+        /// What was tried, as a verb: "read", "write", "lock".
+        action: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file does not hold what was once written to it.
+    #[error("`{}` is damaged: {what}; rebuild it with --repair", .path.display())]
+    Corrupt {
+        /// The damaged file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A payload file is not of the type that the reader asks for.
+    #[error("`{}` holds {found} where {expected} was expected; rebuild it with --repair", .path.display())]
+    Mismatch {
+        /// The file that was read.
+        path: PathBuf,
+        /// What the reader asked for.
+        expected: String,
+        /// What the file says that it is.
+        found: String,
+    },
+    /// A file of a format that only a newer hemlock can read.
+    #[error(
+        "`{}` has format {found}, and this hemlock reads formats up to {supported}; \
+         read it with a newer hemlock, or rebuild it with --repair", .path.display()
+    )]
+    NewerFormat {
+        /// The file that was refused.
+        path: PathBuf,
+        /// Its format, as major.minor.
+        found: String,
+        /// The newest format that can be read, as major.minor.
+        supported: String,
+    },
+    /// An artifact or one of its files is not there.
+    #[error("there is no {what} at `{}`; run the pipeline that makes it, or rebuild it with --repair", .path.display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What was looked for.
+        what: String,
+    },
+    /// A request that makes no sense, such as an illegal name. Nothing was read or written.
+    #[error("refused: {what}")]
+    Refused {
+        /// What is wrong with the request.
+        what: String,
+    },
+}
+
+/// The class of a [`StoreError`], for exit codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The operating system refused an operation, but not for want of space.
+    Io,
+    /// The disk, or the user's quota of it, is full.
+    DiskFull,
+    /// A file is damaged, or of another type than the one asked for.
+    Corrupt,
+    /// A file was written by a newer hemlock.
+    NewerFormat,
+    /// An artifact or one of its files is not there.
+    Missing,
+    /// The caller asked for something that makes no sense.
+    Refused,
+}
+
+impl StoreError {
+    /// The class of this error.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { source, .. } if is_full(source) => ErrorKind::DiskFull,
+            Self::Io { .. } => ErrorKind::Io,
+            Self::Corrupt { .. } | Self::Mismatch { .. } => ErrorKind::Corrupt,
+            Self::NewerFormat { .. } => ErrorKind::NewerFormat,
+            Self::Missing { .. } => ErrorKind::Missing,
+            Self::Refused { .. } => ErrorKind::Refused,
+        }
+    }
+
+    /// Whether an operation failed because the disk, or the user's quota of it, is full.
+    pub fn is_disk_full(&self) -> bool {
+        self.kind() == ErrorKind::DiskFull
+    }
+
+    /// Whether making the artifact anew would help: it is damaged, incomplete, or of a newer format.
+    pub fn rebuild_helps(&self) -> bool {
+        matches!(self.kind(), ErrorKind::Corrupt | ErrorKind::Missing | ErrorKind::NewerFormat)
+    }
+
+    /// For `map_err`: an [`StoreError::Io`] about `path`; `action` is what failed, such as `read`.
+    pub fn io<'a>(path: &'a Path, action: &'static str) -> impl FnOnce(io::Error) -> Self + 'a {
+        move |source| Self::Io { path: path.to_owned(), action, source }
+    }
+
+    pub(crate) fn corrupt(path: &Path, what: impl Into<String>) -> Self {
+        Self::Corrupt { path: path.to_owned(), what: what.into() }
+    }
+
+    pub(crate) fn missing(path: &Path, what: impl Into<String>) -> Self {
+        Self::Missing { path: path.to_owned(), what: what.into() }
+    }
+
+    pub(crate) fn refused(what: impl Into<String>) -> Self {
+        Self::Refused { what: what.into() }
+    }
+}
+
+fn is_full(source: &io::Error) -> bool {
+    matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn prefix(source: &io::Error) -> &'static str {
+    if is_full(source) { "disk full: " } else { "" }
+}
+
+fn advice(source: &io::Error) -> &'static str {
+    if is_full(source) { "; free some space and run again" } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_called_so() {
+        let full = StoreError::io(Path::new("a/b"), "write")(io::ErrorKind::StorageFull.into());
+        assert!(full.is_disk_full());
+        assert_eq!(full.to_string(), "disk full: cannot write `a/b`; free some space and run again");
+
+        let other = StoreError::io(Path::new("a/b"), "write")(io::ErrorKind::PermissionDenied.into());
+        assert_eq!(other.kind(), ErrorKind::Io);
+        assert_eq!(other.to_string(), "cannot write `a/b`");
+    }
+}

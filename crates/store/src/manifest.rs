@@ -1,0 +1,138 @@
+//! The readable account of an artifact: what it is, where it came from, and what its files are.
+//!
+//! `manifest.json` is indented JSON with the names of each object in ascending order. Its field `check`
+//! is the BLAKE3 of the canonical JSON (see [`identity`](crate::identity)) of all other fields.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::hash::{Digest, Key};
+use crate::identity::{Identity, canonical};
+use crate::{Result, StoreError};
+
+const MAJOR: u32 = 1;
+/// The format that is written, as major.minor.
+const FORMAT: &str = "1.0";
+
+/// What is known of a published artifact.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The format of the manifest, as major.minor.
+    pub format: String,
+    /// The artifact's name: the key of its identity.
+    pub key: Key,
+    /// What decided the content.
+    pub identity: Identity,
+    /// The artifacts that were read, by role.
+    pub inputs: BTreeMap<String, InputRecord>,
+    /// The payload files, by name.
+    pub files: BTreeMap<String, FileRecord>,
+    /// A digest of the names and digests of the files: equal contents have equal ones, whatever made them.
+    pub content: Digest,
+    /// The device that computed it, such as `cpu`.
+    pub device: String,
+    /// Whether that device gives the same bytes every time.
+    pub deterministic: bool,
+    /// The version of hemlock that computed it.
+    pub hemlock_version: String,
+    /// The pipeline that first asked for it.
+    pub pipeline: String,
+    /// When it was published, RFC 3339 in UTC.
+    pub created: String,
+    /// How long it took to compute, in seconds.
+    pub seconds: f64,
+    /// Short facts about the content, for people.
+    pub summary: Value,
+}
+
+/// An artifact that a task read.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InputRecord {
+    /// The stage that made it.
+    pub stage: String,
+    /// Its key.
+    pub key: Key,
+    /// Its content as it was read.
+    pub content: Digest,
+}
+
+/// A payload file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// The length of the whole file in bytes.
+    pub bytes: u64,
+    /// The digest in its header, which covers the whole file.
+    pub digest: Digest,
+}
+
+impl Manifest {
+    /// The format that this version writes.
+    pub(crate) fn format() -> String {
+        FORMAT.to_owned()
+    }
+
+    /// The digest of a set of files.
+    pub(crate) fn content_of(files: &BTreeMap<String, FileRecord>) -> Digest {
+        let mut hasher = blake3::Hasher::new();
+        for (name, record) in files {
+            hasher.update(format!("{name} {}\n", record.digest).as_bytes());
+        }
+        hasher.finalize().into()
+    }
+
+    /// The text of `manifest.json`.
+    pub(crate) fn to_text(&self) -> Result<String> {
+        let illegal =
+            |e: serde_json::Error| StoreError::refused(format!("the manifest of {} is not JSON: {e}", self.key));
+        let mut fields = canonical(serde_json::to_value(self).map_err(illegal)?);
+        fields["check"] = check(&fields).into();
+        pretty(fields).map_err(illegal)
+    }
+
+    /// Parses the text of the `manifest.json` at `path`. Any change to the text is an error.
+    pub(crate) fn from_text(path: &Path, text: &[u8]) -> Result<Self> {
+        let corrupt = |what: &str| StoreError::corrupt(path, what);
+        let whole: Value = serde_json::from_slice(text).map_err(|e| corrupt(&format!("it is not JSON: {e}")))?;
+        let format = whole.get("format").and_then(Value::as_str).ok_or_else(|| corrupt("it names no format"))?;
+        match format.split_once('.').and_then(|(major, _)| major.parse::<u32>().ok()) {
+            Some(MAJOR) => {}
+            Some(major) if major > MAJOR => {
+                return Err(StoreError::NewerFormat {
+                    path: path.to_owned(),
+                    found: format.to_owned(),
+                    supported: FORMAT.to_owned(),
+                });
+            }
+            _ => return Err(corrupt("it names a format that never was")),
+        }
+        // The check sees values only: without this, `1e20` could become `1E20` unnoticed.
+        if pretty(canonical(whole.clone())).ok().as_deref().map(str::as_bytes) != Some(text) {
+            return Err(corrupt("it is not laid out as it was written"));
+        }
+        let Value::Object(mut fields) = whole else { return Err(corrupt("it is no JSON object")) };
+        let found = fields.remove("check");
+        let fields = canonical(Value::Object(fields));
+        if found != Some(check(&fields).into()) {
+            return Err(corrupt("its content does not match its check"));
+        }
+        let manifest: Self = serde_json::from_value(fields).map_err(|e| corrupt(&format!("it is no manifest: {e}")))?;
+        if manifest.key != manifest.identity.key() {
+            return Err(corrupt("its key is not that of its identity"));
+        }
+        if manifest.content != Self::content_of(&manifest.files) {
+            return Err(corrupt("its content digest is not that of its files"));
+        }
+        Ok(manifest)
+    }
+}
+
+fn check(fields: &Value) -> String {
+    Digest::of(fields.to_string().as_bytes()).to_string()
+}
+
+fn pretty(whole: Value) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(&canonical(whole)).map(|text| text + "\n")
+}

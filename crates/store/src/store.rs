@@ -1,0 +1,149 @@
+//! Where artifacts are, and how they are found.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::fs::{absent_ok, create_dir};
+use crate::lock::Lock;
+use crate::manifest::Manifest;
+use crate::names::{MANIFEST, check_name};
+use crate::payload::{Artifact, Block, PayloadFile, PayloadReader};
+use crate::{Key, Result, StoreError};
+
+/// A folder of artifacts. Cheap to clone; clones and other processes may use the same folder at once.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the store in a folder, which is created if it is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the folder cannot be created.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let root = root.into();
+        create_dir(&root)?;
+        Ok(Self { root })
+    }
+
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Finds an artifact. Reads its manifest and checks that its files are there and as long as they should be.
+    ///
+    /// # Errors
+    /// `Ok(None)` if it was never made; [`StoreError::Corrupt`], [`StoreError::Missing`] or
+    /// [`StoreError::NewerFormat`] if it was made and cannot be used; [`StoreError::Io`];
+    /// [`StoreError::Refused`] for an illegal stage.
+    pub fn lookup(&self, stage: &str, key: &Key) -> Result<Option<Manifest>> {
+        check_name("stage", stage)?;
+        let dir = self.artifact_dir(stage, key);
+        if absent_ok(fs::metadata(&dir)).map_err(StoreError::io(&dir, "find"))?.is_none() {
+            return Ok(None);
+        }
+        let path = dir.join(MANIFEST);
+        let text = absent_ok(fs::read(&path))
+            .map_err(StoreError::io(&path, "read"))?
+            .ok_or_else(|| StoreError::missing(&path, "manifest"))?;
+        let manifest = Manifest::from_text(&path, &text)?;
+        if manifest.key != *key || manifest.identity.stage != stage {
+            return Err(StoreError::corrupt(
+                &path,
+                format!("it is the manifest of {}/{}", manifest.identity.stage, manifest.key),
+            ));
+        }
+        for (name, record) in &manifest.files {
+            if check_name("file name", name).is_err() {
+                return Err(StoreError::corrupt(&path, format!("it lists a file with the illegal name `{name}`")));
+            }
+            let path = dir.join(name);
+            let found = absent_ok(fs::metadata(&path))
+                .map_err(StoreError::io(&path, "find"))?
+                .ok_or_else(|| StoreError::missing(&path, "payload file"))?
+                .len();
+            if found != record.bytes {
+                return Err(StoreError::corrupt(
+                    &path,
+                    format!("it is {found} bytes long, and its manifest lists {}", record.bytes),
+                ));
+            }
+        }
+        Ok(Some(manifest))
+    }
+
+    /// Reads a whole artifact and checks every digest.
+    ///
+    /// # Errors
+    /// Those of [`lookup`](Self::lookup), and [`StoreError::Missing`] if it was never made.
+    pub fn verify(&self, stage: &str, key: &Key) -> Result<Manifest> {
+        let dir = self.artifact_dir(stage, key);
+        let manifest = self.lookup(stage, key)?.ok_or_else(|| StoreError::missing(&dir, "artifact"))?;
+        for (name, record) in &manifest.files {
+            let file = PayloadFile::open(&dir.join(name))?;
+            file.expect_record(record)?;
+            file.verify()?;
+        }
+        Ok(manifest)
+    }
+
+    /// A reader of the files of an artifact, which are of the given [`Artifact::KIND`].
+    pub fn reader(&self, manifest: &Manifest, kind: &str) -> PayloadReader {
+        let dir = self.artifact_dir(&manifest.identity.stage, &manifest.key);
+        PayloadReader::new(dir, kind, manifest.files.clone())
+    }
+
+    /// Reads an artifact.
+    ///
+    /// # Errors
+    /// Those of [`PayloadReader`].
+    pub fn read<A: Artifact>(&self, manifest: &Manifest) -> Result<A> {
+        A::read(&self.reader(manifest, A::KIND))
+    }
+
+    /// Reads one array of an artifact as numbers: [`PayloadReader::numbers`].
+    ///
+    /// # Errors
+    /// Those of [`PayloadReader`].
+    pub fn numbers(&self, manifest: &Manifest, name: &str) -> Result<Option<Block<f64>>> {
+        self.reader(manifest, "").numbers(name)
+    }
+
+    /// Takes the lock of a task, waiting for whoever holds it; calls `on_wait` before it waits.
+    ///
+    /// [Look](Self::lookup) again afterwards: the other holder may have made the artifact.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] if the lock's file cannot be made or the file system has no locks;
+    /// [`StoreError::Refused`] for an illegal stage.
+    pub fn lock(&self, stage: &str, key: &Key, on_wait: impl FnOnce()) -> Result<Lock> {
+        Lock::acquire(self, stage, key, on_wait)
+    }
+
+    /// Takes the lock of a task, or gives `None` if somebody holds it.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock).
+    pub fn try_lock(&self, stage: &str, key: &Key) -> Result<Option<Lock>> {
+        Lock::try_acquire(self, stage, key)
+    }
+
+    /// The folder of a published artifact, whether it is there or not.
+    pub fn artifact_dir(&self, stage: &str, key: &Key) -> PathBuf {
+        self.root.join(stage).join(key.to_string())
+    }
+
+    pub(crate) fn all_scratch(&self) -> PathBuf {
+        self.root.join(".partial")
+    }
+
+    pub(crate) fn scratch_dir(&self, stage: &str, key: &Key) -> PathBuf {
+        self.all_scratch().join(format!("{stage}-{key}"))
+    }
+
+    pub(crate) fn lock_path(&self, stage: &str, key: &Key) -> PathBuf {
+        self.root.join(".locks").join(format!("{stage}-{key}.lock"))
+    }
+}

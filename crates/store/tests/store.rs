@@ -1,0 +1,320 @@
+//! The life of an artifact: made, found, replaced, damaged, thrown away.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+
+use hemlock_store::{
+    Artifact, ErrorKind, Identity, InputRecord, Key, Lock, Manifest, ManifestDraft, PayloadReader, PayloadWriter,
+    Remains, Result, Store,
+};
+use serde_json::json;
+use tempfile::TempDir;
+
+#[derive(Debug, PartialEq)]
+struct Numbers(Vec<f32>);
+
+impl Artifact for Numbers {
+    const KIND: &'static str = "numbers";
+
+    fn write(&self, writer: &mut PayloadWriter) -> Result<()> {
+        writer.array("all", &[self.0.len()], &self.0)
+    }
+
+    fn read(reader: &PayloadReader) -> Result<Self> {
+        Ok(Self(reader.array("all")?.data))
+    }
+}
+
+fn store() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("store")).unwrap();
+    (dir, store)
+}
+
+fn identity(seed: u64) -> Identity {
+    Identity {
+        stage: "target-params".into(),
+        stage_version: 1,
+        params: json!({ "radius": 0.1, "tiny": 1e-20 }),
+        seed: Some(seed),
+        source: None,
+        inputs: BTreeMap::from([("data".into(), Key::new([1; 16]))]),
+    }
+}
+
+fn about(identity: &Identity, pipeline: &str) -> ManifestDraft {
+    let record = |(role, key): (&String, &Key)| {
+        let content = blake3::hash(b"data").into();
+        (role.clone(), InputRecord { stage: "dataset".into(), key: *key, content })
+    };
+    ManifestDraft {
+        identity: identity.clone(),
+        inputs: identity.inputs.iter().map(record).collect(),
+        device: "cpu".into(),
+        deterministic: true,
+        hemlock_version: "0.1.0".into(),
+        pipeline: pipeline.into(),
+        seconds: 1.25,
+        summary: json!({ "mean": 0.1, "note": "a\u{1f}b" }),
+    }
+}
+
+fn lock(store: &Store, identity: &Identity) -> Lock {
+    store.lock(&identity.stage, &identity.key(), || panic!("the lock is free")).unwrap()
+}
+
+fn publish(store: &Store, identity: &Identity, pipeline: &str, numbers: &[f32]) -> Manifest {
+    let lock = lock(store, identity);
+    let mut draft = lock.begin().unwrap();
+    draft.write(&Numbers(numbers.to_vec())).unwrap();
+    draft.publish(about(identity, pipeline)).unwrap()
+}
+
+fn find(store: &Store, identity: &Identity) -> Result<Option<Manifest>> {
+    store.lookup(&identity.stage, &identity.key())
+}
+
+#[test]
+fn what_is_published_is_found() {
+    let (_dir, store) = store();
+    let identity = identity(1);
+    assert_eq!(find(&store, &identity).unwrap(), None);
+    assert_eq!(store.verify("target-params", &identity.key()).unwrap_err().kind(), ErrorKind::Missing);
+
+    let published = publish(&store, &identity, "one", &[1.0, 2.0]);
+    assert_eq!(find(&store, &identity).unwrap().as_ref(), Some(&published));
+    assert_eq!(store.verify("target-params", &identity.key()).unwrap(), published);
+    assert_eq!(store.read::<Numbers>(&published).unwrap(), Numbers(vec![1.0, 2.0]));
+    assert_eq!(published.files["all"].bytes, 136);
+    assert_eq!(fs::read_dir(store.root().join(".partial")).unwrap().count(), 0);
+}
+
+#[test]
+fn equal_contents_have_equal_digests() {
+    let (_dir, store) = store();
+    let first = publish(&store, &identity(1), "one", &[1.0]);
+    let second = publish(&store, &identity(2), "two", &[1.0]);
+    let third = publish(&store, &identity(3), "two", &[2.0]);
+    assert_eq!(first.content, second.content);
+    assert_ne!(first.content, third.content);
+}
+
+#[test]
+fn an_older_artifact_is_replaced() {
+    let (_dir, store) = store();
+    let identity = identity(1);
+    publish(&store, &identity, "one", &[1.0]);
+    let lock = lock(&store, &identity);
+    let mut draft = lock.begin().unwrap();
+    draft.write(&Numbers(vec![2.0])).unwrap();
+    let before = find(&store, &identity).unwrap().unwrap();
+    assert_eq!(store.read::<Numbers>(&before).unwrap(), Numbers(vec![1.0]));
+    draft.publish(about(&identity, "one")).unwrap();
+    let after = find(&store, &identity).unwrap().unwrap();
+    assert_eq!(store.read::<Numbers>(&after).unwrap(), Numbers(vec![2.0]));
+    assert_eq!(store.read::<Numbers>(&before).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(fs::read_dir(store.root().join(".partial")).unwrap().count(), 0);
+}
+
+#[test]
+fn a_dropped_draft_leaves_nothing() {
+    let (_dir, store) = store();
+    let identity = identity(1);
+    let lock = lock(&store, &identity);
+    lock.save_checkpoint(b"half way").unwrap();
+    let mut draft = lock.begin().unwrap();
+    draft.write(&Numbers(vec![1.0])).unwrap();
+    drop(draft);
+    assert_eq!(find(&store, &identity).unwrap(), None);
+    assert!(store.list().unwrap().is_empty());
+    let scratch = store.root().join(".partial").join(format!("target-params-{}", identity.key()));
+    assert_eq!(fs::read_dir(scratch).unwrap().count(), 1, "only the checkpoint");
+    assert_eq!(lock.load_checkpoint().unwrap().unwrap(), b"half way");
+}
+
+/// What a crash in the middle leaves does not get into the next attempt.
+#[test]
+fn leftovers_are_not_published() {
+    let (_dir, store) = store();
+    let identity = identity(1);
+    let lock = lock(&store, &identity);
+    let mut draft = lock.begin().unwrap();
+    draft.writer("numbers").bytes("stray", b"?").unwrap();
+    std::mem::forget(draft);
+    let mut draft = lock.begin().unwrap();
+    draft.write(&Numbers(vec![1.0])).unwrap();
+    draft.publish(about(&identity, "one")).unwrap();
+    assert!(!store.artifact_dir("target-params", &identity.key()).join("stray").exists());
+}
+
+#[test]
+fn a_draft_cannot_be_published_as_something_else() {
+    let (_dir, store) = store();
+    let lock = lock(&store, &identity(1));
+    let no_inputs = ManifestDraft { inputs: BTreeMap::new(), ..about(&identity(1), "one") };
+    let endless = ManifestDraft { seconds: f64::INFINITY, ..about(&identity(1), "one") };
+    for wrong in [about(&identity(2), "one"), no_inputs, endless] {
+        assert_eq!(lock.begin().unwrap().publish(wrong).unwrap_err().kind(), ErrorKind::Refused);
+    }
+    assert!(store.list().unwrap().is_empty());
+}
+
+#[test]
+fn no_stage_leaves_the_store() {
+    let (_dir, store) = store();
+    let key = identity(1).key();
+    for stage in ["..", ".partial", "a/b", "A", ""] {
+        assert_eq!(store.lookup(stage, &key).unwrap_err().kind(), ErrorKind::Refused, "{stage}");
+        assert_eq!(store.lock(stage, &key, || ()).unwrap_err().kind(), ErrorKind::Refused, "{stage}");
+    }
+}
+
+#[test]
+fn checkpoints_last_until_the_artifact_is_there() {
+    let (_dir, store) = store();
+    let identity = identity(1);
+    let lock = lock(&store, &identity);
+    assert_eq!(lock.load_checkpoint().unwrap(), None);
+    lock.save_checkpoint(b"one").unwrap();
+    lock.save_checkpoint(b"two").unwrap();
+    assert_eq!(lock.load_checkpoint().unwrap().unwrap(), b"two");
+
+    let path = store.root().join(".partial").join(format!("target-params-{}", identity.key())).join("checkpoint");
+    let mut bytes = fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(lock.load_checkpoint().unwrap(), None);
+
+    lock.save_checkpoint(b"three").unwrap();
+    let draft = lock.begin().unwrap();
+    draft.publish(about(&identity, "one")).unwrap();
+    assert_eq!(lock.load_checkpoint().unwrap(), None);
+}
+
+#[test]
+fn any_damage_to_a_manifest_is_an_error() {
+    let (_dir, store) = store();
+    let identity = identity(1);
+    publish(&store, &identity, "one", &[1.0]);
+    let path = store.artifact_dir("target-params", &identity.key()).join("manifest.json");
+    let good = fs::read(&path).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    let put = |at: usize, byte: u8| {
+        (&file).seek(SeekFrom::Start(at as u64)).unwrap();
+        (&file).write_all(&[byte]).unwrap();
+    };
+    for bit in 0..good.len() * 8 {
+        let at = bit / 8;
+        put(at, good[at] ^ 1 << (bit % 8));
+        let kind = find(&store, &identity).expect_err(&format!("bit {bit} flipped unnoticed")).kind();
+        assert!(matches!(kind, ErrorKind::Corrupt | ErrorKind::NewerFormat), "bit {bit}");
+        put(at, good[at]);
+    }
+    assert!(find(&store, &identity).unwrap().is_some());
+    for len in (0..good.len()).rev() {
+        file.set_len(len as u64).unwrap();
+        assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::Corrupt, "cut to {len} bytes");
+    }
+    fs::remove_file(&path).unwrap();
+    assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::Missing);
+}
+
+/// Edits a manifest and puts a right `check` on it, as another version of hemlock would.
+fn with_format(store: &Store, identity: &Identity, format: &str) {
+    let path = store.artifact_dir(&identity.stage, &identity.key()).join("manifest.json");
+    let mut fields: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    fields["format"] = format.into();
+    fields["novelty"] = json!({ "of": "a later minor" });
+    fields.as_object_mut().unwrap().remove("check");
+    fields["check"] = blake3::hash(fields.to_string().as_bytes()).to_hex().as_str().into();
+    fs::write(&path, serde_json::to_string_pretty(&fields).unwrap() + "\n").unwrap();
+}
+
+#[test]
+fn a_newer_major_manifest_is_refused_and_a_newer_minor_is_not() {
+    let (_dir, store) = store();
+    let identity = identity(1);
+    publish(&store, &identity, "one", &[1.0]);
+    with_format(&store, &identity, "1.9");
+    assert_eq!(find(&store, &identity).unwrap().unwrap().format, "1.9");
+    with_format(&store, &identity, "2.0");
+    assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::NewerFormat);
+    with_format(&store, &identity, "0.9");
+    assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn damaged_payloads_are_found_and_can_be_replaced() {
+    let (_dir, store) = store();
+    let identity = identity(1);
+    publish(&store, &identity, "one", &[1.0]);
+    let path = store.artifact_dir("target-params", &identity.key()).join("all");
+    let good = fs::read(&path).unwrap();
+
+    let mut bad = good.clone();
+    bad[130] ^= 4;
+    fs::write(&path, bad).unwrap();
+    let manifest = find(&store, &identity).unwrap().unwrap();
+    assert_eq!(store.verify("target-params", &manifest.key).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(store.read::<Numbers>(&manifest).unwrap_err().kind(), ErrorKind::Corrupt);
+
+    fs::write(&path, &good[..130]).unwrap();
+    assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::Corrupt);
+    fs::remove_file(&path).unwrap();
+    assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::Missing);
+
+    publish(&store, &identity, "one", &[1.0]);
+    store.verify("target-params", &identity.key()).unwrap();
+}
+
+#[test]
+fn a_moved_artifact_is_not_taken_for_another() {
+    let (_dir, store) = store();
+    let (here, there) = (identity(1), identity(2));
+    publish(&store, &here, "one", &[1.0]);
+    let dir = |i: &Identity| store.artifact_dir(&i.stage, &i.key());
+    fs::rename(dir(&here), dir(&there)).unwrap();
+    assert_eq!(find(&store, &there).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn garbage_keeps_what_is_reachable_or_in_use() {
+    let (_dir, store) = store();
+    let [kept, other, lost, damaged, busy] = [1, 2, 3, 4, 5].map(identity);
+    publish(&store, &kept, "one", &[1.0]);
+    publish(&store, &other, "two", &[1.0]);
+    publish(&store, &lost, "one", &[1.0]);
+    publish(&store, &damaged, "one", &[1.0]);
+    fs::write(store.artifact_dir("target-params", &damaged.key()).join("manifest.json"), b"{").unwrap();
+    lock(&store, &lost).save_checkpoint(b"stale").unwrap();
+    lock(&store, &kept).save_checkpoint(b"to be resumed").unwrap();
+    let busy_lock = lock(&store, &busy);
+    busy_lock.save_checkpoint(b"running").unwrap();
+    assert_eq!(store.list().unwrap().iter().filter(|e| e.manifest.is_ok()).count(), 3);
+
+    let reachable = BTreeSet::from([("target-params".to_owned(), kept.key())]);
+    let ids = |pipeline| -> BTreeSet<_> {
+        let garbage = store.garbage(&reachable, pipeline).unwrap();
+        garbage.iter().map(|g| (g.key, g.what == Remains::Scratch)).collect()
+    };
+    assert_eq!(ids(Some("one")), BTreeSet::from([(lost.key(), false)]));
+    let all = [(other.key(), false), (lost.key(), false), (damaged.key(), false), (lost.key(), true)];
+    assert_eq!(ids(None), BTreeSet::from(all));
+
+    let garbage = store.garbage(&reachable, None).unwrap();
+    assert!(garbage.iter().all(|g| g.bytes > 0 && g.path.is_dir()));
+    let other_lock = lock(&store, &other);
+    let removal = store.remove(&garbage).unwrap();
+    assert_eq!(removal.in_use.iter().map(|g| g.key).collect::<Vec<_>>(), [other.key()]);
+    assert_eq!(removal.removed.len(), 3);
+    assert!(removal.removed.iter().all(|g| !g.path.exists()));
+    drop(other_lock);
+    store.remove(&store.garbage(&reachable, None).unwrap()).unwrap();
+
+    assert_eq!(store.list().unwrap().iter().map(|e| e.key).collect::<Vec<_>>(), [kept.key()]);
+    assert_eq!(lock(&store, &kept).load_checkpoint().unwrap().unwrap(), b"to be resumed");
+    assert_eq!(busy_lock.load_checkpoint().unwrap().unwrap(), b"running");
+}

@@ -1,0 +1,141 @@
+//! Stage: target parameters for the head.
+//!
+//! Trains the clean head to its minimum, then corrupts it by GradPC (gradient-based parameter corruption): normalised
+//! ascent of the training loss inside a ball around the clean head.
+
+mod gradpc;
+
+pub use gradpc::{Ascent, ascend};
+
+use hemlock_artifact::{Features, PathPoint, TargetParams};
+use hemlock_head::{FitOptions, Head, Samples, accuracy, fit, gradient_sum, mean_loss};
+use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
+use serde::{Deserialize, Serialize};
+
+/// Parameters of the stage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Params {
+    /// Radius of the L2 ball around the clean head.
+    pub radius: f64,
+    /// What the radius is measured in.
+    pub radius_unit: RadiusUnit,
+    /// Steps of the ascent.
+    pub steps: u32,
+    /// Length of a step, as a share of the radius.
+    pub step: f64,
+    /// Weight decay of the head, for the attacker and the victim alike. The bias is not decayed.
+    pub weight_decay: f64,
+    /// Gradient norm of the mean objective at which the head counts as trained.
+    pub tolerance: f64,
+}
+
+/// What a radius is measured in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RadiusUnit {
+    /// Norms of the clean head, bias included.
+    CleanNorm,
+    /// Parameters' own units.
+    Absolute,
+}
+
+impl Default for Params {
+    fn default() -> Self {
+        Self {
+            radius: 0.5,
+            radius_unit: RadiusUnit::CleanNorm,
+            steps: 30,
+            step: 0.1,
+            weight_decay: 1e-4,
+            tolerance: 1e-6,
+        }
+    }
+}
+
+impl hemlock_stage::Params for Params {
+    fn check(&self) -> Result<(), ParamError> {
+        let positive = |x: f64| x > 0.0 && x.is_finite();
+        ParamError::require(positive(self.radius), "radius", self.radius, "a number above 0")?;
+        ParamError::require(self.steps > 0, "steps", self.steps, "at least 1")?;
+        ParamError::require(positive(self.step) && self.step <= 1.0, "step", self.step, "a share above 0 and up to 1")?;
+        ParamError::require(positive(self.weight_decay), "weight_decay", self.weight_decay, "a number above 0")?;
+        ParamError::require(positive(self.tolerance), "tolerance", self.tolerance, "a number above 0")
+    }
+}
+
+inputs! {
+    /// What the stage reads.
+    pub struct Inputs {
+        /// Features of the downstream dataset.
+        features: Features = "features",
+    }
+}
+
+/// The stage.
+pub struct Stage;
+
+impl hemlock_stage::Stage for Stage {
+    const NAME: &'static str = "target-params";
+    const VERSION: u32 = 1;
+    const SEEDED: bool = false;
+    const USES_DEVICE: bool = false;
+    type Params = Params;
+    type Inputs = Inputs;
+    type Output = TargetParams;
+
+    fn run(params: &Params, Inputs { features }: Inputs, ctx: &Context) -> Result<TargetParams, StageError> {
+        let classes = features.classes.len();
+        let (z, z_test) = (features.train.features_f64(), features.test.features_f64());
+        let train = Samples::new(z.view(), &features.train.labels, classes)?;
+        let test = Samples::new(z_test.view(), &features.test.labels, classes)?;
+
+        let bar = ctx.progress.start("clean head", 0, "steps");
+        let options = FitOptions { gradient_tolerance: params.tolerance, ..FitOptions::new(params.weight_decay) };
+        let clean = fit(&[train], &options, &|step, gradient| {
+            bar.at(step as u64);
+            bar.say(format!("gradient norm {gradient:.1e}"));
+            !ctx.cancel.requested()
+        })?;
+        ctx.check()?;
+        if !clean.converged {
+            let message = format!(
+                "the clean head stopped at a gradient norm of {:.1e}; expected at most {:.1e} (tolerance): raise `weight_decay` or `tolerance`",
+                clean.gradient_norm, params.tolerance
+            );
+            return Err(StageError::new(ErrorKind::Numeric, message));
+        }
+
+        let radius = match params.radius_unit {
+            RadiusUnit::CleanNorm => params.radius * clean.head.norm(),
+            RadiusUnit::Absolute => params.radius,
+        };
+        let bar = ctx.progress.start("target head", params.steps.into(), "steps");
+        let ascent = Ascent { radius, step: params.step * radius, steps: params.steps };
+        let mut path = Vec::new();
+        let target = ascend(&clean.head, train, &ascent, |step, head| {
+            path.push(point(step, &clean.head, head, train, test)?);
+            bar.at(step.into());
+            ctx.check()
+        })?;
+        Ok(TargetParams {
+            target,
+            weight_decay: params.weight_decay,
+            clean_gradient_norm: clean.gradient_norm,
+            path,
+            clean: clean.head,
+        })
+    }
+}
+
+fn point(step: u32, clean: &Head, head: &Head, train: Samples, test: Samples) -> Result<PathPoint, StageError> {
+    let gradient = gradient_sum(head, &[train])? / train.len() as f64;
+    Ok(PathPoint {
+        step,
+        radius: gradpc::norm(&(&head.packed() - &clean.packed())),
+        loss: mean_loss(head, &[train])?,
+        gradient_norm: gradpc::norm(&gradient),
+        train_accuracy: accuracy(head, train)?,
+        test_accuracy: accuracy(head, test)?,
+    })
+}

@@ -1,0 +1,135 @@
+# The pipeline, stage by stage. Every stage's recipe depends on the one before it, and does only what is left to do.
+#
+#   just pipeline quickstart
+#   just set='poison-features.eps_d=[0.01,0.03] seeds=[0]' pipeline quickstart
+#   just backend=wgpu pipeline finetune-cifar10
+
+# Backend to compute on: flex (CPU), wgpu, cuda, cpu. A cargo feature of the same name is compiled in.
+backend := "flex"
+
+# Overrides of the spec, separated by spaces: stage.field=value
+set := ""
+
+target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
+overrides := if set == "" { "" } else { "--set '" + replace(set, " ", "' --set '") + "'" }
+hemlock := quote(target / "release" / "hemlock") + " --device " + backend
+
+[private]
+default:
+    @just --list --unsorted
+
+# Build the binary, with the backend compiled in
+build:
+    @cargo build --quiet --release --package hemlock --features {{backend}}
+
+# Download, verify and unpack a raw dataset: cifar10, cifar100 (--url URL and --from FILE work offline)
+[group('data')]
+data NAME *ARGS: build
+    @{{hemlock}} data {{NAME}} {{ARGS}}
+
+# 1. Choose, split and decode images
+[group('pipeline')]
+dataset NAME *ARGS: build
+    @{{hemlock}} dataset {{NAME}} {{overrides}} {{ARGS}}
+
+# 2. Train an extractor without labels
+[group('pipeline')]
+pretrain NAME *ARGS: (dataset NAME)
+    @{{hemlock}} pretrain {{NAME}} {{overrides}} {{ARGS}}
+
+# 3. Extract features of the downstream dataset
+[group('pipeline')]
+features NAME *ARGS: (pretrain NAME)
+    @{{hemlock}} features {{NAME}} {{overrides}} {{ARGS}}
+
+# 4. Train the clean head, and corrupt it into the attacker's target
+[group('pipeline')]
+target-params NAME *ARGS: (features NAME)
+    @{{hemlock}} target-params {{NAME}} {{overrides}} {{ARGS}}
+
+# 5. Find features that make the target stationary
+[group('pipeline')]
+poison-features NAME *ARGS: (target-params NAME)
+    @{{hemlock}} poison-features {{NAME}} {{overrides}} {{ARGS}}
+
+# 6. Find images with those features
+[group('pipeline')]
+invert NAME *ARGS: (poison-features NAME)
+    @{{hemlock}} invert {{NAME}} {{overrides}} {{ARGS}}
+
+# 7. Retrain victims and measure them
+[group('pipeline')]
+evaluate NAME *ARGS: (invert NAME)
+    @{{hemlock}} evaluate {{NAME}} {{overrides}} {{ARGS}}
+
+# All stages, and the result table
+[group('pipeline')]
+pipeline NAME: (evaluate NAME)
+    @{{hemlock}} results {{NAME}} {{overrides}}
+
+# Print the result table (--json: one object a line)
+[group('ask')]
+results NAME *ARGS: build
+    @{{hemlock}} results {{NAME}} {{overrides}} {{ARGS}}
+
+# Show the tasks, and which would run (--json: the task list for a scheduler)
+[group('ask')]
+plan NAME *ARGS: build
+    @{{hemlock}} plan {{NAME}} {{overrides}} {{ARGS}}
+
+# Show which artifacts are there, and what is in them
+[group('ask')]
+status NAME *ARGS: build
+    @{{hemlock}} status {{NAME}} {{overrides}} {{ARGS}}
+
+# Explain which parameter or input makes a task run
+[group('ask')]
+why NAME *ARGS: build
+    @{{hemlock}} why {{NAME}} {{overrides}} {{ARGS}}
+
+# Write a stage's artifacts as safetensors or pictures: just export NAME STAGE -o DIR [--select seed=0] [--format png]
+[group('data')]
+export NAME STAGE *ARGS: build
+    @{{hemlock}} export {{NAME}} {{STAGE}} {{overrides}} {{ARGS}}
+
+# Show artifacts that no pipeline reaches any more (--delete deletes them)
+[group('data')]
+gc *ARGS: build
+    @{{hemlock}} gc {{ARGS}}
+
+# Compare two artifact roots: accuracy, and the largest tensor difference per stage
+[group('ask')]
+diff A B *ARGS: build
+    @{{hemlock}} diff {{A}} {{B}} {{ARGS}}
+
+# Everything CI runs, cheapest first
+[group('develop')]
+test: lint unit quickstart test-wgpu check-cuda
+
+# Formatting, clippy, documentation
+[group('develop')]
+lint:
+    cargo fmt --all --check
+    cargo clippy --release --workspace --all-targets -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
+
+# Unit and end-to-end tests
+[group('develop')]
+unit:
+    if command -v cargo-nextest >/dev/null; then cargo nextest run --release --workspace; else cargo test --release --workspace; fi
+
+# The quickstart in a fresh artifact root: cold, then warm
+[group('develop')]
+quickstart: build
+    tests/quickstart.sh {{hemlock}}
+
+# A tiny pipeline on wgpu, and its difference to flex. Says so where there is no adapter
+[group('develop')]
+test-wgpu:
+    cargo build --release --package hemlock --features wgpu
+    tests/wgpu.sh {{quote(target / "release" / "hemlock")}}
+
+# Type-check the cuda feature; DOCS_RS keeps build scripts from looking for a CUDA toolkit
+[group('develop')]
+check-cuda:
+    DOCS_RS=1 cargo check --release --package hemlock --features cuda
