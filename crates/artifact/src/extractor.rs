@@ -36,6 +36,8 @@ pub struct Epoch {
     /// Mean standard deviation of the normalised embeddings' coordinates, times sqrt(dimension): 1 for embeddings that are
     /// spread over the sphere, near 0 for a collapsed network.
     pub spread: f64,
+    /// Accuracy of k nearest neighbours on the validation split, in the epochs that measure it.
+    pub knn: Option<f64>,
 }
 
 #[derive(Serialize, Deserialize)]

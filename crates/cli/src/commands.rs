@@ -263,7 +263,7 @@ impl House<'_> {
         for g in &removal.in_use {
             self.printer.note(&format!("{} is in use and stays", g.path.display()));
         }
-        self.printer.note(&format!("{} artifacts deleted", removal.removed));
+        self.printer.note(&format!("{} artifacts deleted", removal.removed.len()));
         Ok(())
     }
 

@@ -48,7 +48,7 @@ inputs! {
         target: TargetParams = "target-params",
         /// Poisoned features.
         poison_features: PoisonFeatures = "poison-features",
-        optional {
+        ; optional {
             /// Poisons as images.
             poisons: Poisons = "invert",
             /// Downstream images.
@@ -149,7 +149,7 @@ impl Victims<'_> {
             ..FitOptions::new(self.weight_decay)
         };
         let bar = self.ctx.progress.start(what, 0, "steps");
-        let trained = fit(&[self.clean, added], &options, &|step, gradient| {
+        let trained = fit(&[self.clean.reborrow(), added], &options, &|step, gradient| {
             bar.at(step as u64);
             bar.say(format!("gradient norm {gradient:.1e}"));
             !self.ctx.cancel.requested()

@@ -2,7 +2,6 @@
 
 use hemlock_artifact::{Affine, Dataset, Extractor, FeatureSplit, Features, Images};
 use hemlock_stage::{Context, ParamError, StageError, inputs};
-use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 /// Parameters of the stage.
@@ -70,8 +69,9 @@ impl hemlock_stage::Stage for Stage {
             Normalization::None => Affine::identity(train.features.ncols()),
             Normalization::Standardize => Affine::standardizing(train.features.view()),
         };
-        let normalize = |features: &mut Array2<f32>| normalization.apply(features);
-        [&mut train, &mut validation, &mut test].map(|s| normalize(&mut s.features));
+        for split in [&mut train, &mut validation, &mut test] {
+            normalization.apply(&mut split.features);
+        }
         Ok(Features { classes: dataset.classes, normalization, train, validation, test })
     }
 }

@@ -46,6 +46,15 @@ impl<'a> Samples<'a> {
         }
     }
 
+    /// The same samples for a shorter time: array views do not shorten by themselves.
+    #[must_use]
+    pub fn reborrow<'b>(&'b self) -> Samples<'b>
+    where
+        'a: 'b,
+    {
+        Samples { features: self.features.reborrow(), labels: self.labels, classes: self.classes }
+    }
+
     /// The features, `[n, d]`.
     pub fn features(&self) -> ArrayView2<'a, f64> {
         self.features

@@ -2,12 +2,12 @@
 
 use crate::{matrix, unit_pixels};
 use burn::{
-    module::{AutodiffModule, Module, Param},
+    module::{Module, Param},
     nn::{
         Linear, LinearConfig,
         conv::{ConvTranspose2d, ConvTranspose2dConfig},
     },
-    optim::{AdamConfig, GradientsParams, Optimizer},
+    optim::{AdamConfig, GradientsParams},
     tensor::{
         Device, Tensor,
         activation::{relu, sigmoid},

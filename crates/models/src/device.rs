@@ -131,10 +131,7 @@ impl FromStr for Backend {
     type Err = DeviceError;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        Self::ALL
-            .into_iter()
-            .find(|b| b.name() == s)
-            .ok_or_else(|| DeviceError::Unknown(s.to_owned()))
+        Self::ALL.into_iter().find(|b| b.name() == s).ok_or_else(|| DeviceError::Unknown(s.to_owned()))
     }
 }
 
@@ -144,10 +141,7 @@ impl FromStr for Backend {
 /// [`DeviceError::NotCompiled`] when the build lacks the backend, [`DeviceError::Unavailable`]
 /// when the machine lacks an adapter or a driver for it.
 pub fn open(backend: Backend) -> Result<Device, DeviceError> {
-    let not_compiled = || DeviceError::NotCompiled {
-        wanted: backend,
-        compiled: Backend::compiled(),
-    };
+    let not_compiled = || DeviceError::NotCompiled { wanted: backend, compiled: Backend::compiled() };
     if !backend.is_compiled() {
         return Err(not_compiled());
     }
@@ -157,10 +151,7 @@ pub fn open(backend: Backend) -> Result<Device, DeviceError> {
         (sum.into_scalar::<f32>() == 2.0).then_some(device)
     })
     .map_err(|reason| DeviceError::Unavailable { backend, reason })?
-    .ok_or_else(|| DeviceError::Unavailable {
-        backend,
-        reason: "1 + 1 was not 2".to_owned(),
-    })
+    .ok_or_else(|| DeviceError::Unavailable { backend, reason: "1 + 1 was not 2".to_owned() })
 }
 
 /// Whether `device` computes with rayon on the processor, so that one-thread tiles in parallel
@@ -217,19 +208,13 @@ mod tests {
             assert_eq!(backend.to_string().parse::<Backend>().unwrap(), backend);
         }
         let error = "tpu".parse::<Backend>().unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "unknown backend `tpu`: expected one of `flex`, `wgpu`, `cuda`, `cpu`"
-        );
+        assert_eq!(error, "unknown backend `tpu`: expected one of `flex`, `wgpu`, `cuda`, `cpu`");
     }
 
     #[test]
     fn the_default_backend_opens() {
         let device = open(Backend::default()).unwrap();
-        assert_eq!(
-            runs_on_rayon(&device.autodiff()),
-            Backend::default() == Backend::Flex
-        );
+        assert_eq!(runs_on_rayon(&device.autodiff()), Backend::default() == Backend::Flex);
     }
 
     #[test]
@@ -237,10 +222,7 @@ mod tests {
         let missing = Backend::ALL.into_iter().find(|b| !b.is_compiled());
         if let Some(backend) = missing {
             let message = open(backend).unwrap_err().to_string();
-            assert!(
-                message.contains(&format!("just backend={backend} build")),
-                "{message}"
-            );
+            assert!(message.contains(&format!("just backend={backend} build")), "{message}");
         }
     }
 

@@ -76,11 +76,7 @@ impl Extractor {
     /// Freezes `net`, a network of `spec.arch`.
     #[must_use]
     pub fn new(spec: ExtractorSpec, net: &ResNet, device: &Device) -> Self {
-        Self {
-            spec,
-            net: net.valid(),
-            device: device.clone().inner(),
-        }
+        Self { spec, net: net.valid(), device: device.clone().inner() }
     }
 
     /// An extractor with the weights of a safetensors file.
@@ -88,11 +84,7 @@ impl Extractor {
     /// # Errors
     /// [`WeightsError`] when the bytes are no safetensors file, or hold other tensors than
     /// `spec.arch` has.
-    pub fn from_safetensors(
-        spec: ExtractorSpec,
-        bytes: &[u8],
-        device: &Device,
-    ) -> Result<Self, WeightsError> {
+    pub fn from_safetensors(spec: ExtractorSpec, bytes: &[u8], device: &Device) -> Result<Self, WeightsError> {
         // The seed is immaterial: every value is replaced, or loading fails.
         let net = ResNet::new(spec.arch, &mut ChaCha8Rng::seed_from_u64(0), device);
         let net = Weights::from_safetensors(bytes)?.load(net)?;
@@ -151,10 +143,7 @@ impl Extractor {
         let [h, w] = self.spec.image_size;
         let n = images.len_of(Axis(0));
         if images.shape()[1..] != [3, h, w] {
-            return Err(ExtractError::Shape {
-                found: images.shape().to_vec(),
-                size: self.spec.image_size,
-            });
+            return Err(ExtractError::Shape { found: images.shape().to_vec(), size: self.spec.image_size });
         }
         let done = AtomicUsize::new(0);
         let extract = |rows: std::ops::Range<usize>| {
@@ -165,11 +154,7 @@ impl Extractor {
             let features = self.forward(Tensor::from_data(data, &self.device));
             let features: Vec<f32> = features.into_data().iter::<f32>().collect();
             let done = done.fetch_add(len, Ordering::Relaxed) + len;
-            if progress(done) {
-                Ok(features)
-            } else {
-                Err(ExtractError::Interrupted)
-            }
+            if progress(done) { Ok(features) } else { Err(ExtractError::Interrupted) }
         };
         let tiles = if runs_on_rayon(&self.device) {
             par_tiles(n, TILE, extract)?
@@ -205,9 +190,7 @@ mod tests {
     }
 
     fn images(n: usize) -> Array4<u8> {
-        Array4::from_shape_fn((n, 3, 8, 8), |(i, c, y, x)| {
-            ((i * 37 + c * 101 + y * 17 + x * 29) % 256) as u8
-        })
+        Array4::from_shape_fn((n, 3, 8, 8), |(i, c, y, x)| ((i * 37 + c * 101 + y * 17 + x * 29) % 256) as u8)
     }
 
     #[test]
@@ -254,9 +237,7 @@ mod tests {
     fn safetensors_round_trips_and_names_what_is_missing() {
         let extractor = extractor("resnet18-w4");
         let bytes = extractor.to_safetensors().unwrap();
-        let load = |spec, bytes: &[u8]| {
-            Extractor::from_safetensors(spec, bytes, extractor.device())
-        };
+        let load = |spec, bytes: &[u8]| Extractor::from_safetensors(spec, bytes, extractor.device());
         let again = load(extractor.spec().clone(), &bytes).unwrap();
         assert_eq!(again.to_safetensors().unwrap(), bytes);
         let images = images(5);

@@ -25,26 +25,19 @@ const IMAGES: usize = 1000;
 const PIXELS: usize = 3 * 32 * 32;
 
 fn reference() -> PathBuf {
-    std::env::var_os("HEMLOCK_REFERENCE").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-        PathBuf::from,
-    )
+    std::env::var_os("HEMLOCK_REFERENCE")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from)
 }
 
 /// The tensors of a PyTorch checkpoint, without its counters.
 fn checkpoint(path: &Path) -> Weights {
-    let mut store = PytorchStore::from_file(path)
-        .with_top_level_key("state_dict")
-        .with_key_remapping(r"^module\.", "");
+    let mut store = PytorchStore::from_file(path).with_top_level_key("state_dict").with_key_remapping(r"^module\.", "");
     let mut weights = BTreeMap::new();
     for (name, tensor) in store.get_all_tensors().unwrap() {
         if !name.ends_with("num_batches_tracked") {
             let bytes = tensor.to_bytes().unwrap();
             let data = TensorData::from_bytes(bytes, tensor.shape.clone(), tensor.dtype);
-            let weight = Weight {
-                shape: data.shape.to_vec(),
-                values: data.iter::<f32>().collect(),
-            };
+            let weight = Weight { shape: data.shape().to_vec(), values: data.iter::<f32>().collect() };
             weights.insert(name.clone(), weight);
         }
     }
@@ -98,9 +91,8 @@ fn a_pytorch_checkpoint_keeps_its_accuracy() {
     let (images, labels) = test_images(&archive);
     let features = extractor.features(images.view(), &|_| true).unwrap();
     let logits = features.dot(&w.t()) + &b;
-    let correct = (logits.rows().into_iter().zip(labels))
-        .filter(|(row, label)| row.iter().all(|v| *v <= row[*label]))
-        .count();
+    let correct =
+        (logits.rows().into_iter().zip(labels)).filter(|(row, label)| row.iter().all(|v| *v <= row[*label])).count();
     let accuracy = correct as f64 / IMAGES as f64;
     assert!(accuracy > 0.88, "91.7 % with PyTorch, {accuracy} here");
 }

@@ -20,11 +20,7 @@ use rayon::ThreadPoolBuilder;
 ///
 /// # Panics
 /// Panics if `work` panics.
-pub fn par_tiles<T, E>(
-    n: usize,
-    tile: usize,
-    work: impl Fn(Range<usize>) -> Result<T, E> + Sync,
-) -> Result<Vec<T>, E>
+pub fn par_tiles<T, E>(n: usize, tile: usize, work: impl Fn(Range<usize>) -> Result<T, E> + Sync) -> Result<Vec<T>, E>
 where
     T: Send,
     E: Send,
@@ -55,9 +51,7 @@ where
         done
     };
     let mut results: Vec<_> = thread::scope(|scope| {
-        let handles: Vec<_> = (0..workers)
-            .map(|_| scope.spawn(|| on_one_thread(&worker)))
-            .collect();
+        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| on_one_thread(worker))).collect();
         handles.into_iter().flat_map(join).collect()
     });
     // A tile is begun only after all earlier ones, so the sorted results have no gap before an error.
@@ -70,10 +64,7 @@ where
 ///
 /// # Panics
 /// Panics if `a` or `b` panics.
-pub fn par_pair<A: Send, B: Send>(
-    a: impl FnOnce() -> A + Send,
-    b: impl FnOnce() -> B + Send,
-) -> (A, B) {
+pub fn par_pair<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
     if rayon::current_num_threads() <= 1 {
         return (a(), b());
     }
@@ -95,9 +86,7 @@ fn on_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 /// Joins a thread and carries on its panic.
 fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
-    handle
-        .join()
-        .unwrap_or_else(|payload| std::panic::resume_unwind(payload))
+    handle.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
 }
 
 #[cfg(test)]
@@ -105,11 +94,7 @@ mod tests {
     use super::*;
 
     fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
-        ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap()
-            .install(work)
+        ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
     }
 
     #[test]
@@ -124,22 +109,17 @@ mod tests {
 
     #[test]
     fn work_sees_one_thread() {
-        let threads = on_threads(3, || {
-            par_tiles(6, 1, |_| Ok::<_, ()>(rayon::current_num_threads()))
-        });
+        let threads = on_threads(3, || par_tiles(6, 1, |_| Ok::<_, ()>(rayon::current_num_threads())));
         assert_eq!(threads.unwrap(), [1; 6]);
-        let pair = on_threads(2, || {
-            par_pair(rayon::current_num_threads, rayon::current_num_threads)
-        });
+        let pair = on_threads(2, || par_pair(rayon::current_num_threads, rayon::current_num_threads));
         assert_eq!(pair, (1, 1));
     }
 
     #[test]
     fn the_first_error_is_returned() {
         for threads in [1, 3] {
-            let result = on_threads(threads, || {
-                par_tiles(100, 1, |r| if r.start >= 7 { Err(r.start) } else { Ok(()) })
-            });
+            let result =
+                on_threads(threads, || par_tiles(100, 1, |r| if r.start >= 7 { Err(r.start) } else { Ok(()) }));
             assert_eq!(result, Err(7));
         }
     }

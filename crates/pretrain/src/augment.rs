@@ -37,13 +37,7 @@ pub struct AugmentConfig {
 
 impl Default for AugmentConfig {
     fn default() -> Self {
-        Self {
-            min_area: 0.2,
-            flip: 0.5,
-            jitter: 0.8,
-            jitter_strength: 0.5,
-            grayscale: 0.2,
-        }
+        Self { min_area: 0.2, flip: 0.5, jitter: 0.8, jitter_strength: 0.5, grayscale: 0.2 }
     }
 }
 
@@ -112,38 +106,20 @@ impl View {
     /// The view that shows an image of `height` x `width` as it is.
     #[must_use]
     pub fn identity(height: usize, width: usize) -> Self {
-        Self {
-            crop: Crop {
-                top: 0,
-                left: 0,
-                height,
-                width,
-            },
-            flip: false,
-            colour: Vec::new(),
-        }
+        Self { crop: Crop { top: 0, left: 0, height, width }, flip: false, colour: Vec::new() }
     }
 
     /// Draws a view of an image of `height` x `width`.
     #[must_use]
-    pub fn draw(
-        config: &AugmentConfig,
-        height: usize,
-        width: usize,
-        rng: &mut ChaCha8Rng,
-    ) -> Self {
-        let mut happens = |p: f32, rng: &mut ChaCha8Rng| rng.random::<f32>() < p;
+    pub fn draw(config: &AugmentConfig, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Self {
+        let happens = |p: f32, rng: &mut ChaCha8Rng| rng.random::<f32>() < p;
         let crop = draw_crop(config.min_area, height, width, rng);
         let flip = happens(config.flip, rng);
         let mut colour = Vec::new();
         if happens(config.jitter, rng) {
             let spread = 0.8 * config.jitter_strength;
             let mut factor = || (1.0 + spread * (2.0 * rng.random::<f32>() - 1.0)).max(0.0);
-            colour.extend([
-                Colour::Brightness(factor()),
-                Colour::Contrast(factor()),
-                Colour::Saturation(factor()),
-            ]);
+            colour.extend([Colour::Brightness(factor()), Colour::Contrast(factor()), Colour::Saturation(factor())]);
             let turn = 2.0 * rng.random::<f32>() - 1.0;
             colour.push(Colour::Hue(0.2 * config.jitter_strength * turn));
             colour.shuffle(rng);
@@ -207,11 +183,7 @@ fn taps(size: usize, from: usize, length: usize) -> Vec<Tap> {
         .map(|i| {
             let at = ((i as f32 + 0.5) * scale - 0.5).clamp(0.0, last as f32);
             let low = at as usize;
-            Tap {
-                low: from + low,
-                high: from + (low + 1).min(last),
-                weight: at - low as f32,
-            }
+            Tap { low: from + low, high: from + (low + 1).min(last), weight: at - low as f32 }
         })
         .collect()
 }
@@ -254,7 +226,7 @@ impl Colour {
             }
             Self::Contrast(factor) => {
                 let pixels: Vec<_> = pixels.collect();
-                let total: f32 = pixels.iter().map(|p| grey(p)).sum();
+                let total: f32 = pixels.iter().map(grey).sum();
                 let mean = total / plane as f32;
                 for pixel in pixels {
                     blend(pixel, mean, factor);
@@ -348,9 +320,7 @@ mod tests {
     use ndarray::{Array3, Array4};
 
     fn image() -> Array3<u8> {
-        Array3::from_shape_fn((3, 6, 8), |(c, y, x)| {
-            ((c * 71 + y * 37 + x * 19) % 256) as u8
-        })
+        Array3::from_shape_fn((3, 6, 8), |(c, y, x)| ((c * 71 + y * 37 + x * 19) % 256) as u8)
     }
 
     fn render(view: &View, image: &Array3<u8>) -> Vec<f32> {
@@ -379,10 +349,7 @@ mod tests {
         let mut view = View::identity(6, 8);
         assert_eq!(render(&view, &image), pixels);
         view.flip = true;
-        let mirrored: Vec<f32> = pixels
-            .chunks(8)
-            .flat_map(|row| row.iter().rev().copied())
-            .collect();
+        let mirrored: Vec<f32> = pixels.chunks(8).flat_map(|row| row.iter().rev().copied()).collect();
         assert_eq!(render(&view, &image), mirrored);
     }
 
@@ -443,14 +410,11 @@ mod tests {
 
     #[test]
     fn views_depend_on_the_image_and_not_on_batch_or_threads() {
-        let images = Array4::from_shape_fn((50, 3, 6, 8), |(i, c, y, x)| {
-            ((i * 11 + c * 71 + y * 37 + x * 19) % 256) as u8
-        });
+        let images =
+            Array4::from_shape_fn((50, 3, 6, 8), |(i, c, y, x)| ((i * 11 + c * 71 + y * 37 + x * 19) % 256) as u8);
         let config = AugmentConfig::default();
         let all: Vec<usize> = (0..50).collect();
-        let views = |indices: &[usize], epoch, view| {
-            render_views(&config, images.view(), indices, 1, epoch, view)
-        };
+        let views = |indices: &[usize], epoch, view| render_views(&config, images.view(), indices, 1, epoch, view);
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let three = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         let expected = one.install(|| views(&all, 0, 0));

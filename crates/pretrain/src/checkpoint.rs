@@ -4,12 +4,12 @@
 //! safetensors file.
 
 use burn::module::Module;
+use hemlock_artifact::Epoch;
 use hemlock_models::weights::{Weights, WeightsError};
 use serde::{Deserialize, Serialize};
 
 use crate::config::PretrainConfig;
 use crate::optimizer::Optimizer;
-use crate::simclr::EpochRecord;
 use crate::student::Student;
 
 /// Changes with the format: a checkpoint of another version is not read.
@@ -35,7 +35,7 @@ struct Header {
     config: String,
     seed: u64,
     steps: usize,
-    curve: Vec<EpochRecord>,
+    curve: Vec<Epoch>,
 }
 
 /// The bytes of a checkpoint after the epochs of `curve`.
@@ -44,17 +44,12 @@ pub(crate) fn write(
     seed: u64,
     student: &Student,
     optimizer: &Optimizer,
-    curve: &[EpochRecord],
+    curve: &[Epoch],
 ) -> Result<Vec<u8>, WeightsError> {
     let mut weights = optimizer.state();
     weights.put_under("student.", Weights::collect(student));
-    let header = Header {
-        version: VERSION,
-        config: to_json(config),
-        seed,
-        steps: optimizer.steps,
-        curve: curve.to_vec(),
-    };
+    let header =
+        Header { version: VERSION, config: to_json(config), seed, steps: optimizer.steps, curve: curve.to_vec() };
     let header = serde_json::json!(header).to_string();
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());
@@ -70,12 +65,11 @@ pub(crate) fn read(
     seed: u64,
     student: &Student,
     optimizer: &mut Optimizer,
-) -> Result<(Student, Vec<EpochRecord>), CheckpointError> {
+) -> Result<(Student, Vec<Epoch>), CheckpointError> {
     let (length, rest) = bytes.split_first_chunk::<8>().ok_or(CheckpointError::Header)?;
     let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
     let (header, tensors) = rest.split_at_checked(length).ok_or(CheckpointError::Header)?;
-    let header: Header =
-        serde_json::from_slice(header).map_err(|_| CheckpointError::Header)?;
+    let header: Header = serde_json::from_slice(header).map_err(|_| CheckpointError::Header)?;
     if header.version != VERSION {
         return Err(CheckpointError::Version(header.version));
     }
@@ -86,7 +80,19 @@ pub(crate) fn read(
     // A copy of its own: clones share running statistics, and a failure must leave them alone.
     let student = weights.under("student.").load(student.valid())?;
     optimizer.restore(&weights, header.steps, &student.device());
-    Ok((student, header.curve))
+    Ok((student, header.curve.into_iter().map(rounded).collect()))
+}
+
+/// The record at the precision of f32, which JSON keeps; of an f64 it may lose the last bit.
+pub(crate) fn rounded(epoch: Epoch) -> Epoch {
+    let round = |v: f64| f64::from(v as f32);
+    Epoch {
+        epoch: epoch.epoch,
+        loss: round(epoch.loss),
+        learning_rate: round(epoch.learning_rate),
+        spread: round(epoch.spread),
+        knn: epoch.knn.map(round),
+    }
 }
 
 fn to_json(config: &PretrainConfig) -> String {

@@ -16,6 +16,15 @@ pub enum Method {
     Random,
 }
 
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Simclr => "simclr",
+            Self::Random => "random",
+        })
+    }
+}
+
 /// A first-order optimiser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -45,6 +54,8 @@ pub struct PretrainConfig {
     pub method: Method,
     /// The network.
     pub arch: Arch,
+    /// Seed of the initialisation, the order of the images and the views.
+    pub seed: u64,
     /// Passes over the images.
     pub epochs: usize,
     /// Images of a step, each in two views; the rest of an epoch that fills no batch is left out.
@@ -52,7 +63,7 @@ pub struct PretrainConfig {
     /// The optimiser.
     pub optimizer: OptimizerKind,
     /// Largest learning rate, after the warm-up; from there it falls to 0 along a cosine.
-    pub lr: f64,
+    pub learning_rate: f64,
     /// Weight decay of convolutions and matrices; biases and batch norms have none.
     pub weight_decay: f64,
     /// Epochs over which the learning rate rises linearly.
@@ -79,10 +90,7 @@ pub struct InvalidConfig {
 
 impl Default for ProjectorConfig {
     fn default() -> Self {
-        Self {
-            hidden: 256,
-            out: 64,
-        }
+        Self { hidden: 256, out: 64 }
     }
 }
 
@@ -91,10 +99,11 @@ impl Default for PretrainConfig {
         Self {
             method: Method::default(),
             arch: Arch::default(),
+            seed: 0,
             epochs: 20,
             batch: 256,
             optimizer: OptimizerKind::default(),
-            lr: 2e-3,
+            learning_rate: 2e-3,
             weight_decay: 1e-4,
             warmup_epochs: 1,
             temperature: 0.2,
@@ -121,31 +130,11 @@ impl PretrainConfig {
         let finite = |v: f64, least: f64| v.is_finite() && v >= least;
         let positive = |v: f64| v.is_finite() && v > 0.0;
         check("epochs", self.epochs >= 1, &self.epochs, "at least 1")?;
-        check(
-            "batch",
-            self.batch >= 2,
-            &self.batch,
-            "at least 2, as the loss compares different images",
-        )?;
-        check("lr", positive(self.lr), &self.lr, "a positive number")?;
-        check(
-            "weight_decay",
-            finite(self.weight_decay, 0.0),
-            &self.weight_decay,
-            "0 or a positive number",
-        )?;
-        check(
-            "warmup_epochs",
-            self.warmup_epochs < self.epochs,
-            &self.warmup_epochs,
-            "fewer than `epochs`",
-        )?;
-        check(
-            "temperature",
-            finite(self.temperature, 0.01),
-            &self.temperature,
-            "at least 0.01",
-        )?;
+        check("batch", self.batch >= 2, &self.batch, "at least 2, as the loss compares different images")?;
+        check("learning_rate", positive(self.learning_rate), &self.learning_rate, "a positive number")?;
+        check("weight_decay", finite(self.weight_decay, 0.0), &self.weight_decay, "0 or a positive number")?;
+        check("warmup_epochs", self.warmup_epochs < self.epochs, &self.warmup_epochs, "fewer than `epochs`")?;
+        check("temperature", finite(self.temperature, 0.01), &self.temperature, "at least 0.01")?;
         let ProjectorConfig { hidden, out } = self.projector;
         check("projector.hidden", hidden >= 1, &hidden, "at least 1")?;
         check("projector.out", out >= 2, &out, "at least 2")?;
@@ -153,13 +142,13 @@ impl PretrainConfig {
     }
 
     /// Learning rate at `step` of `steps`: linear warm-up, then half a cosine down to 0.
-    pub(crate) fn lr_at(&self, step: usize, steps: usize) -> f64 {
+    pub(crate) fn learning_rate_at(&self, step: usize, steps: usize) -> f64 {
         let warmup = self.warmup_epochs * steps / self.epochs;
         if step < warmup {
-            return self.lr * (step + 1) as f64 / warmup as f64;
+            return self.learning_rate * (step + 1) as f64 / warmup as f64;
         }
         let done = (step - warmup) as f64 / (steps - warmup) as f64;
-        self.lr * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+        self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
     }
 }
 
@@ -170,12 +159,8 @@ mod tests {
     #[test]
     fn defaults_are_valid_and_fields_are_checked() {
         assert_eq!(PretrainConfig::default().validate(), Ok(()));
-        let config: PretrainConfig =
-            serde_json::from_str(r#"{"epochs": 3, "warmup_epochs": 3}"#).unwrap();
-        assert_eq!(
-            config.validate().unwrap_err().to_string(),
-            "`warmup_epochs`: is 3: expected fewer than `epochs`"
-        );
+        let config: PretrainConfig = serde_json::from_str(r#"{"epochs": 3, "warmup_epochs": 3}"#).unwrap();
+        assert_eq!(config.validate().unwrap_err().to_string(), "`warmup_epochs`: is 3: expected fewer than `epochs`");
         let unknown = serde_json::from_str::<PretrainConfig>(r#"{"epoch": 3}"#);
         assert!(unknown.unwrap_err().to_string().contains("unknown field `epoch`"));
         let arch = serde_json::from_str::<PretrainConfig>(r#"{"arch": "vgg"}"#);
@@ -184,13 +169,8 @@ mod tests {
 
     #[test]
     fn the_learning_rate_warms_up_and_falls_to_nought() {
-        let config = PretrainConfig {
-            epochs: 10,
-            warmup_epochs: 2,
-            lr: 1.0,
-            ..PretrainConfig::default()
-        };
-        let lr = |step| config.lr_at(step, 100);
+        let config = PretrainConfig { epochs: 10, warmup_epochs: 2, learning_rate: 1.0, ..PretrainConfig::default() };
+        let lr = |step| config.learning_rate_at(step, 100);
         assert!((lr(0) - 0.05).abs() < 1e-12);
         assert!((lr(19) - 1.0).abs() < 1e-12);
         assert!((lr(20) - 1.0).abs() < 1e-12);

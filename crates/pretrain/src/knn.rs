@@ -8,29 +8,25 @@ pub struct LabelledImages {
     /// 8-bit images `[n, 3, h, w]`.
     pub images: Array4<u8>,
     /// Class of each image.
-    pub labels: Vec<usize>,
+    pub labels: Vec<u32>,
 }
 
 /// Share of `queries` `[m, d]` whose class wins the vote of the `k` rows of `reference` `[n, d]`
 /// with the largest cosine similarity; ties go to the smaller class.
-pub(crate) fn accuracy(
-    k: usize,
-    reference: (Array2<f32>, &[usize]),
-    queries: (Array2<f32>, &[usize]),
-) -> f32 {
+pub(crate) fn accuracy(k: usize, reference: (Array2<f32>, &[u32]), queries: (Array2<f32>, &[u32])) -> f32 {
     let (reference, known) = (unit_rows(reference.0), reference.1);
     let (queries, labels) = (unit_rows(queries.0), queries.1);
-    let classes = known.iter().max().map_or(0, |&label| label + 1);
+    let classes = known.iter().max().map_or(0, |&label| label as usize + 1);
     let similarity = queries.dot(&reference.t());
     let correct = similarity.rows().into_iter().zip(labels).filter(|(row, label)| {
         let mut order: Vec<usize> = (0..row.len()).collect();
         order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
         let mut votes = vec![0usize; classes];
         for &neighbour in order.iter().take(k) {
-            votes[known[neighbour]] += 1;
+            votes[known[neighbour] as usize] += 1;
         }
         let most = votes.iter().max();
-        votes.iter().position(|v| Some(v) == most) == Some(**label)
+        votes.iter().position(|v| Some(v) == most) == Some(**label as usize)
     });
     correct.count() as f32 / labels.len().max(1) as f32
 }

@@ -15,11 +15,11 @@ mod knn;
 pub mod ntxent;
 mod optimizer;
 pub mod simclr;
+mod stage;
 mod streams;
 mod student;
 
 pub use config::{InvalidConfig, Method, PretrainConfig};
 pub use knn::LabelledImages;
-pub use simclr::{
-    Checkpoints, EpochRecord, Hooks, Monitor, PretrainError, Pretrained, Progress, pretrain,
-};
+pub use simclr::{Checkpoints, Hooks, Monitor, PretrainError, Pretrained, Progress, pretrain};
+pub use stage::{Inputs, Stage};

@@ -25,13 +25,8 @@ pub fn nt_xent(a: Tensor<2>, b: Tensor<2>, temperature: f64) -> Tensor<1> {
     let log_p = log_softmax(similarity.mask_fill(itself, -1e9), 1);
     let other = Tensor::<2>::eye(n, &device);
     let none = Tensor::zeros([n, n], &device);
-    let positives = Tensor::cat(
-        vec![
-            Tensor::cat(vec![none.clone(), other.clone()], 1),
-            Tensor::cat(vec![other, none], 1),
-        ],
-        0,
-    );
+    let positives =
+        Tensor::cat(vec![Tensor::cat(vec![none.clone(), other.clone()], 1), Tensor::cat(vec![other, none], 1)], 0);
     (log_p * positives).sum().div_scalar(-((2 * n) as f32))
 }
 

@@ -32,42 +32,17 @@ pub(crate) struct Optimizer {
 
 impl Optimizer {
     pub(crate) fn new(kind: OptimizerKind, weight_decay: f64) -> Self {
-        Self {
-            kind,
-            weight_decay,
-            steps: 0,
-            first: Named::new(),
-            second: Named::new(),
-        }
+        Self { kind, weight_decay, steps: 0, first: Named::new(), second: Named::new() }
     }
 
     /// The student after one step along `gradients`, with the running statistics `buffers`.
-    pub(crate) fn step(
-        &mut self,
-        student: Student,
-        lr: f64,
-        gradients: Named,
-        buffers: Named,
-    ) -> Student {
+    pub(crate) fn step(&mut self, student: Student, lr: f64, gradients: Named, buffers: Named) -> Student {
         self.steps += 1;
-        student.map(&mut Step {
-            path: Path::default(),
-            optimizer: self,
-            lr,
-            gradients,
-            buffers,
-        })
+        student.map(&mut Step { path: Path::default(), optimizer: self, lr, gradients, buffers })
     }
 
     /// `parameter` after one step.
-    fn update(
-        &mut self,
-        name: String,
-        parameter: Tensor<1>,
-        gradient: Tensor<1>,
-        lr: f64,
-        decay: f64,
-    ) -> Tensor<1> {
+    fn update(&mut self, name: String, parameter: Tensor<1>, gradient: Tensor<1>, lr: f64, decay: f64) -> Tensor<1> {
         let zeros = || Tensor::zeros(gradient.shape(), &gradient.device());
         let first = self.first.remove(&name).unwrap_or_else(zeros);
         match self.kind {
@@ -186,8 +161,7 @@ mod tests {
                     OptimizerKind::AdamW => {
                         m = 0.9 * m + 0.1 * g;
                         v = 0.999 * v + 0.001 * g * g;
-                        let step = (m / (1.0 - 0.9f64.powi(t)))
-                            / ((v / (1.0 - 0.999f64.powi(t))).sqrt() + 1e-8);
+                        let step = (m / (1.0 - 0.9f64.powi(t))) / ((v / (1.0 - 0.999f64.powi(t))).sqrt() + 1e-8);
                         p = p - lr * decay * p - lr * step;
                     }
                 }

@@ -9,12 +9,12 @@
 use std::io;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use hemlock_artifact::Epoch;
 use hemlock_models::device::runs_on_rayon;
 use hemlock_models::tiles::par_pair;
 use hemlock_models::{ExtractError, Extractor, ExtractorSpec, WeightsError};
 use ndarray::{ArrayView4, Axis};
 use rand::seq::SliceRandom;
-use serde::{Deserialize, Serialize};
 
 use crate::augment::render_views;
 use crate::checkpoint;
@@ -36,23 +36,7 @@ pub struct Pretrained {
     /// Architecture and normalisation, with the training images' means and deviations.
     pub spec: ExtractorSpec,
     /// One record per epoch; empty without training.
-    pub curve: Vec<EpochRecord>,
-}
-
-/// What an epoch came to. Only deterministic values: no times.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EpochRecord {
-    /// Counted from 1.
-    pub epoch: usize,
-    /// Mean loss of its steps.
-    pub loss: f32,
-    /// Learning rate of its last step.
-    pub lr: f32,
-    /// Spread of the last step's embeddings: the mean standard deviation of a coordinate of the unit
-    /// embeddings, times sqrt(p). 1 when directions are uniform, 0 when they have collapsed.
-    pub spread: f32,
-    /// k-nearest-neighbour accuracy, in the epochs that measure it.
-    pub knn: Option<f32>,
+    pub curve: Vec<Epoch>,
 }
 
 /// Where a run is.
@@ -126,7 +110,9 @@ pub enum PretrainError {
         epoch: usize,
     },
     /// The training diverged.
-    #[error("the loss is {loss} in epoch {epoch}, step {step}, at learning rate {lr:.1e}: choose a smaller `lr`")]
+    #[error(
+        "the loss is {loss} in epoch {epoch}, step {step}, at learning rate {lr:.1e}: choose a smaller `learning_rate`"
+    )]
     NonFinite {
         /// The loss.
         loss: f32,
@@ -172,12 +158,7 @@ pub fn pretrain(
     config.validate()?;
     let (n, _, height, width) = images.dim();
     let (mean, std) = channel_statistics(images);
-    let spec = ExtractorSpec {
-        arch: config.arch,
-        image_size: [height, width],
-        mean,
-        std,
-    };
+    let spec = ExtractorSpec { arch: config.arch, image_size: [height, width], mean, std };
     let device = device.clone().inner();
     let mut rng = stream(seed, Stream::Init);
     let student = Student::new(config.arch, config.projector, &mut rng, &device);
@@ -189,24 +170,12 @@ pub fn pretrain(
             return Err(InvalidConfig { field, message }.into());
         }
         Method::Simclr => {
-            let run = Run {
-                config,
-                images,
-                monitor,
-                seed,
-                spec: &spec,
-                device: &device,
-                hooks,
-            };
-            run.train(student)?
+            let run = Run { config, images, monitor, seed, spec: &spec, device: &device };
+            run.train(student, hooks)?
         }
     };
     let weights = Extractor::new(spec.clone(), &student.net, &device).to_safetensors()?;
-    Ok(Pretrained {
-        weights,
-        spec,
-        curve,
-    })
+    Ok(Pretrained { weights, spec, curve })
 }
 
 /// Everything that stays the same in a run.
@@ -217,7 +186,6 @@ struct Run<'a> {
     seed: u64,
     spec: &'a ExtractorSpec,
     device: &'a Device,
-    hooks: Hooks<'a>,
 }
 
 /// One view's way through a copy of the student.
@@ -227,10 +195,10 @@ struct Half {
 }
 
 impl Run<'_> {
-    fn train(&self, student: Student) -> Result<(Student, Vec<EpochRecord>), PretrainError> {
+    fn train(&self, student: Student, hooks: Hooks<'_>) -> Result<(Student, Vec<Epoch>), PretrainError> {
         let config = self.config;
         let mut optimizer = Optimizer::new(config.optimizer, config.weight_decay);
-        let (mut student, mut curve) = self.resume(student, &mut optimizer);
+        let (mut student, mut curve) = self.resume(student, &mut optimizer, hooks.checkpoints);
         let n = self.images.len_of(Axis(0));
         let steps = n / config.batch;
         for epoch in curve.len()..config.epochs {
@@ -238,42 +206,28 @@ impl Run<'_> {
             order.shuffle(&mut stream(self.seed, Stream::Shuffle { epoch }));
             let (mut total, mut spread, mut lr) = (0.0, 0.0, 0.0);
             for (i, batch) in order.chunks_exact(config.batch).enumerate() {
-                if (self.hooks.cancelled)() {
+                if (hooks.cancelled)() {
                     return Err(PretrainError::Interrupted { epoch: epoch + 1 });
                 }
-                lr = config.lr_at(epoch * steps + i, config.epochs * steps);
+                lr = config.learning_rate_at(epoch * steps + i, config.epochs * steps);
                 let loss;
                 (student, loss, spread) = self.step(student, &mut optimizer, epoch, batch, lr);
                 if !loss.is_finite() {
-                    return Err(PretrainError::NonFinite {
-                        loss,
-                        epoch: epoch + 1,
-                        step: i + 1,
-                        lr,
-                    });
+                    return Err(PretrainError::NonFinite { loss, epoch: epoch + 1, step: i + 1, lr });
                 }
                 total += f64::from(loss);
-                (self.hooks.progress)(Progress {
-                    epoch: epoch + 1,
-                    epochs: config.epochs,
-                    step: i + 1,
-                    steps,
-                    loss,
-                });
+                (hooks.progress)(Progress { epoch: epoch + 1, epochs: config.epochs, step: i + 1, steps, loss });
             }
-            curve.push(EpochRecord {
-                epoch: epoch + 1,
-                loss: (total / steps as f64) as f32,
-                lr: lr as f32,
-                spread,
-                knn: self.knn(&student, epoch)?,
-            });
+            curve.push(checkpoint::rounded(Epoch {
+                epoch: epoch as u32 + 1,
+                loss: total / steps as f64,
+                learning_rate: lr,
+                spread: f64::from(spread),
+                knn: self.knn(&student, epoch)?.map(f64::from),
+            }));
             let bytes = checkpoint::write(config, self.seed, &student, &optimizer, &curve)?;
-            let saved = self.hooks.checkpoints.save(&bytes);
-            saved.map_err(|source| PretrainError::Checkpoint {
-                epoch: epoch + 1,
-                source,
-            })?;
+            let saved = hooks.checkpoints.save(&bytes);
+            saved.map_err(|source| PretrainError::Checkpoint { epoch: epoch + 1, source })?;
         }
         Ok((student, curve))
     }
@@ -281,8 +235,13 @@ impl Run<'_> {
     /// The state after the last whole epoch, or the beginning.
     ///
     /// A checkpoint that cannot be read costs time, never correctness: the run starts over.
-    fn resume(&self, student: Student, optimizer: &mut Optimizer) -> (Student, Vec<EpochRecord>) {
-        let Some(bytes) = self.hooks.checkpoints.load() else {
+    fn resume(
+        &self,
+        student: Student,
+        optimizer: &mut Optimizer,
+        checkpoints: &dyn Checkpoints,
+    ) -> (Student, Vec<Epoch>) {
+        let Some(bytes) = checkpoints.load() else {
             return (student, Vec::new());
         };
         match checkpoint::read(&bytes, self.config, self.seed, &student, optimizer) {
@@ -303,10 +262,7 @@ impl Run<'_> {
         batch: &[usize],
         lr: f64,
     ) -> (Student, f32, f32) {
-        let (a, b) = self.pair(
-            || self.forward(&student, epoch, batch, 0),
-            || self.forward(&student, epoch, batch, 1),
-        );
+        let (a, b) = self.pair(|| self.forward(&student, epoch, batch, 0), || self.forward(&student, epoch, batch, 1));
         let spread = spread(a.embeddings.clone().inner());
         let (loss, [ga, gb]) = self.loss(&a, &b);
         let (a, b) = self.pair(|| a.backward(ga), || b.backward(gb));
@@ -317,16 +273,8 @@ impl Run<'_> {
     }
 
     /// Both results; side by side on the processor, one after the other on a GPU.
-    fn pair<T: Send>(
-        &self,
-        a: impl FnOnce() -> T + Send,
-        b: impl FnOnce() -> T + Send,
-    ) -> (T, T) {
-        if runs_on_rayon(self.device) {
-            par_pair(a, b)
-        } else {
-            (a(), b())
-        }
+    fn pair<T: Send>(&self, a: impl FnOnce() -> T + Send, b: impl FnOnce() -> T + Send) -> (T, T) {
+        if runs_on_rayon(self.device) { par_pair(a, b) } else { (a(), b()) }
     }
 
     fn forward(&self, student: &Student, epoch: usize, batch: &[usize], view: usize) -> Half {
@@ -337,10 +285,7 @@ impl Run<'_> {
         let images = Tensor::<4>::from_data(data, &self.device.clone().autodiff());
         let student = student.training_copy();
         let embeddings = student.forward(self.spec.normalise(images));
-        Half {
-            student,
-            embeddings,
-        }
+        Half { student, embeddings }
     }
 
     /// The loss and its gradient with respect to both halves' embeddings.
@@ -361,13 +306,11 @@ impl Run<'_> {
         let Some(monitor) = self.monitor.filter(|_| every > 0) else {
             return Ok(None);
         };
-        if (epoch + 1) % every != 0 && epoch + 1 != self.config.epochs {
+        if !(epoch + 1).is_multiple_of(every) && epoch + 1 != self.config.epochs {
             return Ok(None);
         }
         let extractor = Extractor::new(self.spec.clone(), &student.net, self.device);
-        let features = |labelled: &LabelledImages| {
-            extractor.features(labelled.images.view(), &|_| true)
-        };
+        let features = |labelled: &LabelledImages| extractor.features(labelled.images.view(), &|_| true);
         let Monitor { reference, queries } = monitor;
         Ok(Some(knn::accuracy(
             NEIGHBOURS,
@@ -398,7 +341,7 @@ fn merge(a: Named, mut b: Named, with: impl Fn(Tensor<1>, Tensor<1>) -> Tensor<1
     merged.collect()
 }
 
-/// See [`EpochRecord::spread`].
+/// See [`Epoch::spread`].
 fn spread(z: Tensor<2>) -> f32 {
     let [_, p] = z.dims();
     let z = unit_rows(z);
@@ -412,9 +355,9 @@ fn channel_statistics(images: ArrayView4<'_, u8>) -> ([f32; 3], [f32; 3]) {
     let (mut mean, mut std) = ([0.0; 3], [1.0; 3]);
     for (c, plane) in images.axis_iter(Axis(1)).enumerate().take(3) {
         // Sums of integers are exact in any order.
-        let (sum, squares) = plane.iter().fold((0u64, 0u64), |(sum, squares), &v| {
-            (sum + u64::from(v), squares + u64::from(v) * u64::from(v))
-        });
+        let (sum, squares) = plane
+            .iter()
+            .fold((0u64, 0u64), |(sum, squares), &v| (sum + u64::from(v), squares + u64::from(v) * u64::from(v)));
         let count = plane.len().max(1) as f64;
         let average = sum as f64 / count;
         let variance = (squares as f64 / count - average * average).max(0.0);

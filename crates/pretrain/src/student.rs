@@ -32,19 +32,12 @@ struct Projector {
 
 impl Student {
     /// A student whose network has the same initial values for every projector.
-    pub(crate) fn new(
-        arch: Arch,
-        projector: ProjectorConfig,
-        rng: &mut ChaCha8Rng,
-        device: &Device,
-    ) -> Self {
+    pub(crate) fn new(arch: Arch, projector: ProjectorConfig, rng: &mut ChaCha8Rng, device: &Device) -> Self {
         let net = ResNet::new(arch, rng, device);
         let ProjectorConfig { hidden, out } = projector;
         let mut linear = |from: usize, to: usize, bias: bool| {
-            let mut layer = LinearConfig::new(from, to)
-                .with_bias(bias)
-                .with_initializer(Initializer::Zeros)
-                .init(device);
+            let mut layer =
+                LinearConfig::new(from, to).with_bias(bias).with_initializer(Initializer::Zeros).init(device);
             layer.weight = normal([from, to], (1.0 / from as f32).sqrt(), rng, device);
             layer
         };
@@ -85,11 +78,7 @@ impl Student {
     }
 
     fn named(&self, pick: Pick<'_>) -> Named {
-        let mut visitor = Collect {
-            path: Path::default(),
-            pick,
-            picked: Named::new(),
-        };
+        let mut visitor = Collect { path: Path::default(), pick, picked: Named::new() };
         self.visit(&mut visitor);
         visitor.picked
     }

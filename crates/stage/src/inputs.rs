@@ -70,7 +70,7 @@ macro_rules! inputs {
     (
         $(#[$doc:meta])* $vis:vis struct $name:ident {
             $($(#[$fdoc:meta])* $role:ident: $ty:ty = $node:literal,)*
-            $(optional { $($(#[$odoc:meta])* $orole:ident: $oty:ty = $onode:literal,)* })?
+            $(; optional { $($(#[$odoc:meta])* $orole:ident: $oty:ty = $onode:literal,)* })?
         }
     ) => {
         $(#[$doc])*

@@ -45,17 +45,9 @@ fn open() -> Device {
 }
 
 /// Runs to the end, or until `limit` steps are done.
-fn run(
-    config: &PretrainConfig,
-    checkpoints: &dyn Checkpoints,
-    limit: usize,
-) -> Result<Pretrained, PretrainError> {
+fn run(config: &PretrainConfig, checkpoints: &dyn Checkpoints, limit: usize) -> Result<Pretrained, PretrainError> {
     let done = Cell::new(0);
-    let hooks = Hooks {
-        checkpoints,
-        progress: &|_| done.set(done.get() + 1),
-        cancelled: &|| done.get() >= limit,
-    };
+    let hooks = Hooks { checkpoints, progress: &|_| done.set(done.get() + 1), cancelled: &|| done.get() >= limit };
     pretrain(config, images(20).view(), None, 5, &open(), hooks)
 }
 
@@ -67,10 +59,7 @@ fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
 #[test]
 fn a_resumed_run_ends_in_the_same_bytes_whatever_the_threads() {
     for optimizer in [OptimizerKind::AdamW, OptimizerKind::Sgd] {
-        let config = PretrainConfig {
-            optimizer,
-            ..tiny()
-        };
+        let config = PretrainConfig { optimizer, ..tiny() };
         let whole = on_threads(1, || run(&config, &(), usize::MAX).unwrap());
         let resumed = on_threads(3, || {
             let memory = Memory::default();
@@ -79,7 +68,7 @@ fn a_resumed_run_ends_in_the_same_bytes_whatever_the_threads() {
             assert!(matches!(stopped, PretrainError::Interrupted { epoch: 2 }));
             run(&config, &memory, usize::MAX).unwrap()
         });
-        assert_eq!(whole.weights, resumed.weights);
+        assert!(whole.weights == resumed.weights);
         assert_eq!(whole.curve, resumed.curve);
         assert_eq!(whole.curve.len(), 2);
     }
@@ -89,32 +78,26 @@ fn a_resumed_run_ends_in_the_same_bytes_whatever_the_threads() {
 fn an_unusable_checkpoint_means_starting_over() {
     let expected = run(&tiny(), &(), usize::MAX).unwrap();
     let memory = Memory::default();
-    let other = PretrainConfig {
-        lr: 0.5,
-        ..tiny()
-    };
+    let other = PretrainConfig { learning_rate: 0.5, ..tiny() };
     run(&other, &memory, usize::MAX).unwrap();
     let good = memory.load().unwrap();
     for bytes in [&good[..], &good[..good.len() - 1], &good[..20], b"", b"nonsense"] {
         memory.save(bytes).unwrap();
         let again = run(&tiny(), &memory, usize::MAX).unwrap();
-        assert_eq!(again.weights, expected.weights);
+        assert!(again.weights == expected.weights);
     }
 }
 
 #[test]
 fn random_is_the_initialisation_of_the_same_seed() {
-    let config = PretrainConfig {
-        method: Method::Random,
-        ..tiny()
-    };
+    let config = PretrainConfig { method: Method::Random, ..tiny() };
     let random = run(&config, &(), 0).unwrap();
     assert!(random.curve.is_empty());
     let mut rng = stream(5, Stream::Init);
     let student = Student::new(config.arch, config.projector, &mut rng, &open());
     let initial = Extractor::new(random.spec.clone(), &student.net, &open());
-    assert_eq!(random.weights, initial.to_safetensors().unwrap());
-    assert_ne!(random.weights, run(&tiny(), &(), usize::MAX).unwrap().weights);
+    assert!(random.weights == initial.to_safetensors().unwrap());
+    assert!(random.weights != run(&tiny(), &(), usize::MAX).unwrap().weights);
 }
 
 /// Gradients of one graph over both views: what the halves must add up to.
@@ -135,25 +118,9 @@ fn single_graph(run: &Run<'_>, student: &Student, batch: &[usize]) -> (f32, Name
 
 fn with_run<T>(config: &PretrainConfig, images: &Array4<u8>, work: impl FnOnce(Run<'_>) -> T) -> T {
     let (mean, std) = channel_statistics(images.view());
-    let spec = ExtractorSpec {
-        arch: config.arch,
-        image_size: [images.len_of(Axis(2)), images.len_of(Axis(3))],
-        mean,
-        std,
-    };
-    work(Run {
-        config,
-        images: images.view(),
-        monitor: None,
-        seed: 5,
-        spec: &spec,
-        device: &open(),
-        hooks: Hooks {
-            checkpoints: &(),
-            progress: &|_| (),
-            cancelled: &|| false,
-        },
-    })
+    let spec =
+        ExtractorSpec { arch: config.arch, image_size: [images.len_of(Axis(2)), images.len_of(Axis(3))], mean, std };
+    work(Run { config, images: images.view(), monitor: None, seed: 5, spec: &spec, device: &open() })
 }
 
 #[test]
@@ -170,10 +137,7 @@ fn the_halves_give_the_gradient_of_the_whole() {
         let (loss, [ga, gb]) = run.loss(&a, &b);
         let gradients = merge(a.backward(ga).0, b.backward(gb).0, |a, b| a + b);
         assert_eq!(loss, expected_loss);
-        assert_eq!(
-            gradients.keys().collect::<Vec<_>>(),
-            expected.keys().collect::<Vec<_>>()
-        );
+        assert_eq!(gradients.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
         let mut largest = 0.0f32;
         for (name, gradient) in gradients {
             let difference = (gradient.clone() - expected[&name].clone()).abs().max();
@@ -192,23 +156,16 @@ fn the_halves_give_the_gradient_of_the_whole() {
 fn running_statistics_are_those_of_the_batches() {
     let config = PretrainConfig {
         epochs: 80,
-        lr: 1e-20,
+        learning_rate: 1e-20,
         weight_decay: 0.0,
-        augment: AugmentConfig {
-            min_area: 1.0,
-            flip: 0.0,
-            jitter: 0.0,
-            jitter_strength: 0.0,
-            grayscale: 0.0,
-        },
+        augment: AugmentConfig { min_area: 1.0, flip: 0.0, jitter: 0.0, jitter_strength: 0.0, grayscale: 0.0 },
         batch: 20,
         ..tiny()
     };
     // With all aspect ratios but 1 not fitting, a crop of the whole area is the identity.
     let trained = run(&config, &(), usize::MAX).unwrap();
     let device = open();
-    let extractor =
-        Extractor::from_safetensors(trained.spec.clone(), &trained.weights, &device).unwrap();
+    let extractor = Extractor::from_safetensors(trained.spec.clone(), &trained.weights, &device).unwrap();
     let in_eval = extractor.features(images(20).view(), &|_| true).unwrap();
 
     let mut rng = stream(5, Stream::Init);
@@ -225,31 +182,26 @@ fn running_statistics_are_those_of_the_batches() {
 #[test]
 fn training_lowers_the_loss_without_collapse() {
     let config = PretrainConfig {
-        epochs: 12,
-        lr: 1e-2,
+        epochs: 30,
+        batch: 10,
+        learning_rate: 1e-2,
+        augment: AugmentConfig { min_area: 0.7, jitter: 0.0, grayscale: 0.0, ..AugmentConfig::default() },
         ..tiny()
     };
     let curve = run(&config, &(), usize::MAX).unwrap().curve;
-    let (first, last) = (&curve[0], &curve[11]);
-    assert!(last.loss < 0.9 * first.loss, "{curve:?}");
+    let (first, last) = (&curve[0], &curve[29]);
+    assert!(last.loss < 0.8 * first.loss, "{curve:?}");
     assert!(last.spread > 0.5, "{curve:?}");
-    assert!(last.lr < first.lr);
+    assert!(last.learning_rate < first.learning_rate);
 }
 
 #[test]
 fn divergence_and_misfits_are_errors() {
-    let diverging = PretrainConfig {
-        optimizer: OptimizerKind::Sgd,
-        lr: 1e30,
-        ..tiny()
-    };
+    let diverging = PretrainConfig { optimizer: OptimizerKind::Sgd, learning_rate: 1e30, ..tiny() };
     let message = run(&diverging, &(), usize::MAX).unwrap_err().to_string();
     assert!(message.contains("in epoch 1, step 2"), "{message}");
-    assert!(message.ends_with("choose a smaller `lr`"), "{message}");
-    let large = PretrainConfig {
-        batch: 32,
-        ..tiny()
-    };
+    assert!(message.ends_with("choose a smaller `learning_rate`"), "{message}");
+    let large = PretrainConfig { batch: 32, ..tiny() };
     assert_eq!(
         run(&large, &(), usize::MAX).unwrap_err().to_string(),
         "parameter `batch`: is 32: expected at most the 20 images"
@@ -258,29 +210,15 @@ fn divergence_and_misfits_are_errors() {
 
 #[test]
 fn the_monitor_measures_when_it_is_due_and_changes_nothing() {
-    let labelled = |n: usize| LabelledImages {
-        images: images(n),
-        labels: (0..n).map(|i| i % 2).collect(),
-    };
-    let monitor = Monitor {
-        reference: labelled(20),
-        queries: labelled(10),
-    };
-    let config = PretrainConfig {
-        epochs: 3,
-        knn_every: 2,
-        ..tiny()
-    };
-    let hooks = Hooks {
-        checkpoints: &(),
-        progress: &|_| (),
-        cancelled: &|| false,
-    };
+    let labelled = |n: usize| LabelledImages { images: images(n), labels: (0..n as u32).map(|i| i % 2).collect() };
+    let monitor = Monitor { reference: labelled(20), queries: labelled(10) };
+    let config = PretrainConfig { epochs: 3, knn_every: 2, ..tiny() };
+    let hooks = Hooks { checkpoints: &(), progress: &|_| (), cancelled: &|| false };
     let images = images(20);
     let with = pretrain(&config, images.view(), Some(&monitor), 5, &open(), hooks).unwrap();
     let measured: Vec<bool> = with.curve.iter().map(|e| e.knn.is_some()).collect();
     assert_eq!(measured, [false, true, true]);
-    assert_eq!(with.weights, run(&config, &(), usize::MAX).unwrap().weights);
+    assert!(with.weights == run(&config, &(), usize::MAX).unwrap().weights);
 }
 
 #[test]

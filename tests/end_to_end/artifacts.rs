@@ -1,0 +1,64 @@
+//! Artifacts that are damaged, unreachable, exported.
+
+use crate::house::{House, flip};
+use std::fs;
+
+#[test]
+fn a_damaged_artifact_is_refused_and_rebuilt_when_asked() {
+    let house = House::new();
+    house.ok("run tiny");
+    let file = house.artifact("artifacts", "features").join("train.features");
+    flip(&file);
+    // Its length is right, so it is found when it is read.
+    house.fails("target-params tiny --force", 4, &["train.features", "--repair"]);
+    let repaired = house.ok("run tiny --repair");
+    assert_eq!(House::stages_that_ran(&repaired), ["features"]);
+    house.ok("target-params tiny --force");
+
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+    house.fails("run tiny", 4, &["train.features", "--repair"]);
+    flip(&house.artifact("artifacts", "pretrain").join("manifest.json"));
+    house.fails("run tiny", 4, &["manifest.json", "--repair"]);
+    assert_eq!(House::stages_that_ran(&house.ok("run tiny --repair")), ["pretrain", "features"]);
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let house = House::new();
+    house.ok("features tiny");
+    let manifest = house.artifact("artifacts", "features").join("manifest.json");
+    let text = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, text.replace("\"format\": \"1.0\"", "\"format\": \"2.0\"")).unwrap();
+    house.fails("features tiny", 4, &["2.0", "newer"]);
+}
+
+#[test]
+fn garbage_is_shown_then_deleted_and_what_pipelines_reach_stays() {
+    let house = House::new();
+    house.ok("run tiny");
+    assert_eq!(house.ok("gc").out, "");
+    house.ok("run tiny --set evaluate.tolerance=1e-5");
+    // The spec still reaches the first evaluation, and the last run the second.
+    assert_eq!(house.ok("gc").out, "");
+    house.ok("run tiny");
+    let preview = house.ok("gc");
+    assert_eq!(preview.out.lines().count(), 1, "{}", preview.out);
+    assert!(preview.out.contains("evaluate"), "{}", preview.out);
+    house.ok("gc --delete");
+    assert_eq!(house.ok("gc").out, "");
+    assert!(House::stages_that_ran(&house.ok("run tiny")).is_empty());
+}
+
+#[test]
+fn pictures_and_tensors_are_exported() {
+    let house = House::new();
+    house.ok("run tiny");
+    house.ok("export tiny invert --select seed=0,eps_d=0.05 -o out --format png");
+    assert_eq!(fs::read_dir(house.path().join("out/poisons")).unwrap().count(), 5);
+    house.ok("export tiny pretrain -o out");
+    assert!(house.path().join("out/extractor.safetensors").is_file());
+    house.fails("export tiny invert --select seed=7 -o out", 4, &["matches the selection"]);
+    house.fails("export tiny evaluate -o out --format png", 4, &["no pictures"]);
+    house.fails("export tiny features -o out --root empty", 4, &["not there yet"]);
+}

@@ -1,0 +1,116 @@
+//! Bad input: one clear message, its exit code, and nothing lost.
+
+use crate::house::{House, TINY};
+use std::fs;
+
+#[test]
+fn specs_are_checked_before_anything_runs() {
+    let house = House::new();
+    let bad = |from: &str, to: &str, words: &[&str]| {
+        assert!(TINY.contains(from));
+        house.spec("bad", &TINY.replace(from, to));
+        house.fails("plan bad", 2, words);
+    };
+    bad("epochs = 1", "epoch = 1", &["pipelines/bad.toml:12", "epoch", "did you mean `epochs`?"]);
+    bad("[target-params]", "[target-parms]", &["bad.toml:17", "target-parms", "did you mean `target-params`?"]);
+    bad("[dataset.downstream]", "[dataset.downstraem]", &["bad.toml:4", "did you mean `dataset.downstream`?"]);
+    bad("\"synthetic\"", "\"synthetik\"", &["bad.toml:5", "synthetik", "did you mean `synthetic`?"]);
+    bad("\"simclr\"", "\"simclrr\"", &["bad.toml:11", "did you mean `simclr`?"]);
+    bad("\"resnet8-w4\"", "\"resnet9\"", &["bad.toml:12", "resnet9", "resnet20"]);
+    bad("seeds = [0]", "seeds = []", &["bad.toml:2", "seeds"]);
+    bad("seeds = [0]", "seeds = [-1]", &["bad.toml:2", "-1"]);
+    bad("radius = 0.5", "radius = \"big\"", &["bad.toml:18", "radius", "big"]);
+    bad("radius = 0.5", "radius = -0.5", &["bad.toml:18", "radius", "-0.5", "above 0"]);
+    bad("radius = 0.5", "radius = nan", &["bad.toml:18", "radius"]);
+    bad("radius = 0.5", "radius =", &["bad.toml:18"]);
+    bad("[features]", "", &["[features]", "no [features]"]);
+    for eps_d in ["0", "-0.1", "1.5", "nan"] {
+        bad("eps_d = 0.05", &format!("eps_d = {eps_d}"), &["bad.toml:22", "eps_d"]);
+    }
+    house.fails("plan tiny --set pretrain.epohcs=3", 2, &["epohcs", "did you mean `epochs`?"]);
+    house.fails("plan tiny --set pretrain", 2, &["expected `stage.field=value`"]);
+    house.fails("plan nowhere", 2, &["no pipeline 'nowhere'", "expected one of", "tiny"]);
+    house.fails("why tiny --stage nowhere", 2, &["nowhere", "target-params"]);
+    house.fails("frobnicate tiny", 2, &["frobnicate"]);
+}
+
+#[test]
+fn a_budget_that_gives_no_poison_names_what_would() {
+    let house = House::new();
+    house.fails("run tiny --set poison-features.eps_d=0.001", 2, &["eps_d", "no poison", "expected at least"]);
+    // What ran before stays.
+    assert!(house.artifact("artifacts", "target-params").is_dir());
+}
+
+#[test]
+fn a_failing_branch_leaves_the_others_intact() {
+    let house = House::new();
+    let set = "--set poison-features.eps_d=[0.001,0.05]";
+    house.fails(&format!("run tiny {set}"), 2, &["no poison"]);
+    let results = house.ok(&format!("results tiny {set} --json"));
+    assert_eq!(results.out.lines().count(), 1);
+    assert!(results.err.contains("1 of 2 branches have no result yet"), "{}", results.err);
+}
+
+#[test]
+fn raw_data_that_is_missing_or_damaged() {
+    let house = House::new();
+    house.spec("cifar", &TINY.replace("{ kind = \"synthetic\", domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }", "\"cifar10\""));
+    house.fails("plan cifar", 3, &["cifar10", "hemlock data cifar10"]);
+    let folder = house.path().join("data/cifar-10-batches-bin");
+    fs::create_dir_all(&folder).unwrap();
+    let classes: String = (0..10).map(|i| format!("class{i}\n")).collect();
+    fs::write(folder.join("batches.meta.txt"), classes).unwrap();
+    let records: Vec<u8> = (0..200u32).flat_map(|i| [vec![(i % 10) as u8], vec![i as u8; 3072]].concat()).collect();
+    for file in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+        fs::write(folder.join(format!("{file}.bin")), &records).unwrap();
+    }
+    house.ok("dataset cifar");
+    fs::write(folder.join("data_batch_3.bin"), &records[..5000]).unwrap();
+    house.fails("dataset cifar", 3, &["data_batch_3.bin", "5000", "3073"]);
+    let mut wrong = records.clone();
+    wrong[3073] = 11;
+    fs::write(folder.join("data_batch_3.bin"), wrong).unwrap();
+    house.fails("dataset cifar", 3, &["data_batch_3.bin", "11"]);
+    fs::write(house.path().join("no.tar.gz"), "no archive").unwrap();
+    house.fails("data cifar10 --from no.tar.gz --trust --data elsewhere", 3, &["no.tar.gz"]);
+    house.fails("data cifar10 --from no.tar.gz --data elsewhere", 3, &["no.tar.gz", "expected"]);
+    assert!(!house.path().join("elsewhere/cifar-10-batches-bin").exists());
+}
+
+#[test]
+fn a_backend_that_is_not_there() {
+    let house = House::new();
+    if cfg!(not(feature = "cuda")) {
+        house.fails("run tiny --device cuda", 5, &["cuda", "not compiled in"]);
+    }
+    house.fails("run tiny --device abacus", 2, &["abacus", "flex"]);
+}
+
+/// Needs the right to mount a small file system.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_loses_nothing() {
+    let house = House::new();
+    let disk = house.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=600k", "tmpfs"])
+        .arg(&disk)
+        .status()
+        .is_ok_and(|s| s.success());
+    if !mounted {
+        #[allow(clippy::print_stderr)]
+        {
+            eprintln!("SKIPPED: a full disk was not tried, because a file system cannot be mounted here");
+        }
+        return;
+    }
+    let ran = house.run("run tiny --root disk/artifacts");
+    let status = house.run("status tiny --root disk/artifacts");
+    let unmounted = std::process::Command::new("umount").arg(&disk).status();
+    assert!(unmounted.unwrap().success());
+    assert_eq!(ran.code, 4, "{}", ran.err);
+    assert!(ran.err.contains("disk full"), "{}", ran.err);
+    assert_eq!(status.code, 0, "{}", status.err);
+}

@@ -1,0 +1,120 @@
+//! A temporary place with an artifact root, and the binary to run in it.
+
+use assert_cmd::Command;
+use serde_json::Value;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+use tempfile::TempDir;
+
+/// The smallest whole pipeline.
+pub const TINY: &str = include_str!("../specs/tiny.toml");
+
+pub struct House {
+    dir: TempDir,
+}
+
+/// What a run of the binary left.
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl House {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("pipelines")).unwrap();
+        let house = Self { dir };
+        house.spec("tiny", TINY);
+        house
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn spec(&self, name: &str, text: &str) {
+        fs::write(self.path().join(format!("pipelines/{name}.toml")), text).unwrap();
+    }
+
+    pub fn command(&self, args: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hemlock"));
+        command.current_dir(self.path()).args(args.split_whitespace());
+        for variable in ["HEMLOCK_ARTIFACTS", "HEMLOCK_DATA", "HEMLOCK_DEVICE", "HEMLOCK_PIPELINES", "RUST_LOG"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    /// Starts the binary and does not wait for it.
+    pub fn spawn(&self, args: &str) -> std::process::Child {
+        std::process::Command::new(env!("CARGO_BIN_EXE_hemlock"))
+            .current_dir(self.path())
+            .args(args.split_whitespace())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    /// Runs the binary; arguments are separated by white space.
+    pub fn run(&self, args: &str) -> Ran {
+        let output = self.command(args).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let ran = Ran { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) };
+        assert!(!ran.err.contains("panicked"), "{}", ran.err);
+        ran
+    }
+
+    /// Runs the binary, which must succeed.
+    #[track_caller]
+    pub fn ok(&self, args: &str) -> Ran {
+        let ran = self.run(args);
+        assert_eq!(ran.code, 0, "hemlock {args}: {}", ran.err);
+        ran
+    }
+
+    /// Runs the binary, which must fail with a code and say all of `words`.
+    #[track_caller]
+    pub fn fails(&self, args: &str, code: i32, words: &[&str]) {
+        let ran = self.run(args);
+        assert_eq!(ran.code, code, "hemlock {args}: {}{}", ran.out, ran.err);
+        for word in words {
+            assert!(ran.err.contains(word), "hemlock {args}: '{word}' is not in: {}", ran.err);
+        }
+    }
+
+    /// The tasks of `plan --json`.
+    pub fn tasks(&self, args: &str) -> Vec<Value> {
+        let plan: Value = serde_json::from_str(&self.ok(&format!("plan {args} --json")).out).unwrap();
+        plan["tasks"].as_array().unwrap().clone()
+    }
+
+    /// The folder of the only artifact of a stage.
+    pub fn artifact(&self, root: &str, stage: &str) -> PathBuf {
+        let mut found: Vec<PathBuf> =
+            fs::read_dir(self.path().join(root).join(stage)).unwrap().map(|e| e.unwrap().path()).collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.remove(0)
+    }
+
+    /// The stages that ran, in order, from what a run said.
+    pub fn stages_that_ran(ran: &Ran) -> Vec<String> {
+        ran.err
+            .lines()
+            .filter_map(|l| l.trim_start().strip_prefix("done"))
+            .map(|l| l.split_whitespace().next().unwrap().to_owned())
+            .collect()
+    }
+}
+
+/// Changes one byte in the middle of a file.
+pub fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}

@@ -1,0 +1,65 @@
+//! What `plan`, `why` and `status` say before and after runs.
+
+use crate::house::House;
+use serde_json::Value;
+
+/// Keys differ with the code's versions; the words around them shall not.
+fn without_keys(text: &str) -> String {
+    let mut out = String::new();
+    for line in text.lines() {
+        let words = line.split_inclusive(' ').map(|word| {
+            let bare = word.trim_end().trim_end_matches(':');
+            let key = bare.len() == 12 && bare.bytes().all(|b| b.is_ascii_hexdigit());
+            if key { word.replace(bare, "KEY") } else { word.to_owned() }
+        });
+        out += words.collect::<String>().trim_end();
+        out.push('\n');
+    }
+    out
+}
+
+#[test]
+fn plan_and_why_agree_with_what_runs() {
+    let house = House::new();
+    insta::assert_snapshot!("plan-before", without_keys(&house.ok("plan tiny").out));
+    house.ok("run tiny");
+    insta::assert_snapshot!("plan-after", without_keys(&house.ok("plan tiny").out));
+    let change = "--set poison-features.eps_d=0.1";
+    insta::assert_snapshot!("plan-change", without_keys(&house.ok(&format!("plan tiny {change}")).out));
+    insta::assert_snapshot!("why-change", without_keys(&house.ok(&format!("why tiny --stage poison-features {change}")).out));
+    let json = house.ok(&format!("why tiny --stage poison-features --json {change}")).out;
+    let why: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(why["why"]["changes"][0]["path"], "eps_d", "{json}");
+    // Planning writes nothing that a run would use.
+    assert_eq!(House::stages_that_ran(&house.ok(&format!("run tiny {change}"))), ["poison-features", "invert", "evaluate"]);
+}
+
+#[test]
+fn lists_fan_out_and_branches_share_what_they_have_in_common() {
+    let house = House::new();
+    let count = |args: &str, stage: &str| house.tasks(args).iter().filter(|t| t["stage"] == stage).count();
+    let args = "tiny --set seeds=[0,1,2] --set target-params.radius=[0.1,0.5] --set invert.beta=[0,0.1]";
+    assert_eq!(count(args, "pretrain"), 1);
+    assert_eq!(count(args, "target-params"), 2);
+    assert_eq!(count(args, "poison-features"), 6);
+    assert_eq!(count(args, "invert"), 12);
+    assert_eq!(count(args, "evaluate"), 12);
+}
+
+#[test]
+fn shipped_pipelines_parse() {
+    let house = House::new();
+    let specs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../pipelines");
+    for entry in std::fs::read_dir(specs).unwrap() {
+        let path = entry.unwrap().path();
+        let ran = house.run(&format!("plan {}", path.display()));
+        // Without the raw data a plan cannot be made, but the spec was checked before that.
+        assert!(ran.code == 0 || (ran.code == 3 && ran.err.contains("hemlock data")), "{}: {}", path.display(), ran.err);
+    }
+}
+
+#[test]
+fn help_has_examples() {
+    let help = House::new().ok("--help").out;
+    insta::assert_snapshot!("help", help);
+}

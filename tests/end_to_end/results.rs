@@ -1,0 +1,77 @@
+//! Results, and that they can be recomputed from what is exported.
+
+use crate::house::House;
+use safetensors::{SafeTensors, tensor::TensorView};
+use serde_json::Value;
+use std::{fs, path::Path};
+
+fn numbers(view: &TensorView) -> Vec<f64> {
+    let data = view.data();
+    match view.dtype() {
+        safetensors::Dtype::F32 => data.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
+        safetensors::Dtype::F64 => data.chunks(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
+        safetensors::Dtype::I64 => data.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Accuracy of an exported head on exported features, by the definition.
+fn accuracy(head: &Path, features: &Path) -> f64 {
+    let (head, features) = (fs::read(head).unwrap(), fs::read(features).unwrap());
+    let (head, features) = (SafeTensors::deserialize(&head).unwrap(), SafeTensors::deserialize(&features).unwrap());
+    let (w, b) = (numbers(&head.tensor("weight").unwrap()), numbers(&head.tensor("bias").unwrap()));
+    let (z, y) = (numbers(&features.tensor("features").unwrap()), numbers(&features.tensor("labels").unwrap()));
+    let d = z.len() / y.len();
+    let right = z.chunks(d).zip(&y).filter(|(z, y)| {
+        let logit = |k: usize| b[k] + w[k * d..(k + 1) * d].iter().zip(*z).map(|(w, z)| w * z).sum::<f64>();
+        let best = (0..b.len()).max_by(|i, j| logit(*i).total_cmp(&logit(*j))).unwrap();
+        best as f64 == **y
+    });
+    right.count() as f64 / y.len() as f64
+}
+
+#[test]
+fn every_accuracy_can_be_recomputed_from_exported_files() {
+    let house = House::new();
+    house.ok("run tiny");
+    let results = house.ok("results tiny --json");
+    assert_eq!(results.out.lines().count(), 1);
+    let row: Value = serde_json::from_str(&results.out).unwrap();
+    for field in ["pipeline", "attack", "eps_d", "seed", "device", "params", "accuracy", "visibility", "seconds", "key"] {
+        assert!(!row[field].is_null(), "{field}: {row}");
+    }
+    house.ok("export tiny evaluate -o heads");
+    house.ok("export tiny features -o features");
+    for name in ["clean", "target", "features", "images", "random_flips", "duplicates"] {
+        let head = house.path().join(format!("heads/{name}.safetensors"));
+        let recomputed = accuracy(&head, &house.path().join("features/test.safetensors"));
+        assert_eq!(recomputed, row["accuracy"][name].as_f64().unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
+    let house = House::new();
+    let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1] --set evaluate.tolerance=1e-5";
+    house.ok(&format!("run tiny {set}"));
+    let table = house.ok(&format!("results tiny {set}")).out;
+    assert_eq!(table.lines().filter(|l| l.starts_with("gradient-canceling")).count(), 2, "{table}");
+    assert!(table.contains('±'), "{table}");
+    assert_eq!(house.ok(&format!("results tiny {set} --json")).out.lines().count(), 4);
+    // Without inversion there is no accuracy on images.
+    house.spec("bare", &crate::house::TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
+    house.ok("run bare");
+    let row: Value = serde_json::from_str(&house.ok("results bare --json").out).unwrap();
+    assert!(row["accuracy"]["images"].is_null() && row["visibility"].is_null(), "{row}");
+    house.fails("results tiny --root empty", 4, &["no results", "hemlock run tiny"]);
+}
+
+#[test]
+fn the_decoder_inverts_too() {
+    let house = House::new();
+    house.spec("decode", &crate::house::TINY.replace("\"feature-matching\"\nsteps = 3", "\"decoder\"\nepochs = 2\nwidth = 8"));
+    house.ok("run decode");
+    let row: Value = serde_json::from_str(&house.ok("results decode --json").out).unwrap();
+    assert_eq!(row["attack"], "gradient-canceling + decoder");
+    assert!(row["accuracy"]["images"].as_f64().unwrap() > 0.0);
+}

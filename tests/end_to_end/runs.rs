@@ -1,0 +1,110 @@
+//! Running, running again, resuming.
+
+use crate::house::{House, TINY};
+use std::{thread, time::Duration};
+
+const ALL: [&str; 7] =
+    ["dataset.downstream", "pretrain", "features", "target-params", "poison-features", "invert", "evaluate"];
+
+#[test]
+fn a_pipeline_runs_once_and_a_change_runs_what_it_touches() {
+    let house = House::new();
+    assert_eq!(House::stages_that_ran(&house.ok("run tiny")), ALL);
+    let again = house.ok("run tiny");
+    assert_eq!(House::stages_that_ran(&again), Vec::<String>::new());
+    assert!(again.err.contains("0 tasks ran, 7 were cached"), "{}", again.err);
+
+    assert_eq!(House::stages_that_ran(&house.ok("run tiny --set poison-features.eps_d=0.1")), ALL[4..]);
+    assert_eq!(House::stages_that_ran(&house.ok("run tiny --set evaluate.tolerance=1e-5")), ALL[6..]);
+    // A stage by itself, forced: nothing else runs, and as its content is the same, nothing is out of date after it.
+    assert_eq!(House::stages_that_ran(&house.ok("invert tiny --force")), ["invert"]);
+    assert_eq!(House::stages_that_ran(&house.ok("run tiny")), Vec::<String>::new());
+    // A stage brings what it needs.
+    assert_eq!(House::stages_that_ran(&house.ok("features tiny --root other")), ALL[..3]);
+}
+
+#[test]
+fn the_same_spec_gives_the_same_bytes_whatever_the_number_of_threads() {
+    let house = House::new();
+    house.ok("run tiny --root a");
+    house.command("run tiny --root b").env("RAYON_NUM_THREADS", "1").assert().success();
+    let diff = house.ok("diff a b");
+    assert_eq!(diff.out.matches("identical").count(), ALL.len(), "{}", diff.out);
+    assert!(diff.out.contains("7 artifacts in both roots, 0 in one alone"), "{}", diff.out);
+}
+
+#[test]
+fn killed_at_any_moment_a_rerun_completes_with_the_same_bytes() {
+    let house = House::new();
+    house.spec("tiny", &TINY.replace("epochs = 1", "epochs = 3"));
+    house.ok("run tiny --root whole");
+    for milliseconds in [30, 150, 300, 450, 600, 800] {
+        let mut child = house.spawn("run tiny --root killed");
+        thread::sleep(Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        house.ok("status tiny --root killed");
+    }
+    house.ok("run tiny --root killed");
+    let diff = house.ok("diff whole killed");
+    assert_eq!(diff.out.matches("identical").count(), ALL.len(), "{}", diff.out);
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
+    let house = House::new();
+    house.spec("tiny", &TINY.replace("epochs = 1", "epochs = 400"));
+    let child = house.spawn("pretrain tiny");
+    thread::sleep(Duration::from_millis(2500));
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    let checkpoints = walk(&house.path().join("artifacts/.partial"));
+    assert!(checkpoints.iter().any(|p| p.contains("checkpoint")), "{checkpoints:?}");
+}
+
+#[cfg(unix)]
+fn walk(dir: &std::path::Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(walk(&entry.path()));
+        } else {
+            found.push(entry.path().display().to_string());
+        }
+    }
+    found
+}
+
+#[test]
+fn two_runs_at_once_share_the_work() {
+    let house = House::new();
+    let children = [house.spawn("run tiny"), house.spawn("run tiny")];
+    let mut ran = 0;
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{err}");
+        ran += err.lines().filter(|l| l.trim_start().starts_with("done")).count();
+    }
+    assert_eq!(ran, ALL.len());
+}
+
+#[test]
+fn every_task_of_the_frozen_plan_is_a_process_of_its_own() {
+    let house = House::new();
+    for task in house.tasks("tiny") {
+        let argv: Vec<&str> = task["argv"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
+        assert_eq!(argv[0], "hemlock");
+        let ran = house.ok(&argv[1..].join(" "));
+        assert_eq!(House::stages_that_ran(&ran), [task["node"].as_str().unwrap()]);
+        assert!(house.path().join(task["outputs"][0].as_str().unwrap()).is_dir());
+    }
+    assert!(house.tasks("tiny").iter().all(|t| t["state"] == "cached"));
+    // Out of turn, or from a spec that has changed, a task refuses.
+    let last = house.tasks("tiny")[6]["key"].as_str().unwrap().to_owned();
+    house.fails(&format!("run tiny --root empty --task {last}"), 4, &["is not there", "run the stage"]);
+    house.fails(&format!("run tiny --set pretrain.epochs=2 --task {last}"), 2, &["has no task"]);
+}
