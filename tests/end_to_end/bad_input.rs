@@ -11,21 +11,21 @@ fn specs_are_checked_before_anything_runs() {
         house.spec("bad", &TINY.replace(from, to));
         house.fails("plan bad", 2, words);
     };
-    bad("epochs = 1", "epoch = 1", &["pipelines/bad.toml:12", "epoch", "did you mean `epochs`?"]);
-    bad("[target-params]", "[target-parms]", &["bad.toml:17", "target-parms", "did you mean `target-params`?"]);
+    bad("epochs = 1", "epoch = 1", &["pipelines/bad.toml:13", "epoch", "did you mean `epochs`?"]);
+    bad("[target-params]", "[target-parms]", &["bad.toml:19", "target-parms", "did you mean `target-params`?"]);
     bad("[dataset.downstream]", "[dataset.downstraem]", &["bad.toml:4", "did you mean `dataset.downstream`?"]);
     bad("\"synthetic\"", "\"synthetik\"", &["bad.toml:5", "synthetik", "did you mean `synthetic`?"]);
     bad("\"simclr\"", "\"simclrr\"", &["bad.toml:11", "did you mean `simclr`?"]);
     bad("\"resnet8-w4\"", "\"resnet9\"", &["bad.toml:12", "resnet9", "resnet20"]);
     bad("seeds = [0]", "seeds = []", &["bad.toml:2", "seeds"]);
     bad("seeds = [0]", "seeds = [-1]", &["bad.toml:2", "-1"]);
-    bad("radius = 0.5", "radius = \"big\"", &["bad.toml:18", "radius", "big"]);
-    bad("radius = 0.5", "radius = -0.5", &["bad.toml:18", "radius", "-0.5", "above 0"]);
-    bad("radius = 0.5", "radius = nan", &["bad.toml:18", "radius"]);
-    bad("radius = 0.5", "radius =", &["bad.toml:18"]);
+    bad("radius = 0.5", "radius = \"big\"", &["bad.toml:20", "radius", "big"]);
+    bad("radius = 0.5", "radius = -0.5", &["bad.toml:20", "radius", "-0.5", "above 0"]);
+    bad("radius = 0.5", "radius = nan", &["bad.toml:20", "radius"]);
+    bad("radius = 0.5", "radius =", &["bad.toml:20"]);
     bad("[features]", "", &["[features]", "no [features]"]);
     for eps_d in ["0", "-0.1", "1.5", "nan"] {
-        bad("eps_d = 0.05", &format!("eps_d = {eps_d}"), &["bad.toml:22", "eps_d"]);
+        bad("eps_d = 0.05", &format!("eps_d = {eps_d}"), &["bad.toml:24", "eps_d"]);
     }
     house.fails("plan tiny --set pretrain.epohcs=3", 2, &["epohcs", "did you mean `epochs`?"]);
     house.fails("plan tiny --set pretrain", 2, &["expected `stage.field=value`"]);
@@ -55,7 +55,13 @@ fn a_failing_branch_leaves_the_others_intact() {
 #[test]
 fn raw_data_that_is_missing_or_damaged() {
     let house = House::new();
-    house.spec("cifar", &TINY.replace("{ kind = \"synthetic\", domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }", "\"cifar10\""));
+    house.spec(
+        "cifar",
+        &TINY.replace(
+            "{ kind = \"synthetic\", domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }",
+            "\"cifar10\"",
+        ),
+    );
     house.fails("plan cifar", 3, &["cifar10", "hemlock data cifar10"]);
     let folder = house.path().join("data/cifar-10-batches-bin");
     fs::create_dir_all(&folder).unwrap();

@@ -26,12 +26,18 @@ fn plan_and_why_agree_with_what_runs() {
     insta::assert_snapshot!("plan-after", without_keys(&house.ok("plan tiny").out));
     let change = "--set poison-features.eps_d=0.1";
     insta::assert_snapshot!("plan-change", without_keys(&house.ok(&format!("plan tiny {change}")).out));
-    insta::assert_snapshot!("why-change", without_keys(&house.ok(&format!("why tiny --stage poison-features {change}")).out));
+    insta::assert_snapshot!(
+        "why-change",
+        without_keys(&house.ok(&format!("why tiny --stage poison-features {change}")).out)
+    );
     let json = house.ok(&format!("why tiny --stage poison-features --json {change}")).out;
     let why: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(why["why"]["changes"][0]["path"], "eps_d", "{json}");
     // Planning writes nothing that a run would use.
-    assert_eq!(House::stages_that_ran(&house.ok(&format!("run tiny {change}"))), ["poison-features", "invert", "evaluate"]);
+    assert_eq!(
+        House::stages_that_ran(&house.ok(&format!("run tiny {change}"))),
+        ["poison-features", "invert", "evaluate"]
+    );
 }
 
 #[test]
@@ -54,7 +60,12 @@ fn shipped_pipelines_parse() {
         let path = entry.unwrap().path();
         let ran = house.run(&format!("plan {}", path.display()));
         // Without the raw data a plan cannot be made, but the spec was checked before that.
-        assert!(ran.code == 0 || (ran.code == 3 && ran.err.contains("hemlock data")), "{}: {}", path.display(), ran.err);
+        assert!(
+            ran.code == 0 || (ran.code == 3 && ran.err.contains("hemlock data")),
+            "{}: {}",
+            path.display(),
+            ran.err
+        );
     }
 }
 

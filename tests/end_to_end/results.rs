@@ -8,7 +8,9 @@ use std::{fs, path::Path};
 fn numbers(view: &TensorView) -> Vec<f64> {
     let data = view.data();
     match view.dtype() {
-        safetensors::Dtype::F32 => data.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect(),
+        safetensors::Dtype::F32 => {
+            data.chunks(4).map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap()))).collect()
+        }
         safetensors::Dtype::F64 => data.chunks(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
         safetensors::Dtype::I64 => data.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
         other => panic!("{other:?}"),
@@ -37,7 +39,8 @@ fn every_accuracy_can_be_recomputed_from_exported_files() {
     let results = house.ok("results tiny --json");
     assert_eq!(results.out.lines().count(), 1);
     let row: Value = serde_json::from_str(&results.out).unwrap();
-    for field in ["pipeline", "attack", "eps_d", "seed", "device", "params", "accuracy", "visibility", "seconds", "key"] {
+    for field in ["pipeline", "attack", "eps_d", "seed", "device", "params", "accuracy", "visibility", "seconds", "key"]
+    {
         assert!(!row[field].is_null(), "{field}: {row}");
     }
     house.ok("export tiny evaluate -o heads");
@@ -69,7 +72,10 @@ fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
 #[test]
 fn the_decoder_inverts_too() {
     let house = House::new();
-    house.spec("decode", &crate::house::TINY.replace("\"feature-matching\"\nsteps = 3", "\"decoder\"\nepochs = 2\nwidth = 8"));
+    house.spec(
+        "decode",
+        &crate::house::TINY.replace("\"feature-matching\"\nsteps = 3", "\"decoder\"\nepochs = 2\nwidth = 8"),
+    );
     house.ok("run decode");
     let row: Value = serde_json::from_str(&house.ok("results decode --json").out).unwrap();
     assert_eq!(row["attack"], "gradient-canceling + decoder");

@@ -47,7 +47,11 @@ impl Affine {
             let mean = column.iter().map(|&z| f64::from(z)).sum::<f64>() / n;
             let variance = column.iter().map(|&z| (f64::from(z) - mean).powi(2)).sum::<f64>() / n;
             shift.push(mean as f32);
-            scale.push(if variance.sqrt() > 1e-6 * mean.abs().max(1e-6) { (1.0 / variance.sqrt()) as f32 } else { 0.0 });
+            scale.push(if variance.sqrt() > 1e-6 * mean.abs().max(1e-6) {
+                (1.0 / variance.sqrt()) as f32
+            } else {
+                0.0
+            });
         }
         Self { shift, scale }
     }

@@ -16,7 +16,7 @@ pub struct TargetParams {
     pub weight_decay: f64,
     /// Gradient norm of the mean objective at which the clean head's training stopped.
     pub clean_gradient_norm: f64,
-    /// One point per step of the ascent, the clean head first.
+    /// One point per step of the ascent, the clean head first; then, where it was calibrated, the target.
     pub path: Vec<PathPoint>,
 }
 

@@ -8,7 +8,11 @@ use std::path::PathBuf;
 
 /// Measures how fragile a frozen feature extractor with a linear head is under indiscriminate data poisoning.
 #[derive(Debug, Parser)]
-#[command(name = "hemlock", version, arg_required_else_help = true, after_help = "\
+#[command(
+    name = "hemlock",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
 Examples:
   hemlock run quickstart                          the whole pipeline, on built-in data
   hemlock results quickstart                      its result table
@@ -19,7 +23,8 @@ Examples:
 
 Exit codes:
   0 done; 1 numbers went wrong, or a bug; 2 wrong usage, spec or parameter; 3 a raw dataset is missing or damaged;
-  4 an artifact is missing or damaged, or the artifact root cannot be used; 5 the device is not there; 130 interrupted")]
+  4 an artifact is missing or damaged, or the artifact root cannot be used; 5 the device is not there; 130 interrupted"
+)]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -85,7 +90,9 @@ pub enum Command {
     /// Run up to the stage `evaluate`: retrain victims and measure them
     Evaluate(OneStage),
     /// Run a whole pipeline, or what is left of it
-    #[command(after_help = "Examples:\n  hemlock run quickstart\n  hemlock run finetune-cifar10 --set 'seeds=[0,1,2]'\n  hemlock run paper-finetune-cifar10 --task 1f0c…   one task of `plan --json`")]
+    #[command(
+        after_help = "Examples:\n  hemlock run quickstart\n  hemlock run finetune-cifar10 --set 'seeds=[0,1,2]'\n  hemlock run paper-finetune-cifar10 --task 1f0c…   one task of `plan --json`"
+    )]
     Run {
         #[command(flatten)]
         pipeline: Pipeline,
@@ -97,7 +104,9 @@ pub enum Command {
         repair: bool,
     },
     /// Show the tasks of a pipeline, and which would run
-    #[command(after_help = "Examples:\n  hemlock plan quickstart\n  hemlock plan quickstart --json | jq '.tasks[].argv'")]
+    #[command(
+        after_help = "Examples:\n  hemlock plan quickstart\n  hemlock plan quickstart --json | jq '.tasks[].argv'"
+    )]
     Plan {
         #[command(flatten)]
         pipeline: Pipeline,
@@ -130,7 +139,9 @@ pub enum Command {
         json: bool,
     },
     /// Write artifacts of a stage as safetensors, or as pictures
-    #[command(after_help = "Examples:\n  hemlock export quickstart features -o out\n  hemlock export quickstart invert --select seed=0,eps_d=0.03 -o out --format png")]
+    #[command(
+        after_help = "Examples:\n  hemlock export quickstart features -o out\n  hemlock export quickstart invert --select seed=0,eps_d=0.03 -o out --format png"
+    )]
     Export {
         #[command(flatten)]
         pipeline: Pipeline,
@@ -155,7 +166,9 @@ pub enum Command {
         delete: bool,
     },
     /// Get a dataset: download it or take it from a file, verify its digest, unpack it
-    #[command(after_help = "Examples:\n  hemlock data cifar10\n  hemlock data cifar100 --from ~/downloads/cifar-100-binary.tar.gz\n  hemlock data cifar10 --url https://mirror.example/cifar-10-binary.tar.gz")]
+    #[command(
+        after_help = "Examples:\n  hemlock data cifar10\n  hemlock data cifar100 --from ~/downloads/cifar-100-binary.tar.gz\n  hemlock data cifar10 --url https://mirror.example/cifar-10-binary.tar.gz"
+    )]
     Data {
         /// The dataset
         dataset: DatasetArg,

@@ -9,7 +9,8 @@ use crate::{
 use anyhow::{Context as _, Result};
 use hemlock_data::{Cifar, DataError, Origin, Trust};
 use hemlock_pipeline::{
-    Event, Format, Graph, Observer, Outcome, Plan, RunOptions, Selection, Spec, aggregate, diff, export, garbage, rows, run,
+    Event, Format, Graph, Observer, Outcome, Plan, RunOptions, Selection, Spec, aggregate, diff, export, garbage, rows,
+    run,
 };
 use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError};
 use hemlock_store::{Key, Store};
@@ -48,7 +49,9 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
                 None => url.clone().map_or(Origin::Official, Origin::Url),
             };
             let trust = match (digest, trust) {
-                (Some(digest), _) => Trust::Expected(digest.parse().map_err(|e: DataError| Usage(format!("--digest: {e}")))?),
+                (Some(digest), _) => {
+                    Trust::Expected(digest.parse().map_err(|e: DataError| Usage(format!("--digest: {e}")))?)
+                }
                 (None, true) => Trust::Any,
                 (None, false) => Trust::Known,
             };
@@ -85,7 +88,8 @@ impl House<'_> {
             self.args.pipelines.join(format!("{named}.toml"))
         };
         if !path.is_file() {
-            let known: Vec<String> = self.specs().iter().filter_map(|p| Some(p.file_stem()?.to_str()?.to_owned())).collect();
+            let known: Vec<String> =
+                self.specs().iter().filter_map(|p| Some(p.file_stem()?.to_str()?.to_owned())).collect();
             let message = format!(
                 "there is no pipeline '{named}': {} is not there; expected one of {}",
                 path.display(),
@@ -196,7 +200,11 @@ impl House<'_> {
     fn why(&self, pipeline: &Pipeline, stage: Option<&str>, json: bool) -> Result<()> {
         let (_, plan) = self.planned(pipeline)?;
         if let Some(stage) = stage.filter(|s| !self.graph.stages().contains(s)) {
-            return Err(Usage(format!("there is no stage '{stage}'; expected one of {}", self.graph.stages().join(", "))).into());
+            return Err(Usage(format!(
+                "there is no stage '{stage}'; expected one of {}",
+                self.graph.stages().join(", ")
+            ))
+            .into());
         }
         let store = self.store()?;
         let decisions = plan.decide(&store, false);
@@ -209,7 +217,8 @@ impl House<'_> {
         let (spec, plan) = self.planned(pipeline)?;
         let (rows, missing) = rows(&plan, &self.store()?)?;
         if rows.is_empty() {
-            let message = format!("there are no results of '{}' yet; run `hemlock run {}` first", spec.name, pipeline.pipeline);
+            let message =
+                format!("there are no results of '{}' yet; run `hemlock run {}` first", spec.name, pipeline.pipeline);
             return Err(StageError::new(ErrorKind::Artifact, message).into());
         }
         if json {
@@ -225,7 +234,14 @@ impl House<'_> {
         Ok(())
     }
 
-    fn export(&self, pipeline: &Pipeline, stage: &str, output: &Path, select: &Selection, format: FormatArg) -> Result<()> {
+    fn export(
+        &self,
+        pipeline: &Pipeline,
+        stage: &str,
+        output: &Path,
+        select: &Selection,
+        format: FormatArg,
+    ) -> Result<()> {
         let (_, plan) = self.planned(pipeline)?;
         let format = match format {
             FormatArg::Safetensors => Format::Safetensors,
@@ -256,7 +272,10 @@ impl House<'_> {
             for g in &garbage {
                 self.printer.result(&format!("{:>10}  {}", render::bytes(g.bytes), g.path.display()));
             }
-            self.printer.note(&format!("{} artifacts that no pipeline reaches, {total}; `--delete` deletes them", garbage.len()));
+            self.printer.note(&format!(
+                "{} artifacts that no pipeline reaches, {total}; `--delete` deletes them",
+                garbage.len()
+            ));
             return Ok(());
         }
         let removal = store.remove(&garbage)?;

@@ -1,10 +1,11 @@
 //! Text for people: tables of tasks, reasons and results.
 
-use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 use anyhow::Result;
+use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 use hemlock_pipeline::{Cell, Decision, DirtyReason, Group, Plan, Spec, StageDifference, Task};
+use hemlock_store::Change;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -12,9 +13,9 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-/// A result table is as wide as it is: a terminal may wrap it, a file shall not.
+/// The table without the padding around it.
 fn text(table: &Table) -> String {
-    table.lines().map(|l| l.trim_end().to_owned() + "\n").collect()
+    table.lines().map(|l| l.strip_prefix(' ').unwrap_or(&l).trim_end().to_owned() + "\n").collect()
 }
 
 /// A value as it would stand in a spec.
@@ -34,12 +35,35 @@ pub fn task(task: &Task) -> String {
 /// A reason in a few words.
 pub fn brief(reason: &DirtyReason) -> String {
     match reason {
-        DirtyReason::Changed { changes, .. } => match changes.as_slice() {
-            [one] => one.to_string(),
-            many => format!("{} differences to the nearest artifact", many.len()),
-        },
+        DirtyReason::Changed { changes, .. } => {
+            let changes = changes.iter().map(|change| match change {
+                Change::Input { role, .. } => format!("input {role}"),
+                other => other.to_string(),
+            });
+            changes.collect::<Vec<_>>().join("; ")
+        }
         other => other.to_string(),
     }
+}
+
+/// The tasks of a plan in a few words, with the parameters that tell tasks of one node apart.
+fn labels(plan: &Plan) -> Vec<String> {
+    let mut first: BTreeMap<&str, &Task> = BTreeMap::new();
+    let mut differing: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for t in &plan.tasks {
+        let first = *first.entry(t.node).or_insert(t);
+        for field in [first, t].into_iter().flat_map(|t| t.params.as_object()).flat_map(|params| params.keys()) {
+            if first.params.get(field) != t.params.get(field) {
+                differing.insert((t.node, field));
+            }
+        }
+    }
+    let label = |t: &Task| {
+        let fields =
+            t.params.as_object().into_iter().flatten().filter(|(f, _)| differing.contains(&(t.node, f.as_str())));
+        fields.fold(task(t), |label, (field, v)| format!("{label} {field}={}", value(v)))
+    };
+    plan.tasks.iter().map(label).collect()
 }
 
 /// What is to be done about a task, in a word.
@@ -54,19 +78,20 @@ pub fn state(decision: &Decision) -> &'static str {
 fn tally(plan: &Plan, decisions: &[Decision]) -> String {
     let cached = decisions.iter().filter(|d| matches!(d, Decision::Cached(_))).count();
     let (branches, tasks) = (plan.branches.len(), plan.tasks.len());
-    format!("{tasks} tasks in {branches} branches: {cached} cached, {} to run\n", tasks - cached)
+    let branches = if branches == 1 { "1 branch".to_owned() } else { format!("{branches} branches") };
+    format!("{tasks} tasks in {branches}: {cached} cached, {} to run\n", tasks - cached)
 }
 
 /// The tasks of a plan, what is to be done about each, and the parameters that tell them apart.
 pub fn plan(plan: &Plan, decisions: &[Decision]) -> String {
     let mut rows = table(&["", "task", "reason"]);
-    for (t, decision) in plan.tasks.iter().zip(decisions) {
+    for (label, decision) in labels(plan).into_iter().zip(decisions) {
         let reason = match decision {
             Decision::Cached(_) => String::new(),
             Decision::Run(reason) => brief(reason),
             Decision::Refuse(e) => e.to_string(),
         };
-        rows.add_row([state(decision).to_owned(), task(t), reason]);
+        rows.add_row([state(decision).to_owned(), label, reason]);
     }
     text(&rows) + &tally(plan, decisions)
 }
@@ -74,13 +99,20 @@ pub fn plan(plan: &Plan, decisions: &[Decision]) -> String {
 /// The artifacts of a plan that are there, and what is in them.
 pub fn status(spec: &Spec, plan: &Plan, decisions: &[Decision]) -> String {
     let mut rows = table(&["task", "made", "on", "seconds", "size", "content"]);
-    for (t, decision) in plan.tasks.iter().zip(decisions) {
+    for (label, decision) in labels(plan).into_iter().zip(decisions) {
         match decision {
             Decision::Cached(m) => {
                 let size = bytes(m.files.values().map(|f| f.bytes).sum());
-                rows.add_row([task(t), m.created.clone(), m.device.clone(), format!("{:.1}", m.seconds), size, facts(&m.summary)])
+                rows.add_row([
+                    label,
+                    m.created.clone(),
+                    m.device.clone(),
+                    format!("{:.1}", m.seconds),
+                    size,
+                    facts(&m.summary),
+                ])
             }
-            other => rows.add_row([task(t), format!("({})", state(other))]),
+            other => rows.add_row([label, format!("({})", state(other))]),
         };
     }
     format!("{}: {}\n\n", spec.name, spec.description) + &text(&rows) + &tally(plan, decisions)
@@ -94,7 +126,8 @@ pub fn why<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> String 
             Decision::Cached(m) => out += &format!("{}: up to date, made {}\n", task(t), m.created),
             Decision::Refuse(e) => out += &format!("{}: {e}\n", task(t)),
             Decision::Run(DirtyReason::Changed { nearest, changes }) => {
-                out += &format!("{}: runs, because it differs from the nearest artifact {}\n", task(t), nearest.short());
+                out +=
+                    &format!("{}: runs, because it differs from the nearest artifact {}\n", task(t), nearest.short());
                 for change in changes {
                     out += &format!("    {change}\n");
                 }
@@ -115,7 +148,8 @@ pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Re
             Decision::Refuse(e) => Value::String(e.to_string()),
         };
         let seed = t.identity.seed;
-        let line = serde_json::json!({ "node": t.node, "key": t.key, "seed": seed, "state": state(decision), "why": detail });
+        let line =
+            serde_json::json!({ "node": t.node, "key": t.key, "seed": seed, "state": state(decision), "why": detail });
         out += &format!("{line}\n");
     }
     Ok(out)
@@ -137,7 +171,19 @@ pub fn results(groups: &[Group]) -> String {
     let names: Vec<String> = varying.iter().map(|(_, field)| field.replace('_', " ")).collect();
     let mut header = vec!["attack"];
     header.extend(names.iter().map(String::as_str));
-    header.extend(["eps_d", "seeds", "clean", "target", "features", "images", "flips", "duplicates", "PSNR", "Linf", "seconds"]);
+    header.extend([
+        "eps_d",
+        "seeds",
+        "clean",
+        "target",
+        "features",
+        "images",
+        "flips",
+        "duplicates",
+        "PSNR",
+        "Linf",
+        "seconds",
+    ]);
     let fixed = 1 + varying.len();
     let mut rows = table(&header);
     for g in groups {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use crate::archive;
 use crate::checksum::FieldHasher;
 use crate::error::{DataError, UnreadableImage};
-use crate::pool::{PoolImages, Pool, Pools};
+use crate::pool::{Pool, PoolImages, Pools};
 use crate::source::{Cifar, Cifar100Labels};
 
 const SIZE: usize = 32;

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::checksum::FieldHasher;
 use crate::error::{DataError, UnreadableImage};
-use crate::pool::{PoolImages, Pool, Pools};
+use crate::pool::{Pool, PoolImages, Pools};
 
 const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "ppm"];
 

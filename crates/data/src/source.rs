@@ -70,7 +70,7 @@ pub struct SyntheticSpec {
     pub test_pool: usize,
     /// How strong the nuisances are: 0 (centred, clean objects) to 1.
     #[serde(default = "default_difficulty")]
-    pub difficulty: f32,
+    pub difficulty: f64,
 }
 
 /// One of the two synthetic domains.
@@ -190,8 +190,8 @@ fn default_test_pool() -> usize {
     4_000
 }
 
-fn default_difficulty() -> f32 {
-    0.5
+fn default_difficulty() -> f64 {
+    0.05
 }
 
 /// A unit variant of a tagged enum would take any field: this one takes none.

@@ -34,7 +34,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::checksum::FieldHasher;
 use crate::error::UnreadableImage;
-use crate::pool::{PoolImages, Pool, Pools};
+use crate::pool::{Pool, PoolImages, Pools};
 use crate::source::{Domain, SyntheticSpec};
 use object::{Shape, Texture};
 
@@ -220,7 +220,7 @@ mod tests {
     }
 
     /// Test accuracy of the class whose mean image is nearest.
-    fn nearest_mean_accuracy(difficulty: f32) -> f64 {
+    fn nearest_mean_accuracy(difficulty: f64) -> f64 {
         let loaded = all(SyntheticSpec { train_pool: 1000, test_pool: 500, difficulty, ..spec(Domain::A) });
         let pixels = loaded.train.pixels.mapv(f64::from);
         let means: Vec<_> = (0..10)

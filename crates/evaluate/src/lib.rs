@@ -88,7 +88,9 @@ impl hemlock_stage::Stage for Stage {
         let (mut on_images, mut seen) = (None, None);
         if let Some(poisons) = &poisons {
             let (Some(dataset), Some(extractor)) = (&dataset, &extractor) else {
-                return Err(StageError::internal("poisons came without the images and the extractor they were made with"));
+                return Err(StageError::internal(
+                    "poisons came without the images and the extractor they were made with",
+                ));
             };
             let extractor = hemlock_models::open_extractor(extractor, ctx.device)?;
             let mut z = hemlock_models::extract(&extractor, poisons.images.view(), ctx, &|_| {})?;

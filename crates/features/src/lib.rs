@@ -58,7 +58,8 @@ impl hemlock_stage::Stage for Stage {
         let bar = ctx.progress.start("features", total as u64, "images");
         let mut before = 0;
         let mut split = |images: Images| -> Result<FeatureSplit, StageError> {
-            let features = hemlock_models::extract(&extractor, images.pixels.view(), ctx, &|done| bar.at((before + done) as u64))?;
+            let features =
+                hemlock_models::extract(&extractor, images.pixels.view(), ctx, &|done| bar.at((before + done) as u64))?;
             before += images.len();
             Ok(FeatureSplit { features, labels: images.labels })
         };

@@ -17,6 +17,7 @@
 //! - Results are bit-identical for any number of threads: rows are taken in chunks of a fixed size, and the chunks'
 //!   sums are added in row order.
 
+mod calibrate;
 mod error;
 mod fit;
 mod hessian;
@@ -31,6 +32,7 @@ mod samples;
 #[cfg(test)]
 mod testing;
 
+pub use calibrate::calibrate;
 pub use error::HeadError;
 pub use fit::{Fit, FitOptions, fit};
 pub use hessian::{HessianSolution, SolveOptions, hessian_vector_sum, solve_hessian};

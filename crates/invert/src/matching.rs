@@ -88,7 +88,8 @@ impl Matching {
         let off = head_space.apply(extractor.forward(tracked.clone())) - zeta.clone();
         let feature_loss = off.powi_scalar(2).sum();
         let mut gradients = feature_loss.backward();
-        let gradient = tracked.grad_remove(&mut gradients).ok_or_else(|| StageError::internal("pixels got no gradient"))?;
+        let gradient =
+            tracked.grad_remove(&mut gradients).ok_or_else(|| StageError::internal("pixels got no gradient"))?;
         // The penalty is quadratic: its gradient needs no tape.
         let moved = x.clone() - base.clone();
         let loss = feature_loss.inner() + moved.clone().powi_scalar(2).sum() * self.beta;

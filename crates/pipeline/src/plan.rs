@@ -148,9 +148,9 @@ impl std::str::FromStr for Selection {
         text.split(',')
             .filter(|s| !s.trim().is_empty())
             .map(|condition| {
-                let (field, value) = condition
-                    .split_once('=')
-                    .ok_or_else(|| format!("'{condition}' is no condition; expected `field=value`, such as `seed=0`"))?;
+                let (field, value) = condition.split_once('=').ok_or_else(|| {
+                    format!("'{condition}' is no condition; expected `field=value`, such as `seed=0`")
+                })?;
                 let value = value.trim();
                 Ok((
                     field.trim().to_owned(),

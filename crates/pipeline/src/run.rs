@@ -94,7 +94,9 @@ impl Summary {
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The plan has no task of the key that was asked for.
-    #[error("the plan of '{pipeline}' has no task {key}; the spec, its overrides or its data differ from those the key was made from")]
+    #[error(
+        "the plan of '{pipeline}' has no task {key}; the spec, its overrides or its data differ from those the key was made from"
+    )]
     NoSuchTask {
         /// Name of the pipeline.
         pipeline: String,
@@ -220,7 +222,11 @@ impl Runner<'_> {
         for (role, input) in &task.inputs {
             let input = &self.plan.tasks[*input];
             let manifest = self.store.lookup(input.stage, &input.key)?.ok_or_else(|| {
-                let message = format!("the input '{role}' ({}) is not there; run the stage '{}' first", input.folder(), input.stage);
+                let message = format!(
+                    "the input '{role}' ({}) is not there; run the stage '{}' first",
+                    input.folder(),
+                    input.stage
+                );
                 StageError::new(ErrorKind::Artifact, message)
             })?;
             let (stage, key, content) = (input.stage.to_owned(), input.key, manifest.content);
@@ -238,12 +244,15 @@ impl Runner<'_> {
             checkpoints: &LockCheckpoints(lock),
         };
         // Backends panic where they fail (a lost device, memory that is used up); a user gets an error.
-        let ran = catch_unwind(AssertUnwindSafe(|| {
-            node.stage.run(&task.params, &set, &context, &mut draft)
-        }));
+        let ran = catch_unwind(AssertUnwindSafe(|| node.stage.run(&task.params, &set, &context, &mut draft)));
         let summary = ran.map_err(|panic| {
-            let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-            StageError::internal(format!("the stage '{}' failed inside: {}", task.stage, what.unwrap_or("unknown panic")))
+            let what =
+                panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            StageError::internal(format!(
+                "the stage '{}' failed inside: {}",
+                task.stage,
+                what.unwrap_or("unknown panic")
+            ))
         })??;
         let host = !node.stage.uses_device();
         Ok(draft.publish(ManifestDraft {

@@ -52,9 +52,9 @@ pub struct Override {
 impl std::str::FromStr for Override {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let (path, value) = text
-            .split_once('=')
-            .ok_or_else(|| format!("'{text}' is no override; expected `stage.field=value`, such as `pretrain.epochs=5`"))?;
+        let (path, value) = text.split_once('=').ok_or_else(|| {
+            format!("'{text}' is no override; expected `stage.field=value`, such as `pretrain.epochs=5`")
+        })?;
         let path: Vec<String> = path.trim().split('.').map(str::to_owned).collect();
         if path.iter().any(String::is_empty) {
             return Err(format!("'{text}' names no field; expected `stage.field=value`, such as `pretrain.epochs=5`"));
@@ -146,7 +146,8 @@ impl Spec {
             known.extend(["description", "seeds"]);
             return Err(SpecError {
                 suggestion: nearest(&unknown.join("."), &known),
-                ..source.error(&path, format!("unknown key `{}`; expected one of {}", unknown.join("."), known.join(", ")))
+                ..source
+                    .error(&path, format!("unknown key `{}`; expected one of {}", unknown.join("."), known.join(", ")))
             });
         }
         for node in graph.nodes().filter(|n| variants.contains_key(n.name)) {
@@ -154,7 +155,8 @@ impl Spec {
                 let fallback = graph.node(port.node).and_then(|n| n.fallback);
                 if !variants.contains_key(port.node) && !fallback.is_some_and(|f| variants.contains_key(f)) {
                     let at: Vec<&str> = node.name.split('.').collect();
-                    let message = format!("[{}] reads what [{}] makes, and the spec has no [{1}]", node.name, port.node);
+                    let message =
+                        format!("[{}] reads what [{}] makes, and the spec has no [{1}]", node.name, port.node);
                     return Err(source.error(&at, message));
                 }
             }

@@ -48,7 +48,7 @@ mod defaults {
         2000
     }
     pub(super) fn step() -> f64 {
-        0.05
+        0.1
     }
     pub(super) fn tolerance() -> f64 {
         1e-4
@@ -81,7 +81,12 @@ impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
         let share = |x: f64| x > 0.0 && x <= 1.0;
         let positive = |x: f64| x > 0.0 && x.is_finite();
-        ParamError::require(share(self.eps_d), "eps_d", self.eps_d, "a share of the clean training count, above 0 and up to 1")?;
+        ParamError::require(
+            share(self.eps_d),
+            "eps_d",
+            self.eps_d,
+            "a share of the clean training count, above 0 and up to 1",
+        )?;
         ParamError::require(share(self.quantile), "quantile", self.quantile, "a quantile above 0 and up to 1")?;
         ParamError::require(self.steps > 0, "steps", self.steps, "at least 1")?;
         ParamError::require(positive(self.step), "step", self.step, "a number above 0")?;

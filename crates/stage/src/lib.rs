@@ -100,13 +100,7 @@ pub trait AnyStage: Send + Sync {
     ///
     /// # Errors
     /// As [`Stage::run`], and failures to read inputs or to write the output.
-    fn run(
-        &self,
-        params: &Value,
-        inputs: &InputSet,
-        ctx: &Context,
-        draft: &mut Draft,
-    ) -> Result<Value, StageError>;
+    fn run(&self, params: &Value, inputs: &InputSet, ctx: &Context, draft: &mut Draft) -> Result<Value, StageError>;
     /// A published output, in open formats.
     ///
     /// # Errors

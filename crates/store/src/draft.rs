@@ -67,7 +67,8 @@ impl<'a> Draft<'a> {
     /// [`StoreError::Refused`] if the identity is not the locked task's or its inputs are not those
     /// recorded; [`StoreError::Io`].
     pub fn publish(self, about: ManifestDraft) -> Result<Manifest> {
-        let ManifestDraft { identity, inputs, device, deterministic, hemlock_version, pipeline, seconds, summary } = about;
+        let ManifestDraft { identity, inputs, device, deterministic, hemlock_version, pipeline, seconds, summary } =
+            about;
         let key = identity.key();
         if identity.stage != self.lock.stage() || key != *self.lock.key() {
             return Err(StoreError::refused(format!(

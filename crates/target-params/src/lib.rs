@@ -8,7 +8,7 @@ mod gradpc;
 pub use gradpc::{Ascent, ascend};
 
 use hemlock_artifact::{Features, PathPoint, TargetParams};
-use hemlock_head::{FitOptions, Head, Samples, accuracy, fit, gradient_sum, mean_loss};
+use hemlock_head::{FitOptions, Head, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,8 @@ pub struct Params {
     pub steps: u32,
     /// Length of a step, as a share of the radius.
     pub step: f64,
+    /// What is done to the corrupted head at the end.
+    pub calibration: Calibration,
     /// Weight decay of the head, for the attacker and the victim alike. The bias is not decayed.
     pub weight_decay: f64,
     /// Gradient norm of the mean objective at which the head counts as trained.
@@ -40,6 +42,17 @@ pub enum RadiusUnit {
     Absolute,
 }
 
+/// What is done to the corrupted head at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Calibration {
+    /// Nothing, as in the paper.
+    None,
+    /// Scale and biases minimise the training objective again, which makes the target reachable for few poisons: see
+    /// [`hemlock_head::calibrate`].
+    ScaleAndBias,
+}
+
 impl Default for Params {
     fn default() -> Self {
         Self {
@@ -47,6 +60,7 @@ impl Default for Params {
             radius_unit: RadiusUnit::CleanNorm,
             steps: 30,
             step: 0.1,
+            calibration: Calibration::None,
             weight_decay: 1e-4,
             tolerance: 1e-6,
         }
@@ -113,11 +127,15 @@ impl hemlock_stage::Stage for Stage {
         let bar = ctx.progress.start("target head", params.steps.into(), "steps");
         let ascent = Ascent { radius, step: params.step * radius, steps: params.steps };
         let mut path = Vec::new();
-        let target = ascend(&clean.head, train, &ascent, |step, head| {
+        let mut target = ascend(&clean.head, train, &ascent, |step, head| {
             path.push(point(step, &clean.head, head, train, test)?);
             bar.at(step.into());
             ctx.check()
         })?;
+        if params.calibration == Calibration::ScaleAndBias {
+            target = calibrate(&target, &[train], params.weight_decay)?;
+            path.push(point(params.steps + 1, &clean.head, &target, train, test)?);
+        }
         Ok(TargetParams {
             target,
             weight_decay: params.weight_decay,

@@ -57,6 +57,10 @@ struct Artist<'a> {
 }
 
 impl Artist<'_> {
+    fn difficulty(&self) -> f32 {
+        self.spec.difficulty as f32
+    }
+
     fn uniform(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * self.rng.random::<f32>()
     }
@@ -67,17 +71,17 @@ impl Artist<'_> {
 
     /// Uniform in ±`most`, scaled by the difficulty.
     fn nuisance(&mut self, most: f32) -> f32 {
-        self.spec.difficulty * self.uniform(-most, most)
+        self.difficulty() * self.uniform(-most, most)
     }
 
     /// True with probability `most`, scaled by the difficulty.
     fn chance(&mut self, most: f32) -> bool {
-        self.rng.random::<f32>() < self.spec.difficulty * most
+        self.rng.random::<f32>() < self.difficulty() * most
     }
 
     /// A whole number up to `most`, scaled by the difficulty.
     fn count(&mut self, most: f32) -> usize {
-        (self.uniform(0.0, 1.0) * (self.spec.difficulty * most + 0.5)) as usize
+        (self.uniform(0.0, 1.0) * (self.difficulty() * most + 0.5)) as usize
     }
 
     fn any_colour(&mut self) -> Rgb {
@@ -128,7 +132,7 @@ impl Artist<'_> {
     /// The object that makes the image's class.
     fn main_object(&mut self, label: usize) -> Object {
         let centre = [CENTRE + self.nuisance(8.0), CENTRE + self.nuisance(8.0)];
-        let radius = 10.0 - 5.0 * self.spec.difficulty * self.uniform(0.0, 1.0);
+        let radius = 10.0 - 5.0 * self.difficulty() * self.uniform(0.0, 1.0);
         self.object(label, centre, radius)
     }
 
@@ -149,7 +153,7 @@ impl Artist<'_> {
             Domain::B => 0.5,
         };
         let mean_hue = first_hue + 0.08 * label as f32;
-        let hue = mean_hue + (0.05 + 0.3 * self.spec.difficulty) * self.normal();
+        let hue = mean_hue + (0.05 + 0.3 * self.difficulty()) * self.normal();
         let value = self.uniform(0.45, 1.0);
         let colour = hsv(hue, self.uniform(0.35, 1.0), value);
         // Lighter or darker, so that a texture shows.
@@ -172,7 +176,7 @@ impl Artist<'_> {
     fn photograph(&mut self, canvas: &Canvas, chw: &mut [u8]) {
         let contrast = 1.0 + self.nuisance(0.5);
         let brightness = self.nuisance(0.2);
-        let noise = 0.01 + 0.12 * self.spec.difficulty;
+        let noise = 0.01 + 0.12 * self.difficulty();
         for (channel, plane) in chw.chunks_exact_mut(SIZE * SIZE).enumerate() {
             for (byte, pixel) in plane.iter_mut().zip(&canvas.0) {
                 let light = 0.5 + contrast * (pixel[channel] - 0.5) + brightness;

@@ -1,0 +1,74 @@
+//! Calibration: the best scale and bias of a head.
+
+use ndarray::{Array2, Axis};
+
+use crate::lbfgs::{Limits, minimize};
+use crate::loss::objective;
+use crate::samples::count;
+use crate::{Head, HeadError, Samples};
+
+/// The head `(a W, b)` that minimises the training objective over the scale `a` and the biases `b`, with the directions
+/// of the weights kept.
+///
+/// At such a head the gradient is orthogonal to the weights and zero in the biases, which matters for poisoning. At
+/// parameters `w` a poison `(z, y)` with logits `s` contributes `<w, g> = E_p[s] - s_y` to the inner product of the
+/// gradient with the parameters, and that is bounded below by a constant of the number of classes, however large `z` is;
+/// to the bias gradient it contributes at most 1 in each class. So `m` poisons, even with unbounded features, can
+/// cancel only a gradient whose inner product with the parameters and whose bias part are at most of order `m`.
+///
+/// # Errors
+/// No samples, samples that do not fit the head, or a weight decay that is negative or not finite.
+pub fn calibrate(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Result<Head, HeadError> {
+    HeadError::check_non_negative("weight_decay", weight_decay)?;
+    head.check_samples(blocks)?;
+    let count = count(blocks)?;
+    let (classes, dim) = (head.classes(), head.dim());
+    let expand = |scale_and_bias: &Array2<f64>| {
+        let mut packed = head.packed().to_owned();
+        let (mut weight, mut bias) = packed.view_mut().split_at(Axis(1), dim);
+        weight *= scale_and_bias[[0, 0]];
+        bias.iter_mut().zip(scale_and_bias.iter().skip(1)).for_each(|(to, from)| *to = *from);
+        packed
+    };
+    let mut start = Array2::ones((1, classes + 1));
+    start.iter_mut().skip(1).zip(head.bias()).for_each(|(to, from)| *to = *from);
+    let found = minimize(
+        start,
+        |at| {
+            let (value, gradient) = objective(expand(at).view(), blocks, count, weight_decay);
+            let (along_weight, along_bias) = gradient.view().split_at(Axis(1), dim);
+            let mut reduced = Array2::zeros((1, classes + 1));
+            reduced[[0, 0]] = along_weight.iter().zip(head.weight()).map(|(g, w)| g * w).sum();
+            reduced.iter_mut().skip(1).zip(along_bias).for_each(|(to, from)| *to = *from);
+            (value, reduced)
+        },
+        Array2::clone,
+        &Limits { gradient_tolerance: 1e-9, max_iterations: 1000 },
+        &|_, _| true,
+    );
+    Head::from_packed(expand(&found.at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss_and_gradient;
+    use crate::testing::{Data, random};
+
+    #[test]
+    fn leaves_no_gradient_along_the_weights_and_the_biases() {
+        let data = Data::new(400, 6, 4, 3);
+        let head = Head::from_packed(random(4, 7, 9) * 2.0).unwrap();
+        let calibrated = calibrate(&head, &[data.samples()], 1e-3).unwrap();
+        let (value, gradient) = loss_and_gradient(&calibrated, &[data.samples()], 1e-3).unwrap();
+        assert!(value < loss_and_gradient(&head, &[data.samples()], 1e-3).unwrap().0);
+        let (along_weight, along_bias) = gradient.view().split_at(Axis(1), 6);
+        assert!(along_bias.iter().all(|g| g.abs() < 1e-8), "{along_bias}");
+        let radial: f64 = along_weight.iter().zip(head.weight()).map(|(g, w)| g * w).sum();
+        assert!(radial.abs() < 1e-8, "{radial}");
+        // Only the scale of the weights has changed.
+        let scale = calibrated.weight()[[0, 0]] / head.weight()[[0, 0]];
+        let off = (&calibrated.weight() - &(&head.weight() * scale)).iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        assert!(off < 1e-12 && scale.abs() < 1.0, "{scale}");
+    }
+}
