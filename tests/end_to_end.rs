@@ -1,14 +1,20 @@
 //! The real binary, on pipelines as small as they can be.
 
+#[cfg(test)]
 #[path = "end_to_end/artifacts.rs"]
 mod artifacts;
+#[cfg(test)]
 #[path = "end_to_end/bad_input.rs"]
 mod bad_input;
+#[cfg(test)]
 #[path = "end_to_end/house.rs"]
 mod house;
+#[cfg(test)]
 #[path = "end_to_end/planning.rs"]
 mod planning;
+#[cfg(test)]
 #[path = "end_to_end/results.rs"]
 mod results;
+#[cfg(test)]
 #[path = "end_to_end/runs.rs"]
 mod runs;

@@ -14,6 +14,14 @@ use std::{
 /// Poisons that are optimised together, on one thread of the CPU. Images do not touch each other, so the number changes no result.
 const TILE: usize = 32;
 
+/// What became of the poisons of a tile.
+struct Tile {
+    /// In `[0, 1]`, `[rows, 3, height, width]`.
+    pixels: Vec<f32>,
+    /// Sum of their losses, at some steps.
+    losses: Vec<(u32, f64)>,
+}
+
 /// Adam on pixels, projected onto `[0, 1]`, with a cosine schedule.
 pub(crate) struct Matching {
     pub(crate) beta: f64,
@@ -36,7 +44,7 @@ impl Matching {
         let bar = ctx.progress.start("feature matching", u64::from(self.steps) * m as u64, "image steps");
         let done = AtomicU64::new(0);
         let every = self.steps.div_ceil(50);
-        let tile = |rows: Range<usize>| -> Result<(Vec<f32>, Vec<(u32, f64)>), StageError> {
+        let tile = |rows: Range<usize>| -> Result<Tile, StageError> {
             let slice = Slice::from(rows.clone());
             let base = unit_pixels(base.slice_axis(Axis(0), slice), extractor.device());
             let zeta = matrix(zeta.slice_axis(Axis(0), slice), extractor.device());
@@ -58,7 +66,7 @@ impl Matching {
                 x = (x - adam.direction(gradient) * rate).clamp(0.0, 1.0);
                 bar.at(done.fetch_add(rows.len() as u64, Ordering::Relaxed) + rows.len() as u64);
             }
-            Ok((x.into_data().iter::<f32>().collect(), losses))
+            Ok(Tile { pixels: x.into_data().iter::<f32>().collect(), losses })
         };
         // A GPU takes all poisons at once; the CPU a tile per thread.
         let on_cpu = hemlock_models::device::runs_on_rayon(extractor.device());
@@ -66,12 +74,13 @@ impl Matching {
 
         let (_, channels, height, width) = base.dim();
         let mut pixels = Array4::zeros((m, channels, height, width));
-        pixels.iter_mut().zip(tiles.iter().flat_map(|(x, _)| x)).for_each(|(to, from)| *to = *from);
-        let mut curve: Vec<InversionPoint> = Vec::new();
-        for (i, (step, _)) in tiles.first().map(|(_, l)| l.as_slice()).unwrap_or_default().iter().enumerate() {
-            let sum: f64 = tiles.iter().filter_map(|(_, losses)| losses.get(i)).map(|(_, loss)| loss).sum();
-            curve.push(InversionPoint { step: *step, loss: sum / m as f64 });
-        }
+        pixels.iter_mut().zip(tiles.iter().flat_map(|t| &t.pixels)).for_each(|(to, from)| *to = *from);
+        let recorded = tiles.first().map_or(&[][..], |t| &t.losses);
+        let curve = recorded.iter().enumerate().map(|(i, (step, _))| {
+            let sum: f64 = tiles.iter().filter_map(|t| t.losses.get(i)).map(|(_, loss)| loss).sum();
+            InversionPoint { step: *step, loss: sum / m as f64 }
+        });
+        let curve = curve.collect();
         Ok((pixels, curve))
     }
 
