@@ -27,48 +27,48 @@ build:
 data NAME *ARGS: build
     @{{hemlock}} data {{NAME}} {{ARGS}}
 
-# 1. Choose, split and decode images
-[group('pipeline')]
+# Choose, split and decode images
+[group('1')]
 dataset NAME *ARGS: build
     @{{hemlock}} dataset {{NAME}} {{overrides}} {{ARGS}}
 
-# 2. Train an extractor without labels
-[group('pipeline')]
+# Train an extractor without labels
+[group('2')]
 pretrain NAME *ARGS: (dataset NAME)
     @{{hemlock}} pretrain {{NAME}} {{overrides}} {{ARGS}}
 
-# 3. Extract features of the downstream dataset
-[group('pipeline')]
+# Extract features of the downstream dataset
+[group('3')]
 features NAME *ARGS: (pretrain NAME)
     @{{hemlock}} features {{NAME}} {{overrides}} {{ARGS}}
 
-# 4. Train the clean head, and corrupt it into the attacker's target
-[group('pipeline')]
+# Train the clean head, and corrupt it into the attacker's target
+[group('4')]
 target-params NAME *ARGS: (features NAME)
     @{{hemlock}} target-params {{NAME}} {{overrides}} {{ARGS}}
 
-# 5. Find features that make the target stationary
-[group('pipeline')]
+# Find features that make the target stationary
+[group('5')]
 poison-features NAME *ARGS: (target-params NAME)
     @{{hemlock}} poison-features {{NAME}} {{overrides}} {{ARGS}}
 
-# 6. Find images with those features
-[group('pipeline')]
+# Find images with those features
+[group('6')]
 invert NAME *ARGS: (poison-features NAME)
     @{{hemlock}} invert {{NAME}} {{overrides}} {{ARGS}}
 
-# 7. Retrain victims and measure them
-[group('pipeline')]
+# Retrain victims and measure them
+[group('7')]
 evaluate NAME *ARGS: (invert NAME)
     @{{hemlock}} evaluate {{NAME}} {{overrides}} {{ARGS}}
 
 # All stages, and the result table
-[group('pipeline')]
+[group('8')]
 pipeline NAME: (evaluate NAME)
     @{{hemlock}} results {{NAME}} {{overrides}}
 
 # Print the result table (--json: one object a line)
-[group('ask')]
+[group('8')]
 results NAME *ARGS: build
     @{{hemlock}} results {{NAME}} {{overrides}} {{ARGS}}
 

@@ -58,7 +58,9 @@ fn pictures_and_tensors_are_exported() {
     assert_eq!(fs::read_dir(house.path().join("out/poisons")).unwrap().count(), 5);
     house.ok("export tiny pretrain -o out");
     assert!(house.path().join("out/extractor.safetensors").is_file());
-    house.fails("export tiny invert --select seed=7 -o out", 4, &["matches the selection"]);
-    house.fails("export tiny evaluate -o out --format png", 4, &["no pictures"]);
+    house.fails("export tiny invert --select seed=7 -o out", 2, &["matches the selection"]);
+    house.fails("export tiny invert --select sede=0 -o out", 2, &["sede", "did you mean `seed`?"]);
+    house.fails("export tiny invertt -o out", 2, &["invertt", "expected one of"]);
+    house.fails("export tiny evaluate -o out --format png", 2, &["no pictures"]);
     house.fails("export tiny features -o out --root empty", 4, &["not there yet"]);
 }

@@ -28,6 +28,7 @@ fn specs_are_checked_before_anything_runs() {
         bad("eps_d = 0.05", &format!("eps_d = {eps_d}"), &["bad.toml:24", "eps_d"]);
     }
     house.fails("plan tiny --set pretrain.epohcs=3", 2, &["epohcs", "did you mean `epochs`?"]);
+    house.fails("plan tiny --set pretrain.epochs=-1", 2, &["--set pretrain.epochs=-1", "epochs"]);
     house.fails("plan tiny --set pretrain", 2, &["expected `stage.field=value`"]);
     house.fails("plan nowhere", 2, &["no pipeline 'nowhere'", "expected one of", "tiny"]);
     house.fails("why tiny --stage nowhere", 2, &["nowhere", "target-params"]);
@@ -40,6 +41,14 @@ fn a_budget_that_gives_no_poison_names_what_would() {
     house.fails("run tiny --set poison-features.eps_d=0.001", 2, &["eps_d", "no poison", "expected at least"]);
     // What ran before stays.
     assert!(house.artifact("artifacts", "target-params").is_dir());
+}
+
+#[test]
+fn splits_that_do_not_fit_the_data() {
+    let house = House::new();
+    house.fails("run tiny --set dataset.downstream.train=100000", 2, &["dataset.downstream", "`train`", "available"]);
+    house.fails("run tiny --set dataset.downstream.train=0", 2, &["`train`"]);
+    house.fails("run tiny --set dataset.downstream.test=0 --set pretrain.method=random", 2, &["test"]);
 }
 
 #[test]
@@ -114,9 +123,13 @@ fn a_full_disk_loses_nothing() {
     }
     let ran = house.run("run tiny --root disk/artifacts");
     let status = house.run("status tiny --root disk/artifacts");
+    let grown = std::process::Command::new("mount").args(["-o", "remount,size=50m"]).arg(&disk).status();
+    let again = house.run("run tiny --root disk/artifacts");
     let unmounted = std::process::Command::new("umount").arg(&disk).status();
     assert!(unmounted.unwrap().success());
     assert_eq!(ran.code, 4, "{}", ran.err);
     assert!(ran.err.contains("disk full"), "{}", ran.err);
     assert_eq!(status.code, 0, "{}", status.err);
+    assert!(grown.unwrap().success());
+    assert_eq!(again.code, 0, "{}", again.err);
 }

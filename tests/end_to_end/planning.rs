@@ -53,6 +53,28 @@ fn lists_fan_out_and_branches_share_what_they_have_in_common() {
 }
 
 #[test]
+fn an_override_goes_to_the_tables_that_know_its_field() {
+    let house = House::new();
+    let two = "[[invert]]\nmethod = \"feature-matching\"\nsteps = 3\n\n[[invert]]\nmethod = \"decoder\"\n";
+    house.spec("two", &crate::house::TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", two));
+    let tasks = house.tasks("two --set invert.steps=7 --set invert.epochs=[1,2]");
+    let params: Vec<&Value> = tasks.iter().filter(|t| t["stage"] == "invert").map(|t| &t["params"]).collect();
+    assert_eq!(params.len(), 3);
+    assert_eq!((&params[0]["steps"], &params[1]["epochs"], &params[2]["epochs"]), (&7.into(), &1.into(), &2.into()));
+    house.fails("plan two --set invert.stepps=7", 2, &["--set invert.stepps=7", "did you mean `steps`?"]);
+}
+
+#[test]
+fn what_a_choice_does_not_read_is_not_in_its_key() {
+    let house = House::new();
+    let keys = |args: &str| -> Vec<Value> { house.tasks(args).iter().map(|t| t["key"].clone()).collect() };
+    assert_eq!(keys("tiny"), keys("tiny --set poison-features.quantile=0.5"));
+    assert_ne!(keys("tiny"), keys("tiny --set poison-features.constraint=ball"));
+    assert_eq!(keys("tiny --set pretrain.method=random"), keys("tiny --set pretrain.method=random --set pretrain.epochs=2"));
+    assert_eq!(keys("tiny --set invert.beta=0"), keys("tiny --set invert.beta=-0.0"));
+}
+
+#[test]
 fn shipped_pipelines_parse() {
     let house = House::new();
     let specs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../pipelines");

@@ -61,9 +61,15 @@ fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
     assert_eq!(table.lines().filter(|l| l.starts_with("gradient-canceling")).count(), 2, "{table}");
     assert!(table.contains('±'), "{table}");
     assert_eq!(house.ok(&format!("results tiny {set} --json")).out.lines().count(), 4);
+    // Whatever differs has a column, wherever it stands in the chain.
+    let set = "--set pretrain.method=[\"simclr\",\"random\"]";
+    house.ok(&format!("run tiny {set}"));
+    let table = house.ok(&format!("results tiny {set}")).out;
+    assert!(table.contains("simclr") && table.contains("random"), "{table}");
     // Without inversion there is no accuracy on images.
     house.spec("bare", &crate::house::TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
     house.ok("run bare");
+    assert!(house.ok("invert bare").err.contains("no [invert]"));
     let row: Value = serde_json::from_str(&house.ok("results bare --json").out).unwrap();
     assert!(row["accuracy"]["images"].is_null() && row["visibility"].is_null(), "{row}");
     house.fails("results tiny --root empty", 4, &["no results", "hemlock run tiny"]);

@@ -54,15 +54,21 @@ fn killed_at_any_moment_a_rerun_completes_with_the_same_bytes() {
 #[test]
 fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
     let house = House::new();
-    house.spec("tiny", &TINY.replace("epochs = 1", "epochs = 400"));
+    house.spec("tiny", &TINY.replace("epochs = 1", "epochs = 60"));
     let child = house.spawn("pretrain tiny");
-    thread::sleep(Duration::from_millis(2500));
+    // Well after the first epoch's checkpoint, and well before the last one.
+    let checkpoint = || walk(&house.path().join("artifacts/.partial")).iter().any(|p| p.contains("checkpoint"));
+    while !checkpoint() {
+        thread::sleep(Duration::from_millis(20));
+    }
     let pid = child.id().to_string();
     assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
-    let checkpoints = walk(&house.path().join("artifacts/.partial"));
-    assert!(checkpoints.iter().any(|p| p.contains("checkpoint")), "{checkpoints:?}");
+    assert!(checkpoint());
+    house.ok("pretrain tiny");
+    house.ok("pretrain tiny --root whole");
+    assert_eq!(house.ok("diff artifacts whole").out.matches("identical").count(), 2);
 }
 
 #[cfg(unix)]

@@ -84,7 +84,7 @@ pub struct Visibility {
 pub struct Evaluation {
     /// How the poisons were made, such as `gradient-canceling + feature-matching`.
     pub attack: String,
-    /// Share of the clean count.
+    /// The share of the clean count that was asked for.
     pub eps_d: f64,
     /// Number of poisons.
     pub poisons: u64,

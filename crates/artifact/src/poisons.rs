@@ -16,7 +16,7 @@ pub struct PoisonFeatures {
     pub base_index: Vec<u32>,
     /// How they were made, such as `gradient-canceling`.
     pub attack: String,
-    /// Share of the clean count, `m / n`.
+    /// The share of the clean count that was asked for; `m` is the nearest whole number.
     pub eps_d: f64,
     /// One point per recorded step.
     pub curve: Vec<ResidualPoint>,

@@ -194,6 +194,9 @@ pub enum Command {
         /// One JSON object a task
         #[arg(long)]
         json: bool,
+        /// Fail where tensors differ by more than this share of their largest value
+        #[arg(long, value_name = "SHARE")]
+        tolerance: Option<f64>,
     },
 }
 

@@ -6,10 +6,10 @@ use crate::{
     printer::Printer,
     registry, render,
 };
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use hemlock_data::{Cifar, DataError, Origin, Trust};
 use hemlock_pipeline::{
-    Event, Format, Graph, Observer, Outcome, Plan, RunOptions, Selection, Spec, aggregate, diff, export, garbage, rows,
+    Event, Format, Graph, Observer, Outcome, Plan, RunOptions, Selection, Spec, StageDifference, aggregate, diff, export, garbage, rows,
     run,
 };
 use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError};
@@ -57,7 +57,7 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
             };
             house.data(*dataset, &origin, &trust)
         }
-        Command::Diff { a, b, json } => house.diff(a, b, *json),
+        Command::Diff { a, b, json, tolerance } => house.diff(a, b, *json, *tolerance),
     }
 }
 
@@ -119,6 +119,14 @@ impl House<'_> {
         Ok(Store::open(&self.args.root)?)
     }
 
+    fn known_stage(&self, stage: &str) -> Result<()> {
+        let known = self.graph.stages();
+        if known.contains(&stage) {
+            return Ok(());
+        }
+        Err(Usage(format!("there is no stage '{stage}'; expected one of {}", known.join(", "))).into())
+    }
+
     fn stage(&self, stage: &str, one: &OneStage) -> Result<()> {
         self.run(&one.pipeline, What { until: Some(stage), force: one.force, repair: one.repair, ..What::default() })
     }
@@ -126,7 +134,9 @@ impl House<'_> {
     fn run(&self, pipeline: &Pipeline, what: What) -> Result<()> {
         let (spec, plan) = self.planned(pipeline)?;
         if let Some(stage) = what.until.filter(|stage| !plan.tasks.iter().any(|t| t.stage == *stage)) {
-            return Err(Usage(format!("{} has no stage '{stage}'", spec.path.display())).into());
+            // So that recipes can go through all stages whatever a spec leaves out.
+            self.printer.note(&format!("{}: there is no [{stage}] in this spec, and nothing to do", spec.name));
+            return Ok(());
         }
         let store = self.store()?;
         let options = RunOptions {
@@ -136,24 +146,20 @@ impl House<'_> {
             repair: what.repair,
             device: &self.args.device.to_string(),
             deterministic: self.args.device.is_deterministic(),
+            probe: &|| Ok(hemlock_models::device::open(self.args.device).map(|_| ())?),
             env: &self.env,
             progress: self.printer,
             cancel: self.cancel,
         };
-        // A device that is not there should be known before an hour of other work is done.
-        if plan.tasks.iter().any(|t| self.graph.node(t.node).is_some_and(|n| n.stage.uses_device())) {
-            hemlock_models::device::open(self.args.device).map_err(StageError::from)?;
-        }
         let summary = run(&plan, &self.graph, &store, &options, &Narrator(self.printer))?;
         let ran = summary.ran().count();
         let cached = summary.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Cached)).count();
-        match summary.into_failure() {
-            Some(e) => Err(e).with_context(|| format!("{}: {ran} tasks ran, {cached} were cached", spec.name)),
-            None => {
-                self.printer.note(&format!("{}: {ran} tasks ran, {cached} were cached", spec.name));
-                Ok(())
-            }
-        }
+        self.printer.note(&format!("{}: {ran} tasks ran, {cached} were cached", spec.name));
+        let failed = |(i, e): (usize, StageError)| anyhow::Error::new(e).context(render::task(&plan.tasks[i]));
+        let mut failures = summary.into_failures().map(failed);
+        let first = failures.next();
+        failures.for_each(|e| self.printer.error(&e));
+        first.map_or(Ok(()), Err)
     }
 
     fn plan(&self, pipeline: &Pipeline, json: bool) -> Result<()> {
@@ -161,7 +167,7 @@ impl House<'_> {
         let store = self.store()?;
         let decisions = plan.decide(&store, false);
         if !json {
-            self.printer.result(&render::plan(&plan, &decisions));
+            self.printer.result(&render::plan(&plan, &decisions))?;
             return Ok(());
         }
         let sets: Vec<String> = spec.overrides.iter().flat_map(|o| ["--set".to_owned(), o.to_string()]).collect();
@@ -186,30 +192,24 @@ impl House<'_> {
                 })
             })
             .collect();
-        self.printer.result(&format!("{:#}", json!({ "pipeline": spec.name, "version": 1, "tasks": tasks })));
+        self.printer.result(&format!("{:#}", json!({ "pipeline": spec.name, "version": 1, "tasks": tasks })))?;
         Ok(())
     }
 
     fn status(&self, pipeline: &Pipeline) -> Result<()> {
         let (spec, plan) = self.planned(pipeline)?;
         let store = self.store()?;
-        self.printer.result(&render::status(&spec, &plan, &plan.decide(&store, false)));
+        self.printer.result(&render::status(&spec, &plan, &plan.decide(&store, false)))?;
         Ok(())
     }
 
     fn why(&self, pipeline: &Pipeline, stage: Option<&str>, json: bool) -> Result<()> {
         let (_, plan) = self.planned(pipeline)?;
-        if let Some(stage) = stage.filter(|s| !self.graph.stages().contains(s)) {
-            return Err(Usage(format!(
-                "there is no stage '{stage}'; expected one of {}",
-                self.graph.stages().join(", ")
-            ))
-            .into());
-        }
+        stage.map_or(Ok(()), |s| self.known_stage(s))?;
         let store = self.store()?;
         let decisions = plan.decide(&store, false);
         let tasks = plan.tasks.iter().zip(&decisions).filter(|(t, _)| stage.is_none_or(|s| s == t.stage));
-        self.printer.result(&if json { render::why_json(tasks)? } else { render::why(tasks) });
+        self.printer.result(&if json { render::why_json(tasks)? } else { render::why(tasks) })?;
         Ok(())
     }
 
@@ -223,10 +223,10 @@ impl House<'_> {
         }
         if json {
             for row in &rows {
-                self.printer.result(&serde_json::to_string(row)?);
+                self.printer.result(&serde_json::to_string(row)?)?;
             }
         } else {
-            self.printer.result(&render::results(&aggregate(&rows)));
+            self.printer.result(&render::results(&aggregate(&rows)))?;
         }
         if missing > 0 {
             self.printer.note(&format!("{missing} of {} branches have no result yet", plan.branches.len()));
@@ -242,15 +242,17 @@ impl House<'_> {
         select: &Selection,
         format: FormatArg,
     ) -> Result<()> {
+        self.known_stage(stage)?;
         let (_, plan) = self.planned(pipeline)?;
+        select.check(&plan).map_err(|e| Usage(format!("--select: {e}")))?;
         let format = match format {
             FormatArg::Safetensors => Format::Safetensors,
             FormatArg::Png => Format::Png,
         };
         let files = export(&plan, &self.graph, &self.store()?, stage, select, format, output)?;
         match files.as_slice() {
-            many if many.len() > 20 => self.printer.result(&format!("{} files below {}", many.len(), output.display())),
-            few => few.iter().for_each(|f| self.printer.result(&f.display().to_string())),
+            many if many.len() > 20 => self.printer.result(&format!("{} files below {}", many.len(), output.display()))?,
+            few => few.iter().try_for_each(|f| self.printer.result(&f.display().to_string()))?,
         }
         Ok(())
     }
@@ -270,7 +272,7 @@ impl House<'_> {
         let total = render::bytes(garbage.iter().map(|g| g.bytes).sum());
         if !delete {
             for g in &garbage {
-                self.printer.result(&format!("{:>10}  {}", render::bytes(g.bytes), g.path.display()));
+                self.printer.result(&format!("{:>10}  {}", render::bytes(g.bytes), g.path.display()))?;
             }
             self.printer.note(&format!(
                 "{} artifacts that no pipeline reaches, {total}; `--delete` deletes them",
@@ -298,27 +300,38 @@ impl House<'_> {
         })
         .map_err(StageError::from)?;
         drop(bar);
+        if fetched.already_there && !matches!((origin, trust), (Origin::Official, Trust::Known)) {
+            let message = format!("{} is there already; remove it to replace it", fetched.folder.display());
+            return Err(Usage(message).into());
+        }
         let there = if fetched.already_there { " was there already" } else { "" };
         let (train, test) = (fetched.train, fetched.test);
-        self.printer.result(&format!("{}{there}: {train} train and {test} test images", fetched.folder.display()));
+        self.printer.result(&format!("{}{there}: {train} train and {test} test images", fetched.folder.display()))?;
         Ok(())
     }
 
-    fn diff(&self, a: &Path, b: &Path, json: bool) -> Result<()> {
+    fn diff(&self, a: &Path, b: &Path, json: bool, tolerance: Option<f64>) -> Result<()> {
         for root in [a, b] {
             if !root.is_dir() {
                 return Err(Usage(format!("{} is no artifact root", root.display())).into());
             }
         }
-        let (differences, alone) = diff(&Store::open(a)?, &Store::open(b)?, &self.graph.stages())?;
+        let (differences, alone) = diff(&Store::open(a)?, &Store::open(b)?, &self.graph)?;
         if json {
             for d in &differences {
-                self.printer.result(&serde_json::to_string(d)?);
+                self.printer.result(&serde_json::to_string(d)?)?;
             }
         } else {
-            self.printer.result(&render::diff(&differences, alone));
+            self.printer.result(&render::diff(&differences, alone))?;
         }
-        Ok(())
+        let beyond = |d: &&StageDifference| tolerance.is_some_and(|t| d.relative() > t);
+        match differences.iter().find(beyond) {
+            Some(d) => {
+                let message = format!("{}/{} differs by more than the tolerance, relatively by {:.3e}", d.stage, d.key, d.relative());
+                Err(StageError::new(ErrorKind::Numeric, message).into())
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -339,7 +352,7 @@ impl Observer for Narrator<'_> {
                 Outcome::Ran { took, .. } => {
                     self.0.note(&format!("{:>10}  {} in {:.1}s", "done", render::task(task), took.as_secs_f64()));
                 }
-                Outcome::Failed(e) => self.0.note(&format!("{:>10}  {}: {e}", "failed", render::task(task))),
+                Outcome::Failed(_) => self.0.note(&format!("{:>10}  {}", "failed", render::task(task))),
                 Outcome::Skipped { .. } => {
                     self.0.note(&format!("{:>10}  {}: an input is missing", "skipped", render::task(task)));
                 }

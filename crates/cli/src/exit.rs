@@ -49,13 +49,22 @@ pub fn code(e: &anyhow::Error) -> u8 {
         if let Some(e) = cause.downcast_ref::<PlanError>() {
             return of_kind(e.source.kind());
         }
-        if let Some(ExportError::Stage(e)) = cause.downcast_ref() {
-            return of_kind(e.kind());
+        match cause.downcast_ref::<RunError>() {
+            Some(RunError::NoSuchTask { .. }) => return 2,
+            Some(RunError::Store(_)) => return 4,
+            Some(RunError::Device(e)) => return of_kind(e.kind()),
+            None => {}
         }
-        if cause.is::<Usage>() || cause.is::<SpecError>() || cause.is::<RunError>() {
+        match cause.downcast_ref::<ExportError>() {
+            Some(ExportError::NothingSelected { .. } | ExportError::NoPictures(_)) => return 2,
+            Some(ExportError::Stage(e)) => return of_kind(e.kind()),
+            Some(ExportError::NotRun { .. } | ExportError::Store(_) | ExportError::Write { .. }) => return 4,
+            None => {}
+        }
+        if cause.is::<Usage>() || cause.is::<SpecError>() {
             return 2;
         }
-        if cause.is::<StoreError>() || cause.is::<ExportError>() {
+        if cause.is::<StoreError>() {
             return 4;
         }
     }

@@ -10,7 +10,10 @@ mod render;
 use clap::Parser;
 use hemlock_stage::Cancel;
 use printer::Printer;
-use std::process::ExitCode;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+};
 
 fn main() -> ExitCode {
     let args = args::Args::parse();
@@ -30,7 +33,11 @@ fn main() -> ExitCode {
     if let Err(e) = ctrlc::set_handler(handler) {
         tracing::warn!("Ctrl-C will not stop cleanly: {e}");
     }
-    match commands::execute(&args, &printer, &cancel) {
+    // Backends panic where they fail. The runner catches that and reports an error; the panic's own words go to the log.
+    std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
+    let done = catch_unwind(AssertUnwindSafe(|| commands::execute(&args, &printer, &cancel)))
+        .unwrap_or_else(|_| Err(anyhow::anyhow!("hemlock failed inside; run it again with -vv and report what it says")));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             printer.error(&e);

@@ -1,5 +1,6 @@
 //! The one owner of stdout and stderr. Results go to stdout; progress, notes and logs to stderr.
 
+use anyhow::Context;
 use hemlock_stage::{Bar, Progress};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::{
@@ -39,14 +40,15 @@ impl Printer {
     }
 
     /// A result, to stdout. A reader that has gone (`| head`) is no error.
-    pub fn result(&self, text: &str) {
-        self.bars.suspend(|| {
+    pub fn result(&self, text: &str) -> anyhow::Result<()> {
+        let written = self.bars.suspend(|| {
             let mut out = io::stdout().lock();
-            let written = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
-            if written.is_err_and(|e| e.kind() == io::ErrorKind::BrokenPipe) {
-                std::process::exit(0);
-            }
+            writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush())
         });
+        match written {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other.context("cannot write to stdout"),
+        }
     }
 
     /// A remark, to stderr.

@@ -233,7 +233,10 @@ fn varying(groups: &[Group]) -> Vec<(String, String)> {
     values
         .into_iter()
         // The method of inversion stands in the attack's name, and with it what only one method has.
-        .filter(|((_, field), seen)| field != "eps_d" && field != "method" && differ(seen) && !only_with_method(seen))
+        .filter(|((node, field), seen)| {
+            let named = field == "eps_d" || (node == "invert" && field == "method");
+            !named && differ(seen) && !only_with_method(seen)
+        })
         .map(|(name, _)| name)
         .collect()
 }
@@ -252,10 +255,10 @@ pub fn diff(differences: &[StageDifference], alone: usize) -> String {
         let largest = match (d.identical, d.tensors.first()) {
             (true, _) => "identical".to_owned(),
             (false, Some(t)) => match t.largest {
-                Some(l) => format!("{}: {l:.3e} of {:.3e}", t.file, t.scale),
-                None => format!("{}: shapes differ", t.file),
+                Some(l) => format!("{}: {l:.3e} of {:.3e}", t.name, t.scale),
+                None => format!("{}: shapes differ", t.name),
             },
-            (false, None) => "no numbers differ".to_owned(),
+            (false, None) => "no tensors differ".to_owned(),
         };
         let seconds = format!("{:.1} / {:.1}", d.seconds[0], d.seconds[1]);
         rows.add_row([d.stage.clone(), d.key.short(), d.devices.join(" / "), seconds, largest]);

@@ -105,7 +105,7 @@ pub enum DataError {
     },
 
     /// An archive can't be read as a gzipped tar.
-    #[error("{} is no readable .tar.gz archive ({source}): check the file or fetch it again", .archive.display())]
+    #[error("{} is no readable .tar.gz archive: check the file or fetch it again", .archive.display())]
     Archive {
         /// The archive.
         archive: PathBuf,
@@ -126,8 +126,8 @@ pub enum DataError {
 
     /// Something that was fetched isn't what was expected.
     #[error(
-        "{what} has checksum {found}, expected {expected}; if you trust it, \
-         pass its checksum as the expected one or accept any"
+        "{what} has checksum {found}, expected {expected}; if you trust it, name its checksum \
+         (`--digest`) or take any (`--trust`)"
     )]
     ChecksumMismatch {
         /// What was fetched: a path or a URL.
@@ -178,8 +178,7 @@ pub enum DataError {
 
     /// A split asks for more images of a class than there are.
     #[error(
-        "split.{split} asks for {asked} images of class `{class}`, {available} are available: \
-         lower split.{split}"
+        "asks for {asked} images of class `{class}`, and {available} are available: lower `{split}`"
     )]
     Shortage {
         /// `train`, `validation` or `test`.
@@ -204,7 +203,7 @@ pub enum DataError {
     },
 
     /// The file system failed.
-    #[error("cannot {action} {}: {source}", .path.display())]
+    #[error("cannot {action} {}", .path.display())]
     Io {
         /// What was tried: `read`, `create`, ….
         action: &'static str,

@@ -38,7 +38,7 @@ impl hemlock_stage::Params for Params {
         let checked = self.source.check().and_then(|()| self.split().check());
         checked.map_err(|e| match e {
             DataError::Parameter { field, value, expected } => {
-                ParamError::new(field, format!("is {value}; expected {expected}"))
+                ParamError::new(field.trim_start_matches("split."), format!("is {value}; expected {expected}"))
             }
             other => ParamError::new("", other.to_string()),
         })
@@ -47,9 +47,10 @@ impl hemlock_stage::Params for Params {
 
 impl From<DataError> for StageError {
     fn from(e: DataError) -> Self {
-        match e.kind() {
-            ErrorKind::Interrupted => Self::interrupted(),
-            ErrorKind::Missing | ErrorKind::Invalid | ErrorKind::Io => Self::new(hemlock_stage::ErrorKind::Data, e),
+        match (e.kind(), &e) {
+            (ErrorKind::Interrupted, _) => Self::interrupted(),
+            (_, DataError::Shortage { split, .. }) => ParamError::new(*split, e.to_string()).into(),
+            (ErrorKind::Missing | ErrorKind::Invalid | ErrorKind::Io, _) => Self::new(hemlock_stage::ErrorKind::Data, e),
         }
     }
 }
@@ -75,6 +76,10 @@ impl hemlock_stage::Stage for Stage {
         Ok(value)
     }
 
+    fn source_id(params: &Params) -> String {
+        format!("{:?}", params.source)
+    }
+
     fn source(params: &Params, env: &Environment) -> Result<Option<String>, StageError> {
         Ok(Some(digest(&params.source, env.data.as_deref())?))
     }
@@ -87,6 +92,10 @@ impl hemlock_stage::Stage for Stage {
             }
             !ctx.cancel.requested()
         })?;
+        if dataset.classes.len() < 2 {
+            let message = format!("{} has {} class; expected at least 2", dataset.name, dataset.classes.len());
+            return Err(StageError::new(hemlock_stage::ErrorKind::Data, message));
+        }
         Ok(dataset)
     }
 }

@@ -10,7 +10,7 @@ use hemlock_artifact::{
     Accuracy, Dataset, Evaluation, Extractor, Features, Measured, PoisonFeatures, Poisons, TargetParams,
 };
 use hemlock_head::{FitOptions, Head, Samples, accuracy, fit, per_class_accuracy};
-use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
+use hemlock_stage::{Context, ParamError, StageError, inputs};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use std::cell::Cell;
@@ -33,9 +33,8 @@ impl Default for Params {
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let positive = self.tolerance > 0.0 && self.tolerance.is_finite();
-        ParamError::require(positive, "tolerance", self.tolerance, "a number above 0")?;
-        ParamError::require(self.max_iterations > 0, "max_iterations", self.max_iterations, "at least 1")
+        ParamError::positive("tolerance", self.tolerance)?;
+        ParamError::at_least_one("max_iterations", self.max_iterations)
     }
 }
 
@@ -77,10 +76,6 @@ impl hemlock_stage::Stage for Stage {
         let (z, z_test) = (features.train.features_f64(), features.test.features_f64());
         let clean = Samples::new(z.view(), &features.train.labels, classes)?;
         let test = Samples::new(z_test.view(), &features.test.labels, classes)?;
-        if test.is_empty() {
-            let message = "the downstream dataset has no test split to measure on; expected `test` above 0";
-            return Err(StageError::new(ErrorKind::Params, message));
-        }
         let victims = Victims { clean, params, weight_decay: target.weight_decay, ctx, worst: Cell::new(0.0) };
 
         let zeta = poison_features.features.mapv(f64::from);

@@ -38,6 +38,6 @@ pub use fit::{Fit, FitOptions, fit};
 pub use hessian::{HessianSolution, SolveOptions, hessian_vector_sum, solve_hessian};
 pub use loss::{gradient_sum, loss_and_gradient, mean_loss};
 pub use mixed::{implicit_gradient, mixed_derivative};
-pub use parameters::Head;
+pub use parameters::{Head, norm};
 pub use predict::{accuracy, logits, per_class_accuracy, predict, probabilities};
 pub use samples::Samples;

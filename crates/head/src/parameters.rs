@@ -120,8 +120,8 @@ pub(crate) fn inner(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
     a.rows().into_iter().zip(b.rows()).map(|(a, b)| a.dot(&b)).sum()
 }
 
-/// The L2 norm of a packed array.
-pub(crate) fn norm(a: &Array2<f64>) -> f64 {
+/// The L2 norm of an array `[K, d + 1]`.
+pub fn norm(a: &Array2<f64>) -> f64 {
     inner(a, a).sqrt()
 }
 

@@ -1,6 +1,6 @@
 //! A decoder: a network that turns features back into images, trained on clean pairs.
 
-use crate::{matrix, unit_pixels};
+use crate::{cosine, matrix, unit_pixels};
 use burn::{
     module::{Module, Param},
     nn::{
@@ -111,8 +111,7 @@ impl Training {
                 }
                 sum += value;
                 let done = u64::from(epoch) * steps as u64 + step as u64;
-                let progress = done as f64 / (u64::from(self.epochs) * steps as u64) as f64;
-                let rate = self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
+                let rate = self.learning_rate * cosine(done, u64::from(self.epochs) * steps as u64);
                 let gradients = GradientsParams::from_grads(loss.backward(), &decoder);
                 decoder = adam.step(rate, decoder, gradients);
                 bar.at(done + 1);

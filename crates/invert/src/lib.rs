@@ -66,17 +66,16 @@ mod defaults {
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let positive = |x: f64| x > 0.0 && x.is_finite();
         match *self {
             Self::FeatureMatching { beta, steps, step } => {
-                ParamError::require(beta >= 0.0 && beta.is_finite(), "beta", beta, "a number from 0")?;
-                ParamError::require(steps > 0, "steps", steps, "at least 1")?;
-                ParamError::require(positive(step), "step", step, "a number above 0")
+                ParamError::non_negative("beta", beta)?;
+                ParamError::at_least_one("steps", steps)?;
+                ParamError::positive("step", step)
             }
             Self::Decoder { epochs, batch, learning_rate, width } => {
-                ParamError::require(epochs > 0, "epochs", epochs, "at least 1")?;
-                ParamError::require(batch > 0, "batch", batch, "at least 1")?;
-                ParamError::require(positive(learning_rate), "learning_rate", learning_rate, "a number above 0")?;
+                ParamError::at_least_one("epochs", epochs)?;
+                ParamError::at_least_one("batch", batch as u64)?;
+                ParamError::positive("learning_rate", learning_rate)?;
                 ParamError::require(width >= 4, "width", width, "at least 4")
             }
         }
@@ -180,6 +179,11 @@ pub(crate) fn unit_pixels(images: ArrayView4<u8>, device: &Device) -> Tensor<4> 
     let pixels: Vec<f32> = images.iter().map(|p| f32::from(*p) / 255.0).collect();
     let (n, channels, height, width) = images.dim();
     Tensor::from_data(TensorData::new(pixels, [n, channels, height, width]), device)
+}
+
+/// The share of the first step's length at `done` of `all` steps: half a cosine, from 1 to 0.
+pub(crate) fn cosine(done: u64, all: u64) -> f64 {
+    0.5 * (1.0 + (std::f64::consts::PI * done as f64 / all as f64).cos())
 }
 
 /// A matrix, on a device.

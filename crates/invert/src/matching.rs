@@ -1,9 +1,9 @@
 //! Feature matching: pixels whose features come close to given ones.
 
-use crate::{HeadSpace, matrix, unit_pixels};
+use crate::{HeadSpace, cosine, matrix, unit_pixels};
 use burn::tensor::Tensor;
 use hemlock_artifact::InversionPoint;
-use hemlock_models::{Extractor, tiles::par_tiles};
+use hemlock_models::{Extractor, tiles::on_device};
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array4, ArrayView2, ArrayView4, Axis, Slice};
 use std::{
@@ -61,16 +61,13 @@ impl Matching {
                     }
                     losses.push((step, sum));
                 }
-                let progress = f64::from(step) / f64::from(self.steps);
-                let rate = self.step * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
+                let rate = self.step * cosine(step.into(), self.steps.into());
                 x = (x - adam.direction(gradient) * rate).clamp(0.0, 1.0);
                 bar.at(done.fetch_add(rows.len() as u64, Ordering::Relaxed) + rows.len() as u64);
             }
             Ok(Tile { pixels: x.into_data().iter::<f32>().collect(), losses })
         };
-        // A GPU takes all poisons at once; the CPU a tile per thread.
-        let on_cpu = hemlock_models::device::runs_on_rayon(extractor.device());
-        let tiles = if on_cpu { par_tiles(m, TILE, tile)? } else { vec![tile(0..m)?] };
+        let tiles = on_device(extractor.device(), m, TILE, tile)?;
 
         let (_, channels, height, width) = base.dim();
         let mut pixels = Array4::zeros((m, channels, height, width));

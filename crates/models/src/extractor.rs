@@ -9,16 +9,12 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::device::runs_on_rayon;
 use crate::resnet::{Arch, ResNet};
-use crate::tiles::par_tiles;
+use crate::tiles::on_device;
 use crate::weights::{Weights, WeightsError};
 
 /// Images of one tile on the processor. Part of the numbers' definition: never a setting.
 const TILE: usize = 64;
-
-/// Images of one batch on a GPU.
-const GPU_BATCH: usize = 512;
 
 /// Everything about an extractor but its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -156,13 +152,7 @@ impl Extractor {
             let done = done.fetch_add(len, Ordering::Relaxed) + len;
             if progress(done) { Ok(features) } else { Err(ExtractError::Interrupted) }
         };
-        let tiles = if runs_on_rayon(&self.device) {
-            par_tiles(n, TILE, extract)?
-        } else {
-            let starts = (0..n).step_by(GPU_BATCH);
-            let batches = starts.map(|start| extract(start..(start + GPU_BATCH).min(n)));
-            batches.collect::<Result<_, _>>()?
-        };
+        let tiles = on_device(&self.device, n, TILE, extract)?;
         let mut features = Array2::zeros((n, self.feature_dim()));
         for (to, from) in features.iter_mut().zip(tiles.iter().flatten()) {
             *to = *from;

@@ -8,7 +8,10 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
+use burn::tensor::Device;
 use rayon::ThreadPoolBuilder;
+
+use crate::device::runs_on_rayon;
 
 /// Runs `work` on `0..n` cut into ranges of `tile` (the last one may be shorter), as many at a
 /// time as the current rayon pool has threads, and returns the results in order.
@@ -57,6 +60,30 @@ where
     // A tile is begun only after all earlier ones, so the sorted results have no gap before an error.
     results.sort_unstable_by_key(|&(i, _)| i);
     results.into_iter().map(|(_, result)| result).collect()
+}
+
+/// Images of one batch on a GPU: enough to fill it, and few enough for the tape of a ResNet-18 to fit.
+const GPU_BATCH: usize = 512;
+
+/// Runs `work` on `0..n` in pieces that suit `device`, and returns the results in order: on the processor
+/// [`par_tiles`], on a GPU batches one after the other.
+///
+/// # Errors
+/// The error of the first failing piece.
+pub fn on_device<T, E>(
+    device: &Device,
+    n: usize,
+    tile: usize,
+    work: impl Fn(Range<usize>) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E>
+where
+    T: Send,
+    E: Send,
+{
+    if runs_on_rayon(device) {
+        return par_tiles(n, tile, work);
+    }
+    (0..n).step_by(GPU_BATCH).map(|start| work(start..(start + GPU_BATCH).min(n))).collect()
 }
 
 /// Runs `a` and `b`, side by side on one-thread pools where the current rayon pool has more than

@@ -94,7 +94,7 @@ impl<'a> Decider<'a> {
                 }
             }
             Ok(None) => Decision::Run(self.what_changed(task)),
-            Err(e) if self.repair => Decision::Run(DirtyReason::Damaged { what: e.to_string() }),
+            Err(e) if self.repair && e.rebuild_helps() => Decision::Run(DirtyReason::Damaged { what: e.to_string() }),
             Err(e) => Decision::Refuse(e),
         }
     }

@@ -1,19 +1,30 @@
 //! Two artifact roots, compared: what a backend or a version changes.
 
-use hemlock_artifact::Evaluation;
-use hemlock_store::{Block, Key, Manifest, Store, StoreError};
+use crate::Graph;
+use hemlock_artifact::{Data, Evaluation, Exported};
+use hemlock_stage::StageError;
+use hemlock_store::{Key, Manifest, Store};
+use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// The largest difference of one kind of tensor.
+/// The largest difference of one tensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
-    /// File of the artifact.
-    pub file: String,
+    /// File and name of the tensor, as it would be exported.
+    pub name: String,
     /// Largest absolute difference of two values; `None` where the shapes differ.
     pub largest: Option<f64>,
     /// Largest absolute value in the first root, for scale.
     pub scale: f64,
+}
+
+impl Difference {
+    /// The largest difference as a share of the scale.
+    #[must_use]
+    pub fn relative(&self) -> f64 {
+        self.largest.map_or(f64::INFINITY, |l| l / self.scale.max(f64::MIN_POSITIVE))
+    }
 }
 
 /// How two artifacts of one key differ.
@@ -29,18 +40,27 @@ pub struct StageDifference {
     pub seconds: [f64; 2],
     /// Whether every file is the same.
     pub identical: bool,
-    /// The arrays that differ, the largest relative difference first.
+    /// The tensors that differ, the largest relative difference first.
     pub tensors: Vec<Difference>,
     /// Test accuracy by head, for evaluations.
     pub accuracy: BTreeMap<&'static str, [f64; 2]>,
 }
 
-/// Compares all artifacts that two roots have both, in the order of `stages`; also returns how many stand in one root alone.
+impl StageDifference {
+    /// The largest relative difference of a tensor.
+    #[must_use]
+    pub fn relative(&self) -> f64 {
+        self.tensors.first().map_or(0.0, Difference::relative)
+    }
+}
+
+/// Compares all artifacts that two roots have both, in the order of the graph; also returns how many stand in one root alone.
 ///
 /// # Errors
 /// An artifact is damaged.
-pub fn diff(a: &Store, b: &Store, stages: &[&str]) -> Result<(Vec<StageDifference>, usize), StoreError> {
-    let manifests = |store: &Store| -> Result<BTreeMap<(usize, Key), Manifest>, StoreError> {
+pub fn diff(a: &Store, b: &Store, graph: &Graph) -> Result<(Vec<StageDifference>, usize), StageError> {
+    let stages = graph.stages();
+    let manifests = |store: &Store| -> Result<BTreeMap<(usize, Key), Manifest>, StageError> {
         let mut found = BTreeMap::new();
         for entry in store.list()? {
             let order = stages.iter().position(|s| *s == entry.stage).unwrap_or(stages.len());
@@ -53,45 +73,68 @@ pub fn diff(a: &Store, b: &Store, stages: &[&str]) -> Result<(Vec<StageDifferenc
     let shared = left.keys().filter(|k| right.contains_key(k)).count();
     let alone = left.len() + right.len() - 2 * shared;
     let both = left.iter().filter_map(|(k, l)| right.get(k).map(|r| (l, r)));
-    let differences = both.map(|(l, r)| compare(a, l, b, r)).collect::<Result<_, _>>()?;
+    let differences = both.map(|(l, r)| compare(graph, (a, l), (b, r))).collect::<Result<_, _>>()?;
     Ok((differences, alone))
 }
 
-fn compare(a: &Store, left: &Manifest, b: &Store, right: &Manifest) -> Result<StageDifference, StoreError> {
-    let identical = left.content == right.content;
+fn compare(graph: &Graph, left: (&Store, &Manifest), right: (&Store, &Manifest)) -> Result<StageDifference, StageError> {
+    let (l, r) = (left.1, right.1);
+    let stage = l.identity.stage.clone();
+    let identical = l.content == r.content;
     let mut tensors = Vec::new();
-    for (file, record) in &left.files {
-        let differs = right.files.get(file).is_some_and(|other| other.digest != record.digest);
-        if differs && let (Some(x), Some(y)) = (a.numbers(left, file)?, b.numbers(right, file)?) {
-            tensors.push(difference(file, &x, &y));
+    if let (false, Some(node)) = (identical, graph.nodes().find(|n| n.stage.name() == stage)) {
+        let other = numbers(node.stage.export(right.0, r)?)?;
+        for (name, (shape, values)) in numbers(node.stage.export(left.0, l)?)? {
+            let Some((other_shape, other)) = other.get(&name) else { continue };
+            let scale = values.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+            let apart = values.iter().zip(other).fold(0.0, |m: f64, (p, q)| m.max((p - q).abs()));
+            let largest = (shape == *other_shape).then_some(apart);
+            if largest != Some(0.0) {
+                tensors.push(Difference { name, largest, scale });
+            }
         }
+        tensors.sort_by(|x, y| y.relative().total_cmp(&x.relative()));
     }
-    tensors.sort_by(|x, y| relative(y).total_cmp(&relative(x)));
     let mut accuracy = BTreeMap::new();
-    if left.identity.stage == "evaluate" {
-        let (x, y) = (a.read::<Evaluation>(left)?.accuracy, b.read::<Evaluation>(right)?.accuracy);
+    if stage == "evaluate" {
+        let (x, y) = (left.0.read::<Evaluation>(l)?.accuracy, right.0.read::<Evaluation>(r)?.accuracy);
         for ((name, x), (_, y)) in x.named().zip(y.named()) {
             accuracy.insert(name, [x.overall, y.overall]);
         }
     }
     Ok(StageDifference {
-        stage: left.identity.stage.clone(),
-        key: left.key,
-        devices: [left.device.clone(), right.device.clone()],
-        seconds: [left.seconds, right.seconds],
+        stage,
+        key: l.key,
+        devices: [l.device.clone(), r.device.clone()],
+        seconds: [l.seconds, r.seconds],
         identical,
         tensors,
         accuracy,
     })
 }
 
-fn relative(d: &Difference) -> f64 {
-    d.largest.map_or(f64::INFINITY, |l| l / d.scale.max(f64::MIN_POSITIVE))
-}
+type Numbers = BTreeMap<String, (Vec<usize>, Vec<f64>)>;
 
-fn difference(file: &str, x: &Block<f64>, y: &Block<f64>) -> Difference {
-    let scale = x.data.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
-    let largest =
-        (x.shape == y.shape).then(|| x.data.iter().zip(&y.data).fold(0.0, |m: f64, (p, q)| m.max((p - q).abs())));
-    Difference { file: file.to_owned(), largest, scale }
+/// All tensors of an artifact, those in safetensors files of its own included.
+fn numbers(exported: Exported) -> Result<Numbers, StageError> {
+    let mut found = Numbers::new();
+    for (file, tensors) in exported.tensors {
+        for t in tensors {
+            let values = match t.data {
+                Data::F32(v) => v.into_iter().map(f64::from).collect(),
+                Data::F64(v) => v,
+                Data::U8(v) => v.into_iter().map(f64::from).collect(),
+                Data::I64(v) => v.into_iter().map(|x| x as f64).collect(),
+            };
+            found.insert(format!("{file}/{}", t.name), (t.shape, values));
+        }
+    }
+    for (file, bytes) in exported.files.iter().filter(|(file, _)| file.ends_with(".safetensors")) {
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| StageError::internal(format!("{file}: {e}")))?;
+        for (name, t) in tensors.iter().filter(|(_, t)| t.dtype() == Dtype::F32) {
+            let values = t.data().as_chunks().0.iter().map(|b| f64::from(f32::from_le_bytes(*b))).collect();
+            found.insert(format!("{file}/{name}"), (t.shape().to_vec(), values));
+        }
+    }
+    Ok(found)
 }

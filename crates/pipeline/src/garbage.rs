@@ -35,7 +35,9 @@ fn recorded(store: &Store) -> Result<BTreeSet<(String, Key)>, StoreError> {
     if !dir.is_dir() {
         return Ok(reached);
     }
-    for file in fs::read_dir(&dir).map_err(StoreError::io(&dir, "read"))?.flatten() {
+    let records = fs::read_dir(&dir).map_err(StoreError::io(&dir, "read"))?.flatten();
+    // What begins with a dot was left half-written.
+    for file in records.filter(|f| !f.file_name().to_string_lossy().starts_with('.')) {
         let text = fs::read_to_string(file.path()).map_err(StoreError::io(&file.path(), "read"))?;
         reached.extend(text.lines().filter_map(|line| {
             let (stage, key) = line.split_once('/')?;

@@ -1,10 +1,10 @@
 //! Plans: a spec's branches as tasks whose keys are known before anything runs.
 
-use crate::{Graph, Node, Spec};
+use crate::{Graph, Node, Spec, spec::nearest};
 use hemlock_stage::{Environment, StageError};
 use hemlock_store::{Identity, Key};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 
 /// One run of one stage: what it is, and where its inputs come from.
 #[derive(Debug, Clone)]
@@ -53,7 +53,7 @@ pub struct Plan {
 
 /// A spec that cannot be planned.
 #[derive(Debug, thiserror::Error)]
-#[error("[{node}] {source}")]
+#[error("[{node}] cannot be planned")]
 pub struct PlanError {
     /// The node that cannot be planned.
     pub node: &'static str,
@@ -69,11 +69,19 @@ impl Plan {
     pub fn new(spec: &Spec, graph: &Graph, env: &Environment) -> Result<Self, PlanError> {
         let mut plan = Self { pipeline: spec.name.clone(), tasks: Vec::new(), branches: vec![Branch::default()] };
         let mut known: HashMap<(&str, Key), usize> = HashMap::new();
+        // Two nodes may read the same raw data, and its digest takes time.
+        let mut sources: HashMap<String, Option<String>> = HashMap::new();
         for node in graph.nodes() {
             let Some(variants) = spec.variants.get(node.name) else { continue };
             let variants = variants
                 .iter()
-                .map(|params| Ok((params, node.stage.key_params(params)?, node.stage.source(params, env)?)))
+                .map(|params| {
+                    let source = match sources.entry(node.stage.source_id(params)?) {
+                        Entry::Occupied(known) => known.get().clone(),
+                        Entry::Vacant(new) => new.insert(node.stage.source(params, env)?).clone(),
+                    };
+                    Ok((params, node.stage.key_params(params)?, source))
+                })
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|source| PlanError { node: node.name, source })?;
             let mut branches = Vec::new();
@@ -163,6 +171,24 @@ impl std::str::FromStr for Selection {
 }
 
 impl Selection {
+    /// Checks that every field is a parameter of some task.
+    ///
+    /// # Errors
+    /// The first field that is none, and the nearest that is.
+    pub fn check(&self, plan: &Plan) -> Result<(), String> {
+        let mut known = BTreeSet::from(["seed".to_owned()]);
+        for task in &plan.tasks {
+            for field in task.params.as_object().into_iter().flat_map(|o| o.keys()) {
+                known.insert(field.clone());
+                known.insert(format!("{}.{field}", task.node));
+            }
+        }
+        let Some((unknown, _)) = self.0.iter().find(|(field, _)| !known.contains(field)) else { return Ok(()) };
+        let names: Vec<&str> = known.iter().map(String::as_str).collect();
+        let hint = nearest(unknown, &names).map_or_else(|| "expected seed or a stage's parameter".to_owned(), |n| format!("did you mean `{n}`?"));
+        Err(format!("there is no field '{unknown}' to select by; {hint}"))
+    }
+
     /// Whether every condition holds in a branch. A field without a node's name matches at any node that has it.
     #[must_use]
     pub fn matches(&self, plan: &Plan, branch: &Branch) -> bool {

@@ -29,6 +29,8 @@ pub struct Row {
     pub accuracy: Measured<f64>,
     /// Accuracy within every class.
     pub per_class: Measured<Vec<Option<f64>>>,
+    /// Largest gradient norm of the mean objective at which a head's training stopped.
+    pub gradient_norm: f64,
     /// Visibility of the images.
     pub visibility: Option<Visibility>,
     /// Time of the attack's stages.
@@ -78,6 +80,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         params,
         accuracy: a.map(|a| a.overall),
         per_class: a.map(|a| a.per_class.clone()),
+        gradient_norm: evaluation.gradient_norm,
         visibility: evaluation.visibility,
         seconds,
         key: task.key.to_string(),

@@ -23,6 +23,8 @@ pub struct RunOptions<'a> {
     pub device: &'a str,
     /// Whether that backend gives the same bytes every time.
     pub deterministic: bool,
+    /// Opens the backend's device; asked once, before any task that would need it.
+    pub probe: &'a dyn Fn() -> Result<(), StageError>,
     /// Where raw data is found.
     pub env: &'a Environment,
     /// Shows how far a stage is.
@@ -80,11 +82,10 @@ impl Summary {
     pub fn ran(&self) -> impl Iterator<Item = usize> {
         self.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Ran { .. })).map(|(i, _)| *i)
     }
-    /// The first failure.
-    #[must_use]
-    pub fn into_failure(self) -> Option<StageError> {
-        self.outcomes.into_iter().find_map(|(_, o)| match o {
-            Outcome::Failed(e) => Some(e),
+    /// All failures, with the tasks' numbers.
+    pub fn into_failures(self) -> impl Iterator<Item = (usize, StageError)> {
+        self.outcomes.into_iter().filter_map(|(i, o)| match o {
+            Outcome::Failed(e) => Some((i, e)),
             _ => None,
         })
     }
@@ -106,6 +107,9 @@ pub enum RunError {
     /// The artifact root cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] StageError),
 }
 
 /// Runs a plan. A failing task leaves the others' results intact: only what reads its artifact is skipped.
@@ -121,6 +125,15 @@ pub fn run(
 ) -> Result<Summary, RunError> {
     let wanted = wanted(plan, graph, options)?;
     garbage::record(plan, store)?;
+    let decisions = plan.decide(store, options.repair);
+    let needs_device = |i: &usize| {
+        let task = &plan.tasks[*i];
+        let runs = options.force == Some(task.stage) || !matches!(decisions[*i], Decision::Cached(_));
+        runs && graph.node(task.node).is_some_and(|n| n.stage.uses_device())
+    };
+    if wanted.iter().any(needs_device) {
+        (options.probe)()?;
+    }
     let decider = Decider::new(store, options.repair);
     let mut contents: Vec<Option<String>> = vec![None; plan.tasks.len()];
     let mut failed: Vec<Option<usize>> = vec![None; plan.tasks.len()];
@@ -186,7 +199,12 @@ struct Runner<'a> {
 
 impl Runner<'_> {
     fn decide(&self, task: &Task) -> Result<Result<Manifest, DirtyReason>, StageError> {
-        match self.decider.decide(task, |i| self.contents[i].clone()) {
+        let content = |i: usize| {
+            let input = &self.plan.tasks[i];
+            let found = || self.store.lookup(input.stage, &input.key).ok().flatten().map(|m| m.content.to_string());
+            self.contents[i].clone().or_else(found)
+        };
+        match self.decider.decide(task, content) {
             Decision::Cached(_) if self.options.force == Some(task.stage) => Ok(Err(DirtyReason::Forced)),
             Decision::Cached(manifest) => Ok(Ok(*manifest)),
             Decision::Run(reason) => Ok(Err(reason)),
@@ -195,14 +213,11 @@ impl Runner<'_> {
     }
 
     fn task(&self, task: &Task) -> Result<(Outcome, Manifest), StageError> {
-        if let Ok(manifest) = self.decide(task)? {
+        if let Ok(Ok(manifest)) = self.decide(task) {
             return Ok((Outcome::Cached, manifest));
         }
-        if self.options.cancel.requested() {
-            return Err(StageError::interrupted());
-        }
-        let lock = self.store.lock(task.stage, &task.key, || self.observer.event(Event::Waiting(task)))?;
-        // Another process may have made the artifact while this one waited.
+        let lock = self.lock(task)?;
+        // Another process may have made or replaced the artifact while this one waited.
         let reason = match self.decide(task)? {
             Ok(manifest) => return Ok((Outcome::Cached, manifest)),
             Err(reason) => reason,
@@ -211,6 +226,24 @@ impl Runner<'_> {
         let started = Instant::now();
         let manifest = self.compute(task, &lock, started)?;
         Ok((Outcome::Ran { reason, took: started.elapsed() }, manifest))
+    }
+
+    /// Takes a task's lock, waiting for whoever holds it.
+    fn lock(&self, task: &Task) -> Result<Lock, StageError> {
+        let mut told = false;
+        loop {
+            if self.options.cancel.requested() {
+                return Err(StageError::interrupted());
+            }
+            if let Some(lock) = self.store.try_lock(task.stage, &task.key)? {
+                return Ok(lock);
+            }
+            if !told {
+                self.observer.event(Event::Waiting(task));
+                told = true;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn compute(&self, task: &Task, lock: &Lock, started: Instant) -> Result<Manifest, StageError> {

@@ -59,11 +59,39 @@ impl std::str::FromStr for Override {
         if path.iter().any(String::is_empty) {
             return Err(format!("'{text}' names no field; expected `stage.field=value`, such as `pretrain.epochs=5`"));
         }
-        let value = toml::from_str::<toml::Table>(&format!("v = {value}"))
-            .ok()
-            .and_then(|t| serde_json::to_value(t.get("v")?).ok())
-            .unwrap_or_else(|| Value::String(value.trim().to_owned()));
+        let value = match toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v")) {
+            Some(value) => to_json(value, &mut Vec::new()).map_err(|(_, message)| format!("'{text}': {message}"))?,
+            None => Value::String(value.trim().to_owned()),
+        };
         Ok(Self { path, value, text: text.to_owned() })
+    }
+}
+
+impl Override {
+    /// Sets the field in a spec's root table. Of an array of tables, those get it that know the field.
+    fn apply(&self, root: &mut Value, graph: &Graph) -> Result<(), String> {
+        for node in graph.nodes() {
+            let name: Vec<&str> = node.name.split('.').collect();
+            let Some((inner, [field, ..])) = self.path.split_at_checked(name.len()) else { continue };
+            let tables = root.pointer_mut(&format!("/{}", name.join("/")));
+            let (true, Some(Value::Array(tables))) = (inner == name, tables) else { continue };
+            let knows = |table: &Value| {
+                let unknown = |e: &ParamError| Unknown::find(&e.message).is_some_and(|u| u.is_field && u.word == field);
+                expand(table.clone()).is_ok_and(|c| !c.into_iter().any(|t| node.stage.parse(t).is_err_and(|e| unknown(&e))))
+            };
+            let path = &self.path[name.len()..];
+            let mut changed = tables.clone();
+            changed.iter_mut().try_for_each(|table| set(table, path, &self.value))?;
+            let none = !changed.iter().any(knows);
+            for (table, changed) in tables.iter_mut().zip(changed) {
+                // Where no table knows the field, all get it, so that its check says what is wrong.
+                if none || knows(&changed) {
+                    *table = changed;
+                }
+            }
+            return Ok(());
+        }
+        set(root, &self.path, &self.value)
     }
 }
 
@@ -114,9 +142,12 @@ impl Spec {
             message: e.message().to_owned(),
             ..source.error(&[], "")
         })?;
-        let mut root = serde_json::to_value(table).map_err(|e| source.error(&[], e.to_string()))?;
+        let mut root = to_json(toml::Value::Table(table), &mut Vec::new()).map_err(|(path, message)| {
+            let at: Vec<&str> = path.iter().map(String::as_str).collect();
+            source.error(&at, format!("`{}` {message}", path.join(".")))
+        })?;
         for o in overrides {
-            set(&mut root, &o.path, &o.value).map_err(|m| source.error(&[], format!("--set {o}: {m}")))?;
+            o.apply(&mut root, graph).map_err(|m| source.error(&[], format!("--set {o}: {m}")))?;
         }
         let Value::Object(mut root) = root else { return Err(source.error(&[], "expected a table")) };
 
@@ -133,7 +164,7 @@ impl Spec {
             let at: Vec<&str> = node.name.split('.').collect();
             let mut checked = Vec::new();
             for table in expand(value).map_err(|m| source.error(&at, format!("[{}] {m}", node.name)))? {
-                let params = node.stage.parse(table).map_err(|e| source.param_error(&at, node.name, &e))?;
+                let params = node.stage.parse(table).map_err(|e| source.param_error(&at, node.name, &e, overrides))?;
                 if !checked.contains(&params) {
                     checked.push(params);
                 }
@@ -149,6 +180,9 @@ impl Spec {
                 ..source
                     .error(&path, format!("unknown key `{}`; expected one of {}", unknown.join("."), known.join(", ")))
             });
+        }
+        if variants.is_empty() {
+            return Err(source.error(&[], "the spec has no stage; expected a table such as [dataset.downstream]"));
         }
         for node in graph.nodes().filter(|n| variants.contains_key(n.name)) {
             for port in node.stage.ports().iter().filter(|p| !p.optional) {
@@ -182,6 +216,31 @@ fn seeds(value: Option<Value>) -> Result<Vec<u64>, String> {
         seeds.push(seed);
     }
     if seeds.is_empty() { Err(format!("`seeds` is empty; {expected}")) } else { Ok(seeds) }
+}
+
+/// TOML as JSON, which has no dates and no numbers that are not finite; -0 becomes 0, which is the same parameter. An error
+/// names the path.
+fn to_json(value: toml::Value, path: &mut Vec<String>) -> Result<Value, (Vec<String>, String)> {
+    Ok(match value {
+        toml::Value::String(s) => Value::String(s),
+        toml::Value::Integer(i) => i.into(),
+        toml::Value::Boolean(b) => Value::Bool(b),
+        toml::Value::Float(x) if x.is_finite() => (x + 0.0).into(),
+        toml::Value::Float(x) => return Err((path.clone(), format!("is {x}; expected a finite number"))),
+        toml::Value::Datetime(d) => return Err((path.clone(), format!("is the date {d}; expected no date"))),
+        toml::Value::Array(list) => {
+            Value::Array(list.into_iter().map(|v| to_json(v, path)).collect::<Result<_, _>>()?)
+        }
+        toml::Value::Table(table) => {
+            let mut object = Map::new();
+            for (key, value) in table {
+                path.push(key.clone());
+                object.insert(key, to_json(value, path)?);
+                path.pop();
+            }
+            Value::Object(object)
+        }
+    })
 }
 
 /// Takes the value at a dotted path out of a table, and the tables that this leaves empty.
@@ -287,7 +346,7 @@ impl Source<'_> {
         SpecError { path: self.path.to_owned(), line: self.line(at), message: message.into(), suggestion: None }
     }
 
-    fn param_error(&self, table: &[&str], node: &str, e: &ParamError) -> SpecError {
+    fn param_error(&self, table: &[&str], node: &str, e: &ParamError, overrides: &[Override]) -> SpecError {
         let unknown = Unknown::find(&e.message);
         let field = unknown.as_ref().filter(|u| u.is_field).map_or(e.path.as_str(), |u| u.word);
         let mut at = table.to_vec();
@@ -296,7 +355,12 @@ impl Source<'_> {
             "" => format!("[{node}] {}", e.message),
             path => format!("[{node}] `{path}`: {}", e.message),
         };
-        SpecError { suggestion: unknown.and_then(|u| nearest(u.word, &u.known)), ..self.error(&at, message) }
+        let suggestion = unknown.and_then(|u| nearest(u.word, &u.known));
+        match overrides.iter().find(|o| o.path == at) {
+            // Not the file is wrong, but what came on top of it.
+            Some(o) => SpecError { suggestion, line: None, ..self.error(&[], format!("--set {o}: {message}")) },
+            None => SpecError { suggestion, ..self.error(&at, message) },
+        }
     }
 
     /// Line of the deepest part of a path that stands in the text.

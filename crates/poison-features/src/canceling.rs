@@ -1,7 +1,7 @@
 //! Gradient Canceling: poisons whose gradient at the target cancels that of the clean data.
 
 use crate::Constraint;
-use hemlock_head::{Head, HeadError, Samples, gradient_sum, mixed_derivative};
+use hemlock_head::{Head, HeadError, Samples, gradient_sum, mixed_derivative, norm};
 use ndarray::{Array2, Zip, s};
 
 /// The problem: clean data, the target, and the labels of the poisons.
@@ -108,9 +108,6 @@ pub fn cancel<E: From<HeadError>>(
     Ok(best)
 }
 
-fn norm(a: &Array2<f64>) -> f64 {
-    a.iter().map(|x| x * x).sum::<f64>().sqrt()
-}
 
 #[cfg(test)]
 mod tests {

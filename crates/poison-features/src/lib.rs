@@ -13,6 +13,7 @@ use ndarray::Axis;
 use rand::{RngExt, SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Parameters of the stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -79,18 +80,11 @@ pub enum Labels {
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let share = |x: f64| x > 0.0 && x <= 1.0;
-        let positive = |x: f64| x > 0.0 && x.is_finite();
-        ParamError::require(
-            share(self.eps_d),
-            "eps_d",
-            self.eps_d,
-            "a share of the clean training count, above 0 and up to 1",
-        )?;
-        ParamError::require(share(self.quantile), "quantile", self.quantile, "a quantile above 0 and up to 1")?;
-        ParamError::require(self.steps > 0, "steps", self.steps, "at least 1")?;
-        ParamError::require(positive(self.step), "step", self.step, "a number above 0")?;
-        ParamError::require(self.tolerance >= 0.0, "tolerance", self.tolerance, "a share from 0")
+        ParamError::share("eps_d", self.eps_d)?;
+        ParamError::share("quantile", self.quantile)?;
+        ParamError::at_least_one("steps", self.steps)?;
+        ParamError::positive("step", self.step)?;
+        ParamError::non_negative("tolerance", self.tolerance)
     }
 }
 
@@ -115,6 +109,15 @@ impl hemlock_stage::Stage for Stage {
     type Params = Params;
     type Inputs = Inputs;
     type Output = PoisonFeatures;
+
+    /// Without a ball, its quantile decides nothing.
+    fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
+        let mut value = serde_json::to_value(params)?;
+        if let (ConstraintKind::None, Some(fields)) = (params.constraint, value.as_object_mut()) {
+            fields.remove("quantile");
+        }
+        Ok(value)
+    }
 
     fn run(params: &Params, Inputs { features, target }: Inputs, ctx: &Context) -> Result<PoisonFeatures, StageError> {
         let (n, classes) = (features.train.labels.len(), features.classes.len());

@@ -22,7 +22,7 @@ pub(crate) enum CheckpointError {
     Header,
     #[error("it has format version {0}, expected {VERSION}")]
     Version(u32),
-    #[error("it was written with other parameters or another seed")]
+    #[error("it was written with other parameters")]
     OtherRun,
     #[error(transparent)]
     Weights(#[from] WeightsError),
@@ -33,7 +33,6 @@ struct Header {
     version: u32,
     /// As text: JSON numbers are not sure to be read back to the last bit.
     config: String,
-    seed: u64,
     steps: usize,
     curve: Vec<Epoch>,
 }
@@ -41,7 +40,6 @@ struct Header {
 /// The bytes of a checkpoint after the epochs of `curve`.
 pub(crate) fn write(
     config: &PretrainConfig,
-    seed: u64,
     student: &Student,
     optimizer: &Optimizer,
     curve: &[Epoch],
@@ -49,7 +47,7 @@ pub(crate) fn write(
     let mut weights = optimizer.state();
     weights.put_under("student.", Weights::collect(student));
     let header =
-        Header { version: VERSION, config: to_json(config), seed, steps: optimizer.steps, curve: curve.to_vec() };
+        Header { version: VERSION, config: to_json(config), steps: optimizer.steps, curve: curve.to_vec() };
     let header = serde_json::json!(header).to_string();
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());
@@ -62,7 +60,6 @@ pub(crate) fn write(
 pub(crate) fn read(
     bytes: &[u8],
     config: &PretrainConfig,
-    seed: u64,
     student: &Student,
     optimizer: &mut Optimizer,
 ) -> Result<(Student, Vec<Epoch>), CheckpointError> {
@@ -73,7 +70,7 @@ pub(crate) fn read(
     if header.version != VERSION {
         return Err(CheckpointError::Version(header.version));
     }
-    if header.config != to_json(config) || header.seed != seed {
+    if header.config != to_json(config) {
         return Err(CheckpointError::OtherRun);
     }
     let weights = Weights::from_safetensors(tensors)?;

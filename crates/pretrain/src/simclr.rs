@@ -80,7 +80,7 @@ impl Checkpoints for () {
 /// What a run reports to and asks of its caller.
 #[derive(Clone, Copy)]
 pub struct Hooks<'a> {
-    /// Checkpoints of this very run: same parameters, images and seed.
+    /// Checkpoints of this very run: same parameters and images.
     pub checkpoints: &'a dyn Checkpoints,
     /// Called after every step.
     pub progress: &'a dyn Fn(Progress),
@@ -124,7 +124,7 @@ pub enum PretrainError {
         lr: f64,
     },
     /// A checkpoint could not be written.
-    #[error("the checkpoint after epoch {epoch} could not be written: {source}")]
+    #[error("the checkpoint after epoch {epoch} could not be written")]
     Checkpoint {
         /// Counted from 1.
         epoch: usize,
@@ -141,7 +141,7 @@ pub enum PretrainError {
 
 /// Makes an extractor from images `[n, 3, h, w]` without labels.
 ///
-/// On `flex` the result depends on `config`, `images` and `seed` alone: a run that goes on from a
+/// On `flex` the result depends on `config` and `images` alone: a run that goes on from a
 /// checkpoint ends in the same bytes as one that was never interrupted. `monitor` only adds
 /// numbers to the curve.
 ///
@@ -151,7 +151,6 @@ pub fn pretrain(
     config: &PretrainConfig,
     images: ArrayView4<'_, u8>,
     monitor: Option<&Monitor>,
-    seed: u64,
     device: &Device,
     hooks: Hooks<'_>,
 ) -> Result<Pretrained, PretrainError> {
@@ -160,7 +159,7 @@ pub fn pretrain(
     let (mean, std) = channel_statistics(images);
     let spec = ExtractorSpec { arch: config.arch, image_size: [height, width], mean, std };
     let device = device.clone().inner();
-    let mut rng = stream(seed, Stream::Init);
+    let mut rng = stream(config.seed, Stream::Init);
     let student = Student::new(config.arch, config.projector, &mut rng, &device);
     let (student, curve) = match config.method {
         Method::Random => (student, Vec::new()),
@@ -170,7 +169,7 @@ pub fn pretrain(
             return Err(InvalidConfig { field, message }.into());
         }
         Method::Simclr => {
-            let run = Run { config, images, monitor, seed, spec: &spec, device: &device };
+            let run = Run { config, images, monitor, spec: &spec, device: &device };
             run.train(student, hooks)?
         }
     };
@@ -183,7 +182,6 @@ struct Run<'a> {
     config: &'a PretrainConfig,
     images: ArrayView4<'a, u8>,
     monitor: Option<&'a Monitor>,
-    seed: u64,
     spec: &'a ExtractorSpec,
     device: &'a Device,
 }
@@ -203,7 +201,7 @@ impl Run<'_> {
         let steps = n / config.batch;
         for epoch in curve.len()..config.epochs {
             let mut order: Vec<usize> = (0..n).collect();
-            order.shuffle(&mut stream(self.seed, Stream::Shuffle { epoch }));
+            order.shuffle(&mut stream(self.config.seed, Stream::Shuffle { epoch }));
             let (mut total, mut spread, mut lr) = (0.0, 0.0, 0.0);
             for (i, batch) in order.chunks_exact(config.batch).enumerate() {
                 if (hooks.cancelled)() {
@@ -225,7 +223,7 @@ impl Run<'_> {
                 spread: f64::from(spread),
                 knn: self.knn(&student, epoch)?.map(f64::from),
             }));
-            let bytes = checkpoint::write(config, self.seed, &student, &optimizer, &curve)?;
+            let bytes = checkpoint::write(config, &student, &optimizer, &curve)?;
             let saved = hooks.checkpoints.save(&bytes);
             saved.map_err(|source| PretrainError::Checkpoint { epoch: epoch + 1, source })?;
         }
@@ -244,7 +242,7 @@ impl Run<'_> {
         let Some(bytes) = checkpoints.load() else {
             return (student, Vec::new());
         };
-        match checkpoint::read(&bytes, self.config, self.seed, &student, optimizer) {
+        match checkpoint::read(&bytes, self.config, &student, optimizer) {
             Ok(resumed) => resumed,
             Err(reason) => {
                 tracing::warn!("the checkpoint is not used, training starts over: {reason}");
@@ -279,7 +277,7 @@ impl Run<'_> {
 
     fn forward(&self, student: &Student, epoch: usize, batch: &[usize], view: usize) -> Half {
         let augment = &self.config.augment;
-        let pixels = render_views(augment, self.images, batch, self.seed, epoch, view);
+        let pixels = render_views(augment, self.images, batch, self.config.seed, epoch, view);
         let [height, width] = self.spec.image_size;
         let data = TensorData::new(pixels, [batch.len(), 3, height, width]);
         let images = Tensor::<4>::from_data(data, &self.device.clone().autodiff());

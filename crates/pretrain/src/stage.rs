@@ -1,9 +1,10 @@
 //! Stage: a feature extractor, trained without labels.
 
-use crate::{Checkpoints, Hooks, InvalidConfig, LabelledImages, Monitor, PretrainConfig, PretrainError, pretrain};
+use crate::{Checkpoints, Hooks, InvalidConfig, LabelledImages, Method, Monitor, PretrainConfig, PretrainError, pretrain};
 use hemlock_artifact::{Dataset, Extractor, Images};
 use hemlock_models::open_device;
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
+use serde_json::Value;
 use std::{io, sync::OnceLock};
 
 impl hemlock_stage::Params for PretrainConfig {
@@ -52,6 +53,15 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = Inputs;
     type Output = Extractor;
 
+    /// Of what trains, nothing decides a random initialisation.
+    fn key_params(config: &PretrainConfig) -> Result<Value, serde_json::Error> {
+        let mut value = serde_json::to_value(config)?;
+        if let (Method::Random, Some(fields)) = (config.method, value.as_object_mut()) {
+            fields.retain(|field, _| ["method", "arch", "seed"].contains(&field.as_str()));
+        }
+        Ok(value)
+    }
+
     fn run(config: &PretrainConfig, Inputs { dataset }: Inputs, ctx: &Context) -> Result<Extractor, StageError> {
         let device = open_device(ctx.device)?;
         let Dataset { train, validation, .. } = dataset;
@@ -71,7 +81,7 @@ impl hemlock_stage::Stage for Stage {
             },
             cancelled: &|| ctx.cancel.requested(),
         };
-        let trained = pretrain(config, pixels.view(), monitor.as_ref(), config.seed, &device, hooks)?;
+        let trained = pretrain(config, pixels.view(), monitor.as_ref(), &device, hooks)?;
         Ok(Extractor {
             arch: trained.spec.arch.to_string(),
             method: config.method.to_string(),

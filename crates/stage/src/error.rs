@@ -66,7 +66,11 @@ impl From<StoreError> for StageError {
 
 impl From<HeadError> for StageError {
     fn from(e: HeadError) -> Self {
-        Self::new(ErrorKind::Numeric, e)
+        let kind = match e {
+            HeadError::NonFiniteFeature { .. } | HeadError::NonFiniteParameter { .. } => ErrorKind::Numeric,
+            _ => ErrorKind::Data,
+        };
+        Self::new(kind, e)
     }
 }
 
@@ -98,6 +102,40 @@ impl ParamError {
     /// `holds` is false.
     pub fn require(holds: bool, path: &str, value: impl fmt::Display, expected: &str) -> Result<(), Self> {
         if holds { Ok(()) } else { Err(Self::new(path, format!("is {value}; expected {expected}"))) }
+    }
+}
+
+impl ParamError {
+    /// Requires a finite number above 0.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn positive(path: &str, value: f64) -> Result<(), Self> {
+        Self::require(value > 0.0 && value.is_finite(), path, value, "a number above 0")
+    }
+
+    /// Requires a finite number from 0.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn non_negative(path: &str, value: f64) -> Result<(), Self> {
+        Self::require(value >= 0.0 && value.is_finite(), path, value, "a number from 0")
+    }
+
+    /// Requires a share above 0 and up to 1.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn share(path: &str, value: f64) -> Result<(), Self> {
+        Self::require(value > 0.0 && value <= 1.0, path, value, "a share above 0 and up to 1")
+    }
+
+    /// Requires a count of at least 1.
+    ///
+    /// # Errors
+    /// It is 0.
+    pub fn at_least_one(path: &str, value: impl Into<u64>) -> Result<(), Self> {
+        Self::require(value.into() > 0, path, 0, "at least 1")
     }
 }
 

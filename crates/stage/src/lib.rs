@@ -62,6 +62,12 @@ pub trait Stage: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Names the data that [`Stage::source`] digests, so that it is digested once for all tasks that read it.
+    #[must_use]
+    fn source_id(_params: &Self::Params) -> String {
+        String::new()
+    }
+
     /// Computes the output.
     ///
     /// # Errors
@@ -91,6 +97,11 @@ pub trait AnyStage: Send + Sync {
     /// # Errors
     /// The parameters cannot be written as JSON.
     fn key_params(&self, params: &Value) -> Result<Value, StageError>;
+    /// Names what [`AnyStage::source`] reads: equal names give equal digests.
+    ///
+    /// # Errors
+    /// The parameters cannot be written as JSON.
+    fn source_id(&self, params: &Value) -> Result<String, StageError>;
     /// [`Stage::source`], from parsed parameters.
     ///
     /// # Errors
@@ -144,6 +155,9 @@ impl<S: Stage> AnyStage for Erased<S> {
     }
     fn key_params(&self, params: &Value) -> Result<Value, StageError> {
         S::key_params(&typed(params)?).map_err(|e| StageError::new(ErrorKind::Internal, e))
+    }
+    fn source_id(&self, params: &Value) -> Result<String, StageError> {
+        Ok(format!("{} {}", S::NAME, S::source_id(&typed(params)?)))
     }
     fn source(&self, params: &Value, env: &Environment) -> Result<Option<String>, StageError> {
         S::source(&typed(params)?, env)

@@ -7,7 +7,7 @@ use crate::fs::{absent_ok, create_dir};
 use crate::lock::Lock;
 use crate::manifest::Manifest;
 use crate::names::{MANIFEST, check_name};
-use crate::payload::{Artifact, Block, PayloadFile, PayloadReader};
+use crate::payload::{Artifact, PayloadFile, PayloadReader};
 use crate::{Key, Result, StoreError};
 
 /// A folder of artifacts. Cheap to clone; clones and other processes may use the same folder at once.
@@ -101,14 +101,6 @@ impl Store {
     /// Those of [`PayloadReader`].
     pub fn read<A: Artifact>(&self, manifest: &Manifest) -> Result<A> {
         A::read(&self.reader(manifest, A::KIND))
-    }
-
-    /// Reads one array of an artifact as numbers: [`PayloadReader::numbers`].
-    ///
-    /// # Errors
-    /// Those of [`PayloadReader`].
-    pub fn numbers(&self, manifest: &Manifest, name: &str) -> Result<Option<Block<f64>>> {
-        self.reader(manifest, "").numbers(name)
     }
 
     /// Takes the lock of a task, waiting for whoever holds it; calls `on_wait` before it waits.

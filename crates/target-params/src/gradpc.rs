@@ -1,6 +1,6 @@
 //! GradPC: gradient-based parameter corruption in an L2 ball.
 
-use hemlock_head::{Head, HeadError, Samples, gradient_sum};
+use hemlock_head::{Head, HeadError, Samples, gradient_sum, norm};
 use ndarray::Array2;
 
 /// How far and how fast to ascend.
@@ -43,10 +43,6 @@ pub fn ascend<E: From<HeadError>>(
     Ok(head)
 }
 
-/// L2 norm of packed parameters.
-pub(crate) fn norm(a: &Array2<f64>) -> f64 {
-    a.iter().map(|x| x * x).sum::<f64>().sqrt()
-}
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,7 @@ mod gradpc;
 pub use gradpc::{Ascent, ascend};
 
 use hemlock_artifact::{Features, PathPoint, TargetParams};
-use hemlock_head::{FitOptions, Head, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss};
+use hemlock_head::{FitOptions, Head, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss, norm};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
 use serde::{Deserialize, Serialize};
 
@@ -69,12 +69,11 @@ impl Default for Params {
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let positive = |x: f64| x > 0.0 && x.is_finite();
-        ParamError::require(positive(self.radius), "radius", self.radius, "a number above 0")?;
-        ParamError::require(self.steps > 0, "steps", self.steps, "at least 1")?;
-        ParamError::require(positive(self.step) && self.step <= 1.0, "step", self.step, "a share above 0 and up to 1")?;
-        ParamError::require(positive(self.weight_decay), "weight_decay", self.weight_decay, "a number above 0")?;
-        ParamError::require(positive(self.tolerance), "tolerance", self.tolerance, "a number above 0")
+        ParamError::positive("radius", self.radius)?;
+        ParamError::at_least_one("steps", self.steps)?;
+        ParamError::share("step", self.step)?;
+        ParamError::positive("weight_decay", self.weight_decay)?;
+        ParamError::positive("tolerance", self.tolerance)
     }
 }
 
@@ -103,6 +102,11 @@ impl hemlock_stage::Stage for Stage {
         let (z, z_test) = (features.train.features_f64(), features.test.features_f64());
         let train = Samples::new(z.view(), &features.train.labels, classes)?;
         let test = Samples::new(z_test.view(), &features.test.labels, classes)?;
+
+        if test.is_empty() {
+            let message = "gives no test split to measure on; expected `test` above 0";
+            return Err(ParamError::new("dataset.downstream", message).into());
+        }
 
         let bar = ctx.progress.start("clean head", 0, "steps");
         let options = FitOptions { gradient_tolerance: params.tolerance, ..FitOptions::new(params.weight_decay) };
@@ -150,9 +154,9 @@ fn point(step: u32, clean: &Head, head: &Head, train: Samples, test: Samples) ->
     let gradient = gradient_sum(head, &[train])? / train.len() as f64;
     Ok(PathPoint {
         step,
-        radius: gradpc::norm(&(&head.packed() - &clean.packed())),
+        radius: norm(&(&head.packed() - &clean.packed())),
         loss: mean_loss(head, &[train])?,
-        gradient_norm: gradpc::norm(&gradient),
+        gradient_norm: norm(&gradient),
         train_accuracy: accuracy(head, train)?,
         test_accuracy: accuracy(head, test)?,
     })

@@ -48,7 +48,7 @@ fn open() -> Device {
 fn run(config: &PretrainConfig, checkpoints: &dyn Checkpoints, limit: usize) -> Result<Pretrained, PretrainError> {
     let done = Cell::new(0);
     let hooks = Hooks { checkpoints, progress: &|_| done.set(done.get() + 1), cancelled: &|| done.get() >= limit };
-    pretrain(config, images(20).view(), None, 5, &open(), hooks)
+    pretrain(config, images(20).view(), None, &open(), hooks)
 }
 
 fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
@@ -93,7 +93,7 @@ fn random_is_the_initialisation_of_the_same_seed() {
     let config = PretrainConfig { method: Method::Random, ..tiny() };
     let random = run(&config, &(), 0).unwrap();
     assert!(random.curve.is_empty());
-    let mut rng = stream(5, Stream::Init);
+    let mut rng = stream(config.seed, Stream::Init);
     let student = Student::new(config.arch, config.projector, &mut rng, &open());
     let initial = Extractor::new(random.spec.clone(), &student.net, &open());
     assert!(random.weights == initial.to_safetensors().unwrap());
@@ -105,7 +105,7 @@ fn single_graph(run: &Run<'_>, student: &Student, batch: &[usize]) -> (f32, Name
     let a = run.forward(student, 0, batch, 0);
     let images = || {
         let augment = &run.config.augment;
-        let pixels = render_views(augment, run.images, batch, run.seed, 0, 1);
+        let pixels = render_views(augment, run.images, batch, run.config.seed, 0, 1);
         let [h, w] = run.spec.image_size;
         let data = TensorData::new(pixels, [batch.len(), 3, h, w]);
         Tensor::<4>::from_data(data, &run.device.clone().autodiff())
@@ -120,14 +120,14 @@ fn with_run<T>(config: &PretrainConfig, images: &Array4<u8>, work: impl FnOnce(R
     let (mean, std) = channel_statistics(images.view());
     let spec =
         ExtractorSpec { arch: config.arch, image_size: [images.len_of(Axis(2)), images.len_of(Axis(3))], mean, std };
-    work(Run { config, images: images.view(), monitor: None, seed: 5, spec: &spec, device: &open() })
+    work(Run { config, images: images.view(), monitor: None, spec: &spec, device: &open() })
 }
 
 #[test]
 fn the_halves_give_the_gradient_of_the_whole() {
     let config = tiny();
     with_run(&config, &images(8), |run| {
-        let mut rng = stream(5, Stream::Init);
+        let mut rng = stream(config.seed, Stream::Init);
         let student = Student::new(config.arch, config.projector, &mut rng, run.device);
         let batch: Vec<usize> = (0..8).collect();
         let (expected_loss, expected) = single_graph(&run, &student, &batch);
@@ -168,7 +168,7 @@ fn running_statistics_are_those_of_the_batches() {
     let extractor = Extractor::from_safetensors(trained.spec.clone(), &trained.weights, &device).unwrap();
     let in_eval = extractor.features(images(20).view(), &|_| true).unwrap();
 
-    let mut rng = stream(5, Stream::Init);
+    let mut rng = stream(config.seed, Stream::Init);
     let net = Student::new(config.arch, config.projector, &mut rng, &device).net.train();
     let pixels: Vec<f32> = images(20).iter().map(|&p| f32::from(p) / 255.0).collect();
     let data = TensorData::new(pixels, [20, 3, 8, 8]);
@@ -215,7 +215,7 @@ fn the_monitor_measures_when_it_is_due_and_changes_nothing() {
     let config = PretrainConfig { epochs: 3, knn_every: 2, ..tiny() };
     let hooks = Hooks { checkpoints: &(), progress: &|_| (), cancelled: &|| false };
     let images = images(20);
-    let with = pretrain(&config, images.view(), Some(&monitor), 5, &open(), hooks).unwrap();
+    let with = pretrain(&config, images.view(), Some(&monitor), &open(), hooks).unwrap();
     let measured: Vec<bool> = with.curve.iter().map(|e| e.knn.is_some()).collect();
     assert_eq!(measured, [false, true, true]);
     assert!(with.weights == run(&config, &(), usize::MAX).unwrap().weights);

@@ -229,28 +229,6 @@ impl PayloadReader {
         Ok(self.shaped::<u8, 1>(name)?.1)
     }
 
-    /// Reads an array of any element type as numbers, or gives `None` for a file that holds no array. The kind is not
-    /// checked: this is for comparing artifacts, not for using them.
-    ///
-    /// # Errors
-    /// As [`array`](Self::array).
-    pub fn numbers(&self, name: &str) -> Result<Option<Block<f64>>> {
-        fn wide<T: Element>(file: PayloadFile, wide: fn(T) -> f64) -> Result<Option<Block<f64>>> {
-            let shape = file.header().shape.clone();
-            let mut data: Vec<T> = bytemuck::zeroed_vec(file.header().elements());
-            file.read_into(bytemuck::cast_slice_mut(&mut data))?;
-            Ok(Some(Block { shape, data: data.into_iter().map(wide).collect() }))
-        }
-        let file = PayloadFile::open(&self.dir.join(name))?;
-        match file.header().encoding {
-            Encoding::Bincode => Ok(None),
-            Encoding::F32 => wide::<f32>(file, f64::from),
-            Encoding::F64 => wide::<f64>(file, |x| x),
-            Encoding::U8 => wide::<u8>(file, f64::from),
-            Encoding::U32 => wide::<u32>(file, f64::from),
-        }
-    }
-
     /// The files of the artifact, by name.
     pub fn files(&self) -> &BTreeMap<String, FileRecord> {
         &self.files
