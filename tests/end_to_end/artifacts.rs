@@ -48,6 +48,23 @@ fn garbage_is_shown_then_deleted_and_what_pipelines_reach_stays() {
     house.ok("gc --delete");
     assert_eq!(house.ok("gc").out, "");
     assert!(House::stages_that_ran(&house.ok("run tiny")).is_empty());
+
+    house.fails("gc tinny", 2, &["no pipeline 'tinny'", "tiny"]);
+    // A spec that is gone reaches nothing.
+    fs::remove_file(house.path().join("pipelines/tiny.toml")).unwrap();
+    house.ok("gc --delete");
+    for stage in ["dataset", "features", "evaluate"] {
+        assert_eq!(fs::read_dir(house.path().join("artifacts").join(stage)).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn questions_leave_no_folder_behind() {
+    let house = House::new();
+    for command in ["plan tiny", "status tiny", "why tiny", "gc", "run nosuch", "run tiny --device cuda"] {
+        house.run(&format!("{command} --root elsewhere"));
+    }
+    assert!(!house.path().join("elsewhere").exists());
 }
 
 #[test]

@@ -29,6 +29,10 @@ fn specs_are_checked_before_anything_runs() {
     }
     house.fails("plan tiny --set pretrain.epohcs=3", 2, &["epohcs", "did you mean `epochs`?"]);
     house.fails("plan tiny --set pretrain.epochs=-1", 2, &["--set pretrain.epochs=-1", "epochs"]);
+    // In a table with a tag, too, the field is named.
+    house.fails("plan tiny --set invert.steps=x", 2, &["--set invert.steps=x", "[invert] `steps`", "expected u32"]);
+    let source = "dataset.downstream.source={kind='image-folder',pth='x'}";
+    house.fails(&format!("plan tiny --set {source}"), 2, &["--set", "`source`", "did you mean `path`?"]);
     house.fails("plan tiny --set pretrain", 2, &["expected `stage.field=value`"]);
     house.fails("plan nowhere", 2, &["no pipeline 'nowhere'", "expected one of", "tiny"]);
     house.fails("why tiny --stage nowhere", 2, &["nowhere", "target-params"]);

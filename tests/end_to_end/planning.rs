@@ -70,7 +70,10 @@ fn what_a_choice_does_not_read_is_not_in_its_key() {
     let keys = |args: &str| -> Vec<Value> { house.tasks(args).iter().map(|t| t["key"].clone()).collect() };
     assert_eq!(keys("tiny"), keys("tiny --set poison-features.quantile=0.5"));
     assert_ne!(keys("tiny"), keys("tiny --set poison-features.constraint=ball"));
-    assert_eq!(keys("tiny --set pretrain.method=random"), keys("tiny --set pretrain.method=random --set pretrain.epochs=2"));
+    assert_eq!(
+        keys("tiny --set pretrain.method=random"),
+        keys("tiny --set pretrain.method=random --set pretrain.epochs=2")
+    );
     assert_eq!(keys("tiny --set invert.beta=0"), keys("tiny --set invert.beta=-0.0"));
 }
 

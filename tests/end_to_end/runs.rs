@@ -54,7 +54,7 @@ fn killed_at_any_moment_a_rerun_completes_with_the_same_bytes() {
 #[test]
 fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
     let house = House::new();
-    house.spec("tiny", &TINY.replace("epochs = 1", "epochs = 60"));
+    house.spec("tiny", &TINY.replace("epochs = 1", "epochs = 20"));
     let child = house.spawn("pretrain tiny");
     // Well after the first epoch's checkpoint, and well before the last one.
     let checkpoint = || walk(&house.path().join("artifacts/.partial")).iter().any(|p| p.contains("checkpoint"));

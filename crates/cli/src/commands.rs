@@ -9,11 +9,11 @@ use crate::{
 use anyhow::Result;
 use hemlock_data::{Cifar, DataError, Origin, Trust};
 use hemlock_pipeline::{
-    Event, Format, Graph, Observer, Outcome, Plan, RunOptions, Selection, Spec, StageDifference, aggregate, diff, export, garbage, rows,
-    run,
+    Event, Format, Graph, Observer, Outcome, Plan, RunOptions, Selection, Spec, StageDifference, aggregate, diff,
+    export, garbage, rows, run,
 };
 use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError};
-use hemlock_store::{Key, Store};
+use hemlock_store::{Entry, Key, Store};
 use serde_json::json;
 use std::{
     path::{Path, PathBuf},
@@ -88,14 +88,8 @@ impl House<'_> {
             self.args.pipelines.join(format!("{named}.toml"))
         };
         if !path.is_file() {
-            let known: Vec<String> =
-                self.specs().iter().filter_map(|p| Some(p.file_stem()?.to_str()?.to_owned())).collect();
-            let message = format!(
-                "there is no pipeline '{named}': {} is not there; expected one of {}",
-                path.display(),
-                if known.is_empty() { "(none found)".to_owned() } else { known.join(", ") }
-            );
-            return Err(Usage(message).into());
+            let reason = format!("{} is not there", path.display());
+            return Err(self.no_pipeline(named, &reason));
         }
         Ok(Spec::load(&path, &pipeline.set, &self.graph)?)
     }
@@ -109,14 +103,24 @@ impl House<'_> {
         paths
     }
 
+    fn names(&self) -> Vec<String> {
+        self.specs().iter().filter_map(|p| Some(p.file_stem()?.to_str()?.to_owned())).collect()
+    }
+
+    fn no_pipeline(&self, named: &str, reason: &str) -> anyhow::Error {
+        let known = self.names();
+        let known = if known.is_empty() { "(none found)".to_owned() } else { known.join(", ") };
+        Usage(format!("there is no pipeline '{named}': {reason}; expected one of {known}")).into()
+    }
+
     fn planned(&self, pipeline: &Pipeline) -> Result<(Spec, Plan)> {
         let spec = self.spec(pipeline)?;
         let plan = Plan::new(&spec, &self.graph, &self.env)?;
         Ok((spec, plan))
     }
 
-    fn store(&self) -> Result<Store> {
-        Ok(Store::open(&self.args.root)?)
+    fn store(&self) -> Store {
+        Store::new(&self.args.root)
     }
 
     fn known_stage(&self, stage: &str) -> Result<()> {
@@ -138,7 +142,7 @@ impl House<'_> {
             self.printer.note(&format!("{}: there is no [{stage}] in this spec, and nothing to do", spec.name));
             return Ok(());
         }
-        let store = self.store()?;
+        let store = self.store();
         let options = RunOptions {
             until: what.until,
             only: what.only,
@@ -164,8 +168,7 @@ impl House<'_> {
 
     fn plan(&self, pipeline: &Pipeline, json: bool) -> Result<()> {
         let (spec, plan) = self.planned(pipeline)?;
-        let store = self.store()?;
-        let decisions = plan.decide(&store, false);
+        let decisions = plan.decide(&self.store(), false);
         if !json {
             self.printer.result(&render::plan(&plan, &decisions))?;
             return Ok(());
@@ -198,16 +201,14 @@ impl House<'_> {
 
     fn status(&self, pipeline: &Pipeline) -> Result<()> {
         let (spec, plan) = self.planned(pipeline)?;
-        let store = self.store()?;
-        self.printer.result(&render::status(&spec, &plan, &plan.decide(&store, false)))?;
+        self.printer.result(&render::status(&spec, &plan, &plan.decide(&self.store(), false)))?;
         Ok(())
     }
 
     fn why(&self, pipeline: &Pipeline, stage: Option<&str>, json: bool) -> Result<()> {
         let (_, plan) = self.planned(pipeline)?;
         stage.map_or(Ok(()), |s| self.known_stage(s))?;
-        let store = self.store()?;
-        let decisions = plan.decide(&store, false);
+        let decisions = plan.decide(&self.store(), false);
         let tasks = plan.tasks.iter().zip(&decisions).filter(|(t, _)| stage.is_none_or(|s| s == t.stage));
         self.printer.result(&if json { render::why_json(tasks)? } else { render::why(tasks) })?;
         Ok(())
@@ -215,7 +216,7 @@ impl House<'_> {
 
     fn results(&self, pipeline: &Pipeline, json: bool) -> Result<()> {
         let (spec, plan) = self.planned(pipeline)?;
-        let (rows, missing) = rows(&plan, &self.store()?)?;
+        let (rows, missing) = rows(&plan, &self.store())?;
         if rows.is_empty() {
             let message =
                 format!("there are no results of '{}' yet; run `hemlock run {}` first", spec.name, pipeline.pipeline);
@@ -249,16 +250,24 @@ impl House<'_> {
             FormatArg::Safetensors => Format::Safetensors,
             FormatArg::Png => Format::Png,
         };
-        let files = export(&plan, &self.graph, &self.store()?, stage, select, format, output)?;
+        let files = export(&plan, &self.graph, &self.store(), stage, select, format, output)?;
         match files.as_slice() {
-            many if many.len() > 20 => self.printer.result(&format!("{} files below {}", many.len(), output.display()))?,
+            many if many.len() > 20 => {
+                self.printer.result(&format!("{} files below {}", many.len(), output.display()))?
+            }
             few => few.iter().try_for_each(|f| self.printer.result(&f.display().to_string()))?,
         }
         Ok(())
     }
 
     fn gc(&self, pipeline: Option<&str>, delete: bool) -> Result<()> {
-        let store = self.store()?;
+        let store = self.store();
+        if let Some(name) = pipeline.filter(|name| !self.names().iter().any(|n| n == name)) {
+            let made = |e: &Entry| e.manifest.as_ref().is_ok_and(|m| m.pipeline == name);
+            if !store.list()?.iter().any(made) {
+                return Err(self.no_pipeline(name, "it has neither a spec nor artifacts"));
+            }
+        }
         let mut plans = Vec::new();
         for path in self.specs() {
             let named = Pipeline { pipeline: path.display().to_string(), set: Vec::new() };
@@ -316,7 +325,7 @@ impl House<'_> {
                 return Err(Usage(format!("{} is no artifact root", root.display())).into());
             }
         }
-        let (differences, alone) = diff(&Store::open(a)?, &Store::open(b)?, &self.graph)?;
+        let (differences, alone) = diff(&Store::new(a), &Store::new(b), &self.graph)?;
         if json {
             for d in &differences {
                 self.printer.result(&serde_json::to_string(d)?)?;
@@ -327,7 +336,12 @@ impl House<'_> {
         let beyond = |d: &&StageDifference| tolerance.is_some_and(|t| d.relative() > t);
         match differences.iter().find(beyond) {
             Some(d) => {
-                let message = format!("{}/{} differs by more than the tolerance, relatively by {:.3e}", d.stage, d.key, d.relative());
+                let message = format!(
+                    "{}/{} differs by more than the tolerance, relatively by {:.3e}",
+                    d.stage,
+                    d.key,
+                    d.relative()
+                );
                 Err(StageError::new(ErrorKind::Numeric, message).into())
             }
             None => Ok(()),

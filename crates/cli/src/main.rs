@@ -35,8 +35,9 @@ fn main() -> ExitCode {
     }
     // Backends panic where they fail. The runner catches that and reports an error; the panic's own words go to the log.
     std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
-    let done = catch_unwind(AssertUnwindSafe(|| commands::execute(&args, &printer, &cancel)))
-        .unwrap_or_else(|_| Err(anyhow::anyhow!("hemlock failed inside; run it again with -vv and report what it says")));
+    let done = catch_unwind(AssertUnwindSafe(|| commands::execute(&args, &printer, &cancel))).unwrap_or_else(|_| {
+        Err(anyhow::anyhow!("hemlock failed inside; run it again with -vv and report what it says"))
+    });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -177,9 +177,7 @@ pub enum DataError {
     ),
 
     /// A split asks for more images of a class than there are.
-    #[error(
-        "asks for {asked} images of class `{class}`, and {available} are available: lower `{split}`"
-    )]
+    #[error("asks for {asked} images of class `{class}`, and {available} are available: lower `{split}`")]
     Shortage {
         /// `train`, `validation` or `test`.
         split: &'static str,

@@ -50,7 +50,9 @@ impl From<DataError> for StageError {
         match (e.kind(), &e) {
             (ErrorKind::Interrupted, _) => Self::interrupted(),
             (_, DataError::Shortage { split, .. }) => ParamError::new(*split, e.to_string()).into(),
-            (ErrorKind::Missing | ErrorKind::Invalid | ErrorKind::Io, _) => Self::new(hemlock_stage::ErrorKind::Data, e),
+            (ErrorKind::Missing | ErrorKind::Invalid | ErrorKind::Io, _) => {
+                Self::new(hemlock_stage::ErrorKind::Data, e)
+            }
         }
     }
 }

@@ -77,7 +77,11 @@ pub fn diff(a: &Store, b: &Store, graph: &Graph) -> Result<(Vec<StageDifference>
     Ok((differences, alone))
 }
 
-fn compare(graph: &Graph, left: (&Store, &Manifest), right: (&Store, &Manifest)) -> Result<StageDifference, StageError> {
+fn compare(
+    graph: &Graph,
+    left: (&Store, &Manifest),
+    right: (&Store, &Manifest),
+) -> Result<StageDifference, StageError> {
     let (l, r) = (left.1, right.1);
     let stage = l.identity.stage.clone();
     let identical = l.content == r.content;

@@ -4,7 +4,10 @@ use crate::{Graph, Node, Spec, spec::nearest};
 use hemlock_stage::{Environment, StageError};
 use hemlock_store::{Identity, Key};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    path::PathBuf,
+};
 
 /// One run of one stage: what it is, and where its inputs come from.
 #[derive(Debug, Clone)]
@@ -45,6 +48,8 @@ pub struct Branch {
 pub struct Plan {
     /// Name of the pipeline.
     pub pipeline: String,
+    /// File of its spec.
+    pub spec: PathBuf,
     /// The tasks.
     pub tasks: Vec<Task>,
     /// The branches, which share tasks.
@@ -67,7 +72,12 @@ impl Plan {
     /// # Errors
     /// A raw dataset is missing or damaged.
     pub fn new(spec: &Spec, graph: &Graph, env: &Environment) -> Result<Self, PlanError> {
-        let mut plan = Self { pipeline: spec.name.clone(), tasks: Vec::new(), branches: vec![Branch::default()] };
+        let mut plan = Self {
+            pipeline: spec.name.clone(),
+            spec: spec.path.clone(),
+            tasks: Vec::new(),
+            branches: vec![Branch::default()],
+        };
         let mut known: HashMap<(&str, Key), usize> = HashMap::new();
         // Two nodes may read the same raw data, and its digest takes time.
         let mut sources: HashMap<String, Option<String>> = HashMap::new();
@@ -185,7 +195,8 @@ impl Selection {
         }
         let Some((unknown, _)) = self.0.iter().find(|(field, _)| !known.contains(field)) else { return Ok(()) };
         let names: Vec<&str> = known.iter().map(String::as_str).collect();
-        let hint = nearest(unknown, &names).map_or_else(|| "expected seed or a stage's parameter".to_owned(), |n| format!("did you mean `{n}`?"));
+        let hint = nearest(unknown, &names)
+            .map_or_else(|| "expected seed or a stage's parameter".to_owned(), |n| format!("did you mean `{n}`?"));
         Err(format!("there is no field '{unknown}' to select by; {hint}"))
     }
 

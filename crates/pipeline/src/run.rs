@@ -124,7 +124,6 @@ pub fn run(
     observer: &dyn Observer,
 ) -> Result<Summary, RunError> {
     let wanted = wanted(plan, graph, options)?;
-    garbage::record(plan, store)?;
     let decisions = plan.decide(store, options.repair);
     let needs_device = |i: &usize| {
         let task = &plan.tasks[*i];
@@ -134,6 +133,7 @@ pub fn run(
     if wanted.iter().any(needs_device) {
         (options.probe)()?;
     }
+    garbage::record(plan, store)?;
     let decider = Decider::new(store, options.repair);
     let mut contents: Vec<Option<String>> = vec![None; plan.tasks.len()];
     let mut failed: Vec<Option<usize>> = vec![None; plan.tasks.len()];

@@ -77,7 +77,8 @@ impl Override {
             let (true, Some(Value::Array(tables))) = (inner == name, tables) else { continue };
             let knows = |table: &Value| {
                 let unknown = |e: &ParamError| Unknown::find(&e.message).is_some_and(|u| u.is_field && u.word == field);
-                expand(table.clone()).is_ok_and(|c| !c.into_iter().any(|t| node.stage.parse(t).is_err_and(|e| unknown(&e))))
+                expand(table.clone())
+                    .is_ok_and(|c| !c.into_iter().any(|t| node.stage.parse(t).is_err_and(|e| unknown(&e))))
             };
             let path = &self.path[name.len()..];
             let mut changed = tables.clone();
@@ -228,9 +229,7 @@ fn to_json(value: toml::Value, path: &mut Vec<String>) -> Result<Value, (Vec<Str
         toml::Value::Float(x) if x.is_finite() => (x + 0.0).into(),
         toml::Value::Float(x) => return Err((path.clone(), format!("is {x}; expected a finite number"))),
         toml::Value::Datetime(d) => return Err((path.clone(), format!("is the date {d}; expected no date"))),
-        toml::Value::Array(list) => {
-            Value::Array(list.into_iter().map(|v| to_json(v, path)).collect::<Result<_, _>>()?)
-        }
+        toml::Value::Array(list) => Value::Array(list.into_iter().map(|v| to_json(v, path)).collect::<Result<_, _>>()?),
         toml::Value::Table(table) => {
             let mut object = Map::new();
             for (key, value) in table {
@@ -348,15 +347,14 @@ impl Source<'_> {
 
     fn param_error(&self, table: &[&str], node: &str, e: &ParamError, overrides: &[Override]) -> SpecError {
         let unknown = Unknown::find(&e.message);
-        let field = unknown.as_ref().filter(|u| u.is_field).map_or(e.path.as_str(), |u| u.word);
         let mut at = table.to_vec();
-        at.extend(field.split('.').filter(|s| !s.is_empty()));
+        at.extend(e.path.split('.').filter(|s| !s.is_empty()));
         let message = match e.path.as_str() {
             "" => format!("[{node}] {}", e.message),
             path => format!("[{node}] `{path}`: {}", e.message),
         };
         let suggestion = unknown.and_then(|u| nearest(u.word, &u.known));
-        match overrides.iter().find(|o| o.path == at) {
+        match overrides.iter().rev().find(|o| at.iter().take(o.path.len()).eq(&o.path)) {
             // Not the file is wrong, but what came on top of it.
             Some(o) => SpecError { suggestion, line: None, ..self.error(&[], format!("--set {o}: {message}")) },
             None => SpecError { suggestion, ..self.error(&at, message) },

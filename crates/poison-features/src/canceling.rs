@@ -108,7 +108,6 @@ pub fn cancel<E: From<HeadError>>(
     Ok(best)
 }
 
-
 #[cfg(test)]
 mod tests {
     //! Gradient Canceling against an independent float64 implementation, and against what it is for: a head that is retrained

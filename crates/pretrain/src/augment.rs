@@ -12,8 +12,8 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::config::InvalidConfig;
 use crate::streams::{Stream, stream};
+use hemlock_stage::ParamError;
 
 /// ITU-R BT.601 luma: the grey value of red, green and blue.
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
@@ -46,7 +46,7 @@ impl AugmentConfig {
     ///
     /// # Errors
     /// The first field outside its range.
-    pub fn validate(&self) -> Result<(), InvalidConfig> {
+    pub(crate) fn check(&self) -> Result<(), ParamError> {
         let fields = [
             ("augment.min_area", self.min_area, 0.01..=1.0),
             ("augment.flip", self.flip, 0.0..=1.0),
@@ -55,11 +55,8 @@ impl AugmentConfig {
             ("augment.grayscale", self.grayscale, 0.0..=1.0),
         ];
         for (field, value, range) in fields {
-            if !range.contains(&value) {
-                let (low, high) = range.into_inner();
-                let message = format!("is {value}: expected {low} to {high}");
-                return Err(InvalidConfig { field, message });
-            }
+            let expected = format!("{} to {}", range.start(), range.end());
+            ParamError::require(range.contains(&value), field, value, &expected)?;
         }
         Ok(())
     }

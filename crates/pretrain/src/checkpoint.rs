@@ -31,8 +31,7 @@ pub(crate) enum CheckpointError {
 #[derive(Serialize, Deserialize)]
 struct Header {
     version: u32,
-    /// As text: JSON numbers are not sure to be read back to the last bit.
-    config: String,
+    config: PretrainConfig,
     steps: usize,
     curve: Vec<Epoch>,
 }
@@ -46,8 +45,7 @@ pub(crate) fn write(
 ) -> Result<Vec<u8>, WeightsError> {
     let mut weights = optimizer.state();
     weights.put_under("student.", Weights::collect(student));
-    let header =
-        Header { version: VERSION, config: to_json(config), steps: optimizer.steps, curve: curve.to_vec() };
+    let header = Header { version: VERSION, config: config.clone(), steps: optimizer.steps, curve: curve.to_vec() };
     let header = serde_json::json!(header).to_string();
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());
@@ -70,28 +68,12 @@ pub(crate) fn read(
     if header.version != VERSION {
         return Err(CheckpointError::Version(header.version));
     }
-    if header.config != to_json(config) {
+    if header.config != *config {
         return Err(CheckpointError::OtherRun);
     }
     let weights = Weights::from_safetensors(tensors)?;
     // A copy of its own: clones share running statistics, and a failure must leave them alone.
     let student = weights.under("student.").load(student.valid())?;
     optimizer.restore(&weights, header.steps, &student.device());
-    Ok((student, header.curve.into_iter().map(rounded).collect()))
-}
-
-/// The record at the precision of f32, which JSON keeps; of an f64 it may lose the last bit.
-pub(crate) fn rounded(epoch: Epoch) -> Epoch {
-    let round = |v: f64| f64::from(v as f32);
-    Epoch {
-        epoch: epoch.epoch,
-        loss: round(epoch.loss),
-        learning_rate: round(epoch.learning_rate),
-        spread: round(epoch.spread),
-        knn: epoch.knn.map(round),
-    }
-}
-
-fn to_json(config: &PretrainConfig) -> String {
-    serde_json::json!(config).to_string()
+    Ok((student, header.curve))
 }

@@ -1,6 +1,7 @@
 //! The parameters of pre-training, and what makes them valid.
 
 use hemlock_models::Arch;
+use hemlock_stage::{ParamError, Params};
 use serde::{Deserialize, Serialize};
 
 use crate::augment::AugmentConfig;
@@ -78,16 +79,6 @@ pub struct PretrainConfig {
     pub knn_every: usize,
 }
 
-/// A parameter outside its range.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{field}`: {message}")]
-pub struct InvalidConfig {
-    /// The field, with dots into nested tables.
-    pub field: &'static str,
-    /// What it is and what was expected.
-    pub message: String,
-}
-
 impl Default for ProjectorConfig {
     fn default() -> Self {
         Self { hidden: 256, out: 64 }
@@ -114,33 +105,24 @@ impl Default for PretrainConfig {
     }
 }
 
-impl PretrainConfig {
-    /// Checks every parameter.
-    ///
-    /// # Errors
-    /// The first field outside its range.
-    pub fn validate(&self) -> Result<(), InvalidConfig> {
-        let check = |field, holds: bool, value: &dyn std::fmt::Display, expected: &str| {
-            if holds {
-                return Ok(());
-            }
-            let message = format!("is {value}: expected {expected}");
-            Err(InvalidConfig { field, message })
-        };
-        let finite = |v: f64, least: f64| v.is_finite() && v >= least;
-        let positive = |v: f64| v.is_finite() && v > 0.0;
-        check("epochs", self.epochs >= 1, &self.epochs, "at least 1")?;
-        check("batch", self.batch >= 2, &self.batch, "at least 2, as the loss compares different images")?;
-        check("learning_rate", positive(self.learning_rate), &self.learning_rate, "a positive number")?;
-        check("weight_decay", finite(self.weight_decay, 0.0), &self.weight_decay, "0 or a positive number")?;
-        check("warmup_epochs", self.warmup_epochs < self.epochs, &self.warmup_epochs, "fewer than `epochs`")?;
-        check("temperature", finite(self.temperature, 0.01), &self.temperature, "at least 0.01")?;
+impl Params for PretrainConfig {
+    fn check(&self) -> Result<(), ParamError> {
+        let Self { epochs, batch, warmup_epochs, temperature, .. } = *self;
         let ProjectorConfig { hidden, out } = self.projector;
-        check("projector.hidden", hidden >= 1, &hidden, "at least 1")?;
-        check("projector.out", out >= 2, &out, "at least 2")?;
-        self.augment.validate()
+        ParamError::at_least_one("epochs", epochs as u64)?;
+        ParamError::require(batch >= 2, "batch", batch, "at least 2, as the loss compares different images")?;
+        ParamError::positive("learning_rate", self.learning_rate)?;
+        ParamError::non_negative("weight_decay", self.weight_decay)?;
+        ParamError::require(warmup_epochs < epochs, "warmup_epochs", warmup_epochs, "fewer than `epochs`")?;
+        let stable = temperature >= 0.01 && temperature.is_finite();
+        ParamError::require(stable, "temperature", temperature, "at least 0.01")?;
+        ParamError::at_least_one("projector.hidden", hidden as u64)?;
+        ParamError::require(out >= 2, "projector.out", out, "at least 2")?;
+        self.augment.check()
     }
+}
 
+impl PretrainConfig {
     /// Learning rate at `step` of `steps`: linear warm-up, then half a cosine down to 0.
     pub(crate) fn learning_rate_at(&self, step: usize, steps: usize) -> f64 {
         let warmup = self.warmup_epochs * steps / self.epochs;
@@ -158,9 +140,9 @@ mod tests {
 
     #[test]
     fn defaults_are_valid_and_fields_are_checked() {
-        assert_eq!(PretrainConfig::default().validate(), Ok(()));
+        assert_eq!(PretrainConfig::default().check(), Ok(()));
         let config: PretrainConfig = serde_json::from_str(r#"{"epochs": 3, "warmup_epochs": 3}"#).unwrap();
-        assert_eq!(config.validate().unwrap_err().to_string(), "`warmup_epochs`: is 3: expected fewer than `epochs`");
+        assert_eq!(config.check().unwrap_err().to_string(), "`warmup_epochs`: is 3; expected fewer than `epochs`");
         let unknown = serde_json::from_str::<PretrainConfig>(r#"{"epoch": 3}"#);
         assert!(unknown.unwrap_err().to_string().contains("unknown field `epoch`"));
         let arch = serde_json::from_str::<PretrainConfig>(r#"{"arch": "vgg"}"#);

@@ -1,15 +1,6 @@
 //! Accuracy of the k nearest neighbours in feature space: a monitor that trains nothing.
 
-use ndarray::{Array2, Array4, Axis};
-
-/// Images with labels, for monitoring only.
-#[derive(Clone, Debug)]
-pub struct LabelledImages {
-    /// 8-bit images `[n, 3, h, w]`.
-    pub images: Array4<u8>,
-    /// Class of each image.
-    pub labels: Vec<u32>,
-}
+use ndarray::{Array2, Axis};
 
 /// Share of `queries` `[m, d]` whose class wins the vote of the `k` rows of `reference` `[n, d]`
 /// with the largest cosine similarity; ties go to the smaller class.

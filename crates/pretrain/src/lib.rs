@@ -19,7 +19,6 @@ mod stage;
 mod streams;
 mod student;
 
-pub use config::{InvalidConfig, Method, PretrainConfig};
-pub use knn::LabelledImages;
-pub use simclr::{Checkpoints, Hooks, Monitor, PretrainError, Pretrained, Progress, pretrain};
+pub use config::{Method, PretrainConfig};
+pub use simclr::{Monitor, Pretrained, pretrain};
 pub use stage::{Inputs, Stage};

@@ -10,8 +10,8 @@
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Tensor};
 
-/// Lengths below this count as this, so that an embedding of zeros has a finite gradient.
-const SMALLEST_LENGTH: f32 = 1e-6;
+/// Lengths below this count as this, so that an embedding of zeros has a small and finite gradient.
+const SMALLEST_LENGTH: f32 = 1e-3;
 
 /// NT-Xent `[1]` of the embeddings `[b, p]` of two views of b images.
 #[must_use]
@@ -32,8 +32,9 @@ pub fn nt_xent(a: Tensor<2>, b: Tensor<2>, temperature: f64) -> Tensor<1> {
 
 /// Rows scaled to unit Euclidean length.
 pub(crate) fn unit_rows(z: Tensor<2>) -> Tensor<2> {
-    let length = z.clone().square().sum_dim(1).sqrt();
-    z / length.clamp_min(SMALLEST_LENGTH)
+    // Clamped before the root, whose derivative at 0 is infinite.
+    let square = z.clone().square().sum_dim(1).clamp_min(SMALLEST_LENGTH * SMALLEST_LENGTH);
+    z / square.sqrt()
 }
 
 #[cfg(test)]
@@ -112,5 +113,17 @@ mod tests {
                 assert!((f64::from(g) - difference).abs() < 1e-4, "{g} {difference}");
             }
         }
+    }
+
+    #[test]
+    fn an_embedding_of_zeros_has_a_finite_gradient() {
+        let device = device::open(Backend::default()).unwrap().autodiff();
+        let mut a = embeddings(4, 3, 0);
+        a.row_mut(1).fill(0.0);
+        let (x, y) = (tensor(&a, &device).require_grad(), tensor(&embeddings(4, 3, 1), &device));
+        let gradients = nt_xent(x.clone(), y, 0.2).backward();
+        let gradient: Vec<f32> = x.grad(&gradients).unwrap().into_data().iter().collect();
+        assert!(gradient.iter().all(|g| g.is_finite()), "{gradient:?}");
+        assert!(gradient[3..6].iter().any(|g| *g != 0.0), "{gradient:?}");
     }
 }

@@ -6,20 +6,19 @@
 //! gradient of sum(z * g) with g constant is, by the chain rule, the exact gradient of L. There are
 //! always two halves, so the bytes don't depend on the thread count.
 
-use std::io;
-
 use burn::tensor::{Device, Tensor, TensorData};
-use hemlock_artifact::Epoch;
+use hemlock_artifact::{Epoch, Images};
 use hemlock_models::device::runs_on_rayon;
 use hemlock_models::tiles::par_pair;
-use hemlock_models::{ExtractError, Extractor, ExtractorSpec, WeightsError};
+use hemlock_models::{Extractor, ExtractorSpec};
+use hemlock_stage::{Context, ErrorKind, ParamError, Params, StageError};
 use ndarray::{ArrayView4, Axis};
 use rand::seq::SliceRandom;
 
 use crate::augment::render_views;
 use crate::checkpoint;
-use crate::config::{InvalidConfig, Method, PretrainConfig};
-use crate::knn::{self, LabelledImages};
+use crate::config::{Method, PretrainConfig};
+use crate::knn;
 use crate::ntxent::{nt_xent, unit_rows};
 use crate::optimizer::Optimizer;
 use crate::streams::{Stream, stream};
@@ -39,104 +38,13 @@ pub struct Pretrained {
     pub curve: Vec<Epoch>,
 }
 
-/// Where a run is.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress {
-    /// Epoch, counted from 1.
-    pub epoch: usize,
-    /// Epochs of the run.
-    pub epochs: usize,
-    /// Steps done in this epoch.
-    pub step: usize,
-    /// Steps of an epoch.
-    pub steps: usize,
-    /// Loss of the last step.
-    pub loss: f32,
-}
-
-/// Keeps the newest checkpoint of one run.
-pub trait Checkpoints {
-    /// The newest checkpoint, if there is one.
-    fn load(&self) -> Option<Vec<u8>>;
-
-    /// Replaces the checkpoint.
-    ///
-    /// # Errors
-    /// When the bytes could not be written.
-    fn save(&self, bytes: &[u8]) -> io::Result<()>;
-}
-
-/// No checkpoints: an interrupted run starts over.
-impl Checkpoints for () {
-    fn load(&self) -> Option<Vec<u8>> {
-        None
-    }
-
-    fn save(&self, _bytes: &[u8]) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// What a run reports to and asks of its caller.
-#[derive(Clone, Copy)]
-pub struct Hooks<'a> {
-    /// Checkpoints of this very run: same parameters and images.
-    pub checkpoints: &'a dyn Checkpoints,
-    /// Called after every step.
-    pub progress: &'a dyn Fn(Progress),
-    /// Asked before every step.
-    pub cancelled: &'a dyn Fn() -> bool,
-}
-
 /// Labelled images for the k-nearest-neighbour check. The training never sees the labels.
-#[derive(Clone, Debug)]
-pub struct Monitor {
+#[derive(Clone, Copy, Debug)]
+pub struct Monitor<'a> {
     /// The neighbours.
-    pub reference: LabelledImages,
+    pub reference: &'a Images,
     /// The images to classify.
-    pub queries: LabelledImages,
-}
-
-/// Pre-training that came to no result.
-#[derive(Debug, thiserror::Error)]
-pub enum PretrainError {
-    /// A parameter outside its range, or one that doesn't fit the images.
-    #[error("parameter {0}")]
-    Config(#[from] InvalidConfig),
-    /// The caller asked to stop; the checkpoint of the last whole epoch stays.
-    #[error("pre-training was interrupted in epoch {epoch}; run it again to go on from the last whole epoch")]
-    Interrupted {
-        /// Counted from 1.
-        epoch: usize,
-    },
-    /// The training diverged.
-    #[error(
-        "the loss is {loss} in epoch {epoch}, step {step}, at learning rate {lr:.1e}: choose a smaller `learning_rate`"
-    )]
-    NonFinite {
-        /// The loss.
-        loss: f32,
-        /// Counted from 1.
-        epoch: usize,
-        /// Counted from 1.
-        step: usize,
-        /// Learning rate of the step.
-        lr: f64,
-    },
-    /// A checkpoint could not be written.
-    #[error("the checkpoint after epoch {epoch} could not be written")]
-    Checkpoint {
-        /// Counted from 1.
-        epoch: usize,
-        /// What went wrong.
-        source: io::Error,
-    },
-    /// The weights could not be put into a file.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// The labelled images don't fit.
-    #[error("k-nearest-neighbour check: {0}")]
-    Monitor(#[from] ExtractError),
+    pub queries: &'a Images,
 }
 
 /// Makes an extractor from images `[n, 3, h, w]` without labels.
@@ -146,15 +54,16 @@ pub enum PretrainError {
 /// numbers to the curve.
 ///
 /// # Errors
-/// See [`PretrainError`].
+/// A parameter is out of its range or doesn't fit the images; the loss is not finite; the run was
+/// interrupted; a checkpoint could not be written.
 pub fn pretrain(
     config: &PretrainConfig,
     images: ArrayView4<'_, u8>,
-    monitor: Option<&Monitor>,
+    monitor: Option<Monitor<'_>>,
     device: &Device,
-    hooks: Hooks<'_>,
-) -> Result<Pretrained, PretrainError> {
-    config.validate()?;
+    ctx: &Context<'_>,
+) -> Result<Pretrained, StageError> {
+    config.check()?;
     let (n, _, height, width) = images.dim();
     let (mean, std) = channel_statistics(images);
     let spec = ExtractorSpec { arch: config.arch, image_size: [height, width], mean, std };
@@ -164,16 +73,15 @@ pub fn pretrain(
     let (student, curve) = match config.method {
         Method::Random => (student, Vec::new()),
         Method::Simclr if n < config.batch => {
-            let message = format!("is {}: expected at most the {n} images", config.batch);
-            let field = "batch";
-            return Err(InvalidConfig { field, message }.into());
+            let message = format!("is {}; expected at most the {n} images", config.batch);
+            return Err(ParamError::new("batch", message).into());
         }
         Method::Simclr => {
             let run = Run { config, images, monitor, spec: &spec, device: &device };
-            run.train(student, hooks)?
+            run.train(student, ctx)?
         }
     };
-    let weights = Extractor::new(spec.clone(), &student.net, &device).to_safetensors()?;
+    let weights = Extractor::new(spec.clone(), &student.net, &device).to_safetensors().map_err(internal)?;
     Ok(Pretrained { weights, spec, curve })
 }
 
@@ -181,7 +89,7 @@ pub fn pretrain(
 struct Run<'a> {
     config: &'a PretrainConfig,
     images: ArrayView4<'a, u8>,
-    monitor: Option<&'a Monitor>,
+    monitor: Option<Monitor<'a>>,
     spec: &'a ExtractorSpec,
     device: &'a Device,
 }
@@ -193,39 +101,42 @@ struct Half {
 }
 
 impl Run<'_> {
-    fn train(&self, student: Student, hooks: Hooks<'_>) -> Result<(Student, Vec<Epoch>), PretrainError> {
+    fn train(&self, student: Student, ctx: &Context<'_>) -> Result<(Student, Vec<Epoch>), StageError> {
         let config = self.config;
         let mut optimizer = Optimizer::new(config.optimizer, config.weight_decay);
-        let (mut student, mut curve) = self.resume(student, &mut optimizer, hooks.checkpoints);
+        let (mut student, mut curve) = self.resume(student, &mut optimizer, ctx);
         let n = self.images.len_of(Axis(0));
         let steps = n / config.batch;
+        let bar = ctx.progress.start("pre-training", (config.epochs * steps) as u64, "steps");
         for epoch in curve.len()..config.epochs {
             let mut order: Vec<usize> = (0..n).collect();
             order.shuffle(&mut stream(self.config.seed, Stream::Shuffle { epoch }));
             let (mut total, mut spread, mut lr) = (0.0, 0.0, 0.0);
             for (i, batch) in order.chunks_exact(config.batch).enumerate() {
-                if (hooks.cancelled)() {
-                    return Err(PretrainError::Interrupted { epoch: epoch + 1 });
-                }
+                ctx.check()?;
                 lr = config.learning_rate_at(epoch * steps + i, config.epochs * steps);
                 let loss;
                 (student, loss, spread) = self.step(student, &mut optimizer, epoch, batch, lr);
                 if !loss.is_finite() {
-                    return Err(PretrainError::NonFinite { loss, epoch: epoch + 1, step: i + 1, lr });
+                    let message = format!(
+                        "the loss is {loss} in epoch {}, step {}, at learning rate {lr:.1e}: choose a smaller `learning_rate`",
+                        epoch + 1,
+                        i + 1
+                    );
+                    return Err(StageError::new(ErrorKind::Numeric, message));
                 }
                 total += f64::from(loss);
-                (hooks.progress)(Progress { epoch: epoch + 1, epochs: config.epochs, step: i + 1, steps, loss });
+                bar.at((epoch * steps + i + 1) as u64);
+                bar.say(format!("epoch {}/{} loss {loss:.3}", epoch + 1, config.epochs));
             }
-            curve.push(checkpoint::rounded(Epoch {
+            curve.push(Epoch {
                 epoch: epoch as u32 + 1,
                 loss: total / steps as f64,
                 learning_rate: lr,
                 spread: f64::from(spread),
                 knn: self.knn(&student, epoch)?.map(f64::from),
-            }));
-            let bytes = checkpoint::write(config, &student, &optimizer, &curve)?;
-            let saved = hooks.checkpoints.save(&bytes);
-            saved.map_err(|source| PretrainError::Checkpoint { epoch: epoch + 1, source })?;
+            });
+            ctx.checkpoints.save(&checkpoint::write(config, &student, &optimizer, &curve).map_err(internal)?)?;
         }
         Ok((student, curve))
     }
@@ -233,17 +144,12 @@ impl Run<'_> {
     /// The state after the last whole epoch, or the beginning.
     ///
     /// A checkpoint that cannot be read costs time, never correctness: the run starts over.
-    fn resume(
-        &self,
-        student: Student,
-        optimizer: &mut Optimizer,
-        checkpoints: &dyn Checkpoints,
-    ) -> (Student, Vec<Epoch>) {
-        let Some(bytes) = checkpoints.load() else {
-            return (student, Vec::new());
+    fn resume(&self, student: Student, optimizer: &mut Optimizer, ctx: &Context<'_>) -> (Student, Vec<Epoch>) {
+        let read = |bytes: Vec<u8>| {
+            checkpoint::read(&bytes, self.config, &student, optimizer).map_err(|reason| reason.to_string())
         };
-        match checkpoint::read(&bytes, self.config, &student, optimizer) {
-            Ok(resumed) => resumed,
+        match ctx.checkpoints.load().map_err(|e| e.to_string()).and_then(|found| found.map(read).transpose()) {
+            Ok(resumed) => resumed.unwrap_or((student, Vec::new())),
             Err(reason) => {
                 tracing::warn!("the checkpoint is not used, training starts over: {reason}");
                 (student, Vec::new())
@@ -299,7 +205,7 @@ impl Run<'_> {
         (loss.into_scalar::<f32>(), [gradient(&za), gradient(&zb)])
     }
 
-    fn knn(&self, student: &Student, epoch: usize) -> Result<Option<f32>, ExtractError> {
+    fn knn(&self, student: &Student, epoch: usize) -> Result<Option<f32>, StageError> {
         let every = self.config.knn_every;
         let Some(monitor) = self.monitor.filter(|_| every > 0) else {
             return Ok(None);
@@ -308,7 +214,7 @@ impl Run<'_> {
             return Ok(None);
         }
         let extractor = Extractor::new(self.spec.clone(), &student.net, self.device);
-        let features = |labelled: &LabelledImages| extractor.features(labelled.images.view(), &|_| true);
+        let features = |images: &Images| extractor.features(images.pixels.view(), &|_| true).map_err(internal);
         let Monitor { reference, queries } = monitor;
         Ok(Some(knn::accuracy(
             NEIGHBOURS,
@@ -337,6 +243,10 @@ fn merge(a: Named, mut b: Named, with: impl Fn(Tensor<1>, Tensor<1>) -> Tensor<1
         (name, both)
     });
     merged.collect()
+}
+
+fn internal(e: impl std::error::Error + Send + Sync + 'static) -> StageError {
+    StageError::new(ErrorKind::Internal, e)
 }
 
 /// See [`Epoch::spread`].

@@ -128,9 +128,28 @@ pub fn erase<S: Stage>() -> Box<dyn AnyStage> {
 }
 
 fn typed<P: Params>(value: &Value) -> Result<P, ParamError> {
-    let params: P = serde_path_to_error::deserialize(value).map_err(ParamError::from)?;
+    let params: P = serde_path_to_error::deserialize(value).map_err(|e| locate::<P>(value, e.into()))?;
     params.check()?;
     Ok(params)
+}
+
+/// Finds the field where serde lost its path, as it does in an enum with a tag: without that field, the error is another.
+/// It is so without the tag, too, and without a required field: then the field is missed.
+fn locate<P: Params>(value: &Value, error: ParamError) -> ParamError {
+    let Some(table) = value.as_object().filter(|_| error.path.is_empty()) else { return error };
+    let without = |field: &str| {
+        let mut rest = table.clone();
+        rest.remove(field);
+        serde_json::from_value::<P>(Value::Object(rest)).map_or_else(|e| e.to_string(), |_| String::new())
+    };
+    let mut fields: Vec<(bool, &String)> = table
+        .keys()
+        .map(|field| (field, without(field)))
+        .filter(|(_, message)| *message != error.message)
+        .map(|(field, message)| (message.starts_with("missing field"), field))
+        .collect();
+    fields.sort_by_key(|(missed, _)| *missed);
+    ParamError { path: fields.first().map(|(_, field)| (*field).clone()).unwrap_or_default(), ..error }
 }
 
 impl<S: Stage> AnyStage for Erased<S> {

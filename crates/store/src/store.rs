@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::fs::{absent_ok, create_dir};
+use crate::fs::absent_ok;
 use crate::lock::Lock;
 use crate::manifest::Manifest;
 use crate::names::{MANIFEST, check_name};
@@ -17,14 +17,9 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the store in a folder, which is created if it is not there.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`] if the folder cannot be created.
-    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
-        let root = root.into();
-        create_dir(&root)?;
-        Ok(Self { root })
+    /// The store in a folder. A folder that is not there is an empty store, and is created by the first task.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
     }
 
     /// The folder.

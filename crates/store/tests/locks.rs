@@ -40,7 +40,7 @@ fn about() -> ManifestDraft {
 #[test]
 fn the_second_thread_waits_and_finds_the_result() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::new(dir.path());
     let key = identity().key();
     let (waiting, waits) = mpsc::channel();
 
@@ -83,7 +83,7 @@ fn holder(root: &Path) -> Child {
 fn a_killed_process_gives_up_its_lock() {
     let key = identity().key();
     if let Some(root) = std::env::var_os(HOLDER) {
-        let lock = Store::open(root).unwrap().lock("invert", &key, || ()).unwrap();
+        let lock = Store::new(root).lock("invert", &key, || ()).unwrap();
         let mut draft = lock.begin().unwrap();
         draft.writer("images").bytes("all", b"half").unwrap();
         eprintln!("locked");
@@ -91,7 +91,7 @@ fn a_killed_process_gives_up_its_lock() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
+    let store = Store::new(dir.path());
     let mut child = holder(dir.path());
     let scratch = |store: &Store| {
         let garbage = store.garbage(&[].into(), None).unwrap();

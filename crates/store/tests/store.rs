@@ -30,7 +30,7 @@ impl Artifact for Numbers {
 
 fn store() -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path().join("store")).unwrap();
+    let store = Store::new(dir.path().join("store"));
     (dir, store)
 }
 

@@ -43,7 +43,6 @@ pub fn ascend<E: From<HeadError>>(
     Ok(head)
 }
 
-
 #[cfg(test)]
 mod tests {
     //! GradPC against an independent float64 implementation (numpy): `gradpc_reference.json` holds its data and its answer for

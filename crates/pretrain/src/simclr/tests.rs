@@ -1,7 +1,8 @@
-use std::cell::{Cell, RefCell};
+use std::sync::Mutex;
 
 use burn::module::Module;
 use hemlock_models::device::{self, Backend};
+use hemlock_stage::{Bar, Cancel, Checkpoints, Environment, NoCheckpoints, Progress, Silent};
 use ndarray::Array4;
 
 use super::*;
@@ -10,17 +11,36 @@ use crate::config::{OptimizerKind, ProjectorConfig};
 
 /// Keeps the newest checkpoint in memory.
 #[derive(Default)]
-struct Memory(RefCell<Option<Vec<u8>>>);
+struct Memory(Mutex<Option<Vec<u8>>>);
 
 impl Checkpoints for Memory {
-    fn load(&self) -> Option<Vec<u8>> {
-        self.0.borrow().clone()
+    fn load(&self) -> Result<Option<Vec<u8>>, StageError> {
+        Ok(self.0.lock().unwrap().clone())
     }
 
-    fn save(&self, bytes: &[u8]) -> io::Result<()> {
-        *self.0.borrow_mut() = Some(bytes.to_vec());
+    fn save(&self, bytes: &[u8]) -> Result<(), StageError> {
+        *self.0.lock().unwrap() = Some(bytes.to_vec());
         Ok(())
     }
+}
+
+/// Asks to stop after a number of steps.
+#[derive(Clone)]
+struct StopAfter(u64, Cancel);
+
+impl Progress for StopAfter {
+    fn start(&self, _: &str, _: u64, _: &'static str) -> Box<dyn Bar> {
+        Box::new(self.clone())
+    }
+}
+
+impl Bar for StopAfter {
+    fn at(&self, done: u64) {
+        if done >= self.0 {
+            self.1.request();
+        }
+    }
+    fn say(&self, _: String) {}
 }
 
 fn tiny() -> PretrainConfig {
@@ -29,7 +49,7 @@ fn tiny() -> PretrainConfig {
         epochs: 2,
         batch: 8,
         warmup_epochs: 0,
-        projector: ProjectorConfig { hidden: 8, out: 4 },
+        projector: ProjectorConfig { hidden: 32, out: 8 },
         ..PretrainConfig::default()
     }
 }
@@ -45,10 +65,11 @@ fn open() -> Device {
 }
 
 /// Runs to the end, or until `limit` steps are done.
-fn run(config: &PretrainConfig, checkpoints: &dyn Checkpoints, limit: usize) -> Result<Pretrained, PretrainError> {
-    let done = Cell::new(0);
-    let hooks = Hooks { checkpoints, progress: &|_| done.set(done.get() + 1), cancelled: &|| done.get() >= limit };
-    pretrain(config, images(20).view(), None, &open(), hooks)
+fn run(config: &PretrainConfig, checkpoints: &dyn Checkpoints, limit: u64) -> Result<Pretrained, StageError> {
+    let cancel = Cancel::default();
+    let (env, progress) = (Environment::default(), StopAfter(limit, cancel.clone()));
+    let ctx = Context { seed: 0, device: "flex", env: &env, progress: &progress, cancel: &cancel, checkpoints };
+    pretrain(config, images(20).view(), None, &open(), &ctx)
 }
 
 fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
@@ -60,13 +81,13 @@ fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
 fn a_resumed_run_ends_in_the_same_bytes_whatever_the_threads() {
     for optimizer in [OptimizerKind::AdamW, OptimizerKind::Sgd] {
         let config = PretrainConfig { optimizer, ..tiny() };
-        let whole = on_threads(1, || run(&config, &(), usize::MAX).unwrap());
+        let whole = on_threads(1, || run(&config, &NoCheckpoints, u64::MAX).unwrap());
         let resumed = on_threads(3, || {
             let memory = Memory::default();
             // 20 images make two steps of 8 an epoch: this stops within the second one.
             let stopped = run(&config, &memory, 3).unwrap_err();
-            assert!(matches!(stopped, PretrainError::Interrupted { epoch: 2 }));
-            run(&config, &memory, usize::MAX).unwrap()
+            assert_eq!(stopped.kind(), ErrorKind::Interrupted);
+            run(&config, &memory, u64::MAX).unwrap()
         });
         assert!(whole.weights == resumed.weights);
         assert_eq!(whole.curve, resumed.curve);
@@ -76,14 +97,14 @@ fn a_resumed_run_ends_in_the_same_bytes_whatever_the_threads() {
 
 #[test]
 fn an_unusable_checkpoint_means_starting_over() {
-    let expected = run(&tiny(), &(), usize::MAX).unwrap();
+    let expected = run(&tiny(), &NoCheckpoints, u64::MAX).unwrap();
     let memory = Memory::default();
     let other = PretrainConfig { learning_rate: 0.5, ..tiny() };
-    run(&other, &memory, usize::MAX).unwrap();
-    let good = memory.load().unwrap();
+    run(&other, &memory, u64::MAX).unwrap();
+    let good = memory.load().unwrap().unwrap();
     for bytes in [&good[..], &good[..good.len() - 1], &good[..20], b"", b"nonsense"] {
         memory.save(bytes).unwrap();
-        let again = run(&tiny(), &memory, usize::MAX).unwrap();
+        let again = run(&tiny(), &memory, u64::MAX).unwrap();
         assert!(again.weights == expected.weights);
     }
 }
@@ -91,13 +112,13 @@ fn an_unusable_checkpoint_means_starting_over() {
 #[test]
 fn random_is_the_initialisation_of_the_same_seed() {
     let config = PretrainConfig { method: Method::Random, ..tiny() };
-    let random = run(&config, &(), 0).unwrap();
+    let random = run(&config, &NoCheckpoints, 0).unwrap();
     assert!(random.curve.is_empty());
     let mut rng = stream(config.seed, Stream::Init);
     let student = Student::new(config.arch, config.projector, &mut rng, &open());
     let initial = Extractor::new(random.spec.clone(), &student.net, &open());
     assert!(random.weights == initial.to_safetensors().unwrap());
-    assert!(random.weights != run(&tiny(), &(), usize::MAX).unwrap().weights);
+    assert!(random.weights != run(&tiny(), &NoCheckpoints, u64::MAX).unwrap().weights);
 }
 
 /// Gradients of one graph over both views: what the halves must add up to.
@@ -163,7 +184,7 @@ fn running_statistics_are_those_of_the_batches() {
         ..tiny()
     };
     // With all aspect ratios but 1 not fitting, a crop of the whole area is the identity.
-    let trained = run(&config, &(), usize::MAX).unwrap();
+    let trained = run(&config, &NoCheckpoints, u64::MAX).unwrap();
     let device = open();
     let extractor = Extractor::from_safetensors(trained.spec.clone(), &trained.weights, &device).unwrap();
     let in_eval = extractor.features(images(20).view(), &|_| true).unwrap();
@@ -188,7 +209,7 @@ fn training_lowers_the_loss_without_collapse() {
         augment: AugmentConfig { min_area: 0.7, jitter: 0.0, grayscale: 0.0, ..AugmentConfig::default() },
         ..tiny()
     };
-    let curve = run(&config, &(), usize::MAX).unwrap().curve;
+    let curve = run(&config, &NoCheckpoints, u64::MAX).unwrap().curve;
     let (first, last) = (&curve[0], &curve[29]);
     assert!(last.loss < 0.8 * first.loss, "{curve:?}");
     assert!(last.spread > 0.5, "{curve:?}");
@@ -198,27 +219,33 @@ fn training_lowers_the_loss_without_collapse() {
 #[test]
 fn divergence_and_misfits_are_errors() {
     let diverging = PretrainConfig { optimizer: OptimizerKind::Sgd, learning_rate: 1e30, ..tiny() };
-    let message = run(&diverging, &(), usize::MAX).unwrap_err().to_string();
+    let message = run(&diverging, &NoCheckpoints, u64::MAX).unwrap_err().to_string();
     assert!(message.contains("in epoch 1, step 2"), "{message}");
     assert!(message.ends_with("choose a smaller `learning_rate`"), "{message}");
     let large = PretrainConfig { batch: 32, ..tiny() };
     assert_eq!(
-        run(&large, &(), usize::MAX).unwrap_err().to_string(),
-        "parameter `batch`: is 32: expected at most the 20 images"
+        run(&large, &NoCheckpoints, u64::MAX).unwrap_err().to_string(),
+        "`batch`: is 32; expected at most the 20 images"
     );
 }
 
 #[test]
 fn the_monitor_measures_when_it_is_due_and_changes_nothing() {
-    let labelled = |n: usize| LabelledImages { images: images(n), labels: (0..n as u32).map(|i| i % 2).collect() };
-    let monitor = Monitor { reference: labelled(20), queries: labelled(10) };
+    let labelled = |n: usize| Images {
+        pixels: images(n),
+        labels: (0..n as u32).map(|i| i % 2).collect(),
+        source_index: Vec::new(),
+    };
+    let (reference, queries) = (labelled(20), labelled(10));
+    let monitor = Monitor { reference: &reference, queries: &queries };
     let config = PretrainConfig { epochs: 3, knn_every: 2, ..tiny() };
-    let hooks = Hooks { checkpoints: &(), progress: &|_| (), cancelled: &|| false };
-    let images = images(20);
-    let with = pretrain(&config, images.view(), Some(&monitor), &open(), hooks).unwrap();
+    let (env, cancel) = (Environment::default(), Cancel::default());
+    let ctx =
+        Context { seed: 0, device: "flex", env: &env, progress: &Silent, cancel: &cancel, checkpoints: &NoCheckpoints };
+    let with = pretrain(&config, images(20).view(), Some(monitor), &open(), &ctx).unwrap();
     let measured: Vec<bool> = with.curve.iter().map(|e| e.knn.is_some()).collect();
     assert_eq!(measured, [false, true, true]);
-    assert!(with.weights == run(&config, &(), usize::MAX).unwrap().weights);
+    assert!(with.weights == run(&config, &NoCheckpoints, u64::MAX).unwrap().weights);
 }
 
 #[test]
