@@ -23,16 +23,16 @@ const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
 #[serde(default, deny_unknown_fields)]
 pub struct AugmentConfig {
     /// Smallest share of the image's area that a crop covers; the largest is 1.
-    pub min_area: f32,
+    pub min_area: f64,
     /// Probability of a horizontal flip.
-    pub flip: f32,
+    pub flip: f64,
     /// Probability of colour jitter.
-    pub jitter: f32,
+    pub jitter: f64,
     /// Strength s of the jitter: brightness, contrast and saturation vary by a factor in 1 -+ 0.8 s,
     /// the hue by up to 0.2 s of a turn.
-    pub jitter_strength: f32,
+    pub jitter_strength: f64,
     /// Probability of dropping the colours.
-    pub grayscale: f32,
+    pub grayscale: f64,
 }
 
 impl Default for AugmentConfig {
@@ -109,16 +109,17 @@ impl View {
     /// Draws a view of an image of `height` x `width`.
     #[must_use]
     pub fn draw(config: &AugmentConfig, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Self {
-        let happens = |p: f32, rng: &mut ChaCha8Rng| rng.random::<f32>() < p;
-        let crop = draw_crop(config.min_area, height, width, rng);
+        let happens = |p: f64, rng: &mut ChaCha8Rng| rng.random::<f32>() < p as f32;
+        let crop = draw_crop(config.min_area as f32, height, width, rng);
         let flip = happens(config.flip, rng);
         let mut colour = Vec::new();
         if happens(config.jitter, rng) {
-            let spread = 0.8 * config.jitter_strength;
+            let strength = config.jitter_strength as f32;
+            let spread = 0.8 * strength;
             let mut factor = || (1.0 + spread * (2.0 * rng.random::<f32>() - 1.0)).max(0.0);
             colour.extend([Colour::Brightness(factor()), Colour::Contrast(factor()), Colour::Saturation(factor())]);
             let turn = 2.0 * rng.random::<f32>() - 1.0;
-            colour.push(Colour::Hue(0.2 * config.jitter_strength * turn));
+            colour.push(Colour::Hue(0.2 * strength * turn));
             colour.shuffle(rng);
         }
         if happens(config.grayscale, rng) {
