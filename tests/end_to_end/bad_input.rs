@@ -25,7 +25,7 @@ fn specs_are_checked_before_anything_runs() {
     bad("radius = 0.5", "radius =", &["bad.toml:20"]);
     bad("[features]", "", &["[features]", "no [features]"]);
     for eps_d in ["0", "-0.1", "1.5", "nan"] {
-        bad("eps_d = 0.05", &format!("eps_d = {eps_d}"), &["bad.toml:24", "eps_d"]);
+        bad("eps_d = 0.05", &format!("eps_d = {eps_d}"), &["bad.toml:25", "eps_d"]);
     }
     house.fails("plan tiny --set pretrain.epohcs=3", 2, &["epohcs", "did you mean `epochs`?"]);
     house.fails("plan tiny --set pretrain.epochs=-1", 2, &["--set pretrain.epochs=-1", "epochs"]);

@@ -1,6 +1,6 @@
 //! Results, and that they can be recomputed from what is exported.
 
-use crate::house::House;
+use crate::house::{House, TINY};
 use safetensors::{SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use std::{fs, path::Path};
@@ -45,11 +45,35 @@ fn every_accuracy_can_be_recomputed_from_exported_files() {
     }
     house.ok("export tiny evaluate -o heads");
     house.ok("export tiny features -o features");
-    for name in ["clean", "target", "features", "images", "random_flips", "duplicates"] {
+    for name in ["clean", "target", "features", "images", "random_flips", "aligned_flips", "duplicates"] {
         let head = house.path().join(format!("heads/{name}.safetensors"));
         let recomputed = accuracy(&head, &house.path().join("features/test.safetensors"));
         assert_eq!(recomputed, row["accuracy"][name].as_f64().unwrap(), "{name}");
     }
+}
+
+#[test]
+fn both_attacks_stand_side_by_side() {
+    let house = House::new();
+    let gradient_canceling = "[poison-features]\nattack = \"gradient-canceling\"\neps_d = 0.05\n";
+    assert!(TINY.contains(gradient_canceling));
+    let bilevel =
+        "[[poison-features]]\nattack = \"bilevel\"\neps_d = 0.05\nsteps = 10\nlabels = [\"kept\", \"aligned\"]\n";
+    let spec = TINY.replace(gradient_canceling, &format!("[{}{bilevel}", gradient_canceling.replace("]\n", "]]\n")));
+    house.spec("both", &spec.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
+    house.ok("run both");
+    let rows: Vec<Value> =
+        house.ok("results both --json").out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let attacks: Vec<_> = rows.iter().map(|r| r["attack"].as_str().unwrap()).collect();
+    assert_eq!(attacks, ["gradient-canceling", "bilevel", "bilevel"]);
+    assert!(house.ok("results both").out.contains("aligned"));
+    house.fails("run both --set dataset.downstream.validation=0", 2, &["validation", "above 0"]);
+    // Without a validation split there are no influences to choose flips by, and all else goes on.
+    let row: Value = serde_json::from_str(
+        house.ok("results both --set dataset.downstream.validation=0 --json").out.lines().next().unwrap(),
+    )
+    .unwrap();
+    assert!(row["accuracy"]["aligned_flips"].is_null() && row["accuracy"]["random_flips"].is_number());
 }
 
 #[test]
@@ -67,7 +91,7 @@ fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
     let table = house.ok(&format!("results tiny {set}")).out;
     assert!(table.contains("simclr") && table.contains("random"), "{table}");
     // Without inversion there is no accuracy on images.
-    house.spec("bare", &crate::house::TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
+    house.spec("bare", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
     house.ok("run bare");
     assert!(house.ok("invert bare").err.contains("no [invert]"));
     let row: Value = serde_json::from_str(&house.ok("results bare --json").out).unwrap();
@@ -78,10 +102,7 @@ fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
 #[test]
 fn the_decoder_inverts_too() {
     let house = House::new();
-    house.spec(
-        "decode",
-        &crate::house::TINY.replace("\"feature-matching\"\nsteps = 3", "\"decoder\"\nepochs = 2\nwidth = 8"),
-    );
+    house.spec("decode", &TINY.replace("\"feature-matching\"\nsteps = 3", "\"decoder\"\nepochs = 2\nwidth = 8"));
     house.ok("run decode");
     let row: Value = serde_json::from_str(&house.ok("results decode --json").out).unwrap();
     assert_eq!(row["attack"], "gradient-canceling + decoder");

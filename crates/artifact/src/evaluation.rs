@@ -18,6 +18,8 @@ pub struct Measured<T> {
     pub images: Option<T>,
     /// Control: as many clean images with a random wrong label.
     pub random_flips: T,
+    /// Control: as many clean images, and wrong labels, that are chosen for their influence; `None` without a validation split.
+    pub aligned_flips: Option<T>,
     /// Control: as many clean images a second time.
     pub duplicates: T,
 }
@@ -40,6 +42,7 @@ impl<T> Measured<T> {
             features: f(&self.features)?,
             images: self.images.as_ref().map(&f).transpose()?,
             random_flips: f(&self.random_flips)?,
+            aligned_flips: self.aligned_flips.as_ref().map(&f).transpose()?,
             duplicates: f(&self.duplicates)?,
         })
     }
@@ -52,6 +55,7 @@ impl<T> Measured<T> {
             ("features", Some(&self.features)),
             ("images", self.images.as_ref()),
             ("random_flips", Some(&self.random_flips)),
+            ("aligned_flips", self.aligned_flips.as_ref()),
             ("duplicates", Some(&self.duplicates)),
         ]
         .into_iter()
@@ -141,16 +145,13 @@ impl Artifact for Evaluation {
             features: head("features")?,
             images: accuracy.images.as_ref().map(|_| head("images")).transpose()?,
             random_flips: head("random_flips")?,
+            aligned_flips: accuracy.aligned_flips.as_ref().map(|_| head("aligned_flips")).transpose()?,
             duplicates: head("duplicates")?,
         };
         Ok(Self { attack, eps_d, poisons, accuracy, heads, gradient_norm, visibility })
     }
 
     fn summary(&self) -> serde_json::Value {
-        let a = &self.accuracy;
-        serde_json::json!({
-            "attack": self.attack, "clean": a.clean.overall, "target": a.target.overall, "features": a.features.overall,
-            "images": a.images.as_ref().map(|a| a.overall), "random_flips": a.random_flips.overall, "duplicates": a.duplicates.overall,
-        })
+        serde_json::json!({ "attack": self.attack, "accuracy": self.accuracy.map(|a| a.overall) })
     }
 }

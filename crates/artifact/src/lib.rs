@@ -17,5 +17,5 @@ pub use evaluation::{Accuracy, Evaluation, Measured, Visibility};
 pub use export::{Data, Export, Exported, Tensor};
 pub use extractor::{Epoch, Extractor};
 pub use features::{Affine, FeatureSplit, Features};
-pub use poisons::{InversionPoint, PoisonFeatures, Poisons, ResidualPoint};
+pub use poisons::{CurvePoint, PoisonFeatures, Poisons};
 pub use target::{PathPoint, TargetParams};

@@ -18,24 +18,26 @@ pub struct PoisonFeatures {
     pub attack: String,
     /// The share of the clean count that was asked for; `m` is the nearest whole number.
     pub eps_d: f64,
-    /// One point per recorded step.
-    pub curve: Vec<ResidualPoint>,
+    /// What the attack optimises, at some steps. Of Gradient Canceling the norm of the gradient that is left at the target,
+    /// divided by the norm without poisons: 0 makes the target stationary. Of the bilevel attack the smoothed error of the
+    /// retrained head on the validation split.
+    pub curve: Vec<CurvePoint>,
 }
 
-/// How far the poisons cancel the clean gradient at the target.
+/// How far an optimiser was at some step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ResidualPoint {
-    /// Step of the optimiser.
+pub struct CurvePoint {
+    /// Step or epoch.
     pub step: u32,
-    /// Norm of the gradient that is left, divided by the norm without poisons: 0 makes the target stationary.
-    pub residual: f64,
+    /// What it optimises.
+    pub objective: f64,
 }
 
 #[derive(Serialize, Deserialize)]
 struct FeatureInfo {
     attack: String,
     eps_d: f64,
-    curve: Vec<ResidualPoint>,
+    curve: Vec<CurvePoint>,
 }
 
 impl Artifact for PoisonFeatures {
@@ -63,7 +65,7 @@ impl Artifact for PoisonFeatures {
     fn summary(&self) -> serde_json::Value {
         serde_json::json!({
             "attack": self.attack, "eps_d": self.eps_d, "poisons": self.labels.len(),
-            "residual": self.curve.last().map(|p| p.residual),
+            "objective": self.curve.last().map(|p| p.objective),
         })
     }
 }
@@ -81,23 +83,14 @@ pub struct Poisons {
     pub method: String,
     /// Distance of every image's features, after rounding to 8 bits, to the poisoned features; L2, in the space that the head sees.
     pub distance: Vec<f32>,
-    /// One point per recorded step or epoch.
-    pub curve: Vec<InversionPoint>,
-}
-
-/// How far an inversion is.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct InversionPoint {
-    /// Step or epoch.
-    pub step: u32,
-    /// Mean loss at that step.
-    pub loss: f64,
+    /// Mean loss of the inversion, at some steps or epochs.
+    pub curve: Vec<CurvePoint>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct PoisonInfo {
     method: String,
-    curve: Vec<InversionPoint>,
+    curve: Vec<CurvePoint>,
 }
 
 impl Artifact for Poisons {

@@ -178,7 +178,8 @@ pub fn results(groups: &[Group]) -> String {
         "target",
         "features",
         "images",
-        "flips",
+        "random",
+        "aligned",
         "duplicates",
         "PSNR",
         "Linf",
@@ -197,9 +198,16 @@ pub fn results(groups: &[Group]) -> String {
             g.params.get(node.as_str()).and_then(|p| p.get(field)).map_or_else(|| "-".to_owned(), value)
         }));
         row.extend([g.eps_d.to_string(), g.seeds.to_string()]);
-        row.extend([a.clean, a.target, a.features].map(percent));
-        row.push(a.images.map_or_else(|| "-".to_owned(), percent));
-        row.extend([a.random_flips, a.duplicates].map(percent));
+        let measured = [
+            Some(a.clean),
+            Some(a.target),
+            Some(a.features),
+            a.images,
+            Some(a.random_flips),
+            a.aligned_flips,
+            Some(a.duplicates),
+        ];
+        row.extend(measured.map(|c| c.map_or_else(|| "-".to_owned(), percent)));
         row.extend(match g.visibility {
             Some((psnr, linf)) => [format!("{:.1}", psnr.mean), format!("{:.3}", linf.mean)],
             None => ["-".to_owned(), "-".to_owned()],
@@ -211,12 +219,12 @@ pub fn results(groups: &[Group]) -> String {
     }
     let mut out = text(&rows);
     out += "Accuracy in % of the test split: the clean head; the attacker's target; heads retrained on clean data with poisoned\n";
-    out += "features, with their 8-bit images, and with as many controls (random label flips, duplicates). Mean ± standard\n";
-    out += "deviation over seeds. PSNR in dB and Linf against the base images. Seconds: target-params to invert.\n";
+    out += "features, with their 8-bit images, and with as many controls (random label flips, label flips chosen by influence,\n";
+    out += "duplicates). Mean ± standard deviation over seeds. PSNR in dB and Linf against the base images. Seconds: target-params to invert.\n";
     out
 }
 
-/// Fields of the stages' parameters that are not the same in all groups, other than `eps_d`, which has a column.
+/// Fields of the stages' parameters that are not the same in all groups, other than those that have a column.
 fn varying(groups: &[Group]) -> Vec<(String, String)> {
     let mut values: BTreeMap<(String, String), Vec<Option<&Value>>> = BTreeMap::new();
     for group in groups {
@@ -232,9 +240,9 @@ fn varying(groups: &[Group]) -> Vec<(String, String)> {
     let differ = |seen: &Vec<Option<&Value>>| seen.windows(2).any(|w| w[0] != w[1]);
     values
         .into_iter()
-        // The method of inversion stands in the attack's name, and with it what only one method has.
+        // Attack and method of inversion stand in the first column, and with them what only one of them has.
         .filter(|((node, field), seen)| {
-            let named = field == "eps_d" || (node == "invert" && field == "method");
+            let named = ["eps_d", "attack"].contains(&field.as_str()) || (node == "invert" && field == "method");
             !named && differ(seen) && !only_with_method(seen)
         })
         .map(|(name, _)| name)

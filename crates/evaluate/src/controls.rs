@@ -1,6 +1,6 @@
 //! Controls: what adding as many samples does without an attack.
 
-use hemlock_head::Samples;
+use hemlock_head::{Head, HeadError, Samples, SolveOptions, logits, probabilities, smoothed_error, solve_hessian};
 use ndarray::{Array2, Axis};
 use rand::{RngExt, SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
@@ -25,6 +25,37 @@ pub fn random_flips(clean: Samples, m: usize, seed: u64) -> (Array2<f64>, Vec<u3
     (features, labels)
 }
 
+/// `m` different clean samples again, with the wrong labels, that raise the error on `validation` most by their influence on the
+/// clean head (Koh & Liang, 2017): adding a sample (z, y) to n others raises it to first order by
+/// `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y - <p, U [z, 1]>)`, with `U` the inverse Hessian times the gradient of the
+/// [smoothed error](smoothed_error). Features `[m, d]` and labels.
+///
+/// # Errors
+/// Samples that do not fit the head, or no validation samples.
+pub fn aligned_flips(
+    clean: Samples,
+    validation: Samples,
+    head: &Head,
+    weight_decay: f64,
+    m: usize,
+) -> Result<(Array2<f64>, Vec<u32>), HeadError> {
+    let (_, gradient) = smoothed_error(head, validation, 1.0)?;
+    let solved = solve_hessian(head, &[clean.reborrow()], gradient.view(), &SolveOptions::new(weight_decay))?;
+    let scores = logits(&Head::from_packed(solved.solution)?, clean.features())?;
+    let probabilities = probabilities(head, clean.features())?;
+    let best = |row: usize| {
+        let (u, p) = (scores.row(row), probabilities.row(row));
+        let mean = u.dot(&p);
+        let wrong = (0u32..).zip(u).filter(|(label, _)| *label != clean.labels()[row]);
+        wrong.map(|(label, score)| (score - mean, row, label)).max_by(|a, b| a.0.total_cmp(&b.0))
+    };
+    let mut flips: Vec<(f64, usize, u32)> = (0..clean.len()).filter_map(best).collect();
+    flips.sort_by(|a, b| b.0.total_cmp(&a.0));
+    flips.truncate(m);
+    let rows: Vec<usize> = flips.iter().map(|(_, row, _)| *row).collect();
+    Ok((clean.features().select(Axis(0), &rows), flips.into_iter().map(|(_, _, label)| label).collect()))
+}
+
 /// `m` clean samples a second time: features `[m, d]` and labels.
 #[must_use]
 pub fn duplicates(clean: Samples, m: usize, seed: u64) -> (Array2<f64>, Vec<u32>) {
@@ -34,6 +65,7 @@ pub fn duplicates(clean: Samples, m: usize, seed: u64) -> (Array2<f64>, Vec<u32>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hemlock_head::{FitOptions, fit};
 
     #[test]
     fn flips_differ_from_duplicates_in_every_label_and_nothing_else() {
@@ -48,5 +80,38 @@ mod tests {
             assert_eq!(labels[(row[0] / 2.0) as usize], *label);
         }
         assert!(flipped.iter().collect::<std::collections::BTreeSet<_>>().len() > 2);
+    }
+
+    /// A feature in which two classes overlap.
+    fn overlapping(n: usize, seed: u64) -> (Array2<f64>, Vec<u32>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let labels: Vec<u32> = (0..n).map(|i| (i % 2) as u32).collect();
+        let z = Array2::from_shape_fn((n, 2), |(i, _)| (i % 2) as f64 + rng.random_range(-1.0..1.0));
+        (z, labels)
+    }
+
+    #[test]
+    fn aligned_flips_cost_more_than_random_ones() {
+        let (z, labels) = overlapping(400, 1);
+        let (z_validation, labels_validation) = overlapping(200, 2);
+        let clean = Samples::new(z.view(), &labels, 2).unwrap();
+        let validation = Samples::new(z_validation.view(), &labels_validation, 2).unwrap();
+        let options = FitOptions::new(1e-3);
+        let head = fit(&[clean], &options, &|_, _| true).unwrap().head;
+        let error = |(z, labels): (Array2<f64>, Vec<u32>)| {
+            let added = Samples::new(z.view(), &labels, 2).unwrap();
+            let victim = fit(&[clean.reborrow(), added], &options, &|_, _| true).unwrap().head;
+            smoothed_error(&victim, validation.reborrow(), 1.0).unwrap().0
+        };
+        let aligned = aligned_flips(clean, validation, &head, 1e-3, 20).unwrap();
+        for (row, label) in aligned.0.rows().into_iter().zip(&aligned.1) {
+            let own = z.rows().into_iter().position(|r| r == row).unwrap();
+            assert_ne!(labels[own], *label);
+        }
+        let (clean_error, aligned) = (smoothed_error(&head, validation, 1.0).unwrap().0, error(aligned));
+        for seed in 0..3 {
+            let random = error(random_flips(clean, 20, seed));
+            assert!(aligned - clean_error > 1.5 * (random - clean_error), "{clean_error} {random} {aligned}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 mod controls;
 mod visibility;
 
-pub use controls::{duplicates, random_flips};
+pub use controls::{aligned_flips, duplicates, random_flips};
 pub use visibility::visibility;
 
 use hemlock_artifact::{
@@ -63,7 +63,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -96,6 +96,14 @@ impl hemlock_stage::Stage for Stage {
         let m = poison_features.labels.len();
         let (rows, labels) = random_flips(clean, m, ctx.seed);
         let flipped = victims.train("random flips", &rows, &labels)?;
+        let z_validation = features.validation.features_f64();
+        let validation = Samples::new(z_validation.view(), &features.validation.labels, classes)?;
+        let aligned = if validation.is_empty() {
+            None
+        } else {
+            let (rows, labels) = aligned_flips(clean, validation, &target.clean, target.weight_decay, m)?;
+            Some(victims.train("aligned flips", &rows, &labels)?)
+        };
         let (rows, labels) = duplicates(clean, m, ctx.seed);
         let duplicated = victims.train("duplicates", &rows, &labels)?;
 
@@ -105,6 +113,7 @@ impl hemlock_stage::Stage for Stage {
             features: on_features,
             images: on_images,
             random_flips: flipped,
+            aligned_flips: aligned,
             duplicates: duplicated,
         };
         let measure = |head: &Head| -> Result<Accuracy, StageError> {

@@ -13,7 +13,7 @@ use burn::{
         activation::{relu, sigmoid},
     },
 };
-use hemlock_artifact::{Images, InversionPoint};
+use hemlock_artifact::{CurvePoint, Images};
 use hemlock_models::resnet::normal;
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
 use ndarray::{Array2, Array4, ArrayView2, Axis};
@@ -80,7 +80,7 @@ impl Training {
         zeta: ArrayView2<f32>,
         device: &Device,
         ctx: &Context,
-    ) -> Result<(Array4<f32>, Vec<InversionPoint>), StageError> {
+    ) -> Result<(Array4<f32>, Vec<CurvePoint>), StageError> {
         let (_, _, height, width) = images.pixels.dim();
         if height != width || height % 8 != 0 {
             let message = format!("decodes square images whose side is a multiple of 8; these are {height} x {width}");
@@ -117,7 +117,7 @@ impl Training {
                 bar.at(done + 1);
                 bar.say(format!("loss {value:.4}"));
             }
-            curve.push(InversionPoint { step: epoch, loss: sum / steps as f64 });
+            curve.push(CurvePoint { step: epoch, objective: sum / steps as f64 });
         }
         let decoded = decoder.valid().forward(matrix(zeta, device));
         let [m, channels, height, width] = decoded.dims();

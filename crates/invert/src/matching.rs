@@ -2,7 +2,7 @@
 
 use crate::{HeadSpace, cosine, matrix, unit_pixels};
 use burn::tensor::Tensor;
-use hemlock_artifact::InversionPoint;
+use hemlock_artifact::CurvePoint;
 use hemlock_models::{Extractor, tiles::on_device};
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array4, ArrayView2, ArrayView4, Axis, Slice};
@@ -39,7 +39,7 @@ impl Matching {
         base: ArrayView4<u8>,
         zeta: ArrayView2<f32>,
         ctx: &Context,
-    ) -> Result<(Array4<f32>, Vec<InversionPoint>), StageError> {
+    ) -> Result<(Array4<f32>, Vec<CurvePoint>), StageError> {
         let m = zeta.nrows();
         let bar = ctx.progress.start("feature matching", u64::from(self.steps) * m as u64, "image steps");
         let done = AtomicU64::new(0);
@@ -75,7 +75,7 @@ impl Matching {
         let recorded = tiles.first().map_or(&[][..], |t| &t.losses);
         let curve = recorded.iter().enumerate().map(|(i, (step, _))| {
             let sum: f64 = tiles.iter().filter_map(|t| t.losses.get(i)).map(|(_, loss)| loss).sum();
-            InversionPoint { step: *step, loss: sum / m as f64 }
+            CurvePoint { step: *step, objective: sum / m as f64 }
         });
         let curve = curve.collect();
         Ok((pixels, curve))

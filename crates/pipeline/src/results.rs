@@ -153,6 +153,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                     features: cell(&|r| r.accuracy.features),
                     images: optional(&|r| r.accuracy.images),
                     random_flips: cell(&|r| r.accuracy.random_flips),
+                    aligned_flips: optional(&|r| r.accuracy.aligned_flips),
                     duplicates: cell(&|r| r.accuracy.duplicates),
                 },
                 visibility: optional(&|r| r.visibility.as_ref().map(|v| v.psnr))

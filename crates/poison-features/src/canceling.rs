@@ -1,8 +1,8 @@
 //! Gradient Canceling: poisons whose gradient at the target cancels that of the clean data.
 
-use crate::Constraint;
-use hemlock_head::{Head, HeadError, Samples, gradient_sum, mixed_derivative, norm};
-use ndarray::{Array2, Zip, s};
+use crate::{Constraint, adam::Adam};
+use hemlock_head::{Head, HeadError, Samples, gradient_sum, mixed_derivative, norm, predict};
+use ndarray::{Array2, ArrayView2, s};
 
 /// The problem: clean data, the target, and the labels of the poisons.
 #[derive(Clone, Copy)]
@@ -40,13 +40,9 @@ pub struct Solution {
 }
 
 impl Canceling<'_> {
-    /// What does not depend on the poisons' features: `G(Z_c, Y_c; w) + (n + m) lambda [W, 0]`.
+    /// What does not depend on the poisons' features.
     fn fixed(&self) -> Result<Array2<f64>, HeadError> {
-        let mut fixed = gradient_sum(self.target, &[self.clean])?;
-        let count = (self.clean.len() + self.labels.len()) as f64;
-        let dim = self.target.dim();
-        fixed.slice_mut(s![.., ..dim]).scaled_add(count * self.weight_decay, &self.target.weight());
-        Ok(fixed)
+        fixed(self.clean.reborrow(), self.target, self.weight_decay, self.labels.len())
     }
 
     /// The gradient sum that is left at the target, `[K, d + 1]`: `G_c + G_p + (n + m) lambda [W, 0]`.
@@ -57,6 +53,29 @@ impl Canceling<'_> {
         let poisons = Samples::new(features.view(), self.labels, self.target.classes())?;
         Ok(self.fixed()? + gradient_sum(self.target, &[poisons])?)
     }
+}
+
+/// `G(Z_c, Y_c; w) + (n + m) lambda [W, 0]`: the gradient sum at the target without the poisons' own.
+fn fixed(clean: Samples, target: &Head, weight_decay: f64, poisons: usize) -> Result<Array2<f64>, HeadError> {
+    let mut fixed = gradient_sum(target, &[clean.reborrow()])?;
+    let count = (clean.len() + poisons) as f64;
+    fixed.slice_mut(s![.., ..target.dim()]).scaled_add(count * weight_decay, &target.weight());
+    Ok(fixed)
+}
+
+/// For every row of `features`, the label whose gradient cancels best, to first order: with `R` the gradient without poisons, the
+/// largest entry of `R [z, 1]`, as `<R, G(z, y)> = <p, R [z, 1]> - (R [z, 1])_y`.
+///
+/// # Errors
+/// Features that do not fit the head.
+pub fn aligned_labels(
+    clean: Samples,
+    target: &Head,
+    weight_decay: f64,
+    features: ArrayView2<f64>,
+) -> Result<Vec<u32>, HeadError> {
+    let direction = fixed(clean, target, weight_decay, features.nrows())?;
+    predict(&Head::from_packed(direction)?, features)
 }
 
 /// Minimises `1/2 |r|^2 / |r_0|^2` over the poisons' features within a constraint, `r` the gradient that is left at the
@@ -72,12 +91,11 @@ pub fn cancel<E: From<HeadError>>(
     solver: &Solver,
     mut visit: impl FnMut(u32, f64) -> Result<(), E>,
 ) -> Result<Solution, E> {
-    const DECAY: (f64, f64) = (0.9, 0.999);
     let fixed = problem.fixed()?;
     let scale = norm(&fixed).max(f64::MIN_POSITIVE);
     let mut z = start;
     constraint.project(&mut z);
-    let (mut first, mut second) = (Array2::<f64>::zeros(z.raw_dim()), Array2::<f64>::zeros(z.raw_dim()));
+    let mut adam = Adam::new(z.dim(), solver.step, solver.steps);
     let mut best = Solution { features: z.clone(), residual: f64::INFINITY, steps: 0 };
     for step in 0..=solver.steps {
         let poisons = Samples::new(z.view(), problem.labels, problem.target.classes())?;
@@ -93,16 +111,7 @@ pub fn cancel<E: From<HeadError>>(
             break;
         }
         let gradient = mixed_derivative(problem.target, poisons, left.view())?;
-        let t = f64::from(step);
-        let rate = solver.step * 0.5 * (1.0 + (std::f64::consts::PI * t / f64::from(solver.steps)).cos());
-        let (unbias1, unbias2) = (1.0 - DECAY.0.powf(t + 1.0), 1.0 - DECAY.1.powf(t + 1.0));
-        // Dividing by the scale keeps Adam's epsilon out of play for any size of problem.
-        Zip::from(&mut z).and(&mut first).and(&mut second).and(&gradient).for_each(|z, m, v, g| {
-            let g = g / (scale * scale);
-            *m = DECAY.0 * *m + (1.0 - DECAY.0) * g;
-            *v = DECAY.1 * *v + (1.0 - DECAY.1) * g * g;
-            *z -= rate * (*m / unbias1) / ((*v / unbias2).sqrt() + 1e-16);
-        });
+        adam.step(&mut z, &gradient);
         constraint.project(&mut z);
     }
     Ok(best)

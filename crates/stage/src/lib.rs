@@ -15,7 +15,7 @@ pub use inputs::{InputSet, Inputs, Port};
 use hemlock_artifact::{Export, Exported};
 use hemlock_store::{Artifact, Draft, Manifest, Store};
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Typed parameters of a stage, as they stand in a spec.
 pub trait Params: Serialize + DeserializeOwned + Send + Sync {
@@ -133,23 +133,22 @@ fn typed<P: Params>(value: &Value) -> Result<P, ParamError> {
     Ok(params)
 }
 
-/// Finds the field where serde lost its path, as it does in an enum with a tag: without that field, the error is another.
-/// It is so without the tag, too, and without a required field: then the field is missed.
+/// Finds the field where serde lost its path, as it does in an enum with a tag: without that field, the error is another. It
+/// is so without the tag, too, which is what an empty table lacks first.
 fn locate<P: Params>(value: &Value, error: ParamError) -> ParamError {
     let Some(table) = value.as_object().filter(|_| error.path.is_empty()) else { return error };
+    let complaint =
+        |table| serde_json::from_value::<P>(Value::Object(table)).map_or_else(|e| e.to_string(), |_| String::new());
+    let lacks = complaint(Map::new());
     let without = |field: &str| {
         let mut rest = table.clone();
         rest.remove(field);
-        serde_json::from_value::<P>(Value::Object(rest)).map_or_else(|e| e.to_string(), |_| String::new())
+        complaint(rest)
     };
-    let mut fields: Vec<(bool, &String)> = table
-        .keys()
-        .map(|field| (field, without(field)))
-        .filter(|(_, message)| *message != error.message)
-        .map(|(field, message)| (message.starts_with("missing field"), field))
-        .collect();
-    fields.sort_by_key(|(missed, _)| *missed);
-    ParamError { path: fields.first().map(|(_, field)| (*field).clone()).unwrap_or_default(), ..error }
+    let changes: Vec<&String> = table.keys().filter(|field| without(field) != error.message).collect();
+    let tag = |field: &&&String| lacks == format!("missing field `{field}`");
+    let guilty = changes.iter().find(|field| !tag(field)).or_else(|| changes.first());
+    ParamError { path: guilty.map(|field| (*field).clone()).unwrap_or_default(), ..error }
 }
 
 impl<S: Stage> AnyStage for Erased<S> {

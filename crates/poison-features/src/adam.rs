@@ -1,0 +1,55 @@
+//! Adam (Kingma & Ba, 2015) with a cosine schedule, on poisoned features.
+
+use ndarray::{Array2, Zip};
+use std::f64::consts::PI;
+
+const DECAY: (f64, f64) = (0.9, 0.999);
+
+/// The state of one minimisation.
+pub(crate) struct Adam {
+    first: Array2<f64>,
+    second: Array2<f64>,
+    /// Length of the first step per coordinate.
+    rate: f64,
+    taken: f64,
+    steps: f64,
+}
+
+impl Adam {
+    /// For features `[m, d]` and a number of steps, over which the step falls from `rate` to 0.
+    pub(crate) fn new(shape: (usize, usize), rate: f64, steps: u32) -> Self {
+        Self { first: Array2::zeros(shape), second: Array2::zeros(shape), rate, taken: 0.0, steps: steps.into() }
+    }
+
+    /// Takes a step down `gradient`, whose scale plays no part.
+    pub(crate) fn step(&mut self, features: &mut Array2<f64>, gradient: &Array2<f64>) {
+        let rate = self.rate * 0.5 * (1.0 + (PI * self.taken / self.steps).cos());
+        self.taken += 1.0;
+        let (unbias1, unbias2) = (1.0 - DECAY.0.powf(self.taken), 1.0 - DECAY.1.powf(self.taken));
+        Zip::from(features).and(&mut self.first).and(&mut self.second).and(gradient).for_each(|z, m, v, g| {
+            *m = DECAY.0 * *m + (1.0 - DECAY.0) * g;
+            *v = DECAY.1 * *v + (1.0 - DECAY.1) * g * g;
+            // The smallest positive number only keeps 0 / 0 away.
+            *z -= rate * (*m / unbias1) / ((*v / unbias2).sqrt() + f64::MIN_POSITIVE);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn finds_a_minimum_whatever_the_scale() {
+        for scale in [1e-12, 1.0, 1e12] {
+            let mut adam = Adam::new((1, 2), 0.1, 400);
+            let mut z = array![[3.0, -2.0]];
+            for _ in 0..400 {
+                let gradient = array![[scale * (z[(0, 0)] - 1.0), scale * 10.0 * z[(0, 1)]]];
+                adam.step(&mut z, &gradient);
+            }
+            assert!((z[(0, 0)] - 1.0).abs() < 1e-3 && z[(0, 1)].abs() < 1e-3, "{z}");
+        }
+    }
+}
