@@ -152,6 +152,10 @@ impl Artifact for Evaluation {
     }
 
     fn summary(&self) -> serde_json::Value {
-        serde_json::json!({ "attack": self.attack, "accuracy": self.accuracy.map(|a| a.overall) })
+        let mut summary = serde_json::json!({ "attack": self.attack });
+        for (name, accuracy) in self.accuracy.named() {
+            summary[name] = accuracy.overall.into();
+        }
+        summary
     }
 }

@@ -5,7 +5,7 @@ use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 use hemlock_pipeline::{Cell, Decision, DirtyReason, Group, Plan, Spec, StageDifference, Task};
 use hemlock_store::Change;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -46,21 +46,36 @@ pub fn brief(reason: &DirtyReason) -> String {
     }
 }
 
-/// The tasks of a plan in a few words, with the parameters that tell tasks of one node apart.
-fn labels(plan: &Plan) -> Vec<String> {
-    let mut first: BTreeMap<&str, &Task> = BTreeMap::new();
-    let mut differing: BTreeSet<(&str, &str)> = BTreeSet::new();
-    for t in &plan.tasks {
-        let first = *first.entry(t.node).or_insert(t);
-        for field in [first, t].into_iter().flat_map(|t| t.params.as_object()).flat_map(|params| params.keys()) {
-            if first.params.get(field) != t.params.get(field) {
-                differing.insert((t.node, field));
+/// Fields that say which variant of a stage a table is of, and so which other fields it has.
+const TAGS: [&str; 2] = ["attack", "method"];
+
+/// The fields, as node and name, that tell parameters of one node apart: tags that differ, and what differs where the tags are
+/// the same.
+fn telling<'a>(params: impl Iterator<Item = (&'a str, &'a Value)>) -> BTreeSet<(&'a str, &'a str)> {
+    let mut seen: Vec<(&str, &Value)> = Vec::new();
+    let mut telling = BTreeSet::new();
+    for (node, params) in params {
+        let tags = |params: &'a Value| TAGS.map(|tag| params.get(tag));
+        if let Some((_, first)) = seen.iter().find(|(n, _)| *n == node) {
+            telling.extend(TAGS.iter().filter(|tag| first.get(**tag) != params.get(**tag)).map(|tag| (node, *tag)));
+        }
+        match seen.iter().find(|(n, first)| *n == node && tags(first) == tags(params)) {
+            Some((_, first)) => {
+                let fields = [*first, params].into_iter().filter_map(Value::as_object).flat_map(|fields| fields.keys());
+                telling.extend(fields.filter(|f| first.get(f) != params.get(f)).map(|f| (node, f.as_str())));
             }
+            None => seen.push((node, params)),
         }
     }
+    telling
+}
+
+/// The tasks of a plan in a few words, with the parameters that tell tasks of one node apart.
+fn labels(plan: &Plan) -> Vec<String> {
+    let telling = telling(plan.tasks.iter().map(|t| (t.node, &t.params)));
     let label = |t: &Task| {
         let fields =
-            t.params.as_object().into_iter().flatten().filter(|(f, _)| differing.contains(&(t.node, f.as_str())));
+            t.params.as_object().into_iter().flatten().filter(|(f, _)| telling.contains(&(t.node, f.as_str())));
         fields.fold(task(t), |label, (field, v)| format!("{label} {field}={}", value(v)))
     };
     plan.tasks.iter().map(label).collect()
@@ -167,8 +182,10 @@ pub fn facts(summary: &Value) -> String {
 
 /// The result table: means over seeds.
 pub fn results(groups: &[Group]) -> String {
-    let varying = varying(groups);
-    let names: Vec<String> = varying.iter().map(|(_, field)| field.replace('_', " ")).collect();
+    let mut telling = telling(groups.iter().flat_map(|g| &g.params).map(|(node, params)| (*node, params)));
+    // These have columns: the attack is named after its tags.
+    telling.retain(|(node, field)| *field != "eps_d" && (*node == "pretrain" || !TAGS.contains(field)));
+    let names: Vec<String> = telling.iter().map(|(_, field)| field.replace('_', " ")).collect();
     let mut header = vec!["attack"];
     header.extend(names.iter().map(String::as_str));
     header.extend([
@@ -185,7 +202,7 @@ pub fn results(groups: &[Group]) -> String {
         "Linf",
         "seconds",
     ]);
-    let fixed = 1 + varying.len();
+    let fixed = 1 + telling.len();
     let mut rows = table(&header);
     for g in groups {
         let a = &g.accuracy;
@@ -194,9 +211,11 @@ pub fn results(groups: &[Group]) -> String {
             _ => format!("{:.2} ± {:.2}", 100.0 * c.mean, 100.0 * c.std),
         };
         let mut row = vec![g.attack.clone()];
-        row.extend(varying.iter().map(|(node, field)| {
-            g.params.get(node.as_str()).and_then(|p| p.get(field)).map_or_else(|| "-".to_owned(), value)
-        }));
+        row.extend(
+            telling.iter().map(|(node, field)| {
+                g.params.get(node).and_then(|p| p.get(field)).map_or_else(|| "-".to_owned(), value)
+            }),
+        );
         row.extend([g.eps_d.to_string(), g.seeds.to_string()]);
         let measured = [
             Some(a.clean),
@@ -222,38 +241,6 @@ pub fn results(groups: &[Group]) -> String {
     out += "features, with their 8-bit images, and with as many controls (random label flips, label flips chosen by influence,\n";
     out += "duplicates). Mean ± standard deviation over seeds. PSNR in dB and Linf against the base images. Seconds: target-params to invert.\n";
     out
-}
-
-/// Fields of the stages' parameters that are not the same in all groups, other than those that have a column.
-fn varying(groups: &[Group]) -> Vec<(String, String)> {
-    let mut values: BTreeMap<(String, String), Vec<Option<&Value>>> = BTreeMap::new();
-    for group in groups {
-        for (node, params) in &group.params {
-            for field in params.as_object().into_iter().flat_map(|o| o.keys()) {
-                values.entry(((*node).to_owned(), field.clone())).or_default();
-            }
-        }
-    }
-    for ((node, field), seen) in &mut values {
-        seen.extend(groups.iter().map(|g| g.params.get(node.as_str()).and_then(|p| p.get(field))));
-    }
-    let differ = |seen: &Vec<Option<&Value>>| seen.windows(2).any(|w| w[0] != w[1]);
-    values
-        .into_iter()
-        // Attack and method of inversion stand in the first column, and with them what only one of them has.
-        .filter(|((node, field), seen)| {
-            let named = ["eps_d", "attack"].contains(&field.as_str()) || (node == "invert" && field == "method");
-            !named && differ(seen) && !only_with_method(seen)
-        })
-        .map(|(name, _)| name)
-        .collect()
-}
-
-/// Whether a field has one value wherever it is there at all.
-fn only_with_method(seen: &[Option<&Value>]) -> bool {
-    let mut present = seen.iter().flatten();
-    let first = present.next();
-    present.all(|v| Some(v) == first) && seen.iter().any(Option::is_none)
 }
 
 /// Two artifact roots, stage by stage.
