@@ -40,7 +40,9 @@ pub fn aligned_flips(
     m: usize,
 ) -> Result<(Array2<f64>, Vec<u32>), HeadError> {
     let (_, gradient) = smoothed_error(head, validation, 1.0)?;
-    let solved = solve_hessian(head, &[clean.reborrow()], gradient.view(), &SolveOptions::new(weight_decay))?;
+    // Enough to rank samples by.
+    let options = SolveOptions { tolerance: 1e-4, ..SolveOptions::new(weight_decay) };
+    let solved = solve_hessian(head, &[clean.reborrow()], gradient.view(), &options)?;
     let scores = logits(&Head::from_packed(solved.solution)?, clean.features())?;
     let probabilities = probabilities(head, clean.features())?;
     let best = |row: usize| {

@@ -106,11 +106,11 @@ pub fn ascend<E: From<HeadError>>(
 ) -> Result<Strongest, E> {
     let classes = problem.clean.classes();
     let mut z = start;
-    constraint.project(&mut z);
     let mut head = problem.start.clone();
     if leader.relabel_every.is_some() {
         labels = best_labels(problem.respond(&[problem.clean.reborrow()], head.clone())?.solution, &z)?;
     }
+    constraint.project(&mut z, &labels);
     let mut adam = Adam::new(z.dim(), leader.step, leader.steps);
     let mut best: Option<Strongest> = None;
     for step in 0..=leader.steps {
@@ -129,10 +129,10 @@ pub fn ascend<E: From<HeadError>>(
         let mut down = implicit_gradient(&head, poisons, response.solution.view(), count)?;
         down *= -1.0;
         adam.step(&mut z, &down);
-        constraint.project(&mut z);
         if leader.relabel_every.is_some_and(|every| (step + 1).is_multiple_of(every)) {
             labels = best_labels(response.solution, &z)?;
         }
+        constraint.project(&mut z, &labels);
     }
     // The loop ran at least once.
     best.ok_or_else(|| HeadError::Empty.into())

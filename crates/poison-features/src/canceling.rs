@@ -94,7 +94,7 @@ pub fn cancel<E: From<HeadError>>(
     let fixed = problem.fixed()?;
     let scale = norm(&fixed).max(f64::MIN_POSITIVE);
     let mut z = start;
-    constraint.project(&mut z);
+    constraint.project(&mut z, problem.labels);
     let mut adam = Adam::new(z.dim(), solver.step, solver.steps);
     let mut best = Solution { features: z.clone(), residual: f64::INFINITY, steps: 0 };
     for step in 0..=solver.steps {
@@ -112,7 +112,7 @@ pub fn cancel<E: From<HeadError>>(
         }
         let gradient = mixed_derivative(problem.target, poisons, left.view())?;
         adam.step(&mut z, &gradient);
-        constraint.project(&mut z);
+        constraint.project(&mut z, problem.labels);
     }
     Ok(best)
 }

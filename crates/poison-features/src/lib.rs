@@ -8,7 +8,7 @@ mod constraint;
 
 pub use bilevel::{Bilevel, Leader, Strongest, ascend};
 pub use canceling::{Canceling, Solution, Solver, aligned_labels, cancel};
-pub use constraint::Constraint;
+pub use constraint::{Constraint, EmptyClass, Slab, Sphere};
 
 use hemlock_artifact::{CurvePoint, Features, PoisonFeatures, TargetParams};
 use hemlock_head::Samples;
@@ -30,7 +30,7 @@ pub enum Params {
         /// Where the poisoned features may lie.
         #[serde(default)]
         constraint: ConstraintKind,
-        /// For `constraint = "ball"`: the quantile of the clean features' norms that is its radius.
+        /// The share of the clean features that the constraint lets through; `none` and `box` let all.
         #[serde(default = "defaults::quantile")]
         quantile: f64,
         /// Labels of the poisons; `aligned` are chosen once, to cancel best.
@@ -53,7 +53,7 @@ pub enum Params {
         /// Where the poisoned features may lie.
         #[serde(default)]
         constraint: ConstraintKind,
-        /// For `constraint = "ball"`: the quantile of the clean features' norms that is its radius.
+        /// The share of the clean features that the constraint lets through; `none` and `box` let all.
         #[serde(default = "defaults::quantile")]
         quantile: f64,
         /// Labels of the poisons; `aligned` are chosen anew every few steps, to raise the error most.
@@ -110,6 +110,30 @@ pub enum ConstraintKind {
     None,
     /// In the L2 ball around the origin whose radius is a quantile of the clean norms.
     Ball,
+    /// In the range of the clean features, coordinate by coordinate.
+    Box,
+    /// In a ball around the centroid of the label's class, whose radius is a quantile of that class's distances.
+    Sphere,
+    /// In a slab around the centroid of the label's class, across the direction that tells the class from the others; its width is
+    /// a quantile of that class's offsets.
+    Slab,
+    /// In both: what a defence that knows the clean data lets through.
+    SphereSlab,
+}
+
+impl ConstraintKind {
+    fn build(self, clean: Samples, quantile: f64) -> Result<Constraint, StageError> {
+        let built = match self {
+            Self::None => Ok(Constraint::None),
+            Self::Ball => Ok(Constraint::ball(clean, quantile)),
+            Self::Box => Ok(Constraint::range(clean)),
+            Self::Sphere => Constraint::sphere(clean, quantile),
+            Self::Slab => Constraint::slab(clean, quantile),
+            Self::SphereSlab => Constraint::sphere(clean, quantile)
+                .and_then(|sphere| Ok(Constraint::All(vec![sphere, Constraint::slab(clean, quantile)?]))),
+        };
+        built.map_err(|e| StageError::new(ErrorKind::Data, e))
+    }
 }
 
 /// Labels of the poisons.
@@ -187,7 +211,7 @@ impl hemlock_stage::Stage for Stage {
         let Setting { constraint, labels, .. } = params.setting();
         if let Some(fields) = value.as_object_mut() {
             fields.retain(|field, _| match field.as_str() {
-                "quantile" => constraint == ConstraintKind::Ball,
+                "quantile" => ![ConstraintKind::None, ConstraintKind::Box].contains(&constraint),
                 "relabel_every" => labels == Labels::Aligned,
                 _ => true,
             });
@@ -201,10 +225,7 @@ impl hemlock_stage::Stage for Stage {
         let z = features.train.features_f64();
         let clean = Samples::new(z.view(), &features.train.labels, classes)?;
         let start = Start::draw(clean, &setting, ctx.seed)?;
-        let constraint = match setting.constraint {
-            ConstraintKind::None => Constraint::None,
-            ConstraintKind::Ball => Constraint::ball_at_quantile(z.view(), setting.quantile),
-        };
+        let constraint = setting.constraint.build(clean, setting.quantile)?;
         let rms = (z.iter().map(|x| x * x).sum::<f64>() / z.len() as f64).sqrt();
         let aligned = setting.labels == Labels::Aligned;
 
