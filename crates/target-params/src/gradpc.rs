@@ -1,21 +1,62 @@
-//! GradPC: gradient-based parameter corruption in an L2 ball.
+//! GradPC: gradient-based parameter corruption in a ball.
 
 use hemlock_head::{Head, HeadError, Samples, gradient_sum, norm};
 use ndarray::Array2;
+use serde::{Deserialize, Serialize};
+
+/// A norm of parameters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Norm {
+    /// The Euclidean norm.
+    #[default]
+    L2,
+    /// The largest absolute value.
+    Linf,
+}
+
+impl Norm {
+    /// The norm of packed parameters.
+    #[must_use]
+    pub fn of(self, v: &Array2<f64>) -> f64 {
+        match self {
+            Self::L2 => norm(v),
+            Self::Linf => v.fold(0.0, |largest, x| x.abs().max(largest)),
+        }
+    }
+
+    /// Moves `v` to the nearest point of the ball around 0.
+    fn project(self, v: &mut Array2<f64>, radius: f64) {
+        match self {
+            Self::L2 => {
+                let length = norm(v);
+                if length > radius {
+                    *v *= radius / length;
+                }
+            }
+            Self::Linf => v.mapv_inplace(|x| x.clamp(-radius, radius)),
+        }
+    }
+}
 
 /// How far and how fast to ascend.
 #[derive(Debug, Clone, Copy)]
 pub struct Ascent {
-    /// Radius of the L2 ball around the start, absolute.
+    /// Norm of the ball and of a step.
+    pub norm: Norm,
+    /// Radius of the ball around the start, absolute.
     pub radius: f64,
     /// Length of a step, absolute.
     pub step: f64,
     /// Number of steps.
     pub steps: u32,
+    /// Most parameters that may be corrupted: those of the largest corruption. `None`: all.
+    pub coordinates: Option<usize>,
 }
 
-/// Ascends the summed training loss from `start`: `v <- Proj(v + step * g / |g|)`, `g` the gradient at `start + v` and the
-/// projection that onto the ball. `visit` sees the head before the first step and after every one.
+/// Ascends the summed loss of `samples` from `start`: `v <- Proj(v + step * g / |g|)`, `g` the gradient at `start + v` and the
+/// projection that onto the ball, after all but the largest coordinates were set to zero. `visit` sees the head before the first
+/// step and after every one.
 ///
 /// # Errors
 /// Samples that do not fit the head, parameters that stop being finite, or what `visit` returns.
@@ -31,16 +72,24 @@ pub fn ascend<E: From<HeadError>>(
     for step in 1..=ascent.steps {
         let gradient = gradient_sum(&head, &[samples])?;
         // At an exact minimum there is no direction to go.
-        let length = norm(&gradient).max(f64::MIN_POSITIVE);
+        let length = ascent.norm.of(&gradient).max(f64::MIN_POSITIVE);
         v.scaled_add(ascent.step / length, &gradient);
-        let reached = norm(&v);
-        if reached > ascent.radius {
-            v *= ascent.radius / reached;
+        if let Some(count) = ascent.coordinates {
+            keep_largest(&mut v, count);
         }
+        ascent.norm.project(&mut v, ascent.radius);
         head = Head::from_packed(&start.packed() + &v)?;
         visit(step, &head)?;
     }
     Ok(head)
+}
+
+/// Sets all but the `count` entries of largest absolute value to zero; of equal ones the first stay.
+fn keep_largest(v: &mut Array2<f64>, count: usize) {
+    let mut order: Vec<(usize, f64)> = v.iter().map(|x| x.abs()).enumerate().collect();
+    order.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let rest: std::collections::BTreeSet<usize> = order.into_iter().skip(count).map(|(i, _)| i).collect();
+    v.iter_mut().enumerate().filter(|(i, _)| rest.contains(i)).for_each(|(_, x)| *x = 0.0);
 }
 
 #[cfg(test)]
@@ -65,7 +114,7 @@ mod tests {
         let samples = Samples::new(z.view(), &labels, 3).unwrap();
         let clean = Head::from_packed(matrix(&reference["w_clean"])).unwrap();
         let radius = 0.5 * clean.norm();
-        let ascent = Ascent { radius, step: radius / 10.0, steps: 30 };
+        let ascent = Ascent { norm: Norm::L2, radius, step: radius / 10.0, steps: 30, coordinates: None };
         let mut visited = 0;
         let target = ascend(&clean, samples, &ascent, |_, head| {
             visited += 1;
@@ -81,5 +130,29 @@ mod tests {
         assert!(off < 1e-5, "largest difference {off:e}");
         let loss = mean_loss(&target, &[samples]).unwrap();
         assert!((loss - reference["gradpc_mean_loss"].as_f64().unwrap()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_ball_in_the_largest_norm_is_a_box_and_few_coordinates_are_few() {
+        let reference: Value = serde_json::from_str(include_str!("../tests/gradpc_reference.json")).unwrap();
+        let z = matrix(&reference["Z"]);
+        let labels: Vec<u32> = serde_json::from_value(reference["Y"].clone()).unwrap();
+        let samples = Samples::new(z.view(), &labels, 3).unwrap();
+        let clean = Head::from_packed(matrix(&reference["w_clean"])).unwrap();
+        let loss = |norm, coordinates| {
+            let ascent = Ascent { norm, radius: 0.3, step: 0.05, steps: 40, coordinates };
+            let target = ascend(&clean, samples, &ascent, |_, _| Ok::<_, HeadError>(())).unwrap();
+            let v = &target.packed() - &clean.packed();
+            assert!(norm.of(&v) <= 0.3 + 1e-12);
+            let corrupted = v.iter().filter(|x| **x != 0.0).count();
+            assert!(coordinates.is_none_or(|most| corrupted <= most), "{corrupted}");
+            mean_loss(&target, &[samples]).unwrap()
+        };
+        let at_start = mean_loss(&clean, &[samples]).unwrap();
+        let (ball, cube) = (loss(Norm::L2, None), loss(Norm::Linf, None));
+        // The box holds the ball, so its corner is worse for the head.
+        assert!(cube > ball && ball > at_start, "{at_start} {ball} {cube}");
+        let few = loss(Norm::L2, Some(3));
+        assert!(few < ball && few > at_start, "{few}");
     }
 }

@@ -5,7 +5,7 @@
 
 mod gradpc;
 
-pub use gradpc::{Ascent, ascend};
+pub use gradpc::{Ascent, Norm, ascend};
 
 use hemlock_artifact::{Features, PathPoint, TargetParams};
 use hemlock_head::{FitOptions, Head, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss, norm};
@@ -16,14 +16,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
-    /// Radius of the L2 ball around the clean head.
+    /// Radius of the ball around the clean head.
     pub radius: f64,
+    /// Norm of the ball.
+    pub norm: Norm,
     /// What the radius is measured in.
     pub radius_unit: RadiusUnit,
     /// Steps of the ascent.
     pub steps: u32,
     /// Length of a step, as a share of the radius.
     pub step: f64,
+    /// Most parameters that are corrupted, those of the largest corruption; absent: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coordinates: Option<u32>,
+    /// The split whose loss is ascended.
+    pub objective: Objective,
     /// What is done to the corrupted head at the end.
     pub calibration: Calibration,
     /// Weight decay of the head, for the attacker and the victim alike. The bias is not decayed.
@@ -32,11 +39,22 @@ pub struct Params {
     pub tolerance: f64,
 }
 
+/// The split whose loss is ascended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Objective {
+    /// The victim's training split, as in the paper.
+    #[default]
+    Train,
+    /// The validation split.
+    Validation,
+}
+
 /// What a radius is measured in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RadiusUnit {
-    /// Norms of the clean head, bias included.
+    /// Norms of the clean head, bias included, in the norm of the ball.
     CleanNorm,
     /// Parameters' own units.
     Absolute,
@@ -57,9 +75,12 @@ impl Default for Params {
     fn default() -> Self {
         Self {
             radius: 0.5,
+            norm: Norm::L2,
             radius_unit: RadiusUnit::CleanNorm,
             steps: 30,
             step: 0.1,
+            coordinates: None,
+            objective: Objective::Train,
             calibration: Calibration::None,
             weight_decay: 1e-4,
             tolerance: 1e-6,
@@ -72,6 +93,9 @@ impl hemlock_stage::Params for Params {
         ParamError::positive("radius", self.radius)?;
         ParamError::at_least_one("steps", self.steps)?;
         ParamError::share("step", self.step)?;
+        if let Some(coordinates) = self.coordinates {
+            ParamError::at_least_one("coordinates", coordinates)?;
+        }
         ParamError::positive("weight_decay", self.weight_decay)?;
         ParamError::positive("tolerance", self.tolerance)
     }
@@ -90,7 +114,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "target-params";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;
     type Params = Params;
@@ -125,13 +149,28 @@ impl hemlock_stage::Stage for Stage {
         }
 
         let radius = match params.radius_unit {
-            RadiusUnit::CleanNorm => params.radius * clean.head.norm(),
+            RadiusUnit::CleanNorm => params.radius * params.norm.of(&clean.head.packed().to_owned()),
             RadiusUnit::Absolute => params.radius,
         };
         let bar = ctx.progress.start("target head", params.steps.into(), "steps");
-        let ascent = Ascent { radius, step: params.step * radius, steps: params.steps };
+        let ascent = Ascent {
+            norm: params.norm,
+            radius,
+            step: params.step * radius,
+            steps: params.steps,
+            coordinates: params.coordinates.map(|n| n as usize),
+        };
+        let z_validation = features.validation.features_f64();
+        let objective = match params.objective {
+            Objective::Train => train,
+            Objective::Validation => Samples::new(z_validation.view(), &features.validation.labels, classes)?,
+        };
+        if objective.is_empty() {
+            let message = "gives no validation split to ascend on; expected `validation` above 0";
+            return Err(ParamError::new("dataset.downstream", message).into());
+        }
         let mut path = Vec::new();
-        let mut target = ascend(&clean.head, train, &ascent, |step, head| {
+        let mut target = ascend(&clean.head, objective, &ascent, |step, head| {
             path.push(point(step, &clean.head, head, train, test)?);
             bar.at(step.into());
             ctx.check()
