@@ -106,13 +106,18 @@ mod tests {
         Array2::from_shape_vec((rows.len(), rows[0].len()), rows.concat()).unwrap()
     }
 
+    /// The reference, its features and labels, and its clean head.
+    fn reference() -> (Value, Array2<f64>, Vec<u32>, Head) {
+        let json: Value = serde_json::from_str(include_str!("../tests/gradpc_reference.json")).unwrap();
+        let labels = serde_json::from_value(json["Y"].clone()).unwrap();
+        let (z, clean) = (matrix(&json["Z"]), Head::from_packed(matrix(&json["w_clean"])).unwrap());
+        (json, z, labels, clean)
+    }
+
     #[test]
     fn reaches_the_reference_target() {
-        let reference: Value = serde_json::from_str(include_str!("../tests/gradpc_reference.json")).unwrap();
-        let z = matrix(&reference["Z"]);
-        let labels: Vec<u32> = serde_json::from_value(reference["Y"].clone()).unwrap();
+        let (reference, z, labels, clean) = reference();
         let samples = Samples::new(z.view(), &labels, 3).unwrap();
-        let clean = Head::from_packed(matrix(&reference["w_clean"])).unwrap();
         let radius = 0.5 * clean.norm();
         let ascent = Ascent { norm: Norm::L2, radius, step: radius / 10.0, steps: 30, coordinates: None };
         let mut visited = 0;
@@ -134,11 +139,8 @@ mod tests {
 
     #[test]
     fn a_ball_in_the_largest_norm_is_a_box_and_few_coordinates_are_few() {
-        let reference: Value = serde_json::from_str(include_str!("../tests/gradpc_reference.json")).unwrap();
-        let z = matrix(&reference["Z"]);
-        let labels: Vec<u32> = serde_json::from_value(reference["Y"].clone()).unwrap();
+        let (_, z, labels, clean) = reference();
         let samples = Samples::new(z.view(), &labels, 3).unwrap();
-        let clean = Head::from_packed(matrix(&reference["w_clean"])).unwrap();
         let loss = |norm, coordinates| {
             let ascent = Ascent { norm, radius: 0.3, step: 0.05, steps: 40, coordinates };
             let target = ascend(&clean, samples, &ascent, |_, _| Ok::<_, HeadError>(())).unwrap();
