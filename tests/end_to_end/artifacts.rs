@@ -1,6 +1,6 @@
 //! Artifacts that are damaged, unreachable, exported.
 
-use crate::house::{House, flip};
+use crate::house::{House, TINY, flip};
 use std::fs;
 
 #[test]
@@ -56,6 +56,24 @@ fn garbage_is_shown_then_deleted_and_what_pipelines_reach_stays() {
     for stage in ["dataset", "features", "evaluate"] {
         assert_eq!(fs::read_dir(house.path().join("artifacts").join(stage)).unwrap().count(), 0);
     }
+}
+
+/// A spec outside the pipelines folder reaches its artifacts, whatever was run last, and whatever its name.
+#[test]
+fn specs_given_by_path_keep_their_artifacts() {
+    let house = House::new();
+    fs::remove_file(house.path().join("pipelines/tiny.toml")).unwrap();
+    for (folder, spec) in [("one", TINY.to_owned()), ("two", TINY.replace("eps_d = 0.05", "eps_d = 0.1"))] {
+        fs::create_dir(house.path().join(folder)).unwrap();
+        fs::write(house.path().join(folder).join("exp.toml"), spec).unwrap();
+        house.ok(&format!("run {folder}/exp.toml"));
+    }
+    house.fails("run one/exp.toml --set poison-features.step=1e300", 1, &["poison-features"]);
+    house.ok("gc --delete");
+    for folder in ["one", "two"] {
+        assert!(House::stages_that_ran(&house.ok(&format!("run {folder}/exp.toml"))).is_empty());
+    }
+    assert_eq!(house.ok("gc one/exp.toml").out, "");
 }
 
 #[test]

@@ -87,6 +87,9 @@ fn raw_data_that_is_missing_or_damaged() {
     house.ok("dataset cifar");
     fs::write(folder.join("data_batch_3.bin"), &records[..5000]).unwrap();
     house.fails("dataset cifar", 3, &["data_batch_3.bin", "5000", "3073"]);
+    // Cut between two records.
+    fs::write(folder.join("data_batch_3.bin"), &records[..3073 * 50]).unwrap();
+    house.fails("dataset cifar", 3, &["data_batch_3.bin", "153650", "614600"]);
     let mut wrong = records.clone();
     wrong[3073] = 11;
     fs::write(folder.join("data_batch_3.bin"), wrong).unwrap();
@@ -95,6 +98,14 @@ fn raw_data_that_is_missing_or_damaged() {
     house.fails("data cifar10 --from no.tar.gz --trust --data elsewhere", 3, &["no.tar.gz"]);
     house.fails("data cifar10 --from no.tar.gz --data elsewhere", 3, &["no.tar.gz", "expected"]);
     assert!(!house.path().join("elsewhere/cifar-10-batches-bin").exists());
+}
+
+#[test]
+fn results_need_an_evaluation() {
+    let house = House::new();
+    house.spec("short", &TINY.replace("[evaluate]\n", ""));
+    house.ok("run short");
+    house.fails("results short", 2, &["has no [evaluate]"]);
 }
 
 #[test]

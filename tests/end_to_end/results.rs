@@ -53,6 +53,25 @@ fn every_accuracy_can_be_recomputed_from_exported_files() {
 }
 
 #[test]
+fn branches_that_differ_in_nothing_count_once() {
+    let house = House::new();
+    let set = "--set poison-features.quantile=[0.5,0.9] --set poison-features.constraint=[none,ball]";
+    let set = set.replace("[none,ball]", "[\"none\",\"ball\"]");
+    house.ok(&format!("run tiny {set}"));
+    assert_eq!(house.ok(&format!("results tiny {set} --json")).out.lines().count(), 3);
+}
+
+#[test]
+fn a_victim_that_did_not_converge_is_marked() {
+    let house = House::new();
+    let set = "--set evaluate.max_iterations=1";
+    house.ok(&format!("run tiny {set}"));
+    assert!(house.ok(&format!("results tiny {set}")).out.contains("NOT CONVERGED"));
+    house.ok("run tiny");
+    assert!(!house.ok("results tiny").out.contains("NOT CONVERGED"));
+}
+
+#[test]
 fn both_attacks_stand_side_by_side() {
     let house = House::new();
     let gradient_canceling = "[poison-features]\nattack = \"gradient-canceling\"\neps_d = 0.05\n";
@@ -62,6 +81,7 @@ fn both_attacks_stand_side_by_side() {
     let spec = TINY.replace(gradient_canceling, &format!("[{}{bilevel}", gradient_canceling.replace("]\n", "]]\n")));
     house.spec("both", &spec.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
     house.ok("run both");
+    assert!(house.ok("export both dataset -o out").out.contains("train-images.safetensors"));
     let rows: Vec<Value> =
         house.ok("results both --json").out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let attacks: Vec<_> = rows.iter().map(|r| r["attack"].as_str().unwrap()).collect();

@@ -69,7 +69,8 @@ impl Export for Dataset {
             ]
         };
         Exported {
-            tensors: splits.iter().map(|(name, s)| ((*name).to_owned(), tensors(s))).collect(),
+            // Not named like the features, with which they may share a folder.
+            tensors: splits.iter().map(|(name, s)| (format!("{name}-images"), tensors(s))).collect(),
             files: vec![("classes.txt".to_owned(), (self.classes.join("\n") + "\n").into_bytes())],
             pictures: splits.iter().map(|(n, s)| ((*n).to_owned(), s.pixels.clone(), s.labels.clone())).collect(),
         }

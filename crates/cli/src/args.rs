@@ -185,7 +185,7 @@ pub enum Command {
         #[arg(long)]
         trust: bool,
     },
-    /// Compare two artifact roots: accuracy, and the largest tensor difference per stage
+    /// Compare the artifacts that are in both of two roots: accuracy, and the largest tensor difference per stage
     Diff {
         /// One artifact root
         a: PathBuf,

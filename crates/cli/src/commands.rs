@@ -10,7 +10,7 @@ use anyhow::Result;
 use hemlock_data::{Cifar, DataError, Origin, Trust};
 use hemlock_pipeline::{
     Event, Format, Graph, Observer, Outcome, Plan, RunOptions, Selection, Spec, StageDifference, aggregate, diff,
-    export, garbage, rows, run,
+    export, garbage, recorded_specs, rows, run,
 };
 use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError};
 use hemlock_store::{Entry, Key, Store};
@@ -42,7 +42,12 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
         Command::Export { pipeline, stage, output, select, format } => {
             house.export(pipeline, stage, output, select, *format)
         }
-        Command::Gc { pipeline, delete } => house.gc(pipeline.as_deref(), *delete),
+        Command::Gc { pipeline, delete } => {
+            // A spec's path names its pipeline, too.
+            let name =
+                pipeline.as_deref().map(|p| p.strip_suffix(".toml").map_or(p, |p| p.rsplit('/').next().unwrap_or(p)));
+            house.gc(name, *delete)
+        }
         Command::Data { dataset, url, from, digest, trust } => {
             let origin = match from {
                 Some(path) => Origin::Path(path.clone()),
@@ -216,6 +221,9 @@ impl House<'_> {
 
     fn results(&self, pipeline: &Pipeline, json: bool) -> Result<()> {
         let (spec, plan) = self.planned(pipeline)?;
+        if !plan.tasks.iter().any(|t| t.stage == "evaluate") {
+            return Err(Usage(format!("'{}' has no [evaluate], and so no results", spec.name)).into());
+        }
         let (rows, missing) = rows(&plan, &self.store())?;
         if rows.is_empty() {
             let message =
@@ -230,7 +238,7 @@ impl House<'_> {
             self.printer.result(&render::results(&aggregate(&rows)))?;
         }
         if missing > 0 {
-            self.printer.note(&format!("{missing} of {} branches have no result yet", plan.branches.len()));
+            self.printer.note(&format!("{missing} of {} branches have no result yet", rows.len() + missing));
         }
         Ok(())
     }
@@ -268,8 +276,14 @@ impl House<'_> {
                 return Err(self.no_pipeline(name, "it has neither a spec nor artifacts"));
             }
         }
-        let mut plans = Vec::new();
+        let mut specs = recorded_specs(&store)?;
         for path in self.specs() {
+            specs.push(std::path::absolute(path)?);
+        }
+        specs.sort();
+        specs.dedup();
+        let mut plans = Vec::new();
+        for path in specs {
             let named = Pipeline { pipeline: path.display().to_string(), set: Vec::new() };
             match self.planned(&named) {
                 Ok((_, plan)) => plans.push(plan),

@@ -36,7 +36,9 @@ impl Printer {
             (false, _) => "hemlock=debug,info",
         };
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-        tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(self.clone()).init();
+        let ansi = self.terminal && std::env::var_os("NO_COLOR").is_none();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(ansi);
+        log.with_writer(self.clone()).init();
     }
 
     /// A result, to stdout. A reader that has gone (`| head`) is no error.

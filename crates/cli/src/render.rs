@@ -240,6 +240,13 @@ pub fn results(groups: &[Group]) -> String {
     out += "Accuracy in % of the test split: the clean head; the attacker's target; heads retrained on clean data with poisoned\n";
     out += "features, with their 8-bit images, and with as many controls (random label flips, label flips chosen by influence,\n";
     out += "duplicates). Mean ± standard deviation over seeds. PSNR in dB and Linf against the base images. Seconds: target-params to invert.\n";
+    let tolerance = |g: &Group| g.params.get("evaluate").and_then(|p| p.get("tolerance")).and_then(Value::as_f64);
+    let stopped = groups.iter().filter(|g| tolerance(g).is_some_and(|t| g.gradient_norm > t));
+    if let Some(worst) = stopped.map(|g| g.gradient_norm).max_by(f64::total_cmp) {
+        out += &format!(
+            "NOT CONVERGED: a head's training stopped at a gradient norm of {worst:.1e}, above its tolerance.\n"
+        );
+    }
     out
 }
 

@@ -127,9 +127,20 @@ impl Files {
 
     fn complete(cifar: Cifar, place: &Path, contents: BTreeMap<&'static str, Vec<u8>>) -> Result<Self, DataError> {
         let mut names = Layout::of(cifar).files();
-        match names.find(|name| !contents.contains_key(name)) {
+        if let Some(name) = names.find(|name| !contents.contains_key(name)) {
+            return Err(DataError::FileMissing { file: name.to_owned(), place: place.to_path_buf() });
+        }
+        // A cut between two records shows only beside the other batches; one within a record has an error of its own.
+        let layout = Layout::of(cifar);
+        let bytes = |name: &&'static str| contents[name].len();
+        let expected = layout.train.iter().map(bytes).max().unwrap_or(0);
+        let cut = |name: &&&'static str| {
+            let bytes = bytes(name);
+            0 < bytes && bytes < expected && bytes.is_multiple_of(layout.record())
+        };
+        match layout.train.iter().find(cut) {
             None => Ok(Self { cifar, place: place.to_path_buf(), contents }),
-            Some(name) => Err(DataError::FileMissing { file: name.to_owned(), place: place.to_path_buf() }),
+            Some(name) => Err(DataError::UnequalBatch { file: place.join(name), bytes: bytes(name), expected }),
         }
     }
 

@@ -68,6 +68,20 @@ pub enum DataError {
         record: usize,
     },
 
+    /// A training batch is shorter than the others.
+    #[error(
+        "{} is truncated: {bytes} bytes, and the longest batch has {expected}; \
+         remove the dataset and fetch it again", .file.display()
+    )]
+    UnequalBatch {
+        /// The record file.
+        file: PathBuf,
+        /// Its length in bytes.
+        bytes: usize,
+        /// The length of the longest batch in bytes.
+        expected: usize,
+    },
+
     /// A record file holds nothing.
     #[error("{} holds no records: remove the dataset and fetch it again", .file.display())]
     NoRecords {

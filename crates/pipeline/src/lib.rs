@@ -17,7 +17,7 @@ mod spec;
 pub use decide::{Decision, DirtyReason};
 pub use diff::{Difference, StageDifference, diff};
 pub use export::{ExportError, Format, export};
-pub use garbage::garbage;
+pub use garbage::{garbage, recorded_specs};
 pub use graph::{Graph, Node};
 pub use plan::{Branch, Plan, PlanError, Selection, Task};
 pub use results::{Cell, Group, Row, aggregate, rows};

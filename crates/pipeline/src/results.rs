@@ -5,7 +5,7 @@ use hemlock_artifact::{Evaluation, Measured, Visibility};
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Stages whose time is the attacker's.
 const ATTACK: [&str; 3] = ["target-params", "poison-features", "invert"];
@@ -45,7 +45,9 @@ pub struct Row {
 /// An artifact is damaged.
 pub fn rows(plan: &Plan, store: &Store) -> Result<(Vec<Row>, usize), StoreError> {
     let (mut rows, mut missing) = (Vec::new(), 0);
-    for branch in &plan.branches {
+    let mut seen = BTreeSet::new();
+    // Branches that differ in what nothing reads have one result.
+    for branch in plan.branches.iter().filter(|b| seen.insert(b.tasks.get("evaluate"))) {
         match row(plan, branch, store)? {
             Some(row) => rows.push(row),
             None => missing += 1,
@@ -116,6 +118,8 @@ pub struct Group {
     pub params: BTreeMap<&'static str, Value>,
     /// Number of seeds.
     pub seeds: usize,
+    /// Largest gradient norm of the mean objective at which a head's training stopped.
+    pub gradient_norm: f64,
     /// Test accuracy.
     pub accuracy: Measured<Cell>,
     /// Mean PSNR, dB, and mean Linf of the images.
@@ -147,6 +151,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 eps_d: rows[0].eps_d,
                 params: rows[0].params.clone(),
                 seeds: rows.len(),
+                gradient_norm: rows.iter().map(|r| r.gradient_norm).fold(0.0, f64::max),
                 accuracy: Measured {
                     clean: cell(&|r| r.accuracy.clean),
                     target: cell(&|r| r.accuracy.target),
