@@ -47,7 +47,7 @@ features NAME *ARGS: (pretrain NAME)
 target-params NAME *ARGS: (features NAME)
     @{{hemlock}} target-params {{NAME}} {{overrides}} {{ARGS}}
 
-# Find features that make the target stationary
+# Find features that corrupt the retrained head
 [group('5')]
 poison-features NAME *ARGS: (target-params NAME)
     @{{hemlock}} poison-features {{NAME}} {{overrides}} {{ARGS}}

@@ -83,7 +83,7 @@ pub enum Command {
     Features(OneStage),
     /// Run up to the stage `target-params`: train the clean head, and corrupt it
     TargetParams(OneStage),
-    /// Run up to the stage `poison-features`: find features that make the target stationary
+    /// Run up to the stage `poison-features`: find features that corrupt the retrained head
     PoisonFeatures(OneStage),
     /// Run up to the stage `invert`: find images with those features
     Invert(OneStage),

@@ -44,9 +44,9 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
         }
         Command::Gc { pipeline, delete } => {
             // A spec's path names its pipeline, too.
-            let name =
-                pipeline.as_deref().map(|p| p.strip_suffix(".toml").map_or(p, |p| p.rsplit('/').next().unwrap_or(p)));
-            house.gc(name, *delete)
+            let stem = |p: &str| p.ends_with(".toml").then(|| Path::new(p).file_stem()?.to_str().map(str::to_owned));
+            let name = pipeline.as_deref().map(|p| stem(p).flatten().unwrap_or_else(|| p.to_owned()));
+            house.gc(name.as_deref(), *delete)
         }
         Command::Data { dataset, url, from, digest, trust } => {
             let origin = match from {
