@@ -1,7 +1,7 @@
 //! Plans: a spec's branches as tasks whose keys are known before anything runs.
 
 use crate::{Graph, Node, Spec, spec::nearest};
-use hemlock_stage::{Environment, StageError};
+use hemlock_stage::{Environment, Need, Port, StageError};
 use hemlock_store::{Identity, Key};
 use serde_json::Value;
 use std::{
@@ -90,19 +90,19 @@ impl Plan {
                         Entry::Occupied(known) => known.get().clone(),
                         Entry::Vacant(new) => new.insert(node.stage.source(params, env)?).clone(),
                     };
-                    Ok((params, node.stage.key_params(params)?, source))
+                    Ok((params, node.stage.key_params(params)?, source, read(node, params)?))
                 })
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|source| PlanError { node: node.name, source })?;
             let mut branches = Vec::new();
             for branch in std::mem::take(&mut plan.branches) {
-                let inputs = inputs(node, &branch, graph);
                 let seeds: Vec<Option<u64>> = match (node.stage.seeded(), branch.seed) {
                     (true, None) => spec.seeds.iter().copied().map(Some).collect(),
                     (_, seed) => vec![seed],
                 };
                 for seed in seeds {
-                    for (params, key_params, source) in &variants {
+                    for (params, key_params, source, ports) in &variants {
+                        let inputs = inputs(ports, &branch, graph);
                         let identity = Identity {
                             stage: node.stage.name().to_owned(),
                             stage_version: node.stage.version(),
@@ -114,7 +114,7 @@ impl Plan {
                         let key = identity.key();
                         let task = *known.entry((node.name, key)).or_insert_with(|| {
                             let (node, stage, params) = (node.name, node.stage.name(), (*params).clone());
-                            plan.tasks.push(Task { node, stage, params, identity, key, inputs: inputs.clone() });
+                            plan.tasks.push(Task { node, stage, params, identity, key, inputs });
                             plan.tasks.len() - 1
                         });
                         let mut branch = Branch { seed, ..branch.clone() };
@@ -143,10 +143,21 @@ impl Plan {
     }
 }
 
-/// The tasks of a branch that fill a node's roles.
-fn inputs(node: &Node, branch: &Branch, graph: &Graph) -> BTreeMap<&'static str, usize> {
-    let mut inputs = BTreeMap::new();
+/// The roles that a node reads with these parameters.
+fn read(node: &Node, params: &Value) -> Result<Vec<Port>, StageError> {
+    let mut read = Vec::new();
     for port in node.stage.ports() {
+        if node.stage.need(params, port)? != Need::Unread {
+            read.push(*port);
+        }
+    }
+    Ok(read)
+}
+
+/// The tasks of a branch that fill roles.
+fn inputs(ports: &[Port], branch: &Branch, graph: &Graph) -> BTreeMap<&'static str, usize> {
+    let mut inputs = BTreeMap::new();
+    for port in ports {
         let fallback = graph.node(port.node).and_then(|n| n.fallback);
         let task = branch.tasks.get(port.node).or_else(|| branch.tasks.get(fallback?));
         if let Some(task) = task {

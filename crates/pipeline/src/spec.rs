@@ -15,7 +15,7 @@
 //! ```
 
 use crate::Graph;
-use hemlock_stage::ParamError;
+use hemlock_stage::{Need, ParamError};
 use serde_json::{Map, Value};
 use std::{
     collections::BTreeMap,
@@ -185,11 +185,14 @@ impl Spec {
         if variants.is_empty() {
             return Err(source.error(&[], "the spec has no stage; expected a table such as [dataset.downstream]"));
         }
-        for node in graph.nodes().filter(|n| variants.contains_key(n.name)) {
-            for port in node.stage.ports().iter().filter(|p| !p.optional) {
+        for node in graph.nodes() {
+            let Some(tables) = variants.get(node.name) else { continue };
+            let at: Vec<&str> = node.name.split('.').collect();
+            for (params, port) in tables.iter().flat_map(|t| node.stage.ports().iter().map(move |p| (t, p))) {
                 let fallback = graph.node(port.node).and_then(|n| n.fallback);
-                if !variants.contains_key(port.node) && !fallback.is_some_and(|f| variants.contains_key(f)) {
-                    let at: Vec<&str> = node.name.split('.').collect();
+                let there = variants.contains_key(port.node) || fallback.is_some_and(|f| variants.contains_key(f));
+                let need = node.stage.need(params, port).map_err(|e| source.error(&at, e.to_string()))?;
+                if need == Need::Required && !there {
                     let message =
                         format!("[{}] reads what [{}] makes, and the spec has no [{1}]", node.name, port.node);
                     return Err(source.error(&at, message));

@@ -11,8 +11,19 @@ pub struct Port {
     pub role: &'static str,
     /// The node of the pipeline that makes it.
     pub node: &'static str,
-    /// Whether a pipeline may leave the node out.
-    pub optional: bool,
+    /// How the stage wants it filled, whatever its parameters: see [`Stage::need`](crate::Stage::need).
+    pub need: Need,
+}
+
+/// How a stage wants a role filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// It cannot run without the artifact.
+    Required,
+    /// It takes the artifact where the pipeline makes one. The field is an `Option`.
+    Optional,
+    /// It does not look at the artifact, which is not part of its key either. The field is an `Option`.
+    Unread,
 }
 
 /// The artifacts that a task was given, by role; each is read when it is asked for.
@@ -80,8 +91,8 @@ macro_rules! inputs {
         }
         impl $crate::Inputs for $name {
             const PORTS: &'static [$crate::Port] = &[
-                $($crate::Port { role: stringify!($role), node: $node, optional: false },)*
-                $($($crate::Port { role: stringify!($orole), node: $onode, optional: true },)*)?
+                $($crate::Port { role: stringify!($role), node: $node, need: $crate::Need::Required },)*
+                $($($crate::Port { role: stringify!($orole), node: $onode, need: $crate::Need::Optional },)*)?
             ];
             fn load(set: &$crate::InputSet) -> Result<Self, $crate::StageError> {
                 Ok(Self {

@@ -10,7 +10,7 @@ mod inputs;
 
 pub use context::{Bar, Cancel, Checkpoints, Context, Environment, NoCheckpoints, Progress, Silent};
 pub use error::{ErrorKind, ParamError, StageError};
-pub use inputs::{InputSet, Inputs, Port};
+pub use inputs::{InputSet, Inputs, Need, Port};
 
 use hemlock_artifact::{Export, Exported};
 use hemlock_store::{Artifact, Draft, Manifest, Store};
@@ -68,6 +68,12 @@ pub trait Stage: Send + Sync + 'static {
         String::new()
     }
 
+    /// How a stage with these parameters wants a role filled, if not as the role was declared.
+    #[must_use]
+    fn need(_params: &Self::Params, port: &Port) -> Need {
+        port.need
+    }
+
     /// Computes the output.
     ///
     /// # Errors
@@ -85,8 +91,13 @@ pub trait AnyStage: Send + Sync {
     fn seeded(&self) -> bool;
     /// [`Stage::USES_DEVICE`].
     fn uses_device(&self) -> bool;
-    /// The roles that the stage reads, and the node of the pipeline that fills each.
+    /// The roles that the stage can read, and the node of the pipeline that fills each.
     fn ports(&self) -> &'static [Port];
+    /// [`Stage::need`], from parsed parameters.
+    ///
+    /// # Errors
+    /// The parameters are not those of the stage.
+    fn need(&self, params: &Value, port: &Port) -> Result<Need, StageError>;
     /// Checks a spec's table for this stage and returns it whole: defaults filled in, numbers in one form.
     ///
     /// # Errors
@@ -166,6 +177,9 @@ impl<S: Stage> AnyStage for Erased<S> {
     }
     fn ports(&self) -> &'static [Port] {
         S::Inputs::PORTS
+    }
+    fn need(&self, params: &Value, port: &Port) -> Result<Need, StageError> {
+        Ok(S::need(&typed(params)?, port))
     }
     fn parse(&self, table: Value) -> Result<Value, ParamError> {
         let params: S::Params = typed(&table)?;
