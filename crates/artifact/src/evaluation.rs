@@ -1,6 +1,6 @@
 //! What an attack did to its victim.
 
-use crate::arrays;
+use crate::{Bounds, arrays};
 use hemlock_head::Head;
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use serde::{Deserialize, Serialize};
@@ -88,8 +88,16 @@ pub struct Visibility {
 pub struct Evaluation {
     /// How the poisons were made, such as `gradient-canceling + feature-matching`.
     pub attack: String,
+    /// Whether every poison has the label of the training sample that it started from.
+    pub clean_label: bool,
     /// The share of the clean count that was asked for.
     pub eps_d: f64,
+    /// What the attack on features optimised: see [`PoisonFeatures::objective`](crate::PoisonFeatures::objective).
+    pub objective: f64,
+    /// The lower bound of that: see [`PoisonFeatures::bound`](crate::PoisonFeatures::bound).
+    pub bound: Option<f64>,
+    /// Lower bounds of the share of poisons that the target takes.
+    pub poisonability: Option<Bounds>,
     /// Number of poisons.
     pub poisons: u64,
     /// Test accuracy of every head.
@@ -105,7 +113,11 @@ pub struct Evaluation {
 #[derive(Serialize, Deserialize)]
 struct Info {
     attack: String,
+    clean_label: bool,
     eps_d: f64,
+    objective: f64,
+    bound: Option<f64>,
+    poisonability: Option<Bounds>,
     poisons: u64,
     accuracy: Measured<Accuracy>,
     gradient_norm: f64,
@@ -120,7 +132,11 @@ impl Artifact for Evaluation {
             "info",
             &Info {
                 attack: self.attack.clone(),
+                clean_label: self.clean_label,
                 eps_d: self.eps_d,
+                objective: self.objective,
+                bound: self.bound,
+                poisonability: self.poisonability,
                 poisons: self.poisons,
                 accuracy: self.accuracy.clone(),
                 gradient_norm: self.gradient_norm,
@@ -134,7 +150,7 @@ impl Artifact for Evaluation {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let Info { attack, eps_d, poisons, accuracy, gradient_norm, visibility } = r.value("info")?;
+        let info: Info = r.value("info")?;
         let head = |name: &str| -> Result<Head, StoreError> {
             let name = format!("head.{name}");
             Head::from_packed(arrays::read(r, &name)?).map_err(|e| r.corrupt(&name, e.to_string()))
@@ -143,12 +159,24 @@ impl Artifact for Evaluation {
             clean: head("clean")?,
             target: head("target")?,
             features: head("features")?,
-            images: accuracy.images.as_ref().map(|_| head("images")).transpose()?,
+            images: info.accuracy.images.as_ref().map(|_| head("images")).transpose()?,
             random_flips: head("random_flips")?,
-            aligned_flips: accuracy.aligned_flips.as_ref().map(|_| head("aligned_flips")).transpose()?,
+            aligned_flips: info.accuracy.aligned_flips.as_ref().map(|_| head("aligned_flips")).transpose()?,
             duplicates: head("duplicates")?,
         };
-        Ok(Self { attack, eps_d, poisons, accuracy, heads, gradient_norm, visibility })
+        Ok(Self {
+            attack: info.attack,
+            clean_label: info.clean_label,
+            eps_d: info.eps_d,
+            objective: info.objective,
+            bound: info.bound,
+            poisonability: info.poisonability,
+            poisons: info.poisons,
+            accuracy: info.accuracy,
+            heads,
+            gradient_norm: info.gradient_norm,
+            visibility: info.visibility,
+        })
     }
 
     fn summary(&self) -> serde_json::Value {

@@ -99,7 +99,7 @@ impl Export for Features {
         let mut tensors: Vec<(String, Vec<Tensor>)> = splits
             .iter()
             .map(|(name, s)| {
-                let features = Tensor::array("features", &s.features, Data::F32);
+                let features = Tensor::array("features", &s.features.view().to_owned(), Data::F32);
                 ((*name).to_owned(), vec![features, Tensor::indices("labels", &s.labels)])
             })
             .collect();

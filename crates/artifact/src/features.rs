@@ -1,24 +1,68 @@
 //! Features of a downstream dataset.
 
 use crate::arrays;
-use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
+use hemlock_head::{HeadError, Samples};
+use hemlock_store::{Artifact, Mapped, PayloadReader, PayloadWriter, StoreError};
 use ndarray::{Array2, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
 
 /// Features and labels of one split.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct FeatureSplit {
     /// `[n, d]`.
-    pub features: Array2<f32>,
+    pub features: Matrix,
     /// Class of every row.
     pub labels: Vec<u32>,
 }
 
 impl FeatureSplit {
-    /// Features in the precision of the head's mathematics.
+    /// The split as the head's mathematics wants it.
+    ///
+    /// # Errors
+    /// Fewer than two classes, no features, a label out of range, or a feature that is not finite.
+    pub fn samples(&self, classes: usize) -> Result<Samples<'_>, HeadError> {
+        Samples::from_f32(self.features.view(), &self.labels, classes)
+    }
+}
+
+/// A matrix in memory, or in a payload file that is mapped into memory.
+#[derive(Debug)]
+pub struct Matrix(Place);
+
+#[derive(Debug)]
+enum Place {
+    Memory(Array2<f32>),
+    /// Of two axes.
+    File(Mapped<f32>),
+}
+
+impl Matrix {
+    /// The matrix.
     #[must_use]
-    pub fn features_f64(&self) -> Array2<f64> {
-        self.features.mapv(f64::from)
+    pub fn view(&self) -> ArrayView2<'_, f32> {
+        let mapped = match &self.0 {
+            Place::Memory(matrix) => return matrix.view(),
+            Place::File(mapped) => mapped,
+        };
+        let [rows, columns] = mapped.shape() else { unreachable!("a mapped matrix has two axes") };
+        let Ok(view) = ArrayView2::from_shape((*rows, *columns), mapped.data()) else {
+            unreachable!("a mapped array fills its shape")
+        };
+        view
+    }
+
+    fn map(r: &PayloadReader, name: &str) -> Result<Self, StoreError> {
+        let mapped = r.map::<f32>(name)?;
+        match mapped.shape().len() {
+            2 => Ok(Self(Place::File(mapped))),
+            axes => Err(r.corrupt(name, format!("has {axes} axes; expected 2"))),
+        }
+    }
+}
+
+impl From<Array2<f32>> for Matrix {
+    fn from(matrix: Array2<f32>) -> Self {
+        Self(Place::Memory(matrix))
     }
 }
 
@@ -67,7 +111,7 @@ impl Affine {
 }
 
 /// Features of a dataset's splits, as the head sees them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Features {
     /// Class names; a label is an index into them.
     pub classes: Vec<String>,
@@ -93,7 +137,9 @@ impl Artifact for Features {
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
         w.value("info", &Info { classes: self.classes.clone(), normalization: self.normalization.clone() })?;
         for (split, s) in [("train", &self.train), ("validation", &self.validation), ("test", &self.test)] {
-            arrays::write(w, &format!("{split}.features"), &s.features)?;
+            let z = s.features.view();
+            // Both places keep rows one after the other.
+            w.array(&format!("{split}.features"), z.shape(), z.as_slice().unwrap_or_default())?;
             arrays::write_vec(w, &format!("{split}.labels"), &s.labels)?;
         }
         Ok(())
@@ -103,7 +149,7 @@ impl Artifact for Features {
         let Info { classes, normalization } = r.value("info")?;
         let split = |split: &str| -> Result<FeatureSplit, StoreError> {
             Ok(FeatureSplit {
-                features: arrays::read(r, &format!("{split}.features"))?,
+                features: Matrix::map(r, &format!("{split}.features"))?,
                 labels: arrays::read_vec(r, &format!("{split}.labels"))?,
             })
         };
@@ -118,7 +164,7 @@ impl Artifact for Features {
 
     fn summary(&self) -> serde_json::Value {
         serde_json::json!({
-            "classes": self.classes.len(), "features": self.train.features.ncols(),
+            "classes": self.classes.len(), "features": self.train.features.view().ncols(),
             "train": self.train.labels.len(), "validation": self.validation.labels.len(), "test": self.test.labels.len(),
         })
     }

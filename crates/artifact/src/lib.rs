@@ -16,6 +16,6 @@ pub use dataset::{Dataset, Images};
 pub use evaluation::{Accuracy, Evaluation, Measured, Visibility};
 pub use export::{Data, Export, Exported, Tensor};
 pub use extractor::{Epoch, Extractor};
-pub use features::{Affine, FeatureSplit, Features};
+pub use features::{Affine, FeatureSplit, Features, Matrix};
 pub use poisons::{CurvePoint, PoisonFeatures, Poisons};
-pub use target::{PathPoint, TargetParams};
+pub use target::{Bounds, PathPoint, TargetParams};

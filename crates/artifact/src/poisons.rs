@@ -16,11 +16,19 @@ pub struct PoisonFeatures {
     pub base_index: Vec<u32>,
     /// How they were made, such as `gradient-canceling`.
     pub attack: String,
+    /// Whether every label is that of the training sample that the poison started from.
+    pub clean_label: bool,
     /// The share of the clean count that was asked for; `m` is the nearest whole number.
     pub eps_d: f64,
-    /// What the attack optimises, at some steps. Of Gradient Canceling the norm of the gradient that is left at the target,
-    /// divided by the norm without poisons: 0 makes the target stationary. Of the bilevel attack the smoothed error of the
+    /// What the attack optimises, for these poisons. Of Gradient Canceling the norm of the gradient that is left at the target,
+    /// divided by that of the clean gradient there: 0 makes the target stationary. Of the bilevel attack the smoothed error of the
     /// retrained head on the validation split.
+    pub objective: f64,
+    /// Of Gradient Canceling, a lower bound of the objective over all poisons of that number that the constraint lets through.
+    pub bound: Option<f64>,
+    /// Why the attack stopped: `target`, `steps`, `stall` or `time`.
+    pub stopped: String,
+    /// The objective at some steps.
     pub curve: Vec<CurvePoint>,
 }
 
@@ -36,7 +44,11 @@ pub struct CurvePoint {
 #[derive(Serialize, Deserialize)]
 struct FeatureInfo {
     attack: String,
+    clean_label: bool,
     eps_d: f64,
+    objective: f64,
+    bound: Option<f64>,
+    stopped: String,
     curve: Vec<CurvePoint>,
 }
 
@@ -44,28 +56,41 @@ impl Artifact for PoisonFeatures {
     const KIND: &'static str = "poison-features";
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
-        w.value("info", &FeatureInfo { attack: self.attack.clone(), eps_d: self.eps_d, curve: self.curve.clone() })?;
+        let info = FeatureInfo {
+            attack: self.attack.clone(),
+            clean_label: self.clean_label,
+            eps_d: self.eps_d,
+            objective: self.objective,
+            bound: self.bound,
+            stopped: self.stopped.clone(),
+            curve: self.curve.clone(),
+        };
+        w.value("info", &info)?;
         arrays::write(w, "features", &self.features)?;
         arrays::write_vec(w, "labels", &self.labels)?;
         arrays::write_vec(w, "base_index", &self.base_index)
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let FeatureInfo { attack, eps_d, curve } = r.value("info")?;
+        let FeatureInfo { attack, clean_label, eps_d, objective, bound, stopped, curve } = r.value("info")?;
         Ok(Self {
             features: arrays::read(r, "features")?,
             labels: arrays::read_vec(r, "labels")?,
             base_index: arrays::read_vec(r, "base_index")?,
             attack,
+            clean_label,
             eps_d,
+            objective,
+            bound,
+            stopped,
             curve,
         })
     }
 
     fn summary(&self) -> serde_json::Value {
         serde_json::json!({
-            "attack": self.attack, "eps_d": self.eps_d, "poisons": self.labels.len(),
-            "objective": self.curve.last().map(|p| p.objective),
+            "attack": self.attack, "clean_label": self.clean_label, "eps_d": self.eps_d, "poisons": self.labels.len(),
+            "objective": self.objective, "bound": self.bound, "stopped": self.stopped,
         })
     }
 }

@@ -1,7 +1,7 @@
 //! Heads: the clean one and the attacker's target.
 
 use crate::arrays;
-use hemlock_head::Head;
+use hemlock_head::{Head, Poisonability};
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,10 @@ pub struct TargetParams {
     pub weight_decay: f64,
     /// Gradient norm of the mean objective at which the clean head's training stopped.
     pub clean_gradient_norm: f64,
+    /// How the target was made, such as `gradpc`.
+    pub method: String,
+    /// The constraint that the bounds along the path are for, such as `ball`.
+    pub constraint: String,
     /// One point per step of the ascent, the clean head first; then, where it was calibrated, the target.
     pub path: Vec<PathPoint>,
 }
@@ -31,14 +35,35 @@ pub struct PathPoint {
     pub loss: f64,
     /// Norm of the gradient of the mean training loss, without weight decay.
     pub gradient_norm: f64,
+    /// Lower bounds of the share of poisons that makes the head stationary: see [`hemlock_head::Poisonability`].
+    pub poisonability: Bounds,
     /// Accuracy on the training split, in `[0, 1]`.
     pub train_accuracy: f64,
     /// Accuracy on the test split, in `[0, 1]`; for the reader, never for a choice.
     pub test_accuracy: f64,
 }
 
+/// Lower bounds of the share of poisons, of the clean count, that a head takes; infinite where none is enough.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Bounds {
+    /// From norms.
+    pub norm: f64,
+    /// From the support function of a poison's contribution, as far as a search finds its maximum.
+    pub support: f64,
+    /// From an upper bound of that maximum: certain, and weaker.
+    pub certain: f64,
+}
+
+impl From<Poisonability> for Bounds {
+    fn from(Poisonability { norm, support, certain }: Poisonability) -> Self {
+        Self { norm, support, certain }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Info {
+    method: String,
+    constraint: String,
     weight_decay: f64,
     clean_gradient_norm: f64,
     path: Vec<PathPoint>,
@@ -49,6 +74,8 @@ impl Artifact for TargetParams {
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
         let info = Info {
+            method: self.method.clone(),
+            constraint: self.constraint.clone(),
             weight_decay: self.weight_decay,
             clean_gradient_norm: self.clean_gradient_norm,
             path: self.path.clone(),
@@ -59,18 +86,20 @@ impl Artifact for TargetParams {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let Info { weight_decay, clean_gradient_norm, path } = r.value("info")?;
+        let Info { method, constraint, weight_decay, clean_gradient_norm, path } = r.value("info")?;
         let head = |name: &str| -> Result<Head, StoreError> {
             Head::from_packed(arrays::read(r, name)?).map_err(|e| r.corrupt(name, e.to_string()))
         };
-        Ok(Self { clean: head("clean")?, target: head("target")?, weight_decay, clean_gradient_norm, path })
+        let (clean, target) = (head("clean")?, head("target")?);
+        Ok(Self { clean, target, method, constraint, weight_decay, clean_gradient_norm, path })
     }
 
     fn summary(&self) -> serde_json::Value {
         let (first, last) = (self.path.first(), self.path.last());
         serde_json::json!({
             "clean_accuracy": first.map(|p| p.test_accuracy), "target_accuracy": last.map(|p| p.test_accuracy),
-            "radius": last.map(|p| p.radius), "clean_norm": self.clean.norm(),
+            "method": self.method, "radius": last.map(|p| p.radius), "clean_norm": self.clean.norm(),
+            "constraint": self.constraint, "poisonability": last.map(|p| p.poisonability),
         })
     }
 }

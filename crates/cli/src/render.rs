@@ -184,13 +184,16 @@ pub fn facts(summary: &Value) -> String {
 pub fn results(groups: &[Group]) -> String {
     let mut telling = telling(groups.iter().flat_map(|g| &g.params).map(|(node, params)| (*node, params)));
     // These have columns: the attack is named after its tags.
-    telling.retain(|(node, field)| *field != "eps_d" && (*node == "pretrain" || !TAGS.contains(field)));
+    telling
+        .retain(|(node, field)| !["eps_d", "labels"].contains(field) && (*node == "pretrain" || !TAGS.contains(field)));
     let names: Vec<String> = telling.iter().map(|(_, field)| field.replace('_', " ")).collect();
     let mut header = vec!["attack"];
     header.extend(names.iter().map(String::as_str));
     header.extend([
+        "labels",
         "eps_d",
         "seeds",
+        "objective",
         "clean",
         "target",
         "features",
@@ -216,7 +219,9 @@ pub fn results(groups: &[Group]) -> String {
                 g.params.get(node).and_then(|p| p.get(field)).map_or_else(|| "-".to_owned(), value)
             }),
         );
-        row.extend([g.eps_d.to_string(), g.seeds.to_string()]);
+        let chosen = g.params.get("poison-features").and_then(|p| p.get("labels"));
+        let labels = if g.clean_label { "clean".to_owned() } else { chosen.map_or_else(|| "free".to_owned(), value) };
+        row.extend([labels, g.eps_d.to_string(), g.seeds.to_string(), format!("{:.3}", g.objective.mean)]);
         let measured = [
             Some(a.clean),
             Some(a.target),
@@ -240,6 +245,8 @@ pub fn results(groups: &[Group]) -> String {
     out += "Accuracy in % of the test split: the clean head; the attacker's target; heads retrained on clean data with poisoned\n";
     out += "features, with their 8-bit images, and with as many controls (random label flips, label flips chosen by influence,\n";
     out += "duplicates). Mean ± standard deviation over seeds. PSNR in dB and Linf against the base images. Seconds: target-params to invert.\n";
+    out += "Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the attacker. Objective: of Gradient Canceling the\n";
+    out += "gradient left at the target, as a share of the clean one; of the bilevel attack the smoothed validation error.\n";
     let tolerance = |g: &Group| g.params.get("evaluate").and_then(|p| p.get("tolerance")).and_then(Value::as_f64);
     let stopped = groups.iter().filter(|g| tolerance(g).is_some_and(|t| g.gradient_norm > t));
     if let Some(worst) = stopped.map(|g| g.gradient_norm).max_by(f64::total_cmp) {

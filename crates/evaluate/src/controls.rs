@@ -1,7 +1,7 @@
 //! Controls: what adding as many samples does without an attack.
 
 use hemlock_head::{Head, HeadError, Samples, SolveOptions, logits, probabilities, smoothed_error, solve_hessian};
-use ndarray::{Array2, Axis};
+use ndarray::Array2;
 use rand::{RngExt, SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 
@@ -10,7 +10,7 @@ fn draw(clean: Samples, m: usize, rng: &mut ChaCha8Rng) -> (Array2<f64>, Vec<u32
     let mut rows = index::sample(rng, clean.len(), m.min(clean.len())).into_vec();
     rows.sort_unstable();
     let labels = rows.iter().map(|i| clean.labels()[*i]).collect();
-    (clean.features().select(Axis(0), &rows), labels)
+    (clean.select(&rows), labels)
 }
 
 /// `m` clean samples again, each with a label drawn uniformly from the other classes: features `[m, d]` and labels.
@@ -43,19 +43,23 @@ pub fn aligned_flips(
     // Enough to rank samples by.
     let options = SolveOptions { tolerance: 1e-4, ..SolveOptions::new(weight_decay) };
     let solved = solve_hessian(head, &[clean.reborrow()], gradient.view(), &options)?;
-    let scores = logits(&Head::from_packed(solved.solution)?, clean.features())?;
-    let probabilities = probabilities(head, clean.features())?;
-    let best = |row: usize| {
-        let (u, p) = (scores.row(row), probabilities.row(row));
-        let mean = u.dot(&p);
-        let wrong = (0u32..).zip(u).filter(|(label, _)| *label != clean.labels()[row]);
-        wrong.map(|(label, score)| (score - mean, row, label)).max_by(|a, b| a.0.total_cmp(&b.0))
-    };
-    let mut flips: Vec<(f64, usize, u32)> = (0..clean.len()).filter_map(best).collect();
+    let influence = Head::from_packed(solved.solution)?;
+    // The gain in error, the row, and the label of the best flip of every sample.
+    let mut flips: Vec<(f64, usize, u32)> = Vec::with_capacity(clean.len());
+    for chunk in clean.chunks() {
+        let z = chunk.to_f64();
+        let (scores, probabilities) = (logits(&influence, z.view())?, probabilities(head, z.view())?);
+        for ((u, p), own) in scores.rows().into_iter().zip(probabilities.rows()).zip(chunk.labels()) {
+            let wrong = (0u32..).zip(u).filter(|(label, _)| label != own);
+            let best = wrong.max_by(|a, b| a.1.total_cmp(b.1));
+            let row = flips.len();
+            flips.extend(best.map(|(label, score)| (score - u.dot(&p), row, label)));
+        }
+    }
     flips.sort_by(|a, b| b.0.total_cmp(&a.0));
     flips.truncate(m);
     let rows: Vec<usize> = flips.iter().map(|(_, row, _)| *row).collect();
-    Ok((clean.features().select(Axis(0), &rows), flips.into_iter().map(|(_, _, label)| label).collect()))
+    Ok((clean.select(&rows), flips.into_iter().map(|(_, _, label)| label).collect()))
 }
 
 /// `m` clean samples a second time: features `[m, d]` and labels.

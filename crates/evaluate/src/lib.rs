@@ -9,32 +9,67 @@ pub use visibility::visibility;
 use hemlock_artifact::{
     Accuracy, Dataset, Evaluation, Extractor, Features, Measured, PoisonFeatures, Poisons, TargetParams,
 };
-use hemlock_head::{FitOptions, Head, Samples, accuracy, fit, per_class_accuracy};
+use hemlock_head::{FitOptions, Head, Samples, SgdOptions, accuracy, fit, fit_sgd, per_class_accuracy};
 use hemlock_stage::{Context, ParamError, StageError, inputs};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::cell::Cell;
 
-/// Parameters of the stage.
+/// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
-    /// Gradient norm of the mean objective at which a victim counts as trained.
+    /// How victims train.
+    pub victim: Victim,
+    /// Of `exact`: gradient norm of the mean objective at which a victim counts as trained.
     pub tolerance: f64,
-    /// Most steps of a victim's training.
+    /// Of `exact`: most steps of a victim's training.
     pub max_iterations: u32,
+    /// Of `sgd`: passes over the training set.
+    pub epochs: u32,
+    /// Of `sgd`: samples a step.
+    pub batch: usize,
+    /// Of `sgd`: learning rate of the first step; it falls to 0 along half a cosine.
+    pub learning_rate: f64,
+    /// Of `sgd`: the share of the last step that is taken again.
+    pub momentum: f64,
+}
+
+/// How victims train.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Victim {
+    /// To the minimum, by L-BFGS.
+    #[default]
+    Exact,
+    /// By stochastic gradient descent with momentum and a cosine schedule.
+    Sgd,
 }
 
 impl Default for Params {
     fn default() -> Self {
-        Self { tolerance: 1e-6, max_iterations: 10_000 }
+        Self {
+            victim: Victim::Exact,
+            tolerance: 1e-6,
+            max_iterations: 10_000,
+            epochs: 100,
+            batch: 256,
+            learning_rate: 0.1,
+            momentum: 0.9,
+        }
     }
 }
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
         ParamError::positive("tolerance", self.tolerance)?;
-        ParamError::at_least_one("max_iterations", self.max_iterations)
+        ParamError::at_least_one("max_iterations", self.max_iterations)?;
+        ParamError::at_least_one("epochs", self.epochs)?;
+        ParamError::at_least_one("batch", self.batch as u64)?;
+        ParamError::positive("learning_rate", self.learning_rate)?;
+        let momentum = self.momentum;
+        ParamError::require((0.0..1.0).contains(&momentum), "momentum", momentum, "at least 0 and below 1")
     }
 }
 
@@ -63,19 +98,30 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;
     type Inputs = Inputs;
     type Output = Evaluation;
 
+    fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
+        let mut value = serde_json::to_value(params)?;
+        let exact = params.victim == Victim::Exact;
+        if let Some(fields) = value.as_object_mut() {
+            fields.retain(|field, _| match field.as_str() {
+                "tolerance" | "max_iterations" => exact,
+                "epochs" | "batch" | "learning_rate" | "momentum" => !exact,
+                _ => true,
+            });
+        }
+        Ok(value)
+    }
+
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Evaluation, StageError> {
         let Inputs { features, target, poison_features, poisons, dataset, extractor } = inputs;
         let classes = features.classes.len();
-        let (z, z_test) = (features.train.features_f64(), features.test.features_f64());
-        let clean = Samples::new(z.view(), &features.train.labels, classes)?;
-        let test = Samples::new(z_test.view(), &features.test.labels, classes)?;
+        let (clean, test) = (features.train.samples(classes)?, features.test.samples(classes)?);
         let victims = Victims { clean, params, weight_decay: target.weight_decay, ctx, worst: Cell::new(0.0) };
 
         let zeta = poison_features.features.mapv(f64::from);
@@ -96,8 +142,7 @@ impl hemlock_stage::Stage for Stage {
         let m = poison_features.labels.len();
         let (rows, labels) = random_flips(clean, m, ctx.seed);
         let flipped = victims.train("random flips", &rows, &labels)?;
-        let z_validation = features.validation.features_f64();
-        let validation = Samples::new(z_validation.view(), &features.validation.labels, classes)?;
+        let validation = features.validation.samples(classes)?;
         let aligned = if validation.is_empty() {
             None
         } else {
@@ -107,8 +152,12 @@ impl hemlock_stage::Stage for Stage {
         let (rows, labels) = duplicates(clean, m, ctx.seed);
         let duplicated = victims.train("duplicates", &rows, &labels)?;
 
+        let clean_head = match params.victim {
+            Victim::Exact => target.clean,
+            Victim::Sgd => victims.train("clean data", &Array2::zeros((0, clean.dim())), &[])?,
+        };
         let heads = Measured {
-            clean: target.clean,
+            clean: clean_head,
             target: target.target,
             features: on_features,
             images: on_images,
@@ -125,7 +174,11 @@ impl hemlock_stage::Stage for Stage {
         };
         Ok(Evaluation {
             attack,
+            clean_label: poison_features.clean_label,
             eps_d: poison_features.eps_d,
+            objective: poison_features.objective,
+            bound: poison_features.bound,
+            poisonability: target.path.last().map(|point| point.poisonability),
             poisons: m as u64,
             accuracy: heads.try_map(measure)?,
             heads,
@@ -149,13 +202,34 @@ impl Victims<'_> {
     /// A head trained on the clean samples and `added` ones, `[m, d]`.
     fn train(&self, what: &str, added: &Array2<f64>, labels: &[u32]) -> Result<Head, StageError> {
         let added = Samples::new(added.view(), labels, self.clean.classes())?;
+        match self.params.victim {
+            Victim::Exact => self.train_exactly(what, added),
+            Victim::Sgd => self.descend(what, added),
+        }
+    }
+
+    fn descend(&self, what: &str, added: Samples) -> Result<Head, StageError> {
+        let Params { epochs, batch, learning_rate, momentum, .. } = *self.params;
+        let options =
+            SgdOptions { weight_decay: self.weight_decay, epochs, batch, learning_rate, momentum, seed: self.ctx.seed };
+        let bar = self.ctx.progress.start(what, epochs.into(), "epochs");
+        let head = fit_sgd(&[self.clean.reborrow(), added.reborrow()], &options, &mut |epoch, _, loss| {
+            bar.at(u64::from(epoch) + 1);
+            bar.say(format!("loss {loss:.4}"));
+            !self.ctx.cancel.requested()
+        })?;
+        self.ctx.check()?;
+        Ok(head)
+    }
+
+    fn train_exactly(&self, what: &str, added: Samples) -> Result<Head, StageError> {
         let options = FitOptions {
             gradient_tolerance: self.params.tolerance,
             max_iterations: self.params.max_iterations as usize,
             ..FitOptions::new(self.weight_decay)
         };
         let bar = self.ctx.progress.start(what, 0, "steps");
-        let trained = fit(&[self.clean.reborrow(), added], &options, &|step, gradient| {
+        let trained = fit(&[self.clean.reborrow(), added.reborrow()], &options, &|step, gradient| {
             bar.at(step as u64);
             bar.say(format!("gradient norm {gradient:.1e}"));
             !self.ctx.cancel.requested()

@@ -2,6 +2,7 @@
 
 use hemlock_artifact::{Affine, Dataset, Extractor, FeatureSplit, Features, Images};
 use hemlock_stage::{Context, ParamError, StageError, inputs};
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 /// Parameters of the stage.
@@ -57,22 +58,29 @@ impl hemlock_stage::Stage for Stage {
         let total = dataset.train.len() + dataset.validation.len() + dataset.test.len();
         let bar = ctx.progress.start("features", total as u64, "images");
         let mut before = 0;
-        let mut split = |images: Images| -> Result<FeatureSplit, StageError> {
+        let mut extract = |images: &Images| -> Result<Array2<f32>, StageError> {
             let features =
                 hemlock_models::extract(&extractor, images.pixels.view(), ctx, &|done| bar.at((before + done) as u64))?;
             before += images.len();
-            Ok(FeatureSplit { features, labels: images.labels })
+            Ok(features)
         };
-        let mut train = split(dataset.train)?;
-        let mut validation = split(dataset.validation)?;
-        let mut test = split(dataset.test)?;
+        let train = extract(&dataset.train)?;
+        let validation = extract(&dataset.validation)?;
+        let test = extract(&dataset.test)?;
         let normalization = match params.normalization {
-            Normalization::None => Affine::identity(train.features.ncols()),
-            Normalization::Standardize => Affine::standardizing(train.features.view()),
+            Normalization::None => Affine::identity(train.ncols()),
+            Normalization::Standardize => Affine::standardizing(train.view()),
         };
-        for split in [&mut train, &mut validation, &mut test] {
-            normalization.apply(&mut split.features);
-        }
-        Ok(Features { classes: dataset.classes, normalization, train, validation, test })
+        let split = |mut features: Array2<f32>, images: Images| {
+            normalization.apply(&mut features);
+            FeatureSplit { features: features.into(), labels: images.labels }
+        };
+        Ok(Features {
+            classes: dataset.classes,
+            train: split(train, dataset.train),
+            validation: split(validation, dataset.validation),
+            test: split(test, dataset.test),
+            normalization,
+        })
     }
 }

@@ -1,5 +1,7 @@
 //! Training a head to its minimum.
 
+use std::sync::Arc;
+
 use crate::lbfgs::{Limits, minimize};
 use crate::loss::objective;
 use crate::precondition::Preconditioner;
@@ -17,12 +19,14 @@ pub struct FitOptions {
     pub max_iterations: usize,
     /// Where to start: `None` for the zero head. The minimum does not depend on it, the time to get there does.
     pub start: Option<Head>,
+    /// A preconditioner that was made before; `None` makes one. The minimum does not depend on it either.
+    pub preconditioner: Option<Arc<Preconditioner>>,
 }
 
 impl FitOptions {
     /// To a gradient norm of 1e-6 in at most 10,000 steps, from the zero head.
     pub fn new(weight_decay: f64) -> Self {
-        Self { weight_decay, gradient_tolerance: 1e-6, max_iterations: 10_000, start: None }
+        Self { weight_decay, gradient_tolerance: 1e-6, max_iterations: 10_000, start: None, preconditioner: None }
     }
 }
 
@@ -59,12 +63,13 @@ pub fn fit(
     let count = count(blocks)?;
     let start = match (&options.start, blocks) {
         (Some(start), _) => start.clone(),
-        (None, [first, ..]) => Head::zeros(first.classes(), first.features().ncols())?,
+        (None, [first, ..]) => Head::zeros(first.classes(), first.dim())?,
         (None, []) => return Err(HeadError::Empty),
     };
     start.check_samples(blocks)?;
 
-    let preconditioner = Preconditioner::new(blocks, count, start.classes(), options.weight_decay);
+    let given = options.preconditioner.as_ref();
+    let preconditioner = Preconditioner::given_or_new(given, blocks, options.weight_decay, &start)?;
     let limits = Limits { gradient_tolerance: options.gradient_tolerance, max_iterations: options.max_iterations };
     let found = minimize(
         start.into_packed(),
@@ -206,6 +211,25 @@ mod tests {
             })
         };
         assert!(on(1) == on(3));
+    }
+
+    #[test]
+    fn single_precision_features_train_as_if_converted() {
+        let data = Data::new(700, 6, 3, 8);
+        let single = data.features.mapv(|z| z as f32);
+        let double = single.mapv(f64::from);
+        let labels = data.samples().labels();
+        let (stored, converted) =
+            (Samples::from_f32(single.view(), labels, 3).unwrap(), Samples::new(double.view(), labels, 3).unwrap());
+        let all = |samples: Samples<'_>| {
+            let found = run(&[samples], &FitOptions::new(1e-3));
+            let solve = crate::SolveOptions::new(1e-3);
+            let (error, gradient) = crate::smoothed_error(&found.head, samples, 1.0).unwrap();
+            let solved = crate::solve_hessian(&found.head, &[samples], gradient.view(), &solve).unwrap();
+            let mixed = crate::mixed_derivative(&found.head, samples, solved.solution.view()).unwrap();
+            (accuracy(&found.head, samples).unwrap(), found, error, solved, mixed)
+        };
+        assert!(all(stored) == all(converted));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The Hessian of the training objective: its product with a direction, and its inverse's.
 
+use std::sync::Arc;
+
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
@@ -34,12 +36,16 @@ pub struct SolveOptions {
     pub tolerance: f64,
     /// Products with the Hessian at most.
     pub max_iterations: usize,
+    /// Where to start, packed: the solution of a system like this one; `None` for zero.
+    pub start: Option<Array2<f64>>,
+    /// A preconditioner that was made before; `None` makes one.
+    pub preconditioner: Option<Arc<Preconditioner>>,
 }
 
 impl SolveOptions {
     /// To a relative residual of 1e-8 in at most 1,000 steps.
     pub fn new(weight_decay: f64) -> Self {
-        Self { weight_decay, tolerance: 1e-8, max_iterations: 1_000 }
+        Self { weight_decay, tolerance: 1e-8, max_iterations: 1_000, start: None, preconditioner: None }
     }
 }
 
@@ -82,13 +88,19 @@ pub fn solve_hessian(
         add_weight_decay(direction.view(), options.weight_decay, &mut product);
         product
     };
-    let preconditioner = Preconditioner::new(blocks, count, head.classes(), options.weight_decay);
+    let given = options.preconditioner.as_ref();
+    let preconditioner = Preconditioner::given_or_new(given, blocks, options.weight_decay, head)?;
 
-    let mut solution = Array2::zeros(right_side.dim());
-    let mut residual = right_side.to_owned();
+    let size = norm(&right_side.to_owned());
+    let (mut solution, mut residual) = (Array2::zeros(right_side.dim()), right_side.to_owned());
+    if let Some(start) = &options.start {
+        head.check_packed("the start", &start.view())?;
+        solution.assign(start);
+        residual -= &multiply(start);
+    }
     let mut direction = preconditioner.apply(&residual);
     let mut energy = inner(&residual, &direction);
-    let target = options.tolerance * norm(&residual);
+    let target = options.tolerance * size;
     let mut iterations = 0;
     while norm(&residual) > target && iterations < options.max_iterations {
         let product = multiply(&direction);
@@ -108,42 +120,42 @@ pub fn solve_hessian(
         iterations += 1;
     }
     // The recurrence drifts from the truth: report the residual itself.
-    let size = norm(&right_side.to_owned());
     let residual = if size == 0.0 { 0.0 } else { norm(&(&right_side - &multiply(&solution))) / size };
     Ok(HessianSolution { solution, iterations, residual, converged: residual <= 2.0 * options.tolerance })
 }
 
 /// The Hessian of the summed cross-entropy at one head. Products share its probabilities.
 struct Hessian<'a> {
-    /// Features `[rows, d]` and probabilities `[rows, K]`, in row order.
-    chunks: Vec<(ArrayView2<'a, f64>, Array2<f64>)>,
+    /// Some samples and their probabilities `[rows, K]`, in row order.
+    chunks: Vec<(Samples<'a>, Array2<f64>)>,
 }
 
 impl<'a> Hessian<'a> {
     /// At a head that fits the samples.
     fn new(head: &Head, blocks: &[Samples<'a>]) -> Self {
-        let chunks = map_chunks(blocks, CHUNK, 0, |_, chunk| {
+        let chunks = map_chunks(blocks, CHUNK, 0, |_, z, chunk| {
             let mut probabilities = Array2::zeros((chunk.len(), head.classes()));
-            scores(head.packed(), chunk.features(), &mut probabilities.view_mut());
+            scores(head.packed(), z, &mut probabilities.view_mut());
             probabilities.rows_mut().into_iter().for_each(|row| {
                 softmax(row);
             });
-            (chunk.features(), probabilities)
+            (chunk, probabilities)
         });
         Self { chunks }
     }
 
     /// The product with a packed direction, `[K, d + 1]`.
     fn times(&self, direction: ArrayView2<'_, f64>) -> Array2<f64> {
-        let part = |(features, probabilities): &(ArrayView2<'_, f64>, Array2<f64>)| {
+        let part = |scratch: &mut Array2<f64>, (chunk, probabilities): &(Samples<'_>, Array2<f64>)| {
+            let features = chunk.read(scratch);
             let mut change = Array2::zeros(probabilities.dim());
-            scores(direction, *features, &mut change.view_mut());
+            scores(direction, features, &mut change.view_mut());
             apply_softmax_jacobian(&probabilities.view(), &mut change.view_mut());
             let mut part = Array2::zeros(direction.dim());
-            add_outer(&change.view(), *features, &mut part);
+            add_outer(&change.view(), features, &mut part);
             part
         };
-        let parts: Vec<_> = self.chunks.par_iter().map(part).collect();
+        let parts: Vec<_> = self.chunks.par_iter().map_init(|| Array2::zeros((0, 0)), part).collect();
         parts.into_iter().fold(Array2::zeros(direction.dim()), |sum, part| sum + part)
     }
 }
@@ -187,6 +199,16 @@ mod tests {
             add_weight_decay(found.solution.view(), 0.01, &mut product);
             assert_close(&product, &right_side, 1e-7);
             prop_assert!(found.solution.column(d).sum().abs() < 1e-6 * norm(&found.solution));
+            // From near the solution, with the preconditioner of some of the samples.
+            let some = Preconditioner::new(&[data.samples().rows(0..n.div_ceil(2))], 0.01).unwrap();
+            let warm = SolveOptions {
+                start: Some(&found.solution * 1.001),
+                preconditioner: Some(Arc::new(some)),
+                ..SolveOptions::new(0.01)
+            };
+            let again = solve_hessian(&head, &blocks, right_side.view(), &warm).unwrap();
+            prop_assert!(again.converged, "residual {:e}", again.residual);
+            assert_close(&again.solution, &found.solution, 1e-5);
         }
     }
 

@@ -11,23 +11,23 @@ use crate::parameters::{unpack, unpack_mut};
 /// sums are grouped alike whatever the number of threads.
 pub(crate) const CHUNK: usize = 256;
 
-/// Applies `part` to chunks of at most `size` rows, in parallel; its results come back in row order. `part` gets a
-/// scratch `[rows, columns]` with unspecified content.
+/// Applies `part` to chunks of at most `size` rows and their features in f64, in parallel; its results come back in row
+/// order. `part` gets a scratch `[rows, columns]` with unspecified content.
 pub(crate) fn map_chunks<'a, T: Send>(
     blocks: &[Samples<'a>],
     size: usize,
     columns: usize,
-    part: impl Fn(ArrayViewMut2<'_, f64>, Samples<'a>) -> T + Sync,
+    part: impl Fn(ArrayViewMut2<'_, f64>, ArrayView2<'_, f64>, Samples<'a>) -> T + Sync,
 ) -> Vec<T> {
-    let chunks: Vec<_> = blocks
-        .iter()
-        .flat_map(|block| (0..block.len()).step_by(size).map(|start| block.rows(start..block.len().min(start + size))))
-        .collect();
+    let chunks: Vec<_> = blocks.iter().flat_map(|block| block.chunks_of(size)).collect();
     chunks
         .into_par_iter()
         .map_init(
-            || Array2::zeros((size, columns)),
-            |scratch, chunk| part(scratch.slice_axis_mut(Axis(0), Slice::from(..chunk.len())), chunk),
+            || (Array2::zeros((size, columns)), Array2::zeros((0, 0))),
+            |(scratch, converted), chunk| {
+                let scratch = scratch.slice_axis_mut(Axis(0), Slice::from(..chunk.len()));
+                part(scratch, chunk.read(converted), chunk)
+            },
         )
         .collect()
 }
@@ -99,11 +99,12 @@ mod tests {
         let features = Array2::from_shape_fn((2 * CHUNK + 3, 1), |(row, _)| row as f64);
         let labels = vec![0; features.nrows()];
         let block = Samples::new(features.view(), &labels, 2).unwrap();
-        let seen: Vec<_> = map_chunks(&[block.rows(0..2), block.rows(2..block.len())], CHUNK, 2, |scratch, chunk| {
-            assert_eq!(scratch.nrows(), chunk.len());
-            chunk.features().column(0).to_vec()
-        })
-        .concat();
+        let seen: Vec<_> =
+            map_chunks(&[block.rows(0..2), block.rows(2..block.len())], CHUNK, 2, |scratch, z, chunk| {
+                assert_eq!((scratch.nrows(), z.nrows()), (chunk.len(), chunk.len()));
+                z.column(0).to_vec()
+            })
+            .concat();
         assert_eq!(seen, features.column(0).to_vec());
     }
 }

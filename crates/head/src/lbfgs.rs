@@ -65,8 +65,8 @@ pub(crate) fn minimize(
                 here = next;
                 iterations += 1;
             }
-            None if memory.0.is_empty() => break (gradient_norm, false),
-            None => memory.0.clear(),
+            None if memory.is_empty() => break (gradient_norm, false),
+            None => memory.clear(),
         }
     };
     Minimum { at: here.at, value: here.value, gradient_norm, iterations, converged }
@@ -95,11 +95,25 @@ struct Pair {
     scale: f64,
 }
 
+/// The last steps of a quasi-Newton method, and what they did to the gradient.
 #[derive(Default)]
-struct Memory(VecDeque<Pair>);
+pub struct Memory(VecDeque<Pair>);
 
 impl Memory {
-    fn push(&mut self, step: Array2<f64>, change: Array2<f64>, precondition: impl Fn(&Array2<f64>) -> Array2<f64>) {
+    /// Whether nothing is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Remembers a step and the change of the gradient, if the function curves upwards along it. `precondition` multiplies by a
+    /// guess of the inverse Hessian.
+    pub fn push(&mut self, step: Array2<f64>, change: Array2<f64>, precondition: impl Fn(&Array2<f64>) -> Array2<f64>) {
         let curvature = inner(&step, &change);
         // A pair of rounding noise would break positive definiteness.
         if curvature > f64::EPSILON * norm(&step) * norm(&change) {
@@ -112,7 +126,8 @@ impl Memory {
     }
 
     /// Minus the gradient times the inverse Hessian, as far as remembered.
-    fn direction(&self, gradient: &Array2<f64>, precondition: impl Fn(&Array2<f64>) -> Array2<f64>) -> Array2<f64> {
+    #[must_use]
+    pub fn direction(&self, gradient: &Array2<f64>, precondition: impl Fn(&Array2<f64>) -> Array2<f64>) -> Array2<f64> {
         let mut rest = -gradient;
         let mut along = Vec::with_capacity(self.0.len());
         for pair in self.0.iter().rev() {

@@ -18,6 +18,7 @@
 //!   sums are added in row order.
 
 mod calibrate;
+mod constraint;
 mod error;
 mod fit;
 mod hessian;
@@ -29,17 +30,24 @@ mod mixed;
 mod parameters;
 mod precondition;
 mod predict;
+mod reach;
 mod samples;
+mod sgd;
 #[cfg(test)]
 mod testing;
 
 pub use calibrate::calibrate;
+pub use constraint::{Constraint, ConstraintError, ConstraintKind, ConstraintKinds, class_means};
 pub use error::HeadError;
 pub use fit::{Fit, FitOptions, fit};
 pub use hessian::{HessianSolution, SolveOptions, hessian_vector_sum, solve_hessian};
+pub use lbfgs::Memory;
 pub use loss::{gradient_sum, loss_and_gradient, mean_loss};
 pub use margin::smoothed_error;
 pub use mixed::{implicit_gradient, mixed_derivative};
-pub use parameters::{Head, norm};
+pub use parameters::{Head, inner, norm};
+pub use precondition::Preconditioner;
 pub use predict::{accuracy, logits, per_class_accuracy, predict, probabilities};
+pub use reach::{Poison, Poisonability, Reach, poisonability};
 pub use samples::Samples;
+pub use sgd::{SgdOptions, fit_sgd};

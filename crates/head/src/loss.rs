@@ -14,8 +14,8 @@ use crate::{Head, HeadError, Samples};
 pub fn mean_loss(head: &Head, blocks: &[Samples<'_>]) -> Result<f64, HeadError> {
     head.check_samples(blocks)?;
     let count = count(blocks)?;
-    let losses = map_chunks(blocks, CHUNK, head.classes(), |mut logits, chunk| {
-        scores(head.packed(), chunk.features(), &mut logits);
+    let losses = map_chunks(blocks, CHUNK, head.classes(), |mut logits, z, chunk| {
+        scores(head.packed(), z, &mut logits);
         residuals(&mut logits, chunk.labels())
     });
     Ok(losses.into_iter().sum::<f64>() / count as f64)
@@ -68,11 +68,11 @@ pub(crate) fn add_weight_decay(packed: ArrayView2<'_, f64>, weight_decay: f64, g
 
 /// The summed cross-entropy and its gradient `[K, d + 1]`.
 fn loss_and_gradient_sum(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>]) -> (f64, Array2<f64>) {
-    let parts = map_chunks(blocks, CHUNK, packed.nrows(), |mut logits, chunk| {
-        scores(packed, chunk.features(), &mut logits);
+    let parts = map_chunks(blocks, CHUNK, packed.nrows(), |mut logits, z, chunk| {
+        scores(packed, z, &mut logits);
         let loss = residuals(&mut logits, chunk.labels());
         let mut gradient = Array2::zeros(packed.dim());
-        add_outer(&logits.view(), chunk.features(), &mut gradient);
+        add_outer(&logits.view(), z, &mut gradient);
         (loss, gradient)
     });
     parts

@@ -1,7 +1,7 @@
 //! How a sample's features move the gradient, and through retraining a validation loss.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
 use crate::kernel::{CHUNK, apply_softmax_jacobian, scores, softmax};
@@ -23,27 +23,26 @@ pub fn mixed_derivative(
 ) -> Result<Array2<f64>, HeadError> {
     head.check_samples(&[samples])?;
     head.check_packed("the direction", &direction)?;
-    let mut derivative = Array2::zeros(samples.features().dim());
-    derivative
-        .axis_chunks_iter_mut(Axis(0), CHUNK)
-        .into_par_iter()
-        .zip(samples.features().axis_chunks_iter(Axis(0), CHUNK))
-        .zip(samples.labels().par_chunks(CHUNK))
-        .for_each(|((mut derivative, features), labels)| {
-            let shape = (features.nrows(), head.classes());
-            let (mut probabilities, mut change) = (Array2::zeros(shape), Array2::zeros(shape));
-            scores(head.packed(), features, &mut probabilities.view_mut());
-            for row in probabilities.rows_mut() {
-                softmax(row);
-            }
-            scores(direction, features, &mut change.view_mut());
-            apply_softmax_jacobian(&probabilities.view(), &mut change.view_mut());
-            for (mut row, &label) in probabilities.rows_mut().into_iter().zip(labels) {
-                row[label as usize] -= 1.0;
-            }
-            general_mat_mul(1.0, &probabilities, &unpack(direction).0, 0.0, &mut derivative);
-            general_mat_mul(1.0, &change, &head.weight(), 1.0, &mut derivative);
-        });
+    let mut derivative = Array2::zeros((samples.len(), samples.dim()));
+    let chunks: Vec<_> = samples.chunks().collect();
+    let part = |scratch: &mut Array2<f64>, (mut derivative, chunk): (ArrayViewMut2<'_, f64>, Samples<'_>)| {
+        let features = chunk.read(scratch);
+        let shape = (chunk.len(), head.classes());
+        let (mut probabilities, mut change) = (Array2::zeros(shape), Array2::zeros(shape));
+        scores(head.packed(), features, &mut probabilities.view_mut());
+        for row in probabilities.rows_mut() {
+            softmax(row);
+        }
+        scores(direction, features, &mut change.view_mut());
+        apply_softmax_jacobian(&probabilities.view(), &mut change.view_mut());
+        for (mut row, &label) in probabilities.rows_mut().into_iter().zip(chunk.labels()) {
+            row[label as usize] -= 1.0;
+        }
+        general_mat_mul(1.0, &probabilities, &unpack(direction).0, 0.0, &mut derivative);
+        general_mat_mul(1.0, &change, &head.weight(), 1.0, &mut derivative);
+    };
+    let parts = derivative.axis_chunks_iter_mut(Axis(0), CHUNK).into_par_iter().zip(chunks);
+    parts.for_each_init(|| Array2::zeros((0, 0)), part);
     Ok(derivative)
 }
 

@@ -72,18 +72,14 @@ impl Head {
     }
 
     /// Refuses features that do not fit this head.
-    pub(crate) fn check_features(&self, features: &ArrayView2<'_, f64>) -> Result<(), HeadError> {
-        if features.ncols() == self.dim() {
-            Ok(())
-        } else {
-            Err(HeadError::FeatureCount { expected: self.dim(), found: features.ncols() })
-        }
+    pub(crate) fn check_dim(&self, dim: usize) -> Result<(), HeadError> {
+        if dim == self.dim() { Ok(()) } else { Err(HeadError::FeatureCount { expected: self.dim(), found: dim }) }
     }
 
     /// Refuses samples that do not fit this head.
     pub(crate) fn check_samples(&self, blocks: &[Samples<'_>]) -> Result<(), HeadError> {
         for block in blocks {
-            self.check_features(&block.features())?;
+            self.check_dim(block.dim())?;
             if block.classes() != self.classes() {
                 return Err(HeadError::ClassCount { expected: self.classes(), found: block.classes() });
             }
@@ -116,7 +112,7 @@ pub(crate) fn unpack_mut(packed: &mut Array2<f64>) -> (ArrayViewMut2<'_, f64>, A
 }
 
 /// The inner product of two arrays packed alike.
-pub(crate) fn inner(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
+pub fn inner(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
     a.rows().into_iter().zip(b.rows()).map(|(a, b)| a.dot(&b)).sum()
 }
 

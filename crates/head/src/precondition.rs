@@ -1,9 +1,12 @@
 //! A preconditioner for the training objective: what makes features of any scale, offset and correlation equally easy.
 
+use std::sync::Arc;
+
 use ndarray::{Array2, ArrayView2, Axis, Slice};
 
-use crate::Samples;
 use crate::kernel::{add_outer, map_chunks};
+use crate::samples::count;
+use crate::{Head, HeadError, Samples};
 
 /// Added to the unit diagonal of the scaled matrix, so that constant or repeated columns leave it positive definite.
 const JITTER: f64 = 1e-10;
@@ -12,21 +15,43 @@ const MOMENTS_CHUNK: usize = 4096;
 
 /// The inverse Hessian of the training objective at the zero head. There the Hessian multiplies every row of a gradient
 /// (whose columns sum to zero over classes) by the same matrix, `M = AᵀA / (N K) + λ diag(1, …, 1, 0)`, `A = [Z, 1]`.
-pub(crate) struct Preconditioner {
+///
+/// It needs to be near only: one of the clean samples serves every training set that adds a few poisons to them.
+#[derive(Debug, PartialEq)]
+pub struct Preconditioner {
     /// `T`, lower triangular, with `TᵀT = M⁻¹`; `[d + 1, d + 1]`.
     whitening: Array2<f64>,
 }
 
 impl Preconditioner {
-    /// For `count > 0` samples in `blocks` of at least one block.
-    pub(crate) fn new(blocks: &[Samples<'_>], count: usize, classes: usize, weight_decay: f64) -> Self {
-        let dim = blocks.first().map_or(0, |block| block.features().ncols());
+    /// For the training objective on the samples of all blocks.
+    ///
+    /// # Errors
+    /// No samples, blocks that do not fit each other, or a weight decay that is negative or not finite.
+    pub fn new(blocks: &[Samples<'_>], weight_decay: f64) -> Result<Self, HeadError> {
+        HeadError::check_non_negative("weight_decay", weight_decay)?;
+        let count = count(blocks)?;
+        let first = blocks.first().ok_or(HeadError::Empty)?;
+        let (dim, classes) = (first.dim(), first.classes());
+        Head::zeros(classes, dim)?.check_samples(blocks)?;
         let mut hessian = second_moments(blocks, dim);
         hessian /= (count * classes) as f64;
         let mut decayed = hessian.diag_mut();
         decayed.slice_axis_inplace(Axis(0), Slice::from(..dim));
         decayed += weight_decay;
-        Self { whitening: whitening(hessian) }
+        Ok(Self { whitening: whitening(hessian) })
+    }
+
+    /// What was given, or a new one for these samples, which fit the head.
+    pub(crate) fn given_or_new(
+        given: Option<&Arc<Self>>,
+        blocks: &[Samples<'_>],
+        weight_decay: f64,
+        head: &Head,
+    ) -> Result<Arc<Self>, HeadError> {
+        let Some(given) = given else { return Ok(Arc::new(Self::new(blocks, weight_decay)?)) };
+        head.check_dim(given.whitening.nrows() - 1)?;
+        Ok(Arc::clone(given))
     }
 
     /// `gradient M⁻¹`, `[K, d + 1]`.
@@ -37,9 +62,9 @@ impl Preconditioner {
 
 /// `AᵀA` with `A = [Z, 1]`, `[d + 1, d + 1]`.
 fn second_moments(blocks: &[Samples<'_>], dim: usize) -> Array2<f64> {
-    let parts = map_chunks(blocks, MOMENTS_CHUNK, 0, |_, chunk| {
+    let parts = map_chunks(blocks, MOMENTS_CHUNK, 0, |_, z, _| {
         let mut part = Array2::zeros((dim, dim + 1));
-        add_outer(&chunk.features(), chunk.features(), &mut part);
+        add_outer(&z, z, &mut part);
         part
     });
     let features = parts.into_iter().fold(Array2::zeros((dim, dim + 1)), |sum, part| sum + part);
@@ -98,9 +123,9 @@ mod tests {
     use ndarray::{Array2, array};
 
     use super::*;
+    use crate::hessian_vector_sum;
     use crate::loss::add_weight_decay;
     use crate::testing::{Data, assert_close, random};
-    use crate::{Head, hessian_vector_sum};
 
     #[test]
     fn inverts_the_hessian_of_the_zero_head() {
@@ -114,14 +139,14 @@ mod tests {
         let head = Head::zeros(classes, d).unwrap();
         let mut product = hessian_vector_sum(&head, &blocks, direction.view()).unwrap() / n as f64;
         add_weight_decay(direction.view(), decay, &mut product);
-        assert_close(&Preconditioner::new(&blocks, n, classes, decay).apply(&product), &direction, 1e-7);
+        assert_close(&Preconditioner::new(&blocks, decay).unwrap().apply(&product), &direction, 1e-7);
     }
 
     #[test]
     fn survives_zero_constant_and_repeated_columns() {
         let features = Array2::from_shape_fn((9, 4), |(row, column)| [0.0, 7.0, row as f64, row as f64][column]);
         let samples = Samples::new(features.view(), &[0; 9], 2).unwrap();
-        let preconditioned = Preconditioner::new(&[samples], 9, 2, 0.0).apply(&Array2::ones((2, 5)));
+        let preconditioned = Preconditioner::new(&[samples], 0.0).unwrap().apply(&Array2::ones((2, 5)));
         assert!(preconditioned.iter().all(|value| value.is_finite()), "{preconditioned}");
     }
 

@@ -3,7 +3,7 @@
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 use rayon::prelude::*;
 
-use crate::kernel::{CHUNK, scores, softmax};
+use crate::kernel::{CHUNK, map_chunks, scores, softmax};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 
@@ -12,7 +12,7 @@ use crate::{Head, HeadError, Samples};
 /// # Errors
 /// Features with another number of columns than the head.
 pub fn logits(head: &Head, features: ArrayView2<'_, f64>) -> Result<Array2<f64>, HeadError> {
-    head.check_features(&features)?;
+    head.check_dim(features.ncols())?;
     let mut logits = Array2::zeros((features.nrows(), head.classes()));
     logits
         .axis_chunks_iter_mut(Axis(0), CHUNK)
@@ -66,7 +66,11 @@ pub fn per_class_accuracy(head: &Head, samples: Samples<'_>) -> Result<Vec<Optio
 fn tally(head: &Head, samples: Samples<'_>) -> Result<Vec<(usize, usize)>, HeadError> {
     head.check_samples(&[samples])?;
     let mut tally = vec![(0, 0); head.classes()];
-    for (prediction, &label) in predict(head, samples.features())?.into_iter().zip(samples.labels()) {
+    let predictions = map_chunks(&[samples], CHUNK, head.classes(), |mut logits, z, _| {
+        scores(head.packed(), z, &mut logits);
+        logits.rows().into_iter().map(first_largest).collect::<Vec<_>>()
+    });
+    for (prediction, &label) in predictions.into_iter().flatten().zip(samples.labels()) {
         let (hits, count) = &mut tally[label as usize];
         *hits += usize::from(prediction == label);
         *count += 1;

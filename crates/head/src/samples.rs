@@ -2,19 +2,29 @@
 
 use std::ops::Range;
 
-use ndarray::{ArrayView2, Axis, Slice};
+use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, Slice};
 use rayon::prelude::*;
 
 use crate::HeadError;
+use crate::kernel::CHUNK;
 
 /// Features `[n, d]` with one label each: finite, `d >= 1`, labels below `classes >= 2`. May hold no samples at all.
 ///
-/// A view, cheap to copy; a training set is a slice of these, such as `&[clean, poisons]`.
+/// A view, cheap to copy; a training set is a slice of these, such as `&[clean, poisons]`. Features are f64 or f32; the
+/// latter become f64 chunk by chunk, when they are used, so that they may lie in a file that is mapped into memory and is
+/// larger than it.
 #[derive(Debug, Clone, Copy)]
 pub struct Samples<'a> {
-    features: ArrayView2<'a, f64>,
+    features: Stored<'a>,
     labels: &'a [u32],
     classes: usize,
+}
+
+/// Features as they are in memory.
+#[derive(Debug, Clone, Copy)]
+enum Stored<'a> {
+    F64(ArrayView2<'a, f64>),
+    F32(ArrayView2<'a, f32>),
 }
 
 impl<'a> Samples<'a> {
@@ -24,25 +34,45 @@ impl<'a> Samples<'a> {
     /// Fewer than two classes, no feature columns, not one label per row, a label out of range, or a feature that is
     /// not finite; the error names the first offender.
     pub fn new(features: ArrayView2<'a, f64>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
+        Self::checked(Stored::F64(features), labels, classes)
+    }
+
+    /// [`Samples::new`] for features in single precision: what is computed with them is the same as if they had been
+    /// converted before.
+    ///
+    /// # Errors
+    /// As [`Samples::new`].
+    pub fn from_f32(features: ArrayView2<'a, f32>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
+        Self::checked(Stored::F32(features), labels, classes)
+    }
+
+    fn checked(features: Stored<'a>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
+        let samples = Self { features, labels, classes };
         if classes < 2 {
             return Err(HeadError::TooFewClasses { classes });
         }
-        if features.ncols() == 0 {
+        if samples.dim() == 0 {
             return Err(HeadError::NoFeatures);
         }
-        if features.nrows() != labels.len() {
-            return Err(HeadError::LabelCount { features: features.nrows(), labels: labels.len() });
+        let rows = match features {
+            Stored::F64(z) => z.nrows(),
+            Stored::F32(z) => z.nrows(),
+        };
+        if rows != labels.len() {
+            return Err(HeadError::LabelCount { features: rows, labels: labels.len() });
         }
         if let Some((index, &label)) = labels.iter().enumerate().find(|&(_, &label)| label as usize >= classes) {
             return Err(HeadError::LabelOutOfRange { index, label, classes });
         }
-        let non_finite = features.axis_iter(Axis(0)).into_par_iter().enumerate().find_map_first(|(row, sample)| {
-            let column = sample.iter().position(|value| !value.is_finite())?;
-            Some(HeadError::NonFiniteFeature { row, column, value: sample[column] })
+        let starts: Vec<usize> = (0..rows).step_by(CHUNK).collect();
+        let non_finite = starts.into_par_iter().find_map_first(|start| {
+            let chunk = samples.rows(start..rows.min(start + CHUNK)).to_f64();
+            let ((row, column), &value) = chunk.indexed_iter().find(|(_, value)| !value.is_finite())?;
+            Some(HeadError::NonFiniteFeature { row: start + row, column, value })
         });
         match non_finite {
             Some(error) => Err(error),
-            None => Ok(Self { features, labels, classes }),
+            None => Ok(samples),
         }
     }
 
@@ -52,12 +82,19 @@ impl<'a> Samples<'a> {
     where
         'a: 'b,
     {
-        Samples { features: self.features.reborrow(), labels: self.labels, classes: self.classes }
+        let features = match &self.features {
+            Stored::F64(z) => Stored::F64(z.reborrow()),
+            Stored::F32(z) => Stored::F32(z.reborrow()),
+        };
+        Samples { features, labels: self.labels, classes: self.classes }
     }
 
-    /// The features, `[n, d]`.
-    pub fn features(&self) -> ArrayView2<'a, f64> {
-        self.features
+    /// The number of features `d`.
+    pub fn dim(&self) -> usize {
+        match self.features {
+            Stored::F64(z) => z.ncols(),
+            Stored::F32(z) => z.ncols(),
+        }
     }
 
     /// The labels, `[n]`.
@@ -80,10 +117,62 @@ impl<'a> Samples<'a> {
         self.labels.is_empty()
     }
 
+    /// All features, `[n, d]`: as they are if they are f64, a copy otherwise.
+    pub fn to_f64(&self) -> CowArray<'a, f64, Ix2> {
+        match self.features {
+            Stored::F64(z) => z.into(),
+            Stored::F32(z) => z.mapv(f64::from).into(),
+        }
+    }
+
+    /// The features of some rows, in that order, `[rows.len(), d]`.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn select(&self, rows: &[usize]) -> Array2<f64> {
+        match self.features {
+            Stored::F64(z) => z.select(Axis(0), rows),
+            Stored::F32(z) => z.select(Axis(0), rows).mapv(f64::from),
+        }
+    }
+
+    /// Successive pieces of a few hundred rows.
+    pub fn chunks(&self) -> impl ExactSizeIterator<Item = Self> {
+        self.chunks_of(CHUNK)
+    }
+
+    /// Successive pieces of at most `size` rows.
+    pub(crate) fn chunks_of(&self, size: usize) -> impl ExactSizeIterator<Item = Self> {
+        let (all, count) = (*self, self.len());
+        (0..count.div_ceil(size)).map(move |i| all.rows(i * size..count.min((i + 1) * size)))
+    }
+
+    /// The features of a chunk, `[n, d]`, without memory of their own: as they are, or in the first rows of `scratch`.
+    pub(crate) fn read<'s>(&self, scratch: &'s mut Array2<f64>) -> ArrayView2<'s, f64>
+    where
+        'a: 's,
+    {
+        match self.features {
+            Stored::F64(z) => z,
+            Stored::F32(z) => {
+                if scratch.nrows() < z.nrows() {
+                    *scratch = Array2::zeros(z.dim());
+                }
+                let mut rows = scratch.slice_axis_mut(Axis(0), Slice::from(..z.nrows()));
+                rows.zip_mut_with(&z, |to, from| *to = f64::from(*from));
+                scratch.slice_axis(Axis(0), Slice::from(..z.nrows()))
+            }
+        }
+    }
+
     /// The samples of some rows.
     pub(crate) fn rows(&self, rows: Range<usize>) -> Self {
+        let slice = Slice::from(rows.clone());
         let mut features = self.features;
-        features.slice_axis_inplace(Axis(0), Slice::from(rows.clone()));
+        match &mut features {
+            Stored::F64(z) => z.slice_axis_inplace(Axis(0), slice),
+            Stored::F32(z) => z.slice_axis_inplace(Axis(0), slice),
+        }
         Self { features, labels: &self.labels[rows], classes: self.classes }
     }
 }
@@ -101,7 +190,7 @@ pub(crate) fn count(blocks: &[Samples<'_>]) -> Result<usize, HeadError> {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::{Array2, array};
+    use ndarray::array;
 
     use super::*;
 
@@ -116,6 +205,11 @@ mod tests {
         assert_eq!(
             Samples::new(array![[0.0, 1.0], [f64::NEG_INFINITY, f64::NAN]].view(), &[0, 1], 2).unwrap_err(),
             HeadError::NonFiniteFeature { row: 1, column: 0, value: f64::NEG_INFINITY }
+        );
+        let infinite = array![[0.0f32], [f32::INFINITY]];
+        assert_eq!(
+            Samples::from_f32(infinite.view(), &[0, 1], 2).unwrap_err(),
+            HeadError::NonFiniteFeature { row: 1, column: 0, value: f64::INFINITY }
         );
         assert!(matches!(count(&[]), Err(HeadError::Empty)));
     }

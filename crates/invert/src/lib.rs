@@ -123,7 +123,10 @@ impl hemlock_stage::Stage for Stage {
             Params::Decoder { epochs, batch, learning_rate, width } => {
                 let training = decoder::Training { epochs, batch, learning_rate, width };
                 let zeta = poison_features.features.view();
-                ("decoder", training.run(&features.train.features, &dataset.train, zeta, &device, ctx)?)
+                (
+                    "decoder",
+                    training.run(&features.train.features.view().to_owned(), &dataset.train, zeta, &device, ctx)?,
+                )
             }
         };
         let images = pixels.mapv(|x| (x.clamp(0.0, 1.0) * 255.0).round() as u8);

@@ -1,7 +1,7 @@
 //! Results: one row per branch, and means over seeds.
 
 use crate::{Branch, Plan};
-use hemlock_artifact::{Evaluation, Measured, Visibility};
+use hemlock_artifact::{Bounds, Evaluation, Measured, Visibility};
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
@@ -17,8 +17,16 @@ pub struct Row {
     pub pipeline: String,
     /// How the poisons were made.
     pub attack: String,
+    /// Whether the poisons have the labels of the samples they are made of.
+    pub clean_label: bool,
     /// Share of the clean count.
     pub eps_d: f64,
+    /// What the attack on features optimised: the relative residual of Gradient Canceling, the validation error of the bilevel attack.
+    pub objective: f64,
+    /// The lower bound of that, where there is one.
+    pub bound: Option<f64>,
+    /// Lower bounds of the share of poisons that the target takes.
+    pub poisonability: Option<Bounds>,
     /// Seed of the attack.
     pub seed: u64,
     /// Where the features were extracted.
@@ -76,7 +84,11 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     Ok(Some(Row {
         pipeline: plan.pipeline.clone(),
         attack: evaluation.attack.clone(),
+        clean_label: evaluation.clean_label,
         eps_d: evaluation.eps_d,
+        objective: evaluation.objective,
+        bound: evaluation.bound,
+        poisonability: evaluation.poisonability,
         seed: branch.seed.unwrap_or(0),
         device,
         params,
@@ -112,8 +124,14 @@ impl Cell {
 pub struct Group {
     /// How the poisons were made.
     pub attack: String,
+    /// Whether the poisons have the labels of the samples they are made of.
+    pub clean_label: bool,
     /// Share of the clean count.
     pub eps_d: f64,
+    /// What the attack on features optimised.
+    pub objective: Cell,
+    /// The lower bound of that, where there is one.
+    pub bound: Option<Cell>,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
     /// Number of seeds.
@@ -148,7 +166,10 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
             };
             Group {
                 attack: rows[0].attack.clone(),
+                clean_label: rows[0].clean_label,
                 eps_d: rows[0].eps_d,
+                objective: cell(&|r| r.objective),
+                bound: optional(&|r| r.bound),
                 params: rows[0].params.clone(),
                 seeds: rows.len(),
                 gradient_norm: rows.iter().map(|r| r.gradient_norm).fold(0.0, f64::max),

@@ -11,198 +11,113 @@
 //! This is the problem that Gradient Canceling and TGDA approximate. The leader's loss is bounded
 //! ([`smoothed_error`]): cross-entropy soars while accuracy hardly moves.
 
-use crate::{Constraint, adam::Adam};
+use crate::{Force, Objective};
 use hemlock_head::{
-    FitOptions, Head, HeadError, Samples, SolveOptions, fit, implicit_gradient, predict, smoothed_error, solve_hessian,
+    FitOptions, Head, HeadError, Preconditioner, Samples, SolveOptions, fit, smoothed_error, solve_hessian,
 };
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
+use std::sync::Arc;
 
 /// Gradient norm at which the follower counts as trained within a step.
 const FOLLOWER_TOLERANCE: f64 = 1e-5;
 /// Relative residual at which the Hessian counts as inverted.
 const SOLVE_TOLERANCE: f64 = 1e-4;
 
-/// The problem: what the follower trains on besides the poisons, and what the leader wants it to get wrong.
-#[derive(Clone, Copy)]
+/// The objective `-L_val(w*(poisons))`: minus the smoothed error of the follower on the validation split.
 pub struct Bilevel<'a> {
-    /// Clean training samples.
-    pub clean: Samples<'a>,
-    /// Samples whose error is raised.
-    pub validation: Samples<'a>,
-    /// Weight decay of the follower's training.
-    pub weight_decay: f64,
-    /// Temperature of the leader's loss.
-    pub temperature: f64,
-    /// Where the follower starts before the first step: the clean head.
-    pub start: &'a Head,
-}
-
-/// Projected Adam with a cosine schedule.
-#[derive(Debug, Clone, Copy)]
-pub struct Leader {
-    /// Steps.
-    pub steps: u32,
-    /// Length of the first step per coordinate, in features' units.
-    pub step: f64,
-    /// Steps from one choice of the labels to the next; `None` keeps them.
-    pub relabel_every: Option<u32>,
-}
-
-/// The strongest poisons seen.
-#[derive(Debug, Clone)]
-pub struct Strongest {
-    /// `[m, d]`.
-    pub features: Array2<f64>,
-    /// Their labels.
-    pub labels: Vec<u32>,
-    /// The leader's loss with them: smoothed validation error of the retrained head.
-    pub error: f64,
-    /// The step at which they were found.
-    pub step: u32,
-}
-
-/// What the leader knows about one retrained head.
-struct Response {
+    clean: Samples<'a>,
+    validation: Samples<'a>,
+    weight_decay: f64,
+    temperature: f64,
+    preconditioner: Arc<Preconditioner>,
+    /// The last follower, and the last solution with its Hessian: where the next ones start.
     head: Head,
-    error: f64,
-    /// `U = H^-1 grad L_val`, packed.
-    solution: Array2<f64>,
+    solution: Option<Array2<f64>>,
 }
 
-impl Bilevel<'_> {
-    /// Retrains the follower and differentiates the leader's loss through it.
-    fn respond(&self, training: &[Samples<'_>], start: Head) -> Result<Response, HeadError> {
+impl<'a> Bilevel<'a> {
+    /// Against a follower that trains on `clean` and the poisons with that weight decay, and a leader who raises the error on
+    /// `validation`, smoothed with that temperature. `start` is the follower's first head: the clean one.
+    ///
+    /// # Errors
+    /// No clean samples, or samples that do not fit each other.
+    pub fn new(
+        clean: Samples<'a>,
+        validation: Samples<'a>,
+        start: Head,
+        weight_decay: f64,
+        temperature: f64,
+    ) -> Result<Self, HeadError> {
+        let preconditioner = Arc::new(Preconditioner::new(&[clean], weight_decay)?);
+        Ok(Self { clean, validation, weight_decay, temperature, preconditioner, head: start, solution: None })
+    }
+}
+
+impl Objective for Bilevel<'_> {
+    fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Force, HeadError> {
+        let poisons = Samples::new(features.reborrow(), labels, self.clean.classes())?;
+        let training = [self.clean.reborrow(), poisons];
         let options = FitOptions {
             gradient_tolerance: FOLLOWER_TOLERANCE,
-            start: Some(start),
+            start: Some(self.head.clone()),
+            preconditioner: Some(Arc::clone(&self.preconditioner)),
             ..FitOptions::new(self.weight_decay)
         };
-        let head = fit(training, &options, &|_, _| true)?.head;
+        let head = fit(&training, &options, &|_, _| true)?.head;
         let (error, gradient) = smoothed_error(&head, self.validation.reborrow(), self.temperature)?;
-        let options = SolveOptions { tolerance: SOLVE_TOLERANCE, ..SolveOptions::new(self.weight_decay) };
-        let solution = solve_hessian(&head, training, gradient.view(), &options)?.solution;
-        Ok(Response { head, error, solution })
+        let options = SolveOptions {
+            tolerance: SOLVE_TOLERANCE,
+            start: self.solution.take(),
+            preconditioner: Some(Arc::clone(&self.preconditioner)),
+            ..SolveOptions::new(self.weight_decay)
+        };
+        let solution = solve_hessian(&head, &training, gradient.view(), &options)?.solution;
+        let count = (self.clean.len() + labels.len()) as f64;
+        let force = &solution / count;
+        self.head.clone_from(&head);
+        self.solution = Some(solution);
+        Ok(Force { value: -error, head, force })
     }
-}
 
-/// For every row of `features`, the label that raises the leader's loss most, to first order: the largest entry of
-/// `U [z, 1]`, as `<U, G(z, y)> = <p, U [z, 1]> - (U [z, 1])_y`.
-fn best_labels(solution: Array2<f64>, features: &Array2<f64>) -> Result<Vec<u32>, HeadError> {
-    predict(&Head::from_packed(solution)?, features.view())
-}
-
-/// Raises the leader's loss over the poisons' features within a constraint, and over their labels where `leader` says so.
-/// `visit` hears the loss before every step.
-///
-/// # Errors
-/// Features that do not fit the head, or are not finite; no validation samples; what `visit` returns.
-pub fn ascend<E: From<HeadError>>(
-    problem: &Bilevel,
-    start: Array2<f64>,
-    mut labels: Vec<u32>,
-    constraint: &Constraint,
-    leader: &Leader,
-    mut visit: impl FnMut(u32, f64) -> Result<(), E>,
-) -> Result<Strongest, E> {
-    let classes = problem.clean.classes();
-    let mut z = start;
-    let mut head = problem.start.clone();
-    if leader.relabel_every.is_some() {
-        labels = best_labels(problem.respond(&[problem.clean.reborrow()], head.clone())?.solution, &z)?;
+    /// The smoothed error.
+    fn shown(&self, value: f64) -> f64 {
+        -value
     }
-    constraint.project(&mut z, &labels);
-    let mut adam = Adam::new(z.dim(), leader.step, leader.steps);
-    let mut best: Option<Strongest> = None;
-    for step in 0..=leader.steps {
-        let poisons = Samples::new(z.view(), &labels, classes)?;
-        let training = [problem.clean.reborrow(), poisons];
-        let response = problem.respond(&training, head)?;
-        visit(step, response.error)?;
-        if best.as_ref().is_none_or(|best| response.error > best.error) {
-            best = Some(Strongest { features: z.clone(), labels: labels.clone(), error: response.error, step });
-        }
-        head = response.head;
-        if step == leader.steps {
-            break;
-        }
-        let count = problem.clean.len() + labels.len();
-        let mut down = implicit_gradient(&head, poisons, response.solution.view(), count)?;
-        down *= -1.0;
-        adam.step(&mut z, &down);
-        if leader.relabel_every.is_some_and(|every| (step + 1).is_multiple_of(every)) {
-            labels = best_labels(response.solution, &z)?;
-        }
-        constraint.project(&mut z, &labels);
-    }
-    // The loop ran at least once.
-    best.ok_or_else(|| HeadError::Empty.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hemlock_head::accuracy;
-    use rand::{RngExt, SeedableRng};
-    use rand_chacha::ChaCha8Rng;
+    use crate::testing::{Setting, clouds};
+    use crate::{Choice, Descent, add, descend};
+    use hemlock_head::{Constraint, accuracy};
 
-    /// Overlapping clouds around the corners of a triangle.
-    fn clouds(n: usize, seed: u64) -> (Array2<f64>, Vec<u32>) {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let labels: Vec<u32> = (0..n).map(|i| (i % 3) as u32).collect();
-        let z = Array2::from_shape_fn((n, 2), |(i, j)| {
-            let corner = [[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]][i % 3][j];
-            corner + (0..4).map(|_| rng.random_range(-0.5..0.5)).sum::<f64>()
-        });
-        (z, labels)
-    }
-
-    struct Setting {
-        clean: (Array2<f64>, Vec<u32>),
-        validation: (Array2<f64>, Vec<u32>),
-        head: Head,
-    }
-
-    impl Setting {
-        fn new() -> Self {
-            let clean = clouds(300, 1);
-            let samples = Samples::new(clean.0.view(), &clean.1, 3).unwrap();
-            let head = fit(&[samples], &FitOptions::new(1e-2), &|_, _| true).unwrap().head;
-            Self { clean, validation: clouds(150, 2), head }
-        }
-        fn problem(&self) -> Bilevel<'_> {
-            Bilevel {
-                clean: Samples::new(self.clean.0.view(), &self.clean.1, 3).unwrap(),
-                validation: Samples::new(self.validation.0.view(), &self.validation.1, 3).unwrap(),
-                weight_decay: 1e-2,
-                temperature: 1.0,
-                start: &self.head,
-            }
-        }
+    fn bilevel(setting: &Setting) -> Bilevel<'_> {
+        Bilevel::new(setting.clean(), setting.validation(), setting.head.clone(), 1e-2, 1.0).unwrap()
     }
 
     /// The leader's loss of poisons, with a follower trained to the last digit.
-    fn loss(problem: &Bilevel, z: &Array2<f64>, labels: &[u32]) -> f64 {
+    fn loss(setting: &Setting, z: &Array2<f64>, labels: &[u32]) -> f64 {
         let poisons = Samples::new(z.view(), labels, 3).unwrap();
-        let options = FitOptions { gradient_tolerance: 1e-11, ..FitOptions::new(problem.weight_decay) };
-        let head = fit(&[problem.clean.reborrow(), poisons], &options, &|_, _| true).unwrap().head;
-        smoothed_error(&head, problem.validation.reborrow(), problem.temperature).unwrap().0
+        let options = FitOptions { gradient_tolerance: 1e-11, ..FitOptions::new(1e-2) };
+        let head = fit(&[setting.clean(), poisons], &options, &|_, _| true).unwrap().head;
+        smoothed_error(&head, setting.validation(), 1.0).unwrap().0
     }
 
     #[test]
     fn the_gradient_goes_through_retraining() {
         let setting = Setting::new();
-        let problem = setting.problem();
         let (z, labels) = clouds(6, 3);
-        let poisons = Samples::new(z.view(), &labels, 3).unwrap();
-        let response = problem.respond(&[problem.clean, poisons], setting.head.clone()).unwrap();
-        let found = implicit_gradient(&response.head, poisons, response.solution.view(), 306).unwrap();
+        let force = bilevel(&setting).evaluate(z.view(), &labels).unwrap();
+        assert!((loss(&setting, &z, &labels) + force.value).abs() < 1e-5);
+        let found = force.gradient(z.view(), &labels).unwrap();
         let largest = found.iter().fold(0.0f64, |m, g| m.max(g.abs()));
         for i in 0..6 {
             for j in 0..2 {
                 let moved = |by: f64| {
                     let mut z = z.clone();
                     z[(i, j)] += by;
-                    loss(&problem, &z, &labels)
+                    -loss(&setting, &z, &labels)
                 };
                 let expected = (moved(1e-4) - moved(-1e-4)) / 2e-4;
                 assert!((found[(i, j)] - expected).abs() < 1e-2 * largest, "{} {expected}", found[(i, j)]);
@@ -211,45 +126,58 @@ mod tests {
     }
 
     #[test]
-    fn best_labels_are_the_best_by_trial() {
+    fn best_labels_and_gains_are_those_of_trial() {
         let setting = Setting::new();
-        let problem = setting.problem();
-        let response = problem.respond(&[problem.clean], setting.head.clone()).unwrap();
-        let (z, _) = clouds(12, 4);
-        let labels = best_labels(response.solution, &z).unwrap();
-        for (row, label) in z.rows().into_iter().zip(labels) {
+        let (z, labels) = clouds(12, 4);
+        let force = bilevel(&setting).evaluate(Array2::zeros((0, 2)).view(), &[]).unwrap();
+        let best = force.best_labels(z.view()).unwrap();
+        let gains = force.gains(z.view()).unwrap();
+        for (i, row) in z.rows().into_iter().enumerate() {
             let one = row.to_owned().insert_axis(ndarray::Axis(0));
-            let by_trial = (0..3).max_by(|a, b| loss(&problem, &one, &[*a]).total_cmp(&loss(&problem, &one, &[*b])));
-            assert_eq!(Some(label), by_trial);
+            let gain = |label: u32| loss(&setting, &one, &[label]);
+            let by_trial = (0..3).max_by(|a, b| gain(*a).total_cmp(&gain(*b)));
+            assert_eq!(Some(best[i]), by_trial);
+            // The decay of one more sample is the same for all labels.
+            let (label, other) = (labels[i], (labels[i] + 1) % 3);
+            let found = gains[(i, label as usize)] - gains[(i, other as usize)];
+            let expected = gain(label) - gain(other);
+            assert!((found - expected).abs() < 0.1 * expected.abs() + 1e-5, "{found} {expected}");
         }
     }
 
     #[test]
     fn it_beats_its_start_and_more_freedom_beats_less() {
         let setting = Setting::new();
-        let problem = setting.problem();
         let (z, labels) = clouds(15, 5);
-        let ball = Constraint::Ball { radius: 1.5 };
+        let ball = Constraint::ball(1.5);
         let run = |relabel_every, constraint: &Constraint| {
-            let leader = Leader { steps: 60, step: 0.2, relabel_every };
+            let descent = Descent { steps: 60, step: 0.2, relabel_every, ..Descent::default() };
             let mut first = None;
-            let found = ascend(&problem, z.clone(), labels.clone(), constraint, &leader, |_, error| {
+            let mut bilevel = bilevel(&setting);
+            let found = descend(&mut bilevel, z.clone(), labels.clone(), constraint, &descent, |_, error| {
                 first.get_or_insert(error);
                 Ok::<_, HeadError>(())
             })
             .unwrap();
+            let error = bilevel.shown(found.value);
             // What it says is what a follower trained from scratch gives.
-            assert!((loss(&problem, &found.features, &found.labels) - found.error).abs() < 1e-4);
-            (first.unwrap(), found)
+            assert!((loss(&setting, &found.features, &found.labels) - error).abs() < 1e-4);
+            (first.unwrap(), error, found)
         };
-        let (first, kept) = run(None, &ball);
-        assert_eq!(kept.labels, labels);
-        assert!(kept.error > first + 0.005, "{first} to {}", kept.error);
-        assert!(kept.features.rows().into_iter().all(|z| z.dot(&z).sqrt() <= 1.5 + 1e-12));
-        let (_, chosen) = run(Some(10), &ball);
-        let (_, free) = run(Some(10), &Constraint::None);
-        assert!(chosen.error > kept.error + 0.005, "{} over {}", chosen.error, kept.error);
-        assert!(free.error > chosen.error + 0.005, "{} over {}", free.error, chosen.error);
-        assert!(accuracy(problem.start, problem.validation).unwrap() > 0.7);
+        let (first, kept, found) = run(None, &ball);
+        assert_eq!(found.labels, labels);
+        assert!(kept > first + 0.005, "{first} to {kept}");
+        assert!(found.features.rows().into_iter().all(|z| z.dot(&z).sqrt() <= 1.5 + 1e-12));
+        let (_, chosen, _) = run(Some(10), &ball);
+        let (_, free, _) = run(Some(10), &Constraint::default());
+        assert!(chosen > kept + 0.005, "{chosen} over {kept}");
+        assert!(free > chosen + 0.005, "{free} over {chosen}");
+        assert!(accuracy(&setting.head, setting.validation()).unwrap() > 0.7);
+
+        let mut objective = bilevel(&setting);
+        let any = Choice::Any { most: vec![300; 3] };
+        let visit = |_, _| Ok::<_, HeadError>(());
+        let added = add(&mut objective, 15, &any, &ball, setting.clean(), 0, visit).unwrap();
+        assert!(-added.value > first + 0.01, "{} from {first}", -added.value);
     }
 }

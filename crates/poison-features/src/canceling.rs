@@ -1,120 +1,86 @@
-//! Gradient Canceling: poisons whose gradient at the target cancels that of the clean data.
+//! Gradient Canceling: poisons whose gradient at the target cancels that of the clean data (Lu et al., 2023).
 
-use crate::{Constraint, adam::Adam};
-use hemlock_head::{Head, HeadError, Samples, gradient_sum, mixed_derivative, norm, predict};
-use ndarray::{Array2, ArrayView2, s};
+use crate::{Force, Objective};
+use hemlock_head::{Constraint, Head, HeadError, Reach, Samples, gradient_sum, inner, norm};
+use ndarray::{Array2, ArrayView2};
 
-/// The problem: clean data, the target, and the labels of the poisons.
-#[derive(Clone, Copy)]
+/// The objective `1/2 |r|^2 / |r_c|^2`, `r = r_c + sum_j c(z_j, y_j)`: `r_c` is the gradient sum of the clean data at the target, with
+/// weight decay, and `c(z, y) = g(z, y) + lambda [W, 0]` what a poison adds. The clean part is computed once, so that an evaluation costs
+/// `O(m d K)` whatever the clean count.
 pub struct Canceling<'a> {
-    /// Clean training samples.
-    pub clean: Samples<'a>,
-    /// Parameters that are to become stationary.
-    pub target: &'a Head,
-    /// Weight decay of the victim's training.
-    pub weight_decay: f64,
-    /// Labels of the poisons.
-    pub labels: &'a [u32],
+    target: &'a Head,
+    /// `r_c`, packed.
+    clean: Array2<f64>,
+    /// `lambda [W, 0]`.
+    decay: Array2<f64>,
+    /// `|r_c|^2`.
+    scale: f64,
 }
 
-/// Projected Adam with a cosine schedule.
-#[derive(Debug, Clone, Copy)]
-pub struct Solver {
-    /// Most steps.
-    pub steps: u32,
-    /// Length of the first step per coordinate, in features' units.
-    pub step: f64,
-    /// Relative residual to stop at.
-    pub tolerance: f64,
-}
-
-/// Poisoned features, and how well they cancel.
-#[derive(Debug, Clone)]
-pub struct Solution {
-    /// `[m, d]`; the best ones seen.
-    pub features: Array2<f64>,
-    /// Their residual: `|r| / |r without poisons|`.
-    pub residual: f64,
-    /// Steps that were taken.
-    pub steps: u32,
-}
-
-impl Canceling<'_> {
-    /// What does not depend on the poisons' features.
-    fn fixed(&self) -> Result<Array2<f64>, HeadError> {
-        fixed(self.clean.reborrow(), self.target, self.weight_decay, self.labels.len())
+impl<'a> Canceling<'a> {
+    /// Against a target of training on `clean` with that weight decay.
+    ///
+    /// # Errors
+    /// Samples that do not fit the target.
+    pub fn new(target: &'a Head, clean: Samples, weight_decay: f64) -> Result<Self, HeadError> {
+        let mut decay = target.packed().to_owned();
+        decay.column_mut(target.dim()).fill(0.0);
+        decay *= weight_decay;
+        let count = clean.len() as f64;
+        let mut gradient = gradient_sum(target, &[clean])?;
+        gradient.scaled_add(count, &decay);
+        let scale = inner(&gradient, &gradient).max(f64::MIN_POSITIVE);
+        Ok(Self { target, clean: gradient, decay, scale })
     }
 
-    /// The gradient sum that is left at the target, `[K, d + 1]`: `G_c + G_p + (n + m) lambda [W, 0]`.
+    /// The gradient sum that is left at the target, `[K, d + 1]`.
     ///
     /// # Errors
     /// Features that do not fit the head, or are not finite.
-    pub fn residual(&self, features: &Array2<f64>) -> Result<Array2<f64>, HeadError> {
-        let poisons = Samples::new(features.view(), self.labels, self.target.classes())?;
-        Ok(self.fixed()? + gradient_sum(self.target, &[poisons])?)
+    pub fn residual(&self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Array2<f64>, HeadError> {
+        let poisons = Samples::new(features, labels, self.target.classes())?;
+        let mut left = &self.clean + &gradient_sum(self.target, &[poisons])?;
+        left.scaled_add(labels.len() as f64, &self.decay);
+        Ok(left)
+    }
+
+    /// A lower bound of `|r| / |r_c|` over all poisons within a constraint with these labels (with any, if `free`): the objective is
+    /// convex in the sum of the contributions, and so at least its value here less the Frank-Wolfe duality gap
+    /// `sum_j max_z <-r, c(z, y_j)> - <-r, sum_j c_j>` (Jaggi, 2013). As sharp as the maxima that [`Reach`] finds.
+    ///
+    /// # Errors
+    /// Features that do not fit the head.
+    pub fn residual_bound(
+        &self,
+        features: ArrayView2<f64>,
+        labels: &[u32],
+        free: bool,
+        constraint: &Constraint,
+        clean: Samples,
+    ) -> Result<f64, HeadError> {
+        let left = self.residual(features, labels)?;
+        let support = Reach::new(self.target, constraint, clean)?.support((-&left).view())?;
+        let most = support.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let offered: f64 = labels.iter().map(|y| if free { most } else { support[*y as usize] }).sum();
+        // The decay is the same for all poisons, and cancels.
+        let poisons = Samples::new(features, labels, self.target.classes())?;
+        let gap = offered + inner(&left, &gradient_sum(self.target, &[poisons])?);
+        let square = inner(&left, &left) - 2.0 * gap.max(0.0);
+        Ok((square.max(0.0) / self.scale).sqrt())
     }
 }
 
-/// `G(Z_c, Y_c; w) + (n + m) lambda [W, 0]`: the gradient sum at the target without the poisons' own.
-fn fixed(clean: Samples, target: &Head, weight_decay: f64, poisons: usize) -> Result<Array2<f64>, HeadError> {
-    let mut fixed = gradient_sum(target, &[clean.reborrow()])?;
-    let count = (clean.len() + poisons) as f64;
-    fixed.slice_mut(s![.., ..target.dim()]).scaled_add(count * weight_decay, &target.weight());
-    Ok(fixed)
-}
-
-/// For every row of `features`, the label whose gradient cancels best, to first order: with `R` the gradient without poisons, the
-/// largest entry of `R [z, 1]`, as `<R, G(z, y)> = <p, R [z, 1]> - (R [z, 1])_y`.
-///
-/// # Errors
-/// Features that do not fit the head.
-pub fn aligned_labels(
-    clean: Samples,
-    target: &Head,
-    weight_decay: f64,
-    features: ArrayView2<f64>,
-) -> Result<Vec<u32>, HeadError> {
-    let direction = fixed(clean, target, weight_decay, features.nrows())?;
-    predict(&Head::from_packed(direction)?, features)
-}
-
-/// Minimises `1/2 |r|^2 / |r_0|^2` over the poisons' features within a constraint, `r` the gradient that is left at the
-/// target and `r_0` the one without poisons. The clean part of `r` is computed once, so a step costs `O(m d K)` whatever the clean count.
-/// `visit` hears the relative residual before every step.
-///
-/// # Errors
-/// Features that do not fit the head, or are not finite; what `visit` returns.
-pub fn cancel<E: From<HeadError>>(
-    problem: &Canceling,
-    start: Array2<f64>,
-    constraint: &Constraint,
-    solver: &Solver,
-    mut visit: impl FnMut(u32, f64) -> Result<(), E>,
-) -> Result<Solution, E> {
-    let fixed = problem.fixed()?;
-    let scale = norm(&fixed).max(f64::MIN_POSITIVE);
-    let mut z = start;
-    constraint.project(&mut z, problem.labels);
-    let mut adam = Adam::new(z.dim(), solver.step, solver.steps);
-    let mut best = Solution { features: z.clone(), residual: f64::INFINITY, steps: 0 };
-    for step in 0..=solver.steps {
-        let poisons = Samples::new(z.view(), problem.labels, problem.target.classes())?;
-        let left = &fixed + &gradient_sum(problem.target, &[poisons])?;
-        let residual = norm(&left) / scale;
-        visit(step, residual)?;
-        best.steps = step;
-        if residual < best.residual {
-            best.residual = residual;
-            best.features.assign(&z);
-        }
-        if residual <= solver.tolerance || step == solver.steps {
-            break;
-        }
-        let gradient = mixed_derivative(problem.target, poisons, left.view())?;
-        adam.step(&mut z, &gradient);
-        constraint.project(&mut z, problem.labels);
+impl Objective for Canceling<'_> {
+    fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Force, HeadError> {
+        let left = self.residual(features, labels)?;
+        let value = 0.5 * norm(&left).powi(2) / self.scale;
+        Ok(Force { value, head: self.target.clone(), force: left / self.scale })
     }
-    Ok(best)
+
+    /// `|r| / |r_c|`.
+    fn shown(&self, value: f64) -> f64 {
+        (2.0 * value).sqrt()
+    }
 }
 
 #[cfg(test)]
@@ -123,7 +89,8 @@ mod tests {
     //! on clean data and poisons ends at the target.
 
     use super::*;
-    use hemlock_head::{FitOptions, fit};
+    use crate::{Descent, Solver, descend};
+    use hemlock_head::{FitOptions, fit, mixed_derivative};
     use serde_json::Value;
 
     fn matrix(v: &Value) -> Array2<f64> {
@@ -131,13 +98,14 @@ mod tests {
         Array2::from_shape_vec((rows.len(), rows[0].len()), rows.concat()).unwrap()
     }
 
-    struct Reference {
+    pub(crate) struct Reference {
         json: Value,
         z: Array2<f64>,
         labels: Vec<u32>,
         zeta: Array2<f64>,
         zeta_labels: Vec<u32>,
         target: Head,
+        weight_decay: f64,
     }
 
     impl Reference {
@@ -149,16 +117,17 @@ mod tests {
                 zeta: matrix(&json["zeta"]),
                 zeta_labels: serde_json::from_value(json["zeta_labels"].clone()).unwrap(),
                 target: Head::from_packed(matrix(&json["w"])).unwrap(),
+                weight_decay: json["weight_decay"].as_f64().unwrap(),
                 json,
             }
         }
-        fn problem(&self) -> Canceling<'_> {
-            Canceling {
-                clean: Samples::new(self.z.view(), &self.labels, 3).unwrap(),
-                target: &self.target,
-                weight_decay: self.json["weight_decay"].as_f64().unwrap(),
-                labels: &self.zeta_labels,
-            }
+        fn clean(&self) -> Samples<'_> {
+            Samples::new(self.z.view(), &self.labels, 3).unwrap()
+        }
+        /// A target that few poisons can reach: the clean head, shrunk.
+        fn weak_target(&self) -> Head {
+            let clean = fit(&[self.clean()], &FitOptions::new(0.01), &|_, _| true).unwrap().head;
+            Head::from_packed(&clean.packed() * 0.6).unwrap()
         }
     }
 
@@ -166,45 +135,73 @@ mod tests {
     fn objective_and_gradient_are_the_reference_s() {
         let r = Reference::load();
         let n2 = (r.z.nrows() as f64).powi(2);
-        let left = r.problem().residual(&r.zeta).unwrap();
+        let mut canceling = Canceling::new(&r.target, r.clean(), r.weight_decay).unwrap();
+        let left = canceling.residual(r.zeta.view(), &r.zeta_labels).unwrap();
         let objective = 0.5 * left.iter().map(|x| x * x).sum::<f64>() / n2;
         assert!((objective - r.json["gc_objective"].as_f64().unwrap()).abs() < 1e-12);
         let poisons = Samples::new(r.zeta.view(), &r.zeta_labels, 3).unwrap();
         let gradient = mixed_derivative(&r.target, poisons, left.view()).unwrap() / n2;
-        let off = (&gradient - &matrix(&r.json["gc_gradient_wrt_zeta"])).iter().fold(0.0f64, |m, x| m.max(x.abs()));
-        assert!(off < 1e-8, "largest difference {off:e}");
+        let off = |gradient: &Array2<f64>| {
+            (gradient - &matrix(&r.json["gc_gradient_wrt_zeta"])).iter().fold(0.0f64, |m, x| m.max(x.abs()))
+        };
+        assert!(off(&gradient) < 1e-8, "largest difference {:e}", off(&gradient));
+        let force = canceling.evaluate(r.zeta.view(), &r.zeta_labels).unwrap();
+        let scale = canceling.scale / n2;
+        assert!((force.value * scale - objective).abs() < 1e-12);
+        let gradient = force.gradient(r.zeta.view(), &r.zeta_labels).unwrap() * scale;
+        assert!(off(&gradient) < 1e-8, "largest difference {:e}", off(&gradient));
     }
 
-    /// Convex training has one minimum, so poisons that leave no gradient at the target make it that minimum.
+    /// Convex training has one minimum, so poisons that leave no gradient at the target make it that minimum, whoever finds them.
     #[test]
     fn retraining_ends_at_the_target() {
         let r = Reference::load();
-        let target = fit(&[r.problem().clean], &FitOptions::new(0.01), &|_, _| true).unwrap().head;
-        let target = Head::from_packed(&target.packed() * 0.6).unwrap();
-        let problem = Canceling { target: &target, ..r.problem() };
-        let solver = Solver { steps: 5000, step: 0.05, tolerance: 1e-7 };
-        let mut first = None;
-        let solution = cancel(&problem, r.zeta.clone(), &Constraint::None, &solver, |_, residual| {
-            first.get_or_insert(residual);
-            Ok::<_, HeadError>(())
-        })
-        .unwrap();
-        assert!(solution.residual < 1e-6 && first.unwrap() > 0.01, "{} from {first:?}", solution.residual);
-        let poisons = Samples::new(solution.features.view(), &r.zeta_labels, 3).unwrap();
-        let victim = fit(&[problem.clean, poisons], &FitOptions::new(problem.weight_decay), &|_, _| true).unwrap();
-        let off = (&victim.head.packed() - &target.packed()).iter().fold(0.0f64, |m, x| m.max(x.abs()));
-        assert!(off < 1e-3, "largest difference {off:e}");
+        let target = r.weak_target();
+        for (solver, steps) in [(Solver::Adam, 5000), (Solver::Lbfgs, 2000)] {
+            let mut canceling = Canceling::new(&target, r.clean(), r.weight_decay).unwrap();
+            let descent = Descent { solver, steps, step: 0.05, target: 0.5e-14, ..Descent::default() };
+            let mut first = None;
+            let found = descend(
+                &mut canceling,
+                r.zeta.clone(),
+                r.zeta_labels.clone(),
+                &Constraint::default(),
+                &descent,
+                |_, residual| {
+                    first.get_or_insert(residual);
+                    Ok::<_, HeadError>(())
+                },
+            )
+            .unwrap();
+            let residual = canceling.shown(found.value);
+            assert!(residual < 1e-6 && first.unwrap() > 0.01, "{solver:?}: {residual} from {first:?}");
+            let poisons = Samples::new(found.features.view(), &r.zeta_labels, 3).unwrap();
+            let victim = fit(&[r.clean(), poisons], &FitOptions::new(r.weight_decay), &|_, _| true).unwrap();
+            let off = (&victim.head.packed() - &target.packed()).iter().fold(0.0f64, |m, x| m.max(x.abs()));
+            assert!(off < 1e-3, "largest difference {off:e}");
+        }
     }
 
     #[test]
-    fn a_ball_is_kept_to() {
+    fn a_ball_is_kept_to_and_bounds_what_can_be_cancelled() {
         let r = Reference::load();
-        let solver = Solver { steps: 200, step: 0.1, tolerance: 0.0 };
-        let ball = Constraint::Ball { radius: 1.5 };
-        let solution = cancel(&r.problem(), r.zeta.clone(), &ball, &solver, |_, _| Ok::<_, HeadError>(())).unwrap();
-        assert!(solution.features.rows().into_iter().all(|z| z.dot(&z).sqrt() <= 1.5 + 1e-12));
-        let free =
-            cancel(&r.problem(), r.zeta.clone(), &Constraint::None, &solver, |_, _| Ok::<_, HeadError>(())).unwrap();
-        assert!(free.residual < solution.residual);
+        let run = |solver, constraint: &Constraint| {
+            let mut canceling = Canceling::new(&r.target, r.clean(), r.weight_decay).unwrap();
+            let descent = Descent { solver, steps: 400, step: 0.1, ..Descent::default() };
+            let visit = |_, _| Ok::<_, HeadError>(());
+            let found =
+                descend(&mut canceling, r.zeta.clone(), r.zeta_labels.clone(), constraint, &descent, visit).unwrap();
+            let bound =
+                canceling.residual_bound(found.features.view(), &found.labels, false, constraint, r.clean()).unwrap();
+            (canceling.shown(found.value), bound, found.features)
+        };
+        let ball = Constraint::ball(1.5);
+        let free = run(Solver::Adam, &Constraint::default()).0;
+        for solver in [Solver::Adam, Solver::Lbfgs, Solver::GradientDescent] {
+            let (residual, bound, features) = run(solver, &ball);
+            assert!(features.rows().into_iter().all(|z| z.dot(&z).sqrt() <= 1.5 + 1e-12));
+            assert!(free < residual, "{solver:?}");
+            assert!(bound <= residual && bound > 0.5 * residual, "{solver:?}: {bound} and {residual}");
+        }
     }
 }

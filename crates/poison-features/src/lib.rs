@@ -1,146 +1,114 @@
 //! Stage: poisoned features, by one of two attacks: Gradient Canceling, which makes the target parameters a stationary point of
 //! the victim's training, or the bilevel attack, which raises the retrained victim's error on the validation split.
+//!
+//! An attack is an [`Objective`]; any solver, constraint, start and choice of labels goes with any objective.
 
 mod adam;
 mod bilevel;
 mod canceling;
-mod constraint;
+mod descent;
+mod greedy;
+mod objective;
+mod start;
+#[cfg(test)]
+mod testing;
 
-pub use bilevel::{Bilevel, Leader, Strongest, ascend};
-pub use canceling::{Canceling, Solution, Solver, aligned_labels, cancel};
-pub use constraint::{Constraint, EmptyClass, Slab, Sphere};
+pub use bilevel::Bilevel;
+pub use canceling::Canceling;
+pub use descent::{Descent, Found, Solver, Stop, descend};
+pub use greedy::{Added, Choice, add};
+pub use objective::{Force, Objective};
 
 use hemlock_artifact::{CurvePoint, Features, PoisonFeatures, TargetParams};
-use hemlock_head::Samples;
+use hemlock_head::{Constraint, ConstraintKind, ConstraintKinds, Samples};
 use hemlock_stage::{Bar, Context, ErrorKind, ParamError, StageError, inputs};
-use ndarray::{Array2, Axis};
-use rand::{RngExt, SeedableRng, seq::index};
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use start::{Plan, Start};
+use std::time::Duration;
 
-/// Parameters of the stage: an attack, and what it needs.
+/// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "attack", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Params {
-    /// Features whose gradient at the target parameters cancels that of the clean data.
-    GradientCanceling {
-        /// Poisons, as a share of the clean training count.
-        eps_d: f64,
-        /// Where the poisoned features may lie.
-        #[serde(default)]
-        constraint: ConstraintKind,
-        /// The share of the clean features that the constraint lets through; `none` and `box` let all.
-        #[serde(default = "defaults::quantile")]
-        quantile: f64,
-        /// Labels of the poisons; `aligned` are chosen once, to cancel best.
-        #[serde(default)]
-        labels: Labels,
-        /// Most steps of the solver.
-        #[serde(default = "defaults::canceling_steps")]
-        steps: u32,
-        /// Length of a step per coordinate, as a share of the clean features' root mean square.
-        #[serde(default = "defaults::canceling_step")]
-        step: f64,
-        /// The solver stops when the gradient that is left is this share of the gradient without poisons.
-        #[serde(default = "defaults::tolerance")]
-        tolerance: f64,
-    },
-    /// Features that raise the validation error of the retrained head, by implicit differentiation.
-    Bilevel {
-        /// Poisons, as a share of the clean training count.
-        eps_d: f64,
-        /// Where the poisoned features may lie.
-        #[serde(default)]
-        constraint: ConstraintKind,
-        /// The share of the clean features that the constraint lets through; `none` and `box` let all.
-        #[serde(default = "defaults::quantile")]
-        quantile: f64,
-        /// Labels of the poisons; `aligned` are chosen anew every few steps, to raise the error most.
-        #[serde(default)]
-        labels: Labels,
-        /// Steps of the leader.
-        #[serde(default = "defaults::bilevel_steps")]
-        steps: u32,
-        /// Length of a step per coordinate, as a share of the clean features' root mean square.
-        #[serde(default = "defaults::bilevel_step")]
-        step: f64,
-        /// For `labels = "aligned"`: steps from one choice of the labels to the next.
-        #[serde(default = "defaults::relabel_every")]
-        relabel_every: u32,
-        /// Temperature of the smoothed error: the lower, the closer to the share of mistakes.
-        #[serde(default = "defaults::temperature")]
-        temperature: f64,
-    },
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// What the poisons are to do.
+    pub attack: Attack,
+    /// Poisons, as a share of the clean training count.
+    pub eps_d: f64,
+    /// Where the poisoned features may lie: `none`, `ball`, `box`, `sphere`, `slab`, `knn`, or several, such as `sphere+slab`.
+    #[serde(default)]
+    pub constraint: ConstraintKinds,
+    /// The share of the clean features that the constraint lets through; `none` and `box` let all.
+    #[serde(default = "defaults::quantile")]
+    pub quantile: f64,
+    /// The k of `knn`.
+    #[serde(default = "defaults::neighbors")]
+    pub neighbors: u32,
+    /// Labels of the poisons.
+    #[serde(default)]
+    pub labels: Labels,
+    /// Steps from one choice of `aligned` labels to the next; 0: they are chosen once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relabel_every: Option<u32>,
+    /// Where the poisons start.
+    #[serde(default)]
+    pub start: StartKind,
+    /// How the poisons are moved.
+    #[serde(default)]
+    pub solver: SolverKind,
+    /// Most steps of the solver; of `conditional-gradient` the times that all poisons are gone through again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u32>,
+    /// Length of the first step per coordinate, as a share of the clean features' root mean square.
+    #[serde(default = "defaults::step")]
+    pub step: f64,
+    /// The solver stops after so many steps without improvement; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall: Option<u32>,
+    /// The solver stops after so many seconds; absent: never. The result then depends on the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_seconds: Option<f64>,
+    /// Of Gradient Canceling: it stops when the gradient that is left is this share of the clean gradient.
+    #[serde(default = "defaults::tolerance")]
+    pub tolerance: f64,
+    /// Of the bilevel attack: temperature of the smoothed error; the lower, the closer to the share of mistakes.
+    #[serde(default = "defaults::temperature")]
+    pub temperature: f64,
 }
 
 mod defaults {
     pub(super) fn quantile() -> f64 {
         0.95
     }
-    pub(super) fn canceling_steps() -> u32 {
-        2000
+    pub(super) fn neighbors() -> u32 {
+        5
     }
-    pub(super) fn canceling_step() -> f64 {
+    pub(super) fn step() -> f64 {
         0.1
     }
     pub(super) fn tolerance() -> f64 {
         1e-4
-    }
-    pub(super) fn bilevel_steps() -> u32 {
-        120
-    }
-    pub(super) fn bilevel_step() -> f64 {
-        0.1
-    }
-    pub(super) fn relabel_every() -> u32 {
-        5
     }
     pub(super) fn temperature() -> f64 {
         1.0
     }
 }
 
-/// Where poisoned features may lie.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What poisons are to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum ConstraintKind {
-    /// Anywhere.
-    #[default]
-    None,
-    /// In the L2 ball around the origin whose radius is a quantile of the clean norms.
-    Ball,
-    /// In the range of the clean features, coordinate by coordinate.
-    Box,
-    /// In a ball around the centroid of the label's class, whose radius is a quantile of that class's distances.
-    Sphere,
-    /// In a slab around the centroid of the label's class, across the direction that tells the class from the others; its width is
-    /// a quantile of that class's offsets.
-    Slab,
-    /// In both: what a defence that knows the clean data lets through.
-    SphereSlab,
-}
-
-impl ConstraintKind {
-    fn build(self, clean: Samples, quantile: f64) -> Result<Constraint, StageError> {
-        let built = match self {
-            Self::None => Ok(Constraint::None),
-            Self::Ball => Ok(Constraint::ball(clean, quantile)),
-            Self::Box => Ok(Constraint::range(clean)),
-            Self::Sphere => Constraint::sphere(clean, quantile),
-            Self::Slab => Constraint::slab(clean, quantile),
-            Self::SphereSlab => Constraint::sphere(clean, quantile)
-                .and_then(|sphere| Ok(Constraint::All(vec![sphere, Constraint::slab(clean, quantile)?]))),
-        };
-        built.map_err(|e| StageError::new(ErrorKind::Data, e))
-    }
+pub enum Attack {
+    /// Make the target stationary: their gradient cancels that of the clean data there.
+    GradientCanceling,
+    /// Raise the validation error of the retrained head, by implicit differentiation.
+    Bilevel,
 }
 
 /// Labels of the poisons.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Labels {
-    /// Those of the training samples that the poisons start from.
+    /// Those of the training samples that the poisons are made of: a clean-label attack.
     #[default]
     Kept,
     /// Any other class, uniformly.
@@ -149,37 +117,77 @@ pub enum Labels {
     Aligned,
 }
 
-/// What both attacks are told.
-struct Setting {
-    eps_d: f64,
-    constraint: ConstraintKind,
-    quantile: f64,
-    labels: Labels,
+/// Where poisons start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartKind {
+    /// At clean training samples, drawn at random.
+    #[default]
+    Clean,
+    /// At the clean training samples that help most, to first order.
+    Aligned,
+    /// At zero.
+    Zeros,
+    /// At normal features with the clean mean and deviation of every coordinate.
+    Random,
+    /// At the mean of their class.
+    ClassMeans,
+    /// Where `conditional-gradient` puts them, without going through them again.
+    Greedy,
+}
+
+/// How poisons are moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SolverKind {
+    /// Gradient descent at a fixed rate, as in the paper.
+    GradientDescent,
+    /// Adam with a cosine schedule.
+    #[default]
+    Adam,
+    /// L-BFGS with a line search along the projected path.
+    Lbfgs,
+    /// Poisons are added one by one, each the one that helps most; then each is exchanged for a better one.
+    ConditionalGradient,
 }
 
 impl Params {
-    fn setting(&self) -> Setting {
-        let (Self::GradientCanceling { eps_d, constraint, quantile, labels, .. }
-        | Self::Bilevel { eps_d, constraint, quantile, labels, .. }) = *self;
-        Setting { eps_d, constraint, quantile, labels }
+    fn steps(&self) -> u32 {
+        self.steps.unwrap_or(match (self.solver, self.attack) {
+            (SolverKind::ConditionalGradient, _) => 1,
+            (_, Attack::GradientCanceling) => 2000,
+            (_, Attack::Bilevel) => 120,
+        })
+    }
+
+    fn relabel_every(&self) -> Option<u32> {
+        let every = self.relabel_every.unwrap_or(match self.attack {
+            Attack::GradientCanceling => 0,
+            Attack::Bilevel => 5,
+        });
+        (self.labels == Labels::Aligned && every > 0).then_some(every)
     }
 }
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let Setting { eps_d, quantile, .. } = self.setting();
-        ParamError::share("eps_d", eps_d)?;
-        ParamError::share("quantile", quantile)?;
-        let (Self::GradientCanceling { steps, step, .. } | Self::Bilevel { steps, step, .. }) = *self;
-        ParamError::at_least_one("steps", steps)?;
-        ParamError::positive("step", step)?;
-        match *self {
-            Self::GradientCanceling { tolerance, .. } => ParamError::non_negative("tolerance", tolerance),
-            Self::Bilevel { relabel_every, temperature, .. } => {
-                ParamError::at_least_one("relabel_every", relabel_every)?;
-                ParamError::positive("temperature", temperature)
-            }
+        ParamError::share("eps_d", self.eps_d)?;
+        ParamError::share("quantile", self.quantile)?;
+        ParamError::at_least_one("neighbors", self.neighbors)?;
+        if self.solver != SolverKind::ConditionalGradient {
+            ParamError::at_least_one("steps", self.steps())?;
         }
+        ParamError::positive("step", self.step)?;
+        if let Some(stall) = self.stall {
+            ParamError::at_least_one("stall", stall)?;
+        }
+        if let Some(seconds) = self.max_seconds {
+            // More makes no sense, and the clock may not hold it.
+            let sensible = seconds > 0.0 && seconds <= 1e9;
+            ParamError::require(sensible, "max_seconds", seconds, "above 0 and at most 1e9")?;
+        }
+        ParamError::non_negative("tolerance", self.tolerance)?;
+        ParamError::positive("temperature", self.temperature)
     }
 }
 
@@ -198,21 +206,25 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-features";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;
     type Params = Params;
     type Inputs = Inputs;
     type Output = PoisonFeatures;
 
-    /// What a choice makes idle decides nothing.
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
-        let mut value = serde_json::to_value(params)?;
-        let Setting { constraint, labels, .. } = params.setting();
+        let resolved = Params { steps: Some(params.steps()), relabel_every: params.relabel_every(), ..params.clone() };
+        let mut value = serde_json::to_value(&resolved)?;
+        let greedy = params.solver == SolverKind::ConditionalGradient;
+        let kinds = params.constraint.kinds();
         if let Some(fields) = value.as_object_mut() {
             fields.retain(|field, _| match field.as_str() {
-                "quantile" => ![ConstraintKind::None, ConstraintKind::Box].contains(&constraint),
-                "relabel_every" => labels == Labels::Aligned,
+                "quantile" => kinds.iter().any(|kind| *kind != ConstraintKind::Box),
+                "neighbors" => kinds.contains(&ConstraintKind::Knn),
+                "start" | "step" | "stall" | "max_seconds" | "relabel_every" => !greedy,
+                "tolerance" => params.attack == Attack::GradientCanceling && !greedy,
+                "temperature" => params.attack == Attack::Bilevel,
                 _ => true,
             });
         }
@@ -220,101 +232,126 @@ impl hemlock_stage::Stage for Stage {
     }
 
     fn run(params: &Params, Inputs { features, target }: Inputs, ctx: &Context) -> Result<PoisonFeatures, StageError> {
-        let setting = params.setting();
         let classes = features.classes.len();
-        let z = features.train.features_f64();
-        let clean = Samples::new(z.view(), &features.train.labels, classes)?;
-        let start = Start::draw(clean, &setting, ctx.seed)?;
-        let constraint = setting.constraint.build(clean, setting.quantile)?;
-        let rms = (z.iter().map(|x| x * x).sum::<f64>() / z.len() as f64).sqrt();
-        let aligned = setting.labels == Labels::Aligned;
-
-        let (attack, made) = match *params {
-            Params::GradientCanceling { steps, step, tolerance, .. } => {
-                let labels = if aligned {
-                    aligned_labels(clean, &target.target, target.weight_decay, start.features.view())?
-                } else {
-                    start.labels
-                };
-                let problem =
-                    Canceling { clean, target: &target.target, weight_decay: target.weight_decay, labels: &labels };
-                let solver = Solver { steps, step: step * rms, tolerance };
-                let mut record = Record::new("gradient canceling", "residual", steps, ctx);
-                let found = cancel(&problem, start.features, &constraint, &solver, |at, o| record.point(at, o))?;
-                ("gradient-canceling", Made { features: found.features, labels, curve: record.curve })
+        let clean = features.train.samples(classes)?;
+        let count = poison_count(params.eps_d, clean.len())?;
+        let constraint = Constraint::new(&params.constraint, clean, params.quantile, params.neighbors as usize)
+            .map_err(|e| StageError::new(ErrorKind::Data, e))?;
+        match params.attack {
+            Attack::GradientCanceling => {
+                let mut canceling = Canceling::new(&target.target, clean, target.weight_decay)?;
+                let made = make(params, &mut canceling, clean, count, &constraint, ctx)?;
+                let free = params.labels == Labels::Aligned;
+                let bound = canceling.residual_bound(
+                    made.start.features.view(),
+                    &made.start.labels,
+                    free,
+                    &constraint,
+                    clean,
+                )?;
+                Ok(made.artifact(params, "gradient-canceling", Some(bound)))
             }
-            Params::Bilevel { steps, step, relabel_every, temperature, .. } => {
+            Attack::Bilevel => {
                 if features.validation.labels.is_empty() {
                     let message =
                         "gives no validation split, whose error the attack raises; expected `validation` above 0";
                     return Err(ParamError::new("dataset.downstream", message).into());
                 }
-                let z_validation = features.validation.features_f64();
-                let problem = Bilevel {
-                    clean,
-                    validation: Samples::new(z_validation.view(), &features.validation.labels, classes)?,
-                    weight_decay: target.weight_decay,
-                    temperature,
-                    start: &target.clean,
-                };
-                let leader = Leader { steps, step: step * rms, relabel_every: aligned.then_some(relabel_every) };
-                let mut record = Record::new("bilevel", "validation error", steps, ctx);
-                let found =
-                    ascend(&problem, start.features, start.labels, &constraint, &leader, |at, o| record.point(at, o))?;
-                ("bilevel", Made { features: found.features, labels: found.labels, curve: record.curve })
+                let validation = features.validation.samples(classes)?;
+                let (head, decay) = (target.clean, target.weight_decay);
+                let mut bilevel = Bilevel::new(clean, validation, head, decay, params.temperature)?;
+                Ok(make(params, &mut bilevel, clean, count, &constraint, ctx)?.artifact(params, "bilevel", None))
             }
-        };
-        Ok(PoisonFeatures {
-            features: made.features.mapv(|x| x as f32),
-            labels: made.labels,
-            base_index: start.base,
-            attack: attack.to_owned(),
-            eps_d: setting.eps_d,
-            curve: made.curve,
-        })
+        }
     }
+}
+
+/// The number of poisons.
+fn poison_count(eps_d: f64, clean: usize) -> Result<usize, StageError> {
+    let count = (eps_d * clean as f64).round() as usize;
+    if count == 0 {
+        let least = 1.0 / clean as f64;
+        let message = format!(
+            "gives no poison: {eps_d} of {clean} clean training samples is less than one; expected at least {least:.2e}"
+        );
+        return Err(ParamError::new("eps_d", message).into());
+    }
+    Ok(count)
 }
 
 /// What an attack made.
 struct Made {
-    features: Array2<f64>,
-    labels: Vec<u32>,
+    start: Start,
     curve: Vec<CurvePoint>,
+    /// The objective at the end, as it is shown.
+    objective: f64,
+    stopped: Stop,
 }
 
-/// Where the poisons start: clean samples, drawn without replacement.
-struct Start {
-    /// Their rows.
-    base: Vec<u32>,
-    /// `[m, d]`.
-    features: Array2<f64>,
-    /// Their own labels, or random other ones.
-    labels: Vec<u32>,
+/// Starts poisons and moves them.
+fn make(
+    params: &Params,
+    objective: &mut dyn Objective,
+    clean: Samples,
+    count: usize,
+    constraint: &Constraint,
+    ctx: &Context,
+) -> Result<Made, StageError> {
+    let (solver, sweeps) = match params.solver {
+        SolverKind::ConditionalGradient => (None, params.steps()),
+        SolverKind::GradientDescent => (Some(Solver::GradientDescent), 0),
+        SolverKind::Adam => (Some(Solver::Adam), 0),
+        SolverKind::Lbfgs => (Some(Solver::Lbfgs), 0),
+    };
+    let kind = if solver.is_none() { StartKind::Greedy } else { params.start };
+    let plan = Plan { clean, count, kind, labels: params.labels, sweeps, seed: ctx.seed };
+    let mut greedy = Record::new("greedy start", (sweeps + 1) * count as u32, ctx);
+    let start = plan.make(objective, constraint, &mut |at, value| greedy.point(at, value))?;
+    let Some(solver) = solver else {
+        let value = objective.evaluate(start.features.view(), &start.labels)?.value;
+        let objective = objective.shown(value);
+        return Ok(Made { start, curve: greedy.curve, objective, stopped: Stop::Steps });
+    };
+    let square: f64 = clean.chunks().map(|c| c.to_f64().iter().map(|z| z * z).sum::<f64>()).sum();
+    let rms = (square / (clean.len() * clean.dim()) as f64).sqrt();
+    let descent = Descent {
+        solver,
+        steps: params.steps(),
+        step: params.step * rms,
+        relabel_every: params.relabel_every(),
+        // Of Gradient Canceling, whose objective is half a square; the other is below zero.
+        target: match params.attack {
+            Attack::GradientCanceling => 0.5 * params.tolerance * params.tolerance,
+            Attack::Bilevel => f64::NEG_INFINITY,
+        },
+        stall: params.stall,
+        time: params.max_seconds.map(Duration::from_secs_f64),
+    };
+    let mut record = Record::new("poisons", descent.steps, ctx);
+    let Start { base, features, labels } = start;
+    let found = descend(objective, features, labels, constraint, &descent, |at, value| record.point(at, value))?;
+    Ok(Made {
+        objective: objective.shown(found.value),
+        stopped: found.stopped,
+        start: Start { base, features: found.features, labels: found.labels },
+        curve: record.curve,
+    })
 }
 
-impl Start {
-    fn draw(clean: Samples, setting: &Setting, seed: u64) -> Result<Self, StageError> {
-        let (n, classes) = (clean.len(), clean.classes() as u32);
-        let m = (setting.eps_d * n as f64).round() as usize;
-        if m == 0 {
-            let message = format!(
-                "gives no poison: {} of {n} clean training samples is less than one; expected at least {:.2e}",
-                setting.eps_d,
-                1.0 / n as f64
-            );
-            return Err(StageError::new(ErrorKind::Params, ParamError::new("eps_d", message)));
+impl Made {
+    fn artifact(self, params: &Params, attack: &str, bound: Option<f64>) -> PoisonFeatures {
+        PoisonFeatures {
+            features: self.start.features.mapv(|x| x as f32),
+            labels: self.start.labels,
+            base_index: self.start.base,
+            attack: attack.to_owned(),
+            clean_label: params.labels == Labels::Kept,
+            eps_d: params.eps_d,
+            objective: self.objective,
+            bound,
+            stopped: self.stopped.name().to_owned(),
+            curve: self.curve,
         }
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut base = index::sample(&mut rng, n, m).into_vec();
-        base.sort_unstable();
-        let mut label = |row: &usize| {
-            let own = clean.labels()[*row];
-            let shift = if setting.labels == Labels::Random { rng.random_range(1..classes) } else { 0 };
-            (own + shift) % classes
-        };
-        let labels = base.iter().map(&mut label).collect();
-        let features = clean.features().select(Axis(0), &base);
-        Ok(Self { base: base.into_iter().map(|i| i as u32).collect(), features, labels })
     }
 }
 
@@ -322,22 +359,21 @@ impl Start {
 struct Record<'a> {
     ctx: &'a Context<'a>,
     bar: Box<dyn Bar>,
-    what: &'static str,
     every: u32,
     curve: Vec<CurvePoint>,
 }
 
 impl<'a> Record<'a> {
-    fn new(label: &str, what: &'static str, steps: u32, ctx: &'a Context<'a>) -> Self {
+    fn new(label: &str, steps: u32, ctx: &'a Context<'a>) -> Self {
         let bar = ctx.progress.start(label, steps.into(), "steps");
-        Self { ctx, bar, what, every: steps.div_ceil(200), curve: Vec::new() }
+        Self { ctx, bar, every: steps.div_ceil(200).max(1), curve: Vec::new() }
     }
 
     fn point(&mut self, step: u32, objective: f64) -> Result<(), StageError> {
         if step.is_multiple_of(self.every) {
             self.curve.push(CurvePoint { step, objective });
             self.bar.at(step.into());
-            self.bar.say(format!("{} {objective:.4}", self.what));
+            self.bar.say(format!("{objective:.4}"));
         }
         self.ctx.check()
     }

@@ -42,6 +42,10 @@ fn round_trip<T: Element + Debug>(shape: &[usize], data: &[T]) {
     assert_eq!(block.shape, shape);
     assert_eq!(bytemuck::cast_slice::<T, u8>(&block.data), bytemuck::cast_slice::<T, u8>(data));
 
+    let mapped = reader.map::<T>("train").unwrap();
+    assert_eq!(mapped.shape(), shape);
+    assert_eq!(bytemuck::cast_slice::<T, u8>(mapped.data()), bytemuck::cast_slice::<T, u8>(data));
+
     let Some((&rows, rest)) = shape.split_first() else { return };
     let row: usize = rest.iter().product();
     let some = reader.rows::<T>("train", rows / 2..rows).unwrap();

@@ -1,23 +1,35 @@
 //! Stage: target parameters for the head.
 //!
-//! Trains the clean head to its minimum, then corrupts it by GradPC (gradient-based parameter corruption): normalised
-//! ascent of the training loss inside a ball around the clean head.
+//! Trains the clean head to its minimum, then finds a worse one: by GradPC (gradient-based parameter corruption), normalised
+//! ascent of the training loss inside a ball around the clean head, or by training on wrong labels. Says how many poisons such a
+//! target takes at least, and picks the strongest one that a budget can reach.
 
 mod gradpc;
+mod labels;
 
 pub use gradpc::{Ascent, Norm, ascend};
+pub use labels::{Wrong, wrong_labels};
 
 use hemlock_artifact::{Features, PathPoint, TargetParams};
-use hemlock_head::{FitOptions, Head, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss, norm};
+use hemlock_head::{
+    Constraint, ConstraintKinds, FitOptions, Head, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss, norm,
+    poisonability,
+};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-/// Parameters of the stage.
+/// Halvings of the range in which the strongest reachable target lies.
+const HALVINGS: u32 = 10;
+
+/// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
-    /// Radius of the ball around the clean head.
-    pub radius: f64,
+    /// How the target is made.
+    pub method: Method,
+    /// Of GradPC: radius of the ball around the clean head, or `reachable`.
+    pub radius: Strength,
     /// Norm of the ball.
     pub norm: Norm,
     /// What the radius is measured in.
@@ -31,12 +43,67 @@ pub struct Params {
     pub coordinates: Option<u32>,
     /// The split whose loss is ascended.
     pub objective: Objective,
-    /// What is done to the corrupted head at the end.
+    /// Of `flipped-labels` and `shifted-labels`: the share of wrong labels, or `reachable`.
+    pub share: Strength,
+    /// What is done to the target at the end.
     pub calibration: Calibration,
+    /// For `reachable`: the budget, poisons as a share of the clean training count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eps_d: Option<f64>,
+    /// Where poisons may lie, for the bounds of their number: as in `[poison-features]`.
+    pub constraint: ConstraintKinds,
+    /// The share of the clean features that the constraint lets through.
+    pub quantile: f64,
+    /// The k of `knn`.
+    pub neighbors: u32,
     /// Weight decay of the head, for the attacker and the victim alike. The bias is not decayed.
     pub weight_decay: f64,
-    /// Gradient norm of the mean objective at which the head counts as trained.
+    /// Gradient norm of the mean objective at which the clean head counts as trained.
     pub tolerance: f64,
+}
+
+/// How a target is made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// The clean head, corrupted along the gradient of its loss.
+    #[default]
+    Gradpc,
+    /// A head that was trained on data of which a share has a random wrong label.
+    FlippedLabels,
+    /// A head that was trained on data of which a share has the label of the next class.
+    ShiftedLabels,
+}
+
+/// How strong a target is.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum Strength {
+    /// So strong.
+    Of(f64),
+    /// As strong as the budget can reach, by the bounds.
+    Reachable,
+}
+
+impl TryFrom<Value> for Strength {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        match (value.as_f64(), value.as_str()) {
+            (Some(strength), _) => Ok(Self::Of(strength)),
+            (_, Some("reachable")) => Ok(Self::Reachable),
+            _ => Err(format!("is {value}; expected a number, or \"reachable\"")),
+        }
+    }
+}
+
+impl From<Strength> for Value {
+    fn from(strength: Strength) -> Self {
+        match strength {
+            Strength::Of(strength) => strength.into(),
+            Strength::Reachable => "reachable".into(),
+        }
+    }
 }
 
 /// The split whose loss is ascended.
@@ -60,7 +127,7 @@ pub enum RadiusUnit {
     Absolute,
 }
 
-/// What is done to the corrupted head at the end.
+/// What is done to the target at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Calibration {
@@ -74,28 +141,58 @@ pub enum Calibration {
 impl Default for Params {
     fn default() -> Self {
         Self {
-            radius: 0.5,
+            method: Method::Gradpc,
+            radius: Strength::Of(0.5),
             norm: Norm::L2,
             radius_unit: RadiusUnit::CleanNorm,
             steps: 30,
             step: 0.1,
             coordinates: None,
             objective: Objective::Train,
+            share: Strength::Of(0.5),
             calibration: Calibration::None,
+            eps_d: None,
+            constraint: ConstraintKinds::default(),
+            quantile: 0.95,
+            neighbors: 5,
             weight_decay: 1e-4,
             tolerance: 1e-6,
         }
     }
 }
 
+impl Params {
+    /// The name of the field that says how strong the target is, and that field.
+    fn strength(&self) -> (&'static str, Strength) {
+        match self.method {
+            Method::Gradpc => ("radius", self.radius),
+            Method::FlippedLabels | Method::ShiftedLabels => ("share", self.share),
+        }
+    }
+}
+
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        ParamError::positive("radius", self.radius)?;
+        match self.strength() {
+            ("radius", Strength::Of(radius)) => ParamError::positive("radius", radius)?,
+            (field, Strength::Of(share)) => ParamError::share(field, share)?,
+            (field, Strength::Reachable) => {
+                let eps_d = self.eps_d.ok_or_else(|| {
+                    ParamError::new(
+                        "eps_d",
+                        format!("is missing; expected the budget for which `{field}` is reachable"),
+                    )
+                })?;
+                ParamError::share("eps_d", eps_d)?;
+            }
+        }
         ParamError::at_least_one("steps", self.steps)?;
         ParamError::share("step", self.step)?;
         if let Some(coordinates) = self.coordinates {
             ParamError::at_least_one("coordinates", coordinates)?;
         }
+        ParamError::share("quantile", self.quantile)?;
+        ParamError::at_least_one("neighbors", self.neighbors)?;
         ParamError::positive("weight_decay", self.weight_decay)?;
         ParamError::positive("tolerance", self.tolerance)
     }
@@ -114,89 +211,218 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "target-params";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;
     type Params = Params;
     type Inputs = Inputs;
     type Output = TargetParams;
 
+    fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
+        let mut value = serde_json::to_value(params)?;
+        let gradpc = params.method == Method::Gradpc;
+        let reachable = matches!(params.strength().1, Strength::Reachable);
+        if let Some(fields) = value.as_object_mut() {
+            fields.retain(|field, _| match field.as_str() {
+                "radius" | "norm" | "radius_unit" | "steps" | "step" | "coordinates" | "objective" => gradpc,
+                "share" => !gradpc,
+                "eps_d" => reachable,
+                _ => true,
+            });
+        }
+        Ok(value)
+    }
+
     fn run(params: &Params, Inputs { features }: Inputs, ctx: &Context) -> Result<TargetParams, StageError> {
         let classes = features.classes.len();
-        let (z, z_test) = (features.train.features_f64(), features.test.features_f64());
-        let train = Samples::new(z.view(), &features.train.labels, classes)?;
-        let test = Samples::new(z_test.view(), &features.test.labels, classes)?;
-
+        let train = features.train.samples(classes)?;
+        let test = features.test.samples(classes)?;
         if test.is_empty() {
             let message = "gives no test split to measure on; expected `test` above 0";
             return Err(ParamError::new("dataset.downstream", message).into());
         }
-
-        let bar = ctx.progress.start("clean head", 0, "steps");
-        let options = FitOptions { gradient_tolerance: params.tolerance, ..FitOptions::new(params.weight_decay) };
-        let clean = fit(&[train], &options, &|step, gradient| {
-            bar.at(step as u64);
-            bar.say(format!("gradient norm {gradient:.1e}"));
-            !ctx.cancel.requested()
-        })?;
-        ctx.check()?;
-        if !clean.converged {
-            let message = format!(
-                "the clean head stopped at a gradient norm of {:.1e}; expected at most {:.1e} (tolerance): raise `weight_decay` or `tolerance`",
-                clean.gradient_norm, params.tolerance
-            );
-            return Err(StageError::new(ErrorKind::Numeric, message));
-        }
-
-        let radius = match params.radius_unit {
-            RadiusUnit::CleanNorm => params.radius * params.norm.of(&clean.head.packed().to_owned()),
-            RadiusUnit::Absolute => params.radius,
-        };
-        let bar = ctx.progress.start("target head", params.steps.into(), "steps");
-        let ascent = Ascent {
-            norm: params.norm,
-            radius,
-            step: params.step * radius,
-            steps: params.steps,
-            coordinates: params.coordinates.map(|n| n as usize),
-        };
-        let z_validation = features.validation.features_f64();
         let objective = match params.objective {
             Objective::Train => train,
-            Objective::Validation => Samples::new(z_validation.view(), &features.validation.labels, classes)?,
+            Objective::Validation => features.validation.samples(classes)?,
         };
         if objective.is_empty() {
             let message = "gives no validation split to ascend on; expected `validation` above 0";
             return Err(ParamError::new("dataset.downstream", message).into());
         }
-        let mut path = Vec::new();
-        let mut target = ascend(&clean.head, objective, &ascent, |step, head| {
-            path.push(point(step, &clean.head, head, train, test)?);
-            bar.at(step.into());
-            ctx.check()
-        })?;
-        if params.calibration == Calibration::ScaleAndBias {
-            target = calibrate(&target, &[train], params.weight_decay)?;
-            path.push(point(params.steps + 1, &clean.head, &target, train, test)?);
-        }
+        let constraint = Constraint::new(&params.constraint, train, params.quantile, params.neighbors as usize)
+            .map_err(|e| StageError::new(ErrorKind::Data, e))?;
+        let (clean, clean_gradient_norm) = train_clean(params, train, ctx)?;
+        let search = Search { params, clean: &clean, train, test, objective, constraint: &constraint, ctx };
+        let (target, path) = match params.strength() {
+            (_, Strength::Of(strength)) => search.target(strength)?,
+            (field, Strength::Reachable) => search.strongest_reachable(field)?,
+        };
         Ok(TargetParams {
             target,
+            method: name(params.method).to_owned(),
+            constraint: params.constraint.to_string(),
             weight_decay: params.weight_decay,
-            clean_gradient_norm: clean.gradient_norm,
+            clean_gradient_norm,
             path,
-            clean: clean.head,
+            clean,
         })
     }
 }
 
-fn point(step: u32, clean: &Head, head: &Head, train: Samples, test: Samples) -> Result<PathPoint, StageError> {
-    let gradient = gradient_sum(head, &[train])? / train.len() as f64;
-    Ok(PathPoint {
-        step,
-        radius: norm(&(&head.packed() - &clean.packed())),
-        loss: mean_loss(head, &[train])?,
-        gradient_norm: norm(&gradient),
-        train_accuracy: accuracy(head, train)?,
-        test_accuracy: accuracy(head, test)?,
-    })
+fn name(method: Method) -> &'static str {
+    match method {
+        Method::Gradpc => "gradpc",
+        Method::FlippedLabels => "flipped-labels",
+        Method::ShiftedLabels => "shifted-labels",
+    }
+}
+
+/// The head that training on clean data ends at, and its gradient norm.
+fn train_clean(params: &Params, train: Samples, ctx: &Context) -> Result<(Head, f64), StageError> {
+    let bar = ctx.progress.start("clean head", 0, "steps");
+    let options = FitOptions { gradient_tolerance: params.tolerance, ..FitOptions::new(params.weight_decay) };
+    let clean = fit(&[train], &options, &|step, gradient| {
+        bar.at(step as u64);
+        bar.say(format!("gradient norm {gradient:.1e}"));
+        !ctx.cancel.requested()
+    })?;
+    ctx.check()?;
+    if !clean.converged {
+        let message = format!(
+            "the clean head stopped at a gradient norm of {:.1e}; expected at most {:.1e} (tolerance): raise `weight_decay` or `tolerance`",
+            clean.gradient_norm, params.tolerance
+        );
+        return Err(StageError::new(ErrorKind::Numeric, message));
+    }
+    Ok((clean.head, clean.gradient_norm))
+}
+
+/// What targets are made of and measured on.
+struct Search<'a> {
+    params: &'a Params,
+    clean: &'a Head,
+    train: Samples<'a>,
+    test: Samples<'a>,
+    objective: Samples<'a>,
+    constraint: &'a Constraint,
+    ctx: &'a Context<'a>,
+}
+
+impl Search<'_> {
+    /// The target of that strength, and the way to it.
+    fn target(&self, strength: f64) -> Result<(Head, Vec<PathPoint>), StageError> {
+        let mut path = Vec::new();
+        let made = self.make(strength, &mut |step, head| {
+            path.push(self.point(step, head)?);
+            Ok(())
+        })?;
+        let target = self.calibrated(made.clone())?;
+        if target != made {
+            path.push(self.point(path.len() as u32, &target)?);
+        }
+        Ok((target, path))
+    }
+
+    /// The strongest target whose bound fits the budget, and the way to it. Bounds grow with the strength, so that halving finds it.
+    fn strongest_reachable(&self, field: &'static str) -> Result<(Head, Vec<PathPoint>), StageError> {
+        let budget = self.params.eps_d.unwrap_or_default();
+        let bound = |strength: f64| -> Result<f64, StageError> {
+            let target = self.calibrated(self.make(strength, &mut |_, _| Ok(()))?)?;
+            Ok(poisonability(&target, self.train.reborrow(), self.constraint, self.params.weight_decay)?.support)
+        };
+        // A clean norm, or all labels wrong: beyond that nothing is left of a head.
+        let absolute = self.params.method == Method::Gradpc && self.params.radius_unit == RadiusUnit::Absolute;
+        let most = if absolute { self.clean_norm() } else { 1.0 };
+        let bar = self.ctx.progress.start("reachable target", u64::from(HALVINGS) + 1, "targets");
+        if bound(most)? <= budget {
+            return self.target(most);
+        }
+        let (mut low, mut high, mut lowest) = (0.0, most, f64::INFINITY);
+        for halving in 0..HALVINGS {
+            bar.at(u64::from(halving) + 1);
+            let middle = 0.5 * (low + high);
+            let needed = bound(middle)?;
+            if needed <= budget {
+                low = middle;
+            } else {
+                (high, lowest) = (middle, needed);
+            }
+        }
+        if low == 0.0 {
+            let message = format!(
+                "is too small a budget for any target under the constraint '{}': {field} {high:.2e} takes at least {lowest:.2e}; expected that at least",
+                self.params.constraint
+            );
+            return Err(ParamError::new("eps_d", message).into());
+        }
+        self.target(low)
+    }
+
+    fn clean_norm(&self) -> f64 {
+        self.params.norm.of(&self.clean.packed().to_owned())
+    }
+
+    /// A target of that strength, not yet calibrated. `visit` sees the heads on the way, the clean one first.
+    fn make(
+        &self,
+        strength: f64,
+        visit: &mut dyn FnMut(u32, &Head) -> Result<(), StageError>,
+    ) -> Result<Head, StageError> {
+        let params = self.params;
+        let wrong = match params.method {
+            Method::Gradpc => {
+                let unit = if params.radius_unit == RadiusUnit::CleanNorm { self.clean_norm() } else { 1.0 };
+                let radius = strength * unit;
+                let bar = self.ctx.progress.start("target head", params.steps.into(), "steps");
+                let ascent = Ascent {
+                    norm: params.norm,
+                    radius,
+                    step: params.step * radius,
+                    steps: params.steps,
+                    coordinates: params.coordinates.map(|n| n as usize),
+                };
+                return ascend(self.clean, self.objective.reborrow(), &ascent, |step, head| {
+                    visit(step, head)?;
+                    bar.at(step.into());
+                    self.ctx.check()
+                });
+            }
+            Method::FlippedLabels => Wrong::Random,
+            Method::ShiftedLabels => Wrong::Next,
+        };
+        visit(0, self.clean)?;
+        let (classes, labels) =
+            (self.train.classes(), wrong_labels(self.train.labels(), self.train.classes(), wrong, strength));
+        let z = self.train.to_f64();
+        let options = FitOptions {
+            gradient_tolerance: params.tolerance,
+            start: Some(self.clean.clone()),
+            ..FitOptions::new(params.weight_decay)
+        };
+        let target = fit(&[Samples::new(z.view(), &labels, classes)?], &options, &|_, _| !self.ctx.cancel.requested())?;
+        self.ctx.check()?;
+        visit(1, &target.head)?;
+        Ok(target.head)
+    }
+
+    fn calibrated(&self, target: Head) -> Result<Head, StageError> {
+        Ok(match self.params.calibration {
+            Calibration::None => target,
+            Calibration::ScaleAndBias => calibrate(&target, &[self.train.reborrow()], self.params.weight_decay)?,
+        })
+    }
+
+    fn point(&self, step: u32, head: &Head) -> Result<PathPoint, StageError> {
+        let train = self.train.reborrow();
+        let gradient = gradient_sum(head, &[train])? / train.len() as f64;
+        Ok(PathPoint {
+            step,
+            radius: norm(&(&head.packed() - &self.clean.packed())),
+            loss: mean_loss(head, &[train])?,
+            gradient_norm: norm(&gradient),
+            poisonability: poisonability(head, train, self.constraint, self.params.weight_decay)?.into(),
+            train_accuracy: accuracy(head, train)?,
+            test_accuracy: accuracy(head, self.test.reborrow())?,
+        })
+    }
 }

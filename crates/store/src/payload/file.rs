@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::element::Element;
 use super::header::{self, Encoding, HEADER_LEN, Header};
+use super::mapped::Mapped;
 use crate::manifest::FileRecord;
 use crate::{Result, StoreError};
 
@@ -89,6 +91,18 @@ impl PayloadFile {
             hasher.update_rayon(chunk);
         }
         self.check(&hasher)
+    }
+
+    /// Maps the body, and checks the digest.
+    pub fn map<T: Element>(self) -> Result<Mapped<T>> {
+        let mapped =
+            Mapped::new(&self.file, self.header.shape.clone()).map_err(|e| StoreError::io(&self.path, "map")(e))?;
+        let mut hasher = header::hasher(&self.raw);
+        for chunk in mapped.bytes().chunks(CHUNK) {
+            hasher.update_rayon(chunk);
+        }
+        self.check(&hasher)?;
+        Ok(mapped)
     }
 
     /// Checks the digest without holding the body in memory.

@@ -21,6 +21,7 @@
 mod element;
 mod file;
 mod header;
+mod mapped;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -32,6 +33,7 @@ use serde::de::DeserializeOwned;
 pub use element::{Block, Element};
 pub(crate) use file::PayloadFile;
 pub(crate) use header::Encoding;
+pub use mapped::Mapped;
 
 use crate::manifest::FileRecord;
 use crate::names::check_name;
@@ -180,6 +182,14 @@ impl PayloadReader {
             found: format!("an array of shape {shape:?}"),
         })?;
         Ok((shape, data))
+    }
+
+    /// Maps an array into memory, and checks its digest, for which it is read once from end to end.
+    ///
+    /// # Errors
+    /// As [`array`](Self::array).
+    pub fn map<T: Element>(&self, name: &str) -> Result<Mapped<T>> {
+        self.open(name, T::ENCODING)?.map()
     }
 
     /// Reads some rows (indices of the first axis) of an array: a block of shape `[rows.len(), ..]`.

@@ -1,0 +1,181 @@
+//! Training a head by stochastic gradient descent, for those whose victims train linear probes that way.
+
+use std::f64::consts::PI;
+
+use ndarray::{Array2, Axis};
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+use crate::kernel::{add_outer, residuals, scores};
+use crate::loss::add_weight_decay;
+use crate::samples::count;
+use crate::{Head, HeadError, Samples};
+
+/// How a head is trained by stochastic gradient descent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SgdOptions {
+    /// `λ >= 0` in the objective `mean cross-entropy + λ/2 |W|²`.
+    pub weight_decay: f64,
+    /// Passes over the samples.
+    pub epochs: u32,
+    /// Samples a step; the last step of an epoch takes what is left.
+    pub batch: usize,
+    /// Learning rate of the first step; it falls to 0 along half a cosine.
+    pub learning_rate: f64,
+    /// The share of the last step that is taken again, in `[0, 1)`.
+    pub momentum: f64,
+    /// Seed of the order of the samples.
+    pub seed: u64,
+}
+
+/// Trains a head on the samples of all blocks from zero: `v <- momentum v + g`, `w <- w - rate v`, with `g` the gradient of
+/// the objective on a batch. `visit` sees the head after every epoch, with the mean loss over the epoch's batches; if it
+/// returns false, that head is returned.
+///
+/// # Errors
+/// No samples, blocks that do not fit each other, an option out of range, or parameters that stop being finite.
+pub fn fit_sgd(
+    blocks: &[Samples<'_>],
+    options: &SgdOptions,
+    visit: &mut dyn FnMut(u32, &Head, f64) -> bool,
+) -> Result<Head, HeadError> {
+    options.check()?;
+    let count = count(blocks)?;
+    let first = blocks.first().ok_or(HeadError::Empty)?;
+    let mut head = Head::zeros(first.classes(), first.dim())?;
+    head.check_samples(blocks)?;
+    // Blocks and rows of all samples.
+    let mut order: Vec<(usize, usize)> =
+        blocks.iter().enumerate().flat_map(|(b, block)| (0..block.len()).map(move |row| (b, row))).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
+    let mut velocity = Array2::<f64>::zeros(head.packed().dim());
+    let (mut taken, steps) = (0.0, options.epochs as f64 * count.div_ceil(options.batch) as f64);
+    for epoch in 0..options.epochs {
+        order.shuffle(&mut rng);
+        let mut sum = 0.0;
+        for rows in order.chunks(options.batch) {
+            let (loss, gradient) = batch_gradient(&head, blocks, rows, options.weight_decay);
+            velocity *= options.momentum;
+            velocity += &gradient;
+            let rate = options.learning_rate * 0.5 * (1.0 + (PI * taken / steps).cos());
+            let mut packed = head.into_packed();
+            packed.scaled_add(-rate, &velocity);
+            head = Head::from_packed(packed)?;
+            sum += loss;
+            taken += 1.0;
+        }
+        if !visit(epoch, &head, sum / count as f64) {
+            break;
+        }
+    }
+    Ok(head)
+}
+
+/// The summed cross-entropy of a batch of `(block, row)`, and the gradient of the mean objective, `[K, d + 1]`.
+fn batch_gradient(
+    head: &Head,
+    blocks: &[Samples<'_>],
+    rows: &[(usize, usize)],
+    weight_decay: f64,
+) -> (f64, Array2<f64>) {
+    let mut z = Array2::zeros((rows.len(), head.dim()));
+    let mut labels = Vec::with_capacity(rows.len());
+    for (mut to, (block, row)) in z.axis_iter_mut(Axis(0)).zip(rows) {
+        let sample = blocks[*block].rows(*row..row + 1);
+        to.assign(&sample.to_f64().row(0));
+        labels.extend(sample.labels());
+    }
+    let mut logits = Array2::zeros((rows.len(), head.classes()));
+    scores(head.packed(), z.view(), &mut logits.view_mut());
+    let loss = residuals(&mut logits.view_mut(), &labels);
+    let mut gradient = Array2::zeros(head.packed().dim());
+    add_outer(&logits.view(), z.view(), &mut gradient);
+    gradient /= rows.len() as f64;
+    add_weight_decay(head.packed(), weight_decay, &mut gradient);
+    (loss, gradient)
+}
+
+impl SgdOptions {
+    fn check(&self) -> Result<(), HeadError> {
+        HeadError::check_non_negative("weight_decay", self.weight_decay)?;
+        HeadError::check_non_negative("learning_rate", self.learning_rate)?;
+        if self.batch == 0 {
+            return Err(HeadError::InvalidOption { name: "batch", value: 0.0, expected: "at least 1" });
+        }
+        if !(0.0..1.0).contains(&self.momentum) {
+            let expected = "at least 0 and below 1";
+            return Err(HeadError::InvalidOption { name: "momentum", value: self.momentum, expected });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Data, random};
+    use crate::{FitOptions, accuracy, fit, loss_and_gradient};
+
+    const OPTIONS: SgdOptions =
+        SgdOptions { weight_decay: 1e-3, epochs: 60, batch: 50, learning_rate: 0.2, momentum: 0.9, seed: 3 };
+
+    fn keep(_: u32, _: &Head, _: f64) -> bool {
+        true
+    }
+
+    #[test]
+    fn comes_close_to_the_minimum() {
+        let data = Data::new(1_000, 8, 4, 1);
+        let (clean, poisons) = (data.samples().rows(0..900), data.samples().rows(900..1_000));
+        let mut losses = Vec::new();
+        let head = fit_sgd(&[clean, poisons], &OPTIONS, &mut |_, _, loss| {
+            losses.push(loss);
+            true
+        })
+        .unwrap();
+        let best = fit(&[data.samples()], &FitOptions::new(1e-3), &|_, _| true).unwrap();
+        let (objective, _) = loss_and_gradient(&head, &[data.samples()], 1e-3).unwrap();
+        assert!(objective < best.objective + 1e-3, "{objective} against {}", best.objective);
+        assert_eq!(losses.len(), 60);
+        assert!(losses[59] < losses[0]);
+        assert!(
+            (accuracy(&head, data.samples()).unwrap() - accuracy(&best.head, data.samples()).unwrap()).abs() < 0.01
+        );
+    }
+
+    #[test]
+    fn one_full_batch_step_by_hand() {
+        let data = Data::new(20, 3, 3, 2);
+        let options = SgdOptions { epochs: 1, batch: 20, ..OPTIONS };
+        let head = fit_sgd(&[data.samples()], &options, &mut keep).unwrap();
+        let (_, gradient) = loss_and_gradient(&Head::zeros(3, 3).unwrap(), &[data.samples()], 1e-3).unwrap();
+        assert!((&head.packed() + &(gradient * 0.2)).iter().all(|off| off.abs() < 1e-14));
+    }
+
+    #[test]
+    fn only_the_seed_changes_the_outcome() {
+        let data = Data::new(200, 4, 3, 5);
+        let run = |seed| fit_sgd(&[data.samples()], &SgdOptions { seed, epochs: 2, ..OPTIONS }, &mut keep).unwrap();
+        assert_eq!(run(1), run(1));
+        assert_ne!(run(1), run(2));
+        let stopped = fit_sgd(&[data.samples()], &SgdOptions { seed: 1, ..OPTIONS }, &mut |epoch, _, _| epoch < 1);
+        assert_ne!(stopped.unwrap(), run(1), "the schedule is that of all epochs");
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_trained() {
+        let data = Data::new(20, 2, 3, 0);
+        let refused = |options: SgdOptions| fit_sgd(&[data.samples()], &options, &mut keep).unwrap_err();
+        assert!(matches!(
+            refused(SgdOptions { momentum: 1.0, ..OPTIONS }),
+            HeadError::InvalidOption { name: "momentum", .. }
+        ));
+        assert!(matches!(refused(SgdOptions { batch: 0, ..OPTIONS }), HeadError::InvalidOption { name: "batch", .. }));
+        assert_eq!(fit_sgd(&[], &OPTIONS, &mut keep).unwrap_err(), HeadError::Empty);
+        let far = random(20, 2, 1) * 1e200;
+        let labels = vec![0; 20];
+        let far = Samples::new(far.view(), &labels, 3).unwrap();
+        let diverged = fit_sgd(&[far], &SgdOptions { learning_rate: 1e200, ..OPTIONS }, &mut keep).unwrap_err();
+        assert!(matches!(diverged, HeadError::NonFiniteParameter { .. }), "{diverged}");
+    }
+}

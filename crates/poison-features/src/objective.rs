@@ -1,0 +1,71 @@
+//! What an attack minimises, in the one form that all solvers know.
+
+use hemlock_head::{
+    Constraint, Head, HeadError, Poison, Reach, Samples, logits, mixed_derivative, predict, probabilities,
+};
+use ndarray::{Array2, ArrayView2};
+
+/// What an attack minimises over poisons: a function of the sum of their gradients at a head.
+pub trait Objective {
+    /// Its value for poisons `features`, `[m, d]`, and how it moves with them. There may be no poisons.
+    ///
+    /// # Errors
+    /// Features that do not fit the head, or are not finite.
+    fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Force, HeadError>;
+
+    /// The value as users know it: the relative residual, or the validation error.
+    fn shown(&self, value: f64) -> f64;
+}
+
+/// The objective at some poisons, and how it moves with them: a poison `(z, y)` is felt through its gradient `g(z, y)` at a head,
+/// `d value / dz = d<force, g(z, y)>/dz`, and another poison changes it by about `<force, g(z, y)>`.
+#[derive(Debug, Clone)]
+pub struct Force {
+    /// The objective.
+    pub value: f64,
+    /// Where the poisons' gradients are taken.
+    pub head: Head,
+    /// Packed like the head, `[K, d + 1]`.
+    pub force: Array2<f64>,
+}
+
+impl Force {
+    /// The gradient of the objective by the poisons' features, `[m, d]`.
+    ///
+    /// # Errors
+    /// Features that do not fit the head.
+    pub fn gradient(&self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Array2<f64>, HeadError> {
+        mixed_derivative(&self.head, Samples::new(features, labels, self.head.classes())?, self.force.view())
+    }
+
+    /// For every row of `features`, the label that lowers the objective most, to first order: the largest entry of
+    /// `force [z, 1]`, as `<force, g(z, y)> = <p, force [z, 1]> - (force [z, 1])_y`.
+    ///
+    /// # Errors
+    /// Features that do not fit the head.
+    pub fn best_labels(&self, features: ArrayView2<f64>) -> Result<Vec<u32>, HeadError> {
+        predict(&Head::from_packed(self.force.clone())?, features)
+    }
+
+    /// The poison within a constraint, with one of `labels`, that lowers the objective most, to first order. The clean samples are
+    /// where the search starts.
+    ///
+    /// # Errors
+    /// Samples that do not fit the head, or no labels.
+    pub fn best_poison(&self, constraint: &Constraint, clean: Samples, labels: &[u32]) -> Result<Poison, HeadError> {
+        Reach::new(&self.head, constraint, clean)?.farthest((-&self.force).view(), labels)
+    }
+
+    /// How much every label of every row of `features` lowers the objective, to first order: `<-force, g(z, y)>`, `[n, K]`.
+    ///
+    /// # Errors
+    /// Features that do not fit the head.
+    pub fn gains(&self, features: ArrayView2<f64>) -> Result<Array2<f64>, HeadError> {
+        let mut gains = logits(&Head::from_packed(self.force.clone())?, features)?;
+        let probabilities = probabilities(&self.head, features)?;
+        for (mut row, p) in gains.rows_mut().into_iter().zip(probabilities.rows()) {
+            row -= row.dot(&p);
+        }
+        Ok(gains)
+    }
+}

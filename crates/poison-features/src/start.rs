@@ -1,0 +1,241 @@
+//! Where poisons start.
+
+use crate::greedy::{self, Choice, nearest_samples};
+use crate::{Labels, Objective, StartKind};
+use hemlock_head::{Constraint, Samples, class_means};
+use hemlock_stage::{ErrorKind, StageError};
+use ndarray::{Array2, Axis, Zip};
+use rand::{RngExt, SeedableRng, seq::index};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+
+/// Poisons before they are moved.
+pub(crate) struct Start {
+    /// Training sample that every poison is made of.
+    pub(crate) base: Vec<u32>,
+    /// `[m, d]`.
+    pub(crate) features: Array2<f64>,
+    /// `[m]`.
+    pub(crate) labels: Vec<u32>,
+}
+
+/// What decides the start.
+pub(crate) struct Plan<'a> {
+    pub(crate) clean: Samples<'a>,
+    /// Poisons.
+    pub(crate) count: usize,
+    pub(crate) kind: StartKind,
+    pub(crate) labels: Labels,
+    /// Times that poisons which were added greedily are gone through again.
+    pub(crate) sweeps: u32,
+    pub(crate) seed: u64,
+}
+
+impl Plan<'_> {
+    /// The poisons to start from, not yet within the constraint where they are not greedy ones. `visit` hears how a greedy start goes on.
+    ///
+    /// # Errors
+    /// A class without samples, where class means are asked for; what `visit` returns.
+    pub(crate) fn make(
+        &self,
+        objective: &mut dyn Objective,
+        constraint: &Constraint,
+        visit: &mut dyn FnMut(u32, f64) -> Result<(), StageError>,
+    ) -> Result<Start, StageError> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let mut start = self.draw(&mut rng);
+        match self.kind {
+            StartKind::Clean => {}
+            StartKind::Aligned => start = self.aligned(objective, start)?,
+            StartKind::Zeros => start.features.fill(0.0),
+            StartKind::Random => self.random(&mut start.features, &mut rng)?,
+            StartKind::ClassMeans => {
+                let means = class_means(self.clean).map_err(|e| StageError::new(ErrorKind::Data, e))?;
+                Zip::from(start.features.rows_mut())
+                    .and(&start.labels)
+                    .for_each(|mut z, label| z.assign(&means.row(*label as usize)));
+            }
+            StartKind::Greedy => return self.greedy(objective, constraint, start.labels, visit),
+        }
+        if self.labels == Labels::Aligned {
+            let none = Array2::zeros((0, self.clean.dim()));
+            start.labels = objective.evaluate(none.view(), &[])?.best_labels(start.features.view())?;
+        }
+        Ok(start)
+    }
+
+    /// Clean samples, drawn without replacement, in order, with their own labels or random other ones.
+    fn draw(&self, rng: &mut ChaCha8Rng) -> Start {
+        let classes = self.clean.classes() as u32;
+        let mut rows = index::sample(rng, self.clean.len(), self.count).into_vec();
+        rows.sort_unstable();
+        let mut label = |row: &usize| {
+            let own = self.clean.labels()[*row];
+            let shift = if self.labels == Labels::Random { rng.random_range(1..classes) } else { 0 };
+            (own + shift) % classes
+        };
+        let labels = rows.iter().map(&mut label).collect();
+        let features = self.clean.select(&rows);
+        Start { base: rows.into_iter().map(|i| i as u32).collect(), features, labels }
+    }
+
+    /// The clean samples that lower the objective most, to first order, with the labels they may have; random ones are drawn again.
+    fn aligned(&self, objective: &mut dyn Objective, drawn: Start) -> Result<Start, StageError> {
+        let none = Array2::zeros((0, self.clean.dim()));
+        let force = objective.evaluate(none.view(), &[])?;
+        let mut gains: Vec<(f64, u32, u32)> = Vec::with_capacity(self.clean.len());
+        for chunk in self.clean.chunks() {
+            for (row, own) in force.gains(chunk.to_f64().view())?.rows().into_iter().zip(chunk.labels()) {
+                let other = drawn.labels[gains.len() % drawn.labels.len()];
+                let label = match self.labels {
+                    Labels::Kept => *own,
+                    Labels::Random if other != *own => other,
+                    Labels::Random => (own + 1) % self.clean.classes() as u32,
+                    Labels::Aligned => (0u32..).zip(row).max_by(|a, b| a.1.total_cmp(b.1)).map_or(*own, |(y, _)| y),
+                };
+                gains.push((row[label as usize], gains.len() as u32, label));
+            }
+        }
+        gains.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        gains.truncate(self.count);
+        let base: Vec<u32> = gains.iter().map(|(_, row, _)| *row).collect();
+        let rows: Vec<usize> = base.iter().map(|i| *i as usize).collect();
+        let labels = gains.iter().map(|(_, _, label)| *label).collect();
+        Ok(Start { features: self.clean.select(&rows), labels, base })
+    }
+
+    /// Normal features with the clean mean and standard deviation of every coordinate.
+    fn random(&self, features: &mut Array2<f64>, rng: &mut ChaCha8Rng) -> Result<(), StageError> {
+        let clean = self.clean.to_f64();
+        let (mean, deviation) = (clean.mean_axis(Axis(0)), clean.std_axis(Axis(0), 0.0));
+        let mean = mean.ok_or_else(|| StageError::internal("the training split is empty"))?;
+        for mut row in features.rows_mut() {
+            Zip::from(&mut row).and(&mean).and(&deviation).for_each(|z, mean, deviation| {
+                let noise: f64 = StandardNormal.sample(rng);
+                *z = mean + deviation * noise;
+            });
+        }
+        Ok(())
+    }
+
+    /// Poisons that are added one by one. Where labels are kept, a poison's label is that of the nearest samples of its own, so that it may
+    /// be any.
+    fn greedy(
+        &self,
+        objective: &mut dyn Objective,
+        constraint: &Constraint,
+        drawn: Vec<u32>,
+        visit: &mut dyn FnMut(u32, f64) -> Result<(), StageError>,
+    ) -> Result<Start, StageError> {
+        let mut most = vec![usize::MAX; self.clean.classes()];
+        if self.labels == Labels::Kept {
+            most.fill(0);
+            self.clean.labels().iter().for_each(|label| most[*label as usize] += 1);
+        }
+        let choice = if self.labels == Labels::Random { Choice::Given(drawn) } else { Choice::Any { most } };
+        let added = greedy::add(objective, self.count, &choice, constraint, self.clean, self.sweeps, visit)?;
+        let base = nearest_samples(&added.features, &added.labels, self.clean, self.labels == Labels::Kept);
+        Ok(Start { base, features: added.features, labels: added.labels })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Setting;
+    use crate::{Bilevel, Force};
+    use hemlock_head::HeadError;
+    use ndarray::ArrayView2;
+
+    fn make(setting: &Setting, kind: StartKind, labels: Labels) -> Start {
+        let clean = setting.clean();
+        let mut objective = Bilevel::new(clean, setting.validation(), setting.head.clone(), 1e-2, 1.0).unwrap();
+        let plan = Plan { clean, count: 12, kind, labels, sweeps: 0, seed: 1 };
+        let start = plan.make(&mut objective, &Constraint::ball(1.0), &mut |_, _| Ok(())).unwrap();
+        assert_eq!((start.base.len(), start.features.nrows(), start.labels.len()), (12, 12, 12));
+        let different: std::collections::BTreeSet<u32> = start.base.iter().copied().collect();
+        assert_eq!(different.len(), 12);
+        start
+    }
+
+    const KINDS: [StartKind; 6] = [
+        StartKind::Clean,
+        StartKind::Aligned,
+        StartKind::Zeros,
+        StartKind::Random,
+        StartKind::ClassMeans,
+        StartKind::Greedy,
+    ];
+
+    #[test]
+    fn labels_are_what_the_policy_says() {
+        let setting = Setting::new();
+        let own =
+            |start: &Start| -> Vec<u32> { start.base.iter().map(|i| setting.clean().labels()[*i as usize]).collect() };
+        for kind in KINDS {
+            let kept = make(&setting, kind, Labels::Kept);
+            assert_eq!(own(&kept), kept.labels, "{kind:?}");
+            if kind != StartKind::Greedy {
+                let random = make(&setting, kind, Labels::Random);
+                assert!(own(&random).iter().zip(&random.labels).all(|(a, b)| a != b), "{kind:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn better_starts_are_better() {
+        let setting = Setting::new();
+        let error = |kind, labels| {
+            let start = make(&setting, kind, labels);
+            let mut objective =
+                Bilevel::new(setting.clean(), setting.validation(), setting.head.clone(), 1e-2, 1.0).unwrap();
+            let value = objective.evaluate(start.features.view(), &start.labels).unwrap().value;
+            objective.shown(value)
+        };
+        let clean = error(StartKind::Clean, Labels::Kept);
+        let aligned = error(StartKind::Aligned, Labels::Kept);
+        let free = error(StartKind::Aligned, Labels::Aligned);
+        assert!(clean < aligned && aligned < free, "{clean} {aligned} {free}");
+        assert!(error(StartKind::Greedy, Labels::Aligned) > clean);
+    }
+
+    #[test]
+    fn features_are_what_the_kind_says() {
+        let setting = Setting::new();
+        let clean = make(&setting, StartKind::Clean, Labels::Kept);
+        let rows: Vec<usize> = clean.base.iter().map(|i| *i as usize).collect();
+        assert_eq!(clean.features, setting.clean().select(&rows));
+        assert!(make(&setting, StartKind::Zeros, Labels::Kept).features.iter().all(|z| *z == 0.0));
+        let means = make(&setting, StartKind::ClassMeans, Labels::Kept);
+        let expected = class_means(setting.clean()).unwrap();
+        assert_eq!(means.features.row(0), expected.row(means.labels[0] as usize));
+        let random = make(&setting, StartKind::Random, Labels::Kept).features;
+        assert!(random.iter().all(|z| z.abs() < 6.0) && random[(0, 0)] != random[(1, 0)]);
+    }
+
+    /// Nothing is asked of an objective that a start does not need.
+    struct Never;
+
+    impl Objective for Never {
+        fn evaluate(&mut self, _: ArrayView2<f64>, _: &[u32]) -> Result<Force, HeadError> {
+            Err(HeadError::Empty)
+        }
+        fn shown(&self, value: f64) -> f64 {
+            value
+        }
+    }
+
+    #[test]
+    fn a_plain_start_costs_nothing() {
+        let setting = Setting::new();
+        let plan = Plan {
+            clean: setting.clean(),
+            count: 3,
+            kind: StartKind::Clean,
+            labels: Labels::Random,
+            sweeps: 0,
+            seed: 4,
+        };
+        assert!(plan.make(&mut Never, &Constraint::default(), &mut |_, _| Ok(())).is_ok());
+    }
+}

@@ -1,0 +1,50 @@
+//! Wrong labels, for heads that are trained on them.
+
+use rand::{RngExt, SeedableRng, seq::index};
+use rand_chacha::ChaCha8Rng;
+
+/// Which wrong label a sample gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrong {
+    /// Any other class, uniformly.
+    Random,
+    /// The next class, the first after the last.
+    Next,
+}
+
+/// The labels, of which a share, drawn at random, is replaced by wrong ones. The draw is always the same, and a larger share holds the
+/// samples of a smaller one.
+#[must_use]
+pub fn wrong_labels(labels: &[u32], classes: usize, wrong: Wrong, share: f64) -> Vec<u32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let order = index::sample(&mut rng, labels.len(), labels.len());
+    let mut changed = labels.to_vec();
+    let count = (share * labels.len() as f64).round() as usize;
+    for i in order.iter().take(count) {
+        let shift = match wrong {
+            Wrong::Random => rng.random_range(1..classes as u32),
+            Wrong::Next => 1,
+        };
+        changed[i] = (labels[i] + shift) % classes as u32;
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_wrong() {
+        let labels: Vec<u32> = (0..100).map(|i| i % 4).collect();
+        for wrong in [Wrong::Random, Wrong::Next] {
+            let some = wrong_labels(&labels, 4, wrong, 0.3);
+            assert_eq!(some.iter().zip(&labels).filter(|(a, b)| a != b).count(), 30);
+            let more = wrong_labels(&labels, 4, wrong, 0.6);
+            assert!((0..100).all(|i| some[i] == labels[i] || some[i] == more[i]));
+            assert_eq!(wrong_labels(&labels, 4, wrong, 0.0), labels);
+        }
+        let next = wrong_labels(&labels, 4, Wrong::Next, 1.0);
+        assert!(next.iter().zip(&labels).all(|(a, b)| *a == (b + 1) % 4));
+    }
+}
