@@ -125,7 +125,7 @@ fn a_file_that_cannot_be_imported_is_named() {
         house.fails(&format!("pretrain import --set pretrain.weights={file}"), code, words);
     };
     // Without the file there is no key, and so no plan.
-    let words = ["[pretrain]", "cannot read the weights data/nowhere.pth", "No such file"];
+    let words = ["[pretrain]", "cannot read data/nowhere.pth, which should be a PyTorch checkpoint", "No such file"];
     house.fails("plan import --set pretrain.weights=nowhere.pth", 3, &words);
     fails("nowhere.pth", 3, &words);
     let bytes = fs::read(data.join("extractor.safetensors")).unwrap();

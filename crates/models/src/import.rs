@@ -2,7 +2,7 @@
 //!
 //! A checkpoint wraps a network in many ways: below `state_dict`, as `module.` of a parallel model, as
 //! `encoder_q.` of a contrastive one, beside optimisers, projectors and a second encoder. What wraps
-//! is known by name ([`WRAPPERS`]), so that the network needs no description in a spec.
+//! is known by name, so that a spec need not describe it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -46,10 +46,12 @@ const HEADS: [&str; 7] = ["fc", "linear", "classifier", "head", "projector", "pr
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// The file system failed.
-    #[error("cannot read the weights {}", .path.display())]
+    #[error("cannot read {}, which should be a {expected}", .path.display())]
     Read {
         /// The file.
         path: PathBuf,
+        /// What its ending promises.
+        expected: &'static str,
         /// The system's answer.
         source: io::Error,
     },
@@ -79,8 +81,16 @@ pub enum ImportError {
         /// The architecture.
         arch: Arch,
         /// What is missing, too much, or of another shape.
-        source: WeightsError,
+        source: Box<WeightsError>,
     },
+}
+
+impl ImportError {
+    /// The file system failed with `source`.
+    #[must_use]
+    pub fn unreadable(path: &Path, source: io::Error) -> Self {
+        Self::Read { path: path.to_owned(), expected: promised(path), source }
+    }
 }
 
 impl Extractor {
@@ -100,7 +110,7 @@ impl Extractor {
             .map_err(|prefixes| ImportError::Ambiguous { path: path.to_owned(), prefixes })?;
         let weights = network.into_iter().map(|(name, tensor)| Ok((name, read(path, tensor)?)));
         let weights = Weights(weights.collect::<Result<_, ImportError>>()?);
-        let misfit = |source| ImportError::Misfit { path: path.to_owned(), arch: spec.arch, source };
+        let misfit = |e| ImportError::Misfit { path: path.to_owned(), arch: spec.arch, source: Box::new(e) };
         let net = weights.load(net).map_err(misfit)?;
         Ok(Self::new(spec, &net, device))
     }
@@ -108,7 +118,7 @@ impl Extractor {
 
 /// All tensors of a file by name, the keys of nested dictionaries joined with dots. Their values are read when asked for.
 pub(crate) fn open(path: &Path) -> Result<BTreeMap<String, Stored>, ImportError> {
-    File::open(path).map_err(|source| ImportError::Read { path: path.to_owned(), source })?;
+    File::open(path).map_err(|source| ImportError::unreadable(path, source))?;
     guarded(path, || {
         let tensors = if is_safetensors(path) {
             SafetensorsStore::from_file(path).get_all_tensors().cloned().map_err(|e| e.to_string())?
@@ -132,10 +142,16 @@ pub(crate) fn read(path: &Path, tensor: &Stored) -> Result<Weight, ImportError> 
 
 /// Runs `work` on a file that may be damaged, which readers may answer with an error or with a panic.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, String>) -> Result<T, ImportError> {
-    quietly(work).flatten().map_err(|reason| {
-        let expected = if is_safetensors(path) { "safetensors file" } else { "PyTorch checkpoint" };
-        ImportError::Format { path: path.to_owned(), expected, reason }
+    quietly(work).flatten().map_err(|reason| ImportError::Format {
+        path: path.to_owned(),
+        expected: promised(path),
+        reason,
     })
+}
+
+/// What kind of file the ending promises.
+fn promised(path: &Path) -> &'static str {
+    if is_safetensors(path) { "safetensors file" } else { "PyTorch checkpoint" }
 }
 
 fn is_safetensors(path: &Path) -> bool {
@@ -327,6 +343,6 @@ mod tests {
         }
         let device = device::open(Backend::default()).unwrap();
         let missing = Extractor::import(spec("resnet8-w4"), Path::new("nowhere.pth"), &device).unwrap_err();
-        assert_eq!(missing.to_string(), "cannot read the weights nowhere.pth");
+        assert_eq!(missing.to_string(), "cannot read nowhere.pth, which should be a PyTorch checkpoint");
     }
 }

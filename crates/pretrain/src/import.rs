@@ -17,7 +17,7 @@ pub struct ImportConfig {
     /// The network.
     #[serde(default)]
     pub arch: Arch,
-    /// A PyTorch checkpoint or a safetensors file; a relative path starts at the folder of raw data.
+    /// A PyTorch checkpoint or a safetensors file; a relative path starts at the data root (`--data` or `HEMLOCK_DATA`).
     pub weights: PathBuf,
     /// Mean of each channel of pixels in `[0, 1]`, which the network expects to be subtracted.
     pub mean: [f64; 3],
@@ -75,7 +75,7 @@ impl ImportConfig {
     pub(crate) fn digest(&self, env: &Environment) -> Result<String, StageError> {
         let path = self.path(env)?;
         let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(&path).map_err(|source| ImportError::Read { path, source })?;
+        hasher.update_mmap_rayon(&path).map_err(|source| ImportError::unreadable(&path, source))?;
         Ok(hasher.finalize().to_hex().to_string())
     }
 }

@@ -4,7 +4,7 @@
 //! - [`augment`]: random views of an image.
 //! - [`ntxent`]: the contrastive loss.
 //! - [`simclr`]: the training loop, its checkpoints and its loss curve.
-//! - [`import`]: weights that were trained elsewhere.
+//! - [`mod@import`]: weights that were trained elsewhere.
 //!
 //! SimCLR: Chen et al., "A simple framework for contrastive learning of visual representations"
 //! (ICML 2020). The random initialisation without training is there as the control.

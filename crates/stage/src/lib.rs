@@ -57,7 +57,7 @@ pub trait Stage: Send + Sync + 'static {
         serde_json::to_value(params)
     }
 
-    /// Digest of data that is no artifact (a raw dataset); part of the key.
+    /// Digest of data that is no artifact (a raw dataset, a file of weights); part of the key.
     ///
     /// # Errors
     /// The data cannot be read.
