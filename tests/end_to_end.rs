@@ -10,6 +10,9 @@ mod bad_input;
 #[path = "end_to_end/house.rs"]
 mod house;
 #[cfg(test)]
+#[path = "end_to_end/import.rs"]
+mod import;
+#[cfg(test)]
 #[path = "end_to_end/planning.rs"]
 mod planning;
 #[cfg(test)]

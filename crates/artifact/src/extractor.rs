@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Extractor {
     /// Name of the architecture, such as `resnet20`.
     pub arch: String,
-    /// How it was trained, such as `simclr`.
+    /// How it was made, such as `simclr`.
     pub method: String,
     /// Number of features.
     pub dim: usize,

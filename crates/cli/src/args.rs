@@ -22,7 +22,7 @@ Examples:
   hemlock why finetune-cifar10                    what would run, and why
 
 Exit codes:
-  0 done; 1 numbers went wrong, or a bug; 2 wrong usage, spec or parameter; 3 a raw dataset is missing or damaged;
+  0 done; 1 numbers went wrong, or a bug; 2 wrong usage, spec or parameter; 3 raw data (a dataset, weights to import) is missing or damaged;
   4 an artifact is missing or damaged, or the artifact root cannot be used; 5 the device is not there; 130 interrupted"
 )]
 pub struct Args {
@@ -32,7 +32,7 @@ pub struct Args {
     /// Folder of the artifacts
     #[arg(long, global = true, env = "HEMLOCK_ARTIFACTS", default_value = "artifacts", value_name = "DIR")]
     pub root: PathBuf,
-    /// Folder of the raw datasets
+    /// Folder of the raw datasets, and of weights to import
     #[arg(long, global = true, env = "HEMLOCK_DATA", default_value = "data", value_name = "DIR")]
     pub data: PathBuf,
     /// Folder where a pipeline's name is looked up
@@ -77,7 +77,7 @@ pub struct OneStage {
 pub enum Command {
     /// Run up to the stage `dataset`: choose, split and decode images
     Dataset(OneStage),
-    /// Run up to the stage `pretrain`: train an extractor without labels
+    /// Run up to the stage `pretrain`: train an extractor without labels, or import one
     Pretrain(OneStage),
     /// Run up to the stage `features`: extract features of the downstream dataset
     Features(OneStage),

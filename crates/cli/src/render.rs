@@ -180,14 +180,22 @@ pub fn facts(summary: &Value) -> String {
     facts.iter().filter(|(_, v)| !v.is_null()).map(fact).collect::<Vec<_>>().join(", ")
 }
 
+/// How an extractor was made, from its stage's parameters: `simclr`, or `import (supervised)`.
+fn extractor(params: &Value) -> String {
+    let field = |name| params.get(name).and_then(Value::as_str);
+    let trained = field("trained").map(|trained| format!(" ({trained})"));
+    field("method").unwrap_or_default().to_owned() + &trained.unwrap_or_default()
+}
+
 /// The result table: means over seeds.
 pub fn results(groups: &[Group]) -> String {
     let mut telling = telling(groups.iter().flat_map(|g| &g.params).map(|(node, params)| (*node, params)));
-    // These have columns: the attack is named after its tags.
-    telling
-        .retain(|(node, field)| !["eps_d", "labels"].contains(field) && (*node == "pretrain" || !TAGS.contains(field)));
+    // These have columns: attack and extractor are named after their tags.
+    telling.retain(|(node, field)| {
+        !["eps_d", "labels"].contains(field) && !TAGS.contains(field) && (*node, *field) != ("pretrain", "trained")
+    });
     let names: Vec<String> = telling.iter().map(|(_, field)| field.replace('_', " ")).collect();
-    let mut header = vec!["attack"];
+    let mut header = vec!["attack", "extractor"];
     header.extend(names.iter().map(String::as_str));
     header.extend([
         "labels",
@@ -205,7 +213,7 @@ pub fn results(groups: &[Group]) -> String {
         "Linf",
         "seconds",
     ]);
-    let fixed = 1 + telling.len();
+    let fixed = 2 + telling.len();
     let mut rows = table(&header);
     for g in groups {
         let a = &g.accuracy;
@@ -213,7 +221,7 @@ pub fn results(groups: &[Group]) -> String {
             1 => format!("{:.2}", 100.0 * c.mean),
             _ => format!("{:.2} ± {:.2}", 100.0 * c.mean, 100.0 * c.std),
         };
-        let mut row = vec![g.attack.clone()];
+        let mut row = vec![g.attack.clone(), g.params.get("pretrain").map(extractor).unwrap_or_default()];
         row.extend(
             telling.iter().map(|(node, field)| {
                 g.params.get(node).and_then(|p| p.get(field)).map_or_else(|| "-".to_owned(), value)

@@ -170,7 +170,8 @@ pub fn runs_on_rayon(device: &Device) -> bool {
 /// Runs `probe`, turning a panic into its message, without the panic hook's report.
 ///
 /// burn's backends panic where they find no adapter or driver: there is no other answer to ask for.
-fn quietly<T>(probe: impl FnOnce() -> T) -> Result<T, String> {
+/// Readers of foreign files may panic, too.
+pub(crate) fn quietly<T>(probe: impl FnOnce() -> T) -> Result<T, String> {
     /// The panic hook belongs to the process: two probes must not restore each other's.
     static HOOK: Mutex<()> = Mutex::new(());
     let _guard = HOOK.lock().unwrap_or_else(PoisonError::into_inner);

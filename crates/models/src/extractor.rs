@@ -237,8 +237,8 @@ mod tests {
         let mut other = extractor.spec().clone();
         other.arch = "resnet20-w4".parse().unwrap();
         let message = load(other, &bytes).unwrap_err().to_string();
-        assert!(message.contains("missing `layer1.2.bn1.bias`"), "{message}");
-        assert!(message.contains("unexpected `layer2.0.downsample.0.weight`"), "{message}");
+        assert!(message.contains("missing: `layer1.2.bn1.bias`"), "{message}");
+        assert!(message.contains("unexpected: `layer2.0.downsample.0.weight`"), "{message}");
     }
 
     /// The gradient of a weighted sum of features agrees with central differences, and taking it

@@ -4,10 +4,12 @@
 //! - [`resnet`]: CIFAR ResNets and ResNet-18/34, with the parameter names of PyTorch.
 //! - [`weights`]: named tensors of a module, and their safetensors bytes.
 //! - [`extractor`]: a frozen network with its input normalisation: images in, features out.
+//! - [`import`]: extractors from files of other tools: PyTorch checkpoints and safetensors.
 //! - [`tiles`]: work split into fixed tiles, so that results don't depend on the thread count.
 
 pub mod device;
 pub mod extractor;
+pub mod import;
 pub mod resnet;
 mod stage;
 pub mod tiles;
@@ -18,6 +20,7 @@ mod reference_tests;
 
 pub use device::{Backend, DeviceError};
 pub use extractor::{ExtractError, Extractor, ExtractorSpec};
+pub use import::ImportError;
 pub use resnet::{Arch, ResNet};
 pub use stage::{extract, open_device, open_extractor};
 pub use weights::{Weights, WeightsError};

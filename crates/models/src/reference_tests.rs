@@ -1,25 +1,18 @@
-//! A checkpoint trained with PyTorch must keep its accuracy here: the whole architecture, its
-//! names, its normalisation and its numbers at once.
+//! Checkpoints trained with PyTorch, through the import. A supervised one must keep its accuracy: the
+//! whole architecture, its names, its normalisation and its numbers at once.
 //!
-//! The checkpoint (akamaster/pytorch_resnet_cifar10, resnet20-12fca82f.th) and CIFAR-10 are not
-//! part of this project; the test looks for them in the directory `HEMLOCK_REFERENCE` (by default
-//! `../shared` beside the workspace) and says so when it finds none.
+//! The checkpoints (the supervised one is akamaster/pytorch_resnet_cifar10, resnet20-12fca82f.th) and
+//! CIFAR-10 are not part of this project; the tests look for them in the directory
+//! `HEMLOCK_REFERENCE` (by default `../shared` beside the workspace) and say so when they find none.
 
-use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use burn::store::ModuleStore;
-use burn::store::pytorch::PytorchStore;
-use burn::tensor::{Device, TensorData};
 use ndarray::{Array1, Array2, Array4};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 
 use crate::device::{self, Backend};
 use crate::extractor::{Extractor, ExtractorSpec};
-use crate::resnet::ResNet;
-use crate::weights::{Weight, Weights};
+use crate::import;
 
 const IMAGES: usize = 1000;
 const PIXELS: usize = 3 * 32 * 32;
@@ -27,21 +20,6 @@ const PIXELS: usize = 3 * 32 * 32;
 fn reference() -> PathBuf {
     std::env::var_os("HEMLOCK_REFERENCE")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from)
-}
-
-/// The tensors of a PyTorch checkpoint, without its counters.
-fn checkpoint(path: &Path) -> Weights {
-    let mut store = PytorchStore::from_file(path).with_top_level_key("state_dict").with_key_remapping(r"^module\.", "");
-    let mut weights = BTreeMap::new();
-    for (name, tensor) in store.get_all_tensors().unwrap() {
-        if !name.ends_with("num_batches_tracked") {
-            let bytes = tensor.to_bytes().unwrap();
-            let data = TensorData::from_bytes(bytes, tensor.shape.clone(), tensor.dtype);
-            let weight = Weight { shape: data.shape().to_vec(), values: data.iter::<f32>().collect() };
-            weights.insert(name.clone(), weight);
-        }
-    }
-    Weights(weights)
 }
 
 /// The first test images and labels of CIFAR-10's binary layout: a label byte, then the pixels.
@@ -60,34 +38,32 @@ fn test_images(archive: &Path) -> (Array4<u8>, Vec<usize>) {
     (images, labels)
 }
 
-/// The extractor and its linear classifier W `[10, 64]`, b `[10]`.
-fn supervised_resnet20(path: &Path, device: &Device) -> (Extractor, Array2<f32>, Array1<f32>) {
-    let mut weights = checkpoint(path);
-    let w = weights.0.remove("linear.weight").unwrap().values;
-    let b = weights.0.remove("linear.bias").unwrap().values;
-    let spec = ExtractorSpec {
-        arch: "resnet20".parse().unwrap(),
-        image_size: [32, 32],
-        mean: [0.485, 0.456, 0.406],
-        std: [0.229, 0.224, 0.225],
-    };
-    let net = ResNet::new(spec.arch, &mut ChaCha8Rng::seed_from_u64(0), device);
-    let net = weights.load(net).unwrap();
-    let w = Array2::from_shape_vec((10, 64), w).unwrap();
-    (Extractor::new(spec, &net, device), w, Array1::from(b))
+fn spec(mean: [f32; 3], std: [f32; 3]) -> ExtractorSpec {
+    ExtractorSpec { arch: "resnet20".parse().unwrap(), image_size: [32, 32], mean, std }
+}
+
+/// Asks for a reference file, and says so where there is none.
+#[allow(clippy::print_stderr)]
+fn found(file: &str) -> Option<PathBuf> {
+    let path = reference().join(file);
+    if !path.exists() {
+        eprintln!("SKIPPED: no reference file {}", path.display());
+    }
+    path.exists().then_some(path)
 }
 
 #[test]
-#[allow(clippy::print_stderr)]
-fn a_pytorch_checkpoint_keeps_its_accuracy() {
-    let weights = reference().join("weights/cifar10-supervised-resnet20.th");
-    let archive = reference().join("datasets/cifar-10-binary.tar.gz");
-    if !weights.exists() || !archive.exists() {
-        eprintln!("SKIPPED: no reference checkpoint in {}", reference().display());
-        return;
-    }
+fn a_supervised_checkpoint_keeps_its_accuracy() {
+    let files = (found("weights/cifar10-supervised-resnet20.th"), found("datasets/cifar-10-binary.tar.gz"));
+    let (Some(path), Some(archive)) = files else { return };
     let device = device::open(Backend::default()).unwrap();
-    let (extractor, w, b) = supervised_resnet20(&weights, &device);
+    let spec = spec([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    let extractor = Extractor::import(spec, &path, &device).unwrap();
+    // The classifier W [10, 64], b [10], which an import leaves aside.
+    let tensors = import::open(&path).unwrap();
+    let head = |name: &str| import::read(&path, &tensors[&format!("state_dict.module.linear.{name}")]).unwrap().values;
+    let w = Array2::from_shape_vec((10, 64), head("weight")).unwrap();
+    let b = Array1::from(head("bias"));
     let (images, labels) = test_images(&archive);
     let features = extractor.features(images.view(), &|_| true).unwrap();
     let logits = features.dot(&w.t()) + &b;
@@ -95,4 +71,15 @@ fn a_pytorch_checkpoint_keeps_its_accuracy() {
         (logits.rows().into_iter().zip(labels)).filter(|(row, label)| row.iter().all(|v| *v <= row[*label])).count();
     let accuracy = correct as f64 / IMAGES as f64;
     assert!(accuracy > 0.88, "91.7 % with PyTorch, {accuracy} here");
+}
+
+#[test]
+fn a_self_supervised_checkpoint_is_imported() {
+    let Some(path) = found("weights/cifar10-simclr-resnet20.pth") else { return };
+    let device = device::open(Backend::default()).unwrap();
+    let spec = spec([0.4914, 0.4822, 0.4465], [0.247, 0.2435, 0.2616]);
+    let extractor = Extractor::import(spec, &path, &device).unwrap();
+    let images = Array4::from_shape_fn((2, 3, 32, 32), |(i, c, y, x)| ((i * 97 + c * 31 + y * 7 + x) % 256) as u8);
+    let features = extractor.features(images.view(), &|_| true).unwrap();
+    assert!(features.iter().all(|z| z.is_finite()) && features.row(0) != features.row(1));
 }

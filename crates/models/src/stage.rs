@@ -1,7 +1,7 @@
 //! What the stages that use a frozen extractor have in common: opening it on the run's device, and extracting
 //! features with the run's progress and cancellation.
 
-use crate::{Arch, Backend, DeviceError, ExtractError, Extractor, ExtractorSpec, WeightsError, device};
+use crate::{Arch, Backend, DeviceError, ExtractError, Extractor, ExtractorSpec, ImportError, WeightsError, device};
 use burn::tensor::Device;
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array2, ArrayView4};
@@ -15,6 +15,17 @@ impl From<DeviceError> for StageError {
 impl From<WeightsError> for StageError {
     fn from(e: WeightsError) -> Self {
         Self::new(ErrorKind::Artifact, e)
+    }
+}
+
+impl From<ImportError> for StageError {
+    fn from(e: ImportError) -> Self {
+        let kind = match e {
+            // The file is what it says; it is `arch` that does not fit it.
+            ImportError::Misfit { .. } => ErrorKind::Params,
+            ImportError::Read { .. } | ImportError::Format { .. } | ImportError::Ambiguous { .. } => ErrorKind::Data,
+        };
+        Self::new(kind, e)
     }
 }
 

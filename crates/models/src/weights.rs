@@ -36,23 +36,15 @@ pub enum WeightsError {
         /// Its element type.
         dtype: Dtype,
     },
-    /// Names that the network needs or doesn't know.
-    #[error("the weights don't fit the network: missing {}, unexpected {}", list(missing), list(unexpected))]
-    Names {
+    /// Other tensors than those of the network.
+    #[error("the weights don't fit the network: {}", misfits(missing, unexpected, misshaped))]
+    Misfit {
         /// Tensors of the network that the weights lack.
         missing: Vec<String>,
         /// Tensors of the weights that the network lacks.
         unexpected: Vec<String>,
-    },
-    /// A tensor of another shape.
-    #[error("tensor `{name}` has the shape {found:?}: expected {expected:?}")]
-    Shape {
-        /// The tensor's name.
-        name: String,
-        /// The network's shape.
-        expected: Vec<usize>,
-        /// The shape in the weights.
-        found: Vec<usize>,
+        /// Tensors of another shape: the name, the shape in the weights, and the network's.
+        misshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
     },
 }
 
@@ -72,7 +64,7 @@ impl Weights {
     /// clone.
     ///
     /// # Errors
-    /// [`WeightsError::Names`] or [`WeightsError::Shape`].
+    /// [`WeightsError::Misfit`], which names every tensor that doesn't fit.
     pub fn load<M: Module>(&self, module: M) -> Result<M, WeightsError> {
         let expected = Self::collect(&module).0;
         let only_in = |a: &BTreeMap<String, Weight>, b: &BTreeMap<String, Weight>| {
@@ -81,17 +73,13 @@ impl Weights {
         };
         let missing = only_in(&expected, &self.0);
         let unexpected = only_in(&self.0, &expected);
-        if !missing.is_empty() || !unexpected.is_empty() {
-            return Err(WeightsError::Names { missing, unexpected });
-        }
-        for (name, weight) in &self.0 {
-            if weight.shape != expected[name].shape {
-                return Err(WeightsError::Shape {
-                    name: name.clone(),
-                    expected: expected[name].shape.clone(),
-                    found: weight.shape.clone(),
-                });
-            }
+        let of_both = expected.iter().filter_map(|(name, e)| Some((name, &self.0.get(name)?.shape, &e.shape)));
+        let misshaped: Vec<_> = of_both
+            .filter(|(_, found, expected)| found != expected)
+            .map(|(name, found, expected)| (name.clone(), found.clone(), expected.clone()))
+            .collect();
+        if !missing.is_empty() || !unexpected.is_empty() || !misshaped.is_empty() {
+            return Err(WeightsError::Misfit { missing, unexpected, misshaped });
         }
         Ok(module.map(&mut Load { path: Path::default(), weights: &self.0 }))
     }
@@ -240,14 +228,27 @@ impl ModuleMapper for Load<'_> {
     }
 }
 
-fn list(names: &[String]) -> String {
-    if names.is_empty() {
-        return "none".to_owned();
-    }
-    let shown: Vec<_> = names.iter().take(4).map(|n| format!("`{n}`")).collect();
-    match names.len() - shown.len() {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
+fn misfits(missing: &[String], unexpected: &[String], misshaped: &[(String, Vec<usize>, Vec<usize>)]) -> String {
+    let quoted = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect();
+    let misshaped = misshaped.iter().map(|(name, found, expected)| format!("`{name}` {found:?}, not {expected:?}"));
+    [
+        ("missing", quoted(missing)),
+        ("unexpected", quoted(unexpected)),
+        ("of another shape", misshaped.collect::<Vec<_>>()),
+    ]
+    .into_iter()
+    .filter(|(_, tensors)| !tensors.is_empty())
+    .map(|(what, tensors)| format!("{} {what}: {}", tensors.len(), shorten(&tensors)))
+    .collect::<Vec<_>>()
+    .join("; ")
+}
+
+/// The first few, and the number of all others.
+fn shorten(tensors: &[String]) -> String {
+    let shown = tensors.len().min(4);
+    match tensors.len() - shown {
+        0 => tensors.join(", "),
+        more => format!("{} and {more} more", tensors[..shown].join(", ")),
     }
 }
 
@@ -298,11 +299,16 @@ mod tests {
         renamed.0.insert("shift".to_owned(), bias);
         assert_eq!(
             renamed.load(layer()).unwrap_err().to_string(),
-            "the weights don't fit the network: missing `bias`, unexpected `shift`"
+            "the weights don't fit the network: 1 missing: `bias`; 1 unexpected: `shift`"
         );
         let mut reshaped = linear();
         reshaped.0.insert("bias".to_owned(), weight(&[1], &[0.]));
-        assert_eq!(reshaped.load(layer()).unwrap_err().to_string(), "tensor `bias` has the shape [1]: expected [3]");
+        reshaped.0.extend(["a", "b", "c", "d", "e", "f"].map(|name| (name.to_owned(), weight(&[1], &[0.]))));
+        assert_eq!(
+            reshaped.load(layer()).unwrap_err().to_string(),
+            "the weights don't fit the network: 6 unexpected: `a`, `b`, `c`, `d` and 2 more; \
+             1 of another shape: `bias` [1], not [3]"
+        );
     }
 
     #[test]

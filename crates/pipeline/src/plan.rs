@@ -67,10 +67,10 @@ pub struct PlanError {
 }
 
 impl Plan {
-    /// Plans a spec. Reads raw datasets (for their digests), and no artifact.
+    /// Plans a spec. Reads raw data (for its digests), and no artifact.
     ///
     /// # Errors
-    /// A raw dataset is missing or damaged.
+    /// Raw data is missing or damaged.
     pub fn new(spec: &Spec, graph: &Graph, env: &Environment) -> Result<Self, PlanError> {
         let mut plan = Self {
             pipeline: spec.name.clone(),

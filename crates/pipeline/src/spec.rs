@@ -77,7 +77,7 @@ impl Override {
             let (true, Some(Value::Array(tables))) = (inner == name, tables) else { continue };
             let knows = |table: &Value| {
                 let unknown = |e: &ParamError| Unknown::find(&e.message).is_some_and(|u| u.is_field && u.word == field);
-                expand(table.clone())
+                expand(table.clone(), node.stage.lists())
                     .is_ok_and(|c| !c.into_iter().any(|t| node.stage.parse(t).is_err_and(|e| unknown(&e))))
             };
             let path = &self.path[name.len()..];
@@ -164,7 +164,9 @@ impl Spec {
             let Some(value) = take(&mut root, node.name) else { continue };
             let at: Vec<&str> = node.name.split('.').collect();
             let mut checked = Vec::new();
-            for table in expand(value).map_err(|m| source.error(&at, format!("[{}] {m}", node.name)))? {
+            for table in
+                expand(value, node.stage.lists()).map_err(|m| source.error(&at, format!("[{}] {m}", node.name)))?
+            {
                 let params = node.stage.parse(table).map_err(|e| source.param_error(&at, node.name, &e, overrides))?;
                 if !checked.contains(&params) {
                     checked.push(params);
@@ -260,8 +262,9 @@ fn take(root: &mut Map<String, Value>, dotted: &str) -> Option<Value> {
     }
 }
 
-/// All combinations of a node's tables: one per element of an array of tables, and per element of every list in it.
-fn expand(value: Value) -> Result<Vec<Value>, String> {
+/// All combinations of a node's tables: one per element of an array of tables, and per element of every list in it. Of the
+/// fields in `lists`, whose value is a list, only a list of lists is one.
+fn expand(value: Value, lists: &[&str]) -> Result<Vec<Value>, String> {
     let tables = match value {
         Value::Array(tables) => tables,
         table => vec![table],
@@ -273,6 +276,7 @@ fn expand(value: Value) -> Result<Vec<Value>, String> {
         for (key, value) in table {
             let choices = match value {
                 Value::Array(list) if list.is_empty() => return Err(format!("`{key}` is an empty list")),
+                Value::Array(list) if lists.contains(&key.as_str()) && !list[0].is_array() => vec![Value::Array(list)],
                 Value::Array(list) => list,
                 one => vec![one],
             };

@@ -8,7 +8,7 @@ use hemlock_artifact::Epoch;
 use hemlock_models::weights::{Weights, WeightsError};
 use serde::{Deserialize, Serialize};
 
-use crate::config::PretrainConfig;
+use crate::config::SimclrConfig;
 use crate::optimizer::Optimizer;
 use crate::student::Student;
 
@@ -31,14 +31,14 @@ pub(crate) enum CheckpointError {
 #[derive(Serialize, Deserialize)]
 struct Header {
     version: u32,
-    config: PretrainConfig,
+    config: SimclrConfig,
     steps: usize,
     curve: Vec<Epoch>,
 }
 
 /// The bytes of a checkpoint after the epochs of `curve`.
 pub(crate) fn write(
-    config: &PretrainConfig,
+    config: &SimclrConfig,
     student: &Student,
     optimizer: &Optimizer,
     curve: &[Epoch],
@@ -57,7 +57,7 @@ pub(crate) fn write(
 /// returned, with the curve so far.
 pub(crate) fn read(
     bytes: &[u8],
-    config: &PretrainConfig,
+    config: &SimclrConfig,
     student: &Student,
     optimizer: &mut Optimizer,
 ) -> Result<(Student, Vec<Epoch>), CheckpointError> {

@@ -2,27 +2,60 @@
 
 use hemlock_models::Arch;
 use hemlock_stage::{ParamError, Params};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use serde_json::{Map, Value};
 
 use crate::augment::AugmentConfig;
+use crate::import::ImportConfig;
 
-/// How an extractor is made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
+/// How an extractor is made, and what that needs.
+///
+/// In TOML a table with the `method` (`simclr` where it is absent) and the fields of that method.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self", tag = "method", rename_all = "lowercase")]
+pub enum PretrainConfig {
     /// Contrastive training without labels.
-    #[default]
-    Simclr,
-    /// The random initialisation as it is: the control.
-    Random,
+    Simclr(SimclrConfig),
+    /// The random initialisation as it is: the control. It has the fields of the training that it is the
+    /// control of, so that one table compares both; `arch` and `seed` decide it.
+    Random(SimclrConfig),
+    /// Weights that were trained elsewhere.
+    Import(ImportConfig),
 }
 
-impl std::fmt::Display for Method {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Simclr => "simclr",
-            Self::Random => "random",
-        })
+impl PretrainConfig {
+    /// The method's name in a spec.
+    #[must_use]
+    pub fn method(&self) -> &'static str {
+        match self {
+            Self::Simclr(_) => "simclr",
+            Self::Random(_) => "random",
+            Self::Import(_) => "import",
+        }
+    }
+}
+
+impl Serialize for PretrainConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // The derived, inherent function of `remote = "Self"`.
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for PretrainConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut table = Map::deserialize(deserializer)?;
+        table.entry("method").or_insert_with(|| "simclr".into());
+        Self::deserialize(Value::Object(table)).map_err(D::Error::custom)
+    }
+}
+
+impl Params for PretrainConfig {
+    fn check(&self) -> Result<(), ParamError> {
+        match self {
+            Self::Simclr(config) | Self::Random(config) => config.check(),
+            Self::Import(config) => config.check(),
+        }
     }
 }
 
@@ -47,12 +80,10 @@ pub struct ProjectorConfig {
     pub out: usize,
 }
 
-/// The parameters of pre-training. `random` uses only `arch`.
+/// The parameters of SimCLR.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct PretrainConfig {
-    /// How the extractor is made.
-    pub method: Method,
+pub struct SimclrConfig {
     /// The network.
     pub arch: Arch,
     /// Seed of the initialisation, the order of the images and the views.
@@ -85,10 +116,9 @@ impl Default for ProjectorConfig {
     }
 }
 
-impl Default for PretrainConfig {
+impl Default for SimclrConfig {
     fn default() -> Self {
         Self {
-            method: Method::default(),
             arch: Arch::default(),
             seed: 0,
             epochs: 20,
@@ -105,8 +135,12 @@ impl Default for PretrainConfig {
     }
 }
 
-impl Params for PretrainConfig {
-    fn check(&self) -> Result<(), ParamError> {
+impl SimclrConfig {
+    /// Checks every parameter.
+    ///
+    /// # Errors
+    /// The first field outside its range.
+    pub(crate) fn check(&self) -> Result<(), ParamError> {
         let Self { epochs, batch, warmup_epochs, temperature, .. } = *self;
         let ProjectorConfig { hidden, out } = self.projector;
         ParamError::at_least_one("epochs", epochs as u64)?;
@@ -120,9 +154,7 @@ impl Params for PretrainConfig {
         ParamError::require(out >= 2, "projector.out", out, "at least 2")?;
         self.augment.check()
     }
-}
 
-impl PretrainConfig {
     /// Learning rate at `step` of `steps`: linear warm-up, then half a cosine down to 0.
     pub(crate) fn learning_rate_at(&self, step: usize, steps: usize) -> f64 {
         let warmup = self.warmup_epochs * steps / self.epochs;
@@ -138,20 +170,35 @@ impl PretrainConfig {
 mod tests {
     use super::*;
 
+    fn parse(json: &str) -> Result<PretrainConfig, String> {
+        serde_json::from_str(json).map_err(|e| e.to_string())
+    }
+
     #[test]
     fn defaults_are_valid_and_fields_are_checked() {
-        assert_eq!(PretrainConfig::default().check(), Ok(()));
-        let config: PretrainConfig = serde_json::from_str(r#"{"epochs": 3, "warmup_epochs": 3}"#).unwrap();
+        assert_eq!(SimclrConfig::default().check(), Ok(()));
+        let config = parse(r#"{"epochs": 3, "warmup_epochs": 3}"#).unwrap();
         assert_eq!(config.check().unwrap_err().to_string(), "`warmup_epochs`: is 3; expected fewer than `epochs`");
-        let unknown = serde_json::from_str::<PretrainConfig>(r#"{"epoch": 3}"#);
-        assert!(unknown.unwrap_err().to_string().contains("unknown field `epoch`"));
-        let arch = serde_json::from_str::<PretrainConfig>(r#"{"arch": "vgg"}"#);
-        assert!(arch.unwrap_err().to_string().contains("`resnet20`"));
+        assert!(parse(r#"{"epoch": 3}"#).unwrap_err().contains("unknown field `epoch`"));
+        assert!(parse(r#"{"arch": "vgg"}"#).unwrap_err().contains("`resnet20`"));
+    }
+
+    #[test]
+    fn every_method_has_its_fields_and_simclr_is_the_default() {
+        assert_eq!(parse("{}"), Ok(PretrainConfig::Simclr(SimclrConfig::default())));
+        assert_eq!(parse(r#"{"method": "random", "epochs": 20}"#), Ok(PretrainConfig::Random(SimclrConfig::default())));
+        let import = r#"{"method": "import", "weights": "x.pth", "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}"#;
+        let config = parse(import).unwrap();
+        assert_eq!(serde_json::from_value(serde_json::to_value(&config).unwrap()).ok(), Some(config));
+        let message = parse(&import.replace('}', r#", "epochs": 3}"#)).unwrap_err();
+        assert!(message.starts_with("unknown field `epochs`, expected one of `arch`, `weights`"), "{message}");
+        assert!(parse(r#"{"method": "simclr", "weights": "x.pth"}"#).unwrap_err().contains("unknown field `weights`"));
+        assert!(parse(r#"{"method": "moco"}"#).unwrap_err().contains("`simclr`, `random`, `import`"));
     }
 
     #[test]
     fn the_learning_rate_warms_up_and_falls_to_nought() {
-        let config = PretrainConfig { epochs: 10, warmup_epochs: 2, learning_rate: 1.0, ..PretrainConfig::default() };
+        let config = SimclrConfig { epochs: 10, warmup_epochs: 2, learning_rate: 1.0, ..SimclrConfig::default() };
         let lr = |step| config.learning_rate_at(step, 100);
         assert!((lr(0) - 0.05).abs() < 1e-12);
         assert!((lr(19) - 1.0).abs() < 1e-12);

@@ -11,13 +11,13 @@ use hemlock_artifact::{Epoch, Images};
 use hemlock_models::device::runs_on_rayon;
 use hemlock_models::tiles::par_pair;
 use hemlock_models::{Extractor, ExtractorSpec};
-use hemlock_stage::{Context, ErrorKind, ParamError, Params, StageError};
+use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
 use ndarray::{ArrayView4, Axis};
 use rand::seq::SliceRandom;
 
 use crate::augment::render_views;
 use crate::checkpoint;
-use crate::config::{Method, PretrainConfig};
+use crate::config::SimclrConfig;
 use crate::knn;
 use crate::ntxent::{nt_xent, unit_rows};
 use crate::optimizer::Optimizer;
@@ -47,7 +47,7 @@ pub struct Monitor<'a> {
     pub queries: &'a Images,
 }
 
-/// Makes an extractor from images `[n, 3, h, w]` without labels.
+/// Trains an extractor on images `[n, 3, h, w]` without labels.
 ///
 /// On `flex` the result depends on `config` and `images` alone: a run that goes on from a
 /// checkpoint ends in the same bytes as one that was never interrupted. `monitor` only adds
@@ -57,37 +57,53 @@ pub struct Monitor<'a> {
 /// A parameter is out of its range or doesn't fit the images; the loss is not finite; the run was
 /// interrupted; a checkpoint could not be written.
 pub fn pretrain(
-    config: &PretrainConfig,
+    config: &SimclrConfig,
     images: ArrayView4<'_, u8>,
     monitor: Option<Monitor<'_>>,
     device: &Device,
     ctx: &Context<'_>,
 ) -> Result<Pretrained, StageError> {
+    let (spec, student) = start(config, images, device)?;
+    let n = images.len_of(Axis(0));
+    if n < config.batch {
+        let message = format!("is {}; expected at most the {n} images", config.batch);
+        return Err(ParamError::new("batch", message).into());
+    }
+    let run = Run { config, images, monitor, spec: &spec, device: &device.clone().inner() };
+    let (student, curve) = run.train(student, ctx)?;
+    finish(spec, &student, curve)
+}
+
+/// The extractor that [`pretrain`] starts from, normalised by the same images `[n, 3, h, w]`.
+///
+/// # Errors
+/// A parameter is out of its range.
+pub fn random(config: &SimclrConfig, images: ArrayView4<'_, u8>, device: &Device) -> Result<Pretrained, StageError> {
+    let (spec, student) = start(config, images, device)?;
+    finish(spec, &student, Vec::new())
+}
+
+fn start(
+    config: &SimclrConfig,
+    images: ArrayView4<'_, u8>,
+    device: &Device,
+) -> Result<(ExtractorSpec, Student), StageError> {
     config.check()?;
-    let (n, _, height, width) = images.dim();
+    let (_, _, height, width) = images.dim();
     let (mean, std) = channel_statistics(images);
-    let spec = ExtractorSpec { arch: config.arch, image_size: [height, width], mean, std };
-    let device = device.clone().inner();
     let mut rng = stream(config.seed, Stream::Init);
-    let student = Student::new(config.arch, config.projector, &mut rng, &device);
-    let (student, curve) = match config.method {
-        Method::Random => (student, Vec::new()),
-        Method::Simclr if n < config.batch => {
-            let message = format!("is {}; expected at most the {n} images", config.batch);
-            return Err(ParamError::new("batch", message).into());
-        }
-        Method::Simclr => {
-            let run = Run { config, images, monitor, spec: &spec, device: &device };
-            run.train(student, ctx)?
-        }
-    };
-    let weights = Extractor::new(spec.clone(), &student.net, &device).to_safetensors().map_err(internal)?;
-    Ok(Pretrained { weights, spec, curve })
+    let student = Student::new(config.arch, config.projector, &mut rng, &device.clone().inner());
+    Ok((ExtractorSpec { arch: config.arch, image_size: [height, width], mean, std }, student))
+}
+
+fn finish(spec: ExtractorSpec, student: &Student, curve: Vec<Epoch>) -> Result<Pretrained, StageError> {
+    let extractor = Extractor::new(spec.clone(), &student.net, &student.device());
+    Ok(Pretrained { weights: extractor.to_safetensors().map_err(internal)?, spec, curve })
 }
 
 /// Everything that stays the same in a run.
 struct Run<'a> {
-    config: &'a PretrainConfig,
+    config: &'a SimclrConfig,
     images: ArrayView4<'a, u8>,
     monitor: Option<Monitor<'a>>,
     spec: &'a ExtractorSpec,
@@ -245,7 +261,7 @@ fn merge(a: Named, mut b: Named, with: impl Fn(Tensor<1>, Tensor<1>) -> Tensor<1
     merged.collect()
 }
 
-fn internal(e: impl std::error::Error + Send + Sync + 'static) -> StageError {
+pub(crate) fn internal(e: impl std::error::Error + Send + Sync + 'static) -> StageError {
     StageError::new(ErrorKind::Internal, e)
 }
 

@@ -1,16 +1,18 @@
-//! Stage: a feature extractor, trained without labels.
+//! Stage: a feature extractor, trained without labels or imported.
 
-use crate::{Method, Monitor, PretrainConfig, pretrain};
+use crate::{Monitor, PretrainConfig, import, pretrain, random};
 use hemlock_artifact::{Dataset, Extractor};
 use hemlock_models::open_device;
-use hemlock_stage::{Context, StageError, inputs};
+use hemlock_stage::{Context, Environment, Need, Port, StageError, inputs};
 use serde_json::Value;
 
 inputs! {
     /// What the stage reads.
     pub struct Inputs {
-        /// Images to train on; their labels only monitor.
-        dataset: Dataset = "dataset.pretrain",
+        ; optional {
+            /// Images to train on; their labels only monitor. An import leaves them unread.
+            dataset: Dataset = "dataset.pretrain",
+        }
     }
 }
 
@@ -23,33 +25,68 @@ impl hemlock_stage::Stage for Stage {
     /// The extractor's seed is a parameter of its own: seeds of the attack share one extractor.
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
+    const LISTS: &'static [&'static str] = &["mean", "std"];
     type Params = PretrainConfig;
     type Inputs = Inputs;
     type Output = Extractor;
 
-    /// Of what trains, nothing decides a random initialisation.
+    /// Of what trains, nothing decides a random initialisation; of imported weights, the digest says more than where they
+    /// lie, and how they were trained changes none of them.
     fn key_params(config: &PretrainConfig) -> Result<Value, serde_json::Error> {
         let mut value = serde_json::to_value(config)?;
-        if let (Method::Random, Some(fields)) = (config.method, value.as_object_mut()) {
-            fields.retain(|field, _| ["method", "arch", "seed"].contains(&field.as_str()));
+        if let Some(fields) = value.as_object_mut() {
+            fields.retain(|field, _| match config {
+                PretrainConfig::Simclr(_) => true,
+                PretrainConfig::Random(_) => ["method", "arch", "seed"].contains(&field.as_str()),
+                PretrainConfig::Import(_) => !["weights", "trained"].contains(&field.as_str()),
+            });
         }
         Ok(value)
     }
 
+    fn source_id(config: &PretrainConfig) -> String {
+        match config {
+            PretrainConfig::Import(config) => config.weights.display().to_string(),
+            PretrainConfig::Simclr(_) | PretrainConfig::Random(_) => String::new(),
+        }
+    }
+
+    fn source(config: &PretrainConfig, env: &Environment) -> Result<Option<String>, StageError> {
+        match config {
+            PretrainConfig::Import(config) => Ok(Some(config.digest(env)?)),
+            PretrainConfig::Simclr(_) | PretrainConfig::Random(_) => Ok(None),
+        }
+    }
+
+    fn need(config: &PretrainConfig, _: &Port) -> Need {
+        match config {
+            PretrainConfig::Import(_) => Need::Unread,
+            PretrainConfig::Simclr(_) | PretrainConfig::Random(_) => Need::Required,
+        }
+    }
+
     fn run(config: &PretrainConfig, Inputs { dataset }: Inputs, ctx: &Context) -> Result<Extractor, StageError> {
         let device = open_device(ctx.device)?;
-        let monitor = (config.knn_every > 0 && !dataset.validation.is_empty())
-            .then_some(Monitor { reference: &dataset.train, queries: &dataset.validation });
-        let trained = pretrain(config, dataset.train.pixels.view(), monitor, &device, ctx)?;
+        let dataset = || dataset.ok_or_else(|| StageError::internal("no images were given to train on"));
+        let made = match config {
+            PretrainConfig::Simclr(config) => {
+                let Dataset { train, validation, .. } = dataset()?;
+                let monitor = (config.knn_every > 0 && !validation.is_empty())
+                    .then_some(Monitor { reference: &train, queries: &validation });
+                pretrain(config, train.pixels.view(), monitor, &device, ctx)?
+            }
+            PretrainConfig::Random(config) => random(config, dataset()?.train.pixels.view(), &device)?,
+            PretrainConfig::Import(config) => import(config, ctx.env, &device)?,
+        };
         Ok(Extractor {
-            arch: trained.spec.arch.to_string(),
-            method: config.method.to_string(),
-            dim: trained.spec.arch.feature_dim(),
-            image_size: trained.spec.image_size[0],
-            mean: trained.spec.mean,
-            std: trained.spec.std,
-            weights: trained.weights,
-            curve: trained.curve,
+            arch: made.spec.arch.to_string(),
+            method: config.method().to_owned(),
+            dim: made.spec.arch.feature_dim(),
+            image_size: made.spec.image_size[0],
+            mean: made.spec.mean,
+            std: made.spec.std,
+            weights: made.weights,
+            curve: made.curve,
         })
     }
 }

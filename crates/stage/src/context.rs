@@ -12,7 +12,7 @@ use std::{
 /// Where raw data is found.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
-    /// The folder that holds raw datasets.
+    /// The folder that holds raw datasets, and weights to import.
     pub data: Option<PathBuf>,
 }
 

@@ -38,6 +38,9 @@ pub trait Stage: Send + Sync + 'static {
     const SEEDED: bool;
     /// Whether the stage computes on the chosen backend rather than on the host alone.
     const USES_DEVICE: bool;
+    /// Fields whose value is a list. In a spec such a list is one value, where any other list fans out; a list of such lists
+    /// fans out, too.
+    const LISTS: &'static [&'static str] = &[];
     /// Parameters, parsed from the stage's table in the spec.
     type Params: Params;
     /// Artifacts that the stage reads.
@@ -54,7 +57,7 @@ pub trait Stage: Send + Sync + 'static {
         serde_json::to_value(params)
     }
 
-    /// Digest of data that is no artifact (a raw dataset); part of the key.
+    /// Digest of data that is no artifact (a raw dataset, a file of weights); part of the key.
     ///
     /// # Errors
     /// The data cannot be read.
@@ -91,6 +94,8 @@ pub trait AnyStage: Send + Sync {
     fn seeded(&self) -> bool;
     /// [`Stage::USES_DEVICE`].
     fn uses_device(&self) -> bool;
+    /// [`Stage::LISTS`].
+    fn lists(&self) -> &'static [&'static str];
     /// The roles that the stage can read, and the node of the pipeline that fills each.
     fn ports(&self) -> &'static [Port];
     /// [`Stage::need`], from parsed parameters.
@@ -145,21 +150,56 @@ fn typed<P: Params>(value: &Value) -> Result<P, ParamError> {
 }
 
 /// Finds the field where serde lost its path, as it does in an enum with a tag: without that field, the error is another. It
-/// is so without the tag, too, which is what an empty table lacks first.
+/// is so without the tag, too: a tag is what an empty table lacks first, or has a default and is not what all would be well
+/// without.
 fn locate<P: Params>(value: &Value, error: ParamError) -> ParamError {
     let Some(table) = value.as_object().filter(|_| error.path.is_empty()) else { return error };
     let complaint =
         |table| serde_json::from_value::<P>(Value::Object(table)).map_or_else(|e| e.to_string(), |_| String::new());
+    let missing = |field: &Vec<&str>| format!("missing field `{}`", field.last().unwrap_or(&""));
+    let unknown = |field: &Vec<&str>| format!("unknown field `{}`,", field.last().unwrap_or(&""));
     let lacks = complaint(Map::new());
-    let without = |field: &str| {
-        let mut rest = table.clone();
-        rest.remove(field);
-        complaint(rest)
+    let changes: Vec<(Vec<&str>, String)> = fields(table)
+        .into_iter()
+        .map(|field| {
+            let without = complaint(without(table, &field));
+            (field, without)
+        })
+        .filter(|(_, without)| *without != error.message)
+        .collect();
+    let tag = |field: &Vec<&str>| lacks == missing(field);
+    let alone = |(field, without): &&(Vec<&str>, String)| {
+        !tag(field) && (without.is_empty() || *without == missing(field) || error.message.starts_with(&unknown(field)))
     };
-    let changes: Vec<&String> = table.keys().filter(|field| without(field) != error.message).collect();
-    let tag = |field: &&&String| lacks == format!("missing field `{field}`");
-    let guilty = changes.iter().find(|field| !tag(field)).or_else(|| changes.first());
-    ParamError { path: guilty.map(|field| (*field).clone()).unwrap_or_default(), ..error }
+    let guilty = changes.iter().find(alone).or_else(|| changes.iter().find(|(field, _)| !tag(field)));
+    let path = guilty.or(changes.first()).map(|(field, _)| field.join(".")).unwrap_or_default();
+    ParamError { path, ..error }
+}
+
+/// Paths of all fields of a table, those within a field before it.
+fn fields(table: &Map<String, Value>) -> Vec<Vec<&str>> {
+    let mut all = Vec::new();
+    for (name, value) in table {
+        let inner = value.as_object().map(fields).unwrap_or_default();
+        all.extend(inner.into_iter().map(|rest| [vec![name.as_str()], rest].concat()));
+        all.push(vec![name]);
+    }
+    all
+}
+
+/// A table without the field at a path.
+fn without(table: &Map<String, Value>, path: &[&str]) -> Map<String, Value> {
+    let mut rest = table.clone();
+    match path {
+        [field] => drop(rest.remove(*field)),
+        [first, inner @ ..] => {
+            if let Some(Value::Object(table)) = rest.get_mut(*first) {
+                *table = without(table, inner);
+            }
+        }
+        [] => {}
+    }
+    rest
 }
 
 impl<S: Stage> AnyStage for Erased<S> {
@@ -174,6 +214,9 @@ impl<S: Stage> AnyStage for Erased<S> {
     }
     fn uses_device(&self) -> bool {
         S::USES_DEVICE
+    }
+    fn lists(&self) -> &'static [&'static str] {
+        S::LISTS
     }
     fn ports(&self) -> &'static [Port] {
         S::Inputs::PORTS

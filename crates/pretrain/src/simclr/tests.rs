@@ -43,14 +43,14 @@ impl Bar for StopAfter {
     fn say(&self, _: String) {}
 }
 
-fn tiny() -> PretrainConfig {
-    PretrainConfig {
+fn tiny() -> SimclrConfig {
+    SimclrConfig {
         arch: "resnet8-w4".parse().unwrap(),
         epochs: 2,
         batch: 8,
         warmup_epochs: 0,
         projector: ProjectorConfig { hidden: 32, out: 8 },
-        ..PretrainConfig::default()
+        ..SimclrConfig::default()
     }
 }
 
@@ -65,7 +65,7 @@ fn open() -> Device {
 }
 
 /// Runs to the end, or until `limit` steps are done.
-fn run(config: &PretrainConfig, checkpoints: &dyn Checkpoints, limit: u64) -> Result<Pretrained, StageError> {
+fn run(config: &SimclrConfig, checkpoints: &dyn Checkpoints, limit: u64) -> Result<Pretrained, StageError> {
     let cancel = Cancel::default();
     let (env, progress) = (Environment::default(), StopAfter(limit, cancel.clone()));
     let ctx = Context { seed: 0, device: "flex", env: &env, progress: &progress, cancel: &cancel, checkpoints };
@@ -80,7 +80,7 @@ fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
 #[test]
 fn a_resumed_run_ends_in_the_same_bytes_whatever_the_threads() {
     for optimizer in [OptimizerKind::AdamW, OptimizerKind::Sgd] {
-        let config = PretrainConfig { optimizer, ..tiny() };
+        let config = SimclrConfig { optimizer, ..tiny() };
         let whole = on_threads(1, || run(&config, &NoCheckpoints, u64::MAX).unwrap());
         let resumed = on_threads(3, || {
             let memory = Memory::default();
@@ -99,7 +99,7 @@ fn a_resumed_run_ends_in_the_same_bytes_whatever_the_threads() {
 fn an_unusable_checkpoint_means_starting_over() {
     let expected = run(&tiny(), &NoCheckpoints, u64::MAX).unwrap();
     let memory = Memory::default();
-    let other = PretrainConfig { learning_rate: 0.5, ..tiny() };
+    let other = SimclrConfig { learning_rate: 0.5, ..tiny() };
     run(&other, &memory, u64::MAX).unwrap();
     let good = memory.load().unwrap().unwrap();
     for bytes in [&good[..], &good[..good.len() - 1], &good[..20], b"", b"nonsense"] {
@@ -111,8 +111,8 @@ fn an_unusable_checkpoint_means_starting_over() {
 
 #[test]
 fn random_is_the_initialisation_of_the_same_seed() {
-    let config = PretrainConfig { method: Method::Random, ..tiny() };
-    let random = run(&config, &NoCheckpoints, 0).unwrap();
+    let config = tiny();
+    let random = random(&config, images(20).view(), &open()).unwrap();
     assert!(random.curve.is_empty());
     let mut rng = stream(config.seed, Stream::Init);
     let student = Student::new(config.arch, config.projector, &mut rng, &open());
@@ -137,7 +137,7 @@ fn single_graph(run: &Run<'_>, student: &Student, batch: &[usize]) -> (f32, Name
     (loss.into_scalar::<f32>(), gradients)
 }
 
-fn with_run<T>(config: &PretrainConfig, images: &Array4<u8>, work: impl FnOnce(Run<'_>) -> T) -> T {
+fn with_run<T>(config: &SimclrConfig, images: &Array4<u8>, work: impl FnOnce(Run<'_>) -> T) -> T {
     let (mean, std) = channel_statistics(images.view());
     let spec =
         ExtractorSpec { arch: config.arch, image_size: [images.len_of(Axis(2)), images.len_of(Axis(3))], mean, std };
@@ -175,7 +175,7 @@ fn the_halves_give_the_gradient_of_the_whole() {
 /// network then gives what it gives in training mode.
 #[test]
 fn running_statistics_are_those_of_the_batches() {
-    let config = PretrainConfig {
+    let config = SimclrConfig {
         epochs: 80,
         learning_rate: 1e-20,
         weight_decay: 0.0,
@@ -202,7 +202,7 @@ fn running_statistics_are_those_of_the_batches() {
 
 #[test]
 fn training_lowers_the_loss_without_collapse() {
-    let config = PretrainConfig {
+    let config = SimclrConfig {
         epochs: 30,
         batch: 10,
         learning_rate: 1e-2,
@@ -218,11 +218,11 @@ fn training_lowers_the_loss_without_collapse() {
 
 #[test]
 fn divergence_and_misfits_are_errors() {
-    let diverging = PretrainConfig { optimizer: OptimizerKind::Sgd, learning_rate: 1e30, ..tiny() };
+    let diverging = SimclrConfig { optimizer: OptimizerKind::Sgd, learning_rate: 1e30, ..tiny() };
     let message = run(&diverging, &NoCheckpoints, u64::MAX).unwrap_err().to_string();
     assert!(message.contains("in epoch 1, step 2"), "{message}");
     assert!(message.ends_with("choose a smaller `learning_rate`"), "{message}");
-    let large = PretrainConfig { batch: 32, ..tiny() };
+    let large = SimclrConfig { batch: 32, ..tiny() };
     assert_eq!(
         run(&large, &NoCheckpoints, u64::MAX).unwrap_err().to_string(),
         "`batch`: is 32; expected at most the 20 images"
@@ -238,7 +238,7 @@ fn the_monitor_measures_when_it_is_due_and_changes_nothing() {
     };
     let (reference, queries) = (labelled(20), labelled(10));
     let monitor = Monitor { reference: &reference, queries: &queries };
-    let config = PretrainConfig { epochs: 3, knn_every: 2, ..tiny() };
+    let config = SimclrConfig { epochs: 3, knn_every: 2, ..tiny() };
     let (env, cancel) = (Environment::default(), Cancel::default());
     let ctx =
         Context { seed: 0, device: "flex", env: &env, progress: &Silent, cancel: &cancel, checkpoints: &NoCheckpoints };

@@ -43,7 +43,7 @@ pub enum Change {
         /// The newer seed.
         new: Option<u64>,
     },
-    /// The digest of the raw dataset.
+    /// The digest of the raw data.
     Source {
         /// The older digest.
         old: Option<String>,
@@ -71,7 +71,7 @@ impl fmt::Display for Change {
             }
             Self::Param { path, old, new } => write!(f, "parameter {path}: {} -> {}", or_none(old), or_none(new)),
             Self::Seed { old, new } => write!(f, "seed: {} -> {}", or_none(old), or_none(new)),
-            Self::Source { old, new } => write!(f, "dataset digest: {} -> {}", or_none(old), or_none(new)),
+            Self::Source { old, new } => write!(f, "raw data's digest: {} -> {}", or_none(old), or_none(new)),
             Self::Input { role, old, new } => write!(f, "input {role}: {} -> {}", or_none(old), or_none(new)),
         }
     }

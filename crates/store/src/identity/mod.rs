@@ -6,7 +6,7 @@
 //! | stage version                    | yes        | raised when a stage's code would give another result           |
 //! | parameters                       | yes        | every one of them, defaults filled in                          |
 //! | seed                             | yes        | decides every random choice; `null` for a stage without any    |
-//! | digest of the raw dataset        | yes        | the bytes themselves, wherever they came from                  |
+//! | digest of the raw data           | yes        | the bytes themselves, wherever they came from                  |
 //! | keys of the inputs, by role      | yes        | through them the whole history of the data                     |
 //! | wall clock, user, host           | no         | tell about a run, not about its result                         |
 //! | paths of the store and the data  | no         | moving a folder changes no bytes                               |
@@ -43,7 +43,7 @@ pub struct Identity {
     pub params: Value,
     /// The seed of the stage's random choices, if it makes any.
     pub seed: Option<u64>,
-    /// The digest of a raw dataset, for a stage that reads one.
+    /// The digest of raw data (a dataset, a file of weights), for a stage that reads any.
     pub source: Option<String>,
     /// The keys of the inputs, by role.
     pub inputs: BTreeMap<String, Key>,

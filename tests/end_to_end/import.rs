@@ -1,0 +1,143 @@
+//! Extractors that are imported from files of weights.
+
+use crate::house::{House, TINY};
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::{fs, path::PathBuf};
+
+/// The tiny pipeline with imported weights, `fields` beside them.
+fn spec(fields: &str) -> String {
+    let (before, rest) = TINY.split_once("[pretrain]").unwrap();
+    let (_, after) = rest.split_once("[features]").unwrap();
+    format!("{before}[pretrain]\nmethod = \"import\"\narch = \"resnet8-w4\"\n{fields}\n[features]{after}")
+}
+
+/// Exports the tiny pipeline's own extractor to the data root, and imports it again: the house, and the fields of the import.
+fn exported() -> (House, String) {
+    let house = House::new();
+    house.ok("features tiny");
+    house.ok("export tiny pretrain -o data");
+    let info: Value = serde_json::from_slice(&fs::read(house.path().join("data/extractor.json")).unwrap()).unwrap();
+    let fields = format!("weights = \"extractor.safetensors\"\nmean = {}\nstd = {}\n", info["mean"], info["std"]);
+    house.spec("import", &spec(&fields));
+    (house, fields)
+}
+
+fn features(house: &House, pipeline: &str) -> Vec<PathBuf> {
+    let out = house.ok(&format!("export {pipeline} features -o features-{pipeline}")).out;
+    out.lines().map(|file| house.path().join(file)).collect()
+}
+
+/// Stages and keys of a plan.
+fn keys(house: &House, args: &str) -> Vec<(String, String)> {
+    let text = |v: &Value| v.as_str().unwrap().to_owned();
+    house.tasks(args).iter().map(|t| (text(&t["node"]), text(&t["key"]))).collect()
+}
+
+#[test]
+fn an_exported_extractor_is_imported_and_gives_the_same_features() {
+    let (house, fields) = exported();
+    let again = house.ok("run import");
+    assert_eq!(House::stages_that_ran(&again)[..2], ["pretrain", "features"]);
+    for (a, b) in features(&house, "tiny").iter().zip(features(&house, "import")) {
+        assert!(fs::read(a).unwrap() == fs::read(b).unwrap(), "{}", a.display());
+    }
+    // What comes out again is what went in.
+    house.ok("export import pretrain -o out");
+    let read = |file: &str| fs::read(house.path().join(file)).unwrap();
+    assert!(read("data/extractor.safetensors") == read("out/extractor.safetensors"));
+    let weights = read("out/extractor.safetensors");
+    assert!(SafeTensors::deserialize(&weights).unwrap().tensor("layer1.0.conv1.weight").is_ok());
+
+    // Results say how it was trained, and saying so costs nothing.
+    assert!(house.ok("results import").out.contains(" import "));
+    house.spec("import", &spec(&format!("{fields}trained = \"our own, briefly\"")));
+    assert!(house.ok("run import").err.contains("0 tasks ran"));
+    assert!(house.ok("results import").out.contains(" import (our own, briefly) "));
+    let row: Value = serde_json::from_str(&house.ok("results import --json").out).unwrap();
+    assert_eq!(row["params"]["pretrain"]["trained"], "our own, briefly");
+}
+
+#[test]
+fn the_content_of_the_file_is_in_the_key_and_its_path_is_not() {
+    let (house, fields) = exported();
+    let data = house.path().join("data");
+    let before = keys(&house, "import");
+    // No training images are read, whatever the spec says of them.
+    let dataset = "[dataset.pretrain]\nsource = { kind = \"synthetic\", domain = \"b\" }\n\n[pretrain]";
+    house.spec("more", &spec(&fields).replace("[pretrain]", dataset));
+    let more = keys(&house, "more");
+    assert!(before.iter().all(|task| more.contains(task)));
+    let pretrain = house.tasks("import").into_iter().find(|t| t["stage"] == "pretrain").unwrap();
+    assert_eq!(pretrain["inputs"], serde_json::json!({}));
+
+    fs::create_dir(data.join("other")).unwrap();
+    fs::copy(data.join("extractor.safetensors"), data.join("other/same.safetensors")).unwrap();
+    let absolute = data.join("other/same.safetensors");
+    assert_eq!(keys(&house, "import --set pretrain.weights=other/same.safetensors"), before);
+    assert_eq!(keys(&house, &format!("import --set pretrain.weights={}", absolute.display())), before);
+    for set in ["mean=[0.5,0.5,0.5]", "std=[0.5,0.5,0.5]", "image_size=16", "arch=resnet20"] {
+        assert_ne!(keys(&house, &format!("import --set pretrain.{set}")), before, "{set}");
+    }
+    assert_eq!(house.tasks("import --set pretrain.mean=[[0.5,0.5,0.5],[0.4,0.4,0.4]]").len(), 2 * before.len() - 1);
+
+    // A copy whose metadata differ is another file with the same weights.
+    let bytes = fs::read(&absolute).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    let metadata = [("format".to_owned(), "pt".to_owned())].into();
+    let other = safetensors::serialize(tensors.tensors(), Some(metadata)).unwrap();
+    fs::write(data.join("extractor.safetensors"), other).unwrap();
+    let after = keys(&house, "import");
+    assert_eq!(before[0], after[0], "the dataset");
+    assert!(before[1..].iter().zip(&after[1..]).all(|(a, b)| a.0 == b.0 && a.1 != b.1));
+    house.ok("features import");
+}
+
+#[test]
+fn fields_of_other_methods_are_refused() {
+    let (house, fields) = exported();
+    let bad = |field: &str, words: &[&str]| {
+        house.spec("bad", &spec(&format!("{fields}{field}")));
+        house.fails("plan bad", 2, words);
+    };
+    bad("epochs = 1", &["bad.toml:16", "[pretrain] `epochs`", "unknown field `epochs`", "expected one of `arch`"]);
+    bad("seed = 1", &["bad.toml:16", "[pretrain] `seed`", "unknown field"]);
+    bad("image_sise = 16", &["bad.toml:16", "did you mean `image_size`?"]);
+    bad("image_size = \"big\"", &["bad.toml:16", "`image_size`", "big"]);
+    bad("trained = \"\"", &["bad.toml:16", "`trained`: is empty"]);
+    let set = |value: &str, words: &[&str]| house.fails(&format!("plan import --set pretrain.{value}"), 2, words);
+    set("std=[0.5,0.5]", &["--set pretrain.std=[0.5,0.5]", "`std`", "array of length 3"]);
+    set("std=[58,57,58]", &["`std`: is 58", "above 0 and up to 1"]);
+    set("weights=extractor.onnx", &["`weights`: is `extractor.onnx`", ".pth", ".safetensors"]);
+    house.spec("bad", &spec("weights = \"extractor.safetensors\""));
+    house.fails("plan bad", 2, &["missing field `mean`"]);
+    // Nor do other methods take those of an import.
+    house.fails("plan tiny --set pretrain.weights=x.pth", 2, &["`weights`: unknown field", "expected one of"]);
+    house.fails("plan tiny --set pretrain.method=import", 2, &["[pretrain] `batch`: unknown field `batch`"]);
+    house.fails("plan tiny --set pretrain.augment.flipp=1", 2, &["--set pretrain.augment.flipp=1", "`augment.flipp`"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_imported_is_named() {
+    let (house, _) = exported();
+    let data = house.path().join("data");
+    let fails = |file: &str, code: i32, words: &[&str]| {
+        house.fails(&format!("pretrain import --set pretrain.weights={file}"), code, words);
+    };
+    // Without the file there is no key, and so no plan.
+    let words = ["[pretrain]", "cannot read data/nowhere.pth, which should be a PyTorch checkpoint", "No such file"];
+    house.fails("plan import --set pretrain.weights=nowhere.pth", 3, &words);
+    fails("nowhere.pth", 3, &words);
+    let bytes = fs::read(data.join("extractor.safetensors")).unwrap();
+    fs::write(data.join("cut.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+    fails("cut.safetensors", 3, &["data/cut.safetensors is damaged, or no safetensors file"]);
+    fs::write(data.join("renamed.pth"), &bytes).unwrap();
+    fails("renamed.pth", 3, &["data/renamed.pth is damaged, or no PyTorch checkpoint"]);
+    fs::write(data.join("text.th"), "no weights").unwrap();
+    fails("text.th", 3, &["data/text.th is damaged, or no PyTorch checkpoint"]);
+    let misfit = "pretrain import --set pretrain.arch=resnet14-w4";
+    house.fails(misfit, 2, &["extractor.safetensors cannot be imported as resnet14-w4", "30 missing: `layer1.1."]);
+    // Images of another size than the network's.
+    house.ok("pretrain import --set pretrain.image_size=16");
+    house.fails("features import --set pretrain.image_size=16", 3, &["the extractor expects [n, 3, 16, 16]"]);
+}
