@@ -4,6 +4,9 @@
 #[path = "end_to_end/artifacts.rs"]
 mod artifacts;
 #[cfg(test)]
+#[path = "end_to_end/attacks.rs"]
+mod attacks;
+#[cfg(test)]
 #[path = "end_to_end/bad_input.rs"]
 mod bad_input;
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub use objective::{Force, Objective};
 
 use hemlock_artifact::{CurvePoint, Features, PoisonFeatures, TargetParams};
 use hemlock_head::{Constraint, ConstraintKind, ConstraintKinds, Samples};
-use hemlock_stage::{Bar, Context, ErrorKind, ParamError, StageError, inputs};
+use hemlock_stage::{Bar, Context, ParamError, StageError, inputs};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use start::{Plan, Start};
@@ -236,7 +236,7 @@ impl hemlock_stage::Stage for Stage {
         let clean = features.train.samples(classes)?;
         let count = poison_count(params.eps_d, clean.len())?;
         let constraint = Constraint::new(&params.constraint, clean, params.quantile, params.neighbors as usize)
-            .map_err(|e| StageError::new(ErrorKind::Data, e))?;
+            .map_err(|e| ParamError::new("constraint", e.to_string()))?;
         match params.attack {
             Attack::GradientCanceling => {
                 let mut canceling = Canceling::new(&target.target, clean, target.weight_decay)?;

@@ -250,7 +250,7 @@ impl hemlock_stage::Stage for Stage {
             return Err(ParamError::new("dataset.downstream", message).into());
         }
         let constraint = Constraint::new(&params.constraint, train, params.quantile, params.neighbors as usize)
-            .map_err(|e| StageError::new(ErrorKind::Data, e))?;
+            .map_err(|e| ParamError::new("constraint", e.to_string()))?;
         let (clean, clean_gradient_norm) = train_clean(params, train, ctx)?;
         let search = Search { params, clean: &clean, train, test, objective, constraint: &constraint, ctx };
         let (target, path) = match params.strength() {

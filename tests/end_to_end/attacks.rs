@@ -1,0 +1,132 @@
+//! Targets, solvers, constraints, labels and victims, in any combination.
+
+use crate::house::House;
+use serde_json::Value;
+
+/// The summaries of a stage's artifacts that a run with `args` makes.
+fn summaries(house: &House, stage: &str, args: &str) -> Vec<Value> {
+    house.ok(&format!("{stage} {args}"));
+    let status = house.ok(&format!("plan {args} --json"));
+    let plan: Value = serde_json::from_str(&status.out).unwrap();
+    let tasks = plan["tasks"].as_array().unwrap().iter().filter(|task| task["stage"] == stage);
+    let read = |task: &Value| -> Value {
+        let folder = house.path().join("artifacts").join(stage).join(task["key"].as_str().unwrap());
+        let manifest = std::fs::read_to_string(folder.join("manifest.json")).unwrap();
+        serde_json::from_str::<Value>(&manifest).unwrap()["summary"].clone()
+    };
+    tasks.map(read).collect()
+}
+
+#[test]
+fn any_solver_goes_with_any_constraint_start_and_labels() {
+    let house = House::new();
+    let solvers = r#"["gradient-descent","adam","lbfgs","conditional-gradient"]"#;
+    let constraints = r#"["none","ball","box","sphere+slab","knn","knn+ball"]"#;
+    let common = format!("--set poison-features.steps=3 --set poison-features.solver={solvers}");
+    for attack in ["gradient-canceling", "bilevel"] {
+        let set = format!("tiny {common} --set poison-features.attack={attack}");
+        let labels = r#"["kept","random","aligned"]"#;
+        let made = summaries(
+            &house,
+            "poison-features",
+            &format!("{set} --set poison-features.constraint={constraints} --set poison-features.labels={labels}"),
+        );
+        assert_eq!(made.len(), 4 * 6 * 3);
+        for summary in &made {
+            assert!(summary["objective"].as_f64().unwrap() >= 0.0, "{summary}");
+            if attack == "gradient-canceling" {
+                let (objective, bound) = (&summary["objective"], &summary["bound"]);
+                assert!(bound.as_f64().unwrap() <= objective.as_f64().unwrap() + 1e-9, "{summary}");
+            }
+        }
+        let starts = r#"["clean","aligned","zeros","random","class-means","greedy"]"#;
+        let made = summaries(&house, "poison-features", &format!("{set} --set poison-features.start={starts}"));
+        // The start of a conditional gradient is its own.
+        assert_eq!(made.len(), 3 * 6 + 1);
+    }
+}
+
+#[test]
+fn what_is_idle_is_not_in_the_key() {
+    let house = House::new();
+    let key = |args: &str| house.tasks(args).last().unwrap()["key"].clone();
+    let same = |set: &str| assert_eq!(key("tiny"), key(&format!("tiny {set}")), "{set}");
+    same("--set poison-features.quantile=0.5");
+    same("--set poison-features.temperature=3");
+    same("--set poison-features.relabel_every=7");
+    same("--set poison-features.steps=2000");
+    same("--set target-params.share=0.9");
+    same("--set evaluate.epochs=7");
+}
+
+#[test]
+fn a_reachable_target_is_as_strong_as_the_budget_and_no_stronger() {
+    let house = House::new();
+    let set = "tiny --set target-params.radius=reachable --set target-params.constraint=ball \
+               --set target-params.calibration=scale-and-bias --set target-params.eps_d=[0.02,0.2]";
+    let made = summaries(&house, "target-params", set);
+    let bound = |i: usize| made[i]["poisonability"]["support"].as_f64().unwrap();
+    let radius = |i: usize| made[i]["radius"].as_f64().unwrap();
+    assert!(bound(0) <= 0.02 && bound(1) <= 0.2, "{made:?}");
+    assert!(radius(0) > 0.0 && radius(1) > 1.2 * radius(0), "{made:?}");
+    for method in ["flipped-labels", "shifted-labels"] {
+        let set = format!("tiny --set target-params.method={method} --set target-params.share");
+        let made = summaries(&house, "target-params", &format!("{set}=[0.1,0.9]"));
+        let radius = |i: usize| made[i]["radius"].as_f64().unwrap();
+        assert!(radius(0) < radius(1), "{made:?}");
+        let budget = "--set target-params.eps_d=0.3 --set target-params.constraint=ball";
+        let made = summaries(&house, "target-params", &format!("{set}=reachable {budget}"));
+        assert!(made[0]["poisonability"]["support"].as_f64().unwrap() <= 0.3, "{made:?}");
+    }
+    house.fails("plan tiny --set target-params.radius=reachable", 2, &["target-params", "`eps_d`", "is missing"]);
+    house.fails(
+        "target-params tiny --set target-params.radius=reachable --set target-params.eps_d=1e-9 --set target-params.constraint=ball",
+        2,
+        &["target-params", "`eps_d`", "takes at least", "'ball'"],
+    );
+}
+
+#[test]
+fn victims_that_descend_end_near_those_that_are_exact() {
+    let house = House::new();
+    let set = r#"tiny --set evaluate.victim=["exact","sgd"] --set evaluate.epochs=200"#;
+    house.ok(&format!("run {set}"));
+    let rows = house.ok(&format!("results {set} --json")).out;
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 2);
+    let clean = |i: usize| rows[i]["accuracy"]["clean"].as_f64().unwrap();
+    assert!((clean(0) - clean(1)).abs() < 0.1, "{} {}", clean(0), clean(1));
+    assert_ne!(rows[0]["key"], rows[1]["key"]);
+}
+
+#[test]
+fn clean_and_free_labels_never_share_a_row() {
+    let house = House::new();
+    let set = r#"tiny --set poison-features.labels=["kept","aligned"] --set seeds=[0,1]"#;
+    house.ok(&format!("run {set}"));
+    let table = house.ok(&format!("results {set}")).out;
+    let labels: Vec<&str> = table
+        .lines()
+        .filter(|l| l.starts_with("gradient-canceling"))
+        .map(|l| if l.contains(" clean ") { "clean" } else { "aligned" })
+        .collect();
+    assert_eq!(labels, ["clean", "aligned"], "{table}");
+    for row in house.ok(&format!("results {set} --json")).out.lines() {
+        let row: Value = serde_json::from_str(row).unwrap();
+        assert_eq!(row["clean_label"], row["params"]["poison-features"]["labels"] == "kept");
+    }
+}
+
+#[test]
+fn impossible_wishes_are_refused() {
+    let house = House::new();
+    let fails = |set: &str, code: i32, words: &[&str]| {
+        let set: String = set.split(' ').map(|s| format!("--set poison-features.{s} ")).collect();
+        house.fails(&format!("poison-features tiny {set}"), code, words);
+    };
+    fails("constraint=bal", 2, &["`constraint`", "unknown constraint `bal`", "expected none, ball"]);
+    fails("constraint=knn neighbors=30", 2, &["training samples", "needs at least 31"]);
+    fails("solver=newton", 2, &["`solver`", "newton", "conditional-gradient"]);
+    fails("max_seconds=0", 2, &["`max_seconds`", "above 0"]);
+    fails("eps_d=0.001", 2, &["`eps_d`", "gives no poison"]);
+}
