@@ -16,6 +16,8 @@ pub mod tiles;
 pub mod weights;
 
 #[cfg(test)]
+mod head_tests;
+#[cfg(test)]
 mod reference_tests;
 
 pub use device::{Backend, DeviceError};
