@@ -39,7 +39,7 @@ pub fn aligned_flips(
     weight_decay: f64,
     m: usize,
 ) -> Result<(Array2<f64>, Vec<u32>), HeadError> {
-    let (_, gradient) = smoothed_error(head, validation, 1.0)?;
+    let (_, gradient) = smoothed_error(head, &[validation], 1.0)?;
     // Enough to rank samples by.
     let options = SolveOptions { tolerance: 1e-4, ..SolveOptions::new(weight_decay) };
     let solved = solve_hessian(head, &[clean.reborrow()], gradient.view(), &options)?;
@@ -107,14 +107,14 @@ mod tests {
         let error = |(z, labels): (Array2<f64>, Vec<u32>)| {
             let added = Samples::new(z.view(), &labels, 2).unwrap();
             let victim = fit(&[clean.reborrow(), added], &options, &|_, _| true).unwrap().head;
-            smoothed_error(&victim, validation.reborrow(), 1.0).unwrap().0
+            smoothed_error(&victim, &[validation.reborrow()], 1.0).unwrap().0
         };
         let aligned = aligned_flips(clean, validation, &head, 1e-3, 20).unwrap();
         for (row, label) in aligned.0.rows().into_iter().zip(&aligned.1) {
             let own = z.rows().into_iter().position(|r| r == row).unwrap();
             assert_ne!(labels[own], *label);
         }
-        let (clean_error, aligned) = (smoothed_error(&head, validation, 1.0).unwrap().0, error(aligned));
+        let (clean_error, aligned) = (smoothed_error(&head, &[validation], 1.0).unwrap().0, error(aligned));
         for seed in 0..3 {
             let random = error(random_flips(clean, 20, seed));
             assert!(aligned - clean_error > 1.5 * (random - clean_error), "{clean_error} {random} {aligned}");

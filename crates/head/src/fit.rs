@@ -224,7 +224,7 @@ mod tests {
         let all = |samples: Samples<'_>| {
             let found = run(&[samples], &FitOptions::new(1e-3));
             let solve = crate::SolveOptions::new(1e-3);
-            let (error, gradient) = crate::smoothed_error(&found.head, samples, 1.0).unwrap();
+            let (error, gradient) = crate::smoothed_error(&found.head, &[samples], 1.0).unwrap();
             let solved = crate::solve_hessian(&found.head, &[samples], gradient.view(), &solve).unwrap();
             let mixed = crate::mixed_derivative(&found.head, samples, solved.solution.view()).unwrap();
             (accuracy(&found.head, samples).unwrap(), found, error, solved, mixed)

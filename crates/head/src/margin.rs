@@ -6,14 +6,14 @@ use crate::kernel::{CHUNK, add_outer, map_chunks, scores};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 
-/// The mean over all samples of `sigmoid(-margin / temperature)`, in `[0, 1]`, and its gradient `[K, d + 1]`. The margin
+/// The mean over the samples of all blocks of `sigmoid(-margin / temperature)`, in `[0, 1]`, and its gradient `[K, d + 1]`. The margin
 /// is the label's logit less the largest other one, so that a low temperature gives the share of mistakes.
 ///
 /// Unlike cross-entropy it is bounded: raising it takes mistakes, not a few enormous losses.
 ///
 /// # Errors
 /// No samples, samples that do not fit the head, or a temperature that is not above 0.
-pub fn smoothed_error(head: &Head, samples: Samples<'_>, temperature: f64) -> Result<(f64, Array2<f64>), HeadError> {
+pub fn smoothed_error(head: &Head, blocks: &[Samples<'_>], temperature: f64) -> Result<(f64, Array2<f64>), HeadError> {
     if !(temperature > 0.0 && temperature.is_finite()) {
         return Err(HeadError::InvalidOption {
             name: "temperature",
@@ -21,9 +21,9 @@ pub fn smoothed_error(head: &Head, samples: Samples<'_>, temperature: f64) -> Re
             expected: "finite and above 0",
         });
     }
-    head.check_samples(&[samples])?;
-    let count = count(&[samples])? as f64;
-    let parts = map_chunks(&[samples], CHUNK, head.classes(), |mut logits, z, chunk| {
+    head.check_samples(blocks)?;
+    let count = count(blocks)? as f64;
+    let parts = map_chunks(blocks, CHUNK, head.classes(), |mut logits, z, chunk| {
         scores(head.packed(), z, &mut logits);
         let mut sum = 0.0;
         for (mut row, &label) in logits.rows_mut().into_iter().zip(chunk.labels()) {
@@ -74,7 +74,7 @@ mod tests {
             let data = Data::new(n, d, classes, seed);
             let packed = random(classes, d + 1, seed ^ 1);
             let at = |packed: &Array2<f64>| {
-                smoothed_error(&Head::from_packed(packed.clone()).unwrap(), data.samples(), 0.7).unwrap()
+                smoothed_error(&Head::from_packed(packed.clone()).unwrap(), &[data.samples()], 0.7).unwrap()
             };
             // Where the rival changes there is a kink.
             let logits = crate::logits(&Head::from_packed(packed.clone()).unwrap(), data.features.view()).unwrap();
@@ -89,7 +89,7 @@ mod tests {
     fn a_low_temperature_counts_mistakes() {
         let data = Data::new(300, 4, 3, 5);
         let head = Head::from_packed(random(3, 5, 6) * 1e3).unwrap();
-        let (error, _) = smoothed_error(&head, data.samples(), 1e-3).unwrap();
+        let (error, _) = smoothed_error(&head, &[data.samples()], 1e-3).unwrap();
         assert!((error - (1.0 - accuracy(&head, data.samples()).unwrap())).abs() < 1e-9);
     }
 
@@ -100,7 +100,7 @@ mod tests {
         let p = crate::probabilities(&head, data.features.view()).unwrap();
         let labels = data.samples().labels();
         let expected = labels.iter().enumerate().map(|(i, &y)| 1.0 - p[(i, y as usize)]).sum::<f64>() / 50.0;
-        let (error, _) = smoothed_error(&head, data.samples(), 1.0).unwrap();
+        let (error, _) = smoothed_error(&head, &[data.samples()], 1.0).unwrap();
         assert!((error - expected).abs() < 1e-14);
     }
 
@@ -109,9 +109,9 @@ mod tests {
         let data = Data::new(5, 2, 3, 0);
         let head = Head::zeros(3, 2).unwrap();
         assert!(matches!(
-            smoothed_error(&head, data.samples(), 0.0),
+            smoothed_error(&head, &[data.samples()], 0.0),
             Err(HeadError::InvalidOption { name: "temperature", .. })
         ));
-        assert_eq!(smoothed_error(&head, data.samples().rows(0..0), 1.0), Err(HeadError::Empty));
+        assert_eq!(smoothed_error(&head, &[data.samples().rows(0..0)], 1.0), Err(HeadError::Empty));
     }
 }

@@ -135,7 +135,7 @@ fn implicit_derivative_through_retraining() {
         let training = [p.samples(), added];
         let retrained = fit(&training, &options, &|_, _| true).unwrap().head;
         let count = p.labels.len() + 2;
-        let (_, upper) = smoothed_error(&retrained, p.samples(), 1.0).unwrap();
+        let (_, upper) = smoothed_error(&retrained, &[p.samples()], 1.0).unwrap();
         let solve = SolveOptions { tolerance: 1e-12, ..SolveOptions::new(DECAY) };
         let solution = solve_hessian(&retrained, &training, upper.view(), &solve).unwrap().solution;
         let found = implicit_gradient(&retrained, added, solution.view(), count).unwrap();

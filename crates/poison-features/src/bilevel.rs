@@ -23,10 +23,10 @@ const FOLLOWER_TOLERANCE: f64 = 1e-5;
 /// Relative residual at which the Hessian counts as inverted.
 const SOLVE_TOLERANCE: f64 = 1e-4;
 
-/// The objective `-L_val(w*(poisons))`: minus the smoothed error of the follower on the validation split.
+/// The objective `-L_val(w*(poisons))`: minus the smoothed error of the follower on samples that the leader wants it to get wrong.
 pub struct Bilevel<'a> {
     clean: Samples<'a>,
-    validation: Samples<'a>,
+    raised: &'a [Samples<'a>],
     weight_decay: f64,
     temperature: f64,
     preconditioner: Arc<Preconditioner>,
@@ -37,19 +37,19 @@ pub struct Bilevel<'a> {
 
 impl<'a> Bilevel<'a> {
     /// Against a follower that trains on `clean` and the poisons with that weight decay, and a leader who raises the error on
-    /// `validation`, smoothed with that temperature. `start` is the follower's first head: the clean one.
+    /// the samples of `raised`, smoothed with that temperature. `start` is the follower's first head: the clean one.
     ///
     /// # Errors
     /// No clean samples, or samples that do not fit each other.
     pub fn new(
         clean: Samples<'a>,
-        validation: Samples<'a>,
+        raised: &'a [Samples<'a>],
         start: Head,
         weight_decay: f64,
         temperature: f64,
     ) -> Result<Self, HeadError> {
         let preconditioner = Arc::new(Preconditioner::new(&[clean], weight_decay)?);
-        Ok(Self { clean, validation, weight_decay, temperature, preconditioner, head: start, solution: None })
+        Ok(Self { clean, raised, weight_decay, temperature, preconditioner, head: start, solution: None })
     }
 }
 
@@ -64,7 +64,7 @@ impl Objective for Bilevel<'_> {
             ..FitOptions::new(self.weight_decay)
         };
         let head = fit(&training, &options, &|_, _| true)?.head;
-        let (error, gradient) = smoothed_error(&head, self.validation.reborrow(), self.temperature)?;
+        let (error, gradient) = smoothed_error(&head, self.raised, self.temperature)?;
         let options = SolveOptions {
             tolerance: SOLVE_TOLERANCE,
             start: self.solution.take(),
@@ -92,8 +92,8 @@ mod tests {
     use crate::{Choice, Descent, add, descend};
     use hemlock_head::{Constraint, accuracy};
 
-    fn bilevel(setting: &Setting) -> Bilevel<'_> {
-        Bilevel::new(setting.clean(), setting.validation(), setting.head.clone(), 1e-2, 1.0).unwrap()
+    fn bilevel<'a>(setting: &'a Setting, raised: &'a [Samples<'a>]) -> Bilevel<'a> {
+        Bilevel::new(setting.clean(), raised, setting.head.clone(), 1e-2, 1.0).unwrap()
     }
 
     /// The leader's loss of poisons, with a follower trained to the last digit.
@@ -101,14 +101,14 @@ mod tests {
         let poisons = Samples::new(z.view(), labels, 3).unwrap();
         let options = FitOptions { gradient_tolerance: 1e-11, ..FitOptions::new(1e-2) };
         let head = fit(&[setting.clean(), poisons], &options, &|_, _| true).unwrap().head;
-        smoothed_error(&head, setting.validation(), 1.0).unwrap().0
+        smoothed_error(&head, &[setting.validation()], 1.0).unwrap().0
     }
 
     #[test]
     fn the_gradient_goes_through_retraining() {
         let setting = Setting::new();
         let (z, labels) = clouds(6, 3);
-        let force = bilevel(&setting).evaluate(z.view(), &labels).unwrap();
+        let force = bilevel(&setting, &[setting.validation()]).evaluate(z.view(), &labels).unwrap();
         assert!((loss(&setting, &z, &labels) + force.value).abs() < 1e-5);
         let found = force.gradient(z.view(), &labels).unwrap();
         let largest = found.iter().fold(0.0f64, |m, g| m.max(g.abs()));
@@ -129,7 +129,7 @@ mod tests {
     fn best_labels_and_gains_are_those_of_trial() {
         let setting = Setting::new();
         let (z, labels) = clouds(12, 4);
-        let force = bilevel(&setting).evaluate(Array2::zeros((0, 2)).view(), &[]).unwrap();
+        let force = bilevel(&setting, &[setting.validation()]).evaluate(Array2::zeros((0, 2)).view(), &[]).unwrap();
         let best = force.best_labels(z.view()).unwrap();
         let gains = force.gains(z.view()).unwrap();
         for (i, row) in z.rows().into_iter().enumerate() {
@@ -153,7 +153,8 @@ mod tests {
         let run = |relabel_every, constraint: &Constraint| {
             let descent = Descent { steps: 60, step: 0.2, relabel_every, ..Descent::default() };
             let mut first = None;
-            let mut bilevel = bilevel(&setting);
+            let raised = [setting.validation()];
+            let mut bilevel = bilevel(&setting, &raised);
             let found = descend(&mut bilevel, z.clone(), labels.clone(), constraint, &descent, |_, error| {
                 first.get_or_insert(error);
                 Ok::<_, HeadError>(())
@@ -174,7 +175,8 @@ mod tests {
         assert!(free > chosen + 0.005, "{free} over {chosen}");
         assert!(accuracy(&setting.head, setting.validation()).unwrap() > 0.7);
 
-        let mut objective = bilevel(&setting);
+        let raised = [setting.validation()];
+        let mut objective = bilevel(&setting, &raised);
         let any = Choice::Any { most: vec![300; 3] };
         let visit = |_, _| Ok::<_, HeadError>(());
         let added = add(&mut objective, 15, &any, &ball, setting.clean(), 0, visit).unwrap();

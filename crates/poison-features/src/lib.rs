@@ -71,6 +71,9 @@ pub struct Params {
     /// Of Gradient Canceling: it stops when the gradient that is left is this share of the clean gradient.
     #[serde(default = "defaults::tolerance")]
     pub tolerance: f64,
+    /// Of the bilevel attack: the split whose error is raised.
+    #[serde(default)]
+    pub objective: Split,
     /// Of the bilevel attack: temperature of the smoothed error; the lower, the closer to the share of mistakes.
     #[serde(default = "defaults::temperature")]
     pub temperature: f64,
@@ -102,6 +105,19 @@ pub enum Attack {
     GradientCanceling,
     /// Raise the validation error of the retrained head, by implicit differentiation.
     Bilevel,
+}
+
+/// The split whose error is raised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Split {
+    /// The validation split.
+    #[default]
+    Validation,
+    /// The victim's clean training split.
+    Train,
+    /// Both.
+    Both,
 }
 
 /// Labels of the poisons.
@@ -163,7 +179,7 @@ impl Params {
     fn relabel_every(&self) -> Option<u32> {
         let every = self.relabel_every.unwrap_or(match self.attack {
             Attack::GradientCanceling => 0,
-            Attack::Bilevel => 5,
+            Attack::Bilevel => 20,
         });
         (self.labels == Labels::Aligned && every > 0).then_some(every)
     }
@@ -224,7 +240,7 @@ impl hemlock_stage::Stage for Stage {
                 "neighbors" => kinds.contains(&ConstraintKind::Knn),
                 "start" | "step" | "stall" | "max_seconds" | "relabel_every" => !greedy,
                 "tolerance" => params.attack == Attack::GradientCanceling && !greedy,
-                "temperature" => params.attack == Attack::Bilevel,
+                "temperature" | "objective" => params.attack == Attack::Bilevel,
                 _ => true,
             });
         }
@@ -252,14 +268,20 @@ impl hemlock_stage::Stage for Stage {
                 Ok(made.artifact(params, "gradient-canceling", Some(bound)))
             }
             Attack::Bilevel => {
-                if features.validation.labels.is_empty() {
+                let validation = features.validation.samples(classes)?;
+                if validation.is_empty() && params.objective != Split::Train {
                     let message =
                         "gives no validation split, whose error the attack raises; expected `validation` above 0";
                     return Err(ParamError::new("dataset.downstream", message).into());
                 }
-                let validation = features.validation.samples(classes)?;
+                let splits = [validation, clean];
+                let raised = match params.objective {
+                    Split::Validation => &splits[..1],
+                    Split::Train => &splits[1..],
+                    Split::Both => &splits,
+                };
                 let (head, decay) = (target.clean, target.weight_decay);
-                let mut bilevel = Bilevel::new(clean, validation, head, decay, params.temperature)?;
+                let mut bilevel = Bilevel::new(clean, raised, head, decay, params.temperature)?;
                 Ok(make(params, &mut bilevel, clean, count, &constraint, ctx)?.artifact(params, "bilevel", None))
             }
         }
