@@ -99,3 +99,24 @@ fn help_has_examples() {
     let help = House::new().ok("--help").out;
     insta::assert_snapshot!("help", help);
 }
+
+#[test]
+fn every_seed_may_have_images_of_its_own() {
+    let house = House::new();
+    let seeds = |set: &str, stage: &str| -> Vec<Value> {
+        let tasks = house.tasks(&format!("tiny --set seeds=[3,4] {set}"));
+        tasks.iter().filter(|t| t["stage"] == stage).map(|t| t["seed"].clone()).collect()
+    };
+    assert_eq!(seeds("", "dataset"), [Value::Null]);
+    assert_eq!(seeds("", "evaluate"), [3, 4]);
+    let own = "--set dataset.downstream.seed=run";
+    assert_eq!(seeds(own, "dataset"), [3, 4]);
+    assert_eq!(seeds(own, "pretrain"), [Value::Null, Value::Null]);
+    assert_eq!(seeds(own, "evaluate"), [3, 4]);
+    // Beside a fixed choice, which is there once and has every seed of the attack.
+    let both = r#"--set dataset.downstream.seed=[0,"run"]"#;
+    assert_eq!(seeds(both, "dataset"), [Value::Null, Value::from(3), Value::from(4)]);
+    assert_eq!(seeds(both, "evaluate").len(), 4);
+    house.fails("plan tiny --set dataset.downstream.seed=own", 2, &["`seed`", "own", "\"run\""]);
+    house.ok(&format!("features tiny --set seeds=[3,4] {own}"));
+}

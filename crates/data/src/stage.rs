@@ -22,20 +22,58 @@ pub struct Params {
     /// Test images; all where it is absent.
     #[serde(default)]
     pub test: Option<usize>,
-    /// Seed of the class-balanced choice.
+    /// Seed of the class-balanced choice, or `run`: the pipeline's seed, so that every seed has images of its own.
     #[serde(default)]
-    pub seed: u64,
+    pub seed: Seed,
+}
+
+/// Seed of the class-balanced choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum Seed {
+    /// This one.
+    Of(u64),
+    /// The pipeline's.
+    Run,
+}
+
+impl Default for Seed {
+    fn default() -> Self {
+        Self::Of(0)
+    }
+}
+
+impl TryFrom<Value> for Seed {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        match (value.as_u64(), value.as_str()) {
+            (Some(seed), _) => Ok(Self::Of(seed)),
+            (_, Some("run")) => Ok(Self::Run),
+            _ => Err(format!("is {value}; expected an integer from 0, or \"run\"")),
+        }
+    }
+}
+
+impl From<Seed> for Value {
+    fn from(seed: Seed) -> Self {
+        match seed {
+            Seed::Of(seed) => seed.into(),
+            Seed::Run => "run".into(),
+        }
+    }
 }
 
 impl Params {
-    fn split(&self) -> SplitSpec {
-        SplitSpec { train: self.train, validation: self.validation, test: self.test, seed: self.seed }
+    fn split(&self, run: u64) -> SplitSpec {
+        let seed = if let Seed::Of(seed) = self.seed { seed } else { run };
+        SplitSpec { train: self.train, validation: self.validation, test: self.test, seed }
     }
 }
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let checked = self.source.check().and_then(|()| self.split().check());
+        let checked = self.source.check().and_then(|()| self.split(0).check());
         checked.map_err(|e| match e {
             DataError::Parameter { field, value, expected } => {
                 ParamError::new(field.trim_start_matches("split."), format!("is {value}; expected {expected}"))
@@ -69,6 +107,10 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = ();
     type Output = Dataset;
 
+    fn seeded(params: &Params) -> bool {
+        params.seed == Seed::Run
+    }
+
     /// The digest of the source's content says more than where it lies.
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
         let mut value = serde_json::to_value(params)?;
@@ -88,7 +130,7 @@ impl hemlock_stage::Stage for Stage {
 
     fn run(params: &Params, (): (), ctx: &Context) -> Result<Dataset, StageError> {
         let bar = OnceLock::new();
-        let dataset = load(&params.source, &params.split(), ctx.env.data.as_deref(), &|done, total| {
+        let dataset = load(&params.source, &params.split(ctx.seed), ctx.env.data.as_deref(), &|done, total| {
             if total > 0 {
                 bar.get_or_init(|| ctx.progress.start("images", total as u64, "images")).at(done as u64);
             }

@@ -2,29 +2,32 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayView2, Axis, Slice};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis, Slice, concatenate};
+use rayon::prelude::*;
 
 use crate::kernel::{add_outer, map_chunks};
 use crate::samples::count;
-use crate::{Head, HeadError, Samples};
+use crate::{Head, HeadError, Samples, probabilities};
 
 /// Added to the unit diagonal of the scaled matrix, so that constant or repeated columns leave it positive definite.
 const JITTER: f64 = 1e-10;
 /// Rows per chunk of the second moments: many, because each chunk's sum is as large as `M`.
 const MOMENTS_CHUNK: usize = 4096;
+/// Samples that blocks are estimated on, and the most elements that all of them may have together.
+const ROWS: usize = 4096;
+const MOST_ELEMENTS: usize = 1 << 24;
 
-/// The inverse Hessian of the training objective at the zero head. There the Hessian multiplies every row of a gradient
-/// (whose columns sum to zero over classes) by the same matrix, `M = AᵀA / (N K) + λ diag(1, …, 1, 0)`, `A = [Z, 1]`.
-///
-/// It needs to be near only: one of the clean samples serves every training set that adds a few poisons to them.
+/// A guess of the inverse Hessian of the training objective. It needs to be near only: one of the clean samples serves every
+/// training set that adds a few poisons to them.
 #[derive(Debug, PartialEq)]
 pub struct Preconditioner {
-    /// `T`, lower triangular, with `TᵀT = M⁻¹`; `[d + 1, d + 1]`.
-    whitening: Array2<f64>,
+    /// For every class, or one for all, `T`, lower triangular, `[d + 1, d + 1]`: `TᵀT` multiplies the class's row of a gradient.
+    whitening: Vec<Array2<f64>>,
 }
 
 impl Preconditioner {
-    /// For the training objective on the samples of all blocks.
+    /// The inverse Hessian at the zero head, for the samples of all blocks. There the Hessian multiplies every row of a gradient (whose
+    /// columns sum to zero over classes) by the same matrix, `AᵀA / (N K) + λ diag(1, …, 1, 0)`, `A = [Z, 1]`.
     ///
     /// # Errors
     /// No samples, blocks that do not fit each other, or a weight decay that is negative or not finite.
@@ -36,10 +39,39 @@ impl Preconditioner {
         Head::zeros(classes, dim)?.check_samples(blocks)?;
         let mut hessian = second_moments(blocks, dim);
         hessian /= (count * classes) as f64;
-        let mut decayed = hessian.diag_mut();
-        decayed.slice_axis_inplace(Axis(0), Slice::from(..dim));
-        decayed += weight_decay;
-        Ok(Self { whitening: whitening(hessian) })
+        add_decay(&mut hessian, weight_decay);
+        Ok(Self { whitening: vec![whitening(hessian)] })
+    }
+
+    /// The inverse of the Hessian's blocks at a head, one for each class, `Aᵀ diag(p ∘ (1 - p)) A / N + λ diag(1, …, 1, 0)`, estimated on
+    /// some thousand samples. Much nearer than [`Preconditioner::new`] where classes are many, and dearer; so dear where features are
+    /// many, too, that it is the other one there.
+    ///
+    /// # Errors
+    /// As [`Preconditioner::new`], and samples that do not fit the head.
+    pub fn at(head: &Head, samples: Samples<'_>, weight_decay: f64) -> Result<Self, HeadError> {
+        HeadError::check_non_negative("weight_decay", weight_decay)?;
+        head.check_samples(&[samples])?;
+        let dim = head.dim();
+        if head.classes() * (dim + 1) * (dim + 1) > MOST_ELEMENTS {
+            return Self::new(&[samples], weight_decay);
+        }
+        let rows: Vec<usize> = (0..samples.len()).step_by(samples.len().div_ceil(ROWS).max(1)).collect();
+        if rows.is_empty() {
+            return Err(HeadError::Empty);
+        }
+        let z = samples.select(&rows);
+        let probabilities = probabilities(head, z.view())?;
+        let a = concatenate![Axis(1), z, Array2::ones((rows.len(), 1))];
+        let block = |p: ArrayView1<'_, f64>| {
+            let spread = p.mapv(|p| (p * (1.0 - p) / rows.len() as f64).sqrt());
+            let weighted = &a * &spread.insert_axis(Axis(1));
+            let mut hessian = weighted.t().dot(&weighted);
+            add_decay(&mut hessian, weight_decay);
+            whitening(hessian)
+        };
+        let columns: Vec<_> = probabilities.columns().into_iter().collect();
+        Ok(Self { whitening: columns.into_par_iter().map(block).collect() })
     }
 
     /// What was given, or a new one for these samples, which fit the head.
@@ -50,14 +82,33 @@ impl Preconditioner {
         head: &Head,
     ) -> Result<Arc<Self>, HeadError> {
         let Some(given) = given else { return Ok(Arc::new(Self::new(blocks, weight_decay)?)) };
-        head.check_dim(given.whitening.nrows() - 1)?;
+        for whitening in &given.whitening {
+            head.check_dim(whitening.nrows() - 1)?;
+        }
         Ok(Arc::clone(given))
     }
 
-    /// `gradient M⁻¹`, `[K, d + 1]`.
+    /// The inverse times a gradient, `[K, d + 1]`.
     pub(crate) fn apply(&self, gradient: &Array2<f64>) -> Array2<f64> {
-        gradient.dot(&self.whitening.t()).dot(&self.whitening)
+        match &self.whitening[..] {
+            [one] => gradient.dot(&one.t()).dot(one),
+            each => {
+                let mut product = Array2::zeros(gradient.dim());
+                for ((mut to, row), whitening) in product.rows_mut().into_iter().zip(gradient.rows()).zip(each) {
+                    to.assign(&whitening.t().dot(&whitening.dot(&row)));
+                }
+                product
+            }
+        }
     }
+}
+
+/// Adds `λ diag(1, …, 1, 0)`.
+fn add_decay(hessian: &mut Array2<f64>, weight_decay: f64) {
+    let mut decayed = hessian.diag_mut();
+    let dim = decayed.len() - 1;
+    decayed.slice_axis_inplace(Axis(0), Slice::from(..dim));
+    decayed += weight_decay;
 }
 
 /// `AᵀA` with `A = [Z, 1]`, `[d + 1, d + 1]`.
@@ -140,6 +191,24 @@ mod tests {
         let mut product = hessian_vector_sum(&head, &blocks, direction.view()).unwrap() / n as f64;
         add_weight_decay(direction.view(), decay, &mut product);
         assert_close(&Preconditioner::new(&blocks, decay).unwrap().apply(&product), &direction, 1e-7);
+    }
+
+    #[test]
+    fn inverts_the_blocks_at_a_head() {
+        let (n, d, classes, decay) = (60, 3, 4, 0.01);
+        let data = Data::new(n, d, classes, 3);
+        let head = Head::from_packed(random(classes, d + 1, 5)).unwrap();
+        let preconditioner = Preconditioner::at(&head, data.samples(), decay).unwrap();
+        for class in 0..classes {
+            // A direction of one class, and its class's row of the product.
+            let mut direction = Array2::zeros((classes, d + 1));
+            direction.row_mut(class).assign(&random(1, d + 1, 6).row(0));
+            let mut product = hessian_vector_sum(&head, &[data.samples()], direction.view()).unwrap() / n as f64;
+            add_weight_decay(direction.view(), decay, &mut product);
+            let mut own = Array2::zeros((classes, d + 1));
+            own.row_mut(class).assign(&product.row(class));
+            assert_close(&preconditioner.apply(&own), &direction, 1e-7);
+        }
     }
 
     #[test]

@@ -90,24 +90,34 @@ impl Plan {
                         Entry::Occupied(known) => known.get().clone(),
                         Entry::Vacant(new) => new.insert(node.stage.source(params, env)?).clone(),
                     };
-                    Ok((params, node.stage.key_params(params)?, source, read(node, params)?))
+                    let seeded = node.stage.seeded(params)?;
+                    Ok(Variant {
+                        params,
+                        key_params: node.stage.key_params(params)?,
+                        source,
+                        seeded,
+                        ports: read(node, params)?,
+                    })
                 })
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|source| PlanError { node: node.name, source })?;
             let mut branches = Vec::new();
             for branch in std::mem::take(&mut plan.branches) {
-                let seeds: Vec<Option<u64>> = match (node.stage.seeded(), branch.seed) {
-                    (true, None) => spec.seeds.iter().copied().map(Some).collect(),
-                    (_, seed) => vec![seed],
-                };
-                for seed in seeds {
-                    for (params, key_params, source, ports) in &variants {
+                let anew = branch.seed.is_none() && variants.iter().any(|v| v.seeded);
+                let seeds = if anew { spec.seeds.iter().copied().map(Some).collect() } else { vec![branch.seed] };
+                for (turn, seed) in seeds.into_iter().enumerate() {
+                    for Variant { params, key_params, source, seeded, ports } in &variants {
+                        // What draws nothing is there once, beside variants that draw.
+                        let seed = if anew && !seeded { None } else { seed };
+                        if anew && !seeded && turn > 0 {
+                            continue;
+                        }
                         let inputs = inputs(ports, &branch, graph);
                         let identity = Identity {
                             stage: node.stage.name().to_owned(),
                             stage_version: node.stage.version(),
                             params: key_params.clone(),
-                            seed: seed.filter(|_| node.stage.seeded()),
+                            seed: seed.filter(|_| *seeded),
                             source: source.clone(),
                             inputs: inputs.iter().map(|(role, i)| ((*role).to_owned(), plan.tasks[*i].key)).collect(),
                         };
@@ -141,6 +151,15 @@ impl Plan {
         }
         selected
     }
+}
+
+/// One choice of parameters for a node.
+struct Variant<'a> {
+    params: &'a Value,
+    key_params: Value,
+    source: Option<String>,
+    seeded: bool,
+    ports: Vec<Port>,
 }
 
 /// The roles that a node reads with these parameters.

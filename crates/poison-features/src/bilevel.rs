@@ -21,7 +21,7 @@ use std::sync::Arc;
 /// Gradient norm at which the follower counts as trained within a step.
 const FOLLOWER_TOLERANCE: f64 = 1e-5;
 /// Relative residual at which the Hessian counts as inverted.
-const SOLVE_TOLERANCE: f64 = 1e-4;
+const SOLVE_TOLERANCE: f64 = 1e-3;
 
 /// The objective `-L_val(w*(poisons))`: minus the smoothed error of the follower on samples that the leader wants it to get wrong.
 pub struct Bilevel<'a> {
@@ -48,7 +48,7 @@ impl<'a> Bilevel<'a> {
         weight_decay: f64,
         temperature: f64,
     ) -> Result<Self, HeadError> {
-        let preconditioner = Arc::new(Preconditioner::new(&[clean], weight_decay)?);
+        let preconditioner = Arc::new(Preconditioner::at(&start, clean, weight_decay)?);
         Ok(Self { clean, raised, weight_decay, temperature, preconditioner, head: start, solution: None })
     }
 }

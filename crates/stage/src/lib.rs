@@ -71,6 +71,12 @@ pub trait Stage: Send + Sync + 'static {
         String::new()
     }
 
+    /// Whether a stage with these parameters draws random numbers from the pipeline's seed, if not all do or none.
+    #[must_use]
+    fn seeded(_params: &Self::Params) -> bool {
+        Self::SEEDED
+    }
+
     /// How a stage with these parameters wants a role filled, if not as the role was declared.
     #[must_use]
     fn need(_params: &Self::Params, port: &Port) -> Need {
@@ -90,8 +96,11 @@ pub trait AnyStage: Send + Sync {
     fn name(&self) -> &'static str;
     /// [`Stage::VERSION`].
     fn version(&self) -> u32;
-    /// [`Stage::SEEDED`].
-    fn seeded(&self) -> bool;
+    /// [`Stage::seeded`], from parsed parameters.
+    ///
+    /// # Errors
+    /// The parameters are not those of the stage.
+    fn seeded(&self, params: &Value) -> Result<bool, StageError>;
     /// [`Stage::USES_DEVICE`].
     fn uses_device(&self) -> bool;
     /// [`Stage::LISTS`].
@@ -209,8 +218,8 @@ impl<S: Stage> AnyStage for Erased<S> {
     fn version(&self) -> u32 {
         S::VERSION
     }
-    fn seeded(&self) -> bool {
-        S::SEEDED
+    fn seeded(&self, params: &Value) -> Result<bool, StageError> {
+        Ok(S::seeded(&typed(params)?))
     }
     fn uses_device(&self) -> bool {
         S::USES_DEVICE
