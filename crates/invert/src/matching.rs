@@ -66,29 +66,40 @@ pub(crate) struct Matched {
     pub(crate) curve: Vec<CurvePoint>,
 }
 
-/// One start of one poison.
+/// One start of one poison, under way.
 struct Run {
-    row: usize,
     minimizer: Box<dyn Minimizer>,
+    found: Found,
+}
+
+/// What one start of one poison has found so far.
+struct Found {
+    row: usize,
+    /// Number of the start.
+    start: usize,
+    /// Pixels of the least loss.
     best: Vec<f32>,
     /// The least loss so far, after every pass.
     losses: Vec<f64>,
 }
 
-impl Run {
+impl Found {
     fn least(&self) -> f64 {
         self.losses.last().copied().unwrap_or(f64::INFINITY)
     }
+}
 
+impl Run {
     /// Hears of a pass. Returns whether the run goes on.
     fn hear(&mut self, matching: &Matching, loss: f64, gradient: &[f32]) -> bool {
-        if loss < self.least() {
-            self.best.copy_from_slice(self.minimizer.point());
+        let least = self.found.least();
+        if loss < least {
+            self.found.best.copy_from_slice(self.minimizer.point());
         }
-        self.losses.push(self.least().min(loss));
-        let passes = self.losses.len();
-        let earlier = passes.checked_sub(1 + PATIENCE).map(|i| self.losses[i]);
-        let stalled = earlier.is_some_and(|earlier| self.least() > earlier * (1.0 - matching.tolerance));
+        self.found.losses.push(least.min(loss));
+        let passes = self.found.losses.len();
+        let earlier = passes.checked_sub(1 + PATIENCE).map(|i| self.found.losses[i]);
+        let stalled = earlier.is_some_and(|earlier| self.found.least() > earlier * (1.0 - matching.tolerance));
         self.minimizer.tell(loss, gradient) && passes < matching.steps as usize && !stalled
     }
 }
@@ -103,7 +114,7 @@ impl Problem<'_> {
     fn tell(&self, run: &mut Run, matching: &Matching, distance: f32, gradient: &mut [f32]) -> bool {
         let mut loss = f64::from(distance);
         if self.beta > 0.0 {
-            let base = self.base(run.row);
+            let base = self.base(run.found.row);
             let mut moved = 0.0;
             for ((g, x), b) in gradient.iter_mut().zip(run.minimizer.point()).zip(base) {
                 *g += 2.0 * self.beta as f32 * (x - b);
@@ -116,8 +127,8 @@ impl Problem<'_> {
 }
 
 impl Matching {
-    /// Pixels in `[0, 1]` that minimise `|f(x) - zeta|^2 + beta |x - x_b|^2`, `f` in the head's space, from each of `starts`, the best
-    /// kept. `start` gives pixels in `[0, 1]` for a poison and the number of a start.
+    /// Pixels in `[0, 1]` that minimise `|f(x) - zeta|^2 + beta |x - x_b|^2`, `f` in the head's space, from each of `starts`
+    /// starts, the best kept. `start` gives pixels in `[0, 1]` for a poison and the number of a start.
     pub(crate) fn run(
         &self,
         problem: &Problem,
@@ -128,41 +139,42 @@ impl Matching {
         let m = problem.zeta.nrows();
         let bar = ctx.progress.start("feature matching", u64::from(self.steps) * (m * starts) as u64, "image passes");
         let done = AtomicU64::new(0);
-        let tile = |items: Range<usize>| -> Result<Vec<Run>, StageError> {
-            let begin = |item: usize| {
-                let (row, from) = (item / starts, start(item / starts, item % starts));
-                let bounds = Bounds::around(&problem.base(row), problem.linf);
-                let minimizer: Box<dyn Minimizer> = match self.optimizer {
-                    Optimizer::Lbfgs => Box::new(Lbfgs::new(from, bounds, self.step as f32)),
-                    Optimizer::Adam => Box::new(Adam::new(from, bounds, self.step as f32, self.steps)),
-                };
-                Run { row, best: minimizer.point().to_vec(), minimizer, losses: Vec::new() }
-            };
-            let (mut running, mut finished): (Vec<Run>, Vec<Run>) = (items.map(begin).collect(), Vec::new());
+        let tile = |items: Range<usize>| -> Result<Vec<Found>, StageError> {
+            let begin = |item| self.begin(problem, item / starts, item % starts, start(item / starts, item % starts));
+            let mut running: Vec<Run> = items.map(begin).collect();
+            let mut finished = Vec::with_capacity(running.len());
             while !running.is_empty() {
                 ctx.check()?;
-                let goes_on = self.pass(problem, &mut running)?;
-                let count = running.len() as u64;
-                let mut saved = 0;
-                let mut goes_on = goes_on.into_iter();
+                let mut passed = running.len() as u64;
+                let mut goes_on = self.pass(problem, &mut running)?.into_iter();
                 for run in running.extract_if(.., |_| !goes_on.next().unwrap_or(false)) {
-                    saved += u64::from(self.steps) - run.losses.len() as u64;
-                    finished.push(run);
+                    passed += u64::from(self.steps) - run.found.losses.len() as u64;
+                    finished.push(run.found);
                 }
-                bar.at(done.fetch_add(count + saved, Ordering::Relaxed) + count + saved);
+                bar.at(done.fetch_add(passed, Ordering::Relaxed) + passed);
             }
             Ok(finished)
         };
-        let mut runs: Vec<Run> =
-            on_device(problem.frozen.device(), m * starts, TILE, tile)?.into_iter().flatten().collect();
-        // Stable: of equal losses the first start's.
-        runs.sort_by(|a, b| a.row.cmp(&b.row).then(a.least().total_cmp(&b.least())));
-        self.collect(problem, &runs)
+        let found = on_device(problem.frozen.device(), m * starts, TILE, tile)?;
+        let mut found: Vec<Found> = found.into_iter().flatten().collect();
+        found.sort_by(|a, b| a.row.cmp(&b.row).then(a.least().total_cmp(&b.least())).then(a.start.cmp(&b.start)));
+        collect(problem, &found)
+    }
+
+    /// A run from pixels `from`.
+    fn begin(&self, problem: &Problem, row: usize, start: usize, from: Vec<f32>) -> Run {
+        let bounds = Bounds::around(&problem.base(row), problem.linf);
+        let minimizer: Box<dyn Minimizer> = match self.optimizer {
+            Optimizer::Lbfgs => Box::new(Lbfgs::new(from, bounds, self.step as f32)),
+            Optimizer::Adam => Box::new(Adam::new(from, bounds, self.step as f32, self.steps)),
+        };
+        let best = minimizer.point().to_vec();
+        Run { minimizer, found: Found { row, start, best, losses: Vec::new() } }
     }
 
     /// One pass of the runs that are left, and for each whether it goes on.
     fn pass(&self, problem: &Problem, running: &mut [Run]) -> Result<Vec<bool>, StageError> {
-        let rows: Vec<usize> = running.iter().map(|r| r.row).collect();
+        let rows: Vec<usize> = running.iter().map(|r| r.found.row).collect();
         let pixels: Vec<f32> = running.iter().flat_map(|r| r.minimizer.point()).copied().collect();
         let (_, channels, height, width) = problem.base.dim();
         let zeta = rows.iter().flat_map(|row| problem.zeta.row(*row)).copied().collect();
@@ -175,27 +187,27 @@ impl Matching {
         let told = running.par_iter_mut().zip(distances).zip(gradients.par_chunks_mut(channels * height * width));
         Ok(told.map(|((run, distance), gradient)| problem.tell(run, self, distance, gradient)).collect())
     }
+}
 
-    /// The best run of every poison, from all in order of poison and loss.
-    fn collect(&self, problem: &Problem, runs: &[Run]) -> Result<Matched, StageError> {
-        let by_poison: Vec<&[Run]> = runs.chunk_by(|a, b| a.row == b.row).collect();
-        let pixels = by_poison.iter().flat_map(|runs| &runs[0].best).copied().collect();
-        let pixels = Array4::from_shape_vec(problem.base.dim(), pixels)
-            .map_err(|e| StageError::internal(format!("matched images have another size than their bases: {e}")))?;
-        let passes = by_poison.iter().map(|runs| runs.iter().map(|r| r.losses.len() as u32).sum()).collect();
-        let longest = runs.iter().map(|r| r.losses.len()).max().unwrap_or(0);
-        let least = |runs: &[Run], pass: usize| {
-            let at = |r: &Run| r.losses.get(pass).copied().unwrap_or(r.least());
-            runs.iter().map(at).fold(f64::INFINITY, f64::min)
-        };
-        let every = longest.div_ceil(50).max(1);
-        let points = (0..longest).filter(|pass| pass % every == 0 || pass + 1 == longest);
-        let curve = points.map(|pass| {
-            let sum: f64 = by_poison.iter().map(|runs| least(runs, pass)).sum();
-            CurvePoint { step: pass as u32, objective: sum / by_poison.len() as f64 }
-        });
-        Ok(Matched { pixels, passes, curve: curve.collect() })
-    }
+/// The best of every poison's starts, from all in order of poison and loss.
+fn collect(problem: &Problem, found: &[Found]) -> Result<Matched, StageError> {
+    let by_poison: Vec<&[Found]> = found.chunk_by(|a, b| a.row == b.row).collect();
+    let pixels = by_poison.iter().flat_map(|starts| &starts[0].best).copied().collect();
+    let pixels = Array4::from_shape_vec(problem.base.dim(), pixels)
+        .map_err(|e| StageError::internal(format!("matched images have another size than their bases: {e}")))?;
+    let passes = by_poison.iter().map(|starts| starts.iter().map(|f| f.losses.len() as u32).sum()).collect();
+    let longest = found.iter().map(|f| f.losses.len()).max().unwrap_or(0);
+    let least = |starts: &[Found], pass: usize| {
+        let at = |f: &Found| f.losses.get(pass).copied().unwrap_or(f.least());
+        starts.iter().map(at).fold(f64::INFINITY, f64::min)
+    };
+    let every = longest.div_ceil(50).max(1);
+    let points = (0..longest).filter(|pass| pass % every == 0 || pass + 1 == longest);
+    let curve = points.map(|pass| {
+        let sum: f64 = by_poison.iter().map(|starts| least(starts, pass)).sum();
+        CurvePoint { step: pass as u32, objective: sum / by_poison.len() as f64 }
+    });
+    Ok(Matched { pixels, passes, curve: curve.collect() })
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub struct Params {
 
 impl Default for Params {
     fn default() -> Self {
-        Self { epochs: 10, batch: 128, learning_rate: 2e-3, width: 64, feature_weight: 0.1, seed: 0 }
+        Self { epochs: 10, batch: 128, learning_rate: 2e-3, width: 64, feature_weight: 0.03, seed: 0 }
     }
 }
 

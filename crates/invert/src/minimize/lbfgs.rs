@@ -109,7 +109,7 @@ impl Lbfgs {
         }
         // The minimum of the parabola through both losses with the slope at the accepted point.
         let best = -promised / (2.0 * (loss - from.loss - promised));
-        from.length *= best.max(0.1).min(0.5) as f32;
+        from.length *= best.clamp(0.1, 0.5) as f32;
         self.step(from);
         true
     }
