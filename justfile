@@ -52,23 +52,28 @@ target-params NAME *ARGS: (features NAME)
 poison-features NAME *ARGS: (target-params NAME)
     @{{hemlock}} poison-features {{NAME}} {{overrides}} {{ARGS}}
 
-# Find images with those features
+# Train a network that turns features back into images
 [group('6')]
-invert NAME *ARGS: (poison-features NAME)
+decoder NAME *ARGS: (poison-features NAME)
+    @{{hemlock}} decoder {{NAME}} {{overrides}} {{ARGS}}
+
+# Find images with the poisoned features
+[group('7')]
+invert NAME *ARGS: (decoder NAME)
     @{{hemlock}} invert {{NAME}} {{overrides}} {{ARGS}}
 
 # Retrain victims and measure them
-[group('7')]
+[group('8')]
 evaluate NAME *ARGS: (invert NAME)
     @{{hemlock}} evaluate {{NAME}} {{overrides}} {{ARGS}}
 
 # All stages, and the result table
-[group('8')]
+[group('9')]
 pipeline NAME: (evaluate NAME)
     @{{hemlock}} results {{NAME}} {{overrides}}
 
 # Print the result table (--json: one object a line)
-[group('8')]
+[group('9')]
 results NAME *ARGS: build
     @{{hemlock}} results {{NAME}} {{overrides}} {{ARGS}}
 

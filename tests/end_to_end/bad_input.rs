@@ -31,6 +31,22 @@ fn specs_are_checked_before_anything_runs() {
     house.fails("plan tiny --set pretrain.epochs=-1", 2, &["--set pretrain.epochs=-1", "epochs"]);
     // In a table with a tag, too, the field is named.
     house.fails("plan tiny --set invert.steps=x", 2, &["--set invert.steps=x", "[invert] `steps`", "expected u32"]);
+    for (field, words) in [
+        ("linf=0", "at least 1 grey level"),
+        ("linf=300", "`linf`"),
+        ("tolerance=1", "below 1"),
+        ("beta=-1", "a number from 0"),
+        ("start=middle", "expected one of"),
+    ] {
+        house.fails(&format!("plan tiny --set invert.{field}"), 2, &["[invert]", words]);
+    }
+    // Its training has a table of its own.
+    let decoder = ["--set invert.method=decoder", "--set invert.start=decoder"];
+    house.fails(&format!("plan tiny {}", decoder[0]), 2, &["steps"]);
+    house.fails(&format!("plan tiny {}", decoder[1]), 2, &["[invert] reads what [decoder] makes", "no [decoder]"]);
+    house.spec("old", &TINY.replace("\"feature-matching\"\nsteps = 3", "\"decoder\"\nepochs = 2"));
+    house.fails("plan old", 2, &["old.toml:29", "unknown field `epochs`"]);
+    house.fails("run tiny --set invert.restarts=1000", 2, &["`restarts`", "fewer than the 96 training images"]);
     let source = "dataset.downstream.source={kind='image-folder',pth='x'}";
     house.fails(&format!("plan tiny --set {source}"), 2, &["--set", "`source`", "did you mean `path`?"]);
     house.fails("plan tiny --set pretrain", 2, &["expected `stage.field=value`"]);

@@ -55,12 +55,12 @@ fn lists_fan_out_and_branches_share_what_they_have_in_common() {
 #[test]
 fn an_override_goes_to_the_tables_that_know_its_field() {
     let house = House::new();
-    let two = "[[invert]]\nmethod = \"feature-matching\"\nsteps = 3\n\n[[invert]]\nmethod = \"decoder\"\n";
+    let two = "[decoder]\n[[invert]]\nmethod = \"feature-matching\"\n\n[[invert]]\nmethod = \"decoder\"\n";
     house.spec("two", &crate::house::TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", two));
-    let tasks = house.tasks("two --set invert.steps=7 --set invert.epochs=[1,2]");
+    let tasks = house.tasks("two --set invert.steps=[7,8]");
     let params: Vec<&Value> = tasks.iter().filter(|t| t["stage"] == "invert").map(|t| &t["params"]).collect();
     assert_eq!(params.len(), 3);
-    assert_eq!((&params[0]["steps"], &params[1]["epochs"], &params[2]["epochs"]), (&7.into(), &1.into(), &2.into()));
+    assert_eq!((&params[0]["steps"], &params[1]["steps"], &params[2]["steps"]), (&7.into(), &8.into(), &Value::Null));
     house.fails("plan two --set invert.stepps=7", 2, &["--set invert.stepps=7", "did you mean `steps`?"]);
 }
 

@@ -119,12 +119,68 @@ fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
     house.fails("results tiny --root empty", 4, &["no results", "hemlock run tiny"]);
 }
 
+const DECODER: &str = "[decoder]\nepochs = 2\nwidth = 8\n\n[invert]\nmethod = \"decoder\"";
+
 #[test]
-fn the_decoder_inverts_too() {
+fn the_decoder_inverts_too_and_is_trained_once() {
     let house = House::new();
-    house.spec("decode", &TINY.replace("\"feature-matching\"\nsteps = 3", "\"decoder\"\nepochs = 2\nwidth = 8"));
-    house.ok("run decode");
-    let row: Value = serde_json::from_str(&house.ok("results decode --json").out).unwrap();
-    assert_eq!(row["attack"], "gradient-canceling + decoder");
-    assert!(row["accuracy"]["images"].as_f64().unwrap() > 0.0);
+    house.spec("decode", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3", DECODER));
+    let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1]";
+    let ran = House::stages_that_ran(&house.ok(&format!("run decode {set}")));
+    assert_eq!(ran.iter().filter(|s| *s == "decoder").count(), 1, "{ran:?}");
+    assert_eq!(ran.iter().filter(|s| *s == "invert").count(), 4, "{ran:?}");
+    let row = |args: &str| -> Value {
+        serde_json::from_str(house.ok(&format!("results decode {args} --json")).out.lines().next().unwrap()).unwrap()
+    };
+    let decoded = row(set);
+    assert_eq!(decoded["attack"], "gradient-canceling + decoder");
+    assert!(decoded["accuracy"]["images"].as_f64().unwrap() > 0.0);
+    assert_eq!(decoded["params"]["decoder"]["epochs"], 2);
+
+    // Hybrid: the same decoder, and matching from its images.
+    let hybrid = "--set invert.method=feature-matching --set invert.start=decoder --set invert.steps=5";
+    assert_eq!(House::stages_that_ran(&house.ok(&format!("run decode {hybrid}"))), ["invert", "evaluate"]);
+    let distance = |row: &Value| row["visibility"]["relative_distance"].as_f64().unwrap();
+    assert!(distance(&row(hybrid)) < distance(&decoded));
+    // Matching from the base image does not read the decoder, so its key, time and parameters are none of its own.
+    let base = "--set invert.method=feature-matching --set invert.steps=5";
+    house.ok(&format!("run decode {base}"));
+    assert!(row(base)["params"]["decoder"].is_null());
+    let key = |args: &str| {
+        house.tasks(&format!("decode {args}")).into_iter().find(|t| t["stage"] == "invert").unwrap()["key"].clone()
+    };
+    assert_eq!(key(base), key(&format!("{base} --set decoder.epochs=3")));
+    assert_ne!(key(hybrid), key(&format!("{hybrid} --set decoder.epochs=3")));
+
+    house.ok("export decode decoder -o out");
+    assert!(house.path().join("out/decoder.safetensors").is_file());
+    let info: Value =
+        serde_json::from_str(&fs::read_to_string(house.path().join("out/decoder.json")).unwrap()).unwrap();
+    assert_eq!(info["held_out"]["images"], 16);
+    assert!(info["held_out"]["pixel_error"].as_f64().unwrap() > 0.0, "{info}");
+}
+
+#[test]
+fn matching_keeps_within_its_ball_and_says_how_every_poison_fared() {
+    let house = House::new();
+    let set = "--set invert.linf=3 --set invert.restarts=1 --set invert.optimizer=[\"lbfgs\",\"adam\"]";
+    house.ok(&format!("run tiny {set}"));
+    for line in house.ok(&format!("results tiny {set} --json")).out.lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let linf = row["visibility"]["linf"].as_f64().unwrap() * 255.0;
+        assert!(linf > 0.0 && linf < 3.0001, "{row}");
+        assert!(row["visibility"]["ssim"].as_f64().unwrap() > 0.9, "{row}");
+    }
+    house.ok(&format!("export tiny invert {set} --select optimizer=lbfgs -o out"));
+    let csv = fs::read_to_string(house.path().join("out/poisons.csv")).unwrap();
+    let mut lines = csv.lines().map(|l| l.split(',').collect::<Vec<_>>());
+    let header = lines.next().unwrap();
+    let column = |name: &str| header.iter().position(|h| *h == name).unwrap();
+    let (start, distance, passes) = (column("start_distance"), column("distance_unrounded"), column("passes"));
+    let rows: Vec<Vec<&str>> = lines.collect();
+    assert_eq!(rows.len(), 5);
+    for row in rows {
+        assert!(row[distance].parse::<f32>().unwrap() < row[start].parse::<f32>().unwrap(), "{row:?}");
+        assert_eq!(row[passes], "6", "two starts of three passes: {row:?}");
+    }
 }

@@ -3,6 +3,7 @@
 use crate::{Bounds, arrays};
 use hemlock_head::Head;
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
+use ndarray::{Array2, ArrayView1};
 use serde::{Deserialize, Serialize};
 
 /// One quantity for every training set that the head was trained on; `None` where a pipeline has no such stage.
@@ -72,15 +73,45 @@ pub struct Accuracy {
     pub per_class: Vec<Option<f64>>,
 }
 
-/// How visible poisons are beside the images they started from. Pixels in `[0, 1]`; means over poisons.
+/// How visible poisons are beside the images they started from, and how well they were matched. Pixels in `[0, 1]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Visibility {
-    /// Largest change of a pixel.
+    /// Largest change of a pixel, mean over poisons.
     pub linf: f64,
-    /// Euclidean norm of the change.
+    /// Euclidean norm of the change, mean over poisons.
     pub l2: f64,
-    /// Peak signal-to-noise ratio, dB.
+    /// Peak signal-to-noise ratio, dB, mean over poisons.
     pub psnr: f64,
+    /// Structural similarity, 1 for an unchanged image, mean over poisons.
+    pub ssim: f64,
+    /// Share of the poisons whose features are outliers among clean ones: [`Fit::is_outlier`](crate::Fit::is_outlier).
+    pub outliers: f64,
+    /// Median feature distance: [`Poisons::relative_distance`](crate::Poisons::relative_distance).
+    pub relative_distance: f64,
+}
+
+/// How far one poison is from the image it started from. Pixels in `[0, 1]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Change {
+    /// Largest change of a pixel.
+    pub linf: f32,
+    /// Euclidean norm of the change.
+    pub l2: f32,
+    /// Peak signal-to-noise ratio, dB.
+    pub psnr: f32,
+    /// Structural similarity, 1 for an unchanged image.
+    pub ssim: f32,
+}
+
+impl Change {
+    /// Names of the numbers, in the order of [`Change::numbers`].
+    pub const NUMBERS: [&'static str; 4] = ["linf", "l2", "psnr", "ssim"];
+
+    /// The numbers.
+    #[must_use]
+    pub fn numbers(&self) -> [f32; 4] {
+        [self.linf, self.l2, self.psnr, self.ssim]
+    }
 }
 
 /// What an attack did to its victim.
@@ -108,6 +139,8 @@ pub struct Evaluation {
     pub gradient_norm: f64,
     /// Visibility of the images, where there are any.
     pub visibility: Option<Visibility>,
+    /// Change of every poison's image, where there are any.
+    pub changes: Vec<Change>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -146,7 +179,8 @@ impl Artifact for Evaluation {
         for (name, head) in self.heads.named() {
             arrays::write(w, &format!("head.{name}"), &head.packed().to_owned())?;
         }
-        Ok(())
+        let numbers = Array2::from_shape_fn((self.changes.len(), 4), |(i, j)| self.changes[i].numbers()[j]);
+        arrays::write(w, "changes", &numbers)
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
@@ -164,6 +198,12 @@ impl Artifact for Evaluation {
             aligned_flips: info.accuracy.aligned_flips.as_ref().map(|_| head("aligned_flips")).transpose()?,
             duplicates: head("duplicates")?,
         };
+        let numbers: Array2<f32> = arrays::read(r, "changes")?;
+        if numbers.ncols() != 4 {
+            return Err(r.corrupt("changes", format!("has {} columns; expected 4", numbers.ncols())));
+        }
+        let change = |row: ArrayView1<f32>| Change { linf: row[0], l2: row[1], psnr: row[2], ssim: row[3] };
+        let changes = numbers.rows().into_iter().map(change).collect();
         Ok(Self {
             attack: info.attack,
             clean_label: info.clean_label,
@@ -176,6 +216,7 @@ impl Artifact for Evaluation {
             heads,
             gradient_norm: info.gradient_norm,
             visibility: info.visibility,
+            changes,
         })
     }
 

@@ -1,8 +1,10 @@
 //! What an artifact gives to other tools: named tensors, whole files, pictures.
 
-use crate::{Dataset, Evaluation, Extractor, Features, Images, PoisonFeatures, Poisons, TargetParams};
+use crate::{
+    Change, Dataset, Decoder, Evaluation, Extractor, Features, Fit, Images, PoisonFeatures, Poisons, TargetParams,
+};
 use hemlock_head::Head;
-use ndarray::{Array, Array4, Dimension};
+use ndarray::{Array, Array4, Axis, Dimension};
 
 /// Numbers of one type, C-ordered.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +36,10 @@ impl Tensor {
     }
     fn indices(name: &'static str, values: &[u32]) -> Self {
         Self { name, shape: vec![values.len()], data: Data::I64(values.iter().map(|v| i64::from(*v)).collect()) }
+    }
+    fn floats(name: &'static str, values: impl Iterator<Item = f32>) -> Self {
+        let values: Vec<f32> = values.collect();
+        Self { name, shape: vec![values.len()], data: Data::F32(values) }
     }
 }
 
@@ -103,7 +109,7 @@ impl Export for Features {
                 ((*name).to_owned(), vec![features, Tensor::indices("labels", &s.labels)])
             })
             .collect();
-        let vector = |name, v: &Vec<f32>| Tensor { name, shape: vec![v.len()], data: Data::F32(v.clone()) };
+        let vector = |name, v: &Vec<f32>| Tensor::floats(name, v.iter().copied());
         let n = &self.normalization;
         tensors.push(("normalization".to_owned(), vec![vector("shift", &n.shift), vector("scale", &n.scale)]));
         Exported { tensors, ..Exported::default() }
@@ -133,27 +139,65 @@ impl Export for PoisonFeatures {
     }
 }
 
-impl Export for Poisons {
+impl Export for Decoder {
     fn export(&self) -> Exported {
-        let distance =
-            Tensor { name: "distance", shape: vec![self.distance.len()], data: Data::F32(self.distance.clone()) };
-        let tensors = vec![
-            Tensor::array("images", &self.images, Data::U8),
-            Tensor::indices("labels", &self.labels),
-            Tensor::indices("base_index", &self.base_index),
-            distance,
-        ];
+        let info = serde_json::json!({
+            "features": self.dim, "width": self.width, "image_size": self.image_size, "norm": self.norm,
+            "held_out": self.held_out, "curve": self.curve,
+        });
         Exported {
-            tensors: vec![("poisons".to_owned(), tensors)],
-            pictures: vec![("poisons".to_owned(), self.images.clone(), self.labels.clone())],
+            files: vec![
+                ("decoder.safetensors".to_owned(), self.weights.clone()),
+                ("decoder.json".to_owned(), format!("{info:#}\n").into_bytes()),
+            ],
             ..Exported::default()
         }
     }
 }
 
+impl Export for Poisons {
+    fn export(&self) -> Exported {
+        let mut tensors = vec![
+            Tensor::array("images", &self.images, Data::U8),
+            Tensor::indices("labels", &self.labels),
+            Tensor::indices("base_index", &self.base_index),
+        ];
+        for (i, name) in Fit::NUMBERS.into_iter().enumerate() {
+            tensors.push(Tensor::floats(name, self.fits.iter().map(|f| f.numbers()[i])));
+        }
+        tensors.push(Tensor::indices("passes", &self.fits.iter().map(|f| f.passes).collect::<Vec<_>>()));
+        let odd: Vec<usize> = (0..self.fits.len()).filter(|i| self.fits[*i].is_outlier()).collect();
+        let labels = odd.iter().map(|i| self.labels[*i]).collect();
+        Exported {
+            tensors: vec![("poisons".to_owned(), tensors)],
+            files: vec![("poisons.csv".to_owned(), poisons_csv(self).into_bytes())],
+            pictures: vec![
+                ("poisons".to_owned(), self.images.clone(), self.labels.clone()),
+                ("outliers".to_owned(), self.images.select(Axis(0), &odd), labels),
+            ],
+        }
+    }
+}
+
+/// A line a poison: what can be said of it in numbers.
+fn poisons_csv(poisons: &Poisons) -> String {
+    let mut csv = format!("poison,label,base_index,{},relative_distance,passes,outlier\n", Fit::NUMBERS.join(","));
+    for (i, fit) in poisons.fits.iter().enumerate() {
+        let numbers = fit.numbers().map(|x| x.to_string()).join(",");
+        let relative = f64::from(fit.distance) / poisons.clean_nearest;
+        let (label, base, outlier) = (poisons.labels[i], poisons.base_index[i], fit.is_outlier());
+        csv += &format!("{i},{label},{base},{numbers},{relative},{},{outlier}\n", fit.passes);
+    }
+    csv
+}
+
 impl Export for Evaluation {
     fn export(&self) -> Exported {
-        let tensors = self.heads.named().map(|(name, h)| head(name, h)).collect();
+        let mut tensors: Vec<(String, Vec<Tensor>)> = self.heads.named().map(|(name, h)| head(name, h)).collect();
+        if !self.changes.is_empty() {
+            let column = |(i, name)| Tensor::floats(name, self.changes.iter().map(move |c| c.numbers()[i]));
+            tensors.push(("visibility".to_owned(), Change::NUMBERS.into_iter().enumerate().map(column).collect()));
+        }
         Exported { tensors, ..Exported::default() }
     }
 }

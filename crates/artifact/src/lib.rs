@@ -5,6 +5,7 @@
 
 mod arrays;
 mod dataset;
+mod decoder;
 mod evaluation;
 mod export;
 mod extractor;
@@ -13,9 +14,10 @@ mod poisons;
 mod target;
 
 pub use dataset::{Dataset, Images};
-pub use evaluation::{Accuracy, Evaluation, Measured, Visibility};
+pub use decoder::{Decoder, Reconstruction};
+pub use evaluation::{Accuracy, Change, Evaluation, Measured, Visibility};
 pub use export::{Data, Export, Exported, Tensor};
 pub use extractor::{Epoch, Extractor};
 pub use features::{Affine, FeatureSplit, Features, Matrix};
-pub use poisons::{CurvePoint, PoisonFeatures, Poisons};
+pub use poisons::{CurvePoint, Fit, OUTLIER, PoisonFeatures, Poisons, median};
 pub use target::{Bounds, PathPoint, TargetParams};

@@ -106,15 +106,90 @@ pub struct Poisons {
     pub base_index: Vec<u32>,
     /// How they were made, such as `feature-matching`.
     pub method: String,
-    /// Distance of every image's features, after rounding to 8 bits, to the poisoned features; L2, in the space that the head sees.
-    pub distance: Vec<f32>,
-    /// Mean loss of the inversion, at some steps or epochs.
+    /// How well each was matched, and how usual its features are.
+    pub fits: Vec<Fit>,
+    /// The yardstick of feature distances: the median, over the clean training samples, of the distance to the nearest other one.
+    pub clean_nearest: f64,
+    /// Mean over the poisons of what the inversion minimises, the least so far, at some passes; empty for a decoder.
     pub curve: Vec<CurvePoint>,
+}
+
+/// How well one poison was matched, and how usual its features are among clean ones. Distances and norms are L2, in the space that the
+/// head sees.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Fit {
+    /// From the features of the base image to the poisoned features.
+    pub start_distance: f32,
+    /// From the image's features, before rounding to 8 bits, to the poisoned features.
+    pub distance_unrounded: f32,
+    /// The same after rounding.
+    pub distance: f32,
+    /// Norm of the 8-bit image's features.
+    pub norm: f32,
+    /// Robust z-score of that norm among the clean training samples'.
+    pub norm_z: f32,
+    /// From the 8-bit image's features to the nearest clean training sample.
+    pub nearest: f32,
+    /// Robust z-score of that distance among the clean training samples' distances to their nearest others.
+    pub nearest_z: f32,
+    /// Passes through the extractor, forward and backward, that its inversion took.
+    pub passes: u32,
+}
+
+/// Robust z-score beyond which a value counts as an outlier (Iglewicz & Hoaglin, 1993).
+pub const OUTLIER: f32 = 3.5;
+
+impl Fit {
+    /// Whether the norm, or the distance to the nearest clean sample, is unusual among clean samples.
+    #[must_use]
+    pub fn is_outlier(&self) -> bool {
+        self.norm_z.abs() > OUTLIER || self.nearest_z.abs() > OUTLIER
+    }
+
+    /// Names of the measured numbers, in the order of [`Fit::numbers`].
+    pub const NUMBERS: [&'static str; 7] =
+        ["start_distance", "distance_unrounded", "distance", "norm", "norm_z", "nearest", "nearest_z"];
+
+    /// The measured numbers.
+    #[must_use]
+    pub fn numbers(&self) -> [f32; 7] {
+        let Self { start_distance, distance_unrounded, distance, norm, norm_z, nearest, nearest_z, passes: _ } = *self;
+        [start_distance, distance_unrounded, distance, norm, norm_z, nearest, nearest_z]
+    }
+
+    fn from_numbers(numbers: [f32; 7], passes: u32) -> Self {
+        let [start_distance, distance_unrounded, distance, norm, norm_z, nearest, nearest_z] = numbers;
+        Self { start_distance, distance_unrounded, distance, norm, norm_z, nearest, nearest_z, passes }
+    }
+}
+
+impl Poisons {
+    /// Median over the poisons of the distance after rounding, in units of the clean samples' median distance to their nearest others.
+    #[must_use]
+    pub fn relative_distance(&self) -> f64 {
+        let mut distances: Vec<f64> = self.fits.iter().map(|f| f64::from(f.distance) / self.clean_nearest).collect();
+        median(&mut distances)
+    }
+
+    /// Share of the poisons that are outliers.
+    #[must_use]
+    pub fn outliers(&self) -> f64 {
+        self.fits.iter().filter(|f| f.is_outlier()).count() as f64 / self.fits.len().max(1) as f64
+    }
+}
+
+/// The median, which sorts the values; NaN if there are none.
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
+    let half = values.len() / 2;
+    if values.len() % 2 == 1 { at(half) } else { 0.5 * (at(half.wrapping_sub(1)) + at(half)) }
 }
 
 #[derive(Serialize, Deserialize)]
 struct PoisonInfo {
     method: String,
+    clean_nearest: f64,
     curve: Vec<CurvePoint>,
 }
 
@@ -122,27 +197,74 @@ impl Artifact for Poisons {
     const KIND: &'static str = "poisons";
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
-        w.value("info", &PoisonInfo { method: self.method.clone(), curve: self.curve.clone() })?;
+        let Self { method, clean_nearest, curve, .. } = self;
+        w.value("info", &PoisonInfo { method: method.clone(), clean_nearest: *clean_nearest, curve: curve.clone() })?;
         arrays::write(w, "images", &self.images)?;
         arrays::write_vec(w, "labels", &self.labels)?;
         arrays::write_vec(w, "base_index", &self.base_index)?;
-        arrays::write_vec(w, "distance", &self.distance)
+        for (i, name) in Fit::NUMBERS.into_iter().enumerate() {
+            arrays::write_vec(w, name, &self.fits.iter().map(|f| f.numbers()[i]).collect::<Vec<_>>())?;
+        }
+        arrays::write_vec(w, "passes", &self.fits.iter().map(|f| f.passes).collect::<Vec<_>>())
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let PoisonInfo { method, curve } = r.value("info")?;
+        let PoisonInfo { method, clean_nearest, curve } = r.value("info")?;
+        let passes: Vec<u32> = arrays::read_vec(r, "passes")?;
+        let columns = Fit::NUMBERS.map(|name| arrays::read_vec::<f32>(r, name));
+        let mut fits: Vec<([f32; 7], u32)> = passes.into_iter().map(|p| ([0.0; 7], p)).collect();
+        for (i, (column, name)) in columns.into_iter().zip(Fit::NUMBERS).enumerate() {
+            let column = column?;
+            if column.len() != fits.len() {
+                return Err(r.corrupt(name, format!("has {} values; expected {}", column.len(), fits.len())));
+            }
+            fits.iter_mut().zip(column).for_each(|((numbers, _), value)| numbers[i] = value);
+        }
         Ok(Self {
             images: arrays::read(r, "images")?,
             labels: arrays::read_vec(r, "labels")?,
             base_index: arrays::read_vec(r, "base_index")?,
             method,
-            distance: arrays::read_vec(r, "distance")?,
+            fits: fits.into_iter().map(|(numbers, passes)| Fit::from_numbers(numbers, passes)).collect(),
+            clean_nearest,
             curve,
         })
     }
 
     fn summary(&self) -> serde_json::Value {
-        let mean = self.distance.iter().sum::<f32>() / self.distance.len().max(1) as f32;
-        serde_json::json!({ "method": self.method, "poisons": self.labels.len(), "mean_distance": mean })
+        let passes = self.fits.iter().map(|f| f64::from(f.passes)).sum::<f64>() / self.fits.len().max(1) as f64;
+        serde_json::json!({
+            "method": self.method, "poisons": self.labels.len(), "relative_distance": self.relative_distance(),
+            "outliers": self.outliers(), "passes": passes,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_by_hand() {
+        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), 2.5);
+        assert!(median(&mut []).is_nan());
+    }
+
+    #[test]
+    fn outliers_are_unusual_by_norm_or_by_distance_on_either_side() {
+        let fit = |norm_z, nearest_z| Fit { norm_z, nearest_z, distance: 3.0, ..Fit::default() };
+        assert!(!fit(3.4, -3.4).is_outlier());
+        assert!(fit(3.6, 0.0).is_outlier() && fit(0.0, -3.6).is_outlier());
+        let poisons = Poisons {
+            images: Array4::zeros((2, 3, 1, 1)),
+            labels: vec![0, 0],
+            base_index: vec![0, 0],
+            method: String::new(),
+            fits: vec![fit(0.0, 0.0), fit(9.0, 0.0)],
+            clean_nearest: 2.0,
+            curve: vec![],
+        };
+        assert_eq!((poisons.outliers(), poisons.relative_distance()), (0.5, 1.5));
     }
 }

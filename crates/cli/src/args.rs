@@ -85,6 +85,8 @@ pub enum Command {
     TargetParams(OneStage),
     /// Run up to the stage `poison-features`: find features that corrupt the retrained head
     PoisonFeatures(OneStage),
+    /// Run up to the stage `decoder`: train a network that turns features back into images
+    Decoder(OneStage),
     /// Run up to the stage `invert`: find images with those features
     Invert(OneStage),
     /// Run up to the stage `evaluate`: retrain victims and measure them

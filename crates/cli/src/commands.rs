@@ -30,6 +30,7 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
         Command::Features(one) => house.stage("features", one),
         Command::TargetParams(one) => house.stage("target-params", one),
         Command::PoisonFeatures(one) => house.stage("poison-features", one),
+        Command::Decoder(one) => house.stage("decoder", one),
         Command::Invert(one) => house.stage("invert", one),
         Command::Evaluate(one) => house.stage("evaluate", one),
         Command::Run { pipeline, task, repair } => {

@@ -17,6 +17,7 @@ pub fn graph() -> Graph {
         node::<hemlock_features::Stage>("features"),
         node::<hemlock_target_params::Stage>("target-params"),
         node::<hemlock_poison_features::Stage>("poison-features"),
+        node::<hemlock_invert::decoder::Stage>("decoder"),
         node::<hemlock_invert::Stage>("invert"),
         node::<hemlock_evaluate::Stage>("evaluate"),
     ])

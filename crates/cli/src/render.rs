@@ -210,7 +210,10 @@ pub fn results(groups: &[Group]) -> String {
         "aligned",
         "duplicates",
         "PSNR",
+        "SSIM",
         "Linf",
+        "off",
+        "odd",
         "seconds",
     ]);
     let fixed = 2 + telling.len();
@@ -240,10 +243,15 @@ pub fn results(groups: &[Group]) -> String {
             Some(a.duplicates),
         ];
         row.extend(measured.map(|c| c.map_or_else(|| "-".to_owned(), percent)));
-        row.extend(match g.visibility {
-            Some((psnr, linf)) => [format!("{:.1}", psnr.mean), format!("{:.3}", linf.mean)],
-            None => ["-".to_owned(), "-".to_owned()],
-        });
+        row.extend(g.visibility.map_or_else(
+            || ["-"; 5].map(str::to_owned),
+            |v| {
+                let (ssim, linf) = (format!("{:.2}", v.ssim.mean), format!("{:.3}", v.linf.mean));
+                let (off, odd) =
+                    (format!("{:.2}", v.relative_distance.mean), format!("{:.0}", 100.0 * v.outliers.mean));
+                [format!("{:.1}", v.psnr.mean), ssim, linf, off, odd]
+            },
+        ));
         row.push(format!("{:.1}", g.seconds.mean));
         rows.add_row(row.into_iter().enumerate().map(|(i, cell)| {
             TableCell::new(cell).set_alignment(if i < fixed { CellAlignment::Left } else { CellAlignment::Right })
@@ -252,7 +260,9 @@ pub fn results(groups: &[Group]) -> String {
     let mut out = text(&rows);
     out += "Accuracy in % of the test split: the clean head; the attacker's target; heads retrained on clean data with poisoned\n";
     out += "features, with their 8-bit images, and with as many controls (random label flips, label flips chosen by influence,\n";
-    out += "duplicates). Mean ± standard deviation over seeds. PSNR in dB and Linf against the base images. Seconds: target-params to invert.\n";
+    out += "duplicates). Mean ± standard deviation over seeds. PSNR in dB, SSIM and Linf against the base images. off: median distance\n";
+    out += "of the images' features to the poisoned ones, in distances of clean nearest neighbours. odd: % of the images with outlying\n";
+    out += "features. Seconds: target-params to invert.\n";
     out += "Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the attacker. Objective: of Gradient Canceling the\n";
     out += "gradient left at the target, as a share of the clean one; of the bilevel attack the smoothed validation error.\n";
     let tolerance = |g: &Group| g.params.get("evaluate").and_then(|p| p.get("tolerance")).and_then(Value::as_f64);

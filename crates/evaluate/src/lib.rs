@@ -4,7 +4,7 @@ mod controls;
 mod visibility;
 
 pub use controls::{aligned_flips, duplicates, random_flips};
-pub use visibility::visibility;
+pub use visibility::{ssim, visibility};
 
 use hemlock_artifact::{
     Accuracy, Dataset, Evaluation, Extractor, Features, Measured, PoisonFeatures, Poisons, TargetParams,
@@ -126,7 +126,7 @@ impl hemlock_stage::Stage for Stage {
 
         let zeta = poison_features.features.mapv(f64::from);
         let on_features = victims.train("poisoned features", &zeta, &poison_features.labels)?;
-        let (mut on_images, mut seen) = (None, None);
+        let (mut on_images, mut seen, mut changes) = (None, None, Vec::new());
         if let Some(poisons) = &poisons {
             let (Some(dataset), Some(extractor)) = (&dataset, &extractor) else {
                 return Err(StageError::internal(
@@ -137,7 +137,8 @@ impl hemlock_stage::Stage for Stage {
             let mut z = hemlock_models::extract(&extractor, poisons.images.view(), ctx, &|_| {})?;
             features.normalization.apply(&mut z);
             on_images = Some(victims.train("inverted images", &z.mapv(f64::from), &poisons.labels)?);
-            seen = Some(visibility(poisons, &dataset.train)?);
+            let (visibility, each) = visibility(poisons, &dataset.train)?;
+            (seen, changes) = (Some(visibility), each);
         }
         let m = poison_features.labels.len();
         let (rows, labels) = random_flips(clean, m, ctx.seed);
@@ -184,6 +185,7 @@ impl hemlock_stage::Stage for Stage {
             heads,
             gradient_norm: victims.worst.get().max(target.clean_gradient_norm),
             visibility: seen,
+            changes,
         })
     }
 }

@@ -1,42 +1,119 @@
 //! How visible poisons are beside the images that they started from.
 
-use hemlock_artifact::{Images, Poisons, Visibility};
+use hemlock_artifact::{Change, Images, Poisons, Visibility};
 use hemlock_stage::StageError;
-use ndarray::Axis;
+use ndarray::{Array2, ArrayView2, ArrayView3, Axis, Zip};
 
-/// Change of every poison against its base image, pixels in `[0, 1]`; means over poisons.
+/// The change of every poison against its base image, pixels in `[0, 1]`, and means over poisons.
 ///
 /// The peak signal-to-noise ratio is `-10 log10(mean squared change)` dB; an unchanged image counts as a change of half
-/// a grey level, the least that 8 bits can hide.
+/// a grey level, the least that 8 bits can hide. The structural similarity is [`ssim`]'s, mean over channels.
 ///
 /// # Errors
 /// A base image is not there, or has another size.
-pub fn visibility(poisons: &Poisons, base: &Images) -> Result<Visibility, StageError> {
-    let (mut linf, mut l2, mut psnr) = (0.0, 0.0, 0.0);
+pub fn visibility(poisons: &Poisons, base: &Images) -> Result<(Visibility, Vec<Change>), StageError> {
+    let mut changes = Vec::with_capacity(poisons.labels.len());
     for (image, index) in poisons.images.axis_iter(Axis(0)).zip(&poisons.base_index) {
         let index = *index as usize;
         if index >= base.len() || base.pixels.index_axis(Axis(0), index).dim() != image.dim() {
             return Err(StageError::internal(format!("a poison's base image {index} is not in the training split")));
         }
-        let (mut largest, mut squares) = (0.0f64, 0.0f64);
-        for (a, b) in image.iter().zip(base.pixels.index_axis(Axis(0), index)) {
-            let change = (f64::from(*a) - f64::from(*b)).abs() / 255.0;
-            largest = largest.max(change);
-            squares += change * change;
-        }
-        linf += largest;
-        l2 += squares.sqrt();
-        let least = (0.5f64 / 255.0).powi(2);
-        psnr -= 10.0 * (squares / image.len() as f64).max(least).log10();
+        changes.push(change(image, base.pixels.index_axis(Axis(0), index)));
     }
-    let m = poisons.labels.len().max(1) as f64;
-    Ok(Visibility { linf: linf / m, l2: l2 / m, psnr: psnr / m })
+    let mean =
+        |f: fn(&Change) -> f32| changes.iter().map(|c| f64::from(f(c))).sum::<f64>() / changes.len().max(1) as f64;
+    let visibility = Visibility {
+        linf: mean(|c| c.linf),
+        l2: mean(|c| c.l2),
+        psnr: mean(|c| c.psnr),
+        ssim: mean(|c| c.ssim),
+        outliers: poisons.outliers(),
+        relative_distance: poisons.relative_distance(),
+    };
+    Ok((visibility, changes))
+}
+
+/// The change from `base` to `image`, both `[3, height, width]`.
+fn change(image: ArrayView3<u8>, base: ArrayView3<u8>) -> Change {
+    let (a, b) = (image.mapv(|p| f64::from(p) / 255.0), base.mapv(|p| f64::from(p) / 255.0));
+    let (mut largest, mut squares) = (0.0f64, 0.0f64);
+    Zip::from(&a).and(&b).for_each(|a, b| {
+        largest = largest.max((a - b).abs());
+        squares += (a - b).powi(2);
+    });
+    let least = (0.5f64 / 255.0).powi(2);
+    let channels = a.axis_iter(Axis(0)).zip(b.axis_iter(Axis(0)));
+    let similarity = channels.map(|(a, b)| ssim(a, b)).sum::<f64>() / a.len_of(Axis(0)) as f64;
+    Change {
+        linf: largest as f32,
+        l2: squares.sqrt() as f32,
+        psnr: (-10.0 * (squares / a.len() as f64).max(least).log10()) as f32,
+        ssim: similarity as f32,
+    }
+}
+
+/// Structural similarity of two grey images `[height, width]` in `[0, 1]` (Wang, Bovik, Sheikh & Simoncelli, "Image quality assessment:
+/// from error visibility to structural similarity", 2004): the mean over all 11 x 11 windows that lie within the images, weighted by
+/// a Gaussian of standard deviation 1.5, with `K1 = 0.01` and `K2 = 0.03`. In an image with a side below 11, windows are as long as the side.
+#[must_use]
+pub fn ssim(a: ArrayView2<f64>, b: ArrayView2<f64>) -> f64 {
+    const C1: f64 = 0.01 * 0.01;
+    const C2: f64 = 0.03 * 0.03;
+    let (mean_a, mean_b) = (smooth(a), smooth(b));
+    let moment = |x: ArrayView2<f64>, y: ArrayView2<f64>| smooth((&x * &y).view());
+    let (aa, bb, ab) = (moment(a, a), moment(b, b), moment(a, b));
+    let mut sum = 0.0;
+    for (at, &ma) in mean_a.indexed_iter() {
+        let mb = mean_b[at];
+        let (variance_a, variance_b, covariance) = (aa[at] - ma * ma, bb[at] - mb * mb, ab[at] - ma * mb);
+        sum += (2.0 * ma * mb + C1) * (2.0 * covariance + C2)
+            / ((ma * ma + mb * mb + C1) * (variance_a + variance_b + C2));
+    }
+    sum / mean_a.len() as f64
+}
+
+/// Gaussian means over all windows within an image, rows and columns one after the other.
+fn smooth(image: ArrayView2<f64>) -> Array2<f64> {
+    let (height, width) = image.dim();
+    let along = |image: ArrayView2<f64>, axis: usize, weights: &[f64]| {
+        let mut size = [image.nrows(), image.ncols()];
+        size[axis] -= weights.len() - 1;
+        let mut means = Array2::zeros(size);
+        for (i, weight) in weights.iter().enumerate() {
+            means.scaled_add(*weight, &image.slice_axis(Axis(axis), (i..i + size[axis]).into()));
+        }
+        means
+    };
+    let columns = along(image, 0, &gaussian(height.min(11)));
+    along(columns.view(), 1, &gaussian(width.min(11)))
+}
+
+/// Weights of a window of `length`, a Gaussian of standard deviation 1.5 in its middle; they sum to 1.
+fn gaussian(length: usize) -> Vec<f64> {
+    let middle = (length as f64 - 1.0) / 2.0;
+    let weights: Vec<f64> = (0..length).map(|i| (-0.5 * ((i as f64 - middle) / 1.5).powi(2)).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.into_iter().map(|w| w / sum).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hemlock_artifact::Fit;
     use ndarray::Array4;
+
+    fn poisons(images: Array4<u8>, base_index: Vec<u32>) -> Poisons {
+        let m = base_index.len();
+        Poisons {
+            images,
+            labels: vec![0; m],
+            base_index,
+            method: String::new(),
+            fits: vec![Fit { distance: 1.0, norm_z: 4.0, ..Fit::default() }; m],
+            clean_nearest: 2.0,
+            curve: vec![],
+        }
+    }
 
     #[test]
     fn one_pixel_by_hand() {
@@ -44,16 +121,35 @@ mod tests {
         let base = Images { pixels: pixels.clone(), labels: vec![0, 1], source_index: vec![0, 1] };
         let mut images = pixels.clone().slice_move(ndarray::s![..1, .., .., ..]);
         images[[0, 0, 0, 0]] = 151;
-        let poisons = Poisons {
-            images,
-            labels: vec![0],
-            base_index: vec![1],
-            method: String::new(),
-            distance: vec![0.0],
-            curve: vec![],
-        };
-        let v = visibility(&poisons, &base).unwrap();
-        assert!((v.linf - 0.2).abs() < 1e-12 && (v.l2 - 0.2).abs() < 1e-12);
-        assert!((v.psnr + 10.0 * (0.04f64 / 12.0).log10()).abs() < 1e-9);
+        let (v, changes) = visibility(&poisons(images, vec![1]), &base).unwrap();
+        assert!((v.linf - 0.2).abs() < 1e-7 && (v.l2 - 0.2).abs() < 1e-7);
+        assert!((v.psnr + 10.0 * (0.04f64 / 12.0).log10()).abs() < 1e-5);
+        assert_eq!((v.outliers, v.relative_distance, changes.len()), (1.0, 0.5, 1));
+        assert!(v.ssim < 1.0);
+        let missing = visibility(&poisons(pixels.slice_move(ndarray::s![..1, .., .., ..]), vec![2]), &base);
+        assert!(missing.unwrap_err().to_string().contains("base image 2"));
+    }
+
+    /// Without structure, the similarity is that of the brightness: `(2 a b + C1) / (a^2 + b^2 + C1)`.
+    #[test]
+    fn similarity_of_flat_images_in_closed_form() {
+        let flat = |v| Array2::from_elem((16, 20), v);
+        let (a, b) = (0.3f64, 0.6f64);
+        let expected = (2.0 * a * b + 1e-4) / (a * a + b * b + 1e-4);
+        assert!((ssim(flat(a).view(), flat(b).view()) - expected).abs() < 1e-9);
+    }
+
+    fn pattern(step: usize) -> Array2<f64> {
+        Array2::from_shape_fn((13, 14), |(i, j)| ((i * 37 + j * 101 + i * j * step) % 256) as f64 / 255.0)
+    }
+
+    /// The value is numpy's, from the definition: every window by itself, weights from the two-dimensional Gaussian
+    /// (`tests/ssim_reference.py`).
+    #[test]
+    fn similarity_is_the_reference_s() {
+        let a = pattern(17);
+        let b = (&a * 2.0 + pattern(23)) / 3.0;
+        assert!((ssim(a.view(), b.view()) - 0.8631022481722953).abs() < 1e-12, "{}", ssim(a.view(), b.view()));
+        assert!((ssim(a.view(), a.view()) - 1.0).abs() < 1e-12);
     }
 }

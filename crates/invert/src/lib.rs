@@ -1,84 +1,91 @@
-//! Stage: images whose features are the poisoned ones.
+//! Two stages: images whose features are the poisoned ones, and the decoder that one way of finding them needs.
 
-mod decoder;
+mod clean;
+pub mod decoder;
 mod matching;
+mod minimize;
+mod pass;
 
-use burn::tensor::{Device, Tensor, TensorData};
-use hemlock_artifact::{Affine, Dataset, Extractor, Features, Images, PoisonFeatures, Poisons};
+pub use matching::Optimizer;
+
+use clean::{Clean, distance, distances, nearest, norm};
+use decoder::Decoder;
+use hemlock_artifact::{Dataset, Extractor, Features, Fit, Images, PoisonFeatures, Poisons};
 use hemlock_models::{extract, open_extractor};
-use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
-use ndarray::{Array4, ArrayView2, ArrayView4, Axis, Zip};
+use hemlock_stage::{Context, ErrorKind, Need, ParamError, Port, StageError, inputs};
+use matching::{Matched, Matching, Problem};
+use ndarray::{Array4, ArrayView2, ArrayView3, Axis};
+use pass::{Frozen, rounded};
 use serde::{Deserialize, Serialize};
 
 /// Parameters of the stage: a method, and what it needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Params {
-    /// Pixels that minimise `|f(x) - zeta|^2 + beta |x - x_b|^2`, started at the base image `x_b`.
+    /// Pixels that minimise `|f(x) - zeta|^2 + beta |x - x_b|^2`, `x_b` the base image.
     FeatureMatching {
-        /// Weight of the distance to the base image; 0 leaves the image free within `[0, 1]`.
+        /// Weight of the distance to the base image.
         #[serde(default)]
         beta: f64,
-        /// Steps of Adam.
-        #[serde(default = "defaults::matching_steps")]
+        /// Largest change of a pixel against the base image, in grey levels of 255; absent: any within `[0, 1]`.
+        #[serde(default)]
+        linf: Option<u8>,
+        /// How pixels are searched for.
+        #[serde(default)]
+        optimizer: Optimizer,
+        /// Most passes through the extractor, forward and backward, per start.
+        #[serde(default = "defaults::steps")]
         steps: u32,
-        /// Length of a step, in pixel units of `[0, 1]`.
-        #[serde(default = "defaults::matching_step")]
+        /// Length of Adam's first step, and of L-BFGS's step where it knows no curvature; in pixel units of `[0, 1]`.
+        #[serde(default = "defaults::step")]
         step: f64,
+        /// An image is done when ten passes lower its loss by less than this share.
+        #[serde(default = "defaults::tolerance")]
+        tolerance: f64,
+        /// Where an image starts.
+        #[serde(default)]
+        start: Start,
+        /// Further starts, at the clean training images whose features are nearest to the poisoned ones; the best result is kept.
+        #[serde(default)]
+        restarts: u32,
     },
-    /// A network that was trained to turn clean features back into their images.
-    Decoder {
-        /// Passes over the clean training images.
-        #[serde(default = "defaults::decoder_epochs")]
-        epochs: u32,
-        /// Images a step.
-        #[serde(default = "defaults::decoder_batch")]
-        batch: usize,
-        /// Learning rate of Adam, with a cosine schedule.
-        #[serde(default = "defaults::decoder_rate")]
-        learning_rate: f64,
-        /// Channels of the widest layer.
-        #[serde(default = "defaults::decoder_width")]
-        width: usize,
-    },
+    /// Images from the decoder that the stage `decoder` trained.
+    Decoder {},
+}
+
+/// Where feature matching starts. Images are moved into the Linf ball where there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// At the base image.
+    #[default]
+    Base,
+    /// At the clean training image whose features are nearest to the poisoned ones.
+    Nearest,
+    /// At the decoder's image.
+    Decoder,
 }
 
 mod defaults {
-    pub(super) fn matching_steps() -> u32 {
-        150
+    pub(super) fn steps() -> u32 {
+        200
     }
-    pub(super) fn matching_step() -> f64 {
+    pub(super) fn step() -> f64 {
         0.02
     }
-    pub(super) fn decoder_epochs() -> u32 {
-        10
-    }
-    pub(super) fn decoder_batch() -> usize {
-        128
-    }
-    pub(super) fn decoder_rate() -> f64 {
-        2e-3
-    }
-    pub(super) fn decoder_width() -> usize {
-        64
+    pub(super) fn tolerance() -> f64 {
+        0.01
     }
 }
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        match *self {
-            Self::FeatureMatching { beta, steps, step } => {
-                ParamError::non_negative("beta", beta)?;
-                ParamError::at_least_one("steps", steps)?;
-                ParamError::positive("step", step)
-            }
-            Self::Decoder { epochs, batch, learning_rate, width } => {
-                ParamError::at_least_one("epochs", epochs)?;
-                ParamError::at_least_one("batch", batch as u64)?;
-                ParamError::positive("learning_rate", learning_rate)?;
-                ParamError::require(width >= 4, "width", width, "at least 4")
-            }
-        }
+        let Self::FeatureMatching { beta, linf, steps, step, tolerance, .. } = *self else { return Ok(()) };
+        ParamError::non_negative("beta", beta)?;
+        ParamError::require(linf != Some(0), "linf", 0, "at least 1 grey level")?;
+        ParamError::at_least_one("steps", steps)?;
+        ParamError::positive("step", step)?;
+        ParamError::require((0.0..1.0).contains(&tolerance), "tolerance", tolerance, "a share from 0 and below 1")
     }
 }
 
@@ -93,6 +100,10 @@ inputs! {
         features: Features = "features",
         /// Poisoned features.
         poison_features: PoisonFeatures = "poison-features",
+        ; optional {
+            /// The decoder, for those that start there.
+            decoder: hemlock_artifact::Decoder = "decoder",
+        }
     }
 }
 
@@ -101,67 +112,145 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "invert";
-    const VERSION: u32 = 1;
-    const SEEDED: bool = true;
+    const VERSION: u32 = 2;
+    const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;
     type Inputs = Inputs;
     type Output = Poisons;
 
+    fn need(params: &Params, port: &Port) -> Need {
+        match params {
+            _ if port.role != "decoder" => port.need,
+            Params::Decoder {} | Params::FeatureMatching { start: Start::Decoder, .. } => Need::Required,
+            Params::FeatureMatching { .. } => Need::Unread,
+        }
+    }
+
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
-        let Inputs { dataset, extractor, features, poison_features } = inputs;
+        let Inputs { dataset, extractor, features, poison_features, decoder } = inputs;
         let extractor = open_extractor(&extractor, ctx.device)?;
-        let device = extractor.device().clone();
-        let head_space = HeadSpace::new(&features.normalization, &device);
-        let (method, (pixels, curve)) = match *params {
-            Params::FeatureMatching { beta, steps, step } => {
-                let base = base_images(&dataset.train, &poison_features.base_index)?;
-                let matching = matching::Matching { beta, steps, step };
-                let zeta = poison_features.features.view();
-                ("feature-matching", matching.run(&extractor, &head_space, base.view(), zeta, ctx)?)
+        let frozen = Frozen::new(&extractor, &features.normalization);
+        let zeta = poison_features.features.view();
+        let decoded = match &decoder {
+            Some(decoder) => Some(Decoder::open(decoder, frozen.device())?.decode(zeta, ctx)?),
+            None => None,
+        };
+        let clean = Clean::new(features.train.features.view());
+        let base = base_images(&dataset.train, &poison_features.base_index)?;
+        let (method, found) = match *params {
+            Params::FeatureMatching { beta, linf, optimizer, steps, step, tolerance, start, restarts } => {
+                let linf = linf.map(|levels| f32::from(levels) / 255.0);
+                let exact = (EXACT * clean.nearest.median).powi(2) as f32;
+                let problem = Problem { frozen: &frozen, base: base.view(), zeta, beta, linf, exact };
+                let matching = Matching { optimizer, steps, step, tolerance };
+                let starts = Starts::new(start, restarts, &problem, decoded.as_ref(), &dataset.train, &features)?;
+                ("feature-matching", matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), ctx)?)
             }
-            Params::Decoder { epochs, batch, learning_rate, width } => {
-                let training = decoder::Training { epochs, batch, learning_rate, width };
-                let zeta = poison_features.features.view();
-                (
-                    "decoder",
-                    training.run(&features.train.features.view().to_owned(), &dataset.train, zeta, &device, ctx)?,
-                )
+            Params::Decoder {} => {
+                let pixels = decoded.ok_or_else(|| StageError::internal("the decoder was not given"))?;
+                ("decoder", Matched { pixels, passes: vec![0; zeta.nrows()], curve: Vec::new() })
             }
         };
-        let images = pixels.mapv(|x| (x.clamp(0.0, 1.0) * 255.0).round() as u8);
+        let unrounded = frozen.features(found.pixels.view(), ctx)?;
+        let images = rounded(&found.pixels);
         let mut z = extract(&extractor, images.view(), ctx, &|_| {})?;
         features.normalization.apply(&mut z);
-        let distance = Zip::from(z.rows())
-            .and(poison_features.features.rows())
-            .map_collect(|a, b| a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt())
-            .to_vec();
+        let measured =
+            Measured { zeta, unrounded: unrounded.view(), z: z.view(), base_index: &poison_features.base_index };
+        let fits = measured.fits(&found.passes, &clean, features.train.features.view());
         Ok(Poisons {
             images,
+            fits,
             labels: poison_features.labels,
             base_index: poison_features.base_index,
             method: method.to_owned(),
-            distance,
-            curve,
+            clean_nearest: clean.nearest.median,
+            curve: found.curve,
         })
     }
 }
 
-/// The map from the extractor's output to the head's space, on a device.
-pub(crate) struct HeadSpace {
-    shift: Tensor<2>,
-    scale: Tensor<2>,
+/// Feature distance, as a share of the clean samples' median distance to their nearest others, at which an image counts as matched. Rounding
+/// to 8 bits moves features about as far.
+const EXACT: f64 = 0.01;
+
+/// The images that feature matching starts at.
+struct Starts<'a> {
+    first: Start,
+    /// Starts of a poison.
+    count: usize,
+    base: &'a Problem<'a>,
+    decoded: Option<&'a Array4<f32>>,
+    train: &'a Images,
+    /// For every poison, the training images whose features are nearest to the poisoned ones.
+    nearest: Vec<Vec<(usize, f32)>>,
 }
 
-impl HeadSpace {
-    fn new(affine: &Affine, device: &Device) -> Self {
-        let row = |v: &[f32]| Tensor::from_data(TensorData::new(v.to_vec(), [1, v.len()]), device);
-        Self { shift: row(&affine.shift), scale: row(&affine.scale) }
+impl<'a> Starts<'a> {
+    fn new(
+        first: Start,
+        restarts: u32,
+        problem: &'a Problem<'a>,
+        decoded: Option<&'a Array4<f32>>,
+        train: &'a Images,
+        features: &Features,
+    ) -> Result<Self, StageError> {
+        let count = restarts as usize + 1;
+        let wanted = restarts as usize + usize::from(first == Start::Nearest);
+        if wanted > train.len() {
+            let message = format!("is {restarts}; expected fewer than the {} training images", train.len());
+            return Err(ParamError::new("restarts", message).into());
+        }
+        let nearest = nearest(problem.zeta, features.train.features.view(), wanted);
+        Ok(Self { first, count, base: problem, decoded, train, nearest })
     }
 
-    /// Maps every row of `features`, `[n, d]`.
-    pub(crate) fn apply(&self, features: Tensor<2>) -> Tensor<2> {
-        (features - self.shift.clone()) * self.scale.clone()
+    /// Pixels in `[0, 1]` of the start `n` of a poison.
+    fn pixels(&self, row: usize, n: usize) -> Vec<f32> {
+        match (n, self.first, self.decoded) {
+            (0, Start::Base, _) => self.base.base(row),
+            (0, Start::Decoder, Some(decoded)) => decoded.index_axis(Axis(0), row).iter().copied().collect(),
+            _ => {
+                let neighbour = self.nearest[row][n - usize::from(self.first != Start::Nearest)].0;
+                unit(self.train.pixels.index_axis(Axis(0), neighbour))
+            }
+        }
+    }
+}
+
+/// An 8-bit image in `[0, 1]`.
+fn unit(image: ArrayView3<u8>) -> Vec<f32> {
+    image.iter().map(|p| f32::from(*p) / 255.0).collect()
+}
+
+/// Features of poisons, `[m, d]`: those wanted, and those of the images before and after rounding.
+struct Measured<'a> {
+    zeta: ArrayView2<'a, f32>,
+    unrounded: ArrayView2<'a, f32>,
+    z: ArrayView2<'a, f32>,
+    base_index: &'a [u32],
+}
+
+impl Measured<'_> {
+    /// How well each was matched, and how usual it is among the `train`ing features.
+    fn fits(&self, passes: &[u32], clean: &Clean, train: ArrayView2<f32>) -> Vec<Fit> {
+        let neighbours = nearest(self.z, train, 1);
+        let (before, after) = (distances(self.unrounded, self.zeta), distances(self.z, self.zeta));
+        let fit = |i: usize| {
+            let (norm, nearest) = (norm(self.z.row(i)), neighbours[i].first().map_or(f32::NAN, |(_, d)| *d));
+            Fit {
+                start_distance: distance(train.row(self.base_index[i] as usize), self.zeta.row(i)),
+                distance_unrounded: before[i],
+                distance: after[i],
+                norm,
+                norm_z: clean.norm.z(norm),
+                nearest,
+                nearest_z: clean.nearest.z(nearest),
+                passes: passes[i],
+            }
+        };
+        (0..passes.len()).map(fit).collect()
     }
 }
 
@@ -177,20 +266,7 @@ fn base_images(train: &Images, base_index: &[u32]) -> Result<Array4<u8>, StageEr
     }
 }
 
-/// Images `[n, 3, height, width]` in `[0, 1]`, on a device.
-pub(crate) fn unit_pixels(images: ArrayView4<u8>, device: &Device) -> Tensor<4> {
-    let pixels: Vec<f32> = images.iter().map(|p| f32::from(*p) / 255.0).collect();
-    let (n, channels, height, width) = images.dim();
-    Tensor::from_data(TensorData::new(pixels, [n, channels, height, width]), device)
-}
-
 /// The share of the first step's length at `done` of `all` steps: half a cosine, from 1 to 0.
-pub(crate) fn cosine(done: u64, all: u64) -> f64 {
+fn cosine(done: u64, all: u64) -> f64 {
     0.5 * (1.0 + (std::f64::consts::PI * done as f64 / all as f64).cos())
-}
-
-/// A matrix, on a device.
-pub(crate) fn matrix(values: ArrayView2<f32>, device: &Device) -> Tensor<2> {
-    let (rows, columns) = values.dim();
-    Tensor::from_data(TensorData::new(values.iter().copied().collect(), [rows, columns]), device)
 }

@@ -20,6 +20,6 @@ pub use export::{ExportError, Format, export};
 pub use garbage::{garbage, recorded_specs};
 pub use graph::{Graph, Node};
 pub use plan::{Branch, Plan, PlanError, Selection, Task};
-pub use results::{Cell, Group, Row, aggregate, rows};
+pub use results::{Cell, Group, Row, Seen, aggregate, rows};
 pub use run::{Event, Observer, Outcome, RunError, RunOptions, Summary, run};
 pub use spec::{Override, Spec, SpecError};

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Stages whose time is the attacker's.
-const ATTACK: [&str; 3] = ["target-params", "poison-features", "invert"];
+const ATTACK: [&str; 4] = ["target-params", "poison-features", "decoder", "invert"];
 
 /// One branch's result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -65,11 +65,13 @@ pub fn rows(plan: &Plan, store: &Store) -> Result<(Vec<Row>, usize), StoreError>
 }
 
 fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, StoreError> {
-    let Some(task) = branch.tasks.get("evaluate").map(|t| &plan.tasks[*t]) else { return Ok(None) };
+    let Some(evaluate) = branch.tasks.get("evaluate") else { return Ok(None) };
+    let task = &plan.tasks[*evaluate];
     let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
     let evaluation: Evaluation = store.read(&manifest)?;
     let (mut seconds, mut device, mut params) = (0.0, manifest.device.clone(), BTreeMap::new());
-    for (node, task) in &branch.tasks {
+    let read = upstream(plan, *evaluate);
+    for (node, task) in branch.tasks.iter().filter(|(_, task)| read.contains(task)) {
         let task = &plan.tasks[*task];
         params.insert(*node, task.params.clone());
         let Some(manifest) = store.lookup(task.stage, &task.key)? else { continue };
@@ -101,6 +103,18 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     }))
 }
 
+/// A task and all that its result comes from: a branch may have tasks that nothing in it reads.
+fn upstream(plan: &Plan, task: usize) -> BTreeSet<usize> {
+    let mut found = BTreeSet::from([task]);
+    // Inputs stand before what reads them.
+    for i in (0..=task).rev() {
+        if found.contains(&i) {
+            found.extend(plan.tasks[i].inputs.values());
+        }
+    }
+    found
+}
+
 /// Mean and standard deviation over seeds (n - 1 in the denominator; 0 for one seed).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Cell {
@@ -117,6 +131,21 @@ impl Cell {
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
         Self { mean, std: variance.sqrt() }
     }
+}
+
+/// [`Visibility`] over seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Seen {
+    /// Peak signal-to-noise ratio, dB.
+    pub psnr: Cell,
+    /// Structural similarity.
+    pub ssim: Cell,
+    /// Largest change of a pixel.
+    pub linf: Cell,
+    /// Relative feature distance.
+    pub relative_distance: Cell,
+    /// Share of outliers.
+    pub outliers: Cell,
 }
 
 /// The rows that differ in nothing but the seed.
@@ -140,8 +169,8 @@ pub struct Group {
     pub gradient_norm: f64,
     /// Test accuracy.
     pub accuracy: Measured<Cell>,
-    /// Mean PSNR, dB, and mean Linf of the images.
-    pub visibility: Option<(Cell, Cell)>,
+    /// Visibility of the images.
+    pub visibility: Option<Seen>,
     /// Time of the attack's stages.
     pub seconds: Cell,
 }
@@ -164,6 +193,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 let values: Option<Vec<f64>> = rows.iter().map(|r| f(r)).collect();
                 values.map(|v| Cell::of(&v))
             };
+            let seen = |f: &dyn Fn(&Visibility) -> f64| optional(&|r| r.visibility.as_ref().map(f));
             Group {
                 attack: rows[0].attack.clone(),
                 clean_label: rows[0].clean_label,
@@ -182,8 +212,15 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                     aligned_flips: optional(&|r| r.accuracy.aligned_flips),
                     duplicates: cell(&|r| r.accuracy.duplicates),
                 },
-                visibility: optional(&|r| r.visibility.as_ref().map(|v| v.psnr))
-                    .zip(optional(&|r| r.visibility.as_ref().map(|v| v.linf))),
+                visibility: seen(&|v| v.psnr).and_then(|psnr| {
+                    Some(Seen {
+                        psnr,
+                        ssim: seen(&|v| v.ssim)?,
+                        linf: seen(&|v| v.linf)?,
+                        relative_distance: seen(&|v| v.relative_distance)?,
+                        outliers: seen(&|v| v.outliers)?,
+                    })
+                }),
                 seconds: cell(&|r| r.seconds),
             }
         })

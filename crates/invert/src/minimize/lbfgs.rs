@@ -1,0 +1,270 @@
+//! Projected L-BFGS for bounds on every coordinate.
+//!
+//! Two-metric projection (Bertsekas, 1982; with L-BFGS as in Schmidt, Kim & Sra, "Projected Newton-type methods in machine learning",
+//! 2012): coordinates at a bound that the gradient pushes out of the box stay; on the others the direction is that of L-BFGS (Nocedal &
+//! Wright, algorithm 7.4), all inner products taken over them alone. Steps go along the projection arc `P(x + t d)` and are shortened until
+//! the loss decreases enough (Armijo).
+
+use super::{Bounds, Minimizer, dot};
+use std::collections::VecDeque;
+
+/// Pairs that are remembered.
+const MEMORY: usize = 10;
+/// The share of the decrease that the slope promises which a step must bring.
+const ARMIJO: f64 = 1e-4;
+/// Times that a step is shortened before its direction is given up.
+const SHORTENINGS: u32 = 12;
+
+/// A change of the point, and that of the gradient.
+struct Pair {
+    s: Vec<f32>,
+    y: Vec<f32>,
+}
+
+/// L-BFGS on one image.
+pub(crate) struct Lbfgs {
+    bounds: Bounds,
+    /// Largest change of a coordinate by a step whose direction is the bare gradient's.
+    first_step: f32,
+    /// Where the loss is wanted next.
+    trial: Vec<f32>,
+    /// The last accepted point, once there is one.
+    accepted: Option<Accepted>,
+    pairs: VecDeque<Pair>,
+}
+
+struct Accepted {
+    x: Vec<f32>,
+    loss: f64,
+    gradient: Vec<f32>,
+    direction: Vec<f32>,
+    length: f32,
+    shortenings: u32,
+}
+
+impl Lbfgs {
+    /// Starts at `start`, projected onto `bounds`. Without curvature a step changes no coordinate by more than `first_step`.
+    pub(crate) fn new(mut start: Vec<f32>, bounds: Bounds, first_step: f32) -> Self {
+        bounds.project(&mut start);
+        Self { bounds, first_step, trial: start, accepted: None, pairs: VecDeque::new() }
+    }
+
+    /// Moves to the trial point. Returns whether there is a way down from it.
+    fn accept(&mut self, loss: f64, gradient: &[f32]) -> bool {
+        if let Some(last) = &self.accepted {
+            let change = |a: &[f32], b: &[f32]| -> Vec<f32> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
+            let pair = Pair { s: change(&self.trial, &last.x), y: change(gradient, &last.gradient) };
+            if self.pairs.len() == MEMORY {
+                self.pairs.pop_front();
+            }
+            self.pairs.push_back(pair);
+        }
+        let (x, gradient) = (self.trial.clone(), gradient.to_vec());
+        let mut next = Accepted { x, loss, gradient, direction: Vec::new(), length: 1.0, shortenings: 0 };
+        let going = self.aim(&mut next);
+        self.accepted = Some(next);
+        going
+    }
+
+    /// Chooses direction and length from an accepted point, and the trial point. Returns whether there is a way down.
+    fn aim(&mut self, from: &mut Accepted) -> bool {
+        let mut free = vec![0.0; from.x.len()];
+        self.bounds.free(&from.x, &from.gradient, &mut free);
+        let steepest: Vec<f32> = from.gradient.iter().zip(&free).map(|(g, free)| -g * free).collect();
+        let largest = steepest.iter().fold(0.0f32, |m, g| m.max(g.abs()));
+        if largest == 0.0 {
+            return false;
+        }
+        let quasi_newton = two_loop(&self.pairs, &free, &steepest).filter(|d| {
+            let slope = dot(d, &from.gradient);
+            slope.is_finite() && slope < -1e-8 * (dot(d, d) * dot(&steepest, &steepest)).sqrt()
+        });
+        from.shortenings = 0;
+        (from.direction, from.length) = match quasi_newton {
+            Some(d) => (d, 1.0),
+            None => {
+                self.pairs.clear();
+                (steepest, self.first_step / largest)
+            }
+        };
+        self.step(from);
+        true
+    }
+
+    /// Sets the trial point along the projection arc.
+    fn step(&mut self, from: &Accepted) {
+        for ((trial, x), d) in self.trial.iter_mut().zip(&from.x).zip(&from.direction) {
+            *trial = x + from.length * d;
+        }
+        self.bounds.project(&mut self.trial);
+    }
+
+    /// Shortens the last step, or gives its direction up. Returns whether there is anything left to try.
+    fn shorten(&mut self, from: &mut Accepted, loss: f64, promised: f64) -> bool {
+        from.shortenings += 1;
+        if from.shortenings > SHORTENINGS {
+            let tried = self.pairs.is_empty();
+            self.pairs.clear();
+            return !tried && self.aim(from);
+        }
+        // The minimum of the parabola through both losses with the slope at the accepted point.
+        let best = -promised / (2.0 * (loss - from.loss - promised));
+        from.length *= best.clamp(0.1, 0.5) as f32;
+        self.step(from);
+        true
+    }
+}
+
+impl Minimizer for Lbfgs {
+    fn point(&self) -> &[f32] {
+        &self.trial
+    }
+
+    fn tell(&mut self, loss: f64, gradient: &[f32]) -> bool {
+        let Some(mut from) = self.accepted.take() else { return self.accept(loss, gradient) };
+        let moved: Vec<f32> = self.trial.iter().zip(&from.x).map(|(a, b)| a - b).collect();
+        let promised = dot(&from.gradient, &moved);
+        if loss <= from.loss + ARMIJO * promised {
+            self.accepted = Some(from);
+            return self.accept(loss, gradient);
+        }
+        let going = self.shorten(&mut from, loss, promised);
+        self.accepted = Some(from);
+        going
+    }
+}
+
+/// The two-loop recursion on the free coordinates: the direction for the steepest descent there; `None` without a usable pair.
+fn two_loop(pairs: &VecDeque<Pair>, free: &[f32], steepest: &[f32]) -> Option<Vec<f32>> {
+    let mut q = steepest.to_vec();
+    let mut used = Vec::with_capacity(pairs.len());
+    let mut masked = vec![0.0; free.len()];
+    for pair in pairs.iter().rev() {
+        mask(&pair.y, free, &mut masked);
+        let (curvature, square) = (dot(&pair.s, &masked), dot(&masked, &masked));
+        // Only pairs along which the gradient grows are those of a positive definite matrix.
+        if curvature <= 1e-8 * (square * dot(&pair.s, &pair.s)).sqrt() {
+            continue;
+        }
+        let a = dot(&pair.s, &q) / curvature;
+        add(&mut q, -a, &masked);
+        used.push((pair, a, curvature, square));
+    }
+    let (_, _, curvature, square) = used.first()?;
+    let scale = (curvature / square) as f32;
+    q.iter_mut().for_each(|q| *q *= scale);
+    for (pair, a, curvature, _) in used.iter().rev() {
+        let b = dot(&pair.y, &q) / curvature;
+        mask(&pair.s, free, &mut masked);
+        add(&mut q, a - b, &masked);
+    }
+    Some(q)
+}
+
+fn mask(values: &[f32], free: &[f32], masked: &mut [f32]) {
+    for ((m, v), free) in masked.iter_mut().zip(values).zip(free) {
+        *m = v * free;
+    }
+}
+
+fn add(to: &mut [f32], factor: f64, values: &[f32]) {
+    for (to, v) in to.iter_mut().zip(values) {
+        *to += factor as f32 * v;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Loss and gradient of `1/2 sum_i c_i (x_i - t_i)^2` plus a coupling of neighbours.
+    struct Quadratic {
+        curvature: Vec<f32>,
+        target: Vec<f32>,
+        coupling: f32,
+    }
+
+    impl Quadratic {
+        fn new(n: usize, coupling: f32) -> Self {
+            let target = (0..n).map(|i| ((i * 37) % 100) as f32 / 40.0 - 0.75).collect();
+            Self { curvature: (0..n).map(|i| 1.0 + ((i * 53) % 97) as f32).collect(), target, coupling }
+        }
+        fn at(&self, x: &[f32]) -> (f64, Vec<f32>) {
+            let off: Vec<f32> = x.iter().zip(&self.target).map(|(x, t)| x - t).collect();
+            let mut gradient: Vec<f32> = off.iter().zip(&self.curvature).map(|(o, c)| o * c).collect();
+            // Near the minimum, losses in f32 would be equal.
+            let mut loss = off.iter().zip(&gradient).map(|(o, g)| 0.5 * f64::from(*o) * f64::from(*g)).sum::<f64>();
+            for i in 1..x.len() {
+                let sum = x[i - 1] + x[i];
+                loss += 0.5 * f64::from(self.coupling) * f64::from(sum).powi(2);
+                gradient[i - 1] += self.coupling * sum;
+                gradient[i] += self.coupling * sum;
+            }
+            (loss, gradient)
+        }
+    }
+
+    fn minimise(problem: &Quadratic, mut minimizer: impl Minimizer, passes: usize) -> (Vec<f32>, f64) {
+        let mut best = (minimizer.point().to_vec(), f64::INFINITY);
+        for _ in 0..passes {
+            let (loss, gradient) = problem.at(minimizer.point());
+            if loss < best.1 {
+                best = (minimizer.point().to_vec(), loss);
+            }
+            if !minimizer.tell(loss, &gradient) {
+                break;
+            }
+        }
+        best
+    }
+
+    /// Without coupling the minimum in a box is the target, each coordinate clamped by itself.
+    #[test]
+    fn a_separable_quadratic_ends_at_the_clamped_target() {
+        let problem = Quadratic::new(200, 0.0);
+        let bounds = Bounds::around(&[0.5; 200], Some(0.25));
+        let (x, _) = minimise(&problem, Lbfgs::new(vec![0.5; 200], bounds, 0.02), 120);
+        for (x, t) in x.iter().zip(&problem.target) {
+            assert!((x - t.clamp(0.25, 0.75)).abs() < 1e-4, "{x} {t}");
+        }
+    }
+
+    /// With coupling the minimum is where the projected gradient vanishes (Karush, Kuhn & Tucker).
+    #[test]
+    fn a_coupled_quadratic_ends_where_no_coordinate_can_descend() {
+        let problem = Quadratic::new(200, 20.0);
+        let bounds = Bounds::around(&[0.5; 200], None);
+        let (x, loss) = minimise(&problem, Lbfgs::new(vec![0.9; 200], bounds.clone(), 0.02), 400);
+        let (_, gradient) = problem.at(&x);
+        let mut free = vec![0.0; 200];
+        bounds.free(&x, &gradient, &mut free);
+        let stuck = free.iter().filter(|f| **f == 0.0).count();
+        assert!(stuck > 20 && stuck < 180, "{stuck} at bounds");
+        let left = gradient.iter().zip(&free).fold(0.0f32, |m, (g, f)| m.max((g * f).abs()));
+        assert!(left < 2e-2, "gradient {left} is left");
+        // Adam needs more passes for less.
+        let (_, adam) = minimise(&problem, super::super::Adam::new(vec![0.9; 200], bounds, 0.02, 400), 400);
+        assert!(loss <= adam, "{loss} {adam}");
+    }
+
+    #[test]
+    fn a_minimum_is_left_alone() {
+        let problem = Quadratic::new(4, 0.0);
+        let start: Vec<f32> = problem.target.iter().map(|t| t.clamp(0.0, 1.0)).collect();
+        let mut minimizer = Lbfgs::new(start.clone(), Bounds::around(&start, None), 0.02);
+        let (loss, gradient) = problem.at(minimizer.point());
+        assert!(!minimizer.tell(loss, &gradient), "there is no way down");
+    }
+
+    /// A function whose gradient lies: no step decreases it, and the minimiser gives up.
+    #[test]
+    fn it_gives_up_where_nothing_descends() {
+        let mut minimizer = Lbfgs::new(vec![0.5; 8], Bounds::around(&[0.5; 8], None), 0.02);
+        let mut passes = 0;
+        while minimizer.tell(f64::from(passes), &[1.0; 8]) {
+            passes += 1;
+            assert!(passes < 100);
+        }
+        assert!(passes > SHORTENINGS as i32 - 1);
+    }
+}
