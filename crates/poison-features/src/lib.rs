@@ -47,21 +47,24 @@ pub struct Params {
     /// Labels of the poisons.
     #[serde(default)]
     pub labels: Labels,
-    /// Steps from one choice of `aligned` labels to the next; 0: they are chosen once.
+    /// Steps from one choice of `aligned` labels to the next, 0: they are chosen once; absent: 0 for Gradient Canceling, 20 for the
+    /// bilevel attack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relabel_every: Option<u32>,
-    /// Where the poisons start.
-    #[serde(default)]
-    pub start: StartKind,
+    /// Where the poisons start; absent: at `clean` samples for Gradient Canceling, at `aligned` ones for the bilevel attack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<StartKind>,
     /// How the poisons are moved.
     #[serde(default)]
     pub solver: SolverKind,
-    /// Most steps of the solver; of `conditional-gradient` the times that all poisons are gone through again.
+    /// Most steps of the solver, absent: 2000 for Gradient Canceling, 200 for the bilevel attack; of `conditional-gradient` the times
+    /// that all poisons are gone through again, absent: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u32>,
-    /// Length of the first step per coordinate, as a share of the clean features' root mean square.
-    #[serde(default = "defaults::step")]
-    pub step: f64,
+    /// Length of the first step per coordinate, as a share of the clean features' root mean square; absent: 0.1 for Gradient
+    /// Canceling, 0.2 for the bilevel attack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<f64>,
     /// The solver stops after so many steps without improvement; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stall: Option<u32>,
@@ -86,14 +89,11 @@ mod defaults {
     pub(super) fn neighbors() -> u32 {
         5
     }
-    pub(super) fn step() -> f64 {
-        0.1
-    }
     pub(super) fn tolerance() -> f64 {
         1e-4
     }
     pub(super) fn temperature() -> f64 {
-        1.0
+        0.5
     }
 }
 
@@ -112,11 +112,11 @@ pub enum Attack {
 #[serde(rename_all = "kebab-case")]
 pub enum Split {
     /// The validation split.
-    #[default]
     Validation,
     /// The victim's clean training split.
     Train,
-    /// Both.
+    /// Both: the more samples, the less the attack fits their noise.
+    #[default]
     Both,
 }
 
@@ -134,11 +134,10 @@ pub enum Labels {
 }
 
 /// Where poisons start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StartKind {
     /// At clean training samples, drawn at random.
-    #[default]
     Clean,
     /// At the clean training samples that help most, to first order.
     Aligned,
@@ -172,7 +171,21 @@ impl Params {
         self.steps.unwrap_or(match (self.solver, self.attack) {
             (SolverKind::ConditionalGradient, _) => 1,
             (_, Attack::GradientCanceling) => 2000,
-            (_, Attack::Bilevel) => 120,
+            (_, Attack::Bilevel) => 200,
+        })
+    }
+
+    fn step(&self) -> f64 {
+        self.step.unwrap_or(match self.attack {
+            Attack::GradientCanceling => 0.1,
+            Attack::Bilevel => 0.2,
+        })
+    }
+
+    fn start(&self) -> StartKind {
+        self.start.unwrap_or(match self.attack {
+            Attack::GradientCanceling => StartKind::Clean,
+            Attack::Bilevel => StartKind::Aligned,
         })
     }
 
@@ -193,7 +206,7 @@ impl hemlock_stage::Params for Params {
         if self.solver != SolverKind::ConditionalGradient {
             ParamError::at_least_one("steps", self.steps())?;
         }
-        ParamError::positive("step", self.step)?;
+        ParamError::positive("step", self.step())?;
         if let Some(stall) = self.stall {
             ParamError::at_least_one("stall", stall)?;
         }
@@ -230,7 +243,13 @@ impl hemlock_stage::Stage for Stage {
     type Output = PoisonFeatures;
 
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
-        let resolved = Params { steps: Some(params.steps()), relabel_every: params.relabel_every(), ..params.clone() };
+        let resolved = Params {
+            steps: Some(params.steps()),
+            step: Some(params.step()),
+            start: Some(params.start()),
+            relabel_every: params.relabel_every(),
+            ..params.clone()
+        };
         let mut value = serde_json::to_value(&resolved)?;
         let greedy = params.solver == SolverKind::ConditionalGradient;
         let kinds = params.constraint.kinds();
@@ -269,7 +288,7 @@ impl hemlock_stage::Stage for Stage {
             }
             Attack::Bilevel => {
                 let validation = features.validation.samples(classes)?;
-                if validation.is_empty() && params.objective != Split::Train {
+                if validation.is_empty() && params.objective == Split::Validation {
                     let message =
                         "gives no validation split, whose error the attack raises; expected `validation` above 0";
                     return Err(ParamError::new("dataset.downstream", message).into());
@@ -325,7 +344,7 @@ fn make(
         SolverKind::Adam => (Some(Solver::Adam), 0),
         SolverKind::Lbfgs => (Some(Solver::Lbfgs), 0),
     };
-    let kind = if solver.is_none() { StartKind::Greedy } else { params.start };
+    let kind = if solver.is_none() { StartKind::Greedy } else { params.start() };
     let plan = Plan { clean, count, kind, labels: params.labels, sweeps, seed: ctx.seed };
     let mut greedy = Record::new("greedy start", (sweeps + 1) * count as u32, ctx);
     let start = plan.make(objective, constraint, &mut |at, value| greedy.point(at, value))?;
@@ -339,7 +358,7 @@ fn make(
     let descent = Descent {
         solver,
         steps: params.steps(),
-        step: params.step * rms,
+        step: params.step() * rms,
         relabel_every: params.relabel_every(),
         // Of Gradient Canceling, whose objective is half a square; the other is below zero.
         target: match params.attack {
