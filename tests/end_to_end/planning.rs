@@ -1,6 +1,6 @@
 //! What `plan`, `why` and `status` say before and after runs.
 
-use crate::house::House;
+use crate::house::{House, TINY};
 use serde_json::Value;
 
 /// Keys differ with the code's versions; the words around them shall not.
@@ -56,7 +56,7 @@ fn lists_fan_out_and_branches_share_what_they_have_in_common() {
 fn an_override_goes_to_the_tables_that_know_its_field() {
     let house = House::new();
     let two = "[decoder]\n[[invert]]\nmethod = \"feature-matching\"\n\n[[invert]]\nmethod = \"decoder\"\n";
-    house.spec("two", &crate::house::TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", two));
+    house.spec("two", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", two));
     let tasks = house.tasks("two --set invert.steps=[7,8]");
     let params: Vec<&Value> = tasks.iter().filter(|t| t["stage"] == "invert").map(|t| &t["params"]).collect();
     assert_eq!(params.len(), 3);
@@ -119,4 +119,35 @@ fn every_seed_may_have_images_of_its_own() {
     assert_eq!(seeds(both, "evaluate").len(), 4);
     house.fails("plan tiny --set dataset.downstream.seed=own", 2, &["`seed`", "own", "\"run\""]);
     house.ok(&format!("features tiny --set seeds=[3,4] {own}"));
+}
+
+#[test]
+fn a_recipe_stands_in_for_tables() {
+    let house = House::new();
+    let recipes = "\n[recipes.paper.target-params]\nradius = 2.0\n\n[[recipes.paper.poison-features]]\nattack = \"bilevel\"\neps_d = 0.1\n";
+    house.spec("cook", &format!("{TINY}{recipes}"));
+    let params = |args: &str, node: &str| {
+        let tasks = house.tasks(args);
+        tasks.iter().find(|task| task["node"] == node).unwrap()["params"].clone()
+    };
+    assert_eq!(params("cook", "target-params")["radius"], 0.5);
+    let paper = "cook --set recipe=paper";
+    assert_eq!(params(paper, "target-params")["radius"], 2.0);
+    assert_eq!(params(paper, "poison-features")["attack"], "bilevel");
+    assert_eq!(params(paper, "invert"), params("cook", "invert"));
+    // What is set on the command line comes last.
+    let both = format!("{paper} --set poison-features.eps_d=0.2");
+    assert_eq!(params(&both, "poison-features")["eps_d"], 0.2);
+    house.fails(
+        &format!("plan {paper} --set target-params.radius=x"),
+        2,
+        &["--set target-params.radius=x", "`radius`"],
+    );
+    house.fails("plan cook --set recipe=papper", 2, &["no recipe \"papper\"", "expected one of \"paper\""]);
+    house.fails("plan tiny --set recipe=paper", 2, &["the spec has none"]);
+    // A recipe is checked even where another is chosen.
+    house.spec("cook", &format!("{TINY}{}", recipes.replace("radius = 2.0", "radios = 2.0")));
+    house.fails("plan cook", 2, &["cook.toml:34", "radios", "did you mean `radius`?"]);
+    house.spec("cook", &format!("{TINY}{}", recipes.replace("paper.target-params", "paper.target-parms")));
+    house.fails("plan cook", 2, &["recipe `paper`", "target-parms"]);
 }

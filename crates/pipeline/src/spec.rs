@@ -12,9 +12,12 @@
 //!
 //! [[invert]]                 # so does an array of tables
 //! method = "decoder"
+//!
+//! [recipes.paper.poison-features]    # stands in for [poison-features] where `recipe = "paper"`
+//! attack = "gradient-canceling"
 //! ```
 
-use crate::Graph;
+use crate::{Graph, Node};
 use hemlock_stage::{Need, ParamError};
 use serde_json::{Map, Value};
 use std::{
@@ -35,6 +38,8 @@ pub struct Spec {
     pub description: String,
     /// Seeds of the attack; one branch each.
     pub seeds: Vec<u64>,
+    /// The recipe that was chosen, if any: its tables stand in for those of the same name.
+    pub recipe: Option<String>,
     /// Overrides that were applied, as they were given.
     pub overrides: Vec<Override>,
     /// For every node that the spec has, the checked parameters of its variants.
@@ -147,7 +152,8 @@ impl Spec {
             let at: Vec<&str> = path.iter().map(String::as_str).collect();
             source.error(&at, format!("`{}` {message}", path.join(".")))
         })?;
-        for o in overrides {
+        let recipe = choose_recipe(&mut root, overrides, graph, &source)?;
+        for o in overrides.iter().filter(|o| o.path != RECIPE) {
             o.apply(&mut root, graph).map_err(|m| source.error(&[], format!("--set {o}: {m}")))?;
         }
         let Value::Object(mut root) = root else { return Err(source.error(&[], "expected a table")) };
@@ -162,22 +168,17 @@ impl Spec {
         let mut variants = BTreeMap::new();
         for node in graph.nodes() {
             let Some(value) = take(&mut root, node.name) else { continue };
-            let at: Vec<&str> = node.name.split('.').collect();
-            let mut checked = Vec::new();
-            for table in
-                expand(value, node.stage.lists()).map_err(|m| source.error(&at, format!("[{}] {m}", node.name)))?
-            {
-                let params = node.stage.parse(table).map_err(|e| source.param_error(&at, node.name, &e, overrides))?;
-                if !checked.contains(&params) {
-                    checked.push(params);
-                }
-            }
-            variants.insert(node.name, checked);
+            let own: Vec<&str> = node.name.split('.').collect();
+            let at = match &recipe {
+                Some(recipe) if recipe.nodes.contains(&node.name) => [&["recipes", &recipe.name], &own[..]].concat(),
+                _ => own,
+            };
+            variants.insert(node.name, check(node, value, &at, &source, overrides)?);
         }
         if let Some(unknown) = first_leaf(&root, graph) {
             let path: Vec<&str> = unknown.iter().map(String::as_str).collect();
             let mut known: Vec<&str> = graph.nodes().map(|n| n.name).collect();
-            known.extend(["description", "seeds"]);
+            known.extend(["description", "seeds", "recipe", "recipes"]);
             return Err(SpecError {
                 suggestion: nearest(&unknown.join("."), &known),
                 ..source
@@ -202,8 +203,92 @@ impl Spec {
             }
         }
         let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Self { name, path: path.to_owned(), description, seeds, overrides: overrides.to_vec(), variants })
+        let recipe = recipe.map(|recipe| recipe.name);
+        Ok(Self { name, path: path.to_owned(), description, seeds, recipe, overrides: overrides.to_vec(), variants })
     }
+}
+
+/// The field that chooses a recipe.
+const RECIPE: [&str; 1] = ["recipe"];
+
+/// A recipe that was chosen.
+struct Recipe {
+    name: String,
+    /// Whose tables it brought.
+    nodes: Vec<&'static str>,
+}
+
+/// Takes the recipes out of a spec, checks them all, and puts the tables of the chosen one in the place of the spec's own.
+fn choose_recipe(
+    root: &mut Value,
+    overrides: &[Override],
+    graph: &Graph,
+    source: &Source,
+) -> Result<Option<Recipe>, SpecError> {
+    let Value::Object(table) = &mut *root else { return Ok(None) };
+    let written = table.remove("recipe");
+    let chosen = overrides.iter().rev().find(|o| o.path == RECIPE).map(|o| o.value.clone()).or(written);
+    let recipes = match table.remove("recipes") {
+        None => Map::new(),
+        Some(Value::Object(recipes)) => recipes,
+        Some(other) => {
+            let message = format!("`recipes` is {other}; expected tables such as [recipes.paper.poison-features]");
+            return Err(source.error(&["recipes"], message));
+        }
+    };
+    let mut found = None;
+    for (name, tables) in &recipes {
+        let at = ["recipes", name];
+        let Value::Object(mut tables) = tables.clone() else {
+            return Err(source.error(&at, format!("recipe `{name}` is no table; expected [recipes.{name}.STAGE]")));
+        };
+        let is_chosen = chosen.as_ref().and_then(Value::as_str) == Some(name);
+        let mut nodes = Vec::new();
+        for node in graph.nodes() {
+            let Some(value) = take(&mut tables, node.name) else { continue };
+            let path: Vec<&str> = node.name.split('.').collect();
+            check(node, value.clone(), &[&at, &path[..]].concat(), source, &[])?;
+            if is_chosen {
+                let path: Vec<String> = path.into_iter().map(str::to_owned).collect();
+                set(root, &path, &value).map_err(|m| source.error(&at, m))?;
+                nodes.push(node.name);
+            }
+        }
+        if let Some(unknown) = first_leaf(&tables, graph) {
+            let message = format!("recipe `{name}` has the unknown table `{}`", unknown.join("."));
+            return Err(source.error(&at, message));
+        }
+        if is_chosen {
+            found = Some(Recipe { name: name.clone(), nodes });
+        }
+    }
+    match (found, chosen) {
+        (None, Some(wanted)) => {
+            let known = recipes.keys().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
+            let known =
+                if known.is_empty() { "the spec has none".to_owned() } else { format!("expected one of {known}") };
+            Err(source.error(&RECIPE, format!("there is no recipe {wanted}; {known}")))
+        }
+        (found, _) => Ok(found),
+    }
+}
+
+/// The checked parameters of a node's variants, each once. `at` is where they stand in the text.
+fn check(
+    node: &Node,
+    value: Value,
+    at: &[&str],
+    source: &Source,
+    overrides: &[Override],
+) -> Result<Vec<Value>, SpecError> {
+    let mut checked = Vec::new();
+    for table in expand(value, node.stage.lists()).map_err(|m| source.error(at, format!("[{}] {m}", node.name)))? {
+        let params = node.stage.parse(table).map_err(|e| source.param_error(at, node.name, &e, overrides))?;
+        if !checked.contains(&params) {
+            checked.push(params);
+        }
+    }
+    Ok(checked)
 }
 
 fn seeds(value: Option<Value>) -> Result<Vec<u64>, String> {
@@ -361,7 +446,8 @@ impl Source<'_> {
             path => format!("[{node}] `{path}`: {}", e.message),
         };
         let suggestion = unknown.and_then(|u| nearest(u.word, &u.known));
-        match overrides.iter().rev().find(|o| at.iter().take(o.path.len()).eq(&o.path)) {
+        let field: Vec<&str> = node.split('.').chain(e.path.split('.').filter(|s| !s.is_empty())).collect();
+        match overrides.iter().rev().find(|o| field.iter().take(o.path.len()).eq(&o.path)) {
             // Not the file is wrong, but what came on top of it.
             Some(o) => SpecError { suggestion, line: None, ..self.error(&[], format!("--set {o}: {message}")) },
             None => SpecError { suggestion, ..self.error(&at, message) },
