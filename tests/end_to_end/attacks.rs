@@ -47,6 +47,29 @@ fn any_solver_goes_with_any_constraint_start_and_labels() {
 }
 
 #[test]
+fn a_poison_is_made_of_the_nearest_sample_of_its_class_or_of_where_it_started() {
+    let house = House::new();
+    let bases = |base: &str| {
+        let set = format!("tiny --set poison-features.attack=bilevel --set poison-features.base={base}");
+        house.ok(&format!("poison-features {set}"));
+        house.ok(&format!("export {set} poison-features -o {base}"));
+        house.ok(&format!("export {set} features -o {base}"));
+        let read = |file: &str, name: &str| -> Vec<i64> {
+            let bytes = std::fs::read(house.path().join(base).join(file)).unwrap();
+            let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+            let data = tensors.tensor(name).unwrap().data().to_vec();
+            data.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
+        };
+        let own = read("train.safetensors", "labels");
+        let bases = read("poison-features.safetensors", "base_index");
+        let labels: Vec<i64> = bases.iter().map(|i| own[*i as usize]).collect();
+        assert_eq!(labels, read("poison-features.safetensors", "labels"), "{base}");
+        bases
+    };
+    assert_ne!(bases("start"), bases("nearest"));
+}
+
+#[test]
 fn what_is_idle_is_not_in_the_key() {
     let house = House::new();
     let key = |args: &str| house.tasks(args).last().unwrap()["key"].clone();

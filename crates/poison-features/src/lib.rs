@@ -16,7 +16,7 @@ mod testing;
 pub use bilevel::Bilevel;
 pub use canceling::Canceling;
 pub use descent::{Descent, Found, Solver, Stop, descend};
-pub use greedy::{Added, Choice, add};
+pub use greedy::{Added, Choice, add, nearest_samples};
 pub use objective::{Force, Objective};
 
 use hemlock_artifact::{CurvePoint, Features, PoisonFeatures, TargetParams};
@@ -54,6 +54,9 @@ pub struct Params {
     /// Where the poisons start; absent: at `clean` samples for Gradient Canceling, at `aligned` ones for the bilevel attack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartKind>,
+    /// Which clean sample a poison is made of; absent: where it started for Gradient Canceling, the nearest for the bilevel attack.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Base>,
     /// How the poisons are moved.
     #[serde(default)]
     pub solver: SolverKind,
@@ -151,6 +154,16 @@ pub enum StartKind {
     Greedy,
 }
 
+/// Which clean sample a poison is made of: the one whose image an inversion starts from and is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Base {
+    /// The one it started at, or that was drawn for it.
+    Start,
+    /// The nearest to where it ended that no other poison is made of; of its own class, where labels are kept.
+    Nearest,
+}
+
 /// How poisons are moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -179,6 +192,13 @@ impl Params {
         self.step.unwrap_or(match self.attack {
             Attack::GradientCanceling => 0.1,
             Attack::Bilevel => 0.2,
+        })
+    }
+
+    fn base(&self) -> Base {
+        self.base.unwrap_or(match self.attack {
+            Attack::GradientCanceling => Base::Start,
+            Attack::Bilevel => Base::Nearest,
         })
     }
 
@@ -247,6 +267,7 @@ impl hemlock_stage::Stage for Stage {
             steps: Some(params.steps()),
             step: Some(params.step()),
             start: Some(params.start()),
+            base: Some(params.base()),
             relabel_every: params.relabel_every(),
             ..params.clone()
         };
@@ -257,7 +278,7 @@ impl hemlock_stage::Stage for Stage {
             fields.retain(|field, _| match field.as_str() {
                 "quantile" => kinds.iter().any(|kind| *kind != ConstraintKind::Box),
                 "neighbors" => kinds.contains(&ConstraintKind::Knn),
-                "start" | "step" | "stall" | "max_seconds" | "relabel_every" => !greedy,
+                "start" | "base" | "step" | "stall" | "max_seconds" | "relabel_every" => !greedy,
                 "tolerance" => params.attack == Attack::GradientCanceling && !greedy,
                 "temperature" | "objective" => params.attack == Attack::Bilevel,
                 _ => true,
@@ -371,6 +392,10 @@ fn make(
     let mut record = Record::new("poisons", descent.steps, ctx);
     let Start { base, features, labels } = start;
     let found = descend(objective, features, labels, constraint, &descent, |at, value| record.point(at, value))?;
+    let base = match params.base() {
+        Base::Start => base,
+        Base::Nearest => nearest_samples(&found.features, &found.labels, clean, params.labels == Labels::Kept),
+    };
     Ok(Made {
         objective: objective.shown(found.value),
         stopped: found.stopped,
