@@ -33,7 +33,6 @@ fn any_solver_goes_with_any_constraint_start_and_labels() {
         );
         assert_eq!(made.len(), 4 * 6 * 3);
         for summary in &made {
-            assert!(summary["objective"].as_f64().unwrap() >= 0.0, "{summary}");
             if attack == "gradient-canceling" {
                 let (objective, bound) = (&summary["objective"], &summary["bound"]);
                 assert!(bound.as_f64().unwrap() <= objective.as_f64().unwrap() + 1e-9, "{summary}");
@@ -79,6 +78,7 @@ fn what_is_idle_is_not_in_the_key() {
     same("--set poison-features.relabel_every=7");
     same("--set poison-features.steps=2000");
     same("--set target-params.share=0.9");
+    same("--set target-params.quantile=0.5");
     same("--set evaluate.epochs=7");
 }
 
@@ -150,6 +150,7 @@ fn impossible_wishes_are_refused() {
     fails("constraint=bal", 2, &["`constraint`", "unknown constraint `bal`", "expected none, ball"]);
     fails("constraint=knn neighbors=30", 2, &["training samples", "needs at least 31"]);
     fails("solver=newton", 2, &["`solver`", "newton", "conditional-gradient"]);
+    fails("solver=conditional-gradient max_seconds=9", 2, &["`max_seconds`", "leave it out"]);
     fails("max_seconds=0", 2, &["`max_seconds`", "above 0"]);
     fails("eps_d=0.001", 2, &["`eps_d`", "gives no poison"]);
 }

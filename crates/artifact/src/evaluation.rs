@@ -73,7 +73,7 @@ pub struct Accuracy {
     pub per_class: Vec<Option<f64>>,
 }
 
-/// How visible poisons are beside the images they started from, and how well they were matched. Pixels in `[0, 1]`.
+/// How visible poisons are beside the images they are made of, and how well they were matched. Pixels in `[0, 1]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Visibility {
     /// Largest change of a pixel, mean over poisons.
@@ -90,7 +90,7 @@ pub struct Visibility {
     pub relative_distance: f64,
 }
 
-/// How far one poison is from the image it started from. Pixels in `[0, 1]`.
+/// How far one poison is from the image it is made of. Pixels in `[0, 1]`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Change {
     /// Largest change of a pixel.
@@ -119,7 +119,7 @@ impl Change {
 pub struct Evaluation {
     /// How the poisons were made, such as `gradient-canceling + feature-matching`.
     pub attack: String,
-    /// Whether every poison has the label of the training sample that it started from.
+    /// Whether every poison has the label of the training sample that it is made of.
     pub clean_label: bool,
     /// The share of the clean count that was asked for.
     pub eps_d: f64,

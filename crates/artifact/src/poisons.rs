@@ -12,19 +12,20 @@ pub struct PoisonFeatures {
     pub features: Array2<f32>,
     /// Label of every poison.
     pub labels: Vec<u32>,
-    /// Training image that every poison started from.
+    /// Training image that every poison is made of.
     pub base_index: Vec<u32>,
     /// How they were made, such as `gradient-canceling`.
     pub attack: String,
-    /// Whether every label is that of the training sample that the poison started from.
+    /// Whether every label is that of the training sample that the poison is made of.
     pub clean_label: bool,
     /// The share of the clean count that was asked for; `m` is the nearest whole number.
     pub eps_d: f64,
     /// What the attack optimises, for these poisons. Of Gradient Canceling the norm of the gradient that is left at the target,
     /// divided by that of the clean gradient there: 0 makes the target stationary. Of the bilevel attack the smoothed error of the
-    /// retrained head on the validation split.
+    /// retrained head on the split that it raises it on.
     pub objective: f64,
-    /// Of Gradient Canceling, a lower bound of the objective over all poisons of that number that the constraint lets through.
+    /// Of Gradient Canceling, a lower bound of the objective over all poisons that the constraint lets through with these labels; with
+    /// any labels, where the attack chose them freely.
     pub bound: Option<f64>,
     /// Why the attack stopped: `target`, `steps`, `stall` or `time`.
     pub stopped: String,
@@ -102,7 +103,7 @@ pub struct Poisons {
     pub images: Array4<u8>,
     /// Label of every poison.
     pub labels: Vec<u32>,
-    /// Training image that every poison started from.
+    /// Training image that every poison is made of.
     pub base_index: Vec<u32>,
     /// How they were made, such as `feature-matching`.
     pub method: String,
@@ -140,10 +141,11 @@ pub struct Fit {
 pub const OUTLIER: f32 = 3.5;
 
 impl Fit {
-    /// Whether the norm, or the distance to the nearest clean sample, is unusual among clean samples.
+    /// Whether the norm is unusual among clean samples, or the nearest clean sample unusually far. (That it is near is no wonder: the
+    /// image that a poison is made of is among them.)
     #[must_use]
     pub fn is_outlier(&self) -> bool {
-        self.norm_z.abs() > OUTLIER || self.nearest_z.abs() > OUTLIER
+        self.norm_z.abs() > OUTLIER || self.nearest_z > OUTLIER
     }
 
     /// Names of the measured numbers, in the order of [`Fit::numbers`].
@@ -252,10 +254,11 @@ mod tests {
     }
 
     #[test]
-    fn outliers_are_unusual_by_norm_or_by_distance_on_either_side() {
+    fn outliers_are_unusual_by_norm_or_far_from_clean_samples() {
         let fit = |norm_z, nearest_z| Fit { norm_z, nearest_z, distance: 3.0, ..Fit::default() };
         assert!(!fit(3.4, -3.4).is_outlier());
-        assert!(fit(3.6, 0.0).is_outlier() && fit(0.0, -3.6).is_outlier());
+        assert!(fit(3.6, 0.0).is_outlier() && fit(-3.6, 0.0).is_outlier() && fit(0.0, 3.6).is_outlier());
+        assert!(!fit(0.0, -3.6).is_outlier());
         let poisons = Poisons {
             images: Array4::zeros((2, 3, 1, 1)),
             labels: vec![0, 0],

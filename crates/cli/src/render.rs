@@ -191,9 +191,15 @@ fn extractor(params: &Value) -> String {
 pub fn results(groups: &[Group]) -> String {
     let mut telling = telling(groups.iter().flat_map(|g| &g.params).map(|(node, params)| (*node, params)));
     // These have columns: attack and extractor are named after their tags.
-    telling.retain(|(node, field)| {
-        !["eps_d", "labels"].contains(field) && !TAGS.contains(field) && (*node, *field) != ("pretrain", "trained")
-    });
+    let columns = [
+        ("poison-features", "attack"),
+        ("poison-features", "labels"),
+        ("poison-features", "eps_d"),
+        ("invert", "method"),
+        ("pretrain", "method"),
+        ("pretrain", "trained"),
+    ];
+    telling.retain(|column| !columns.contains(column));
     let names: Vec<String> = telling.iter().map(|(_, field)| field.replace('_', " ")).collect();
     let mut header = vec!["attack", "extractor"];
     header.extend(names.iter().map(String::as_str));
@@ -264,8 +270,11 @@ pub fn results(groups: &[Group]) -> String {
     out += "of the images' features to the poisoned ones, in distances of clean nearest neighbours. odd: % of the images with outlying\n";
     out += "features. Seconds: target-params to invert.\n";
     out += "Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the attacker. Objective: of Gradient Canceling the\n";
-    out += "gradient left at the target, as a share of the clean one; of the bilevel attack the smoothed validation error.\n";
-    let tolerance = |g: &Group| g.params.get("evaluate").and_then(|p| p.get("tolerance")).and_then(Value::as_f64);
+    out += "gradient left at the target, as a share of the clean one; of the bilevel attack the smoothed error of the retrained head.\n";
+    let tolerance = |g: &Group| {
+        let evaluate = g.params.get("evaluate").filter(|p| p["victim"] == "exact")?;
+        evaluate.get("tolerance").and_then(Value::as_f64)
+    };
     let stopped = groups.iter().filter(|g| tolerance(g).is_some_and(|t| g.gradient_norm > t));
     if let Some(worst) = stopped.map(|g| g.gradient_norm).max_by(f64::total_cmp) {
         out += &format!(

@@ -9,7 +9,9 @@ pub use visibility::{ssim, visibility};
 use hemlock_artifact::{
     Accuracy, Dataset, Evaluation, Extractor, Features, Measured, PoisonFeatures, Poisons, TargetParams,
 };
-use hemlock_head::{FitOptions, Head, Samples, SgdOptions, accuracy, fit, fit_sgd, per_class_accuracy};
+use hemlock_head::{
+    FitOptions, Head, Samples, SgdOptions, accuracy, fit, fit_sgd, loss_and_gradient, norm, per_class_accuracy,
+};
 use hemlock_stage::{Context, ParamError, StageError, inputs};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -98,7 +100,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -183,7 +185,10 @@ impl hemlock_stage::Stage for Stage {
             poisons: m as u64,
             accuracy: heads.try_map(measure)?,
             heads,
-            gradient_norm: victims.worst.get().max(target.clean_gradient_norm),
+            gradient_norm: match params.victim {
+                Victim::Exact => victims.worst.get().max(target.clean_gradient_norm),
+                Victim::Sgd => victims.worst.get(),
+            },
             visibility: seen,
             changes,
         })
@@ -221,6 +226,8 @@ impl Victims<'_> {
             !self.ctx.cancel.requested()
         })?;
         self.ctx.check()?;
+        let (_, gradient) = loss_and_gradient(&head, &[self.clean.reborrow(), added.reborrow()], self.weight_decay)?;
+        self.worst.set(self.worst.get().max(norm(&gradient)));
         Ok(head)
     }
 

@@ -1,4 +1,4 @@
-//! How visible poisons are beside the images that they started from.
+//! How visible poisons are beside the images that they are made of.
 
 use hemlock_artifact::{Change, Images, Poisons, Visibility};
 use hemlock_stage::StageError;

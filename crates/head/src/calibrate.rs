@@ -17,7 +17,8 @@ use crate::{Head, HeadError, Samples};
 /// cancel only a gradient whose inner product with the parameters and whose bias part are at most of order `m`.
 ///
 /// # Errors
-/// No samples, samples that do not fit the head, or a weight decay that is negative or not finite.
+/// No samples, samples that do not fit the head, a weight decay that is negative or not finite, or a head that is so wrong that no
+/// positive scale helps.
 pub fn calibrate(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Result<Head, HeadError> {
     HeadError::check_non_negative("weight_decay", weight_decay)?;
     head.check_samples(blocks)?;
@@ -46,19 +47,32 @@ pub fn calibrate(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Resu
         &Limits { gradient_tolerance: 1e-9, max_iterations: 1000 },
         &|_, _| true,
     );
+    let scale = found.at[[0, 0]];
+    if scale <= 0.0 {
+        return Err(HeadError::NoScale { scale });
+    }
     Head::from_packed(expand(&found.at))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refuses_a_head_that_is_better_reversed() {
+        let data = Data::new(400, 6, 4, 3);
+        let clean = crate::fit(&[data.samples()], &crate::FitOptions::new(1e-3), &|_, _| true).unwrap().head;
+        let reversed = Head::from_packed(&clean.packed() * -1.0).unwrap();
+        assert!(matches!(calibrate(&reversed, &[data.samples()], 1e-3), Err(HeadError::NoScale { .. })));
+    }
     use crate::loss_and_gradient;
     use crate::testing::{Data, random};
 
     #[test]
     fn leaves_no_gradient_along_the_weights_and_the_biases() {
         let data = Data::new(400, 6, 4, 3);
-        let head = Head::from_packed(random(4, 7, 9) * 2.0).unwrap();
+        let clean = crate::fit(&[data.samples()], &crate::FitOptions::new(1e-3), &|_, _| true).unwrap().head;
+        let head = Head::from_packed(&clean.packed() * 2.0 + random(4, 7, 9)).unwrap();
         let calibrated = calibrate(&head, &[data.samples()], 1e-3).unwrap();
         let (value, gradient) = loss_and_gradient(&calibrated, &[data.samples()], 1e-3).unwrap();
         assert!(value < loss_and_gradient(&head, &[data.samples()], 1e-3).unwrap().0);

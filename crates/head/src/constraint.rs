@@ -58,6 +58,12 @@ impl ConstraintKinds {
     pub fn kinds(&self) -> &[ConstraintKind] {
         &self.0
     }
+
+    /// Whether a quantile decides what they let through; a box lets all clean samples through.
+    #[must_use]
+    pub fn has_quantile(&self) -> bool {
+        self.0.iter().any(|kind| *kind != ConstraintKind::Box)
+    }
 }
 
 impl FromStr for ConstraintKinds {
@@ -208,7 +214,8 @@ impl Constraint {
             }
         }
         if kinds.kinds().contains(&ConstraintKind::Knn) {
-            let near = (0..clean.classes()).map(|class| Near::new(clean, class, quantile, neighbors, &constraint));
+            let classes = ClassRows::of(clean)?;
+            let near = (0..clean.classes()).map(|class| Near::new(&classes, class, quantile, neighbors, &constraint));
             constraint.near = Some(near.collect::<Result<_, _>>()?);
         }
         Ok(constraint)
@@ -396,13 +403,13 @@ impl Convex {
 
 impl Near {
     fn new(
-        clean: Samples<'_>,
+        classes: &ClassRows<'_>,
         class: usize,
         quantile: f64,
         neighbors: usize,
         convex: &Constraint,
     ) -> Result<Self, ConstraintError> {
-        let samples = ClassRows::of(clean)?.select(class);
+        let samples = classes.select(class);
         let found = samples.nrows();
         if found <= neighbors {
             return Err(ConstraintError::FewNeighbors { class, found, neighbors });
@@ -544,7 +551,8 @@ fn norm(row: ArrayView1<'_, f64>) -> f64 {
 /// The smallest value that at least a share `quantile` of the values do not exceed.
 fn at_quantile(mut values: Vec<f64>, quantile: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    let rank = (quantile * values.len() as f64).ceil() as usize;
+    // Rounding may lift a whole number a little.
+    let rank = (quantile * values.len() as f64 - 1e-9).ceil() as usize;
     values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
 }
 

@@ -80,6 +80,14 @@ pub enum HeadError {
         /// The argument's shape.
         found: (usize, usize),
     },
+    /// A head that no positive scale makes better.
+    #[error(
+        "the best scale of the head is {scale:.2e}, and it must be positive: the head is so wrong that its reverse fits better"
+    )]
+    NoScale {
+        /// The scale.
+        scale: f64,
+    },
     /// A mean over no samples.
     #[error("there are no samples, but a mean over samples needs at least one")]
     Empty,

@@ -49,5 +49,5 @@ pub use parameters::{Head, inner, norm};
 pub use precondition::Preconditioner;
 pub use predict::{accuracy, logits, per_class_accuracy, predict, probabilities};
 pub use reach::{Poison, Poisonability, Reach, poisonability};
-pub use samples::Samples;
+pub use samples::{Samples, spread};
 pub use sgd::{SgdOptions, fit_sgd};

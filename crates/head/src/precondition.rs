@@ -6,7 +6,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2, Axis, Slice, concatenate};
 use rayon::prelude::*;
 
 use crate::kernel::{add_outer, map_chunks};
-use crate::samples::count;
+use crate::samples::{count, spread};
 use crate::{Head, HeadError, Samples, probabilities};
 
 /// Added to the unit diagonal of the scaled matrix, so that constant or repeated columns leave it positive definite.
@@ -56,7 +56,7 @@ impl Preconditioner {
         if head.classes() * (dim + 1) * (dim + 1) > MOST_ELEMENTS {
             return Self::new(&[samples], weight_decay);
         }
-        let rows: Vec<usize> = (0..samples.len()).step_by(samples.len().div_ceil(ROWS).max(1)).collect();
+        let rows = spread(samples.len(), ROWS);
         if rows.is_empty() {
             return Err(HeadError::Empty);
         }
@@ -82,6 +82,9 @@ impl Preconditioner {
         head: &Head,
     ) -> Result<Arc<Self>, HeadError> {
         let Some(given) = given else { return Ok(Arc::new(Self::new(blocks, weight_decay)?)) };
+        if given.whitening.len() != 1 && given.whitening.len() != head.classes() {
+            return Err(HeadError::ClassCount { expected: head.classes(), found: given.whitening.len() });
+        }
         for whitening in &given.whitening {
             head.check_dim(whitening.nrows() - 1)?;
         }

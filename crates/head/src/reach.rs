@@ -13,6 +13,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 use crate::kernel::apply_softmax_jacobian;
 use crate::loss::objective;
 use crate::parameters::{inner, norm, unpack};
+use crate::samples::spread;
 use crate::{Constraint, Head, HeadError, Samples, mixed_derivative, probabilities};
 
 /// Clean samples that an ascent may start from.
@@ -24,7 +25,7 @@ const FAR: usize = 3;
 const CLIMBERS: usize = 32;
 /// Steps of an ascent.
 const STEPS: usize = 30;
-/// Where a constraint has no end, it is cut at this multiple of the largest clean norm.
+/// Where a constraint has no end, searches are cut at this multiple of the largest clean norm.
 const HORIZON: f64 = 1e3;
 
 /// A poison that goes far.
@@ -41,7 +42,9 @@ pub struct Poison {
 /// The poisons of a constraint set, seen from a head.
 pub struct Reach<'a> {
     head: &'a Head,
-    constraint: Cow<'a, Constraint>,
+    constraint: &'a Constraint,
+    /// The same, cut where it has no end.
+    within: Cow<'a, Constraint>,
     /// Clean samples, `[n, d]`, and their probabilities, `[n, K]`.
     pool: Array2<f64>,
     probabilities: Array2<f64>,
@@ -72,7 +75,7 @@ impl<'a> Reach<'a> {
     /// No samples, or samples that do not fit the head.
     pub fn new(head: &'a Head, constraint: &'a Constraint, clean: Samples<'_>) -> Result<Self, HeadError> {
         head.check_samples(&[clean])?;
-        let rows: Vec<usize> = (0..clean.len()).step_by(clean.len().div_ceil(POOL).max(1)).collect();
+        let rows = spread(clean.len(), POOL);
         if rows.is_empty() {
             return Err(HeadError::Empty);
         }
@@ -80,9 +83,9 @@ impl<'a> Reach<'a> {
         let largest = pool.rows().into_iter().map(|z| z.dot(&z)).fold(1.0, f64::max).sqrt();
         let horizon = HORIZON * largest;
         let probabilities = probabilities(head, pool.view())?;
-        let constraint =
+        let within =
             if constraint.is_none() { Cow::Owned(Constraint::ball(horizon)) } else { Cow::Borrowed(constraint) };
-        Ok(Self { head, constraint, pool, probabilities, horizon })
+        Ok(Self { head, constraint, within, pool, probabilities, horizon })
     }
 
     /// The poison that goes farthest along a direction, packed like the head, with one of `labels`.
@@ -191,7 +194,7 @@ impl<'a> Reach<'a> {
         }
         let mut z = Array2::zeros((rows.len(), self.head.dim()));
         z.rows_mut().into_iter().zip(&rows).for_each(|(mut to, from)| to.assign(from));
-        self.constraint.project(&mut z, &of);
+        self.within.project(&mut z, &of);
         let values = self.values(goal, &z, &of)?;
         Ok(Candidates { z, labels: of, values })
     }
@@ -221,7 +224,7 @@ impl<'a> Reach<'a> {
                 let length = to.dot(&to).sqrt().max(f64::MIN_POSITIVE);
                 to.zip_mut_with(&z, |g, z| *g = z + step * (*g / length));
             });
-            self.constraint.project(&mut next, &candidates.labels);
+            self.within.project(&mut next, &candidates.labels);
             let values = self.values(goal, &next, &candidates.labels)?;
             for (i, value) in values.into_iter().enumerate() {
                 if value > candidates.values[i] {
@@ -284,7 +287,7 @@ impl Candidates {
 
 /// `|p - e_y|²`.
 fn distance(p: ArrayView1<'_, f64>, y: u32) -> f64 {
-    p.dot(&p) - 2.0 * p[y as usize] + 1.0
+    (p.dot(&p) - 2.0 * p[y as usize] + 1.0).max(0.0)
 }
 
 /// The first `count` in an order, sorted.
@@ -300,7 +303,8 @@ fn take_first<T>(values: &mut Vec<T>, count: usize, order: impl Fn(&T, &T) -> Or
 /// where no number does.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Poisonability {
-    /// The clean gradient's norm over the largest norm of a poison's contribution.
+    /// The clean gradient's norm over the largest norm of a poison's contribution, as far as ascent finds it. Without a constraint,
+    /// poisons are searched for up to a thousand times the largest clean norm.
     pub norm: f64,
     /// The sharpest of the support-function bounds `⟨-r, u⟩ / max ⟨u, c(z, y)⟩`, with `u` minus the gradient `r`, its parts in
     /// weights and biases, and its part along the parameters themselves; `c` is a poison's contribution. The maximum is the largest

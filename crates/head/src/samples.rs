@@ -3,6 +3,8 @@
 use std::ops::Range;
 
 use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, Slice};
+use rand::{SeedableRng, seq::index};
+use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::HeadError;
@@ -175,6 +177,13 @@ impl<'a> Samples<'a> {
         }
         Self { features, labels: &self.labels[rows], classes: self.classes }
     }
+}
+
+/// At most `most` of `count` rows, in order: always the same, and at no regular distance, as labels may be regular.
+pub fn spread(count: usize, most: usize) -> Vec<usize> {
+    let mut rows = index::sample(&mut ChaCha8Rng::seed_from_u64(0), count, most.min(count)).into_vec();
+    rows.sort_unstable();
+    rows
 }
 
 /// The number of samples in all blocks.

@@ -1,13 +1,14 @@
 //! What is usual among clean features: norms, and distances to the nearest neighbour.
 
 use hemlock_artifact::median;
+use hemlock_head::spread;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, Slice};
 use rayon::prelude::*;
 
 /// Rows of queries whose distances to all references are in memory at once, on one thread.
 const BLOCK: usize = 64;
 
-/// Most clean samples whose nearest neighbours are searched; of more, evenly spaced ones stand for all.
+/// Most clean samples whose nearest neighbours are searched; of more, some stand for all.
 const SAMPLES: usize = 10_000;
 
 /// The `k` rows of `reference` `[n, d]` that are nearest to each row of `queries` `[m, d]`: index and L2 distance, nearest first; of
@@ -91,7 +92,7 @@ pub(crate) struct Clean {
 impl Clean {
     /// Measures `features`.
     pub(crate) fn new(features: ArrayView2<f32>) -> Self {
-        let sampled: Vec<usize> = (0..features.nrows()).step_by(features.nrows().div_ceil(SAMPLES).max(1)).collect();
+        let sampled = spread(features.nrows(), SAMPLES);
         let queries: Array2<f32> = features.select(Axis(0), &sampled);
         let found = nearest(queries.view(), features, 2);
         // Its own nearest neighbour is the sample itself.

@@ -112,7 +112,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "invert";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -254,12 +254,12 @@ impl Measured<'_> {
     }
 }
 
-/// The images that the poisons started from, `[m, 3, height, width]`.
+/// The images that the poisons are made of, `[m, 3, height, width]`.
 fn base_images(train: &Images, base_index: &[u32]) -> Result<Array4<u8>, StageError> {
     let rows: Vec<usize> = base_index.iter().map(|i| *i as usize).collect();
     match rows.iter().find(|i| **i >= train.len()) {
         Some(i) => {
-            let message = format!("a poison started from training image {i}, and there are {}", train.len());
+            let message = format!("a poison is made of training image {i}, and there are {}", train.len());
             Err(StageError::new(ErrorKind::Artifact, message))
         }
         None => Ok(train.pixels.select(Axis(0), &rows)),

@@ -1,4 +1,4 @@
-//! The bilevel attack: poisons that raise the validation error of the *retrained* head, by exact implicit differentiation.
+//! The bilevel attack: poisons that raise the error of the *retrained* head, by exact implicit differentiation.
 //!
 //! The leader chooses the poisons' features, the follower trains a head on the clean data and the poisons. The follower's
 //! problem is convex and small, so that it is solved anew at every step (L-BFGS, started from the last head), and the gradient
@@ -33,6 +33,8 @@ pub struct Bilevel<'a> {
     /// The last follower, and the last solution with its Hessian: where the next ones start.
     head: Head,
     solution: Option<Array2<f64>>,
+    /// The largest gradient norm at which a follower's training stopped above its tolerance; 0: none did.
+    unconverged: f64,
 }
 
 impl<'a> Bilevel<'a> {
@@ -49,7 +51,22 @@ impl<'a> Bilevel<'a> {
         temperature: f64,
     ) -> Result<Self, HeadError> {
         let preconditioner = Arc::new(Preconditioner::at(&start, clean, weight_decay)?);
-        Ok(Self { clean, raised, weight_decay, temperature, preconditioner, head: start, solution: None })
+        Ok(Self {
+            clean,
+            raised,
+            weight_decay,
+            temperature,
+            preconditioner,
+            head: start,
+            solution: None,
+            unconverged: 0.0,
+        })
+    }
+
+    /// The largest gradient norm at which a follower's training stopped above its tolerance, if one did: gradients are not exact then.
+    #[must_use]
+    pub fn unconverged(&self) -> Option<f64> {
+        (self.unconverged > 0.0).then_some(self.unconverged)
     }
 }
 
@@ -63,7 +80,11 @@ impl Objective for Bilevel<'_> {
             preconditioner: Some(Arc::clone(&self.preconditioner)),
             ..FitOptions::new(self.weight_decay)
         };
-        let head = fit(&training, &options, &|_, _| true)?.head;
+        let found = fit(&training, &options, &|_, _| true)?;
+        if !found.converged {
+            self.unconverged = self.unconverged.max(found.gradient_norm);
+        }
+        let head = found.head;
         let (error, gradient) = smoothed_error(&head, self.raised, self.temperature)?;
         let options = SolveOptions {
             tolerance: SOLVE_TOLERANCE,

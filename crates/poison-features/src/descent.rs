@@ -117,7 +117,8 @@ pub fn descend<E: From<HeadError>>(
     let mut best =
         Found { features: z.clone(), labels: labels.clone(), value: force.value, step: 0, stopped: Stop::Steps };
     let mut improved = (0, force.value);
-    for step in 0..=descent.steps {
+    let mut step = 0;
+    loop {
         visit(step, objective.shown(force.value))?;
         if force.value < best.value {
             best =
@@ -145,17 +146,17 @@ pub fn descend<E: From<HeadError>>(
         let relabel = descent.relabel_every.is_some_and(|every| (step + 1).is_multiple_of(every));
         force = match next.force {
             Some(force) if !relabel => force,
-            _ => {
+            known => {
                 if relabel {
-                    labels = force.best_labels(z.view())?;
+                    labels = known.as_ref().unwrap_or(&force).best_labels(z.view())?;
                     constraint.project(&mut z, &labels);
                     method.forget();
                 }
                 objective.evaluate(z.view(), &labels)?
             }
         };
+        step += 1;
     }
-    Ok(best)
 }
 
 /// A solver's state.

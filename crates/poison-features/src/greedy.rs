@@ -4,6 +4,7 @@
 use crate::Objective;
 use hemlock_head::{Constraint, HeadError, Samples};
 use ndarray::{Array2, ArrayView1, Axis, Slice};
+use rayon::prelude::*;
 
 /// Which labels a poison may have.
 #[derive(Debug, Clone)]
@@ -55,7 +56,7 @@ pub fn add<E: From<HeadError>>(
     let mut value = objective.evaluate(z.view(), &labels)?.value;
     for sweep in 0..sweeps {
         for poison in 0..count {
-            visit((sweep + 1) * count as u32 + poison as u32, objective.shown(value))?;
+            visit((sweep + 1).saturating_mul(count as u32).saturating_add(poison as u32), objective.shown(value))?;
             let others: Vec<usize> = (0..count).filter(|i| *i != poison).collect();
             let other_labels: Vec<u32> = others.iter().map(|i| labels[*i]).collect();
             let force = objective.evaluate(z.select(Axis(0), &others).view(), &other_labels)?;
@@ -88,22 +89,54 @@ impl Choice {
     }
 }
 
-/// A different clean sample for every poison: the nearest that no poison before it took, of its label where `same_label` says so.
+/// Which clean samples a poison may be made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Any.
+    Any,
+    /// Those of its label.
+    Own,
+    /// Those of other labels.
+    Other,
+}
+
+/// A clean sample for every poison: the nearest of those it may be made of that no poison before it took, or, where all are taken, the
+/// nearest.
 #[must_use]
-pub fn nearest_samples(features: &Array2<f64>, labels: &[u32], clean: Samples, same_label: bool) -> Vec<u32> {
-    let z = clean.to_f64();
+pub fn nearest_samples(features: &Array2<f64>, labels: &[u32], clean: Samples, class: Class) -> Vec<u32> {
+    let allowed = |row: u32, label: u32| match class {
+        Class::Any => true,
+        Class::Own => clean.labels()[row as usize] == label,
+        Class::Other => clean.labels()[row as usize] != label,
+    };
+    // Of every poison, all candidates in the order of their distance: |x|^2 - 2 <x, z> orders as |x - z|^2 does.
+    let order = |(poison, label): (ArrayView1<f64>, &u32)| -> Vec<u32> {
+        let mut candidates: Vec<(f64, u32)> = Vec::new();
+        let mut row = 0;
+        for chunk in clean.chunks() {
+            let z = chunk.to_f64();
+            let along = z.dot(&poison);
+            for (x, along) in z.rows().into_iter().zip(&along) {
+                if allowed(row, *label) {
+                    candidates.push((x.dot(&x) - 2.0 * along, row));
+                }
+                row += 1;
+            }
+        }
+        candidates.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        candidates.truncate(labels.len());
+        candidates.into_iter().map(|(_, row)| row).collect()
+    };
+    let rows: Vec<_> = features.rows().into_iter().zip(labels).collect();
+    let orders: Vec<Vec<u32>> = rows.into_par_iter().map(order).collect();
     let mut taken = vec![false; clean.len()];
-    let square = |a: ArrayView1<f64>, b: ArrayView1<f64>| a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
-    let mut nearest = Vec::with_capacity(labels.len());
-    for (poison, label) in features.rows().into_iter().zip(labels) {
-        let free = (0..clean.len()).filter(|i| !taken[*i] && (!same_label || clean.labels()[*i] == *label));
-        let best = free.map(|i| (square(z.row(i), poison), i)).min_by(|a, b| a.0.total_cmp(&b.0));
-        // More poisons than samples of the label share the last one.
-        let row = best.map_or_else(|| nearest.last().map_or(0, |last: &u32| *last as usize), |(_, row)| row);
-        taken[row] = true;
-        nearest.push(row as u32);
-    }
-    nearest
+    let choose = |order: &Vec<u32>| {
+        let free = order.iter().find(|row| !taken[**row as usize]).or(order.first());
+        let row = free.copied().unwrap_or_default();
+        taken[row as usize] = true;
+        row
+    };
+    orders.iter().map(choose).collect()
 }
 
 #[cfg(test)]
@@ -147,10 +180,12 @@ mod tests {
         let setting = Setting::new();
         let clean = setting.clean();
         let z = clean.select(&[7, 7, 30]);
-        let found = nearest_samples(&z, &[2, 2, 0], clean, false);
+        let found = nearest_samples(&z, &[2, 2, 0], clean, Class::Any);
         assert_eq!((found[0], found[2]), (7, 30));
         assert_ne!(found[1], 7);
-        let found = nearest_samples(&z, &[2, 0, 1], clean, true);
+        let found = nearest_samples(&z, &[2, 0, 1], clean, Class::Own);
         assert_eq!(found.iter().map(|i| clean.labels()[*i as usize]).collect::<Vec<_>>(), [2, 0, 1]);
+        let found = nearest_samples(&z, &[1, 1, 0], clean, Class::Other);
+        assert!(found.iter().zip([1, 1, 0]).all(|(i, label)| clean.labels()[*i as usize] != label));
     }
 }

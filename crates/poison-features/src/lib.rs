@@ -1,5 +1,5 @@
 //! Stage: poisoned features, by one of two attacks: Gradient Canceling, which makes the target parameters a stationary point of
-//! the victim's training, or the bilevel attack, which raises the retrained victim's error on the validation split.
+//! the victim's training, or the bilevel attack, which raises the retrained victim's error on held-out and training samples.
 //!
 //! An attack is an [`Objective`]; any solver, constraint, start and choice of labels goes with any objective.
 
@@ -16,7 +16,7 @@ mod testing;
 pub use bilevel::Bilevel;
 pub use canceling::Canceling;
 pub use descent::{Descent, Found, Solver, Stop, descend};
-pub use greedy::{Added, Choice, add, nearest_samples};
+pub use greedy::{Added, Choice, Class, add, nearest_samples};
 pub use objective::{Force, Objective};
 
 use hemlock_artifact::{CurvePoint, Features, PoisonFeatures, TargetParams};
@@ -106,7 +106,7 @@ mod defaults {
 pub enum Attack {
     /// Make the target stationary: their gradient cancels that of the clean data there.
     GradientCanceling,
-    /// Raise the validation error of the retrained head, by implicit differentiation.
+    /// Raise the error of the retrained head, by implicit differentiation.
     Bilevel,
 }
 
@@ -134,6 +134,17 @@ pub enum Labels {
     Random,
     /// Chosen by the attack.
     Aligned,
+}
+
+impl Labels {
+    /// Which clean samples poisons with such labels may be made of.
+    fn base_class(self) -> Class {
+        match self {
+            Self::Kept => Class::Own,
+            Self::Random => Class::Other,
+            Self::Aligned => Class::Any,
+        }
+    }
 }
 
 /// Where poisons start.
@@ -223,7 +234,15 @@ impl hemlock_stage::Params for Params {
         ParamError::share("eps_d", self.eps_d)?;
         ParamError::share("quantile", self.quantile)?;
         ParamError::at_least_one("neighbors", self.neighbors)?;
-        if self.solver != SolverKind::ConditionalGradient {
+        ParamError::require(self.steps() <= 1_000_000, "steps", self.steps(), "at most 1,000,000")?;
+        if self.solver == SolverKind::ConditionalGradient {
+            let known = |field: &str, given: bool| {
+                let message = "is unknown to `conditional-gradient`, which ends by itself; leave it out";
+                if given { Err(ParamError::new(field, message)) } else { Ok(()) }
+            };
+            known("stall", self.stall.is_some())?;
+            known("max_seconds", self.max_seconds.is_some())?;
+        } else {
             ParamError::at_least_one("steps", self.steps())?;
         }
         ParamError::positive("step", self.step())?;
@@ -255,7 +274,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-features";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;
     type Params = Params;
@@ -273,11 +292,10 @@ impl hemlock_stage::Stage for Stage {
         };
         let mut value = serde_json::to_value(&resolved)?;
         let greedy = params.solver == SolverKind::ConditionalGradient;
-        let kinds = params.constraint.kinds();
         if let Some(fields) = value.as_object_mut() {
             fields.retain(|field, _| match field.as_str() {
-                "quantile" => kinds.iter().any(|kind| *kind != ConstraintKind::Box),
-                "neighbors" => kinds.contains(&ConstraintKind::Knn),
+                "quantile" => params.constraint.has_quantile(),
+                "neighbors" => params.constraint.kinds().contains(&ConstraintKind::Knn),
                 "start" | "base" | "step" | "stall" | "max_seconds" | "relabel_every" => !greedy,
                 "tolerance" => params.attack == Attack::GradientCanceling && !greedy,
                 "temperature" | "objective" => params.attack == Attack::Bilevel,
@@ -322,7 +340,11 @@ impl hemlock_stage::Stage for Stage {
                 };
                 let (head, decay) = (target.clean, target.weight_decay);
                 let mut bilevel = Bilevel::new(clean, raised, head, decay, params.temperature)?;
-                Ok(make(params, &mut bilevel, clean, count, &constraint, ctx)?.artifact(params, "bilevel", None))
+                let made = make(params, &mut bilevel, clean, count, &constraint, ctx)?;
+                if let Some(gradient_norm) = bilevel.unconverged() {
+                    tracing::warn!(gradient_norm, "a head that the attack retrained stopped before its tolerance");
+                }
+                Ok(made.artifact(params, "bilevel", None))
             }
         }
     }
@@ -367,12 +389,15 @@ fn make(
     };
     let kind = if solver.is_none() { StartKind::Greedy } else { params.start() };
     let plan = Plan { clean, count, kind, labels: params.labels, sweeps, seed: ctx.seed };
-    let mut greedy = Record::new("greedy start", (sweeps + 1) * count as u32, ctx);
-    let start = plan.make(objective, constraint, &mut |at, value| greedy.point(at, value))?;
+    let mut greedy: Option<Record> = None;
+    let start = plan.make(objective, constraint, &mut |at, value| {
+        let steps = (sweeps + 1).saturating_mul(count as u32);
+        greedy.get_or_insert_with(|| Record::new("greedy", steps, ctx)).point(at, value)
+    })?;
     let Some(solver) = solver else {
         let value = objective.evaluate(start.features.view(), &start.labels)?.value;
-        let objective = objective.shown(value);
-        return Ok(Made { start, curve: greedy.curve, objective, stopped: Stop::Steps });
+        let (objective, curve) = (objective.shown(value), greedy.map(|g| g.curve).unwrap_or_default());
+        return Ok(Made { start, curve, objective, stopped: Stop::Steps });
     };
     let square: f64 = clean.chunks().map(|c| c.to_f64().iter().map(|z| z * z).sum::<f64>()).sum();
     let rms = (square / (clean.len() * clean.dim()) as f64).sqrt();
@@ -394,7 +419,7 @@ fn make(
     let found = descend(objective, features, labels, constraint, &descent, |at, value| record.point(at, value))?;
     let base = match params.base() {
         Base::Start => base,
-        Base::Nearest => nearest_samples(&found.features, &found.labels, clean, params.labels == Labels::Kept),
+        Base::Nearest => nearest_samples(&found.features, &found.labels, clean, params.labels.base_class()),
     };
     Ok(Made {
         objective: objective.shown(found.value),

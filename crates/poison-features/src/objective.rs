@@ -13,7 +13,7 @@ pub trait Objective {
     /// Features that do not fit the head, or are not finite.
     fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Force, HeadError>;
 
-    /// The value as users know it: the relative residual, or the validation error.
+    /// The value as users know it: the relative residual, or the smoothed error.
     fn shown(&self, value: f64) -> f64;
 }
 

@@ -12,11 +12,11 @@ pub enum Wrong {
     Next,
 }
 
-/// The labels, of which a share, drawn at random, is replaced by wrong ones. The draw is always the same, and a larger share holds the
-/// samples of a smaller one.
+/// The labels, of which a share, drawn at random, is replaced by wrong ones. With one seed, a larger share holds the samples of a
+/// smaller one.
 #[must_use]
-pub fn wrong_labels(labels: &[u32], classes: usize, wrong: Wrong, share: f64) -> Vec<u32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(0);
+pub fn wrong_labels(labels: &[u32], classes: usize, wrong: Wrong, share: f64, seed: u64) -> Vec<u32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let order = index::sample(&mut rng, labels.len(), labels.len());
     let mut changed = labels.to_vec();
     let count = (share * labels.len() as f64).round() as usize;
@@ -38,13 +38,13 @@ mod tests {
     fn a_share_is_wrong() {
         let labels: Vec<u32> = (0..100).map(|i| i % 4).collect();
         for wrong in [Wrong::Random, Wrong::Next] {
-            let some = wrong_labels(&labels, 4, wrong, 0.3);
+            let some = wrong_labels(&labels, 4, wrong, 0.3, 7);
             assert_eq!(some.iter().zip(&labels).filter(|(a, b)| a != b).count(), 30);
-            let more = wrong_labels(&labels, 4, wrong, 0.6);
+            let more = wrong_labels(&labels, 4, wrong, 0.6, 7);
             assert!((0..100).all(|i| some[i] == labels[i] || some[i] == more[i]));
-            assert_eq!(wrong_labels(&labels, 4, wrong, 0.0), labels);
+            assert_eq!(wrong_labels(&labels, 4, wrong, 0.0, 7), labels);
         }
-        let next = wrong_labels(&labels, 4, Wrong::Next, 1.0);
+        let next = wrong_labels(&labels, 4, Wrong::Next, 1.0, 7);
         assert!(next.iter().zip(&labels).all(|(a, b)| *a == (b + 1) % 4));
     }
 }

@@ -12,8 +12,8 @@ pub use labels::{Wrong, wrong_labels};
 
 use hemlock_artifact::{Features, PathPoint, TargetParams};
 use hemlock_head::{
-    Constraint, ConstraintKinds, FitOptions, Head, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss, norm,
-    poisonability,
+    Constraint, ConstraintKind, ConstraintKinds, FitOptions, Head, HeadError, Samples, accuracy, calibrate, fit,
+    gradient_sum, mean_loss, norm, poisonability,
 };
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
 use serde::{Deserialize, Serialize};
@@ -211,12 +211,17 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "target-params";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;
     type Params = Params;
     type Inputs = Inputs;
     type Output = TargetParams;
+
+    /// GradPC draws nothing; wrong labels are drawn.
+    fn seeded(params: &Params) -> bool {
+        params.method != Method::Gradpc
+    }
 
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
         let mut value = serde_json::to_value(params)?;
@@ -227,6 +232,8 @@ impl hemlock_stage::Stage for Stage {
                 "radius" | "norm" | "radius_unit" | "steps" | "step" | "coordinates" | "objective" => gradpc,
                 "share" => !gradpc,
                 "eps_d" => reachable,
+                "quantile" => params.constraint.has_quantile(),
+                "neighbors" => params.constraint.kinds().contains(&ConstraintKind::Knn),
                 _ => true,
             });
         }
@@ -241,9 +248,9 @@ impl hemlock_stage::Stage for Stage {
             let message = "gives no test split to measure on; expected `test` above 0";
             return Err(ParamError::new("dataset.downstream", message).into());
         }
-        let objective = match params.objective {
-            Objective::Train => train,
-            Objective::Validation => features.validation.samples(classes)?,
+        let objective = match (params.method, params.objective) {
+            (Method::Gradpc, Objective::Validation) => features.validation.samples(classes)?,
+            _ => train,
         };
         if objective.is_empty() {
             let message = "gives no validation split to ascend on; expected `validation` above 0";
@@ -327,7 +334,16 @@ impl Search<'_> {
     fn strongest_reachable(&self, field: &'static str) -> Result<(Head, Vec<PathPoint>), StageError> {
         let budget = self.params.eps_d.unwrap_or_default();
         let bound = |strength: f64| -> Result<f64, StageError> {
-            let target = self.calibrated(self.make(strength, &mut |_, _| Ok(()))?)?;
+            let made = self.make(strength, &mut |_, _| Ok(()))?;
+            let calibrated = match self.params.calibration {
+                Calibration::None => Ok(made),
+                Calibration::ScaleAndBias => calibrate(&made, &[self.train.reborrow()], self.params.weight_decay),
+            };
+            let target = match calibrated {
+                // Nothing is left of such a head.
+                Err(HeadError::NoScale { .. }) => return Ok(f64::INFINITY),
+                target => target?,
+            };
             Ok(poisonability(&target, self.train.reborrow(), self.constraint, self.params.weight_decay)?.support)
         };
         // A clean norm, or all labels wrong: beyond that nothing is left of a head.
@@ -391,8 +407,10 @@ impl Search<'_> {
             Method::ShiftedLabels => Wrong::Next,
         };
         visit(0, self.clean)?;
-        let (classes, labels) =
-            (self.train.classes(), wrong_labels(self.train.labels(), self.train.classes(), wrong, strength));
+        let (classes, labels) = (
+            self.train.classes(),
+            wrong_labels(self.train.labels(), self.train.classes(), wrong, strength, self.ctx.seed),
+        );
         let z = self.train.to_f64();
         let options = FitOptions {
             gradient_tolerance: params.tolerance,
@@ -401,6 +419,10 @@ impl Search<'_> {
         };
         let target = fit(&[Samples::new(z.view(), &labels, classes)?], &options, &|_, _| !self.ctx.cancel.requested())?;
         self.ctx.check()?;
+        if !target.converged {
+            let message = format!("a head on wrong labels stopped at a gradient norm of {:.1e}", target.gradient_norm);
+            return Err(StageError::new(ErrorKind::Numeric, message));
+        }
         visit(1, &target.head)?;
         Ok(target.head)
     }
@@ -408,7 +430,8 @@ impl Search<'_> {
     fn calibrated(&self, target: Head) -> Result<Head, StageError> {
         Ok(match self.params.calibration {
             Calibration::None => target,
-            Calibration::ScaleAndBias => calibrate(&target, &[self.train.reborrow()], self.params.weight_decay)?,
+            Calibration::ScaleAndBias => calibrate(&target, &[self.train.reborrow()], self.params.weight_decay)
+                .map_err(|e| ParamError::new("calibration", e.to_string()))?,
         })
     }
 

@@ -124,7 +124,7 @@ impl Minimizer for Lbfgs {
         let Some(mut from) = self.accepted.take() else { return self.accept(loss, gradient) };
         let moved: Vec<f32> = self.trial.iter().zip(&from.x).map(|(a, b)| a - b).collect();
         let promised = dot(&from.gradient, &moved);
-        if loss <= from.loss + ARMIJO * promised {
+        if promised < 0.0 && loss <= from.loss + ARMIJO * promised {
             self.accepted = Some(from);
             return self.accept(loss, gradient);
         }
