@@ -431,7 +431,7 @@ impl Search<'_> {
         Ok(match self.params.calibration {
             Calibration::None => target,
             Calibration::ScaleAndBias => calibrate(&target, &[self.train.reborrow()], self.params.weight_decay)
-                .map_err(|e| ParamError::new("calibration", e.to_string()))?,
+                .map_err(|e| ParamError::new("calibration", format!("{e}; lower `{}`", self.params.strength().0)))?,
         })
     }
 
