@@ -1,113 +1,25 @@
 //! Sets that poisoned features may have to lie in, the projections onto them, and how far they reach.
 
-use std::fmt;
-use std::str::FromStr;
+mod convex;
+mod kinds;
+mod near;
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1, Axis, Zip};
+pub use kinds::{ConstraintKind, ConstraintKinds};
+
+use convex::{Convex, dykstra};
+use near::Near;
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1, Axis};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::Samples;
 
-/// Rounds of Dykstra's algorithm at most, and the change of its corrections (relative to the row's norm) at which it ends. (The row
-/// itself may rest for a while before it moves on.)
-const ROUNDS: usize = 1000;
-const SETTLED: f64 = 1e-8;
 /// A point counts as inside when it is no farther from a set than this share of its norm.
 const INSIDE: f64 = 1e-6;
 /// Halvings of a line of which one end lies inside.
 const HALVINGS: u32 = 40;
 /// Rows that one thread projects at a time.
 const ROWS: usize = 32;
-/// Clean samples that a point is drawn towards by trial.
-const CANDIDATES: usize = 8;
-
-/// A kind of set that poisoned features may have to lie in, measured on the clean samples.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ConstraintKind {
-    /// The L2 ball around the origin whose radius is a quantile of the clean norms.
-    Ball,
-    /// The range of the clean features, coordinate by coordinate.
-    Box,
-    /// A ball around the centroid of the label's class, whose radius is a quantile of that class's distances.
-    Sphere,
-    /// A slab around the centroid of the label's class, across the direction that tells the class from the others; its width is
-    /// a quantile of that class's offsets.
-    Slab,
-    /// The points whose distance to their k-th nearest sample of the label's class is at most a quantile of that distance in the
-    /// class.
-    Knn,
-}
-
-/// The intersection of some kinds of sets, written `ball` or `sphere+slab`; all of space, if there are none, written `none`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ConstraintKinds(Vec<ConstraintKind>);
-
-const NAMES: [(&str, ConstraintKind); 5] = [
-    ("ball", ConstraintKind::Ball),
-    ("box", ConstraintKind::Box),
-    ("sphere", ConstraintKind::Sphere),
-    ("slab", ConstraintKind::Slab),
-    ("knn", ConstraintKind::Knn),
-];
-
-impl ConstraintKinds {
-    /// The kinds, each once.
-    #[must_use]
-    pub fn kinds(&self) -> &[ConstraintKind] {
-        &self.0
-    }
-
-    /// Whether a quantile decides what they let through; a box lets all clean samples through.
-    #[must_use]
-    pub fn has_quantile(&self) -> bool {
-        self.0.iter().any(|kind| *kind != ConstraintKind::Box)
-    }
-}
-
-impl FromStr for ConstraintKinds {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "none" {
-            return Ok(Self::default());
-        }
-        let mut kinds = Vec::new();
-        for name in text.split('+') {
-            let known = NAMES.iter().find(|(known, _)| *known == name.trim());
-            let (_, kind) = known.ok_or_else(|| {
-                let names = NAMES.map(|(name, _)| name).join(", ");
-                format!("unknown constraint `{text}`: expected none, {names}, or several such as `sphere+slab`")
-            })?;
-            if !kinds.contains(kind) {
-                kinds.push(*kind);
-            }
-        }
-        Ok(Self(kinds))
-    }
-}
-
-impl TryFrom<String> for ConstraintKinds {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<ConstraintKinds> for String {
-    fn from(kinds: ConstraintKinds) -> Self {
-        kinds.to_string()
-    }
-}
-
-impl fmt::Display for ConstraintKinds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |kind: &ConstraintKind| NAMES.iter().find(|(_, k)| k == kind).map_or("", |(name, _)| *name);
-        if self.0.is_empty() { f.pad("none") } else { f.pad(&self.0.iter().map(name).collect::<Vec<_>>().join("+")) }
-    }
-}
 
 /// Where poisoned features may lie: a closed set in feature space for each label.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -118,44 +30,6 @@ pub struct Constraint {
     anchors: Vec<Array1<f64>>,
     /// And near which samples of each class.
     near: Option<Vec<Near>>,
-}
-
-/// A closed convex set for each label.
-#[derive(Debug, Clone, PartialEq)]
-enum Convex {
-    /// A ball around the origin.
-    Ball(f64),
-    /// A range for every coordinate.
-    Box { low: Array1<f64>, high: Array1<f64> },
-    /// A ball around the centroid of the label's class.
-    Sphere(Vec<Sphere>),
-    /// The points whose offset from the centroid of the label's class, along a direction of that class, is small.
-    Slab(Vec<Slab>),
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Sphere {
-    centre: Array1<f64>,
-    radius: f64,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Slab {
-    centre: Array1<f64>,
-    /// Unit vector from the mean of the other centroids to this one.
-    direction: Array1<f64>,
-    half_width: f64,
-}
-
-/// The points that have some samples of a class within a radius: a union of intersections of balls, not convex.
-#[derive(Debug, Clone, PartialEq)]
-struct Near {
-    /// Samples of the class, `[n, d]`.
-    samples: Array2<f64>,
-    radius: f64,
-    neighbors: usize,
-    /// Samples that lie in the set (and in all convex ones), each with the nearest samples, itself first.
-    inside: Vec<Vec<usize>>,
 }
 
 /// A set that cannot be made of the clean samples.
@@ -305,203 +179,6 @@ impl Constraint {
         }
         if let Some(near) = &self.near {
             near[label].restore(row);
-        }
-    }
-}
-
-impl Convex {
-    fn ball(clean: Samples<'_>, quantile: f64) -> Self {
-        let norms = clean.chunks().flat_map(|c| c.to_f64().rows().into_iter().map(norm).collect::<Vec<_>>());
-        Self::Ball(at_quantile(norms.collect(), quantile))
-    }
-
-    fn range(clean: Samples<'_>) -> Self {
-        let mut low = Array1::from_elem(clean.dim(), f64::INFINITY);
-        let mut high = Array1::from_elem(clean.dim(), f64::NEG_INFINITY);
-        for chunk in clean.chunks() {
-            for z in chunk.to_f64().rows() {
-                Zip::from(&mut low).and(&mut high).and(z).for_each(|low, high, z| {
-                    *low = low.min(*z);
-                    *high = high.max(*z);
-                });
-            }
-        }
-        Self::Box { low, high }
-    }
-
-    fn sphere(classes: &ClassRows<'_>, quantile: f64) -> Self {
-        let sphere = |class: usize| {
-            let centre = classes.centroids.row(class).to_owned();
-            let distances = classes.select(class).rows().into_iter().map(|z| norm((&z - &centre).view())).collect();
-            Sphere { radius: at_quantile(distances, quantile), centre }
-        };
-        Self::Sphere((0..classes.rows.len()).map(sphere).collect())
-    }
-
-    fn slab(classes: &ClassRows<'_>, quantile: f64) -> Self {
-        let sum = classes.centroids.sum_axis(Axis(0));
-        let others = (classes.rows.len() - 1) as f64;
-        let slab = |class: usize| {
-            let centre = classes.centroids.row(class).to_owned();
-            let mut direction = &centre - &((&sum - &centre) / others);
-            // Of equal centroids no direction tells them apart: the slab is all of space.
-            direction /= norm(direction.view()).max(f64::MIN_POSITIVE);
-            let offsets =
-                classes.select(class).rows().into_iter().map(|z| (&z - &centre).dot(&direction).abs()).collect();
-            Slab { half_width: at_quantile(offsets, quantile), centre, direction }
-        };
-        Self::Slab((0..classes.rows.len()).map(slab).collect())
-    }
-
-    fn project_row(&self, mut row: ArrayViewMut1<'_, f64>, label: usize) {
-        let shrink = |row: &mut ArrayViewMut1<'_, f64>, radius: f64| {
-            let norm = norm(row.view());
-            if norm > radius {
-                *row *= radius / norm;
-            }
-        };
-        match self {
-            Self::Ball(radius) => shrink(&mut row, *radius),
-            Self::Box { low, high } => {
-                Zip::from(row).and(low).and(high).for_each(|z, low, high| *z = z.clamp(*low, *high));
-            }
-            Self::Sphere(spheres) => {
-                let Sphere { centre, radius } = &spheres[label];
-                row -= centre;
-                shrink(&mut row, *radius);
-                row += centre;
-            }
-            Self::Slab(slabs) => {
-                let Slab { centre, direction, half_width } = &slabs[label];
-                let offset = (&row - centre).dot(direction);
-                row.scaled_add(offset.clamp(-half_width, *half_width) - offset, direction);
-            }
-        }
-    }
-
-    /// The largest `<direction, z>` over a label's set; infinite for a slab, but across it.
-    fn support(&self, direction: ArrayView1<'_, f64>, label: usize) -> f64 {
-        let length = norm(direction);
-        match self {
-            Self::Ball(radius) => radius * length,
-            Self::Box { low, high } => {
-                Zip::from(direction).and(low).and(high).fold(0.0, |sum, a, low, high| sum + (a * low).max(a * high))
-            }
-            Self::Sphere(spheres) => direction.dot(&spheres[label].centre) + spheres[label].radius * length,
-            Self::Slab(slabs) => {
-                let Slab { centre, direction: across, half_width } = &slabs[label];
-                let along = direction.dot(across);
-                let rest = &direction - &(across * along);
-                if norm(rest.view()) > 1e-12 * length {
-                    return f64::INFINITY;
-                }
-                direction.dot(centre) + half_width * along.abs()
-            }
-        }
-    }
-}
-
-impl Near {
-    fn new(
-        classes: &ClassRows<'_>,
-        class: usize,
-        quantile: f64,
-        neighbors: usize,
-        convex: &Constraint,
-    ) -> Result<Self, ConstraintError> {
-        let samples = classes.select(class);
-        let found = samples.nrows();
-        if found <= neighbors {
-            return Err(ConstraintError::FewNeighbors { class, found, neighbors });
-        }
-        // Every sample's nearest ones, itself first, and the distance to the last of them.
-        let nearest: Vec<(Vec<usize>, f64)> = (0..found)
-            .into_par_iter()
-            .map(|i| {
-                let mut others = distances(&samples, samples.row(i));
-                others[i].0 = -1.0;
-                others.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-                (others[..neighbors].iter().map(|(_, j)| *j).collect(), others[neighbors].0)
-            })
-            .collect();
-        let radius = at_quantile(nearest.iter().map(|(_, distance)| *distance).collect(), quantile);
-        let inside = nearest
-            .into_iter()
-            .enumerate()
-            .filter(|(i, (_, distance))| *distance <= radius && convex.holds(samples.row(*i), class));
-        let inside: Vec<_> = inside.map(|(_, (near, _))| near).collect();
-        if inside.is_empty() {
-            return Err(ConstraintError::Empty(class));
-        }
-        Ok(Self { samples, radius, neighbors, inside })
-    }
-
-    fn holds(&self, z: ArrayView1<'_, f64>, radius: f64) -> bool {
-        distances(&self.samples, z).iter().filter(|(distance, _)| *distance <= radius).count() >= self.neighbors
-    }
-
-    /// Draws a point that lies outside towards a sample that lies inside, no farther than that sample's neighbours demand: the
-    /// nearest such point over a few of the nearest samples. A convex set that holds both ends holds it, too.
-    fn restore(&self, mut z: ArrayViewMut1<'_, f64>) {
-        if self.holds(z.view(), self.radius) {
-            return;
-        }
-        let mut anchors: Vec<(f64, &Vec<usize>)> =
-            (self.inside.iter()).map(|near| (norm((&self.samples.row(near[0]) - &z).view()), near)).collect();
-        anchors.sort_by(|a, b| a.0.total_cmp(&b.0));
-        anchors.truncate(CANDIDATES);
-        let mut best: Option<(f64, Array1<f64>)> = None;
-        for (length, near) in anchors {
-            let anchor = self.samples.row(near[0]);
-            let away = &z - &anchor;
-            // The share of the way at which a neighbour is just `radius` off: the root of a quadratic.
-            let farthest = |neighbor: &usize| {
-                let offset = &anchor - &self.samples.row(*neighbor);
-                let (a, half_b) = (away.dot(&away), away.dot(&offset));
-                let c = offset.dot(&offset) - self.radius * self.radius;
-                ((half_b * half_b - a * c).max(0.0).sqrt() - half_b) / a
-            };
-            let share = near.iter().map(farthest).fold(1.0, f64::min).max(0.0);
-            let left = length * (1.0 - share);
-            if best.as_ref().is_none_or(|(least, _)| left < *least) {
-                best = Some((left, &anchor + &(away * share)));
-            }
-        }
-        if let Some((_, point)) = best {
-            z.assign(&point);
-        }
-    }
-
-    /// A point within `radius` of k samples is at most so far along a direction as the k-th farthest of them, and the radius.
-    fn support(&self, direction: ArrayView1<'_, f64>) -> f64 {
-        let mut along = self.samples.dot(&direction).to_vec();
-        along.sort_by(|a, b| b.total_cmp(a));
-        along.get(self.neighbors - 1).copied().unwrap_or(f64::NEG_INFINITY) + self.radius * norm(direction)
-    }
-}
-
-/// The distance to every sample, and its row.
-fn distances(samples: &Array2<f64>, z: ArrayView1<'_, f64>) -> Vec<(f64, usize)> {
-    let square = |x: ArrayView1<'_, f64>| x.iter().zip(z).map(|(x, z)| (x - z) * (x - z)).sum::<f64>();
-    samples.rows().into_iter().enumerate().map(|(i, x)| (square(x).sqrt(), i)).collect()
-}
-
-/// The nearest point of an intersection (Boyle & Dykstra, 1986): alternating projections that take back, before each, what the
-/// same set moved last time.
-fn dykstra(sets: &[Convex], mut row: ArrayViewMut1<'_, f64>, label: usize) {
-    let mut corrections = vec![Array1::<f64>::zeros(row.len()); sets.len()];
-    for _ in 0..ROUNDS {
-        let mut change = 0.0;
-        for (set, correction) in sets.iter().zip(&mut corrections) {
-            row += &*correction;
-            let before = row.to_owned();
-            set.project_row(row.view_mut(), label);
-            let moved = before - &row;
-            change += norm((&moved - &*correction).view());
-            correction.assign(&moved);
-        }
-        if change <= SETTLED * (1.0 + norm(row.view())) {
-            break;
         }
     }
 }

@@ -207,7 +207,8 @@ impl Method {
             }
             Self::Adam(adam) => adam.step(&mut features, &gradient),
             Self::Lbfgs { step, memory } => {
-                return search(objective, z, labels, force, constraint, &gradient, *step, memory);
+                let here = Here { z, labels, force, gradient: &gradient, constraint };
+                return here.search(objective, *step, memory);
             }
         }
         constraint.project(&mut features, labels);
@@ -215,44 +216,45 @@ impl Method {
     }
 }
 
-/// A step of L-BFGS: backtracks along the projected path until the objective falls; starts anew along the gradient where it does not.
-#[allow(clippy::too_many_arguments, reason = "the state of one step, used once")]
-fn search(
-    objective: &mut dyn Objective,
-    z: &Array2<f64>,
-    labels: &[u32],
-    force: &Force,
-    constraint: &Constraint,
-    gradient: &Array2<f64>,
-    step: f64,
-    memory: &mut Memory,
-) -> Result<Option<Next>, HeadError> {
-    loop {
-        let mut direction = memory.direction(gradient, Array2::clone);
-        if memory.is_empty() {
-            direction *= step / largest(gradient);
-        }
-        let mut length = 1.0;
-        for _ in 0..PROBES {
-            let mut features = z.clone();
-            features.scaled_add(length, &direction);
-            constraint.project(&mut features, labels);
-            let moved = &features - z;
-            let promised = inner(gradient, &moved);
-            if promised < 0.0 {
-                let next = objective.evaluate(features.view(), labels)?;
-                if next.value <= force.value + DECREASE * promised {
-                    let change = next.gradient(features.view(), labels)? - gradient;
-                    memory.push(moved, change, Array2::clone);
-                    return Ok(Some(Next { features, force: Some(next) }));
-                }
+/// Where a step of L-BFGS starts.
+struct Here<'a> {
+    z: &'a Array2<f64>,
+    labels: &'a [u32],
+    force: &'a Force,
+    gradient: &'a Array2<f64>,
+    constraint: &'a Constraint,
+}
+
+impl Here<'_> {
+    /// Backtracks along the projected path until the objective falls; starts anew along the gradient where it does not.
+    fn search(&self, objective: &mut dyn Objective, step: f64, memory: &mut Memory) -> Result<Option<Next>, HeadError> {
+        loop {
+            let mut direction = memory.direction(self.gradient, Array2::clone);
+            if memory.is_empty() {
+                direction *= step / largest(self.gradient);
             }
-            length *= 0.5;
+            let mut length = 1.0;
+            for _ in 0..PROBES {
+                let mut features = self.z.clone();
+                features.scaled_add(length, &direction);
+                self.constraint.project(&mut features, self.labels);
+                let moved = &features - self.z;
+                let promised = inner(self.gradient, &moved);
+                if promised < 0.0 {
+                    let next = objective.evaluate(features.view(), self.labels)?;
+                    if next.value <= self.force.value + DECREASE * promised {
+                        let change = next.gradient(features.view(), self.labels)? - self.gradient;
+                        memory.push(moved, change, Array2::clone);
+                        return Ok(Some(Next { features, force: Some(next) }));
+                    }
+                }
+                length *= 0.5;
+            }
+            if memory.is_empty() {
+                return Ok(None);
+            }
+            memory.clear();
         }
-        if memory.is_empty() {
-            return Ok(None);
-        }
-        memory.clear();
     }
 }
 

@@ -1,0 +1,105 @@
+//! The neighbourhood of a class: what its k nearest samples are not far from.
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1};
+use rayon::prelude::*;
+
+use super::{ClassRows, Constraint, ConstraintError, at_quantile, norm};
+
+/// Clean samples that a point is drawn towards by trial.
+const CANDIDATES: usize = 8;
+
+/// The points that have some samples of a class within a radius: a union of intersections of balls, not convex.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Near {
+    /// Samples of the class, `[n, d]`.
+    samples: Array2<f64>,
+    pub(super) radius: f64,
+    neighbors: usize,
+    /// Samples that lie in the set (and in all convex ones), each with the nearest samples, itself first.
+    inside: Vec<Vec<usize>>,
+}
+
+impl Near {
+    pub(super) fn new(
+        classes: &ClassRows<'_>,
+        class: usize,
+        quantile: f64,
+        neighbors: usize,
+        convex: &Constraint,
+    ) -> Result<Self, ConstraintError> {
+        let samples = classes.select(class);
+        let found = samples.nrows();
+        if found <= neighbors {
+            return Err(ConstraintError::FewNeighbors { class, found, neighbors });
+        }
+        // Every sample's nearest ones, itself first, and the distance to the last of them.
+        let nearest: Vec<(Vec<usize>, f64)> = (0..found)
+            .into_par_iter()
+            .map(|i| {
+                let mut others = distances(&samples, samples.row(i));
+                others[i].0 = -1.0;
+                others.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+                (others[..neighbors].iter().map(|(_, j)| *j).collect(), others[neighbors].0)
+            })
+            .collect();
+        let radius = at_quantile(nearest.iter().map(|(_, distance)| *distance).collect(), quantile);
+        let inside = nearest
+            .into_iter()
+            .enumerate()
+            .filter(|(i, (_, distance))| *distance <= radius && convex.holds(samples.row(*i), class));
+        let inside: Vec<_> = inside.map(|(_, (near, _))| near).collect();
+        if inside.is_empty() {
+            return Err(ConstraintError::Empty(class));
+        }
+        Ok(Self { samples, radius, neighbors, inside })
+    }
+
+    pub(super) fn holds(&self, z: ArrayView1<'_, f64>, radius: f64) -> bool {
+        distances(&self.samples, z).iter().filter(|(distance, _)| *distance <= radius).count() >= self.neighbors
+    }
+
+    /// Draws a point that lies outside towards a sample that lies inside, no farther than that sample's neighbours demand: the
+    /// nearest such point over a few of the nearest samples. A convex set that holds both ends holds it, too.
+    pub(super) fn restore(&self, mut z: ArrayViewMut1<'_, f64>) {
+        if self.holds(z.view(), self.radius) {
+            return;
+        }
+        let mut anchors: Vec<(f64, &Vec<usize>)> =
+            (self.inside.iter()).map(|near| (norm((&self.samples.row(near[0]) - &z).view()), near)).collect();
+        anchors.sort_by(|a, b| a.0.total_cmp(&b.0));
+        anchors.truncate(CANDIDATES);
+        let mut best: Option<(f64, Array1<f64>)> = None;
+        for (length, near) in anchors {
+            let anchor = self.samples.row(near[0]);
+            let away = &z - &anchor;
+            // The share of the way at which a neighbour is just `radius` off: the root of a quadratic.
+            let farthest = |neighbor: &usize| {
+                let offset = &anchor - &self.samples.row(*neighbor);
+                let (a, half_b) = (away.dot(&away), away.dot(&offset));
+                let c = offset.dot(&offset) - self.radius * self.radius;
+                ((half_b * half_b - a * c).max(0.0).sqrt() - half_b) / a
+            };
+            let share = near.iter().map(farthest).fold(1.0, f64::min).max(0.0);
+            let left = length * (1.0 - share);
+            if best.as_ref().is_none_or(|(least, _)| left < *least) {
+                best = Some((left, &anchor + &(away * share)));
+            }
+        }
+        if let Some((_, point)) = best {
+            z.assign(&point);
+        }
+    }
+
+    /// A point within `radius` of k samples is at most so far along a direction as the k-th farthest of them, and the radius.
+    pub(super) fn support(&self, direction: ArrayView1<'_, f64>) -> f64 {
+        let mut along = self.samples.dot(&direction).to_vec();
+        along.sort_by(|a, b| b.total_cmp(a));
+        along.get(self.neighbors - 1).copied().unwrap_or(f64::NEG_INFINITY) + self.radius * norm(direction)
+    }
+}
+
+/// The distance to every sample, and its row.
+fn distances(samples: &Array2<f64>, z: ArrayView1<'_, f64>) -> Vec<(f64, usize)> {
+    let square = |x: ArrayView1<'_, f64>| x.iter().zip(z).map(|(x, z)| (x - z) * (x - z)).sum::<f64>();
+    samples.rows().into_iter().enumerate().map(|(i, x)| (square(x).sqrt(), i)).collect()
+}
