@@ -86,6 +86,8 @@ pub struct Visibility {
     pub ssim: f64,
     /// Share of the poisons whose features are outliers among clean ones: [`Fit::is_outlier`](crate::Fit::is_outlier).
     pub outliers: f64,
+    /// Share of the poisons whose features lie outside of the set that they had to lie in: [`Poisons::outside`](crate::Poisons::outside).
+    pub outside: f64,
     /// Median feature distance: [`Poisons::relative_distance`](crate::Poisons::relative_distance).
     pub relative_distance: f64,
 }

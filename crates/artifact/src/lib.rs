@@ -3,6 +3,7 @@
 //! Every type here is a [`hemlock_store::Artifact`]: it says in which files of an artifact its
 //! arrays and values stand. Arrays are C-ordered; pixels are 8-bit RGB, `[n, 3, height, width]`.
 
+mod aim;
 mod arrays;
 mod dataset;
 mod decoder;
@@ -13,6 +14,7 @@ mod features;
 mod poisons;
 mod target;
 
+pub use aim::{Aim, Attack, Split};
 pub use dataset::{Dataset, Images};
 pub use decoder::{Decoder, Reconstruction};
 pub use evaluation::{Accuracy, Change, Evaluation, Measured, Visibility};

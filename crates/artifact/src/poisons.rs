@@ -1,6 +1,6 @@
 //! Poisons: as features, and as images.
 
-use crate::arrays;
+use crate::{Aim, arrays};
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use ndarray::{Array2, Array4};
 use serde::{Deserialize, Serialize};
@@ -14,8 +14,8 @@ pub struct PoisonFeatures {
     pub labels: Vec<u32>,
     /// Training image that every poison is made of.
     pub base_index: Vec<u32>,
-    /// How they were made, such as `gradient-canceling`.
-    pub attack: String,
+    /// What they were made for, and where they may lie.
+    pub aim: Aim,
     /// Whether every label is that of the training sample that the poison is made of.
     pub clean_label: bool,
     /// The share of the clean count that was asked for; `m` is the nearest whole number.
@@ -44,7 +44,7 @@ pub struct CurvePoint {
 
 #[derive(Serialize, Deserialize)]
 struct FeatureInfo {
-    attack: String,
+    aim: Aim,
     clean_label: bool,
     eps_d: f64,
     objective: f64,
@@ -58,7 +58,7 @@ impl Artifact for PoisonFeatures {
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
         let info = FeatureInfo {
-            attack: self.attack.clone(),
+            aim: self.aim.clone(),
             clean_label: self.clean_label,
             eps_d: self.eps_d,
             objective: self.objective,
@@ -73,12 +73,12 @@ impl Artifact for PoisonFeatures {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let FeatureInfo { attack, clean_label, eps_d, objective, bound, stopped, curve } = r.value("info")?;
+        let FeatureInfo { aim, clean_label, eps_d, objective, bound, stopped, curve } = r.value("info")?;
         Ok(Self {
             features: arrays::read(r, "features")?,
             labels: arrays::read_vec(r, "labels")?,
             base_index: arrays::read_vec(r, "base_index")?,
-            attack,
+            aim,
             clean_label,
             eps_d,
             objective,
@@ -90,7 +90,7 @@ impl Artifact for PoisonFeatures {
 
     fn summary(&self) -> serde_json::Value {
         serde_json::json!({
-            "attack": self.attack, "clean_label": self.clean_label, "eps_d": self.eps_d, "poisons": self.labels.len(),
+            "attack": self.aim.attack.name(), "clean_label": self.clean_label, "eps_d": self.eps_d, "poisons": self.labels.len(),
             "objective": self.objective, "bound": self.bound, "stopped": self.stopped,
         })
     }
@@ -113,6 +113,8 @@ pub struct Poisons {
     pub clean_nearest: f64,
     /// Mean over the poisons of what the inversion minimises, the least so far, at some passes; empty for a decoder.
     pub curve: Vec<CurvePoint>,
+    /// The attack's objective at the features of the images, at some steps of their refinement; empty without one.
+    pub refined: Vec<CurvePoint>,
 }
 
 /// How well one poison was matched, and how usual its features are among clean ones. Distances and norms are L2, in the space that the
@@ -125,6 +127,8 @@ pub struct Fit {
     pub distance_unrounded: f32,
     /// The same after rounding.
     pub distance: f32,
+    /// From the 8-bit image's features to the set that the poisoned features had to lie in.
+    pub outside: f32,
     /// Norm of the 8-bit image's features.
     pub norm: f32,
     /// Robust z-score of that norm among the clean training samples'.
@@ -148,20 +152,24 @@ impl Fit {
         self.norm_z.abs() > OUTLIER || self.nearest_z > OUTLIER
     }
 
+    /// The share of its norm by which an image may miss a set and still count as inside: rounding to 8 bits moves features as far.
+    pub const TOUCH: f32 = 0.01;
+
     /// Names of the measured numbers, in the order of [`Fit::numbers`].
-    pub const NUMBERS: [&'static str; 7] =
-        ["start_distance", "distance_unrounded", "distance", "norm", "norm_z", "nearest", "nearest_z"];
+    pub const NUMBERS: [&'static str; 8] =
+        ["start_distance", "distance_unrounded", "distance", "outside", "norm", "norm_z", "nearest", "nearest_z"];
 
     /// The measured numbers.
     #[must_use]
-    pub fn numbers(&self) -> [f32; 7] {
-        let Self { start_distance, distance_unrounded, distance, norm, norm_z, nearest, nearest_z, passes: _ } = *self;
-        [start_distance, distance_unrounded, distance, norm, norm_z, nearest, nearest_z]
+    pub fn numbers(&self) -> [f32; 8] {
+        let Self { start_distance, distance_unrounded, distance, outside, norm, norm_z, nearest, nearest_z, passes: _ } =
+            *self;
+        [start_distance, distance_unrounded, distance, outside, norm, norm_z, nearest, nearest_z]
     }
 
-    fn from_numbers(numbers: [f32; 7], passes: u32) -> Self {
-        let [start_distance, distance_unrounded, distance, norm, norm_z, nearest, nearest_z] = numbers;
-        Self { start_distance, distance_unrounded, distance, norm, norm_z, nearest, nearest_z, passes }
+    fn from_numbers(numbers: [f32; 8], passes: u32) -> Self {
+        let [start_distance, distance_unrounded, distance, outside, norm, norm_z, nearest, nearest_z] = numbers;
+        Self { start_distance, distance_unrounded, distance, outside, norm, norm_z, nearest, nearest_z, passes }
     }
 }
 
@@ -171,6 +179,13 @@ impl Poisons {
     pub fn relative_distance(&self) -> f64 {
         let mut distances: Vec<f64> = self.fits.iter().map(|f| f64::from(f.distance) / self.clean_nearest).collect();
         median(&mut distances)
+    }
+
+    /// Share of the poisons whose features lie outside of the set that they had to lie in, by more than [`Fit::TOUCH`] of their norm.
+    #[must_use]
+    pub fn outside(&self) -> f64 {
+        let out = |f: &&Fit| f.outside > Fit::TOUCH * f.norm;
+        self.fits.iter().filter(out).count() as f64 / self.fits.len().max(1) as f64
     }
 
     /// Share of the poisons that are outliers.
@@ -193,14 +208,20 @@ struct PoisonInfo {
     method: String,
     clean_nearest: f64,
     curve: Vec<CurvePoint>,
+    refined: Vec<CurvePoint>,
 }
 
 impl Artifact for Poisons {
     const KIND: &'static str = "poisons";
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
-        let Self { method, clean_nearest, curve, .. } = self;
-        w.value("info", &PoisonInfo { method: method.clone(), clean_nearest: *clean_nearest, curve: curve.clone() })?;
+        let info = PoisonInfo {
+            method: self.method.clone(),
+            clean_nearest: self.clean_nearest,
+            curve: self.curve.clone(),
+            refined: self.refined.clone(),
+        };
+        w.value("info", &info)?;
         arrays::write(w, "images", &self.images)?;
         arrays::write_vec(w, "labels", &self.labels)?;
         arrays::write_vec(w, "base_index", &self.base_index)?;
@@ -211,10 +232,10 @@ impl Artifact for Poisons {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let PoisonInfo { method, clean_nearest, curve } = r.value("info")?;
+        let PoisonInfo { method, clean_nearest, curve, refined } = r.value("info")?;
         let passes: Vec<u32> = arrays::read_vec(r, "passes")?;
         let columns = Fit::NUMBERS.map(|name| arrays::read_vec::<f32>(r, name));
-        let mut fits: Vec<([f32; 7], u32)> = passes.into_iter().map(|p| ([0.0; 7], p)).collect();
+        let mut fits: Vec<([f32; 8], u32)> = passes.into_iter().map(|p| ([0.0; 8], p)).collect();
         for (i, (column, name)) in columns.into_iter().zip(Fit::NUMBERS).enumerate() {
             let column = column?;
             if column.len() != fits.len() {
@@ -230,6 +251,7 @@ impl Artifact for Poisons {
             fits: fits.into_iter().map(|(numbers, passes)| Fit::from_numbers(numbers, passes)).collect(),
             clean_nearest,
             curve,
+            refined,
         })
     }
 
@@ -237,7 +259,7 @@ impl Artifact for Poisons {
         let passes = self.fits.iter().map(|f| f64::from(f.passes)).sum::<f64>() / self.fits.len().max(1) as f64;
         serde_json::json!({
             "method": self.method, "poisons": self.labels.len(), "relative_distance": self.relative_distance(),
-            "outliers": self.outliers(), "passes": passes,
+            "outliers": self.outliers(), "outside": self.outside(), "passes": passes,
         })
     }
 }
@@ -267,6 +289,7 @@ mod tests {
             fits: vec![fit(0.0, 0.0), fit(9.0, 0.0)],
             clean_nearest: 2.0,
             curve: vec![],
+            refined: vec![],
         };
         assert_eq!((poisons.outliers(), poisons.relative_distance()), (0.5, 1.5));
     }

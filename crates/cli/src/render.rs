@@ -220,6 +220,7 @@ pub fn results(groups: &[Group]) -> String {
         "Linf",
         "off",
         "odd",
+        "out",
         "seconds",
     ]);
     let fixed = 2 + telling.len();
@@ -250,12 +251,12 @@ pub fn results(groups: &[Group]) -> String {
         ];
         row.extend(measured.map(|c| c.map_or_else(|| "-".to_owned(), percent)));
         row.extend(g.visibility.map_or_else(
-            || ["-"; 5].map(str::to_owned),
+            || ["-"; 6].map(str::to_owned),
             |v| {
                 let (ssim, linf) = (format!("{:.2}", v.ssim.mean), format!("{:.3}", v.linf.mean));
-                let (off, odd) =
-                    (format!("{:.2}", v.relative_distance.mean), format!("{:.0}", 100.0 * v.outliers.mean));
-                [format!("{:.1}", v.psnr.mean), ssim, linf, off, odd]
+                let share = |c: Cell| format!("{:.0}", 100.0 * c.mean);
+                let off = format!("{:.2}", v.relative_distance.mean);
+                [format!("{:.1}", v.psnr.mean), ssim, linf, off, share(v.outliers), share(v.outside)]
             },
         ));
         row.push(format!("{:.1}", g.seconds.mean));
@@ -268,7 +269,7 @@ pub fn results(groups: &[Group]) -> String {
     out += "features, with their 8-bit images, and with as many controls (random label flips, label flips chosen by influence,\n";
     out += "duplicates). Mean ± standard deviation over seeds. PSNR in dB, SSIM and Linf against the base images. off: median distance\n";
     out += "of the images' features to the poisoned ones, in distances of clean nearest neighbours. odd: % of the images with outlying\n";
-    out += "features. Seconds: target-params to invert.\n";
+    out += "features. out: % of the images whose features lie outside of the attack's constraint. Seconds: target-params to invert.\n";
     out += "Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the attacker. Objective: of Gradient Canceling the\n";
     out += "gradient left at the target, as a share of the clean one; of the bilevel attack the smoothed error of the retrained head.\n";
     let tolerance = |g: &Group| {

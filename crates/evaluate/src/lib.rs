@@ -100,7 +100,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -172,8 +172,8 @@ impl hemlock_stage::Stage for Stage {
             Ok(Accuracy { overall: accuracy(head, test)?, per_class: per_class_accuracy(head, test)? })
         };
         let attack = match &poisons {
-            Some(poisons) => format!("{} + {}", poison_features.attack, poisons.method),
-            None => poison_features.attack,
+            Some(poisons) => format!("{} + {}", poison_features.aim.attack.name(), poisons.method),
+            None => poison_features.aim.attack.name().to_owned(),
         };
         Ok(Evaluation {
             attack,

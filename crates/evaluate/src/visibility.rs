@@ -28,6 +28,7 @@ pub fn visibility(poisons: &Poisons, base: &Images) -> Result<(Visibility, Vec<C
         psnr: mean(|c| c.psnr),
         ssim: mean(|c| c.ssim),
         outliers: poisons.outliers(),
+        outside: poisons.outside(),
         relative_distance: poisons.relative_distance(),
     };
     Ok((visibility, changes))
@@ -112,6 +113,7 @@ mod tests {
             fits: vec![Fit { distance: 1.0, norm_z: 4.0, ..Fit::default() }; m],
             clean_nearest: 2.0,
             curve: vec![],
+            refined: vec![],
         }
     }
 

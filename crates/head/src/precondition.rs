@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array2, ArrayView1, ArrayView2, Axis, Slice, concatenate};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Slice, concatenate};
 use rayon::prelude::*;
 
 use crate::kernel::{add_outer, map_chunks};
@@ -44,27 +44,31 @@ impl Preconditioner {
     }
 
     /// The inverse of the Hessian's blocks at a head, one for each class, `Aᵀ diag(p ∘ (1 - p)) A / N + λ diag(1, …, 1, 0)`, estimated on
-    /// some thousand samples. Much nearer than [`Preconditioner::new`] where classes are many, and dearer; so dear where features are
+    /// some thousand samples of every block. Much nearer than [`Preconditioner::new`] where classes are many, and dearer; so dear where features are
     /// many, too, that it is the other one there.
     ///
     /// # Errors
     /// As [`Preconditioner::new`], and samples that do not fit the head.
-    pub fn at(head: &Head, samples: Samples<'_>, weight_decay: f64) -> Result<Self, HeadError> {
+    pub fn at(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Result<Self, HeadError> {
         HeadError::check_non_negative("weight_decay", weight_decay)?;
-        head.check_samples(&[samples])?;
-        let dim = head.dim();
+        head.check_samples(blocks)?;
+        let (dim, count) = (head.dim(), count(blocks)?);
         if head.classes() * (dim + 1) * (dim + 1) > MOST_ELEMENTS {
-            return Self::new(&[samples], weight_decay);
+            return Self::new(blocks, weight_decay);
         }
-        let rows = spread(samples.len(), ROWS);
-        if rows.is_empty() {
-            return Err(HeadError::Empty);
+        let mut z = Array2::zeros((0, dim));
+        // How many samples of all each stands for, as a share.
+        let mut weights = Vec::new();
+        for samples in blocks {
+            let rows = spread(samples.len(), ROWS);
+            z = concatenate![Axis(0), z, samples.select(&rows)];
+            weights.extend(rows.iter().map(|_| samples.len() as f64 / (rows.len() * count) as f64));
         }
-        let z = samples.select(&rows);
+        let weights = Array1::from(weights);
         let probabilities = probabilities(head, z.view())?;
-        let a = concatenate![Axis(1), z, Array2::ones((rows.len(), 1))];
+        let a = concatenate![Axis(1), z, Array2::ones((weights.len(), 1))];
         let block = |p: ArrayView1<'_, f64>| {
-            let spread = p.mapv(|p| (p * (1.0 - p) / rows.len() as f64).sqrt());
+            let spread = (&p * &(1.0 - &p) * &weights).mapv(f64::sqrt);
             let weighted = &a * &spread.insert_axis(Axis(1));
             let mut hessian = weighted.t().dot(&weighted);
             add_decay(&mut hessian, weight_decay);
@@ -201,7 +205,7 @@ mod tests {
         let (n, d, classes, decay) = (60, 3, 4, 0.01);
         let data = Data::new(n, d, classes, 3);
         let head = Head::from_packed(random(classes, d + 1, 5)).unwrap();
-        let preconditioner = Preconditioner::at(&head, data.samples(), decay).unwrap();
+        let preconditioner = Preconditioner::at(&head, &[data.samples()], decay).unwrap();
         for class in 0..classes {
             // A direction of one class, and its class's row of the product.
             let mut direction = Array2::zeros((classes, d + 1));

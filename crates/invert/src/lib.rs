@@ -5,17 +5,23 @@ pub mod decoder;
 mod matching;
 mod minimize;
 mod pass;
+mod refine;
+#[cfg(test)]
+mod testing;
 
 pub use matching::Optimizer;
 
 use clean::{Clean, distance, distances, nearest, norm};
 use decoder::Decoder;
-use hemlock_artifact::{Dataset, Extractor, Features, Fit, Images, PoisonFeatures, Poisons};
+use hemlock_artifact::{Dataset, Extractor, Features, Fit, Images, PoisonFeatures, Poisons, TargetParams};
+use hemlock_head::Constraint;
 use hemlock_models::{extract, open_extractor};
+use hemlock_poison_features::{Goal, constraint};
 use hemlock_stage::{Context, ErrorKind, Need, ParamError, Port, StageError, inputs};
 use matching::{Matched, Matching, Problem};
 use ndarray::{Array4, ArrayView2, ArrayView3, Axis};
 use pass::{Frozen, rounded};
+use refine::Refinement;
 use serde::{Deserialize, Serialize};
 
 /// Parameters of the stage: a method, and what it needs.
@@ -36,7 +42,7 @@ pub enum Params {
         /// Most passes through the extractor, forward and backward, per start.
         #[serde(default = "defaults::steps")]
         steps: u32,
-        /// Length of Adam's first step, and of L-BFGS's step where it knows no curvature; in pixel units of `[0, 1]`.
+        /// Length of Adam's first step, also in refinement, and of L-BFGS's step where it knows no curvature; in pixel units of `[0, 1]`.
         #[serde(default = "defaults::step")]
         step: f64,
         /// An image is done when ten passes lower its loss by less than this share.
@@ -48,6 +54,9 @@ pub enum Params {
         /// Further starts, at the clean training images whose features are nearest to the poisoned ones; the best result is kept.
         #[serde(default)]
         restarts: u32,
+        /// Steps of all images together, once they are matched, on the objective that the poisoned features were made for; 0: none.
+        #[serde(default)]
+        refine: u32,
     },
     /// Images from the decoder that the stage `decoder` trained.
     Decoder {},
@@ -103,6 +112,8 @@ inputs! {
         ; optional {
             /// The decoder, for those that start there.
             decoder: hemlock_artifact::Decoder = "decoder",
+            /// The clean and the target head, for refinement.
+            target: TargetParams = "target-params",
         }
     }
 }
@@ -112,7 +123,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "invert";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -120,15 +131,18 @@ impl hemlock_stage::Stage for Stage {
     type Output = Poisons;
 
     fn need(params: &Params, port: &Port) -> Need {
-        match params {
-            _ if port.role != "decoder" => port.need,
-            Params::Decoder {} | Params::FeatureMatching { start: Start::Decoder, .. } => Need::Required,
-            Params::FeatureMatching { .. } => Need::Unread,
-        }
+        let needs = match (port.role, params) {
+            ("decoder", Params::Decoder {}) => true,
+            ("decoder", Params::FeatureMatching { start, .. }) => *start == Start::Decoder,
+            ("target", Params::Decoder {}) => false,
+            ("target", Params::FeatureMatching { refine, .. }) => *refine > 0,
+            _ => return port.need,
+        };
+        if needs { Need::Required } else { Need::Unread }
     }
 
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
-        let Inputs { dataset, extractor, features, poison_features, decoder } = inputs;
+        let Inputs { dataset, extractor, features, poison_features, target, decoder } = inputs;
         let extractor = open_extractor(&extractor, ctx.device)?;
         let frozen = Frozen::new(&extractor, &features.normalization);
         let zeta = poison_features.features.view();
@@ -137,15 +151,26 @@ impl hemlock_stage::Stage for Stage {
             None => None,
         };
         let clean = Clean::new(features.train.features.view());
+        let constraint = constraint(&poison_features.aim, features.train.samples(features.classes.len())?)?;
+        let mut refined = Vec::new();
         let base = base_images(&dataset.train, &poison_features.base_index)?;
         let (method, found) = match *params {
-            Params::FeatureMatching { beta, linf, optimizer, steps, step, tolerance, start, restarts } => {
+            Params::FeatureMatching { beta, linf, optimizer, steps, step, tolerance, start, restarts, refine } => {
                 let linf = linf.map(|levels| f32::from(levels) / 255.0);
                 let exact = (EXACT * clean.nearest.median).powi(2) as f32;
                 let problem = Problem { frozen: &frozen, base: base.view(), zeta, beta, linf, exact };
                 let matching = Matching { optimizer, steps, step, tolerance };
                 let starts = Starts::new(start, restarts, &problem, decoded.as_ref(), &dataset.train, &features)?;
-                ("feature-matching", matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), ctx)?)
+                let mut found = matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), ctx)?;
+                if let Some(target) = target.filter(|_| refine > 0) {
+                    let mut goal = Goal::new(&poison_features.aim, &features, &target)?;
+                    let labels = &poison_features.labels;
+                    let refinement = Refinement { steps: refine, step, labels, constraint: &constraint };
+                    (found.pixels, refined) = refinement.run(&problem, goal.objective(), found.pixels, ctx)?;
+                    found.passes.iter_mut().for_each(|passes| *passes += refine);
+                    goal.warn();
+                }
+                ("feature-matching", found)
             }
             Params::Decoder {} => {
                 let pixels = decoded.ok_or_else(|| StageError::internal("the decoder was not given"))?;
@@ -156,8 +181,13 @@ impl hemlock_stage::Stage for Stage {
         let images = rounded(&found.pixels);
         let mut z = extract(&extractor, images.view(), ctx, &|_| {})?;
         features.normalization.apply(&mut z);
-        let measured =
-            Measured { zeta, unrounded: unrounded.view(), z: z.view(), base_index: &poison_features.base_index };
+        let measured = Measured {
+            zeta,
+            unrounded: unrounded.view(),
+            z: z.view(),
+            outside: outside(&constraint, z.view(), &poison_features.labels),
+            base_index: &poison_features.base_index,
+        };
         let fits = measured.fits(&found.passes, &clean, features.train.features.view());
         Ok(Poisons {
             images,
@@ -167,6 +197,7 @@ impl hemlock_stage::Stage for Stage {
             method: method.to_owned(),
             clean_nearest: clean.nearest.median,
             curve: found.curve,
+            refined,
         })
     }
 }
@@ -229,6 +260,8 @@ struct Measured<'a> {
     zeta: ArrayView2<'a, f32>,
     unrounded: ArrayView2<'a, f32>,
     z: ArrayView2<'a, f32>,
+    /// How far each lies outside of the constraint.
+    outside: Vec<f32>,
     base_index: &'a [u32],
 }
 
@@ -243,6 +276,7 @@ impl Measured<'_> {
                 start_distance: distance(train.row(self.base_index[i] as usize), self.zeta.row(i)),
                 distance_unrounded: before[i],
                 distance: after[i],
+                outside: self.outside[i],
                 norm,
                 norm_z: clean.norm.z(norm),
                 nearest,
@@ -252,6 +286,13 @@ impl Measured<'_> {
         };
         (0..passes.len()).map(fit).collect()
     }
+}
+
+/// How far every row of `z` lies outside of its label's set.
+fn outside(constraint: &Constraint, z: ArrayView2<f32>, labels: &[u32]) -> Vec<f32> {
+    let mut inside = z.mapv(f64::from);
+    constraint.project(&mut inside, labels);
+    distances(inside.mapv(|x| x as f32).view(), z)
 }
 
 /// The images that the poisons are made of, `[m, 3, height, width]`.

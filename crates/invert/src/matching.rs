@@ -110,17 +110,21 @@ impl Problem<'_> {
         unit(self.base.index_axis(Axis(0), row))
     }
 
+    /// `beta |x - x_b|^2` of pixels `x` and their base image, and adds its gradient.
+    pub(crate) fn penalise(&self, x: &[f32], base: &[f32], gradient: &mut [f32]) -> f64 {
+        let mut moved = 0.0;
+        for ((g, x), b) in gradient.iter_mut().zip(x).zip(base) {
+            *g += 2.0 * self.beta as f32 * (x - b);
+            moved += f64::from((x - b).powi(2));
+        }
+        self.beta * moved
+    }
+
     /// Adds the penalty, and hands loss and gradient to a run.
     fn tell(&self, run: &mut Run, matching: &Matching, distance: f32, gradient: &mut [f32]) -> bool {
         let mut loss = f64::from(distance);
         if self.beta > 0.0 {
-            let base = self.base(run.found.row);
-            let mut moved = 0.0;
-            for ((g, x), b) in gradient.iter_mut().zip(run.minimizer.point()).zip(base) {
-                *g += 2.0 * self.beta as f32 * (x - b);
-                moved += f64::from((x - b).powi(2));
-            }
-            loss += self.beta * moved;
+            loss += self.penalise(run.minimizer.point(), &self.base(run.found.row), gradient);
         }
         run.hear(matching, loss, gradient) && (self.beta > 0.0 || distance > self.exact)
     }
@@ -213,43 +217,11 @@ fn collect(problem: &Problem, found: &[Found]) -> Result<Matched, StageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{context, extractor, images, on_threads};
     use hemlock_artifact::Affine;
-    use hemlock_models::{Backend, Extractor, ExtractorSpec, ResNet, device};
-    use hemlock_stage::{Cancel, Environment, NoCheckpoints, Silent};
+    use hemlock_models::Extractor;
     use ndarray::{Array2, Slice};
-    use rand::SeedableRng;
-    use rand_chacha::ChaCha8Rng;
     use std::time::Instant;
-
-    fn extractor(arch: &str, side: usize) -> Extractor {
-        let device = device::open(Backend::default()).unwrap();
-        let spec =
-            ExtractorSpec { arch: arch.parse().unwrap(), image_size: [side, side], mean: [0.5; 3], std: [0.25; 3] };
-        let net = ResNet::new(spec.arch, &mut ChaCha8Rng::seed_from_u64(1), &device);
-        Extractor::new(spec, &net, &device)
-    }
-
-    fn images(n: usize, side: usize, salt: usize) -> Array4<u8> {
-        Array4::from_shape_fn((n, 3, side, side), |(i, c, y, x)| {
-            ((i * 37 + c * 101 + y * 17 + x * 29 + (i + 1) * x * salt) % 256) as u8
-        })
-    }
-
-    fn context<T>(run: impl FnOnce(&Context) -> T) -> T {
-        let (env, cancel) = (Environment::default(), Cancel::default());
-        run(&Context {
-            seed: 0,
-            device: "flex",
-            env: &env,
-            progress: &Silent,
-            cancel: &cancel,
-            checkpoints: &NoCheckpoints,
-        })
-    }
-
-    fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
-    }
 
     /// Base images, and the features of other images to match.
     struct Case {

@@ -49,6 +49,23 @@ impl<'a> Frozen<'a> {
         Ok((host(squares.into_data()), host(gradient.into_data())))
     }
 
+    /// [`Frozen::gradient`] of many images, in tiles.
+    pub(crate) fn gradient_in_tiles(
+        &self,
+        pixels: &[f32],
+        shape: [usize; 4],
+        zeta: &[f32],
+    ) -> Result<(Vec<f32>, Vec<f32>), StageError> {
+        let [n, channels, height, width] = shape;
+        let (size, d) = (channels * height * width, zeta.len() / n);
+        let tiles = on_device(self.device(), n, TILE, |rows| {
+            let of = |values: &[f32], size: usize| values[rows.start * size..rows.end * size].to_vec();
+            self.gradient(of(pixels, size), [rows.len(), channels, height, width], of(zeta, d))
+        })?;
+        let (squares, gradients): (Vec<_>, Vec<_>) = tiles.into_iter().unzip();
+        Ok((squares.concat(), gradients.concat()))
+    }
+
     /// Features `[n, d]` of images `[n, 3, height, width]` in `[0, 1]` that are not 8-bit.
     pub(crate) fn features(&self, images: ArrayView4<f32>, ctx: &Context) -> Result<Array2<f32>, StageError> {
         let (n, channels, height, width) = images.dim();

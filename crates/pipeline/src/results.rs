@@ -146,6 +146,8 @@ pub struct Seen {
     pub relative_distance: Cell,
     /// Share of outliers.
     pub outliers: Cell,
+    /// Share of those outside of the attack's constraint.
+    pub outside: Cell,
 }
 
 /// The rows that differ in nothing but the seed.
@@ -219,6 +221,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                         linf: seen(&|v| v.linf)?,
                         relative_distance: seen(&|v| v.relative_distance)?,
                         outliers: seen(&|v| v.outliers)?,
+                        outside: seen(&|v| v.outside)?,
                     })
                 }),
                 seconds: cell(&|r| r.seconds),

@@ -38,7 +38,7 @@ fn main() -> Result<(), HeadError> {
     let labels = predict(&teacher, (&z + &(normal(count, d) * 0.5)).view())?;
     let (train, held_out) = z.view().split_at(Axis(0), n);
     let clean = Samples::new(train, &labels[..n], classes)?;
-    let raised = [Samples::new(held_out, &labels[n..], classes)?];
+    let raised = vec![Samples::new(held_out, &labels[n..], classes)?];
     let head = fit(&[clean], &FitOptions::new(DECAY), &|_, _| true)?.head;
 
     let start = train.slice_axis(Axis(0), Slice::from(..POISONS)).to_owned();
@@ -58,5 +58,5 @@ fn main() -> Result<(), HeadError> {
     };
     let target = Head::from_packed(&head.packed() * 0.8)?;
     run("Gradient Canceling", &mut Canceling::new(&target, clean, DECAY)?, 2000)?;
-    run("bilevel", &mut Bilevel::new(clean, &raised, head, DECAY, 1.0)?, 40)
+    run("bilevel", &mut Bilevel::new(clean, raised, head, DECAY, 1.0)?, 40)
 }

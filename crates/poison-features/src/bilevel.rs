@@ -22,11 +22,13 @@ use std::sync::Arc;
 const FOLLOWER_TOLERANCE: f64 = 1e-5;
 /// Relative residual at which the Hessian counts as inverted.
 const SOLVE_TOLERANCE: f64 = 1e-3;
+/// Iterations of training and inversion together, in one step, after which the preconditioner is made anew.
+const PATIENCE: usize = 60;
 
 /// The objective `-L_val(w*(poisons))`: minus the smoothed error of the follower on samples that the leader wants it to get wrong.
 pub struct Bilevel<'a> {
     clean: Samples<'a>,
-    raised: &'a [Samples<'a>],
+    raised: Vec<Samples<'a>>,
     weight_decay: f64,
     temperature: f64,
     preconditioner: Arc<Preconditioner>,
@@ -45,12 +47,12 @@ impl<'a> Bilevel<'a> {
     /// No clean samples, or samples that do not fit each other.
     pub fn new(
         clean: Samples<'a>,
-        raised: &'a [Samples<'a>],
+        raised: Vec<Samples<'a>>,
         start: Head,
         weight_decay: f64,
         temperature: f64,
     ) -> Result<Self, HeadError> {
-        let preconditioner = Arc::new(Preconditioner::at(&start, clean, weight_decay)?);
+        let preconditioner = Arc::new(Preconditioner::at(&start, &[clean], weight_decay)?);
         Ok(Self {
             clean,
             raised,
@@ -85,14 +87,19 @@ impl Objective for Bilevel<'_> {
             self.unconverged = self.unconverged.max(found.gradient_norm);
         }
         let head = found.head;
-        let (error, gradient) = smoothed_error(&head, self.raised, self.temperature)?;
+        let (error, gradient) = smoothed_error(&head, &self.raised, self.temperature)?;
         let options = SolveOptions {
             tolerance: SOLVE_TOLERANCE,
             start: self.solution.take(),
             preconditioner: Some(Arc::clone(&self.preconditioner)),
             ..SolveOptions::new(self.weight_decay)
         };
-        let solution = solve_hessian(&head, &training, gradient.view(), &options)?.solution;
+        let solved = solve_hessian(&head, &training, gradient.view(), &options)?;
+        if found.iterations + solved.iterations > PATIENCE {
+            // Poisons that are far out bend the objective where clean samples do not.
+            self.preconditioner = Arc::new(Preconditioner::at(&head, &training, self.weight_decay)?);
+        }
+        let solution = solved.solution;
         let count = (self.clean.len() + labels.len()) as f64;
         let force = &solution / count;
         self.head.clone_from(&head);
@@ -113,8 +120,8 @@ mod tests {
     use crate::{Choice, Descent, add, descend};
     use hemlock_head::{Constraint, accuracy};
 
-    fn bilevel<'a>(setting: &'a Setting, raised: &'a [Samples<'a>]) -> Bilevel<'a> {
-        Bilevel::new(setting.clean(), raised, setting.head.clone(), 1e-2, 1.0).unwrap()
+    fn bilevel(setting: &Setting) -> Bilevel<'_> {
+        Bilevel::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap()
     }
 
     /// The leader's loss of poisons, with a follower trained to the last digit.
@@ -129,7 +136,7 @@ mod tests {
     fn the_gradient_goes_through_retraining() {
         let setting = Setting::new();
         let (z, labels) = clouds(6, 3);
-        let force = bilevel(&setting, &[setting.validation()]).evaluate(z.view(), &labels).unwrap();
+        let force = bilevel(&setting).evaluate(z.view(), &labels).unwrap();
         assert!((loss(&setting, &z, &labels) + force.value).abs() < 1e-5);
         let found = force.gradient(z.view(), &labels).unwrap();
         let largest = found.iter().fold(0.0f64, |m, g| m.max(g.abs()));
@@ -150,7 +157,7 @@ mod tests {
     fn best_labels_and_gains_are_those_of_trial() {
         let setting = Setting::new();
         let (z, labels) = clouds(12, 4);
-        let force = bilevel(&setting, &[setting.validation()]).evaluate(Array2::zeros((0, 2)).view(), &[]).unwrap();
+        let force = bilevel(&setting).evaluate(Array2::zeros((0, 2)).view(), &[]).unwrap();
         let best = force.best_labels(z.view()).unwrap();
         let gains = force.gains(z.view()).unwrap();
         for (i, row) in z.rows().into_iter().enumerate() {
@@ -174,8 +181,7 @@ mod tests {
         let run = |relabel_every, constraint: &Constraint| {
             let descent = Descent { steps: 60, step: 0.2, relabel_every, ..Descent::default() };
             let mut first = None;
-            let raised = [setting.validation()];
-            let mut bilevel = bilevel(&setting, &raised);
+            let mut bilevel = bilevel(&setting);
             let found = descend(&mut bilevel, z.clone(), labels.clone(), constraint, &descent, |_, error| {
                 first.get_or_insert(error);
                 Ok::<_, HeadError>(())
@@ -196,8 +202,7 @@ mod tests {
         assert!(free > chosen + 0.005, "{free} over {chosen}");
         assert!(accuracy(&setting.head, setting.validation()).unwrap() > 0.7);
 
-        let raised = [setting.validation()];
-        let mut objective = bilevel(&setting, &raised);
+        let mut objective = bilevel(&setting);
         let any = Choice::Any { most: vec![300; 3] };
         let visit = |_, _| Ok::<_, HeadError>(());
         let added = add(&mut objective, 15, &any, &ball, setting.clean(), 0, visit).unwrap();

@@ -7,6 +7,7 @@ mod adam;
 mod bilevel;
 mod canceling;
 mod descent;
+mod goal;
 mod greedy;
 mod objective;
 mod start;
@@ -16,10 +17,12 @@ mod testing;
 pub use bilevel::Bilevel;
 pub use canceling::Canceling;
 pub use descent::{Descent, Found, Solver, Stop, descend};
+pub use goal::{Goal, constraint};
 pub use greedy::{Added, Choice, Class, add, nearest_samples};
+pub use hemlock_artifact::{Attack, Split};
 pub use objective::{Force, Objective};
 
-use hemlock_artifact::{CurvePoint, Features, PoisonFeatures, TargetParams};
+use hemlock_artifact::{Aim, CurvePoint, Features, PoisonFeatures, TargetParams};
 use hemlock_head::{Constraint, ConstraintKind, ConstraintKinds, Samples};
 use hemlock_stage::{Bar, Context, ParamError, StageError, inputs};
 use serde::{Deserialize, Serialize};
@@ -65,7 +68,7 @@ pub struct Params {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u32>,
     /// Length of the first step per coordinate, as a share of the clean features' root mean square; absent: 0.1 for Gradient
-    /// Canceling, 0.2 for the bilevel attack.
+    /// Canceling; for the bilevel attack 0.2, and 1 where there is no constraint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<f64>,
     /// The solver stops after so many steps without improvement; absent: never.
@@ -98,29 +101,6 @@ mod defaults {
     pub(super) fn temperature() -> f64 {
         0.5
     }
-}
-
-/// What poisons are to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Attack {
-    /// Make the target stationary: their gradient cancels that of the clean data there.
-    GradientCanceling,
-    /// Raise the error of the retrained head, by implicit differentiation.
-    Bilevel,
-}
-
-/// The split whose error is raised.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Split {
-    /// The validation split.
-    Validation,
-    /// The victim's clean training split.
-    Train,
-    /// Both: the more samples, the less the attack fits their noise.
-    #[default]
-    Both,
 }
 
 /// Labels of the poisons.
@@ -191,6 +171,17 @@ pub enum SolverKind {
 }
 
 impl Params {
+    fn aim(&self) -> Aim {
+        Aim {
+            attack: self.attack,
+            raised: self.objective,
+            temperature: self.temperature,
+            constraint: self.constraint.clone(),
+            quantile: self.quantile,
+            neighbors: self.neighbors,
+        }
+    }
+
     fn steps(&self) -> u32 {
         self.steps.unwrap_or(match (self.solver, self.attack) {
             (SolverKind::ConditionalGradient, _) => 1,
@@ -202,6 +193,7 @@ impl Params {
     fn step(&self) -> f64 {
         self.step.unwrap_or(match self.attack {
             Attack::GradientCanceling => 0.1,
+            Attack::Bilevel if self.constraint.kinds().is_empty() => 1.0,
             Attack::Bilevel => 0.2,
         })
     }
@@ -274,7 +266,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-features";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;
     type Params = Params;
@@ -306,47 +298,22 @@ impl hemlock_stage::Stage for Stage {
     }
 
     fn run(params: &Params, Inputs { features, target }: Inputs, ctx: &Context) -> Result<PoisonFeatures, StageError> {
-        let classes = features.classes.len();
-        let clean = features.train.samples(classes)?;
+        let aim = params.aim();
+        let clean = features.train.samples(features.classes.len())?;
         let count = poison_count(params.eps_d, clean.len())?;
-        let constraint = Constraint::new(&params.constraint, clean, params.quantile, params.neighbors as usize)
-            .map_err(|e| ParamError::new("constraint", e.to_string()))?;
-        match params.attack {
-            Attack::GradientCanceling => {
-                let mut canceling = Canceling::new(&target.target, clean, target.weight_decay)?;
-                let made = make(params, &mut canceling, clean, count, &constraint, ctx)?;
+        let constraint = constraint(&aim, clean)?;
+        let mut goal = Goal::new(&aim, &features, &target)?;
+        let made = make(params, goal.objective(), clean, count, &constraint, ctx)?;
+        goal.warn();
+        let bound = match &goal {
+            Goal::Canceling(canceling) => {
                 let free = params.labels == Labels::Aligned;
-                let bound = canceling.residual_bound(
-                    made.start.features.view(),
-                    &made.start.labels,
-                    free,
-                    &constraint,
-                    clean,
-                )?;
-                Ok(made.artifact(params, "gradient-canceling", Some(bound)))
+                let Start { features, labels, .. } = &made.start;
+                Some(canceling.residual_bound(features.view(), labels, free, &constraint, clean)?)
             }
-            Attack::Bilevel => {
-                let validation = features.validation.samples(classes)?;
-                if validation.is_empty() && params.objective == Split::Validation {
-                    let message =
-                        "gives no validation split, whose error the attack raises; expected `validation` above 0";
-                    return Err(ParamError::new("dataset.downstream", message).into());
-                }
-                let splits = [validation, clean];
-                let raised = match params.objective {
-                    Split::Validation => &splits[..1],
-                    Split::Train => &splits[1..],
-                    Split::Both => &splits,
-                };
-                let (head, decay) = (target.clean, target.weight_decay);
-                let mut bilevel = Bilevel::new(clean, raised, head, decay, params.temperature)?;
-                let made = make(params, &mut bilevel, clean, count, &constraint, ctx)?;
-                if let Some(gradient_norm) = bilevel.unconverged() {
-                    tracing::warn!(gradient_norm, "a head that the attack retrained stopped before its tolerance");
-                }
-                Ok(made.artifact(params, "bilevel", None))
-            }
-        }
+            Goal::Bilevel(_) => None,
+        };
+        Ok(made.artifact(params, aim, bound))
     }
 }
 
@@ -430,12 +397,12 @@ fn make(
 }
 
 impl Made {
-    fn artifact(self, params: &Params, attack: &str, bound: Option<f64>) -> PoisonFeatures {
+    fn artifact(self, params: &Params, aim: Aim, bound: Option<f64>) -> PoisonFeatures {
         PoisonFeatures {
             features: self.start.features.mapv(|x| x as f32),
             labels: self.start.labels,
             base_index: self.start.base,
-            attack: attack.to_owned(),
+            aim,
             clean_label: params.labels == Labels::Kept,
             eps_d: params.eps_d,
             objective: self.objective,

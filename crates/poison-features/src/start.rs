@@ -149,8 +149,7 @@ mod tests {
 
     fn make(setting: &Setting, kind: StartKind, labels: Labels) -> Start {
         let clean = setting.clean();
-        let raised = [setting.validation()];
-        let mut objective = Bilevel::new(clean, &raised, setting.head.clone(), 1e-2, 1.0).unwrap();
+        let mut objective = Bilevel::new(clean, vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap();
         let plan = Plan { clean, count: 12, kind, labels, sweeps: 0, seed: 1 };
         let start = plan.make(&mut objective, &Constraint::ball(1.0), &mut |_, _| Ok(())).unwrap();
         assert_eq!((start.base.len(), start.features.nrows(), start.labels.len()), (12, 12, 12));
@@ -186,8 +185,8 @@ mod tests {
         let setting = Setting::new();
         let error = |kind, labels| {
             let start = make(&setting, kind, labels);
-            let raised = [setting.validation()];
-            let mut objective = Bilevel::new(setting.clean(), &raised, setting.head.clone(), 1e-2, 1.0).unwrap();
+            let mut objective =
+                Bilevel::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap();
             let value = objective.evaluate(start.features.view(), &start.labels).unwrap().value;
             objective.shown(value)
         };

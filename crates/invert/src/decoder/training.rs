@@ -4,14 +4,14 @@ use super::{Decoder, Network};
 use crate::{
     clean::{distances, norm},
     cosine,
-    pass::{Frozen, TILE, host, rounded},
+    pass::{Frozen, host, rounded},
 };
 use burn::{
     optim::{AdamConfig, GradientsParams},
     tensor::{Tensor, TensorData},
 };
 use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Reconstruction};
-use hemlock_models::{Weights, extract, open_extractor, tiles::on_device};
+use hemlock_models::{Weights, extract, open_extractor};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
 use ndarray::{Array2, Array4, Axis};
 use rand::{SeedableRng, seq::SliceRandom};
@@ -190,28 +190,12 @@ fn loss(
     if params.feature_weight == 0.0 {
         return Ok((pixel_error, value));
     }
-    let (squares, gradient) = feature_gradient(frozen, host(decoded.clone().into_data()), shape, &zeta)?;
+    let (squares, gradient) = frozen.gradient_in_tiles(&host(decoded.clone().into_data()), shape, &zeta)?;
+    let squares: f64 = squares.into_iter().map(f64::from).sum();
     let weight = params.feature_weight / zeta.len() as f64;
     // Linear in the images, with the gradient that the chain rule asks for.
     let gradient = Tensor::from_data(TensorData::new(gradient, shape), &device) * weight;
     Ok((pixel_error + (decoded * gradient).sum(), value + weight * squares))
-}
-
-/// The sum of squared feature distances of images, and its gradient, in tiles.
-fn feature_gradient(
-    frozen: &Frozen,
-    pixels: Vec<f32>,
-    shape: [usize; 4],
-    zeta: &[f32],
-) -> Result<(f64, Vec<f32>), StageError> {
-    let [n, channels, height, width] = shape;
-    let (size, d) = (channels * height * width, zeta.len() / n);
-    let tiles = on_device(frozen.device(), n, TILE, |rows| {
-        let of = |values: &[f32], size: usize| values[rows.start * size..rows.end * size].to_vec();
-        frozen.gradient(of(&pixels, size), [rows.len(), channels, height, width], of(zeta, d))
-    })?;
-    let sum = tiles.iter().flat_map(|(squares, _)| squares).copied().map(f64::from).sum();
-    Ok((sum, tiles.into_iter().flat_map(|(_, gradient)| gradient).collect()))
 }
 
 impl Pairs {
