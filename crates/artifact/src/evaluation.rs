@@ -135,6 +135,11 @@ pub struct Evaluation {
     pub poisons: u64,
     /// Test accuracy of every head.
     pub accuracy: Measured<Accuracy>,
+    /// Mean cross-entropy of every head on the clean training split, in nats.
+    pub clean_loss: Measured<f64>,
+    /// An upper bound of that loss over all poisons, as many as these, that the attack's constraint lets through with any labels:
+    /// [`hemlock_head::loss_ceiling`]. It holds for heads that are trained to the minimum.
+    pub ceiling: f64,
     /// The heads that were measured.
     pub heads: Measured<Head>,
     /// Largest gradient norm of the mean objective at which a head's training stopped.
@@ -155,6 +160,8 @@ struct Info {
     poisonability: Option<Bounds>,
     poisons: u64,
     accuracy: Measured<Accuracy>,
+    clean_loss: Measured<f64>,
+    ceiling: f64,
     gradient_norm: f64,
     visibility: Option<Visibility>,
 }
@@ -174,6 +181,8 @@ impl Artifact for Evaluation {
                 poisonability: self.poisonability,
                 poisons: self.poisons,
                 accuracy: self.accuracy.clone(),
+                clean_loss: self.clean_loss.clone(),
+                ceiling: self.ceiling,
                 gradient_norm: self.gradient_norm,
                 visibility: self.visibility.clone(),
             },
@@ -215,6 +224,8 @@ impl Artifact for Evaluation {
             poisonability: info.poisonability,
             poisons: info.poisons,
             accuracy: info.accuracy,
+            clean_loss: info.clean_loss,
+            ceiling: info.ceiling,
             heads,
             gradient_norm: info.gradient_norm,
             visibility: info.visibility,

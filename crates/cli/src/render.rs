@@ -215,6 +215,7 @@ pub fn results(groups: &[Group]) -> String {
         "random",
         "aligned",
         "duplicates",
+        "kept",
         "PSNR",
         "SSIM",
         "Linf",
@@ -250,6 +251,9 @@ pub fn results(groups: &[Group]) -> String {
             Some(a.duplicates),
         ];
         row.extend(measured.map(|c| c.map_or_else(|| "-".to_owned(), percent)));
+        let drop = |poisoned: Cell| a.clean.mean - poisoned.mean;
+        let kept = a.images.filter(|_| drop(a.features) > 0.0).map(|images| drop(images) / drop(a.features));
+        row.push(kept.map_or_else(|| "-".to_owned(), |kept| format!("{:.0}", 100.0 * kept)));
         row.extend(g.visibility.map_or_else(
             || ["-"; 6].map(str::to_owned),
             |v| {
@@ -267,11 +271,12 @@ pub fn results(groups: &[Group]) -> String {
     let mut out = text(&rows);
     out += "Accuracy in % of the test split: the clean head; the attacker's target; heads retrained on clean data with poisoned\n";
     out += "features, with their 8-bit images, and with as many controls (random label flips, label flips chosen by influence,\n";
-    out += "duplicates). Mean ± standard deviation over seeds. PSNR in dB, SSIM and Linf against the base images. off: median distance\n";
-    out += "of the images' features to the poisoned ones, in distances of clean nearest neighbours. odd: % of the images with outlying\n";
-    out += "features. out: % of the images whose features lie outside of the attack's constraint. Seconds: target-params to invert.\n";
-    out += "Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the attacker. Objective: of Gradient Canceling the\n";
-    out += "gradient left at the target, as a share of the clean one; of the bilevel attack the smoothed error of the retrained head.\n";
+    out += "duplicates). Mean ± standard deviation over seeds. kept: % of the features' drop that the images keep. PSNR in dB, SSIM and\n";
+    out += "Linf against the base images. off: median distance of the images' features to the poisoned ones, in distances of clean\n";
+    out += "nearest neighbours. odd: % of the images with outlying features. out: % of them outside of the attack's constraint.\n";
+    out += "Seconds: target-params to invert. Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the\n";
+    out += "attacker. Objective: of Gradient Canceling the gradient left at the target, as a share of the clean one; of the bilevel\n";
+    out += "attack the smoothed error of the retrained head.\n";
     let tolerance = |g: &Group| {
         let evaluate = g.params.get("evaluate").filter(|p| p["victim"] == "exact")?;
         evaluate.get("tolerance").and_then(Value::as_f64)

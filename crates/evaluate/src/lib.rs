@@ -10,7 +10,8 @@ use hemlock_artifact::{
     Accuracy, Dataset, Evaluation, Extractor, Features, Measured, PoisonFeatures, Poisons, TargetParams,
 };
 use hemlock_head::{
-    FitOptions, Head, Samples, SgdOptions, accuracy, fit, fit_sgd, loss_and_gradient, norm, per_class_accuracy,
+    Constraint, FitOptions, Head, Samples, SgdOptions, accuracy, fit, fit_sgd, loss_and_gradient, loss_ceiling,
+    mean_loss, norm, per_class_accuracy,
 };
 use hemlock_stage::{Context, ParamError, StageError, inputs};
 use ndarray::Array2;
@@ -100,7 +101,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 5;
+    const VERSION: u32 = 6;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -155,6 +156,11 @@ impl hemlock_stage::Stage for Stage {
         let (rows, labels) = duplicates(clean, m, ctx.seed);
         let duplicated = victims.train("duplicates", &rows, &labels)?;
 
+        let aim = &poison_features.aim;
+        let constraint = Constraint::new(&aim.constraint, clean, aim.quantile, aim.neighbors as usize)
+            .map_err(|e| ParamError::new("constraint", e.to_string()))?;
+        let ceiling = loss_ceiling(clean, &constraint, m, target.weight_decay, &target.clean)?;
+
         let clean_head = match params.victim {
             Victim::Exact => target.clean,
             Victim::Sgd => victims.train("clean data", &Array2::zeros((0, clean.dim())), &[])?,
@@ -184,6 +190,8 @@ impl hemlock_stage::Stage for Stage {
             poisonability: target.path.last().map(|point| point.poisonability),
             poisons: m as u64,
             accuracy: heads.try_map(measure)?,
+            clean_loss: heads.try_map(|head| mean_loss(head, &[clean]))?,
+            ceiling,
             heads,
             gradient_norm: match params.victim {
                 Victim::Exact => victims.worst.get().max(target.clean_gradient_norm),

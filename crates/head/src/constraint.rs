@@ -125,10 +125,17 @@ impl Constraint {
     /// An upper bound of `<direction, z>` over a label's set; infinite where there is none.
     #[must_use]
     pub fn support(&self, direction: ArrayView1<'_, f64>, label: usize) -> f64 {
-        let convex = self.convex.iter().map(|set| set.support(direction, label));
-        let near = self.near.iter().map(|near| near[label].support(direction));
+        self.extreme(direction, label).0
+    }
+
+    /// [`Constraint::support`], and a point that has it; zero where it is infinite.
+    #[must_use]
+    pub fn extreme(&self, direction: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>) {
+        let convex = self.convex.iter().map(|set| set.extreme(direction, label));
+        let near = self.near.iter().map(|near| near[label].extreme(direction));
         let unbounded = if norm(direction) == 0.0 { 0.0 } else { f64::INFINITY };
-        convex.chain(near).fold(unbounded, f64::min)
+        let none = (unbounded, Array1::zeros(direction.len()));
+        convex.chain(near).fold(none, |least, next| if next.0 < least.0 { next } else { least })
     }
 
     /// Whether a point lies in a label's set, but for rounding.
@@ -219,6 +226,11 @@ impl<'a> ClassRows<'a> {
 /// A class without samples.
 pub fn class_means(clean: Samples<'_>) -> Result<Array2<f64>, ConstraintError> {
     Ok(ClassRows::of(clean)?.centroids)
+}
+
+/// A vector over its length; zero stays zero.
+fn unit(direction: ArrayView1<'_, f64>) -> Array1<f64> {
+    &direction / norm(direction).max(f64::MIN_POSITIVE)
 }
 
 fn norm(row: ArrayView1<'_, f64>) -> f64 {

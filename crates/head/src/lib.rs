@@ -18,6 +18,7 @@
 //!   sums are added in row order.
 
 mod calibrate;
+mod ceiling;
 mod constraint;
 mod error;
 mod fit;
@@ -37,6 +38,7 @@ mod sgd;
 mod testing;
 
 pub use calibrate::calibrate;
+pub use ceiling::loss_ceiling;
 pub use constraint::{Constraint, ConstraintError, ConstraintKind, ConstraintKinds, class_means};
 pub use error::HeadError;
 pub use fit::{Fit, FitOptions, fit};

@@ -67,7 +67,7 @@ pub(crate) fn add_weight_decay(packed: ArrayView2<'_, f64>, weight_decay: f64, g
 }
 
 /// The summed cross-entropy and its gradient `[K, d + 1]`.
-fn loss_and_gradient_sum(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>]) -> (f64, Array2<f64>) {
+pub(crate) fn loss_and_gradient_sum(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>]) -> (f64, Array2<f64>) {
     let parts = map_chunks(blocks, CHUNK, packed.nrows(), |mut logits, z, chunk| {
         scores(packed, z, &mut logits);
         let loss = residuals(&mut logits, chunk.labels());

@@ -37,6 +37,10 @@ pub struct Row {
     pub accuracy: Measured<f64>,
     /// Accuracy within every class.
     pub per_class: Measured<Vec<Option<f64>>>,
+    /// Mean cross-entropy on the clean training split, in nats.
+    pub clean_loss: Measured<f64>,
+    /// What that cannot exceed with as many poisons within the attack's constraint.
+    pub ceiling: f64,
     /// Largest gradient norm of the mean objective at which a head's training stopped.
     pub gradient_norm: f64,
     /// Visibility of the images.
@@ -96,6 +100,8 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         params,
         accuracy: a.map(|a| a.overall),
         per_class: a.map(|a| a.per_class.clone()),
+        clean_loss: evaluation.clean_loss.clone(),
+        ceiling: evaluation.ceiling,
         gradient_norm: evaluation.gradient_norm,
         visibility: evaluation.visibility,
         seconds,

@@ -2,7 +2,7 @@
 
 use ndarray::{Array1, ArrayView1, ArrayViewMut1, Axis, Zip};
 
-use super::{ClassRows, at_quantile, norm};
+use super::{ClassRows, at_quantile, norm, unit};
 use crate::Samples;
 
 /// Rounds of Dykstra's algorithm at most, and the change of its corrections (relative to the row's norm) at which it ends. (The row
@@ -107,25 +107,25 @@ impl Convex {
         }
     }
 
-    /// The largest `<direction, z>` over a label's set; infinite for a slab, but across it.
-    pub(super) fn support(&self, direction: ArrayView1<'_, f64>, label: usize) -> f64 {
-        let length = norm(direction);
-        match self {
-            Self::Ball(radius) => radius * length,
+    /// The largest `<direction, z>` over a label's set, and a point that has it; infinite for a slab, but across it.
+    pub(super) fn extreme(&self, direction: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>) {
+        let point = match self {
+            Self::Ball(radius) => unit(direction) * *radius,
             Self::Box { low, high } => {
-                Zip::from(direction).and(low).and(high).fold(0.0, |sum, a, low, high| sum + (a * low).max(a * high))
+                Zip::from(direction).and(low).and(high).map_collect(|a, low, high| if *a > 0.0 { *high } else { *low })
             }
-            Self::Sphere(spheres) => direction.dot(&spheres[label].centre) + spheres[label].radius * length,
+            Self::Sphere(spheres) => unit(direction) * spheres[label].radius + &spheres[label].centre,
             Self::Slab(slabs) => {
                 let Slab { centre, direction: across, half_width } = &slabs[label];
                 let along = direction.dot(across);
                 let rest = &direction - &(across * along);
-                if norm(rest.view()) > 1e-12 * length {
-                    return f64::INFINITY;
+                if norm(rest.view()) > 1e-12 * norm(direction) {
+                    return (f64::INFINITY, Array1::zeros(direction.len()));
                 }
-                direction.dot(centre) + half_width * along.abs()
+                centre + &(across * (half_width * along.signum()))
             }
-        }
+        };
+        (direction.dot(&point), point)
     }
 }
 

@@ -3,7 +3,7 @@
 use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1};
 use rayon::prelude::*;
 
-use super::{ClassRows, Constraint, ConstraintError, at_quantile, norm};
+use super::{ClassRows, Constraint, ConstraintError, at_quantile, norm, unit};
 
 /// Clean samples that a point is drawn towards by trial.
 const CANDIDATES: usize = 8;
@@ -91,10 +91,13 @@ impl Near {
     }
 
     /// A point within `radius` of k samples is at most so far along a direction as the k-th farthest of them, and the radius.
-    pub(super) fn support(&self, direction: ArrayView1<'_, f64>) -> f64 {
-        let mut along = self.samples.dot(&direction).to_vec();
-        along.sort_by(|a, b| b.total_cmp(a));
-        along.get(self.neighbors - 1).copied().unwrap_or(f64::NEG_INFINITY) + self.radius * norm(direction)
+    pub(super) fn extreme(&self, direction: ArrayView1<'_, f64>) -> (f64, Array1<f64>) {
+        let along = self.samples.dot(&direction);
+        let mut order: Vec<usize> = (0..along.len()).collect();
+        order.sort_by(|a, b| along[*b].total_cmp(&along[*a]));
+        let sample = order[self.neighbors - 1];
+        let point = unit(direction) * self.radius + self.samples.row(sample);
+        (along[sample] + self.radius * norm(direction), point)
     }
 }
 
