@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::resnet::{Arch, ResNet};
+use crate::resnet::{Arch, Folded, ResNet};
 use crate::tiles::on_device;
 use crate::weights::{Weights, WeightsError};
 
@@ -64,7 +64,9 @@ pub enum ExtractError {
 #[derive(Clone, Debug)]
 pub struct Extractor {
     spec: ExtractorSpec,
+    /// For its weights.
     net: ResNet,
+    folded: Folded,
     device: Device,
 }
 
@@ -72,7 +74,8 @@ impl Extractor {
     /// Freezes `net`, a network of `spec.arch`.
     #[must_use]
     pub fn new(spec: ExtractorSpec, net: &ResNet, device: &Device) -> Self {
-        Self { spec, net: net.valid(), device: device.clone().inner() }
+        let net = net.valid();
+        Self { spec, folded: Folded::new(&net), net, device: device.clone().inner() }
     }
 
     /// An extractor with the weights of a safetensors file.
@@ -119,7 +122,7 @@ impl Extractor {
     /// images when these are on an autodiff device.
     #[must_use]
     pub fn forward(&self, images01: Tensor<4>) -> Tensor<2> {
-        self.net.forward(self.spec.normalise(images01))
+        self.folded.forward(self.spec.normalise(images01))
     }
 
     /// Features `[n, d]` of 8-bit images `[n, 3, h, w]`, in tiles over the threads of the current

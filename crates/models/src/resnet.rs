@@ -179,7 +179,7 @@ impl ResNet {
                 x = block.forward(x);
             }
         }
-        x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2)
+        pool(x)
     }
 }
 
@@ -198,25 +198,82 @@ impl Block {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let shortcut = match &self.downsample {
             Some((conv, norm)) => norm.forward(conv.forward(x.clone())),
-            None => self.pad_channels(x.clone()),
+            None => pad_channels(x.clone(), &self.conv1),
         };
         let y = relu(self.bn1.forward(self.conv1.forward(x)));
         let y = self.bn2.forward(self.conv2.forward(y));
         relu(y + shortcut)
     }
+}
 
-    /// The shortcut of option A: every second pixel, and zeros for the new channels, half of them
-    /// before and half after the old ones.
-    fn pad_channels(&self, x: Tensor<4>) -> Tensor<4> {
-        let [to, from, ..] = self.conv1.weight.dims();
-        if from == to {
-            return x;
-        }
-        let x = x.slice(s![.., .., ..;2, ..;2]);
-        let [n, _, h, w] = x.dims();
-        let zeros = Tensor::zeros([n, (to - from) / 2, h, w], &x.device());
-        Tensor::cat(vec![zeros.clone(), x, zeros], 1)
+/// The shortcut of option A around a block that begins with `conv`: every second pixel, and zeros for the new channels, half of
+/// them before and half after the old ones.
+fn pad_channels(x: Tensor<4>, conv: &Conv2d) -> Tensor<4> {
+    let [to, from, ..] = conv.weight.dims();
+    if from == to {
+        return x;
     }
+    let x = x.slice(s![.., .., ..;2, ..;2]);
+    let [n, _, h, w] = x.dims();
+    let zeros = Tensor::zeros([n, (to - from) / 2, h, w], &x.device());
+    Tensor::cat(vec![zeros.clone(), x, zeros], 1)
+}
+
+/// A frozen network, with every batch norm folded into the convolution before it: the same map, in fewer operations.
+#[derive(Clone, Debug)]
+pub(crate) struct Folded {
+    conv1: Conv2d,
+    blocks: Vec<FoldedBlock>,
+}
+
+#[derive(Clone, Debug)]
+struct FoldedBlock {
+    conv1: Conv2d,
+    conv2: Conv2d,
+    downsample: Option<Conv2d>,
+}
+
+impl Folded {
+    /// Of a network in inference mode ([`Module::valid`]).
+    pub(crate) fn new(net: &ResNet) -> Self {
+        let block = |block: &Block| FoldedBlock {
+            conv1: fold(&block.conv1, &block.bn1),
+            conv2: fold(&block.conv2, &block.bn2),
+            downsample: block.downsample.as_ref().map(|(conv, norm)| fold(conv, norm)),
+        };
+        let layers = [&net.layer1, &net.layer2, &net.layer3, &net.layer4];
+        Self { conv1: fold(&net.conv1, &net.bn1), blocks: layers.into_iter().flatten().map(block).collect() }
+    }
+
+    /// Features `[n, d]` of normalised images `[n, 3, h, w]`.
+    pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let mut x = relu(self.conv1.forward(images));
+        for FoldedBlock { conv1, conv2, downsample } in &self.blocks {
+            let shortcut = match downsample {
+                Some(conv) => conv.forward(x.clone()),
+                None => pad_channels(x.clone(), conv1),
+            };
+            x = relu(conv2.forward(relu(conv1.forward(x))) + shortcut);
+        }
+        pool(x)
+    }
+}
+
+/// The mean over the image of every channel.
+fn pool(x: Tensor<4>) -> Tensor<2> {
+    x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2)
+}
+
+/// A convolution and the batch norm after it, with its running statistics, as one convolution.
+fn fold(conv: &Conv2d, norm: &BatchNorm) -> Conv2d {
+    let scale = norm.gamma.val() / (norm.running_var.value() + norm.epsilon).sqrt();
+    let bias = norm.beta.val() - norm.running_mean.value() * scale.clone();
+    let channels = scale.dims()[0];
+    let weight = conv.weight.val() * scale.reshape([channels, 1, 1, 1]);
+    let mut folded = conv.clone();
+    folded.weight = Param::from_tensor(weight).no_grad();
+    folded.bias = Some(Param::from_tensor(bias).no_grad());
+    folded
 }
 
 /// A convolution without bias that keeps the image size up to its stride.
@@ -329,11 +386,63 @@ mod tests {
             [1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15., 16., 17., 18.],
             &device,
         );
-        let y = block.pad_channels(x.reshape([1, 2, 3, 3]));
+        let y = pad_channels(x.reshape([1, 2, 3, 3]), &block.conv1);
         assert_eq!(y.dims(), [1, 4, 2, 2]);
         assert_eq!(
             y.into_data().try_to_vec::<f32>().unwrap(),
             [0., 0., 0., 0., 1., 3., 7., 9., 10., 12., 16., 18., 0., 0., 0., 0.]
         );
+    }
+
+    /// A network in inference mode whose batch norms are far from their identity.
+    fn trained(arch: &str) -> ResNet {
+        let net = build(arch, 3);
+        let mut weights = Weights::collect(&net);
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        for (name, weight) in &mut weights.0 {
+            let spread = if name.contains("running_var") { 0.3 } else { 0.5 };
+            if name.contains("bn") || name.contains("downsample.1") {
+                for value in &mut weight.values {
+                    let z: f32 = StandardNormal.sample(&mut rng);
+                    *value += spread * z.clamp(-2.0, 2.0);
+                }
+            }
+        }
+        weights.load(build(arch, 0)).unwrap().valid()
+    }
+
+    #[test]
+    fn folding_changes_nothing() {
+        for arch in ["resnet8-w4", "resnet18-w4"] {
+            let net = trained(arch);
+            let images = Tensor::<1>::from_floats(
+                std::array::from_fn::<f32, { 2 * 3 * 8 * 8 }, _>(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0),
+                &open(),
+            )
+            .reshape([2, 3, 8, 8]);
+            let expected = net.forward(images.clone());
+            let largest = expected.clone().abs().max().into_scalar::<f32>();
+            let off = (Folded::new(&net).forward(images) - expected).abs().max().into_scalar::<f32>();
+            assert!(largest > 0.1 && off < 1e-5 * largest, "{arch}: {off} of {largest}");
+        }
+    }
+
+    /// Run by hand: a timing of a frozen network's gradient with respect to its images.
+    #[test]
+    #[ignore = "a timing"]
+    fn folding_makes_frozen_networks_faster() {
+        let net = trained("resnet20");
+        let folded = Folded::new(&net);
+        let time = |forward: &dyn Fn(Tensor<4>) -> Tensor<2>| {
+            let x = Tensor::<4>::from_inner(Tensor::ones([32, 3, 32, 32], &open())).require_grad();
+            let start = std::time::Instant::now();
+            let gradients = forward(x.clone()).sum().backward();
+            assert!(x.grad(&gradients).is_some());
+            start.elapsed().as_secs_f64()
+        };
+        for _ in 0..5 {
+            let (plain, fast) = (time(&|x| net.forward(x)), time(&|x| folded.forward(x)));
+            println!("batch norms {plain:.3} s, folded {fast:.3} s: {:.2} times", plain / fast);
+        }
     }
 }
