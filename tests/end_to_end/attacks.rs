@@ -80,6 +80,34 @@ fn what_is_idle_is_not_in_the_key() {
     same("--set target-params.share=0.9");
     same("--set target-params.quantile=0.5");
     same("--set evaluate.epochs=7");
+    // Nor in the artifact, or one key would have two contents.
+    house.ok("run tiny");
+    house.ok("run tiny --root other --set poison-features.temperature=3 --set poison-features.quantile=0.5");
+    let differences = house.ok("diff artifacts other").out;
+    let stages = differences.lines().filter(|line| line.contains(" / ") && !line.contains("accuracy"));
+    assert!(stages.clone().count() > 5 && stages.clone().all(|line| line.ends_with("identical")), "{differences}");
+}
+
+#[test]
+fn refinement_reads_the_target_and_keeps_more_of_the_attack() {
+    let house = House::new();
+    let refined = "--set poison-features.attack=bilevel --set poison-features.constraint=ball \
+                   --set poison-features.steps=10 --set invert.refine=20 --set invert.steps=1";
+    house.ok(&format!("run tiny {refined}"));
+    let row: Value = serde_json::from_str(&house.ok(&format!("results tiny {refined} --json")).out).unwrap();
+    let (loss, ceiling) = (&row["clean_loss"], row["ceiling"].as_f64().unwrap());
+    assert!(loss["features"].as_f64().unwrap() <= ceiling, "{row}");
+    assert!(loss["features"].as_f64().unwrap() > loss["clean"].as_f64().unwrap(), "{row}");
+    let matched = refined.replace("refine=20", "refine=0");
+    house.ok(&format!("run tiny {matched}"));
+    let plain: Value = serde_json::from_str(&house.ok(&format!("results tiny {matched} --json")).out).unwrap();
+    assert!(loss["images"].as_f64().unwrap() > plain["clean_loss"]["images"].as_f64().unwrap(), "{row} {plain}");
+
+    // Where nothing is refined, the target is not read.
+    let key = |args: &str| {
+        house.tasks(&format!("tiny {args}")).into_iter().find(|t| t["stage"] == "invert").unwrap()["inputs"].clone()
+    };
+    assert!(key(refined)["target"].is_string() && key(&matched)["target"].is_null());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What an attack on features aims at, and within which limits: what is needed to go on with it.
 
-use hemlock_head::ConstraintKinds;
+use hemlock_head::{Constraint, ConstraintError, ConstraintKinds, Samples};
 use serde::{Deserialize, Serialize};
 
 /// What poisons are to do.
@@ -52,4 +52,14 @@ pub struct Aim {
     pub quantile: f64,
     /// The k of a k-NN constraint.
     pub neighbors: u32,
+}
+
+impl Aim {
+    /// Where poisons may lie, measured on clean samples.
+    ///
+    /// # Errors
+    /// A set that cannot be made of them.
+    pub fn constraint(&self, clean: Samples) -> Result<Constraint, ConstraintError> {
+        Constraint::new(&self.constraint, clean, self.quantile, self.neighbors as usize)
+    }
 }

@@ -127,7 +127,7 @@ pub struct Fit {
     pub distance_unrounded: f32,
     /// The same after rounding.
     pub distance: f32,
-    /// From the 8-bit image's features to the set that the poisoned features had to lie in.
+    /// From the 8-bit image's features to the set that the poisoned features had to lie in; with `knn`, to a near point of it.
     pub outside: f32,
     /// Norm of the 8-bit image's features.
     pub norm: f32,

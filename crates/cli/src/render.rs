@@ -252,7 +252,8 @@ pub fn results(groups: &[Group]) -> String {
         ];
         row.extend(measured.map(|c| c.map_or_else(|| "-".to_owned(), percent)));
         let drop = |poisoned: Cell| a.clean.mean - poisoned.mean;
-        let kept = a.images.filter(|_| drop(a.features) > 0.0).map(|images| drop(images) / drop(a.features));
+        // Of a drop of less than a point nothing can be said.
+        let kept = a.images.filter(|_| drop(a.features) >= 0.01).map(|images| drop(images) / drop(a.features));
         row.push(kept.map_or_else(|| "-".to_owned(), |kept| format!("{:.0}", 100.0 * kept)));
         row.extend(g.visibility.map_or_else(
             || ["-"; 6].map(str::to_owned),
@@ -273,7 +274,7 @@ pub fn results(groups: &[Group]) -> String {
     out += "features, with their 8-bit images, and with as many controls (random label flips, label flips chosen by influence,\n";
     out += "duplicates). Mean ± standard deviation over seeds. kept: % of the features' drop that the images keep. PSNR in dB, SSIM and\n";
     out += "Linf against the base images. off: median distance of the images' features to the poisoned ones, in distances of clean\n";
-    out += "nearest neighbours. odd: % of the images with outlying features. out: % of them outside of the attack's constraint.\n";
+    out += "nearest neighbours. odd: % of the images with outlying features. out: % of them outside of the attack's constraint, by a hundredth.\n";
     out += "Seconds: target-params to invert. Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the\n";
     out += "attacker. Objective: of Gradient Canceling the gradient left at the target, as a share of the clean one; of the bilevel\n";
     out += "attack the smoothed error of the retrained head.\n";

@@ -10,8 +10,8 @@ use hemlock_artifact::{
     Accuracy, Dataset, Evaluation, Extractor, Features, Measured, PoisonFeatures, Poisons, TargetParams,
 };
 use hemlock_head::{
-    Constraint, FitOptions, Head, Samples, SgdOptions, accuracy, fit, fit_sgd, loss_and_gradient, loss_ceiling,
-    mean_loss, norm, per_class_accuracy,
+    FitOptions, Head, Samples, SgdOptions, accuracy, fit, fit_sgd, loss_and_gradient, loss_ceiling, mean_loss, norm,
+    per_class_accuracy,
 };
 use hemlock_stage::{Context, ParamError, StageError, inputs};
 use ndarray::Array2;
@@ -156,10 +156,13 @@ impl hemlock_stage::Stage for Stage {
         let (rows, labels) = duplicates(clean, m, ctx.seed);
         let duplicated = victims.train("duplicates", &rows, &labels)?;
 
-        let aim = &poison_features.aim;
-        let constraint = Constraint::new(&aim.constraint, clean, aim.quantile, aim.neighbors as usize)
-            .map_err(|e| ParamError::new("constraint", e.to_string()))?;
-        let ceiling = loss_ceiling(clean, &constraint, m, target.weight_decay, &target.clean)?;
+        let constraint = poison_features.aim.constraint(clean)?;
+        let bar = ctx.progress.start("ceiling", 0, "steps");
+        let ceiling = loss_ceiling(clean, &constraint, m, target.weight_decay, &target.clean, &|step, _| {
+            bar.at(step as u64);
+            !ctx.cancel.requested()
+        })?;
+        ctx.check()?;
 
         let clean_head = match params.victim {
             Victim::Exact => target.clean,

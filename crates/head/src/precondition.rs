@@ -78,6 +78,12 @@ impl Preconditioner {
         Ok(Self { whitening: columns.into_par_iter().map(block).collect() })
     }
 
+    /// Whether it was made at a head, and knows each of its classes.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.whitening.len() > 1
+    }
+
     /// What was given, or a new one for these samples, which fit the head.
     pub(crate) fn given_or_new(
         given: Option<&Arc<Self>>,
@@ -181,9 +187,9 @@ mod tests {
     use ndarray::{Array2, array};
 
     use super::*;
-    use crate::hessian_vector_sum;
     use crate::loss::add_weight_decay;
     use crate::testing::{Data, assert_close, random};
+    use crate::{FitOptions, SolveOptions, fit, hessian_vector_sum, solve_hessian};
 
     #[test]
     fn inverts_the_hessian_of_the_zero_head() {
@@ -216,6 +222,34 @@ mod tests {
             own.row_mut(class).assign(&product.row(class));
             assert_close(&preconditioner.apply(&own), &direction, 1e-7);
         }
+    }
+
+    #[test]
+    fn blocks_count_as_one_set() {
+        let (data, more) = (Data::new(60, 3, 4, 3), Data::new(20, 3, 4, 5));
+        let features = ndarray::concatenate![Axis(0), data.samples().to_f64(), more.samples().to_f64()];
+        let labels = [data.samples().labels(), more.samples().labels()].concat();
+        let both = Samples::new(features.view(), &labels, 4).unwrap();
+        let (head, direction) = (Head::from_packed(random(4, 4, 5)).unwrap(), random(4, 4, 6));
+        let apply = |blocks: &[Samples<'_>]| Preconditioner::at(&head, blocks, 0.01).unwrap().apply(&direction);
+        assert_close(&apply(&[data.samples(), more.samples()]), &apply(&[both]), 1e-9);
+    }
+
+    /// Samples that are far out bend the objective where the others do not.
+    #[test]
+    fn it_has_to_know_samples_that_are_far_out() {
+        let (data, decay) = (Data::new(200, 8, 3, 3), 1e-3);
+        let far = random(20, 8, 4) * 100.0;
+        let labels: Vec<u32> = (0..20).map(|i| i % 3).collect();
+        let blocks = [data.samples(), Samples::new(far.view(), &labels, 3).unwrap()];
+        let head = fit(&blocks, &FitOptions::new(decay), &|_, _| true).unwrap().head;
+        let iterations = |blocks_known: &[Samples<'_>]| {
+            let preconditioner = Arc::new(Preconditioner::at(&head, blocks_known, decay).unwrap());
+            let options = SolveOptions { preconditioner: Some(preconditioner), ..SolveOptions::new(decay) };
+            solve_hessian(&head, &blocks, random(3, 9, 7).view(), &options).unwrap().iterations
+        };
+        let (all, near) = (iterations(&blocks), iterations(&blocks[..1]));
+        assert!(2 * all < near, "{all} {near}");
     }
 
     #[test]

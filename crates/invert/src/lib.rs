@@ -16,7 +16,7 @@ use decoder::Decoder;
 use hemlock_artifact::{Dataset, Extractor, Features, Fit, Images, PoisonFeatures, Poisons, TargetParams};
 use hemlock_head::Constraint;
 use hemlock_models::{extract, open_extractor};
-use hemlock_poison_features::{Goal, constraint};
+use hemlock_poison_features::Goal;
 use hemlock_stage::{Context, ErrorKind, Need, ParamError, Port, StageError, inputs};
 use matching::{Matched, Matching, Problem};
 use ndarray::{Array4, ArrayView2, ArrayView3, Axis};
@@ -54,7 +54,9 @@ pub enum Params {
         /// Further starts, at the clean training images whose features are nearest to the poisoned ones; the best result is kept.
         #[serde(default)]
         restarts: u32,
-        /// Steps of all images together, once they are matched, on the objective that the poisoned features were made for; 0: none.
+        /// Steps of all images together, once they are matched, on the objective that the poisoned features were made for; 0: none. The
+        /// first ones are long, so that a few undo what was matched. The features pull on the images with the same strength to the
+        /// end, and `beta` weighs against that.
         #[serde(default)]
         refine: u32,
     },
@@ -151,7 +153,7 @@ impl hemlock_stage::Stage for Stage {
             None => None,
         };
         let clean = Clean::new(features.train.features.view());
-        let constraint = constraint(&poison_features.aim, features.train.samples(features.classes.len())?)?;
+        let constraint = poison_features.aim.constraint(features.train.samples(features.classes.len())?)?;
         let mut refined = Vec::new();
         let base = base_images(&dataset.train, &poison_features.base_index)?;
         let (method, found) = match *params {

@@ -2,8 +2,7 @@
 //!
 //! Matching leaves an error on every image, and these errors add up in the head, whatever they do to the attack. Refinement goes on
 //! from there with the attack itself: at every step the objective is evaluated at the features that the images have, and every image
-//! goes towards features that are a step further down the objective, projected onto the constraint. Where no image moves any more,
-//! its features are stationary for the attack among those of the images in reach.
+//! goes towards features that are a step further down the objective, projected onto the constraint.
 
 use crate::{
     matching::Problem,
@@ -40,15 +39,14 @@ impl Refinement<'_> {
     ) -> Result<(Array4<f32>, Vec<CurvePoint>), StageError> {
         let (m, channels, height, width) = pixels.dim();
         let (shape, size) = ([m, channels, height, width], channels * height * width);
-        let bases: Vec<Vec<f32>> = (0..m).map(|row| problem.base(row)).collect();
-        let begin = |(row, base): (usize, &Vec<f32>)| {
+        let begin = |row: usize| {
             let from = pixels.index_axis(Axis(0), row).iter().copied().collect();
-            Adam::new(from, Bounds::around(base, problem.linf), self.step as f32, self.steps)
+            Adam::new(from, Bounds::around(&problem.base(row), problem.linf), self.step as f32, self.steps)
         };
-        let mut images: Vec<Adam> = bases.iter().enumerate().map(begin).collect();
+        let mut images: Vec<Adam> = (0..m).map(begin).collect();
         let bar = ctx.progress.start("refinement", self.steps.into(), "steps");
         let every = self.steps.div_ceil(50).max(1);
-        let mut curve = Vec::new();
+        let (mut curve, mut started) = (Vec::new(), None);
         for step in 0..=self.steps {
             ctx.check()?;
             let flat: Vec<f32> = images.iter().flat_map(Adam::point).copied().collect();
@@ -57,32 +55,45 @@ impl Refinement<'_> {
             let z = problem.frozen.features(pixels.view(), ctx)?.mapv(f64::from);
             let force = objective.evaluate(z.view(), self.labels)?;
             let shown = objective.shown(force.value);
+            let first = *started.get_or_insert(force.value);
             if step.is_multiple_of(every) || step == self.steps {
                 curve.push(CurvePoint { step, objective: shown });
             }
             bar.at(step.into());
             bar.say(format!("{shown:.4}"));
             if step == self.steps {
+                if force.value > first && problem.beta == 0.0 {
+                    tracing::warn!(
+                        "refinement ended where the attack is worse off than before; it takes more than {step} steps"
+                    );
+                }
                 return Ok((pixels, curve));
             }
-            let aim = self.aim(&z, force.gradient(z.view(), self.labels)?);
+            let ahead = self.ahead(&z, force.gradient(z.view(), self.labels)?);
             let flat = pixels.into_raw_vec_and_offset().0;
-            let (_, mut gradient) = problem.frozen.gradient_in_tiles(&flat, shape, &aim)?;
-            let of_images = images.par_iter_mut().zip(&bases).zip(gradient.par_chunks_mut(size));
-            of_images.for_each(|((image, base), gradient)| {
-                problem.penalise(image.point(), base, gradient);
-                image.tell(0.0, gradient);
-            });
+            let (_, mut gradient) = problem.frozen.gradient_in_tiles(&flat, shape, &ahead)?;
+            images.par_iter_mut().zip(gradient.par_chunks_mut(size)).enumerate().for_each(
+                |(row, (image, gradient))| {
+                    if problem.beta > 0.0 {
+                        problem.penalise(image.point(), &problem.base(row), gradient);
+                    }
+                    image.tell(0.0, gradient);
+                },
+            );
         }
         Err(StageError::internal("the refinement did not end"))
     }
 
-    /// Features one step down the objective: as far, in the root mean square, as features are long.
-    fn aim(&self, z: &Array2<f64>, gradient: Array2<f64>) -> Vec<f32> {
-        let square = |a: &Array2<f64>| a.iter().map(|x| x * x).sum::<f64>();
-        let mut aim = z - gradient.clone() * (square(z) / square(&gradient).max(f64::MIN_POSITIVE)).sqrt();
-        self.constraint.project(&mut aim, self.labels);
-        aim.iter().map(|x| *x as f32).collect()
+    /// Features one step down the objective, as far, in the root mean square, as features are long, and within the constraint.
+    fn ahead(&self, z: &Array2<f64>, mut gradient: Array2<f64>) -> Vec<f32> {
+        let largest = |a: &Array2<f64>| a.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+        let length = |a: &Array2<f64>| a.iter().map(|x| x * x).sum::<f64>().sqrt();
+        // Of a tiny gradient the square would be zero.
+        gradient /= largest(&gradient).max(f64::MIN_POSITIVE);
+        gradient *= length(z) / length(&gradient).max(1.0);
+        let mut ahead = z - gradient;
+        self.constraint.project(&mut ahead, self.labels);
+        ahead.iter().map(|x| *x as f32).collect()
     }
 }
 
@@ -95,16 +106,35 @@ mod tests {
     };
     use hemlock_artifact::Affine;
     use hemlock_head::{FitOptions, Head, Samples, fit};
-    use hemlock_poison_features::Canceling;
+    use hemlock_models::Extractor;
+    use hemlock_poison_features::{Bilevel, Canceling};
 
-    const LABELS: [u32; 6] = [0, 1, 0, 1, 0, 1];
+    const DECAY: f64 = 1e-2;
 
-    /// Clean features of 60 images and a target that their head is not.
+    /// Clean features of 60 images, their head, and a target.
     struct Setting {
-        extractor: hemlock_models::Extractor,
+        extractor: Extractor,
         features: Array2<f64>,
         labels: Vec<u32>,
+        head: Head,
         target: Head,
+    }
+
+    /// Refined images, the objective before and after, and the largest norm of their features.
+    #[derive(Debug, PartialEq)]
+    struct Refined {
+        pixels: Array4<f32>,
+        objective: [f64; 2],
+        longest: f64,
+    }
+
+    impl Refined {
+        /// From the base images.
+        fn moved(&self) -> (f32, f32) {
+            let base = images(self.pixels.dim().0, 8, 0).mapv(|p| f32::from(p) / 255.0);
+            let change = &self.pixels - &base;
+            (change.iter().map(|d| d * d).sum(), change.iter().fold(0.0, |most, d| most.max(d.abs())))
+        }
     }
 
     impl Setting {
@@ -113,26 +143,37 @@ mod tests {
             let features = extractor.features(images(60, 8, 3).view(), &|_| true).unwrap().mapv(f64::from);
             let labels: Vec<u32> = (0..60).map(|i| u32::from(i % 3 == 0)).collect();
             let clean = Samples::new(features.view(), &labels, 2).unwrap();
-            let head = fit(&[clean], &FitOptions::new(1e-2), &|_, _| true).unwrap().head;
+            let head = fit(&[clean], &FitOptions::new(DECAY), &|_, _| true).unwrap().head;
             let target = Head::from_packed(&head.packed() * 0.5).unwrap();
-            Self { extractor, features, labels, target }
+            Self { extractor, features, labels, head, target }
         }
-        /// Images refined from their bases, the objective before and after, and the largest feature norm at the end.
-        fn refine(&self, steps: u32, linf: Option<f32>, constraint: &Constraint) -> (Array4<f32>, [f64; 2], f64) {
+        fn clean(&self) -> Samples<'_> {
+            Samples::new(self.features.view(), &self.labels, 2).unwrap()
+        }
+        fn canceling(&self) -> Canceling<'_> {
+            Canceling::new(&self.target, self.clean(), DECAY).unwrap()
+        }
+        /// From `m` base images.
+        fn refine(
+            &self,
+            m: usize,
+            steps: u32,
+            (beta, linf): (f64, Option<f32>),
+            constraint: &Constraint,
+            objective: &mut dyn Objective,
+        ) -> Refined {
             let frozen = Frozen::new(&self.extractor, &Affine::identity(self.features.ncols()));
-            let base = images(6, 8, 0);
-            let zeta = Array2::zeros((6, self.features.ncols()));
-            let problem =
-                Problem { frozen: &frozen, base: base.view(), zeta: zeta.view(), beta: 0.0, linf, exact: 0.0 };
-            let clean = Samples::new(self.features.view(), &self.labels, 2).unwrap();
-            let mut objective = Canceling::new(&self.target, clean, 1e-2).unwrap();
-            let refinement = Refinement { steps, step: 0.02, labels: &LABELS, constraint };
+            let (base, zeta) = (images(m, 8, 0), Array2::zeros((m, self.features.ncols())));
+            let problem = Problem { frozen: &frozen, base: base.view(), zeta: zeta.view(), beta, linf, exact: 0.0 };
+            let labels: Vec<u32> = (0..m as u32).map(|i| i % 2).collect();
+            let refinement = Refinement { steps, step: 0.02, labels: &labels, constraint };
             let pixels = base.mapv(|p| f32::from(p) / 255.0);
             context(|ctx| {
-                let (pixels, curve) = refinement.run(&problem, &mut objective, pixels, ctx).unwrap();
+                let (pixels, curve) = refinement.run(&problem, objective, pixels, ctx).unwrap();
                 let z = frozen.features(pixels.view(), ctx).unwrap();
                 let longest = z.rows().into_iter().map(|z| f64::from(z.dot(&z)).sqrt()).fold(0.0, f64::max);
-                (pixels, [curve.first().unwrap().objective, curve.last().unwrap().objective], longest)
+                let objective = [curve.first().unwrap().objective, curve.last().unwrap().objective];
+                Refined { pixels, objective, longest }
             })
         }
     }
@@ -140,26 +181,51 @@ mod tests {
     #[test]
     fn it_lowers_the_attack_s_own_objective_within_every_bound() {
         let setting = Setting::new();
-        let (free, [first, last], longest) = setting.refine(60, None, &Constraint::default());
+        let run = |limits, constraint: Constraint| setting.refine(6, 60, limits, &constraint, &mut setting.canceling());
+        let free = run((0.0, None), Constraint::default());
+        let [first, last] = free.objective;
         assert!(last < 0.9 * first, "{first} to {last}");
-        assert!(free.iter().all(|p| (0.0..=1.0).contains(p)));
+        assert!(free.pixels.iter().all(|p| (0.0..=1.0).contains(p)));
 
-        let radius = 0.8 * longest;
-        let (_, [_, held], longest) = setting.refine(60, None, &Constraint::ball(radius));
-        assert!(longest < 1.05 * radius, "{longest} over {radius}");
-        assert!(held > last && held < first, "{held} between {last} and {first}");
+        let radius = 0.8 * free.longest;
+        let held = run((0.0, None), Constraint::ball(radius));
+        assert!(held.longest < 1.05 * radius, "{} over {radius}", held.longest);
+        assert!(held.objective[1] > last && held.objective[1] < first, "{:?}", held.objective);
 
-        let (near, [_, bound], _) = setting.refine(60, Some(4.0 / 255.0), &Constraint::default());
-        let base = images(6, 8, 0).mapv(|p| f32::from(p) / 255.0);
-        let moved = (&near - &base).iter().fold(0.0f32, |m, d| m.max(d.abs()));
+        let near = run((0.0, Some(4.0 / 255.0)), Constraint::default());
+        let moved = near.moved().1;
         assert!(moved <= 4.0 / 255.0 + 1e-6 && moved > 1.0 / 255.0, "{moved}");
-        assert!(bound < first && bound > last, "{bound} between {last} and {first}");
+        assert!(near.objective[1] < first && near.objective[1] > last, "{:?}", near.objective);
+
+        let penalised = run((10.0, None), Constraint::default());
+        assert!(penalised.moved().0 < 0.5 * free.moved().0, "{:?} {:?}", penalised.moved(), free.moved());
     }
 
     #[test]
+    fn it_raises_the_error_of_the_retrained_head() {
+        let setting = Setting::new();
+        let mut bilevel =
+            Bilevel::new(setting.clean(), vec![setting.clean()], setting.head.clone(), DECAY, 0.5).unwrap();
+        let [first, last] = setting.refine(12, 40, (0.0, None), &Constraint::default(), &mut bilevel).objective;
+        assert!(last > first + 0.01, "{first} to {last}");
+    }
+
+    /// More images than one tile.
+    #[test]
     fn threads_change_nothing() {
         let setting = Setting::new();
-        let run = |threads| on_threads(threads, || setting.refine(3, None, &Constraint::default()));
+        let run = |threads| {
+            on_threads(threads, || setting.refine(40, 3, (0.1, None), &Constraint::default(), &mut setting.canceling()))
+        };
         assert_eq!(run(1), run(3));
+    }
+
+    #[test]
+    fn where_nothing_descends_features_stay() {
+        let refinement = Refinement { steps: 1, step: 0.02, labels: &[0, 1], constraint: &Constraint::default() };
+        let z = ndarray::array![[1.0, 2.0], [3.0, 4.0]];
+        assert_eq!(refinement.ahead(&z, Array2::zeros((2, 2))), [1.0, 2.0, 3.0, 4.0]);
+        let ahead = refinement.ahead(&z, ndarray::array![[1e-300, 0.0], [0.0, 0.0]]);
+        assert!((ahead[0] - (1.0 - 30f32.sqrt())).abs() < 1e-6 && ahead[1..] == [2.0, 3.0, 4.0], "{ahead:?}");
     }
 }

@@ -95,7 +95,7 @@ impl Objective for Bilevel<'_> {
             ..SolveOptions::new(self.weight_decay)
         };
         let solved = solve_hessian(&head, &training, gradient.view(), &options)?;
-        if found.iterations + solved.iterations > PATIENCE {
+        if found.iterations + solved.iterations > PATIENCE && self.preconditioner.is_local() {
             // Poisons that are far out bend the objective where clean samples do not.
             self.preconditioner = Arc::new(Preconditioner::at(&head, &training, self.weight_decay)?);
         }

@@ -1,8 +1,7 @@
-//! From an aim to the objective and the constraint that it means on given data.
+//! From an aim to the objective that it means on given data.
 
 use crate::{Bilevel, Canceling, Objective};
 use hemlock_artifact::{Aim, Attack, Features, Split, TargetParams};
-use hemlock_head::{Constraint, Samples};
 use hemlock_stage::{ParamError, StageError};
 
 /// The objective of an attack on some data.
@@ -59,13 +58,4 @@ impl<'a> Goal<'a> {
             tracing::warn!(gradient_norm, "a head that the attack retrained stopped before its tolerance");
         }
     }
-}
-
-/// Where poisons may lie by `aim`, measured on clean samples.
-///
-/// # Errors
-/// A set that cannot be made of them.
-pub fn constraint(aim: &Aim, clean: Samples) -> Result<Constraint, ParamError> {
-    Constraint::new(&aim.constraint, clean, aim.quantile, aim.neighbors as usize)
-        .map_err(|e| ParamError::new("constraint", e.to_string()))
 }

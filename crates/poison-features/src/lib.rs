@@ -17,7 +17,7 @@ mod testing;
 pub use bilevel::Bilevel;
 pub use canceling::Canceling;
 pub use descent::{Descent, Found, Solver, Stop, descend};
-pub use goal::{Goal, constraint};
+pub use goal::Goal;
 pub use greedy::{Added, Choice, Class, add, nearest_samples};
 pub use hemlock_artifact::{Attack, Split};
 pub use objective::{Force, Objective};
@@ -171,14 +171,17 @@ pub enum SolverKind {
 }
 
 impl Params {
+    /// What idles is not in the key, and has one value in the artifact.
     fn aim(&self) -> Aim {
+        let bilevel = self.attack == Attack::Bilevel;
+        let knn = self.constraint.kinds().contains(&ConstraintKind::Knn);
         Aim {
             attack: self.attack,
-            raised: self.objective,
-            temperature: self.temperature,
+            raised: if bilevel { self.objective } else { Split::default() },
+            temperature: if bilevel { self.temperature } else { defaults::temperature() },
             constraint: self.constraint.clone(),
-            quantile: self.quantile,
-            neighbors: self.neighbors,
+            quantile: if self.constraint.has_quantile() { self.quantile } else { defaults::quantile() },
+            neighbors: if knn { self.neighbors } else { defaults::neighbors() },
         }
     }
 
@@ -301,7 +304,7 @@ impl hemlock_stage::Stage for Stage {
         let aim = params.aim();
         let clean = features.train.samples(features.classes.len())?;
         let count = poison_count(params.eps_d, clean.len())?;
-        let constraint = constraint(&aim, clean)?;
+        let constraint = aim.constraint(clean)?;
         let mut goal = Goal::new(&aim, &features, &target)?;
         let made = make(params, goal.objective(), clean, count, &constraint, ctx)?;
         goal.warn();

@@ -1,6 +1,6 @@
 //! Why a stage stopped.
 
-use hemlock_head::HeadError;
+use hemlock_head::{ConstraintError, HeadError};
 use hemlock_store::StoreError;
 use std::{error::Error, fmt};
 
@@ -71,6 +71,12 @@ impl From<HeadError> for StageError {
             _ => ErrorKind::Data,
         };
         Self::new(kind, e)
+    }
+}
+
+impl From<ConstraintError> for StageError {
+    fn from(e: ConstraintError) -> Self {
+        ParamError::new("constraint", e.to_string()).into()
     }
 }
 
