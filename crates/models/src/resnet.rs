@@ -426,26 +426,4 @@ mod tests {
             assert!(largest > 0.1 && off < 1e-5 * largest, "{arch}: {off} of {largest}");
         }
     }
-
-    /// Run by hand: a timing of a frozen network's gradient with respect to its images.
-    #[test]
-    #[ignore = "a timing"]
-    fn folding_makes_frozen_networks_faster() {
-        let net = trained("resnet20");
-        let folded = Folded::new(&net);
-        let time = |forward: &dyn Fn(Tensor<4>) -> Tensor<2>| {
-            let x = Tensor::<4>::from_inner(Tensor::ones([32, 3, 32, 32], &open())).require_grad();
-            let start = std::time::Instant::now();
-            let gradients = forward(x.clone()).sum().backward();
-            assert!(x.grad(&gradients).is_some());
-            start.elapsed().as_secs_f64()
-        };
-        let (mut plain, mut fast) = (0.0, 0.0);
-        // Taken in turns, so that other work on the machine slows both alike.
-        for _ in 0..10 {
-            plain += time(&|x| net.forward(x));
-            fast += time(&|x| folded.forward(x));
-        }
-        assert!(fast < plain, "{fast:.2} s folded, {plain:.2} s with batch norms: a ratio of {:.2}", plain / fast);
-    }
 }

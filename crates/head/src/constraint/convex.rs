@@ -7,7 +7,7 @@ use crate::Samples;
 
 /// Rounds of Dykstra's algorithm at most, and the change of its corrections (relative to the row's norm) at which it ends. (The row
 /// itself may rest for a while before it moves on.)
-const ROUNDS: usize = 1000;
+const ROUNDS: usize = 10_000;
 const SETTLED: f64 = 1e-8;
 
 /// A closed convex set for each label.
