@@ -45,7 +45,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "features";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;

@@ -181,9 +181,8 @@ impl Matching {
         let rows: Vec<usize> = running.iter().map(|r| r.found.row).collect();
         let pixels: Vec<f32> = running.iter().flat_map(|r| r.minimizer.point()).copied().collect();
         let (_, channels, height, width) = problem.base.dim();
-        let zeta = rows.iter().flat_map(|row| problem.zeta.row(*row)).copied().collect();
-        let (distances, mut gradients) =
-            problem.frozen.gradient(pixels, [rows.len(), channels, height, width], zeta)?;
+        let zeta: Vec<f32> = rows.iter().flat_map(|row| problem.zeta.row(*row)).copied().collect();
+        let (distances, mut gradients) = problem.frozen.gradient(&pixels, &zeta);
         if let Some(i) = distances.iter().position(|d| !d.is_finite()) {
             let message = format!("the features of poison {} are not finite in feature matching", rows[i]);
             return Err(StageError::new(ErrorKind::Numeric, message));
@@ -237,7 +236,8 @@ mod tests {
             Self { base: images(n, side, 0), zeta, extractor }
         }
         fn run(&self, n: usize, beta: f64, linf: Option<f32>, matching: Matching, starts: usize) -> Matched {
-            let frozen = Frozen::new(&self.extractor, &Affine::identity(self.zeta.ncols()));
+            let identity = Affine::identity(self.zeta.ncols());
+            let frozen = Frozen::new(&self.extractor, &identity);
             let some = Slice::from(..n);
             let (base, zeta) = (self.base.slice_axis(Axis(0), some), self.zeta.slice_axis(Axis(0), some));
             let problem = Problem { frozen: &frozen, base, zeta, beta, linf, exact: 0.0 };
@@ -299,7 +299,8 @@ mod tests {
         let case = Case::new("resnet8-w4", 4, 8);
         let eager = case.run(4, 0.0, None, Matching { steps: 300, tolerance: 0.9, ..LBFGS }, 1);
         assert!(eager.passes.iter().all(|p| (11..100).contains(p)), "{:?}", eager.passes);
-        let frozen = Frozen::new(&case.extractor, &Affine::identity(case.zeta.ncols()));
+        let identity = Affine::identity(case.zeta.ncols());
+        let frozen = Frozen::new(&case.extractor, &identity);
         let problem = Problem {
             frozen: &frozen,
             base: case.base.view(),
@@ -317,7 +318,8 @@ mod tests {
     #[ignore = "a timing"]
     fn matching_costs_little_more_than_its_passes() {
         let case = Case::new("resnet20", 128, 32);
-        let frozen = Frozen::new(&case.extractor, &Affine::identity(case.zeta.ncols()));
+        let identity = Affine::identity(case.zeta.ncols());
+        let frozen = Frozen::new(&case.extractor, &identity);
         let pixels: Vec<f32> = unit(case.base.index_axis(Axis(0), 0)).repeat(TILE);
         let zeta: Vec<f32> = case.zeta.row(0).to_vec().repeat(TILE);
         let matching = Matching { tolerance: 0.0, steps: 10, ..LBFGS };
@@ -325,9 +327,9 @@ mod tests {
         // Taken in turns, so that other work on the machine slows both alike.
         for _ in 0..5 {
             let started = Instant::now();
-            on_device(frozen.device(), 128, TILE, |rows| {
+            on_device(frozen.device(), 128, TILE, |_| {
                 for _ in 0..10 {
-                    frozen.gradient(pixels.clone(), [rows.len(), 3, 32, 32], zeta.clone())?;
+                    frozen.gradient(&pixels, &zeta);
                 }
                 Ok::<_, StageError>(())
             })

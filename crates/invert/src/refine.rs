@@ -38,7 +38,7 @@ impl Refinement<'_> {
         ctx: &Context,
     ) -> Result<(Array4<f32>, Vec<CurvePoint>), StageError> {
         let (m, channels, height, width) = pixels.dim();
-        let (shape, size) = ([m, channels, height, width], channels * height * width);
+        let size = channels * height * width;
         let begin = |row: usize| {
             let from = pixels.index_axis(Axis(0), row).iter().copied().collect();
             Adam::new(from, Bounds::around(&problem.base(row), problem.linf), self.step as f32, self.steps)
@@ -71,7 +71,7 @@ impl Refinement<'_> {
             }
             let ahead = self.ahead(&z, force.gradient(z.view(), self.labels)?);
             let flat = pixels.into_raw_vec_and_offset().0;
-            let (_, mut gradient) = problem.frozen.gradient_in_tiles(&flat, shape, &ahead)?;
+            let (_, mut gradient) = problem.frozen.gradient_in_tiles(&flat, &ahead)?;
             images.par_iter_mut().zip(gradient.par_chunks_mut(size)).enumerate().for_each(
                 |(row, (image, gradient))| {
                     if problem.beta > 0.0 {
@@ -162,7 +162,8 @@ mod tests {
             constraint: &Constraint,
             objective: &mut dyn Objective,
         ) -> Refined {
-            let frozen = Frozen::new(&self.extractor, &Affine::identity(self.features.ncols()));
+            let identity = Affine::identity(self.features.ncols());
+            let frozen = Frozen::new(&self.extractor, &identity);
             let (base, zeta) = (images(m, 8, 0), Array2::zeros((m, self.features.ncols())));
             let problem = Problem { frozen: &frozen, base: base.view(), zeta: zeta.view(), beta, linf, exact: 0.0 };
             let labels: Vec<u32> = (0..m as u32).map(|i| i % 2).collect();

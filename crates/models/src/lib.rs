@@ -9,6 +9,7 @@
 
 pub mod device;
 pub mod extractor;
+mod frozen;
 pub mod import;
 pub mod resnet;
 mod stage;

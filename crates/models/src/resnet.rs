@@ -222,15 +222,15 @@ fn pad_channels(x: Tensor<4>, conv: &Conv2d) -> Tensor<4> {
 /// A frozen network, with every batch norm folded into the convolution before it: the same map, in fewer operations.
 #[derive(Clone, Debug)]
 pub(crate) struct Folded {
-    conv1: Conv2d,
-    blocks: Vec<FoldedBlock>,
+    pub(crate) conv1: Conv2d,
+    pub(crate) blocks: Vec<FoldedBlock>,
 }
 
 #[derive(Clone, Debug)]
-struct FoldedBlock {
-    conv1: Conv2d,
-    conv2: Conv2d,
-    downsample: Option<Conv2d>,
+pub(crate) struct FoldedBlock {
+    pub(crate) conv1: Conv2d,
+    pub(crate) conv2: Conv2d,
+    pub(crate) downsample: Option<Conv2d>,
 }
 
 impl Folded {

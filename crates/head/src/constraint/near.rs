@@ -36,10 +36,15 @@ impl Near {
         let nearest: Vec<(Vec<usize>, f64)> = (0..found)
             .into_par_iter()
             .map(|i| {
-                let mut others = distances(&samples, samples.row(i));
-                others[i].0 = -1.0;
-                others.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-                (others[..neighbors].iter().map(|(_, j)| *j).collect(), others[neighbors].0)
+                let mut to = distances(&samples, samples.row(i));
+                to[i] = -1.0;
+                let mut others: Vec<usize> = (0..found).collect();
+                let order = |a: &usize, b: &usize| to[*a].total_cmp(&to[*b]).then(a.cmp(b));
+                others.select_nth_unstable_by(neighbors, order);
+                let last = to[others[neighbors]];
+                others.truncate(neighbors);
+                others.sort_unstable_by(order);
+                (others, last)
             })
             .collect();
         let radius = at_quantile(nearest.iter().map(|(_, distance)| *distance).collect(), quantile);
@@ -55,21 +60,30 @@ impl Near {
     }
 
     pub(super) fn holds(&self, z: ArrayView1<'_, f64>, radius: f64) -> bool {
-        distances(&self.samples, z).iter().filter(|(distance, _)| *distance <= radius).count() >= self.neighbors
+        self.has_neighbors(&distances(&self.samples, z), radius)
+    }
+
+    fn has_neighbors(&self, distances: &[f64], radius: f64) -> bool {
+        distances.iter().filter(|distance| **distance <= radius).count() >= self.neighbors
     }
 
     /// Draws a point that lies outside towards a sample that lies inside, no farther than that sample's neighbours demand: the
     /// nearest such point over a few of the nearest samples. A convex set that holds both ends holds it, too.
     pub(super) fn restore(&self, mut z: ArrayViewMut1<'_, f64>) {
-        if self.holds(z.view(), self.radius) {
+        let to = distances(&self.samples, z.view());
+        if self.has_neighbors(&to, self.radius) {
             return;
         }
-        let mut anchors: Vec<(f64, &Vec<usize>)> =
-            (self.inside.iter()).map(|near| (norm((&self.samples.row(near[0]) - &z).view()), near)).collect();
-        anchors.sort_by(|a, b| a.0.total_cmp(&b.0));
-        anchors.truncate(CANDIDATES);
+        let order = |a: &&Vec<usize>, b: &&Vec<usize>| to[a[0]].total_cmp(&to[b[0]]).then(a[0].cmp(&b[0]));
+        let mut anchors: Vec<&Vec<usize>> = self.inside.iter().collect();
+        if anchors.len() > CANDIDATES {
+            anchors.select_nth_unstable_by(CANDIDATES, order);
+            anchors.truncate(CANDIDATES);
+        }
+        anchors.sort_unstable_by(order);
         let mut best: Option<(f64, Array1<f64>)> = None;
-        for (length, near) in anchors {
+        for near in anchors {
+            let length = to[near[0]];
             let anchor = self.samples.row(near[0]);
             let away = &z - &anchor;
             // The share of the way at which a neighbour is just `radius` off: the root of a quadratic.
@@ -101,8 +115,21 @@ impl Near {
     }
 }
 
-/// The distance to every sample, and its row.
-fn distances(samples: &Array2<f64>, z: ArrayView1<'_, f64>) -> Vec<(f64, usize)> {
-    let square = |x: ArrayView1<'_, f64>| x.iter().zip(z).map(|(x, z)| (x - z) * (x - z)).sum::<f64>();
-    samples.rows().into_iter().enumerate().map(|(i, x)| (square(x).sqrt(), i)).collect()
+/// The distance to every sample.
+fn distances(samples: &Array2<f64>, z: ArrayView1<'_, f64>) -> Vec<f64> {
+    /// Partial sums, which do not wait for each other.
+    const LANES: usize = 8;
+    let (z, samples) = (z.to_vec(), samples.as_standard_layout());
+    let to = |x: &[f64]| {
+        let mut sums = [0.0; LANES];
+        let (x, z) = (x.as_chunks::<LANES>(), z.as_chunks::<LANES>());
+        for (x, z) in x.0.iter().zip(z.0) {
+            for (sum, (x, z)) in sums.iter_mut().zip(x.iter().zip(z)) {
+                *sum += (x - z) * (x - z);
+            }
+        }
+        let rest: f64 = x.1.iter().zip(z.1).map(|(x, z)| (x - z) * (x - z)).sum();
+        (sums.iter().sum::<f64>() + rest).sqrt()
+    };
+    samples.as_slice().unwrap_or_default().chunks_exact(z.len()).map(to).collect()
 }

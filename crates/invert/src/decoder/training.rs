@@ -69,7 +69,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "decoder";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     // The decoder is a tool of the attacker, as the extractor is: it has a seed of its own, and serves all attacks.
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
@@ -85,7 +85,8 @@ impl hemlock_stage::Stage for Stage {
             return Err(ParamError::new("", message).into());
         }
         let extractor = open_extractor(&extractor, ctx.device)?;
-        let frozen = Frozen::new(&extractor, &features.normalization);
+        let normalization = features.normalization.clone();
+        let frozen = Frozen::new(&extractor, &normalization);
         let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
         let (train, held_out) = pairs(dataset, features, &mut rng);
         let (network, curve) = train_network(params, &frozen, &train, &mut rng, ctx)?;
@@ -190,7 +191,7 @@ fn loss(
     if params.feature_weight == 0.0 {
         return Ok((pixel_error, value));
     }
-    let (squares, gradient) = frozen.gradient_in_tiles(&host(decoded.clone().into_data()), shape, &zeta)?;
+    let (squares, gradient) = frozen.gradient_in_tiles(&host(decoded.clone().into_data()), &zeta)?;
     let squares: f64 = squares.into_iter().map(f64::from).sum();
     let weight = params.feature_weight / zeta.len() as f64;
     // Linear in the images, with the gradient that the chain rule asks for.

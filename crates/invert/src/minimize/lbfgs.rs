@@ -19,6 +19,8 @@ const SHORTENINGS: u32 = 12;
 struct Pair {
     s: Vec<f32>,
     y: Vec<f32>,
+    /// `<s, s>`.
+    square: f64,
 }
 
 /// L-BFGS on one image.
@@ -53,7 +55,8 @@ impl Lbfgs {
     fn accept(&mut self, loss: f64, gradient: &[f32]) -> bool {
         if let Some(last) = &self.accepted {
             let change = |a: &[f32], b: &[f32]| -> Vec<f32> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
-            let pair = Pair { s: change(&self.trial, &last.x), y: change(gradient, &last.gradient) };
+            let (s, y) = (change(&self.trial, &last.x), change(gradient, &last.gradient));
+            let pair = Pair { square: dot(&s, &s), s, y };
             if self.pairs.len() == MEMORY {
                 self.pairs.pop_front();
             }
@@ -138,16 +141,14 @@ impl Minimizer for Lbfgs {
 fn two_loop(pairs: &VecDeque<Pair>, free: &[f32], steepest: &[f32]) -> Option<Vec<f32>> {
     let mut q = steepest.to_vec();
     let mut used = Vec::with_capacity(pairs.len());
-    let mut masked = vec![0.0; free.len()];
     for pair in pairs.iter().rev() {
-        mask(&pair.y, free, &mut masked);
-        let (curvature, square) = (dot(&pair.s, &masked), dot(&masked, &masked));
+        let (curvature, square) = free_products(&pair.s, &pair.y, free);
         // Only pairs along which the gradient grows are those of a positive definite matrix.
-        if curvature <= 1e-8 * (square * dot(&pair.s, &pair.s)).sqrt() {
+        if curvature <= 1e-8 * (square * pair.square).sqrt() {
             continue;
         }
         let a = dot(&pair.s, &q) / curvature;
-        add(&mut q, -a, &masked);
+        add_free(&mut q, -a, &pair.y, free);
         used.push((pair, a, curvature, square));
     }
     let (_, _, curvature, square) = used.first()?;
@@ -155,21 +156,38 @@ fn two_loop(pairs: &VecDeque<Pair>, free: &[f32], steepest: &[f32]) -> Option<Ve
     q.iter_mut().for_each(|q| *q *= scale);
     for (pair, a, curvature, _) in used.iter().rev() {
         let b = dot(&pair.y, &q) / curvature;
-        mask(&pair.s, free, &mut masked);
-        add(&mut q, a - b, &masked);
+        add_free(&mut q, a - b, &pair.s, free);
     }
     Some(q)
 }
 
-fn mask(values: &[f32], free: &[f32], masked: &mut [f32]) {
-    for ((m, v), free) in masked.iter_mut().zip(values).zip(free) {
-        *m = v * free;
+/// `<s, y>` and `<y, y>` over the free coordinates, in one pass.
+fn free_products(s: &[f32], y: &[f32], free: &[f32]) -> (f64, f64) {
+    const LANES: usize = 16;
+    let (mut sy, mut yy) = ([0.0f32; LANES], [0.0f32; LANES]);
+    let mut add = |lane: usize, s: f32, y: f32, free: f32| {
+        let y = y * free;
+        sy[lane] += s * y;
+        yy[lane] += y * y;
+    };
+    let ((s, s_rest), (y, y_rest)) = (s.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    let (free, free_rest) = free.as_chunks::<LANES>();
+    for ((s, y), free) in s.iter().zip(y).zip(free) {
+        for lane in 0..LANES {
+            add(lane, s[lane], y[lane], free[lane]);
+        }
     }
+    for (lane, ((s, y), free)) in s_rest.iter().zip(y_rest).zip(free_rest).enumerate() {
+        add(lane, *s, *y, *free);
+    }
+    let sum = |lanes: [f32; LANES]| lanes.into_iter().map(f64::from).sum();
+    (sum(sy), sum(yy))
 }
 
-fn add(to: &mut [f32], factor: f64, values: &[f32]) {
-    for (to, v) in to.iter_mut().zip(values) {
-        *to += factor as f32 * v;
+/// Adds to the free coordinates.
+fn add_free(to: &mut [f32], factor: f64, values: &[f32], free: &[f32]) {
+    for ((to, v), free) in to.iter_mut().zip(values).zip(free) {
+        *to += factor as f32 * (v * free);
     }
 }
 

@@ -1,0 +1,299 @@
+//! The one loop of all convolutions.
+
+use crate::planes::{LANES, Lanes, Planes};
+use pulp::{Simd, WithSimd};
+
+/// What a convolution adds to.
+#[derive(Debug, Clone, Copy)]
+pub enum Start<'a> {
+    /// Zero.
+    Zero,
+    /// Planes of the result's shape.
+    Add(&'a Planes),
+    /// What the result holds already.
+    Result,
+}
+
+/// What becomes of the sum.
+#[derive(Debug, Clone, Copy)]
+pub enum Finish<'a> {
+    /// Nothing.
+    Keep,
+    /// Its positive part. NaN stays NaN.
+    Relu,
+    /// Zero where these planes of the result's shape are not above zero.
+    Mask(&'a Planes),
+}
+
+impl<'a> Start<'a> {
+    pub(crate) fn planes(self) -> Option<&'a Planes> {
+        if let Self::Add(planes) = self { Some(planes) } else { None }
+    }
+}
+
+impl<'a> Finish<'a> {
+    pub(crate) fn planes(self) -> Option<&'a Planes> {
+        if let Self::Mask(planes) = self { Some(planes) } else { None }
+    }
+}
+
+/// Pixels of the tiles at the end of a row.
+const REST: usize = 4;
+
+/// A matrix of weights: a row of 16 output channels for each of 16 input channels.
+pub(crate) type Matrix = [Lanes; LANES];
+
+/// Where a sum reads its input, and with which of a block's matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tap {
+    pub(crate) dy: isize,
+    pub(crate) dx: isize,
+    pub(crate) matrix: usize,
+}
+
+/// Some rows and columns of the result, and the taps of their sums.
+///
+/// The result at `(a step + oy, b step + ox)` is the sum over the taps of matrix times input at `(a stride + dy, b stride + dx)`.
+#[derive(Debug, Clone)]
+pub(crate) struct Phase {
+    pub(crate) taps: Vec<Tap>,
+    pub(crate) stride: usize,
+    pub(crate) step: usize,
+    pub(crate) offset: [usize; 2],
+}
+
+/// A convolution to be run.
+pub(crate) struct Run<'a> {
+    pub(crate) x: &'a Planes,
+    pub(crate) phase: &'a Phase,
+    /// `[output blocks][input blocks][matrices]`.
+    pub(crate) matrices: &'a [Matrix],
+    /// A block of channels each; none is zero.
+    pub(crate) bias: &'a [Lanes],
+    pub(crate) start: Start<'a>,
+    pub(crate) finish: Finish<'a>,
+    pub(crate) out: &'a mut Planes,
+}
+
+impl WithSimd for Run<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Sums in registers: at least as many as the processor can have in flight, and fewer than it has registers. The
+        // parameters are the pixels of a tile, wide and narrow, the blocks of a wide tile, and the vectors of a block.
+        match S::F32_LANES {
+            16 => self.strides::<S, 8, 16, 2, 1>(simd),
+            8 => self.strides::<S, 4, 4, 1, 2>(simd),
+            4 => self.strides::<S, 4, 4, 1, 4>(simd),
+            2 => self.strides::<S, 1, 1, 1, 8>(simd),
+            _ => self.strides::<S, 1, 1, 1, 16>(simd),
+        }
+    }
+}
+
+impl Run<'_> {
+    #[inline(always)]
+    fn strides<S: Simd, const WIDE: usize, const NARROW: usize, const B: usize, const V: usize>(self, simd: S) {
+        if self.phase.stride == 1 {
+            self.blocks::<S, WIDE, NARROW, B, V, 1>(simd);
+        } else {
+            self.blocks::<S, WIDE, NARROW, B, V, 2>(simd);
+        }
+    }
+
+    #[inline(always)]
+    fn blocks<
+        S: Simd,
+        const WIDE: usize,
+        const NARROW: usize,
+        const B: usize,
+        const V: usize,
+        const STRIDE: usize,
+    >(
+        mut self,
+        simd: S,
+    ) {
+        let taps: Vec<(usize, usize)> = self
+            .phase
+            .taps
+            .iter()
+            .map(|tap| {
+                let along = |d: isize| self.x.border.wrapping_add_signed(d);
+                (along(tap.dy) * self.x.pitch() + along(tap.dx), tap.matrix)
+            })
+            .collect();
+        let (all, mut block) = (self.out.blocks(), 0);
+        while block < all {
+            if block + B <= all {
+                self.images::<S, WIDE, B, V, STRIDE>(simd, block, &taps);
+                block += B;
+            } else {
+                self.images::<S, NARROW, 1, V, STRIDE>(simd, block, &taps);
+                block += 1;
+            }
+        }
+    }
+
+    /// All images of `B` blocks of the result: one block of the input after the other, so that its matrices stay in the nearest
+    /// cache.
+    #[inline(always)]
+    fn images<S: Simd, const P: usize, const B: usize, const V: usize, const STRIDE: usize>(
+        &mut self,
+        simd: S,
+        block: usize,
+        taps: &[(usize, usize)],
+    ) {
+        let Phase { step, offset: [top, left], .. } = *self.phase;
+        let inputs = self.x.blocks();
+        let matrices = self.matrices.len() / (self.out.blocks() * inputs);
+        for input in 0..inputs {
+            let mut weights: [&[Matrix]; B] = [&[]; B];
+            for (b, weights) in weights.iter_mut().enumerate() {
+                *weights = &self.matrices[((block + b) * inputs + input) * matrices..][..matrices];
+            }
+            let from = Input {
+                channels: (self.x.channels - input * LANES).min(LANES),
+                taps,
+                weights,
+                first: input == 0,
+                last: input + 1 == inputs,
+            };
+            for image in 0..self.out.images {
+                let plane = self.x.plane(image, input);
+                for y in (top..self.out.height).step_by(step) {
+                    let row = plane + y / step * STRIDE * self.x.pitch();
+                    let columns = self.out.width.saturating_sub(left).div_ceil(step);
+                    let to = |column: usize| (row + column * STRIDE, [image, block, y, left + column * step]);
+                    let mut column = 0;
+                    while column + P <= columns {
+                        self.tile::<S, P, B, V, STRIDE>(simd, &from, to(column));
+                        column += P;
+                    }
+                    while column + REST <= columns {
+                        self.tile::<S, REST, B, V, STRIDE>(simd, &from, to(column));
+                        column += REST;
+                    }
+                    while column < columns {
+                        self.tile::<S, 1, B, V, STRIDE>(simd, &from, to(column));
+                        column += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// `P` pixels of `B` blocks: what one block of the input adds to them. Its first pixel in the input (for a tap without offset, less
+    /// the border), and in the result.
+    #[inline(always)]
+    fn tile<S: Simd, const P: usize, const B: usize, const V: usize, const STRIDE: usize>(
+        &mut self,
+        simd: S,
+        from: &Input<'_, B>,
+        (at, [image, block, y, x]): (usize, [usize; 4]),
+    ) {
+        let step = self.phase.step;
+        let mut sums = [[[simd.splat_f32s(0.0); V]; B]; P];
+        for (b, block) in (block..block + B).enumerate() {
+            let old = match (from.first, self.start) {
+                (true, Start::Zero) => None,
+                (true, Start::Add(planes)) => Some(planes),
+                (false, _) | (true, Start::Result) => Some(&*self.out),
+            };
+            if let Some(old) = old {
+                let row = &old.values[old.row(image, block, y) + x..][..(P - 1) * step + 1];
+                for (p, sums) in sums.iter_mut().enumerate() {
+                    sums[b] = vectors::<S, V>(simd, &row[p * step]);
+                }
+            }
+            if from.first
+                && let Some(bias) = self.bias.get(block)
+            {
+                let bias = vectors::<S, V>(simd, bias);
+                for sums in &mut sums {
+                    for (sum, bias) in sums[b].iter_mut().zip(bias) {
+                        *sum = simd.add_f32s(*sum, bias);
+                    }
+                }
+            }
+        }
+
+        // A copy that is indexed by constants alone is kept in registers.
+        let mut fast = sums;
+        for (offset, matrix) in from.taps {
+            let pixels = &self.x.values[at + offset..][..(P - 1) * STRIDE + 1];
+            let mut matrices = [&[Lanes([0.0; LANES]); LANES]; B];
+            for (matrices, weights) in matrices.iter_mut().zip(from.weights) {
+                *matrices = &weights[*matrix];
+            }
+            for channel in 0..from.channels.min(LANES) {
+                let mut rows = [[simd.splat_f32s(0.0); V]; B];
+                for (row, matrix) in rows.iter_mut().zip(matrices) {
+                    *row = vectors::<S, V>(simd, &matrix[channel]);
+                }
+                for (p, sums) in fast.iter_mut().enumerate() {
+                    let value = simd.splat_f32s(pixels[p * STRIDE].0[channel]);
+                    for (sums, row) in sums.iter_mut().zip(rows) {
+                        for (sum, weight) in sums.iter_mut().zip(row) {
+                            *sum = simd.mul_add_e_f32s(value, weight, *sum);
+                        }
+                    }
+                }
+            }
+        }
+        sums = fast;
+
+        for (b, block) in (block..block + B).enumerate() {
+            match (from.last, self.finish) {
+                (false, _) | (true, Finish::Keep) => {}
+                (true, Finish::Relu) => {
+                    for sums in &mut sums {
+                        for sum in &mut sums[b] {
+                            // In this order a NaN is handed on.
+                            *sum = simd.max_f32s(simd.splat_f32s(0.0), *sum);
+                        }
+                    }
+                }
+                (true, Finish::Mask(mask)) => {
+                    let row = &mask.values[mask.row(image, block, y) + x..][..(P - 1) * step + 1];
+                    for (p, sums) in sums.iter_mut().enumerate() {
+                        for (sum, mask) in sums[b].iter_mut().zip(vectors::<S, V>(simd, &row[p * step])) {
+                            let zero = simd.splat_f32s(0.0);
+                            *sum = simd.select_f32s(simd.less_than_f32s(zero, mask), *sum, zero);
+                        }
+                    }
+                }
+            }
+            let row = self.out.row(image, block, y) + x;
+            let row = &mut self.out.values[row..][..(P - 1) * step + 1];
+            for (p, sums) in sums.iter().enumerate() {
+                let (to, _) = S::as_mut_simd_f32s(&mut row[p * step].0);
+                for (to, sum) in to.iter_mut().zip(sums[b]) {
+                    *to = sum;
+                }
+            }
+        }
+    }
+}
+
+/// A block of the input, for `B` blocks of the result.
+struct Input<'a, const B: usize> {
+    /// Of the block, those that are not filled with zeros.
+    channels: usize,
+    /// From the border's corner of a pixel's row and column, and which matrix.
+    taps: &'a [(usize, usize)],
+    weights: [&'a [Matrix]; B],
+    first: bool,
+    last: bool,
+}
+
+/// A block's channels at a pixel, in registers.
+#[inline(always)]
+fn vectors<S: Simd, const V: usize>(simd: S, lanes: &Lanes) -> [S::f32s; V] {
+    let mut vectors = [simd.splat_f32s(0.0); V];
+    let (from, _) = S::as_simd_f32s(&lanes.0);
+    for (to, from) in vectors.iter_mut().zip(from) {
+        *to = *from;
+    }
+    vectors
+}

@@ -1,0 +1,193 @@
+//! Every kernel against sums written out, at sizes that fill no block.
+
+use crate::{Conv, Finish, Planes, Start};
+use proptest::prelude::*;
+
+/// A problem: `[outputs, inputs, kernel]`, stride, padding, `[images, height, width]`.
+#[derive(Debug, Clone)]
+struct Problem {
+    size: [usize; 3],
+    stride: usize,
+    padding: usize,
+    images: [usize; 3],
+}
+
+fn problem() -> impl Strategy<Value = Problem> {
+    let channels = || prop_oneof![1usize..5, Just(16), 17usize..40, Just(64)];
+    let kernel = prop_oneof![Just((1, 0)), Just((3, 1)), Just((3, 0)), Just((7, 3))];
+    ((channels(), channels()), kernel, 1usize..3, (1usize..3, 7usize..11, 7usize..20)).prop_map(
+        |((outputs, inputs), (kernel, padding), stride, (n, height, width))| Problem {
+            size: [outputs, inputs, kernel],
+            stride,
+            padding,
+            images: [n, height, width],
+        },
+    )
+}
+
+/// Numbers without a pattern, in -1..1.
+fn noise(count: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 * 2.0 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+fn planes(shape: [usize; 4], border: usize, values: &[f32]) -> Planes {
+    let mut planes = Planes::new(shape, border);
+    planes.load(values);
+    planes
+}
+
+fn values(planes: &Planes) -> Vec<f32> {
+    let mut values = vec![0.0; planes.shape().iter().product()];
+    planes.store(&mut values);
+    values
+}
+
+impl Problem {
+    fn input(&self) -> [usize; 4] {
+        [self.images[0], self.size[1], self.images[1], self.images[2]]
+    }
+
+    fn weights(&self) -> Vec<f32> {
+        let [outputs, inputs, kernel] = self.size;
+        noise(outputs * inputs * kernel * kernel, 1)
+    }
+
+    fn conv(&self) -> Conv {
+        Conv::new(self.size, &self.weights(), &noise(self.size[0], 2), self.stride, self.padding)
+    }
+
+    /// Calls `visit(x, weight, output)` with the indices of every product of the convolution.
+    fn products(&self, mut visit: impl FnMut(usize, usize, usize)) {
+        let ([outputs, inputs, k], [n, height, width]) = (self.size, self.images);
+        let [_, _, rows, columns] = self.conv().shape(self.input());
+        let inside = |at: usize, k: usize, length: usize| {
+            (at * self.stride + k).checked_sub(self.padding).filter(|at| *at < length)
+        };
+        for (image, o, i) in (0..n).flat_map(|n| (0..outputs).flat_map(move |o| (0..inputs).map(move |i| (n, o, i)))) {
+            for (y, x) in (0..rows).flat_map(|y| (0..columns).map(move |x| (y, x))) {
+                for (ky, kx) in (0..k).flat_map(|ky| (0..k).map(move |kx| (ky, kx))) {
+                    if let (Some(iy), Some(ix)) = (inside(y, ky, height), inside(x, kx, width)) {
+                        let from = ((image * inputs + i) * height + iy) * width + ix;
+                        visit(from, ((o * inputs + i) * k + ky) * k + kx, ((image * outputs + o) * rows + y) * columns + x);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn assert_close(found: &[f32], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(1.0f64, |m, x| m.max(x.abs()));
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert!((f64::from(*found) - expected).abs() < 1e-5 * largest, "value {i}: {found}, not {expected}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn both_directions_are_the_sums_written_out(problem in problem()) {
+        let (conv, weights) = (problem.conv(), problem.weights());
+        let (input, output) = (problem.input(), conv.shape(problem.input()));
+        let x = noise(input.iter().product(), 3);
+        let of = noise(output.iter().product(), 4);
+        let per_channel: usize = output[2..].iter().product();
+        let bias = noise(output[1], 2);
+        let added = noise(of.len(), 5);
+        let mut sums: Vec<f64> = (0..of.len())
+            .map(|i| f64::from(bias[i / per_channel % output[1]]) + f64::from(added[i]))
+            .collect();
+        let mut dx: Vec<f64> = vec![0.0; x.len()];
+        problem.products(|from, weight, to| {
+            sums[to] += f64::from(x[from]) * f64::from(weights[weight]);
+            dx[from] += f64::from(of[to]) * f64::from(weights[weight]);
+        });
+        let [forward, backward] = conv.borders();
+        // Whatever border the other planes have.
+        let (x, of) = (planes(input, forward, &x), planes(output, backward.max(2), &of));
+        let added = planes(output, 3, &added);
+
+        let mut out = Planes::new(output, 1);
+        conv.forward(&x, Start::Add(&added), Finish::Keep, &mut out);
+        assert_close(&values(&out), &sums);
+        let mut again = added.clone();
+        conv.forward(&x, Start::Result, Finish::Keep, &mut again);
+        prop_assert_eq!(values(&again), values(&out));
+        conv.forward(&x, Start::Add(&added), Finish::Relu, &mut again);
+        let positive: Vec<f32> = values(&out).iter().map(|x| x.max(0.0)).collect();
+        prop_assert_eq!(values(&again), positive);
+
+        let mut back = planes(input, 2, &noise(dx.len(), 6));
+        conv.backward(&of, Start::Zero, Finish::Keep, &mut back);
+        assert_close(&values(&back), &dx);
+        let mut masked = Planes::new(input, 0);
+        conv.backward(&of, Start::Zero, Finish::Mask(&x), &mut masked);
+        let kept = values(&back).iter().zip(values(&x)).map(|(v, x)| if x > 0.0 { *v } else { 0.0 }).collect::<Vec<_>>();
+        prop_assert_eq!(values(&masked), kept);
+    }
+}
+
+#[test]
+fn borders_and_fillers_stay_zero() {
+    let problem = Problem { size: [5, 3, 3], stride: 1, padding: 1, images: [2, 4, 9] };
+    let x = planes(problem.input(), 1, &noise(2 * 3 * 4 * 9, 1));
+    let mut out = Planes::new(problem.conv().shape(problem.input()), 1);
+    problem.conv().forward(&x, Start::Zero, Finish::Keep, &mut out);
+    let total: f32 = out.values.iter().flat_map(|pixel| pixel.0).map(f32::abs).sum();
+    let inside: f32 = values(&out).iter().map(|x| x.abs()).sum();
+    assert!(inside > 1.0 && (total - inside).abs() < 1e-3 * inside, "{total} and {inside}");
+}
+
+#[test]
+fn not_a_number_is_handed_on() {
+    let problem = Problem { size: [1, 1, 1], stride: 1, padding: 0, images: [1, 1, 1] };
+    let mut out = Planes::new([1, 1, 1, 1], 0);
+    problem.conv().forward(&planes([1, 1, 1, 1], 0, &[f32::NAN]), Start::Zero, Finish::Relu, &mut out);
+    assert!(values(&out)[0].is_nan());
+}
+
+#[test]
+fn means_and_their_derivative() {
+    let x = planes([1, 2, 2, 2], 1, &[1.0, 2.0, -3.0, 4.0, 5.0, 6.0, 7.0, 0.0]);
+    assert_eq!(x.means(), [1.0, 4.5]);
+    let mut dx = Planes::new([1, 2, 2, 2], 0);
+    dx.spread(&[4.0, 8.0], &x);
+    assert_eq!(values(&dx), [1.0, 1.0, 0.0, 1.0, 2.0, 2.0, 2.0, 0.0]);
+}
+
+/// Speed beside the machine's: `cargo nextest run --release -p hemlock-conv --run-ignored all speed --no-capture`.
+#[test]
+#[ignore = "a timing, by hand"]
+#[allow(clippy::print_stderr)]
+fn speed() {
+    for (channels, side) in [(16, 32), (32, 16), (64, 8), (64, 32), (512, 4)] {
+        let problem = Problem { size: [channels, channels, 3], stride: 1, padding: 1, images: [4, side, side] };
+        let conv = problem.conv();
+        let x = planes(problem.input(), 1, &noise(problem.input().iter().product(), 3));
+        let mut out = Planes::new(x.shape(), 1);
+        let products = (4 * channels * channels * 9 * side * side) as f64;
+        let rounds = (4e10 / products) as usize;
+        let time = |out: &mut Planes, forward: bool| {
+            let start = std::time::Instant::now();
+            for _ in 0..rounds {
+                if forward {
+                    conv.forward(&x, Start::Zero, Finish::Relu, out);
+                } else {
+                    conv.backward(&x, Start::Zero, Finish::Mask(&x), out);
+                }
+            }
+            2.0 * products * rounds as f64 / start.elapsed().as_secs_f64() / 1e9
+        };
+        let (forward, backward) = (time(&mut out, true), time(&mut out, false));
+        eprintln!("{channels} channels, {side} x {side}: {forward:.0} and {backward:.0} Gflop/s");
+    }
+}
