@@ -103,14 +103,7 @@ impl Run<'_> {
     }
 
     #[inline(always)]
-    fn blocks<
-        S: Simd,
-        const WIDE: usize,
-        const NARROW: usize,
-        const B: usize,
-        const V: usize,
-        const STRIDE: usize,
-    >(
+    fn blocks<S: Simd, const WIDE: usize, const NARROW: usize, const B: usize, const V: usize, const STRIDE: usize>(
         mut self,
         simd: S,
     ) {
@@ -289,7 +282,7 @@ struct Input<'a, const B: usize> {
 
 /// A block's channels at a pixel, in registers.
 #[inline(always)]
-fn vectors<S: Simd, const V: usize>(simd: S, lanes: &Lanes) -> [S::f32s; V] {
+pub(crate) fn vectors<S: Simd, const V: usize>(simd: S, lanes: &Lanes) -> [S::f32s; V] {
     let mut vectors = [simd.splat_f32s(0.0); V];
     let (from, _) = S::as_simd_f32s(&lanes.0);
     for (to, from) in vectors.iter_mut().zip(from) {

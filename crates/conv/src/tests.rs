@@ -1,6 +1,6 @@
 //! Every kernel against sums written out, at sizes that fill no block.
 
-use crate::{Conv, Finish, Planes, Start};
+use crate::{Conv, Finish, Geometry, Planes, Start};
 use proptest::prelude::*;
 
 /// A problem: `[outputs, inputs, kernel]`, stride, padding, `[images, height, width]`.
@@ -59,14 +59,19 @@ impl Problem {
         noise(outputs * inputs * kernel * kernel, 1)
     }
 
+    fn geometry(&self) -> Geometry {
+        let [outputs, inputs, kernel] = self.size;
+        Geometry { inputs, outputs, kernel, stride: self.stride, padding: self.padding }
+    }
+
     fn conv(&self) -> Conv {
-        Conv::new(self.size, &self.weights(), &noise(self.size[0], 2), self.stride, self.padding)
+        Conv::new(self.geometry(), &self.weights(), &noise(self.size[0], 2))
     }
 
     /// Calls `visit(x, weight, output)` with the indices of every product of the convolution.
     fn products(&self, mut visit: impl FnMut(usize, usize, usize)) {
         let ([outputs, inputs, k], [n, height, width]) = (self.size, self.images);
-        let [_, _, rows, columns] = self.conv().shape(self.input());
+        let [_, _, rows, columns] = self.geometry().output(self.input());
         let inside = |at: usize, k: usize, length: usize| {
             (at * self.stride + k).checked_sub(self.padding).filter(|at| *at < length)
         };
@@ -75,7 +80,11 @@ impl Problem {
                 for (ky, kx) in (0..k).flat_map(|ky| (0..k).map(move |kx| (ky, kx))) {
                     if let (Some(iy), Some(ix)) = (inside(y, ky, height), inside(x, kx, width)) {
                         let from = ((image * inputs + i) * height + iy) * width + ix;
-                        visit(from, ((o * inputs + i) * k + ky) * k + kx, ((image * outputs + o) * rows + y) * columns + x);
+                        visit(
+                            from,
+                            ((o * inputs + i) * k + ky) * k + kx,
+                            ((image * outputs + o) * rows + y) * columns + x,
+                        );
                     }
                 }
             }
@@ -96,8 +105,9 @@ proptest! {
 
     #[test]
     fn both_directions_are_the_sums_written_out(problem in problem()) {
-        let (conv, weights) = (problem.conv(), problem.weights());
-        let (input, output) = (problem.input(), conv.shape(problem.input()));
+        let (conv, geometry, weights) = (problem.conv(), problem.geometry(), problem.weights());
+        let transposed = Conv::transposed(geometry, &weights);
+        let (input, output) = (problem.input(), geometry.output(problem.input()));
         let x = noise(input.iter().product(), 3);
         let of = noise(output.iter().product(), 4);
         let per_channel: usize = output[2..].iter().product();
@@ -107,32 +117,36 @@ proptest! {
             .map(|i| f64::from(bias[i / per_channel % output[1]]) + f64::from(added[i]))
             .collect();
         let mut dx: Vec<f64> = vec![0.0; x.len()];
+        let mut dw: Vec<f64> = vec![0.0; weights.len()];
         problem.products(|from, weight, to| {
             sums[to] += f64::from(x[from]) * f64::from(weights[weight]);
             dx[from] += f64::from(of[to]) * f64::from(weights[weight]);
+            dw[weight] += f64::from(of[to]) * f64::from(x[from]);
         });
-        let [forward, backward] = conv.borders();
         // Whatever border the other planes have.
-        let (x, of) = (planes(input, forward, &x), planes(output, backward.max(2), &of));
+        let (x, of) = (planes(input, conv.border(), &x), planes(output, transposed.border() + 1, &of));
         let added = planes(output, 3, &added);
 
         let mut out = Planes::new(output, 1);
-        conv.forward(&x, Start::Add(&added), Finish::Keep, &mut out);
+        conv.apply(&x, Start::Add(&added), Finish::Keep, &mut out);
         assert_close(&values(&out), &sums);
         let mut again = added.clone();
-        conv.forward(&x, Start::Result, Finish::Keep, &mut again);
+        conv.apply(&x, Start::Result, Finish::Keep, &mut again);
         prop_assert_eq!(values(&again), values(&out));
-        conv.forward(&x, Start::Add(&added), Finish::Relu, &mut again);
+        conv.apply(&x, Start::Add(&added), Finish::Relu, &mut again);
         let positive: Vec<f32> = values(&out).iter().map(|x| x.max(0.0)).collect();
         prop_assert_eq!(values(&again), positive);
 
         let mut back = planes(input, 2, &noise(dx.len(), 6));
-        conv.backward(&of, Start::Zero, Finish::Keep, &mut back);
+        transposed.apply(&of, Start::Zero, Finish::Keep, &mut back);
         assert_close(&values(&back), &dx);
         let mut masked = Planes::new(input, 0);
-        conv.backward(&of, Start::Zero, Finish::Mask(&x), &mut masked);
+        transposed.apply(&of, Start::Zero, Finish::Mask(&x), &mut masked);
         let kept = values(&back).iter().zip(values(&x)).map(|(v, x)| if x > 0.0 { *v } else { 0.0 }).collect::<Vec<_>>();
         prop_assert_eq!(values(&masked), kept);
+
+        let twice: Vec<f64> = dw.iter().map(|w| 2.0 * w).collect();
+        assert_close(&geometry.weight_gradient(&[x.clone(), x], &[of.clone(), of]), &twice);
     }
 }
 
@@ -140,8 +154,8 @@ proptest! {
 fn borders_and_fillers_stay_zero() {
     let problem = Problem { size: [5, 3, 3], stride: 1, padding: 1, images: [2, 4, 9] };
     let x = planes(problem.input(), 1, &noise(2 * 3 * 4 * 9, 1));
-    let mut out = Planes::new(problem.conv().shape(problem.input()), 1);
-    problem.conv().forward(&x, Start::Zero, Finish::Keep, &mut out);
+    let mut out = Planes::new(problem.geometry().output(problem.input()), 1);
+    problem.conv().apply(&x, Start::Zero, Finish::Keep, &mut out);
     let total: f32 = out.values.iter().flat_map(|pixel| pixel.0).map(f32::abs).sum();
     let inside: f32 = values(&out).iter().map(|x| x.abs()).sum();
     assert!(inside > 1.0 && (total - inside).abs() < 1e-3 * inside, "{total} and {inside}");
@@ -151,7 +165,7 @@ fn borders_and_fillers_stay_zero() {
 fn not_a_number_is_handed_on() {
     let problem = Problem { size: [1, 1, 1], stride: 1, padding: 0, images: [1, 1, 1] };
     let mut out = Planes::new([1, 1, 1, 1], 0);
-    problem.conv().forward(&planes([1, 1, 1, 1], 0, &[f32::NAN]), Start::Zero, Finish::Relu, &mut out);
+    problem.conv().apply(&planes([1, 1, 1, 1], 0, &[f32::NAN]), Start::Zero, Finish::Relu, &mut out);
     assert!(values(&out)[0].is_nan());
 }
 
@@ -176,18 +190,16 @@ fn speed() {
         let mut out = Planes::new(x.shape(), 1);
         let products = (4 * channels * channels * 9 * side * side) as f64;
         let rounds = (4e10 / products) as usize;
-        let time = |out: &mut Planes, forward: bool| {
+        let transposed = Conv::transposed(problem.geometry(), &problem.weights());
+        let time = |work: &mut dyn FnMut()| {
             let start = std::time::Instant::now();
-            for _ in 0..rounds {
-                if forward {
-                    conv.forward(&x, Start::Zero, Finish::Relu, out);
-                } else {
-                    conv.backward(&x, Start::Zero, Finish::Mask(&x), out);
-                }
-            }
+            (0..rounds).for_each(|_| work());
             2.0 * products * rounds as f64 / start.elapsed().as_secs_f64() / 1e9
         };
-        let (forward, backward) = (time(&mut out, true), time(&mut out, false));
-        eprintln!("{channels} channels, {side} x {side}: {forward:.0} and {backward:.0} Gflop/s");
+        let forward = time(&mut || conv.apply(&x, Start::Zero, Finish::Relu, &mut out));
+        let backward = time(&mut || transposed.apply(&x, Start::Zero, Finish::Mask(&x), &mut out));
+        let x = [x];
+        let gradient = time(&mut || drop(problem.geometry().weight_gradient(&x, &x)));
+        eprintln!("{channels} channels, {side} x {side}: {forward:.0}, {backward:.0}, {gradient:.0} Gflop/s");
     }
 }

@@ -97,8 +97,7 @@ impl Extractor {
     pub fn new(spec: ExtractorSpec, net: &ResNet, device: &Device) -> Self {
         let net = net.valid();
         let folded = Folded::new(&net);
-        let kernels =
-            if runs_on_rayon(device) { Kernels::Own(Frozen::new(&folded)) } else { Kernels::Burn(folded) };
+        let kernels = if runs_on_rayon(device) { Kernels::Own(Frozen::new(&folded)) } else { Kernels::Burn(folded) };
         Self { spec, net, kernels, device: device.clone().inner() }
     }
 

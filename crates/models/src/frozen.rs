@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::nn::conv::Conv2d;
-use hemlock_conv::{Conv, Finish, Planes, Start};
+use burn::tensor::TensorData;
+use hemlock_conv::{Conv, Finish, Geometry, Planes, Start};
 
 use crate::resnet::Folded;
 
@@ -13,7 +14,7 @@ const TOGETHER: usize = 4;
 /// A frozen network, whose batch norms are folded into its convolutions.
 #[derive(Debug, Clone)]
 pub(crate) struct Frozen {
-    stem: Conv,
+    stem: Layer,
     blocks: Vec<Block>,
     /// Tapes of passes that are done, for those to come: fresh memory costs more than a convolution.
     tapes: Arc<Mutex<Vec<Tape>>>,
@@ -21,10 +22,17 @@ pub(crate) struct Frozen {
 
 #[derive(Debug, Clone)]
 struct Block {
-    conv1: Conv,
-    conv2: Conv,
+    conv1: Layer,
+    conv2: Layer,
     /// `None` hands the input on.
-    shortcut: Option<Conv>,
+    shortcut: Option<Layer>,
+}
+
+/// A convolution and its derivative.
+#[derive(Debug, Clone)]
+struct Layer {
+    forward: Conv,
+    backward: Conv,
 }
 
 /// What a pass leaves behind.
@@ -40,14 +48,14 @@ struct Tape {
 impl Frozen {
     pub(crate) fn new(folded: &Folded) -> Self {
         let blocks = folded.blocks.iter().map(|block| Block {
-            conv1: packed(&block.conv1),
-            conv2: packed(&block.conv2),
+            conv1: Layer::of(&block.conv1),
+            conv2: Layer::of(&block.conv2),
             shortcut: match &block.downsample {
-                Some(conv) => Some(packed(conv)),
-                None => padding_channels(&block.conv1),
+                Some(conv) => Some(Layer::of(conv)),
+                None => Layer::padding_channels(&block.conv1),
             },
         });
-        Self { stem: packed(&folded.conv1), blocks: blocks.collect(), tapes: Arc::default() }
+        Self { stem: Layer::of(&folded.conv1), blocks: blocks.collect(), tapes: Arc::default() }
     }
 
     /// Features `[n, d]` of normalised images, `[3, height, width]` each.
@@ -102,14 +110,14 @@ impl Frozen {
             return pool.swap_remove(i);
         }
         drop(pool);
-        let convs = self.blocks.iter().flat_map(|block| [&block.conv1, &block.conv2]);
-        let border = |conv: &Conv| conv.borders().into_iter().max().unwrap_or(0);
+        let layers = self.blocks.iter().flat_map(|block| [&block.conv1, &block.conv2]);
         let all = self.blocks.iter().flat_map(|block| [&block.conv1, &block.conv2].into_iter().chain(&block.shortcut));
-        let border = all.chain([&self.stem]).map(border).max().unwrap_or(0);
+        let borders = all.chain([&self.stem]).flat_map(|layer| [layer.forward.border(), layer.backward.border()]);
+        let border = borders.max().unwrap_or(0);
         let image = Planes::new(shape, border);
         let (mut outputs, mut before) = (Vec::new(), shape);
-        for conv in [&self.stem].into_iter().chain(convs) {
-            before = conv.shape(before);
+        for layer in [&self.stem].into_iter().chain(layers) {
+            before = layer.forward.geometry().output(before);
             outputs.push(Planes::new(before, border));
         }
         let derivatives = if keep { outputs.clone() } else { Vec::new() };
@@ -118,18 +126,18 @@ impl Frozen {
 
     fn forward(&self, tape: &mut Tape) {
         let Tape { image, outputs, .. } = tape;
-        self.stem.forward(image, Start::Zero, Finish::Relu, &mut outputs[0]);
+        self.stem.forward.apply(image, Start::Zero, Finish::Relu, &mut outputs[0]);
         for (i, block) in self.blocks.iter().enumerate() {
             let [x, h, y] = three(outputs, 2 * i);
-            block.conv1.forward(x, Start::Zero, Finish::Relu, h);
+            block.conv1.forward.apply(x, Start::Zero, Finish::Relu, h);
             let start = match &block.shortcut {
                 None => Start::Add(&*x),
-                Some(conv) => {
-                    conv.forward(x, Start::Zero, Finish::Keep, y);
+                Some(layer) => {
+                    layer.forward.apply(x, Start::Zero, Finish::Keep, y);
                     Start::Result
                 }
             };
-            block.conv2.forward(h, start, Finish::Relu, y);
+            block.conv2.forward.apply(h, start, Finish::Relu, y);
         }
     }
 
@@ -142,17 +150,17 @@ impl Frozen {
         for (i, block) in self.blocks.iter().enumerate().rev() {
             let [by_x, by_h, by_y] = three(derivatives, 2 * i);
             let [x, h] = [&outputs[2 * i], &outputs[2 * i + 1]];
-            block.conv2.backward(by_y, Start::Zero, Finish::Mask(h), by_h);
+            block.conv2.backward.apply(by_y, Start::Zero, Finish::Mask(h), by_h);
             let start = match &block.shortcut {
                 None => Start::Add(&*by_y),
-                Some(conv) => {
-                    conv.backward(by_y, Start::Zero, Finish::Keep, by_x);
+                Some(layer) => {
+                    layer.backward.apply(by_y, Start::Zero, Finish::Keep, by_x);
                     Start::Result
                 }
             };
-            block.conv1.backward(by_h, start, Finish::Mask(x), by_x);
+            block.conv1.backward.apply(by_h, start, Finish::Mask(x), by_x);
         }
-        self.stem.backward(&derivatives[0], Start::Zero, Finish::Keep, image);
+        self.stem.backward.apply(&derivatives[0], Start::Zero, Finish::Keep, image);
         image
     }
 }
@@ -172,24 +180,28 @@ fn three(planes: &mut [Planes], at: usize) -> [&mut Planes; 3] {
     [x, h, y]
 }
 
-fn packed(conv: &Conv2d) -> Conv {
-    let values = |data: burn::tensor::TensorData| data.iter::<f32>().collect::<Vec<_>>();
-    let [outputs, inputs, kernel, _] = conv.weight.dims();
-    let weights = values(conv.weight.val().into_data());
-    let bias = conv.bias.as_ref().map(|bias| values(bias.val().into_data())).unwrap_or_default();
-    Conv::new([outputs, inputs, kernel], &weights, &bias, conv.stride[0], kernel / 2)
-}
+impl Layer {
+    fn new(geometry: Geometry, weights: &[f32], bias: &[f32]) -> Self {
+        Self { forward: Conv::new(geometry, weights, bias), backward: Conv::transposed(geometry, weights) }
+    }
 
-/// The shortcut of option A around a block that begins with `conv`, as a convolution: every second pixel, each channel to the middle
-/// of the new ones.
-fn padding_channels(conv: &Conv2d) -> Option<Conv> {
-    let [outputs, inputs, ..] = conv.weight.dims();
-    if outputs == inputs {
-        return None;
+    fn of(conv: &Conv2d) -> Self {
+        let values = |data: TensorData| data.iter::<f32>().collect::<Vec<_>>();
+        let [outputs, inputs, kernel, _] = conv.weight.dims();
+        let geometry = Geometry { inputs, outputs, kernel, stride: conv.stride[0], padding: kernel / 2 };
+        let bias = conv.bias.as_ref().map(|bias| values(bias.val().into_data())).unwrap_or_default();
+        Self::new(geometry, &values(conv.weight.val().into_data()), &bias)
     }
-    let mut weights = vec![0.0; outputs * inputs];
-    for input in 0..inputs {
-        weights[((outputs - inputs) / 2 + input) * inputs + input] = 1.0;
+
+    /// The shortcut of option A around a block that begins with `conv`, as a convolution: every second pixel, each channel to the
+    /// middle of the new ones.
+    fn padding_channels(conv: &Conv2d) -> Option<Self> {
+        let [outputs, inputs, ..] = conv.weight.dims();
+        let mut weights = vec![0.0; outputs * inputs];
+        for input in 0..inputs {
+            weights[((outputs - inputs) / 2 + input) * inputs + input] = 1.0;
+        }
+        let geometry = Geometry { inputs, outputs, kernel: 1, stride: 2, padding: 0 };
+        (outputs != inputs).then(|| Self::new(geometry, &weights, &[]))
     }
-    Some(Conv::new([outputs, inputs, 1], &weights, &[], 2, 0))
 }

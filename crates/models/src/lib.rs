@@ -7,6 +7,7 @@
 //! - [`import`]: extractors from files of other tools: PyTorch checkpoints and safetensors.
 //! - [`tiles`]: work split into fixed tiles, so that results don't depend on the thread count.
 
+mod conv;
 pub mod device;
 pub mod extractor;
 mod frozen;

@@ -260,9 +260,9 @@ mod tests {
         assert!(stuck > 20 && stuck < 180, "{stuck} at bounds");
         let left = gradient.iter().zip(&free).fold(0.0f32, |m, (g, f)| m.max((g * f).abs()));
         assert!(left < 2e-2, "gradient {left} is left");
-        // Adam needs more passes for less.
+        // Adam does no better, but for rounding.
         let (_, adam) = minimise(&problem, super::super::Adam::new(vec![0.9; 200], bounds, 0.02, 400), 400);
-        assert!(loss <= adam, "{loss} {adam}");
+        assert!(loss <= adam * (1.0 + 1e-8), "{loss} {adam}");
     }
 
     #[test]

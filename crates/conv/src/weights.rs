@@ -1,0 +1,155 @@
+//! The derivative by the weights.
+
+use crate::conv::Geometry;
+use crate::kernel::{Matrix, Phase, vectors};
+use crate::planes::{LANES, Lanes, Planes};
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Pixels that are summed in registers before the sums go back to memory.
+const SPAN: usize = 32;
+/// Blocks of the output that share what is loaded of the input.
+const TOGETHER: usize = 2;
+
+impl Geometry {
+    /// The derivative by the weights, `[outputs, inputs, kernel, kernel]`, of a function whose derivative by what the convolution makes of
+    /// each of the planes `x` is that of `of`. Over the threads of the current rayon pool, whose number changes no result.
+    ///
+    /// # Panics
+    /// Planes of shapes that do not fit, or with a border smaller than the padding.
+    #[must_use]
+    pub fn weight_gradient(&self, x: &[Planes], of: &[Planes]) -> Vec<f32> {
+        assert_eq!(x.len(), of.len(), "planes of another count");
+        for (x, of) in x.iter().zip(of) {
+            assert_eq!(x.shape()[1], self.inputs, "planes with other channels");
+            assert_eq!(of.shape(), self.output(x.shape()), "planes of another shape");
+            assert!(x.border >= self.padding, "a border of {} is read to {}", x.border, self.padding);
+        }
+        let taps = self.kernel * self.kernel;
+        let phase = self.forwards();
+        let mut weights = vec![0.0; self.weights()];
+        weights.par_chunks_mut(TOGETHER * LANES * self.inputs * taps).enumerate().for_each(|(i, weights)| {
+            let (output, outputs) = (TOGETHER * i, weights.len() / (self.inputs * taps));
+            for input in 0..self.inputs.div_ceil(LANES) {
+                let mut sums = vec![[[Lanes::default(); LANES]; TOGETHER]; taps];
+                let blocks = outputs.div_ceil(LANES);
+                for (x, of) in x.iter().zip(of) {
+                    Arch::new().dispatch(Products { x, of, phase: &phase, input, output, blocks, sums: &mut sums });
+                }
+                let channels = (self.inputs - input * LANES).min(LANES);
+                for (tap, sums) in sums.iter().enumerate() {
+                    for o in 0..outputs {
+                        for (i, row) in sums[o / LANES].iter().enumerate().take(channels) {
+                            weights[(o * self.inputs + input * LANES + i) * taps + tap] = row.0[o % LANES];
+                        }
+                    }
+                }
+            }
+        });
+        weights
+    }
+}
+
+/// The products of one block of the input with one or two of the output, summed over all pixels.
+struct Products<'a> {
+    x: &'a Planes,
+    of: &'a Planes,
+    phase: &'a Phase,
+    input: usize,
+    output: usize,
+    blocks: usize,
+    /// For each tap.
+    sums: &'a mut [[Matrix; TOGETHER]],
+}
+
+impl WithSimd for Products<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        // Channels of the input, blocks of the output and vectors of a block whose sums fit the registers.
+        match (S::F32_LANES, self.blocks) {
+            (16, 2) => self.rows::<S, 8, 2, 1>(simd),
+            (16, _) => self.rows::<S, 16, 1, 1>(simd),
+            (8, _) => self.rows::<S, 4, 1, 2>(simd),
+            (4, _) => self.rows::<S, 4, 1, 4>(simd),
+            (2, _) => self.rows::<S, 1, 1, 8>(simd),
+            _ => self.rows::<S, 1, 1, 16>(simd),
+        }
+    }
+}
+
+impl Products<'_> {
+    /// All images, a few rows at a time, so that these stay in the nearest cache for all taps.
+    #[inline(always)]
+    fn rows<S: Simd, const C: usize, const B: usize, const V: usize>(mut self, simd: S) {
+        let [images, _, height, width] = self.of.shape();
+        let together = SPAN.div_ceil(width).min(height);
+        for image in 0..images {
+            for top in (0..height).step_by(together) {
+                let rows = [top, (top + together).min(height)];
+                for tap in 0..self.phase.taps.len() {
+                    for channel in (0..LANES).step_by(C) {
+                        for block in (0..self.blocks).step_by(B) {
+                            self.span::<S, C, B, V>(simd, image, rows, tap, channel, block);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn span<S: Simd, const C: usize, const B: usize, const V: usize>(
+        &mut self,
+        simd: S,
+        image: usize,
+        [top, bottom]: [usize; 2],
+        tap: usize,
+        channel: usize,
+        block: usize,
+    ) {
+        let (stride, width) = (self.phase.stride, self.of.width);
+        let at = self.phase.taps[tap];
+        let mut sums = [[[simd.splat_f32s(0.0); V]; B]; C];
+        for (c, sums) in sums.iter_mut().enumerate() {
+            for (b, sums) in sums.iter_mut().enumerate() {
+                *sums = vectors::<S, V>(simd, &self.sums[tap][block + b][channel + c]);
+            }
+        }
+        // A copy that is indexed by constants alone is kept in registers.
+        let mut fast = sums;
+        for y in top..bottom {
+            let row = self.x.border.wrapping_add_signed(at.dy) + y * stride;
+            let column = self.x.border.wrapping_add_signed(at.dx);
+            let x = &self.x.values[self.x.plane(image, self.input) + row * self.x.pitch() + column..];
+            let mut of = [&[][..]; B];
+            for (b, of) in of.iter_mut().enumerate() {
+                *of = &self.of.values[self.of.row(image, self.output + block + b, y)..][..width];
+            }
+            for (pixel, x) in x.iter().step_by(stride).take(width).enumerate() {
+                let mut vector = [[simd.splat_f32s(0.0); V]; B];
+                for (vector, of) in vector.iter_mut().zip(of) {
+                    *vector = vectors::<S, V>(simd, &of[pixel]);
+                }
+                for (c, sums) in fast.iter_mut().enumerate() {
+                    let value = simd.splat_f32s(x.0[channel + c]);
+                    for (sums, vector) in sums.iter_mut().zip(vector) {
+                        for (sum, vector) in sums.iter_mut().zip(vector) {
+                            *sum = simd.mul_add_e_f32s(value, vector, *sum);
+                        }
+                    }
+                }
+            }
+        }
+        sums = fast;
+        for (c, sums) in sums.iter().enumerate() {
+            for (b, sums) in sums.iter().enumerate() {
+                let (to, _) = S::as_mut_simd_f32s(&mut self.sums[tap][block + b][channel + c].0);
+                for (to, sum) in to.iter_mut().zip(sums) {
+                    *to = *sum;
+                }
+            }
+        }
+    }
+}
