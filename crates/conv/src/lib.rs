@@ -8,6 +8,7 @@
 mod conv;
 mod kernel;
 mod planes;
+mod pool;
 mod weights;
 
 #[cfg(test)]

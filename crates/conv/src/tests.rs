@@ -178,6 +178,20 @@ fn means_and_their_derivative() {
     assert_eq!(values(&dx), [1.0, 1.0, 0.0, 1.0, 2.0, 2.0, 2.0, 0.0]);
 }
 
+#[test]
+fn the_largest_of_nine_and_its_derivative() {
+    let x = planes([1, 1, 3, 4], 1, &[0.0, 1.0, 2.0, 0.0, 5.0, 1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 3.0]);
+    let mut out = Planes::new([1, 1, 2, 2], 0);
+    x.max_pool(&mut out);
+    assert_eq!(values(&out), [5.0, 3.0, 5.0, 3.0]);
+    let mut by = Planes::new(x.shape(), 1);
+    x.max_pool_derivative(&planes([1, 1, 2, 2], 0, &[1.0, 2.0, 4.0, 8.0]), &mut by);
+    assert_eq!(values(&by), [0.0, 0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0, 0.0]);
+    let nothing = Planes::new(x.shape(), 1);
+    nothing.max_pool_derivative(&out, &mut by);
+    assert_eq!(values(&by), [0.0; 12]);
+}
+
 /// Speed beside the machine's: `cargo nextest run --release -p hemlock-conv --run-ignored all speed --no-capture`.
 #[test]
 #[ignore = "a timing, by hand"]

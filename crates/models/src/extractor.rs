@@ -328,7 +328,7 @@ mod tests {
     /// Our own convolutions compute what burn's do.
     #[test]
     fn both_kernels_agree() {
-        for arch in ["resnet8-w4", "resnet20", "resnet18-w8"] {
+        for arch in ["resnet8-w4", "resnet20", "resnet18-w8", "resnet50-imagenet-w4"] {
             let own = extractor(arch);
             let burn = Extractor { kernels: Kernels::Burn(Folded::new(&own.net)), ..own.clone() };
             let pixels: Vec<f32> = images(6).iter().map(|&p| f32::from(p) / 255.0).collect();

@@ -15,6 +15,8 @@ const TOGETHER: usize = 4;
 #[derive(Debug, Clone)]
 pub(crate) struct Frozen {
     stem: Layer,
+    /// Whether a pooling follows.
+    pools: bool,
     blocks: Vec<Block>,
     /// Tapes of passes that are done, for those to come: fresh memory costs more than a convolution.
     tapes: Arc<Mutex<Vec<Tape>>>,
@@ -22,8 +24,8 @@ pub(crate) struct Frozen {
 
 #[derive(Debug, Clone)]
 struct Block {
-    conv1: Layer,
-    conv2: Layer,
+    /// A ReLU follows on each.
+    path: Vec<Layer>,
     /// `None` hands the input on.
     shortcut: Option<Layer>,
 }
@@ -39,7 +41,7 @@ struct Layer {
 #[derive(Debug)]
 struct Tape {
     image: Planes,
-    /// Of the stem, and then of both convolutions of every block, after their ReLU.
+    /// Of the stem, its pooling if it has one, and then of every convolution beside a shortcut, after their ReLU.
     outputs: Vec<Planes>,
     /// The derivatives by what the convolutions sum to; empty if none are wanted.
     derivatives: Vec<Planes>,
@@ -48,14 +50,14 @@ struct Tape {
 impl Frozen {
     pub(crate) fn new(folded: &Folded) -> Self {
         let blocks = folded.blocks.iter().map(|block| Block {
-            conv1: Layer::of(&block.conv1),
-            conv2: Layer::of(&block.conv2),
+            path: block.path.iter().map(Layer::of).collect(),
             shortcut: match &block.downsample {
                 Some(conv) => Some(Layer::of(conv)),
-                None => Layer::padding_channels(&block.conv1),
+                None => Layer::padding_channels(block.channels()),
             },
         });
-        Self { stem: Layer::of(&folded.conv1), blocks: blocks.collect(), tapes: Arc::default() }
+        let blocks = blocks.collect();
+        Self { stem: Layer::of(&folded.conv1), pools: folded.pools(), blocks, tapes: Arc::default() }
     }
 
     /// Features `[n, d]` of normalised images, `[3, height, width]` each.
@@ -110,74 +112,106 @@ impl Frozen {
             return pool.swap_remove(i);
         }
         drop(pool);
-        let layers = self.blocks.iter().flat_map(|block| [&block.conv1, &block.conv2]);
-        let all = self.blocks.iter().flat_map(|block| [&block.conv1, &block.conv2].into_iter().chain(&block.shortcut));
-        let borders = all.chain([&self.stem]).flat_map(|layer| [layer.forward.border(), layer.backward.border()]);
-        let border = borders.max().unwrap_or(0);
-        let image = Planes::new(shape, border);
-        let (mut outputs, mut before) = (Vec::new(), shape);
-        for layer in [&self.stem].into_iter().chain(layers) {
-            before = layer.forward.geometry().output(before);
-            outputs.push(Planes::new(before, border));
+        let all = self.blocks.iter().flat_map(|block| block.path.iter().chain(&block.shortcut)).chain([&self.stem]);
+        let border = all.map(|layer| layer.forward.border().max(layer.backward.border())).max().unwrap_or(0);
+        let mut outputs = Vec::new();
+        let mut put = |shape| {
+            outputs.push(Planes::new(shape, border));
+            shape
+        };
+        let mut before = put(self.stem.forward.geometry().output(shape));
+        if self.pools {
+            before = put(pooled(before));
+        }
+        for layer in self.blocks.iter().flat_map(|block| &block.path) {
+            before = put(layer.forward.geometry().output(before));
         }
         let derivatives = if keep { outputs.clone() } else { Vec::new() };
-        Tape { image, outputs, derivatives }
+        Tape { image: Planes::new(shape, border), outputs, derivatives }
     }
 
     fn forward(&self, tape: &mut Tape) {
         let Tape { image, outputs, .. } = tape;
         self.stem.forward.apply(image, Start::Zero, Finish::Relu, &mut outputs[0]);
-        for (i, block) in self.blocks.iter().enumerate() {
-            let [x, h, y] = three(outputs, 2 * i);
-            block.conv1.forward.apply(x, Start::Zero, Finish::Relu, h);
-            let start = match &block.shortcut {
-                None => Start::Add(&*x),
-                Some(layer) => {
-                    layer.forward.apply(x, Start::Zero, Finish::Keep, y);
-                    Start::Result
-                }
-            };
-            block.conv2.forward.apply(h, start, Finish::Relu, y);
+        let mut at = 0;
+        if self.pools {
+            let (x, y) = outputs.split_at_mut(1);
+            x[0].max_pool(&mut y[0]);
+            at = 1;
+        }
+        for block in &self.blocks {
+            let (x, made) = outputs[at..].split_at_mut(1);
+            block.forward(&x[0], &mut made[..block.path.len()]);
+            at += block.path.len();
         }
     }
 
     /// The derivative by the images.
     fn backward<'a>(&self, tape: &'a mut Tape, by_features: &[f32]) -> &'a Planes {
         let Tape { image, outputs, derivatives } = tape;
-        if let (Some(by), Some(last)) = (derivatives.last_mut(), outputs.last()) {
-            by.spread(by_features, last);
+        let mut at = outputs.len() - 1;
+        derivatives[at].spread(by_features, &outputs[at]);
+        for block in self.blocks.iter().rev() {
+            let length = block.path.len();
+            at -= length;
+            let (by_x, by_made) = derivatives[at..].split_at_mut(1);
+            block.backward(&outputs[at], &outputs[at + 1..][..length], &mut by_x[0], &mut by_made[..length]);
         }
-        for (i, block) in self.blocks.iter().enumerate().rev() {
-            let [by_x, by_h, by_y] = three(derivatives, 2 * i);
-            let [x, h] = [&outputs[2 * i], &outputs[2 * i + 1]];
-            block.conv2.backward.apply(by_y, Start::Zero, Finish::Mask(h), by_h);
-            let start = match &block.shortcut {
-                None => Start::Add(&*by_y),
-                Some(layer) => {
-                    layer.backward.apply(by_y, Start::Zero, Finish::Keep, by_x);
-                    Start::Result
-                }
-            };
-            block.conv1.backward.apply(by_h, start, Finish::Mask(x), by_x);
+        if self.pools {
+            let (by_x, by_y) = derivatives.split_at_mut(1);
+            outputs[0].max_pool_derivative(&by_y[0], &mut by_x[0]);
         }
         self.stem.backward.apply(&derivatives[0], Start::Zero, Finish::Keep, image);
         image
     }
 }
 
+impl Block {
+    /// From `x` what every convolution of the path makes.
+    fn forward(&self, x: &Planes, made: &mut [Planes]) {
+        let ([inner @ .., last], [made @ .., y]) = (&self.path[..], made) else { return };
+        for (i, layer) in inner.iter().enumerate() {
+            let (before, after) = made.split_at_mut(i);
+            layer.forward.apply(before.last().unwrap_or(x), Start::Zero, Finish::Relu, &mut after[0]);
+        }
+        let start = match &self.shortcut {
+            None => Start::Add(x),
+            Some(layer) => {
+                layer.forward.apply(x, Start::Zero, Finish::Keep, y);
+                Start::Result
+            }
+        };
+        last.forward.apply(made.last().unwrap_or(x), start, Finish::Relu, y);
+    }
+
+    /// From the derivative by the last of what was made, that by the others and by `x`.
+    fn backward(&self, x: &Planes, made: &[Planes], by_x: &mut Planes, by_made: &mut [Planes]) {
+        let [first, others @ ..] = &self.path[..] else { return };
+        for (i, layer) in others.iter().enumerate().rev() {
+            let (before, after) = by_made.split_at_mut(i + 1);
+            layer.backward.apply(&after[0], Start::Zero, Finish::Mask(&made[i]), &mut before[i]);
+        }
+        let by_y = &by_made[others.len()];
+        let start = match &self.shortcut {
+            None => Start::Add(by_y),
+            Some(layer) => {
+                layer.backward.apply(by_y, Start::Zero, Finish::Keep, by_x);
+                Start::Result
+            }
+        };
+        first.backward.apply(&by_made[0], start, Finish::Mask(x), by_x);
+    }
+}
+
+/// The shape after [`Planes::max_pool`].
+fn pooled([images, channels, height, width]: [usize; 4]) -> [usize; 4] {
+    [images, channels, height.div_ceil(2), width.div_ceil(2)]
+}
+
 impl Tape {
     fn features(&self) -> Vec<f32> {
         self.outputs.last().map_or_else(Vec::new, Planes::means)
     }
-}
-
-/// What a block reads, its middle and its result.
-fn three(planes: &mut [Planes], at: usize) -> [&mut Planes; 3] {
-    let [x, h, y, ..] = &mut planes[at..] else {
-        // A tape has a plane for every convolution.
-        unreachable!("no planes for the block at {at}")
-    };
-    [x, h, y]
 }
 
 impl Layer {
@@ -193,15 +227,17 @@ impl Layer {
         Self::new(geometry, &values(conv.weight.val().into_data()), &bias)
     }
 
-    /// The shortcut of option A around a block that begins with `conv`, as a convolution: every second pixel, each channel to the
-    /// middle of the new ones.
-    fn padding_channels(conv: &Conv2d) -> Option<Self> {
-        let [outputs, inputs, ..] = conv.weight.dims();
+    /// The shortcut of option A between so many channels, as a convolution: every second pixel, each channel to the middle of the
+    /// new ones.
+    fn padding_channels([inputs, outputs]: [usize; 2]) -> Option<Self> {
+        if inputs == outputs {
+            return None;
+        }
         let mut weights = vec![0.0; outputs * inputs];
         for input in 0..inputs {
             weights[((outputs - inputs) / 2 + input) * inputs + input] = 1.0;
         }
         let geometry = Geometry { inputs, outputs, kernel: 1, stride: 2, padding: 0 };
-        (outputs != inputs).then(|| Self::new(geometry, &weights, &[]))
+        Some(Self::new(geometry, &weights, &[]))
     }
 }
