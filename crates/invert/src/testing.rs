@@ -1,6 +1,6 @@
 //! Small networks and images for tests.
 
-use hemlock_models::{Backend, Extractor, ExtractorSpec, ResNet, device};
+use hemlock_models::{Backend, Extractor, ExtractorSpec, Network, device};
 use hemlock_stage::{Cancel, Context, Environment, NoCheckpoints, Silent};
 use ndarray::Array4;
 use rand::SeedableRng;
@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 pub(crate) fn extractor(arch: &str, side: usize) -> Extractor {
     let device = device::open(Backend::default()).unwrap();
     let spec = ExtractorSpec { arch: arch.parse().unwrap(), image_size: [side, side], mean: [0.5; 3], std: [0.25; 3] };
-    let net = ResNet::new(spec.arch, &mut ChaCha8Rng::seed_from_u64(1), &device);
+    let net = Network::new(spec.arch, spec.image_size, &mut ChaCha8Rng::seed_from_u64(1), &device);
     Extractor::new(spec, &net, &device)
 }
 

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::runs_on_rayon;
 use crate::frozen::Frozen;
-use crate::resnet::{Arch, Folded, ResNet};
+use crate::network::{Arch, Network};
+use crate::resnet::Folded;
 use crate::tiles::on_device;
 use crate::weights::{Weights, WeightsError};
 
@@ -79,7 +80,7 @@ pub enum ExtractError {
 pub struct Extractor {
     spec: ExtractorSpec,
     /// For its weights.
-    net: ResNet,
+    net: Network,
     kernels: Kernels,
     device: Device,
 }
@@ -87,17 +88,22 @@ pub struct Extractor {
 /// What computes: burn, or on the processor our own convolutions, which are several times faster.
 #[derive(Clone, Debug)]
 enum Kernels {
-    Burn(Folded),
+    /// The network as it is.
+    Plain,
+    Folded(Folded),
     Own(Frozen),
 }
 
 impl Extractor {
     /// Freezes `net`, a network of `spec.arch`.
     #[must_use]
-    pub fn new(spec: ExtractorSpec, net: &ResNet, device: &Device) -> Self {
+    pub fn new(spec: ExtractorSpec, net: &Network, device: &Device) -> Self {
         let net = net.valid();
-        let folded = Folded::new(&net);
-        let kernels = if runs_on_rayon(device) { Kernels::Own(Frozen::new(&folded)) } else { Kernels::Burn(folded) };
+        let kernels = match &net {
+            Network::ResNet(net) if runs_on_rayon(device) => Kernels::Own(Frozen::new(&Folded::new(net))),
+            Network::ResNet(net) => Kernels::Folded(Folded::new(net)),
+            Network::Vit(_) => Kernels::Plain,
+        };
         Self { spec, net, kernels, device: device.clone().inner() }
     }
 
@@ -108,7 +114,7 @@ impl Extractor {
     /// `spec.arch` has.
     pub fn from_safetensors(spec: ExtractorSpec, bytes: &[u8], device: &Device) -> Result<Self, WeightsError> {
         // The seed is immaterial: every value is replaced, or loading fails.
-        let net = ResNet::new(spec.arch, &mut ChaCha8Rng::seed_from_u64(0), device);
+        let net = Network::new(spec.arch, spec.image_size, &mut ChaCha8Rng::seed_from_u64(0), device);
         let net = Weights::from_safetensors(bytes)?.load(net)?;
         Ok(Self::new(spec, &net, device))
     }
@@ -146,7 +152,7 @@ impl Extractor {
     pub fn forward(&self, pixels: &[f32]) -> Vec<f32> {
         match &self.kernels {
             Kernels::Own(net) => net.features(&self.spec.normalised(pixels), self.spec.image_size),
-            Kernels::Burn(net) => host(net.forward(self.spec.normalise(self.images(pixels)))),
+            Kernels::Folded(_) | Kernels::Plain => host(self.on_burn(self.images(pixels))),
         }
     }
 
@@ -162,9 +168,9 @@ impl Extractor {
                 }
                 pulled
             }
-            Kernels::Burn(net) => {
+            Kernels::Folded(_) | Kernels::Plain => {
                 let x = Tensor::<4>::from_inner(self.images(pixels)).require_grad();
-                let features = net.forward(self.spec.normalise(x.clone()));
+                let features = self.on_burn(x.clone());
                 let shape = features.dims();
                 let by_features = derivative(0, &host(features.clone().inner()));
                 let by_features = Tensor::<2>::from_data(TensorData::new(by_features, shape), &self.device);
@@ -172,6 +178,15 @@ impl Extractor {
                 // A network without a path from pixels to features has no gradient there.
                 x.grad_remove(&mut gradients).map_or_else(|| vec![0.0; pixels.len()], host)
             }
+        }
+    }
+
+    /// Features of images in `[0, 1]`, by burn.
+    fn on_burn(&self, images: Tensor<4>) -> Tensor<2> {
+        let images = self.spec.normalise(images);
+        match &self.kernels {
+            Kernels::Folded(net) => net.forward(images),
+            Kernels::Plain | Kernels::Own(_) => self.net.forward(images),
         }
     }
 
@@ -233,7 +248,7 @@ mod tests {
             mean: [0.5, 0.4, 0.3],
             std: [0.2, 0.25, 0.3],
         };
-        let net = ResNet::new(spec.arch, &mut ChaCha8Rng::seed_from_u64(1), &device);
+        let net = Network::new(spec.arch, spec.image_size, &mut ChaCha8Rng::seed_from_u64(1), &device);
         Extractor::new(spec, &net, &device)
     }
 
@@ -330,7 +345,8 @@ mod tests {
     fn both_kernels_agree() {
         for arch in ["resnet8-w4", "resnet20", "resnet18-w8", "resnet50-imagenet-w4"] {
             let own = extractor(arch);
-            let burn = Extractor { kernels: Kernels::Burn(Folded::new(&own.net)), ..own.clone() };
+            let Network::ResNet(net) = &own.net else { panic!("{arch} is a residual network") };
+            let burn = Extractor { kernels: Kernels::Folded(Folded::new(net)), ..own.clone() };
             let pixels: Vec<f32> = images(6).iter().map(|&p| f32::from(p) / 255.0).collect();
             let close = |a: &[f32], b: &[f32]| {
                 let largest = b.iter().fold(0.0f32, |m, x| m.max(x.abs()));

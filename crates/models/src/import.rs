@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::device::quietly;
 use crate::extractor::{Extractor, ExtractorSpec};
-use crate::resnet::{Arch, ResNet};
+use crate::network::{Arch, Network};
 use crate::weights::{Weight, Weights, WeightsError};
 
 /// Endings of the files that can be imported.
@@ -105,7 +105,7 @@ impl Extractor {
     pub fn import(spec: ExtractorSpec, path: &Path, device: &Device) -> Result<Self, ImportError> {
         let tensors = open(path)?;
         // The seed is immaterial: every value is replaced, or loading fails.
-        let net = ResNet::new(spec.arch, &mut ChaCha8Rng::seed_from_u64(0), device);
+        let net = Network::new(spec.arch, spec.image_size, &mut ChaCha8Rng::seed_from_u64(0), device);
         let network = network(&tensors, &Weights::collect(&net))
             .map_err(|prefixes| ImportError::Ambiguous { path: path.to_owned(), prefixes })?;
         let weights = network.into_iter().map(|(name, tensor)| Ok((name, read(path, tensor)?)));
@@ -212,7 +212,7 @@ mod tests {
 
     fn initial(arch: &str) -> Weights {
         let device = device::open(Backend::default()).unwrap();
-        Weights::collect(&ResNet::new(arch.parse().unwrap(), &mut ChaCha8Rng::seed_from_u64(3), &device))
+        Weights::collect(&Network::new(arch.parse().unwrap(), [8, 8], &mut ChaCha8Rng::seed_from_u64(3), &device))
     }
 
     /// Writes `bytes` to a file of that name, and imports it.

@@ -1,7 +1,9 @@
 //! Neural networks, their weights, and the devices that they run on.
 //!
 //! - [`device`]: which burn backends are compiled in, and opening one without a panic.
-//! - [`resnet`]: CIFAR ResNets and ResNet-18/34, with the parameter names of PyTorch.
+//! - [`network`]: any of the networks, by the name of its architecture.
+//! - [`resnet`]: CIFAR ResNets and ResNet-18/34/50, with the parameter names of PyTorch.
+//! - [`vit`]: small vision transformers, with the parameter names of timm.
 //! - [`weights`]: named tensors of a module, and their safetensors bytes.
 //! - [`extractor`]: a frozen network with its input normalisation: images in, features out.
 //! - [`import`]: extractors from files of other tools: PyTorch checkpoints and safetensors.
@@ -12,9 +14,11 @@ pub mod device;
 pub mod extractor;
 mod frozen;
 pub mod import;
+pub mod network;
 pub mod resnet;
 mod stage;
 pub mod tiles;
+pub mod vit;
 pub mod weights;
 
 #[cfg(test)]
@@ -25,6 +29,6 @@ mod reference_tests;
 pub use device::{Backend, DeviceError};
 pub use extractor::{ExtractError, Extractor, ExtractorSpec};
 pub use import::ImportError;
-pub use resnet::{Arch, ResNet};
+pub use network::{Arch, ImageSizeError, Network, UnknownArch};
 pub use stage::{extract, open_device, open_extractor};
 pub use weights::{Weights, WeightsError};

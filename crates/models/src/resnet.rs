@@ -17,15 +17,13 @@ use burn::tensor::activation::relu;
 use burn::tensor::{Device, Tensor, TensorData, s};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
-use serde::{Deserialize, Serialize};
 
 use crate::conv::conv2d;
 
 /// An architecture, written `resnet20`, `resnet20-w8` for a first width of 8 channels, or `resnet50-imagenet` for the stem of large
 /// images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Arch {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ResNetArch {
     depth: Depth,
     width: usize,
     stem: Stem,
@@ -46,15 +44,6 @@ enum Depth {
     /// Four groups, projection shortcuts.
     ImageNet { blocks: [usize; 4], bottleneck: bool },
 }
-
-/// A name that is no architecture.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "unknown architecture `{0}`: expected one of {all}, with an optional width such as \
-     `resnet20-w8` (a multiple of 4 from 4 to 256), and from `resnet18` on with `-imagenet` for the stem of large images",
-    all = Depth::NAMED.map(|(name, _)| format!("`{name}`")).join(", ")
-)]
-pub struct UnknownArch(String);
 
 impl Depth {
     const NAMED: [(&'static str, Self); 8] = [
@@ -89,7 +78,12 @@ impl Depth {
     }
 }
 
-impl Arch {
+impl ResNetArch {
+    /// All names, without widths and stems.
+    pub(crate) fn names() -> String {
+        Depth::NAMED.map(|(name, _)| format!("`{name}`")).join(", ")
+    }
+
     /// Number of features d: the channels of the last group, averaged over the image.
     #[must_use]
     pub fn feature_dim(self) -> usize {
@@ -97,7 +91,7 @@ impl Arch {
     }
 }
 
-impl Default for Arch {
+impl Default for ResNetArch {
     /// `resnet20`.
     fn default() -> Self {
         let depth = Depth::Cifar { blocks: 3 };
@@ -105,50 +99,35 @@ impl Default for Arch {
     }
 }
 
-impl FromStr for Arch {
-    type Err = UnknownArch;
+impl FromStr for ResNetArch {
+    type Err = ();
 
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let unknown = || UnknownArch(s.to_owned());
+    fn from_str(s: &str) -> Result<Self, ()> {
         let (name, width) = match s.split_once("-w") {
-            Some((name, width)) => (name, Some(width.parse().map_err(|_| unknown())?)),
+            Some((name, width)) => (name, Some(width.parse().map_err(|_| ())?)),
             None => (s, None),
         };
         let (name, stem) = match name.strip_suffix("-imagenet") {
             Some(name) => (name, Stem::ImageNet),
             None => (name, Stem::Small),
         };
-        let (_, depth) = (Depth::NAMED.into_iter()).find(|(known, _)| *known == name).ok_or_else(unknown)?;
+        let (_, depth) = (Depth::NAMED.into_iter()).find(|(known, _)| *known == name).ok_or(())?;
         let width: usize = width.unwrap_or(depth.default_width());
         let fits = stem == Stem::Small || matches!(depth, Depth::ImageNet { .. });
         if !fits || !(4..=256).contains(&width) || !width.is_multiple_of(4) {
-            return Err(unknown());
+            return Err(());
         }
         Ok(Self { depth, width, stem })
     }
 }
 
-impl fmt::Display for Arch {
+impl fmt::Display for ResNetArch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = Depth::NAMED.into_iter().find(|(_, d)| *d == self.depth);
         let name = named.map_or("resnet", |(name, _)| name);
         let stem = if self.stem == Stem::ImageNet { "-imagenet" } else { "" };
         let width = if self.width == self.depth.default_width() { String::new() } else { format!("-w{}", self.width) };
         f.pad(&format!("{name}{stem}{width}"))
-    }
-}
-
-impl TryFrom<String> for Arch {
-    type Error = UnknownArch;
-
-    fn try_from(s: String) -> Result<Self, Self::Error> {
-        s.parse()
-    }
-}
-
-impl From<Arch> for String {
-    fn from(arch: Arch) -> Self {
-        arch.to_string()
     }
 }
 
@@ -180,7 +159,7 @@ impl ResNet {
     /// A network with Kaiming normal convolutions (fan-out), drawn from `rng` in the order of the
     /// layers, and batch norms at their identity.
     #[must_use]
-    pub fn new(arch: Arch, rng: &mut ChaCha8Rng, device: &Device) -> Self {
+    pub fn new(arch: ResNetArch, rng: &mut ChaCha8Rng, device: &Device) -> Self {
         let (kernel, stride) = if arch.stem == Stem::ImageNet { (7, 2) } else { (3, 1) };
         let conv1 = conv([3, arch.width], kernel, stride, rng, device);
         let bn1 = BatchNormConfig::new(arch.width).init(device);
@@ -373,6 +352,7 @@ pub fn normal<const D: usize>(shape: [usize; D], std: f32, rng: &mut ChaCha8Rng,
 mod tests {
     use super::*;
     use crate::device::{self, Backend};
+    use crate::network::Arch;
     use crate::weights::Weights;
     use rand::SeedableRng;
 
@@ -390,9 +370,9 @@ mod tests {
         for name in
             ["resnet8", "resnet20", "resnet56-w32", "resnet18", "resnet34-w16", "resnet50", "resnet50-imagenet-w32"]
         {
-            assert_eq!(name.parse::<Arch>().unwrap().to_string(), name);
+            assert_eq!(name.parse::<ResNetArch>().unwrap().to_string(), name);
         }
-        assert_eq!("resnet20-w16".parse::<Arch>().unwrap().to_string(), "resnet20");
+        assert_eq!("resnet20-w16".parse::<ResNetArch>().unwrap().to_string(), "resnet20");
         for name in ["resnet51", "resnet20-imagenet", "resnet20-w", "resnet20-w0", "resnet20-w6", ""] {
             let message = name.parse::<Arch>().unwrap_err().to_string();
             assert!(message.contains("`resnet8`, `resnet14`"), "{message}");
@@ -414,7 +394,7 @@ mod tests {
             let weights = Weights::collect(&build(name, 0));
             let trainable = (weights.0.iter()).filter(|(name, _)| !name.contains("running"));
             let count: usize = trainable.map(|(_, w)| w.values.len()).sum();
-            let classifier = 10 * (name.parse::<Arch>().unwrap().feature_dim() + 1);
+            let classifier = 10 * (name.parse::<ResNetArch>().unwrap().feature_dim() + 1);
             assert_eq!(count + classifier, with_classifier, "{name}");
         }
     }
@@ -451,7 +431,7 @@ mod tests {
         for arch in ["resnet8-w4", "resnet14-w4", "resnet18-w4", "resnet50-w4", "resnet18-imagenet-w4"] {
             let net = build(arch, 0).valid();
             let y = net.forward(Tensor::ones([2, 3, 16, 16], &open()));
-            assert_eq!(y.dims(), [2, arch.parse::<Arch>().unwrap().feature_dim()], "{arch}");
+            assert_eq!(y.dims(), [2, arch.parse::<ResNetArch>().unwrap().feature_dim()], "{arch}");
         }
     }
 

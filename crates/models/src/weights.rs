@@ -158,10 +158,11 @@ impl Path {
     /// The current tensor's name in PyTorch.
     #[must_use]
     pub fn name(&self) -> String {
-        let names: Vec<&str> = (self.0.iter())
+        // Which of the networks it is does not show in its names.
+        let names: Vec<&str> = (self.0.iter().filter(|(_, container)| !container.starts_with("Enum:")))
             .map(|(name, container)| match (name.as_str(), container.as_str()) {
-                ("gamma", "Struct:BatchNorm") => "weight",
-                ("beta", "Struct:BatchNorm") => "bias",
+                ("gamma", "Struct:BatchNorm" | "Struct:LayerNorm") => "weight",
+                ("beta", "Struct:BatchNorm" | "Struct:LayerNorm") => "bias",
                 (name, _) => name,
             })
             .collect();

@@ -52,6 +52,8 @@ impl ImportConfig {
             ParamError::require(std > 0.0 && std <= 1.0, "std", std, "above 0 and up to 1, as pixels are")?;
         }
         ParamError::at_least_one("image_size", self.image_size as u64)?;
+        let size = self.arch.check_size([self.image_size; 2]);
+        size.map_err(|e| ParamError::new("image_size", e.to_string()))?;
         let said = self.trained.as_deref().is_none_or(|trained| !trained.trim().is_empty());
         ParamError::require(said, "trained", "empty", "a word or two, or no such field")
     }

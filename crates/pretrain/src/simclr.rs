@@ -90,9 +90,10 @@ fn start(
 ) -> Result<(ExtractorSpec, Student), StageError> {
     config.check()?;
     let (_, _, height, width) = images.dim();
+    config.arch.check_size([height, width]).map_err(|e| ParamError::new("arch", e.to_string()))?;
     let (mean, std) = channel_statistics(images);
     let mut rng = stream(config.seed, Stream::Init);
-    let student = Student::new(config.arch, config.projector, &mut rng, &device.clone().inner());
+    let student = Student::new(config.arch, [height, width], config.projector, &mut rng, &device.clone().inner());
     Ok((ExtractorSpec { arch: config.arch, image_size: [height, width], mean, std }, student))
 }
 

@@ -1,4 +1,4 @@
-//! The network in training: a ResNet and the projection head that the loss sees.
+//! The network in training: it, and the projection head that the loss sees.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +6,9 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Gradients, Tensor};
-use hemlock_models::resnet::{Arch, ResNet, normal};
+use hemlock_models::resnet::normal;
 use hemlock_models::weights::Path;
+use hemlock_models::{Arch, Network};
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::ProjectorConfig;
@@ -15,10 +16,10 @@ use crate::config::ProjectorConfig;
 /// Tensors by their name in the module, flattened to one axis.
 pub(crate) type Named = BTreeMap<String, Tensor<1>>;
 
-/// A ResNet and its projector.
+/// A network and its projector.
 #[derive(Module, Debug)]
 pub(crate) struct Student {
-    pub(crate) net: ResNet,
+    pub(crate) net: Network,
     projector: Projector,
 }
 
@@ -32,8 +33,14 @@ struct Projector {
 
 impl Student {
     /// A student whose network has the same initial values for every projector.
-    pub(crate) fn new(arch: Arch, projector: ProjectorConfig, rng: &mut ChaCha8Rng, device: &Device) -> Self {
-        let net = ResNet::new(arch, rng, device);
+    pub(crate) fn new(
+        arch: Arch,
+        size: [usize; 2],
+        projector: ProjectorConfig,
+        rng: &mut ChaCha8Rng,
+        device: &Device,
+    ) -> Self {
+        let net = Network::new(arch, size, rng, device);
         let ProjectorConfig { hidden, out } = projector;
         let mut linear = |from: usize, to: usize, bias: bool| {
             let mut layer =

@@ -115,7 +115,7 @@ fn random_is_the_initialisation_of_the_same_seed() {
     let random = random(&config, images(20).view(), &open()).unwrap();
     assert!(random.curve.is_empty());
     let mut rng = stream(config.seed, Stream::Init);
-    let student = Student::new(config.arch, config.projector, &mut rng, &open());
+    let student = Student::new(config.arch, [8, 8], config.projector, &mut rng, &open());
     let initial = Extractor::new(random.spec.clone(), &student.net, &open());
     assert!(random.weights == initial.to_safetensors().unwrap());
     assert!(random.weights != run(&tiny(), &NoCheckpoints, u64::MAX).unwrap().weights);
@@ -149,7 +149,7 @@ fn the_halves_give_the_gradient_of_the_whole() {
     let config = tiny();
     with_run(&config, &images(8), |run| {
         let mut rng = stream(config.seed, Stream::Init);
-        let student = Student::new(config.arch, config.projector, &mut rng, run.device);
+        let student = Student::new(config.arch, [8, 8], config.projector, &mut rng, run.device);
         let batch: Vec<usize> = (0..8).collect();
         let (expected_loss, expected) = single_graph(&run, &student, &batch);
 
@@ -190,7 +190,7 @@ fn running_statistics_are_those_of_the_batches() {
     let in_eval = extractor.features(images(20).view(), &|_| true).unwrap();
 
     let mut rng = stream(config.seed, Stream::Init);
-    let net = Student::new(config.arch, config.projector, &mut rng, &device).net.train();
+    let net = Student::new(config.arch, [8, 8], config.projector, &mut rng, &device).net.train();
     let pixels: Vec<f32> = images(20).iter().map(|&p| f32::from(p) / 255.0).collect();
     let data = TensorData::new(pixels, [20, 3, 8, 8]);
     let x = Tensor::<4>::from_data(data, &device.autodiff());

@@ -1,0 +1,133 @@
+//! Any of the networks, by the name of its architecture.
+
+use std::fmt;
+use std::str::FromStr;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::resnet::{ResNet, ResNetArch};
+use crate::vit::{Vit, VitArch};
+
+/// An architecture: see [`ResNetArch`] and [`VitArch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Arch {
+    /// A residual network.
+    ResNet(ResNetArch),
+    /// A vision transformer.
+    Vit(VitArch),
+}
+
+/// A name that is no architecture.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "unknown architecture `{0}`: expected one of {resnets}, with an optional width such as `resnet20-w8` (a multiple of 4 from 4 to \
+     256), and from `resnet18` on with `-imagenet` for the stem of large images; or `vit-tiny-p4` (or `nano`, `small`; patches of 4x4 \
+     pixels), with an optional depth such as `vit-tiny-p4-d6`",
+    resnets = ResNetArch::names()
+)]
+pub struct UnknownArch(String);
+
+/// Images that a network cannot be built for.
+#[derive(Debug, thiserror::Error)]
+#[error("images of {} x {} pixels do not fit `{arch}`: it wants sides that are multiples of {patch}", size[0], size[1])]
+pub struct ImageSizeError {
+    arch: Arch,
+    size: [usize; 2],
+    patch: usize,
+}
+
+impl Arch {
+    /// Number of features d.
+    #[must_use]
+    pub fn feature_dim(self) -> usize {
+        match self {
+            Self::ResNet(arch) => arch.feature_dim(),
+            Self::Vit(arch) => arch.feature_dim(),
+        }
+    }
+
+    /// Whether there is such a network for images of that height and width.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn check_size(self, size: [usize; 2]) -> Result<(), ImageSizeError> {
+        match self {
+            Self::Vit(vit) if size.into_iter().any(|side| side == 0 || !side.is_multiple_of(vit.patch())) => {
+                Err(ImageSizeError { arch: self, size, patch: vit.patch() })
+            }
+            Self::Vit(_) | Self::ResNet(_) => Ok(()),
+        }
+    }
+}
+
+impl Default for Arch {
+    /// `resnet20`.
+    fn default() -> Self {
+        Self::ResNet(ResNetArch::default())
+    }
+}
+
+impl FromStr for Arch {
+    type Err = UnknownArch;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let resnet = s.parse().map(Self::ResNet);
+        resnet.or_else(|()| s.parse().map(Self::Vit)).map_err(|()| UnknownArch(s.to_owned()))
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ResNet(arch) => arch.fmt(f),
+            Self::Vit(arch) => arch.fmt(f),
+        }
+    }
+}
+
+impl TryFrom<String> for Arch {
+    type Error = UnknownArch;
+
+    fn try_from(s: String) -> Result<Self, Self::Error> {
+        s.parse()
+    }
+}
+
+impl From<Arch> for String {
+    fn from(arch: Arch) -> Self {
+        arch.to_string()
+    }
+}
+
+/// A network without its classifier: images `[n, 3, h, w]` in, features `[n, d]` out.
+#[derive(Module, Debug)]
+pub enum Network {
+    /// A residual network.
+    ResNet(ResNet),
+    /// A vision transformer.
+    Vit(Vit),
+}
+
+impl Network {
+    /// A network for images of that height and width ([`Arch::check_size`]), its weights drawn from `rng`.
+    #[must_use]
+    pub fn new(arch: Arch, size: [usize; 2], rng: &mut ChaCha8Rng, device: &Device) -> Self {
+        match arch {
+            Arch::ResNet(arch) => Self::ResNet(ResNet::new(arch, rng, device)),
+            Arch::Vit(arch) => Self::Vit(Vit::new(arch, size, rng, device)),
+        }
+    }
+
+    /// Features `[n, d]` of normalised images `[n, 3, h, w]`.
+    #[must_use]
+    pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        match self {
+            Self::ResNet(net) => net.forward(images),
+            Self::Vit(net) => net.forward(images),
+        }
+    }
+}
