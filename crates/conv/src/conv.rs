@@ -133,6 +133,10 @@ impl Conv {
     /// # Panics
     /// Planes of shapes that do not fit, or `x` with too small a border.
     pub fn apply(&self, x: &Planes, start: Start, finish: Finish, out: &mut Planes) {
+        self.apply_on(Arch::new(), x, start, finish, out);
+    }
+
+    pub(crate) fn apply_on(&self, arch: Arch, x: &Planes, start: Start, finish: Finish, out: &mut Planes) {
         let (narrow, wide) = if self.transposed { (x.shape(), out.shape()) } else { (out.shape(), x.shape()) };
         assert_eq!(wide[1], self.geometry.inputs, "planes with other channels");
         assert_eq!(narrow, self.geometry.output(wide), "planes of another shape");
@@ -142,7 +146,7 @@ impl Conv {
         }
         for phase in &self.phases {
             let run = Run { x, phase, matrices: &self.matrices, bias: &self.bias, start, finish, out };
-            Arch::new().dispatch(run);
+            arch.dispatch(run);
         }
     }
 }

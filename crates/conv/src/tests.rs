@@ -2,6 +2,7 @@
 
 use crate::{Conv, Finish, Geometry, Planes, Start};
 use proptest::prelude::*;
+use pulp::Arch;
 
 /// A problem: `[outputs, inputs, kernel]`, stride, padding, `[images, height, width]`.
 #[derive(Debug, Clone)]
@@ -23,6 +24,14 @@ fn problem() -> impl Strategy<Value = Problem> {
             images: [n, height, width],
         },
     )
+}
+
+/// All instructions that this processor has, from none to the best.
+fn archs() -> Vec<Arch> {
+    let mut archs = vec![Arch::Scalar, Arch::new()];
+    #[cfg(target_arch = "x86_64")]
+    archs.extend(pulp::x86::V3::try_new().map(Arch::V3));
+    archs
 }
 
 /// Numbers without a pattern, in -1..1.
@@ -127,26 +136,29 @@ proptest! {
         let (x, of) = (planes(input, conv.border(), &x), planes(output, transposed.border() + 1, &of));
         let added = planes(output, 3, &added);
 
-        let mut out = Planes::new(output, 1);
-        conv.apply(&x, Start::Add(&added), Finish::Keep, &mut out);
-        assert_close(&values(&out), &sums);
-        let mut again = added.clone();
-        conv.apply(&x, Start::Result, Finish::Keep, &mut again);
-        prop_assert_eq!(values(&again), values(&out));
-        conv.apply(&x, Start::Add(&added), Finish::Relu, &mut again);
-        let positive: Vec<f32> = values(&out).iter().map(|x| x.max(0.0)).collect();
-        prop_assert_eq!(values(&again), positive);
-
-        let mut back = planes(input, 2, &noise(dx.len(), 6));
-        transposed.apply(&of, Start::Zero, Finish::Keep, &mut back);
-        assert_close(&values(&back), &dx);
-        let mut masked = Planes::new(input, 0);
-        transposed.apply(&of, Start::Zero, Finish::Mask(&x), &mut masked);
-        let kept = values(&back).iter().zip(values(&x)).map(|(v, x)| if x > 0.0 { *v } else { 0.0 }).collect::<Vec<_>>();
-        prop_assert_eq!(values(&masked), kept);
-
         let twice: Vec<f64> = dw.iter().map(|w| 2.0 * w).collect();
-        assert_close(&geometry.weight_gradient(&[x.clone(), x], &[of.clone(), of]), &twice);
+        for arch in archs() {
+            let mut out = Planes::new(output, 1);
+            conv.apply_on(arch, &x, Start::Add(&added), Finish::Keep, &mut out);
+            assert_close(&values(&out), &sums);
+            let mut again = added.clone();
+            conv.apply_on(arch, &x, Start::Result, Finish::Keep, &mut again);
+            prop_assert_eq!(values(&again), values(&out));
+            conv.apply_on(arch, &x, Start::Add(&added), Finish::Relu, &mut again);
+            let positive: Vec<f32> = values(&out).iter().map(|x| x.max(0.0)).collect();
+            prop_assert_eq!(values(&again), positive);
+
+            let mut back = planes(input, 2, &noise(dx.len(), 6));
+            transposed.apply_on(arch, &of, Start::Zero, Finish::Keep, &mut back);
+            assert_close(&values(&back), &dx);
+            let mut masked = Planes::new(input, 0);
+            transposed.apply_on(arch, &of, Start::Zero, Finish::Mask(&x), &mut masked);
+            let kept = values(&back).into_iter().zip(values(&x)).map(|(v, x)| if x > 0.0 { v } else { 0.0 });
+            prop_assert_eq!(values(&masked), kept.collect::<Vec<_>>());
+
+            let gradient = geometry.weight_gradient_on(arch, &[x.clone(), x.clone()], &[of.clone(), of.clone()]);
+            assert_close(&gradient, &twice);
+        }
     }
 }
 

@@ -19,6 +19,10 @@ impl Geometry {
     /// Planes of shapes that do not fit, or with a border smaller than the padding.
     #[must_use]
     pub fn weight_gradient(&self, x: &[Planes], of: &[Planes]) -> Vec<f32> {
+        self.weight_gradient_on(Arch::new(), x, of)
+    }
+
+    pub(crate) fn weight_gradient_on(&self, arch: Arch, x: &[Planes], of: &[Planes]) -> Vec<f32> {
         assert_eq!(x.len(), of.len(), "planes of another count");
         for (x, of) in x.iter().zip(of) {
             assert_eq!(x.shape()[1], self.inputs, "planes with other channels");
@@ -34,7 +38,7 @@ impl Geometry {
                 let mut sums = vec![[[Lanes::default(); LANES]; TOGETHER]; taps];
                 let blocks = outputs.div_ceil(LANES);
                 for (x, of) in x.iter().zip(of) {
-                    Arch::new().dispatch(Products { x, of, phase: &phase, input, output, blocks, sums: &mut sums });
+                    arch.dispatch(Products { x, of, phase: &phase, input, output, blocks, sums: &mut sums });
                 }
                 let channels = (self.inputs - input * LANES).min(LANES);
                 for (tap, sums) in sums.iter().enumerate() {
