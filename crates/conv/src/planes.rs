@@ -43,13 +43,12 @@ impl Planes {
     /// `values` are not as many as the shape has.
     pub fn load(&mut self, values: &[f32]) {
         assert_eq!(values.len(), self.shape().iter().product(), "values of another shape");
-        let area = self.height * self.width;
-        for (plane, values) in values.chunks_exact(area.max(1)).enumerate() {
-            let (image, channel) = (plane / self.channels, plane % self.channels);
-            for (y, row) in values.chunks_exact(self.width).enumerate() {
-                let at = self.row(image, channel / LANES, y);
-                for (pixel, value) in self.values[at..].iter_mut().zip(row) {
-                    pixel.0[channel % LANES] = *value;
+        let (area, width) = (self.height * self.width, self.width);
+        for Row { at, lanes, from } in self.rows() {
+            for lane in 0..lanes {
+                let values = &values[from + lane * area..][..width];
+                for (pixel, value) in self.values[at..at + width].iter_mut().zip(values) {
+                    pixel.0[lane] = *value;
                 }
             }
         }
@@ -61,13 +60,12 @@ impl Planes {
     /// `values` are not as many as the shape has.
     pub fn store(&self, values: &mut [f32]) {
         assert_eq!(values.len(), self.shape().iter().product(), "values of another shape");
-        let area = self.height * self.width;
-        for (plane, values) in values.chunks_exact_mut(area.max(1)).enumerate() {
-            let (image, channel) = (plane / self.channels, plane % self.channels);
-            for (y, row) in values.chunks_exact_mut(self.width).enumerate() {
-                let at = self.row(image, channel / LANES, y);
-                for (pixel, value) in self.values[at..].iter().zip(row) {
-                    *value = pixel.0[channel % LANES];
+        let (area, width) = (self.height * self.width, self.width);
+        for Row { at, lanes, from } in self.rows() {
+            for lane in 0..lanes {
+                let values = &mut values[from + lane * area..][..width];
+                for (pixel, value) in self.values[at..at + width].iter().zip(values) {
+                    *value = pixel.0[lane];
                 }
             }
         }
@@ -146,8 +144,28 @@ impl Planes {
         (image * self.blocks() + block) * self.size()
     }
 
+    /// The rows of all blocks of all images.
+    fn rows(&self) -> impl Iterator<Item = Row> + use<> {
+        let Self { images, channels, height, width, .. } = *self;
+        let (blocks, first, size, pitch) = (self.blocks(), self.row(0, 0, 0), self.size(), self.pitch());
+        (0..images * blocks).flat_map(move |plane| {
+            let (image, channel) = (plane / blocks, plane % blocks * LANES);
+            let from = (image * channels + channel) * height * width;
+            let lanes = (channels - channel).min(LANES);
+            (0..height).map(move |y| Row { at: plane * size + first + y * pitch, lanes, from: from + y * width })
+        })
+    }
+
     /// Where a row of a block of an image begins.
     pub(crate) fn row(&self, image: usize, block: usize, y: usize) -> usize {
         self.plane(image, block) + (y + self.border) * self.pitch() + self.border
     }
+}
+
+/// A row of a block of an image: where it lies, how many of its channels are not filled with zeros, and where the first of these lies
+/// in images `[images, channels, height, width]`.
+struct Row {
+    at: usize,
+    lanes: usize,
+    from: usize,
 }
