@@ -179,7 +179,7 @@ fn running_statistics_are_those_of_the_batches() {
         epochs: 80,
         learning_rate: 1e-20,
         weight_decay: 0.0,
-        augment: AugmentConfig { min_area: 1.0, flip: 0.0, jitter: 0.0, jitter_strength: 0.0, grayscale: 0.0 },
+        augment: AugmentConfig { min_area: 1.0, flip: 0.0, jitter: 0.0, grayscale: 0.0, ..AugmentConfig::default() },
         batch: 20,
         ..tiny()
     };
