@@ -32,7 +32,7 @@ data NAME *ARGS: build
 dataset NAME *ARGS: build
     @{{hemlock}} dataset {{NAME}} {{overrides}} {{ARGS}}
 
-# Train an extractor without labels, or import one
+# Train an extractor, or import one
 [group('2')]
 pretrain NAME *ARGS: (dataset NAME)
     @{{hemlock}} pretrain {{NAME}} {{overrides}} {{ARGS}}

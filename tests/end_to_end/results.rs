@@ -71,6 +71,23 @@ fn a_victim_that_did_not_converge_is_marked() {
     assert!(!house.ok("results tiny").out.contains("NOT CONVERGED"));
 }
 
+/// Weight decay that leaves nothing of the weights, and steps that bring nothing back.
+#[test]
+fn a_collapsed_extractor_is_refused_and_where_it_is_allowed_marked() {
+    let house = House::new();
+    house.spec("tiny", &TINY.replace("epochs = 1", "epochs = 4\nlearning_rate = 1e-6\nweight_decay = 9e5"));
+    house.fails("run tiny", 1, &["the network has collapsed", "allow_collapse = true", "WARN"]);
+    let set = "--set pretrain.allow_collapse=true";
+    house.ok(&format!("run tiny {set}"));
+    assert!(
+        house.ok(&format!("results tiny {set}")).out.contains("COLLAPSED: the embeddings of an extractor (simclr)")
+    );
+    assert!(house.ok(&format!("status tiny {set}")).out.contains("collapsed true"));
+    // Whoever finds it there is told, too.
+    let row: Value = serde_json::from_str(&house.ok("results tiny --json").out).unwrap();
+    assert_eq!(row["collapsed"], true);
+}
+
 #[test]
 fn both_attacks_stand_side_by_side() {
     let house = House::new();
@@ -108,10 +125,11 @@ fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
     assert!(table.contains('±'), "{table}");
     assert_eq!(house.ok(&format!("results tiny {set} --json")).out.lines().count(), 4);
     // Whatever differs has a column, wherever it stands in the chain.
-    let set = "--set pretrain.method=[\"simclr\",\"random\"]";
+    let methods = ["simclr", "moco-v3", "supervised", "random"];
+    let set = format!("--set pretrain.method={}", serde_json::json!(methods));
     house.ok(&format!("run tiny {set}"));
     let table = house.ok(&format!("results tiny {set}")).out;
-    assert!(table.contains("simclr") && table.contains("random"), "{table}");
+    assert!(methods.iter().all(|method| table.contains(&format!(" {method} "))), "{table}");
     // Without inversion there is no accuracy on images.
     house.spec("bare", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
     house.ok("run bare");

@@ -71,6 +71,32 @@ fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
     assert_eq!(house.ok("diff artifacts whole").out.matches("identical").count(), 2);
 }
 
+/// A checkpoint after every step, and a kill after the first one: there is no time to stop cleanly.
+#[cfg(unix)]
+#[test]
+fn a_killed_training_goes_on_within_an_epoch_whatever_the_method() {
+    for method in ["simclr", "moco-v3", "supervised"] {
+        let house = House::new();
+        let fine = "epochs = 3\ncheckpoint_minutes = 1e-9\nknn_every = 1";
+        let spec = TINY.replace("epochs = 1", fine).replace("batch = 48", "batch = 16");
+        house.spec("tiny", &spec.replace("\"simclr\"", &format!("\"{method}\"")));
+        house.ok("pretrain tiny --root whole");
+        let checkpoint = || walk(&house.path().join("killed/.partial")).iter().any(|p| p.contains("checkpoint"));
+        for more in [0, 100] {
+            let mut child = house.spawn("pretrain tiny --root killed");
+            while !checkpoint() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            thread::sleep(Duration::from_millis(more));
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(!house.ok("pretrain tiny --root killed").err.contains("starts over"));
+        let diff = house.ok("diff whole killed");
+        assert_eq!(diff.out.matches("identical").count(), 2, "{method}: {}", diff.out);
+    }
+}
+
 #[cfg(unix)]
 fn walk(dir: &std::path::Path) -> Vec<String> {
     let mut found = Vec::new();

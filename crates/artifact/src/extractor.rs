@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub struct Extractor {
     /// Name of the architecture, such as `resnet20`.
     pub arch: String,
-    /// How it was made, such as `simclr`.
+    /// How it was made, such as `simclr` or `supervised`.
     pub method: String,
     /// Number of features.
     pub dim: usize,
@@ -33,11 +33,23 @@ pub struct Epoch {
     pub loss: f64,
     /// Learning rate of its last step.
     pub learning_rate: f64,
-    /// Mean standard deviation of the normalised embeddings' coordinates, times sqrt(dimension): 1 for embeddings that are
-    /// spread over the sphere, near 0 for a collapsed network.
+    /// Mean standard deviation of the normalised embeddings' coordinates, times sqrt(dimension), in its last step: 1 for
+    /// embeddings that are spread over the sphere, near 0 for a collapsed network. Embeddings are the projections, of
+    /// supervised training the features.
     pub spread: f64,
     /// Accuracy of k nearest neighbours on the validation split, in the epochs that measure it.
     pub knn: Option<f64>,
+}
+
+impl Epoch {
+    /// Below this spread, a network has collapsed: directions differ by a hundredth of what they could.
+    const COLLAPSED: f64 = 0.1;
+
+    /// Whether the embeddings all point nearly the same way. A collapse onto a few directions is not seen.
+    #[must_use]
+    pub fn collapsed(&self) -> bool {
+        self.spread.is_nan() || self.spread < Self::COLLAPSED
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,6 +101,7 @@ impl Artifact for Extractor {
         serde_json::json!({
             "arch": self.arch, "method": self.method, "features": self.dim,
             "epochs": self.curve.len(), "loss": last.map(|e| e.loss), "spread": last.map(|e| e.spread),
+            "knn": last.and_then(|e| e.knn), "collapsed": last.filter(|e| e.collapsed()).map(|_| true),
         })
     }
 }

@@ -77,7 +77,7 @@ pub struct OneStage {
 pub enum Command {
     /// Run up to the stage `dataset`: choose, split and decode images
     Dataset(OneStage),
-    /// Run up to the stage `pretrain`: train an extractor without labels, or import one
+    /// Run up to the stage `pretrain`: train an extractor, or import one
     Pretrain(OneStage),
     /// Run up to the stage `features`: extract features of the downstream dataset
     Features(OneStage),

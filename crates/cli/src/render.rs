@@ -288,6 +288,12 @@ pub fn results(groups: &[Group]) -> String {
             "NOT CONVERGED: a head's training stopped at a gradient norm of {worst:.1e}, above its tolerance.\n"
         );
     }
+    let collapsed: BTreeSet<String> =
+        groups.iter().filter(|g| g.collapsed).filter_map(|g| g.params.get("pretrain").map(extractor)).collect();
+    if !collapsed.is_empty() {
+        let names = Vec::from_iter(collapsed).join(", ");
+        out += &format!("COLLAPSED: the embeddings of an extractor ({names}) all point nearly the same way.\n");
+    }
     out
 }
 

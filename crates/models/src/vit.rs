@@ -162,7 +162,7 @@ impl Attention {
         let [n, tokens, width] = x.dims();
         let heads = width / HEAD;
         let all = self.qkv.forward(x).reshape([n, tokens, 3, heads, HEAD]).permute([2, 0, 3, 1, 4]);
-        let part = |i: usize| all.clone().slice([i..i + 1]).squeeze_dim::<4>(0);
+        let part = |i: usize| all.clone().narrow(0, i, 1).squeeze_dim::<4>(0);
         let scores = part(0).matmul(part(1).transpose()) / (HEAD as f32).sqrt();
         let mixed = softmax(scores, 3).matmul(part(2));
         self.proj.forward(mixed.swap_dims(1, 2).reshape([n, tokens, width]))

@@ -31,6 +31,8 @@ pub struct Row {
     pub seed: u64,
     /// Where the features were extracted.
     pub device: String,
+    /// Whether the extractor's embeddings had collapsed when its training ended.
+    pub collapsed: bool,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
     /// Test accuracy, as fractions.
@@ -74,6 +76,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
     let evaluation: Evaluation = store.read(&manifest)?;
     let (mut seconds, mut device, mut params) = (0.0, manifest.device.clone(), BTreeMap::new());
+    let mut collapsed = false;
     let read = upstream(plan, *evaluate);
     for (node, task) in branch.tasks.iter().filter(|(_, task)| read.contains(task)) {
         let task = &plan.tasks[*task];
@@ -82,8 +85,10 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         if ATTACK.contains(&task.stage) {
             seconds += manifest.seconds;
         }
-        if *node == "features" {
-            device.clone_from(&manifest.device);
+        match *node {
+            "features" => device.clone_from(&manifest.device),
+            "pretrain" => collapsed = manifest.summary["collapsed"] == true,
+            _ => {}
         }
     }
     let a = &evaluation.accuracy;
@@ -97,6 +102,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         poisonability: evaluation.poisonability,
         seed: branch.seed.unwrap_or(0),
         device,
+        collapsed,
         params,
         accuracy: a.map(|a| a.overall),
         per_class: a.map(|a| a.per_class.clone()),
@@ -173,6 +179,8 @@ pub struct Group {
     pub params: BTreeMap<&'static str, Value>,
     /// Number of seeds.
     pub seeds: usize,
+    /// Whether the extractor's embeddings had collapsed when its training ended.
+    pub collapsed: bool,
     /// Largest gradient norm of the mean objective at which a head's training stopped.
     pub gradient_norm: f64,
     /// Test accuracy.
@@ -210,6 +218,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 bound: optional(&|r| r.bound),
                 params: rows[0].params.clone(),
                 seeds: rows.len(),
+                collapsed: rows.iter().any(|r| r.collapsed),
                 gradient_norm: rows.iter().map(|r| r.gradient_norm).fold(0.0, f64::max),
                 accuracy: Measured {
                     clean: cell(&|r| r.accuracy.clean),

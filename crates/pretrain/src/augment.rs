@@ -1,8 +1,8 @@
 //! Random views of an image, after SimCLR (appendix A): crop and resize, flip, colour jitter,
-//! grayscale.
+//! grayscale, blur; and after BYOL, which MoCo v3 follows, solarisation of the second view.
 //!
 //! The definitions are torchvision's: `RandomResizedCrop` (bilinear), `RandomHorizontalFlip`,
-//! `ColorJitter` (in random order) and `RandomGrayscale`. A view depends on the seed, the epoch, the
+//! `ColorJitter` (in random order), `RandomGrayscale`, `GaussianBlur` and `RandomSolarize`. A view depends on the seed, the epoch, the
 //! image and which view it is, never on threads or batches.
 
 use hemlock_models::tiles::par_tiles;
@@ -17,6 +17,11 @@ use hemlock_stage::ParamError;
 
 /// ITU-R BT.601 luma: the grey value of red, green and blue.
 const LUMA: [f32; 3] = [0.299, 0.587, 0.114];
+
+/// Range of the blur's standard deviation, in pixels.
+const SIGMA: [f32; 2] = [0.1, 2.0];
+/// The smallest value that solarisation inverts.
+const SOLAR: f32 = 128.0 / 255.0;
 
 /// Distribution of the views.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,11 +38,23 @@ pub struct AugmentConfig {
     pub jitter_strength: f64,
     /// Probability of dropping the colours.
     pub grayscale: f64,
+    /// Probability of Gaussian blur: a kernel of about a tenth of the image, a deviation of 0.1 to 2 pixels. For images of 64
+    /// pixels and more; smaller ones have little to blur.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub blur: f64,
+    /// Probability of solarisation of an image's second view: bright values are inverted.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub solarize: f64,
+}
+
+/// Fields that are left out where they are 0 came later, and must not change the keys of what was made before.
+fn is_zero(probability: &f64) -> bool {
+    *probability == 0.0
 }
 
 impl Default for AugmentConfig {
     fn default() -> Self {
-        Self { min_area: 0.2, flip: 0.5, jitter: 0.8, jitter_strength: 0.5, grayscale: 0.2 }
+        Self { min_area: 0.2, flip: 0.5, jitter: 0.8, jitter_strength: 0.5, grayscale: 0.2, blur: 0.0, solarize: 0.0 }
     }
 }
 
@@ -53,6 +70,8 @@ impl AugmentConfig {
             ("augment.jitter", self.jitter, 0.0..=1.0),
             ("augment.jitter_strength", self.jitter_strength, 0.0..=1.25),
             ("augment.grayscale", self.grayscale, 0.0..=1.0),
+            ("augment.blur", self.blur, 0.0..=1.0),
+            ("augment.solarize", self.solarize, 0.0..=1.0),
         ];
         for (field, value, range) in fields {
             let expected = format!("{} to {}", range.start(), range.end());
@@ -71,6 +90,10 @@ pub struct View {
     pub flip: bool,
     /// Changes of colour, in this order.
     pub colour: Vec<Colour>,
+    /// Standard deviation of the blur after that, in pixels.
+    pub blur: Option<f32>,
+    /// Whether values from 128 of 255 are inverted, after that.
+    pub solarize: bool,
 }
 
 /// A rectangle of pixels.
@@ -103,12 +126,13 @@ impl View {
     /// The view that shows an image of `height` x `width` as it is.
     #[must_use]
     pub fn identity(height: usize, width: usize) -> Self {
-        Self { crop: Crop { top: 0, left: 0, height, width }, flip: false, colour: Vec::new() }
+        let crop = Crop { top: 0, left: 0, height, width };
+        Self { crop, flip: false, colour: Vec::new(), blur: None, solarize: false }
     }
 
-    /// Draws a view of an image of `height` x `width`.
+    /// Draws a view of an image of `height` x `width`, its first (0) or its second (1) one.
     #[must_use]
-    pub fn draw(config: &AugmentConfig, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Self {
+    pub fn draw(config: &AugmentConfig, height: usize, width: usize, view: usize, rng: &mut ChaCha8Rng) -> Self {
         let happens = |p: f64, rng: &mut ChaCha8Rng| rng.random::<f32>() < p as f32;
         let crop = draw_crop(config.min_area as f32, height, width, rng);
         let flip = happens(config.flip, rng);
@@ -125,7 +149,10 @@ impl View {
         if happens(config.grayscale, rng) {
             colour.push(Colour::Saturation(0.0));
         }
-        Self { crop, flip, colour }
+        // Drawn last: without them, all else is as it was before there were any.
+        let blur = happens(config.blur, rng).then(|| SIGMA[0] + (SIGMA[1] - SIGMA[0]) * rng.random::<f32>());
+        let solarize = view == 1 && happens(config.solarize, rng);
+        Self { crop, flip, colour, blur, solarize }
     }
 
     /// Writes the view of `image` `[3, h, w]` to `out` (`3 h w` values in `[0, 1]`).
@@ -154,6 +181,43 @@ impl View {
         }
         for colour in &self.colour {
             colour.apply(out);
+        }
+        if let Some(sigma) = self.blur {
+            blur(out, height, width, sigma);
+        }
+        if self.solarize {
+            out.iter_mut().filter(|v| **v >= SOLAR).for_each(|v| *v = 1.0 - *v);
+        }
+    }
+}
+
+/// Gaussian blur of planes of `height` x `width` in place: a separable kernel of an odd width, a tenth of the image and at least
+/// 3, and pixels mirrored at the edges, which are not repeated.
+fn blur(planes: &mut [f32], height: usize, width: usize, sigma: f32) {
+    let radius = (height.min(width) / 20).max(1);
+    let mut kernel: Vec<f32> =
+        (0..=2 * radius).map(|i| (-0.5 * ((i as f32 - radius as f32) / sigma).powi(2)).exp()).collect();
+    let total: f32 = kernel.iter().sum();
+    kernel.iter_mut().for_each(|weight| *weight /= total);
+    // Where `i` of the kernel at `centre` reads, in a line of `length`.
+    let read = |centre: usize, i: usize, length: usize| {
+        let at = (centre + i).abs_diff(radius);
+        let last = length - 1;
+        if at > last { (2 * last).saturating_sub(at) } else { at }
+    };
+    let mut rows = vec![0.0; height * width];
+    for plane in planes.chunks_exact_mut(height * width) {
+        for (from, to) in plane.chunks_exact(width).zip(rows.chunks_exact_mut(width)) {
+            for (x, to) in to.iter_mut().enumerate() {
+                *to = kernel.iter().enumerate().map(|(i, weight)| weight * from[read(x, i, width)]).sum();
+            }
+        }
+        for (y, to) in plane.chunks_exact_mut(width).enumerate() {
+            to.fill(0.0);
+            for (i, weight) in kernel.iter().enumerate() {
+                let from = &rows[read(y, i, height) * width..][..width];
+                to.iter_mut().zip(from).for_each(|(to, from)| *to += weight * from);
+            }
         }
     }
 }
@@ -301,7 +365,7 @@ pub fn render_views(
         let mut out = vec![0.0; range.len() * size];
         for (&image, out) in indices[range].iter().zip(out.chunks_exact_mut(size)) {
             let mut rng = stream(seed, Stream::View { epoch, image, view });
-            let drawn = View::draw(config, height, width, &mut rng);
+            let drawn = View::draw(config, height, width, view, &mut rng);
             drawn.render(images.index_axis(Axis(0), image), out);
         }
         Ok::<_, std::convert::Infallible>(out)
@@ -385,6 +449,46 @@ mod tests {
         assert_close(&coloured(Colour::Hue(0.3), [0.4; 3]), &[0.4; 3]);
     }
 
+    /// A bright pixel spreads as the outer product of the kernel with itself, and mirrored pixels come back at the edges.
+    #[test]
+    fn blur_is_a_separable_gaussian_with_mirrored_edges() {
+        let w = (-0.5f32 / 0.64).exp();
+        let [side, middle] = [w / (1.0 + 2.0 * w), 1.0 / (1.0 + 2.0 * w)];
+        let mut plane = vec![0.0; 25];
+        plane[2 * 5 + 2] = 1.0;
+        blur(&mut plane, 5, 5, 0.8);
+        let kernel = [0.0, side, middle, side, 0.0];
+        let expected: Vec<f32> = kernel.iter().flat_map(|a| kernel.map(|b| a * b)).collect();
+        assert_close(&plane, &expected);
+        let mut edge = vec![0.0, 1.0, 0.0, 0.0];
+        blur(&mut edge, 1, 4, 0.8);
+        assert_close(&edge, &[2.0 * side, middle, side, 0.0]);
+        // A kernel of 9 for 96 pixels: constants stay, also where it reaches over the edges.
+        let mut flat = vec![0.25; 96 * 96];
+        blur(&mut flat, 96, 96, 2.0);
+        assert_close(&flat, &[0.25; 96 * 96]);
+    }
+
+    #[test]
+    fn solarisation_inverts_what_is_bright_in_second_views_alone() {
+        let image = Array3::from_shape_fn((3, 1, 4), |(_, _, x)| [0, 127, 128, 255][x]);
+        let view = View { solarize: true, ..View::identity(1, 4) };
+        assert_close(&render(&view, &image)[..4], &[0.0, 127.0 / 255.0, 127.0 / 255.0, 0.0]);
+        let config = AugmentConfig { solarize: 1.0, blur: 0.5, ..AugmentConfig::default() };
+        let mut blurred = 0;
+        for epoch in 0..200 {
+            let drawn = |view| {
+                let mut rng = stream(1, Stream::View { epoch, image: 0, view });
+                View::draw(&config, 6, 8, view, &mut rng)
+            };
+            let [first, second] = [drawn(0), drawn(1)];
+            assert!(!first.solarize && second.solarize);
+            assert!(first.blur.is_none_or(|sigma| (0.1..2.0).contains(&sigma)));
+            blurred += usize::from(first.blur.is_some());
+        }
+        assert!((70..130).contains(&blurred), "{blurred}");
+    }
+
     #[test]
     fn drawn_views_stay_in_range_and_vary_as_configured() {
         let config = AugmentConfig::default();
@@ -392,7 +496,7 @@ mod tests {
         let image = image();
         let (mut flips, mut jitters, mut areas) = (0, 0, 0.0);
         for _ in 0..2000 {
-            let view = View::draw(&config, 6, 8, &mut rng);
+            let view = View::draw(&config, 6, 8, 0, &mut rng);
             flips += usize::from(view.flip);
             jitters += usize::from(view.colour.len() >= 4);
             areas += (view.crop.height * view.crop.width) as f32 / 48.0;

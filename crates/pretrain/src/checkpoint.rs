@@ -1,19 +1,20 @@
-//! What a training run needs to go on: the student, the optimiser's state and the curve.
+//! What a training run needs to go on: the student, what follows it, the optimiser's state and the curve.
 //!
 //! A checkpoint is a header in JSON, its length in 8 little-endian bytes before it, and a
 //! safetensors file.
 
 use burn::module::Module;
+use burn::tensor::Device;
 use hemlock_artifact::Epoch;
 use hemlock_models::weights::{Weights, WeightsError};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::config::SimclrConfig;
 use crate::optimizer::Optimizer;
-use crate::student::Student;
+use crate::train::Objective;
 
 /// Changes with the format: a checkpoint of another version is not read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A checkpoint that cannot be continued from.
 #[derive(Debug, thiserror::Error)]
@@ -28,24 +29,44 @@ pub(crate) enum CheckpointError {
     Weights(#[from] WeightsError),
 }
 
+/// How far a run is.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Done {
+    /// The whole epochs.
+    pub(crate) curve: Vec<Epoch>,
+    /// Steps of the epoch after them.
+    pub(crate) step: usize,
+    /// Sum of the loss over those steps.
+    pub(crate) total: f64,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Header {
     version: u32,
-    config: SimclrConfig,
+    /// As in the key: what decides nothing may change between two runs.
+    params: Value,
     steps: usize,
-    curve: Vec<Epoch>,
+    done: Done,
 }
 
-/// The bytes of a checkpoint after the epochs of `curve`.
-pub(crate) fn write(
-    config: &SimclrConfig,
-    student: &Student,
+/// Only as much of a header as every version has.
+#[derive(Deserialize)]
+struct AnyHeader {
+    version: u32,
+}
+
+/// The bytes of a checkpoint.
+pub(crate) fn write<O: Objective>(
+    params: Value,
+    student: &O::Student,
+    objective: &O,
     optimizer: &Optimizer,
-    curve: &[Epoch],
+    done: &Done,
 ) -> Result<Vec<u8>, WeightsError> {
     let mut weights = optimizer.state();
     weights.put_under("student.", Weights::collect(student));
-    let header = Header { version: VERSION, config: config.clone(), steps: optimizer.steps, curve: curve.to_vec() };
+    weights.put_under("objective.", objective.state());
+    let header = Header { version: VERSION, params, steps: optimizer.steps, done: done.clone() };
     let header = serde_json::json!(header).to_string();
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend_from_slice(header.as_bytes());
@@ -53,27 +74,31 @@ pub(crate) fn write(
     Ok(bytes)
 }
 
-/// Takes up the state of a checkpoint: `optimizer` is changed, and `student` with its weights
-/// returned, with the curve so far.
-pub(crate) fn read(
+/// Takes up the state of a checkpoint: `objective` and `optimizer` are changed, and `student` with its weights returned, with
+/// how far the run is.
+pub(crate) fn read<O: Objective>(
     bytes: &[u8],
-    config: &SimclrConfig,
-    student: &Student,
+    params: &Value,
+    student: &O::Student,
+    objective: &mut O,
     optimizer: &mut Optimizer,
-) -> Result<(Student, Vec<Epoch>), CheckpointError> {
+    device: &Device,
+) -> Result<(O::Student, Done), CheckpointError> {
     let (length, rest) = bytes.split_first_chunk::<8>().ok_or(CheckpointError::Header)?;
     let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
     let (header, tensors) = rest.split_at_checked(length).ok_or(CheckpointError::Header)?;
-    let header: Header = serde_json::from_slice(header).map_err(|_| CheckpointError::Header)?;
-    if header.version != VERSION {
-        return Err(CheckpointError::Version(header.version));
+    let AnyHeader { version } = serde_json::from_slice(header).map_err(|_| CheckpointError::Header)?;
+    if version != VERSION {
+        return Err(CheckpointError::Version(version));
     }
-    if header.config != *config {
+    let header: Header = serde_json::from_slice(header).map_err(|_| CheckpointError::Header)?;
+    if header.params != *params {
         return Err(CheckpointError::OtherRun);
     }
     let weights = Weights::from_safetensors(tensors)?;
     // A copy of its own: clones share running statistics, and a failure must leave them alone.
     let student = weights.under("student.").load(student.valid())?;
-    optimizer.restore(&weights, header.steps, &student.device());
-    Ok((student, header.curve))
+    objective.restore(&weights.under("objective."))?;
+    optimizer.restore(&weights, header.steps, device);
+    Ok((student, header.done))
 }

@@ -12,23 +12,65 @@ use crate::import::ImportConfig;
 ///
 /// In TOML a table with the `method` (`simclr` where it is absent) and the fields of that method.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(remote = "Self", tag = "method", rename_all = "lowercase")]
+#[serde(remote = "Self", tag = "method", rename_all = "kebab-case")]
 pub enum PretrainConfig {
-    /// Contrastive training without labels.
-    Simclr(SimclrConfig),
+    /// [`Method::Simclr`].
+    Simclr(TrainConfig),
+    /// [`Method::MocoV3`].
+    MocoV3(TrainConfig),
+    /// [`Method::Supervised`].
+    Supervised(TrainConfig),
     /// The random initialisation as it is: the control. It has the fields of the training that it is the
     /// control of, so that one table compares both; `arch` and `seed` decide it.
-    Random(SimclrConfig),
+    Random(TrainConfig),
     /// Weights that were trained elsewhere.
     Import(ImportConfig),
 }
+
+/// A way of training. Methods share their fields, so that one table compares them; a field that a method has no use for is
+/// ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// Contrastive training without labels ([`simclr`](crate::simclr)).
+    Simclr,
+    /// Contrastive training without labels, against a momentum encoder ([`moco`](crate::moco)).
+    MocoV3,
+    /// Training with labels ([`supervised`](crate::supervised)).
+    Supervised,
+}
+
+impl Method {
+    /// The name in a spec.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Simclr => "simclr",
+            Self::MocoV3 => "moco-v3",
+            Self::Supervised => "supervised",
+        }
+    }
+
+    /// Fields that it ignores.
+    fn idle(self) -> &'static [&'static str] {
+        match self {
+            Self::Simclr => &["momentum", "predictor"],
+            Self::MocoV3 => &[],
+            Self::Supervised => &["temperature", "projector", "momentum", "predictor"],
+        }
+    }
+}
+
+/// Fields that decide how a training runs, and nothing of what comes out.
+const RUNNING: [&str; 2] = ["checkpoint_minutes", "allow_collapse"];
 
 impl PretrainConfig {
     /// The method's name in a spec.
     #[must_use]
     pub fn method(&self) -> &'static str {
         match self {
-            Self::Simclr(_) => "simclr",
+            Self::Simclr(_) => Method::Simclr.name(),
+            Self::MocoV3(_) => Method::MocoV3.name(),
+            Self::Supervised(_) => Method::Supervised.name(),
             Self::Random(_) => "random",
             Self::Import(_) => "import",
         }
@@ -45,7 +87,14 @@ impl Serialize for PretrainConfig {
 impl<'de> Deserialize<'de> for PretrainConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut table = Map::deserialize(deserializer)?;
-        table.entry("method").or_insert_with(|| "simclr".into());
+        let method = table.entry("method").or_insert_with(|| Method::Simclr.name().into());
+        // What a class is may depend on its colours: with labels, views only crop and flip unless the spec says otherwise.
+        if *method == Method::Supervised.name() {
+            let augment = table.entry("augment").or_insert_with(|| Map::new().into());
+            for field in ["jitter", "grayscale"] {
+                augment.as_object_mut().map(|fields| fields.entry(field).or_insert_with(|| 0.0.into()));
+            }
+        }
         Self::deserialize(Value::Object(table)).map_err(D::Error::custom)
     }
 }
@@ -53,7 +102,9 @@ impl<'de> Deserialize<'de> for PretrainConfig {
 impl Params for PretrainConfig {
     fn check(&self) -> Result<(), ParamError> {
         match self {
-            Self::Simclr(config) | Self::Random(config) => config.check(),
+            Self::Simclr(config) | Self::MocoV3(config) | Self::Supervised(config) | Self::Random(config) => {
+                config.check()
+            }
             Self::Import(config) => config.check(),
         }
     }
@@ -68,6 +119,9 @@ pub enum OptimizerKind {
     AdamW,
     /// Gradient descent with momentum 0.9.
     Sgd,
+    /// Layer-wise adaptive rates (You et al., 2017) with momentum 0.9 and trust coefficient 0.001, for large batches. Its
+    /// learning rates are hundreds of times those of `adamw`.
+    Lars,
 }
 
 /// Sizes of the projection head, which is dropped after training: d -> hidden -> out.
@@ -80,17 +134,25 @@ pub struct ProjectorConfig {
     pub out: usize,
 }
 
-/// The parameters of SimCLR.
+/// Sizes of the prediction head on the projection of [`Method::MocoV3`]: out -> hidden -> out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PredictorConfig {
+    /// Width of the hidden layer.
+    pub hidden: usize,
+}
+
+/// The parameters of a training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct SimclrConfig {
+pub struct TrainConfig {
     /// The network.
     pub arch: Arch,
     /// Seed of the initialisation, the order of the images and the views.
     pub seed: u64,
     /// Passes over the images.
     pub epochs: usize,
-    /// Images of a step, each in two views; the rest of an epoch that fills no batch is left out.
+    /// Images of a step, each in two views without labels; the rest of an epoch that fills no batch is left out.
     pub batch: usize,
     /// The optimiser.
     pub optimizer: OptimizerKind,
@@ -102,12 +164,20 @@ pub struct SimclrConfig {
     pub warmup_epochs: usize,
     /// Temperature of the contrastive loss.
     pub temperature: f64,
+    /// Momentum of the key encoder at the start; it rises to 1 along half a cosine.
+    pub momentum: f64,
     /// The projection head.
     pub projector: ProjectorConfig,
+    /// The prediction head.
+    pub predictor: PredictorConfig,
     /// The views.
     pub augment: AugmentConfig,
     /// Epochs between two k-nearest-neighbour checks, where labelled images are given; 0 for none.
     pub knn_every: usize,
+    /// Minutes between two checkpoints within an epoch; after every epoch there is one, too.
+    pub checkpoint_minutes: f64,
+    /// Whether a network whose embeddings have collapsed counts as a result.
+    pub allow_collapse: bool,
 }
 
 impl Default for ProjectorConfig {
@@ -116,7 +186,13 @@ impl Default for ProjectorConfig {
     }
 }
 
-impl Default for SimclrConfig {
+impl Default for PredictorConfig {
+    fn default() -> Self {
+        Self { hidden: 256 }
+    }
+}
+
+impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             arch: Arch::default(),
@@ -128,14 +204,18 @@ impl Default for SimclrConfig {
             weight_decay: 1e-4,
             warmup_epochs: 1,
             temperature: 0.2,
+            momentum: 0.99,
             projector: ProjectorConfig::default(),
+            predictor: PredictorConfig::default(),
             augment: AugmentConfig::default(),
             knn_every: 0,
+            checkpoint_minutes: 5.0,
+            allow_collapse: false,
         }
     }
 }
 
-impl SimclrConfig {
+impl TrainConfig {
     /// Checks every parameter.
     ///
     /// # Errors
@@ -150,9 +230,34 @@ impl SimclrConfig {
         ParamError::require(warmup_epochs < epochs, "warmup_epochs", warmup_epochs, "fewer than `epochs`")?;
         let stable = temperature >= 0.01 && temperature.is_finite();
         ParamError::require(stable, "temperature", temperature, "at least 0.01")?;
+        let moving = (0.0..1.0).contains(&self.momentum);
+        ParamError::require(moving, "momentum", self.momentum, "0 or more, and below 1")?;
         ParamError::at_least_one("projector.hidden", hidden as u64)?;
         ParamError::require(out >= 2, "projector.out", out, "at least 2")?;
+        ParamError::at_least_one("predictor.hidden", self.predictor.hidden as u64)?;
+        let minutes = self.checkpoint_minutes;
+        // A day is more than any epoch takes, and far from what a duration cannot hold.
+        ParamError::require(
+            minutes > 0.0 && minutes <= 1440.0,
+            "checkpoint_minutes",
+            minutes,
+            "above 0, and up to 1440",
+        )?;
         self.augment.check()
+    }
+
+    /// The parameters that decide what `method` gives, with its name.
+    pub(crate) fn key(&self, method: Method) -> serde_json::Result<Value> {
+        let mut value = serde_json::to_value(self)?;
+        if let Some(fields) = value.as_object_mut() {
+            fields.retain(|field, _| !RUNNING.contains(&field.as_str()) && !method.idle().contains(&field.as_str()));
+            // There is no second view of an image with a label.
+            if let (Method::Supervised, Some(Value::Object(augment))) = (method, fields.get_mut("augment")) {
+                augment.remove("solarize");
+            }
+            fields.insert("method".to_owned(), method.name().into());
+        }
+        Ok(value)
     }
 
     /// Learning rate at `step` of `steps`: linear warm-up, then half a cosine down to 0.
@@ -176,7 +281,7 @@ mod tests {
 
     #[test]
     fn defaults_are_valid_and_fields_are_checked() {
-        assert_eq!(SimclrConfig::default().check(), Ok(()));
+        assert_eq!(TrainConfig::default().check(), Ok(()));
         let config = parse(r#"{"epochs": 3, "warmup_epochs": 3}"#).unwrap();
         assert_eq!(config.check().unwrap_err().to_string(), "`warmup_epochs`: is 3; expected fewer than `epochs`");
         assert!(parse(r#"{"epoch": 3}"#).unwrap_err().contains("unknown field `epoch`"));
@@ -185,20 +290,74 @@ mod tests {
 
     #[test]
     fn every_method_has_its_fields_and_simclr_is_the_default() {
-        assert_eq!(parse("{}"), Ok(PretrainConfig::Simclr(SimclrConfig::default())));
-        assert_eq!(parse(r#"{"method": "random", "epochs": 20}"#), Ok(PretrainConfig::Random(SimclrConfig::default())));
+        assert_eq!(parse("{}"), Ok(PretrainConfig::Simclr(TrainConfig::default())));
+        assert_eq!(parse(r#"{"method": "random", "epochs": 20}"#), Ok(PretrainConfig::Random(TrainConfig::default())));
         let import = r#"{"method": "import", "weights": "x.pth", "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}"#;
         let config = parse(import).unwrap();
         assert_eq!(serde_json::from_value(serde_json::to_value(&config).unwrap()).ok(), Some(config));
         let message = parse(&import.replace('}', r#", "epochs": 3}"#)).unwrap_err();
         assert!(message.starts_with("unknown field `epochs`, expected one of `arch`, `weights`"), "{message}");
         assert!(parse(r#"{"method": "simclr", "weights": "x.pth"}"#).unwrap_err().contains("unknown field `weights`"));
-        assert!(parse(r#"{"method": "moco"}"#).unwrap_err().contains("`simclr`, `random`, `import`"));
+        let message = parse(r#"{"method": "moco"}"#).unwrap_err();
+        assert!(message.contains("`simclr`, `moco-v3`, `supervised`, `random`, `import`"), "{message}");
+        for method in ["simclr", "moco-v3", "supervised", "random"] {
+            assert_eq!(parse(&format!(r#"{{"method": "{method}"}}"#)).unwrap().method(), method);
+        }
+    }
+
+    #[test]
+    fn every_new_field_is_checked() {
+        for (json, message) in [
+            (r#"{"momentum": 1.0}"#, "`momentum`: is 1; expected 0 or more, and below 1"),
+            (r#"{"predictor": {"hidden": 0}}"#, "`predictor.hidden`: is 0; expected at least 1"),
+            (r#"{"checkpoint_minutes": 0.0}"#, "`checkpoint_minutes`: is 0; expected above 0, and up to 1440"),
+            (r#"{"augment": {"blur": 1.5}}"#, "`augment.blur`: is 1.5; expected 0 to 1"),
+            (r#"{"augment": {"solarize": -0.1}}"#, "`augment.solarize`: is -0.1; expected 0 to 1"),
+        ] {
+            assert_eq!(parse(json).unwrap().check().unwrap_err().to_string(), message);
+        }
+        assert!(parse(r#"{"optimizer": "adam"}"#).unwrap_err().contains("`adamw`, `sgd`, `lars`"));
+    }
+
+    /// The fields that SimCLR had before there were other methods are those of its key still.
+    #[test]
+    fn a_key_has_the_fields_that_the_method_reads() {
+        let key = |method, config: TrainConfig| -> Value { config.key(method).unwrap() };
+        let fields = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
+        let simclr = key(Method::Simclr, TrainConfig::default());
+        assert_eq!(
+            fields(&simclr),
+            "arch augment batch epochs knn_every learning_rate method optimizer projector seed temperature \
+             warmup_epochs weight_decay"
+        );
+        assert_eq!(fields(&simclr["augment"]), "flip grayscale jitter jitter_strength min_area");
+        let moco = fields(&key(Method::MocoV3, TrainConfig::default()));
+        assert_eq!(
+            moco,
+            fields(&simclr).replace("method ", "method momentum ").replace("optimizer ", "optimizer predictor ")
+        );
+        let supervised = fields(&key(Method::Supervised, TrainConfig::default()));
+        assert_eq!(supervised, fields(&simclr).replace("projector ", "").replace("temperature ", ""));
+        let other =
+            TrainConfig { checkpoint_minutes: 1.0, allow_collapse: true, momentum: 0.5, ..TrainConfig::default() };
+        assert_eq!(key(Method::Simclr, other), simclr);
+    }
+
+    #[test]
+    fn with_labels_views_keep_their_colours_unless_told_otherwise() {
+        let augment = |json: &str| match parse(json).unwrap() {
+            PretrainConfig::Supervised(config) => config.augment,
+            other => panic!("{other:?}"),
+        };
+        let colourless = AugmentConfig { jitter: 0.0, grayscale: 0.0, ..AugmentConfig::default() };
+        assert_eq!(augment(r#"{"method": "supervised"}"#), colourless);
+        let jitter = AugmentConfig { jitter: 0.5, ..colourless };
+        assert_eq!(augment(r#"{"method": "supervised", "augment": {"jitter": 0.5}}"#), jitter);
     }
 
     #[test]
     fn the_learning_rate_warms_up_and_falls_to_nought() {
-        let config = SimclrConfig { epochs: 10, warmup_epochs: 2, learning_rate: 1.0, ..SimclrConfig::default() };
+        let config = TrainConfig { epochs: 10, warmup_epochs: 2, learning_rate: 1.0, ..TrainConfig::default() };
         let lr = |step| config.learning_rate_at(step, 100);
         assert!((lr(0) - 0.05).abs() < 1e-12);
         assert!((lr(19) - 1.0).abs() < 1e-12);

@@ -8,7 +8,7 @@ use hemlock_models::{Arch, Extractor, ExtractorSpec, ImportError};
 use hemlock_stage::{Environment, ErrorKind, ParamError, StageError};
 use serde::{Deserialize, Serialize};
 
-use crate::simclr::{Pretrained, internal};
+use crate::train::{Pretrained, internal};
 
 /// Where weights lie, and what the file does not say about them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,27 +1,32 @@
-//! Stage: a feature extractor, trained without labels or imported.
+//! Stage: a feature extractor, trained or imported.
 //!
 //! - [`config`]: the parameters, and what makes them valid.
 //! - [`augment`]: random views of an image.
-//! - [`ntxent`]: the contrastive loss.
-//! - [`simclr`]: the training loop, its checkpoints and its loss curve.
+//! - [`ntxent`], [`infonce`]: the contrastive losses.
+//! - [`train`]: the training loop, its checkpoints, its monitors and its loss curve.
+//! - [`simclr`], [`moco`], [`supervised`]: what each method trains for.
 //! - [`mod@import`]: weights that were trained elsewhere.
 //!
-//! SimCLR: Chen et al., "A simple framework for contrastive learning of visual representations"
-//! (ICML 2020). The random initialisation without training is there as the control.
+//! SimCLR and MoCo v3 train without labels; supervised training is there to compare them with, and the random initialisation
+//! without training as the control.
 
 pub mod augment;
 mod checkpoint;
 pub mod config;
 pub mod import;
+pub mod infonce;
 mod knn;
+pub mod moco;
 pub mod ntxent;
 mod optimizer;
 pub mod simclr;
 mod stage;
 mod streams;
 mod student;
+pub mod supervised;
+pub mod train;
 
-pub use config::{PretrainConfig, SimclrConfig};
+pub use config::{Method, PretrainConfig, TrainConfig};
 pub use import::{ImportConfig, import};
-pub use simclr::{Monitor, Pretrained, pretrain, random};
 pub use stage::{Inputs, Stage};
+pub use train::{Monitor, Pretrained, pretrain, random};

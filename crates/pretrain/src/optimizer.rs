@@ -1,8 +1,8 @@
-//! AdamW and momentum descent over the named tensors of a student.
+//! AdamW, momentum descent and LARS over the named tensors of a student.
 //!
 //! burn's optimisers key their state by parameter identifiers that are drawn at random in every
 //! process, and restore it on its default device; a resumable, explicitly placed state is keyed by
-//! name. Here weight decay also spares biases and batch norms.
+//! name. Here weight decay also spares biases and batch norms, as does the adaptation of LARS.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,14 @@ use burn::tensor::{Device, Tensor, TensorData};
 use hemlock_models::weights::{Path, Weight, Weights};
 
 use crate::config::OptimizerKind;
-use crate::student::{Named, Student};
+use crate::student::Named;
 
 const MOMENTUM: f64 = 0.9;
 const BETA_1: f64 = 0.9;
 const BETA_2: f64 = 0.999;
 const EPSILON: f64 = 1e-8;
+/// The trust coefficient of LARS.
+const TRUST: f64 = 1e-3;
 
 /// An optimiser and its state.
 pub(crate) struct Optimizer {
@@ -24,7 +26,7 @@ pub(crate) struct Optimizer {
     weight_decay: f64,
     /// Steps taken.
     pub(crate) steps: usize,
-    /// Running mean of the gradients (AdamW), or the velocity (momentum descent).
+    /// Running mean of the gradients (AdamW), or the velocity (momentum descent; in LARS, learning rates included).
     first: Named,
     /// Running mean of the squared gradients (AdamW).
     second: Named,
@@ -36,13 +38,14 @@ impl Optimizer {
     }
 
     /// The student after one step along `gradients`, with the running statistics `buffers`.
-    pub(crate) fn step(&mut self, student: Student, lr: f64, gradients: Named, buffers: Named) -> Student {
+    pub(crate) fn step<M: Module>(&mut self, student: M, lr: f64, gradients: Named, buffers: Named) -> M {
         self.steps += 1;
         student.map(&mut Step { path: Path::default(), optimizer: self, lr, gradients, buffers })
     }
 
-    /// `parameter` after one step.
-    fn update(&mut self, name: String, parameter: Tensor<1>, gradient: Tensor<1>, lr: f64, decay: f64) -> Tensor<1> {
+    /// `parameter` after one step; a `matrix` (or a convolution) is decayed and adapted to, any other parameter is not.
+    fn update(&mut self, name: String, parameter: Tensor<1>, gradient: Tensor<1>, lr: f64, matrix: bool) -> Tensor<1> {
+        let decay = if matrix { self.weight_decay } else { 0.0 };
         let zeros = || Tensor::zeros(gradient.shape(), &gradient.device());
         let first = self.first.remove(&name).unwrap_or_else(zeros);
         match self.kind {
@@ -51,6 +54,20 @@ impl Optimizer {
                 let velocity = first.mul_scalar(MOMENTUM) + gradient;
                 self.first.insert(name, velocity.clone());
                 parameter - velocity.mul_scalar(lr)
+            }
+            // You, Gitman and Ginsburg (2017), algorithm 1; what is spared, as in SimCLR, descends as without LARS.
+            OptimizerKind::Lars => {
+                let norm = |x: &Tensor<1>| x.clone().square().sum().sqrt();
+                let (weight, slope) = (norm(&parameter), norm(&gradient));
+                let mut step = gradient + parameter.clone().mul_scalar(decay);
+                if matrix {
+                    let idle = weight.clone().equal_scalar(0.0).bool_or(slope.clone().equal_scalar(0.0));
+                    let rate = weight.clone().mul_scalar(TRUST) / (slope + weight.mul_scalar(decay));
+                    step = step * rate.mask_fill(idle, 1.0);
+                }
+                let velocity = first.mul_scalar(MOMENTUM) + step.mul_scalar(lr);
+                self.first.insert(name, velocity.clone());
+                parameter - velocity
             }
             // Loshchilov and Hutter (2019), algorithm 2.
             OptimizerKind::AdamW => {
@@ -125,9 +142,8 @@ impl ModuleMapper for Step<'_> {
             let Some(gradient) = self.gradients.remove(&name) else {
                 return old;
             };
-            let decay = if D > 1 { self.optimizer.weight_decay } else { 0.0 };
             let flat = old.reshape([shape.num_elements()]);
-            let new = self.optimizer.update(name, flat, gradient, self.lr, decay);
+            let new = self.optimizer.update(name, flat, gradient, self.lr, D > 1);
             new.reshape(shape)
         })
     }
@@ -138,36 +154,67 @@ mod tests {
     use super::*;
     use hemlock_models::device::{self, Backend};
 
-    /// Three steps against the update rules written out in f64.
+    const ALL: [OptimizerKind; 3] = [OptimizerKind::AdamW, OptimizerKind::Sgd, OptimizerKind::Lars];
+
+    /// Three steps against the update rules written out in f64, of a matrix and of a bias.
     #[test]
     fn updates_follow_the_published_rules() {
         let device = device::open(Backend::default()).unwrap();
-        let (lr, decay) = (0.1, 0.01);
-        let gradients = [0.5, -0.2, 0.4];
-        for kind in [OptimizerKind::Sgd, OptimizerKind::AdamW] {
-            let mut optimizer = Optimizer::new(kind, decay);
-            let mut tensor = Tensor::<1>::from_floats([1.0], &device);
-            let (mut p, mut m, mut v) = (1.0f64, 0.0f64, 0.0f64);
+        let (lr, weight_decay) = (0.1, 0.01);
+        let gradients = [[0.5, -1.0], [-0.2, 0.3], [0.4, 0.1]];
+        for (kind, matrix) in ALL.into_iter().flat_map(|kind| [(kind, true), (kind, false)]) {
+            let mut optimizer = Optimizer::new(kind, weight_decay);
+            let decay = if matrix { weight_decay } else { 0.0 };
+            let mut tensor = Tensor::<1>::from_floats([1.0, -2.0], &device);
+            let (mut p, mut m, mut v) = ([1.0f64, -2.0], [0.0f64; 2], [0.0f64; 2]);
+            let norm = |x: [f64; 2]| (x[0] * x[0] + x[1] * x[1]).sqrt();
             for (i, g) in gradients.into_iter().enumerate() {
                 optimizer.steps += 1;
-                let gradient = Tensor::from_floats([g as f32], &device);
-                tensor = optimizer.update("w".into(), tensor, gradient, lr, decay);
+                let gradient = Tensor::from_floats(g.map(|g| g as f32), &device);
+                tensor = optimizer.update("w".into(), tensor, gradient, lr, matrix);
                 let t = (i + 1) as i32;
-                match kind {
-                    OptimizerKind::Sgd => {
-                        m = 0.9 * m + g + decay * p;
-                        p -= lr * m;
-                    }
-                    OptimizerKind::AdamW => {
-                        m = 0.9 * m + 0.1 * g;
-                        v = 0.999 * v + 0.001 * g * g;
-                        let step = (m / (1.0 - 0.9f64.powi(t))) / ((v / (1.0 - 0.999f64.powi(t))).sqrt() + 1e-8);
-                        p = p - lr * decay * p - lr * step;
+                let rate = if matrix { lr * 0.001 * norm(p) / (norm(g) + decay * norm(p)) } else { lr };
+                for i in 0..2 {
+                    match kind {
+                        OptimizerKind::Sgd => {
+                            m[i] = 0.9 * m[i] + g[i] + decay * p[i];
+                            p[i] -= lr * m[i];
+                        }
+                        OptimizerKind::Lars => {
+                            m[i] = 0.9 * m[i] + rate * (g[i] + decay * p[i]);
+                            p[i] -= m[i];
+                        }
+                        OptimizerKind::AdamW => {
+                            m[i] = 0.9 * m[i] + 0.1 * g[i];
+                            v[i] = 0.999 * v[i] + 0.001 * g[i] * g[i];
+                            let root = (v[i] / (1.0 - 0.999f64.powi(t))).sqrt();
+                            let step = (m[i] / (1.0 - 0.9f64.powi(t))) / (root + 1e-8);
+                            p[i] = p[i] - lr * decay * p[i] - lr * step;
+                        }
                     }
                 }
             }
-            let value = f64::from(tensor.into_scalar::<f32>());
-            assert!((value - p).abs() < 1e-5, "{kind:?}: {value} against {p}");
+            for (value, p) in tensor.into_data().iter::<f32>().zip(p) {
+                assert!((f64::from(value) - p).abs() < 1e-5, "{kind:?} {matrix}: {value} against {p}");
+            }
         }
+    }
+
+    /// Its steps are a thousandth of a weight's norm, whatever the gradient's size; without one of both norms there is nothing
+    /// to adapt to.
+    #[test]
+    fn lars_adapts_to_norms_and_takes_zeros() {
+        let device = device::open(Backend::default()).unwrap();
+        let moved = |p: [f32; 2], g: [f32; 2]| -> Vec<f32> {
+            let mut optimizer = Optimizer::new(OptimizerKind::Lars, 0.0);
+            let tensor = |v: [f32; 2]| Tensor::<1>::from_floats(v, &device);
+            optimizer.update("w".into(), tensor(p), tensor(g), 1.0, true).into_data().iter().collect()
+        };
+        for size in [1e-3, 1.0, 1e3] {
+            let after = moved([3.0, 4.0], [size, 0.0]);
+            assert!((after[0] - 2.995).abs() < 1e-5 && after[1] == 4.0, "{after:?}");
+        }
+        assert_eq!(moved([0.0, 0.0], [0.5, 0.0]), [-0.5, 0.0]);
+        assert_eq!(moved([1.0, 2.0], [0.0, 0.0]), [1.0, 2.0]);
     }
 }

@@ -1,6 +1,6 @@
-//! Stage: a feature extractor, trained without labels or imported.
+//! Stage: a feature extractor, trained or imported.
 
-use crate::{Monitor, PretrainConfig, import, pretrain, random};
+use crate::{Method, Monitor, PretrainConfig, TrainConfig, import, pretrain, random};
 use hemlock_artifact::{Dataset, Extractor};
 use hemlock_models::open_device;
 use hemlock_stage::{Context, Environment, Need, Port, StageError, inputs};
@@ -10,7 +10,7 @@ inputs! {
     /// What the stage reads.
     pub struct Inputs {
         ; optional {
-            /// Images to train on; their labels only monitor. An import leaves them unread.
+            /// Images to train on; without supervision, their labels only monitor. An import leaves them unread.
             dataset: Dataset = "dataset.pretrain",
         }
     }
@@ -30,16 +30,19 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = Inputs;
     type Output = Extractor;
 
-    /// Of what trains, nothing decides a random initialisation; of imported weights, the digest says more than where they
-    /// lie, and how they were trained changes none of them.
+    /// Of a training, the fields that its method reads; of what trains, nothing decides a random initialisation; of imported
+    /// weights, the digest says more than where they lie, and how they were trained changes none of them.
     fn key_params(config: &PretrainConfig) -> Result<Value, serde_json::Error> {
+        let kept: fn(&str) -> bool = match config {
+            PretrainConfig::Simclr(config) => return config.key(Method::Simclr),
+            PretrainConfig::MocoV3(config) => return config.key(Method::MocoV3),
+            PretrainConfig::Supervised(config) => return config.key(Method::Supervised),
+            PretrainConfig::Random(_) => |field| ["method", "arch", "seed"].contains(&field),
+            PretrainConfig::Import(_) => |field| !["weights", "trained"].contains(&field),
+        };
         let mut value = serde_json::to_value(config)?;
         if let Some(fields) = value.as_object_mut() {
-            fields.retain(|field, _| match config {
-                PretrainConfig::Simclr(_) => true,
-                PretrainConfig::Random(_) => ["method", "arch", "seed"].contains(&field.as_str()),
-                PretrainConfig::Import(_) => !["weights", "trained"].contains(&field.as_str()),
-            });
+            fields.retain(|field, _| kept(field));
         }
         Ok(value)
     }
@@ -47,34 +50,37 @@ impl hemlock_stage::Stage for Stage {
     fn source_id(config: &PretrainConfig) -> String {
         match config {
             PretrainConfig::Import(config) => config.weights.display().to_string(),
-            PretrainConfig::Simclr(_) | PretrainConfig::Random(_) => String::new(),
+            _ => String::new(),
         }
     }
 
     fn source(config: &PretrainConfig, env: &Environment) -> Result<Option<String>, StageError> {
         match config {
             PretrainConfig::Import(config) => Ok(Some(config.digest(env)?)),
-            PretrainConfig::Simclr(_) | PretrainConfig::Random(_) => Ok(None),
+            _ => Ok(None),
         }
     }
 
     fn need(config: &PretrainConfig, _: &Port) -> Need {
         match config {
             PretrainConfig::Import(_) => Need::Unread,
-            PretrainConfig::Simclr(_) | PretrainConfig::Random(_) => Need::Required,
+            _ => Need::Required,
         }
     }
 
     fn run(config: &PretrainConfig, Inputs { dataset }: Inputs, ctx: &Context) -> Result<Extractor, StageError> {
         let device = open_device(ctx.device)?;
         let dataset = || dataset.ok_or_else(|| StageError::internal("no images were given to train on"));
+        let train = |method, config: &TrainConfig, dataset: Dataset| {
+            let Dataset { train, validation, .. } = dataset;
+            let monitor = (config.knn_every > 0 && !validation.is_empty())
+                .then_some(Monitor { reference: &train, queries: &validation });
+            pretrain(method, config, &train, monitor, &device, ctx)
+        };
         let made = match config {
-            PretrainConfig::Simclr(config) => {
-                let Dataset { train, validation, .. } = dataset()?;
-                let monitor = (config.knn_every > 0 && !validation.is_empty())
-                    .then_some(Monitor { reference: &train, queries: &validation });
-                pretrain(config, train.pixels.view(), monitor, &device, ctx)?
-            }
+            PretrainConfig::Simclr(config) => train(Method::Simclr, config, dataset()?)?,
+            PretrainConfig::MocoV3(config) => train(Method::MocoV3, config, dataset()?)?,
+            PretrainConfig::Supervised(config) => train(Method::Supervised, config, dataset()?)?,
             PretrainConfig::Random(config) => random(config, dataset()?.train.pixels.view(), &device)?,
             PretrainConfig::Import(config) => import(config, ctx.env, &device)?,
         };

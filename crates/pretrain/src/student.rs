@@ -1,4 +1,4 @@
-//! The network in training: it, and the projection head that the loss sees.
+//! The network in training: a network, what stands on it, and its tensors by name.
 
 use std::collections::BTreeMap;
 
@@ -6,93 +6,92 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Gradients, Tensor};
+use hemlock_models::Network;
 use hemlock_models::resnet::normal;
 use hemlock_models::weights::Path;
-use hemlock_models::{Arch, Network};
 use rand_chacha::ChaCha8Rng;
-
-use crate::config::ProjectorConfig;
 
 /// Tensors by their name in the module, flattened to one axis.
 pub(crate) type Named = BTreeMap<String, Tensor<1>>;
 
-/// A network and its projector.
-#[derive(Module, Debug)]
-pub(crate) struct Student {
-    pub(crate) net: Network,
-    projector: Projector,
+/// A network with what the loss needs on top of it, which is dropped after training.
+pub(crate) trait Student: Module + Send + Sync {
+    /// The network that becomes the extractor.
+    fn net(&self) -> &Network;
+    /// What the loss and the monitor see of normalised images `[n, 3, h, w]`.
+    fn forward(&self, images: Tensor<4>) -> Output;
 }
 
-/// Linear, batch norm, ReLU, linear (SimCLR, section 4.2).
+/// What a student makes of n images.
+pub(crate) struct Output {
+    /// What the loss is computed from, `[n, p]`.
+    pub(crate) embeddings: Tensor<2>,
+    /// Vectors `[n, q]` whose spread shows a collapse.
+    pub(crate) monitored: Tensor<2>,
+}
+
+/// Linear, batch norm, ReLU, linear.
 #[derive(Module, Debug)]
-struct Projector {
+pub(crate) struct Mlp {
     hidden: Linear,
     norm: BatchNorm,
     out: Linear,
 }
 
-impl Student {
-    /// A student whose network has the same initial values for every projector.
-    pub(crate) fn new(
-        arch: Arch,
-        size: [usize; 2],
-        projector: ProjectorConfig,
-        rng: &mut ChaCha8Rng,
-        device: &Device,
-    ) -> Self {
-        let net = Network::new(arch, size, rng, device);
-        let ProjectorConfig { hidden, out } = projector;
-        let mut linear = |from: usize, to: usize, bias: bool| {
-            let mut layer =
-                LinearConfig::new(from, to).with_bias(bias).with_initializer(Initializer::Zeros).init(device);
-            layer.weight = normal([from, to], (1.0 / from as f32).sqrt(), rng, device);
-            layer
-        };
-        let projector = Projector {
-            // The batch norm that follows has a shift of its own.
-            hidden: linear(arch.feature_dim(), hidden, false),
+impl Mlp {
+    /// An MLP from the first to the last of `widths`; `bias` of its last layer, as the first one is followed by a shift.
+    pub(crate) fn new(widths: [usize; 3], bias: bool, rng: &mut ChaCha8Rng, device: &Device) -> Self {
+        let [from, hidden, to] = widths;
+        Self {
+            hidden: linear([from, hidden], false, rng, device),
             norm: BatchNormConfig::new(hidden).init(device),
-            out: linear(hidden, out, true),
-        };
-        Self { net, projector }
+            out: linear([hidden, to], bias, rng, device),
+        }
     }
 
-    /// The device that holds it.
-    pub(crate) fn device(&self) -> Device {
-        self.projector.out.weight.lazy_device()
+    /// `[n, to]` of `[n, from]`.
+    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.out.forward(relu(self.norm.forward(self.hidden.forward(x))))
     }
+}
 
-    /// Embeddings `[n, p]` of normalised images `[n, 3, h, w]`.
-    pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let Projector { hidden, norm, out } = &self.projector;
-        out.forward(relu(norm.forward(hidden.forward(self.net.forward(images)))))
-    }
+/// A linear layer with weights from N(0, 1/from) and a bias of zeros.
+pub(crate) fn linear([from, to]: [usize; 2], bias: bool, rng: &mut ChaCha8Rng, device: &Device) -> Linear {
+    let mut layer = LinearConfig::new(from, to).with_bias(bias).with_initializer(Initializer::Zeros).init(device);
+    layer.weight = normal([from, to], (1.0 / from as f32).sqrt(), rng, device);
+    layer
+}
 
-    /// A copy with a gradient graph and running statistics of its own.
-    pub(crate) fn training_copy(&self) -> Self {
-        // `valid` is what separates the running statistics, which plain clones share.
-        self.valid().train()
-    }
+/// A copy with a gradient graph and running statistics of its own.
+pub(crate) fn training_copy<M: Module>(module: &M) -> M {
+    // `valid` is what separates the running statistics, which plain clones share.
+    module.valid().train()
+}
 
-    /// The gradient of every parameter.
-    pub(crate) fn gradients(&self, gradients: &Gradients) -> Named {
-        self.named(Pick::Gradients(gradients))
-    }
+/// The gradient of every parameter.
+pub(crate) fn gradients<M: Module>(module: &M, gradients: &Gradients) -> Named {
+    named(module, Pick::Gradients(gradients))
+}
 
-    /// The running statistics of every batch norm, up to date.
-    pub(crate) fn running_statistics(&self) -> Named {
-        self.valid().named(Pick::RunningStatistics)
-    }
+/// Every parameter.
+pub(crate) fn parameters<M: Module>(module: &M) -> Named {
+    named(module, Pick::Parameters)
+}
 
-    fn named(&self, pick: Pick<'_>) -> Named {
-        let mut visitor = Collect { path: Path::default(), pick, picked: Named::new() };
-        self.visit(&mut visitor);
-        visitor.picked
-    }
+/// The running statistics of every batch norm, up to date.
+pub(crate) fn running_statistics<M: Module>(module: &M) -> Named {
+    named(&module.valid(), Pick::RunningStatistics)
+}
+
+fn named<M: Module>(module: &M, pick: Pick<'_>) -> Named {
+    let mut visitor = Collect { path: Path::default(), pick, picked: Named::new() };
+    module.visit(&mut visitor);
+    visitor.picked
 }
 
 enum Pick<'a> {
     Gradients(&'a Gradients),
+    Parameters,
     RunningStatistics,
 }
 
@@ -113,9 +112,11 @@ impl ModuleVisitor for Collect<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let name = self.path.name();
+        let statistic = name.contains(".running_");
         let tensor = match self.pick {
             Pick::Gradients(gradients) => param.val().grad(gradients),
-            Pick::RunningStatistics => name.contains(".running_").then(|| param.val()),
+            Pick::Parameters => (!statistic).then(|| param.val()),
+            Pick::RunningStatistics => statistic.then(|| param.val()),
         };
         if let Some(tensor) = tensor {
             let values = tensor.shape().num_elements();

@@ -1,0 +1,239 @@
+//! MoCo v3: queries of one view attract the key that a slowly moving copy of the encoder makes of the other view.
+//!
+//! Chen, Xie and He, "An empirical study of training self-supervised vision transformers" (ICCV 2021), algorithm 1, with the
+//! heads of the authors' released code for ResNets:
+//!
+//! - query encoder: network, projector, predictor; key encoder: network, projector, without gradients;
+//! - projector and predictor are MLPs of two layers without biases. The hidden layer has batch norm and ReLU, the output
+//!   batch norm without scale and shift;
+//! - loss: `ctr(q1, k2) + ctr(q2, k1)`, each times 2 t ([`crate::infonce`]);
+//! - after every step of the optimiser the key encoder's parameters become `m key + (1 - m) query`, where m rises from
+//!   [`TrainConfig::momentum`] to 1 along half a cosine. Batch norms use the batch's statistics in both encoders.
+//!
+//! The extractor is the query encoder's network. Two things are as everywhere in this crate and not as in the paper: the
+//! widths, sized for a CPU, and one distribution of blur for both views.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Device, Tensor};
+use hemlock_models::Network;
+use hemlock_models::weights::{Path, Weights, WeightsError};
+use rand_chacha::ChaCha8Rng;
+
+use crate::config::TrainConfig;
+use crate::infonce::info_nce;
+use crate::student::{Mlp, Named, Output, Student, parameters, training_copy};
+use crate::train::Objective;
+
+/// Added to a variance before its root, as burn and PyTorch do.
+const EPSILON: f64 = 1e-5;
+
+/// The key encoder, and what the loss needs.
+pub(crate) struct MocoV3 {
+    keys: Encoder,
+    momentum: f64,
+    temperature: f64,
+}
+
+/// The query encoder. Its tensors are named like those of the key encoder, whose fields it repeats.
+#[derive(Module, Debug)]
+pub(crate) struct Query {
+    net: Network,
+    projector: Mlp,
+    predictor: Mlp,
+}
+
+/// The key encoder.
+#[derive(Module, Debug)]
+struct Encoder {
+    net: Network,
+    projector: Mlp,
+}
+
+impl Student for Query {
+    fn net(&self) -> &Network {
+        &self.net
+    }
+
+    fn forward(&self, images: Tensor<4>) -> Output {
+        let projected = self.projector.forward(self.net.forward(images));
+        let embeddings = standardised(self.predictor.forward(standardised(projected.clone())));
+        // Batch norm would spread what has collapsed over the sphere again.
+        Output { embeddings, monitored: projected }
+    }
+}
+
+impl MocoV3 {
+    /// The objective, and its student around `net`.
+    pub(crate) fn new(config: &TrainConfig, net: Network, rng: &mut ChaCha8Rng, device: &Device) -> (Self, Query) {
+        let TrainConfig { momentum, temperature, projector, predictor, .. } = *config;
+        let out = projector.out;
+        let query = Query {
+            net,
+            projector: Mlp::new([config.arch.feature_dim(), projector.hidden, out], false, rng, device),
+            predictor: Mlp::new([out, predictor.hidden, out], false, rng, device),
+        };
+        // Copies of their own: clones share running statistics.
+        let keys = Encoder { net: query.net.valid(), projector: query.projector.valid() };
+        (Self { keys, momentum, temperature }, query)
+    }
+
+    /// The momentum after a share `done` of the training: 1 - (1 - m) (1 + cos(pi done)) / 2.
+    fn momentum_at(&self, done: f64) -> f64 {
+        1.0 - (1.0 - self.momentum) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+    }
+}
+
+impl Objective for MocoV3 {
+    type Student = Query;
+    /// Keys `[n, p]`.
+    type Target = Tensor<2>;
+
+    fn target(&self, images: &Tensor<4>, _: &[usize]) -> Tensor<2> {
+        // In training mode, for the batch's statistics, and without a graph.
+        let Encoder { net, projector } = training_copy(&self.keys).no_grad();
+        standardised(projector.forward(net.forward(images.clone()))).inner()
+    }
+
+    fn loss(&self, [qa, qb]: [Tensor<2>; 2], [ka, kb]: [Tensor<2>; 2]) -> Tensor<1> {
+        let keys = Tensor::from_inner;
+        info_nce(qa, keys(kb), self.temperature) + info_nce(qb, keys(ka), self.temperature)
+    }
+
+    fn after_step(&mut self, student: &Query, done: f64) {
+        let momentum = self.momentum_at(done);
+        let mut mean = MovingMean { path: Path::default(), towards: parameters(student), momentum };
+        self.keys = self.keys.clone().map(&mut mean);
+    }
+
+    fn state(&self) -> Weights {
+        Weights::collect(&self.keys)
+    }
+
+    fn restore(&mut self, state: &Weights) -> Result<(), WeightsError> {
+        self.keys = state.load(self.keys.valid())?;
+        Ok(())
+    }
+}
+
+/// `x` `[n, p]` with mean 0 and variance 1 in every column: batch norm without scale and shift.
+fn standardised(x: Tensor<2>) -> Tensor<2> {
+    let centred = x.clone() - x.mean_dim(0);
+    let variance = centred.clone().square().mean_dim(0);
+    centred / variance.add_scalar(EPSILON).sqrt()
+}
+
+/// Moves parameters towards those of the same name.
+struct MovingMean {
+    path: Path,
+    towards: Named,
+    momentum: f64,
+}
+
+impl ModuleMapper for MovingMean {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.path.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let towards = self.towards.remove(&self.path.name());
+        param.map(|old| match towards {
+            Some(new) => {
+                let new = new.reshape(old.shape());
+                old.mul_scalar(self.momentum) + new.mul_scalar(1.0 - self.momentum)
+            }
+            None => old,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{PredictorConfig, ProjectorConfig};
+    use crate::streams::{Stream, stream};
+    use burn::tensor::TensorData;
+    use hemlock_models::device::{self, Backend};
+
+    fn open() -> Device {
+        device::open(Backend::default()).unwrap()
+    }
+
+    fn build(momentum: f64, device: &Device) -> (MocoV3, Query) {
+        let config = TrainConfig {
+            arch: "resnet8-w4".parse().unwrap(),
+            momentum,
+            projector: ProjectorConfig { hidden: 8, out: 4 },
+            predictor: PredictorConfig { hidden: 6 },
+            ..TrainConfig::default()
+        };
+        let mut rng = stream(0, Stream::Init);
+        let net = Network::new(config.arch, [8, 8], &mut rng, device);
+        MocoV3::new(&config, net, &mut rng, device)
+    }
+
+    fn values(tensor: &Tensor<1>) -> Vec<f32> {
+        tensor.to_data().iter().collect()
+    }
+
+    #[test]
+    fn momentum_rises_along_half_a_cosine_to_1() {
+        let (moco, _) = build(0.99, &open());
+        assert!((moco.momentum_at(0.0) - 0.99).abs() < 1e-12);
+        assert!((moco.momentum_at(0.5) - 0.995).abs() < 1e-12);
+        assert!((moco.momentum_at(1.0) - 1.0).abs() < 1e-12);
+    }
+
+    /// From equal encoders, a query encoder whose parameters are all 2 larger moves the key encoder by (1 - m) 2.
+    #[test]
+    fn the_key_encoder_follows_the_query_encoder() {
+        struct Add(f64);
+        impl ModuleMapper for Add {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                param.map(|p| p.add_scalar(self.0))
+            }
+        }
+        let (moco, query) = build(0.75, &open());
+        let before = parameters(&moco.keys);
+        for (name, key) in &before {
+            assert_eq!(values(key), values(&parameters(&query)[name]), "{name}");
+        }
+        let moved = query.map(&mut Add(2.0));
+        for (done, step) in [(0.0, 0.5), (0.5, 0.25), (1.0, 0.0)] {
+            let (mut moco, _) = build(0.75, &open());
+            moco.after_step(&moved, done);
+            let after = parameters(&moco.keys);
+            assert_eq!(after.len(), before.len());
+            for (name, key) in &after {
+                for (a, b) in values(key).iter().zip(values(&before[name])) {
+                    assert!((a - b - step).abs() < 1e-5, "{name} at {done}: {a} {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn keys_are_standardised_projections_that_leave_the_encoder_as_it_is() {
+        let device = open();
+        let (moco, query) = build(0.9, &device);
+        let pixels: Vec<f32> = (0..4 * 3 * 64).map(|i| ((i * i * 31 + i * 7) % 255) as f32 / 255.0).collect();
+        let images = Tensor::<4>::from_data(TensorData::new(pixels, [4, 3, 8, 8]), &device.autodiff());
+        let before = moco.state();
+        let keys = moco.target(&images, &[]);
+        assert_eq!(moco.state(), before);
+        // The query encoder has the same weights here, and what it monitors is the projection before its batch norm.
+        let projected = training_copy(&query).forward(images).monitored.inner();
+        let expected: Vec<f32> = standardised(projected).into_data().iter().collect();
+        let keys: Vec<f32> = keys.into_data().iter().collect();
+        assert_eq!(keys, expected);
+        for column in 0..4 {
+            let values: Vec<f32> = keys.iter().skip(column).step_by(4).copied().collect();
+            let mean = values.iter().sum::<f32>() / 4.0;
+            let variance = values.iter().map(|v| (v - mean) * (v - mean)).sum::<f32>() / 4.0;
+            assert!(mean.abs() < 1e-5 && (variance - 1.0).abs() < 0.01, "{mean} {variance}");
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! The training loop, common to all methods: two halves, one loss, checkpoints, monitors.
+//!
+//! A step has two halves: as a rule the two views of every image, in a supervised step the two halves of the batch. They go
+//! through the network separately, each with its own batch statistics (as in MoCo v3), so that each has a gradient graph of
+//! its own and both run side by side on one-thread pools. The graphs are cut at the embeddings z: with g = dL/dz from the
+//! loss on the detached embeddings, the gradient of sum(z * g) with g constant is, by the chain rule, the exact gradient of
+//! L. There are always two halves, so the bytes don't depend on the thread count.
+//!
+//! The views are rendered before a step, by all threads: of a ResNet-20's step they take about a hundredth, so there is
+//! nothing to be had from rendering the next step's meanwhile. The end of a training says how much it was.
+
+use std::time::{Duration, Instant};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use hemlock_artifact::{Epoch, Images};
+use hemlock_models::Network;
+use hemlock_models::device::runs_on_rayon;
+use hemlock_models::tiles::par_pair;
+use hemlock_models::weights::{Weights, WeightsError};
+use hemlock_models::{Extractor, ExtractorSpec};
+use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
+use ndarray::{ArrayView4, Axis};
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::augment::render_views;
+use crate::checkpoint::{self, Done};
+use crate::config::{Method, TrainConfig};
+use crate::knn;
+use crate::moco::MocoV3;
+use crate::ntxent::unit_rows;
+use crate::optimizer::Optimizer;
+use crate::simclr::Simclr;
+use crate::streams::{Stream, stream};
+use crate::student::{Named, Output, Student, gradients, running_statistics, training_copy};
+use crate::supervised::Supervised;
+
+/// Neighbours that vote in the k-nearest-neighbour check.
+const NEIGHBOURS: usize = 20;
+
+/// A pre-trained extractor.
+#[derive(Clone, Debug)]
+pub struct Pretrained {
+    /// The network's weights as a safetensors file.
+    pub weights: Vec<u8>,
+    /// Architecture and normalisation, with the training images' means and deviations.
+    pub spec: ExtractorSpec,
+    /// One record per epoch; empty without training.
+    pub curve: Vec<Epoch>,
+}
+
+/// Labelled images for the k-nearest-neighbour check. The training never sees these labels.
+#[derive(Clone, Copy, Debug)]
+pub struct Monitor<'a> {
+    /// The neighbours.
+    pub reference: &'a Images,
+    /// The images to classify.
+    pub queries: &'a Images,
+}
+
+/// What a method trains the network for: all that the methods differ in.
+pub(crate) trait Objective: Sync {
+    /// The network in training.
+    type Student: Student;
+    /// What a half brings to the loss beside its embeddings.
+    type Target: Send;
+
+    /// The two halves of a step on a batch.
+    fn parts<'b>(&self, batch: &'b [usize]) -> [Part<'b>; 2] {
+        [0, 1].map(|view| Part { images: batch, view })
+    }
+
+    /// The target of normalised images `[n, 3, h, w]`, which have these numbers in the training set.
+    fn target(&self, images: &Tensor<4>, numbers: &[usize]) -> Self::Target;
+
+    /// The loss `[1]` of both halves' embeddings.
+    fn loss(&self, embeddings: [Tensor<2>; 2], targets: [Self::Target; 2]) -> Tensor<1>;
+
+    /// Changes what follows the student, after a step of the optimiser; `done` is the share of the training before it.
+    fn after_step(&mut self, _student: &Self::Student, _done: f64) {}
+
+    /// What [`after_step`](Self::after_step) changes, for a checkpoint.
+    fn state(&self) -> Weights {
+        Weights::default()
+    }
+
+    /// Takes up a [`state`](Self::state).
+    fn restore(&mut self, _state: &Weights) -> Result<(), WeightsError> {
+        Ok(())
+    }
+}
+
+/// The images of one half.
+pub(crate) struct Part<'b> {
+    /// Their numbers in the training set.
+    pub(crate) images: &'b [usize],
+    /// Which of their views.
+    pub(crate) view: usize,
+}
+
+/// Trains an extractor on images, whose labels only [`Method::Supervised`] looks at.
+///
+/// On `flex` the result depends on `method`, `config` and `images` alone: a run that goes on from a checkpoint ends in the
+/// same bytes as one that was never interrupted. `monitor` only adds numbers to the curve.
+///
+/// # Errors
+/// A parameter is out of its range or doesn't fit the images; the loss is not finite; the embeddings have collapsed; the run
+/// was interrupted; a checkpoint could not be written.
+pub fn pretrain(
+    method: Method,
+    config: &TrainConfig,
+    images: &Images,
+    monitor: Option<Monitor<'_>>,
+    device: &Device,
+    ctx: &Context<'_>,
+) -> Result<Pretrained, StageError> {
+    let device = &device.clone().inner();
+    let (spec, net, mut rng) = start(config, images.pixels.view(), device)?;
+    let n = images.len();
+    if n < config.batch {
+        let message = format!("is {}; expected at most the {n} images", config.batch);
+        return Err(ParamError::new("batch", message).into());
+    }
+    let run = Run { method, config, images, monitor, spec: &spec, device };
+    let rng = &mut rng;
+    let (net, curve) = match method {
+        Method::Simclr => run.train(Simclr::new(config, net, rng, device), ctx)?,
+        Method::MocoV3 => run.train(MocoV3::new(config, net, rng, device), ctx)?,
+        Method::Supervised => run.train(Supervised::new(config, &images.labels, net, rng, device)?, ctx)?,
+    };
+    if let Some(last) = curve.last().filter(|last| last.collapsed() && !config.allow_collapse) {
+        let message = format!(
+            "the network has collapsed: the spread of its embeddings is {:.3} after the last epoch, where 1 is healthy; choose \
+             another `learning_rate`, `weight_decay` or `temperature`, or take it as it is with `allow_collapse = true`",
+            last.spread
+        );
+        return Err(StageError::new(ErrorKind::Numeric, message));
+    }
+    finish(spec, &net, curve, device)
+}
+
+/// The extractor that [`pretrain`] starts from, normalised by the same images `[n, 3, h, w]`.
+///
+/// # Errors
+/// A parameter is out of its range.
+pub fn random(config: &TrainConfig, images: ArrayView4<'_, u8>, device: &Device) -> Result<Pretrained, StageError> {
+    let device = &device.clone().inner();
+    let (spec, net, _) = start(config, images, device)?;
+    finish(spec, &net, Vec::new(), device)
+}
+
+/// The network at its initial values, which are the same for every method, and the generator that goes on from there.
+fn start(
+    config: &TrainConfig,
+    images: ArrayView4<'_, u8>,
+    device: &Device,
+) -> Result<(ExtractorSpec, Network, ChaCha8Rng), StageError> {
+    config.check()?;
+    let (_, _, height, width) = images.dim();
+    config.arch.check_size([height, width]).map_err(|e| ParamError::new("arch", e.to_string()))?;
+    let (mean, std) = channel_statistics(images);
+    let mut rng = stream(config.seed, Stream::Init);
+    let net = Network::new(config.arch, [height, width], &mut rng, device);
+    Ok((ExtractorSpec { arch: config.arch, image_size: [height, width], mean, std }, net, rng))
+}
+
+fn finish(spec: ExtractorSpec, net: &Network, curve: Vec<Epoch>, device: &Device) -> Result<Pretrained, StageError> {
+    let extractor = Extractor::new(spec.clone(), net, device);
+    Ok(Pretrained { weights: extractor.to_safetensors().map_err(internal)?, spec, curve })
+}
+
+/// Everything that stays the same in a run.
+struct Run<'a> {
+    method: Method,
+    config: &'a TrainConfig,
+    images: &'a Images,
+    monitor: Option<Monitor<'a>>,
+    spec: &'a ExtractorSpec,
+    device: &'a Device,
+}
+
+/// One half's way through a copy of the student.
+struct Half<O: Objective> {
+    student: O::Student,
+    output: Output,
+    target: O::Target,
+}
+
+impl Run<'_> {
+    fn train<O: Objective>(
+        &self,
+        (mut objective, student): (O, O::Student),
+        ctx: &Context<'_>,
+    ) -> Result<(Network, Vec<Epoch>), StageError> {
+        let config = self.config;
+        let mut optimizer = Optimizer::new(config.optimizer, config.weight_decay);
+        let (mut student, mut done) = self.resume(student, &mut objective, &mut optimizer, ctx);
+        let n = self.images.len();
+        let steps = n / config.batch;
+        let total = config.epochs * steps;
+        let bar = ctx.progress.start("pre-training", total as u64, "steps");
+        let save = |student: &O::Student, objective: &O, optimizer: &Optimizer, done: &Done| {
+            let params = config.key(self.method).map_err(internal)?;
+            ctx.checkpoints.save(&checkpoint::write(params, student, objective, optimizer, done).map_err(internal)?)
+        };
+        let interval = Duration::from_secs_f64(60.0 * config.checkpoint_minutes);
+        let begun = Instant::now();
+        let (mut saved, mut rendering) = (begun, Duration::ZERO);
+        for epoch in done.curve.len()..config.epochs {
+            let mut order: Vec<usize> = (0..n).collect();
+            order.shuffle(&mut stream(config.seed, Stream::Shuffle { epoch }));
+            let mut monitored = None;
+            for (i, batch) in order.chunks_exact(config.batch).enumerate().skip(done.step) {
+                ctx.check()?;
+                let step = epoch * steps + i;
+                let lr = config.learning_rate_at(step, total);
+                let clock = Instant::now();
+                let halves = objective.parts(batch).map(|part| (self.render(&part, epoch), part.images));
+                rendering += clock.elapsed();
+                let (loss, seen);
+                (student, loss, seen) = self.step(&objective, student, &mut optimizer, halves, lr);
+                monitored = Some(seen);
+                objective.after_step(&student, step as f64 / total as f64);
+                if !loss.is_finite() {
+                    let message = format!(
+                        "the loss is {loss} in epoch {}, step {}, at learning rate {lr:.1e}: choose a smaller `learning_rate`",
+                        epoch + 1,
+                        i + 1
+                    );
+                    return Err(StageError::new(ErrorKind::Numeric, message));
+                }
+                done.total += f64::from(loss);
+                done.step = i + 1;
+                bar.at(step as u64 + 1);
+                bar.say(format!("epoch {}/{} loss {loss:.3}", epoch + 1, config.epochs));
+                // The last step's comes below, with the epoch.
+                if done.step < steps && saved.elapsed() >= interval {
+                    save(&student, &objective, &optimizer, &done)?;
+                    saved = Instant::now();
+                }
+            }
+            let record = Epoch {
+                epoch: epoch as u32 + 1,
+                loss: done.total / steps as f64,
+                learning_rate: config.learning_rate_at((epoch + 1) * steps - 1, total),
+                spread: monitored.map_or(0.0, |z| f64::from(spread(z))),
+                knn: self.knn(student.net(), epoch)?.map(f64::from),
+            };
+            if record.collapsed() && !done.curve.last().is_some_and(Epoch::collapsed) {
+                tracing::warn!(
+                    epoch = record.epoch,
+                    spread = record.spread,
+                    "the embeddings have collapsed: 1 is healthy"
+                );
+            }
+            done.curve.push(record);
+            (done.step, done.total) = (0, 0.0);
+            save(&student, &objective, &optimizer, &done)?;
+            saved = Instant::now();
+        }
+        if !rendering.is_zero() {
+            let share = rendering.as_secs_f64() / begun.elapsed().as_secs_f64();
+            tracing::info!("augmentation took {:.1} % of the training time", 100.0 * share);
+        }
+        Ok((student.net().clone(), done.curve))
+    }
+
+    /// The state of the last checkpoint, or the beginning.
+    ///
+    /// A checkpoint that cannot be read costs time, never correctness: the run starts over.
+    fn resume<O: Objective>(
+        &self,
+        student: O::Student,
+        objective: &mut O,
+        optimizer: &mut Optimizer,
+        ctx: &Context<'_>,
+    ) -> (O::Student, Done) {
+        let read = |bytes: Vec<u8>| {
+            let params = self.config.key(self.method).map_err(|e| e.to_string())?;
+            checkpoint::read(&bytes, &params, &student, objective, optimizer, self.device)
+                .map_err(|reason| reason.to_string())
+        };
+        match ctx.checkpoints.load().map_err(|e| e.to_string()).and_then(|found| found.map(read).transpose()) {
+            Ok(resumed) => resumed.unwrap_or((student, Done::default())),
+            Err(reason) => {
+                tracing::warn!("the checkpoint is not used, training starts over: {reason}");
+                (student, Done::default())
+            }
+        }
+    }
+
+    /// One step of the optimiser on two halves (pixels, and the images' numbers): the new student, the loss, and what the
+    /// monitor sees of the first half.
+    fn step<O: Objective>(
+        &self,
+        objective: &O,
+        student: O::Student,
+        optimizer: &mut Optimizer,
+        [a, b]: [(Vec<f32>, &[usize]); 2],
+        lr: f64,
+    ) -> (O::Student, f32, Tensor<2>) {
+        let (a, b) = self.pair(|| self.forward(objective, &student, a), || self.forward(objective, &student, b));
+        let monitored = a.output.monitored.inner();
+        let (za, zb) = (a.output.embeddings, b.output.embeddings);
+        let (loss, [ga, gb]) = loss(objective, [&za, &zb], [a.target, b.target]);
+        let (a, b) = self.pair(|| backward(&a.student, za, ga), || backward(&b.student, zb, gb));
+        let gradients = merge(a.0, b.0, |a, b| a + b);
+        let statistics = merge(a.1, b.1, |a, b| (a + b).div_scalar(2.0));
+        let student = optimizer.step(student, lr, gradients, statistics);
+        (student, loss, monitored)
+    }
+
+    /// Both results; side by side on the processor, one after the other on a GPU.
+    fn pair<T: Send>(&self, a: impl FnOnce() -> T + Send, b: impl FnOnce() -> T + Send) -> (T, T) {
+        if runs_on_rayon(self.device) { par_pair(a, b) } else { (a(), b()) }
+    }
+
+    /// The pixels of one half.
+    fn render(&self, part: &Part<'_>, epoch: usize) -> Vec<f32> {
+        let Part { images, view } = *part;
+        render_views(&self.config.augment, self.images.pixels.view(), images, self.config.seed, epoch, view)
+    }
+
+    fn forward<O: Objective>(
+        &self,
+        objective: &O,
+        student: &O::Student,
+        (pixels, numbers): (Vec<f32>, &[usize]),
+    ) -> Half<O> {
+        let [height, width] = self.spec.image_size;
+        let data = TensorData::new(pixels, [numbers.len(), 3, height, width]);
+        let images = Tensor::<4>::from_data(data, &self.device.clone().autodiff());
+        let images = self.spec.normalise(images);
+        let student = training_copy(student);
+        let target = objective.target(&images, numbers);
+        let output = student.forward(images);
+        Half { student, output, target }
+    }
+
+    fn knn(&self, net: &Network, epoch: usize) -> Result<Option<f32>, StageError> {
+        let every = self.config.knn_every;
+        let Some(monitor) = self.monitor.filter(|_| every > 0) else {
+            return Ok(None);
+        };
+        if !(epoch + 1).is_multiple_of(every) && epoch + 1 != self.config.epochs {
+            return Ok(None);
+        }
+        let extractor = Extractor::new(self.spec.clone(), net, self.device);
+        let features = |images: &Images| extractor.features(images.pixels.view(), &|_| true).map_err(internal);
+        let Monitor { reference, queries } = monitor;
+        Ok(Some(knn::accuracy(
+            NEIGHBOURS,
+            (features(reference)?, &reference.labels),
+            (features(queries)?, &queries.labels),
+        )))
+    }
+}
+
+/// The loss and its gradient with respect to both halves' embeddings.
+fn loss<O: Objective>(objective: &O, embeddings: [&Tensor<2>; 2], targets: [O::Target; 2]) -> (f32, [Tensor<2>; 2]) {
+    let leaves = embeddings.map(|z| Tensor::from_inner(z.clone().inner()).require_grad());
+    let loss = objective.loss(leaves.clone(), targets);
+    let gradients = loss.backward();
+    let gradient = |z: Tensor<2>| z.grad(&gradients).unwrap_or_else(|| z.zeros_like().inner());
+    (loss.into_scalar::<f32>(), leaves.map(gradient))
+}
+
+/// Gradients of the parameters when dL/dz is `gradient`, and the new running statistics.
+fn backward(student: &impl Student, embeddings: Tensor<2>, gradient: Tensor<2>) -> (Named, Named) {
+    let by_parameter = (embeddings * gradient).sum().backward();
+    (gradients(student, &by_parameter), running_statistics(student))
+}
+
+/// Tensors of both halves by name, combined by `with`.
+fn merge(a: Named, mut b: Named, with: impl Fn(Tensor<1>, Tensor<1>) -> Tensor<1>) -> Named {
+    let merged = a.into_iter().map(|(name, a)| {
+        let both = match b.remove(&name) {
+            Some(b) => with(a, b),
+            None => a,
+        };
+        (name, both)
+    });
+    merged.collect()
+}
+
+pub(crate) fn internal(e: impl std::error::Error + Send + Sync + 'static) -> StageError {
+    StageError::new(ErrorKind::Internal, e)
+}
+
+/// See [`Epoch::spread`].
+fn spread(z: Tensor<2>) -> f32 {
+    let [_, p] = z.dims();
+    let z = unit_rows(z);
+    let centred = z.clone() - z.mean_dim(0);
+    let deviation = centred.square().mean_dim(0).sqrt().mean();
+    deviation.into_scalar::<f32>() * (p as f32).sqrt()
+}
+
+/// Mean and standard deviation of each channel of images `[n, 3, h, w]`, in `[0, 1]`.
+fn channel_statistics(images: ArrayView4<'_, u8>) -> ([f32; 3], [f32; 3]) {
+    let (mut mean, mut std) = ([0.0; 3], [1.0; 3]);
+    for (c, plane) in images.axis_iter(Axis(1)).enumerate().take(3) {
+        // Sums of integers are exact in any order.
+        let (sum, squares) = plane
+            .iter()
+            .fold((0u64, 0u64), |(sum, squares), &v| (sum + u64::from(v), squares + u64::from(v) * u64::from(v)));
+        let count = plane.len().max(1) as f64;
+        let average = sum as f64 / count;
+        let variance = (squares as f64 / count - average * average).max(0.0);
+        mean[c] = (average / 255.0) as f32;
+        // A constant channel is centred, and otherwise left as it is.
+        if variance > 0.0 {
+            std[c] = (variance.sqrt() / 255.0) as f32;
+        }
+    }
+    (mean, std)
+}
+
+#[cfg(test)]
+mod tests;
