@@ -1,6 +1,6 @@
 //! Stage: the frozen extractor's features of a downstream dataset.
 
-use hemlock_artifact::{Affine, Dataset, Extractor, FeatureSplit, Features, Images};
+use hemlock_artifact::{Dataset, Extractor, FeatureSplit, Features, Images, Normalization};
 use hemlock_stage::{Context, ParamError, StageError, inputs};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -10,18 +10,20 @@ use serde::{Deserialize, Serialize};
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
     /// What is done to the extractor's output before the head sees it.
-    pub normalization: Normalization,
+    pub normalization: Normalize,
 }
 
-/// What is done to the extractor's output before the head sees it.
+/// What is done to every feature vector before the head sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Normalization {
+pub enum Normalize {
     /// Nothing.
     None,
     /// Every coordinate gets mean 0 and standard deviation 1 over the clean training split.
     #[default]
     Standardize,
+    /// Every sample is divided by its L2 norm.
+    L2,
 }
 
 impl hemlock_stage::Params for Params {
@@ -68,8 +70,9 @@ impl hemlock_stage::Stage for Stage {
         let validation = extract(&dataset.validation)?;
         let test = extract(&dataset.test)?;
         let normalization = match params.normalization {
-            Normalization::None => Affine::identity(train.ncols()),
-            Normalization::Standardize => Affine::standardizing(train.view()),
+            Normalize::None => Normalization::identity(train.ncols()),
+            Normalize::Standardize => Normalization::standardizing(train.view()),
+            Normalize::L2 => Normalization::L2,
         };
         let split = |mut features: Array2<f32>, images: Images| {
             normalization.apply(&mut features);

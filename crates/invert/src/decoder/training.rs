@@ -111,7 +111,7 @@ impl hemlock_stage::Stage for Stage {
 struct Pairs {
     features: Array2<f32>,
     images: Array4<u8>,
-    normalization: hemlock_artifact::Affine,
+    normalization: hemlock_artifact::Normalization,
 }
 
 /// Clean pairs to train on, and others to measure on: the validation split, or a tenth of the training split where there is none.
