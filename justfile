@@ -37,7 +37,7 @@ dataset NAME *ARGS: build
 pretrain NAME *ARGS: (dataset NAME)
     @{{hemlock}} pretrain {{NAME}} {{overrides}} {{ARGS}}
 
-# Extract features of the downstream dataset
+# Extract features of the downstream dataset, or import them
 [group('3')]
 features NAME *ARGS: (pretrain NAME)
     @{{hemlock}} features {{NAME}} {{overrides}} {{ARGS}}

@@ -16,6 +16,9 @@ mod house;
 #[path = "end_to_end/import.rs"]
 mod import;
 #[cfg(test)]
+#[path = "end_to_end/own_features.rs"]
+mod own_features;
+#[cfg(test)]
 #[path = "end_to_end/planning.rs"]
 mod planning;
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! What an artifact gives to other tools: named tensors, whole files, pictures.
 
 use crate::{
-    Change, Dataset, Decoder, Evaluation, Extractor, Features, Fit, Images, PoisonFeatures, Poisons, TargetParams,
+    Change, Dataset, Decoder, Evaluation, Extractor, Features, Fit, Images, Normalization, PoisonFeatures, Poisons,
+    TargetParams,
 };
 use hemlock_head::Head;
 use ndarray::{Array, Array4, Axis, Dimension};
@@ -110,8 +111,9 @@ impl Export for Features {
             })
             .collect();
         let vector = |name, v: &Vec<f32>| Tensor::floats(name, v.iter().copied());
-        let n = &self.normalization;
-        tensors.push(("normalization".to_owned(), vec![vector("shift", &n.shift), vector("scale", &n.scale)]));
+        if let Normalization::Affine { shift, scale } = &self.normalization {
+            tensors.push(("normalization".to_owned(), vec![vector("shift", shift), vector("scale", scale)]));
+        }
         Exported { tensors, ..Exported::default() }
     }
 }

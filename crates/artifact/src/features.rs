@@ -66,20 +66,28 @@ impl From<Array2<f32>> for Matrix {
     }
 }
 
-/// What is done to the extractor's output before the head sees it: `(z - shift) * scale`, per coordinate.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Affine {
-    /// Subtracted from every coordinate, `[d]`.
-    pub shift: Vec<f32>,
-    /// Multiplied after that, `[d]`.
-    pub scale: Vec<f32>,
+/// What is done to every feature vector before the head sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Normalization {
+    /// `(z - shift) * scale`, per coordinate.
+    Affine {
+        /// Subtracted from every coordinate, `[d]`.
+        shift: Vec<f32>,
+        /// Multiplied after that, `[d]`.
+        scale: Vec<f32>,
+    },
+    /// `z / |z|`, the L2 norm of every sample by itself; 0 stays 0.
+    L2,
 }
 
-impl Affine {
+/// L2 norms below this are taken for 0: so short a vector has no direction.
+const SHORTEST: f32 = 1e-12;
+
+impl Normalization {
     /// Leaves `dim` coordinates as they are.
     #[must_use]
     pub fn identity(dim: usize) -> Self {
-        Self { shift: vec![0.0; dim], scale: vec![1.0; dim] }
+        Self::Affine { shift: vec![0.0; dim], scale: vec![1.0; dim] }
     }
 
     /// Gives every coordinate of `features` (`[n, d]`) mean 0 and standard deviation 1. A constant coordinate becomes 0.
@@ -97,17 +105,58 @@ impl Affine {
                 0.0
             });
         }
-        Self { shift, scale }
+        Self::Affine { shift, scale }
     }
 
-    /// Applies the map to every row of `features`, `[n, d]`.
+    /// Normalises every row of `features`, `[n, d]`.
     pub fn apply(&self, features: &mut Array2<f32>) {
         for mut row in features.rows_mut() {
-            for ((z, shift), scale) in row.iter_mut().zip(&self.shift).zip(&self.scale) {
-                *z = (*z - shift) * scale;
+            self.map(row.iter_mut());
+        }
+    }
+
+    /// Normalises one sample, `[d]`.
+    pub fn apply_to(&self, z: &mut [f32]) {
+        self.map(z.iter_mut());
+    }
+
+    fn map<'a>(&self, z: impl Iterator<Item = &'a mut f32>) {
+        match self {
+            Self::Affine { shift, scale } => {
+                for ((z, shift), scale) in z.zip(shift).zip(scale) {
+                    *z = (*z - shift) * scale;
+                }
+            }
+            Self::L2 => {
+                let z: Vec<&mut f32> = z.collect();
+                let norm = length(z.iter().map(|z| **z));
+                for z in z {
+                    *z = if norm < SHORTEST { 0.0 } else { *z / norm };
+                }
             }
         }
     }
+
+    /// Turns the gradient of a function of the normalised sample into that of a function of the sample `z` itself, both `[d]`.
+    pub fn pull_back(&self, z: &[f32], gradient: &mut [f32]) {
+        match self {
+            Self::Affine { scale, .. } => gradient.iter_mut().zip(scale).for_each(|(g, scale)| *g *= scale),
+            Self::L2 => {
+                let norm = length(z.iter().copied());
+                if norm < SHORTEST {
+                    return gradient.fill(0.0);
+                }
+                // The Jacobian of z / |z| is (1 - u u') / |z|, with u = z / |z|.
+                let along = z.iter().zip(&*gradient).map(|(z, g)| z / norm * g).sum::<f32>();
+                gradient.iter_mut().zip(z).for_each(|(g, z)| *g = (*g - along * z / norm) / norm);
+            }
+        }
+    }
+}
+
+/// L2 norm. Summed in f64, where no square is too large or too small.
+fn length(z: impl Iterator<Item = f32>) -> f32 {
+    z.map(|z| f64::from(z).powi(2)).sum::<f64>().sqrt() as f32
 }
 
 /// Features of a dataset's splits, as the head sees them.
@@ -115,8 +164,8 @@ impl Affine {
 pub struct Features {
     /// Class names; a label is an index into them.
     pub classes: Vec<String>,
-    /// The map from the extractor's output to these features.
-    pub normalization: Affine,
+    /// What was done to the extractor's output, or to what was imported.
+    pub normalization: Normalization,
     /// The clean training set, `D_c`.
     pub train: FeatureSplit,
     /// Held out from training; may be empty.
@@ -128,14 +177,36 @@ pub struct Features {
 #[derive(Serialize, Deserialize)]
 struct Info {
     classes: Vec<String>,
-    normalization: Affine,
+    normalization: Stored,
+}
+
+/// A normalisation as it stands in the file: of [`Normalization::L2`] both vectors are empty.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    shift: Vec<f32>,
+    scale: Vec<f32>,
+}
+
+impl From<Stored> for Normalization {
+    fn from(Stored { shift, scale }: Stored) -> Self {
+        if shift.is_empty() && scale.is_empty() { Self::L2 } else { Self::Affine { shift, scale } }
+    }
+}
+
+impl From<Normalization> for Stored {
+    fn from(normalization: Normalization) -> Self {
+        match normalization {
+            Normalization::Affine { shift, scale } => Self { shift, scale },
+            Normalization::L2 => Self { shift: Vec::new(), scale: Vec::new() },
+        }
+    }
 }
 
 impl Artifact for Features {
     const KIND: &'static str = "features";
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
-        w.value("info", &Info { classes: self.classes.clone(), normalization: self.normalization.clone() })?;
+        w.value("info", &Info { classes: self.classes.clone(), normalization: self.normalization.clone().into() })?;
         for (split, s) in [("train", &self.train), ("validation", &self.validation), ("test", &self.test)] {
             let z = s.features.view();
             // Both places keep rows one after the other.
@@ -155,7 +226,7 @@ impl Artifact for Features {
         };
         Ok(Self {
             classes,
-            normalization,
+            normalization: normalization.into(),
             train: split("train")?,
             validation: split("validation")?,
             test: split("test")?,
@@ -178,12 +249,57 @@ mod tests {
     #[test]
     fn standardizing_gives_mean_zero_and_deviation_one() {
         let mut z = array![[1.0f32, 5.0, 7.0], [3.0, 5.0, 9.0], [5.0, 5.0, 2.0]];
-        Affine::standardizing(z.view()).apply(&mut z);
+        Normalization::standardizing(z.view()).apply(&mut z);
         for (j, column) in z.axis_iter(Axis(1)).enumerate() {
             let mean = column.sum() / 3.0;
             let variance = column.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 3.0;
             assert!(mean.abs() < 1e-6);
             assert!((variance - if j == 1 { 0.0 } else { 1.0 }).abs() < 1e-5, "column {j}: {variance}");
+        }
+    }
+
+    #[test]
+    fn l2_gives_length_one_and_leaves_zero_alone() {
+        let mut z = array![[3.0f32, -4.0], [0.0, 0.0], [2e-30, 0.0], [1e30, 1e30]];
+        Normalization::L2.apply(&mut z);
+        assert_eq!(z.row(0).to_vec(), [0.6, -0.8]);
+        assert_eq!(z.slice(ndarray::s![1..3, ..]), Array2::<f32>::zeros((2, 2)));
+        assert!((z[[3, 0]] - 0.5f32.sqrt()).abs() < 1e-7);
+    }
+
+    #[test]
+    fn gradients_are_pulled_back_as_finite_differences_say() {
+        let (z, zeta) = ([0.4f32, -1.2, 2.0], [0.1f32, 0.3, -0.2]);
+        let value = |normalization: &Normalization, z: &[f32]| {
+            let mut z = z.to_vec();
+            normalization.apply_to(&mut z);
+            z.iter().zip(zeta).map(|(z, zeta)| f64::from(z - zeta).powi(2)).sum::<f64>()
+        };
+        let affine = Normalization::Affine { shift: vec![0.5, 0.0, 1.0], scale: vec![2.0, 0.5, 1.5] };
+        for normalization in [affine, Normalization::L2] {
+            let mut u = z.to_vec();
+            normalization.apply_to(&mut u);
+            let mut gradient: Vec<f32> = u.iter().zip(zeta).map(|(u, zeta)| 2.0 * (u - zeta)).collect();
+            normalization.pull_back(&z, &mut gradient);
+            for (j, analytic) in gradient.iter().enumerate() {
+                let moved = |by: f32| {
+                    let mut z = z.to_vec();
+                    z[j] += by;
+                    value(&normalization, &z)
+                };
+                let numeric = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+                assert!((numeric - f64::from(*analytic)).abs() < 1e-3, "{normalization:?} {j}: {numeric} {analytic}");
+            }
+        }
+        let mut gradient = [1.0, 2.0];
+        Normalization::L2.pull_back(&[0.0, 0.0], &mut gradient);
+        assert_eq!(gradient, [0.0, 0.0]);
+    }
+
+    #[test]
+    fn every_normalization_is_read_as_it_was_stored() {
+        for normalization in [Normalization::identity(2), Normalization::L2] {
+            assert_eq!(Normalization::from(Stored::from(normalization.clone())), normalization);
         }
     }
 }

@@ -20,6 +20,6 @@ pub use decoder::{Decoder, Reconstruction};
 pub use evaluation::{Accuracy, Change, Evaluation, Measured, Visibility};
 pub use export::{Data, Export, Exported, Tensor};
 pub use extractor::{Epoch, Extractor};
-pub use features::{Affine, FeatureSplit, Features, Matrix};
+pub use features::{FeatureSplit, Features, Matrix, Normalization};
 pub use poisons::{CurvePoint, Fit, OUTLIER, PoisonFeatures, Poisons, median};
 pub use target::{Bounds, PathPoint, TargetParams};

@@ -5,7 +5,7 @@
 //! | 0 | done |
 //! | 1 | numbers went wrong, or a bug |
 //! | 2 | wrong usage: command line, spec, or a parameter that does not fit the data |
-//! | 3 | raw data is missing or damaged: a dataset, or weights to import |
+//! | 3 | raw data is missing or damaged: a dataset, or weights or features to import |
 //! | 4 | an artifact is missing or damaged, or the artifact root cannot be used (a full disk, say) |
 //! | 5 | the device is not compiled in, or not there |
 //! | 130 | interrupted |

@@ -5,7 +5,8 @@ use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 use hemlock_pipeline::{Cell, Decision, DirtyReason, Group, Plan, Spec, StageDifference, Task};
 use hemlock_store::Change;
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -180,9 +181,14 @@ pub fn facts(summary: &Value) -> String {
     facts.iter().filter(|(_, v)| !v.is_null()).map(fact).collect::<Vec<_>>().join(", ")
 }
 
-/// How an extractor was made, from its stage's parameters: `simclr`, or `import (supervised)`.
-fn extractor(params: &Value) -> String {
-    let field = |name| params.get(name).and_then(Value::as_str);
+/// How an extractor was made, from the stages' parameters: `simclr`, or `import (supervised)`. Imported features are named after
+/// their file.
+fn extractor(params: &BTreeMap<&'static str, Value>) -> String {
+    let field = |node, name| params.get(node)?.get(name)?.as_str();
+    if let Some(path) = field("features", "path") {
+        return Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    }
+    let field = |name| field("pretrain", name);
     let trained = field("trained").map(|trained| format!(" ({trained})"));
     field("method").unwrap_or_default().to_owned() + &trained.unwrap_or_default()
 }
@@ -196,6 +202,8 @@ pub fn results(groups: &[Group]) -> String {
         ("poison-features", "labels"),
         ("poison-features", "eps_d"),
         ("invert", "method"),
+        ("features", "method"),
+        ("features", "path"),
         ("pretrain", "method"),
         ("pretrain", "trained"),
     ];
@@ -232,7 +240,7 @@ pub fn results(groups: &[Group]) -> String {
             1 => format!("{:.2}", 100.0 * c.mean),
             _ => format!("{:.2} ± {:.2}", 100.0 * c.mean, 100.0 * c.std),
         };
-        let mut row = vec![g.attack.clone(), g.params.get("pretrain").map(extractor).unwrap_or_default()];
+        let mut row = vec![g.attack.clone(), extractor(&g.params)];
         row.extend(
             telling.iter().map(|(node, field)| {
                 g.params.get(node).and_then(|p| p.get(field)).map_or_else(|| "-".to_owned(), value)
@@ -288,8 +296,7 @@ pub fn results(groups: &[Group]) -> String {
             "NOT CONVERGED: a head's training stopped at a gradient norm of {worst:.1e}, above its tolerance.\n"
         );
     }
-    let collapsed: BTreeSet<String> =
-        groups.iter().filter(|g| g.collapsed).filter_map(|g| g.params.get("pretrain").map(extractor)).collect();
+    let collapsed: BTreeSet<String> = groups.iter().filter(|g| g.collapsed).map(|g| extractor(&g.params)).collect();
     if !collapsed.is_empty() {
         let names = Vec::from_iter(collapsed).join(", ");
         out += &format!("COLLAPSED: the embeddings of an extractor ({names}) all point nearly the same way.\n");

@@ -30,8 +30,8 @@ pub use checksum::{Checksum, ChecksumAlgorithm};
 pub use error::{DataError, ErrorKind, UnreadableImage};
 pub use fetch::{Fetched, Origin, Trust, fetch};
 pub use source::{Cifar, Cifar100Labels, Domain, Source, SyntheticSpec};
-pub use split::SplitSpec;
-pub use stage::{Params, Stage};
+pub use split::{Chosen, SplitSpec};
+pub use stage::{Params, Seed, Stage};
 
 use hemlock_artifact::Dataset;
 use pool::Pools;

@@ -31,9 +31,12 @@ pub struct SplitSpec {
 
 /// The chosen images of each split, as ascending positions in their pool.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Chosen {
+pub struct Chosen {
+    /// Of the training pool.
     pub train: Vec<u32>,
+    /// Of the training pool.
     pub validation: Vec<u32>,
+    /// Of the test pool, or of the training pool where there is no other.
     pub test: Vec<u32>,
 }
 
@@ -46,9 +49,12 @@ impl SplitSpec {
         Ok(())
     }
 
-    /// Chooses images by the labels of the pools; `test_labels` is none where the test split is cut
-    /// from the training pool.
-    pub(crate) fn choose(
+    /// Chooses images by the labels of the pools, each below the number of classes; `test_labels` is none where the test
+    /// split is cut from the training pool.
+    ///
+    /// # Errors
+    /// A class has fewer images than a split asks for, nothing is left to train on, or nothing says how large the test split is.
+    pub fn choose(
         &self,
         classes: &[String],
         train_labels: &[u32],

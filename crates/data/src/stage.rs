@@ -37,6 +37,14 @@ pub enum Seed {
     Run,
 }
 
+impl Seed {
+    /// The seed in a pipeline of the seed `run`.
+    #[must_use]
+    pub fn of(self, run: u64) -> u64 {
+        if let Self::Of(seed) = self { seed } else { run }
+    }
+}
+
 impl Default for Seed {
     fn default() -> Self {
         Self::Of(0)
@@ -66,8 +74,7 @@ impl From<Seed> for Value {
 
 impl Params {
     fn split(&self, run: u64) -> SplitSpec {
-        let seed = if let Seed::Of(seed) = self.seed { seed } else { run };
-        SplitSpec { train: self.train, validation: self.validation, test: self.test, seed }
+        SplitSpec { train: self.train, validation: self.validation, test: self.test, seed: self.seed.of(run) }
     }
 }
 

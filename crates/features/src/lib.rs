@@ -1,43 +1,99 @@
-//! Stage: the frozen extractor's features of a downstream dataset.
+//! Stage: features of a downstream dataset, extracted from its images or imported from a file.
 
-use hemlock_artifact::{Affine, Dataset, Extractor, FeatureSplit, Features, Images};
-use hemlock_stage::{Context, ParamError, StageError, inputs};
+mod arrays;
+mod import;
+#[cfg(test)]
+mod tests;
+
+pub use import::Import;
+
+use hemlock_artifact::{Dataset, Extractor, FeatureSplit, Features, Images, Normalization};
+use hemlock_stage::{Context, Environment, Need, ParamError, Port, StageError, inputs};
 use ndarray::Array2;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+use serde_json::{Map, Value};
 
-/// Parameters of the stage.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Params {
-    /// What is done to the extractor's output before the head sees it.
-    pub normalization: Normalization,
+/// Parameters of the stage: where features come from, and what that needs.
+///
+/// In TOML a table with the `method` (`extract` where it is absent) and the fields of that method.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(remote = "Self", tag = "method", rename_all = "kebab-case")]
+pub enum Params {
+    /// From the images of the downstream dataset, by the frozen extractor.
+    Extract(Extract),
+    /// From a file that was written elsewhere.
+    Import(Import),
 }
 
-/// What is done to the extractor's output before the head sees it.
+/// What is made of the extractor's output.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Extract {
+    /// What is done to every feature vector before the head sees it.
+    pub normalization: Normalize,
+}
+
+/// What is done to every feature vector before the head sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Normalization {
+pub enum Normalize {
     /// Nothing.
     None,
     /// Every coordinate gets mean 0 and standard deviation 1 over the clean training split.
     #[default]
     Standardize,
+    /// Every sample is divided by its L2 norm.
+    L2,
+}
+
+impl Serialize for Params {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // The derived, inherent function of `remote = "Self"`.
+        Self::serialize(self, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Params {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut table = Map::deserialize(deserializer)?;
+        table.entry("method").or_insert_with(|| "extract".into());
+        Self::deserialize(Value::Object(table)).map_err(D::Error::custom)
+    }
 }
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        Ok(())
+        match self {
+            Self::Extract(_) => Ok(()),
+            Self::Import(import) => import.check(),
+        }
     }
 }
 
 inputs! {
     /// What the stage reads.
     pub struct Inputs {
-        /// Downstream images.
-        dataset: Dataset = "dataset.downstream",
-        /// The frozen extractor.
-        extractor: Extractor = "pretrain",
+        ; optional {
+            /// Downstream images. An import leaves them unread.
+            dataset: Dataset = "dataset.downstream",
+            /// The frozen extractor. An import leaves it unread.
+            extractor: Extractor = "pretrain",
+        }
     }
+}
+
+/// Features before they are normalised, and their labels.
+struct Labelled {
+    /// `[n, d]`.
+    features: Array2<f32>,
+    labels: Vec<u32>,
+}
+
+struct Splits {
+    classes: Vec<String>,
+    train: Labelled,
+    validation: Labelled,
+    test: Labelled,
 }
 
 /// The stage.
@@ -52,35 +108,85 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = Inputs;
     type Output = Features;
 
-    fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Features, StageError> {
-        let Inputs { dataset, extractor } = inputs;
-        let extractor = hemlock_models::open_extractor(&extractor, ctx.device)?;
-        let total = dataset.train.len() + dataset.validation.len() + dataset.test.len();
-        let bar = ctx.progress.start("features", total as u64, "images");
-        let mut before = 0;
-        let mut extract = |images: &Images| -> Result<Array2<f32>, StageError> {
-            let features =
-                hemlock_models::extract(&extractor, images.pixels.view(), ctx, &|done| bar.at((before + done) as u64))?;
-            before += images.len();
-            Ok(features)
-        };
-        let train = extract(&dataset.train)?;
-        let validation = extract(&dataset.validation)?;
-        let test = extract(&dataset.test)?;
-        let normalization = match params.normalization {
-            Normalization::None => Affine::identity(train.ncols()),
-            Normalization::Standardize => Affine::standardizing(train.view()),
-        };
-        let split = |mut features: Array2<f32>, images: Images| {
-            normalization.apply(&mut features);
-            FeatureSplit { features: features.into(), labels: images.labels }
-        };
-        Ok(Features {
-            classes: dataset.classes,
-            train: split(train, dataset.train),
-            validation: split(validation, dataset.validation),
-            test: split(test, dataset.test),
-            normalization,
-        })
+    /// Extraction is what there was before there were methods. Of imported features, the digest says more than where they
+    /// lie, and the seed matters where samples are drawn.
+    fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
+        let mut value = serde_json::to_value(params)?;
+        if let Some(fields) = value.as_object_mut() {
+            fields.retain(|field, _| match params {
+                Params::Extract(_) => field != "method",
+                Params::Import(import) => field != "path" && (field != "seed" || import.validation > 0),
+            });
+        }
+        Ok(value)
     }
+
+    fn source_id(params: &Params) -> String {
+        match params {
+            Params::Extract(_) => String::new(),
+            Params::Import(import) => import.path.display().to_string(),
+        }
+    }
+
+    fn source(params: &Params, env: &Environment) -> Result<Option<String>, StageError> {
+        match params {
+            Params::Extract(_) => Ok(None),
+            Params::Import(import) => Ok(Some(import.digest(env)?)),
+        }
+    }
+
+    fn seeded(params: &Params) -> bool {
+        matches!(params, Params::Import(import) if import.seeded())
+    }
+
+    fn uses_device(params: &Params) -> bool {
+        matches!(params, Params::Extract(_))
+    }
+
+    fn need(params: &Params, _: &Port) -> Need {
+        match params {
+            Params::Extract(_) => Need::Required,
+            Params::Import(_) => Need::Unread,
+        }
+    }
+
+    fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Features, StageError> {
+        let (normalize, Splits { classes, train, validation, test }) = match params {
+            Params::Extract(params) => (params.normalization, extract(inputs, ctx)?),
+            Params::Import(import) => (import.normalization, import.read(ctx)?),
+        };
+        let normalization = match normalize {
+            Normalize::None => Normalization::identity(train.features.ncols()),
+            Normalize::Standardize => Normalization::standardizing(train.features.view()),
+            Normalize::L2 => Normalization::L2,
+        };
+        let split = |Labelled { mut features, labels }| {
+            normalization.apply(&mut features);
+            FeatureSplit { features: features.into(), labels }
+        };
+        Ok(Features { classes, train: split(train), validation: split(validation), test: split(test), normalization })
+    }
+}
+
+/// The extractor's output for all images.
+fn extract(inputs: Inputs, ctx: &Context) -> Result<Splits, StageError> {
+    let Inputs { dataset: Some(dataset), extractor: Some(extractor) } = inputs else {
+        return Err(StageError::internal("no images and no extractor were given"));
+    };
+    let extractor = hemlock_models::open_extractor(&extractor, ctx.device)?;
+    let total = dataset.train.len() + dataset.validation.len() + dataset.test.len();
+    let bar = ctx.progress.start("features", total as u64, "images");
+    let mut before = 0;
+    let mut extract = |images: Images| -> Result<Labelled, StageError> {
+        let features =
+            hemlock_models::extract(&extractor, images.pixels.view(), ctx, &|done| bar.at((before + done) as u64))?;
+        before += images.len();
+        Ok(Labelled { features, labels: images.labels })
+    };
+    Ok(Splits {
+        classes: dataset.classes,
+        train: extract(dataset.train)?,
+        validation: extract(dataset.validation)?,
+        test: extract(dataset.test)?,
+    })
 }

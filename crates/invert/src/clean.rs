@@ -77,7 +77,10 @@ impl Usual {
     /// The robust z-score `0.6745 (x - median) / MAD` (Iglewicz & Hoaglin, 1993), which of normal values is the ordinary one.
     pub(crate) fn z(&self, x: f32) -> f32 {
         let off = f64::from(x) - self.median;
-        if off == 0.0 { 0.0 } else { (0.6745 * off / self.deviation) as f32 }
+        // Norms of L2-normalised features differ by rounding alone.
+        let rounding = 1e-6 * self.median.abs();
+        let constant = self.deviation <= rounding && off.abs() <= rounding;
+        if off == 0.0 || constant { 0.0 } else { (0.6745 * off / self.deviation) as f32 }
     }
 }
 
@@ -134,6 +137,10 @@ mod tests {
         assert_eq!((usual.z(5.0), usual.z(3.0)), (0.6745 * 2.0, 0.0));
         // Where most values are one, any other is an outlier.
         assert_eq!(Usual::of([2.0; 3].into_iter()).z(2.1), f32::INFINITY);
+        // Unless rounding explains it: all L2-normalised samples have norm 1.
+        let unit = Usual::of([1.0, 1.0 - 6e-8, 1.0, 1.0 + 1.2e-7, 1.0 + 1.2e-7].into_iter());
+        assert_eq!((unit.z(1.0 + 3.6e-7), unit.z(1.0 - 6e-8)), (0.0, 0.0));
+        assert!(unit.z(0.9) < -3.5);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use ndarray::{Array4, ArrayView2, ArrayView3, Axis};
 use pass::{Frozen, rounded};
 use refine::Refinement;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Parameters of the stage: a method, and what it needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -143,6 +144,10 @@ impl hemlock_stage::Stage for Stage {
         if needs { Need::Required } else { Need::Unread }
     }
 
+    fn accepts(port: &Port, made_with: &Value) -> Result<(), ParamError> {
+        extracted(port, made_with)
+    }
+
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
         let Inputs { dataset, extractor, features, poison_features, target, decoder } = inputs;
         let extractor = open_extractor(&extractor, ctx.device)?;
@@ -202,6 +207,15 @@ impl hemlock_stage::Stage for Stage {
             refined,
         })
     }
+}
+
+/// Requires features that the extractor made: images are searched for with its gradients.
+fn extracted(port: &Port, made_with: &Value) -> Result<(), ParamError> {
+    if port.role == "features" && made_with["method"] == "import" {
+        let message = "needs the extractor that made the features, and [features] imports them from a file; leave out [decoder] and [invert]";
+        return Err(ParamError::new("", message));
+    }
+    Ok(())
 }
 
 /// Feature distance, as a share of the clean samples' median distance to their nearest others, at which an image counts as matched. Rounding

@@ -217,7 +217,7 @@ fn collect(problem: &Problem, found: &[Found]) -> Result<Matched, StageError> {
 mod tests {
     use super::*;
     use crate::testing::{context, extractor, images, on_threads};
-    use hemlock_artifact::Affine;
+    use hemlock_artifact::Normalization;
     use hemlock_models::Extractor;
     use ndarray::{Array2, Slice};
     use std::time::Instant;
@@ -236,7 +236,7 @@ mod tests {
             Self { base: images(n, side, 0), zeta, extractor }
         }
         fn run(&self, n: usize, beta: f64, linf: Option<f32>, matching: Matching, starts: usize) -> Matched {
-            let identity = Affine::identity(self.zeta.ncols());
+            let identity = Normalization::identity(self.zeta.ncols());
             let frozen = Frozen::new(&self.extractor, &identity);
             let some = Slice::from(..n);
             let (base, zeta) = (self.base.slice_axis(Axis(0), some), self.zeta.slice_axis(Axis(0), some));
@@ -299,7 +299,7 @@ mod tests {
         let case = Case::new("resnet8-w4", 4, 8);
         let eager = case.run(4, 0.0, None, Matching { steps: 300, tolerance: 0.9, ..LBFGS }, 1);
         assert!(eager.passes.iter().all(|p| (11..100).contains(p)), "{:?}", eager.passes);
-        let identity = Affine::identity(case.zeta.ncols());
+        let identity = Normalization::identity(case.zeta.ncols());
         let frozen = Frozen::new(&case.extractor, &identity);
         let problem = Problem {
             frozen: &frozen,
@@ -318,7 +318,7 @@ mod tests {
     #[ignore = "a timing"]
     fn matching_costs_little_more_than_its_passes() {
         let case = Case::new("resnet20", 128, 32);
-        let identity = Affine::identity(case.zeta.ncols());
+        let identity = Normalization::identity(case.zeta.ncols());
         let frozen = Frozen::new(&case.extractor, &identity);
         let pixels: Vec<f32> = unit(case.base.index_axis(Axis(0), 0)).repeat(TILE);
         let zeta: Vec<f32> = case.zeta.row(0).to_vec().repeat(TILE);

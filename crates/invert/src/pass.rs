@@ -1,7 +1,7 @@
 //! Passes through the frozen extractor: what both inversions and the decoder's training are made of.
 
 use burn::tensor::{Device, TensorData};
-use hemlock_artifact::Affine;
+use hemlock_artifact::Normalization;
 use hemlock_models::{Extractor, tiles::on_device};
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
@@ -12,11 +12,11 @@ pub(crate) const TILE: usize = 32;
 /// A frozen extractor, and the map from its output to the space that the head sees.
 pub(crate) struct Frozen<'a> {
     pub(crate) extractor: &'a Extractor,
-    normalization: &'a Affine,
+    normalization: &'a Normalization,
 }
 
 impl<'a> Frozen<'a> {
-    pub(crate) fn new(extractor: &'a Extractor, normalization: &'a Affine) -> Self {
+    pub(crate) fn new(extractor: &'a Extractor, normalization: &'a Normalization) -> Self {
         Self { extractor, normalization }
     }
 
@@ -28,18 +28,17 @@ impl<'a> Frozen<'a> {
     /// `[n, 3, height, width]` in `[0, 1]`, and features `zeta`, `[n, d]`.
     pub(crate) fn gradient(&self, pixels: &[f32], zeta: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let d = self.extractor.feature_dim();
-        let Affine { shift, scale } = self.normalization;
         let mut squares = Vec::with_capacity(zeta.len() / d);
         let gradient = self.extractor.pull(pixels, |row, features| {
             let mut by = Vec::with_capacity(features.len());
             for (features, zeta) in features.chunks_exact(d).zip(zeta[row * d..].chunks_exact(d)) {
-                let mut square = 0.0;
-                for (((x, zeta), shift), scale) in features.iter().zip(zeta).zip(shift).zip(scale) {
-                    let off = (x - shift) * scale - zeta;
-                    square += off * off;
-                    by.push(2.0 * off * scale);
-                }
-                squares.push(square);
+                let mut off = features.to_vec();
+                self.normalization.apply_to(&mut off);
+                off.iter_mut().zip(zeta).for_each(|(z, zeta)| *z -= zeta);
+                squares.push(off.iter().map(|off| off * off).sum());
+                off.iter_mut().for_each(|off| *off *= 2.0);
+                self.normalization.pull_back(features, &mut off);
+                by.extend(off);
             }
             by
         });
@@ -82,4 +81,32 @@ pub(crate) fn host(data: TensorData) -> Vec<f32> {
 /// The nearest 8-bit images.
 pub(crate) fn rounded(pixels: &Array4<f32>) -> Array4<u8> {
     pixels.mapv(|x| (x.clamp(0.0, 1.0) * 255.0).round() as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{extractor, images};
+
+    #[test]
+    fn gradients_go_through_the_normalization() {
+        let extractor = extractor("resnet8-w4", 8);
+        let pixels: Vec<f32> = images(2, 8, 0).iter().map(|p| f32::from(*p) / 255.0).collect();
+        let d = extractor.feature_dim();
+        let zeta: Vec<f32> = (0..2 * d).map(|j| (j % 5) as f32 / 10.0).collect();
+        let affine = Normalization::Affine { shift: vec![0.1; d], scale: vec![3.0; d] };
+        for normalization in [affine, Normalization::L2] {
+            let frozen = Frozen::new(&extractor, &normalization);
+            let (_, gradient) = frozen.gradient(&pixels, &zeta);
+            let square: f32 = gradient.iter().map(|g| g * g).sum();
+            // Along the gradient the squared distances rise by the gradient's square.
+            let at = |by: f32| {
+                let moved: Vec<f32> = pixels.iter().zip(&gradient).map(|(x, g)| x + by * g).collect();
+                frozen.gradient(&moved, &zeta).0.iter().sum::<f32>()
+            };
+            let step = 1e-2 / square.sqrt();
+            let slope = (at(step) - at(-step)) / (2.0 * step);
+            assert!((slope / square - 1.0).abs() < 0.02, "{normalization:?}: {slope} for {square}");
+        }
+    }
 }

@@ -104,7 +104,7 @@ mod tests {
         pass::Frozen,
         testing::{context, extractor, images, on_threads},
     };
-    use hemlock_artifact::Affine;
+    use hemlock_artifact::Normalization;
     use hemlock_head::{FitOptions, Head, Samples, fit};
     use hemlock_models::Extractor;
     use hemlock_poison_features::{Bilevel, Canceling};
@@ -162,7 +162,7 @@ mod tests {
             constraint: &Constraint,
             objective: &mut dyn Objective,
         ) -> Refined {
-            let identity = Affine::identity(self.features.ncols());
+            let identity = Normalization::identity(self.features.ncols());
             let frozen = Frozen::new(&self.extractor, &identity);
             let (base, zeta) = (images(m, 8, 0), Array2::zeros((m, self.features.ncols())));
             let problem = Problem { frozen: &frozen, base: base.view(), zeta: zeta.view(), beta, linf, exact: 0.0 };

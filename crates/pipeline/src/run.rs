@@ -128,7 +128,7 @@ pub fn run(
     let needs_device = |i: &usize| {
         let task = &plan.tasks[*i];
         let runs = options.force == Some(task.stage) || !matches!(decisions[*i], Decision::Cached(_));
-        runs && graph.node(task.node).is_some_and(|n| n.stage.uses_device())
+        runs && graph.node(task.node).is_some_and(|n| n.stage.uses_device(&task.params).unwrap_or(true))
     };
     if wanted.iter().any(needs_device) {
         (options.probe)()?;
@@ -287,7 +287,7 @@ impl Runner<'_> {
                 what.unwrap_or("unknown panic")
             ))
         })??;
-        let host = !node.stage.uses_device();
+        let host = !node.stage.uses_device(&task.params)?;
         Ok(draft.publish(ManifestDraft {
             identity: task.identity.clone(),
             inputs: used,

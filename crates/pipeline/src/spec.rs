@@ -188,6 +188,17 @@ impl Spec {
         if variants.is_empty() {
             return Err(source.error(&[], "the spec has no stage; expected a table such as [dataset.downstream]"));
         }
+        // What a stage cannot read at all comes before what it would read beside that.
+        for (node, port) in graph.nodes().flat_map(|n| n.stage.ports().iter().map(move |p| (n, p))) {
+            if !variants.contains_key(node.name) {
+                continue;
+            }
+            for made_with in variants.get(port.node).into_iter().flatten() {
+                let at: Vec<&str> = node.name.split('.').collect();
+                let refused = |e| source.error(&at, format!("[{}] {e}", node.name));
+                node.stage.accepts(port, made_with).map_err(refused)?;
+            }
+        }
         for node in graph.nodes() {
             let Some(tables) = variants.get(node.name) else { continue };
             let at: Vec<&str> = node.name.split('.').collect();

@@ -2,7 +2,7 @@
 
 use crate::{ErrorKind, StageError};
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,8 +12,25 @@ use std::{
 /// Where raw data is found.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
-    /// The folder that holds raw datasets, and weights to import.
+    /// The folder that holds raw datasets, and weights and features to import.
     pub data: Option<PathBuf>,
+}
+
+impl Environment {
+    /// Where a file of raw data lies: a relative path starts at the data folder.
+    ///
+    /// # Errors
+    /// The path is relative, and no folder was given.
+    pub fn locate(&self, path: &Path) -> Result<PathBuf, StageError> {
+        match &self.data {
+            Some(data) => Ok(data.join(path)),
+            None if path.is_absolute() => Ok(path.to_owned()),
+            None => {
+                let message = format!("{} lies below a data directory, and none was given", path.display());
+                Err(StageError::new(ErrorKind::Data, message))
+            }
+        }
+    }
 }
 
 /// A request to stop, shared between a signal handler and the stages.

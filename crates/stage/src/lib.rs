@@ -77,10 +77,24 @@ pub trait Stage: Send + Sync + 'static {
         Self::SEEDED
     }
 
+    /// Whether a stage with these parameters computes on the chosen backend, if not all do or none.
+    #[must_use]
+    fn uses_device(_params: &Self::Params) -> bool {
+        Self::USES_DEVICE
+    }
+
     /// How a stage with these parameters wants a role filled, if not as the role was declared.
     #[must_use]
     fn need(_params: &Self::Params, port: &Port) -> Need {
         port.need
+    }
+
+    /// Whether the stage can read for a role what was made with these parameters of the node that fills it.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn accepts(_port: &Port, _made_with: &Value) -> Result<(), ParamError> {
+        Ok(())
     }
 
     /// Computes the output.
@@ -101,8 +115,11 @@ pub trait AnyStage: Send + Sync {
     /// # Errors
     /// The parameters are not those of the stage.
     fn seeded(&self, params: &Value) -> Result<bool, StageError>;
-    /// [`Stage::USES_DEVICE`].
-    fn uses_device(&self) -> bool;
+    /// [`Stage::uses_device`], from parsed parameters.
+    ///
+    /// # Errors
+    /// The parameters are not those of the stage.
+    fn uses_device(&self, params: &Value) -> Result<bool, StageError>;
     /// [`Stage::LISTS`].
     fn lists(&self) -> &'static [&'static str];
     /// The roles that the stage can read, and the node of the pipeline that fills each.
@@ -112,6 +129,11 @@ pub trait AnyStage: Send + Sync {
     /// # Errors
     /// The parameters are not those of the stage.
     fn need(&self, params: &Value, port: &Port) -> Result<Need, StageError>;
+    /// [`Stage::accepts`].
+    ///
+    /// # Errors
+    /// Why the stage cannot read it.
+    fn accepts(&self, port: &Port, made_with: &Value) -> Result<(), ParamError>;
     /// Checks a spec's table for this stage and returns it whole: defaults filled in, numbers in one form.
     ///
     /// # Errors
@@ -221,8 +243,8 @@ impl<S: Stage> AnyStage for Erased<S> {
     fn seeded(&self, params: &Value) -> Result<bool, StageError> {
         Ok(S::seeded(&typed(params)?))
     }
-    fn uses_device(&self) -> bool {
-        S::USES_DEVICE
+    fn uses_device(&self, params: &Value) -> Result<bool, StageError> {
+        Ok(S::uses_device(&typed(params)?))
     }
     fn lists(&self) -> &'static [&'static str] {
         S::LISTS
@@ -232,6 +254,9 @@ impl<S: Stage> AnyStage for Erased<S> {
     }
     fn need(&self, params: &Value, port: &Port) -> Result<Need, StageError> {
         Ok(S::need(&typed(params)?, port))
+    }
+    fn accepts(&self, port: &Port, made_with: &Value) -> Result<(), ParamError> {
+        S::accepts(port, made_with)
     }
     fn parse(&self, table: Value) -> Result<Value, ParamError> {
         let params: S::Params = typed(&table)?;

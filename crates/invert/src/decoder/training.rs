@@ -3,7 +3,7 @@
 use super::{Decoder, Network};
 use crate::{
     clean::{distances, norm},
-    cosine,
+    cosine, extracted,
     pass::{Frozen, host, rounded},
 };
 use burn::{
@@ -12,11 +12,12 @@ use burn::{
 };
 use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Reconstruction};
 use hemlock_models::{Weights, extract, open_extractor};
-use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
+use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
 use ndarray::{Array2, Array4, Axis};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Parameters of the stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -77,6 +78,10 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = Inputs;
     type Output = hemlock_artifact::Decoder;
 
+    fn accepts(port: &Port, made_with: &Value) -> Result<(), ParamError> {
+        extracted(port, made_with)
+    }
+
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<hemlock_artifact::Decoder, StageError> {
         let Inputs { dataset, extractor, features } = inputs;
         let (_, _, height, width) = dataset.train.pixels.dim();
@@ -111,7 +116,7 @@ impl hemlock_stage::Stage for Stage {
 struct Pairs {
     features: Array2<f32>,
     images: Array4<u8>,
-    normalization: hemlock_artifact::Affine,
+    normalization: hemlock_artifact::Normalization,
 }
 
 /// Clean pairs to train on, and others to measure on: the validation split, or a tenth of the training split where there is none.

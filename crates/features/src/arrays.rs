@@ -1,0 +1,435 @@
+//! Arrays by name, from files that were written elsewhere: NumPy's `.npz` and `.npy`, and safetensors.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use ndarray::{Array2, ShapeBuilder};
+use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
+use safetensors::{Dtype, tensor::Metadata};
+use zip::ZipArchive;
+
+/// A file of arrays that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    /// Nothing says what the file is.
+    #[error("is {}; expected a file that ends in .npz or .safetensors, or a folder of .npy files", .path.display())]
+    Ending {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file system failed.
+    #[error("cannot read {}, which should be a {expected}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What its name promises.
+        expected: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The file is damaged, or of another kind.
+    #[error("{} is damaged, or no {expected}: {reason}", .path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What its name promises.
+        expected: &'static str,
+        /// What the reader met.
+        reason: String,
+    },
+    /// An array is not there.
+    #[error("{} has no array `{name}`; it has {}", .path.display(), if .found.is_empty() { "none".to_owned() } else { .found.join(", ") })]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The array.
+        name: &'static str,
+        /// The arrays that are there.
+        found: Vec<String>,
+    },
+    /// An array is not what it should be.
+    #[error("{}: the array `{name}` {problem}", .path.display())]
+    Array {
+        /// The file.
+        path: PathBuf,
+        /// The array.
+        name: &'static str,
+        /// What it is, and what was expected.
+        problem: String,
+    },
+}
+
+/// How arrays are kept together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Npz,
+    Safetensors,
+    Folder,
+}
+
+impl Kind {
+    fn of(path: &Path) -> Result<Self, FileError> {
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        match ending.as_deref() {
+            _ if path.is_dir() => Ok(Self::Folder),
+            Some("npz") => Ok(Self::Npz),
+            Some("safetensors") => Ok(Self::Safetensors),
+            None if !path.exists() => Ok(Self::Folder),
+            _ => Err(FileError::Ending { path: path.to_owned() }),
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Npz => ".npz archive",
+            Self::Safetensors => "safetensors file",
+            Self::Folder => "folder of .npy files",
+        }
+    }
+
+    fn unreadable(self, path: &Path) -> impl FnOnce(io::Error) -> FileError {
+        move |source| FileError::Read { path: path.to_owned(), expected: self.words(), source }
+    }
+
+    fn damaged<E: Display>(self, path: &Path) -> impl FnOnce(E) -> FileError {
+        move |e| FileError::Format { path: path.to_owned(), expected: self.words(), reason: e.to_string() }
+    }
+}
+
+/// The BLAKE3 of a file, in hex; of a folder, that of the `names` and files of the arrays.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn digest(path: &Path, names: &[&str]) -> Result<String, FileError> {
+    let kind = Kind::of(path)?;
+    let hash = |path: &Path| -> Result<blake3::Hash, FileError> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_mmap_rayon(path).map_err(kind.unreadable(path))?;
+        Ok(hasher.finalize())
+    };
+    if kind != Kind::Folder {
+        return Ok(hash(path)?.to_hex().to_string());
+    }
+    let there = npy_files(path)?;
+    let mut all = blake3::Hasher::new();
+    for name in names.iter().filter(|name| there.iter().any(|there| there == *name)) {
+        all.update(name.as_bytes()).update(hash(&npy_file(path, name))?.as_bytes());
+    }
+    Ok(all.finalize().to_hex().to_string())
+}
+
+fn npy_file(folder: &Path, name: &str) -> PathBuf {
+    folder.join(format!("{name}.npy"))
+}
+
+/// Name of the array that a file or an entry holds.
+fn array_name(file: &str) -> String {
+    file.strip_suffix(".npy").unwrap_or(file).to_owned()
+}
+
+/// Names of a folder's `.npy` files without their ending, in order.
+fn npy_files(folder: &Path) -> Result<Vec<String>, FileError> {
+    let unreadable = || Kind::Folder.unreadable(folder);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable())? {
+        let file = entry.map_err(unreadable())?.file_name();
+        let (file, name) = (file.to_string_lossy(), array_name(&file.to_string_lossy()));
+        names.extend((name != file).then_some(name));
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// The arrays of a file or folder. Their values are read when asked for.
+pub(crate) struct Arrays {
+    path: PathBuf,
+    names: Vec<String>,
+    source: Source,
+}
+
+enum Source {
+    Npz(ZipArchive<BufReader<File>>),
+    /// The file, where its tensors begin, and what they are.
+    Safetensors(BufReader<File>, u64, Metadata),
+    Folder,
+}
+
+impl Arrays {
+    /// Opens a `.npz` or `.safetensors` file, or a folder of `.npy` files.
+    ///
+    /// # Errors
+    /// It is not there, is damaged, or is nothing of the kind.
+    pub(crate) fn open(path: &Path) -> Result<Self, FileError> {
+        let kind = Kind::of(path)?;
+        let open = || File::open(path).map(BufReader::new).map_err(kind.unreadable(path));
+        let (names, source) = match kind {
+            Kind::Npz => {
+                let archive = ZipArchive::new(open()?).map_err(kind.damaged(path))?;
+                let names: zip::result::ZipResult<Vec<_>> =
+                    archive.file_names().map(|name| name.map(|name| array_name(&name))).collect();
+                (names.map_err(kind.damaged(path))?, Source::Npz(archive))
+            }
+            Kind::Safetensors => {
+                let mut file = open()?;
+                let (start, metadata) = safetensors_header(&mut file).map_err(kind.damaged(path))?;
+                (metadata.offset_keys(), Source::Safetensors(file, start, metadata))
+            }
+            Kind::Folder => (npy_files(path)?, Source::Folder),
+        };
+        Ok(Self { path: path.to_owned(), names, source })
+    }
+
+    /// Names of all arrays.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Whether there is an array of that name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.names.iter().any(|there| there == name)
+    }
+
+    /// An array that cannot be used, and why.
+    pub(crate) fn refuse(&self, name: &'static str, problem: impl Into<String>) -> FileError {
+        FileError::Array { path: self.path.clone(), name, problem: problem.into() }
+    }
+
+    /// Features `[n, d]`, of any type of floating-point numbers.
+    ///
+    /// # Errors
+    /// The array is not there, has another shape or type, is cut off, or holds a number that is not finite in 32 bits.
+    pub(crate) fn features(&mut self, name: &'static str) -> Result<Array2<f32>, FileError> {
+        self.read(name, |mut stored| {
+            let [n, d] = stored.shape[..] else {
+                return Err(format!("has shape {:?}; expected [n, d], a row of features per sample", stored.shape));
+            };
+            let Some(element) = stored.dtype.and_then(float) else {
+                let expected = "expected floating-point numbers of 16, 32 or 64 bits";
+                return Err(format!("has elements of type {}; {expected}", stored.type_name));
+            };
+            let (fortran, mut values) = (stored.fortran, Vec::new());
+            stored.values(&element, &mut values, |i, x| {
+                if (x as f32).is_finite() {
+                    return Ok(x as f32);
+                }
+                let (row, column) = if fortran { (i % n, i / n) } else { (i / d, i % d) };
+                Err(format!("is {x} at [{row}, {column}]; expected numbers that are finite in 32 bits"))
+            })?;
+            let features = Array2::from_shape_vec((n, d).set_f(fortran), values).map_err(|e| e.to_string())?;
+            Ok(if fortran { features.as_standard_layout().into_owned() } else { features })
+        })
+    }
+
+    /// Labels `[n]`, of any type of integers.
+    ///
+    /// # Errors
+    /// The array is not there, has another shape or type, is cut off, or holds a number that is no class.
+    pub(crate) fn labels(&mut self, name: &'static str) -> Result<Vec<u32>, FileError> {
+        self.read(name, |mut stored| {
+            if stored.shape.len() != 1 {
+                return Err(format!("has shape {:?}; expected [n], a class per sample", stored.shape));
+            }
+            let Some(element) = stored.dtype.and_then(integer) else {
+                return Err(format!("has elements of type {}; expected integers", stored.type_name));
+            };
+            let mut labels = Vec::new();
+            stored.values(&element, &mut labels, |i, label| {
+                u32::try_from(label).map_err(|_| format!("is {label} at [{i}]; expected classes, counted from 0"))
+            })?;
+            Ok(labels)
+        })
+    }
+
+    fn read<T>(&mut self, name: &'static str, read: impl FnOnce(Stored) -> Result<T, String>) -> Result<T, FileError> {
+        if !self.has(name) {
+            return Err(FileError::Missing { path: self.path.clone(), name, found: self.names.clone() });
+        }
+        let refuse = |problem| FileError::Array { path: self.path.clone(), name, problem };
+        let no_npy = |e: &dyn Display| refuse(format!("is damaged, or no .npy file: {e}"));
+        let stored = match &mut self.source {
+            Source::Npz(archive) => {
+                // Savez adds the ending; other writers may not.
+                let entry = [format!("{name}.npy"), name.to_owned()].iter().find_map(|n| archive.index_for_name(n));
+                let entry = archive.by_index(entry.unwrap_or(usize::MAX)).map_err(|e| no_npy(&e))?;
+                let bytes = entry.size();
+                Stored::npy(entry, bytes).map_err(|e| no_npy(&e))?
+            }
+            Source::Safetensors(file, start, metadata) => {
+                Stored::tensor(file, *start, metadata, name).map_err(|e| refuse(format!("cannot be read: {e}")))?
+            }
+            Source::Folder => {
+                let path = npy_file(&self.path, name);
+                let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
+                let (bytes, file) = opened.map_err(Kind::Folder.unreadable(&path))?;
+                Stored::npy(file, bytes).map_err(|e| no_npy(&e))?
+            }
+        };
+        read(stored).map_err(refuse)
+    }
+}
+
+/// Where a safetensors file's tensors begin, and what they are.
+fn safetensors_header(file: &mut (impl Read + Seek)) -> io::Result<(u64, Metadata)> {
+    let total = file.seek(SeekFrom::End(0))?;
+    file.rewind()?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length)?;
+    let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, format!("{total} bytes are not all of it"));
+    let start = u64::from_le_bytes(length).checked_add(8).filter(|start| *start <= total).ok_or_else(cut)?;
+    let mut header = Vec::new();
+    file.take(start - 8).read_to_end(&mut header)?;
+    // Checks types, shapes and offsets against each other.
+    let metadata: Metadata = serde_json::from_slice(&header)?;
+    if start.checked_add(metadata.data_len() as u64) == Some(total) { Ok((start, metadata)) } else { Err(cut()) }
+}
+
+/// An array as it lies in a file.
+struct Stored<'a> {
+    shape: Vec<usize>,
+    /// Type of the elements in the words of the file.
+    type_name: String,
+    /// Type of the elements, if it is known here.
+    dtype: Option<Dtype>,
+    big_endian: bool,
+    /// Whether the first axis varies fastest.
+    fortran: bool,
+    /// Size of all elements.
+    bytes: u64,
+    elements: Box<dyn Read + 'a>,
+}
+
+/// The longest header of a `.npy` file that is read: one of plain numbers takes 128 bytes, and the parser is recursive.
+const HEADER: u64 = 1024;
+
+/// Bytes that are read at once, a multiple of every element's size.
+const BLOCK: usize = 1 << 16;
+
+impl<'a> Stored<'a> {
+    /// From a `.npy` file of that many bytes.
+    fn npy(mut file: impl Read + 'a, bytes: u64) -> io::Result<Self> {
+        let mut head = (&mut file).take(HEADER);
+        let header = NpyHeader::from_reader(&mut head)?;
+        let used = HEADER - head.limit();
+        let too_large = |_| io::Error::new(io::ErrorKind::InvalidData, "its shape is too large");
+        let shape = header.shape().iter().map(|n| usize::try_from(*n)).collect::<Result<_, _>>().map_err(too_large)?;
+        let (dtype, big_endian) = match header.dtype() {
+            DType::Plain(plain) => {
+                let dtype = match (plain.type_char(), plain.size_field()) {
+                    (TypeChar::Float, 2) => Some(Dtype::F16),
+                    (TypeChar::Float, 4) => Some(Dtype::F32),
+                    (TypeChar::Float, 8) => Some(Dtype::F64),
+                    (TypeChar::Int, 1) => Some(Dtype::I8),
+                    (TypeChar::Int, 2) => Some(Dtype::I16),
+                    (TypeChar::Int, 4) => Some(Dtype::I32),
+                    (TypeChar::Int, 8) => Some(Dtype::I64),
+                    (TypeChar::Uint, 1) => Some(Dtype::U8),
+                    (TypeChar::Uint, 2) => Some(Dtype::U16),
+                    (TypeChar::Uint, 4) => Some(Dtype::U32),
+                    (TypeChar::Uint, 8) => Some(Dtype::U64),
+                    _ => None,
+                };
+                (dtype, plain.endianness() == Endianness::Big)
+            }
+            DType::Array(..) | DType::Record(_) => (None, false),
+        };
+        Ok(Self {
+            shape,
+            type_name: header.dtype().descr(),
+            dtype,
+            big_endian,
+            fortran: header.order() == Order::Fortran,
+            bytes: bytes.saturating_sub(used),
+            elements: Box::new(file),
+        })
+    }
+
+    /// From a safetensors file whose tensors begin at `start`.
+    fn tensor(file: &'a mut BufReader<File>, start: u64, metadata: &Metadata, name: &str) -> io::Result<Self> {
+        let info = metadata.info(name).ok_or(io::ErrorKind::NotFound)?;
+        let (from, to) = info.data_offsets;
+        file.seek(SeekFrom::Start(start + from as u64))?;
+        let bytes = (to - from) as u64;
+        Ok(Self {
+            shape: info.shape.clone(),
+            type_name: format!("{:?}", info.dtype),
+            dtype: Some(info.dtype),
+            big_endian: false,
+            fortran: false,
+            bytes,
+            elements: Box::new(file.take(bytes)),
+        })
+    }
+
+    /// Appends what `checked` makes of all elements, in the file's order, and of their positions.
+    fn values<E, T>(
+        &mut self,
+        element: &Type<E>,
+        values: &mut Vec<T>,
+        mut checked: impl FnMut(usize, E) -> Result<T, String>,
+    ) -> Result<(), String> {
+        let size = element.size;
+        let count = self.shape.iter().try_fold(1usize, |count, n| count.checked_mul(*n));
+        let mut left = count.and_then(|count| count.checked_mul(size)).unwrap_or(usize::MAX);
+        if left as u64 != self.bytes {
+            let Self { shape, type_name, bytes, .. } = self;
+            return Err(format!("has {bytes} bytes; expected {left}, for shape {shape:?} of type {type_name}"));
+        }
+        let damaged = |e: io::Error| format!("is damaged: {e}");
+        values.try_reserve_exact(left / size).map_err(|_| format!("of {left} bytes does not fit into memory"))?;
+        let mut block = vec![0; BLOCK];
+        while left > 0 {
+            let read = &mut block[..left.min(BLOCK)];
+            self.elements.read_exact(read).map_err(damaged)?;
+            for bytes in read.chunks_exact(size) {
+                let mut bits = [0; 8];
+                bits[..size].copy_from_slice(bytes);
+                if self.big_endian {
+                    bits[..size].reverse();
+                }
+                values.push(checked(values.len(), (element.value)(u64::from_le_bytes(bits)))?);
+            }
+            left -= read.len();
+        }
+        // Archives compare their checksum at the end.
+        self.elements.read(&mut block).map(|_| ()).map_err(damaged)
+    }
+}
+
+/// A type of elements.
+struct Type<T> {
+    /// Bytes of an element.
+    size: usize,
+    /// The value of its bits, the rest of which are 0.
+    value: fn(u64) -> T,
+}
+
+/// A type of floating-point numbers.
+fn float(dtype: Dtype) -> Option<Type<f64>> {
+    let (size, value): (_, fn(u64) -> _) = match dtype {
+        Dtype::F16 => (2, |bits| f16::from_bits(bits as u16).to_f64()),
+        Dtype::BF16 => (2, |bits| bf16::from_bits(bits as u16).to_f64()),
+        Dtype::F32 => (4, |bits| f64::from(f32::from_bits(bits as u32))),
+        Dtype::F64 => (8, f64::from_bits),
+        _ => return None,
+    };
+    Some(Type { size, value })
+}
+
+/// A type of integers.
+fn integer(dtype: Dtype) -> Option<Type<i128>> {
+    let (size, value): (_, fn(u64) -> _) = match dtype {
+        Dtype::I8 => (1, |bits| (bits as i8).into()),
+        Dtype::I16 => (2, |bits| (bits as i16).into()),
+        Dtype::I32 => (4, |bits| (bits as i32).into()),
+        Dtype::I64 => (8, |bits| (bits as i64).into()),
+        Dtype::U8 => (1, |bits| bits.into()),
+        Dtype::U16 => (2, |bits| bits.into()),
+        Dtype::U32 => (4, |bits| bits.into()),
+        Dtype::U64 => (8, |bits| bits.into()),
+        _ => return None,
+    };
+    Some(Type { size, value })
+}

@@ -1,0 +1,178 @@
+//! Features that were computed elsewhere, from a file of arrays.
+
+use std::path::PathBuf;
+
+use hemlock_data::{DataError, Seed, SplitSpec};
+use hemlock_stage::{Context, Environment, ErrorKind, ParamError, StageError};
+use ndarray::{Array2, Axis};
+use serde::{Deserialize, Serialize};
+
+use crate::arrays::{self, Arrays, FileError};
+use crate::{Labelled, Normalize, Splits};
+
+/// Where features lie, and what is made of them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Import {
+    /// A `.npz` or `.safetensors` file, or a folder of `.npy` files; a relative path starts at the data root (`--data` or
+    /// `HEMLOCK_DATA`). Its arrays are `train`, `test` and, if need be, `validation`: features `[n, d]`, and `train_labels` and
+    /// so on: classes `[n]`, counted from 0.
+    pub path: PathBuf,
+    /// Samples of `train` that are held out, where the file has no `validation`; class-balanced.
+    #[serde(default)]
+    pub validation: usize,
+    /// Seed of that choice, or `run`: the pipeline's seed, so that every seed holds out samples of its own.
+    #[serde(default)]
+    pub seed: Seed,
+    /// What is done to every feature vector before the head sees it.
+    #[serde(default)]
+    pub normalization: Normalize,
+}
+
+/// Arrays of a split: features, and labels.
+type Names = (&'static str, &'static str);
+
+const TRAIN: Names = ("train", "train_labels");
+const VALIDATION: Names = ("validation", "validation_labels");
+const TEST: Names = ("test", "test_labels");
+
+/// Names of all arrays that are looked at.
+const NAMES: [&str; 6] = [TRAIN.0, TRAIN.1, VALIDATION.0, VALIDATION.1, TEST.0, TEST.1];
+
+impl From<FileError> for StageError {
+    fn from(e: FileError) -> Self {
+        match e {
+            FileError::Ending { .. } => ParamError::new("path", e.to_string()).into(),
+            e => Self::new(ErrorKind::Data, e),
+        }
+    }
+}
+
+impl Import {
+    pub(crate) fn check(&self) -> Result<(), ParamError> {
+        let given = !self.path.as_os_str().is_empty();
+        ParamError::require(given, "path", "empty", "the path of a .npz or .safetensors file, or of a folder")
+    }
+
+    /// Whether samples are drawn with the pipeline's seed.
+    pub(crate) fn seeded(&self) -> bool {
+        self.validation > 0 && self.seed == Seed::Run
+    }
+
+    /// Digest of what is read.
+    pub(crate) fn digest(&self, env: &Environment) -> Result<String, StageError> {
+        Ok(arrays::digest(&env.locate(&self.path)?, &NAMES)?)
+    }
+
+    /// Reads all splits, and draws the validation split where the file has none.
+    pub(crate) fn read(&self, ctx: &Context) -> Result<Splits, StageError> {
+        let mut arrays = Arrays::open(&ctx.env.locate(&self.path)?)?;
+        let own = arrays.has(VALIDATION.0) || arrays.has(VALIDATION.1);
+        let unread: Vec<&String> = arrays.names().iter().filter(|name| !NAMES.contains(&name.as_str())).collect();
+        if !unread.is_empty() {
+            tracing::warn!("{} has arrays that nothing reads: {unread:?}", self.path.display());
+        }
+        let mut read = |names| {
+            ctx.check()?;
+            Ok::<_, StageError>(split(&mut arrays, names)?)
+        };
+        let (train, test) = (read(TRAIN)?, read(TEST)?);
+        let validation = if own {
+            read(VALIDATION)?
+        } else {
+            Labelled { features: Array2::zeros((0, train.features.ncols())), labels: Vec::new() }
+        };
+        let mut splits = Splits { classes: Vec::new(), train, validation, test };
+        splits.classes = classes(&arrays, &splits)?;
+        if self.validation == 0 {
+            return Ok(splits);
+        }
+        if !splits.validation.labels.is_empty() {
+            let message = format!(
+                "is {}, and {} has a validation split of {} samples; leave the field out",
+                self.validation,
+                self.path.display(),
+                splits.validation.labels.len()
+            );
+            return Err(ParamError::new("validation", message).into());
+        }
+        (splits.train, splits.validation) =
+            self.hold_out(&splits.train, &splits.classes, ctx.seed).map_err(|m| ParamError::new("validation", m))?;
+        Ok(splits)
+    }
+
+    /// Divides training samples into those that stay and those that are held out.
+    fn hold_out(&self, train: &Labelled, classes: &[String], run: u64) -> Result<(Labelled, Labelled), String> {
+        let spec = SplitSpec { validation: self.validation, seed: self.seed.of(run), ..SplitSpec::default() };
+        let asked = format!("is {}, drawn from {} training samples", self.validation, train.labels.len());
+        let chosen = spec.choose(classes, &train.labels, Some(&[])).map_err(|e| match e {
+            DataError::Shortage { class, asked: share, available, .. } => {
+                format!("{asked}: asks for {share} samples of class {class}, which has {available}")
+            }
+            _ => format!("{asked}: leaves none to train on"),
+        })?;
+        let of = |rows: &[u32]| {
+            let rows: Vec<usize> = rows.iter().map(|row| *row as usize).collect();
+            Labelled {
+                features: train.features.select(Axis(0), &rows),
+                labels: rows.iter().map(|row| train.labels[*row]).collect(),
+            }
+        };
+        let (train, validation) = (of(&chosen.train), of(&chosen.validation));
+        match absent(&train.labels, classes.len()) {
+            Some(class) => Err(format!("{asked}: leaves none of class {class} to train on")),
+            None => Ok((train, validation)),
+        }
+    }
+}
+
+/// A split's features and labels, as many of the one as of the other.
+fn split(arrays: &mut Arrays, (features, labels): Names) -> Result<Labelled, FileError> {
+    let split = Labelled { features: arrays.features(features)?, labels: arrays.labels(labels)? };
+    let (n, found) = (split.features.nrows(), split.labels.len());
+    if n != found {
+        return Err(arrays.refuse(labels, format!("has {found} labels; expected {n}, one per row of `{features}`")));
+    }
+    Ok(split)
+}
+
+/// Names of the classes, once all splits are known to fit each other.
+fn classes(arrays: &Arrays, splits: &Splits) -> Result<Vec<String>, FileError> {
+    let d = splits.train.features.ncols();
+    for (split, (name, _)) in [(&splits.train, TRAIN), (&splits.test, TEST), (&splits.validation, VALIDATION)] {
+        let shape = split.features.dim();
+        if name != VALIDATION.0 && (shape.0 == 0 || shape.1 == 0) {
+            let problem = format!("has shape [{}, {}]; expected at least one sample of one feature", shape.0, shape.1);
+            return Err(arrays.refuse(name, problem));
+        }
+        if shape.1 != d {
+            let problem = format!("has {} features per sample; expected {d}, as `{}` has", shape.1, TRAIN.0);
+            return Err(arrays.refuse(name, problem));
+        }
+    }
+    let mut count = 0;
+    for (split, (_, name)) in [(&splits.train, TRAIN), (&splits.test, TEST), (&splits.validation, VALIDATION)] {
+        let largest = split.labels.iter().max().map_or(0, |label| *label as usize + 1);
+        count = count.max(largest);
+        if let Some(class) = absent(&splits.train.labels, count) {
+            let problem = format!("has no sample of class {class}, and `{name}` goes up to class {}", count - 1);
+            return Err(arrays.refuse(TRAIN.1, format!("{problem}; expected samples of every class, counted from 0")));
+        }
+    }
+    if count < 2 {
+        return Err(arrays.refuse(TRAIN.1, "has one class; expected at least 2"));
+    }
+    Ok((0..count).map(|class| class.to_string()).collect())
+}
+
+/// The first of so many classes that no label names.
+fn absent(labels: &[u32], classes: usize) -> Option<usize> {
+    // Labels name no more classes than there are labels.
+    let mut named = vec![false; classes.min(labels.len() + 1)];
+    for label in labels {
+        if let Some(named) = named.get_mut(*label as usize) {
+            *named = true;
+        }
+    }
+    named.iter().position(|named| !named)
+}
