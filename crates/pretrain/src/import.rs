@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use hemlock_models::import::ENDINGS;
 use hemlock_models::{Arch, Extractor, ExtractorSpec, ImportError};
-use hemlock_stage::{Environment, ErrorKind, ParamError, StageError};
+use hemlock_stage::{Environment, ParamError, StageError};
 use serde::{Deserialize, Serialize};
 
 use crate::train::{Pretrained, internal};
@@ -58,24 +58,12 @@ impl ImportConfig {
         ParamError::require(said, "trained", "empty", "a word or two, or no such field")
     }
 
-    /// The file.
-    fn path(&self, env: &Environment) -> Result<PathBuf, StageError> {
-        match &env.data {
-            Some(data) => Ok(data.join(&self.weights)),
-            None if self.weights.is_absolute() => Ok(self.weights.clone()),
-            None => {
-                let message = format!("{} lies below a data directory, and none was given", self.weights.display());
-                Err(StageError::new(ErrorKind::Data, message))
-            }
-        }
-    }
-
     /// The BLAKE3 of the file, in hex.
     ///
     /// # Errors
     /// It cannot be read.
     pub(crate) fn digest(&self, env: &Environment) -> Result<String, StageError> {
-        let path = self.path(env)?;
+        let path = env.locate(&self.weights)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update_mmap_rayon(&path).map_err(|source| ImportError::unreadable(&path, source))?;
         Ok(hasher.finalize().to_hex().to_string())
@@ -94,7 +82,7 @@ pub fn import(config: &ImportConfig, env: &Environment, device: &Device) -> Resu
         mean: channels(config.mean),
         std: channels(config.std),
     };
-    let extractor = Extractor::import(spec.clone(), &config.path(env)?, device)?;
+    let extractor = Extractor::import(spec.clone(), &env.locate(&config.weights)?, device)?;
     let weights = extractor.to_safetensors().map_err(internal)?;
     Ok(Pretrained { weights, spec, curve: Vec::new() })
 }
@@ -127,15 +115,5 @@ mod tests {
             let error = config.check().unwrap_err().to_string();
             assert!(error.starts_with(message), "{error}");
         }
-    }
-
-    #[test]
-    fn relative_paths_start_at_the_data_root() {
-        let env = Environment { data: Some("data".into()) };
-        assert_eq!(config().path(&env).unwrap(), PathBuf::from("data/x.pth"));
-        let absolute = ImportConfig { weights: "/models/x.pth".into(), ..config() };
-        assert_eq!(absolute.path(&env).unwrap(), absolute.weights);
-        assert_eq!(absolute.path(&Environment::default()).unwrap(), absolute.weights);
-        assert!(config().path(&Environment::default()).is_err());
     }
 }

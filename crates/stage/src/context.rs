@@ -136,3 +136,18 @@ impl StageError {
         Self::new(ErrorKind::Interrupted, "interrupted; run the same command again to go on")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relative_paths_start_at_the_data_folder() {
+        let env = Environment { data: Some("data".into()) };
+        let (relative, absolute) = (Path::new("x.pth"), Path::new("/models/x.pth"));
+        assert_eq!(env.locate(relative).unwrap(), Path::new("data/x.pth"));
+        assert_eq!(env.locate(absolute).unwrap(), absolute);
+        assert_eq!(Environment::default().locate(absolute).unwrap(), absolute);
+        assert!(Environment::default().locate(relative).is_err());
+    }
+}
