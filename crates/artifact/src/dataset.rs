@@ -1,15 +1,15 @@
 //! Images with labels, in three splits.
 
 use crate::arrays;
+use crate::stored::Pixels;
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
-use ndarray::Array4;
 use serde::{Deserialize, Serialize};
 
 /// One split of a dataset.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Images {
     /// 8-bit RGB, `[n, 3, height, width]`.
-    pub pixels: Array4<u8>,
+    pub pixels: Pixels,
     /// Class of every image.
     pub labels: Vec<u32>,
     /// Where every image stands in the pool of the source that it was drawn from.
@@ -56,7 +56,7 @@ impl Artifact for Dataset {
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
         w.value("info", &Info { name: self.name.clone(), classes: self.classes.clone() })?;
         for (split, images) in [("train", &self.train), ("validation", &self.validation), ("test", &self.test)] {
-            arrays::write(w, &format!("{split}.pixels"), &images.pixels)?;
+            images.pixels.write(w, &format!("{split}.pixels"))?;
             arrays::write_vec(w, &format!("{split}.labels"), &images.labels)?;
             arrays::write_vec(w, &format!("{split}.source_index"), &images.source_index)?;
         }
@@ -67,7 +67,7 @@ impl Artifact for Dataset {
         let Info { name, classes } = r.value("info")?;
         let split = |split: &str| -> Result<Images, StoreError> {
             Ok(Images {
-                pixels: arrays::read(r, &format!("{split}.pixels"))?,
+                pixels: Pixels::read(r, &format!("{split}.pixels"))?,
                 labels: arrays::read_vec(r, &format!("{split}.labels"))?,
                 source_index: arrays::read_vec(r, &format!("{split}.source_index"))?,
             })

@@ -5,7 +5,7 @@ use crate::{
     TargetParams,
 };
 use hemlock_head::Head;
-use ndarray::{Array, Array4, Axis, Dimension};
+use ndarray::{Array4, ArrayView, Axis, Dimension};
 
 /// Numbers of one type, C-ordered.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,7 +32,7 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    fn array<T: Clone, D: Dimension>(name: &'static str, array: &Array<T, D>, data: fn(Vec<T>) -> Data) -> Self {
+    fn array<T: Clone, D: Dimension>(name: &'static str, array: ArrayView<'_, T, D>, data: fn(Vec<T>) -> Data) -> Self {
         Self { name, shape: array.shape().to_vec(), data: data(array.iter().cloned().collect()) }
     }
     fn indices(name: &'static str, values: &[u32]) -> Self {
@@ -70,7 +70,7 @@ impl Export for Dataset {
         let splits = splits(&self.train, &self.validation, &self.test);
         let tensors = |images: &Images| {
             vec![
-                Tensor::array("images", &images.pixels, Data::U8),
+                Tensor::array("images", images.pixels.view(), Data::U8),
                 Tensor::indices("labels", &images.labels),
                 Tensor::indices("source_index", &images.source_index),
             ]
@@ -79,7 +79,10 @@ impl Export for Dataset {
             // Not named like the features, with which they may share a folder.
             tensors: splits.iter().map(|(name, s)| (format!("{name}-images"), tensors(s))).collect(),
             files: vec![("classes.txt".to_owned(), (self.classes.join("\n") + "\n").into_bytes())],
-            pictures: splits.iter().map(|(n, s)| ((*n).to_owned(), s.pixels.clone(), s.labels.clone())).collect(),
+            pictures: splits
+                .iter()
+                .map(|(n, s)| ((*n).to_owned(), s.pixels.view().to_owned(), s.labels.clone()))
+                .collect(),
         }
     }
 }
@@ -106,7 +109,7 @@ impl Export for Features {
         let mut tensors: Vec<(String, Vec<Tensor>)> = splits
             .iter()
             .map(|(name, s)| {
-                let features = Tensor::array("features", &s.features.view().to_owned(), Data::F32);
+                let features = Tensor::array("features", s.features.view(), Data::F32);
                 ((*name).to_owned(), vec![features, Tensor::indices("labels", &s.labels)])
             })
             .collect();
@@ -119,8 +122,8 @@ impl Export for Features {
 }
 
 fn head(name: &str, head: &Head) -> (String, Vec<Tensor>) {
-    let weight = Tensor::array("weight", &head.weight().to_owned(), Data::F64);
-    let bias = Tensor::array("bias", &head.bias().to_owned(), Data::F64);
+    let weight = Tensor::array("weight", head.weight(), Data::F64);
+    let bias = Tensor::array("bias", head.bias(), Data::F64);
     (name.to_owned(), vec![weight, bias])
 }
 
@@ -133,7 +136,7 @@ impl Export for TargetParams {
 impl Export for PoisonFeatures {
     fn export(&self) -> Exported {
         let tensors = vec![
-            Tensor::array("features", &self.features, Data::F32),
+            Tensor::array("features", self.features.view(), Data::F32),
             Tensor::indices("labels", &self.labels),
             Tensor::indices("base_index", &self.base_index),
         ];
@@ -160,7 +163,7 @@ impl Export for Decoder {
 impl Export for Poisons {
     fn export(&self) -> Exported {
         let mut tensors = vec![
-            Tensor::array("images", &self.images, Data::U8),
+            Tensor::array("images", self.images.view(), Data::U8),
             Tensor::indices("labels", &self.labels),
             Tensor::indices("base_index", &self.base_index),
         ];

@@ -1,9 +1,10 @@
 //! Features of a downstream dataset.
 
 use crate::arrays;
+use crate::stored::Matrix;
 use hemlock_head::{HeadError, Samples};
-use hemlock_store::{Artifact, Mapped, PayloadReader, PayloadWriter, StoreError};
-use ndarray::{Array2, ArrayView2, Axis};
+use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
+use ndarray::{ArrayView2, ArrayViewMut2};
 use serde::{Deserialize, Serialize};
 
 /// Features and labels of one split.
@@ -22,47 +23,6 @@ impl FeatureSplit {
     /// Fewer than two classes, no features, a label out of range, or a feature that is not finite.
     pub fn samples(&self, classes: usize) -> Result<Samples<'_>, HeadError> {
         Samples::from_f32(self.features.view(), &self.labels, classes)
-    }
-}
-
-/// A matrix in memory, or in a payload file that is mapped into memory.
-#[derive(Debug)]
-pub struct Matrix(Place);
-
-#[derive(Debug)]
-enum Place {
-    Memory(Array2<f32>),
-    /// Of two axes.
-    File(Mapped<f32>),
-}
-
-impl Matrix {
-    /// The matrix.
-    #[must_use]
-    pub fn view(&self) -> ArrayView2<'_, f32> {
-        let mapped = match &self.0 {
-            Place::Memory(matrix) => return matrix.view(),
-            Place::File(mapped) => mapped,
-        };
-        let [rows, columns] = mapped.shape() else { unreachable!("a mapped matrix has two axes") };
-        let Ok(view) = ArrayView2::from_shape((*rows, *columns), mapped.data()) else {
-            unreachable!("a mapped array fills its shape")
-        };
-        view
-    }
-
-    fn map(r: &PayloadReader, name: &str) -> Result<Self, StoreError> {
-        let mapped = r.map::<f32>(name)?;
-        match mapped.shape().len() {
-            2 => Ok(Self(Place::File(mapped))),
-            axes => Err(r.corrupt(name, format!("has {axes} axes; expected 2"))),
-        }
-    }
-}
-
-impl From<Array2<f32>> for Matrix {
-    fn from(matrix: Array2<f32>) -> Self {
-        Self(Place::Memory(matrix))
     }
 }
 
@@ -94,22 +54,28 @@ impl Normalization {
     #[must_use]
     pub fn standardizing(features: ArrayView2<f32>) -> Self {
         let n = features.nrows().max(1) as f64;
-        let (mut shift, mut scale) = (Vec::new(), Vec::new());
-        for column in features.axis_iter(Axis(1)) {
-            let mean = column.iter().map(|&z| f64::from(z)).sum::<f64>() / n;
-            let variance = column.iter().map(|&z| (f64::from(z) - mean).powi(2)).sum::<f64>() / n;
-            shift.push(mean as f32);
-            scale.push(if variance.sqrt() > 1e-6 * mean.abs().max(1e-6) {
-                (1.0 / variance.sqrt()) as f32
-            } else {
-                0.0
-            });
+        // Row after row: columns of a matrix that is larger than memory would be read from the disk one number at a time.
+        let average = |of: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
+            let mut sums = vec![0.0; features.ncols()];
+            for row in features.rows() {
+                sums.iter_mut().zip(row).enumerate().for_each(|(j, (sum, z))| *sum += of(j, f64::from(*z)));
+            }
+            sums.iter().map(|sum| sum / n).collect()
+        };
+        let mean = average(&|_, z| z);
+        let variance = average(&|j, z| (z - mean[j]).powi(2));
+        let scale = |(mean, variance): (&f64, &f64)| {
+            let deviation = variance.sqrt();
+            if deviation > 1e-6 * mean.abs().max(1e-6) { (1.0 / deviation) as f32 } else { 0.0 }
+        };
+        Self::Affine {
+            shift: mean.iter().map(|mean| *mean as f32).collect(),
+            scale: mean.iter().zip(&variance).map(scale).collect(),
         }
-        Self::Affine { shift, scale }
     }
 
     /// Normalises every row of `features`, `[n, d]`.
-    pub fn apply(&self, features: &mut Array2<f32>) {
+    pub fn apply(&self, mut features: ArrayViewMut2<f32>) {
         for mut row in features.rows_mut() {
             self.map(row.iter_mut());
         }
@@ -208,9 +174,7 @@ impl Artifact for Features {
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
         w.value("info", &Info { classes: self.classes.clone(), normalization: self.normalization.clone().into() })?;
         for (split, s) in [("train", &self.train), ("validation", &self.validation), ("test", &self.test)] {
-            let z = s.features.view();
-            // Both places keep rows one after the other.
-            w.array(&format!("{split}.features"), z.shape(), z.as_slice().unwrap_or_default())?;
+            s.features.write(w, &format!("{split}.features"))?;
             arrays::write_vec(w, &format!("{split}.labels"), &s.labels)?;
         }
         Ok(())
@@ -220,7 +184,7 @@ impl Artifact for Features {
         let Info { classes, normalization } = r.value("info")?;
         let split = |split: &str| -> Result<FeatureSplit, StoreError> {
             Ok(FeatureSplit {
-                features: Matrix::map(r, &format!("{split}.features"))?,
+                features: Matrix::read(r, &format!("{split}.features"))?,
                 labels: arrays::read_vec(r, &format!("{split}.labels"))?,
             })
         };
@@ -244,12 +208,12 @@ impl Artifact for Features {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::array;
+    use ndarray::{Array2, Axis, array};
 
     #[test]
     fn standardizing_gives_mean_zero_and_deviation_one() {
         let mut z = array![[1.0f32, 5.0, 7.0], [3.0, 5.0, 9.0], [5.0, 5.0, 2.0]];
-        Normalization::standardizing(z.view()).apply(&mut z);
+        Normalization::standardizing(z.view()).apply(z.view_mut());
         for (j, column) in z.axis_iter(Axis(1)).enumerate() {
             let mean = column.sum() / 3.0;
             let variance = column.iter().map(|x| (x - mean).powi(2)).sum::<f32>() / 3.0;
@@ -261,7 +225,7 @@ mod tests {
     #[test]
     fn l2_gives_length_one_and_leaves_zero_alone() {
         let mut z = array![[3.0f32, -4.0], [0.0, 0.0], [2e-30, 0.0], [1e30, 1e30]];
-        Normalization::L2.apply(&mut z);
+        Normalization::L2.apply(z.view_mut());
         assert_eq!(z.row(0).to_vec(), [0.6, -0.8]);
         assert_eq!(z.slice(ndarray::s![1..3, ..]), Array2::<f32>::zeros((2, 2)));
         assert!((z[[3, 0]] - 0.5f32.sqrt()).abs() < 1e-7);

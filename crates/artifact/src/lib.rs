@@ -12,6 +12,7 @@ mod export;
 mod extractor;
 mod features;
 mod poisons;
+mod stored;
 mod target;
 
 pub use aim::{Aim, Attack, Split};
@@ -20,6 +21,7 @@ pub use decoder::{Decoder, Reconstruction};
 pub use evaluation::{Accuracy, Change, Evaluation, Measured, Visibility};
 pub use export::{Data, Export, Exported, Tensor};
 pub use extractor::{Epoch, Extractor};
-pub use features::{FeatureSplit, Features, Matrix, Normalization};
+pub use features::{FeatureSplit, Features, Normalization};
 pub use poisons::{CurvePoint, Fit, OUTLIER, PoisonFeatures, Poisons, median};
+pub use stored::{Matrix, Pixels, Stored};
 pub use target::{Bounds, PathPoint, TargetParams};

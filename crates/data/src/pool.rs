@@ -87,6 +87,6 @@ impl Reader<'_> {
             }
         }
         let labels = source_index.iter().map(|&index| pool.labels[index as usize]).collect();
-        Ok(Images { pixels: images, labels, source_index })
+        Ok(Images { pixels: images.into(), labels, source_index })
     }
 }

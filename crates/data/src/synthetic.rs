@@ -177,16 +177,16 @@ mod tests {
         for (small, large) in [(&small.train, &large.train), (&small.test, &large.test)] {
             let n = small.labels.len();
             assert_eq!(small.labels, large.labels[..n]);
-            assert_eq!(small.pixels, large.pixels.slice_axis(Axis(0), Slice::from(..n)));
+            assert_eq!(small.pixels.view(), large.pixels.view().slice_axis(Axis(0), Slice::from(..n)));
         }
     }
 
     #[test]
     fn images_differ_by_index_seed_domain_and_part() {
         let one = all(spec(Domain::A));
-        let first = |loaded: &Dataset| loaded.train.pixels.index_axis(Axis(0), 0).to_owned();
-        assert_ne!(first(&one), one.train.pixels.index_axis(Axis(0), 10));
-        assert_ne!(first(&one), one.test.pixels.index_axis(Axis(0), 0));
+        let first = |loaded: &Dataset| loaded.train.pixels.view().index_axis(Axis(0), 0).to_owned();
+        assert_ne!(first(&one), one.train.pixels.view().index_axis(Axis(0), 10));
+        assert_ne!(first(&one), one.test.pixels.view().index_axis(Axis(0), 0));
         assert_ne!(first(&one), first(&all(spec(Domain::B))));
         let seeded = SyntheticSpec { seed: 6, ..spec(Domain::A) };
         assert_ne!(first(&one), first(&all(seeded)));
@@ -222,7 +222,7 @@ mod tests {
     /// Test accuracy of the class whose mean image is nearest.
     fn nearest_mean_accuracy(difficulty: f64) -> f64 {
         let loaded = all(SyntheticSpec { train_pool: 1000, test_pool: 500, difficulty, ..spec(Domain::A) });
-        let pixels = loaded.train.pixels.mapv(f64::from);
+        let pixels = loaded.train.pixels.view().mapv(f64::from);
         let means: Vec<_> = (0..10)
             .map(|class| {
                 let of_class: Vec<usize> = (class..1000).step_by(10).collect();
@@ -233,6 +233,7 @@ mod tests {
         let right = loaded
             .test
             .pixels
+            .view()
             .outer_iter()
             .zip(&loaded.test.labels)
             .filter(|(image, label)| {

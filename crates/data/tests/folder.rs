@@ -40,14 +40,14 @@ fn given_splits_are_read_resized_and_labelled_by_name() {
     assert_eq!(loaded.classes, ["cat", "dog"]);
     assert_eq!(loaded.train.labels, [0, 0, 1]);
     assert_eq!(loaded.test.labels, [0, 1]);
-    assert_eq!(loaded.train.pixels.dim(), (3, 3, 16, 16));
+    assert_eq!(loaded.train.pixels.view().dim(), (3, 3, 16, 16));
     // `a.ppm` has the right size already and comes after `B.JPG`.
     for (x, rgb) in [(0, [255, 0, 0]), (7, [255, 0, 0]), (8, [0, 0, 255])] {
-        let pixel = [0, 1, 2].map(|c| loaded.train.pixels[[1, c, 5, x]]);
+        let pixel = [0, 1, 2].map(|c| loaded.train.pixels.view()[[1, c, 5, x]]);
         assert_eq!(pixel, rgb);
     }
     // The centre of the wide one holds the border of its halves.
-    let wide = |c, x| loaded.train.pixels[[2, c, 8, x]];
+    let wide = |c, x| loaded.train.pixels.view()[[2, c, 8, x]];
     assert!(wide(0, 2) > 240 && wide(2, 2) < 15);
     assert!(wide(0, 13) < 15 && wide(2, 13) > 240);
 }

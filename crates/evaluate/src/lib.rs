@@ -137,8 +137,8 @@ impl hemlock_stage::Stage for Stage {
                 ));
             };
             let extractor = hemlock_models::open_extractor(extractor, ctx.device)?;
-            let mut z = hemlock_models::extract(&extractor, poisons.images.view(), ctx, &|_| {})?;
-            features.normalization.apply(&mut z);
+            let mut z = hemlock_models::extract(&extractor, poisons.images.view(), ctx)?;
+            features.normalization.apply(z.view_mut());
             on_images = Some(victims.train("inverted images", &z.mapv(f64::from), &poisons.labels)?);
             let (visibility, each) = visibility(poisons, &dataset.train)?;
             (seen, changes) = (Some(visibility), each);

@@ -13,12 +13,13 @@ use ndarray::{Array2, ArrayView2, ArrayView3, Axis, Zip};
 /// A base image is not there, or has another size.
 pub fn visibility(poisons: &Poisons, base: &Images) -> Result<(Visibility, Vec<Change>), StageError> {
     let mut changes = Vec::with_capacity(poisons.labels.len());
+    let originals = base.pixels.view();
     for (image, index) in poisons.images.axis_iter(Axis(0)).zip(&poisons.base_index) {
         let index = *index as usize;
-        if index >= base.len() || base.pixels.index_axis(Axis(0), index).dim() != image.dim() {
+        if index >= base.len() || originals.index_axis(Axis(0), index).dim() != image.dim() {
             return Err(StageError::internal(format!("a poison's base image {index} is not in the training split")));
         }
-        changes.push(change(image, base.pixels.index_axis(Axis(0), index)));
+        changes.push(change(image, originals.index_axis(Axis(0), index)));
     }
     let mean =
         |f: fn(&Change) -> f32| changes.iter().map(|c| f64::from(f(c))).sum::<f64>() / changes.len().max(1) as f64;
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn one_pixel_by_hand() {
         let pixels = Array4::<u8>::from_elem((2, 3, 2, 2), 100);
-        let base = Images { pixels: pixels.clone(), labels: vec![0, 1], source_index: vec![0, 1] };
+        let base = Images { pixels: pixels.clone().into(), labels: vec![0, 1], source_index: vec![0, 1] };
         let mut images = pixels.clone().slice_move(ndarray::s![..1, .., .., ..]);
         images[[0, 0, 0, 0]] = 151;
         let (v, changes) = visibility(&poisons(images, vec![1]), &base).unwrap();

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use hemlock_artifact::FeatureSplit;
 use hemlock_data::{DataError, Seed, SplitSpec};
 use hemlock_stage::{Context, Environment, ErrorKind, ParamError, StageError};
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
 use crate::arrays::{self, Arrays, FileError};
-use crate::{Labelled, Normalize, Splits};
+use crate::{Normalize, Splits};
 
 /// Where features lie, and what is made of them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -80,7 +81,8 @@ impl Import {
         let validation = if own {
             read(VALIDATION)?
         } else {
-            Labelled { features: Array2::zeros((0, train.features.ncols())), labels: Vec::new() }
+            let features = Array2::zeros((0, train.features.view().ncols())).into();
+            FeatureSplit { features, labels: Vec::new() }
         };
         let mut splits = Splits { classes: Vec::new(), train, validation, test };
         splits.classes = classes(&arrays, &splits)?;
@@ -102,7 +104,12 @@ impl Import {
     }
 
     /// Divides training samples into those that stay and those that are held out.
-    fn hold_out(&self, train: &Labelled, classes: &[String], run: u64) -> Result<(Labelled, Labelled), String> {
+    fn hold_out(
+        &self,
+        train: &FeatureSplit,
+        classes: &[String],
+        run: u64,
+    ) -> Result<(FeatureSplit, FeatureSplit), String> {
         let spec = SplitSpec { validation: self.validation, seed: self.seed.of(run), ..SplitSpec::default() };
         let asked = format!("is {}, drawn from {} training samples", self.validation, train.labels.len());
         let chosen = spec.choose(classes, &train.labels, Some(&[])).map_err(|e| match e {
@@ -113,8 +120,8 @@ impl Import {
         })?;
         let of = |rows: &[u32]| {
             let rows: Vec<usize> = rows.iter().map(|row| *row as usize).collect();
-            Labelled {
-                features: train.features.select(Axis(0), &rows),
+            FeatureSplit {
+                features: train.features.view().select(Axis(0), &rows).into(),
                 labels: rows.iter().map(|row| train.labels[*row]).collect(),
             }
         };
@@ -127,9 +134,9 @@ impl Import {
 }
 
 /// A split's features and labels, as many of the one as of the other.
-fn split(arrays: &mut Arrays, (features, labels): Names) -> Result<Labelled, FileError> {
-    let split = Labelled { features: arrays.features(features)?, labels: arrays.labels(labels)? };
-    let (n, found) = (split.features.nrows(), split.labels.len());
+fn split(arrays: &mut Arrays, (features, labels): Names) -> Result<FeatureSplit, FileError> {
+    let split = FeatureSplit { features: arrays.features(features)?.into(), labels: arrays.labels(labels)? };
+    let (n, found) = (split.features.view().nrows(), split.labels.len());
     if n != found {
         return Err(arrays.refuse(labels, format!("has {found} labels; expected {n}, one per row of `{features}`")));
     }
@@ -138,9 +145,9 @@ fn split(arrays: &mut Arrays, (features, labels): Names) -> Result<Labelled, Fil
 
 /// Names of the classes, once all splits are known to fit each other.
 fn classes(arrays: &Arrays, splits: &Splits) -> Result<Vec<String>, FileError> {
-    let d = splits.train.features.ncols();
+    let d = splits.train.features.view().ncols();
     for (split, (name, _)) in [(&splits.train, TRAIN), (&splits.test, TEST), (&splits.validation, VALIDATION)] {
-        let shape = split.features.dim();
+        let shape = split.features.view().dim();
         if name != VALIDATION.0 && (shape.0 == 0 || shape.1 == 0) {
             let problem = format!("has shape [{}, {}]; expected at least one sample of one feature", shape.0, shape.1);
             return Err(arrays.refuse(name, problem));

@@ -7,9 +7,9 @@ mod tests;
 
 pub use import::Import;
 
-use hemlock_artifact::{Dataset, Extractor, FeatureSplit, Features, Images, Normalization};
+use hemlock_artifact::{Dataset, Extractor, FeatureSplit, Features, Images, Matrix, Normalization};
 use hemlock_stage::{Context, Environment, Need, ParamError, Port, StageError, inputs};
-use ndarray::Array2;
+use ndarray::Dim;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 
@@ -82,18 +82,12 @@ inputs! {
     }
 }
 
-/// Features before they are normalised, and their labels.
-struct Labelled {
-    /// `[n, d]`.
-    features: Array2<f32>,
-    labels: Vec<u32>,
-}
-
+/// Features before they are normalised.
 struct Splits {
     classes: Vec<String>,
-    train: Labelled,
-    validation: Labelled,
-    test: Labelled,
+    train: FeatureSplit,
+    validation: FeatureSplit,
+    test: FeatureSplit,
 }
 
 /// The stage.
@@ -156,19 +150,20 @@ impl hemlock_stage::Stage for Stage {
             Params::Import(import) => (import.normalization, import.read(ctx)?),
         };
         let normalization = match normalize {
-            Normalize::None => Normalization::identity(train.features.ncols()),
+            Normalize::None => Normalization::identity(train.features.view().ncols()),
             Normalize::Standardize => Normalization::standardizing(train.features.view()),
             Normalize::L2 => Normalization::L2,
         };
-        let split = |Labelled { mut features, labels }| {
-            normalization.apply(&mut features);
-            FeatureSplit { features: features.into(), labels }
+        let normalized = |mut split: FeatureSplit| {
+            normalization.apply(split.features.view_mut());
+            split
         };
-        Ok(Features { classes, train: split(train), validation: split(validation), test: split(test), normalization })
+        let [train, validation, test] = [train, validation, test].map(normalized);
+        Ok(Features { classes, train, validation, test, normalization })
     }
 }
 
-/// The extractor's output for all images.
+/// The extractor's output for all images. Neither has to fit into memory.
 fn extract(inputs: Inputs, ctx: &Context) -> Result<Splits, StageError> {
     let Inputs { dataset: Some(dataset), extractor: Some(extractor) } = inputs else {
         return Err(StageError::internal("no images and no extractor were given"));
@@ -177,11 +172,12 @@ fn extract(inputs: Inputs, ctx: &Context) -> Result<Splits, StageError> {
     let total = dataset.train.len() + dataset.validation.len() + dataset.test.len();
     let bar = ctx.progress.start("features", total as u64, "images");
     let mut before = 0;
-    let mut extract = |images: Images| -> Result<Labelled, StageError> {
-        let features =
-            hemlock_models::extract(&extractor, images.pixels.view(), ctx, &|done| bar.at((before + done) as u64))?;
+    let mut extract = |images: Images| -> Result<FeatureSplit, StageError> {
+        let mut features = Matrix::scratch(ctx.scratch, Dim([images.len(), extractor.feature_dim()]))?;
+        let done = |done| bar.at((before + done) as u64);
+        hemlock_models::extract_into(&extractor, images.pixels.view(), features.view_mut(), ctx, &done)?;
         before += images.len();
-        Ok(Labelled { features, labels: images.labels })
+        Ok(FeatureSplit { features, labels: images.labels })
     };
     Ok(Splits {
         classes: dataset.classes,

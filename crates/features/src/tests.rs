@@ -2,6 +2,7 @@
 
 use crate::{Import, Normalize, Params, Splits, Stage, arrays::Arrays};
 use half::{bf16, f16};
+use hemlock_artifact::Matrix;
 use hemlock_data::Seed;
 use hemlock_stage::{Cancel, Context, Environment, ErrorKind, NoCheckpoints, Silent, Stage as _};
 use ndarray::Array2;
@@ -77,7 +78,9 @@ fn import(path: impl AsRef<Path>) -> Import {
 
 fn read_with(import: &Import, seed: u64) -> Result<Splits, (ErrorKind, String)> {
     let (env, cancel) = (Environment { data: Some("".into()) }, Cancel::default());
-    let ctx = Context { seed, device: "", env: &env, progress: &Silent, cancel: &cancel, checkpoints: &NoCheckpoints };
+    let (progress, checkpoints) = (&Silent, &NoCheckpoints);
+    let scratch = &std::env::temp_dir();
+    let ctx = Context { seed, device: "", env: &env, progress, cancel: &cancel, checkpoints, scratch };
     import.digest(&env).and_then(|_| import.read(&ctx)).map_err(|e| (e.kind(), e.to_string()))
 }
 
@@ -109,10 +112,10 @@ impl Place {
 }
 
 /// As tests/data/write_arrays.py says.
-fn check_numpy(s: usize, features: &Array2<f32>, labels: &[u32], n: usize) {
+fn check_numpy(s: usize, features: &Matrix, labels: &[u32], n: usize) {
     let expected = Array2::from_shape_fn((n, 4), |(i, j)| (((7 * i + 3 * j + s) % 16) as f32 - 8.0) / 8.0);
-    assert_eq!(features, expected);
-    assert!(features.is_standard_layout());
+    assert_eq!(features.view(), expected);
+    assert!(features.view().is_standard_layout());
     assert_eq!(labels, (0..n as u32).map(|i| (i + s as u32) % 3).collect::<Vec<_>>());
 }
 
@@ -143,7 +146,7 @@ fn every_type_is_read() {
     ];
     for (descr, bytes) in types {
         let splits = place.read("x.npz", &npz(&with(("test", descr, vec![4, 3], bytes.repeat(4))))).unwrap();
-        assert_eq!(splits.test.features.row(3).to_vec(), x, "{descr}");
+        assert_eq!(splits.test.features.view().row(3).to_vec(), x, "{descr}");
     }
     let y = [0u8, 1, 1, 0];
     for (descr, size) in
@@ -180,9 +183,9 @@ fn one_content_has_one_meaning_in_every_kind_of_file() {
     fs::write(folder.join("README"), "no array").unwrap();
     let all = [place.read("x.npz", &npz(&good())), place.read("X.SAFETENSORS", &safetensors(&good())), read(&folder)];
     for splits in all.map(Result::unwrap) {
-        assert_eq!(splits.train.features, Array2::from_shape_fn((8, 3), |(i, j)| (3 * i + j) as f32));
+        assert_eq!(splits.train.features.view(), Array2::from_shape_fn((8, 3), |(i, j)| (3 * i + j) as f32));
         assert_eq!(splits.test.labels, [1, 0, 1, 0]);
-        assert_eq!(splits.validation.features.dim(), (0, 3));
+        assert_eq!(splits.validation.features.view().dim(), (0, 3));
     }
     // Of a folder, what is read is digested, and nothing else.
     let digest = || import(&folder).digest(&Environment { data: Some("".into()) }).unwrap();
@@ -345,16 +348,16 @@ fn validation_is_drawn_from_every_class_alike() {
         let import = Import { validation, seed, ..import(place.0.path().join("x.npz")) };
         read_with(&import, run)
     };
-    let rows = |splits: &Splits| splits.validation.features.column(0).to_vec();
+    let rows = |splits: &Splits| splits.validation.features.view().column(0).to_vec();
     let first = drawn(4, Seed::Of(1), 0).unwrap();
     assert_eq!(first.train.labels.iter().filter(|y| **y == 0).count(), 2);
     assert_eq!(first.validation.labels.iter().filter(|y| **y == 0).count(), 2);
-    let mut all = [first.train.features.column(0).to_vec(), rows(&first)].concat();
+    let mut all = [first.train.features.view().column(0).to_vec(), rows(&first)].concat();
     all.sort_by(f32::total_cmp);
     assert_eq!(all, (0..8).map(|i| 3.0 * i as f32).collect::<Vec<_>>());
     for splits in [&first.train, &first.validation] {
         let class = |z: f32| (z / 3.0) as u32 % 2;
-        assert!(splits.features.column(0).iter().zip(&splits.labels).all(|(z, y)| class(*z) == *y));
+        assert!(splits.features.view().column(0).iter().zip(&splits.labels).all(|(z, y)| class(*z) == *y));
     }
     assert_eq!(rows(&drawn(4, Seed::Of(1), 7).unwrap()), rows(&first));
     assert_eq!(rows(&drawn(4, Seed::Run, 1).unwrap()), rows(&first));

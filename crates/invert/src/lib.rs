@@ -186,8 +186,8 @@ impl hemlock_stage::Stage for Stage {
         };
         let unrounded = frozen.features(found.pixels.view(), ctx)?;
         let images = rounded(&found.pixels);
-        let mut z = extract(&extractor, images.view(), ctx, &|_| {})?;
-        features.normalization.apply(&mut z);
+        let mut z = extract(&extractor, images.view(), ctx)?;
+        features.normalization.apply(z.view_mut());
         let measured = Measured {
             zeta,
             unrounded: unrounded.view(),
@@ -260,7 +260,7 @@ impl<'a> Starts<'a> {
             (0, Start::Decoder, Some(decoded)) => decoded.index_axis(Axis(0), row).iter().copied().collect(),
             _ => {
                 let neighbour = self.nearest[row][n - usize::from(self.first != Start::Nearest)].0;
-                unit(self.train.pixels.index_axis(Axis(0), neighbour))
+                unit(self.train.pixels.view().index_axis(Axis(0), neighbour))
             }
         }
     }
@@ -319,7 +319,7 @@ fn base_images(train: &Images, base_index: &[u32]) -> Result<Array4<u8>, StageEr
             let message = format!("a poison is made of training image {i}, and there are {}", train.len());
             Err(StageError::new(ErrorKind::Artifact, message))
         }
-        None => Ok(train.pixels.select(Axis(0), &rows)),
+        None => Ok(train.pixels.view().select(Axis(0), &rows)),
     }
 }
 

@@ -316,6 +316,7 @@ mod tests {
     /// Run by hand: a timing. What the optimiser adds to the passes through a ResNet-20 is to stay below a tenth of them.
     #[test]
     #[ignore = "a timing"]
+    #[allow(clippy::print_stderr)]
     fn matching_costs_little_more_than_its_passes() {
         let case = Case::new("resnet20", 128, 32);
         let identity = Normalization::identity(case.zeta.ncols());
@@ -340,6 +341,7 @@ mod tests {
             whole += started.elapsed().as_secs_f64();
             assert_eq!(matched.passes, [10; 128]);
         }
-        assert!(whole < 1.1 * bare, "{whole:.2} s for {bare:.2} s of passes: a ratio of {:.3}", whole / bare);
+        eprintln!("{whole:.2} s for {bare:.2} s of passes: a ratio of {:.3}", whole / bare);
+        assert!(whole < 1.1 * bare);
     }
 }

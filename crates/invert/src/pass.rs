@@ -68,7 +68,7 @@ impl<'a> Frozen<'a> {
         })?;
         let mut features = Array2::from_shape_vec((n, self.extractor.feature_dim()), features.concat())
             .map_err(|e| StageError::internal(format!("features have another shape than their extractor says: {e}")))?;
-        self.normalization.apply(&mut features);
+        self.normalization.apply(features.view_mut());
         Ok(features)
     }
 }

@@ -29,6 +29,7 @@ pub(crate) fn context<T>(run: impl FnOnce(&Context) -> T) -> T {
         progress: &Silent,
         cancel: &cancel,
         checkpoints: &NoCheckpoints,
+        scratch: &std::env::temp_dir(),
     })
 }
 

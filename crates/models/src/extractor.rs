@@ -1,10 +1,11 @@
 //! A frozen network with its input normalisation: images in, features out.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use ndarray::{Array2, ArrayView4, Axis, Slice};
+use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis, Slice};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -197,8 +198,23 @@ impl Extractor {
         Tensor::from_data(TensorData::new(pixels.to_vec(), shape), &self.device)
     }
 
-    /// Features `[n, d]` of 8-bit images `[n, 3, h, w]`, in tiles over the threads of the current
-    /// rayon pool; the tiles are fixed, so on `flex` the bytes don't depend on the thread count.
+    /// Features `[n, d]` of 8-bit images `[n, 3, h, w]`: [`Extractor::features_into`] memory.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn features(
+        &self,
+        images: ArrayView4<'_, u8>,
+        progress: &(dyn Fn(usize) -> bool + Sync),
+    ) -> Result<Array2<f32>, ExtractError> {
+        let mut features = Array2::zeros((images.len_of(Axis(0)), self.feature_dim()));
+        self.features_into(images, features.view_mut(), progress)?;
+        Ok(features)
+    }
+
+    /// Writes features `[n, d]` of 8-bit images `[n, 3, h, w]` to `features`, in tiles over the threads of the current
+    /// rayon pool; the tiles are fixed, so on `flex` the bytes don't depend on the thread count. Only those at work are
+    /// held in memory.
     ///
     /// `progress` is told the number of images done, from several threads, and answers whether to
     /// go on.
@@ -206,31 +222,34 @@ impl Extractor {
     /// # Errors
     /// [`ExtractError::Shape`] for images of another size, [`ExtractError::Interrupted`] when
     /// `progress` answers `false`.
-    pub fn features(
+    ///
+    /// # Panics
+    /// Panics if `features` has another shape.
+    pub fn features_into(
         &self,
         images: ArrayView4<'_, u8>,
+        features: ArrayViewMut2<'_, f32>,
         progress: &(dyn Fn(usize) -> bool + Sync),
-    ) -> Result<Array2<f32>, ExtractError> {
+    ) -> Result<(), ExtractError> {
         let [h, w] = self.spec.image_size;
-        let n = images.len_of(Axis(0));
+        let (n, d) = (images.len_of(Axis(0)), self.feature_dim());
         if images.shape()[1..] != [3, h, w] {
             return Err(ExtractError::Shape { found: images.shape().to_vec(), size: self.spec.image_size });
         }
-        let done = AtomicUsize::new(0);
-        let extract = |rows: std::ops::Range<usize>| {
-            let len = rows.len();
-            let tile = images.slice_axis(Axis(0), Slice::from(rows));
+        assert_eq!(features.dim(), (n, d), "the features of {n} images");
+        let (features, done) = (Mutex::new(features), AtomicUsize::new(0));
+        on_device(&self.device, n, TILE, |rows| {
+            let tile = images.slice_axis(Axis(0), Slice::from(rows.clone()));
             let pixels: Vec<f32> = tile.iter().map(|&p| f32::from(p) / 255.0).collect();
-            let features = self.forward(&pixels);
-            let done = done.fetch_add(len, Ordering::Relaxed) + len;
-            if progress(done) { Ok(features) } else { Err(ExtractError::Interrupted) }
-        };
-        let tiles = on_device(&self.device, n, TILE, extract)?;
-        let mut features = Array2::zeros((n, self.feature_dim()));
-        for (to, from) in features.iter_mut().zip(tiles.iter().flatten()) {
-            *to = *from;
-        }
-        Ok(features)
+            let made = self.forward(&pixels);
+            let mut features = features.lock().unwrap_or_else(PoisonError::into_inner);
+            let to = features.slice_axis_mut(Axis(0), Slice::from(rows.clone()));
+            to.into_iter().zip(made).for_each(|(to, z)| *to = z);
+            drop(features);
+            let done = done.fetch_add(rows.len(), Ordering::Relaxed) + rows.len();
+            if progress(done) { Ok(()) } else { Err(ExtractError::Interrupted) }
+        })?;
+        Ok(())
     }
 }
 

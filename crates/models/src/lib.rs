@@ -30,5 +30,5 @@ pub use device::{Backend, DeviceError};
 pub use extractor::{ExtractError, Extractor, ExtractorSpec};
 pub use import::ImportError;
 pub use network::{Arch, ImageSizeError, Network, UnknownArch};
-pub use stage::{extract, open_device, open_extractor};
+pub use stage::{extract, extract_into, open_device, open_extractor};
 pub use weights::{Weights, WeightsError};

@@ -4,7 +4,7 @@
 use crate::{Arch, Backend, DeviceError, ExtractError, Extractor, ExtractorSpec, ImportError, WeightsError, device};
 use burn::tensor::Device;
 use hemlock_stage::{Context, ErrorKind, StageError};
-use ndarray::{Array2, ArrayView4};
+use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis};
 
 impl From<DeviceError> for StageError {
     fn from(e: DeviceError) -> Self {
@@ -57,17 +57,29 @@ pub fn open_extractor(artifact: &hemlock_artifact::Extractor, device: &str) -> R
     Ok(Extractor::from_safetensors(spec, &artifact.weights, &open_device(device)?)?)
 }
 
-/// Features `[n, d]` of 8-bit images `[n, 3, height, width]`, before normalisation. `done` hears how many images are through.
+/// Features `[n, d]` of 8-bit images `[n, 3, height, width]`, before normalisation: [`extract_into`] memory.
+///
+/// # Errors
+/// As there.
+pub fn extract(extractor: &Extractor, images: ArrayView4<'_, u8>, ctx: &Context) -> Result<Array2<f32>, StageError> {
+    let mut features = Array2::zeros((images.len_of(Axis(0)), extractor.feature_dim()));
+    extract_into(extractor, images, features.view_mut(), ctx, &|_| {})?;
+    Ok(features)
+}
+
+/// Writes features `[n, d]` of 8-bit images `[n, 3, height, width]`, before normalisation, to `features`. `done` hears how many images
+/// are through.
 ///
 /// # Errors
 /// The images have another size than the extractor's, a feature is not finite, or the run was interrupted.
-pub fn extract(
+pub fn extract_into(
     extractor: &Extractor,
     images: ArrayView4<'_, u8>,
+    mut features: ArrayViewMut2<'_, f32>,
     ctx: &Context,
     done: &(dyn Fn(usize) + Sync),
-) -> Result<Array2<f32>, StageError> {
-    let features = extractor.features(images, &|n| {
+) -> Result<(), StageError> {
+    extractor.features_into(images, features.view_mut(), &|n| {
         done(n);
         !ctx.cancel.requested()
     })?;
@@ -76,6 +88,6 @@ pub fn extract(
             let message = format!("feature {column} of image {row} is {z}: the extractor's weights are not usable");
             Err(StageError::new(ErrorKind::Numeric, message))
         }
-        None => Ok(features),
+        None => Ok(()),
     }
 }

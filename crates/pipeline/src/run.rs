@@ -275,6 +275,7 @@ impl Runner<'_> {
             progress: self.options.progress,
             cancel: self.options.cancel,
             checkpoints: &LockCheckpoints(lock),
+            scratch: &lock.scratch()?,
         };
         // Backends panic where they fail (a lost device, memory that is used up); a user gets an error.
         let ran = catch_unwind(AssertUnwindSafe(|| node.stage.run(&task.params, &set, &context, &mut draft)));

@@ -117,6 +117,8 @@ pub struct Context<'a> {
     pub cancel: &'a Cancel,
     /// State of an unfinished run.
     pub checkpoints: &'a dyn Checkpoints,
+    /// A folder for arrays that may be larger than memory ([`hemlock_store::Scratch`]).
+    pub scratch: &'a Path,
 }
 
 impl Context<'_> {

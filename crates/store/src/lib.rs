@@ -33,5 +33,5 @@ pub use hash::{Digest, Hash, Key, ParseHashError};
 pub use identity::{Change, Identity};
 pub use lock::Lock;
 pub use manifest::{FileRecord, InputRecord, Manifest};
-pub use payload::{Artifact, Block, Element, Mapped, PayloadReader, PayloadWriter};
+pub use payload::{Artifact, Block, Element, Mapped, PayloadReader, PayloadWriter, Scratch};
 pub use store::Store;

@@ -71,6 +71,16 @@ impl Lock {
         Ok(Draft::new(self, output))
     }
 
+    /// A folder for files that live no longer than the work on the task, on the artifacts' file system.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn scratch(&self) -> Result<PathBuf> {
+        let dir = self.scratch_dir();
+        create_dir(&dir)?;
+        Ok(dir)
+    }
+
     /// The last checkpoint saved for this task. A damaged one is as good as none, and is warned of.
     ///
     /// # Errors
@@ -99,8 +109,7 @@ impl Lock {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn save_checkpoint(&self, bytes: &[u8]) -> Result<()> {
-        let dir = self.scratch_dir();
-        create_dir(&dir)?;
+        let dir = self.scratch()?;
         let new = dir.join("checkpoint.new");
         PayloadFile::create(&new, CHECKPOINT, Encoding::U8, &[bytes.len()], bytes)?;
         rename(&new, &dir.join(CHECKPOINT))

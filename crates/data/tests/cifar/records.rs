@@ -32,15 +32,15 @@ fn records_become_images() {
     let loaded = load_all(&Source::Cifar10, root.path()).unwrap();
     assert_eq!(loaded.name, "cifar10");
     assert_eq!(loaded.classes[3], "class3");
-    assert_eq!(loaded.train.pixels.dim(), (100, 3, 32, 32));
-    assert_eq!(loaded.test.pixels.dim(), (10, 3, 32, 32));
+    assert_eq!(loaded.train.pixels.view().dim(), (100, 3, 32, 32));
+    assert_eq!(loaded.test.pixels.view().dim(), (10, 3, 32, 32));
     assert_eq!(loaded.validation.labels.len(), 0);
     assert_eq!(loaded.train.labels[42], 2);
     assert_eq!(loaded.train.source_index, (0..100).collect::<Vec<_>>());
     // Pixel (channel 2, row 5, column 7) of record 42, by the helper's formula.
     let p = 2 * 1024 + 5 * 32 + 7;
     let expected = ((42 * 31 + p * 7) % 251) as u8;
-    assert_eq!(loaded.train.pixels[[42, 2, 5, 7]], expected);
+    assert_eq!(loaded.train.pixels.view()[[42, 2, 5, 7]], expected);
 }
 
 #[test]

@@ -10,10 +10,10 @@ use burn::{
     optim::{AdamConfig, GradientsParams},
     tensor::{Tensor, TensorData},
 };
-use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Reconstruction};
+use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Pixels, Reconstruction};
 use hemlock_models::{Weights, extract, open_extractor};
 use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
-use ndarray::{Array2, Array4, Axis};
+use ndarray::{Array2, Axis};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -84,7 +84,7 @@ impl hemlock_stage::Stage for Stage {
 
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<hemlock_artifact::Decoder, StageError> {
         let Inputs { dataset, extractor, features } = inputs;
-        let (_, _, height, width) = dataset.train.pixels.dim();
+        let (_, _, height, width) = dataset.train.pixels.view().dim();
         if height != width || height % 8 != 0 {
             let message = format!("makes square images whose side is a multiple of 8; these are {height} x {width}");
             return Err(ParamError::new("", message).into());
@@ -115,7 +115,7 @@ impl hemlock_stage::Stage for Stage {
 /// Features `[n, d]` and the images `[n, 3, height, width]` that they are of.
 struct Pairs {
     features: Array2<f32>,
-    images: Array4<u8>,
+    images: Pixels,
     normalization: hemlock_artifact::Normalization,
 }
 
@@ -131,7 +131,10 @@ fn pairs(dataset: Dataset, features: Features, rng: &mut ChaCha8Rng) -> (Pairs, 
     rows.shuffle(rng);
     let (held_out, train) = rows.split_at((rows.len() / 10).max(1));
     let of = |rows: &[usize]| {
-        pairs(features.train.features.view().select(Axis(0), rows), dataset.train.pixels.select(Axis(0), rows))
+        pairs(
+            features.train.features.view().select(Axis(0), rows),
+            dataset.train.pixels.view().select(Axis(0), rows).into(),
+        )
     };
     (of(train), of(held_out))
 }
@@ -144,7 +147,7 @@ fn train_network(
     rng: &mut ChaCha8Rng,
     ctx: &Context,
 ) -> Result<(Network, Vec<CurvePoint>), StageError> {
-    let (n, _, side, _) = train.images.dim();
+    let (n, _, side, _) = train.images.view().dim();
     let batch = params.batch.min(n);
     let device = frozen.device().clone().autodiff();
     let mut network = Network::new(train.features.ncols(), params.width, side / 8, rng, &device);
@@ -188,7 +191,7 @@ fn loss(
     let device = frozen.device().clone().autodiff();
     let z = train.features.select(Axis(0), rows);
     let zeta: Vec<f32> = z.iter().copied().collect();
-    let x: Vec<f32> = train.images.select(Axis(0), rows).iter().map(|p| f32::from(*p) / 255.0).collect();
+    let x: Vec<f32> = train.images.view().select(Axis(0), rows).iter().map(|p| f32::from(*p) / 255.0).collect();
     let decoded = network.forward(Tensor::from_data(TensorData::new(zeta.clone(), [z.nrows(), z.ncols()]), &device));
     let shape = decoded.dims();
     let pixel_error = (decoded.clone() - Tensor::from_data(TensorData::new(x, shape), &device)).powi_scalar(2).mean();
@@ -209,12 +212,12 @@ impl Pairs {
     fn reconstruct(&self, decoder: &Decoder, frozen: &Frozen, ctx: &Context) -> Result<Reconstruction, StageError> {
         let images = rounded(&decoder.decode(self.features.view(), ctx)?);
         let (n, mut errors) = (images.dim().0, Vec::new());
-        for (a, b) in images.axis_iter(Axis(0)).zip(self.images.axis_iter(Axis(0))) {
+        for (a, b) in images.axis_iter(Axis(0)).zip(self.images.view().axis_iter(Axis(0))) {
             let squares: f64 = a.iter().zip(b).map(|(a, b)| ((f64::from(*a) - f64::from(*b)) / 255.0).powi(2)).sum();
             errors.push(squares / a.len() as f64);
         }
-        let mut features = extract(frozen.extractor, images.view(), ctx, &|_| {})?;
-        self.normalization.apply(&mut features);
+        let mut features = extract(frozen.extractor, images.view(), ctx)?;
+        self.normalization.apply(features.view_mut());
         let squares = |d: Vec<f32>| d.into_iter().map(|d| f64::from(d).powi(2)).sum::<f64>();
         let mean = self.features.mean_axis(Axis(0)).unwrap_or_default().insert_axis(Axis(0));
         let spread = mean.broadcast(self.features.dim()).map_or(0.0, |m| squares(distances(self.features.view(), m)));

@@ -68,7 +68,7 @@ fn images(n: usize) -> Images {
     let pixels = Array4::from_shape_fn((n, 3, 8, 8), |(i, c, y, x)| {
         ((i * i * 37 + c * 101 + y * (17 + i) + x * (29 + 3 * i)) % 256) as u8
     });
-    Images { pixels, labels: (0..n as u32).map(|i| i % 3).collect(), source_index: Vec::new() }
+    Images { pixels: pixels.into(), labels: (0..n as u32).map(|i| i % 3).collect(), source_index: Vec::new() }
 }
 
 fn open() -> Device {
@@ -86,7 +86,15 @@ fn train_on(
 ) -> (Result<Pretrained, StageError>, u64) {
     let (env, progress) = (Environment::default(), StopAfter { limit, ..StopAfter::default() });
     let cancel = &progress.cancel;
-    let ctx = Context { seed: 0, device: "flex", env: &env, progress: &progress, cancel, checkpoints };
+    let ctx = Context {
+        seed: 0,
+        device: "flex",
+        env: &env,
+        progress: &progress,
+        cancel,
+        checkpoints,
+        scratch: &std::env::temp_dir(),
+    };
     let trained = pretrain(method, config, images, monitor, &open(), &ctx);
     (trained, progress.steps.load(Ordering::Relaxed))
 }
@@ -223,7 +231,7 @@ fn running_statistics_are_those_of_the_batches() {
 
     let mut rng = stream(config.seed, Stream::Init);
     let net = Network::new(config.arch, [8, 8], &mut rng, &device).train();
-    let pixels: Vec<f32> = images(20).pixels.iter().map(|&p| f32::from(p) / 255.0).collect();
+    let pixels: Vec<f32> = images(20).pixels.view().iter().map(|&p| f32::from(p) / 255.0).collect();
     let data = TensorData::new(pixels, [20, 3, 8, 8]);
     let x = Tensor::<4>::from_data(data, &device.autodiff());
     let in_training: Vec<f32> = net.forward(trained.spec.normalise(x)).into_data().iter().collect();
@@ -262,7 +270,7 @@ fn stripes(n: usize, from: usize) -> Images {
         let across = if i % 2 == 0 { x } else { y };
         (60 + 130 * ((across + (from + i) / 2) / 2 % 2) + (i * 31 + y * 17 + x * 7) % 40) as u8
     });
-    Images { pixels, labels: (0..n as u32).map(|i| i % 2).collect(), source_index: Vec::new() }
+    Images { pixels: pixels.into(), labels: (0..n as u32).map(|i| i % 2).collect(), source_index: Vec::new() }
 }
 
 #[test]

@@ -1,13 +1,15 @@
-//! Arrays that stay on disk and are read through memory.
+//! Arrays that stay on disk and are read or made through memory.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::marker::PhantomData;
+use std::path::Path;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 use super::element::Element;
-use super::header::HEADER_LEN;
+use super::header::{self, HEADER_LEN};
+use crate::{Result, StoreError};
 
 /// An array of an artifact, mapped into memory: the system reads parts of it when they are used, and drops them when
 /// memory is short. So it may be larger than memory.
@@ -45,5 +47,54 @@ impl<T: Element> Mapped<T> {
     /// The body as bytes.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.map[HEADER_LEN..]
+    }
+}
+
+/// An array in the making, in a file without a name that is mapped into memory: the system writes parts of it to the disk
+/// when memory is short. So it may be larger than memory. The disk has the room from the beginning.
+#[derive(Debug)]
+pub struct Scratch<T> {
+    shape: Vec<usize>,
+    map: MmapMut,
+    element: PhantomData<T>,
+}
+
+impl<T: Element> Scratch<T> {
+    /// An array of zeros on the file system of the folder `dir`.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], as where the disk is full; [`StoreError::Refused`] for a shape that no memory holds.
+    pub fn zeros(dir: &Path, shape: &[usize]) -> Result<Self> {
+        let bytes = header::volume(shape).and_then(|n| n.checked_mul(size_of::<T>()));
+        let bytes = bytes.ok_or_else(|| StoreError::refused(format!("an array of shape {shape:?} is too large")))?;
+        let made = tempfile::tempfile_in(dir).and_then(|mut file| {
+            // Written, as a map into a file that is longer than the disk has room for fails where no error can be returned.
+            io::copy(&mut io::repeat(0).take(bytes as u64), &mut file)?;
+            // SAFETY: the mapped memory changes if somebody changes the file, which has no name by which it could be opened.
+            #[allow(unsafe_code)]
+            unsafe {
+                MmapMut::map_mut(&file)
+            }
+        });
+        let map = made.map_err(StoreError::io(dir, "make a scratch file in"))?;
+        Ok(Self { shape: shape.to_vec(), map, element: PhantomData })
+    }
+
+    /// The length of each axis, outermost first.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The elements in C order.
+    #[must_use]
+    pub fn data(&self) -> &[T] {
+        // Maps begin at a page.
+        bytemuck::cast_slice(&self.map)
+    }
+
+    /// The elements in C order.
+    pub fn data_mut(&mut self) -> &mut [T] {
+        bytemuck::cast_slice_mut(&mut self.map)
     }
 }

@@ -33,7 +33,7 @@ use serde::de::DeserializeOwned;
 pub use element::{Block, Element};
 pub(crate) use file::PayloadFile;
 pub(crate) use header::Encoding;
-pub use mapped::Mapped;
+pub use mapped::{Mapped, Scratch};
 
 use crate::manifest::FileRecord;
 use crate::names::check_name;

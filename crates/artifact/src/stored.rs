@@ -1,0 +1,164 @@
+//! Arrays that may be larger than memory.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hemlock_store::{Element, Mapped, PayloadReader, PayloadWriter, Scratch, StoreError};
+use ndarray::{Array, ArrayView, ArrayViewMut, Dimension, Ix2, Ix4};
+
+/// An array in memory, or in a file that is mapped into memory.
+#[derive(Debug)]
+pub struct Stored<T, D: Dimension>(Place<T, D>);
+
+/// `[n, d]`, a sample's features in a row.
+pub type Matrix = Stored<f32, Ix2>;
+
+/// 8-bit RGB images, `[n, 3, height, width]`.
+pub type Pixels = Stored<u8, Ix4>;
+
+#[derive(Debug)]
+enum Place<T, D: Dimension> {
+    Memory(Array<T, D>),
+    /// Of an artifact; of as many axes as `D` has.
+    File(Arc<Mapped<T>>),
+    /// Without a name; of as many axes as `D` has.
+    Scratch(Scratch<T>),
+}
+
+impl<T: Element, D: Dimension> Stored<T, D> {
+    /// An array of zeros in a file without a name in the folder `dir`.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], as where the disk is full.
+    pub fn scratch(dir: &Path, shape: D) -> Result<Self, StoreError> {
+        Ok(Self(Place::Scratch(Scratch::zeros(dir, shape.slice())?)))
+    }
+
+    /// The array.
+    #[must_use]
+    pub fn view(&self) -> ArrayView<'_, T, D> {
+        let (shape, data) = match &self.0 {
+            Place::Memory(array) => return array.view(),
+            Place::File(mapped) => (mapped.shape(), mapped.data()),
+            Place::Scratch(scratch) => (scratch.shape(), scratch.data()),
+        };
+        match ArrayView::from_shape(dimension::<D>(shape), data) {
+            Ok(view) => view,
+            Err(e) => unreachable!("a mapped array fills its shape: {e}"),
+        }
+    }
+
+    /// The array, to be changed. That of an artifact is copied into memory before.
+    pub fn view_mut(&mut self) -> ArrayViewMut<'_, T, D> {
+        if let Place::File(_) = self.0 {
+            self.0 = Place::Memory(self.view().to_owned());
+        }
+        match &mut self.0 {
+            Place::Memory(array) => array.view_mut(),
+            Place::Scratch(scratch) => {
+                let shape = dimension::<D>(scratch.shape());
+                match ArrayViewMut::from_shape(shape, scratch.data_mut()) {
+                    Ok(view) => view,
+                    Err(e) => unreachable!("a mapped array fills its shape: {e}"),
+                }
+            }
+            Place::File(_) => unreachable!("it was copied"),
+        }
+    }
+
+    /// Maps a block of an artifact.
+    pub(crate) fn read(r: &PayloadReader, name: &str) -> Result<Self, StoreError> {
+        let mapped = r.map::<T>(name)?;
+        let (found, expected) = (mapped.shape().len(), D::NDIM.unwrap_or_default());
+        if found != expected {
+            return Err(r.corrupt(name, format!("has {found} axes; expected {expected}")));
+        }
+        Ok(Self(Place::File(Arc::new(mapped))))
+    }
+
+    /// Writes a C-ordered block.
+    pub(crate) fn write(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
+        let view = self.view();
+        let ordered = view.as_standard_layout();
+        // A standard-layout array always has a slice.
+        w.array(name, view.shape(), ordered.as_slice().unwrap_or_default())
+    }
+}
+
+/// A shape of as many axes as `D` has.
+fn dimension<D: Dimension>(shape: &[usize]) -> D {
+    let mut dimension = D::zeros(shape.len());
+    dimension.slice_mut().copy_from_slice(shape);
+    dimension
+}
+
+impl<T, D: Dimension> From<Array<T, D>> for Stored<T, D> {
+    fn from(array: Array<T, D>) -> Self {
+        Self(Place::Memory(array))
+    }
+}
+
+/// An artifact's array stays in its file; one that is not yet part of an artifact is copied into memory.
+impl<T: Element, D: Dimension> Clone for Stored<T, D> {
+    fn clone(&self) -> Self {
+        match &self.0 {
+            Place::File(mapped) => Self(Place::File(Arc::clone(mapped))),
+            Place::Memory(_) | Place::Scratch(_) => self.view().to_owned().into(),
+        }
+    }
+}
+
+impl<T: Element + PartialEq, D: Dimension> PartialEq for Stored<T, D> {
+    fn eq(&self, other: &Self) -> bool {
+        self.view() == other.view()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::{Array2, Dim};
+
+    fn numbers() -> Array2<f32> {
+        Array2::from_shape_fn((3, 4), |(i, j)| (i * 10 + j) as f32)
+    }
+
+    /// The places of an array, and what is written of each.
+    #[test]
+    fn every_place_holds_the_same_array() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut scratch = Matrix::scratch(dir.path(), Dim([3, 4])).unwrap();
+        assert_eq!(scratch.view(), Array2::<f32>::zeros((3, 4)));
+        scratch.view_mut().assign(&numbers());
+        let mut writer = PayloadWriter::new(dir.path(), "test");
+        scratch.write(&mut writer, "scratch").unwrap();
+        // Stored column by column, and written row by row.
+        let memory = Matrix::from(numbers().reversed_axes().as_standard_layout().into_owned().reversed_axes());
+        memory.write(&mut writer, "memory").unwrap();
+        let reader = PayloadReader::new(dir.path(), "test", writer.files().clone());
+        for name in ["scratch", "memory"] {
+            let mut read = Matrix::read(&reader, name).unwrap();
+            assert_eq!(read.view(), numbers());
+            assert_eq!((read.clone(), scratch.clone()), (memory.clone(), memory.clone()));
+            // A change stays in memory.
+            read.view_mut()[[0, 0]] = 7.0;
+            assert_ne!(read, scratch);
+            assert_eq!(Matrix::read(&reader, name).unwrap(), scratch);
+            let error = Stored::<f32, Ix4>::read(&reader, name).unwrap_err().to_string();
+            assert!(error.contains("has 2 axes; expected 4"), "{error}");
+        }
+    }
+
+    #[test]
+    fn arrays_may_be_empty_and_have_to_fit_somewhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut empty = Matrix::scratch(dir.path(), Dim([0, 4])).unwrap();
+        assert_eq!(empty.view().dim(), (0, 4));
+        assert_eq!(empty.view_mut().dim(), (0, 4));
+        let error = Matrix::scratch(dir.path(), Dim([usize::MAX, 2])).unwrap_err().to_string();
+        assert!(error.contains("too large"), "{error}");
+        let nowhere = Matrix::scratch(&dir.path().join("nowhere"), Dim([1, 1])).unwrap_err().to_string();
+        assert!(nowhere.contains("nowhere"), "{nowhere}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a scratch file has no name");
+    }
+}
