@@ -30,7 +30,16 @@ fn specs_are_checked_before_anything_runs() {
     house.fails("plan tiny --set pretrain.epohcs=3", 2, &["epohcs", "did you mean `epochs`?"]);
     house.fails("plan tiny --set pretrain.epochs=-1", 2, &["--set pretrain.epochs=-1", "epochs"]);
     // In a table with a tag, too, the field is named.
-    house.fails("plan tiny --set invert.steps=x", 2, &["--set invert.steps=x", "[invert] `steps`", "expected u32"]);
+    house.fails(
+        "plan tiny --set invert.steps=x",
+        2,
+        &["--set invert.steps=x", "[invert] `steps`", "expected a whole number from 0"],
+    );
+    house.fails(
+        "plan tiny --set recipes.paper.invert.steps=1",
+        2,
+        &["--set recipes.paper.invert.steps=1", "--set invert.steps=1"],
+    );
     for (field, words) in [
         ("linf=0", "at least 1 grey level"),
         ("linf=300", "`linf`"),

@@ -6,6 +6,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
+use hemlock_stage::FileError;
 use ndarray::{Array2, ShapeBuilder};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use safetensors::{Dtype, tensor::Metadata};
@@ -13,33 +14,16 @@ use zip::ZipArchive;
 
 /// A file of arrays that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FileError {
+pub(crate) enum ArraysError {
     /// Nothing says what the file is.
     #[error("is {}; expected a file that ends in .npz or .safetensors, or a folder of .npy files", .path.display())]
     Ending {
         /// The file.
         path: PathBuf,
     },
-    /// The file system failed.
-    #[error("cannot read {}, which should be a {expected}", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What its name promises.
-        expected: &'static str,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// The file is damaged, or of another kind.
-    #[error("{} is damaged, or no {expected}: {reason}", .path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// What its name promises.
-        expected: &'static str,
-        /// What the reader met.
-        reason: String,
-    },
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// An array is not there.
     #[error("{} has no array `{name}`; it has {}", .path.display(), if .found.is_empty() { "none".to_owned() } else { .found.join(", ") })]
     Missing {
@@ -71,14 +55,14 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(path: &Path) -> Result<Self, FileError> {
+    fn of(path: &Path) -> Result<Self, ArraysError> {
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
         match ending.as_deref() {
             _ if path.is_dir() => Ok(Self::Folder),
             Some("npz") => Ok(Self::Npz),
             Some("safetensors") => Ok(Self::Safetensors),
             None if !path.exists() => Ok(Self::Folder),
-            _ => Err(FileError::Ending { path: path.to_owned() }),
+            _ => Err(ArraysError::Ending { path: path.to_owned() }),
         }
     }
 
@@ -91,11 +75,11 @@ impl Kind {
     }
 
     fn unreadable(self, path: &Path) -> impl FnOnce(io::Error) -> FileError {
-        move |source| FileError::Read { path: path.to_owned(), expected: self.words(), source }
+        FileError::unreadable(path, self.words())
     }
 
     fn damaged<E: Display>(self, path: &Path) -> impl FnOnce(E) -> FileError {
-        move |e| FileError::Format { path: path.to_owned(), expected: self.words(), reason: e.to_string() }
+        FileError::damaged(path, self.words())
     }
 }
 
@@ -103,9 +87,9 @@ impl Kind {
 ///
 /// # Errors
 /// It cannot be read.
-pub(crate) fn digest(path: &Path, names: &[&str]) -> Result<String, FileError> {
+pub(crate) fn digest(path: &Path, names: &[&str]) -> Result<String, ArraysError> {
     let kind = Kind::of(path)?;
-    let hash = |path: &Path| -> Result<blake3::Hash, FileError> {
+    let hash = |path: &Path| -> Result<blake3::Hash, ArraysError> {
         let mut hasher = blake3::Hasher::new();
         hasher.update_mmap_rayon(path).map_err(kind.unreadable(path))?;
         Ok(hasher.finalize())
@@ -131,7 +115,7 @@ fn array_name(file: &str) -> String {
 }
 
 /// Names of a folder's `.npy` files without their ending, in order.
-fn npy_files(folder: &Path) -> Result<Vec<String>, FileError> {
+fn npy_files(folder: &Path) -> Result<Vec<String>, ArraysError> {
     let unreadable = || Kind::Folder.unreadable(folder);
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(unreadable())? {
@@ -162,7 +146,7 @@ impl Arrays {
     ///
     /// # Errors
     /// It is not there, is damaged, or is nothing of the kind.
-    pub(crate) fn open(path: &Path) -> Result<Self, FileError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, ArraysError> {
         let kind = Kind::of(path)?;
         let open = || File::open(path).map(BufReader::new).map_err(kind.unreadable(path));
         let (names, source) = match kind {
@@ -193,15 +177,15 @@ impl Arrays {
     }
 
     /// An array that cannot be used, and why.
-    pub(crate) fn refuse(&self, name: &'static str, problem: impl Into<String>) -> FileError {
-        FileError::Array { path: self.path.clone(), name, problem: problem.into() }
+    pub(crate) fn refuse(&self, name: &'static str, problem: impl Into<String>) -> ArraysError {
+        ArraysError::Array { path: self.path.clone(), name, problem: problem.into() }
     }
 
     /// Features `[n, d]`, of any type of floating-point numbers.
     ///
     /// # Errors
     /// The array is not there, has another shape or type, is cut off, or holds a number that is not finite in 32 bits.
-    pub(crate) fn features(&mut self, name: &'static str) -> Result<Array2<f32>, FileError> {
+    pub(crate) fn features(&mut self, name: &'static str) -> Result<Array2<f32>, ArraysError> {
         self.read(name, |mut stored| {
             let [n, d] = stored.shape[..] else {
                 return Err(format!("has shape {:?}; expected [n, d], a row of features per sample", stored.shape));
@@ -227,7 +211,7 @@ impl Arrays {
     ///
     /// # Errors
     /// The array is not there, has another shape or type, is cut off, or holds a number that is no class.
-    pub(crate) fn labels(&mut self, name: &'static str) -> Result<Vec<u32>, FileError> {
+    pub(crate) fn labels(&mut self, name: &'static str) -> Result<Vec<u32>, ArraysError> {
         self.read(name, |mut stored| {
             if stored.shape.len() != 1 {
                 return Err(format!("has shape {:?}; expected [n], a class per sample", stored.shape));
@@ -243,11 +227,15 @@ impl Arrays {
         })
     }
 
-    fn read<T>(&mut self, name: &'static str, read: impl FnOnce(Stored) -> Result<T, String>) -> Result<T, FileError> {
+    fn read<T>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(Stored) -> Result<T, String>,
+    ) -> Result<T, ArraysError> {
         if !self.has(name) {
-            return Err(FileError::Missing { path: self.path.clone(), name, found: self.names.clone() });
+            return Err(ArraysError::Missing { path: self.path.clone(), name, found: self.names.clone() });
         }
-        let refuse = |problem| FileError::Array { path: self.path.clone(), name, problem };
+        let refuse = |problem| ArraysError::Array { path: self.path.clone(), name, problem };
         let no_npy = |e: &dyn Display| refuse(format!("is damaged, or no .npy file: {e}"));
         let stored = match &mut self.source {
             Source::Npz(archive) => {

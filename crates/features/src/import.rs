@@ -8,7 +8,7 @@ use hemlock_stage::{Context, Environment, ErrorKind, ParamError, StageError};
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
-use crate::arrays::{self, Arrays, FileError};
+use crate::arrays::{self, Arrays, ArraysError};
 use crate::{Normalize, Splits};
 
 /// Where features lie, and what is made of them.
@@ -40,10 +40,10 @@ const TEST: Names = ("test", "test_labels");
 /// Names of all arrays that are looked at.
 const NAMES: [&str; 6] = [TRAIN.0, TRAIN.1, VALIDATION.0, VALIDATION.1, TEST.0, TEST.1];
 
-impl From<FileError> for StageError {
-    fn from(e: FileError) -> Self {
+impl From<ArraysError> for StageError {
+    fn from(e: ArraysError) -> Self {
         match e {
-            FileError::Ending { .. } => ParamError::new("path", e.to_string()).into(),
+            ArraysError::Ending { .. } => ParamError::new("path", e.to_string()).into(),
             e => Self::new(ErrorKind::Data, e),
         }
     }
@@ -134,7 +134,7 @@ impl Import {
 }
 
 /// A split's features and labels, as many of the one as of the other.
-fn split(arrays: &mut Arrays, (features, labels): Names) -> Result<FeatureSplit, FileError> {
+fn split(arrays: &mut Arrays, (features, labels): Names) -> Result<FeatureSplit, ArraysError> {
     let split = FeatureSplit { features: arrays.features(features)?.into(), labels: arrays.labels(labels)? };
     let (n, found) = (split.features.view().nrows(), split.labels.len());
     if n != found {
@@ -144,7 +144,7 @@ fn split(arrays: &mut Arrays, (features, labels): Names) -> Result<FeatureSplit,
 }
 
 /// Names of the classes, once all splits are known to fit each other.
-fn classes(arrays: &Arrays, splits: &Splits) -> Result<Vec<String>, FileError> {
+fn classes(arrays: &Arrays, splits: &Splits) -> Result<Vec<String>, ArraysError> {
     let d = splits.train.features.view().ncols();
     for (split, (name, _)) in [(&splits.train, TRAIN), (&splits.test, TEST), (&splits.validation, VALIDATION)] {
         let shape = split.features.view().dim();

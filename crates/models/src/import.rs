@@ -6,13 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use burn::store::burn_pack::Tensor as Stored;
 use burn::store::pytorch::PytorchStore;
 use burn::store::{ModuleStore, SafetensorsStore};
 use burn::tensor::{Device, TensorData};
+use hemlock_stage::FileError;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -45,26 +45,9 @@ const HEADS: [&str; 7] = ["fc", "linear", "classifier", "head", "projector", "pr
 /// A file that gives no extractor.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The file system failed.
-    #[error("cannot read {}, which should be a {expected}", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What its ending promises.
-        expected: &'static str,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// The file is damaged, or of another kind.
-    #[error("{} is damaged, or no {expected}: {reason}", .path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// What its ending promises.
-        expected: &'static str,
-        /// What the reader met.
-        reason: String,
-    },
+    /// The file cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// More than one network may be meant.
     #[error("{} holds several networks, in {}: save the one that is meant to a file of its own", .path.display(), .prefixes.join(" and "))]
     Ambiguous {
@@ -83,14 +66,6 @@ pub enum ImportError {
         /// What is missing, too much, or of another shape.
         source: Box<WeightsError>,
     },
-}
-
-impl ImportError {
-    /// The file system failed with `source`.
-    #[must_use]
-    pub fn unreadable(path: &Path, source: io::Error) -> Self {
-        Self::Read { path: path.to_owned(), expected: promised(path), source }
-    }
 }
 
 impl Extractor {
@@ -118,7 +93,7 @@ impl Extractor {
 
 /// All tensors of a file by name, the keys of nested dictionaries joined with dots. Their values are read when asked for.
 pub(crate) fn open(path: &Path) -> Result<BTreeMap<String, Stored>, ImportError> {
-    File::open(path).map_err(|source| ImportError::unreadable(path, source))?;
+    File::open(path).map_err(FileError::unreadable(path, promised(path)))?;
     guarded(path, || {
         let tensors = if is_safetensors(path) {
             SafetensorsStore::from_file(path).get_all_tensors().cloned().map_err(|e| e.to_string())?
@@ -142,15 +117,12 @@ pub(crate) fn read(path: &Path, tensor: &Stored) -> Result<Weight, ImportError> 
 
 /// Runs `work` on a file that may be damaged, which readers may answer with an error or with a panic.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, String>) -> Result<T, ImportError> {
-    quietly(work).flatten().map_err(|reason| ImportError::Format {
-        path: path.to_owned(),
-        expected: promised(path),
-        reason,
-    })
+    Ok(quietly(work).flatten().map_err(FileError::damaged(path, promised(path)))?)
 }
 
 /// What kind of file the ending promises.
-fn promised(path: &Path) -> &'static str {
+#[must_use]
+pub fn promised(path: &Path) -> &'static str {
     if is_safetensors(path) { "safetensors file" } else { "PyTorch checkpoint" }
 }
 
@@ -336,7 +308,7 @@ mod tests {
             // The last: an empty dictionary.
             for bytes in damaged.chain([other, b"no weights at all".to_vec(), b"\x80\x02}.".to_vec()]) {
                 let error = import("resnet8-w4", name, &bytes).unwrap_err();
-                assert!(matches!(error, ImportError::Format { .. }), "{error}");
+                assert!(matches!(error, ImportError::File(FileError::Format { .. })), "{error}");
                 let message = error.to_string();
                 assert!(message.contains(name) && message.contains(expected), "{message}");
             }

@@ -23,7 +23,7 @@ impl From<ImportError> for StageError {
         let kind = match e {
             // The file is what it says; it is `arch` that does not fit it.
             ImportError::Misfit { .. } => ErrorKind::Params,
-            ImportError::Read { .. } | ImportError::Format { .. } | ImportError::Ambiguous { .. } => ErrorKind::Data,
+            ImportError::File(_) | ImportError::Ambiguous { .. } => ErrorKind::Data,
         };
         Self::new(kind, e)
     }

@@ -154,6 +154,13 @@ impl Spec {
         })?;
         let recipe = choose_recipe(&mut root, overrides, graph, &source)?;
         for o in overrides.iter().filter(|o| o.path != RECIPE) {
+            if let [first, _, field @ ..] = &o.path[..]
+                && first == "recipes"
+            {
+                let instead = format!("--set {}={}", field.join("."), o.value);
+                let message = format!("--set {o}: overrides come on top of the recipe; expected `{instead}`");
+                return Err(source.error(&[], message));
+            }
             o.apply(&mut root, graph).map_err(|m| source.error(&[], format!("--set {o}: {m}")))?;
         }
         let Value::Object(mut root) = root else { return Err(source.error(&[], "expected a table")) };

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use burn::tensor::Device;
-use hemlock_models::import::ENDINGS;
-use hemlock_models::{Arch, Extractor, ExtractorSpec, ImportError};
-use hemlock_stage::{Environment, ParamError, StageError};
+use hemlock_models::import::{ENDINGS, promised};
+use hemlock_models::{Arch, Extractor, ExtractorSpec};
+use hemlock_stage::{Environment, FileError, ParamError, StageError};
 use serde::{Deserialize, Serialize};
 
 use crate::train::{Pretrained, internal};
@@ -65,7 +65,7 @@ impl ImportConfig {
     pub(crate) fn digest(&self, env: &Environment) -> Result<String, StageError> {
         let path = env.locate(&self.weights)?;
         let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(&path).map_err(|source| ImportError::unreadable(&path, source))?;
+        hasher.update_mmap_rayon(&path).map_err(FileError::unreadable(&path, promised(&path)))?;
         Ok(hasher.finalize().to_hex().to_string())
     }
 }

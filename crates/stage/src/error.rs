@@ -145,6 +145,28 @@ impl ParamError {
     }
 }
 
+impl ParamError {
+    /// Numbers as spec authors know them.
+    const WORDS: [(&str, &str); 6] = [
+        ("u8", "a whole number from 0 to 255"),
+        ("u32", "a whole number from 0 to 4294967295"),
+        ("u64", "a whole number from 0"),
+        ("usize", "a whole number from 0"),
+        ("f32", "a number"),
+        ("f64", "a number"),
+    ];
+
+    /// The same, where the message is serde's and expects a type of Rust's.
+    pub(crate) fn in_words(mut self) -> Self {
+        for (rust, words) in Self::WORDS {
+            if let Some(before) = self.message.strip_suffix(&format!("expected {rust}")) {
+                self.message = format!("{before}expected {words}");
+            }
+        }
+        self
+    }
+}
+
 impl From<serde_path_to_error::Error<serde_json::Error>> for ParamError {
     fn from(e: serde_path_to_error::Error<serde_json::Error>) -> Self {
         let path = e.path().to_string();

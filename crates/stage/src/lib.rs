@@ -6,10 +6,12 @@
 
 mod context;
 mod error;
+mod file;
 mod inputs;
 
 pub use context::{Bar, Cancel, Checkpoints, Context, Environment, NoCheckpoints, Progress, Silent};
 pub use error::{ErrorKind, ParamError, StageError};
+pub use file::FileError;
 pub use inputs::{InputSet, Inputs, Need, Port};
 
 use hemlock_artifact::{Export, Exported};
@@ -175,7 +177,7 @@ pub fn erase<S: Stage>() -> Box<dyn AnyStage> {
 }
 
 fn typed<P: Params>(value: &Value) -> Result<P, ParamError> {
-    let params: P = serde_path_to_error::deserialize(value).map_err(|e| locate::<P>(value, e.into()))?;
+    let params: P = serde_path_to_error::deserialize(value).map_err(|e| locate::<P>(value, e.into()).in_words())?;
     params.check()?;
     Ok(params)
 }
