@@ -76,23 +76,44 @@ impl Constraint {
                 ConstraintKind::Knn => None,
             });
         }
-        if constraint.convex.len() > 1 {
-            let centroids = ClassRows::of(clean)?.centroids;
-            for (class, centroid) in centroids.rows().into_iter().enumerate() {
-                let mut z = centroid.to_owned();
-                constraint.project_row(z.view_mut(), class);
-                if !constraint.holds(z.view(), class) {
-                    return Err(ConstraintError::Empty(class));
-                }
-                constraint.anchors.push(z);
-            }
-        }
+        constraint.anchor(clean)?;
         if kinds.kinds().contains(&ConstraintKind::Knn) {
             let classes = ClassRows::of(clean)?;
             let near = (0..clean.classes()).map(|class| Near::new(&classes, class, quantile, neighbors, &constraint));
             constraint.near = Some(near.collect::<Result<_, _>>()?);
         }
         Ok(constraint)
+    }
+
+    /// Finds the points that all sets have in common, where there are several.
+    fn anchor(&mut self, clean: Samples<'_>) -> Result<(), ConstraintError> {
+        if self.convex.len() < 2 {
+            return Ok(());
+        }
+        let centroids = ClassRows::of(clean)?.centroids;
+        for (class, centroid) in centroids.rows().into_iter().enumerate() {
+            let mut z = centroid.to_owned();
+            self.project_row(z.view_mut(), class);
+            if !self.holds(z.view(), class) {
+                return Err(ConstraintError::Empty(class));
+            }
+            self.anchors.push(z);
+        }
+        Ok(())
+    }
+
+    /// The set itself if it has an end, and else the part of it that lies no farther from the origin than the farthest clean sample.
+    ///
+    /// # Errors
+    /// A class without samples, and sets without a common point.
+    pub fn bounded(&self, clean: Samples<'_>) -> Result<Self, ConstraintError> {
+        let mut bounded = self.clone();
+        let ends = |set: &Convex| !matches!(set, Convex::Slab(_));
+        if self.near.is_none() && !self.convex.iter().any(ends) {
+            bounded.convex.push(Convex::ball(clean, 1.0));
+            bounded.anchor(clean)?;
+        }
+        Ok(bounded)
     }
 
     /// A ball of that radius around the origin.
@@ -309,6 +330,18 @@ mod tests {
         assert!(close(&projected(&slab, far, &[0, 1]), &array![[1.0, 9.0], [4.0, 0.0]], 1e-12));
         assert_eq!(slab.support(array![2.0, 0.0].view(), 0), 2.0);
         assert_eq!(slab.support(array![2.0, 0.1].view(), 0), f64::INFINITY);
+    }
+
+    #[test]
+    fn what_has_no_end_gets_one_at_the_farthest_clean_sample() {
+        let z = array![[-1.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, -2.0], [4.0, 3.0], [4.0, -1.0], [4.0, 0.0]];
+        let clean = Samples::new(z.view(), &[0, 0, 0, 0, 1, 1, 1], 2).unwrap();
+        let bounded = |kinds| build(kinds, clean, 1.0).bounded(clean).unwrap();
+        assert_eq!(bounded("none"), Constraint::ball(5.0));
+        assert_eq!(bounded("slab"), build("slab+ball", clean, 1.0));
+        for kinds in ["ball", "box", "sphere", "knn", "slab+box"] {
+            assert_eq!(bounded(kinds), build(kinds, clean, 1.0));
+        }
     }
 
     #[test]

@@ -269,7 +269,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-features";
-    const VERSION: u32 = 7;
+    const VERSION: u32 = 8;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;
     type Params = Params;

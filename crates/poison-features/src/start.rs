@@ -118,8 +118,8 @@ impl Plan<'_> {
         Ok(())
     }
 
-    /// Poisons that are added one by one. Where labels are kept, a poison's label is that of the nearest samples of its own, so that it may
-    /// be any.
+    /// Poisons that are added one by one, no farther out than clean samples are: where a constraint has no end, what would help most lies
+    /// at infinity. Where labels are kept, a poison's label is that of the nearest samples of its own, so that it may be any.
     fn greedy(
         &self,
         objective: &mut dyn Objective,
@@ -133,7 +133,8 @@ impl Plan<'_> {
             self.clean.labels().iter().for_each(|label| most[*label as usize] += 1);
         }
         let choice = if self.labels == Labels::Random { Choice::Given(drawn) } else { Choice::Any { most } };
-        let added = greedy::add(objective, self.count, &choice, constraint, self.clean, self.sweeps, visit)?;
+        let constraint = constraint.bounded(self.clean)?;
+        let added = greedy::add(objective, self.count, &choice, &constraint, self.clean, self.sweeps, visit)?;
         let base = nearest_samples(&added.features, &added.labels, self.clean, self.labels.base_class());
         Ok(Start { base, features: added.features, labels: added.labels })
     }
@@ -221,6 +222,17 @@ mod tests {
         fn shown(&self, value: f64) -> f64 {
             value
         }
+    }
+
+    #[test]
+    fn greedy_poisons_stay_where_clean_samples_are() {
+        let setting = Setting::new();
+        let clean = setting.clean();
+        let mut objective = Bilevel::new(clean, vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap();
+        let plan = Plan { clean, count: 3, kind: StartKind::Greedy, labels: Labels::Aligned, sweeps: 1, seed: 1 };
+        let start = plan.make(&mut objective, &Constraint::default(), &mut |_, _| Ok(())).unwrap();
+        let largest = |z: &Array2<f64>| z.rows().into_iter().map(|z| z.dot(&z)).fold(0.0, f64::max);
+        assert!(largest(&start.features) <= largest(&clean.to_f64().into_owned()) * (1.0 + 1e-9));
     }
 
     #[test]
