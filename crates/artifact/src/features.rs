@@ -143,23 +143,23 @@ pub struct Features {
 #[derive(Serialize, Deserialize)]
 struct Info {
     classes: Vec<String>,
-    normalization: Stored,
+    normalization: Vectors,
 }
 
 /// A normalisation as it stands in the file: of [`Normalization::L2`] both vectors are empty.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct Vectors {
     shift: Vec<f32>,
     scale: Vec<f32>,
 }
 
-impl From<Stored> for Normalization {
-    fn from(Stored { shift, scale }: Stored) -> Self {
+impl From<Vectors> for Normalization {
+    fn from(Vectors { shift, scale }: Vectors) -> Self {
         if shift.is_empty() && scale.is_empty() { Self::L2 } else { Self::Affine { shift, scale } }
     }
 }
 
-impl From<Normalization> for Stored {
+impl From<Normalization> for Vectors {
     fn from(normalization: Normalization) -> Self {
         match normalization {
             Normalization::Affine { shift, scale } => Self { shift, scale },
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn every_normalization_is_read_as_it_was_stored() {
         for normalization in [Normalization::identity(2), Normalization::L2] {
-            assert_eq!(Normalization::from(Stored::from(normalization.clone())), normalization);
+            assert_eq!(Normalization::from(Vectors::from(normalization.clone())), normalization);
         }
     }
 }
