@@ -37,7 +37,8 @@ pub struct Epoch {
     /// embeddings that are spread over the sphere, near 0 for a collapsed network. Embeddings are the projections, of
     /// supervised training the features.
     pub spread: f64,
-    /// Accuracy of k nearest neighbours on the validation split, in the epochs that measure it.
+    /// Accuracy of k nearest neighbours in the epochs that measure it: on the validation split or, where there is none, of each
+    /// training image among all others.
     pub knn: Option<f64>,
 }
 

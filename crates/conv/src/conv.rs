@@ -84,15 +84,10 @@ impl Conv {
     pub fn new(geometry: Geometry, weights: &[f32], bias: &[f32]) -> Self {
         assert!(bias.is_empty() || bias.len() == geometry.outputs, "a bias of another length");
         let Geometry { outputs, inputs, .. } = geometry;
-        let lanes = |values: &[f32]| {
-            let mut lanes = Lanes::default();
-            lanes.0[..values.len()].copy_from_slice(values);
-            lanes
-        };
         Self {
             matrices: matrices(&geometry, weights, [outputs, inputs], |output, input| [output, input]),
             phases: vec![geometry.forwards()],
-            bias: bias.chunks(LANES).map(lanes).collect(),
+            bias: bias.chunks(LANES).map(Lanes::from_slice).collect(),
             transposed: false,
             geometry,
         }

@@ -1,4 +1,4 @@
-//! Convolutions on the processor, at its speed.
+//! Convolutions and batch norms on the processor, at its speed.
 //!
 //! Images lie as [`Planes`]: blocks of 16 channels, so that a pixel of a block is one AVX-512 register, within a border of zeros,
 //! so that no kernel asks where an image ends. A [`Conv`] computes a block of pixels times a block of channels in registers, straight
@@ -7,6 +7,7 @@
 
 mod conv;
 mod kernel;
+mod norm;
 mod planes;
 mod pool;
 mod weights;
@@ -16,4 +17,5 @@ mod tests;
 
 pub use conv::{Conv, Geometry};
 pub use kernel::{Finish, Start};
+pub use norm::Moments;
 pub use planes::Planes;

@@ -8,6 +8,15 @@ pub(crate) const LANES: usize = 16;
 #[repr(C, align(64))]
 pub(crate) struct Lanes(pub(crate) [f32; LANES]);
 
+impl Lanes {
+    /// Up to as many values, and zeros.
+    pub(crate) fn from_slice(values: &[f32]) -> Self {
+        let mut lanes = Self::default();
+        lanes.0[..values.len()].copy_from_slice(values);
+        lanes
+    }
+}
+
 /// Images `[images, channels, height, width]` of f32, as `[images, blocks, height + 2 border, width + 2 border]` of 16 channels each.
 ///
 /// The border is zero, and so are the channels that fill the last block.
@@ -35,6 +44,12 @@ impl Planes {
     #[must_use]
     pub fn shape(&self) -> [usize; 4] {
         [self.images, self.channels, self.height, self.width]
+    }
+
+    /// Zeros at each side of every image.
+    #[must_use]
+    pub fn border(&self) -> usize {
+        self.border
     }
 
     /// Replaces all values by those of images in that shape.
@@ -125,21 +140,25 @@ impl Planes {
     }
 
     /// Blocks of channels.
+    #[inline(always)]
     pub(crate) fn blocks(&self) -> usize {
         self.channels.div_ceil(LANES)
     }
 
     /// Pixels of a row, with its borders.
+    #[inline(always)]
     pub(crate) fn pitch(&self) -> usize {
         self.width + 2 * self.border
     }
 
     /// Pixels of a block of an image, with its borders.
+    #[inline(always)]
     pub(crate) fn size(&self) -> usize {
         self.pitch() * (self.height + 2 * self.border)
     }
 
     /// Where a block of an image begins, its border first.
+    #[inline(always)]
     pub(crate) fn plane(&self, image: usize, block: usize) -> usize {
         (image * self.blocks() + block) * self.size()
     }
@@ -157,6 +176,7 @@ impl Planes {
     }
 
     /// Where a row of a block of an image begins.
+    #[inline(always)]
     pub(crate) fn row(&self, image: usize, block: usize, y: usize) -> usize {
         self.plane(image, block) + (y + self.border) * self.pitch() + self.border
     }

@@ -1,6 +1,7 @@
 //! Every kernel against sums written out, at sizes that fill no block.
 
-use crate::{Conv, Finish, Geometry, Planes, Start};
+use crate::norm::{Map, Sums};
+use crate::{Conv, Finish, Geometry, Moments, Planes, Start};
 use proptest::prelude::*;
 use pulp::Arch;
 
@@ -162,6 +163,70 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn maps_and_sums_of_channels_are_those_written_out(
+        shape in (1usize..4, prop_oneof![1usize..5, Just(16), 17usize..40], 1usize..9, 1usize..9),
+    ) {
+        let (n, channels, height, width) = shape;
+        let shape = [n, channels, height, width];
+        let (count, area) = (shape.iter().product::<usize>(), height * width);
+        let channel = |i: usize| i / area % channels;
+        // As large a mean beside the spread as a channel may have.
+        let own: Vec<f32> = noise(count, 1).iter().enumerate().map(|(i, x)| x + 10.0 * channel(i) as f32).collect();
+        let other = noise(count, 2);
+        let maps = [noise(channels, 3), noise(channels, 4), noise(channels, 5)];
+        let wide = |x: f32| f64::from(x);
+        let mut sums = [(); 2].map(|()| vec![0.0; channels]);
+        let mut mean = vec![0.0; channels];
+        for i in 0..count {
+            sums[0][channel(i)] += wide(other[i]);
+            sums[1][channel(i)] += wide(other[i]) * (wide(own[i]) - wide(maps[0][channel(i)]));
+            mean[channel(i)] += wide(own[i]) / (n * area) as f64;
+        }
+        let mut variance = vec![0.0; channels];
+        for i in 0..count {
+            variance[channel(i)] += (wide(own[i]) - mean[channel(i)]).powi(2) / (n * area) as f64;
+        }
+        let mapped: Vec<f64> = (0..count)
+            .map(|i| {
+                let [scale, shift, factor] = maps.each_ref().map(|map| wide(map[channel(i)]));
+                wide(own[i]) * scale + shift + wide(other[i]) * factor
+            })
+            .collect();
+        for arch in archs() {
+            let (x, plus) = (planes(shape, 1, &own), planes(shape, 2, &other));
+            let lanes = maps.each_ref().map(|map| x.lanes(map));
+            let mut out = planes(shape, 0, &noise(count, 6));
+            out.map(arch, Map { x: Some(&x), plus: Some(&plus), maps: &lanes, floor: 0.0 });
+            assert_close(&values(&out), &mapped.iter().map(|x| x.max(0.0)).collect::<Vec<_>>());
+            let mut replaced = x.clone();
+            replaced.map(arch, Map { x: None, plus: Some(&plus), maps: &lanes, floor: f32::NEG_INFINITY });
+            assert_close(&values(&replaced), &mapped);
+
+            let zeros = plus.lanes(&vec![0.0; channels]);
+            let found = Sums { values: &plus, with: &x, about: [&zeros, &lanes[0]] }.run(arch);
+            for (found, sums) in found.iter().zip(&sums) {
+                assert_close(&found.iter().map(|x| *x as f32).collect::<Vec<_>>(), sums);
+            }
+            // In two halves, as in one.
+            let halves = [&own[..count / n], &own[count / n..]].map(|half| {
+                let shape = [half.len() * n / count, channels, height, width];
+                (shape[0] > 0).then(|| Moments::new_on(arch, &planes(shape, 0, half)))
+            });
+            for moments in [Moments::new_on(arch, &x), Moments::merge(&halves.into_iter().flatten().collect::<Vec<_>>())] {
+                assert_eq!(moments.count, (n * area) as f64);
+                for (i, found) in moments.variance().enumerate() {
+                    prop_assert!((moments.mean[i] - mean[i]).abs() < 1e-6 * mean[i].abs().max(1.0));
+                    prop_assert!((found - variance[i]).abs() < 1e-5, "{found}, not {}", variance[i]);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn borders_and_fillers_stay_zero() {
     let problem = Problem { size: [5, 3, 3], stride: 1, padding: 1, images: [2, 4, 9] };
@@ -177,7 +242,11 @@ fn borders_and_fillers_stay_zero() {
 fn not_a_number_is_handed_on() {
     let problem = Problem { size: [1, 1, 1], stride: 1, padding: 0, images: [1, 1, 1] };
     let mut out = Planes::new([1, 1, 1, 1], 0);
-    problem.conv().apply(&planes([1, 1, 1, 1], 0, &[f32::NAN]), Start::Zero, Finish::Relu, &mut out);
+    let x = planes([1, 1, 1, 1], 0, &[f32::NAN]);
+    problem.conv().apply(&x, Start::Zero, Finish::Relu, &mut out);
+    assert!(values(&out)[0].is_nan());
+    let mut out = Planes::new([1, 1, 1, 1], 0);
+    x.affine([&[1.0], &[0.0]], None, true, &mut out);
     assert!(values(&out)[0].is_nan());
 }
 

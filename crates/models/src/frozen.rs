@@ -53,7 +53,9 @@ impl Frozen {
             path: block.path.iter().map(Layer::of).collect(),
             shortcut: match &block.downsample {
                 Some(conv) => Some(Layer::of(conv)),
-                None => Layer::padding_channels(block.channels()),
+                None => {
+                    padding_channels(block.channels()).map(|(geometry, weights)| Layer::new(geometry, &weights, &[]))
+                }
             },
         });
         let blocks = blocks.collect();
@@ -204,7 +206,7 @@ impl Block {
 }
 
 /// The shape after [`Planes::max_pool`].
-fn pooled([images, channels, height, width]: [usize; 4]) -> [usize; 4] {
+pub(crate) fn pooled([images, channels, height, width]: [usize; 4]) -> [usize; 4] {
     [images, channels, height.div_ceil(2), width.div_ceil(2)]
 }
 
@@ -221,23 +223,26 @@ impl Layer {
 
     fn of(conv: &Conv2d) -> Self {
         let values = |data: TensorData| data.iter::<f32>().collect::<Vec<_>>();
-        let [outputs, inputs, kernel, _] = conv.weight.dims();
-        let geometry = Geometry { inputs, outputs, kernel, stride: conv.stride[0], padding: kernel / 2 };
         let bias = conv.bias.as_ref().map(|bias| values(bias.val().into_data())).unwrap_or_default();
-        Self::new(geometry, &values(conv.weight.val().into_data()), &bias)
+        Self::new(geometry(conv), &values(conv.weight.val().into_data()), &bias)
     }
+}
 
-    /// The shortcut of option A between so many channels, as a convolution: every second pixel, each channel to the middle of the
-    /// new ones.
-    fn padding_channels([inputs, outputs]: [usize; 2]) -> Option<Self> {
-        if inputs == outputs {
-            return None;
-        }
-        let mut weights = vec![0.0; outputs * inputs];
-        for input in 0..inputs {
-            weights[((outputs - inputs) / 2 + input) * inputs + input] = 1.0;
-        }
-        let geometry = Geometry { inputs, outputs, kernel: 1, stride: 2, padding: 0 };
-        Some(Self::new(geometry, &weights, &[]))
+/// A square convolution that keeps the image size up to its stride.
+pub(crate) fn geometry(conv: &Conv2d) -> Geometry {
+    let [outputs, inputs, kernel, _] = conv.weight.dims();
+    Geometry { inputs, outputs, kernel, stride: conv.stride[0], padding: kernel / 2 }
+}
+
+/// The shortcut of option A between so many channels, where these differ, as a convolution and its weights: every second pixel, each
+/// channel to the middle of the new ones.
+pub(crate) fn padding_channels([inputs, outputs]: [usize; 2]) -> Option<(Geometry, Vec<f32>)> {
+    if inputs == outputs {
+        return None;
     }
+    let mut weights = vec![0.0; outputs * inputs];
+    for input in 0..inputs {
+        weights[((outputs - inputs) / 2 + input) * inputs + input] = 1.0;
+    }
+    Some((Geometry { inputs, outputs, kernel: 1, stride: 2, padding: 0 }, weights))
 }

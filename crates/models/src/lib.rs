@@ -9,7 +9,6 @@
 //! - [`import`]: extractors from files of other tools: PyTorch checkpoints and safetensors.
 //! - [`tiles`]: work split into fixed tiles, so that results don't depend on the thread count.
 
-mod conv;
 pub mod device;
 pub mod extractor;
 mod frozen;
@@ -18,6 +17,8 @@ pub mod network;
 pub mod resnet;
 mod stage;
 pub mod tiles;
+#[cfg(feature = "flex")]
+mod training;
 pub mod vit;
 pub mod weights;
 

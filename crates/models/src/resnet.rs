@@ -18,8 +18,6 @@ use burn::tensor::{Device, Tensor, TensorData, s};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::conv::conv2d;
-
 /// An architecture, written `resnet20`, `resnet20-w8` for a first width of 8 channels, or `resnet50-imagenet` for the stem of large
 /// images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -141,11 +139,14 @@ pub struct ResNet {
     layer3: Vec<Block>,
     /// Empty in the CIFAR networks.
     layer4: Vec<Block>,
+    #[cfg(feature = "flex")]
+    #[module(skip)]
+    pub(crate) planes: crate::training::Pool,
 }
 
 /// Two 3x3 convolutions beside a shortcut (figure 2 of the paper), or one between two of 1x1 (figure 5).
 #[derive(Module, Debug)]
-struct Block {
+pub(crate) struct Block {
     conv1: Conv2d,
     bn1: BatchNorm,
     conv2: Conv2d,
@@ -177,20 +178,57 @@ impl ResNet {
             blocks.collect::<Vec<_>>()
         });
         let mut layer = || layers.next().unwrap_or_default();
-        Self { layer1: layer(), layer2: layer(), layer3: layer(), layer4: layer(), conv1, bn1 }
+        Self {
+            layer1: layer(),
+            layer2: layer(),
+            layer3: layer(),
+            layer4: layer(),
+            conv1,
+            bn1,
+            #[cfg(feature = "flex")]
+            planes: Default::default(),
+        }
+    }
+
+    /// The first convolution.
+    pub(crate) fn stem(&self) -> (&Conv2d, &BatchNorm) {
+        (&self.conv1, &self.bn1)
+    }
+
+    /// Whether a pooling follows the stem.
+    pub(crate) fn pools(&self) -> bool {
+        pools(&self.conv1)
+    }
+
+    /// All blocks in their order.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = &Block> {
+        [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten()
+    }
+
+    /// All convolutions with their batch norms: the stem, then of every block its path and its projection.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = (&Conv2d, &BatchNorm)> {
+        let blocks = self.blocks().flat_map(|block| block.path().chain(block.projection()));
+        std::iter::once(self.stem()).chain(blocks)
     }
 
     /// Features `[n, d]` of normalised images `[n, 3, h, w]`.
     #[must_use]
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let mut x = relu(self.bn1.forward(conv2d(&self.conv1, images)));
-        if pools(&self.conv1) {
+        #[cfg(feature = "flex")]
+        if let Some(features) = crate::training::forward(self, &images) {
+            return features;
+        }
+        self.forward_by_layers(images)
+    }
+
+    /// The same by burn's operations.
+    pub(crate) fn forward_by_layers(&self, images: Tensor<4>) -> Tensor<2> {
+        let mut x = relu(self.bn1.forward(self.conv1.forward(images)));
+        if self.pools() {
             x = pooled(x);
         }
-        for layer in [&self.layer1, &self.layer2, &self.layer3, &self.layer4] {
-            for block in layer {
-                x = block.forward(x);
-            }
+        for block in self.blocks() {
+            x = block.forward(x);
         }
         pool(x)
     }
@@ -214,18 +252,23 @@ impl Block {
     }
 
     /// The convolutions beside the shortcut.
-    fn path(&self) -> impl Iterator<Item = (&Conv2d, &BatchNorm)> {
+    pub(crate) fn path(&self) -> impl Iterator<Item = (&Conv2d, &BatchNorm)> {
         let third = self.conv3.as_ref().zip(self.bn3.as_ref());
         [(&self.conv1, &self.bn1), (&self.conv2, &self.bn2)].into_iter().chain(third)
     }
 
+    /// The convolution of the shortcut, if it has one.
+    pub(crate) fn projection(&self) -> Option<(&Conv2d, &BatchNorm)> {
+        self.downsample.as_ref().map(|(conv, norm)| (conv, norm))
+    }
+
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let shortcut = match &self.downsample {
-            Some((conv, norm)) => norm.forward(conv2d(conv, x.clone())),
+            Some((conv, norm)) => norm.forward(conv.forward(x.clone())),
             None => pad_channels(x.clone(), self.bn3.as_ref().unwrap_or(&self.bn2).beta.dims()[0]),
         };
         let path = self.path().enumerate();
-        let y = path.fold(x, |x, (i, (conv, norm))| norm.forward(conv2d(conv, if i > 0 { relu(x) } else { x })));
+        let y = path.fold(x, |x, (i, (conv, norm))| norm.forward(conv.forward(if i > 0 { relu(x) } else { x })));
         relu(y + shortcut)
     }
 }
@@ -269,10 +312,9 @@ impl Folded {
     pub(crate) fn new(net: &ResNet) -> Self {
         let block = |block: &Block| FoldedBlock {
             path: block.path().map(|(conv, norm)| fold(conv, norm)).collect(),
-            downsample: block.downsample.as_ref().map(|(conv, norm)| fold(conv, norm)),
+            downsample: block.projection().map(|(conv, norm)| fold(conv, norm)),
         };
-        let layers = [&net.layer1, &net.layer2, &net.layer3, &net.layer4];
-        Self { conv1: fold(&net.conv1, &net.bn1), blocks: layers.into_iter().flatten().map(block).collect() }
+        Self { conv1: fold(&net.conv1, &net.bn1), blocks: net.blocks().map(block).collect() }
     }
 
     /// Whether the stem ends in a pooling.

@@ -54,7 +54,7 @@ where
         done
     };
     let mut results: Vec<_> = thread::scope(|scope| {
-        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| on_one_thread(worker))).collect();
+        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| on_threads(1, worker))).collect();
         handles.into_iter().flat_map(join).collect()
     });
     // A tile is begun only after all earlier ones, so the sorted results have no gap before an error.
@@ -86,27 +86,28 @@ where
     (0..n).step_by(GPU_BATCH).map(|start| work(start..(start + GPU_BATCH).min(n))).collect()
 }
 
-/// Runs `a` and `b`, side by side on one-thread pools where the current rayon pool has more than
-/// one thread, else one after the other.
+/// Runs `a` and `b`, side by side on pools of half the current rayon pool's threads each where that has
+/// more than one, else one after the other.
 ///
 /// # Panics
 /// Panics if `a` or `b` panics.
 pub fn par_pair<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
-    if rayon::current_num_threads() <= 1 {
+    let threads = rayon::current_num_threads();
+    if threads <= 1 {
         return (a(), b());
     }
     thread::scope(|scope| {
-        let a = scope.spawn(|| on_one_thread(a));
-        let b = scope.spawn(|| on_one_thread(b));
+        let a = scope.spawn(|| on_threads(threads / 2, a));
+        let b = scope.spawn(|| on_threads(threads / 2, b));
         (join(a), join(b))
     })
 }
 
-/// Runs `work` in a rayon pool of one thread.
-fn on_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    match ThreadPoolBuilder::new().num_threads(1).build() {
+/// Runs `work` in a rayon pool of so many threads.
+fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
+    match ThreadPoolBuilder::new().num_threads(threads).build() {
         Ok(pool) => pool.install(work),
-        // Without a pool of its own the thread uses the global one: slower, with the same result.
+        // Without a pool of its own the work uses the global one: slower, with the same result.
         Err(_) => work(),
     }
 }
@@ -119,10 +120,6 @@ fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
-        ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
-    }
 
     #[test]
     fn tiles_come_in_order_for_every_thread_count() {
@@ -138,8 +135,10 @@ mod tests {
     fn work_sees_one_thread() {
         let threads = on_threads(3, || par_tiles(6, 1, |_| Ok::<_, ()>(rayon::current_num_threads())));
         assert_eq!(threads.unwrap(), [1; 6]);
-        let pair = on_threads(2, || par_pair(rayon::current_num_threads, rayon::current_num_threads));
-        assert_eq!(pair, (1, 1));
+        for (threads, half) in [(1, 1), (2, 1), (5, 2)] {
+            let pair = on_threads(threads, || par_pair(rayon::current_num_threads, rayon::current_num_threads));
+            assert_eq!(pair, (half, half));
+        }
     }
 
     #[test]

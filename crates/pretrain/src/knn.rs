@@ -1,25 +1,56 @@
 //! Accuracy of the k nearest neighbours in feature space: a monitor that trains nothing.
 
-use ndarray::{Array2, Axis};
+use std::cmp::Ordering;
+
+use ndarray::{Array2, ArrayView2, Axis};
+use rayon::prelude::*;
+
+/// Queries whose similarities are held in memory together.
+const TOGETHER: usize = 256;
 
 /// Share of `queries` `[m, d]` whose class wins the vote of the `k` rows of `reference` `[n, d]`
 /// with the largest cosine similarity; ties go to the smaller class.
 pub(crate) fn accuracy(k: usize, reference: (Array2<f32>, &[u32]), queries: (Array2<f32>, &[u32])) -> f32 {
-    let (reference, known) = (unit_rows(reference.0), reference.1);
-    let (queries, labels) = (unit_rows(queries.0), queries.1);
+    let (reference, queries) = ((unit_rows(reference.0), reference.1), (unit_rows(queries.0), queries.1));
+    share(k, (reference.0.view(), reference.1), (queries.0.view(), queries.1), |_| None)
+}
+
+/// The same of samples among all others of them.
+pub(crate) fn leave_one_out(k: usize, (samples, labels): (Array2<f32>, &[u32])) -> f32 {
+    let samples = unit_rows(samples);
+    share(k, (samples.view(), labels), (samples.view(), labels), Some)
+}
+
+/// See [`accuracy`]; of unit rows, and leaving out the row of the reference that is no neighbour of a query.
+fn share(
+    k: usize,
+    (reference, known): (ArrayView2<'_, f32>, &[u32]),
+    (queries, labels): (ArrayView2<'_, f32>, &[u32]),
+    itself: impl Fn(usize) -> Option<usize> + Sync,
+) -> f32 {
     let classes = known.iter().max().map_or(0, |&label| label as usize + 1);
-    let similarity = queries.dot(&reference.t());
-    let correct = similarity.rows().into_iter().zip(labels).filter(|(row, label)| {
-        let mut order: Vec<usize> = (0..row.len()).collect();
-        order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-        let mut votes = vec![0usize; classes];
-        for &neighbour in order.iter().take(k) {
-            votes[known[neighbour] as usize] += 1;
-        }
-        let most = votes.iter().max();
-        votes.iter().position(|v| Some(v) == most) == Some(**label as usize)
+    let tiles: Vec<usize> = (0..labels.len()).step_by(TOGETHER).collect();
+    let correct = tiles.into_par_iter().map(|first| {
+        let tile = queries.slice(ndarray::s![first..(first + TOGETHER).min(labels.len()), ..]);
+        let similarity = tile.dot(&reference.t());
+        let right = similarity.rows().into_iter().zip(first..).filter(|(row, query)| {
+            let itself = itself(*query);
+            let mut order: Vec<usize> = (0..row.len()).filter(|i| Some(*i) != itself).collect();
+            let nearer = |a: &usize, b: &usize| -> Ordering { row[*b].total_cmp(&row[*a]).then(a.cmp(b)) };
+            if k < order.len() {
+                order.select_nth_unstable_by(k, nearer);
+                order.truncate(k);
+            }
+            let mut votes = vec![0usize; classes];
+            for neighbour in order {
+                votes[known[neighbour] as usize] += 1;
+            }
+            let most = votes.iter().max();
+            votes.iter().position(|v| Some(v) == most) == Some(labels[*query] as usize)
+        });
+        right.count()
     });
-    correct.count() as f32 / labels.len().max(1) as f32
+    correct.sum::<usize>() as f32 / labels.len().max(1) as f32
 }
 
 fn unit_rows(mut rows: Array2<f32>) -> Array2<f32> {
@@ -48,5 +79,14 @@ mod tests {
         assert_eq!(share(1), 1.0);
         assert_eq!(share(3), 1.0);
         assert_eq!(share(5), 0.5, "three of five neighbours are of class 1");
+    }
+
+    #[test]
+    fn left_out_samples_do_not_vote_for_themselves() {
+        let samples = array![[1.0, 0.0], [1.0, 0.1], [0.0, 9.0], [0.1, 9.0], [0.2, 9.0]];
+        let share = |k| leave_one_out(k, (samples.clone(), &[0, 0, 1, 1, 1]));
+        assert_eq!(share(1), 1.0);
+        assert_eq!(share(3), 0.6, "two of three neighbours of either sample of class 0 are of class 1");
+        assert_eq!(leave_one_out(1, (array![[1.0], [1.0]], &[0, 1])), 0.0);
     }
 }

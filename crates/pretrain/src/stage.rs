@@ -21,7 +21,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "pretrain";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     /// The extractor's seed is a parameter of its own: seeds of the attack share one extractor.
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
@@ -73,8 +73,8 @@ impl hemlock_stage::Stage for Stage {
         let dataset = || dataset.ok_or_else(|| StageError::internal("no images were given to train on"));
         let train = |method, config: &TrainConfig, dataset: Dataset| {
             let Dataset { train, validation, .. } = dataset;
-            let monitor = (config.knn_every > 0 && !validation.is_empty())
-                .then_some(Monitor { reference: &train, queries: &validation });
+            let monitor = (config.knn_every > 0)
+                .then_some(Monitor { reference: &train, queries: (!validation.is_empty()).then_some(&validation) });
             pretrain(method, config, &train, monitor, &device, ctx)
         };
         let made = match config {

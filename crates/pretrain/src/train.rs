@@ -2,7 +2,7 @@
 //!
 //! A step has two halves: as a rule the two views of every image, in a supervised step the two halves of the batch. They go
 //! through the network separately, each with its own batch statistics (as in MoCo v3), so that each has a gradient graph of
-//! its own and both run side by side on one-thread pools. The graphs are cut at the embeddings z: with g = dL/dz from the
+//! its own and both run side by side, on half of the threads each. The graphs are cut at the embeddings z: with g = dL/dz from the
 //! loss on the detached embeddings, the gradient of sum(z * g) with g constant is, by the chain rule, the exact gradient of
 //! L. There are always two halves, so the bytes don't depend on the thread count.
 //!
@@ -54,8 +54,8 @@ pub struct Pretrained {
 pub struct Monitor<'a> {
     /// The neighbours.
     pub reference: &'a Images,
-    /// The images to classify.
-    pub queries: &'a Images,
+    /// The images to classify; `None` for each of the neighbours among all others.
+    pub queries: Option<&'a Images>,
 }
 
 /// What a method trains the network for: all that the methods differ in.
@@ -348,11 +348,11 @@ impl Run<'_> {
         let extractor = Extractor::new(self.spec.clone(), net, self.device);
         let features = |images: &Images| extractor.features(images.pixels.view(), &|_| true).map_err(internal);
         let Monitor { reference, queries } = monitor;
-        Ok(Some(knn::accuracy(
-            NEIGHBOURS,
-            (features(reference)?, &reference.labels),
-            (features(queries)?, &queries.labels),
-        )))
+        let known = (features(reference)?, &reference.labels[..]);
+        Ok(Some(match queries {
+            Some(queries) => knn::accuracy(NEIGHBOURS, known, (features(queries)?, &queries.labels)),
+            None => knn::leave_one_out(NEIGHBOURS, known),
+        }))
     }
 }
 

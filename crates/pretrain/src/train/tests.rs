@@ -277,7 +277,7 @@ fn stripes(n: usize, from: usize) -> Images {
 fn supervised_training_learns_classes_that_no_pixel_shows() {
     let (reference, queries) = (stripes(40, 0), stripes(20, 5));
     let config = TrainConfig { epochs: 12, knn_every: 12, ..learning() };
-    let monitor = Some(Monitor { reference: &reference, queries: &queries });
+    let monitor = Some(Monitor { reference: &reference, queries: Some(&queries) });
     let curve = train_on(Method::Supervised, &config, &reference, monitor, &NoCheckpoints, u64::MAX).0.unwrap().curve;
     assert!(curve[0].loss > 0.5 && curve[11].loss < 0.25, "{curve:?}");
     assert_eq!(curve[11].knn, Some(1.0), "{curve:?}");
@@ -321,7 +321,7 @@ fn divergence_and_misfits_are_errors() {
 #[test]
 fn the_monitor_measures_when_it_is_due_and_changes_nothing() {
     let (reference, queries) = (images(20), images(10));
-    let monitor = Monitor { reference: &reference, queries: &queries };
+    let monitor = Monitor { reference: &reference, queries: Some(&queries) };
     for method in METHODS {
         let config = TrainConfig { epochs: 3, knn_every: 2, ..tiny() };
         let train = |monitor| train_on(method, &config, &reference, monitor, &NoCheckpoints, u64::MAX).0.unwrap();

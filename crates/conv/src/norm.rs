@@ -1,0 +1,238 @@
+//! Batch norm: the moments of channels, and affine maps of them.
+//!
+//! Ioffe and Szegedy, "Batch normalization" (2015), algorithm 1 and the derivatives after it.
+
+use crate::kernel::vectors;
+use crate::planes::{LANES, Lanes, Planes};
+use pulp::{Arch, Simd, WithSimd};
+
+/// How many values every channel has, and how they are spread.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Moments {
+    /// Values of a channel.
+    pub count: f64,
+    /// Their mean, by channel.
+    pub mean: Vec<f64>,
+    /// The sum of their squared distances to the mean, by channel.
+    pub scatter: Vec<f64>,
+}
+
+impl Moments {
+    /// Of the channels of some images.
+    #[must_use]
+    pub fn new(planes: &Planes) -> Self {
+        Self::new_on(Arch::new(), planes)
+    }
+
+    pub(crate) fn new_on(arch: Arch, planes: &Planes) -> Self {
+        let count = (planes.images * planes.height * planes.width) as f64;
+        // About one of the values, for a mean that is large beside the spread.
+        let near: Vec<Lanes> = (0..planes.blocks()).map(|block| planes.values[planes.row(0, block, 0)]).collect();
+        let [sums, squares] = Sums { values: planes, with: planes, about: [&near, &near] }.run(arch);
+        let (mut mean, mut scatter) = (Vec::with_capacity(planes.channels), Vec::with_capacity(planes.channels));
+        for (channel, (sum, square)) in sums.into_iter().zip(squares).enumerate() {
+            mean.push(f64::from(near[channel / LANES].0[channel % LANES]) + sum / count);
+            scatter.push((square - sum * sum / count).max(0.0));
+        }
+        Self { count, mean, scatter }
+    }
+
+    /// Of all values of the parts (Chan, Golub and LeVeque, 1979).
+    ///
+    /// # Panics
+    /// Parts with other channels.
+    #[must_use]
+    pub fn merge(parts: &[Self]) -> Self {
+        let channels = parts.first().map_or(0, |part| part.mean.len());
+        let mut all = Self { count: 0.0, mean: vec![0.0; channels], scatter: vec![0.0; channels] };
+        for part in parts {
+            assert_eq!(part.mean.len(), channels, "moments of other channels");
+            let count = all.count + part.count;
+            for channel in 0..channels {
+                let apart = part.mean[channel] - all.mean[channel];
+                all.mean[channel] += apart * part.count / count;
+                all.scatter[channel] += part.scatter[channel] + apart * apart * all.count * part.count / count;
+            }
+            all.count = count;
+        }
+        all
+    }
+
+    /// The mean squared distance to the mean, by channel.
+    pub fn variance(&self) -> impl Iterator<Item = f64> {
+        self.scatter.iter().map(|scatter| scatter / self.count)
+    }
+}
+
+impl Planes {
+    /// Writes `scale self + shift`, by channel, and `plus` to that; of this its positive part if it is `rectified`. NaN stays NaN.
+    ///
+    /// # Panics
+    /// Planes of another shape, or not one number for each channel.
+    pub fn affine(&self, [scale, shift]: [&[f32]; 2], plus: Option<&Self>, rectified: bool, out: &mut Self) {
+        let ones = vec![1.0; self.channels];
+        let maps = [scale, shift, &ones].map(|values| self.lanes(values));
+        let floor = if rectified { 0.0 } else { f32::NEG_INFINITY };
+        out.map(Arch::new(), Map { x: Some(self), plus, maps: &maps, floor });
+    }
+
+    /// Replaces itself by `scale self + shift + factor of`, by channel.
+    ///
+    /// # Panics
+    /// As [`Planes::affine`].
+    pub fn combine(&mut self, maps: [&[f32]; 3], of: &Self) {
+        let maps = maps.map(|values| self.lanes(values));
+        self.map(Arch::new(), Map { x: None, plus: Some(of), maps: &maps, floor: f32::NEG_INFINITY });
+    }
+
+    /// Sums of itself, and of its products with the distances of `x` to `about`, by channel.
+    ///
+    /// # Panics
+    /// As [`Planes::affine`].
+    #[must_use]
+    pub fn products(&self, x: &Self, about: &[f32]) -> [Vec<f64>; 2] {
+        assert_eq!(self.shape(), x.shape(), "planes of another shape");
+        Sums { values: self, with: x, about: [&vec![Lanes::default(); self.blocks()], &self.lanes(about)] }
+            .run(Arch::new())
+    }
+
+    /// Numbers of the channels in blocks, filled up with zeros.
+    pub(crate) fn lanes(&self, values: &[f32]) -> Vec<Lanes> {
+        assert_eq!(values.len(), self.channels, "not one number for each channel");
+        values.chunks(LANES).map(Lanes::from_slice).collect()
+    }
+
+    pub(crate) fn map(&mut self, arch: Arch, map: Map<'_>) {
+        for planes in [map.x, map.plus].into_iter().flatten() {
+            assert_eq!(planes.shape(), self.shape(), "planes of another shape");
+        }
+        arch.dispatch(Mapped { map, out: self });
+    }
+
+    /// Image and block of every row, and its number.
+    fn lines(&self) -> impl Iterator<Item = [usize; 3]> + use<> {
+        let (blocks, height) = (self.blocks(), self.height);
+        (0..self.images * blocks * height).map(move |i| [i / (blocks * height), i / height % blocks, i % height])
+    }
+
+    #[inline(always)]
+    fn line(&self, [image, block, y]: [usize; 3]) -> &[Lanes] {
+        &self.values[self.row(image, block, y)..][..self.width]
+    }
+}
+
+/// `scale x + shift + factor plus`, and `floor` where it is below that.
+#[derive(Clone, Copy)]
+pub(crate) struct Map<'a> {
+    /// `None` takes what is replaced.
+    pub(crate) x: Option<&'a Planes>,
+    pub(crate) plus: Option<&'a Planes>,
+    /// Scale, shift and factor, by block.
+    pub(crate) maps: &'a [Vec<Lanes>; 3],
+    pub(crate) floor: f32,
+}
+
+struct Mapped<'a> {
+    map: Map<'a>,
+    out: &'a mut Planes,
+}
+
+impl WithSimd for Mapped<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match S::F32_LANES {
+            16 => self.rows::<S, 1>(simd),
+            8 => self.rows::<S, 2>(simd),
+            4 => self.rows::<S, 4>(simd),
+            2 => self.rows::<S, 8>(simd),
+            _ => self.rows::<S, 16>(simd),
+        }
+    }
+}
+
+impl Mapped<'_> {
+    #[inline(always)]
+    fn rows<S: Simd, const V: usize>(self, simd: S) {
+        let Self { map: Map { x, plus, maps: [scale, shift, factor], floor }, out } = self;
+        let floor = simd.splat_f32s(floor);
+        for line @ [image, block, y] in out.lines() {
+            let scale = vectors::<S, V>(simd, &scale[block]);
+            let shift = vectors::<S, V>(simd, &shift[block]);
+            let factor = vectors::<S, V>(simd, &factor[block]);
+            let at = out.row(image, block, y);
+            let width = out.width;
+            let to = &mut out.values[at..][..width];
+            for pixel in 0..width {
+                let x = vectors::<S, V>(simd, x.map_or(&to[pixel], |x| &x.values[x.row(image, block, y) + pixel]));
+                let plus = plus.map(|plus| vectors::<S, V>(simd, &plus.line(line)[pixel]));
+                let (to, _) = S::as_mut_simd_f32s(&mut to[pixel].0);
+                for (v, to) in to.iter_mut().enumerate() {
+                    let mut sum = simd.mul_add_e_f32s(x[v], scale[v], shift[v]);
+                    if let Some(plus) = plus {
+                        sum = simd.mul_add_e_f32s(plus[v], factor[v], sum);
+                    }
+                    *to = simd.select_f32s(simd.less_than_f32s(sum, floor), floor, sum);
+                }
+            }
+        }
+    }
+}
+
+/// Sums by channel of the distances of `values` to the first of `about`, and of their products with those of `with` to the second.
+pub(crate) struct Sums<'a> {
+    pub(crate) values: &'a Planes,
+    pub(crate) with: &'a Planes,
+    pub(crate) about: [&'a [Lanes]; 2],
+}
+
+impl Sums<'_> {
+    pub(crate) fn run(self, arch: Arch) -> [Vec<f64>; 2] {
+        let channels = self.values.channels;
+        arch.dispatch(self).map(|sums| sums.into_iter().flatten().take(channels).collect())
+    }
+
+    #[inline(always)]
+    fn rows<S: Simd, const V: usize>(self, simd: S) -> [Vec<[f64; LANES]>; 2] {
+        let Self { values, with, about } = self;
+        let mut all = [vec![[0.0; LANES]; values.blocks()], vec![[0.0; LANES]; values.blocks()]];
+        for line @ [_, block, _] in values.lines() {
+            let about = [vectors::<S, V>(simd, &about[0][block]), vectors::<S, V>(simd, &about[1][block])];
+            // A row in single precision, and the rows in double: a channel has up to millions of values.
+            let mut row = [[simd.splat_f32s(0.0); V]; 2];
+            for (value, with) in values.line(line).iter().zip(with.line(line)) {
+                let (value, with) = (vectors::<S, V>(simd, value), vectors::<S, V>(simd, with));
+                for v in 0..V {
+                    let value = simd.sub_f32s(value[v], about[0][v]);
+                    row[0][v] = simd.add_f32s(row[0][v], value);
+                    row[1][v] = simd.mul_add_e_f32s(value, simd.sub_f32s(with[v], about[1][v]), row[1][v]);
+                }
+            }
+            for (all, row) in all.iter_mut().zip(&row) {
+                let mut lanes = Lanes::default();
+                let (to, _) = S::as_mut_simd_f32s(&mut lanes.0);
+                to.copy_from_slice(row);
+                for (sum, value) in all[block].iter_mut().zip(lanes.0) {
+                    *sum += f64::from(value);
+                }
+            }
+        }
+        all
+    }
+}
+
+impl WithSimd for Sums<'_> {
+    type Output = [Vec<[f64; LANES]>; 2];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+        match S::F32_LANES {
+            16 => self.rows::<S, 1>(simd),
+            8 => self.rows::<S, 2>(simd),
+            4 => self.rows::<S, 4>(simd),
+            2 => self.rows::<S, 8>(simd),
+            _ => self.rows::<S, 16>(simd),
+        }
+    }
+}

@@ -1,0 +1,604 @@
+//! A residual network in training on the processor: one operation of burn's graph, by the kernels of `hemlock-conv`.
+//!
+//! Layer by layer it would be the same sums, but between any two layers burn has images in another layout. Here they stay in the
+//! planes that convolutions read; batch norm, shortcut and ReLU are one pass over them; and on the way back the derivative by what a
+//! convolution made takes its place. The operation has two parents: the images, and all parameters in a row.
+
+use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Flex};
+use burn::nn::BatchNorm;
+use burn::nn::conv::Conv2d;
+use burn::tensor::{Device, Tensor, TensorData};
+use hemlock_conv::{Conv, Finish, Geometry, Moments, Planes, Start};
+use rayon::prelude::*;
+
+use crate::frozen::{geometry, padding_channels, pooled};
+use crate::resnet::ResNet;
+
+/// Images of one task: few enough for their planes to stay in the cache from one pass to the next.
+const TILE: usize = 4;
+/// Of what a ReLU makes: the widest padding of a convolution that reads it, and what a pooling reads.
+const BORDER: usize = 1;
+
+/// Features `[n, d]` of normalised images `[n, 3, h, w]`, by the statistics of the batch, which move the running ones. `None` where
+/// the tensors lie elsewhere, or the network is not in training.
+pub(crate) fn forward(net: &ResNet, images: &Tensor<4>) -> Option<Tensor<2>> {
+    if !net.layers().all(|(_, norm)| norm.training.is_enabled()) {
+        return None;
+    }
+    let device = images.device();
+    let images = images.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
+    let flat = net.layers().flat_map(|(conv, norm)| {
+        let weight = conv.weight.val();
+        let count = weight.shape().num_elements();
+        [weight.reshape([count]), norm.gamma.val(), norm.beta.val()]
+    });
+    let parameters = Tensor::cat(flat.collect(), 0).try_into_primitive::<Autodiff<Flex>>().ok()?;
+    let ((images, images_node), (parameters, parameters_node)) = (images.into_parts(), parameters.into_parts());
+
+    let images = Tensor::<4>::from_primitive::<Flex>(images);
+    let parameters = values(Tensor::<1>::from_primitive::<Flex>(parameters));
+    let tape = Tape::record(Plan::new(net), images, parameters, &net.planes);
+    for ((_, norm), made) in net.layers().zip(tape.made()) {
+        made.update(norm, &device);
+    }
+    let features = primitive(tape.features());
+    let prepared = Derivative.prepare::<NoCheckpointing>([images_node, parameters_node]).compute_bound();
+    let features = match prepared.stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish(tape, features),
+        OpsKind::UnTracked(prepared) => prepared.finish(features),
+    };
+    Some(Tensor::from_primitive::<Autodiff<Flex>>(features))
+}
+
+#[derive(Debug)]
+struct Derivative;
+
+impl Backward<Flex, 2> for Derivative {
+    type State = Tape;
+
+    fn backward(self, ops: Ops<Tape, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let by_features = values(Tensor::<2>::from_primitive::<Flex>(gradients.consume::<Flex>(&ops.node)));
+        let [images, parameters] = ops.parents;
+        let (by_images, by_parameters) = ops.state.differentiate(&by_features, images.is_some());
+        if let Some((node, by_images)) = images.zip(by_images) {
+            gradients.register::<Flex>(node.id, primitive(by_images.into_tensor()));
+        }
+        if let Some(node) = parameters {
+            let shape = [by_parameters.len()];
+            let by_parameters = Tensor::<1>::from_data(TensorData::new(by_parameters, shape), &Device::flex());
+            gradients.register::<Flex>(node.id, primitive(by_parameters));
+        }
+    }
+}
+
+/// The network's layers, without their parameters.
+#[derive(Debug, Clone)]
+struct Plan {
+    stem: Layer,
+    /// Whether a pooling follows.
+    pools: bool,
+    blocks: Vec<Block>,
+}
+
+#[derive(Debug, Clone)]
+struct Block {
+    /// A ReLU follows on each.
+    path: Vec<Layer>,
+    shortcut: Shortcut,
+}
+
+#[derive(Debug, Clone)]
+enum Shortcut {
+    Identity,
+    /// A convolution that is never trained.
+    Fixed(Geometry, Vec<f32>),
+    Trained(Layer),
+}
+
+/// A convolution and the batch norm after it.
+#[derive(Debug, Clone)]
+struct Layer {
+    geometry: Geometry,
+    epsilon: f64,
+    /// Where its parameters begin: weights, then scale and shift of the batch norm.
+    at: usize,
+}
+
+/// What a layer's convolution made of a batch.
+#[derive(Debug, Clone)]
+struct Made {
+    raw: Batch,
+    moments: Moments,
+    /// One over the deviation of every channel.
+    precision: Vec<f64>,
+}
+
+/// What a pass leaves behind.
+#[derive(Debug, Clone)]
+struct Tape {
+    plan: Plan,
+    parameters: Vec<f32>,
+    images: Batch,
+    stem: Made,
+    /// Of the stem after its ReLU.
+    output: Batch,
+    pooled: Option<Batch>,
+    blocks: Vec<BlockTape>,
+}
+
+#[derive(Debug, Clone)]
+struct BlockTape {
+    made: Vec<Made>,
+    shortcut: Option<Made>,
+    /// Of every layer of the path after its ReLU, the last one with the shortcut added.
+    outputs: Vec<Batch>,
+}
+
+impl Plan {
+    fn new(net: &ResNet) -> Self {
+        let mut at = 0;
+        let mut layer = |(conv, norm): (&Conv2d, &BatchNorm)| {
+            let layer = Layer { geometry: geometry(conv), epsilon: norm.epsilon, at };
+            at += layer.parameters();
+            layer
+        };
+        let stem = layer(net.stem());
+        let blocks = net.blocks().map(|block| {
+            let path: Vec<Layer> = block.path().map(&mut layer).collect();
+            let (from, to) = (path[0].geometry.inputs, path[path.len() - 1].geometry.outputs);
+            let shortcut = match (block.projection(), padding_channels([from, to])) {
+                (Some(projection), _) => Shortcut::Trained(layer(projection)),
+                (None, Some((geometry, weights))) => Shortcut::Fixed(geometry, weights),
+                (None, None) => Shortcut::Identity,
+            };
+            Block { path, shortcut }
+        });
+        let blocks = blocks.collect();
+        Self { stem, pools: net.pools(), blocks }
+    }
+}
+
+impl Layer {
+    fn parameters(&self) -> usize {
+        self.geometry.weights() + 2 * self.geometry.outputs
+    }
+
+    fn weights<'p>(&self, parameters: &'p [f32]) -> &'p [f32] {
+        &parameters[self.at..][..self.geometry.weights()]
+    }
+
+    /// Scale and shift of the batch norm.
+    fn norm<'p>(&self, parameters: &'p [f32]) -> (&'p [f32], &'p [f32]) {
+        let outputs = self.geometry.outputs;
+        parameters[self.at + self.geometry.weights()..][..2 * outputs].split_at(outputs)
+    }
+
+    /// What the convolution makes of `x`.
+    fn convolve(&self, parameters: &[f32], x: &Batch) -> Made {
+        let conv = Conv::new(self.geometry, self.weights(parameters), &[]);
+        // The transposed convolution will read the derivative that takes its place.
+        let mut raw = x.pool.batch(self.geometry.output(x.shape), self.geometry.padding);
+        let moments: Vec<Moments> = raw
+            .par_iter_mut()
+            .zip(x.par_iter())
+            .map(|(raw, x)| {
+                conv.apply(x, Start::Zero, Finish::Keep, raw);
+                Moments::new(raw)
+            })
+            .collect();
+        let moments = Moments::merge(&moments);
+        let precision = moments.variance().map(|variance| 1.0 / (variance + self.epsilon).sqrt()).collect();
+        Made { raw, moments, precision }
+    }
+
+    /// What the batch norm makes of that, with `plus` added to it.
+    fn normalise(&self, parameters: &[f32], made: &Made, plus: Option<&Batch>, rectified: bool) -> Batch {
+        let (scale, shift) = self.norm(parameters);
+        let scale: Vec<f64> = scale.iter().zip(&made.precision).map(|(scale, p)| f64::from(*scale) * p).collect();
+        let shift = shift.iter().zip(&scale).zip(&made.moments.mean);
+        let shift: Vec<f32> = shift.map(|((shift, scale), mean)| (f64::from(*shift) - scale * mean) as f32).collect();
+        let scale: Vec<f32> = scale.into_iter().map(|scale| scale as f32).collect();
+        let mut out = made.raw.pool.batch(made.raw.shape, BORDER);
+        out.par_iter_mut().zip(made.raw.par_iter()).enumerate().for_each(|(i, (out, raw))| {
+            raw.affine([&scale, &shift], plus.map(|plus| &plus[i]), rectified, out);
+        });
+        out
+    }
+
+    /// From the derivative `of` by what the layer made of `x`, that by its parameters, and by what the convolution made, in its place.
+    fn differentiate(&self, parameters: &[f32], x: &Batch, made: &mut Made, of: &Batch, gradient: &mut [f32]) {
+        let Made { raw, moments, precision } = made;
+        let mean: Vec<f32> = moments.mean.iter().map(|&mean| mean as f32).collect();
+        let sums: Vec<_> = of.par_iter().zip(raw.par_iter()).map(|(of, raw)| of.products(raw, &mean)).collect();
+        let (scale, _) = self.norm(parameters);
+        let (by_weights, by_norm) = gradient[self.at..][..self.parameters()].split_at_mut(self.geometry.weights());
+        let (by_scale, by_shift) = by_norm.split_at_mut(self.geometry.outputs);
+        let mut maps = [(); 3].map(|()| vec![0.0; self.geometry.outputs]);
+        for (channel, precision) in precision.iter().enumerate() {
+            let [sum, product] = [0, 1].map(|i| sums.iter().map(|tile| tile[i][channel]).sum::<f64>());
+            // About the mean itself, not as it was rounded.
+            let product = product + sum * (f64::from(mean[channel]) - moments.mean[channel]);
+            by_scale[channel] = (product * precision) as f32;
+            by_shift[channel] = sum as f32;
+            // factor (dy - sum(dy) / n - x^ sum(dy x^) / n), of n values in the channel, x^ when they are normalised.
+            let factor = f64::from(scale[channel]) * precision;
+            let slope = -factor * precision * precision * product / moments.count;
+            let constant = -factor * sum / moments.count - slope * moments.mean[channel];
+            for (map, value) in maps.iter_mut().zip([slope, constant, factor]) {
+                map[channel] = value as f32;
+            }
+        }
+        let maps = maps.each_ref().map(Vec::as_slice);
+        raw.par_iter_mut().zip(of.par_iter()).for_each(|(raw, of)| raw.combine(maps, of));
+        by_weights.copy_from_slice(&self.geometry.weight_gradient(x, raw));
+    }
+
+    /// The derivative of the convolution by what it is made of.
+    fn transposed(&self, parameters: &[f32]) -> Conv {
+        Conv::transposed(self.geometry, self.weights(parameters))
+    }
+}
+
+impl Made {
+    /// Moves a batch norm's running statistics.
+    fn update(&self, norm: &BatchNorm, device: &Device) {
+        let tensor = |values: Vec<f32>| Tensor::<1>::from_data(TensorData::new(values, [self.precision.len()]), device);
+        let mean = tensor(self.moments.mean.iter().map(|&mean| mean as f32).collect());
+        let variance = tensor(self.moments.variance().map(|variance| variance as f32).collect());
+        for (running, now) in [(&norm.running_mean, mean), (&norm.running_var, variance)] {
+            let before = running.value_sync().to_device(device);
+            running.update((before.mul_scalar(1.0 - norm.momentum) + now.mul_scalar(norm.momentum)).detach());
+        }
+    }
+}
+
+impl Tape {
+    /// Passes images through.
+    fn record(plan: Plan, images: Tensor<4>, parameters: Vec<f32>, pool: &Pool) -> Self {
+        let images = Batch::from_tensor(images, plan.stem.geometry.padding, pool);
+        let stem = plan.stem.convolve(&parameters, &images);
+        let output = plan.stem.normalise(&parameters, &stem, None, true);
+        let pooled = plan.pools.then(|| {
+            let mut out = pool.batch(pooled(output.shape), BORDER);
+            out.par_iter_mut().zip(output.par_iter()).for_each(|(out, x)| x.max_pool(out));
+            out
+        });
+        let mut blocks: Vec<BlockTape> = Vec::with_capacity(plan.blocks.len());
+        for block in &plan.blocks {
+            let before = blocks.last().and_then(|block| block.outputs.last());
+            let x = before.or(pooled.as_ref()).unwrap_or(&output);
+            blocks.push(block.record(&parameters, x));
+        }
+        Self { plan, parameters, images, stem, output, pooled, blocks }
+    }
+
+    /// What the layers' convolutions made, in the order of [`ResNet::layers`].
+    fn made(&self) -> impl Iterator<Item = &Made> {
+        std::iter::once(&self.stem).chain(self.blocks.iter().flat_map(|block| block.made.iter().chain(&block.shortcut)))
+    }
+
+    /// What a block reads.
+    fn input(&self, block: usize) -> &Batch {
+        let before = block.checked_sub(1).and_then(|block| self.blocks[block].outputs.last());
+        before.or(self.pooled.as_ref()).unwrap_or(&self.output)
+    }
+
+    /// `[n, d]`.
+    fn features(&self) -> Tensor<2> {
+        let last = self.input(self.blocks.len());
+        let means: Vec<f32> = last.iter().flat_map(Planes::means).collect();
+        let [n, d, ..] = last.shape;
+        Tensor::from_data(TensorData::new(means, [n, d]), &Device::flex())
+    }
+
+    /// From the derivative by the features, that by the images, if it is wanted, and by the parameters.
+    fn differentiate(mut self, by_features: &[f32], images: bool) -> (Option<Batch>, Vec<f32>) {
+        let mut gradient = vec![0.0; self.parameters.len()];
+        let last = self.input(self.blocks.len());
+        let (pool, dim) = (last.pool.clone(), last.shape[1]);
+        let mut by = pool.batch(last.shape, BORDER);
+        by.par_iter_mut().zip(last.par_iter()).zip(by_features.par_chunks(TILE * dim)).for_each(|((by, x), means)| {
+            by.spread(means, x);
+        });
+        while let Some(tape) = self.blocks.pop() {
+            let i = self.blocks.len();
+            by = self.plan.blocks[i].differentiate(&self.parameters, self.input(i), tape, &by, &mut gradient);
+        }
+        if self.pooled.take().is_some() {
+            let mut by_output = pool.batch(self.output.shape, BORDER);
+            let tiles = by_output.par_iter_mut().zip(self.output.par_iter()).zip(by.par_iter());
+            tiles.for_each(|((by_x, x), by)| x.max_pool_derivative(by, by_x));
+            by = by_output;
+        }
+        let Self { plan: Plan { stem, .. }, parameters, images: x, stem: mut made, .. } = self;
+        stem.differentiate(&parameters, &x, &mut made, &by, &mut gradient);
+        let by_images = images.then(|| {
+            let mut by_images = pool.batch(x.shape, 0);
+            apply(&stem.transposed(&parameters), &made.raw, |_| Start::Zero, |_| Finish::Keep, &mut by_images);
+            by_images
+        });
+        (by_images, gradient)
+    }
+}
+
+impl Block {
+    fn record(&self, parameters: &[f32], x: &Batch) -> BlockTape {
+        let (mut projected, mut added) = (None, None);
+        match &self.shortcut {
+            Shortcut::Identity => {}
+            Shortcut::Fixed(geometry, weights) => {
+                let mut out = x.pool.batch(geometry.output(x.shape), 0);
+                let conv = Conv::new(*geometry, weights, &[]);
+                apply(&conv, x, |_| Start::Zero, |_| Finish::Keep, &mut out);
+                added = Some(out);
+            }
+            Shortcut::Trained(layer) => {
+                let made = layer.convolve(parameters, x);
+                added = Some(layer.normalise(parameters, &made, None, false));
+                projected = Some(made);
+            }
+        }
+        let (mut made, mut outputs) = (Vec::new(), Vec::new());
+        for (i, layer) in self.path.iter().enumerate() {
+            let raw = layer.convolve(parameters, outputs.last().unwrap_or(x));
+            let plus = (i + 1 == self.path.len()).then(|| added.as_ref().unwrap_or(x));
+            outputs.push(layer.normalise(parameters, &raw, plus, true));
+            made.push(raw);
+        }
+        BlockTape { made, shortcut: projected, outputs }
+    }
+
+    /// From the derivative by the sum that the last ReLU is of, that by the sum that `x` is the ReLU of.
+    fn differentiate(&self, parameters: &[f32], x: &Batch, tape: BlockTape, by: &Batch, gradient: &mut [f32]) -> Batch {
+        let BlockTape { mut made, shortcut, outputs } = tape;
+        let mut inner: Option<Batch> = None;
+        for (i, layer) in self.path.iter().enumerate().rev() {
+            let input = i.checked_sub(1).map(|before| &outputs[before]);
+            layer.differentiate(parameters, input.unwrap_or(x), &mut made[i], inner.as_ref().unwrap_or(by), gradient);
+            if let Some(input) = input {
+                let mut by_input = x.pool.batch(input.shape, 0);
+                let mask = |tile: usize| Finish::Mask(&input[tile]);
+                apply(&layer.transposed(parameters), &made[i].raw, |_| Start::Zero, mask, &mut by_input);
+                inner = Some(by_input);
+            }
+        }
+        let mut by_x = x.pool.batch(x.shape, BORDER);
+        match (&self.shortcut, shortcut) {
+            (Shortcut::Fixed(geometry, weights), _) => {
+                let conv = Conv::transposed(*geometry, weights);
+                apply(&conv, by, |_| Start::Zero, |_| Finish::Keep, &mut by_x);
+            }
+            (Shortcut::Trained(layer), Some(mut made)) => {
+                layer.differentiate(parameters, x, &mut made, by, gradient);
+                apply(&layer.transposed(parameters), &made.raw, |_| Start::Zero, |_| Finish::Keep, &mut by_x);
+            }
+            _ => {}
+        }
+        let start = |tile: usize| match &self.shortcut {
+            Shortcut::Identity => Start::Add(&by[tile]),
+            _ => Start::Result,
+        };
+        let first = self.path[0].transposed(parameters);
+        apply(&first, &made[0].raw, start, |tile| Finish::Mask(&x[tile]), &mut by_x);
+        by_x
+    }
+}
+
+/// A convolution of all tiles.
+fn apply<'a>(
+    conv: &Conv,
+    x: &Batch,
+    start: impl Fn(usize) -> Start<'a> + Sync,
+    finish: impl Fn(usize) -> Finish<'a> + Sync,
+    out: &mut Batch,
+) {
+    out.par_iter_mut().zip(x.par_iter()).enumerate().for_each(|(i, (out, x))| {
+        conv.apply(x, start(i), finish(i), out);
+    });
+}
+
+/// Images in tiles, on loan from a pool.
+#[derive(Debug, Clone)]
+struct Batch {
+    /// `[n, c, h, w]`.
+    shape: [usize; 4],
+    tiles: Vec<Planes>,
+    pool: Pool,
+}
+
+impl Batch {
+    fn from_tensor(images: Tensor<4>, border: usize, pool: &Pool) -> Self {
+        let shape @ [_, c, h, w] = images.dims();
+        let mut batch = pool.batch(shape, border);
+        let values = values(images);
+        batch.par_iter_mut().zip(values.par_chunks(TILE * c * h * w)).for_each(|(tile, values)| tile.load(values));
+        batch
+    }
+
+    fn into_tensor(self) -> Tensor<4> {
+        let shape @ [n, c, h, w] = self.shape;
+        let mut values = vec![0.0; n * c * h * w];
+        self.par_iter().zip(values.par_chunks_mut(TILE * c * h * w)).for_each(|(tile, values)| tile.store(values));
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    }
+}
+
+impl Deref for Batch {
+    type Target = [Planes];
+
+    fn deref(&self) -> &[Planes] {
+        &self.tiles
+    }
+}
+
+impl DerefMut for Batch {
+    fn deref_mut(&mut self) -> &mut [Planes] {
+        &mut self.tiles
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let mut free = self.pool.free.lock().unwrap_or_else(PoisonError::into_inner);
+        for tile in self.tiles.drain(..) {
+            free.entry((tile.shape(), tile.border())).or_default().push(tile);
+        }
+    }
+}
+
+/// Planes of passes that are done, for those to come: fresh memory costs more than a convolution.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pool {
+    free: Arc<Mutex<HashMap<Kind, Vec<Planes>>>>,
+}
+
+/// Shape and border of planes.
+type Kind = ([usize; 4], usize);
+
+impl Pool {
+    /// Planes with some values or other, within a border of zeros.
+    fn batch(&self, shape @ [n, c, h, w]: [usize; 4], border: usize) -> Batch {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let tiles = (0..n).step_by(TILE).map(|first| {
+            let shape = [TILE.min(n - first), c, h, w];
+            let used = free.get_mut(&(shape, border)).and_then(Vec::pop);
+            used.unwrap_or_else(|| Planes::new(shape, border))
+        });
+        let tiles = tiles.collect();
+        drop(free);
+        Batch { shape, tiles, pool: self.clone() }
+    }
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    let data = tensor.into_data();
+    data.try_to_vec().unwrap_or_else(|_| data.iter::<f32>().collect())
+}
+
+fn primitive<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Flex> {
+    match tensor.try_into_primitive::<Flex>() {
+        Ok(primitive) => primitive,
+        Err(e) => unreachable!("a tensor made on flex lies elsewhere: {e:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{self, Backend};
+    use crate::weights::{Path, Weights};
+    use burn::module::{Module, ModuleVisitor, Param};
+    use burn::tensor::Gradients;
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+    use rand_distr::{Distribution, StandardNormal};
+    use std::collections::BTreeMap;
+
+    /// Gradients by name.
+    struct Collect<'a>(Path, &'a Gradients, BTreeMap<String, Vec<f32>>);
+
+    impl ModuleVisitor for Collect<'_> {
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            self.0.enter(name, container_type);
+        }
+
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.0.exit();
+        }
+
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad(self.1) {
+                self.2.insert(self.0.name(), values(gradient));
+            }
+        }
+    }
+
+    /// A network in training, always the same.
+    fn build(arch: &str) -> ResNet {
+        let device = device::open(Backend::default()).unwrap();
+        let net = ResNet::new(arch.parse().unwrap(), &mut ChaCha8Rng::seed_from_u64(3), &device);
+        let mut weights = Weights::collect(&net);
+        for (name, weight) in weights.0.iter_mut().filter(|(name, _)| name.contains("bn")) {
+            for (i, value) in weight.values.iter_mut().enumerate() {
+                *value += if name.ends_with("weight") { 0.3 } else { 0.2 } * ((7 * i) as f32).sin();
+            }
+        }
+        weights.load(net).unwrap().valid().train()
+    }
+
+    /// Of six images: features; of a weighted sum of these, the derivatives by images and parameters; and all tensors after that.
+    fn results(arch: &str, forward: impl Fn(&ResNet, &Tensor<4>) -> Tensor<2>) -> BTreeMap<String, Vec<f32>> {
+        let (net, side) = (build(arch), if arch.contains("imagenet") { 96 } else { 12 });
+        let device = device::open(Backend::default()).unwrap().autodiff();
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        let pixels: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(6 * 3 * side * side).collect();
+        let images = Tensor::<4>::from_data(TensorData::new(pixels, [6, 3, side, side]), &device).require_grad();
+        let features = forward(&net, &images);
+        let [n, d] = features.dims();
+        let share = Tensor::arange(0..(n * d) as i64, &device).float().reshape([n, d]).sin();
+        let gradients = (features.clone() * share).sum().backward();
+        let mut collect = Collect(Path::default(), &gradients, BTreeMap::new());
+        net.visit(&mut collect);
+        let mut all: BTreeMap<_, _> =
+            collect.2.into_iter().map(|(name, values)| (format!("by {name}"), values)).collect();
+        all.insert("features".into(), values(features));
+        all.insert("by images".into(), values(images.grad(&gradients).unwrap()));
+        all.extend(Weights::collect(&net).0.into_iter().map(|(name, weight)| (name, weight.values)));
+        all
+    }
+
+    #[test]
+    fn features_derivatives_and_running_statistics_are_those_of_burn() {
+        for arch in ["resnet8-w4", "resnet14", "resnet18-w20", "resnet50-imagenet-w4"] {
+            let own = results(arch, |net, images| forward(net, images).unwrap());
+            let burn = results(arch, |net, images| net.forward_by_layers(images.clone()));
+            assert!(own.keys().eq(burn.keys()) && own.contains_key("by layer3.0.conv2.weight"), "{arch}");
+            for (name, burn) in burn {
+                let largest = burn.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+                let off = own[&name].iter().zip(&burn).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+                assert!(own[&name].len() == burn.len() && off < 1e-4 * largest, "{arch}, {name}: {off} of {largest}");
+            }
+        }
+    }
+
+    /// Planes come back to the pool, with borders that are still zero.
+    #[test]
+    fn a_second_pass_is_the_first_one_again() {
+        let net = build("resnet8-w4");
+        let device = device::open(Backend::default()).unwrap().autodiff();
+        let images =
+            Tensor::<4>::ones([5, 3, 8, 8], &device) * Tensor::arange(0..8, &device).float().reshape([1, 1, 1, 8]);
+        let pass = || {
+            let features = forward(&net, &images).unwrap();
+            let gradients = features.clone().powi_scalar(2).sum().backward();
+            let by_weight = net.stem().0.weight.val().grad(&gradients).unwrap();
+            (values(features), values(by_weight))
+        };
+        let first = pass();
+        assert!(first.1.iter().any(|x| *x != 0.0));
+        assert_eq!(pass(), first);
+        let count = |planes: &HashMap<_, Vec<Planes>>| planes.values().map(Vec::len).sum::<usize>();
+        let before = count(&net.planes.free.lock().unwrap());
+        pass();
+        assert_eq!(count(&net.planes.free.lock().unwrap()), before);
+    }
+
+    #[test]
+    fn what_is_not_in_training_is_left_to_burn() {
+        let device = device::open(Backend::default()).unwrap();
+        let net = build("resnet8-w4");
+        let images = Tensor::<4>::ones([2, 3, 8, 8], &device);
+        assert!(forward(&net.valid(), &images).is_none());
+        assert!(forward(&build("resnet8-w4"), &images).is_none());
+        assert!(forward(&net, &images.autodiff()).is_some());
+    }
+}
