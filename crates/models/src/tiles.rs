@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use burn::tensor::Device;
-use rayon::ThreadPoolBuilder;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::device::runs_on_rayon;
 
@@ -54,7 +54,7 @@ where
         done
     };
     let mut results: Vec<_> = thread::scope(|scope| {
-        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| on_threads(1, worker))).collect();
+        let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| on_one_thread(worker))).collect();
         handles.into_iter().flat_map(join).collect()
     });
     // A tile is begun only after all earlier ones, so the sorted results have no gap before an error.
@@ -86,28 +86,38 @@ where
     (0..n).step_by(GPU_BATCH).map(|start| work(start..(start + GPU_BATCH).min(n))).collect()
 }
 
-/// Runs `a` and `b`, side by side on pools of half the current rayon pool's threads each where that has
-/// more than one, else one after the other.
-///
-/// # Panics
-/// Panics if `a` or `b` panics.
-pub fn par_pair<A: Send, B: Send>(a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
-    let threads = rayon::current_num_threads();
-    if threads <= 1 {
-        return (a(), b());
+/// Two pools of half the current rayon pool's threads each; none where that has one thread.
+pub struct Pair(Option<[ThreadPool; 2]>);
+
+impl Pair {
+    /// Starts the threads.
+    #[must_use]
+    pub fn halves() -> Self {
+        let threads = rayon::current_num_threads();
+        let pool = || ThreadPoolBuilder::new().num_threads(threads / 2).build().ok();
+        Self(if threads > 1 { pool().zip(pool()).map(|(a, b)| [a, b]) } else { None })
     }
-    thread::scope(|scope| {
-        let a = scope.spawn(|| on_threads(threads / 2, a));
-        let b = scope.spawn(|| on_threads(threads / 2, b));
-        (join(a), join(b))
-    })
+
+    /// Neither: whatever is run, is run one after the other.
+    #[must_use]
+    pub fn none() -> Self {
+        Self(None)
+    }
+
+    /// Runs `a` and `b`, side by side, each on a pool of its own, if there are any.
+    pub fn run<A: Send, B: Send>(&self, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
+        match &self.0 {
+            Some([first, second]) => rayon::join(|| first.install(a), || second.install(b)),
+            None => (a(), b()),
+        }
+    }
 }
 
-/// Runs `work` in a rayon pool of so many threads.
-fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
-    match ThreadPoolBuilder::new().num_threads(threads).build() {
+/// Runs `work` in a rayon pool of one thread.
+fn on_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    match ThreadPoolBuilder::new().num_threads(1).build() {
         Ok(pool) => pool.install(work),
-        // Without a pool of its own the work uses the global one: slower, with the same result.
+        // Without a pool of its own the thread uses the global one: slower, with the same result.
         Err(_) => work(),
     }
 }
@@ -120,6 +130,10 @@ fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
+        ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
+    }
 
     #[test]
     fn tiles_come_in_order_for_every_thread_count() {
@@ -136,7 +150,8 @@ mod tests {
         let threads = on_threads(3, || par_tiles(6, 1, |_| Ok::<_, ()>(rayon::current_num_threads())));
         assert_eq!(threads.unwrap(), [1; 6]);
         for (threads, half) in [(1, 1), (2, 1), (5, 2)] {
-            let pair = on_threads(threads, || par_pair(rayon::current_num_threads, rayon::current_num_threads));
+            let pair =
+                on_threads(threads, || Pair::halves().run(rayon::current_num_threads, rayon::current_num_threads));
             assert_eq!(pair, (half, half));
         }
     }

@@ -15,7 +15,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use hemlock_artifact::{Epoch, Images};
 use hemlock_models::Network;
 use hemlock_models::device::runs_on_rayon;
-use hemlock_models::tiles::par_pair;
+use hemlock_models::tiles::Pair;
 use hemlock_models::weights::{Weights, WeightsError};
 use hemlock_models::{Extractor, ExtractorSpec};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
@@ -121,7 +121,8 @@ pub fn pretrain(
         let message = format!("is {}; expected at most the {n} images", config.batch);
         return Err(ParamError::new("batch", message).into());
     }
-    let run = Run { method, config, images, monitor, spec: &spec, device };
+    let pair = if runs_on_rayon(device) { Pair::halves() } else { Pair::none() };
+    let run = Run { method, config, images, monitor, spec: &spec, device, pair };
     let rng = &mut rng;
     let (net, curve) = match method {
         Method::Simclr => run.train(Simclr::new(config, net, rng, device), ctx)?,
@@ -177,6 +178,8 @@ struct Run<'a> {
     monitor: Option<Monitor<'a>>,
     spec: &'a ExtractorSpec,
     device: &'a Device,
+    /// For the two halves of a step.
+    pair: Pair,
 }
 
 /// One half's way through a copy of the student.
@@ -299,20 +302,15 @@ impl Run<'_> {
         [a, b]: [(Vec<f32>, &[usize]); 2],
         lr: f64,
     ) -> (O::Student, f32, Tensor<2>) {
-        let (a, b) = self.pair(|| self.forward(objective, &student, a), || self.forward(objective, &student, b));
+        let (a, b) = self.pair.run(|| self.forward(objective, &student, a), || self.forward(objective, &student, b));
         let monitored = a.output.monitored.inner();
         let (za, zb) = (a.output.embeddings, b.output.embeddings);
         let (loss, [ga, gb]) = loss(objective, [&za, &zb], [a.target, b.target]);
-        let (a, b) = self.pair(|| backward(&a.student, za, ga), || backward(&b.student, zb, gb));
+        let (a, b) = self.pair.run(|| backward(&a.student, za, ga), || backward(&b.student, zb, gb));
         let gradients = merge(a.0, b.0, |a, b| a + b);
         let statistics = merge(a.1, b.1, |a, b| (a + b).div_scalar(2.0));
         let student = optimizer.step(student, lr, gradients, statistics);
         (student, loss, monitored)
-    }
-
-    /// Both results; side by side on the processor, one after the other on a GPU.
-    fn pair<T: Send>(&self, a: impl FnOnce() -> T + Send, b: impl FnOnce() -> T + Send) -> (T, T) {
-        if runs_on_rayon(self.device) { par_pair(a, b) } else { (a(), b()) }
     }
 
     /// The pixels of one half.

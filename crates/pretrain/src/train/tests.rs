@@ -190,12 +190,13 @@ fn the_halves_give_the_gradient_of_the_whole() {
     let (config, images, device) = (tiny(), images(8), open());
     for method in METHODS {
         let (spec, net, mut rng) = start(&config, images.pixels.view(), &device).unwrap();
-        let run = Run { method, config: &config, images: &images, monitor: None, spec: &spec, device: &device };
+        let (images, spec, device) = (&images, &spec, &device);
+        let run = Run { method, config: &config, images, monitor: None, spec, device, pair: Pair::halves() };
         let rng = &mut rng;
         let [(loss, gradients), (expected_loss, expected)] = match method {
-            Method::Simclr => both_ways(&run, Simclr::new(&config, net, rng, &device)),
-            Method::MocoV3 => both_ways(&run, MocoV3::new(&config, net, rng, &device)),
-            Method::Supervised => both_ways(&run, Supervised::new(&config, &images.labels, net, rng, &device).unwrap()),
+            Method::Simclr => both_ways(&run, Simclr::new(&config, net, rng, device)),
+            Method::MocoV3 => both_ways(&run, MocoV3::new(&config, net, rng, device)),
+            Method::Supervised => both_ways(&run, Supervised::new(&config, &images.labels, net, rng, device).unwrap()),
         };
         assert!((loss - expected_loss).abs() < 1e-6 * loss, "{method:?}: {loss} {expected_loss}");
         assert_eq!(gradients.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
