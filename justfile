@@ -62,9 +62,14 @@ decoder NAME *ARGS: (poison-features NAME)
 invert NAME *ARGS: (decoder NAME)
     @{{hemlock}} invert {{NAME}} {{overrides}} {{ARGS}}
 
+# Find poisoned images in pixels, with no features aimed at
+[group('7')]
+poison-images NAME *ARGS: (invert NAME)
+    @{{hemlock}} poison-images {{NAME}} {{overrides}} {{ARGS}}
+
 # Retrain victims and measure them
 [group('8')]
-evaluate NAME *ARGS: (invert NAME)
+evaluate NAME *ARGS: (poison-images NAME)
     @{{hemlock}} evaluate {{NAME}} {{overrides}} {{ARGS}}
 
 # All stages, and the result table

@@ -1,6 +1,6 @@
 //! Targets, solvers, constraints, labels and victims, in any combination.
 
-use crate::house::House;
+use crate::house::{House, TINY};
 use serde_json::Value;
 
 /// The summaries of a stage's artifacts that a run with `args` makes.
@@ -181,4 +181,42 @@ fn impossible_wishes_are_refused() {
     fails("solver=conditional-gradient max_seconds=9", 2, &["`max_seconds`", "leave it out"]);
     fails("max_seconds=0", 2, &["`max_seconds`", "above 0"]);
     fails("eps_d=0.001", 2, &["`eps_d`", "gives no poison"]);
+}
+
+const PIXELS: &str = r#"
+[[poison-images]]
+attack = "gradient-canceling"
+eps_d = 0.1
+steps = 4
+
+[[poison-images]]
+attack = "tgda"
+eps_d = 0.1
+steps = 4
+linf = 8
+"#;
+
+#[test]
+fn attacks_on_pixels_stand_beside_those_on_features() {
+    let house = House::new();
+    house.spec("both", &TINY.replace("[evaluate]", &format!("{PIXELS}[evaluate]")));
+    let count = |stage: &str| house.tasks("both").iter().filter(|t| t["stage"] == stage).count();
+    assert_eq!((count("poison-features"), count("invert"), count("poison-images"), count("evaluate")), (1, 1, 2, 3));
+    house.ok("run both");
+    let rows = house.ok("results both --json");
+    let rows: Vec<Value> = rows.out.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    let attacks: Vec<&str> = rows.iter().map(|r| r["attack"].as_str().unwrap()).collect();
+    assert_eq!(attacks, ["gradient-canceling + feature-matching", "gradient-canceling + pixels", "tgda + pixels"]);
+    assert!(rows[0]["accuracy"]["features"].is_number() && rows[1]["accuracy"]["features"].is_null());
+    let linf = |row: &Value| row["visibility"]["linf"].as_f64().unwrap();
+    assert!(linf(&rows[2]) <= 8.0 / 255.0 + 1e-6 && linf(&rows[2]) > 4.0 / 255.0, "{}", linf(&rows[2]));
+    assert!(rows.iter().all(|r| r["accuracy"]["images"].is_number()));
+
+    // On their own, too; and without either there is nothing to evaluate.
+    let (before, _) = TINY.split_once("[poison-features]").unwrap();
+    house.spec("pixels", &format!("{before}{PIXELS}[evaluate]\n"));
+    assert_eq!(house.tasks("pixels").iter().filter(|t| t["stage"] == "evaluate").count(), 2);
+    assert_eq!(House::stages_that_ran(&house.ok("run pixels")), Vec::<String>::new(), "the same artifacts");
+    house.spec("neither", &format!("{before}[evaluate]\n"));
+    house.fails("plan neither", 2, &["[evaluate]", "neither [poison-features] nor [poison-images]"]);
 }

@@ -11,6 +11,9 @@ pub enum Attack {
     GradientCanceling,
     /// Raise the error of the retrained head, by implicit differentiation.
     Bilevel,
+    /// Total gradient descent ascent: raise the loss of a head that descends meanwhile, by implicit differentiation as if it were
+    /// trained.
+    Tgda,
 }
 
 impl Attack {
@@ -20,6 +23,7 @@ impl Attack {
         match self {
             Self::GradientCanceling => "gradient-canceling",
             Self::Bilevel => "bilevel",
+            Self::Tgda => "tgda",
         }
     }
 }
@@ -37,15 +41,35 @@ pub enum Split {
     Both,
 }
 
+/// How the head trains that TGDA plays against, from one step of the poisons to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Follower {
+    /// Steps of gradient descent; 0: it is trained to the minimum.
+    pub steps: u32,
+    /// Their rate.
+    pub learning_rate: f64,
+    /// Samples of a step, drawn from clean data and poisons.
+    pub batch: usize,
+}
+
+impl Default for Follower {
+    fn default() -> Self {
+        Self { steps: 1, learning_rate: 0.1, batch: 1000 }
+    }
+}
+
 /// What poisoned features were made for, and where they may lie.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Aim {
     /// What the poisons are to do.
     pub attack: Attack,
-    /// Of the bilevel attack: the split whose error is raised.
+    /// Of the bilevel attack and of TGDA: the split whose error is raised.
     pub raised: Split,
     /// Of the bilevel attack: temperature of the smoothed error.
     pub temperature: f64,
+    /// Of TGDA: the follower.
+    pub follower: Follower,
     /// Where the poisoned features may lie.
     pub constraint: ConstraintKinds,
     /// The share of the clean features that the constraint lets through.

@@ -14,7 +14,7 @@ pub struct Measured<T> {
     /// The attacker's target itself, not retrained.
     pub target: T,
     /// Head retrained on clean data and poisoned features.
-    pub features: T,
+    pub features: Option<T>,
     /// Head retrained on clean data and the features of the 8-bit poisons.
     pub images: Option<T>,
     /// Control: as many clean images with a random wrong label.
@@ -40,7 +40,7 @@ impl<T> Measured<T> {
         Ok(Measured {
             clean: f(&self.clean)?,
             target: f(&self.target)?,
-            features: f(&self.features)?,
+            features: self.features.as_ref().map(&f).transpose()?,
             images: self.images.as_ref().map(&f).transpose()?,
             random_flips: f(&self.random_flips)?,
             aligned_flips: self.aligned_flips.as_ref().map(&f).transpose()?,
@@ -53,7 +53,7 @@ impl<T> Measured<T> {
         [
             ("clean", Some(&self.clean)),
             ("target", Some(&self.target)),
-            ("features", Some(&self.features)),
+            ("features", self.features.as_ref()),
             ("images", self.images.as_ref()),
             ("random_flips", Some(&self.random_flips)),
             ("aligned_flips", self.aligned_flips.as_ref()),
@@ -125,8 +125,9 @@ pub struct Evaluation {
     pub clean_label: bool,
     /// The share of the clean count that was asked for.
     pub eps_d: f64,
-    /// What the attack on features optimised: see [`PoisonFeatures::objective`](crate::PoisonFeatures::objective).
-    pub objective: f64,
+    /// What the attack optimised: see [`PoisonFeatures::objective`](crate::PoisonFeatures::objective); of an attack on pixels at their
+    /// features.
+    pub objective: Option<f64>,
     /// The lower bound of that: see [`PoisonFeatures::bound`](crate::PoisonFeatures::bound).
     pub bound: Option<f64>,
     /// Lower bounds of the share of poisons that the target takes.
@@ -155,7 +156,7 @@ struct Info {
     attack: String,
     clean_label: bool,
     eps_d: f64,
-    objective: f64,
+    objective: Option<f64>,
     bound: Option<f64>,
     poisonability: Option<Bounds>,
     poisons: u64,
@@ -203,7 +204,7 @@ impl Artifact for Evaluation {
         let heads = Measured {
             clean: head("clean")?,
             target: head("target")?,
-            features: head("features")?,
+            features: info.accuracy.features.as_ref().map(|_| head("features")).transpose()?,
             images: info.accuracy.images.as_ref().map(|_| head("images")).transpose()?,
             random_flips: head("random_flips")?,
             aligned_flips: info.accuracy.aligned_flips.as_ref().map(|_| head("aligned_flips")).transpose()?,

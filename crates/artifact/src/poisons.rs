@@ -105,8 +105,14 @@ pub struct Poisons {
     pub labels: Vec<u32>,
     /// Training image that every poison is made of.
     pub base_index: Vec<u32>,
+    /// What they are to do, such as `gradient-canceling`.
+    pub attack: String,
     /// How they were made, such as `feature-matching`.
     pub method: String,
+    /// Whether every label is that of the training sample that the poison is made of.
+    pub clean_label: bool,
+    /// The share of the clean count that was asked for; `m` is the nearest whole number.
+    pub eps_d: f64,
     /// How well each was matched, and how usual its features are.
     pub fits: Vec<Fit>,
     /// The yardstick of feature distances: the median, over the clean training samples, of the distance to the nearest other one.
@@ -205,7 +211,10 @@ pub fn median(values: &mut [f64]) -> f64 {
 
 #[derive(Serialize, Deserialize)]
 struct PoisonInfo {
+    attack: String,
     method: String,
+    clean_label: bool,
+    eps_d: f64,
     clean_nearest: f64,
     curve: Vec<CurvePoint>,
     refined: Vec<CurvePoint>,
@@ -216,7 +225,10 @@ impl Artifact for Poisons {
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
         let info = PoisonInfo {
+            attack: self.attack.clone(),
             method: self.method.clone(),
+            clean_label: self.clean_label,
+            eps_d: self.eps_d,
             clean_nearest: self.clean_nearest,
             curve: self.curve.clone(),
             refined: self.refined.clone(),
@@ -232,7 +244,7 @@ impl Artifact for Poisons {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let PoisonInfo { method, clean_nearest, curve, refined } = r.value("info")?;
+        let PoisonInfo { attack, method, clean_label, eps_d, clean_nearest, curve, refined } = r.value("info")?;
         let passes: Vec<u32> = arrays::read_vec(r, "passes")?;
         let columns = Fit::NUMBERS.map(|name| arrays::read_vec::<f32>(r, name));
         let mut fits: Vec<([f32; 8], u32)> = passes.into_iter().map(|p| ([0.0; 8], p)).collect();
@@ -247,7 +259,10 @@ impl Artifact for Poisons {
             images: arrays::read(r, "images")?,
             labels: arrays::read_vec(r, "labels")?,
             base_index: arrays::read_vec(r, "base_index")?,
+            attack,
             method,
+            clean_label,
+            eps_d,
             fits: fits.into_iter().map(|(numbers, passes)| Fit::from_numbers(numbers, passes)).collect(),
             clean_nearest,
             curve,
@@ -258,7 +273,7 @@ impl Artifact for Poisons {
     fn summary(&self) -> serde_json::Value {
         let passes = self.fits.iter().map(|f| f64::from(f.passes)).sum::<f64>() / self.fits.len().max(1) as f64;
         serde_json::json!({
-            "method": self.method, "poisons": self.labels.len(), "relative_distance": self.relative_distance(),
+            "attack": self.attack, "method": self.method, "poisons": self.labels.len(), "relative_distance": self.relative_distance(),
             "outliers": self.outliers(), "outside": self.outside(), "passes": passes,
         })
     }
@@ -285,7 +300,10 @@ mod tests {
             images: Array4::zeros((2, 3, 1, 1)),
             labels: vec![0, 0],
             base_index: vec![0, 0],
+            attack: String::new(),
             method: String::new(),
+            clean_label: true,
+            eps_d: 0.1,
             fits: vec![fit(0.0, 0.0), fit(9.0, 0.0)],
             clean_nearest: 2.0,
             curve: vec![],

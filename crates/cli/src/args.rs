@@ -89,6 +89,8 @@ pub enum Command {
     Decoder(OneStage),
     /// Run up to the stage `invert`: find images with those features
     Invert(OneStage),
+    /// Run up to the stage `poison-images`: find poisoned images in pixels
+    PoisonImages(OneStage),
     /// Run up to the stage `evaluate`: retrain victims and measure them
     Evaluate(OneStage),
     /// Run a whole pipeline, or what is left of it

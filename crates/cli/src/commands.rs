@@ -32,6 +32,7 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
         Command::PoisonFeatures(one) => house.stage("poison-features", one),
         Command::Decoder(one) => house.stage("decoder", one),
         Command::Invert(one) => house.stage("invert", one),
+        Command::PoisonImages(one) => house.stage("poison-images", one),
         Command::Evaluate(one) => house.stage("evaluate", one),
         Command::Run { pipeline, task, repair } => {
             house.run(pipeline, What { only: *task, repair: *repair, ..What::default() })

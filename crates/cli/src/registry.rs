@@ -4,7 +4,7 @@ use hemlock_pipeline::{Graph, Node};
 use hemlock_stage::{Stage, erase};
 
 fn node<S: Stage>(name: &'static str) -> Node {
-    Node { name, stage: erase::<S>(), fallback: None }
+    Node { name, stage: erase::<S>(), fallback: None, route: None }
 }
 
 /// All nodes, in the order in which they run. A new stage is a new line here.
@@ -16,9 +16,11 @@ pub fn graph() -> Graph {
         node::<hemlock_pretrain::Stage>("pretrain"),
         node::<hemlock_features::Stage>("features"),
         node::<hemlock_target_params::Stage>("target-params"),
-        node::<hemlock_poison_features::Stage>("poison-features"),
-        node::<hemlock_invert::decoder::Stage>("decoder"),
-        node::<hemlock_invert::Stage>("invert"),
+        // Two ways to poisons: features that are inverted, or pixels at once.
+        Node { route: Some("features"), ..node::<hemlock_poison_features::Stage>("poison-features") },
+        Node { route: Some("features"), ..node::<hemlock_invert::decoder::Stage>("decoder") },
+        Node { route: Some("features"), fallback: Some("poison-images"), ..node::<hemlock_invert::Stage>("invert") },
+        Node { route: Some("pixels"), ..node::<hemlock_poison_images::Stage>("poison-images") },
         node::<hemlock_evaluate::Stage>("evaluate"),
     ])
 }

@@ -202,6 +202,9 @@ pub fn results(groups: &[Group]) -> String {
         ("poison-features", "labels"),
         ("poison-features", "eps_d"),
         ("invert", "method"),
+        ("poison-images", "attack"),
+        ("poison-images", "labels"),
+        ("poison-images", "eps_d"),
         ("features", "method"),
         ("features", "path"),
         ("pretrain", "method"),
@@ -246,13 +249,14 @@ pub fn results(groups: &[Group]) -> String {
                 g.params.get(node).and_then(|p| p.get(field)).map_or_else(|| "-".to_owned(), value)
             }),
         );
-        let chosen = g.params.get("poison-features").and_then(|p| p.get("labels"));
+        let chosen = ["poison-features", "poison-images"].iter().find_map(|node| g.params.get(node)?.get("labels"));
         let labels = if g.clean_label { "clean".to_owned() } else { chosen.map_or_else(|| "free".to_owned(), value) };
-        row.extend([labels, g.eps_d.to_string(), g.seeds.to_string(), format!("{:.3}", g.objective.mean)]);
+        row.extend([labels, g.eps_d.to_string(), g.seeds.to_string()]);
+        row.push(g.objective.map_or_else(|| "-".to_owned(), |objective| format!("{:.3}", objective.mean)));
         let measured = [
             Some(a.clean),
             Some(a.target),
-            Some(a.features),
+            a.features,
             a.images,
             Some(a.random_flips),
             a.aligned_flips,
@@ -261,7 +265,8 @@ pub fn results(groups: &[Group]) -> String {
         row.extend(measured.map(|c| c.map_or_else(|| "-".to_owned(), percent)));
         let drop = |poisoned: Cell| a.clean.mean - poisoned.mean;
         // Of a drop of less than a point nothing can be said.
-        let kept = a.images.filter(|_| drop(a.features) >= 0.01).map(|images| drop(images) / drop(a.features));
+        let asked = a.features.map(drop).filter(|drop| *drop >= 0.01);
+        let kept = a.images.zip(asked).map(|(images, asked)| drop(images) / asked);
         row.push(kept.map_or_else(|| "-".to_owned(), |kept| format!("{:.0}", 100.0 * kept)));
         row.extend(g.visibility.map_or_else(
             || ["-"; 6].map(str::to_owned),

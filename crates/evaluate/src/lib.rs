@@ -10,8 +10,8 @@ use hemlock_artifact::{
     Accuracy, Dataset, Evaluation, Extractor, Features, Measured, PoisonFeatures, Poisons, TargetParams,
 };
 use hemlock_head::{
-    FitOptions, Head, Samples, SgdOptions, accuracy, fit, fit_sgd, loss_and_gradient, loss_ceiling, mean_loss, norm,
-    per_class_accuracy,
+    Constraint, FitOptions, Head, Samples, SgdOptions, accuracy, fit, fit_sgd, loss_and_gradient, loss_ceiling,
+    mean_loss, norm, per_class_accuracy,
 };
 use hemlock_stage::{Context, ParamError, StageError, inputs};
 use ndarray::Array2;
@@ -83,10 +83,10 @@ inputs! {
         features: Features = "features",
         /// The clean head and the target head.
         target: TargetParams = "target-params",
-        /// Poisoned features.
-        poison_features: PoisonFeatures = "poison-features",
         ; optional {
-            /// Poisons as images.
+            /// Poisoned features.
+            poison_features: PoisonFeatures = "poison-features",
+            /// Poisons as images, from features or from pixels.
             poisons: Poisons = "invert",
             /// Downstream images.
             dataset: Dataset = "dataset.downstream",
@@ -101,7 +101,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 7;
+    const VERSION: u32 = 8;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -127,8 +127,15 @@ impl hemlock_stage::Stage for Stage {
         let (clean, test) = (features.train.samples(classes)?, features.test.samples(classes)?);
         let victims = Victims { clean, params, weight_decay: target.weight_decay, ctx, worst: Cell::new(0.0) };
 
-        let zeta = poison_features.features.mapv(f64::from);
-        let on_features = victims.train("poisoned features", &zeta, &poison_features.labels)?;
+        let Some(attack) = Attacked::of(poison_features.as_ref(), poisons.as_ref()) else {
+            return Err(StageError::internal("there are no poisons"));
+        };
+        let on_features = match &poison_features {
+            Some(poisons) => {
+                Some(victims.train("poisoned features", &poisons.features.mapv(f64::from), &poisons.labels)?)
+            }
+            None => None,
+        };
         let (mut on_images, mut seen, mut changes) = (None, None, Vec::new());
         if let Some(poisons) = &poisons {
             let (Some(dataset), Some(extractor)) = (&dataset, &extractor) else {
@@ -139,11 +146,11 @@ impl hemlock_stage::Stage for Stage {
             let extractor = hemlock_models::open_extractor(extractor, ctx.device)?;
             let mut z = hemlock_models::extract(&extractor, poisons.images.view(), ctx)?;
             features.normalization.apply(z.view_mut());
-            on_images = Some(victims.train("inverted images", &z.mapv(f64::from), &poisons.labels)?);
+            on_images = Some(victims.train("poisoned images", &z.mapv(f64::from), &poisons.labels)?);
             let (visibility, each) = visibility(poisons, &dataset.train)?;
             (seen, changes) = (Some(visibility), each);
         }
-        let m = poison_features.labels.len();
+        let m = attack.poisons;
         let (rows, labels) = random_flips(clean, m, ctx.seed);
         let flipped = victims.train("random flips", &rows, &labels)?;
         let validation = features.validation.samples(classes)?;
@@ -156,7 +163,10 @@ impl hemlock_stage::Stage for Stage {
         let (rows, labels) = duplicates(clean, m, ctx.seed);
         let duplicated = victims.train("duplicates", &rows, &labels)?;
 
-        let constraint = poison_features.aim.constraint(clean)?;
+        let constraint = match &poison_features {
+            Some(poisons) => poisons.aim.constraint(clean)?,
+            None => Constraint::default(),
+        };
         let bar = ctx.progress.start("ceiling", 0, "steps");
         let ceiling = loss_ceiling(clean, &constraint, m, target.weight_decay, &target.clean, &|step, _| {
             bar.at(step as u64);
@@ -180,16 +190,12 @@ impl hemlock_stage::Stage for Stage {
         let measure = |head: &Head| -> Result<Accuracy, StageError> {
             Ok(Accuracy { overall: accuracy(head, test)?, per_class: per_class_accuracy(head, test)? })
         };
-        let attack = match &poisons {
-            Some(poisons) => format!("{} + {}", poison_features.aim.attack.name(), poisons.method),
-            None => poison_features.aim.attack.name().to_owned(),
-        };
         Ok(Evaluation {
-            attack,
-            clean_label: poison_features.clean_label,
-            eps_d: poison_features.eps_d,
-            objective: poison_features.objective,
-            bound: poison_features.bound,
+            attack: attack.name,
+            clean_label: attack.clean_label,
+            eps_d: attack.eps_d,
+            objective: attack.objective,
+            bound: poison_features.as_ref().and_then(|poisons| poisons.bound),
             poisonability: target.path.last().map(|point| point.poisonability),
             poisons: m as u64,
             accuracy: heads.try_map(measure)?,
@@ -202,6 +208,43 @@ impl hemlock_stage::Stage for Stage {
             },
             visibility: seen,
             changes,
+        })
+    }
+}
+
+/// What an attack was.
+struct Attacked {
+    name: String,
+    clean_label: bool,
+    eps_d: f64,
+    objective: Option<f64>,
+    /// How many poisons it made.
+    poisons: usize,
+}
+
+impl Attacked {
+    /// `None` without poisons.
+    fn of(features: Option<&PoisonFeatures>, images: Option<&Poisons>) -> Option<Self> {
+        let objective = match features {
+            Some(features) => Some(features.objective),
+            None => images.and_then(|images| images.refined.last()).map(|point| point.objective),
+        };
+        Some(match (images, features) {
+            (Some(images), _) => Self {
+                name: format!("{} + {}", images.attack, images.method),
+                clean_label: images.clean_label,
+                eps_d: images.eps_d,
+                objective,
+                poisons: images.labels.len(),
+            },
+            (None, Some(features)) => Self {
+                name: features.aim.attack.name().to_owned(),
+                clean_label: features.clean_label,
+                eps_d: features.eps_d,
+                objective,
+                poisons: features.labels.len(),
+            },
+            (None, None) => return None,
         })
     }
 }

@@ -61,8 +61,9 @@ pub(crate) fn norm(z: ArrayView1<f32>) -> f32 {
 
 /// Where values usually lie: their median, and their median absolute deviation from it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Usual {
-    pub(crate) median: f64,
+pub struct Usual {
+    /// The median.
+    pub median: f64,
     deviation: f64,
 }
 
@@ -85,16 +86,17 @@ impl Usual {
 }
 
 /// What is usual among clean training features `[n, d]`.
-pub(crate) struct Clean {
+pub struct Clean {
     /// Of their norms.
-    pub(crate) norm: Usual,
+    pub norm: Usual,
     /// Of their distances to the nearest other sample.
-    pub(crate) nearest: Usual,
+    pub nearest: Usual,
 }
 
 impl Clean {
     /// Measures `features`.
-    pub(crate) fn new(features: ArrayView2<f32>) -> Self {
+    #[must_use]
+    pub fn new(features: ArrayView2<f32>) -> Self {
         let sampled = spread(features.nrows(), SAMPLES);
         let queries: Array2<f32> = features.select(Axis(0), &sampled);
         let found = nearest(queries.view(), features, 2);

@@ -2,26 +2,30 @@
 
 mod clean;
 pub mod decoder;
+mod limits;
 mod matching;
+mod measure;
 mod minimize;
 mod pass;
 mod refine;
 #[cfg(test)]
 mod testing;
 
+pub use clean::Clean;
+pub use limits::Limits;
 pub use matching::Optimizer;
+pub use measure::{Measure, base_images};
+pub use pass::Frozen;
+pub use refine::Refinement;
 
-use clean::{Clean, distance, distances, nearest, norm};
+use clean::nearest;
 use decoder::Decoder;
-use hemlock_artifact::{Dataset, Extractor, Features, Fit, Images, PoisonFeatures, Poisons, TargetParams};
-use hemlock_head::Constraint;
-use hemlock_models::{extract, open_extractor};
+use hemlock_artifact::{Dataset, Extractor, Features, Images, PoisonFeatures, Poisons, TargetParams};
+use hemlock_models::open_extractor;
 use hemlock_poison_features::Goal;
-use hemlock_stage::{Context, ErrorKind, Need, ParamError, Port, StageError, inputs};
+use hemlock_stage::{Context, Need, ParamError, Port, StageError, inputs};
 use matching::{Matched, Matching, Problem};
-use ndarray::{Array4, ArrayView2, ArrayView3, Axis};
-use pass::{Frozen, rounded};
-use refine::Refinement;
+use ndarray::{Array4, ArrayView3, Axis};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -126,7 +130,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "invert";
-    const VERSION: u32 = 6;
+    const VERSION: u32 = 7;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -165,15 +169,17 @@ impl hemlock_stage::Stage for Stage {
             Params::FeatureMatching { beta, linf, optimizer, steps, step, tolerance, start, restarts, refine } => {
                 let linf = linf.map(|levels| f32::from(levels) / 255.0);
                 let exact = (EXACT * clean.nearest.median).powi(2) as f32;
-                let problem = Problem { frozen: &frozen, base: base.view(), zeta, beta, linf, exact };
+                let limits = Limits { base: base.view(), beta, linf };
+                let problem = Problem { frozen: &frozen, limits, zeta, exact };
                 let matching = Matching { optimizer, steps, step, tolerance };
                 let starts = Starts::new(start, restarts, &problem, decoded.as_ref(), &dataset.train, &features)?;
                 let mut found = matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), ctx)?;
                 if let Some(target) = target.filter(|_| refine > 0) {
-                    let mut goal = Goal::new(&poison_features.aim, &features, &target)?;
+                    let mut goal = Goal::new(&poison_features.aim, &features, &target, ctx.seed)?;
                     let labels = &poison_features.labels;
-                    let refinement = Refinement { steps: refine, step, labels, constraint: &constraint };
-                    (found.pixels, refined) = refinement.run(&problem, goal.objective(), found.pixels, ctx)?;
+                    let refinement =
+                        Refinement { name: "refinement", steps: refine, step, labels, constraint: &constraint };
+                    (found.pixels, refined) = refinement.run(&frozen, &limits, goal.objective(), found.pixels, ctx)?;
                     found.passes.iter_mut().for_each(|passes| *passes += refine);
                     goal.warn();
                 }
@@ -184,24 +190,24 @@ impl hemlock_stage::Stage for Stage {
                 ("decoder", Matched { pixels, passes: vec![0; zeta.nrows()], curve: Vec::new() })
             }
         };
-        let unrounded = frozen.features(found.pixels.view(), ctx)?;
-        let images = rounded(&found.pixels);
-        let mut z = extract(&extractor, images.view(), ctx)?;
-        features.normalization.apply(z.view_mut());
-        let measured = Measured {
-            zeta,
-            unrounded: unrounded.view(),
-            z: z.view(),
-            outside: outside(&constraint, z.view(), &poison_features.labels),
+        let measure = Measure {
+            frozen: &frozen,
+            features: &features,
+            clean: &clean,
+            constraint: &constraint,
+            labels: &poison_features.labels,
             base_index: &poison_features.base_index,
         };
-        let fits = measured.fits(&found.passes, &clean, features.train.features.view());
+        let (images, fits) = measure.finish(&found.pixels, Some(zeta), &found.passes, ctx)?;
         Ok(Poisons {
             images,
             fits,
+            attack: poison_features.aim.attack.name().to_owned(),
+            method: method.to_owned(),
+            clean_label: poison_features.clean_label,
+            eps_d: poison_features.eps_d,
             labels: poison_features.labels,
             base_index: poison_features.base_index,
-            method: method.to_owned(),
             clean_nearest: clean.nearest.median,
             curve: found.curve,
             refined,
@@ -210,9 +216,13 @@ impl hemlock_stage::Stage for Stage {
 }
 
 /// Requires features that the extractor made: images are searched for with its gradients.
-fn extracted(port: &Port, made_with: &Value) -> Result<(), ParamError> {
+///
+/// # Errors
+/// Features from a file.
+pub fn extracted(port: &Port, made_with: &Value) -> Result<(), ParamError> {
     if port.role == "features" && made_with["method"] == "import" {
-        let message = "needs the extractor that made the features, and [features] imports them from a file; leave out [decoder] and [invert]";
+        let message =
+            "needs the extractor that made the features, and [features] imports them from a file; leave it out";
         return Err(ParamError::new("", message));
     }
     Ok(())
@@ -256,7 +266,7 @@ impl<'a> Starts<'a> {
     /// Pixels in `[0, 1]` of the start `n` of a poison.
     fn pixels(&self, row: usize, n: usize) -> Vec<f32> {
         match (n, self.first, self.decoded) {
-            (0, Start::Base, _) => self.base.base(row),
+            (0, Start::Base, _) => self.base.limits.start(row),
             (0, Start::Decoder, Some(decoded)) => decoded.index_axis(Axis(0), row).iter().copied().collect(),
             _ => {
                 let neighbour = self.nearest[row][n - usize::from(self.first != Start::Nearest)].0;
@@ -269,58 +279,6 @@ impl<'a> Starts<'a> {
 /// An 8-bit image in `[0, 1]`.
 fn unit(image: ArrayView3<u8>) -> Vec<f32> {
     image.iter().map(|p| f32::from(*p) / 255.0).collect()
-}
-
-/// Features of poisons, `[m, d]`: those wanted, and those of the images before and after rounding.
-struct Measured<'a> {
-    zeta: ArrayView2<'a, f32>,
-    unrounded: ArrayView2<'a, f32>,
-    z: ArrayView2<'a, f32>,
-    /// How far each lies outside of the constraint.
-    outside: Vec<f32>,
-    base_index: &'a [u32],
-}
-
-impl Measured<'_> {
-    /// How well each was matched, and how usual it is among the `train`ing features.
-    fn fits(&self, passes: &[u32], clean: &Clean, train: ArrayView2<f32>) -> Vec<Fit> {
-        let neighbours = nearest(self.z, train, 1);
-        let (before, after) = (distances(self.unrounded, self.zeta), distances(self.z, self.zeta));
-        let fit = |i: usize| {
-            let (norm, nearest) = (norm(self.z.row(i)), neighbours[i].first().map_or(f32::NAN, |(_, d)| *d));
-            Fit {
-                start_distance: distance(train.row(self.base_index[i] as usize), self.zeta.row(i)),
-                distance_unrounded: before[i],
-                distance: after[i],
-                outside: self.outside[i],
-                norm,
-                norm_z: clean.norm.z(norm),
-                nearest,
-                nearest_z: clean.nearest.z(nearest),
-                passes: passes[i],
-            }
-        };
-        (0..passes.len()).map(fit).collect()
-    }
-}
-
-/// How far every row of `z` lies outside of its label's set.
-fn outside(constraint: &Constraint, z: ArrayView2<f32>, labels: &[u32]) -> Vec<f32> {
-    let mut inside = z.mapv(f64::from);
-    constraint.project(&mut inside, labels);
-    distances(inside.mapv(|x| x as f32).view(), z)
-}
-
-/// The images that the poisons are made of, `[m, 3, height, width]`.
-fn base_images(train: &Images, base_index: &[u32]) -> Result<Array4<u8>, StageError> {
-    let rows: Vec<usize> = base_index.iter().map(|i| *i as usize).collect();
-    match rows.iter().find(|i| **i >= train.len()) {
-        Some(i) => {
-            let message = format!("a poison is made of training image {i}, and there are {}", train.len());
-            Err(StageError::new(ErrorKind::Artifact, message))
-        }
-        None => Ok(train.pixels.view().select(Axis(0), &rows)),
-    }
 }
 
 /// The share of the first step's length at `done` of `all` steps: half a cosine, from 1 to 0.

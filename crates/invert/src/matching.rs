@@ -1,14 +1,14 @@
 //! Feature matching: pixels whose features come close to given ones.
 
 use crate::{
-    minimize::{Adam, Bounds, Lbfgs, Minimizer},
+    limits::Limits,
+    minimize::{Adam, Lbfgs, Minimizer},
     pass::{Frozen, TILE},
-    unit,
 };
 use hemlock_artifact::CurvePoint;
 use hemlock_models::tiles::on_device;
 use hemlock_stage::{Context, ErrorKind, StageError};
-use ndarray::{Array4, ArrayView2, ArrayView4, Axis};
+use ndarray::{Array4, ArrayView2};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -33,13 +33,8 @@ pub enum Optimizer {
 /// Images whose features shall come close to `zeta`, `[m, d]`, and `|x - x_b|^2` to 0.
 pub(crate) struct Problem<'a> {
     pub(crate) frozen: &'a Frozen<'a>,
-    /// The images `x_b`, `[m, 3, height, width]`.
-    pub(crate) base: ArrayView4<'a, u8>,
+    pub(crate) limits: Limits<'a>,
     pub(crate) zeta: ArrayView2<'a, f32>,
-    /// Weight of the distance to the base image.
-    pub(crate) beta: f64,
-    /// Largest change of a pixel, in `[0, 1]`.
-    pub(crate) linf: Option<f32>,
     /// Squared feature distance at which an image counts as matched, where that is all that is minimised.
     pub(crate) exact: f32,
 }
@@ -105,28 +100,11 @@ impl Run {
 }
 
 impl Problem<'_> {
-    /// Base image of a poison, in `[0, 1]`.
-    pub(crate) fn base(&self, row: usize) -> Vec<f32> {
-        unit(self.base.index_axis(Axis(0), row))
-    }
-
-    /// `beta |x - x_b|^2` of pixels `x` and their base image, and adds its gradient.
-    pub(crate) fn penalise(&self, x: &[f32], base: &[f32], gradient: &mut [f32]) -> f64 {
-        let mut moved = 0.0;
-        for ((g, x), b) in gradient.iter_mut().zip(x).zip(base) {
-            *g += 2.0 * self.beta as f32 * (x - b);
-            moved += f64::from((x - b).powi(2));
-        }
-        self.beta * moved
-    }
-
     /// Adds the penalty, and hands loss and gradient to a run.
     fn tell(&self, run: &mut Run, matching: &Matching, distance: f32, gradient: &mut [f32]) -> bool {
         let mut loss = f64::from(distance);
-        if self.beta > 0.0 {
-            loss += self.penalise(run.minimizer.point(), &self.base(run.found.row), gradient);
-        }
-        run.hear(matching, loss, gradient) && (self.beta > 0.0 || distance > self.exact)
+        loss += self.limits.penalise(run.found.row, run.minimizer.point(), gradient);
+        run.hear(matching, loss, gradient) && (self.limits.beta > 0.0 || distance > self.exact)
     }
 }
 
@@ -167,7 +145,7 @@ impl Matching {
 
     /// A run from pixels `from`.
     fn begin(&self, problem: &Problem, row: usize, start: usize, from: Vec<f32>) -> Run {
-        let bounds = Bounds::around(&problem.base(row), problem.linf);
+        let bounds = problem.limits.bounds(row);
         let minimizer: Box<dyn Minimizer> = match self.optimizer {
             Optimizer::Lbfgs => Box::new(Lbfgs::new(from, bounds, self.step as f32)),
             Optimizer::Adam => Box::new(Adam::new(from, bounds, self.step as f32, self.steps)),
@@ -180,7 +158,7 @@ impl Matching {
     fn pass(&self, problem: &Problem, running: &mut [Run]) -> Result<Vec<bool>, StageError> {
         let rows: Vec<usize> = running.iter().map(|r| r.found.row).collect();
         let pixels: Vec<f32> = running.iter().flat_map(|r| r.minimizer.point()).copied().collect();
-        let (_, channels, height, width) = problem.base.dim();
+        let (_, channels, height, width) = problem.limits.base.dim();
         let zeta: Vec<f32> = rows.iter().flat_map(|row| problem.zeta.row(*row)).copied().collect();
         let (distances, mut gradients) = problem.frozen.gradient(&pixels, &zeta);
         if let Some(i) = distances.iter().position(|d| !d.is_finite()) {
@@ -196,7 +174,7 @@ impl Matching {
 fn collect(problem: &Problem, found: &[Found]) -> Result<Matched, StageError> {
     let by_poison: Vec<&[Found]> = found.chunk_by(|a, b| a.row == b.row).collect();
     let pixels = by_poison.iter().flat_map(|starts| &starts[0].best).copied().collect();
-    let pixels = Array4::from_shape_vec(problem.base.dim(), pixels)
+    let pixels = Array4::from_shape_vec(problem.limits.base.dim(), pixels)
         .map_err(|e| StageError::internal(format!("matched images have another size than their bases: {e}")))?;
     let passes = by_poison.iter().map(|starts| starts.iter().map(|f| f.losses.len() as u32).sum()).collect();
     let longest = found.iter().map(|f| f.losses.len()).max().unwrap_or(0);
@@ -219,7 +197,7 @@ mod tests {
     use crate::testing::{context, extractor, images, on_threads};
     use hemlock_artifact::Normalization;
     use hemlock_models::Extractor;
-    use ndarray::{Array2, Slice};
+    use ndarray::{Array2, Axis, Slice};
     use std::time::Instant;
 
     /// Base images, and the features of other images to match.
@@ -240,9 +218,9 @@ mod tests {
             let frozen = Frozen::new(&self.extractor, &identity);
             let some = Slice::from(..n);
             let (base, zeta) = (self.base.slice_axis(Axis(0), some), self.zeta.slice_axis(Axis(0), some));
-            let problem = Problem { frozen: &frozen, base, zeta, beta, linf, exact: 0.0 };
+            let problem = Problem { frozen: &frozen, limits: Limits { base, beta, linf }, zeta, exact: 0.0 };
             let start = |row: usize, start: usize| {
-                if start == 0 { problem.base(row) } else { vec![0.5; base.len() / n] }
+                if start == 0 { problem.limits.start(row) } else { vec![0.5; base.len() / n] }
             };
             context(|ctx| matching.run(&problem, starts, &start, ctx)).unwrap()
         }
@@ -303,13 +281,11 @@ mod tests {
         let frozen = Frozen::new(&case.extractor, &identity);
         let problem = Problem {
             frozen: &frozen,
-            base: case.base.view(),
+            limits: Limits { base: case.base.view(), beta: 0.0, linf: None },
             zeta: case.zeta.view(),
-            beta: 0.0,
-            linf: None,
             exact: f32::INFINITY,
         };
-        let matched = context(|ctx| LBFGS.run(&problem, 1, &|row, _| problem.base(row), ctx)).unwrap();
+        let matched = context(|ctx| LBFGS.run(&problem, 1, &|row, _| problem.limits.start(row), ctx)).unwrap();
         assert_eq!(matched.passes, [1; 4], "matched from the first");
     }
 
@@ -321,7 +297,7 @@ mod tests {
         let case = Case::new("resnet20", 128, 32);
         let identity = Normalization::identity(case.zeta.ncols());
         let frozen = Frozen::new(&case.extractor, &identity);
-        let pixels: Vec<f32> = unit(case.base.index_axis(Axis(0), 0)).repeat(TILE);
+        let pixels: Vec<f32> = crate::unit(case.base.index_axis(Axis(0), 0)).repeat(TILE);
         let zeta: Vec<f32> = case.zeta.row(0).to_vec().repeat(TILE);
         let matching = Matching { tolerance: 0.0, steps: 10, ..LBFGS };
         let (mut bare, mut whole) = (0.0, 0.0);

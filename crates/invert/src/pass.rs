@@ -10,13 +10,15 @@ use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
 pub(crate) const TILE: usize = 32;
 
 /// A frozen extractor, and the map from its output to the space that the head sees.
-pub(crate) struct Frozen<'a> {
+pub struct Frozen<'a> {
     pub(crate) extractor: &'a Extractor,
     normalization: &'a Normalization,
 }
 
 impl<'a> Frozen<'a> {
-    pub(crate) fn new(extractor: &'a Extractor, normalization: &'a Normalization) -> Self {
+    /// An extractor, and how its features are normalised.
+    #[must_use]
+    pub fn new(extractor: &'a Extractor, normalization: &'a Normalization) -> Self {
         Self { extractor, normalization }
     }
 

@@ -5,8 +5,9 @@
 //! goes towards features that are a step further down the objective, projected onto the constraint.
 
 use crate::{
-    matching::Problem,
-    minimize::{Adam, Bounds, Minimizer},
+    limits::Limits,
+    minimize::{Adam, Minimizer},
+    pass::Frozen,
 };
 use hemlock_artifact::CurvePoint;
 use hemlock_head::Constraint;
@@ -16,23 +17,29 @@ use ndarray::{Array2, Array4, Axis};
 use rayon::prelude::*;
 
 /// How long, and with what.
-pub(crate) struct Refinement<'a> {
+pub struct Refinement<'a> {
+    /// What the progress bar calls it.
+    pub name: &'static str,
     /// Steps, each a pass of all images through the network, and one more of the features alone.
-    pub(crate) steps: u32,
+    pub steps: u32,
     /// Length of Adam's first step, in pixel units.
-    pub(crate) step: f64,
+    pub step: f64,
     /// Labels of the poisons.
-    pub(crate) labels: &'a [u32],
+    pub labels: &'a [u32],
     /// Where their features may lie.
-    pub(crate) constraint: &'a Constraint,
+    pub constraint: &'a Constraint,
 }
 
 impl Refinement<'_> {
-    /// Moves the images `pixels`, `[m, 3, height, width]` in `[0, 1]`, within the bounds of `problem` and with its penalty; what they were
-    /// matched with is not looked at. Returns the images, and the objective as it is shown, at some steps.
-    pub(crate) fn run(
+    /// Moves the images `pixels`, `[m, 3, height, width]` in `[0, 1]`, within their limits. Returns them, and the objective as it is shown,
+    /// at some steps.
+    ///
+    /// # Errors
+    /// Images that do not fit the extractor, an objective that is not finite, an interruption.
+    pub fn run(
         &self,
-        problem: &Problem,
+        frozen: &Frozen,
+        limits: &Limits,
         objective: &mut dyn Objective,
         pixels: Array4<f32>,
         ctx: &Context,
@@ -41,10 +48,10 @@ impl Refinement<'_> {
         let size = channels * height * width;
         let begin = |row: usize| {
             let from = pixels.index_axis(Axis(0), row).iter().copied().collect();
-            Adam::new(from, Bounds::around(&problem.base(row), problem.linf), self.step as f32, self.steps)
+            Adam::new(from, limits.bounds(row), self.step as f32, self.steps)
         };
         let mut images: Vec<Adam> = (0..m).map(begin).collect();
-        let bar = ctx.progress.start("refinement", self.steps.into(), "steps");
+        let bar = ctx.progress.start(self.name, self.steps.into(), "steps");
         let every = self.steps.div_ceil(50).max(1);
         let (mut curve, mut started) = (Vec::new(), None);
         for step in 0..=self.steps {
@@ -52,7 +59,7 @@ impl Refinement<'_> {
             let flat: Vec<f32> = images.iter().flat_map(Adam::point).copied().collect();
             let pixels = Array4::from_shape_vec(pixels.raw_dim(), flat)
                 .map_err(|e| StageError::internal(format!("refined images have another size: {e}")))?;
-            let z = problem.frozen.features(pixels.view(), ctx)?.mapv(f64::from);
+            let z = frozen.features(pixels.view(), ctx)?.mapv(f64::from);
             let force = objective.evaluate(z.view(), self.labels)?;
             let shown = objective.shown(force.value);
             let first = *started.get_or_insert(force.value);
@@ -62,21 +69,20 @@ impl Refinement<'_> {
             bar.at(step.into());
             bar.say(format!("{shown:.4}"));
             if step == self.steps {
-                if force.value > first && problem.beta == 0.0 {
+                if force.value > first && limits.beta == 0.0 {
                     tracing::warn!(
-                        "refinement ended where the attack is worse off than before; it takes more than {step} steps"
+                        "{} ended where the attack is worse off than before; it takes more than {step} steps",
+                        self.name
                     );
                 }
                 return Ok((pixels, curve));
             }
             let ahead = self.ahead(&z, force.gradient(z.view(), self.labels)?);
             let flat = pixels.into_raw_vec_and_offset().0;
-            let (_, mut gradient) = problem.frozen.gradient_in_tiles(&flat, &ahead)?;
+            let (_, mut gradient) = frozen.gradient_in_tiles(&flat, &ahead)?;
             images.par_iter_mut().zip(gradient.par_chunks_mut(size)).enumerate().for_each(
                 |(row, (image, gradient))| {
-                    if problem.beta > 0.0 {
-                        problem.penalise(image.point(), &problem.base(row), gradient);
-                    }
+                    limits.penalise(row, image.point(), gradient);
                     image.tell(0.0, gradient);
                 },
             );
@@ -100,10 +106,7 @@ impl Refinement<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        pass::Frozen,
-        testing::{context, extractor, images, on_threads},
-    };
+    use crate::testing::{context, extractor, images, on_threads};
     use hemlock_artifact::Normalization;
     use hemlock_head::{FitOptions, Head, Samples, fit};
     use hemlock_models::Extractor;
@@ -164,13 +167,13 @@ mod tests {
         ) -> Refined {
             let identity = Normalization::identity(self.features.ncols());
             let frozen = Frozen::new(&self.extractor, &identity);
-            let (base, zeta) = (images(m, 8, 0), Array2::zeros((m, self.features.ncols())));
-            let problem = Problem { frozen: &frozen, base: base.view(), zeta: zeta.view(), beta, linf, exact: 0.0 };
+            let base = images(m, 8, 0);
+            let limits = Limits { base: base.view(), beta, linf };
             let labels: Vec<u32> = (0..m as u32).map(|i| i % 2).collect();
-            let refinement = Refinement { steps, step: 0.02, labels: &labels, constraint };
+            let refinement = Refinement { name: "refinement", steps, step: 0.02, labels: &labels, constraint };
             let pixels = base.mapv(|p| f32::from(p) / 255.0);
             context(|ctx| {
-                let (pixels, curve) = refinement.run(&problem, objective, pixels, ctx).unwrap();
+                let (pixels, curve) = refinement.run(&frozen, &limits, objective, pixels, ctx).unwrap();
                 let z = frozen.features(pixels.view(), ctx).unwrap();
                 let longest = z.rows().into_iter().map(|z| f64::from(z.dot(&z)).sqrt()).fold(0.0, f64::max);
                 let objective = [curve.first().unwrap().objective, curve.last().unwrap().objective];
@@ -223,7 +226,8 @@ mod tests {
 
     #[test]
     fn where_nothing_descends_features_stay() {
-        let refinement = Refinement { steps: 1, step: 0.02, labels: &[0, 1], constraint: &Constraint::default() };
+        let (name, constraint) = ("refinement", &Constraint::default());
+        let refinement = Refinement { name, steps: 1, step: 0.02, labels: &[0, 1], constraint };
         let z = ndarray::array![[1.0, 2.0], [3.0, 4.0]];
         assert_eq!(refinement.ahead(&z, Array2::zeros((2, 2))), [1.0, 2.0, 3.0, 4.0]);
         let ahead = refinement.ahead(&z, ndarray::array![[1e-300, 0.0], [0.0, 0.0]]);

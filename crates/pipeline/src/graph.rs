@@ -8,8 +8,10 @@ pub struct Node {
     pub name: &'static str,
     /// What runs there.
     pub stage: Box<dyn AnyStage>,
-    /// The node whose artifact stands in where a spec leaves this one out.
+    /// The node whose artifact stands in where a branch leaves this one out.
     pub fallback: Option<&'static str>,
+    /// Of nodes that are ways to the same end: which of the ways it is on. A branch takes one.
+    pub route: Option<&'static str>,
 }
 
 /// All nodes, in an order in which they can run.
@@ -31,6 +33,19 @@ impl Graph {
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.0.iter().find(|n| n.name == name)
+    }
+
+    /// The tables that the routes begin with.
+    pub(crate) fn routes(&self) -> Vec<String> {
+        let mut routes = Vec::new();
+        let mut first = Vec::new();
+        for node in &self.0 {
+            if node.route.is_some() && !routes.contains(&node.route) {
+                routes.push(node.route);
+                first.push(format!("[{}]", node.name));
+            }
+        }
+        first
     }
 
     /// Names of the stages in order, each once.

@@ -39,6 +39,8 @@ impl Task {
 pub struct Branch {
     /// Seed of the attack, once a seeded stage is in the branch.
     pub seed: Option<u64>,
+    /// [`Node::route`], once it is chosen.
+    route: Option<&'static str>,
     /// Number in the plan of the task at every node.
     pub tasks: BTreeMap<&'static str, usize>,
 }
@@ -81,6 +83,8 @@ impl Plan {
         let mut known: HashMap<(&str, Key), usize> = HashMap::new();
         // Two nodes may read the same raw data, and its digest takes time.
         let mut sources: HashMap<String, Option<String>> = HashMap::new();
+        let there = graph.nodes().filter(|node| spec.variants.contains_key(node.name));
+        let routes: BTreeSet<&'static str> = there.filter_map(|node| node.route).collect();
         for node in graph.nodes() {
             let Some(variants) = spec.variants.get(node.name) else { continue };
             let variants = variants
@@ -103,6 +107,10 @@ impl Plan {
                 .map_err(|source| PlanError { node: node.name, source })?;
             let mut branches = Vec::new();
             for branch in std::mem::take(&mut plan.branches) {
+                if node.route.is_some() && branch.route.is_some() && branch.route != node.route {
+                    branches.push(branch);
+                    continue;
+                }
                 let anew = branch.seed.is_none() && variants.iter().any(|v| v.seeded);
                 let seeds = if anew { spec.seeds.iter().copied().map(Some).collect() } else { vec![branch.seed] };
                 for (turn, seed) in seeds.into_iter().enumerate() {
@@ -127,10 +135,15 @@ impl Plan {
                             plan.tasks.push(Task { node, stage, params, identity, key, inputs });
                             plan.tasks.len() - 1
                         });
-                        let mut branch = Branch { seed, ..branch.clone() };
+                        let route = branch.route.or(node.route);
+                        let mut branch = Branch { seed, route, ..branch.clone() };
                         branch.tasks.insert(node.name, task);
                         branches.push(branch);
                     }
+                }
+                if let (Some(taken), None) = (node.route, branch.route) {
+                    let others = routes.iter().filter(|route| **route != taken);
+                    branches.extend(others.map(|route| Branch { route: Some(route), ..branch.clone() }));
                 }
             }
             plan.branches = branches;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Stages whose time is the attacker's.
-const ATTACK: [&str; 4] = ["target-params", "poison-features", "decoder", "invert"];
+const ATTACK: [&str; 5] = ["target-params", "poison-features", "decoder", "invert", "poison-images"];
 
 /// One branch's result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -21,8 +21,9 @@ pub struct Row {
     pub clean_label: bool,
     /// Share of the clean count.
     pub eps_d: f64,
-    /// What the attack on features optimised: the relative residual of Gradient Canceling, the smoothed error of the bilevel attack.
-    pub objective: f64,
+    /// What the attack optimised: the relative residual of Gradient Canceling, the smoothed error of the bilevel attack, the
+    /// cross-entropy of TGDA.
+    pub objective: Option<f64>,
     /// The lower bound of that, where there is one.
     pub bound: Option<f64>,
     /// Lower bounds of the share of poisons that the target takes.
@@ -171,8 +172,8 @@ pub struct Group {
     pub clean_label: bool,
     /// Share of the clean count.
     pub eps_d: f64,
-    /// What the attack on features optimised.
-    pub objective: Cell,
+    /// What the attack optimised.
+    pub objective: Option<Cell>,
     /// The lower bound of that, where there is one.
     pub bound: Option<Cell>,
     /// Parameters of every stage, by node.
@@ -214,7 +215,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 attack: rows[0].attack.clone(),
                 clean_label: rows[0].clean_label,
                 eps_d: rows[0].eps_d,
-                objective: cell(&|r| r.objective),
+                objective: optional(&|r| r.objective),
                 bound: optional(&|r| r.bound),
                 params: rows[0].params.clone(),
                 seeds: rows.len(),
@@ -223,7 +224,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 accuracy: Measured {
                     clean: cell(&|r| r.accuracy.clean),
                     target: cell(&|r| r.accuracy.target),
-                    features: cell(&|r| r.accuracy.features),
+                    features: optional(&|r| r.accuracy.features),
                     images: optional(&|r| r.accuracy.images),
                     random_flips: cell(&|r| r.accuracy.random_flips),
                     aligned_flips: optional(&|r| r.accuracy.aligned_flips),

@@ -18,7 +18,7 @@
 //! ```
 
 use crate::{Graph, Node};
-use hemlock_stage::{Need, ParamError};
+use hemlock_stage::{Need, ParamError, Port};
 use serde_json::{Map, Value};
 use std::{
     collections::BTreeMap,
@@ -218,6 +218,15 @@ impl Spec {
                         format!("[{}] reads what [{}] makes, and the spec has no [{1}]", node.name, port.node);
                     return Err(source.error(&at, message));
                 }
+            }
+        }
+        for node in graph.nodes().filter(|node| node.route.is_none() && variants.contains_key(node.name)) {
+            let routed = |port: &Port| graph.node(port.node).is_some_and(|n| n.route.is_some());
+            let there = |n: &Node| n.route.is_some() && variants.contains_key(n.name);
+            if node.stage.ports().iter().any(routed) && !graph.nodes().any(there) {
+                let message =
+                    format!("[{}] reads poisons, and the spec has neither {}", node.name, graph.routes().join(" nor "));
+                return Err(source.error(&node.name.split('.').collect::<Vec<_>>(), message));
             }
         }
         let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();

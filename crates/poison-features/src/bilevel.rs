@@ -10,12 +10,19 @@
 //!
 //! This is the problem that Gradient Canceling and TGDA approximate. The leader's loss is bounded
 //! ([`smoothed_error`]): cross-entropy soars while accuracy hardly moves.
+//!
+//! TGDA, total gradient descent ascent (Lu, Kamath and Yu, "Indiscriminate data poisoning attacks on neural networks", TMLR 2022),
+//! has cross-entropy for the leader's loss, and a follower who takes a few steps of gradient descent where this one is retrained.
 
 use crate::{Force, Objective};
+use hemlock_artifact::Follower;
 use hemlock_head::{
-    FitOptions, Head, HeadError, Preconditioner, Samples, SolveOptions, fit, smoothed_error, solve_hessian,
+    FitOptions, Head, HeadError, Preconditioner, Samples, SolveOptions, fit, loss_and_gradient, smoothed_error,
+    solve_hessian,
 };
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, Axis, concatenate};
+use rand::{SeedableRng, seq::index};
+use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 
 /// Gradient norm at which the follower counts as trained within a step.
@@ -25,18 +32,28 @@ const SOLVE_TOLERANCE: f64 = 1e-3;
 /// Iterations of training and inversion together, in one step, after which the preconditioner is made anew.
 const PATIENCE: usize = 60;
 
-/// The objective `-L_val(w*(poisons))`: minus the smoothed error of the follower on samples that the leader wants it to get wrong.
+/// The objective `-L_val(w*(poisons))`: minus the loss of the follower on samples that the leader wants it to get wrong.
 pub struct Bilevel<'a> {
     clean: Samples<'a>,
     raised: Vec<Samples<'a>>,
     weight_decay: f64,
-    temperature: f64,
+    loss: Loss,
+    /// Of a follower who descends; `None`: it is retrained.
+    descent: Option<(Follower, ChaCha8Rng)>,
     preconditioner: Arc<Preconditioner>,
     /// The last follower, and the last solution with its Hessian: where the next ones start.
     head: Head,
     solution: Option<Array2<f64>>,
     /// The largest gradient norm at which a follower's training stopped above its tolerance; 0: none did.
     unconverged: f64,
+}
+
+/// What the leader raises.
+#[derive(Clone, Copy)]
+enum Loss {
+    /// The error, smoothed with that temperature.
+    SmoothedError(f64),
+    CrossEntropy,
 }
 
 impl<'a> Bilevel<'a> {
@@ -57,12 +74,66 @@ impl<'a> Bilevel<'a> {
             clean,
             raised,
             weight_decay,
-            temperature,
+            loss: Loss::SmoothedError(temperature),
+            descent: None,
             preconditioner,
             head: start,
             solution: None,
             unconverged: 0.0,
         })
+    }
+
+    /// TGDA: the same against a follower who descends from `start`, on batches that are drawn with `seed`, and a leader who raises the
+    /// cross-entropy.
+    ///
+    /// # Errors
+    /// As [`Bilevel::new`].
+    pub fn tgda(
+        clean: Samples<'a>,
+        raised: Vec<Samples<'a>>,
+        start: Head,
+        weight_decay: f64,
+        follower: Follower,
+        seed: u64,
+    ) -> Result<Self, HeadError> {
+        let descent = (follower.steps > 0).then(|| (follower, ChaCha8Rng::seed_from_u64(seed)));
+        // The temperature is of the error, which is not raised here.
+        let retrained = Self::new(clean, raised, start, weight_decay, 1.0)?;
+        Ok(Self { loss: Loss::CrossEntropy, descent, ..retrained })
+    }
+
+    /// Moves the follower, and returns how many steps that took.
+    fn follow(&mut self, training: &[Samples<'_>; 2]) -> Result<usize, HeadError> {
+        if let Some((Follower { steps, learning_rate, batch }, rng)) = &mut self.descent {
+            let [clean, poisons] = training;
+            let count = clean.len() + poisons.len();
+            for _ in 0..*steps {
+                let rows = index::sample(rng, count, (*batch).min(count)).into_vec();
+                let (of_clean, of_poisons): (Vec<usize>, Vec<usize>) = rows.iter().partition(|row| **row < clean.len());
+                let of_poisons: Vec<usize> = of_poisons.iter().map(|row| row - clean.len()).collect();
+                let z = concatenate![Axis(0), clean.select(&of_clean), poisons.select(&of_poisons)];
+                let labels = of_clean.iter().map(|row| clean.labels()[*row]);
+                let labels: Vec<u32> = labels.chain(of_poisons.iter().map(|row| poisons.labels()[*row])).collect();
+                let batch = Samples::new(z.view(), &labels, clean.classes())?;
+                let (_, gradient) = loss_and_gradient(&self.head, &[batch], self.weight_decay)?;
+                let mut packed = self.head.packed().to_owned();
+                packed.scaled_add(-*learning_rate, &gradient);
+                self.head = Head::from_packed(packed)?;
+            }
+            return Ok(*steps as usize);
+        }
+        let options = FitOptions {
+            gradient_tolerance: FOLLOWER_TOLERANCE,
+            start: Some(self.head.clone()),
+            preconditioner: Some(Arc::clone(&self.preconditioner)),
+            ..FitOptions::new(self.weight_decay)
+        };
+        let found = fit(training, &options, &|_, _| true)?;
+        if !found.converged {
+            self.unconverged = self.unconverged.max(found.gradient_norm);
+        }
+        self.head = found.head;
+        Ok(found.iterations)
     }
 
     /// The largest gradient norm at which a follower's training stopped above its tolerance, if one did: gradients are not exact then.
@@ -75,19 +146,14 @@ impl<'a> Bilevel<'a> {
 impl Objective for Bilevel<'_> {
     fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Force, HeadError> {
         let poisons = Samples::new(features.reborrow(), labels, self.clean.classes())?;
-        let training = [self.clean.reborrow(), poisons];
-        let options = FitOptions {
-            gradient_tolerance: FOLLOWER_TOLERANCE,
-            start: Some(self.head.clone()),
-            preconditioner: Some(Arc::clone(&self.preconditioner)),
-            ..FitOptions::new(self.weight_decay)
+        let clean = self.clean;
+        let training = [clean.reborrow(), poisons];
+        let iterations = self.follow(&training)?;
+        let head = self.head.clone();
+        let (loss, gradient) = match self.loss {
+            Loss::SmoothedError(temperature) => smoothed_error(&head, &self.raised, temperature)?,
+            Loss::CrossEntropy => loss_and_gradient(&head, &self.raised, 0.0)?,
         };
-        let found = fit(&training, &options, &|_, _| true)?;
-        if !found.converged {
-            self.unconverged = self.unconverged.max(found.gradient_norm);
-        }
-        let head = found.head;
-        let (error, gradient) = smoothed_error(&head, &self.raised, self.temperature)?;
         let options = SolveOptions {
             tolerance: SOLVE_TOLERANCE,
             start: self.solution.take(),
@@ -95,19 +161,18 @@ impl Objective for Bilevel<'_> {
             ..SolveOptions::new(self.weight_decay)
         };
         let solved = solve_hessian(&head, &training, gradient.view(), &options)?;
-        if found.iterations + solved.iterations > PATIENCE && self.preconditioner.is_local() {
+        if iterations + solved.iterations > PATIENCE && self.preconditioner.is_local() {
             // Poisons that are far out bend the objective where clean samples do not.
             self.preconditioner = Arc::new(Preconditioner::at(&head, &training, self.weight_decay)?);
         }
         let solution = solved.solution;
         let count = (self.clean.len() + labels.len()) as f64;
         let force = &solution / count;
-        self.head.clone_from(&head);
         self.solution = Some(solution);
-        Ok(Force { value: -error, head, force })
+        Ok(Force { value: -loss, head, force })
     }
 
-    /// The smoothed error.
+    /// The smoothed error; of TGDA the cross-entropy.
     fn shown(&self, value: f64) -> f64 {
         -value
     }
@@ -153,6 +218,55 @@ mod tests {
         }
     }
 
+    /// Cross-entropy of a follower trained to the last digit.
+    fn cross_entropy(setting: &Setting, z: &Array2<f64>, labels: &[u32]) -> f64 {
+        let poisons = Samples::new(z.view(), labels, 3).unwrap();
+        let options = FitOptions { gradient_tolerance: 1e-11, ..FitOptions::new(1e-2) };
+        let head = fit(&[setting.clean(), poisons], &options, &|_, _| true).unwrap().head;
+        loss_and_gradient(&head, &[setting.validation()], 0.0).unwrap().0
+    }
+
+    fn tgda(setting: &Setting, steps: u32) -> Bilevel<'_> {
+        let follower = Follower { steps, learning_rate: 1.0, batch: 1000 };
+        Bilevel::tgda(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, follower, 0).unwrap()
+    }
+
+    /// With a follower who is retrained, and with one who has descended for long enough, the total gradient is that of the retrained
+    /// head's loss.
+    #[test]
+    fn the_total_gradient_is_that_of_the_retrained_head_s_loss() {
+        let setting = Setting::new();
+        let (z, labels) = clouds(6, 3);
+        for steps in [0, 3000] {
+            let force = tgda(&setting, steps).evaluate(z.view(), &labels).unwrap();
+            assert!((cross_entropy(&setting, &z, &labels) + force.value).abs() < 1e-4, "{steps} steps");
+            let found = force.gradient(z.view(), &labels).unwrap();
+            let largest = found.iter().fold(0.0f64, |m, g| m.max(g.abs()));
+            for ((i, j), found) in found.indexed_iter() {
+                let moved = |by: f64| {
+                    let mut z = z.clone();
+                    z[(i, j)] += by;
+                    -cross_entropy(&setting, &z, &labels)
+                };
+                let expected = (moved(1e-4) - moved(-1e-4)) / 2e-4;
+                assert!((found - expected).abs() < 1e-2 * largest, "{steps} steps: {found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_follower_who_descends_is_fooled_as_one_who_is_retrained() {
+        let setting = Setting::new();
+        let (z, labels) = clouds(15, 5);
+        let mut objective = tgda(&setting, 5);
+        let descent = Descent { steps: 100, step: 0.2, ..Descent::default() };
+        let visit = |_, _| Ok::<_, HeadError>(());
+        let found =
+            descend(&mut objective, z.clone(), labels.clone(), &Constraint::ball(1.5), &descent, visit).unwrap();
+        let [before, after] = [&z, &found.features].map(|z| cross_entropy(&setting, z, &labels));
+        assert!(after > before + 0.01, "{before} to {after}");
+    }
+
     #[test]
     fn best_labels_and_gains_are_those_of_trial() {
         let setting = Setting::new();
@@ -161,7 +275,7 @@ mod tests {
         let best = force.best_labels(z.view()).unwrap();
         let gains = force.gains(z.view()).unwrap();
         for (i, row) in z.rows().into_iter().enumerate() {
-            let one = row.to_owned().insert_axis(ndarray::Axis(0));
+            let one = row.to_owned().insert_axis(Axis(0));
             let gain = |label: u32| loss(&setting, &one, &[label]);
             let by_trial = (0..3).max_by(|a, b| gain(*a).total_cmp(&gain(*b)));
             assert_eq!(Some(best[i]), by_trial);

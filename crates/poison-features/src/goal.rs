@@ -8,23 +8,24 @@ use hemlock_stage::{ParamError, StageError};
 pub enum Goal<'a> {
     /// Make the target stationary.
     Canceling(Canceling<'a>),
-    /// Raise the error of the retrained head.
-    Bilevel(Bilevel<'a>),
+    /// Raise the error of the retrained head, or the loss of one that descends.
+    Bilevel(Box<Bilevel<'a>>),
 }
 
 impl<'a> Goal<'a> {
-    /// What `aim` means for a victim that trains on the clean samples of `features`.
+    /// What `aim` means for a victim that trains on the clean samples of `features`. `seed` is of the batches that a follower of TGDA
+    /// trains on.
     ///
     /// # Errors
     /// Features and a target that do not fit each other, or no sample of the split whose error is to be raised.
-    pub fn new(aim: &Aim, features: &'a Features, target: &'a TargetParams) -> Result<Self, StageError> {
+    pub fn new(aim: &Aim, features: &'a Features, target: &'a TargetParams, seed: u64) -> Result<Self, StageError> {
         let classes = features.classes.len();
         let clean = features.train.samples(classes)?;
         match aim.attack {
             Attack::GradientCanceling => {
                 Ok(Self::Canceling(Canceling::new(&target.target, clean, target.weight_decay)?))
             }
-            Attack::Bilevel => {
+            Attack::Bilevel | Attack::Tgda => {
                 let validation = features.validation.samples(classes)?;
                 if validation.is_empty() && aim.raised == Split::Validation {
                     let message =
@@ -37,7 +38,10 @@ impl<'a> Goal<'a> {
                     Split::Both => vec![validation, clean],
                 };
                 let (head, decay) = (target.clean.clone(), target.weight_decay);
-                Ok(Self::Bilevel(Bilevel::new(clean, raised, head, decay, aim.temperature)?))
+                Ok(Self::Bilevel(Box::new(match aim.attack {
+                    Attack::Tgda => Bilevel::tgda(clean, raised, head, decay, aim.follower, seed)?,
+                    _ => Bilevel::new(clean, raised, head, decay, aim.temperature)?,
+                })))
             }
         }
     }
@@ -46,7 +50,7 @@ impl<'a> Goal<'a> {
     pub fn objective(&mut self) -> &mut (dyn Objective + 'a) {
         match self {
             Self::Canceling(canceling) => canceling,
-            Self::Bilevel(bilevel) => bilevel,
+            Self::Bilevel(bilevel) => &mut **bilevel,
         }
     }
 

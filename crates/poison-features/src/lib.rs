@@ -1,5 +1,6 @@
-//! Stage: poisoned features, by one of two attacks: Gradient Canceling, which makes the target parameters a stationary point of
-//! the victim's training, or the bilevel attack, which raises the retrained victim's error on held-out and training samples.
+//! Stage: poisoned features, by one of three attacks: Gradient Canceling, which makes the target parameters a stationary point of
+//! the victim's training; the bilevel attack, which raises the retrained victim's error on held-out and training samples; and TGDA,
+//! which raises the loss of a victim that descends meanwhile.
 //!
 //! An attack is an [`Objective`]; any solver, constraint, start and choice of labels goes with any objective.
 
@@ -19,15 +20,16 @@ pub use canceling::Canceling;
 pub use descent::{Descent, Found, Solver, Stop, descend};
 pub use goal::Goal;
 pub use greedy::{Added, Choice, Class, add, nearest_samples};
-pub use hemlock_artifact::{Attack, Split};
+pub use hemlock_artifact::{Attack, Follower, Split};
 pub use objective::{Force, Objective};
+pub use start::{Plan, Start};
 
 use hemlock_artifact::{Aim, CurvePoint, Features, PoisonFeatures, TargetParams};
 use hemlock_head::{Constraint, ConstraintKind, ConstraintKinds, Samples};
 use hemlock_stage::{Bar, Context, ParamError, StageError, inputs};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use start::{Plan, Start};
+
 use std::time::Duration;
 
 /// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
@@ -80,12 +82,15 @@ pub struct Params {
     /// Of Gradient Canceling: it stops when the gradient that is left is this share of the clean gradient.
     #[serde(default = "defaults::tolerance")]
     pub tolerance: f64,
-    /// Of the bilevel attack: the split whose error is raised.
+    /// Of the bilevel attack and of TGDA: the split whose error is raised.
     #[serde(default)]
     pub objective: Split,
     /// Of the bilevel attack: temperature of the smoothed error; the lower, the closer to the share of mistakes.
     #[serde(default = "defaults::temperature")]
     pub temperature: f64,
+    /// Of TGDA: the follower.
+    #[serde(default)]
+    pub follower: Follower,
 }
 
 mod defaults {
@@ -173,12 +178,13 @@ pub enum SolverKind {
 impl Params {
     /// What idles is not in the key, and has one value in the artifact.
     fn aim(&self) -> Aim {
-        let bilevel = self.attack == Attack::Bilevel;
+        let raises = self.attack != Attack::GradientCanceling;
         let knn = self.constraint.kinds().contains(&ConstraintKind::Knn);
         Aim {
             attack: self.attack,
-            raised: if bilevel { self.objective } else { Split::default() },
-            temperature: if bilevel { self.temperature } else { defaults::temperature() },
+            raised: if raises { self.objective } else { Split::default() },
+            temperature: if self.attack == Attack::Bilevel { self.temperature } else { defaults::temperature() },
+            follower: if self.attack == Attack::Tgda { self.follower } else { Follower::default() },
             constraint: self.constraint.clone(),
             quantile: if self.constraint.has_quantile() { self.quantile } else { defaults::quantile() },
             neighbors: if knn { self.neighbors } else { defaults::neighbors() },
@@ -189,36 +195,36 @@ impl Params {
         self.steps.unwrap_or(match (self.solver, self.attack) {
             (SolverKind::ConditionalGradient, _) => 1,
             (_, Attack::GradientCanceling) => 2000,
-            (_, Attack::Bilevel) => 200,
+            (_, Attack::Bilevel | Attack::Tgda) => 200,
         })
     }
 
     fn step(&self) -> f64 {
         self.step.unwrap_or(match self.attack {
             Attack::GradientCanceling => 0.1,
-            Attack::Bilevel if self.constraint.kinds().is_empty() => 1.0,
-            Attack::Bilevel => 0.2,
+            _ if self.constraint.kinds().is_empty() => 1.0,
+            _ => 0.2,
         })
     }
 
     fn base(&self) -> Base {
         self.base.unwrap_or(match self.attack {
             Attack::GradientCanceling => Base::Start,
-            Attack::Bilevel => Base::Nearest,
+            Attack::Bilevel | Attack::Tgda => Base::Nearest,
         })
     }
 
     fn start(&self) -> StartKind {
         self.start.unwrap_or(match self.attack {
             Attack::GradientCanceling => StartKind::Clean,
-            Attack::Bilevel => StartKind::Aligned,
+            Attack::Bilevel | Attack::Tgda => StartKind::Aligned,
         })
     }
 
     fn relabel_every(&self) -> Option<u32> {
         let every = self.relabel_every.unwrap_or(match self.attack {
             Attack::GradientCanceling => 0,
-            Attack::Bilevel => 20,
+            Attack::Bilevel | Attack::Tgda => 20,
         });
         (self.labels == Labels::Aligned && every > 0).then_some(every)
     }
@@ -250,7 +256,13 @@ impl hemlock_stage::Params for Params {
             ParamError::require(sensible, "max_seconds", seconds, "above 0 and at most 1e9")?;
         }
         ParamError::non_negative("tolerance", self.tolerance)?;
-        ParamError::positive("temperature", self.temperature)
+        ParamError::positive("temperature", self.temperature)?;
+        let asked_often = matches!(self.solver, SolverKind::Lbfgs | SolverKind::ConditionalGradient);
+        let message = "goes on whenever a solver asks, and this one asks more than once a step; expected `adam` or `gradient-descent`, or `follower.steps = 0`";
+        if self.attack == Attack::Tgda && self.follower.steps > 0 && asked_often {
+            return Err(ParamError::new("solver", format!("the follower of `tgda` {message}")));
+        }
+        check_follower(&self.follower)
     }
 }
 
@@ -269,7 +281,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-features";
-    const VERSION: u32 = 8;
+    const VERSION: u32 = 9;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;
     type Params = Params;
@@ -293,7 +305,9 @@ impl hemlock_stage::Stage for Stage {
                 "neighbors" => params.constraint.kinds().contains(&ConstraintKind::Knn),
                 "start" | "base" | "step" | "stall" | "max_seconds" | "relabel_every" => !greedy,
                 "tolerance" => params.attack == Attack::GradientCanceling && !greedy,
-                "temperature" | "objective" => params.attack == Attack::Bilevel,
+                "objective" => params.attack != Attack::GradientCanceling,
+                "temperature" => params.attack == Attack::Bilevel,
+                "follower" => params.attack == Attack::Tgda,
                 _ => true,
             });
         }
@@ -305,7 +319,7 @@ impl hemlock_stage::Stage for Stage {
         let clean = features.train.samples(features.classes.len())?;
         let count = poison_count(params.eps_d, clean.len())?;
         let constraint = aim.constraint(clean)?;
-        let mut goal = Goal::new(&aim, &features, &target)?;
+        let mut goal = Goal::new(&aim, &features, &target, ctx.seed)?;
         let made = make(params, goal.objective(), clean, count, &constraint, ctx)?;
         goal.warn();
         let bound = match &goal {
@@ -320,8 +334,20 @@ impl hemlock_stage::Stage for Stage {
     }
 }
 
+/// Checks the follower of TGDA.
+///
+/// # Errors
+/// The first field outside its range.
+pub fn check_follower(follower: &Follower) -> Result<(), ParamError> {
+    ParamError::positive("follower.learning_rate", follower.learning_rate)?;
+    ParamError::at_least_one("follower.batch", follower.batch as u64)
+}
+
 /// The number of poisons.
-fn poison_count(eps_d: f64, clean: usize) -> Result<usize, StageError> {
+///
+/// # Errors
+/// There would be none.
+pub fn poison_count(eps_d: f64, clean: usize) -> Result<usize, StageError> {
     let count = (eps_d * clean as f64).round() as usize;
     if count == 0 {
         let least = 1.0 / clean as f64;
@@ -379,7 +405,7 @@ fn make(
         // Of Gradient Canceling, whose objective is half a square; the other is below zero.
         target: match params.attack {
             Attack::GradientCanceling => 0.5 * params.tolerance * params.tolerance,
-            Attack::Bilevel => f64::NEG_INFINITY,
+            Attack::Bilevel | Attack::Tgda => f64::NEG_INFINITY,
         },
         stall: params.stall,
         time: params.max_seconds.map(Duration::from_secs_f64),

@@ -10,25 +10,29 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 /// Poisons before they are moved.
-pub(crate) struct Start {
+pub struct Start {
     /// Training sample that every poison is made of.
-    pub(crate) base: Vec<u32>,
+    pub base: Vec<u32>,
     /// `[m, d]`.
-    pub(crate) features: Array2<f64>,
+    pub features: Array2<f64>,
     /// `[m]`.
-    pub(crate) labels: Vec<u32>,
+    pub labels: Vec<u32>,
 }
 
 /// What decides the start.
-pub(crate) struct Plan<'a> {
-    pub(crate) clean: Samples<'a>,
+pub struct Plan<'a> {
+    /// The clean samples.
+    pub clean: Samples<'a>,
     /// Poisons.
-    pub(crate) count: usize,
-    pub(crate) kind: StartKind,
-    pub(crate) labels: Labels,
+    pub count: usize,
+    /// Where they start.
+    pub kind: StartKind,
+    /// Which labels they have.
+    pub labels: Labels,
     /// Times that poisons which were added greedily are gone through again.
-    pub(crate) sweeps: u32,
-    pub(crate) seed: u64,
+    pub sweeps: u32,
+    /// Of the draw.
+    pub seed: u64,
 }
 
 impl Plan<'_> {
@@ -36,7 +40,7 @@ impl Plan<'_> {
     ///
     /// # Errors
     /// A class without samples, where class means are asked for; what `visit` returns.
-    pub(crate) fn make(
+    pub fn make(
         &self,
         objective: &mut dyn Objective,
         constraint: &Constraint,
