@@ -77,6 +77,8 @@ fn what_is_idle_is_not_in_the_key() {
     same("--set poison-features.temperature=3");
     same("--set poison-features.relabel_every=7");
     same("--set poison-features.steps=2000");
+    same("--set poison-features.follower.steps=7");
+    same("--set poison-features.objective=train");
     same("--set target-params.share=0.9");
     same("--set target-params.quantile=0.5");
     same("--set evaluate.epochs=7");
@@ -212,11 +214,41 @@ fn attacks_on_pixels_stand_beside_those_on_features() {
     assert!(linf(&rows[2]) <= 8.0 / 255.0 + 1e-6 && linf(&rows[2]) > 4.0 / 255.0, "{}", linf(&rows[2]));
     assert!(rows.iter().all(|r| r["accuracy"]["images"].is_number()));
 
+    // Each goes where it wants to, and so do victims.
+    let objective = |args: &str| -> Vec<f64> {
+        house.ok(&format!("run both {args}"));
+        let rows = house.ok(&format!("results both --json {args}"));
+        let rows = rows.out.lines().map(|row| serde_json::from_str::<Value>(row).unwrap());
+        rows.skip(1).map(|row| row["objective"].as_f64().unwrap()).collect()
+    };
+    let (few, many) = (objective("--set poison-images.steps=1"), objective("--set poison-images.steps=12"));
+    assert!(many[0] < few[0] && many[1] > few[1], "{few:?} {many:?}");
+    let loss = |head: &str| rows[2]["clean_loss"][head].as_f64().unwrap();
+    assert!(loss("images") > loss("clean"), "{} {}", loss("images"), loss("clean"));
+
+    // What they do not read is in no key.
+    let keys = |set: &str| house.tasks(&format!("both {set}")).iter().map(|t| t["key"].clone()).collect::<Vec<_>>();
+    assert_eq!(keys(""), keys("--set poison-images.temperature=3"));
+    let retrained = "--set poison-images.follower.steps=0";
+    assert_eq!(keys(retrained), keys(&format!("{retrained} --set poison-images.follower.batch=7")));
+    assert_ne!(keys(retrained), keys(""));
+    // Nor is the seed where nothing is drawn.
+    let count = |set: &str| {
+        house.tasks(&format!("both --set seeds=[0,1] {set}")).iter().filter(|t| t["stage"] == "poison-images").count()
+    };
+    assert_eq!((count(""), count(&format!("{retrained} --set poison-images.start=aligned"))), (4, 2));
+
     // On their own, too; and without either there is nothing to evaluate.
     let (before, _) = TINY.split_once("[poison-features]").unwrap();
     house.spec("pixels", &format!("{before}{PIXELS}[evaluate]\n"));
     assert_eq!(house.tasks("pixels").iter().filter(|t| t["stage"] == "evaluate").count(), 2);
     assert_eq!(House::stages_that_ran(&house.ok("run pixels")), Vec::<String>::new(), "the same artifacts");
     house.spec("neither", &format!("{before}[evaluate]\n"));
-    house.fails("plan neither", 2, &["[evaluate]", "neither [poison-features] nor [poison-images]"]);
+    let none = ["[evaluate]", "none of [poison-features], [invert], [poison-images]"];
+    house.fails("plan neither", 2, &none);
+    // A decoder alone is no way to poisons.
+    house.spec("decoder", &format!("{before}[decoder]\n[evaluate]\n"));
+    house.fails("plan decoder", 2, &none);
+    house.spec("idle", &format!("{before}[decoder]\n{PIXELS}[evaluate]\n"));
+    assert_eq!(house.tasks("idle").iter().filter(|t| t["stage"] == "evaluate").count(), 2);
 }

@@ -155,7 +155,7 @@ fn validation_is_held_out_where_the_file_has_none() {
 fn inversion_asks_for_an_extractor() {
     let (house, _) = house();
     let fields = "path = \"own.safetensors\"";
-    let words = ["needs the extractor that made the features", "imports them from a file", "leave it out"];
+    let words = ["needs the extractor that made the features", "imports them from a file", "leave this table out"];
     let invert = "[invert]\nmethod = \"feature-matching\"\n";
     house.spec("bad", &spec(fields).replace("[evaluate]", &format!("{invert}[evaluate]")));
     for command in ["plan", "run"] {

@@ -53,6 +53,14 @@ pub struct Follower {
     pub batch: usize,
 }
 
+impl Follower {
+    /// One that is retrained has no rate and no batches.
+    #[must_use]
+    pub fn resolved(self) -> Self {
+        if self.steps == 0 { Self { steps: 0, ..Self::default() } } else { self }
+    }
+}
+
 impl Default for Follower {
     fn default() -> Self {
         Self { steps: 1, learning_rate: 0.1, batch: 1000 }
@@ -64,12 +72,14 @@ impl Default for Follower {
 pub struct Aim {
     /// What the poisons are to do.
     pub attack: Attack,
-    /// Of the bilevel attack and of TGDA: the split whose error is raised.
+    /// Of the bilevel attack and of TGDA: the split whose error, or loss, is raised.
     pub raised: Split,
     /// Of the bilevel attack: temperature of the smoothed error.
     pub temperature: f64,
     /// Of TGDA: the follower.
     pub follower: Follower,
+    /// Of TGDA: the seed of the batches that the follower descends on.
+    pub seed: u64,
     /// Where the poisoned features may lie.
     pub constraint: ConstraintKinds,
     /// The share of the clean features that the constraint lets through.

@@ -125,9 +125,8 @@ pub struct Evaluation {
     pub clean_label: bool,
     /// The share of the clean count that was asked for.
     pub eps_d: f64,
-    /// What the attack optimised: see [`PoisonFeatures::objective`](crate::PoisonFeatures::objective); of an attack on pixels at their
-    /// features.
-    pub objective: Option<f64>,
+    /// What the attack optimised: see [`Poisons::objective`](crate::Poisons::objective).
+    pub objective: f64,
     /// The lower bound of that: see [`PoisonFeatures::bound`](crate::PoisonFeatures::bound).
     pub bound: Option<f64>,
     /// Lower bounds of the share of poisons that the target takes.
@@ -156,7 +155,7 @@ struct Info {
     attack: String,
     clean_label: bool,
     eps_d: f64,
-    objective: Option<f64>,
+    objective: f64,
     bound: Option<f64>,
     poisonability: Option<Bounds>,
     poisons: u64,

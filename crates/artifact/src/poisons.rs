@@ -109,6 +109,9 @@ pub struct Poisons {
     pub attack: String,
     /// How they were made, such as `feature-matching`.
     pub method: String,
+    /// What the attack optimised: of poisoned features [`PoisonFeatures::objective`], of an attack on pixels the same at their features,
+    /// before rounding.
+    pub objective: f64,
     /// Whether every label is that of the training sample that the poison is made of.
     pub clean_label: bool,
     /// The share of the clean count that was asked for; `m` is the nearest whole number.
@@ -117,14 +120,14 @@ pub struct Poisons {
     pub fits: Vec<Fit>,
     /// The yardstick of feature distances: the median, over the clean training samples, of the distance to the nearest other one.
     pub clean_nearest: f64,
-    /// Mean over the poisons of what the inversion minimises, the least so far, at some passes; empty for a decoder.
+    /// Mean over the poisons of what feature matching minimises, the least so far, at some passes; otherwise empty.
     pub curve: Vec<CurvePoint>,
-    /// The attack's objective at the features of the images, at some steps of their refinement; empty without one.
+    /// The attack's objective at the features of the images, at some steps of their refinement, or of an attack on pixels; otherwise empty.
     pub refined: Vec<CurvePoint>,
 }
 
 /// How well one poison was matched, and how usual its features are among clean ones. Distances and norms are L2, in the space that the
-/// head sees.
+/// head sees. Of an attack on pixels, the poisoned features are those before rounding.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Fit {
     /// From the features of the base image to the poisoned features.
@@ -213,6 +216,7 @@ pub fn median(values: &mut [f64]) -> f64 {
 struct PoisonInfo {
     attack: String,
     method: String,
+    objective: f64,
     clean_label: bool,
     eps_d: f64,
     clean_nearest: f64,
@@ -227,6 +231,7 @@ impl Artifact for Poisons {
         let info = PoisonInfo {
             attack: self.attack.clone(),
             method: self.method.clone(),
+            objective: self.objective,
             clean_label: self.clean_label,
             eps_d: self.eps_d,
             clean_nearest: self.clean_nearest,
@@ -244,7 +249,8 @@ impl Artifact for Poisons {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let PoisonInfo { attack, method, clean_label, eps_d, clean_nearest, curve, refined } = r.value("info")?;
+        let PoisonInfo { attack, method, objective, clean_label, eps_d, clean_nearest, curve, refined } =
+            r.value("info")?;
         let passes: Vec<u32> = arrays::read_vec(r, "passes")?;
         let columns = Fit::NUMBERS.map(|name| arrays::read_vec::<f32>(r, name));
         let mut fits: Vec<([f32; 8], u32)> = passes.into_iter().map(|p| ([0.0; 8], p)).collect();
@@ -261,6 +267,7 @@ impl Artifact for Poisons {
             base_index: arrays::read_vec(r, "base_index")?,
             attack,
             method,
+            objective,
             clean_label,
             eps_d,
             fits: fits.into_iter().map(|(numbers, passes)| Fit::from_numbers(numbers, passes)).collect(),
@@ -302,6 +309,7 @@ mod tests {
             base_index: vec![0, 0],
             attack: String::new(),
             method: String::new(),
+            objective: 0.0,
             clean_label: true,
             eps_d: 0.1,
             fits: vec![fit(0.0, 0.0), fit(9.0, 0.0)],

@@ -211,6 +211,10 @@ pub fn results(groups: &[Group]) -> String {
         ("pretrain", "trained"),
     ];
     telling.retain(|column| !columns.contains(column));
+    // A branch makes poisons in features or in pixels, and what both have is one column.
+    let twins = telling.clone();
+    let twin = |field: &str| ["invert", "poison-features"].into_iter().find(|node| twins.contains(&(*node, field)));
+    telling.retain(|(node, field)| *node != "poison-images" || twin(field).is_none());
     let names: Vec<String> = telling.iter().map(|(_, field)| field.replace('_', " ")).collect();
     let mut header = vec!["attack", "extractor"];
     header.extend(names.iter().map(String::as_str));
@@ -244,15 +248,14 @@ pub fn results(groups: &[Group]) -> String {
             _ => format!("{:.2} ± {:.2}", 100.0 * c.mean, 100.0 * c.std),
         };
         let mut row = vec![g.attack.clone(), extractor(&g.params)];
-        row.extend(
-            telling.iter().map(|(node, field)| {
-                g.params.get(node).and_then(|p| p.get(field)).map_or_else(|| "-".to_owned(), value)
-            }),
-        );
+        row.extend(telling.iter().map(|(node, field)| {
+            let params =
+                g.params.get(node).or_else(|| g.params.get("poison-images").filter(|_| twin(field) == Some(*node)));
+            params.and_then(|p| p.get(*field)).map_or_else(|| "-".to_owned(), value)
+        }));
         let chosen = ["poison-features", "poison-images"].iter().find_map(|node| g.params.get(node)?.get("labels"));
         let labels = if g.clean_label { "clean".to_owned() } else { chosen.map_or_else(|| "free".to_owned(), value) };
-        row.extend([labels, g.eps_d.to_string(), g.seeds.to_string()]);
-        row.push(g.objective.map_or_else(|| "-".to_owned(), |objective| format!("{:.3}", objective.mean)));
+        row.extend([labels, g.eps_d.to_string(), g.seeds.to_string(), format!("{:.3}", g.objective.mean)]);
         let measured = [
             Some(a.clean),
             Some(a.target),
@@ -286,11 +289,11 @@ pub fn results(groups: &[Group]) -> String {
     out += "Accuracy in % of the test split: the clean head; the attacker's target; heads retrained on clean data with poisoned\n";
     out += "features, with their 8-bit images, and with as many controls (random label flips, label flips chosen by influence,\n";
     out += "duplicates). Mean ± standard deviation over seeds. kept: % of the features' drop that the images keep. PSNR in dB, SSIM and\n";
-    out += "Linf against the base images. off: median distance of the images' features to the poisoned ones, in distances of clean\n";
-    out += "nearest neighbours. odd: % of the images with outlying features. out: % of them outside of the attack's constraint, by a hundredth.\n";
-    out += "Seconds: target-params to invert. Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the\n";
+    out += "Linf against the base images. off: median distance of the images' features to the poisoned ones (of attacks on pixels to\n";
+    out += "those before rounding), in distances of clean nearest neighbours. odd: % of the images with outlying features. out: % of them outside of the attack's constraint, by a hundredth.\n";
+    out += "Seconds: target-params to images. Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the\n";
     out += "attacker. Objective: of Gradient Canceling the gradient left at the target, as a share of the clean one; of the bilevel\n";
-    out += "attack the smoothed error of the retrained head.\n";
+    out += "attack the smoothed error of the retrained head; of TGDA the cross-entropy of the head that descends.\n";
     let tolerance = |g: &Group| {
         let evaluate = g.params.get("evaluate").filter(|p| p["victim"] == "exact")?;
         evaluate.get("tolerance").and_then(Value::as_f64)

@@ -10,6 +10,8 @@ use rayon::prelude::*;
 const SPAN: usize = 32;
 /// Blocks of the output that share what is loaded of the input.
 const TOGETHER: usize = 2;
+/// Sums to be shared among threads, where there are as many planes.
+const TASKS: usize = 8;
 
 impl Geometry {
     /// The derivative by the weights, `[outputs, inputs, kernel, kernel]`, of a function whose derivative by what the convolution makes of
@@ -29,6 +31,21 @@ impl Geometry {
             assert_eq!(of.shape(), self.output(x.shape()), "planes of another shape");
             assert!(x.border >= self.padding, "a border of {} is read to {}", x.border, self.padding);
         }
+        // Of few channels, planes are summed in groups; how many does not depend on the threads.
+        let groups = TASKS.div_ceil(self.outputs.div_ceil(TOGETHER * LANES));
+        let group = x.len().div_ceil(groups).max(1);
+        let sums: Vec<Vec<f32>> =
+            x.par_chunks(group).zip(of.par_chunks(group)).map(|(x, of)| self.weight_sums(arch, x, of)).collect();
+        let mut sums = sums.into_iter();
+        let mut all = sums.next().unwrap_or_else(|| vec![0.0; self.weights()]);
+        for sums in sums {
+            all.iter_mut().zip(sums).for_each(|(all, sum)| *all += sum);
+        }
+        all
+    }
+
+    /// The sum over a group of planes, for [`Geometry::weight_gradient`].
+    fn weight_sums(&self, arch: Arch, x: &[Planes], of: &[Planes]) -> Vec<f32> {
         let taps = self.kernel * self.kernel;
         let phase = self.forwards();
         let mut weights = vec![0.0; self.weights()];

@@ -127,8 +127,12 @@ impl hemlock_stage::Stage for Stage {
         let (clean, test) = (features.train.samples(classes)?, features.test.samples(classes)?);
         let victims = Victims { clean, params, weight_decay: target.weight_decay, ctx, worst: Cell::new(0.0) };
 
-        let Some(attack) = Attacked::of(poison_features.as_ref(), poisons.as_ref()) else {
-            return Err(StageError::internal("there are no poisons"));
+        let (attack, clean_label, eps_d, objective, m) = match (&poisons, &poison_features) {
+            (Some(p), _) => {
+                (format!("{} + {}", p.attack, p.method), p.clean_label, p.eps_d, p.objective, p.labels.len())
+            }
+            (None, Some(p)) => (p.aim.attack.name().to_owned(), p.clean_label, p.eps_d, p.objective, p.labels.len()),
+            (None, None) => return Err(StageError::internal("there are no poisons")),
         };
         let on_features = match &poison_features {
             Some(poisons) => {
@@ -150,7 +154,6 @@ impl hemlock_stage::Stage for Stage {
             let (visibility, each) = visibility(poisons, &dataset.train)?;
             (seen, changes) = (Some(visibility), each);
         }
-        let m = attack.poisons;
         let (rows, labels) = random_flips(clean, m, ctx.seed);
         let flipped = victims.train("random flips", &rows, &labels)?;
         let validation = features.validation.samples(classes)?;
@@ -191,10 +194,10 @@ impl hemlock_stage::Stage for Stage {
             Ok(Accuracy { overall: accuracy(head, test)?, per_class: per_class_accuracy(head, test)? })
         };
         Ok(Evaluation {
-            attack: attack.name,
-            clean_label: attack.clean_label,
-            eps_d: attack.eps_d,
-            objective: attack.objective,
+            attack,
+            clean_label,
+            eps_d,
+            objective,
             bound: poison_features.as_ref().and_then(|poisons| poisons.bound),
             poisonability: target.path.last().map(|point| point.poisonability),
             poisons: m as u64,
@@ -208,43 +211,6 @@ impl hemlock_stage::Stage for Stage {
             },
             visibility: seen,
             changes,
-        })
-    }
-}
-
-/// What an attack was.
-struct Attacked {
-    name: String,
-    clean_label: bool,
-    eps_d: f64,
-    objective: Option<f64>,
-    /// How many poisons it made.
-    poisons: usize,
-}
-
-impl Attacked {
-    /// `None` without poisons.
-    fn of(features: Option<&PoisonFeatures>, images: Option<&Poisons>) -> Option<Self> {
-        let objective = match features {
-            Some(features) => Some(features.objective),
-            None => images.and_then(|images| images.refined.last()).map(|point| point.objective),
-        };
-        Some(match (images, features) {
-            (Some(images), _) => Self {
-                name: format!("{} + {}", images.attack, images.method),
-                clean_label: images.clean_label,
-                eps_d: images.eps_d,
-                objective,
-                poisons: images.labels.len(),
-            },
-            (None, Some(features)) => Self {
-                name: features.aim.attack.name().to_owned(),
-                clean_label: features.clean_label,
-                eps_d: features.eps_d,
-                objective,
-                poisons: features.labels.len(),
-            },
-            (None, None) => return None,
         })
     }
 }

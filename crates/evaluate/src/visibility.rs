@@ -112,6 +112,7 @@ mod tests {
             base_index,
             attack: String::new(),
             method: String::new(),
+            objective: 0.0,
             clean_label: true,
             eps_d: 0.1,
             fits: vec![Fit { distance: 1.0, norm_z: 4.0, ..Fit::default() }; m],

@@ -175,7 +175,7 @@ impl hemlock_stage::Stage for Stage {
                 let starts = Starts::new(start, restarts, &problem, decoded.as_ref(), &dataset.train, &features)?;
                 let mut found = matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), ctx)?;
                 if let Some(target) = target.filter(|_| refine > 0) {
-                    let mut goal = Goal::new(&poison_features.aim, &features, &target, ctx.seed)?;
+                    let mut goal = Goal::new(&poison_features.aim, &features, &target)?;
                     let labels = &poison_features.labels;
                     let refinement =
                         Refinement { name: "refinement", steps: refine, step, labels, constraint: &constraint };
@@ -204,6 +204,7 @@ impl hemlock_stage::Stage for Stage {
             fits,
             attack: poison_features.aim.attack.name().to_owned(),
             method: method.to_owned(),
+            objective: poison_features.objective,
             clean_label: poison_features.clean_label,
             eps_d: poison_features.eps_d,
             labels: poison_features.labels,
@@ -222,7 +223,7 @@ impl hemlock_stage::Stage for Stage {
 pub fn extracted(port: &Port, made_with: &Value) -> Result<(), ParamError> {
     if port.role == "features" && made_with["method"] == "import" {
         let message =
-            "needs the extractor that made the features, and [features] imports them from a file; leave it out";
+            "needs the extractor that made the features, and [features] imports them from a file; leave this table out";
         return Err(ParamError::new("", message));
     }
     Ok(())
@@ -266,7 +267,7 @@ impl<'a> Starts<'a> {
     /// Pixels in `[0, 1]` of the start `n` of a poison.
     fn pixels(&self, row: usize, n: usize) -> Vec<f32> {
         match (n, self.first, self.decoded) {
-            (0, Start::Base, _) => self.base.limits.start(row),
+            (0, Start::Base, _) => self.base.limits.base_pixels(row),
             (0, Start::Decoder, Some(decoded)) => decoded.index_axis(Axis(0), row).iter().copied().collect(),
             _ => {
                 let neighbour = self.nearest[row][n - usize::from(self.first != Start::Nearest)].0;

@@ -17,13 +17,13 @@ pub struct Limits<'a> {
 impl Limits<'_> {
     /// Base image of a poison, in `[0, 1]`.
     #[must_use]
-    pub fn start(&self, row: usize) -> Vec<f32> {
+    pub fn base_pixels(&self, row: usize) -> Vec<f32> {
         unit(self.base.index_axis(Axis(0), row))
     }
 
     /// Where the pixels of a poison may lie.
     pub(crate) fn bounds(&self, row: usize) -> Bounds {
-        Bounds::around(&self.start(row), self.linf)
+        Bounds::around(&self.base_pixels(row), self.linf)
     }
 
     /// `beta |x - x_b|^2` of a poison's pixels `x`, and adds its gradient.
@@ -32,7 +32,7 @@ impl Limits<'_> {
             return 0.0;
         }
         let mut moved = 0.0;
-        for ((g, x), b) in gradient.iter_mut().zip(x).zip(self.start(row)) {
+        for ((g, x), b) in gradient.iter_mut().zip(x).zip(self.base_pixels(row)) {
             *g += 2.0 * self.beta as f32 * (x - b);
             moved += f64::from((x - b).powi(2));
         }

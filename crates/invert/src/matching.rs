@@ -220,7 +220,7 @@ mod tests {
             let (base, zeta) = (self.base.slice_axis(Axis(0), some), self.zeta.slice_axis(Axis(0), some));
             let problem = Problem { frozen: &frozen, limits: Limits { base, beta, linf }, zeta, exact: 0.0 };
             let start = |row: usize, start: usize| {
-                if start == 0 { problem.limits.start(row) } else { vec![0.5; base.len() / n] }
+                if start == 0 { problem.limits.base_pixels(row) } else { vec![0.5; base.len() / n] }
             };
             context(|ctx| matching.run(&problem, starts, &start, ctx)).unwrap()
         }
@@ -285,7 +285,7 @@ mod tests {
             zeta: case.zeta.view(),
             exact: f32::INFINITY,
         };
-        let matched = context(|ctx| LBFGS.run(&problem, 1, &|row, _| problem.limits.start(row), ctx)).unwrap();
+        let matched = context(|ctx| LBFGS.run(&problem, 1, &|row, _| problem.limits.base_pixels(row), ctx)).unwrap();
         assert_eq!(matched.passes, [1; 4], "matched from the first");
     }
 

@@ -94,8 +94,9 @@ impl Pair {
     #[must_use]
     pub fn halves() -> Self {
         let threads = rayon::current_num_threads();
-        let pool = || ThreadPoolBuilder::new().num_threads(threads / 2).build().ok();
-        Self(if threads > 1 { pool().zip(pool()).map(|(a, b)| [a, b]) } else { None })
+        let pool = |threads| ThreadPoolBuilder::new().num_threads(threads).build().ok();
+        let pair = || pool(threads.div_ceil(2)).zip(pool(threads / 2)).map(|(a, b)| [a, b]);
+        Self(if threads > 1 { pair() } else { None })
     }
 
     /// Neither: whatever is run, is run one after the other.
@@ -149,10 +150,14 @@ mod tests {
     fn work_sees_one_thread() {
         let threads = on_threads(3, || par_tiles(6, 1, |_| Ok::<_, ()>(rayon::current_num_threads())));
         assert_eq!(threads.unwrap(), [1; 6]);
-        for (threads, half) in [(1, 1), (2, 1), (5, 2)] {
+    }
+
+    #[test]
+    fn a_pair_has_half_of_the_threads_each() {
+        for (threads, halves) in [(1, (1, 1)), (2, (1, 1)), (5, (3, 2))] {
             let pair =
                 on_threads(threads, || Pair::halves().run(rayon::current_num_threads, rayon::current_num_threads));
-            assert_eq!(pair, (half, half));
+            assert_eq!(pair, halves);
         }
     }
 

@@ -119,7 +119,7 @@ struct Made {
     raw: Batch,
     moments: Moments,
     /// One over the deviation of every channel.
-    precision: Vec<f64>,
+    inverse_deviation: Vec<f64>,
 }
 
 /// What a pass leaves behind.
@@ -155,10 +155,10 @@ impl Plan {
         let blocks = net.blocks().map(|block| {
             let path: Vec<Layer> = block.path().map(&mut layer).collect();
             let (from, to) = (path[0].geometry.inputs, path[path.len() - 1].geometry.outputs);
-            let shortcut = match (block.projection(), padding_channels([from, to])) {
-                (Some(projection), _) => Shortcut::Trained(layer(projection)),
-                (None, Some((geometry, weights))) => Shortcut::Fixed(geometry, weights),
-                (None, None) => Shortcut::Identity,
+            let shortcut = match block.projection() {
+                Some(projection) => Shortcut::Trained(layer(projection)),
+                None => padding_channels([from, to])
+                    .map_or(Shortcut::Identity, |(geometry, weights)| Shortcut::Fixed(geometry, weights)),
             };
             Block { path, shortcut }
         });
@@ -196,14 +196,15 @@ impl Layer {
             })
             .collect();
         let moments = Moments::merge(&moments);
-        let precision = moments.variance().map(|variance| 1.0 / (variance + self.epsilon).sqrt()).collect();
-        Made { raw, moments, precision }
+        let inverse_deviation = moments.variance().map(|variance| 1.0 / (variance + self.epsilon).sqrt()).collect();
+        Made { raw, moments, inverse_deviation }
     }
 
     /// What the batch norm makes of that, with `plus` added to it.
     fn normalise(&self, parameters: &[f32], made: &Made, plus: Option<&Batch>, rectified: bool) -> Batch {
         let (scale, shift) = self.norm(parameters);
-        let scale: Vec<f64> = scale.iter().zip(&made.precision).map(|(scale, p)| f64::from(*scale) * p).collect();
+        let scale: Vec<f64> =
+            scale.iter().zip(&made.inverse_deviation).map(|(scale, inverse)| f64::from(*scale) * inverse).collect();
         let shift = shift.iter().zip(&scale).zip(&made.moments.mean);
         let shift: Vec<f32> = shift.map(|((shift, scale), mean)| (f64::from(*shift) - scale * mean) as f32).collect();
         let scale: Vec<f32> = scale.into_iter().map(|scale| scale as f32).collect();
@@ -216,22 +217,22 @@ impl Layer {
 
     /// From the derivative `of` by what the layer made of `x`, that by its parameters, and by what the convolution made, in its place.
     fn differentiate(&self, parameters: &[f32], x: &Batch, made: &mut Made, of: &Batch, gradient: &mut [f32]) {
-        let Made { raw, moments, precision } = made;
+        let Made { raw, moments, inverse_deviation } = made;
         let mean: Vec<f32> = moments.mean.iter().map(|&mean| mean as f32).collect();
         let sums: Vec<_> = of.par_iter().zip(raw.par_iter()).map(|(of, raw)| of.products(raw, &mean)).collect();
         let (scale, _) = self.norm(parameters);
         let (by_weights, by_norm) = gradient[self.at..][..self.parameters()].split_at_mut(self.geometry.weights());
         let (by_scale, by_shift) = by_norm.split_at_mut(self.geometry.outputs);
         let mut maps = [(); 3].map(|()| vec![0.0; self.geometry.outputs]);
-        for (channel, precision) in precision.iter().enumerate() {
+        for (channel, inverse) in inverse_deviation.iter().enumerate() {
             let [sum, product] = [0, 1].map(|i| sums.iter().map(|tile| tile[i][channel]).sum::<f64>());
             // About the mean itself, not as it was rounded.
             let product = product + sum * (f64::from(mean[channel]) - moments.mean[channel]);
-            by_scale[channel] = (product * precision) as f32;
+            by_scale[channel] = (product * inverse) as f32;
             by_shift[channel] = sum as f32;
             // factor (dy - sum(dy) / n - x^ sum(dy x^) / n), of n values in the channel, x^ when they are normalised.
-            let factor = f64::from(scale[channel]) * precision;
-            let slope = -factor * precision * precision * product / moments.count;
+            let factor = f64::from(scale[channel]) * inverse;
+            let slope = -factor * inverse * inverse * product / moments.count;
             let constant = -factor * sum / moments.count - slope * moments.mean[channel];
             for (map, value) in maps.iter_mut().zip([slope, constant, factor]) {
                 map[channel] = value as f32;
@@ -251,7 +252,8 @@ impl Layer {
 impl Made {
     /// Moves a batch norm's running statistics.
     fn update(&self, norm: &BatchNorm, device: &Device) {
-        let tensor = |values: Vec<f32>| Tensor::<1>::from_data(TensorData::new(values, [self.precision.len()]), device);
+        let tensor =
+            |values: Vec<f32>| Tensor::<1>::from_data(TensorData::new(values, [self.inverse_deviation.len()]), device);
         let mean = tensor(self.moments.mean.iter().map(|&mean| mean as f32).collect());
         let variance = tensor(self.moments.variance().map(|variance| variance as f32).collect());
         for (running, now) in [(&norm.running_mean, mean), (&norm.running_var, variance)] {
@@ -568,6 +570,15 @@ mod tests {
                 assert!(own[&name].len() == burn.len() && off < 1e-4 * largest, "{arch}, {name}: {off} of {largest}");
             }
         }
+    }
+
+    #[test]
+    fn threads_change_nothing() {
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| results("resnet14", |net, images| forward(net, images).unwrap()))
+        };
+        assert_eq!(on(1), on(4));
     }
 
     /// Planes come back to the pool, with borders that are still zero.

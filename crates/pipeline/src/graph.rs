@@ -35,17 +35,12 @@ impl Graph {
         self.0.iter().find(|n| n.name == name)
     }
 
-    /// The tables that the routes begin with.
-    pub(crate) fn routes(&self) -> Vec<String> {
-        let mut routes = Vec::new();
-        let mut first = Vec::new();
-        for node in &self.0 {
-            if node.route.is_some() && !routes.contains(&node.route) {
-                routes.push(node.route);
-                first.push(format!("[{}]", node.name));
-            }
-        }
-        first
+    /// Nodes on a route that a node off all routes can read: where routes come to their end.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = &Node> {
+        let readers = self.nodes().filter(|node| node.route.is_none());
+        let mut read: Vec<&str> = readers.flat_map(|node| node.stage.ports()).map(|port| port.node).collect();
+        read.extend(read.clone().iter().filter_map(|name| self.node(name)?.fallback));
+        self.nodes().filter(move |node| node.route.is_some() && read.contains(&node.name))
     }
 
     /// Names of the stages in order, each once.

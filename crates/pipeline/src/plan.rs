@@ -83,8 +83,8 @@ impl Plan {
         let mut known: HashMap<(&str, Key), usize> = HashMap::new();
         // Two nodes may read the same raw data, and its digest takes time.
         let mut sources: HashMap<String, Option<String>> = HashMap::new();
-        let there = graph.nodes().filter(|node| spec.variants.contains_key(node.name));
-        let routes: BTreeSet<&'static str> = there.filter_map(|node| node.route).collect();
+        let ends = graph.ends().filter(|node| spec.variants.contains_key(node.name));
+        let routes: BTreeSet<&'static str> = ends.filter_map(|node| node.route).collect();
         for node in graph.nodes() {
             let Some(variants) = spec.variants.get(node.name) else { continue };
             let variants = variants
@@ -105,9 +105,11 @@ impl Plan {
                 })
                 .collect::<Result<Vec<_>, _>>()
                 .map_err(|source| PlanError { node: node.name, source })?;
+            // A node whose route leads nowhere is on none.
+            let taken = node.route.filter(|route| routes.contains(route));
             let mut branches = Vec::new();
             for branch in std::mem::take(&mut plan.branches) {
-                if node.route.is_some() && branch.route.is_some() && branch.route != node.route {
+                if taken.is_some() && branch.route.is_some() && branch.route != taken {
                     branches.push(branch);
                     continue;
                 }
@@ -135,13 +137,13 @@ impl Plan {
                             plan.tasks.push(Task { node, stage, params, identity, key, inputs });
                             plan.tasks.len() - 1
                         });
-                        let route = branch.route.or(node.route);
+                        let route = branch.route.or(taken);
                         let mut branch = Branch { seed, route, ..branch.clone() };
                         branch.tasks.insert(node.name, task);
                         branches.push(branch);
                     }
                 }
-                if let (Some(taken), None) = (node.route, branch.route) {
+                if let (Some(taken), None) = (taken, branch.route) {
                     let others = routes.iter().filter(|route| **route != taken);
                     branches.extend(others.map(|route| Branch { route: Some(route), ..branch.clone() }));
                 }

@@ -23,7 +23,7 @@ pub struct Row {
     pub eps_d: f64,
     /// What the attack optimised: the relative residual of Gradient Canceling, the smoothed error of the bilevel attack, the
     /// cross-entropy of TGDA.
-    pub objective: Option<f64>,
+    pub objective: f64,
     /// The lower bound of that, where there is one.
     pub bound: Option<f64>,
     /// Lower bounds of the share of poisons that the target takes.
@@ -173,7 +173,7 @@ pub struct Group {
     /// Share of the clean count.
     pub eps_d: f64,
     /// What the attack optimised.
-    pub objective: Option<Cell>,
+    pub objective: Cell,
     /// The lower bound of that, where there is one.
     pub bound: Option<Cell>,
     /// Parameters of every stage, by node.
@@ -215,7 +215,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 attack: rows[0].attack.clone(),
                 clean_label: rows[0].clean_label,
                 eps_d: rows[0].eps_d,
-                objective: optional(&|r| r.objective),
+                objective: cell(&|r| r.objective),
                 bound: optional(&|r| r.bound),
                 params: rows[0].params.clone(),
                 seeds: rows.len(),

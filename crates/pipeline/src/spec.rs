@@ -222,10 +222,9 @@ impl Spec {
         }
         for node in graph.nodes().filter(|node| node.route.is_none() && variants.contains_key(node.name)) {
             let routed = |port: &Port| graph.node(port.node).is_some_and(|n| n.route.is_some());
-            let there = |n: &Node| n.route.is_some() && variants.contains_key(n.name);
-            if node.stage.ports().iter().any(routed) && !graph.nodes().any(there) {
-                let message =
-                    format!("[{}] reads poisons, and the spec has neither {}", node.name, graph.routes().join(" nor "));
+            if node.stage.ports().iter().any(routed) && !graph.ends().any(|end| variants.contains_key(end.name)) {
+                let ends = graph.ends().map(|end| format!("[{}]", end.name)).collect::<Vec<_>>().join(", ");
+                let message = format!("[{}] reads poisons, and the spec has none of {ends}", node.name);
                 return Err(source.error(&node.name.split('.').collect::<Vec<_>>(), message));
             }
         }

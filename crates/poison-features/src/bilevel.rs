@@ -96,13 +96,16 @@ impl<'a> Bilevel<'a> {
         follower: Follower,
         seed: u64,
     ) -> Result<Self, HeadError> {
-        let descent = (follower.steps > 0).then(|| (follower, ChaCha8Rng::seed_from_u64(seed)));
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        // Another one than that which the poisons' starts are drawn from.
+        rng.set_stream(1);
+        let descent = (follower.steps > 0).then_some((follower, rng));
         // The temperature is of the error, which is not raised here.
         let retrained = Self::new(clean, raised, start, weight_decay, 1.0)?;
         Ok(Self { loss: Loss::CrossEntropy, descent, ..retrained })
     }
 
-    /// Moves the follower, and returns how many steps that took.
+    /// Moves the follower, and returns how many steps its preconditioned training took, if that is what it does.
     fn follow(&mut self, training: &[Samples<'_>; 2]) -> Result<usize, HeadError> {
         if let Some((Follower { steps, learning_rate, batch }, rng)) = &mut self.descent {
             let [clean, poisons] = training;
@@ -120,7 +123,7 @@ impl<'a> Bilevel<'a> {
                 packed.scaled_add(-*learning_rate, &gradient);
                 self.head = Head::from_packed(packed)?;
             }
-            return Ok(*steps as usize);
+            return Ok(0);
         }
         let options = FitOptions {
             gradient_tolerance: FOLLOWER_TOLERANCE,
@@ -175,6 +178,10 @@ impl Objective for Bilevel<'_> {
     /// The smoothed error; of TGDA the cross-entropy.
     fn shown(&self, value: f64) -> f64 {
         -value
+    }
+
+    fn moves(&self) -> bool {
+        self.descent.is_some()
     }
 }
 

@@ -81,7 +81,7 @@ impl Stop {
     }
 }
 
-/// The best poisons seen.
+/// The best poisons seen; the last ones where values cannot be compared.
 #[derive(Debug, Clone)]
 pub struct Found {
     /// `[m, d]`.
@@ -120,7 +120,7 @@ pub fn descend<E: From<HeadError>>(
     let mut step = 0;
     loop {
         visit(step, objective.shown(force.value))?;
-        if force.value < best.value {
+        if force.value < best.value || objective.moves() {
             best =
                 Found { features: z.clone(), labels: labels.clone(), value: force.value, step, stopped: Stop::Steps };
         }

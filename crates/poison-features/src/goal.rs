@@ -13,12 +13,11 @@ pub enum Goal<'a> {
 }
 
 impl<'a> Goal<'a> {
-    /// What `aim` means for a victim that trains on the clean samples of `features`. `seed` is of the batches that a follower of TGDA
-    /// trains on.
+    /// What `aim` means for a victim that trains on the clean samples of `features`.
     ///
     /// # Errors
     /// Features and a target that do not fit each other, or no sample of the split whose error is to be raised.
-    pub fn new(aim: &Aim, features: &'a Features, target: &'a TargetParams, seed: u64) -> Result<Self, StageError> {
+    pub fn new(aim: &Aim, features: &'a Features, target: &'a TargetParams) -> Result<Self, StageError> {
         let classes = features.classes.len();
         let clean = features.train.samples(classes)?;
         match aim.attack {
@@ -39,7 +38,7 @@ impl<'a> Goal<'a> {
                 };
                 let (head, decay) = (target.clean.clone(), target.weight_decay);
                 Ok(Self::Bilevel(Box::new(match aim.attack {
-                    Attack::Tgda => Bilevel::tgda(clean, raised, head, decay, aim.follower, seed)?,
+                    Attack::Tgda => Bilevel::tgda(clean, raised, head, decay, aim.follower, aim.seed)?,
                     _ => Bilevel::new(clean, raised, head, decay, aim.temperature)?,
                 })))
             }

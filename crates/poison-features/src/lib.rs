@@ -53,24 +53,24 @@ pub struct Params {
     #[serde(default)]
     pub labels: Labels,
     /// Steps from one choice of `aligned` labels to the next, 0: they are chosen once; absent: 0 for Gradient Canceling, 20 for the
-    /// bilevel attack.
+    /// others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relabel_every: Option<u32>,
-    /// Where the poisons start; absent: at `clean` samples for Gradient Canceling, at `aligned` ones for the bilevel attack.
+    /// Where the poisons start; absent: at `clean` samples for Gradient Canceling, at `aligned` ones for the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartKind>,
-    /// Which clean sample a poison is made of; absent: where it started for Gradient Canceling, the nearest for the bilevel attack.
+    /// Which clean sample a poison is made of; absent: where it started for Gradient Canceling, the nearest for the others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
     /// How the poisons are moved.
     #[serde(default)]
     pub solver: SolverKind,
-    /// Most steps of the solver, absent: 2000 for Gradient Canceling, 200 for the bilevel attack; of `conditional-gradient` the times
+    /// Most steps of the solver, absent: 2000 for Gradient Canceling, 200 for the others; of `conditional-gradient` the times
     /// that all poisons are gone through again, absent: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u32>,
     /// Length of the first step per coordinate, as a share of the clean features' root mean square; absent: 0.1 for Gradient
-    /// Canceling; for the bilevel attack 0.2, and 1 where there is no constraint.
+    /// Canceling; for the others 0.2, and 1 where there is no constraint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<f64>,
     /// The solver stops after so many steps without improvement; absent: never.
@@ -82,7 +82,7 @@ pub struct Params {
     /// Of Gradient Canceling: it stops when the gradient that is left is this share of the clean gradient.
     #[serde(default = "defaults::tolerance")]
     pub tolerance: f64,
-    /// Of the bilevel attack and of TGDA: the split whose error is raised.
+    /// Of the bilevel attack and of TGDA: the split whose error, or loss, is raised.
     #[serde(default)]
     pub objective: Split,
     /// Of the bilevel attack: temperature of the smoothed error; the lower, the closer to the share of mistakes.
@@ -177,18 +177,24 @@ pub enum SolverKind {
 
 impl Params {
     /// What idles is not in the key, and has one value in the artifact.
-    fn aim(&self) -> Aim {
+    fn aim(&self, seed: u64) -> Aim {
         let raises = self.attack != Attack::GradientCanceling;
         let knn = self.constraint.kinds().contains(&ConstraintKind::Knn);
         Aim {
             attack: self.attack,
             raised: if raises { self.objective } else { Split::default() },
             temperature: if self.attack == Attack::Bilevel { self.temperature } else { defaults::temperature() },
-            follower: if self.attack == Attack::Tgda { self.follower } else { Follower::default() },
+            follower: if self.attack == Attack::Tgda { self.follower.resolved() } else { Follower::default() },
+            seed: if self.descends() { seed } else { 0 },
             constraint: self.constraint.clone(),
             quantile: if self.constraint.has_quantile() { self.quantile } else { defaults::quantile() },
             neighbors: if knn { self.neighbors } else { defaults::neighbors() },
         }
+    }
+
+    /// Whether the follower moves on whenever the objective is evaluated.
+    fn descends(&self) -> bool {
+        self.attack == Attack::Tgda && self.follower.steps > 0
     }
 
     fn steps(&self) -> u32 {
@@ -257,10 +263,21 @@ impl hemlock_stage::Params for Params {
         }
         ParamError::non_negative("tolerance", self.tolerance)?;
         ParamError::positive("temperature", self.temperature)?;
-        let asked_often = matches!(self.solver, SolverKind::Lbfgs | SolverKind::ConditionalGradient);
-        let message = "goes on whenever a solver asks, and this one asks more than once a step; expected `adam` or `gradient-descent`, or `follower.steps = 0`";
-        if self.attack == Attack::Tgda && self.follower.steps > 0 && asked_often {
-            return Err(ParamError::new("solver", format!("the follower of `tgda` {message}")));
+        if self.descends() {
+            let refuse = |field: &str, refused: bool, expected: &str| {
+                let message = format!(
+                    "does not go with a follower of `tgda` who moves on; expected {expected}, or `follower.steps = 0`"
+                );
+                if refused { Err(ParamError::new(field, message)) } else { Ok(()) }
+            };
+            let steady = matches!(self.solver, SolverKind::Adam | SolverKind::GradientDescent);
+            refuse("solver", !steady, "`adam` or `gradient-descent`, which ask for the objective once a step")?;
+            refuse(
+                "start",
+                self.start() == StartKind::Greedy,
+                "another start, as this one asks for the objective once a poison",
+            )?;
+            refuse("stall", self.stall.is_some(), "none, as values are of different heads")?;
         }
         check_follower(&self.follower)
     }
@@ -295,6 +312,7 @@ impl hemlock_stage::Stage for Stage {
             start: Some(params.start()),
             base: Some(params.base()),
             relabel_every: params.relabel_every(),
+            follower: params.follower.resolved(),
             ..params.clone()
         };
         let mut value = serde_json::to_value(&resolved)?;
@@ -315,11 +333,11 @@ impl hemlock_stage::Stage for Stage {
     }
 
     fn run(params: &Params, Inputs { features, target }: Inputs, ctx: &Context) -> Result<PoisonFeatures, StageError> {
-        let aim = params.aim();
+        let aim = params.aim(ctx.seed);
         let clean = features.train.samples(features.classes.len())?;
         let count = poison_count(params.eps_d, clean.len())?;
         let constraint = aim.constraint(clean)?;
-        let mut goal = Goal::new(&aim, &features, &target, ctx.seed)?;
+        let mut goal = Goal::new(&aim, &features, &target)?;
         let made = make(params, goal.objective(), clean, count, &constraint, ctx)?;
         goal.warn();
         let bound = match &goal {

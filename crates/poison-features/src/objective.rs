@@ -13,8 +13,13 @@ pub trait Objective {
     /// Features that do not fit the head, or are not finite.
     fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Force, HeadError>;
 
-    /// The value as users know it: the relative residual, or the smoothed error.
+    /// The value as users know it: the relative residual, the smoothed error, or the cross-entropy.
     fn shown(&self, value: f64) -> f64;
+
+    /// Whether every evaluation moves the head, so that values cannot be compared.
+    fn moves(&self) -> bool {
+        false
+    }
 }
 
 /// The objective at some poisons, and how it moves with them: a poison `(z, y)` is felt through its gradient `g(z, y)` at a head,

@@ -39,7 +39,7 @@ pub struct Params {
     /// Length of Adam's first step, in pixel units of `[0, 1]`.
     #[serde(default = "defaults::step")]
     pub step: f64,
-    /// Of the bilevel attack and of TGDA: the split whose error is raised.
+    /// Of the bilevel attack and of TGDA: the split whose error, or loss, is raised.
     #[serde(default)]
     pub objective: Split,
     /// Of the bilevel attack: temperature of the smoothed error.
@@ -63,12 +63,13 @@ mod defaults {
 }
 
 impl Params {
-    fn aim(&self) -> Aim {
+    fn aim(&self, seed: u64) -> Aim {
         Aim {
             attack: self.attack,
             raised: self.objective,
             temperature: self.temperature,
-            follower: self.follower,
+            follower: self.follower.resolved(),
+            seed,
             constraint: ConstraintKinds::default(),
             quantile: 1.0,
             neighbors: 1,
@@ -128,7 +129,8 @@ impl hemlock_stage::Stage for Stage {
     type Output = Poisons;
 
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
-        let mut value = serde_json::to_value(Params { start: Some(params.start()), ..params.clone() })?;
+        let follower = params.follower.resolved();
+        let mut value = serde_json::to_value(Params { start: Some(params.start()), follower, ..params.clone() })?;
         if let Some(fields) = value.as_object_mut() {
             fields.retain(|field, _| match field.as_str() {
                 "objective" => params.attack != Attack::GradientCanceling,
@@ -138,6 +140,12 @@ impl hemlock_stage::Stage for Stage {
             });
         }
         Ok(value)
+    }
+
+    /// Aligned starts are not drawn.
+    fn seeded(params: &Params) -> bool {
+        let descends = params.attack == Attack::Tgda && params.follower.steps > 0;
+        params.start() == StartKind::Clean || params.labels == Labels::Random || descends
     }
 
     fn accepts(port: &Port, made_with: &Value) -> Result<(), ParamError> {
@@ -150,7 +158,7 @@ impl hemlock_stage::Stage for Stage {
         let frozen = Frozen::new(&extractor, &features.normalization);
         let samples = features.train.samples(features.classes.len())?;
         let anywhere = Constraint::default();
-        let mut goal = Goal::new(&params.aim(), &features, &target, ctx.seed)?;
+        let mut goal = Goal::new(&params.aim(ctx.seed), &features, &target)?;
         let plan = Plan {
             clean: samples,
             count: poison_count(params.eps_d, samples.len())?,
@@ -164,7 +172,7 @@ impl hemlock_stage::Stage for Stage {
         let limits =
             Limits { base: base.view(), beta: params.beta, linf: params.linf.map(|levels| f32::from(levels) / 255.0) };
         let descent = Refinement {
-            name: "pixels",
+            name: "attack on pixels",
             steps: params.steps,
             step: params.step,
             labels: &start.labels,
@@ -189,6 +197,7 @@ impl hemlock_stage::Stage for Stage {
             fits,
             attack: params.attack.name().to_owned(),
             method: "pixels".to_owned(),
+            objective: refined.last().map_or(f64::NAN, |point| point.objective),
             clean_label: params.labels == Labels::Kept,
             eps_d: params.eps_d,
             labels: start.labels,

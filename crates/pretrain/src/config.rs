@@ -102,9 +102,9 @@ impl<'de> Deserialize<'de> for PretrainConfig {
 impl Params for PretrainConfig {
     fn check(&self) -> Result<(), ParamError> {
         match self {
-            Self::Simclr(config) | Self::MocoV3(config) | Self::Supervised(config) | Self::Random(config) => {
-                config.check()
-            }
+            Self::Simclr(config) | Self::MocoV3(config) | Self::Supervised(config) => config.check(),
+            // It trains nothing.
+            Self::Random(_) => Ok(()),
             Self::Import(config) => config.check(),
         }
     }
@@ -284,6 +284,7 @@ mod tests {
         assert_eq!(TrainConfig::default().check(), Ok(()));
         let config = parse(r#"{"epochs": 3, "warmup_epochs": 3}"#).unwrap();
         assert_eq!(config.check().unwrap_err().to_string(), "`warmup_epochs`: is 3; expected fewer than `epochs`");
+        assert_eq!(parse(r#"{"method": "random", "epochs": 1}"#).unwrap().check(), Ok(()), "nothing is trained");
         assert!(parse(r#"{"epoch": 3}"#).unwrap_err().contains("unknown field `epoch`"));
         assert!(parse(r#"{"arch": "vgg"}"#).unwrap_err().contains("`resnet20`"));
     }

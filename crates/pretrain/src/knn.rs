@@ -88,5 +88,10 @@ mod tests {
         assert_eq!(share(1), 1.0);
         assert_eq!(share(3), 0.6, "two of three neighbours of either sample of class 0 are of class 1");
         assert_eq!(leave_one_out(1, (array![[1.0], [1.0]], &[0, 1])), 0.0);
+        // More than are looked at together: pairs along a circle, of which each sample's nearest is the other.
+        let angle = |i: usize| (i / 2) as f32 * 0.01 + (i % 2) as f32 * 0.001;
+        let many = Array2::from_shape_fn((600, 2), |(i, j)| if j == 0 { angle(i).cos() } else { angle(i).sin() });
+        let labels: Vec<u32> = (0..600).map(|i| i / 2).collect();
+        assert_eq!(leave_one_out(1, (many, &labels)), 1.0);
     }
 }

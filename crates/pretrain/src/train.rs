@@ -114,6 +114,7 @@ pub fn pretrain(
     device: &Device,
     ctx: &Context<'_>,
 ) -> Result<Pretrained, StageError> {
+    config.check()?;
     let device = &device.clone().inner();
     let (spec, net, mut rng) = start(config, images.pixels.view(), device)?;
     let n = images.len();
@@ -156,7 +157,6 @@ fn start(
     images: ArrayView4<'_, u8>,
     device: &Device,
 ) -> Result<(ExtractorSpec, Network, ChaCha8Rng), StageError> {
-    config.check()?;
     let (_, _, height, width) = images.dim();
     config.arch.check_size([height, width]).map_err(|e| ParamError::new("arch", e.to_string()))?;
     let (mean, std) = channel_statistics(images);

@@ -122,7 +122,7 @@ fn a_resumed_run_ends_in_the_same_bytes_whatever_the_threads() {
         // 24 images make three steps of 8 an epoch: this stops within the second one.
         for (checkpoint_minutes, again) in [(1e-9, 1), (5.0, 3)] {
             let config = TrainConfig { checkpoint_minutes, ..config.clone() };
-            let (resumed, steps) = on_threads(3, || {
+            let (resumed, steps) = on_threads(5, || {
                 let memory = Memory::default();
                 let (stopped, steps) = train(&config, &memory, 5);
                 assert_eq!((stopped.unwrap_err().kind(), steps), (ErrorKind::Interrupted, 5));
