@@ -206,6 +206,7 @@ impl ResNet {
     }
 
     /// All convolutions with their batch norms: the stem, then of every block its path and its projection.
+    #[cfg(feature = "flex")]
     pub(crate) fn layers(&self) -> impl Iterator<Item = (&Conv2d, &BatchNorm)> {
         let blocks = self.blocks().flat_map(|block| block.path().chain(block.projection()));
         std::iter::once(self.stem()).chain(blocks)
@@ -223,7 +224,8 @@ impl ResNet {
 
     /// The same by burn's operations.
     pub(crate) fn forward_by_layers(&self, images: Tensor<4>) -> Tensor<2> {
-        let mut x = relu(self.bn1.forward(self.conv1.forward(images)));
+        let (conv, norm) = self.stem();
+        let mut x = relu(norm.forward(conv.forward(images)));
         if self.pools() {
             x = pooled(x);
         }
