@@ -1,0 +1,117 @@
+//! The operation against burn's own, layer by layer.
+
+use super::*;
+use crate::device::{self, Backend};
+use crate::weights::{Path, Weights};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Gradients;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use std::collections::BTreeMap;
+
+/// Gradients by name.
+struct Collect<'a>(Path, &'a Gradients, BTreeMap<String, Vec<f32>>);
+
+impl ModuleVisitor for Collect<'_> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.0.enter(name, container_type);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.0.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if let Some(gradient) = param.val().grad(self.1) {
+            self.2.insert(self.0.name(), values(gradient));
+        }
+    }
+}
+
+/// A network in training, always the same.
+fn build(arch: &str) -> ResNet {
+    let device = device::open(Backend::default()).unwrap();
+    let net = ResNet::new(arch.parse().unwrap(), &mut ChaCha8Rng::seed_from_u64(3), &device);
+    let mut weights = Weights::collect(&net);
+    for (name, weight) in weights.0.iter_mut().filter(|(name, _)| name.contains("bn")) {
+        for (i, value) in weight.values.iter_mut().enumerate() {
+            *value += if name.ends_with("weight") { 0.3 } else { 0.2 } * ((7 * i) as f32).sin();
+        }
+    }
+    weights.load(net).unwrap().valid().train()
+}
+
+/// Of six images: features; of a weighted sum of these, the derivatives by images and parameters; and all tensors after that.
+fn results(arch: &str, forward: impl Fn(&ResNet, &Tensor<4>) -> Tensor<2>) -> BTreeMap<String, Vec<f32>> {
+    let (net, side) = (build(arch), if arch.contains("imagenet") { 96 } else { 12 });
+    let device = device::open(Backend::default()).unwrap().autodiff();
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let pixels: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(6 * 3 * side * side).collect();
+    let images = Tensor::<4>::from_data(TensorData::new(pixels, [6, 3, side, side]), &device).require_grad();
+    let features = forward(&net, &images);
+    let [n, d] = features.dims();
+    let share = Tensor::arange(0..(n * d) as i64, &device).float().reshape([n, d]).sin();
+    let gradients = (features.clone() * share).sum().backward();
+    let mut collect = Collect(Path::default(), &gradients, BTreeMap::new());
+    net.visit(&mut collect);
+    let mut all: BTreeMap<_, _> = collect.2.into_iter().map(|(name, values)| (format!("by {name}"), values)).collect();
+    all.insert("features".into(), values(features));
+    all.insert("by images".into(), values(images.grad(&gradients).unwrap()));
+    all.extend(Weights::collect(&net).0.into_iter().map(|(name, weight)| (name, weight.values)));
+    all
+}
+
+#[test]
+fn features_derivatives_and_running_statistics_are_those_of_burn() {
+    for arch in ["resnet8-w4", "resnet14", "resnet18-w20", "resnet50-imagenet-w4"] {
+        let own = results(arch, |net, images| forward(net, images).unwrap());
+        let burn = results(arch, |net, images| net.forward_by_layers(images.clone()));
+        assert!(own.keys().eq(burn.keys()) && own.contains_key("by layer3.0.conv2.weight"), "{arch}");
+        for (name, burn) in burn {
+            let largest = burn.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+            let off = own[&name].iter().zip(&burn).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(own[&name].len() == burn.len() && off < 1e-4 * largest, "{arch}, {name}: {off} of {largest}");
+        }
+    }
+}
+
+#[test]
+fn threads_change_nothing() {
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| results("resnet14", |net, images| forward(net, images).unwrap()))
+    };
+    assert_eq!(on(1), on(4));
+}
+
+/// Planes come back to the pool, with borders that are still zero.
+#[test]
+fn a_second_pass_is_the_first_one_again() {
+    let net = build("resnet8-w4");
+    let device = device::open(Backend::default()).unwrap().autodiff();
+    let images = Tensor::<4>::ones([5, 3, 8, 8], &device) * Tensor::arange(0..8, &device).float().reshape([1, 1, 1, 8]);
+    let pass = || {
+        let features = forward(&net, &images).unwrap();
+        let gradients = features.clone().powi_scalar(2).sum().backward();
+        let by_weight = net.stem().0.weight.val().grad(&gradients).unwrap();
+        (values(features), values(by_weight))
+    };
+    let first = pass();
+    assert!(first.1.iter().any(|x| *x != 0.0));
+    assert_eq!(pass(), first);
+    let count = |planes: &HashMap<_, Vec<Planes>>| planes.values().map(Vec::len).sum::<usize>();
+    let before = count(&net.planes.free.lock().unwrap());
+    pass();
+    assert_eq!(count(&net.planes.free.lock().unwrap()), before);
+}
+
+#[test]
+fn what_is_not_in_training_is_left_to_burn() {
+    let device = device::open(Backend::default()).unwrap();
+    let net = build("resnet8-w4");
+    let images = Tensor::<4>::ones([2, 3, 8, 8], &device);
+    assert!(forward(&net.valid(), &images).is_none());
+    assert!(forward(&build("resnet8-w4"), &images).is_none());
+    assert!(forward(&net, &images.autodiff()).is_some());
+}
