@@ -26,6 +26,17 @@ impl Attack {
             Self::Tgda => "tgda",
         }
     }
+
+    /// Whether this attack reads a parameter of that name, of those that only some attacks read.
+    #[must_use]
+    pub fn reads(self, parameter: &str) -> bool {
+        match parameter {
+            "objective" => self != Self::GradientCanceling,
+            "temperature" => self == Self::Bilevel,
+            "follower" => self == Self::Tgda,
+            _ => true,
+        }
+    }
 }
 
 /// The split whose error is raised.

@@ -1,4 +1,5 @@
-//! Refinement: all images at once, on the objective that their features were made for.
+//! Refinement: all images at once, on an attack's own objective: that which their features were made for, or, with no features before, from
+//! the base images on.
 //!
 //! Matching leaves an error on every image, and these errors add up in the head, whatever they do to the attack. Refinement goes on
 //! from there with the attack itself: at every step the objective is evaluated at the features that the images have, and every image

@@ -323,10 +323,7 @@ impl hemlock_stage::Stage for Stage {
                 "neighbors" => params.constraint.kinds().contains(&ConstraintKind::Knn),
                 "start" | "base" | "step" | "stall" | "max_seconds" | "relabel_every" => !greedy,
                 "tolerance" => params.attack == Attack::GradientCanceling && !greedy,
-                "objective" => params.attack != Attack::GradientCanceling,
-                "temperature" => params.attack == Attack::Bilevel,
-                "follower" => params.attack == Attack::Tgda,
-                _ => true,
+                field => params.attack.reads(field),
             });
         }
         Ok(value)

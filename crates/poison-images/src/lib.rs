@@ -132,12 +132,7 @@ impl hemlock_stage::Stage for Stage {
         let follower = params.follower.resolved();
         let mut value = serde_json::to_value(Params { start: Some(params.start()), follower, ..params.clone() })?;
         if let Some(fields) = value.as_object_mut() {
-            fields.retain(|field, _| match field.as_str() {
-                "objective" => params.attack != Attack::GradientCanceling,
-                "temperature" => params.attack == Attack::Bilevel,
-                "follower" => params.attack == Attack::Tgda,
-                _ => true,
-            });
+            fields.retain(|field, _| params.attack.reads(field));
         }
         Ok(value)
     }
