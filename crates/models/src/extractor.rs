@@ -18,7 +18,7 @@ use crate::tiles::on_device;
 use crate::weights::{Weights, WeightsError};
 
 /// Images of one tile on the processor. Part of the numbers' definition: never a setting.
-const TILE: usize = 64;
+pub(crate) const TILE: usize = 64;
 
 /// Everything about an extractor but its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ impl ExtractorSpec {
     }
 
     /// [`ExtractorSpec::normalise`] on the host.
-    fn normalised(&self, pixels: &[f32]) -> Vec<f32> {
+    pub(crate) fn normalised(&self, pixels: &[f32]) -> Vec<f32> {
         let [height, width] = self.image_size;
         let planes = pixels.chunks_exact(height * width).enumerate();
         planes.flat_map(|(i, plane)| plane.iter().map(move |x| (x - self.mean[i % 3]) / self.std[i % 3])).collect()
@@ -134,6 +134,12 @@ impl Extractor {
     #[must_use]
     pub fn spec(&self) -> &ExtractorSpec {
         &self.spec
+    }
+
+    /// The network, in inference mode. Its clones share running statistics with it: train [`Module::valid`] copies.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.net
     }
 
     /// Number of features d.

@@ -71,6 +71,19 @@ impl Frozen {
         features
     }
 
+    /// What the last block makes of normalised images, `[3, height, width]` each, and its shape `[n, c, h, w]`.
+    pub(crate) fn activations(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, [usize; 4]) {
+        let (mut activations, mut shape) = (Vec::new(), [0; 4]);
+        self.visit(images, size, false, |tape, row| {
+            let Some(last) = tape.outputs.last() else { return };
+            let [n, c, h, w] = last.shape();
+            shape = [row + n, c, h, w];
+            activations.resize(shape.iter().product(), 0.0);
+            last.store(&mut activations[row * c * h * w..]);
+        });
+        (activations, shape)
+    }
+
     /// Features, and the derivative by the images of a function of the features: `derivative` gives it by the features of the images from a
     /// row on.
     pub(crate) fn pull(

@@ -6,6 +6,7 @@
 //! - [`vit`]: small vision transformers, with the parameter names of timm.
 //! - [`weights`]: named tensors of a module, and their safetensors bytes.
 //! - [`extractor`]: a frozen network with its input normalisation: images in, features out.
+//! - [`Trunk`]: a frozen network up to its last block.
 //! - [`import`]: extractors from files of other tools: PyTorch checkpoints and safetensors.
 //! - [`tiles`]: work split into fixed tiles, so that results don't depend on the thread count.
 
@@ -19,6 +20,7 @@ mod stage;
 pub mod tiles;
 #[cfg(feature = "flex")]
 mod training;
+mod trunk;
 pub mod vit;
 pub mod weights;
 
@@ -32,4 +34,5 @@ pub use extractor::{ExtractError, Extractor, ExtractorSpec};
 pub use import::ImportError;
 pub use network::{Arch, ImageSizeError, Network, UnknownArch};
 pub use stage::{extract, extract_into, open_device, open_extractor};
+pub use trunk::Trunk;
 pub use weights::{Weights, WeightsError};

@@ -122,6 +122,15 @@ impl Network {
         }
     }
 
+    /// Features `[n, d]` of what the last block reads: [`Trunk::activations`](crate::Trunk::activations).
+    #[must_use]
+    pub fn last_block(&self, activations: Tensor<4>) -> Tensor<2> {
+        match self {
+            Self::ResNet(net) => net.last_block(activations),
+            Self::Vit(net) => net.last_block(activations),
+        }
+    }
+
     /// Features `[n, d]` of normalised images `[n, 3, h, w]`.
     #[must_use]
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {

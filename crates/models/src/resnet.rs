@@ -222,7 +222,15 @@ impl ResNet {
         self.forward_by_layers(images)
     }
 
-    /// The same by burn's operations.
+    /// Features `[n, d]` of what the last block reads, `[n, c, h, w]`.
+    pub(crate) fn last_block(&self, x: Tensor<4>) -> Tensor<2> {
+        pool(match self.blocks().last() {
+            Some(block) => block.forward(x),
+            None => x,
+        })
+    }
+
+    /// The same as [`ResNet::forward`] by burn's operations.
     pub(crate) fn forward_by_layers(&self, images: Tensor<4>) -> Tensor<2> {
         let (conv, norm) = self.stem();
         let mut x = relu(norm.forward(conv.forward(images)));
@@ -326,6 +334,11 @@ impl Folded {
 
     /// Features `[n, d]` of normalised images `[n, 3, h, w]`.
     pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        pool(self.activations(images))
+    }
+
+    /// What the last block makes of normalised images `[n, 3, h, w]`.
+    pub(crate) fn activations(&self, images: Tensor<4>) -> Tensor<4> {
         let mut x = relu(self.conv1.forward(images));
         if self.pools() {
             x = pooled(x);
@@ -339,7 +352,7 @@ impl Folded {
             let y = path.fold(x, |x, (i, conv)| conv.forward(if i > 0 { relu(x) } else { x }));
             x = relu(y + shortcut);
         }
-        pool(x)
+        x
     }
 }
 

@@ -10,7 +10,7 @@ use burn::module::{Module, Param};
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Initializer, LayerNorm, LayerNormConfig, Linear, LinearConfig};
 use burn::tensor::activation::{gelu, softmax};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData, s};
 use rand_chacha::ChaCha8Rng;
 
 use crate::resnet::normal;
@@ -138,14 +138,36 @@ impl Vit {
     /// Features `[n, d]` of normalised images `[n, 3, h, w]`.
     #[must_use]
     pub fn forward(&self, images: Tensor<4>) -> Tensor<2> {
+        let tokens = self.blocks.iter().fold(self.tokens(images), |x, block| block.forward(x));
+        self.read(tokens)
+    }
+
+    /// Features `[n, d]` of what the last block reads, `[n, 1, tokens, width]`.
+    pub(crate) fn last_block(&self, x: Tensor<4>) -> Tensor<2> {
+        let tokens = x.squeeze_dim::<3>(1);
+        self.read(match self.blocks.last() {
+            Some(block) => block.forward(tokens),
+            None => tokens,
+        })
+    }
+
+    /// What the last block reads, `[n, 1, tokens, width]`, of normalised images `[n, 3, h, w]`.
+    pub(crate) fn before_last_block(&self, images: Tensor<4>) -> Tensor<4> {
+        let before = self.blocks.iter().take(self.blocks.len().saturating_sub(1));
+        before.fold(self.tokens(images), |x, block| block.forward(x)).unsqueeze_dim(1)
+    }
+
+    /// Patches and the class token, with their positions, `[n, tokens, width]`.
+    fn tokens(&self, images: Tensor<4>) -> Tensor<3> {
         let patches = self.patch_embed.proj.forward(images).flatten::<3>(2, 3).swap_dims(1, 2);
         let [n, _, width] = patches.dims();
         let class = self.cls_token.val().expand([n, 1, width]);
-        let mut x = Tensor::cat(vec![class, patches], 1) + self.pos_embed.val();
-        for block in &self.blocks {
-            x = block.forward(x);
-        }
-        let class = x.slice([0..n, 0..1]);
+        Tensor::cat(vec![class, patches], 1) + self.pos_embed.val()
+    }
+
+    /// The class token's output, `[n, d]`.
+    fn read(&self, tokens: Tensor<3>) -> Tensor<2> {
+        let class = tokens.slice(s![.., 0..1]);
         self.norm.forward(class).squeeze_dim::<2>(1)
     }
 }

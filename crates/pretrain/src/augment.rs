@@ -6,7 +6,7 @@
 //! image and which view it is, never on threads or batches.
 
 use hemlock_models::tiles::par_tiles;
-use ndarray::{ArrayView3, ArrayView4, Axis};
+use ndarray::ArrayView3;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -348,25 +348,27 @@ fn turn_hue([r, g, b]: [&mut f32; 3], turn: f32) {
     (*r, *g, *b) = (channel(5.0), channel(3.0), channel(1.0));
 }
 
-/// Renders one view of each of the images `indices` of `images` `[n, 3, h, w]`, as
+/// Renders one view of each of the images of the numbers `indices`, where `image` gives them `[3, h, w]`, as
 /// `indices.len() * 3 h w` values in `[0, 1]`. `view` (0 or 1) and `epoch` choose among the views.
 #[must_use]
-pub fn render_views(
+pub fn render_views<'a>(
     config: &AugmentConfig,
-    images: ArrayView4<'_, u8>,
+    image: &(dyn Fn(usize) -> ArrayView3<'a, u8> + Sync),
     indices: &[usize],
     seed: u64,
     epoch: usize,
     view: usize,
 ) -> Vec<f32> {
-    let (_, _, height, width) = images.dim();
-    let size = 3 * height * width;
     let tiles = par_tiles(indices.len(), 32, |range| {
-        let mut out = vec![0.0; range.len() * size];
-        for (&image, out) in indices[range].iter().zip(out.chunks_exact_mut(size)) {
-            let mut rng = stream(seed, Stream::View { epoch, image, view });
+        let mut out = Vec::new();
+        for &number in &indices[range] {
+            let image = image(number);
+            let (_, height, width) = image.dim();
+            let mut rng = stream(seed, Stream::View { epoch, image: number, view });
             let drawn = View::draw(config, height, width, view, &mut rng);
-            drawn.render(images.index_axis(Axis(0), image), out);
+            let at = out.len();
+            out.resize(at + image.len(), 0.0);
+            drawn.render(image, &mut out[at..]);
         }
         Ok::<_, std::convert::Infallible>(out)
     });
@@ -379,7 +381,7 @@ pub fn render_views(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{Array3, Array4};
+    use ndarray::{Array3, Array4, Axis};
 
     fn image() -> Array3<u8> {
         Array3::from_shape_fn((3, 6, 8), |(c, y, x)| ((c * 71 + y * 37 + x * 19) % 256) as u8)
@@ -516,7 +518,10 @@ mod tests {
             Array4::from_shape_fn((50, 3, 6, 8), |(i, c, y, x)| ((i * 11 + c * 71 + y * 37 + x * 19) % 256) as u8);
         let config = AugmentConfig::default();
         let all: Vec<usize> = (0..50).collect();
-        let views = |indices: &[usize], epoch, view| render_views(&config, images.view(), indices, 1, epoch, view);
+        let views = |indices: &[usize], epoch, view| {
+            let image = |i| images.index_axis(Axis(0), i);
+            render_views(&config, &image, indices, 1, epoch, view)
+        };
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let three = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
         let expected = one.install(|| views(&all, 0, 0));

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::optimizer::Optimizer;
-use crate::train::Objective;
+use crate::step::Objective;
 
 /// Changes with the format: a checkpoint of another version is not read.
 const VERSION: u32 = 2;

@@ -264,11 +264,21 @@ impl TrainConfig {
     pub(crate) fn learning_rate_at(&self, step: usize, steps: usize) -> f64 {
         let warmup = self.warmup_epochs * steps / self.epochs;
         if step < warmup {
-            return self.learning_rate * (step + 1) as f64 / warmup as f64;
+            return rise(self.learning_rate, step, warmup);
         }
-        let done = (step - warmup) as f64 / (steps - warmup) as f64;
-        self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+        fall(self.learning_rate, step - warmup, steps - warmup)
     }
+}
+
+/// Learning rate at `step` of a linear warm-up to `peak`.
+pub(crate) fn rise(peak: f64, step: usize, steps: usize) -> f64 {
+    peak * (step + 1) as f64 / steps as f64
+}
+
+/// Learning rate at `step` of a fall from `peak` to 0 along half a cosine.
+pub(crate) fn fall(peak: f64, step: usize, steps: usize) -> f64 {
+    let done = step as f64 / steps as f64;
+    peak * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
 }
 
 #[cfg(test)]

@@ -6,12 +6,14 @@
 //! - [`train`]: the training loop, its checkpoints, its monitors and its loss curve.
 //! - [`simclr`], [`moco`], [`supervised`]: what each method trains for.
 //! - [`mod@import`]: weights that were trained elsewhere.
+//! - [`classifier`]: networks with a classifier of given classes, for stages that train victims.
 //!
 //! SimCLR and MoCo v3 train without labels; supervised training is there to compare them with, and the random initialisation
 //! without training as the control.
 
 pub mod augment;
 mod checkpoint;
+pub mod classifier;
 pub mod config;
 pub mod import;
 pub mod infonce;
@@ -21,11 +23,13 @@ pub mod ntxent;
 mod optimizer;
 pub mod simclr;
 mod stage;
+mod step;
 mod streams;
 mod student;
 pub mod supervised;
 pub mod train;
 
+pub use classifier::{Classifier, ClassifierConfig, Labelled, Schedule, Session, Start};
 pub use config::{Method, PretrainConfig, TrainConfig};
 pub use import::{ImportConfig, import};
 pub use stage::{Inputs, Stage};

@@ -21,8 +21,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::TrainConfig;
 use crate::infonce::info_nce;
+use crate::step::Objective;
 use crate::student::{Mlp, Named, Output, Student, parameters, training_copy};
-use crate::train::Objective;
 
 /// Added to a variance before its root, as burn and PyTorch do.
 const EPSILON: f64 = 1e-5;

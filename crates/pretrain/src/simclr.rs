@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::TrainConfig;
 use crate::ntxent::nt_xent;
+use crate::step::Objective;
 use crate::student::{Mlp, Output, Student};
-use crate::train::Objective;
 
 /// What the loss needs beside the embeddings.
 pub(crate) struct Simclr {

@@ -3,7 +3,7 @@
 //! The two halves of a step are the two halves of the batch, each with batch statistics of its own, as on two devices of
 //! data-parallel training.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::Linear;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -12,28 +12,60 @@ use hemlock_stage::ParamError;
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::TrainConfig;
+use crate::step::{Objective, Part};
 use crate::student::{Output, Student, linear};
-use crate::train::{Objective, Part};
 
 /// The labels of all images.
 pub(crate) struct Supervised<'a> {
-    labels: &'a [u32],
+    pub(crate) labels: &'a [u32],
 }
 
 /// A network and its classifier.
 #[derive(Module, Debug)]
-pub(crate) struct Classifier {
+pub(crate) struct Classified {
     net: Network,
     classifier: Linear,
+    #[module(skip)]
+    reads: Reads,
 }
 
-impl Student for Classifier {
+/// What a network reads in training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// Normalised images.
+    Images,
+    /// What its last block reads: nothing before that takes part.
+    Activations,
+}
+
+impl Classified {
+    /// `net` with a classifier of so many classes, drawn from `rng`.
+    pub(crate) fn new(
+        net: Network,
+        [dim, classes]: [usize; 2],
+        reads: Reads,
+        rng: &mut ChaCha8Rng,
+        device: &Device,
+    ) -> Self {
+        Self { net, classifier: linear([dim, classes], true, rng, device), reads }
+    }
+
+    /// Weights `[d, K]` and biases `[K]` of the classifier.
+    pub(crate) fn classifier(&self) -> (Tensor<2>, Option<Tensor<1>>) {
+        (self.classifier.weight.val(), self.classifier.bias.as_ref().map(Param::val))
+    }
+}
+
+impl Student for Classified {
     fn net(&self) -> &Network {
         &self.net
     }
 
-    fn forward(&self, images: Tensor<4>) -> Output {
-        let features = self.net.forward(images);
+    fn forward(&self, x: Tensor<4>) -> Output {
+        let features = match self.reads {
+            Reads::Images => self.net.forward(x),
+            Reads::Activations => self.net.last_block(x),
+        };
         Output { embeddings: self.classifier.forward(features.clone()), monitored: features }
     }
 }
@@ -49,16 +81,16 @@ impl<'a> Supervised<'a> {
         net: Network,
         rng: &mut ChaCha8Rng,
         device: &Device,
-    ) -> Result<(Self, Classifier), ParamError> {
+    ) -> Result<(Self, Classified), ParamError> {
         let classes = labels.iter().max().map_or(0, |&label| label as usize + 1);
         ParamError::require(classes >= 2, "method", "supervised", "another one for images of a single class")?;
-        let classifier = linear([config.arch.feature_dim(), classes], true, rng, device);
-        Ok((Self { labels }, Classifier { net, classifier }))
+        let sizes = [config.arch.feature_dim(), classes];
+        Ok((Self { labels }, Classified::new(net, sizes, Reads::Images, rng, device)))
     }
 }
 
 impl Objective for Supervised<'_> {
-    type Student = Classifier;
+    type Student = Classified;
     /// Labels, on the host.
     type Target = Vec<u32>;
 

@@ -1,10 +1,4 @@
-//! The training loop, common to all methods: two halves, one loss, checkpoints, monitors.
-//!
-//! A step has two halves: as a rule the two views of every image, in a supervised step the two halves of the batch. They go
-//! through the network separately, each with its own batch statistics (as in MoCo v3), so that each has a gradient graph of
-//! its own and both run side by side, on half of the threads each. The graphs are cut at the embeddings z: with g = dL/dz from the
-//! loss on the detached embeddings, the gradient of sum(z * g) with g constant is, by the chain rule, the exact gradient of
-//! L. There are always two halves, so the bytes don't depend on the thread count.
+//! The training loop, common to all methods: order, views, schedule, checkpoints, monitors.
 //!
 //! The views are rendered before a step, by all threads: of a ResNet-20's step they take about a hundredth, so there is
 //! nothing to be had from rendering the next step's meanwhile. The end of a training says how much it was.
@@ -16,8 +10,7 @@ use hemlock_artifact::{Epoch, Images};
 use hemlock_models::Network;
 use hemlock_models::device::runs_on_rayon;
 use hemlock_models::tiles::Pair;
-use hemlock_models::weights::{Weights, WeightsError};
-use hemlock_models::{Extractor, ExtractorSpec};
+use hemlock_models::{Arch, Extractor, ExtractorSpec};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
 use ndarray::{ArrayView4, Axis};
 use rand::seq::SliceRandom;
@@ -31,8 +24,9 @@ use crate::moco::MocoV3;
 use crate::ntxent::unit_rows;
 use crate::optimizer::Optimizer;
 use crate::simclr::Simclr;
+use crate::step::{self, Objective, Part};
 use crate::streams::{Stream, stream};
-use crate::student::{Named, Output, Student, gradients, running_statistics, training_copy};
+use crate::student::Student;
 use crate::supervised::Supervised;
 
 /// Neighbours that vote in the k-nearest-neighbour check.
@@ -58,46 +52,6 @@ pub struct Monitor<'a> {
     pub queries: Option<&'a Images>,
 }
 
-/// What a method trains the network for: all that the methods differ in.
-pub(crate) trait Objective: Sync {
-    /// The network in training.
-    type Student: Student;
-    /// What a half brings to the loss beside its embeddings.
-    type Target: Send;
-
-    /// The two halves of a step on a batch.
-    fn parts<'b>(&self, batch: &'b [usize]) -> [Part<'b>; 2] {
-        [0, 1].map(|view| Part { images: batch, view })
-    }
-
-    /// The target of normalised images `[n, 3, h, w]`, which have these numbers in the training set.
-    fn target(&self, images: &Tensor<4>, numbers: &[usize]) -> Self::Target;
-
-    /// The loss `[1]` of both halves' embeddings.
-    fn loss(&self, embeddings: [Tensor<2>; 2], targets: [Self::Target; 2]) -> Tensor<1>;
-
-    /// Changes what follows the student, after a step of the optimiser; `done` is the share of the training before it.
-    fn after_step(&mut self, _student: &Self::Student, _done: f64) {}
-
-    /// What [`after_step`](Self::after_step) changes, for a checkpoint.
-    fn state(&self) -> Weights {
-        Weights::default()
-    }
-
-    /// Takes up a [`state`](Self::state).
-    fn restore(&mut self, _state: &Weights) -> Result<(), WeightsError> {
-        Ok(())
-    }
-}
-
-/// The images of one half.
-pub(crate) struct Part<'b> {
-    /// Their numbers in the training set.
-    pub(crate) images: &'b [usize],
-    /// Which of their views.
-    pub(crate) view: usize,
-}
-
 /// Trains an extractor on images, whose labels only [`Method::Supervised`] looks at.
 ///
 /// On `flex` the result depends on `method`, `config` and `images` alone: a run that goes on from a checkpoint ends in the
@@ -116,7 +70,7 @@ pub fn pretrain(
 ) -> Result<Pretrained, StageError> {
     config.check()?;
     let device = &device.clone().inner();
-    let (spec, net, mut rng) = start(config, images.pixels.view(), device)?;
+    let (spec, net, mut rng) = start(config.arch, config.seed, &[images.pixels.view()], device)?;
     let n = images.len();
     if n < config.batch {
         let message = format!("is {}; expected at most the {n} images", config.batch);
@@ -147,22 +101,24 @@ pub fn pretrain(
 /// A parameter is out of its range.
 pub fn random(config: &TrainConfig, images: ArrayView4<'_, u8>, device: &Device) -> Result<Pretrained, StageError> {
     let device = &device.clone().inner();
-    let (spec, net, _) = start(config, images, device)?;
+    let (spec, net, _) = start(config.arch, config.seed, &[images], device)?;
     finish(spec, &net, Vec::new(), device)
 }
 
-/// The network at its initial values, which are the same for every method, and the generator that goes on from there.
-fn start(
-    config: &TrainConfig,
-    images: ArrayView4<'_, u8>,
+/// The network at its initial values, which are the same for every method, and the generator that goes on from there; `images` are
+/// one or more parts of those that it will be trained on.
+pub(crate) fn start(
+    arch: Arch,
+    seed: u64,
+    images: &[ArrayView4<'_, u8>],
     device: &Device,
 ) -> Result<(ExtractorSpec, Network, ChaCha8Rng), StageError> {
-    let (_, _, height, width) = images.dim();
-    config.arch.check_size([height, width]).map_err(|e| ParamError::new("arch", e.to_string()))?;
+    let image_size = images.first().map_or([0; 2], |images| [images.len_of(Axis(2)), images.len_of(Axis(3))]);
+    arch.check_size(image_size).map_err(|e| ParamError::new("arch", e.to_string()))?;
     let (mean, std) = channel_statistics(images);
-    let mut rng = stream(config.seed, Stream::Init);
-    let net = Network::new(config.arch, [height, width], &mut rng, device);
-    Ok((ExtractorSpec { arch: config.arch, image_size: [height, width], mean, std }, net, rng))
+    let mut rng = stream(seed, Stream::Init);
+    let net = Network::new(arch, image_size, &mut rng, device);
+    Ok((ExtractorSpec { arch, image_size, mean, std }, net, rng))
 }
 
 fn finish(spec: ExtractorSpec, net: &Network, curve: Vec<Epoch>, device: &Device) -> Result<Pretrained, StageError> {
@@ -180,13 +136,6 @@ struct Run<'a> {
     device: &'a Device,
     /// For the two halves of a step.
     pair: Pair,
-}
-
-/// One half's way through a copy of the student.
-struct Half<O: Objective> {
-    student: O::Student,
-    output: Output,
-    target: O::Target,
 }
 
 impl Run<'_> {
@@ -215,26 +164,19 @@ impl Run<'_> {
             let mut monitored = None;
             for (i, batch) in order.chunks_exact(config.batch).enumerate().skip(done.step) {
                 ctx.check()?;
-                let step = epoch * steps + i;
-                let lr = config.learning_rate_at(step, total);
+                let taken = epoch * steps + i;
+                let lr = config.learning_rate_at(taken, total);
                 let clock = Instant::now();
                 let halves = objective.parts(batch).map(|part| (self.render(&part, epoch), part.images));
                 rendering += clock.elapsed();
                 let (loss, seen);
-                (student, loss, seen) = self.step(&objective, student, &mut optimizer, halves, lr);
+                (student, loss, seen) = step::step(&self.pair, &objective, student, &mut optimizer, halves, lr);
                 monitored = Some(seen);
-                objective.after_step(&student, step as f64 / total as f64);
-                if !loss.is_finite() {
-                    let message = format!(
-                        "the loss is {loss} in epoch {}, step {}, at learning rate {lr:.1e}: choose a smaller `learning_rate`",
-                        epoch + 1,
-                        i + 1
-                    );
-                    return Err(StageError::new(ErrorKind::Numeric, message));
-                }
+                objective.after_step(&student, taken as f64 / total as f64);
+                finite(loss, epoch, i, lr)?;
                 done.total += f64::from(loss);
                 done.step = i + 1;
-                bar.at(step as u64 + 1);
+                bar.at(taken as u64 + 1);
                 bar.say(format!("epoch {}/{} loss {loss:.3}", epoch + 1, config.epochs));
                 // The last step's comes below, with the epoch.
                 if done.step < steps && saved.elapsed() >= interval {
@@ -292,47 +234,13 @@ impl Run<'_> {
         }
     }
 
-    /// One step of the optimiser on two halves (pixels, and the images' numbers): the new student, the loss, and what the
-    /// monitor sees of the first half.
-    fn step<O: Objective>(
-        &self,
-        objective: &O,
-        student: O::Student,
-        optimizer: &mut Optimizer,
-        [a, b]: [(Vec<f32>, &[usize]); 2],
-        lr: f64,
-    ) -> (O::Student, f32, Tensor<2>) {
-        let (a, b) = self.pair.run(|| self.forward(objective, &student, a), || self.forward(objective, &student, b));
-        let monitored = a.output.monitored.inner();
-        let (za, zb) = (a.output.embeddings, b.output.embeddings);
-        let (loss, [ga, gb]) = loss(objective, [&za, &zb], [a.target, b.target]);
-        let (a, b) = self.pair.run(|| backward(&a.student, za, ga), || backward(&b.student, zb, gb));
-        let gradients = merge(a.0, b.0, |a, b| a + b);
-        let statistics = merge(a.1, b.1, |a, b| (a + b).div_scalar(2.0));
-        let student = optimizer.step(student, lr, gradients, statistics);
-        (student, loss, monitored)
-    }
-
-    /// The pixels of one half.
-    fn render(&self, part: &Part<'_>, epoch: usize) -> Vec<f32> {
+    /// What the network reads of one half.
+    fn render(&self, part: &Part<'_>, epoch: usize) -> Tensor<4> {
         let Part { images, view } = *part;
-        render_views(&self.config.augment, self.images.pixels.view(), images, self.config.seed, epoch, view)
-    }
-
-    fn forward<O: Objective>(
-        &self,
-        objective: &O,
-        student: &O::Student,
-        (pixels, numbers): (Vec<f32>, &[usize]),
-    ) -> Half<O> {
-        let [height, width] = self.spec.image_size;
-        let data = TensorData::new(pixels, [numbers.len(), 3, height, width]);
-        let images = Tensor::<4>::from_data(data, &self.device.clone().autodiff());
-        let images = self.spec.normalise(images);
-        let student = training_copy(student);
-        let target = objective.target(&images, numbers);
-        let output = student.forward(images);
-        Half { student, output, target }
+        let (config, all) = (self.config, self.images.pixels.view());
+        let image = |i| all.clone().index_axis_move(Axis(0), i);
+        let pixels = render_views(&config.augment, &image, images, config.seed, epoch, view);
+        input(self.spec, pixels, self.device)
     }
 
     fn knn(&self, net: &Network, epoch: usize) -> Result<Option<f32>, StageError> {
@@ -354,31 +262,25 @@ impl Run<'_> {
     }
 }
 
-/// The loss and its gradient with respect to both halves' embeddings.
-fn loss<O: Objective>(objective: &O, embeddings: [&Tensor<2>; 2], targets: [O::Target; 2]) -> (f32, [Tensor<2>; 2]) {
-    let leaves = embeddings.map(|z| Tensor::from_inner(z.clone().inner()).require_grad());
-    let loss = objective.loss(leaves.clone(), targets);
-    let gradients = loss.backward();
-    let gradient = |z: Tensor<2>| z.grad(&gradients).unwrap_or_else(|| z.zeros_like().inner());
-    (loss.into_scalar::<f32>(), leaves.map(gradient))
+/// Normalised images for a student to read, of pixels in `[0, 1]`.
+pub(crate) fn input(spec: &ExtractorSpec, pixels: Vec<f32>, device: &Device) -> Tensor<4> {
+    let [height, width] = spec.image_size;
+    let shape = [pixels.len() / (3 * height * width), 3, height, width];
+    let data = TensorData::new(pixels, shape);
+    spec.normalise(Tensor::from_data(data, &device.clone().autodiff()))
 }
 
-/// Gradients of the parameters when dL/dz is `gradient`, and the new running statistics.
-fn backward(student: &impl Student, embeddings: Tensor<2>, gradient: Tensor<2>) -> (Named, Named) {
-    let by_parameter = (embeddings * gradient).sum().backward();
-    (gradients(student, &by_parameter), running_statistics(student))
-}
-
-/// Tensors of both halves by name, combined by `with`.
-fn merge(a: Named, mut b: Named, with: impl Fn(Tensor<1>, Tensor<1>) -> Tensor<1>) -> Named {
-    let merged = a.into_iter().map(|(name, a)| {
-        let both = match b.remove(&name) {
-            Some(b) => with(a, b),
-            None => a,
-        };
-        (name, both)
-    });
-    merged.collect()
+/// Refuses a loss that is not finite, of a step of an epoch, both counted from 0.
+pub(crate) fn finite(loss: f32, epoch: usize, step: usize, learning_rate: f64) -> Result<(), StageError> {
+    if loss.is_finite() {
+        return Ok(());
+    }
+    let message = format!(
+        "the loss is {loss} in epoch {}, step {}, at learning rate {learning_rate:.1e}: choose a smaller `learning_rate`",
+        epoch + 1,
+        step + 1
+    );
+    Err(StageError::new(ErrorKind::Numeric, message))
 }
 
 pub(crate) fn internal(e: impl std::error::Error + Send + Sync + 'static) -> StageError {
@@ -394,15 +296,16 @@ fn spread(z: Tensor<2>) -> f32 {
     deviation.into_scalar::<f32>() * (p as f32).sqrt()
 }
 
-/// Mean and standard deviation of each channel of images `[n, 3, h, w]`, in `[0, 1]`.
-fn channel_statistics(images: ArrayView4<'_, u8>) -> ([f32; 3], [f32; 3]) {
+/// Mean and standard deviation of each channel of images `[n, 3, h, w]`, in one or more parts, in `[0, 1]`.
+fn channel_statistics(images: &[ArrayView4<'_, u8>]) -> ([f32; 3], [f32; 3]) {
     let (mut mean, mut std) = ([0.0; 3], [1.0; 3]);
-    for (c, plane) in images.axis_iter(Axis(1)).enumerate().take(3) {
+    for c in 0..3 {
+        let planes = || images.iter().map(|part| part.index_axis(Axis(1), c));
         // Sums of integers are exact in any order.
-        let (sum, squares) = plane
-            .iter()
+        let (sum, squares) = planes()
+            .flatten()
             .fold((0u64, 0u64), |(sum, squares), &v| (sum + u64::from(v), squares + u64::from(v) * u64::from(v)));
-        let count = plane.len().max(1) as f64;
+        let count = planes().map(|plane| plane.len()).sum::<usize>().max(1) as f64;
         let average = sum as f64 / count;
         let variance = (squares as f64 / count - average * average).max(0.0);
         mean[c] = (average / 255.0) as f32;

@@ -9,6 +9,8 @@ use ndarray::Array4;
 use super::*;
 use crate::augment::AugmentConfig;
 use crate::config::{OptimizerKind, PredictorConfig, ProjectorConfig};
+use crate::step::{backward, forward, loss, merge};
+use crate::student::{Named, gradients};
 
 const METHODS: [Method; 3] = [Method::Simclr, Method::MocoV3, Method::Supervised];
 
@@ -166,20 +168,16 @@ fn random_is_the_initialisation_of_the_same_seed() {
 /// Loss and gradients of a step in two halves, as it is, and in one graph over both.
 fn both_ways<O: Objective>(run: &Run<'_>, (objective, student): (O, O::Student)) -> [(f32, Named); 2] {
     let batch: Vec<usize> = (0..8).collect();
-    let forward =
-        || objective.parts(&batch).map(|part| run.forward(&objective, &student, (run.render(&part, 0), part.images)));
-    let [a, b] = forward();
+    let both =
+        || objective.parts(&batch).map(|part| forward(&objective, &student, (run.render(&part, 0), part.images)));
+    let [a, b] = both();
     let (za, zb) = (a.output.embeddings, b.output.embeddings);
     let (value, [ga, gb]) = loss(&objective, [&za, &zb], [a.target, b.target]);
     let halves = merge(backward(&a.student, za, ga).0, backward(&b.student, zb, gb).0, |a, b| a + b);
 
-    let [a, b] = forward();
+    let [a, b] = both();
     // The second half again, now through the first one's copy.
-    let part = &objective.parts(&batch)[1];
-    let [height, width] = run.spec.image_size;
-    let data = TensorData::new(run.render(part, 0), [part.images.len(), 3, height, width]);
-    let images = Tensor::<4>::from_data(data, &run.device.clone().autodiff());
-    let second = a.student.forward(run.spec.normalise(images)).embeddings;
+    let second = a.student.forward(run.render(&objective.parts(&batch)[1], 0)).embeddings;
     let whole = objective.loss([a.output.embeddings, second], [a.target, b.target]);
     let by_parameter = whole.backward();
     [(value, halves), (whole.into_scalar::<f32>(), gradients(&a.student, &by_parameter))]
@@ -189,7 +187,7 @@ fn both_ways<O: Objective>(run: &Run<'_>, (objective, student): (O, O::Student))
 fn the_halves_give_the_gradient_of_the_whole() {
     let (config, images, device) = (tiny(), images(8), open());
     for method in METHODS {
-        let (spec, net, mut rng) = start(&config, images.pixels.view(), &device).unwrap();
+        let (spec, net, mut rng) = start(config.arch, config.seed, &[images.pixels.view()], &device).unwrap();
         let (images, spec, device) = (&images, &spec, &device);
         let run = Run { method, config: &config, images, monitor: None, spec, device, pair: Pair::halves() };
         let rng = &mut rng;
@@ -340,7 +338,8 @@ fn channel_statistics_are_those_of_the_pixels() {
         1 => 51,
         _ => (i * 102) as u8,
     });
-    let (mean, std) = channel_statistics(images.view());
+    let (mean, std) =
+        channel_statistics(&[images.slice_axis(Axis(0), (..1).into()), images.slice_axis(Axis(0), (1..).into())]);
     assert_eq!(mean, [0.5, 0.2, 0.2]);
     assert_eq!(std, [0.5, 1.0, 0.2]);
 }

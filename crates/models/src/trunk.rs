@@ -1,0 +1,111 @@
+//! A frozen network up to its last block, for trainings of that block alone.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::device::runs_on_rayon;
+use crate::extractor::{Extractor, ExtractorSpec, TILE};
+use crate::frozen::Frozen;
+use crate::network::Network;
+use crate::resnet::Folded;
+use crate::tiles::on_device;
+use crate::vit::Vit;
+
+/// All of an extractor but its last block: batch norms with their running statistics, nothing that could be trained.
+///
+/// [`Network::last_block`] takes what it makes to features.
+#[derive(Clone, Debug)]
+pub struct Trunk {
+    spec: ExtractorSpec,
+    kernels: Kernels,
+    device: Device,
+}
+
+/// As an extractor's, of a network whose last block is gone.
+#[derive(Clone, Debug)]
+enum Kernels {
+    Vit(Vit),
+    Folded(Folded),
+    Own(Frozen),
+}
+
+impl Trunk {
+    /// Of an extractor.
+    #[must_use]
+    pub fn new(extractor: &Extractor) -> Self {
+        let kernels = match extractor.network() {
+            Network::ResNet(net) => {
+                let mut folded = Folded::new(net);
+                folded.blocks.pop();
+                if runs_on_rayon(extractor.device()) {
+                    Kernels::Own(Frozen::new(&folded))
+                } else {
+                    Kernels::Folded(folded)
+                }
+            }
+            Network::Vit(net) => Kernels::Vit(net.clone()),
+        };
+        Self { spec: extractor.spec().clone(), kernels, device: extractor.device().clone() }
+    }
+
+    /// What the last block reads of images `[n, 3, h, w]` in `[0, 1]`: channels of an image `[n, c, h, w]`, or of a transformer the
+    /// tokens `[n, 1, tokens, width]`. In tiles over the threads of the current rayon pool, whose number changes no result.
+    #[must_use]
+    pub fn activations(&self, pixels: &[f32]) -> Tensor<4> {
+        let [height, width] = self.spec.image_size;
+        let size = 3 * height * width;
+        let tiles = on_device(&self.device, pixels.len() / size, TILE, |rows| {
+            let pixels = &pixels[rows.start * size..rows.end * size];
+            Ok::<_, std::convert::Infallible>(match &self.kernels {
+                Kernels::Own(net) => {
+                    let (values, shape) = net.activations(&self.spec.normalised(pixels), [height, width]);
+                    Tensor::from_data(TensorData::new(values, shape), &self.device)
+                }
+                Kernels::Folded(net) => net.activations(self.images(pixels)),
+                Kernels::Vit(net) => net.before_last_block(self.images(pixels)),
+            })
+        });
+        match tiles {
+            Ok(tiles) => Tensor::cat(tiles, 0),
+            Err(never) => match never {},
+        }
+    }
+
+    /// Pixels as a normalised tensor.
+    fn images(&self, pixels: &[f32]) -> Tensor<4> {
+        let [height, width] = self.spec.image_size;
+        let shape = [pixels.len() / (3 * height * width), 3, height, width];
+        self.spec.normalise(Tensor::from_data(TensorData::new(pixels.to_vec(), shape), &self.device))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{self, Backend};
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha8Rng;
+
+    /// The last block on the trunk is the whole network, of more images than a tile has.
+    #[test]
+    fn trunk_and_last_block_are_the_extractor() {
+        let device = device::open(Backend::default()).unwrap();
+        for arch in ["resnet8-w4", "resnet18-w4", "resnet50-imagenet-w4", "vit-nano-p4-d2", "vit-nano-p4-d1"] {
+            let (arch, image_size) = (arch.parse().unwrap(), [8, 8]);
+            let spec = ExtractorSpec { arch, image_size, mean: [0.5, 0.4, 0.3], std: [0.2, 0.25, 0.3] };
+            let net = Network::new(arch, image_size, &mut ChaCha8Rng::seed_from_u64(1), &device);
+            let extractor = Extractor::new(spec, &net, &device);
+            let pixels: Vec<f32> =
+                (0..70 * 3 * 8 * 8).map(|i| ((i * 37 + i / 192 * 101) % 256) as f32 / 255.0).collect();
+            let activations = Trunk::new(&extractor).activations(&pixels);
+            assert_eq!(activations.dims()[0], 70);
+            let found: Vec<f32> = extractor.network().last_block(activations).into_data().iter().collect();
+            let expected = extractor.forward(&pixels);
+            let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            let off = found.iter().zip(&expected).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(
+                found.len() == expected.len() && largest > 0.0 && off < 1e-5 * largest,
+                "{arch}: {off} of {largest}"
+            );
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! Networks with a linear classifier, trained with labels: victims that fine-tune an extractor or train end to end.
+//!
+//! A step is that of supervised pre-training: two halves of a batch, each with its own batch statistics. [`train`] runs a training
+//! from its beginning to its end; a [`Session`] takes any number of steps at a time, on images that may change in between.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use hemlock_artifact::Images;
+use hemlock_head::Head;
+use hemlock_models::device::runs_on_rayon;
+use hemlock_models::tiles::Pair;
+use hemlock_models::{Arch, Extractor, ExtractorSpec, Trunk, extract};
+use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
+use ndarray::{Array2, ArrayView3, ArrayView4, Axis, s};
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use crate::augment::{AugmentConfig, render_views};
+use crate::config::{OptimizerKind, fall, rise};
+use crate::optimizer::Optimizer;
+use crate::step::{Objective, Part, step};
+use crate::streams::{Stream, stream};
+use crate::student::Student;
+use crate::supervised::{Classified, Reads, Supervised};
+use crate::train::{finite, input, start};
+
+/// Where a training starts, and what it trains.
+#[derive(Clone, Copy, Debug)]
+pub enum Start<'a> {
+    /// Everything, from weights that are drawn from the seed; images are normalised by those that it trains on.
+    Scratch {
+        /// The network.
+        arch: Arch,
+        /// Where it is trained.
+        device: &'a Device,
+    },
+    /// Everything, from an extractor's weights.
+    FineTune(&'a Extractor),
+    /// The last residual block, or the last block of a transformer and the norm after it. All before it is frozen: its batch norms
+    /// use running statistics, which stay as they are.
+    LastBlock(&'a Extractor),
+}
+
+/// How a classifier is trained.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClassifierConfig {
+    /// Seed of drawn weights, the order of the images and the views.
+    pub seed: u64,
+    /// Passes over the images.
+    pub epochs: usize,
+    /// Images of a step; the rest of an epoch that fills no batch is left out.
+    pub batch: usize,
+    /// The optimiser.
+    pub optimizer: OptimizerKind,
+    /// Largest learning rate, after the warm-up.
+    pub learning_rate: f64,
+    /// What it does from there.
+    pub schedule: Schedule,
+    /// Weight decay of convolutions and matrices; biases and batch norms have none.
+    pub weight_decay: f64,
+    /// Epochs over which the learning rate rises linearly.
+    pub warmup_epochs: usize,
+    /// Smallest share of an image's area that a random crop covers; 1 for none.
+    pub min_area: f64,
+    /// Probability of a horizontal flip.
+    pub flip: f64,
+}
+
+/// A learning rate after the warm-up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Schedule {
+    /// Falls along half a cosine, to 0 at the end of all epochs and from there on.
+    #[default]
+    Cosine,
+    /// Stays, for sessions without an end.
+    Constant,
+}
+
+impl Default for ClassifierConfig {
+    /// [`ClassifierConfig::scratch`].
+    fn default() -> Self {
+        Self::scratch()
+    }
+}
+
+impl ClassifierConfig {
+    /// For [`Start::Scratch`].
+    #[must_use]
+    pub fn scratch() -> Self {
+        Self {
+            seed: 0,
+            epochs: 20,
+            batch: 128,
+            optimizer: OptimizerKind::Sgd,
+            learning_rate: 0.1,
+            schedule: Schedule::Cosine,
+            weight_decay: 5e-4,
+            warmup_epochs: 1,
+            min_area: 0.5,
+            flip: 0.5,
+        }
+    }
+
+    /// For [`Start::FineTune`].
+    #[must_use]
+    pub fn fine_tune() -> Self {
+        Self { learning_rate: 0.03, ..Self::scratch() }
+    }
+
+    /// For [`Start::LastBlock`].
+    #[must_use]
+    pub fn last_block() -> Self {
+        Self { learning_rate: 0.03, ..Self::scratch() }
+    }
+
+    /// Checks every parameter.
+    ///
+    /// # Errors
+    /// The first field outside its range.
+    pub fn check(&self) -> Result<(), ParamError> {
+        let Self { epochs, batch, warmup_epochs, min_area, flip, .. } = *self;
+        ParamError::at_least_one("epochs", epochs as u64)?;
+        // A half of a batch has statistics of its own.
+        ParamError::require(batch >= 4, "batch", batch, "at least 4")?;
+        ParamError::positive("learning_rate", self.learning_rate)?;
+        ParamError::non_negative("weight_decay", self.weight_decay)?;
+        ParamError::require(warmup_epochs < epochs, "warmup_epochs", warmup_epochs, "fewer than `epochs`")?;
+        ParamError::require((0.01..=1.0).contains(&min_area), "min_area", min_area, "0.01 to 1")?;
+        ParamError::require((0.0..=1.0).contains(&flip), "flip", flip, "0 to 1")
+    }
+
+    /// Learning rate at `step`, of epochs of `per_epoch` steps.
+    fn learning_rate_at(&self, step: usize, per_epoch: usize) -> f64 {
+        let (warmup, steps) = (self.warmup_epochs * per_epoch, self.epochs * per_epoch);
+        match self.schedule {
+            _ if step < warmup => rise(self.learning_rate, step, warmup),
+            Schedule::Cosine => fall(self.learning_rate, step.min(steps) - warmup, steps - warmup),
+            Schedule::Constant => self.learning_rate,
+        }
+    }
+
+    fn augment(&self) -> AugmentConfig {
+        let Self { min_area, flip, .. } = *self;
+        AugmentConfig { min_area, flip, jitter: 0.0, grayscale: 0.0, ..AugmentConfig::default() }
+    }
+}
+
+/// Labelled images to train on. A training set is a slice of them, clean images and poisons, so that nothing is joined in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Labelled<'a> {
+    /// `[n, 3, h, w]`.
+    pub pixels: ArrayView4<'a, u8>,
+    /// Class of each image, below the number of classes.
+    pub labels: &'a [u32],
+}
+
+impl<'a> From<&'a Images> for Labelled<'a> {
+    fn from(images: &'a Images) -> Self {
+        Self { pixels: images.pixels.view(), labels: &images.labels }
+    }
+}
+
+/// A trained network in inference mode, and its classifier.
+#[derive(Clone, Debug)]
+pub struct Classifier {
+    /// The network.
+    pub extractor: Extractor,
+    /// The classifier, on the network's features as they are.
+    pub head: Head,
+}
+
+impl Classifier {
+    /// The most probable class of each of the images `[n, 3, h, w]`.
+    ///
+    /// # Errors
+    /// Images of another size, features that are not finite, or the run was interrupted.
+    pub fn predict(&self, images: ArrayView4<'_, u8>, ctx: &Context<'_>) -> Result<Vec<u32>, StageError> {
+        let features = extract(&self.extractor, images, ctx)?.mapv(f64::from);
+        Ok(hemlock_head::predict(&self.head, features.view())?)
+    }
+}
+
+/// Trains a classifier of so many classes from its beginning to its end. `label` names the bar that shows how far it is; `each_epoch`
+/// hears the epoch, from 1, its mean loss, and what was trained until then.
+///
+/// On `flex` the result depends on `begin`, `config`, `classes` and `images` alone, whatever the number of threads.
+///
+/// # Errors
+/// As [`Session::new`] and [`Session::steps`], and those of `each_epoch`.
+pub fn train(
+    begin: Start<'_>,
+    config: &ClassifierConfig,
+    classes: usize,
+    images: &[Labelled<'_>],
+    label: &str,
+    ctx: &Context<'_>,
+    each_epoch: &mut dyn FnMut(usize, f64, &Classifier) -> Result<(), StageError>,
+) -> Result<Classifier, StageError> {
+    let mut session = Session::new(begin, config, classes, images)?;
+    let steps = session.steps_per_epoch();
+    let bar = ctx.progress.start(label, (config.epochs * steps) as u64, "steps");
+    let mut made = session.snapshot()?;
+    for epoch in 1..=config.epochs {
+        let loss = session.steps(images, steps, ctx, &|taken, loss| {
+            bar.at(taken as u64);
+            bar.say(format!("epoch {epoch}/{} loss {loss:.3}", config.epochs));
+        })?;
+        made = session.snapshot()?;
+        each_epoch(epoch, loss, &made)?;
+    }
+    Ok(made)
+}
+
+/// A training under way: the network with its classifier, the optimiser's state, and how many steps it has taken.
+pub struct Session {
+    config: ClassifierConfig,
+    classes: usize,
+    /// Number of images.
+    images: usize,
+    spec: ExtractorSpec,
+    /// What is frozen, of a training of the last block.
+    trunk: Option<Trunk>,
+    student: Classified,
+    optimizer: Optimizer,
+    taken: usize,
+    device: Device,
+    /// For the two halves of a step.
+    pair: Pair,
+}
+
+impl Session {
+    /// Begins a training of a classifier of so many classes.
+    ///
+    /// # Errors
+    /// A parameter is out of its range or doesn't fit the images; images don't fit the extractor, or each other.
+    pub fn new(
+        begin: Start<'_>,
+        config: &ClassifierConfig,
+        classes: usize,
+        images: &[Labelled<'_>],
+    ) -> Result<Self, StageError> {
+        config.check()?;
+        let (spec, net, trunk, device, mut rng) = match begin {
+            Start::Scratch { arch, device } => {
+                let device = device.clone().inner();
+                let pixels: Vec<_> = images.iter().map(|part| part.pixels).collect();
+                let (spec, net, rng) = start(arch, config.seed, &pixels, &device)?;
+                (spec, net, None, device, rng)
+            }
+            Start::FineTune(extractor) | Start::LastBlock(extractor) => {
+                let trunk = matches!(begin, Start::LastBlock(_)).then(|| Trunk::new(extractor));
+                // A copy of its own: clones share running statistics.
+                let net = extractor.network().valid();
+                (extractor.spec().clone(), net, trunk, extractor.device().clone(), stream(config.seed, Stream::Init))
+            }
+        };
+        let reads = if trunk.is_some() { Reads::Activations } else { Reads::Images };
+        let student = Classified::new(net, [spec.arch.feature_dim(), classes], reads, &mut rng, &device);
+        let session = Self {
+            config: config.clone(),
+            classes,
+            images: images.iter().map(|part| part.labels.len()).sum(),
+            spec,
+            trunk,
+            student,
+            optimizer: Optimizer::new(config.optimizer, config.weight_decay),
+            taken: 0,
+            pair: if runs_on_rayon(&device) { Pair::halves() } else { Pair::none() },
+            device,
+        };
+        session.check(images)?;
+        if session.images < config.batch {
+            let message = format!("is {}; expected at most the {} images", config.batch, session.images);
+            return Err(ParamError::new("batch", message).into());
+        }
+        Ok(session)
+    }
+
+    /// Steps of one pass over the images.
+    #[must_use]
+    pub fn steps_per_epoch(&self) -> usize {
+        self.images / self.config.batch
+    }
+
+    /// Takes `count` steps, from where the last ones ended, and returns their mean loss. The images are as many as at the beginning,
+    /// and may have changed. `done` hears after each step how many were taken since the beginning, and its loss.
+    ///
+    /// # Errors
+    /// Images that don't fit; the loss is not finite; the run was interrupted.
+    pub fn steps(
+        &mut self,
+        images: &[Labelled<'_>],
+        count: usize,
+        ctx: &Context<'_>,
+        done: &dyn Fn(usize, f64),
+    ) -> Result<f64, StageError> {
+        self.check(images)?;
+        let labels: Vec<u32> = images.iter().flat_map(|part| part.labels).copied().collect();
+        let objective = Supervised { labels: &labels };
+        let (steps, end) = (self.steps_per_epoch(), self.taken + count);
+        let mut total = 0.0;
+        while self.taken < end {
+            let epoch = self.taken / steps;
+            let mut order: Vec<usize> = (0..self.images).collect();
+            order.shuffle(&mut stream(self.config.seed, Stream::Shuffle { epoch }));
+            let batches = order.chunks_exact(self.config.batch).enumerate().skip(self.taken % steps);
+            for (i, batch) in batches.take(end - self.taken) {
+                ctx.check()?;
+                let lr = self.config.learning_rate_at(self.taken, steps);
+                let halves = objective.parts(batch).map(|part| (self.render(images, &part, epoch), part.images));
+                let student = self.student.clone();
+                let (student, loss, _) = step(&self.pair, &objective, student, &mut self.optimizer, halves, lr);
+                finite(loss, epoch, i, lr)?;
+                self.student = student;
+                self.taken += 1;
+                total += f64::from(loss);
+                done(self.taken, f64::from(loss));
+            }
+        }
+        Ok(total / count.max(1) as f64)
+    }
+
+    /// What was trained until now.
+    ///
+    /// # Errors
+    /// Parameters of the classifier are not finite.
+    pub fn snapshot(&self) -> Result<Classifier, StageError> {
+        let extractor = Extractor::new(self.spec.clone(), self.student.net(), &self.device);
+        let (weight, bias) = self.student.classifier();
+        let dim = self.spec.arch.feature_dim();
+        let mut packed = Array2::zeros((self.classes, dim + 1));
+        let values = |tensor: Tensor<1>| tensor.into_data().iter::<f64>().collect::<Vec<_>>();
+        let weight = values(weight.swap_dims(0, 1).reshape([self.classes * dim]));
+        packed.slice_mut(s![.., ..dim]).iter_mut().zip(weight).for_each(|(to, value)| *to = value);
+        let bias = bias.map(values).unwrap_or_default();
+        packed.column_mut(dim).iter_mut().zip(bias).for_each(|(to, value)| *to = value);
+        Ok(Classifier { extractor, head: Head::from_packed(packed)? })
+    }
+
+    /// What the network reads of one half.
+    fn render(&self, images: &[Labelled<'_>], part: &Part<'_>, epoch: usize) -> Tensor<4> {
+        let image = |number| image_of(images, number);
+        let pixels = render_views(&self.config.augment(), &image, part.images, self.config.seed, epoch, part.view);
+        match &self.trunk {
+            Some(trunk) => Tensor::from_inner(trunk.activations(&pixels)),
+            None => input(&self.spec, pixels, &self.device),
+        }
+    }
+
+    /// Refuses images that are no training set of this session.
+    fn check(&self, images: &[Labelled<'_>]) -> Result<(), StageError> {
+        let [height, width] = self.spec.image_size;
+        let data = |message| Err(StageError::new(ErrorKind::Data, message));
+        for Labelled { pixels, labels } in images {
+            if pixels.shape() != [labels.len(), 3, height, width] {
+                let found = pixels.shape();
+                let n = labels.len();
+                return data(format!("images have the shape {found:?}; expected [{n}, 3, {height}, {width}]"));
+            }
+            if let Some((i, label)) = labels.iter().enumerate().find(|(_, label)| **label as usize >= self.classes) {
+                let classes = self.classes;
+                return data(format!(
+                    "image {i} has the label {label}; expected less than {classes}, the number of classes"
+                ));
+            }
+        }
+        let n: usize = images.iter().map(|part| part.labels.len()).sum();
+        if n != self.images {
+            return data(format!("a training of {} images got {n}", self.images));
+        }
+        Ok(())
+    }
+}
+
+/// An image by its number in all parts.
+fn image_of<'a>(parts: &[Labelled<'a>], mut number: usize) -> ArrayView3<'a, u8> {
+    for part in parts {
+        match number.checked_sub(part.labels.len()) {
+            Some(rest) => number = rest,
+            None => return part.pixels.clone().index_axis_move(Axis(0), number),
+        }
+    }
+    unreachable!("a batch has images of the training set alone")
+}
+
+#[cfg(test)]
+mod tests;
