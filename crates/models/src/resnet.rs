@@ -208,7 +208,7 @@ impl ResNet {
     /// All convolutions with their batch norms: the stem, then of every block its path and its projection.
     #[cfg(feature = "flex")]
     pub(crate) fn layers(&self) -> impl Iterator<Item = (&Conv2d, &BatchNorm)> {
-        let blocks = self.blocks().flat_map(|block| block.path().chain(block.projection()));
+        let blocks = self.blocks().flat_map(Block::layers);
         std::iter::once(self.stem()).chain(blocks)
     }
 
@@ -224,6 +224,15 @@ impl ResNet {
 
     /// Features `[n, d]` of what the last block reads, `[n, c, h, w]`.
     pub(crate) fn last_block(&self, x: Tensor<4>) -> Tensor<2> {
+        #[cfg(feature = "flex")]
+        if let Some(features) = crate::training::last_block(self, &x) {
+            return features;
+        }
+        self.last_block_by_layers(x)
+    }
+
+    /// The same by burn's operations.
+    pub(crate) fn last_block_by_layers(&self, x: Tensor<4>) -> Tensor<2> {
         pool(match self.blocks().last() {
             Some(block) => block.forward(x),
             None => x,
@@ -265,6 +274,12 @@ impl Block {
     pub(crate) fn path(&self) -> impl Iterator<Item = (&Conv2d, &BatchNorm)> {
         let third = self.conv3.as_ref().zip(self.bn3.as_ref());
         [(&self.conv1, &self.bn1), (&self.conv2, &self.bn2)].into_iter().chain(third)
+    }
+
+    /// All convolutions with their batch norms: the path's, and the shortcut's.
+    #[cfg(feature = "flex")]
+    pub(crate) fn layers(&self) -> impl Iterator<Item = (&Conv2d, &BatchNorm)> {
+        self.path().chain(self.projection())
     }
 
     /// The convolution of the shortcut, if it has one.

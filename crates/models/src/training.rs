@@ -21,7 +21,7 @@ use hemlock_conv::{Conv, Finish, Geometry, Moments, Planes, Start};
 use rayon::prelude::*;
 
 use crate::frozen::{geometry, padding_channels, pooled};
-use crate::resnet::ResNet;
+use crate::resnet::{self, ResNet};
 
 /// Images of one task: few enough for their planes to stay in the cache from one pass to the next.
 const TILE: usize = 4;
@@ -31,12 +31,30 @@ const BORDER: usize = 1;
 /// Features `[n, d]` of normalised images `[n, 3, h, w]`, by the statistics of the batch, which move the running ones. `None` where
 /// the tensors lie elsewhere, or the network is not in training.
 pub(crate) fn forward(net: &ResNet, images: &Tensor<4>) -> Option<Tensor<2>> {
-    if !net.layers().all(|(_, norm)| norm.training.is_enabled()) {
+    let layers: Vec<_> = net.layers().collect();
+    operation(&layers, || Plan::new(net), images, &net.planes)
+}
+
+/// The same of the last block alone, of what it reads.
+pub(crate) fn last_block(net: &ResNet, x: &Tensor<4>) -> Option<Tensor<2>> {
+    let block = net.blocks().last()?;
+    let layers: Vec<_> = block.layers().collect();
+    operation(&layers, || Plan::of_block(block), x, &net.planes)
+}
+
+/// The operation of a plan with these layers.
+fn operation(
+    layers: &[(&Conv2d, &BatchNorm)],
+    plan: impl FnOnce() -> Plan,
+    images: &Tensor<4>,
+    pool: &Pool,
+) -> Option<Tensor<2>> {
+    if !layers.iter().all(|(_, norm)| norm.training.is_enabled()) {
         return None;
     }
     let device = images.device();
     let images = images.clone().try_into_primitive::<Autodiff<Flex>>().ok()?;
-    let flat = net.layers().flat_map(|(conv, norm)| {
+    let flat = layers.iter().flat_map(|(conv, norm)| {
         let weight = conv.weight.val();
         let count = weight.shape().num_elements();
         [weight.reshape([count]), norm.gamma.val(), norm.beta.val()]
@@ -46,8 +64,8 @@ pub(crate) fn forward(net: &ResNet, images: &Tensor<4>) -> Option<Tensor<2>> {
 
     let images = Tensor::<4>::from_primitive::<Flex>(images);
     let parameters = values(Tensor::<1>::from_primitive::<Flex>(parameters));
-    let tape = Tape::record(Plan::new(net), images, parameters, &net.planes);
-    for ((_, norm), made) in net.layers().zip(tape.made()) {
+    let tape = Tape::record(plan(), images, parameters, pool);
+    for ((_, norm), made) in layers.iter().zip(tape.made()) {
         made.update(norm, &device);
     }
     let features = primitive(tape.features());
@@ -83,10 +101,16 @@ impl Backward<Flex, 2> for Derivative {
 /// The network's layers, without their parameters.
 #[derive(Debug, Clone)]
 struct Plan {
-    stem: Layer,
+    /// `None` where the first block reads what is passed through.
+    stem: Option<Stem>,
+    blocks: Vec<Block>,
+}
+
+#[derive(Debug, Clone)]
+struct Stem {
+    layer: Layer,
     /// Whether a pooling follows.
     pools: bool,
-    blocks: Vec<Block>,
 }
 
 #[derive(Debug, Clone)]
@@ -128,11 +152,16 @@ struct Tape {
     plan: Plan,
     parameters: Vec<f32>,
     images: Batch,
-    stem: Made,
-    /// Of the stem after its ReLU.
+    stem: Option<StemTape>,
+    blocks: Vec<BlockTape>,
+}
+
+#[derive(Debug, Clone)]
+struct StemTape {
+    made: Made,
+    /// After its ReLU.
     output: Batch,
     pooled: Option<Batch>,
-    blocks: Vec<BlockTape>,
 }
 
 #[derive(Debug, Clone)]
@@ -146,28 +175,24 @@ struct BlockTape {
 impl Plan {
     fn new(net: &ResNet) -> Self {
         let mut at = 0;
-        let mut layer = |(conv, norm): (&Conv2d, &BatchNorm)| {
-            let layer = Layer { geometry: geometry(conv), epsilon: norm.epsilon, at };
-            at += layer.parameters();
-            layer
-        };
-        let stem = layer(net.stem());
-        let blocks = net.blocks().map(|block| {
-            let path: Vec<Layer> = block.path().map(&mut layer).collect();
-            let (from, to) = (path[0].geometry.inputs, path[path.len() - 1].geometry.outputs);
-            let shortcut = match block.projection() {
-                Some(projection) => Shortcut::Trained(layer(projection)),
-                None => padding_channels([from, to])
-                    .map_or(Shortcut::Identity, |(geometry, weights)| Shortcut::Fixed(geometry, weights)),
-            };
-            Block { path, shortcut }
-        });
-        let blocks = blocks.collect();
-        Self { stem, pools: net.pools(), blocks }
+        let stem = Stem { layer: Layer::new(net.stem(), &mut at), pools: net.pools() };
+        let blocks = net.blocks().map(|block| Block::new(block, &mut at)).collect();
+        Self { stem: Some(stem), blocks }
+    }
+
+    fn of_block(block: &resnet::Block) -> Self {
+        Self { stem: None, blocks: vec![Block::new(block, &mut 0)] }
     }
 }
 
 impl Layer {
+    /// A layer whose parameters begin at `at`, which moves to their end.
+    fn new((conv, norm): (&Conv2d, &BatchNorm), at: &mut usize) -> Self {
+        let layer = Self { geometry: geometry(conv), epsilon: norm.epsilon, at: *at };
+        *at += layer.parameters();
+        layer
+    }
+
     fn parameters(&self) -> usize {
         self.geometry.weights() + 2 * self.geometry.outputs
     }
@@ -266,32 +291,28 @@ impl Made {
 impl Tape {
     /// Passes images through.
     fn record(plan: Plan, images: Tensor<4>, parameters: Vec<f32>, pool: &Pool) -> Self {
-        let images = Batch::from_tensor(images, plan.stem.geometry.padding, pool);
-        let stem = plan.stem.convolve(&parameters, &images);
-        let output = plan.stem.normalise(&parameters, &stem, None, true);
-        let pooled = plan.pools.then(|| {
-            let mut out = pool.batch(pooled(output.shape), BORDER);
-            out.par_iter_mut().zip(output.par_iter()).for_each(|(out, x)| x.max_pool(out));
-            out
-        });
-        let mut blocks: Vec<BlockTape> = Vec::with_capacity(plan.blocks.len());
-        for block in &plan.blocks {
-            let before = blocks.last().and_then(|block| block.outputs.last());
-            let x = before.or(pooled.as_ref()).unwrap_or(&output);
-            blocks.push(block.record(&parameters, x));
+        let border = plan.stem.as_ref().map_or(BORDER, |stem| stem.layer.geometry.padding);
+        let images = Batch::from_tensor(images, border, pool);
+        let stem = plan.stem.as_ref().map(|stem| stem.record(&parameters, &images));
+        let mut tape = Self { plan, parameters, images, stem, blocks: Vec::new() };
+        for i in 0..tape.plan.blocks.len() {
+            let block = tape.plan.blocks[i].record(&tape.parameters, tape.input(i));
+            tape.blocks.push(block);
         }
-        Self { plan, parameters, images, stem, output, pooled, blocks }
+        tape
     }
 
     /// What the layers' convolutions made, in the order of [`ResNet::layers`].
     fn made(&self) -> impl Iterator<Item = &Made> {
-        std::iter::once(&self.stem).chain(self.blocks.iter().flat_map(|block| block.made.iter().chain(&block.shortcut)))
+        let blocks = self.blocks.iter().flat_map(|block| block.made.iter().chain(&block.shortcut));
+        self.stem.iter().map(|stem| &stem.made).chain(blocks)
     }
 
     /// What a block reads.
     fn input(&self, block: usize) -> &Batch {
         let before = block.checked_sub(1).and_then(|block| self.blocks[block].outputs.last());
-        before.or(self.pooled.as_ref()).unwrap_or(&self.output)
+        let stem = self.stem.as_ref().map(|stem| stem.pooled.as_ref().unwrap_or(&stem.output));
+        before.or(stem).unwrap_or(&self.images)
     }
 
     /// `[n, d]`.
@@ -313,26 +334,61 @@ impl Tape {
         });
         while let Some(tape) = self.blocks.pop() {
             let i = self.blocks.len();
-            by = self.plan.blocks[i].differentiate(&self.parameters, self.input(i), tape, &by, &mut gradient);
+            let rectified = i > 0 || self.plan.stem.is_some();
+            by = self.plan.blocks[i].differentiate(
+                &self.parameters,
+                (self.input(i), rectified),
+                tape,
+                &by,
+                &mut gradient,
+            );
         }
-        if self.pooled.take().is_some() {
-            let mut by_output = pool.batch(self.output.shape, BORDER);
-            let tiles = by_output.par_iter_mut().zip(self.output.par_iter()).zip(by.par_iter());
+        let Self { plan, parameters, images: x, stem: tape, .. } = self;
+        let Some((Stem { layer, .. }, StemTape { mut made, output, pooled })) = plan.stem.zip(tape) else {
+            return (images.then_some(by), gradient);
+        };
+        if pooled.is_some() {
+            let mut by_output = pool.batch(output.shape, BORDER);
+            let tiles = by_output.par_iter_mut().zip(output.par_iter()).zip(by.par_iter());
             tiles.for_each(|((by_x, x), by)| x.max_pool_derivative(by, by_x));
             by = by_output;
         }
-        let Self { plan: Plan { stem, .. }, parameters, images: x, stem: mut made, .. } = self;
-        stem.differentiate(&parameters, &x, &mut made, &by, &mut gradient);
+        layer.differentiate(&parameters, &x, &mut made, &by, &mut gradient);
         let by_images = images.then(|| {
             let mut by_images = pool.batch(x.shape, 0);
-            apply(&stem.transposed(&parameters), &made.raw, |_| Start::Zero, |_| Finish::Keep, &mut by_images);
+            apply(&layer.transposed(&parameters), &made.raw, |_| Start::Zero, |_| Finish::Keep, &mut by_images);
             by_images
         });
         (by_images, gradient)
     }
 }
 
+impl Stem {
+    fn record(&self, parameters: &[f32], images: &Batch) -> StemTape {
+        let made = self.layer.convolve(parameters, images);
+        let output = self.layer.normalise(parameters, &made, None, true);
+        let pooled = self.pools.then(|| {
+            let mut out = images.pool.batch(pooled(output.shape), BORDER);
+            out.par_iter_mut().zip(output.par_iter()).for_each(|(out, x)| x.max_pool(out));
+            out
+        });
+        StemTape { made, output, pooled }
+    }
+}
+
 impl Block {
+    /// A block whose parameters begin at `at`, which moves to their end.
+    fn new(block: &resnet::Block, at: &mut usize) -> Self {
+        let path: Vec<Layer> = block.path().map(|layer| Layer::new(layer, at)).collect();
+        let (from, to) = (path[0].geometry.inputs, path[path.len() - 1].geometry.outputs);
+        let shortcut = match block.projection() {
+            Some(projection) => Shortcut::Trained(Layer::new(projection, at)),
+            None => padding_channels([from, to])
+                .map_or(Shortcut::Identity, |(geometry, weights)| Shortcut::Fixed(geometry, weights)),
+        };
+        Self { path, shortcut }
+    }
+
     fn record(&self, parameters: &[f32], x: &Batch) -> BlockTape {
         let (mut projected, mut added) = (None, None);
         match &self.shortcut {
@@ -359,8 +415,16 @@ impl Block {
         BlockTape { made, shortcut: projected, outputs }
     }
 
-    /// From the derivative by the sum that the last ReLU is of, that by the sum that `x` is the ReLU of.
-    fn differentiate(&self, parameters: &[f32], x: &Batch, tape: BlockTape, by: &Batch, gradient: &mut [f32]) -> Batch {
+    /// From the derivative by the sum that the last ReLU is of, that by the sum that `x` is the ReLU of, where it is `rectified`, or by
+    /// `x` itself.
+    fn differentiate(
+        &self,
+        parameters: &[f32],
+        (x, rectified): (&Batch, bool),
+        tape: BlockTape,
+        by: &Batch,
+        gradient: &mut [f32],
+    ) -> Batch {
         let BlockTape { mut made, shortcut, outputs } = tape;
         let mut inner: Option<Batch> = None;
         for (i, layer) in self.path.iter().enumerate().rev() {
@@ -390,7 +454,8 @@ impl Block {
             _ => Start::Result,
         };
         let first = self.path[0].transposed(parameters);
-        apply(&first, &made[0].raw, start, |tile| Finish::Mask(&x[tile]), &mut by_x);
+        let finish = |tile: usize| if rectified { Finish::Mask(&x[tile]) } else { Finish::Keep };
+        apply(&first, &made[0].raw, start, finish, &mut by_x);
         by_x
     }
 }

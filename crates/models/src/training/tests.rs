@@ -44,11 +44,20 @@ fn build(arch: &str) -> ResNet {
 
 /// Of six images: features; of a weighted sum of these, the derivatives by images and parameters; and all tensors after that.
 fn results(arch: &str, forward: impl Fn(&ResNet, &Tensor<4>) -> Tensor<2>) -> BTreeMap<String, Vec<f32>> {
-    let (net, side) = (build(arch), if arch.contains("imagenet") { 96 } else { 12 });
+    results_of(arch, [3, if arch.contains("imagenet") { 96 } else { 12 }], forward)
+}
+
+/// The same of squares of so many channels, and of that side.
+fn results_of(
+    arch: &str,
+    [channels, side]: [usize; 2],
+    forward: impl Fn(&ResNet, &Tensor<4>) -> Tensor<2>,
+) -> BTreeMap<String, Vec<f32>> {
+    let net = build(arch);
     let device = device::open(Backend::default()).unwrap().autodiff();
     let mut rng = ChaCha8Rng::seed_from_u64(4);
-    let pixels: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(6 * 3 * side * side).collect();
-    let images = Tensor::<4>::from_data(TensorData::new(pixels, [6, 3, side, side]), &device).require_grad();
+    let pixels: Vec<f32> = StandardNormal.sample_iter(&mut rng).take(6 * channels * side * side).collect();
+    let images = Tensor::<4>::from_data(TensorData::new(pixels, [6, channels, side, side]), &device).require_grad();
     let features = forward(&net, &images);
     let [n, d] = features.dims();
     let share = Tensor::arange(0..(n * d) as i64, &device).float().reshape([n, d]).sin();
@@ -62,17 +71,40 @@ fn results(arch: &str, forward: impl Fn(&ResNet, &Tensor<4>) -> Tensor<2>) -> BT
     all
 }
 
+fn assert_close(own: &BTreeMap<String, Vec<f32>>, burn: &BTreeMap<String, Vec<f32>>, arch: &str) {
+    assert!(own.keys().eq(burn.keys()), "{arch}");
+    for (name, burn) in burn {
+        let largest = burn.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
+        let off = own[name].iter().zip(burn).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(own[name].len() == burn.len() && off < 1e-4 * largest, "{arch}, {name}: {off} of {largest}");
+    }
+}
+
 #[test]
 fn features_derivatives_and_running_statistics_are_those_of_burn() {
     for arch in ["resnet8-w4", "resnet14", "resnet18-w20", "resnet50-imagenet-w4"] {
         let own = results(arch, |net, images| forward(net, images).unwrap());
         let burn = results(arch, |net, images| net.forward_by_layers(images.clone()));
-        assert!(own.keys().eq(burn.keys()) && own.contains_key("by layer3.0.conv2.weight"), "{arch}");
-        for (name, burn) in burn {
-            let largest = burn.iter().fold(1e-3f32, |m, x| m.max(x.abs()));
-            let off = own[&name].iter().zip(&burn).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
-            assert!(own[&name].len() == burn.len() && off < 1e-4 * largest, "{arch}, {name}: {off} of {largest}");
-        }
+        assert!(own.contains_key("by layer3.0.conv2.weight"), "{arch}");
+        assert_close(&own, &burn, arch);
+    }
+}
+
+/// With either shortcut that a last block has, of values of both signs.
+#[test]
+fn so_are_those_of_the_last_block() {
+    for (arch, channels, last) in [
+        ("resnet8-w4", 8, "layer3.0.conv2"),
+        ("resnet14", 64, "layer3.1.conv2"),
+        ("resnet18-w4", 32, "layer4.1.conv2"),
+        ("resnet50-w4", 128, "layer4.2.conv3"),
+    ] {
+        let own = results_of(arch, [channels, 6], |net, x| last_block(net, x).unwrap());
+        let burn = results_of(arch, [channels, 6], |net, x| net.last_block_by_layers(x.clone()));
+        let by: Vec<&String> = own.keys().filter(|name| name.starts_with("by layer")).collect();
+        assert!(own.contains_key(&format!("by {last}.weight")), "{arch}");
+        assert!(by.iter().all(|name| name[3..9] == last[..6]), "{arch}: {by:?}");
+        assert_close(&own, &burn, arch);
     }
 }
 
