@@ -18,7 +18,7 @@ use crate::tiles::on_device;
 use crate::weights::{Weights, WeightsError};
 
 /// Images of one tile on the processor. Part of the numbers' definition: never a setting.
-pub(crate) const TILE: usize = 64;
+const TILE: usize = 64;
 
 /// Everything about an extractor but its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

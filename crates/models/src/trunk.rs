@@ -3,12 +3,15 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::device::runs_on_rayon;
-use crate::extractor::{Extractor, ExtractorSpec, TILE};
+use crate::extractor::{Extractor, ExtractorSpec};
 use crate::frozen::Frozen;
 use crate::network::Network;
 use crate::resnet::Folded;
 use crate::tiles::on_device;
 use crate::vit::Vit;
+
+/// Images of one tile on the processor: few, so that half a batch of a training is work for several threads.
+const TILE: usize = 16;
 
 /// All of an extractor but its last block: batch norms with their running statistics, nothing that could be trained.
 ///
@@ -23,7 +26,7 @@ pub struct Trunk {
 /// As an extractor's, of a network whose last block is gone.
 #[derive(Clone, Debug)]
 enum Kernels {
-    Vit(Vit),
+    Vit(Box<Vit>),
     Folded(Folded),
     Own(Frozen),
 }
@@ -42,7 +45,7 @@ impl Trunk {
                     Kernels::Folded(folded)
                 }
             }
-            Network::Vit(net) => Kernels::Vit(net.clone()),
+            Network::Vit(net) => Kernels::Vit(Box::new(net.clone())),
         };
         Self { spec: extractor.spec().clone(), kernels, device: extractor.device().clone() }
     }

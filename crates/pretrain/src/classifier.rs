@@ -4,6 +4,7 @@
 //! from its beginning to its end; a [`Session`] takes any number of steps at a time, on images that may change in between.
 
 use burn::module::Module;
+use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 use hemlock_artifact::Images;
 use hemlock_head::Head;
@@ -11,7 +12,7 @@ use hemlock_models::device::runs_on_rayon;
 use hemlock_models::tiles::Pair;
 use hemlock_models::{Arch, Extractor, ExtractorSpec, Trunk, extract};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
-use ndarray::{Array2, ArrayView3, ArrayView4, Axis, s};
+use ndarray::{Array2, ArrayView3, ArrayView4, Axis};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +23,7 @@ use crate::step::{Objective, Part, step};
 use crate::streams::{Stream, stream};
 use crate::student::Student;
 use crate::supervised::{Classified, Reads, Supervised};
-use crate::train::{finite, input, start};
+use crate::train::{finite, input, internal, start};
 
 /// Where a training starts, and what it trains.
 #[derive(Clone, Copy, Debug)]
@@ -201,16 +202,14 @@ pub fn train(
     let mut session = Session::new(begin, config, classes, images)?;
     let steps = session.steps_per_epoch();
     let bar = ctx.progress.start(label, (config.epochs * steps) as u64, "steps");
-    let mut made = session.snapshot()?;
     for epoch in 1..=config.epochs {
         let loss = session.steps(images, steps, ctx, &|taken, loss| {
             bar.at(taken as u64);
             bar.say(format!("epoch {epoch}/{} loss {loss:.3}", config.epochs));
         })?;
-        made = session.snapshot()?;
-        each_epoch(epoch, loss, &made)?;
+        each_epoch(epoch, loss, &session.snapshot()?)?;
     }
-    Ok(made)
+    session.snapshot()
 }
 
 /// A training under way: the network with its classifier, the optimiser's state, and how many steps it has taken.
@@ -328,15 +327,13 @@ impl Session {
     /// Parameters of the classifier are not finite.
     pub fn snapshot(&self) -> Result<Classifier, StageError> {
         let extractor = Extractor::new(self.spec.clone(), self.student.net(), &self.device);
-        let (weight, bias) = self.student.classifier();
-        let dim = self.spec.arch.feature_dim();
-        let mut packed = Array2::zeros((self.classes, dim + 1));
-        let values = |tensor: Tensor<1>| tensor.into_data().iter::<f64>().collect::<Vec<_>>();
-        let weight = values(weight.swap_dims(0, 1).reshape([self.classes * dim]));
-        packed.slice_mut(s![.., ..dim]).iter_mut().zip(weight).for_each(|(to, value)| *to = value);
-        let bias = bias.map(values).unwrap_or_default();
-        packed.column_mut(dim).iter_mut().zip(bias).for_each(|(to, value)| *to = value);
-        Ok(Classifier { extractor, head: Head::from_packed(packed)? })
+        let Linear { weight, bias, .. } = &self.student.classifier;
+        // Rows of weights, and the biases as the last one: the head's columns.
+        let rows = std::iter::once(weight.val()).chain(bias.as_ref().map(|bias| bias.val().unsqueeze()));
+        let rows = Tensor::cat(rows.collect(), 0).into_data().iter().collect();
+        let columns =
+            Array2::from_shape_vec((self.spec.arch.feature_dim() + 1, self.classes), rows).map_err(internal)?;
+        Ok(Classifier { extractor, head: Head::from_packed(columns.reversed_axes())? })
     }
 
     /// What the network reads of one half.
@@ -379,7 +376,7 @@ fn image_of<'a>(parts: &[Labelled<'a>], mut number: usize) -> ArrayView3<'a, u8>
     for part in parts {
         match number.checked_sub(part.labels.len()) {
             Some(rest) => number = rest,
-            None => return part.pixels.clone().index_axis_move(Axis(0), number),
+            None => return part.pixels.index_axis_move(Axis(0), number),
         }
     }
     unreachable!("a batch has images of the training set alone")

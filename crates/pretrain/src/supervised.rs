@@ -3,7 +3,7 @@
 //! The two halves of a step are the two halves of the batch, each with batch statistics of its own, as on two devices of
 //! data-parallel training.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -24,7 +24,7 @@ pub(crate) struct Supervised<'a> {
 #[derive(Module, Debug)]
 pub(crate) struct Classified {
     net: Network,
-    classifier: Linear,
+    pub(crate) classifier: Linear,
     #[module(skip)]
     reads: Reads,
 }
@@ -48,11 +48,6 @@ impl Classified {
         device: &Device,
     ) -> Self {
         Self { net, classifier: linear([dim, classes], true, rng, device), reads }
-    }
-
-    /// Weights `[d, K]` and biases `[K]` of the classifier.
-    pub(crate) fn classifier(&self) -> (Tensor<2>, Option<Tensor<1>>) {
-        (self.classifier.weight.val(), self.classifier.bias.as_ref().map(Param::val))
     }
 }
 

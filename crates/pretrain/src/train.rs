@@ -238,7 +238,7 @@ impl Run<'_> {
     fn render(&self, part: &Part<'_>, epoch: usize) -> Tensor<4> {
         let Part { images, view } = *part;
         let (config, all) = (self.config, self.images.pixels.view());
-        let image = |i| all.clone().index_axis_move(Axis(0), i);
+        let image = |i| all.index_axis_move(Axis(0), i);
         let pixels = render_views(&config.augment, &image, images, config.seed, epoch, view);
         input(self.spec, pixels, self.device)
     }
@@ -300,7 +300,7 @@ fn spread(z: Tensor<2>) -> f32 {
 fn channel_statistics(images: &[ArrayView4<'_, u8>]) -> ([f32; 3], [f32; 3]) {
     let (mut mean, mut std) = ([0.0; 3], [1.0; 3]);
     for c in 0..3 {
-        let planes = || images.iter().map(|part| part.index_axis(Axis(1), c));
+        let planes = || images.iter().filter_map(|part| part.axis_iter(Axis(1)).nth(c));
         // Sums of integers are exact in any order.
         let (sum, squares) = planes()
             .flatten()
