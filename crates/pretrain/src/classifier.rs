@@ -42,7 +42,8 @@ pub enum Start<'a> {
     LastBlock(&'a Extractor),
 }
 
-/// How a classifier is trained.
+/// How a classifier is trained. The defaults' learning rates were the best on validation images of a ResNet-20 on 10,000 images of
+/// CIFAR-10.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifierConfig {
@@ -95,7 +96,7 @@ impl ClassifierConfig {
             epochs: 20,
             batch: 128,
             optimizer: OptimizerKind::Sgd,
-            learning_rate: 0.1,
+            learning_rate: 0.2,
             schedule: Schedule::Cosine,
             weight_decay: 5e-4,
             warmup_epochs: 1,
@@ -107,13 +108,13 @@ impl ClassifierConfig {
     /// For [`Start::FineTune`].
     #[must_use]
     pub fn fine_tune() -> Self {
-        Self { learning_rate: 0.03, ..Self::scratch() }
+        Self { learning_rate: 0.1, ..Self::scratch() }
     }
 
     /// For [`Start::LastBlock`].
     #[must_use]
     pub fn last_block() -> Self {
-        Self { learning_rate: 0.03, ..Self::scratch() }
+        Self { learning_rate: 0.1, ..Self::scratch() }
     }
 
     /// Checks every parameter.
