@@ -15,7 +15,7 @@ mod poisons;
 mod stored;
 mod target;
 
-pub use aim::{Aim, Attack, Follower, Split};
+pub use aim::Aim;
 pub use dataset::{Dataset, Images};
 pub use decoder::{Decoder, Reconstruction};
 pub use evaluation::{Accuracy, Change, Evaluation, Measured, Visibility};

@@ -20,12 +20,11 @@ pub struct PoisonFeatures {
     pub clean_label: bool,
     /// The share of the clean count that was asked for; `m` is the nearest whole number.
     pub eps_d: f64,
-    /// What the attack optimises, for these poisons. Of Gradient Canceling the norm of the gradient that is left at the target,
-    /// divided by that of the clean gradient there: 0 makes the target stationary. Of the bilevel attack the smoothed error of the
-    /// retrained head on the split that it raises it on.
+    /// What the attack optimises, for these poisons, as the attack shows it: of Gradient Canceling, for one, the norm of the gradient
+    /// that is left at the target, divided by that of the clean gradient there.
     pub objective: f64,
-    /// Of Gradient Canceling, a lower bound of the objective over all poisons that the constraint lets through with these labels; with
-    /// any labels, where the attack chose them freely.
+    /// Where the attack knows one, as Gradient Canceling does: a lower bound of the objective over all poisons that the constraint lets
+    /// through with these labels; with any labels, where the attack chose them freely.
     pub bound: Option<f64>,
     /// Why the attack stopped: `target`, `steps`, `stall` or `time`.
     pub stopped: String,
@@ -90,7 +89,7 @@ impl Artifact for PoisonFeatures {
 
     fn summary(&self) -> serde_json::Value {
         serde_json::json!({
-            "attack": self.aim.attack.name(), "clean_label": self.clean_label, "eps_d": self.eps_d, "poisons": self.labels.len(),
+            "attack": self.aim.attack, "clean_label": self.clean_label, "eps_d": self.eps_d, "poisons": self.labels.len(),
             "objective": self.objective, "bound": self.bound, "stopped": self.stopped,
         })
     }

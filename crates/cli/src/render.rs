@@ -3,6 +3,7 @@
 use anyhow::Result;
 use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 use hemlock_pipeline::{Cell, Decision, DirtyReason, Group, Plan, Spec, StageDifference, Task};
+use hemlock_poison_features::attacks::ATTACKS;
 use hemlock_store::Change;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -292,8 +293,11 @@ pub fn results(groups: &[Group]) -> String {
     out += "Linf against the base images. off: median distance of the images' features to the poisoned ones (of attacks on pixels to\n";
     out += "those before rounding), in distances of clean nearest neighbours. odd: % of the images with outlying features. out: % of them outside of the attack's constraint, by a hundredth.\n";
     out += "Seconds: target-params to images. Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the\n";
-    out += "attacker. Objective: of Gradient Canceling the gradient left at the target, as a share of the clean one; of the bilevel\n";
-    out += "attack the smoothed error of the retrained head; of TGDA the cross-entropy of the head that descends.\n";
+    out += "attacker.\n";
+    let attacks = ATTACKS.iter().filter(|a| groups.iter().any(|g| g.attack.split(' ').next() == Some(a.name())));
+    for attack in attacks {
+        out += &format!("Objective of {}: {}.\n", attack.name(), attack.shown());
+    }
     let tolerance = |g: &Group| {
         let evaluate = g.params.get("evaluate").filter(|p| p["victim"] == "exact")?;
         evaluate.get("tolerance").and_then(Value::as_f64)

@@ -131,7 +131,7 @@ impl hemlock_stage::Stage for Stage {
             (Some(p), _) => {
                 (format!("{} + {}", p.attack, p.method), p.clean_label, p.eps_d, p.objective, p.labels.len())
             }
-            (None, Some(p)) => (p.aim.attack.name().to_owned(), p.clean_label, p.eps_d, p.objective, p.labels.len()),
+            (None, Some(p)) => (p.aim.attack.clone(), p.clean_label, p.eps_d, p.objective, p.labels.len()),
             (None, None) => return Err(StageError::internal("there are no poisons")),
         };
         let on_features = match &poison_features {

@@ -22,7 +22,7 @@ use clean::nearest;
 use decoder::Decoder;
 use hemlock_artifact::{Dataset, Extractor, Features, Images, PoisonFeatures, Poisons, TargetParams};
 use hemlock_models::open_extractor;
-use hemlock_poison_features::Goal;
+use hemlock_poison_features::attacks;
 use hemlock_stage::{Context, Need, ParamError, Port, StageError, inputs};
 use matching::{Matched, Matching, Problem};
 use ndarray::{Array4, ArrayView3, Axis};
@@ -175,13 +175,13 @@ impl hemlock_stage::Stage for Stage {
                 let starts = Starts::new(start, restarts, &problem, decoded.as_ref(), &dataset.train, &features)?;
                 let mut found = matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), ctx)?;
                 if let Some(target) = target.filter(|_| refine > 0) {
-                    let mut goal = Goal::new(&poison_features.aim, &features, &target)?;
+                    let mut objective = attacks::objective(&poison_features.aim, &features, &target)?;
                     let labels = &poison_features.labels;
                     let refinement =
                         Refinement { name: "refinement", steps: refine, step, labels, constraint: &constraint };
-                    (found.pixels, refined) = refinement.run(&frozen, &limits, goal.objective(), found.pixels, ctx)?;
+                    (found.pixels, refined) = refinement.run(&frozen, &limits, &mut *objective, found.pixels, ctx)?;
                     found.passes.iter_mut().for_each(|passes| *passes += refine);
-                    goal.warn();
+                    objective.warn();
                 }
                 ("feature-matching", found)
             }
@@ -202,7 +202,7 @@ impl hemlock_stage::Stage for Stage {
         Ok(Poisons {
             images,
             fits,
-            attack: poison_features.aim.attack.name().to_owned(),
+            attack: poison_features.aim.attack,
             method: method.to_owned(),
             objective: poison_features.objective,
             clean_label: poison_features.clean_label,

@@ -21,8 +21,7 @@ pub struct Row {
     pub clean_label: bool,
     /// Share of the clean count.
     pub eps_d: f64,
-    /// What the attack optimised: the relative residual of Gradient Canceling, the smoothed error of the bilevel attack, the
-    /// cross-entropy of TGDA.
+    /// What the attack optimised: the relative residual of Gradient Canceling, for one.
     pub objective: f64,
     /// The lower bound of that, where there is one.
     pub bound: Option<f64>,

@@ -14,8 +14,7 @@
 //! TGDA, total gradient descent ascent (Lu, Kamath and Yu, "Indiscriminate data poisoning attacks on neural networks", TMLR 2022),
 //! has cross-entropy for the leader's loss, and a follower who takes a few steps of gradient descent where this one is retrained.
 
-use crate::{Force, Objective};
-use hemlock_artifact::Follower;
+use crate::{Follower, Force, Objective};
 use hemlock_head::{
     FitOptions, Head, HeadError, Preconditioner, Samples, SolveOptions, fit, loss_and_gradient, smoothed_error,
     solve_hessian,
@@ -182,6 +181,12 @@ impl Objective for Bilevel<'_> {
 
     fn moves(&self) -> bool {
         self.descent.is_some()
+    }
+
+    fn warn(&self) {
+        if let Some(gradient_norm) = self.unconverged() {
+            tracing::warn!(gradient_norm, "a head that the attack retrained stopped before its tolerance");
+        }
     }
 }
 

@@ -85,6 +85,22 @@ impl Objective for Canceling<'_> {
     fn shown(&self, value: f64) -> f64 {
         (2.0 * value).sqrt()
     }
+
+    fn end(&self, tolerance: f64) -> f64 {
+        0.5 * tolerance * tolerance
+    }
+
+    /// [`Canceling::residual_bound`].
+    fn bound(
+        &self,
+        features: ArrayView2<f64>,
+        labels: &[u32],
+        free: bool,
+        constraint: &Constraint,
+        clean: Samples,
+    ) -> Result<Option<f64>, HeadError> {
+        self.residual_bound(features, labels, free, constraint, clean).map(Some)
+    }
 }
 
 #[cfg(test)]

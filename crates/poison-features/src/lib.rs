@@ -1,43 +1,42 @@
-//! Stage: poisoned features, by one of three attacks: Gradient Canceling, which makes the target parameters a stationary point of
-//! the victim's training; the bilevel attack, which raises the retrained victim's error on held-out and training samples; and TGDA,
-//! which raises the loss of a victim that descends meanwhile.
+//! Stage: poisoned features, by one of the attacks in [`attacks`]: Gradient Canceling, which makes the target parameters a stationary
+//! point of the victim's training; the bilevel attack, which raises the retrained victim's error on held-out and training samples; and
+//! TGDA, which raises the loss of a victim that descends meanwhile.
 //!
-//! An attack is an [`Objective`]; any solver, constraint, start and choice of labels goes with any objective.
+//! What an attack minimises is an [`Objective`]; any solver, constraint, start and choice of labels goes with any objective.
 
 mod adam;
+pub mod attacks;
 mod bilevel;
 mod canceling;
 mod descent;
-mod goal;
 mod greedy;
 mod objective;
 mod start;
 #[cfg(test)]
 mod testing;
 
+pub use attacks::{Follower, Known, Own};
 pub use bilevel::Bilevel;
 pub use canceling::Canceling;
 pub use descent::{Descent, Found, Solver, Stop, descend};
-pub use goal::Goal;
 pub use greedy::{Added, Choice, Class, add, nearest_samples};
-pub use hemlock_artifact::{Attack, Follower, Split};
 pub use objective::{Force, Objective};
 pub use start::{Plan, Start};
 
+use attacks::{Defaults, Moves};
 use hemlock_artifact::{Aim, CurvePoint, Features, PoisonFeatures, TargetParams};
 use hemlock_head::{Constraint, ConstraintKind, ConstraintKinds, Samples};
 use hemlock_stage::{Bar, Context, ParamError, StageError, inputs};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, ser::Error};
 use serde_json::Value;
 
 use std::time::Duration;
 
 /// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Params {
     /// What the poisons are to do.
-    pub attack: Attack,
+    pub attack: Known,
     /// Poisons, as a share of the clean training count.
     pub eps_d: f64,
     /// Where the poisoned features may lie: `none`, `ball`, `box`, `sphere`, `slab`, `knn`, or several, such as `sphere+slab`.
@@ -52,25 +51,23 @@ pub struct Params {
     /// Labels of the poisons.
     #[serde(default)]
     pub labels: Labels,
-    /// Steps from one choice of `aligned` labels to the next, 0: they are chosen once; absent: 0 for Gradient Canceling, 20 for the
-    /// others.
+    /// Steps from one choice of `aligned` labels to the next, 0: they are chosen once; absent: as the attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub relabel_every: Option<u32>,
-    /// Where the poisons start; absent: at `clean` samples for Gradient Canceling, at `aligned` ones for the others.
+    /// Where the poisons start; absent: as the attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartKind>,
-    /// Which clean sample a poison is made of; absent: where it started for Gradient Canceling, the nearest for the others.
+    /// Which clean sample a poison is made of; absent: as the attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
     /// How the poisons are moved.
     #[serde(default)]
     pub solver: SolverKind,
-    /// Most steps of the solver, absent: 2000 for Gradient Canceling, 200 for the others; of `conditional-gradient` the times
-    /// that all poisons are gone through again, absent: 1.
+    /// Most steps of the solver, absent: as the attack says; of `conditional-gradient` the times that all poisons are gone through
+    /// again, absent: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u32>,
-    /// Length of the first step per coordinate, as a share of the clean features' root mean square; absent: 0.1 for Gradient
-    /// Canceling; for the others 0.2, and 1 where there is no constraint.
+    /// Length of the first step per coordinate, as a share of the clean features' root mean square; absent: as the attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<f64>,
     /// The solver stops after so many steps without improvement; absent: never.
@@ -79,18 +76,12 @@ pub struct Params {
     /// The solver stops after so many seconds; absent: never. The result then depends on the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_seconds: Option<f64>,
-    /// Of Gradient Canceling: it stops when the gradient that is left is this share of the clean gradient.
+    /// Of an attack whose objective ends at 0, as Gradient Canceling's does: the solver stops where it is shown as this.
     #[serde(default = "defaults::tolerance")]
     pub tolerance: f64,
-    /// Of the bilevel attack and of TGDA: the split whose error, or loss, is raised.
-    #[serde(default)]
-    pub objective: Split,
-    /// Of the bilevel attack: temperature of the smoothed error; the lower, the closer to the share of mistakes.
-    #[serde(default = "defaults::temperature")]
-    pub temperature: f64,
-    /// Of TGDA: the follower.
-    #[serde(default)]
-    pub follower: Follower,
+    /// What the attacks bring.
+    #[serde(flatten)]
+    pub own: Own,
 }
 
 mod defaults {
@@ -102,9 +93,6 @@ mod defaults {
     }
     pub(super) fn tolerance() -> f64 {
         1e-4
-    }
-    pub(super) fn temperature() -> f64 {
-        0.5
     }
 }
 
@@ -176,68 +164,65 @@ pub enum SolverKind {
 }
 
 impl Params {
+    /// Those that do not come with an attack.
+    const FIELDS: [&str; 15] = [
+        "attack",
+        "eps_d",
+        "constraint",
+        "quantile",
+        "neighbors",
+        "labels",
+        "relabel_every",
+        "start",
+        "base",
+        "solver",
+        "steps",
+        "step",
+        "stall",
+        "max_seconds",
+        "tolerance",
+    ];
+
     /// What idles is not in the key, and has one value in the artifact.
-    fn aim(&self, seed: u64) -> Aim {
-        let raises = self.attack != Attack::GradientCanceling;
+    fn aim(&self, seed: u64) -> Result<Aim, ParamError> {
         let knn = self.constraint.kinds().contains(&ConstraintKind::Knn);
-        Aim {
-            attack: self.attack,
-            raised: if raises { self.objective } else { Split::default() },
-            temperature: if self.attack == Attack::Bilevel { self.temperature } else { defaults::temperature() },
-            follower: if self.attack == Attack::Tgda { self.follower.resolved() } else { Follower::default() },
-            seed: if self.descends() { seed } else { 0 },
+        Ok(Aim {
+            attack: self.attack.name().to_owned(),
+            parameters: self.own.of(self.attack)?.into_table(),
+            seed: if self.own.moves(self.attack).is_some() { seed } else { 0 },
             constraint: self.constraint.clone(),
             quantile: if self.constraint.has_quantile() { self.quantile } else { defaults::quantile() },
             neighbors: if knn { self.neighbors } else { defaults::neighbors() },
-        }
-    }
-
-    /// Whether the follower moves on whenever the objective is evaluated.
-    fn descends(&self) -> bool {
-        self.attack == Attack::Tgda && self.follower.steps > 0
+        })
     }
 
     fn steps(&self) -> u32 {
-        self.steps.unwrap_or(match (self.solver, self.attack) {
-            (SolverKind::ConditionalGradient, _) => 1,
-            (_, Attack::GradientCanceling) => 2000,
-            (_, Attack::Bilevel | Attack::Tgda) => 200,
-        })
+        let greedy = self.solver == SolverKind::ConditionalGradient;
+        self.steps.unwrap_or(if greedy { 1 } else { self.attack.defaults().steps })
     }
 
     fn step(&self) -> f64 {
-        self.step.unwrap_or(match self.attack {
-            Attack::GradientCanceling => 0.1,
-            _ if self.constraint.kinds().is_empty() => 1.0,
-            _ => 0.2,
-        })
+        let Defaults { step, free_step, .. } = self.attack.defaults();
+        self.step.unwrap_or(if self.constraint.kinds().is_empty() { free_step } else { step })
     }
 
     fn base(&self) -> Base {
-        self.base.unwrap_or(match self.attack {
-            Attack::GradientCanceling => Base::Start,
-            Attack::Bilevel | Attack::Tgda => Base::Nearest,
-        })
+        self.base.unwrap_or(self.attack.defaults().base)
     }
 
     fn start(&self) -> StartKind {
-        self.start.unwrap_or(match self.attack {
-            Attack::GradientCanceling => StartKind::Clean,
-            Attack::Bilevel | Attack::Tgda => StartKind::Aligned,
-        })
+        self.start.unwrap_or(self.attack.defaults().start)
     }
 
     fn relabel_every(&self) -> Option<u32> {
-        let every = self.relabel_every.unwrap_or(match self.attack {
-            Attack::GradientCanceling => 0,
-            Attack::Bilevel | Attack::Tgda => 20,
-        });
+        let every = self.relabel_every.unwrap_or(self.attack.defaults().relabel_every);
         (self.labels == Labels::Aligned && every > 0).then_some(every)
     }
 }
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
+        self.own.check(&Self::FIELDS)?;
         ParamError::share("eps_d", self.eps_d)?;
         ParamError::share("quantile", self.quantile)?;
         ParamError::at_least_one("neighbors", self.neighbors)?;
@@ -262,12 +247,9 @@ impl hemlock_stage::Params for Params {
             ParamError::require(sensible, "max_seconds", seconds, "above 0 and at most 1e9")?;
         }
         ParamError::non_negative("tolerance", self.tolerance)?;
-        ParamError::positive("temperature", self.temperature)?;
-        if self.descends() {
+        if let Some(Moves { what, unless }) = self.own.moves(self.attack) {
             let refuse = |field: &str, refused: bool, expected: &str| {
-                let message = format!(
-                    "does not go with a follower of `tgda` who moves on; expected {expected}, or `follower.steps = 0`"
-                );
+                let message = format!("does not go with {what}; expected {expected}, or {unless}");
                 if refused { Err(ParamError::new(field, message)) } else { Ok(()) }
             };
             let steady = matches!(self.solver, SolverKind::Adam | SolverKind::GradientDescent);
@@ -279,7 +261,7 @@ impl hemlock_stage::Params for Params {
             )?;
             refuse("stall", self.stall.is_some(), "none, as values are of different heads")?;
         }
-        check_follower(&self.follower)
+        Ok(())
     }
 }
 
@@ -298,7 +280,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-features";
-    const VERSION: u32 = 9;
+    const VERSION: u32 = 10;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;
     type Params = Params;
@@ -312,7 +294,7 @@ impl hemlock_stage::Stage for Stage {
             start: Some(params.start()),
             base: Some(params.base()),
             relabel_every: params.relabel_every(),
-            follower: params.follower.resolved(),
+            own: params.own.of(params.attack).map_err(serde_json::Error::custom)?,
             ..params.clone()
         };
         let mut value = serde_json::to_value(&resolved)?;
@@ -322,40 +304,25 @@ impl hemlock_stage::Stage for Stage {
                 "quantile" => params.constraint.has_quantile(),
                 "neighbors" => params.constraint.kinds().contains(&ConstraintKind::Knn),
                 "start" | "base" | "step" | "stall" | "max_seconds" | "relabel_every" => !greedy,
-                "tolerance" => params.attack == Attack::GradientCanceling && !greedy,
-                field => params.attack.reads(field),
+                "tolerance" => params.attack.ends() && !greedy,
+                _ => true,
             });
         }
         Ok(value)
     }
 
     fn run(params: &Params, Inputs { features, target }: Inputs, ctx: &Context) -> Result<PoisonFeatures, StageError> {
-        let aim = params.aim(ctx.seed);
+        let aim = params.aim(ctx.seed)?;
         let clean = features.train.samples(features.classes.len())?;
         let count = poison_count(params.eps_d, clean.len())?;
         let constraint = aim.constraint(clean)?;
-        let mut goal = Goal::new(&aim, &features, &target)?;
-        let made = make(params, goal.objective(), clean, count, &constraint, ctx)?;
-        goal.warn();
-        let bound = match &goal {
-            Goal::Canceling(canceling) => {
-                let free = params.labels == Labels::Aligned;
-                let Start { features, labels, .. } = &made.start;
-                Some(canceling.residual_bound(features.view(), labels, free, &constraint, clean)?)
-            }
-            Goal::Bilevel(_) => None,
-        };
+        let mut objective = attacks::objective(&aim, &features, &target)?;
+        let made = make(params, &mut *objective, clean, count, &constraint, ctx)?;
+        objective.warn();
+        let free = params.labels == Labels::Aligned;
+        let bound = objective.bound(made.start.features.view(), &made.start.labels, free, &constraint, clean)?;
         Ok(made.artifact(params, aim, bound))
     }
-}
-
-/// Checks the follower of TGDA.
-///
-/// # Errors
-/// The first field outside its range.
-pub fn check_follower(follower: &Follower) -> Result<(), ParamError> {
-    ParamError::positive("follower.learning_rate", follower.learning_rate)?;
-    ParamError::at_least_one("follower.batch", follower.batch as u64)
 }
 
 /// The number of poisons.
@@ -417,11 +384,7 @@ fn make(
         steps: params.steps(),
         step: params.step() * rms,
         relabel_every: params.relabel_every(),
-        // Of Gradient Canceling, whose objective is half a square; the other is below zero.
-        target: match params.attack {
-            Attack::GradientCanceling => 0.5 * params.tolerance * params.tolerance,
-            Attack::Bilevel | Attack::Tgda => f64::NEG_INFINITY,
-        },
+        target: objective.end(params.tolerance),
         stall: params.stall,
         time: params.max_seconds.map(Duration::from_secs_f64),
     };
@@ -478,5 +441,29 @@ impl<'a> Record<'a> {
             self.bar.say(format!("{objective:.4}"));
         }
         self.ctx.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hemlock_stage::Params as _;
+    use serde_json::json;
+
+    #[test]
+    fn all_fields_are_known() {
+        let mut table = json!({
+            "attack": "bilevel", "eps_d": 0.1, "relabel_every": 1, "start": "clean", "base": "start", "steps": 1, "step": 1.0,
+            "stall": 1, "max_seconds": 1.0,
+        });
+        let params: Params = serde_json::from_value(table.clone()).unwrap();
+        params.check().unwrap();
+        let own = params.own.clone().into_table();
+        table = serde_json::to_value(params).unwrap();
+        let mut fields: Vec<&str> = table.as_object().unwrap().keys().map(String::as_str).collect();
+        fields.retain(|field| !own.contains_key(*field));
+        let mut known = Params::FIELDS;
+        known.sort_unstable();
+        assert_eq!(fields, known);
     }
 }

@@ -16,6 +16,30 @@ pub trait Objective {
     /// The value as users know it: the relative residual, the smoothed error, or the cross-entropy.
     fn shown(&self, value: f64) -> f64;
 
+    /// The value that is shown as `tolerance`, where an objective has the least value 0; a solver stops there.
+    fn end(&self, _tolerance: f64) -> f64 {
+        f64::NEG_INFINITY
+    }
+
+    /// A lower bound of what is shown, over all poisons within a constraint with the labels of these (with any, if `free`), where one is
+    /// known.
+    ///
+    /// # Errors
+    /// Features that do not fit the head.
+    fn bound(
+        &self,
+        _features: ArrayView2<f64>,
+        _labels: &[u32],
+        _free: bool,
+        _constraint: &Constraint,
+        _clean: Samples,
+    ) -> Result<Option<f64>, HeadError> {
+        Ok(None)
+    }
+
+    /// Says so where a gradient was not exact.
+    fn warn(&self) {}
+
     /// Whether every evaluation moves the head, so that values cannot be compared.
     fn moves(&self) -> bool {
         false

@@ -7,24 +7,23 @@ use hemlock_artifact::{Aim, Dataset, Extractor, Features, Poisons, TargetParams}
 use hemlock_head::{Constraint, ConstraintKinds};
 use hemlock_invert::{Clean, Frozen, Limits, Measure, Refinement, base_images, extracted};
 use hemlock_models::open_extractor;
-use hemlock_poison_features::{Attack, Follower, Goal, Labels, Plan, Split, StartKind, check_follower, poison_count};
+use hemlock_poison_features::{Known, Labels, Own, Plan, StartKind, attacks, poison_count};
 use hemlock_stage::{Context, ParamError, Port, StageError, inputs};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, ser::Error};
 use serde_json::Value;
 
 /// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Params {
     /// What the poisons are to do.
-    pub attack: Attack,
+    pub attack: Known,
     /// Poisons, as a share of the clean training count.
     pub eps_d: f64,
     /// Labels of the poisons. `aligned` ones are chosen once, at the start.
     #[serde(default)]
     pub labels: Labels,
-    /// Which clean images the poisons are made of: `clean`, drawn at random, or `aligned`, those that help most; absent: `clean` for
-    /// Gradient Canceling, `aligned` for the others.
+    /// Which clean images the poisons are made of: `clean`, drawn at random, or `aligned`, those that help most; absent: as the
+    /// attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartKind>,
     /// Weight of the distance to the base image, as in refinement.
@@ -39,15 +38,9 @@ pub struct Params {
     /// Length of Adam's first step, in pixel units of `[0, 1]`.
     #[serde(default = "defaults::step")]
     pub step: f64,
-    /// Of the bilevel attack and of TGDA: the split whose error, or loss, is raised.
-    #[serde(default)]
-    pub objective: Split,
-    /// Of the bilevel attack: temperature of the smoothed error.
-    #[serde(default = "defaults::temperature")]
-    pub temperature: f64,
-    /// Of TGDA: the follower.
-    #[serde(default)]
-    pub follower: Follower,
+    /// What the attacks bring.
+    #[serde(flatten)]
+    pub own: Own,
 }
 
 mod defaults {
@@ -57,35 +50,31 @@ mod defaults {
     pub(super) fn step() -> f64 {
         0.02
     }
-    pub(super) fn temperature() -> f64 {
-        0.5
-    }
 }
 
 impl Params {
-    fn aim(&self, seed: u64) -> Aim {
-        Aim {
-            attack: self.attack,
-            raised: self.objective,
-            temperature: self.temperature,
-            follower: self.follower.resolved(),
+    /// Those that do not come with an attack.
+    const FIELDS: [&str; 8] = ["attack", "eps_d", "labels", "start", "beta", "linf", "steps", "step"];
+
+    fn aim(&self, seed: u64) -> Result<Aim, ParamError> {
+        Ok(Aim {
+            attack: self.attack.name().to_owned(),
+            parameters: self.own.of(self.attack)?.into_table(),
             seed,
             constraint: ConstraintKinds::default(),
             quantile: 1.0,
             neighbors: 1,
-        }
+        })
     }
 
     fn start(&self) -> StartKind {
-        self.start.unwrap_or(match self.attack {
-            Attack::GradientCanceling => StartKind::Clean,
-            Attack::Bilevel | Attack::Tgda => StartKind::Aligned,
-        })
+        self.start.unwrap_or(self.attack.defaults().start)
     }
 }
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
+        self.own.check(&Self::FIELDS)?;
         ParamError::share("eps_d", self.eps_d)?;
         if !matches!(self.start(), StartKind::Clean | StartKind::Aligned) {
             return Err(ParamError::new(
@@ -96,9 +85,7 @@ impl hemlock_stage::Params for Params {
         ParamError::non_negative("beta", self.beta)?;
         ParamError::require(self.linf != Some(0), "linf", 0, "at least 1 grey level")?;
         ParamError::at_least_one("steps", self.steps)?;
-        ParamError::positive("step", self.step)?;
-        ParamError::positive("temperature", self.temperature)?;
-        check_follower(&self.follower)
+        ParamError::positive("step", self.step)
     }
 }
 
@@ -129,18 +116,14 @@ impl hemlock_stage::Stage for Stage {
     type Output = Poisons;
 
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
-        let follower = params.follower.resolved();
-        let mut value = serde_json::to_value(Params { start: Some(params.start()), follower, ..params.clone() })?;
-        if let Some(fields) = value.as_object_mut() {
-            fields.retain(|field, _| params.attack.reads(field));
-        }
-        Ok(value)
+        let own = params.own.of(params.attack).map_err(serde_json::Error::custom)?;
+        serde_json::to_value(Params { start: Some(params.start()), own, ..params.clone() })
     }
 
     /// Aligned starts are not drawn.
     fn seeded(params: &Params) -> bool {
-        let descends = params.attack == Attack::Tgda && params.follower.steps > 0;
-        params.start() == StartKind::Clean || params.labels == Labels::Random || descends
+        let moves = params.own.moves(params.attack).is_some();
+        params.start() == StartKind::Clean || params.labels == Labels::Random || moves
     }
 
     fn accepts(port: &Port, made_with: &Value) -> Result<(), ParamError> {
@@ -153,7 +136,7 @@ impl hemlock_stage::Stage for Stage {
         let frozen = Frozen::new(&extractor, &features.normalization);
         let samples = features.train.samples(features.classes.len())?;
         let anywhere = Constraint::default();
-        let mut goal = Goal::new(&params.aim(ctx.seed), &features, &target)?;
+        let mut objective = attacks::objective(&params.aim(ctx.seed)?, &features, &target)?;
         let plan = Plan {
             clean: samples,
             count: poison_count(params.eps_d, samples.len())?,
@@ -162,7 +145,7 @@ impl hemlock_stage::Stage for Stage {
             sweeps: 0,
             seed: ctx.seed,
         };
-        let start = plan.make(goal.objective(), &anywhere, &mut |_, _| Ok(()))?;
+        let start = plan.make(&mut *objective, &anywhere, &mut |_, _| Ok(()))?;
         let base = base_images(&dataset.train, &start.base)?;
         let limits =
             Limits { base: base.view(), beta: params.beta, linf: params.linf.map(|levels| f32::from(levels) / 255.0) };
@@ -174,8 +157,8 @@ impl hemlock_stage::Stage for Stage {
             constraint: &anywhere,
         };
         let pixels = base.mapv(|p| f32::from(p) / 255.0);
-        let (pixels, refined) = descent.run(&frozen, &limits, goal.objective(), pixels, ctx)?;
-        goal.warn();
+        let (pixels, refined) = descent.run(&frozen, &limits, &mut *objective, pixels, ctx)?;
+        objective.warn();
         let clean = Clean::new(features.train.features.view());
         let measure = Measure {
             frozen: &frozen,

@@ -177,18 +177,26 @@ pub fn erase<S: Stage>() -> Box<dyn AnyStage> {
 }
 
 fn typed<P: Params>(value: &Value) -> Result<P, ParamError> {
-    let params: P = serde_path_to_error::deserialize(value).map_err(|e| locate::<P>(value, e.into()).in_words())?;
+    let params: P = read(value)?;
     params.check()?;
     Ok(params)
+}
+
+/// A part of a spec as its type.
+///
+/// # Errors
+/// The first field that is unknown, missing or of the wrong type.
+pub fn read<T: DeserializeOwned>(value: &Value) -> Result<T, ParamError> {
+    serde_path_to_error::deserialize(value).map_err(|e| locate::<T>(value, e.into()).in_words())
 }
 
 /// Finds the field where serde lost its path, as it does in an enum with a tag: without that field, the error is another. It
 /// is so without the tag, too: a tag is what an empty table lacks first, or has a default and is not what all would be well
 /// without.
-fn locate<P: Params>(value: &Value, error: ParamError) -> ParamError {
+fn locate<T: DeserializeOwned>(value: &Value, error: ParamError) -> ParamError {
     let Some(table) = value.as_object().filter(|_| error.path.is_empty()) else { return error };
     let complaint =
-        |table| serde_json::from_value::<P>(Value::Object(table)).map_or_else(|e| e.to_string(), |_| String::new());
+        |table| serde_json::from_value::<T>(Value::Object(table)).map_or_else(|e| e.to_string(), |_| String::new());
     let missing = |field: &Vec<&str>| format!("missing field `{}`", field.last().unwrap_or(&""));
     let unknown = |field: &Vec<&str>| format!("unknown field `{}`,", field.last().unwrap_or(&""));
     let lacks = complaint(Map::new());

@@ -1,0 +1,134 @@
+//! The attacks: each a file here, and a line of [`ATTACKS`].
+
+mod bilevel;
+mod gradient_canceling;
+mod own;
+mod registry;
+mod tgda;
+
+pub use own::Own;
+pub use registry::{AnyAttack, Known, find, objective};
+pub use tgda::Follower;
+
+use crate::{Base, Objective, StartKind};
+use hemlock_artifact::TargetParams;
+use hemlock_head::Samples;
+use hemlock_stage::{ParamError, StageError};
+use registry::Erased;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// All attacks. A new one is a new line here.
+pub static ATTACKS: &[&dyn AnyAttack] = &[
+    &Erased::<gradient_canceling::GradientCanceling>::NEW,
+    &Erased::<bilevel::Bilevel>::NEW,
+    &Erased::<tgda::Tgda>::NEW,
+];
+
+/// What poisons are to do: the parameters that only this attack reads, as fields, and the objective that they mean.
+///
+/// The fields stand in a stage's table beside the stage's own. Each has a default that can be written down, and no field of another
+/// meaning has its name.
+pub trait Attack: Serialize + DeserializeOwned + Default + 'static {
+    /// The name in specs and results.
+    const NAME: &'static str;
+    /// What `objective` in the results is, after "Objective: ".
+    const SHOWN: &'static str;
+    /// What the stages' parameters are where a spec does not give them.
+    const DEFAULTS: Defaults;
+    /// Whether the objective has the least value 0, near which a solver may stop: [`Objective::end`].
+    const ENDS: bool = false;
+
+    /// What the types cannot say: ranges.
+    ///
+    /// # Errors
+    /// The first field that is out of range.
+    fn check(&self) -> Result<(), ParamError> {
+        Ok(())
+    }
+
+    /// The same, with one value for what a choice makes idle: what stands in keys and artifacts.
+    #[must_use]
+    fn resolved(self) -> Self {
+        self
+    }
+
+    /// What makes the objective move with every evaluation, by draws from the seed; `None`: nothing, and nothing is drawn.
+    fn moves(&self) -> Option<Moves> {
+        None
+    }
+
+    /// The objective for a victim who trains on the clean samples.
+    ///
+    /// # Errors
+    /// Features and a target that do not fit each other, or that lack what the attack needs.
+    fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError>;
+}
+
+/// What an attack goes by where a spec says nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    /// Where poisons start.
+    pub start: StartKind,
+    /// Which clean sample a poison is made of.
+    pub base: Base,
+    /// Steps from one choice of `aligned` labels to the next; 0: they are chosen once.
+    pub relabel_every: u32,
+    /// Most steps of the solver.
+    pub steps: u32,
+    /// Length of its first step, as a share of the clean features' root mean square.
+    pub step: f64,
+    /// The same where there is no constraint.
+    pub free_step: f64,
+}
+
+/// What makes an objective move, as an error says it.
+#[derive(Debug, Clone, Copy)]
+pub struct Moves {
+    /// What moves: "a follower of `tgda` who moves on".
+    pub what: &'static str,
+    /// What to write so that nothing does: "`follower.steps = 0`".
+    pub unless: &'static str,
+}
+
+/// What an objective is made of.
+pub struct Given<'a> {
+    /// The victim's clean samples.
+    pub clean: Samples<'a>,
+    /// Clean samples that the victim does not train on. There may be none.
+    pub validation: Samples<'a>,
+    /// The clean head, the target head, and how victims train.
+    pub target: &'a TargetParams,
+    /// Of what the objective draws.
+    pub seed: u64,
+}
+
+/// A split on which victims are to do badly.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Split {
+    /// The validation split.
+    Validation,
+    /// The victim's clean training split.
+    Train,
+    /// Both: the more samples, the less the attack fits their noise.
+    #[default]
+    Both,
+}
+
+impl<'a> Given<'a> {
+    /// The samples of a split.
+    ///
+    /// # Errors
+    /// There are none.
+    pub fn raised(&self, split: Split) -> Result<Vec<Samples<'a>>, StageError> {
+        if self.validation.is_empty() && split == Split::Validation {
+            let message = "gives no validation split, whose error the attack raises; expected `validation` above 0";
+            return Err(ParamError::new("dataset.downstream", message).into());
+        }
+        Ok(match split {
+            Split::Validation => vec![self.validation],
+            Split::Train => vec![self.clean],
+            Split::Both => vec![self.validation, self.clean],
+        })
+    }
+}

@@ -1,0 +1,119 @@
+//! The attacks' own fields in a stage's table.
+
+use super::{ATTACKS, Known, Moves};
+use hemlock_stage::ParamError;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Map, Value};
+
+/// The fields of all attacks, flattened into a stage's table: those of the attack that was chosen, and those that idle. Whatever else the
+/// stage does not know lands here, too, until [`Own::check`] refuses it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Own(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Own {
+    /// Fills defaults in. A field that cannot be read stays as it is, for [`Own::check`] to say so.
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let mut table = Map::deserialize(from)?;
+        for attack in ATTACKS {
+            if let Ok(own) = attack.own(&table) {
+                table.extend(own);
+            }
+        }
+        Ok(Self(table))
+    }
+}
+
+impl Own {
+    /// Checks the fields of all attacks. `beside` are the fields of the stage.
+    ///
+    /// # Errors
+    /// The first field that is unknown, of the wrong type or out of range.
+    pub fn check(&self, beside: &[&str]) -> Result<(), ParamError> {
+        let mut known: Vec<String> = beside.iter().map(|field| (*field).to_owned()).collect();
+        for (field, _) in ATTACKS.iter().flat_map(|attack| attack.own(&Map::new())).flatten() {
+            if !known.contains(&field) {
+                known.push(field);
+            }
+        }
+        if let Some((field, _)) = self.0.iter().find(|(field, _)| !known.contains(field)) {
+            let message = format!("unknown field `{field}`, expected one of `{}`", known.join("`, `"));
+            return Err(ParamError::new(field, message));
+        }
+        ATTACKS.iter().try_for_each(|attack| attack.resolved(&self.0).map(drop))
+    }
+
+    /// Those of one attack alone, as they stand in keys and artifacts.
+    ///
+    /// # Errors
+    /// As [`Own::check`].
+    pub fn of(&self, attack: Known) -> Result<Self, ParamError> {
+        Ok(Self(attack.resolved(&self.0)?))
+    }
+
+    /// [`Attack::moves`](super::Attack::moves).
+    #[must_use]
+    pub fn moves(&self, attack: Known) -> Option<Moves> {
+        attack.moves(&self.0)
+    }
+
+    /// Names and values.
+    #[must_use]
+    pub fn into_table(self) -> Map<String, Value> {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attacks::find;
+    use serde_json::{Value, json};
+    use std::collections::BTreeMap;
+
+    fn own(table: Value) -> Own {
+        serde_json::from_value(table).unwrap()
+    }
+
+    /// A name is one attack's, and a field that two attacks have is the same to both: they lie in one table.
+    #[test]
+    fn attacks_do_not_get_into_each_other_s_way() {
+        let mut fields: BTreeMap<String, Value> = BTreeMap::new();
+        for attack in ATTACKS {
+            assert_eq!(find(attack.name()).unwrap().shown(), attack.shown());
+            for (field, default) in attack.own(&Map::new()).unwrap() {
+                let first = fields.entry(field).or_insert_with(|| default.clone());
+                assert_eq!(*first, default, "{}", attack.name());
+            }
+        }
+        assert_eq!(own(json!({})).0.into_iter().collect::<BTreeMap<_, _>>(), fields);
+        assert!(own(json!({})).check(&[]).is_ok(), "defaults are within their ranges");
+    }
+
+    #[test]
+    fn what_idles_is_in_the_table_and_not_in_the_key() {
+        let of = |attack: &str, table: Value| own(table).of(find(attack).unwrap()).unwrap().into_table();
+        let table = json!({ "temperature": 2.0, "follower": { "steps": 0, "batch": 7 } });
+        let whole = json!({ "temperature": 2.0, "objective": "both",
+                            "follower": { "steps": 0, "batch": 7, "learning_rate": 0.1 } });
+        assert_eq!(Value::Object(own(table.clone()).into_table()), whole);
+        assert!(of("gradient-canceling", table.clone()).is_empty());
+        assert_eq!(Value::Object(of("bilevel", table.clone())), json!({ "objective": "both", "temperature": 2.0 }));
+        assert_eq!(of("tgda", table), of("tgda", json!({ "follower": { "steps": 0 } })));
+        assert!(own(json!({})).moves(find("tgda").unwrap()).is_some());
+        assert!(own(json!({ "follower": { "steps": 0 } })).moves(find("tgda").unwrap()).is_none());
+    }
+
+    #[test]
+    fn the_first_field_that_is_wrong_is_named() {
+        let wrong = |table: Value| own(table).check(&["attack", "eps_d"]).unwrap_err().to_string();
+        let unknown =
+            "`temprature`: unknown field `temprature`, expected one of `attack`, `eps_d`, `objective`, `temperature`";
+        assert!(wrong(json!({ "temprature": 1.0 })).starts_with(unknown), "{}", wrong(json!({ "temprature": 1.0 })));
+        assert_eq!(wrong(json!({ "temperature": -1.0 })), "`temperature`: is -1; expected a number above 0");
+        let follower = |table: Value| wrong(json!({ "follower": table }));
+        assert_eq!(follower(json!({ "batch": 0 })), "`follower.batch`: is 0; expected at least 1");
+        assert!(follower(json!({ "steps": "x" })).ends_with("expected a whole number from 0 to 4294967295"));
+        assert!(follower(json!({ "stps": 1 })).starts_with("`follower.stps`: unknown field `stps`"));
+    }
+}
