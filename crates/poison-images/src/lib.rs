@@ -186,3 +186,6 @@ impl hemlock_stage::Stage for Stage {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,160 @@
+//! The stage on images of 8 x 8 pixels and an extractor of random weights.
+
+use super::*;
+use hemlock_artifact::{FeatureSplit, Images, Normalization};
+use hemlock_head::{FitOptions, Head, fit};
+use hemlock_models::{Backend, ExtractorSpec, Network, device};
+use hemlock_poison_features::attacks::ATTACKS;
+use hemlock_stage::{Cancel, Environment, NoCheckpoints, Params as _, Silent, Stage as _};
+use ndarray::Array4;
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+const SIDE: usize = 8;
+const DECAY: f64 = 1e-2;
+
+fn extractor() -> hemlock_models::Extractor {
+    let device = device::open(Backend::default()).unwrap();
+    let spec =
+        ExtractorSpec { arch: "resnet8-w4".parse().unwrap(), image_size: [SIDE; 2], mean: [0.5; 3], std: [0.25; 3] };
+    let net = Network::new(spec.arch, spec.image_size, &mut ChaCha8Rng::seed_from_u64(1), &device);
+    hemlock_models::Extractor::new(spec, &net, &device)
+}
+
+/// Images of two classes, of which one is lighter in its upper half.
+fn images(n: usize, salt: usize) -> Images {
+    let labels: Vec<u32> = (0..n).map(|i| u32::from(i % 3 == 0)).collect();
+    let pixels = Array4::from_shape_fn((n, 3, SIDE, SIDE), |(i, c, y, x)| {
+        let lighter = if labels[i] == 1 && y < SIDE / 2 { 60 } else { 0 };
+        ((i * 37 + c * 101 + y * 17 + x * 29 + (i + salt) * x * y) % 180 + lighter) as u8
+    });
+    Images { pixels: pixels.into(), labels, source_index: (0..n as u32).collect() }
+}
+
+/// What the stage reads.
+fn inputs() -> Inputs {
+    let extractor = extractor();
+    let split = |images: &Images| FeatureSplit {
+        features: extractor.features(images.pixels.view(), &|_| true).unwrap().into(),
+        labels: images.labels.clone(),
+    };
+    let (train, validation, test) = (images(60, 0), images(20, 5), images(0, 0));
+    let features = Features {
+        classes: vec!["dark".to_owned(), "light".to_owned()],
+        normalization: Normalization::identity(extractor.feature_dim()),
+        train: split(&train),
+        validation: split(&validation),
+        test: split(&test),
+    };
+    let head = fit(&[features.train.samples(2).unwrap()], &FitOptions::new(DECAY), &|_, _| true).unwrap().head;
+    let target = TargetParams {
+        target: Head::from_packed(&head.packed() * 0.5).unwrap(),
+        clean: head,
+        weight_decay: DECAY,
+        clean_gradient_norm: 0.0,
+        method: String::new(),
+        constraint: String::new(),
+        path: Vec::new(),
+    };
+    let artifact = Extractor {
+        arch: "resnet8-w4".to_owned(),
+        method: "random".to_owned(),
+        dim: extractor.feature_dim(),
+        image_size: SIDE,
+        mean: extractor.spec().mean,
+        std: extractor.spec().std,
+        weights: extractor.to_safetensors().unwrap(),
+        curve: Vec::new(),
+    };
+    let dataset = Dataset { name: String::new(), classes: features.classes.clone(), train, validation, test };
+    Inputs { dataset, extractor: artifact, features, target }
+}
+
+fn params(fields: Value) -> Params {
+    let mut table = json!({ "attack": "gradient-canceling", "eps_d": 0.2, "steps": 20 });
+    table.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let params: Params = serde_json::from_value(table).unwrap();
+    params.check().unwrap();
+    params
+}
+
+fn run(fields: Value) -> Poisons {
+    let (env, cancel) = (Environment::default(), Cancel::default());
+    let ctx = Context {
+        seed: 3,
+        device: "flex",
+        env: &env,
+        progress: &Silent,
+        cancel: &cancel,
+        checkpoints: &NoCheckpoints,
+        scratch: &std::env::temp_dir(),
+    };
+    Stage::run(&params(fields), inputs(), &ctx).unwrap()
+}
+
+/// Grey levels by which pixels differ from those of the base images, at most.
+fn moved(poisons: &Poisons) -> u8 {
+    let base = base_images(&inputs().dataset.train, &poisons.base_index).unwrap();
+    poisons.images.iter().zip(&base).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
+}
+
+#[test]
+fn pixels_stay_within_their_limit_and_use_it() {
+    let (near, free) = (run(json!({ "linf": 4 })), run(json!({})));
+    assert_eq!(near.images.dim(), (12, 3, SIDE, SIDE));
+    assert_eq!(moved(&near), 4);
+    assert!(moved(&free) > 4, "{}", moved(&free));
+    assert!(free.objective < near.objective, "{} {}", free.objective, near.objective);
+}
+
+#[test]
+fn labels_are_kept_or_others() {
+    let train = inputs().dataset.train.labels;
+    for labels in ["kept", "random"] {
+        let poisons = run(json!({ "labels": labels, "steps": 1 }));
+        let own: Vec<u32> = poisons.base_index.iter().map(|i| train[*i as usize]).collect();
+        let same = own.iter().zip(&poisons.labels).filter(|(own, label)| own == label).count();
+        assert_eq!(same, if labels == "kept" { 12 } else { 0 });
+        assert_eq!(poisons.clean_label, labels == "kept");
+    }
+}
+
+/// Down for what is to vanish, up for what is to be raised.
+#[test]
+fn every_attack_goes_where_it_wants_to() {
+    for attack in ATTACKS {
+        // A head that moves on has other values, whatever images do: here it is retrained.
+        let poisons = run(json!({ "attack": attack.name(), "follower": { "steps": 0 } }));
+        let (first, last) = (poisons.refined.first().unwrap().objective, poisons.objective);
+        let better = if attack.ends() { first - last } else { last - first };
+        assert!(better > 0.01 * first, "{}: {first} to {last}", attack.name());
+        assert_eq!(poisons.attack, attack.name());
+    }
+}
+
+#[test]
+fn neither_runs_nor_threads_change_a_byte() {
+    let on = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        // More images than one tile, and a follower who draws.
+        pool.install(|| run(json!({ "attack": "tgda", "eps_d": 0.6, "steps": 3, "labels": "random" })))
+    };
+    let once = on(1);
+    assert_eq!(once, on(1));
+    assert_eq!(once, on(2));
+}
+
+#[test]
+fn all_fields_are_known_and_images_start_at_images() {
+    let whole = params(json!({ "start": "clean", "linf": 1 }));
+    let own = whole.own.clone().into_table();
+    let table = serde_json::to_value(whole).unwrap();
+    let fields: Vec<&String> = table.as_object().unwrap().keys().filter(|field| !own.contains_key(*field)).collect();
+    let mut known = Params::FIELDS;
+    known.sort_unstable();
+    assert_eq!(fields, known);
+    let greedy: Params =
+        serde_json::from_value(json!({ "attack": "bilevel", "eps_d": 0.1, "start": "greedy" })).unwrap();
+    assert!(greedy.check().unwrap_err().message.contains("expected `clean` or `aligned`"));
+}
