@@ -2,9 +2,10 @@
 
 mod bilevel;
 mod gradient_canceling;
+mod tgda;
+
 mod own;
 mod registry;
-mod tgda;
 
 pub use own::Own;
 pub use registry::{AnyAttack, Known, find, objective};
