@@ -67,9 +67,19 @@ invert NAME *ARGS: (decoder NAME)
 poison-images NAME *ARGS: (invert NAME)
     @{{hemlock}} poison-images {{NAME}} {{overrides}} {{ARGS}}
 
-# Retrain victims and measure them
+# Find noise that makes images teach nothing
+[group('7')]
+unlearnable NAME *ARGS: (poison-images NAME)
+    @{{hemlock}} unlearnable {{NAME}} {{overrides}} {{ARGS}}
+
+# Train victims on clean data
 [group('8')]
-evaluate NAME *ARGS: (poison-images NAME)
+victim NAME *ARGS: (unlearnable NAME)
+    @{{hemlock}} victim {{NAME}} {{overrides}} {{ARGS}}
+
+# Retrain victims on poisons and measure them
+[group('8')]
+evaluate NAME *ARGS: (victim NAME)
     @{{hemlock}} evaluate {{NAME}} {{overrides}} {{ARGS}}
 
 # All stages, and the result table

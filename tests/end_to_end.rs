@@ -30,3 +30,6 @@ mod results;
 #[cfg(test)]
 #[path = "end_to_end/runs.rs"]
 mod runs;
+#[cfg(test)]
+#[path = "end_to_end/victims.rs"]
+mod victims;

@@ -38,7 +38,7 @@ fn garbage_is_shown_then_deleted_and_what_pipelines_reach_stays() {
     let house = House::new();
     house.ok("run tiny");
     assert_eq!(house.ok("gc").out, "");
-    house.ok("run tiny --set evaluate.tolerance=1e-5");
+    house.ok("run tiny --set evaluate.controls=[\"duplicates\"]");
     // The spec still reaches the first evaluation, and the last run the second.
     assert_eq!(house.ok("gc").out, "");
     house.ok("run tiny");

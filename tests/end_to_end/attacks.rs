@@ -81,7 +81,6 @@ fn what_is_idle_is_not_in_the_key() {
     same("--set poison-features.objective=train");
     same("--set target-params.share=0.9");
     same("--set target-params.quantile=0.5");
-    same("--set evaluate.epochs=7");
     // Nor in the artifact, or one key would have two contents.
     house.ok("run tiny");
     house.ok("run tiny --root other --set poison-features.temperature=3 --set poison-features.quantile=0.5");
@@ -142,14 +141,22 @@ fn a_reachable_target_is_as_strong_as_the_budget_and_no_stronger() {
 #[test]
 fn victims_that_descend_end_near_those_that_are_exact() {
     let house = House::new();
-    let set = r#"tiny --set evaluate.victim=["exact","sgd"] --set evaluate.epochs=200"#;
-    house.ok(&format!("run {set}"));
-    let rows = house.ok(&format!("results {set} --json")).out;
+    let victims = "[[victim]]\nkind = \"linear\"\n\n[[victim]]\nkind = \"linear-sgd\"\nepochs = 200\n\n[evaluate]";
+    house.spec("both", &TINY.replace("[evaluate]", victims));
+    house.ok("run both");
+    let rows = house.ok("results both --json").out;
     let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 2);
     let clean = |i: usize| rows[i]["accuracy"]["clean"].as_f64().unwrap();
     assert!((clean(0) - clean(1)).abs() < 0.1, "{} {}", clean(0), clean(1));
     assert_ne!(rows[0]["key"], rows[1]["key"]);
+    // The victim of a pipeline that names none is the first of them.
+    house.ok("run tiny");
+    let plain: Value = serde_json::from_str(&house.ok("results tiny --json").out).unwrap();
+    assert_eq!(plain["accuracy"], rows[0]["accuracy"]);
+    assert_eq!((&plain["victim"], &rows[1]["victim"]), (&"linear".into(), &"linear-sgd".into()));
+    let best = |name: &str| rows[1]["best"][name].as_f64().unwrap() - rows[1]["accuracy"][name].as_f64().unwrap();
+    assert!(best("clean") >= 0.0 && best("images") >= 0.0);
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn branches_that_differ_in_nothing_count_once() {
 #[test]
 fn a_victim_that_did_not_converge_is_marked() {
     let house = House::new();
-    let set = "--set evaluate.max_iterations=1";
+    let set = "--set victim.kind=linear --set victim.max_iterations=1";
     house.ok(&format!("run tiny {set}"));
     assert!(house.ok(&format!("results tiny {set}")).out.contains("NOT CONVERGED"));
     house.ok("run tiny");
@@ -118,7 +118,7 @@ fn both_attacks_stand_side_by_side() {
 #[test]
 fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
     let house = House::new();
-    let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1] --set evaluate.tolerance=1e-5";
+    let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1] --set evaluate.controls=[]";
     house.ok(&format!("run tiny {set}"));
     let table = house.ok(&format!("results tiny {set}")).out;
     assert_eq!(table.lines().filter(|l| l.starts_with("gradient-canceling")).count(), 2, "{table}");

@@ -6,45 +6,49 @@ use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use ndarray::{Array2, ArrayView1};
 use serde::{Deserialize, Serialize};
 
-/// One quantity for every training set that the head was trained on; `None` where a pipeline has no such stage.
+/// One quantity for every training set that a victim was trained on; `None` where there is none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measured<T> {
-    /// Head trained on clean data.
+    /// Clean data.
     pub clean: T,
-    /// The attacker's target itself, not retrained.
-    pub target: T,
-    /// Head retrained on clean data and poisoned features.
+    /// The attacker's target itself, not retrained; of linear victims alone.
+    pub target: Option<T>,
+    /// Clean data and poisoned features.
     pub features: Option<T>,
-    /// Head retrained on clean data and the features of the 8-bit poisons.
+    /// Clean data and the poisons as images.
     pub images: Option<T>,
     /// Control: as many clean images with a random wrong label.
-    pub random_flips: T,
+    pub random_flips: Option<T>,
     /// Control: as many clean images, and wrong labels, that are chosen for their influence; `None` without a validation split.
     pub aligned_flips: Option<T>,
     /// Control: as many clean images a second time.
-    pub duplicates: T,
+    pub duplicates: Option<T>,
+    /// Control, where poisons stand in the place of clean images: what is left without these.
+    pub removed: Option<T>,
 }
 
 impl<T> Measured<T> {
     /// The same quantities, mapped.
     pub fn map<U>(&self, f: impl Fn(&T) -> U) -> Measured<U> {
-        let Ok(mapped) = self.try_map(|x| Ok::<U, std::convert::Infallible>(f(x)));
+        let Ok(mapped) = self.try_map(|_, x| Ok::<U, std::convert::Infallible>(f(x)));
         mapped
     }
 
-    /// The same quantities, mapped by what may fail.
+    /// The same quantities, mapped by what knows their names and may fail.
     ///
     /// # Errors
     /// The first failure.
-    pub fn try_map<U, E>(&self, f: impl Fn(&T) -> Result<U, E>) -> Result<Measured<U>, E> {
+    pub fn try_map<U, E>(&self, f: impl Fn(&'static str, &T) -> Result<U, E>) -> Result<Measured<U>, E> {
+        let map = |name, x: &Option<T>| x.as_ref().map(|x| f(name, x)).transpose();
         Ok(Measured {
-            clean: f(&self.clean)?,
-            target: f(&self.target)?,
-            features: self.features.as_ref().map(&f).transpose()?,
-            images: self.images.as_ref().map(&f).transpose()?,
-            random_flips: f(&self.random_flips)?,
-            aligned_flips: self.aligned_flips.as_ref().map(&f).transpose()?,
-            duplicates: f(&self.duplicates)?,
+            clean: f("clean", &self.clean)?,
+            target: map("target", &self.target)?,
+            features: map("features", &self.features)?,
+            images: map("images", &self.images)?,
+            random_flips: map("random_flips", &self.random_flips)?,
+            aligned_flips: map("aligned_flips", &self.aligned_flips)?,
+            duplicates: map("duplicates", &self.duplicates)?,
+            removed: map("removed", &self.removed)?,
         })
     }
 
@@ -52,12 +56,13 @@ impl<T> Measured<T> {
     pub fn named(&self) -> impl Iterator<Item = (&'static str, &T)> {
         [
             ("clean", Some(&self.clean)),
-            ("target", Some(&self.target)),
+            ("target", self.target.as_ref()),
             ("features", self.features.as_ref()),
             ("images", self.images.as_ref()),
-            ("random_flips", Some(&self.random_flips)),
+            ("random_flips", self.random_flips.as_ref()),
             ("aligned_flips", self.aligned_flips.as_ref()),
-            ("duplicates", Some(&self.duplicates)),
+            ("duplicates", self.duplicates.as_ref()),
+            ("removed", self.removed.as_ref()),
         ]
         .into_iter()
         .filter_map(|(name, x)| Some((name, x?)))
@@ -71,6 +76,116 @@ pub struct Accuracy {
     pub overall: f64,
     /// The same within every class; `None` for a class without test images.
     pub per_class: Vec<Option<f64>>,
+}
+
+impl Accuracy {
+    /// Of predicted classes.
+    #[must_use]
+    pub fn of(predicted: &[u32], labels: &[u32], classes: usize) -> Self {
+        let mut counts = vec![(0u32, 0u32); classes];
+        for (predicted, label) in predicted.iter().zip(labels) {
+            if let Some((right, all)) = counts.get_mut(*label as usize) {
+                *right += u32::from(predicted == label);
+                *all += 1;
+            }
+        }
+        let right: u32 = counts.iter().map(|(right, _)| right).sum();
+        let share = |right, all| (all > 0).then(|| f64::from(right) / f64::from(all));
+        Self {
+            overall: f64::from(right) / labels.len().max(1) as f64,
+            per_class: counts.into_iter().map(|(right, all)| share(right, all)).collect(),
+        }
+    }
+}
+
+/// A victim that was trained.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// On the test split, at the end of its training.
+    pub accuracy: Accuracy,
+    /// Share of the test split after every epoch; empty where it has none.
+    pub epochs: Vec<f64>,
+    /// Mean cross-entropy on the clean training split, in nats; of linear victims alone.
+    pub clean_loss: Option<f64>,
+    /// Gradient norm of the mean objective at which its training stopped; of linear victims alone.
+    pub gradient_norm: Option<f64>,
+    /// Whether its training got as far as it was to.
+    pub converged: bool,
+    /// Its head, where it is linear.
+    pub head: Option<Head>,
+}
+
+impl Outcome {
+    /// The accuracy after the epoch that was best on the test split: what an attack should be measured against where victims may stop
+    /// early, and no estimate of what they would get. That at the end, of victims without epochs.
+    #[must_use]
+    pub fn best(&self) -> f64 {
+        self.epochs.iter().copied().fold(self.accuracy.overall, f64::max)
+    }
+
+    fn info(&self) -> OutcomeInfo {
+        let Self { accuracy, epochs, clean_loss, gradient_norm, converged, head } = self.clone();
+        OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, linear: head.is_some() }
+    }
+
+    fn write_head(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
+        self.head.iter().try_for_each(|head| arrays::write(w, &format!("head.{name}"), &head.packed().to_owned()))
+    }
+
+    fn read(r: &PayloadReader, info: OutcomeInfo, name: &str) -> Result<Self, StoreError> {
+        let OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, linear } = info;
+        let name = format!("head.{name}");
+        let read = || Head::from_packed(arrays::read(r, &name)?).map_err(|e| r.corrupt(&name, e.to_string()));
+        let head = linear.then(read).transpose()?;
+        Ok(Self { accuracy, epochs, clean_loss, gradient_norm, converged, head })
+    }
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct OutcomeInfo {
+    accuracy: Accuracy,
+    epochs: Vec<f64>,
+    clean_loss: Option<f64>,
+    gradient_norm: Option<f64>,
+    converged: bool,
+    linear: bool,
+}
+
+/// A victim: how it trains, and what it is worth without an attack.
+#[derive(Debug, Clone)]
+pub struct Victim {
+    /// Its name, such as `knn`.
+    pub kind: String,
+    /// How it trains: the parameters of the stage that made it, as JSON.
+    pub params: String,
+    /// Trained on clean data.
+    pub clean: Outcome,
+}
+
+#[derive(Serialize, Deserialize)]
+struct VictimInfo {
+    kind: String,
+    params: String,
+    clean: OutcomeInfo,
+}
+
+impl Artifact for Victim {
+    const KIND: &'static str = "victim";
+
+    fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
+        let info = VictimInfo { kind: self.kind.clone(), params: self.params.clone(), clean: self.clean.info() };
+        w.value("info", &info)?;
+        self.clean.write_head(w, "clean")
+    }
+
+    fn read(r: &PayloadReader) -> Result<Self, StoreError> {
+        let VictimInfo { kind, params, clean } = r.value("info")?;
+        Ok(Self { kind, params, clean: Outcome::read(r, clean, "clean")? })
+    }
+
+    fn summary(&self) -> serde_json::Value {
+        serde_json::json!({ "kind": self.kind, "clean": self.clean.accuracy.overall })
+    }
 }
 
 /// How visible poisons are beside the images they are made of, and how well they were matched. Pixels in `[0, 1]`.
@@ -121,8 +236,12 @@ impl Change {
 pub struct Evaluation {
     /// How the poisons were made, such as `gradient-canceling + feature-matching`.
     pub attack: String,
+    /// Who was attacked: [`Victim::kind`].
+    pub victim: String,
     /// Whether every poison has the label of the training sample that it is made of.
     pub clean_label: bool,
+    /// Whether poisons stand in the place of the training samples that they are made of, rather than beside them.
+    pub replaces: bool,
     /// The share of the clean count that was asked for.
     pub eps_d: f64,
     /// What the attack optimised: see [`Poisons::objective`](crate::Poisons::objective).
@@ -133,36 +252,38 @@ pub struct Evaluation {
     pub poisonability: Option<Bounds>,
     /// Number of poisons.
     pub poisons: u64,
-    /// Test accuracy of every head.
-    pub accuracy: Measured<Accuracy>,
-    /// Mean cross-entropy of every head on the clean training split, in nats.
-    pub clean_loss: Measured<f64>,
-    /// An upper bound of that loss over all poisons, as many as these, that the attack's constraint lets through with any labels:
-    /// [`hemlock_head::loss_ceiling`]. It holds for heads that are trained to the minimum.
-    pub ceiling: f64,
-    /// The heads that were measured.
-    pub heads: Measured<Head>,
-    /// Largest gradient norm of the mean objective at which a head's training stopped.
-    pub gradient_norm: f64,
+    /// The victims that were trained.
+    pub outcomes: Measured<Outcome>,
+    /// An upper bound of the clean loss over all poisons, as many as these, that the attack's constraint lets through with any labels:
+    /// [`hemlock_head::loss_ceiling`]. It holds for heads that are trained to the minimum, beside all clean data; `None` for other victims.
+    pub ceiling: Option<f64>,
     /// Visibility of the images, where there are any.
     pub visibility: Option<Visibility>,
     /// Change of every poison's image, where there are any.
     pub changes: Vec<Change>,
 }
 
+impl Evaluation {
+    /// Largest gradient norm of the mean objective at which a linear victim's training stopped.
+    #[must_use]
+    pub fn gradient_norm(&self) -> Option<f64> {
+        self.outcomes.named().filter_map(|(_, outcome)| outcome.gradient_norm).max_by(f64::total_cmp)
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Info {
     attack: String,
+    victim: String,
     clean_label: bool,
+    replaces: bool,
     eps_d: f64,
     objective: f64,
     bound: Option<f64>,
     poisonability: Option<Bounds>,
     poisons: u64,
-    accuracy: Measured<Accuracy>,
-    clean_loss: Measured<f64>,
-    ceiling: f64,
-    gradient_norm: f64,
+    outcomes: Measured<OutcomeInfo>,
+    ceiling: Option<f64>,
     visibility: Option<Visibility>,
 }
 
@@ -174,21 +295,21 @@ impl Artifact for Evaluation {
             "info",
             &Info {
                 attack: self.attack.clone(),
+                victim: self.victim.clone(),
                 clean_label: self.clean_label,
+                replaces: self.replaces,
                 eps_d: self.eps_d,
                 objective: self.objective,
                 bound: self.bound,
                 poisonability: self.poisonability,
                 poisons: self.poisons,
-                accuracy: self.accuracy.clone(),
-                clean_loss: self.clean_loss.clone(),
+                outcomes: self.outcomes.map(Outcome::info),
                 ceiling: self.ceiling,
-                gradient_norm: self.gradient_norm,
                 visibility: self.visibility.clone(),
             },
         )?;
-        for (name, head) in self.heads.named() {
-            arrays::write(w, &format!("head.{name}"), &head.packed().to_owned())?;
+        for (name, outcome) in self.outcomes.named() {
+            outcome.write_head(w, name)?;
         }
         let numbers = Array2::from_shape_fn((self.changes.len(), 4), |(i, j)| self.changes[i].numbers()[j]);
         arrays::write(w, "changes", &numbers)
@@ -196,19 +317,7 @@ impl Artifact for Evaluation {
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
         let info: Info = r.value("info")?;
-        let head = |name: &str| -> Result<Head, StoreError> {
-            let name = format!("head.{name}");
-            Head::from_packed(arrays::read(r, &name)?).map_err(|e| r.corrupt(&name, e.to_string()))
-        };
-        let heads = Measured {
-            clean: head("clean")?,
-            target: head("target")?,
-            features: info.accuracy.features.as_ref().map(|_| head("features")).transpose()?,
-            images: info.accuracy.images.as_ref().map(|_| head("images")).transpose()?,
-            random_flips: head("random_flips")?,
-            aligned_flips: info.accuracy.aligned_flips.as_ref().map(|_| head("aligned_flips")).transpose()?,
-            duplicates: head("duplicates")?,
-        };
+        let outcomes = info.outcomes.try_map(|name, outcome| Outcome::read(r, outcome.clone(), name))?;
         let numbers: Array2<f32> = arrays::read(r, "changes")?;
         if numbers.ncols() != 4 {
             return Err(r.corrupt("changes", format!("has {} columns; expected 4", numbers.ncols())));
@@ -217,27 +326,37 @@ impl Artifact for Evaluation {
         let changes = numbers.rows().into_iter().map(change).collect();
         Ok(Self {
             attack: info.attack,
+            victim: info.victim,
             clean_label: info.clean_label,
+            replaces: info.replaces,
             eps_d: info.eps_d,
             objective: info.objective,
             bound: info.bound,
             poisonability: info.poisonability,
             poisons: info.poisons,
-            accuracy: info.accuracy,
-            clean_loss: info.clean_loss,
+            outcomes,
             ceiling: info.ceiling,
-            heads,
-            gradient_norm: info.gradient_norm,
             visibility: info.visibility,
             changes,
         })
     }
 
     fn summary(&self) -> serde_json::Value {
-        let mut summary = serde_json::json!({ "attack": self.attack });
-        for (name, accuracy) in self.accuracy.named() {
-            summary[name] = accuracy.overall.into();
+        let mut summary = serde_json::json!({ "attack": self.attack, "victim": self.victim });
+        for (name, outcome) in self.outcomes.named() {
+            summary[name] = outcome.accuracy.overall.into();
         }
         summary
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accuracy_by_hand() {
+        let accuracy = Accuracy::of(&[0, 1, 1, 0], &[0, 1, 0, 0], 3);
+        assert_eq!(accuracy, Accuracy { overall: 0.75, per_class: vec![Some(2.0 / 3.0), Some(1.0), None] });
     }
 }

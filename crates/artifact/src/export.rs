@@ -2,7 +2,7 @@
 
 use crate::{
     Change, Dataset, Decoder, Evaluation, Extractor, Features, Fit, Images, Normalization, PoisonFeatures, Poisons,
-    TargetParams,
+    TargetParams, Victim,
 };
 use hemlock_head::Head;
 use ndarray::{Array4, ArrayView, Axis, Dimension};
@@ -167,6 +167,7 @@ impl Export for Poisons {
             Tensor::indices("labels", &self.labels),
             Tensor::indices("base_index", &self.base_index),
         ];
+        tensors.extend(self.pixels.iter().map(|pixels| Tensor::array("pixels", pixels.view(), Data::F32)));
         for (i, name) in Fit::NUMBERS.into_iter().enumerate() {
             tensors.push(Tensor::floats(name, self.fits.iter().map(|f| f.numbers()[i])));
         }
@@ -196,9 +197,16 @@ fn poisons_csv(poisons: &Poisons) -> String {
     csv
 }
 
+impl Export for Victim {
+    fn export(&self) -> Exported {
+        Exported { tensors: self.clean.head.iter().map(|h| head("clean", h)).collect(), ..Exported::default() }
+    }
+}
+
 impl Export for Evaluation {
     fn export(&self) -> Exported {
-        let mut tensors: Vec<(String, Vec<Tensor>)> = self.heads.named().map(|(name, h)| head(name, h)).collect();
+        let heads = self.outcomes.named().filter_map(|(name, outcome)| Some(head(name, outcome.head.as_ref()?)));
+        let mut tensors: Vec<(String, Vec<Tensor>)> = heads.collect();
         if !self.changes.is_empty() {
             let column = |(i, name)| Tensor::floats(name, self.changes.iter().map(move |c| c.numbers()[i]));
             tensors.push(("visibility".to_owned(), Change::NUMBERS.into_iter().enumerate().map(column).collect()));

@@ -98,8 +98,11 @@ impl Artifact for PoisonFeatures {
 /// Poisons as images, 8-bit, as a victim would get them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Poisons {
-    /// `[m, 3, height, width]`.
+    /// `[m, 3, height, width]`; of free pixels, what an 8-bit image can show of them.
     pub images: Array4<u8>,
+    /// Of an attack that may leave `[0, 1]`, which no image file can: the pixels that the victim trains on, in units where `[0, 1]` is
+    /// what images have.
+    pub pixels: Option<Array4<f32>>,
     /// Label of every poison.
     pub labels: Vec<u32>,
     /// Training image that every poison is made of.
@@ -113,6 +116,8 @@ pub struct Poisons {
     pub objective: f64,
     /// Whether every label is that of the training sample that the poison is made of.
     pub clean_label: bool,
+    /// Whether they stand in the place of the training images that they are made of, rather than beside them.
+    pub replaces: bool,
     /// The share of the clean count that was asked for; `m` is the nearest whole number.
     pub eps_d: f64,
     /// How well each was matched, and how usual its features are.
@@ -217,6 +222,8 @@ struct PoisonInfo {
     method: String,
     objective: f64,
     clean_label: bool,
+    replaces: bool,
+    free: bool,
     eps_d: f64,
     clean_nearest: f64,
     curve: Vec<CurvePoint>,
@@ -232,6 +239,8 @@ impl Artifact for Poisons {
             method: self.method.clone(),
             objective: self.objective,
             clean_label: self.clean_label,
+            replaces: self.replaces,
+            free: self.pixels.is_some(),
             eps_d: self.eps_d,
             clean_nearest: self.clean_nearest,
             curve: self.curve.clone(),
@@ -239,6 +248,7 @@ impl Artifact for Poisons {
         };
         w.value("info", &info)?;
         arrays::write(w, "images", &self.images)?;
+        self.pixels.iter().try_for_each(|pixels| arrays::write(w, "pixels", pixels))?;
         arrays::write_vec(w, "labels", &self.labels)?;
         arrays::write_vec(w, "base_index", &self.base_index)?;
         for (i, name) in Fit::NUMBERS.into_iter().enumerate() {
@@ -248,7 +258,7 @@ impl Artifact for Poisons {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let PoisonInfo { attack, method, objective, clean_label, eps_d, clean_nearest, curve, refined } =
+        let PoisonInfo { attack, method, objective, clean_label, replaces, free, eps_d, clean_nearest, curve, refined } =
             r.value("info")?;
         let passes: Vec<u32> = arrays::read_vec(r, "passes")?;
         let columns = Fit::NUMBERS.map(|name| arrays::read_vec::<f32>(r, name));
@@ -262,12 +272,14 @@ impl Artifact for Poisons {
         }
         Ok(Self {
             images: arrays::read(r, "images")?,
+            pixels: free.then(|| arrays::read(r, "pixels")).transpose()?,
             labels: arrays::read_vec(r, "labels")?,
             base_index: arrays::read_vec(r, "base_index")?,
             attack,
             method,
             objective,
             clean_label,
+            replaces,
             eps_d,
             fits: fits.into_iter().map(|(numbers, passes)| Fit::from_numbers(numbers, passes)).collect(),
             clean_nearest,
@@ -304,12 +316,14 @@ mod tests {
         assert!(!fit(0.0, -3.6).is_outlier());
         let poisons = Poisons {
             images: Array4::zeros((2, 3, 1, 1)),
+            pixels: None,
             labels: vec![0, 0],
             base_index: vec![0, 0],
             attack: String::new(),
             method: String::new(),
             objective: 0.0,
             clean_label: true,
+            replaces: false,
             eps_d: 0.1,
             fits: vec![fit(0.0, 0.0), fit(9.0, 0.0)],
             clean_nearest: 2.0,

@@ -91,6 +91,10 @@ pub enum Command {
     Invert(OneStage),
     /// Run up to the stage `poison-images`: find poisoned images in pixels
     PoisonImages(OneStage),
+    /// Run up to the stage `unlearnable`: find noise that makes images teach nothing
+    Unlearnable(OneStage),
+    /// Run up to the stage `victim`: train victims on clean data
+    Victim(OneStage),
     /// Run up to the stage `evaluate`: retrain victims and measure them
     Evaluate(OneStage),
     /// Run a whole pipeline, or what is left of it

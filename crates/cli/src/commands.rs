@@ -33,6 +33,8 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
         Command::Decoder(one) => house.stage("decoder", one),
         Command::Invert(one) => house.stage("invert", one),
         Command::PoisonImages(one) => house.stage("poison-images", one),
+        Command::Unlearnable(one) => house.stage("unlearnable", one),
+        Command::Victim(one) => house.stage("victim", one),
         Command::Evaluate(one) => house.stage("evaluate", one),
         Command::Run { pipeline, task, repair } => {
             house.run(pipeline, What { only: *task, repair: *repair, ..What::default() })

@@ -4,7 +4,7 @@ use hemlock_pipeline::{Graph, Node};
 use hemlock_stage::{Stage, erase};
 
 fn node<S: Stage>(name: &'static str) -> Node {
-    Node { name, stage: erase::<S>(), fallback: None, route: None }
+    Node { name, stage: erase::<S>(), fallback: None, route: None, instead: &[] }
 }
 
 /// All nodes, in the order in which they run. A new stage is a new line here.
@@ -16,11 +16,20 @@ pub fn graph() -> Graph {
         node::<hemlock_pretrain::Stage>("pretrain"),
         node::<hemlock_features::Stage>("features"),
         node::<hemlock_target_params::Stage>("target-params"),
-        // Two ways to poisons: features that are inverted, or pixels at once.
+        // The extractor that victims really use, where the attacker crafts on another one.
+        node::<hemlock_pretrain::Stage>("deployed.pretrain"),
+        Node { instead: &[("pretrain", "deployed.pretrain")], ..node::<hemlock_features::Stage>("deployed.features") },
+        // Three ways to poisons: features that are inverted, pixels at once, or noise on the training set itself.
         Node { route: Some("features"), ..node::<hemlock_poison_features::Stage>("poison-features") },
         Node { route: Some("features"), ..node::<hemlock_invert::decoder::Stage>("decoder") },
         Node { route: Some("features"), fallback: Some("poison-images"), ..node::<hemlock_invert::Stage>("invert") },
-        Node { route: Some("pixels"), ..node::<hemlock_poison_images::Stage>("poison-images") },
+        Node {
+            route: Some("pixels"),
+            fallback: Some("unlearnable"),
+            ..node::<hemlock_poison_images::Stage>("poison-images")
+        },
+        Node { route: Some("noise"), ..node::<hemlock_unlearnable::Stage>("unlearnable") },
+        node::<hemlock_evaluate::victim::Stage>("victim"),
         node::<hemlock_evaluate::Stage>("evaluate"),
     ])
 }

@@ -49,7 +49,7 @@ pub fn brief(reason: &DirtyReason) -> String {
 }
 
 /// Fields that say which variant of a stage a table is of, and so which other fields it has.
-const TAGS: [&str; 2] = ["attack", "method"];
+const TAGS: [&str; 3] = ["attack", "method", "kind"];
 
 /// The fields, as node and name, that tell parameters of one node apart: tags that differ, and what differs where the tags are
 /// the same.
@@ -210,6 +210,7 @@ pub fn results(groups: &[Group]) -> String {
         ("features", "path"),
         ("pretrain", "method"),
         ("pretrain", "trained"),
+        ("victim", "kind"),
     ];
     telling.retain(|column| !columns.contains(column));
     // A branch makes poisons in features or in pixels, and what both have is one column.
@@ -217,7 +218,7 @@ pub fn results(groups: &[Group]) -> String {
     let twin = |field: &str| ["invert", "poison-features"].into_iter().find(|node| twins.contains(&(*node, field)));
     telling.retain(|(node, field)| *node != "poison-images" || twin(field).is_none());
     let names: Vec<String> = telling.iter().map(|(_, field)| field.replace('_', " ")).collect();
-    let mut header = vec!["attack", "extractor"];
+    let mut header = vec!["attack", "extractor", "victim"];
     header.extend(names.iter().map(String::as_str));
     header.extend([
         "labels",
@@ -240,7 +241,7 @@ pub fn results(groups: &[Group]) -> String {
         "out",
         "seconds",
     ]);
-    let fixed = 2 + telling.len();
+    let fixed = 3 + telling.len();
     let mut rows = table(&header);
     for g in groups {
         let a = &g.accuracy;
@@ -248,7 +249,7 @@ pub fn results(groups: &[Group]) -> String {
             1 => format!("{:.2}", 100.0 * c.mean),
             _ => format!("{:.2} ± {:.2}", 100.0 * c.mean, 100.0 * c.std),
         };
-        let mut row = vec![g.attack.clone(), extractor(&g.params)];
+        let mut row = vec![g.attack.clone(), extractor(&g.params), g.victim.clone()];
         row.extend(telling.iter().map(|(node, field)| {
             let params =
                 g.params.get(node).or_else(|| g.params.get("poison-images").filter(|_| twin(field) == Some(*node)));
@@ -257,15 +258,7 @@ pub fn results(groups: &[Group]) -> String {
         let chosen = ["poison-features", "poison-images"].iter().find_map(|node| g.params.get(node)?.get("labels"));
         let labels = if g.clean_label { "clean".to_owned() } else { chosen.map_or_else(|| "free".to_owned(), value) };
         row.extend([labels, g.eps_d.to_string(), g.seeds.to_string(), format!("{:.3}", g.objective.mean)]);
-        let measured = [
-            Some(a.clean),
-            Some(a.target),
-            a.features,
-            a.images,
-            Some(a.random_flips),
-            a.aligned_flips,
-            Some(a.duplicates),
-        ];
+        let measured = [Some(a.clean), a.target, a.features, a.images, a.random_flips, a.aligned_flips, a.duplicates];
         row.extend(measured.map(|c| c.map_or_else(|| "-".to_owned(), percent)));
         let drop = |poisoned: Cell| a.clean.mean - poisoned.mean;
         // Of a drop of less than a point nothing can be said.
@@ -298,12 +291,7 @@ pub fn results(groups: &[Group]) -> String {
     for attack in attacks {
         out += &format!("Objective of {}: {}.\n", attack.name(), attack.shown());
     }
-    let tolerance = |g: &Group| {
-        let evaluate = g.params.get("evaluate").filter(|p| p["victim"] == "exact")?;
-        evaluate.get("tolerance").and_then(Value::as_f64)
-    };
-    let stopped = groups.iter().filter(|g| tolerance(g).is_some_and(|t| g.gradient_norm > t));
-    if let Some(worst) = stopped.map(|g| g.gradient_norm).max_by(f64::total_cmp) {
+    if let Some(worst) = groups.iter().filter_map(|g| g.unconverged).max_by(f64::total_cmp) {
         out += &format!(
             "NOT CONVERGED: a head's training stopped at a gradient norm of {worst:.1e}, above its tolerance.\n"
         );

@@ -1,44 +1,53 @@
 //! Controls: what adding as many samples does without an attack.
 
 use hemlock_head::{Head, HeadError, Samples, SolveOptions, logits, probabilities, smoothed_error, solve_hessian};
-use ndarray::Array2;
 use rand::{RngExt, SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
 
-/// `m` different clean samples, drawn uniformly.
-fn draw(clean: Samples, m: usize, rng: &mut ChaCha8Rng) -> (Array2<f64>, Vec<u32>) {
+/// Clean samples by their numbers, with labels that may be others than theirs.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Control {
+    pub(crate) rows: Vec<usize>,
+    pub(crate) labels: Vec<u32>,
+}
+
+/// `m` different clean samples, as they are, drawn uniformly.
+pub(crate) fn duplicates(clean: Samples, m: usize, seed: u64) -> Control {
+    draw(clean, m, &mut ChaCha8Rng::seed_from_u64(seed))
+}
+
+fn draw(clean: Samples, m: usize, rng: &mut ChaCha8Rng) -> Control {
     let mut rows = index::sample(rng, clean.len(), m.min(clean.len())).into_vec();
     rows.sort_unstable();
     let labels = rows.iter().map(|i| clean.labels()[*i]).collect();
-    (clean.select(&rows), labels)
+    Control { rows, labels }
 }
 
-/// `m` clean samples again, each with a label drawn uniformly from the other classes: features `[m, d]` and labels.
-#[must_use]
-pub fn random_flips(clean: Samples, m: usize, seed: u64) -> (Array2<f64>, Vec<u32>) {
+/// The samples of [`duplicates`], each with a label drawn uniformly from the other classes.
+pub(crate) fn random_flips(clean: Samples, m: usize, seed: u64) -> Control {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let (features, mut labels) = draw(clean, m, &mut rng);
+    let mut control = draw(clean, m, &mut rng);
     let classes = clean.classes() as u32;
-    for label in &mut labels {
+    for label in &mut control.labels {
         *label = (*label + rng.random_range(1..classes)) % classes;
     }
-    (features, labels)
+    control
 }
 
-/// `m` different clean samples again, with the wrong labels, that raise the error on `validation` most by their influence on the
+/// `m` different clean samples, with the wrong labels, that raise the error on `validation` most by their influence on the
 /// clean head (Koh & Liang, 2017): adding a sample (z, y) to n others raises it to first order by
 /// `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y - <p, U [z, 1]>)`, with `U` the inverse Hessian times the gradient of the
-/// [smoothed error](smoothed_error). Features `[m, d]` and labels.
+/// [smoothed error](smoothed_error).
 ///
 /// # Errors
 /// Samples that do not fit the head, or no validation samples.
-pub fn aligned_flips(
+pub(crate) fn aligned_flips(
     clean: Samples,
     validation: Samples,
     head: &Head,
     weight_decay: f64,
     m: usize,
-) -> Result<(Array2<f64>, Vec<u32>), HeadError> {
+) -> Result<Control, HeadError> {
     let (_, gradient) = smoothed_error(head, &[validation], 1.0)?;
     // Enough to rank samples by.
     let options = SolveOptions { tolerance: 1e-4, ..SolveOptions::new(weight_decay) };
@@ -58,34 +67,27 @@ pub fn aligned_flips(
     }
     flips.sort_by(|a, b| b.0.total_cmp(&a.0));
     flips.truncate(m);
-    let rows: Vec<usize> = flips.iter().map(|(_, row, _)| *row).collect();
-    Ok((clean.select(&rows), flips.into_iter().map(|(_, _, label)| label).collect()))
-}
-
-/// `m` clean samples a second time: features `[m, d]` and labels.
-#[must_use]
-pub fn duplicates(clean: Samples, m: usize, seed: u64) -> (Array2<f64>, Vec<u32>) {
-    draw(clean, m, &mut ChaCha8Rng::seed_from_u64(seed))
+    let (rows, labels) = flips.into_iter().map(|(_, row, label)| (row, label)).unzip();
+    Ok(Control { rows, labels })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use hemlock_head::{FitOptions, fit};
+    use ndarray::Array2;
 
     #[test]
     fn flips_differ_from_duplicates_in_every_label_and_nothing_else() {
         let z = Array2::from_shape_fn((50, 2), |(i, j)| (i * 2 + j) as f64);
         let labels: Vec<u32> = (0..50).map(|i| i % 5).collect();
         let clean = Samples::new(z.view(), &labels, 5).unwrap();
-        let (features, flipped) = random_flips(clean, 20, 3);
-        let (same, kept) = duplicates(clean, 20, 3);
-        assert_eq!(features, same);
-        assert!(flipped.iter().zip(&kept).all(|(a, b)| a != b && *a < 5));
-        for (row, label) in same.rows().into_iter().zip(&kept) {
-            assert_eq!(labels[(row[0] / 2.0) as usize], *label);
-        }
-        assert!(flipped.iter().collect::<std::collections::BTreeSet<_>>().len() > 2);
+        let flipped = random_flips(clean, 20, 3);
+        let same = duplicates(clean, 20, 3);
+        assert_eq!(flipped.rows, same.rows);
+        assert!(flipped.labels.iter().zip(&same.labels).all(|(a, b)| a != b && *a < 5));
+        assert!(same.rows.iter().zip(&same.labels).all(|(row, label)| labels[*row] == *label));
+        assert!(flipped.labels.iter().collect::<std::collections::BTreeSet<_>>().len() > 2);
     }
 
     /// A feature in which two classes overlap.
@@ -104,16 +106,14 @@ mod tests {
         let validation = Samples::new(z_validation.view(), &labels_validation, 2).unwrap();
         let options = FitOptions::new(1e-3);
         let head = fit(&[clean], &options, &|_, _| true).unwrap().head;
-        let error = |(z, labels): (Array2<f64>, Vec<u32>)| {
-            let added = Samples::new(z.view(), &labels, 2).unwrap();
+        let error = |control: Control| {
+            let z = clean.select(&control.rows);
+            let added = Samples::new(z.view(), &control.labels, 2).unwrap();
             let victim = fit(&[clean.reborrow(), added], &options, &|_, _| true).unwrap().head;
             smoothed_error(&victim, &[validation.reborrow()], 1.0).unwrap().0
         };
         let aligned = aligned_flips(clean, validation, &head, 1e-3, 20).unwrap();
-        for (row, label) in aligned.0.rows().into_iter().zip(&aligned.1) {
-            let own = z.rows().into_iter().position(|r| r == row).unwrap();
-            assert_ne!(labels[own], *label);
-        }
+        assert!(aligned.rows.iter().zip(&aligned.labels).all(|(row, label)| labels[*row] != *label));
         let (clean_error, aligned) = (smoothed_error(&head, &[validation], 1.0).unwrap().0, error(aligned));
         for seed in 0..3 {
             let random = error(random_flips(clean, 20, seed));

@@ -1,97 +1,73 @@
-//! Stage: the victim, retrained from scratch on clean data and poisons, and the controls.
+//! Two stages: a victim, and what an attack does to it when it is trained from scratch again, beside controls.
 
 mod controls;
+mod training;
+pub mod victim;
 mod visibility;
 
-pub use controls::{aligned_flips, duplicates, random_flips};
 pub use visibility::{ssim, visibility};
 
+use controls::{Control, aligned_flips, duplicates, random_flips};
 use hemlock_artifact::{
-    Accuracy, Dataset, Evaluation, Extractor, Features, Measured, PoisonFeatures, Poisons, TargetParams,
+    Dataset, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, TargetParams, Victim,
 };
-use hemlock_head::{
-    Constraint, FitOptions, Head, Samples, SgdOptions, accuracy, fit, fit_sgd, loss_and_gradient, loss_ceiling,
-    mean_loss, norm, per_class_accuracy,
-};
-use hemlock_stage::{Context, ParamError, StageError, inputs};
-use ndarray::Array2;
+use hemlock_head::{Constraint, FitOptions, Head, Samples, fit, loss_ceiling};
+use hemlock_invert::Frozen;
+use hemlock_models::{extract, open_extractor};
+use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
+use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use std::cell::Cell;
+use training::{Change, Setting};
+use victim::Train;
 
-/// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Parameters of the stage.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
-    /// How victims train.
-    pub victim: Victim,
-    /// Of `exact`: gradient norm of the mean objective at which a victim counts as trained.
-    pub tolerance: f64,
-    /// Of `exact`: most steps of a victim's training.
-    pub max_iterations: u32,
-    /// Of `sgd`: passes over the training set.
-    pub epochs: u32,
-    /// Of `sgd`: samples a step.
-    pub batch: usize,
-    /// Of `sgd`: learning rate of the first step; it falls to 0 along half a cosine.
-    pub learning_rate: f64,
-    /// Of `sgd`: the share of the last step that is taken again.
-    pub momentum: f64,
+    /// What the victim is trained on beside poisons, for comparison; absent: all of it, and nothing for victims that train a network,
+    /// which takes them minutes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub controls: Option<Vec<ControlKind>>,
 }
 
-/// How victims train.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What is trained on for comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Victim {
-    /// To the minimum, by L-BFGS.
-    #[default]
-    Exact,
-    /// By stochastic gradient descent with momentum and a cosine schedule.
-    Sgd,
+pub enum ControlKind {
+    /// As many clean samples with random wrong labels.
+    RandomFlips,
+    /// As many clean samples with the wrong labels that influence most.
+    AlignedFlips,
+    /// As many clean samples a second time.
+    Duplicates,
+    /// Where poisons stand in the place of clean samples: the others alone.
+    Removed,
 }
 
-impl Default for Params {
-    fn default() -> Self {
-        Self {
-            victim: Victim::Exact,
-            tolerance: 1e-6,
-            max_iterations: 10_000,
-            epochs: 100,
-            batch: 256,
-            learning_rate: 0.1,
-            momentum: 0.9,
-        }
-    }
-}
-
-impl hemlock_stage::Params for Params {
-    fn check(&self) -> Result<(), ParamError> {
-        ParamError::positive("tolerance", self.tolerance)?;
-        ParamError::at_least_one("max_iterations", self.max_iterations)?;
-        ParamError::at_least_one("epochs", self.epochs)?;
-        ParamError::at_least_one("batch", self.batch as u64)?;
-        ParamError::positive("learning_rate", self.learning_rate)?;
-        let momentum = self.momentum;
-        ParamError::require((0.0..1.0).contains(&momentum), "momentum", momentum, "at least 0 and below 1")
-    }
-}
+impl hemlock_stage::Params for Params {}
 
 inputs! {
     /// What the stage reads.
     pub struct Inputs {
-        /// Features of the downstream dataset.
+        /// Features of the downstream dataset, as the attacker has them.
         features: Features = "features",
         /// The clean head and the target head.
         target: TargetParams = "target-params",
         ; optional {
+            /// Who is attacked; a linear head that is trained to the minimum, where there is none.
+            victim: Victim = "victim",
             /// Poisoned features.
             poison_features: PoisonFeatures = "poison-features",
             /// Poisons as images, from features or from pixels.
             poisons: Poisons = "invert",
             /// Downstream images.
             dataset: Dataset = "dataset.downstream",
-            /// The frozen extractor.
+            /// The attacker's extractor.
             extractor: Extractor = "pretrain",
+            /// Features by the extractor that is deployed, where it is not the attacker's.
+            deployed_features: Features = "deployed.features",
+            /// The extractor that is deployed.
+            deployed_extractor: Extractor = "deployed.pretrain",
         }
     }
 }
@@ -101,178 +77,204 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 8;
+    const VERSION: u32 = 9;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
+    const LISTS: &'static [&'static str] = &["controls"];
     type Params = Params;
     type Inputs = Inputs;
     type Output = Evaluation;
 
-    fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
-        let mut value = serde_json::to_value(params)?;
-        let exact = params.victim == Victim::Exact;
-        if let Some(fields) = value.as_object_mut() {
-            fields.retain(|field, _| match field.as_str() {
-                "tolerance" | "max_iterations" => exact,
-                "epochs" | "batch" | "learning_rate" | "momentum" => !exact,
-                _ => true,
-            });
-        }
-        Ok(value)
-    }
-
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Evaluation, StageError> {
-        let Inputs { features, target, poison_features, poisons, dataset, extractor } = inputs;
-        let classes = features.classes.len();
-        let (clean, test) = (features.train.samples(classes)?, features.test.samples(classes)?);
-        let victims = Victims { clean, params, weight_decay: target.weight_decay, ctx, worst: Cell::new(0.0) };
-
-        let (attack, clean_label, eps_d, objective, m) = match (&poisons, &poison_features) {
-            (Some(p), _) => {
-                (format!("{} + {}", p.attack, p.method), p.clean_label, p.eps_d, p.objective, p.labels.len())
+        let Inputs { target, poison_features, poisons, dataset, victim, .. } = &inputs;
+        let how = match victim {
+            Some(victim) => {
+                serde_json::from_str(&victim.params).map_err(|e| StageError::new(ErrorKind::Artifact, e))?
             }
-            (None, Some(p)) => (p.aim.attack.clone(), p.clean_label, p.eps_d, p.objective, p.labels.len()),
+            None => victim::Params::default(),
+        };
+        if inputs.deployed_extractor.is_some() != inputs.deployed_features.is_some() {
+            let message = "and deployed.pretrain go together; expected both tables, or neither";
+            return Err(ParamError::new("deployed.features", message).into());
+        }
+        let features = inputs.deployed_features.as_ref().unwrap_or(&inputs.features);
+        let own = inputs.deployed_features.is_none();
+        let setting = Setting {
+            features,
+            images: dataset.as_ref(),
+            extractor: inputs.deployed_extractor.as_ref().or(inputs.extractor.as_ref()),
+            weight_decay: target.weight_decay,
+            ctx,
+        };
+        let victims = Victims { setting: &setting, victim: &*how.victim() };
+        let clean = match victim {
+            Some(victim) => victim.clean.clone(),
+            None => how.clean(&setting, own.then_some(target))?,
+        };
+
+        let (attack, clean_label, replaces, eps_d, objective, labels) = match (poisons, poison_features) {
+            (Some(p), _) => {
+                let attack = format!("{} + {}", p.attack, p.method);
+                (attack, p.clean_label, p.replaces, p.eps_d, p.objective, &p.labels)
+            }
+            (None, Some(p)) => (p.aim.attack.clone(), p.clean_label, false, p.eps_d, p.objective, &p.labels),
             (None, None) => return Err(StageError::internal("there are no poisons")),
         };
-        let on_features = match &poison_features {
+        let m = labels.len();
+        // Another extractor has other features, and a network has none.
+        let on_features = match poison_features.as_ref().filter(|_| own && !victims.victim.reads_images()) {
             Some(poisons) => {
-                Some(victims.train("poisoned features", &poisons.features.mapv(f64::from), &poisons.labels)?)
+                let features = poisons.features.mapv(f64::from);
+                let change = Change { features, labels: poisons.labels.clone(), ..Change::none(&setting) };
+                Some(victims.train("poisoned features", &change)?)
             }
             None => None,
         };
         let (mut on_images, mut seen, mut changes) = (None, None, Vec::new());
-        if let Some(poisons) = &poisons {
-            let (Some(dataset), Some(extractor)) = (&dataset, &extractor) else {
-                return Err(StageError::internal(
-                    "poisons came without the images and the extractor they were made with",
-                ));
+        if let Some(poisons) = poisons {
+            let Some(dataset) = dataset else {
+                return Err(StageError::internal("poisons came without the images they are made of"));
             };
-            let extractor = hemlock_models::open_extractor(extractor, ctx.device)?;
-            let mut z = hemlock_models::extract(&extractor, poisons.images.view(), ctx)?;
-            features.normalization.apply(z.view_mut());
-            on_images = Some(victims.train("poisoned images", &z.mapv(f64::from), &poisons.labels)?);
+            on_images = Some(victims.train("poisoned images", &victims.poisoned(poisons)?)?);
             let (visibility, each) = visibility(poisons, &dataset.train)?;
             (seen, changes) = (Some(visibility), each);
         }
-        let (rows, labels) = random_flips(clean, m, ctx.seed);
-        let flipped = victims.train("random flips", &rows, &labels)?;
-        let validation = features.validation.samples(classes)?;
-        let aligned = if validation.is_empty() {
-            None
-        } else {
-            let (rows, labels) = aligned_flips(clean, validation, &target.clean, target.weight_decay, m)?;
-            Some(victims.train("aligned flips", &rows, &labels)?)
+        let replaced = poisons.as_ref().filter(|_| replaces).map(|poisons| poisons.base_index.as_slice());
+        let wanted = |kind| match &params.controls {
+            Some(controls) => controls.contains(&kind),
+            None => !victims.victim.reads_images(),
         };
-        let (rows, labels) = duplicates(clean, m, ctx.seed);
-        let duplicated = victims.train("duplicates", &rows, &labels)?;
-
-        let constraint = match &poison_features {
-            Some(poisons) => poisons.aim.constraint(clean)?,
-            None => Constraint::default(),
-        };
-        let bar = ctx.progress.start("ceiling", 0, "steps");
-        let ceiling = loss_ceiling(clean, &constraint, m, target.weight_decay, &target.clean, &|step, _| {
-            bar.at(step as u64);
-            !ctx.cancel.requested()
-        })?;
-        ctx.check()?;
-
-        let clean_head = match params.victim {
-            Victim::Exact => target.clean,
-            Victim::Sgd => victims.train("clean data", &Array2::zeros((0, clean.dim())), &[])?,
-        };
-        let heads = Measured {
-            clean: clean_head,
-            target: target.target,
+        let samples = features.train.samples(setting.classes())?;
+        let control = |what, control: Control| victims.train(what, &victims.control(control, replaces)).map(Some);
+        let mut outcomes = Measured {
+            target: match &clean.head {
+                Some(_) if own => Some(victim::measure(target.target.clone(), &setting)?),
+                _ => None,
+            },
+            clean,
             features: on_features,
             images: on_images,
-            random_flips: flipped,
-            aligned_flips: aligned,
-            duplicates: duplicated,
+            random_flips: None,
+            aligned_flips: None,
+            duplicates: None,
+            removed: None,
         };
-        let measure = |head: &Head| -> Result<Accuracy, StageError> {
-            Ok(Accuracy { overall: accuracy(head, test)?, per_class: per_class_accuracy(head, test)? })
-        };
+        if wanted(ControlKind::RandomFlips) {
+            outcomes.random_flips = control("random flips", random_flips(samples, m, ctx.seed))?;
+        }
+        let validation = features.validation.samples(setting.classes())?;
+        if wanted(ControlKind::AlignedFlips) && !validation.is_empty() {
+            let head = if own { target.clean.clone() } else { victims.head(samples)? };
+            let flips = aligned_flips(samples, validation, &head, target.weight_decay, m)?;
+            outcomes.aligned_flips = control("aligned flips", flips)?;
+        }
+        if wanted(ControlKind::Duplicates) && !replaces {
+            outcomes.duplicates = control("duplicates", duplicates(samples, m, ctx.seed))?;
+        }
+        if let Some(replaced) =
+            replaced.filter(|replaced| wanted(ControlKind::Removed) && replaced.len() < samples.len())
+        {
+            let change = Change { without: replaced.to_vec(), ..Change::none(&setting) };
+            outcomes.removed = Some(victims.train("what is left", &change)?);
+        }
         Ok(Evaluation {
             attack,
+            victim: how.kind().to_owned(),
             clean_label,
+            replaces,
             eps_d,
             objective,
             bound: poison_features.as_ref().and_then(|poisons| poisons.bound),
             poisonability: target.path.last().map(|point| point.poisonability),
             poisons: m as u64,
-            accuracy: heads.try_map(measure)?,
-            clean_loss: heads.try_map(|head| mean_loss(head, &[clean]))?,
-            ceiling,
-            heads,
-            gradient_norm: match params.victim {
-                Victim::Exact => victims.worst.get().max(target.clean_gradient_norm),
-                Victim::Sgd => victims.worst.get(),
+            ceiling: match &how {
+                victim::Params::Linear(_) if own && !replaces => Some(ceiling(&inputs, samples, m, ctx)?),
+                _ => None,
             },
+            outcomes,
             visibility: seen,
             changes,
         })
     }
 }
 
-/// Trains victims, each from scratch.
+/// An upper bound of the clean loss, of whatever poisons the attack's constraint lets through.
+fn ceiling(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Result<f64, StageError> {
+    let constraint = match &inputs.poison_features {
+        Some(poisons) => poisons.aim.constraint(clean)?,
+        None => Constraint::default(),
+    };
+    let bar = ctx.progress.start("ceiling", 0, "steps");
+    let TargetParams { clean: head, weight_decay, .. } = &inputs.target;
+    let ceiling = loss_ceiling(clean, &constraint, m, *weight_decay, head, &|step, _| {
+        bar.at(step as u64);
+        !ctx.cancel.requested()
+    })?;
+    ctx.check()?;
+    Ok(ceiling)
+}
+
+/// Trains one victim on training sets that differ in what they have beside clean samples.
 struct Victims<'a> {
-    clean: Samples<'a>,
-    params: &'a Params,
-    weight_decay: f64,
-    ctx: &'a Context<'a>,
-    /// Largest gradient norm at which a victim's training stopped.
-    worst: Cell<f64>,
+    setting: &'a Setting<'a>,
+    victim: &'a dyn Train,
 }
 
 impl Victims<'_> {
-    /// A head trained on the clean samples and `added` ones, `[m, d]`.
-    fn train(&self, what: &str, added: &Array2<f64>, labels: &[u32]) -> Result<Head, StageError> {
-        let added = Samples::new(added.view(), labels, self.clean.classes())?;
-        match self.params.victim {
-            Victim::Exact => self.train_exactly(what, added),
-            Victim::Sgd => self.descend(what, added),
+    fn train(&self, what: &str, change: &Change) -> Result<Outcome, StageError> {
+        self.victim.train(what, self.setting, change)
+    }
+
+    /// The change that poisons make.
+    fn poisoned(&self, poisons: &Poisons) -> Result<Change, StageError> {
+        let Setting { features, extractor, ctx, .. } = self.setting;
+        let reads_images = self.victim.reads_images();
+        if poisons.pixels.is_some() && reads_images {
+            let message = "trains on images, and free pixels are none; expected a victim that trains on features, or `free = false`";
+            return Err(ParamError::new("victim.kind", message).into());
         }
-    }
-
-    fn descend(&self, what: &str, added: Samples) -> Result<Head, StageError> {
-        let Params { epochs, batch, learning_rate, momentum, .. } = *self.params;
-        let options =
-            SgdOptions { weight_decay: self.weight_decay, epochs, batch, learning_rate, momentum, seed: self.ctx.seed };
-        let bar = self.ctx.progress.start(what, epochs.into(), "epochs");
-        let head = fit_sgd(&[self.clean.reborrow(), added.reborrow()], &options, &mut |epoch, _, loss| {
-            bar.at(u64::from(epoch) + 1);
-            bar.say(format!("loss {loss:.4}"));
-            !self.ctx.cancel.requested()
-        })?;
-        self.ctx.check()?;
-        let (_, gradient) = loss_and_gradient(&head, &[self.clean.reborrow(), added.reborrow()], self.weight_decay)?;
-        self.worst.set(self.worst.get().max(norm(&gradient)));
-        Ok(head)
-    }
-
-    fn train_exactly(&self, what: &str, added: Samples) -> Result<Head, StageError> {
-        let options = FitOptions {
-            gradient_tolerance: self.params.tolerance,
-            max_iterations: self.params.max_iterations as usize,
-            ..FitOptions::new(self.weight_decay)
+        let Some(extractor) = extractor else {
+            return Err(StageError::internal("poisons came without the extractor they were made with"));
         };
-        let bar = self.ctx.progress.start(what, 0, "steps");
-        let trained = fit(&[self.clean.reborrow(), added.reborrow()], &options, &|step, gradient| {
-            bar.at(step as u64);
-            bar.say(format!("gradient norm {gradient:.1e}"));
-            !self.ctx.cancel.requested()
-        })?;
-        self.ctx.check()?;
-        if !trained.converged {
-            tracing::warn!(
-                victim = what,
-                gradient_norm = trained.gradient_norm,
-                "a victim's training stopped before its tolerance {:.1e}",
-                self.params.tolerance
-            );
+        let features = if reads_images {
+            Array2::zeros((0, 0))
+        } else {
+            let extractor = open_extractor(extractor, ctx.device)?;
+            let z = match &poisons.pixels {
+                Some(pixels) => Frozen::new(&extractor, &features.normalization).features(pixels.view(), ctx)?,
+                None => {
+                    let mut z = extract(&extractor, poisons.images.view(), ctx)?;
+                    features.normalization.apply(z.view_mut());
+                    z
+                }
+            };
+            z.mapv(f64::from)
+        };
+        Ok(Change {
+            features,
+            images: reads_images.then(|| poisons.images.clone()),
+            labels: poisons.labels.clone(),
+            without: if poisons.replaces { poisons.base_index.clone() } else { Vec::new() },
+        })
+    }
+
+    /// The change that a control makes, beside clean samples or in their place.
+    fn control(&self, Control { rows, labels }: Control, replaces: bool) -> Change {
+        let images = self.setting.images.filter(|_| self.victim.reads_images());
+        let features = self.setting.features.train.features.view().select(Axis(0), &rows).mapv(f64::from);
+        Change {
+            features,
+            images: images.map(|dataset| dataset.train.pixels.view().select(Axis(0), &rows)),
+            labels,
+            without: if replaces { rows.into_iter().map(|row| row as u32).collect() } else { Vec::new() },
         }
-        self.worst.set(self.worst.get().max(trained.gradient_norm));
+    }
+
+    /// A linear head on clean samples.
+    fn head(&self, clean: Samples) -> Result<Head, StageError> {
+        let cancel = self.setting.ctx.cancel;
+        let trained = fit(&[clean], &FitOptions::new(self.setting.weight_decay), &|_, _| !cancel.requested())?;
+        self.setting.ctx.check()?;
         Ok(trained.head)
     }
 }

@@ -2,7 +2,7 @@
 
 use hemlock_artifact::{Change, Images, Poisons, Visibility};
 use hemlock_stage::StageError;
-use ndarray::{Array2, ArrayView2, ArrayView3, Axis, Zip};
+use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, Zip};
 
 /// The change of every poison against its base image, pixels in `[0, 1]`, and means over poisons.
 ///
@@ -14,12 +14,16 @@ use ndarray::{Array2, ArrayView2, ArrayView3, Axis, Zip};
 pub fn visibility(poisons: &Poisons, base: &Images) -> Result<(Visibility, Vec<Change>), StageError> {
     let mut changes = Vec::with_capacity(poisons.labels.len());
     let originals = base.pixels.view();
-    for (image, index) in poisons.images.axis_iter(Axis(0)).zip(&poisons.base_index) {
+    for (i, index) in poisons.base_index.iter().enumerate() {
+        let image = match &poisons.pixels {
+            Some(pixels) => pixels.index_axis(Axis(0), i).mapv(f64::from),
+            None => unit(poisons.images.index_axis(Axis(0), i)),
+        };
         let index = *index as usize;
         if index >= base.len() || originals.index_axis(Axis(0), index).dim() != image.dim() {
             return Err(StageError::internal(format!("a poison's base image {index} is not in the training split")));
         }
-        changes.push(change(image, originals.index_axis(Axis(0), index)));
+        changes.push(change(&image, &unit(originals.index_axis(Axis(0), index))));
     }
     let mean =
         |f: fn(&Change) -> f32| changes.iter().map(|c| f64::from(f(c))).sum::<f64>() / changes.len().max(1) as f64;
@@ -35,11 +39,15 @@ pub fn visibility(poisons: &Poisons, base: &Images) -> Result<(Visibility, Vec<C
     Ok((visibility, changes))
 }
 
-/// The change from `base` to `image`, both `[3, height, width]`.
-fn change(image: ArrayView3<u8>, base: ArrayView3<u8>) -> Change {
-    let (a, b) = (image.mapv(|p| f64::from(p) / 255.0), base.mapv(|p| f64::from(p) / 255.0));
+/// An 8-bit image in `[0, 1]`.
+fn unit(image: ArrayView3<u8>) -> Array3<f64> {
+    image.mapv(|p| f64::from(p) / 255.0)
+}
+
+/// The change from the image `b` to the image `a`, both `[3, height, width]`.
+fn change(a: &Array3<f64>, b: &Array3<f64>) -> Change {
     let (mut largest, mut squares) = (0.0f64, 0.0f64);
-    Zip::from(&a).and(&b).for_each(|a, b| {
+    Zip::from(a).and(b).for_each(|a, b| {
         largest = largest.max((a - b).abs());
         squares += (a - b).powi(2);
     });
@@ -108,12 +116,14 @@ mod tests {
         let m = base_index.len();
         Poisons {
             images,
+            pixels: None,
             labels: vec![0; m],
             base_index,
             attack: String::new(),
             method: String::new(),
             objective: 0.0,
             clean_label: true,
+            replaces: false,
             eps_d: 0.1,
             fits: vec![Fit { distance: 1.0, norm_z: 4.0, ..Fit::default() }; m],
             clean_nearest: 2.0,
@@ -133,6 +143,11 @@ mod tests {
         assert!((v.psnr + 10.0 * (0.04f64 / 12.0).log10()).abs() < 1e-5);
         assert_eq!((v.outliers, v.relative_distance, changes.len()), (1.0, 0.5, 1));
         assert!(v.ssim < 1.0);
+        // Free pixels are seen as they are, not as an 8-bit image would show them.
+        let free = Array4::from_elem((1, 3, 2, 2), -1.0);
+        let shown = poisons(pixels.clone().slice_move(ndarray::s![..1, .., .., ..]), vec![1]);
+        let (v, _) = visibility(&Poisons { pixels: Some(free), ..shown }, &base).unwrap();
+        assert!((v.linf - (1.0 + 100.0 / 255.0)).abs() < 1e-6);
         let missing = visibility(&poisons(pixels.slice_move(ndarray::s![..1, .., .., ..]), vec![2]), &base);
         assert!(missing.unwrap_err().to_string().contains("base image 2"));
     }

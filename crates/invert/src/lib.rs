@@ -12,7 +12,7 @@ mod refine;
 mod testing;
 
 pub use clean::Clean;
-pub use limits::Limits;
+pub use limits::{Limits, Range};
 pub use matching::Optimizer;
 pub use measure::{Measure, base_images};
 pub use pass::Frozen;
@@ -41,6 +41,9 @@ pub enum Params {
         /// Largest change of a pixel against the base image, in grey levels of 255; absent: any within `[0, 1]`.
         #[serde(default)]
         linf: Option<u8>,
+        /// Whether pixels may leave `[0, 1]`, which no image file can hold.
+        #[serde(default)]
+        free: bool,
         /// How pixels are searched for.
         #[serde(default)]
         optimizer: Optimizer,
@@ -96,9 +99,9 @@ mod defaults {
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let Self::FeatureMatching { beta, linf, steps, step, tolerance, .. } = *self else { return Ok(()) };
+        let Self::FeatureMatching { beta, linf, free, steps, step, tolerance, .. } = *self else { return Ok(()) };
         ParamError::non_negative("beta", beta)?;
-        ParamError::require(linf != Some(0), "linf", 0, "at least 1 grey level")?;
+        Range::check(linf, free)?;
         ParamError::at_least_one("steps", steps)?;
         ParamError::positive("step", step)?;
         ParamError::require((0.0..1.0).contains(&tolerance), "tolerance", tolerance, "a share from 0 and below 1")
@@ -130,7 +133,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "invert";
-    const VERSION: u32 = 7;
+    const VERSION: u32 = 8;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -165,11 +168,21 @@ impl hemlock_stage::Stage for Stage {
         let constraint = poison_features.aim.constraint(features.train.samples(features.classes.len())?)?;
         let mut refined = Vec::new();
         let base = base_images(&dataset.train, &poison_features.base_index)?;
-        let (method, found) = match *params {
-            Params::FeatureMatching { beta, linf, optimizer, steps, step, tolerance, start, restarts, refine } => {
-                let linf = linf.map(|levels| f32::from(levels) / 255.0);
+        let (method, free, found) = match *params {
+            Params::FeatureMatching {
+                beta,
+                linf,
+                free,
+                optimizer,
+                steps,
+                step,
+                tolerance,
+                start,
+                restarts,
+                refine,
+            } => {
                 let exact = (EXACT * clean.nearest.median).powi(2) as f32;
-                let limits = Limits { base: base.view(), beta, linf };
+                let limits = Limits { base: base.view(), beta, range: Range::new(linf, free) };
                 let problem = Problem { frozen: &frozen, limits, zeta, exact };
                 let matching = Matching { optimizer, steps, step, tolerance };
                 let starts = Starts::new(start, restarts, &problem, decoded.as_ref(), &dataset.train, &features)?;
@@ -183,11 +196,11 @@ impl hemlock_stage::Stage for Stage {
                     found.passes.iter_mut().for_each(|passes| *passes += refine);
                     objective.warn();
                 }
-                ("feature-matching", found)
+                ("feature-matching", free, found)
             }
             Params::Decoder {} => {
                 let pixels = decoded.ok_or_else(|| StageError::internal("the decoder was not given"))?;
-                ("decoder", Matched { pixels, passes: vec![0; zeta.nrows()], curve: Vec::new() })
+                ("decoder", false, Matched { pixels, passes: vec![0; zeta.nrows()], curve: Vec::new() })
             }
         };
         let measure = Measure {
@@ -197,15 +210,18 @@ impl hemlock_stage::Stage for Stage {
             constraint: &constraint,
             labels: &poison_features.labels,
             base_index: &poison_features.base_index,
+            free,
         };
         let (images, fits) = measure.finish(&found.pixels, Some(zeta), &found.passes, ctx)?;
         Ok(Poisons {
             images,
+            pixels: free.then_some(found.pixels),
             fits,
             attack: poison_features.aim.attack,
             method: method.to_owned(),
             objective: poison_features.objective,
             clean_label: poison_features.clean_label,
+            replaces: false,
             eps_d: poison_features.eps_d,
             labels: poison_features.labels,
             base_index: poison_features.base_index,

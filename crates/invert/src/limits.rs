@@ -1,6 +1,7 @@
 //! How far images may go from those that they are made of.
 
 use crate::{minimize::Bounds, unit};
+use hemlock_stage::ParamError;
 use ndarray::{ArrayView4, Axis};
 
 /// Images that poisons are made of, and what holds these near them.
@@ -10,8 +11,41 @@ pub struct Limits<'a> {
     pub base: ArrayView4<'a, u8>,
     /// Weight of `|x - x_b|^2`, pixels in `[0, 1]`.
     pub beta: f64,
-    /// Largest change of a pixel, in `[0, 1]`; `None`: any within `[0, 1]`.
-    pub linf: Option<f32>,
+    /// Where pixels may lie.
+    pub range: Range,
+}
+
+/// Where pixels may lie, in units where images have `[0, 1]`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Range {
+    /// In `[0, 1]`.
+    Unit,
+    /// In `[0, 1]`, and no farther than so much from the base image.
+    Near(f32),
+    /// Anywhere: no image file can hold such pixels.
+    Free,
+}
+
+impl Range {
+    /// As stages say it: the largest change of a pixel in grey levels of 255, if there is one, or whether pixels are free.
+    #[must_use]
+    pub fn new(linf: Option<u8>, free: bool) -> Self {
+        match linf {
+            _ if free => Self::Free,
+            Some(levels) => Self::Near(f32::from(levels) / 255.0),
+            None => Self::Unit,
+        }
+    }
+
+    /// Checks the parameters of [`Range::new`].
+    ///
+    /// # Errors
+    /// A change of no grey level, or pixels that are both free and near.
+    pub fn check(linf: Option<u8>, free: bool) -> Result<(), ParamError> {
+        ParamError::require(linf != Some(0), "linf", 0, "at least 1 grey level")?;
+        let message = "goes with pixels in [0, 1]; leave it out where `free = true`";
+        if free && linf.is_some() { Err(ParamError::new("linf", message)) } else { Ok(()) }
+    }
 }
 
 impl Limits<'_> {
@@ -23,7 +57,7 @@ impl Limits<'_> {
 
     /// Where the pixels of a poison may lie.
     pub(crate) fn bounds(&self, row: usize) -> Bounds {
-        Bounds::around(&self.base_pixels(row), self.linf)
+        Bounds::new(&self.base_pixels(row), self.range)
     }
 
     /// `beta |x - x_b|^2` of a poison's pixels `x`, and adds its gradient.

@@ -194,6 +194,7 @@ fn collect(problem: &Problem, found: &[Found]) -> Result<Matched, StageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits;
     use crate::testing::{context, extractor, images, on_threads};
     use hemlock_artifact::Normalization;
     use hemlock_models::Extractor;
@@ -218,7 +219,12 @@ mod tests {
             let frozen = Frozen::new(&self.extractor, &identity);
             let some = Slice::from(..n);
             let (base, zeta) = (self.base.slice_axis(Axis(0), some), self.zeta.slice_axis(Axis(0), some));
-            let problem = Problem { frozen: &frozen, limits: Limits { base, beta, linf }, zeta, exact: 0.0 };
+            let problem = Problem {
+                frozen: &frozen,
+                limits: Limits { base, beta, range: linf.map_or(limits::Range::Unit, limits::Range::Near) },
+                zeta,
+                exact: 0.0,
+            };
             let start = |row: usize, start: usize| {
                 if start == 0 { problem.limits.base_pixels(row) } else { vec![0.5; base.len() / n] }
             };
@@ -281,7 +287,7 @@ mod tests {
         let frozen = Frozen::new(&case.extractor, &identity);
         let problem = Problem {
             frozen: &frozen,
-            limits: Limits { base: case.base.view(), beta: 0.0, linf: None },
+            limits: Limits { base: case.base.view(), beta: 0.0, range: limits::Range::Unit },
             zeta: case.zeta.view(),
             exact: f32::INFINITY,
         };

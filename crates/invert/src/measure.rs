@@ -24,10 +24,12 @@ pub struct Measure<'a> {
     pub labels: &'a [u32],
     /// Training image that every poison is made of.
     pub base_index: &'a [u32],
+    /// Whether victims get the pixels as they are, not as 8-bit images.
+    pub free: bool,
 }
 
 impl Measure<'_> {
-    /// The 8-bit images of `pixels`, `[m, 3, height, width]` in `[0, 1]`, and their measures. `zeta`, `[m, d]`, are the features that were
+    /// The 8-bit images of `pixels`, `[m, 3, height, width]`, and their measures. `zeta`, `[m, d]`, are the features that were
     /// wanted; `None`: those that the pixels have before rounding. `passes` are those that each image took.
     ///
     /// # Errors
@@ -42,8 +44,13 @@ impl Measure<'_> {
         let unrounded = self.frozen.features(pixels.view(), ctx)?;
         let zeta = zeta.unwrap_or(unrounded.view());
         let images = rounded(pixels);
-        let mut z = extract(self.frozen.extractor, images.view(), ctx)?;
-        self.features.normalization.apply(z.view_mut());
+        let z = if self.free {
+            unrounded.clone()
+        } else {
+            let mut z = extract(self.frozen.extractor, images.view(), ctx)?;
+            self.features.normalization.apply(z.view_mut());
+            z
+        };
         let train = self.features.train.features.view();
         let neighbours = nearest(z.view(), train, 1);
         let (before, after) = (distances(unrounded.view(), zeta), distances(z.view(), zeta));

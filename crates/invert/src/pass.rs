@@ -26,22 +26,54 @@ impl<'a> Frozen<'a> {
         self.extractor.device()
     }
 
+    /// The derivative `[n, 3, height, width]` by the pixels of a function of the normalised features. `by_features` is told the features of
+    /// some images and the first one's row, and answers with the derivative by these features.
+    pub(crate) fn pull(&self, pixels: &[f32], mut by_features: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
+        let d = self.extractor.feature_dim();
+        self.extractor.pull(pixels, |row, features| {
+            let mut z = features.to_vec();
+            z.chunks_exact_mut(d).for_each(|z| self.normalization.apply_to(z));
+            let mut by = by_features(row, &z);
+            let rows = features.chunks_exact(d).zip(by.chunks_exact_mut(d));
+            rows.for_each(|(features, by)| self.normalization.pull_back(features, by));
+            by
+        })
+    }
+
+    /// The derivative by the pixels `[n, 3, height, width]` of a function of the normalised features, many images in tiles. `by_features` is
+    /// told the features of some images and the first one's row, and answers with the derivative by these features, and what else it has
+    /// to say of them; that is returned in the order of the images.
+    ///
+    /// # Errors
+    /// None of its own.
+    pub fn pull_in_tiles<T: Send>(
+        &self,
+        pixels: &[f32],
+        n: usize,
+        by_features: impl Fn(usize, &[f32]) -> (Vec<f32>, T) + Sync,
+    ) -> Result<(Vec<f32>, Vec<T>), StageError> {
+        let size = pixels.len() / n.max(1);
+        let tiles = on_device(self.device(), n, TILE, |rows| {
+            let mut said = Vec::new();
+            let gradient = self.pull(&pixels[rows.start * size..rows.end * size], |row, z| {
+                let (by, more) = by_features(rows.start + row, z);
+                said.push(more);
+                by
+            });
+            Ok::<_, StageError>((gradient, said))
+        })?;
+        let (gradients, said): (Vec<_>, Vec<_>) = tiles.into_iter().unzip();
+        Ok((gradients.concat(), said.into_iter().flatten().collect()))
+    }
+
     /// Squared distances `|f(x) - zeta|^2`, `[n]`, and their gradients with respect to the pixels, for images `pixels`,
     /// `[n, 3, height, width]` in `[0, 1]`, and features `zeta`, `[n, d]`.
     pub(crate) fn gradient(&self, pixels: &[f32], zeta: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let d = self.extractor.feature_dim();
         let mut squares = Vec::with_capacity(zeta.len() / d);
-        let gradient = self.extractor.pull(pixels, |row, features| {
-            let mut by = Vec::with_capacity(features.len());
-            for (features, zeta) in features.chunks_exact(d).zip(zeta[row * d..].chunks_exact(d)) {
-                let mut off = features.to_vec();
-                self.normalization.apply_to(&mut off);
-                off.iter_mut().zip(zeta).for_each(|(z, zeta)| *z -= zeta);
-                squares.push(off.iter().map(|off| off * off).sum());
-                off.iter_mut().for_each(|off| *off *= 2.0);
-                self.normalization.pull_back(features, &mut off);
-                by.extend(off);
-            }
+        let gradient = self.pull(pixels, |row, z| {
+            let (by, some) = distances(z, &zeta[row * d..], d);
+            squares.extend(some);
             by
         });
         (squares, gradient)
@@ -50,18 +82,16 @@ impl<'a> Frozen<'a> {
     /// [`Frozen::gradient`] of many images, in tiles.
     pub(crate) fn gradient_in_tiles(&self, pixels: &[f32], zeta: &[f32]) -> Result<(Vec<f32>, Vec<f32>), StageError> {
         let d = self.extractor.feature_dim();
-        let n = zeta.len() / d;
-        let size = pixels.len() / n.max(1);
-        let tiles = on_device(self.device(), n, TILE, |rows| {
-            let (start, end) = (rows.start, rows.end);
-            Ok::<_, StageError>(self.gradient(&pixels[start * size..end * size], &zeta[start * d..end * d]))
-        })?;
-        let (squares, gradients): (Vec<_>, Vec<_>) = tiles.into_iter().unzip();
-        Ok((squares.concat(), gradients.concat()))
+        let (gradient, squares) =
+            self.pull_in_tiles(pixels, zeta.len() / d, |row, z| distances(z, &zeta[row * d..], d))?;
+        Ok((squares.concat(), gradient))
     }
 
-    /// Features `[n, d]` of images `[n, 3, height, width]` in `[0, 1]` that are not 8-bit.
-    pub(crate) fn features(&self, images: ArrayView4<f32>, ctx: &Context) -> Result<Array2<f32>, StageError> {
+    /// Normalised features `[n, d]` of images `[n, 3, height, width]` that are not 8-bit, in units where these have `[0, 1]`.
+    ///
+    /// # Errors
+    /// The run was interrupted.
+    pub fn features(&self, images: ArrayView4<f32>, ctx: &Context) -> Result<Array2<f32>, StageError> {
         let n = images.len_of(Axis(0));
         let features = on_device(self.device(), n, TILE, |rows| {
             ctx.check()?;
@@ -73,6 +103,13 @@ impl<'a> Frozen<'a> {
         self.normalization.apply(features.view_mut());
         Ok(features)
     }
+}
+
+/// The derivatives of the squared distances of features `z` to the first of `zeta`, of `d` numbers each, and the squared distances.
+fn distances(z: &[f32], zeta: &[f32], d: usize) -> (Vec<f32>, Vec<f32>) {
+    let off: Vec<f32> = z.iter().zip(zeta).map(|(z, zeta)| z - zeta).collect();
+    let squares = off.chunks_exact(d).map(|off| off.iter().map(|off| off * off).sum()).collect();
+    (off.into_iter().map(|off| 2.0 * off).collect(), squares)
 }
 
 /// A tensor's values.

@@ -107,6 +107,7 @@ impl Refinement<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits;
     use crate::testing::{context, extractor, images, on_threads};
     use hemlock_artifact::Normalization;
     use hemlock_head::{FitOptions, Head, Samples, fit};
@@ -169,7 +170,8 @@ mod tests {
             let identity = Normalization::identity(self.features.ncols());
             let frozen = Frozen::new(&self.extractor, &identity);
             let base = images(m, 8, 0);
-            let limits = Limits { base: base.view(), beta, linf };
+            let limits =
+                Limits { base: base.view(), beta, range: linf.map_or(limits::Range::Unit, limits::Range::Near) };
             let labels: Vec<u32> = (0..m as u32).map(|i| i % 2).collect();
             let refinement = Refinement { name: "refinement", steps, step: 0.02, labels: &labels, constraint };
             let pixels = base.mapv(|p| f32::from(p) / 255.0);

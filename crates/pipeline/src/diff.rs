@@ -101,9 +101,9 @@ fn compare(
     }
     let mut accuracy = BTreeMap::new();
     if stage == "evaluate" {
-        let (x, y) = (left.0.read::<Evaluation>(l)?.accuracy, right.0.read::<Evaluation>(r)?.accuracy);
+        let (x, y) = (left.0.read::<Evaluation>(l)?.outcomes, right.0.read::<Evaluation>(r)?.outcomes);
         for ((name, x), (_, y)) in x.named().zip(y.named()) {
-            accuracy.insert(name, [x.overall, y.overall]);
+            accuracy.insert(name, [x.accuracy.overall, y.accuracy.overall]);
         }
     }
     Ok(StageDifference {

@@ -1,6 +1,7 @@
 //! The graph of nodes that a pipeline can have.
 
-use hemlock_stage::AnyStage;
+use hemlock_stage::{AnyStage, Port};
+use std::iter::successors;
 
 /// A place in the graph where a stage runs.
 pub struct Node {
@@ -12,6 +13,18 @@ pub struct Node {
     pub fallback: Option<&'static str>,
     /// Of nodes that are ways to the same end: which of the ways it is on. A branch takes one.
     pub route: Option<&'static str>,
+    /// Of a stage that stands twice: nodes that it reads from elsewhere, and those that it reads from here.
+    pub instead: &'static [(&'static str, &'static str)],
+}
+
+impl Node {
+    /// The roles that the stage can read here, and the nodes that fill them here.
+    pub fn ports(&self) -> impl Iterator<Item = Port> {
+        self.stage.ports().iter().map(|port| {
+            let here = self.instead.iter().find(|(elsewhere, _)| *elsewhere == port.node);
+            Port { node: here.map_or(port.node, |(_, here)| *here), ..*port }
+        })
+    }
 }
 
 /// All nodes, in an order in which they can run.
@@ -35,11 +48,15 @@ impl Graph {
         self.0.iter().find(|n| n.name == name)
     }
 
+    /// A node's name, and those of the nodes that stand in for it, one after the other.
+    pub(crate) fn fillers(&self, name: &'static str) -> impl Iterator<Item = &'static str> {
+        successors(Some(name), |name| self.node(name)?.fallback)
+    }
+
     /// Nodes on a route that a node off all routes can read: where routes come to their end.
     pub(crate) fn ends(&self) -> impl Iterator<Item = &Node> {
         let readers = self.nodes().filter(|node| node.route.is_none());
-        let mut read: Vec<&str> = readers.flat_map(|node| node.stage.ports()).map(|port| port.node).collect();
-        read.extend(read.clone().iter().filter_map(|name| self.node(name)?.fallback));
+        let read: Vec<&str> = readers.flat_map(Node::ports).flat_map(|port| self.fillers(port.node)).collect();
         self.nodes().filter(move |node| node.route.is_some() && read.contains(&node.name))
     }
 

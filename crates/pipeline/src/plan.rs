@@ -180,9 +180,9 @@ struct Variant<'a> {
 /// The roles that a node reads with these parameters.
 fn read(node: &Node, params: &Value) -> Result<Vec<Port>, StageError> {
     let mut read = Vec::new();
-    for port in node.stage.ports() {
-        if node.stage.need(params, port)? != Need::Unread {
-            read.push(*port);
+    for port in node.ports() {
+        if node.stage.need(params, &port)? != Need::Unread {
+            read.push(port);
         }
     }
     Ok(read)
@@ -192,9 +192,7 @@ fn read(node: &Node, params: &Value) -> Result<Vec<Port>, StageError> {
 fn inputs(ports: &[Port], branch: &Branch, graph: &Graph) -> BTreeMap<&'static str, usize> {
     let mut inputs = BTreeMap::new();
     for port in ports {
-        let fallback = graph.node(port.node).and_then(|n| n.fallback);
-        let task = branch.tasks.get(port.node).or_else(|| branch.tasks.get(fallback?));
-        if let Some(task) = task {
+        if let Some(task) = graph.fillers(port.node).find_map(|node| branch.tasks.get(node)) {
             inputs.insert(port.role, *task);
         }
     }

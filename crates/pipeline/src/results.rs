@@ -1,14 +1,14 @@
 //! Results: one row per branch, and means over seeds.
 
 use crate::{Branch, Plan};
-use hemlock_artifact::{Bounds, Evaluation, Measured, Visibility};
+use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, Visibility};
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Stages whose time is the attacker's.
-const ATTACK: [&str; 5] = ["target-params", "poison-features", "decoder", "invert", "poison-images"];
+const ATTACK: [&str; 6] = ["target-params", "poison-features", "decoder", "invert", "poison-images", "unlearnable"];
 
 /// One branch's result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -17,8 +17,12 @@ pub struct Row {
     pub pipeline: String,
     /// How the poisons were made.
     pub attack: String,
+    /// Who was attacked.
+    pub victim: String,
     /// Whether the poisons have the labels of the samples they are made of.
     pub clean_label: bool,
+    /// Whether the poisons stand in the place of the samples they are made of.
+    pub replaces: bool,
     /// Share of the clean count.
     pub eps_d: f64,
     /// What the attack optimised: the relative residual of Gradient Canceling, for one.
@@ -37,14 +41,18 @@ pub struct Row {
     pub params: BTreeMap<&'static str, Value>,
     /// Test accuracy, as fractions.
     pub accuracy: Measured<f64>,
+    /// Test accuracy after the best epoch, of victims that have epochs: [`Outcome::best`].
+    pub best: Measured<f64>,
     /// Accuracy within every class.
     pub per_class: Measured<Vec<Option<f64>>>,
-    /// Mean cross-entropy on the clean training split, in nats.
-    pub clean_loss: Measured<f64>,
+    /// Mean cross-entropy on the clean training split, in nats; of linear victims.
+    pub clean_loss: Option<Measured<f64>>,
     /// What that cannot exceed with as many poisons within the attack's constraint.
-    pub ceiling: f64,
-    /// Largest gradient norm of the mean objective at which a head's training stopped.
-    pub gradient_norm: f64,
+    pub ceiling: Option<f64>,
+    /// Largest gradient norm of the mean objective at which a linear victim's training stopped.
+    pub gradient_norm: Option<f64>,
+    /// Whether every victim's training got as far as it was to.
+    pub converged: bool,
     /// Visibility of the images.
     pub visibility: Option<Visibility>,
     /// Time of the attack's stages.
@@ -91,11 +99,14 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
             _ => {}
         }
     }
-    let a = &evaluation.accuracy;
+    let outcomes = &evaluation.outcomes;
+    let loss = outcomes.try_map(|_, outcome| outcome.clean_loss.ok_or(()));
     Ok(Some(Row {
         pipeline: plan.pipeline.clone(),
         attack: evaluation.attack.clone(),
+        victim: evaluation.victim.clone(),
         clean_label: evaluation.clean_label,
+        replaces: evaluation.replaces,
         eps_d: evaluation.eps_d,
         objective: evaluation.objective,
         bound: evaluation.bound,
@@ -104,11 +115,13 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         device,
         collapsed,
         params,
-        accuracy: a.map(|a| a.overall),
-        per_class: a.map(|a| a.per_class.clone()),
-        clean_loss: evaluation.clean_loss.clone(),
+        accuracy: outcomes.map(|outcome| outcome.accuracy.overall),
+        best: outcomes.map(Outcome::best),
+        per_class: outcomes.map(|outcome| outcome.accuracy.per_class.clone()),
+        clean_loss: loss.ok(),
         ceiling: evaluation.ceiling,
-        gradient_norm: evaluation.gradient_norm,
+        gradient_norm: evaluation.gradient_norm(),
+        converged: outcomes.named().all(|(_, outcome)| outcome.converged),
         visibility: evaluation.visibility,
         seconds,
         key: task.key.to_string(),
@@ -167,6 +180,8 @@ pub struct Seen {
 pub struct Group {
     /// How the poisons were made.
     pub attack: String,
+    /// Who was attacked.
+    pub victim: String,
     /// Whether the poisons have the labels of the samples they are made of.
     pub clean_label: bool,
     /// Share of the clean count.
@@ -181,8 +196,8 @@ pub struct Group {
     pub seeds: usize,
     /// Whether the extractor's embeddings had collapsed when its training ended.
     pub collapsed: bool,
-    /// Largest gradient norm of the mean objective at which a head's training stopped.
-    pub gradient_norm: f64,
+    /// Gradient norm of the worst training that stopped before it got as far as it was to.
+    pub unconverged: Option<f64>,
     /// Test accuracy.
     pub accuracy: Measured<Cell>,
     /// Visibility of the images.
@@ -212,6 +227,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
             let seen = |f: &dyn Fn(&Visibility) -> f64| optional(&|r| r.visibility.as_ref().map(f));
             Group {
                 attack: rows[0].attack.clone(),
+                victim: rows[0].victim.clone(),
                 clean_label: rows[0].clean_label,
                 eps_d: rows[0].eps_d,
                 objective: cell(&|r| r.objective),
@@ -219,15 +235,20 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 params: rows[0].params.clone(),
                 seeds: rows.len(),
                 collapsed: rows.iter().any(|r| r.collapsed),
-                gradient_norm: rows.iter().map(|r| r.gradient_norm).fold(0.0, f64::max),
+                unconverged: rows
+                    .iter()
+                    .filter(|r| !r.converged)
+                    .filter_map(|r| r.gradient_norm)
+                    .max_by(f64::total_cmp),
                 accuracy: Measured {
                     clean: cell(&|r| r.accuracy.clean),
-                    target: cell(&|r| r.accuracy.target),
+                    target: optional(&|r| r.accuracy.target),
                     features: optional(&|r| r.accuracy.features),
                     images: optional(&|r| r.accuracy.images),
-                    random_flips: cell(&|r| r.accuracy.random_flips),
+                    random_flips: optional(&|r| r.accuracy.random_flips),
                     aligned_flips: optional(&|r| r.accuracy.aligned_flips),
-                    duplicates: cell(&|r| r.accuracy.duplicates),
+                    duplicates: optional(&|r| r.accuracy.duplicates),
+                    removed: optional(&|r| r.accuracy.removed),
                 },
                 visibility: seen(&|v| v.psnr).and_then(|psnr| {
                     Some(Seen {

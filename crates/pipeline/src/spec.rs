@@ -196,23 +196,22 @@ impl Spec {
             return Err(source.error(&[], "the spec has no stage; expected a table such as [dataset.downstream]"));
         }
         // What a stage cannot read at all comes before what it would read beside that.
-        for (node, port) in graph.nodes().flat_map(|n| n.stage.ports().iter().map(move |p| (n, p))) {
+        for (node, port) in graph.nodes().flat_map(|n| n.ports().map(move |p| (n, p))) {
             if !variants.contains_key(node.name) {
                 continue;
             }
             for made_with in variants.get(port.node).into_iter().flatten() {
                 let at: Vec<&str> = node.name.split('.').collect();
                 let refused = |e| source.error(&at, format!("[{}] {e}", node.name));
-                node.stage.accepts(port, made_with).map_err(refused)?;
+                node.stage.accepts(&port, made_with).map_err(refused)?;
             }
         }
         for node in graph.nodes() {
             let Some(tables) = variants.get(node.name) else { continue };
             let at: Vec<&str> = node.name.split('.').collect();
-            for (params, port) in tables.iter().flat_map(|t| node.stage.ports().iter().map(move |p| (t, p))) {
-                let fallback = graph.node(port.node).and_then(|n| n.fallback);
-                let there = variants.contains_key(port.node) || fallback.is_some_and(|f| variants.contains_key(f));
-                let need = node.stage.need(params, port).map_err(|e| source.error(&at, e.to_string()))?;
+            for (params, port) in tables.iter().flat_map(|t| node.ports().map(move |p| (t, p))) {
+                let there = graph.fillers(port.node).any(|filler| variants.contains_key(filler));
+                let need = node.stage.need(params, &port).map_err(|e| source.error(&at, e.to_string()))?;
                 if need == Need::Required && !there {
                     let message =
                         format!("[{}] reads what [{}] makes, and the spec has no [{1}]", node.name, port.node);
@@ -221,8 +220,8 @@ impl Spec {
             }
         }
         for node in graph.nodes().filter(|node| node.route.is_none() && variants.contains_key(node.name)) {
-            let routed = |port: &Port| graph.node(port.node).is_some_and(|n| n.route.is_some());
-            if node.stage.ports().iter().any(routed) && !graph.ends().any(|end| variants.contains_key(end.name)) {
+            let routed = |port: Port| graph.node(port.node).is_some_and(|n| n.route.is_some());
+            if node.ports().any(routed) && !graph.ends().any(|end| variants.contains_key(end.name)) {
                 let ends = graph.ends().map(|end| format!("[{}]", end.name)).collect::<Vec<_>>().join(", ");
                 let message = format!("[{}] reads poisons, and the spec has none of {ends}", node.name);
                 return Err(source.error(&node.name.split('.').collect::<Vec<_>>(), message));
@@ -386,8 +385,10 @@ fn expand(value: Value, lists: &[&str]) -> Result<Vec<Value>, String> {
         let mut combinations = vec![Map::new()];
         for (key, value) in table {
             let choices = match value {
+                Value::Array(list) if lists.contains(&key.as_str()) && !list.first().is_some_and(Value::is_array) => {
+                    vec![Value::Array(list)]
+                }
                 Value::Array(list) if list.is_empty() => return Err(format!("`{key}` is an empty list")),
-                Value::Array(list) if lists.contains(&key.as_str()) && !list[0].is_array() => vec![Value::Array(list)],
                 Value::Array(list) => list,
                 one => vec![one],
             };

@@ -5,7 +5,7 @@
 
 use hemlock_artifact::{Aim, Dataset, Extractor, Features, Poisons, TargetParams};
 use hemlock_head::{Constraint, ConstraintKinds};
-use hemlock_invert::{Clean, Frozen, Limits, Measure, Refinement, base_images, extracted};
+use hemlock_invert::{Clean, Frozen, Limits, Measure, Range, Refinement, base_images, extracted};
 use hemlock_models::open_extractor;
 use hemlock_poison_features::{Known, Labels, Own, Plan, StartKind, attacks, poison_count};
 use hemlock_stage::{Context, ParamError, Port, StageError, inputs};
@@ -32,6 +32,9 @@ pub struct Params {
     /// Largest change of a pixel against the base image, in grey levels of 255; absent: any within `[0, 1]`.
     #[serde(default)]
     pub linf: Option<u8>,
+    /// Whether pixels may leave `[0, 1]`, which no image file can hold.
+    #[serde(default)]
+    pub free: bool,
     /// Steps of all images together.
     #[serde(default = "defaults::steps")]
     pub steps: u32,
@@ -54,7 +57,7 @@ mod defaults {
 
 impl Params {
     /// Those that do not come with an attack.
-    const FIELDS: [&str; 8] = ["attack", "eps_d", "labels", "start", "beta", "linf", "steps", "step"];
+    const FIELDS: [&str; 9] = ["attack", "eps_d", "labels", "start", "beta", "linf", "free", "steps", "step"];
 
     fn aim(&self, seed: u64) -> Result<Aim, ParamError> {
         Ok(Aim {
@@ -83,7 +86,7 @@ impl hemlock_stage::Params for Params {
             ));
         }
         ParamError::non_negative("beta", self.beta)?;
-        ParamError::require(self.linf != Some(0), "linf", 0, "at least 1 grey level")?;
+        Range::check(self.linf, self.free)?;
         ParamError::at_least_one("steps", self.steps)?;
         ParamError::positive("step", self.step)
     }
@@ -108,7 +111,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-images";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -147,8 +150,7 @@ impl hemlock_stage::Stage for Stage {
         };
         let start = plan.make(&mut *objective, &anywhere, &mut |_, _| Ok(()))?;
         let base = base_images(&dataset.train, &start.base)?;
-        let limits =
-            Limits { base: base.view(), beta: params.beta, linf: params.linf.map(|levels| f32::from(levels) / 255.0) };
+        let limits = Limits { base: base.view(), beta: params.beta, range: Range::new(params.linf, params.free) };
         let descent = Refinement {
             name: "attack on pixels",
             steps: params.steps,
@@ -167,16 +169,19 @@ impl hemlock_stage::Stage for Stage {
             constraint: &anywhere,
             labels: &start.labels,
             base_index: &start.base,
+            free: params.free,
         };
         let passes = vec![params.steps; start.base.len()];
         let (images, fits) = measure.finish(&pixels, None, &passes, ctx)?;
         Ok(Poisons {
             images,
+            pixels: params.free.then_some(pixels),
             fits,
             attack: params.attack.name().to_owned(),
             method: "pixels".to_owned(),
             objective: refined.last().map_or(f64::NAN, |point| point.objective),
             clean_label: params.labels == Labels::Kept,
+            replaces: false,
             eps_d: params.eps_d,
             labels: start.labels,
             base_index: start.base,

@@ -1,40 +1,49 @@
-//! Accuracy of the k nearest neighbours in feature space: a monitor that trains nothing.
+//! The k nearest neighbours in feature space: a monitor, and a victim, that trains nothing.
 
 use std::cmp::Ordering;
 
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 use rayon::prelude::*;
 
 /// Queries whose similarities are held in memory together.
 const TOGETHER: usize = 256;
 
-/// Share of `queries` `[m, d]` whose class wins the vote of the `k` rows of `reference` `[n, d]`
-/// with the largest cosine similarity; ties go to the smaller class.
+/// For each of `queries` `[m, d]` the class that wins the vote of the `k` rows of `reference` `[n, d]`, with their classes, with the
+/// largest cosine similarity; ties go to the smaller class.
+#[must_use]
+pub fn predict(k: usize, (reference, known): (Array2<f32>, &[u32]), queries: Array2<f32>) -> Vec<u32> {
+    vote(k, (unit_rows(reference).view(), known), unit_rows(queries).view(), |_| None)
+}
+
+/// Share of `queries` that [`predict`] is right about.
 pub(crate) fn accuracy(k: usize, reference: (Array2<f32>, &[u32]), queries: (Array2<f32>, &[u32])) -> f32 {
-    let (reference, queries) = ((unit_rows(reference.0), reference.1), (unit_rows(queries.0), queries.1));
-    share(k, (reference.0.view(), reference.1), (queries.0.view(), queries.1), |_| None)
+    share(&predict(k, reference, queries.0), queries.1)
 }
 
 /// The same of samples among all others of them.
 pub(crate) fn leave_one_out(k: usize, (samples, labels): (Array2<f32>, &[u32])) -> f32 {
     let samples = unit_rows(samples);
-    share(k, (samples.view(), labels), (samples.view(), labels), Some)
+    share(&vote(k, (samples.view(), labels), samples.view(), Some), labels)
 }
 
-/// See [`accuracy`]; of unit rows, and leaving out the row of the reference that is no neighbour of a query.
-fn share(
+fn share(predicted: &[u32], labels: &[u32]) -> f32 {
+    predicted.iter().zip(labels).filter(|(a, b)| a == b).count() as f32 / labels.len().max(1) as f32
+}
+
+/// See [`predict`]; of unit rows, and leaving out the row of the reference that is no neighbour of a query.
+fn vote(
     k: usize,
     (reference, known): (ArrayView2<'_, f32>, &[u32]),
-    (queries, labels): (ArrayView2<'_, f32>, &[u32]),
+    queries: ArrayView2<'_, f32>,
     itself: impl Fn(usize) -> Option<usize> + Sync,
-) -> f32 {
+) -> Vec<u32> {
     let classes = known.iter().max().map_or(0, |&label| label as usize + 1);
-    let tiles: Vec<usize> = (0..labels.len()).step_by(TOGETHER).collect();
-    let correct = tiles.into_par_iter().map(|first| {
-        let tile = queries.slice(ndarray::s![first..(first + TOGETHER).min(labels.len()), ..]);
+    let tiles: Vec<usize> = (0..queries.nrows()).step_by(TOGETHER).collect();
+    let voted = tiles.into_par_iter().flat_map_iter(|first| {
+        let tile = queries.slice(ndarray::s![first..(first + TOGETHER).min(queries.nrows()), ..]);
         let similarity = tile.dot(&reference.t());
-        let right = similarity.rows().into_iter().zip(first..).filter(|(row, query)| {
-            let itself = itself(*query);
+        let vote = |(row, query): (ArrayView1<'_, f32>, usize)| {
+            let itself = itself(query);
             let mut order: Vec<usize> = (0..row.len()).filter(|i| Some(*i) != itself).collect();
             let nearer = |a: &usize, b: &usize| -> Ordering { row[*b].total_cmp(&row[*a]).then(a.cmp(b)) };
             if k < order.len() {
@@ -46,11 +55,11 @@ fn share(
                 votes[known[neighbour] as usize] += 1;
             }
             let most = votes.iter().max();
-            votes.iter().position(|v| Some(v) == most) == Some(labels[*query] as usize)
-        });
-        right.count()
+            votes.iter().position(|v| Some(v) == most).unwrap_or_default() as u32
+        };
+        similarity.rows().into_iter().zip(first..).map(vote).collect::<Vec<u32>>()
     });
-    correct.sum::<usize>() as f32 / labels.len().max(1) as f32
+    voted.collect()
 }
 
 fn unit_rows(mut rows: Array2<f32>) -> Array2<f32> {

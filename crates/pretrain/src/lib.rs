@@ -17,7 +17,7 @@ pub mod classifier;
 pub mod config;
 pub mod import;
 pub mod infonce;
-mod knn;
+pub mod knn;
 pub mod moco;
 pub mod ntxent;
 mod optimizer;

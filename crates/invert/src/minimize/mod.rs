@@ -1,6 +1,8 @@
 //! Minimisers of one image within bounds. Each says where it wants the loss and its gradient, and is told: so images of one batch
 //! share the network's passes and nothing else.
 
+use crate::limits::Range;
+
 mod adam;
 mod lbfgs;
 
@@ -23,14 +25,18 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// `[0, 1]` for every coordinate; with a `radius`, only what is no further than that from `centre`.
-    pub(crate) fn around(centre: &[f32], radius: Option<f32>) -> Self {
-        let radius = radius.unwrap_or(1.0);
+    /// A range around a base image.
+    pub(crate) fn new(base: &[f32], range: Range) -> Self {
         let within = |x: f32| x.clamp(0.0, 1.0);
-        Self {
-            low: centre.iter().map(|c| within(c - radius)).collect(),
-            high: centre.iter().map(|c| within(c + radius)).collect(),
-        }
+        let (low, high): (Vec<f32>, Vec<f32>) = base
+            .iter()
+            .map(|b| match range {
+                Range::Unit => (0.0, 1.0),
+                Range::Near(radius) => (within(b - radius), within(b + radius)),
+                Range::Free => (f32::NEG_INFINITY, f32::INFINITY),
+            })
+            .unzip();
+        Self { low, high }
     }
 
     /// Moves every coordinate to the nearest value that is allowed.

@@ -1,0 +1,51 @@
+//! Nearest neighbours: a victim without parameters.
+
+use super::Train;
+use crate::training::{Change, Setting};
+use hemlock_artifact::Outcome;
+use hemlock_pretrain::knn;
+use hemlock_stage::{ParamError, StageError};
+use ndarray::{Array2, Axis, concatenate};
+use serde::{Deserialize, Serialize};
+
+/// A vote of the training samples with the largest cosine similarity; ties go to the smaller class.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Knn {
+    /// Samples that vote.
+    pub neighbors: usize,
+}
+
+impl Default for Knn {
+    fn default() -> Self {
+        Self { neighbors: 20 }
+    }
+}
+
+impl Knn {
+    pub(super) fn check(&self) -> Result<(), ParamError> {
+        ParamError::at_least_one("neighbors", self.neighbors as u64)
+    }
+}
+
+impl Train for &Knn {
+    fn train(&self, _: &str, setting: &Setting, change: &Change) -> Result<Outcome, StageError> {
+        let (clean, test) = (&setting.features.train, &setting.features.test);
+        let all = || (0..clean.labels.len()).collect();
+        let kept: Vec<usize> = change.kept(clean.labels.len()).unwrap_or_else(all);
+        let added = change.features.mapv(|z| z as f32);
+        let samples: Array2<f32> =
+            concatenate(Axis(0), &[clean.features.view().select(Axis(0), &kept).view(), added.view()])
+                .map_err(|e| StageError::internal(format!("poisons have another dimension: {e}")))?;
+        let labels: Vec<u32> = kept.iter().map(|i| clean.labels[*i]).chain(change.labels.iter().copied()).collect();
+        let predicted = knn::predict(self.neighbors, (samples, &labels), test.features.view().to_owned());
+        Ok(Outcome {
+            accuracy: setting.accuracy(&predicted),
+            epochs: Vec::new(),
+            clean_loss: None,
+            gradient_norm: None,
+            converged: true,
+            head: None,
+        })
+    }
+}

@@ -1,0 +1,139 @@
+//! Linear heads.
+
+use super::Train;
+use crate::training::{Change, Setting, on_samples};
+use hemlock_artifact::{Accuracy, Outcome};
+use hemlock_head::{
+    FitOptions, Head, SgdOptions, accuracy, fit, fit_sgd, loss_and_gradient, mean_loss, norm, per_class_accuracy,
+};
+use hemlock_stage::{ParamError, StageError};
+use serde::{Deserialize, Serialize};
+
+/// A linear head, trained to the minimum by L-BFGS.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Exact {
+    /// Gradient norm of the mean objective at which it counts as trained.
+    pub tolerance: f64,
+    /// Most steps of its training.
+    pub max_iterations: u32,
+}
+
+/// A linear head, trained by stochastic gradient descent with momentum and a cosine schedule.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sgd {
+    /// Passes over the training set.
+    pub epochs: u32,
+    /// Samples a step.
+    pub batch: usize,
+    /// Learning rate of the first step; it falls to 0 along half a cosine.
+    pub learning_rate: f64,
+    /// The share of the last step that is taken again.
+    pub momentum: f64,
+}
+
+impl Default for Exact {
+    fn default() -> Self {
+        Self { tolerance: 1e-6, max_iterations: 10_000 }
+    }
+}
+
+impl Default for Sgd {
+    fn default() -> Self {
+        Self { epochs: 100, batch: 256, learning_rate: 0.1, momentum: 0.9 }
+    }
+}
+
+impl Exact {
+    pub(super) fn check(&self) -> Result<(), ParamError> {
+        ParamError::positive("tolerance", self.tolerance)?;
+        ParamError::at_least_one("max_iterations", self.max_iterations)
+    }
+
+    /// What a head is worth whose training stopped at that gradient norm.
+    pub(super) fn outcome(&self, head: Head, gradient_norm: f64, setting: &Setting) -> Result<Outcome, StageError> {
+        let converged = gradient_norm <= self.tolerance;
+        Ok(Outcome { converged, gradient_norm: Some(gradient_norm), ..measure(head, setting)? })
+    }
+}
+
+impl Sgd {
+    pub(super) fn check(&self) -> Result<(), ParamError> {
+        ParamError::at_least_one("epochs", self.epochs)?;
+        ParamError::at_least_one("batch", self.batch as u64)?;
+        ParamError::positive("learning_rate", self.learning_rate)?;
+        let momentum = self.momentum;
+        ParamError::require((0.0..1.0).contains(&momentum), "momentum", momentum, "at least 0 and below 1")
+    }
+}
+
+/// What a head is worth.
+pub(crate) fn measure(head: Head, setting: &Setting) -> Result<Outcome, StageError> {
+    let classes = setting.classes();
+    let (clean, test) = (setting.features.train.samples(classes)?, setting.features.test.samples(classes)?);
+    Ok(Outcome {
+        accuracy: Accuracy { overall: accuracy(&head, test)?, per_class: per_class_accuracy(&head, test)? },
+        epochs: Vec::new(),
+        clean_loss: Some(mean_loss(&head, &[clean])?),
+        gradient_norm: None,
+        converged: true,
+        head: Some(head),
+    })
+}
+
+impl Train for &Exact {
+    fn train(&self, what: &str, setting: &Setting, change: &Change) -> Result<Outcome, StageError> {
+        let options = FitOptions {
+            gradient_tolerance: self.tolerance,
+            max_iterations: self.max_iterations as usize,
+            ..FitOptions::new(setting.weight_decay)
+        };
+        let ctx = setting.ctx;
+        let bar = ctx.progress.start(what, 0, "steps");
+        let trained = on_samples(setting, change, |samples| {
+            Ok(fit(samples, &options, &|step, gradient| {
+                bar.at(step as u64);
+                bar.say(format!("gradient norm {gradient:.1e}"));
+                !ctx.cancel.requested()
+            })?)
+        })?;
+        ctx.check()?;
+        let gradient_norm = trained.gradient_norm;
+        if !trained.converged {
+            let tolerance = self.tolerance;
+            tracing::warn!(
+                victim = what,
+                gradient_norm,
+                "a victim's training stopped before its tolerance {tolerance:.1e}"
+            );
+        }
+        let outcome = measure(trained.head, setting)?;
+        Ok(Outcome { gradient_norm: Some(gradient_norm), converged: trained.converged, ..outcome })
+    }
+}
+
+impl Train for &Sgd {
+    fn train(&self, what: &str, setting: &Setting, change: &Change) -> Result<Outcome, StageError> {
+        let Sgd { epochs, batch, learning_rate, momentum } = **self;
+        let ctx = setting.ctx;
+        let weight_decay = setting.weight_decay;
+        let options = SgdOptions { weight_decay, epochs, batch, learning_rate, momentum, seed: ctx.seed };
+        let test = setting.features.test.samples(setting.classes())?;
+        let bar = ctx.progress.start(what, epochs.into(), "epochs");
+        let mut curve = Vec::new();
+        let (head, gradient_norm) = on_samples(setting, change, |samples| {
+            let head = fit_sgd(samples, &options, &mut |epoch, head, loss| {
+                bar.at(u64::from(epoch) + 1);
+                bar.say(format!("loss {loss:.4}"));
+                curve.push(accuracy(head, test));
+                !ctx.cancel.requested()
+            })?;
+            let (_, gradient) = loss_and_gradient(&head, samples, weight_decay)?;
+            Ok((head, norm(&gradient)))
+        })?;
+        ctx.check()?;
+        let epochs = curve.into_iter().collect::<Result<Vec<f64>, _>>()?;
+        Ok(Outcome { epochs, gradient_norm: Some(gradient_norm), ..measure(head, setting)? })
+    }
+}

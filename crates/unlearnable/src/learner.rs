@@ -1,0 +1,114 @@
+//! Who is to learn nothing: what is trained on the noise, from one step of the noise to the next.
+
+use hemlock_artifact::{Features, Normalization, TargetParams};
+use hemlock_head::{FitOptions, Head, Preconditioner, Samples, fit};
+use hemlock_invert::Frozen;
+use hemlock_models::{Extractor, extract};
+use hemlock_pretrain::{Classifier, Labelled, Session};
+use hemlock_stage::{Context, StageError};
+use ndarray::{Array2, ArrayView4};
+use std::sync::Arc;
+
+/// A learner.
+pub(crate) trait Learner {
+    /// Goes on learning from images with noise, `[m, 3, height, width]`, and the clean ones beside them.
+    fn learn(&mut self, noised: ArrayView4<u8>, ctx: &Context) -> Result<(), StageError>;
+
+    /// The network as it is, the map from its output to what the head sees, and the head.
+    fn as_is(&self) -> (Frozen<'_>, &Head);
+}
+
+/// A linear head on the frozen extractor, trained to the minimum at every turn.
+pub(crate) struct Probe<'a> {
+    extractor: &'a Extractor,
+    normalization: &'a Normalization,
+    /// Features of the clean images that have no noise, and their labels.
+    clean: (Array2<f64>, Vec<u32>),
+    /// Of the images with noise.
+    labels: &'a [u32],
+    options: FitOptions,
+    head: Head,
+}
+
+impl<'a> Probe<'a> {
+    /// Before it has learnt anything: the clean head. `rows` are the images with noise, and `labels` theirs.
+    pub(crate) fn new(
+        extractor: &'a Extractor,
+        features: &'a Features,
+        target: &TargetParams,
+        rows: &[u32],
+        labels: &'a [u32],
+    ) -> Result<Self, StageError> {
+        let all = features.train.samples(features.classes.len())?;
+        let mut noised = vec![false; all.len()];
+        rows.iter().for_each(|row| noised[*row as usize] = true);
+        let rest: Vec<usize> = (0..all.len()).filter(|row| !noised[*row]).collect();
+        let rest_labels = rest.iter().map(|row| all.labels()[*row]).collect();
+        let preconditioner = Arc::new(Preconditioner::new(&[all], target.weight_decay)?);
+        Ok(Self {
+            extractor,
+            normalization: &features.normalization,
+            clean: (all.select(&rest), rest_labels),
+            labels,
+            options: FitOptions { preconditioner: Some(preconditioner), ..FitOptions::new(target.weight_decay) },
+            head: target.clean.clone(),
+        })
+    }
+}
+
+impl Learner for Probe<'_> {
+    fn learn(&mut self, noised: ArrayView4<u8>, ctx: &Context) -> Result<(), StageError> {
+        let mut z = extract(self.extractor, noised, ctx)?;
+        self.normalization.apply(z.view_mut());
+        let (z, classes) = (z.mapv(f64::from), self.head.classes());
+        let noised = Samples::new(z.view(), self.labels, classes)?;
+        let clean = Samples::new(self.clean.0.view(), &self.clean.1, classes)?;
+        let options = FitOptions { start: Some(self.head.clone()), ..self.options.clone() };
+        self.head = fit(&[clean, noised], &options, &|_, _| !ctx.cancel.requested())?.head;
+        ctx.check()
+    }
+
+    fn as_is(&self) -> (Frozen<'_>, &Head) {
+        (Frozen::new(self.extractor, self.normalization), &self.head)
+    }
+}
+
+/// A network that trains end to end, a few steps at every turn.
+pub(crate) struct EndToEnd<'a> {
+    session: Session,
+    steps: usize,
+    /// Images without noise.
+    clean: Labelled<'a>,
+    /// Of the images with noise.
+    labels: &'a [u32],
+    made: Classifier,
+    identity: Normalization,
+}
+
+impl<'a> EndToEnd<'a> {
+    /// A network that takes so many steps a turn.
+    pub(crate) fn new(
+        session: Session,
+        steps: usize,
+        clean: Labelled<'a>,
+        labels: &'a [u32],
+    ) -> Result<Self, StageError> {
+        let made = session.snapshot()?;
+        let identity = Normalization::identity(made.extractor.feature_dim());
+        Ok(Self { session, steps, clean, labels, made, identity })
+    }
+}
+
+impl Learner for EndToEnd<'_> {
+    fn learn(&mut self, noised: ArrayView4<u8>, ctx: &Context) -> Result<(), StageError> {
+        let clean = Labelled { pixels: self.clean.pixels.reborrow(), labels: self.clean.labels };
+        let images = [clean, Labelled { pixels: noised, labels: self.labels }];
+        self.session.steps(&images, self.steps, ctx, &|_, _| {})?;
+        self.made = self.session.snapshot()?;
+        Ok(())
+    }
+
+    fn as_is(&self) -> (Frozen<'_>, &Head) {
+        (Frozen::new(&self.made.extractor, &self.identity), &self.made.head)
+    }
+}

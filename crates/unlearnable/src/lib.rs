@@ -1,0 +1,328 @@
+//! Stage: images that teach nothing, by error-minimising noise (Huang et al., "Unlearnable examples", ICLR 2021): noise `delta` with
+//! `|delta|_inf <= linf` that, together with what trains on it, minimises the training loss,
+//!
+//! ```text
+//! min over delta, min over w    L(f(x + delta), y; w)
+//! ```
+//!
+//! so that nothing is left to be learnt from the images themselves. The images stand in the place of those they are made of.
+
+mod learner;
+mod noise;
+
+pub use noise::Scope;
+
+use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Poisons, TargetParams};
+use hemlock_head::{Constraint, Head};
+use hemlock_invert::{Clean, Measure, base_images, extracted};
+use hemlock_models::open_extractor;
+use hemlock_poison_features::poison_count;
+use hemlock_pretrain::{ClassifierConfig, Labelled, Schedule, Session, Start};
+use hemlock_stage::{Context, ParamError, Port, StageError, inputs};
+use learner::{EndToEnd, Learner, Probe};
+use ndarray::{Array4, Axis};
+use noise::Noise;
+use rand::{SeedableRng, seq::index};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Images with noise, as a share of the clean training count, up to all of them.
+    pub eps_d: f64,
+    /// What has noise of its own: every image (`sample-wise`), or every class (`class-wise`).
+    #[serde(default)]
+    pub noise: Scope,
+    /// Who is to learn nothing.
+    #[serde(default)]
+    pub against: Against,
+    /// Largest change of a pixel, in grey levels of 255.
+    #[serde(default = "defaults::linf")]
+    pub linf: u8,
+    /// Turns of training and noise.
+    #[serde(default = "defaults::rounds")]
+    pub rounds: u32,
+    /// Steps of the noise a turn.
+    #[serde(default = "defaults::steps")]
+    pub steps: u32,
+    /// Their length, in grey levels; absent: a quarter of `linf`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<f64>,
+    /// Of `end-to-end`: steps of the training a turn.
+    #[serde(default = "defaults::train_steps")]
+    pub train_steps: u32,
+    /// Of `end-to-end`: their learning rate.
+    #[serde(default = "defaults::learning_rate")]
+    pub learning_rate: f64,
+    /// Of `end-to-end`: images of a step of the training.
+    #[serde(default = "defaults::batch")]
+    pub batch: usize,
+    /// It is done when no more than this share of the images with noise is mistaken by what was trained.
+    #[serde(default = "defaults::tolerance")]
+    pub tolerance: f64,
+}
+
+/// Who is to learn nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Against {
+    /// A linear head on the frozen extractor.
+    #[default]
+    Frozen,
+    /// A network of the extractor's architecture, trained end to end.
+    EndToEnd,
+}
+
+mod defaults {
+    pub(super) fn linf() -> u8 {
+        8
+    }
+    pub(super) fn rounds() -> u32 {
+        20
+    }
+    pub(super) fn steps() -> u32 {
+        5
+    }
+    pub(super) fn train_steps() -> u32 {
+        20
+    }
+    pub(super) fn learning_rate() -> f64 {
+        0.05
+    }
+    pub(super) fn batch() -> usize {
+        128
+    }
+    pub(super) fn tolerance() -> f64 {
+        0.01
+    }
+}
+
+impl Params {
+    fn step(&self) -> f64 {
+        self.step.unwrap_or(f64::from(self.linf) / 4.0)
+    }
+
+    fn training(&self, seed: u64) -> ClassifierConfig {
+        let (batch, learning_rate) = (self.batch, self.learning_rate);
+        let schedule = Schedule::Constant;
+        ClassifierConfig { seed, batch, learning_rate, schedule, warmup_epochs: 0, ..ClassifierConfig::scratch() }
+    }
+}
+
+impl hemlock_stage::Params for Params {
+    fn check(&self) -> Result<(), ParamError> {
+        ParamError::share("eps_d", self.eps_d)?;
+        ParamError::require(self.linf != 0, "linf", 0, "at least 1 grey level")?;
+        ParamError::at_least_one("rounds", self.rounds)?;
+        ParamError::at_least_one("steps", self.steps)?;
+        ParamError::positive("step", self.step())?;
+        ParamError::at_least_one("train_steps", self.train_steps)?;
+        ParamError::require(
+            (0.0..1.0).contains(&self.tolerance),
+            "tolerance",
+            self.tolerance,
+            "a share from 0 and below 1",
+        )?;
+        self.training(0).check()
+    }
+}
+
+inputs! {
+    /// What the stage reads.
+    pub struct Inputs {
+        /// Downstream images.
+        dataset: Dataset = "dataset.downstream",
+        /// The extractor.
+        extractor: Extractor = "pretrain",
+        /// Features of the downstream dataset.
+        features: Features = "features",
+        /// The clean head, and the weight decay.
+        target: TargetParams = "target-params",
+    }
+}
+
+/// The stage.
+pub struct Stage;
+
+impl hemlock_stage::Stage for Stage {
+    const NAME: &'static str = "unlearnable";
+    const VERSION: u32 = 1;
+    const SEEDED: bool = true;
+    const USES_DEVICE: bool = true;
+    type Params = Params;
+    type Inputs = Inputs;
+    type Output = Poisons;
+
+    fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
+        let mut value = serde_json::to_value(Params { step: Some(params.step()), ..params.clone() })?;
+        if let Some(fields) = value.as_object_mut() {
+            let trains = ["train_steps", "learning_rate", "batch"];
+            fields.retain(|field, _| params.against == Against::EndToEnd || !trains.contains(&field.as_str()));
+        }
+        Ok(value)
+    }
+
+    /// Of all images none are drawn.
+    fn seeded(params: &Params) -> bool {
+        params.against == Against::EndToEnd || params.eps_d < 1.0
+    }
+
+    fn accepts(port: &Port, made_with: &Value) -> Result<(), ParamError> {
+        extracted(port, made_with)
+    }
+
+    fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
+        let Inputs { dataset, extractor, features, target } = inputs;
+        let extractor = open_extractor(&extractor, ctx.device)?;
+        let (train, classes) = (&dataset.train, features.classes.len());
+        let count = poison_count(params.eps_d, train.len())?;
+        let mut rows = index::sample(&mut ChaCha8Rng::seed_from_u64(ctx.seed), train.len(), count).into_vec();
+        rows.sort_unstable();
+        let labels: Vec<u32> = rows.iter().map(|row| train.labels[*row]).collect();
+        let base_index: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
+        let base = base_images(train, &base_index)?;
+        let noise = Noise::new(base.view(), &labels, classes, params.noise, f32::from(params.linf) / 255.0);
+        let (images, curve, passes) = match params.against {
+            Against::Frozen => {
+                let probe = Probe::new(&extractor, &features, &target, &base_index, &labels)?;
+                make(params, noise, probe, &labels, ctx)?
+            }
+            Against::EndToEnd => {
+                let mut noised = vec![false; train.len()];
+                rows.iter().for_each(|row| noised[*row] = true);
+                let rest: Vec<usize> = (0..train.len()).filter(|row| !noised[*row]).collect();
+                let pixels = train.pixels.view().select(Axis(0), &rest);
+                let rest: Vec<u32> = rest.iter().map(|row| train.labels[*row]).collect();
+                let clean = Labelled { pixels: pixels.view(), labels: &rest };
+                let start = Start::Scratch { arch: extractor.spec().arch, device: extractor.device() };
+                let images = [clean, Labelled { pixels: base.view(), labels: &labels }];
+                let session = Session::new(start, &params.training(ctx.seed), classes, &images)?;
+                let network = EndToEnd::new(session, params.train_steps as usize, clean, &labels)?;
+                make(params, noise, network, &labels, ctx)?
+            }
+        };
+        let clean = Clean::new(features.train.features.view());
+        let measure = Measure {
+            frozen: &hemlock_invert::Frozen::new(&extractor, &features.normalization),
+            features: &features,
+            clean: &clean,
+            constraint: &Constraint::default(),
+            labels: &labels,
+            base_index: &base_index,
+            free: false,
+        };
+        let pixels = images.mapv(|p| f32::from(p) / 255.0);
+        let (images, fits) = measure.finish(&pixels, None, &vec![passes; count], ctx)?;
+        Ok(Poisons {
+            images,
+            pixels: None,
+            fits,
+            attack: "error-minimizing".to_owned(),
+            method: params.noise.name().to_owned(),
+            objective: curve.last().map_or(f64::NAN, |point| point.objective),
+            clean_label: true,
+            replaces: true,
+            eps_d: params.eps_d,
+            labels,
+            base_index,
+            clean_nearest: clean.nearest.median,
+            curve: Vec::new(),
+            refined: curve,
+        })
+    }
+}
+
+/// Takes turns of training and noise. Returns the images with noise, the mean loss on them after every turn's training, and the steps
+/// that the noise took.
+fn make(
+    params: &Params,
+    mut noise: Noise,
+    mut learner: impl Learner,
+    labels: &[u32],
+    ctx: &Context,
+) -> Result<(Array4<u8>, Vec<CurvePoint>, u32), StageError> {
+    let bar = ctx.progress.start("noise", u64::from(params.rounds * params.steps), "steps");
+    let (mut curve, mut taken) = (Vec::new(), 0);
+    let length = (params.step() / 255.0) as f32;
+    for round in 0..params.rounds {
+        learner.learn(noise.images().view(), ctx)?;
+        let (frozen, head) = learner.as_is();
+        for step in 0..params.steps {
+            ctx.check()?;
+            let (gradient, felt) =
+                frozen.pull_in_tiles(&noise.pixels(), labels.len(), |row, z| loss(head, z, &labels[row..]))?;
+            if step == 0 {
+                let mean = |of: fn(&Felt) -> f64| felt.iter().map(of).sum::<f64>() / labels.len() as f64;
+                let (loss, mistaken) = (mean(|f| f.loss), mean(|f| f.mistaken));
+                bar.say(format!("loss {loss:.3}, mistaken {mistaken:.3}"));
+                curve.push(CurvePoint { step: round, objective: loss });
+                if mistaken <= params.tolerance {
+                    return Ok((noise.images(), curve, taken));
+                }
+            }
+            noise.step(&gradient, length);
+            taken += 1;
+            bar.at(taken.into());
+        }
+    }
+    Ok((noise.images(), curve, taken))
+}
+
+/// Sums over some samples.
+struct Felt {
+    /// Cross-entropy, in nats.
+    loss: f64,
+    /// 1 for a sample that is mistaken.
+    mistaken: f64,
+}
+
+/// The derivative `W' (p - e_y)` of the cross-entropy by the features `z` of samples with the first of `labels`, and what it says of them.
+fn loss(head: &Head, z: &[f32], labels: &[u32]) -> (Vec<f32>, Felt) {
+    let (weight, bias) = (head.weight(), head.bias());
+    let mut felt = Felt { loss: 0.0, mistaken: 0.0 };
+    let mut by = Vec::with_capacity(z.len());
+    for (z, label) in z.chunks_exact(head.dim()).zip(labels) {
+        let score = |k: usize| bias[k] + weight.row(k).iter().zip(z).map(|(w, z)| w * f64::from(*z)).sum::<f64>();
+        let mut p: Vec<f64> = (0..head.classes()).map(score).collect();
+        let most = p.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let label = *label as usize;
+        let own = p[label];
+        p.iter_mut().for_each(|p| *p = (*p - most).exp());
+        let sum: f64 = p.iter().sum();
+        felt.loss += sum.ln() + most - own;
+        felt.mistaken += f64::from(u8::from(own < most));
+        p.iter_mut().for_each(|p| *p /= sum);
+        p[label] -= 1.0;
+        by.extend((0..z.len()).map(|j| weight.column(j).iter().zip(&p).map(|(w, p)| w * p).sum::<f64>() as f32));
+    }
+    (by, felt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn the_derivative_is_that_of_the_loss() {
+        let head = Head::from_packed(array![[0.3, -0.2, 0.1], [-0.4, 0.5, 0.0], [0.2, 0.1, -0.3]]).unwrap();
+        let (z, labels) = ([0.5f32, -1.0, 2.0, 0.25], [2u32, 0]);
+        let (by, felt) = loss(&head, &z, &labels);
+        // Of the first sample, the scores are 0.45, -0.7 and -0.3; of the second 0.65, -0.675 and 0.125.
+        let first = (0.45f64.exp() + (-0.7f64).exp() + (-0.3f64).exp()).ln() + 0.3;
+        let second = (0.65f64.exp() + (-0.675f64).exp() + 0.125f64.exp()).ln() - 0.65;
+        assert!((felt.loss - first - second).abs() < 1e-12 && felt.mistaken == 1.0);
+        for (j, by) in by.into_iter().enumerate() {
+            let at = |step: f32| {
+                let mut moved = z;
+                moved[j] += step;
+                loss(&head, &moved, &labels).1.loss
+            };
+            let slope = (at(0.125) - at(-0.125)) / 0.25;
+            assert!((f64::from(by) - slope).abs() < 2e-3, "{j}: {by} {slope}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Victims other than the linear head, other extractors than the attacker's, and poisons that stand in the place of images.
+
+use crate::house::{House, TINY};
+use serde_json::Value;
+
+const NETWORK: &str = "epochs = 2\nwarmup_epochs = 1\nbatch = 32\n";
+
+fn rows(house: &House, name: &str) -> Vec<Value> {
+    let results = house.ok(&format!("results {name} --json")).out;
+    results.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The tiny pipeline with more tables before its evaluation.
+fn with(tables: &str) -> String {
+    TINY.replace("[evaluate]", &format!("{tables}\n[evaluate]"))
+}
+
+/// The same with other poisons than those that are inverted.
+fn instead(tables: &str) -> String {
+    let (before, _) = TINY.split_once("[poison-features]").unwrap();
+    format!("{before}{tables}\n[evaluate]\n")
+}
+
+#[test]
+fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
+    let house = House::new();
+    let networks =
+        ["last-block", "fine-tune", "end-to-end"].map(|kind| format!("[[victim]]\nkind = \"{kind}\"\n{NETWORK}"));
+    let heads = "[[victim]]\nkind = \"knn\"\nneighbors = 3\n[[victim]]\nkind = \"mlp\"\nepochs = 5\n";
+    let spec = with(&format!("{heads}{}", networks.concat()));
+    house.spec("victims", &spec.replace("eps_d = 0.05", "eps_d = [0.05, 0.5]"));
+    let ran = House::stages_that_ran(&house.ok("run victims"));
+    assert_eq!(ran.iter().filter(|stage| *stage == "victim").count(), 5, "{ran:?}");
+    let rows = rows(&house, "victims");
+    let victims: Vec<&str> = rows.iter().map(|row| row["victim"].as_str().unwrap()).collect();
+    assert_eq!(victims, ["knn", "mlp", "last-block", "fine-tune", "end-to-end"].repeat(2));
+    for row in &rows {
+        let (victim, accuracy) = (row["victim"].as_str().unwrap(), &row["accuracy"]);
+        assert!(accuracy["images"].is_number() && accuracy["target"].is_null(), "{row}");
+        let network = !["knn", "mlp"].contains(&victim);
+        for name in ["features", "random_flips", "aligned_flips", "duplicates"] {
+            assert_eq!(accuracy[name].is_null(), network, "{name} of {victim}");
+        }
+        assert!(row["best"]["images"].as_f64() >= accuracy["images"].as_f64(), "{row}");
+    }
+    let table = house.ok("results victims").out;
+    assert!(victims.iter().all(|victim| table.contains(victim)), "{table}");
+    // Half as many poisons as clean samples change what nearest neighbours say.
+    assert_ne!(rows[5]["per_class"]["aligned_flips"], rows[5]["per_class"]["clean"]);
+    // The same bytes on one thread.
+    let one = house.command("run victims --root other").env("RAYON_NUM_THREADS", "1").output().unwrap();
+    assert!(one.status.success());
+    let differences = house.ok("diff artifacts other").out;
+    let stages: Vec<&str> =
+        differences.lines().filter(|line| line.starts_with("victim") || line.starts_with("evaluate")).collect();
+    assert!(stages.len() == 15 && stages.iter().all(|line| line.ends_with("identical")), "{differences}");
+    // Controls that are asked for are trained, whoever the victim is.
+    house.ok("run victims --set evaluate.controls=[\"random-flips\"]");
+    let set = "victims --set evaluate.controls=[\"random-flips\"]";
+    let asked: Vec<Value> =
+        house.ok(&format!("results {set} --json")).out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert!(
+        asked.iter().all(|row| row["accuracy"]["random_flips"].is_number() && row["accuracy"]["duplicates"].is_null())
+    );
+}
+
+#[test]
+fn noise_stands_in_the_place_of_images_and_stays_small() {
+    let house = House::new();
+    let noise = "[[unlearnable]]\neps_d = [0.5, 1.0]\nagainst = \"frozen\"\nrounds = 3\nsteps = 2\n\
+                 [[unlearnable]]\neps_d = 1.0\nnoise = \"class-wise\"\nagainst = \"end-to-end\"\nbatch = 32\nrounds = 2\ntrain_steps = 3\n";
+    let victim = format!("[[victim]]\nkind = \"linear\"\n[[victim]]\nkind = \"end-to-end\"\n{NETWORK}");
+    house.spec("noise", &instead(&format!("{noise}{victim}")));
+    house.ok("run noise");
+    let rows = rows(&house, "noise");
+    assert_eq!(rows.len(), 6);
+    for row in &rows {
+        assert_eq!((&row["replaces"], &row["clean_label"]), (&true.into(), &true.into()));
+        let linf = row["visibility"]["linf"].as_f64().unwrap() * 255.0;
+        assert!(linf > 1.0 && linf < 8.0 + 1e-3, "{linf}");
+        let (all, linear) = (row["eps_d"] == 1.0, row["victim"] == "linear");
+        assert_eq!(row["accuracy"]["removed"].is_number(), linear && !all, "{row}");
+        assert!(row["accuracy"]["duplicates"].is_null() && row["ceiling"].is_null());
+    }
+    assert_eq!(rows[0]["attack"], "error-minimizing + sample-wise");
+    // Noise lowers the loss of those it is made against.
+    let curves = house.ok("export noise unlearnable -o out --select noise=sample-wise,eps_d=1.0").out;
+    assert!(curves.contains("poisons.csv"), "{curves}");
+    house.fails("plan noise --set unlearnable.linf=0", 2, &["`linf`", "at least 1 grey level"]);
+    house.fails("plan noise --set unlearnable.eps_d=1.5", 2, &["`eps_d`"]);
+}
+
+#[test]
+fn free_pixels_are_measured_as_they_are() {
+    let house = House::new();
+    let free = "[poison-images]\nattack = \"gradient-canceling\"\neps_d = 0.1\nfree = true\nsteps = 5\nstep = 0.5\n";
+    house.spec("free", &instead(free));
+    house.ok("run free");
+    let row = &rows(&house, "free")[0];
+    assert!(row["visibility"]["linf"].as_f64().unwrap() > 1.0, "{row}");
+    assert_eq!(row["visibility"]["relative_distance"], 0.0, "nothing is rounded");
+    house.ok("export free poison-images -o out");
+    let file = std::fs::read(house.path().join("out/poisons.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let floats =
+        |bytes: &[u8]| bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>();
+    assert!(floats(tensors.tensor("pixels").unwrap().data()).iter().any(|x| !(0.0..=1.0).contains(x)));
+    house.fails("plan free --set poison-images.linf=8", 2, &["`linf`", "free = true"]);
+    house.spec("network", &instead(&format!("{free}[victim]\nkind = \"end-to-end\"\n{NETWORK}")));
+    house.fails("run network", 2, &["victim.kind", "free pixels"]);
+}
+
+#[test]
+fn an_attack_meets_another_extractor_than_its_own() {
+    let house = House::new();
+    let other = "[deployed.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n[deployed.features]\n";
+    let victims = format!("[[victim]]\nkind = \"linear\"\n[[victim]]\nkind = \"fine-tune\"\n{NETWORK}");
+    house.spec("mismatch", &with(&format!("{other}{victims}")));
+    house.ok("run mismatch");
+    house.ok("run tiny");
+    let (rows, tiny) = (rows(&house, "mismatch"), &rows(&house, "tiny")[0]);
+    let [linear, network] = &rows[..] else { panic!("{rows:?}") };
+    let of = &linear["accuracy"];
+    assert!(of["features"].is_null() && of["target"].is_null() && linear["ceiling"].is_null(), "{linear}");
+    assert!(of["aligned_flips"].is_number() && of["images"].is_number(), "{linear}");
+    assert_ne!(linear["clean_loss"]["clean"], tiny["clean_loss"]["clean"], "the clean head is the other extractor's");
+    assert!(network["accuracy"]["images"].is_number());
+    // The attack is the same: only victims ran anew.
+    let ran = House::stages_that_ran(&house.ok("run mismatch --set seeds=[0]"));
+    assert!(ran.is_empty(), "{ran:?}");
+    house.spec("half", &with("[deployed.features]\n"));
+    house.fails("plan half", 2, &["[deployed.features]", "[deployed.pretrain]"]);
+    house.spec("half", &with("[deployed.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n"));
+    house.fails("run half", 2, &["deployed.features", "go together"]);
+}
