@@ -82,6 +82,11 @@ pipeline NAME: (evaluate NAME)
 results NAME *ARGS: build
     @{{hemlock}} results {{NAME}} {{overrides}} {{ARGS}}
 
+# Write a page with tables, figures and findings, of one or more pipelines: just report NAME... [-o FILE]
+[group('ask')]
+report +NAMES: build
+    @{{hemlock}} report {{NAMES}} {{overrides}}
+
 # Show the tasks, and which would run (--json: the task list for a scheduler)
 [group('ask')]
 plan NAME *ARGS: build
