@@ -34,7 +34,7 @@ const MUTED: (RGBColor, &str) = (RGBColor(0x6A, 0x71, 0x78), "#9EA5AD");
 const GRID: (RGBColor, &str) = (RGBColor(0xE4, 0xE7, 0xEA), "#34393F");
 
 /// Most series of a chart, so that they can be told apart.
-pub const MOST: usize = 8;
+pub const MOST: usize = 7;
 
 /// A point of a series.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +43,7 @@ pub struct Point {
     pub x: f64,
     /// How high.
     pub y: f64,
-    /// Half the length of its error bar; 0: none.
+    /// Half the length of its error bar, along the axis that has no names; 0: none.
     pub spread: f64,
 }
 
@@ -95,8 +95,8 @@ fn failed<E: std::error::Error + Send + Sync>(e: DrawingAreaErrorKind<E>) -> Rep
 }
 
 impl Chart {
-    /// The chart with its legend; `describe` is what it shows, for who cannot see it.
-    pub fn html(&self, describe: &str) -> Result<Markup, ReportError> {
+    /// The chart with its legend; `describe` is what it shows, for who cannot see it. Its title may be that of its figure, and not shown.
+    pub fn html(&self, describe: &str, titled: bool) -> Result<Markup, ReportError> {
         let mut svg = String::new();
         self.draw(&mut svg)?;
         let label = html! { svg role="img" aria-label={ (self.title) ". " (describe) } {} }.into_string();
@@ -109,7 +109,7 @@ impl Chart {
         }
         Ok(html! {
             div.chart {
-                p.chart-title { (self.title) }
+                @if titled { p.chart-title { (self.title) } }
                 div.drawing { (PreEscaped(svg)) }
                 @if entries.len() > 1 || !self.references.is_empty() {
                     ul.legend {
@@ -123,15 +123,21 @@ impl Chart {
 
     fn draw(&self, svg: &mut String) -> Result<(), ReportError> {
         let points = || self.series.iter().flat_map(|s| &s.points);
-        let x = Span::new(&self.x, points().map(|p| p.x));
-        let heights = points().flat_map(|p| [p.y - p.spread, p.y + p.spread]);
+        // Names down the side stand where names along the foot have more room than there is: values go to the right then.
+        let sideways = matches!(self.y.scale, Scale::Names(_));
+        let ends = |p: &Point, value: f64, along: bool| {
+            let spread = if along { p.spread } else { 0.0 };
+            [value - spread, value + spread]
+        };
+        let x = Span::new(&self.x, points().flat_map(|p| ends(p, p.x, sideways)));
+        let heights = points().flat_map(|p| ends(p, p.y, !sideways));
         let y = Span::new(&self.y, heights.chain(self.references.iter().map(|r| r.0)));
         let size = ((SIZE.0 * UNIT) as u32, (SIZE.1 * UNIT) as u32);
         let root = SVGBackend::with_string(svg, size).into_drawing_area();
         let font = |px: i32, colour: RGBColor| ("sans-serif", px * UNIT).into_font().color(&colour);
         let mut builder = ChartBuilder::on(&root);
         builder.margin(8 * UNIT).margin_right(14 * UNIT);
-        builder.x_label_area_size(44 * UNIT).y_label_area_size(58 * UNIT);
+        builder.x_label_area_size(40 * UNIT).y_label_area_size(self.y.width() * UNIT);
         let (x_label, y_label) = (x.clone(), y.clone());
         let mut chart = builder.build_cartesian_2d(x.clone(), y.clone()).map_err(failed)?;
         let mut mesh = chart.configure_mesh();
@@ -144,6 +150,9 @@ impl Chart {
         if matches!(self.x.scale, Scale::Names(_)) {
             mesh.disable_x_mesh();
         }
+        if sideways {
+            mesh.disable_y_mesh();
+        }
         mesh.draw().map_err(failed)?;
         for (height, _) in &self.references {
             let line = [(x.low(), *height), (x.high(), *height)].map(|(a, b)| chart.backend_coord(&(a, y.place(b))));
@@ -151,7 +160,8 @@ impl Chart {
         }
         for series in &self.series {
             let place = |px: f64, py: f64| chart.backend_coord(&(x.place(px), y.place(py)));
-            marks::series(&root, series, &place, y.floor()).map_err(failed)?;
+            marks::series(&root, series, &place, if sideways { x.floor() } else { y.floor() }, sideways)
+                .map_err(failed)?;
         }
         root.present().map_err(failed)?;
         drop(chart);
@@ -191,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_chart_is_vector_graphics_with_a_text_alternative() {
-        let html = chart(Scale::Log).html("It rises & falls").unwrap().into_string();
+        let html = chart(Scale::Log).html("It rises & falls", true).unwrap().into_string();
         assert!(
             html.contains("role=\"img\" aria-label=\"A &quot;chart&quot; &lt;1&gt;. It rises &amp; falls\""),
             "{html}"
@@ -205,7 +215,7 @@ mod tests {
 
     #[test]
     fn every_colour_has_a_counterpart_in_the_dark() {
-        let (html, style) = (chart(Scale::Linear).html("").unwrap().into_string(), style());
+        let (html, style) = (chart(Scale::Linear).html("", true).unwrap().into_string(), style());
         for attribute in ["fill=\"", "stroke=\""] {
             for colour in html.split(attribute).skip(1).filter_map(|rest| rest.split('"').next()) {
                 assert!(colour == "none" || style.contains(colour), "{colour}");
@@ -217,6 +227,6 @@ mod tests {
     fn one_point_is_enough() {
         let mut one = chart(Scale::Linear);
         one.series.iter_mut().for_each(|s| s.points.truncate(1));
-        assert!(!one.html("").unwrap().into_string().contains("NaN"));
+        assert!(!one.html("", false).unwrap().into_string().contains("NaN"));
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     chart::{Chart, MOST},
     evidence::Evidence,
     provenance::Provenance,
+    words,
 };
 use maud::{Markup, html};
 
@@ -37,7 +38,7 @@ impl Figure {
 
     /// Adds a chart; `describe` is what it shows, for who cannot see it.
     fn chart(&mut self, chart: &Chart, describe: &str) -> Result<(), ReportError> {
-        self.body.push(chart.html(describe)?);
+        self.body.push(chart.html(describe, !chart.title.eq_ignore_ascii_case(self.title))?);
         Ok(())
     }
 
@@ -46,11 +47,14 @@ impl Figure {
         if self.body.is_empty() { Self { caption: why.to_owned(), ..self } } else { self }
     }
 
-    /// The figure in the page.
+    /// The figure in the page, under its title.
     pub fn html(&self) -> Markup {
+        html! { section id=(self.id) { h3 { (self.title) } (self.untitled()) } }
+    }
+
+    /// The same without its title.
+    pub fn untitled(&self) -> Markup {
         html! {
-            section id=(self.id) {
-                h3 { (self.title) }
                 @if self.body.is_empty() { p.absent { "Not shown: " (self.caption) } }
                 @else {
                     figure {
@@ -58,7 +62,6 @@ impl Figure {
                         figcaption { (self.caption) }
                     }
                 }
-            }
         }
     }
 }
@@ -86,7 +89,7 @@ pub fn all(evidence: &Evidence, provenance: &Provenance) -> Result<Vec<Figure>, 
 
 /// What a chart is called where a report has several pipelines.
 fn titled(evidence: &Evidence, pipeline: &str, title: &str) -> String {
-    if evidence.measured.len() > 1 { format!("{pipeline}: {title}") } else { title.to_owned() }
+    if evidence.measured.len() > 1 { format!("{pipeline}: {title}") } else { words::capital(title) }
 }
 
 /// The cases that cost most, in their order, and a remark about the others.

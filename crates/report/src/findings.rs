@@ -143,6 +143,7 @@ impl Question {
         let few = comparisons.iter().filter(|c| c.p.is_none()).count();
         let (verdict, reason) = match (n, for_it, against) {
             (0, ..) => (Verdict::Undecided, format!("There is nothing to compare: it takes {}.", self.needs)),
+            (1, _, 1) => (Verdict::Contradicted, "The comparison speaks against it.".to_owned()),
             (n, _, 1..) => {
                 (Verdict::Contradicted, format!("{against} of {n} comparisons speak against it, {for_it} for it."))
             }
@@ -157,9 +158,14 @@ impl Question {
             (n, ..) if few == n => {
                 (Verdict::Undecided, "A test takes at least two seeds whose results differ.".to_owned())
             }
-            (n, ..) => {
-                (Verdict::Undecided, format!("{for_it} of {n} comparisons bear it out; the others are within chance."))
-            }
+            (n, ..) => (
+                Verdict::Undecided,
+                format!(
+                    "{} of {n} comparisons {} it out; the rest is within chance.",
+                    if for_it == 0 { "None".to_owned() } else { for_it.to_string() },
+                    if for_it > 1 { "bear" } else { "bears" }
+                ),
+            ),
         };
         Finding { id: self.id, claim: self.claim, test: self.test, verdict, reason, comparisons }
     }

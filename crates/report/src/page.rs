@@ -101,7 +101,7 @@ impl<'a> Page<'a> {
                         section id="summary" { (heading(0)) (self.summary()) }
                         section id="setting" { (heading(1)) @for m in &self.evidence.measured { (self.setting(m)) } }
                         section id="results" { (heading(2)) (self.results.html(folder)) }
-                        section id="stages" { (heading(3)) (self.stages.html()) }
+                        section id="stages" { (heading(3)) (self.stages.untitled()) }
                         section id="findings" { (heading(4)) (self.findings(folder)) }
                         section id="figures" { (heading(5)) @for figure in &self.figures { (figure.html()) } }
                         section id="provenance" { (heading(6)) (self.provenance(folder)) }
@@ -131,22 +131,20 @@ impl<'a> Page<'a> {
         let cases = self.evidence.of(m);
         let drop = |c: &Case| c.mean(quantity::drop).map_or(f64::NEG_INFINITY, |e| e.mean);
         let best = |of: &dyn Fn(&Case) -> bool| {
-            let of = cases.iter().copied().filter(|c| of(c));
-            of.max_by(|a, b| drop(a).total_cmp(&drop(b)))
+            let of: Vec<&Case> = cases.iter().copied().filter(|c| of(c)).collect();
+            Some((of.len(), of.into_iter().max_by(|a, b| drop(a).total_cmp(&drop(b)))?))
         };
         let features = best(&|c| c.mean(quantity::features).is_some() && c.mean(quantity::images).is_none());
         let images = best(&|c| c.mean(quantity::images).is_some());
         let clean = best(&|c| c.linf().is_some_and(|l| l <= 8.0) && c.mean(quantity::images).is_some());
-        let lines = [
-            ("Strongest attack with images", images),
-            ("Strongest within 8/255", clean),
-            ("Strongest attack on features alone", features),
-        ];
+        // Where all are within the limit, it is the same line.
+        let clean = clean.filter(|(n, _)| images.is_none_or(|(all, _)| *n < all));
+        let lines = [("with images", images), ("within 8/255", clean), ("on features alone", features)];
         html! {
             article {
                 h3 { (m.subject.spec.name) }
                 @if cases.is_empty() { p { "No result yet. " code { (m.subject.command) } " makes them." } }
-                @for (what, case) in lines { @if let Some(case) = case { (headline(what, case)) } }
+                div.lines { @for (what, best) in lines { @if let Some((n, case)) = best { (headline(&strongest(n, what), case)) } } }
             }
         }
     }
@@ -195,6 +193,11 @@ impl<'a> Page<'a> {
     }
 }
 
+/// The choice flatters, so its number belongs to it.
+fn strongest(of: usize, what: &str) -> String {
+    if of == 1 { format!("The one attack {what}") } else { format!("Strongest of {of} attacks {what}") }
+}
+
 fn headline(what: &str, case: &Case) -> Markup {
     let mean = |q| case.mean(q).map(|e| words::percent(e.mean)).unwrap_or_default();
     let drop = case.mean(quantity::drop);
@@ -211,7 +214,7 @@ fn headline(what: &str, case: &Case) -> Markup {
             p.what { (what) }
             p.drop { strong { (drop.map(|e| words::number(100.0 * e.mean, 1)).unwrap_or_default()) } " points" @if let Some(i) = interval { span.interval { (i) } } }
             p.how {
-                "Accuracy falls from " (mean(quantity::clean)) " to " (poisoned.map(|e| words::percent(e.mean)).unwrap_or_default()) " % with "
+                "Accuracy goes from " (mean(quantity::clean)) " to " (poisoned.map(|e| words::percent(e.mean)).unwrap_or_default()) " % with "
                 (words::share(case.eps_d())) " of poisons (" (case.label) ")."
                 @if let Some(flips) = case.mean(quantity::drop_of_flips) { " As many flipped labels cost " (words::number(100.0 * flips.mean, 1)) "." }
             }

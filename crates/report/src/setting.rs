@@ -3,7 +3,7 @@
 use crate::{
     Case, Measurement,
     case::Pretraining,
-    words::{list, share},
+    words::{capital, list, share},
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -21,16 +21,14 @@ pub fn describe(measured: &Measurement, cases: &[&Case]) -> Vec<(&'static str, S
 
     let arch = every(&|c| c.parameter("pretrain", "arch").map(crate::words::value));
     let trained = every(&|c| Some(method(c)?.to_owned()));
-    let images = text("dataset.pretrain", "train").filter(|n| n != "null").map(|n| format!("{n} "));
+    let node = if first("dataset.pretrain", "source").is_some() { "dataset.pretrain" } else { "dataset.downstream" };
+    let images = text(node, "train").filter(|n| n != "null").map(|n| format!("{n} images of ")).unwrap_or_default();
     let extractor = match first("features", "path") {
         Some(path) => {
             format!("Features were read from the file {}; what made them is not known here.", crate::words::value(path))
         }
         None => {
-            let on = cases
-                .first()
-                .and_then(|c| c.pretrained_on())
-                .map(|s| format!(" on {}images of {}", images.unwrap_or_default(), source(&s)));
+            let on = cases.first().and_then(|c| c.pretrained_on()).map(|s| format!(" on {images}{}", source(&s)));
             let epochs = text("pretrain", "epochs")
                 .filter(|_| on.is_some())
                 .map(|e| format!(", for {e} epochs"))
@@ -128,7 +126,11 @@ pub fn describe(measured: &Measurement, cases: &[&Case]) -> Vec<(&'static str, S
     let features = match constraints.as_slice() {
         [] => String::new(),
         [one] if one == "none" => " Poisoned features may lie anywhere.".to_owned(),
-        some => format!(" Poisoned features have to lie in a set measured on clean ones: {}.", list(some)),
+        some => {
+            let sets: Vec<String> = some.iter().filter(|s| *s != "none").cloned().collect();
+            let or = if sets.len() < some.len() { ", or may lie anywhere" } else { "" };
+            format!(" Poisoned features have to lie in a set measured on clean ones ({}){or}.", list(&sets))
+        }
     };
     said.push(("What may change", format!("{labels}{pixels}{features}")));
     if measured.missing > 0 {
@@ -163,11 +165,6 @@ fn victim(name: &str) -> &str {
         "end-to-end" => "a network of the same architecture, from random weights",
         other => other,
     }
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map(|c| c.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
 }
 
 /// A source of images, from its text in a spec.

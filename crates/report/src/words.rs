@@ -82,8 +82,16 @@ pub fn seconds(s: f64) -> String {
 pub fn value(v: &Value) -> String {
     match v {
         Value::String(s) => s.clone(),
+        // 10.0 is 10.
+        Value::Number(n) => n.as_f64().map_or_else(|| n.to_string(), |x| x.to_string()),
         other => other.to_string(),
     }
+}
+
+/// With a capital first letter.
+pub fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|c| c.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
 }
 
 /// `a, b and c`.

@@ -41,6 +41,15 @@ impl Axis {
         Self { title: title.into(), scale: Scale::Log, holds: None }
     }
 
+    /// The room that it takes beside a chart, in pixels.
+    pub fn width(&self) -> i32 {
+        let letters = match &self.scale {
+            Scale::Names(names) => names.iter().map(|n| n.chars().count()).max().unwrap_or(0),
+            _ => 5,
+        };
+        (22 + 7 * letters as i32).clamp(58, 180)
+    }
+
     /// An axis of names.
     pub fn names(title: impl Into<String>, names: Vec<String>) -> Self {
         Self { title: title.into(), scale: Scale::Names(names), holds: None }
@@ -87,7 +96,11 @@ impl Span {
             Scale::Log => {
                 let (low, high) = (low.log10() - 0.1, high.log10() + 0.1);
                 let decades = high - low;
-                let mantissas: &[f64] = if decades > 3.0 { &[1.0] } else { &[1.0, 2.0, 5.0] };
+                let mantissas: &[f64] = match decades {
+                    many if many > 3.0 => &[1.0],
+                    few if few < 0.6 => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0],
+                    _ => &[1.0, 2.0, 5.0],
+                };
                 let ticks = (low.floor() as i32..=high.ceil() as i32)
                     .flat_map(|power| mantissas.iter().map(move |m| (m * 10f64.powi(power)).log10()))
                     .filter(|tick| (low..=high).contains(tick))

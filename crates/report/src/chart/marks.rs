@@ -15,8 +15,14 @@ fn colour(style: usize) -> RGBColor {
     SERIES[style % SERIES.len()].0
 }
 
-/// Draws a series; bars stand on the height `floor`.
-pub fn series(area: &Area, series: &Series, place: &dyn Fn(f64, f64) -> Pixel, floor: f64) -> Drawing<'static> {
+/// Draws a series; bars stand on the value `floor`, and go up or, `sideways`, to the right.
+pub fn series(
+    area: &Area,
+    series: &Series,
+    place: &dyn Fn(f64, f64) -> Pixel,
+    floor: f64,
+    sideways: bool,
+) -> Drawing<'static> {
     let colour = colour(series.style);
     let points = || series.points.iter().filter(|p| p.x.is_finite() && p.y.is_finite());
     let joined: Vec<Pixel> = points().map(|p| place(p.x, p.y)).collect();
@@ -26,23 +32,26 @@ pub fn series(area: &Area, series: &Series, place: &dyn Fn(f64, f64) -> Pixel, f
     }
     for p in points() {
         let at = place(p.x, p.y);
-        if p.spread > 0.0 {
-            let (low, high) = (place(p.x, p.y - p.spread), place(p.x, p.y + p.spread));
-            let cap = 4 * UNIT;
-            let stroke = if series.drawn == Drawn::Bars { super::INK.0 } else { colour }.stroke_width(5);
-            area.draw(&PathElement::new(vec![low, high], stroke))?;
-            for (x, y) in [low, high] {
-                area.draw(&PathElement::new(vec![(x - cap, y), (x + cap, y)], stroke))?;
-            }
-        }
         match series.drawn {
             Drawn::Curve => {}
             Drawn::Line | Drawn::Points => marker(area, at, series.style, 5 * UNIT)?,
             Drawn::Cloud => marker(area, at, series.style, 9)?,
             Drawn::Bars => {
-                let half = (place(p.x + 0.5, p.y).0 - at.0) * 6 / 10;
-                let foot = place(p.x, floor).1;
-                area.draw(&Rectangle::new([(at.0 - half, at.1), (at.0 + half, foot)], colour.mix(0.75).filled()))?;
+                let corners = match sideways {
+                    true => [place(floor, p.y - 0.3), place(p.x, p.y + 0.3)],
+                    false => [place(p.x - 0.3, floor), place(p.x + 0.3, p.y)],
+                };
+                area.draw(&Rectangle::new(corners, colour.mix(0.75).filled()))?;
+            }
+        }
+        if p.spread > 0.0 {
+            let cap = 4 * UNIT;
+            let stroke = if series.drawn == Drawn::Bars { super::INK.0 } else { colour }.stroke_width(5);
+            let (dx, dy, across) = if sideways { (p.spread, 0.0, (0, cap)) } else { (0.0, p.spread, (cap, 0)) };
+            let ends = [place(p.x - dx, p.y - dy), place(p.x + dx, p.y + dy)];
+            area.draw(&PathElement::new(ends.to_vec(), stroke))?;
+            for (x, y) in ends {
+                area.draw(&PathElement::new(vec![(x - across.0, y - across.1), (x + across.0, y + across.1)], stroke))?;
             }
         }
     }

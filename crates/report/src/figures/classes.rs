@@ -18,7 +18,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "classes",
         "Change within every class",
-        "Accuracy within a class after the attack that costs most, minus that of the clean victim; from what loses most to what loses least. \
+        "Accuracy within a class after the attack that costs most, minus that of the clean victim, sorted. \
          Bars: standard deviation over seeds.",
     );
     for m in &evidence.measured {
@@ -40,18 +40,22 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         let known = evidence.read::<Features>(&case.rows[0], "features")?.map(|f| f.classes).unwrap_or_default();
         let name = |k: usize| known.get(k).cloned().unwrap_or_else(|| k.to_string());
         let names: Vec<String> = changes.iter().map(|(k, _)| name(*k)).collect();
-        let points = changes.iter().enumerate();
-        let points =
-            points.map(|(x, (_, e))| Point { x: x as f64, y: 100.0 * e.mean, spread: 100.0 * e.std }).collect();
-        let x = if names.len() <= NAMED {
-            Axis::names("Class", names.clone())
-        } else {
-            Axis::linear("Classes, by how much they lose")
+        let named = names.len() <= NAMED;
+        let at = |(i, (_, e)): (usize, &(usize, Estimate))| {
+            let (place, change) = (i as f64, 100.0 * e.mean);
+            let (x, y) = if named { (change, place) } else { (place + 1.0, change) };
+            Point { x, y, spread: 100.0 * e.std }
+        };
+        let points = changes.iter().enumerate().map(at).collect();
+        let change = Axis::from_zero("Change of accuracy, points");
+        let (x, y) = match named {
+            true => (change, Axis::names("Class", names.clone())),
+            false => (Axis::linear("Classes, by how much they lose"), change),
         };
         let chart = Chart {
             title: titled(evidence, &m.subject.spec.name, &case.label),
             x,
-            y: Axis::from_zero("Change of accuracy, points"),
+            y,
             series: vec![Series { name: String::new(), points, drawn: Drawn::Bars, style: 0 }],
             references: Vec::new(),
         };

@@ -5,7 +5,7 @@ use crate::{
     Case, ReportError,
     case::quantity,
     chart::{Axis, Chart, Drawn, Point, Series},
-    evidence::Evidence,
+    evidence::{Evidence, Measurement},
     words,
 };
 use hemlock_artifact::{Features, PoisonFeatures, Poisons};
@@ -27,58 +27,68 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
          are drawn, of the first seed. Attacks on pixels ask for no features.",
     );
     for m in &evidence.measured {
-        let drop = |c: &Case| c.mean(quantity::drop_on_features).map_or(f64::NEG_INFINITY, |e| e.mean);
-        let cases = evidence.of(m);
-        let asked = cases.iter().filter(|c| drop(c).is_finite());
-        // An inversion says which of its poisons stand out.
-        let Some(case) = asked.max_by(|a, b| a.unlimited().cmp(&b.unlimited()).then(drop(a).total_cmp(&drop(b))))
-        else {
-            continue;
-        };
-        let row = &case.rows[0];
-        let features = evidence.read::<Features>(row, "features")?;
-        let (Some(features), Some(asked)) = (features, evidence.read::<PoisonFeatures>(row, "poison_features")?) else {
-            continue;
-        };
-        let poisons = evidence.read::<Poisons>(row, "poisons")?;
-        let clean = features.train.features.view();
-        let map = Map::new(clean);
-        let outlier = |i: usize| poisons.as_ref().and_then(|p| p.fits.get(i)).is_some_and(|f| f.is_outlier());
-        let place = |z: ArrayView1<f32>| {
-            let (x, y) = map.place(z);
-            Point { x, y, spread: 0.0 }
-        };
-        let (mut usual, mut odd) = (Vec::new(), Vec::new());
-        for i in spread(asked.features.nrows(), DRAWN) {
-            if outlier(i) { &mut odd } else { &mut usual }.push(place(asked.features.row(i)));
+        for case in chosen(&evidence.of(m)) {
+            draw(evidence, &mut figure, m, case)?;
         }
-        let told = format!(
-            "{} clean samples, {} poisons, {} of them outliers. The two directions hold {} % of the clean variance.",
-            spread(clean.nrows(), DRAWN).len(),
-            usual.len() + odd.len(),
-            odd.len(),
-            words::number(100.0 * map.share, 0)
-        );
-        let clean = spread(clean.nrows(), DRAWN).into_iter().map(|i| place(clean.row(i))).collect();
-        let named =
-            |name: &str, points: Vec<Point>, drawn, style| Series { name: name.to_owned(), points, drawn, style };
-        let mut series = vec![
-            named("clean", clean, Drawn::Cloud, 5),
-            named("poisoned", usual, Drawn::Cloud, 1),
-            named("poisoned, outliers", odd, Drawn::Cloud, 6),
-        ];
-        series.retain(|s| !s.points.is_empty());
-        let axis = |n: &str| Axis::linear(format!("{n} principal component"));
-        let chart = Chart {
-            title: titled(evidence, &m.subject.spec.name, &case.label),
-            x: axis("First"),
-            y: axis("Second"),
-            series,
-            references: Vec::new(),
-        };
-        figure.chart(&chart, &told)?;
     }
     Ok(figure.or("no attack on features has a result."))
+}
+
+/// The case whose features cost most, among those that may lie anywhere and among those that may not; of the inversions of these features
+/// the closest one, which says which of the poisons stand out.
+fn chosen<'c>(cases: &[&'c Case]) -> Vec<&'c Case> {
+    let drop = |c: &Case| c.mean(quantity::drop_on_features).map_or(f64::NEG_INFINITY, |e| e.mean);
+    let rank = |c: &Case| (c.making() == Some("feature-matching"), c.unlimited());
+    let best = |free: bool| {
+        let of = cases.iter().copied().filter(|c| drop(c).is_finite());
+        let of = of.filter(|c| c.parameter("poison-features", "constraint").is_some_and(|set| (set == "none") == free));
+        of.max_by(|a, b| drop(a).total_cmp(&drop(b)).then(rank(a).cmp(&rank(b))))
+    };
+    best(false).into_iter().chain(best(true)).collect()
+}
+
+fn draw(evidence: &Evidence, figure: &mut Figure, m: &Measurement, case: &Case) -> Result<(), ReportError> {
+    let row = &case.rows[0];
+    let features = evidence.read::<Features>(row, "features")?;
+    let (Some(features), Some(asked)) = (features, evidence.read::<PoisonFeatures>(row, "poison_features")?) else {
+        return Ok(());
+    };
+    let poisons = evidence.read::<Poisons>(row, "poisons")?;
+    let clean = features.train.features.view();
+    let map = Map::new(clean);
+    let outlier = |i: usize| poisons.as_ref().and_then(|p| p.fits.get(i)).is_some_and(|f| f.is_outlier());
+    let place = |z: ArrayView1<f32>| {
+        let (x, y) = map.place(z);
+        Point { x, y, spread: 0.0 }
+    };
+    let (mut usual, mut odd) = (Vec::new(), Vec::new());
+    for i in spread(asked.features.nrows(), DRAWN) {
+        if outlier(i) { &mut odd } else { &mut usual }.push(place(asked.features.row(i)));
+    }
+    let told = format!(
+        "{} clean samples, {} poisons, {} of them outliers. The two directions hold {} % of the clean variance.",
+        spread(clean.nrows(), DRAWN).len(),
+        usual.len() + odd.len(),
+        odd.len(),
+        words::number(100.0 * map.share, 0)
+    );
+    let clean = spread(clean.nrows(), DRAWN).into_iter().map(|i| place(clean.row(i))).collect();
+    let named = |name: &str, points: Vec<Point>, drawn, style| Series { name: name.to_owned(), points, drawn, style };
+    let mut series = vec![
+        named("clean", clean, Drawn::Cloud, 5),
+        named("poisoned", usual, Drawn::Cloud, 1),
+        named("poisoned, outliers", odd, Drawn::Cloud, 6),
+    ];
+    series.retain(|s| !s.points.is_empty());
+    let axis = |n: &str| Axis::linear(format!("{n} principal component"));
+    let chart = Chart {
+        title: titled(evidence, &m.subject.spec.name, &case.label),
+        x: axis("First"),
+        y: axis("Second"),
+        series,
+        references: Vec::new(),
+    };
+    figure.chart(&chart, &told)
 }
 
 /// Numbers below `n`, `most` at most, evenly spread.

@@ -75,6 +75,7 @@ fn strip(case: &Case, title: &str, poisons: &Poisons, dataset: &Dataset) -> Resu
     };
     let largest = pairs.iter().map(|(_, a, b)| change(a, b)).max().unwrap_or(0);
     let factor = FACTORS.into_iter().find(|f| f * largest <= 127).unwrap_or(1);
+    let amplified = if factor == 1 { ", not amplified".to_owned() } else { format!(", {factor} times amplified") };
     let mut triples = Vec::new();
     for (i, clean, poison) in &pairs {
         let label = poisons.labels[*i] as usize;
@@ -87,7 +88,7 @@ fn strip(case: &Case, title: &str, poisons: &Poisons, dataset: &Dataset) -> Resu
         let pictures = [
             (png(dim, |at| clean[at])?, format!("clean image, {class}")),
             (png(dim, |at| poison[at])?, format!("poison made of it, labelled {class}")),
-            (png(dim, difference)?, format!("difference of the two, {factor} times amplified")),
+            (png(dim, difference)?, format!("difference of the two{amplified}")),
         ];
         let fit = poisons.fits.get(*i).copied().unwrap_or_default();
         let unit = |d: f32| words::number(f64::from(d) / poisons.clean_nearest, 1);
@@ -104,7 +105,6 @@ fn strip(case: &Case, title: &str, poisons: &Poisons, dataset: &Dataset) -> Resu
             }
         });
     }
-    let amplified = if factor == 1 { String::new() } else { format!(", {factor} times amplified") };
     Ok(html! {
         div.pictures {
             p.chart-title { (title) " (difference" (amplified) ")" }

@@ -19,13 +19,15 @@ pub fn figure(provenance: &Provenance) -> Result<Figure, ReportError> {
     if taken.is_empty() {
         return Ok(figure.or("no artifact is there."));
     }
-    let point = |x: usize, y: f64| Point { x: x as f64, y: y.max(1e-3), spread: 0.0 };
-    let tasks = taken.iter().enumerate().flat_map(|(x, t)| t.seconds.iter().map(move |s| point(x, *s))).collect();
-    let totals = taken.iter().enumerate().map(|(x, t)| point(x, t.seconds.iter().sum())).collect();
+    // The first stage on top.
+    let stages = || taken.iter().rev().enumerate();
+    let point = |stage: usize, seconds: f64| Point { x: seconds.max(1e-3), y: stage as f64, spread: 0.0 };
+    let tasks = stages().flat_map(|(i, t)| t.seconds.iter().map(move |s| point(i, *s))).collect();
+    let totals = stages().map(|(i, t)| point(i, t.seconds.iter().sum())).collect();
     let chart = Chart {
-        title: "time by stage".to_owned(),
-        x: Axis::names("Stage", taken.iter().map(|t| t.stage.clone()).collect()),
-        y: Axis::log("Time, s (logarithmic)"),
+        title: figure.title.to_owned(),
+        x: Axis::log("Time, s (logarithmic)"),
+        y: Axis::names("Stage", taken.iter().rev().map(|t| t.stage.clone()).collect()),
         series: vec![
             Series { name: "one task".to_owned(), points: tasks, drawn: Drawn::Cloud, style: 0 },
             Series { name: "all tasks of the stage".to_owned(), points: totals, drawn: Drawn::Points, style: 3 },

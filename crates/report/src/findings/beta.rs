@@ -11,10 +11,9 @@ use std::collections::BTreeMap;
 const QUESTION: Question = Question {
     id: "F6",
     claim: "Larger β: cleaner images, weaker attack. Under transfer, some matched poisons are anomalous.",
-    test: "For each sweep over β: from the smallest to the largest, PSNR rises and the drop falls, and so do their ranks over all β \
-           (Page's trend test over seeds). For each inversion without a limit under transfer: the \
-           share of outliers among the poisons is above that among clean test samples, by the same rule. Otherwise paired t tests over \
-           seeds, one-sided.",
+    test: "For each sweep over β: PSNR rises and the drop falls from the smallest β to the largest (paired t tests over seeds) and, with \
+           three or more, along all of them (Page's trend test over seeds). For each inversion without a limit under transfer: the share of \
+           outliers among the poisons is above that among clean test samples, by the same rule (paired t test). All one-sided.",
     needs: "inversions with at least two values of β, or a transfer pipeline with inverted images",
 };
 
@@ -33,7 +32,7 @@ pub fn finding(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Findin
     for mut sweep in groups(cases, alike) {
         sweep.sort_by(|a, b| a.beta().total_cmp(&b.beta()));
         let [low, .., high] = sweep.as_slice() else { continue };
-        let ends = format!("{} | β = {}", high.name, low.beta());
+        let ends = format!("{} against β = {}", high.name, low.beta());
         if let Some(e) = high.minus(quantity::psnr, low, quantity::psnr) {
             comparisons.push(Comparison::paired(
                 ends.clone(),

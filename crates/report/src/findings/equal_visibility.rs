@@ -50,7 +50,7 @@ pub fn finding(cases: &[Case]) -> Finding {
         }
         for (p, f, what) in pairs {
             let Some(e) = p.minus(quantity::images, f, quantity::images) else { continue };
-            let rows = format!("{} ({:.1} dB) | {} ({:.1} dB)", p.name, psnr(p), f.name, psnr(f));
+            let rows = format!("{} ({:.1} dB) against {} ({:.1} dB)", p.name, psnr(p), f.name, psnr(f));
             comparisons.push(Comparison::paired(rows, what, Unit::Points, e));
         }
     }

@@ -36,7 +36,7 @@ pub fn finding(cases: &[Case]) -> Finding {
             comparisons.push(Comparison::paired(free.name.clone(), what, Unit::Points, e));
         }
         if let Some(e) = free.combined(drop, tight, drop, |free, tight| free / 3.0 - tight) {
-            let rows = format!("{} | {}", free.name, tight.name);
+            let rows = format!("{} against {}", free.name, tight.name);
             comparisons.push(Comparison::paired(
                 rows,
                 "a third of the drop without a limit − drop within it",

@@ -31,7 +31,7 @@ pub fn finding(cases: &[Case]) -> Finding {
                 && same_data(c)
         };
         for moved in cases.iter().filter(alike) {
-            let rows = format!("{} | {}", moved.name, tuned.name);
+            let rows = format!("{} against {}", moved.name, tuned.name);
             let quantities: [(crate::case::Quantity, _, _); 2] = [
                 (quantity::drop, "drop in transfer − in fine-tuning", Unit::Points),
                 (quantity::relative_drop, "relative drop in transfer − in fine-tuning", Unit::Percent),

@@ -40,7 +40,7 @@ pub fn finding(cases: &[Case]) -> Finding {
             ));
         }
         if let Some(e) = end_to_end.combined(drop, frozen, drop, |end_to_end, frozen| end_to_end / 3.0 - frozen) {
-            let rows = format!("{} | {}", end_to_end.name, frozen.name);
+            let rows = format!("{} against {}", end_to_end.name, frozen.name);
             let what = "a third of the drop of the end-to-end victim − drop on the frozen extractor";
             comparisons.push(Comparison::paired(rows, what, Unit::Points, e));
         }
