@@ -86,7 +86,7 @@ impl Span {
                 let pad = if high > low { 0.06 * (high - low) } else { 0.5 * high.abs().max(1.0) };
                 // 0 is an edge where all data are on one side of it.
                 let edge = |v: f64, padded: f64| if axis.holds == Some(v) { v } else { padded };
-                (low, high) = (edge(low, low - pad), edge(high, high + pad));
+                (low, high) = (edge(low, low - pad), if high > low { edge(high, high + pad) } else { high + pad });
                 let step = nice((high - low) / 6.0);
                 let first = (low / step).ceil() as i64;
                 let last = (high / step).floor() as i64;

@@ -70,7 +70,7 @@ mod tests {
         assert_eq!(verdict([0.50, 0.51, 0.49], [0.55, 0.56, 0.55]), Verdict::Contradicted);
         assert_eq!(verdict([0.50, 0.51, 0.49], [0.77, 0.60, 0.70]), Verdict::Undecided);
         // An attack that is no stronger than flipped labels.
-        assert_eq!(verdict([0.80, 0.81, 0.80], [0.83, 0.85, 0.84]), Verdict::Contradicted);
+        assert_eq!(verdict([0.800, 0.805, 0.800], [0.83, 0.85, 0.84]), Verdict::Contradicted);
         assert_eq!(finding(&cases([0.5; 3], [0.7; 3])[..1]).verdict, Verdict::Undecided);
     }
 }

@@ -58,7 +58,7 @@ impl MadeUp {
         self.each(accuracy, |r, a| r.accuracy.images = Some(a))
     }
     pub fn psnr(self, psnr: f64) -> Self {
-        self.each([psnr; 3], |r, psnr| {
+        self.each([psnr, 1.01 * psnr, 0.99 * psnr], |r, psnr| {
             let (linf, l2, ssim) = (0.5, 5.0, 0.5);
             r.visibility =
                 Some(Visibility { linf, l2, psnr, ssim, outliers: 0.0, outside: 0.0, relative_distance: 1.0 });
