@@ -131,6 +131,7 @@ lint:
 # Unit and end-to-end tests
 [group('develop')]
 unit:
+    @command -v chromium >/dev/null || echo "SKIPPED: there is no chromium, so no browser opens the report" >&2
     if command -v cargo-nextest >/dev/null; then cargo nextest run --release --workspace; else cargo test --release --workspace; fi
 
 # The quickstart in a fresh artifact root: cold, then warm

@@ -3,6 +3,7 @@
 use crate::house::{House, TINY};
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -40,11 +41,7 @@ fn a_report_stands_by_itself_and_tells_the_same_every_time() {
     }
     let table = |name: &str| fs::read_to_string(house.path().join("out/page.tables").join(name)).unwrap();
     assert_eq!(table("results.csv").lines().count(), 1 + 2, "{}", table("results.csv"));
-    assert!(
-        table("results.md").contains("| gradient-canceling, feature matching, β = 1 |"),
-        "{}",
-        table("results.md")
-    );
+    assert!(table("results.md").contains("| gradient-canceling, feature matching, β = 1 |"), "{}", table("results.md"));
     assert_eq!(table("artifacts.csv").lines().count(), 1 + house.tasks(&format!("tiny {sets}")).len());
     house.ok(&format!("report tiny {sets} -o out/page.html"));
     assert!(page == fs::read_to_string(house.path().join("out/page.html")).unwrap());
@@ -73,7 +70,7 @@ fn browser() -> Option<PathBuf> {
     let found = std::env::split_paths(&folders).flat_map(|dir| names.map(|n| dir.join(n))).find(|p| p.is_file());
     if found.is_none() {
         assert!(std::env::var_os("HEMLOCK_REQUIRE_BROWSER").is_none(), "there is no chromium, and one is required");
-        eprintln!("SKIPPED: there is no chromium in PATH, so no browser opened the report");
+        writeln!(std::io::stderr(), "SKIPPED: there is no chromium in PATH, so no browser opened the report").unwrap();
     }
     found
 }

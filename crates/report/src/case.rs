@@ -77,6 +77,12 @@ impl Case {
         label(&self.row().attack, &self.told, field)
     }
 
+    /// What the attack is after and how images are made, without parameters.
+    #[must_use]
+    pub fn attack(&self) -> String {
+        label(&self.row().attack, &[], "")
+    }
+
     fn row(&self) -> &Row {
         &self.rows[0]
     }

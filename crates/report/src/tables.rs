@@ -39,8 +39,8 @@ pub fn results(cases: &[Case]) -> Table {
         table = table.texts("pipeline");
     }
     table = table.numbers("ε_d, %", &[""]).texts("labels").texts("victim").numbers("seeds", &[""]);
-    table = table.numbers("clean", &["", "std"]).numbers("target", &["", "std"]).numbers("features", &["", "std"]);
-    table = table.numbers("images", &["", "std"]).numbers("drop [95 % CI]", &["", "low", "high"]);
+    table = table.numbers("clean", &["", "std"]).numbers("drop [95 % CI]", &["", "low", "high"]);
+    table = table.numbers("target", &["", "std"]).numbers("features", &["", "std"]).numbers("images", &["", "std"]);
     if epochs {
         table = table
             .numbers("images, best epoch", &["", "std"])
@@ -71,10 +71,10 @@ pub fn results(cases: &[Case]) -> Table {
             Cell::text(c.victim()),
             Cell::numbers(c.rows.len().to_string(), vec![Some(c.rows.len() as f64)]),
             percent(c.mean(quantity::clean)),
+            interval(c.mean(quantity::drop)).class("strong"),
             percent(c.mean(quantity::target)),
             percent(c.mean(quantity::features)),
             percent(c.mean(quantity::images)),
-            interval(c.mean(quantity::drop)).class("strong"),
         ]);
         if epochs {
             row.extend([percent(c.mean(quantity::best_epoch)), interval(c.mean(quantity::drop_of_best_epochs))]);

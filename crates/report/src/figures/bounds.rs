@@ -10,6 +10,9 @@ use crate::{
 };
 use hemlock_artifact::{PathPoint, TargetParams};
 
+/// The least share of poisons that is shown, in percent: heads that take fewer are as good as clean.
+const LEAST: f64 = 0.01;
+
 /// Poisonability of the targets against measured drops.
 pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
@@ -34,7 +37,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         let clean = target.path.first().map_or(0.0, |p| p.test_accuracy);
         let place = |p: &PathPoint| {
             let x = 100.0 * p.poisonability.support;
-            (x > 0.0 && x.is_finite()).then(|| Point { x, y: 100.0 * (clean - p.test_accuracy), spread: 0.0 })
+            (x >= LEAST && x.is_finite()).then_some(Point { x, y: 100.0 * (clean - p.test_accuracy), spread: 0.0 })
         };
         let end = target.path.last().and_then(place);
         // The last point may be a target that was calibrated, and off the way.

@@ -19,7 +19,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         "classes",
         "Change within every class",
         "Accuracy within a class after the attack that costs most, minus that of the clean victim, sorted. \
-         Bars: standard deviation over seeds.",
+         Error bars: standard deviation over seeds.",
     );
     for m in &evidence.measured {
         let (cases, _) = strongest(&evidence.of(m), 1);

@@ -47,7 +47,7 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "budget",
         "Drop against budget",
-        "Accuracy that each attack costs, over its number of poisons as a share of the clean training set. Bars: standard deviation \
+        "Accuracy that each attack costs, over its number of poisons as a share of the clean training set. Error bars: standard deviation \
          over seeds. Dashed: what as many flipped labels cost, at the largest budget.",
     );
     for m in &evidence.measured {
@@ -83,17 +83,17 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
         "Drop against visibility",
         "Accuracy that images cost, over how much they differ from those that they are made of: peak signal-to-noise ratio (further right: \
          less visible) and the largest change of a pixel (further left: less visible). Feature-targeted attacks and those on pixels share \
-         the axes: at equal visibility, whoever is higher is stronger. Bars: standard deviation over seeds.",
+         the axes: at equal visibility, whoever is higher is stronger. Error bars: standard deviation over seeds.",
     );
     for m in &evidence.measured {
         let cases: Vec<&Case> = evidence.of(m).into_iter().filter(|c| c.mean(quantity::psnr).is_some()).collect();
         if cases.len() < 2 {
             continue;
         }
-        let mut attacks: Vec<&str> = Vec::new();
+        let mut attacks: Vec<String> = Vec::new();
         for case in &cases {
-            if !attacks.contains(&case.rows[0].attack.as_str()) {
-                attacks.push(&case.rows[0].attack);
+            if !attacks.contains(&case.attack()) {
+                attacks.push(case.attack());
             }
         }
         let axes: [(Quantity, Axis, &str); 2] = [
@@ -103,14 +103,14 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
         for (seen, x, name) in axes {
             let mut told = Vec::new();
             let series = attacks.iter().take(MOST).enumerate().map(|(style, attack)| {
-                let of = cases.iter().filter(|c| c.rows[0].attack == *attack);
+                let of = cases.iter().filter(|c| c.attack() == *attack);
                 let point = |c: &&Case| {
                     let (x, y) = (c.mean(seen)?, c.mean(quantity::drop_on_images)?);
                     Some(Point { x: x.mean, y: 100.0 * y.mean, spread: 100.0 * y.std })
                 };
                 let points: Vec<Point> = of.filter_map(point).collect();
                 told.push(tell(attack, &points, "points"));
-                Series { name: attack.replace(" + ", ", "), points, drawn: Drawn::Points, style }
+                Series { name: attack.clone(), points, drawn: Drawn::Points, style }
             });
             let chart = Chart {
                 series: series.collect(),
@@ -131,7 +131,7 @@ pub fn over_beta(evidence: &Evidence) -> Result<Figure, ReportError> {
         "beta",
         "What β trades",
         "The weight β of the distance to the base image holds images back: the larger, the cleaner they look, and the less they cost. \
-         β = 0 stands at the left end. Bars: standard deviation over seeds.",
+         β = 0 stands at the left end. Error bars: standard deviation over seeds.",
     );
     for m in &evidence.measured {
         let cases: Vec<&Case> =

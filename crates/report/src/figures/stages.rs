@@ -22,7 +22,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         "Accuracy from stage to stage",
         "Test accuracy of the clean head, of the attacker's target (not retrained), and of the victim retrained with poisoned features \
          and with the 8-bit images made of them. Between the last two is what inversion loses. Attacks on pixels have no poisoned \
-         features. Bars: standard deviation over seeds.",
+         features. Error bars: standard deviation over seeds.",
     );
     for m in &evidence.measured {
         let (cases, left_out) = strongest(&evidence.of(m), MOST);
