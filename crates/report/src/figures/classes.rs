@@ -19,7 +19,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         "classes",
         "Change within every class",
         "Accuracy within a class after the attack that costs most, minus that of the clean victim, sorted. \
-         Error bars: standard deviation over seeds.",
+         Error bars, of few classes: standard deviation over seeds.",
     );
     for m in &evidence.measured {
         let (cases, _) = strongest(&evidence.of(m), 1);
@@ -44,7 +44,8 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         let at = |(i, (_, e)): (usize, &(usize, Estimate))| {
             let (place, change) = (i as f64, 100.0 * e.mean);
             let (x, y) = if named { (change, place) } else { (place + 1.0, change) };
-            Point { x, y, spread: 100.0 * e.std }
+            // Of many classes error bars would cover each other.
+            Point { x, y, spread: if named { 100.0 * e.std } else { 0.0 } }
         };
         let points = changes.iter().enumerate().map(at).collect();
         let change = Axis::from_zero("Change of accuracy, points");

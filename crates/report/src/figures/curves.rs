@@ -16,7 +16,7 @@ fn points(curve: &[CurvePoint]) -> Vec<Point> {
 /// What an attack's objective counts.
 fn objective(aim: &str) -> &'static str {
     match aim {
-        "gradient-canceling" => "Gradient left at the target, share of the clean one",
+        "gradient-canceling" => "Gradient left, share of the clean one",
         "bilevel" => "Smoothed error of the retrained head",
         "tgda" => "Cross-entropy of the head that descends, nats",
         _ => "Objective",
@@ -148,7 +148,7 @@ pub fn pretraining(evidence: &Evidence) -> Result<Figure, ReportError> {
             knn.push(neighbours);
         }
     }
-    for (series, title, y) in [(loss, "loss", "Mean loss, nats"), (knn, "nearest neighbours", "Accuracy, %")] {
+    for (series, title, y) in [(loss, "Loss", "Mean loss, nats"), (knn, "Nearest neighbours", "Accuracy, %")] {
         if series.is_empty() {
             continue;
         }
