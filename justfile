@@ -92,6 +92,11 @@ pipeline NAME: (evaluate NAME)
 results NAME *ARGS: build
     @{{hemlock}} results {{NAME}} {{overrides}} {{ARGS}}
 
+# Write a page with tables, figures and findings, of one or more pipelines: just report NAME... [-o FILE]
+[group('ask')]
+report +NAMES: build
+    @{{hemlock}} report {{NAMES}} {{overrides}}
+
 # Show the tasks, and which would run (--json: the task list for a scheduler)
 [group('ask')]
 plan NAME *ARGS: build
@@ -136,6 +141,7 @@ lint:
 # Unit and end-to-end tests
 [group('develop')]
 unit:
+    @command -v chromium >/dev/null || echo "SKIPPED: there is no chromium, so no browser opens the report" >&2
     if command -v cargo-nextest >/dev/null; then cargo nextest run --release --workspace; else cargo test --release --workspace; fi
 
 # The quickstart in a fresh artifact root: cold, then warm

@@ -25,6 +25,9 @@ mod own_features;
 #[path = "end_to_end/planning.rs"]
 mod planning;
 #[cfg(test)]
+#[path = "end_to_end/report.rs"]
+mod report;
+#[cfg(test)]
 #[path = "end_to_end/results.rs"]
 mod results;
 #[cfg(test)]

@@ -146,6 +146,21 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Write a page that tells what pipelines measured: tables, figures, findings
+    #[command(
+        after_help = "Examples:\n  hemlock report quickstart\n  hemlock report finetune-cifar10 transfer-cifar100 -o report.html"
+    )]
+    Report {
+        /// Names of specs in the pipelines folder, or paths of .toml files
+        #[arg(required = true, value_name = "PIPELINE")]
+        names: Vec<String>,
+        /// Override a field of every spec; may be given more than once
+        #[arg(long = "set", value_name = "STAGE.FIELD=VALUE")]
+        set: Vec<Override>,
+        /// The page [default: reports/PIPELINE.html]; its tables go into a folder beside it
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Write artifacts of a stage as safetensors, or as pictures
     #[command(
         after_help = "Examples:\n  hemlock export quickstart features -o out\n  hemlock export quickstart invert --select seed=0,eps_d=0.03 -o out --format png"

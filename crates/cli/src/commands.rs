@@ -9,9 +9,10 @@ use crate::{
 use anyhow::Result;
 use hemlock_data::{Cifar, DataError, Origin, Trust};
 use hemlock_pipeline::{
-    Event, Format, Graph, Observer, Outcome, Plan, RunOptions, Selection, Spec, StageDifference, aggregate, diff,
-    export, garbage, recorded_specs, rows, run,
+    Event, Format, Graph, Observer, Outcome, Override, Plan, RunOptions, Selection, Spec, StageDifference, aggregate,
+    diff, export, garbage, recorded_specs, rows, run,
 };
+use hemlock_report::{Subject, report};
 use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError};
 use hemlock_store::{Entry, Key, Store};
 use serde_json::json;
@@ -43,6 +44,7 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
         Command::Status { pipeline } => house.status(pipeline),
         Command::Why { pipeline, stage, json } => house.why(pipeline, stage.as_deref(), *json),
         Command::Results { pipeline, json } => house.results(pipeline, *json),
+        Command::Report { names, set, output } => house.report(names, set, output.as_deref()),
         Command::Export { pipeline, stage, output, select, format } => {
             house.export(pipeline, stage, output, select, *format)
         }
@@ -245,6 +247,27 @@ impl House<'_> {
             self.printer.note(&format!("{missing} of {} branches have no result yet", rows.len() + missing));
         }
         Ok(())
+    }
+
+    fn report(&self, pipelines: &[String], set: &[Override], output: Option<&Path>) -> Result<()> {
+        let sets: String = set.iter().map(|o| format!(" --set '{o}'")).collect();
+        let mut subjects: Vec<Subject> = Vec::new();
+        for pipeline in pipelines {
+            let (spec, plan) = self.planned(&Pipeline { pipeline: pipeline.clone(), set: set.to_vec() })?;
+            if !plan.tasks.iter().any(|t| t.stage == "evaluate") {
+                return Err(Usage(format!("'{}' has no [evaluate], and so nothing to report", spec.name)).into());
+            }
+            if !subjects.iter().any(|s| s.spec.name == spec.name) {
+                subjects.push(Subject { spec, plan, command: format!("hemlock run {pipeline}{sets}") });
+            }
+        }
+        let names: Vec<&str> = subjects.iter().map(|s| s.spec.name.as_str()).collect();
+        let file = output.map_or_else(|| Path::new("reports").join(names.join("+") + ".html"), Path::to_owned);
+        let command = format!("hemlock report {}{sets} -o {}", pipelines.join(" "), file.display());
+        let written = report(&subjects, &self.store(), &command, &file)?;
+        written.missing.iter().for_each(|missing| self.printer.note(missing));
+        self.printer.result(&written.page.display().to_string())?;
+        self.printer.result(&written.tables.display().to_string())
     }
 
     fn export(

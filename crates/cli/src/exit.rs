@@ -11,6 +11,7 @@
 //! | 130 | interrupted |
 
 use hemlock_pipeline::{ExportError, PlanError, RunError, SpecError};
+use hemlock_report::ReportError;
 use hemlock_stage::{ErrorKind, StageError};
 use hemlock_store::StoreError;
 
@@ -59,6 +60,11 @@ pub fn code(e: &anyhow::Error) -> u8 {
             Some(ExportError::NothingSelected { .. } | ExportError::NoPictures(_)) => return 2,
             Some(ExportError::Stage(e)) => return of_kind(e.kind()),
             Some(ExportError::NotRun { .. } | ExportError::Store(_) | ExportError::Write { .. }) => return 4,
+            None => {}
+        }
+        match cause.downcast_ref::<ReportError>() {
+            Some(ReportError::Draw(_)) => return 1,
+            Some(_) => return 4,
             None => {}
         }
         if cause.is::<Usage>() || cause.is::<SpecError>() {

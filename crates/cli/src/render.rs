@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
-use hemlock_pipeline::{Cell, Decision, DirtyReason, Group, Plan, Spec, StageDifference, Task};
+use hemlock_pipeline::{Cell, Decision, DirtyReason, Group, Plan, Spec, StageDifference, Task, telling};
 use hemlock_poison_features::attacks::ATTACKS;
 use hemlock_store::Change;
 use serde_json::Value;
@@ -46,30 +46,6 @@ pub fn brief(reason: &DirtyReason) -> String {
         }
         other => other.to_string(),
     }
-}
-
-/// Fields that say which variant of a stage a table is of, and so which other fields it has.
-const TAGS: [&str; 3] = ["attack", "method", "kind"];
-
-/// The fields, as node and name, that tell parameters of one node apart: tags that differ, and what differs where the tags are
-/// the same.
-fn telling<'a>(params: impl Iterator<Item = (&'a str, &'a Value)>) -> BTreeSet<(&'a str, &'a str)> {
-    let mut seen: Vec<(&str, &Value)> = Vec::new();
-    let mut telling = BTreeSet::new();
-    for (node, params) in params {
-        let tags = |params: &'a Value| TAGS.map(|tag| params.get(tag));
-        if let Some((_, first)) = seen.iter().find(|(n, _)| *n == node) {
-            telling.extend(TAGS.iter().filter(|tag| first.get(**tag) != params.get(**tag)).map(|tag| (node, *tag)));
-        }
-        match seen.iter().find(|(n, first)| *n == node && tags(first) == tags(params)) {
-            Some((_, first)) => {
-                let fields = [*first, params].into_iter().filter_map(Value::as_object).flat_map(|fields| fields.keys());
-                telling.extend(fields.filter(|f| first.get(f) != params.get(f)).map(|f| (node, f.as_str())));
-            }
-            None => seen.push((node, params)),
-        }
-    }
-    telling
 }
 
 /// The tasks of a plan in a few words, with the parameters that tell tasks of one node apart.

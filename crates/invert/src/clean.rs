@@ -1,6 +1,6 @@
 //! What is usual among clean features: norms, and distances to the nearest neighbour.
 
-use hemlock_artifact::median;
+use hemlock_artifact::{Fit, median};
 use hemlock_head::spread;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, Slice};
 use rayon::prelude::*;
@@ -107,6 +107,18 @@ impl Clean {
             nearest: Usual::of(sampled.iter().zip(&found).filter_map(other)),
         }
     }
+
+    /// The share of `samples` `[m, d]` that would count as outliers among the `features` that were measured, if they were poisons.
+    #[must_use]
+    pub fn outliers(&self, samples: ArrayView2<f32>, features: ArrayView2<f32>) -> f64 {
+        let found = nearest(samples, features, 1);
+        let outlier = |(z, found): (ArrayView1<f32>, &Vec<(usize, f32)>)| {
+            let nearest_z = found.first().map_or(0.0, |(_, d)| self.nearest.z(*d));
+            Fit { norm_z: self.norm.z(norm(z)), nearest_z, ..Fit::default() }.is_outlier()
+        };
+        let count = samples.rows().into_iter().zip(&found).filter(|(z, found)| outlier((*z, found))).count();
+        count as f64 / samples.nrows().max(1) as f64
+    }
 }
 
 #[cfg(test)]
@@ -151,5 +163,16 @@ mod tests {
         // Distances 5, 1, 0, 0; norms 0, 5, and sqrt(34) twice.
         assert_eq!(clean.nearest.median, 0.5);
         assert!((clean.norm.median - 0.5 * (5.0 + 34f64.sqrt())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn outliers_are_unusual_by_norm_or_far_from_all() {
+        let features =
+            Array2::from_shape_fn((40, 2), |(i, j)| [(i % 8) as f32, (i / 8) as f32][j] + 10.0 + 0.01 * i as f32);
+        let clean = Clean::new(features.view());
+        // Between the samples; far out; of a usual norm, and far from all.
+        let samples = array![[12.3, 12.4], [900.0, 900.0], [0.0, 18.0]];
+        assert_eq!(clean.outliers(samples.view(), features.view()), 2.0 / 3.0);
+        assert_eq!(clean.outliers(features.view(), features.view()), 0.0);
     }
 }

@@ -13,6 +13,7 @@ mod plan;
 mod results;
 mod run;
 mod spec;
+mod telling;
 
 pub use decide::{Decision, DirtyReason};
 pub use diff::{Difference, StageDifference, diff};
@@ -20,6 +21,7 @@ pub use export::{ExportError, Format, export};
 pub use garbage::{garbage, recorded_specs};
 pub use graph::{Graph, Node};
 pub use plan::{Branch, Plan, PlanError, Selection, Task};
-pub use results::{Cell, Group, Row, Seen, aggregate, rows};
+pub use results::{Cell, Group, Row, Seen, aggregate, grouped, rows};
 pub use run::{Event, Observer, Outcome, RunError, RunOptions, Summary, run};
 pub use spec::{Override, Spec, SpecError};
+pub use telling::telling;

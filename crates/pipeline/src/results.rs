@@ -150,7 +150,9 @@ pub struct Cell {
 }
 
 impl Cell {
-    fn of(values: &[f64]) -> Self {
+    /// Of values, at least one.
+    #[must_use]
+    pub fn of(values: &[f64]) -> Self {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
@@ -206,9 +208,9 @@ pub struct Group {
     pub seconds: Cell,
 }
 
-/// Groups rows over seeds, in the order of their first row.
+/// The rows that differ in nothing but the seed, in the order of their first one.
 #[must_use]
-pub fn aggregate(rows: &[Row]) -> Vec<Group> {
+pub fn grouped(rows: &[Row]) -> Vec<Vec<&Row>> {
     let mut groups: Vec<Vec<&Row>> = Vec::new();
     for row in rows {
         match groups.iter_mut().find(|g| g[0].attack == row.attack && g[0].params == row.params) {
@@ -217,6 +219,12 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
         }
     }
     groups
+}
+
+/// Means of [`grouped`] rows.
+#[must_use]
+pub fn aggregate(rows: &[Row]) -> Vec<Group> {
+    grouped(rows)
         .into_iter()
         .map(|rows| {
             let cell = |f: &dyn Fn(&Row) -> f64| Cell::of(&rows.iter().map(|r| f(r)).collect::<Vec<_>>());

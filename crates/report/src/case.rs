@@ -1,0 +1,389 @@
+//! Cases: results that differ in nothing but the seed, and how each is called.
+
+use crate::{statistics::Estimate, words};
+use hemlock_pipeline::{Row, grouped, telling};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Nodes that say how poisoned images were made: a case has one of them, if any.
+const IMAGES: [&str; 2] = ["invert", "poison-images"];
+/// Nodes that say what an attack does.
+const ATTACKS: [&str; 2] = ["poison-features", "poison-images"];
+/// Nodes that are the setting of an attack, and no part of it.
+const SETTING: [&str; 6] =
+    ["dataset.pretrain", "dataset.downstream", "pretrain", "features", "target-params", "evaluate"];
+
+/// A number of a row, where it has it.
+pub type Quantity = fn(&Row) -> Option<f64>;
+
+/// Whether an extractor was pre-trained on the data that the head is trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pretraining {
+    /// On the same source.
+    FineTuning,
+    /// On another one.
+    Transfer,
+    /// The extractor or its features were imported, or it was not trained at all.
+    Unknown,
+}
+
+/// The results of one setting, one row a seed.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// What tells it from other cases of its pipeline, in words.
+    pub label: String,
+    /// The same, with its pipeline's name where a report has several.
+    pub name: String,
+    /// The parameters in the label: field, and value.
+    pub told: Vec<(String, String)>,
+    /// Its rows, by seed.
+    pub rows: Vec<Row>,
+}
+
+impl Case {
+    /// The cases of some rows; a result that several pipelines share counts once.
+    #[must_use]
+    pub fn all(rows: &[Row]) -> Vec<Self> {
+        let mut seen = BTreeSet::new();
+        let rows: Vec<Row> = rows.iter().filter(|r| seen.insert((r.key.clone(), r.seed))).cloned().collect();
+        let pipelines: Vec<&str> = rows.iter().fold(Vec::new(), |mut names, r| {
+            if !names.contains(&r.pipeline.as_str()) {
+                names.push(&r.pipeline);
+            }
+            names
+        });
+        let told: BTreeMap<&str, BTreeSet<(String, String)>> = pipelines
+            .iter()
+            .map(|pipeline| {
+                let of = rows.iter().filter(|r| r.pipeline == *pipeline).flat_map(|r| &r.params);
+                let fields = telling(of.map(|(node, params)| (*node, params))).into_iter();
+                (*pipeline, fields.map(|(node, field)| (node.to_owned(), field.to_owned())).collect())
+            })
+            .collect();
+        let named = |group: Vec<&Row>| {
+            let mut rows: Vec<Row> = group.into_iter().cloned().collect();
+            rows.sort_by_key(|r| r.seed);
+            let told = told.get(rows[0].pipeline.as_str()).map(|fields| shown(&rows[0], fields)).unwrap_or_default();
+            let label = label(&rows[0].attack, &told, "");
+            let name = if pipelines.len() > 1 { format!("{}: {label}", rows[0].pipeline) } else { label.clone() };
+            Self { label, name, told, rows }
+        };
+        grouped(&rows).into_iter().map(named).collect()
+    }
+
+    /// The label without what it says of a parameter.
+    #[must_use]
+    pub fn label_without(&self, field: &str) -> String {
+        label(&self.row().attack, &self.told, field)
+    }
+
+    /// What the attack is after and how images are made, without parameters.
+    #[must_use]
+    pub fn attack(&self) -> String {
+        label(&self.row().attack, &[], "")
+    }
+
+    fn row(&self) -> &Row {
+        &self.rows[0]
+    }
+
+    /// The pipeline that it is of.
+    #[must_use]
+    pub fn pipeline(&self) -> &str {
+        &self.row().pipeline
+    }
+
+    /// What the attack is after, such as `gradient-canceling`.
+    #[must_use]
+    pub fn aim(&self) -> &str {
+        split(&self.row().attack).0
+    }
+
+    /// How images were made, such as `feature-matching` or `pixels`; `None` where there are none.
+    #[must_use]
+    pub fn making(&self) -> Option<&str> {
+        split(&self.row().attack).1
+    }
+
+    /// Whether pixels were attacked at once, with no features aimed at.
+    #[must_use]
+    pub fn on_pixels(&self) -> bool {
+        self.making() == Some("pixels")
+    }
+
+    /// How the victim trains.
+    #[must_use]
+    pub fn victim(&self) -> String {
+        match self.parameter("evaluate", "victim").map(words::value).as_deref() {
+            Some("exact") | None => "linear".to_owned(),
+            Some("sgd") => "linear-sgd".to_owned(),
+            Some(other) => other.to_owned(),
+        }
+    }
+
+    /// Share of poisons.
+    #[must_use]
+    pub fn eps_d(&self) -> f64 {
+        self.row().eps_d
+    }
+
+    /// Whether poisons have the labels of the images that they are made of.
+    #[must_use]
+    pub fn clean_label(&self) -> bool {
+        self.row().clean_label
+    }
+
+    /// Whether poisons stand in for the images they are made of, rather than being added.
+    #[must_use]
+    pub fn replaces(&self) -> bool {
+        self.row().params.contains_key("unlearnable")
+    }
+
+    /// A parameter of a node.
+    #[must_use]
+    pub fn parameter(&self, node: &str, field: &str) -> Option<&Value> {
+        self.row().params.get(node)?.get(field)
+    }
+
+    fn of_images(&self, field: &str) -> Option<&Value> {
+        IMAGES.iter().find_map(|node| self.parameter(node, field))
+    }
+
+    /// A parameter of the attack.
+    #[must_use]
+    pub fn of_attack(&self, field: &str) -> Option<&Value> {
+        ATTACKS.iter().find_map(|node| self.parameter(node, field))
+    }
+
+    /// The largest change of a pixel that was allowed, in grey levels of 255.
+    #[must_use]
+    pub fn linf(&self) -> Option<f64> {
+        self.of_images("linf").and_then(Value::as_f64)
+    }
+
+    /// Weight of the distance to the base image.
+    #[must_use]
+    pub fn beta(&self) -> f64 {
+        self.of_images("beta").and_then(Value::as_f64).unwrap_or(0.0)
+    }
+
+    /// Whether pixels may leave `[0, 1]`.
+    #[must_use]
+    pub fn free(&self) -> bool {
+        self.of_images("free").and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// Whether nothing holds images near those that they are made of.
+    #[must_use]
+    pub fn unlimited(&self) -> bool {
+        self.linf().is_none() && self.beta() == 0.0
+    }
+
+    /// Everything that attacks and victims are compared under: data, extractor, target, victim. Equal texts, equal settings.
+    #[must_use]
+    pub fn setting(&self) -> String {
+        self.text(|node, _| SETTING.contains(&node))
+    }
+
+    /// The parameters that a filter lets through, as a text to compare.
+    #[must_use]
+    pub fn text(&self, keep: impl Fn(&str, &str) -> bool) -> String {
+        let mut text = String::new();
+        for (node, params) in &self.row().params {
+            for (field, value) in params.as_object().into_iter().flatten().filter(|(field, _)| keep(node, field)) {
+                text += &format!("{node}.{field}={value}\n");
+            }
+        }
+        text
+    }
+
+    /// Where images come from: a source of the spec, as a text.
+    fn source(&self, node: &str) -> Option<String> {
+        self.parameter(node, "source").map(Value::to_string)
+    }
+
+    /// The source that the extractor was pre-trained on, where it is known.
+    #[must_use]
+    pub fn pretrained_on(&self) -> Option<String> {
+        let method = self.parameter("pretrain", "method").and_then(Value::as_str)?;
+        if matches!(method, "import" | "random") {
+            return None;
+        }
+        // Without images of its own an extractor is trained on the downstream ones.
+        self.source("dataset.pretrain").or_else(|| self.source("dataset.downstream"))
+    }
+
+    /// The source that the head is trained on.
+    #[must_use]
+    pub fn downstream(&self) -> Option<String> {
+        self.source("dataset.downstream")
+    }
+
+    /// Fine-tuning or transfer.
+    #[must_use]
+    pub fn pretraining(&self) -> Pretraining {
+        match (self.pretrained_on(), self.downstream()) {
+            (Some(a), Some(b)) if a == b => Pretraining::FineTuning,
+            (Some(_), Some(_)) => Pretraining::Transfer,
+            _ => Pretraining::Unknown,
+        }
+    }
+
+    /// A quantity by seed; `None` where a row has none.
+    #[must_use]
+    pub fn by_seed(&self, quantity: impl Fn(&Row) -> Option<f64>) -> Option<BTreeMap<u64, f64>> {
+        self.rows.iter().map(|r| Some((r.seed, quantity(r)?))).collect()
+    }
+
+    /// Mean and deviation of a quantity over seeds.
+    #[must_use]
+    pub fn mean(&self, quantity: impl Fn(&Row) -> Option<f64>) -> Option<Estimate> {
+        Estimate::of(&self.by_seed(quantity)?.into_values().collect::<Vec<_>>())
+    }
+
+    /// A quantity of this case minus one of another, over the seeds that both have.
+    #[must_use]
+    pub fn minus(&self, mine: Quantity, other: &Self, theirs: Quantity) -> Option<Estimate> {
+        self.combined(mine, other, theirs, |a, b| a - b)
+    }
+
+    /// A quantity of this case and one of another, combined seed by seed.
+    #[must_use]
+    pub fn combined(
+        &self,
+        mine: Quantity,
+        other: &Self,
+        theirs: Quantity,
+        f: impl Fn(f64, f64) -> f64,
+    ) -> Option<Estimate> {
+        let (a, b) = (self.by_seed(mine)?, other.by_seed(theirs)?);
+        Estimate::of(&a.iter().filter_map(|(seed, a)| Some(f(*a, *b.get(seed)?))).collect::<Vec<_>>())
+    }
+}
+
+fn split(attack: &str) -> (&str, Option<&str>) {
+    attack.split_once(" + ").map_or((attack, None), |(aim, making)| (aim, Some(making)))
+}
+
+/// The fields of a row that tell it apart, without those that its attack's name says.
+fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> {
+    let mut shown: Vec<(String, String)> = Vec::new();
+    for (node, field) in told {
+        let said = matches!(
+            (node.as_str(), field.as_str()),
+            ("poison-features" | "poison-images", "attack") | ("invert", "method")
+        );
+        let value = row.params.get(node.as_str()).and_then(|params| params.get(field)).filter(|v| !v.is_null());
+        if let (false, Some(value)) = (said, value)
+            && !shown.iter().any(|(f, _)| f == field)
+        {
+            shown.push((field.clone(), words::value(value)));
+        }
+    }
+    shown
+}
+
+fn label(attack: &str, told: &[(String, String)], but: &str) -> String {
+    let (aim, making) = split(attack);
+    let told = told.iter().filter(|(field, _)| field != but).map(|(field, value)| in_words(field, value));
+    let made = making.map(|m| m.replace('-', " "));
+    std::iter::once(aim.to_owned()).chain(made).chain(told).collect::<Vec<_>>().join(", ")
+}
+
+fn in_words(field: &str, value: &str) -> String {
+    match field {
+        "linf" => format!("L∞ ≤ {value}"),
+        "beta" => format!("β = {value}"),
+        "eps_d" => value.parse().map_or_else(|_| value.to_owned(), words::share),
+        "constraint" if value == "none" => "no constraint".to_owned(),
+        "constraint" | "victim" | "arch" => value.to_owned(),
+        "free" => if value == "true" { "free pixels" } else { "pixels in [0, 1]" }.to_owned(),
+        _ => format!("{} {value}", field.replace('_', " ")),
+    }
+}
+
+/// The quantities of a row.
+pub mod quantity {
+    use hemlock_pipeline::Row;
+
+    /// Accuracy of the victim that is trained on clean data.
+    pub fn clean(r: &Row) -> Option<f64> {
+        Some(r.accuracy.clean)
+    }
+    /// Accuracy of the attacker's target.
+    pub fn target(r: &Row) -> Option<f64> {
+        Some(r.accuracy.target)
+    }
+    /// Accuracy after retraining on poisoned features.
+    pub fn features(r: &Row) -> Option<f64> {
+        r.accuracy.features
+    }
+    /// Accuracy after retraining on poisoned images.
+    pub fn images(r: &Row) -> Option<f64> {
+        r.accuracy.images
+    }
+    /// Control: random wrong labels.
+    pub fn random_flips(r: &Row) -> Option<f64> {
+        Some(r.accuracy.random_flips)
+    }
+    /// Control: the wrong labels that influence most.
+    pub fn aligned_flips(r: &Row) -> Option<f64> {
+        r.accuracy.aligned_flips
+    }
+    /// Control: clean samples a second time.
+    pub fn duplicates(r: &Row) -> Option<f64> {
+        Some(r.accuracy.duplicates)
+    }
+    /// Control: the poisons' base images taken away.
+    pub fn removed(_: &Row) -> Option<f64> {
+        None
+    }
+    /// Accuracy after the best epoch of training on poisoned images, of victims with epochs.
+    pub fn best_epoch(_: &Row) -> Option<f64> {
+        None
+    }
+    /// What poisoned images cost, best epoch against best epoch.
+    pub fn drop_of_best_epochs(_: &Row) -> Option<f64> {
+        None
+    }
+    /// What poisoned images cost or, where there are none, poisoned features.
+    pub fn drop(r: &Row) -> Option<f64> {
+        drop_on_images(r).or_else(|| drop_on_features(r))
+    }
+    /// What poisoned features cost.
+    pub fn drop_on_features(r: &Row) -> Option<f64> {
+        Some(clean(r)? - features(r)?)
+    }
+    /// What poisoned images cost.
+    pub fn drop_on_images(r: &Row) -> Option<f64> {
+        Some(clean(r)? - images(r)?)
+    }
+    /// What the poisons cost, as a share of the clean accuracy.
+    pub fn relative_drop(r: &Row) -> Option<f64> {
+        Some(drop(r)? / clean(r)?)
+    }
+    /// What the strongest control of flipped labels costs: aligned ones or, where there are none, random ones.
+    pub fn drop_of_flips(r: &Row) -> Option<f64> {
+        Some(clean(r)? - aligned_flips(r).or_else(|| random_flips(r))?)
+    }
+    /// Peak signal-to-noise ratio, dB.
+    pub fn psnr(r: &Row) -> Option<f64> {
+        r.visibility.as_ref().map(|v| v.psnr)
+    }
+    /// Structural similarity.
+    pub fn ssim(r: &Row) -> Option<f64> {
+        r.visibility.as_ref().map(|v| v.ssim)
+    }
+    /// Largest change of a pixel, in grey levels of 255.
+    pub fn linf(r: &Row) -> Option<f64> {
+        r.visibility.as_ref().map(|v| 255.0 * v.linf)
+    }
+    /// Share of outliers among the poisons.
+    pub fn outliers(r: &Row) -> Option<f64> {
+        r.visibility.as_ref().map(|v| v.outliers)
+    }
+    /// Time of the attack, in seconds.
+    pub fn seconds(r: &Row) -> Option<f64> {
+        Some(r.seconds)
+    }
+}

@@ -1,0 +1,41 @@
+//! What can go wrong.
+
+use hemlock_store::StoreError;
+use std::path::{Path, PathBuf};
+
+/// A report that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// There is nothing to tell.
+    #[error("there are no results of {pipelines} yet; run `{command}` first")]
+    NothingMeasured {
+        /// Names of the pipelines.
+        pipelines: String,
+        /// The command that makes results.
+        command: String,
+    },
+    /// An artifact cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file cannot be written.
+    #[error("cannot write {}: {what}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
+    /// A chart or a picture cannot be drawn.
+    #[error("cannot draw a figure: {0}")]
+    Draw(String),
+}
+
+impl ReportError {
+    pub(crate) fn write(path: &Path, what: impl ToString) -> Self {
+        Self::Write { path: path.to_owned(), what: what.to_string() }
+    }
+
+    pub(crate) fn draw(what: impl ToString) -> Self {
+        Self::Draw(what.to_string())
+    }
+}

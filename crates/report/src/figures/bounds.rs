@@ -1,0 +1,98 @@
+//! What a target takes, and what attacks on it cost.
+
+use super::{Figure, titled};
+use crate::{
+    Case, ReportError,
+    case::quantity,
+    chart::{Axis, Chart, Drawn, MOST, Point, Series},
+    evidence::Evidence,
+    words,
+};
+use hemlock_artifact::{PathPoint, TargetParams};
+
+/// The least share of poisons that is shown, in percent: heads that take fewer are as good as clean.
+const LEAST: f64 = 0.01;
+
+/// Poisonability of the targets against measured drops.
+pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
+    let mut figure = Figure::new(
+        "poisonability",
+        "Poisonability",
+        "The curve goes along the attacker's path from the clean head: how much accuracy a head costs, over the least share of poisons that \
+         makes it stationary (the bound by support functions, docs/attacks.md); the triangle is the target. Other points: what Gradient \
+         Canceling really cost with the share that it had, on features in the set that the bounds are for. Left of the triangle \
+         there are too few poisons for the target, and the victim ends elsewhere.",
+    );
+    for m in &evidence.measured {
+        // Bounds are for poisons in a set.
+        let set = |c: &Case, node: &str| c.parameter(node, "constraint").map(words::value);
+        let aimed = |c: &&Case| {
+            c.aim() == "gradient-canceling"
+                && c.mean(quantity::drop_on_features).is_some()
+                && set(c, "poison-features") == set(c, "target-params")
+        };
+        let cases: Vec<&Case> = evidence.of(m).into_iter().filter(aimed).collect();
+        let Some(first) = cases.first() else { continue };
+        let Some(target) = evidence.read::<TargetParams>(&first.rows[0], "target")? else { continue };
+        let clean = target.path.first().map_or(0.0, |p| p.test_accuracy);
+        let place = |p: &PathPoint| {
+            let x = 100.0 * p.poisonability.support;
+            (x >= LEAST && x.is_finite()).then_some(Point { x, y: 100.0 * (clean - p.test_accuracy), spread: 0.0 })
+        };
+        let end = target.path.last().and_then(place);
+        // The last point may be a target that was calibrated, and off the way.
+        let ascent = &target.path[..target.path.len().saturating_sub(1)];
+        let way = ascent.iter().filter_map(place).collect();
+        let mut told: Vec<String> = Vec::new();
+        if let Some(p) = end {
+            let [takes, costs] = [p.x, p.y].map(|v| words::number(v, 1));
+            told.push(format!("The target takes at least {takes} % of poisons and costs {costs} points."));
+        }
+        let named = |name: &str, points, drawn, style| Series { name: name.to_owned(), points, drawn, style };
+        let mut series = vec![
+            named("heads on the attacker's way", way, Drawn::Curve, 6),
+            named("the target", end.into_iter().collect(), Drawn::Points, 2),
+        ];
+        let mut seen: Vec<String> = Vec::new();
+        for case in &cases {
+            // Inversions of the same features are one point.
+            let features = case.text(|node, _| node == "poison-features");
+            let Some(e) = case.mean(quantity::drop_on_features).filter(|_| !seen.contains(&features)) else { continue };
+            if seen.len() == MOST - 2 {
+                break;
+            }
+            let point = Point { x: 100.0 * case.eps_d(), y: 100.0 * e.mean, spread: 100.0 * e.std };
+            told.push(format!(
+                "{} with {}: {} points.",
+                case.label,
+                words::share(case.eps_d()),
+                words::number(point.y, 1)
+            ));
+            series.push(Series {
+                name: features_of(case),
+                points: vec![point],
+                drawn: Drawn::Points,
+                style: seen.len(),
+            });
+            seen.push(features);
+        }
+        let chart = Chart {
+            title: titled(evidence, &m.subject.spec.name, "what targets take, and cost"),
+            x: Axis::log("Poisons, % of the clean count (logarithmic)"),
+            y: Axis::from_zero("Accuracy drop, points"),
+            series,
+            references: Vec::new(),
+        };
+        figure.chart(&chart, &told.join(" "))?;
+    }
+    Ok(figure.or(
+        "no Gradient Canceling on features was run in the set that the bounds are for ([target-params] constraint).",
+    ))
+}
+
+/// What a case's features are called.
+fn features_of(case: &Case) -> String {
+    let told = |field: &str| case.parameter("poison-features", field).map(words::value);
+    let constraint = told("constraint").filter(|c| c != "none").unwrap_or_else(|| "no constraint".to_owned());
+    format!("{}, {constraint}, {}", told("solver").unwrap_or_default(), words::share(case.eps_d()))
+}

@@ -1,0 +1,70 @@
+//! Which classes an attack costs most.
+
+use super::{Figure, strongest, titled};
+use crate::{
+    ReportError,
+    chart::{Axis, Chart, Drawn, Point, Series},
+    evidence::Evidence,
+    statistics::Estimate,
+    words,
+};
+use hemlock_artifact::Features;
+
+/// Most classes whose names fit on an axis.
+const NAMED: usize = 12;
+
+/// Change of accuracy within every class, by the attack that costs most.
+pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
+    let mut figure = Figure::new(
+        "classes",
+        "Change within every class",
+        "Accuracy within a class after the attack that costs most, minus that of the clean victim, sorted. \
+         Error bars, of few classes: standard deviation over seeds.",
+    );
+    for m in &evidence.measured {
+        let (cases, _) = strongest(&evidence.of(m), 1);
+        let Some(case) = cases.first() else { continue };
+        let classes = case.rows[0].per_class.clean.len();
+        let change = |k: usize| {
+            let of = |r: &hemlock_pipeline::Row| {
+                let poisoned = r.per_class.images.as_ref().or(r.per_class.features.as_ref())?;
+                Some(poisoned.get(k).copied().flatten()? - r.per_class.clean.get(k).copied().flatten()?)
+            };
+            case.mean(of)
+        };
+        let mut changes: Vec<(usize, Estimate)> = (0..classes).filter_map(|k| Some((k, change(k)?))).collect();
+        if changes.is_empty() {
+            continue;
+        }
+        changes.sort_by(|a, b| a.1.mean.total_cmp(&b.1.mean));
+        let known = evidence.read::<Features>(&case.rows[0], "features")?.map(|f| f.classes).unwrap_or_default();
+        let name = |k: usize| known.get(k).cloned().unwrap_or_else(|| k.to_string());
+        let names: Vec<String> = changes.iter().map(|(k, _)| name(*k)).collect();
+        let named = names.len() <= NAMED;
+        let at = |(i, (_, e)): (usize, &(usize, Estimate))| {
+            let (place, change) = (i as f64, 100.0 * e.mean);
+            let (x, y) = if named { (change, place) } else { (place + 1.0, change) };
+            // Of many classes error bars would cover each other.
+            Point { x, y, spread: if named { 100.0 * e.std } else { 0.0 } }
+        };
+        let points = changes.iter().enumerate().map(at).collect();
+        let change = Axis::from_zero("Change of accuracy, points");
+        let (x, y) = match named {
+            true => (change, Axis::names("Class", names.clone())),
+            false => (Axis::linear("Classes, by how much they lose"), change),
+        };
+        let chart = Chart {
+            title: titled(evidence, &m.subject.spec.name, &case.label),
+            x,
+            y,
+            series: vec![Series { name: String::new(), points, drawn: Drawn::Bars, style: 0 }],
+            references: Vec::new(),
+        };
+        let told = changes.iter().zip(&names).map(|((_, e), name)| format!("{name} {}", words::percent(e.mean)));
+        figure.chart(&chart, &format!("Points by class: {}.", told.collect::<Vec<_>>().join(", ")))?;
+        if let (true, Some(first), Some(last)) = (names.len() > NAMED, names.first(), names.last()) {
+            figure.caption += &format!(" {}: {first} loses most, {last} least.", m.subject.spec.name);
+        }
+    }
+    Ok(figure.or("no result has accuracy by class."))
+}

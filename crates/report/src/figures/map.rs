@@ -1,0 +1,170 @@
+//! Where poisoned features lie among clean ones.
+
+use super::{Figure, titled};
+use crate::{
+    Case, ReportError,
+    case::quantity,
+    chart::{Axis, Chart, Drawn, Point, Series},
+    evidence::{Evidence, Measurement},
+    words,
+};
+use hemlock_artifact::{Features, PoisonFeatures, Poisons};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis as Along};
+
+/// Points that are drawn of a set, and samples that components are taken from.
+const DRAWN: usize = 500;
+const SAMPLES: usize = 4000;
+/// Steps of the power method.
+const STEPS: usize = 100;
+
+/// A map by the two principal components of the clean training features.
+pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
+    let mut figure = Figure::new(
+        "map",
+        "A map of the features",
+        "Clean training features and those that the attack asks for, along the two directions in which clean ones vary most. Poisons whose images \
+         ended with outlying features (an unusual norm, or far from all clean samples) have a marker of their own. Up to 500 of each \
+         are drawn, of the first seed. Attacks on pixels ask for no features.",
+    );
+    for m in &evidence.measured {
+        for case in chosen(&evidence.of(m)) {
+            draw(evidence, &mut figure, m, case)?;
+        }
+    }
+    Ok(figure.or("no attack on features has a result."))
+}
+
+/// The case whose features cost most, among those that may lie anywhere and among those that may not; of the inversions of these features
+/// the closest one, which says which of the poisons stand out.
+fn chosen<'c>(cases: &[&'c Case]) -> Vec<&'c Case> {
+    let drop = |c: &Case| c.mean(quantity::drop_on_features).map_or(f64::NEG_INFINITY, |e| e.mean);
+    let rank = |c: &Case| (c.making() == Some("feature-matching"), c.unlimited());
+    let best = |free: bool| {
+        let of = cases.iter().copied().filter(|c| drop(c).is_finite());
+        let of = of.filter(|c| c.parameter("poison-features", "constraint").is_some_and(|set| (set == "none") == free));
+        of.max_by(|a, b| drop(a).total_cmp(&drop(b)).then(rank(a).cmp(&rank(b))))
+    };
+    best(false).into_iter().chain(best(true)).collect()
+}
+
+fn draw(evidence: &Evidence, figure: &mut Figure, m: &Measurement, case: &Case) -> Result<(), ReportError> {
+    let row = &case.rows[0];
+    let features = evidence.read::<Features>(row, "features")?;
+    let (Some(features), Some(asked)) = (features, evidence.read::<PoisonFeatures>(row, "poison_features")?) else {
+        return Ok(());
+    };
+    let poisons = evidence.read::<Poisons>(row, "poisons")?;
+    let clean = features.train.features.view();
+    let map = Map::new(clean);
+    let outlier = |i: usize| poisons.as_ref().and_then(|p| p.fits.get(i)).is_some_and(|f| f.is_outlier());
+    let place = |z: ArrayView1<f32>| {
+        let (x, y) = map.place(z);
+        Point { x, y, spread: 0.0 }
+    };
+    let (mut usual, mut odd) = (Vec::new(), Vec::new());
+    for i in spread(asked.features.nrows(), DRAWN) {
+        if outlier(i) { &mut odd } else { &mut usual }.push(place(asked.features.row(i)));
+    }
+    let told = format!(
+        "{} clean samples, {} poisons, {} of them outliers. The two directions hold {} % of the clean variance.",
+        spread(clean.nrows(), DRAWN).len(),
+        usual.len() + odd.len(),
+        odd.len(),
+        words::number(100.0 * map.share, 0)
+    );
+    let clean = spread(clean.nrows(), DRAWN).into_iter().map(|i| place(clean.row(i))).collect();
+    let named = |name: &str, points: Vec<Point>, drawn, style| Series { name: name.to_owned(), points, drawn, style };
+    let mut series = vec![
+        named("clean", clean, Drawn::Cloud, 5),
+        named("poisoned", usual, Drawn::Cloud, 1),
+        named("poisoned, outliers", odd, Drawn::Cloud, 6),
+    ];
+    series.retain(|s| !s.points.is_empty());
+    let axis = |n: &str| Axis::linear(format!("{n} principal component"));
+    let chart = Chart {
+        title: titled(evidence, &m.subject.spec.name, &case.label),
+        x: axis("First"),
+        y: axis("Second"),
+        series,
+        references: Vec::new(),
+    };
+    figure.chart(&chart, &told)
+}
+
+/// Numbers below `n`, `most` at most, evenly spread.
+fn spread(n: usize, most: usize) -> Vec<usize> {
+    let count = n.min(most);
+    (0..count).map(|i| i * n / count).collect()
+}
+
+/// The two principal components of some samples.
+struct Map {
+    mean: Array1<f32>,
+    components: [Array1<f32>; 2],
+    /// The share of the variance along them.
+    share: f64,
+}
+
+impl Map {
+    /// Of samples `[n, d]`.
+    fn new(samples: ArrayView2<f32>) -> Self {
+        let some = samples.select(Along(0), &spread(samples.nrows(), SAMPLES));
+        let mean = some.mean_axis(Along(0)).unwrap_or_else(|| Array1::zeros(samples.ncols()));
+        let centred = some - &mean;
+        let mut covariance: Array2<f32> = centred.t().dot(&centred);
+        let all = covariance.diag().sum();
+        let mut share = 0.0;
+        let components = [0, 1].map(|_| {
+            let (component, along) = leading(&covariance);
+            let outer = Array2::from_shape_fn(covariance.dim(), |(i, j)| along * component[i] * component[j]);
+            covariance -= &outer;
+            share += along;
+            component
+        });
+        Self { mean, components, share: f64::from(share / all.max(f32::MIN_POSITIVE)) }
+    }
+
+    fn place(&self, z: ArrayView1<f32>) -> (f64, f64) {
+        let centred = &z - &self.mean;
+        let [x, y] = [0, 1].map(|i| f64::from(self.components[i].dot(&centred)));
+        (x, y)
+    }
+}
+
+/// The leading eigenvector of a symmetric matrix and its eigenvalue, by the power method.
+fn leading(matrix: &Array2<f32>) -> (Array1<f32>, f32) {
+    // A start that no eigenvector is orthogonal to but by chance; its largest coordinate is made positive in the end.
+    let mut v = Array1::from_shape_fn(matrix.nrows(), |i| 1.0 + (i % 7) as f32 / 7.0);
+    let mut along = 0.0;
+    for _ in 0..STEPS {
+        let next = matrix.dot(&v);
+        along = next.dot(&next).sqrt();
+        if along <= f32::MIN_POSITIVE {
+            return (Array1::zeros(matrix.nrows()), 0.0);
+        }
+        v = next / along;
+    }
+    let largest = v.iter().fold(0f32, |l, x| if x.abs() > l.abs() { *x } else { l });
+    (v * largest.signum(), along)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn components_of_a_flat_cloud_by_hand() {
+        // Around (5, 1, 2): far along (1, 1, 0), less along (0, 0, 1), nothing else.
+        let samples = array![[8.0, 4.0, 2.0], [2.0, -2.0, 2.0], [5.0, 1.0, 3.0], [5.0, 1.0, 1.0]];
+        let map = Map::new(samples.view());
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-4, "{a} is not {b}");
+        let (x, y) = map.place(samples.row(0));
+        close(x, 18f64.sqrt());
+        close(y, 0.0);
+        let (x, y) = map.place(samples.row(3));
+        close(x, 0.0);
+        close(y, -1.0);
+        close(map.share, 1.0);
+    }
+}

@@ -1,0 +1,130 @@
+//! What poisons look like, beside the images they are made of.
+
+use super::{Figure, titled};
+use crate::{Case, ReportError, case::quantity, evidence::Evidence, words};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use hemlock_artifact::{Dataset, Poisons};
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+use maud::{Markup, html};
+use ndarray::{ArrayView3, Axis};
+
+/// Poisons that are shown of a case.
+const SHOWN: usize = 8;
+/// Amplifications of the difference: the largest that does not cut off a largest change.
+const FACTORS: [u32; 5] = [16, 8, 4, 2, 1];
+
+/// Poisons of some cases: clean, poisoned, and the difference.
+pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
+    let mut figure = Figure::new(
+        "pictures",
+        "What poisons look like",
+        "From top to bottom: the clean image, the poison that is made of it, and their difference around grey, amplified as the title says. \
+         Poisons are taken evenly over all of a case's, for its first seed. Below each its label and its feature distance, in units of the \
+         median distance of clean samples to their nearest others: of feature-targeted attacks how far the features are from those aimed at, \
+         before and after; of attacks on pixels how far they moved. Marked ◆: the poison's features are outliers among clean ones.",
+    );
+    for m in &evidence.measured {
+        for case in chosen(&evidence.of(m)) {
+            let row = &case.rows[0];
+            let (poisons, dataset) =
+                (evidence.read::<Poisons>(row, "poisons")?, evidence.read::<Dataset>(row, "dataset")?);
+            let (Some(poisons), Some(dataset)) = (poisons, dataset) else { continue };
+            let title = titled(evidence, &m.subject.spec.name, &case.label);
+            figure.body.push(strip(case, &title, &poisons, &dataset)?);
+        }
+    }
+    Ok(figure.or("there are no poisoned images, or they are not in the artifact root any more."))
+}
+
+/// Of every way of making images: the case that costs most without a limit, and the one with the tightest limit.
+fn chosen<'c>(cases: &[&'c Case]) -> Vec<&'c Case> {
+    let mut makings: Vec<&str> = Vec::new();
+    for making in cases.iter().filter_map(|c| c.making()) {
+        if !makings.contains(&making) {
+            makings.push(making);
+        }
+    }
+    let drop = |c: &Case| c.mean(quantity::drop_on_images).map_or(f64::NEG_INFINITY, |e| e.mean);
+    let mut chosen = Vec::new();
+    for making in makings {
+        let of = || cases.iter().copied().filter(|c| c.making() == Some(making));
+        chosen.extend(of().filter(|c| c.unlimited()).max_by(|a, b| drop(a).total_cmp(&drop(b))));
+        let tightest = of().filter_map(Case::linf).min_by(f64::total_cmp);
+        chosen.extend(
+            of().filter(|c| tightest.is_some() && c.linf() == tightest).max_by(|a, b| drop(a).total_cmp(&drop(b))),
+        );
+    }
+    chosen
+}
+
+fn strip(case: &Case, title: &str, poisons: &Poisons, dataset: &Dataset) -> Result<Markup, ReportError> {
+    let count = poisons.labels.len();
+    let shown: Vec<usize> = (0..SHOWN.min(count)).map(|i| i * count / SHOWN.min(count)).collect();
+    let pixels = dataset.train.pixels.view();
+    let pairs: Vec<(usize, ArrayView3<u8>, ArrayView3<u8>)> = shown
+        .into_iter()
+        .filter_map(|i| {
+            let base = *poisons.base_index.get(i)? as usize;
+            let clean = (base < pixels.len_of(Axis(0))).then(|| pixels.index_axis(Axis(0), base))?;
+            let clean = clean.into_dimensionality().ok()?;
+            Some((i, clean, poisons.images.index_axis(Axis(0), i)))
+        })
+        .collect();
+    let change = |clean: &ArrayView3<u8>, poison: &ArrayView3<u8>| {
+        clean.iter().zip(poison).map(|(a, b)| u32::from(a.abs_diff(*b))).max().unwrap_or(0)
+    };
+    let largest = pairs.iter().map(|(_, a, b)| change(a, b)).max().unwrap_or(0);
+    let factor = FACTORS.into_iter().find(|f| f * largest <= 127).unwrap_or(1);
+    let amplified = if factor == 1 { ", not amplified".to_owned() } else { format!(", {factor} times amplified") };
+    let mut triples = Vec::new();
+    for (i, clean, poison) in &pairs {
+        let label = poisons.labels[*i] as usize;
+        let class = dataset.classes.get(label).cloned().unwrap_or_else(|| label.to_string());
+        let difference = |at: (usize, usize, usize)| {
+            let d = i64::from(poison[at]) - i64::from(clean[at]);
+            (128 + d * i64::from(factor)).clamp(0, 255) as u8
+        };
+        let dim = clean.dim();
+        let pictures = [
+            (png(dim, |at| clean[at])?, format!("clean image, {class}")),
+            (png(dim, |at| poison[at])?, format!("poison made of it, labelled {class}")),
+            (png(dim, difference)?, format!("difference of the two{amplified}")),
+        ];
+        let fit = poisons.fits.get(*i).copied().unwrap_or_default();
+        let unit = |d: f32| words::number(f64::from(d) / poisons.clean_nearest, 1);
+        let distance = if case.on_pixels() {
+            format!("moved {}", unit(fit.start_distance))
+        } else {
+            format!("{} → {}", unit(fit.start_distance), unit(fit.distance))
+        };
+        triples.push(html! {
+            li {
+                @for (data, alt) in &pictures { img src=(data) alt=(alt) width=(dim.2) height=(dim.1); }
+                span.class { (class) @if fit.is_outlier() { " " span title="outlier" { "◆" } } }
+                span.distance { (distance) }
+            }
+        });
+    }
+    Ok(html! {
+        div.pictures {
+            p.chart-title { (title) " (difference" (amplified) ")" }
+            ul { @for triple in &triples { (triple) } }
+        }
+    })
+}
+
+/// An image as a data address.
+fn png(
+    (channels, height, width): (usize, usize, usize),
+    at: impl Fn((usize, usize, usize)) -> u8,
+) -> Result<String, ReportError> {
+    let mut bytes = Vec::with_capacity(3 * height * width);
+    for (y, x) in (0..height).flat_map(|y| (0..width).map(move |x| (y, x))) {
+        bytes.extend((0..3).map(|c| at((c.min(channels - 1), y, x))));
+    }
+    let mut file = Vec::new();
+    PngEncoder::new(&mut file)
+        .write_image(&bytes, width as u32, height as u32, ExtendedColorType::Rgb8)
+        .map_err(ReportError::draw)?;
+    Ok(format!("data:image/png;base64,{}", STANDARD.encode(file)))
+}

@@ -1,0 +1,201 @@
+//! The findings of the paper, each tested on the rows at hand.
+//!
+//! A finding is a claim about all rows that it can be asked of, made of [`Comparison`]s: differences that the claim says are above
+//! 0, a test each. It is
+//!
+//! - **confirmed** where every comparison is: its difference is above 0 at the level [`LEVEL`], one-sided. (All of several tests
+//!   have to reject, so the level of the whole is that of one: an intersection-union test.)
+//! - **contradicted** where some comparison is: its difference is below 0 at that level, divided by the number of comparisons
+//!   (Bonferroni), since one counterexample is enough.
+//! - **undecided** otherwise; and where there is no comparison, or none with at least two seeds whose results differ.
+//!
+//! Differences are taken seed by seed, and tested by Student's paired t test, where both sides share their seeds' data; otherwise
+//! by Welch's t test.
+
+mod beta;
+mod equal_visibility;
+mod inversion;
+mod pixels;
+mod transfer;
+mod unlearnable;
+
+use crate::{Case, statistics::Estimate, statistics::welch};
+use std::collections::BTreeMap;
+
+/// Level of significance.
+pub const LEVEL: f64 = 0.05;
+
+/// What the rows say of a finding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// They bear it out.
+    Confirmed,
+    /// They speak against it.
+    Contradicted,
+    /// They do not tell.
+    Undecided,
+}
+
+impl Verdict {
+    /// In a word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Confirmed => "confirmed",
+            Self::Contradicted => "contradicted",
+            Self::Undecided => "undecided",
+        }
+    }
+}
+
+/// What a difference is counted in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Percentage points, of a difference of fractions.
+    Points,
+    /// Percent of the clean accuracy.
+    Percent,
+    /// Decibels.
+    Decibels,
+    /// A number.
+    Plain,
+}
+
+/// A difference that a finding says is above 0.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// Which rows it is taken over.
+    pub rows: String,
+    /// What is subtracted from what.
+    pub quantity: &'static str,
+    /// Its unit.
+    pub unit: Unit,
+    /// The difference.
+    pub difference: f64,
+    /// Half the width of its 95 % confidence interval.
+    pub half_width: Option<f64>,
+    /// One-sided p-value of it being at most 0; `None` without two seeds whose results differ.
+    pub p: Option<f64>,
+    /// Number of seeds.
+    pub seeds: usize,
+    /// What it says by itself.
+    pub verdict: Verdict,
+}
+
+impl Comparison {
+    /// A difference that was taken seed by seed.
+    fn paired(rows: String, quantity: &'static str, unit: Unit, e: Estimate) -> Self {
+        let (half_width, p) = (e.half_width(), e.p_above());
+        let verdict = Verdict::Undecided;
+        Self { rows, quantity, unit, difference: e.mean, half_width, p, seeds: e.n, verdict }
+    }
+
+    /// A difference of two samples that have nothing in common.
+    fn independent(rows: String, quantity: &'static str, unit: Unit, a: &Estimate, b: &Estimate) -> Self {
+        let (difference, half_width, p) = match welch(a, b) {
+            Some((difference, half, p)) => (difference, Some(half), Some(p)),
+            None => (a.mean - b.mean, None, None),
+        };
+        Self { rows, quantity, unit, difference, half_width, p, seeds: a.n.min(b.n), verdict: Verdict::Undecided }
+    }
+
+    fn judge(&mut self, comparisons: usize) {
+        self.verdict = match self.p {
+            Some(p) if p <= LEVEL => Verdict::Confirmed,
+            Some(p) if 1.0 - p <= LEVEL / comparisons as f64 => Verdict::Contradicted,
+            _ => Verdict::Undecided,
+        };
+    }
+}
+
+/// A finding, and what the rows say of it.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// Its number in the paper's list.
+    pub id: &'static str,
+    /// What it says.
+    pub claim: &'static str,
+    /// How it is tested.
+    pub test: &'static str,
+    /// What the rows say.
+    pub verdict: Verdict,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// What was compared.
+    pub comparisons: Vec<Comparison>,
+}
+
+/// What a finding is, before rows are asked.
+struct Question {
+    id: &'static str,
+    claim: &'static str,
+    test: &'static str,
+    /// Which rows it takes.
+    needs: &'static str,
+}
+
+impl Question {
+    fn judged(&self, mut comparisons: Vec<Comparison>) -> Finding {
+        let n = comparisons.len();
+        comparisons.iter_mut().for_each(|c| c.judge(n));
+        let count = |v| comparisons.iter().filter(|c| c.verdict == v).count();
+        let (for_it, against) = (count(Verdict::Confirmed), count(Verdict::Contradicted));
+        let few = comparisons.iter().filter(|c| c.p.is_none()).count();
+        let (verdict, reason) = match (n, for_it, against) {
+            (0, ..) => (Verdict::Undecided, format!("There is nothing to compare: it takes {}.", self.needs)),
+            (1, _, 1) => (Verdict::Contradicted, "The comparison speaks against it.".to_owned()),
+            (n, _, 1..) => {
+                (Verdict::Contradicted, format!("{against} of {n} comparisons speak against it, {for_it} for it."))
+            }
+            (n, f, 0) if n == f => (
+                Verdict::Confirmed,
+                if n == 1 {
+                    "The comparison bears it out.".to_owned()
+                } else {
+                    format!("All {n} comparisons bear it out.")
+                },
+            ),
+            (n, ..) if few == n => {
+                (Verdict::Undecided, "A test takes at least two seeds whose results differ.".to_owned())
+            }
+            (n, ..) => (
+                Verdict::Undecided,
+                format!(
+                    "{} of {n} comparisons {} it out; the rest is within chance.",
+                    if for_it == 0 { "None".to_owned() } else { for_it.to_string() },
+                    if for_it > 1 { "bear" } else { "bears" }
+                ),
+            ),
+        };
+        Finding { id: self.id, claim: self.claim, test: self.test, verdict, reason, comparisons }
+    }
+}
+
+/// All findings. `clean_outliers` holds, by a row's key, the share of clean test samples that count as outliers as poisons do.
+#[must_use]
+pub fn findings(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Vec<Finding> {
+    vec![
+        pixels::finding(cases),
+        equal_visibility::finding(cases),
+        transfer::finding(cases),
+        unlearnable::finding(cases),
+        inversion::finding(cases),
+        beta::finding(cases, clean_outliers),
+    ]
+}
+
+/// Cases in groups that agree in what `key` says, in order; a case without a key is in none.
+fn groups<K: PartialEq>(cases: &[Case], key: impl Fn(&Case) -> Option<K>) -> Vec<Vec<&Case>> {
+    let mut groups: Vec<(K, Vec<&Case>)> = Vec::new();
+    for case in cases {
+        let Some(key) = key(case) else { continue };
+        match groups.iter_mut().find(|(k, _)| *k == key) {
+            Some((_, group)) => group.push(case),
+            None => groups.push((key, vec![case])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,76 @@
+//! F1: attacks on pixels are strong as long as nobody looks.
+
+use super::{Comparison, Finding, Question, Unit, groups};
+use crate::{Case, case::quantity};
+
+const QUESTION: Question = Question {
+    id: "F1",
+    claim: "Attacks on pixels are strong without constraints, and weak once poisons must look clean.",
+    test: "For each attack on pixels with and without a limit: the drop without a limit is above that of aligned label flips, and the \
+           drop at the tightest limit of at most 8/255 is below a third of it. Paired t tests over seeds, one-sided.",
+    needs: "an attack on pixels both without a limit and with L∞ ≤ 8/255",
+};
+
+/// The tightest limit that counts as looking clean, in grey levels.
+const CLEAN: f64 = 8.0;
+
+/// Of cases that differ in the limit on pixels alone: that without any against the tightest one of at most [`CLEAN`].
+///
+/// 1. `drop(no limit) - drop(aligned flips) > 0`
+/// 2. `drop(no limit) / 3 - drop(limit) > 0`
+pub fn finding(cases: &[Case]) -> Finding {
+    let alike = |case: &Case| {
+        let attack = |node: &str, field: &str| node == "poison-images" && !["linf", "beta", "free"].contains(&field);
+        case.on_pixels().then(|| (case.setting(), case.text(attack)))
+    };
+    let mut comparisons = Vec::new();
+    for group in groups(cases, alike) {
+        // Pixels that may be anything are the freest.
+        let free = group.iter().filter(|c| c.unlimited()).max_by_key(|c| c.free());
+        let tight = group.iter().filter(|c| c.linf().is_some_and(|l| l <= CLEAN) && c.beta() == 0.0);
+        let tight = tight.min_by(|a, b| a.linf().partial_cmp(&b.linf()).unwrap_or(std::cmp::Ordering::Equal));
+        let (Some(free), Some(tight)) = (free, tight) else { continue };
+        let drop = quantity::drop_on_images;
+        if let Some(e) = free.minus(drop, free, quantity::drop_of_flips) {
+            let what = "drop without a limit − drop of flipped labels";
+            comparisons.push(Comparison::paired(free.name.clone(), what, Unit::Points, e));
+        }
+        if let Some(e) = free.combined(drop, tight, drop, |free, tight| free / 3.0 - tight) {
+            let rows = format!("{} against {}", free.name, tight.name);
+            comparisons.push(Comparison::paired(
+                rows,
+                "a third of the drop without a limit − drop within it",
+                Unit::Points,
+                e,
+            ));
+        }
+    }
+    QUESTION.judged(comparisons)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Verdict, testing::made_up};
+    use super::*;
+
+    fn cases(free: [f64; 3], tight: [f64; 3]) -> Vec<Case> {
+        let pixels = |linf: Option<u8>, images: [f64; 3]| {
+            made_up("bilevel + pixels")
+                .with("poison-images", serde_json::json!({ "attack": "bilevel", "linf": linf }))
+                .images(images)
+        };
+        vec![pixels(None, free).case(), pixels(Some(8), tight).case()]
+    }
+
+    /// Clean accuracy is 0.8, and flips cost 0.01.
+    #[test]
+    fn all_three_verdicts() {
+        let verdict = |free, tight| finding(&cases(free, tight)).verdict;
+        assert_eq!(verdict([0.50, 0.51, 0.49], [0.77, 0.78, 0.77]), Verdict::Confirmed);
+        assert_eq!(verdict([0.50, 0.51, 0.49], [0.55, 0.56, 0.55]), Verdict::Contradicted);
+        assert_eq!(verdict([0.50, 0.51, 0.49], [0.77, 0.60, 0.70]), Verdict::Undecided);
+        // An attack that is no stronger than flipped labels.
+        assert_eq!(verdict([0.800, 0.805, 0.800], [0.83, 0.85, 0.84]), Verdict::Contradicted);
+        assert_eq!(finding(&cases([0.5; 3], [0.7; 3])[..1]).verdict, Verdict::Undecided);
+    }
+}

@@ -1,0 +1,73 @@
+//! Rows that nobody measured.
+
+use crate::Case;
+use hemlock_artifact::{Measured, Visibility};
+use hemlock_pipeline::Row;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A case of three seeds with a clean accuracy of 0.8, of which flipped labels cost 0.01.
+pub struct MadeUp(Vec<Row>);
+
+pub fn made_up(attack: &str) -> MadeUp {
+    let row = |seed: u64| Row {
+        pipeline: "made-up".to_owned(),
+        attack: attack.to_owned(),
+        clean_label: true,
+        eps_d: 0.03,
+        objective: 0.5,
+        bound: None,
+        poisonability: None,
+        seed,
+        device: "flex".to_owned(),
+        collapsed: false,
+        params: BTreeMap::new(),
+        accuracy: Measured {
+            clean: 0.8,
+            target: 0.3,
+            features: None,
+            images: None,
+            random_flips: 0.795,
+            aligned_flips: Some(0.79),
+            duplicates: 0.8,
+        },
+        per_class: Measured::default(),
+        clean_loss: Measured::default(),
+        ceiling: 2.0,
+        gradient_norm: 0.0,
+        visibility: None,
+        seconds: 1.0,
+        key: format!("{attack} {seed}"),
+    };
+    MadeUp((0..3).map(row).collect())
+}
+
+impl MadeUp {
+    fn each(mut self, values: [f64; 3], set: impl Fn(&mut Row, f64)) -> Self {
+        self.0.iter_mut().zip(values).for_each(|(row, v)| set(row, v));
+        self
+    }
+    pub fn with(mut self, node: &'static str, params: Value) -> Self {
+        self.0.iter_mut().for_each(|r| drop(r.params.insert(node, params.clone())));
+        self
+    }
+    pub fn features(self, accuracy: [f64; 3]) -> Self {
+        self.each(accuracy, |r, a| r.accuracy.features = Some(a))
+    }
+    pub fn images(self, accuracy: [f64; 3]) -> Self {
+        self.each(accuracy, |r, a| r.accuracy.images = Some(a))
+    }
+    pub fn psnr(self, psnr: f64) -> Self {
+        self.each([psnr, 1.01 * psnr, 0.99 * psnr], |r, psnr| {
+            let (linf, l2, ssim) = (0.5, 5.0, 0.5);
+            r.visibility =
+                Some(Visibility { linf, l2, psnr, ssim, outliers: 0.0, outside: 0.0, relative_distance: 1.0 });
+        })
+    }
+    pub fn outliers(self, share: [f64; 3]) -> Self {
+        self.psnr(10.0).each(share, |r, share| r.visibility.as_mut().unwrap().outliers = share)
+    }
+    pub fn case(self) -> Case {
+        Case::all(&self.0).remove(0)
+    }
+}

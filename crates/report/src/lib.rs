@@ -1,0 +1,86 @@
+//! One page that tells what pipelines measured, for people: setting, results, figures, findings, provenance.
+//!
+//! [`report`] reads what is in the artifact root, runs nothing, and writes an HTML file that needs no other file and no network,
+//! beside it the same tables as CSV and Markdown. What is not there yet is left out, and the page says so.
+
+mod case;
+mod chart;
+mod error;
+mod evidence;
+mod figures;
+pub mod findings;
+mod page;
+mod provenance;
+mod setting;
+pub mod statistics;
+mod table;
+mod tables;
+mod words;
+
+pub use case::Case;
+pub use error::ReportError;
+
+use evidence::{Evidence, Measurement};
+use hemlock_pipeline::{Plan, Spec, rows};
+use hemlock_store::Store;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A pipeline to report on.
+pub struct Subject {
+    /// Its spec.
+    pub spec: Spec,
+    /// Its tasks.
+    pub plan: Plan,
+    /// The command that runs it.
+    pub command: String,
+}
+
+/// What a report is made of.
+#[derive(Debug)]
+pub struct Written {
+    /// The page.
+    pub page: PathBuf,
+    /// The folder of the tables.
+    pub tables: PathBuf,
+    /// What was missing, a sentence each.
+    pub missing: Vec<String>,
+}
+
+/// Writes the page of some pipelines to `file`, and their tables to a folder beside it; `command` is what makes the page again.
+///
+/// # Errors
+/// No pipeline has a result, an artifact is damaged, or a file cannot be written.
+pub fn report(subjects: &[Subject], store: &Store, command: &str, file: &Path) -> Result<Written, ReportError> {
+    let mut measured = Vec::new();
+    for subject in subjects {
+        let (rows, missing) = rows(&subject.plan, store)?;
+        measured.push(Measurement { subject, rows, missing });
+    }
+    if measured.iter().all(|m| m.rows.is_empty()) {
+        return Err(ReportError::NothingMeasured {
+            pipelines: subjects.iter().map(|s| s.spec.name.clone()).collect::<Vec<_>>().join(", "),
+            command: subjects.iter().map(|s| s.command.as_str()).collect::<Vec<_>>().join(" && "),
+        });
+    }
+    let evidence = Evidence::new(measured, store)?;
+    let page = page::Page::new(&evidence, command)?;
+    let tables = file.with_extension("tables");
+    let folder = file.parent().filter(|p| !p.as_os_str().is_empty());
+    for folder in folder.into_iter().chain([tables.as_path()]) {
+        fs::create_dir_all(folder).map_err(|e| ReportError::write(folder, e))?;
+    }
+    for table in page.tables() {
+        let write = |ending: &str, text: String| {
+            let path = tables.join(format!("{}.{ending}", table.name));
+            fs::write(&path, text).map_err(|e| ReportError::write(&path, e))
+        };
+        write("csv", table.csv())?;
+        write("md", table.markdown())?;
+    }
+    let links = tables.file_name().unwrap_or_default().to_string_lossy();
+    fs::write(file, page.html(&links)).map_err(|e| ReportError::write(file, e))?;
+    Ok(Written { page: file.to_owned(), tables, missing: evidence.missing() })
+}

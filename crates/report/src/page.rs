@@ -1,0 +1,232 @@
+//! The page.
+
+use crate::{
+    Case, ReportError,
+    case::quantity,
+    chart,
+    evidence::{Evidence, Measurement},
+    figures::{self, Figure},
+    findings::{Finding, Verdict},
+    provenance::Provenance,
+    setting,
+    table::Table,
+    tables, words,
+};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+const STYLE: &str = include_str!("page.css");
+
+/// Everything on the page.
+pub struct Page<'a> {
+    evidence: &'a Evidence<'a>,
+    /// What makes the page again.
+    command: &'a str,
+    results: Table,
+    stages: Figure,
+    figures: Vec<Figure>,
+    findings: Vec<(Finding, Table)>,
+    provenance: Provenance,
+    times: Table,
+    artifacts: Table,
+}
+
+/// Sections of the page: where they are, and what they are called.
+const SECTIONS: [(&str, &str); 7] = [
+    ("summary", "Summary"),
+    ("setting", "Setting and threat model"),
+    ("results", "Results"),
+    ("stages", "Stage by stage"),
+    ("findings", "Findings"),
+    ("figures", "Figures"),
+    ("provenance", "Provenance"),
+];
+
+impl<'a> Page<'a> {
+    /// Gathers what the page shows.
+    pub fn new(evidence: &'a Evidence<'a>, command: &'a str) -> Result<Self, ReportError> {
+        let provenance = Provenance::new(evidence)?;
+        let judged = |finding: Finding| {
+            let table = tables::comparisons(&finding);
+            (finding, table)
+        };
+        Ok(Self {
+            evidence,
+            command,
+            results: tables::results(&evidence.cases),
+            stages: figures::stages(evidence)?,
+            figures: figures::all(evidence, &provenance)?,
+            findings: evidence.findings().into_iter().map(judged).collect(),
+            times: provenance.times(),
+            artifacts: provenance.table(),
+            provenance,
+        })
+    }
+
+    /// Its tables.
+    pub fn tables(&self) -> impl Iterator<Item = &Table> {
+        let comparisons = self.findings.iter().map(|(_, table)| table);
+        let tables = [&self.results].into_iter().chain(comparisons).chain([&self.times, &self.artifacts]);
+        tables.filter(|t| !t.is_empty())
+    }
+
+    /// The page as HTML; `folder` is where the tables are.
+    pub fn html(&self, folder: &str) -> String {
+        let names: Vec<String> = self.evidence.measured.iter().map(|m| m.subject.spec.name.clone()).collect();
+        let heading = |i: usize| html! { h2 { (SECTIONS[i].1) } };
+        html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="color-scheme" content="light dark";
+                    title { "Hemlock: " (words::list(&names)) }
+                    // An empty picture: without one browsers ask for a file.
+                    link rel="icon" href="data:,";
+                    style { (PreEscaped(STYLE)) (PreEscaped(chart::style())) }
+                }
+                body {
+                    header {
+                        p.kicker { "Hemlock report" }
+                        h1 { (words::list(&names)) }
+                        @for m in &self.evidence.measured {
+                            @if !m.subject.spec.description.is_empty() { p.lead { (m.subject.spec.description) } }
+                        }
+                    }
+                    @for missing in self.evidence.missing() { p.notice role="note" { strong { "Incomplete. " } (missing) "." } }
+                    nav aria-label="Contents" {
+                        ol { @for (id, title) in SECTIONS { li { a href={ "#" (id) } { (title) } } } }
+                    }
+                    main {
+                        section id="summary" { (heading(0)) (self.summary()) }
+                        section id="setting" { (heading(1)) @for m in &self.evidence.measured { (self.setting(m)) } }
+                        section id="results" { (heading(2)) (self.results.html(folder)) }
+                        section id="stages" { (heading(3)) (self.stages.untitled()) }
+                        section id="findings" { (heading(4)) (self.findings(folder)) }
+                        section id="figures" { (heading(5)) @for figure in &self.figures { (figure.html()) } }
+                        section id="provenance" { (heading(6)) (self.provenance(folder)) }
+                    }
+                    footer { p { "Made by Hemlock " (env!("CARGO_PKG_VERSION")) " from cached artifacts. This page needs no network." } }
+                }
+            }
+        }
+        .into_string()
+    }
+
+    fn summary(&self) -> Markup {
+        html! {
+            div.headlines { @for m in &self.evidence.measured { (self.headline(m)) } }
+            h3 { "Findings" }
+            p { "Six claims of the paper that this pipeline reproduces, each tested on the results of this page. A contradicted claim is a result." }
+            ol.verdicts {
+                @for (f, _) in &self.findings {
+                    li { a href={ "#" (f.id) } { (f.id) } (chip(f.verdict)) p { (f.claim) span.reason { (f.reason) } } }
+                }
+            }
+        }
+    }
+
+    /// What a pipeline comes to: its strongest attack, and its strongest one that can hardly be seen.
+    fn headline(&self, m: &Measurement) -> Markup {
+        let cases = self.evidence.of(m);
+        let drop = |c: &Case| c.mean(quantity::drop).map_or(f64::NEG_INFINITY, |e| e.mean);
+        let best = |of: &dyn Fn(&Case) -> bool| {
+            let of: Vec<&Case> = cases.iter().copied().filter(|c| of(c)).collect();
+            Some((of.len(), of.into_iter().max_by(|a, b| drop(a).total_cmp(&drop(b)))?))
+        };
+        let features = best(&|c| c.mean(quantity::features).is_some() && c.mean(quantity::images).is_none());
+        let images = best(&|c| c.mean(quantity::images).is_some());
+        let clean = best(&|c| c.linf().is_some_and(|l| l <= 8.0) && c.mean(quantity::images).is_some());
+        // Where all are within the limit, it is the same line.
+        let clean = clean.filter(|(n, _)| images.is_none_or(|(all, _)| *n < all));
+        let lines = [("with images", images), ("within 8/255", clean), ("on features alone", features)];
+        html! {
+            article {
+                h3 { (m.subject.spec.name) }
+                @if cases.is_empty() { p { "No result yet. " code { (m.subject.command) } " makes them." } }
+                div.lines { @for (what, best) in lines { @if let Some((n, case)) = best { (headline(&strongest(n, what), case)) } } }
+            }
+        }
+    }
+
+    fn setting(&self, m: &Measurement) -> Markup {
+        let cases = self.evidence.of(m);
+        html! {
+            @if self.evidence.measured.len() > 1 { h3 { (m.subject.spec.name) } }
+            @if cases.is_empty() { p.absent { "Not shown: there is no result yet, or another pipeline on this page has the same ones." } }
+            @else { dl.facts { @for (what, text) in setting::describe(m, &cases) { div { dt { (what) } dd { (text) } } } } }
+        }
+    }
+
+    fn findings(&self, folder: &str) -> Markup {
+        html! {
+            p {
+                "A finding is confirmed where every comparison shows what it claims at the level 0.05, one-sided; contradicted where one shows the \
+                 opposite at that level divided by the number of comparisons; otherwise undecided. Tests are over seeds."
+            }
+            @for (f, table) in &self.findings {
+                section.finding id=(f.id) {
+                    h3 { (f.id) ". " (f.claim) " " (chip(f.verdict)) }
+                    p { strong { "Test. " } (f.test) }
+                    p { strong { "Verdict. " } (f.reason) }
+                    @if !table.is_empty() { (table.html(folder)) }
+                }
+            }
+        }
+    }
+
+    fn provenance(&self, folder: &str) -> Markup {
+        let (missing, all) = self.provenance.missing();
+        let runs: Vec<&str> = self.evidence.measured.iter().map(|m| m.subject.command.as_str()).collect();
+        html! {
+            dl.facts {
+                div { dt { "Results" } dd { @for run in runs { code { (run) } } } }
+                div { dt { "This page" } dd { code { (self.command) } } }
+                @for (what, values) in self.provenance.facts() {
+                    @if !values.is_empty() { div { dt { (what) } dd { @for v in values { span.value { (v) } } } } }
+                }
+                div { dt { "Artifacts" } dd { (all - missing) " of " (all) " are in the artifact root." } }
+            }
+            (self.times.html(folder))
+            details { summary { "All " (all) " artifacts" } (self.artifacts.html(folder)) }
+        }
+    }
+}
+
+/// The choice flatters, so its number belongs to it.
+fn strongest(of: usize, what: &str) -> String {
+    if of == 1 { format!("The one attack {what}") } else { format!("Strongest of {of} attacks {what}") }
+}
+
+fn headline(what: &str, case: &Case) -> Markup {
+    let mean = |q| case.mean(q).map(|e| words::percent(e.mean)).unwrap_or_default();
+    let drop = case.mean(quantity::drop);
+    let interval = drop.and_then(|e| {
+        Some(format!(
+            "95 % CI {} to {}",
+            words::percent(e.mean - e.half_width()?),
+            words::percent(e.mean + e.half_width()?)
+        ))
+    });
+    let poisoned = case.mean(|r| Some(r.accuracy.clean - quantity::drop(r)?));
+    html! {
+        div.headline {
+            p.what { (what) }
+            p.drop { strong { (drop.map(|e| words::number(100.0 * e.mean, 1)).unwrap_or_default()) } " points" @if let Some(i) = interval { span.interval { (i) } } }
+            p.how {
+                "Accuracy goes from " (mean(quantity::clean)) " to " (poisoned.map(|e| words::percent(e.mean)).unwrap_or_default()) " % with "
+                (words::share(case.eps_d())) " of poisons (" (case.label) ")."
+                @if let Some(flips) = case.mean(quantity::drop_of_flips) { " As many flipped labels cost " (words::number(100.0 * flips.mean, 1)) "." }
+            }
+        }
+    }
+}
+
+fn chip(verdict: Verdict) -> Markup {
+    let sign = match verdict {
+        Verdict::Confirmed => "✓",
+        Verdict::Contradicted => "✗",
+        Verdict::Undecided => "?",
+    };
+    html! { span class={ "chip " (verdict.word()) } { span aria-hidden="true" { (sign) " " } (verdict.word()) } }
+}

@@ -1,0 +1,182 @@
+//! The setting and the threat model in words, from the parameters that results were made with.
+
+use crate::{
+    Case, Measurement,
+    case::Pretraining,
+    words::{capital, list, share},
+};
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// What is known of a pipeline's setting: a heading, and a sentence or two under it.
+pub fn describe(measured: &Measurement, cases: &[&Case]) -> Vec<(&'static str, String)> {
+    let first = |node: &str, field: &str| cases.iter().find_map(|c| c.parameter(node, field));
+    let text = |node: &str, field: &str| first(node, field).map(crate::words::value);
+    // Every value that a parameter takes, in the order of the cases.
+    let every = |of: &dyn Fn(&Case) -> Option<String>| {
+        let mut seen = BTreeSet::new();
+        cases.iter().filter_map(|c| of(c)).filter(|v| seen.insert(v.clone())).collect::<Vec<_>>()
+    };
+    let mut said = Vec::new();
+
+    let arch = every(&|c| c.parameter("pretrain", "arch").map(crate::words::value));
+    let trained = every(&|c| Some(method(c)?.to_owned()));
+    let node = if first("dataset.pretrain", "source").is_some() { "dataset.pretrain" } else { "dataset.downstream" };
+    let images = text(node, "train").filter(|n| n != "null").map(|n| format!("{n} images of ")).unwrap_or_default();
+    let extractor = match first("features", "path") {
+        Some(path) => {
+            format!("Features were read from the file {}; what made them is not known here.", crate::words::value(path))
+        }
+        None => {
+            let on = cases.first().and_then(|c| c.pretrained_on()).map(|s| format!(" on {images}{}", source(&s)));
+            let epochs = text("pretrain", "epochs")
+                .filter(|_| on.is_some())
+                .map(|e| format!(", for {e} epochs"))
+                .unwrap_or_default();
+            format!(
+                "{}, {}{}{epochs}. It is frozen: neither attacker nor victim changes it.",
+                list(&arch),
+                list(&trained),
+                on.unwrap_or_default()
+            )
+        }
+    };
+    said.push(("Extractor", extractor));
+
+    let downstream = cases.first().and_then(|c| c.downstream()).map(|s| source(&s));
+    let counts = [("train", "to train on"), ("validation", "for validation"), ("test", "to test on")];
+    let counts: Vec<String> = counts
+        .iter()
+        .filter_map(|(field, what)| {
+            let n = first("dataset.downstream", field)?;
+            Some(if n.is_null() { format!("all {what}") } else { format!("{n} {what}") })
+        })
+        .collect();
+    if let Some(downstream) = downstream {
+        let images = if first("dataset.downstream", "seed").is_some_and(|s| s == "run") {
+            " Every seed has images of its own."
+        } else {
+            ""
+        };
+        said.push(("Downstream data", format!("{downstream}: {}.{images}", list(&counts))));
+    }
+
+    let pretraining = match cases.first().map(|c| c.pretraining()) {
+        Some(Pretraining::FineTuning) => {
+            "Fine-tuning: the extractor was pre-trained on the source that the head is trained on."
+        }
+        Some(Pretraining::Transfer) => {
+            "Transfer: the extractor was pre-trained on another source than the head is trained on."
+        }
+        _ => {
+            "Whether this is fine-tuning or transfer is not known: what the extractor was pre-trained on is not part of the pipeline."
+        }
+    };
+    said.push(("Pre-training", pretraining.to_owned()));
+
+    let decay = text("target-params", "weight_decay").map(|d| format!(", weight decay {d}")).unwrap_or_default();
+    let victims: Vec<String> = every(&|c| Some(victim(&c.victim()).to_owned()));
+    said.push((
+        "Victim",
+        format!("{}{decay}. Trained from scratch on clean data and poisons together.", capital(&list(&victims))),
+    ));
+
+    let budgets: Vec<String> = every(&|c| Some(share(c.eps_d())));
+    let train = first("dataset.downstream", "train").and_then(Value::as_u64);
+    let many = cases.iter().map(|c| c.eps_d()).fold(0.0, f64::max);
+    let many = train.map(|n| format!(" (up to {:.0} poisons)", many * n as f64)).unwrap_or_default();
+    let role = if cases.iter().any(|c| c.replaces()) {
+        "Where an attack is on the training images themselves, poisons stand in for the images they are made of; otherwise they are added."
+    } else {
+        "They are added; no clean sample is taken away."
+    };
+    said.push(("Budget", format!("ε_d = {} of the clean training count{many}. {role}", list(&budgets))));
+
+    said.push((
+        "Attacker",
+        "White-box: knows the extractor, the clean data and how the victim trains. Does not see the test labels, and cannot touch the \
+         extractor, the clean samples or the training itself."
+            .to_owned(),
+    ));
+    let labels = match (cases.iter().any(|c| c.clean_label()), cases.iter().any(|c| !c.clean_label())) {
+        (true, true) => {
+            "Some attacks keep the labels of the images that poisons are made of (clean labels); others choose labels, too."
+        }
+        (true, false) => "Labels stay those of the images that poisons are made of (clean labels).",
+        _ => "Labels are the attacker's choice.",
+    };
+    let mut limits: Vec<String> = every(&|c| c.linf().map(|l| format!("{l}")));
+    limits.sort_by(|a, b| a.parse::<f64>().unwrap_or(0.0).total_cmp(&b.parse().unwrap_or(0.0)));
+    let betas = every(&|c| (c.beta() > 0.0).then(|| c.beta().to_string()));
+    let mut pixels = String::new();
+    if cases.iter().any(|c| c.making().is_some()) {
+        let free = if cases.iter().any(|c| c.free()) { " (where it says so, beyond)" } else { "" };
+        pixels = format!(" Pixels lie in [0, 1]{free} and are stored with 8 bits.");
+        if !limits.is_empty() {
+            pixels += &format!(
+                " Where an L∞ limit is named, none changes by more than {} grey levels of 255.",
+                list(&limits)
+            );
+        }
+        if !betas.is_empty() {
+            pixels += &format!(" With β > 0 ({}) distance to the base image is penalised.", list(&betas));
+        }
+    }
+    let constraints: Vec<String> = every(&|c| c.parameter("poison-features", "constraint").map(crate::words::value));
+    let features = match constraints.as_slice() {
+        [] => String::new(),
+        [one] if one == "none" => " Poisoned features may lie anywhere.".to_owned(),
+        some => {
+            let sets: Vec<String> = some.iter().filter(|s| *s != "none").cloned().collect();
+            let or = if sets.len() < some.len() { ", or may lie anywhere" } else { "" };
+            format!(" Poisoned features have to lie in a set measured on clean ones ({}){or}.", list(&sets))
+        }
+    };
+    said.push(("What may change", format!("{labels}{pixels}{features}")));
+    if measured.missing > 0 {
+        let all = measured.rows.len() + measured.missing;
+        said.push(("Missing", format!("{} of {all} branches have no result yet.", measured.missing)));
+    }
+    said
+}
+
+/// How an extractor was made.
+fn method(case: &Case) -> Option<&'static str> {
+    let trained = case.parameter("pretrain", "trained").and_then(Value::as_str);
+    Some(match (case.parameter("pretrain", "method")?.as_str()?, trained) {
+        ("import", Some("supervised")) => "imported (trained elsewhere, with labels)",
+        ("import", _) => "imported (trained elsewhere)",
+        ("random", _) => "with random weights, not trained at all",
+        ("supervised", _) => "pre-trained with labels",
+        ("simclr", _) => "pre-trained with SimCLR, without labels",
+        ("moco-v3", _) => "pre-trained with MoCo v3, without labels",
+        _ => "pre-trained",
+    })
+}
+
+fn victim(name: &str) -> &str {
+    match name {
+        "linear" => "a linear head on frozen features, trained to the minimum of its loss",
+        "linear-sgd" => "a linear head on frozen features, trained by stochastic gradient descent",
+        "knn" => "nearest neighbours among frozen features",
+        "mlp" => "a small network on frozen features",
+        "last-block" => "the head and the extractor's last block",
+        "fine-tune" => "the head and the whole extractor, from its weights",
+        "end-to-end" => "a network of the same architecture, from random weights",
+        other => other,
+    }
+}
+
+/// A source of images, from its text in a spec.
+pub fn source(text: &str) -> String {
+    let value: Value = serde_json::from_str(text).unwrap_or(Value::Null);
+    let name =
+        value.as_str().map(str::to_owned).or_else(|| value.get("kind").map(crate::words::value)).unwrap_or_default();
+    match (name.as_str(), value.get("domain").and_then(Value::as_str), value.get("path").and_then(Value::as_str)) {
+        ("cifar10", ..) => "CIFAR-10".to_owned(),
+        ("cifar100", ..) => "CIFAR-100".to_owned(),
+        ("synthetic", Some(domain), _) => format!("synthetic pictures (domain {domain})"),
+        (_, _, Some(path)) => format!("pictures of the folder {path}"),
+        _ => name,
+    }
+}

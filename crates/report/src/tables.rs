@@ -1,0 +1,152 @@
+//! The tables of results.
+
+use crate::{
+    Case,
+    case::quantity,
+    findings::{Comparison, Finding, Unit},
+    statistics::Estimate,
+    table::{Cell, Table},
+    words,
+};
+
+fn percent(e: Option<Estimate>) -> Cell {
+    e.map_or_else(Cell::none, |e| {
+        Cell::numbers(words::percent_over_seeds(&e), vec![Some(100.0 * e.mean), Some(100.0 * e.std)])
+    })
+}
+
+fn interval(e: Option<Estimate>) -> Cell {
+    e.map_or_else(Cell::none, |e| {
+        let end = |sign: f64| e.half_width().map(|half| 100.0 * (e.mean + sign * half));
+        Cell::numbers(words::points_with_interval(&e), vec![Some(100.0 * e.mean), end(-1.0), end(1.0)])
+    })
+}
+
+fn plain(e: Option<Estimate>, digits: usize) -> Cell {
+    e.map_or_else(Cell::none, |e| Cell::numbers(words::over_seeds(&e, digits), vec![Some(e.mean), Some(e.std)]))
+}
+
+/// One row a case: accuracy, drop, visibility, and time.
+pub fn results(cases: &[Case]) -> Table {
+    let several = cases.iter().any(|c| c.pipeline() != cases[0].pipeline());
+    let epochs = cases.iter().any(|c| c.mean(quantity::best_epoch).is_some());
+    let removed = cases.iter().any(|c| c.mean(quantity::removed).is_some());
+    let caption = "Test accuracy in %, mean ± standard deviation over seeds. Drop: clean accuracy minus that with poisoned images (with poisoned \
+                   features, where there are no images), in points, with the 95 % confidence interval of Student's t over paired seeds. \
+                   PSNR in dB, SSIM and L∞ (in grey levels of 255) against the images that poisons are made of. Outliers: % of the poisons.";
+    let mut table = Table::new("results", caption).texts("attack");
+    if several {
+        table = table.texts("pipeline");
+    }
+    table = table.numbers("ε_d, %", &[""]).texts("labels").texts("victim").numbers("seeds", &[""]);
+    table = table.numbers("clean", &["", "std"]).numbers("drop [95 % CI]", &["", "low", "high"]);
+    table = table.numbers("target", &["", "std"]).numbers("features", &["", "std"]).numbers("images", &["", "std"]);
+    if epochs {
+        table = table
+            .numbers("images, best epoch", &["", "std"])
+            .numbers("drop, best epochs [95 % CI]", &["", "low", "high"]);
+    }
+    table = table
+        .numbers("random flips", &["", "std"])
+        .numbers("aligned flips", &["", "std"])
+        .numbers("duplicates", &["", "std"]);
+    if removed {
+        table = table.numbers("removed", &["", "std"]);
+    }
+    table = table.numbers("PSNR", &["", "std"]).numbers("SSIM", &["", "std"]).numbers("L∞", &["", "std"]);
+    table = table.numbers("outliers, %", &["", "std"]).numbers("seconds", &["", "std"]);
+    for c in cases {
+        let mut row = vec![Cell::text(&c.label)];
+        if several {
+            row.push(Cell::text(c.pipeline()));
+        }
+        let labels = if c.clean_label() {
+            "clean".to_owned()
+        } else {
+            c.of_attack("labels").map_or_else(|| "free".to_owned(), words::value)
+        };
+        row.extend([
+            Cell::numbers(words::share(c.eps_d()).trim_end_matches(" %"), vec![Some(100.0 * c.eps_d())]),
+            Cell::text(labels),
+            Cell::text(c.victim()),
+            Cell::numbers(c.rows.len().to_string(), vec![Some(c.rows.len() as f64)]),
+            percent(c.mean(quantity::clean)),
+            interval(c.mean(quantity::drop)).class("strong"),
+            percent(c.mean(quantity::target)),
+            percent(c.mean(quantity::features)),
+            percent(c.mean(quantity::images)),
+        ]);
+        if epochs {
+            row.extend([percent(c.mean(quantity::best_epoch)), interval(c.mean(quantity::drop_of_best_epochs))]);
+        }
+        row.extend([
+            percent(c.mean(quantity::random_flips)),
+            percent(c.mean(quantity::aligned_flips)),
+            percent(c.mean(quantity::duplicates)),
+        ]);
+        if removed {
+            row.push(percent(c.mean(quantity::removed)));
+        }
+        row.extend([
+            plain(c.mean(quantity::psnr), 1),
+            plain(c.mean(quantity::ssim), 2),
+            plain(c.mean(quantity::linf), 1),
+            percent(c.mean(quantity::outliers)),
+            plain(c.mean(quantity::seconds), 1),
+        ]);
+        table.push(row);
+    }
+    table
+}
+
+/// One row a comparison of a finding.
+pub fn comparisons(finding: &Finding) -> Table {
+    let mut table = Table::new(
+        &format!("finding-{}", finding.id),
+        format!("What {} was tested on. The claim is that the difference is above 0.", finding.id),
+    )
+    .texts("compared")
+    .texts("difference of")
+    .texts("unit")
+    .numbers("difference [95 % CI]", &["", "low", "high"])
+    .numbers("p, one-sided", &[""])
+    .numbers("seeds", &[""])
+    .texts("says");
+    for c in &finding.comparisons {
+        let (scale, unit, digits) = unit(c.unit);
+        let number = |x: f64| words::number(scale * x, digits);
+        let ends = c.half_width.map(|half| [c.difference - half, c.difference + half]);
+        let text = match ends {
+            Some([low, high]) => format!("{} [{}, {}]", number(c.difference), number(low), number(high)),
+            None => number(c.difference),
+        };
+        let values = [Some(c.difference), ends.map(|e| e[0]), ends.map(|e| e[1])].map(|v| v.map(|v| scale * v));
+        table.push(vec![
+            Cell::text(&c.rows),
+            Cell::text(c.quantity),
+            Cell::text(unit),
+            Cell::numbers(text, values.to_vec()),
+            Cell::numbers(c.p.map_or_else(|| "–".to_owned(), words::p_value), vec![c.p]),
+            Cell::numbers(c.seeds.to_string(), vec![Some(c.seeds as f64)]),
+            Cell::text(says(c)).class(c.verdict.word()),
+        ]);
+    }
+    table
+}
+
+fn says(c: &Comparison) -> &'static str {
+    match c.verdict {
+        crate::findings::Verdict::Confirmed => "for it",
+        crate::findings::Verdict::Contradicted => "against it",
+        crate::findings::Verdict::Undecided => "open",
+    }
+}
+
+fn unit(unit: Unit) -> (f64, &'static str, usize) {
+    match unit {
+        Unit::Points => (100.0, "points", 2),
+        Unit::Percent => (100.0, "% of clean", 2),
+        Unit::Decibels => (1.0, "dB", 2),
+        Unit::Plain => (1.0, "", 2),
+    }
+}
