@@ -41,7 +41,8 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
         for name in ["features", "random_flips", "aligned_flips", "duplicates"] {
             assert_eq!(accuracy[name].is_null(), network, "{name} of {victim}");
         }
-        assert!(row["best"]["images"].as_f64() >= accuracy["images"].as_f64(), "{row}");
+        assert_eq!(row["best"].is_null(), victim == "knn", "{row}");
+        assert!(row["best"].is_null() || row["best"]["images"].as_f64() >= accuracy["images"].as_f64(), "{row}");
     }
     let table = house.ok("results victims").out;
     assert!(victims.iter().all(|victim| table.contains(victim)), "{table}");

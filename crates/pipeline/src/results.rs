@@ -41,8 +41,8 @@ pub struct Row {
     pub params: BTreeMap<&'static str, Value>,
     /// Test accuracy, as fractions.
     pub accuracy: Measured<f64>,
-    /// Test accuracy after the best epoch, of victims that have epochs: [`Outcome::best`].
-    pub best: Measured<f64>,
+    /// Test accuracy after the best epoch, [`Outcome::best`]; `None` of victims without epochs.
+    pub best: Option<Measured<f64>>,
     /// Accuracy within every class.
     pub per_class: Measured<Vec<Option<f64>>>,
     /// Mean cross-entropy on the clean training split, in nats; of linear victims.
@@ -116,7 +116,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         collapsed,
         params,
         accuracy: outcomes.map(|outcome| outcome.accuracy.overall),
-        best: outcomes.map(Outcome::best),
+        best: (!outcomes.clean.epochs.is_empty()).then(|| outcomes.map(Outcome::best)),
         per_class: outcomes.map(|outcome| outcome.accuracy.per_class.clone()),
         clean_loss: loss.ok(),
         ceiling: evaluation.ceiling,

@@ -6,12 +6,21 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Nodes that say how poisoned images were made: a case has one of them, if any.
-const IMAGES: [&str; 2] = ["invert", "poison-images"];
+const IMAGES: [&str; 3] = ["invert", "poison-images", "unlearnable"];
 /// Nodes that say what an attack does.
-const ATTACKS: [&str; 2] = ["poison-features", "poison-images"];
+const ATTACKS: [&str; 3] = ["poison-features", "poison-images", "unlearnable"];
 /// Nodes that are the setting of an attack, and no part of it.
-const SETTING: [&str; 6] =
-    ["dataset.pretrain", "dataset.downstream", "pretrain", "features", "target-params", "evaluate"];
+const SETTING: [&str; 9] = [
+    "dataset.pretrain",
+    "dataset.downstream",
+    "pretrain",
+    "features",
+    "target-params",
+    "deployed.pretrain",
+    "deployed.features",
+    "victim",
+    "evaluate",
+];
 
 /// A number of a row, where it has it.
 pub type Quantity = fn(&Row) -> Option<f64>;
@@ -113,12 +122,8 @@ impl Case {
 
     /// How the victim trains.
     #[must_use]
-    pub fn victim(&self) -> String {
-        match self.parameter("evaluate", "victim").map(words::value).as_deref() {
-            Some("exact") | None => "linear".to_owned(),
-            Some("sgd") => "linear-sgd".to_owned(),
-            Some(other) => other.to_owned(),
-        }
+    pub fn victim(&self) -> &str {
+        &self.row().victim
     }
 
     /// Share of poisons.
@@ -136,7 +141,7 @@ impl Case {
     /// Whether poisons stand in for the images they are made of, rather than being added.
     #[must_use]
     pub fn replaces(&self) -> bool {
-        self.row().params.contains_key("unlearnable")
+        self.row().replaces
     }
 
     /// A parameter of a node.
@@ -271,7 +276,7 @@ fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> 
     for (node, field) in told {
         let said = matches!(
             (node.as_str(), field.as_str()),
-            ("poison-features" | "poison-images", "attack") | ("invert", "method")
+            ("poison-features" | "poison-images", "attack") | ("invert", "method") | ("unlearnable", "noise")
         );
         let value = row.params.get(node.as_str()).and_then(|params| params.get(field)).filter(|v| !v.is_null());
         if let (false, Some(value)) = (said, value)
@@ -296,7 +301,9 @@ fn in_words(field: &str, value: &str) -> String {
         "beta" => format!("β = {value}"),
         "eps_d" => value.parse().map_or_else(|_| value.to_owned(), words::share),
         "constraint" if value == "none" => "no constraint".to_owned(),
-        "constraint" | "victim" | "arch" => value.to_owned(),
+        "constraint" | "arch" => value.to_owned(),
+        "kind" => format!("{value} victim"),
+        "against" => format!("against {value}"),
         "free" => if value == "true" { "free pixels" } else { "pixels in [0, 1]" }.to_owned(),
         _ => format!("{} {value}", field.replace('_', " ")),
     }
@@ -312,7 +319,7 @@ pub mod quantity {
     }
     /// Accuracy of the attacker's target.
     pub fn target(r: &Row) -> Option<f64> {
-        Some(r.accuracy.target)
+        r.accuracy.target
     }
     /// Accuracy after retraining on poisoned features.
     pub fn features(r: &Row) -> Option<f64> {
@@ -324,7 +331,7 @@ pub mod quantity {
     }
     /// Control: random wrong labels.
     pub fn random_flips(r: &Row) -> Option<f64> {
-        Some(r.accuracy.random_flips)
+        r.accuracy.random_flips
     }
     /// Control: the wrong labels that influence most.
     pub fn aligned_flips(r: &Row) -> Option<f64> {
@@ -332,19 +339,19 @@ pub mod quantity {
     }
     /// Control: clean samples a second time.
     pub fn duplicates(r: &Row) -> Option<f64> {
-        Some(r.accuracy.duplicates)
+        r.accuracy.duplicates
     }
     /// Control: the poisons' base images taken away.
-    pub fn removed(_: &Row) -> Option<f64> {
-        None
+    pub fn removed(r: &Row) -> Option<f64> {
+        r.accuracy.removed
     }
     /// Accuracy after the best epoch of training on poisoned images, of victims with epochs.
-    pub fn best_epoch(_: &Row) -> Option<f64> {
-        None
+    pub fn best_epoch(r: &Row) -> Option<f64> {
+        r.best.as_ref()?.images
     }
     /// What poisoned images cost, best epoch against best epoch.
-    pub fn drop_of_best_epochs(_: &Row) -> Option<f64> {
-        None
+    pub fn drop_of_best_epochs(r: &Row) -> Option<f64> {
+        Some(r.best.as_ref()?.clean - best_epoch(r)?)
     }
     /// What poisoned images cost or, where there are none, poisoned features.
     pub fn drop(r: &Row) -> Option<f64> {

@@ -17,7 +17,7 @@ mod equal_visibility;
 mod inversion;
 mod pixels;
 mod transfer;
-mod unlearnable;
+pub mod unlearnable;
 
 use crate::{Case, statistics::Estimate, statistics::welch};
 use std::collections::BTreeMap;

@@ -22,6 +22,7 @@ pub struct Page<'a> {
     /// What makes the page again.
     command: &'a str,
     results: Table,
+    noise: Table,
     stages: Figure,
     figures: Vec<Figure>,
     findings: Vec<(Finding, Table)>,
@@ -53,6 +54,7 @@ impl<'a> Page<'a> {
             evidence,
             command,
             results: tables::results(&evidence.cases),
+            noise: tables::noise(&evidence.cases),
             stages: figures::stages(evidence)?,
             figures: figures::all(evidence, &provenance)?,
             findings: evidence.findings().into_iter().map(judged).collect(),
@@ -65,7 +67,7 @@ impl<'a> Page<'a> {
     /// Its tables.
     pub fn tables(&self) -> impl Iterator<Item = &Table> {
         let comparisons = self.findings.iter().map(|(_, table)| table);
-        let tables = [&self.results].into_iter().chain(comparisons).chain([&self.times, &self.artifacts]);
+        let tables = [&self.results, &self.noise].into_iter().chain(comparisons).chain([&self.times, &self.artifacts]);
         tables.filter(|t| !t.is_empty())
     }
 
@@ -100,7 +102,7 @@ impl<'a> Page<'a> {
                     main {
                         section id="summary" { (heading(0)) (self.summary()) }
                         section id="setting" { (heading(1)) @for m in &self.evidence.measured { (self.setting(m)) } }
-                        section id="results" { (heading(2)) (self.results.html(folder)) }
+                        section id="results" { (heading(2)) (self.results.html(folder)) @if !self.noise.is_empty() { (self.noise.html(folder)) } }
                         section id="stages" { (heading(3)) (self.stages.untitled()) }
                         section id="findings" { (heading(4)) (self.findings(folder)) }
                         section id="figures" { (heading(5)) @for figure in &self.figures { (figure.html()) } }

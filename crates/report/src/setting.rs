@@ -43,6 +43,12 @@ pub fn describe(measured: &Measurement, cases: &[&Case]) -> Vec<(&'static str, S
     };
     said.push(("Extractor", extractor));
 
+    if let Some(arch) = text("deployed.pretrain", "arch") {
+        let trained = text("deployed.pretrain", "method").unwrap_or_default();
+        let other = format!("Victims use another extractor than the attacker's: {arch}, by {trained}.");
+        said.push(("Deployed extractor", other));
+    }
+
     let downstream = cases.first().and_then(|c| c.downstream()).map(|s| source(&s));
     let counts = [("train", "to train on"), ("validation", "for validation"), ("test", "to test on")];
     let counts: Vec<String> = counts
@@ -75,7 +81,7 @@ pub fn describe(measured: &Measurement, cases: &[&Case]) -> Vec<(&'static str, S
     said.push(("Pre-training", pretraining.to_owned()));
 
     let decay = text("target-params", "weight_decay").map(|d| format!(", weight decay {d}")).unwrap_or_default();
-    let victims: Vec<String> = every(&|c| Some(victim(&c.victim()).to_owned()));
+    let victims: Vec<String> = every(&|c| Some(victim(c.victim()).to_owned()));
     said.push((
         "Victim",
         format!("{}{decay}. Trained from scratch on clean data and poisons together.", capital(&list(&victims))),

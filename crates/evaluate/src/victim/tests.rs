@@ -6,7 +6,7 @@ use ndarray::Array2;
 /// Two classes, one inside of the other: a ring around a disc.
 fn split(n: usize, turn: f32) -> FeatureSplit {
     let at = |i: usize| {
-        let (angle, radius) = (i as f32 * 2.4 + turn, if i % 2 == 0 { 0.4 } else { 1.6 });
+        let (angle, radius) = (i as f32 * 2.4 + turn, if i.is_multiple_of(2) { 0.4 } else { 1.6 });
         (radius * angle.cos(), radius * angle.sin())
     };
     let features = Array2::from_shape_fn((n, 2), |(i, j)| if j == 0 { at(i).0 } else { at(i).1 });

@@ -13,6 +13,8 @@ pub fn made_up(attack: &str) -> MadeUp {
     let row = |seed: u64| Row {
         pipeline: "made-up".to_owned(),
         attack: attack.to_owned(),
+        victim: "linear".to_owned(),
+        replaces: false,
         clean_label: true,
         eps_d: 0.03,
         objective: 0.5,
@@ -24,17 +26,20 @@ pub fn made_up(attack: &str) -> MadeUp {
         params: BTreeMap::new(),
         accuracy: Measured {
             clean: 0.8,
-            target: 0.3,
+            target: Some(0.3),
             features: None,
             images: None,
-            random_flips: 0.795,
+            random_flips: Some(0.795),
             aligned_flips: Some(0.79),
-            duplicates: 0.8,
+            duplicates: Some(0.8),
+            removed: None,
         },
         per_class: Measured::default(),
-        clean_loss: Measured::default(),
-        ceiling: 2.0,
-        gradient_norm: 0.0,
+        best: None,
+        clean_loss: None,
+        ceiling: Some(2.0),
+        gradient_norm: Some(0.0),
+        converged: true,
         visibility: None,
         seconds: 1.0,
         key: format!("{attack} {seed}"),
@@ -49,6 +54,10 @@ impl MadeUp {
     }
     pub fn with(mut self, node: &'static str, params: Value) -> Self {
         self.0.iter_mut().for_each(|r| drop(r.params.insert(node, params.clone())));
+        self
+    }
+    pub fn victim(mut self, victim: &str) -> Self {
+        self.0.iter_mut().for_each(|r| victim.clone_into(&mut r.victim));
         self
     }
     pub fn features(self, accuracy: [f64; 3]) -> Self {
