@@ -38,9 +38,9 @@ pub struct Params {
     /// Steps of all images together.
     #[serde(default = "defaults::steps")]
     pub steps: u32,
-    /// Length of Adam's first step, in pixel units of `[0, 1]`.
-    #[serde(default = "defaults::step")]
-    pub step: f64,
+    /// Length of Adam's first step, in pixel units of `[0, 1]`; absent: 0.02, and 0.1 for free pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<f64>,
     /// What the attacks bring.
     #[serde(flatten)]
     pub own: Own,
@@ -49,9 +49,6 @@ pub struct Params {
 mod defaults {
     pub(super) fn steps() -> u32 {
         300
-    }
-    pub(super) fn step() -> f64 {
-        0.02
     }
 }
 
@@ -68,6 +65,10 @@ impl Params {
             quantile: 1.0,
             neighbors: 1,
         })
+    }
+
+    fn step(&self) -> f64 {
+        self.step.unwrap_or(if self.free { 0.1 } else { 0.02 })
     }
 
     fn start(&self) -> StartKind {
@@ -88,7 +89,7 @@ impl hemlock_stage::Params for Params {
         ParamError::non_negative("beta", self.beta)?;
         Range::check(self.linf, self.free)?;
         ParamError::at_least_one("steps", self.steps)?;
-        ParamError::positive("step", self.step)
+        ParamError::positive("step", self.step())
     }
 }
 
@@ -120,7 +121,7 @@ impl hemlock_stage::Stage for Stage {
 
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
         let own = params.own.of(params.attack).map_err(serde_json::Error::custom)?;
-        serde_json::to_value(Params { start: Some(params.start()), own, ..params.clone() })
+        serde_json::to_value(Params { start: Some(params.start()), step: Some(params.step()), own, ..params.clone() })
     }
 
     /// Aligned starts are not drawn.
@@ -154,7 +155,7 @@ impl hemlock_stage::Stage for Stage {
         let descent = Refinement {
             name: "attack on pixels",
             steps: params.steps,
-            step: params.step,
+            step: params.step(),
             labels: &start.labels,
             constraint: &anywhere,
         };

@@ -1,6 +1,6 @@
 //! Cases: results that differ in nothing but the seed, and how each is called.
 
-use crate::{statistics::Estimate, words};
+use crate::{setting::source, statistics::Estimate, words};
 use hemlock_pipeline::{Row, grouped, telling};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,8 +41,10 @@ pub enum Pretraining {
 pub struct Case {
     /// What tells it from other cases of its pipeline, in words.
     pub label: String,
-    /// The same, with its pipeline's name where a report has several.
+    /// The same, with its scene where a report has several.
     pub name: String,
+    /// Its pipeline, and its downstream data where that has several: cases of one scene are compared in one chart.
+    pub scene: String,
     /// The parameters in the label: field, and value.
     pub told: Vec<(String, String)>,
     /// Its rows, by seed.
@@ -55,12 +57,12 @@ impl Case {
     pub fn all(rows: &[Row]) -> Vec<Self> {
         let mut seen = BTreeSet::new();
         let rows: Vec<Row> = rows.iter().filter(|r| seen.insert((r.key.clone(), r.seed))).cloned().collect();
-        let pipelines: Vec<&str> = rows.iter().fold(Vec::new(), |mut names, r| {
-            if !names.contains(&r.pipeline.as_str()) {
-                names.push(&r.pipeline);
-            }
-            names
-        });
+        let pipelines: BTreeSet<&str> = rows.iter().map(|r| r.pipeline.as_str()).collect();
+        let sources: BTreeSet<(&str, String)> = rows.iter().map(|r| (r.pipeline.as_str(), downstream(r))).collect();
+        let scene = |row: &Row| match sources.iter().filter(|(pipeline, _)| *pipeline == row.pipeline).count() {
+            1 => row.pipeline.clone(),
+            _ => format!("{}, {}", row.pipeline, source(&downstream(row))),
+        };
         let told: BTreeMap<&str, BTreeSet<(String, String)>> = pipelines
             .iter()
             .map(|pipeline| {
@@ -74,8 +76,9 @@ impl Case {
             rows.sort_by_key(|r| r.seed);
             let told = told.get(rows[0].pipeline.as_str()).map(|fields| shown(&rows[0], fields)).unwrap_or_default();
             let label = label(&rows[0].attack, &told, "");
-            let name = if pipelines.len() > 1 { format!("{}: {label}", rows[0].pipeline) } else { label.clone() };
-            Self { label, name, told, rows }
+            let scene = scene(&rows[0]);
+            let name = if sources.len() > 1 { format!("{scene}: {label}") } else { label.clone() };
+            Self { label, name, scene, told, rows }
         };
         grouped(&rows).into_iter().map(named).collect()
     }
@@ -266,6 +269,15 @@ impl Case {
     }
 }
 
+/// The source that a row's head is trained on, as a text.
+fn downstream(row: &Row) -> String {
+    row.params
+        .get("dataset.downstream")
+        .and_then(|params| params.get("source"))
+        .map(Value::to_string)
+        .unwrap_or_default()
+}
+
 fn split(attack: &str) -> (&str, Option<&str>) {
     attack.split_once(" + ").map_or((attack, None), |(aim, making)| (aim, Some(making)))
 }
@@ -276,9 +288,14 @@ fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> 
     for (node, field) in told {
         let said = matches!(
             (node.as_str(), field.as_str()),
-            ("poison-features" | "poison-images", "attack") | ("invert", "method") | ("unlearnable", "noise")
+            ("poison-features" | "poison-images", "attack")
+                | ("invert", "method")
+                | ("unlearnable", "noise")
+                | ("dataset.downstream", "source")
         );
-        let value = row.params.get(node.as_str()).and_then(|params| params.get(field)).filter(|v| !v.is_null());
+        let value = row.params.get(node.as_str()).and_then(|params| params.get(field));
+        // What is not limited, or not free, is what is usual.
+        let value = value.filter(|v| !v.is_null() && **v != false);
         if let (false, Some(value)) = (said, value)
             && !shown.iter().any(|(f, _)| f == field)
         {
@@ -304,7 +321,7 @@ fn in_words(field: &str, value: &str) -> String {
         "constraint" | "arch" => value.to_owned(),
         "kind" => format!("{value} victim"),
         "against" => format!("against {value}"),
-        "free" => if value == "true" { "free pixels" } else { "pixels in [0, 1]" }.to_owned(),
+        "free" => "free pixels".to_owned(),
         _ => format!("{} {value}", field.replace('_', " ")),
     }
 }

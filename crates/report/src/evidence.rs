@@ -26,6 +26,16 @@ pub struct Measurement<'a> {
     pub missing: usize,
 }
 
+/// Cases that are compared in one chart.
+pub struct Scene<'e> {
+    /// The pipeline.
+    pub measured: &'e Measurement<'e>,
+    /// [`Case::scene`].
+    pub name: String,
+    /// The cases.
+    pub cases: Vec<&'e Case>,
+}
+
 /// Everything that was measured.
 pub struct Evidence<'a> {
     /// The pipelines.
@@ -67,9 +77,23 @@ impl<'a> Evidence<'a> {
         self.manifest(task)?.map(|manifest| self.store.read(&manifest)).transpose()
     }
 
-    /// The cases of a pipeline.
-    pub fn of<'c>(&'c self, measured: &Measurement) -> Vec<&'c Case> {
-        self.cases.iter().filter(|c| c.pipeline() == measured.subject.spec.name).collect()
+    /// The scenes, pipeline by pipeline; of one without results a scene without cases.
+    pub fn scenes(&self) -> Vec<Scene<'_>> {
+        let mut scenes: Vec<Scene> = Vec::new();
+        for measured in &self.measured {
+            let name = &measured.subject.spec.name;
+            let before = scenes.len();
+            for case in self.cases.iter().filter(|c| c.pipeline() == name) {
+                match scenes[before..].iter_mut().find(|scene| scene.name == case.scene) {
+                    Some(scene) => scene.cases.push(case),
+                    None => scenes.push(Scene { measured, name: case.scene.clone(), cases: vec![case] }),
+                }
+            }
+            if scenes.len() == before {
+                scenes.push(Scene { measured, name: name.clone(), cases: Vec::new() });
+            }
+        }
+        scenes
     }
 
     /// What is said of the findings.

@@ -87,9 +87,9 @@ pub fn all(evidence: &Evidence, provenance: &Provenance) -> Result<Vec<Figure>, 
     ])
 }
 
-/// What a chart is called where a report has several pipelines.
-fn titled(evidence: &Evidence, pipeline: &str, title: &str) -> String {
-    if evidence.measured.len() > 1 { format!("{pipeline}: {title}") } else { words::capital(title) }
+/// What a chart is called where a report has several scenes.
+fn titled(evidence: &Evidence, scene: &str, title: &str) -> String {
+    if evidence.scenes().len() > 1 { format!("{scene}: {title}") } else { words::capital(title) }
 }
 
 /// The cases that cost most, in their order, and a remark about the others.

@@ -4,7 +4,7 @@ use crate::{
     Case, ReportError,
     case::quantity,
     chart,
-    evidence::{Evidence, Measurement},
+    evidence::{Evidence, Scene},
     figures::{self, Figure},
     findings::{Finding, Verdict},
     provenance::Provenance,
@@ -74,6 +74,7 @@ impl<'a> Page<'a> {
     /// The page as HTML; `folder` is where the tables are.
     pub fn html(&self, folder: &str) -> String {
         let names: Vec<String> = self.evidence.measured.iter().map(|m| m.subject.spec.name.clone()).collect();
+        let scenes = self.evidence.scenes();
         let heading = |i: usize| html! { h2 { (SECTIONS[i].1) } };
         html! {
             (DOCTYPE)
@@ -101,7 +102,7 @@ impl<'a> Page<'a> {
                     }
                     main {
                         section id="summary" { (heading(0)) (self.summary()) }
-                        section id="setting" { (heading(1)) @for m in &self.evidence.measured { (self.setting(m)) } }
+                        section id="setting" { (heading(1)) @for scene in &scenes { (self.setting(scene, scenes.len() > 1)) } }
                         section id="results" { (heading(2)) (self.results.html(folder)) @if !self.noise.is_empty() { (self.noise.html(folder)) } }
                         section id="stages" { (heading(3)) (self.stages.untitled()) }
                         section id="findings" { (heading(4)) (self.findings(folder)) }
@@ -117,7 +118,7 @@ impl<'a> Page<'a> {
 
     fn summary(&self) -> Markup {
         html! {
-            div.headlines { @for m in &self.evidence.measured { (self.headline(m)) } }
+            div.headlines { @for scene in self.evidence.scenes() { (self.headline(&scene)) } }
             h3 { "Findings" }
             p { "Six claims of the paper that this pipeline reproduces, each tested on the results of this page. A contradicted claim is a result." }
             ol.verdicts {
@@ -129,8 +130,8 @@ impl<'a> Page<'a> {
     }
 
     /// What a pipeline comes to: its strongest attack, and its strongest one that can hardly be seen.
-    fn headline(&self, m: &Measurement) -> Markup {
-        let cases = self.evidence.of(m);
+    fn headline(&self, scene: &Scene) -> Markup {
+        let cases = &scene.cases;
         let drop = |c: &Case| c.mean(quantity::drop).map_or(f64::NEG_INFINITY, |e| e.mean);
         let best = |of: &dyn Fn(&Case) -> bool| {
             let of: Vec<&Case> = cases.iter().copied().filter(|c| of(c)).collect();
@@ -144,19 +145,19 @@ impl<'a> Page<'a> {
         let lines = [("with images", images), ("within 8/255", clean), ("on features alone", features)];
         html! {
             article {
-                h3 { (m.subject.spec.name) }
-                @if cases.is_empty() { p { "No result yet. " code { (m.subject.command) } " makes them." } }
+                h3 { (scene.name) }
+                @if cases.is_empty() { p { "No result yet. " code { (scene.measured.subject.command) } " makes them." } }
                 div.lines { @for (what, best) in lines { @if let Some((n, case)) = best { (headline(&strongest(n, what), case)) } } }
             }
         }
     }
 
-    fn setting(&self, m: &Measurement) -> Markup {
-        let cases = self.evidence.of(m);
+    fn setting(&self, scene: &Scene, several: bool) -> Markup {
+        let cases = &scene.cases;
         html! {
-            @if self.evidence.measured.len() > 1 { h3 { (m.subject.spec.name) } }
+            @if several { h3 { (scene.name) } }
             @if cases.is_empty() { p.absent { "Not shown: there is no result yet, or another pipeline on this page has the same ones." } }
-            @else { dl.facts { @for (what, text) in setting::describe(m, &cases) { div { dt { (what) } dd { (text) } } } } }
+            @else { dl.facts { @for (what, text) in setting::describe(cases) { div { dt { (what) } dd { (text) } } } } }
         }
     }
 

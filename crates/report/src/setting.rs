@@ -1,15 +1,15 @@
 //! The setting and the threat model in words, from the parameters that results were made with.
 
 use crate::{
-    Case, Measurement,
+    Case,
     case::Pretraining,
     words::{capital, list, share},
 };
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// What is known of a pipeline's setting: a heading, and a sentence or two under it.
-pub fn describe(measured: &Measurement, cases: &[&Case]) -> Vec<(&'static str, String)> {
+/// What is known of the setting of some cases: a heading, and a sentence or two under it.
+pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
     let first = |node: &str, field: &str| cases.iter().find_map(|c| c.parameter(node, field));
     let text = |node: &str, field: &str| first(node, field).map(crate::words::value);
     // Every value that a parameter takes, in the order of the cases.
@@ -139,10 +139,6 @@ pub fn describe(measured: &Measurement, cases: &[&Case]) -> Vec<(&'static str, S
         }
     };
     said.push(("What may change", format!("{labels}{pixels}{features}")));
-    if measured.missing > 0 {
-        let all = measured.rows.len() + measured.missing;
-        said.push(("Missing", format!("{} of {all} branches have no result yet.", measured.missing)));
-    }
     said
 }
 

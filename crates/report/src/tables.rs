@@ -28,7 +28,7 @@ fn plain(e: Option<Estimate>, digits: usize) -> Cell {
 
 /// One row a case: accuracy, drop, visibility, and time.
 pub fn results(cases: &[Case]) -> Table {
-    let several = cases.iter().any(|c| c.pipeline() != cases[0].pipeline());
+    let several = cases.iter().any(|c| c.scene != cases[0].scene);
     let epochs = cases.iter().any(|c| c.mean(quantity::best_epoch).is_some());
     let removed = cases.iter().any(|c| c.mean(quantity::removed).is_some());
     let caption = "Test accuracy in %, mean ± standard deviation over seeds. Drop: clean accuracy minus that with poisoned images (with poisoned \
@@ -36,7 +36,7 @@ pub fn results(cases: &[Case]) -> Table {
                    PSNR in dB, SSIM and L∞ (in grey levels of 255) against the images that poisons are made of. Outliers: % of the poisons.";
     let mut table = Table::new("results", caption).texts("attack");
     if several {
-        table = table.texts("pipeline");
+        table = table.texts("setting");
     }
     table = table.numbers("ε_d, %", &[""]).texts("labels").texts("victim").numbers("seeds", &[""]);
     table = table.numbers("clean", &["", "std"]).numbers("drop [95 % CI]", &["", "low", "high"]);
@@ -58,7 +58,7 @@ pub fn results(cases: &[Case]) -> Table {
     for c in cases {
         let mut row = vec![Cell::text(&c.label)];
         if several {
-            row.push(Cell::text(c.pipeline()));
+            row.push(Cell::text(&c.scene));
         }
         let labels = if c.clean_label() {
             "clean".to_owned()
@@ -104,7 +104,7 @@ pub fn noise(cases: &[Case]) -> Table {
     let caption = "Error-minimising noise: drop of accuracy in points [95 % CI] by whom it was made against, and who trains on it. Linear: a head on \
                    the frozen extractor. Best epoch: of the end-to-end victim, best against best.";
     let columns = ["frozen → linear", "frozen → end-to-end", "end-to-end → linear", "end-to-end → end-to-end"];
-    let mut table = Table::new("noise", caption).texts("noise").numbers("ε_d, %", &[""]);
+    let mut table = Table::new("noise", caption).texts("noise").texts("setting").numbers("ε_d, %", &[""]);
     table = columns.into_iter().fold(table, |table, title| table.numbers(title, &["", "low", "high"]));
     table = table.numbers("end-to-end → end-to-end, best epoch", &["", "low", "high"]);
     for kind in unlearnable::kinds(cases) {
@@ -114,6 +114,7 @@ pub fn noise(cases: &[Case]) -> Table {
         let eps_d = kind[0].eps_d();
         let mut row = vec![
             Cell::text(kind[0].making().unwrap_or_default()),
+            Cell::text(&kind[0].scene),
             Cell::numbers(words::share(eps_d).trim_end_matches(" %"), vec![Some(100.0 * eps_d)]),
         ];
         let pairs = ["frozen", unlearnable::END_TO_END]

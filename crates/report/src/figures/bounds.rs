@@ -23,7 +23,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
          Canceling really cost with the share that it had, on features in the set that the bounds are for. Left of the triangle \
          there are too few poisons for the target, and the victim ends elsewhere.",
     );
-    for m in &evidence.measured {
+    for scene in evidence.scenes() {
         // Bounds are for poisons in a set.
         let set = |c: &Case, node: &str| c.parameter(node, "constraint").map(words::value);
         let aimed = |c: &&Case| {
@@ -31,7 +31,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
                 && c.mean(quantity::drop_on_features).is_some()
                 && set(c, "poison-features") == set(c, "target-params")
         };
-        let cases: Vec<&Case> = evidence.of(m).into_iter().filter(aimed).collect();
+        let cases: Vec<&Case> = scene.cases.iter().copied().filter(aimed).collect();
         let Some(first) = cases.first() else { continue };
         let Some(target) = evidence.read::<TargetParams>(&first.rows[0], "target")? else { continue };
         let clean = target.path.first().map_or(0.0, |p| p.test_accuracy);
@@ -77,7 +77,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
             seen.push(features);
         }
         let chart = Chart {
-            title: titled(evidence, &m.subject.spec.name, "what targets take, and cost"),
+            title: titled(evidence, &scene.name, "what targets take, and cost"),
             x: Axis::log("Poisons, % of the clean count (logarithmic)"),
             y: Axis::from_zero("Accuracy drop, points"),
             series,

@@ -21,8 +21,8 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         "Accuracy within a class after the attack that costs most, minus that of the clean victim, sorted. \
          Error bars, of few classes: standard deviation over seeds.",
     );
-    for m in &evidence.measured {
-        let (cases, _) = strongest(&evidence.of(m), 1);
+    for scene in evidence.scenes() {
+        let (cases, _) = strongest(&scene.cases, 1);
         let Some(case) = cases.first() else { continue };
         let classes = case.rows[0].per_class.clean.len();
         let change = |k: usize| {
@@ -54,7 +54,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
             false => (Axis::linear("Classes, by how much they lose"), change),
         };
         let chart = Chart {
-            title: titled(evidence, &m.subject.spec.name, &case.label),
+            title: titled(evidence, &scene.name, &case.label),
             x,
             y,
             series: vec![Series { name: String::new(), points, drawn: Drawn::Bars, style: 0 }],
@@ -63,7 +63,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         let told = changes.iter().zip(&names).map(|((_, e), name)| format!("{name} {}", words::percent(e.mean)));
         figure.chart(&chart, &format!("Points by class: {}.", told.collect::<Vec<_>>().join(", ")))?;
         if let (true, Some(first), Some(last)) = (names.len() > NAMED, names.first(), names.last()) {
-            figure.caption += &format!(" {}: {first} loses most, {last} least.", m.subject.spec.name);
+            figure.caption += &format!(" {}: {first} loses most, {last} least.", scene.name);
         }
     }
     Ok(figure.or("no result has accuracy by class."))

@@ -5,6 +5,7 @@ use crate::{
     Case, ReportError,
     chart::{Axis, Chart, Drawn, MOST, Point, Series},
     evidence::Evidence,
+    findings::unlearnable,
     words,
 };
 use hemlock_artifact::{CurvePoint, Extractor, PoisonFeatures, Poisons};
@@ -18,7 +19,8 @@ fn objective(aim: &str) -> &'static str {
     match aim {
         "gradient-canceling" => "Gradient left, share of the clean one",
         "bilevel" => "Smoothed error of the retrained head",
-        "tgda" => "Cross-entropy of the head that descends, nats",
+        "tgda" => "Cross-entropy of the head, nats",
+        unlearnable::NOISE => "Training loss with noise, nats",
         _ => "Objective",
     }
 }
@@ -37,9 +39,9 @@ pub fn attacks(evidence: &Evidence) -> Result<Figure, ReportError> {
         "attack-curves",
         "How attacks went",
         "What each attack optimises, along its steps, for its first seed: on features, and on images while they are refined or attacked at once. \
-         Gradient Canceling goes down; the bilevel attack and TGDA go up. Matching is each image by itself.",
+         Gradient Canceling and noise go down; the bilevel attack and TGDA go up. Matching is each image by itself.",
     );
-    for m in &evidence.measured {
+    for scene in evidence.scenes() {
         let mut panels: Vec<Panel> = Vec::new();
         let mut add = |aim: &str, stage, x, name: String, curve: &[CurvePoint]| {
             if curve.len() < 2 {
@@ -56,7 +58,7 @@ pub fn attacks(evidence: &Evidence) -> Result<Figure, ReportError> {
                 series.push(Series { name, points, drawn: Drawn::Curve, style: series.len() });
             }
         };
-        let (cases, left_out) = strongest(&evidence.of(m), MOST);
+        let (cases, left_out) = strongest(&scene.cases, MOST);
         for case in &cases {
             let row = &case.rows[0];
             if let Some(features) = evidence.read::<PoisonFeatures>(row, "poison_features")? {
@@ -83,7 +85,7 @@ pub fn attacks(evidence: &Evidence) -> Result<Figure, ReportError> {
             let told = told.collect::<Vec<_>>().join(" ");
             let matching = panel.aim == "feature matching";
             let chart = Chart {
-                title: titled(evidence, &m.subject.spec.name, &title),
+                title: titled(evidence, &scene.name, &title),
                 x: Axis::linear(panel.x),
                 y: if matching {
                     Axis::log("Squared feature distance + penalty")

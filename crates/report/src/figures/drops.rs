@@ -50,8 +50,8 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
         "Accuracy that each attack costs, over its number of poisons as a share of the clean training set. Error bars: standard deviation \
          over seeds. Dashed: what as many flipped labels cost, at the largest budget.",
     );
-    for m in &evidence.measured {
-        let cases = evidence.of(m);
+    for scene in evidence.scenes() {
+        let cases = &scene.cases;
         let sweeps = sweeps(&cases, "eps_d", Case::eps_d);
         if sweeps.is_empty() {
             continue;
@@ -65,7 +65,7 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
         let series = series.collect();
         let flips = sweeps.iter().filter_map(|(_, s)| s.last()?.mean(quantity::drop_of_flips)).next();
         let chart = Chart {
-            title: titled(evidence, &m.subject.spec.name, "drop against budget"),
+            title: titled(evidence, &scene.name, "drop against budget"),
             x: Axis::from_zero("Poisons, % of the clean count"),
             y: Axis::from_zero(DROP),
             series,
@@ -85,8 +85,8 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
          less visible) and the largest change of a pixel (further left: less visible). Feature-targeted attacks and those on pixels share \
          the axes: at equal visibility, whoever is higher is stronger. Error bars: standard deviation over seeds.",
     );
-    for m in &evidence.measured {
-        let cases: Vec<&Case> = evidence.of(m).into_iter().filter(|c| c.mean(quantity::psnr).is_some()).collect();
+    for scene in evidence.scenes() {
+        let cases: Vec<&Case> = scene.cases.iter().copied().filter(|c| c.mean(quantity::psnr).is_some()).collect();
         if cases.len() < 2 {
             continue;
         }
@@ -114,7 +114,7 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
             });
             let chart = Chart {
                 series: series.collect(),
-                title: titled(evidence, &m.subject.spec.name, &format!("drop against {name}")),
+                title: titled(evidence, &scene.name, &format!("drop against {name}")),
                 x,
                 y: Axis::from_zero(DROP),
                 references: Vec::new(),
@@ -133,9 +133,9 @@ pub fn over_beta(evidence: &Evidence) -> Result<Figure, ReportError> {
         "The weight β of the distance to the base image holds images back: the larger, the cleaner they look, and the less they cost. \
          β = 0 stands at the left end. Error bars: standard deviation over seeds.",
     );
-    for m in &evidence.measured {
+    for scene in evidence.scenes() {
         let cases: Vec<&Case> =
-            evidence.of(m).into_iter().filter(|c| c.linf().is_none() && c.making().is_some()).collect();
+            scene.cases.iter().copied().filter(|c| c.linf().is_none() && c.making().is_some()).collect();
         let sweeps = sweeps(&cases, "beta", Case::beta);
         if sweeps.is_empty() {
             continue;
@@ -153,7 +153,7 @@ pub fn over_beta(evidence: &Evidence) -> Result<Figure, ReportError> {
             });
             let chart = Chart {
                 series: series.collect(),
-                title: titled(evidence, &m.subject.spec.name, &format!("{unit} over β")),
+                title: titled(evidence, &scene.name, &format!("{unit} over β")),
                 x: Axis {
                     title: "β, weight of the squared distance to the base image".to_owned(),
                     scale: Scale::Names(names.clone()),

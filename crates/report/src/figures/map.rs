@@ -5,7 +5,7 @@ use crate::{
     Case, ReportError,
     case::quantity,
     chart::{Axis, Chart, Drawn, Point, Series},
-    evidence::{Evidence, Measurement},
+    evidence::Evidence,
     words,
 };
 use hemlock_artifact::{Features, PoisonFeatures, Poisons};
@@ -26,9 +26,9 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
          ended with outlying features (an unusual norm, or far from all clean samples) have a marker of their own. Up to 500 of each \
          are drawn, of the first seed. Attacks on pixels ask for no features.",
     );
-    for m in &evidence.measured {
-        for case in chosen(&evidence.of(m)) {
-            draw(evidence, &mut figure, m, case)?;
+    for scene in evidence.scenes() {
+        for case in chosen(&scene.cases) {
+            draw(evidence, &mut figure, &scene.name, case)?;
         }
     }
     Ok(figure.or("no attack on features has a result."))
@@ -47,7 +47,7 @@ fn chosen<'c>(cases: &[&'c Case]) -> Vec<&'c Case> {
     best(false).into_iter().chain(best(true)).collect()
 }
 
-fn draw(evidence: &Evidence, figure: &mut Figure, m: &Measurement, case: &Case) -> Result<(), ReportError> {
+fn draw(evidence: &Evidence, figure: &mut Figure, scene: &str, case: &Case) -> Result<(), ReportError> {
     let row = &case.rows[0];
     let features = evidence.read::<Features>(row, "features")?;
     let (Some(features), Some(asked)) = (features, evidence.read::<PoisonFeatures>(row, "poison_features")?) else {
@@ -82,7 +82,7 @@ fn draw(evidence: &Evidence, figure: &mut Figure, m: &Measurement, case: &Case) 
     series.retain(|s| !s.points.is_empty());
     let axis = |n: &str| Axis::linear(format!("{n} principal component"));
     let chart = Chart {
-        title: titled(evidence, &m.subject.spec.name, &case.label),
+        title: titled(evidence, scene, &case.label),
         x: axis("First"),
         y: axis("Second"),
         series,

@@ -21,15 +21,15 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         "From top to bottom: the clean image, the poison that is made of it, and their difference around grey, amplified as the title says. \
          Poisons are taken evenly over all of a case's, for its first seed. Below each its label and its feature distance, in units of the \
          median distance of clean samples to their nearest others: of feature-targeted attacks how far the features are from those aimed at, \
-         before and after; of attacks on pixels how far they moved. Marked ◆: the poison's features are outliers among clean ones.",
+         before and after; of other attacks how far they moved. Marked ◆: the poison's features are outliers among clean ones.",
     );
-    for m in &evidence.measured {
-        for case in chosen(&evidence.of(m)) {
+    for scene in evidence.scenes() {
+        for case in chosen(&scene.cases) {
             let row = &case.rows[0];
             let (poisons, dataset) =
                 (evidence.read::<Poisons>(row, "poisons")?, evidence.read::<Dataset>(row, "dataset")?);
             let (Some(poisons), Some(dataset)) = (poisons, dataset) else { continue };
-            let title = titled(evidence, &m.subject.spec.name, &case.label);
+            let title = titled(evidence, &scene.name, &case.label);
             figure.body.push(strip(case, &title, &poisons, &dataset)?);
         }
     }
@@ -92,10 +92,10 @@ fn strip(case: &Case, title: &str, poisons: &Poisons, dataset: &Dataset) -> Resu
         ];
         let fit = poisons.fits.get(*i).copied().unwrap_or_default();
         let unit = |d: f32| words::number(f64::from(d) / poisons.clean_nearest, 1);
-        let distance = if case.on_pixels() {
-            format!("moved {}", unit(fit.start_distance))
-        } else {
+        let distance = if case.mean(quantity::features).is_some() {
             format!("{} → {}", unit(fit.start_distance), unit(fit.distance))
+        } else {
+            format!("moved {}", unit(fit.start_distance))
         };
         triples.push(html! {
             li {

@@ -24,8 +24,8 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
          and with the 8-bit images made of them. Between the last two is what inversion loses. Attacks on pixels have no poisoned \
          features. Error bars: standard deviation over seeds.",
     );
-    for m in &evidence.measured {
-        let (cases, left_out) = strongest(&evidence.of(m), MOST);
+    for scene in evidence.scenes() {
+        let (cases, left_out) = strongest(&scene.cases, MOST);
         if cases.is_empty() {
             continue;
         }
@@ -45,7 +45,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
             Series { name: case.label.clone(), points, drawn: Drawn::Line, style }
         });
         let chart = Chart {
-            title: titled(evidence, &m.subject.spec.name, "accuracy from stage to stage"),
+            title: titled(evidence, &scene.name, "accuracy from stage to stage"),
             x: Axis::names("Trained on, or taken from", STAGES.iter().map(|(name, _)| (*name).to_owned()).collect()),
             y: Axis::from_zero("Test accuracy, %"),
             series: series.collect(),

@@ -14,13 +14,14 @@ const QUESTION: Question = Question {
 /// The tightest limit that counts as looking clean, in grey levels.
 const CLEAN: f64 = 8.0;
 
-/// Of cases that differ in the limit on pixels alone: that without any against the tightest one of at most [`CLEAN`].
+/// Of cases that differ in the limit on pixels alone (and in the length of steps, which suits it): that without any against the tightest one of at most [`CLEAN`].
 ///
 /// 1. `drop(no limit) - drop(aligned flips) > 0`
 /// 2. `drop(no limit) / 3 - drop(limit) > 0`
 pub fn finding(cases: &[Case]) -> Finding {
     let alike = |case: &Case| {
-        let attack = |node: &str, field: &str| node == "poison-images" && !["linf", "beta", "free"].contains(&field);
+        let attack =
+            |node: &str, field: &str| node == "poison-images" && !["linf", "beta", "free", "step"].contains(&field);
         case.on_pixels().then(|| (case.setting(), case.text(attack)))
     };
     let mut comparisons = Vec::new();
