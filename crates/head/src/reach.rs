@@ -413,7 +413,9 @@ mod tests {
                 prop_assert!(norm_found >= longest * 0.8, "{kinds}: {norm_found} below {longest}");
                 prop_assert!(reach.upper_bound(direction.view()) >= found - 1e-9);
                 let poison = reach.farthest(direction.view(), &(0..classes as u32).collect::<Vec<_>>()).unwrap();
-                prop_assert!((poison.value - found).abs() < 1e-3 * found.abs() + 1e-6, "{poison:?} {found}");
+                // It climbs from fewer starts, and may end at a lesser peak, too.
+                prop_assert!(poison.value >= found - 0.1 * found.abs() - 1e-6, "{poison:?} {found}");
+                prop_assert!(poison.value <= reach.upper_bound(direction.view()) + 1e-9);
                 prop_assert!(set.holds(poison.features.view(), poison.label as usize));
                 let value = inner(&direction, &contribution(&head, poison.features.view(), poison.label));
                 prop_assert!((value - poison.value).abs() < 1e-9 * (1.0 + value.abs()));
