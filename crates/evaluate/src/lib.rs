@@ -139,18 +139,10 @@ impl hemlock_stage::Stage for Stage {
             let (visibility, each) = visibility(poisons, &dataset.train)?;
             (seen, changes) = (Some(visibility), each);
         }
-        let replaced = poisons.as_ref().filter(|_| replaces).map(|poisons| poisons.base_index.as_slice());
-        let wanted = |kind| match &params.controls {
-            Some(controls) => controls.contains(&kind),
-            None => !victims.victim.reads_images(),
-        };
         let samples = features.train.samples(setting.classes())?;
-        let control = |what, control: Control| victims.train(what, &victims.control(control, replaces)).map(Some);
+        let target_head = clean.head.as_ref().filter(|_| own).map(|_| target.target.clone());
         let mut outcomes = Measured {
-            target: match &clean.head {
-                Some(_) if own => Some(victim::measure(target.target.clone(), &setting)?),
-                _ => None,
-            },
+            target: target_head.map(|head| victim::measure(head, &setting)).transpose()?,
             clean,
             features: on_features,
             images: on_images,
@@ -159,24 +151,9 @@ impl hemlock_stage::Stage for Stage {
             duplicates: None,
             removed: None,
         };
-        if wanted(ControlKind::RandomFlips) {
-            outcomes.random_flips = control("random flips", random_flips(samples, m, ctx.seed))?;
-        }
-        let validation = features.validation.samples(setting.classes())?;
-        if wanted(ControlKind::AlignedFlips) && !validation.is_empty() {
-            let head = if own { target.clean.clone() } else { victims.head(samples)? };
-            let flips = aligned_flips(samples, validation, &head, target.weight_decay, m)?;
-            outcomes.aligned_flips = control("aligned flips", flips)?;
-        }
-        if wanted(ControlKind::Duplicates) && !replaces {
-            outcomes.duplicates = control("duplicates", duplicates(samples, m, ctx.seed))?;
-        }
-        if let Some(replaced) =
-            replaced.filter(|replaced| wanted(ControlKind::Removed) && replaced.len() < samples.len())
-        {
-            let change = Change { without: replaced.to_vec(), ..Change::none(&setting) };
-            outcomes.removed = Some(victims.train("what is left", &change)?);
-        }
+        let head = if own { target.clean.clone() } else { victims.head(samples)? };
+        let replaced = poisons.as_ref().filter(|_| replaces).map(|poisons| poisons.base_index.as_slice());
+        victims.controls(params, m, replaced, &head, &mut outcomes)?;
         Ok(Evaluation {
             attack,
             victim: how.kind().to_owned(),
@@ -256,6 +233,44 @@ impl Victims<'_> {
             labels: poisons.labels.clone(),
             without: if poisons.replaces { poisons.base_index.clone() } else { Vec::new() },
         })
+    }
+
+    /// Trains on controls for `m` poisons, or for those that stand in the place of the clean samples `replaced`. `head` is a linear one on
+    /// clean data.
+    fn controls(
+        &self,
+        params: &Params,
+        m: usize,
+        replaced: Option<&[u32]>,
+        head: &Head,
+        outcomes: &mut Measured<Outcome>,
+    ) -> Result<(), StageError> {
+        let Setting { features, weight_decay, ctx, .. } = self.setting;
+        let wanted = |kind| match &params.controls {
+            Some(controls) => controls.contains(&kind),
+            None => !self.victim.reads_images(),
+        };
+        let clean = features.train.samples(self.setting.classes())?;
+        let validation = features.validation.samples(self.setting.classes())?;
+        let train = |what, control: Control| self.train(what, &self.control(control, replaced.is_some())).map(Some);
+        if wanted(ControlKind::RandomFlips) {
+            outcomes.random_flips = train("random flips", random_flips(clean, m, ctx.seed))?;
+        }
+        if wanted(ControlKind::AlignedFlips) && !validation.is_empty() {
+            let flips = aligned_flips(clean, validation, head, *weight_decay, m)?;
+            outcomes.aligned_flips = train("aligned flips", flips)?;
+        }
+        match replaced {
+            None if wanted(ControlKind::Duplicates) => {
+                outcomes.duplicates = train("duplicates", duplicates(clean, m, ctx.seed))?;
+            }
+            Some(replaced) if wanted(ControlKind::Removed) && replaced.len() < clean.len() => {
+                let change = Change { without: replaced.to_vec(), ..Change::none(self.setting) };
+                outcomes.removed = Some(self.train("what is left", &change)?);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// The change that a control makes, beside clean samples or in their place.

@@ -25,7 +25,7 @@ fn sweeps<'c>(cases: &[&'c Case], apart_from: &str, by: fn(&Case) -> f64) -> Vec
         sweep.sort_by(|a, b| by(a).total_cmp(&by(b)));
         (name, sweep)
     });
-    swept.filter(|(_, sweep)| sweep.len() > 1).take(MOST).collect()
+    swept.filter(|(_, sweep)| sweep.len() > 1).collect()
 }
 
 fn points(cases: &[&Case], x: fn(&Case) -> f64, y: Quantity, scale: f64) -> Vec<Point> {
@@ -42,36 +42,58 @@ fn tell(name: &str, points: &[Point], unit: &str) -> String {
     format!("{name}: {} {unit}.", told.join(", "))
 }
 
+/// What holds images back, and so which attacks are drawn together.
+fn limit(case: &Case) -> String {
+    match (case.linf(), case.making()) {
+        _ if case.replaces() => "noise".to_owned(),
+        (Some(levels), _) => format!("L∞ ≤ {levels}"),
+        (None, None) => "features".to_owned(),
+        _ if case.free() => "free pixels".to_owned(),
+        _ if case.beta() > 0.0 => "β > 0".to_owned(),
+        _ => "pixels in [0, 1]".to_owned(),
+    }
+}
+
 /// Drop against the share of poisons.
 pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "budget",
         "Drop against budget",
-        "Accuracy that each attack costs, over its number of poisons as a share of the clean training set. Error bars: standard deviation \
-         over seeds. Dashed: what as many flipped labels cost, at the largest budget.",
+        "Accuracy that each attack costs, over its number of poisons as a share of the clean training set; attacks under the same limit in one \
+         chart, with as many flipped labels. Error bars: standard deviation over seeds.",
     );
     for scene in evidence.scenes() {
-        let cases = &scene.cases;
-        let sweeps = sweeps(&cases, "eps_d", Case::eps_d);
-        if sweeps.is_empty() {
-            continue;
+        let mut panels: Vec<(String, Vec<(String, Vec<&Case>)>)> = Vec::new();
+        for (name, sweep) in sweeps(&scene.cases, "eps_d", Case::eps_d) {
+            let limit = limit(sweep[0]);
+            match panels.iter_mut().find(|(l, _)| *l == limit) {
+                Some((_, sweeps)) => sweeps.push((name, sweep)),
+                None => panels.push((limit, vec![(name, sweep)])),
+            }
         }
-        let mut told = Vec::new();
-        let series = sweeps.iter().enumerate().map(|(style, (name, sweep))| {
-            let points = points(sweep, |c| 100.0 * c.eps_d(), quantity::drop, 100.0);
-            told.push(tell(name, &points, "points at % of poisons"));
-            Series { name: name.clone(), points, drawn: Drawn::Line, style }
-        });
-        let series = series.collect();
-        let flips = sweeps.iter().filter_map(|(_, s)| s.last()?.mean(quantity::drop_of_flips)).next();
-        let chart = Chart {
-            title: titled(evidence, &scene.name, "drop against budget"),
-            x: Axis::from_zero("Poisons, % of the clean count"),
-            y: Axis::from_zero(DROP),
-            series,
-            references: flips.map(|e| (100.0 * e.mean, "flipped labels".to_owned())).into_iter().collect(),
-        };
-        figure.chart(&chart, &told.join(" "))?;
+        for (limit, mut sweeps) in panels {
+            sweeps.truncate(MOST - 1);
+            let mut told = Vec::new();
+            let mut draw = |name: &str, sweep: &[&Case], drop: Quantity, style| {
+                let points = points(sweep, |c| 100.0 * c.eps_d(), drop, 100.0);
+                told.push(tell(name, &points, "points at % of poisons"));
+                Series { name: name.to_owned(), points, drawn: Drawn::Line, style }
+            };
+            let attacks = sweeps.iter().enumerate();
+            let mut series: Vec<Series> =
+                attacks.map(|(style, (name, sweep))| draw(name, sweep, quantity::drop, style)).collect();
+            // Flipped labels in the place of all others are no yardstick for noise.
+            let flipped = sweeps.first().filter(|(_, sweep)| !sweep[0].replaces());
+            series.extend(flipped.map(|(_, sweep)| draw("flipped labels", sweep, quantity::drop_of_flips, MOST - 1)));
+            let chart = Chart {
+                title: titled(evidence, &scene.name, &limit),
+                x: Axis::log("Poisons, % of the clean count (logarithmic)"),
+                y: Axis::from_zero(DROP),
+                series,
+                references: Vec::new(),
+            };
+            figure.chart(&chart, &told.join(" "))?;
+        }
     }
     Ok(figure.or("no attack was run with more than one share of poisons (a list for eps_d)."))
 }
@@ -81,12 +103,16 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "visibility",
         "Drop against visibility",
-        "Accuracy that images cost, over how much they differ from those that they are made of: peak signal-to-noise ratio (further right: \
-         less visible) and the largest change of a pixel (further left: less visible). Feature-targeted attacks and those on pixels share \
-         the axes: at equal visibility, whoever is higher is stronger. Error bars: standard deviation over seeds.",
+        "Accuracy that images cost, over how much they differ from those that they are made of, with as many poisons each: peak signal-to-noise \
+         ratio (further right: less visible) and the largest change of a pixel (further left: less visible). Feature-targeted attacks and \
+         those on pixels share the axes: at equal visibility, whoever is higher is stronger. Lines join an attack's limits. Error bars: \
+         standard deviation over seeds.",
     );
     for scene in evidence.scenes() {
-        let cases: Vec<&Case> = scene.cases.iter().copied().filter(|c| c.mean(quantity::psnr).is_some()).collect();
+        let seen = scene.cases.iter().copied().filter(|c| c.mean(quantity::psnr).is_some() && !c.replaces());
+        let seen: Vec<&Case> = seen.collect();
+        let Some(most) = seen.iter().map(|c| c.eps_d()).max_by(f64::total_cmp) else { continue };
+        let cases: Vec<&Case> = seen.into_iter().filter(|c| c.eps_d() == most).collect();
         if cases.len() < 2 {
             continue;
         }
@@ -98,7 +124,7 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
         }
         let axes: [(Quantity, Axis, &str); 2] = [
             (quantity::psnr, Axis::linear("PSNR, dB"), "PSNR"),
-            (quantity::linf, Axis::log("L∞, grey levels of 255"), "L∞"),
+            (quantity::linf, Axis::log("L∞, grey levels of 255 (logarithmic)"), "L∞"),
         ];
         for (seen, x, name) in axes {
             let mut told = Vec::new();
@@ -108,13 +134,18 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
                     let (x, y) = (c.mean(seen)?, c.mean(quantity::drop_on_images)?);
                     Some(Point { x: x.mean, y: 100.0 * y.mean, spread: 100.0 * y.std })
                 };
-                let points: Vec<Point> = of.filter_map(point).collect();
+                let mut points: Vec<Point> = of.filter_map(point).collect();
+                points.sort_by(|a, b| a.x.total_cmp(&b.x));
                 told.push(tell(attack, &points, "points"));
-                Series { name: attack.clone(), points, drawn: Drawn::Points, style }
+                Series { name: attack.clone(), points, drawn: Drawn::Line, style }
             });
             let chart = Chart {
                 series: series.collect(),
-                title: titled(evidence, &scene.name, &format!("drop against {name}")),
+                title: titled(
+                    evidence,
+                    &scene.name,
+                    &format!("drop against {name}, {} of poisons", words::share(most)),
+                ),
                 x,
                 y: Axis::from_zero(DROP),
                 references: Vec::new(),
@@ -136,7 +167,8 @@ pub fn over_beta(evidence: &Evidence) -> Result<Figure, ReportError> {
     for scene in evidence.scenes() {
         let cases: Vec<&Case> =
             scene.cases.iter().copied().filter(|c| c.linf().is_none() && c.making().is_some()).collect();
-        let sweeps = sweeps(&cases, "beta", Case::beta);
+        let mut sweeps = sweeps(&cases, "beta", Case::beta);
+        sweeps.truncate(MOST);
         if sweeps.is_empty() {
             continue;
         }
