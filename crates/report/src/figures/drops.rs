@@ -11,8 +11,11 @@ use crate::{
 
 const DROP: &str = "Accuracy drop, points";
 
-/// Cases that agree in all but a parameter, by what names them.
-fn sweeps<'c>(cases: &[&'c Case], apart_from: &str, by: fn(&Case) -> f64) -> Vec<(String, Vec<&'c Case>)> {
+/// Cases that agree in all but a parameter, and what names them.
+type Sweep<'c> = (String, Vec<&'c Case>);
+
+/// The sweeps over a parameter.
+fn sweeps<'c>(cases: &[&'c Case], apart_from: &str, by: fn(&Case) -> f64) -> Vec<Sweep<'c>> {
     let mut sweeps: Vec<(String, String, Vec<&Case>)> = Vec::new();
     for case in cases {
         let rest = case.rows[0].attack.clone() + &case.text(|_, field| field != apart_from);
@@ -63,7 +66,7 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
          chart, with as many flipped labels. Error bars: standard deviation over seeds.",
     );
     for scene in evidence.scenes() {
-        let mut panels: Vec<(String, Vec<(String, Vec<&Case>)>)> = Vec::new();
+        let mut panels: Vec<(String, Vec<Sweep>)> = Vec::new();
         for (name, sweep) in sweeps(&scene.cases, "eps_d", Case::eps_d) {
             let limit = limit(sweep[0]);
             match panels.iter_mut().find(|(l, _)| *l == limit) {
@@ -201,7 +204,7 @@ pub fn over_beta(evidence: &Evidence) -> Result<Figure, ReportError> {
 }
 
 /// All values of beta in some sweeps, in order: as names, and as numbers. (0 has no place on a logarithmic axis.)
-fn levels(sweeps: &[(String, Vec<&Case>)]) -> (Vec<String>, Vec<f64>) {
+fn levels(sweeps: &[Sweep]) -> (Vec<String>, Vec<f64>) {
     let mut betas: Vec<f64> = sweeps.iter().flat_map(|(_, s)| s.iter().map(|c| c.beta())).collect();
     betas.sort_by(f64::total_cmp);
     betas.dedup();
