@@ -23,7 +23,10 @@ impl Estimate {
         }
         let mean = values.iter().sum::<f64>() / n as f64;
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n as f64 - 1.0).max(1.0);
-        Some(Self { mean, std: variance.sqrt(), n })
+        // Of values that are equal but for rounding, so is the mean, and a test would find them far from 0.
+        let largest = values.iter().fold(0.0f64, |most, v| most.max(v.abs()));
+        let std = variance.sqrt();
+        Some(Self { mean, std: if std > 1e-12 * largest { std } else { 0.0 }, n })
     }
 
     fn error(&self) -> f64 {
@@ -136,5 +139,16 @@ mod tests {
         let mean = blocks.iter().map(correlation).sum::<f64>() / n;
         close(page(mean, 3, 4).unwrap(), Normal::standard().sf(z));
         assert_eq!(page(1.0, 1, 4), None);
+    }
+
+    /// The mean of three tenths is off by rounding.
+    #[test]
+    fn equal_values_vary_by_nothing() {
+        for n in 2..20 {
+            for value in [0.1, 0.502_25, -0.003] {
+                let e = Estimate::of(&vec![value; n]).unwrap();
+                assert_eq!((e.std, e.p_above(), e.half_width()), (0.0, None, None), "{n} of {value}");
+            }
+        }
     }
 }

@@ -244,7 +244,7 @@ fn make(
     labels: &[u32],
     ctx: &Context,
 ) -> Result<(Array4<u8>, Vec<CurvePoint>, u32), StageError> {
-    let bar = ctx.progress.start("noise", u64::from(params.rounds * params.steps), "steps");
+    let bar = ctx.progress.start("noise", u64::from(params.rounds) * u64::from(params.steps), "steps");
     let (mut curve, mut taken) = (Vec::new(), 0);
     let length = (params.step() / 255.0) as f32;
     for round in 0..params.rounds {

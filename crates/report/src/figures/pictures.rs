@@ -92,7 +92,7 @@ fn strip(case: &Case, title: &str, poisons: &Poisons, dataset: &Dataset) -> Resu
         ];
         let fit = poisons.fits.get(*i).copied().unwrap_or_default();
         let unit = |d: f32| words::number(f64::from(d) / poisons.clean_nearest, 1);
-        let distance = if case.mean(quantity::features).is_some() {
+        let distance = if case.parameter("poison-features", "attack").is_some() {
             format!("{} → {}", unit(fit.start_distance), unit(fit.distance))
         } else {
             format!("moved {}", unit(fit.start_distance))

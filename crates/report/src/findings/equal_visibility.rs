@@ -24,7 +24,8 @@ fn best<'c>(cases: &[&'c Case]) -> Option<&'c Case> {
 /// 2. for the best of each kind, by mean accuracy, unless that is a pair of 1.
 pub fn finding(cases: &[Case]) -> Finding {
     let alike = |case: &Case| {
-        let linf = case.linf().filter(|_| case.beta() == 0.0)?;
+        // Noise on training images is neither, and has another budget.
+        let linf = case.linf().filter(|_| case.beta() == 0.0 && !case.replaces())?;
         Some((case.setting(), linf.to_bits(), case.eps_d().to_bits(), case.clean_label(), case.free()))
     };
     let psnr = |case: &Case| case.mean(quantity::psnr).map_or(f64::NAN, |e| e.mean);
@@ -87,5 +88,15 @@ mod tests {
         let found = finding(&all);
         assert_eq!(found.comparisons.len(), 2);
         assert_eq!(found.verdict, Verdict::Contradicted, "the best attack on pixels is better");
+    }
+
+    #[test]
+    fn noise_is_no_feature_targeted_attack() {
+        let mut all = cases([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
+        let noise = made_up("error-minimizing + class-wise").with("unlearnable", json!({ "linf": 8 }));
+        let mut noise = noise.images([0.30, 0.31, 0.30]).case();
+        noise.rows.iter_mut().for_each(|r| r.replaces = true);
+        all.push(noise);
+        assert_eq!(finding(&all).comparisons.len(), 1);
     }
 }
