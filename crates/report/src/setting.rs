@@ -33,12 +33,7 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
                 .filter(|_| on.is_some())
                 .map(|e| format!(", for {e} epochs"))
                 .unwrap_or_default();
-            format!(
-                "{}, {}{}{epochs}. It is frozen: neither attacker nor victim changes it.",
-                list(&arch),
-                list(&trained),
-                on.unwrap_or_default()
-            )
+            format!("{}, {}{}{epochs}. No attacker changes it.", list(&arch), list(&trained), on.unwrap_or_default())
         }
     };
     said.push(("Extractor", extractor));
@@ -98,11 +93,13 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
     };
     said.push(("Budget", format!("ε_d = {} of the clean training count{many}. {role}", list(&budgets))));
 
+    let clean = if cases.iter().any(|c| c.replaces()) { "other clean samples" } else { "the clean samples" };
     said.push((
         "Attacker",
-        "White-box: knows the extractor, the clean data and how the victim trains. Does not see the test labels, and cannot touch the \
-         extractor, the clean samples or the training itself."
-            .to_owned(),
+        format!(
+            "White-box: knows the extractor, the clean data and how the victim trains. Does not see the test labels, and cannot touch the \
+             extractor, {clean} or the training itself."
+        ),
     ));
     let labels = match (cases.iter().any(|c| c.clean_label()), cases.iter().any(|c| !c.clean_label())) {
         (true, true) => {
@@ -116,8 +113,9 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
     let betas = every(&|c| (c.beta() > 0.0).then(|| c.beta().to_string()));
     let mut pixels = String::new();
     if cases.iter().any(|c| c.making().is_some()) {
-        let free = if cases.iter().any(|c| c.free()) { " (where it says so, beyond)" } else { "" };
-        pixels = format!(" Pixels lie in [0, 1]{free} and are stored with 8 bits.");
+        let free =
+            if cases.iter().any(|c| c.free()) { " Free pixels may lie beyond, and are kept as floats." } else { "" };
+        pixels = format!(" Pixels lie in [0, 1] and are stored with 8 bits.{free}");
         if !limits.is_empty() {
             pixels += &format!(
                 " Where an L∞ limit is named, none changes by more than {} grey levels of 255.",
