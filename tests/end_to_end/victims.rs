@@ -5,7 +5,7 @@ use serde_json::Value;
 
 const NETWORK: &str = "epochs = 2\nwarmup_epochs = 1\nbatch = 32\n";
 
-fn rows(house: &House, name: &str) -> Vec<Value> {
+fn results(house: &House, name: &str) -> Vec<Value> {
     let results = house.ok(&format!("results {name} --json")).out;
     results.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -31,7 +31,7 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
     house.spec("victims", &spec.replace("eps_d = 0.05", "eps_d = [0.05, 0.5]"));
     let ran = House::stages_that_ran(&house.ok("run victims"));
     assert_eq!(ran.iter().filter(|stage| *stage == "victim").count(), 5, "{ran:?}");
-    let rows = rows(&house, "victims");
+    let rows = results(&house, "victims");
     let victims: Vec<&str> = rows.iter().map(|row| row["victim"].as_str().unwrap()).collect();
     assert_eq!(victims, ["knn", "mlp", "last-block", "fine-tune", "end-to-end"].repeat(2));
     for row in &rows {
@@ -55,6 +55,16 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
     let stages: Vec<&str> =
         differences.lines().filter(|line| line.starts_with("victim") || line.starts_with("evaluate")).collect();
     assert!(stages.len() == 15 && stages.iter().all(|line| line.ends_with("identical")), "{differences}");
+    // Only linear victims are told the attacker's target; a default that is written out is the same victim.
+    let plan = house.ok("plan victims --set target-params.radius=0.1").out;
+    assert!(!plan.lines().any(|line| line.starts_with("run") && line.contains(" victim ")), "{plan}");
+    house.spec(
+        "written",
+        &spec.replace(NETWORK, &format!("{NETWORK}min_area = 0.5\nflip = 0.5\nlearning_rate = 0.1\n")),
+    );
+    let plan = house.ok("plan written").out;
+    let anew: Vec<&str> = plan.lines().filter(|line| line.starts_with("run") && line.contains(" victim ")).collect();
+    assert!(anew.len() == 2 && !anew.iter().any(|line| line.contains("kind=fine-tune")), "{plan}");
     // Controls that are asked for are trained, whoever the victim is.
     house.ok("run victims --set evaluate.controls=[\"random-flips\"]");
     let set = "victims --set evaluate.controls=[\"random-flips\"]";
@@ -73,7 +83,7 @@ fn noise_stands_in_the_place_of_images_and_stays_small() {
     let victim = format!("[[victim]]\nkind = \"linear\"\n[[victim]]\nkind = \"end-to-end\"\n{NETWORK}");
     house.spec("noise", &instead(&format!("{noise}{victim}")));
     house.ok("run noise");
-    let rows = rows(&house, "noise");
+    let rows = results(&house, "noise");
     assert_eq!(rows.len(), 6);
     for row in &rows {
         assert_eq!((&row["replaces"], &row["clean_label"]), (&true.into(), &true.into()));
@@ -84,6 +94,11 @@ fn noise_stands_in_the_place_of_images_and_stays_small() {
         assert!(row["accuracy"]["duplicates"].is_null() && row["ceiling"].is_null());
     }
     assert_eq!(rows[0]["attack"], "error-minimizing + sample-wise");
+    // Batches are no larger than what is left.
+    let few = "--set unlearnable.eps_d=0.95 --set evaluate.controls=[\"removed\"]";
+    house.ok(&format!("run noise {few}"));
+    let left = results(&house, &format!("noise {few}"));
+    assert!(left.iter().all(|row| row["accuracy"]["removed"].is_number()), "{left:?}");
     // Noise lowers the loss of those it is made against.
     let curves = house.ok("export noise unlearnable -o out --select noise=sample-wise,eps_d=1.0").out;
     assert!(curves.contains("poisons.csv"), "{curves}");
@@ -97,7 +112,7 @@ fn free_pixels_are_measured_as_they_are() {
     let free = "[poison-images]\nattack = \"gradient-canceling\"\neps_d = 0.1\nfree = true\nsteps = 5\nstep = 0.5\n";
     house.spec("free", &instead(free));
     house.ok("run free");
-    let row = &rows(&house, "free")[0];
+    let row = &results(&house, "free")[0];
     assert!(row["visibility"]["linf"].as_f64().unwrap() > 1.0, "{row}");
     assert_eq!(row["visibility"]["relative_distance"], 0.0, "nothing is rounded");
     house.ok("export free poison-images -o out");
@@ -108,7 +123,9 @@ fn free_pixels_are_measured_as_they_are() {
     assert!(floats(tensors.tensor("pixels").unwrap().data()).iter().any(|x| !(0.0..=1.0).contains(x)));
     house.fails("plan free --set poison-images.linf=8", 2, &["`linf`", "free = true"]);
     house.spec("network", &instead(&format!("{free}[victim]\nkind = \"end-to-end\"\n{NETWORK}")));
-    house.fails("run network", 2, &["victim.kind", "free pixels"]);
+    let said = house.ok("run network").err;
+    assert!(said.contains("trains on images, and free pixels are none"), "{said}");
+    assert!(results(&house, "network")[0]["accuracy"]["images"].is_null());
 }
 
 #[test]
@@ -119,7 +136,7 @@ fn an_attack_meets_another_extractor_than_its_own() {
     house.spec("mismatch", &with(&format!("{other}{victims}")));
     house.ok("run mismatch");
     house.ok("run tiny");
-    let (rows, tiny) = (rows(&house, "mismatch"), &rows(&house, "tiny")[0]);
+    let (rows, tiny) = (results(&house, "mismatch"), &results(&house, "tiny")[0]);
     let [linear, network] = &rows[..] else { panic!("{rows:?}") };
     let of = &linear["accuracy"];
     assert!(of["features"].is_null() && of["target"].is_null() && linear["ceiling"].is_null(), "{linear}");
@@ -132,5 +149,8 @@ fn an_attack_meets_another_extractor_than_its_own() {
     house.spec("half", &with("[deployed.features]\n"));
     house.fails("plan half", 2, &["[deployed.features]", "[deployed.pretrain]"]);
     house.spec("half", &with("[deployed.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n"));
-    house.fails("run half", 2, &["deployed.features", "go together"]);
+    house.fails("plan half", 2, &["[deployed.pretrain] goes with [deployed.features]"]);
+    let imported = "[deployed.features]\nmethod = \"import\"\npath = \"other.npz\"\n";
+    house.spec("half", &with(&format!("[deployed.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n{imported}")));
+    house.fails("plan half", 2, &["[evaluate] needs the extractor that made the features"]);
 }

@@ -79,9 +79,10 @@ pub struct Accuracy {
 }
 
 impl Accuracy {
-    /// Of predicted classes.
+    /// Of predicted classes, as many as labels.
     #[must_use]
     pub fn of(predicted: &[u32], labels: &[u32], classes: usize) -> Self {
+        debug_assert_eq!(predicted.len(), labels.len(), "every sample has a prediction");
         let mut counts = vec![(0u32, 0u32); classes];
         for (predicted, label) in predicted.iter().zip(labels) {
             if let Some((right, all)) = counts.get_mut(*label as usize) {

@@ -4,7 +4,7 @@ use hemlock_pipeline::{Graph, Node};
 use hemlock_stage::{Stage, erase};
 
 fn node<S: Stage>(name: &'static str) -> Node {
-    Node { name, stage: erase::<S>(), fallback: None, route: None, instead: &[] }
+    Node { name, stage: erase::<S>(), fallback: None, route: None, instead: &[], with: None }
 }
 
 /// All nodes, in the order in which they run. A new stage is a new line here.
@@ -17,7 +17,7 @@ pub fn graph() -> Graph {
         node::<hemlock_features::Stage>("features"),
         node::<hemlock_target_params::Stage>("target-params"),
         // The extractor that victims really use, where the attacker crafts on another one.
-        node::<hemlock_pretrain::Stage>("deployed.pretrain"),
+        Node { with: Some("deployed.features"), ..node::<hemlock_pretrain::Stage>("deployed.pretrain") },
         Node { instead: &[("pretrain", "deployed.pretrain")], ..node::<hemlock_features::Stage>("deployed.features") },
         // Three ways to poisons: features that are inverted, pixels at once, or noise on the training set itself.
         Node { route: Some("features"), ..node::<hemlock_poison_features::Stage>("poison-features") },

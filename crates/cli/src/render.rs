@@ -170,6 +170,14 @@ fn extractor(params: &BTreeMap<&'static str, Value>) -> String {
     field("method").unwrap_or_default().to_owned() + &trained.unwrap_or_default()
 }
 
+/// The attacker's extractor, and the one that is deployed where that is another.
+fn extractors(params: &BTreeMap<&'static str, Value>) -> String {
+    match params.get("deployed.pretrain").and_then(|deployed| deployed.get("method")) {
+        Some(deployed) => format!("{}, deployed: {}", extractor(params), value(deployed)),
+        None => extractor(params),
+    }
+}
+
 /// The result table: means over seeds.
 pub fn results(groups: &[Group]) -> String {
     let mut telling = telling(groups.iter().flat_map(|g| &g.params).map(|(node, params)| (*node, params)));
@@ -196,27 +204,9 @@ pub fn results(groups: &[Group]) -> String {
     let names: Vec<String> = telling.iter().map(|(_, field)| field.replace('_', " ")).collect();
     let mut header = vec!["attack", "extractor", "victim"];
     header.extend(names.iter().map(String::as_str));
-    header.extend([
-        "labels",
-        "eps_d",
-        "seeds",
-        "objective",
-        "clean",
-        "target",
-        "features",
-        "images",
-        "random",
-        "aligned",
-        "duplicates",
-        "kept",
-        "PSNR",
-        "SSIM",
-        "Linf",
-        "off",
-        "odd",
-        "out",
-        "seconds",
-    ]);
+    header.extend(["labels", "eps_d", "seeds", "objective", "clean", "target", "features", "images"]);
+    header.extend(["random", "aligned", "duplicates", "removed"]);
+    header.extend(["kept", "PSNR", "SSIM", "Linf", "off", "odd", "out", "seconds"]);
     let fixed = 3 + telling.len();
     let mut rows = table(&header);
     for g in groups {
@@ -225,7 +215,7 @@ pub fn results(groups: &[Group]) -> String {
             1 => format!("{:.2}", 100.0 * c.mean),
             _ => format!("{:.2} ± {:.2}", 100.0 * c.mean, 100.0 * c.std),
         };
-        let mut row = vec![g.attack.clone(), extractor(&g.params), g.victim.clone()];
+        let mut row = vec![g.attack.clone(), extractors(&g.params), g.victim.clone()];
         row.extend(telling.iter().map(|(node, field)| {
             let params =
                 g.params.get(node).or_else(|| g.params.get("poison-images").filter(|_| twin(field) == Some(*node)));
@@ -234,8 +224,9 @@ pub fn results(groups: &[Group]) -> String {
         let chosen = ["poison-features", "poison-images"].iter().find_map(|node| g.params.get(node)?.get("labels"));
         let labels = if g.clean_label { "clean".to_owned() } else { chosen.map_or_else(|| "free".to_owned(), value) };
         row.extend([labels, g.eps_d.to_string(), g.seeds.to_string(), format!("{:.3}", g.objective.mean)]);
-        let measured = [Some(a.clean), a.target, a.features, a.images, a.random_flips, a.aligned_flips, a.duplicates];
-        row.extend(measured.map(|c| c.map_or_else(|| "-".to_owned(), percent)));
+        let measured = [Some(a.clean), a.target, a.features, a.images];
+        let controls = [a.random_flips, a.aligned_flips, a.duplicates, a.removed];
+        row.extend(measured.into_iter().chain(controls).map(|c| c.map_or_else(|| "-".to_owned(), percent)));
         let drop = |poisoned: Cell| a.clean.mean - poisoned.mean;
         // Of a drop of less than a point nothing can be said.
         let asked = a.features.map(drop).filter(|drop| *drop >= 0.01);
@@ -258,21 +249,23 @@ pub fn results(groups: &[Group]) -> String {
     let mut out = text(&rows);
     out += "Accuracy in % of the test split: the clean head; the attacker's target; heads retrained on clean data with poisoned\n";
     out += "features, with their 8-bit images, and with as many controls (random label flips, label flips chosen by influence,\n";
-    out += "duplicates). Mean ± standard deviation over seeds. kept: % of the features' drop that the images keep. PSNR in dB, SSIM and\n";
+    out += "duplicates; removed: what is left without the images that poisons replace). Mean ± standard deviation over seeds. kept: % of the features' drop that the images keep. PSNR in dB, SSIM and\n";
     out += "Linf against the base images. off: median distance of the images' features to the poisoned ones (of attacks on pixels to\n";
     out += "those before rounding), in distances of clean nearest neighbours. odd: % of the images with outlying features. out: % of them outside of the attack's constraint, by a hundredth.\n";
-    out += "Seconds: target-params to images. Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the\n";
+    out += "Seconds: target-params to images or noise. Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the\n";
     out += "attacker.\n";
-    let attacks = ATTACKS.iter().filter(|a| groups.iter().any(|g| g.attack.split(' ').next() == Some(a.name())));
-    for attack in attacks {
-        out += &format!("Objective of {}: {}.\n", attack.name(), attack.shown());
+    let shown = ATTACKS.iter().map(|attack| (attack.name(), attack.shown()));
+    for (name, shown) in shown.chain([(hemlock_unlearnable::NAME, hemlock_unlearnable::SHOWN)]) {
+        if groups.iter().any(|g| g.attack.split(' ').next() == Some(name)) {
+            out += &format!("Objective of {name}: {shown}.\n");
+        }
     }
     if let Some(worst) = groups.iter().filter_map(|g| g.unconverged).max_by(f64::total_cmp) {
         out += &format!(
             "NOT CONVERGED: a head's training stopped at a gradient norm of {worst:.1e}, above its tolerance.\n"
         );
     }
-    let collapsed: BTreeSet<String> = groups.iter().filter(|g| g.collapsed).map(|g| extractor(&g.params)).collect();
+    let collapsed: BTreeSet<String> = groups.iter().filter(|g| g.collapsed).map(|g| extractors(&g.params)).collect();
     if !collapsed.is_empty() {
         let names = Vec::from_iter(collapsed).join(", ");
         out += &format!("COLLAPSED: the embeddings of an extractor ({names}) all point nearly the same way.\n");

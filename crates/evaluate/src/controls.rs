@@ -37,7 +37,8 @@ pub(crate) fn random_flips(clean: Samples, m: usize, seed: u64) -> Control {
 /// `m` different clean samples, with the wrong labels, that raise the error on `validation` most by their influence on the
 /// clean head (Koh & Liang, 2017): adding a sample (z, y) to n others raises it to first order by
 /// `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y - <p, U [z, 1]>)`, with `U` the inverse Hessian times the gradient of the
-/// [smoothed error](smoothed_error).
+/// [smoothed error](smoothed_error). Where a flipped sample stands in the place of itself, its own label's share is gone, which leaves
+/// `1/n ((U [z, 1])_y - (U [z, 1])_own)`.
 ///
 /// # Errors
 /// Samples that do not fit the head, or no validation samples.
@@ -47,6 +48,7 @@ pub(crate) fn aligned_flips(
     head: &Head,
     weight_decay: f64,
     m: usize,
+    replaces: bool,
 ) -> Result<Control, HeadError> {
     let (_, gradient) = smoothed_error(head, &[validation], 1.0)?;
     // Enough to rank samples by.
@@ -62,7 +64,8 @@ pub(crate) fn aligned_flips(
             let wrong = (0u32..).zip(u).filter(|(label, _)| label != own);
             let best = wrong.max_by(|a, b| a.1.total_cmp(b.1));
             let row = flips.len();
-            flips.extend(best.map(|(label, score)| (score - u.dot(&p), row, label)));
+            let without = if replaces { u[*own as usize] } else { u.dot(&p) };
+            flips.extend(best.map(|(label, score)| (score - without, row, label)));
         }
     }
     flips.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -112,12 +115,35 @@ mod tests {
             let victim = fit(&[clean.reborrow(), added], &options, &|_, _| true).unwrap().head;
             smoothed_error(&victim, &[validation.reborrow()], 1.0).unwrap().0
         };
-        let aligned = aligned_flips(clean, validation, &head, 1e-3, 20).unwrap();
+        let aligned = aligned_flips(clean, validation, &head, 1e-3, 20, false).unwrap();
         assert!(aligned.rows.iter().zip(&aligned.labels).all(|(row, label)| labels[*row] != *label));
         let (clean_error, aligned) = (smoothed_error(&head, &[validation], 1.0).unwrap().0, error(aligned));
         for seed in 0..3 {
             let random = error(random_flips(clean, 20, seed));
             assert!(aligned - clean_error > 1.5 * (random - clean_error), "{clean_error} {random} {aligned}");
         }
+    }
+
+    /// Flips in place are those of the largest gain by trial, which flips beside the samples are not.
+    #[test]
+    fn flips_in_place_are_ranked_by_what_they_replace() {
+        let (z, labels) = overlapping(60, 1);
+        let (z_validation, labels_validation) = overlapping(200, 2);
+        let clean = Samples::new(z.view(), &labels, 2).unwrap();
+        let validation = Samples::new(z_validation.view(), &labels_validation, 2).unwrap();
+        let options = FitOptions { gradient_tolerance: 1e-10, ..FitOptions::new(1e-2) };
+        let head = fit(&[clean], &options, &|_, _| true).unwrap().head;
+        let error = |flipped: usize| {
+            let mut labels = labels.clone();
+            labels[flipped] = 1 - labels[flipped];
+            let victim = fit(&[Samples::new(z.view(), &labels, 2).unwrap()], &options, &|_, _| true).unwrap().head;
+            smoothed_error(&victim, &[validation.reborrow()], 1.0).unwrap().0
+        };
+        let mut by_trial: Vec<usize> = (0..60).collect();
+        by_trial.sort_by(|a, b| error(*b).total_cmp(&error(*a)));
+        let flips = |replaces| aligned_flips(clean, validation, &head, 1e-2, 20, replaces).unwrap().rows;
+        let agree = |rows: Vec<usize>| rows.iter().filter(|row| by_trial[..20].contains(row)).count();
+        let (in_place, beside) = (agree(flips(true)), agree(flips(false)));
+        assert!(in_place >= 18 && in_place > beside, "{in_place} of those in place, {beside} of those beside, of 20");
     }
 }

@@ -12,12 +12,13 @@ use hemlock_artifact::{
     Dataset, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, TargetParams, Victim,
 };
 use hemlock_head::{Constraint, FitOptions, Head, Samples, fit, loss_ceiling};
-use hemlock_invert::Frozen;
+use hemlock_invert::{Frozen, extracted};
 use hemlock_models::{extract, open_extractor};
-use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
+use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
-use training::{Change, Setting};
+use serde_json::Value;
+use training::{Edit, Setting};
 use victim::Train;
 
 /// Parameters of the stage.
@@ -77,13 +78,17 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 9;
+    const VERSION: u32 = 10;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["controls"];
     type Params = Params;
     type Inputs = Inputs;
     type Output = Evaluation;
+
+    fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
+        if port.role == "deployed_features" { extracted(port, made_with) } else { Ok(()) }
+    }
 
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Evaluation, StageError> {
         let Inputs { target, poison_features, poisons, dataset, victim, .. } = &inputs;
@@ -93,10 +98,6 @@ impl hemlock_stage::Stage for Stage {
             }
             None => victim::Params::default(),
         };
-        if inputs.deployed_extractor.is_some() != inputs.deployed_features.is_some() {
-            let message = "and deployed.pretrain go together; expected both tables, or neither";
-            return Err(ParamError::new("deployed.features", message).into());
-        }
         let features = inputs.deployed_features.as_ref().unwrap_or(&inputs.features);
         let own = inputs.deployed_features.is_none();
         let setting = Setting {
@@ -125,8 +126,8 @@ impl hemlock_stage::Stage for Stage {
         let on_features = match poison_features.as_ref().filter(|_| own && !victims.victim.reads_images()) {
             Some(poisons) => {
                 let features = poisons.features.mapv(f64::from);
-                let change = Change { features, labels: poisons.labels.clone(), ..Change::none(&setting) };
-                Some(victims.train("poisoned features", &change)?)
+                let edit = Edit { features, labels: poisons.labels.clone(), ..Edit::none(&setting) };
+                Some(victims.train("poisoned features", &edit)?)
             }
             None => None,
         };
@@ -135,7 +136,15 @@ impl hemlock_stage::Stage for Stage {
             let Some(dataset) = dataset else {
                 return Err(StageError::internal("poisons came without the images they are made of"));
             };
-            on_images = Some(victims.train("poisoned images", &victims.poisoned(poisons)?)?);
+            if poisons.pixels.is_some() && victims.victim.reads_images() {
+                let victim = how.kind();
+                tracing::warn!(
+                    victim,
+                    "this victim trains on images, and free pixels are none; it is not trained on them"
+                );
+            } else {
+                on_images = Some(victims.train("poisoned images", &victims.poisoned(poisons)?)?);
+            }
             let (visibility, each) = visibility(poisons, &dataset.train)?;
             (seen, changes) = (Some(visibility), each);
         }
@@ -191,6 +200,9 @@ fn ceiling(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Result<f
     Ok(ceiling)
 }
 
+/// Samples that a victim needs: a network has batches of at least as many.
+const FEWEST: usize = 4;
+
 /// Trains one victim on training sets that differ in what they have beside clean samples.
 struct Victims<'a> {
     setting: &'a Setting<'a>,
@@ -198,18 +210,14 @@ struct Victims<'a> {
 }
 
 impl Victims<'_> {
-    fn train(&self, what: &str, change: &Change) -> Result<Outcome, StageError> {
-        self.victim.train(what, self.setting, change)
+    fn train(&self, what: &str, edit: &Edit) -> Result<Outcome, StageError> {
+        self.victim.train(what, self.setting, edit)
     }
 
-    /// The change that poisons make.
-    fn poisoned(&self, poisons: &Poisons) -> Result<Change, StageError> {
+    /// The edit that poisons make.
+    fn poisoned(&self, poisons: &Poisons) -> Result<Edit, StageError> {
         let Setting { features, extractor, ctx, .. } = self.setting;
         let reads_images = self.victim.reads_images();
-        if poisons.pixels.is_some() && reads_images {
-            let message = "trains on images, and free pixels are none; expected a victim that trains on features, or `free = false`";
-            return Err(ParamError::new("victim.kind", message).into());
-        }
         let Some(extractor) = extractor else {
             return Err(StageError::internal("poisons came without the extractor they were made with"));
         };
@@ -227,7 +235,7 @@ impl Victims<'_> {
             };
             z.mapv(f64::from)
         };
-        Ok(Change {
+        Ok(Edit {
             features,
             images: reads_images.then(|| poisons.images.clone()),
             labels: poisons.labels.clone(),
@@ -257,27 +265,27 @@ impl Victims<'_> {
             outcomes.random_flips = train("random flips", random_flips(clean, m, ctx.seed))?;
         }
         if wanted(ControlKind::AlignedFlips) && !validation.is_empty() {
-            let flips = aligned_flips(clean, validation, head, *weight_decay, m)?;
+            let flips = aligned_flips(clean, validation, head, *weight_decay, m, replaced.is_some())?;
             outcomes.aligned_flips = train("aligned flips", flips)?;
         }
         match replaced {
             None if wanted(ControlKind::Duplicates) => {
                 outcomes.duplicates = train("duplicates", duplicates(clean, m, ctx.seed))?;
             }
-            Some(replaced) if wanted(ControlKind::Removed) && replaced.len() < clean.len() => {
-                let change = Change { without: replaced.to_vec(), ..Change::none(self.setting) };
-                outcomes.removed = Some(self.train("what is left", &change)?);
+            Some(replaced) if wanted(ControlKind::Removed) && clean.len() - replaced.len() >= FEWEST => {
+                let edit = Edit { without: replaced.to_vec(), ..Edit::none(self.setting) };
+                outcomes.removed = Some(self.train("what is left", &edit)?);
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// The change that a control makes, beside clean samples or in their place.
-    fn control(&self, Control { rows, labels }: Control, replaces: bool) -> Change {
+    /// The edit that a control makes, beside clean samples or in their place.
+    fn control(&self, Control { rows, labels }: Control, replaces: bool) -> Edit {
         let images = self.setting.images.filter(|_| self.victim.reads_images());
         let features = self.setting.features.train.features.view().select(Axis(0), &rows).mapv(f64::from);
-        Change {
+        Edit {
             features,
             images: images.map(|dataset| dataset.train.pixels.view().select(Axis(0), &rows)),
             labels,

@@ -1,4 +1,4 @@
-//! Training sets: clean data, and what an attack or a control changes of them.
+//! Training sets: clean data, and what an attack or a control edits of them.
 
 use hemlock_artifact::{Accuracy, Dataset, Extractor, Features};
 use hemlock_head::{HeadError, Samples};
@@ -13,13 +13,13 @@ pub(crate) struct Setting<'a> {
     pub(crate) images: Option<&'a Dataset>,
     /// The extractor that is deployed, where a victim reads it.
     pub(crate) extractor: Option<&'a Extractor>,
-    /// Of linear victims.
+    /// Of linear heads.
     pub(crate) weight_decay: f64,
     pub(crate) ctx: &'a Context<'a>,
 }
 
 /// What a training set has beside clean samples, and which of these it lacks.
-pub(crate) struct Change {
+pub(crate) struct Edit {
     /// `[m, d]`, as a head sees them.
     pub(crate) features: Array2<f64>,
     /// `[m, 3, height, width]`; `None` where there are only features.
@@ -41,7 +41,7 @@ impl Setting<'_> {
     }
 }
 
-impl Change {
+impl Edit {
     /// None at all.
     pub(crate) fn none(setting: &Setting) -> Self {
         let dim = setting.features.train.features.view().ncols();
@@ -75,13 +75,13 @@ impl Change {
 /// Runs `train` on the clean samples that stay, and those that are added.
 pub(crate) fn on_samples<T>(
     setting: &Setting,
-    change: &Change,
+    edit: &Edit,
     train: impl FnOnce(&[Samples<'_>]) -> Result<T, StageError>,
 ) -> Result<T, StageError> {
     let classes = setting.classes();
     let clean = setting.features.train.samples(classes)?;
-    let added = change.samples(classes)?;
-    let Some(kept) = change.kept(clean.len()) else { return train(&[clean, added]) };
+    let added = edit.samples(classes)?;
+    let Some(kept) = edit.kept(clean.len()) else { return train(&[clean, added]) };
     let labels: Vec<u32> = kept.iter().map(|i| clean.labels()[*i]).collect();
     let rows = clean.select(&kept);
     train(&[Samples::new(rows.view(), &labels, classes)?, added])

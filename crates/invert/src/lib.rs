@@ -151,7 +151,7 @@ impl hemlock_stage::Stage for Stage {
         if needs { Need::Required } else { Need::Unread }
     }
 
-    fn accepts(port: &Port, made_with: &Value) -> Result<(), ParamError> {
+    fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         extracted(port, made_with)
     }
 
@@ -237,9 +237,11 @@ impl hemlock_stage::Stage for Stage {
 /// # Errors
 /// Features from a file.
 pub fn extracted(port: &Port, made_with: &Value) -> Result<(), ParamError> {
-    if port.role == "features" && made_with["method"] == "import" {
-        let message =
-            "needs the extractor that made the features, and [features] imports them from a file; leave this table out";
+    if matches!(port.role, "features" | "deployed_features") && made_with["method"] == "import" {
+        let message = format!(
+            "needs the extractor that made the features, and [{}] imports them from a file; leave this table out",
+            port.node
+        );
         return Err(ParamError::new("", message));
     }
     Ok(())

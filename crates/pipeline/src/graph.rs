@@ -15,6 +15,8 @@ pub struct Node {
     pub route: Option<&'static str>,
     /// Of a stage that stands twice: nodes that it reads from elsewhere, and those that it reads from here.
     pub instead: &'static [(&'static str, &'static str)],
+    /// A node that must be there where this one is.
+    pub with: Option<&'static str>,
 }
 
 impl Node {

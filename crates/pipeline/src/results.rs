@@ -35,7 +35,7 @@ pub struct Row {
     pub seed: u64,
     /// Where the features were extracted.
     pub device: String,
-    /// Whether the extractor's embeddings had collapsed when its training ended.
+    /// Whether an extractor's embeddings had collapsed when its training ended, the attacker's or the deployed one's.
     pub collapsed: bool,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
@@ -95,7 +95,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         }
         match *node {
             "features" => device.clone_from(&manifest.device),
-            "pretrain" => collapsed = manifest.summary["collapsed"] == true,
+            "pretrain" | "deployed.pretrain" => collapsed |= manifest.summary["collapsed"] == true,
             _ => {}
         }
     }

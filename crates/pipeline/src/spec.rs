@@ -197,18 +197,21 @@ impl Spec {
         }
         // What a stage cannot read at all comes before what it would read beside that.
         for (node, port) in graph.nodes().flat_map(|n| n.ports().map(move |p| (n, p))) {
-            if !variants.contains_key(node.name) {
-                continue;
-            }
-            for made_with in variants.get(port.node).into_iter().flatten() {
+            let given = variants.get(port.node).map_or(&[][..], Vec::as_slice);
+            for params in variants.get(node.name).into_iter().flatten() {
                 let at: Vec<&str> = node.name.split('.').collect();
                 let refused = |e| source.error(&at, format!("[{}] {e}", node.name));
-                node.stage.accepts(&port, made_with).map_err(refused)?;
+                given.iter().try_for_each(|made_with| node.stage.accepts(params, &port, made_with)).map_err(refused)?;
             }
         }
         for node in graph.nodes() {
             let Some(tables) = variants.get(node.name) else { continue };
             let at: Vec<&str> = node.name.split('.').collect();
+            if let Some(with) = node.with.filter(|with| !variants.contains_key(with)) {
+                return Err(
+                    source.error(&at, format!("[{}] goes with [{with}], and the spec has no [{with}]", node.name))
+                );
+            }
             for (params, port) in tables.iter().flat_map(|t| node.ports().map(move |p| (t, p))) {
                 let there = graph.fillers(port.node).any(|filler| variants.contains_key(filler));
                 let need = node.stage.need(params, &port).map_err(|e| source.error(&at, e.to_string()))?;

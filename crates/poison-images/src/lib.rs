@@ -130,7 +130,7 @@ impl hemlock_stage::Stage for Stage {
         params.start() == StartKind::Clean || params.labels == Labels::Random || moves
     }
 
-    fn accepts(port: &Port, made_with: &Value) -> Result<(), ParamError> {
+    fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         extracted(port, made_with)
     }
 

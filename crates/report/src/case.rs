@@ -75,7 +75,7 @@ impl Case {
             let mut rows: Vec<Row> = group.into_iter().cloned().collect();
             rows.sort_by_key(|r| r.seed);
             let told = told.get(rows[0].pipeline.as_str()).map(|fields| shown(&rows[0], fields)).unwrap_or_default();
-            let label = label(&rows[0].attack, &told, "");
+            let label = label(&rows[0].attack, &told, &[]);
             let scene = scene(&rows[0]);
             let name = if sources.len() > 1 { format!("{scene}: {label}") } else { label.clone() };
             Self { label, name, scene, told, rows }
@@ -83,16 +83,16 @@ impl Case {
         grouped(&rows).into_iter().map(named).collect()
     }
 
-    /// The label without what it says of a parameter.
+    /// The label without what it says of some parameters.
     #[must_use]
-    pub fn label_without(&self, field: &str) -> String {
-        label(&self.row().attack, &self.told, field)
+    pub fn label_without(&self, fields: &[&str]) -> String {
+        label(&self.row().attack, &self.told, fields)
     }
 
     /// What the attack is after and how images are made, without parameters.
     #[must_use]
     pub fn attack(&self) -> String {
-        label(&self.row().attack, &[], "")
+        label(&self.row().attack, &[], &[])
     }
 
     fn row(&self) -> &Row {
@@ -305,9 +305,10 @@ fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> 
     shown
 }
 
-fn label(attack: &str, told: &[(String, String)], but: &str) -> String {
+fn label(attack: &str, told: &[(String, String)], but: &[&str]) -> String {
     let (aim, making) = split(attack);
-    let told = told.iter().filter(|(field, _)| field != but).map(|(field, value)| in_words(field, value));
+    let told =
+        told.iter().filter(|(field, _)| !but.contains(&field.as_str())).map(|(field, value)| in_words(field, value));
     let made = making.map(|m| m.replace('-', " "));
     std::iter::once(aim.to_owned()).chain(made).chain(told).collect::<Vec<_>>().join(", ")
 }
@@ -377,6 +378,10 @@ pub mod quantity {
     /// What poisoned features cost.
     pub fn drop_on_features(r: &Row) -> Option<f64> {
         Some(clean(r)? - features(r)?)
+    }
+    /// Control: what it costs to take the poisons' base images away.
+    pub fn drop_of_removed(r: &Row) -> Option<f64> {
+        Some(clean(r)? - removed(r)?)
     }
     /// What poisoned images cost.
     pub fn drop_on_images(r: &Row) -> Option<f64> {

@@ -7,10 +7,11 @@ use crate::{
     words,
 };
 use hemlock_artifact::Features;
+use hemlock_head::spread;
 use hemlock_invert::Clean;
 use hemlock_pipeline::{Row, Task};
 use hemlock_store::{Artifact, Key, Manifest, Store, StoreError};
-use ndarray::s;
+use ndarray::Axis;
 use std::collections::BTreeMap;
 
 /// Most clean test samples whose outliers are counted.
@@ -128,8 +129,8 @@ impl<'a> Evidence<'a> {
             }
             if let Some(features) = self.read::<Features>(row, "features")? {
                 let (train, test) = (features.train.features.view(), features.test.features.view());
-                let some = test.slice(s![..test.nrows().min(SAMPLES), ..]);
-                counted.insert(task.key, Clean::new(train).outliers(some, train));
+                let some = test.select(Axis(0), &spread(test.nrows(), SAMPLES));
+                counted.insert(task.key, Clean::new(train).outliers(some.view(), train));
             }
         }
         Ok(counted)

@@ -81,7 +81,7 @@ pub fn all(evidence: &Evidence, provenance: &Provenance) -> Result<Vec<Figure>, 
         map::figure(evidence)?,
         classes::figure(evidence)?,
         bounds::figure(evidence)?,
-        curves::attacks(evidence)?,
+        curves::of_attacks(evidence)?,
         curves::pretraining(evidence)?,
         times::figure(provenance)?,
     ])

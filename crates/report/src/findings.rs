@@ -78,7 +78,7 @@ pub struct Comparison {
     pub p: Option<f64>,
     /// Number of seeds.
     pub seeds: usize,
-    /// What it says by itself.
+    /// Whether it is for the claim or against it, at the levels of the finding.
     pub verdict: Verdict,
 }
 
@@ -161,7 +161,7 @@ impl Question {
             (n, ..) => (
                 Verdict::Undecided,
                 format!(
-                    "{} of {n} comparisons {} it out; the rest is within chance.",
+                    "{} of {n} comparisons {} it out; the others do not tell.",
                     if for_it == 0 { "None".to_owned() } else { for_it.to_string() },
                     if for_it > 1 { "bear" } else { "bears" }
                 ),

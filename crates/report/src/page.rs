@@ -9,6 +9,7 @@ use crate::{
     findings::{Finding, Verdict},
     provenance::Provenance,
     setting,
+    statistics::Estimate,
     table::Table,
     tables, words,
 };
@@ -167,7 +168,8 @@ impl<'a> Page<'a> {
         html! {
             p {
                 "A finding is confirmed where every comparison shows what it claims at the level 0.05, one-sided; contradicted where one shows the \
-                 opposite at that level divided by the number of comparisons; otherwise undecided. Tests are over seeds."
+                 opposite at that level divided by the number of comparisons; otherwise undecided. Tests are over seeds, which share their extractor: what \
+                 they say is of this extractor."
             }
             @for (f, table) in &self.findings {
                 section.finding id=(f.id) {
@@ -221,10 +223,18 @@ fn headline(what: &str, case: &Case) -> Markup {
             p.how {
                 "Accuracy goes from " (mean(quantity::clean)) " to " (poisoned.map(|e| words::percent(e.mean)).unwrap_or_default()) " % with "
                 (words::share(case.eps_d())) " of poisons (" (case.label) ")."
-                @if let Some(flips) = case.mean(quantity::drop_of_flips) { " As many flipped labels cost " (words::number(100.0 * flips.mean, 1)) "." }
+                @if let Some((control, e)) = control(case) { " " (control) " " (words::number(100.0 * e.mean, 1)) "." }
             }
         }
     }
+}
+
+/// What an attack is compared with in a sentence. Noise is to make images useless, which is worse than not having them.
+fn control(case: &Case) -> Option<(&'static str, Estimate)> {
+    if case.replaces() {
+        return Some(("To train without these images costs", case.mean(quantity::drop_of_removed)?));
+    }
+    Some(("As many flipped labels cost", case.mean(quantity::drop_of_flips)?))
 }
 
 fn chip(verdict: Verdict) -> Markup {

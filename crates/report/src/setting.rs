@@ -33,7 +33,12 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
                 .filter(|_| on.is_some())
                 .map(|e| format!(", for {e} epochs"))
                 .unwrap_or_default();
-            format!("{}, {}{}{epochs}. No attacker changes it.", list(&arch), list(&trained), on.unwrap_or_default())
+            format!(
+                "{}, {}{}{epochs}. No attacker changes it. All seeds share it: what differs between them is all that comes after.",
+                list(&arch),
+                list(&trained),
+                on.unwrap_or_default()
+            )
         }
     };
     said.push(("Extractor", extractor));
@@ -75,12 +80,12 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
     };
     said.push(("Pre-training", pretraining.to_owned()));
 
-    let decay = text("target-params", "weight_decay").map(|d| format!(", weight decay {d}")).unwrap_or_default();
-    let victims: Vec<String> = every(&|c| Some(victim(c.victim()).to_owned()));
-    said.push((
-        "Victim",
-        format!("{}{decay}. Trained from scratch on clean data and poisons together.", capital(&list(&victims))),
-    ));
+    let decay = text("target-params", "weight_decay").map(|d| format!(" (weight decay {d})")).unwrap_or_default();
+    let victims: Vec<String> = every(&|c| {
+        let decay = if c.victim().starts_with("linear") { decay.as_str() } else { "" };
+        Some(victim(c.victim()).to_owned() + decay)
+    });
+    said.push(("Victim", format!("{}. Trained anew on clean data and poisons together.", capital(&list(&victims)))));
 
     let budgets: Vec<String> = every(&|c| Some(share(c.eps_d())));
     let train = first("dataset.downstream", "train").and_then(Value::as_u64);

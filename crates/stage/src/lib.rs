@@ -91,11 +91,11 @@ pub trait Stage: Send + Sync + 'static {
         port.need
     }
 
-    /// Whether the stage can read for a role what was made with these parameters of the node that fills it.
+    /// Whether a stage with these parameters can read for a role what was made with those of the node that fills it.
     ///
     /// # Errors
     /// Why it cannot.
-    fn accepts(_port: &Port, _made_with: &Value) -> Result<(), ParamError> {
+    fn accepts(_params: &Self::Params, _port: &Port, _made_with: &Value) -> Result<(), ParamError> {
         Ok(())
     }
 
@@ -131,11 +131,11 @@ pub trait AnyStage: Send + Sync {
     /// # Errors
     /// The parameters are not those of the stage.
     fn need(&self, params: &Value, port: &Port) -> Result<Need, StageError>;
-    /// [`Stage::accepts`].
+    /// [`Stage::accepts`], from parsed parameters.
     ///
     /// # Errors
     /// Why the stage cannot read it.
-    fn accepts(&self, port: &Port, made_with: &Value) -> Result<(), ParamError>;
+    fn accepts(&self, params: &Value, port: &Port, made_with: &Value) -> Result<(), ParamError>;
     /// Checks a spec's table for this stage and returns it whole: defaults filled in, numbers in one form.
     ///
     /// # Errors
@@ -265,8 +265,8 @@ impl<S: Stage> AnyStage for Erased<S> {
     fn need(&self, params: &Value, port: &Port) -> Result<Need, StageError> {
         Ok(S::need(&typed(params)?, port))
     }
-    fn accepts(&self, port: &Port, made_with: &Value) -> Result<(), ParamError> {
-        S::accepts(port, made_with)
+    fn accepts(&self, params: &Value, port: &Port, made_with: &Value) -> Result<(), ParamError> {
+        S::accepts(&typed(params)?, port, made_with)
     }
     fn parse(&self, table: Value) -> Result<Value, ParamError> {
         let params: S::Params = typed(&table)?;

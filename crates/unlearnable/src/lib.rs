@@ -144,6 +144,11 @@ inputs! {
     }
 }
 
+/// Name of the attack, in results.
+pub const NAME: &str = "error-minimizing";
+/// What its objective counts.
+pub const SHOWN: &str = "the training loss with noise";
+
 /// The stage.
 pub struct Stage;
 
@@ -170,7 +175,7 @@ impl hemlock_stage::Stage for Stage {
         params.against == Against::EndToEnd || params.eps_d < 1.0
     }
 
-    fn accepts(port: &Port, made_with: &Value) -> Result<(), ParamError> {
+    fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         extracted(port, made_with)
     }
 
@@ -220,7 +225,7 @@ impl hemlock_stage::Stage for Stage {
             images,
             pixels: None,
             fits,
-            attack: "error-minimizing".to_owned(),
+            attack: NAME.to_owned(),
             method: params.noise.name().to_owned(),
             objective: curve.last().map_or(f64::NAN, |point| point.objective),
             clean_label: true,

@@ -1,7 +1,7 @@
 //! Nearest neighbours: a victim without parameters.
 
 use super::Train;
-use crate::training::{Change, Setting};
+use crate::training::{Edit, Setting};
 use hemlock_artifact::Outcome;
 use hemlock_pretrain::knn;
 use hemlock_stage::{ParamError, StageError};
@@ -29,15 +29,15 @@ impl Knn {
 }
 
 impl Train for &Knn {
-    fn train(&self, _: &str, setting: &Setting, change: &Change) -> Result<Outcome, StageError> {
+    fn train(&self, _: &str, setting: &Setting, edit: &Edit) -> Result<Outcome, StageError> {
         let (clean, test) = (&setting.features.train, &setting.features.test);
         let all = || (0..clean.labels.len()).collect();
-        let kept: Vec<usize> = change.kept(clean.labels.len()).unwrap_or_else(all);
-        let added = change.features.mapv(|z| z as f32);
+        let kept: Vec<usize> = edit.kept(clean.labels.len()).unwrap_or_else(all);
+        let added = edit.features.mapv(|z| z as f32);
         let samples: Array2<f32> =
             concatenate(Axis(0), &[clean.features.view().select(Axis(0), &kept).view(), added.view()])
                 .map_err(|e| StageError::internal(format!("poisons have another dimension: {e}")))?;
-        let labels: Vec<u32> = kept.iter().map(|i| clean.labels[*i]).chain(change.labels.iter().copied()).collect();
+        let labels: Vec<u32> = kept.iter().map(|i| clean.labels[*i]).chain(edit.labels.iter().copied()).collect();
         let predicted = knn::predict(self.neighbors, (samples, &labels), test.features.view().to_owned());
         Ok(Outcome {
             accuracy: setting.accuracy(&predicted),

@@ -1,7 +1,7 @@
 //! Linear heads.
 
 use super::Train;
-use crate::training::{Change, Setting, on_samples};
+use crate::training::{Edit, Setting, on_samples};
 use hemlock_artifact::{Accuracy, Outcome};
 use hemlock_head::{
     FitOptions, Head, SgdOptions, accuracy, fit, fit_sgd, loss_and_gradient, mean_loss, norm, per_class_accuracy,
@@ -83,7 +83,7 @@ pub(crate) fn measure(head: Head, setting: &Setting) -> Result<Outcome, StageErr
 }
 
 impl Train for &Exact {
-    fn train(&self, what: &str, setting: &Setting, change: &Change) -> Result<Outcome, StageError> {
+    fn train(&self, what: &str, setting: &Setting, edit: &Edit) -> Result<Outcome, StageError> {
         let options = FitOptions {
             gradient_tolerance: self.tolerance,
             max_iterations: self.max_iterations as usize,
@@ -91,7 +91,7 @@ impl Train for &Exact {
         };
         let ctx = setting.ctx;
         let bar = ctx.progress.start(what, 0, "steps");
-        let trained = on_samples(setting, change, |samples| {
+        let trained = on_samples(setting, edit, |samples| {
             Ok(fit(samples, &options, &|step, gradient| {
                 bar.at(step as u64);
                 bar.say(format!("gradient norm {gradient:.1e}"));
@@ -114,7 +114,7 @@ impl Train for &Exact {
 }
 
 impl Train for &Sgd {
-    fn train(&self, what: &str, setting: &Setting, change: &Change) -> Result<Outcome, StageError> {
+    fn train(&self, what: &str, setting: &Setting, edit: &Edit) -> Result<Outcome, StageError> {
         let Sgd { epochs, batch, learning_rate, momentum } = **self;
         let ctx = setting.ctx;
         let weight_decay = setting.weight_decay;
@@ -122,7 +122,7 @@ impl Train for &Sgd {
         let test = setting.features.test.samples(setting.classes())?;
         let bar = ctx.progress.start(what, epochs.into(), "epochs");
         let mut curve = Vec::new();
-        let (head, gradient_norm) = on_samples(setting, change, |samples| {
+        let (head, gradient_norm) = on_samples(setting, edit, |samples| {
             let head = fit_sgd(samples, &options, &mut |epoch, head, loss| {
                 bar.at(u64::from(epoch) + 1);
                 bar.say(format!("loss {loss:.4}"));

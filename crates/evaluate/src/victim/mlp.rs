@@ -1,7 +1,7 @@
 //! A head with a hidden layer.
 
 use super::Train;
-use crate::training::{Change, Setting, on_samples};
+use crate::training::{Edit, Setting, on_samples};
 use burn::{
     module::Module,
     nn::{Initializer, Linear, LinearConfig},
@@ -93,10 +93,10 @@ fn tensor(rows: ArrayView2<f32>, device: &Device) -> Tensor<2> {
 }
 
 impl Train for &Mlp {
-    fn train(&self, what: &str, setting: &Setting, change: &Change) -> Result<Outcome, StageError> {
+    fn train(&self, what: &str, setting: &Setting, edit: &Edit) -> Result<Outcome, StageError> {
         let Mlp { hidden, epochs, batch, learning_rate, weight_decay } = **self;
         let (ctx, classes) = (setting.ctx, setting.classes());
-        let (features, labels) = on_samples(setting, change, |samples| {
+        let (features, labels) = on_samples(setting, edit, |samples| {
             let parts: Vec<Array2<f32>> = samples.iter().map(|part| part.to_f64().mapv(|z| z as f32)).collect();
             let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
             let features = concatenate(Axis(0), &views).map_err(|e| StageError::internal(e.to_string()))?;

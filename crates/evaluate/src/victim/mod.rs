@@ -11,11 +11,13 @@ pub use linear::{Exact, Sgd};
 pub use mlp::Mlp;
 pub use network::Network;
 
-use crate::training::{Change, Setting};
+use crate::training::{Edit, Setting};
 use hemlock_artifact::{Dataset, Extractor, Features, Outcome, TargetParams, Victim};
+use hemlock_invert::extracted;
 use hemlock_stage::{Context, Need, ParamError, Port, StageError, inputs};
 use network::Origin;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Parameters of the stage: who the victim is, and how it trains.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,8 +52,8 @@ pub(crate) trait Train {
         false
     }
 
-    /// Trains from scratch on the clean data as `change` says. `what` names the bar that shows how far it is.
-    fn train(&self, what: &str, setting: &Setting, change: &Change) -> Result<Outcome, StageError>;
+    /// Trains from scratch on the clean data as it is edited. `what` names the bar that shows how far it is.
+    fn train(&self, what: &str, setting: &Setting, edit: &Edit) -> Result<Outcome, StageError>;
 }
 
 impl Params {
@@ -81,13 +83,24 @@ impl Params {
         }
     }
 
-    /// The victim when it trains on clean data; a linear one on the attacker's own features is the attacker's clean head.
+    /// With every default that depends on the kind.
+    fn resolved(&self) -> Self {
+        match self {
+            Self::LastBlock(network) => Self::LastBlock(network.resolved(Origin::LastBlock)),
+            Self::FineTune(network) => Self::FineTune(network.resolved(Origin::FineTune)),
+            Self::EndToEnd(network) => Self::EndToEnd(network.resolved(Origin::Scratch)),
+            others => others.clone(),
+        }
+    }
+
+    /// The victim when it trains on clean data; a linear one on the attacker's own features is the attacker's clean head, if that is
+    /// trained as far.
     pub(crate) fn clean(&self, setting: &Setting, target: Option<&TargetParams>) -> Result<Outcome, StageError> {
         match (self, target) {
-            (Self::Linear(exact), Some(target)) => {
+            (Self::Linear(exact), Some(target)) if target.clean_gradient_norm <= exact.tolerance => {
                 exact.outcome(target.clean.clone(), target.clean_gradient_norm, setting)
             }
-            _ => self.victim().train("clean data", setting, &Change::none(setting)),
+            _ => self.victim().train("clean data", setting, &Edit::none(setting)),
         }
     }
 }
@@ -109,9 +122,9 @@ inputs! {
     pub struct Inputs {
         /// Features of the downstream dataset, as the attacker has them.
         features: Features = "features",
-        /// The clean head, and the weight decay.
-        target: TargetParams = "target-params",
         ; optional {
+            /// The clean head, and the weight decay; of linear victims.
+            target: TargetParams = "target-params",
             /// Features by the extractor that is deployed, where it is not the attacker's.
             deployed_features: Features = "deployed.features",
             /// Downstream images.
@@ -129,12 +142,16 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "victim";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;
     type Inputs = Inputs;
     type Output = Victim;
+
+    fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
+        serde_json::to_value(params.resolved())
+    }
 
     fn seeded(params: &Params) -> bool {
         !matches!(params, Params::Linear(_) | Params::Knn(_))
@@ -145,10 +162,26 @@ impl hemlock_stage::Stage for Stage {
     }
 
     fn need(params: &Params, port: &Port) -> Need {
+        let linear = matches!(params, Params::Linear(_) | Params::LinearSgd(_));
         match port.role {
+            "target" => {
+                if linear {
+                    Need::Required
+                } else {
+                    Need::Unread
+                }
+            }
             "dataset" | "extractor" if params.victim().reads_images() => Need::Required,
             "dataset" | "extractor" | "deployed_extractor" if !params.victim().reads_images() => Need::Unread,
             _ => port.need,
+        }
+    }
+
+    fn accepts(params: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
+        match port.role {
+            "features" if !params.victim().reads_images() => Ok(()),
+            "features" | "deployed_features" => extracted(port, made_with),
+            _ => Ok(()),
         }
     }
 
@@ -158,13 +191,14 @@ impl hemlock_stage::Stage for Stage {
             features: deployed_features.as_ref().unwrap_or(&features),
             images: dataset.as_ref(),
             extractor: deployed_extractor.as_ref().or(extractor.as_ref()),
-            weight_decay: target.weight_decay,
+            // Read by linear heads alone, and those have a target.
+            weight_decay: target.as_ref().map_or(0.0, |target| target.weight_decay),
             ctx,
         };
-        let own = deployed_features.is_none().then_some(&target);
+        let own = target.as_ref().filter(|_| deployed_features.is_none());
         Ok(Victim {
             kind: params.kind().to_owned(),
-            params: serde_json::to_string(params).map_err(|e| StageError::internal(e.to_string()))?,
+            params: serde_json::to_string(&params.resolved()).map_err(|e| StageError::internal(e.to_string()))?,
             clean: params.clean(&setting, own)?,
         })
     }

@@ -1,8 +1,8 @@
 //! Networks that train on images: the extractor's last block, all of it, or another one of its architecture from scratch.
 
 use super::Train;
-use crate::training::{Change, Setting};
-use hemlock_artifact::Outcome;
+use crate::training::{Edit, Setting};
+use hemlock_artifact::{Accuracy, Outcome};
 use hemlock_models::{Arch, open_device, open_extractor};
 use hemlock_pretrain::{ClassifierConfig, Labelled, Start, classifier};
 use hemlock_stage::{ErrorKind, ParamError, StageError};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub struct Network {
     /// Passes over the training set.
     pub epochs: usize,
-    /// Images of a step.
+    /// Images of a step; all that there are where an attack leaves fewer.
     pub batch: usize,
     /// Largest learning rate; absent: 0.2 from scratch, 0.1 from pre-trained weights.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,7 +41,7 @@ pub(super) enum Origin {
 }
 
 /// A network, from its origin.
-pub(super) struct From<'a> {
+pub(super) struct Variant<'a> {
     network: &'a Network,
     origin: Origin,
 }
@@ -54,16 +54,22 @@ impl Default for Network {
 }
 
 impl Network {
+    /// With what is absent as it is for that origin.
+    pub(super) fn resolved(&self, origin: Origin) -> Self {
+        let ClassifierConfig { learning_rate, min_area, flip, .. } = self.from(origin).config(0);
+        Self { learning_rate: Some(learning_rate), min_area: Some(min_area), flip: Some(flip), ..self.clone() }
+    }
+
     pub(super) fn check(&self) -> Result<(), ParamError> {
         self.from(Origin::Scratch).config(0).check()
     }
 
-    pub(super) fn from(&self, origin: Origin) -> From<'_> {
-        From { network: self, origin }
+    pub(super) fn from(&self, origin: Origin) -> Variant<'_> {
+        Variant { network: self, origin }
     }
 }
 
-impl From<'_> {
+impl Variant<'_> {
     fn config(&self, seed: u64) -> ClassifierConfig {
         let Network { epochs, batch, learning_rate, weight_decay, warmup_epochs, min_area, flip } = *self.network;
         let usual = match self.origin {
@@ -77,21 +83,21 @@ impl From<'_> {
     }
 }
 
-impl Train for From<'_> {
+impl Train for Variant<'_> {
     fn reads_images(&self) -> bool {
         true
     }
 
-    fn train(&self, what: &str, setting: &Setting, change: &Change) -> Result<Outcome, StageError> {
+    fn train(&self, what: &str, setting: &Setting, edit: &Edit) -> Result<Outcome, StageError> {
         let (Some(dataset), Some(extractor)) = (setting.images, setting.extractor) else {
             return Err(StageError::internal("a network was to train without images or an extractor"));
         };
-        let Some(added) = &change.images else {
+        let Some(added) = &edit.images else {
             return Err(StageError::internal("a network was to train on features"));
         };
         let ctx = setting.ctx;
         let train = &dataset.train;
-        let kept = change.kept(train.len()).map(|kept| {
+        let kept = edit.kept(train.len()).map(|kept| {
             let labels: Vec<u32> = kept.iter().map(|i| train.labels[*i]).collect();
             (train.pixels.view().select(Axis(0), &kept), labels)
         });
@@ -99,7 +105,7 @@ impl Train for From<'_> {
             Some((pixels, labels)) => Labelled { pixels: pixels.view(), labels },
             None => Labelled::from(train),
         };
-        let images = [clean, Labelled { pixels: added.view(), labels: &change.labels }];
+        let images = [clean, Labelled { pixels: added.view(), labels: &edit.labels }];
         let (opened, device);
         let start = match self.origin {
             Origin::Scratch => {
@@ -113,14 +119,18 @@ impl Train for From<'_> {
             }
         };
         let (mut predicted, mut epochs) = (Vec::new(), Vec::new());
-        let config = self.config(ctx.seed);
+        let mut config = self.config(ctx.seed);
+        if kept.is_some() {
+            config.batch = config.batch.min(images.iter().map(|part| part.labels.len()).sum());
+        }
+        let accuracy = |predicted: &[u32]| Accuracy::of(predicted, &dataset.test.labels, setting.classes());
         classifier::train(start, &config, setting.classes(), &images, what, ctx, &mut |_, _, trained| {
             predicted = trained.predict(dataset.test.pixels.view(), ctx)?;
-            epochs.push(setting.accuracy(&predicted).overall);
+            epochs.push(accuracy(&predicted).overall);
             Ok(())
         })?;
         Ok(Outcome {
-            accuracy: setting.accuracy(&predicted),
+            accuracy: accuracy(&predicted),
             epochs,
             clean_loss: None,
             gradient_norm: None,

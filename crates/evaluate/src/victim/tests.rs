@@ -40,7 +40,7 @@ fn in_setting<T>(run: impl FnOnce(&Setting) -> T) -> T {
 #[test]
 fn a_hidden_layer_tells_apart_what_a_linear_head_cannot() {
     in_setting(|setting| {
-        let none = Change::none(setting);
+        let none = Edit::none(setting);
         let linear = Params::default().victim().train("linear", setting, &none).unwrap();
         let mlp = Mlp { epochs: 60, batch: 20, learning_rate: 1e-2, ..Mlp::default() };
         let mlp = (&mlp).train("mlp", setting, &none).unwrap();
@@ -57,16 +57,16 @@ fn a_change_is_what_is_added_and_what_is_left_out() {
     in_setting(|setting| {
         let rows: Vec<usize> = (0..100).collect();
         let samples = setting.features.train.samples(2).unwrap();
-        let change = |ring: bool| Change {
+        let change = |ring: bool| Edit {
             features: samples.select(&rows),
             labels: rows.iter().map(|row| (row % 2) as u32 | u32::from(ring)).collect(),
             without: rows.iter().map(|row| *row as u32).collect(),
-            ..Change::none(setting)
+            ..Edit::none(setting)
         };
         for kind in ["linear", "knn"] {
             let params: Params = serde_json::from_value(serde_json::json!({ "kind": kind })).unwrap();
-            let train = |change: &Change| params.victim().train(kind, setting, change).unwrap();
-            let (clean, same, flipped) = (train(&Change::none(setting)), train(&change(false)), train(&change(true)));
+            let train = |edit: &Edit| params.victim().train(kind, setting, edit).unwrap();
+            let (clean, same, flipped) = (train(&Edit::none(setting)), train(&change(false)), train(&change(true)));
             assert_eq!(clean.accuracy, same.accuracy, "{kind}");
             assert_ne!(clean.accuracy, flipped.accuracy, "{kind}");
         }

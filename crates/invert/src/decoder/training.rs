@@ -78,7 +78,7 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = Inputs;
     type Output = hemlock_artifact::Decoder;
 
-    fn accepts(port: &Port, made_with: &Value) -> Result<(), ParamError> {
+    fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         extracted(port, made_with)
     }
 

@@ -35,7 +35,7 @@ impl Default for Follower {
 
 impl Attack for Tgda {
     const NAME: &'static str = "tgda";
-    const SHOWN: &'static str = "the cross-entropy of the head that descends";
+    const SHOWN: &'static str = "the cross-entropy of the head that trains meanwhile";
     const DEFAULTS: Defaults = bilevel::Bilevel::DEFAULTS;
 
     fn check(&self) -> Result<(), ParamError> {

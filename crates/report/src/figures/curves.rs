@@ -5,24 +5,23 @@ use crate::{
     Case, ReportError,
     chart::{Axis, Chart, Drawn, MOST, Point, Series},
     evidence::Evidence,
-    findings::unlearnable,
     words,
 };
 use hemlock_artifact::{CurvePoint, Extractor, PoisonFeatures, Poisons};
+use hemlock_poison_features::attacks;
 
 fn points(curve: &[CurvePoint]) -> Vec<Point> {
     curve.iter().map(|p| Point { x: f64::from(p.step), y: p.objective, spread: 0.0 }).collect()
 }
 
 /// What an attack's objective counts.
-fn objective(aim: &str) -> &'static str {
-    match aim {
-        "gradient-canceling" => "Gradient left, share of the clean one",
-        "bilevel" => "Smoothed error of the retrained head",
-        "tgda" => "Cross-entropy of the head, nats",
-        unlearnable::NOISE => "Training loss with noise, nats",
-        _ => "Objective",
-    }
+fn objective(aim: &str) -> String {
+    let shown = match attacks::find(aim) {
+        Some(attack) => attack.shown(),
+        None if aim == hemlock_unlearnable::NAME => hemlock_unlearnable::SHOWN,
+        None => "objective",
+    };
+    words::capital(shown.strip_prefix("the ").unwrap_or(shown))
 }
 
 /// Curves of one objective at one stage.
@@ -34,7 +33,7 @@ struct Panel {
 }
 
 /// Objectives of attacks along their steps.
-pub fn attacks(evidence: &Evidence) -> Result<Figure, ReportError> {
+pub fn of_attacks(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "attack-curves",
         "How attacks went",

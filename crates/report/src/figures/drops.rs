@@ -9,16 +9,18 @@ use crate::{
     words,
 };
 
+/// Parameters that hold images back, and what comes with them: longer steps for freer pixels.
+const LIMITS: [&str; 4] = ["linf", "beta", "free", "step"];
 const DROP: &str = "Accuracy drop, points";
 
-/// Cases that agree in all but a parameter, and what names them.
+/// Cases that agree in all but some parameters, and what names them.
 type Sweep<'c> = (String, Vec<&'c Case>);
 
-/// The sweeps over a parameter.
-fn sweeps<'c>(cases: &[&'c Case], apart_from: &str, by: fn(&Case) -> f64) -> Vec<Sweep<'c>> {
+/// The sweeps over some parameters, in the order of a number.
+fn sweeps<'c>(cases: &[&'c Case], apart_from: &[&str], by: fn(&Case) -> f64) -> Vec<Sweep<'c>> {
     let mut sweeps: Vec<(String, String, Vec<&Case>)> = Vec::new();
     for case in cases {
-        let rest = case.rows[0].attack.clone() + &case.text(|_, field| field != apart_from);
+        let rest = case.rows[0].attack.clone() + &case.text(|_, field| !apart_from.contains(&field));
         match sweeps.iter_mut().find(|(r, ..)| *r == rest) {
             Some((.., sweep)) => sweep.push(case),
             None => sweeps.push((rest, case.label_without(apart_from), vec![case])),
@@ -28,7 +30,14 @@ fn sweeps<'c>(cases: &[&'c Case], apart_from: &str, by: fn(&Case) -> f64) -> Vec
         sweep.sort_by(|a, b| by(a).total_cmp(&by(b)));
         (name, sweep)
     });
-    swept.filter(|(_, sweep)| sweep.len() > 1).collect()
+    swept.collect()
+}
+
+/// The first sweeps, and what is said of those for which a chart has no room.
+fn first<'c>(mut sweeps: Vec<Sweep<'c>>, most: usize) -> (Vec<Sweep<'c>>, Option<String>) {
+    let out = sweeps.len().saturating_sub(most);
+    sweeps.truncate(most);
+    (sweeps, (out > 0).then(|| format!(" Not drawn: {}.", words::count(out, "more line"))))
 }
 
 fn points(cases: &[&Case], x: fn(&Case) -> f64, y: Quantity, scale: f64) -> Vec<Point> {
@@ -67,15 +76,28 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
     );
     for scene in evidence.scenes() {
         let mut panels: Vec<(String, Vec<Sweep>)> = Vec::new();
-        for (name, sweep) in sweeps(&scene.cases, "eps_d", Case::eps_d) {
+        for (name, sweep) in sweeps(&scene.cases, &["eps_d"], Case::eps_d).into_iter().filter(|(_, s)| s.len() > 1) {
             let limit = limit(sweep[0]);
             match panels.iter_mut().find(|(l, _)| *l == limit) {
                 Some((_, sweeps)) => sweeps.push((name, sweep)),
                 None => panels.push((limit, vec![(name, sweep)])),
             }
         }
-        for (limit, mut sweeps) in panels {
-            sweeps.truncate(MOST - 1);
+        for (limit, sweeps) in panels {
+            // Flipped labels in the place of all others are no yardstick for noise.
+            let mut flipped: Vec<Sweep> = Vec::new();
+            for (_, sweep) in sweeps.iter().filter(|(_, sweep)| !sweep[0].replaces()) {
+                if !flipped.iter().any(|(_, other)| other[0].victim() == sweep[0].victim()) {
+                    flipped.push((sweep[0].victim().to_owned(), sweep.clone()));
+                }
+            }
+            flipped.truncate(MOST / 2);
+            if let [(name, _)] = flipped.as_mut_slice() {
+                "flipped labels".clone_into(name);
+            } else {
+                flipped.iter_mut().for_each(|(name, _)| *name = format!("flipped labels, {name} victim"));
+            }
+            let (sweeps, left_out) = first(sweeps, MOST - flipped.len());
             let mut told = Vec::new();
             let mut draw = |name: &str, sweep: &[&Case], drop: Quantity, style| {
                 let points = points(sweep, |c| 100.0 * c.eps_d(), drop, 100.0);
@@ -85,9 +107,9 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
             let attacks = sweeps.iter().enumerate();
             let mut series: Vec<Series> =
                 attacks.map(|(style, (name, sweep))| draw(name, sweep, quantity::drop, style)).collect();
-            // Flipped labels in the place of all others are no yardstick for noise.
-            let flipped = sweeps.first().filter(|(_, sweep)| !sweep[0].replaces());
-            series.extend(flipped.map(|(_, sweep)| draw("flipped labels", sweep, quantity::drop_of_flips, MOST - 1)));
+            let controls = flipped.iter().enumerate();
+            series.extend(controls.map(|(i, (name, sweep))| draw(name, sweep, quantity::drop_of_flips, MOST - 1 - i)));
+            figure.caption += &left_out.unwrap_or_default();
             let chart = Chart {
                 title: titled(evidence, &scene.name, &limit),
                 x: Axis::log("Poisons, % of the clean count (logarithmic)"),
@@ -108,7 +130,7 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
         "Drop against visibility",
         "Accuracy that images cost, over how much they differ from those that they are made of, with as many poisons each: peak signal-to-noise \
          ratio (further right: less visible) and the largest change of a pixel (further left: less visible). Feature-targeted attacks and \
-         those on pixels share the axes: at equal visibility, whoever is higher is stronger. Lines join an attack's limits. Error bars: \
+         those on pixels share the axes: at equal visibility, whoever is higher is stronger. Lines join what differs in the limits on pixels alone. Error bars: \
          standard deviation over seeds.",
     );
     for scene in evidence.scenes() {
@@ -119,28 +141,23 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
         if cases.len() < 2 {
             continue;
         }
-        let mut attacks: Vec<String> = Vec::new();
-        for case in &cases {
-            if !attacks.contains(&case.attack()) {
-                attacks.push(case.attack());
-            }
-        }
+        let (attacks, left_out) = first(sweeps(&cases, &[&LIMITS[..], &["eps_d"]].concat(), Case::beta), MOST);
         let axes: [(Quantity, Axis, &str); 2] = [
             (quantity::psnr, Axis::linear("PSNR, dB"), "PSNR"),
             (quantity::linf, Axis::log("L∞, grey levels of 255 (logarithmic)"), "L∞"),
         ];
+        figure.caption += &left_out.unwrap_or_default();
         for (seen, x, name) in axes {
             let mut told = Vec::new();
-            let series = attacks.iter().take(MOST).enumerate().map(|(style, attack)| {
-                let of = cases.iter().filter(|c| c.attack() == *attack);
+            let series = attacks.iter().enumerate().map(|(style, (name, cases))| {
                 let point = |c: &&Case| {
                     let (x, y) = (c.mean(seen)?, c.mean(quantity::drop_on_images)?);
                     Some(Point { x: x.mean, y: 100.0 * y.mean, spread: 100.0 * y.std })
                 };
-                let mut points: Vec<Point> = of.filter_map(point).collect();
+                let mut points: Vec<Point> = cases.iter().filter_map(point).collect();
                 points.sort_by(|a, b| a.x.total_cmp(&b.x));
-                told.push(tell(attack, &points, "points"));
-                Series { name: attack.clone(), points, drawn: Drawn::Line, style }
+                told.push(tell(name, &points, "points"));
+                Series { name: name.clone(), points, drawn: Drawn::Line, style }
             });
             let chart = Chart {
                 series: series.collect(),
@@ -170,11 +187,12 @@ pub fn over_beta(evidence: &Evidence) -> Result<Figure, ReportError> {
     for scene in evidence.scenes() {
         let cases: Vec<&Case> =
             scene.cases.iter().copied().filter(|c| c.linf().is_none() && c.making().is_some()).collect();
-        let mut sweeps = sweeps(&cases, "beta", Case::beta);
-        sweeps.truncate(MOST);
+        let swept = sweeps(&cases, &["beta"], Case::beta).into_iter().filter(|(_, sweep)| sweep.len() > 1);
+        let (sweeps, left_out) = first(swept.collect(), MOST);
         if sweeps.is_empty() {
             continue;
         }
+        figure.caption += &left_out.unwrap_or_default();
         let (names, betas) = levels(&sweeps);
         for (q, title, unit, scale) in
             [(quantity::drop_on_images as Quantity, DROP, "drop", 100.0), (quantity::psnr, "PSNR, dB", "PSNR", 1.0)]

@@ -9,6 +9,7 @@ use crate::{
     words,
 };
 use hemlock_artifact::{Features, PoisonFeatures, Poisons};
+use hemlock_head::spread;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis as Along};
 
 /// Points that are drawn of a set, and samples that components are taken from.
@@ -89,12 +90,6 @@ fn draw(evidence: &Evidence, figure: &mut Figure, scene: &str, case: &Case) -> R
         references: Vec::new(),
     };
     figure.chart(&chart, &told)
-}
-
-/// Numbers below `n`, `most` at most, evenly spread.
-fn spread(n: usize, most: usize) -> Vec<usize> {
-    let count = n.min(most);
-    (0..count).map(|i| i * n / count).collect()
 }
 
 /// The two principal components of some samples.

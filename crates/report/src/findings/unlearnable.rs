@@ -12,8 +12,6 @@ const QUESTION: Question = Question {
     needs: "error-minimising noise against end-to-end training, with an end-to-end victim and a linear one on the frozen extractor",
 };
 
-/// Name of the attack.
-pub const NOISE: &str = "error-minimizing";
 /// Who trains the whole network: as a victim, and as whom noise is made against.
 pub const END_TO_END: &str = "end-to-end";
 
@@ -29,7 +27,7 @@ pub fn against(case: &Case) -> Option<&str> {
 pub fn kinds(cases: &[Case]) -> Vec<Vec<&Case>> {
     groups(cases, |case| {
         let kept = |node: &str, field: &str| node != "victim" && (node != "unlearnable" || !AGAINST.contains(&field));
-        (case.aim() == NOISE).then(|| case.text(kept))
+        (case.aim() == hemlock_unlearnable::NAME).then(|| case.text(kept))
     })
 }
 
