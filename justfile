@@ -3,12 +3,16 @@
 #   just pipeline quickstart
 #   just set='poison-features.eps_d=[0.01,0.03] seeds=[0]' pipeline quickstart
 #   just backend=wgpu pipeline finetune-cifar10
+#   just jobs=4 pipeline findings
 
 # Backend to compute on: flex (CPU), wgpu, cuda, cpu. A cargo feature of the same name is compiled in.
 backend := "flex"
 
 # Overrides of the spec, separated by spaces: stage.field=value
 set := ""
+
+# Tasks to run side by side; they share the threads of the processor
+jobs := "1"
 
 target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
 overrides := if set == "" { "" } else { "--set '" + replace(set, " ", "' --set '") + "'" }
@@ -30,62 +34,67 @@ data NAME *ARGS: build
 # Choose, split and decode images
 [group('1')]
 dataset NAME *ARGS: build
-    @{{hemlock}} dataset {{NAME}} {{overrides}} {{ARGS}}
+    @{{hemlock}} dataset {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Train an extractor, or import one
 [group('2')]
 pretrain NAME *ARGS: (dataset NAME)
-    @{{hemlock}} pretrain {{NAME}} {{overrides}} {{ARGS}}
+    @{{hemlock}} pretrain {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Extract features of the downstream dataset, or import them
 [group('3')]
 features NAME *ARGS: (pretrain NAME)
-    @{{hemlock}} features {{NAME}} {{overrides}} {{ARGS}}
+    @{{hemlock}} features {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Train the clean head, and corrupt it into the attacker's target
 [group('4')]
 target-params NAME *ARGS: (features NAME)
-    @{{hemlock}} target-params {{NAME}} {{overrides}} {{ARGS}}
+    @{{hemlock}} target-params {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Find features that corrupt the retrained head
 [group('5')]
 poison-features NAME *ARGS: (target-params NAME)
-    @{{hemlock}} poison-features {{NAME}} {{overrides}} {{ARGS}}
+    @{{hemlock}} poison-features {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Train a network that turns features back into images
 [group('6')]
 decoder NAME *ARGS: (poison-features NAME)
-    @{{hemlock}} decoder {{NAME}} {{overrides}} {{ARGS}}
+    @{{hemlock}} decoder {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Find images with the poisoned features
 [group('7')]
 invert NAME *ARGS: (decoder NAME)
-    @{{hemlock}} invert {{NAME}} {{overrides}} {{ARGS}}
+    @{{hemlock}} invert {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Find poisoned images in pixels, with no features aimed at
 [group('7')]
 poison-images NAME *ARGS: (invert NAME)
-    @{{hemlock}} poison-images {{NAME}} {{overrides}} {{ARGS}}
+    @{{hemlock}} poison-images {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Find noise that makes images teach nothing
 [group('7')]
 unlearnable NAME *ARGS: (poison-images NAME)
-    @{{hemlock}} unlearnable {{NAME}} {{overrides}} {{ARGS}}
+    @{{hemlock}} unlearnable {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Train victims on clean data
 [group('8')]
 victim NAME *ARGS: (unlearnable NAME)
-    @{{hemlock}} victim {{NAME}} {{overrides}} {{ARGS}}
+    @{{hemlock}} victim {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Retrain victims on poisons and measure them
 [group('8')]
 evaluate NAME *ARGS: (victim NAME)
-    @{{hemlock}} evaluate {{NAME}} {{overrides}} {{ARGS}}
+    @{{hemlock}} evaluate {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # All stages, and the result table
 [group('9')]
 pipeline NAME: (evaluate NAME)
     @{{hemlock}} results {{NAME}} {{overrides}}
+
+# Hand what is left to a cluster: just submit slurm NAME, or hyperqueue (--dry-run prints it; docs/cluster.md)
+[group('9')]
+submit ENGINE NAME *ARGS: build
+    @{{hemlock}} submit {{ENGINE}} {{NAME}} {{overrides}} {{ARGS}}
 
 # Print the result table (--json: one object a line)
 [group('9')]
@@ -129,7 +138,7 @@ diff A B *ARGS: build
 
 # Everything CI runs, cheapest first
 [group('develop')]
-test: lint unit quickstart test-wgpu check-cuda
+test: lint unit quickstart test-cluster test-wgpu check-cuda
 
 # Formatting, clippy, documentation
 [group('develop')]
@@ -148,6 +157,12 @@ unit:
 [group('develop')]
 quickstart: build
     tests/quickstart.sh {{hemlock}}
+
+# A tiny pipeline on Slurm and on HyperQueue, whose tasks, workers and controllers are killed. Says so where they are not there
+[group('develop')]
+test-cluster: build
+    tests/cluster/slurm.sh {{quote(target / "release" / "hemlock")}}
+    tests/cluster/hyperqueue.sh {{quote(target / "release" / "hemlock")}}
 
 # A tiny pipeline on wgpu, and its difference to flex. Says so where there is no adapter
 [group('develop')]

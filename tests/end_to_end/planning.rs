@@ -152,3 +152,37 @@ fn a_recipe_stands_in_for_tables() {
     house.spec("cook", &format!("{TINY}{}", recipes.replace("paper.target-params", "paper.target-parms")));
     house.fails("plan cook", 2, &["recipe `paper`", "target-parms"]);
 }
+
+#[test]
+fn what_tasks_take_is_checked_and_handed_over() {
+    let house = House::new();
+    let resources = "[resources]\ncpus = 2\noptions = [\"--account=lab\"]\n[resources.pretrain]\ntime = \"0:30:00\"\n";
+    house.spec("cluster", &format!("{TINY}{resources}"));
+    // No key depends on it.
+    house.ok("dataset tiny");
+    let script = house.ok("submit slurm cluster --dry-run").out;
+    assert!(!script.contains("/dataset/") && script.matches("sbatch").count() == 6, "{script}");
+    let line = script.lines().find(|line| line.contains("--job-name=pretrain-")).unwrap();
+    assert!(line.contains(" --cpus-per-task=2 --time=0:30:00 --account=lab ") && !line.contains("afterok"), "{line}");
+    let line = script.lines().find(|line| line.contains("--job-name=features-")).unwrap();
+    assert!(line.contains(" --cpus-per-task=2 --account=lab --dependency=afterok:$job1 <<"), "{line}");
+    let file: toml::Table = house.ok("submit hyperqueue cluster --dry-run").out.parse().unwrap();
+    assert_eq!(file["task"].as_array().unwrap().len(), 6);
+
+    for engine in ["slurm", "hyperqueue"] {
+        let said = house.command(&format!("submit {engine} cluster")).env("PATH", "/nowhere").output().unwrap();
+        assert_eq!(said.status.code(), Some(5));
+        assert!(String::from_utf8_lossy(&said.stderr).contains("commands in PATH"), "{said:?}");
+    }
+    house.ok("run cluster");
+    assert!(house.ok("submit slurm cluster").err.contains("all 7 tasks are cached"));
+
+    let bad = |table: &str, words: &[&str]| {
+        house.spec("bad", &format!("{TINY}{table}"));
+        house.fails("plan bad", 2, words);
+    };
+    bad("[resources]\nmemory = \"8\"\n", &["bad.toml:", "[resources] `memory`: '8' is no amount of memory"]);
+    bad("[resources.pretrain]\ntime = \"4h\"\n", &["[resources.pretrain] `time`: '4h' is no time"]);
+    bad("[resources.pretrian]\ncpus = 1\n", &["[resources]", "unknown field `pretrian`"]);
+    bad("[resources]\ncpus = 0\n", &["[resources] `cpus`"]);
+}

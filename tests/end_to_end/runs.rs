@@ -125,6 +125,33 @@ fn two_runs_at_once_share_the_work() {
 }
 
 #[test]
+fn tasks_side_by_side_give_the_same_bytes() {
+    let house = House::new();
+    let sweep = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1]";
+    house.ok(&format!("run tiny --root one {sweep}"));
+    let three = house.ok(&format!("run tiny --root three -j 3 {sweep}"));
+    let ran = House::stages_that_ran(&three);
+    assert_eq!((ran.len(), &ran[..4]), (16, &ALL.map(str::to_owned)[..4]));
+    let diff = house.ok("diff one three");
+    assert_eq!(diff.out.matches("identical").count(), 16, "{}", diff.out);
+    assert_eq!(House::stages_that_ran(&house.ok(&format!("run tiny --root three -j 3 {sweep}"))), Vec::<String>::new());
+    assert!(house.ok("invert tiny --root three -j 2 --force").err.contains("1 tasks ran"));
+}
+
+/// What fails takes with it what reads it, and nothing else.
+#[test]
+fn a_failure_leaves_the_tasks_beside_it_alone() {
+    let house = House::new();
+    let dull = "[[victim]]\nkind = \"linear\"\n[[victim]]\nkind = \"mlp\"\nlearning_rate = 1e30\nepochs = 3\n";
+    house.spec("half", &TINY.replace("[evaluate]", &format!("{dull}[evaluate]")));
+    for jobs in 1..=3 {
+        let words = ["loss is", "lower `learning_rate`", "an input is missing"];
+        house.fails(&format!("run half -j {jobs} --root r{jobs}"), 1, &words);
+        assert!(house.ok(&format!("results half --root r{jobs}")).err.contains("1 of 2 branches have no result"));
+    }
+}
+
+#[test]
 fn every_task_of_the_frozen_plan_is_a_process_of_its_own() {
     let house = House::new();
     for task in house.tasks("tiny") {

@@ -122,6 +122,8 @@ fn free_pixels_are_measured_as_they_are() {
         |bytes: &[u8]| bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>();
     assert!(floats(tensors.tensor("pixels").unwrap().data()).iter().any(|x| !(0.0..=1.0).contains(x)));
     house.fails("plan free --set poison-images.linf=8", 2, &["`linf`", "free = true"]);
+    house.spec("lacks", &instead("[poison-images]\nattack = \"tgda\"\n"));
+    house.fails("plan lacks", 2, &["[poison-images] missing field `eps_d`"]);
     house.spec("network", &instead(&format!("{free}[victim]\nkind = \"end-to-end\"\n{NETWORK}")));
     let said = house.ok("run network").err;
     assert!(said.contains("trains on images, and free pixels are none"), "{said}");

@@ -4,7 +4,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use hemlock_models::Backend;
 use hemlock_pipeline::{Override, Selection};
 use hemlock_store::Key;
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 /// Measures how fragile a frozen feature extractor with a linear head is under indiscriminate data poisoning.
 #[derive(Debug, Parser)]
@@ -23,7 +23,7 @@ Examples:
 
 Exit codes:
   0 done; 1 numbers went wrong, or a bug; 2 wrong usage, spec or parameter; 3 raw data (a dataset, weights to import) is missing or damaged;
-  4 an artifact is missing or damaged, or the artifact root cannot be used; 5 the device is not there; 130 interrupted"
+  4 an artifact is missing or damaged, or the artifact root cannot be used; 5 the device, or a cluster's engine, is not there; 130 interrupted"
 )]
 pub struct Args {
     /// What to do.
@@ -70,6 +70,9 @@ pub struct OneStage {
     /// Check artifacts byte by byte, and rebuild damaged ones
     #[arg(long)]
     pub repair: bool,
+    /// Tasks to run side by side; they share the threads of the processor
+    #[arg(short, long, value_name = "N", default_value = "1")]
+    pub jobs: NonZeroUsize,
 }
 
 /// What to do.
@@ -99,7 +102,7 @@ pub enum Command {
     Evaluate(OneStage),
     /// Run a whole pipeline, or what is left of it
     #[command(
-        after_help = "Examples:\n  hemlock run quickstart\n  hemlock run finetune-cifar10 --set 'seeds=[0,1,2]'\n  hemlock run paper-finetune-cifar10 --task 1f0c…   one task of `plan --json`"
+        after_help = "Examples:\n  hemlock run quickstart\n  hemlock run finetune-cifar10 --set 'seeds=[0,1,2]'\n  hemlock run findings -j 4\n  hemlock run paper-finetune-cifar10 --task 1f0c…   one task of `plan --json`"
     )]
     Run {
         #[command(flatten)]
@@ -110,6 +113,22 @@ pub enum Command {
         /// Check artifacts byte by byte, and rebuild damaged ones
         #[arg(long)]
         repair: bool,
+        /// Tasks to run side by side; they share the threads of the processor
+        #[arg(short, long, value_name = "N", default_value = "1", conflicts_with = "task")]
+        jobs: NonZeroUsize,
+    },
+    /// Hand what is left of a pipeline to a cluster: a job a task, each after those that it reads from
+    #[command(
+        after_help = "Examples:\n  hemlock submit slurm findings\n  hemlock submit slurm findings --dry-run > findings.sh\n  hemlock submit hyperqueue findings --set 'seeds=[0,1,2]'"
+    )]
+    Submit {
+        /// What runs the jobs
+        engine: EngineArg,
+        #[command(flatten)]
+        pipeline: Pipeline,
+        /// Print what would be handed over, and do nothing
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Show the tasks of a pipeline, and which would run
     #[command(
@@ -230,6 +249,15 @@ pub enum DatasetArg {
     Cifar10,
     /// CIFAR-100, binary version
     Cifar100,
+}
+
+/// What runs jobs.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum EngineArg {
+    /// Slurm's sbatch
+    Slurm,
+    /// HyperQueue's hq
+    Hyperqueue,
 }
 
 /// Form of exported files.

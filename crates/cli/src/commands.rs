@@ -1,7 +1,7 @@
 //! What each subcommand does: one call into the library, and its result printed.
 
 use crate::{
-    args::{Args, Command, DatasetArg, FormatArg, OneStage, Pipeline},
+    args::{Args, Command, DatasetArg, EngineArg, FormatArg, OneStage, Pipeline},
     exit::Usage,
     printer::Printer,
     registry, render,
@@ -9,14 +9,17 @@ use crate::{
 use anyhow::Result;
 use hemlock_data::{Cifar, DataError, Origin, Trust};
 use hemlock_pipeline::{
-    Event, Format, Graph, Observer, Outcome, Override, Plan, RunOptions, Selection, Spec, StageDifference, aggregate,
-    diff, export, garbage, recorded_specs, rows, run,
+    Decision, Event, Format, Graph, Observer, Outcome, Override, Plan, RunOptions, Selection, Spec, StageDifference,
+    Task, aggregate, diff, export, garbage, recorded_specs, rows, run,
 };
 use hemlock_report::{Subject, report};
 use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError};
 use hemlock_store::{Entry, Key, Store};
+use hemlock_submit::{Batch, Engine, HyperQueue, Job, Slurm, Submitted};
 use serde_json::json;
 use std::{
+    collections::BTreeSet,
+    num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -37,9 +40,10 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
         Command::Unlearnable(one) => house.stage("unlearnable", one),
         Command::Victim(one) => house.stage("victim", one),
         Command::Evaluate(one) => house.stage("evaluate", one),
-        Command::Run { pipeline, task, repair } => {
-            house.run(pipeline, What { only: *task, repair: *repair, ..What::default() })
+        Command::Run { pipeline, task, repair, jobs } => {
+            house.run(pipeline, What { only: *task, repair: *repair, jobs: Some(*jobs), ..What::default() })
         }
+        Command::Submit { engine, pipeline, dry_run } => house.submit(*engine, pipeline, *dry_run),
         Command::Plan { pipeline, json } => house.plan(pipeline, *json),
         Command::Status { pipeline } => house.status(pipeline),
         Command::Why { pipeline, stage, json } => house.why(pipeline, stage.as_deref(), *json),
@@ -79,6 +83,7 @@ struct What<'a> {
     only: Option<Key>,
     force: bool,
     repair: bool,
+    jobs: Option<NonZeroUsize>,
 }
 
 /// Everything that commands share.
@@ -143,7 +148,9 @@ impl House<'_> {
     }
 
     fn stage(&self, stage: &str, one: &OneStage) -> Result<()> {
-        self.run(&one.pipeline, What { until: Some(stage), force: one.force, repair: one.repair, ..What::default() })
+        let OneStage { pipeline, force, repair, jobs } = one;
+        let jobs = Some(*jobs);
+        self.run(pipeline, What { until: Some(stage), force: *force, repair: *repair, jobs, ..What::default() })
     }
 
     fn run(&self, pipeline: &Pipeline, what: What) -> Result<()> {
@@ -159,6 +166,7 @@ impl House<'_> {
             only: what.only,
             force: what.until.filter(|_| what.force),
             repair: what.repair,
+            jobs: what.jobs.unwrap_or(NonZeroUsize::MIN),
             device: &self.args.device.to_string(),
             deterministic: self.args.device.is_deterministic(),
             probe: &|| Ok(hemlock_models::device::open(self.args.device).map(|_| ())?),
@@ -184,29 +192,89 @@ impl House<'_> {
             self.printer.result(&render::plan(&plan, &decisions))?;
             return Ok(());
         }
-        let sets: Vec<String> = spec.overrides.iter().flat_map(|o| ["--set".to_owned(), o.to_string()]).collect();
         let tasks: Vec<_> = plan
             .tasks
             .iter()
             .zip(&decisions)
             .enumerate()
             .map(|(id, (task, decision))| {
-                let mut argv = vec!["hemlock".to_owned(), "run".to_owned(), spec.path.display().to_string()];
-                argv.extend(sets.iter().cloned());
-                argv.extend(["--task".to_owned(), task.key.to_string()]);
-                argv.extend(["--root".to_owned(), self.args.root.display().to_string()]);
-                argv.extend(["--data".to_owned(), self.args.data.display().to_string()]);
-                argv.extend(["--device".to_owned(), self.args.device.to_string()]);
+                let argv = self.argv(Path::new("hemlock"), &spec, task, Path::to_owned);
                 let folder = |i: &usize| self.args.root.join(plan.tasks[*i].folder()).display().to_string();
                 json!({
                     "id": id, "node": task.node, "stage": task.stage, "key": task.key, "argv": argv,
                     "inputs": task.inputs.iter().map(|(role, i)| (*role, folder(i))).collect::<std::collections::BTreeMap<_, _>>(),
-                    "outputs": [folder(&id)], "deps": task.inputs.values().collect::<std::collections::BTreeSet<_>>(),
+                    "outputs": [folder(&id)], "deps": task.inputs.values().collect::<BTreeSet<_>>(),
                     "seed": task.identity.seed, "params": task.params, "state": render::state(decision),
                 })
             })
             .collect();
         self.printer.result(&format!("{:#}", json!({ "pipeline": spec.name, "version": 1, "tasks": tasks })))?;
+        Ok(())
+    }
+
+    /// The process that does a task; `place` says how paths are written.
+    fn argv(&self, program: &Path, spec: &Spec, task: &Task, place: impl Fn(&Path) -> PathBuf) -> Vec<String> {
+        let path = |path: &Path| place(path).display().to_string();
+        let mut argv = vec![program.display().to_string(), "run".to_owned(), path(&spec.path)];
+        argv.extend(spec.overrides.iter().flat_map(|o| ["--set".to_owned(), o.to_string()]));
+        argv.extend(["--task".to_owned(), task.key.to_string()]);
+        argv.extend(["--root".to_owned(), path(&self.args.root)]);
+        argv.extend(["--data".to_owned(), path(&self.args.data)]);
+        argv.extend(["--device".to_owned(), self.args.device.to_string()]);
+        argv
+    }
+
+    fn submit(&self, engine: EngineArg, pipeline: &Pipeline, dry_run: bool) -> Result<()> {
+        let (spec, plan) = self.planned(pipeline)?;
+        let (program, folder) = (std::env::current_exe()?, std::env::current_dir()?);
+        let root = folder.join(&self.args.root);
+        let mut left = BTreeSet::new();
+        let mut jobs = Vec::new();
+        for (id, (task, decision)) in plan.tasks.iter().zip(plan.decide(&self.store(), false)).enumerate() {
+            match decision {
+                Decision::Cached(_) => continue,
+                Decision::Run(_) => left.insert(id),
+                Decision::Refuse(e) => return Err(e.into()),
+            };
+            jobs.push(Job {
+                id,
+                name: format!("{}-{}", task.node, task.key.short()),
+                artifact: root.join(task.folder()),
+                argv: self.argv(&program, &spec, task, |path| folder.join(path)),
+                after: task
+                    .inputs
+                    .values()
+                    .copied()
+                    .filter(|input| left.contains(input))
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .collect(),
+                resources: spec.resources(task.stage),
+                log: root.join(format!("logs/{}.log", task.folder())),
+            });
+        }
+        let batch = Batch { pipeline: spec.name, folder, jobs };
+        let engine: Box<dyn Engine> = match engine {
+            EngineArg::Slurm => Box::new(Slurm),
+            EngineArg::Hyperqueue => {
+                Box::new(HyperQueue { file: root.join(format!("logs/{}.hyperqueue.toml", batch.pipeline)) })
+            }
+        };
+        if dry_run {
+            return self.printer.result(&engine.show(&batch));
+        }
+        let cached = plan.tasks.len() - batch.jobs.len();
+        if batch.jobs.is_empty() {
+            self.printer.note(&format!("{}: all {cached} tasks are cached, and nothing is left to do", batch.pipeline));
+            return Ok(());
+        }
+        let Submitted { said, new, queued } = engine.submit(&batch)?;
+        said.iter().try_for_each(|line| self.printer.result(line))?;
+        self.printer.note(&format!(
+            "{}: {new} tasks submitted, {queued} were in the queue, {cached} are cached; logs go to {}",
+            batch.pipeline,
+            root.join("logs").display()
+        ));
         Ok(())
     }
 

@@ -7,13 +7,14 @@
 //! | 2 | wrong usage: command line, spec, or a parameter that does not fit the data |
 //! | 3 | raw data is missing or damaged: a dataset, or weights or features to import |
 //! | 4 | an artifact is missing or damaged, or the artifact root cannot be used (a full disk, say) |
-//! | 5 | the device is not compiled in, or not there |
+//! | 5 | the device is not compiled in, or not there; or a cluster's engine is not there, or refuses jobs |
 //! | 130 | interrupted |
 
 use hemlock_pipeline::{ExportError, PlanError, RunError, SpecError};
 use hemlock_report::ReportError;
 use hemlock_stage::{ErrorKind, StageError};
 use hemlock_store::StoreError;
+use hemlock_submit::SubmitError;
 
 /// Interrupted by the user.
 pub const INTERRUPTED: u8 = 130;
@@ -65,6 +66,11 @@ pub fn code(e: &anyhow::Error) -> u8 {
         match cause.downcast_ref::<ReportError>() {
             Some(ReportError::Draw(_)) => return 1,
             Some(_) => return 4,
+            None => {}
+        }
+        match cause.downcast_ref::<SubmitError>() {
+            Some(SubmitError::NoEngine { .. } | SubmitError::Refused { .. }) => return 5,
+            Some(SubmitError::Folder { .. }) => return 4,
             None => {}
         }
         if cause.is::<Usage>() || cause.is::<SpecError>() {

@@ -3,7 +3,7 @@
 use crate::{Plan, Task};
 use hemlock_store::{Change, Key, Manifest, Store, StoreError};
 use serde::Serialize;
-use std::{cell::OnceCell, collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::OnceLock};
 
 /// Why a task has to run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -64,12 +64,12 @@ pub(crate) struct Decider<'a> {
     /// Damaged artifacts are rebuilt rather than refused, and are looked for byte by byte.
     repair: bool,
     /// Manifests by stage, read once, to say what changed.
-    made: OnceCell<BTreeMap<String, Vec<Manifest>>>,
+    made: OnceLock<BTreeMap<String, Vec<Manifest>>>,
 }
 
 impl<'a> Decider<'a> {
     pub(crate) fn new(store: &'a Store, repair: bool) -> Self {
-        Self { store, repair, made: OnceCell::new() }
+        Self { store, repair, made: OnceLock::new() }
     }
 
     /// What is to be done about a task; `upstream` gives the content that an input has now, if it is there.

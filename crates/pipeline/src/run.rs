@@ -1,11 +1,14 @@
-//! The runner: does what a plan leaves to do, one task at a time, in this process.
+//! The runner: does what a plan leaves to do, in this process, one task at a time or several side by side.
 
 use crate::{Decision, DirtyReason, Graph, Plan, Task, decide::Decider, garbage};
 use hemlock_stage::{Cancel, Checkpoints, Context, Environment, ErrorKind, InputSet, Progress, StageError};
 use hemlock_store::{InputRecord, Key, Lock, Manifest, ManifestDraft, Store, StoreError};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -19,12 +22,14 @@ pub struct RunOptions<'a> {
     pub force: Option<&'a str>,
     /// Checks artifacts byte by byte, and rebuilds damaged ones rather than refusing them.
     pub repair: bool,
+    /// Most tasks at a time. They share the threads of the processor, and what comes out is the same.
+    pub jobs: NonZeroUsize,
     /// Name of the backend to compute on.
     pub device: &'a str,
     /// Whether that backend gives the same bytes every time.
     pub deterministic: bool,
     /// Opens the backend's device; asked once, before any task that would need it.
-    pub probe: &'a dyn Fn() -> Result<(), StageError>,
+    pub probe: &'a (dyn Fn() -> Result<(), StageError> + Sync),
     /// Where raw data is found.
     pub env: &'a Environment,
     /// Shows how far a stage is.
@@ -65,7 +70,7 @@ pub enum Event<'a> {
 }
 
 /// Watches a run.
-pub trait Observer {
+pub trait Observer: Sync {
     /// Something happened.
     fn event(&self, event: Event);
 }
@@ -73,7 +78,7 @@ pub trait Observer {
 /// What a run did.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// Outcome of every task that was looked at, by its number in the plan.
+    /// Outcome of every task that was looked at, by its number in the plan, in that order.
     pub outcomes: Vec<(usize, Outcome)>,
 }
 
@@ -82,9 +87,13 @@ impl Summary {
     pub fn ran(&self) -> impl Iterator<Item = usize> {
         self.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Ran { .. })).map(|(i, _)| *i)
     }
-    /// All failures, with the tasks' numbers.
+    /// All failures, with the tasks' numbers; of tasks that were interrupted the first one.
     pub fn into_failures(self) -> impl Iterator<Item = (usize, StageError)> {
-        self.outcomes.into_iter().filter_map(|(i, o)| match o {
+        let mut interrupted = false;
+        self.outcomes.into_iter().filter_map(move |(i, o)| match o {
+            Outcome::Failed(e) if e.kind() == ErrorKind::Interrupted && std::mem::replace(&mut interrupted, true) => {
+                None
+            }
             Outcome::Failed(e) => Some((i, e)),
             _ => None,
         })
@@ -134,36 +143,104 @@ pub fn run(
         (options.probe)()?;
     }
     garbage::record(plan, store)?;
-    let decider = Decider::new(store, options.repair);
-    let mut contents: Vec<Option<String>> = vec![None; plan.tasks.len()];
-    let mut failed: Vec<Option<usize>> = vec![None; plan.tasks.len()];
-    let mut summary = Summary::default();
-    for (i, task) in plan.tasks.iter().enumerate().filter(|(i, _)| wanted.contains(i)) {
-        let outcome = if let Some(because) = task.inputs.values().find_map(|input| failed[*input]) {
-            Outcome::Skipped { because }
-        } else {
-            let runner = Runner { plan, graph, store, options, observer, decider: &decider, contents: &contents };
-            match runner.task(task) {
-                Ok((outcome, manifest)) => {
-                    contents[i] = Some(manifest.content.to_string());
-                    outcome
-                }
-                Err(e) => Outcome::Failed(e),
+    let runner = Runner { plan, graph, store, options, observer, decider: Decider::new(store, options.repair) };
+    let board = Board::new(plan, wanted);
+    thread::scope(|scope| {
+        for _ in 1..options.jobs.get() {
+            scope.spawn(|| runner.work(&board));
+        }
+        runner.work(&board);
+    });
+    Ok(board.summary())
+}
+
+/// Which tasks are waiting, under way and through; workers take tasks from it.
+struct Board<'a> {
+    plan: &'a Plan,
+    state: Mutex<State>,
+    /// Told whenever a task is through.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: BTreeSet<usize>,
+    running: BTreeSet<usize>,
+    outcomes: BTreeMap<usize, Outcome>,
+    /// Of tasks that failed or were skipped: the one that failed.
+    failed: BTreeMap<usize, usize>,
+    /// Content of every artifact that this run has seen.
+    contents: BTreeMap<usize, String>,
+    /// No task is begun any more.
+    stopped: bool,
+}
+
+impl<'a> Board<'a> {
+    fn new(plan: &'a Plan, wanted: BTreeSet<usize>) -> Self {
+        Self { plan, state: Mutex::new(State { waiting: wanted, ..State::default() }), changed: Condvar::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the first task whose inputs are through, waiting for one if need be; `None`: there is none any more. With it comes how many
+    /// tasks share the processor, of `most` that may.
+    fn take(&self, most: usize) -> Option<(usize, usize)> {
+        let mut state = self.state();
+        loop {
+            if state.stopped || state.waiting.is_empty() {
+                return None;
             }
-        };
-        observer.event(Event::Finished(task, &outcome));
-        let stop = matches!(&outcome, Outcome::Failed(e) if e.kind() == ErrorKind::Interrupted);
-        failed[i] = match &outcome {
-            Outcome::Failed(_) => Some(i),
-            Outcome::Skipped { because } => Some(*because),
-            Outcome::Cached | Outcome::Ran { .. } => None,
-        };
-        summary.outcomes.push((i, outcome));
-        if stop {
-            break;
+            let ready = state.waiting.iter().copied().filter(|i| state.is_ready(self.plan, *i));
+            let ready: Vec<usize> = ready.take(most).collect();
+            if let Some(task) = ready.first() {
+                state.waiting.remove(task);
+                state.running.insert(*task);
+                return Some((*task, most.min(state.running.len() + ready.len() - 1)));
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
-    Ok(summary)
+
+    /// The failed task because of which a task cannot run.
+    fn obstacle(&self, task: usize) -> Option<usize> {
+        let state = self.state();
+        self.plan.tasks[task].inputs.values().find_map(|input| state.failed.get(input).copied())
+    }
+
+    fn content(&self, task: usize) -> Option<String> {
+        self.state().contents.get(&task).cloned()
+    }
+
+    fn finish(&self, task: usize, outcome: Outcome, content: Option<String>) {
+        let mut state = self.state();
+        match &outcome {
+            Outcome::Failed(e) => {
+                state.stopped |= e.kind() == ErrorKind::Interrupted;
+                state.failed.insert(task, task);
+            }
+            Outcome::Skipped { because } => drop(state.failed.insert(task, *because)),
+            Outcome::Cached | Outcome::Ran { .. } => {}
+        }
+        state.contents.extend(content.map(|content| (task, content)));
+        state.running.remove(&task);
+        state.outcomes.insert(task, outcome);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn summary(self) -> Summary {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Summary { outcomes: state.outcomes.into_iter().collect() }
+    }
+}
+
+impl State {
+    /// Whether all inputs of a task are through, as far as they are asked for.
+    fn is_ready(&self, plan: &Plan, task: usize) -> bool {
+        !plan.tasks[task].inputs.values().any(|input| self.waiting.contains(input) || self.running.contains(input))
+    }
 }
 
 /// The tasks that the options ask for.
@@ -192,17 +269,31 @@ struct Runner<'a> {
     store: &'a Store,
     options: &'a RunOptions<'a>,
     observer: &'a dyn Observer,
-    decider: &'a Decider<'a>,
-    /// Content of every artifact that this run has seen.
-    contents: &'a [Option<String>],
+    decider: Decider<'a>,
 }
 
 impl Runner<'_> {
-    fn decide(&self, task: &Task) -> Result<Result<Manifest, DirtyReason>, StageError> {
+    /// Does tasks until none is left.
+    fn work(&self, board: &Board) {
+        while let Some((i, sharing)) = board.take(self.options.jobs.get()) {
+            let task = &self.plan.tasks[i];
+            let (outcome, content) = match board.obstacle(i) {
+                Some(because) => (Outcome::Skipped { because }, None),
+                None => match self.task(task, board, sharing) {
+                    Ok((outcome, manifest)) => (outcome, Some(manifest.content.to_string())),
+                    Err(e) => (Outcome::Failed(e), None),
+                },
+            };
+            self.observer.event(Event::Finished(task, &outcome));
+            board.finish(i, outcome, content);
+        }
+    }
+
+    fn decide(&self, task: &Task, board: &Board) -> Result<Result<Manifest, DirtyReason>, StageError> {
         let content = |i: usize| {
             let input = &self.plan.tasks[i];
             let found = || self.store.lookup(input.stage, &input.key).ok().flatten().map(|m| m.content.to_string());
-            self.contents[i].clone().or_else(found)
+            board.content(i).or_else(found)
         };
         match self.decider.decide(task, content) {
             Decision::Cached(_) if self.options.force == Some(task.stage) => Ok(Err(DirtyReason::Forced)),
@@ -212,19 +303,19 @@ impl Runner<'_> {
         }
     }
 
-    fn task(&self, task: &Task) -> Result<(Outcome, Manifest), StageError> {
-        if let Ok(Ok(manifest)) = self.decide(task) {
+    fn task(&self, task: &Task, board: &Board, sharing: usize) -> Result<(Outcome, Manifest), StageError> {
+        if let Ok(Ok(manifest)) = self.decide(task, board) {
             return Ok((Outcome::Cached, manifest));
         }
         let lock = self.lock(task)?;
         // Another process may have made or replaced the artifact while this one waited.
-        let reason = match self.decide(task)? {
+        let reason = match self.decide(task, board)? {
             Ok(manifest) => return Ok((Outcome::Cached, manifest)),
             Err(reason) => reason,
         };
         self.observer.event(Event::Started(task, &reason));
         let started = Instant::now();
-        let manifest = self.compute(task, &lock, started)?;
+        let manifest = on_share(sharing, || self.compute(task, &lock, started))?;
         Ok((Outcome::Ran { reason, took: started.elapsed() }, manifest))
     }
 
@@ -242,7 +333,7 @@ impl Runner<'_> {
                 self.observer.event(Event::Waiting(task));
                 told = true;
             }
-            std::thread::sleep(Duration::from_millis(50));
+            thread::sleep(Duration::from_millis(50));
         }
     }
 
@@ -299,6 +390,15 @@ impl Runner<'_> {
             seconds: started.elapsed().as_secs_f64(),
             summary,
         })?)
+    }
+}
+
+/// Runs `work` on as many threads as fall to one of `sharing` tasks.
+fn on_share<T: Send>(sharing: usize, work: impl FnOnce() -> T + Send) -> T {
+    let threads = (rayon::current_num_threads() / sharing.max(1)).max(1);
+    match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
+        Ok(pool) if sharing > 1 => pool.install(work),
+        _ => work(),
     }
 }
 

@@ -13,11 +13,14 @@
 //! [[invert]]                 # so does an array of tables
 //! method = "decoder"
 //!
+//! [resources.pretrain]       # what its tasks take on a cluster; no key depends on it
+//! gpus = 1
+//!
 //! [recipes.paper.poison-features]    # stands in for [poison-features] where `recipe = "paper"`
 //! attack = "gradient-canceling"
 //! ```
 
-use crate::{Graph, Node};
+use crate::{Graph, Node, Resources, resources::Allotment};
 use hemlock_stage::{Need, ParamError, Port};
 use serde_json::{Map, Value};
 use std::{
@@ -44,6 +47,7 @@ pub struct Spec {
     pub overrides: Vec<Override>,
     /// For every node that the spec has, the checked parameters of its variants.
     pub(crate) variants: BTreeMap<&'static str, Vec<Value>>,
+    allotment: Allotment,
 }
 
 /// `stage.field=value`, given on the command line. The value is TOML; anything that isn't is taken as a string.
@@ -172,6 +176,8 @@ impl Spec {
         };
         let seeds = seeds(root.remove("seeds")).map_err(|m| source.error(&["seeds"], m))?;
 
+        let allotment = allotment(root.remove("resources"), graph, &source)?;
+
         let mut variants = BTreeMap::new();
         for node in graph.nodes() {
             let Some(value) = take(&mut root, node.name) else { continue };
@@ -185,7 +191,7 @@ impl Spec {
         if let Some(unknown) = first_leaf(&root, graph) {
             let path: Vec<&str> = unknown.iter().map(String::as_str).collect();
             let mut known: Vec<&str> = graph.nodes().map(|n| n.name).collect();
-            known.extend(["description", "seeds", "recipe", "recipes"]);
+            known.extend(["description", "seeds", "recipe", "recipes", "resources"]);
             return Err(SpecError {
                 suggestion: nearest(&unknown.join("."), &known),
                 ..source
@@ -232,7 +238,14 @@ impl Spec {
         }
         let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let recipe = recipe.map(|recipe| recipe.name);
-        Ok(Self { name, path: path.to_owned(), description, seeds, recipe, overrides: overrides.to_vec(), variants })
+        let (path, overrides) = (path.to_owned(), overrides.to_vec());
+        Ok(Self { name, path, description, seeds, recipe, overrides, variants, allotment })
+    }
+
+    /// What a task of a stage takes where an engine runs it.
+    #[must_use]
+    pub fn resources(&self, stage: &str) -> Resources {
+        self.allotment.of(stage)
     }
 }
 
@@ -317,6 +330,28 @@ fn check(
         }
     }
     Ok(checked)
+}
+
+/// The table of what tasks take: its own fields, and a table for every stage that takes other things.
+fn allotment(value: Option<Value>, graph: &Graph, source: &Source) -> Result<Allotment, SpecError> {
+    let mut usual = match value {
+        None => return Ok(Allotment::default()),
+        Some(Value::Object(table)) => table,
+        Some(other) => {
+            let message = format!("`resources` is {other}; expected a table such as `cpus = 4`");
+            return Err(source.error(&["resources"], message));
+        }
+    };
+    let read = |at: &[&str], value: Value| {
+        hemlock_stage::read(&value).map_err(|e| source.param_error(at, &at.join("."), &e, &[]))
+    };
+    let mut stages = BTreeMap::new();
+    for stage in graph.stages() {
+        if let Some(value) = usual.remove(stage) {
+            stages.insert(stage, read(&["resources", stage], value)?);
+        }
+    }
+    Ok(Allotment { usual: read(&["resources"], Value::Object(usual))?, stages })
 }
 
 fn seeds(value: Option<Value>) -> Result<Vec<u64>, String> {

@@ -213,7 +213,9 @@ fn locate<T: DeserializeOwned>(value: &Value, error: ParamError) -> ParamError {
         !tag(field) && (without.is_empty() || *without == missing(field) || error.message.starts_with(&unknown(field)))
     };
     let guilty = changes.iter().find(alone).or_else(|| changes.iter().find(|(field, _)| !tag(field)));
-    let path = guilty.or(changes.first()).map(|(field, _)| field.join(".")).unwrap_or_default();
+    // A tag is blamed for what it does not allow, and not for what the table lacks.
+    let last = changes.first().filter(|_| !error.message.starts_with("missing field"));
+    let path = guilty.or(last).map(|(field, _)| field.join(".")).unwrap_or_default();
     ParamError { path, ..error }
 }
 

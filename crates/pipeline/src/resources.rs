@@ -1,0 +1,176 @@
+//! What tasks take where an engine runs them: a part of a spec that no key depends on.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::{collections::BTreeMap, fmt, num::NonZeroU32, str::FromStr};
+
+/// What a task takes. What is absent is the engine's choice, but for processors: one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Resources {
+    /// Processors, and so threads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<NonZeroU32>,
+    /// Memory, such as `8G`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    /// The longest that it may run, such as `4:00:00`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<Time>,
+    /// GPUs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<NonZeroU32>,
+    /// Further options of Slurm's `sbatch`, such as `--partition=gpu`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+}
+
+impl Resources {
+    /// Processors.
+    #[must_use]
+    pub fn cpus(&self) -> u32 {
+        self.cpus.map_or(1, NonZeroU32::get)
+    }
+
+    /// These, and those of `usual` where nothing is said.
+    fn or(self, usual: &Self) -> Self {
+        Self {
+            cpus: self.cpus.or(usual.cpus),
+            memory: self.memory.or(usual.memory),
+            time: self.time.or(usual.time),
+            gpus: self.gpus.or(usual.gpus),
+            options: if self.options.is_empty() { usual.options.clone() } else { self.options },
+        }
+    }
+}
+
+/// A spec's `[resources]`: what tasks usually take, and what those of some stages do.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Allotment {
+    pub(crate) usual: Resources,
+    pub(crate) stages: BTreeMap<&'static str, Resources>,
+}
+
+impl Allotment {
+    pub(crate) fn of(&self, stage: &str) -> Resources {
+        self.stages.get(stage).cloned().unwrap_or_default().or(&self.usual)
+    }
+}
+
+/// An amount of memory, from 1 MiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory(u64);
+
+impl Memory {
+    /// In MiB.
+    #[must_use]
+    pub fn mebibytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Memory {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unit = |unit: char| ['M', 'G', 'T'].iter().position(|u| u.eq_ignore_ascii_case(&unit));
+        let parsed = text.chars().last().and_then(unit).and_then(|power| {
+            let number: u64 = text[..text.len() - 1].parse().ok()?;
+            number.checked_mul(1024u64.checked_pow(u32::try_from(power).ok()?)?).filter(|mebibytes| *mebibytes > 0)
+        });
+        parsed.map(Self).ok_or_else(|| {
+            format!("'{text}' is no amount of memory; expected a whole number and M, G or T, such as `8G`")
+        })
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}M", self.0)
+    }
+}
+
+/// A time, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Time(u64);
+
+impl Time {
+    /// In seconds.
+    #[must_use]
+    pub fn seconds(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Time {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = || {
+            let mut parts = text
+                .split(':')
+                .map(|part| part.parse::<u64>().ok().filter(|_| part.chars().all(|c| c.is_ascii_digit())));
+            let (hours, minutes, seconds) = (parts.next()??, parts.next()??, parts.next()??);
+            let small = parts.next().is_none() && minutes < 60 && seconds < 60;
+            hours.checked_mul(3600)?.checked_add(60 * minutes + seconds).filter(|seconds| small && *seconds > 0)
+        };
+        parsed()
+            .map(Self)
+            .ok_or_else(|| format!("'{text}' is no time; expected hours, minutes and seconds, such as `4:00:00`"))
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{:02}:{:02}", self.0 / 3600, self.0 / 60 % 60, self.0 % 60)
+    }
+}
+
+/// Written and read as a text.
+macro_rules! as_text {
+    ($($type:ty)*) => { $(
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                String::deserialize(from)?.parse().map_err(de::Error::custom)
+            }
+        }
+    )* };
+}
+as_text!(Memory Time);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_round_trip() {
+        for (text, mebibytes) in [("512M", 512), ("8G", 8192), ("1T", 1 << 20), ("3g", 3072)] {
+            let memory: Memory = text.parse().unwrap();
+            assert_eq!((memory.mebibytes(), memory.to_string().parse()), (mebibytes, Ok(memory)), "{text}");
+        }
+        for (text, seconds) in [("0:00:01", 1), ("4:00:00", 14400), ("100:30:05", 361_805)] {
+            let time: Time = text.parse().unwrap();
+            assert_eq!((time.seconds(), time.to_string()), (seconds, text.to_owned()));
+        }
+        for bad in ["", "8", "G", "0G", "-1G", "8GB", "1.5G", "99999999999999999999T", "999999999999999T", "8Gé"] {
+            assert!(bad.parse::<Memory>().is_err(), "{bad}");
+        }
+        for bad in ["", "4", "4:00", "0:00:00", "1:60:00", "1:00:60", "1:00:00:00", "-1:00:00", "+1:00:00", "é"] {
+            assert!(bad.parse::<Time>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_stage_takes_what_is_usual_but_for_what_it_says() {
+        let read = |text: &str| toml::from_str::<Resources>(text).unwrap();
+        let usual = read("cpus = 2\nmemory = '4G'\noptions = ['--account=a']");
+        let stages = BTreeMap::from([("pretrain", read("cpus = 16\ngpus = 1\noptions = ['--partition=gpu']"))]);
+        let allotment = Allotment { usual: usual.clone(), stages };
+        assert_eq!(allotment.of("invert"), usual);
+        let pretrain = read("cpus = 16\nmemory = '4G'\ngpus = 1\noptions = ['--partition=gpu']");
+        assert_eq!(allotment.of("pretrain"), pretrain);
+        assert_eq!(Resources::default().cpus(), 1);
+    }
+}

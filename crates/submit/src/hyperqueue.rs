@@ -1,0 +1,97 @@
+//! HyperQueue: one job, whose tasks wait for each other.
+
+use crate::{Batch, Engine, SubmitError, Submitted, THREADS};
+use serde::Serialize;
+use std::{collections::BTreeMap, path::PathBuf, process::Command};
+
+/// The command `hq`, as it is found in `PATH`, and the file that tells it the tasks.
+pub struct HyperQueue {
+    /// The file, which is written.
+    pub file: PathBuf,
+}
+
+/// HyperQueue's job definition file.
+#[derive(Serialize)]
+struct JobFile<'a> {
+    name: &'a str,
+    #[serde(rename = "task")]
+    tasks: Vec<Task<'a>>,
+}
+
+#[derive(Serialize)]
+struct Task<'a> {
+    id: usize,
+    command: &'a [String],
+    cwd: String,
+    stdout: String,
+    stderr: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time_limit: Option<String>,
+    #[serde(skip_serializing_if = "<[usize]>::is_empty")]
+    deps: &'a [usize],
+    env: BTreeMap<&'static str, String>,
+    request: [Request; 1],
+}
+
+#[derive(Serialize)]
+struct Request {
+    resources: BTreeMap<&'static str, String>,
+}
+
+impl Engine for HyperQueue {
+    fn show(&self, batch: &Batch) -> String {
+        let tasks = batch.jobs.iter().map(|job| {
+            let mut resources = BTreeMap::from([("cpus", job.resources.cpus().to_string())]);
+            resources.extend(job.resources.memory.map(|memory| ("mem", memory.mebibytes().to_string())));
+            resources.extend(job.resources.gpus.map(|gpus| ("gpus/nvidia", gpus.to_string())));
+            Task {
+                id: job.id,
+                command: &job.argv,
+                cwd: batch.folder.display().to_string(),
+                stdout: job.log.display().to_string(),
+                stderr: job.log.with_extension("err").display().to_string(),
+                time_limit: job.resources.time.map(|time| format!("{}s", time.seconds())),
+                deps: &job.after,
+                env: BTreeMap::from([(THREADS, job.resources.cpus().to_string())]),
+                request: [Request { resources }],
+            }
+        });
+        let file = JobFile { name: &batch.pipeline, tasks: tasks.collect() };
+        // A table of strings and numbers.
+        toml::to_string(&file).unwrap_or_default()
+    }
+
+    /// HyperQueue does not tell what the tasks of other jobs make: whoever submits twice has two jobs, of which each task waits for its twin
+    /// and finds what that made.
+    fn submit(&self, batch: &Batch) -> Result<Submitted, SubmitError> {
+        batch.prepare()?;
+        let write = |source| SubmitError::Folder { path: self.file.clone(), source };
+        if let Some(folder) = self.file.parent() {
+            std::fs::create_dir_all(folder).map_err(write)?;
+        }
+        std::fs::write(&self.file, self.show(batch)).map_err(write)?;
+        let program = "hq".to_owned();
+        let output = Command::new(&program)
+            .args(["job", "submit-file"])
+            .arg(&self.file)
+            .output()
+            .map_err(|source| SubmitError::NoEngine { program: program.clone(), engine: "HyperQueue", source })?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(SubmitError::Refused { program, job: batch.pipeline.clone(), said });
+        }
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        Ok(Submitted { said: vec![said], new: batch.jobs.len(), queued: 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::batch;
+
+    #[test]
+    fn a_batch_is_a_job_file() {
+        insta::assert_snapshot!(HyperQueue { file: PathBuf::new() }.show(&batch()));
+    }
+}

@@ -1,0 +1,121 @@
+//! Slurm: a job each, which waits for those it comes after (`afterok`).
+
+use crate::{Batch, Engine, Job, SubmitError, Submitted, THREADS, command_line, quoted};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    process::{Command, Stdio},
+};
+
+/// Slurm's commands, as they are found in `PATH`.
+pub struct Slurm;
+
+impl Engine for Slurm {
+    /// A shell script. It numbers jobs by the tasks' numbers, where [`Slurm::submit`] knows Slurm's.
+    fn show(&self, batch: &Batch) -> String {
+        let mut text = String::from("#!/bin/sh -e\n");
+        for job in &batch.jobs {
+            let after: Vec<String> = job.after.iter().map(|id| format!("$job{id}")).collect();
+            let options: Vec<String> = options(batch, job).iter().map(|option| quoted(option)).collect();
+            let mut line = format!("job{}=$(sbatch {}", job.id, options.join(" "));
+            if !after.is_empty() {
+                line += &format!(" --dependency=afterok:{}", after.join(":"));
+            }
+            text += &format!("{line} <<'END'\n{}END\n)\n", script(job));
+        }
+        text
+    }
+
+    fn submit(&self, batch: &Batch) -> Result<Submitted, SubmitError> {
+        let queue = queue()?;
+        batch.prepare()?;
+        let mut submitted = Submitted::default();
+        let mut ids: BTreeMap<usize, String> = BTreeMap::new();
+        for job in &batch.jobs {
+            if let Some(id) = queue.get(&*job.artifact.to_string_lossy()) {
+                ids.insert(job.id, id.clone());
+                submitted.queued += 1;
+                continue;
+            }
+            let after: Vec<&str> = job.after.iter().filter_map(|id| ids.get(id)).map(String::as_str).collect();
+            let mut sbatch = Command::new("sbatch");
+            sbatch.args(options(batch, job));
+            if !after.is_empty() {
+                sbatch.arg(format!("--dependency=afterok:{}", after.join(":")));
+            }
+            let said = said(sbatch, "sbatch", &script(job), &job.name)?;
+            // A cluster's name may follow.
+            let id = said.trim().split(';').next().unwrap_or_default().to_owned();
+            submitted.new += 1;
+            submitted.said.push(format!("{id}\t{}", job.name));
+            ids.insert(job.id, id);
+        }
+        Ok(submitted)
+    }
+}
+
+/// The user's jobs that wait or run: by the artifact that each makes, its number.
+fn queue() -> Result<BTreeMap<String, String>, SubmitError> {
+    let mut squeue = Command::new("squeue");
+    squeue.args(["--me", "--noheader", "--format=%i %k"]);
+    let said = said(squeue, "squeue", "", "the queue")?;
+    let of = |line: &str| line.trim().split_once(' ').map(|(id, comment)| (comment.trim().to_owned(), id.to_owned()));
+    Ok(said.lines().filter_map(of).collect())
+}
+
+fn options(batch: &Batch, job: &Job) -> Vec<String> {
+    let resources = &job.resources;
+    let mut options = vec![
+        "--parsable".to_owned(),
+        format!("--job-name={}", job.name),
+        format!("--comment={}", job.artifact.display()),
+        format!("--chdir={}", batch.folder.display()),
+        format!("--output={}", job.log.display()),
+        "--open-mode=append".to_owned(),
+        // What comes after a job that failed would wait for ever.
+        "--kill-on-invalid-dep=yes".to_owned(),
+        "--requeue".to_owned(),
+        format!("--cpus-per-task={}", resources.cpus()),
+    ];
+    options.extend(resources.memory.map(|memory| format!("--mem={}M", memory.mebibytes())));
+    options.extend(resources.time.map(|time| format!("--time={time}")));
+    options.extend(resources.gpus.map(|gpus| format!("--gres=gpu:{gpus}")));
+    options.extend(resources.options.iter().cloned());
+    options
+}
+
+fn script(job: &Job) -> String {
+    format!("#!/bin/sh\nexport {THREADS}={}\nexec {}\n", job.resources.cpus(), command_line(&job.argv))
+}
+
+/// Runs a command with something to read, and returns what it says.
+fn said(mut command: Command, program: &str, input: &str, job: &str) -> Result<String, SubmitError> {
+    let missing = |source| SubmitError::NoEngine { program: program.to_owned(), engine: "Slurm", source };
+    let refused = |said: String| SubmitError::Refused {
+        program: program.to_owned(),
+        job: job.to_owned(),
+        said: said.trim().to_owned(),
+    };
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(missing)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that ends before it has read all says why.
+        let _ = stdin.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(|e| refused(e.to_string()))?;
+    if !output.status.success() {
+        return Err(refused(String::from_utf8_lossy(&output.stderr).into_owned()));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::batch;
+
+    #[test]
+    fn a_batch_is_a_script() {
+        insta::assert_snapshot!(Slurm.show(&batch()));
+    }
+}
