@@ -136,6 +136,14 @@ gc *ARGS: build
 diff A B *ARGS: build
     @{{hemlock}} diff {{A}} {{B}} {{ARGS}}
 
+# Run a pipeline on two backends, and compare: just compare-backends NAME flex wgpu [--points 2]
+[group('ask')]
+compare-backends NAME A B *ARGS:
+    @cargo build --quiet --release --package hemlock --features {{A}},{{B}}
+    @{{quote(target / "release" / "hemlock")}} --device {{A}} --root artifacts/backends/{{A}} run {{NAME}} {{overrides}}
+    @{{quote(target / "release" / "hemlock")}} --device {{B}} --root artifacts/backends/{{B}} run {{NAME}} {{overrides}}
+    @{{quote(target / "release" / "hemlock")}} diff artifacts/backends/{{A}} artifacts/backends/{{B}} {{ARGS}}
+
 # Everything CI runs, cheapest first
 [group('develop')]
 test: lint unit quickstart test-cluster test-wgpu check-cuda

@@ -19,4 +19,4 @@ fi
 [ "$status" = 0 ] || exit "$status"
 # shellcheck disable=SC2086
 "$1" run "$spec" $tiny --device flex --root "$root/flex"
-"$1" diff "$root/flex" "$root/wgpu" --tolerance 0.1
+"$1" diff "$root/flex" "$root/wgpu" --tolerance 0.1 --points 10

@@ -227,7 +227,10 @@ pub enum Command {
         #[arg(long)]
         trust: bool,
     },
-    /// Compare the artifacts that are in both of two roots: accuracy, and the largest tensor difference per stage
+    /// Compare the artifacts that are in both of two roots: accuracy, time, and the largest tensor difference per stage
+    #[command(
+        after_help = "Examples:\n  hemlock diff artifacts other\n  hemlock diff artifacts other --tolerance 0.1 --points 2"
+    )]
     Diff {
         /// One artifact root
         a: PathBuf,
@@ -239,6 +242,9 @@ pub enum Command {
         /// Fail where tensors differ by more than this share of their largest value
         #[arg(long, value_name = "SHARE")]
         tolerance: Option<f64>,
+        /// Fail where an accuracy differs by more than so many points
+        #[arg(long, value_name = "POINTS")]
+        points: Option<f64>,
     },
 }
 

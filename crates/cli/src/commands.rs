@@ -9,8 +9,8 @@ use crate::{
 use anyhow::Result;
 use hemlock_data::{Cifar, DataError, Origin, Trust};
 use hemlock_pipeline::{
-    Decision, Event, Format, Graph, Observer, Outcome, Override, Plan, RunOptions, Selection, Spec, StageDifference,
-    Task, aggregate, diff, export, garbage, recorded_specs, rows, run,
+    Decision, Event, Format, Graph, Observer, Outcome, Override, Plan, RunOptions, Selection, Spec, Task, aggregate,
+    diff, export, garbage, recorded_specs, rows, run,
 };
 use hemlock_report::{Subject, report};
 use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError};
@@ -72,7 +72,7 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
             };
             house.data(*dataset, &origin, &trust)
         }
-        Command::Diff { a, b, json, tolerance } => house.diff(a, b, *json, *tolerance),
+        Command::Diff { a, b, json, tolerance, points } => house.diff(a, b, *json, *tolerance, *points),
     }
 }
 
@@ -428,7 +428,7 @@ impl House<'_> {
         Ok(())
     }
 
-    fn diff(&self, a: &Path, b: &Path, json: bool, tolerance: Option<f64>) -> Result<()> {
+    fn diff(&self, a: &Path, b: &Path, json: bool, tolerance: Option<f64>, points: Option<f64>) -> Result<()> {
         for root in [a, b] {
             if !root.is_dir() {
                 return Err(Usage(format!("{} is no artifact root", root.display())).into());
@@ -442,19 +442,28 @@ impl House<'_> {
         } else {
             self.printer.result(&render::diff(&differences, alone))?;
         }
-        let beyond = |d: &&StageDifference| tolerance.is_some_and(|t| d.relative() > t);
-        match differences.iter().find(beyond) {
-            Some(d) => {
-                let message = format!(
-                    "{}/{} differs by more than the tolerance, relatively by {:.3e}",
-                    d.stage,
-                    d.key,
-                    d.relative()
-                );
-                Err(StageError::new(ErrorKind::Numeric, message).into())
+        let different = |what: String| Err(StageError::new(ErrorKind::Numeric, what).into());
+        for d in &differences {
+            let (stage, key, relative, apart) = (&d.stage, &d.key, d.relative(), d.apart());
+            if tolerance.is_some_and(|most| relative > most) {
+                return different(format!(
+                    "{stage}/{key} differs by more than the tolerance, relatively by {relative:.3e}"
+                ));
             }
-            None => Ok(()),
+            if points.is_some_and(|most| 100.0 * apart > most) {
+                return different(format!("{stage}/{key}: accuracy differs by {:.2} points", 100.0 * apart));
+            }
         }
+        let within = |asked: bool, what: &str| if asked { format!(", {what}") } else { String::new() };
+        self.printer.note(&match differences.iter().all(|d| d.identical) {
+            true => "verdict: the same bytes".to_owned(),
+            false => format!(
+                "verdict: not the same bytes{}{}",
+                within(tolerance.is_some(), "values within the tolerance"),
+                within(points.is_some(), "accuracy within the points")
+            ),
+        });
+        Ok(())
     }
 }
 

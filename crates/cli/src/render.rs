@@ -2,7 +2,9 @@
 
 use anyhow::Result;
 use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
-use hemlock_pipeline::{Cell, Decision, DirtyReason, Group, Plan, Spec, StageDifference, Task, telling};
+use hemlock_pipeline::{
+    Cell, Decision, DirtyReason, Group, Plan, Spec, StageDifference, StageTotal, Task, telling, totals,
+};
 use hemlock_poison_features::attacks::ATTACKS;
 use hemlock_store::Change;
 use serde_json::Value;
@@ -292,9 +294,25 @@ pub fn diff(differences: &[StageDifference], alone: usize) -> String {
             rows.add_row([String::new(), String::new(), String::new(), String::new(), detail]);
         }
     }
-    let mut text = text(&rows);
-    text += &format!("{} artifacts in both roots, {alone} in one alone\n", differences.len());
-    text
+    let mut by_stage = table(&["stage", "artifacts", "same", "seconds", "ratio", "difference", "accuracy"]);
+    for StageTotal { stage, artifacts, identical, seconds: [a, b], relative, apart } in totals(differences) {
+        by_stage.add_row([
+            stage,
+            artifacts.to_string(),
+            identical.to_string(),
+            format!("{a:.1} / {b:.1}"),
+            format!("{:.2}", b / a.max(f64::MIN_POSITIVE)),
+            format!("{relative:.1e}"),
+            apart.map_or_else(String::new, |apart| format!("{:.2} points", 100.0 * apart)),
+        ]);
+    }
+    format!(
+        "{}\n{}{} artifacts in both roots, {alone} in one alone. Difference: the largest of a tensor's values, as a share of the largest value;\n\
+         of what was trained or made from what differs, differences grow from stage to stage. Ratio: seconds of the second root to the first's.\n",
+        text(&rows),
+        text(&by_stage),
+        differences.len()
+    )
 }
 
 /// Bytes for people.

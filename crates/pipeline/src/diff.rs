@@ -52,6 +52,57 @@ impl StageDifference {
     pub fn relative(&self) -> f64 {
         self.tensors.first().map_or(0.0, Difference::relative)
     }
+
+    /// The largest difference of an accuracy, as a fraction.
+    #[must_use]
+    pub fn apart(&self) -> f64 {
+        self.accuracy.values().fold(0.0, |most, [a, b]| most.max((a - b).abs()))
+    }
+}
+
+/// All artifacts of a stage that two roots have both.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StageTotal {
+    /// The stage.
+    pub stage: String,
+    /// Number of artifacts.
+    pub artifacts: usize,
+    /// How many of them are the same in every byte.
+    pub identical: usize,
+    /// How long they took in all.
+    pub seconds: [f64; 2],
+    /// The largest relative difference of a tensor.
+    pub relative: f64,
+    /// The largest difference of an accuracy, as a fraction; `None` where none was measured.
+    pub apart: Option<f64>,
+}
+
+/// Differences by stage, in their order.
+#[must_use]
+pub fn totals(differences: &[StageDifference]) -> Vec<StageTotal> {
+    let mut totals: Vec<StageTotal> = Vec::new();
+    for d in differences {
+        if totals.last().is_none_or(|total| total.stage != d.stage) {
+            let stage = d.stage.clone();
+            totals.push(StageTotal {
+                stage,
+                artifacts: 0,
+                identical: 0,
+                seconds: [0.0; 2],
+                relative: 0.0,
+                apart: None,
+            });
+        }
+        let Some(total) = totals.last_mut() else { continue };
+        total.artifacts += 1;
+        total.identical += usize::from(d.identical);
+        total.seconds = [total.seconds[0] + d.seconds[0], total.seconds[1] + d.seconds[1]];
+        total.relative = total.relative.max(d.relative());
+        if !d.accuracy.is_empty() {
+            total.apart = Some(total.apart.unwrap_or(0.0).max(d.apart()));
+        }
+    }
+    totals
 }
 
 /// Compares all artifacts that two roots have both, in the order of the graph; also returns how many stand in one root alone.

@@ -17,7 +17,7 @@ mod spec;
 mod telling;
 
 pub use decide::{Decision, DirtyReason};
-pub use diff::{Difference, StageDifference, diff};
+pub use diff::{Difference, StageDifference, StageTotal, diff, totals};
 pub use export::{ExportError, Format, export};
 pub use garbage::{garbage, recorded_specs};
 pub use graph::{Graph, Node};
