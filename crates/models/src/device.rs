@@ -97,15 +97,16 @@ impl Backend {
         }
     }
 
-    /// The burn device, not yet probed; `None` when the backend is not compiled in.
-    fn device(self) -> Option<Device> {
+    /// The burn device of that number, or the usual one, not yet probed; `None` when the backend is not compiled in.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    fn device(self, number: Option<usize>) -> Option<Device> {
         match self {
             #[cfg(feature = "flex")]
             Self::Flex => Some(Device::flex()),
             #[cfg(feature = "wgpu")]
             Self::Wgpu => Some(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
             #[cfg(feature = "cuda")]
-            Self::Cuda => Some(Device::cuda(burn::tensor::DeviceIndex::Default)),
+            Self::Cuda => Some(Device::cuda(number.map_or(burn::tensor::DeviceIndex::Default, Into::into))),
             #[cfg(feature = "cpu")]
             Self::Cpu => Some(Device::cpu()),
             #[allow(unreachable_patterns)]
@@ -141,12 +142,39 @@ impl FromStr for Backend {
 /// [`DeviceError::NotCompiled`] when the build lacks the backend, [`DeviceError::Unavailable`]
 /// when the machine lacks an adapter or a driver for it.
 pub fn open(backend: Backend) -> Result<Device, DeviceError> {
+    open_one(backend, None)
+}
+
+/// The devices of a backend by names that [`open_named`] knows: one for each of several CUDA devices, and otherwise the backend's own.
+#[must_use]
+pub fn names_of(backend: Backend) -> Vec<String> {
+    #[cfg(feature = "cuda")]
+    if backend == Backend::Cuda {
+        let count = quietly(|| Device::enumerate(burn::tensor::DeviceType::Cuda).len()).unwrap_or(1);
+        if count > 1 {
+            return (0..count).map(|number| format!("{backend}:{number}")).collect();
+        }
+    }
+    vec![backend.to_string()]
+}
+
+/// Opens the device of that name: a backend's, such as `cuda`, or one of several, such as `cuda:1`.
+///
+/// # Errors
+/// As [`open`], and a name that is none.
+pub fn open_named(name: &str) -> Result<Device, DeviceError> {
+    let Some((backend, number)) = name.split_once(':') else { return open(name.parse()?) };
+    let number = number.parse().map_err(|_| DeviceError::Unknown(name.to_owned()))?;
+    open_one(backend.parse()?, Some(number))
+}
+
+fn open_one(backend: Backend, number: Option<usize>) -> Result<Device, DeviceError> {
     let not_compiled = || DeviceError::NotCompiled { wanted: backend, compiled: Backend::compiled() };
     if !backend.is_compiled() {
         return Err(not_compiled());
     }
     quietly(|| {
-        let device = backend.device()?;
+        let device = backend.device(number)?;
         let sum = Tensor::<1>::ones([2], &device).sum();
         (sum.into_scalar::<f32>() == 2.0).then_some(device)
     })
@@ -215,6 +243,9 @@ mod tests {
     #[test]
     fn the_default_backend_opens() {
         let device = open(Backend::default()).unwrap();
+        let names = names_of(Backend::default());
+        assert_eq!(open_named(&names[0]).unwrap(), device);
+        assert!(matches!(open_named("cuda:first"), Err(DeviceError::Unknown(name)) if name == "cuda:first"));
         assert_eq!(runs_on_rayon(&device.autodiff()), Backend::default() == Backend::Flex);
     }
 

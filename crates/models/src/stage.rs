@@ -1,7 +1,7 @@
 //! What the stages that use a frozen extractor have in common: opening it on the run's device, and extracting
 //! features with the run's progress and cancellation.
 
-use crate::{Arch, Backend, DeviceError, ExtractError, Extractor, ExtractorSpec, ImportError, WeightsError, device};
+use crate::{Arch, DeviceError, ExtractError, Extractor, ExtractorSpec, ImportError, WeightsError, device};
 use burn::tensor::Device;
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis};
@@ -43,7 +43,7 @@ impl From<ExtractError> for StageError {
 /// # Errors
 /// There is no such backend, it is not compiled in, or it finds no device.
 pub fn open_device(name: &str) -> Result<Device, StageError> {
-    Ok(device::open(name.parse::<Backend>()?)?)
+    Ok(device::open_named(name)?)
 }
 
 /// The network of an extractor artifact, frozen, on the device of that name.

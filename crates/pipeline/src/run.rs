@@ -25,7 +25,9 @@ pub struct RunOptions<'a> {
     /// Most tasks at a time. They share the threads of the processor, and what comes out is the same.
     pub jobs: NonZeroUsize,
     /// Name of the backend to compute on.
-    pub device: &'a str,
+    pub backend: &'a str,
+    /// Names of its devices, at least one. Tasks that run side by side take different ones, as far as there are.
+    pub devices: &'a [String],
     /// Whether that backend gives the same bytes every time.
     pub deterministic: bool,
     /// Opens the backend's device; asked once, before any task that would need it.
@@ -146,10 +148,11 @@ pub fn run(
     let runner = Runner { plan, graph, store, options, observer, decider: Decider::new(store, options.repair) };
     let board = Board::new(plan, wanted);
     thread::scope(|scope| {
-        for _ in 1..options.jobs.get() {
-            scope.spawn(|| runner.work(&board));
+        let (runner, board) = (&runner, &board);
+        for worker in 1..options.jobs.get() {
+            scope.spawn(move || runner.work(worker, board));
         }
-        runner.work(&board);
+        runner.work(0, board);
     });
     Ok(board.summary())
 }
@@ -273,13 +276,15 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Does tasks until none is left.
-    fn work(&self, board: &Board) {
+    /// Does tasks until none is left, on the device that falls to the worker of that number.
+    fn work(&self, worker: usize, board: &Board) {
+        let devices = self.options.devices;
+        let device = devices.get(worker % devices.len().max(1)).map_or(self.options.backend, String::as_str);
         while let Some((i, sharing)) = board.take(self.options.jobs.get()) {
             let task = &self.plan.tasks[i];
             let (outcome, content) = match board.obstacle(i) {
                 Some(because) => (Outcome::Skipped { because }, None),
-                None => match self.task(task, board, sharing) {
+                None => match self.task(task, board, device, sharing) {
                     Ok((outcome, manifest)) => (outcome, Some(manifest.content.to_string())),
                     Err(e) => (Outcome::Failed(e), None),
                 },
@@ -303,7 +308,13 @@ impl Runner<'_> {
         }
     }
 
-    fn task(&self, task: &Task, board: &Board, sharing: usize) -> Result<(Outcome, Manifest), StageError> {
+    fn task(
+        &self,
+        task: &Task,
+        board: &Board,
+        device: &str,
+        sharing: usize,
+    ) -> Result<(Outcome, Manifest), StageError> {
         if let Ok(Ok(manifest)) = self.decide(task, board) {
             return Ok((Outcome::Cached, manifest));
         }
@@ -315,7 +326,7 @@ impl Runner<'_> {
         };
         self.observer.event(Event::Started(task, &reason));
         let started = Instant::now();
-        let manifest = on_share(sharing, || self.compute(task, &lock, started))?;
+        let manifest = on_share(sharing, || self.compute(task, &lock, device, started))?;
         Ok((Outcome::Ran { reason, took: started.elapsed() }, manifest))
     }
 
@@ -337,7 +348,7 @@ impl Runner<'_> {
         }
     }
 
-    fn compute(&self, task: &Task, lock: &Lock, started: Instant) -> Result<Manifest, StageError> {
+    fn compute(&self, task: &Task, lock: &Lock, device: &str, started: Instant) -> Result<Manifest, StageError> {
         let node = self
             .graph
             .node(task.node)
@@ -361,7 +372,7 @@ impl Runner<'_> {
         let mut draft = lock.begin()?;
         let context = Context {
             seed: task.identity.seed.unwrap_or(0),
-            device: self.options.device,
+            device,
             env: self.options.env,
             progress: self.options.progress,
             cancel: self.options.cancel,
@@ -383,7 +394,7 @@ impl Runner<'_> {
         Ok(draft.publish(ManifestDraft {
             identity: task.identity.clone(),
             inputs: used,
-            device: if host { "host".to_owned() } else { self.options.device.to_owned() },
+            device: if host { "host".to_owned() } else { self.options.backend.to_owned() },
             deterministic: host || self.options.deterministic,
             hemlock_version: env!("CARGO_PKG_VERSION").to_owned(),
             pipeline: self.plan.pipeline.clone(),
