@@ -192,6 +192,8 @@ pub fn results(groups: &[Group]) -> String {
         ("poison-images", "attack"),
         ("poison-images", "labels"),
         ("poison-images", "eps_d"),
+        ("unlearnable", "noise"),
+        ("unlearnable", "eps_d"),
         ("features", "method"),
         ("features", "path"),
         ("pretrain", "method"),

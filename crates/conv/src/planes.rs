@@ -46,6 +46,12 @@ impl Planes {
         [self.images, self.channels, self.height, self.width]
     }
 
+    /// Memory that they take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.values)
+    }
+
     /// Zeros at each side of every image.
     #[must_use]
     pub fn border(&self) -> usize {

@@ -21,7 +21,7 @@ use rayon::prelude::*;
 pub struct Refinement<'a> {
     /// What the progress bar calls it.
     pub name: &'static str,
-    /// Steps, each a pass of all images through the network, and one more of the features alone.
+    /// Steps, each a pass of all images through the network and back.
     pub steps: u32,
     /// Length of Adam's first step, in pixel units.
     pub step: f64,
@@ -60,7 +60,8 @@ impl Refinement<'_> {
             let flat: Vec<f32> = images.iter().flat_map(Adam::point).copied().collect();
             let pixels = Array4::from_shape_vec(pixels.raw_dim(), flat)
                 .map_err(|e| StageError::internal(format!("refined images have another size: {e}")))?;
-            let z = frozen.features(pixels.view(), ctx)?.mapv(f64::from);
+            let pass = frozen.pass(pixels.view(), ctx)?;
+            let z = pass.features.mapv(f64::from);
             let force = objective.evaluate(z.view(), self.labels)?;
             let shown = objective.shown(force.value);
             let first = *started.get_or_insert(force.value);
@@ -80,7 +81,7 @@ impl Refinement<'_> {
             }
             let ahead = self.ahead(&z, force.gradient(z.view(), self.labels)?);
             let flat = pixels.into_raw_vec_and_offset().0;
-            let (_, mut gradient) = frozen.gradient_in_tiles(&flat, &ahead)?;
+            let mut gradient = frozen.gradient_back(pass, &flat, &ahead)?;
             images.par_iter_mut().zip(gradient.par_chunks_mut(size)).enumerate().for_each(
                 |(row, (image, gradient))| {
                     limits.penalise(row, image.point(), gradient);

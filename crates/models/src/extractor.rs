@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::device::runs_on_rayon;
-use crate::frozen::Frozen;
+use crate::frozen::{Frozen, Tape};
 use crate::network::{Arch, Network};
 use crate::resnet::Folded;
 use crate::tiles::on_device;
@@ -84,6 +84,14 @@ pub struct Extractor {
     net: Network,
     kernels: Kernels,
     device: Device,
+}
+
+/// A pass of some images through an extractor.
+#[derive(Debug)]
+pub struct Trace {
+    /// Their features `[n, d]`.
+    pub features: Vec<f32>,
+    tapes: Vec<Tape>,
 }
 
 /// What computes: burn, or on the processor our own convolutions, which are several times faster.
@@ -168,12 +176,7 @@ impl Extractor {
     pub fn pull(&self, pixels: &[f32], mut derivative: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
         match &self.kernels {
             Kernels::Own(net) => {
-                let mut pulled = net.pull(&self.spec.normalised(pixels), self.spec.image_size, derivative);
-                let [height, width] = self.spec.image_size;
-                for (i, plane) in pulled.chunks_exact_mut(height * width).enumerate() {
-                    plane.iter_mut().for_each(|v| *v /= self.spec.std[i % 3]);
-                }
-                pulled
+                self.by_pixels(net.pull(&self.spec.normalised(pixels), self.spec.image_size, derivative))
             }
             Kernels::Folded(_) | Kernels::Plain => {
                 let x = Tensor::<4>::from_inner(self.images(pixels)).require_grad();
@@ -186,6 +189,43 @@ impl Extractor {
                 x.grad_remove(&mut gradients).map_or_else(|| vec![0.0; pixels.len()], host)
             }
         }
+    }
+
+    /// Features, and what [`Extractor::pull_back`] needs to go back from them: one pass where [`Extractor::forward`] and
+    /// [`Extractor::pull`] take two. `None` on devices where they do.
+    #[must_use]
+    pub fn trace(&self, pixels: &[f32]) -> Option<Trace> {
+        let Kernels::Own(net) = &self.kernels else { return None };
+        let (features, tapes) = net.trace(&self.spec.normalised(pixels), self.spec.image_size);
+        Some(Trace { features, tapes })
+    }
+
+    /// Memory that the trace of one image takes, in bytes.
+    #[must_use]
+    pub fn trace_bytes(&self) -> usize {
+        match &self.kernels {
+            Kernels::Own(net) => net.trace_bytes(self.spec.image_size),
+            Kernels::Folded(_) | Kernels::Plain => 0,
+        }
+    }
+
+    /// The derivative `[n, 3, h, w]` by the pixels, in `[0, 1]`, of a function of the features, which has that derivative by these. The trace
+    /// is of this extractor.
+    #[must_use]
+    pub fn pull_back(&self, trace: Trace, by_features: &[f32]) -> Vec<f32> {
+        match &self.kernels {
+            Kernels::Own(net) => self.by_pixels(net.pull_back(trace.tapes, by_features)),
+            Kernels::Folded(_) | Kernels::Plain => Vec::new(),
+        }
+    }
+
+    /// Of derivatives by normalised pixels.
+    fn by_pixels(&self, mut pulled: Vec<f32>) -> Vec<f32> {
+        let [height, width] = self.spec.image_size;
+        for (i, plane) in pulled.chunks_exact_mut(height * width).enumerate() {
+            plane.iter_mut().for_each(|v| *v /= self.spec.std[i % 3]);
+        }
+        pulled
     }
 
     /// Features of images in `[0, 1]`, by burn.
@@ -383,6 +423,16 @@ mod tests {
             let d = own.feature_dim();
             let by = |row: usize, z: &[f32]| z.iter().enumerate().map(|(i, z)| z + (row + i / d) as f32).collect();
             close(&own.pull(&pixels, by), &burn.pull(&pixels, by));
+            // And whichever go forward before one goes back.
+            let traces = [0, 3].map(|from| own.trace(&pixels[from * 192..(from + 3) * 192]).unwrap());
+            let features = traces.iter().flat_map(|trace| trace.features.clone()).collect::<Vec<_>>();
+            assert_eq!(features, own.forward(&pixels));
+            let back = traces.into_iter().enumerate().rev().map(|(i, trace)| {
+                let by_features = by(3 * i, &trace.features);
+                own.pull_back(trace, &by_features)
+            });
+            let back: Vec<Vec<f32>> = back.collect();
+            assert_eq!([&back[1][..], &back[0]].concat(), own.pull(&pixels, by), "{arch}");
         }
     }
 }

@@ -18,8 +18,9 @@ pub(crate) struct Frozen {
     /// Whether a pooling follows.
     pools: bool,
     blocks: Vec<Block>,
-    /// Tapes of passes that are done, for those to come: fresh memory costs more than a convolution.
+    /// Memory of passes that are done, for those to come: fresh memory costs more than a convolution.
     tapes: Arc<Mutex<Vec<Tape>>>,
+    derivatives: Arc<Mutex<Vec<Vec<Planes>>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -37,14 +38,12 @@ struct Layer {
     backward: Conv,
 }
 
-/// What a pass leaves behind.
+/// What a pass of some images leaves behind.
 #[derive(Debug)]
-struct Tape {
+pub(crate) struct Tape {
     image: Planes,
     /// Of the stem, its pooling if it has one, and then of every convolution beside a shortcut, after their ReLU.
     outputs: Vec<Planes>,
-    /// The derivatives by what the convolutions sum to; empty if none are wanted.
-    derivatives: Vec<Planes>,
 }
 
 impl Frozen {
@@ -59,27 +58,60 @@ impl Frozen {
             },
         });
         let blocks = blocks.collect();
-        Self { stem: Layer::of(&folded.conv1), pools: folded.pools(), blocks, tapes: Arc::default() }
+        let (stem, pools) = (Layer::of(&folded.conv1), folded.pools());
+        Self { stem, pools, blocks, tapes: Arc::default(), derivatives: Arc::default() }
     }
 
     /// Features `[n, d]` of normalised images, `[3, height, width]` each.
     pub(crate) fn features(&self, images: &[f32], size: [usize; 2]) -> Vec<f32> {
         let mut features = Vec::new();
-        self.visit(images, size, false, |tape, _| {
+        self.visit(images, size, |tape, _| {
             features.extend(tape.features());
+            self.keep(tape);
         });
         features
+    }
+
+    /// The same, and the tapes that [`pull_back`](Self::pull_back) goes back along.
+    pub(crate) fn trace(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, Vec<Tape>) {
+        let (mut features, mut tapes) = (Vec::new(), Vec::new());
+        self.visit(images, size, |tape, _| {
+            features.extend(tape.features());
+            tapes.push(tape);
+        });
+        (features, tapes)
+    }
+
+    /// Memory that the tape of one image takes.
+    pub(crate) fn trace_bytes(&self, [height, width]: [usize; 2]) -> usize {
+        let tape = self.tape([1, 3, height, width]);
+        tape.outputs.iter().chain([&tape.image]).map(Planes::bytes).sum()
+    }
+
+    /// The derivative by the images of a function of the features, which has that derivative by the features `[n, d]`.
+    pub(crate) fn pull_back(&self, tapes: Vec<Tape>, by_features: &[f32]) -> Vec<f32> {
+        let n: usize = tapes.iter().map(|tape| tape.image.shape()[0]).sum();
+        let d = by_features.len() / n.max(1);
+        let (mut pulled, mut row) = (Vec::new(), 0);
+        for mut tape in tapes {
+            let images = tape.image.shape()[0];
+            self.backward(&mut tape, &by_features[row * d..(row + images) * d], &mut pulled);
+            row += images;
+            self.keep(tape);
+        }
+        pulled
     }
 
     /// What the last block makes of normalised images, `[3, height, width]` each, and its shape `[n, c, h, w]`.
     pub(crate) fn activations(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, [usize; 4]) {
         let (mut activations, mut shape) = (Vec::new(), [0; 4]);
-        self.visit(images, size, false, |tape, row| {
+        self.visit(images, size, |tape, row| {
             let Some(last) = tape.outputs.last() else { return };
             let [n, c, h, w] = last.shape();
             shape = [row + n, c, h, w];
             activations.resize(shape.iter().product(), 0.0);
             last.store(&mut activations[row * c * h * w..]);
+            self.keep(tape);
         });
         (activations, shape)
     }
@@ -92,38 +124,35 @@ impl Frozen {
         size: [usize; 2],
         mut derivative: impl FnMut(usize, &[f32]) -> Vec<f32>,
     ) -> Vec<f32> {
-        let mut pulled = vec![0.0; images.len()];
-        let one = 3 * size[0] * size[1];
-        self.visit(images, size, true, |tape, row| {
+        let mut pulled = Vec::with_capacity(images.len());
+        self.visit(images, size, |mut tape, row| {
             let by_features = derivative(row, &tape.features());
-            let by_images = self.backward(tape, &by_features);
-            let [n, ..] = by_images.shape();
-            by_images.store(&mut pulled[row * one..(row + n) * one]);
+            self.backward(&mut tape, &by_features, &mut pulled);
+            self.keep(tape);
         });
         pulled
     }
 
     /// Passes all images through, and calls `done` with each tape and its first image.
-    fn visit(&self, images: &[f32], [height, width]: [usize; 2], keep: bool, mut done: impl FnMut(&mut Tape, usize)) {
+    fn visit(&self, images: &[f32], [height, width]: [usize; 2], mut done: impl FnMut(Tape, usize)) {
         let one = 3 * height * width;
         for (i, images) in images.chunks(TOGETHER * one).enumerate() {
             let shape = [images.len() / one, 3, height, width];
-            let mut tape = self.tape(shape, keep);
+            let mut tape = self.tape(shape);
             tape.image.load(images);
             self.forward(&mut tape);
-            done(&mut tape, i * TOGETHER);
-            self.pool().push(tape);
+            done(tape, i * TOGETHER);
         }
     }
 
-    fn pool(&self) -> MutexGuard<'_, Vec<Tape>> {
-        self.tapes.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Keeps a tape for a pass to come.
+    fn keep(&self, tape: Tape) {
+        locked(&self.tapes).push(tape);
     }
 
-    fn tape(&self, shape: [usize; 4], keep: bool) -> Tape {
-        let mut pool = self.pool();
-        let fits = |tape: &Tape| tape.image.shape() == shape && tape.derivatives.is_empty() != keep;
-        if let Some(i) = pool.iter().position(fits) {
+    fn tape(&self, shape: [usize; 4]) -> Tape {
+        let mut pool = locked(&self.tapes);
+        if let Some(i) = pool.iter().rposition(|tape| tape.image.shape() == shape) {
             return pool.swap_remove(i);
         }
         drop(pool);
@@ -141,12 +170,11 @@ impl Frozen {
         for layer in self.blocks.iter().flat_map(|block| &block.path) {
             before = put(layer.forward.geometry().output(before));
         }
-        let derivatives = if keep { outputs.clone() } else { Vec::new() };
-        Tape { image: Planes::new(shape, border), outputs, derivatives }
+        Tape { image: Planes::new(shape, border), outputs }
     }
 
     fn forward(&self, tape: &mut Tape) {
-        let Tape { image, outputs, .. } = tape;
+        let Tape { image, outputs } = tape;
         self.stem.forward.apply(image, Start::Zero, Finish::Relu, &mut outputs[0]);
         let mut at = 0;
         if self.pools {
@@ -161,9 +189,11 @@ impl Frozen {
         }
     }
 
-    /// The derivative by the images.
-    fn backward<'a>(&self, tape: &'a mut Tape, by_features: &[f32]) -> &'a Planes {
-        let Tape { image, outputs, derivatives } = tape;
+    /// Appends the derivative by the images, which the tape holds no more.
+    fn backward(&self, tape: &mut Tape, by_features: &[f32], pulled: &mut Vec<f32>) {
+        let Tape { image, outputs } = tape;
+        // By what the convolutions sum to.
+        let mut derivatives = self.derivatives(outputs);
         let mut at = outputs.len() - 1;
         derivatives[at].spread(by_features, &outputs[at]);
         for block in self.blocks.iter().rev() {
@@ -177,8 +207,25 @@ impl Frozen {
             outputs[0].max_pool_derivative(&by_y[0], &mut by_x[0]);
         }
         self.stem.backward.apply(&derivatives[0], Start::Zero, Finish::Keep, image);
-        image
+        locked(&self.derivatives).push(derivatives);
+        let from = pulled.len();
+        pulled.resize(from + image.shape().iter().product::<usize>(), 0.0);
+        image.store(&mut pulled[from..]);
     }
+
+    /// Planes of the shapes of `outputs`.
+    fn derivatives(&self, outputs: &[Planes]) -> Vec<Planes> {
+        let mut pool = locked(&self.derivatives);
+        let fits = |planes: &Vec<Planes>| planes.iter().map(Planes::shape).eq(outputs.iter().map(Planes::shape));
+        match pool.iter().rposition(fits) {
+            Some(i) => pool.swap_remove(i),
+            None => outputs.to_vec(),
+        }
+    }
+}
+
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Block {

@@ -30,7 +30,7 @@ mod head_tests;
 mod reference_tests;
 
 pub use device::{Backend, DeviceError};
-pub use extractor::{ExtractError, Extractor, ExtractorSpec};
+pub use extractor::{ExtractError, Extractor, ExtractorSpec, Trace};
 pub use import::ImportError;
 pub use network::{Arch, ImageSizeError, Network, UnknownArch};
 pub use stage::{extract, extract_into, open_device, open_extractor};

@@ -42,6 +42,12 @@ impl Figure {
         Ok(())
     }
 
+    /// Adds a sentence to the caption, if there is one that it does not have.
+    fn remark(&mut self, remark: Option<String>) {
+        let new = remark.filter(|remark| !self.caption.contains(remark.as_str()));
+        self.caption += &new.unwrap_or_default();
+    }
+
     /// The figure, or why there is none.
     fn or(self, why: &str) -> Self {
         if self.body.is_empty() { Self { caption: why.to_owned(), ..self } } else { self }

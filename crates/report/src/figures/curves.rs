@@ -96,7 +96,7 @@ pub fn of_attacks(evidence: &Evidence) -> Result<Figure, ReportError> {
             };
             figure.chart(&chart, &told)?;
         }
-        figure.caption += &left_out.unwrap_or_default();
+        figure.remark(left_out);
     }
     Ok(figure.or("no attack left a curve."))
 }

@@ -109,7 +109,7 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
                 attacks.map(|(style, (name, sweep))| draw(name, sweep, quantity::drop, style)).collect();
             let controls = flipped.iter().enumerate();
             series.extend(controls.map(|(i, (name, sweep))| draw(name, sweep, quantity::drop_of_flips, MOST - 1 - i)));
-            figure.caption += &left_out.unwrap_or_default();
+            figure.remark(left_out);
             let chart = Chart {
                 title: titled(evidence, &scene.name, &limit),
                 x: Axis::log("Poisons, % of the clean count (logarithmic)"),
@@ -146,7 +146,7 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
             (quantity::psnr, Axis::linear("PSNR, dB"), "PSNR"),
             (quantity::linf, Axis::log("L∞, grey levels of 255 (logarithmic)"), "L∞"),
         ];
-        figure.caption += &left_out.unwrap_or_default();
+        figure.remark(left_out);
         for (seen, x, name) in axes {
             let mut told = Vec::new();
             let series = attacks.iter().enumerate().map(|(style, (name, cases))| {
@@ -192,7 +192,7 @@ pub fn over_beta(evidence: &Evidence) -> Result<Figure, ReportError> {
         if sweeps.is_empty() {
             continue;
         }
-        figure.caption += &left_out.unwrap_or_default();
+        figure.remark(left_out);
         let (names, betas) = levels(&sweeps);
         for (q, title, unit, scale) in
             [(quantity::drop_on_images as Quantity, DROP, "drop", 100.0), (quantity::psnr, "PSNR, dB", "PSNR", 1.0)]

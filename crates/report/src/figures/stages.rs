@@ -52,7 +52,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
             references: Vec::new(),
         };
         figure.chart(&chart, &told.join(" "))?;
-        figure.caption += &left_out.unwrap_or_default();
+        figure.remark(left_out);
     }
     Ok(figure.or("there is no result."))
 }
