@@ -3,7 +3,7 @@
 
 use crate::{Arch, DeviceError, ExtractError, Extractor, ExtractorSpec, ImportError, WeightsError, device};
 use burn::tensor::Device;
-use hemlock_stage::{Context, ErrorKind, StageError};
+use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
 use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis};
 
 impl From<DeviceError> for StageError {
@@ -44,6 +44,20 @@ impl From<ExtractError> for StageError {
 /// There is no such backend, it is not compiled in, or it finds no device.
 pub fn open_device(name: &str) -> Result<Device, StageError> {
     Ok(device::open_named(name)?)
+}
+
+/// So many devices of the backend that a device's name says.
+///
+/// # Errors
+/// The machine has fewer, or one cannot be opened.
+pub fn open_devices(name: &str, count: usize) -> Result<Vec<Device>, StageError> {
+    let backend = name.split(':').next().unwrap_or(name).parse()?;
+    let names = device::names_of(backend);
+    if names.len() < count {
+        let message = format!("is {count}; the backend `{backend}` has {} here", names.len());
+        return Err(ParamError::new("devices", message).into());
+    }
+    names[..count].iter().map(|name| open_device(name)).collect()
 }
 
 /// The network of an extractor artifact, frozen, on the device of that name.

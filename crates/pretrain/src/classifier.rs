@@ -309,9 +309,10 @@ impl Session {
             for (i, batch) in batches.take(end - self.taken) {
                 ctx.check()?;
                 let lr = self.config.learning_rate_at(self.taken, steps);
-                let halves = objective.parts(batch).map(|part| (self.render(images, &part, epoch), part.images));
+                let halves = objective.parts(batch).map(|part| vec![(self.render(images, &part, epoch), part.images)]);
                 let student = self.student.clone();
-                let (student, loss, _) = step(&self.pair, &objective, student, &mut self.optimizer, halves, lr);
+                let (student, loss, _) =
+                    step(&self.pair, &objective, student, &mut self.optimizer, halves, &self.device, lr);
                 finite(loss, epoch, i, lr)?;
                 self.student = student;
                 self.taken += 1;

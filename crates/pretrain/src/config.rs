@@ -178,6 +178,9 @@ pub struct TrainConfig {
     pub checkpoint_minutes: f64,
     /// Whether a network whose embeddings have collapsed counts as a result.
     pub allow_collapse: bool,
+    /// Devices of the backend that share every step: 1, or an even number. Two take a half each, and give what one gives but for rounding;
+    /// more cut the halves into shards with batch statistics of their own.
+    pub devices: usize,
 }
 
 impl Default for ProjectorConfig {
@@ -211,6 +214,7 @@ impl Default for TrainConfig {
             knn_every: 0,
             checkpoint_minutes: 5.0,
             allow_collapse: false,
+            devices: 1,
         }
     }
 }
@@ -235,6 +239,16 @@ impl TrainConfig {
         ParamError::at_least_one("projector.hidden", hidden as u64)?;
         ParamError::require(out >= 2, "projector.out", out, "at least 2")?;
         ParamError::at_least_one("predictor.hidden", self.predictor.hidden as u64)?;
+        let devices = self.devices;
+        ParamError::require(
+            devices == 1 || (devices > 0 && devices.is_multiple_of(2)),
+            "devices",
+            devices,
+            "1 or an even number",
+        )?;
+        // Statistics take at least two images a shard, and without a second view a half is half of the batch.
+        let fits = devices <= 2 || batch >= 2 * devices;
+        ParamError::require(fits, "batch", batch, "at least twice as many images as `devices`")?;
         let minutes = self.checkpoint_minutes;
         // A day is more than any epoch takes, and far from what a duration cannot hold.
         ParamError::require(
@@ -251,6 +265,9 @@ impl TrainConfig {
         let mut value = serde_json::to_value(self)?;
         if let Some(fields) = value.as_object_mut() {
             fields.retain(|field, _| !RUNNING.contains(&field.as_str()) && !method.idle().contains(&field.as_str()));
+            if self.devices <= 2 {
+                fields.remove("devices");
+            }
             // There is no second view of an image with a label.
             if let (Method::Supervised, Some(Value::Object(augment))) = (method, fields.get_mut("augment")) {
                 augment.remove("solarize");
@@ -322,6 +339,9 @@ mod tests {
             (r#"{"momentum": 1.0}"#, "`momentum`: is 1; expected 0 or more, and below 1"),
             (r#"{"predictor": {"hidden": 0}}"#, "`predictor.hidden`: is 0; expected at least 1"),
             (r#"{"checkpoint_minutes": 0.0}"#, "`checkpoint_minutes`: is 0; expected above 0, and up to 1440"),
+            (r#"{"devices": 3}"#, "`devices`: is 3; expected 1 or an even number"),
+            (r#"{"devices": 0}"#, "`devices`: is 0; expected 1 or an even number"),
+            (r#"{"devices": 8, "batch": 12}"#, "`batch`: is 12; expected at least twice as many images as `devices`"),
             (r#"{"augment": {"blur": 1.5}}"#, "`augment.blur`: is 1.5; expected 0 to 1"),
             (r#"{"augment": {"solarize": -0.1}}"#, "`augment.solarize`: is -0.1; expected 0 to 1"),
         ] {
@@ -349,9 +369,15 @@ mod tests {
         );
         let supervised = fields(&key(Method::Supervised, TrainConfig::default()));
         assert_eq!(supervised, fields(&simclr).replace("projector ", "").replace("temperature ", ""));
-        let other =
-            TrainConfig { checkpoint_minutes: 1.0, allow_collapse: true, momentum: 0.5, ..TrainConfig::default() };
+        let other = TrainConfig {
+            checkpoint_minutes: 1.0,
+            allow_collapse: true,
+            momentum: 0.5,
+            devices: 2,
+            ..TrainConfig::default()
+        };
         assert_eq!(key(Method::Simclr, other), simclr);
+        assert_ne!(key(Method::Simclr, TrainConfig { devices: 4, ..TrainConfig::default() }), simclr);
     }
 
     #[test]

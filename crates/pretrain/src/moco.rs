@@ -21,8 +21,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::TrainConfig;
 use crate::infonce::info_nce;
-use crate::step::Objective;
-use crate::student::{Mlp, Named, Output, Student, parameters, training_copy};
+use crate::step::{Objective, joined};
+use crate::student::{Mlp, Named, Output, Student, copy_on, parameters};
 
 /// Added to a variance before its root, as burn and PyTorch do.
 const EPSILON: f64 = 1e-5;
@@ -88,9 +88,13 @@ impl Objective for MocoV3 {
     /// Keys `[n, p]`.
     type Target = Tensor<2>;
 
+    fn join(keys: Vec<Tensor<2>>, device: &Device) -> Tensor<2> {
+        joined(keys, device)
+    }
+
     fn target(&self, images: &Tensor<4>, _: &[usize]) -> Tensor<2> {
         // In training mode, for the batch's statistics, and without a graph.
-        let Encoder { net, projector } = training_copy(&self.keys).no_grad();
+        let Encoder { net, projector } = copy_on(&self.keys, &images.device().inner()).no_grad();
         standardised(projector.forward(net.forward(images.clone()))).inner()
     }
 
@@ -220,12 +224,12 @@ mod tests {
         let device = open();
         let (moco, query) = build(0.9, &device);
         let pixels: Vec<f32> = (0..4 * 3 * 64).map(|i| ((i * i * 31 + i * 7) % 255) as f32 / 255.0).collect();
-        let images = Tensor::<4>::from_data(TensorData::new(pixels, [4, 3, 8, 8]), &device.autodiff());
+        let images = Tensor::<4>::from_data(TensorData::new(pixels, [4, 3, 8, 8]), &device.clone().autodiff());
         let before = moco.state();
         let keys = moco.target(&images, &[]);
         assert_eq!(moco.state(), before);
         // The query encoder has the same weights here, and what it monitors is the projection before its batch norm.
-        let projected = training_copy(&query).forward(images).monitored.inner();
+        let projected = copy_on(&query, &device).forward(images).monitored.inner();
         let expected: Vec<f32> = standardised(projected).into_data().iter().collect();
         let keys: Vec<f32> = keys.into_data().iter().collect();
         assert_eq!(keys, expected);

@@ -49,6 +49,8 @@ impl Objective for Simclr {
     type Student = Projected;
     type Target = ();
 
+    fn join(_: Vec<()>, _: &Device) {}
+
     fn target(&self, _: &Tensor<4>, _: &[usize]) {}
 
     fn loss(&self, [a, b]: [Tensor<2>; 2], _: [(); 2]) -> Tensor<1> {

@@ -2,7 +2,7 @@
 
 use crate::{Method, Monitor, PretrainConfig, TrainConfig, import, pretrain, random};
 use hemlock_artifact::{Dataset, Extractor};
-use hemlock_models::open_device;
+use hemlock_models::{open_device, open_devices};
 use hemlock_stage::{Context, Environment, Need, Port, StageError, inputs};
 use serde_json::Value;
 
@@ -70,12 +70,16 @@ impl hemlock_stage::Stage for Stage {
 
     fn run(config: &PretrainConfig, Inputs { dataset }: Inputs, ctx: &Context) -> Result<Extractor, StageError> {
         let device = open_device(ctx.device)?;
+        let devices = |config: &TrainConfig| match config.devices {
+            1 => Ok(vec![device.clone()]),
+            several => open_devices(ctx.device, several),
+        };
         let dataset = || dataset.ok_or_else(|| StageError::internal("no images were given to train on"));
         let train = |method, config: &TrainConfig, dataset: Dataset| {
             let Dataset { train, validation, .. } = dataset;
             let monitor = (config.knn_every > 0)
                 .then_some(Monitor { reference: &train, queries: (!validation.is_empty()).then_some(&validation) });
-            pretrain(method, config, &train, monitor, &device, ctx)
+            pretrain(method, config, &train, monitor, &devices(config)?, ctx)
         };
         let made = match config {
             PretrainConfig::Simclr(config) => train(Method::Simclr, config, dataset()?)?,

@@ -5,13 +5,17 @@
 //! its own and both run side by side, on half of the threads each. The graphs are cut at the embeddings z: with g = dL/dz from the
 //! loss on the detached embeddings, the gradient of sum(z * g) with g constant is, by the chain rule, the exact gradient of
 //! L. There are always two halves, so the bytes don't depend on the thread count.
+//!
+//! On several devices a half is cut into shards, one a device, each with a copy of the network and batch statistics of its own, as in
+//! data-parallel training everywhere. Only embeddings, their derivatives, and the network's parameters and gradients travel: the loss is
+//! that of the whole batch, on the first device, where the optimiser is, too.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use hemlock_models::tiles::Pair;
 use hemlock_models::weights::{Weights, WeightsError};
 
 use crate::optimizer::Optimizer;
-use crate::student::{Named, Output, Student, gradients, running_statistics, training_copy};
+use crate::student::{Named, Output, Student, copy_on, gradients, running_statistics};
 
 /// What a method trains the network for: all that the methods differ in.
 pub(crate) trait Objective: Sync {
@@ -19,6 +23,9 @@ pub(crate) trait Objective: Sync {
     type Student: Student;
     /// What a half brings to the loss beside its embeddings.
     type Target: Send;
+
+    /// The target of shards together, on a device.
+    fn join(targets: Vec<Self::Target>, device: &Device) -> Self::Target;
 
     /// The two halves of a step on a batch.
     fn parts<'b>(&self, batch: &'b [usize]) -> [Part<'b>; 2] {
@@ -53,44 +60,70 @@ pub(crate) struct Part<'b> {
     pub(crate) view: usize,
 }
 
-/// One half's way through a copy of the student.
+/// What the network reads of a half, and the images' numbers, shard by shard: each shard on its device.
+pub(crate) type Shards<'b> = Vec<(Tensor<4>, &'b [usize])>;
+
+/// One half's way through copies of the student, one a shard.
 pub(crate) struct Half<O: Objective> {
-    pub(crate) student: O::Student,
-    pub(crate) output: Output,
+    pub(crate) shards: Vec<(O::Student, Tensor<2>)>,
+    /// Of all shards, on the first device, without a graph.
+    pub(crate) embeddings: Tensor<2>,
+    pub(crate) monitored: Tensor<2>,
     pub(crate) target: O::Target,
 }
 
-/// One step of the optimiser on two halves (what the network reads, and the images' numbers): the new student, the loss, and what
-/// the monitor sees of the first half.
+/// One step of the optimiser on two halves: the new student, the loss, and what the monitor sees of the first half. All is on `device` but
+/// for shards on other ones.
 pub(crate) fn step<O: Objective>(
     pair: &Pair,
     objective: &O,
     student: O::Student,
     optimizer: &mut Optimizer,
-    [a, b]: [(Tensor<4>, &[usize]); 2],
+    [a, b]: [Shards<'_>; 2],
+    device: &Device,
     lr: f64,
 ) -> (O::Student, f32, Tensor<2>) {
-    let (a, b) = pair.run(|| forward(objective, &student, a), || forward(objective, &student, b));
-    let monitored = a.output.monitored.inner();
-    let (za, zb) = (a.output.embeddings, b.output.embeddings);
-    let (loss, [ga, gb]) = loss(objective, [&za, &zb], [a.target, b.target]);
-    let (a, b) = pair.run(|| backward(&a.student, za, ga), || backward(&b.student, zb, gb));
-    let gradients = merge(a.0, b.0, |a, b| a + b);
-    let statistics = merge(a.1, b.1, |a, b| (a + b).div_scalar(2.0));
+    let shards = (a.len() + b.len()) as f32;
+    let (a, b) = pair.run(|| forward(objective, &student, a, device), || forward(objective, &student, b, device));
+    let (loss, [ga, gb]) = loss(objective, [&a.embeddings, &b.embeddings], [a.target, b.target]);
+    let (by_a, by_b) = pair.run(|| backward(a.shards, &ga, device), || backward(b.shards, &gb, device));
+    let gradients = merge(by_a.0, by_b.0, |a, b| a + b);
+    let statistics = merge(by_a.1, by_b.1, |a, b| a + b);
+    let statistics = statistics.into_iter().map(|(name, sum)| (name, sum.div_scalar(shards))).collect();
     let student = optimizer.step(student, lr, gradients, statistics);
-    (student, loss, monitored)
+    (student, loss, a.monitored)
 }
 
-/// One half's way through a copy of the student.
+/// One half's way through copies of the student.
 pub(crate) fn forward<O: Objective>(
     objective: &O,
     student: &O::Student,
-    (images, numbers): (Tensor<4>, &[usize]),
+    shards: Shards<'_>,
+    device: &Device,
 ) -> Half<O> {
-    let student = training_copy(student);
-    let target = objective.target(&images, numbers);
-    let output = student.forward(images);
-    Half { student, output, target }
+    let (mut passed, mut seen, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+    for (images, numbers) in shards {
+        let student = copy_on(student, &images.device().inner());
+        targets.push(objective.target(&images, numbers));
+        let Output { embeddings, monitored } = student.forward(images);
+        passed.push((student, embeddings));
+        seen.push(monitored.inner());
+    }
+    let embeddings = passed.iter().map(|(_, embeddings)| embeddings.clone().inner()).collect();
+    Half {
+        embeddings: joined(embeddings, device),
+        monitored: joined(seen, device),
+        target: O::join(targets, device),
+        shards: passed,
+    }
+}
+
+/// Tensors of shards one below the other, on a device.
+pub(crate) fn joined(mut tensors: Vec<Tensor<2>>, device: &Device) -> Tensor<2> {
+    match tensors.pop() {
+        Some(one) if tensors.is_empty() && one.device() == *device => one,
+        last => Tensor::cat(tensors.into_iter().chain(last).map(|tensor| tensor.to_device(device)).collect(), 0),
+    }
 }
 
 /// The loss and its gradient with respect to both halves' embeddings.
@@ -99,27 +132,40 @@ pub(crate) fn loss<O: Objective>(
     embeddings: [&Tensor<2>; 2],
     targets: [O::Target; 2],
 ) -> (f32, [Tensor<2>; 2]) {
-    let leaves = embeddings.map(|z| Tensor::from_inner(z.clone().inner()).require_grad());
+    let leaves = embeddings.map(|z| Tensor::from_inner(z.clone()).require_grad());
     let loss = objective.loss(leaves.clone(), targets);
     let gradients = loss.backward();
     let gradient = |z: Tensor<2>| z.grad(&gradients).unwrap_or_else(|| z.zeros_like().inner());
     (loss.into_scalar::<f32>(), leaves.map(gradient))
 }
 
-/// Gradients of the parameters when dL/dz is `gradient`, and the new running statistics.
-pub(crate) fn backward(student: &impl Student, embeddings: Tensor<2>, gradient: Tensor<2>) -> (Named, Named) {
-    let by_parameter = (embeddings * gradient).sum().backward();
-    (gradients(student, &by_parameter), running_statistics(student))
+/// Gradients of the parameters when dL/dz is `gradient`, and the new running statistics: sums over shards, on a device.
+pub(crate) fn backward<S: Student>(
+    shards: Vec<(S, Tensor<2>)>,
+    gradient: &Tensor<2>,
+    device: &Device,
+) -> (Named, Named) {
+    let (mut row, mut sums) = (0, (Named::new(), Named::new()));
+    for (student, embeddings) in shards {
+        let rows = embeddings.dims()[0];
+        let by_embeddings = gradient.clone().narrow(0, row, rows).to_device(&embeddings.device().inner());
+        row += rows;
+        let by_parameter = (embeddings * Tensor::from_inner(by_embeddings)).sum().backward();
+        let here = |named: Named| named.into_iter().map(|(name, tensor)| (name, tensor.to_device(device))).collect();
+        let made = (here(gradients(&student, &by_parameter)), here(running_statistics(&student)));
+        sums = (merge(sums.0, made.0, |a, b| a + b), merge(sums.1, made.1, |a, b| a + b));
+    }
+    sums
 }
 
-/// Tensors of both halves by name, combined by `with`.
-pub(crate) fn merge(a: Named, mut b: Named, with: impl Fn(Tensor<1>, Tensor<1>) -> Tensor<1>) -> Named {
-    let merged = a.into_iter().map(|(name, a)| {
-        let both = match b.remove(&name) {
-            Some(b) => with(a, b),
-            None => a,
+/// Tensors of both by name, those that both have combined by `with`.
+pub(crate) fn merge(mut a: Named, b: Named, with: impl Fn(Tensor<1>, Tensor<1>) -> Tensor<1>) -> Named {
+    for (name, b) in b {
+        let both = match a.remove(&name) {
+            Some(a) => with(a, b),
+            None => b,
         };
-        (name, both)
-    });
-    merged.collect()
+        a.insert(name, both);
+    }
+    a
 }

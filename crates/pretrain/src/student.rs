@@ -62,10 +62,13 @@ pub(crate) fn linear([from, to]: [usize; 2], bias: bool, rng: &mut ChaCha8Rng, d
     layer
 }
 
-/// A copy with a gradient graph and running statistics of its own.
-pub(crate) fn training_copy<M: Module>(module: &M) -> M {
+/// A copy on a device, with a gradient graph and running statistics of its own.
+pub(crate) fn copy_on<M: Module>(module: &M, device: &Device) -> M {
     // `valid` is what separates the running statistics, which plain clones share.
-    module.valid().train()
+    let copy = module.valid();
+    // To the device where it is it would be copied, too.
+    let elsewhere = copy.devices().iter().any(|found| found.clone().inner() != *device);
+    if elsewhere { copy.to_device(device).train() } else { copy.train() }
 }
 
 /// The gradient of every parameter.

@@ -94,6 +94,10 @@ impl Objective for Supervised<'_> {
         [a, b].map(|images| Part { images, view: 0 })
     }
 
+    fn join(labels: Vec<Vec<u32>>, _: &Device) -> Vec<u32> {
+        labels.concat()
+    }
+
     fn target(&self, _: &Tensor<4>, images: &[usize]) -> Vec<u32> {
         images.iter().map(|&i| self.labels[i]).collect()
     }

@@ -24,7 +24,7 @@ use crate::moco::MocoV3;
 use crate::ntxent::unit_rows;
 use crate::optimizer::Optimizer;
 use crate::simclr::Simclr;
-use crate::step::{self, Objective, Part};
+use crate::step::{self, Objective, Part, Shards};
 use crate::streams::{Stream, stream};
 use crate::student::Student;
 use crate::supervised::Supervised;
@@ -60,16 +60,19 @@ pub struct Monitor<'a> {
 /// # Errors
 /// A parameter is out of its range or doesn't fit the images; the loss is not finite; the embeddings have collapsed; the run
 /// was interrupted; a checkpoint could not be written.
+///
+/// On several devices, an even number, each half of a step is cut into a shard for each of its devices, with batch statistics of its own.
 pub fn pretrain(
     method: Method,
     config: &TrainConfig,
     images: &Images,
     monitor: Option<Monitor<'_>>,
-    device: &Device,
+    devices: &[Device],
     ctx: &Context<'_>,
 ) -> Result<Pretrained, StageError> {
     config.check()?;
-    let device = &device.clone().inner();
+    let devices: Vec<Device> = devices.iter().map(|device| device.clone().inner()).collect();
+    let device = devices.first().ok_or_else(|| StageError::internal("there is no device to train on"))?;
     let (spec, net, mut rng) = start(config.arch, config.seed, &[images.pixels.view()], device)?;
     let n = images.len();
     if n < config.batch {
@@ -77,7 +80,7 @@ pub fn pretrain(
         return Err(ParamError::new("batch", message).into());
     }
     let pair = if runs_on_rayon(device) { Pair::halves() } else { Pair::none() };
-    let run = Run { method, config, images, monitor, spec: &spec, device, pair };
+    let run = Run { method, config, images, monitor, spec: &spec, devices: &devices, device, pair };
     let rng = &mut rng;
     let (net, curve) = match method {
         Method::Simclr => run.train(Simclr::new(config, net, rng, device), ctx)?,
@@ -133,6 +136,9 @@ struct Run<'a> {
     images: &'a Images,
     monitor: Option<Monitor<'a>>,
     spec: &'a ExtractorSpec,
+    /// Those that share a step: one, or half of them for each half.
+    devices: &'a [Device],
+    /// The first of them.
     device: &'a Device,
     /// For the two halves of a step.
     pair: Pair,
@@ -167,10 +173,12 @@ impl Run<'_> {
                 let taken = epoch * steps + i;
                 let lr = config.learning_rate_at(taken, total);
                 let clock = Instant::now();
-                let halves = objective.parts(batch).map(|part| (self.render(&part, epoch), part.images));
+                let [a, b] = objective.parts(batch);
+                let halves = [self.shards(a, 0, epoch), self.shards(b, 1, epoch)];
                 rendering += clock.elapsed();
                 let (loss, seen);
-                (student, loss, seen) = step::step(&self.pair, &objective, student, &mut optimizer, halves, lr);
+                (student, loss, seen) =
+                    step::step(&self.pair, &objective, student, &mut optimizer, halves, self.device, lr);
                 monitored = Some(seen);
                 objective.after_step(&student, taken as f64 / total as f64);
                 finite(loss, epoch, i, lr)?;
@@ -234,13 +242,24 @@ impl Run<'_> {
         }
     }
 
-    /// What the network reads of one half.
-    fn render(&self, part: &Part<'_>, epoch: usize) -> Tensor<4> {
+    /// What the network reads of the half of that number, cut into as many shards as devices take part in it.
+    fn shards<'b>(&self, Part { images, view }: Part<'b>, half: usize, epoch: usize) -> Shards<'b> {
+        let count = (self.devices.len() / 2).max(1);
+        let cuts = images.chunks(images.len().div_ceil(count)).enumerate();
+        let shard = |(shard, images): (usize, &'b [usize])| {
+            let device = self.devices.get(half * count + shard).unwrap_or(self.device);
+            (self.render(&Part { images, view }, epoch, device), images)
+        };
+        cuts.map(shard).collect()
+    }
+
+    /// What the network reads of some images.
+    fn render(&self, part: &Part<'_>, epoch: usize, device: &Device) -> Tensor<4> {
         let Part { images, view } = *part;
         let (config, all) = (self.config, self.images.pixels.view());
         let image = |i| all.index_axis_move(Axis(0), i);
         let pixels = render_views(&config.augment, &image, images, config.seed, epoch, view);
-        input(self.spec, pixels, self.device)
+        input(self.spec, pixels, device)
     }
 
     fn knn(&self, net: &Network, epoch: usize) -> Result<Option<f32>, StageError> {

@@ -97,7 +97,7 @@ fn train_on(
         checkpoints,
         scratch: &std::env::temp_dir(),
     };
-    let trained = pretrain(method, config, images, monitor, &open(), &ctx);
+    let trained = pretrain(method, config, images, monitor, &vec![open(); config.devices], &ctx);
     (trained, progress.steps.load(Ordering::Relaxed))
 }
 
@@ -168,19 +168,37 @@ fn random_is_the_initialisation_of_the_same_seed() {
 /// Loss and gradients of a step in two halves, as it is, and in one graph over both.
 fn both_ways<O: Objective>(run: &Run<'_>, (objective, student): (O, O::Student)) -> [(f32, Named); 2] {
     let batch: Vec<usize> = (0..8).collect();
-    let both =
-        || objective.parts(&batch).map(|part| forward(&objective, &student, (run.render(&part, 0), part.images)));
+    let both = || {
+        let [a, b] = objective.parts(&batch);
+        [run.shards(a, 0, 0), run.shards(b, 1, 0)].map(|shards| forward(&objective, &student, shards, run.device))
+    };
     let [a, b] = both();
-    let (za, zb) = (a.output.embeddings, b.output.embeddings);
-    let (value, [ga, gb]) = loss(&objective, [&za, &zb], [a.target, b.target]);
-    let halves = merge(backward(&a.student, za, ga).0, backward(&b.student, zb, gb).0, |a, b| a + b);
+    let (value, [ga, gb]) = loss(&objective, [&a.embeddings, &b.embeddings], [a.target, b.target]);
+    let halves = merge(backward(a.shards, &ga, run.device).0, backward(b.shards, &gb, run.device).0, |a, b| a + b);
 
-    let [a, b] = both();
+    let [mut a, b] = both();
+    let (student, first) = a.shards.remove(0);
     // The second half again, now through the first one's copy.
-    let second = a.student.forward(run.render(&objective.parts(&batch)[1], 0)).embeddings;
-    let whole = objective.loss([a.output.embeddings, second], [a.target, b.target]);
+    let second = student.forward(run.render(&objective.parts(&batch)[1], 0, run.device)).embeddings;
+    let whole = objective.loss([first, second], [a.target, b.target]);
     let by_parameter = whole.backward();
-    [(value, halves), (whole.into_scalar::<f32>(), gradients(&a.student, &by_parameter))]
+    [(value, halves), (whole.into_scalar::<f32>(), gradients(&student, &by_parameter))]
+}
+
+/// Two devices take a half each: the same bytes, where devices compute the same. More cut the halves, whose batch statistics are others.
+#[test]
+fn devices_share_a_step() {
+    for method in METHODS {
+        let train = |devices| {
+            let config = TrainConfig { devices, ..tiny() };
+            train_on(method, &config, &images(20), None, &NoCheckpoints, u64::MAX).0.unwrap()
+        };
+        let (one, two, four) = (train(1), train(2), train(4));
+        assert!(one.weights == two.weights, "{method:?}");
+        assert!(one.weights != four.weights, "{method:?}");
+        let last = |trained: &Pretrained| trained.curve.last().unwrap().loss;
+        assert!((last(&four) / last(&one) - 1.0).abs() < 0.3, "{method:?}: {} {}", last(&four), last(&one));
+    }
 }
 
 #[test]
@@ -189,7 +207,8 @@ fn the_halves_give_the_gradient_of_the_whole() {
     for method in METHODS {
         let (spec, net, mut rng) = start(config.arch, config.seed, &[images.pixels.view()], &device).unwrap();
         let (images, spec, device) = (&images, &spec, &device);
-        let run = Run { method, config: &config, images, monitor: None, spec, device, pair: Pair::halves() };
+        let devices = std::slice::from_ref(device);
+        let run = Run { method, config: &config, images, monitor: None, spec, devices, device, pair: Pair::halves() };
         let rng = &mut rng;
         let [(loss, gradients), (expected_loss, expected)] = match method {
             Method::Simclr => both_ways(&run, Simclr::new(&config, net, rng, device)),
