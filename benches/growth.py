@@ -2,7 +2,7 @@
 
     pip install numpy
     python benches/growth.py --hemlock target/release/hemlock            # all, some minutes
-    python benches/growth.py --only d --rounds 3
+    python benches/growth.py --only d
 
 Features are Gaussian clouds around class means, imported from a file; one number is varied at a time. Every stage is a process of its own: seconds are
 those of its manifest, memory is the largest resident set of the process, which counts mapped files as far as they were touched.

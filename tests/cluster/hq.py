@@ -31,6 +31,11 @@ def submit(file):
     tasks = {}
     for task in described["task"]:
         (request,) = task["request"]
+        unknown = set(task) - {"id", "command", "cwd", "stdout", "stderr", "env", "deps", "request", "time_limit"}
+        unknown |= set(request) - {"resources"}
+        if unknown:
+            sys.exit(f"{file}: HyperQueue does not know {unknown}")
+        resources = dict(request["resources"])
         tasks[task["id"]] = job.program(
             task["command"],
             cwd=task["cwd"],
@@ -38,7 +43,7 @@ def submit(file):
             stderr=task["stderr"],
             env=task["env"],
             deps=[tasks[number] for number in task.get("deps", [])],
-            resources=ResourceRequest(cpus=request["resources"]["cpus"]),
+            resources=ResourceRequest(cpus=resources.pop("cpus"), resources=resources),
         )
     print(Client(os.environ["HQ_SERVER_DIR"]).submit(job).id)
 

@@ -156,7 +156,7 @@ fn a_recipe_stands_in_for_tables() {
 #[test]
 fn what_tasks_take_is_checked_and_handed_over() {
     let house = House::new();
-    let resources = "[resources]\ncpus = 2\noptions = [\"--account=lab\"]\n[resources.pretrain]\ntime = \"0:30:00\"\n";
+    let resources = "[resources]\ncpus = 2\noptions = [\"--account=lab\"]\n[resources.pretrain]\ntime = \"0:30:00\"\ndevice = \"cuda\"\n";
     house.spec("cluster", &format!("{TINY}{resources}"));
     // No key depends on it.
     house.ok("dataset tiny");
@@ -164,8 +164,9 @@ fn what_tasks_take_is_checked_and_handed_over() {
     assert!(!script.contains("/dataset/") && script.matches("sbatch").count() == 6, "{script}");
     let line = script.lines().find(|line| line.contains("--job-name=pretrain-")).unwrap();
     assert!(line.contains(" --cpus-per-task=2 --time=0:30:00 --account=lab ") && !line.contains("afterok"), "{line}");
+    assert_eq!((script.matches("--device cuda").count(), script.matches("--device flex").count()), (1, 5), "{script}");
     let line = script.lines().find(|line| line.contains("--job-name=features-")).unwrap();
-    assert!(line.contains(" --cpus-per-task=2 --account=lab --dependency=afterok:$job1 <<"), "{line}");
+    assert!(line.contains(" --cpus-per-task=2 --account=lab --dependency=afterok:${job1%%;*} <<"), "{line}");
     let file: toml::Table = house.ok("submit hyperqueue cluster --dry-run").out.parse().unwrap();
     assert_eq!(file["task"].as_array().unwrap().len(), 6);
 
@@ -185,4 +186,6 @@ fn what_tasks_take_is_checked_and_handed_over() {
     bad("[resources.pretrain]\ntime = \"4h\"\n", &["[resources.pretrain] `time`: '4h' is no time"]);
     bad("[resources.pretrian]\ncpus = 1\n", &["[resources]", "unknown field `pretrian`"]);
     bad("[resources]\ncpus = 0\n", &["[resources] `cpus`"]);
+    house.spec("bad", &format!("{TINY}[resources]\ndevice = \"tpu\"\n"));
+    house.fails("submit slurm bad --dry-run --root none", 2, &["[resources] `device`: unknown backend `tpu`"]);
 }

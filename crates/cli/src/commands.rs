@@ -8,6 +8,7 @@ use crate::{
 };
 use anyhow::Result;
 use hemlock_data::{Cifar, DataError, Origin, Trust};
+use hemlock_models::Backend;
 use hemlock_pipeline::{
     Decision, Event, Format, Graph, Observer, Outcome, Override, Plan, RunOptions, Selection, Spec, Task, aggregate,
     diff, export, garbage, recorded_specs, rows, run,
@@ -199,7 +200,7 @@ impl House<'_> {
             .zip(&decisions)
             .enumerate()
             .map(|(id, (task, decision))| {
-                let argv = self.argv(Path::new("hemlock"), &spec, task, Path::to_owned);
+                let argv = self.argv(Path::new("hemlock"), &spec, task, self.args.device, Path::to_owned);
                 let folder = |i: &usize| self.args.root.join(plan.tasks[*i].folder()).display().to_string();
                 json!({
                     "id": id, "node": task.node, "stage": task.stage, "key": task.key, "argv": argv,
@@ -213,22 +214,31 @@ impl House<'_> {
         Ok(())
     }
 
-    /// The process that does a task; `place` says how paths are written.
-    fn argv(&self, program: &Path, spec: &Spec, task: &Task, place: impl Fn(&Path) -> PathBuf) -> Vec<String> {
+    /// The process that does a task on a device; `place` says how paths are written.
+    fn argv(
+        &self,
+        program: &Path,
+        spec: &Spec,
+        task: &Task,
+        device: Backend,
+        place: impl Fn(&Path) -> PathBuf,
+    ) -> Vec<String> {
         let path = |path: &Path| place(path).display().to_string();
         let mut argv = vec![program.display().to_string(), "run".to_owned(), path(&spec.path)];
         argv.extend(spec.overrides.iter().flat_map(|o| ["--set".to_owned(), o.to_string()]));
         argv.extend(["--task".to_owned(), task.key.to_string()]);
         argv.extend(["--root".to_owned(), path(&self.args.root)]);
         argv.extend(["--data".to_owned(), path(&self.args.data)]);
-        argv.extend(["--device".to_owned(), self.args.device.to_string()]);
+        argv.extend(["--device".to_owned(), device.to_string()]);
         argv
     }
 
     fn submit(&self, engine: EngineArg, pipeline: &Pipeline, dry_run: bool) -> Result<()> {
         let (spec, plan) = self.planned(pipeline)?;
         let (program, folder) = (std::env::current_exe()?, std::env::current_dir()?);
+        // One name for one folder, by which jobs in the queue are known.
         let root = folder.join(&self.args.root);
+        let root = root.canonicalize().or_else(|_| std::path::absolute(&root))?;
         let mut left = BTreeSet::new();
         let mut jobs = Vec::new();
         for (id, (task, decision)) in plan.tasks.iter().zip(plan.decide(&self.store(), false)).enumerate() {
@@ -237,11 +247,16 @@ impl House<'_> {
                 Decision::Run(_) => left.insert(id),
                 Decision::Refuse(e) => return Err(e.into()),
             };
+            let resources = spec.resources(task.stage);
+            let device: Backend = match &resources.device {
+                Some(device) => device.parse().map_err(|e| Usage(format!("[resources] `device`: {e}")))?,
+                None => self.args.device,
+            };
             jobs.push(Job {
                 id,
                 name: format!("{}-{}", task.node, task.key.short()),
                 artifact: root.join(task.folder()),
-                argv: self.argv(&program, &spec, task, |path| folder.join(path)),
+                argv: self.argv(&program, &spec, task, device, |path| folder.join(path)),
                 after: task
                     .inputs
                     .values()
@@ -250,7 +265,7 @@ impl House<'_> {
                     .collect::<BTreeSet<_>>()
                     .into_iter()
                     .collect(),
-                resources: spec.resources(task.stage),
+                resources,
                 log: root.join(format!("logs/{}.log", task.folder())),
             });
         }
@@ -261,16 +276,18 @@ impl House<'_> {
                 Box::new(HyperQueue { file: root.join(format!("logs/{}.hyperqueue.toml", batch.pipeline)) })
             }
         };
-        if dry_run {
-            return self.printer.result(&engine.show(&batch));
-        }
         let cached = plan.tasks.len() - batch.jobs.len();
         if batch.jobs.is_empty() {
             self.printer.note(&format!("{}: all {cached} tasks are cached, and nothing is left to do", batch.pipeline));
             return Ok(());
         }
-        let Submitted { said, new, queued } = engine.submit(&batch)?;
-        said.iter().try_for_each(|line| self.printer.result(line))?;
+        if dry_run {
+            return self.printer.result(&engine.show(&batch));
+        }
+        let mut told = Ok(());
+        let mut tell = |line: &str| told = self.printer.result(line);
+        let Submitted { new, queued } = engine.submit(&batch, &mut tell)?;
+        told?;
         self.printer.note(&format!(
             "{}: {new} tasks submitted, {queued} were in the queue, {cached} are cached; logs go to {}",
             batch.pipeline,
@@ -443,6 +460,11 @@ impl House<'_> {
         } else {
             self.printer.result(&render::diff(&differences, alone))?;
         }
+        if differences.is_empty() {
+            let message =
+                format!("{} and {} have no artifact in common, and nothing was compared", a.display(), b.display());
+            return Err(StageError::new(ErrorKind::Artifact, message).into());
+        }
         let different = |what: String| Err(StageError::new(ErrorKind::Numeric, what).into());
         for d in &differences {
             let (stage, key, relative, apart) = (&d.stage, &d.key, d.relative(), d.apart());
@@ -456,15 +478,15 @@ impl House<'_> {
             }
         }
         let within = |asked: bool, what: &str| if asked { format!(", {what}") } else { String::new() };
-        self.printer.note(&match differences.iter().all(|d| d.identical) {
+        let verdict = match differences.iter().all(|d| d.identical) {
             true => "verdict: the same bytes".to_owned(),
             false => format!(
                 "verdict: not the same bytes{}{}",
                 within(tolerance.is_some(), "values within the tolerance"),
                 within(points.is_some(), "accuracy within the points")
             ),
-        });
-        Ok(())
+        };
+        if json { Ok(()) } else { self.printer.result(&verdict) }
     }
 }
 

@@ -70,7 +70,7 @@ pub fn code(e: &anyhow::Error) -> u8 {
         }
         match cause.downcast_ref::<SubmitError>() {
             Some(SubmitError::NoEngine { .. } | SubmitError::Refused { .. }) => return 5,
-            Some(SubmitError::Folder { .. }) => return 4,
+            Some(SubmitError::Folder { .. } | SubmitError::Placeholder { .. }) => return 4,
             None => {}
         }
         if cause.is::<Usage>() || cause.is::<SpecError>() {

@@ -46,10 +46,11 @@ impl Planes {
         [self.images, self.channels, self.height, self.width]
     }
 
-    /// Memory that they take.
+    /// Memory that planes of that shape and border take.
     #[must_use]
-    pub fn bytes(&self) -> usize {
-        size_of_val(&*self.values)
+    pub fn bytes([images, channels, height, width]: [usize; 4], border: usize) -> usize {
+        let none = Self { images, channels, height, width, border, values: Vec::new() };
+        images * none.blocks() * none.size() * size_of::<Lanes>()
     }
 
     /// Zeros at each side of every image.

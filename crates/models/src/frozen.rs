@@ -84,8 +84,8 @@ impl Frozen {
 
     /// Memory that the tape of one image takes.
     pub(crate) fn trace_bytes(&self, [height, width]: [usize; 2]) -> usize {
-        let tape = self.tape([1, 3, height, width]);
-        tape.outputs.iter().chain([&tape.image]).map(Planes::bytes).sum()
+        let image = [1, 3, height, width];
+        self.outputs(image).into_iter().chain([image]).map(|shape| Planes::bytes(shape, self.border())).sum()
     }
 
     /// The derivative by the images of a function of the features, which has that derivative by the features `[n, d]`.
@@ -156,21 +156,31 @@ impl Frozen {
             return pool.swap_remove(i);
         }
         drop(pool);
+        let planes = |shape| Planes::new(shape, self.border());
+        Tape { image: planes(shape), outputs: self.outputs(shape).into_iter().map(planes).collect() }
+    }
+
+    /// The widest border that a layer asks for.
+    fn border(&self) -> usize {
         let all = self.blocks.iter().flat_map(|block| block.path.iter().chain(&block.shortcut)).chain([&self.stem]);
-        let border = all.map(|layer| layer.forward.border().max(layer.backward.border())).max().unwrap_or(0);
-        let mut outputs = Vec::new();
+        all.map(|layer| layer.forward.border().max(layer.backward.border())).max().unwrap_or(0)
+    }
+
+    /// Shapes of a tape's outputs, for images of that shape.
+    fn outputs(&self, images: [usize; 4]) -> Vec<[usize; 4]> {
+        let mut shapes = vec![self.stem.forward.geometry().output(images)];
+        let mut before = shapes[0];
         let mut put = |shape| {
-            outputs.push(Planes::new(shape, border));
+            shapes.push(shape);
             shape
         };
-        let mut before = put(self.stem.forward.geometry().output(shape));
         if self.pools {
             before = put(pooled(before));
         }
         for layer in self.blocks.iter().flat_map(|block| &block.path) {
             before = put(layer.forward.geometry().output(before));
         }
-        Tape { image: Planes::new(shape, border), outputs }
+        shapes
     }
 
     fn forward(&self, tape: &mut Tape) {

@@ -46,7 +46,7 @@ pub fn open_device(name: &str) -> Result<Device, StageError> {
     Ok(device::open_named(name)?)
 }
 
-/// So many devices of the backend that a device's name says.
+/// So many devices of the backend that a device's name says, that one first.
 ///
 /// # Errors
 /// The machine has fewer, or one cannot be opened.
@@ -57,7 +57,8 @@ pub fn open_devices(name: &str, count: usize) -> Result<Vec<Device>, StageError>
         let message = format!("is {count}; the backend `{backend}` has {} here", names.len());
         return Err(ParamError::new("devices", message).into());
     }
-    names[..count].iter().map(|name| open_device(name)).collect()
+    let first = names.iter().position(|known| known == name).unwrap_or(0);
+    names.iter().cycle().skip(first).take(count).map(|name| open_device(name)).collect()
 }
 
 /// The network of an extractor artifact, frozen, on the device of that name.

@@ -3,7 +3,11 @@
 use crate::{Plan, Task};
 use hemlock_store::{Change, Key, Manifest, Store, StoreError};
 use serde::Serialize;
-use std::{collections::BTreeMap, fmt, sync::OnceLock};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Mutex, PoisonError},
+};
 
 /// Why a task has to run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -63,13 +67,13 @@ pub(crate) struct Decider<'a> {
     store: &'a Store,
     /// Damaged artifacts are rebuilt rather than refused, and are looked for byte by byte.
     repair: bool,
-    /// Manifests by stage, read once, to say what changed.
-    made: OnceLock<BTreeMap<String, Vec<Manifest>>>,
+    /// Manifests by stage, each stage's read once, to say what changed.
+    made: Mutex<BTreeMap<String, Vec<Manifest>>>,
 }
 
 impl<'a> Decider<'a> {
     pub(crate) fn new(store: &'a Store, repair: bool) -> Self {
-        Self { store, repair, made: OnceLock::new() }
+        Self { store, repair, made: Mutex::default() }
     }
 
     /// What is to be done about a task; `upstream` gives the content that an input has now, if it is there.
@@ -101,18 +105,11 @@ impl<'a> Decider<'a> {
 
     /// Compares a task that is not there with what its stage has made: fewest changes first, then the newest.
     fn what_changed(&self, task: &Task) -> DirtyReason {
-        let made = self.made.get_or_init(|| {
-            let mut made: BTreeMap<String, Vec<Manifest>> = BTreeMap::new();
-            for entry in self.store.list().unwrap_or_default() {
-                if let Ok(manifest) = entry.manifest {
-                    made.entry(entry.stage).or_default().push(manifest);
-                }
-            }
-            made
-        });
-        made.get(task.stage)
-            .into_iter()
-            .flatten()
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_stage = made.entry(task.stage.to_owned());
+        of_stage
+            .or_insert_with(|| self.store.manifests(task.stage).unwrap_or_default())
+            .iter()
             .map(|m| (task.identity.diff(&m.identity), m))
             .min_by(|a, b| a.0.len().cmp(&b.0.len()).then_with(|| b.1.created.cmp(&a.1.created)))
             .map_or(DirtyReason::NeverRan, |(changes, m)| DirtyReason::Changed { nearest: m.key, changes })

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub struct Difference {
     /// File and name of the tensor, as it would be exported.
     pub name: String,
-    /// Largest absolute difference of two values; `None` where the shapes differ.
+    /// Largest absolute difference of two values; `None` where the shapes differ, or one side lacks the tensor.
     pub largest: Option<f64>,
     /// Largest absolute value in the first root, for scale.
     pub scale: f64,
@@ -139,11 +139,13 @@ fn compare(
     let mut tensors = Vec::new();
     if let (false, Some(node)) = (identical, graph.nodes().find(|n| n.stage.name() == stage)) {
         let other = numbers(node.stage.export(right.0, r)?)?;
-        for (name, (shape, values)) in numbers(node.stage.export(left.0, l)?)? {
-            let Some((other_shape, other)) = other.get(&name) else { continue };
+        let own = numbers(node.stage.export(left.0, l)?)?;
+        let missing = other.keys().filter(|name| !own.contains_key(*name));
+        tensors.extend(missing.map(|name| Difference { name: name.clone(), largest: None, scale: 0.0 }));
+        for (name, (shape, values)) in own {
             let scale = values.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
-            let apart = values.iter().zip(other).fold(0.0, |m: f64, (p, q)| m.max((p - q).abs()));
-            let largest = (shape == *other_shape).then_some(apart);
+            let same_shape = other.get(&name).filter(|(other, _)| shape == *other);
+            let largest = same_shape.map(|(_, other)| values.iter().zip(other).map(apart).fold(0.0, f64::max));
             if largest != Some(0.0) {
                 tensors.push(Difference { name, largest, scale });
             }
@@ -166,6 +168,15 @@ fn compare(
         tensors,
         accuracy,
     })
+}
+
+/// How far two values are apart; a number from what is none: infinitely far.
+fn apart((a, b): (&f64, &f64)) -> f64 {
+    match (a - b).abs() {
+        _ if a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()) => 0.0,
+        distance if distance.is_nan() => f64::INFINITY,
+        distance => distance,
+    }
 }
 
 type Numbers = BTreeMap<String, (Vec<usize>, Vec<f64>)>;
@@ -192,4 +203,18 @@ fn numbers(exported: Exported) -> Result<Numbers, StageError> {
         }
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_number_is_far_from_every_number() {
+        assert_eq!(apart((&1.0, &-2.0)), 3.0);
+        assert_eq!(apart((&f64::NAN, &1.0)), f64::INFINITY);
+        assert_eq!(apart((&f64::NAN, &f64::NAN)), 0.0);
+        assert_eq!(apart((&f64::INFINITY, &f64::INFINITY)), 0.0);
+        assert_eq!(apart((&f64::INFINITY, &1.0)), f64::INFINITY);
+    }
 }

@@ -19,6 +19,9 @@ pub struct Resources {
     /// GPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpus: Option<NonZeroU32>,
+    /// The backend to compute on; absent: the one that the submission names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// Further options of Slurm's `sbatch`, such as `--partition=gpu`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
@@ -38,6 +41,7 @@ impl Resources {
             memory: self.memory.or(usual.memory),
             time: self.time.or(usual.time),
             gpus: self.gpus.or(usual.gpus),
+            device: self.device.or_else(|| usual.device.clone()),
             options: if self.options.is_empty() { usual.options.clone() } else { self.options },
         }
     }
@@ -54,6 +58,11 @@ impl Allotment {
     pub(crate) fn of(&self, stage: &str) -> Resources {
         self.stages.get(stage).cloned().unwrap_or_default().or(&self.usual)
     }
+}
+
+/// A number of digits alone.
+fn whole(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|_| text.chars().all(|c| c.is_ascii_digit()))
 }
 
 /// An amount of memory, from 1 MiB.
@@ -73,7 +82,7 @@ impl FromStr for Memory {
     fn from_str(text: &str) -> Result<Self, String> {
         let unit = |unit: char| ['M', 'G', 'T'].iter().position(|u| u.eq_ignore_ascii_case(&unit));
         let parsed = text.chars().last().and_then(unit).and_then(|power| {
-            let number: u64 = text[..text.len() - 1].parse().ok()?;
+            let number = whole(&text[..text.len() - 1])?;
             number.checked_mul(1024u64.checked_pow(u32::try_from(power).ok()?)?).filter(|mebibytes| *mebibytes > 0)
         });
         parsed.map(Self).ok_or_else(|| {
@@ -104,12 +113,12 @@ impl FromStr for Time {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let parsed = || {
-            let mut parts = text
-                .split(':')
-                .map(|part| part.parse::<u64>().ok().filter(|_| part.chars().all(|c| c.is_ascii_digit())));
+            let mut parts = text.split(':').map(whole);
             let (hours, minutes, seconds) = (parts.next()??, parts.next()??, parts.next()??);
-            let small = parts.next().is_none() && minutes < 60 && seconds < 60;
-            hours.checked_mul(3600)?.checked_add(60 * minutes + seconds).filter(|seconds| small && *seconds > 0)
+            if parts.next().is_some() || minutes >= 60 || seconds >= 60 {
+                return None;
+            }
+            hours.checked_mul(3600)?.checked_add(60 * minutes + seconds).filter(|seconds| *seconds > 0)
         };
         parsed()
             .map(Self)
@@ -154,10 +163,23 @@ mod tests {
             let time: Time = text.parse().unwrap();
             assert_eq!((time.seconds(), time.to_string()), (seconds, text.to_owned()));
         }
-        for bad in ["", "8", "G", "0G", "-1G", "8GB", "1.5G", "99999999999999999999T", "999999999999999T", "8Gé"] {
+        for bad in ["", "8", "G", "0G", "-1G", "+8G", "8GB", "1.5G", "99999999999999999999T", "999999999999999T", "8Gé"]
+        {
             assert!(bad.parse::<Memory>().is_err(), "{bad}");
         }
-        for bad in ["", "4", "4:00", "0:00:00", "1:60:00", "1:00:60", "1:00:00:00", "-1:00:00", "+1:00:00", "é"] {
+        for bad in [
+            "",
+            "4",
+            "4:00",
+            "0:00:00",
+            "1:60:00",
+            "0:9999999999999999999:00",
+            "1:00:60",
+            "1:00:00:00",
+            "-1:00:00",
+            "+1:00:00",
+            "é",
+        ] {
             assert!(bad.parse::<Time>().is_err(), "{bad}");
         }
     }

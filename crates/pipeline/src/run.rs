@@ -135,21 +135,21 @@ pub fn run(
     observer: &dyn Observer,
 ) -> Result<Summary, RunError> {
     let wanted = wanted(plan, graph, options)?;
-    let decisions = plan.decide(store, options.repair);
     let needs_device = |i: &usize| {
         let task = &plan.tasks[*i];
-        let runs = options.force == Some(task.stage) || !matches!(decisions[*i], Decision::Cached(_));
-        runs && graph.node(task.node).is_some_and(|n| n.stage.uses_device(&task.params).unwrap_or(true))
+        graph.node(task.node).is_some_and(|n| n.stage.uses_device(&task.params).unwrap_or(true))
+            && (options.force == Some(task.stage) || !matches!(store.lookup(task.stage, &task.key), Ok(Some(_))))
     };
     if wanted.iter().any(needs_device) {
         (options.probe)()?;
     }
     garbage::record(plan, store)?;
     let runner = Runner { plan, graph, store, options, observer, decider: Decider::new(store, options.repair) };
+    let tasks = wanted.len();
     let board = Board::new(plan, wanted);
     thread::scope(|scope| {
         let (runner, board) = (&runner, &board);
-        for worker in 1..options.jobs.get() {
+        for worker in 1..options.jobs.get().min(tasks) {
             scope.spawn(move || runner.work(worker, board));
         }
         runner.work(0, board);
@@ -284,7 +284,8 @@ impl Runner<'_> {
             let task = &self.plan.tasks[i];
             let (outcome, content) = match board.obstacle(i) {
                 Some(because) => (Outcome::Skipped { because }, None),
-                None => match self.task(task, board, device, sharing) {
+                // Whatever happens, others wait for this task to be through.
+                None => match caught(task, || self.task(task, board, device, sharing)) {
                     Ok((outcome, manifest)) => (outcome, Some(manifest.content.to_string())),
                     Err(e) => (Outcome::Failed(e), None),
                 },
@@ -379,17 +380,7 @@ impl Runner<'_> {
             checkpoints: &LockCheckpoints(lock),
             scratch: &lock.scratch()?,
         };
-        // Backends panic where they fail (a lost device, memory that is used up); a user gets an error.
-        let ran = catch_unwind(AssertUnwindSafe(|| node.stage.run(&task.params, &set, &context, &mut draft)));
-        let summary = ran.map_err(|panic| {
-            let what =
-                panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-            StageError::internal(format!(
-                "the stage '{}' failed inside: {}",
-                task.stage,
-                what.unwrap_or("unknown panic")
-            ))
-        })??;
+        let summary = node.stage.run(&task.params, &set, &context, &mut draft)?;
         let host = !node.stage.uses_device(&task.params)?;
         Ok(draft.publish(ManifestDraft {
             identity: task.identity.clone(),
@@ -404,12 +395,27 @@ impl Runner<'_> {
     }
 }
 
+/// Runs `work`, and turns a panic into an error: backends panic where they fail (a lost device, memory that is used up).
+fn caught<T>(task: &Task, work: impl FnOnce() -> Result<T, StageError>) -> Result<T, StageError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        let what = what.unwrap_or("unknown panic");
+        Err(StageError::internal(format!("the stage '{}' failed inside: {what}", task.stage)))
+    })
+}
+
 /// Runs `work` on as many threads as fall to one of `sharing` tasks.
 fn on_share<T: Send>(sharing: usize, work: impl FnOnce() -> T + Send) -> T {
-    let threads = (rayon::current_num_threads() / sharing.max(1)).max(1);
+    if sharing <= 1 {
+        return work();
+    }
+    let threads = (rayon::current_num_threads() / sharing).max(1);
     match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
-        Ok(pool) if sharing > 1 => pool.install(work),
-        _ => work(),
+        Ok(pool) => pool.install(work),
+        Err(e) => {
+            tracing::warn!("tasks share all threads: {e}");
+            work()
+        }
     }
 }
 
@@ -421,5 +427,88 @@ impl Checkpoints for LockCheckpoints<'_> {
     }
     fn save(&self, state: &[u8]) -> Result<(), StageError> {
         Ok(self.0.save_checkpoint(state)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hemlock_store::Identity;
+    use serde_json::Value;
+
+    /// A plan of tasks that read what those of these numbers make.
+    fn plan(inputs: &[&[usize]]) -> Plan {
+        let task = |(i, inputs): (usize, &&[usize])| {
+            let identity = Identity {
+                stage: "stage".to_owned(),
+                stage_version: 1,
+                params: Value::from(i),
+                seed: None,
+                source: None,
+                inputs: BTreeMap::new(),
+            };
+            let roles = ["a", "b", "c"].into_iter().zip(inputs.iter().copied());
+            Task {
+                node: "stage",
+                stage: "stage",
+                params: Value::Null,
+                key: identity.key(),
+                identity,
+                inputs: roles.collect(),
+            }
+        };
+        let tasks = inputs.iter().enumerate().map(task).collect();
+        Plan { pipeline: "p".to_owned(), spec: "p.toml".into(), tasks, branches: Vec::new() }
+    }
+
+    fn board(plan: &Plan) -> Board<'_> {
+        Board::new(plan, (0..plan.tasks.len()).collect())
+    }
+
+    #[test]
+    fn tasks_are_taken_as_their_inputs_come_through_and_share_by_how_many_could_run() {
+        // 0 and 1 begin; 2 and 3 read 0; 4 reads 1 and 2.
+        let plan = plan(&[&[], &[], &[0], &[0], &[1, 2]]);
+        let board = board(&plan);
+        assert_eq!(board.take(4), Some((0, 2)));
+        assert_eq!(board.take(4), Some((1, 2)));
+        board.finish(0, Outcome::Cached, Some("content".to_owned()));
+        assert_eq!(board.content(0).as_deref(), Some("content"));
+        assert_eq!(board.take(2), Some((2, 2)), "of three that could run, two may");
+        assert_eq!(board.take(4), Some((3, 3)));
+        for task in [1, 2, 3] {
+            board.finish(task, Outcome::Cached, None);
+        }
+        assert_eq!(board.take(4), Some((4, 1)));
+        board.finish(4, Outcome::Cached, None);
+        assert_eq!(board.take(4), None);
+        assert_eq!(board.summary().outcomes.len(), 5);
+    }
+
+    #[test]
+    fn a_failure_stands_in_the_way_of_what_reads_it_and_an_interruption_of_all() {
+        let plan = plan(&[&[], &[0], &[1], &[]]);
+        let board = board(&plan);
+        board.take(1);
+        board.finish(0, Outcome::Failed(StageError::internal("no")), None);
+        assert_eq!((board.take(1), board.obstacle(1)), (Some((1, 1)), Some(0)));
+        board.finish(1, Outcome::Skipped { because: 0 }, None);
+        assert_eq!((board.obstacle(2), board.obstacle(3)), (Some(0), None));
+        board.finish(2, Outcome::Failed(StageError::interrupted()), None);
+        assert_eq!(board.take(1), None);
+    }
+
+    #[test]
+    fn threads_are_shared() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(6).build().unwrap();
+        let threads = |sharing| pool.install(|| on_share(sharing, rayon::current_num_threads));
+        assert_eq!([1, 2, 4, 6, 9].map(threads), [6, 3, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        let plan = plan(&[&[]]);
+        let e = caught::<()>(&plan.tasks[0], || panic!("lost")).unwrap_err();
+        assert_eq!(e.to_string(), "the stage 'stage' failed inside: lost");
     }
 }

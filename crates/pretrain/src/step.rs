@@ -83,27 +83,33 @@ pub(crate) fn step<O: Objective>(
     device: &Device,
     lr: f64,
 ) -> (O::Student, f32, Tensor<2>) {
-    let shards = (a.len() + b.len()) as f32;
-    let (a, b) = pair.run(|| forward(objective, &student, a, device), || forward(objective, &student, b, device));
-    let (loss, [ga, gb]) = loss(objective, [&a.embeddings, &b.embeddings], [a.target, b.target]);
-    let (by_a, by_b) = pair.run(|| backward(a.shards, &ga, device), || backward(b.shards, &gb, device));
-    let gradients = merge(by_a.0, by_b.0, |a, b| a + b);
-    let statistics = merge(by_a.1, by_b.1, |a, b| a + b);
-    let statistics = statistics.into_iter().map(|(name, sum)| (name, sum.div_scalar(shards))).collect();
+    let count = (a.len() + b.len()) as f32;
+    // What travels does so before devices are busy, so that they work side by side.
+    let [a, b] = [a, b].map(|shards| placed(&student, shards));
+    let (a, b) = pair.run(|| forward(objective, a, device), || forward(objective, b, device));
+    let (loss, gradients) = loss(objective, [&a.embeddings, &b.embeddings], [a.target, b.target]);
+    let [ga, gb] = [(&a.shards, &gradients[0]), (&b.shards, &gradients[1])].map(|(shards, all)| cut(shards, all));
+    let (a_back, b_back) = pair.run(|| backward(a.shards, ga), || backward(b.shards, gb));
+    let [gradients, statistics] = sums([a_back, b_back].concat(), device);
+    let statistics = statistics.into_iter().map(|(name, sum)| (name, sum.div_scalar(count))).collect();
     let student = optimizer.step(student, lr, gradients, statistics);
     (student, loss, a.monitored)
+}
+
+/// Copies of the student for shards, each on its shard's device.
+pub(crate) fn placed<'b, S: Student>(student: &S, shards: Shards<'b>) -> Vec<(S, Tensor<4>, &'b [usize])> {
+    let shards = shards.into_iter();
+    shards.map(|(images, numbers)| (copy_on(student, &images.device().inner()), images, numbers)).collect()
 }
 
 /// One half's way through copies of the student.
 pub(crate) fn forward<O: Objective>(
     objective: &O,
-    student: &O::Student,
-    shards: Shards<'_>,
+    shards: Vec<(O::Student, Tensor<4>, &[usize])>,
     device: &Device,
 ) -> Half<O> {
     let (mut passed, mut seen, mut targets) = (Vec::new(), Vec::new(), Vec::new());
-    for (images, numbers) in shards {
-        let student = copy_on(student, &images.device().inner());
+    for (student, images, numbers) in shards {
         targets.push(objective.target(&images, numbers));
         let Output { embeddings, monitored } = student.forward(images);
         passed.push((student, embeddings));
@@ -139,23 +145,34 @@ pub(crate) fn loss<O: Objective>(
     (loss.into_scalar::<f32>(), leaves.map(gradient))
 }
 
-/// Gradients of the parameters when dL/dz is `gradient`, and the new running statistics: sums over shards, on a device.
-pub(crate) fn backward<S: Student>(
-    shards: Vec<(S, Tensor<2>)>,
-    gradient: &Tensor<2>,
-    device: &Device,
-) -> (Named, Named) {
-    let (mut row, mut sums) = (0, (Named::new(), Named::new()));
-    for (student, embeddings) in shards {
+/// A gradient with respect to a half's embeddings, cut for its shards, each on its shard's device.
+pub(crate) fn cut<S>(shards: &[(S, Tensor<2>)], gradient: &Tensor<2>) -> Vec<Tensor<2>> {
+    let mut row = 0;
+    let mut next = |embeddings: &Tensor<2>| {
         let rows = embeddings.dims()[0];
-        let by_embeddings = gradient.clone().narrow(0, row, rows).to_device(&embeddings.device().inner());
         row += rows;
-        let by_parameter = (embeddings * Tensor::from_inner(by_embeddings)).sum().backward();
-        let here = |named: Named| named.into_iter().map(|(name, tensor)| (name, tensor.to_device(device))).collect();
-        let made = (here(gradients(&student, &by_parameter)), here(running_statistics(&student)));
-        sums = (merge(sums.0, made.0, |a, b| a + b), merge(sums.1, made.1, |a, b| a + b));
-    }
-    sums
+        gradient.clone().narrow(0, row - rows, rows).to_device(&embeddings.device().inner())
+    };
+    shards.iter().map(|(_, embeddings)| next(embeddings)).collect()
+}
+
+/// Of every shard the gradients of the parameters when dL/dz is its cut of the gradient, and the new running statistics, on its device.
+pub(crate) fn backward<S: Student>(shards: Vec<(S, Tensor<2>)>, gradient: Vec<Tensor<2>>) -> Vec<[Named; 2]> {
+    let shards = shards.into_iter().zip(gradient);
+    let back = |((student, embeddings), gradient): ((S, Tensor<2>), Tensor<2>)| {
+        let by_parameter = (embeddings * Tensor::from_inner(gradient)).sum().backward();
+        [gradients(&student, &by_parameter), running_statistics(&student)]
+    };
+    shards.map(back).collect()
+}
+
+/// Sums over shards, on a device.
+pub(crate) fn sums(shards: Vec<[Named; 2]>, device: &Device) -> [Named; 2] {
+    let here = |named: Named| named.into_iter().map(|(name, tensor)| (name, tensor.to_device(device))).collect();
+    let add = |[g, s]: [Named; 2], [gradients, statistics]: [Named; 2]| {
+        [merge(g, here(gradients), |a, b| a + b), merge(s, here(statistics), |a, b| a + b)]
+    };
+    shards.into_iter().fold(Default::default(), add)
 }
 
 /// Tensors of both by name, those that both have combined by `with`.

@@ -57,11 +57,11 @@ pub struct Monitor<'a> {
 /// On `flex` the result depends on `method`, `config` and `images` alone: a run that goes on from a checkpoint ends in the
 /// same bytes as one that was never interrupted. `monitor` only adds numbers to the curve.
 ///
+/// On several devices, an even number, each half of a step is cut into a shard for each of its devices, with batch statistics of its own.
+///
 /// # Errors
 /// A parameter is out of its range or doesn't fit the images; the loss is not finite; the embeddings have collapsed; the run
 /// was interrupted; a checkpoint could not be written.
-///
-/// On several devices, an even number, each half of a step is cut into a shard for each of its devices, with batch statistics of its own.
 pub fn pretrain(
     method: Method,
     config: &TrainConfig,
@@ -245,12 +245,12 @@ impl Run<'_> {
     /// What the network reads of the half of that number, cut into as many shards as devices take part in it.
     fn shards<'b>(&self, Part { images, view }: Part<'b>, half: usize, epoch: usize) -> Shards<'b> {
         let count = (self.devices.len() / 2).max(1);
-        let cuts = images.chunks(images.len().div_ceil(count)).enumerate();
-        let shard = |(shard, images): (usize, &'b [usize])| {
+        let shard = |shard: usize| {
+            let images = &images[shard * images.len() / count..(shard + 1) * images.len() / count];
             let device = self.devices.get(half * count + shard).unwrap_or(self.device);
             (self.render(&Part { images, view }, epoch, device), images)
         };
-        cuts.map(shard).collect()
+        (0..count).map(shard).collect()
     }
 
     /// What the network reads of some images.

@@ -221,6 +221,19 @@ impl Case {
         self.source("dataset.pretrain").or_else(|| self.source("dataset.downstream"))
     }
 
+    /// Whether all seeds have one extractor: none is trained on images that seeds have of their own.
+    #[must_use]
+    pub fn shares_extractor(&self) -> bool {
+        let own = |node: &str| self.parameter(node, "seed").is_some_and(|seed| seed == "run");
+        // Without images of its own an extractor is trained on the downstream ones.
+        let images = if self.parameter("dataset.pretrain", "source").is_some() {
+            "dataset.pretrain"
+        } else {
+            "dataset.downstream"
+        };
+        self.pretrained_on().is_none() || !own(images)
+    }
+
     /// The source that the head is trained on.
     #[must_use]
     pub fn downstream(&self) -> Option<String> {

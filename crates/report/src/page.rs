@@ -168,8 +168,8 @@ impl<'a> Page<'a> {
         html! {
             p {
                 "A finding is confirmed where every comparison shows what it claims at the level 0.05, one-sided; contradicted where one shows the \
-                 opposite at that level divided by the number of comparisons; otherwise undecided. Tests are over seeds, which share their extractor: what \
-                 they say is of this extractor."
+                 opposite at that level divided by the number of comparisons; otherwise undecided. Tests are over seeds: where these share an extractor, \
+                 what they say is of this extractor."
             }
             @for (f, table) in &self.findings {
                 section.finding id=(f.id) {

@@ -34,10 +34,15 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
                 .map(|e| format!(", for {e} epochs"))
                 .unwrap_or_default();
             format!(
-                "{}, {}{}{epochs}. No attacker changes it. All seeds share it: what differs between them is all that comes after.",
+                "{}, {}{}{epochs}. No attacker changes it.{}",
                 list(&arch),
                 list(&trained),
-                on.unwrap_or_default()
+                on.unwrap_or_default(),
+                if cases.iter().all(|c| c.shares_extractor()) {
+                    " All seeds share it: they differ in what comes after it."
+                } else {
+                    " Every seed has one of its own."
+                }
             )
         }
     };

@@ -64,17 +64,30 @@ impl Store {
     pub fn list(&self) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for stage in names(self.root())? {
-            let dir = self.root().join(&stage);
-            if check_name("stage", &stage).is_err() || !dir.is_dir() {
-                continue;
-            }
-            for key in names(&dir)?.iter().filter_map(|name| name.parse().ok()) {
+            for key in self.keys(&stage)? {
                 let bytes = dir_bytes(&self.artifact_dir(&stage, &key))?;
                 let Some(manifest) = self.lookup(&stage, &key).transpose() else { continue };
                 entries.push(Entry { stage: stage.clone(), key, bytes, manifest });
             }
         }
         Ok(entries)
+    }
+
+    /// The manifests of a stage's artifacts, those that can be read.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`](crate::StoreError::Io) if the stage's folder cannot be read.
+    pub fn manifests(&self, stage: &str) -> Result<Vec<Manifest>> {
+        Ok(self.keys(stage)?.iter().filter_map(|key| self.lookup(stage, key).ok().flatten()).collect())
+    }
+
+    /// The keys of a stage's artifacts; of a folder that is no stage's, none.
+    fn keys(&self, stage: &str) -> Result<Vec<Key>> {
+        let dir = self.root().join(stage);
+        if check_name("stage", stage).is_err() || !dir.is_dir() {
+            return Ok(Vec::new());
+        }
+        Ok(names(&dir)?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     /// What may be removed if only `reachable` artifacts are to stay: other artifacts, and the scratch of

@@ -16,7 +16,7 @@ pub enum SubmitError {
         source: io::Error,
     },
     /// The engine's command failed.
-    #[error("`{program}` refuses the job of {job}: {said}")]
+    #[error("`{program}` fails at {job}: {said}")]
     Refused {
         /// The command.
         program: String,
@@ -24,6 +24,12 @@ pub enum SubmitError {
         job: String,
         /// What it says.
         said: String,
+    },
+    /// Engines read `%` in the names of logs as the beginning of a placeholder.
+    #[error("{} has a `%` in it, which engines replace in the names of logs; expected another artifact root", path.display())]
+    Placeholder {
+        /// The folder of the logs.
+        path: PathBuf,
     },
     /// A folder or a file cannot be written.
     #[error("cannot write {}", path.display())]

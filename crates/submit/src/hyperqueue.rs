@@ -48,8 +48,9 @@ impl Engine for HyperQueue {
                 id: job.id,
                 command: &job.argv,
                 cwd: batch.folder.display().to_string(),
-                stdout: job.log.display().to_string(),
-                stderr: job.log.with_extension("err").display().to_string(),
+                // Of every submission: HyperQueue begins files anew.
+                stdout: job.log.with_extension("%{JOB_ID}.log").display().to_string(),
+                stderr: job.log.with_extension("%{JOB_ID}.err").display().to_string(),
                 time_limit: job.resources.time.map(|time| format!("{}s", time.seconds())),
                 deps: &job.after,
                 env: BTreeMap::from([(THREADS, job.resources.cpus().to_string())]),
@@ -57,13 +58,12 @@ impl Engine for HyperQueue {
             }
         });
         let file = JobFile { name: &batch.pipeline, tasks: tasks.collect() };
-        // A table of strings and numbers.
-        toml::to_string(&file).unwrap_or_default()
+        toml::to_string(&file).unwrap_or_else(|e| format!("# {e}"))
     }
 
     /// HyperQueue does not tell what the tasks of other jobs make: whoever submits twice has two jobs, of which each task waits for its twin
     /// and finds what that made.
-    fn submit(&self, batch: &Batch) -> Result<Submitted, SubmitError> {
+    fn submit(&self, batch: &Batch, tell: &mut dyn FnMut(&str)) -> Result<Submitted, SubmitError> {
         batch.prepare()?;
         let write = |source| SubmitError::Folder { path: self.file.clone(), source };
         if let Some(folder) = self.file.parent() {
@@ -80,8 +80,8 @@ impl Engine for HyperQueue {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
             return Err(SubmitError::Refused { program, job: batch.pipeline.clone(), said });
         }
-        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        Ok(Submitted { said: vec![said], new: batch.jobs.len(), queued: 0 })
+        tell(String::from_utf8_lossy(&output.stdout).trim());
+        Ok(Submitted { new: batch.jobs.len(), queued: 0 })
     }
 }
 

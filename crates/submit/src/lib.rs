@@ -12,7 +12,10 @@ pub use hyperqueue::HyperQueue;
 pub use slurm::Slurm;
 
 use hemlock_pipeline::Resources;
-use std::path::PathBuf;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 /// A task as an engine sees it.
 #[derive(Debug, Clone)]
@@ -47,8 +50,6 @@ pub struct Batch {
 /// What was handed over.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Submitted {
-    /// What the engine says of what is new to it: its names.
-    pub said: Vec<String>,
     /// Number of tasks that are new to the engine.
     pub new: usize,
     /// Number of tasks that the engine has from before, waiting or running.
@@ -60,19 +61,27 @@ pub trait Engine {
     /// What would be handed over, as a text that a shell or the engine understands.
     fn show(&self, batch: &Batch) -> String;
 
-    /// Hands a batch over. Jobs that the engine has already are not handed over again, as far as it tells.
+    /// Hands a batch over, and tells what the engine calls it as it goes. Jobs that the engine has already are not handed over again, as far
+    /// as it tells.
     ///
     /// # Errors
     /// The engine's commands are not there, or one fails. What was handed over until then stays.
-    fn submit(&self, batch: &Batch) -> Result<Submitted, SubmitError>;
+    fn submit(&self, batch: &Batch, tell: &mut dyn FnMut(&str)) -> Result<Submitted, SubmitError>;
 }
 
 impl Batch {
+    /// The folders of the jobs' logs.
+    fn log_folders(&self) -> BTreeSet<&Path> {
+        self.jobs.iter().filter_map(|job| job.log.parent()).collect()
+    }
+
     /// Makes the folders of the jobs' logs.
     fn prepare(&self) -> Result<(), SubmitError> {
-        for folder in self.jobs.iter().filter_map(|job| job.log.parent()) {
-            std::fs::create_dir_all(folder)
-                .map_err(|source| SubmitError::Folder { path: folder.to_owned(), source })?;
+        for path in self.log_folders() {
+            if path.to_string_lossy().contains('%') {
+                return Err(SubmitError::Placeholder { path: path.to_owned() });
+            }
+            std::fs::create_dir_all(path).map_err(|source| SubmitError::Folder { path: path.to_owned(), source })?;
         }
         Ok(())
     }

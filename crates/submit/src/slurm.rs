@@ -11,11 +11,13 @@ use std::{
 pub struct Slurm;
 
 impl Engine for Slurm {
-    /// A shell script. It numbers jobs by the tasks' numbers, where [`Slurm::submit`] knows Slurm's.
+    /// A shell script, which does not look at what the queue has already.
     fn show(&self, batch: &Batch) -> String {
-        let mut text = String::from("#!/bin/sh -e\n");
+        let folders: Vec<String> = batch.log_folders().iter().map(|path| quoted(&path.to_string_lossy())).collect();
+        let mut text = format!("#!/bin/sh\nset -e\nmkdir -p {}\n", folders.join(" "));
         for job in &batch.jobs {
-            let after: Vec<String> = job.after.iter().map(|id| format!("$job{id}")).collect();
+            // What follows a semicolon is a cluster's name.
+            let after: Vec<String> = job.after.iter().map(|id| format!("${{job{id}%%;*}}")).collect();
             let options: Vec<String> = options(batch, job).iter().map(|option| quoted(option)).collect();
             let mut line = format!("job{}=$(sbatch {}", job.id, options.join(" "));
             if !after.is_empty() {
@@ -26,7 +28,7 @@ impl Engine for Slurm {
         text
     }
 
-    fn submit(&self, batch: &Batch) -> Result<Submitted, SubmitError> {
+    fn submit(&self, batch: &Batch, tell: &mut dyn FnMut(&str)) -> Result<Submitted, SubmitError> {
         let queue = queue()?;
         batch.prepare()?;
         let mut submitted = Submitted::default();
@@ -47,20 +49,26 @@ impl Engine for Slurm {
             // A cluster's name may follow.
             let id = said.trim().split(';').next().unwrap_or_default().to_owned();
             submitted.new += 1;
-            submitted.said.push(format!("{id}\t{}", job.name));
+            tell(&format!("{id}\t{}", job.name));
             ids.insert(job.id, id);
         }
         Ok(submitted)
     }
 }
 
-/// The user's jobs that wait or run: by the artifact that each makes, its number.
+/// The user's jobs that run, or wait for what may still come: by the artifact that each makes, its number.
 fn queue() -> Result<BTreeMap<String, String>, SubmitError> {
     let mut squeue = Command::new("squeue");
-    squeue.args(["--me", "--noheader", "--format=%i %k"]);
+    squeue.args(["--me", "--noheader", "--states=PENDING,RUNNING,SUSPENDED,CONFIGURING", "--format=%i|%r|%k"]);
     let said = said(squeue, "squeue", "", "the queue")?;
-    let of = |line: &str| line.trim().split_once(' ').map(|(id, comment)| (comment.trim().to_owned(), id.to_owned()));
-    Ok(said.lines().filter_map(of).collect())
+    Ok(said.lines().filter_map(queued).map(|(id, artifact)| (artifact.to_owned(), id.to_owned())).collect())
+}
+
+/// Number and artifact of a line of the queue; `None` of a job whose dependency failed, which will be killed in a moment.
+fn queued(line: &str) -> Option<(&str, &str)> {
+    let mut parts = line.trim().splitn(3, '|');
+    let (id, reason, artifact) = (parts.next()?, parts.next()?, parts.next()?);
+    (reason.trim() != "DependencyNeverSatisfied").then_some((id.trim(), artifact.trim()))
 }
 
 fn options(batch: &Batch, job: &Job) -> Vec<String> {
@@ -113,6 +121,13 @@ fn said(mut command: Command, program: &str, input: &str, job: &str) -> Result<S
 mod tests {
     use super::*;
     use crate::testing::batch;
+
+    #[test]
+    fn jobs_that_will_be_killed_are_not_in_the_queue() {
+        assert_eq!(queued("17|Dependency|/data/artifacts/invert/a|b"), Some(("17", "/data/artifacts/invert/a|b")));
+        assert_eq!(queued("17|DependencyNeverSatisfied|/data/artifacts/invert/ab"), None);
+        assert_eq!(queued(""), None);
+    }
 
     #[test]
     fn a_batch_is_a_script() {

@@ -9,7 +9,7 @@ use ndarray::Array4;
 use super::*;
 use crate::augment::AugmentConfig;
 use crate::config::{OptimizerKind, PredictorConfig, ProjectorConfig};
-use crate::step::{backward, forward, loss, merge};
+use crate::step::{backward, cut, forward, loss, placed, sums};
 use crate::student::{Named, gradients};
 
 const METHODS: [Method; 3] = [Method::Simclr, Method::MocoV3, Method::Supervised];
@@ -170,11 +170,13 @@ fn both_ways<O: Objective>(run: &Run<'_>, (objective, student): (O, O::Student))
     let batch: Vec<usize> = (0..8).collect();
     let both = || {
         let [a, b] = objective.parts(&batch);
-        [run.shards(a, 0, 0), run.shards(b, 1, 0)].map(|shards| forward(&objective, &student, shards, run.device))
+        [run.shards(a, 0, 0), run.shards(b, 1, 0)]
+            .map(|shards| forward(&objective, placed(&student, shards), run.device))
     };
     let [a, b] = both();
     let (value, [ga, gb]) = loss(&objective, [&a.embeddings, &b.embeddings], [a.target, b.target]);
-    let halves = merge(backward(a.shards, &ga, run.device).0, backward(b.shards, &gb, run.device).0, |a, b| a + b);
+    let (ga, gb) = (cut(&a.shards, &ga), cut(&b.shards, &gb));
+    let [halves, _] = sums([backward(a.shards, ga), backward(b.shards, gb)].concat(), run.device);
 
     let [mut a, b] = both();
     let (student, first) = a.shards.remove(0);
