@@ -1,7 +1,7 @@
 //! The runner: does what a plan leaves to do, in this process, one task at a time or several side by side.
 
 use crate::{Decision, DirtyReason, Graph, Plan, Task, decide::Decider, garbage};
-use hemlock_stage::{Cancel, Checkpoints, Context, Environment, ErrorKind, InputSet, Progress, StageError};
+use hemlock_stage::{Bar, Cancel, Checkpoints, Context, Environment, ErrorKind, InputSet, Progress, StageError};
 use hemlock_store::{InputRecord, Key, Lock, Manifest, ManifestDraft, Store, StoreError};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -371,11 +371,12 @@ impl Runner<'_> {
         }
         let set = InputSet::new(self.store.clone(), manifests);
         let mut draft = lock.begin()?;
+        let named = Named { progress: self.options.progress, task };
         let context = Context {
             seed: task.identity.seed.unwrap_or(0),
             device,
             env: self.options.env,
-            progress: self.options.progress,
+            progress: if self.options.jobs.get() > 1 { &named } else { self.options.progress },
             cancel: self.options.cancel,
             checkpoints: &LockCheckpoints(lock),
             scratch: &lock.scratch()?,
@@ -416,6 +417,19 @@ fn on_share<T: Send>(sharing: usize, work: impl FnOnce() -> T + Send) -> T {
             tracing::warn!("tasks share all threads: {e}");
             work()
         }
+    }
+}
+
+/// Progress of one of several tasks: it says which.
+struct Named<'a> {
+    progress: &'a dyn Progress,
+    task: &'a Task,
+}
+
+impl Progress for Named<'_> {
+    fn start(&self, label: &str, total: u64, unit: &'static str) -> Box<dyn Bar> {
+        let Task { node, key, .. } = self.task;
+        self.progress.start(&format!("{node} {}: {label}", key.short()), total, unit)
     }
 }
 
