@@ -57,7 +57,7 @@ CONF
 pgrep -x munged >/dev/null || munged --force --pid-file="$dir/munged.pid"
 slurmctld
 slurmd
-for _ in $(seq 50); do sinfo --noheader --format=%T | grep -q idle && break; sleep 0.2; done
+for _ in $(seq 300); do sinfo --noheader --format=%T | grep -q idle && break; sleep 0.2; done
 sinfo --noheader --format=%T | grep -q idle || fail "the node did not come up"
 
 # Two seeds, and a training that lasts for some seconds.
@@ -73,7 +73,7 @@ drained() {
 }
 # Until a task of a stage runs: the number of its process.
 running() {
-    for _ in $(seq 300); do
+    for _ in $(seq 900); do
         key=$(squeue --noheader --states=RUNNING --format=%k | grep "/$1/" | head -n 1 | sed 's|.*/||' || true)
         [ -n "$key" ] && pgrep -f -- "run .*--task $key" | head -n 1 && return 0
         sleep 0.1

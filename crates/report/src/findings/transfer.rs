@@ -110,4 +110,20 @@ mod tests {
         all[0].rows.iter_mut().for_each(|r| r.params.get_mut("dataset.pretrain").unwrap()["source"] = json!("other"));
         assert!(finding(&all).comparisons.is_empty());
     }
+
+    #[test]
+    fn seeds_share_an_extractor_unless_its_images_are_their_own() {
+        let shared = |dataset: &'static str, seed: serde_json::Value| {
+            made_up("bilevel + feature-matching")
+                .with("pretrain", json!({ "method": "simclr" }))
+                .with("dataset.downstream", json!({ "source": "cifar10", "seed": "run" }))
+                .with(dataset, json!({ "source": "cifar10", "seed": seed }))
+                .case()
+                .shares_extractor()
+        };
+        assert!(shared("dataset.pretrain", json!(0)));
+        assert!(!shared("dataset.pretrain", json!("run")));
+        assert!(!shared("dataset.downstream", json!("run")), "it is trained on the downstream images");
+        assert!(shared("dataset.downstream", json!(0)));
+    }
 }
