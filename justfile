@@ -17,6 +17,7 @@ jobs := "1"
 target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
 overrides := if set == "" { "" } else { "--set '" + replace(set, " ", "' --set '") + "'" }
 hemlock := quote(target / "release" / "hemlock") + " --device " + backend
+bench := quote(target / "release" / "hemlock-bench")
 
 [private]
 default:
@@ -182,3 +183,16 @@ test-wgpu:
 [group('develop')]
 check-cuda:
     DOCS_RS=1 cargo check --release --package hemlock --features cuda
+
+# Time kernels and stages with Criterion, under five minutes: a table, and benches/results.json (just bench FILTER: some works)
+[group('develop')]
+bench *FILTER:
+    cargo bench --workspace --bench works -- {{FILTER}}
+    @cargo build --quiet --release --workspace --bin hemlock-bench
+    @{{bench}} collect {{quote(target / "criterion")}} benches/results.json
+
+# The same work in PyTorch, in turns in one run: just bench-peer [WORK...] [--rounds 9] (after `pip install torch`; docs/performance.md)
+[group('develop')]
+bench-peer *ARGS:
+    @cargo build --quiet --release --workspace --bin hemlock-bench
+    @python3 benches/peer/works.py --bench {{bench}} {{ARGS}}

@@ -1,0 +1,336 @@
+"""The works of `hemlock-bench` beside PyTorch's, in turns in one run.
+
+    pip install torch
+    python benches/peer/works.py --bench target/release/hemlock-bench
+    python benches/peer/works.py head head-large --rounds 9
+
+Seconds of one run, on as many threads on both sides. Both are set up and run once before anything is timed; then they take turns,
+and a ratio is that of two runs one after the other. What the peers do:
+
+- extraction, image-gradient: the same network, `eval()`, all images in one batch.
+- feature-matching: Adam on all images at once, clamped to [0, 1], as many passes. Hemlock's is the whole stage.
+- simclr-*: forward of both views, loss, backward, AdamW. Hemlock's augments, too.
+- head: `torch.optim.LBFGS` with its line search, in double precision, until the same gradient norm.
+- gradient-canceling: poisons are leaves, the loss is the squared norm of the training gradient, which keeps its graph, and Adam takes
+  its steps after a second backward pass, until the same residual. The clean samples' part is computed once.
+- bilevel: every step retrains the head by L-BFGS from the last one, and solves with its Hessian by conjugate gradients, whose products
+  are a second backward pass each, to the same tolerances. It must end with the same error.
+- artifact-write, artifact-read: `torch.save`, synchronised, and `torch.load`. Neither makes digests, nor checks any.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from extractors import ResNet, Simclr
+from torch.nn import functional as F
+
+# Of a step of the bilevel attack, as in crates/poison-features/src/bilevel.rs.
+FOLLOWER_TOLERANCE, SOLVE_TOLERANCE = 1e-5, 1e-3
+
+
+def pixels(count):
+    return torch.rand(count, 3, 32, 32)
+
+
+def extraction(given):
+    net, images = ResNet("resnet20").eval(), pixels(given["images"])
+
+    @torch.no_grad()
+    def run():
+        net(images)
+
+    return run
+
+
+def frozen():
+    return ResNet("resnet20").eval().requires_grad_(False)
+
+
+def image_gradient(given):
+    net, images = frozen(), pixels(given["images"]).requires_grad_()
+    return lambda: torch.autograd.grad(net(images).square().sum() / 2, images)
+
+
+def feature_matching(given):
+    net, start = frozen(), pixels(given["images"])
+    wanted = net(pixels(given["images"]))
+
+    def run():
+        images = start.clone().requires_grad_()
+        optimizer = torch.optim.Adam([images], 0.02)
+        for _ in range(given["passes"]):
+            optimizer.zero_grad()
+            (net(images) - wanted).square().sum().backward()
+            optimizer.step()
+            images.data.clamp_(0, 1)
+
+    return run
+
+
+def simclr(arch):
+    def prepare(given):
+        model, images = Simclr(arch), pixels(given["batch"])
+        optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+
+        def run():
+            loss = model.loss(images, images.flip(3), None)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+        return run
+
+    return prepare
+
+
+def objective(head, z, labels, decay):
+    """Mean cross-entropy with weight decay, which the bias has none of; the head is packed `[K, d + 1]`."""
+    weight, bias = head[:, :-1], head[:, -1]
+    return F.cross_entropy(F.linear(z, weight, bias), labels) + decay / 2 * weight.square().sum()
+
+
+class Trained(Exception):
+    """The gradient's norm is below the tolerance."""
+
+
+def train(head, z, labels, decay, tolerance):
+    """Trains a packed head, from where it is."""
+    head = head.clone().requires_grad_()
+    # It stops by the largest entry of the gradient; here the norm decides.
+    limits = {"max_iter": 10_000, "max_eval": 100_000, "tolerance_grad": 0, "tolerance_change": 0}
+    optimizer = torch.optim.LBFGS([head], line_search_fn="strong_wolfe", **limits)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = objective(head, z, labels, decay)
+        loss.backward()
+        if head.grad.norm() <= tolerance:
+            raise Trained
+        return loss
+
+    try:
+        optimizer.step(closure)
+    except Trained:
+        return head.detach()
+    raise SystemExit(f"L-BFGS stopped at a gradient norm of {head.grad.norm():.1e}")
+
+
+def head(given):
+    z, labels = given["features"], given["labels"]
+    start = torch.zeros(given["classes"], z.shape[1] + 1, dtype=z.dtype)
+    return lambda: train(start, z, labels, given["weight_decay"], given["tolerance"])
+
+
+class Poisons:
+    """Poisoned features that Adam moves within a ball, with a cosine schedule."""
+
+    def __init__(self, given):
+        count = given["poisons"]
+        self.z = given["features"][:count].clone().requires_grad_()
+        self.labels, self.radius = given["labels"][:count], given["radius"]
+        # The scale of gradients plays no part in Hemlock.
+        self.optimizer = torch.optim.Adam([self.z], given["step"], eps=1e-30)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, given["steps"])
+        self.project()
+
+    @torch.no_grad()
+    def project(self):
+        self.z.mul_((self.radius / self.z.norm(dim=1, keepdim=True)).clamp(max=1))
+
+    def step(self, gradient):
+        self.z.grad = gradient
+        self.optimizer.step()
+        self.schedule.step()
+        self.project()
+
+
+def clean(given):
+    return given["features"][: given["clean"]], given["labels"][: given["clean"]]
+
+
+def gradient_canceling(given):
+    target, decay = given["target"].requires_grad_(), given["weight_decay"]
+
+    def gradient_sum(z, labels, **how):
+        return torch.autograd.grad(len(z) * objective(target, z, labels, decay), target, **how)[0]
+
+    def run():
+        of_clean = gradient_sum(*clean(given))
+        poisons = Poisons(given)
+        for _ in range(given["steps"]):
+            left = (of_clean + gradient_sum(poisons.z, poisons.labels, create_graph=True)).norm() / of_clean.norm()
+            if left.item() <= given["residual"]:
+                return
+            poisons.step(torch.autograd.grad(left.square() / 2, poisons.z)[0])
+        raise SystemExit(f"a residual of {left.item()} was left")
+
+    return run
+
+
+def smoothed_error(head, z, labels, temperature):
+    logits = F.linear(z, head[:, :-1], head[:, -1])
+    own = F.one_hot(labels, len(head)).bool()
+    rival = logits.masked_fill(own, -torch.inf).amax(1)
+    return torch.sigmoid((rival - logits[own]) / temperature).mean()
+
+
+def solve(product, right):
+    """Conjugate gradients, from zero, until so little of the right side is left."""
+    solution, residual = torch.zeros_like(right), right.clone()
+    direction, square = residual.clone(), residual.square().sum()
+    while square.sqrt() > SOLVE_TOLERANCE * right.norm():
+        along = product(direction)
+        length = square / (direction * along).sum()
+        solution += length * direction
+        residual -= length * along
+        last, square = square, residual.square().sum()
+        direction = residual + square / last * direction
+    return solution
+
+
+def bilevel(given):
+    decay = given["weight_decay"]
+    held_out = given["features"][given["clean"] :], given["labels"][given["clean"] :]
+
+    def run():
+        poisons, head, error = Poisons(given), given["head"], 0
+        for step in range(given["steps"] + 1):
+            labels = torch.cat([clean(given)[1], poisons.labels])
+            z = torch.cat([clean(given)[0], poisons.z])
+            head = train(head, z.detach(), labels, decay, FOLLOWER_TOLERANCE).requires_grad_()
+            loss = smoothed_error(head, *held_out, given["temperature"])
+            error = max(error, loss.item())
+            if step == given["steps"]:
+                break
+            [by_head] = torch.autograd.grad(loss, head)
+            [gradient] = torch.autograd.grad(objective(head, z, labels, decay), head, create_graph=True)
+            product = lambda v: torch.autograd.grad(gradient, head, v, retain_graph=True)[0]
+            solution = solve(product, by_head)
+            # The error rises against what the descent of the poisons sees.
+            poisons.step(torch.autograd.grad((gradient * solution).sum(), poisons.z)[0])
+            head = head.detach()
+        if abs(error - given["error"]) > 0.01 * given["error"]:
+            raise SystemExit(f"the error is {error:.4f} here, and {given['error']:.4f} there")
+
+    return run
+
+
+def array_file(given, folder):
+    path = folder / "features.pt"
+    features = torch.from_numpy(np.random.default_rng(0).random((given["samples"], given["dim"]), dtype=np.float32))
+
+    def write():
+        with open(path, "wb") as file:
+            torch.save(features, file)
+            os.fsync(file.fileno())
+
+    write()
+    return path, write
+
+
+def artifact_write(given):
+    return array_file(given, given["folder"])[1]
+
+
+def artifact_read(given):
+    path, _ = array_file(given, given["folder"])
+    return lambda: torch.load(path)
+
+
+PEERS = {
+    "extraction": extraction,
+    "image-gradient": image_gradient,
+    "feature-matching": feature_matching,
+    "simclr-resnet20": simclr("resnet20"),
+    "simclr-resnet18": simclr("resnet18"),
+    "head": head,
+    "head-large": head,
+    "gradient-canceling": gradient_canceling,
+    "bilevel": bilevel,
+    "artifact-write": artifact_write,
+    "artifact-read": artifact_read,
+}
+# Left out where no work is named: a run takes a minute.
+LONG = ["head-large"]
+
+
+def tensor(array):
+    """Labels are indices, which PyTorch wants signed."""
+    return torch.from_numpy(array.astype(np.int64) if array.dtype == np.uint32 else array)
+
+
+def given(bench, work, folder):
+    subprocess.run([bench, "data", work, folder], check=True)
+    numbers = json.loads((folder / "numbers.json").read_text())
+    return numbers | {path.stem: tensor(np.load(path)) for path in folder.glob("*.npy")} | {"folder": folder}
+
+
+class Served:
+    """A work of `hemlock-bench` that is set up, and runs when asked."""
+
+    def __init__(self, bench, work):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+        self.process = subprocess.Popen([bench, "serve", work], **pipes)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.stdin.close()
+        self.process.wait()
+
+    def seconds(self):
+        self.process.stdin.write("\n")
+        if line := self.process.stdout.readline():
+            return float(line)
+        raise SystemExit(f"hemlock-bench ended with status {self.process.wait()}")
+
+
+def seconds(run):
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def rounds(bench, work, count):
+    """Seconds of Hemlock and of PyTorch, round by round."""
+    with tempfile.TemporaryDirectory() as folder, Served(bench, work) as ours:
+        peer = PEERS[work](given(bench, work, Path(folder)))
+        ours.seconds(), peer()
+        return [(ours.seconds(), seconds(peer)) for _ in range(count)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = f"of {', '.join(PEERS)}; where none is named, all but {', '.join(LONG)}"
+    parser.add_argument("works", nargs="*", metavar="WORK", help=names)
+    parser.add_argument("--bench", default="target/release/hemlock-bench", help="the binary")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    if unknown := set(args.works) - set(PEERS):
+        parser.error(f"there is no peer of {', '.join(sorted(unknown))}; expected some of {', '.join(PEERS)}")
+    torch.set_num_threads(args.threads)
+    os.environ["RAYON_NUM_THREADS"] = str(args.threads)
+    bench = str(Path(args.bench).resolve())
+
+    print(f"PyTorch {torch.__version__}, {args.threads} threads, {args.rounds} rounds: median seconds of a run;")
+    print("times as fast: PyTorch's seconds over Hemlock's, median, smallest to largest\n")
+    print("| work | Hemlock | PyTorch | times as fast |\n| --- | --- | --- | --- |")
+    for work in args.works or [work for work in PEERS if work not in LONG]:
+        timed = rounds(bench, work, args.rounds)
+        ours, peer = (statistics.median(side) for side in zip(*timed))
+        ratios = sorted(b / a for a, b in timed)
+        print(f"| {work} | {ours:.3f} | {peer:.3f} | {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

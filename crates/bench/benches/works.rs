@@ -1,0 +1,22 @@
+//! Every work that is short, by Criterion.
+
+use criterion::Criterion;
+use hemlock_bench::{Run, works};
+use std::time::Duration;
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(4))
+        .configure_from_args();
+    for (name, work) in works().into_iter().filter(|(_, work)| !work.long()) {
+        // Prepared once, and only where Criterion's filter lets the work through.
+        let mut prepared: Option<Run> = None;
+        criterion.bench_function(name, |bencher| {
+            let run = prepared.get_or_insert_with(|| work.prepare().unwrap_or_else(|e| panic!("{name}: {e:#}")));
+            bencher.iter(|| run().unwrap_or_else(|e| panic!("{name}: {e:#}")));
+        });
+    }
+    criterion.final_summary();
+}

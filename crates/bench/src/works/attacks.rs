@@ -1,0 +1,154 @@
+//! Attacks on features: 300 poisons within a ball, among the features of [`Problem`].
+
+use super::heads::{CLASSES, DECAY, Problem, gradient_operations, train};
+use crate::{Amount, Given, Limit, Run, Work};
+use anyhow::{Result, ensure};
+use hemlock_head::{Constraint, Head, HeadError, Samples};
+use hemlock_poison_features::{Bilevel as Retrained, Canceling as AtTarget, Descent, Found, Objective, Stop, descend};
+use ndarray::{Axis, Slice};
+use serde_json::{Value, json};
+
+const CLEAN: usize = 10_000;
+/// Samples on which the bilevel attack raises the error.
+const HELD_OUT: usize = 5_000;
+const DIM: usize = 64;
+const POISONS: usize = 300;
+/// Length of Adam's first step.
+const STEP: f64 = 0.1;
+
+/// Where an attack begins.
+struct Scene {
+    all: Problem,
+    /// The head of the clean samples.
+    head: Head,
+    ball: Constraint,
+}
+
+impl Scene {
+    fn new() -> Result<Self> {
+        let all = Problem::new(CLEAN + HELD_OUT, DIM)?;
+        let head = train(all.rows(0..CLEAN)?)?.head;
+        Ok(Self { all, head, ball: Constraint::ball(radius()) })
+    }
+
+    fn clean(&self) -> Result<Samples<'_>> {
+        self.all.rows(0..CLEAN)
+    }
+
+    /// Adam from the first clean samples on.
+    fn descend(&self, objective: &mut dyn Objective, steps: u32, target: f64) -> Result<Found> {
+        let start = self.all.features.slice_axis(Axis(0), Slice::from(..POISONS)).to_owned();
+        let labels = self.all.labels[..POISONS].to_vec();
+        let descent = Descent { steps, step: STEP, target, ..Descent::default() };
+        Ok(descend(objective, start, labels, &self.ball, &descent, |_, _| Ok::<_, HeadError>(()))?)
+    }
+
+    /// The scene for a peer, with the numbers of one attack.
+    fn given(self, mut numbers: Value) -> Given {
+        let common = json!({
+            "classes": CLASSES, "weight_decay": DECAY, "clean": CLEAN, "poisons": POISONS, "radius": radius(), "step": STEP,
+        });
+        if let (Value::Object(numbers), Value::Object(common)) = (&mut numbers, common) {
+            numbers.extend(common);
+        }
+        let Problem { features, labels } = self.all;
+        let head = self.head.into_packed().into();
+        Given { numbers, arrays: vec![("features", features.into()), ("labels", labels.into()), ("head", head)] }
+    }
+}
+
+/// Half as far again as features of unit variance lie from the origin.
+fn radius() -> f64 {
+    1.5 * (DIM as f64).sqrt()
+}
+
+/// Gradient Canceling against the clean head, shrunk, until so much of the clean gradient is left.
+pub(super) struct Canceling;
+
+impl Canceling {
+    const SHRUNK: f64 = 0.9;
+    const RESIDUAL: f64 = 1e-3;
+    /// Steps at most, over which those of Adam grow shorter.
+    const STEPS: u32 = 2000;
+
+    fn target(scene: &Scene) -> Result<Head> {
+        Ok(Head::from_packed(&scene.head.packed() * Self::SHRUNK)?)
+    }
+
+    fn run(scene: &Scene, target: &Head) -> Result<Found> {
+        let mut objective = AtTarget::new(target, scene.clean()?, DECAY)?;
+        let end = objective.end(Self::RESIDUAL);
+        let found = scene.descend(&mut objective, Self::STEPS, end)?;
+        ensure!(found.stopped == Stop::Target, "a residual of {} was left", objective.shown(found.value));
+        Ok(found)
+    }
+}
+
+impl Work for Canceling {
+    fn what(&self) -> String {
+        format!(
+            "Gradient Canceling, {POISONS} poisons among {CLEAN} x {DIM}, until {} of the gradient is left",
+            Self::RESIDUAL
+        )
+    }
+
+    /// A step takes the gradient of the poisons, and its derivative by them, which is twice as much.
+    fn amount(&self) -> Result<Option<Amount>> {
+        let scene = Scene::new()?;
+        let steps = Self::run(&scene, &Self::target(&scene)?)?.step;
+        let step = 3.0 * gradient_operations(POISONS, DIM);
+        Ok(Some(Amount { limit: Limit::Double, count: f64::from(steps) * step + gradient_operations(CLEAN, DIM) }))
+    }
+
+    fn prepare(&self) -> Result<Run> {
+        let scene = Scene::new()?;
+        let target = Self::target(&scene)?;
+        Ok(Box::new(move || Self::run(&scene, &target).map(drop)))
+    }
+
+    fn given(&self) -> Result<Given> {
+        let scene = Scene::new()?;
+        let target = Self::target(&scene)?.into_packed();
+        let mut given = scene.given(json!({ "residual": Self::RESIDUAL, "steps": Self::STEPS }));
+        given.arrays.push(("target", target.into()));
+        Ok(given)
+    }
+}
+
+/// The bilevel attack: steps through heads that are retrained.
+pub(super) struct Bilevel;
+
+impl Bilevel {
+    const STEPS: u32 = 20;
+    const TEMPERATURE: f64 = 1.0;
+
+    /// The error that the attack ends with.
+    fn run(scene: &Scene) -> Result<f64> {
+        let raised = vec![scene.all.rows(CLEAN..CLEAN + HELD_OUT)?];
+        let mut objective = Retrained::new(scene.clean()?, raised, scene.head.clone(), DECAY, Self::TEMPERATURE)?;
+        let found = scene.descend(&mut objective, Self::STEPS, f64::NEG_INFINITY)?;
+        Ok(objective.shown(found.value))
+    }
+}
+
+impl Work for Bilevel {
+    fn what(&self) -> String {
+        format!("bilevel attack, {POISONS} poisons among {CLEAN} x {DIM}, {} steps", Self::STEPS)
+    }
+
+    /// Only the solvers inside know how many products they take.
+    fn amount(&self) -> Result<Option<Amount>> {
+        Ok(None)
+    }
+
+    fn prepare(&self) -> Result<Run> {
+        let scene = Scene::new()?;
+        Ok(Box::new(move || Self::run(&scene).map(drop)))
+    }
+
+    fn given(&self) -> Result<Given> {
+        let scene = Scene::new()?;
+        let error = Self::run(&scene)?;
+        Ok(scene.given(json!({ "steps": Self::STEPS, "temperature": Self::TEMPERATURE, "error": error })))
+    }
+}

@@ -1,0 +1,76 @@
+//! Planning a spec of ten thousand tasks.
+
+use crate::{Amount, Run, Work};
+use anyhow::{Result, ensure};
+use hemlock_pipeline::{Graph, Node, Plan, Spec};
+use hemlock_stage::{Environment, Stage, erase};
+use hemlock_store::Store;
+use std::path::Path;
+
+/// 91 seeds, 10 attacks, 5 inversions: 910 poisoned features, 4,550 sets of images and as many evaluations, and what is before them.
+const SPEC: &str = r#"
+seeds = [SEEDS]
+
+[dataset.downstream]
+source = { kind = "synthetic", domain = "a" }
+
+[pretrain]
+[features]
+[target-params]
+
+[poison-features]
+attack = "gradient-canceling"
+eps_d = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1]
+
+[invert]
+method = "feature-matching"
+beta = [0.0, 0.1, 0.2, 0.3, 0.4]
+
+[evaluate]
+"#;
+const TASKS: usize = 10_000;
+
+fn node<S: Stage>(name: &'static str) -> Node {
+    Node { name, stage: erase::<S>(), fallback: None, route: None, instead: &[], with: None }
+}
+
+/// The way from images to results that the spec takes.
+fn graph() -> Graph {
+    Graph::new(vec![
+        Node { fallback: Some("dataset.downstream"), ..node::<hemlock_data::Stage>("dataset.pretrain") },
+        node::<hemlock_data::Stage>("dataset.downstream"),
+        node::<hemlock_pretrain::Stage>("pretrain"),
+        node::<hemlock_features::Stage>("features"),
+        node::<hemlock_target_params::Stage>("target-params"),
+        node::<hemlock_poison_features::Stage>("poison-features"),
+        node::<hemlock_invert::Stage>("invert"),
+        node::<hemlock_evaluate::Stage>("evaluate"),
+    ])
+}
+
+/// From a spec's text to what is to be done about every task, in an empty artifact root.
+pub(super) struct Planning;
+
+impl Work for Planning {
+    fn what(&self) -> String {
+        format!("plan a spec of {TASKS} tasks")
+    }
+
+    /// It is no matter of arithmetic.
+    fn amount(&self) -> Result<Option<Amount>> {
+        Ok(None)
+    }
+
+    fn prepare(&self) -> Result<Run> {
+        let seeds: Vec<String> = (0..91).map(|seed: u32| seed.to_string()).collect();
+        let spec = SPEC.replace("SEEDS", &seeds.join(", "));
+        let (root, graph) = (tempfile::tempdir()?, graph());
+        Ok(Box::new(move || {
+            let spec = Spec::parse(Path::new("bench.toml"), &spec, &[], &graph)?;
+            let plan = Plan::new(&spec, &graph, &Environment::default())?;
+            let decided = plan.decide(&Store::new(root.path()), false).len();
+            ensure!(decided >= TASKS, "there are {decided} tasks only");
+            Ok(())
+        }))
+    }
+}
