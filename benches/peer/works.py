@@ -258,7 +258,7 @@ PEERS = {
     "artifact-write": artifact_write,
     "artifact-read": artifact_read,
 }
-# Left out where no work is named: a run takes a minute.
+# Left out where no work is named: a run takes minutes.
 LONG = ["head-large"]
 
 

@@ -1,6 +1,6 @@
 //! What is timed: kernels and stages, by Criterion (`just bench`) and beside PyTorch (`just bench-peer`).
 //!
-//! - [`works`]: the list that both go through; a new [`Work`] is a new line there.
+//! - [`works()`]: the list that both go through; a new [`Work`] is a new line there.
 //! - [`Machine`]: what they run on, and its physical limits.
 //! - [`Results`]: what Criterion measured, as shares of these limits.
 

@@ -106,14 +106,10 @@ impl fmt::Display for Results {
         writeln!(f, "| work | seconds | rate | share of the limit |\n| --- | --- | --- | --- |")?;
         for row in &self.works {
             let Seconds { median, low, high } = row.seconds;
-            let rate = row.amount.map_or_else(
-                || "-".to_owned(),
-                |Amount { limit, count }| {
-                    let (unit, of) = limit.unit();
-                    format!("{:.2} {unit}", count / median / of)
-                },
-            );
-            let share = row.share.map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", 100.0 * share));
+            let rate =
+                row.amount.map(|Amount { limit, count }| format!("{:.1} {}", giga(count / median), limit.unit()));
+            let share = row.share.map(|share| format!("{:.0} %", 100.0 * share));
+            let [rate, share] = [rate, share].map(|cell| cell.unwrap_or_else(|| "-".to_owned()));
             writeln!(f, "| {} | {median:.3} ({low:.3} to {high:.3}) | {rate} | {share} |", row.what)?;
         }
         Ok(())

@@ -50,29 +50,29 @@ pub struct Amount {
     pub count: f64,
 }
 
-/// A rate that no work exceeds.
+/// What a machine does at its best in something simple, and so what bounds a work, as far as that is of this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Limit {
-    /// Of operations in single precision, in a product of large matrices.
+    /// Operations in single precision, in a product of large matrices.
     Single,
-    /// Of operations in double precision, likewise.
+    /// Operations in double precision, likewise.
     Double,
-    /// Of bytes that are copied in memory, read and written.
+    /// Bytes that are copied in memory, each of which is read and written.
     Copy,
-    /// Of bytes that are written to the disk and synchronised.
+    /// Bytes that are written to the disk and synchronised.
     Disk,
 }
 
 impl Limit {
-    /// The unit of a rate, and how many of the [`Amount`]'s are one of it.
+    /// The unit of a rate.
     #[must_use]
-    pub fn unit(self) -> (&'static str, f64) {
+    pub fn unit(self) -> &'static str {
         match self {
-            Self::Single => ("Gflop/s, f32", 1e9),
-            Self::Double => ("Gflop/s, f64", 1e9),
-            Self::Copy => ("GB/s of memory", 1e9),
-            Self::Disk => ("GB/s of disk", 1e9),
+            Self::Single => "Gflop/s, f32",
+            Self::Double => "Gflop/s, f64",
+            Self::Copy => "GB/s of memory",
+            Self::Disk => "GB/s to disk",
         }
     }
 }

@@ -226,7 +226,7 @@ pub(super) struct Simclr(pub(super) &'static str);
 
 impl Work for Simclr {
     fn what(&self) -> String {
-        format!("SimCLR step, {BATCH} images in two views, {}", self.0)
+        format!("SimCLR step, {BATCH} images in two views, {}", self.0.replace("resnet", "ResNet-"))
     }
 
     fn amount(&self) -> Result<Option<Amount>> {
