@@ -184,12 +184,14 @@ test-wgpu:
 check-cuda:
     DOCS_RS=1 cargo check --release --package hemlock --features cuda
 
-# Time kernels and stages with Criterion, under five minutes: a table, and benches/results.json (just bench FILTER: some works)
+# Time kernels and stages with Criterion, under five minutes: a table, and benches/results.json (just bench FILTER: the table of some works alone)
 [group('develop')]
 bench *FILTER:
+    @# A table is of one run: what earlier ones measured is not gathered again.
+    @rm -rf {{quote(target / "criterion")}}/*/new
     cargo bench --workspace --bench works -- {{FILTER}}
     @cargo build --quiet --release --workspace --bin hemlock-bench
-    @{{bench}} collect {{quote(target / "criterion")}} benches/results.json
+    @{{bench}} collect {{quote(target / "criterion")}} {{if FILTER == "" { "benches/results.json" } else { quote(target / "criterion" / "results.json") }}}
 
 # The same work in PyTorch, in turns in one run: just bench-peer [WORK...] [--rounds 9] (after `pip install torch`; docs/performance.md)
 [group('develop')]
