@@ -1,11 +1,13 @@
-"""Time and peak memory of the stages behind the extractor, against the size of the problem: samples n, features d, classes K, poisons m.
+"""Time and peak memory of the stages, against the size of the problem: images, samples n, features d, classes K, poisons m.
 
     pip install numpy
-    python benches/growth.py --hemlock target/release/hemlock            # all, some minutes
-    python benches/growth.py --only d
+    python benches/growth.py --hemlock target/release/hemlock            # all
+    python benches/growth.py --only images d
 
-Features are Gaussian clouds around class means, imported from a file; one number is varied at a time. Every stage is a process of its own: seconds are
-those of its manifest, memory is the largest resident set of the process, which counts mapped files as far as they were touched.
+Images are noise in CIFAR-10's layout, and their extractor a ResNet-20 that is hardly trained. Otherwise features are Gaussian clouds around class means,
+imported from a file; one number is varied at a time. Every stage is a process of its own: seconds are those of its manifest; memory is the
+largest that the process had for itself (`RssAnon`, looked at every 5 ms), and in brackets that with the pages of mapped files that it touched,
+which the system takes back when it needs them (`VmHWM`).
 """
 
 import argparse
@@ -13,6 +15,7 @@ import json
 import os
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +27,32 @@ SIZES = {
     "K": [10, 100, 1000],
     "m": [100, 1000, 10_000],
 }
+IMAGES = [1000, 10_000, 100_000]
 STAGES = ["features", "target-params", "poison-features", "evaluate"]
+EXTRACTION = """
+[dataset.pretrain]
+source = "cifar10"
+train = 256
+test = 0
+
+[dataset.downstream]
+source = "cifar10"
+train = {images}
+validation = 100
+test = 100
+
+[pretrain]
+method = "simclr"
+arch = "resnet20"
+epochs = 2
+batch = 128
+
+[features]
+
+[target-params]
+radius = 0.3
+weight_decay = 1e-2
+"""
 # A fixed number of steps, so that sizes and not searches are compared.
 SPEC = """
 [features]
@@ -61,14 +89,57 @@ def clouds(folder, n, d, classes):
         np.save(folder / f"{split}_labels.npy", labels)
 
 
-def run(hemlock, stage, spec, root):
-    """Seconds of the manifest, and the peak of the process in MiB."""
-    child = subprocess.Popen([hemlock, "--quiet", "--root", root, stage, spec])
-    _, status, usage = os.wait4(child.pid, 0)
-    if status:
-        raise SystemExit(f"{stage} ended with status {status}")
-    [manifest] = Path(root, stage).glob("*/manifest.json")
-    return json.loads(manifest.read_text())["seconds"], usage.ru_maxrss / 1024
+def memory(pid):
+    """MiB that a process has for itself, and the most that it had with the pages of mapped files."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return 0, 0
+    fields = dict(line.split(":", 1) for line in status.splitlines())
+    return tuple(int(fields.get(name, "0 kB").split()[0]) / 1024 for name in ["RssAnon", "VmHWM"])
+
+
+def run(hemlock, stage, spec, root, *options):
+    """Seconds of the manifest, and both peaks of the process in MiB."""
+    child = subprocess.Popen([hemlock, "--quiet", "--root", root, *options, stage, spec])
+    own, touched = 0, 0
+    while child.poll() is None:
+        own, touched = map(max, zip((own, touched), memory(child.pid)))
+        time.sleep(0.005)
+    if child.returncode:
+        raise SystemExit(f"{stage} ended with status {child.returncode}")
+    manifests = [json.loads(path.read_text()) for path in Path(root, stage).glob("*/manifest.json")]
+    return sum(manifest["seconds"] for manifest in manifests), own, touched
+
+
+def shown(seconds, own, touched):
+    return f"{seconds:.1f} / {own:.0f} ({touched:.0f})"
+
+
+def noise(folder, images):
+    """Images in CIFAR-10's binary layout: five files for training, one for tests, and the names of ten classes."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for file, count in [*((f"data_batch_{i}.bin", images // 5) for i in range(1, 6)), ("test_batch.bin", 1000)]:
+        records = rng.integers(0, 256, (count, 1 + 3 * 32 * 32), dtype=np.uint8)
+        records[:, 0] = np.arange(count) % 10
+        records.tofile(folder / file)
+    (folder / "batches.meta.txt").write_text("".join(f"class {i}\n" for i in range(10)))
+
+
+def extraction(hemlock):
+    """A table of its own: images are not features."""
+    stages = ["dataset", "pretrain", "features", "target-params"]
+    print("| images | " + " | ".join(stages) + " |\n" + "| --- " * (1 + len(stages)) + "|")
+    for images in IMAGES:
+        with tempfile.TemporaryDirectory() as folder:
+            spec = Path(folder, "extraction.toml")
+            spec.write_text(EXTRACTION.format(images=images))
+            noise(Path(folder, "cifar-10-batches-bin"), images + 1000)
+            root = Path(folder, "artifacts")
+            cells = [shown(*run(hemlock, stage, spec, root, "--data", folder)) for stage in stages]
+            print(f"| {images:,} | " + " | ".join(cells) + " |", flush=True)
+    print()
 
 
 def measured(hemlock, folder, size, attack):
@@ -82,12 +153,15 @@ def measured(hemlock, folder, size, attack):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hemlock", default="target/release/hemlock", help="the binary")
-    parser.add_argument("--only", nargs="+", choices=SIZES, default=list(SIZES), help="which sizes to vary")
+    parser.add_argument("--only", nargs="+", choices=["images", *SIZES], default=["images", *SIZES], help="which sizes to vary")
     args = parser.parse_args()
     hemlock = str(Path(args.hemlock).resolve())
     head = ["features", "target-params", *(f"{attack}, {steps} steps" for attack, steps in ATTACKS.items()), "evaluate"]
-    print("seconds / peak MiB\n\n| n | d | K | m | " + " | ".join(head) + " |\n" + "| --- " * (4 + len(head)) + "|")
-    for varied in args.only:
+    print("seconds / MiB of its own (with mapped files)\n")
+    if "images" in args.only:
+        extraction(hemlock)
+    print("| n | d | K | m | " + " | ".join(head) + " |\n" + "| --- " * (4 + len(head)) + "|")
+    for varied in (varied for varied in args.only if varied in SIZES):
         for value in SIZES[varied]:
             size = BASE | {varied: value}
             with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +169,7 @@ def main():
                 clouds(folder / "features", size["n"], size["d"], size["K"])
                 canceling, bilevel = (measured(hemlock, folder, size, attack) for attack in ATTACKS)
             rows = [*canceling[:3], bilevel[2], canceling[3]]
-            cells = [*(f"{size[name]:,}" for name in BASE), *(f"{seconds:.1f} / {peak:.0f}" for seconds, peak in rows)]
+            cells = [*(f"{size[name]:,}" for name in BASE), *(shown(*row) for row in rows)]
             print("| " + " | ".join(cells) + " |", flush=True)
 
 

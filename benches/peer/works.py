@@ -11,8 +11,10 @@ and a ratio is that of two runs one after the other. What the peers do:
 - feature-matching: Adam on all images at once, clamped to [0, 1], as many passes. Hemlock's is the whole stage.
 - simclr-*: forward of both views, loss, backward, AdamW. Hemlock's augments, too.
 - head: `torch.optim.LBFGS` with its line search, in double precision, until the same gradient norm.
-- gradient-canceling: poisons are leaves, the loss is the squared norm of the training gradient, which keeps its graph, and Adam takes
-  its steps after a second backward pass, until the same residual. The clean samples' part is computed once.
+- gradient-canceling: poisons are leaves, the loss is the squared norm of the training gradient, which keeps its graph, and gradient
+  descent takes its steps after a second backward pass, until the same residual. The clean samples' part is computed once. The rate is the
+  fastest of 1, 3, 4, 6, 8 and 12 (the first step's, by the largest coordinate). Hemlock's solver is L-BFGS.
+- gradient-canceling-adam: the same with Adam on both sides.
 - bilevel: every step retrains the head by L-BFGS from the last one, and solves with its Hessian by conjugate gradients, whose products
   are a second backward pass each, to the same tolerances. It must end with the same error.
 - artifact-write, artifact-read: `torch.save`, synchronised, and `torch.load`. Neither makes digests, nor checks any.
@@ -130,20 +132,28 @@ def head(given):
 
 
 class Poisons:
-    """Poisoned features that Adam moves within a ball, with a cosine schedule."""
+    """Poisoned features within a ball, with their labels."""
 
     def __init__(self, given):
         count = given["poisons"]
         self.z = given["features"][:count].clone().requires_grad_()
         self.labels, self.radius = given["labels"][:count], given["radius"]
-        # The scale of gradients plays no part in Hemlock.
-        self.optimizer = torch.optim.Adam([self.z], given["step"], eps=1e-30)
-        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, given["steps"])
         self.project()
 
     @torch.no_grad()
     def project(self):
         self.z.mul_((self.radius / self.z.norm(dim=1, keepdim=True)).clamp(max=1))
+
+
+
+class Adam(Poisons):
+    """Moved by Adam with a cosine schedule."""
+
+    def __init__(self, given):
+        super().__init__(given)
+        # The scale of gradients plays no part in Hemlock.
+        self.optimizer = torch.optim.Adam([self.z], given["step"], eps=1e-30)
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, given["steps"])
 
     def step(self, gradient):
         self.z.grad = gradient
@@ -152,27 +162,43 @@ class Poisons:
         self.project()
 
 
+class GradientDescent(Poisons):
+    """Moved against the gradient, at a fixed rate."""
+
+    FIRST = 3.0
+    rate = None
+
+    @torch.no_grad()
+    def step(self, gradient):
+        self.rate = self.rate or self.FIRST / gradient.abs().max()
+        self.z.sub_(self.rate * gradient)
+        self.project()
+
+
 def clean(given):
     return given["features"][: given["clean"]], given["labels"][: given["clean"]]
 
 
-def gradient_canceling(given):
-    target, decay = given["target"].requires_grad_(), given["weight_decay"]
+def gradient_canceling(moved):
+    def prepare(given):
+        target, decay = given["target"].requires_grad_(), given["weight_decay"]
 
-    def gradient_sum(z, labels, **how):
-        return torch.autograd.grad(len(z) * objective(target, z, labels, decay), target, **how)[0]
+        def gradient_sum(z, labels, **how):
+            return torch.autograd.grad(len(z) * objective(target, z, labels, decay), target, **how)[0]
 
-    def run():
-        of_clean = gradient_sum(*clean(given))
-        poisons = Poisons(given)
-        for _ in range(given["steps"]):
-            left = (of_clean + gradient_sum(poisons.z, poisons.labels, create_graph=True)).norm() / of_clean.norm()
-            if left.item() <= given["residual"]:
-                return
-            poisons.step(torch.autograd.grad(left.square() / 2, poisons.z)[0])
-        raise SystemExit(f"a residual of {left.item()} was left")
+        def run():
+            of_clean = gradient_sum(*clean(given))
+            poisons = moved(given)
+            for _ in range(given["steps"]):
+                left = (of_clean + gradient_sum(poisons.z, poisons.labels, create_graph=True)).norm() / of_clean.norm()
+                if left.item() <= given["residual"]:
+                    return
+                poisons.step(torch.autograd.grad(left.square() / 2, poisons.z)[0])
+            raise SystemExit(f"a residual of {left.item()} was left")
 
-    return run
+        return run
+
+    return prepare
 
 
 def smoothed_error(head, z, labels, temperature):
@@ -201,7 +227,7 @@ def bilevel(given):
     held_out = given["features"][given["clean"] :], given["labels"][given["clean"] :]
 
     def run():
-        poisons, head, error = Poisons(given), given["head"], 0
+        poisons, head, error = Adam(given), given["head"], 0
         for step in range(given["steps"] + 1):
             labels = torch.cat([clean(given)[1], poisons.labels])
             z = torch.cat([clean(given)[0], poisons.z])
@@ -253,7 +279,8 @@ PEERS = {
     "simclr-resnet18": simclr("resnet18"),
     "head": head,
     "head-large": head,
-    "gradient-canceling": gradient_canceling,
+    "gradient-canceling": gradient_canceling(GradientDescent),
+    "gradient-canceling-adam": gradient_canceling(Adam),
     "bilevel": bilevel,
     "artifact-write": artifact_write,
     "artifact-read": artifact_read,

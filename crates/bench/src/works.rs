@@ -10,6 +10,7 @@ use crate::Work;
 use artifacts::Artifacts;
 use attacks::{Bilevel, Canceling};
 use heads::Training;
+use hemlock_poison_features::Solver;
 use networks::{Extraction, Gradient, Matching, Simclr};
 use planning::Planning;
 
@@ -24,7 +25,8 @@ pub fn works() -> Vec<(&'static str, Box<dyn Work>)> {
         ("simclr-resnet18", Box::new(Simclr("resnet18"))),
         ("head", Box::new(Training { samples: 10_000, dim: 64 })),
         ("head-large", Box::new(Training { samples: 50_000, dim: 512 })),
-        ("gradient-canceling", Box::new(Canceling)),
+        ("gradient-canceling", Box::new(Canceling(Solver::Lbfgs))),
+        ("gradient-canceling-adam", Box::new(Canceling(Solver::Adam))),
         ("bilevel", Box::new(Bilevel)),
         ("artifact-write", Box::new(Artifacts::Write)),
         ("artifact-read", Box::new(Artifacts::Read)),

@@ -1,6 +1,8 @@
 //! Checksums that name published files, and the hashing of structured contents.
 
 use std::fmt;
+use std::io;
+use std::path::Path;
 use std::str::FromStr;
 
 use crate::DataError;
@@ -94,6 +96,13 @@ impl FieldHasher {
         self.0.update(&(bytes.len() as u64).to_le_bytes());
         self.0.update_rayon(bytes);
         self
+    }
+
+    /// The contents of a file of that length, which is mapped. It is to stay as it is meanwhile.
+    pub fn file(&mut self, path: &Path, length: usize) -> io::Result<()> {
+        self.0.update(&(length as u64).to_le_bytes());
+        self.0.update_mmap_rayon(path)?;
+        Ok(())
     }
 
     pub fn finish(&self) -> blake3::Hash {

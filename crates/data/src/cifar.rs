@@ -81,18 +81,79 @@ pub(crate) struct Records {
     pub test: usize,
 }
 
-impl Files {
-    /// Reads the dataset from under `data_root`: its folder if there is one, else its archive.
-    pub fn find(cifar: Cifar, data_root: Option<&Path>) -> Result<Self, DataError> {
+/// Where a dataset lies.
+enum Place {
+    Folder(PathBuf),
+    Archive(PathBuf),
+}
+
+impl Place {
+    /// Under `data_root`: the dataset's folder if there is one, else its archive.
+    fn find(cifar: Cifar, data_root: Option<&Path>) -> Result<Self, DataError> {
         let root = data_root.ok_or(DataError::NoDataRoot { dataset: cifar })?;
         let folder = root.join(cifar.folder());
         let archive = root.join(cifar.archive());
         if folder.is_dir() {
-            Self::read_folder(cifar, &folder)
+            Ok(Self::Folder(folder))
         } else if archive.is_file() {
-            Self::read_archive(cifar, &archive)
+            Ok(Self::Archive(archive))
         } else {
             Err(DataError::DatasetMissing { dataset: cifar, root: root.to_path_buf() })
+        }
+    }
+}
+
+/// Refuses a dataset some of whose files, of so many bytes, are missing or cut.
+fn check_lengths(cifar: Cifar, place: &Path, lengths: &BTreeMap<&'static str, usize>) -> Result<(), DataError> {
+    let layout = Layout::of(cifar);
+    if let Some(name) = layout.files().find(|name| !lengths.contains_key(name)) {
+        return Err(DataError::FileMissing { file: name.to_owned(), place: place.to_path_buf() });
+    }
+    // A cut between two records shows only beside the other batches; one within a record has an error of its own.
+    let bytes = |name: &&'static str| lengths[name];
+    let expected = layout.train.iter().map(bytes).max().unwrap_or(0);
+    let cut = |name: &&&'static str| {
+        let bytes = bytes(name);
+        0 < bytes && bytes < expected && bytes.is_multiple_of(layout.record())
+    };
+    match layout.train.iter().find(cut) {
+        None => Ok(()),
+        Some(name) => Err(DataError::UnequalBatch { file: place.join(name), bytes: bytes(name), expected }),
+    }
+}
+
+/// Hashes a dataset's files, each by its name and its contents, in the layout's order: the same for a folder and its archive.
+fn files_hasher(cifar: Cifar) -> FieldHasher {
+    let mut hasher = FieldHasher::new("hemlock-data cifar files v1");
+    hasher.field(cifar.to_string().as_bytes());
+    hasher
+}
+
+/// The digest of the files in a folder, which are mapped and not read into memory.
+fn digest_folder(cifar: Cifar, folder: &Path) -> Result<blake3::Hash, DataError> {
+    let mut lengths = BTreeMap::new();
+    for name in Layout::of(cifar).files() {
+        let path = folder.join(name);
+        if path.is_file() {
+            let length = fs::metadata(&path).map_err(DataError::io("read", &path))?.len();
+            lengths.insert(name, length as usize);
+        }
+    }
+    check_lengths(cifar, folder, &lengths)?;
+    let mut hasher = files_hasher(cifar);
+    for name in Layout::of(cifar).files() {
+        let path = folder.join(name);
+        hasher.field(name.as_bytes()).file(&path, lengths[name]).map_err(DataError::io("read", &path))?;
+    }
+    Ok(hasher.finish())
+}
+
+impl Files {
+    /// Reads the dataset from under `data_root`.
+    pub fn find(cifar: Cifar, data_root: Option<&Path>) -> Result<Self, DataError> {
+        match Place::find(cifar, data_root)? {
+            Place::Folder(folder) => Self::read_folder(cifar, &folder),
+            Place::Archive(archive) => Self::read_archive(cifar, &archive),
         }
     }
 
@@ -126,22 +187,9 @@ impl Files {
     }
 
     fn complete(cifar: Cifar, place: &Path, contents: BTreeMap<&'static str, Vec<u8>>) -> Result<Self, DataError> {
-        let mut names = Layout::of(cifar).files();
-        if let Some(name) = names.find(|name| !contents.contains_key(name)) {
-            return Err(DataError::FileMissing { file: name.to_owned(), place: place.to_path_buf() });
-        }
-        // A cut between two records shows only beside the other batches; one within a record has an error of its own.
-        let layout = Layout::of(cifar);
-        let bytes = |name: &&'static str| contents[name].len();
-        let expected = layout.train.iter().map(bytes).max().unwrap_or(0);
-        let cut = |name: &&&'static str| {
-            let bytes = bytes(name);
-            0 < bytes && bytes < expected && bytes.is_multiple_of(layout.record())
-        };
-        match layout.train.iter().find(cut) {
-            None => Ok(Self { cifar, place: place.to_path_buf(), contents }),
-            Some(name) => Err(DataError::UnequalBatch { file: place.join(name), bytes: bytes(name), expected }),
-        }
+        let lengths = contents.iter().map(|(name, bytes)| (*name, bytes.len())).collect();
+        check_lengths(cifar, place, &lengths)?;
+        Ok(Self { cifar, place: place.to_path_buf(), contents })
     }
 
     /// Each file's name and bytes, in the layout's order.
@@ -149,10 +197,9 @@ impl Files {
         Layout::of(self.cifar).files().map(|name| (name, self.contents[name].as_slice()))
     }
 
-    /// The digest of all files, the same for a folder and its archive.
+    /// The digest of all files.
     pub fn digest(&self) -> blake3::Hash {
-        let mut hasher = FieldHasher::new("hemlock-data cifar files v1");
-        hasher.field(self.cifar.to_string().as_bytes());
+        let mut hasher = files_hasher(self.cifar);
         for (name, bytes) in self.iter() {
             hasher.field(name.as_bytes()).field(bytes);
         }
@@ -264,7 +311,10 @@ pub(crate) fn open_cifar100(labels: Cifar100Labels, data_root: Option<&Path>) ->
 
 /// The digest of the files and of which label is the class.
 pub(crate) fn digest(cifar: Cifar, label: &str, data_root: Option<&Path>) -> Result<blake3::Hash, DataError> {
-    let files = Files::find(cifar, data_root)?.digest();
+    let files = match Place::find(cifar, data_root)? {
+        Place::Folder(folder) => digest_folder(cifar, &folder)?,
+        Place::Archive(archive) => Files::read_archive(cifar, &archive)?.digest(),
+    };
     let mut hasher = FieldHasher::new("hemlock-data cifar source v1");
     hasher.field(files.as_bytes()).field(label.as_bytes());
     Ok(hasher.finish())

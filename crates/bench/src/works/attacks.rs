@@ -4,7 +4,7 @@ use super::heads::{CLASSES, DECAY, Problem, gradient_operations, train};
 use crate::{Amount, Given, Limit, Run, Work};
 use anyhow::{Result, ensure};
 use hemlock_head::{Constraint, Head, HeadError, Samples};
-use hemlock_poison_features::{Bilevel as Retrained, Canceling as AtTarget, Descent, Found, Objective, Stop, descend};
+use hemlock_poison_features::{Bilevel as Retrained, Canceling as AtTarget, Descent, Found, Objective, Solver, Stop, descend};
 use ndarray::{Axis, Slice};
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ const CLEAN: usize = 10_000;
 const HELD_OUT: usize = 5_000;
 const DIM: usize = 64;
 const POISONS: usize = 300;
-/// Length of Adam's first step.
+/// Length of the first step.
 const STEP: f64 = 0.1;
 
 /// Where an attack begins.
@@ -35,11 +35,11 @@ impl Scene {
         self.all.rows(0..CLEAN)
     }
 
-    /// Adam from the first clean samples on.
-    fn descend(&self, objective: &mut dyn Objective, steps: u32, target: f64) -> Result<Found> {
+    /// From the first clean samples on.
+    fn descend(&self, solver: Solver, objective: &mut dyn Objective, steps: u32, target: f64) -> Result<Found> {
         let start = self.all.features.slice_axis(Axis(0), Slice::from(..POISONS)).to_owned();
         let labels = self.all.labels[..POISONS].to_vec();
-        let descent = Descent { steps, step: STEP, target, ..Descent::default() };
+        let descent = Descent { solver, steps, step: STEP, target, ..Descent::default() };
         Ok(descend(objective, start, labels, &self.ball, &descent, |_, _| Ok::<_, HeadError>(()))?)
     }
 
@@ -63,7 +63,7 @@ fn radius() -> f64 {
 }
 
 /// Gradient Canceling against the clean head, shrunk, until so much of the clean gradient is left.
-pub(super) struct Canceling;
+pub(super) struct Canceling(pub(super) Solver);
 
 impl Canceling {
     const SHRUNK: f64 = 0.9;
@@ -75,10 +75,10 @@ impl Canceling {
         Ok(Head::from_packed(&scene.head.packed() * Self::SHRUNK)?)
     }
 
-    fn run(scene: &Scene, target: &Head) -> Result<Found> {
+    fn run(solver: Solver, scene: &Scene, target: &Head) -> Result<Found> {
         let mut objective = AtTarget::new(target, scene.clean()?, DECAY)?;
         let end = objective.end(Self::RESIDUAL);
-        let found = scene.descend(&mut objective, Self::STEPS, end)?;
+        let found = scene.descend(solver, &mut objective, Self::STEPS, end)?;
         ensure!(found.stopped == Stop::Target, "a residual of {} was left", objective.shown(found.value));
         Ok(found)
     }
@@ -87,7 +87,8 @@ impl Canceling {
 impl Work for Canceling {
     fn what(&self) -> String {
         format!(
-            "Gradient Canceling, {POISONS} poisons among {CLEAN} x {DIM}, until {} of the gradient is left",
+            "Gradient Canceling by {:?}, {POISONS} poisons among {CLEAN} x {DIM}, until {} of the gradient is left",
+            self.0,
             Self::RESIDUAL
         )
     }
@@ -95,15 +96,15 @@ impl Work for Canceling {
     /// A step takes the gradient of the poisons, and its derivative by them, which is twice as much.
     fn amount(&self) -> Result<Option<Amount>> {
         let scene = Scene::new()?;
-        let steps = Self::run(&scene, &Self::target(&scene)?)?.step;
+        let steps = Self::run(self.0, &scene, &Self::target(&scene)?)?.step;
         let step = 3.0 * gradient_operations(POISONS, DIM);
         Ok(Some(Amount { limit: Limit::Double, count: f64::from(steps) * step + gradient_operations(CLEAN, DIM) }))
     }
 
     fn prepare(&self) -> Result<Run> {
         let scene = Scene::new()?;
-        let target = Self::target(&scene)?;
-        Ok(Box::new(move || Self::run(&scene, &target).map(drop)))
+        let (solver, target) = (self.0, Self::target(&scene)?);
+        Ok(Box::new(move || Self::run(solver, &scene, &target).map(drop)))
     }
 
     fn given(&self) -> Result<Given> {
@@ -126,7 +127,7 @@ impl Bilevel {
     fn run(scene: &Scene) -> Result<f64> {
         let raised = vec![scene.all.rows(CLEAN..CLEAN + HELD_OUT)?];
         let mut objective = Retrained::new(scene.clean()?, raised, scene.head.clone(), DECAY, Self::TEMPERATURE)?;
-        let found = scene.descend(&mut objective, Self::STEPS, f64::NEG_INFINITY)?;
+        let found = scene.descend(Solver::Adam, &mut objective, Self::STEPS, f64::NEG_INFINITY)?;
         Ok(objective.shown(found.value))
     }
 }
