@@ -31,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from extractors import ResNet, Simclr
+from networks import ResNet, Simclr
 from torch.nn import functional as F
 
 # Of a step of the bilevel attack, as in crates/poison-features/src/bilevel.rs.
@@ -83,7 +83,7 @@ def simclr(arch):
         optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
 
         def run():
-            loss = model.loss(images, images.flip(3), None)
+            loss = model.loss(images, images.flip(3))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

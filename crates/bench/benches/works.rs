@@ -1,7 +1,7 @@
 //! Every work that is short, by Criterion.
 
 use criterion::Criterion;
-use hemlock_bench::{Run, works};
+use hemlock_bench::{Run, on_threads, works};
 use std::time::Duration;
 
 fn main() {
@@ -15,7 +15,7 @@ fn main() {
         let mut prepared: Option<Run> = None;
         criterion.bench_function(name, |bencher| {
             let run = prepared.get_or_insert_with(|| work.prepare().unwrap_or_else(|e| panic!("{name}: {e:#}")));
-            bencher.iter(|| run().unwrap_or_else(|e| panic!("{name}: {e:#}")));
+            bencher.iter(|| on_threads(run).unwrap_or_else(|e| panic!("{name}: {e:#}")));
         });
     }
     criterion.final_summary();

@@ -11,5 +11,5 @@ mod works;
 
 pub use machine::{Limits, Machine};
 pub use results::{Results, Row, Seconds};
-pub use work::{Amount, Array, Given, Limit, Run, Work};
+pub use work::{Amount, Array, Given, Limit, Run, Work, on_threads};
 pub use works::works;

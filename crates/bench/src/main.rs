@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use hemlock_bench::{Machine, Results, Work, works};
+use hemlock_bench::{Machine, Results, Work, on_threads, works};
 use std::{
     fs,
     io::{Write, stdin, stdout},
@@ -70,7 +70,7 @@ fn serve(work: &dyn Work) -> Result<()> {
     for line in stdin().lines() {
         line?;
         let started = Instant::now();
-        run()?;
+        on_threads(&mut run)?;
         println!("{}", started.elapsed().as_secs_f64());
         stdout().flush()?;
     }

@@ -8,7 +8,15 @@ use serde_json::Value;
 use std::{fs::File, io::BufWriter, path::Path};
 
 /// One run of a work. All runs take the same way.
-pub type Run = Box<dyn FnMut() -> Result<()>>;
+pub type Run = Box<dyn FnMut() -> Result<()> + Send>;
+
+/// Runs on the threads that tasks of a pipeline run on, so that nothing waits at the door of their pool.
+///
+/// # Errors
+/// Those of the run.
+pub fn on_threads(run: &mut Run) -> Result<()> {
+    rayon::scope(|_| run())
+}
 
 /// Something that is timed.
 pub trait Work {

@@ -253,11 +253,12 @@ pub fn results(groups: &[Group]) -> String {
     let mut out = text(&rows);
     out += "Accuracy in % of the test split: the clean head; the attacker's target; heads retrained on clean data with poisoned\n";
     out += "features, with their 8-bit images, and with as many controls (random label flips, label flips chosen by influence,\n";
-    out += "duplicates; removed: what is left without the images that poisons replace). Mean ± standard deviation over seeds. kept: % of the features' drop that the images keep. PSNR in dB, SSIM and\n";
-    out += "Linf against the base images. off: median distance of the images' features to the poisoned ones (of attacks on pixels to\n";
-    out += "those before rounding), in distances of clean nearest neighbours. odd: % of the images with outlying features. out: % of them outside of the attack's constraint, by a hundredth.\n";
-    out += "Seconds: target-params to images or noise. Labels: of the samples that poisons are made of (clean), or not: random, or aligned by the\n";
-    out += "attacker.\n";
+    out += "duplicates; removed: what is left without the images that poisons replace). Mean ± standard deviation over seeds.\n";
+    out += "kept: % of the features' drop that the images keep. PSNR in dB, SSIM and Linf against the base images. off: median\n";
+    out += "distance of the images' features to the poisoned ones (of attacks on pixels to those before rounding), in distances\n";
+    out += "of clean nearest neighbours. odd: % of the images with outlying features. out: % of them outside of the attack's\n";
+    out += "constraint, by a hundredth. Seconds: target-params to images or noise. Labels: of the samples that poisons are made\n";
+    out += "of (clean), or not: random, or aligned by the attacker.\n";
     let shown = ATTACKS.iter().map(|attack| (attack.name(), attack.shown()));
     for (name, shown) in shown.chain([(hemlock_unlearnable::NAME, hemlock_unlearnable::SHOWN)]) {
         if groups.iter().any(|g| g.attack.split(' ').next() == Some(name)) {

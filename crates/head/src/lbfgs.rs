@@ -97,23 +97,20 @@ struct Pair {
 
 /// The last steps of a quasi-Newton method, and what they did to the gradient.
 #[derive(Default)]
-pub struct Memory(VecDeque<Pair>);
+struct Memory(VecDeque<Pair>);
 
 impl Memory {
-    /// Whether nothing is remembered.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
+    fn clear(&mut self) {
         self.0.clear();
     }
 
     /// Remembers a step and the change of the gradient, if the function curves upwards along it. `precondition` multiplies by a
     /// guess of the inverse Hessian.
-    pub fn push(&mut self, step: Array2<f64>, change: Array2<f64>, precondition: impl Fn(&Array2<f64>) -> Array2<f64>) {
+    fn push(&mut self, step: Array2<f64>, change: Array2<f64>, precondition: impl Fn(&Array2<f64>) -> Array2<f64>) {
         let curvature = inner(&step, &change);
         // A pair of rounding noise would break positive definiteness.
         if curvature > f64::EPSILON * norm(&step) * norm(&change) {
@@ -126,8 +123,7 @@ impl Memory {
     }
 
     /// Minus the gradient times the inverse Hessian, as far as remembered.
-    #[must_use]
-    pub fn direction(&self, gradient: &Array2<f64>, precondition: impl Fn(&Array2<f64>) -> Array2<f64>) -> Array2<f64> {
+    fn direction(&self, gradient: &Array2<f64>, precondition: impl Fn(&Array2<f64>) -> Array2<f64>) -> Array2<f64> {
         let mut rest = -gradient;
         let mut along = Vec::with_capacity(self.0.len());
         for pair in self.0.iter().rev() {

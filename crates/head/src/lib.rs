@@ -43,7 +43,6 @@ pub use constraint::{Constraint, ConstraintError, ConstraintKind, ConstraintKind
 pub use error::HeadError;
 pub use fit::{Fit, FitOptions, fit};
 pub use hessian::{HessianSolution, SolveOptions, hessian_vector_sum, solve_hessian};
-pub use lbfgs::Memory;
 pub use loss::{gradient_sum, loss_and_gradient, mean_loss};
 pub use margin::smoothed_error;
 pub use mixed::{implicit_gradient, mixed_derivative};

@@ -4,9 +4,12 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
-use crate::kernel::{CHUNK, apply_softmax_jacobian, scores, softmax};
+use crate::kernel::{apply_softmax_jacobian, scores, softmax};
 use crate::parameters::unpack;
 use crate::{Head, HeadError, Samples};
+
+/// Rows per chunk: few, as poisons are. Rows do not depend on each other, so that results do not depend on it.
+const ROWS: usize = 64;
 
 /// `d⟨R, G(z, y)⟩/dz = R_Wᵀ (p - e_y) + Wᵀ (diag p - p pᵀ) (R_W z + R_b)` for every sample, `[m, d]`.
 ///
@@ -24,7 +27,7 @@ pub fn mixed_derivative(
     head.check_samples(&[samples])?;
     head.check_packed("the direction", &direction)?;
     let mut derivative = Array2::zeros((samples.len(), samples.dim()));
-    let chunks: Vec<_> = samples.chunks().collect();
+    let chunks: Vec<_> = samples.chunks_of(ROWS).collect();
     let part = |scratch: &mut Array2<f64>, (mut derivative, chunk): (ArrayViewMut2<'_, f64>, Samples<'_>)| {
         let features = chunk.read(scratch);
         let shape = (chunk.len(), head.classes());
@@ -41,7 +44,7 @@ pub fn mixed_derivative(
         general_mat_mul(1.0, &probabilities, &unpack(direction).0, 0.0, &mut derivative);
         general_mat_mul(1.0, &change, &head.weight(), 1.0, &mut derivative);
     };
-    let parts = derivative.axis_chunks_iter_mut(Axis(0), CHUNK).into_par_iter().zip(chunks);
+    let parts = derivative.axis_chunks_iter_mut(Axis(0), ROWS).into_par_iter().zip(chunks);
     parts.for_each_init(|| Array2::zeros((0, 0)), part);
     Ok(derivative)
 }

@@ -8,6 +8,7 @@ use image::{ImageBuffer, Rgb};
 use ndarray::Axis;
 use safetensors::{Dtype, tensor::TensorView};
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -75,7 +76,10 @@ pub fn export(
     format: Format,
     out: &Path,
 ) -> Result<Vec<PathBuf>, ExportError> {
-    let tasks = plan.select(stage, selection);
+    let mut tasks = plan.select(stage, selection);
+    // Roles whose images are the same share an artifact.
+    let mut seen = BTreeSet::new();
+    tasks.retain(|t| seen.insert(plan.tasks[*t].key.to_string()));
     let nothing = || ExportError::NothingSelected { pipeline: plan.pipeline.clone(), stage: stage.to_owned() };
     if tasks.is_empty() {
         return Err(nothing());

@@ -1,7 +1,7 @@
 //! Solvers that move all poisons at once: projected gradient descent, Adam and L-BFGS, for any objective and constraint.
 
-use crate::{Force, Objective, adam::Adam};
-use hemlock_head::{Constraint, HeadError, Memory, inner};
+use crate::{Force, Objective, adam::Adam, memory::Memory};
+use hemlock_head::{Constraint, HeadError, inner};
 use ndarray::Array2;
 use std::time::{Duration, Instant};
 
@@ -161,9 +161,17 @@ pub fn descend<E: From<HeadError>>(
 
 /// A solver's state.
 enum Method {
-    GradientDescent { step: f64, rate: Option<f64> },
+    GradientDescent {
+        step: f64,
+        rate: Option<f64>,
+    },
     Adam(Adam),
-    Lbfgs { step: f64, memory: Memory },
+    /// With the gradient where the last step led.
+    Lbfgs {
+        step: f64,
+        memory: Memory,
+        gradient: Option<Array2<f64>>,
+    },
 }
 
 /// Where a step leads, and the objective there where it is known.
@@ -178,14 +186,15 @@ impl Method {
         match descent.solver {
             Solver::GradientDescent => Self::GradientDescent { step, rate: None },
             Solver::Adam => Self::Adam(Adam::new(shape, step, descent.steps)),
-            Solver::Lbfgs => Self::Lbfgs { step, memory: Memory::default() },
+            Solver::Lbfgs => Self::Lbfgs { step, memory: Memory::new(), gradient: None },
         }
     }
 
     /// Steps that were taken for other labels say little.
     fn forget(&mut self) {
-        if let Self::Lbfgs { memory, .. } = self {
+        if let Self::Lbfgs { memory, gradient, .. } = self {
             memory.clear();
+            *gradient = None;
         }
     }
 
@@ -198,17 +207,21 @@ impl Method {
         force: &Force,
         constraint: &Constraint,
     ) -> Result<Option<Next>, HeadError> {
-        let gradient = force.gradient(z.view(), labels)?;
         let mut features = z.clone();
         match self {
             Self::GradientDescent { step, rate } => {
+                let gradient = force.gradient(z.view(), labels)?;
                 let rate = *rate.get_or_insert_with(|| *step / largest(&gradient));
                 features.scaled_add(-rate, &gradient);
             }
-            Self::Adam(adam) => adam.step(&mut features, &gradient),
-            Self::Lbfgs { step, memory } => {
-                let here = Here { z, labels, force, gradient: &gradient, constraint };
-                return here.search(objective, *step, memory);
+            Self::Adam(adam) => adam.step(&mut features, &force.gradient(z.view(), labels)?),
+            Self::Lbfgs { step, memory, gradient } => {
+                let known = gradient.take();
+                let slope = known.map_or_else(|| force.gradient(z.view(), labels), Ok)?;
+                let here = Here { z, labels, force, gradient: &slope, constraint };
+                let Some((next, there)) = here.search(objective, *step, memory)? else { return Ok(None) };
+                *gradient = Some(there);
+                return Ok(Some(next));
             }
         }
         constraint.project(&mut features, labels);
@@ -226,10 +239,16 @@ struct Here<'a> {
 }
 
 impl Here<'_> {
-    /// Backtracks along the projected path until the objective falls; starts anew along the gradient where it does not.
-    fn search(&self, objective: &mut dyn Objective, step: f64, memory: &mut Memory) -> Result<Option<Next>, HeadError> {
+    /// Backtracks along the projected path until the objective falls; starts anew along the gradient where it does not. Returns the
+    /// gradient there, too.
+    fn search(
+        &self,
+        objective: &mut dyn Objective,
+        step: f64,
+        memory: &mut Memory,
+    ) -> Result<Option<(Next, Array2<f64>)>, HeadError> {
         loop {
-            let mut direction = memory.direction(self.gradient, Array2::clone);
+            let mut direction = memory.direction(self.gradient);
             if memory.is_empty() {
                 direction *= step / largest(self.gradient);
             }
@@ -243,9 +262,9 @@ impl Here<'_> {
                 if promised < 0.0 {
                     let next = objective.evaluate(features.view(), self.labels)?;
                     if next.value <= self.force.value + DECREASE * promised {
-                        let change = next.gradient(features.view(), self.labels)? - self.gradient;
-                        memory.push(moved, change, Array2::clone);
-                        return Ok(Some(Next { features, force: Some(next) }));
+                        let gradient = next.gradient(features.view(), self.labels)?;
+                        memory.push(moved, &gradient - self.gradient);
+                        return Ok(Some((Next { features, force: Some(next) }, gradient)));
                     }
                 }
                 length *= 0.5;

@@ -10,6 +10,7 @@ mod bilevel;
 mod canceling;
 mod descent;
 mod greedy;
+mod memory;
 mod objective;
 mod start;
 #[cfg(test)]
@@ -307,6 +308,9 @@ impl hemlock_stage::Stage for Stage {
                 "tolerance" => params.attack.ends() && !greedy,
                 _ => true,
             });
+            if params.solver == SolverKind::Lbfgs {
+                fields.insert("memory".to_owned(), memory::PAIRS.into());
+            }
         }
         Ok(value)
     }
