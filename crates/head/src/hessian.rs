@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
-use crate::kernel::{CHUNK, add_outer, apply_softmax_jacobian, map_chunks, scores, softmax};
+use crate::kernel::{CHUNK, add_outer, apply_softmax_jacobian, held, map_chunks, scores, softmax};
 use crate::loss::add_weight_decay;
 use crate::parameters::{inner, norm};
 use crate::precondition::Preconditioner;
@@ -158,8 +158,10 @@ impl<'a> Hessian<'a> {
             add_outer(&change.view(), features, &mut part);
             part
         };
-        let parts: Vec<_> = self.chunks.par_iter().map_init(|| Array2::zeros((0, 0)), part).collect();
-        parts.into_iter().fold(Array2::zeros(direction.dim()), |sum, part| sum + part)
+        self.chunks.chunks(held(direction.len())).fold(Array2::zeros(direction.dim()), |sum, some| {
+            let parts: Vec<_> = some.par_iter().map_init(|| Array2::zeros((0, 0)), part).collect();
+            parts.into_iter().fold(sum, |sum, part| sum + part)
+        })
     }
 }
 

@@ -32,6 +32,28 @@ pub(crate) fn map_chunks<'a, T: Send>(
         .collect()
 }
 
+/// Elements that the parts of a sum may have together while they wait for it: heads of many classes are large.
+const MOST_ELEMENTS: usize = 1 << 23;
+
+/// Adds up what `part` makes of chunks, in row order, as [`map_chunks`] makes it: `zero` is the empty sum, of so many `elements`.
+pub(crate) fn sum_chunks<'a, T: Send>(
+    blocks: &[Samples<'a>],
+    (size, columns, elements): (usize, usize, usize),
+    part: impl Fn(ArrayViewMut2<'_, f64>, ArrayView2<'_, f64>, Samples<'a>) -> T + Sync,
+    zero: T,
+    add: impl Fn(T, T) -> T,
+) -> T {
+    let chunks: Vec<_> = blocks.iter().flat_map(|block| block.chunks_of(size)).collect();
+    chunks
+        .chunks(held(elements))
+        .fold(zero, |sum, some| map_chunks(some, size, columns, &part).into_iter().fold(sum, &add))
+}
+
+/// Parts of so many elements that may wait at once. Sums do not depend on it.
+pub(crate) fn held(elements: usize) -> usize {
+    (MOST_ELEMENTS / elements.max(1)).max(8)
+}
+
 /// `out = [Z, 1] vᵀ`: the scores `[n, K]` of features `[n, d]` under packed `v`.
 pub(crate) fn scores(packed: ArrayView2<'_, f64>, features: ArrayView2<'_, f64>, out: &mut ArrayViewMut2<'_, f64>) {
     let (weight, bias) = unpack(packed);

@@ -1,8 +1,8 @@
 //! The training loss and its gradient.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
-use crate::kernel::{CHUNK, add_outer, map_chunks, residuals, scores};
+use crate::kernel::{CHUNK, add_outer, map_chunks, residuals, scores, sum_chunks};
 use crate::parameters::{unpack, unpack_mut};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
@@ -68,16 +68,17 @@ pub(crate) fn add_weight_decay(packed: ArrayView2<'_, f64>, weight_decay: f64, g
 
 /// The summed cross-entropy and its gradient `[K, d + 1]`.
 pub(crate) fn loss_and_gradient_sum(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>]) -> (f64, Array2<f64>) {
-    let parts = map_chunks(blocks, CHUNK, packed.nrows(), |mut logits, z, chunk| {
+    let part = |mut logits: ArrayViewMut2<'_, f64>, z: ArrayView2<'_, f64>, chunk: Samples<'_>| {
         scores(packed, z, &mut logits);
         let loss = residuals(&mut logits, chunk.labels());
         let mut gradient = Array2::zeros(packed.dim());
         add_outer(&logits.view(), z, &mut gradient);
         (loss, gradient)
-    });
-    parts
-        .into_iter()
-        .fold((0.0, Array2::zeros(packed.dim())), |(loss, gradient), (more, part)| (loss + more, gradient + part))
+    };
+    let zero = (0.0, Array2::zeros(packed.dim()));
+    sum_chunks(blocks, (CHUNK, packed.nrows(), packed.len()), part, zero, |(loss, gradient), (more, part)| {
+        (loss + more, gradient + part)
+    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! A bounded loss: the share of mistakes, smoothed.
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
-use crate::kernel::{CHUNK, add_outer, map_chunks, scores};
+use crate::kernel::{CHUNK, add_outer, scores, sum_chunks};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 
@@ -23,7 +23,7 @@ pub fn smoothed_error(head: &Head, blocks: &[Samples<'_>], temperature: f64) -> 
     }
     head.check_samples(blocks)?;
     let count = count(blocks)? as f64;
-    let parts = map_chunks(blocks, CHUNK, head.classes(), |mut logits, z, chunk| {
+    let part = |mut logits: ArrayViewMut2<'_, f64>, z: ArrayView2<'_, f64>, chunk: Samples<'_>| {
         scores(head.packed(), z, &mut logits);
         let mut sum = 0.0;
         for (mut row, &label) in logits.rows_mut().into_iter().zip(chunk.labels()) {
@@ -42,9 +42,11 @@ pub fn smoothed_error(head: &Head, blocks: &[Samples<'_>], temperature: f64) -> 
         let mut gradient = Array2::zeros((head.classes(), head.dim() + 1));
         add_outer(&logits.view(), z, &mut gradient);
         (sum, gradient)
-    });
-    let zero = (0.0, Array2::zeros((head.classes(), head.dim() + 1)));
-    let (sum, gradient) = parts.into_iter().fold(zero, |(sum, gradient), (more, part)| (sum + more, gradient + part));
+    };
+    let zero = (0.0, Array2::zeros(head.packed().dim()));
+    let sizes = (CHUNK, head.classes(), head.packed().len());
+    let (sum, gradient) =
+        sum_chunks(blocks, sizes, part, zero, |(sum, gradient), (more, part)| (sum + more, gradient + part));
     Ok((sum / count, gradient / count))
 }
 

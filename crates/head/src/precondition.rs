@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Slice, concatenate};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Slice, concatenate};
 use rayon::prelude::*;
 
-use crate::kernel::{add_outer, map_chunks};
+use crate::kernel::{add_outer, sum_chunks};
 use crate::samples::{count, spread};
 use crate::{Head, HeadError, Samples, probabilities};
 
@@ -126,12 +126,13 @@ fn add_decay(hessian: &mut Array2<f64>, weight_decay: f64) {
 
 /// `AᵀA` with `A = [Z, 1]`, `[d + 1, d + 1]`.
 fn second_moments(blocks: &[Samples<'_>], dim: usize) -> Array2<f64> {
-    let parts = map_chunks(blocks, MOMENTS_CHUNK, 0, |_, z, _| {
+    let zero = Array2::zeros((dim, dim + 1));
+    let part = |_: ArrayViewMut2<'_, f64>, z: ArrayView2<'_, f64>, _: Samples<'_>| {
         let mut part = Array2::zeros((dim, dim + 1));
         add_outer(&z, z, &mut part);
         part
-    });
-    let features = parts.into_iter().fold(Array2::zeros((dim, dim + 1)), |sum, part| sum + part);
+    };
+    let features = sum_chunks(blocks, (MOMENTS_CHUNK, 0, zero.len()), part, zero, |sum, part| sum + part);
     let count: usize = blocks.iter().map(Samples::len).sum();
     Array2::from_shape_fn((dim + 1, dim + 1), |(row, column)| match (row.min(column), row.max(column)) {
         (low, _) if low == dim => count as f64,
