@@ -3,6 +3,7 @@
 use ndarray::{Array1, Array2, s};
 use rayon::prelude::*;
 
+use crate::kernel::held;
 use crate::lbfgs::{Limits, minimize};
 use crate::loss::{add_weight_decay, loss_and_gradient_sum};
 use crate::{Constraint, Head, HeadError, Preconditioner, Samples};
@@ -71,26 +72,33 @@ pub fn loss_ceiling(
 fn worst(packed: &Array2<f64>, constraint: &Constraint) -> (f64, Array2<f64>) {
     let (weights, bias) = (packed.slice(s![.., ..-1]), packed.column(packed.ncols() - 1));
     let classes = packed.nrows();
-    let of_label = |label: usize| {
-        // The largest margins of every class over the label, and where they are.
+    // The largest margins of every class over the label, and where they are.
+    let margins = |label: usize| -> (Vec<f64>, Vec<Array1<f64>>) {
         let reach = |k: usize| {
             let (value, z) = constraint.extreme((&weights.row(k) - &weights.row(label)).view(), label);
             (value + bias[k] - bias[label], z)
         };
-        let (margins, points): (Vec<f64>, Vec<Array1<f64>>) = (0..classes).map(reach).unzip();
-        let (loss, shares) = soft_maximum(&margins, 1.0);
+        (0..classes).map(reach).unzip()
+    };
+    let losses: Vec<f64> = (0..classes).into_par_iter().map(|label| soft_maximum(&margins(label).0, 1.0).0).collect();
+    let (worst, weight_of) = soft_maximum(&losses, SMOOTHING);
+    let of_label = |label: usize| {
+        let (margins, points) = margins(label);
         let mut gradient = Array2::zeros(packed.dim());
-        for (k, (share, z)) in shares.iter().zip(&points).enumerate() {
+        for (k, (share, z)) in soft_maximum(&margins, 1.0).1.iter().zip(&points).enumerate() {
             for (row, sign) in [(k, *share), (label, -share)] {
                 gradient.slice_mut(s![row, ..-1]).scaled_add(sign, z);
                 gradient[(row, packed.ncols() - 1)] += sign;
             }
         }
-        (loss, gradient)
+        gradient * weight_of[label]
     };
-    let (losses, gradients): (Vec<f64>, Vec<Array2<f64>>) = (0..classes).into_par_iter().map(of_label).unzip();
-    let (worst, shares) = soft_maximum(&losses, SMOOTHING);
-    let gradient = shares.iter().zip(&gradients).fold(Array2::zeros(packed.dim()), |sum, (share, g)| sum + g * *share);
+    // Points are found again rather than kept: all of them are as large as a head for every class.
+    let labels: Vec<usize> = (0..classes).collect();
+    let gradient = labels.chunks(held(packed.len())).fold(Array2::zeros(packed.dim()), |sum, some| {
+        let parts: Vec<Array2<f64>> = some.par_iter().map(|label| of_label(*label)).collect();
+        parts.into_iter().fold(sum, |sum, part| sum + part)
+    });
     (worst, gradient)
 }
 
