@@ -129,4 +129,18 @@ mod tests {
             .concat();
         assert_eq!(seen, features.column(0).to_vec());
     }
+
+    #[test]
+    fn sums_do_not_depend_on_how_many_parts_wait() {
+        let features = Array2::from_shape_fn((20 * CHUNK + 3, 1), |(row, _)| (row as f64).sin());
+        let labels = vec![0; features.nrows()];
+        let block = Samples::new(features.view(), &labels, 2).unwrap();
+        let sum = |elements| {
+            let part = |_: ArrayViewMut2<'_, f64>, z: ArrayView2<'_, f64>, _: Samples<'_>| z.sum();
+            sum_chunks(&[block], (CHUNK, 0, elements), part, 0.0, |sum, part| sum + part)
+        };
+        assert!(held(MOST_ELEMENTS) == 8 && held(1) > 21);
+        assert_eq!(sum(MOST_ELEMENTS).to_bits(), sum(1).to_bits());
+        assert!((sum(1) - features.sum()).abs() < 1e-9);
+    }
 }
