@@ -92,6 +92,9 @@ fn pictures_and_tensors_are_exported() {
     house.ok("export tiny invert --select seed=0,eps_d=0.05 -o out --format png");
     assert_eq!(fs::read_dir(house.path().join("out/poisons")).unwrap().count(), 5);
     house.ok("export tiny pretrain -o out");
+    // One artifact in two roles is written once, and so without a folder of its own.
+    house.ok("export tiny dataset -o images");
+    assert!(house.path().join("images/train-images.safetensors").is_file());
     assert!(house.path().join("out/extractor.safetensors").is_file());
     house.fails("export tiny invert --select seed=7 -o out", 2, &["matches the selection"]);
     house.fails("export tiny invert --select sede=0 -o out", 2, &["sede", "did you mean `seed`?"]);

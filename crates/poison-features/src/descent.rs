@@ -110,7 +110,8 @@ pub fn descend<E: From<HeadError>>(
     mut visit: impl FnMut(u32, f64) -> Result<(), E>,
 ) -> Result<Found, E> {
     let started = Instant::now();
-    let mut z = start;
+    // What is made of it, steps and gradients, lies in memory as it does.
+    let mut z = if start.is_standard_layout() { start } else { start.as_standard_layout().into_owned() };
     constraint.project(&mut z, &labels);
     let mut method = Method::new(descent, z.dim());
     let mut force = objective.evaluate(z.view(), &labels)?;
@@ -318,6 +319,21 @@ mod tests {
             assert!((found.value + 4.0).abs() < 1e-2, "{solver:?}: {found:?}");
             assert_eq!(found.labels, [0, 1]);
         }
+    }
+
+    /// The same poisons, however their features lie in memory.
+    #[test]
+    fn columns_may_lie_one_after_another() {
+        let pull = Pull(Head::from_packed(array![[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]).unwrap());
+        let start = array![[0.5, 1.0], [0.5, -1.0]];
+        let by_columns = start.t().as_standard_layout().into_owned().reversed_axes();
+        assert!(!by_columns.is_standard_layout() && by_columns == start);
+        let run = |start| {
+            let descent = Descent { solver: Solver::Lbfgs, steps: 30, step: 0.3, ..Descent::default() };
+            let visit = |_, _| Ok::<_, HeadError>(());
+            descend(&mut Pull(pull.0.clone()), start, vec![0, 1], &Constraint::ball(2.0), &descent, visit).unwrap()
+        };
+        assert_eq!(run(by_columns).features, run(start).features);
     }
 
     #[test]

@@ -42,8 +42,9 @@ impl Memory {
 
     /// Remembers a step and the change of the gradient, if the function curves upwards along it. From one to the next, ask for a direction.
     pub(crate) fn push(&mut self, step: Array2<f64>, change: Array2<f64>) {
-        // A pair of rounding noise would break positive definiteness.
-        if inner(&step, &change) <= f64::EPSILON * norm(&step) * norm(&change) {
+        // A pair of rounding noise, or of no numbers, would break positive definiteness.
+        let upwards = inner(&step, &change) > f64::EPSILON * norm(&step) * norm(&change);
+        if !upwards {
             return;
         }
         let full = self.order.len() == PAIRS;
@@ -139,7 +140,7 @@ impl Memory {
     }
 }
 
-/// The elements, which are contiguous in all that solvers make.
+/// The elements. Solvers see to it that all of their arrays are contiguous: `descend` starts from one that is.
 fn elements(array: &Array2<f64>) -> &[f64] {
     array.as_slice().unwrap_or_default()
 }
