@@ -80,6 +80,14 @@ pub enum HeadError {
         /// The argument's shape.
         found: (usize, usize),
     },
+    /// Probabilities that are not those of the samples.
+    #[error("probabilities must be {expected:?} (samples, classes), but they are {found:?}")]
+    ProbabilityShape {
+        /// The samples and classes.
+        expected: (usize, usize),
+        /// The shape given.
+        found: (usize, usize),
+    },
     /// A head that no positive scale makes better.
     #[error(
         "the best scale of the head is {scale:.2e}, and it must be positive: the head is so wrong that its reverse fits better"

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2};
-use rayon::prelude::*;
 
-use crate::kernel::{CHUNK, add_outer, apply_softmax_jacobian, held, map_chunks, scores, softmax};
+use crate::kernel::{CHUNK, apply_softmax_jacobian, map_chunks, scores, softmax, sum_outer};
 use crate::loss::add_weight_decay;
 use crate::parameters::{inner, norm};
 use crate::precondition::Preconditioner;
@@ -149,18 +148,11 @@ impl<'a> Hessian<'a> {
 
     /// The product with a packed direction, `[K, d + 1]`.
     fn times(&self, direction: ArrayView2<'_, f64>) -> Array2<f64> {
-        let part = |scratch: &mut Array2<f64>, (chunk, probabilities): &(Samples<'_>, Array2<f64>)| {
-            let features = chunk.read(scratch);
+        sum_outer(&self.chunks, direction.dim(), |_, features, probabilities| {
             let mut change = Array2::zeros(probabilities.dim());
             scores(direction, features, &mut change.view_mut());
             apply_softmax_jacobian(&probabilities.view(), &mut change.view_mut());
-            let mut part = Array2::zeros(direction.dim());
-            add_outer(&change.view(), features, &mut part);
-            part
-        };
-        self.chunks.chunks(held(direction.len())).fold(Array2::zeros(direction.dim()), |sum, some| {
-            let parts: Vec<_> = some.par_iter().map_init(|| Array2::zeros((0, 0)), part).collect();
-            parts.into_iter().fold(sum, |sum, part| sum + part)
+            change
         })
     }
 }

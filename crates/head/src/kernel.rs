@@ -11,6 +11,9 @@ use crate::parameters::{unpack, unpack_mut};
 /// sums are grouped alike whatever the number of threads.
 pub(crate) const CHUNK: usize = 256;
 
+/// Rows per chunk where no sum goes over them: few, as poisons are. Results do not depend on it.
+pub(crate) const ROWS: usize = 64;
+
 /// Applies `part` to chunks of at most `size` rows and their features in f64, in parallel; its results come back in row
 /// order. `part` gets a scratch `[rows, columns]` with unspecified content.
 pub(crate) fn map_chunks<'a, T: Send>(
@@ -47,6 +50,25 @@ pub(crate) fn sum_chunks<'a, T: Send>(
     chunks
         .chunks(held(elements))
         .fold(zero, |sum, some| map_chunks(some, size, columns, &part).into_iter().fold(sum, &add))
+}
+
+/// The sum of `cᵀ [Z, 1]` over chunks, in row order, `[K, d + 1]`: `coefficients` makes `c`, `[rows, K]`, of a chunk's samples, their
+/// features, and what stands beside it.
+pub(crate) fn sum_outer<'a, B: Sync>(
+    chunks: &[(Samples<'a>, B)],
+    shape: (usize, usize),
+    coefficients: impl Fn(Samples<'a>, ArrayView2<'_, f64>, &B) -> Array2<f64> + Sync,
+) -> Array2<f64> {
+    let part = |converted: &mut Array2<f64>, (chunk, beside): &(Samples<'a>, B)| {
+        let features = chunk.read(converted);
+        let mut part = Array2::zeros(shape);
+        add_outer(&coefficients(*chunk, features, beside).view(), features, &mut part);
+        part
+    };
+    chunks.chunks(held(shape.0 * shape.1)).fold(Array2::zeros(shape), |sum, some| {
+        let parts: Vec<_> = some.par_iter().map_init(|| Array2::zeros((0, 0)), part).collect();
+        parts.into_iter().fold(sum, |sum, part| sum + part)
+    })
 }
 
 /// Parts of so many elements that may wait at once. Sums do not depend on it.
@@ -86,12 +108,18 @@ pub(crate) fn softmax(mut logits: ArrayViewMut1<'_, f64>) -> f64 {
 pub(crate) fn residuals(logits: &mut ArrayViewMut2<'_, f64>, labels: &[u32]) -> f64 {
     let mut loss = 0.0;
     for (mut row, &label) in logits.rows_mut().into_iter().zip(labels) {
-        let label = label as usize;
-        let logit = row[label];
+        let logit = row[label as usize];
         loss += softmax(row.view_mut()) - logit;
-        row[label] -= 1.0;
     }
+    subtract_labels(logits, labels);
     loss
+}
+
+/// Replaces probabilities `[n, K]` by `P - E`.
+pub(crate) fn subtract_labels(probabilities: &mut ArrayViewMut2<'_, f64>, labels: &[u32]) {
+    for (mut row, &label) in probabilities.rows_mut().into_iter().zip(labels) {
+        row[label as usize] -= 1.0;
+    }
 }
 
 /// Replaces scores `u` `[n, K]` by `(diag p - p pᵀ) u = p ∘ (u - ⟨p, u⟩)`, row by row.

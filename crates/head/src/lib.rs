@@ -43,9 +43,9 @@ pub use constraint::{Constraint, ConstraintError, ConstraintKind, ConstraintKind
 pub use error::HeadError;
 pub use fit::{Fit, FitOptions, fit};
 pub use hessian::{HessianSolution, SolveOptions, hessian_vector_sum, solve_hessian};
-pub use loss::{gradient_sum, loss_and_gradient, mean_loss};
+pub use loss::{gradient_sum, gradient_sum_of, loss_and_gradient, mean_loss};
 pub use margin::smoothed_error;
-pub use mixed::{implicit_gradient, mixed_derivative};
+pub use mixed::{implicit_gradient, mixed_derivative, mixed_derivative_of};
 pub use parameters::{Head, inner, norm};
 pub use precondition::Preconditioner;
 pub use predict::{accuracy, logits, per_class_accuracy, predict, probabilities};

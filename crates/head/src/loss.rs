@@ -1,8 +1,8 @@
 //! The training loss and its gradient.
 
-use ndarray::{Array2, ArrayView2, ArrayViewMut2};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
 
-use crate::kernel::{CHUNK, add_outer, map_chunks, residuals, scores, sum_chunks};
+use crate::kernel::{CHUNK, add_outer, map_chunks, residuals, scores, subtract_labels, sum_chunks, sum_outer};
 use crate::parameters::{unpack, unpack_mut};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
@@ -29,6 +29,20 @@ pub fn mean_loss(head: &Head, blocks: &[Samples<'_>]) -> Result<f64, HeadError> 
 pub fn gradient_sum(head: &Head, blocks: &[Samples<'_>]) -> Result<Array2<f64>, HeadError> {
     head.check_samples(blocks)?;
     Ok(loss_and_gradient_sum(head.packed(), blocks).1)
+}
+
+/// [`gradient_sum`] of samples whose probabilities, `[n, K]`, are known. The same bits.
+///
+/// # Errors
+/// Probabilities of another shape.
+pub fn gradient_sum_of(samples: Samples<'_>, probabilities: &Array2<f64>) -> Result<Array2<f64>, HeadError> {
+    samples.check_probabilities(probabilities)?;
+    let chunks: Vec<_> = samples.chunks().zip(probabilities.axis_chunks_iter(Axis(0), CHUNK)).collect();
+    Ok(sum_outer(&chunks, (samples.classes(), samples.dim() + 1), |chunk, _, probabilities| {
+        let mut residuals = probabilities.to_owned();
+        subtract_labels(&mut residuals.view_mut(), chunk.labels());
+        residuals
+    }))
 }
 
 /// The training objective, `mean cross-entropy + weight_decay/2 |W|²` (the bias is not decayed), and its gradient
@@ -88,6 +102,7 @@ mod tests {
 
     use super::*;
     use crate::testing::{Data, assert_close, derivative, random};
+    use crate::{mixed_derivative, mixed_derivative_of, probabilities};
 
     #[test]
     fn two_classes_are_logistic_regression() {
@@ -147,5 +162,22 @@ mod tests {
             assert_close(&sum, &gradient, 1e-12);
             prop_assert!((mean_loss(&head, &[first, second]).unwrap() + decay - objective).abs() < 1e-12);
         }
+    }
+
+    #[test]
+    fn known_probabilities_change_no_bit() {
+        // More than a chunk, and not a multiple of the rows whose probabilities are computed together.
+        let (data, head) = (Data::new(300, 7, 5, 1), Head::from_packed(random(5, 8, 2)).unwrap());
+        let direction = random(5, 8, 3);
+        let known = probabilities(&head, data.features.view()).unwrap();
+        assert_eq!(gradient_sum_of(data.samples(), &known).unwrap(), gradient_sum(&head, &[data.samples()]).unwrap());
+        assert_eq!(
+            mixed_derivative_of(&head, data.samples(), &known, direction.view()).unwrap(),
+            mixed_derivative(&head, data.samples(), direction.view()).unwrap()
+        );
+        let short = known.slice(ndarray::s![..299, ..]).to_owned();
+        let refused = HeadError::ProbabilityShape { expected: (300, 5), found: (299, 5) };
+        assert_eq!(gradient_sum_of(data.samples(), &short), Err(refused.clone()));
+        assert_eq!(mixed_derivative_of(&head, data.samples(), &short, direction.view()), Err(refused));
     }
 }

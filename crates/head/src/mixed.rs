@@ -1,15 +1,12 @@
 //! How a sample's features move the gradient, and through retraining a validation loss.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis};
+use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
-use crate::kernel::{apply_softmax_jacobian, scores, softmax};
+use crate::kernel::{ROWS, apply_softmax_jacobian, scores, subtract_labels};
 use crate::parameters::unpack;
-use crate::{Head, HeadError, Samples};
-
-/// Rows per chunk: few, as poisons are. Rows do not depend on each other, so that results do not depend on it.
-const ROWS: usize = 64;
+use crate::{Head, HeadError, Samples, probabilities};
 
 /// `d⟨R, G(z, y)⟩/dz = R_Wᵀ (p - e_y) + Wᵀ (diag p - p pᵀ) (R_W z + R_b)` for every sample, `[m, d]`.
 ///
@@ -24,28 +21,36 @@ pub fn mixed_derivative(
     samples: Samples<'_>,
     direction: ArrayView2<'_, f64>,
 ) -> Result<Array2<f64>, HeadError> {
+    mixed_derivative_of(head, samples, &probabilities(head, samples.to_f64().view())?, direction)
+}
+
+/// [`mixed_derivative`] of samples whose probabilities at the head, `[m, K]`, are known. The same bits.
+///
+/// # Errors
+/// Samples, probabilities or a direction that do not fit the head.
+pub fn mixed_derivative_of(
+    head: &Head,
+    samples: Samples<'_>,
+    probabilities: &Array2<f64>,
+    direction: ArrayView2<'_, f64>,
+) -> Result<Array2<f64>, HeadError> {
     head.check_samples(&[samples])?;
+    samples.check_probabilities(probabilities)?;
     head.check_packed("the direction", &direction)?;
     let mut derivative = Array2::zeros((samples.len(), samples.dim()));
-    let chunks: Vec<_> = samples.chunks_of(ROWS).collect();
-    let part = |scratch: &mut Array2<f64>, (mut derivative, chunk): (ArrayViewMut2<'_, f64>, Samples<'_>)| {
-        let features = chunk.read(scratch);
-        let shape = (chunk.len(), head.classes());
-        let (mut probabilities, mut change) = (Array2::zeros(shape), Array2::zeros(shape));
-        scores(head.packed(), features, &mut probabilities.view_mut());
-        for row in probabilities.rows_mut() {
-            softmax(row);
-        }
-        scores(direction, features, &mut change.view_mut());
-        apply_softmax_jacobian(&probabilities.view(), &mut change.view_mut());
-        for (mut row, &label) in probabilities.rows_mut().into_iter().zip(chunk.labels()) {
-            row[label as usize] -= 1.0;
-        }
-        general_mat_mul(1.0, &probabilities, &unpack(direction).0, 0.0, &mut derivative);
-        general_mat_mul(1.0, &change, &head.weight(), 1.0, &mut derivative);
-    };
-    let parts = derivative.axis_chunks_iter_mut(Axis(0), ROWS).into_par_iter().zip(chunks);
-    parts.for_each_init(|| Array2::zeros((0, 0)), part);
+    let chunks: Vec<_> = samples.chunks_of(ROWS).zip(probabilities.axis_chunks_iter(Axis(0), ROWS)).collect();
+    derivative.axis_chunks_iter_mut(Axis(0), ROWS).into_par_iter().zip(chunks).for_each_init(
+        || Array2::zeros((0, 0)),
+        |scratch, (mut derivative, (chunk, probabilities))| {
+            let mut change = Array2::zeros(probabilities.dim());
+            scores(direction, chunk.read(scratch), &mut change.view_mut());
+            apply_softmax_jacobian(&probabilities, &mut change.view_mut());
+            let mut residuals = probabilities.to_owned();
+            subtract_labels(&mut residuals.view_mut(), chunk.labels());
+            general_mat_mul(1.0, &residuals, &unpack(direction).0, 0.0, &mut derivative);
+            general_mat_mul(1.0, &change, &head.weight(), 1.0, &mut derivative);
+        },
+    );
     Ok(derivative)
 }
 

@@ -171,6 +171,12 @@ impl<'a> Samples<'a> {
         }
     }
 
+    /// Refuses probabilities that are not `[n, K]`.
+    pub(crate) fn check_probabilities(&self, probabilities: &Array2<f64>) -> Result<(), HeadError> {
+        let (expected, found) = ((self.len(), self.classes), probabilities.dim());
+        if expected == found { Ok(()) } else { Err(HeadError::ProbabilityShape { expected, found }) }
+    }
+
     /// The samples of some rows.
     pub(crate) fn rows(&self, rows: Range<usize>) -> Self {
         let slice = Slice::from(rows.clone());

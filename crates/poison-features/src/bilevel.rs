@@ -171,7 +171,7 @@ impl Objective for Bilevel<'_> {
         let count = (self.clean.len() + labels.len()) as f64;
         let force = &solution / count;
         self.solution = Some(solution);
-        Ok(Force { value: -loss, head, force })
+        Ok(Force { value: -loss, head, force, probabilities: None })
     }
 
     /// The smoothed error; of TGDA the cross-entropy.

@@ -1,7 +1,9 @@
 //! Gradient Canceling: poisons whose gradient at the target cancels that of the clean data (Lu et al., 2023).
 
 use crate::{Force, Objective};
-use hemlock_head::{Constraint, Head, HeadError, Reach, Samples, gradient_sum, inner, norm};
+use hemlock_head::{
+    Constraint, Head, HeadError, Reach, Samples, gradient_sum, gradient_sum_of, inner, norm, probabilities,
+};
 use ndarray::{Array2, ArrayView2};
 
 /// The objective `1/2 |r|^2 / |r_c|^2`, `r = r_c + sum_j c(z_j, y_j)`: `r_c` is the gradient sum of the clean data at the target, with
@@ -33,15 +35,16 @@ impl<'a> Canceling<'a> {
         Ok(Self { target, clean: gradient, decay, scale })
     }
 
-    /// The gradient sum that is left at the target, `[K, d + 1]`.
+    /// The gradient sum that is left at the target, `[K, d + 1]`, and the poisons' probabilities there, `[m, K]`.
     ///
     /// # Errors
     /// Features that do not fit the head, or are not finite.
-    pub fn residual(&self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Array2<f64>, HeadError> {
+    pub fn residual(&self, features: ArrayView2<f64>, labels: &[u32]) -> Result<(Array2<f64>, Array2<f64>), HeadError> {
         let poisons = Samples::new(features, labels, self.target.classes())?;
-        let mut left = &self.clean + &gradient_sum(self.target, &[poisons])?;
+        let probabilities = probabilities(self.target, features)?;
+        let mut left = &self.clean + &gradient_sum_of(poisons, &probabilities)?;
         left.scaled_add(labels.len() as f64, &self.decay);
-        Ok(left)
+        Ok((left, probabilities))
     }
 
     /// A lower bound of `|r| / |r_c|` over all poisons within a constraint with these labels (with any, if `free`): the objective is
@@ -58,10 +61,11 @@ impl<'a> Canceling<'a> {
         constraint: &Constraint,
         clean: Samples,
     ) -> Result<f64, HeadError> {
-        let left = self.residual(features, labels)?;
+        let (left, _) = self.residual(features, labels)?;
         let mut support = Reach::new(self.target, constraint, clean)?.support((-&left).view())?;
         // The poisons at hand are in the set, too. The decay is the same for all poisons, and cancels.
-        let here = Force { value: 0.0, head: self.target.clone(), force: left.clone() }.gains(features)?;
+        let here = Force { value: 0.0, head: self.target.clone(), force: left.clone(), probabilities: None }
+            .gains(features)?;
         let given: Vec<f64> = here.rows().into_iter().zip(labels).map(|(row, y)| row[*y as usize]).collect();
         for (given, y) in given.iter().zip(labels) {
             support[*y as usize] = support[*y as usize].max(*given);
@@ -76,9 +80,10 @@ impl<'a> Canceling<'a> {
 
 impl Objective for Canceling<'_> {
     fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Force, HeadError> {
-        let left = self.residual(features, labels)?;
+        let (left, probabilities) = self.residual(features, labels)?;
         let value = 0.5 * norm(&left).powi(2) / self.scale;
-        Ok(Force { value, head: self.target.clone(), force: left / self.scale })
+        let force = left / self.scale;
+        Ok(Force { value, head: self.target.clone(), force, probabilities: Some(probabilities) })
     }
 
     /// `|r| / |r_c|`.
@@ -156,7 +161,7 @@ mod tests {
         let r = Reference::load();
         let n2 = (r.z.nrows() as f64).powi(2);
         let mut canceling = Canceling::new(&r.target, r.clean(), r.weight_decay).unwrap();
-        let left = canceling.residual(r.zeta.view(), &r.zeta_labels).unwrap();
+        let (left, _) = canceling.residual(r.zeta.view(), &r.zeta_labels).unwrap();
         let objective = 0.5 * left.iter().map(|x| x * x).sum::<f64>() / n2;
         assert!((objective - r.json["gc_objective"].as_f64().unwrap()).abs() < 1e-12);
         let poisons = Samples::new(r.zeta.view(), &r.zeta_labels, 3).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::{Force, Objective, adam::Adam, memory::Memory};
 use hemlock_head::{Constraint, HeadError, inner};
-use ndarray::Array2;
+use ndarray::{Array2, Zip};
 use std::time::{Duration, Instant};
 
 /// The share of the promised decrease that a step of L-BFGS must bring (Armijo), and how often it is halved for that.
@@ -115,15 +115,13 @@ pub fn descend<E: From<HeadError>>(
     constraint.project(&mut z, &labels);
     let mut method = Method::new(descent, z.dim());
     let mut force = objective.evaluate(z.view(), &labels)?;
-    let mut best =
-        Found { features: z.clone(), labels: labels.clone(), value: force.value, step: 0, stopped: Stop::Steps };
+    let mut best = Best { value: force.value, step: 0, left: None };
     let mut improved = (0, force.value);
     let mut step = 0;
     loop {
         visit(step, objective.shown(force.value))?;
         if force.value < best.value || objective.moves() {
-            best =
-                Found { features: z.clone(), labels: labels.clone(), value: force.value, step, stopped: Stop::Steps };
+            best = Best { value: force.value, step, left: None };
         }
         if best.value < improved.1 - IMPROVEMENT * improved.1.abs() {
             improved = (step, best.value);
@@ -138,12 +136,13 @@ pub fn descend<E: From<HeadError>>(
             descent.time.is_some_and(|most| started.elapsed() >= most).then_some(Stop::Time)
         };
         if let Some(stopped) = stop {
-            return Ok(Found { stopped, ..best });
+            return Ok(best.found(z, labels, stopped));
         }
         let Some(next) = method.step(objective, &z, &labels, &force, constraint)? else {
-            return Ok(Found { stopped: Stop::Stall, ..best });
+            return Ok(best.found(z, labels, Stop::Stall));
         };
-        z = next.features;
+        let left = std::mem::replace(&mut z, next.features);
+        best.left.get_or_insert_with(|| (left, labels.clone()));
         let relabel = descent.relabel_every.is_some_and(|every| (step + 1).is_multiple_of(every));
         force = match next.force {
             Some(force) if !relabel => force,
@@ -157,6 +156,22 @@ pub fn descend<E: From<HeadError>>(
             }
         };
         step += 1;
+    }
+}
+
+/// The best poisons so far.
+struct Best {
+    value: f64,
+    step: u32,
+    /// The poisons, unless the search is still there.
+    left: Option<(Array2<f64>, Vec<u32>)>,
+}
+
+impl Best {
+    /// What a search found that ended at these poisons.
+    fn found(self, features: Array2<f64>, labels: Vec<u32>, stopped: Stop) -> Found {
+        let (features, labels) = self.left.unwrap_or((features, labels));
+        Found { features, labels, value: self.value, step: self.step, stopped }
     }
 }
 
@@ -208,14 +223,18 @@ impl Method {
         force: &Force,
         constraint: &Constraint,
     ) -> Result<Option<Next>, HeadError> {
-        let mut features = z.clone();
+        let mut features;
         match self {
             Self::GradientDescent { step, rate } => {
                 let gradient = force.gradient(z.view(), labels)?;
                 let rate = *rate.get_or_insert_with(|| *step / largest(&gradient));
+                features = z.clone();
                 features.scaled_add(-rate, &gradient);
             }
-            Self::Adam(adam) => adam.step(&mut features, &force.gradient(z.view(), labels)?),
+            Self::Adam(adam) => {
+                features = z.clone();
+                adam.step(&mut features, &force.gradient(z.view(), labels)?);
+            }
             Self::Lbfgs { step, memory, gradient } => {
                 let known = gradient.take();
                 let slope = known.map_or_else(|| force.gradient(z.view(), labels), Ok)?;
@@ -255,8 +274,7 @@ impl Here<'_> {
             }
             let mut length = 1.0;
             for _ in 0..PROBES {
-                let mut features = self.z.clone();
-                features.scaled_add(length, &direction);
+                let mut features = Zip::from(self.z).and(&direction).map_collect(|z, along| z + length * along);
                 self.constraint.project(&mut features, self.labels);
                 let moved = &features - self.z;
                 let promised = inner(self.gradient, &moved);
@@ -297,7 +315,7 @@ mod tests {
             let samples = hemlock_head::Samples::new(z, labels, 2)?;
             let gradient = hemlock_head::gradient_sum(&head, &[samples])?;
             let value = inner(&gradient, &self.0.packed().to_owned());
-            Ok(Force { value, head, force: self.0.packed().to_owned() })
+            Ok(Force { value, head, force: self.0.packed().to_owned(), probabilities: None })
         }
         fn shown(&self, value: f64) -> f64 {
             value

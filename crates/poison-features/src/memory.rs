@@ -3,13 +3,13 @@
 //! The two loops need inner products alone until the direction is put together, so that they go over the direction's coefficients in the
 //! remembered vectors (Chen, Wang & Zhou, "Large-scale L-BFGS using MapReduce", 2014). A step reads the memory twice, on all threads.
 
-use hemlock_head::{inner, norm};
-use ndarray::{Array2, ArrayView1, ArrayViewMut1};
+use ndarray::{Array2, ArrayView1};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
-use std::collections::VecDeque;
+use std::{array, collections::VecDeque};
 
 /// Pairs of a step and what it did to the gradient that are remembered. Results depend on it: it is part of the task's key.
-pub(crate) const PAIRS: usize = 10;
+pub(crate) const PAIRS: usize = 5;
 /// Elements that are gone through at once. Fixed, so that sums are grouped alike whatever the number of threads.
 const BLOCK: usize = 2048;
 
@@ -40,13 +40,8 @@ impl Memory {
         self.unmultiplied = false;
     }
 
-    /// Remembers a step and the change of the gradient, if the function curves upwards along it. From one to the next, ask for a direction.
+    /// Remembers a step and the change of the gradient. From one to the next, ask for a direction.
     pub(crate) fn push(&mut self, step: Array2<f64>, change: Array2<f64>) {
-        // A pair of rounding noise, or of no numbers, would break positive definiteness.
-        let upwards = inner(&step, &change) > f64::EPSILON * norm(&step) * norm(&change);
-        if !upwards {
-            return;
-        }
         let full = self.order.len() == PAIRS;
         let slot = if full { self.order.pop_front() } else { None }.unwrap_or(self.order.len());
         self.order.push_back(slot);
@@ -54,7 +49,7 @@ impl Memory {
         self.unmultiplied = true;
     }
 
-    /// Minus the gradient times the inverse Hessian, as far as remembered.
+    /// Minus the gradient times the inverse Hessian, as far as remembered. Forgets a pair along which the function does not curve upwards.
     pub(crate) fn direction(&mut self, gradient: &Array2<f64>) -> Array2<f64> {
         let along = match self.order.back() {
             // At once with what the gradient needs: the memory is read a single time.
@@ -64,6 +59,12 @@ impl Memory {
                 for (new, products) in [(s, of_s), (y, of_y)] {
                     self.gram.row_mut(new).assign(&ArrayView1::from(&products));
                     self.gram.column_mut(new).assign(&ArrayView1::from(&products));
+                }
+                // A pair of rounding noise, or of no numbers, would break positive definiteness.
+                let of = |a, b| self.gram[(a, b)];
+                let upwards = of(s, y) > f64::EPSILON * (of(s, s) * of(y, y)).sqrt();
+                if !upwards {
+                    self.order.pop_back();
                 }
                 along
             }
@@ -105,13 +106,12 @@ impl Memory {
     fn products<const N: usize>(&self, with: [&Array2<f64>; N]) -> [Vec<f64>; N] {
         let with = with.map(elements);
         let length = with.first().map_or(0, |w| w.len());
+        let arch = Arch::new();
         let of_block = |start: usize| -> Vec<[f64; N]> {
             let block = start..length.min(start + BLOCK);
-            let part = |v: &Array2<f64>| {
-                let v = ArrayView1::from(&elements(v)[block.clone()]);
-                with.map(|w| v.dot(&ArrayView1::from(&w[block.clone()])))
-            };
-            self.used().map(|i| part(&self.vectors[i])).collect()
+            let with = with.map(|w| &w[block.clone()]);
+            let part = |i: usize| arch.dispatch(Products(&elements(&self.vectors[i])[block.clone()], with));
+            self.used().map(part).collect()
         };
         let starts: Vec<usize> = (0..length).step_by(BLOCK).collect();
         let parts: Vec<_> = starts.into_par_iter().map(of_block).collect();
@@ -127,16 +127,48 @@ impl Memory {
     /// `gradient` and the vectors, with these coefficients.
     fn combined(&self, of_gradient: f64, gradient: &Array2<f64>, of: &[f64]) -> Array2<f64> {
         let mut sum = gradient * of_gradient;
+        let arch = Arch::new();
         // A product is contiguous.
         let blocks = sum.as_slice_mut().unwrap_or_default().par_chunks_mut(BLOCK);
         blocks.enumerate().for_each(|(b, block)| {
             let range = b * BLOCK..b * BLOCK + block.len();
-            let mut block = ArrayViewMut1::from(block);
             for i in self.used() {
-                block.scaled_add(of[i], &ArrayView1::from(&elements(&self.vectors[i])[range.clone()]));
+                let v = &elements(&self.vectors[i])[range.clone()];
+                arch.dispatch(|| add(block, of[i], v));
             }
         });
         sum
+    }
+}
+
+/// Inner products of the first vector and the others, which are of its length.
+struct Products<'a, const N: usize>(&'a [f64], [&'a [f64]; N]);
+
+impl<const N: usize> WithSimd for Products<'_, N> {
+    type Output = [f64; N];
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> [f64; N] {
+        let (v, rest) = S::as_simd_f64s(self.0);
+        let with = self.1.map(S::as_simd_f64s);
+        let mut sums = [simd.splat_f64s(0.0); N];
+        for (i, v) in v.iter().enumerate() {
+            for (sum, (w, _)) in sums.iter_mut().zip(&with) {
+                *sum = simd.mul_add_f64s(*v, w[i], *sum);
+            }
+        }
+        array::from_fn(|n| {
+            let rest: f64 = rest.iter().zip(with[n].1).map(|(v, w)| v * w).sum();
+            simd.reduce_sum_f64s(sums[n]) + rest
+        })
+    }
+}
+
+/// Adds a multiple of `v`.
+#[inline(always)]
+fn add(to: &mut [f64], times: f64, v: &[f64]) {
+    for (to, v) in to.iter_mut().zip(v) {
+        *to += times * v;
     }
 }
 
@@ -148,6 +180,7 @@ fn elements(array: &Array2<f64>) -> &[f64] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hemlock_head::{inner, norm};
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, StandardNormal};
@@ -157,10 +190,10 @@ mod tests {
     fn learns_the_inverse_hessian() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let mut normal = |rows, columns| Array2::from_shape_fn((rows, columns), |_| StandardNormal.sample(&mut rng));
-        let a: Array2<f64> = normal(6, 6);
-        let hessian = a.t().dot(&a) + Array2::<f64>::eye(6);
+        let a: Array2<f64> = normal(3, 3);
+        let hessian = a.t().dot(&a) + Array2::<f64>::eye(3);
         let mut memory = Memory::new();
-        let mut gradient: Array2<f64> = normal(1, 6);
+        let mut gradient: Array2<f64> = normal(1, 3);
         // More steps than are remembered: slots are used again. The last ones span the space.
         for _ in 0..3 * PAIRS {
             let direction = memory.direction(&gradient);
@@ -170,10 +203,10 @@ mod tests {
             gradient += &change;
             memory.push(step, change);
             if norm(&gradient) < 1e-12 {
-                gradient = normal(1, 6);
+                gradient = normal(1, 3);
             }
         }
-        let probe = normal(1, 6);
+        let probe = normal(1, 3);
         let direction = memory.direction(&probe);
         let off = norm(&(direction.dot(&hessian) + &probe)) / norm(&probe);
         assert!(off < 1e-6, "{off}");

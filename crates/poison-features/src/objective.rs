@@ -1,7 +1,8 @@
 //! What an attack minimises, in the one form that all solvers know.
 
 use hemlock_head::{
-    Constraint, Head, HeadError, Poison, Reach, Samples, logits, mixed_derivative, predict, probabilities,
+    Constraint, Head, HeadError, Poison, Reach, Samples, logits, mixed_derivative, mixed_derivative_of, predict,
+    probabilities,
 };
 use ndarray::{Array2, ArrayView2};
 
@@ -56,15 +57,21 @@ pub struct Force {
     pub head: Head,
     /// Packed like the head, `[K, d + 1]`.
     pub force: Array2<f64>,
+    /// The poisons' probabilities at the head, `[m, K]`, if they are known.
+    pub probabilities: Option<Array2<f64>>,
 }
 
 impl Force {
-    /// The gradient of the objective by the poisons' features, `[m, d]`.
+    /// The gradient of the objective by the features of the poisons that it was evaluated at, `[m, d]`.
     ///
     /// # Errors
     /// Features that do not fit the head.
     pub fn gradient(&self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Array2<f64>, HeadError> {
-        mixed_derivative(&self.head, Samples::new(features, labels, self.head.classes())?, self.force.view())
+        let poisons = Samples::new(features, labels, self.head.classes())?;
+        match &self.probabilities {
+            Some(probabilities) => mixed_derivative_of(&self.head, poisons, probabilities, self.force.view()),
+            None => mixed_derivative(&self.head, poisons, self.force.view()),
+        }
     }
 
     /// For every row of `features`, the label that lowers the objective most, to first order: the largest entry of
