@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2};
 
-use crate::kernel::{CHUNK, apply_softmax_jacobian, map_chunks, scores, softmax, sum_outer};
+use crate::kernel::{CHUNK, apply_softmax_jacobian, map_chunks, probabilities_of, scores, sum_outer};
 use crate::loss::add_weight_decay;
 use crate::parameters::{inner, norm};
 use crate::precondition::Preconditioner;
@@ -135,14 +135,7 @@ struct Hessian<'a> {
 impl<'a> Hessian<'a> {
     /// At a head that fits the samples.
     fn new(head: &Head, blocks: &[Samples<'a>]) -> Self {
-        let chunks = map_chunks(blocks, CHUNK, 0, |_, z, chunk| {
-            let mut probabilities = Array2::zeros((chunk.len(), head.classes()));
-            scores(head.packed(), z, &mut probabilities.view_mut());
-            probabilities.rows_mut().into_iter().for_each(|row| {
-                softmax(row);
-            });
-            (chunk, probabilities)
-        });
+        let chunks = map_chunks(blocks, CHUNK, 0, |_, z, chunk| (chunk, probabilities_of(head, z)));
         Self { chunks }
     }
 

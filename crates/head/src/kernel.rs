@@ -4,8 +4,8 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
-use crate::Samples;
 use crate::parameters::{unpack, unpack_mut};
+use crate::{Head, Samples};
 
 /// Rows per chunk: few enough for a chunk's features to stay in a core's cache between two products. Fixed, so that
 /// sums are grouped alike whatever the number of threads.
@@ -102,6 +102,16 @@ pub(crate) fn softmax(mut logits: ArrayViewMut1<'_, f64>) -> f64 {
     }
     logits /= sum;
     max + sum.ln()
+}
+
+/// The probabilities `[n, K]` of a chunk's features `[n, d]`.
+pub(crate) fn probabilities_of(head: &Head, features: ArrayView2<'_, f64>) -> Array2<f64> {
+    let mut probabilities = Array2::zeros((features.nrows(), head.classes()));
+    scores(head.packed(), features, &mut probabilities.view_mut());
+    probabilities.rows_mut().into_iter().for_each(|row| {
+        softmax(row);
+    });
+    probabilities
 }
 
 /// Replaces logits `[n, K]` by `P - E` and returns the summed cross-entropy.

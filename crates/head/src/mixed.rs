@@ -1,12 +1,12 @@
 //! How a sample's features move the gradient, and through retraining a validation loss.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Slice};
 use rayon::prelude::*;
 
-use crate::kernel::{ROWS, apply_softmax_jacobian, scores, subtract_labels};
+use crate::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, scores, subtract_labels};
 use crate::parameters::unpack;
-use crate::{Head, HeadError, Samples, probabilities};
+use crate::{Head, HeadError, Samples};
 
 /// `d⟨R, G(z, y)⟩/dz = R_Wᵀ (p - e_y) + Wᵀ (diag p - p pᵀ) (R_W z + R_b)` for every sample, `[m, d]`.
 ///
@@ -21,7 +21,7 @@ pub fn mixed_derivative(
     samples: Samples<'_>,
     direction: ArrayView2<'_, f64>,
 ) -> Result<Array2<f64>, HeadError> {
-    mixed_derivative_of(head, samples, &probabilities(head, samples.to_f64().view())?, direction)
+    derivative(head, samples, None, direction)
 }
 
 /// [`mixed_derivative`] of samples whose probabilities at the head, `[m, K]`, are known. The same bits.
@@ -34,23 +34,37 @@ pub fn mixed_derivative_of(
     probabilities: &Array2<f64>,
     direction: ArrayView2<'_, f64>,
 ) -> Result<Array2<f64>, HeadError> {
-    head.check_samples(&[samples])?;
     samples.check_probabilities(probabilities)?;
+    derivative(head, samples, Some(probabilities), direction)
+}
+
+fn derivative(
+    head: &Head,
+    samples: Samples<'_>,
+    known: Option<&Array2<f64>>,
+    direction: ArrayView2<'_, f64>,
+) -> Result<Array2<f64>, HeadError> {
+    head.check_samples(&[samples])?;
     head.check_packed("the direction", &direction)?;
     let mut derivative = Array2::zeros((samples.len(), samples.dim()));
-    let chunks: Vec<_> = samples.chunks_of(ROWS).zip(probabilities.axis_chunks_iter(Axis(0), ROWS)).collect();
-    derivative.axis_chunks_iter_mut(Axis(0), ROWS).into_par_iter().zip(chunks).for_each_init(
-        || Array2::zeros((0, 0)),
-        |scratch, (mut derivative, (chunk, probabilities))| {
-            let mut change = Array2::zeros(probabilities.dim());
-            scores(direction, chunk.read(scratch), &mut change.view_mut());
-            apply_softmax_jacobian(&probabilities, &mut change.view_mut());
-            let mut residuals = probabilities.to_owned();
-            subtract_labels(&mut residuals.view_mut(), chunk.labels());
-            general_mat_mul(1.0, &residuals, &unpack(direction).0, 0.0, &mut derivative);
-            general_mat_mul(1.0, &change, &head.weight(), 1.0, &mut derivative);
-        },
-    );
+    let chunks: Vec<_> = samples.chunks_of(ROWS).collect();
+    let part = |scratch: &mut Array2<f64>,
+                (i, (mut derivative, chunk)): (usize, (ArrayViewMut2<'_, f64>, Samples<'_>))| {
+        let features = chunk.read(scratch);
+        let rows = Slice::from(i * ROWS..i * ROWS + chunk.len());
+        let mut probabilities = match known {
+            Some(known) => known.slice_axis(Axis(0), rows).to_owned(),
+            None => probabilities_of(head, features),
+        };
+        let mut change = Array2::zeros(probabilities.dim());
+        scores(direction, features, &mut change.view_mut());
+        apply_softmax_jacobian(&probabilities.view(), &mut change.view_mut());
+        subtract_labels(&mut probabilities.view_mut(), chunk.labels());
+        general_mat_mul(1.0, &probabilities, &unpack(direction).0, 0.0, &mut derivative);
+        general_mat_mul(1.0, &change, &head.weight(), 1.0, &mut derivative);
+    };
+    let parts = derivative.axis_chunks_iter_mut(Axis(0), ROWS).into_par_iter().zip(chunks).enumerate();
+    parts.for_each_init(|| Array2::zeros((0, 0)), part);
     Ok(derivative)
 }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Slice, concatenate};
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Slice, concatenate, s};
 use rayon::prelude::*;
 
 use crate::kernel::{add_outer, sum_chunks};
@@ -16,6 +17,8 @@ const MOMENTS_CHUNK: usize = 4096;
 /// Samples that blocks are estimated on, and the most elements that all of them may have together.
 const ROWS: usize = 4096;
 const MOST_ELEMENTS: usize = 1 << 24;
+/// Rows of a matrix that is factored element by element.
+const SMALL: usize = 128;
 
 /// A guess of the inverse Hessian of the training objective. It needs to be near only: one of the clean samples serves every
 /// training set that adds a few poisons to them.
@@ -107,9 +110,8 @@ impl Preconditioner {
             [one] => gradient.dot(&one.t()).dot(one),
             each => {
                 let mut product = Array2::zeros(gradient.dim());
-                for ((mut to, row), whitening) in product.rows_mut().into_iter().zip(gradient.rows()).zip(each) {
-                    to.assign(&whitening.t().dot(&whitening.dot(&row)));
-                }
+                let rows = product.axis_iter_mut(Axis(0)).into_par_iter().zip(gradient.axis_iter(Axis(0))).zip(each);
+                rows.for_each(|((mut to, row), whitening)| to.assign(&whitening.t().dot(&whitening.dot(&row))));
                 product
             }
         }
@@ -146,13 +148,41 @@ fn whitening(mut matrix: Array2<f64>) -> Array2<f64> {
     let scale = matrix.diag().mapv(|value| if value > 0.0 { value.sqrt().recip() } else { 1.0 });
     matrix *= &scale;
     matrix *= &scale.view().insert_axis(Axis(1));
-    let mut inverse = invert_lower(cholesky(matrix).view());
+    let mut inverse = inverse_factor(matrix.view());
     inverse *= &scale;
     inverse
 }
 
+/// The inverse of the Cholesky factor, by halves, so that all but small matrices are products.
+///
+/// With `M = [A, Bᵀ; B, C]`, `T` of `A`, and `L = B Tᵀ`, it is `[T, 0; -S L T, S]`, where `S` is that of `C - L Lᵀ`.
+fn inverse_factor(matrix: ArrayView2<'_, f64>) -> Array2<f64> {
+    if matrix.nrows() <= SMALL {
+        return invert_lower(cholesky(matrix).view());
+    }
+    let half = matrix.nrows() / 2;
+    let (above, below) = matrix.split_at(Axis(0), half);
+    let (b, c) = below.split_at(Axis(1), half);
+    let first = inverse_factor(above.split_at(Axis(1), half).0);
+    let across = product(b, first.t());
+    let second = inverse_factor((&c - &product(across.view(), across.t())).view());
+    let mut inverse = Array2::zeros(matrix.dim());
+    inverse.slice_mut(s![..half, ..half]).assign(&first);
+    inverse.slice_mut(s![half.., half..]).assign(&second);
+    inverse.slice_mut(s![half.., ..half]).assign(&-product(second.view(), product(across.view(), first.view()).view()));
+    inverse
+}
+
+/// A product of matrices, on all threads.
+fn product(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
+    let mut product = Array2::zeros((a.nrows(), b.ncols()));
+    let chunks = product.axis_chunks_iter_mut(Axis(0), SMALL).into_par_iter();
+    chunks.zip(a.axis_chunks_iter(Axis(0), SMALL)).for_each(|(mut to, a)| general_mat_mul(1.0, &a, &b, 0.0, &mut to));
+    product
+}
+
 /// The Cholesky factor of a matrix of (at most) unit diagonal, with the jitter added.
-fn cholesky(matrix: Array2<f64>) -> Array2<f64> {
+fn cholesky(matrix: ArrayView2<'_, f64>) -> Array2<f64> {
     let mut factor = Array2::zeros(matrix.dim());
     for row in 0..matrix.nrows() {
         // Whole rows: what is not known yet is still zero.
@@ -267,5 +297,14 @@ mod tests {
         let inverse = whitening(matrix.clone());
         assert_close(&inverse.dot(&matrix).dot(&inverse.t()), &Array2::eye(2), 1e-9);
         assert_eq!(inverse[(0, 1)], 0.0);
+    }
+
+    #[test]
+    fn large_matrices_are_factored_like_small_ones() {
+        let n = 2 * SMALL + 3;
+        let wide = random(n, n + 5, 8);
+        let matrix = wide.dot(&wide.t()) / n as f64;
+        let by_elements = invert_lower(cholesky(matrix.view()).view());
+        assert_close(&inverse_factor(matrix.view()), &by_elements, 1e-8);
     }
 }

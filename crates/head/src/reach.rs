@@ -6,15 +6,16 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::iter::repeat_n;
 
-use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
+use rayon::prelude::*;
 
-use crate::kernel::apply_softmax_jacobian;
+use crate::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, scores};
 use crate::loss::objective;
 use crate::parameters::{inner, norm, unpack};
 use crate::samples::spread;
-use crate::{Constraint, Head, HeadError, Samples, mixed_derivative, probabilities};
+use crate::{Constraint, Head, HeadError, Samples, logits, mixed_derivative, probabilities};
 
 /// Clean samples that an ascent may start from.
 const POOL: usize = 4096;
@@ -144,13 +145,13 @@ impl<'a> Reach<'a> {
     #[must_use]
     pub fn upper_bound(&self, direction: ArrayView2<'_, f64>) -> f64 {
         let (weight, bias) = unpack(direction);
-        let classes = 0..self.head.classes();
-        let pairs = classes.clone().flat_map(|y| classes.clone().map(move |k| (y, k)));
-        let linear = |(y, k): (usize, usize)| {
+        let classes = self.head.classes();
+        let linear = |y: usize, k: usize| {
             let across = &weight.row(k) - &weight.row(y);
             self.constraint.support(across.view(), y) + bias[k] - bias[y]
         };
-        pairs.map(linear).fold(0.0, f64::max)
+        let of_label = |y| (0..classes).map(|k| linear(y, k)).fold(0.0, f64::max);
+        (0..classes).into_par_iter().map(of_label).reduce(|| 0.0, f64::max)
     }
 
     /// The best clean samples of every label, points far beyond them and along the directions that separate classes, within the
@@ -158,10 +159,10 @@ impl<'a> Reach<'a> {
     fn starts(&self, goal: Goal<'_>, labels: &[u32]) -> Result<Candidates, HeadError> {
         let clean = match goal {
             Goal::Along(direction) => {
-                let scores = crate::logits(&Head::from_packed(direction.to_owned())?, self.pool.view())?;
+                let u = logits(&Head::from_packed(direction.to_owned())?, self.pool.view())?;
                 let mean: Vec<f64> =
-                    scores.rows().into_iter().zip(self.probabilities.rows()).map(|(u, p)| u.dot(&p)).collect();
-                Array2::from_shape_fn(scores.dim(), |(i, y)| mean[i] - scores[(i, y)])
+                    u.rows().into_iter().zip(self.probabilities.rows()).map(|(u, p)| u.dot(&p)).collect();
+                Array2::from_shape_fn(u.dim(), |(i, y)| mean[i] - u[(i, y)])
             }
             Goal::Norm => {
                 let lengths: Vec<f64> = self.pool.rows().into_iter().map(|z| z.dot(&z) + 1.0).collect();
@@ -175,43 +176,45 @@ impl<'a> Reach<'a> {
             Goal::Along(direction) => direction,
             Goal::Norm => self.head.packed(),
         };
-        let mut rows: Vec<Array1<f64>> = Vec::new();
-        let mut of = Vec::new();
-        for &label in labels {
+        let of_label = |label: usize| {
+            let column = clean.column(label).to_vec();
             let mut order: Vec<usize> = (0..self.pool.nrows()).collect();
-            let column = clean.column(label as usize);
-            let better = |a: &usize, b: &usize| column[*b].total_cmp(&column[*a]).then(a.cmp(b));
-            take_first(&mut order, STARTS, better);
-            let before = rows.len();
-            for i in &order {
+            take_first(&mut order, STARTS, |a, b| column[*b].total_cmp(&column[*a]).then(a.cmp(b)));
+            let of_sample = |i: &usize| {
                 let z = self.pool.row(*i);
-                rows.push(z.to_owned());
                 // And where the constraint ends beyond it.
-                rows.push(&z * (self.horizon / z.dot(&z).sqrt().max(f64::MIN_POSITIVE)));
-            }
-            rows.extend(self.far_points(separating, label as usize));
-            of.extend(std::iter::repeat_n(label, rows.len() - before));
-        }
+                [z.to_owned(), &z * (self.horizon / z.dot(&z).sqrt().max(f64::MIN_POSITIVE))]
+            };
+            let mut rows: Vec<Array1<f64>> = order.iter().flat_map(of_sample).collect();
+            rows.extend(self.far_points(separating, label));
+            rows
+        };
+        let of_labels: Vec<_> = labels.par_iter().map(|label| of_label(*label as usize)).collect();
+        let of: Vec<u32> =
+            labels.iter().zip(&of_labels).flat_map(|(label, rows)| repeat_n(*label, rows.len())).collect();
+        let rows = of_labels.concat();
         let mut z = Array2::zeros((rows.len(), self.head.dim()));
         z.rows_mut().into_iter().zip(&rows).for_each(|(mut to, from)| to.assign(from));
         self.within.project(&mut z, &of);
-        let values = self.values(goal, &z, &of)?;
+        let values = self.values(goal, &z, &of);
         Ok(Candidates { z, labels: of, values })
     }
 
     /// Points far along the rows of `packed` less the label's, the longest such differences.
     fn far_points(&self, packed: ArrayView2<'_, f64>, label: usize) -> Vec<Array1<f64>> {
         let (weight, _) = unpack(packed);
-        let others = (0..weight.nrows()).filter(|k| *k != label);
-        let mut across: Vec<(f64, Array1<f64>)> = others
+        let mut across = Array1::zeros(weight.ncols());
+        let mut lengths: Vec<(f64, usize)> = (0..weight.nrows())
             .map(|k| {
-                let difference = &weight.row(k) - &weight.row(label);
-                (difference.dot(&difference).sqrt(), difference)
+                across.assign(&weight.row(k));
+                across -= &weight.row(label);
+                (across.dot(&across).sqrt(), k)
             })
             .filter(|(length, _)| *length > 0.0)
             .collect();
-        take_first(&mut across, FAR, |a, b| b.0.total_cmp(&a.0));
-        across.into_iter().map(|(length, difference)| difference * (self.horizon / length)).collect()
+        take_first(&mut lengths, FAR, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let point = |(length, k)| (&weight.row(k) - &weight.row(label)) * (self.horizon / length);
+        lengths.into_iter().map(point).collect()
     }
 
     /// Projected ascent of every candidate, each with its own step.
@@ -225,7 +228,7 @@ impl<'a> Reach<'a> {
                 to.zip_mut_with(&z, |g, z| *g = z + step * (*g / length));
             });
             self.within.project(&mut next, &candidates.labels);
-            let values = self.values(goal, &next, &candidates.labels)?;
+            let values = self.values(goal, &next, &candidates.labels);
             for (i, value) in values.into_iter().enumerate() {
                 if value > candidates.values[i] {
                     candidates.values[i] = value;
@@ -239,19 +242,24 @@ impl<'a> Reach<'a> {
         Ok(())
     }
 
-    fn values(&self, goal: Goal<'_>, z: &Array2<f64>, labels: &[u32]) -> Result<Vec<f64>, HeadError> {
-        let p = probabilities(self.head, z.view())?;
-        let rows = z.rows().into_iter().zip(p.rows()).zip(labels);
-        Ok(match goal {
-            Goal::Along(direction) => {
-                let (weight, bias) = unpack(direction);
-                let mut scores = Array2::zeros(p.dim());
-                scores.assign(&bias);
-                general_mat_mul(1.0, z, &weight.t(), 1.0, &mut scores);
-                rows.zip(scores.rows()).map(|(((_, p), y), u)| u.dot(&p) - u[*y as usize]).collect()
+    /// What is maximised, at points `[m, d]`. Few at a time: classes may be many.
+    fn values(&self, goal: Goal<'_>, z: &Array2<f64>, labels: &[u32]) -> Vec<f64> {
+        let of_chunk = |(z, labels): (ArrayView2<'_, f64>, &[u32])| -> Vec<f64> {
+            let p = probabilities_of(self.head, z);
+            match goal {
+                Goal::Along(direction) => {
+                    let mut u = Array2::zeros(p.dim());
+                    scores(direction, z, &mut u.view_mut());
+                    let rows = p.rows().into_iter().zip(u.rows()).zip(labels);
+                    rows.map(|((p, u), y)| u.dot(&p) - u[*y as usize]).collect()
+                }
+                Goal::Norm => {
+                    let rows = z.rows().into_iter().zip(p.rows()).zip(labels);
+                    rows.map(|((z, p), y)| (distance(p, *y) * (z.dot(&z) + 1.0)).sqrt()).collect()
+                }
             }
-            Goal::Norm => rows.map(|((z, p), y)| (distance(p, *y) * (z.dot(&z) + 1.0)).sqrt()).collect(),
-        })
+        };
+        z.axis_chunks_iter(Axis(0), ROWS).into_par_iter().zip(labels.par_chunks(ROWS)).flat_map_iter(of_chunk).collect()
     }
 
     /// The direction of ascent, of any length, `[m, d]`.
