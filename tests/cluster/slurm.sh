@@ -86,9 +86,12 @@ submit --dry-run >"$dir/script"
 [ ! -e "$dir/slurm" ] || fail "the dry run left something behind"
 
 echo "a task is killed; what comes after it goes" >&2
+# No job starts before all are counted.
+scontrol update PartitionName=main State=DOWN
 sh "$dir/script" || fail "the dry run's script fails"
 again=$(submit 2>&1)
 grep -q ": 0 tasks submitted, 16 were in the queue" <<<"$again" || fail "jobs that wait were submitted again: $again"
+scontrol update PartitionName=main State=UP
 kill -9 "$(running pretrain)"
 drained
 made >"$dir/before"

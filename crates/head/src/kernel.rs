@@ -107,11 +107,16 @@ pub(crate) fn softmax(mut logits: ArrayViewMut1<'_, f64>) -> f64 {
 /// The probabilities `[n, K]` of a chunk's features `[n, d]`.
 pub(crate) fn probabilities_of(head: &Head, features: ArrayView2<'_, f64>) -> Array2<f64> {
     let mut probabilities = Array2::zeros((features.nrows(), head.classes()));
-    scores(head.packed(), features, &mut probabilities.view_mut());
-    probabilities.rows_mut().into_iter().for_each(|row| {
-        softmax(row);
-    });
+    fill_probabilities(head, features, &mut probabilities.view_mut());
     probabilities
+}
+
+/// [`probabilities_of`], into a matrix.
+pub(crate) fn fill_probabilities(head: &Head, features: ArrayView2<'_, f64>, out: &mut ArrayViewMut2<'_, f64>) {
+    scores(head.packed(), features, out);
+    for row in out.rows_mut() {
+        softmax(row);
+    }
 }
 
 /// Replaces logits `[n, K]` by `P - E` and returns the summed cross-entropy.

@@ -1,9 +1,9 @@
 //! Logits, probabilities, predictions and accuracies.
 
-use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis};
+use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis};
 use rayon::prelude::*;
 
-use crate::kernel::{CHUNK, ROWS, map_chunks, scores, softmax};
+use crate::kernel::{CHUNK, ROWS, fill_probabilities, map_chunks, scores};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 
@@ -12,7 +12,7 @@ use crate::{Head, HeadError, Samples};
 /// # Errors
 /// Features with another number of columns than the head.
 pub fn logits(head: &Head, features: ArrayView2<'_, f64>) -> Result<Array2<f64>, HeadError> {
-    changed_logits(head, features, |_| {})
+    by_chunks(head, features, |features, out| scores(head.packed(), features, out))
 }
 
 /// `softmax(Z Wᵀ + b)`, `[n, K]`, of features `[n, d]`. Stable for logits of any finite size.
@@ -20,25 +20,20 @@ pub fn logits(head: &Head, features: ArrayView2<'_, f64>) -> Result<Array2<f64>,
 /// # Errors
 /// Features with another number of columns than the head.
 pub fn probabilities(head: &Head, features: ArrayView2<'_, f64>) -> Result<Array2<f64>, HeadError> {
-    changed_logits(head, features, |row| {
-        softmax(row);
-    })
+    by_chunks(head, features, |features, out| fill_probabilities(head, features, out))
 }
 
-/// What `change` makes of the logits of each row of features, `[n, K]`.
-fn changed_logits(
+/// What `fill` writes for chunks of features, `[n, K]`.
+fn by_chunks(
     head: &Head,
     features: ArrayView2<'_, f64>,
-    change: impl Fn(ArrayViewMut1<'_, f64>) + Sync,
+    fill: impl Fn(ArrayView2<'_, f64>, &mut ArrayViewMut2<'_, f64>) + Sync,
 ) -> Result<Array2<f64>, HeadError> {
     head.check_dim(features.ncols())?;
-    let mut logits = Array2::zeros((features.nrows(), head.classes()));
-    let chunks = logits.axis_chunks_iter_mut(Axis(0), ROWS).into_par_iter();
-    chunks.zip(features.axis_chunks_iter(Axis(0), ROWS)).for_each(|(mut logits, features)| {
-        scores(head.packed(), features, &mut logits);
-        logits.rows_mut().into_iter().for_each(&change);
-    });
-    Ok(logits)
+    let mut all = Array2::zeros((features.nrows(), head.classes()));
+    let chunks = all.axis_chunks_iter_mut(Axis(0), ROWS).into_par_iter();
+    chunks.zip(features.axis_chunks_iter(Axis(0), ROWS)).for_each(|(mut out, features)| fill(features, &mut out));
+    Ok(all)
 }
 
 /// The most probable class of each row of features `[n, d]`; of several equally probable ones, the first.

@@ -11,7 +11,7 @@ use std::iter::repeat_n;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
 use rayon::prelude::*;
 
-use crate::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, scores};
+use crate::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, scores, subtract_labels};
 use crate::loss::objective;
 use crate::parameters::{inner, norm, unpack};
 use crate::samples::spread;
@@ -272,7 +272,7 @@ impl<'a> Reach<'a> {
             Goal::Norm => {
                 let p = probabilities(self.head, z.view())?;
                 let mut change = p.clone();
-                change.rows_mut().into_iter().zip(labels).for_each(|(mut row, y)| row[*y as usize] -= 1.0);
+                subtract_labels(&mut change.view_mut(), labels);
                 apply_softmax_jacobian(&p.view(), &mut change.view_mut());
                 let mut gradient = change.dot(&self.head.weight());
                 for (((mut g, z), p), y) in gradient.rows_mut().into_iter().zip(z.rows()).zip(p.rows()).zip(labels) {
