@@ -13,6 +13,8 @@ if ! "$python" -c 'import hyperqueue' 2>/dev/null; then
     exit 0
 fi
 
+# The engine's messages end with stack traces otherwise.
+export RUST_BACKTRACE=0
 dir=$(mktemp -d)
 cluster=
 stop() {
@@ -28,12 +30,13 @@ trap 'stop; sleep 1; rm -rf "$dir"' EXIT
 mkdir -p "$dir/bin"
 printf '#!/bin/sh\nexec %s %s "$@"\n' "$(command -v "$python")" "$here/hq.py" >"$dir/bin/hq"
 chmod +x "$dir/bin/hq"
+# A server in a folder of its own, with a file of its own that says when it is ready: the last server's would say so at once.
 start() {
     export HQ_SERVER_DIR=$dir/server$1
-    "$dir/bin/hq" cluster "$HQ_SERVER_DIR" "$(nproc)" >"$dir/cluster" 2>"$dir/cluster.err" &
+    "$dir/bin/hq" cluster "$HQ_SERVER_DIR" "$(nproc)" >"$HQ_SERVER_DIR.out" 2>"$HQ_SERVER_DIR.err" &
     cluster=$!
-    for _ in $(seq 100); do grep -qs ready "$dir/cluster" && return 0; sleep 0.1; done
-    cat "$dir/cluster.err" >&2
+    for _ in $(seq 600); do grep -qs ready "$HQ_SERVER_DIR.out" && return 0; sleep 0.1; done
+    cat "$HQ_SERVER_DIR.err" >&2
     fail "the cluster did not come up"
 }
 
