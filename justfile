@@ -16,8 +16,10 @@ jobs := "1"
 
 target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
 overrides := if set == "" { "" } else { "--set '" + replace(set, " ", "' --set '") + "'" }
-hemlock := quote(target / "release" / "hemlock") + " --device " + backend
+binary := quote(target / "release" / "hemlock")
+hemlock := binary + " --device " + backend
 bench := quote(target / "release" / "hemlock-bench")
+tested := "--features hemlock/wgpu,hemlock/" + backend
 
 [private]
 default:
@@ -141,9 +143,9 @@ diff A B *ARGS: build
 [group('ask')]
 compare-backends NAME A B *ARGS:
     @cargo build --quiet --release --package hemlock --features {{A}},{{B}}
-    @{{quote(target / "release" / "hemlock")}} --device {{A}} --root artifacts/backends/{{A}} run {{NAME}} {{overrides}}
-    @{{quote(target / "release" / "hemlock")}} --device {{B}} --root artifacts/backends/{{B}} run {{NAME}} {{overrides}}
-    @{{quote(target / "release" / "hemlock")}} diff artifacts/backends/{{A}} artifacts/backends/{{B}} {{ARGS}}
+    @{{binary}} --device {{A}} --root artifacts/backends/{{A}} run {{NAME}} {{overrides}}
+    @{{binary}} --device {{B}} --root artifacts/backends/{{B}} run {{NAME}} {{overrides}}
+    @{{binary}} diff artifacts/backends/{{A}} artifacts/backends/{{B}} {{ARGS}}
 
 # Everything CI runs, cheapest first
 [group('develop')]
@@ -156,28 +158,32 @@ lint:
     cargo clippy --release --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
+# All tests share one build, which has wgpu in it.
+[private]
+build-tests:
+    cargo test --release --workspace {{tested}} --no-run
+
 # Unit and end-to-end tests
 [group('develop')]
 unit:
     @command -v chromium >/dev/null || echo "SKIPPED: there is no chromium, so no browser opens the report" >&2
-    if command -v cargo-nextest >/dev/null; then cargo nextest run --release --workspace; else cargo test --release --workspace; fi
+    if command -v cargo-nextest >/dev/null; then cargo nextest run --release --workspace {{tested}}; else cargo test --release --workspace {{tested}}; fi
 
 # The quickstart in a fresh artifact root: cold, then warm
 [group('develop')]
-quickstart: build
+quickstart: build-tests
     tests/quickstart.sh {{hemlock}}
 
 # A tiny pipeline on Slurm and on HyperQueue, whose tasks, workers and controllers are killed. Says so where they are not there
 [group('develop')]
-test-cluster: build
-    tests/cluster/slurm.sh {{quote(target / "release" / "hemlock")}}
-    tests/cluster/hyperqueue.sh {{quote(target / "release" / "hemlock")}}
+test-cluster: build-tests
+    tests/cluster/slurm.sh {{binary}}
+    tests/cluster/hyperqueue.sh {{binary}}
 
 # A tiny pipeline on wgpu, and its difference to flex. Says so where there is no adapter
 [group('develop')]
-test-wgpu:
-    cargo build --release --package hemlock --features wgpu
-    tests/wgpu.sh {{quote(target / "release" / "hemlock")}}
+test-wgpu: build-tests
+    tests/wgpu.sh {{binary}}
 
 # Type-check the cuda feature; DOCS_RS keeps build scripts from looking for a CUDA toolkit
 [group('develop')]

@@ -4,7 +4,7 @@ use crate::{
     args::{Args, Command, DatasetArg, EngineArg, FormatArg, OneStage, Pipeline},
     exit::Usage,
     printer::Printer,
-    registry, render,
+    render,
 };
 use anyhow::Result;
 use hemlock_data::{Cifar, DataError, Origin, Trust};
@@ -28,7 +28,7 @@ use std::{
 /// Carries out the command line.
 pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
     let env = Environment { data: Some(args.data.clone()) };
-    let house = House { args, printer, cancel, graph: registry::graph(), env };
+    let house = House { args, printer, cancel, graph: hemlock::graph(), env };
     match &args.command {
         Command::Dataset(one) => house.stage("dataset", one),
         Command::Pretrain(one) => house.stage("pretrain", one),

@@ -4,7 +4,6 @@ mod args;
 mod commands;
 mod exit;
 mod printer;
-mod registry;
 mod render;
 
 use clap::Parser;

@@ -2,8 +2,8 @@
 
 use crate::{Amount, Run, Work};
 use anyhow::{Result, ensure};
-use hemlock_pipeline::{Graph, Node, Plan, Spec};
-use hemlock_stage::{Environment, Stage, erase};
+use hemlock_pipeline::{Plan, Spec};
+use hemlock_stage::Environment;
 use hemlock_store::Store;
 use std::path::Path;
 
@@ -30,24 +30,6 @@ beta = [0.0, 0.1, 0.2, 0.3, 0.4]
 "#;
 const TASKS: usize = 10_000;
 
-fn node<S: Stage>(name: &'static str) -> Node {
-    Node { name, stage: erase::<S>(), fallback: None, route: None, instead: &[], with: None }
-}
-
-/// The way from images to results that the spec takes.
-fn graph() -> Graph {
-    Graph::new(vec![
-        Node { fallback: Some("dataset.downstream"), ..node::<hemlock_data::Stage>("dataset.pretrain") },
-        node::<hemlock_data::Stage>("dataset.downstream"),
-        node::<hemlock_pretrain::Stage>("pretrain"),
-        node::<hemlock_features::Stage>("features"),
-        node::<hemlock_target_params::Stage>("target-params"),
-        node::<hemlock_poison_features::Stage>("poison-features"),
-        node::<hemlock_invert::Stage>("invert"),
-        node::<hemlock_evaluate::Stage>("evaluate"),
-    ])
-}
-
 /// From a spec's text to what is to be done about every task, in an empty artifact root.
 pub(super) struct Planning;
 
@@ -64,7 +46,7 @@ impl Work for Planning {
     fn prepare(&self) -> Result<Run> {
         let seeds: Vec<String> = (0..91).map(|seed: u32| seed.to_string()).collect();
         let spec = SPEC.replace("SEEDS", &seeds.join(", "));
-        let (root, graph) = (tempfile::tempdir()?, graph());
+        let (root, graph) = (tempfile::tempdir()?, hemlock::graph());
         Ok(Box::new(move || {
             let spec = Spec::parse(Path::new("bench.toml"), &spec, &[], &graph)?;
             let plan = Plan::new(&spec, &graph, &Environment::default())?;
