@@ -123,7 +123,7 @@ impl ClassifierConfig {
     /// The first field outside its range.
     pub fn check(&self) -> Result<(), ParamError> {
         let Self { epochs, batch, warmup_epochs, min_area, flip, .. } = *self;
-        ParamError::at_least_one("epochs", epochs as u64)?;
+        ParamError::epochs("epochs", epochs)?;
         // A half of a batch has statistics of its own.
         ParamError::require(batch >= 4, "batch", batch, "at least 4")?;
         ParamError::positive("learning_rate", self.learning_rate)?;

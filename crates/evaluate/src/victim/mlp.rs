@@ -47,8 +47,8 @@ impl Default for Mlp {
 
 impl Mlp {
     pub(super) fn check(&self) -> Result<(), ParamError> {
-        ParamError::at_least_one("hidden", self.hidden as u64)?;
-        ParamError::at_least_one("epochs", self.epochs)?;
+        ParamError::units("hidden", self.hidden)?;
+        ParamError::epochs("epochs", self.epochs as usize)?;
         ParamError::at_least_one("batch", self.batch as u64)?;
         ParamError::positive("learning_rate", self.learning_rate)?;
         ParamError::non_negative("weight_decay", self.weight_decay)
