@@ -265,6 +265,27 @@ impl TrainConfig {
         self.augment.check()
     }
 
+    /// Requires memory for the heads on the network.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn heads_fit(&self, method: Method) -> Result<(), ParamError> {
+        let ProjectorConfig { hidden, out } = self.projector;
+        // Of every weight its gradient and at least one moment.
+        let bytes = |from: usize, to: usize| 12.0 * from as f64 * to as f64;
+        let idle = method.idle();
+        if !idle.contains(&"projector") {
+            let what = format!("a projector of {hidden} and {out} units");
+            ParamError::fits("projector", what, bytes(self.arch.feature_dim(), hidden) + bytes(hidden, out))?;
+        }
+        if !idle.contains(&"predictor") {
+            let hidden = self.predictor.hidden;
+            let what = format!("a predictor of {hidden} and {out} units");
+            ParamError::fits("predictor.hidden", what, bytes(out, hidden) + bytes(hidden, out))?;
+        }
+        Ok(())
+    }
+
     /// The parameters that decide what `method` gives, with its name.
     pub(crate) fn key(&self, method: Method) -> serde_json::Result<Value> {
         let mut value = serde_json::to_value(self)?;

@@ -150,6 +150,8 @@ fn train_network(
 ) -> Result<(Network, Vec<CurvePoint>), StageError> {
     let (n, _, side, _) = train.images.view().dim();
     let batch = params.batch.min(n);
+    let bytes = Network::bytes(train.features.ncols(), params.width, side / 8, batch);
+    ParamError::fits("width", format!("a decoder of width {}, on {batch} images a step,", params.width), bytes)?;
     let device = frozen.device().clone().autodiff();
     let mut network = Network::new(train.features.ncols(), params.width, side / 8, rng, &device);
     let mut adam = AdamConfig::new().init();
