@@ -14,7 +14,7 @@ use hemlock_pipeline::{
     diff, export, garbage, recorded_specs, rows, run,
 };
 use hemlock_report::{Subject, report};
-use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError};
+use hemlock_stage::{Cancel, Environment, ErrorKind, MESSAGE, Progress as _, StageError, VALUE, short};
 use hemlock_store::{Entry, Key, Store};
 use hemlock_submit::{Batch, Engine, HyperQueue, Job, Slurm, Submitted};
 use serde_json::json;
@@ -105,7 +105,7 @@ impl House<'_> {
             self.args.pipelines.join(format!("{named}.toml"))
         };
         if !path.is_file() {
-            let reason = format!("{} is not there", path.display());
+            let reason = format!("{} is not there", short(&path.display().to_string(), VALUE));
             return Err(self.no_pipeline(named, &reason));
         }
         Ok(Spec::load(&path, &pipeline.set, &self.graph)?)
@@ -126,7 +126,9 @@ impl House<'_> {
 
     fn no_pipeline(&self, named: &str, reason: &str) -> anyhow::Error {
         let known = self.names();
-        let known = if known.is_empty() { "(none found)".to_owned() } else { known.join(", ") };
+        let known =
+            if known.is_empty() { "(none found)".to_owned() } else { short(&known.join(", "), MESSAGE).into_owned() };
+        let named = short(named, VALUE);
         Usage(format!("there is no pipeline '{named}': {reason}; expected one of {known}")).into()
     }
 
@@ -145,6 +147,7 @@ impl House<'_> {
         if known.contains(&stage) {
             return Ok(());
         }
+        let stage = short(stage, VALUE);
         Err(Usage(format!("there is no stage '{stage}'; expected one of {}", known.join(", "))).into())
     }
 

@@ -7,7 +7,7 @@ mod printer;
 mod render;
 
 use clap::Parser;
-use hemlock_stage::Cancel;
+use hemlock_stage::{Cancel, MESSAGE, short};
 use printer::Printer;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -15,7 +15,10 @@ use std::{
 };
 
 fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let args = match args::Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => return refuse(&e),
+    };
     let printer = Printer::new(args.quiet);
     printer.install_log(args.verbose);
     let cancel = Cancel::default();
@@ -44,4 +47,15 @@ fn main() -> ExitCode {
             ExitCode::from(exit::code(&e))
         }
     }
+}
+
+/// Says what is wrong with the command line, or what was asked of it: help, or the version.
+fn refuse(e: &clap::Error) -> ExitCode {
+    let text = e.render().to_string();
+    if short(&text, MESSAGE) == text || !e.use_stderr() {
+        e.exit();
+    }
+    // What was given is quoted whole.
+    Printer::new(false).note(&short(&text, MESSAGE));
+    ExitCode::from(exit::USAGE)
 }

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use hemlock_stage::ParamError;
+
 use crate::source::Cifar;
 
 /// How a caller may react to a [`DataError`].
@@ -213,6 +215,10 @@ pub enum DataError {
         /// What it may be.
         expected: &'static str,
     },
+
+    /// The images do not fit into memory.
+    #[error(transparent)]
+    TooLarge(#[from] ParamError),
 
     /// The file system failed.
     #[error("cannot {action} {}", .path.display())]

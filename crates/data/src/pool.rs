@@ -1,6 +1,7 @@
 //! From pools of images to loaded splits.
 
 use hemlock_artifact::{Dataset, Images};
+use hemlock_stage::ParamError;
 use ndarray::Array4;
 use rayon::prelude::*;
 
@@ -42,13 +43,10 @@ impl Pools {
     ) -> Result<Dataset, DataError> {
         let test_pool = self.test.as_ref();
         let chosen = split.choose(&self.classes, &self.train.labels, test_pool.map(|pool| pool.labels.as_slice()))?;
-        let mut reader = Reader {
-            size: self.size,
-            done: 0,
-            total: chosen.train.len() + chosen.validation.len() + chosen.test.len(),
-            progress,
-            unreadable: Vec::new(),
-        };
+        let (size, total) = (self.size, chosen.train.len() + chosen.validation.len() + chosen.test.len());
+        let bytes = 3.0 * (size * size) as f64 * total as f64;
+        ParamError::fits("train", format!("a choice of {total} images of {size} x {size} pixels"), bytes)?;
+        let mut reader = Reader { size, done: 0, total, progress, unreadable: Vec::new() };
         let loaded = Dataset {
             name: name.to_owned(),
             classes: self.classes.clone(),

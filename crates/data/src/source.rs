@@ -92,6 +92,9 @@ pub enum Cifar {
     Cifar100,
 }
 
+/// Most generated images of a pool.
+const LARGEST_POOL: usize = 10_000_000;
+
 impl Source {
     /// The synthetic domain with every other parameter at its default.
     pub fn synthetic(domain: Domain) -> Self {
@@ -135,11 +138,11 @@ impl Source {
             Self::Synthetic(spec) if !(0.0..=1.0).contains(&spec.difficulty) => {
                 ("source.difficulty", spec.difficulty.to_string(), "0 to 1")
             }
-            Self::Synthetic(spec) if u32::try_from(spec.train_pool).is_err() => {
-                ("source.train_pool", spec.train_pool.to_string(), "less than 2^32")
+            Self::Synthetic(spec) if spec.train_pool > LARGEST_POOL => {
+                ("source.train_pool", spec.train_pool.to_string(), "at most 10000000")
             }
-            Self::Synthetic(spec) if u32::try_from(spec.test_pool).is_err() => {
-                ("source.test_pool", spec.test_pool.to_string(), "less than 2^32")
+            Self::Synthetic(spec) if spec.test_pool > LARGEST_POOL => {
+                ("source.test_pool", spec.test_pool.to_string(), "at most 10000000")
             }
             _ => return Ok(()),
         };

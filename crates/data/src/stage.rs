@@ -92,6 +92,9 @@ impl hemlock_stage::Params for Params {
 
 impl From<DataError> for StageError {
     fn from(e: DataError) -> Self {
+        if let DataError::TooLarge(e) = e {
+            return e.into();
+        }
         match (e.kind(), &e) {
             (ErrorKind::Interrupted, _) => Self::interrupted(),
             (_, DataError::Shortage { split, .. }) => ParamError::new(*split, e.to_string()).into(),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use hemlock_artifact::FeatureSplit;
 use hemlock_data::{DataError, Seed, SplitSpec};
-use hemlock_stage::{Context, Environment, ErrorKind, ParamError, StageError};
+use hemlock_stage::{Context, Environment, ErrorKind, ParamError, StageError, few};
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +71,7 @@ impl Import {
         let own = arrays.has(VALIDATION.0) || arrays.has(VALIDATION.1);
         let unread: Vec<&String> = arrays.names().iter().filter(|name| !NAMES.contains(&name.as_str())).collect();
         if !unread.is_empty() {
-            tracing::warn!("{} has arrays that nothing reads: {unread:?}", self.path.display());
+            tracing::warn!("{} has arrays that nothing reads: {}", self.path.display(), few(unread));
         }
         let mut read = |names| {
             ctx.check()?;
