@@ -478,7 +478,9 @@ fn first_leaf(table: &Map<String, Value>, graph: &Graph) -> Option<Vec<String>> 
     Some(path)
 }
 
-pub(crate) fn nearest(word: &str, known: &[&str]) -> Option<String> {
+/// The known word that an unknown one is most like, if any is like it.
+#[must_use]
+pub fn nearest(word: &str, known: &[&str]) -> Option<String> {
     known
         .iter()
         .map(|k| (strsim::jaro_winkler(word, k), *k))
