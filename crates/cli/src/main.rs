@@ -5,8 +5,8 @@ mod commands;
 mod exit;
 mod printer;
 mod render;
+mod results;
 
-use clap::Parser;
 use hemlock_stage::{Cancel, MESSAGE, short};
 use printer::Printer;
 use std::{
@@ -15,12 +15,23 @@ use std::{
 };
 
 fn main() -> ExitCode {
-    let args = match args::Args::try_parse() {
+    let args = match args::parse() {
         Ok(args) => args,
-        Err(e) => return refuse(&e),
+        Err((_, Some(hint))) => {
+            let e = exit::Usage(hint).into();
+            Printer::new(false).error(&e);
+            return ExitCode::from(exit::code(&e));
+        }
+        Err((e, None)) => return refuse(&e),
     };
     let printer = Printer::new(args.quiet);
     printer.install_log(args.verbose);
+    if let Some(Err(e)) = args.directory.as_ref().map(std::env::set_current_dir) {
+        let dir = args.directory.unwrap_or_default();
+        let e = exit::Usage(format!("-C {}: cannot be started in: {e}; expected a folder", dir.display())).into();
+        printer.error(&e);
+        return ExitCode::from(exit::code(&e));
+    }
     let cancel = Cancel::default();
     let handler = {
         let (cancel, printer) = (cancel.clone(), printer.clone());

@@ -56,6 +56,14 @@ impl Printer {
         }
     }
 
+    /// Columns of the terminal that results go to, or as many as `COLUMNS` says; `None` where they go elsewhere.
+    pub fn width(&self) -> Option<usize> {
+        let out = io::stdout();
+        let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).filter(|n| *n > 0);
+        let real = || terminal_size::terminal_size_of(&out).map(|(width, _)| usize::from(width.0));
+        out.is_terminal().then(|| asked.or_else(real)).flatten()
+    }
+
     /// A remark, to stderr.
     pub fn note(&self, text: &str) {
         if !self.quiet {

@@ -52,6 +52,8 @@ pub struct Plan {
     pub pipeline: String,
     /// File of its spec.
     pub spec: PathBuf,
+    /// Overrides of the spec, as they were given.
+    pub overrides: Vec<String>,
     /// The tasks.
     pub tasks: Vec<Task>,
     /// The branches, which share tasks.
@@ -77,6 +79,7 @@ impl Plan {
         let mut plan = Self {
             pipeline: spec.name.clone(),
             spec: spec.path.clone(),
+            overrides: spec.overrides.iter().map(ToString::to_string).collect(),
             tasks: Vec::new(),
             branches: vec![Branch::default()],
         };

@@ -129,7 +129,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
 }
 
 /// A task and all that its result comes from: a branch may have tasks that nothing in it reads.
-fn upstream(plan: &Plan, task: usize) -> BTreeSet<usize> {
+pub(crate) fn upstream(plan: &Plan, task: usize) -> BTreeSet<usize> {
     let mut found = BTreeSet::from([task]);
     // Inputs stand before what reads them.
     for i in (0..=task).rev() {
@@ -196,12 +196,16 @@ pub struct Group {
     pub params: BTreeMap<&'static str, Value>,
     /// Number of seeds.
     pub seeds: usize,
+    /// Number of classes.
+    pub classes: usize,
     /// Whether the extractor's embeddings had collapsed when its training ended.
     pub collapsed: bool,
     /// Gradient norm of the worst training that stopped before it got as far as it was to.
     pub unconverged: Option<f64>,
     /// Test accuracy.
     pub accuracy: Measured<Cell>,
+    /// Clean accuracy minus that with the images, or with the features where there are no images.
+    pub drop: Option<Cell>,
     /// Visibility of the images.
     pub visibility: Option<Seen>,
     /// Time of the attack's stages.
@@ -242,6 +246,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 bound: optional(&|r| r.bound),
                 params: rows[0].params.clone(),
                 seeds: rows.len(),
+                classes: rows[0].per_class.clean.len(),
                 collapsed: rows.iter().any(|r| r.collapsed),
                 unconverged: rows
                     .iter()
@@ -258,6 +263,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                     duplicates: optional(&|r| r.accuracy.duplicates),
                     removed: optional(&|r| r.accuracy.removed),
                 },
+                drop: optional(&|r| Some(r.accuracy.clean - r.accuracy.images.or(r.accuracy.features)?)),
                 visibility: seen(&|v| v.psnr).and_then(|psnr| {
                     Some(Seen {
                         psnr,

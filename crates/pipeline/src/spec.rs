@@ -490,7 +490,9 @@ fn first_leaf(table: &Map<String, Value>, graph: &Graph) -> Option<Vec<String>> 
     Some(path)
 }
 
-pub(crate) fn nearest(word: &str, known: &[&str]) -> Option<String> {
+/// The known word that an unknown one is most like, if any is like it.
+#[must_use]
+pub fn nearest(word: &str, known: &[&str]) -> Option<String> {
     if word.len() > VALUE {
         return None;
     }
