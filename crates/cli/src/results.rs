@@ -386,6 +386,13 @@ fn warnings(groups: &[Group], width: usize) -> String {
             format!("NOT CONVERGED: a head's training stopped at a gradient norm of {worst:.1e}, above its tolerance.");
         out += &wrapped(&text, width);
     }
+    let weaker = groups.iter().flat_map(|g| &g.stepped_back);
+    let weaker: BTreeSet<String> =
+        weaker.map(|s| format!("{} is {} in the place of {}", s.field, s.used, s.asked)).collect();
+    if !weaker.is_empty() {
+        let weaker = Vec::from_iter(weaker).join(", ");
+        out += &wrapped(&format!("STEPPED BACK: calibration leaves nothing of a stronger target: {weaker}."), width);
+    }
     let collapsed: BTreeSet<String> = groups.iter().filter(|g| g.collapsed).map(|g| extractors(&g.params)).collect();
     if !collapsed.is_empty() {
         let names = Vec::from_iter(collapsed).join(", ");

@@ -1,7 +1,7 @@
 //! Results: one row per branch, and means over seeds.
 
 use crate::{Branch, Plan};
-use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, Visibility};
+use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, SteppedBack, Visibility};
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
@@ -37,6 +37,8 @@ pub struct Row {
     pub device: String,
     /// Whether an extractor's embeddings had collapsed when its training ended, the attacker's or the deployed one's.
     pub collapsed: bool,
+    /// Of a target that is weaker than its parameters say: what was asked for, and what was taken.
+    pub stepped_back: Option<SteppedBack>,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
     /// Test accuracy, as fractions.
@@ -84,7 +86,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
     let evaluation: Evaluation = store.read(&manifest)?;
     let (mut seconds, mut device, mut params) = (0.0, manifest.device.clone(), BTreeMap::new());
-    let mut collapsed = false;
+    let (mut collapsed, mut stepped_back) = (false, None);
     let read = upstream(plan, *evaluate);
     for (node, task) in branch.tasks.iter().filter(|(_, task)| read.contains(task)) {
         let task = &plan.tasks[*task];
@@ -96,6 +98,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         match *node {
             "features" => device.clone_from(&manifest.device),
             "pretrain" | "deployed.pretrain" => collapsed |= manifest.summary["collapsed"] == true,
+            "target-params" => stepped_back = SteppedBack::in_summary(&manifest.summary),
             _ => {}
         }
     }
@@ -114,6 +117,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         seed: branch.seed.unwrap_or(0),
         device,
         collapsed,
+        stepped_back,
         params,
         accuracy: outcomes.map(|outcome| outcome.accuracy.overall),
         best: (!outcomes.clean.epochs.is_empty()).then(|| outcomes.map(Outcome::best)),
@@ -200,6 +204,8 @@ pub struct Group {
     pub classes: usize,
     /// Whether the extractor's embeddings had collapsed when its training ended.
     pub collapsed: bool,
+    /// What targets are that are weaker than their parameters say, each once.
+    pub stepped_back: Vec<SteppedBack>,
     /// Gradient norm of the worst training that stopped before it got as far as it was to.
     pub unconverged: Option<f64>,
     /// Test accuracy.
@@ -225,6 +231,16 @@ pub fn grouped(rows: &[Row]) -> Vec<Vec<&Row>> {
     groups
 }
 
+/// What is there, each once.
+fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+    items.fold(Vec::new(), |mut seen, item| {
+        if !seen.contains(&item) {
+            seen.push(item);
+        }
+        seen
+    })
+}
+
 /// Means of [`grouped`] rows.
 #[must_use]
 pub fn aggregate(rows: &[Row]) -> Vec<Group> {
@@ -248,6 +264,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 seeds: rows.len(),
                 classes: rows[0].per_class.clean.len(),
                 collapsed: rows.iter().any(|r| r.collapsed),
+                stepped_back: distinct(rows.iter().filter_map(|r| r.stepped_back.clone())),
                 unconverged: rows
                     .iter()
                     .filter(|r| !r.converged)

@@ -56,6 +56,7 @@ fn inputs() -> Inputs {
         method: String::new(),
         constraint: String::new(),
         path: Vec::new(),
+        stepped_back: None,
     };
     let artifact = Extractor {
         arch: "resnet8-w4".to_owned(),
