@@ -11,7 +11,7 @@ mod inputs;
 
 pub use context::{Bar, Cancel, Checkpoints, Context, Environment, NoCheckpoints, Progress, Silent};
 pub use error::{ErrorKind, ParamError, StageError};
-pub use file::FileError;
+pub use file::{FileError, open_file, read_file};
 pub use inputs::{InputSet, Inputs, Need, Port};
 
 use hemlock_artifact::{Export, Exported};
