@@ -458,6 +458,7 @@ mod tests {
             seeds: 2,
             classes: 10,
             collapsed: false,
+            stepped_back: Vec::new(),
             unconverged: None,
             accuracy: Measured {
                 clean: cell(0.8135),

@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use hemlock_stage::{FileError, MESSAGE, few, open_regular, short};
+use hemlock_stage::{FileError, MESSAGE, few, open_file, short};
 use ndarray::{Array2, ShapeBuilder};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use safetensors::{Dtype, tensor::Metadata};
@@ -97,7 +97,7 @@ pub(crate) fn digest(path: &Path, names: &[&str]) -> Result<String, ArraysError>
     let kind = Kind::of(path)?;
     let hash = |path: &Path| -> Result<blake3::Hash, ArraysError> {
         let mut hasher = blake3::Hasher::new();
-        open_regular(path).and_then(|_| hasher.update_mmap_rayon(path)).map_err(kind.unreadable(path))?;
+        open_file(path).and_then(|_| hasher.update_mmap_rayon(path)).map_err(kind.unreadable(path))?;
         Ok(hasher.finalize())
     };
     if kind != Kind::Folder {
@@ -154,7 +154,7 @@ impl Arrays {
     /// It is not there, is damaged, or is nothing of the kind.
     pub(crate) fn open(path: &Path) -> Result<Self, ArraysError> {
         let kind = Kind::of(path)?;
-        let open = || open_regular(path).map(BufReader::new).map_err(kind.unreadable(path));
+        let open = || open_file(path).map(BufReader::new).map_err(kind.unreadable(path));
         let (names, source) = match kind {
             Kind::Npz => {
                 let archive = ZipArchive::new(open()?).map_err(kind.damaged(path))?;
@@ -256,7 +256,7 @@ impl Arrays {
             }
             Source::Folder => {
                 let path = npy_file(&self.path, name);
-                let opened = open_regular(&path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
+                let opened = open_file(&path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
                 let (bytes, file) = opened.map_err(Kind::Folder.unreadable(&path))?;
                 Stored::npy(file, bytes).map_err(|e| no_npy(&e))?
             }

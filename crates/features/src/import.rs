@@ -110,9 +110,9 @@ impl Import {
         classes: &[String],
         run: u64,
     ) -> Result<(FeatureSplit, FeatureSplit), String> {
-        let spec = SplitSpec { validation: self.validation, seed: self.seed.of(run), ..SplitSpec::default() };
+        let spec = SplitSpec { validation: Some(self.validation), seed: self.seed.of(run), ..SplitSpec::default() };
         let asked = format!("is {}, drawn from {} training samples", self.validation, train.labels.len());
-        let chosen = spec.choose(classes, &train.labels, Some(&[])).map_err(|e| match e {
+        let chosen = spec.choose(classes, &train.labels, None, Some(&[])).map_err(|e| match e {
             DataError::Shortage { class, asked: share, available, .. } => {
                 format!("{asked}: asks for {share} samples of class {class}, which has {available}")
             }

@@ -21,7 +21,7 @@
 //! ```
 
 use crate::{Graph, Node, Resources, branches, resources::Allotment, variants::Variants};
-use hemlock_stage::{MESSAGE, Need, ParamError, Port, VALUE, few, open_regular, short};
+use hemlock_stage::{MESSAGE, Need, ParamError, Port, VALUE, few, open_file, short};
 use serde_json::{Map, Value};
 use std::{
     collections::{BTreeMap, HashSet},
@@ -157,7 +157,7 @@ impl Spec {
         let refused = |message| Source { path, text: "" }.error(&[], message);
         let mut text = String::new();
         let read = |file: std::fs::File| file.take(LONGEST + 1).read_to_string(&mut text);
-        open_regular(path)
+        open_file(path)
             .and_then(read)
             .map_err(|e: io::Error| refused(format!("cannot read the pipeline spec: {e}")))?;
         if text.len() as u64 > LONGEST {

@@ -68,7 +68,8 @@ fn inputs() -> Inputs {
         weights: extractor.to_safetensors().unwrap(),
         curve: Vec::new(),
     };
-    let dataset = Dataset { name: String::new(), classes: features.classes.clone(), train, validation, test };
+    let dataset =
+        Dataset { name: String::new(), classes: features.classes.clone(), train, validation, test, skipped: 0 };
     Inputs { dataset, extractor: artifact, features, target }
 }
 

@@ -13,7 +13,7 @@ mod words;
 
 pub use context::{Bar, Cancel, Checkpoints, Context, Environment, NoCheckpoints, Progress, Silent};
 pub use error::{ErrorKind, MOST_EPOCHS, MOST_UNITS, ParamError, StageError};
-pub use file::{FileError, open_regular};
+pub use file::{FileError, open_file, read_file};
 pub use inputs::{InputSet, Inputs, Need, Port};
 pub use memory::{Bytes, available};
 pub use words::{MESSAGE, VALUE, few, short};
