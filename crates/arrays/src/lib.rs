@@ -262,7 +262,8 @@ impl Arrays {
                 return Err(format!("has shape {:?}; expected [n, 3, height, width]", stored.shape));
             };
             if stored.dtype != Some(Dtype::U8) {
-                let expected = "expected unsigned integers of 8 bits: pixels as a file holds them, before any normalisation";
+                let expected =
+                    "expected unsigned integers of 8 bits: pixels as a file holds them, before any normalisation";
                 return Err(format!("has elements of type {}; {expected}", stored.type_name));
             }
             let (fortran, mut values) = (stored.fortran, Vec::new());

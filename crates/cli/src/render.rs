@@ -154,6 +154,8 @@ pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Re
 pub fn facts(summary: &Value) -> String {
     let Value::Object(facts) = summary else { return String::new() };
     let fact = |(k, v): (&String, &Value)| match v.as_f64() {
+        _ if k == "verified" => if *v == true { "verified import" } else { "unverified import" }.to_owned(),
+        Some(x) if x != 0.0 && x.abs() < 1e-3 => format!("{k} {x:.1e}"),
         Some(x) if x.fract() != 0.0 => format!("{k} {x:.4}"),
         _ => format!("{k} {}", value(v)),
     };
@@ -269,6 +271,15 @@ pub fn results(groups: &[Group]) -> String {
         out += &format!(
             "NOT CONVERGED: a head's training stopped at a gradient norm of {worst:.1e}, above its tolerance.\n"
         );
+    }
+    let unverified = groups.iter().filter(|g| g.verified == Some(false)).map(|g| extractors(&g.params));
+    let unverified: BTreeSet<String> = unverified.collect();
+    if !unverified.is_empty() {
+        let names = Vec::from_iter(unverified).join(", ");
+        out += &format!(
+            "UNVERIFIED IMPORT: nothing shows that an extractor ({names}) computes what its weights were trained in; a `probe`\n"
+        );
+        out += "does (docs/pretraining.md).\n";
     }
     let collapsed: BTreeSet<String> = groups.iter().filter(|g| g.collapsed).map(|g| extractors(&g.params)).collect();
     if !collapsed.is_empty() {

@@ -39,6 +39,18 @@ impl VitArch {
         self.width
     }
 
+    /// Number of heads of attention.
+    #[must_use]
+    pub fn heads(self) -> usize {
+        self.width / HEAD
+    }
+
+    /// Number of blocks.
+    #[must_use]
+    pub fn depth(self) -> usize {
+        self.depth
+    }
+
     /// Side of a patch, of which an image's sides are multiples.
     #[must_use]
     pub fn patch(self) -> usize {

@@ -37,6 +37,8 @@ pub struct Row {
     pub device: String,
     /// Whether an extractor's embeddings had collapsed when its training ended, the attacker's or the deployed one's.
     pub collapsed: bool,
+    /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where none was imported.
+    pub verified: Option<bool>,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
     /// Test accuracy, as fractions.
@@ -114,6 +116,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         seed: branch.seed.unwrap_or(0),
         device,
         collapsed,
+        verified: verified(&params),
         params,
         accuracy: outcomes.map(|outcome| outcome.accuracy.overall),
         best: (!outcomes.clean.epochs.is_empty()).then(|| outcomes.map(Outcome::best)),
@@ -126,6 +129,13 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         seconds,
         key: task.key.to_string(),
     }))
+}
+
+/// [`Row::verified`]: an import with a probe is there only if its network gave the probe's features.
+fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
+    let extractors = ["pretrain", "deployed.pretrain"].into_iter().filter_map(|node| params.get(node));
+    let imports = extractors.filter(|params| params["method"] == "import");
+    imports.map(|params| params["probe"].is_string()).reduce(|a, b| a && b)
 }
 
 /// A task and all that its result comes from: a branch may have tasks that nothing in it reads.
@@ -198,6 +208,8 @@ pub struct Group {
     pub seeds: usize,
     /// Whether the extractor's embeddings had collapsed when its training ended.
     pub collapsed: bool,
+    /// Whether every imported extractor was compared with a probe; `None` where none was imported.
+    pub verified: Option<bool>,
     /// Gradient norm of the worst training that stopped before it got as far as it was to.
     pub unconverged: Option<f64>,
     /// Test accuracy.
@@ -243,6 +255,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 params: rows[0].params.clone(),
                 seeds: rows.len(),
                 collapsed: rows.iter().any(|r| r.collapsed),
+                verified: rows[0].verified,
                 unconverged: rows
                     .iter()
                     .filter(|r| !r.converged)

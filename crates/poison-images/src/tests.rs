@@ -66,6 +66,7 @@ fn inputs() -> Inputs {
         std: extractor.spec().std,
         weights: extractor.to_safetensors().unwrap(),
         curve: Vec::new(),
+        verified: None,
     };
     let dataset = Dataset { name: String::new(), classes: features.classes.clone(), train, validation, test };
     Inputs { dataset, extractor: artifact, features, target }

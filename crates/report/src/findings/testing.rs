@@ -23,6 +23,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         seed,
         device: "flex".to_owned(),
         collapsed: false,
+        verified: None,
         params: BTreeMap::new(),
         accuracy: Measured {
             clean: 0.8,
