@@ -20,7 +20,7 @@ pub use dataset::{Dataset, Images};
 pub use decoder::{Decoder, Reconstruction};
 pub use evaluation::{Accuracy, Change, Evaluation, Measured, Outcome, Victim, Visibility};
 pub use export::{Data, Export, Exported, Tensor};
-pub use extractor::{Epoch, Extractor};
+pub use extractor::{Epoch, Extractor, Verified};
 pub use features::{FeatureSplit, Features, Normalization};
 pub use poisons::{CurvePoint, Fit, OUTLIER, PoisonFeatures, Poisons, median};
 pub use stored::{Matrix, Pixels, Stored};

@@ -213,6 +213,7 @@ pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Re
 pub fn facts(summary: &Value) -> String {
     let Value::Object(facts) = summary else { return String::new() };
     let fact = |(k, v): (&String, &Value)| match (v, v.as_f64()) {
+        _ if k == "verified" => if *v == true { "verified import" } else { "unverified import" }.to_owned(),
         (Value::Object(inner), _) => {
             let inner = inner.iter().map(|(k, v)| match v.as_f64() {
                 Some(x) => format!("{k} {x:.4}"),
@@ -221,6 +222,7 @@ pub fn facts(summary: &Value) -> String {
             });
             format!("{k} ({})", inner.collect::<Vec<_>>().join(", "))
         }
+        (_, Some(x)) if x != 0.0 && x.abs() < 1e-3 => format!("{k} {x:.1e}"),
         (_, Some(x)) if x.fract() != 0.0 => format!("{k} {x:.4}"),
         _ => format!("{k} {}", value(v)),
     };

@@ -393,6 +393,16 @@ fn warnings(groups: &[Group], width: usize) -> String {
         let weaker = Vec::from_iter(weaker).join(", ");
         out += &wrapped(&format!("STEPPED BACK: calibration leaves nothing of a stronger target: {weaker}."), width);
     }
+    let unverified = groups.iter().filter(|g| g.verified == Some(false)).map(|g| extractors(&g.params));
+    let unverified: BTreeSet<String> = unverified.collect();
+    if !unverified.is_empty() {
+        let names = Vec::from_iter(unverified).join(", ");
+        let text = format!(
+            "UNVERIFIED IMPORT: nothing shows that an extractor ({names}) computes what its weights were trained in; a \
+             `probe` does (docs/pretraining.md)."
+        );
+        out += &wrapped(&text, width);
+    }
     let collapsed: BTreeSet<String> = groups.iter().filter(|g| g.collapsed).map(|g| extractors(&g.params)).collect();
     if !collapsed.is_empty() {
         let names = Vec::from_iter(collapsed).join(", ");
@@ -459,6 +469,7 @@ mod tests {
             classes: 10,
             collapsed: false,
             stepped_back: Vec::new(),
+            verified: None,
             unconverged: None,
             accuracy: Measured {
                 clean: cell(0.8135),

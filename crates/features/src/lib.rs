@@ -1,6 +1,5 @@
 //! Stage: features of a downstream dataset, extracted from its images or imported from a file.
 
-mod arrays;
 mod import;
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,9 @@
 
 mod fuzz;
 
-use crate::{Import, Normalize, Params, Splits, Stage, arrays::Arrays};
+use crate::{Import, Normalize, Params, Splits, Stage};
 use half::{bf16, f16};
+use hemlock_arrays::Arrays;
 use hemlock_artifact::Matrix;
 use hemlock_data::Seed;
 use hemlock_stage::{Cancel, Context, Environment, ErrorKind, NoCheckpoints, Silent, Stage as _};

@@ -39,6 +39,8 @@ pub struct Row {
     pub collapsed: bool,
     /// Of a target that is weaker than its parameters say: what was asked for, and what was taken.
     pub stepped_back: Option<SteppedBack>,
+    /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where none was imported.
+    pub verified: Option<bool>,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
     /// Test accuracy, as fractions.
@@ -118,6 +120,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         device,
         collapsed,
         stepped_back,
+        verified: verified(&params),
         params,
         accuracy: outcomes.map(|outcome| outcome.accuracy.overall),
         best: (!outcomes.clean.epochs.is_empty()).then(|| outcomes.map(Outcome::best)),
@@ -130,6 +133,13 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         seconds,
         key: task.key.to_string(),
     }))
+}
+
+/// [`Row::verified`]: an import with a probe is there only if its network gave the probe's features.
+fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
+    let extractors = ["pretrain", "deployed.pretrain"].into_iter().filter_map(|node| params.get(node));
+    let imports = extractors.filter(|params| params["method"] == "import");
+    imports.map(|params| params["probe"].is_string()).reduce(|a, b| a && b)
 }
 
 /// A task and all that its result comes from: a branch may have tasks that nothing in it reads.
@@ -206,6 +216,8 @@ pub struct Group {
     pub collapsed: bool,
     /// What targets are that are weaker than their parameters say, each once.
     pub stepped_back: Vec<SteppedBack>,
+    /// Whether every imported extractor was compared with a probe; `None` where none was imported.
+    pub verified: Option<bool>,
     /// Gradient norm of the worst training that stopped before it got as far as it was to.
     pub unconverged: Option<f64>,
     /// Test accuracy.
@@ -265,6 +277,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 classes: rows[0].per_class.clean.len(),
                 collapsed: rows.iter().any(|r| r.collapsed),
                 stepped_back: distinct(rows.iter().filter_map(|r| r.stepped_back.clone())),
+                verified: rows[0].verified,
                 unconverged: rows
                     .iter()
                     .filter(|r| !r.converged)

@@ -67,6 +67,7 @@ fn inputs() -> Inputs {
         std: extractor.spec().std,
         weights: extractor.to_safetensors().unwrap(),
         curve: Vec::new(),
+        verified: None,
     };
     let dataset =
         Dataset { name: String::new(), classes: features.classes.clone(), train, validation, test, skipped: 0 };

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use hemlock_artifact::{Epoch, Images};
+use hemlock_artifact::{Epoch, Images, Verified};
 use hemlock_models::Network;
 use hemlock_models::device::runs_on_rayon;
 use hemlock_models::tiles::Pair;
@@ -41,6 +41,8 @@ pub struct Pretrained {
     pub spec: ExtractorSpec,
     /// One record per epoch; empty without training.
     pub curve: Vec<Epoch>,
+    /// What shows that an imported network is the one that its weights are of.
+    pub verified: Option<Verified>,
 }
 
 /// Labelled images for the k-nearest-neighbour check. The training never sees these labels.
@@ -143,7 +145,7 @@ pub(crate) fn start(
 
 fn finish(spec: ExtractorSpec, net: &Network, curve: Vec<Epoch>, device: &Device) -> Result<Pretrained, StageError> {
     let extractor = Extractor::new(spec.clone(), net, device);
-    Ok(Pretrained { weights: extractor.to_safetensors().map_err(internal)?, spec, curve })
+    Ok(Pretrained { weights: extractor.to_safetensors().map_err(internal)?, spec, curve, verified: None })
 }
 
 /// Everything that stays the same in a run.

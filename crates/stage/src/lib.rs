@@ -103,6 +103,14 @@ pub trait Stage: Send + Sync + 'static {
         Ok(())
     }
 
+    /// A published output in open formats, with what only this stage can add to it.
+    ///
+    /// # Errors
+    /// What is added cannot be computed.
+    fn export(output: &Self::Output) -> Result<Exported, StageError> {
+        Ok(output.export())
+    }
+
     /// Computes the output.
     ///
     /// # Errors
@@ -301,6 +309,6 @@ impl<S: Stage> AnyStage for Erased<S> {
         Ok(output.summary())
     }
     fn export(&self, store: &Store, output: &Manifest) -> Result<Exported, StageError> {
-        Ok(store.read::<S::Output>(output)?.export())
+        S::export(&store.read::<S::Output>(output)?)
     }
 }

@@ -180,6 +180,7 @@ impl Work for Matching {
                     std: spec.std,
                     weights: weights.clone(),
                     curve: Vec::new(),
+                    verified: None,
                 },
                 features: Features {
                     classes,

@@ -6,15 +6,15 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use hemlock_stage::{FileError, MESSAGE, few, open_file, short};
-use ndarray::{Array2, ShapeBuilder};
+use hemlock_stage::{ErrorKind, FileError, MESSAGE, ParamError, StageError, few, open_file, short};
+use ndarray::{Array2, Array4, ShapeBuilder};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use safetensors::{Dtype, tensor::Metadata};
 use zip::ZipArchive;
 
 /// A file of arrays that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ArraysError {
+pub enum ArraysError {
     /// Nothing says what the file is.
     #[error("is {}; expected a file that ends in .npz or .safetensors, or a folder of .npy files", .path.display())]
     Ending {
@@ -50,6 +50,20 @@ impl ArraysError {
     fn array(path: &Path, name: &'static str, problem: &str) -> Self {
         Self::Array { path: path.to_owned(), name, problem: short(problem, MESSAGE).into_owned() }
     }
+
+    /// The error of a stage whose parameter `field` names the file.
+    pub fn of_field(self, field: &str) -> StageError {
+        match self {
+            Self::Ending { .. } => ParamError::new(field, self.to_string()).into(),
+            e => e.into(),
+        }
+    }
+}
+
+impl From<ArraysError> for StageError {
+    fn from(e: ArraysError) -> Self {
+        Self::new(ErrorKind::Data, e)
+    }
 }
 
 /// How arrays are kept together.
@@ -61,15 +75,33 @@ enum Kind {
 }
 
 impl Kind {
+    /// What a file's content says that it is; what its ending promises, where its content says nothing.
     fn of(path: &Path) -> Result<Self, ArraysError> {
-        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-        match ending.as_deref() {
-            _ if path.is_dir() => Ok(Self::Folder),
-            Some("npz") => Ok(Self::Npz),
-            Some("safetensors") => Ok(Self::Safetensors),
-            None if !path.exists() => Ok(Self::Folder),
-            _ => Err(ArraysError::Ending { path: path.to_owned() }),
+        if path.is_dir() {
+            return Ok(Self::Folder);
         }
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        let promised = match ending.as_deref() {
+            Some("npz") => Some(Self::Npz),
+            Some("safetensors") => Some(Self::Safetensors),
+            None if !path.exists() => Some(Self::Folder),
+            _ => None,
+        };
+        Self::found(path).or(promised).ok_or_else(|| ArraysError::Ending { path: path.to_owned() })
+    }
+
+    /// What a file's content says that it is.
+    fn found(path: &Path) -> Option<Self> {
+        let mut file = open_file(path).ok()?;
+        let mut start = [0; 9];
+        file.read_exact(&mut start).ok()?;
+        let length = u64::from_le_bytes(*start.first_chunk()?);
+        if start[8] == b'{' && length < file.metadata().ok()?.len() {
+            return Some(Self::Safetensors);
+        }
+        // Any file of PyTorch is such an archive, too.
+        let archive = start.starts_with(b"PK").then(|| ZipArchive::new(BufReader::new(file)).ok())??;
+        archive.file_names().any(|name| name.is_ok_and(|name| name.ends_with(".npy"))).then_some(Self::Npz)
     }
 
     fn words(self) -> &'static str {
@@ -93,7 +125,7 @@ impl Kind {
 ///
 /// # Errors
 /// It cannot be read.
-pub(crate) fn digest(path: &Path, names: &[&str]) -> Result<String, ArraysError> {
+pub fn digest(path: &Path, names: &[&str]) -> Result<String, ArraysError> {
     let kind = Kind::of(path)?;
     let hash = |path: &Path| -> Result<blake3::Hash, ArraysError> {
         let mut hasher = blake3::Hasher::new();
@@ -134,7 +166,7 @@ fn npy_files(folder: &Path) -> Result<Vec<String>, ArraysError> {
 }
 
 /// The arrays of a file or folder. Their values are read when asked for.
-pub(crate) struct Arrays {
+pub struct Arrays {
     path: PathBuf,
     names: Vec<String>,
     source: Source,
@@ -152,7 +184,7 @@ impl Arrays {
     ///
     /// # Errors
     /// It is not there, is damaged, or is nothing of the kind.
-    pub(crate) fn open(path: &Path) -> Result<Self, ArraysError> {
+    pub fn open(path: &Path) -> Result<Self, ArraysError> {
         let kind = Kind::of(path)?;
         let open = || open_file(path).map(BufReader::new).map_err(kind.unreadable(path));
         let (names, source) = match kind {
@@ -173,17 +205,17 @@ impl Arrays {
     }
 
     /// Names of all arrays.
-    pub(crate) fn names(&self) -> &[String] {
+    pub fn names(&self) -> &[String] {
         &self.names
     }
 
     /// Whether there is an array of that name.
-    pub(crate) fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.names.iter().any(|there| there == name)
     }
 
     /// An array that cannot be used, and why.
-    pub(crate) fn refuse(&self, name: &'static str, problem: impl Into<String>) -> ArraysError {
+    pub fn refuse(&self, name: &'static str, problem: impl Into<String>) -> ArraysError {
         ArraysError::array(&self.path, name, &problem.into())
     }
 
@@ -191,7 +223,7 @@ impl Arrays {
     ///
     /// # Errors
     /// The array is not there, has another shape or type, is cut off, or holds a number that is not finite in 32 bits.
-    pub(crate) fn features(&mut self, name: &'static str) -> Result<Array2<f32>, ArraysError> {
+    pub fn features(&mut self, name: &'static str) -> Result<Array2<f32>, ArraysError> {
         self.read(name, |mut stored| {
             let [n, d] = stored.shape[..] else {
                 return Err(format!("has shape {:?}; expected [n, d], a row of features per sample", stored.shape));
@@ -213,11 +245,32 @@ impl Arrays {
         })
     }
 
+    /// Pixels `[n, 3, height, width]`, 8 bits each.
+    ///
+    /// # Errors
+    /// The array is not there, has another shape or type, or is cut off.
+    pub fn pixels(&mut self, name: &'static str) -> Result<Array4<u8>, ArraysError> {
+        self.read(name, |mut stored| {
+            let [n, 3, height, width] = stored.shape[..] else {
+                return Err(format!("has shape {:?}; expected [n, 3, height, width]", stored.shape));
+            };
+            if stored.dtype != Some(Dtype::U8) {
+                let expected =
+                    "expected unsigned integers of 8 bits: pixels as a file holds them, before any normalisation";
+                return Err(format!("has elements of type {}; {expected}", stored.type_name));
+            }
+            let (fortran, mut values) = (stored.fortran, Vec::new());
+            let byte: Type<u8> = Type { size: 1, value: |bits| bits as u8 };
+            stored.values(&byte, &mut values, |_, pixel| Ok(pixel))?;
+            Array4::from_shape_vec((n, 3, height, width).set_f(fortran), values).map_err(|e| e.to_string())
+        })
+    }
+
     /// Labels `[n]`, of any type of integers.
     ///
     /// # Errors
     /// The array is not there, has another shape or type, is cut off, or holds a number that is no class.
-    pub(crate) fn labels(&mut self, name: &'static str) -> Result<Vec<u32>, ArraysError> {
+    pub fn labels(&mut self, name: &'static str) -> Result<Vec<u32>, ArraysError> {
         self.read(name, |mut stored| {
             if stored.shape.len() != 1 {
                 return Err(format!("has shape {:?}; expected [n], a class per sample", stored.shape));
