@@ -319,7 +319,10 @@ impl Arrays {
 }
 
 /// Where a safetensors file's tensors begin, and what they are.
-fn safetensors_header(file: &mut (impl Read + Seek)) -> io::Result<(u64, Metadata)> {
+///
+/// # Errors
+/// The file cannot be read, or is no such file, or not all of it.
+pub fn safetensors_header(file: &mut (impl Read + Seek)) -> io::Result<(u64, Metadata)> {
     let total = file.seek(SeekFrom::End(0))?;
     file.rewind()?;
     let mut length = [0; 8];

@@ -12,16 +12,20 @@ mod network;
 pub mod said;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use burn::store::burn_pack::Tensor as Stored;
+use burn::store::ModuleStore;
+use burn::store::burn_pack::{Error as PackError, Tensor as Stored};
 use burn::store::pytorch::PytorchStore;
-use burn::store::{ModuleStore, SafetensorsStore};
-use burn::tensor::{Device, TensorData};
+use burn::tensor::{BoolStore, Bytes, DType, Device, TensorData};
 use hemlock_stage::FileError;
 use pytorch_reader::{PickleValue, PytorchReader};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use safetensors::Dtype;
+use safetensors::tensor::TensorInfo;
 
 use crate::device::quietly;
 use crate::extractor::{Extractor, ExtractorSpec};
@@ -196,7 +200,7 @@ pub(crate) struct Opened {
 pub(crate) fn open(path: &Path) -> Result<Opened, ImportError> {
     let kind = kind::of(path)?;
     let tensors = guarded(path, kind, || match kind {
-        Kind::Safetensors => SafetensorsStore::from_file(path).get_all_tensors().cloned().map_err(|e| e.to_string()),
+        Kind::Safetensors => safetensors(path),
         Kind::PyTorch => {
             // Renumbered, the second block of a layer without a first one would pass for the first.
             let mut store = PytorchStore::from_file(path).map_indices_contiguous(false);
@@ -215,6 +219,44 @@ pub(crate) fn open(path: &Path) -> Result<Opened, ImportError> {
         });
     }
     Err(FileError::damaged(path, words(kind))("it holds no tensors").into())
+}
+
+/// So many bytes of a file.
+fn part(path: &Path, from: u64, length: usize) -> io::Result<Bytes> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = vec![0; length];
+    file.read_exact(&mut bytes)?;
+    Ok(Bytes::from_bytes_vec(bytes))
+}
+
+/// The tensors of a safetensors file.
+fn safetensors(path: &Path) -> Result<BTreeMap<String, Stored>, String> {
+    let (start, metadata) = File::open(path)
+        .and_then(|mut file| hemlock_arrays::safetensors_header(&mut file))
+        .map_err(|e| e.to_string())?;
+    let stored = |(name, info): (String, &TensorInfo)| {
+        let dtype = match info.dtype {
+            Dtype::F64 => DType::F64,
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+            Dtype::BF16 => DType::BF16,
+            Dtype::I64 => DType::I64,
+            Dtype::I32 => DType::I32,
+            Dtype::I16 => DType::I16,
+            Dtype::I8 => DType::I8,
+            Dtype::U64 => DType::U64,
+            Dtype::U32 => DType::U32,
+            Dtype::U8 => DType::U8,
+            Dtype::BOOL => DType::Bool(BoolStore::Native),
+            other => return Err(format!("`{}` has elements of type {other:?}, which are not read", short(&name))),
+        };
+        let (from, to) = info.data_offsets;
+        let (path, at, length) = (path.to_owned(), start + from as u64, to - from);
+        let bytes = move || part(&path, at, length).map_err(|e| PackError::IoError(e.to_string()));
+        Ok((name.clone(), Stored::deferred(name, dtype, info.shape.clone(), None, length, bytes)))
+    };
+    metadata.tensors().into_iter().map(stored).collect()
 }
 
 impl Opened {

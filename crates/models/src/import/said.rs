@@ -29,6 +29,8 @@ pub struct Said {
 enum About {
     Arch,
     Heads,
+    /// MoCo v3's small transformer.
+    Moco,
     Width,
     Depth,
     Patch,
@@ -109,8 +111,8 @@ pub(super) fn of_pickle<T>(path: &Path, root: &PickleValue, tensors: &BTreeMap<S
     let moco = || tensors.keys().any(|name| name.split('.').any(|part| part == "base_encoder"));
     let arch = values.get("arch").and_then(|arch| if let PickleValue::String(arch) = arch { Some(arch) } else { None });
     if arch.is_some_and(|arch| arch == "vit_small") && moco() {
-        let field = "arch = vit_small of MoCo v3, heads".to_owned();
-        said.push(Said { file: name(path), field, value: 12.into(), about: Some(About::Heads) });
+        let value = "vit_small, in MoCo v3 with 12 heads".into();
+        said.push(Said { file: name(path), field: "arch".to_owned(), value, about: Some(About::Moco) });
     }
     said
 }
@@ -265,6 +267,9 @@ fn ours(about: About, value: &Value, spec: &ExtractorSpec) -> Answer {
             Some(name) => answer(named(arch, name), &|| format!("the spec `arch = \"{arch}\"`")),
             None => Answer::Same,
         },
+        (About::Moco, Arch::Vit(vit)) if vit.heads() == 12 => Answer::Same,
+        (About::Moco, Arch::Vit(vit)) => Answer::Other(format!("`{arch}` has {}", vit.heads())),
+        (About::Moco, Arch::ResNet(_)) => Answer::Same,
         (About::Heads, _) => count(&|vit| vit.heads()),
         (About::Depth, _) => count(&|vit| vit.depth()),
         (About::Patch, _) => count(&|vit| vit.patch()),

@@ -415,7 +415,7 @@ fn what_stands_beside_the_tensors_of_a_checkpoint_is_compared() {
     let said = judge("vit-small-p16", moco(), "state_dict.module.base_encoder.cls_token");
     assert_eq!(
         said.contradictions,
-        ["w.pth says `arch = vit_small of MoCo v3, heads` = 12, and `vit-small-p16` has 6"]
+        ["w.pth says `arch` = vit_small, in MoCo v3 with 12 heads, and `vit-small-p16` has 6"]
     );
     assert_eq!(judge("vit-small-p16", moco(), "state_dict.cls_token"), said::Judged::default());
     // A projector's sizes are no network's, and a backbone's table has its name in it.
