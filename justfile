@@ -4,6 +4,7 @@
 #   just set='poison-features.eps_d=[0.01,0.03] seeds=[0]' pipeline quickstart
 #   just backend=wgpu pipeline finetune-cifar10
 #   just jobs=4 pipeline findings
+#   just as=try1 set='seeds=[0]' pipeline quickstart; just as=try1 results quickstart
 
 # Backend to compute on: flex (CPU), wgpu, cuda, cpu. A cargo feature of the same name is compiled in.
 backend := "flex"
@@ -11,11 +12,17 @@ backend := "flex"
 # Overrides of the spec, separated by spaces: stage.field=value
 set := ""
 
+# Name of a run: with set=... it is given, alone it stands for the overrides that it was given with
+as := ""
+
 # Tasks to run side by side; they share the threads of the processor
 jobs := "1"
 
 target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
-overrides := if set == "" { "" } else { "--set '" + replace(set, " ", "' --set '") + "'" }
+# One begins where a space stands before a field's name and `=`; other spaces are part of a value.
+separated := replace_regex(replace(trim(set), "'", "'\\''"), '\s+((?:[a-z][a-z-]*\.[\w.-]+|seeds|recipe|description)\s*=)', "' --set '$1")
+named := if as == "" { "" } else { "--as " + quote(as) }
+overrides := named + if set == "" { "" } else { " --set '" + separated + "'" }
 binary := quote(target / "release" / "hemlock")
 hemlock := binary + " --device " + backend
 bench := quote(target / "release" / "hemlock-bench")
@@ -25,9 +32,18 @@ tested := "--features hemlock/wgpu,hemlock/" + backend
 default:
     @just --list --unsorted
 
-# Build the binary, with the backend compiled in
-build:
-    @cargo build --quiet --release --package hemlock --features {{backend}}
+# Build the binary, with the backend compiled in. A first build says what it costs; cargo shows its progress
+build: (first-build backend)
+    @cargo build --release --package hemlock --features {{backend}}
+
+# The backend is the largest part of what is compiled, and is compiled once.
+[private]
+first-build BACKENDS:
+    @for backend in $(echo {{BACKENDS}} | tr , ' '); do \
+        ls {{quote(target)}}/release/deps/libburn_"$backend"-*.rlib >/dev/null 2>&1 && continue; \
+        echo "The first build with the backend $backend compiles some 300 crates, burn among them: about 17 minutes on two" \
+            "cores, less on more, and 1 GB in {{target}}. Later ones take seconds." >&2; break; \
+    done
 
 # Download, verify and unpack a raw dataset: cifar10, cifar100 (--url URL and --from FILE work offline)
 [group('data')]
@@ -41,57 +57,58 @@ dataset NAME *ARGS: build
 
 # Train an extractor, or import one
 [group('2')]
-pretrain NAME *ARGS: (dataset NAME)
+pretrain NAME *ARGS: (dataset NAME "--on-the-way")
     @{{hemlock}} pretrain {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Extract features of the downstream dataset, or import them
 [group('3')]
-features NAME *ARGS: (pretrain NAME)
+features NAME *ARGS: (pretrain NAME "--on-the-way")
     @{{hemlock}} features {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Train the clean head, and corrupt it into the attacker's target
 [group('4')]
-target-params NAME *ARGS: (features NAME)
+target-params NAME *ARGS: (features NAME "--on-the-way")
     @{{hemlock}} target-params {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Find features that corrupt the retrained head
 [group('5')]
-poison-features NAME *ARGS: (target-params NAME)
+poison-features NAME *ARGS: (target-params NAME "--on-the-way")
     @{{hemlock}} poison-features {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Train a network that turns features back into images
 [group('6')]
-decoder NAME *ARGS: (poison-features NAME)
+decoder NAME *ARGS: (poison-features NAME "--on-the-way")
     @{{hemlock}} decoder {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Find images with the poisoned features
 [group('7')]
-invert NAME *ARGS: (decoder NAME)
+invert NAME *ARGS: (decoder NAME "--on-the-way")
     @{{hemlock}} invert {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Find poisoned images in pixels, with no features aimed at
 [group('7')]
-poison-images NAME *ARGS: (invert NAME)
+poison-images NAME *ARGS: (invert NAME "--on-the-way")
     @{{hemlock}} poison-images {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Find noise that makes images teach nothing
 [group('7')]
-unlearnable NAME *ARGS: (poison-images NAME)
+unlearnable NAME *ARGS: (poison-images NAME "--on-the-way")
     @{{hemlock}} unlearnable {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Train victims on clean data
 [group('8')]
-victim NAME *ARGS: (unlearnable NAME)
+victim NAME *ARGS: (unlearnable NAME "--on-the-way")
     @{{hemlock}} victim {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Retrain victims on poisons and measure them
 [group('8')]
-evaluate NAME *ARGS: (victim NAME)
+evaluate NAME *ARGS: (victim NAME "--on-the-way")
     @{{hemlock}} evaluate {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # All stages, and the result table
 [group('9')]
-pipeline NAME: (evaluate NAME)
+pipeline NAME *ARGS: build
+    @{{hemlock}} run {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
     @{{hemlock}} results {{NAME}} {{overrides}}
 
 # Hand what is left to a cluster: just submit slurm NAME, or hyperqueue (--dry-run prints it; docs/cluster.md)
@@ -141,15 +158,15 @@ diff A B *ARGS: build
 
 # Run a pipeline on two backends, and compare: just compare-backends NAME flex wgpu [--points 2]
 [group('ask')]
-compare-backends NAME A B *ARGS:
-    @cargo build --quiet --release --package hemlock --features {{A}},{{B}}
+compare-backends NAME A B *ARGS: (first-build A + "," + B)
+    @cargo build --release --package hemlock --features {{A}},{{B}}
     @{{binary}} --device {{A}} --root artifacts/backends/{{A}} run {{NAME}} {{overrides}}
     @{{binary}} --device {{B}} --root artifacts/backends/{{B}} run {{NAME}} {{overrides}}
     @{{binary}} diff artifacts/backends/{{A}} artifacts/backends/{{B}} {{ARGS}}
 
 # Everything CI runs, cheapest first
 [group('develop')]
-test: lint unit quickstart test-cluster test-wgpu check-cuda
+test: lint unit fuzz quickstart test-cluster test-wgpu check-cuda
 
 # Formatting, clippy, documentation
 [group('develop')]
@@ -168,6 +185,11 @@ build-tests:
 unit:
     @command -v chromium >/dev/null || echo "SKIPPED: there is no chromium, so no browser opens the report" >&2
     if command -v cargo-nextest >/dev/null; then cargo nextest run --release --workspace {{tested}}; else cargo test --release --workspace {{tested}}; fi
+
+# Hostile variants of specs and of files by other tools, for so many seconds a reader
+[group('develop')]
+fuzz SECONDS="10":
+    if command -v cargo-nextest >/dev/null; then HEMLOCK_FUZZ_SECONDS={{SECONDS}} cargo nextest run --release --workspace {{tested}} -E 'test(fuzz_)'; else HEMLOCK_FUZZ_SECONDS={{SECONDS}} cargo test --release --workspace {{tested}} fuzz_; fi
 
 # The quickstart in a fresh artifact root: cold, then warm
 [group('develop')]
@@ -196,11 +218,11 @@ bench *FILTER:
     @# A table is of one run: what earlier ones measured is not gathered again.
     @rm -rf {{quote(target / "criterion")}}/*/new
     cargo bench --workspace --bench works -- {{FILTER}}
-    @cargo build --quiet --release --workspace --bin hemlock-bench
+    @cargo build --release --workspace --bin hemlock-bench
     @{{bench}} collect {{quote(target / "criterion")}} {{if FILTER == "" { "benches/results.json" } else { quote(target / "criterion" / "results.json") }}}
 
 # The same work in PyTorch, in turns in one run: just bench-peer [WORK...] [--rounds 9] (after `pip install torch`; docs/performance.md)
 [group('develop')]
 bench-peer *ARGS:
-    @cargo build --quiet --release --workspace --bin hemlock-bench
+    @cargo build --release --workspace --bin hemlock-bench
     @python3 benches/peer/works.py --bench {{bench}} {{ARGS}}

@@ -11,6 +11,10 @@ fn a_damaged_artifact_is_refused_and_rebuilt_when_asked() {
     flip(&file);
     // Its length is right, so it is found when it is read.
     house.fails("target-params tiny --force", 4, &["train.features", "--repair"]);
+    // Several tasks that cannot read it say so once.
+    let ran = house.run("run tiny --set target-params.radius=[0.1,0.2,0.3]");
+    assert_eq!((ran.code, ran.err.matches("--repair").count()), (4, 1), "{}", ran.err);
+    assert!(ran.err.contains("error: target-params radius=0.1 ") && ran.err.contains(" and 2 more: "), "{}", ran.err);
     let repaired = house.ok("run tiny --repair");
     assert_eq!(House::stages_that_ran(&repaired), ["features"]);
     house.ok("target-params tiny --force");

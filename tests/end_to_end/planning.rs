@@ -33,11 +33,172 @@ fn plan_and_why_agree_with_what_runs() {
     let json = house.ok(&format!("why tiny --stage poison-features --json {change}")).out;
     let why: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(why["why"]["changes"][0]["path"], "eps_d", "{json}");
+    assert_eq!(why["why"]["changes"][0]["node"], "poison-features", "{json}");
     // Planning writes nothing that a run would use.
     assert_eq!(
         House::stages_that_ran(&house.ok(&format!("run tiny {change}"))),
         ["poison-features", "invert", "evaluate"]
     );
+}
+
+/// Two attacks, two budgets, two inversions.
+const SEVERAL: &str = r#"
+[[poison-features]]
+attack = "bilevel"
+eps_d = [0.05, 0.1]
+steps = 3
+
+[[poison-features]]
+attack = "gradient-canceling"
+eps_d = 0.05
+
+[decoder]
+epochs = 1
+width = 8
+
+[[invert]]
+method = "feature-matching"
+steps = 3
+
+[[invert]]
+method = "decoder"
+"#;
+
+fn several() -> House {
+    let house = House::new();
+    let attacks = TINY.find("[poison-features]").unwrap()..TINY.find("[evaluate]").unwrap();
+    house.spec("several", &TINY.replace(&TINY[attacks], SEVERAL));
+    house
+}
+
+#[test]
+fn rows_tell_tasks_apart() {
+    let house = several();
+    let ran = house.ok("run several");
+    let plan = house.ok("plan several").out;
+    let status = house.ok("status several").out;
+    for said in [&ran.err, &plan, &status] {
+        for row in [
+            "poison-features bilevel, 5 %, seed 0 ",
+            "poison-features bilevel, 10 %, seed 0 ",
+            "invert gradient-canceling, 5 %, decoder, seed 0 ",
+            "evaluate bilevel, 10 %, feature-matching, seed 0 ",
+        ] {
+            assert!(said.contains(row), "'{row}' is not in:\n{said}");
+        }
+    }
+    let mut rows: Vec<String> = without_keys(&plan).lines().map(str::to_owned).collect();
+    let all = rows.len();
+    rows.sort();
+    rows.dedup();
+    assert_eq!(rows.len(), all, "two rows read the same:\n{plan}");
+    // Facts in words: no JSON.
+    assert!(status.contains("poisonability (certain ") && !status.contains(['{', '"']), "{status}");
+}
+
+#[test]
+fn why_compares_with_the_same_branch_and_names_the_root() {
+    let house = several();
+    house.ok("run several");
+    let beta = "--set invert.beta=0.1";
+    let said = house.ok(&format!("why several {beta}")).out;
+    insta::assert_snapshot!("why-root", without_keys(&said));
+    // Every inversion and evaluation that runs has its own branch as the nearest, though other branches have newer artifacts.
+    let label = |task: &Value| task["params"].clone();
+    let before = house.tasks("several");
+    for stage in ["invert", "evaluate"] {
+        let json = house.ok(&format!("why several --stage {stage} --json {beta}")).out;
+        let why: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let dirty: Vec<&Value> = why.iter().filter(|t| t["state"] == "run").collect();
+        assert_eq!(dirty.len(), 3, "{json}");
+        for task in dirty {
+            let changes = task["why"]["changes"].as_array().unwrap();
+            assert_eq!(changes.len(), 1, "{task}");
+            assert_eq!((&changes[0]["node"], &changes[0]["path"]), (&"invert".into(), &"beta".into()), "{task}");
+            assert!(before.iter().any(|t| t["key"] == task["why"]["nearest"] && label(t) != Value::Null));
+        }
+    }
+    // What follows says what it follows from, in the plan and while it runs.
+    let plan = house.ok(&format!("plan several {beta}")).out;
+    assert_eq!(plan.matches("because of invert.beta: 0.0 -> 0.1").count(), 3, "{plan}");
+    assert!(house.ok(&format!("run several {beta}")).err.contains("(because of invert.beta: 0.0 -> 0.1)"));
+}
+
+#[test]
+fn a_new_pipeline_is_not_compared_with_what_is_unlike_it() {
+    let house = House::new();
+    house.ok("run tiny");
+    // Nearly the same under another name, and so worth a comparison.
+    house.spec("near", &TINY.replace("radius = 0.5", "radius = 0.4"));
+    let said = house.ok("why near").out;
+    assert!(said.starts_with("target-params.radius: 0.5 -> 0.4\n") && said.contains(" of tiny\n"), "{said}");
+    let far = TINY.replace("classes = 4", "classes = 3").replace("train = 96", "train = 90");
+    house.spec("far", &far.replace("validation = 16", "validation = 15").replace("test = 48", "test = 45"));
+    let said = house.ok("why far").out;
+    assert_eq!(said.matches("never ran here").count(), 7, "{said}");
+}
+
+#[test]
+fn names_that_are_nearly_right() {
+    let house = House::new();
+    for i in 0..20 {
+        house.spec(&format!("spec-{i:02}"), TINY);
+    }
+    house.fails("plan tinny", 2, &["no pipeline 'tinny'", "did you mean `tiny`?"]);
+    house.fails("plan qqq", 2, &["expected one of spec-00, ", " and 15 more in pipelines"]);
+    house.fails("why tiny --stage inverts", 2, &["no stage 'inverts'", "did you mean `invert`?"]);
+    house.fails("export tiny evaluat -o out", 2, &["no stage 'evaluat'", "did you mean `evaluate`?"]);
+    let said = house.run(&format!("plan {}", "x".repeat(100_000)));
+    assert!(said.code == 2 && said.err.len() < 101_000, "{}", said.err.len());
+}
+
+#[test]
+fn what_stands_in_the_wrong_place_is_put_right() {
+    let house = House::new();
+    house.fails("run tiny --force", 2, &["one stage", "hemlock invert tiny --force"]);
+    house.fails("run tiny set=seeds=[0]", 2, &["before the recipe: just set='seeds=[0]' RECIPE", "--set"]);
+    house.fails("results tiny as=one", 2, &["just as='one' RECIPE", "--as NAME"]);
+    house.fails("report tiny set=seeds=[0]", 2, &["before the recipe"]);
+    house.fails("run tiny other", 2, &["unexpected argument 'other'"]);
+}
+
+#[test]
+fn a_project_is_worked_in_from_another_folder() {
+    let house = House::new();
+    let at = house.path().display().to_string();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let run = |args: &str| {
+        let output = house.command(args).current_dir(elsewhere.path()).output().unwrap();
+        (
+            output.status.code().unwrap(),
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
+    };
+    let (code, _, err) = run("run tiny");
+    assert!(code == 2 && err.contains("no specs in pipelines") && err.contains("-C DIR"), "{err}");
+    std::fs::create_dir(house.path().join("specs")).unwrap();
+    std::fs::copy(house.path().join("pipelines/tiny.toml"), house.path().join("specs/own.toml")).unwrap();
+    assert_eq!(run(&format!("-C {at} run specs/own.toml")).0, 0);
+    assert!(house.path().join("artifacts/evaluate").is_dir());
+    assert!(run(&format!("results tiny -C {at}")).1.contains("gradient-canceling"));
+    // What a spec names is looked for in the same place.
+    let source = "{ kind = \"image-folder\", path = \"own\", size = 8 }";
+    let synthetic = "{ kind = \"synthetic\", domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }";
+    assert!(TINY.contains(synthetic));
+    house.spec("folder", &TINY.replace(synthetic, source));
+    let (code, _, err) = run(&format!("-C {at} plan folder"));
+    assert!(code == 3 && err.contains("own"), "{err}");
+    // A frozen plan says where it works.
+    let plan: Value = serde_json::from_str(&run(&format!("-C {at} plan tiny --json")).1).unwrap();
+    let argv: Vec<&str> = plan["tasks"][0]["argv"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
+    let (code, _, err) = run(&argv[1..].join(" "));
+    assert_eq!(code, 0, "{err}");
+    // The spec is found by its path from here, too.
+    assert_eq!(run(&format!("plan {at}/specs/own.toml --root {at}/artifacts")).0, 0);
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    let (code, _, err) = run("-C nowhere plan tiny");
+    assert!(code == 2 && err.contains("-C nowhere"), "{err}");
 }
 
 #[test]
@@ -173,7 +334,8 @@ fn what_tasks_take_is_checked_and_handed_over() {
     for engine in ["slurm", "hyperqueue"] {
         let said = house.command(&format!("submit {engine} cluster")).env("PATH", "/nowhere").output().unwrap();
         assert_eq!(said.status.code(), Some(5));
-        assert!(String::from_utf8_lossy(&said.stderr).contains("commands in PATH"), "{said:?}");
+        let err = String::from_utf8_lossy(&said.stderr);
+        assert!(err.contains("commands in PATH") && err.matches("os error").count() == 1, "{err}");
     }
     house.ok("run cluster");
     assert!(house.ok("submit slurm cluster").err.contains("all 7 tasks are cached"));

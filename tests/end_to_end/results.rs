@@ -116,6 +116,91 @@ fn both_attacks_stand_side_by_side() {
 }
 
 #[test]
+fn results_of_other_settings_are_found_again() {
+    let house = House::new();
+    house.fails("results tiny", 4, &["no results of 'tiny' yet", "hemlock run tiny"]);
+    house.fails("results tiny --list", 4, &["was not run yet"]);
+    let first = r#"--set poison-features.eps_d=0.1 --set evaluate.controls=["duplicates"]"#;
+    house.ok(&format!("run tiny {first}"));
+    // After a run with overrides, its results are named.
+    let found = r#"hemlock results tiny --set poison-features.eps_d=0.1 --set 'evaluate.controls=["duplicates"]'`"#;
+    house.fails("results tiny", 4, &["as its spec stands", "hemlock run tiny", found]);
+    house.fails("report tiny", 4, &[found]);
+    house.ok("run tiny --as plain");
+    house.ok("run tiny --as try1 --set poison-features.eps_d=0.15");
+    let list = house.ok("results tiny --list").out;
+    let rows: Vec<&str> = list.lines().collect();
+    assert_eq!(rows.len(), 4, "{list}");
+    assert!(rows[1].contains("1 of 1") && rows[1].contains("try1") && rows[1].contains("eps_d=0.15"), "{list}");
+    assert!(rows[2].contains("plain") && rows[2].contains("(the spec as it stands)"), "{list}");
+    assert!(rows[3].contains(" -  ") && rows[3].contains("eps_d=0.1 "), "{list}");
+
+    // A name stands for the overrides, wherever a pipeline is asked about.
+    let row: Value = serde_json::from_str(&house.ok("results tiny --as try1 --json").out).unwrap();
+    assert_eq!(row["eps_d"], 0.15);
+    assert!(house.ok("plan tiny --as try1").out.contains("0 to run"));
+    assert!(house.ok("status tiny --as try1").out.contains("15 %"));
+    house.ok("report tiny --as try1 -o page.html");
+    assert!(fs::read_to_string(house.path().join("page.html")).unwrap().contains("hemlock run tiny --as try1"));
+    house.ok("export tiny invert --as try1 -o out");
+    assert!(house.ok("run tiny --as try1").err.contains("0 tasks ran"));
+    house.ok("results tiny --as try1 --set poison-features.eps_d=0.15");
+    house.fails("results tiny --as try1 --set poison-features.eps_d=0.1", 2, &["try1", "give one of --as and --set"]);
+    house.fails("results tiny --as try2", 2, &["no run of 'tiny' is named 'try2'", "did you mean `try1`?"]);
+    house.fails("run tiny --as a/b", 2, &["letters"]);
+
+    // What has a name is no garbage; the name goes to another run only with a word.
+    assert_eq!(house.ok("gc").out.lines().filter(|line| line.contains("evaluate")).count(), 1);
+    let said = house.ok("run tiny --as plain --set poison-features.eps_d=0.2").err;
+    assert!(said.contains("'plain' was the name of a run with no overrides"), "{said}");
+
+    // A changed spec is said to be the reason.
+    house.spec("tiny", &TINY.replace("steps = 3", "steps = 4"));
+    house.fails("results tiny", 4, &["has changed since it was run", "hemlock why tiny"]);
+    house.spec("tiny", &TINY.replace("steps = 3", "steps = [3, 4]"));
+    let said = house.ok("results tiny").err;
+    assert!(said.contains("1 of 2 branches have no result yet; the spec, or what it reads, has changed"), "{said}");
+    // A note that was tampered with is no guide.
+    let spec = fs::read_dir(house.path().join("artifacts/.runs")).unwrap().next().unwrap().unwrap().path();
+    let note = fs::read_dir(spec).unwrap().next().unwrap().unwrap().path();
+    let text = fs::read_to_string(&note).unwrap();
+    fs::write(&note, text.replacen("tiny", "tony", 1)).unwrap();
+    house.fails("gc", 4, &[".runs", "remove the file"]);
+    house.fails("results tiny --list", 4, &[".runs", "remove the file"]);
+}
+
+#[test]
+fn columns_are_chosen_and_a_pipe_gets_them_all() {
+    let house = House::new();
+    house.ok("run tiny");
+    let all = house.ok("results tiny");
+    let header = "attack method poison labels extractor victim seeds clean target features images drop random aligned duplicates \
+                  removed kept PSNR SSIM Linf distance outliers outside objective seconds";
+    assert_eq!(
+        all.out.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(),
+        header.split(' ').collect::<Vec<_>>()
+    );
+    assert_eq!(house.ok("results tiny --wide").out, all.out);
+    assert!(
+        all.err.contains("next: `hemlock report tiny`") && all.err.contains("hemlock export tiny invert"),
+        "{}",
+        all.err
+    );
+    let some = house.ok("results tiny --columns drop,poison,linf").out;
+    let rows: Vec<Vec<&str>> = some.lines().take(2).map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["drop", "poison", "Linf"]);
+    // Grey levels, as in specs.
+    let row: Value = serde_json::from_str(&house.ok("results tiny --json").out).unwrap();
+    let linf = 255.0 * row["visibility"]["linf"].as_f64().unwrap();
+    assert_eq!((rows[1][1], rows[1][2], rows[1][3]), ("5", "%", &*format!("{linf:.1}")));
+    let (clean, images) = (&row["accuracy"]["clean"], &row["accuracy"]["images"]);
+    let drop = 100.0 * (clean.as_f64().unwrap() - images.as_f64().unwrap());
+    assert_eq!(rows[1][0], format!("{drop:.2}"));
+    house.fails("results tiny --columns drop,sim", 2, &["no column 'sim'", "SSIM"]);
+    house.fails("results tiny --columns drop --json", 2, &["--json"]);
+}
+
+#[test]
 fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
     let house = House::new();
     let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1] --set evaluate.controls=[]";

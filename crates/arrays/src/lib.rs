@@ -6,7 +6,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use hemlock_stage::{ErrorKind, FileError, ParamError, StageError};
+use hemlock_stage::{ErrorKind, FileError, MESSAGE, ParamError, StageError, few, open_file, short};
 use ndarray::{Array2, Array4, ShapeBuilder};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use safetensors::{Dtype, tensor::Metadata};
@@ -25,7 +25,7 @@ pub enum ArraysError {
     #[error(transparent)]
     File(#[from] FileError),
     /// An array is not there.
-    #[error("{} has no array `{name}`; it has {}", .path.display(), listed(.found))]
+    #[error("{} has no array `{name}`; it has {}", .path.display(), few(.found))]
     Missing {
         /// The file.
         path: PathBuf,
@@ -47,6 +47,10 @@ pub enum ArraysError {
 }
 
 impl ArraysError {
+    fn array(path: &Path, name: &'static str, problem: &str) -> Self {
+        Self::Array { path: path.to_owned(), name, problem: short(problem, MESSAGE).into_owned() }
+    }
+
     /// The error of a stage whose parameter `field` names the file.
     pub fn of_field(self, field: &str) -> StageError {
         match self {
@@ -59,17 +63,6 @@ impl ArraysError {
 impl From<ArraysError> for StageError {
     fn from(e: ArraysError) -> Self {
         Self::new(ErrorKind::Data, e)
-    }
-}
-
-/// The first few names, and the number of all others.
-fn listed(names: &[String]) -> String {
-    const SHOWN: usize = 12;
-    let some: Vec<String> = names.iter().take(SHOWN).map(|name| name.chars().take(40).collect()).collect();
-    match names.len() {
-        0 => "none".to_owned(),
-        n if n > SHOWN => format!("{} and {} more", some.join(", "), n - SHOWN),
-        _ => some.join(", "),
     }
 }
 
@@ -99,7 +92,7 @@ impl Kind {
 
     /// What a file's content says that it is.
     fn found(path: &Path) -> Option<Self> {
-        let mut file = File::open(path).ok()?;
+        let mut file = open_file(path).ok()?;
         let mut start = [0; 9];
         file.read_exact(&mut start).ok()?;
         let length = u64::from_le_bytes(*start.first_chunk()?);
@@ -136,7 +129,7 @@ pub fn digest(path: &Path, names: &[&str]) -> Result<String, ArraysError> {
     let kind = Kind::of(path)?;
     let hash = |path: &Path| -> Result<blake3::Hash, ArraysError> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(path).map_err(kind.unreadable(path))?;
+        open_file(path).and_then(|_| hasher.update_mmap_rayon(path)).map_err(kind.unreadable(path))?;
         Ok(hasher.finalize())
     };
     if kind != Kind::Folder {
@@ -193,7 +186,7 @@ impl Arrays {
     /// It is not there, is damaged, or is nothing of the kind.
     pub fn open(path: &Path) -> Result<Self, ArraysError> {
         let kind = Kind::of(path)?;
-        let open = || File::open(path).map(BufReader::new).map_err(kind.unreadable(path));
+        let open = || open_file(path).map(BufReader::new).map_err(kind.unreadable(path));
         let (names, source) = match kind {
             Kind::Npz => {
                 let archive = ZipArchive::new(open()?).map_err(kind.damaged(path))?;
@@ -223,7 +216,7 @@ impl Arrays {
 
     /// An array that cannot be used, and why.
     pub fn refuse(&self, name: &'static str, problem: impl Into<String>) -> ArraysError {
-        ArraysError::Array { path: self.path.clone(), name, problem: problem.into() }
+        ArraysError::array(&self.path, name, &problem.into())
     }
 
     /// Features `[n, d]`, of any type of floating-point numbers.
@@ -301,7 +294,7 @@ impl Arrays {
         if !self.has(name) {
             return Err(ArraysError::Missing { path: self.path.clone(), name, found: self.names.clone() });
         }
-        let refuse = |problem| ArraysError::Array { path: self.path.clone(), name, problem };
+        let refuse = |problem: String| ArraysError::array(&self.path, name, &problem);
         let no_npy = |e: &dyn Display| refuse(format!("is damaged, or no .npy file: {e}"));
         let stored = match &mut self.source {
             Source::Npz(archive) => {
@@ -316,7 +309,7 @@ impl Arrays {
             }
             Source::Folder => {
                 let path = npy_file(&self.path, name);
-                let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
+                let opened = open_file(&path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
                 let (bytes, file) = opened.map_err(Kind::Folder.unreadable(&path))?;
                 Stored::npy(file, bytes).map_err(|e| no_npy(&e))?
             }
@@ -358,8 +351,11 @@ struct Stored<'a> {
     elements: Box<dyn Read + 'a>,
 }
 
-/// The longest header of a `.npy` file that is read: one of plain numbers takes 128 bytes, and the parser is recursive.
-const HEADER: u64 = 1024;
+/// The longest header of a `.npy` file that is read, without the spaces at its end: one of plain numbers takes a hundred bytes,
+/// and the parser is recursive.
+const HEADER: usize = 1024;
+/// The same with them. NumPy reads 10,000 bytes.
+const PADDED: u64 = 1 << 16;
 
 /// Bytes that are read at once, a multiple of every element's size.
 const BLOCK: usize = 1 << 16;
@@ -367,9 +363,7 @@ const BLOCK: usize = 1 << 16;
 impl<'a> Stored<'a> {
     /// From a `.npy` file of that many bytes.
     fn npy(mut file: impl Read + 'a, bytes: u64) -> io::Result<Self> {
-        let mut head = (&mut file).take(HEADER);
-        let header = NpyHeader::from_reader(&mut head)?;
-        let used = HEADER - head.limit();
+        let (header, used) = npy_header(&mut file)?;
         let too_large = |_| io::Error::new(io::ErrorKind::InvalidData, "its shape is too large");
         let shape = header.shape().iter().map(|n| usize::try_from(*n)).collect::<Result<_, _>>().map_err(too_large)?;
         let (dtype, big_endian) = match header.dtype() {
@@ -453,6 +447,40 @@ impl<'a> Stored<'a> {
         // Archives compare their checksum at the end.
         self.elements.read(&mut block).map(|_| ()).map_err(damaged)
     }
+}
+
+/// The header of a `.npy` file, of version 1, 2 or 3, and its size with all that stands before the elements. It may be padded.
+fn npy_header(file: &mut impl Read) -> io::Result<(NpyHeader, u64)> {
+    let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    let mut start = [0; 8];
+    file.read_exact(&mut start)?;
+    let [magic @ .., major, _] = start;
+    if magic != *b"\x93NUMPY" {
+        return Err(wrong("it does not begin as such files do".to_owned()));
+    }
+    let mut length = [0; 4];
+    let wide = if major == 1 { 2 } else { 4 };
+    file.read_exact(&mut length[..wide])?;
+    let padded = u64::from(u32::from_le_bytes(length));
+    if padded > PADDED {
+        return Err(wrong(format!("its header has {padded} bytes; expected at most {PADDED}")));
+    }
+    let mut text = Vec::new();
+    file.take(padded).read_to_end(&mut text)?;
+    if text.len() as u64 != padded {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let text = text.trim_ascii_end();
+    if text.len() > HEADER {
+        return Err(wrong(format!(
+            "its header has {} bytes that are no spaces; expected at most {HEADER}",
+            text.len()
+        )));
+    }
+    // The same header without its padding.
+    let unpadded = (text.len() as u32 + 1).to_le_bytes();
+    let header = [&start[..], &unpadded[..wide], text, b"\n"].concat();
+    Ok((NpyHeader::from_reader(&header[..])?, start.len() as u64 + wide as u64 + padded))
 }
 
 /// A type of elements.

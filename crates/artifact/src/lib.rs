@@ -24,4 +24,4 @@ pub use extractor::{Epoch, Extractor, Verified};
 pub use features::{FeatureSplit, Features, Normalization};
 pub use poisons::{CurvePoint, Fit, OUTLIER, PoisonFeatures, Poisons, median};
 pub use stored::{Matrix, Pixels, Stored};
-pub use target::{Bounds, PathPoint, TargetParams};
+pub use target::{Bounds, PathPoint, SteppedBack, TargetParams};

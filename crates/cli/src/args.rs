@@ -1,10 +1,13 @@
 //! The command line.
 
-use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use clap::{
+    Args as ClapArgs, Parser, Subcommand, ValueEnum,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use hemlock_models::Backend;
 use hemlock_pipeline::{Override, Selection};
 use hemlock_store::Key;
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf, str::FromStr};
 
 /// Measures how fragile a frozen feature extractor with a linear head is under indiscriminate data poisoning.
 #[derive(Debug, Parser)]
@@ -20,6 +23,9 @@ Examples:
   hemlock invert transfer-cifar100 --force        one stage again, from cached artifacts
   hemlock plan finetune-cifar10 --set invert.steps=300
   hemlock why finetune-cifar10                    what would run, and why
+  hemlock run quickstart --set seeds=[0] --as one    a run with a name,
+  hemlock results quickstart --as one             by which its results are found again
+  hemlock -C DIR results quickstart               from another folder
 
 Exit codes:
   0 done; 1 numbers went wrong, or a bug; 2 wrong usage, spec or parameter; 3 raw data (a dataset, weights to import) is missing or damaged;
@@ -29,6 +35,9 @@ pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// Work as if started in this folder: relative paths, those in a spec too, begin there
+    #[arg(short = 'C', long = "directory", global = true, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
     /// Folder of the artifacts
     #[arg(long, global = true, env = "HEMLOCK_ARTIFACTS", default_value = "artifacts", value_name = "DIR")]
     pub root: PathBuf,
@@ -54,9 +63,62 @@ pub struct Args {
 pub struct Pipeline {
     /// Name of a spec in the pipelines folder, or path of a .toml file
     pub pipeline: String,
+    #[command(flatten)]
+    pub changes: Changes,
+}
+
+/// Changes to a spec.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub struct Changes {
     /// Override a field of the spec; may be given more than once
     #[arg(long = "set", value_name = "STAGE.FIELD=VALUE")]
     pub set: Vec<Override>,
+    /// Name a run with its overrides; later the name stands for them
+    #[arg(long = "as", value_name = "NAME")]
+    pub label: Option<Label>,
+}
+
+/// The name of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label(pub String);
+
+impl FromStr for Label {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
+        match text.chars().count() {
+            1..=64 if text.chars().all(plain) => Ok(Self(text.to_owned())),
+            _ => Err("expected up to 64 letters, digits, `-`, `_` and `.`, such as `try1`".to_owned()),
+        }
+    }
+}
+
+/// Variables of the justfile, which stand before a recipe.
+const VARIABLES: [&str; 4] = ["set", "as", "backend", "jobs"];
+
+/// What is right where a variable of the justfile stands behind its recipe, and so among our arguments.
+pub fn misplaced(argument: &str) -> Option<String> {
+    let (variable, value) = argument.split_once('=').filter(|(variable, _)| VARIABLES.contains(variable))?;
+    let value: String = value.chars().take(60).collect();
+    let option = match variable {
+        "set" => "--set STAGE.FIELD=VALUE",
+        "as" => "--as NAME",
+        "jobs" => "--jobs N",
+        _ => "--device BACKEND",
+    };
+    let just = format!("just {variable}='{value}' RECIPE NAME");
+    Some(format!("'{variable}=…' stands before the recipe: {just}; behind it stands the option {option}"))
+}
+
+/// The command line; as an error the message that is right where the parser's own would not help.
+pub fn parse() -> Result<Args, (clap::Error, Option<String>)> {
+    Args::try_parse().map_err(|e| {
+        let hint = match (e.kind(), e.get(ContextKind::InvalidArg)) {
+            (ErrorKind::UnknownArgument, Some(ContextValue::String(argument))) => misplaced(argument),
+            _ => None,
+        };
+        (e, hint)
+    })
 }
 
 /// One stage of a pipeline.
@@ -73,6 +135,9 @@ pub struct OneStage {
     /// Tasks to run side by side; they share the threads of the processor
     #[arg(short, long, value_name = "N", default_value = "1")]
     pub jobs: NonZeroUsize,
+    // For recipes that come through here on their way to a later stage: nothing is said where there is nothing to do.
+    #[arg(long, hide = true)]
+    pub on_the_way: bool,
 }
 
 /// What to do.
@@ -110,6 +175,9 @@ pub enum Command {
         /// Run the task of this key alone; its inputs must be there
         #[arg(long, value_name = "KEY")]
         task: Option<Key>,
+        // Understood, so that what is right can be said.
+        #[arg(long, hide = true)]
+        force: bool,
         /// Check artifacts byte by byte, and rebuild damaged ones
         #[arg(long)]
         repair: bool,
@@ -157,13 +225,25 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the result table of a pipeline
+    /// Print the result table of a pipeline; on a terminal it has the columns that fit
+    #[command(
+        after_help = "Examples:\n  hemlock results quickstart\n  hemlock results quickstart --columns attack,poison,drop,ssim\n  hemlock results quickstart --list            what it was run with\n  hemlock results quickstart --as try1         of the run that was named so"
+    )]
     Results {
         #[command(flatten)]
         pipeline: Pipeline,
         /// One JSON object a row, every seed a row of its own
         #[arg(long)]
         json: bool,
+        /// These columns, in this order
+        #[arg(long, value_name = "NAME,…", value_delimiter = ',', conflicts_with_all = ["json", "list"])]
+        columns: Vec<String>,
+        /// All columns, whatever fits; so it is where stdout is no terminal
+        #[arg(long, conflicts_with_all = ["json", "list", "columns"])]
+        wide: bool,
+        /// List what the pipeline was run with, the newest first, and how to show each
+        #[arg(long)]
+        list: bool,
     },
     /// Write a page that tells what pipelines measured: tables, figures, findings
     #[command(
@@ -173,9 +253,8 @@ pub enum Command {
         /// Names of specs in the pipelines folder, or paths of .toml files
         #[arg(required = true, value_name = "PIPELINE")]
         names: Vec<String>,
-        /// Override a field of every spec; may be given more than once
-        #[arg(long = "set", value_name = "STAGE.FIELD=VALUE")]
-        set: Vec<Override>,
+        #[command(flatten)]
+        changes: Changes,
         /// The page [default: reports/PIPELINE.html]; its tables go into a folder beside it
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,

@@ -1,25 +1,26 @@
 //! What each subcommand does: one call into the library, and its result printed.
 
 use crate::{
-    args::{Args, Command, DatasetArg, EngineArg, FormatArg, OneStage, Pipeline},
+    args::{Args, Changes, Command, DatasetArg, EngineArg, FormatArg, Label, OneStage, Pipeline, misplaced},
     exit::Usage,
     printer::Printer,
     render,
+    results::{View, results},
 };
 use anyhow::Result;
 use hemlock_data::{Cifar, DataError, Origin, Trust};
 use hemlock_models::Backend;
 use hemlock_pipeline::{
-    Decision, Event, Format, Graph, Observer, Outcome, Override, Plan, RunOptions, Selection, Spec, Task, aggregate,
-    diff, export, garbage, recorded_specs, rows, run,
+    Asked, Decision, Event, Format, Graph, Observer, Outcome, Override, Plan, RunOptions, Selection, Spec, Task,
+    aggregate, diff, export, garbage, history, nearest, recorded_specs, remember, rows, run,
 };
-use hemlock_report::{Subject, report};
-use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError};
+use hemlock_report::{ReportError, Subject, report};
+use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError, VALUE, short};
 use hemlock_store::{Entry, Key, Store};
 use hemlock_submit::{Batch, Engine, HyperQueue, Job, Slurm, Submitted};
 use serde_json::json;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -41,15 +42,32 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
         Command::Unlearnable(one) => house.stage("unlearnable", one),
         Command::Victim(one) => house.stage("victim", one),
         Command::Evaluate(one) => house.stage("evaluate", one),
-        Command::Run { pipeline, task, repair, jobs } => {
+        Command::Run { pipeline, force: true, .. } => {
+            let Pipeline { pipeline: name, .. } = pipeline;
+            let name = if name.contains('=') { "NAME" } else { name };
+            Err(Usage(format!(
+                "--force is for one stage: `hemlock invert {name} --force`, or `just invert {name} --force`; all that reads what it \
+                 makes follows if that differs. All stages anew: `hemlock run {name} --root OTHER`, in an empty folder"
+            ))
+            .into())
+        }
+        Command::Run { pipeline, task, force: false, repair, jobs } => {
             house.run(pipeline, What { only: *task, repair: *repair, jobs: Some(*jobs), ..What::default() })
         }
         Command::Submit { engine, pipeline, dry_run } => house.submit(*engine, pipeline, *dry_run),
         Command::Plan { pipeline, json } => house.plan(pipeline, *json),
         Command::Status { pipeline } => house.status(pipeline),
         Command::Why { pipeline, stage, json } => house.why(pipeline, stage.as_deref(), *json),
-        Command::Results { pipeline, json } => house.results(pipeline, *json),
-        Command::Report { names, set, output } => house.report(names, set, output.as_deref()),
+        Command::Results { pipeline, list: true, .. } => house.list(pipeline),
+        Command::Results { pipeline, json, columns, wide, list: false } => {
+            let view = match printer.width() {
+                _ if !columns.is_empty() => View::Named(columns.clone()),
+                Some(width) if !wide => View::Fitting(width),
+                _ => View::Wide,
+            };
+            house.results(pipeline, *json, &view)
+        }
+        Command::Report { names, changes, output } => house.report(names, changes, output.as_deref()),
         Command::Export { pipeline, stage, output, select, format } => {
             house.export(pipeline, stage, output, select, *format)
         }
@@ -85,6 +103,7 @@ struct What<'a> {
     force: bool,
     repair: bool,
     jobs: Option<NonZeroUsize>,
+    on_the_way: bool,
 }
 
 /// Everything that commands share.
@@ -97,7 +116,8 @@ struct House<'a> {
 }
 
 impl House<'_> {
-    fn spec(&self, pipeline: &Pipeline) -> Result<Spec> {
+    /// The spec of a pipeline, with its overrides. Who runs it may give it a name that no run has yet.
+    fn spec(&self, pipeline: &Pipeline, runs: bool) -> Result<Spec> {
         let named = &pipeline.pipeline;
         let path = if named.ends_with(".toml") {
             PathBuf::from(named)
@@ -105,10 +125,46 @@ impl House<'_> {
             self.args.pipelines.join(format!("{named}.toml"))
         };
         if !path.is_file() {
-            let reason = format!("{} is not there", path.display());
+            if let Some(instead) = misplaced(named) {
+                return Err(Usage(instead).into());
+            }
+            let reason = format!("{} is not there", short(&path.display().to_string(), VALUE));
             return Err(self.no_pipeline(named, &reason));
         }
-        Ok(Spec::load(&path, &pipeline.set, &self.graph)?)
+        let overrides = self.overrides(&path, &pipeline.changes, runs)?;
+        Ok(Spec::load(&path, &overrides, &self.graph)?)
+    }
+
+    /// The overrides that are given, or those of the run that is named.
+    fn overrides(&self, spec: &Path, Changes { set, label }: &Changes, runs: bool) -> Result<Vec<Override>> {
+        let Some(Label(label)) = label else { return Ok(set.clone()) };
+        let known = history(spec, &self.store())?;
+        let named = known.iter().find(|asked| asked.label.as_ref() == Some(label));
+        let given: Vec<String> = set.iter().map(ToString::to_string).collect();
+        match named {
+            Some(asked) if set.is_empty() => {
+                let parse = |o: &String| o.parse().map_err(|e| Usage(format!("--as {label}: {e}")));
+                Ok(asked.overrides.iter().map(parse).collect::<Result<_, _>>()?)
+            }
+            Some(asked) if runs || asked.overrides == given => Ok(set.clone()),
+            Some(_) => {
+                let message = format!(
+                    "--as {label} stands for the overrides of that run, which are others; give one of --as and --set"
+                );
+                Err(Usage(message).into())
+            }
+            None if runs => Ok(set.clone()),
+            None => {
+                let spec = spec.file_stem().unwrap_or_default().to_string_lossy();
+                let labels: Vec<&str> = known.iter().filter_map(|asked| asked.label.as_deref()).collect();
+                let expected = match (nearest(label, &labels), labels.is_empty()) {
+                    (_, true) => format!("none has a name, which `hemlock run {spec} --as NAME` gives"),
+                    (Some(meant), _) => format!("did you mean `{meant}`?"),
+                    (None, _) => format!("`hemlock results {spec} --list` lists them"),
+                };
+                Err(Usage(format!("no run of '{spec}' is named '{label}'; {expected}")).into())
+            }
+        }
     }
 
     /// All specs of the pipelines folder.
@@ -126,12 +182,23 @@ impl House<'_> {
 
     fn no_pipeline(&self, named: &str, reason: &str) -> anyhow::Error {
         let known = self.names();
-        let known = if known.is_empty() { "(none found)".to_owned() } else { known.join(", ") };
-        Usage(format!("there is no pipeline '{named}': {reason}; expected one of {known}")).into()
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        let folder = self.args.pipelines.display();
+        let expected = match (nearest(named, &known), known.len()) {
+            (_, 0) => format!("there are no specs in {folder}; from another folder, -C DIR says where the project is"),
+            (Some(meant), _) => format!("did you mean `{meant}`?"),
+            (None, 0..=8) => format!("expected one of {}", known.join(", ")),
+            (None, n) => format!("expected one of {} and {} more in {folder}", known[..6].join(", "), n - 6),
+        };
+        let named = short(named, VALUE);
+        Usage(format!("there is no pipeline '{named}': {reason}; {expected}")).into()
     }
 
     fn planned(&self, pipeline: &Pipeline) -> Result<(Spec, Plan)> {
-        let spec = self.spec(pipeline)?;
+        self.plan_of(self.spec(pipeline, false)?)
+    }
+
+    fn plan_of(&self, spec: Spec) -> Result<(Spec, Plan)> {
         let plan = Plan::new(&spec, &self.graph, &self.env)?;
         Ok((spec, plan))
     }
@@ -145,20 +212,27 @@ impl House<'_> {
         if known.contains(&stage) {
             return Ok(());
         }
-        Err(Usage(format!("there is no stage '{stage}'; expected one of {}", known.join(", "))).into())
+        let meant = nearest(stage, &known).map_or_else(String::new, |meant| format!("; did you mean `{meant}`?"));
+        let stage = short(stage, VALUE);
+        Err(Usage(format!("there is no stage '{stage}'; expected one of {}{meant}", known.join(", "))).into())
     }
 
     fn stage(&self, stage: &str, one: &OneStage) -> Result<()> {
-        let OneStage { pipeline, force, repair, jobs } = one;
-        let jobs = Some(*jobs);
-        self.run(pipeline, What { until: Some(stage), force: *force, repair: *repair, jobs, ..What::default() })
+        let OneStage { pipeline, force, repair, jobs, on_the_way } = one;
+        let (jobs, on_the_way) = (Some(*jobs), *on_the_way);
+        self.run(
+            pipeline,
+            What { until: Some(stage), force: *force, repair: *repair, jobs, on_the_way, ..What::default() },
+        )
     }
 
     fn run(&self, pipeline: &Pipeline, what: What) -> Result<()> {
-        let (spec, plan) = self.planned(pipeline)?;
+        let (spec, plan) = self.plan_of(self.spec(pipeline, true)?)?;
         if let Some(stage) = what.until.filter(|stage| !plan.tasks.iter().any(|t| t.stage == *stage)) {
             // So that recipes can go through all stages whatever a spec leaves out.
-            self.printer.note(&format!("{}: there is no [{stage}] in this spec, and nothing to do", spec.name));
+            if !what.on_the_way {
+                self.printer.note(&format!("{}: there is no [{stage}] in this spec, and nothing to do", spec.name));
+            }
             return Ok(());
         }
         let store = self.store();
@@ -166,6 +240,7 @@ impl House<'_> {
             until: what.until,
             only: what.only,
             force: what.until.filter(|_| what.force),
+            label: pipeline.changes.label.as_ref().map(|Label(label)| label.as_str()),
             repair: what.repair,
             jobs: what.jobs.unwrap_or(NonZeroUsize::MIN),
             backend: &self.args.device.to_string(),
@@ -176,12 +251,39 @@ impl House<'_> {
             progress: self.printer,
             cancel: self.cancel,
         };
-        let summary = run(&plan, &self.graph, &store, &options, &Narrator(self.printer))?;
+        let narrator = Narrator::new(self.printer, &plan, self.args.verbose > 0);
+        let summary = run(&plan, &self.graph, &store, &options, &narrator)?;
+        if let (Some(before), Some(label)) = (&summary.renamed, options.label) {
+            let before = if before.is_empty() { "no overrides".to_owned() } else { render::options(before, 200) };
+            self.printer.note(&format!("'{label}' was the name of a run with {before}, and is that of this one now"));
+        }
         let ran = summary.ran().count();
         let cached = summary.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Cached)).count();
-        self.printer.note(&format!("{}: {ran} tasks ran, {cached} were cached", spec.name));
-        let failed = |(i, e): (usize, StageError)| anyhow::Error::new(e).context(render::task(&plan.tasks[i]));
-        let mut failures = summary.into_failures().map(failed);
+        let failed = summary.outcomes.iter().any(|(_, o)| matches!(o, Outcome::Failed(_) | Outcome::Skipped { .. }));
+        if !what.on_the_way || ran > 0 || failed {
+            let upto = what.until.map(|stage| format!(" {stage}")).unwrap_or_default();
+            let tasks = if ran == 1 { "task" } else { "tasks" };
+            self.printer.note(&format!("{}{upto}: {ran} {tasks} ran, {cached} were cached", spec.name));
+        }
+        // What stops several tasks is said once: a damaged file, say, that all of them read.
+        let mut failures: Vec<(String, StageError, Vec<String>)> = Vec::new();
+        let names = render::tasks(&plan);
+        for (i, e) in summary.into_failures() {
+            let (said, name) = (chain(&e), names[i].clone());
+            match failures.iter_mut().find(|(known, ..)| *known == said) {
+                Some((.., tasks)) => tasks.push(name),
+                None => failures.push((said, e, vec![name])),
+            }
+        }
+        let failed = |(_, e, tasks): (String, StageError, Vec<String>)| {
+            let tasks = match tasks.as_slice() {
+                [one] => one.clone(),
+                [first, others @ ..] => format!("{first} and {} more", others.len()),
+                [] => String::new(),
+            };
+            anyhow::Error::new(e).context(tasks)
+        };
+        let mut failures = failures.into_iter().map(failed);
         let first = failures.next();
         failures.for_each(|e| self.printer.error(&e));
         first.map_or(Ok(()), Err)
@@ -200,7 +302,8 @@ impl House<'_> {
             .zip(&decisions)
             .enumerate()
             .map(|(id, (task, decision))| {
-                let argv = self.argv(Path::new("hemlock"), &spec, task, self.args.device, Path::to_owned);
+                let mut argv = self.argv(Path::new("hemlock"), &spec, task, self.args.device, Path::to_owned);
+                argv.extend(self.args.directory.iter().flat_map(|dir| ["-C".to_owned(), dir.display().to_string()]));
                 let folder = |i: &usize| self.args.root.join(plan.tasks[*i].folder()).display().to_string();
                 json!({
                     "id": id, "node": task.node, "stage": task.stage, "key": task.key, "argv": argv,
@@ -234,7 +337,8 @@ impl House<'_> {
     }
 
     fn submit(&self, engine: EngineArg, pipeline: &Pipeline, dry_run: bool) -> Result<()> {
-        let (spec, plan) = self.planned(pipeline)?;
+        let (spec, plan) = self.plan_of(self.spec(pipeline, true)?)?;
+        let label = pipeline.changes.label.as_ref().map(|Label(label)| label.as_str());
         let (program, folder) = (std::env::current_exe()?, std::env::current_dir()?);
         // One name for one folder, by which jobs in the queue are known.
         let root = folder.join(&self.args.root);
@@ -288,6 +392,7 @@ impl House<'_> {
         let mut tell = |line: &str| told = self.printer.result(line);
         let Submitted { new, queued } = engine.submit(&batch, &mut tell)?;
         told?;
+        remember(&plan, label, &self.store())?;
         self.printer.note(&format!(
             "{}: {new} tasks submitted, {queued} were in the queue, {cached} are cached; logs go to {}",
             batch.pipeline,
@@ -307,19 +412,79 @@ impl House<'_> {
         stage.map_or(Ok(()), |s| self.known_stage(s))?;
         let decisions = plan.decide(&self.store(), false);
         let tasks = plan.tasks.iter().zip(&decisions).filter(|(t, _)| stage.is_none_or(|s| s == t.stage));
-        self.printer.result(&if json { render::why_json(tasks)? } else { render::why(tasks) })?;
+        let said = if json { render::why_json(tasks)? } else { render::why(&plan, &decisions, stage) };
+        self.printer.result(&said)?;
         Ok(())
     }
 
-    fn results(&self, pipeline: &Pipeline, json: bool) -> Result<()> {
+    /// A pipeline and its overrides, as a command would name them.
+    fn named(&self, pipeline: &Pipeline) -> String {
+        let given: Vec<String> = pipeline.changes.set.iter().map(ToString::to_string).collect();
+        let label = pipeline.changes.label.iter().map(|Label(label)| format!("--as {label}"));
+        let options = [render::options(&given, usize::MAX)].into_iter().filter(|o| !o.is_empty()).chain(label);
+        [pipeline.pipeline.clone()].into_iter().chain(options).collect::<Vec<_>>().join(" ")
+    }
+
+    fn list(&self, pipeline: &Pipeline) -> Result<()> {
+        // What a run was named is not looked up here: all are listed.
+        let all = Pipeline { pipeline: pipeline.pipeline.clone(), changes: Changes::default() };
+        let spec = self.spec(&all, false)?;
+        let asked = history(&spec.path, &self.store())?;
+        if asked.is_empty() {
+            let message = format!("'{}' was not run yet; run `hemlock run {}` first", spec.name, all.pipeline);
+            return Err(StageError::new(ErrorKind::Artifact, message).into());
+        }
+        self.printer.result(&render::history(&asked, &self.store()))?;
+        let shows = "with the overrides of a line, or `--as` and its name, shows its results";
+        self.printer.note(&format!("`hemlock results {}` {shows}", all.pipeline));
+        Ok(())
+    }
+
+    /// Why a plan lacks results although something was run: the run had other overrides, or the spec has changed since.
+    fn elsewhere(&self, spec: &Spec, plan: &Plan, named: &str) -> Result<Option<String>> {
+        let store = self.store();
+        let asked = history(&spec.path, &store)?;
+        let (here, others): (Vec<&Asked>, Vec<&Asked>) = asked.iter().partition(|a| a.overrides == plan.overrides);
+        let key = |t: &Task| (t.stage.to_owned(), t.key);
+        let is_new = |a: &&&Asked| plan.tasks.iter().any(|t| t.stage == "evaluate" && !a.tasks.contains(&key(t)));
+        if let Some(a) = here.first().filter(is_new) {
+            let said = "the spec, or what it reads, has changed since it was run";
+            return Ok(Some(format!("{said} ({}): `hemlock why {named}` says how", a.time)));
+        }
+        let others: Vec<&Asked> = others.into_iter().filter(|a| a.results(&store).0 > 0).collect();
+        let Some(newest) = others.first() else { return Ok(None) };
+        let name = &spec.name;
+        let options = match (&newest.label, newest.overrides.as_slice()) {
+            (Some(label), _) => format!(" --as {label}"),
+            (None, []) => String::new(),
+            (None, overrides) => format!(" {}", render::options(overrides, 300)),
+        };
+        let others = match others.len() {
+            1 => String::new(),
+            n => format!("; `hemlock results {name} --list` lists all {n} settings that have results"),
+        };
+        Ok(Some(format!("there are results of the run of {}: `hemlock results {name}{options}`{others}", newest.time)))
+    }
+
+    fn results(&self, pipeline: &Pipeline, json: bool, view: &View) -> Result<()> {
         let (spec, plan) = self.planned(pipeline)?;
         if !plan.tasks.iter().any(|t| t.stage == "evaluate") {
             return Err(Usage(format!("'{}' has no [evaluate], and so no results", spec.name)).into());
         }
         let (rows, missing) = rows(&plan, &self.store())?;
+        let named = self.named(pipeline);
+        let elsewhere = if missing > 0 { self.elsewhere(&spec, &plan, &named)? } else { None };
         if rows.is_empty() {
-            let message =
-                format!("there are no results of '{}' yet; run `hemlock run {}` first", spec.name, pipeline.pipeline);
+            let name = &spec.name;
+            let with = if plan.overrides.is_empty() { "as its spec stands" } else { "with these overrides" };
+            let message = match elsewhere {
+                Some(elsewhere) => {
+                    format!(
+                        "there are no results of '{name}' {with}, and `hemlock run {named}` makes them; {elsewhere}"
+                    )
+                }
+                None => format!("there are no results of '{name}' yet; run `hemlock run {named}` first"),
+            };
             return Err(StageError::new(ErrorKind::Artifact, message).into());
         }
         if json {
@@ -327,19 +492,30 @@ impl House<'_> {
                 self.printer.result(&serde_json::to_string(row)?)?;
             }
         } else {
-            self.printer.result(&render::results(&aggregate(&rows)))?;
+            let table = results(&spec.name, &aggregate(&rows), view).map_err(|e| Usage(format!("--columns: {e}")))?;
+            self.printer.result(&table)?;
         }
         if missing > 0 {
-            self.printer.note(&format!("{missing} of {} branches have no result yet", rows.len() + missing));
+            let why = elsewhere.map(|why| format!("; {why}")).unwrap_or_default();
+            self.printer.note(&format!("{missing} of {} branches have no result yet{why}", rows.len() + missing));
+        }
+        if !json {
+            let mut next = format!("next: `hemlock report {named}` writes a page with figures");
+            let ways = ["invert", "poison-images", "unlearnable"];
+            if let Some(stage) = ways.into_iter().find(|stage| plan.tasks.iter().any(|t| t.stage == *stage)) {
+                next += &format!(", `hemlock export {named} {stage} -o DIR --format png` the poisons as pictures");
+            }
+            self.printer.note(&next);
         }
         Ok(())
     }
 
-    fn report(&self, pipelines: &[String], set: &[Override], output: Option<&Path>) -> Result<()> {
-        let sets: String = set.iter().map(|o| format!(" --set '{o}'")).collect();
+    fn report(&self, pipelines: &[String], changes: &Changes, output: Option<&Path>) -> Result<()> {
+        let sets: String = changes.set.iter().map(|o| format!(" --set '{o}'")).collect();
+        let sets = sets + &changes.label.iter().map(|Label(label)| format!(" --as {label}")).collect::<String>();
         let mut subjects: Vec<Subject> = Vec::new();
         for pipeline in pipelines {
-            let (spec, plan) = self.planned(&Pipeline { pipeline: pipeline.clone(), set: set.to_vec() })?;
+            let (spec, plan) = self.planned(&Pipeline { pipeline: pipeline.clone(), changes: changes.clone() })?;
             if !plan.tasks.iter().any(|t| t.stage == "evaluate") {
                 return Err(Usage(format!("'{}' has no [evaluate], and so nothing to report", spec.name)).into());
             }
@@ -350,7 +526,19 @@ impl House<'_> {
         let names: Vec<&str> = subjects.iter().map(|s| s.spec.name.as_str()).collect();
         let file = output.map_or_else(|| Path::new("reports").join(names.join("+") + ".html"), Path::to_owned);
         let command = format!("hemlock report {}{sets} -o {}", pipelines.join(" "), file.display());
-        let written = report(&subjects, &self.store(), &command, &file)?;
+        let written = match report(&subjects, &self.store(), &command, &file) {
+            Err(e @ ReportError::NothingMeasured { .. }) => {
+                let elsewhere =
+                    subjects.iter().map(|s| self.elsewhere(&s.spec, &s.plan, &(s.spec.name.clone() + &sets)));
+                let elsewhere = elsewhere.collect::<Result<Vec<_>>>()?.into_iter().flatten().next();
+                let e = anyhow::Error::new(e);
+                return Err(match elsewhere {
+                    Some(elsewhere) => e.context(elsewhere),
+                    None => e,
+                });
+            }
+            written => written?,
+        };
         written.missing.iter().for_each(|missing| self.printer.note(missing));
         self.printer.result(&written.page.display().to_string())?;
         self.printer.result(&written.tables.display().to_string())
@@ -397,7 +585,7 @@ impl House<'_> {
         specs.dedup();
         let mut plans = Vec::new();
         for path in specs {
-            let named = Pipeline { pipeline: path.display().to_string(), set: Vec::new() };
+            let named = Pipeline { pipeline: path.display().to_string(), changes: Changes::default() };
             match self.planned(&named) {
                 Ok((_, plan)) => plans.push(plan),
                 // Its last run still counts.
@@ -490,27 +678,46 @@ impl House<'_> {
     }
 }
 
+/// An error and its causes, in words.
+fn chain(e: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(e), |e| e.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// Tells what happens during a run.
-struct Narrator<'a>(&'a Printer);
+struct Narrator<'a> {
+    printer: &'a Printer,
+    /// What tasks are called, by node and key.
+    names: HashMap<(&'static str, Key), String>,
+    /// Whether it tells of tasks with nothing to do; else their number is said at the end.
+    all: bool,
+}
+
+impl<'a> Narrator<'a> {
+    fn new(printer: &'a Printer, plan: &Plan, all: bool) -> Self {
+        let names = plan.tasks.iter().map(|task| (task.node, task.key)).zip(render::tasks(plan)).collect();
+        Self { printer, names, all }
+    }
+
+    fn say(&self, what: &str, task: &Task, more: &str) {
+        let name = self.names.get(&(task.node, task.key)).map_or(task.node, String::as_str);
+        self.printer.note(&format!("{what:>10}  {name}{more}"));
+    }
+}
 
 impl Observer for Narrator<'_> {
     fn event(&self, event: Event) {
         match event {
             Event::Started(task, reason) => {
-                self.0.note(&format!("{:>10}  {} ({})", "running", render::task(task), render::brief(reason)));
+                self.say("running", task, &format!(" ({})", render::brief(reason, task.node)));
             }
-            Event::Waiting(task) => {
-                self.0.note(&format!("{:>10}  {}: another process works on it", "waiting", render::task(task)));
-            }
+            Event::Waiting(task) => self.say("waiting", task, ": another process works on it"),
             Event::Finished(task, outcome) => match outcome {
-                Outcome::Cached => self.0.note(&format!("{:>10}  {}", "cached", render::task(task))),
-                Outcome::Ran { took, .. } => {
-                    self.0.note(&format!("{:>10}  {} in {:.1}s", "done", render::task(task), took.as_secs_f64()));
-                }
-                Outcome::Failed(_) => self.0.note(&format!("{:>10}  {}", "failed", render::task(task))),
-                Outcome::Skipped { .. } => {
-                    self.0.note(&format!("{:>10}  {}: an input is missing", "skipped", render::task(task)));
-                }
+                Outcome::Cached if !self.all => {}
+                Outcome::Cached => self.say("cached", task, ""),
+                Outcome::Ran { took, .. } => self.say("done", task, &format!(" in {:.1}s", took.as_secs_f64())),
+                Outcome::Failed(_) => self.say("failed", task, ""),
+                Outcome::Skipped { .. } => self.say("skipped", task, ": an input is missing"),
             },
         }
     }

@@ -5,9 +5,9 @@ mod commands;
 mod exit;
 mod printer;
 mod render;
+mod results;
 
-use clap::Parser;
-use hemlock_stage::Cancel;
+use hemlock_stage::{Cancel, MESSAGE, short};
 use printer::Printer;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -15,9 +15,23 @@ use std::{
 };
 
 fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let args = match args::parse() {
+        Ok(args) => args,
+        Err((_, Some(hint))) => {
+            let e = exit::Usage(hint).into();
+            Printer::new(false).error(&e);
+            return ExitCode::from(exit::code(&e));
+        }
+        Err((e, None)) => return refuse(&e),
+    };
     let printer = Printer::new(args.quiet);
     printer.install_log(args.verbose);
+    if let Some(Err(e)) = args.directory.as_ref().map(std::env::set_current_dir) {
+        let dir = args.directory.unwrap_or_default();
+        let e = exit::Usage(format!("-C {}: cannot be started in: {e}; expected a folder", dir.display())).into();
+        printer.error(&e);
+        return ExitCode::from(exit::code(&e));
+    }
     let cancel = Cancel::default();
     let handler = {
         let (cancel, printer) = (cancel.clone(), printer.clone());
@@ -44,4 +58,15 @@ fn main() -> ExitCode {
             ExitCode::from(exit::code(&e))
         }
     }
+}
+
+/// Says what is wrong with the command line, or what was asked of it: help, or the version.
+fn refuse(e: &clap::Error) -> ExitCode {
+    let text = e.render().to_string();
+    if short(&text, MESSAGE) == text || !e.use_stderr() {
+        e.exit();
+    }
+    // What was given is quoted whole.
+    Printer::new(false).note(&short(&text, MESSAGE));
+    ExitCode::from(exit::USAGE)
 }

@@ -1,7 +1,7 @@
 //! The one owner of stdout and stderr. Results go to stdout; progress, notes and logs to stderr.
 
 use anyhow::Context;
-use hemlock_stage::{Bar, Progress};
+use hemlock_stage::{Bar, Progress, short};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::{
     io::{self, IsTerminal, Write},
@@ -9,6 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+/// Characters of the longest error that is printed, whatever its causes quote.
+const LONGEST: usize = 3000;
 
 /// How often a plain line tells progress where stderr is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(15);
@@ -53,6 +56,14 @@ impl Printer {
         }
     }
 
+    /// Columns of the terminal that results go to, or as many as `COLUMNS` says; `None` where they go elsewhere.
+    pub fn width(&self) -> Option<usize> {
+        let out = io::stdout();
+        let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).filter(|n| *n > 0);
+        let real = || terminal_size::terminal_size_of(&out).map(|(width, _)| usize::from(width.0));
+        out.is_terminal().then(|| asked.or_else(real)).flatten()
+    }
+
     /// A remark, to stderr.
     pub fn note(&self, text: &str) {
         if !self.quiet {
@@ -62,7 +73,7 @@ impl Printer {
 
     /// An error and its causes, to stderr.
     pub fn error(&self, error: &anyhow::Error) {
-        self.stderr(&format!("error: {error:#}"));
+        self.stderr(&short(&format!("error: {error:#}"), LONGEST));
     }
 
     fn stderr(&self, text: &str) {

@@ -1,15 +1,12 @@
 //! Text for people: tables of tasks, reasons and results.
 
 use anyhow::Result;
-use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
+use comfy_table::{Table, presets};
 use hemlock_pipeline::{
-    Cell, Decision, DirtyReason, Group, Plan, Spec, StageDifference, StageTotal, Task, telling, totals,
+    Asked, Cause, Decision, DirtyReason, Plan, Spec, StageDifference, StageTotal, Task, labels, totals,
 };
-use hemlock_poison_features::attacks::ATTACKS;
-use hemlock_store::Change;
+use hemlock_store::{Change, Store};
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -18,47 +15,75 @@ fn table(header: &[&str]) -> Table {
 }
 
 /// The table without the padding around it.
-fn text(table: &Table) -> String {
+pub fn text(table: &Table) -> String {
     table.lines().map(|l| l.strip_prefix(' ').unwrap_or(&l).trim_end().to_owned() + "\n").collect()
 }
 
 /// A value as it would stand in a spec.
-fn value(v: &Value) -> String {
+pub fn value(v: &Value) -> String {
     match v {
         Value::String(s) => s.clone(),
         other => other.to_string(),
     }
 }
 
-/// A task in a few words: node, seed, and the start of its key.
-pub fn task(task: &Task) -> String {
-    let seed = task.identity.seed.map(|s| format!(" seed {s}")).unwrap_or_default();
-    format!("{}{seed} {}", task.node, task.key.short())
+/// The tasks of a plan in a few words: node, what tells it apart, and the start of its key.
+pub fn tasks(plan: &Plan) -> Vec<String> {
+    let name = |(task, label): (&Task, String)| match label.as_str() {
+        "" => format!("{} {}", task.node, task.key.short()),
+        label => format!("{} {label} {}", task.node, task.key.short()),
+    };
+    plan.tasks.iter().zip(labels(plan)).map(name).collect()
 }
 
-/// A reason in a few words.
-pub fn brief(reason: &DirtyReason) -> String {
-    match reason {
-        DirtyReason::Changed { changes, .. } => {
-            let changes = changes.iter().map(|change| match change {
-                Change::Input { role, .. } => format!("input {role}"),
-                other => other.to_string(),
-            });
-            changes.collect::<Vec<_>>().join("; ")
-        }
-        other => other.to_string(),
+/// The longest old or new value that is said of a change, in characters, and the most changes.
+const LONGEST: usize = 60;
+const MOST: usize = 4;
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
-/// The tasks of a plan in a few words, with the parameters that tell tasks of one node apart.
-fn labels(plan: &Plan) -> Vec<String> {
-    let telling = telling(plan.tasks.iter().map(|t| (t.node, &t.params)));
-    let label = |t: &Task| {
-        let fields =
-            t.params.as_object().into_iter().flatten().filter(|(f, _)| telling.contains(&(t.node, f.as_str())));
-        fields.fold(task(t), |label, (field, v)| format!("{label} {field}={}", value(v)))
+/// A difference, as somebody who wrote the spec would name it.
+fn cause(cause: &Cause, at_home: bool) -> String {
+    let Cause { node, change } = cause;
+    let side = |v: &Option<Value>| v.as_ref().map_or_else(|| "none".to_owned(), |v| cut(&value(v)));
+    let arrow = |what: &str, old: &Option<Value>, new: &Option<Value>| match at_home {
+        true => format!("{what}: {} -> {}", side(old), side(new)),
+        false => format!("{node}.{what}: {} -> {}", side(old), side(new)),
     };
-    plan.tasks.iter().map(label).collect()
+    match change {
+        Change::Param { path, old, new } if path.is_empty() => arrow("parameters", old, new),
+        Change::Param { path, old, new } => arrow(path, old, new),
+        Change::Input { role, old: None, .. } => format!("[{node}] reads {role} now"),
+        Change::Input { role, new: None, .. } => format!("[{node}] reads no {role} any more"),
+        Change::Input { role, .. } => format!("[{node}] reads another {role}, whose origin is gone"),
+        Change::Seed { old: Some(old), new: Some(new) } => format!("seed: {old} -> {new}"),
+        other => format!("[{node}] {other}"),
+    }
+}
+
+/// Differences in a few words, for a task at a node.
+fn causes(causes: &[Cause], node: &str) -> String {
+    let mut words: Vec<String> = causes.iter().take(MOST).map(|c| cause(c, c.node == node)).collect();
+    if causes.len() > MOST {
+        words.push(format!("and {} more", causes.len() - MOST));
+    }
+    words.join("; ")
+}
+
+/// A reason in a few words, for a task at a node.
+pub fn brief(reason: &DirtyReason, node: &str) -> String {
+    match reason {
+        DirtyReason::Changed { changes, .. } => {
+            let follows = changes.iter().all(|c| c.node != node);
+            format!("{}{}", if follows { "because of " } else { "" }, causes(changes, node))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// What is to be done about a task, in a word.
@@ -80,10 +105,10 @@ fn tally(plan: &Plan, decisions: &[Decision]) -> String {
 /// The tasks of a plan, what is to be done about each, and the parameters that tell them apart.
 pub fn plan(plan: &Plan, decisions: &[Decision]) -> String {
     let mut rows = table(&["", "task", "reason"]);
-    for (label, decision) in labels(plan).into_iter().zip(decisions) {
+    for ((label, task), decision) in tasks(plan).into_iter().zip(&plan.tasks).zip(decisions) {
         let reason = match decision {
             Decision::Cached(_) => String::new(),
-            Decision::Run(reason) => brief(reason),
+            Decision::Run(reason) => brief(reason, task.node),
             Decision::Refuse(e) => e.to_string(),
         };
         rows.add_row([state(decision).to_owned(), label, reason]);
@@ -94,7 +119,7 @@ pub fn plan(plan: &Plan, decisions: &[Decision]) -> String {
 /// The artifacts of a plan that are there, and what is in them.
 pub fn status(spec: &Spec, plan: &Plan, decisions: &[Decision]) -> String {
     let mut rows = table(&["task", "made", "on", "seconds", "size", "content"]);
-    for (label, decision) in labels(plan).into_iter().zip(decisions) {
+    for (label, decision) in tasks(plan).into_iter().zip(decisions) {
         match decision {
             Decision::Cached(m) => {
                 let size = bytes(m.files.values().map(|f| f.bytes).sum());
@@ -113,22 +138,56 @@ pub fn status(spec: &Spec, plan: &Plan, decisions: &[Decision]) -> String {
     format!("{}: {}\n\n", spec.name, spec.description) + &text(&rows) + &tally(plan, decisions)
 }
 
-/// Why each task would run, or that it would not.
-pub fn why<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> String {
-    let mut out = String::new();
-    for (t, decision) in tasks {
-        match decision {
-            Decision::Cached(m) => out += &format!("{}: up to date, made {}\n", task(t), m.created),
-            Decision::Refuse(e) => out += &format!("{}: {e}\n", task(t)),
-            Decision::Run(DirtyReason::Changed { nearest, changes }) => {
-                out +=
-                    &format!("{}: runs, because it differs from the nearest artifact {}\n", task(t), nearest.short());
-                for change in changes {
-                    out += &format!("    {change}\n");
+/// Why tasks would run: what differs, root causes first, the tasks where that stands, and how many follow from it.
+pub fn why(plan: &Plan, decisions: &[Decision], stage: Option<&str>) -> String {
+    let names = tasks(plan);
+    let asked = || (0..plan.tasks.len()).filter(|i| stage.is_none_or(|stage| stage == plan.tasks[*i].stage));
+    let (mut groups, mut others, mut cached): (Vec<(&[Cause], Vec<usize>)>, Vec<String>, Vec<usize>) =
+        Default::default();
+    for i in asked() {
+        match &decisions[i] {
+            Decision::Run(DirtyReason::Changed { changes, .. }) => {
+                match groups.iter_mut().find(|(causes, _)| *causes == changes.as_slice()) {
+                    Some((_, tasks)) => tasks.push(i),
+                    None => groups.push((changes, vec![i])),
                 }
             }
-            Decision::Run(reason) => out += &format!("{}: runs, because it {reason}\n", task(t)),
+            Decision::Run(reason) => others.push(format!("{}: runs, because it {reason}\n", names[i])),
+            Decision::Refuse(e) => others.push(format!("{}: {e}\n", names[i])),
+            Decision::Cached(_) => cached.push(i),
         }
+    }
+    let mut out = String::new();
+    for (causes, tasks) in groups {
+        for c in causes {
+            out += &format!("{}\n", cause(c, false));
+        }
+        // Where the causes are, or, if that was not asked for, all.
+        let is_root = |i: &&usize| causes.iter().any(|c| c.node == plan.tasks[**i].node);
+        let roots: Vec<usize> = tasks.iter().filter(is_root).copied().collect();
+        let listed = if roots.is_empty() { &tasks } else { &roots };
+        for i in listed {
+            let Decision::Run(DirtyReason::Changed { nearest, pipeline, .. }) = &decisions[*i] else { continue };
+            let of = pipeline.as_ref().map(|pipeline| format!(" of {pipeline}")).unwrap_or_default();
+            out += &format!("    {} runs; the nearest artifact is {}{of}\n", names[*i], nearest.short());
+        }
+        if listed.len() < tasks.len() {
+            let mut nodes: Vec<(&str, usize)> = Vec::new();
+            for i in tasks.iter().filter(|i| !listed.contains(i)) {
+                match nodes.iter_mut().find(|(node, _)| *node == plan.tasks[*i].node) {
+                    Some((_, n)) => *n += 1,
+                    None => nodes.push((plan.tasks[*i].node, 1)),
+                }
+            }
+            let nodes: Vec<String> = nodes.into_iter().map(|(node, n)| format!("{n} of {node}")).collect();
+            out += &format!("    and what follows: {}\n", nodes.join(", "));
+        }
+    }
+    out += &others.concat();
+    match cached.as_slice() {
+        [] => {}
+        [one] => out += &format!("{}: up to date\n", names[*one]),
+        all => out += &format!("{} tasks are up to date\n", all.len()),
     }
     out
 }
@@ -150,143 +209,59 @@ pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Re
     Ok(out)
 }
 
-/// A summary on one line.
+/// A summary on one line. What has facts of its own gives them in brackets; a number that is none (JSON knows no infinity) is a dash.
 pub fn facts(summary: &Value) -> String {
     let Value::Object(facts) = summary else { return String::new() };
-    let fact = |(k, v): (&String, &Value)| match v.as_f64() {
+    let fact = |(k, v): (&String, &Value)| match (v, v.as_f64()) {
         _ if k == "verified" => if *v == true { "verified import" } else { "unverified import" }.to_owned(),
-        Some(x) if x != 0.0 && x.abs() < 1e-3 => format!("{k} {x:.1e}"),
-        Some(x) if x.fract() != 0.0 => format!("{k} {x:.4}"),
+        (_, Some(x)) if x != 0.0 && x.abs() < 1e-3 => format!("{k} {x:.1e}"),
+        (Value::Object(inner), _) => {
+            let inner = inner.iter().map(|(k, v)| match v.as_f64() {
+                Some(x) => format!("{k} {x:.4}"),
+                None if v.is_null() => format!("{k} -"),
+                None => format!("{k} {}", value(v)),
+            });
+            format!("{k} ({})", inner.collect::<Vec<_>>().join(", "))
+        }
+        (_, Some(x)) if x.fract() != 0.0 => format!("{k} {x:.4}"),
         _ => format!("{k} {}", value(v)),
     };
-    facts.iter().filter(|(_, v)| !v.is_null()).map(fact).collect::<Vec<_>>().join(", ")
+    let facts: Vec<String> = facts.iter().filter(|(_, v)| !v.is_null()).map(fact).collect();
+    facts.join(", ").replace('_', " ")
 }
 
-/// How an extractor was made, from the stages' parameters: `simclr`, or `import (supervised)`. Imported features are named after
-/// their file.
-fn extractor(params: &BTreeMap<&'static str, Value>) -> String {
-    let field = |node, name| params.get(node)?.get(name)?.as_str();
-    if let Some(path) = field("features", "path") {
-        return Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
-    }
-    let field = |name| field("pretrain", name);
-    let trained = field("trained").map(|trained| format!(" ({trained})"));
-    field("method").unwrap_or_default().to_owned() + &trained.unwrap_or_default()
-}
-
-/// The attacker's extractor, and the one that is deployed where that is another.
-fn extractors(params: &BTreeMap<&'static str, Value>) -> String {
-    match params.get("deployed.pretrain").and_then(|deployed| deployed.get("method")) {
-        Some(deployed) => format!("{}, deployed: {}", extractor(params), value(deployed)),
-        None => extractor(params),
+/// An argument as a shell has to see it.
+fn quoted(argument: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    match !argument.is_empty() && argument.chars().all(plain) {
+        true => argument.to_owned(),
+        false => format!("'{}'", argument.replace('\'', r"'\''")),
     }
 }
 
-/// The result table: means over seeds.
-pub fn results(groups: &[Group]) -> String {
-    let mut telling = telling(groups.iter().flat_map(|g| &g.params).map(|(node, params)| (*node, params)));
-    // These have columns: attack and extractor are named after their tags.
-    let columns = [
-        ("poison-features", "attack"),
-        ("poison-features", "labels"),
-        ("poison-features", "eps_d"),
-        ("invert", "method"),
-        ("poison-images", "attack"),
-        ("poison-images", "labels"),
-        ("poison-images", "eps_d"),
-        ("unlearnable", "noise"),
-        ("unlearnable", "eps_d"),
-        ("features", "method"),
-        ("features", "path"),
-        ("pretrain", "method"),
-        ("pretrain", "trained"),
-        ("victim", "kind"),
-    ];
-    telling.retain(|column| !columns.contains(column));
-    // A branch makes poisons in features or in pixels, and what both have is one column.
-    let twins = telling.clone();
-    let twin = |field: &str| ["invert", "poison-features"].into_iter().find(|node| twins.contains(&(*node, field)));
-    telling.retain(|(node, field)| *node != "poison-images" || twin(field).is_none());
-    let names: Vec<String> = telling.iter().map(|(_, field)| field.replace('_', " ")).collect();
-    let mut header = vec!["attack", "extractor", "victim"];
-    header.extend(names.iter().map(String::as_str));
-    header.extend(["labels", "eps_d", "seeds", "objective", "clean", "target", "features", "images"]);
-    header.extend(["random", "aligned", "duplicates", "removed"]);
-    header.extend(["kept", "PSNR", "SSIM", "Linf", "off", "odd", "out", "seconds"]);
-    let fixed = 3 + telling.len();
-    let mut rows = table(&header);
-    for g in groups {
-        let a = &g.accuracy;
-        let percent = |c: Cell| match g.seeds {
-            1 => format!("{:.2}", 100.0 * c.mean),
-            _ => format!("{:.2} ± {:.2}", 100.0 * c.mean, 100.0 * c.std),
+/// Overrides as options of a command line; what is longer than `most` characters is cut.
+pub fn options(overrides: &[String], most: usize) -> String {
+    let all: Vec<String> = overrides.iter().map(|o| format!("--set {}", quoted(o))).collect();
+    let all = all.join(" ");
+    match all.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &all[..end]),
+        None => all,
+    }
+}
+
+/// What a pipeline was run with, and how many results each has.
+pub fn history(asked: &[Asked], store: &Store) -> String {
+    let mut rows = table(&["run", "results", "name", "overrides"]);
+    for a in asked {
+        let (there, all) = a.results(store);
+        let label = a.label.clone().unwrap_or_else(|| "-".to_owned());
+        let overrides = match a.overrides.is_empty() {
+            true => "(the spec as it stands)".to_owned(),
+            false => options(&a.overrides, 300),
         };
-        let mut row = vec![g.attack.clone(), extractors(&g.params), g.victim.clone()];
-        row.extend(telling.iter().map(|(node, field)| {
-            let params =
-                g.params.get(node).or_else(|| g.params.get("poison-images").filter(|_| twin(field) == Some(*node)));
-            params.and_then(|p| p.get(*field)).map_or_else(|| "-".to_owned(), value)
-        }));
-        let chosen = ["poison-features", "poison-images"].iter().find_map(|node| g.params.get(node)?.get("labels"));
-        let labels = if g.clean_label { "clean".to_owned() } else { chosen.map_or_else(|| "free".to_owned(), value) };
-        row.extend([labels, g.eps_d.to_string(), g.seeds.to_string(), format!("{:.3}", g.objective.mean)]);
-        let measured = [Some(a.clean), a.target, a.features, a.images];
-        let controls = [a.random_flips, a.aligned_flips, a.duplicates, a.removed];
-        row.extend(measured.into_iter().chain(controls).map(|c| c.map_or_else(|| "-".to_owned(), percent)));
-        let drop = |poisoned: Cell| a.clean.mean - poisoned.mean;
-        // Of a drop of less than a point nothing can be said.
-        let asked = a.features.map(drop).filter(|drop| *drop >= 0.01);
-        let kept = a.images.zip(asked).map(|(images, asked)| drop(images) / asked);
-        row.push(kept.map_or_else(|| "-".to_owned(), |kept| format!("{:.0}", 100.0 * kept)));
-        row.extend(g.visibility.map_or_else(
-            || ["-"; 6].map(str::to_owned),
-            |v| {
-                let (ssim, linf) = (format!("{:.2}", v.ssim.mean), format!("{:.3}", v.linf.mean));
-                let share = |c: Cell| format!("{:.0}", 100.0 * c.mean);
-                let off = format!("{:.2}", v.relative_distance.mean);
-                [format!("{:.1}", v.psnr.mean), ssim, linf, off, share(v.outliers), share(v.outside)]
-            },
-        ));
-        row.push(format!("{:.1}", g.seconds.mean));
-        rows.add_row(row.into_iter().enumerate().map(|(i, cell)| {
-            TableCell::new(cell).set_alignment(if i < fixed { CellAlignment::Left } else { CellAlignment::Right })
-        }));
+        rows.add_row([a.time.clone(), format!("{there} of {all}"), label, overrides]);
     }
-    let mut out = text(&rows);
-    out += "Accuracy in % of the test split: the clean head; the attacker's target; heads retrained on clean data with poisoned\n";
-    out += "features, with their 8-bit images, and with as many controls (random label flips, label flips chosen by influence,\n";
-    out += "duplicates; removed: what is left without the images that poisons replace). Mean ± standard deviation over seeds.\n";
-    out += "kept: % of the features' drop that the images keep. PSNR in dB, SSIM and Linf against the base images. off: median\n";
-    out += "distance of the images' features to the poisoned ones (of attacks on pixels to those before rounding), in distances\n";
-    out += "of clean nearest neighbours. odd: % of the images with outlying features. out: % of them outside of the attack's\n";
-    out += "constraint, by a hundredth. Seconds: target-params to images or noise. Labels: of the samples that poisons are made\n";
-    out += "of (clean), or not: random, or aligned by the attacker.\n";
-    let shown = ATTACKS.iter().map(|attack| (attack.name(), attack.shown()));
-    for (name, shown) in shown.chain([(hemlock_unlearnable::NAME, hemlock_unlearnable::SHOWN)]) {
-        if groups.iter().any(|g| g.attack.split(' ').next() == Some(name)) {
-            out += &format!("Objective of {name}: {shown}.\n");
-        }
-    }
-    if let Some(worst) = groups.iter().filter_map(|g| g.unconverged).max_by(f64::total_cmp) {
-        out += &format!(
-            "NOT CONVERGED: a head's training stopped at a gradient norm of {worst:.1e}, above its tolerance.\n"
-        );
-    }
-    let unverified = groups.iter().filter(|g| g.verified == Some(false)).map(|g| extractors(&g.params));
-    let unverified: BTreeSet<String> = unverified.collect();
-    if !unverified.is_empty() {
-        let names = Vec::from_iter(unverified).join(", ");
-        out += &format!(
-            "UNVERIFIED IMPORT: nothing shows that an extractor ({names}) computes what its weights were trained in; a `probe`\n"
-        );
-        out += "does (docs/pretraining.md).\n";
-    }
-    let collapsed: BTreeSet<String> = groups.iter().filter(|g| g.collapsed).map(|g| extractors(&g.params)).collect();
-    if !collapsed.is_empty() {
-        let names = Vec::from_iter(collapsed).join(", ");
-        out += &format!("COLLAPSED: the embeddings of an extractor ({names}) all point nearly the same way.\n");
-    }
-    out
+    text(&rows)
 }
 
 /// Two artifact roots, stage by stage.

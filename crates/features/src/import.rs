@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use hemlock_arrays::{Arrays, ArraysError};
 use hemlock_artifact::FeatureSplit;
 use hemlock_data::{DataError, Seed, SplitSpec};
-use hemlock_stage::{Context, Environment, ParamError, StageError};
+use hemlock_stage::{Context, Environment, ParamError, StageError, few};
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
@@ -62,7 +62,7 @@ impl Import {
         let own = arrays.has(VALIDATION.0) || arrays.has(VALIDATION.1);
         let unread: Vec<&String> = arrays.names().iter().filter(|name| !NAMES.contains(&name.as_str())).collect();
         if !unread.is_empty() {
-            tracing::warn!("{} has arrays that nothing reads: {unread:?}", self.path.display());
+            tracing::warn!("{} has arrays that nothing reads: {}", self.path.display(), few(unread));
         }
         let mut read = |names| {
             ctx.check()?;
@@ -101,9 +101,9 @@ impl Import {
         classes: &[String],
         run: u64,
     ) -> Result<(FeatureSplit, FeatureSplit), String> {
-        let spec = SplitSpec { validation: self.validation, seed: self.seed.of(run), ..SplitSpec::default() };
+        let spec = SplitSpec { validation: Some(self.validation), seed: self.seed.of(run), ..SplitSpec::default() };
         let asked = format!("is {}, drawn from {} training samples", self.validation, train.labels.len());
-        let chosen = spec.choose(classes, &train.labels, Some(&[])).map_err(|e| match e {
+        let chosen = spec.choose(classes, &train.labels, None, Some(&[])).map_err(|e| match e {
             DataError::Shortage { class, asked: share, available, .. } => {
                 format!("{asked}: asks for {share} samples of class {class}, which has {available}")
             }

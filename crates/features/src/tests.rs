@@ -1,5 +1,7 @@
 //! Imports, from files by NumPy and from files that no reader should take.
 
+mod fuzz;
+
 use crate::{Import, Normalize, Params, Splits, Stage};
 use half::{bf16, f16};
 use hemlock_arrays::Arrays;

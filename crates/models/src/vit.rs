@@ -51,6 +51,14 @@ impl VitArch {
         self.depth
     }
 
+    /// Numbers that a pass in training keeps of an image of that height and width: what every matrix makes, and how much every token
+    /// attends to every other.
+    pub(crate) fn kept(self, [height, width]: [usize; 2]) -> f64 {
+        let tokens = 1.0 + (height / self.patch) as f64 * (width / self.patch) as f64;
+        let (made, attention) = ((3 + 1 + 4 + 1) * self.width, (self.width / HEAD) as f64 * tokens);
+        self.depth as f64 * tokens * (made as f64 + attention)
+    }
+
     /// Side of a patch, of which an image's sides are multiples.
     #[must_use]
     pub fn patch(self) -> usize {

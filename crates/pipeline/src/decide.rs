@@ -1,10 +1,12 @@
 //! Which tasks of a plan have to run, and why. `plan`, `status`, `why` and `run` all ask here.
 
-use crate::{Plan, Task};
-use hemlock_store::{Change, Key, Manifest, Store, StoreError};
+use crate::{
+    Plan, Task,
+    kin::{Cause, Kin},
+};
+use hemlock_store::{Key, Manifest, Store, StoreError};
 use serde::Serialize;
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::{Mutex, PoisonError},
 };
@@ -13,14 +15,17 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum DirtyReason {
-    /// No artifact of this stage was ever made here.
+    /// Nothing that could be compared with it was ever made here.
     NeverRan,
-    /// The nearest artifact that this stage has made differs in these inputs.
+    /// The nearest artifact that its stage has made is another one.
     Changed {
         /// Key of that artifact.
         nearest: Key,
-        /// What differs.
-        changes: Vec<Change>,
+        /// The pipeline that made it, where that is another one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pipeline: Option<String>,
+        /// What this comes down to: differences at the nodes where they arise, in the order of the graph.
+        changes: Vec<Cause>,
     },
     /// The artifact was made from an input whose content was another.
     InputRebuilt {
@@ -40,8 +45,8 @@ impl fmt::Display for DirtyReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NeverRan => write!(f, "never ran here"),
-            Self::Changed { nearest, changes } => {
-                let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+            Self::Changed { nearest, changes, .. } => {
+                let changes: Vec<String> = changes.iter().map(|c| format!("[{}] {}", c.node, c.change)).collect();
                 write!(f, "differs from {}: {}", nearest.short(), changes.join("; "))
             }
             Self::InputRebuilt { role } => write!(f, "had another content of its input '{role}'"),
@@ -64,20 +69,22 @@ pub enum Decision {
 
 /// Decides about tasks, against one artifact root.
 pub(crate) struct Decider<'a> {
+    plan: &'a Plan,
     store: &'a Store,
     /// Damaged artifacts are rebuilt rather than refused, and are looked for byte by byte.
     repair: bool,
-    /// Manifests by stage, each stage's read once, to say what changed.
-    made: Mutex<BTreeMap<String, Vec<Manifest>>>,
+    /// What there was before, to say what changed.
+    kin: Mutex<Kin>,
 }
 
 impl<'a> Decider<'a> {
-    pub(crate) fn new(store: &'a Store, repair: bool) -> Self {
-        Self { store, repair, made: Mutex::default() }
+    pub(crate) fn new(plan: &'a Plan, store: &'a Store, repair: bool) -> Self {
+        Self { plan, store, repair, kin: Mutex::default() }
     }
 
-    /// What is to be done about a task; `upstream` gives the content that an input has now, if it is there.
-    pub(crate) fn decide(&self, task: &Task, upstream: impl Fn(usize) -> Option<String>) -> Decision {
+    /// What is to be done about a task of the plan; `upstream` gives the content that an input has now, if it is there.
+    pub(crate) fn decide(&self, number: usize, upstream: impl Fn(usize) -> Option<String>) -> Decision {
+        let task: &Task = &self.plan.tasks[number];
         let found = if self.repair {
             self.store.lookup(task.stage, &task.key).and_then(|m| match m {
                 Some(_) => self.store.verify(task.stage, &task.key).map(Some),
@@ -97,22 +104,13 @@ impl<'a> Decider<'a> {
                     None => Decision::Cached(Box::new(manifest)),
                 }
             }
-            Ok(None) => Decision::Run(self.what_changed(task)),
+            Ok(None) => {
+                let mut kin = self.kin.lock().unwrap_or_else(PoisonError::into_inner);
+                Decision::Run(kin.nearest(self.plan, number, self.store))
+            }
             Err(e) if self.repair && e.rebuild_helps() => Decision::Run(DirtyReason::Damaged { what: e.to_string() }),
             Err(e) => Decision::Refuse(e),
         }
-    }
-
-    /// Compares a task that is not there with what its stage has made: fewest changes first, then the newest.
-    fn what_changed(&self, task: &Task) -> DirtyReason {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_stage = made.entry(task.stage.to_owned());
-        of_stage
-            .or_insert_with(|| self.store.manifests(task.stage).unwrap_or_default())
-            .iter()
-            .map(|m| (task.identity.diff(&m.identity), m))
-            .min_by(|a, b| a.0.len().cmp(&b.0.len()).then_with(|| b.1.created.cmp(&a.1.created)))
-            .map_or(DirtyReason::NeverRan, |(changes, m)| DirtyReason::Changed { nearest: m.key, changes })
     }
 }
 
@@ -120,10 +118,10 @@ impl Plan {
     /// Decides about every task, as far as that can be known before anything runs.
     #[must_use]
     pub fn decide(&self, store: &Store, repair: bool) -> Vec<Decision> {
-        let decider = Decider::new(store, repair);
+        let decider = Decider::new(self, store, repair);
         let mut decisions: Vec<Decision> = Vec::with_capacity(self.tasks.len());
-        for task in &self.tasks {
-            let decision = decider.decide(task, |i| match &decisions[i] {
+        for number in 0..self.tasks.len() {
+            let decision = decider.decide(number, |i| match &decisions[i] {
                 Decision::Cached(m) => Some(m.content.to_string()),
                 _ => None,
             });

@@ -1,9 +1,9 @@
 //! Which artifacts pipelines still reach.
 //!
 //! Every run records its plan below the artifact root. An artifact is reachable if the last recorded plan of a
-//! pipeline whose spec is still there names it, or the plan that any given spec has now.
+//! pipeline whose spec is still there names it, or a run that was given a name, or the plan that any given spec has now.
 
-use crate::Plan;
+use crate::{Plan, history::named};
 use hemlock_store::{Digest, Garbage, Key, Store, StoreError};
 use std::{
     collections::BTreeSet,
@@ -67,7 +67,7 @@ pub fn recorded_specs(store: &Store) -> Result<Vec<PathBuf>, StoreError> {
     Ok(recorded(store)?.into_iter().map(|(spec, _)| spec).collect())
 }
 
-/// What no recorded plan and none of `plans` reaches; with a name, only what that pipeline made.
+/// What no recorded plan, no run with a name and none of `plans` reaches; with a name, only what that pipeline made.
 ///
 /// # Errors
 /// The artifact root cannot be read.
@@ -75,5 +75,6 @@ pub fn garbage(store: &Store, plans: &[Plan], pipeline: Option<&str>) -> Result<
     let mut reachable: BTreeSet<(String, Key)> =
         plans.iter().flat_map(|p| &p.tasks).map(|t| (t.stage.to_owned(), t.key)).collect();
     reachable.extend(recorded(store)?.into_iter().flat_map(|(_, tasks)| tasks));
+    reachable.extend(named(store)?);
     store.garbage(&reachable, pipeline)
 }

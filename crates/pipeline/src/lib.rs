@@ -4,26 +4,33 @@
 //! branches, and [`Plan::new`] turns them into tasks whose keys are known before anything runs.
 //! [`Plan::decide`] compares tasks with the artifact root; [`run`] does what is left to do.
 
+mod branches;
 mod decide;
 mod diff;
 mod export;
 mod garbage;
 mod graph;
+mod history;
+mod kin;
 mod plan;
 mod resources;
 mod results;
 mod run;
 mod spec;
 mod telling;
+mod variants;
 
+pub use branches::MOST_BRANCHES;
 pub use decide::{Decision, DirtyReason};
 pub use diff::{Difference, StageDifference, StageTotal, diff, totals};
 pub use export::{ExportError, Format, export};
 pub use garbage::{garbage, recorded_specs};
 pub use graph::{Graph, Node};
+pub use history::{Asked, history, remember};
+pub use kin::Cause;
 pub use plan::{Branch, Plan, PlanError, Selection, Task};
 pub use resources::{Memory, Resources, Time};
 pub use results::{Cell, Group, Row, Seen, aggregate, grouped, rows};
 pub use run::{Event, Observer, Outcome, RunError, RunOptions, Summary, run};
-pub use spec::{Override, Spec, SpecError};
-pub use telling::telling;
+pub use spec::{Override, Spec, SpecError, nearest};
+pub use telling::{labels, telling};

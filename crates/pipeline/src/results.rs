@@ -1,7 +1,7 @@
 //! Results: one row per branch, and means over seeds.
 
 use crate::{Branch, Plan};
-use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, Visibility};
+use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, SteppedBack, Visibility};
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
@@ -39,6 +39,8 @@ pub struct Row {
     pub collapsed: bool,
     /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where none was imported.
     pub verified: Option<bool>,
+    /// Of a target that is weaker than its parameters say: what was asked for, and what was taken.
+    pub stepped_back: Option<SteppedBack>,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
     /// Test accuracy, as fractions.
@@ -86,7 +88,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
     let evaluation: Evaluation = store.read(&manifest)?;
     let (mut seconds, mut device, mut params) = (0.0, manifest.device.clone(), BTreeMap::new());
-    let mut collapsed = false;
+    let (mut collapsed, mut stepped_back) = (false, None);
     let read = upstream(plan, *evaluate);
     for (node, task) in branch.tasks.iter().filter(|(_, task)| read.contains(task)) {
         let task = &plan.tasks[*task];
@@ -98,6 +100,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         match *node {
             "features" => device.clone_from(&manifest.device),
             "pretrain" | "deployed.pretrain" => collapsed |= manifest.summary["collapsed"] == true,
+            "target-params" => stepped_back = SteppedBack::in_summary(&manifest.summary),
             _ => {}
         }
     }
@@ -117,6 +120,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         device,
         collapsed,
         verified: verified(&params),
+        stepped_back,
         params,
         accuracy: outcomes.map(|outcome| outcome.accuracy.overall),
         best: (!outcomes.clean.epochs.is_empty()).then(|| outcomes.map(Outcome::best)),
@@ -139,7 +143,7 @@ fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
 }
 
 /// A task and all that its result comes from: a branch may have tasks that nothing in it reads.
-fn upstream(plan: &Plan, task: usize) -> BTreeSet<usize> {
+pub(crate) fn upstream(plan: &Plan, task: usize) -> BTreeSet<usize> {
     let mut found = BTreeSet::from([task]);
     // Inputs stand before what reads them.
     for i in (0..=task).rev() {
@@ -206,14 +210,20 @@ pub struct Group {
     pub params: BTreeMap<&'static str, Value>,
     /// Number of seeds.
     pub seeds: usize,
+    /// Number of classes.
+    pub classes: usize,
     /// Whether the extractor's embeddings had collapsed when its training ended.
     pub collapsed: bool,
     /// Whether every imported extractor was compared with a probe; `None` where none was imported.
     pub verified: Option<bool>,
+    /// What targets are that are weaker than their parameters say, each once.
+    pub stepped_back: Vec<SteppedBack>,
     /// Gradient norm of the worst training that stopped before it got as far as it was to.
     pub unconverged: Option<f64>,
     /// Test accuracy.
     pub accuracy: Measured<Cell>,
+    /// Clean accuracy minus that with the images, or with the features where there are no images.
+    pub drop: Option<Cell>,
     /// Visibility of the images.
     pub visibility: Option<Seen>,
     /// Time of the attack's stages.
@@ -231,6 +241,16 @@ pub fn grouped(rows: &[Row]) -> Vec<Vec<&Row>> {
         }
     }
     groups
+}
+
+/// What is there, each once.
+fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+    items.fold(Vec::new(), |mut seen, item| {
+        if !seen.contains(&item) {
+            seen.push(item);
+        }
+        seen
+    })
 }
 
 /// Means of [`grouped`] rows.
@@ -254,8 +274,10 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 bound: optional(&|r| r.bound),
                 params: rows[0].params.clone(),
                 seeds: rows.len(),
+                classes: rows[0].per_class.clean.len(),
                 collapsed: rows.iter().any(|r| r.collapsed),
                 verified: rows[0].verified,
+                stepped_back: distinct(rows.iter().filter_map(|r| r.stepped_back.clone())),
                 unconverged: rows
                     .iter()
                     .filter(|r| !r.converged)
@@ -271,6 +293,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                     duplicates: optional(&|r| r.accuracy.duplicates),
                     removed: optional(&|r| r.accuracy.removed),
                 },
+                drop: optional(&|r| Some(r.accuracy.clean - r.accuracy.images.or(r.accuracy.features)?)),
                 visibility: seen(&|v| v.psnr).and_then(|psnr| {
                     Some(Seen {
                         psnr,

@@ -1,6 +1,6 @@
 //! The runner: does what a plan leaves to do, in this process, one task at a time or several side by side.
 
-use crate::{Decision, DirtyReason, Graph, Plan, Task, decide::Decider, garbage};
+use crate::{Decision, DirtyReason, Graph, Plan, Task, decide::Decider, garbage, history::remember};
 use hemlock_stage::{Bar, Cancel, Checkpoints, Context, Environment, ErrorKind, InputSet, Progress, StageError};
 use hemlock_store::{InputRecord, Key, Lock, Manifest, ManifestDraft, Store, StoreError};
 use std::{
@@ -20,6 +20,8 @@ pub struct RunOptions<'a> {
     pub only: Option<Key>,
     /// Stage whose tasks run even where their artifacts are there.
     pub force: Option<&'a str>,
+    /// Name of the run, by which its results are found again.
+    pub label: Option<&'a str>,
     /// Checks artifacts byte by byte, and rebuilds damaged ones rather than refusing them.
     pub repair: bool,
     /// Most tasks at a time. They share the threads of the processor, and what comes out is the same.
@@ -82,6 +84,8 @@ pub trait Observer: Sync {
 pub struct Summary {
     /// Outcome of every task that was looked at, by its number in the plan, in that order.
     pub outcomes: Vec<(usize, Outcome)>,
+    /// Overrides of the run that had the label of this one until now.
+    pub renamed: Option<Vec<String>>,
 }
 
 impl Summary {
@@ -144,7 +148,12 @@ pub fn run(
         (options.probe)()?;
     }
     garbage::record(plan, store)?;
-    let runner = Runner { plan, graph, store, options, observer, decider: Decider::new(store, options.repair) };
+    // A single task is part of what was asked for elsewhere.
+    let renamed = match options.only {
+        Some(_) => None,
+        None => remember(plan, options.label, store)?,
+    };
+    let runner = Runner { plan, graph, store, options, observer, decider: Decider::new(plan, store, options.repair) };
     let tasks = wanted.len();
     let board = Board::new(plan, wanted);
     thread::scope(|scope| {
@@ -154,7 +163,7 @@ pub fn run(
         }
         runner.work(0, board);
     });
-    Ok(board.summary())
+    Ok(Summary { renamed, ..board.summary() })
 }
 
 /// Which tasks are waiting, under way and through; workers take tasks from it.
@@ -235,7 +244,7 @@ impl<'a> Board<'a> {
 
     fn summary(self) -> Summary {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Summary { outcomes: state.outcomes.into_iter().collect() }
+        Summary { outcomes: state.outcomes.into_iter().collect(), renamed: None }
     }
 }
 
@@ -285,7 +294,7 @@ impl Runner<'_> {
             let (outcome, content) = match board.obstacle(i) {
                 Some(because) => (Outcome::Skipped { because }, None),
                 // Whatever happens, others wait for this task to be through.
-                None => match caught(task, || self.task(task, board, device, sharing)) {
+                None => match caught(task, || self.task(i, board, device, sharing)) {
                     Ok((outcome, manifest)) => (outcome, Some(manifest.content.to_string())),
                     Err(e) => (Outcome::Failed(e), None),
                 },
@@ -295,13 +304,14 @@ impl Runner<'_> {
         }
     }
 
-    fn decide(&self, task: &Task, board: &Board) -> Result<Result<Manifest, DirtyReason>, StageError> {
+    fn decide(&self, number: usize, board: &Board) -> Result<Result<Manifest, DirtyReason>, StageError> {
+        let task = &self.plan.tasks[number];
         let content = |i: usize| {
             let input = &self.plan.tasks[i];
             let found = || self.store.lookup(input.stage, &input.key).ok().flatten().map(|m| m.content.to_string());
             board.content(i).or_else(found)
         };
-        match self.decider.decide(task, content) {
+        match self.decider.decide(number, content) {
             Decision::Cached(_) if self.options.force == Some(task.stage) => Ok(Err(DirtyReason::Forced)),
             Decision::Cached(manifest) => Ok(Ok(*manifest)),
             Decision::Run(reason) => Ok(Err(reason)),
@@ -311,17 +321,18 @@ impl Runner<'_> {
 
     fn task(
         &self,
-        task: &Task,
+        number: usize,
         board: &Board,
         device: &str,
         sharing: usize,
     ) -> Result<(Outcome, Manifest), StageError> {
-        if let Ok(Ok(manifest)) = self.decide(task, board) {
+        let task = &self.plan.tasks[number];
+        if let Ok(Ok(manifest)) = self.decide(number, board) {
             return Ok((Outcome::Cached, manifest));
         }
         let lock = self.lock(task)?;
         // Another process may have made or replaced the artifact while this one waited.
-        let reason = match self.decide(task, board)? {
+        let reason = match self.decide(number, board)? {
             Ok(manifest) => return Ok((Outcome::Cached, manifest)),
             Err(reason) => reason,
         };
@@ -472,7 +483,7 @@ mod tests {
             }
         };
         let tasks = inputs.iter().enumerate().map(task).collect();
-        Plan { pipeline: "p".to_owned(), spec: "p.toml".into(), tasks, branches: Vec::new() }
+        Plan { pipeline: "p".to_owned(), spec: "p.toml".into(), overrides: Vec::new(), tasks, branches: Vec::new() }
     }
 
     fn board(plan: &Plan) -> Board<'_> {

@@ -1,10 +1,25 @@
 //! Which parameters tell tasks, or results, apart.
 
+use crate::{Plan, results::upstream};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Fields that say which variant of a stage a table is of, and so which other fields it has.
-const TAGS: [&str; 3] = ["attack", "method", "kind"];
+pub(crate) const TAGS: [&str; 3] = ["attack", "method", "kind"];
+
+/// What is always said of a task that comes from these nodes: which attack, how many poisons, and how they became images.
+const SAID: [(&str, &str); 7] = [
+    ("poison-features", "attack"),
+    ("poison-features", "eps_d"),
+    ("invert", "method"),
+    ("poison-images", "attack"),
+    ("poison-images", "eps_d"),
+    ("unlearnable", "noise"),
+    ("unlearnable", "eps_d"),
+];
+
+/// The longest value that is said of a task, in characters.
+const LONGEST: usize = 40;
 
 /// The fields, as node and name, that tell parameters of one node apart: tags that differ, and what differs where the tags are
 /// the same.
@@ -26,4 +41,63 @@ pub fn telling<'a>(params: impl Iterator<Item = (&'a str, &'a Value)>) -> BTreeS
         }
     }
     telling
+}
+
+/// What tells every task of a plan apart from the others of its node, in words, without node and key: `bilevel, 3 %,
+/// constraint=ball, decoder, seed 0`. It names what the task comes from, too.
+#[must_use]
+pub fn labels(plan: &Plan) -> Vec<String> {
+    let sources: Vec<BTreeSet<usize>> = (0..plan.tasks.len()).map(|task| upstream(plan, task)).collect();
+    let mut nodes: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+    for (task, sources) in plan.tasks.iter().zip(&sources) {
+        nodes.entry(task.node).or_default().extend(sources);
+    }
+    let params = |tasks: &BTreeSet<usize>| {
+        let params: Vec<_> = tasks.iter().map(|i| (plan.tasks[*i].node, &plan.tasks[*i].params)).collect();
+        telling(params.into_iter())
+    };
+    let telling: BTreeMap<&str, BTreeSet<(&str, &str)>> =
+        nodes.iter().map(|(node, tasks)| (*node, params(tasks))).collect();
+    let label = |(task, sources): (usize, &BTreeSet<usize>)| {
+        let telling = &telling[plan.tasks[task].node];
+        let mut words = Vec::new();
+        for source in sources.iter().map(|i| &plan.tasks[*i]) {
+            let fields = source.params.as_object().into_iter().flatten();
+            let mut said: Vec<(&str, &Value)> = fields
+                .map(|(field, value)| (field.as_str(), value))
+                .filter(|(field, _)| telling.contains(&(source.node, *field)) || SAID.contains(&(source.node, *field)))
+                .collect();
+            // Which variant it is comes before how it is set.
+            said.sort_by_key(|(field, _)| (!is_bare(field), *field != "eps_d"));
+            words.extend(said.into_iter().map(|(field, value)| word(source.node, field, value, telling)));
+        }
+        words.extend(sources.iter().find_map(|i| plan.tasks[*i].identity.seed).map(|seed| format!("seed {seed}")));
+        words.join(", ")
+    };
+    sources.iter().enumerate().map(label).collect()
+}
+
+/// Whether a field's value speaks for itself.
+fn is_bare(field: &str) -> bool {
+    TAGS.contains(&field) || field == "noise"
+}
+
+fn word(node: &str, field: &str, value: &Value, telling: &BTreeSet<(&str, &str)>) -> String {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let text = match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    };
+    let elsewhere = telling.iter().any(|(other, name)| *name == field && *other != node);
+    match value.as_f64() {
+        // 0.03 * 100 is no 3.
+        Some(share) if field == "eps_d" => format!("{} %", (share * 1e10).round() / 1e8),
+        _ if node.starts_with("deployed.") => format!("{node}.{field}={text}"),
+        _ if is_bare(field) => text,
+        _ if elsewhere => format!("{node}.{field}={text}"),
+        _ => format!("{field}={text}"),
+    }
 }

@@ -75,12 +75,16 @@ pub fn pretrain(
     config.check()?;
     let devices: Vec<Device> = devices.iter().map(|device| device.clone().inner()).collect();
     let device = devices.first().ok_or_else(|| StageError::internal("there is no device to train on"))?;
-    let (spec, net, mut rng) = start(config.arch, config.seed, &[images.pixels.view()], device)?;
     let n = images.len();
     if n < config.batch {
         let message = format!("is {}; expected at most the {n} images", config.batch);
         return Err(ParamError::new("batch", message).into());
     }
+    let views = if method == Method::Supervised { 1 } else { 2 };
+    let (_, _, height, width) = images.pixels.view().dim();
+    step_fits(config.arch, [height, width], views * config.batch, device)?;
+    config.heads_fit(method)?;
+    let (spec, net, mut rng) = start(config.arch, config.seed, &[images.pixels.view()], device)?;
     let pair = if runs_on_rayon(device) { Pair::halves() } else { Pair::none() };
     let run = Run { method, config, images, monitor, spec: &spec, devices: &devices, device, pair };
     let rng = &mut rng;
@@ -108,6 +112,19 @@ pub fn random(config: &TrainConfig, images: ArrayView4<'_, u8>, device: &Device)
     let device = &device.clone().inner();
     let (spec, net, _) = start(config.arch, config.seed, &[images], device)?;
     finish(spec, &net, Vec::new(), device)
+}
+
+/// Requires memory for a step of a training on so many images, where the device is the processor.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn step_fits(arch: Arch, size: [usize; 2], images: usize, device: &Device) -> Result<(), ParamError> {
+    if !runs_on_rayon(device) {
+        return Ok(());
+    }
+    let [height, width] = size;
+    let what = format!("a step of `{arch}` on {images} images of {height} x {width} pixels");
+    ParamError::fits("batch", what, 4.0 * arch.kept(size) * images as f64)
 }
 
 /// The network at its initial values, which are the same for every method, and the generator that goes on from there; `images` are

@@ -64,7 +64,9 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
         .iter()
         .filter_map(|(field, what)| {
             let n = first("dataset.downstream", field)?;
-            Some(if n.is_null() { format!("all {what}") } else { format!("{n} {what}") })
+            // Where validation is absent, it is what the source has for it, which may be nothing.
+            let told = !n.is_null() || *field != "validation";
+            told.then(|| if n.is_null() { format!("all {what}") } else { format!("{n} {what}") })
         })
         .collect();
     if let Some(downstream) = downstream {

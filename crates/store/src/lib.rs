@@ -35,3 +35,4 @@ pub use lock::Lock;
 pub use manifest::{FileRecord, InputRecord, Manifest};
 pub use payload::{Artifact, Block, Element, Mapped, PayloadReader, PayloadWriter, Scratch};
 pub use store::Store;
+pub use time::now;

@@ -6,7 +6,7 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
     /// The engine's command is not there.
-    #[error("cannot run `{program}`: {source}; expected {engine}'s commands in PATH")]
+    #[error("cannot run `{program}`; expected {engine}'s commands in PATH")]
     NoEngine {
         /// The command.
         program: String,

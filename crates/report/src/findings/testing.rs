@@ -24,6 +24,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         device: "flex".to_owned(),
         collapsed: false,
         verified: None,
+        stepped_back: None,
         params: BTreeMap::new(),
         accuracy: Measured {
             clean: 0.8,
