@@ -98,7 +98,7 @@ impl<'a> Page<'a> {
                         }
                     }
                     @for missing in self.evidence.missing() { p.notice role="note" { strong { "Incomplete. " } (missing) "." } }
-                    @for unverified in self.evidence.unverified() {
+                    @if let Some(unverified) = self.evidence.unverified() {
                         p.notice role="note" { strong { "Unverified import. " } (unverified) }
                     }
                     nav aria-label="Contents" {
