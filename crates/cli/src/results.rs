@@ -398,8 +398,8 @@ fn warnings(groups: &[Group], width: usize) -> String {
     if !unverified.is_empty() {
         let names = Vec::from_iter(unverified).join(", ");
         let text = format!(
-            "UNVERIFIED IMPORT: nothing shows that an extractor ({names}) computes what its weights were trained in; a \
-             `probe` does (docs/pretraining.md)."
+            "UNVERIFIED IMPORT: nothing shows that an extractor ({names}) computes what its weights were trained in; a `probe` \
+             does (docs/pretraining.md)."
         );
         out += &wrapped(&text, width);
     }
@@ -468,8 +468,8 @@ mod tests {
             seeds: 2,
             classes: 10,
             collapsed: false,
-            stepped_back: Vec::new(),
             verified: None,
+            stepped_back: Vec::new(),
             unconverged: None,
             accuracy: Measured {
                 clean: cell(0.8135),

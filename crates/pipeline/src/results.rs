@@ -37,10 +37,10 @@ pub struct Row {
     pub device: String,
     /// Whether an extractor's embeddings had collapsed when its training ended, the attacker's or the deployed one's.
     pub collapsed: bool,
-    /// Of a target that is weaker than its parameters say: what was asked for, and what was taken.
-    pub stepped_back: Option<SteppedBack>,
     /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where none was imported.
     pub verified: Option<bool>,
+    /// Of a target that is weaker than its parameters say: what was asked for, and what was taken.
+    pub stepped_back: Option<SteppedBack>,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
     /// Test accuracy, as fractions.
@@ -119,8 +119,8 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         seed: branch.seed.unwrap_or(0),
         device,
         collapsed,
-        stepped_back,
         verified: verified(&params),
+        stepped_back,
         params,
         accuracy: outcomes.map(|outcome| outcome.accuracy.overall),
         best: (!outcomes.clean.epochs.is_empty()).then(|| outcomes.map(Outcome::best)),
@@ -214,10 +214,10 @@ pub struct Group {
     pub classes: usize,
     /// Whether the extractor's embeddings had collapsed when its training ended.
     pub collapsed: bool,
-    /// What targets are that are weaker than their parameters say, each once.
-    pub stepped_back: Vec<SteppedBack>,
     /// Whether every imported extractor was compared with a probe; `None` where none was imported.
     pub verified: Option<bool>,
+    /// What targets are that are weaker than their parameters say, each once.
+    pub stepped_back: Vec<SteppedBack>,
     /// Gradient norm of the worst training that stopped before it got as far as it was to.
     pub unconverged: Option<f64>,
     /// Test accuracy.
@@ -276,8 +276,8 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 seeds: rows.len(),
                 classes: rows[0].per_class.clean.len(),
                 collapsed: rows.iter().any(|r| r.collapsed),
-                stepped_back: distinct(rows.iter().filter_map(|r| r.stepped_back.clone())),
                 verified: rows[0].verified,
+                stepped_back: distinct(rows.iter().filter_map(|r| r.stepped_back.clone())),
                 unconverged: rows
                     .iter()
                     .filter(|r| !r.converged)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use hemlock_models::import::{FILE, said};
 use hemlock_models::{Arch, Choice, Extractor, ExtractorSpec, Imported};
-use hemlock_stage::{Context, Environment, ErrorKind, FileError, ParamError, StageError};
+use hemlock_stage::{Context, Environment, ErrorKind, FileError, ParamError, StageError, open_file};
 use serde::{Deserialize, Serialize};
 
 use crate::probe::{self, Probe};
@@ -121,7 +121,7 @@ impl ImportConfig {
 /// The BLAKE3 of a file, in hex.
 fn hash(path: &Path) -> Result<String, StageError> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_mmap_rayon(path).map_err(FileError::unreadable(path, FILE))?;
+    open_file(path).and_then(|_| hasher.update_mmap_rayon(path)).map_err(FileError::unreadable(path, FILE))?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 

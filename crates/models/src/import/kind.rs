@@ -1,10 +1,9 @@
 //! What a file is, by its content.
 
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
-use hemlock_stage::FileError;
+use hemlock_stage::{FileError, VALUE, open_file};
 use zip::ZipArchive;
 
 use super::{FILE, ImportError};
@@ -59,7 +58,7 @@ pub(super) fn of(path: &Path) -> Result<Kind, ImportError> {
     if path.is_dir() {
         return is("a folder", "name the file of weights in it");
     }
-    let file = File::open(path).map_err(unreadable())?;
+    let file = open_file(path).map_err(unreadable())?;
     let mut start = Vec::new();
     (&file).take(START).read_to_end(&mut start).map_err(unreadable())?;
     if start.is_empty() {
@@ -100,7 +99,7 @@ pub(super) fn of(path: &Path) -> Result<Kind, ImportError> {
 
 /// What a zip archive is: PyTorch's have a pickle in them.
 fn archive(path: &Path) -> Result<Kind, ImportError> {
-    let file = File::open(path).map_err(FileError::unreadable(path, FILE))?;
+    let file = open_file(path).map_err(FileError::unreadable(path, FILE))?;
     // The reader of checkpoints says what is damaged.
     let Ok(archive) = ZipArchive::new(BufReader::new(file)) else { return Ok(Kind::PyTorch) };
     let names: Vec<String> = archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect();
@@ -125,11 +124,7 @@ fn archive(path: &Path) -> Result<Kind, ImportError> {
     Err(ImportError::Other { path: path.to_owned(), what, remedy: remedy.to_owned() })
 }
 
-/// No more of a name than a message should hold.
-pub(crate) fn short(name: &str) -> String {
-    const SHOWN: usize = 100;
-    match name.chars().count() {
-        0..=SHOWN => name.to_owned(),
-        n => format!("{}... ({n} characters)", name.chars().take(SHOWN).collect::<String>()),
-    }
+/// No more of a text than a message should hold.
+pub(crate) fn short(text: &str) -> String {
+    hemlock_stage::short(text, VALUE).into_owned()
 }
