@@ -176,9 +176,16 @@ fn columns_are_chosen_and_a_pipe_gets_them_all() {
     let all = house.ok("results tiny");
     let header = "attack method poison labels extractor victim seeds clean target features images drop random aligned duplicates \
                   removed kept PSNR SSIM Linf distance outliers outside objective seconds";
-    assert_eq!(all.out.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(), header.split(' ').collect::<Vec<_>>());
+    assert_eq!(
+        all.out.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(),
+        header.split(' ').collect::<Vec<_>>()
+    );
     assert_eq!(house.ok("results tiny --wide").out, all.out);
-    assert!(all.err.contains("next: `hemlock report tiny`") && all.err.contains("hemlock export tiny invert"), "{}", all.err);
+    assert!(
+        all.err.contains("next: `hemlock report tiny`") && all.err.contains("hemlock export tiny invert"),
+        "{}",
+        all.err
+    );
     let some = house.ok("results tiny --columns drop,poison,linf").out;
     let rows: Vec<Vec<&str>> = some.lines().take(2).map(|l| l.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["drop", "poison", "Linf"]);

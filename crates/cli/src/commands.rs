@@ -500,10 +500,11 @@ impl House<'_> {
             self.printer.note(&format!("{missing} of {} branches have no result yet{why}", rows.len() + missing));
         }
         if !json {
-            let mut next = format!("next: `hemlock report {named}` writes a page with figures");
+            let mut next = format!("next: `hemlock report {named}`: a page with figures");
             let ways = ["invert", "poison-images", "unlearnable"];
             if let Some(stage) = ways.into_iter().find(|stage| plan.tasks.iter().any(|t| t.stage == *stage)) {
-                next += &format!(", `hemlock export {named} {stage} -o DIR --format png` the poisons as pictures");
+                next +=
+                    &format!("\n      `hemlock export {named} {stage} -o DIR --format png`: the poisons as pictures");
             }
             self.printer.note(&next);
         }

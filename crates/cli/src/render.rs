@@ -212,20 +212,22 @@ pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Re
 /// A summary on one line. What has facts of its own gives them in brackets; a number that is none (JSON knows no infinity) is a dash.
 pub fn facts(summary: &Value) -> String {
     let Value::Object(facts) = summary else { return String::new() };
-    let fact = |(k, v): (&String, &Value)| match (v, v.as_f64()) {
-        (Value::Object(inner), _) => {
-            let inner = inner.iter().map(|(k, v)| match v.as_f64() {
-                Some(x) => format!("{k} {x:.4}"),
-                None if v.is_null() => format!("{k} -"),
-                None => format!("{k} {}", value(v)),
-            });
-            format!("{k} ({})", inner.collect::<Vec<_>>().join(", "))
-        }
-        (_, Some(x)) if x.fract() != 0.0 => format!("{k} {x:.4}"),
-        _ => format!("{k} {}", value(v)),
+    let number = |v: &Value| match v.as_f64() {
+        Some(x) if x.fract() != 0.0 => format!("{x:.4}"),
+        None if v.is_null() => "-".to_owned(),
+        _ => value(v),
     };
-    let facts: Vec<String> = facts.iter().filter(|(_, v)| !v.is_null()).map(fact).collect();
-    facts.join(", ").replace('_', " ")
+    let fact = |(k, v): (&String, &Value)| {
+        let name = if k == "eps_d" { k.clone() } else { k.replace('_', " ") };
+        match v {
+            Value::Object(inner) => {
+                let inner: Vec<String> = inner.iter().map(|(k, v)| format!("{k} {}", number(v))).collect();
+                format!("{name} ({})", inner.join(", "))
+            }
+            _ => format!("{name} {}", number(v)),
+        }
+    };
+    facts.iter().filter(|(_, v)| !v.is_null()).map(fact).collect::<Vec<_>>().join(", ")
 }
 
 /// An argument as a shell has to see it.
