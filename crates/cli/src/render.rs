@@ -142,8 +142,9 @@ pub fn status(spec: &Spec, plan: &Plan, decisions: &[Decision]) -> String {
 pub fn why(plan: &Plan, decisions: &[Decision], stage: Option<&str>) -> String {
     let names = tasks(plan);
     let asked = || (0..plan.tasks.len()).filter(|i| stage.is_none_or(|stage| stage == plan.tasks[*i].stage));
-    let (mut groups, mut others, mut cached): (Vec<(&[Cause], Vec<usize>)>, Vec<String>, Vec<usize>) =
-        Default::default();
+    // Tasks by what makes them run.
+    let mut groups: Vec<(&[Cause], Vec<usize>)> = Vec::new();
+    let (mut others, mut cached) = (Vec::new(), Vec::new());
     for i in asked() {
         match &decisions[i] {
             Decision::Run(DirtyReason::Changed { changes, .. }) => {

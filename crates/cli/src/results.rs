@@ -506,7 +506,7 @@ mod tests {
             }
             let common = "quickstart: labels clean, extractor simclr, victim linear, 2 seeds, clean 81.35 ± 1.23";
             assert!(table.split_whitespace().zip(common.split_whitespace()).all(|(a, b)| a == b), "{table}");
-            assert_eq!(header.contains("PSNR"), width > 120, "{table}");
+            assert_eq!(header.contains("PSNR"), width > 80, "{table}");
         }
         let narrow = results("quickstart", &groups, &View::Fitting(80)).unwrap();
         assert!(narrow.contains("Too wide for this terminal: ") && narrow.contains("--wide shows all"), "{narrow}");
