@@ -41,8 +41,8 @@ build: (first-build backend)
 first-build BACKENDS:
     @for backend in $(echo {{BACKENDS}} | tr , ' '); do \
         ls {{quote(target)}}/release/deps/libburn_"$backend"-*.rlib >/dev/null 2>&1 && continue; \
-        echo "The first build with the backend $backend compiles some 300 crates, burn among them: about 17 minutes on" \
-            "two cores, less on more, and 1 GB in {{target}}. Later ones take seconds." >&2; break; \
+        echo "The first build with the backend $backend compiles some 300 crates, burn among them: about 17" \
+            "minutes on two cores, less on more, and 1 GB in {{target}}. Later ones take seconds." >&2; break; \
     done
 
 # Variables stand before the recipe. One behind it would be met at the last stage alone, after all others have run.

@@ -103,7 +103,8 @@ fn why_compares_with_the_same_branch_and_names_the_root() {
     let beta = "--set invert.beta=0.1";
     let said = house.ok(&format!("why several {beta}")).out;
     insta::assert_snapshot!("why-root", without_keys(&said));
-    // Every inversion and evaluation that runs has its own branch as the nearest, though other branches have newer artifacts.
+    // Every inversion and evaluation that runs has its own branch as the nearest, though other branches have newer
+    // artifacts.
     let before = house.ok("plan several").out;
     for stage in ["invert", "evaluate"] {
         let said = house.ok(&format!("why several --stage {stage} {beta}")).out;

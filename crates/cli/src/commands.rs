@@ -46,8 +46,8 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
             let Pipeline { pipeline: name, .. } = pipeline;
             let name = if name.contains('=') { "NAME" } else { name };
             Err(Usage(format!(
-                "--force is for one stage: `hemlock invert {name} --force`, or `just invert {name} --force`; all that reads what it \
-                 makes follows if that differs. All stages anew: `hemlock run {name} --root OTHER`, in an empty folder"
+                "--force is for one stage: `hemlock invert {name} --force`, or `just invert {name} --force`; all that reads \
+                 what it makes follows if that differs. All stages anew: `hemlock run {name} --root OTHER`, in an empty folder"
             ))
             .into())
         }

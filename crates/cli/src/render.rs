@@ -210,7 +210,8 @@ pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Re
     Ok(out)
 }
 
-/// A summary on one line. What has facts of its own gives them in brackets; a number that is none (JSON knows no infinity) is a dash.
+/// A summary on one line. What has facts of its own gives them in brackets; a number that is none (JSON knows no
+/// infinity) is a dash.
 pub fn facts(summary: &Value) -> String {
     let Value::Object(facts) = summary else { return String::new() };
     let number = |v: &Value| match v.as_f64() {

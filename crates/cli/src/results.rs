@@ -13,8 +13,8 @@ use std::path::Path;
 pub enum View {
     /// All, whatever their width.
     Wide,
-    /// Those that tell rows apart or were measured, as far as they fit into so many characters. What all rows have in common
-    /// stands above the table.
+    /// Those that tell rows apart or were measured, as far as they fit into so many characters. What all rows have in
+    /// common stands above the table.
     Fitting(usize),
     /// Those of these names, in this order.
     Named(Vec<String>),
@@ -60,7 +60,8 @@ const MEANINGS: [(&str, &str); 18] = [
     ("poison", "number of poisons, in % of the clean samples"),
     (
         "labels",
-        "of the samples that poisons are made of (clean), or not: random, or aligned by the attacker; free where they are the attack's choice",
+        "of the samples that poisons are made of (clean), or not: random, or aligned by the attacker; free where they are \
+         the attack's choice",
     ),
     ("clean", "the head that is trained on clean data"),
     ("target", "the attacker's target, not retrained"),
@@ -73,14 +74,16 @@ const MEANINGS: [(&str, &str); 18] = [
     ("removed", "retrained without the images that poisons replace"),
     (
         "kept",
-        "% of the features' drop that the images keep; above 100 they do more harm than the features, below 0 they help the victim",
+        "% of the features' drop that the images keep; above 100 they do more harm than the features, below 0 they help \
+         the victim",
     ),
     ("PSNR", "of the images against those that they are made of, in dB"),
     ("SSIM", "the same as structural similarity, 1 for unchanged images"),
     ("Linf", "largest change of a pixel, in grey levels of 255"),
     (
         "distance",
-        "median distance of the images' features to the poisoned ones (of attacks on pixels to those before rounding), in distances of clean nearest neighbours",
+        "median distance of the images' features to the poisoned ones (of attacks on pixels to those before rounding), in \
+         distances of clean nearest neighbours",
     ),
     (
         "outliers",
@@ -134,8 +137,8 @@ impl Column {
     }
 }
 
-/// How an extractor was made, from the stages' parameters: `simclr`, or `import (supervised)`. Imported features are named after
-/// their file.
+/// How an extractor was made, from the stages' parameters: `simclr`, or `import (supervised)`. Imported features are
+/// named after their file.
 fn extractor(params: &BTreeMap<&'static str, Value>) -> String {
     let field = |node, name| params.get(node)?.get(name)?.as_str();
     if let Some(path) = field("features", "path") {
@@ -401,7 +404,8 @@ fn warnings(groups: &[Group], width: usize) -> String {
     if let Some(g) = worst {
         out += &wrapped(
             &format!(
-                "NEAR CHANCE: a clean accuracy is {:.2} %, and guessing among {} classes gives {:.2} %. Such a head has little to lose, and drops say little.",
+                "NEAR CHANCE: a clean accuracy is {:.2} %, and guessing among {} classes gives {:.2} %. Such a head \
+                 has little to lose, and drops say little.",
                 100.0 * g.accuracy.clean.mean,
                 g.classes,
                 100.0 * chance(g)

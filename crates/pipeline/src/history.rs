@@ -1,7 +1,8 @@
-//! What pipelines were asked for, so that results are found again: every run notes its overrides, and the name that it was given.
+//! What pipelines were asked for, so that results are found again: every run notes its overrides, and the name that
+//! it was given.
 //!
-//! A spec has a folder below `.runs` in the artifact root, with a file for every set of overrides that it was run with. The file is
-//! JSON; its first line is a digest of the rest.
+//! A spec has a folder below `.runs` in the artifact root, with a file for every set of overrides that it was run
+//! with. The file is JSON; its first line is a digest of the rest.
 
 use crate::Plan;
 use hemlock_store::{Digest, Key, Store, StoreError, now};
@@ -54,10 +55,12 @@ fn folder(spec: &Path, store: &Store) -> PathBuf {
     notes(store).join(format!("{name:.60}-{digest:.12}"))
 }
 
-/// Notes that a plan is run, under a label where it is given one; returns the overrides of the run that had the label until now.
+/// Notes that a plan is run, under a label where it is given one; returns the overrides of the run that had the label
+/// until now.
 ///
 /// # Errors
-/// The note cannot be written, or another one cannot be read. In a root that is read-only, only a label has to be noted.
+/// The note cannot be written, or another one cannot be read. In a root that is read-only, only a label has to be
+/// noted.
 pub fn remember(plan: &Plan, label: Option<&str>, store: &Store) -> Result<Option<Vec<String>>, StoreError> {
     let overrides = plan.overrides.clone();
     let known = history(&plan.spec, store)?;
