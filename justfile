@@ -172,7 +172,7 @@ compare-backends NAME A B *ARGS: (first-build A + "," + B)
 
 # Everything CI runs, cheapest first
 [group('develop')]
-test: lint unit quickstart test-cluster test-wgpu check-cuda
+test: lint unit fuzz quickstart test-cluster test-wgpu check-cuda
 
 # Formatting, clippy, documentation
 [group('develop')]
@@ -191,6 +191,11 @@ build-tests:
 unit:
     @command -v chromium >/dev/null || echo "SKIPPED: there is no chromium, so no browser opens the report" >&2
     if command -v cargo-nextest >/dev/null; then cargo nextest run --release --workspace {{tested}}; else cargo test --release --workspace {{tested}}; fi
+
+# Hostile variants of specs and of files by other tools, for so many seconds a reader
+[group('develop')]
+fuzz SECONDS="10":
+    if command -v cargo-nextest >/dev/null; then HEMLOCK_FUZZ_SECONDS={{SECONDS}} cargo nextest run --release --workspace {{tested}} -E 'test(fuzz_)'; else HEMLOCK_FUZZ_SECONDS={{SECONDS}} cargo test --release --workspace {{tested}} fuzz_; fi
 
 # The quickstart in a fresh artifact root: cold, then warm
 [group('develop')]

@@ -72,11 +72,28 @@ fn the_content_of_the_file_is_in_the_key_and_its_path_is_not() {
     assert_eq!(pretrain["inputs"], serde_json::json!({}));
 
     fs::create_dir(data.join("other")).unwrap();
-    fs::copy(data.join("extractor.safetensors"), data.join("other/same.safetensors")).unwrap();
+    // What stands beside it is read, too.
+    for ending in ["safetensors", "json"] {
+        fs::copy(data.join(format!("extractor.{ending}")), data.join(format!("other/same.{ending}"))).unwrap();
+    }
     let absolute = data.join("other/same.safetensors");
     assert_eq!(keys(&house, "import --set pretrain.weights=other/same.safetensors"), before);
     assert_eq!(keys(&house, &format!("import --set pretrain.weights={}", absolute.display())), before);
     for set in ["mean=[0.5,0.5,0.5]", "std=[0.5,0.5,0.5]", "image_size=16", "arch=resnet20"] {
+        assert_ne!(keys(&house, &format!("import --set pretrain.{set}")), before, "{set}");
+    }
+    // So is a probe, by its content, and then nothing else that says what the network is.
+    let probed = keys(&house, "import --set pretrain.probe=probe.safetensors");
+    assert_ne!(probed, before);
+    fs::copy(data.join("probe.safetensors"), data.join("other/of-another-name")).unwrap();
+    let set = "--set pretrain.probe=other/of-another-name";
+    assert_eq!(keys(&house, &format!("import {set}")), probed);
+    fs::remove_file(data.join("other/same.json")).unwrap();
+    let without = "import --set pretrain.weights=other/same.safetensors";
+    assert_ne!(keys(&house, without), before);
+    assert_eq!(keys(&house, &format!("{without} {set}")), probed);
+    fs::copy(data.join("extractor.json"), data.join("other/same.json")).unwrap();
+    for set in ["branch=teacher", "prefix=model.", "ignore=[\"x\"]"] {
         assert_ne!(keys(&house, &format!("import --set pretrain.{set}")), before, "{set}");
     }
     assert_eq!(house.tasks("import --set pretrain.mean=[[0.5,0.5,0.5],[0.4,0.4,0.4]]").len(), 2 * before.len() - 1);
@@ -108,7 +125,8 @@ fn fields_of_other_methods_are_refused() {
     let set = |value: &str, words: &[&str]| house.fails(&format!("plan import --set pretrain.{value}"), 2, words);
     set("std=[0.5,0.5]", &["--set pretrain.std=[0.5,0.5]", "`std`", "array of length 3"]);
     set("std=[58,57,58]", &["`std`: is 58", "above 0 and up to 1"]);
-    set("weights=extractor.onnx", &["`weights`: is `extractor.onnx`", ".pth", ".safetensors"]);
+    set("weights=\"\"", &["`weights`: is empty", "the path of a file"]);
+    set("probe=\"\"", &["`probe`: is empty", "or no such field"]);
     house.spec("bad", &spec("weights = \"extractor.safetensors\""));
     house.fails("plan bad", 2, &["missing field `mean`"]);
     // Nor do other methods take those of an import.
@@ -125,19 +143,82 @@ fn a_file_that_cannot_be_imported_is_named() {
         house.fails(&format!("pretrain import --set pretrain.weights={file}"), code, words);
     };
     // Without the file there is no key, and so no plan.
-    let words = ["[pretrain]", "cannot read data/nowhere.pth, which should be a PyTorch checkpoint", "No such file"];
+    let words = ["[pretrain]", "cannot read data/nowhere.pth, which should be a PyTorch checkpoint or", "No such file"];
     house.fails("plan import --set pretrain.weights=nowhere.pth", 3, &words);
     fails("nowhere.pth", 3, &words);
     let bytes = fs::read(data.join("extractor.safetensors")).unwrap();
     fs::write(data.join("cut.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
     fails("cut.safetensors", 3, &["data/cut.safetensors is damaged, or no safetensors file"]);
-    fs::write(data.join("renamed.pth"), &bytes).unwrap();
-    fails("renamed.pth", 3, &["data/renamed.pth is damaged, or no PyTorch checkpoint"]);
+    fs::write(data.join("page.pth"), "<!DOCTYPE html>").unwrap();
+    fails("page.pth", 3, &["data/page.pth is a web page", "fetch it by hand"]);
+    // What counts is what it holds.
+    fs::write(data.join("renamed.pth.tar"), &bytes).unwrap();
+    house.ok("pretrain import --set pretrain.weights=renamed.pth.tar");
     fs::write(data.join("text.th"), "no weights").unwrap();
     fails("text.th", 3, &["data/text.th is damaged, or no PyTorch checkpoint"]);
     let misfit = "pretrain import --set pretrain.arch=resnet14-w4";
     house.fails(misfit, 2, &["extractor.safetensors cannot be imported as resnet14-w4", "30 missing: `layer1.1."]);
+    // What the file beside it says, and the spec does not.
+    let words = ["data/extractor.json says `image_size` = ", ", and the spec `image_size = 16`. A `probe` shows"];
+    house.fails("pretrain import --set pretrain.image_size=16", 2, &words);
+    house.fails("pretrain import --set pretrain.std=[0.5,0.5,0.5]", 2, &["and the spec `std = [0.5, 0.5, 0.5]`"]);
     // Images of another size than the network's.
-    house.ok("pretrain import --set pretrain.image_size=16");
-    house.fails("features import --set pretrain.image_size=16", 3, &["the extractor expects [n, 3, 16, 16]"]);
+    let other = "import --set pretrain.image_size=16 --set pretrain.weights=renamed.pth.tar";
+    house.ok(&format!("pretrain {other}"));
+    house.fails(&format!("features {other}"), 3, &["the extractor expects [n, 3, 16, 16]"]);
+}
+
+#[test]
+fn an_import_is_unverified_until_a_probe_shows_what_it_computes() {
+    let (house, fields) = exported();
+    let said = house.ok("run import").err;
+    assert_eq!(
+        said.matches("unverified import: names and shapes of data/extractor.safetensors fit").count(),
+        1,
+        "{said}"
+    );
+    assert!(said.contains("docs/pretraining.md"), "{said}");
+    assert!(house.ok("status import").out.contains(", unverified import"));
+    let table = house.ok("results import").out;
+    assert!(table.contains("UNVERIFIED IMPORT: nothing shows that an extractor (import) computes"), "{table}");
+    let row = |pipeline: &str| -> Value {
+        serde_json::from_str(&house.ok(&format!("results {pipeline} --json")).out).unwrap()
+    };
+    assert_eq!(row("import")["verified"], false);
+    let page = |pipeline: &str| {
+        house.ok(&format!("report {pipeline} -o {pipeline}.html"));
+        fs::read_to_string(house.path().join(format!("{pipeline}.html"))).unwrap().to_lowercase()
+    };
+    assert_eq!(page("import").matches("unverified import").count(), 2);
+    // What nothing was compared with verifies nothing else.
+    let out = house.ok("export import pretrain -o out").out;
+    assert!(!out.contains("probe"), "{out}");
+
+    house.spec("probed", &spec(&format!("{fields}probe = \"probe.safetensors\"\n")));
+    let said = house.ok("run probed").err;
+    assert!(!said.contains("unverified"), "{said}");
+    let status = house.ok("status probed").out;
+    assert!(status.contains("difference 0") && status.contains(", verified import"), "{status}");
+    assert!(!house.ok("results probed").out.contains("UNVERIFIED"));
+    assert_eq!(row("probed")["verified"], true);
+    assert!(!page("probed").contains("unverified import"));
+    assert!(house.ok("export probed pretrain -o again").out.contains("again/probe.safetensors"));
+    // Of what was not imported, there is nothing to verify.
+    house.ok("run tiny");
+    assert_eq!(row("tiny")["verified"], Value::Null);
+    assert!(!house.ok("status tiny").out.contains("verified"));
+
+    let other = "pretrain probed --set pretrain.mean=[0.1,0.2,0.3]";
+    let words = [
+        "`resnet8-w4` with these weights does not give the features of data/probe.safetensors",
+        "1e-3 is allowed",
+        "mean and std",
+    ];
+    house.fails(other, 2, &words);
+    house.fails(
+        "pretrain probed --set pretrain.probe=extractor.safetensors",
+        3,
+        &["has no array `images`; it has bn1.bias,"],
+    );
+    house.fails("plan probed --set pretrain.probe=nowhere", 3, &["cannot read data/nowhere"]);
 }

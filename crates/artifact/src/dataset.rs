@@ -42,19 +42,28 @@ pub struct Dataset {
     pub validation: Images,
     /// Images that only measure; may be empty.
     pub test: Images,
+    /// Number of files and folders that were found where the images lie, and are no part of the dataset.
+    pub skipped: usize,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Info {
     name: String,
     classes: Vec<String>,
+    /// Left out where it is 0, as it came later.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    skipped: usize,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl Artifact for Dataset {
     const KIND: &'static str = "dataset";
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
-        w.value("info", &Info { name: self.name.clone(), classes: self.classes.clone() })?;
+        w.value("info", &Info { name: self.name.clone(), classes: self.classes.clone(), skipped: self.skipped })?;
         for (split, images) in [("train", &self.train), ("validation", &self.validation), ("test", &self.test)] {
             images.pixels.write(w, &format!("{split}.pixels"))?;
             arrays::write_vec(w, &format!("{split}.labels"), &images.labels)?;
@@ -64,7 +73,7 @@ impl Artifact for Dataset {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let Info { name, classes } = r.value("info")?;
+        let Info { name, classes, skipped } = r.value("info")?;
         let split = |split: &str| -> Result<Images, StoreError> {
             Ok(Images {
                 pixels: Pixels::read(r, &format!("{split}.pixels"))?,
@@ -72,13 +81,18 @@ impl Artifact for Dataset {
                 source_index: arrays::read_vec(r, &format!("{split}.source_index"))?,
             })
         };
-        Ok(Self { name, classes, train: split("train")?, validation: split("validation")?, test: split("test")? })
+        let (train, validation, test) = (split("train")?, split("validation")?, split("test")?);
+        Ok(Self { name, classes, train, validation, test, skipped })
     }
 
     fn summary(&self) -> serde_json::Value {
-        serde_json::json!({
+        let mut summary = serde_json::json!({
             "name": self.name, "classes": self.classes.len(),
             "train": self.train.len(), "validation": self.validation.len(), "test": self.test.len(),
-        })
+        });
+        if self.skipped > 0 {
+            summary["skipped"] = self.skipped.into();
+        }
+        summary
     }
 }

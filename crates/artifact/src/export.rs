@@ -91,7 +91,7 @@ impl Export for Extractor {
     fn export(&self) -> Exported {
         let info = serde_json::json!({
             "arch": self.arch, "method": self.method, "features": self.dim, "image_size": self.image_size,
-            "mean": self.mean, "std": self.std, "curve": self.curve,
+            "mean": self.mean, "std": self.std, "curve": self.curve, "verified": self.verified,
         });
         Exported {
             files: vec![

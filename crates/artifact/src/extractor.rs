@@ -22,6 +22,28 @@ pub struct Extractor {
     pub weights: Vec<u8>,
     /// One point per epoch of training.
     pub curve: Vec<Epoch>,
+    /// What shows that an imported network computes what its weights were trained in; `None` where nothing does, and where nothing was
+    /// imported.
+    pub verified: Option<Verified>,
+}
+
+/// A comparison of features with those that another framework gave for the same images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verified {
+    /// BLAKE3 of the images and their features, in hex.
+    pub probe: String,
+    /// Number of images.
+    pub images: u64,
+    /// The largest difference of a feature, as a share of the largest feature.
+    pub difference: f64,
+}
+
+impl Extractor {
+    /// Whether nothing shows that it computes what its weights were trained in.
+    #[must_use]
+    pub fn unverified(&self) -> bool {
+        self.method == "import" && self.verified.is_none()
+    }
 }
 
 /// What one epoch of pre-training showed.
@@ -80,6 +102,9 @@ impl Artifact for Extractor {
                 curve: self.curve.clone(),
             },
         )?;
+        if let Some(verified) = &self.verified {
+            w.value("verified", verified)?;
+        }
         w.bytes("weights", &self.weights)
     }
 
@@ -94,15 +119,19 @@ impl Artifact for Extractor {
             std: info.std,
             weights: r.bytes("weights")?,
             curve: info.curve,
+            verified: r.files().contains_key("verified").then(|| r.value("verified")).transpose()?,
         })
     }
 
     fn summary(&self) -> serde_json::Value {
-        let last = self.curve.last();
+        let (last, verified) = (self.curve.last(), self.verified.as_ref());
         serde_json::json!({
             "arch": self.arch, "method": self.method, "features": self.dim,
             "epochs": self.curve.len(), "loss": last.map(|e| e.loss), "spread": last.map(|e| e.spread),
             "knn": last.and_then(|e| e.knn), "collapsed": last.filter(|e| e.collapsed()).map(|_| true),
+            "verified": (self.method == "import").then_some(!self.unverified()),
+            "probe": verified.map(|v| v.probe.chars().take(16).collect::<String>()),
+            "difference": verified.map(|v| v.difference),
         })
     }
 }

@@ -40,8 +40,8 @@ pub enum Normalization {
     L2,
 }
 
-/// L2 norms below this are taken for 0: so short a vector has no direction.
-const SHORTEST: f32 = 1e-12;
+/// A coordinate whose standard deviation is no larger share of its mean is constant, but for the rounding of 32 bits.
+pub const CONSTANT: f64 = 1e-6;
 
 impl Normalization {
     /// Leaves `dim` coordinates as they are.
@@ -50,7 +50,8 @@ impl Normalization {
         Self::Affine { shift: vec![0.0; dim], scale: vec![1.0; dim] }
     }
 
-    /// Gives every coordinate of `features` (`[n, d]`) mean 0 and standard deviation 1. A constant coordinate becomes 0.
+    /// Gives every coordinate of `features` (`[n, d]`) mean 0 and standard deviation 1, whatever its scale. A constant coordinate
+    /// becomes 0: one whose deviation is no more than [`CONSTANT`] of its mean, or has no inverse in 32 bits (below 3e-39).
     #[must_use]
     pub fn standardizing(features: ArrayView2<f32>) -> Self {
         let n = features.nrows().max(1) as f64;
@@ -66,11 +67,21 @@ impl Normalization {
         let variance = average(&|j, z| (z - mean[j]).powi(2));
         let scale = |(mean, variance): (&f64, &f64)| {
             let deviation = variance.sqrt();
-            if deviation > 1e-6 * mean.abs().max(1e-6) { (1.0 / deviation) as f32 } else { 0.0 }
+            let inverse = (1.0 / deviation) as f32;
+            if deviation > CONSTANT * mean.abs() && inverse.is_finite() { inverse } else { 0.0 }
         };
         Self::Affine {
             shift: mean.iter().map(|mean| *mean as f32).collect(),
             scale: mean.iter().zip(&variance).map(scale).collect(),
+        }
+    }
+
+    /// Coordinates that become 0, as they are constant.
+    #[must_use]
+    pub fn constant(&self) -> usize {
+        match self {
+            Self::Affine { scale, .. } => scale.iter().filter(|scale| **scale == 0.0).count(),
+            Self::L2 => 0,
         }
     }
 
@@ -90,14 +101,20 @@ impl Normalization {
         match self {
             Self::Affine { shift, scale } => {
                 for ((z, shift), scale) in z.zip(shift).zip(scale) {
-                    *z = (*z - shift) * scale;
+                    let moved = *z - shift;
+                    // The difference of two large numbers may be too large for 32 bits.
+                    let wide = || (f64::from(*z) - f64::from(*shift)) * f64::from(*scale);
+                    *z = if moved.is_finite() { moved * scale } else { wide() as f32 };
                 }
             }
             Self::L2 => {
                 let z: Vec<&mut f32> = z.collect();
-                let norm = length(z.iter().map(|z| **z));
+                let length = length(z.iter().map(|z| **z));
+                let norm = length as f32;
                 for z in z {
-                    *z = if norm < SHORTEST { 0.0 } else { *z / norm };
+                    // Lengths that 32 bits do not hold, or not in full.
+                    let wide = if length > 0.0 { f64::from(*z) / length } else { 0.0 };
+                    *z = if norm.is_normal() { *z / norm } else { wide as f32 };
                 }
             }
         }
@@ -108,8 +125,8 @@ impl Normalization {
         match self {
             Self::Affine { scale, .. } => gradient.iter_mut().zip(scale).for_each(|(g, scale)| *g *= scale),
             Self::L2 => {
-                let norm = length(z.iter().copied());
-                if norm < SHORTEST {
+                let norm = length(z.iter().copied()) as f32;
+                if norm == 0.0 {
                     return gradient.fill(0.0);
                 }
                 // The Jacobian of z / |z| is (1 - u u') / |z|, with u = z / |z|.
@@ -121,8 +138,8 @@ impl Normalization {
 }
 
 /// L2 norm. Summed in f64, where no square is too large or too small.
-fn length(z: impl Iterator<Item = f32>) -> f32 {
-    z.map(|z| f64::from(z).powi(2)).sum::<f64>().sqrt() as f32
+fn length(z: impl Iterator<Item = f32>) -> f64 {
+    z.map(|z| f64::from(z).powi(2)).sum::<f64>().sqrt()
 }
 
 /// Features of a dataset's splits, as the head sees them.
@@ -224,11 +241,38 @@ mod tests {
 
     #[test]
     fn l2_gives_length_one_and_leaves_zero_alone() {
-        let mut z = array![[3.0f32, -4.0], [0.0, 0.0], [2e-30, 0.0], [1e30, 1e30]];
+        let mut z = array![[3.0f32, -4.0], [0.0, 0.0], [2e-30, 0.0], [1e30, 1e30], [-3e38, 3e38], [0.0, 3e-42]];
         Normalization::L2.apply(z.view_mut());
         assert_eq!(z.row(0).to_vec(), [0.6, -0.8]);
-        assert_eq!(z.slice(ndarray::s![1..3, ..]), Array2::<f32>::zeros((2, 2)));
+        assert_eq!(z.row(1).to_vec(), [0.0, 0.0]);
+        assert_eq!(z.row(2).to_vec(), [1.0, 0.0], "short as it is, it has a direction");
         assert!((z[[3, 0]] - 0.5f32.sqrt()).abs() < 1e-7);
+        assert!((z[[4, 0]] + 0.5f32.sqrt()).abs() < 1e-7, "longer than 32 bits can say");
+        assert_eq!(z.row(5).to_vec(), [0.0, 1.0]);
+    }
+
+    /// What scikit-learn's `StandardScaler` says too: units do not matter.
+    #[test]
+    fn standardizing_does_not_know_the_scale() {
+        let z = array![[1.0f32, 5.0], [3.0, 5.5], [5.0, 4.0], [2.0, 9.0]];
+        let standardized = |mut z: Array2<f32>| {
+            let normalization = Normalization::standardizing(z.view());
+            normalization.apply(z.view_mut());
+            (z, normalization.constant())
+        };
+        let (expected, _) = standardized(z.clone());
+        for scale in [1e-37f32, 1e-30, 1e-14, 1e-11, 1e11, 3e37] {
+            let (found, constant) = standardized(z.mapv(|z| z * scale));
+            assert_eq!(constant, 0, "{scale}");
+            let apart = (&found - &expected).mapv(f32::abs).into_iter().fold(0.0, f32::max);
+            assert!(apart < 1e-5, "{scale}: {apart}");
+        }
+        // Differences beyond 32 bits.
+        let (found, _) = standardized(array![[-3e38f32], [3e38], [3e38]]);
+        assert!((found[[0, 0]] + 2f32.sqrt()).abs() < 1e-5, "{found}");
+        // Constant but for rounding, constant, and 0.
+        let (found, constant) = standardized(array![[0.1f32, 1e-20, 0.0], [0.1 + 1e-8, 1e-20, 0.0]]);
+        assert_eq!((found, constant), (Array2::zeros((2, 3)), 3));
     }
 
     #[test]

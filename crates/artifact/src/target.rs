@@ -22,7 +22,34 @@ pub struct TargetParams {
     pub constraint: String,
     /// One point per step of the ascent, the clean head first; then, where it was calibrated, the target.
     pub path: Vec<PathPoint>,
+    /// Of a target as strong as was asked for: nothing.
+    pub stepped_back: Option<SteppedBack>,
 }
+
+/// Of a target that is weaker than was asked for, since calibration leaves nothing of a stronger one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SteppedBack {
+    /// The parameter that says how strong a target is: `radius`, or `share`.
+    pub field: String,
+    /// What it was.
+    pub asked: f64,
+    /// What was taken in its place.
+    pub used: f64,
+}
+
+impl SteppedBack {
+    /// What the summary of a target says of it.
+    #[must_use]
+    pub fn in_summary(summary: &serde_json::Value) -> Option<Self> {
+        ["radius", "share"].into_iter().find_map(|field| {
+            let said = |what: &str| summary[format!("{field}_{what}")].as_f64();
+            Some(Self { field: field.to_owned(), asked: said("asked")?, used: said("used")? })
+        })
+    }
+}
+
+/// Name of the file that only a target has which was stepped back.
+const STEPPED_BACK: &str = "stepped_back";
 
 /// What a head on the way from clean to target is like.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,6 +108,7 @@ impl Artifact for TargetParams {
             path: self.path.clone(),
         };
         w.value("info", &info)?;
+        self.stepped_back.iter().try_for_each(|stepped_back| w.value(STEPPED_BACK, stepped_back))?;
         arrays::write(w, "clean", &self.clean.packed().to_owned())?;
         arrays::write(w, "target", &self.target.packed().to_owned())
     }
@@ -91,15 +119,21 @@ impl Artifact for TargetParams {
             Head::from_packed(arrays::read(r, name)?).map_err(|e| r.corrupt(name, e.to_string()))
         };
         let (clean, target) = (head("clean")?, head("target")?);
-        Ok(Self { clean, target, method, constraint, weight_decay, clean_gradient_norm, path })
+        let stepped_back = r.files().contains_key(STEPPED_BACK).then(|| r.value(STEPPED_BACK)).transpose()?;
+        Ok(Self { clean, target, method, constraint, weight_decay, clean_gradient_norm, path, stepped_back })
     }
 
     fn summary(&self) -> serde_json::Value {
         let (first, last) = (self.path.first(), self.path.last());
-        serde_json::json!({
+        let mut summary = serde_json::json!({
             "clean_accuracy": first.map(|p| p.test_accuracy), "target_accuracy": last.map(|p| p.test_accuracy),
             "method": self.method, "radius": last.map(|p| p.radius), "clean_norm": self.clean.norm(),
             "constraint": self.constraint, "poisonability": last.map(|p| p.poisonability),
-        })
+        });
+        if let Some(SteppedBack { field, asked, used }) = &self.stepped_back {
+            summary[format!("{field}_asked")] = (*asked).into();
+            summary[format!("{field}_used")] = (*used).into();
+        }
+        summary
     }
 }

@@ -15,7 +15,7 @@ use hemlock_pipeline::{
     aggregate, diff, export, garbage, history, nearest, recorded_specs, remember, rows, run,
 };
 use hemlock_report::{ReportError, Subject, report};
-use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError};
+use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError, VALUE, short};
 use hemlock_store::{Entry, Key, Store};
 use hemlock_submit::{Batch, Engine, HyperQueue, Job, Slurm, Submitted};
 use serde_json::json;
@@ -128,7 +128,7 @@ impl House<'_> {
             if let Some(instead) = misplaced(named) {
                 return Err(Usage(instead).into());
             }
-            let reason = format!("{} is not there", path.display());
+            let reason = format!("{} is not there", short(&path.display().to_string(), VALUE));
             return Err(self.no_pipeline(named, &reason));
         }
         let overrides = self.overrides(&path, &pipeline.changes, runs)?;
@@ -190,7 +190,7 @@ impl House<'_> {
             (None, 0..=8) => format!("expected one of {}", known.join(", ")),
             (None, n) => format!("expected one of {} and {} more in {folder}", known[..6].join(", "), n - 6),
         };
-        let named: String = named.chars().take(60).collect();
+        let named = short(named, VALUE);
         Usage(format!("there is no pipeline '{named}': {reason}; {expected}")).into()
     }
 
@@ -213,7 +213,7 @@ impl House<'_> {
             return Ok(());
         }
         let meant = nearest(stage, &known).map_or_else(String::new, |meant| format!("; did you mean `{meant}`?"));
-        let stage: String = stage.chars().take(60).collect();
+        let stage = short(stage, VALUE);
         Err(Usage(format!("there is no stage '{stage}'; expected one of {}{meant}", known.join(", "))).into())
     }
 

@@ -16,6 +16,9 @@ use hemlock_stage::{ErrorKind, StageError};
 use hemlock_store::StoreError;
 use hemlock_submit::SubmitError;
 
+/// Wrong usage.
+pub const USAGE: u8 = 2;
+
 /// Interrupted by the user.
 pub const INTERRUPTED: u8 = 130;
 
@@ -34,7 +37,7 @@ impl std::error::Error for Usage {}
 fn of_kind(kind: ErrorKind) -> u8 {
     match kind {
         ErrorKind::Numeric | ErrorKind::Internal => 1,
-        ErrorKind::Params => 2,
+        ErrorKind::Params => USAGE,
         ErrorKind::Data => 3,
         ErrorKind::Artifact => 4,
         ErrorKind::Device => 5,

@@ -7,7 +7,7 @@ mod printer;
 mod render;
 mod results;
 
-use hemlock_stage::Cancel;
+use hemlock_stage::{Cancel, MESSAGE, short};
 use printer::Printer;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
             Printer::new(false).error(&e);
             return ExitCode::from(exit::code(&e));
         }
-        Err((e, None)) => e.exit(),
+        Err((e, None)) => return refuse(&e),
     };
     let printer = Printer::new(args.quiet);
     printer.install_log(args.verbose);
@@ -58,4 +58,15 @@ fn main() -> ExitCode {
             ExitCode::from(exit::code(&e))
         }
     }
+}
+
+/// Says what is wrong with the command line, or what was asked of it: help, or the version.
+fn refuse(e: &clap::Error) -> ExitCode {
+    let text = e.render().to_string();
+    if short(&text, MESSAGE) == text || !e.use_stderr() {
+        e.exit();
+    }
+    // What was given is quoted whole.
+    Printer::new(false).note(&short(&text, MESSAGE));
+    ExitCode::from(exit::USAGE)
 }

@@ -1,7 +1,7 @@
 //! The one owner of stdout and stderr. Results go to stdout; progress, notes and logs to stderr.
 
 use anyhow::Context;
-use hemlock_stage::{Bar, Progress};
+use hemlock_stage::{Bar, Progress, short};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::{
     io::{self, IsTerminal, Write},
@@ -9,6 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+/// Characters of the longest error that is printed, whatever its causes quote.
+const LONGEST: usize = 3000;
 
 /// How often a plain line tells progress where stderr is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(15);
@@ -70,7 +73,7 @@ impl Printer {
 
     /// An error and its causes, to stderr.
     pub fn error(&self, error: &anyhow::Error) {
-        self.stderr(&format!("error: {error:#}"));
+        self.stderr(&short(&format!("error: {error:#}"), LONGEST));
     }
 
     fn stderr(&self, text: &str) {

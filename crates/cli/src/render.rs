@@ -215,6 +215,7 @@ pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Re
 pub fn facts(summary: &Value) -> String {
     let Value::Object(facts) = summary else { return String::new() };
     let number = |v: &Value| match v.as_f64() {
+        Some(x) if x != 0.0 && x.abs() < 1e-3 => format!("{x:.1e}"),
         Some(x) if x.fract() != 0.0 => format!("{x:.4}"),
         None if v.is_null() => "-".to_owned(),
         _ => value(v),
@@ -222,6 +223,7 @@ pub fn facts(summary: &Value) -> String {
     let fact = |(k, v): (&String, &Value)| {
         let name = if k == "eps_d" { k.clone() } else { k.replace('_', " ") };
         match v {
+            _ if k == "verified" => if *v == true { "verified import" } else { "unverified import" }.to_owned(),
             Value::Object(inner) => {
                 let inner: Vec<String> = inner.iter().map(|(k, v)| format!("{k} {}", number(v))).collect();
                 format!("{name} ({})", inner.join(", "))

@@ -392,6 +392,23 @@ fn warnings(groups: &[Group], width: usize) -> String {
             format!("NOT CONVERGED: a head's training stopped at a gradient norm of {worst:.1e}, above its tolerance.");
         out += &wrapped(&text, width);
     }
+    let weaker = groups.iter().flat_map(|g| &g.stepped_back);
+    let weaker: BTreeSet<String> =
+        weaker.map(|s| format!("{} is {} in the place of {}", s.field, s.used, s.asked)).collect();
+    if !weaker.is_empty() {
+        let weaker = Vec::from_iter(weaker).join(", ");
+        out += &wrapped(&format!("STEPPED BACK: calibration leaves nothing of a stronger target: {weaker}."), width);
+    }
+    let unverified = groups.iter().filter(|g| g.verified == Some(false)).map(|g| extractors(&g.params));
+    let unverified: BTreeSet<String> = unverified.collect();
+    if !unverified.is_empty() {
+        let names = Vec::from_iter(unverified).join(", ");
+        let text = format!(
+            "UNVERIFIED IMPORT: nothing shows that an extractor ({names}) computes what its weights were trained in; a \
+             `probe` does (docs/pretraining.md)."
+        );
+        out += &wrapped(&text, width);
+    }
     let collapsed: BTreeSet<String> = groups.iter().filter(|g| g.collapsed).map(|g| extractors(&g.params)).collect();
     if !collapsed.is_empty() {
         let names = Vec::from_iter(collapsed).join(", ");
@@ -458,6 +475,8 @@ mod tests {
             seeds: 2,
             classes: 10,
             collapsed: false,
+            stepped_back: Vec::new(),
+            verified: None,
             unconverged: None,
             accuracy: Measured {
                 clean: cell(0.8135),

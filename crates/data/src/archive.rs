@@ -1,10 +1,10 @@
 //! Reading `.tar.gz` archives without trusting them.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Component, Path, PathBuf};
 
 use flate2::read::GzDecoder;
+use hemlock_stage::open_file;
 use tar::{Archive, Entry, EntryType};
 
 use crate::DataError;
@@ -24,7 +24,7 @@ pub(crate) fn each_file(
     mut visit: impl FnMut(&Path, Vec<u8>) -> Result<(), DataError>,
 ) -> Result<(), DataError> {
     let broken = |source| DataError::Archive { archive: archive.to_path_buf(), source };
-    let file = File::open(archive).map_err(DataError::io("open", archive))?;
+    let file = open_file(archive).map_err(DataError::io("open", archive))?;
     let mut tar = Archive::new(GzDecoder::new(file).take(MAX_UNPACKED));
     for entry in tar.entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
@@ -42,6 +42,19 @@ pub(crate) fn each_file(
     // The checksum of the compressed data comes last.
     io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(broken)?;
     Ok(())
+}
+
+/// The folder that `archive` unpacks to: the first name in the path of its first file. None where it cannot be read.
+pub(crate) fn top_folder(archive: &Path) -> Option<String> {
+    /// A first file begins no later.
+    const BEGINNING: u64 = 1 << 20;
+    let file = open_file(archive).ok()?;
+    let mut tar = Archive::new(GzDecoder::new(file).take(BEGINNING));
+    let path = tar.entries().ok()?.map_while(Result::ok).find_map(|entry| {
+        let path = safe_path(&entry).ok()?;
+        (path.components().count() > 0).then_some(path)
+    })?;
+    Some(path.components().next()?.as_os_str().to_string_lossy().into_owned())
 }
 
 /// The entry's path without `.` components, or why it is refused.

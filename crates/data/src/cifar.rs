@@ -5,14 +5,19 @@
 //! (<https://www.cs.toronto.edu/~kriz/cifar.html>). A file may hold any number of records.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use hemlock_stage::{open_file, read_file};
 
 use crate::archive;
 use crate::checksum::FieldHasher;
 use crate::error::{DataError, UnreadableImage};
 use crate::pool::{Pool, PoolImages, Pools};
 use crate::source::{Cifar, Cifar100Labels};
+
+/// The most MiB that a file may have; the published ones have 147 at most.
+const FILE_MIB: u64 = 1024;
 
 const SIZE: usize = 32;
 const PIXELS: usize = 3 * SIZE * SIZE;
@@ -98,8 +103,47 @@ impl Place {
         } else if archive.is_file() {
             Ok(Self::Archive(archive))
         } else {
+            check_version(cifar, root)?;
             Err(DataError::DatasetMissing { dataset: cifar, root: root.to_path_buf() })
         }
+    }
+}
+
+/// What a file gave; none if it is not there.
+fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some),
+    }
+}
+
+/// What the datasets' site offers: the folder that an archive unpacks to, the archive, a file that lies in the folder, and
+/// what it is.
+const VERSIONS: [(&str, &str, &str, &str); 6] = [
+    ("cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1", "the Python version of CIFAR-10"),
+    ("cifar-10-batches-mat", "cifar-10-matlab.tar.gz", "data_batch_1.mat", "the MATLAB version of CIFAR-10"),
+    ("cifar-10-batches-bin", "cifar-10-binary.tar.gz", "data_batch_1.bin", "CIFAR-10"),
+    ("cifar-100-python", "cifar-100-python.tar.gz", "train", "the Python version of CIFAR-100"),
+    ("cifar-100-matlab", "cifar-100-matlab.tar.gz", "train.mat", "the MATLAB version of CIFAR-100"),
+    ("cifar-100-binary", "cifar-100-binary.tar.gz", "train.bin", "CIFAR-100"),
+];
+
+/// Refuses a place that holds another version of the dataset, or the other dataset, and not this one: an archive, a dataset's
+/// folder, or one that this lies in.
+pub(crate) fn check_version(cifar: Cifar, place: &Path) -> Result<(), DataError> {
+    let folder = if place.is_dir() { None } else { archive::top_folder(place) };
+    let holds = |(name, archive, file, _): &&(&str, &str, &str, &str)| match &folder {
+        Some(folder) => folder == name,
+        None => place.join(name).is_dir() || place.join(archive).is_file() || place.join(file).is_file(),
+    };
+    let found: Vec<_> = VERSIONS.iter().filter(holds).collect();
+    // A folder may hold both datasets, and several versions.
+    if found.iter().any(|(name, ..)| *name == cifar.folder()) {
+        return Ok(());
+    }
+    match found.first() {
+        None => Ok(()),
+        Some((.., what)) => Err(DataError::OtherVersion { place: place.to_path_buf(), what, dataset: cifar }),
     }
 }
 
@@ -134,8 +178,8 @@ fn digest_folder(cifar: Cifar, folder: &Path) -> Result<blake3::Hash, DataError>
     let mut lengths = BTreeMap::new();
     for name in Layout::of(cifar).files() {
         let path = folder.join(name);
-        if path.is_file() {
-            let length = fs::metadata(&path).map_err(DataError::io("read", &path))?.len();
+        if let Some(file) = there(open_file(&path)).map_err(DataError::io("read", &path))? {
+            let length = file.metadata().map_err(DataError::io("read", &path))?.len();
             lengths.insert(name, length as usize);
         }
     }
@@ -162,10 +206,12 @@ impl Files {
         let mut contents = BTreeMap::new();
         for name in Layout::of(cifar).files() {
             let path = folder.join(name);
-            if path.is_file() {
-                let bytes = fs::read(&path).map_err(DataError::io("read", &path))?;
+            if let Some(bytes) = there(read_file(&path, FILE_MIB)).map_err(DataError::io("read", &path))? {
                 contents.insert(name, bytes);
             }
+        }
+        if contents.is_empty() {
+            check_version(cifar, folder)?;
         }
         Self::complete(cifar, folder, contents)
     }
@@ -271,7 +317,8 @@ impl Files {
             let records = RecordImages { bytes: parts.concat(), size: layout.record() };
             Pool { labels: records.labels(which), images: Box::new(records) }
         };
-        Ok(Pools { train: pool(layout.train), test: Some(pool(layout.test)), classes, size: SIZE })
+        let (train, test) = (pool(layout.train), Some(pool(layout.test)));
+        Ok(Pools { classes, size: SIZE, train, validation: None, test, skipped: Vec::new() })
     }
 }
 

@@ -1,8 +1,10 @@
 //! What can go wrong with a dataset, in words that say what to do next.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io;
 use std::path::{Path, PathBuf};
+
+use hemlock_stage::ParamError;
 
 use crate::source::Cifar;
 
@@ -138,17 +140,31 @@ pub enum DataError {
         reason: &'static str,
     },
 
+    /// Another version of a dataset, or another dataset.
+    #[error(
+        "{} holds {what}, which is not read as {dataset}: get the binary version, {} (`hemlock data {dataset}` downloads it)",
+        .place.display(), .dataset.archive()
+    )]
+    OtherVersion {
+        /// The archive, or the folder.
+        place: PathBuf,
+        /// What it holds.
+        what: &'static str,
+        /// The dataset that was asked for.
+        dataset: Cifar,
+    },
+
     /// Something that was fetched isn't what was expected.
     #[error(
-        "{what} has checksum {found}, expected {expected}; if you trust it, name its checksum \
+        "{what} has the checksum {found}; expected {expected}. If you trust it, name its checksum \
          (`--digest`) or take any (`--trust`)"
     )]
     ChecksumMismatch {
         /// What was fetched: a path or a URL.
         what: String,
-        /// The checksums found, `algorithm:hex`.
+        /// The checksum found, `algorithm:hex`.
         found: String,
-        /// The checksums that would have been accepted.
+        /// What would have been accepted.
         expected: String,
     },
 
@@ -173,8 +189,8 @@ pub enum DataError {
 
     /// A folder isn't laid out as an image dataset.
     #[error(
-        "{} is no image folder: {reason}; expected DIR/train/CLASS/*.png and DIR/test/CLASS/*.png, \
-         or DIR/CLASS/*.png (png, jpg, jpeg or ppm)", .path.display()
+        "{} is no image folder: {reason}; expected images in DIR/train/CLASS/ and DIR/test/CLASS/ (and DIR/val/CLASS/), \
+         or in DIR/CLASS/", .path.display()
     )]
     FolderLayout {
         /// The folder in question.
@@ -184,7 +200,7 @@ pub enum DataError {
     },
 
     /// Image files that can't be decoded: all of them, not just the first.
-    #[error("{} image files can't be read; repair or remove them:{}", .0.len(), list(.0))]
+    #[error("{} image files can't be read; repair, convert or remove them:{}", .0.len(), list(.0))]
     UnreadableImages(
         /// The files in the order of the dataset.
         Vec<UnreadableImage>,
@@ -213,6 +229,10 @@ pub enum DataError {
         /// What it may be.
         expected: &'static str,
     },
+
+    /// The images do not fit into memory.
+    #[error(transparent)]
+    TooLarge(#[from] ParamError),
 
     /// The file system failed.
     #[error("cannot {action} {}", .path.display())]
@@ -251,16 +271,41 @@ impl DataError {
         }
     }
 
+    /// The same error of what was fetched from an address.
+    pub(crate) fn at(self, url: &str) -> Self {
+        match self {
+            Self::OtherVersion { what, dataset, .. } => Self::OtherVersion { place: url.into(), what, dataset },
+            other => other,
+        }
+    }
+
     /// For `map_err`: what was tried on which path.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_path_buf(), source }
     }
 }
 
+/// Names or files that a message shows of many.
+const SHOWN: usize = 4;
+
+/// The first files of a list, a line each, and how many more there are.
 fn list(files: &[UnreadableImage]) -> String {
-    files.iter().fold(String::new(), |mut text, file| {
+    let mut text = String::new();
+    for UnreadableImage { path, reason } in files.iter().take(SHOWN) {
         // Writing to a String never fails.
-        let _ = write!(text, "\n  {}: {}", file.path.display(), file.reason);
-        text
-    })
+        let _ = write!(text, "\n  {}: {reason}", path.display());
+    }
+    match files.len().saturating_sub(SHOWN) {
+        0 => text,
+        more => format!("{text}\n  and {more} more"),
+    }
+}
+
+/// The first names of a list, and how many more there are.
+pub(crate) fn few<T: fmt::Display>(names: &[T]) -> String {
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
 }

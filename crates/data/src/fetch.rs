@@ -8,13 +8,15 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use hemlock_stage::open_file;
 use sha2::Digest as _;
 use ureq::Agent;
 
 use crate::checksum::{Checksum, ChecksumAlgorithm};
-use crate::cifar::Files;
+use crate::cifar::{Files, check_version};
 use crate::error::DataError;
 use crate::source::Cifar;
+use crate::temporary::Temporary;
 
 /// Where to get a dataset from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +68,9 @@ const KNOWN: [(Cifar, &str); 6] = [
     (Cifar::Cifar100, "blake3:a1e4dffdb077dbcc1fb4259f1248434b27960f58de7d68c89be9b424296c3de1"),
 ];
 
+/// The most bytes that an archive may have; the published ones have 170 MB.
+const MAX_ARCHIVE: u64 = 1 << 30;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -84,16 +89,17 @@ pub fn fetch(
     data_root: &Path,
     progress: &dyn Fn(u64, Option<u64>) -> bool,
 ) -> Result<Fetched, DataError> {
+    // Whether or not the dataset is there already, this was a mistake.
+    if let Origin::Path(path) = origin {
+        fs::metadata(path).map_err(DataError::io("read", path))?;
+    }
     let target = data_root.join(cifar.folder());
     if target.exists() {
         let files = Files::read_folder(cifar, &target)?;
         return fetched(&files, target, vec![content_checksum(&files)], true);
     }
     fs::create_dir_all(data_root).map_err(DataError::io("create", data_root))?;
-    let temporary = tempfile::Builder::new()
-        .prefix(".fetch-")
-        .tempdir_in(data_root)
-        .map_err(DataError::io("create a temporary folder in", data_root))?;
+    let temporary = Temporary::new(data_root).map_err(DataError::io("create a temporary folder in", data_root))?;
     let request = Request { cifar, trust, progress };
     let (files, checksums) = match origin {
         Origin::Official => request.download(&official_url(cifar), temporary.path())?,
@@ -173,12 +179,14 @@ impl Request<'_> {
         if let Some(total) = total.filter(|&total| total != bytes) {
             return Err(failed(format!("got {bytes} of {total} bytes")));
         }
+        check_version(self.cifar, &archive).map_err(|error| error.at(url))?;
         self.accept(url.to_owned(), &checksums)?;
         Ok((Files::read_archive(self.cifar, &archive)?, checksums))
     }
 
     fn read_archive(&self, archive: &Path) -> Result<(Files, Vec<Checksum>), DataError> {
-        let file = File::open(archive).map_err(DataError::io("open", archive))?;
+        let file = open_file(archive).map_err(DataError::io("open", archive))?;
+        check_version(self.cifar, archive)?;
         let metadata = file.metadata().map_err(DataError::io("read", archive))?;
         let (_, checksums) = self.pass(file, Some(metadata.len()), DataError::io("read", archive), |_| Ok(()))?;
         self.accept(archive.display().to_string(), &checksums)?;
@@ -194,7 +202,7 @@ impl Request<'_> {
         Ok((files, checksums))
     }
 
-    /// Reads to the end, hands every chunk to `sink`, and gives the length and checksums.
+    /// Reads to the end, which is to come within [`MAX_ARCHIVE`], hands every chunk to `sink`, and gives the length and checksums.
     fn pass(
         &self,
         mut reader: impl Read,
@@ -216,6 +224,10 @@ impl Request<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(failed(error)),
             };
+            if bytes + read as u64 > MAX_ARCHIVE {
+                let message = format!("it is longer than {} MiB, as no published archive is", MAX_ARCHIVE >> 20);
+                return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, message)));
+            }
             sha256.update(&chunk[..read]);
             md5.update(&chunk[..read]);
             sink(&chunk[..read])?;
@@ -229,19 +241,21 @@ impl Request<'_> {
     }
 
     fn accept(&self, what: String, found: &[Checksum]) -> Result<(), DataError> {
-        let expected: Vec<String> = match self.trust {
-            Trust::Any => return Ok(()),
-            Trust::Expected(checksum) => vec![checksum.to_string()],
-            Trust::Known => KNOWN
-                .iter()
-                .filter(|(cifar, _)| *cifar == self.cifar)
-                .map(|(_, checksum)| (*checksum).to_owned())
-                .collect(),
+        let is = |checksum: &&Checksum| match self.trust {
+            Trust::Any => true,
+            Trust::Expected(expected) => *checksum == expected,
+            Trust::Known => KNOWN.contains(&(self.cifar, checksum.to_string().as_str())),
         };
-        let found: Vec<String> = found.iter().map(Checksum::to_string).collect();
-        if found.iter().any(|checksum| expected.contains(checksum)) {
+        if found.iter().any(|checksum| is(&checksum)) {
             return Ok(());
         }
-        Err(DataError::ChecksumMismatch { what, found: found.join(", "), expected: expected.join(" or ") })
+        // The checksum that can be compared.
+        let (expected, algorithm) = match self.trust {
+            Trust::Expected(checksum) => (checksum.to_string(), Some(checksum.algorithm())),
+            _ => (format!("that of the published {}, or of a known subset", self.cifar.archive()), None),
+        };
+        let alike = found.iter().find(|checksum| Some(checksum.algorithm()) == algorithm).or(found.first());
+        let found = alike.map(Checksum::to_string).unwrap_or_default();
+        Err(DataError::ChecksumMismatch { what, found, expected })
     }
 }

@@ -1,24 +1,36 @@
 //! Image files in a folder per class.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use image::imageops::{self, FilterType};
-use image::{ImageReader, ImageResult, RgbImage};
+use hemlock_stage::open_file;
 use rayon::prelude::*;
 
 use crate::checksum::FieldHasher;
-use crate::error::{DataError, UnreadableImage};
+use crate::decode::{LIMIT_MIB, decode};
+use crate::error::{DataError, UnreadableImage, few};
 use crate::pool::{Pool, PoolImages, Pools};
+use crate::resize::{Filter, resize_and_crop};
 
-const EXTENSIONS: [&str; 4] = ["png", "jpg", "jpeg", "ppm"];
+/// What file managers and archivers leave beside images. Whatever begins with a dot is passed over as well.
+const LITTER: [&str; 4] = ["Thumbs.db", "desktop.ini", "@eaDir", "__MACOSX"];
 
-/// The files of a dataset: class names in order, and each class's files in order.
+/// Names of the folder of the validation split.
+const VALIDATION: [&str; 3] = ["val", "valid", "validation"];
+
+/// Each class's files, in order.
+type Files = Vec<Vec<PathBuf>>;
+
+/// The files of a dataset: class names in order, and each split's files.
 struct Tree {
     classes: Vec<String>,
-    train: Vec<Vec<PathBuf>>,
-    test: Option<Vec<Vec<PathBuf>>>,
+    train: Files,
+    validation: Option<Files>,
+    test: Option<Files>,
+    /// What is no part of the dataset, as seen from its folder; folders end in `/`.
+    skipped: Vec<String>,
 }
 
 impl Tree {
@@ -27,61 +39,144 @@ impl Tree {
         if !path.is_dir() {
             return Err(wrong("there is no such folder".to_owned()));
         }
+        let mut scan = Scan { root: path, skipped: Vec::new() };
         let (train, test) = (path.join("train"), path.join("test"));
-        match (train.is_dir(), test.is_dir()) {
-            (true, true) => {
-                let (classes, train) = scan_classes(&train)?;
-                let (test_classes, test) = scan_classes(&test)?;
-                if classes != test_classes {
-                    return Err(wrong(format!("train/ has the classes {classes:?} but test/ has {test_classes:?}")));
+        let validation: Vec<&str> = VALIDATION.into_iter().filter(|name| path.join(name).is_dir()).collect();
+        match (train.is_dir(), test.is_dir(), validation.as_slice()) {
+            (false, false, []) => {
+                let (classes, train) = scan.classes(path)?;
+                Ok(Self { classes, train, validation: None, test: None, skipped: scan.skipped })
+            }
+            (false, ..) => Err(wrong("it has no train/ beside its other splits".to_owned())),
+            (true, false, []) => Err(wrong("train/ has no test/ beside it".to_owned())),
+            (true, false, [name, ..]) => Err(wrong(format!(
+                "train/ and {name}/ have no test/ beside them; rename {name}/ to test to measure on it"
+            ))),
+            (true, true, [a, b, ..]) => Err(wrong(format!("{a}/ and {b}/ are two validation splits"))),
+            (true, true, validation) => {
+                let (classes, train) = scan.classes(&train)?;
+                let mut split = |name: &str| {
+                    let (others, files) = scan.classes(&path.join(name))?;
+                    if others == classes { Ok(files) } else { Err(wrong(unequal(&classes, name, &others))) }
+                };
+                let test = split("test")?;
+                let validation = validation.first().map(|name| split(name)).transpose()?;
+                let splits = |name: &str| name == "train" || name == "test" || VALIDATION.contains(&name);
+                for entry in entries(path)? {
+                    if !(entry.is_dir() && splits(&file_name(&entry))) {
+                        scan.skip(&entry);
+                    }
                 }
-                Ok(Self { classes, train, test: Some(test) })
+                Ok(Self { classes, train, validation, test: Some(test), skipped: scan.skipped })
             }
-            (false, false) => {
-                let (classes, train) = scan_classes(path)?;
-                Ok(Self { classes, train, test: None })
-            }
-            (true, false) => Err(wrong("train/ has no test/ beside it".to_owned())),
-            (false, true) => Err(wrong("test/ has no train/ beside it".to_owned())),
         }
     }
 
     fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        let test = self.test.iter().flatten();
-        self.train.iter().chain(test).flatten()
+        let others = [&self.validation, &self.test].into_iter().flatten();
+        [&self.train].into_iter().chain(others).flatten().flatten()
     }
 }
 
-/// The class folders of `path`, sorted by name, and their image files, sorted by name.
-fn scan_classes(path: &Path) -> Result<(Vec<String>, Vec<Vec<PathBuf>>), DataError> {
-    let wrong = |reason: String| DataError::FolderLayout { path: path.to_path_buf(), reason };
-    let mut classes = Vec::new();
-    let mut files = Vec::new();
-    for folder in visible_entries(path)? {
-        if !folder.is_dir() {
-            continue;
-        }
-        let class = file_name(&folder);
-        let images: Vec<_> = visible_entries(&folder)?.into_iter().filter(|file| has_image_extension(file)).collect();
-        if images.is_empty() {
-            return Err(wrong(format!("the class folder `{class}` has no images")));
-        }
-        classes.push(class);
-        files.push(images);
-    }
-    if classes.is_empty() {
-        return Err(wrong("it has no class folders".to_owned()));
-    }
-    Ok((classes, files))
+/// How the classes of train/ and of another split differ.
+fn unequal(train: &[String], name: &str, others: &[String]) -> String {
+    let alone = |some: &[String], others: &[String]| {
+        let alone: Vec<&String> = some.iter().filter(|class| !others.contains(class)).collect();
+        if alone.is_empty() { "none".to_owned() } else { few(&alone) }
+    };
+    format!("classes that only train/ has: {}; only {name}/: {}", alone(train, others), alone(others, train))
 }
 
-/// What lies in `folder`, hidden entries excepted, sorted by name.
-fn visible_entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
+/// Looks through a dataset's folder, and remembers what it passes over.
+struct Scan<'a> {
+    root: &'a Path,
+    skipped: Vec<String>,
+}
+
+impl Scan<'_> {
+    /// The class folders of `path`, sorted by name, and the files of each.
+    fn classes(&mut self, path: &Path) -> Result<(Vec<String>, Files), DataError> {
+        let wrong = |reason: String| DataError::FolderLayout { path: path.to_path_buf(), reason };
+        let (mut classes, mut all) = (Vec::new(), Vec::new());
+        for folder in entries(path)? {
+            let class = file_name(&folder);
+            if is_litter(&class) || !folder.is_dir() {
+                self.skip(&folder);
+                continue;
+            }
+            // A folder of splits, one level too high or by other names, would pass for one of classes.
+            if is_split(&class) {
+                return Err(wrong(format!("`{class}` is named as a split, and no class")));
+            }
+            if folder.join("train").is_dir() {
+                return Err(wrong(format!(
+                    "`{class}` has a train/ in it; give that folder's path if it is the dataset"
+                )));
+            }
+            let mut files = Vec::new();
+            self.images(&folder, &mut HashSet::new(), &mut files)?;
+            if files.is_empty() {
+                return Err(wrong(format!("the class folder `{class}` has no images")));
+            }
+            // As in torchvision: the folders in order, and the files of each.
+            files.sort_by_cached_key(|file: &PathBuf| {
+                let folder = file.parent().unwrap_or(file);
+                (folder.to_string_lossy().into_owned(), file_name(file))
+            });
+            classes.push(class);
+            all.push(files);
+        }
+        if classes.is_empty() {
+            return Err(wrong("it has no class folders".to_owned()));
+        }
+        Ok((classes, all))
+    }
+
+    /// Collects the files below a folder. `seen` holds the folders that were entered, links resolved.
+    fn images(
+        &mut self,
+        folder: &Path,
+        seen: &mut HashSet<PathBuf>,
+        files: &mut Vec<PathBuf>,
+    ) -> Result<(), DataError> {
+        let real = folder.canonicalize().map_err(DataError::io("resolve", folder))?;
+        if !seen.insert(real) {
+            let reason = "it is a link to a folder of the same class, whose images would count twice".to_owned();
+            return Err(DataError::FolderLayout { path: folder.to_path_buf(), reason });
+        }
+        for entry in entries(folder)? {
+            if is_litter(&file_name(&entry)) {
+                self.skip(&entry);
+            } else if entry.is_dir() {
+                self.images(&entry, seen, files)?;
+            } else {
+                files.push(entry);
+            }
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, entry: &Path) {
+        let end = if entry.is_dir() { "/" } else { "" };
+        self.skipped.push(format!("{}{end}", relative(entry, self.root)));
+    }
+}
+
+/// What lies in `folder`, sorted by name.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let read = || -> io::Result<Vec<PathBuf>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
     let mut paths = read().map_err(DataError::io("list", folder))?;
-    paths.retain(|path| !file_name(path).starts_with('.'));
     paths.sort();
     Ok(paths)
+}
+
+fn is_litter(name: &str) -> bool {
+    name.starts_with('.') || LITTER.contains(&name)
+}
+
+fn is_split(name: &str) -> bool {
+    let name = name.to_lowercase();
+    ["train", "training", "test", "testing"].contains(&name.as_str()) || VALIDATION.contains(&name.as_str())
 }
 
 fn file_name(path: &Path) -> String {
@@ -89,80 +184,71 @@ fn file_name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-fn has_image_extension(path: &Path) -> bool {
-    let extension = path.extension().unwrap_or_default();
-    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+/// The path as seen from `root`, with `/` between names.
+fn relative(path: &Path, root: &Path) -> String {
+    let relative = path.strip_prefix(root).unwrap_or(path);
+    let names: Vec<_> = relative.components().map(|name| name.as_os_str().to_string_lossy()).collect();
+    names.join("/")
 }
 
 /// Image files, decoded when asked for.
 struct FileImages {
     paths: Vec<PathBuf>,
     size: usize,
+    filter: Filter,
 }
 
 impl PoolImages for FileImages {
     fn write(&self, index: u32, chw: &mut [u8]) -> Result<(), UnreadableImage> {
         let path = &self.paths[index as usize];
-        let image = decode(path, self.size)
-            .map_err(|error| UnreadableImage { path: path.clone(), reason: error.to_string() })?;
-        for (channel, plane) in chw.chunks_exact_mut(self.size * self.size).enumerate() {
-            for (byte, pixel) in plane.iter_mut().zip(image.pixels()) {
-                *byte = pixel[channel];
-            }
-        }
+        let picture = decode(path).map_err(|reason| UnreadableImage { path: path.clone(), reason })?;
+        resize_and_crop(&picture, self.size, self.filter, chw);
         Ok(())
     }
 }
 
-/// Scales the shorter side to `size` (Lanczos, window 3) and crops the centre. Transparency is
-/// dropped and orientation tags are ignored.
-fn decode(path: &Path, size: usize) -> ImageResult<RgbImage> {
-    let reader = ImageReader::open(path)?.with_guessed_format()?;
-    let image = reader.decode()?.into_rgb8();
-    // `Source::check` keeps sizes small.
-    let size = size as u32;
-    let (width, height) = image.dimensions();
-    let short = width.min(height).max(1);
-    let scale = |side: u32| {
-        let scaled = (f64::from(side) * f64::from(size) / f64::from(short)).round();
-        (scaled as u32).max(size)
-    };
-    let (scaled_width, scaled_height) = (scale(width), scale(height));
-    let scaled = if (scaled_width, scaled_height) == (width, height) {
-        image
-    } else {
-        imageops::resize(&image, scaled_width, scaled_height, FilterType::Lanczos3)
-    };
-    let (x, y) = ((scaled_width - size) / 2, (scaled_height - size) / 2);
-    Ok(imageops::crop_imm(&scaled, x, y, size, size).to_image())
-}
-
-pub(crate) fn open(path: &Path, size: usize) -> Result<Pools, DataError> {
+pub(crate) fn open(path: &Path, size: usize, filter: Filter) -> Result<Pools, DataError> {
     let tree = Tree::scan(path)?;
-    let pool = |files: Vec<Vec<PathBuf>>| {
+    let pool = |files: Files| {
         let labels = (0u32..).zip(&files).flat_map(|(class, files)| std::iter::repeat_n(class, files.len())).collect();
-        Pool { labels, images: Box::new(FileImages { paths: files.into_iter().flatten().collect(), size }) }
+        Pool { labels, images: Box::new(FileImages { paths: files.into_iter().flatten().collect(), size, filter }) }
     };
-    Ok(Pools { classes: tree.classes, size, train: pool(tree.train), test: tree.test.map(pool) })
+    Ok(Pools {
+        classes: tree.classes,
+        size,
+        train: pool(tree.train),
+        validation: tree.validation.map(pool),
+        test: tree.test.map(pool),
+        skipped: tree.skipped,
+    })
 }
 
-/// The digest of the files' relative paths and contents and of the size they are scaled to.
-pub(crate) fn digest(path: &Path, size: usize) -> Result<blake3::Hash, DataError> {
+/// The digest of the files' relative paths and contents, and of how they are scaled. It is to change whenever the same files
+/// would give other pixels.
+pub(crate) fn digest(path: &Path, size: usize, filter: Filter) -> Result<blake3::Hash, DataError> {
     let tree = Tree::scan(path)?;
     let files: Vec<_> = tree.files().collect();
-    let hashes: Vec<_> = files
-        .par_iter()
-        .map(|file| {
-            let bytes = fs::read(file).map_err(DataError::io("read", file))?;
-            Ok(blake3::hash(&bytes))
-        })
-        .collect::<Result<_, DataError>>()?;
-    let mut hasher = FieldHasher::new("hemlock-data image-folder v1");
-    hasher.field(size.to_string().as_bytes());
-    for (file, hash) in files.into_iter().zip(hashes) {
-        let relative = file.strip_prefix(path).unwrap_or(file);
-        let names: Vec<_> = relative.components().map(|name| name.as_os_str().to_string_lossy()).collect();
-        hasher.field(names.join("/").as_bytes()).field(hash.as_bytes());
+    let hashes: Vec<_> = files.par_iter().map(|file| hash(file)).collect();
+    let unreadable = files.iter().zip(&hashes).filter_map(|(file, hash)| {
+        let reason = hash.as_ref().err()?.to_string();
+        Some(UnreadableImage { path: file.to_path_buf(), reason })
+    });
+    let unreadable: Vec<_> = unreadable.collect();
+    if !unreadable.is_empty() {
+        return Err(DataError::UnreadableImages(unreadable));
+    }
+    let mut hasher = FieldHasher::new("hemlock-data image-folder v2");
+    hasher.field(size.to_string().as_bytes()).field(filter.name().as_bytes());
+    for (file, hash) in files.into_iter().zip(hashes.into_iter().flatten()) {
+        hasher.field(relative(file, path).as_bytes()).field(hash.as_bytes());
     }
     Ok(hasher.finish())
+}
+
+/// The digest of a file's contents; of one that is too long to be decoded, of its beginning.
+fn hash(file: &Path) -> io::Result<blake3::Hash> {
+    use io::Read as _;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(open_file(file)?.take((LIMIT_MIB << 20) + 1))?;
+    Ok(hasher.finalize())
 }

@@ -15,24 +15,29 @@
 mod archive;
 mod checksum;
 mod cifar;
+mod decode;
 mod error;
 mod fetch;
 mod folder;
 mod pool;
+mod resize;
 mod source;
 mod split;
 mod stage;
 pub mod synthetic;
+mod temporary;
 
 use std::path::Path;
 
 pub use checksum::{Checksum, ChecksumAlgorithm};
 pub use error::{DataError, ErrorKind, UnreadableImage};
 pub use fetch::{Fetched, Origin, Trust, fetch};
+pub use resize::Filter;
 pub use source::{Cifar, Cifar100Labels, Domain, Source, SyntheticSpec};
 pub use split::{Chosen, SplitSpec};
 pub use stage::{Params, Seed, Stage};
 
+use error::few;
 use hemlock_artifact::Dataset;
 use pool::Pools;
 
@@ -44,7 +49,7 @@ use pool::Pools;
 /// # Errors
 /// Missing or malformed data, a split that asks for more than there is, parameters out of range,
 /// file system failures and [`DataError::Interrupted`]. Of an image folder, all unreadable files
-/// among the chosen ones are reported at once.
+/// among the chosen ones are reported at once. What lies in it and is no part of it is warned of.
 pub fn load(
     source: &Source,
     split: &SplitSpec,
@@ -57,11 +62,15 @@ pub fn load(
         return Err(DataError::Interrupted);
     }
     let pools = open(source, data_root)?;
+    if !pools.skipped.is_empty() {
+        let (skipped, count) = (few(&pools.skipped), pools.skipped.len());
+        tracing::warn!("{}: {count} files or folders are no part of the dataset: {skipped}", source.name());
+    }
     pools.load(source.name(), split, progress)
 }
 
 /// A BLAKE3 digest, in hex, of what `source` gives: the contents of record and class name files and
-/// the choice of label, the names and contents of image files and the size they are scaled to, or a
+/// the choice of label, the names and contents of image files and how they are scaled, or a
 /// generator's version and parameters.
 ///
 /// # Errors
@@ -77,7 +86,7 @@ pub fn digest(source: &Source, data_root: Option<&Path>) -> Result<String, DataE
             };
             cifar::digest(Cifar::Cifar100, label, data_root)?
         }
-        Source::ImageFolder { path, size } => folder::digest(path, *size)?,
+        Source::ImageFolder { path, size, filter } => folder::digest(path, *size, *filter)?,
         Source::Synthetic(spec) => synthetic::digest(spec),
     };
     Ok(hash.to_hex().to_string())
@@ -87,7 +96,7 @@ fn open(source: &Source, data_root: Option<&Path>) -> Result<Pools, DataError> {
     match source {
         Source::Cifar10 => cifar::open_cifar10(data_root),
         Source::Cifar100 { labels } => cifar::open_cifar100(*labels, data_root),
-        Source::ImageFolder { path, size } => folder::open(path, *size),
+        Source::ImageFolder { path, size, filter } => folder::open(path, *size, *filter),
         Source::Synthetic(spec) => Ok(synthetic::open(spec)),
     }
 }

@@ -1,6 +1,7 @@
 //! From pools of images to loaded splits.
 
 use hemlock_artifact::{Dataset, Images};
+use hemlock_stage::ParamError;
 use ndarray::Array4;
 use rayon::prelude::*;
 
@@ -13,8 +14,12 @@ pub(crate) struct Pools {
     /// Height and width of every image.
     pub size: usize,
     pub train: Pool,
+    /// None: the validation split is cut from the training pool.
+    pub validation: Option<Pool>,
     /// None: the test split is cut from the training pool.
     pub test: Option<Pool>,
+    /// Files and folders that were found and are no part of the source.
+    pub skipped: Vec<String>,
 }
 
 /// Labelled images that are read one by one, when chosen.
@@ -40,21 +45,20 @@ impl Pools {
         split: &SplitSpec,
         progress: &dyn Fn(usize, usize) -> bool,
     ) -> Result<Dataset, DataError> {
-        let test_pool = self.test.as_ref();
-        let chosen = split.choose(&self.classes, &self.train.labels, test_pool.map(|pool| pool.labels.as_slice()))?;
-        let mut reader = Reader {
-            size: self.size,
-            done: 0,
-            total: chosen.train.len() + chosen.validation.len() + chosen.test.len(),
-            progress,
-            unreadable: Vec::new(),
-        };
+        let labels = |pool: &'_ Option<Pool>| pool.as_ref().map(|pool| pool.labels.clone());
+        let (validation, test) = (labels(&self.validation), labels(&self.test));
+        let chosen = split.choose(&self.classes, &self.train.labels, validation.as_deref(), test.as_deref())?;
+        let (size, total) = (self.size, chosen.train.len() + chosen.validation.len() + chosen.test.len());
+        let bytes = 3.0 * (size * size) as f64 * total as f64;
+        ParamError::fits("train", format!("a choice of {total} images of {size} x {size} pixels"), bytes)?;
+        let mut reader = Reader { size, done: 0, total, progress, unreadable: Vec::new() };
         let loaded = Dataset {
             name: name.to_owned(),
             classes: self.classes.clone(),
             train: reader.read(&self.train, chosen.train)?,
-            validation: reader.read(&self.train, chosen.validation)?,
-            test: reader.read(test_pool.unwrap_or(&self.train), chosen.test)?,
+            validation: reader.read(self.validation.as_ref().unwrap_or(&self.train), chosen.validation)?,
+            test: reader.read(self.test.as_ref().unwrap_or(&self.train), chosen.test)?,
+            skipped: self.skipped.len(),
         };
         if reader.unreadable.is_empty() { Ok(loaded) } else { Err(DataError::UnreadableImages(reader.unreadable)) }
     }

@@ -8,6 +8,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::DataError;
+use crate::resize::Filter;
 
 /// Where a dataset's images come from.
 ///
@@ -26,14 +27,18 @@ pub enum Source {
         #[serde(default)]
         labels: Cifar100Labels,
     },
-    /// Image files in a folder per class: `path/train/CLASS/*` and `path/test/CLASS/*`, or
-    /// `path/CLASS/*` with the test split cut from the same pool.
+    /// Image files in a folder per class, and in folders within it: `path/train/CLASS/*`,
+    /// `path/test/CLASS/*` and, if need be, `path/val/CLASS/*`; or `path/CLASS/*` with the test split
+    /// cut from the same pool.
     ImageFolder {
         /// The folder, as seen from the working directory.
         path: PathBuf,
         /// Height and width in pixels that images are scaled and cropped to, 1 to 1024.
         #[serde(default = "default_size")]
         size: usize,
+        /// How images are scaled.
+        #[serde(default)]
+        filter: Filter,
     },
     /// Generated images: see [`crate::synthetic`].
     Synthetic(SyntheticSpec),
@@ -92,6 +97,9 @@ pub enum Cifar {
     Cifar100,
 }
 
+/// Most generated images of a pool.
+const LARGEST_POOL: usize = 10_000_000;
+
 impl Source {
     /// The synthetic domain with every other parameter at its default.
     pub fn synthetic(domain: Domain) -> Self {
@@ -135,11 +143,11 @@ impl Source {
             Self::Synthetic(spec) if !(0.0..=1.0).contains(&spec.difficulty) => {
                 ("source.difficulty", spec.difficulty.to_string(), "0 to 1")
             }
-            Self::Synthetic(spec) if u32::try_from(spec.train_pool).is_err() => {
-                ("source.train_pool", spec.train_pool.to_string(), "less than 2^32")
+            Self::Synthetic(spec) if spec.train_pool > LARGEST_POOL => {
+                ("source.train_pool", spec.train_pool.to_string(), "at most 10000000")
             }
-            Self::Synthetic(spec) if u32::try_from(spec.test_pool).is_err() => {
-                ("source.test_pool", spec.test_pool.to_string(), "less than 2^32")
+            Self::Synthetic(spec) if spec.test_pool > LARGEST_POOL => {
+                ("source.test_pool", spec.test_pool.to_string(), "at most 10000000")
             }
             _ => return Ok(()),
         };
@@ -256,7 +264,7 @@ mod tests {
         );
         assert_eq!(
             parse("[source]\nkind = 'image-folder'\npath = 'pets'"),
-            Ok(Source::ImageFolder { path: "pets".into(), size: 32 })
+            Ok(Source::ImageFolder { path: "pets".into(), size: 32, filter: Filter::Bilinear })
         );
         assert_eq!(parse("source = { kind = 'synthetic', domain = 'b' }"), Ok(Source::synthetic(Domain::B)));
     }
@@ -269,6 +277,7 @@ mod tests {
             ("source = { kind = 'cifar10', labels = 'fine' }", "unknown field `labels`"),
             ("source = { kind = 'synthetic', domain = 'a', dificulty = 1 }", "unknown field `dificulty`"),
             ("source = { kind = 'image-folder', path = 'x', pixels = 1 }", "unknown field `pixels`"),
+            ("source = { kind = 'image-folder', path = 'x', filter = 'nearest' }", "unknown variant `nearest`"),
             ("source = 3", "a source: its kind, or a table"),
         ] {
             let message = parse(text).unwrap_err();
@@ -281,7 +290,7 @@ mod tests {
         for source in [
             Source::Cifar10,
             Source::Cifar100 { labels: Cifar100Labels::Coarse },
-            Source::ImageFolder { path: "pets".into(), size: 48 },
+            Source::ImageFolder { path: "pets".into(), size: 48, filter: Filter::Lanczos },
             Source::synthetic(Domain::A),
         ] {
             let json = serde_json::to_string(&source).unwrap();

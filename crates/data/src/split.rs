@@ -10,7 +10,8 @@ use crate::DataError;
 /// How many images each split takes.
 ///
 /// Every class is shuffled by its own stream of `seed`. Of each class `train` takes the first
-/// images and `validation` the next ones, both of the training pool; `test` takes the first ones of
+/// images of the training pool; `validation` takes the first ones of the validation pool, or the next
+/// ones of the training pool where a source has no validation pool; `test` takes the first ones of
 /// the test pool, or the last ones of the training pool where a source has no test pool. A count is
 /// divided evenly among the classes; the first classes get one more where it doesn't divide.
 ///
@@ -21,8 +22,8 @@ use crate::DataError;
 pub struct SplitSpec {
     /// Images to train on; none: all that the other splits leave.
     pub train: Option<usize>,
-    /// Images held out of the training pool.
-    pub validation: usize,
+    /// Images to choose by; none: all of the validation pool, or no image.
+    pub validation: Option<usize>,
     /// Images to test on; none: all of the test pool, or all that the other splits leave.
     pub test: Option<usize>,
     /// Seed of the choice.
@@ -34,7 +35,7 @@ pub struct SplitSpec {
 pub struct Chosen {
     /// Of the training pool.
     pub train: Vec<u32>,
-    /// Of the training pool.
+    /// Of the validation pool, or of the training pool where there is no other.
     pub validation: Vec<u32>,
     /// Of the test pool, or of the training pool where there is no other.
     pub test: Vec<u32>,
@@ -49,8 +50,8 @@ impl SplitSpec {
         Ok(())
     }
 
-    /// Chooses images by the labels of the pools, each below the number of classes; `test_labels` is none where the test
-    /// split is cut from the training pool.
+    /// Chooses images by the labels of the pools, each below the number of classes; those of validation and test are none
+    /// where the split is cut from the training pool.
     ///
     /// # Errors
     /// A class has fewer images than a split asks for, nothing is left to train on, or nothing says how large the test split is.
@@ -58,6 +59,7 @@ impl SplitSpec {
         &self,
         classes: &[String],
         train_labels: &[u32],
+        validation_labels: Option<&[u32]>,
         test_labels: Option<&[u32]>,
     ) -> Result<Chosen, DataError> {
         if test_labels.is_none() && self.train.is_none() && self.test.is_none() {
@@ -67,8 +69,12 @@ impl SplitSpec {
                 expected: "a count, because the source has no test pool (or give split.train)",
             });
         }
-        let train_pool = shuffled_classes(train_labels, classes.len(), self.seed, 0);
-        let test_pool = test_labels.map(|labels| shuffled_classes(labels, classes.len(), self.seed, 1));
+        // Streams that no two pools share.
+        let shuffled =
+            |labels: &[u32], stream: fn(u64) -> u64| shuffled_classes(labels, classes.len(), self.seed, stream);
+        let train_pool = shuffled(train_labels, |class| 2 * class);
+        let test_pool = test_labels.map(|labels| shuffled(labels, |class| 2 * class + 1));
+        let validation_pool = validation_labels.map(|labels| shuffled(labels, |class| u64::MAX - class));
 
         let mut chosen = Chosen::default();
         for (class, name) in classes.iter().enumerate() {
@@ -85,14 +91,21 @@ impl SplitSpec {
                 // What train and validation leave.
                 (None, None) => {}
             }
-            let validation = share(self.validation);
+            // Of the training pool.
+            let validation = if validation_pool.is_some() { 0 } else { share(self.validation.unwrap_or(0)) };
             let train = match self.train {
                 Some(count) => share(count),
                 // If validation asks for too much it is validation that falls short.
                 None => rest.images.len().saturating_sub(validation),
             };
             chosen.train.extend(rest.first("train", train)?);
-            chosen.validation.extend(rest.first("validation", validation)?);
+            chosen.validation.extend(match &validation_pool {
+                None => rest.first("validation", validation)?,
+                Some(pool) => {
+                    let mut own = Rest { images: &pool[class], class: name };
+                    own.first("validation", self.validation.map_or(own.images.len(), share))?
+                }
+            });
             chosen.test.extend(test.unwrap_or(rest.images));
         }
         if chosen.train.is_empty() {
@@ -139,14 +152,14 @@ fn empty_train() -> DataError {
 }
 
 /// The positions of each class's images, each class in an order of its own.
-fn shuffled_classes(labels: &[u32], classes: usize, seed: u64, pool: u64) -> Vec<Vec<u32>> {
+fn shuffled_classes(labels: &[u32], classes: usize, seed: u64, stream: fn(u64) -> u64) -> Vec<Vec<u32>> {
     let mut by_class = vec![Vec::new(); classes];
     for (index, &label) in (0u32..).zip(labels) {
         by_class[label as usize].push(index);
     }
     for (class, indices) in (0u64..).zip(&mut by_class) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(2 * class + pool);
+        rng.set_stream(stream(class));
         indices.shuffle(&mut rng);
     }
     by_class
@@ -167,7 +180,7 @@ mod tests {
     }
 
     fn spec(train: Option<usize>, validation: usize, test: Option<usize>) -> SplitSpec {
-        SplitSpec { train, validation, test, seed: 7 }
+        SplitSpec { train, validation: Some(validation), test, seed: 7 }
     }
 
     fn counts(indices: &[u32], labels: &[u32], classes: usize) -> Vec<usize> {
@@ -181,7 +194,7 @@ mod tests {
     #[test]
     fn counts_are_balanced_and_the_first_classes_get_the_rest() {
         let (pool, test) = (labels(3, 10), labels(3, 4));
-        let chosen = spec(Some(11), 4, Some(5)).choose(&names(3), &pool, Some(&test)).unwrap();
+        let chosen = spec(Some(11), 4, Some(5)).choose(&names(3), &pool, None, Some(&test)).unwrap();
         assert_eq!(counts(&chosen.train, &pool, 3), [4, 4, 3]);
         assert_eq!(counts(&chosen.validation, &pool, 3), [2, 1, 1]);
         assert_eq!(counts(&chosen.test, &test, 3), [2, 2, 1]);
@@ -190,10 +203,10 @@ mod tests {
     #[test]
     fn no_count_takes_all_that_is_left() {
         let (pool, test) = (labels(3, 10), labels(3, 4));
-        let chosen = spec(None, 6, None).choose(&names(3), &pool, Some(&test)).unwrap();
+        let chosen = spec(None, 6, None).choose(&names(3), &pool, None, Some(&test)).unwrap();
         assert_eq!(counts(&chosen.train, &pool, 3), [8, 8, 8]);
         assert_eq!(chosen.test, (0..12).collect::<Vec<_>>());
-        let all = spec(None, 0, None).choose(&names(3), &pool, Some(&test)).unwrap();
+        let all = spec(None, 0, None).choose(&names(3), &pool, None, Some(&test)).unwrap();
         assert_eq!(all.train, (0..30).collect::<Vec<_>>());
     }
 
@@ -202,7 +215,7 @@ mod tests {
         let pool = labels(2, 50);
         let choose = |seed| {
             let spec = SplitSpec { seed, ..spec(Some(20), 0, None) };
-            spec.choose(&names(2), &pool, Some(&[])).unwrap()
+            spec.choose(&names(2), &pool, None, Some(&[])).unwrap()
         };
         assert_eq!(choose(1), choose(1));
         assert_ne!(choose(1), choose(2));
@@ -213,7 +226,7 @@ mod tests {
         let mut pool = labels(2, 5);
         pool.push(0);
         let message = |spec: SplitSpec, test: Option<&[u32]>| {
-            let error = spec.choose(&names(2), &pool, test).unwrap_err();
+            let error = spec.choose(&names(2), &pool, None, test).unwrap_err();
             error.to_string()
         };
         assert_eq!(
@@ -234,10 +247,28 @@ mod tests {
     }
 
     #[test]
+    fn a_validation_pool_leaves_the_training_pool_alone() {
+        let (pool, validation, test) = (labels(2, 10), labels(2, 6), labels(2, 3));
+        let choose = |count| {
+            let spec = SplitSpec { validation: count, ..SplitSpec::default() };
+            spec.choose(&names(2), &pool, Some(&validation), Some(&test))
+        };
+        let all = choose(None).unwrap();
+        assert_eq!(all.train, (0..20).collect::<Vec<_>>());
+        assert_eq!(all.validation, (0..12).collect::<Vec<_>>());
+        let some = choose(Some(5)).unwrap();
+        assert_eq!(counts(&some.validation, &validation, 2), [3, 2]);
+        assert_eq!((some.train, some.test), (all.train, all.test));
+        assert!(choose(Some(0)).unwrap().validation.is_empty());
+        let message = choose(Some(14)).unwrap_err().to_string();
+        assert_eq!(message, "asks for 7 images of class `c0`, and 6 are available: lower `validation`");
+    }
+
+    #[test]
     fn an_empty_train_is_refused() {
         let pool = labels(2, 5);
         assert!(spec(Some(0), 0, None).check().is_err());
-        let error = spec(None, 10, None).choose(&names(2), &pool, Some(&[])).unwrap_err();
+        let error = spec(None, 10, None).choose(&names(2), &pool, None, Some(&[])).unwrap_err();
         assert!(error.to_string().starts_with("split.train is 0"));
     }
 
@@ -253,8 +284,8 @@ mod tests {
         ) {
             let (pool, test_pool) = (labels(3, 12), labels(3, 3));
             let choose = |validation, test| {
-                SplitSpec { train: Some(train), validation, test, seed }
-                    .choose(&names(3), &pool, own_test_pool.then_some(test_pool.as_slice()))
+                SplitSpec { train: Some(train), validation: Some(validation), test, seed }
+                    .choose(&names(3), &pool, None, own_test_pool.then_some(test_pool.as_slice()))
                     .unwrap()
             };
             let chosen = choose(validation, Some(test));

@@ -16,9 +16,10 @@ pub struct Params {
     /// Training images; all that validation leaves where it is absent.
     #[serde(default)]
     pub train: Option<usize>,
-    /// Validation images, from the training pool.
+    /// Validation images, of the source's validation pool, or else of the training pool; where it is absent, all of the former
+    /// and none of the latter.
     #[serde(default)]
-    pub validation: usize,
+    pub validation: Option<usize>,
     /// Test images; all where it is absent.
     #[serde(default)]
     pub test: Option<usize>,
@@ -92,6 +93,9 @@ impl hemlock_stage::Params for Params {
 
 impl From<DataError> for StageError {
     fn from(e: DataError) -> Self {
+        if let DataError::TooLarge(e) = e {
+            return e.into();
+        }
         match (e.kind(), &e) {
             (ErrorKind::Interrupted, _) => Self::interrupted(),
             (_, DataError::Shortage { split, .. }) => ParamError::new(*split, e.to_string()).into(),
@@ -123,6 +127,10 @@ impl hemlock_stage::Stage for Stage {
         let mut value = serde_json::to_value(params)?;
         if let Some(source) = value.get_mut("source").and_then(Value::as_object_mut) {
             source.remove("path");
+        }
+        // A source without a validation pool of its own: absent is none.
+        if params.validation.is_none() && !matches!(params.source, Source::ImageFolder { .. }) {
+            value["validation"] = 0.into();
         }
         Ok(value)
     }

@@ -135,7 +135,9 @@ pub(crate) fn open(spec: &SyntheticSpec) -> Pools {
         classes: spec.table().iter().map(|class| format!("{} {}", class.texture.name(), class.shape.name())).collect(),
         size: SIZE,
         train: pool("train", spec.train_pool),
+        validation: None,
         test: Some(pool("test", spec.test_pool)),
+        skipped: Vec::new(),
     }
 }
 

@@ -5,12 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use hemlock_artifact::Dataset;
-use hemlock_data::{DataError, Source, SplitSpec, digest, load};
+use hemlock_data::{DataError, Filter, Source, SplitSpec, digest, load};
 use image::{Rgb, RgbImage};
 use tempfile::tempdir;
 
 fn source(path: &Path, size: usize) -> Source {
-    Source::ImageFolder { path: path.to_path_buf(), size }
+    Source::ImageFolder { path: path.to_path_buf(), size, filter: Filter::default() }
 }
 
 fn load_all(path: &Path, split: SplitSpec) -> Result<Dataset, DataError> {
@@ -62,7 +62,7 @@ fn without_a_test_folder_the_pool_is_split() {
     }
     let error = load_all(root.path(), SplitSpec::default()).unwrap_err();
     assert!(error.to_string().contains("split.test"), "{error}");
-    let split = SplitSpec { test: Some(4), validation: 2, ..SplitSpec::default() };
+    let split = SplitSpec { test: Some(4), validation: Some(2), ..SplitSpec::default() };
     let loaded = load_all(root.path(), split).unwrap();
     assert_eq!(loaded.train.labels, [0, 0, 0, 1, 1, 1]);
     let mut all = [loaded.train.source_index, loaded.validation.source_index, loaded.test.source_index].concat();

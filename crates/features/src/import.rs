@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
+use hemlock_arrays::{Arrays, ArraysError};
 use hemlock_artifact::FeatureSplit;
 use hemlock_data::{DataError, Seed, SplitSpec};
-use hemlock_stage::{Context, Environment, ErrorKind, ParamError, StageError};
+use hemlock_stage::{Context, Environment, ParamError, StageError, few};
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 
-use crate::arrays::{self, Arrays, ArraysError};
 use crate::{Normalize, Splits};
 
 /// Where features lie, and what is made of them.
@@ -40,15 +40,6 @@ const TEST: Names = ("test", "test_labels");
 /// Names of all arrays that are looked at.
 const NAMES: [&str; 6] = [TRAIN.0, TRAIN.1, VALIDATION.0, VALIDATION.1, TEST.0, TEST.1];
 
-impl From<ArraysError> for StageError {
-    fn from(e: ArraysError) -> Self {
-        match e {
-            ArraysError::Ending { .. } => ParamError::new("path", e.to_string()).into(),
-            e => Self::new(ErrorKind::Data, e),
-        }
-    }
-}
-
 impl Import {
     pub(crate) fn check(&self) -> Result<(), ParamError> {
         let given = !self.path.as_os_str().is_empty();
@@ -62,16 +53,16 @@ impl Import {
 
     /// Digest of what is read.
     pub(crate) fn digest(&self, env: &Environment) -> Result<String, StageError> {
-        Ok(arrays::digest(&env.locate(&self.path)?, &NAMES)?)
+        hemlock_arrays::digest(&env.locate(&self.path)?, &NAMES).map_err(|e| e.of_field("path"))
     }
 
     /// Reads all splits, and draws the validation split where the file has none.
     pub(crate) fn read(&self, ctx: &Context) -> Result<Splits, StageError> {
-        let mut arrays = Arrays::open(&ctx.env.locate(&self.path)?)?;
+        let mut arrays = Arrays::open(&ctx.env.locate(&self.path)?).map_err(|e| e.of_field("path"))?;
         let own = arrays.has(VALIDATION.0) || arrays.has(VALIDATION.1);
         let unread: Vec<&String> = arrays.names().iter().filter(|name| !NAMES.contains(&name.as_str())).collect();
         if !unread.is_empty() {
-            tracing::warn!("{} has arrays that nothing reads: {unread:?}", self.path.display());
+            tracing::warn!("{} has arrays that nothing reads: {}", self.path.display(), few(unread));
         }
         let mut read = |names| {
             ctx.check()?;
@@ -110,9 +101,9 @@ impl Import {
         classes: &[String],
         run: u64,
     ) -> Result<(FeatureSplit, FeatureSplit), String> {
-        let spec = SplitSpec { validation: self.validation, seed: self.seed.of(run), ..SplitSpec::default() };
+        let spec = SplitSpec { validation: Some(self.validation), seed: self.seed.of(run), ..SplitSpec::default() };
         let asked = format!("is {}, drawn from {} training samples", self.validation, train.labels.len());
-        let chosen = spec.choose(classes, &train.labels, Some(&[])).map_err(|e| match e {
+        let chosen = spec.choose(classes, &train.labels, None, Some(&[])).map_err(|e| match e {
             DataError::Shortage { class, asked: share, available, .. } => {
                 format!("{asked}: asks for {share} samples of class {class}, which has {available}")
             }

@@ -1,6 +1,5 @@
 //! Stage: features of a downstream dataset, extracted from its images or imported from a file.
 
-mod arrays;
 mod import;
 #[cfg(test)]
 mod tests;
@@ -8,8 +7,8 @@ mod tests;
 pub use import::Import;
 
 use hemlock_artifact::{Dataset, Extractor, FeatureSplit, Features, Images, Matrix, Normalization};
-use hemlock_stage::{Context, Environment, Need, ParamError, Port, StageError, inputs};
-use ndarray::Dim;
+use hemlock_stage::{Context, Environment, ErrorKind, Need, ParamError, Port, StageError, inputs};
+use ndarray::{ArrayView2, Axis, Dim};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 
@@ -145,22 +144,68 @@ impl hemlock_stage::Stage for Stage {
     }
 
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Features, StageError> {
-        let (normalize, Splits { classes, train, validation, test }) = match params {
+        let (normalize, splits) = match params {
             Params::Extract(params) => (params.normalization, extract(inputs, ctx)?),
             Params::Import(import) => (import.normalization, import.read(ctx)?),
         };
-        let normalization = match normalize {
-            Normalize::None => Normalization::identity(train.features.view().ncols()),
-            Normalize::Standardize => Normalization::standardizing(train.features.view()),
-            Normalize::L2 => Normalization::L2,
+        let refuse = |what: String| match params {
+            Params::Extract(_) => StageError::new(ErrorKind::Numeric, format!("{what}; check the extractor")),
+            Params::Import(Import { path, .. }) => {
+                StageError::new(ErrorKind::Data, format!("{}: {what}; check what made them", path.display()))
+            }
         };
-        let normalized = |mut split: FeatureSplit| {
-            normalization.apply(split.features.view_mut());
-            split
+        let Splits { classes, train, validation, test } = splits;
+        let normalization = normalization(normalize, train.features.view()).map_err(refuse)?;
+        let normalized = |name: &str, mut split: FeatureSplit| {
+            for (i, mut row) in split.features.view_mut().rows_mut().into_iter().enumerate() {
+                normalization.apply(row.view_mut().insert_axis(Axis(0)));
+                if let Some(j) = row.iter().position(|z| !z.is_finite()) {
+                    let far =
+                        format!("feature {j} of sample {i} of the {name} split is too far from the training split's");
+                    return Err(refuse(format!("{far} to be standardised in 32 bits")));
+                }
+            }
+            Ok(split)
         };
-        let [train, validation, test] = [train, validation, test].map(normalized);
-        Ok(Features { classes, train, validation, test, normalization })
+        let (train, validation) = (normalized("training", train)?, normalized("validation", validation)?);
+        Ok(Features { classes, train, validation, test: normalized("test", test)?, normalization })
     }
+}
+
+/// What is done to features of whose training split these are, `[n, d]`. Warns of those that say nothing.
+///
+/// # Errors
+/// None says anything.
+fn normalization(normalize: Normalize, train: ArrayView2<f32>) -> Result<Normalization, String> {
+    let (n, d) = train.dim();
+    let dead = || train.rows().into_iter().filter(|row| row.iter().all(|z| *z == 0.0)).count();
+    let refused = match normalize {
+        Normalize::None | Normalize::L2 if dead() == n => "every feature of every training sample is 0",
+        Normalize::None => return Ok(Normalization::identity(d)),
+        Normalize::L2 => {
+            match dead() {
+                0 => {}
+                dead => tracing::warn!("{dead} of {n} training samples are 0, have no direction, and stay 0"),
+            }
+            return Ok(Normalization::L2);
+        }
+        Normalize::Standardize => {
+            let normalization = Normalization::standardizing(train);
+            match normalization.constant() {
+                0 => return Ok(normalization),
+                constant if constant < d => {
+                    tracing::warn!(
+                        "{constant} of {d} features have one value in the whole training split, up to the rounding of 32 bits, \
+                         and become 0"
+                    );
+                    return Ok(normalization);
+                }
+                _ if dead() == n => "every feature of every training sample is 0",
+                _ => "every feature has one value in the whole training split, up to the rounding of 32 bits",
+            }
+        }
+    };
+    Err(format!("{refused}: nothing tells the classes apart"))
 }
 
 /// The extractor's output for all images. Neither has to fit into memory.

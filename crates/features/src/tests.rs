@@ -1,7 +1,10 @@
 //! Imports, from files by NumPy and from files that no reader should take.
 
-use crate::{Import, Normalize, Params, Splits, Stage, arrays::Arrays};
+mod fuzz;
+
+use crate::{Import, Normalize, Params, Splits, Stage};
 use half::{bf16, f16};
+use hemlock_arrays::Arrays;
 use hemlock_artifact::Matrix;
 use hemlock_data::Seed;
 use hemlock_stage::{Cancel, Context, Environment, ErrorKind, NoCheckpoints, Silent, Stage as _};

@@ -31,7 +31,7 @@ mod reference_tests;
 
 pub use device::{Backend, DeviceError};
 pub use extractor::{ExtractError, Extractor, ExtractorSpec, Trace};
-pub use import::ImportError;
+pub use import::{Choice, ImportError, Imported};
 pub use network::{Arch, ImageSizeError, Network, UnknownArch};
 pub use stage::{extract, extract_into, open_device, open_devices, open_extractor};
 pub use trunk::Trunk;

@@ -50,6 +50,15 @@ impl Arch {
         }
     }
 
+    /// Numbers that a pass in training keeps of an image of that height and width, at least.
+    #[must_use]
+    pub fn kept(self, size: [usize; 2]) -> f64 {
+        match self {
+            Self::ResNet(arch) => arch.kept(size),
+            Self::Vit(arch) => arch.kept(size),
+        }
+    }
+
     /// Whether there is such a network for images of that height and width.
     ///
     /// # Errors

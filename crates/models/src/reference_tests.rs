@@ -15,7 +15,7 @@ use ndarray::{Array2, Array4, Axis, concatenate};
 
 use crate::device::{self, Backend};
 use crate::extractor::{Extractor, ExtractorSpec};
-use crate::import;
+use crate::import::{self, Choice};
 
 const SUPERVISED: &str = "weights/cifar10-supervised-resnet20.th";
 const SELF_SUPERVISED: &str = "weights/cifar10-simclr-resnet20.pth";
@@ -54,12 +54,13 @@ fn images(archive: &Path, files: &str) -> (Array4<u8>, Vec<u32>) {
 
 fn resnet20(path: &Path, mean: [f32; 3], std: [f32; 3]) -> Extractor {
     let spec = ExtractorSpec { arch: "resnet20".parse().unwrap(), image_size: [32, 32], mean, std };
-    Extractor::import(spec, path, &device::open(Backend::default()).unwrap()).unwrap()
+    let device = device::open(Backend::default()).unwrap();
+    Extractor::import(spec, path, Choice::default(), &device).unwrap().extractor
 }
 
 /// The checkpoint's classifier, which an import leaves aside.
 fn classifier(path: &Path, dim: usize) -> Head {
-    let tensors = import::open(path).unwrap();
+    let tensors = import::open(path).unwrap().tensors;
     let part = |name: &str, columns: usize| {
         let values = import::read(path, &tensors[&format!("state_dict.module.linear.{name}")]).unwrap().values;
         Array2::from_shape_vec((CLASSES, columns), values).unwrap().mapv(f64::from)

@@ -87,6 +87,27 @@ impl ResNetArch {
     pub fn feature_dim(self) -> usize {
         (self.width << (self.depth.groups().len() - 1)) * self.depth.expansion()
     }
+
+    /// Numbers that a pass in training keeps of an image of that height and width: what every convolution makes.
+    pub(crate) fn kept(self, size: [usize; 2]) -> f64 {
+        let (mut area, mut kept) = (size.map(|side| side as f64), 0.0);
+        let halve = |area: &mut [f64; 2]| *area = area.map(|side| (side / 2.0).ceil());
+        if self.stem == Stem::ImageNet {
+            halve(&mut area);
+        }
+        kept += self.width as f64 * area[0] * area[1];
+        if self.stem == Stem::ImageNet {
+            halve(&mut area);
+        }
+        let convolutions = if self.depth.expansion() > 1 { 2 + self.depth.expansion() } else { 2 };
+        for (group, blocks) in self.depth.groups().into_iter().enumerate() {
+            if group > 0 {
+                halve(&mut area);
+            }
+            kept += (blocks * convolutions * (self.width << group)) as f64 * area[0] * area[1];
+        }
+        kept
+    }
 }
 
 impl Default for ResNetArch {

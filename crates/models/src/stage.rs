@@ -21,9 +21,12 @@ impl From<WeightsError> for StageError {
 impl From<ImportError> for StageError {
     fn from(e: ImportError) -> Self {
         let kind = match e {
-            // The file is what it says; it is `arch` that does not fit it.
-            ImportError::Misfit { .. } => ErrorKind::Params,
-            ImportError::File(_) | ImportError::Ambiguous { .. } => ErrorKind::Data,
+            // The file is what it says; it is the spec that does not fit it.
+            ImportError::Misfit { .. }
+            | ImportError::Several { .. }
+            | ImportError::Choice { .. }
+            | ImportError::Below { .. } => ErrorKind::Params,
+            ImportError::File(_) | ImportError::Other { .. } => ErrorKind::Data,
         };
         Self::new(kind, e)
     }

@@ -39,6 +39,26 @@ impl VitArch {
         self.width
     }
 
+    /// Numbers that a pass in training keeps of an image of that height and width: what every matrix makes, and how much every token
+    /// attends to every other.
+    pub(crate) fn kept(self, [height, width]: [usize; 2]) -> f64 {
+        let tokens = 1.0 + (height / self.patch) as f64 * (width / self.patch) as f64;
+        let (made, attention) = ((3 + 1 + 4 + 1) * self.width, self.heads() as f64 * tokens);
+        self.depth as f64 * tokens * (made as f64 + attention)
+    }
+
+    /// Number of heads of attention.
+    #[must_use]
+    pub fn heads(self) -> usize {
+        self.width / HEAD
+    }
+
+    /// Number of blocks.
+    #[must_use]
+    pub fn depth(self) -> usize {
+        self.depth
+    }
+
     /// Side of a patch, of which an image's sides are multiples.
     #[must_use]
     pub fn patch(self) -> usize {

@@ -6,6 +6,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use crate::import::short;
+
 /// Named f32 tensors, sorted by name.
 ///
 /// Names and layouts are PyTorch's: batch norm has `weight` and `bias`, a linear layer's weight is
@@ -66,22 +68,26 @@ impl Weights {
     /// # Errors
     /// [`WeightsError::Misfit`], which names every tensor that doesn't fit.
     pub fn load<M: Module>(&self, module: M) -> Result<M, WeightsError> {
-        let expected = Self::collect(&module).0;
-        let only_in = |a: &BTreeMap<String, Weight>, b: &BTreeMap<String, Weight>| {
-            let names = a.keys().filter(|name| !b.contains_key(*name));
-            names.cloned().collect::<Vec<_>>()
-        };
-        let missing = only_in(&expected, &self.0);
-        let unexpected = only_in(&self.0, &expected);
-        let of_both = expected.iter().filter_map(|(name, e)| Some((name, &self.0.get(name)?.shape, &e.shape)));
-        let misshaped: Vec<_> = of_both
-            .filter(|(_, found, expected)| found != expected)
-            .map(|(name, found, expected)| (name.clone(), found.clone(), expected.clone()))
-            .collect();
-        if !missing.is_empty() || !unexpected.is_empty() || !misshaped.is_empty() {
-            return Err(WeightsError::Misfit { missing, unexpected, misshaped });
-        }
+        let found = self.0.iter().map(|(name, weight)| (name.as_str(), weight.shape.clone()));
+        Self::collect(&module).expect(found.collect())?;
         Ok(module.map(&mut Load { path: Path::default(), weights: &self.0 }))
+    }
+
+    /// Compares tensors' shapes by name with these.
+    ///
+    /// # Errors
+    /// [`WeightsError::Misfit`], which names every tensor that doesn't fit.
+    pub(crate) fn expect(&self, found: BTreeMap<&str, Vec<usize>>) -> Result<(), WeightsError> {
+        let missing: Vec<String> = self.0.keys().filter(|name| !found.contains_key(name.as_str())).cloned().collect();
+        let unexpected = found.keys().filter(|name| !self.0.contains_key(**name));
+        let unexpected: Vec<String> = unexpected.map(|name| (*name).to_owned()).collect();
+        let both = self.0.iter().filter_map(|(name, own)| Some((name, found.get(name.as_str())?, &own.shape)));
+        let other = both.filter(|(_, found, own)| found != own);
+        let misshaped: Vec<_> = other.map(|(name, found, own)| (name.clone(), found.clone(), own.clone())).collect();
+        if missing.is_empty() && unexpected.is_empty() && misshaped.is_empty() {
+            return Ok(());
+        }
+        Err(WeightsError::Misfit { missing, unexpected, misshaped })
     }
 
     /// The bytes of a safetensors file; equal weights give equal bytes.
@@ -230,8 +236,8 @@ impl ModuleMapper for Load<'_> {
 }
 
 fn misfits(missing: &[String], unexpected: &[String], misshaped: &[(String, Vec<usize>, Vec<usize>)]) -> String {
-    let quoted = |names: &[String]| names.iter().map(|n| format!("`{n}`")).collect();
-    let misshaped = misshaped.iter().map(|(name, found, expected)| format!("`{name}` {found:?}, not {expected:?}"));
+    let quoted = |names: &[String]| names.iter().map(|name| format!("`{}`", short(name))).collect();
+    let misshaped = misshaped.iter().map(|(name, found, own)| format!("`{name}` {}, not {own:?}", axes(found)));
     [
         ("missing", quoted(missing)),
         ("unexpected", quoted(unexpected)),
@@ -242,6 +248,11 @@ fn misfits(missing: &[String], unexpected: &[String], misshaped: &[(String, Vec<
     .map(|(what, tensors)| format!("{} {what}: {}", tensors.len(), shorten(&tensors)))
     .collect::<Vec<_>>()
     .join("; ")
+}
+
+/// A shape, of which a file may give any number of axes.
+fn axes(shape: &[usize]) -> String {
+    if shape.len() > 8 { format!("of {} axes", shape.len()) } else { format!("{shape:?}") }
 }
 
 /// The first few, and the number of all others.

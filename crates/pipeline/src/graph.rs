@@ -1,7 +1,10 @@
 //! The graph of nodes that a pipeline can have.
 
 use hemlock_stage::{AnyStage, Port};
-use std::iter::successors;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    iter::successors,
+};
 
 /// A place in the graph where a stage runs.
 pub struct Node {
@@ -60,6 +63,11 @@ impl Graph {
         let readers = self.nodes().filter(|node| node.route.is_none());
         let read: Vec<&str> = readers.flat_map(Node::ports).flat_map(|port| self.fillers(port.node)).collect();
         self.nodes().filter(move |node| node.route.is_some() && read.contains(&node.name))
+    }
+
+    /// The routes that lead to an end, where these nodes are there.
+    pub(crate) fn routes<T>(&self, nodes: &BTreeMap<&'static str, T>) -> BTreeSet<&'static str> {
+        self.ends().filter(|node| nodes.contains_key(node.name)).filter_map(|node| node.route).collect()
     }
 
     /// Names of the stages in order, each once.

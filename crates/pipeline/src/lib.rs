@@ -4,6 +4,7 @@
 //! branches, and [`Plan::new`] turns them into tasks whose keys are known before anything runs.
 //! [`Plan::decide`] compares tasks with the artifact root; [`run`] does what is left to do.
 
+mod branches;
 mod decide;
 mod diff;
 mod export;
@@ -17,7 +18,9 @@ mod results;
 mod run;
 mod spec;
 mod telling;
+mod variants;
 
+pub use branches::MOST_BRANCHES;
 pub use decide::{Decision, DirtyReason};
 pub use diff::{Difference, StageDifference, StageTotal, diff, totals};
 pub use export::{ExportError, Format, export};

@@ -1,7 +1,7 @@
 //! Plans: a spec's branches as tasks whose keys are known before anything runs.
 
 use crate::{Graph, Node, Spec, spec::nearest};
-use hemlock_stage::{Environment, Need, Port, StageError};
+use hemlock_stage::{Environment, Need, Port, StageError, VALUE, short};
 use hemlock_store::{Identity, Key};
 use serde_json::Value;
 use std::{
@@ -86,8 +86,7 @@ impl Plan {
         let mut known: HashMap<(&str, Key), usize> = HashMap::new();
         // Two nodes may read the same raw data, and its digest takes time.
         let mut sources: HashMap<String, Option<String>> = HashMap::new();
-        let ends = graph.ends().filter(|node| spec.variants.contains_key(node.name));
-        let routes: BTreeSet<&'static str> = ends.filter_map(|node| node.route).collect();
+        let routes = graph.routes(&spec.variants);
         for node in graph.nodes() {
             let Some(variants) = spec.variants.get(node.name) else { continue };
             let variants = variants
@@ -213,7 +212,7 @@ impl std::str::FromStr for Selection {
             .filter(|s| !s.trim().is_empty())
             .map(|condition| {
                 let (field, value) = condition.split_once('=').ok_or_else(|| {
-                    format!("'{condition}' is no condition; expected `field=value`, such as `seed=0`")
+                    format!("'{}' is no condition; expected `field=value`, such as `seed=0`", short(condition, VALUE))
                 })?;
                 let value = value.trim();
                 Ok((
@@ -243,7 +242,7 @@ impl Selection {
         let names: Vec<&str> = known.iter().map(String::as_str).collect();
         let hint = nearest(unknown, &names)
             .map_or_else(|| "expected seed or a stage's parameter".to_owned(), |n| format!("did you mean `{n}`?"));
-        Err(format!("there is no field '{unknown}' to select by; {hint}"))
+        Err(format!("there is no field '{}' to select by; {hint}", short(unknown, VALUE)))
     }
 
     /// Whether every condition holds in a branch. A field without a node's name matches at any node that has it.

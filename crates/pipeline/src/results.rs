@@ -1,7 +1,7 @@
 //! Results: one row per branch, and means over seeds.
 
 use crate::{Branch, Plan};
-use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, Visibility};
+use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, SteppedBack, Visibility};
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
@@ -37,6 +37,10 @@ pub struct Row {
     pub device: String,
     /// Whether an extractor's embeddings had collapsed when its training ended, the attacker's or the deployed one's.
     pub collapsed: bool,
+    /// Of a target that is weaker than its parameters say: what was asked for, and what was taken.
+    pub stepped_back: Option<SteppedBack>,
+    /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where none was imported.
+    pub verified: Option<bool>,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
     /// Test accuracy, as fractions.
@@ -84,7 +88,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
     let evaluation: Evaluation = store.read(&manifest)?;
     let (mut seconds, mut device, mut params) = (0.0, manifest.device.clone(), BTreeMap::new());
-    let mut collapsed = false;
+    let (mut collapsed, mut stepped_back) = (false, None);
     let read = upstream(plan, *evaluate);
     for (node, task) in branch.tasks.iter().filter(|(_, task)| read.contains(task)) {
         let task = &plan.tasks[*task];
@@ -96,6 +100,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         match *node {
             "features" => device.clone_from(&manifest.device),
             "pretrain" | "deployed.pretrain" => collapsed |= manifest.summary["collapsed"] == true,
+            "target-params" => stepped_back = SteppedBack::in_summary(&manifest.summary),
             _ => {}
         }
     }
@@ -114,6 +119,8 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         seed: branch.seed.unwrap_or(0),
         device,
         collapsed,
+        stepped_back,
+        verified: verified(&params),
         params,
         accuracy: outcomes.map(|outcome| outcome.accuracy.overall),
         best: (!outcomes.clean.epochs.is_empty()).then(|| outcomes.map(Outcome::best)),
@@ -126,6 +133,13 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         seconds,
         key: task.key.to_string(),
     }))
+}
+
+/// [`Row::verified`]: an import with a probe is there only if its network gave the probe's features.
+fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
+    let extractors = ["pretrain", "deployed.pretrain"].into_iter().filter_map(|node| params.get(node));
+    let imports = extractors.filter(|params| params["method"] == "import");
+    imports.map(|params| params["probe"].is_string()).reduce(|a, b| a && b)
 }
 
 /// A task and all that its result comes from: a branch may have tasks that nothing in it reads.
@@ -200,6 +214,10 @@ pub struct Group {
     pub classes: usize,
     /// Whether the extractor's embeddings had collapsed when its training ended.
     pub collapsed: bool,
+    /// What targets are that are weaker than their parameters say, each once.
+    pub stepped_back: Vec<SteppedBack>,
+    /// Whether every imported extractor was compared with a probe; `None` where none was imported.
+    pub verified: Option<bool>,
     /// Gradient norm of the worst training that stopped before it got as far as it was to.
     pub unconverged: Option<f64>,
     /// Test accuracy.
@@ -225,6 +243,16 @@ pub fn grouped(rows: &[Row]) -> Vec<Vec<&Row>> {
     groups
 }
 
+/// What is there, each once.
+fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+    items.fold(Vec::new(), |mut seen, item| {
+        if !seen.contains(&item) {
+            seen.push(item);
+        }
+        seen
+    })
+}
+
 /// Means of [`grouped`] rows.
 #[must_use]
 pub fn aggregate(rows: &[Row]) -> Vec<Group> {
@@ -248,6 +276,8 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 seeds: rows.len(),
                 classes: rows[0].per_class.clean.len(),
                 collapsed: rows.iter().any(|r| r.collapsed),
+                stepped_back: distinct(rows.iter().filter_map(|r| r.stepped_back.clone())),
+                verified: rows[0].verified,
                 unconverged: rows
                     .iter()
                     .filter(|r| !r.converged)

@@ -20,17 +20,23 @@
 //! attack = "gradient-canceling"
 //! ```
 
-use crate::{Graph, Node, Resources, resources::Allotment};
-use hemlock_stage::{Need, ParamError, Port};
+use crate::{Graph, Node, Resources, branches, resources::Allotment, variants::Variants};
+use hemlock_stage::{MESSAGE, Need, ParamError, Port, VALUE, few, open_file, short};
 use serde_json::{Map, Value};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fmt,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 use toml::de::{DeTable, DeValue};
 
-/// A parsed spec: every parameter in it has been checked.
+/// Bytes of the longest spec that is read.
+const LONGEST: u64 = 1 << 20;
+/// Parts of the longest path of an override. Tables stand in each other five deep at most.
+const DEEPEST: usize = 16;
+
+/// A parsed spec: every parameter in it has been checked, and its branches are no more than [`MOST_BRANCHES`](crate::MOST_BRANCHES).
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// Name of the file without its ending.
@@ -61,15 +67,26 @@ pub struct Override {
 impl std::str::FromStr for Override {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let (path, value) = text.split_once('=').ok_or_else(|| {
-            format!("'{text}' is no override; expected `stage.field=value`, such as `pretrain.epochs=5`")
-        })?;
+        let (shown, expected) = (short(text, VALUE), "expected `stage.field=value`, such as `pretrain.epochs=5`");
+        // A shell, and `just`, cut at spaces.
+        let quotes = "one with spaces in it stands in quotes as a whole, such as 'poison-features.eps_d=[0.01, 0.03]'";
+        let (path, value) =
+            text.split_once('=').ok_or_else(|| format!("'{shown}' is no override; {expected}; {quotes}"))?;
         let path: Vec<String> = path.trim().split('.').map(str::to_owned).collect();
         if path.iter().any(String::is_empty) {
-            return Err(format!("'{text}' names no field; expected `stage.field=value`, such as `pretrain.epochs=5`"));
+            return Err(format!("'{shown}' names no field; {expected}"));
+        }
+        if path.len() > DEEPEST {
+            return Err(format!(
+                "'{shown}' has {} parts, and no field has more than {DEEPEST}; {expected}",
+                path.len()
+            ));
         }
         let value = match toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v")) {
-            Some(value) => to_json(value, &mut Vec::new()).map_err(|(_, message)| format!("'{text}': {message}"))?,
+            Some(value) => to_json(value, &mut Vec::new()).map_err(|(_, message)| format!("'{shown}': {message}"))?,
+            None if value.trim_start().starts_with(['[', '{']) => {
+                return Err(format!("'{shown}' has a value that is no list or table of TOML; {quotes}"));
+            }
             None => Value::String(value.trim().to_owned()),
         };
         Ok(Self { path, value, text: text.to_owned() })
@@ -77,6 +94,11 @@ impl std::str::FromStr for Override {
 }
 
 impl Override {
+    /// As a message quotes it.
+    fn shown(&self) -> String {
+        format!("--set {}", short(&self.text, VALUE))
+    }
+
     /// Sets the field in a spec's root table. Of an array of tables, those get it that know the field.
     fn apply(&self, root: &mut Value, graph: &Graph) -> Result<(), String> {
         for node in graph.nodes() {
@@ -86,8 +108,8 @@ impl Override {
             let (true, Some(Value::Array(tables))) = (inner == name, tables) else { continue };
             let knows = |table: &Value| {
                 let unknown = |e: &ParamError| Unknown::find(&e.message).is_some_and(|u| u.is_field && u.word == field);
-                expand(table.clone(), node.stage.lists())
-                    .is_ok_and(|c| !c.into_iter().any(|t| node.stage.parse(t).is_err_and(|e| unknown(&e))))
+                Variants::new(table.clone(), node.stage.lists())
+                    .is_ok_and(|v| !v.tables().any(|t| node.stage.parse(t).is_err_and(|e| unknown(&e))))
             };
             let path = &self.path[name.len()..];
             let mut changed = tables.clone();
@@ -132,12 +154,15 @@ impl Spec {
     /// # Errors
     /// The file cannot be read, is no TOML, or has a field that is unknown, missing, of the wrong type or out of range.
     pub fn load(path: &Path, overrides: &[Override], graph: &Graph) -> Result<Self, SpecError> {
-        let text = std::fs::read_to_string(path).map_err(|e| SpecError {
-            path: path.to_owned(),
-            line: None,
-            message: format!("cannot read the pipeline spec: {e}"),
-            suggestion: None,
-        })?;
+        let refused = |message| Source { path, text: "" }.error(&[], message);
+        let mut text = String::new();
+        let read = |file: std::fs::File| file.take(LONGEST + 1).read_to_string(&mut text);
+        open_file(path)
+            .and_then(read)
+            .map_err(|e: io::Error| refused(format!("cannot read the pipeline spec: {e}")))?;
+        if text.len() as u64 > LONGEST {
+            return Err(refused(format!("is no pipeline spec: it has more than {LONGEST} bytes")));
+        }
         Self::parse(path, &text, overrides, graph)
     }
 
@@ -149,12 +174,11 @@ impl Spec {
         let source = Source { path, text };
         let table: toml::Table = toml::from_str(text).map_err(|e| SpecError {
             line: e.span().map(|s| line_of(text, s.start)),
-            message: e.message().to_owned(),
-            ..source.error(&[], "")
+            ..source.error(&[], e.message())
         })?;
         let mut root = to_json(toml::Value::Table(table), &mut Vec::new()).map_err(|(path, message)| {
             let at: Vec<&str> = path.iter().map(String::as_str).collect();
-            source.error(&at, format!("`{}` {message}", path.join(".")))
+            source.error(&at, format!("`{}` {message}", short(&path.join("."), VALUE)))
         })?;
         let recipe = choose_recipe(&mut root, overrides, graph, &source)?;
         for o in overrides.iter().filter(|o| o.path != RECIPE) {
@@ -162,17 +186,24 @@ impl Spec {
                 && first == "recipes"
             {
                 let instead = format!("--set {}={}", field.join("."), o.value);
-                let message = format!("--set {o}: overrides come on top of the recipe; expected `{instead}`");
+                let message = format!(
+                    "{}: overrides come on top of the recipe; expected `{}`",
+                    o.shown(),
+                    short(&instead, VALUE)
+                );
                 return Err(source.error(&[], message));
             }
-            o.apply(&mut root, graph).map_err(|m| source.error(&[], format!("--set {o}: {m}")))?;
+            o.apply(&mut root, graph).map_err(|m| source.error(&[], format!("{}: {m}", o.shown())))?;
         }
         let Value::Object(mut root) = root else { return Err(source.error(&[], "expected a table")) };
 
         let description = match root.remove("description") {
             None => String::new(),
             Some(Value::String(s)) => s,
-            Some(v) => return Err(source.error(&["description"], format!("`description` is {v}; expected a string"))),
+            Some(v) => {
+                let message = format!("`description` is {}; expected a string", quoted(&v));
+                return Err(source.error(&["description"], message));
+            }
         };
         let seeds = seeds(root.remove("seeds")).map_err(|m| source.error(&["seeds"], m))?;
 
@@ -192,15 +223,14 @@ impl Spec {
             let path: Vec<&str> = unknown.iter().map(String::as_str).collect();
             let mut known: Vec<&str> = graph.nodes().map(|n| n.name).collect();
             known.extend(["description", "seeds", "recipe", "recipes", "resources"]);
-            return Err(SpecError {
-                suggestion: nearest(&unknown.join("."), &known),
-                ..source
-                    .error(&path, format!("unknown key `{}`; expected one of {}", unknown.join("."), known.join(", ")))
-            });
+            let unknown = unknown.join(".");
+            let message = format!("unknown key `{}`; expected one of {}", short(&unknown, VALUE), known.join(", "));
+            return Err(SpecError { suggestion: nearest(&unknown, &known), ..source.error(&path, message) });
         }
         if variants.is_empty() {
             return Err(source.error(&[], "the spec has no stage; expected a table such as [dataset.downstream]"));
         }
+        branches::check(&variants, seeds.len(), graph).map_err(|e| source.error(&[], e.to_string()))?;
         // What a stage cannot read at all comes before what it would read beside that.
         for (node, port) in graph.nodes().flat_map(|n| n.ports().map(move |p| (n, p))) {
             let given = variants.get(port.node).map_or(&[][..], Vec::as_slice);
@@ -273,6 +303,7 @@ fn choose_recipe(
         None => Map::new(),
         Some(Value::Object(recipes)) => recipes,
         Some(other) => {
+            let other = quoted(&other);
             let message = format!("`recipes` is {other}; expected tables such as [recipes.paper.poison-features]");
             return Err(source.error(&["recipes"], message));
         }
@@ -281,6 +312,7 @@ fn choose_recipe(
     for (name, tables) in &recipes {
         let at = ["recipes", name];
         let Value::Object(mut tables) = tables.clone() else {
+            let name = short(name, VALUE);
             return Err(source.error(&at, format!("recipe `{name}` is no table; expected [recipes.{name}.STAGE]")));
         };
         let is_chosen = chosen.as_ref().and_then(Value::as_str) == Some(name);
@@ -296,7 +328,8 @@ fn choose_recipe(
             }
         }
         if let Some(unknown) = first_leaf(&tables, graph) {
-            let message = format!("recipe `{name}` has the unknown table `{}`", unknown.join("."));
+            let (name, unknown) = (short(name, VALUE), unknown.join("."));
+            let message = format!("recipe `{name}` has the unknown table `{}`", short(&unknown, VALUE));
             return Err(source.error(&at, message));
         }
         if is_chosen {
@@ -305,10 +338,11 @@ fn choose_recipe(
     }
     match (found, chosen) {
         (None, Some(wanted)) => {
-            let known = recipes.keys().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ");
-            let known =
-                if known.is_empty() { "the spec has none".to_owned() } else { format!("expected one of {known}") };
-            Err(source.error(&RECIPE, format!("there is no recipe {wanted}; {known}")))
+            let known = match recipes.is_empty() {
+                true => "the spec has none".to_owned(),
+                false => format!("expected one of {}", few(recipes.keys().map(|name| format!("\"{name}\"")))),
+            };
+            Err(source.error(&RECIPE, format!("there is no recipe {}; {known}", quoted(&wanted))))
         }
         (found, _) => Ok(found),
     }
@@ -322,10 +356,12 @@ fn check(
     source: &Source,
     overrides: &[Override],
 ) -> Result<Vec<Value>, SpecError> {
-    let mut checked = Vec::new();
-    for table in expand(value, node.stage.lists()).map_err(|m| source.error(at, format!("[{}] {m}", node.name)))? {
+    let variants = Variants::new(value, node.stage.lists());
+    let variants = variants.map_err(|m| source.error(at, format!("[{}] {m}", node.name)))?;
+    let (mut checked, mut seen) = (Vec::new(), HashSet::new());
+    for table in variants.tables() {
         let params = node.stage.parse(table).map_err(|e| source.param_error(at, node.name, &e, overrides))?;
-        if !checked.contains(&params) {
+        if seen.insert(params.to_string()) {
             checked.push(params);
         }
     }
@@ -338,7 +374,7 @@ fn allotment(value: Option<Value>, graph: &Graph, source: &Source) -> Result<All
         None => return Ok(Allotment::default()),
         Some(Value::Object(table)) => table,
         Some(other) => {
-            let message = format!("`resources` is {other}; expected a table such as `cpus = 4`");
+            let message = format!("`resources` is {}; expected a table such as `cpus = 4`", quoted(&other));
             return Err(source.error(&["resources"], message));
         }
     };
@@ -359,17 +395,27 @@ fn seeds(value: Option<Value>) -> Result<Vec<u64>, String> {
     let list = match value {
         None => return Ok(vec![0]),
         Some(Value::Array(list)) => list,
-        Some(one) => vec![one],
+        Some(one @ Value::Number(_)) => {
+            return Err(format!(
+                "`seeds` is {one}; expected a list: `[{one}]` for the seed {one}, `[0, 1, 2]` for three seeds"
+            ));
+        }
+        Some(other) => return Err(format!("`seeds` is {}; {expected}", quoted(&other))),
     };
-    let mut seeds = Vec::new();
+    let (mut seeds, mut seen) = (Vec::new(), HashSet::new());
     for v in &list {
-        let seed = v.as_u64().ok_or_else(|| format!("`seeds` holds {v}; {expected}"))?;
-        if seeds.contains(&seed) {
+        let seed = v.as_u64().ok_or_else(|| format!("`seeds` holds {}; {expected}", quoted(v)))?;
+        if !seen.insert(seed) {
             return Err(format!("`seeds` holds {seed} twice; {expected}"));
         }
         seeds.push(seed);
     }
     if seeds.is_empty() { Err(format!("`seeds` is empty; {expected}")) } else { Ok(seeds) }
+}
+
+/// A value as a message quotes it.
+pub(crate) fn quoted(value: &Value) -> String {
+    short(&value.to_string(), VALUE).into_owned()
 }
 
 /// TOML as JSON, which has no dates and no numbers that are not finite; -0 becomes 0, which is the same parameter. An error
@@ -410,42 +456,6 @@ fn take(root: &mut Map<String, Value>, dotted: &str) -> Option<Value> {
     }
 }
 
-/// All combinations of a node's tables: one per element of an array of tables, and per element of every list in it. Of the
-/// fields in `lists`, whose value is a list, only a list of lists is one.
-fn expand(value: Value, lists: &[&str]) -> Result<Vec<Value>, String> {
-    let tables = match value {
-        Value::Array(tables) => tables,
-        table => vec![table],
-    };
-    let mut expanded = Vec::new();
-    for table in tables {
-        let Value::Object(table) = table else { return Err(format!("is {table}; expected a table")) };
-        let mut combinations = vec![Map::new()];
-        for (key, value) in table {
-            let choices = match value {
-                Value::Array(list) if lists.contains(&key.as_str()) && !list.first().is_some_and(Value::is_array) => {
-                    vec![Value::Array(list)]
-                }
-                Value::Array(list) if list.is_empty() => return Err(format!("`{key}` is an empty list")),
-                Value::Array(list) => list,
-                one => vec![one],
-            };
-            combinations = combinations
-                .iter()
-                .flat_map(|c| {
-                    choices.iter().map(|choice| {
-                        let mut c = c.clone();
-                        c.insert(key.clone(), choice.clone());
-                        c
-                    })
-                })
-                .collect();
-        }
-        expanded.extend(combinations.into_iter().map(Value::Object));
-    }
-    Ok(expanded)
-}
-
 /// Sets a value at a path; in an array of tables, in every table.
 fn set(at: &mut Value, path: &[String], value: &Value) -> Result<(), String> {
     match (at, path) {
@@ -459,7 +469,9 @@ fn set(at: &mut Value, path: &[String], value: &Value) -> Result<(), String> {
                 set(table, path, value)?;
             }
         }
-        (other, [first, ..]) => return Err(format!("`{first}` would stand inside {other}, which is no table")),
+        (other, [first, ..]) => {
+            return Err(format!("`{}` would stand inside {}, which is no table", short(first, VALUE), quoted(other)));
+        }
     }
     Ok(())
 }
@@ -481,6 +493,9 @@ fn first_leaf(table: &Map<String, Value>, graph: &Graph) -> Option<Vec<String>> 
 /// The known word that an unknown one is most like, if any is like it.
 #[must_use]
 pub fn nearest(word: &str, known: &[&str]) -> Option<String> {
+    if word.len() > VALUE {
+        return None;
+    }
     known
         .iter()
         .map(|k| (strsim::jaro_winkler(word, k), *k))
@@ -501,7 +516,8 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn error(&self, at: &[&str], message: impl Into<String>) -> SpecError {
-        SpecError { path: self.path.to_owned(), line: self.line(at), message: message.into(), suggestion: None }
+        let message = short(&message.into(), MESSAGE).into_owned();
+        SpecError { path: self.path.to_owned(), line: self.line(at), message, suggestion: None }
     }
 
     fn param_error(&self, table: &[&str], node: &str, e: &ParamError, overrides: &[Override]) -> SpecError {
@@ -516,7 +532,7 @@ impl Source<'_> {
         let field: Vec<&str> = node.split('.').chain(e.path.split('.').filter(|s| !s.is_empty())).collect();
         match overrides.iter().rev().find(|o| field.iter().take(o.path.len()).eq(&o.path)) {
             // Not the file is wrong, but what came on top of it.
-            Some(o) => SpecError { suggestion, line: None, ..self.error(&[], format!("--set {o}: {message}")) },
+            Some(o) => SpecError { suggestion, line: None, ..self.error(&[], format!("{}: {message}", o.shown())) },
             None => SpecError { suggestion, ..self.error(&at, message) },
         }
     }

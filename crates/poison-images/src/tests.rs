@@ -56,6 +56,7 @@ fn inputs() -> Inputs {
         method: String::new(),
         constraint: String::new(),
         path: Vec::new(),
+        stepped_back: None,
     };
     let artifact = Extractor {
         arch: "resnet8-w4".to_owned(),
@@ -66,8 +67,10 @@ fn inputs() -> Inputs {
         std: extractor.spec().std,
         weights: extractor.to_safetensors().unwrap(),
         curve: Vec::new(),
+        verified: None,
     };
-    let dataset = Dataset { name: String::new(), classes: features.classes.clone(), train, validation, test };
+    let dataset =
+        Dataset { name: String::new(), classes: features.classes.clone(), train, validation, test, skipped: 0 };
     Inputs { dataset, extractor: artifact, features, target }
 }
 

@@ -23,7 +23,7 @@ use crate::step::{Objective, Part, step};
 use crate::streams::{Stream, stream};
 use crate::student::Student;
 use crate::supervised::{Classified, Reads, Supervised};
-use crate::train::{finite, input, internal, start};
+use crate::train::{finite, input, internal, start, step_fits};
 
 /// Where a training starts, and what it trains.
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +123,7 @@ impl ClassifierConfig {
     /// The first field outside its range.
     pub fn check(&self) -> Result<(), ParamError> {
         let Self { epochs, batch, warmup_epochs, min_area, flip, .. } = *self;
-        ParamError::at_least_one("epochs", epochs as u64)?;
+        ParamError::epochs("epochs", epochs)?;
         // A half of a batch has statistics of its own.
         ParamError::require(batch >= 4, "batch", batch, "at least 4")?;
         ParamError::positive("learning_rate", self.learning_rate)?;
@@ -256,6 +256,10 @@ impl Session {
                 (extractor.spec().clone(), net, trunk, extractor.device().clone(), stream(config.seed, Stream::Init))
             }
         };
+        if trunk.is_none() {
+            let all: usize = images.iter().map(|part| part.labels.len()).sum();
+            step_fits(spec.arch, spec.image_size, config.batch.min(all), &device)?;
+        }
         let reads = if trunk.is_some() { Reads::Activations } else { Reads::Images };
         let student = Classified::new(net, [spec.arch.feature_dim(), classes], reads, &mut rng, &device);
         let session = Self {

@@ -60,6 +60,9 @@ impl Method {
     }
 }
 
+/// Most devices that a step is shared by.
+const MOST_DEVICES: usize = 1024;
+
 /// Fields that decide how a training runs, and nothing of what comes out.
 const RUNNING: [&str; 2] = ["checkpoint_minutes", "allow_collapse"];
 
@@ -227,7 +230,7 @@ impl TrainConfig {
     pub(crate) fn check(&self) -> Result<(), ParamError> {
         let Self { epochs, batch, warmup_epochs, temperature, .. } = *self;
         let ProjectorConfig { hidden, out } = self.projector;
-        ParamError::at_least_one("epochs", epochs as u64)?;
+        ParamError::epochs("epochs", epochs)?;
         ParamError::require(batch >= 2, "batch", batch, "at least 2, as the loss compares different images")?;
         ParamError::positive("learning_rate", self.learning_rate)?;
         ParamError::non_negative("weight_decay", self.weight_decay)?;
@@ -236,9 +239,10 @@ impl TrainConfig {
         ParamError::require(stable, "temperature", temperature, "at least 0.01")?;
         let moving = (0.0..1.0).contains(&self.momentum);
         ParamError::require(moving, "momentum", self.momentum, "0 or more, and below 1")?;
-        ParamError::at_least_one("projector.hidden", hidden as u64)?;
+        ParamError::units("projector.hidden", hidden)?;
         ParamError::require(out >= 2, "projector.out", out, "at least 2")?;
-        ParamError::at_least_one("predictor.hidden", self.predictor.hidden as u64)?;
+        ParamError::units("projector.out", out)?;
+        ParamError::units("predictor.hidden", self.predictor.hidden)?;
         let devices = self.devices;
         ParamError::require(
             devices == 1 || (devices > 0 && devices.is_multiple_of(2)),
@@ -246,6 +250,7 @@ impl TrainConfig {
             devices,
             "1 or an even number",
         )?;
+        ParamError::count("devices", devices, MOST_DEVICES)?;
         // Statistics take at least two images a shard, and without a second view a half is half of the batch.
         let fits = devices <= 2 || batch >= 2 * devices;
         ParamError::require(fits, "batch", batch, "at least twice as many images as `devices`")?;
@@ -258,6 +263,27 @@ impl TrainConfig {
             "above 0, and up to 1440",
         )?;
         self.augment.check()
+    }
+
+    /// Requires memory for the heads on the network.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn heads_fit(&self, method: Method) -> Result<(), ParamError> {
+        let ProjectorConfig { hidden, out } = self.projector;
+        // Of every weight its gradient and at least one moment.
+        let bytes = |from: usize, to: usize| 12.0 * from as f64 * to as f64;
+        let idle = method.idle();
+        if !idle.contains(&"projector") {
+            let what = format!("a projector of {hidden} and {out} units");
+            ParamError::fits("projector", what, bytes(self.arch.feature_dim(), hidden) + bytes(hidden, out))?;
+        }
+        if !idle.contains(&"predictor") {
+            let hidden = self.predictor.hidden;
+            let what = format!("a predictor of {hidden} and {out} units");
+            ParamError::fits("predictor.hidden", what, bytes(out, hidden) + bytes(hidden, out))?;
+        }
+        Ok(())
     }
 
     /// The parameters that decide what `method` gives, with its name.

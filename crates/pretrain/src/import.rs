@@ -1,13 +1,14 @@
 //! Extractors that were trained elsewhere, from a file of weights.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use hemlock_models::import::{ENDINGS, promised};
-use hemlock_models::{Arch, Extractor, ExtractorSpec};
-use hemlock_stage::{Environment, FileError, ParamError, StageError};
+use hemlock_models::import::{FILE, said};
+use hemlock_models::{Arch, Choice, Extractor, ExtractorSpec, Imported};
+use hemlock_stage::{Context, Environment, ErrorKind, FileError, ParamError, StageError};
 use serde::{Deserialize, Serialize};
 
+use crate::probe::{self, Probe};
 use crate::train::{Pretrained, internal};
 
 /// Where weights lie, and what the file does not say about them.
@@ -26,6 +27,21 @@ pub struct ImportConfig {
     /// Height and width of the images that it was trained on, in pixels.
     #[serde(default = "default_image_size")]
     pub image_size: usize,
+    /// What the network is to be compared with: a safetensors or `.npz` file with `images` `[n, 3, image_size, image_size]`, 8 bits
+    /// each, and the `features` `[n, d]` that the original framework gives for them. Without one, results are those of an unverified
+    /// import.
+    #[serde(default)]
+    pub probe: Option<PathBuf>,
+    /// Which of several sets of weights in the file, by a name that stands before its tensors', such as `state_dict_ema`.
+    #[serde(default)]
+    pub branch: Option<String>,
+    /// What stands before the network's names in the file, where that is no usual wrapper.
+    #[serde(default)]
+    pub prefix: Option<String>,
+    /// Tensors of the file that are no part of the network: names, of tensors or of what holds them, or beginnings of names with `*`
+    /// after them.
+    #[serde(default)]
+    pub ignore: Vec<String>,
     /// How the weights were trained, in a word or two: `supervised`. Results say so, and nothing is
     /// computed from it.
     #[serde(default)]
@@ -42,10 +58,20 @@ impl ImportConfig {
     /// # Errors
     /// The first field outside its range.
     pub(crate) fn check(&self) -> Result<(), ParamError> {
-        let ending = self.weights.extension().unwrap_or_default();
-        let known = ENDINGS.iter().any(|known| ending.eq_ignore_ascii_case(known));
-        let expected = format!("the path of a file that ends in .{}", ENDINGS.join(", ."));
-        ParamError::require(known, "weights", format!("`{}`", self.weights.display()), &expected)?;
+        let given = |path: &Path| !path.as_os_str().is_empty();
+        ParamError::require(given(&self.weights), "weights", "empty", "the path of a file")?;
+        let some = self.probe.as_deref().is_none_or(given);
+        ParamError::require(some, "probe", "empty", "the path of a file, or no such field")?;
+        let named = |text: &str| !text.is_empty() && !text.starts_with('*');
+        let branch = self.branch.as_deref().is_none_or(named);
+        ParamError::require(branch, "branch", "empty", "a name in the file, or no such field")?;
+        let each = self.ignore.iter().all(|name| named(name));
+        ParamError::require(
+            each,
+            "ignore",
+            "a list with an empty name",
+            "names of tensors, or beginnings with `*` after them",
+        )?;
         for (mean, std) in self.mean.into_iter().zip(self.std) {
             // Values for pixels up to 255 would pass for others.
             ParamError::require((0.0..=1.0).contains(&mean), "mean", mean, "0 to 1, as pixels are")?;
@@ -58,23 +84,58 @@ impl ImportConfig {
         ParamError::require(said, "trained", "empty", "a word or two, or no such field")
     }
 
-    /// The BLAKE3 of the file, in hex.
+    /// Names all files that are read.
+    pub(crate) fn files(&self) -> String {
+        let probe = self.probe.as_ref().map(|probe| format!(" {}", probe.display()));
+        format!("{}{}", self.weights.display(), probe.unwrap_or_default())
+    }
+
+    /// The BLAKE3 of the file, in hex; with a probe, or configurations beside it that are compared instead, of the digests of all.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// One cannot be read.
     pub(crate) fn digest(&self, env: &Environment) -> Result<String, StageError> {
         let path = env.locate(&self.weights)?;
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(&path).map_err(FileError::unreadable(&path, promised(&path)))?;
-        Ok(hasher.finalize().to_hex().to_string())
+        let weights = hash(&path)?;
+        let probe = self.probe.as_ref().map(|probe| probe_digest(&env.locate(probe)?)).transpose()?;
+        // With a probe, it matters no more what else they say.
+        let others = match probe {
+            Some(probe) => vec![("probe", probe)],
+            None => {
+                let paths = said::beside_paths(&path);
+                paths.iter().map(|path| Ok(("beside", hash(path)?))).collect::<Result<_, StageError>>()?
+            }
+        };
+        if others.is_empty() {
+            return Ok(weights);
+        }
+        let mut all = blake3::Hasher::new();
+        all.update(weights.as_bytes());
+        for (role, digest) in others {
+            all.update(role.as_bytes()).update(digest.as_bytes());
+        }
+        Ok(all.finalize().to_hex().to_string())
     }
 }
 
-/// Makes an extractor of the file's weights.
+/// The BLAKE3 of a file, in hex.
+fn hash(path: &Path) -> Result<String, StageError> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_mmap_rayon(path).map_err(FileError::unreadable(path, FILE))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// The BLAKE3 of a probe.
+fn probe_digest(path: &Path) -> Result<String, StageError> {
+    hemlock_arrays::digest(path, &probe::NAMES).map_err(|e| e.of_field("probe"))
+}
+
+/// Makes an extractor of the file's weights, and compares it with the probe, or with what files say about the network.
 ///
 /// # Errors
-/// The file cannot be read, or doesn't hold the network of `config.arch`.
-pub fn import(config: &ImportConfig, env: &Environment, device: &Device) -> Result<Pretrained, StageError> {
+/// A file cannot be read, or doesn't hold the network of `config.arch`; the network computes something else than the probe says, or a
+/// file says that it is another, and no probe that it is not.
+pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<Pretrained, StageError> {
     let channels = |values: [f64; 3]| values.map(|v| v as f32);
     let spec = ExtractorSpec {
         arch: config.arch,
@@ -82,9 +143,47 @@ pub fn import(config: &ImportConfig, env: &Environment, device: &Device) -> Resu
         mean: channels(config.mean),
         std: channels(config.std),
     };
-    let extractor = Extractor::import(spec.clone(), &env.locate(&config.weights)?, device)?;
+    let path = ctx.env.locate(&config.weights)?;
+    // What is wrong with it should show before a large file is read.
+    let probe = config.probe.as_ref().map(|probe| ctx.env.locate(probe)).transpose()?;
+    let probe = probe.map(|path| Ok::<_, StageError>((Probe::read(&path, &spec)?, path))).transpose()?;
+    let choice = Choice { branch: config.branch.as_deref(), prefix: config.prefix.as_deref(), ignore: &config.ignore };
+    let Imported { extractor, prefix, said } = Extractor::import(spec.clone(), &path, choice, device)?;
+    let verified = match probe {
+        Some((probe, path)) => Some(probe.verify(&path, probe_digest(&path)?, &extractor, ctx)?),
+        None => {
+            unverified(&path, &prefix, &said::judge(&said, &spec))?;
+            None
+        }
+    };
     let weights = extractor.to_safetensors().map_err(internal)?;
-    Ok(Pretrained { weights, spec, curve: Vec::new() })
+    Ok(Pretrained { weights, spec, curve: Vec::new(), verified })
+}
+
+/// Warns of an import that nothing was compared with.
+///
+/// # Errors
+/// What the files say contradicts the spec.
+fn unverified(path: &Path, prefix: &str, judged: &said::Judged) -> Result<(), StageError> {
+    let some = |all: &[String]| match all.len().saturating_sub(3) {
+        0 => all.join("; "),
+        more => format!("{}; and {more} more", all[..3].join("; ")),
+    };
+    if !judged.contradictions.is_empty() {
+        let message = format!("{}. A `probe` shows what is right (docs/pretraining.md)", some(&judged.contradictions));
+        return Err(StageError::new(ErrorKind::Params, message));
+    }
+    let found = if prefix.is_empty() { String::new() } else { format!(" (`{prefix}*`)") };
+    let unchecked = match judged.unchecked.len() {
+        0 => String::new(),
+        _ => format!(" Not compared with anything: {}.", some(&judged.unchecked)),
+    };
+    tracing::warn!(
+        "unverified import: names and shapes of {}{found} fit, which does not show that the network computes what these weights were \
+         trained in. Write a `probe` with the original framework: a few lines, in docs/pretraining.md.{unchecked}",
+        path.display()
+    );
+    Ok(())
 }
 
 #[cfg(test)]
@@ -98,6 +197,10 @@ mod tests {
             mean: [0.5; 3],
             std: [0.25; 3],
             image_size: 32,
+            probe: None,
+            branch: None,
+            prefix: None,
+            ignore: Vec::new(),
             trained: None,
         }
     }
@@ -106,7 +209,10 @@ mod tests {
     fn fields_are_checked() {
         assert_eq!(config().check(), Ok(()));
         for (config, message) in [
-            (ImportConfig { weights: "x.onnx".into(), ..config() }, "`weights`: is `x.onnx`; expected the path of a"),
+            (ImportConfig { weights: PathBuf::new(), ..config() }, "`weights`: is empty; expected the path of a file"),
+            (ImportConfig { probe: Some(PathBuf::new()), ..config() }, "`probe`: is empty; expected the path"),
+            (ImportConfig { branch: Some(String::new()), ..config() }, "`branch`: is empty; expected a name"),
+            (ImportConfig { ignore: vec!["*".to_owned()], ..config() }, "`ignore`: is a list with an empty name"),
             (ImportConfig { mean: [0.5, 123.7, 0.5], ..config() }, "`mean`: is 123.7; expected 0 to 1"),
             (ImportConfig { std: [0.25, 0.25, 0.0], ..config() }, "`std`: is 0; expected above 0"),
             (ImportConfig { image_size: 0, ..config() }, "`image_size`: is 0; expected at least 1"),

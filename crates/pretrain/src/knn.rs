@@ -64,9 +64,15 @@ fn vote(
 
 fn unit_rows(mut rows: Array2<f32>) -> Array2<f32> {
     for mut row in rows.axis_iter_mut(Axis(0)) {
-        let length = row.dot(&row).sqrt();
+        let square = row.dot(&row);
+        if square.is_normal() {
+            row /= square.sqrt();
+            continue;
+        }
+        // Squares that 32 bits do not hold.
+        let length = row.iter().map(|z| f64::from(*z).powi(2)).sum::<f64>().sqrt();
         if length > 0.0 {
-            row /= length;
+            row.mapv_inplace(|z| (f64::from(z) / length) as f32);
         }
     }
     rows
@@ -88,6 +94,16 @@ mod tests {
         assert_eq!(share(1), 1.0);
         assert_eq!(share(3), 1.0);
         assert_eq!(share(5), 0.5, "three of five neighbours are of class 1");
+    }
+
+    #[test]
+    fn lengths_do_not_matter() {
+        let reference = array![[1.0f32, 0.0], [1.0, 0.1], [0.0, 9.0], [0.1, 9.0], [0.2, 9.0]];
+        let queries = array![[5.0, 0.2], [0.0, 1.0]];
+        for scale in [1e-30, 1.0, 3e37] {
+            let predicted = predict(1, (reference.mapv(|z| z * scale), &[0, 0, 1, 1, 1]), queries.clone());
+            assert_eq!(predicted, [0, 1], "{scale}");
+        }
     }
 
     #[test]

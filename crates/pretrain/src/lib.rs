@@ -6,6 +6,7 @@
 //! - [`train`]: the training loop, its checkpoints, its monitors and its loss curve.
 //! - [`simclr`], [`moco`], [`supervised`]: what each method trains for.
 //! - [`mod@import`]: weights that were trained elsewhere.
+//! - [`probe`]: whether an imported network computes what its weights were trained in.
 //! - [`classifier`]: networks with a classifier of given classes, for stages that train victims.
 //!
 //! SimCLR and MoCo v3 train without labels; supervised training is there to compare them with, and the random initialisation
@@ -21,6 +22,7 @@ pub mod knn;
 pub mod moco;
 pub mod ntxent;
 mod optimizer;
+pub mod probe;
 pub mod simclr;
 mod stage;
 mod step;

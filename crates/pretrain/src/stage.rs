@@ -1,7 +1,7 @@
 //! Stage: a feature extractor, trained or imported.
 
-use crate::{Method, Monitor, PretrainConfig, TrainConfig, import, pretrain, random};
-use hemlock_artifact::{Dataset, Extractor};
+use crate::{Method, Monitor, PretrainConfig, TrainConfig, import, pretrain, probe, random};
+use hemlock_artifact::{Dataset, Export, Exported, Extractor};
 use hemlock_models::{open_device, open_devices};
 use hemlock_stage::{Context, Environment, Need, Port, StageError, inputs};
 use serde_json::Value;
@@ -25,20 +25,20 @@ impl hemlock_stage::Stage for Stage {
     /// The extractor's seed is a parameter of its own: seeds of the attack share one extractor.
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
-    const LISTS: &'static [&'static str] = &["mean", "std"];
+    const LISTS: &'static [&'static str] = &["mean", "std", "ignore"];
     type Params = PretrainConfig;
     type Inputs = Inputs;
     type Output = Extractor;
 
     /// Of a training, the fields that its method reads; of what trains, nothing decides a random initialisation; of imported
-    /// weights, the digest says more than where they lie, and how they were trained changes none of them.
+    /// weights, and of what verifies them, the digest says more than where they lie, and how they were trained changes none of them.
     fn key_params(config: &PretrainConfig) -> Result<Value, serde_json::Error> {
         let kept: fn(&str) -> bool = match config {
             PretrainConfig::Simclr(config) => return config.key(Method::Simclr),
             PretrainConfig::MocoV3(config) => return config.key(Method::MocoV3),
             PretrainConfig::Supervised(config) => return config.key(Method::Supervised),
             PretrainConfig::Random(_) => |field| ["method", "arch", "seed"].contains(&field),
-            PretrainConfig::Import(_) => |field| !["weights", "trained"].contains(&field),
+            PretrainConfig::Import(_) => |field| !["weights", "probe", "trained"].contains(&field),
         };
         let mut value = serde_json::to_value(config)?;
         if let Some(fields) = value.as_object_mut() {
@@ -49,7 +49,7 @@ impl hemlock_stage::Stage for Stage {
 
     fn source_id(config: &PretrainConfig) -> String {
         match config {
-            PretrainConfig::Import(config) => config.weights.display().to_string(),
+            PretrainConfig::Import(config) => config.files(),
             _ => String::new(),
         }
     }
@@ -66,6 +66,13 @@ impl hemlock_stage::Stage for Stage {
             PretrainConfig::Import(_) => Need::Unread,
             _ => Need::Required,
         }
+    }
+
+    /// With a probe, by which an import of the exported weights is verified.
+    fn export(output: &Extractor) -> Result<Exported, StageError> {
+        let mut exported = output.export();
+        exported.tensors.extend(probe::of(output)?.map(|tensors| ("probe".to_owned(), tensors)));
+        Ok(exported)
     }
 
     fn run(config: &PretrainConfig, Inputs { dataset }: Inputs, ctx: &Context) -> Result<Extractor, StageError> {
@@ -86,7 +93,7 @@ impl hemlock_stage::Stage for Stage {
             PretrainConfig::MocoV3(config) => train(Method::MocoV3, config, dataset()?)?,
             PretrainConfig::Supervised(config) => train(Method::Supervised, config, dataset()?)?,
             PretrainConfig::Random(config) => random(config, dataset()?.train.pixels.view(), &device)?,
-            PretrainConfig::Import(config) => import(config, ctx.env, &device)?,
+            PretrainConfig::Import(config) => import(config, ctx, &device)?,
         };
         Ok(Extractor {
             arch: made.spec.arch.to_string(),
@@ -97,6 +104,7 @@ impl hemlock_stage::Stage for Stage {
             std: made.spec.std,
             weights: made.weights,
             curve: made.curve,
+            verified: made.verified,
         })
     }
 }

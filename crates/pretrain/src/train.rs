@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use hemlock_artifact::{Epoch, Images};
+use hemlock_artifact::{Epoch, Images, Verified};
 use hemlock_models::Network;
 use hemlock_models::device::runs_on_rayon;
 use hemlock_models::tiles::Pair;
@@ -41,6 +41,8 @@ pub struct Pretrained {
     pub spec: ExtractorSpec,
     /// One record per epoch; empty without training.
     pub curve: Vec<Epoch>,
+    /// What shows that an imported network is the one that its weights are of.
+    pub verified: Option<Verified>,
 }
 
 /// Labelled images for the k-nearest-neighbour check. The training never sees these labels.
@@ -73,12 +75,16 @@ pub fn pretrain(
     config.check()?;
     let devices: Vec<Device> = devices.iter().map(|device| device.clone().inner()).collect();
     let device = devices.first().ok_or_else(|| StageError::internal("there is no device to train on"))?;
-    let (spec, net, mut rng) = start(config.arch, config.seed, &[images.pixels.view()], device)?;
     let n = images.len();
     if n < config.batch {
         let message = format!("is {}; expected at most the {n} images", config.batch);
         return Err(ParamError::new("batch", message).into());
     }
+    let views = if method == Method::Supervised { 1 } else { 2 };
+    let (_, _, height, width) = images.pixels.view().dim();
+    step_fits(config.arch, [height, width], views * config.batch, device)?;
+    config.heads_fit(method)?;
+    let (spec, net, mut rng) = start(config.arch, config.seed, &[images.pixels.view()], device)?;
     let pair = if runs_on_rayon(device) { Pair::halves() } else { Pair::none() };
     let run = Run { method, config, images, monitor, spec: &spec, devices: &devices, device, pair };
     let rng = &mut rng;
@@ -108,6 +114,19 @@ pub fn random(config: &TrainConfig, images: ArrayView4<'_, u8>, device: &Device)
     finish(spec, &net, Vec::new(), device)
 }
 
+/// Requires memory for a step of a training on so many images, where the device is the processor.
+///
+/// # Errors
+/// There is none.
+pub(crate) fn step_fits(arch: Arch, size: [usize; 2], images: usize, device: &Device) -> Result<(), ParamError> {
+    if !runs_on_rayon(device) {
+        return Ok(());
+    }
+    let [height, width] = size;
+    let what = format!("a step of `{arch}` on {images} images of {height} x {width} pixels");
+    ParamError::fits("batch", what, 4.0 * arch.kept(size) * images as f64)
+}
+
 /// The network at its initial values, which are the same for every method, and the generator that goes on from there; `images` are
 /// one or more parts of those that it will be trained on.
 pub(crate) fn start(
@@ -126,7 +145,7 @@ pub(crate) fn start(
 
 fn finish(spec: ExtractorSpec, net: &Network, curve: Vec<Epoch>, device: &Device) -> Result<Pretrained, StageError> {
     let extractor = Extractor::new(spec.clone(), net, device);
-    Ok(Pretrained { weights: extractor.to_safetensors().map_err(internal)?, spec, curve })
+    Ok(Pretrained { weights: extractor.to_safetensors().map_err(internal)?, spec, curve, verified: None })
 }
 
 /// Everything that stays the same in a run.

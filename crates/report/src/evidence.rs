@@ -104,6 +104,19 @@ impl<'a> Evidence<'a> {
         findings(&self.cases, &outliers.collect())
     }
 
+    /// Whether nothing was compared with what an imported extractor computes, in a sentence.
+    pub fn unverified(&self) -> Option<String> {
+        let of = |m: &&Measurement| m.rows.iter().any(|row| row.verified == Some(false));
+        let names: Vec<String> = self.measured.iter().filter(of).map(|m| m.subject.spec.name.clone()).collect();
+        (!names.is_empty()).then(|| {
+            let names = words::list(&names);
+            format!(
+                "Nothing shows that an imported extractor of {names} computes what its weights were trained in. A probe does: see \
+                 docs/pretraining.md."
+            )
+        })
+    }
+
     /// The pipelines whose branches have no result yet, a sentence each.
     pub fn missing(&self) -> Vec<String> {
         let missing = self.measured.iter().filter(|m| m.missing > 0);

@@ -98,6 +98,9 @@ impl<'a> Page<'a> {
                         }
                     }
                     @for missing in self.evidence.missing() { p.notice role="note" { strong { "Incomplete. " } (missing) "." } }
+                    @if let Some(unverified) = self.evidence.unverified() {
+                        p.notice role="note" { strong { "Unverified import. " } (unverified) }
+                    }
                     nav aria-label="Contents" {
                         ol { @for (id, title) in SECTIONS { li { a href={ "#" (id) } { (title) } } } }
                     }

@@ -33,8 +33,12 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
                 .filter(|_| on.is_some())
                 .map(|e| format!(", for {e} epochs"))
                 .unwrap_or_default();
+            let unverified = match cases.iter().any(|c| c.rows.iter().any(|row| row.verified == Some(false))) {
+                true => " An unverified import: nothing shows that it computes what its weights were trained in.",
+                false => "",
+            };
             format!(
-                "{}, {}{}{epochs}. No attacker changes it.{}",
+                "{}, {}{}{epochs}.{unverified} No attacker changes it.{}",
                 list(&arch),
                 list(&trained),
                 on.unwrap_or_default(),
@@ -60,7 +64,9 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
         .iter()
         .filter_map(|(field, what)| {
             let n = first("dataset.downstream", field)?;
-            Some(if n.is_null() { format!("all {what}") } else { format!("{n} {what}") })
+            // Where validation is absent, it is what the source has for it, which may be nothing.
+            let told = !n.is_null() || *field != "validation";
+            told.then(|| if n.is_null() { format!("all {what}") } else { format!("{n} {what}") })
         })
         .collect();
     if let Some(downstream) = downstream {

@@ -1,5 +1,6 @@
 //! Why a stage stopped.
 
+use crate::{MESSAGE, VALUE, short};
 use hemlock_head::{ConstraintError, HeadError};
 use hemlock_store::StoreError;
 use std::{error::Error, fmt};
@@ -97,9 +98,10 @@ pub struct ParamError {
 }
 
 impl ParamError {
-    /// The field `path` is wrong, as `message` says.
-    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { path: path.into(), message: message.into() }
+    /// The field `path` is wrong, as `message` says. What is too long for a message is cut.
+    pub fn new(path: impl AsRef<str>, message: impl AsRef<str>) -> Self {
+        let (path, message) = (short(path.as_ref(), VALUE), short(message.as_ref(), MESSAGE));
+        Self { path: path.into_owned(), message: message.into_owned() }
     }
 
     /// Requires `value` to lie within the range `ok` describes in words.
@@ -133,7 +135,11 @@ impl ParamError {
     /// # Errors
     /// It is none.
     pub fn share(path: &str, value: f64) -> Result<(), Self> {
-        Self::require(value > 0.0 && value <= 1.0, path, value, "a share above 0 and up to 1")
+        let expected = "a share above 0 and up to 1";
+        if value > 1.0 && value <= 100.0 {
+            return Self::require(false, path, value, &format!("{expected}: {value} % is {}", value / 100.0));
+        }
+        Self::require(value > 0.0 && value <= 1.0, path, value, expected)
     }
 
     /// Requires a count of at least 1.
@@ -143,7 +149,38 @@ impl ParamError {
     pub fn at_least_one(path: &str, value: impl Into<u64>) -> Result<(), Self> {
         Self::require(value.into() > 0, path, 0, "at least 1")
     }
+
+    /// Requires a count from 1 to `most`.
+    ///
+    /// # Errors
+    /// It is 0, or larger.
+    pub fn count(path: &str, value: usize, most: usize) -> Result<(), Self> {
+        Self::at_least_one(path, value as u64)?;
+        Self::require(value <= most, path, value, &format!("at most {most}"))
+    }
+
+    /// Requires a number of a layer's units or channels, from 1 to [`MOST_UNITS`].
+    ///
+    /// # Errors
+    /// It is 0, or larger.
+    pub fn units(path: &str, value: usize) -> Result<(), Self> {
+        Self::count(path, value, MOST_UNITS)
+    }
+
+    /// Requires a number of passes over the data, from 1 to [`MOST_EPOCHS`].
+    ///
+    /// # Errors
+    /// It is 0, or larger.
+    pub fn epochs(path: &str, value: usize) -> Result<(), Self> {
+        Self::count(path, value, MOST_EPOCHS)
+    }
 }
+
+/// Most units or channels of a layer that a spec may ask for.
+pub const MOST_UNITS: usize = 65_536;
+
+/// Most passes over the data that a spec may ask for.
+pub const MOST_EPOCHS: usize = 1_000_000;
 
 impl ParamError {
     /// Numbers as spec authors know them.
@@ -170,6 +207,6 @@ impl ParamError {
 impl From<serde_path_to_error::Error<serde_json::Error>> for ParamError {
     fn from(e: serde_path_to_error::Error<serde_json::Error>) -> Self {
         let path = e.path().to_string();
-        Self { path: if path == "." { String::new() } else { path }, message: e.into_inner().to_string() }
+        Self::new(if path == "." { "" } else { &path }, e.into_inner().to_string())
     }
 }

@@ -8,11 +8,15 @@ mod context;
 mod error;
 mod file;
 mod inputs;
+mod memory;
+mod words;
 
 pub use context::{Bar, Cancel, Checkpoints, Context, Environment, NoCheckpoints, Progress, Silent};
-pub use error::{ErrorKind, ParamError, StageError};
-pub use file::FileError;
+pub use error::{ErrorKind, MOST_EPOCHS, MOST_UNITS, ParamError, StageError};
+pub use file::{FileError, open_file, read_file};
 pub use inputs::{InputSet, Inputs, Need, Port};
+pub use memory::{Bytes, available};
+pub use words::{MESSAGE, VALUE, few, short};
 
 use hemlock_artifact::{Export, Exported};
 use hemlock_store::{Artifact, Draft, Manifest, Store};
@@ -97,6 +101,14 @@ pub trait Stage: Send + Sync + 'static {
     /// Why it cannot.
     fn accepts(_params: &Self::Params, _port: &Port, _made_with: &Value) -> Result<(), ParamError> {
         Ok(())
+    }
+
+    /// A published output in open formats, with what only this stage can add to it.
+    ///
+    /// # Errors
+    /// What is added cannot be computed.
+    fn export(output: &Self::Output) -> Result<Exported, StageError> {
+        Ok(output.export())
     }
 
     /// Computes the output.
@@ -195,8 +207,13 @@ pub fn read<T: DeserializeOwned>(value: &Value) -> Result<T, ParamError> {
 /// without.
 fn locate<T: DeserializeOwned>(value: &Value, error: ParamError) -> ParamError {
     let Some(table) = value.as_object().filter(|_| error.path.is_empty()) else { return error };
-    let complaint =
-        |table| serde_json::from_value::<T>(Value::Object(table)).map_or_else(|e| e.to_string(), |_| String::new());
+    if table.len() > MOST_FIELDS {
+        return error;
+    }
+    let complaint = |table| {
+        serde_json::from_value::<T>(Value::Object(table))
+            .map_or_else(|e| short(&e.to_string(), MESSAGE).into_owned(), |_| String::new())
+    };
     let missing = |field: &Vec<&str>| format!("missing field `{}`", field.last().unwrap_or(&""));
     let unknown = |field: &Vec<&str>| format!("unknown field `{}`,", field.last().unwrap_or(&""));
     let lacks = complaint(Map::new());
@@ -218,6 +235,9 @@ fn locate<T: DeserializeOwned>(value: &Value, error: ParamError) -> ParamError {
     let path = guilty.or(last).map(|(field, _)| field.join(".")).unwrap_or_default();
     ParamError { path, ..error }
 }
+
+/// Fields of the largest table that is searched for the one that is wrong: each is left out once.
+const MOST_FIELDS: usize = 100;
 
 /// Paths of all fields of a table, those within a field before it.
 fn fields(table: &Map<String, Value>) -> Vec<Vec<&str>> {
@@ -289,6 +309,6 @@ impl<S: Stage> AnyStage for Erased<S> {
         Ok(output.summary())
     }
     fn export(&self, store: &Store, output: &Manifest) -> Result<Exported, StageError> {
-        Ok(store.read::<S::Output>(output)?.export())
+        S::export(&store.read::<S::Output>(output)?)
     }
 }

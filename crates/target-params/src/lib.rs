@@ -10,7 +10,7 @@ mod labels;
 pub use gradpc::{Ascent, Norm, ascend};
 pub use labels::{Wrong, wrong_labels};
 
-use hemlock_artifact::{Features, PathPoint, TargetParams};
+use hemlock_artifact::{Features, PathPoint, SteppedBack, TargetParams};
 use hemlock_head::{
     Constraint, ConstraintKind, ConstraintKinds, FitOptions, Head, HeadError, Samples, accuracy, calibrate, fit,
     gradient_sum, mean_loss, norm, poisonability,
@@ -19,7 +19,7 @@ use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Halvings of the range in which the strongest reachable target lies.
+/// Halvings of the range in which the strongest target lies that is reachable, or that calibration leaves something of.
 const HALVINGS: u32 = 10;
 
 /// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
@@ -47,6 +47,8 @@ pub struct Params {
     pub share: Strength,
     /// What is done to the target at the end.
     pub calibration: Calibration,
+    /// Where calibration leaves nothing of a target that strong: whether the strongest is taken of which it leaves something.
+    pub step_back: bool,
     /// For `reachable`: the budget, poisons as a share of the clean training count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eps_d: Option<f64>,
@@ -151,6 +153,7 @@ impl Default for Params {
             objective: Objective::Train,
             share: Strength::Of(0.5),
             calibration: Calibration::None,
+            step_back: true,
             eps_d: None,
             constraint: ConstraintKinds::default(),
             quantile: 0.95,
@@ -232,6 +235,8 @@ impl hemlock_stage::Stage for Stage {
                 "radius" | "norm" | "radius_unit" | "steps" | "step" | "coordinates" | "objective" => gradpc,
                 "share" => !gradpc,
                 "eps_d" => reachable,
+                // Where it is allowed it is no choice.
+                "step_back" => !params.step_back && params.calibration != Calibration::None && !reachable,
                 "quantile" => params.constraint.has_quantile(),
                 "neighbors" => params.constraint.kinds().contains(&ConstraintKind::Knn),
                 _ => true,
@@ -260,9 +265,9 @@ impl hemlock_stage::Stage for Stage {
             .map_err(|e| ParamError::new("constraint", e.to_string()))?;
         let (clean, clean_gradient_norm) = train_clean(params, train, ctx)?;
         let search = Search { params, clean: &clean, train, test, objective, constraint: &constraint, ctx };
-        let (target, path) = match params.strength() {
-            (_, Strength::Of(strength)) => search.target(strength)?,
-            (field, Strength::Reachable) => search.strongest_reachable(field)?,
+        let ((target, path), stepped_back) = match params.strength() {
+            (field, Strength::Of(strength)) => search.as_asked(field, strength)?,
+            (field, Strength::Reachable) => (search.strongest_reachable(field)?, None),
         };
         Ok(TargetParams {
             target,
@@ -271,10 +276,14 @@ impl hemlock_stage::Stage for Stage {
             weight_decay: params.weight_decay,
             clean_gradient_norm,
             path,
+            stepped_back,
             clean,
         })
     }
 }
+
+/// A target, and the way to it.
+type Made = (Head, Vec<PathPoint>);
 
 fn name(method: Method) -> &'static str {
     match method {
@@ -282,6 +291,13 @@ fn name(method: Method) -> &'static str {
         Method::FlippedLabels => "flipped-labels",
         Method::ShiftedLabels => "shifted-labels",
     }
+}
+
+/// The largest number of two decimal digits that is not above `x`, which is above 0.
+fn rounded_down(x: f64) -> f64 {
+    let digits = (1 - x.log10().floor() as i32).clamp(-300, 300);
+    let scale = 10f64.powi(digits.abs());
+    if digits < 0 { (x / scale).floor() * scale } else { (x * scale).floor() / scale }
 }
 
 /// The head that training on clean data ends at, and its gradient norm.
@@ -316,62 +332,101 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// The target of that strength, and the way to it.
-    fn target(&self, strength: f64) -> Result<(Head, Vec<PathPoint>), StageError> {
+    /// The target of that strength, and the way to it; `None` where calibration leaves nothing of it.
+    fn target(&self, strength: f64) -> Result<Option<Made>, StageError> {
         let mut path = Vec::new();
         let made = self.make(strength, &mut |step, head| {
             path.push(self.point(step, head)?);
             Ok(())
         })?;
-        let target = self.calibrated(made.clone())?;
+        let Some(target) = self.calibrated(made.clone())? else { return Ok(None) };
         if target != made {
             path.push(self.point(path.len() as u32, &target)?);
         }
-        Ok((target, path))
+        Ok(Some((target, path)))
+    }
+
+    /// The target of that strength. Where calibration leaves nothing of it, the strongest of which it leaves something, and what
+    /// was stepped back.
+    fn as_asked(&self, field: &'static str, asked: f64) -> Result<(Made, Option<SteppedBack>), StageError> {
+        if let Some(made) = self.target(asked)? {
+            return Ok((made, None));
+        }
+        let leaves = |strength: f64| -> Result<bool, StageError> {
+            Ok(self.calibrated(self.make(strength, &mut |_, _| Ok(()))?)?.is_some())
+        };
+        let refused = |message: String| StageError::from(ParamError::new("calibration", message));
+        let Some(most) = self.strongest(asked, leaves)? else {
+            return Err(refused(format!(
+                "leaves nothing of any target up to `{field}` {asked}, as the reverse of each fits better; expected \"none\""
+            )));
+        };
+        // A number that can stand in a spec.
+        let short = rounded_down(most);
+        let used = if short > 0.0 && leaves(short)? { short } else { most };
+        if !self.params.step_back {
+            return Err(refused(format!(
+                "leaves nothing of a target of `{field}` {asked}, as its reverse fits better; expected a `{field}` of at most {used}, or \
+                 `step_back = true`, which takes that"
+            )));
+        }
+        tracing::warn!(
+            "`{field}` is {used} in the place of {asked}: calibration leaves nothing of a stronger target, as its reverse fits better"
+        );
+        let made = self.target(used)?.ok_or_else(|| refused(format!("leaves nothing of `{field}` {used}")))?;
+        Ok((made, Some(SteppedBack { field: field.to_owned(), asked, used })))
+    }
+
+    /// The largest strength below `most` of which something holds, by halving: it holds of all that are smaller. `None`: not even of
+    /// the smallest that is tried.
+    fn strongest(
+        &self,
+        most: f64,
+        mut holds: impl FnMut(f64) -> Result<bool, StageError>,
+    ) -> Result<Option<f64>, StageError> {
+        let bar = self.ctx.progress.start("strongest target", u64::from(HALVINGS), "targets");
+        let (mut low, mut high) = (0.0, most);
+        for halving in 0..HALVINGS {
+            bar.at(u64::from(halving));
+            let middle = 0.5 * (low + high);
+            if holds(middle)? {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        Ok((low > 0.0).then_some(low))
     }
 
     /// The strongest target whose bound fits the budget, and the way to it. Bounds grow with the strength, so that halving finds it.
-    fn strongest_reachable(&self, field: &'static str) -> Result<(Head, Vec<PathPoint>), StageError> {
+    fn strongest_reachable(&self, field: &'static str) -> Result<Made, StageError> {
         let budget = self.params.eps_d.unwrap_or_default();
         let bound = |strength: f64| -> Result<f64, StageError> {
             let made = self.make(strength, &mut |_, _| Ok(()))?;
-            let calibrated = match self.params.calibration {
-                Calibration::None => Ok(made),
-                Calibration::ScaleAndBias => calibrate(&made, &[self.train.reborrow()], self.params.weight_decay),
-            };
-            let target = match calibrated {
-                // Nothing is left of such a head.
-                Err(HeadError::NoScale { .. }) => return Ok(f64::INFINITY),
-                target => target?,
-            };
+            // Nothing is left of some heads.
+            let Some(target) = self.calibrated(made)? else { return Ok(f64::INFINITY) };
             Ok(poisonability(&target, self.train.reborrow(), self.constraint, self.params.weight_decay)?.support)
         };
         // A clean norm, or all labels wrong: beyond that nothing is left of a head.
         let absolute = self.params.method == Method::Gradpc && self.params.radius_unit == RadiusUnit::Absolute;
         let most = if absolute { self.clean_norm() } else { 1.0 };
-        let bar = self.ctx.progress.start("reachable target", u64::from(HALVINGS) + 1, "targets");
-        if bound(most)? <= budget {
-            return self.target(most);
-        }
-        let (mut low, mut high, mut lowest) = (0.0, most, f64::INFINITY);
-        for halving in 0..HALVINGS {
-            bar.at(u64::from(halving) + 1);
-            let middle = 0.5 * (low + high);
-            let needed = bound(middle)?;
-            if needed <= budget {
-                low = middle;
-            } else {
-                (high, lowest) = (middle, needed);
+        let (mut weakest, mut lowest) = (most, f64::INFINITY);
+        let mut reachable = |strength: f64| -> Result<bool, StageError> {
+            let needed = bound(strength)?;
+            if needed > budget {
+                (weakest, lowest) = (strength, needed);
             }
-        }
-        if low == 0.0 {
+            Ok(needed <= budget)
+        };
+        let strength = if reachable(most)? { Some(most) } else { self.strongest(most, &mut reachable)? };
+        let made = strength.map(|strength| self.target(strength)).transpose()?.flatten();
+        made.ok_or_else(|| {
             let message = format!(
-                "is too small a budget for any target under the constraint '{}': {field} {high:.2e} takes at least {lowest:.2e}; expected that at least",
+                "is too small a budget for any target under the constraint '{}': {field} {weakest:.2e} takes at least {lowest:.2e}; expected that at least",
                 self.params.constraint
             );
-            return Err(ParamError::new("eps_d", message).into());
-        }
-        self.target(low)
+            ParamError::new("eps_d", message).into()
+        })
     }
 
     fn clean_norm(&self) -> f64 {
@@ -427,12 +482,15 @@ impl Search<'_> {
         Ok(target.head)
     }
 
-    fn calibrated(&self, target: Head) -> Result<Head, StageError> {
-        Ok(match self.params.calibration {
-            Calibration::None => target,
-            Calibration::ScaleAndBias => calibrate(&target, &[self.train.reborrow()], self.params.weight_decay)
-                .map_err(|e| ParamError::new("calibration", format!("{e}; lower `{}`", self.params.strength().0)))?,
-        })
+    /// The target as it is to be in the end; `None` where nothing is left of it.
+    fn calibrated(&self, target: Head) -> Result<Option<Head>, HeadError> {
+        if self.params.calibration == Calibration::None {
+            return Ok(Some(target));
+        }
+        match calibrate(&target, &[self.train.reborrow()], self.params.weight_decay) {
+            Err(HeadError::NoScale { .. }) => Ok(None),
+            calibrated => calibrated.map(Some),
+        }
     }
 
     fn point(&self, step: u32, head: &Head) -> Result<PathPoint, StageError> {
@@ -449,3 +507,6 @@ impl Search<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

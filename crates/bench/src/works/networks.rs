@@ -169,6 +169,7 @@ impl Work for Matching {
                     train: labelled(pixels.clone()),
                     validation: nothing(),
                     test: nothing(),
+                    skipped: 0,
                 },
                 extractor: hemlock_artifact::Extractor {
                     arch: spec.arch.to_string(),
@@ -179,6 +180,7 @@ impl Work for Matching {
                     std: spec.std,
                     weights: weights.clone(),
                     curve: Vec::new(),
+                    verified: None,
                 },
                 features: Features {
                     classes,

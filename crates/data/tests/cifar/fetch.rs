@@ -65,9 +65,81 @@ fn an_archive_is_put_in_place() {
     assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
     load(&Source::Cifar10, &SplitSpec::default(), Some(&root), &|_, _| true).unwrap();
 
-    let again = get(&Origin::Path("nowhere".into()), &Trust::Known, &root).unwrap();
+    let again = get(&origin, &Trust::Known, &root).unwrap();
     assert!(again.already_there);
     assert_eq!((again.train, again.test), (100, 10));
+    // A file that does not exist is a mistake, though nothing would be read of it.
+    let error = get(&Origin::Path("nowhere".into()), &Trust::Known, &root).unwrap_err();
+    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Missing, "cannot read nowhere"));
+}
+
+#[test]
+fn other_versions_are_named_and_what_to_get() {
+    let entry = |path| support::archive_of_entry(path, EntryType::Regular);
+    for (path, words) in [
+        ("cifar-10-batches-py/data_batch_4", "the Python version of CIFAR-10"),
+        ("./cifar-10-batches-py/data_batch_4", "the Python version of CIFAR-10"),
+        ("cifar-10-batches-mat/batches.meta.mat", "the MATLAB version of CIFAR-10"),
+        ("cifar-100-python/train", "the Python version of CIFAR-100"),
+        ("cifar-100-binary/train.bin", "holds CIFAR-100"),
+    ] {
+        let (home, root) = (tempdir().unwrap(), tempdir().unwrap());
+        let archive = local(home.path(), &entry(path));
+        let served = serve("200 OK", entry(path));
+        let place = home.path().join("local.tar.gz").display().to_string();
+        let file = home.path().join("unpacked").join(path);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        // Any of the folder's files, and one that tells.
+        fs::write(&file, "").unwrap();
+        let parent = Origin::Path(home.path().join("unpacked"));
+        for (origin, trust, place) in [
+            (&archive, Trust::Known, place.as_str()),
+            (&archive, Trust::Any, place.as_str()),
+            (&served, Trust::Known, "http://127.0.0.1"),
+            (&parent, Trust::Any, "unpacked"),
+        ] {
+            let error = get(origin, &trust, root.path()).unwrap_err().to_string();
+            assert!(error.contains(place) && error.contains(words), "{error}");
+            assert!(error.contains("cifar-10-binary.tar.gz") && error.len() < 300 + place.len(), "{error}");
+            assert!(is_empty(root.path()));
+        }
+        // Where datasets are looked for.
+        let error = digest(&Source::Cifar10, Some(&home.path().join("unpacked"))).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    // Its own folder, given itself.
+    let home = tempdir().unwrap();
+    fs::write(home.path().join("data_batch_1"), "").unwrap();
+    let error = get(&Origin::Path(home.path().into()), &Trust::Any, &home.path().join("data")).unwrap_err();
+    assert!(error.to_string().contains("the Python version of CIFAR-10"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn endless_and_special_files_are_refused_unopened() {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    let (home, root) = (tempdir().unwrap(), tempdir().unwrap());
+    let socket = home.path().join("socket");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    symlink("/dev/zero", home.path().join("endless")).unwrap();
+    for path in [Path::new("/dev/zero"), &home.path().join("endless"), &socket] {
+        let error = get(&Origin::Path(path.into()), &Trust::Any, root.path()).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(source, "it is a pipe, a socket or a device; expected a file");
+        assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+        assert!(is_empty(root.path()));
+    }
+    let mut files = support::cifar10();
+    files.remove(2);
+    support::unpacked(Cifar::Cifar10, &files, home.path());
+    symlink("/dev/zero", home.path().join("cifar-10-batches-bin/data_batch_3.bin")).unwrap();
+    let load = || load(&Source::Cifar10, &SplitSpec::default(), Some(home.path()), &|_, _| true).map(|_| ());
+    for result in [load(), digest(&Source::Cifar10, Some(home.path())).map(|_| ())] {
+        let error = result.unwrap_err();
+        assert!(error.to_string().contains("data_batch_3.bin"), "{error}");
+        assert!(std::error::Error::source(&error).unwrap().to_string().contains("a device"));
+    }
 }
 
 #[test]
@@ -96,14 +168,16 @@ fn an_unknown_checksum_is_refused_with_both_values() {
     let origin = local(home.path(), &archive());
     let error = get(&origin, &Trust::Known, root.path()).unwrap_err();
     let message = error.to_string();
-    assert!(message.contains("local.tar.gz has checksum sha256:"));
-    assert!(message.contains("md5:c32a1d4ab5d03f1284b67883e8d87530"));
+    assert!(message.contains("local.tar.gz has the checksum sha256:"));
+    assert!(message.contains("that of the published cifar-10-binary.tar.gz"));
+    assert!(message.len() < 400, "{message}");
     assert_eq!(error.kind(), ErrorKind::Invalid);
     assert!(is_empty(root.path()));
 
     let wrong: Checksum = "md5:00000000000000000000000000000000".parse().unwrap();
     let error = get(&origin, &Trust::Expected(wrong), root.path()).unwrap_err();
-    assert!(error.to_string().contains("expected md5:0000"));
+    let message = error.to_string();
+    assert!(message.contains("has the checksum md5:") && message.contains("expected md5:0000"), "{message}");
     assert!(is_empty(root.path()));
 }
 

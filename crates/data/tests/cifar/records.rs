@@ -162,7 +162,7 @@ fn an_archive_that_is_none_or_is_cut_off_is_refused() {
 fn progress_counts_to_the_end_and_can_stop() {
     let root = folder(Cifar::Cifar10, &support::cifar10());
     let heard = std::cell::RefCell::new(Vec::new());
-    let split = SplitSpec { train: Some(50), validation: 20, ..SplitSpec::default() };
+    let split = SplitSpec { train: Some(50), validation: Some(20), ..SplitSpec::default() };
     load(&Source::Cifar10, &split, Some(root.path()), &|done, all| {
         heard.borrow_mut().push((done, all));
         true

@@ -60,7 +60,7 @@ impl Exact {
 
 impl Sgd {
     pub(super) fn check(&self) -> Result<(), ParamError> {
-        ParamError::at_least_one("epochs", self.epochs)?;
+        ParamError::epochs("epochs", self.epochs as usize)?;
         ParamError::at_least_one("batch", self.batch as u64)?;
         ParamError::positive("learning_rate", self.learning_rate)?;
         let momentum = self.momentum;

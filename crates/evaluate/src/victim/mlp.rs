@@ -47,8 +47,8 @@ impl Default for Mlp {
 
 impl Mlp {
     pub(super) fn check(&self) -> Result<(), ParamError> {
-        ParamError::at_least_one("hidden", self.hidden as u64)?;
-        ParamError::at_least_one("epochs", self.epochs)?;
+        ParamError::units("hidden", self.hidden)?;
+        ParamError::epochs("epochs", self.epochs as usize)?;
         ParamError::at_least_one("batch", self.batch as u64)?;
         ParamError::positive("learning_rate", self.learning_rate)?;
         ParamError::non_negative("weight_decay", self.weight_decay)
@@ -102,6 +102,10 @@ impl Train for &Mlp {
             let features = concatenate(Axis(0), &views).map_err(|e| StageError::internal(e.to_string()))?;
             Ok((features, samples.iter().flat_map(|part| part.labels()).copied().collect::<Vec<u32>>()))
         })?;
+        // Weights, gradients and two moments, and what a batch makes.
+        let weights = hidden as f64 * (features.ncols() + classes) as f64;
+        let bytes = 4.0 * (4.0 * weights + hidden as f64 * batch.min(labels.len()) as f64);
+        ParamError::fits("hidden", format!("a head with {hidden} hidden units"), bytes)?;
         let device = open_device(ctx.device)?;
         let training = device.clone().autodiff();
         let mut rng = ChaCha8Rng::seed_from_u64(ctx.seed);

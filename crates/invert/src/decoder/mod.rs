@@ -54,6 +54,16 @@ impl Network {
         Self { seed, up1, up2, up3, channels: width, side }
     }
 
+    /// Bytes that a training of such a network takes at least, on so many images a step: weights, gradients and two moments, and what
+    /// the layers make.
+    fn bytes(dim: usize, width: usize, side: usize, images: usize) -> f64 {
+        let [dim, width, places, images] = [dim, width, side * side, images].map(|n| n as f64);
+        let weights = dim * width * places + 16.0 * (width * width + width * width / 2.0 + 3.0 * width / 2.0);
+        // On 1, 4, 16 and 64 pixels for each place.
+        let made = places * (width + 4.0 * width + 8.0 * width + 3.0 * 64.0);
+        4.0 * (4.0 * weights + images * made)
+    }
+
     fn forward(&self, z: Tensor<2>) -> Tensor<4> {
         let [n, _] = z.dims();
         let x = relu(self.seed.forward(z)).reshape([n, self.channels, self.side, self.side]);

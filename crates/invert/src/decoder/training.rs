@@ -45,10 +45,11 @@ impl Default for Params {
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        ParamError::at_least_one("epochs", self.epochs)?;
+        ParamError::epochs("epochs", self.epochs as usize)?;
         ParamError::at_least_one("batch", self.batch as u64)?;
         ParamError::positive("learning_rate", self.learning_rate)?;
         ParamError::require(self.width >= 4, "width", self.width, "at least 4")?;
+        ParamError::units("width", self.width)?;
         ParamError::non_negative("feature_weight", self.feature_weight)
     }
 }
@@ -149,6 +150,8 @@ fn train_network(
 ) -> Result<(Network, Vec<CurvePoint>), StageError> {
     let (n, _, side, _) = train.images.view().dim();
     let batch = params.batch.min(n);
+    let bytes = Network::bytes(train.features.ncols(), params.width, side / 8, batch);
+    ParamError::fits("width", format!("a decoder of width {}, on {batch} images a step,", params.width), bytes)?;
     let device = frozen.device().clone().autodiff();
     let mut network = Network::new(train.features.ncols(), params.width, side / 8, rng, &device);
     let mut adam = AdamConfig::new().init();

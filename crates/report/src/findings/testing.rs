@@ -23,6 +23,8 @@ pub fn made_up(attack: &str) -> MadeUp {
         seed,
         device: "flex".to_owned(),
         collapsed: false,
+        stepped_back: None,
+        verified: None,
         params: BTreeMap::new(),
         accuracy: Measured {
             clean: 0.8,

@@ -6,15 +6,15 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use hemlock_stage::FileError;
-use ndarray::{Array2, ShapeBuilder};
+use hemlock_stage::{ErrorKind, FileError, MESSAGE, ParamError, StageError, few, open_file, short};
+use ndarray::{Array2, Array4, ShapeBuilder};
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use safetensors::{Dtype, tensor::Metadata};
 use zip::ZipArchive;
 
 /// A file of arrays that cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ArraysError {
+pub enum ArraysError {
     /// Nothing says what the file is.
     #[error("is {}; expected a file that ends in .npz or .safetensors, or a folder of .npy files", .path.display())]
     Ending {
@@ -25,7 +25,7 @@ pub(crate) enum ArraysError {
     #[error(transparent)]
     File(#[from] FileError),
     /// An array is not there.
-    #[error("{} has no array `{name}`; it has {}", .path.display(), if .found.is_empty() { "none".to_owned() } else { .found.join(", ") })]
+    #[error("{} has no array `{name}`; it has {}", .path.display(), few(.found))]
     Missing {
         /// The file.
         path: PathBuf,
@@ -46,6 +46,26 @@ pub(crate) enum ArraysError {
     },
 }
 
+impl ArraysError {
+    fn array(path: &Path, name: &'static str, problem: &str) -> Self {
+        Self::Array { path: path.to_owned(), name, problem: short(problem, MESSAGE).into_owned() }
+    }
+
+    /// The error of a stage whose parameter `field` names the file.
+    pub fn of_field(self, field: &str) -> StageError {
+        match self {
+            Self::Ending { .. } => ParamError::new(field, self.to_string()).into(),
+            e => e.into(),
+        }
+    }
+}
+
+impl From<ArraysError> for StageError {
+    fn from(e: ArraysError) -> Self {
+        Self::new(ErrorKind::Data, e)
+    }
+}
+
 /// How arrays are kept together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -55,15 +75,33 @@ enum Kind {
 }
 
 impl Kind {
+    /// What a file's content says that it is; what its ending promises, where its content says nothing.
     fn of(path: &Path) -> Result<Self, ArraysError> {
-        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
-        match ending.as_deref() {
-            _ if path.is_dir() => Ok(Self::Folder),
-            Some("npz") => Ok(Self::Npz),
-            Some("safetensors") => Ok(Self::Safetensors),
-            None if !path.exists() => Ok(Self::Folder),
-            _ => Err(ArraysError::Ending { path: path.to_owned() }),
+        if path.is_dir() {
+            return Ok(Self::Folder);
         }
+        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        let promised = match ending.as_deref() {
+            Some("npz") => Some(Self::Npz),
+            Some("safetensors") => Some(Self::Safetensors),
+            None if !path.exists() => Some(Self::Folder),
+            _ => None,
+        };
+        Self::found(path).or(promised).ok_or_else(|| ArraysError::Ending { path: path.to_owned() })
+    }
+
+    /// What a file's content says that it is.
+    fn found(path: &Path) -> Option<Self> {
+        let mut file = open_file(path).ok()?;
+        let mut start = [0; 9];
+        file.read_exact(&mut start).ok()?;
+        let length = u64::from_le_bytes(*start.first_chunk()?);
+        if start[8] == b'{' && length < file.metadata().ok()?.len() {
+            return Some(Self::Safetensors);
+        }
+        // Any file of PyTorch is such an archive, too.
+        let archive = start.starts_with(b"PK").then(|| ZipArchive::new(BufReader::new(file)).ok())??;
+        archive.file_names().any(|name| name.is_ok_and(|name| name.ends_with(".npy"))).then_some(Self::Npz)
     }
 
     fn words(self) -> &'static str {
@@ -87,11 +125,11 @@ impl Kind {
 ///
 /// # Errors
 /// It cannot be read.
-pub(crate) fn digest(path: &Path, names: &[&str]) -> Result<String, ArraysError> {
+pub fn digest(path: &Path, names: &[&str]) -> Result<String, ArraysError> {
     let kind = Kind::of(path)?;
     let hash = |path: &Path| -> Result<blake3::Hash, ArraysError> {
         let mut hasher = blake3::Hasher::new();
-        hasher.update_mmap_rayon(path).map_err(kind.unreadable(path))?;
+        open_file(path).and_then(|_| hasher.update_mmap_rayon(path)).map_err(kind.unreadable(path))?;
         Ok(hasher.finalize())
     };
     if kind != Kind::Folder {
@@ -128,7 +166,7 @@ fn npy_files(folder: &Path) -> Result<Vec<String>, ArraysError> {
 }
 
 /// The arrays of a file or folder. Their values are read when asked for.
-pub(crate) struct Arrays {
+pub struct Arrays {
     path: PathBuf,
     names: Vec<String>,
     source: Source,
@@ -146,9 +184,9 @@ impl Arrays {
     ///
     /// # Errors
     /// It is not there, is damaged, or is nothing of the kind.
-    pub(crate) fn open(path: &Path) -> Result<Self, ArraysError> {
+    pub fn open(path: &Path) -> Result<Self, ArraysError> {
         let kind = Kind::of(path)?;
-        let open = || File::open(path).map(BufReader::new).map_err(kind.unreadable(path));
+        let open = || open_file(path).map(BufReader::new).map_err(kind.unreadable(path));
         let (names, source) = match kind {
             Kind::Npz => {
                 let archive = ZipArchive::new(open()?).map_err(kind.damaged(path))?;
@@ -167,25 +205,25 @@ impl Arrays {
     }
 
     /// Names of all arrays.
-    pub(crate) fn names(&self) -> &[String] {
+    pub fn names(&self) -> &[String] {
         &self.names
     }
 
     /// Whether there is an array of that name.
-    pub(crate) fn has(&self, name: &str) -> bool {
+    pub fn has(&self, name: &str) -> bool {
         self.names.iter().any(|there| there == name)
     }
 
     /// An array that cannot be used, and why.
-    pub(crate) fn refuse(&self, name: &'static str, problem: impl Into<String>) -> ArraysError {
-        ArraysError::Array { path: self.path.clone(), name, problem: problem.into() }
+    pub fn refuse(&self, name: &'static str, problem: impl Into<String>) -> ArraysError {
+        ArraysError::array(&self.path, name, &problem.into())
     }
 
     /// Features `[n, d]`, of any type of floating-point numbers.
     ///
     /// # Errors
     /// The array is not there, has another shape or type, is cut off, or holds a number that is not finite in 32 bits.
-    pub(crate) fn features(&mut self, name: &'static str) -> Result<Array2<f32>, ArraysError> {
+    pub fn features(&mut self, name: &'static str) -> Result<Array2<f32>, ArraysError> {
         self.read(name, |mut stored| {
             let [n, d] = stored.shape[..] else {
                 return Err(format!("has shape {:?}; expected [n, d], a row of features per sample", stored.shape));
@@ -207,11 +245,32 @@ impl Arrays {
         })
     }
 
+    /// Pixels `[n, 3, height, width]`, 8 bits each.
+    ///
+    /// # Errors
+    /// The array is not there, has another shape or type, or is cut off.
+    pub fn pixels(&mut self, name: &'static str) -> Result<Array4<u8>, ArraysError> {
+        self.read(name, |mut stored| {
+            let [n, 3, height, width] = stored.shape[..] else {
+                return Err(format!("has shape {:?}; expected [n, 3, height, width]", stored.shape));
+            };
+            if stored.dtype != Some(Dtype::U8) {
+                let expected =
+                    "expected unsigned integers of 8 bits: pixels as a file holds them, before any normalisation";
+                return Err(format!("has elements of type {}; {expected}", stored.type_name));
+            }
+            let (fortran, mut values) = (stored.fortran, Vec::new());
+            let byte: Type<u8> = Type { size: 1, value: |bits| bits as u8 };
+            stored.values(&byte, &mut values, |_, pixel| Ok(pixel))?;
+            Array4::from_shape_vec((n, 3, height, width).set_f(fortran), values).map_err(|e| e.to_string())
+        })
+    }
+
     /// Labels `[n]`, of any type of integers.
     ///
     /// # Errors
     /// The array is not there, has another shape or type, is cut off, or holds a number that is no class.
-    pub(crate) fn labels(&mut self, name: &'static str) -> Result<Vec<u32>, ArraysError> {
+    pub fn labels(&mut self, name: &'static str) -> Result<Vec<u32>, ArraysError> {
         self.read(name, |mut stored| {
             if stored.shape.len() != 1 {
                 return Err(format!("has shape {:?}; expected [n], a class per sample", stored.shape));
@@ -235,7 +294,7 @@ impl Arrays {
         if !self.has(name) {
             return Err(ArraysError::Missing { path: self.path.clone(), name, found: self.names.clone() });
         }
-        let refuse = |problem| ArraysError::Array { path: self.path.clone(), name, problem };
+        let refuse = |problem: String| ArraysError::array(&self.path, name, &problem);
         let no_npy = |e: &dyn Display| refuse(format!("is damaged, or no .npy file: {e}"));
         let stored = match &mut self.source {
             Source::Npz(archive) => {
@@ -250,7 +309,7 @@ impl Arrays {
             }
             Source::Folder => {
                 let path = npy_file(&self.path, name);
-                let opened = File::open(&path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
+                let opened = open_file(&path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
                 let (bytes, file) = opened.map_err(Kind::Folder.unreadable(&path))?;
                 Stored::npy(file, bytes).map_err(|e| no_npy(&e))?
             }
@@ -260,7 +319,10 @@ impl Arrays {
 }
 
 /// Where a safetensors file's tensors begin, and what they are.
-fn safetensors_header(file: &mut (impl Read + Seek)) -> io::Result<(u64, Metadata)> {
+///
+/// # Errors
+/// The file cannot be read, or is no such file, or not all of it.
+pub fn safetensors_header(file: &mut (impl Read + Seek)) -> io::Result<(u64, Metadata)> {
     let total = file.seek(SeekFrom::End(0))?;
     file.rewind()?;
     let mut length = [0; 8];
@@ -289,8 +351,11 @@ struct Stored<'a> {
     elements: Box<dyn Read + 'a>,
 }
 
-/// The longest header of a `.npy` file that is read: one of plain numbers takes 128 bytes, and the parser is recursive.
-const HEADER: u64 = 1024;
+/// The longest header of a `.npy` file that is read, without the spaces at its end: one of plain numbers takes a hundred bytes,
+/// and the parser is recursive.
+const HEADER: usize = 1024;
+/// The same with them. NumPy reads 10,000 bytes.
+const PADDED: u64 = 1 << 16;
 
 /// Bytes that are read at once, a multiple of every element's size.
 const BLOCK: usize = 1 << 16;
@@ -298,9 +363,7 @@ const BLOCK: usize = 1 << 16;
 impl<'a> Stored<'a> {
     /// From a `.npy` file of that many bytes.
     fn npy(mut file: impl Read + 'a, bytes: u64) -> io::Result<Self> {
-        let mut head = (&mut file).take(HEADER);
-        let header = NpyHeader::from_reader(&mut head)?;
-        let used = HEADER - head.limit();
+        let (header, used) = npy_header(&mut file)?;
         let too_large = |_| io::Error::new(io::ErrorKind::InvalidData, "its shape is too large");
         let shape = header.shape().iter().map(|n| usize::try_from(*n)).collect::<Result<_, _>>().map_err(too_large)?;
         let (dtype, big_endian) = match header.dtype() {
@@ -384,6 +447,40 @@ impl<'a> Stored<'a> {
         // Archives compare their checksum at the end.
         self.elements.read(&mut block).map(|_| ()).map_err(damaged)
     }
+}
+
+/// The header of a `.npy` file, of version 1, 2 or 3, and its size with all that stands before the elements. It may be padded.
+fn npy_header(file: &mut impl Read) -> io::Result<(NpyHeader, u64)> {
+    let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
+    let mut start = [0; 8];
+    file.read_exact(&mut start)?;
+    let [magic @ .., major, _] = start;
+    if magic != *b"\x93NUMPY" {
+        return Err(wrong("it does not begin as such files do".to_owned()));
+    }
+    let mut length = [0; 4];
+    let wide = if major == 1 { 2 } else { 4 };
+    file.read_exact(&mut length[..wide])?;
+    let padded = u64::from(u32::from_le_bytes(length));
+    if padded > PADDED {
+        return Err(wrong(format!("its header has {padded} bytes; expected at most {PADDED}")));
+    }
+    let mut text = Vec::new();
+    file.take(padded).read_to_end(&mut text)?;
+    if text.len() as u64 != padded {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let text = text.trim_ascii_end();
+    if text.len() > HEADER {
+        return Err(wrong(format!(
+            "its header has {} bytes that are no spaces; expected at most {HEADER}",
+            text.len()
+        )));
+    }
+    // The same header without its padding.
+    let unpadded = (text.len() as u32 + 1).to_le_bytes();
+    let header = [&start[..], &unpadded[..wide], text, b"\n"].concat();
+    Ok((NpyHeader::from_reader(&header[..])?, start.len() as u64 + wide as u64 + padded))
 }
 
 /// A type of elements.

@@ -1,0 +1,242 @@
+//! Image files as RGB pixels: whole or not at all, and within bounds of memory.
+
+use std::io::Cursor;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use hemlock_stage::read_file;
+use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
+
+/// The most MiB that an image file may have, and that its decoded pixels may take.
+pub(crate) const LIMIT_MIB: u64 = 512;
+
+/// Bytes that the pictures which are decoded at one time take in all; a larger one is decoded while no other large one is.
+const TOGETHER: u64 = 2 << 30;
+
+/// Held while a large picture is decoded.
+static LARGE: Mutex<()> = Mutex::new(());
+
+/// Decodes an image file; its kind is found by its content. Transparency is dropped, orientation tags and colour profiles are
+/// ignored, and of several frames or pages the first is taken.
+///
+/// # Errors
+/// Why the file is none that can be decoded to its end, in words.
+pub(crate) fn decode(path: &Path) -> Result<RgbImage, String> {
+    let bytes = read_file(path, LIMIT_MIB).map_err(|error| error.to_string())?;
+    decode_bytes(&bytes, path)
+}
+
+fn decode_bytes(bytes: &[u8], path: &Path) -> Result<RgbImage, String> {
+    match kind(bytes, path)? {
+        ImageFormat::Jpeg => jpeg(bytes),
+        format => other(bytes, format),
+    }
+}
+
+/// The kind of a file. TGA alone has nothing that tells it from others, but for its name.
+fn kind(bytes: &[u8], path: &Path) -> Result<ImageFormat, String> {
+    match image::guess_format(bytes) {
+        Ok(format @ (ImageFormat::Avif | ImageFormat::Hdr | ImageFormat::OpenExr)) => {
+            Err(format!("{format:?} is not decoded; convert it to PNG"))
+        }
+        Ok(format) => Ok(format),
+        Err(_) if bytes.is_empty() => Err("it is empty".to_owned()),
+        Err(_) if path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("tga")) => Ok(ImageFormat::Tga),
+        Err(_) => Err("it is no image of a kind that is decoded".to_owned()),
+    }
+}
+
+/// Decodes pictures of any kind but JPEG.
+fn other(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, String> {
+    // A plain file's last number may have lost digits, and looks whole; but the format wants white space after it.
+    let plain = bytes.starts_with(b"P2") || bytes.starts_with(b"P3");
+    if plain && !bytes.last().is_some_and(u8::is_ascii_whitespace) {
+        return Err("it is cut: no white space follows its last number".to_owned());
+    }
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(LIMIT_MIB << 20);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits);
+    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let color = decoder.color_type();
+    if matches!(color, ColorType::Rgb32F | ColorType::Rgba32F) {
+        return Err("its pixels are floating-point numbers; convert them to 8 bits".to_owned());
+    }
+    let stored = decoder.total_bytes();
+    let (width, height) = checked(decoder.dimensions(), stored)?;
+    let copy = if color == ColorType::Rgb8 { 0 } else { 3 * width * height };
+    alone_if_large(bytes.len() as u64 + stored + copy, || {
+        DynamicImage::from_decoder(decoder).map(DynamicImage::into_rgb8).map_err(|error| error.to_string())
+    })
+}
+
+/// Decodes a JPEG picture. What is missing or damaged is an error; the `image` crate would paint it grey.
+fn jpeg(bytes: &[u8]) -> Result<RgbImage, String> {
+    if !jpeg_ends(bytes) {
+        return Err("it is cut: its end is missing".to_owned());
+    }
+    let options = DecoderOptions::default()
+        .set_strict_mode(true)
+        .set_max_width(usize::from(u16::MAX))
+        .set_max_height(usize::from(u16::MAX))
+        .jpeg_set_out_colorspace(ColorSpace::RGB);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
+    decoder.decode_headers().map_err(|error| error.to_string())?;
+    let info = decoder.info().ok_or("it has no header")?;
+    let size = (u32::from(info.width), u32::from(info.height));
+    let pixels = u64::from(size.0) * u64::from(size.1);
+    checked(size, 3 * pixels)?;
+    // A progressive picture's coefficients take two bytes each, as many as there are samples.
+    let cost = bytes.len() as u64 + pixels * (3 + 2 * u64::from(info.components));
+    alone_if_large(cost, || {
+        let mut rgb = RgbImage::new(size.0, size.1);
+        decoder.decode_into(&mut rgb).map_err(|error| error.to_string())?;
+        Ok(rgb)
+    })
+}
+
+/// Whether a JPEG file has its end-of-image marker. Segments are skipped by their length, as one may hold a picture of its own,
+/// and of the entropy-coded data markers are looked for. Whatever follows the end is ignored.
+fn jpeg_ends(bytes: &[u8]) -> bool {
+    const END: u8 = 0xD9;
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| *byte == 0xFF) {
+        let Some(marker) = rest.get(at + 1) else { return false };
+        let segment = match *marker {
+            END => return true,
+            // Another fill byte.
+            0xFF => {
+                rest = &rest[at + 1..];
+                continue;
+            }
+            // A stuffed zero, a restart, the beginning: nothing belongs to them.
+            0x00 | 0x01 | 0xD0..=0xD8 => 0,
+            _ => match rest.get(at + 2..at + 4) {
+                Some(length) => usize::from(u16::from_be_bytes([length[0], length[1]])),
+                None => return false,
+            },
+        };
+        let Some(next) = rest.get(at + 2 + segment..) else { return false };
+        rest = next;
+    }
+    false
+}
+
+/// Refuses a picture without pixels, and one whose pixels take more bytes than are allowed.
+fn checked((width, height): (u32, u32), bytes: u64) -> Result<(u64, u64), String> {
+    if width == 0 || height == 0 {
+        return Err(format!("it has {width} x {height} pixels"));
+    }
+    let mib = bytes.div_ceil(1 << 20);
+    if mib > LIMIT_MIB {
+        return Err(format!("its {width} x {height} pixels take {mib} MiB; the limit is {LIMIT_MIB} MiB"));
+    }
+    Ok((width.into(), height.into()))
+}
+
+/// Calls `decode`, which takes so many bytes, while no other large picture is decoded if it is one itself.
+fn alone_if_large<T>(bytes: u64, decode: impl FnOnce() -> T) -> T {
+    let threads = thread::available_parallelism().map_or(1, usize::from) as u64;
+    // The lock guards no data that a panic could have left half-changed.
+    let _alone = (bytes > TOGETHER / threads).then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+    decode()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn pictures() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures")
+    }
+
+    /// Files of all kinds, and what Pillow makes of them.
+    fn kinds() -> Vec<(PathBuf, RgbImage)> {
+        let read = |path: &Path| image::open(path).unwrap().into_rgb8();
+        let entries = fs::read_dir(pictures().join("kinds")).unwrap();
+        let kinds: Vec<_> = entries
+            .map(|entry| {
+                let path = entry.unwrap().path();
+                let expected = pictures().join("expected").join(path.file_stem().unwrap()).with_extension("png");
+                let expected = if expected.exists() { expected } else { pictures().join("picture.png") };
+                (path, read(&expected))
+            })
+            .collect();
+        assert!(kinds.len() > 20);
+        kinds
+    }
+
+    #[test]
+    fn every_kind_is_decoded_as_pillow_does() {
+        for (path, expected) in kinds() {
+            let found = decode(&path).unwrap_or_else(|reason| panic!("{}: {reason}", path.display()));
+            assert_eq!(found.dimensions(), expected.dimensions(), "{}", path.display());
+            let differences: Vec<u8> =
+                found.as_raw().iter().zip(expected.as_raw()).map(|(a, b)| a.abs_diff(*b)).collect();
+            let largest = differences.iter().max().unwrap();
+            let mean = differences.iter().map(|d| f64::from(*d)).sum::<f64>() / differences.len() as f64;
+            // Decoders of lossy kinds round in ways of their own.
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let lossy = name.starts_with("jpeg") || name == "webp" || name == "dds";
+            let (most, on_average) = if lossy { (4, 0.5) } else { (0, 0.0) };
+            assert!(*largest <= most && mean <= on_average, "{}: {largest}, {mean} on average", path.display());
+        }
+    }
+
+    #[test]
+    fn what_is_no_picture_is_refused_in_words() {
+        let refused = |bytes: &[u8], name: &str| decode_bytes(bytes, Path::new(name)).unwrap_err();
+        assert_eq!(refused(b"", "a.png"), "it is empty");
+        assert_eq!(refused(b"just text", "a.jpg"), "it is no image of a kind that is decoded");
+        assert_eq!(refused(b"\0\0\0\x20ftypavif\0\0\0\0", "a"), "Avif is not decoded; convert it to PNG");
+        let plain = b"P2 2 1 255\n7 123\n";
+        assert_eq!(decode_bytes(plain, Path::new("a")).unwrap().into_raw(), [7, 7, 7, 123, 123, 123]);
+        for cut in 1..plain.len() {
+            refused(&plain[..cut], "a");
+        }
+        // Float samples: no rule says what is white.
+        let mut floats = Cursor::new(Vec::new());
+        image::Rgb32FImage::new(2, 2).write_to(&mut floats, ImageFormat::Tiff).unwrap();
+        assert!(refused(floats.get_ref(), "a.tif").contains("floating-point"));
+        // A header of 18 bytes that asks for 12 GiB.
+        let greedy = b"P6 65535 65535 255\n";
+        let message = "its 65535 x 65535 pixels take 12288 MiB; the limit is 512 MiB";
+        assert_eq!(refused(greedy, "a"), message);
+        assert!(refused(b"P6 0 4 255\n", "a").len() < 200);
+    }
+
+    #[test]
+    fn what_follows_a_jpeg_is_ignored() {
+        let path = pictures().join("kinds/jpeg-420.jpg");
+        let bytes = fs::read(&path).unwrap();
+        let whole = decode_bytes(&bytes, &path).unwrap();
+        let followed = [bytes.as_slice(), b"and more"].concat();
+        assert!(decode_bytes(&followed, &path).unwrap() == whole);
+    }
+
+    #[test]
+    fn every_cut_is_an_error_or_leaves_the_picture_whole() {
+        for (path, _) in kinds() {
+            let bytes = fs::read(&path).unwrap();
+            let whole = decode_bytes(&bytes, &path).unwrap();
+            let mut refused = 0;
+            for length in 0..bytes.len() {
+                match decode_bytes(&bytes[..length], &path) {
+                    Ok(picture) => {
+                        assert!(picture == whole, "{}: {length} of {} bytes", path.display(), bytes.len());
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+            assert!(refused > bytes.len() / 2, "{}: {refused}", path.display());
+        }
+    }
+}

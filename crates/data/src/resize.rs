@@ -1,0 +1,208 @@
+//! Scaling pictures as Pillow does, byte for byte.
+//!
+//! The geometry is torchvision's `Resize(size)` and then `CenterCrop(size)`: the shorter side becomes `size`, the longer one
+//! `size * long / short` without its fraction. Only what the crop keeps is computed, so that a thin picture, whose longer side
+//! would grow with the shorter one, costs no more than any other.
+//!
+//! A pixel of the result is a weighted sum of source pixels, first along its row and then along its column, each time rounded
+//! to 8 bits. Where a side shrinks, the filter is as much wider. The weights of a pixel sum to 1, and are integers in units of
+//! 2^-22, as in Pillow's `Resample.c`.
+
+use std::f64::consts::PI;
+use std::ops::Range;
+
+use image::RgbImage;
+use serde::{Deserialize, Serialize};
+
+/// How source pixels are weighted where a picture is scaled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filter {
+    /// A triangle: torchvision's default.
+    #[default]
+    Bilinear,
+    /// Keys' cubic with a = -1/2: timm's usual choice.
+    Bicubic,
+    /// A windowed sinc of three lobes.
+    Lanczos,
+}
+
+impl Filter {
+    /// The name in specs.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bilinear => "bilinear",
+            Self::Bicubic => "bicubic",
+            Self::Lanczos => "lanczos",
+        }
+    }
+
+    /// Where the filter ends, in pixels.
+    fn support(self) -> f64 {
+        match self {
+            Self::Bilinear => 1.0,
+            Self::Bicubic => 2.0,
+            Self::Lanczos => 3.0,
+        }
+    }
+
+    /// The weight of a pixel at a distance.
+    fn weight(self, distance: f64) -> f64 {
+        let x = distance.abs();
+        match self {
+            _ if x >= self.support() => 0.0,
+            Self::Bilinear => 1.0 - x,
+            Self::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+            Self::Bicubic => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
+            Self::Lanczos => sinc(x) * sinc(x / 3.0),
+        }
+    }
+}
+
+fn sinc(x: f64) -> f64 {
+    if x == 0.0 { 1.0 } else { (PI * x).sin() / (PI * x) }
+}
+
+/// Bits behind the point of a weight.
+const PRECISION: u32 = 22;
+/// A half, which rounds a sum.
+const HALF: i32 = 1 << (PRECISION - 1);
+
+/// The pixels of one side of the result: for each, where its source pixels begin, and their weights.
+struct Axis(Vec<(usize, Vec<i32>)>);
+
+impl Axis {
+    /// The `size` pixels in the middle of a side of `source` pixels that is scaled to `size / short` of its length.
+    fn new(source: u32, short: u32, size: u32, filter: Filter) -> Self {
+        let scaled = u64::from(size) * u64::from(source) / u64::from(short);
+        let scale = f64::from(source) / scaled as f64;
+        let stretch = scale.max(1.0);
+        let support = filter.support() * stretch;
+        let first = centred(scaled - u64::from(size));
+        let pixel = |at: u64| {
+            let centre = (at as f64 + 0.5) * scale;
+            // Conversions cut fractions off, and negative numbers to 0.
+            let (from, to) = ((centre - support + 0.5) as usize, (centre + support + 0.5) as usize);
+            let taps = from..to.min(source as usize);
+            let weights: Vec<f64> =
+                taps.clone().map(|tap| filter.weight((tap as f64 - centre + 0.5) / stretch)).collect();
+            let sum: f64 = weights.iter().sum();
+            let fixed = |weight: f64| (weight / sum * f64::from(1 << PRECISION)).round() as i32;
+            (taps.start, weights.into_iter().map(fixed).collect())
+        };
+        Self((first..first + u64::from(size)).map(pixel).collect())
+    }
+
+    /// The source pixels that any weight is for.
+    fn taps(&self) -> Range<usize> {
+        let ends = self.0.iter().map(|(from, weights)| from + weights.len());
+        self.0.first().map_or(0, |(from, _)| *from)..ends.max().unwrap_or(0)
+    }
+}
+
+/// Half of what is cut off a side; of two numbers as near, the even one.
+fn centred(cut: u64) -> u64 {
+    let half = cut / 2;
+    if cut % 2 == 1 && half % 2 == 1 { half + 1 } else { half }
+}
+
+/// A sum of weighted pixels as a grey level.
+fn level(sum: i32) -> u8 {
+    (sum >> PRECISION).clamp(0, 255) as u8
+}
+
+/// Scales the shorter side of a picture to `size` pixels, and writes the square in its centre: `[3, size, size]`. The picture
+/// has a pixel at least, and `size` is not 0.
+pub(crate) fn resize_and_crop(picture: &RgbImage, size: usize, filter: Filter, chw: &mut [u8]) {
+    let (width, height) = picture.dimensions();
+    let short = width.min(height);
+    // `Source::check` keeps sizes small.
+    let axis = |side| Axis::new(side, short, size as u32, filter);
+    let (columns, rows) = (axis(width), axis(height));
+
+    let read = rows.taps();
+    let (stride, kept) = (3 * width as usize, 3 * size);
+    let lines = picture.as_raw().chunks_exact(stride).skip(read.start).take(read.len());
+    let mut narrow = vec![0; read.len() * kept];
+    for (line, narrow) in lines.zip(narrow.chunks_exact_mut(kept)) {
+        for ((from, weights), pixel) in columns.0.iter().zip(narrow.chunks_exact_mut(3)) {
+            let mut sums = [HALF; 3];
+            for (weight, source) in weights.iter().zip(line[3 * from..].chunks_exact(3)) {
+                for (sum, level) in sums.iter_mut().zip(source) {
+                    *sum += weight * i32::from(*level);
+                }
+            }
+            for (byte, sum) in pixel.iter_mut().zip(sums) {
+                *byte = level(sum);
+            }
+        }
+    }
+
+    let mut sums = vec![HALF; kept];
+    for (y, (from, weights)) in rows.0.iter().enumerate() {
+        sums.fill(HALF);
+        let lines = narrow.chunks_exact(kept).skip(from - read.start);
+        for (weight, line) in weights.iter().zip(lines) {
+            for (sum, level) in sums.iter_mut().zip(line) {
+                *sum += weight * i32::from(*level);
+            }
+        }
+        for (x, pixel) in sums.chunks_exact(3).enumerate() {
+            for (channel, sum) in pixel.iter().enumerate() {
+                chw[(channel * size + y) * size + x] = level(*sum);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_are_scaled_as_by_pillow_and_torchvision() {
+        let pictures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures");
+        let read = |name: &str| image::open(pictures.join(name)).unwrap().into_rgb8();
+        let picture = read("scaled.png");
+        for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
+            for size in [1, 6, 22, 26] {
+                let expected = read(&format!("resized/{}-{size}.png", filter.name()));
+                let mut chw = vec![0; 3 * size * size];
+                resize_and_crop(&picture, size, filter, &mut chw);
+                for (x, y, pixel) in expected.enumerate_pixels() {
+                    let at = |channel: usize| chw[(channel * size + y as usize) * size + x as usize];
+                    assert_eq!([at(0), at(1), at(2)], pixel.0, "{filter:?} to {size}: {x}, {y}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_thin_picture_costs_no_more_than_its_crop() {
+        for (width, height) in [(1, 10_000_000), (10_000_000, 1)] {
+            let picture = RgbImage::from_pixel(width, height, image::Rgb([9, 8, 7]));
+            let mut chw = vec![0; 3 * 32 * 32];
+            resize_and_crop(&picture, 32, Filter::Lanczos, &mut chw);
+            assert!(chw[..1024].iter().all(|byte| *byte == 9));
+        }
+    }
+
+    #[test]
+    fn halves_go_to_the_even_offset_as_in_python() {
+        // `int(round((h - size) / 2.0))`.
+        assert_eq!([0, 1, 2, 3, 4, 5, 6, 7].map(centred), [0, 0, 1, 2, 2, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_picture_of_the_right_size_stays_as_it_is() {
+        let picture = RgbImage::from_fn(9, 9, |x, y| image::Rgb([x as u8 * 28, y as u8 * 28, (x * y) as u8]));
+        for filter in [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos] {
+            let mut chw = vec![0; 3 * 81];
+            resize_and_crop(&picture, 9, filter, &mut chw);
+            for (x, y, pixel) in picture.enumerate_pixels() {
+                let at = |channel: usize| chw[channel * 81 + (y * 9 + x) as usize];
+                assert_eq!([at(0), at(1), at(2)], pixel.0, "{filter:?}");
+            }
+        }
+    }
+}

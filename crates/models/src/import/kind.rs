@@ -1,0 +1,135 @@
+//! What a file is, by its content.
+
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::Path;
+
+use hemlock_stage::FileError;
+use zip::ZipArchive;
+
+use super::{FILE, ImportError};
+
+/// A kind of file that weights are read from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// What `torch.save` writes, or has written: a zip or tar archive, or pickles one after the other.
+    PyTorch,
+    Safetensors,
+}
+
+/// Bytes that tell all kinds apart: up to the magic number of a tar archive.
+const START: u64 = 512;
+
+/// Files that begin alike, what they are, and what to do.
+const OTHERS: [(&[u8], &str, &str); 13] = [
+    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, such as Keras writes", CONVERT),
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, and not the file that it stands for",
+        "run `git lfs pull` where it comes from",
+    ),
+    (b"\x93NUMPY", "a single NumPy array", CONVERT),
+    (b"GGUF", "a GGUF file", CONVERT),
+    (b"\x1f\x8b", "compressed by gzip", UNPACK),
+    (b"BZh", "compressed by bzip2", UNPACK),
+    (b"\xfd7zXZ", "compressed by xz", UNPACK),
+    (b"\x28\xb5\x2f\xfd", "compressed by Zstandard", UNPACK),
+    (b"7z\xbc\xaf", "a 7z archive", UNPACK),
+    // The schema's version 1, and the graphs.
+    (b"\x08\x01\x12", "a TensorFlow SavedModel", CONVERT),
+    // An object, or a table.
+    (b"\x04\0\0\0\x01\0\0\0", "a file of Lua's Torch7 (.t7)", CONVERT),
+    (b"\x03\0\0\0\x01\0\0\0", "a file of Lua's Torch7 (.t7)", CONVERT),
+    (b"4\n1\n3\nV 1\n", "a file of Lua's Torch7 (.t7)", CONVERT),
+];
+
+const CONVERT: &str =
+    "save its weights as a state dict of PyTorch's tensors, or as safetensors, under the names of the architecture";
+const UNPACK: &str = "unpack it";
+
+/// What a file is.
+///
+/// # Errors
+/// It cannot be read, or is none that weights are read from.
+pub(super) fn of(path: &Path) -> Result<Kind, ImportError> {
+    let unreadable = || FileError::unreadable(path, FILE);
+    let is = |what: &str, remedy: &str| {
+        Err(ImportError::Other { path: path.to_owned(), what: what.to_owned(), remedy: remedy.to_owned() })
+    };
+    if path.is_dir() {
+        return is("a folder", "name the file of weights in it");
+    }
+    let file = File::open(path).map_err(unreadable())?;
+    let mut start = Vec::new();
+    (&file).take(START).read_to_end(&mut start).map_err(unreadable())?;
+    if start.is_empty() {
+        return is("empty", "fetch it again");
+    }
+    if let Some((_, what, remedy)) = OTHERS.iter().find(|(magic, ..)| start.starts_with(magic)) {
+        return is(what, remedy);
+    }
+    // The length of a header, which is never so long, and the header.
+    if matches!(start[..], [_, _, _, _, 0, 0, 0, 0, b'{', ..]) {
+        return Ok(Kind::Safetensors);
+    }
+    if start.starts_with(b"PK") {
+        return archive(path);
+    }
+    if start.get(257..262) == Some(b"ustar") {
+        let first = start.split(|byte| *byte == 0).next().unwrap_or_default();
+        let first = String::from_utf8_lossy(first);
+        let first = first.trim_start_matches("./");
+        if ["", "sys_info", "storages", "tensors", "pickle"].contains(&first) {
+            return Ok(Kind::PyTorch);
+        }
+        return is(&format!("a tar archive, with `{}` in it", short(first)), "unpack it, and name the file of weights");
+    }
+    // A version of the format, then the producer, its version, or the graph.
+    if matches!(start[..], [8, 1..=20, 0x12 | 0x1a | 0x3a, ..]) {
+        return is("an ONNX model", CONVERT);
+    }
+    let text = String::from_utf8_lossy(&start).trim_start().to_ascii_lowercase();
+    if ["<!doctype", "<html", "<?xml"].iter().any(|tag| text.starts_with(tag)) {
+        return is(
+            "a web page, and not the file that was asked for",
+            "fetch it by hand: the server may ask for a confirmation",
+        );
+    }
+    Ok(Kind::PyTorch)
+}
+
+/// What a zip archive is: PyTorch's have a pickle in them.
+fn archive(path: &Path) -> Result<Kind, ImportError> {
+    let file = File::open(path).map_err(FileError::unreadable(path, FILE))?;
+    // The reader of checkpoints says what is damaged.
+    let Ok(archive) = ZipArchive::new(BufReader::new(file)) else { return Ok(Kind::PyTorch) };
+    let names: Vec<String> = archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect();
+    let named = |name: &str| names.iter().any(|there| there == name || there.ends_with(&format!("/{name}")));
+    let (what, remedy) = if named("data.pkl") && (named("constants.pkl") || names.iter().any(|n| n.contains("/code/")))
+    {
+        let remedy = "in PyTorch: `torch.save(torch.jit.load(FILE).state_dict(), \"weights.pth\")`";
+        ("a TorchScript program".to_owned(), remedy)
+    } else if named("data.pkl") {
+        return Ok(Kind::PyTorch);
+    } else if named("model.weights.h5") {
+        ("a model of Keras".to_owned(), CONVERT)
+    } else if names.iter().any(|name| name.ends_with(".npy")) {
+        ("an archive of NumPy arrays (.npz)".to_owned(), CONVERT)
+    } else if named("archive_format") || named("serialized_exported_program.json") {
+        let remedy = "in PyTorch: `torch.save(torch.export.load(FILE).state_dict, \"weights.pth\")`";
+        ("an exported program of PyTorch (.pt2)".to_owned(), remedy)
+    } else {
+        let first = names.first().map_or("nothing".to_owned(), |name| format!("`{}`", short(name)));
+        (format!("a zip archive, with {first} in it"), "unpack it, and name the file of weights")
+    };
+    Err(ImportError::Other { path: path.to_owned(), what, remedy: remedy.to_owned() })
+}
+
+/// No more of a name than a message should hold.
+pub(crate) fn short(name: &str) -> String {
+    const SHOWN: usize = 100;
+    match name.chars().count() {
+        0..=SHOWN => name.to_owned(),
+        n => format!("{}... ({n} characters)", name.chars().take(SHOWN).collect::<String>()),
+    }
+}

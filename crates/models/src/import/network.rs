@@ -1,0 +1,259 @@
+//! Which of a file's tensors are the network's.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::store::burn_pack::Tensor as Stored;
+
+use super::{Choice, ImportError, listed, short};
+use crate::network::Arch;
+use crate::weights::{Weights, WeightsError};
+
+/// Keys of checkpoints, and names of modules, that hold a network whole.
+pub(super) const WRAPPERS: [&str; 11] = [
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "_orig_mod",
+    "backbone",
+    "encoder",
+    "encoder_q",
+    "base_encoder",
+];
+
+/// The same, of weights that stand beside others: where a file has several, none of them is taken unasked.
+pub(super) const BESIDE: [&str; 14] = [
+    "state_dict_ema",
+    "ema_state_dict",
+    "model_ema",
+    "ema_model",
+    "ema",
+    "best_state_dict",
+    "student",
+    "teacher",
+    "online",
+    "target",
+    "online_encoder",
+    "target_encoder",
+    "encoder_k",
+    "momentum_encoder",
+];
+
+/// Encoders whose authors' own evaluations take the first and drop the second: MoCo's and MoCo v3's.
+const TRAINED: [(&str, &str); 2] = [("encoder_q", "encoder_k"), ("base_encoder", "momentum_encoder")];
+
+/// Modules that stand on top of a network, and are no part of an extractor.
+pub(super) const HEADS: [&str; 7] = ["fc", "linear", "classifier", "head", "projector", "projection_head", "predictor"];
+
+/// The network's tensors.
+#[derive(Debug)]
+pub(super) struct Found<'a> {
+    /// What stands before their names in the file.
+    pub(super) prefix: &'a str,
+    /// By the network's own names.
+    pub(super) tensors: BTreeMap<String, &'a Stored>,
+}
+
+/// Why there is no network.
+#[derive(Debug)]
+pub(super) enum Unfound {
+    Several(Vec<(String, String)>),
+    Choice { field: &'static str, value: String, expected: String },
+    Below(String),
+}
+
+impl Unfound {
+    pub(super) fn of(self, path: &Path, arch: Arch) -> ImportError {
+        let path = path.to_owned();
+        match self {
+            Self::Several(sets) => ImportError::Several { path, sets },
+            Self::Choice { field, value, expected } => ImportError::Choice { path, field, value, expected },
+            Self::Below(prefix) => ImportError::Below { path, arch, prefix },
+        }
+    }
+}
+
+impl Found<'_> {
+    /// Compares names and shapes.
+    pub(super) fn fits(&self, expected: &Weights) -> Result<(), WeightsError> {
+        expected.expect(self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.shape.to_vec())).collect())
+    }
+
+    /// Modules that are too much, where nothing else is wrong.
+    pub(super) fn aside(&self, misfit: &WeightsError) -> Vec<String> {
+        let WeightsError::Misfit { missing, unexpected, misshaped } = misfit else { return Vec::new() };
+        if !missing.is_empty() || !misshaped.is_empty() {
+            return Vec::new();
+        }
+        let modules = unexpected.iter().map(|name| name.split('.').next().unwrap_or(name).to_owned());
+        let mut modules: Vec<String> = modules.collect();
+        modules.dedup();
+        // A module that the network has, too, is not left aside whole.
+        modules.retain(|module| !self.tensors.keys().any(|name| under(name, module) && !unexpected.contains(name)));
+        modules
+    }
+}
+
+/// Of all tensors those of the network, under its own names.
+///
+/// A set of weights is what has more than half of the names of `expected` with one prefix before them. Where there is one below
+/// known names, that is the network; where there are several, the choice has to say which.
+pub(super) fn find<'a>(
+    tensors: &'a BTreeMap<String, Stored>,
+    expected: &Weights,
+    choice: Choice<'_>,
+) -> Result<Found<'a>, Unfound> {
+    let kept: BTreeMap<&'a str, &'a Stored> = (tensors.iter())
+        .filter(|(name, _)| !choice.ignore.iter().any(|pattern| matches(pattern, name)))
+        .map(|(name, tensor)| (name.as_str(), tensor))
+        .collect();
+    let sets = sets(&kept, expected);
+    let prefix = pick(&kept, &sets, expected, choice)?;
+    let inner: Vec<&str> = sets.iter().copied().filter(|set| set.len() > prefix.len()).collect();
+    let mut used: Vec<bool> = choice.ignore.iter().map(|p| tensors.keys().any(|name| matches(p, name))).collect();
+    let mut network = BTreeMap::new();
+    for (full, tensor) in kept {
+        let Some(name) = full.strip_prefix(prefix) else { continue };
+        // A projection shortcut has either name.
+        let own = canonical(name);
+        let module = name.split('.').next().unwrap_or_default();
+        let aside = HEADS.contains(&module) || name.ends_with("num_batches_tracked");
+        let elsewhere = || known(module) || inner.iter().any(|inner| full.starts_with(inner));
+        if aside || (!expected.0.contains_key(&own) && elsewhere()) {
+            continue;
+        }
+        let ignored = choice.ignore.iter().position(|pattern| matches(pattern, name));
+        match ignored {
+            Some(pattern) => used[pattern] = true,
+            None => drop(network.insert(own, tensor)),
+        }
+    }
+    if let Some(unused) = used.iter().position(|used| !used) {
+        let names: Vec<&String> = tensors.keys().collect();
+        let expected =
+            format!("no tensor has such a name, there are {}", listed(&names, 3, |n| format!("`{}`", short(n))));
+        return Err(Unfound::Choice { field: "ignore", value: choice.ignore[unused].clone(), expected });
+    }
+    Ok(Found { prefix, tensors: network })
+}
+
+/// Prefixes of all sets of weights, in order.
+fn sets<'a>(tensors: &BTreeMap<&'a str, &Stored>, expected: &Weights) -> Vec<&'a str> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for full in tensors.keys() {
+        let cuts = std::iter::once(0).chain(full.match_indices('.').map(|(dot, _)| dot + 1));
+        for cut in cuts.filter(|cut| expected.0.contains_key(&canonical(&full[*cut..]))) {
+            *counts.entry(&full[..cut]).or_default() += 1;
+        }
+    }
+    counts.into_iter().filter(|(_, count)| 2 * count > expected.0.len()).map(|(prefix, _)| prefix).collect()
+}
+
+/// The prefix of the network that is meant.
+fn pick<'a>(
+    tensors: &BTreeMap<&'a str, &Stored>,
+    all: &[&'a str],
+    expected: &Weights,
+    choice: Choice<'_>,
+) -> Result<&'a str, Unfound> {
+    let mut sets = all.to_vec();
+    if let Some(branch) = choice.branch {
+        sets.retain(|set| set.split('.').any(|name| name == branch));
+    }
+    let dotted = choice.prefix.map(|p| if p.is_empty() || p.ends_with('.') { p.to_owned() } else { format!("{p}.") });
+    if let Some(prefix) = &dotted {
+        sets.retain(|set| *set == prefix || (!prefix.is_empty() && set.ends_with(&format!(".{prefix}"))));
+    }
+    let chosen = choice.branch.is_some() || choice.prefix.is_some();
+    if !chosen {
+        let trained = |set: &str, (first, second): (&str, &str)| {
+            let swapped: Vec<&str> = set.split('.').map(|name| if name == second { first } else { name }).collect();
+            swapped.join(".")
+        };
+        let beside =
+            |set: &&str| TRAINED.iter().map(|pair| trained(set, *pair)).any(|s| s != **set && all.contains(&&*s));
+        sets.retain(|set| !beside(set));
+    }
+    match sets[..] {
+        [set] if chosen || set.split_terminator('.').all(known) => Ok(set),
+        [set] => Err(Unfound::Below(set.to_owned())),
+        [] if chosen => {
+            let (field, value) = match (choice.branch, choice.prefix) {
+                (Some(branch), _) => ("branch", branch),
+                (None, prefix) => ("prefix", prefix.unwrap_or_default()),
+            };
+            // What is below it may say better why it is none.
+            let asked = dotted.filter(|_| choice.branch.is_none());
+            let below = asked.and_then(|p| tensors.keys().find_map(|name| Some(&name[..name.find(&p)? + p.len()])));
+            let there = || match all.len() {
+                0 => "the file has no set of weights with the architecture's names".to_owned(),
+                _ => format!(
+                    "the file has the architecture's names under {}",
+                    listed(all, 4, |s| format!("`{}*`", short(s)))
+                ),
+            };
+            below.ok_or_else(|| Unfound::Choice { field, value: value.to_owned(), expected: there() })
+        }
+        [] => Ok(largest(tensors, expected)),
+        _ => Err(Unfound::Several(sets.iter().map(|set| (String::from(*set), how(set, &sets))).collect())),
+    }
+}
+
+/// The field that picks one of several sets.
+fn how(set: &str, all: &[&str]) -> String {
+    let others = || all.iter().filter(|other| **other != set);
+    let own = |name: &&str| !others().any(|other| other.split('.').any(|there| there == *name));
+    match set.split_terminator('.').find(own) {
+        Some(name) => format!("branch = \"{name}\""),
+        None => format!("prefix = \"{set}\""),
+    }
+}
+
+/// Where no set is nearly complete: of what is wrapped by known names, what shares most names with the network. Where none shares
+/// any, the largest shows best what the file is.
+fn largest<'a>(tensors: &BTreeMap<&'a str, &Stored>, expected: &Weights) -> &'a str {
+    let mut sets: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for full in tensors.keys() {
+        let (prefix, name) = full.split_at(wrapped(full));
+        let counts = sets.entry(prefix).or_default();
+        counts.0 += usize::from(expected.0.contains_key(&canonical(name)));
+        counts.1 += 1;
+    }
+    sets.into_iter().max_by_key(|(_, counts)| *counts).map_or("", |(prefix, _)| prefix)
+}
+
+/// The network's name of a tensor.
+fn canonical(name: &str) -> String {
+    name.replace(".shortcut.", ".downsample.")
+}
+
+fn known(name: &str) -> bool {
+    WRAPPERS.contains(&name) || BESIDE.contains(&name)
+}
+
+/// Length of what wraps a tensor's name in the network: `state_dict.module.` of `state_dict.module.conv1.weight`.
+fn wrapped(name: &str) -> usize {
+    let mut length = 0;
+    while let Some((first, _)) = name[length..].split_once('.')
+        && known(first)
+    {
+        length += first.len() + 1;
+    }
+    length
+}
+
+/// Whether a pattern of [`Choice::ignore`] is meant to match a name.
+fn matches(pattern: &str, name: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == pattern || under(name, pattern),
+    }
+}
+
+/// Whether a name is that of something in a module.
+fn under(name: &str, module: &str) -> bool {
+    name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'))
+}

@@ -1,0 +1,434 @@
+//! Files as they are met, written by the test or by the script beside them.
+
+use super::network::{BESIDE, HEADS, WRAPPERS};
+use super::*;
+use crate::device::{self, Backend};
+use std::fs;
+use std::io::Write;
+use zip::{ZipWriter, write::SimpleFileOptions};
+
+/// Written by the script of the same name beside it.
+const MOCO: &[u8] = include_bytes!("../../tests/data/moco_resnet8_w4.pth");
+
+fn spec(arch: &str) -> ExtractorSpec {
+    ExtractorSpec { arch: arch.parse().unwrap(), image_size: [8, 8], mean: [0.5; 3], std: [0.25; 3] }
+}
+
+fn initial(arch: &str) -> Weights {
+    let device = device::open(Backend::default()).unwrap();
+    Weights::collect(&Network::new(arch.parse().unwrap(), [8, 8], &mut ChaCha8Rng::seed_from_u64(3), &device))
+}
+
+/// Writes `bytes` to a file of that name, and imports it.
+fn import(arch: &str, name: &str, bytes: &[u8]) -> Result<Weights, ImportError> {
+    choose(arch, name, bytes, Choice::default())
+}
+
+fn choose(arch: &str, name: &str, bytes: &[u8], choice: Choice<'_>) -> Result<Weights, ImportError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    let device = device::open(Backend::default()).unwrap();
+    let extractor = Extractor::import(spec(arch), &path, choice, &device)?.extractor;
+    Ok(Weights::from_safetensors(&extractor.to_safetensors().unwrap()).unwrap())
+}
+
+/// What an error says, and what its cause says.
+fn message(e: &ImportError) -> String {
+    let cause = std::error::Error::source(e).map(|cause| format!(": {cause}")).unwrap_or_default();
+    format!("{e}{cause}")
+}
+
+fn weight(shape: &[usize]) -> Weight {
+    Weight { shape: shape.to_vec(), values: vec![0.5; shape.iter().product()] }
+}
+
+fn all_prefixes() -> Vec<String> {
+    let inner = WRAPPERS.iter().chain(&BESIDE).map(|wrapper| format!("{wrapper}."));
+    let known = ["", "module.encoder_q.", "state_dict.module.backbone.", "model_state_dict.encoder._orig_mod."];
+    known.into_iter().map(str::to_owned).chain(inner).collect()
+}
+
+#[test]
+fn networks_are_found_below_what_wraps_them_and_heads_are_left_aside() {
+    let network = initial("resnet8-w4");
+    for prefix in all_prefixes() {
+        let mut file = Weights::default();
+        file.put_under(&prefix, network.clone());
+        for head in HEADS {
+            file.0.insert(format!("{prefix}{head}.weight"), weight(&[10, 16]));
+            file.0.insert(format!("{prefix}{head}.2.bias"), weight(&[10]));
+        }
+        file.0.insert(format!("{prefix}layer1.0.bn1.num_batches_tracked"), weight(&[]));
+        if !prefix.is_empty() {
+            file.0.insert("queue".to_owned(), weight(&[2, 3]));
+            file.0.insert("other.conv1.weight".to_owned(), weight(&[1]));
+        }
+        let imported = import("resnet8-w4", "x.safetensors", &file.to_safetensors().unwrap()).unwrap();
+        assert!(imported == network, "{prefix}");
+    }
+}
+
+#[test]
+fn a_projection_shortcut_may_be_called_shortcut() {
+    let network = initial("resnet18-w4");
+    let renamed = network.0.iter().map(|(name, w)| (name.replace("downsample", "shortcut"), w.clone()));
+    let bytes = Weights(renamed.collect()).to_safetensors().unwrap();
+    assert!(import("resnet18-w4", "x.safetensors", &bytes).unwrap() == network);
+}
+
+#[test]
+fn whatever_else_does_not_fit_is_named_at_once() {
+    let mut file = initial("resnet8-w4");
+    file.0.remove("conv1.weight");
+    file.0.remove("layer2.0.bn1.running_var");
+    file.0.insert("layer4.0.conv1.weight".to_owned(), weight(&[1]));
+    file.0.insert("queue".to_owned(), weight(&[1]));
+    file.0.insert("bn1.bias".to_owned(), weight(&[5]));
+    let error = import("resnet8-w4", "x.safetensors", &file.to_safetensors().unwrap()).unwrap_err();
+    let message = message(&error);
+    assert!(
+        message.ends_with(
+            "x.safetensors cannot be imported as resnet8-w4: the weights don't fit the network: \
+             2 missing: `conv1.weight`, `layer2.0.bn1.running_var`; \
+             2 unexpected: `layer4.0.conv1.weight`, `queue`; 1 of another shape: `bn1.bias` [5], not [4]"
+        ),
+        "{message}"
+    );
+    let other = import("resnet14-w4", "x.safetensors", &initial("resnet8-w4").to_safetensors().unwrap());
+    let message = self::message(&other.unwrap_err());
+    assert!(message.contains("30 missing: `layer1.1.bn1.bias`,"), "{message}");
+    assert!(message.ends_with("and 26 more"), "{message}");
+}
+
+/// Two networks under prefixes, as bytes.
+fn two(first: &str, second: &str) -> ([Weights; 2], Vec<u8>) {
+    let a = initial("resnet8-w4");
+    let mut b = a.clone();
+    b.0.values_mut().flat_map(|weight| &mut weight.values).for_each(|v| *v *= 0.5);
+    let mut file = Weights::default();
+    file.put_under(first, a.clone());
+    file.put_under(second, b.clone());
+    ([a, b], file.to_safetensors().unwrap())
+}
+
+#[test]
+fn several_sets_of_weights_are_refused_unless_one_is_chosen() {
+    for (first, second, picks) in [
+        ("state_dict.", "state_dict_ema.", ["branch = \"state_dict\"", "branch = \"state_dict_ema\""]),
+        ("model.", "model_ema.module.", ["branch = \"model\"", "branch = \"model_ema\""]),
+        ("state_dict.", "best_state_dict.", ["branch = \"state_dict\"", "branch = \"best_state_dict\""]),
+        ("student.module.backbone.", "teacher.backbone.", ["branch = \"student\"", "branch = \"teacher\""]),
+        ("model.", "net.", ["branch = \"model\"", "branch = \"net\""]),
+        ("", "backbone.", ["prefix = \"\"", "branch = \"backbone\""]),
+        // Names that nobody has told of.
+        ("state_dict.", "averaged.", ["branch = \"state_dict\"", "branch = \"averaged\""]),
+    ] {
+        let (networks, bytes) = two(first, second);
+        let said = import("resnet8-w4", "x.safetensors", &bytes).unwrap_err().to_string();
+        let [a, b] = &picks;
+        let mut prefixes = [format!("`{first}*`"), format!("`{second}*`")];
+        prefixes.sort();
+        assert!(
+            said.contains(&format!("x.safetensors holds 2 sets of weights: {}; choose one", prefixes.join(", "))),
+            "{said}"
+        );
+        assert!(said.contains(&format!("`{a}`")) && said.contains(&format!("`{b}`")), "{said}");
+        for (pick, network) in picks.iter().zip(&networks) {
+            let (field, value) = pick.split_once(" = ").unwrap();
+            let value = Some(value.trim_matches('"'));
+            let choice = match field {
+                "branch" => Choice { branch: value, ..Choice::default() },
+                _ => Choice { prefix: value, ..Choice::default() },
+            };
+            assert!(choose("resnet8-w4", "x.safetensors", &bytes, choice).unwrap() == *network, "{pick}");
+        }
+    }
+}
+
+/// As the authors' own evaluations do; the others can be had.
+#[test]
+fn of_contrastive_encoders_the_one_that_is_trained_is_taken() {
+    for (first, second) in
+        [("module.encoder_q.", "module.encoder_k."), ("module.base_encoder.", "module.momentum_encoder.")]
+    {
+        let (networks, bytes) = two(first, second);
+        assert!(import("resnet8-w4", "x.safetensors", &bytes).unwrap() == networks[0]);
+        let branch = second.split('.').nth(1);
+        let choice = Choice { branch, ..Choice::default() };
+        assert!(choose("resnet8-w4", "x.safetensors", &bytes, choice).unwrap() == networks[1]);
+    }
+}
+
+#[test]
+fn what_is_not_known_can_be_said() {
+    let network = initial("resnet8-w4");
+    let under = |prefix: &str| {
+        let mut file = Weights::default();
+        file.put_under(prefix, network.clone());
+        file.0.insert(format!("{prefix}prototypes.weight"), weight(&[30, 16]));
+        file.to_safetensors().unwrap()
+    };
+    let ignore = ["prototypes.*".to_owned()];
+    let all = Choice { prefix: Some("trunk._feature_blocks."), branch: None, ignore: &ignore };
+    for prefix in ["trunk._feature_blocks.", "classy_state_dict.base_model.model.trunk._feature_blocks."] {
+        let bytes = under(prefix);
+        let said = import("resnet8-w4", "x.safetensors", &bytes).unwrap_err().to_string();
+        assert!(said.ends_with(&format!("if it is the one that is meant, say `prefix = \"{prefix}\"`")), "{said}");
+        assert!(choose("resnet8-w4", "x.safetensors", &bytes, all).unwrap() == network);
+        let undotted = Choice { prefix: Some("trunk._feature_blocks"), ..all };
+        assert!(choose("resnet8-w4", "x.safetensors", &bytes, undotted).unwrap() == network);
+    }
+    let bytes = under("module.");
+    let said = message(&import("resnet8-w4", "x.safetensors", &bytes).unwrap_err());
+    assert!(said.contains("say `ignore = [\"prototypes\"]`): the weights don't fit"), "{said}");
+    assert!(said.ends_with("1 unexpected: `prototypes.weight`"), "{said}");
+    for name in ["prototypes", "prototypes.weight", "proto*", "module.prototypes.*"] {
+        let ignore = [name.to_owned()];
+        let choice = Choice { ignore: &ignore, ..Choice::default() };
+        assert!(choose("resnet8-w4", "x.safetensors", &bytes, choice).unwrap() == network, "{name}");
+    }
+    let refused = |choice| choose("resnet8-w4", "x.safetensors", &bytes, choice).unwrap_err().to_string();
+    let ignore = ["prototypes".to_owned(), "prototype".to_owned()];
+    let said = refused(Choice { ignore: &ignore, ..Choice::default() });
+    assert!(said.contains("`ignore` is `prototype`; no tensor has such a name, there are `module.bn1.bias`"), "{said}");
+    let said = refused(Choice { branch: Some("teacher"), ..Choice::default() });
+    assert!(said.ends_with("`branch` is `teacher`; the file has the architecture's names under `module.*`"), "{said}");
+    let said = refused(Choice { prefix: Some("trunk."), ..Choice::default() });
+    assert!(said.ends_with("`prefix` is `trunk.`; the file has the architecture's names under `module.*`"), "{said}");
+}
+
+#[test]
+fn messages_about_many_tensors_are_short() {
+    let mut file = Weights::default();
+    for i in 0..50_000 {
+        file.0.insert(format!("{i}.{}", "long".repeat(5)), weight(&[0]));
+    }
+    file.0.insert("x".repeat(100_000), weight(&[0]));
+    file.0.insert("conv1.weight".to_owned(), weight(&[0; 100]));
+    let bytes = file.to_safetensors().unwrap();
+    let ignore = ["y".repeat(100_000)];
+    for choice in [
+        Choice::default(),
+        Choice { ignore: &ignore, ..Choice::default() },
+        Choice { branch: Some(&ignore[0]), ..Choice::default() },
+    ] {
+        let said = message(&choose("resnet8-w4", "x.safetensors", &bytes, choice).unwrap_err());
+        assert!(said.len() < 1000, "{} bytes", said.len());
+    }
+}
+
+/// Half precision, prefixed, nested, beside a second encoder, a queue and an optimiser.
+#[test]
+fn a_pytorch_checkpoint_is_imported() {
+    let mut expected = initial("resnet8-w4");
+    for (i, weight) in expected.0.values_mut().enumerate() {
+        for (j, value) in weight.values.iter_mut().enumerate() {
+            *value = (((31 * i + 7 * j) % 64) as f32 - 32.0) / 64.0;
+        }
+    }
+    for name in ["x.pth", "x.pth.tar", "x.safetensors", "last.ckpt", "checkpoint"] {
+        assert!(import("resnet8-w4", name, MOCO).unwrap() == expected);
+    }
+}
+
+#[test]
+fn indices_are_not_renumbered() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.pth");
+    fs::write(&path, MOCO).unwrap();
+    assert!(open(&path).unwrap().tensors.contains_key("optimizer.state.5.momentum_buffer"));
+}
+
+#[test]
+fn damage_is_an_error_that_says_what_was_expected() {
+    let safetensors = initial("resnet8-w4").to_safetensors().unwrap();
+    for (name, whole) in [("x.pth", MOCO), ("x.safetensors", &safetensors)] {
+        let cuts = (0..whole.len()).step_by(whole.len() / 50).skip(1).chain([1, 8, 9, whole.len() - 1]);
+        let damaged = cuts.map(|cut| whole[..cut].to_vec());
+        // The last: an empty dictionary.
+        for bytes in damaged.chain([b"no weights at all".to_vec(), b"\x80\x02}.".to_vec()]) {
+            let error = import("resnet8-w4", name, &bytes).unwrap_err();
+            assert!(matches!(error, ImportError::File(FileError::Format { .. })), "{error}");
+            let message = error.to_string();
+            assert!(message.contains(name) && message.contains("is damaged, or no "), "{message}");
+        }
+    }
+    let device = device::open(Backend::default()).unwrap();
+    let missing = Extractor::import(spec("resnet8-w4"), Path::new("nowhere.pth"), Choice::default(), &device);
+    let expected = "cannot read nowhere.pth, which should be a PyTorch checkpoint or safetensors file";
+    assert_eq!(missing.unwrap_err().to_string(), expected);
+}
+
+/// An archive with entries of these names.
+fn archive(names: &[&str]) -> Vec<u8> {
+    let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    for name in names {
+        zip.start_file(*name, SimpleFileOptions::default()).unwrap();
+        zip.write_all(b"anything").unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+#[test]
+fn other_files_are_called_by_what_they_are() {
+    // `pickle.dumps({"w": numpy.zeros(1, "f4")}, 2)`
+    let numpy: &[u8] = b"\x80\x02}q\x00X\x01\x00\x00\x00wq\x01cnumpy._core.multiarray\n_reconstruct\nq\x02cnumpy\nndarray\nq\x03K\x00\x85q\x04\
+        c_codecs\nencode\nq\x05X\x01\x00\x00\x00bq\x06X\x06\x00\x00\x00latin1q\x07\x86q\x08Rq\t\x87q\nRq\x0b(K\x01K\x01\x85q\x0ccnumpy\n\
+        dtype\nq\rX\x02\x00\x00\x00f4q\x0e\x89\x88\x87q\x0fRq\x10(K\x03X\x01\x00\x00\x00<q\x11NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\x12b\
+        \x89h\x05X\x04\x00\x00\x00\x00\x00\x00\x00q\x13h\x07\x86q\x14Rq\x15tq\x16bs.";
+    let mut tar = vec![0; 1024];
+    tar[..13].copy_from_slice(b"model/weights");
+    tar[257..262].copy_from_slice(b"ustar");
+    for (bytes, what) in [
+        (numpy.to_vec(), "x.pth is a pickle of NumPy arrays, and not of tensors; in PyTorch: `torch.save("),
+        (
+            archive(&["m/data.pkl", "m/constants.pkl"]),
+            "is a TorchScript program; in PyTorch: `torch.save(torch.jit.load(",
+        ),
+        (archive(&["m/data.pkl", "m/code/__torch__.py"]), "is a TorchScript program"),
+        (archive(&["train.npy"]), "is an archive of NumPy arrays (.npz)"),
+        (archive(&["config.json", "model.weights.h5"]), "is a model of Keras"),
+        (archive(&["best.pth"]), "is a zip archive, with `best.pth` in it; unpack it"),
+        (tar, "is a tar archive, with `model/weights` in it; unpack it"),
+        (b"\x89HDF\r\n\x1a\n...".to_vec(), "is an HDF5 file, such as Keras writes; save its weights as"),
+        (b"\x08\x07\x12\x07pytorch".to_vec(), "is an ONNX model"),
+        (b"\x08\x01\x12\xff".to_vec(), "is a TensorFlow SavedModel"),
+        (b"\x04\0\0\0\x01\0\0\0\x03\0\0\0V 1".to_vec(), "is a file of Lua's Torch7 (.t7)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid".to_vec(), "is a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html>".to_vec(), "is a web page"),
+        (b"\x1f\x8b\x08".to_vec(), "is compressed by gzip; unpack it"),
+        (Vec::new(), "is empty"),
+    ] {
+        let error = import("resnet8-w4", "x.pth", &bytes).unwrap_err();
+        assert!(matches!(error, ImportError::Other { .. }) && error.to_string().contains(what), "{error}");
+    }
+}
+
+/// What is said of a file that has these others beside it, and of itself that text as metadata.
+fn judged(arch: &str, beside: &[(&str, &str)], metadata: &[(&str, &str)]) -> said::Judged {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("weights.safetensors");
+    let bytes = initial(arch).to_safetensors().unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    fs::write(&path, safetensors::serialize(tensors.tensors(), Some(metadata)).unwrap()).unwrap();
+    for (name, text) in beside {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let device = device::open(Backend::default()).unwrap();
+    let imported = Extractor::import(spec(arch), &path, Choice::default(), &device).unwrap();
+    said::judge(&imported.said, &spec(arch))
+}
+
+#[test]
+fn what_a_file_or_its_configuration_says_is_compared() {
+    let config = |text: &str| judged("vit-nano-p4-d2", &[("config.json", text)], &[]);
+    // As timm and transformers write them, and our own.
+    for text in [
+        r#"{"architecture": "vit_nano_patch4_8.mae", "num_features": 64, "global_pool": "token", "num_classes": 10}"#,
+        r#"{"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "input_size": [3, 8, 8]}}"#,
+        r#"{"hidden_size": 64, "num_attention_heads": 1, "num_hidden_layers": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-06}"#,
+        r#"{"arch": "vit-nano-p4-d2", "features": 64, "image_size": 8, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}"#,
+        r#"{"image_mean": [127.5, 127.5, 127.5], "patch_size": 4, "license": "mit"}"#,
+    ] {
+        assert_eq!(config(text), said::Judged::default(), "{text}");
+    }
+    for (text, expected) in [
+        (r#"{"num_attention_heads": 12}"#, "says `num_attention_heads` = 12, and `vit-nano-p4-d2` has 1"),
+        (r#"{"layer_norm_eps": 1e-12}"#, "says `layer_norm_eps` = 1e-12, and `vit-nano-p4-d2` has 1e-6"),
+        (r#"{"hidden_act": "quick_gelu"}"#, "says `hidden_act` = quick_gelu, and `vit-nano-p4-d2` has gelu"),
+        (r#"{"global_pool": "avg"}"#, "says `global_pool` = avg, and `vit-nano-p4-d2` has token"),
+        (r#"{"architecture": "vit_base_patch16_224"}"#, "and the spec `arch = \"vit-nano-p4-d2\"`"),
+        (r#"{"architectures": ["resnet50"]}"#, "and the spec `arch = \"vit-nano-p4-d2\"`"),
+        (r#"{"image_size": 224}"#, "says `image_size` = 224, and the spec `image_size = 8`"),
+        (
+            r#"{"pretrained_cfg": {"mean": [0.485, 0.456, 0.406]}}"#,
+            "`pretrained_cfg.mean` = [0.485,0.456,0.406], and the spec `mean =",
+        ),
+        (r#"{"image_std": [0.229, 0.224, 0.225]}"#, "and the spec `std = [0.25, 0.25, 0.25]`"),
+    ] {
+        let said = config(text).contradictions;
+        assert!(said.len() == 1 && said[0].contains("config.json says") && said[0].contains(expected), "{said:?}");
+    }
+    assert!(config("no JSON").unchecked[0].contains("could not be read"));
+    assert_eq!(config(r#"{"architecture": "my_net"}"#).unchecked.len(), 1);
+    // Of the other places, one each.
+    let own = judged("resnet8-w4", &[("weights.json", r#"{"arch": "resnet14"}"#)], &[]);
+    assert!(own.contradictions[0].contains("weights.json says `arch` = resnet14"), "{own:?}");
+    let metadata = judged("resnet8-w4", &[], &[("format", "pt"), ("config", r#"{"bn_eps": 0.001}"#)]);
+    assert!(
+        metadata.contradictions[0].ends_with("says `config.bn_eps` = 0.001, and `resnet8-w4` has 1e-5"),
+        "{metadata:?}"
+    );
+}
+
+/// A network may be another under a name that begins alike.
+#[test]
+fn names_of_architectures_are_understood() {
+    let arch = |arch: &str, name: &str| {
+        let said = judged(arch, &[("config.json", &format!(r#"{{"architecture": "{name}"}}"#))], &[]);
+        match (said.contradictions.len(), said.unchecked.len()) {
+            (0, 0) => Some(true),
+            (1, 0) => Some(false),
+            (0, 1) => None,
+            other => panic!("{name}: {other:?}"),
+        }
+    };
+    for name in ["resnet18", "ResNet_18", "timm/resnet18.a1_in1k", "resnet18-w4"] {
+        assert_eq!(arch("resnet18-w4", name), Some(true), "{name}");
+    }
+    for name in
+        ["resnet50", "resnet18d", "resnetblur18", "resnetaa50", "wide_resnet50_2", "vit_small", "PreActResNet18"]
+    {
+        assert_eq!(arch("resnet18-w4", name), Some(false), "{name}");
+    }
+    for name in ["resnet18_cifar_variant", "resnet18x4", "resnet", "simclr"] {
+        assert_eq!(arch("resnet18-w4", name), None, "{name}");
+    }
+    for (name, same) in [
+        ("vit_tiny_patch4_32", Some(true)),
+        ("deit_tiny_patch4", Some(true)),
+        ("vit_tiny_patch16_224", Some(false)),
+        ("vit_small", Some(false)),
+        ("vit_tiny_patch4_quickgelu", Some(false)),
+        ("vit_relpos", None),
+    ] {
+        assert_eq!(arch("vit-tiny-p4-d1", name), same, "{name}");
+    }
+}
+
+#[test]
+fn what_stands_beside_the_tensors_of_a_checkpoint_is_compared() {
+    let text = |text: &str| PickleValue::String(text.to_owned());
+    let dict = |entries: Vec<(&str, PickleValue)>| {
+        PickleValue::Dict(entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+    };
+    let judge = |arch: &str, root: PickleValue, tensor: &str| {
+        let tensors = BTreeMap::from([(tensor.to_owned(), ())]);
+        let mut spec = spec(arch);
+        spec.image_size = [64, 64];
+        said::judge(&said::of_pickle(Path::new("w.pth"), &root, &tensors), &spec)
+    };
+    // Heads of 32 channels are in no name and no shape.
+    let moco = || dict(vec![("arch", text("vit_small")), ("epoch", PickleValue::Int(300))]);
+    let said = judge("vit-small-p16", moco(), "state_dict.module.base_encoder.cls_token");
+    assert_eq!(
+        said.contradictions,
+        ["w.pth says `arch` = vit_small, in MoCo v3 with 12 heads, and `vit-small-p16` has 6"]
+    );
+    assert_eq!(judge("vit-small-p16", moco(), "state_dict.cls_token"), said::Judged::default());
+    // A projector's sizes are no network's, and a backbone's table has its name in it.
+    let settings = dict(vec![
+        ("hidden_size", PickleValue::Int(2048)),
+        ("backbone", dict(vec![("name", text("resnet50")), ("std", PickleValue::Float(1.0))])),
+    ]);
+    let said = judge("resnet18", dict(vec![("hyper_parameters", settings)]), "state_dict.backbone.conv1.weight");
+    assert_eq!(
+        said.contradictions,
+        ["w.pth says `hyper_parameters.backbone.name` = resnet50, and the spec `arch = \"resnet18\"`"]
+    );
+    let namespace = dict(vec![("args", PickleValue::Unsupported("argparse.Namespace".to_owned()))]);
+    let said = judge("resnet18", namespace, "x");
+    assert_eq!(said.unchecked, ["`args` of w.pth (argparse.Namespace) could not be read"]);
+}

@@ -1,0 +1,98 @@
+//! How many branches a spec has, which is known before any is made.
+
+use crate::{Graph, telling};
+use hemlock_stage::{ErrorKind, StageError, few};
+use serde_json::Value;
+use std::{collections::BTreeMap, fmt};
+
+/// Most branches of a spec. At so many, a plan takes some seconds and some hundred megabytes.
+pub const MOST_BRANCHES: usize = 20_000;
+
+/// A number of variants or branches: exact as far as there may be so many, rounded beyond.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Count(f64);
+
+impl Count {
+    pub(crate) const ONE: Self = Self(1.0);
+
+    pub(crate) fn times(self, n: usize) -> Self {
+        Self(self.0 * n as f64)
+    }
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+    pub(crate) fn is_too_many(self) -> bool {
+        self.0 > MOST_BRANCHES as f64
+    }
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 < 1e12 { write!(f, "{}", self.0) } else { write!(f, "{:e}", self.0) }
+    }
+}
+
+/// The variants of every node that a spec has.
+type Variants = BTreeMap<&'static str, Vec<Value>>;
+
+/// How many branches [`Plan::new`](crate::Plan::new) makes: it multiplies node after node, as this does.
+pub(crate) fn count(variants: &Variants, seeds: usize, graph: &Graph) -> Result<Count, StageError> {
+    let routes = graph.routes(variants);
+    // By the route that is chosen, and by whether the seed is.
+    let mut branches = BTreeMap::from([((None, false), Count::ONE)]);
+    for node in graph.nodes() {
+        let Some(of) = variants.get(node.name) else { continue };
+        let mut drawing = 0;
+        for params in of {
+            drawing += usize::from(node.stage.seeded(params)?);
+        }
+        let taken = node.route.filter(|route| routes.contains(route));
+        let mut after: BTreeMap<_, Count> = BTreeMap::new();
+        let mut add = |route, seed, count| {
+            let sum = after.entry((route, seed)).or_default();
+            *sum = sum.plus(count);
+        };
+        for ((route, seed), count) in branches {
+            if taken.is_some() && route.is_some() && route != taken {
+                add(route, seed, count);
+                continue;
+            }
+            let on = route.or(taken);
+            if seed {
+                add(on, true, count.times(of.len()));
+            } else {
+                add(on, true, count.times(drawing).times(seeds));
+                add(on, false, count.times(of.len() - drawing));
+            }
+            if let (Some(taken), None) = (taken, route) {
+                routes.iter().filter(|other| **other != taken).for_each(|other| add(Some(*other), seed, count));
+            }
+        }
+        branches = after;
+    }
+    Ok(branches.into_values().fold(Count::default(), Count::plus))
+}
+
+/// Requires no more than [`MOST_BRANCHES`].
+///
+/// # Errors
+/// There are more; says what multiplies.
+pub(crate) fn check(variants: &Variants, seeds: usize, graph: &Graph) -> Result<(), StageError> {
+    let branches = count(variants, seeds, graph)?;
+    if !branches.is_too_many() {
+        return Ok(());
+    }
+    let many = |(node, of): (&&str, &Vec<Value>)| {
+        let fields = telling(of.iter().map(|params| (*node, params)));
+        let fields = few(fields.into_iter().map(|(_, field)| format!("`{field}`")));
+        (of.len() > 1).then(|| format!("[{node}] {} ({fields})", of.len()))
+    };
+    let mut lists: Vec<String> = variants.iter().filter_map(many).collect();
+    lists.extend((seeds > 1).then(|| format!("seeds {seeds}")));
+    let message = format!(
+        "the spec has {branches} branches, and may have at most {MOST_BRANCHES}: its lists multiply, {}; make them shorter, \
+         or write several specs",
+        few(lists)
+    );
+    Err(StageError::new(ErrorKind::Params, message))
+}

@@ -1,0 +1,75 @@
+//! Variants of the shipped specs, and of what the command line takes: each is planned, or refused in a few words.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
+
+use hemlock_fuzz::{Samples, error, message};
+use hemlock_pipeline::{Override, Plan, Selection, Spec};
+use hemlock_stage::Environment;
+use std::path::{Path, PathBuf};
+
+fn specs() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files.into_iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
+}
+
+/// Every line of the specs, and what nests, widens or overflows.
+fn words(specs: &[String]) -> Vec<String> {
+    let mut words: Vec<String> = specs.iter().flat_map(|spec| spec.lines()).map(|line| format!("\n{line}\n")).collect();
+    words.sort();
+    words.dedup();
+    let own = [
+        "[[[[",
+        "{a={a={",
+        "a.b.c.d=1\n",
+        "nan",
+        "-inf",
+        "1979-05-27T07:32:00Z",
+        "[0,1,2,3,4,5,6,7,8,9]",
+        "\"\"\"",
+        "1e400",
+    ];
+    words.into_iter().chain(own.map(str::to_owned)).collect()
+}
+
+/// Reads a spec, and plans it as far as that goes without raw data.
+fn plan(text: &str, overrides: &[Override]) -> Result<(), String> {
+    let graph = hemlock::graph();
+    let spec = match Spec::parse(Path::new("fuzz.toml"), text, overrides, &graph) {
+        Ok(spec) => spec,
+        Err(e) => return error(&e),
+    };
+    let env = Environment { data: Some(PathBuf::from("nowhere")) };
+    Plan::new(&spec, &graph, &env).map_or_else(|e| error(&e), |_| Ok(()))
+}
+
+#[test]
+fn fuzz_specs() {
+    let specs = specs();
+    let words = words(&specs);
+    Samples::new(specs).words(words).fuzz(|bytes| plan(&String::from_utf8_lossy(bytes), &[]));
+}
+
+#[test]
+fn fuzz_overrides() {
+    let samples =
+        ["pretrain.epochs=5", "seeds=[0,1]", "invert={ method = 'decoder' }", "poison-features.eps_d=[0.01, 0.03]"];
+    let words =
+        ["dataset.downstream.", "decoder.width=", "[[", "{", "recipe", "recipes.paper.", "18446744073709551616"];
+    let spec = &specs()[0];
+    Samples::new(samples).words(words).fuzz(|bytes| match String::from_utf8_lossy(bytes).parse::<Override>() {
+        Ok(change) => plan(spec, &[change]),
+        Err(e) => message(&e),
+    });
+}
+
+#[test]
+fn fuzz_selections() {
+    let samples = ["seed=0", "eps_d=0.03,invert.beta=0", "attack=bilevel"];
+    Samples::new(samples)
+        .words([",", "=", "[", "{", "1e400"])
+        .fuzz(|bytes| String::from_utf8_lossy(bytes).parse::<Selection>().map_or_else(|e| message(&e), |_| Ok(())));
+}
