@@ -174,8 +174,8 @@ fn columns_are_chosen_and_a_pipe_gets_them_all() {
     let house = House::new();
     house.ok("run tiny");
     let all = house.ok("results tiny");
-    let header = "attack method poison labels extractor victim seeds clean target features images drop random aligned duplicates \
-                  removed kept PSNR SSIM Linf distance outliers outside objective seconds";
+    let header = "attack method poison labels extractor victim seeds clean target features images drop random \
+                  aligned duplicates removed kept PSNR SSIM Linf distance outliers outside objective seconds";
     assert_eq!(
         all.out.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(),
         header.split(' ').collect::<Vec<_>>()

@@ -46,8 +46,8 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
             let Pipeline { pipeline: name, .. } = pipeline;
             let name = if name.contains('=') { "NAME" } else { name };
             Err(Usage(format!(
-                "--force is for one stage: `hemlock invert {name} --force`, or `just invert {name} --force`; all that reads what it \
-                 makes follows if that differs. All stages anew: `hemlock run {name} --root OTHER`, in an empty folder"
+                "--force is for one stage: `hemlock invert {name} --force`, or `just invert {name} --force`; all that reads \
+                 what it makes follows if that differs. All stages anew: `hemlock run {name} --root OTHER`, in an empty folder"
             ))
             .into())
         }
@@ -500,10 +500,11 @@ impl House<'_> {
             self.printer.note(&format!("{missing} of {} branches have no result yet{why}", rows.len() + missing));
         }
         if !json {
-            let mut next = format!("next: `hemlock report {named}` writes a page with figures");
+            let mut next = format!("next: `hemlock report {named}`: a page with figures");
             let ways = ["invert", "poison-images", "unlearnable"];
             if let Some(stage) = ways.into_iter().find(|stage| plan.tasks.iter().any(|t| t.stage == *stage)) {
-                next += &format!(", `hemlock export {named} {stage} -o DIR --format png` the poisons as pictures");
+                next +=
+                    &format!("\n      `hemlock export {named} {stage} -o DIR --format png`: the poisons as pictures");
             }
             self.printer.note(&next);
         }

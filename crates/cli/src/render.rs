@@ -142,8 +142,9 @@ pub fn status(spec: &Spec, plan: &Plan, decisions: &[Decision]) -> String {
 pub fn why(plan: &Plan, decisions: &[Decision], stage: Option<&str>) -> String {
     let names = tasks(plan);
     let asked = || (0..plan.tasks.len()).filter(|i| stage.is_none_or(|stage| stage == plan.tasks[*i].stage));
-    let (mut groups, mut others, mut cached): (Vec<(&[Cause], Vec<usize>)>, Vec<String>, Vec<usize>) =
-        Default::default();
+    // Tasks by what makes them run.
+    let mut groups: Vec<(&[Cause], Vec<usize>)> = Vec::new();
+    let (mut others, mut cached) = (Vec::new(), Vec::new());
     for i in asked() {
         match &decisions[i] {
             Decision::Run(DirtyReason::Changed { changes, .. }) => {
@@ -209,25 +210,28 @@ pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Re
     Ok(out)
 }
 
-/// A summary on one line. What has facts of its own gives them in brackets; a number that is none (JSON knows no infinity) is a dash.
+/// A summary on one line. What has facts of its own gives them in brackets; a number that is none (JSON knows no
+/// infinity) is a dash.
 pub fn facts(summary: &Value) -> String {
     let Value::Object(facts) = summary else { return String::new() };
-    let fact = |(k, v): (&String, &Value)| match (v, v.as_f64()) {
-        _ if k == "verified" => if *v == true { "verified import" } else { "unverified import" }.to_owned(),
-        (Value::Object(inner), _) => {
-            let inner = inner.iter().map(|(k, v)| match v.as_f64() {
-                Some(x) => format!("{k} {x:.4}"),
-                None if v.is_null() => format!("{k} -"),
-                None => format!("{k} {}", value(v)),
-            });
-            format!("{k} ({})", inner.collect::<Vec<_>>().join(", "))
-        }
-        (_, Some(x)) if x != 0.0 && x.abs() < 1e-3 => format!("{k} {x:.1e}"),
-        (_, Some(x)) if x.fract() != 0.0 => format!("{k} {x:.4}"),
-        _ => format!("{k} {}", value(v)),
+    let number = |v: &Value| match v.as_f64() {
+        Some(x) if x != 0.0 && x.abs() < 1e-3 => format!("{x:.1e}"),
+        Some(x) if x.fract() != 0.0 => format!("{x:.4}"),
+        None if v.is_null() => "-".to_owned(),
+        _ => value(v),
     };
-    let facts: Vec<String> = facts.iter().filter(|(_, v)| !v.is_null()).map(fact).collect();
-    facts.join(", ").replace('_', " ")
+    let fact = |(k, v): (&String, &Value)| {
+        let name = if k == "eps_d" { k.clone() } else { k.replace('_', " ") };
+        match v {
+            _ if k == "verified" => if *v == true { "verified import" } else { "unverified import" }.to_owned(),
+            Value::Object(inner) => {
+                let inner: Vec<String> = inner.iter().map(|(k, v)| format!("{k} {}", number(v))).collect();
+                format!("{name} ({})", inner.join(", "))
+            }
+            _ => format!("{name} {}", number(v)),
+        }
+    };
+    facts.iter().filter(|(_, v)| !v.is_null()).map(fact).collect::<Vec<_>>().join(", ")
 }
 
 /// An argument as a shell has to see it.

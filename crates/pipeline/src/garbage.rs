@@ -1,7 +1,8 @@
 //! Which artifacts pipelines still reach.
 //!
 //! Every run records its plan below the artifact root. An artifact is reachable if the last recorded plan of a
-//! pipeline whose spec is still there names it, or a run that was given a name, or the plan that any given spec has now.
+//! pipeline whose spec is still there names it, or a run that was given a name, or the plan that any given spec has
+//! now.
 
 use crate::{Plan, history::named};
 use hemlock_store::{Digest, Garbage, Key, Store, StoreError};
