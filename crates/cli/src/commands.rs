@@ -353,7 +353,8 @@ impl House<'_> {
         let written = report(&subjects, &self.store(), &command, &file)?;
         written.missing.iter().for_each(|missing| self.printer.note(missing));
         self.printer.result(&written.page.display().to_string())?;
-        self.printer.result(&written.tables.display().to_string())
+        self.printer.result(&written.tables.display().to_string())?;
+        self.printer.result(&written.figures.display().to_string())
     }
 
     fn export(
