@@ -96,13 +96,15 @@ fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
     let page = fs::read_to_string(house.path().join("page.html")).unwrap();
     let (head, rest) = page.split_once("<main>").unwrap();
     assert!(head.contains("Incomplete.") && head.contains("artifact of features"), "{head}");
-    let figure = |id: &str| rest.split(&format!("<section id=\"{id}\">")).nth(1).unwrap().split("</section>").next().unwrap();
+    let figure =
+        |id: &str| rest.split(&format!("<section id=\"{id}\">")).nth(1).unwrap().split("</section>").next().unwrap();
     for id in ["pictures", "map"] {
         assert!(figure(id).contains("Artifacts that this figure is drawn from are gone"), "{id}: {}", figure(id));
     }
     assert!(!figure("pretraining").contains("are gone"), "{}", figure("pretraining"));
     // The charts of the page before are no charts of this one.
-    let left: Vec<_> = fs::read_dir(house.path().join("page.figures")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(house.path().join("page.figures")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| page.contains(name.to_str().unwrap())), "{left:?}");
     house.ok("run tiny");
     assert_eq!(house.ok("report tiny -o page.html").err, "");
@@ -163,7 +165,12 @@ fn a_target_that_was_stepped_back_is_told_everywhere() {
     let used = told["used"].as_f64().unwrap();
     assert!(told["field"] == "radius" && told["asked"] == 9.0 && used < 9.0, "{told}");
     let said = format!("radius is {used} in the place of 9");
-    assert!(house.ok("results tiny").out.contains(&format!("STEPPED BACK: calibration leaves nothing of a stronger target: {said}")));
+    assert!(
+        house
+            .ok("results tiny")
+            .out
+            .contains(&format!("STEPPED BACK: calibration leaves nothing of a stronger target: {said}"))
+    );
     assert!(house.ok("status tiny").out.contains("radius_used"));
     house.ok("report tiny -o page.html");
     let page = fs::read_to_string(house.path().join("page.html")).unwrap();

@@ -25,6 +25,8 @@ const HEIGHT: i32 = 330;
 /// Pixels of a line of labels, and of a letter in it, at most.
 const LINE: i32 = 18;
 const LETTER: f64 = 8.4;
+/// Pixels above the plot, at least: below it there are more.
+const MARGIN: i32 = 10;
 /// Most letters of a name down the side, and most of its lines.
 const NAME: usize = 25;
 const LINES: usize = 3;
@@ -177,18 +179,18 @@ impl Chart {
             y.labels().into_iter().map(|(at, label)| (at, lines(&label, NAME))).collect();
         let longest = y_labels.iter().flat_map(|(_, l)| l).map(|l| l.chars().count()).max().unwrap_or(0);
         let tallest = y_labels.iter().map(|(_, l)| l.len()).max().unwrap_or(1) as i32;
-        let top = 10 + (LINE + 4) * title.len() as i32;
+        let top = MARGIN + (LINE + 4) * title.len() as i32;
         // The sizes that depend on each other: the plot is as high as its names need, and titles break at its edges.
         let rows = (LINE * tallest + 8) * y_labels.len() as i32;
         let plot_height = if sideways { rows.max(HEIGHT / 3) } else { HEIGHT - 75 };
-        let y_title = wrapped(&self.y.title, (f64::from(plot_height + 40) / LETTER) as usize);
+        let y_title = balanced(&self.y.title, (f64::from(plot_height + 2 * MARGIN) / LETTER) as usize);
         let left = 16 + (LINE + 1) * y_title.len() as i32 + (LETTER * longest as f64) as i32;
         let (right, bottom) = (WIDTH - 16, top + plot_height);
         let broad = f64::from(right - left);
         let name = if matches!(self.x.scale, Scale::Names(_)) { broad / (x.high() - x.low()) } else { broad };
         let x_labels: Vec<(f64, Vec<String>)> =
             x.labels().into_iter().map(|(at, label)| (at, lines(&label, (name / LETTER) as usize))).collect();
-        let x_title = wrapped(&self.x.title, (f64::from(WIDTH - left) / LETTER) as usize);
+        let x_title = balanced(&self.x.title, (broad / LETTER) as usize);
         let x_lines = x_labels.iter().map(|(_, l)| l.len()).max().unwrap_or(1) as i32;
         let foot = bottom + 8 + LINE * x_lines + 4;
         let legend_top = foot + (LINE + 1) * x_title.len() as i32 + 6;
@@ -300,9 +302,17 @@ enum Entry<'c> {
     Reference(&'c String),
 }
 
+/// A title in as few lines as it takes, of about the same length.
+fn balanced(title: &str, width: usize) -> Vec<String> {
+    let lines = wrapped(title, width).len();
+    let narrowest = (1..width).find(|width| wrapped(title, *width).len() <= lines);
+    wrapped(title, narrowest.unwrap_or(width))
+}
+
 /// A label in lines; of one that is too long the beginning.
 fn lines(label: &str, width: usize) -> Vec<String> {
-    let mut lines = wrapped(label, width);
+    // A number stays with its unit.
+    let mut lines = balanced(&label.replace(" %", "\u{a0}%"), width);
     if lines.len() > LINES {
         lines.truncate(LINES);
         if let Some(last) = lines.last_mut() {

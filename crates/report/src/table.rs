@@ -167,9 +167,7 @@ impl Table {
                 [] => vec![cell.text.clone()],
                 parts => {
                     let value = |i: usize| cell.values.get(i).copied().flatten();
-                    (0..parts.len())
-                        .map(|i| value(i).map(|v| words::rounded(v, DIGITS).to_string()).unwrap_or_default())
-                        .collect()
+                    (0..parts.len()).map(|i| value(i).map(|v| words::short(v, DIGITS)).unwrap_or_default()).collect()
                 }
             });
             fields.collect::<Vec<_>>()

@@ -153,11 +153,11 @@ fn flatten(path: &str, value: &Value, fields: &mut BTreeMap<String, String>) {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         Value::Number(number) => match number.as_f64().filter(|_| number.is_f64() && !path.starts_with(PARAMS)) {
-            Some(measured) => words::rounded(measured, DIGITS).to_string(),
+            Some(measured) => words::short(measured, DIGITS),
             None => number.to_string(),
         },
         Value::Array(values) if !path.starts_with(PARAMS) && values.iter().all(|v| v.is_number() || v.is_null()) => {
-            let numbers = values.iter().map(|v| v.as_f64().map(|v| words::rounded(v, DIGITS).to_string()));
+            let numbers = values.iter().map(|v| v.as_f64().map(|v| words::short(v, DIGITS)));
             numbers.map(Option::unwrap_or_default).collect::<Vec<_>>().join(" ")
         }
         other => other.to_string(),

@@ -30,6 +30,12 @@ pub fn rounded(x: f64, digits: usize) -> f64 {
     format!("{x:.*e}", digits.saturating_sub(1)).parse().unwrap_or(x)
 }
 
+/// A [`rounded`] number as a program reads it: with an exponent where it would be long.
+pub fn short(x: f64, digits: usize) -> String {
+    let x = rounded(x, digits);
+    if x != 0.0 && x.abs() < 1e-4 { format!("{x:e}") } else { x.to_string() }
+}
+
 /// A text in lines of at most so many characters, broken at spaces and hyphens, and within words that are longer.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
@@ -173,6 +179,10 @@ mod tests {
     fn rounding_takes_noise_and_no_number() {
         assert_eq!(rounded(9.599999999999998, 6), 9.6);
         assert_eq!((rounded(-0.0123456789, 6), rounded(12345678.0, 6)), (-0.0123457, 12345678.0));
+        assert_eq!(
+            (short(9.90314123e-7, 6), short(0.25, 6), short(0.0, 6)),
+            ("9.90314e-7".into(), "0.25".into(), "0".into())
+        );
         assert_eq!((rounded(25.025, 6), rounded(f64::INFINITY, 6)), (25.025, f64::INFINITY));
     }
 

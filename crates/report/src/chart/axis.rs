@@ -159,7 +159,7 @@ impl Span {
             Scale::Log => {
                 // The logarithm of 3 is not exact, and labels are short.
                 let value = crate::words::rounded(10f64.powf(place), 3);
-                if (1e-4..1e6).contains(&value) { value.to_string() } else { format!("{value:e}") }
+                if value >= 1e6 { format!("{value:e}") } else { crate::words::short(value, 3) }
             }
         }
     }
@@ -202,7 +202,7 @@ fn logarithmic(low: f64, high: f64) -> Vec<f64> {
         return ticks;
     }
     let [low, high] = [low, high].map(|place| 10f64.powf(place));
-    multiples(nice((high - low) / 4.0), low, high).into_iter().map(f64::log10).collect()
+    multiples(nice((high - low) / 6.0), low, high).into_iter().map(f64::log10).collect()
 }
 
 /// The least of 1, 2 and 5 times a power of ten that is not below `step`.
