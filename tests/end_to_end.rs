@@ -34,5 +34,8 @@ mod results;
 #[path = "end_to_end/runs.rs"]
 mod runs;
 #[cfg(test)]
+#[path = "end_to_end/starter.rs"]
+mod starter;
+#[cfg(test)]
 #[path = "end_to_end/victims.rs"]
 mod victims;

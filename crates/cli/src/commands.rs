@@ -542,7 +542,8 @@ impl House<'_> {
         };
         written.missing.iter().for_each(|missing| self.printer.note(missing));
         self.printer.result(&written.page.display().to_string())?;
-        self.printer.result(&written.tables.display().to_string())
+        self.printer.result(&written.tables.display().to_string())?;
+        self.printer.result(&written.figures.display().to_string())
     }
 
     fn export(
