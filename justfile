@@ -15,7 +15,9 @@ set := ""
 jobs := "1"
 
 target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
-overrides := if set == "" { "" } else { "--set '" + replace(set, " ", "' --set '") + "'" }
+# Spaces within lists, tables and around `=` do not separate.
+joined := replace_regex(trim(set), '\s*([,=])\s*|([\[{])\s+|\s+([\]}])', '$1$2$3')
+overrides := if joined == "" { "" } else { "--set '" + replace_regex(joined, '\s+', "' --set '") + "'" }
 binary := quote(target / "release" / "hemlock")
 hemlock := binary + " --device " + backend
 bench := quote(target / "release" / "hemlock-bench")

@@ -91,7 +91,7 @@ impl ResNetArch {
     /// Numbers that a pass in training keeps of an image of that height and width: what every convolution makes.
     pub(crate) fn kept(self, size: [usize; 2]) -> f64 {
         let (mut area, mut kept) = (size.map(|side| side as f64), 0.0);
-        let mut halve = |area: &mut [f64; 2]| *area = area.map(|side| (side / 2.0).ceil());
+        let halve = |area: &mut [f64; 2]| *area = area.map(|side| (side / 2.0).ceil());
         if self.stem == Stem::ImageNet {
             halve(&mut area);
         }
