@@ -19,6 +19,9 @@ mod house;
 #[path = "end_to_end/import.rs"]
 mod import;
 #[cfg(test)]
+#[path = "end_to_end/limits.rs"]
+mod limits;
+#[cfg(test)]
 #[path = "end_to_end/own_features.rs"]
 mod own_features;
 #[cfg(test)]

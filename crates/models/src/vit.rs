@@ -39,8 +39,8 @@ impl VitArch {
         self.width
     }
 
-    /// Numbers that a pass in training keeps of an image of that height and width: what every matrix makes, and how much every token
-    /// attends to every other.
+    /// Numbers that a pass in training keeps of an image of that height and width: what every matrix makes, and how
+    /// much every token attends to every other.
     pub(crate) fn kept(self, [height, width]: [usize; 2]) -> f64 {
         let tokens = 1.0 + (height / self.patch) as f64 * (width / self.patch) as f64;
         let (made, attention) = ((3 + 1 + 4 + 1) * self.width, self.heads() as f64 * tokens);

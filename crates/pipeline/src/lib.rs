@@ -18,6 +18,8 @@ mod results;
 mod run;
 mod spec;
 mod telling;
+#[cfg(test)]
+mod tests;
 mod variants;
 
 pub use branches::MOST_BRANCHES;

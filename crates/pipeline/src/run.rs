@@ -158,13 +158,20 @@ pub fn run(
     let board = Board::new(plan, wanted);
     thread::scope(|scope| {
         let (runner, board) = (&runner, &board);
-        for worker in 1..options.jobs.get().min(tasks) {
-            scope.spawn(move || runner.work(worker, board));
+        for worker in 1..options.jobs.get().min(tasks).min(MOST_WORKERS) {
+            let work = move || runner.work(worker, board);
+            if let Err(e) = thread::Builder::new().spawn_scoped(scope, work) {
+                tracing::warn!("{worker} tasks run side by side, as there is no thread for more: {e}");
+                break;
+            }
         }
         runner.work(0, board);
     });
     Ok(Summary { renamed, ..board.summary() })
 }
+
+/// Most tasks at a time, whatever is asked for: each is a thread.
+const MOST_WORKERS: usize = 256;
 
 /// Which tasks are waiting, under way and through; workers take tasks from it.
 struct Board<'a> {
