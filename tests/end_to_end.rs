@@ -16,6 +16,9 @@ mod docs;
 #[path = "end_to_end/house.rs"]
 mod house;
 #[cfg(test)]
+#[path = "end_to_end/images.rs"]
+mod images;
+#[cfg(test)]
 #[path = "end_to_end/import.rs"]
 mod import;
 #[cfg(test)]
