@@ -194,7 +194,7 @@ impl Chart {
         let x_lines = x_labels.iter().map(|(_, l)| l.len()).max().unwrap_or(1) as i32;
         let foot = bottom + 8 + LINE * x_lines + 4;
         let legend_top = foot + (LINE + 1) * x_title.len() as i32 + 6;
-        let height = legend_top + (LINE + 4) * legend.iter().map(|(_, at)| at.1 + 1).max().unwrap_or(0);
+        let height = legend_top + (LINE + 4) * legend.iter().map(|e| e.row + e.lines.len() as i32).max().unwrap_or(0);
 
         let mut svg = String::new();
         let root =
@@ -256,50 +256,57 @@ impl Chart {
             marks::series(&root, series, &pixel, if sideways { x.floor() } else { y.floor() }, sideways)
                 .map_err(failed)?;
         }
-        for (entry, (px, row)) in &legend {
-            let at = (10 + px, legend_top + (LINE + 4) * row);
-            let name = match entry {
-                Entry::Series(series) => {
-                    marks::sample(&root, (at.0 * UNIT, at.1 * UNIT), series).map_err(failed)?;
-                    &series.name
-                }
-                Entry::Reference(name) => {
-                    let py = (at.1 + SAMPLE.1 / 2) * UNIT;
-                    let ends = [(at.0 * UNIT, py), ((at.0 + SAMPLE.0) * UNIT, py)];
-                    marks::dashed(&root, &ends, &marks::REFERENCE, MUTED.0.stroke_width(6)).map_err(failed)?;
-                    name
-                }
-            };
-            let middle = (at.0 + SAMPLE.0 + 8, at.1 + SAMPLE.1 / 2);
-            text(name, middle, 15, upright.clone(), HPos::Left, VPos::Center).map_err(failed)?;
+        for Entry { series, left, row, lines } in &legend {
+            let at = (MARGIN + left, legend_top + (LINE + 4) * row);
+            let middle = at.1 + SAMPLE.1 / 2;
+            if let Some(series) = series {
+                marks::sample(&root, (at.0 * UNIT, at.1 * UNIT), series).map_err(failed)?;
+            } else {
+                let ends = [at.0, at.0 + SAMPLE.0].map(|px| (px * UNIT, middle * UNIT));
+                marks::dashed(&root, &ends, &marks::REFERENCE, MUTED.0.stroke_width(6)).map_err(failed)?;
+            }
+            for (i, part) in (0..).zip(lines) {
+                let beside = (at.0 + SAMPLE.0 + 8, middle + (LINE + 4) * i);
+                text(part, beside, 15, upright.clone(), HPos::Left, VPos::Center).map_err(failed)?;
+            }
         }
         root.present().map_err(failed)?;
         drop(root);
         Ok(svg)
     }
 
-    /// What a legend has, and where: pixels from the left, and the line.
-    fn legend(&self) -> Vec<(Entry<'_>, (i32, i32))> {
-        let series = self.told().into_iter().map(|s| (Entry::Series(s), s.name.as_str()));
-        let references = self.references.iter().map(|(_, name)| (Entry::Reference(name), name.as_str()));
-        let (mut px, mut row) = (0, 0);
-        let placed = series.chain(references).map(|(entry, name)| {
-            let wide = SAMPLE.0 + 8 + (LETTER * name.chars().count() as f64) as i32 + 20;
-            if px > 0 && px + wide > WIDTH - 20 {
-                (px, row) = (0, row + 1);
+    /// What a legend has, and where.
+    fn legend(&self) -> Vec<Entry<'_>> {
+        let series = self.told().into_iter().map(|s| (Some(s), s.name.as_str()));
+        let references = self.references.iter().map(|(_, name)| (None, name.as_str()));
+        let (mut left, mut row, beside) = (0, 0, SAMPLE.0 + 8);
+        let placed = series.chain(references).map(|(series, name)| {
+            let lines = wrapped(name, (f64::from(WIDTH - 2 * MARGIN - beside) / LETTER) as usize);
+            let letters = lines.iter().map(|l| l.chars().count()).max().unwrap_or(0);
+            let wide = beside + (LETTER * letters as f64) as i32;
+            if left > 0 && left + wide > WIDTH - 2 * MARGIN {
+                (left, row) = (0, row + 1);
             }
-            let at = (px, row);
-            px += wide;
-            (entry, at)
+            let entry = Entry { series, left, row, lines };
+            // Nothing stands beside what takes several lines.
+            row += entry.lines.len() as i32 - 1;
+            left = if entry.lines.len() > 1 { WIDTH } else { left + wide + 20 };
+            entry
         });
         placed.collect()
     }
 }
 
 /// What a legend explains.
-enum Entry<'c> {
-    Series(&'c Series),
-    Reference(&'c String),
+struct Entry<'c> {
+    /// A series; `None`: a line to compare with.
+    series: Option<&'c Series>,
+    /// Where it begins, in pixels.
+    left: i32,
+    /// Its first line.
+    row: i32,
+    /// What it is called.
+    lines: Vec<String>,
 }
 
 /// A title in as few lines as it takes, of about the same length.
@@ -376,6 +383,7 @@ mod tests {
         let texts = svg.split("<text").skip(1).map(|tag| {
             let (opening, rest) = tag.split_once('>').unwrap();
             let text = rest.split("</text>").next().unwrap().trim().to_owned();
+            let text = [("&lt;", "<"), ("&gt;", ">"), ("&amp;", "&")].iter().fold(text, |t, (a, b)| t.replace(a, b));
             let turned = opening.contains("rotate(270");
             let at = attribute(opening, if turned { "y" } else { "x" }).unwrap();
             let long = text.chars().count() as f64 * LETTER * f64::from(UNIT);
@@ -397,6 +405,7 @@ mod tests {
             "Gradient that is left at the target, as a share of the clean one, in as many words as it takes".to_owned();
         long.x.title = long.y.title.clone();
         long.title = long.y.title.clone();
+        long.series[1].name = long.y.title.clone();
         let names = Axis::names(
             "y",
             vec!["a class of a name that nobody would write: antidisestablishmentarianism".into(); 12],

@@ -91,6 +91,12 @@ impl<'a> Evidence<'a> {
         manifest.map(|manifest| self.store.read(&manifest)).transpose()
     }
 
+    /// The number of samples that a row's accuracy is measured on, where the manifest of its features is there.
+    pub fn tested_on(&self, row: &Row) -> Option<u64> {
+        let manifest = self.manifest(self.input(row, "features")?).ok()??;
+        manifest.summary["test"].as_u64().filter(|n| *n > 0)
+    }
+
     /// What some work gives, and whether it looked for artifacts that are gone.
     pub fn watched<T>(&self, work: impl FnOnce() -> T) -> (T, bool) {
         let before = self.missed.get();

@@ -213,7 +213,14 @@ impl<'a> Page<'a> {
         html! {
             @if several { h3 { (scene.name) } }
             @if cases.is_empty() { p.absent { "Not shown: there is no result yet, or another pipeline on this page has the same ones." } }
-            @else { dl.facts { @for (what, text) in setting::describe(cases) { div { dt { (what) } dd { (text) } } } } }
+            @else {
+                dl.facts {
+                    @for (what, text) in setting::describe(cases) { div { dt { (what) } dd { (text) } } }
+                    @if let Some(test) = self.evidence.tested_on(&cases[0].rows[0]) {
+                        div { dt { "Resolution" } dd { "Accuracy is measured on " (test) " images: one of them is " (words::percent(1.0 / test as f64)) " points." } }
+                    }
+                }
+            }
         }
     }
 
