@@ -401,7 +401,8 @@ fn keys_hold_what_decides_and_nothing_else() {
 
 /// A header of a version, padded with spaces to a size.
 fn padded(version: u8, size: usize, bytes: &[u8]) -> Vec<u8> {
-    let header = format!("{:size$}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (8, 3), }", size = size - 1);
+    let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (8, 3), }";
+    let header = format!("{text}{}\n", " ".repeat(size - text.len() - 1));
     let length = (header.len() as u32).to_le_bytes();
     let length = &length[..if version == 1 { 2 } else { 4 }];
     [&b"\x93NUMPY"[..], &[version, 0], length, header.as_bytes(), bytes].concat()
