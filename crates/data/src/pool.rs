@@ -44,9 +44,8 @@ impl Pools {
         split: &SplitSpec,
         progress: &dyn Fn(usize, usize) -> bool,
     ) -> Result<Dataset, DataError> {
-        let labels = |pool: &'_ Option<Pool>| pool.as_ref().map(|pool| pool.labels.clone());
-        let (validation, test) = (labels(&self.validation), labels(&self.test));
-        let chosen = split.choose(&self.classes, &self.train.labels, validation.as_deref(), test.as_deref())?;
+        let (validation, test) = (labels(self.validation.as_ref()), labels(self.test.as_ref()));
+        let chosen = split.choose(&self.classes, &self.train.labels, validation, test)?;
         let mut reader = Reader {
             size: self.size,
             done: 0,
@@ -64,6 +63,10 @@ impl Pools {
         };
         if reader.unreadable.is_empty() { Ok(loaded) } else { Err(DataError::UnreadableImages(reader.unreadable)) }
     }
+}
+
+fn labels(pool: Option<&Pool>) -> Option<&[u32]> {
+    pool.map(|pool| pool.labels.as_slice())
 }
 
 struct Reader<'a> {
