@@ -44,6 +44,7 @@ impl Tree {
         let validation: Vec<&str> = VALIDATION.into_iter().filter(|name| path.join(name).is_dir()).collect();
         match (train.is_dir(), test.is_dir(), validation.as_slice()) {
             (false, false, []) => {
+                refuse_splits(path)?;
                 let (classes, train) = scan.classes(path)?;
                 Ok(Self { classes, train, validation: None, test: None, skipped: scan.skipped })
             }
@@ -78,6 +79,23 @@ impl Tree {
     }
 }
 
+/// Refuses a folder of splits by other names, or of datasets, which would pass for one of classes.
+fn refuse_splits(path: &Path) -> Result<(), DataError> {
+    let reason = |folder: &PathBuf| {
+        let name = file_name(folder);
+        if is_split(&name) {
+            Some(format!("`{name}` is named as a split, and no class"))
+        } else if folder.join("train").is_dir() && folder.join("test").is_dir() {
+            Some(format!("`{name}` is one itself; give the path of that folder"))
+        } else {
+            None
+        }
+    };
+    let folders = entries(path)?.into_iter().filter(|entry| entry.is_dir());
+    let wrong = |reason| DataError::FolderLayout { path: path.to_path_buf(), reason };
+    folders.filter_map(|folder| reason(&folder)).map(wrong).map(Err).next().unwrap_or(Ok(()))
+}
+
 /// How the classes of train/ and of another split differ.
 fn unequal(train: &[String], name: &str, others: &[String]) -> String {
     let alone = |some: &[String], others: &[String]| {
@@ -103,15 +121,6 @@ impl Scan<'_> {
             if is_litter(&class) || !folder.is_dir() {
                 self.skip(&folder);
                 continue;
-            }
-            // A folder of splits, one level too high or by other names, would pass for one of classes.
-            if is_split(&class) {
-                return Err(wrong(format!("`{class}` is named as a split, and no class")));
-            }
-            if folder.join("train").is_dir() {
-                return Err(wrong(format!(
-                    "`{class}` has a train/ in it; give that folder's path if it is the dataset"
-                )));
             }
             let mut files = Vec::new();
             self.images(&folder, &mut HashSet::new(), &mut files)?;

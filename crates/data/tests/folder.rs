@@ -6,6 +6,7 @@ use std::path::Path;
 
 use hemlock_artifact::Dataset;
 use hemlock_data::{DataError, Filter, Source, SplitSpec, digest, load};
+use hemlock_store::{Artifact, PayloadReader, PayloadWriter};
 use image::{Rgb, RgbImage};
 use tempfile::tempdir;
 
@@ -123,8 +124,12 @@ fn splits_are_not_taken_for_classes() {
     let root = tempdir().unwrap();
     let path = root.path();
     let message = |path: &Path| load_all(path, SplitSpec::default()).unwrap_err().to_string();
-    picture(&path.join("pets/train/cat/1.png"), 16, 16);
-    assert!(message(path).contains("`pets` has a train/ in it"), "{}", message(path));
+    for name in ["pets/train/train/1.png", "pets/test/train/1.png"] {
+        picture(&path.join(name), 16, 16);
+    }
+    assert!(message(path).contains("`pets` is one itself; give the path of that folder"), "{}", message(path));
+    // A class may have the name of a split.
+    assert_eq!(load_all(&path.join("pets"), SplitSpec::default()).unwrap().classes, ["train"]);
     picture(&path.join("other/Training/cat/1.png"), 16, 16);
     picture(&path.join("other/Testing/cat/1.png"), 16, 16);
     assert!(message(&path.join("other")).contains("`Testing` is named as a split"));
@@ -155,7 +160,16 @@ fn what_is_passed_over_is_counted() {
     for split in ["train", "test"] {
         picture(&path.join(split).join("a/1.png"), 16, 16);
     }
-    assert_eq!(load_all(path, SplitSpec::default()).unwrap().skipped, 0);
+    // As the artifact keeps it.
+    let kept = |loaded: &Dataset| {
+        let folder = tempdir().unwrap();
+        let mut writer = PayloadWriter::new(folder.path(), Dataset::KIND);
+        loaded.write(&mut writer).unwrap();
+        let read = Dataset::read(&PayloadReader::new(folder.path(), Dataset::KIND, writer.files().clone())).unwrap();
+        assert_eq!(read, *loaded);
+        read.skipped
+    };
+    assert_eq!(kept(&load_all(path, SplitSpec::default()).unwrap()), 0);
     for name in
         ["README", "train/labels.csv", "train/a/.hidden.png", "train/a/Thumbs.db", "extra/a/1.png", "test/@eaDir/x"]
     {
@@ -164,7 +178,7 @@ fn what_is_passed_over_is_counted() {
     }
     let loaded = load_all(path, SplitSpec::default()).unwrap();
     assert_eq!((loaded.train.len(), loaded.test.len(), loaded.skipped), (1, 1, 6));
-    assert_eq!(hemlock_store::Artifact::summary(&loaded)["skipped"], 6);
+    assert_eq!((kept(&loaded), &loaded.summary()["skipped"]), (6, &6.into()));
 }
 
 #[test]
