@@ -15,7 +15,19 @@ use std::{
 };
 
 fn main() -> ExitCode {
-    let args = args::Args::parse();
+    let args = match args::Args::try_parse() {
+        Ok(args) => args,
+        Err(said) => {
+            let code = u8::try_from(said.exit_code()).unwrap_or(2);
+            return match Printer::parsed(&said) {
+                Ok(()) => ExitCode::from(code),
+                Err(e) => {
+                    Printer::new(true).error(&e);
+                    ExitCode::from(exit::code(&e))
+                }
+            };
+        }
+    };
     let printer = Printer::new(args.quiet);
     printer.install_log(args.verbose);
     let cancel = Cancel::default();

@@ -3,7 +3,8 @@
 use anyhow::Result;
 use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 use hemlock_pipeline::{
-    Cell, Decision, DirtyReason, Group, Plan, Spec, StageDifference, StageTotal, Task, telling, totals,
+    Both, Cell, Comparison, Decision, DirtyReason, Group, Plan, Spec, StageDifference, StageTotal, Task, telling,
+    totals,
 };
 use hemlock_poison_features::attacks::ATTACKS;
 use hemlock_store::Change;
@@ -245,7 +246,7 @@ pub fn results(groups: &[Group]) -> String {
                 [format!("{:.1}", v.psnr.mean), ssim, linf, off, share(v.outliers), share(v.outside)]
             },
         ));
-        row.push(format!("{:.1}", g.seconds.mean));
+        row.push(g.seconds.map_or_else(|| "?".to_owned(), |seconds| format!("{:.1}", seconds.mean)));
         rows.add_row(row.into_iter().enumerate().map(|(i, cell)| {
             TableCell::new(cell).set_alignment(if i < fixed { CellAlignment::Left } else { CellAlignment::Right })
         }));
@@ -270,7 +271,8 @@ pub fn results(groups: &[Group]) -> String {
             "NOT CONVERGED: a head's training stopped at a gradient norm of {worst:.1e}, above its tolerance.\n"
         );
     }
-    let collapsed: BTreeSet<String> = groups.iter().filter(|g| g.collapsed).map(|g| extractors(&g.params)).collect();
+    let collapsed: BTreeSet<String> =
+        groups.iter().filter(|g| g.collapsed == Some(true)).map(|g| extractors(&g.params)).collect();
     if !collapsed.is_empty() {
         let names = Vec::from_iter(collapsed).join(", ");
         out += &format!("COLLAPSED: the embeddings of an extractor ({names}) all point nearly the same way.\n");
@@ -315,6 +317,47 @@ pub fn diff(differences: &[StageDifference], alone: usize) -> String {
         text(&rows),
         text(&by_stage),
         differences.len()
+    )
+}
+
+/// Two settings of a pipeline: what they differ in, then their results side by side.
+pub fn comparison(comparison: &Comparison) -> String {
+    let or_none = |v: &Option<Value>| v.as_ref().map_or_else(|| "-".to_owned(), value);
+    let mut differ = table(&["parameter", "A", "B"]);
+    for (field, [a, b]) in &comparison.differs {
+        differ.add_row([field.clone(), or_none(a), or_none(b)]);
+    }
+    let beyond = |differs: &BTreeMap<String, Both<Option<Value>>>| {
+        let fields = differs.iter().map(|(field, [a, b])| format!("{field}={}|{}", or_none(a), or_none(b)));
+        fields.collect::<Vec<_>>()
+    };
+    let mut rows = table(&["of", "seeds", "", "A", "B", "B - A"]);
+    for group in &comparison.compared {
+        let told = group.told.iter().map(|(field, v)| format!("{field}={}", value(v)));
+        let of = told.chain(beyond(&group.differs)).collect::<Vec<_>>();
+        for (i, (name, cells)) in group.quantities.iter().enumerate() {
+            let (scale, digits) = if *name == "seconds" { (1.0, 1) } else { (100.0, 2) };
+            let shown = |cell: &Cell| match group.seeds {
+                1 => format!("{:.digits$}", scale * cell.mean),
+                _ => format!("{:.digits$} ± {:.digits$}", scale * cell.mean, scale * cell.std),
+            };
+            // The parameters of a group stand one below the other, beside its quantities.
+            let own = of.get(i).cloned().unwrap_or_default();
+            let seeds = if i == 0 { group.seeds.to_string() } else { String::new() };
+            let cells = [own, seeds, (*name).to_owned()].into_iter().chain(cells.iter().map(shown));
+            rows.add_row(cells.enumerate().map(|(i, cell)| {
+                TableCell::new(cell).set_alignment(if i < 3 { CellAlignment::Left } else { CellAlignment::Right })
+            }));
+        }
+        for own in of.iter().skip(group.quantities.len()) {
+            rows.add_row([own]);
+        }
+    }
+    format!(
+        "{}\n{}Accuracy in % of the test split; drop: of the clean accuracy, by poisoned images or features, in points. Mean ± standard\n\
+         deviation over seeds. a|b: what A and B differ in beyond the parameters above.\n",
+        text(&differ),
+        text(&rows)
     )
 }
 

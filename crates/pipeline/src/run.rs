@@ -69,6 +69,8 @@ pub enum Event<'a> {
     Waiting(&'a Task),
     /// A task is through.
     Finished(&'a Task, &'a Outcome),
+    /// Another process removes garbage; the run begins when it is done.
+    Sweeping,
 }
 
 /// Watches a run.
@@ -143,7 +145,8 @@ pub fn run(
     if wanted.iter().any(needs_device) {
         (options.probe)()?;
     }
-    garbage::record(plan, store)?;
+    // Before anything is looked for: what is found shall still be there when it is read.
+    let _claim = store.claim(&garbage::record(plan)?, || observer.event(Event::Sweeping))?;
     let runner = Runner { plan, graph, store, options, observer, decider: Decider::new(store, options.repair) };
     let tasks = wanted.len();
     let board = Board::new(plan, wanted);
@@ -317,6 +320,9 @@ impl Runner<'_> {
         sharing: usize,
     ) -> Result<(Outcome, Manifest), StageError> {
         if let Ok(Ok(manifest)) = self.decide(task, board) {
+            if let Err(e) = self.store.tidy(task.stage, &task.key) {
+                tracing::debug!("scratch of {} stays behind: {e}", task.folder());
+            }
             return Ok((Outcome::Cached, manifest));
         }
         let lock = self.lock(task)?;

@@ -9,7 +9,7 @@ use crate::{
 use hemlock_artifact::Features;
 use hemlock_head::spread;
 use hemlock_invert::Clean;
-use hemlock_pipeline::{Row, Task};
+use hemlock_pipeline::{Row, Task, unknown};
 use hemlock_store::{Artifact, Key, Manifest, Store, StoreError};
 use ndarray::Axis;
 use std::collections::BTreeMap;
@@ -105,7 +105,7 @@ impl<'a> Evidence<'a> {
     }
 
     /// The pipelines whose branches have no result yet, a sentence each.
-    pub fn missing(&self) -> Vec<String> {
+    fn missing(&self) -> Vec<String> {
         let missing = self.measured.iter().filter(|m| m.missing > 0);
         missing
             .map(|m| {
@@ -116,6 +116,12 @@ impl<'a> Evidence<'a> {
                 )
             })
             .collect()
+    }
+
+    /// What is missing, and what is not known because artifacts are gone, a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let gone = self.measured.iter().filter_map(|m| Some(format!("{}: {}", m.subject.spec.name, unknown(&m.rows)?)));
+        self.missing().into_iter().chain(gone).collect()
     }
 
     /// Counts outliers among clean test samples, where a finding asks for them: under transfer.

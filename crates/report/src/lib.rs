@@ -82,5 +82,5 @@ pub fn report(subjects: &[Subject], store: &Store, command: &str, file: &Path) -
     }
     let links = tables.file_name().unwrap_or_default().to_string_lossy();
     fs::write(file, page.html(&links)).map_err(|e| ReportError::write(file, e))?;
-    Ok(Written { page: file.to_owned(), tables, missing: evidence.missing() })
+    Ok(Written { page: file.to_owned(), tables, missing: evidence.notes() })
 }

@@ -97,7 +97,7 @@ impl<'a> Page<'a> {
                             @if !m.subject.spec.description.is_empty() { p.lead { (m.subject.spec.description) } }
                         }
                     }
-                    @for missing in self.evidence.missing() { p.notice role="note" { strong { "Incomplete. " } (missing) "." } }
+                    @for missing in self.evidence.notes() { p.notice role="note" { strong { "Incomplete. " } (missing) "." } }
                     nav aria-label="Contents" {
                         ol { @for (id, title) in SECTIONS { li { a href={ "#" (id) } { (title) } } } }
                     }
