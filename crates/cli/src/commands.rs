@@ -580,7 +580,7 @@ impl House<'_> {
         let [only_a, only_b] = comparison.alone;
         if only_a + only_b > 0 {
             self.printer.note(&format!(
-                "{only_a} results of --a and {only_b} of --b differ from all others in more than these pairs do, and are left out"
+                "{only_a} results of --a and {only_b} of --b have no counterpart that differs as little, and are left out"
             ));
         }
         unknown(&[a.rows, b.rows].concat()).iter().for_each(|what| self.printer.note(what));

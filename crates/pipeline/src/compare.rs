@@ -114,6 +114,19 @@ fn fields(row: &Row) -> Fields {
     params.chain([("seed".to_owned(), row.seed.into())]).collect()
 }
 
+/// The names under which those that have them do not all have the same.
+pub(crate) fn differing_among<'a, V: PartialEq + 'a>(
+    all: impl Iterator<Item = &'a BTreeMap<String, V>>,
+) -> BTreeSet<&'a String> {
+    let (mut first, mut differ) = (BTreeMap::new(), BTreeSet::new());
+    for (name, value) in all.flatten() {
+        if first.entry(name).or_insert(value) != &value {
+            differ.insert(name);
+        }
+    }
+    differ
+}
+
 fn differing(a: &Fields, b: &Fields) -> BTreeMap<String, Both<Option<Value>>> {
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
     let differ = names.into_iter().filter(|name| a.get(*name) != b.get(*name));
@@ -149,10 +162,7 @@ fn over_seeds(pairs: &[Pair], all_differ: &BTreeMap<String, Both<Option<Value>>>
             None => groups.push((fields, vec![pair])),
         }
     }
-    let first = groups.first().map(|(fields, _)| fields[0].clone()).unwrap_or_default();
-    let names: BTreeSet<&String> = groups.iter().flat_map(|(fields, _)| fields[0].keys()).collect();
-    let telling: Vec<&String> =
-        names.into_iter().filter(|name| groups.iter().any(|(f, _)| f[0].get(*name) != first.get(*name))).collect();
+    let telling: Vec<&String> = differing_among(groups.iter().map(|(fields, _)| &fields[0])).into_iter().collect();
     let compared = |(fields, group): &(Both<Fields>, Vec<&Pair>)| {
         let told = telling.iter().filter_map(|name| Some(((*name).clone(), fields[0].get(*name)?.clone())));
         let mut differs = group[0].differs.clone();

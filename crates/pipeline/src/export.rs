@@ -1,6 +1,6 @@
 //! Artifacts in formats that other tools open: safetensors and PNG.
 
-use crate::{Graph, Plan, Selection, Task, results::upstream, select::shown};
+use crate::{Graph, Plan, Selection, Task, compare::differing_among, results::upstream, select::shown};
 use hemlock_artifact::{Data, Exported, Tensor};
 use hemlock_stage::StageError;
 use hemlock_store::{Manifest, Store, StoreError};
@@ -150,10 +150,10 @@ fn about(plan: &Plan, task: &Task, manifest: &Manifest) -> Map<String, Value> {
 fn index(plan: &Plan, tasks: &[usize]) -> Result<Vec<u8>, csv::Error> {
     let params: Vec<BTreeMap<String, String>> = tasks.iter().map(|task| made_with(plan, *task)).collect();
     let names: BTreeSet<&String> = params.iter().flat_map(BTreeMap::keys).collect();
-    let differ = |name: &&&String| params.iter().any(|p| p.get(**name) != params[0].get(**name));
+    let differ = differing_among(params.iter());
     let always = ["seed", "attack", "eps_d"].map(str::to_owned);
     let told: Vec<&String> = always.iter().filter(|name| names.contains(name)).collect();
-    let columns = || told.iter().copied().chain(names.iter().filter(differ).copied().filter(|n| !told.contains(n)));
+    let columns = || told.iter().copied().chain(differ.iter().copied().filter(|name| !told.contains(name)));
     let mut csv = csv::Writer::from_writer(Vec::new());
     csv.write_record(["folder", "stage"].into_iter().chain(columns().map(String::as_str)))?;
     for (task, params) in tasks.iter().map(|t| &plan.tasks[*t]).zip(&params) {
