@@ -55,7 +55,7 @@ fn garbage_is_shown_then_deleted_and_what_pipelines_reach_stays() {
     fs::rename(&spec, house.path().join("moved.toml")).unwrap();
     let kept = house.ok("gc --delete");
     assert!(
-        kept.err.contains("what 'tiny' reached stays") && kept.err.contains(" 0 artifacts deleted"),
+        kept.err.contains("what 'tiny' reached stays") && kept.err.contains("\n0 artifacts deleted"),
         "{}",
         kept.err
     );

@@ -17,6 +17,7 @@ fn small_quickstart(house: &House) {
             "arch = \"resnet8\"\nepochs = 4\nbatch = 128",
             "arch = \"resnet8-w4\"\nepochs = 1\nbatch = 48\nwarmup_epochs = 0",
         ),
+        ("radius = 0.5", "radius = 0.1"),
         ("weight_decay = 1e-3\n\n[[poison-features]]", "weight_decay = 1e-2\n\n[[poison-features]]"),
         (
             "eps_d = [0.01, 0.03]\nconstraint = \"ball\"\n\n",
@@ -151,7 +152,7 @@ fn a_selection_that_does_not_work_says_what_there_is() {
     assert!(!house.path().join("out").exists());
     house.ok(&format!("run tiny {set}"));
     // Full names, and what stands within a table.
-    let full = "poison-features.constraint=ball,dataset.downstream.source.domain=a,steps=3";
+    let full = "poison-features.constraint=ball,dataset.downstream.source.domain=a,invert.steps=3";
     let files = house.ok(&format!("export tiny invert {set} --select {full},seed=1 -o out")).out;
     assert!(files.contains("out/poisons.safetensors"), "{files}");
     let select = "poison-features.constraint=none,seed=0";

@@ -191,7 +191,7 @@ fn matching_keeps_within_its_ball_and_says_how_every_poison_fared() {
         assert!(linf > 0.0 && linf < 3.0001, "{row}");
         assert!(row["visibility"]["ssim"].as_f64().unwrap() > 0.9, "{row}");
     }
-    house.ok(&format!("export tiny invert {set} --select optimizer=lbfgs -o out"));
+    house.ok(&format!("export tiny invert {set} --select invert.optimizer=lbfgs -o out"));
     let csv = fs::read_to_string(house.path().join("out/poisons.csv")).unwrap();
     let mut lines = csv.lines().map(|l| l.split(',').collect::<Vec<_>>());
     let header = lines.next().unwrap();

@@ -1,6 +1,6 @@
 //! Artifacts in formats that other tools open: safetensors and PNG.
 
-use crate::{Graph, Plan, Selection, Task, compare::differing_among, results::upstream, select::shown};
+use crate::{Graph, Plan, Selection, compare::differing_among, results::upstream, select::shown};
 use hemlock_artifact::{Data, Exported, Tensor};
 use hemlock_stage::StageError;
 use hemlock_store::{Manifest, Store, StoreError};
@@ -106,7 +106,7 @@ pub fn export(
         return Err(nothing());
     }
     let mut files = Vec::new();
-    for task in tasks.iter().map(|t| &plan.tasks[*t]) {
+    for (number, task) in tasks.iter().map(|t| (*t, &plan.tasks[*t])) {
         let node = graph.node(task.node).ok_or_else(nothing)?;
         let manifest = store.lookup(task.stage, &task.key)?.ok_or_else(|| ExportError::NotRun {
             folder: task.folder(),
@@ -116,7 +116,7 @@ pub fn export(
         let exported = node.stage.export(store, &manifest)?;
         let dir = if tasks.len() == 1 { out.to_owned() } else { out.join(task.key.to_string()) };
         match format {
-            Format::Safetensors => write_tensors(&exported, &about(plan, task, &manifest), &dir, &mut files)?,
+            Format::Safetensors => write_tensors(&exported, &about(plan, number, &manifest), &dir, &mut files)?,
             Format::Png if exported.pictures.is_empty() => return Err(ExportError::NoPictures(stage.to_owned())),
             Format::Png => write_pictures(&exported, &dir, &mut files)?,
         }
@@ -130,7 +130,8 @@ pub fn export(
 }
 
 /// What a file says of itself.
-fn about(plan: &Plan, task: &Task, manifest: &Manifest) -> Map<String, Value> {
+fn about(plan: &Plan, number: usize, manifest: &Manifest) -> Map<String, Value> {
+    let task = &plan.tasks[number];
     let mut about = Map::new();
     // The format knows texts only.
     let mut say = |name: &str, value: &Value| about.insert(name.to_owned(), shown(value).into());
@@ -139,7 +140,7 @@ fn about(plan: &Plan, task: &Task, manifest: &Manifest) -> Map<String, Value> {
     say("stage", &json!(task.stage));
     say("key", &json!(task.key));
     say("params", &task.params);
-    if let Some(seed) = task.identity.seed {
+    if let Some(seed) = upstream(plan, number).into_iter().find_map(|t| plan.tasks[t].identity.seed) {
         say("seed", &json!(seed));
     }
     about
