@@ -157,10 +157,10 @@ export NAME STAGE *ARGS: build
 gc *ARGS: build
     @{{hemlock}} gc {{ARGS}}
 
-# Compare two artifact roots: accuracy, and the largest tensor difference per stage
+# Compare two settings (just diff NAME --a FIELD=VALUE --b FIELD=VALUE), or two artifact roots (just diff ROOT ROOT)
 [group('ask')]
-diff A B *ARGS: build
-    @{{hemlock}} diff {{A}} {{B}} {{ARGS}}
+diff ONE *ARGS: build
+    @{{hemlock}} diff {{ONE}} {{overrides}} {{ARGS}}
 
 # Run a pipeline on two backends, and compare: just compare-backends NAME flex wgpu [--points 2]
 [group('ask')]

@@ -13,6 +13,9 @@ mod bad_input;
 #[path = "end_to_end/docs.rs"]
 mod docs;
 #[cfg(test)]
+#[path = "end_to_end/exports.rs"]
+mod exports;
+#[cfg(test)]
 #[path = "end_to_end/house.rs"]
 mod house;
 #[cfg(test)]
@@ -42,6 +45,9 @@ mod runs;
 #[cfg(test)]
 #[path = "end_to_end/starter.rs"]
 mod starter;
+#[cfg(test)]
+#[path = "end_to_end/trust.rs"]
+mod trust;
 #[cfg(test)]
 #[path = "end_to_end/victims.rs"]
 mod victims;

@@ -1,12 +1,14 @@
 //! Text for people: tables of tasks, reasons and results.
 
 use anyhow::Result;
-use comfy_table::{Table, presets};
+use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 use hemlock_pipeline::{
-    Asked, Cause, Decision, DirtyReason, Plan, Spec, StageDifference, StageTotal, Task, labels, totals,
+    Asked, Both, Cause, Cell, Comparison, Decision, DirtyReason, Plan, Spec, StageDifference, StageTotal, Task, labels,
+    totals,
 };
 use hemlock_store::{Change, Store};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -305,6 +307,47 @@ pub fn diff(differences: &[StageDifference], alone: usize) -> String {
         text(&rows),
         text(&by_stage),
         differences.len()
+    )
+}
+
+/// Two settings of a pipeline: what they differ in, then their results side by side.
+pub fn comparison(comparison: &Comparison) -> String {
+    let or_none = |v: &Option<Value>| v.as_ref().map_or_else(|| "-".to_owned(), value);
+    let mut differ = table(&["parameter", "A", "B"]);
+    for (field, [a, b]) in &comparison.differs {
+        differ.add_row([field.clone(), or_none(a), or_none(b)]);
+    }
+    let beyond = |differs: &BTreeMap<String, Both<Option<Value>>>| {
+        let fields = differs.iter().map(|(field, [a, b])| format!("{field}={}|{}", or_none(a), or_none(b)));
+        fields.collect::<Vec<_>>()
+    };
+    let mut rows = table(&["of", "seeds", "", "A", "B", "B - A"]);
+    for group in &comparison.compared {
+        let told = group.told.iter().map(|(field, v)| format!("{field}={}", value(v)));
+        let of = told.chain(beyond(&group.differs)).collect::<Vec<_>>();
+        for (i, (name, cells)) in group.quantities.iter().enumerate() {
+            let (scale, digits) = if *name == "seconds" { (1.0, 1) } else { (100.0, 2) };
+            let shown = |cell: &Cell| match group.seeds {
+                1 => format!("{:.digits$}", scale * cell.mean),
+                _ => format!("{:.digits$} ± {:.digits$}", scale * cell.mean, scale * cell.std),
+            };
+            // The parameters of a group stand one below the other, beside its quantities.
+            let own = of.get(i).cloned().unwrap_or_default();
+            let seeds = if i == 0 { group.seeds.to_string() } else { String::new() };
+            let cells = [own, seeds, (*name).to_owned()].into_iter().chain(cells.iter().map(shown));
+            rows.add_row(cells.enumerate().map(|(i, cell)| {
+                TableCell::new(cell).set_alignment(if i < 3 { CellAlignment::Left } else { CellAlignment::Right })
+            }));
+        }
+        for own in of.iter().skip(group.quantities.len()) {
+            rows.add_row([own]);
+        }
+    }
+    format!(
+        "{}\n{}Accuracy in % of the test split; drop: of the clean accuracy, by poisoned images or features, in points. Mean ± standard\n\
+         deviation over seeds. a|b: what A and B differ in beyond the parameters above.\n",
+        text(&differ),
+        text(&rows)
     )
 }
 

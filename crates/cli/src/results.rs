@@ -239,7 +239,7 @@ fn columns(groups: &[Group]) -> Vec<Column> {
     columns.push(number("outliers", 0, &|g| Some(100.0 * g.visibility?.outliers.mean)));
     columns.push(number("outside", 0, &|g| Some(100.0 * g.visibility?.outside.mean)));
     columns.push(number("objective", 3, &|g| Some(g.objective.mean)));
-    columns.push(number("seconds", 1, &|g| Some(g.seconds.mean)));
+    columns.push(number("seconds", 1, &|g| g.seconds.map(|seconds| seconds.mean)));
     columns
 }
 
@@ -409,7 +409,8 @@ fn warnings(groups: &[Group], width: usize) -> String {
         );
         out += &wrapped(&text, width);
     }
-    let collapsed: BTreeSet<String> = groups.iter().filter(|g| g.collapsed).map(|g| extractors(&g.params)).collect();
+    let collapsed: BTreeSet<String> =
+        groups.iter().filter(|g| g.collapsed == Some(true)).map(|g| extractors(&g.params)).collect();
     if !collapsed.is_empty() {
         let names = Vec::from_iter(collapsed).join(", ");
         let text = format!("COLLAPSED: the embeddings of an extractor ({names}) all point nearly the same way.");
@@ -474,7 +475,7 @@ mod tests {
             params,
             seeds: 2,
             classes: 10,
-            collapsed: false,
+            collapsed: Some(false),
             verified: None,
             stepped_back: Vec::new(),
             unconverged: None,
@@ -497,7 +498,7 @@ mod tests {
                 outliers: cell(1.0),
                 outside: cell(0.0),
             }),
-            seconds: cell(12.0),
+            seconds: Some(cell(12.0)),
         }
     }
 

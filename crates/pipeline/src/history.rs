@@ -28,6 +28,11 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Name of the pipeline.
+    pub(crate) fn pipeline(&self) -> String {
+        self.spec.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// How many of the run's results are there, and how many it was to have.
     #[must_use]
     pub fn results(&self, store: &Store) -> (usize, usize) {
@@ -139,19 +144,16 @@ pub fn history(spec: &Path, store: &Store) -> Result<Vec<Asked>, StoreError> {
     Ok(found.into_iter().map(|(_, _, asked)| asked).collect())
 }
 
-/// The tasks of all runs that were given a name, and whose specs are still there.
+/// All runs that were given a name.
 ///
 /// # Errors
 /// A note cannot be read, or is damaged.
-pub(crate) fn named(store: &Store) -> Result<Vec<(String, Key)>, StoreError> {
-    let mut tasks = Vec::new();
+pub(crate) fn named(store: &Store) -> Result<Vec<Asked>, StoreError> {
+    let mut found = Vec::new();
     for path in entries(&notes(store))?.iter().map(|folder| entries(folder)).collect::<Result<Vec<_>, _>>()?.concat() {
-        let asked = read(&path)?;
-        if asked.label.is_some() && asked.spec.is_file() {
-            tasks.extend(asked.tasks);
-        }
+        found.extend(Some(read(&path)?).filter(|asked| asked.label.is_some()));
     }
-    Ok(tasks)
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -502,9 +502,15 @@ pub fn nearest(word: &str, known: &[&str]) -> Option<String> {
     known
         .iter()
         .map(|k| (strsim::jaro_winkler(word, k), *k))
-        .filter(|(similarity, _)| *similarity > 0.75)
+        .filter(|(similarity, k)| *similarity > 0.75 && is_slip(word, k))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, k)| k.to_owned())
+}
+
+/// Whether a word is another one with a few slips, and not one that begins or ends alike.
+fn is_slip(word: &str, other: &str) -> bool {
+    let longer = word.chars().count().max(other.chars().count());
+    strsim::osa_distance(word, other) <= 1 + longer / 3
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

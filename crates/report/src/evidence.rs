@@ -9,7 +9,7 @@ use crate::{
 use hemlock_artifact::{Features, SteppedBack};
 use hemlock_head::spread;
 use hemlock_invert::Clean;
-use hemlock_pipeline::{Row, Task};
+use hemlock_pipeline::{Row, Task, unknown};
 use hemlock_store::{Artifact, Key, Manifest, Store, StoreError};
 use ndarray::Axis;
 use std::{
@@ -175,11 +175,7 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// The pipelines whose branches have no result yet, and what cannot be shown of those with one: a sentence each.
-    pub fn missing(&self) -> Vec<String> {
-        self.pending().chain(self.gone()).collect()
-    }
-
+    /// The pipelines whose branches have no result yet, a sentence each.
     fn pending(&self) -> impl Iterator<Item = String> {
         let missing = self.measured.iter().filter(|m| m.missing > 0);
         missing.map(|m| {
@@ -187,6 +183,12 @@ impl<'a> Evidence<'a> {
             let Subject { spec, command, .. } = m.subject;
             format!("{}: {} of {all} have no result yet; `{command}` makes them", spec.name, m.missing)
         })
+    }
+
+    /// What is missing, what cannot be drawn, and what is not known because artifacts are gone: a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let unknown = |m: &Measurement| Some(format!("{}: {}", m.subject.spec.name, unknown(&m.rows)?));
+        self.pending().chain(self.gone()).chain(self.measured.iter().filter_map(unknown)).collect()
     }
 
     /// Counts outliers among clean test samples, where a finding asks for them: under transfer.

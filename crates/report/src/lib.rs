@@ -79,5 +79,5 @@ pub fn report(subjects: &[Subject], store: &Store, command: &str, file: &Path) -
     }
     files.push((file.to_owned(), page.html(&name(&tables), &name(&figures))));
     files::publish(file, &files)?;
-    Ok(Written { page: file.to_owned(), tables, figures, missing: evidence.missing() })
+    Ok(Written { page: file.to_owned(), tables, figures, missing: evidence.notes() })
 }

@@ -125,7 +125,7 @@ impl<'a> Page<'a> {
                             @if !m.subject.spec.description.is_empty() { p.lead { (m.subject.spec.description) } }
                         }
                     }
-                    @for missing in self.evidence.missing() { p.notice role="note" { strong { "Incomplete. " } (missing) "." } }
+                    @for missing in self.evidence.notes() { p.notice role="note" { strong { "Incomplete. " } (missing) "." } }
                     @if let Some(unverified) = self.evidence.unverified() {
                         p.notice role="note" { strong { "Unverified import. " } (unverified) }
                     }
