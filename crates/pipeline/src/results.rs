@@ -37,7 +37,8 @@ pub struct Row {
     pub device: String,
     /// Whether an extractor's embeddings had collapsed when its training ended, the attacker's or the deployed one's.
     pub collapsed: bool,
-    /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where none was imported.
+    /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where
+    /// none was imported.
     pub verified: Option<bool>,
     /// Of a target that is weaker than its parameters say: what was asked for, and what was taken.
     pub stepped_back: Option<SteppedBack>,
