@@ -22,8 +22,8 @@ pub struct Extractor {
     pub weights: Vec<u8>,
     /// One point per epoch of training.
     pub curve: Vec<Epoch>,
-    /// What shows that an imported network computes what its weights were trained in; `None` where nothing does, and where nothing was
-    /// imported.
+    /// What shows that an imported network computes what its weights were trained in; `None` where nothing does, and
+    /// where nothing was imported.
     pub verified: Option<Verified>,
 }
 

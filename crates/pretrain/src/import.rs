@@ -27,19 +27,20 @@ pub struct ImportConfig {
     /// Height and width of the images that it was trained on, in pixels.
     #[serde(default = "default_image_size")]
     pub image_size: usize,
-    /// What the network is to be compared with: a safetensors or `.npz` file with `images` `[n, 3, image_size, image_size]`, 8 bits
-    /// each, and the `features` `[n, d]` that the original framework gives for them. Without one, results are those of an unverified
-    /// import.
+    /// What the network is to be compared with: a safetensors or `.npz` file with `images` `[n, 3, image_size,
+    /// image_size]`, 8 bits each, and the `features` `[n, d]` that the original framework gives for them. Without one,
+    /// results are those of an unverified import.
     #[serde(default)]
     pub probe: Option<PathBuf>,
-    /// Which of several sets of weights in the file, by a name that stands before its tensors', such as `state_dict_ema`.
+    /// Which of several sets of weights in the file, by a name that stands before its tensors', such as
+    /// `state_dict_ema`.
     #[serde(default)]
     pub branch: Option<String>,
     /// What stands before the network's names in the file, where that is no usual wrapper.
     #[serde(default)]
     pub prefix: Option<String>,
-    /// Tensors of the file that are no part of the network: names, of tensors or of what holds them, or beginnings of names with `*`
-    /// after them.
+    /// Tensors of the file that are no part of the network: names, of tensors or of what holds them, or beginnings of
+    /// names with `*` after them.
     #[serde(default)]
     pub ignore: Vec<String>,
     /// How the weights were trained, in a word or two: `supervised`. Results say so, and nothing is
@@ -90,7 +91,8 @@ impl ImportConfig {
         format!("{}{}", self.weights.display(), probe.unwrap_or_default())
     }
 
-    /// The BLAKE3 of the file, in hex; with a probe, or configurations beside it that are compared instead, of the digests of all.
+    /// The BLAKE3 of the file, in hex; with a probe, or configurations beside it that are compared instead, of the
+    /// digests of all.
     ///
     /// # Errors
     /// One cannot be read.
@@ -133,8 +135,8 @@ fn probe_digest(path: &Path) -> Result<String, StageError> {
 /// Makes an extractor of the file's weights, and compares it with the probe, or with what files say about the network.
 ///
 /// # Errors
-/// A file cannot be read, or doesn't hold the network of `config.arch`; the network computes something else than the probe says, or a
-/// file says that it is another, and no probe that it is not.
+/// A file cannot be read, or doesn't hold the network of `config.arch`; the network computes something else than the
+/// probe says, or a file says that it is another, and no probe that it is not.
 pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<Pretrained, StageError> {
     let channels = |values: [f64; 3]| values.map(|v| v as f32);
     let spec = ExtractorSpec {

@@ -1,5 +1,5 @@
-//! Whether an imported network computes what its weights were trained in: some images, and the features that the original
-//! framework gives for them.
+//! Whether an imported network computes what its weights were trained in: some images, and the features that the
+//! original framework gives for them.
 
 use std::path::Path;
 
@@ -60,8 +60,8 @@ fn largest<'a>(values: impl IntoIterator<Item = &'a f32>) -> f64 {
     values.into_iter().fold(0.0, |most, v| most.max(f64::from(v.abs())))
 }
 
-/// A probe of an extractor, computed on the processor: images, and their features. `None` where the extractor is an unverified import,
-/// of which it would show nothing, and where this binary computes on other devices alone.
+/// A probe of an extractor, computed on the processor: images, and their features. `None` where the extractor is an
+/// unverified import, of which it would show nothing, and where this binary computes on other devices alone.
 pub(crate) fn of(artifact: &hemlock_artifact::Extractor) -> Result<Option<Vec<Tensor>>, StageError> {
     if artifact.unverified() || !Backend::compiled().contains(&Backend::Flex) {
         return Ok(None);

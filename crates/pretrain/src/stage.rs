@@ -30,8 +30,9 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = Inputs;
     type Output = Extractor;
 
-    /// Of a training, the fields that its method reads; of what trains, nothing decides a random initialisation; of imported
-    /// weights, and of what verifies them, the digest says more than where they lie, and how they were trained changes none of them.
+    /// Of a training, the fields that its method reads; of what trains, nothing decides a random initialisation; of
+    /// imported weights, and of what verifies them, the digest says more than where they lie, and how they were trained
+    /// changes none of them.
     fn key_params(config: &PretrainConfig) -> Result<Value, serde_json::Error> {
         let kept: fn(&str) -> bool = match config {
             PretrainConfig::Simclr(config) => return config.key(Method::Simclr),

@@ -45,7 +45,8 @@ pub struct Choice<'a> {
     pub branch: Option<&'a str>,
     /// What stands before the network's names, or the end of that.
     pub prefix: Option<&'a str>,
-    /// Tensors that are left aside: names, of tensors or of what holds them, or beginnings of names with `*` after them.
+    /// Tensors that are left aside: names, of tensors or of what holds them, or beginnings of names with `*` after
+    /// them.
     pub ignore: &'a [String],
 }
 
@@ -158,8 +159,8 @@ impl Extractor {
     /// That names and shapes fit does not show that the network computes what the weights were trained in.
     ///
     /// # Errors
-    /// The file is not there, is damaged or of another kind, or holds another network, or several that `choice` does not tell
-    /// apart.
+    /// The file is not there, is damaged or of another kind, or holds another network, or several that `choice` does
+    /// not tell apart.
     pub fn import(
         spec: ExtractorSpec,
         path: &Path,

@@ -99,8 +99,8 @@ impl Found<'_> {
 
 /// Of all tensors those of the network, under its own names.
 ///
-/// A set of weights is what has more than half of the names of `expected` with one prefix before them. Where there is one below
-/// known names, that is the network; where there are several, the choice has to say which.
+/// A set of weights is what has more than half of the names of `expected` with one prefix before them. Where there is
+/// one below known names, that is the network; where there are several, the choice has to say which.
 pub(super) fn find<'a>(
     tensors: &'a BTreeMap<String, Stored>,
     expected: &Weights,
@@ -212,8 +212,8 @@ fn how(set: &str, all: &[&str]) -> String {
     }
 }
 
-/// Where no set is nearly complete: of what is wrapped by known names, what shares most names with the network. Where none shares
-/// any, the largest shows best what the file is.
+/// Where no set is nearly complete: of what is wrapped by known names, what shares most names with the network. Where
+/// none shares any, the largest shows best what the file is.
 fn largest<'a>(tensors: &BTreeMap<&'a str, &Stored>, expected: &Weights) -> &'a str {
     let mut sets: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for full in tensors.keys() {

@@ -1,8 +1,8 @@
 //! What a file of weights says about its network besides names and shapes, and whether that contradicts a spec.
 //!
-//! Read are the values that stand beside the tensors in a checkpoint, the metadata of safetensors, and the configurations beside
-//! the file ([`beside_paths`]) that timm and transformers write, or an export of an extractor. Objects of Python's classes, such as
-//! an `argparse.Namespace`, are not.
+//! Read are the values that stand beside the tensors in a checkpoint, the metadata of safetensors, and the
+//! configurations beside the file ([`beside_paths`]) that timm and transformers write, or an export of an extractor.
+//! Objects of Python's classes, such as an `argparse.Namespace`, are not.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -43,8 +43,8 @@ enum About {
     Std,
 }
 
-/// Names of fields, and what they are about. Those after the first are meant so in a model's own configuration alone: among the
-/// settings of a training, they may be a projector's.
+/// Names of fields, and what they are about. Those after the first are meant so in a model's own configuration alone:
+/// among the settings of a training, they may be a projector's.
 const FIELDS: [(&[&str], &[&str], About); 12] = [
     (&["arch", "architecture", "architectures", "model_name", "backbone", "model", "net", "network"], &[], About::Arch),
     (&["num_attention_heads", "num_heads", "n_heads"], &["heads"], About::Heads),
@@ -339,7 +339,8 @@ const FAMILIES: [&str; 24] = [
     "alexnet",
 ];
 
-/// Whether a name, as timm, torchvision or an author may write it, is that of an architecture; `None` where it says too little.
+/// Whether a name, as timm, torchvision or an author may write it, is that of an architecture; `None` where it says too
+/// little.
 fn named(arch: Arch, name: &str) -> Option<bool> {
     if name.parse::<Arch>().is_ok_and(|named| named == arch) {
         return Some(true);
