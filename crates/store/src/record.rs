@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
-use crate::fs::{absent_ok, create_dir, names, open, read, rename, write};
+use crate::fs::{absent_ok, create_dir, file_len, names, read, rename, write};
 use crate::garbage::{Keep, Removal};
 use crate::hash::Digest;
 use crate::lock::open_lock;
@@ -82,7 +82,7 @@ impl Record {
 
     /// The record's file. Specs in different folders may have one name.
     fn path(&self, store: &Store) -> PathBuf {
-        let spec = Digest::of(self.spec.to_string_lossy().as_bytes()).to_string();
+        let spec = Digest::of(format!("{}\n", self.spec.display()).as_bytes()).to_string();
         folder(store).join(format!("{}-{}", self.pipeline, &spec[..12]))
     }
 }
@@ -234,7 +234,17 @@ fn live(store: &Store, text: &str) -> Result<(PathBuf, File)> {
 
 /// Whether a run holds the copy of a record.
 fn is_held(path: &Path) -> Result<bool> {
-    let Some(file) = open(path)? else { return Ok(false) };
+    if file_len(path)?.is_none() {
+        return Ok(false);
+    }
+    // Some file systems lock only what may be written to.
+    let file = match absent_ok(File::options().read(true).write(true).open(path)).map_err(StoreError::io(path, "open"))
+    {
+        Ok(Some(file)) => file,
+        Ok(None) => return Ok(false),
+        Err(e) if read_only(&e) => return Ok(true),
+        Err(e) => return Err(e),
+    };
     match file.try_lock() {
         Ok(()) => Ok(false),
         Err(TryLockError::WouldBlock) => Ok(true),
