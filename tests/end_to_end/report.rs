@@ -79,7 +79,8 @@ fn what_is_missing_is_said() {
     house.fails("report bare", 2, &["has no [evaluate]"]);
 }
 
-/// Results stay when artifacts behind them are deleted; what would be drawn from these is missed, and that is said first.
+/// Results stay when artifacts behind them are deleted; what would be drawn from these is missed, and that is said
+/// first.
 #[test]
 fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
     let house = house();

@@ -8,8 +8,8 @@ const STARTER: &str = include_str!("../../pipelines/starter.toml");
 /// What makes it quick.
 const QUICK: &str = "--set pretrain.arch=resnet8-w4 --set pretrain.epochs=2 --set invert.steps=2 --set invert.refine=2";
 
-/// A house with the starter and a folder of images of `side` pixels: of every class so many to train and to test on. A class has a
-/// colour, and every image noise.
+/// A house with the starter and a folder of images of `side` pixels: of every class so many to train and to test on. A
+/// class has a colour, and every image noise.
 fn house(classes: &[(usize, usize)], side: usize) -> House {
     let house = House::new();
     let named = STARTER.replace("path = \"my-images\"", "path = \"own\"");
