@@ -8,8 +8,8 @@ const STARTER: &str = include_str!("../../pipelines/starter.toml");
 /// What makes it quick.
 const QUICK: &str = "--set pretrain.arch=resnet8-w4 --set pretrain.epochs=2 --set invert.steps=2 --set invert.refine=2";
 
-/// A house with the starter and a folder of images of `side` pixels: of every class so many to train and to test on. A class has a
-/// colour, and every image noise.
+/// A house with the starter and a folder of images of `side` pixels: of every class so many to train and to test on. A
+/// class has a colour, and every image noise.
 fn house(classes: &[(usize, usize)], side: usize) -> House {
     let house = House::new();
     let named = STARTER.replace("path = \"my-images\"", "path = \"own\"");
@@ -36,14 +36,14 @@ fn house(classes: &[(usize, usize)], side: usize) -> House {
 
 #[test]
 fn the_starter_works_on_folders_of_all_kinds_at_the_first_try() {
-    let kinds: [(&str, Vec<(usize, usize)>, usize); 4] = [
-        ("two classes of few images", vec![(20, 8); 2], 32),
-        ("many classes", vec![(5, 2); 10], 32),
-        ("unbalanced classes", vec![(60, 10), (12, 4), (2, 1)], 32),
-        ("small pictures", vec![(16, 6); 3], 8),
+    let kinds = [
+        ("two classes of few images", &[(20, 8); 2][..], 32),
+        ("many classes", &[(5, 2); 10], 32),
+        ("unbalanced classes", &[(60, 10), (12, 4), (2, 1)], 32),
+        ("small pictures", &[(16, 6); 3], 8),
     ];
     for (kind, classes, side) in kinds {
-        let house = house(&classes, side);
+        let house = house(classes, side);
         let ran = house.run(&format!("run mine {QUICK}"));
         assert_eq!(ran.code, 0, "{kind}: {}", ran.err);
         let rows = house.ok(&format!("results mine --json {QUICK}")).out;

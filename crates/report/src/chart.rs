@@ -1,8 +1,8 @@
 //! Charts as SVG: axes with titles and units, series that differ in colour, shape and dash, and a legend in HTML, which wraps.
 //!
-//! Colours are written as they look on paper; the page's style sheet has a rule for each of them that says what it is in the dark
-//! ([`style`]). Charts are drawn in units of a quarter of a pixel, since plotters rounds to whole units. How wide a text is depends on
-//! who shows it: axes leave room for wide letters.
+//! Colours are written as they look on paper; the page's style sheet has a rule for each of them that says what it is
+//! in the dark ([`style`]). Charts are drawn in units of a quarter of a pixel, since plotters rounds to whole units.
+//! How wide a text is depends on who shows it: axes leave room for wide letters.
 
 mod axis;
 mod marks;
@@ -373,8 +373,8 @@ mod tests {
         assert!(!html.contains("NaN") && !html.contains("<image"), "{html}");
     }
 
-    /// The texts of a drawing, with where they begin and end along the axis that they are written on, if letters are as wide as they
-    /// may be, and the size of the drawing along it.
+    /// The texts of a drawing, with where they begin and end along the axis that they are written on, if letters are as
+    /// wide as they may be, and the size of the drawing along it.
     fn texts(svg: &str) -> Vec<(String, [f64; 2], f64)> {
         let attribute = |tag: &str, name: &str| -> Option<f64> {
             tag.split_once(&format!(" {name}=\""))?.1.split('"').next()?.parse().ok()

@@ -114,9 +114,12 @@ pub fn stages(evidence: &Evidence) -> Result<Figure, ReportError> {
     stages::figure(evidence)
 }
 
+/// What draws a figure.
+type Draw = fn(&Evidence) -> Result<Figure, ReportError>;
+
 /// All other figures, in order.
 pub fn all(evidence: &Evidence, provenance: &Provenance) -> Result<Vec<Figure>, ReportError> {
-    let of: [fn(&Evidence) -> Result<Figure, ReportError>; 9] = [
+    let of: [Draw; 9] = [
         drops::over_budget,
         drops::over_visibility,
         drops::over_beta,

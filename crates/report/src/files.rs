@@ -1,7 +1,8 @@
-//! Writing a page and what lies beside it, so that nobody sees half a file and a run that is killed leaves nothing for good.
+//! Writing a page and what lies beside it, so that nobody sees half a file and a run that is killed leaves nothing for
+//! good.
 //!
-//! Everything is written to a hidden folder beside the page first, and then renamed, file by file, the page last. The folder holds a file
-//! that is locked for as long as its run lives: the next run removes folders whose lock is free.
+//! Everything is written to a hidden folder beside the page first, and then renamed, file by file, the page last. The
+//! folder holds a file that is locked for as long as its run lives: the next run removes folders whose lock is free.
 
 use crate::ReportError;
 use std::{
@@ -16,8 +17,8 @@ const PREFIX: &str = ".hemlock-report-";
 /// The file in it that is locked.
 const LOCK: &str = "lock";
 
-/// Writes files, all or whole ones at least, in order; `page` is the one that folders are named after. Files of earlier pages in the same
-/// folders that are not among these are removed.
+/// Writes files, all or whole ones at least, in order; `page` is the one that folders are named after. Files of earlier
+/// pages in the same folders that are not among these are removed.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -100,7 +101,8 @@ fn young(folder: &Path) -> bool {
     made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age.as_secs() < 60))
 }
 
-/// Removes files that an earlier page had in a folder and this one has not: of the kinds that pages have, and with their beginnings.
+/// Removes files that an earlier page had in a folder and this one has not: of the kinds that pages have, and with
+/// their beginnings.
 fn sweep(folder: &Path, files: &[(PathBuf, String)]) {
     let stale = entries(folder).filter(|path| !files.iter().any(|(kept, _)| kept == path)).filter(|path| ours(path));
     for path in stale {

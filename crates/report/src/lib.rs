@@ -1,8 +1,8 @@
 //! One page that tells what pipelines measured, for people: setting, results, figures, findings, provenance.
 //!
 //! [`report`] reads what is in the artifact root, runs nothing, and writes an HTML file that needs no other file and no network,
-//! beside it the same tables as CSV and Markdown and the same charts as SVG. What is not there yet, or is gone, is left out, and the
-//! page says so.
+//! beside it the same tables as CSV and Markdown and the same charts as SVG. What is not there yet, or is gone, is left
+//! out, and the page says so.
 
 mod case;
 mod chart;
@@ -51,8 +51,8 @@ pub struct Written {
     pub missing: Vec<String>,
 }
 
-/// Writes the page of some pipelines to `file`, and their tables and charts to folders beside it; `command` is what makes the page again.
-/// Every file is whole whenever it is seen, and the page comes last.
+/// Writes the page of some pipelines to `file`, and their tables and charts to folders beside it; `command` is what
+/// makes the page again. Every file is whole whenever it is seen, and the page comes last.
 ///
 /// # Errors
 /// No pipeline has a result, an artifact is damaged, or a file cannot be written.

@@ -40,10 +40,10 @@ pub struct Page<'a> {
     figures: Vec<Figure>,
     /// Every result by itself, as CSV.
     rows: String,
-    /// Those that something was compared for, with what was compared.
+    /// Those that were tested, with what was compared.
     findings: Vec<(Finding, Table)>,
-    /// Those that nothing could be compared for.
-    open: Vec<Finding>,
+    /// Those that results are too few for.
+    open: Vec<(Finding, Table)>,
     provenance: Provenance,
     times: Table,
     artifacts: Table,
@@ -64,12 +64,12 @@ impl<'a> Page<'a> {
     /// Gathers what the page shows.
     pub fn new(evidence: &'a Evidence<'a>, command: &'a str) -> Result<Self, ReportError> {
         let provenance = Provenance::new(evidence)?;
-        let (findings, open): (Vec<Finding>, _) =
-            evidence.findings().into_iter().partition(|finding| !finding.comparisons.is_empty());
         let judged = |finding: Finding| {
             let table = tables::comparisons(&finding);
             (finding, table)
         };
+        let tested = |(finding, _): &(Finding, Table)| finding.comparisons.iter().any(|c| c.p.is_some());
+        let (findings, open) = evidence.findings().into_iter().map(judged).partition(tested);
         Ok(Self {
             evidence,
             command,
@@ -78,7 +78,7 @@ impl<'a> Page<'a> {
             stages: figures::stages(evidence)?,
             figures: figures::all(evidence, &provenance)?,
             rows: tables::rows(&evidence.cases),
-            findings: findings.into_iter().map(judged).collect(),
+            findings,
             open,
             times: provenance.times(),
             artifacts: provenance.table(),
@@ -88,7 +88,7 @@ impl<'a> Page<'a> {
 
     /// The files beside the page: the folder, the name, and what is in it.
     pub fn files(&self) -> Vec<(Folder, String, String)> {
-        let comparisons = self.findings.iter().map(|(_, table)| table);
+        let comparisons = self.findings.iter().chain(&self.open).map(|(_, table)| table);
         let tables = [&self.results, &self.noise].into_iter().chain(comparisons).chain([&self.times, &self.artifacts]);
         let tables = tables.filter(|t| !t.is_empty()).flat_map(|table| {
             let file = |ending: &str, text: String| (Folder::Tables, format!("{}.{ending}", table.name), text);
@@ -152,7 +152,7 @@ impl<'a> Page<'a> {
         html! {
             div.headlines { @for scene in self.evidence.scenes() { (self.headline(&scene)) } }
             h3 { "Findings" }
-            @if self.findings.is_empty() { p { "No claim of the paper can be tested on these results alone." } }
+            @if self.findings.is_empty() { p { "No claim of the paper is tested here: these results are too few for it." } }
             @else {
                 p { "Claims of the paper that this pipeline reproduces, tested on the results of this page. A contradicted claim is a result." }
                 ol.verdicts {
@@ -168,8 +168,8 @@ impl<'a> Page<'a> {
     /// How many findings are not asked.
     fn others(&self) -> String {
         match self.open.len() {
-            1 => "1 more claim needs other results".to_owned(),
-            n => format!("{n} more claims need other results"),
+            1 => "1 more claim needs other or more results".to_owned(),
+            n => format!("{n} more claims need other or more results"),
         }
     }
 
@@ -242,7 +242,16 @@ impl<'a> Page<'a> {
             @if !self.open.is_empty() {
                 details id="other-findings" {
                     summary { (self.others()) }
-                    ul.open { @for f in &self.open { li id=(f.id) { strong { (f.id) ". " (f.claim) } p { (f.reason) } p { strong { "Test. " } (f.test) } } } }
+                    ul.open {
+                        @for (f, table) in &self.open {
+                            li.finding id=(f.id) {
+                                strong { (f.id) ". " (f.claim) }
+                                p { (f.reason) }
+                                p { strong { "Test. " } (f.test) }
+                                @if !table.is_empty() { (table.html(folder)) }
+                            }
+                        }
+                    }
                 }
             }
         }

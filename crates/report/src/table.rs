@@ -103,8 +103,8 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The table in the page, where columns that say the same of all rows are a sentence; in lines of its own it scrolls by itself where the
-    /// page is too narrow for it, and on a phone every row is a list. `folder` is where its files are.
+    /// The table in the page, where columns that say the same of all rows are a sentence. It scrolls by itself where
+    /// the page is too narrow for it, and on a phone every row is a list. `folder` is where its files are.
     pub fn html(&self, folder: &str) -> Markup {
         let class = |column: &Column| if column.parts.is_empty() { "" } else { "number" };
         let (same, shown): (Vec<usize>, Vec<usize>) =

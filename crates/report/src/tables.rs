@@ -140,7 +140,8 @@ pub const NAMES: [&str; 5] = ["results", "noise", "rows", "times", "artifacts"];
 /// What the names of parameters begin with.
 const PARAMS: &str = "params.";
 
-/// The fields of an object, and of objects in it, under their paths: `a.b`. Measured numbers are rounded, parameters stay as they are.
+/// The fields of an object, and of objects in it, under their paths: `a.b`. Measured numbers are rounded, parameters
+/// stay as they are.
 fn flatten(path: &str, value: &Value, fields: &mut BTreeMap<String, String>) {
     let text = match value {
         Value::Object(object) => {
