@@ -1,11 +1,9 @@
 //! Choosing branches by what they are made with: `seed=0,eps_d=0.03,invert.beta=0`.
 
 use crate::{Branch, Plan, spec::nearest, telling};
+use hemlock_stage::{VALUE, few, short};
 use serde_json::Value;
 use std::collections::BTreeSet;
-
-/// Most names or values that a message lists.
-const LISTED: usize = 12;
 
 /// Conditions on a branch, all of which are to hold.
 ///
@@ -26,11 +24,13 @@ impl std::str::FromStr for Selection {
     fn from_str(text: &str) -> Result<Self, String> {
         let condition = |text: &str| {
             let (field, value) = text.split_once('=').ok_or_else(|| {
+                let text = short(text, VALUE);
                 format!("'{text}' is no condition; expected `field=value` or `stage.field=value`, such as `seed=0`")
             })?;
             let (field, value) = (field.trim().to_owned(), value.trim());
             let wanted = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
-            Ok(Condition { text: format!("{field}={value}"), field, wanted })
+            let text = short(&format!("{field}={value}"), VALUE).into_owned();
+            Ok(Condition { text, field, wanted })
         };
         text.split(',').filter(|s| !s.trim().is_empty()).map(condition).collect::<Result<_, _>>().map(Self)
     }
@@ -78,8 +78,8 @@ impl Selection {
         let selected: Vec<&Branch> =
             plan.branches.iter().filter(|branch| self.0.iter().all(|c| c.holds(plan, branch))).collect();
         if selected.is_empty() {
-            let all = self.0.iter().map(|c| c.text.as_str()).collect::<Vec<_>>().join(" and ");
-            return Err(format!("no branch has {all} together"));
+            let all = few(self.0.iter().map(|c| &c.text));
+            return Err(format!("no branch has all of {all} together"));
         }
         Ok(selected)
     }
@@ -87,12 +87,13 @@ impl Selection {
 
 fn check(condition: &Condition, plan: &Plan) -> Result<(), String> {
     let Condition { field, wanted, text } = condition;
+    let told = short(field, VALUE);
     let mut there: Vec<Value> = Vec::new();
     for branch in &plan.branches {
         let values = condition.values(plan, branch);
         if let [_, _, ..] = &values[..] {
-            let names = values.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            return Err(format!("'{field}' may be any of {names}; write one of them in full"));
+            let names = few(values.iter().map(|(name, _)| format!("`{name}`")));
+            return Err(format!("'{told}' may be any of {names}; write one of them in full"));
         }
         for (_, value) in values {
             if !there.iter().any(|known| equal(known, &value)) {
@@ -101,15 +102,15 @@ fn check(condition: &Condition, plan: &Plan) -> Result<(), String> {
         }
     }
     if there.is_empty() {
-        return Err(format!("there is no field '{field}' to select by; {}", instead(field, plan)));
+        return Err(format!("there is no field '{told}' to select by; {}", instead(field, plan)));
     }
     if there.iter().any(|value| equal(value, wanted)) {
         return Ok(());
     }
     let values: Vec<String> = there.iter().map(shown).collect();
     let names: Vec<&str> = values.iter().map(String::as_str).collect();
-    let hint = nearest(&shown(wanted), &names).map(|near| format!("; did you mean `{field}={near}`?"));
-    Err(format!("no branch has {text}; of '{field}' there is {}{}", listed(&names), hint.unwrap_or_default()))
+    let hint = nearest(&shown(wanted), &names).map(|near| format!("; did you mean `{told}={near}`?"));
+    Err(format!("no branch has {text}; of '{told}' there is {}{}", few(names), hint.unwrap_or_default()))
 }
 
 /// What may have been meant by a field that is none: the nearest, or those that tell the branches apart.
@@ -126,21 +127,8 @@ fn instead(field: &str, plan: &Plan) -> String {
         return format!("did you mean `{near}`?");
     }
     let apart = telling(plan.tasks.iter().map(|task| (task.node, &task.params)));
-    let apart: Vec<String> = apart.iter().map(|(node, field)| format!("{node}.{field}")).collect();
-    let names: Vec<&str> = ["seed"].into_iter().chain(apart.iter().map(String::as_str)).collect();
-    format!("branches differ in {}", listed(&names))
-}
-
-fn listed(names: &[&str]) -> String {
-    let cut = |name: &&str| match name.char_indices().nth(60) {
-        Some((end, _)) => format!("{}...", &name[..end]),
-        None => (*name).to_owned(),
-    };
-    let first = names.iter().take(LISTED).map(cut).collect::<Vec<_>>().join(", ");
-    match names.len().saturating_sub(LISTED) {
-        0 => first,
-        more => format!("{first} and {more} more"),
-    }
+    let apart = apart.iter().map(|(node, field)| format!("{node}.{field}"));
+    format!("branches differ in {}", few(["seed".to_owned()].into_iter().chain(apart)))
 }
 
 /// A value as one would write it.
