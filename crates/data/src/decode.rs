@@ -15,7 +15,8 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 /// The most MiB that an image file may have, and that its decoded pixels may take.
 pub(crate) const LIMIT_MIB: u64 = 512;
 
-/// Bytes that the pictures which are decoded at one time take in all; a larger one is decoded while no other large one is.
+/// Bytes that the pictures which are decoded at one time take in all; a larger one is decoded while no other large
+/// one is.
 const TOGETHER: u64 = 2 << 30;
 
 /// Bytes that a picture may take without being large.
@@ -25,8 +26,8 @@ static SHARE: LazyLock<u64> =
 /// Held while a large picture is decoded.
 static LARGE: Mutex<()> = Mutex::new(());
 
-/// Decodes an image file; its kind is found by its content. Transparency is dropped, orientation tags and colour profiles are
-/// ignored, and of several frames or pages the first is taken.
+/// Decodes an image file; its kind is found by its content. Transparency is dropped, orientation tags and colour
+/// profiles are ignored, and of several frames or pages the first is taken.
 ///
 /// # Errors
 /// Why the file is none that can be decoded to its end, in words.
@@ -104,8 +105,8 @@ fn jpeg(bytes: &[u8]) -> Result<RgbImage, String> {
     })
 }
 
-/// Whether a JPEG file has its end-of-image marker. Segments are skipped by their length, as one may hold a picture of its own,
-/// and of the entropy-coded data markers are looked for. Whatever follows the end is ignored.
+/// Whether a JPEG file has its end-of-image marker. Segments are skipped by their length, as one may hold a picture
+/// of its own, and of the entropy-coded data markers are looked for. Whatever follows the end is ignored.
 fn jpeg_ends(bytes: &[u8]) -> bool {
     const END: u8 = 0xD9;
     let mut rest = bytes;

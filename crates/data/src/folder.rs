@@ -232,8 +232,8 @@ pub(crate) fn open(path: &Path, size: usize, filter: Filter) -> Result<Pools, Da
     })
 }
 
-/// The digest of the files' relative paths and contents, and of how they are scaled. It is to change whenever the same files
-/// would give other pixels.
+/// The digest of the files' relative paths and contents, and of how they are scaled. It is to change whenever the
+/// same files would give other pixels.
 pub(crate) fn digest(path: &Path, size: usize, filter: Filter) -> Result<blake3::Hash, DataError> {
     let tree = Tree::scan(path)?;
     let files: Vec<_> = tree.files().collect();

@@ -1,12 +1,13 @@
-//! Scaling pictures as Pillow does, byte for byte.
+//! Scaling pictures as Pillow does: byte for byte, where it scales rows before columns. Of some tall pictures Pillow
+//! 13 scales columns first, and rounding then differs by 1 grey level at most.
 //!
-//! The geometry is torchvision's `Resize(size)` and then `CenterCrop(size)`: the shorter side becomes `size`, the longer one
-//! `size * long / short` without its fraction. Only what the crop keeps is computed, so that a thin picture, whose longer side
-//! would grow with the shorter one, costs no more than any other.
+//! The geometry is torchvision's `Resize(size)` and then `CenterCrop(size)`: the shorter side becomes `size`, the
+//! longer one `size * long / short` without its fraction. Only what the crop keeps is computed, so that a thin
+//! picture, whose longer side would grow with the shorter one, costs no more than any other.
 //!
-//! A pixel of the result is a weighted sum of source pixels, first along its row and then along its column, each time rounded
-//! to 8 bits. Where a side shrinks, the filter is as much wider. The weights of a pixel sum to 1, and are integers in units of
-//! 2^-22, as in Pillow's `Resample.c`.
+//! A pixel of the result is a weighted sum of source pixels, first along its row and then along its column, each time
+//! rounded to 8 bits. Where a side shrinks, the filter is as much wider. The weights of a pixel sum to 1, and are
+//! integers in units of 2^-22, as in Pillow's `Resample.c`.
 
 use std::f64::consts::PI;
 use std::ops::Range;
@@ -111,7 +112,8 @@ fn level(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// Writes the square in the centre of a picture whose shorter side has the right length, which scaling would not change.
+/// Writes the square in the centre of a picture whose shorter side has the right length, which scaling would not
+/// change.
 fn crop(picture: &RgbImage, size: usize, chw: &mut [u8]) {
     let (width, height) = picture.dimensions();
     let offset = |side: u32| centred(u64::from(side) - size as u64) as usize;
@@ -126,8 +128,8 @@ fn crop(picture: &RgbImage, size: usize, chw: &mut [u8]) {
     }
 }
 
-/// Scales the shorter side of a picture to `size` pixels, and writes the square in its centre: `[3, size, size]`. The picture
-/// has a pixel at least, and `size` is not 0.
+/// Scales the shorter side of a picture to `size` pixels, and writes the square in its centre: `[3, size, size]`. The
+/// picture has a pixel at least, and `size` is not 0.
 pub(crate) fn resize_and_crop(picture: &RgbImage, size: usize, filter: Filter, chw: &mut [u8]) {
     let (width, height) = picture.dimensions();
     let short = width.min(height);

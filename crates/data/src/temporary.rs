@@ -10,7 +10,8 @@ const PREFIX: &str = ".fetch-";
 /// Locked as long as the folder is in use, and the first file in it: the kernel unlocks it when its process dies.
 const LOCK: &str = "lock";
 
-/// A folder for what is being fetched. Dropped, it is removed; of a process that was killed, [`remove_stale`] removes it.
+/// A folder for what is being fetched. Dropped, it is removed; of a process that was killed, [`remove_stale`] removes
+/// it.
 pub(crate) struct Temporary {
     // Removed before the lock is given up.
     folder: TempDir,
