@@ -8,7 +8,7 @@ use std::io::Write;
 use zip::{ZipWriter, write::SimpleFileOptions};
 
 /// Written by the script of the same name beside it.
-const MOCO: &[u8] = include_bytes!("../tests/data/moco_resnet8_w4.pth");
+const MOCO: &[u8] = include_bytes!("../../tests/data/moco_resnet8_w4.pth");
 
 fn spec(arch: &str) -> ExtractorSpec {
     ExtractorSpec { arch: arch.parse().unwrap(), image_size: [8, 8], mean: [0.5; 3], std: [0.25; 3] }
@@ -262,7 +262,7 @@ fn damage_is_an_error_that_says_what_was_expected() {
 
 /// An archive with entries of these names.
 fn archive(names: &[&str]) -> Vec<u8> {
-    let mut zip = ZipWriter::new(std::io::Cursor::new(Vec::new()));
+    let mut zip = ZipWriter::new(io::Cursor::new(Vec::new()));
     for name in names {
         zip.start_file(*name, SimpleFileOptions::default()).unwrap();
         zip.write_all(b"anything").unwrap();
