@@ -3,7 +3,8 @@
 use crate::house::{House, TINY, flip};
 use std::{fs, path::Path, time::Duration};
 
-/// Commands that show or use artifacts, and whether each notices a changed byte in a payload of `features`, and of `evaluate`.
+/// Commands that show or use artifacts, and whether each notices a changed byte in a payload of `features`, and of
+/// `evaluate`.
 const PAYLOADS: [(&str, bool, bool); 12] = [
     ("run tiny", false, false),
     ("status tiny", false, false),

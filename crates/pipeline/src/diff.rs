@@ -105,8 +105,8 @@ pub fn totals(differences: &[StageDifference]) -> Vec<StageTotal> {
     totals
 }
 
-/// Compares all artifacts that two roots have both, in the order of the graph; also returns how many stand in one root alone. What
-/// is compared is read in both roots, and its digests are checked.
+/// Compares all artifacts that two roots have both, in the order of the graph; also returns how many stand in one root
+/// alone. What is compared is read in both roots, and its digests are checked.
 ///
 /// # Errors
 /// Artifacts are damaged; the message names them.

@@ -74,8 +74,8 @@ pub enum ExportError {
     },
 }
 
-/// Writes the selected artifacts of a stage below `out`, and returns the files. Several artifacts get a folder each, named after
-/// their key, and beside them `index.csv` says what each was made with. Files appear whole.
+/// Writes the selected artifacts of a stage below `out`, and returns the files. Several artifacts get a folder each,
+/// named after their key, and beside them `index.csv` says what each was made with. Files appear whole.
 ///
 /// # Errors
 /// Nothing is selected, an artifact is not there or is damaged, or a file cannot be written.
@@ -146,8 +146,8 @@ fn about(plan: &Plan, number: usize, manifest: &Manifest) -> Map<String, Value> 
     about
 }
 
-/// A line a folder: the seed, the attack and its budget, where artifacts have these, and every parameter, of the stage and of what
-/// it comes from, in which they differ.
+/// A line a folder: the seed, the attack and its budget, where artifacts have these, and every parameter, of the stage
+/// and of what it comes from, in which they differ.
 fn index(plan: &Plan, tasks: &[usize]) -> Result<Vec<u8>, csv::Error> {
     let params: Vec<BTreeMap<String, String>> = tasks.iter().map(|task| made_with(plan, *task)).collect();
     let names: BTreeSet<&String> = params.iter().flat_map(BTreeMap::keys).collect();
@@ -164,7 +164,8 @@ fn index(plan: &Plan, tasks: &[usize]) -> Result<Vec<u8>, csv::Error> {
     csv.into_inner().map_err(|e| csv::Error::from(e.into_error()))
 }
 
-/// The parameters of a task and of what it comes from, by full name, and under their own the seed, the attack and its budget.
+/// The parameters of a task and of what it comes from, by full name, and under their own the seed, the attack and its
+/// budget.
 fn made_with(plan: &Plan, task: usize) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for task in upstream(plan, task).into_iter().map(|t| &plan.tasks[t]) {
@@ -261,7 +262,8 @@ fn write_tensors(
     Ok(())
 }
 
-/// A safetensors file with metadata, in one order of its fields: equal contents are equal bytes. `None` if it is no such file.
+/// A safetensors file with metadata, in one order of its fields: equal contents are equal bytes. `None` if it is no
+/// such file.
 fn labelled(file: &[u8], about: &Map<String, Value>) -> Option<Vec<u8>> {
     let (length, rest) = file.split_first_chunk::<8>()?;
     let (header, data) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;

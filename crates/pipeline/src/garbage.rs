@@ -24,7 +24,8 @@ pub(crate) fn record(plan: &Plan) -> Result<Record, StoreError> {
 pub struct Survey<E> {
     /// What is to stay.
     pub keep: Keep,
-    /// Records of specs that are not where they were; what they name stays, unless garbage of their pipeline is asked for.
+    /// Records of specs that are not where they were; what they name stays, unless garbage of their pipeline is asked
+    /// for.
     pub gone: Vec<Record>,
     /// Specs that are there and cannot be planned now, of which something is here.
     pub unplanned: Vec<Unplanned<E>>,
@@ -45,8 +46,8 @@ pub struct Unplanned<E> {
     pub why: E,
 }
 
-/// Finds out what specs, those given and those that were run, reach; with a name, what is garbage of that pipeline alone. For a
-/// [`Sweep`](hemlock_store::Sweep), the survey is made under it.
+/// Finds out what specs, those given and those that were run, reach; with a name, what is garbage of that pipeline
+/// alone. For a [`Sweep`](hemlock_store::Sweep), the survey is made under it.
 ///
 /// # Errors
 /// The artifact root cannot be read, or a record is damaged.

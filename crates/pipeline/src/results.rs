@@ -35,8 +35,8 @@ pub struct Row {
     pub seed: u64,
     /// Where the features were extracted; `None` where their artifact is gone.
     pub device: Option<String>,
-    /// Whether an extractor's embeddings had collapsed when its training ended, the attacker's or the deployed one's; `None`
-    /// where an extractor is gone, and no other had.
+    /// Whether an extractor's embeddings had collapsed when its training ended, the attacker's or the deployed one's;
+    /// `None` where an extractor is gone, and no other had.
     pub collapsed: Option<bool>,
     /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where none
     /// was imported.
@@ -70,8 +70,8 @@ pub struct Row {
     pub gone: Vec<String>,
 }
 
-/// The results that a plan has so far, and the number of those still missing. Digests of the evaluations were checked, and the
-/// manifests of what they come from.
+/// The results that a plan has so far, and the number of those still missing. Digests of the evaluations were checked,
+/// and the manifests of what they come from.
 ///
 /// # Errors
 /// An artifact is damaged.

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 /// Conditions on a branch, all of which are to hold.
 ///
-/// A field is `seed`, or a parameter: `node.field`, or `field` alone where one node of a branch has it. What stands within a table
-/// is reached by further names: `dataset.downstream.source.kind`.
+/// A field is `seed`, or a parameter: `node.field`, or `field` alone where one node of a branch has it. What stands
+/// within a table is reached by further names: `dataset.downstream.source.kind`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Selection(Vec<Condition>);
 

@@ -38,8 +38,8 @@ pub fn create_dir(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(StoreError::io(dir, "create"))
 }
 
-/// The length of a file; `None` if it is not there. Anything but a regular file is an error: to open a fifo, or to read a
-/// device, may never end.
+/// The length of a file; `None` if it is not there. Anything but a regular file is an error: to open a fifo, or to read
+/// a device, may never end.
 pub fn file_len(path: &Path) -> Result<Option<u64>> {
     match absent_ok(fs::metadata(path)).map_err(StoreError::io(path, "find"))? {
         Some(found) if found.is_file() => Ok(Some(found.len())),

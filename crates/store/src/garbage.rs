@@ -38,8 +38,8 @@ pub enum Remains {
 pub struct Keep {
     /// Artifacts that somebody may still ask for, by stage and key.
     pub reachable: BTreeSet<(String, Key)>,
-    /// Names of the pipelines whose artifacts are garbage where they are not reachable. What others made stays, as it is not
-    /// known what they reach; but what does not say who made it is garbage.
+    /// Names of the pipelines whose artifacts are garbage where they are not reachable. What others made stays, as it
+    /// is not known what they reach; but what does not say who made it is garbage.
     pub known: BTreeSet<String>,
     /// Whether artifacts of `known` pipelines alone are garbage: no scratch, and nothing that does not say who made it.
     pub only: bool,
@@ -104,8 +104,8 @@ impl Store {
         Ok(names(&dir)?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// What may be removed if only what is to be kept stays: other artifacts, and the scratch of other tasks that nobody works
-    /// on. Of the scratch of reachable tasks the checkpoint stays: it will be resumed.
+    /// What may be removed if only what is to be kept stays: other artifacts, and the scratch of other tasks that
+    /// nobody works on. Of the scratch of reachable tasks the checkpoint stays: it will be resumed.
     ///
     /// # Errors
     /// As [`list`](Self::list).

@@ -1,11 +1,11 @@
 //! Records: which artifacts a pipeline reached when it was last run. What they name is no garbage.
 //!
-//! A record is a [`sealed`](crate::sealed) file below `.pipelines`. Its lock is that of all records: a run holds it, shared, while it
-//! writes its record, and reads no artifact before; who removes garbage holds it alone. So whatever a run finds is either
-//! recorded before garbage is looked for, or looked for after garbage is gone.
+//! A record is a [`sealed`](crate::sealed) file below `.pipelines`. Its lock is that of all records: a run holds it,
+//! shared, while it writes its record, and reads no artifact before; who removes garbage holds it alone. So whatever a
+//! run finds is either recorded before garbage is looked for, or looked for after garbage is gone.
 //!
-//! A later run of the same spec may replace a record while an earlier run is under way. So a run also leaves a copy that it
-//! holds a lock of to its end: `.pipelines/.live-<digest>`, one file for all runs of one plan.
+//! A later run of the same spec may replace a record while an earlier run is under way. So a run also leaves a copy
+//! that it holds a lock of to its end: `.pipelines/.live-<digest>`, one file for all runs of one plan.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
@@ -102,12 +102,12 @@ pub struct Sweep {
 }
 
 impl Store {
-    /// Records what a spec reaches, in the place of what it reached before, and claims it for a run; calls `on_wait` before it
-    /// waits for somebody who removes garbage. Artifacts are to be looked for afterwards.
+    /// Records what a spec reaches, in the place of what it reached before, and claims it for a run; calls `on_wait`
+    /// before it waits for somebody who removes garbage. Artifacts are to be looked for afterwards.
     ///
     /// # Errors
-    /// [`StoreError::Io`]; but a root that cannot be written to, where nothing can be removed either, is no error where the
-    /// record stands there already.
+    /// [`StoreError::Io`]; but a root that cannot be written to, where nothing can be removed either, is no error where
+    /// the record stands there already.
     pub fn claim(&self, record: &Record, on_wait: impl FnOnce()) -> Result<Claim> {
         let claim = |live| Ok(Claim { store: self.clone(), live });
         let (path, text) = (record.path(self), record.to_text()?);
@@ -173,8 +173,8 @@ impl Store {
 }
 
 impl Sweep {
-    /// Removes what is not to stay, each piece under its task's lock; what somebody works on is kept. What there is is looked
-    /// for now, and `keep` is to be made of records that were read under this sweep.
+    /// Removes what is not to stay, each piece under its task's lock; what somebody works on is kept. What there is is
+    /// looked for now, and `keep` is to be made of records that were read under this sweep.
     ///
     /// # Errors
     /// [`StoreError::Io`] at the first piece that cannot be removed.

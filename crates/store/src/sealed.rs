@@ -1,7 +1,7 @@
 //! JSON files that no change goes unnoticed in.
 //!
-//! Indented JSON with the names of each object in ascending order. The field `format` is the format as major.minor; the field
-//! `check` is the BLAKE3 of the canonical JSON (see [`identity`](crate::identity)) of all other fields.
+//! Indented JSON with the names of each object in ascending order. The field `format` is the format as major.minor; the
+//! field `check` is the BLAKE3 of the canonical JSON (see [`identity`](crate::identity)) of all other fields.
 
 use std::path::Path;
 
