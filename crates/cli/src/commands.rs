@@ -104,7 +104,7 @@ impl House<'_> {
         } else {
             self.args.pipelines.join(format!("{named}.toml"))
         };
-        if !path.is_file() {
+        if !path.exists() {
             let reason = format!("{} is not there", short(&path.display().to_string(), VALUE));
             return Err(self.no_pipeline(named, &reason));
         }
