@@ -143,7 +143,7 @@ impl House<'_> {
         } else {
             self.args.pipelines.join(format!("{named}.toml"))
         };
-        if !path.is_file() {
+        if !path.exists() {
             if let Some(instead) = misplaced(named) {
                 return Err(Usage(instead).into());
             }

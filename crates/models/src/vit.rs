@@ -47,6 +47,11 @@ impl VitArch {
         self.depth as f64 * tokens * (made as f64 + attention)
     }
 
+    /// Numbers that a pass of an image holds at once: those of one block.
+    pub(crate) fn held(self, size: [usize; 2]) -> f64 {
+        self.kept(size) / self.depth as f64
+    }
+
     /// Number of heads of attention.
     #[must_use]
     pub fn heads(self) -> usize {

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt::Display};
 /// Characters of a value that a message quotes.
 pub const VALUE: usize = 100;
 /// Characters of a message.
-pub const MESSAGE: usize = 1500;
+pub const MESSAGE: usize = 1000;
 /// Names of a list that a message tells.
 const NAMES: usize = 10;
 
