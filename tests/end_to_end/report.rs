@@ -35,7 +35,7 @@ fn a_report_stands_by_itself_and_tells_the_same_every_time() {
         "<svg",
         "data:image/png;base64,",
         "hemlock run tiny --set 'seeds=[0,1]'",
-        "more claims need other or more results",
+        "claims need other or more results",
     ] {
         assert!(page.to_lowercase().contains(&inside.to_lowercase()), "{inside}");
     }

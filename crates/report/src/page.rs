@@ -167,9 +167,10 @@ impl<'a> Page<'a> {
 
     /// How many findings are not asked.
     fn others(&self) -> String {
+        let more = if self.findings.is_empty() { "" } else { " more" };
         match self.open.len() {
-            1 => "1 more claim needs other or more results".to_owned(),
-            n => format!("{n} more claims need other or more results"),
+            1 => format!("1{more} claim needs other or more results"),
+            n => format!("{n}{more} claims need other or more results"),
         }
     }
 
