@@ -5,12 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hemlock_stage::open_file;
+use hemlock_stage::{few, open_file};
 use rayon::prelude::*;
 
 use crate::checksum::FieldHasher;
 use crate::decode::{LIMIT_MIB, decode};
-use crate::error::{DataError, UnreadableImage, few};
+use crate::error::{DataError, UnreadableImage};
 use crate::pool::{Pool, PoolImages, Pools};
 use crate::resize::{Filter, resize_and_crop};
 
@@ -99,8 +99,7 @@ fn refuse_splits(path: &Path) -> Result<(), DataError> {
 /// How the classes of train/ and of another split differ.
 fn unequal(train: &[String], name: &str, others: &[String]) -> String {
     let alone = |some: &[String], others: &[String]| {
-        let alone: Vec<&String> = some.iter().filter(|class| !others.contains(class)).collect();
-        if alone.is_empty() { "none".to_owned() } else { few(&alone) }
+        few(some.iter().filter(|class| !others.contains(class)).map(|class| format!("`{class}`")))
     };
     format!("classes that only train/ has: {}; only {name}/: {}", alone(train, others), alone(others, train))
 }
