@@ -51,6 +51,11 @@ behind ARGS:
     @case {{quote(" " + ARGS)}} in *" set="*|*" as="*|*" jobs="*|*" backend="*) \
         echo "error: variables stand before the recipe: just set='STAGE.FIELD=VALUE' RECIPE NAME" >&2; exit 2;; esac
 
+# Of a whole pipeline nothing is forced: `hemlock` says what is right, before anything runs.
+[private]
+unforced NAME ARGS: build
+    @case {{quote(" " + ARGS + " ")}} in *" --force "*) {{hemlock}} run {{NAME}} {{ARGS}};; esac
+
 # Download, verify and unpack a raw dataset: cifar10, cifar100 (--url URL and --from FILE work offline)
 [group('data')]
 data NAME *ARGS: build
@@ -113,8 +118,7 @@ evaluate NAME *ARGS: (behind ARGS) (victim NAME "--on-the-way")
 
 # All stages, and the result table
 [group('9')]
-pipeline NAME *ARGS: build
-    @{{hemlock}} run {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
+pipeline NAME *ARGS: (behind ARGS) (unforced NAME ARGS) (evaluate NAME ARGS)
     @{{hemlock}} results {{NAME}} {{overrides}}
 
 # Hand what is left to a cluster: just submit slurm NAME, or hyperqueue (--dry-run prints it; docs/cluster.md)
