@@ -1,6 +1,6 @@
 //! What can go wrong with a dataset, in words that say what to do next.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
