@@ -41,9 +41,20 @@ build: (first-build backend)
 first-build BACKENDS:
     @for backend in $(echo {{BACKENDS}} | tr , ' '); do \
         ls {{quote(target)}}/release/deps/libburn_"$backend"-*.rlib >/dev/null 2>&1 && continue; \
-        echo "The first build with the backend $backend compiles some 300 crates, burn among them: about 17 minutes on two" \
-            "cores, less on more, and 1 GB in {{target}}. Later ones take seconds." >&2; break; \
+        echo "The first build with the backend $backend compiles some 300 crates, burn among them: about 17" \
+            "minutes on two cores, less on more, and 1 GB in {{target}}. Later ones take seconds." >&2; break; \
     done
+
+# Variables stand before the recipe. One behind it would be met at the last stage alone, after all others have run.
+[private]
+behind ARGS:
+    @case {{quote(" " + ARGS)}} in *" set="*|*" as="*|*" jobs="*|*" backend="*) \
+        echo "error: variables stand before the recipe: just set='STAGE.FIELD=VALUE' RECIPE NAME" >&2; exit 2;; esac
+
+# Of a whole pipeline nothing is forced: `hemlock` says what is right, before anything runs.
+[private]
+unforced NAME ARGS: build
+    @case {{quote(" " + ARGS + " ")}} in *" --force "*) {{hemlock}} run {{NAME}} {{ARGS}};; esac
 
 # Download, verify and unpack a raw dataset: cifar10, cifar100 (--url URL and --from FILE work offline)
 [group('data')]
@@ -57,58 +68,57 @@ dataset NAME *ARGS: build
 
 # Train an extractor, or import one
 [group('2')]
-pretrain NAME *ARGS: (dataset NAME "--on-the-way")
+pretrain NAME *ARGS: (behind ARGS) (dataset NAME "--on-the-way")
     @{{hemlock}} pretrain {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Extract features of the downstream dataset, or import them
 [group('3')]
-features NAME *ARGS: (pretrain NAME "--on-the-way")
+features NAME *ARGS: (behind ARGS) (pretrain NAME "--on-the-way")
     @{{hemlock}} features {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Train the clean head, and corrupt it into the attacker's target
 [group('4')]
-target-params NAME *ARGS: (features NAME "--on-the-way")
+target-params NAME *ARGS: (behind ARGS) (features NAME "--on-the-way")
     @{{hemlock}} target-params {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Find features that corrupt the retrained head
 [group('5')]
-poison-features NAME *ARGS: (target-params NAME "--on-the-way")
+poison-features NAME *ARGS: (behind ARGS) (target-params NAME "--on-the-way")
     @{{hemlock}} poison-features {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Train a network that turns features back into images
 [group('6')]
-decoder NAME *ARGS: (poison-features NAME "--on-the-way")
+decoder NAME *ARGS: (behind ARGS) (poison-features NAME "--on-the-way")
     @{{hemlock}} decoder {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Find images with the poisoned features
 [group('7')]
-invert NAME *ARGS: (decoder NAME "--on-the-way")
+invert NAME *ARGS: (behind ARGS) (decoder NAME "--on-the-way")
     @{{hemlock}} invert {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Find poisoned images in pixels, with no features aimed at
 [group('7')]
-poison-images NAME *ARGS: (invert NAME "--on-the-way")
+poison-images NAME *ARGS: (behind ARGS) (invert NAME "--on-the-way")
     @{{hemlock}} poison-images {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Find noise that makes images teach nothing
 [group('7')]
-unlearnable NAME *ARGS: (poison-images NAME "--on-the-way")
+unlearnable NAME *ARGS: (behind ARGS) (poison-images NAME "--on-the-way")
     @{{hemlock}} unlearnable {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Train victims on clean data
 [group('8')]
-victim NAME *ARGS: (unlearnable NAME "--on-the-way")
+victim NAME *ARGS: (behind ARGS) (unlearnable NAME "--on-the-way")
     @{{hemlock}} victim {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # Retrain victims on poisons and measure them
 [group('8')]
-evaluate NAME *ARGS: (victim NAME "--on-the-way")
+evaluate NAME *ARGS: (behind ARGS) (victim NAME "--on-the-way")
     @{{hemlock}} evaluate {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # All stages, and the result table
 [group('9')]
-pipeline NAME *ARGS: build
-    @{{hemlock}} run {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
+pipeline NAME *ARGS: (behind ARGS) (unforced NAME ARGS) (evaluate NAME ARGS)
     @{{hemlock}} results {{NAME}} {{overrides}}
 
 # Hand what is left to a cluster: just submit slurm NAME, or hyperqueue (--dry-run prints it; docs/cluster.md)
@@ -151,10 +161,10 @@ export NAME STAGE *ARGS: build
 gc *ARGS: build
     @{{hemlock}} gc {{ARGS}}
 
-# Compare two artifact roots: accuracy, and the largest tensor difference per stage
+# Compare two settings (just diff NAME --a FIELD=VALUE --b FIELD=VALUE), or two artifact roots (just diff ROOT ROOT)
 [group('ask')]
-diff A B *ARGS: build
-    @{{hemlock}} diff {{A}} {{B}} {{ARGS}}
+diff ONE *ARGS: build
+    @{{hemlock}} diff {{ONE}} {{overrides}} {{ARGS}}
 
 # Run a pipeline on two backends, and compare: just compare-backends NAME flex wgpu [--points 2]
 [group('ask')]
@@ -184,6 +194,7 @@ build-tests:
 [group('develop')]
 unit:
     @command -v chromium >/dev/null || echo "SKIPPED: there is no chromium, so no browser opens the report" >&2
+    @python3 -c "import numpy, safetensors" 2>/dev/null || echo "SKIPPED: there is no python3 with numpy and safetensors, so the README's Python is not run" >&2
     if command -v cargo-nextest >/dev/null; then cargo nextest run --release --workspace {{tested}}; else cargo test --release --workspace {{tested}}; fi
 
 # Hostile variants of specs and of files by other tools, for so many seconds a reader

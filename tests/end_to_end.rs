@@ -13,11 +13,20 @@ mod bad_input;
 #[path = "end_to_end/docs.rs"]
 mod docs;
 #[cfg(test)]
+#[path = "end_to_end/exports.rs"]
+mod exports;
+#[cfg(test)]
 #[path = "end_to_end/house.rs"]
 mod house;
 #[cfg(test)]
+#[path = "end_to_end/images.rs"]
+mod images;
+#[cfg(test)]
 #[path = "end_to_end/import.rs"]
 mod import;
+#[cfg(test)]
+#[path = "end_to_end/limits.rs"]
+mod limits;
 #[cfg(test)]
 #[path = "end_to_end/own_features.rs"]
 mod own_features;
@@ -33,6 +42,12 @@ mod results;
 #[cfg(test)]
 #[path = "end_to_end/runs.rs"]
 mod runs;
+#[cfg(test)]
+#[path = "end_to_end/starter.rs"]
+mod starter;
+#[cfg(test)]
+#[path = "end_to_end/trust.rs"]
+mod trust;
 #[cfg(test)]
 #[path = "end_to_end/victims.rs"]
 mod victims;

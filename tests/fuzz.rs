@@ -68,8 +68,13 @@ fn fuzz_overrides() {
 
 #[test]
 fn fuzz_selections() {
-    let samples = ["seed=0", "eps_d=0.03,invert.beta=0", "attack=bilevel"];
-    Samples::new(samples)
-        .words([",", "=", "[", "{", "1e400"])
-        .fuzz(|bytes| String::from_utf8_lossy(bytes).parse::<Selection>().map_or_else(|e| message(&e), |_| Ok(())));
+    let (graph, path) =
+        (hemlock::graph(), Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/quickstart.toml"));
+    let plan = Plan::new(&Spec::load(&path, &[], &graph).unwrap(), &graph, &Environment { data: None }).unwrap();
+    let samples = ["seed=0", "eps_d=0.03,invert.beta=0", "attack=bilevel", "dataset.downstream.source.kind=synthetic"];
+    let words = [",", "=", "[", "{", "1e400", "constraint=", "poison-features."];
+    Samples::new(samples).words(words).fuzz(|bytes| match String::from_utf8_lossy(bytes).parse::<Selection>() {
+        Ok(selection) => selection.of(&plan).map_or_else(|e| message(&e), |_| Ok(())),
+        Err(e) => message(&e),
+    });
 }

@@ -126,6 +126,6 @@ diff=$("$hemlock" diff "$dir/local" "$dir/slurm")
 echo "a task refuses to run where the spec has changed" >&2
 key=$(basename "$(find "$dir/slurm/evaluate" -mindepth 1 -maxdepth 1 | head -n 1)")
 status=0
-"$hemlock" run "$spec" --root "$dir/slurm" --task "$key" --set seeds=7 2>"$dir/refused" || status=$?
+"$hemlock" run "$spec" --root "$dir/slurm" --task "$key" --set seeds=[7] 2>"$dir/refused" || status=$?
 [ "$status" = 2 ] && grep -q "has no task $key" "$dir/refused" || fail "exit code $status: $(cat "$dir/refused")"
 echo "Slurm: same bytes as a local run"

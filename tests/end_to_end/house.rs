@@ -118,3 +118,12 @@ pub fn flip(path: &Path) {
     bytes[middle] ^= 1;
     fs::write(path, bytes).unwrap();
 }
+
+/// The tensors of a safetensors file, without what it says of itself: header and data.
+pub fn unlabelled(file: &[u8]) -> (Value, &[u8]) {
+    let (length, rest) = file.split_first_chunk::<8>().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    let mut header: Value = serde_json::from_slice(header).unwrap();
+    assert!(header.as_object_mut().unwrap().remove("__metadata__").is_some(), "the file says nothing of itself");
+    (header, data)
+}

@@ -22,7 +22,7 @@ fn a_report_stands_by_itself_and_tells_the_same_every_time() {
     house.fails("report tiny", 4, &["no results of tiny", "`hemlock run tiny`"]);
     house.ok(&format!("run tiny {sets}"));
     let said = house.ok(&format!("report tiny {sets} -o out/page.html"));
-    assert_eq!(said.out, "out/page.html\nout/page.tables\n");
+    assert_eq!(said.out, "out/page.html\nout/page.tables\nout/page.figures\n");
     assert_eq!(said.err, "");
     let page = fs::read_to_string(house.path().join("out/page.html")).unwrap();
     for outside in ["<script", "src=\"http", "href=\"http", "url(", "@import"] {
@@ -35,14 +35,33 @@ fn a_report_stands_by_itself_and_tells_the_same_every_time() {
         "<svg",
         "data:image/png;base64,",
         "hemlock run tiny --set 'seeds=[0,1]'",
-        "undecided",
+        "claims need other or more results",
     ] {
         assert!(page.to_lowercase().contains(&inside.to_lowercase()), "{inside}");
     }
+    // What the tests are too few for comes last, folded.
+    let (before, folded) = page.split_once("<details id=\"other-findings\">").unwrap();
+    assert!(folded.contains("There is nothing to compare") && !before.contains("There is nothing to compare"));
     let table = |name: &str| fs::read_to_string(house.path().join("out/page.tables").join(name)).unwrap();
     assert_eq!(table("results.csv").lines().count(), 1 + 2, "{}", table("results.csv"));
     assert!(table("results.md").contains("| gradient-canceling, feature matching, β = 1 |"), "{}", table("results.md"));
     assert_eq!(table("artifacts.csv").lines().count(), 1 + house.tasks(&format!("tiny {sets}")).len());
+    // A row of the tables can be traced to artifacts.
+    let rows = table("rows.csv");
+    for column in ["key", "accuracy.clean", "params.invert.beta", "params.target-params.radius"] {
+        assert!(rows.lines().next().unwrap().split(',').any(|c| c == column), "{rows}");
+    }
+    assert_eq!(rows.lines().count(), 1 + 4);
+    assert!(table("results.csv").lines().next().unwrap().contains("invert.beta"), "{}", table("results.csv"));
+    // Every chart is a file that the page links to.
+    let charts: Vec<PathBuf> =
+        fs::read_dir(house.path().join("out/page.figures")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert!(charts.len() >= 4, "{charts:?}");
+    for chart in &charts {
+        let name = chart.file_name().unwrap().to_str().unwrap();
+        assert!(page.contains(&format!("href=\"page.figures/{name}\"")), "{name}");
+        assert!(fs::read_to_string(chart).unwrap().trim_end().ends_with("</svg>"), "{name}");
+    }
     house.ok(&format!("report tiny {sets} -o out/page.html"));
     assert!(page == fs::read_to_string(house.path().join("out/page.html")).unwrap());
 }
@@ -61,6 +80,113 @@ fn what_is_missing_is_said() {
     assert!(said.err.contains("other: 1 of 1 branch have no result yet"), "{}", said.err);
     house.spec("bare", &TINY.replace("[evaluate]", ""));
     house.fails("report bare", 2, &["has no [evaluate]"]);
+}
+
+/// Results stay when artifacts behind them are deleted; what would be drawn from these is missed, and that is said
+/// first.
+#[test]
+fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
+    let house = house();
+    house.ok("run tiny");
+    let whole = house.ok("report tiny -o page.html");
+    assert_eq!(whole.err, "");
+    let map = house.path().join("page.figures/map.svg");
+    assert!(fs::read_dir(house.path().join("page.figures")).unwrap().count() > 3 && map.parent().unwrap().is_dir());
+    fs::remove_dir_all(house.path().join("artifacts/features")).unwrap();
+    fs::remove_dir_all(house.path().join("artifacts/invert")).unwrap();
+    let said = house.ok("report tiny -o page.html");
+    let expected = "1 artifact of features and 2 artifacts of invert is left out, as they are gone; `hemlock run tiny` makes them again";
+    assert!(said.err.contains(expected), "{}", said.err);
+    let page = fs::read_to_string(house.path().join("page.html")).unwrap();
+    let (head, rest) = page.split_once("<main>").unwrap();
+    assert!(head.contains("Incomplete.") && head.contains("artifact of features"), "{head}");
+    let figure =
+        |id: &str| rest.split(&format!("<section id=\"{id}\">")).nth(1).unwrap().split("</section>").next().unwrap();
+    for id in ["pictures", "map"] {
+        assert!(figure(id).contains("Artifacts that this figure is drawn from are gone"), "{id}: {}", figure(id));
+    }
+    assert!(!figure("pretraining").contains("are gone"), "{}", figure("pretraining"));
+    // The charts of the page before are no charts of this one.
+    let left: Vec<_> =
+        fs::read_dir(house.path().join("page.figures")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| page.contains(name.to_str().unwrap())), "{left:?}");
+    house.ok("run tiny");
+    assert_eq!(house.ok("report tiny -o page.html").err, "");
+}
+
+/// Whenever it is killed, what is there under its own name is whole, and the next report takes away what is left.
+#[test]
+fn a_killed_report_leaves_no_half_file_and_nothing_for_good() {
+    let house = house();
+    house.ok("run tiny");
+    let files = || {
+        let mut found: Vec<PathBuf> = vec![house.path().join("out")];
+        let mut files = Vec::new();
+        while let Some(folder) = found.pop() {
+            for path in fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path()) {
+                let hidden = path.file_name().unwrap().to_str().unwrap().starts_with('.');
+                match path.is_dir() {
+                    true if hidden => {}
+                    true => found.push(path),
+                    false => files.push((path.clone(), fs::read(&path).unwrap())),
+                }
+            }
+        }
+        files.sort();
+        files
+    };
+    let start = std::time::Instant::now();
+    house.ok("report tiny -o out/page.html");
+    let (took, whole) = (start.elapsed(), files());
+    for round in 0..12 {
+        if house.path().join("out").exists() {
+            fs::remove_dir_all(house.path().join("out")).unwrap();
+        }
+        let mut report = house.spawn("report tiny -o out/page.html");
+        // Files are written at its end.
+        std::thread::sleep(took * (12 + round) / 24);
+        report.kill().unwrap();
+        report.wait().unwrap();
+        for file in files() {
+            assert!(whole.contains(&file), "{}", file.0.display());
+        }
+    }
+    let left = house.path().join("out/.hemlock-report-page.html.killed");
+    fs::create_dir_all(&left).unwrap();
+    fs::write(left.join("lock"), "").unwrap();
+    house.ok("report tiny -o out/page.html");
+    assert_eq!(files(), whole);
+    let mut names: Vec<_> = fs::read_dir(house.path().join("out")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["page.figures", "page.html", "page.tables"]);
+}
+
+/// A target that calibration leaves nothing of: who looks at any of the results is told which one was taken.
+#[test]
+fn a_target_that_was_stepped_back_is_told_everywhere() {
+    let house = House::new();
+    house.spec("tiny", &TINY.replace("radius = 0.5", "radius = 9.0\ncalibration = \"scale-and-bias\""));
+    let ran = house.ok("run tiny");
+    assert!(ran.err.contains("WARN") && ran.err.contains("in the place of 9"), "{}", ran.err);
+    let row: serde_json::Value = serde_json::from_str(&house.ok("results tiny --json").out).unwrap();
+    let told = &row["stepped_back"];
+    let used = told["used"].as_f64().unwrap();
+    assert!(told["field"] == "radius" && told["asked"] == 9.0 && used < 9.0, "{told}");
+    let said = format!("radius is {used} in the place of 9");
+    assert!(
+        house
+            .ok("results tiny")
+            .out
+            .contains(&format!("STEPPED BACK: calibration leaves nothing of a stronger target: {said}"))
+    );
+    assert!(house.ok("status tiny").out.contains("radius_used"));
+    house.ok("report tiny -o page.html");
+    let page = fs::read_to_string(house.path().join("page.html")).unwrap();
+    assert!(page.contains(&said) && page.contains(&format!("Instead of radius 9 it is radius {used}.")), "{page}");
+    let set = "--set target-params.step_back=false";
+    house.fails(&format!("run tiny {set}"), 2, &["`calibration`: leaves nothing", &format!("at most {used}")]);
+    // What it names works.
+    house.ok(&format!("run tiny {set} --set target-params.radius={used}"));
 }
 
 /// A browser, or why there is none. Where one is required, that is a failure.

@@ -174,8 +174,8 @@ fn columns_are_chosen_and_a_pipe_gets_them_all() {
     let house = House::new();
     house.ok("run tiny");
     let all = house.ok("results tiny");
-    let header = "attack method poison labels extractor victim seeds clean target features images drop random aligned duplicates \
-                  removed kept PSNR SSIM Linf distance outliers outside objective seconds";
+    let header = "attack method poison labels extractor victim seeds clean target features images drop random \
+                  aligned duplicates removed kept PSNR SSIM Linf distance outliers outside objective seconds";
     assert_eq!(
         all.out.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(),
         header.split(' ').collect::<Vec<_>>()
@@ -276,7 +276,7 @@ fn matching_keeps_within_its_ball_and_says_how_every_poison_fared() {
         assert!(linf > 0.0 && linf < 3.0001, "{row}");
         assert!(row["visibility"]["ssim"].as_f64().unwrap() > 0.9, "{row}");
     }
-    house.ok(&format!("export tiny invert {set} --select optimizer=lbfgs -o out"));
+    house.ok(&format!("export tiny invert {set} --select invert.optimizer=lbfgs -o out"));
     let csv = fs::read_to_string(house.path().join("out/poisons.csv")).unwrap();
     let mut lines = csv.lines().map(|l| l.split(',').collect::<Vec<_>>());
     let header = lines.next().unwrap();
@@ -288,4 +288,60 @@ fn matching_keeps_within_its_ball_and_says_how_every_poison_fared() {
         assert!(row[distance].parse::<f32>().unwrap() < row[start].parse::<f32>().unwrap(), "{row:?}");
         assert_eq!(row[passes], "6", "two starts of three passes: {row:?}");
     }
+}
+
+/// Two settings in one root: what they differ in, and the results that agree in all else.
+#[test]
+fn two_settings_stand_side_by_side() {
+    let house = House::new();
+    let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1] --set invert.beta=[0,0.1]";
+    house.ok(&format!("run tiny -j 2 {set}"));
+    let rows: Vec<Value> = house
+        .ok(&format!("results tiny {set} --json"))
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let sides = "--a invert.beta=0 --b invert.beta=0.1";
+    let pairs = house.ok(&format!("diff tiny {set} {sides} --json")).out;
+    let pairs: Vec<Value> = pairs.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(pairs.len(), 4);
+    for pair in &pairs {
+        assert_eq!(pair["differs"], serde_json::json!({ "invert.beta": [0.0, 0.1] }));
+        assert_eq!(pair["seed"][0], pair["seed"][1]);
+        for side in 0..2 {
+            let row = rows.iter().find(|row| row["key"] == pair["key"][side]).unwrap();
+            assert_eq!(row["params"]["invert"]["beta"], pair["differs"]["invert.beta"][side]);
+            assert_eq!(row["accuracy"]["images"], pair["accuracy"]["images"][side]);
+            assert_eq!(row["seconds"], pair["seconds"][side]);
+            let [clean, images] = ["clean", "images"].map(|name| row["accuracy"][name].as_f64().unwrap());
+            assert_eq!(pair["drop"][side], clean - images);
+        }
+    }
+    let table = house.ok(&format!("diff tiny {set} {sides}")).out;
+    let mut lines = table.lines();
+    assert_eq!(lines.next().unwrap().split_whitespace().collect::<Vec<_>>(), ["parameter", "A", "B"]);
+    assert_eq!(lines.next().unwrap().split_whitespace().collect::<Vec<_>>(), ["invert.beta", "0.0", "0.1"]);
+    for eps_d in ["0.05", "0.1"] {
+        let line = table.lines().find(|l| l.starts_with(&format!("poison-features.eps_d={eps_d} "))).unwrap();
+        assert!(line.split_whitespace().nth(1) == Some("2") && line.contains('±'), "{table}");
+    }
+    // Unlike branches are no pairs: of two budgets on one side and one on the other, one has a partner.
+    let one = house.ok(&format!("diff tiny {set} --a invert.beta=0 --b invert.beta=0.1,eps_d=0.1"));
+    assert_eq!(one.out.matches(" drop ").count(), 1, "{}", one.out);
+    assert!(one.err.contains("2 results of --a and 0 of --b"), "{}", one.err);
+
+    // Settings by overrides, on one side or both.
+    house.ok("run tiny --set target-params.radius=0.4");
+    let by_override = house.ok("diff tiny --set-b target-params.radius=0.4 --json").out;
+    let pair: Value = serde_json::from_str(&by_override).unwrap();
+    assert_eq!(pair["differs"], serde_json::json!({ "target-params.radius": [0.5, 0.4] }));
+
+    house.fails("diff tiny --a seed=0 --b seed=0", 2, &["both sides are the same results"]);
+    house.fails("diff tiny", 2, &["two things are compared", "--a FIELD=VALUE --b FIELD=VALUE"]);
+    house.fails("diff tiny --a seed=5", 2, &["--a: no branch has seed=5"]);
+    house.fails("diff tiny --set-b invert.steps=9", 4, &["no results of 'tiny' for --b", "--set 'invert.steps=9'"]);
+    house.fails("diff artifacts artifacts --a seed=0", 2, &["settings of one pipeline"]);
+    house.fails("diff tiny --a seed=0 --points 2", 2, &["for two roots"]);
+    house.fails("diff nosuch --a seed=0", 2, &["no pipeline 'nosuch'"]);
 }

@@ -351,8 +351,8 @@ struct Stored<'a> {
     elements: Box<dyn Read + 'a>,
 }
 
-/// The longest header of a `.npy` file that is read, without the spaces at its end: one of plain numbers takes a hundred bytes,
-/// and the parser is recursive.
+/// The longest header of a `.npy` file that is read, without the spaces at its end: one of plain numbers takes a
+/// hundred bytes, and the parser is recursive.
 const HEADER: usize = 1024;
 /// The same with them. NumPy reads 10,000 bytes.
 const PADDED: u64 = 1 << 16;
@@ -449,7 +449,8 @@ impl<'a> Stored<'a> {
     }
 }
 
-/// The header of a `.npy` file, of version 1, 2 or 3, and its size with all that stands before the elements. It may be padded.
+/// The header of a `.npy` file, of version 1, 2 or 3, and its size with all that stands before the elements. It may be
+/// padded.
 fn npy_header(file: &mut impl Read) -> io::Result<(NpyHeader, u64)> {
     let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut start = [0; 8];

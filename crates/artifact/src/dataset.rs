@@ -50,20 +50,19 @@ pub struct Dataset {
 struct Info {
     name: String,
     classes: Vec<String>,
-    /// Left out where it is 0, as it came later.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    skipped: usize,
 }
 
-fn is_zero(n: &usize) -> bool {
-    *n == 0
-}
+/// The file of [`Dataset::skipped`], which came later than the others and is there where anything was skipped.
+const SKIPPED: &str = "skipped";
 
 impl Artifact for Dataset {
     const KIND: &'static str = "dataset";
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
-        w.value("info", &Info { name: self.name.clone(), classes: self.classes.clone(), skipped: self.skipped })?;
+        w.value("info", &Info { name: self.name.clone(), classes: self.classes.clone() })?;
+        if self.skipped > 0 {
+            w.value(SKIPPED, &self.skipped)?;
+        }
         for (split, images) in [("train", &self.train), ("validation", &self.validation), ("test", &self.test)] {
             images.pixels.write(w, &format!("{split}.pixels"))?;
             arrays::write_vec(w, &format!("{split}.labels"), &images.labels)?;
@@ -73,7 +72,7 @@ impl Artifact for Dataset {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let Info { name, classes, skipped } = r.value("info")?;
+        let Info { name, classes } = r.value("info")?;
         let split = |split: &str| -> Result<Images, StoreError> {
             Ok(Images {
                 pixels: Pixels::read(r, &format!("{split}.pixels"))?,
@@ -82,6 +81,7 @@ impl Artifact for Dataset {
             })
         };
         let (train, validation, test) = (split("train")?, split("validation")?, split("test")?);
+        let skipped = if r.files().contains_key(SKIPPED) { r.value(SKIPPED)? } else { 0 };
         Ok(Self { name, classes, train, validation, test, skipped })
     }
 

@@ -41,7 +41,7 @@ pub enum Normalization {
 }
 
 /// A coordinate whose standard deviation is no larger share of its mean is constant, but for the rounding of 32 bits.
-pub const CONSTANT: f64 = 1e-6;
+const CONSTANT: f64 = 1e-6;
 
 impl Normalization {
     /// Leaves `dim` coordinates as they are.
@@ -50,8 +50,9 @@ impl Normalization {
         Self::Affine { shift: vec![0.0; dim], scale: vec![1.0; dim] }
     }
 
-    /// Gives every coordinate of `features` (`[n, d]`) mean 0 and standard deviation 1, whatever its scale. A constant coordinate
-    /// becomes 0: one whose deviation is no more than [`CONSTANT`] of its mean, or has no inverse in 32 bits (below 3e-39).
+    /// Gives every coordinate of `features` (`[n, d]`) mean 0 and standard deviation 1, whatever its scale. A constant
+    /// coordinate becomes 0: one whose deviation is no more than a millionth of its mean, or has no inverse in 32 bits
+    /// (below 3e-39).
     #[must_use]
     pub fn standardizing(features: ArrayView2<f32>) -> Self {
         let n = features.nrows().max(1) as f64;

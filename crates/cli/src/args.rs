@@ -29,7 +29,7 @@ Examples:
 
 Exit codes:
   0 done; 1 numbers went wrong, or a bug; 2 wrong usage, spec or parameter; 3 raw data (a dataset, weights to import) is missing or damaged;
-  4 an artifact is missing or damaged, or the artifact root cannot be used; 5 the device, or a cluster's engine, is not there; 130 interrupted"
+  4 an artifact is missing or damaged, or the artifact root or an output cannot be written; 5 the device, or a cluster's engine, is not there; 130 interrupted"
 )]
 pub struct Args {
     /// What to do.
@@ -260,9 +260,14 @@ pub enum Command {
         output: Option<PathBuf>,
     },
     /// Write artifacts of a stage as safetensors, or as pictures
-    #[command(
-        after_help = "Examples:\n  hemlock export quickstart features -o out\n  hemlock export quickstart invert --select seed=0,eps_d=0.03 -o out --format png"
-    )]
+    #[command(after_help = "\
+Examples:
+  hemlock export quickstart features -o features
+  hemlock export quickstart invert --select seed=0,eps_d=0.03 -o poisons --format png
+  hemlock export quickstart evaluate --select poison-features.constraint=ball,invert.method=decoder -o heads
+
+A field is `seed`, or a parameter: `stage.field`, or `field` where one stage of a branch has it. Where several artifacts are
+selected, each has a folder of its own, and index.csv says what it was made with.")]
     Export {
         #[command(flatten)]
         pipeline: Pipeline,
@@ -279,6 +284,10 @@ pub enum Command {
         format: FormatArg,
     },
     /// Show artifacts that no pipeline reaches any more, and delete them when told to
+    #[command(
+        after_help = "What a pipeline reached when it was last run stays, even where its spec is gone or moved; so does what a pipeline made of
+which there is neither spec nor record. Named, such a pipeline's artifacts are garbage, too."
+    )]
     Gc {
         /// Only what this pipeline made
         pipeline: Option<String>,
@@ -306,22 +315,43 @@ pub enum Command {
         #[arg(long)]
         trust: bool,
     },
-    /// Compare the artifacts that are in both of two roots: accuracy, time, and the largest tensor difference per stage
-    #[command(
-        after_help = "Examples:\n  hemlock diff artifacts other\n  hemlock diff artifacts other --tolerance 0.1 --points 2"
-    )]
+    /// Compare two settings of a pipeline, or the artifacts that two roots have in common
+    #[command(after_help = "\
+Examples:
+  hemlock diff quickstart --a poison-features.constraint=none --b poison-features.constraint=ball
+  hemlock diff quickstart --set 'invert.beta=[0,0.1]' --a invert.beta=0 --b invert.beta=0.1
+  hemlock diff quickstart --set-b recipe=paper
+  hemlock diff artifacts other
+  hemlock diff artifacts other --tolerance 0.1 --points 2")]
     Diff {
-        /// One artifact root
-        a: PathBuf,
-        /// The other
-        b: PathBuf,
-        /// One JSON object a task
+        /// A pipeline, whose results are compared; or an artifact root
+        #[arg(value_name = "PIPELINE|ROOT")]
+        one: String,
+        /// The other artifact root
+        #[arg(value_name = "ROOT")]
+        other: Option<PathBuf>,
+        /// One JSON object a pair of results, or a task of the roots
         #[arg(long)]
         json: bool,
-        /// Fail where tensors differ by more than this share of their largest value
+        /// Of a pipeline: the branches of the first setting, as in `export --select`
+        #[arg(long, value_name = "FIELD=VALUE,…", default_value = "", hide_default_value = true)]
+        a: Selection,
+        /// Those of the second
+        #[arg(long, value_name = "FIELD=VALUE,…", default_value = "", hide_default_value = true)]
+        b: Selection,
+        /// Override a field of the spec on both sides; may be given more than once
+        #[arg(long = "set", value_name = "STAGE.FIELD=VALUE")]
+        set: Vec<Override>,
+        /// Override a field on the first side alone
+        #[arg(long, value_name = "STAGE.FIELD=VALUE")]
+        set_a: Vec<Override>,
+        /// Override a field on the second side alone
+        #[arg(long, value_name = "STAGE.FIELD=VALUE")]
+        set_b: Vec<Override>,
+        /// Of two roots: fail where tensors differ by more than this share of their largest value
         #[arg(long, value_name = "SHARE")]
         tolerance: Option<f64>,
-        /// Fail where an accuracy differs by more than so many points
+        /// Of two roots: fail where an accuracy differs by more than so many points
         #[arg(long, value_name = "POINTS")]
         points: Option<f64>,
     },

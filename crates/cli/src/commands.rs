@@ -11,8 +11,8 @@ use anyhow::Result;
 use hemlock_data::{Cifar, DataError, Origin, Trust};
 use hemlock_models::Backend;
 use hemlock_pipeline::{
-    Asked, Decision, Event, Format, Graph, Observer, Outcome, Override, Plan, RunOptions, Selection, Spec, Task,
-    aggregate, diff, export, garbage, history, nearest, recorded_specs, remember, rows, run,
+    Asked, Decision, Event, Format, Graph, Observer, Outcome, Override, Plan, RunOptions, Selection, Side, Spec,
+    Survey, Task, aggregate, compare, diff, export, history, nearest, remember, rows, run, side, survey, unknown,
 };
 use hemlock_report::{ReportError, Subject, report};
 use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError, VALUE, short};
@@ -46,8 +46,8 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
             let Pipeline { pipeline: name, .. } = pipeline;
             let name = if name.contains('=') { "NAME" } else { name };
             Err(Usage(format!(
-                "--force is for one stage: `hemlock invert {name} --force`, or `just invert {name} --force`; all that reads what it \
-                 makes follows if that differs. All stages anew: `hemlock run {name} --root OTHER`, in an empty folder"
+                "--force is for one stage: `hemlock invert {name} --force`, or `just invert {name} --force`; all that reads \
+                 what it makes follows if that differs. All stages anew: `hemlock run {name} --root OTHER`, in an empty folder"
             ))
             .into())
         }
@@ -91,7 +91,26 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
             };
             house.data(*dataset, &origin, &trust)
         }
-        Command::Diff { a, b, json, tolerance, points } => house.diff(a, b, *json, *tolerance, *points),
+        Command::Diff { one, other, json, a, b, set, set_a, set_b, tolerance, points } => {
+            let sides = [(a, set_a), (b, set_b)];
+            let settings = sides.iter().any(|(select, set)| !select.is_empty() || !set.is_empty());
+            match other {
+                Some(_) if settings || !set.is_empty() => {
+                    Err(Usage("--a, --b and --set choose settings of one pipeline; expected no second root".into())
+                        .into())
+                }
+                Some(other) => house.diff(Path::new(one), other, *json, *tolerance, *points),
+                None if !settings => Err(Usage(format!(
+                    "two things are compared: expected two artifact roots, or settings of a pipeline: \
+                     hemlock diff {one} --a FIELD=VALUE --b FIELD=VALUE"
+                ))
+                .into()),
+                None if tolerance.is_some() || points.is_some() => {
+                    Err(Usage("--tolerance and --points are for two roots; expected a second one".into()).into())
+                }
+                None => house.compare(one, set, sides, *json),
+            }
+        }
     }
 }
 
@@ -124,7 +143,7 @@ impl House<'_> {
         } else {
             self.args.pipelines.join(format!("{named}.toml"))
         };
-        if !path.is_file() {
+        if !path.exists() {
             if let Some(instead) = misplaced(named) {
                 return Err(Usage(instead).into());
             }
@@ -500,13 +519,15 @@ impl House<'_> {
             self.printer.note(&format!("{missing} of {} branches have no result yet{why}", rows.len() + missing));
         }
         if !json {
-            let mut next = format!("next: `hemlock report {named}` writes a page with figures");
+            let mut next = format!("next: `hemlock report {named}`: a page with figures");
             let ways = ["invert", "poison-images", "unlearnable"];
             if let Some(stage) = ways.into_iter().find(|stage| plan.tasks.iter().any(|t| t.stage == *stage)) {
-                next += &format!(", `hemlock export {named} {stage} -o DIR --format png` the poisons as pictures");
+                next +=
+                    &format!("\n      `hemlock export {named} {stage} -o DIR --format png`: the poisons as pictures");
             }
             self.printer.note(&next);
         }
+        unknown(&rows).iter().for_each(|what| self.printer.note(what));
         Ok(())
     }
 
@@ -541,7 +562,8 @@ impl House<'_> {
         };
         written.missing.iter().for_each(|missing| self.printer.note(missing));
         self.printer.result(&written.page.display().to_string())?;
-        self.printer.result(&written.tables.display().to_string())
+        self.printer.result(&written.tables.display().to_string())?;
+        self.printer.result(&written.figures.display().to_string())
     }
 
     fn export(
@@ -554,7 +576,6 @@ impl House<'_> {
     ) -> Result<()> {
         self.known_stage(stage)?;
         let (_, plan) = self.planned(pipeline)?;
-        select.check(&plan).map_err(|e| Usage(format!("--select: {e}")))?;
         let format = match format {
             FormatArg::Safetensors => Format::Safetensors,
             FormatArg::Png => Format::Png,
@@ -577,39 +598,67 @@ impl House<'_> {
                 return Err(self.no_pipeline(name, "it has neither a spec nor artifacts"));
             }
         }
-        let mut specs = recorded_specs(&store)?;
-        for path in self.specs() {
-            specs.push(std::path::absolute(path)?);
-        }
-        specs.sort();
-        specs.dedup();
-        let mut plans = Vec::new();
-        for path in specs {
-            let named = Pipeline { pipeline: path.display().to_string(), changes: Changes::default() };
-            match self.planned(&named) {
-                Ok((_, plan)) => plans.push(plan),
-                // Its last run still counts.
-                Err(e) => self.printer.note(&format!("{} cannot be planned now: {e:#}", path.display())),
+        let specs = self.specs().iter().map(std::path::absolute).collect::<Result<Vec<_>, _>>()?;
+        let plan = |spec: &Path| {
+            let named = Pipeline { pipeline: spec.display().to_string(), changes: Changes::default() };
+            self.planned(&named).map(|(_, plan)| plan)
+        };
+        // What is deleted is looked for with no run beginning meanwhile.
+        let waiting = || self.printer.note("waiting for runs that begin");
+        let sweep = (delete && store.root().is_dir()).then(|| store.sweep(waiting)).transpose()?;
+        let survey = survey(&store, &specs, plan, pipeline)?;
+        self.tell_what_stays(&survey, pipeline);
+        let Survey { keep, gone, unplanned, .. } = survey;
+        for spec in unplanned {
+            if pipeline == Some(spec.pipeline.as_str()) || (delete && pipeline.is_none() && !spec.recorded) {
+                let spec_path = spec.spec.display();
+                let what =
+                    format!("nothing is deleted, as it is not known what {spec_path} reaches: it cannot be planned");
+                return Err(spec.why.context(what));
             }
         }
-        let garbage = garbage(&store, &plans, pipeline)?;
-        let total = render::bytes(garbage.iter().map(|g| g.bytes).sum());
-        if !delete {
+        let Some(sweep) = sweep else {
+            let garbage = store.garbage(&keep)?;
             for g in &garbage {
                 self.printer.result(&format!("{:>10}  {}", render::bytes(g.bytes), g.path.display()))?;
             }
+            let total = render::bytes(garbage.iter().map(|g| g.bytes).sum());
             self.printer.note(&format!(
                 "{} artifacts that no pipeline reaches, {total}; `--delete` deletes them",
                 garbage.len()
             ));
             return Ok(());
-        }
-        let removal = store.remove(&garbage)?;
+        };
+        let removal = sweep.remove(&keep)?;
         for g in &removal.in_use {
             self.printer.note(&format!("{} is in use and stays", g.path.display()));
         }
-        self.printer.note(&format!("{} artifacts deleted", removal.removed.len()));
+        gone.iter().filter(|r| pipeline == Some(&r.pipeline)).try_for_each(|record| sweep.forget(record))?;
+        let total = render::bytes(removal.removed.iter().map(|g| g.bytes).sum());
+        self.printer.note(&format!("{} artifacts deleted, {total}", removal.removed.len()));
         Ok(())
+    }
+
+    /// Says of which pipelines artifacts stay because it is not known what they reach.
+    fn tell_what_stays(&self, survey: &Survey<anyhow::Error>, pipeline: Option<&str>) {
+        if pipeline.is_some() {
+            return;
+        }
+        for record in &survey.gone {
+            let (name, spec) = (&record.pipeline, record.spec.display());
+            self.printer.note(&format!(
+                "what '{name}' reached stays, though its spec {spec} is not there any more; `hemlock gc {name} --delete` gives it up"
+            ));
+        }
+        for name in survey.unknown.iter().filter(|name| !survey.gone.iter().any(|r| r.pipeline == **name)) {
+            self.printer.note(&format!(
+                "what '{name}' made stays, though there is neither a spec nor a record of it; `hemlock gc {name} --delete` gives it up"
+            ));
+        }
+        for spec in &survey.unplanned {
+            let (name, path) = (&spec.pipeline, spec.spec.display());
+            self.printer.note(&format!("what '{name}' made stays: {path} cannot be planned now: {:#}", spec.why));
+        }
     }
 
     fn data(&self, dataset: DatasetArg, origin: &Origin, trust: &Trust) -> Result<()> {
@@ -641,17 +690,20 @@ impl House<'_> {
             }
         }
         let (differences, alone) = diff(&Store::new(a), &Store::new(b), &self.graph)?;
+        if differences.is_empty() {
+            let message = format!(
+                "{} and {} have none of their {alone} artifacts in common, and nothing was compared",
+                a.display(),
+                b.display()
+            );
+            return Err(StageError::new(ErrorKind::Artifact, message).into());
+        }
         if json {
             for d in &differences {
                 self.printer.result(&serde_json::to_string(d)?)?;
             }
         } else {
             self.printer.result(&render::diff(&differences, alone))?;
-        }
-        if differences.is_empty() {
-            let message =
-                format!("{} and {} have no artifact in common, and nothing was compared", a.display(), b.display());
-            return Err(StageError::new(ErrorKind::Artifact, message).into());
         }
         let different = |what: String| Err(StageError::new(ErrorKind::Numeric, what).into());
         for d in &differences {
@@ -675,6 +727,55 @@ impl House<'_> {
             ),
         };
         if json { Ok(()) } else { self.printer.result(&verdict) }
+    }
+
+    /// Two settings of one pipeline.
+    fn compare(
+        &self,
+        name: &str,
+        set: &[Override],
+        sides: [(&Selection, &Vec<Override>); 2],
+        json: bool,
+    ) -> Result<()> {
+        let store = self.store();
+        let found = |(option, (select, own)): (&str, (&Selection, &Vec<Override>))| -> Result<Side> {
+            let set = [set, own.as_slice()].concat();
+            let sets: String = set.iter().map(|o| format!(" --set '{o}'")).collect();
+            let (spec, plan) =
+                self.planned(&Pipeline { pipeline: name.to_owned(), changes: Changes { set, label: None } })?;
+            let side = side(&plan, select, &store)?.map_err(|e| Usage(format!("--{option}: {e}")))?;
+            if side.rows.is_empty() {
+                let message = format!(
+                    "there are no results of '{}' for --{option} yet; run `hemlock run {name}{sets}` first",
+                    spec.name
+                );
+                return Err(StageError::new(ErrorKind::Artifact, message).into());
+            }
+            if side.missing > 0 {
+                let all = side.rows.len() + side.missing;
+                self.printer.note(&format!("--{option}: {} of {all} branches have no result yet", side.missing));
+            }
+            Ok(side)
+        };
+        let [a, b] = sides;
+        let (a, b) = (found(("a", a))?, found(("b", b))?);
+        let comparison = compare(&a.rows, &b.rows);
+        if comparison.pairs.is_empty() {
+            return Err(Usage("both sides are the same results; expected two settings that differ".to_owned()).into());
+        }
+        if json {
+            comparison.pairs.iter().try_for_each(|pair| self.printer.result(&serde_json::to_string(pair)?))?;
+        } else {
+            self.printer.result(&render::comparison(&comparison))?;
+        }
+        let [only_a, only_b] = comparison.alone;
+        if only_a + only_b > 0 {
+            self.printer.note(&format!(
+                "{only_a} results of --a and {only_b} of --b have no counterpart that differs as little, and are left out"
+            ));
+        }
+        unknown(&[a.rows, b.rows].concat()).iter().for_each(|what| self.printer.note(what));
+        Ok(())
     }
 }
 
@@ -711,7 +812,10 @@ impl Observer for Narrator<'_> {
             Event::Started(task, reason) => {
                 self.say("running", task, &format!(" ({})", render::brief(reason, task.node)));
             }
-            Event::Waiting(task) => self.say("waiting", task, ": another process works on it"),
+            Event::Sweeping => self.printer.note("waiting for another process, which removes garbage"),
+            Event::Waiting(task) => {
+                self.say("waiting", task, ": another process works on it");
+            }
             Event::Finished(task, outcome) => match outcome {
                 Outcome::Cached if !self.all => {}
                 Outcome::Cached => self.say("cached", task, ""),

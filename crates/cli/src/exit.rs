@@ -6,7 +6,7 @@
 //! | 1 | numbers went wrong, or a bug |
 //! | 2 | wrong usage: command line, spec, or a parameter that does not fit the data |
 //! | 3 | raw data is missing or damaged: a dataset, or weights or features to import |
-//! | 4 | an artifact is missing or damaged, or the artifact root cannot be used (a full disk, say) |
+//! | 4 | an artifact is missing or damaged, or the artifact root or an output cannot be written (a full disk, say) |
 //! | 5 | the device is not compiled in, or not there; or a cluster's engine is not there, or refuses jobs |
 //! | 130 | interrupted |
 
@@ -33,6 +33,11 @@ impl std::fmt::Display for Usage {
 }
 
 impl std::error::Error for Usage {}
+
+/// Output that was lost.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write to stdout")]
+pub struct Unwritten(#[from] pub std::io::Error);
 
 fn of_kind(kind: ErrorKind) -> u8 {
     match kind {
@@ -61,7 +66,9 @@ pub fn code(e: &anyhow::Error) -> u8 {
             None => {}
         }
         match cause.downcast_ref::<ExportError>() {
-            Some(ExportError::NothingSelected { .. } | ExportError::NoPictures(_)) => return 2,
+            Some(ExportError::Selection(_) | ExportError::NothingSelected { .. } | ExportError::NoPictures(_)) => {
+                return 2;
+            }
             Some(ExportError::Stage(e)) => return of_kind(e.kind()),
             Some(ExportError::NotRun { .. } | ExportError::Store(_) | ExportError::Write { .. }) => return 4,
             None => {}
@@ -79,7 +86,7 @@ pub fn code(e: &anyhow::Error) -> u8 {
         if cause.is::<Usage>() || cause.is::<SpecError>() {
             return 2;
         }
-        if cause.is::<StoreError>() {
+        if cause.is::<StoreError>() || cause.is::<Unwritten>() {
             return 4;
         }
     }

@@ -17,12 +17,8 @@ use std::{
 fn main() -> ExitCode {
     let args = match args::parse() {
         Ok(args) => args,
-        Err((_, Some(hint))) => {
-            let e = exit::Usage(hint).into();
-            Printer::new(false).error(&e);
-            return ExitCode::from(exit::code(&e));
-        }
-        Err((e, None)) => return refuse(&e),
+        Err((_, Some(hint))) => return ended(exit::Usage(hint).into()),
+        Err((said, None)) => return refuse(&said),
     };
     let printer = Printer::new(args.quiet);
     printer.install_log(args.verbose);
@@ -60,13 +56,22 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says what is wrong with the command line, or what was asked of it: help, or the version.
-fn refuse(e: &clap::Error) -> ExitCode {
-    let text = e.render().to_string();
-    if short(&text, MESSAGE) == text || !e.use_stderr() {
-        e.exit();
+/// What the parser has to say: help or the version, or what is wrong with the command line.
+fn refuse(said: &clap::Error) -> ExitCode {
+    let text = said.render().to_string();
+    if said.use_stderr() && short(&text, MESSAGE) != text {
+        // What was given is quoted whole.
+        Printer::new(false).note(&short(&text, MESSAGE));
+        return ExitCode::from(exit::USAGE);
     }
-    // What was given is quoted whole.
-    Printer::new(false).note(&short(&text, MESSAGE));
-    ExitCode::from(exit::USAGE)
+    match Printer::parsed(said) {
+        Ok(()) => ExitCode::from(u8::try_from(said.exit_code()).unwrap_or(exit::USAGE)),
+        Err(e) => ended(e),
+    }
+}
+
+/// An error before there is a printer with settings of its own.
+fn ended(e: anyhow::Error) -> ExitCode {
+    Printer::new(false).error(&e);
+    ExitCode::from(exit::code(&e))
 }

@@ -1,6 +1,6 @@
 //! The one owner of stdout and stderr. Results go to stdout; progress, notes and logs to stderr.
 
-use anyhow::Context;
+use crate::exit::Unwritten;
 use hemlock_stage::{Bar, Progress, short};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::{
@@ -52,7 +52,16 @@ impl Printer {
         });
         match written {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.context("cannot write to stdout"),
+            other => Ok(other.map_err(Unwritten)?),
+        }
+    }
+
+    /// What the parser has to say: help or the version, to stdout, or what is wrong with the command line, to stderr.
+    pub fn parsed(said: &clap::Error) -> anyhow::Result<()> {
+        let printed = said.print().and_then(|()| io::stdout().flush());
+        match printed {
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe && !said.use_stderr() => Err(Unwritten(e).into()),
+            _ => Ok(()),
         }
     }
 

@@ -1,12 +1,14 @@
 //! Text for people: tables of tasks, reasons and results.
 
 use anyhow::Result;
-use comfy_table::{Table, presets};
+use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 use hemlock_pipeline::{
-    Asked, Cause, Decision, DirtyReason, Plan, Spec, StageDifference, StageTotal, Task, labels, totals,
+    Asked, Both, Cause, Cell, Comparison, Decision, DirtyReason, Plan, Spec, StageDifference, StageTotal, Task, labels,
+    totals,
 };
 use hemlock_store::{Change, Store};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
@@ -142,8 +144,9 @@ pub fn status(spec: &Spec, plan: &Plan, decisions: &[Decision]) -> String {
 pub fn why(plan: &Plan, decisions: &[Decision], stage: Option<&str>) -> String {
     let names = tasks(plan);
     let asked = || (0..plan.tasks.len()).filter(|i| stage.is_none_or(|stage| stage == plan.tasks[*i].stage));
-    let (mut groups, mut others, mut cached): (Vec<(&[Cause], Vec<usize>)>, Vec<String>, Vec<usize>) =
-        Default::default();
+    // Tasks by what makes them run.
+    let mut groups: Vec<(&[Cause], Vec<usize>)> = Vec::new();
+    let (mut others, mut cached) = (Vec::new(), Vec::new());
     for i in asked() {
         match &decisions[i] {
             Decision::Run(DirtyReason::Changed { changes, .. }) => {
@@ -209,25 +212,28 @@ pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Re
     Ok(out)
 }
 
-/// A summary on one line. What has facts of its own gives them in brackets; a number that is none (JSON knows no infinity) is a dash.
+/// A summary on one line. What has facts of its own gives them in brackets; a number that is none (JSON knows no
+/// infinity) is a dash.
 pub fn facts(summary: &Value) -> String {
     let Value::Object(facts) = summary else { return String::new() };
-    let fact = |(k, v): (&String, &Value)| match (v, v.as_f64()) {
-        _ if k == "verified" => if *v == true { "verified import" } else { "unverified import" }.to_owned(),
-        (_, Some(x)) if x != 0.0 && x.abs() < 1e-3 => format!("{k} {x:.1e}"),
-        (Value::Object(inner), _) => {
-            let inner = inner.iter().map(|(k, v)| match v.as_f64() {
-                Some(x) => format!("{k} {x:.4}"),
-                None if v.is_null() => format!("{k} -"),
-                None => format!("{k} {}", value(v)),
-            });
-            format!("{k} ({})", inner.collect::<Vec<_>>().join(", "))
-        }
-        (_, Some(x)) if x.fract() != 0.0 => format!("{k} {x:.4}"),
-        _ => format!("{k} {}", value(v)),
+    let number = |v: &Value| match v.as_f64() {
+        Some(x) if x != 0.0 && x.abs() < 1e-3 => format!("{x:.1e}"),
+        Some(x) if x.fract() != 0.0 => format!("{x:.4}"),
+        None if v.is_null() => "-".to_owned(),
+        _ => value(v),
     };
-    let facts: Vec<String> = facts.iter().filter(|(_, v)| !v.is_null()).map(fact).collect();
-    facts.join(", ").replace('_', " ")
+    let fact = |(k, v): (&String, &Value)| {
+        let name = if k == "eps_d" { k.clone() } else { k.replace('_', " ") };
+        match v {
+            _ if k == "verified" => if *v == true { "verified import" } else { "unverified import" }.to_owned(),
+            Value::Object(inner) => {
+                let inner: Vec<String> = inner.iter().map(|(k, v)| format!("{k} {}", number(v))).collect();
+                format!("{name} ({})", inner.join(", "))
+            }
+            _ => format!("{name} {}", number(v)),
+        }
+    };
+    facts.iter().filter(|(_, v)| !v.is_null()).map(fact).collect::<Vec<_>>().join(", ")
 }
 
 /// An argument as a shell has to see it.
@@ -301,6 +307,47 @@ pub fn diff(differences: &[StageDifference], alone: usize) -> String {
         text(&rows),
         text(&by_stage),
         differences.len()
+    )
+}
+
+/// Two settings of a pipeline: what they differ in, then their results side by side.
+pub fn comparison(comparison: &Comparison) -> String {
+    let or_none = |v: &Option<Value>| v.as_ref().map_or_else(|| "-".to_owned(), value);
+    let mut differ = table(&["parameter", "A", "B"]);
+    for (field, [a, b]) in &comparison.differs {
+        differ.add_row([field.clone(), or_none(a), or_none(b)]);
+    }
+    let beyond = |differs: &BTreeMap<String, Both<Option<Value>>>| {
+        let fields = differs.iter().map(|(field, [a, b])| format!("{field}={}|{}", or_none(a), or_none(b)));
+        fields.collect::<Vec<_>>()
+    };
+    let mut rows = table(&["of", "seeds", "", "A", "B", "B - A"]);
+    for group in &comparison.compared {
+        let told = group.told.iter().map(|(field, v)| format!("{field}={}", value(v)));
+        let of = told.chain(beyond(&group.differs)).collect::<Vec<_>>();
+        for (i, (name, cells)) in group.quantities.iter().enumerate() {
+            let (scale, digits) = if *name == "seconds" { (1.0, 1) } else { (100.0, 2) };
+            let shown = |cell: &Cell| match group.seeds {
+                1 => format!("{:.digits$}", scale * cell.mean),
+                _ => format!("{:.digits$} ± {:.digits$}", scale * cell.mean, scale * cell.std),
+            };
+            // The parameters of a group stand one below the other, beside its quantities.
+            let own = of.get(i).cloned().unwrap_or_default();
+            let seeds = if i == 0 { group.seeds.to_string() } else { String::new() };
+            let cells = [own, seeds, (*name).to_owned()].into_iter().chain(cells.iter().map(shown));
+            rows.add_row(cells.enumerate().map(|(i, cell)| {
+                TableCell::new(cell).set_alignment(if i < 3 { CellAlignment::Left } else { CellAlignment::Right })
+            }));
+        }
+        for own in of.iter().skip(group.quantities.len()) {
+            rows.add_row([own]);
+        }
+    }
+    format!(
+        "{}\n{}Accuracy in % of the test split; drop: of the clean accuracy, by poisoned images or features, in points. Mean ± standard\n\
+         deviation over seeds. a|b: what A and B differ in beyond the parameters above.\n",
+        text(&differ),
+        text(&rows)
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::thread;
 
 use hemlock_stage::read_file;
@@ -15,14 +15,19 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 /// The most MiB that an image file may have, and that its decoded pixels may take.
 pub(crate) const LIMIT_MIB: u64 = 512;
 
-/// Bytes that the pictures which are decoded at one time take in all; a larger one is decoded while no other large one is.
+/// Bytes that the pictures which are decoded at one time take in all; a larger one is decoded while no other large
+/// one is.
 const TOGETHER: u64 = 2 << 30;
+
+/// Bytes that a picture may take without being large.
+static SHARE: LazyLock<u64> =
+    LazyLock::new(|| TOGETHER / thread::available_parallelism().map_or(1, usize::from) as u64);
 
 /// Held while a large picture is decoded.
 static LARGE: Mutex<()> = Mutex::new(());
 
-/// Decodes an image file; its kind is found by its content. Transparency is dropped, orientation tags and colour profiles are
-/// ignored, and of several frames or pages the first is taken.
+/// Decodes an image file; its kind is found by its content. Transparency is dropped, orientation tags and colour
+/// profiles are ignored, and of several frames or pages the first is taken.
 ///
 /// # Errors
 /// Why the file is none that can be decoded to its end, in words.
@@ -100,8 +105,8 @@ fn jpeg(bytes: &[u8]) -> Result<RgbImage, String> {
     })
 }
 
-/// Whether a JPEG file has its end-of-image marker. Segments are skipped by their length, as one may hold a picture of its own,
-/// and of the entropy-coded data markers are looked for. Whatever follows the end is ignored.
+/// Whether a JPEG file has its end-of-image marker. Segments are skipped by their length, as one may hold a picture
+/// of its own, and of the entropy-coded data markers are looked for. Whatever follows the end is ignored.
 fn jpeg_ends(bytes: &[u8]) -> bool {
     const END: u8 = 0xD9;
     let mut rest = bytes;
@@ -141,9 +146,8 @@ fn checked((width, height): (u32, u32), bytes: u64) -> Result<(u64, u64), String
 
 /// Calls `decode`, which takes so many bytes, while no other large picture is decoded if it is one itself.
 fn alone_if_large<T>(bytes: u64, decode: impl FnOnce() -> T) -> T {
-    let threads = thread::available_parallelism().map_or(1, usize::from) as u64;
     // The lock guards no data that a panic could have left half-changed.
-    let _alone = (bytes > TOGETHER / threads).then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+    let _alone = (bytes > *SHARE).then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
     decode()
 }
 

@@ -285,7 +285,7 @@ impl DataError {
     }
 }
 
-/// Names or files that a message shows of many.
+/// Files that a message shows of many.
 const SHOWN: usize = 4;
 
 /// The first files of a list, a line each, and how many more there are.
@@ -298,14 +298,5 @@ fn list(files: &[UnreadableImage]) -> String {
     match files.len().saturating_sub(SHOWN) {
         0 => text,
         more => format!("{text}\n  and {more} more"),
-    }
-}
-
-/// The first names of a list, and how many more there are.
-pub(crate) fn few<T: fmt::Display>(names: &[T]) -> String {
-    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
-    match names.len().saturating_sub(SHOWN) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
     }
 }

@@ -1,7 +1,8 @@
 //! Obtaining the published datasets: by HTTP, or from a local archive or folder.
 //!
 //! Everything happens in a temporary folder beside the target, which is renamed last: a target
-//! folder exists only with checked contents, and a failure leaves nothing.
+//! folder exists only with checked contents, and a failure leaves nothing. What a process that was
+//! killed left is removed by the next one.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -16,7 +17,7 @@ use crate::checksum::{Checksum, ChecksumAlgorithm};
 use crate::cifar::{Files, check_version};
 use crate::error::DataError;
 use crate::source::Cifar;
-use crate::temporary::Temporary;
+use crate::temporary::{Temporary, remove_stale};
 
 /// Where to get a dataset from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +94,7 @@ pub fn fetch(
     if let Origin::Path(path) = origin {
         fs::metadata(path).map_err(DataError::io("read", path))?;
     }
+    remove_stale(data_root);
     let target = data_root.join(cifar.folder());
     if target.exists() {
         let files = Files::read_folder(cifar, &target)?;

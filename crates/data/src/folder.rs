@@ -5,12 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hemlock_stage::open_file;
+use hemlock_stage::{few, open_file};
 use rayon::prelude::*;
 
 use crate::checksum::FieldHasher;
 use crate::decode::{LIMIT_MIB, decode};
-use crate::error::{DataError, UnreadableImage, few};
+use crate::error::{DataError, UnreadableImage};
 use crate::pool::{Pool, PoolImages, Pools};
 use crate::resize::{Filter, resize_and_crop};
 
@@ -44,6 +44,7 @@ impl Tree {
         let validation: Vec<&str> = VALIDATION.into_iter().filter(|name| path.join(name).is_dir()).collect();
         match (train.is_dir(), test.is_dir(), validation.as_slice()) {
             (false, false, []) => {
+                refuse_splits(path)?;
                 let (classes, train) = scan.classes(path)?;
                 Ok(Self { classes, train, validation: None, test: None, skipped: scan.skipped })
             }
@@ -78,11 +79,27 @@ impl Tree {
     }
 }
 
+/// Refuses a folder of splits by other names, or of datasets, which would pass for one of classes.
+fn refuse_splits(path: &Path) -> Result<(), DataError> {
+    let reason = |folder: &PathBuf| {
+        let name = file_name(folder);
+        if is_split(&name) {
+            Some(format!("`{name}` is named as a split, and no class"))
+        } else if folder.join("train").is_dir() && folder.join("test").is_dir() {
+            Some(format!("`{name}` is one itself; give the path of that folder"))
+        } else {
+            None
+        }
+    };
+    let folders = entries(path)?.into_iter().filter(|entry| entry.is_dir());
+    let wrong = |reason| DataError::FolderLayout { path: path.to_path_buf(), reason };
+    folders.filter_map(|folder| reason(&folder)).map(wrong).map(Err).next().unwrap_or(Ok(()))
+}
+
 /// How the classes of train/ and of another split differ.
 fn unequal(train: &[String], name: &str, others: &[String]) -> String {
     let alone = |some: &[String], others: &[String]| {
-        let alone: Vec<&String> = some.iter().filter(|class| !others.contains(class)).collect();
-        if alone.is_empty() { "none".to_owned() } else { few(&alone) }
+        few(some.iter().filter(|class| !others.contains(class)).map(|class| format!("`{class}`")))
     };
     format!("classes that only train/ has: {}; only {name}/: {}", alone(train, others), alone(others, train))
 }
@@ -103,15 +120,6 @@ impl Scan<'_> {
             if is_litter(&class) || !folder.is_dir() {
                 self.skip(&folder);
                 continue;
-            }
-            // A folder of splits, one level too high or by other names, would pass for one of classes.
-            if is_split(&class) {
-                return Err(wrong(format!("`{class}` is named as a split, and no class")));
-            }
-            if folder.join("train").is_dir() {
-                return Err(wrong(format!(
-                    "`{class}` has a train/ in it; give that folder's path if it is the dataset"
-                )));
             }
             let mut files = Vec::new();
             self.images(&folder, &mut HashSet::new(), &mut files)?;
@@ -223,8 +231,8 @@ pub(crate) fn open(path: &Path, size: usize, filter: Filter) -> Result<Pools, Da
     })
 }
 
-/// The digest of the files' relative paths and contents, and of how they are scaled. It is to change whenever the same files
-/// would give other pixels.
+/// The digest of the files' relative paths and contents, and of how they are scaled. It is to change whenever the
+/// same files would give other pixels.
 pub(crate) fn digest(path: &Path, size: usize, filter: Filter) -> Result<blake3::Hash, DataError> {
     let tree = Tree::scan(path)?;
     let files: Vec<_> = tree.files().collect();

@@ -37,8 +37,8 @@ pub use source::{Cifar, Cifar100Labels, Domain, Source, SyntheticSpec};
 pub use split::{Chosen, SplitSpec};
 pub use stage::{Params, Seed, Stage};
 
-use error::few;
 use hemlock_artifact::Dataset;
+use hemlock_stage::few;
 use pool::Pools;
 
 /// Loads the images that `split` takes from `source`.
@@ -63,7 +63,7 @@ pub fn load(
     }
     let pools = open(source, data_root)?;
     if !pools.skipped.is_empty() {
-        let (skipped, count) = (few(&pools.skipped), pools.skipped.len());
+        let (skipped, count) = (few(pools.skipped.iter().map(|name| format!("`{name}`"))), pools.skipped.len());
         tracing::warn!("{}: {count} files or folders are no part of the dataset: {skipped}", source.name());
     }
     pools.load(source.name(), split, progress)

@@ -45,9 +45,8 @@ impl Pools {
         split: &SplitSpec,
         progress: &dyn Fn(usize, usize) -> bool,
     ) -> Result<Dataset, DataError> {
-        let labels = |pool: &'_ Option<Pool>| pool.as_ref().map(|pool| pool.labels.clone());
-        let (validation, test) = (labels(&self.validation), labels(&self.test));
-        let chosen = split.choose(&self.classes, &self.train.labels, validation.as_deref(), test.as_deref())?;
+        let (validation, test) = (labels(self.validation.as_ref()), labels(self.test.as_ref()));
+        let chosen = split.choose(&self.classes, &self.train.labels, validation, test)?;
         let (size, total) = (self.size, chosen.train.len() + chosen.validation.len() + chosen.test.len());
         let bytes = 3.0 * (size * size) as f64 * total as f64;
         ParamError::fits("train", format!("a choice of {total} images of {size} x {size} pixels"), bytes)?;
@@ -62,6 +61,10 @@ impl Pools {
         };
         if reader.unreadable.is_empty() { Ok(loaded) } else { Err(DataError::UnreadableImages(reader.unreadable)) }
     }
+}
+
+fn labels(pool: Option<&Pool>) -> Option<&[u32]> {
+    pool.map(|pool| pool.labels.as_slice())
 }
 
 struct Reader<'a> {

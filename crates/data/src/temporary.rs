@@ -10,7 +10,8 @@ const PREFIX: &str = ".fetch-";
 /// Locked as long as the folder is in use, and the first file in it: the kernel unlocks it when its process dies.
 const LOCK: &str = "lock";
 
-/// A folder for what is being fetched. Dropped, it is removed; of a process that was killed, the next one removes it.
+/// A folder for what is being fetched. Dropped, it is removed; of a process that was killed, [`remove_stale`] removes
+/// it.
 pub(crate) struct Temporary {
     // Removed before the lock is given up.
     folder: TempDir,
@@ -18,15 +19,8 @@ pub(crate) struct Temporary {
 }
 
 impl Temporary {
-    /// Creates a folder in `root`, and removes those there that no process uses any more.
+    /// Creates a folder in `root`.
     pub fn new(root: &Path) -> io::Result<Self> {
-        for entry in fs::read_dir(root)?.filter_map(Result::ok) {
-            if entry.file_name().to_string_lossy().starts_with(PREFIX)
-                && let Err(error) = remove_stale(&entry.path())
-            {
-                tracing::warn!("{} stays behind: {error}", entry.path().display());
-            }
-        }
         loop {
             let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(root)?;
             match File::create_new(folder.path().join(LOCK)) {
@@ -49,8 +43,19 @@ impl Temporary {
     }
 }
 
+/// Removes the folders in `root` that no process uses any more. Those that cannot be removed are warned of.
+pub(crate) fn remove_stale(root: &Path) {
+    for entry in fs::read_dir(root).into_iter().flatten().filter_map(Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with(PREFIX)
+            && let Err(error) = remove_unused(&entry.path())
+        {
+            tracing::warn!("{} stays behind: {error}", entry.path().display());
+        }
+    }
+}
+
 /// Removes the folder unless a living process uses it.
-fn remove_stale(folder: &Path) -> io::Result<()> {
+fn remove_unused(folder: &Path) -> io::Result<()> {
     let gone = |removed: io::Result<()>| match removed {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         removed => removed,
@@ -91,10 +96,10 @@ mod tests {
         let stale = [leave(".fetch-a", &[]), leave(".fetch-b", &["archive"]), leave(".fetch-c", &["archive", LOCK])];
         let other = leave(".other", &[]);
         let living = Temporary::new(root.path()).unwrap();
+        remove_stale(root.path());
         assert!(stale.iter().all(|folder| !folder.exists()));
-        let next = Temporary::new(root.path()).unwrap();
-        assert!(living.path().exists() && next.path().exists() && other.exists());
-        drop((living, next));
+        assert!(living.path().join(LOCK).exists() && other.exists());
+        drop(living);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use hemlock_artifact::Dataset;
 use hemlock_data::{DataError, Filter, Source, SplitSpec, digest, load};
+use hemlock_store::{Artifact, PayloadReader, PayloadWriter};
 use image::{Rgb, RgbImage};
 use tempfile::tempdir;
 
@@ -34,7 +35,6 @@ fn given_splits_are_read_resized_and_labelled_by_name() {
     picture(&path.join("train/cat/B.JPG"), 20, 30);
     picture(&path.join("test/cat/a.png"), 8, 8);
     picture(&path.join("test/dog/a.jpeg"), 16, 16);
-    fs::write(path.join("train/cat/notes.txt"), "no image").unwrap();
     fs::write(path.join("train/cat/.hidden.png"), "no image").unwrap();
     let loaded = load_all(path, SplitSpec::default()).unwrap();
     assert_eq!(loaded.classes, ["cat", "dog"]);
@@ -99,12 +99,181 @@ fn other_layouts_are_refused_with_what_is_wrong() {
     assert!(message().contains("it has no class folders"));
     picture(&path.join("train/a/1.png"), 16, 16);
     assert!(message().contains("train/ has no test/"));
-    picture(&path.join("test/b/1.png"), 16, 16);
-    assert!(message().contains(r#"["a"] but test/ has ["b"]"#));
+    // As ImageNet is laid out.
+    picture(&path.join("val/a/1.png"), 16, 16);
+    assert!(message().contains("rename val/ to test to measure on it"));
+    for class in 0..30 {
+        picture(&path.join(format!("test/b{class:02}/1.png")), 16, 16);
+    }
+    let unequal = "only train/ has: `a`; only test/: `b00`, `b01`, `b02`, `b03` and 26 more;";
+    assert!(message().contains(unequal), "{}", message());
+    picture(&path.join("valid/a/1.png"), 16, 16);
+    assert!(message().contains("val/ and valid/ are two validation splits"));
     fs::create_dir(path.join("train/b")).unwrap();
+    fs::remove_dir_all(path.join("valid")).unwrap();
     assert!(message().contains("`b` has no images"));
+    fs::remove_dir_all(path.join("train")).unwrap();
+    assert!(message().contains("it has no train/ beside its other splits"));
     let missing = load_all(&path.join("nowhere"), SplitSpec::default()).unwrap_err();
     assert!(missing.to_string().contains("nowhere is no image folder"));
+}
+
+/// Folders of splits must not pass for folders of classes, now that what lies below a class counts.
+#[test]
+fn splits_are_not_taken_for_classes() {
+    let root = tempdir().unwrap();
+    let path = root.path();
+    let message = |path: &Path| load_all(path, SplitSpec::default()).unwrap_err().to_string();
+    for name in ["pets/train/train/1.png", "pets/test/train/1.png"] {
+        picture(&path.join(name), 16, 16);
+    }
+    assert!(message(path).contains("`pets` is one itself; give the path of that folder"), "{}", message(path));
+    // A class may have the name of a split.
+    assert_eq!(load_all(&path.join("pets"), SplitSpec::default()).unwrap().classes, ["train"]);
+    picture(&path.join("other/Training/cat/1.png"), 16, 16);
+    picture(&path.join("other/Testing/cat/1.png"), 16, 16);
+    assert!(message(&path.join("other")).contains("`Testing` is named as a split"));
+}
+
+#[test]
+fn whatever_lies_below_a_class_belongs_to_it() {
+    let root = tempdir().unwrap();
+    let path = root.path();
+    // In torchvision's order: folders, and the files of each.
+    let files = ["a/z.png", "a/more/1.png", "a/more-yet/0.bmp", "a/more/x/2", "b/1.jpg"];
+    for (i, name) in files.iter().enumerate() {
+        fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
+        let picture = RgbImage::from_pixel(16, 16, Rgb([i as u8; 3]));
+        picture.save_with_format(path.join(name), image::ImageFormat::Png).unwrap();
+    }
+    let split = SplitSpec { test: Some(0), ..SplitSpec::default() };
+    let loaded = load_all(path, split).unwrap();
+    assert_eq!(loaded.train.labels, [0, 0, 0, 0, 1]);
+    let levels: Vec<u8> = (0..5).map(|image| loaded.train.pixels.view()[[image, 0, 0, 0]]).collect();
+    assert_eq!(levels, [0, 1, 2, 3, 4]);
+}
+
+#[test]
+fn what_is_passed_over_is_counted() {
+    let root = tempdir().unwrap();
+    let path = root.path();
+    for split in ["train", "test"] {
+        picture(&path.join(split).join("a/1.png"), 16, 16);
+    }
+    // As the artifact keeps it.
+    let kept = |loaded: &Dataset| {
+        let folder = tempdir().unwrap();
+        let mut writer = PayloadWriter::new(folder.path(), Dataset::KIND);
+        loaded.write(&mut writer).unwrap();
+        let read = Dataset::read(&PayloadReader::new(folder.path(), Dataset::KIND, writer.files().clone())).unwrap();
+        assert_eq!(read, *loaded);
+        read.skipped
+    };
+    assert_eq!(kept(&load_all(path, SplitSpec::default()).unwrap()), 0);
+    for name in
+        ["README", "train/labels.csv", "train/a/.hidden.png", "train/a/Thumbs.db", "extra/a/1.png", "test/@eaDir/x"]
+    {
+        fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
+        fs::write(path.join(name), "no image").unwrap();
+    }
+    let loaded = load_all(path, SplitSpec::default()).unwrap();
+    assert_eq!((loaded.train.len(), loaded.test.len(), loaded.skipped), (1, 1, 6));
+    assert_eq!((kept(&loaded), &loaded.summary()["skipped"]), (6, &6.into()));
+}
+
+#[test]
+fn a_validation_folder_is_the_validation_split() {
+    let root = tempdir().unwrap();
+    let path = root.path();
+    for class in ["a", "b"] {
+        for (split, count) in [("train", 5), ("validation", 3), ("test", 2)] {
+            for i in 0..count {
+                picture(&path.join(format!("{split}/{class}/{i}.png")), 16, 16);
+            }
+        }
+    }
+    let sizes = |validation| {
+        let loaded = load_all(path, SplitSpec { validation, ..SplitSpec::default() }).unwrap();
+        (loaded.train.len(), loaded.validation.labels, loaded.test.len())
+    };
+    assert_eq!(sizes(None), (10, vec![0, 0, 0, 1, 1, 1], 4));
+    assert_eq!(sizes(Some(3)), (10, vec![0, 0, 1], 4));
+    assert_eq!(sizes(Some(0)), (10, vec![], 4));
+    let before = digest(&source(path, 16), None).unwrap();
+    picture(&path.join("validation/a/0.png"), 20, 16);
+    assert_ne!(digest(&source(path, 16), None).unwrap(), before);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_special_files_and_endless_ones_are_refused_by_name() {
+    use std::os::unix::fs::symlink;
+    let root = tempdir().unwrap();
+    let path = root.path();
+    for class in ["a", "b"] {
+        picture(&path.join(class).join("1.png"), 16, 16);
+    }
+    let split = || SplitSpec { test: Some(0), ..SplitSpec::default() };
+    let messages = || {
+        let loaded = load_all(path, split()).unwrap_err().to_string();
+        [loaded, digest(&source(path, 16), None).unwrap_err().to_string()]
+    };
+    symlink("..", path.join("a/up")).unwrap();
+    for message in messages() {
+        assert!(message.contains("a/up/a") && message.contains("link to a folder of the same class"), "{message}");
+    }
+    fs::remove_file(path.join("a/up")).unwrap();
+    // A link that leads somewhere else is as good as what it leads to.
+    let elsewhere = tempdir().unwrap();
+    picture(&elsewhere.path().join("2.png"), 16, 16);
+    symlink(elsewhere.path(), path.join("b/linked")).unwrap();
+    assert_eq!(load_all(path, split()).unwrap().train.labels, [0, 1, 1]);
+    symlink("/dev/zero", path.join("a/2.png")).unwrap();
+    symlink("nowhere", path.join("a/3.png")).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(path.join("a/4.png")).unwrap();
+    for message in messages() {
+        assert!(message.starts_with("3 image files"), "{message}");
+        for words in ["a/2.png: it is a pipe, a socket or a device", "a/3.png: No such file", "a/4.png: it is a pipe"] {
+            assert!(message.contains(words), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_message_names_the_first_files_and_counts_the_others() {
+    let root = tempdir().unwrap();
+    for class in ["a", "b"] {
+        picture(&root.path().join(class).join("1.png"), 16, 16);
+        for i in 0..500 {
+            fs::write(root.path().join(format!("{class}/{i:03}.avif")), b"\0\0\0\x20ftypavif").unwrap();
+        }
+    }
+    let split = SplitSpec { test: Some(0), ..SplitSpec::default() };
+    let message = load_all(root.path(), split).unwrap_err().to_string();
+    assert!(message.starts_with("1000 image files") && message.ends_with("and 996 more"), "{message}");
+    assert!(
+        message.contains("a/000.avif: Avif is not decoded; convert it to PNG") && message.len() < 1000,
+        "{message}"
+    );
+}
+
+#[test]
+fn thin_and_huge_pictures_take_no_more_than_they_need() {
+    let root = tempdir().unwrap();
+    let path = root.path();
+    for (name, width, height) in [("a/tall.png", 1, 65535), ("a/wide.png", 60000, 2), ("b/small.png", 3, 3)] {
+        picture(&path.join(name), width, height);
+    }
+    let split = SplitSpec { test: Some(0), ..SplitSpec::default() };
+    let source = Source::ImageFolder { path: path.into(), size: 1024, filter: Filter::Lanczos };
+    let loaded = load(&source, &split, None, &|_, _| true).unwrap();
+    // The tall one is all blue.
+    let tall = loaded.train.pixels.view();
+    assert!(tall.slice(ndarray::s![0, 2, .., ..]).iter().all(|level| *level == 255));
+    fs::write(path.join("b/huge.ppm"), "P6 20000 20000 255\n").unwrap();
+    let message = load(&source, &split, None, &|_, _| true).unwrap_err().to_string();
+    let words = "b/huge.ppm: its 20000 x 20000 pixels take 1145 MiB; the limit is 512 MiB";
+    assert!(message.contains(words), "{message}");
 }
 
 #[test]
@@ -123,4 +292,6 @@ fn the_digest_is_of_names_contents_and_size() {
     assert_ne!(of(&base), of(&build(["a/1.png", "c/1.png"], [16, 20])));
     let larger = digest(&source(base.path(), 17), None).unwrap();
     assert_ne!(of(&base), larger);
+    let filtered = Source::ImageFolder { path: base.path().into(), size: 16, filter: Filter::Lanczos };
+    assert_ne!(of(&base), digest(&filtered, None).unwrap());
 }

@@ -398,3 +398,101 @@ fn keys_hold_what_decides_and_nothing_else() {
         assert!(serde_json::from_value::<Params>(bad).is_err());
     }
 }
+
+/// A header of a version, padded with spaces to a size.
+fn padded(version: u8, size: usize, bytes: &[u8]) -> Vec<u8> {
+    let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (8, 3), }";
+    let header = format!("{text}{}\n", " ".repeat(size - text.len() - 1));
+    let length = (header.len() as u32).to_le_bytes();
+    let length = &length[..if version == 1 { 2 } else { 4 }];
+    [&b"\x93NUMPY"[..], &[version, 0], length, header.as_bytes(), bytes].concat()
+}
+
+/// NumPy reads all of them.
+#[test]
+fn headers_may_be_padded_and_of_any_version() {
+    let place = Place::new();
+    let folder = place.0.path().join("folder");
+    fs::create_dir(&folder).unwrap();
+    for (name, descr, shape, bytes) in good() {
+        fs::write(folder.join(format!("{name}.npy")), npy(descr, &shape, &bytes)).unwrap();
+    }
+    let expected = read(&folder).unwrap().train.features.view().to_owned();
+    for (version, size) in [(1, 64), (1, 4096), (1, 10_000), (2, 118), (2, 4096), (3, 118), (3, 60_000)] {
+        fs::write(folder.join("train.npy"), padded(version, size, &f4((0..24).map(|i| i as f32)))).unwrap();
+        assert_eq!(read(&folder).unwrap().train.features.view(), expected, "{version} {size}");
+    }
+    for (file, words) in [
+        (padded(4, 118, &f4([0.0; 24])), "is damaged, or no .npy file"),
+        (padded(2, 70_000, &f4([0.0; 24])), "its header has 70000 bytes; expected at most 65536"),
+        (padded(1, 4096, &f4([0.0; 24]))[..3000].to_vec(), "is damaged, or no .npy file"),
+        (b"\x93NUMPZ\x01\x00".to_vec(), "it does not begin as such files do"),
+    ] {
+        fs::write(folder.join("train.npy"), file).unwrap();
+        let (kind, message) = read(&folder).map(|_| ()).unwrap_err();
+        assert!(kind == ErrorKind::Data && message.contains("`train`") && message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn files_of_many_names_are_told_by_a_few() {
+    let place = Place::new();
+    let many: Vec<Entry> = (0..60_000).map(|i| (&*format!("array{i}").leak(), "<f4", vec![0], vec![])).collect();
+    let message = place.read("x.npz", &npz(&many)).map(|_| ()).unwrap_err().1;
+    assert!(message.ends_with(" and 59990 more") && message.len() < 500, "{message}");
+    let message = place.read("x.safetensors", &safetensors(&many)).map(|_| ()).unwrap_err().1;
+    assert!(message.ends_with(" and 59990 more") && message.len() < 500, "{message}");
+    let deep = place.read("x.npz", &npz(&with(("train", "<f4", vec![1; 300], f4([0.0])))));
+    let message = deep.map(|_| ()).unwrap_err().1;
+    assert!(message.contains("`train`") && message.len() < 2000, "{message}");
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_not_read() {
+    let place = Place::new();
+    for (device, link) in [("/dev/zero", "x.npz"), ("/dev/zero", "x.safetensors")] {
+        let link = place.0.path().join(link);
+        std::os::unix::fs::symlink(device, &link).unwrap();
+        let (kind, message) = read(&link).map(|_| ()).unwrap_err();
+        assert!(kind == ErrorKind::Data && message.contains("cannot read"), "{message}");
+    }
+}
+
+/// The stage on these arrays of an import.
+fn run(entries: &[Entry], normalization: Normalize) -> Result<hemlock_artifact::Features, (ErrorKind, String)> {
+    let place = Place::new();
+    let path = place.0.path().join("x.npz");
+    fs::write(&path, npz(entries)).unwrap();
+    let (env, cancel) = (Environment { data: Some("".into()) }, Cancel::default());
+    let (progress, checkpoints, scratch) = (&Silent, &NoCheckpoints, place.0.path());
+    let ctx = Context { seed: 0, device: "", env: &env, progress, cancel: &cancel, checkpoints, scratch };
+    let params = Params::Import(Import { normalization, ..import(&path) });
+    let inputs = crate::Inputs { dataset: None, extractor: None };
+    Stage::run(&params, inputs, &ctx).map_err(|e| (e.kind(), e.to_string()))
+}
+
+#[test]
+fn dead_features_are_refused_by_what_is_true_of_them() {
+    let train = |z: [f32; 24]| with(("train", "<f4", vec![8, 3], f4(z)));
+    let refused = |entries: &[Entry], normalization| {
+        let (kind, message) = run(entries, normalization).map(|_| ()).unwrap_err();
+        assert!(kind == ErrorKind::Data && message.contains("x.npz: "), "{message}");
+        message
+    };
+    for normalization in [Normalize::None, Normalize::Standardize, Normalize::L2] {
+        assert!(refused(&train([0.0; 24]), normalization).contains("every feature of every training sample is 0"));
+    }
+    let message = refused(&train([0.3; 24]), Normalize::Standardize);
+    assert!(message.contains("every feature has one value in the whole training split"), "{message}");
+    // Some are dead, and the rest is of use.
+    let half = std::array::from_fn(|i| if i % 3 == 0 { 0.0 } else { 1e-14 * i as f32 });
+    let features = run(&train(half), Normalize::Standardize).unwrap();
+    assert_eq!(features.normalization.constant(), 1);
+    let column = features.train.features.view().column(1).to_owned();
+    assert!((column.iter().map(|z| z * z).sum::<f32>() - 8.0).abs() < 1e-3, "{column}");
+    // The test split lies where 32 bits do not reach, in units of the training split.
+    let far = std::array::from_fn(|i| 2e-39 * i as f32);
+    let message = refused(&train(far), Normalize::Standardize);
+    assert!(!message.contains("NaN") && message.contains("of the test split is too far"), "{message}");
+}

@@ -182,8 +182,10 @@ impl<'a> Reach<'a> {
             take_first(&mut order, STARTS, |a, b| column[*b].total_cmp(&column[*a]).then(a.cmp(b)));
             let of_sample = |i: &usize| {
                 let z = self.pool.row(*i);
-                // And where the constraint ends beyond it.
-                [z.to_owned(), &z * (self.horizon / z.dot(&z).sqrt().max(f64::MIN_POSITIVE))]
+                let length = z.dot(&z).sqrt();
+                // And where the constraint ends beyond it; beyond the origin there is no direction.
+                let beyond = if length > 0.0 { self.horizon / length } else { 0.0 };
+                [z.to_owned(), &z * beyond]
             };
             let mut rows: Vec<Array1<f64>> = order.iter().flat_map(of_sample).collect();
             rows.extend(self.far_points(separating, label));
@@ -447,6 +449,20 @@ mod tests {
             assert!(bounds.norm <= bounds.support * (1.0 + 1e-6), "{bounds:?}");
             assert!(bounds.certain <= bounds.support * (1.0 + 1e-9), "{bounds:?}");
             assert!(bounds.support <= 0.05 * (1.0 + 1e-6) && bounds.norm > 0.0, "{bounds:?}");
+        }
+    }
+
+    /// Features of ReLUs may be 0 all at once.
+    #[test]
+    fn a_sample_at_the_origin_is_one_like_others() {
+        let data = Data::new(60, 3, 3, 2);
+        let mut features = data.samples().to_f64().into_owned();
+        features.rows_mut().into_iter().step_by(7).for_each(|mut row| row.fill(0.0));
+        let samples = Samples::new(features.view(), data.samples().labels(), 3).unwrap();
+        let head = fit(&[samples], &FitOptions::new(1e-2), &|_, _| true).unwrap().head;
+        for constraint in [Constraint::default(), constraint("ball", samples)] {
+            let bounds = poisonability(&head, samples, &constraint, 1e-2).unwrap();
+            assert!(bounds.norm.is_finite() && bounds.support.is_finite() && bounds.certain.is_finite(), "{bounds:?}");
         }
     }
 

@@ -188,7 +188,7 @@ impl hemlock_stage::Stage for Stage {
                 let starts = Starts::new(start, restarts, &problem, decoded.as_ref(), &dataset.train, &features)?;
                 let mut found = matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), ctx)?;
                 if let Some(target) = target.filter(|_| refine > 0) {
-                    let mut objective = attacks::objective(&poison_features.aim, &features, &target)?;
+                    let mut objective = attacks::objective(&poison_features.aim, &features, &target, ctx.cancel)?;
                     let labels = &poison_features.labels;
                     let refinement =
                         Refinement { name: "refinement", steps: refine, step, labels, constraint: &constraint };

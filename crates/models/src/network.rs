@@ -50,6 +50,15 @@ impl Arch {
         }
     }
 
+    /// Numbers that a pass of an image of that height and width holds at once, at least.
+    #[must_use]
+    pub fn held(self, size: [usize; 2]) -> f64 {
+        match self {
+            Self::ResNet(arch) => arch.held(size),
+            Self::Vit(arch) => arch.held(size),
+        }
+    }
+
     /// Numbers that a pass in training keeps of an image of that height and width, at least.
     #[must_use]
     pub fn kept(self, size: [usize; 2]) -> f64 {

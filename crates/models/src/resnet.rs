@@ -88,6 +88,12 @@ impl ResNetArch {
         (self.width << (self.depth.groups().len() - 1)) * self.depth.expansion()
     }
 
+    /// Numbers that a pass of an image of that height and width holds at once: what the stem makes.
+    pub(crate) fn held(self, [height, width]: [usize; 2]) -> f64 {
+        let stride = if self.stem == Stem::ImageNet { 2 } else { 1 };
+        self.width as f64 * (height / stride) as f64 * (width / stride) as f64
+    }
+
     /// Numbers that a pass in training keeps of an image of that height and width: what every convolution makes.
     pub(crate) fn kept(self, size: [usize; 2]) -> f64 {
         let (mut area, mut kept) = (size.map(|side| side as f64), 0.0);

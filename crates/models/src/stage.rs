@@ -1,6 +1,7 @@
 //! What the stages that use a frozen extractor have in common: opening it on the run's device, and extracting
 //! features with the run's progress and cancellation.
 
+use crate::device::runs_on_rayon;
 use crate::{Arch, DeviceError, ExtractError, Extractor, ExtractorSpec, ImportError, WeightsError, device};
 use burn::tensor::Device;
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
@@ -67,12 +68,17 @@ pub fn open_devices(name: &str, count: usize) -> Result<Vec<Device>, StageError>
 /// The network of an extractor artifact, frozen, on the device of that name.
 ///
 /// # Errors
-/// The device cannot be opened, or the weights are not those of the architecture.
+/// The device cannot be opened, the weights are not those of the architecture, or a pass does not fit into memory.
 pub fn open_extractor(artifact: &hemlock_artifact::Extractor, device: &str) -> Result<Extractor, StageError> {
     let arch: Arch = artifact.arch.parse().map_err(|e| StageError::new(ErrorKind::Artifact, e))?;
     let size = artifact.image_size;
     let spec = ExtractorSpec { arch, image_size: [size, size], mean: artifact.mean, std: artifact.std };
-    Ok(Extractor::from_safetensors(spec, &artifact.weights, &open_device(device)?)?)
+    let device = open_device(device)?;
+    if runs_on_rayon(&device) {
+        let what = format!("a pass of an image of {size} x {size} pixels through `{arch}`");
+        ParamError::fits("arch", what, 4.0 * arch.held([size, size]))?;
+    }
+    Ok(Extractor::from_safetensors(spec, &artifact.weights, &device)?)
 }
 
 /// Features `[n, d]` of 8-bit images `[n, 3, height, width]`, before normalisation: [`extract_into`] memory.

@@ -39,6 +39,19 @@ impl VitArch {
         self.width
     }
 
+    /// Numbers that a pass in training keeps of an image of that height and width: what every matrix makes, and how
+    /// much every token attends to every other.
+    pub(crate) fn kept(self, [height, width]: [usize; 2]) -> f64 {
+        let tokens = 1.0 + (height / self.patch) as f64 * (width / self.patch) as f64;
+        let (made, attention) = ((3 + 1 + 4 + 1) * self.width, self.heads() as f64 * tokens);
+        self.depth as f64 * tokens * (made as f64 + attention)
+    }
+
+    /// Numbers that a pass of an image holds at once: those of one block.
+    pub(crate) fn held(self, size: [usize; 2]) -> f64 {
+        self.kept(size) / self.depth as f64
+    }
+
     /// Number of heads of attention.
     #[must_use]
     pub fn heads(self) -> usize {
@@ -49,14 +62,6 @@ impl VitArch {
     #[must_use]
     pub fn depth(self) -> usize {
         self.depth
-    }
-
-    /// Numbers that a pass in training keeps of an image of that height and width: what every matrix makes, and how much every token
-    /// attends to every other.
-    pub(crate) fn kept(self, [height, width]: [usize; 2]) -> f64 {
-        let tokens = 1.0 + (height / self.patch) as f64 * (width / self.patch) as f64;
-        let (made, attention) = ((3 + 1 + 4 + 1) * self.width, (self.width / HEAD) as f64 * tokens);
-        self.depth as f64 * tokens * (made as f64 + attention)
     }
 
     /// Side of a patch, of which an image's sides are multiples.

@@ -73,14 +73,14 @@ pub(crate) fn count(variants: &Variants, seeds: usize, graph: &Graph) -> Result<
     Ok(branches.into_values().fold(Count::default(), Count::plus))
 }
 
-/// Requires no more than [`MOST_BRANCHES`].
+/// The number of branches, which is no more than [`MOST_BRANCHES`].
 ///
 /// # Errors
 /// There are more; says what multiplies.
-pub(crate) fn check(variants: &Variants, seeds: usize, graph: &Graph) -> Result<(), StageError> {
+pub(crate) fn check(variants: &Variants, seeds: usize, graph: &Graph) -> Result<usize, StageError> {
     let branches = count(variants, seeds, graph)?;
     if !branches.is_too_many() {
-        return Ok(());
+        return Ok(branches.0 as usize);
     }
     let many = |(node, of): (&&str, &Vec<Value>)| {
         let fields = telling(of.iter().map(|params| (*node, params)));

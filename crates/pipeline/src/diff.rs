@@ -2,8 +2,8 @@
 
 use crate::Graph;
 use hemlock_artifact::{Data, Evaluation, Exported};
-use hemlock_stage::StageError;
-use hemlock_store::{Key, Manifest, Store};
+use hemlock_stage::{ErrorKind, StageError};
+use hemlock_store::{Key, Manifest, Store, StoreError};
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -105,27 +105,57 @@ pub fn totals(differences: &[StageDifference]) -> Vec<StageTotal> {
     totals
 }
 
-/// Compares all artifacts that two roots have both, in the order of the graph; also returns how many stand in one root alone.
+/// Compares all artifacts that two roots have both, in the order of the graph; also returns how many stand in one root
+/// alone. What is compared is read in both roots, and its digests are checked.
 ///
 /// # Errors
-/// An artifact is damaged.
+/// Artifacts are damaged; the message names them.
 pub fn diff(a: &Store, b: &Store, graph: &Graph) -> Result<(Vec<StageDifference>, usize), StageError> {
     let stages = graph.stages();
-    let manifests = |store: &Store| -> Result<BTreeMap<(usize, Key), Manifest>, StageError> {
+    let mut damaged = Vec::new();
+    let mut manifests = |store: &Store| -> Result<BTreeMap<(usize, Key), Manifest>, StageError> {
         let mut found = BTreeMap::new();
         for entry in store.list()? {
             let order = stages.iter().position(|s| *s == entry.stage).unwrap_or(stages.len());
-            let manifest = entry.manifest?;
-            found.insert((order, manifest.key), manifest);
+            match entry.manifest {
+                Ok(manifest) => drop(found.insert((order, manifest.key), manifest)),
+                Err(e) if e.rebuild_helps() => damaged.push(e),
+                Err(e) => return Err(e.into()),
+            }
         }
         Ok(found)
     };
     let (left, right) = (manifests(a)?, manifests(b)?);
     let shared = left.keys().filter(|k| right.contains_key(k)).count();
     let alone = left.len() + right.len() - 2 * shared;
-    let both = left.iter().filter_map(|(k, l)| right.get(k).map(|r| (l, r)));
-    let differences = both.map(|(l, r)| compare(graph, (a, l), (b, r))).collect::<Result<_, _>>()?;
+    let both: Vec<_> = left.iter().filter_map(|(k, l)| right.get(k).map(|r| (l, r))).collect();
+    for (l, r) in &both {
+        for (store, manifest) in [(a, l), (b, r)] {
+            match store.verify(&manifest.identity.stage, &manifest.key) {
+                Ok(_) => {}
+                Err(e) if e.rebuild_helps() => damaged.push(e),
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+    if !damaged.is_empty() {
+        return Err(several(&damaged));
+    }
+    let differences = both.into_iter().map(|(l, r)| compare(graph, (a, l), (b, r))).collect::<Result<_, _>>()?;
     Ok((differences, alone))
+}
+
+/// All damage in one error.
+fn several(damaged: &[StoreError]) -> StageError {
+    const SHOWN: usize = 3;
+    let shown = damaged.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
+    let more = match damaged.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!("\n  and {more} more"),
+    };
+    let artifacts = if damaged.len() == 1 { "an artifact is" } else { "artifacts are" };
+    let message = format!("{artifacts} damaged, and nothing was compared:\n  {shown}{more}");
+    StageError::new(ErrorKind::Artifact, message)
 }
 
 fn compare(

@@ -1,17 +1,24 @@
 //! Artifacts in formats that other tools open: safetensors and PNG.
 
-use crate::{Graph, Plan, Selection};
+use crate::{Graph, Plan, Selection, compare::differing_among, results::upstream, select::shown};
 use hemlock_artifact::{Data, Exported, Tensor};
 use hemlock_stage::StageError;
-use hemlock_store::{Store, StoreError};
-use image::{ImageBuffer, Rgb};
+use hemlock_store::{Manifest, Store, StoreError};
+use image::{ImageBuffer, ImageFormat, Rgb};
 use ndarray::Axis;
 use safetensors::{Dtype, tensor::TensorView};
+use serde_json::{Map, Value, json};
 use std::{
-    collections::BTreeSet,
-    fs,
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    io::{Cursor, Write},
     path::{Path, PathBuf},
 };
+
+/// Name of the file that says which artifact lies in which folder.
+const INDEX: &str = "index.csv";
+/// Ending of files that are not yet whole; their names begin with a dot.
+const PART: &str = ".part";
 
 /// The form that an export takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,13 +32,18 @@ pub enum Format {
 /// An export that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// No branch matches, or the pipeline has no such stage.
-    #[error("no task of the stage '{stage}' in pipeline '{pipeline}' matches the selection")]
+    /// The selection cannot be made.
+    #[error("--select: {0}")]
+    Selection(String),
+    /// The branches that are selected do not have the stage.
+    #[error("no branch of '{pipeline}' that is selected has the stage '{stage}'; they have {there}")]
     NothingSelected {
         /// Name of the pipeline.
         pipeline: String,
         /// The stage.
         stage: String,
+        /// The stages that they have.
+        there: String,
     },
     /// The artifact is not there yet.
     #[error("{folder} is not there yet; run `hemlock {stage} {pipeline}` first")]
@@ -63,7 +75,7 @@ pub enum ExportError {
 }
 
 /// Writes the selected artifacts of a stage below `out`, and returns the files. Several artifacts get a folder each,
-/// named after their key.
+/// named after their key, and beside them `index.csv` says what each was made with. Files appear whole.
 ///
 /// # Errors
 /// Nothing is selected, an artifact is not there or is damaged, or a file cannot be written.
@@ -76,16 +88,25 @@ pub fn export(
     format: Format,
     out: &Path,
 ) -> Result<Vec<PathBuf>, ExportError> {
-    let mut tasks = plan.select(stage, selection);
-    // Roles whose images are the same share an artifact.
-    let mut seen = BTreeSet::new();
-    tasks.retain(|t| seen.insert(plan.tasks[*t].key.to_string()));
-    let nothing = || ExportError::NothingSelected { pipeline: plan.pipeline.clone(), stage: stage.to_owned() };
+    let branches = selection.of(plan).map_err(ExportError::Selection)?;
+    let mut tasks: Vec<usize> = Vec::new();
+    for task in branches.iter().flat_map(|b| b.tasks.values()).copied() {
+        // Roles whose images are the same share an artifact.
+        if plan.tasks[task].stage == stage && !tasks.iter().any(|t| plan.tasks[*t].key == plan.tasks[task].key) {
+            tasks.push(task);
+        }
+    }
+    let nothing = || {
+        let there = branches.iter().flat_map(|b| b.tasks.values()).map(|t| plan.tasks[*t].stage);
+        let there: BTreeSet<&str> = there.collect();
+        let there = graph.stages().into_iter().filter(|s| there.contains(s)).collect::<Vec<_>>().join(", ");
+        ExportError::NothingSelected { pipeline: plan.pipeline.clone(), stage: stage.to_owned(), there }
+    };
     if tasks.is_empty() {
         return Err(nothing());
     }
     let mut files = Vec::new();
-    for task in tasks.iter().map(|t| &plan.tasks[*t]) {
+    for (number, task) in tasks.iter().map(|t| (*t, &plan.tasks[*t])) {
         let node = graph.node(task.node).ok_or_else(nothing)?;
         let manifest = store.lookup(task.stage, &task.key)?.ok_or_else(|| ExportError::NotRun {
             folder: task.folder(),
@@ -95,20 +116,124 @@ pub fn export(
         let exported = node.stage.export(store, &manifest)?;
         let dir = if tasks.len() == 1 { out.to_owned() } else { out.join(task.key.to_string()) };
         match format {
-            Format::Safetensors => write_tensors(&exported, &dir, &mut files)?,
+            Format::Safetensors => write_tensors(&exported, &about(plan, number, &manifest), &dir, &mut files)?,
             Format::Png if exported.pictures.is_empty() => return Err(ExportError::NoPictures(stage.to_owned())),
             Format::Png => write_pictures(&exported, &dir, &mut files)?,
         }
     }
+    if tasks.len() > 1 {
+        let path = out.join(INDEX);
+        write(&path, &index(plan, &tasks).map_err(|e| failed(&path, e))?)?;
+        files.push(path);
+    }
     Ok(files)
+}
+
+/// What a file says of itself.
+fn about(plan: &Plan, number: usize, manifest: &Manifest) -> Map<String, Value> {
+    let task = &plan.tasks[number];
+    let mut about = Map::new();
+    // The format knows texts only.
+    let mut say = |name: &str, value: &Value| about.insert(name.to_owned(), shown(value).into());
+    say("hemlock_version", &json!(manifest.hemlock_version));
+    say("pipeline", &json!(plan.pipeline));
+    say("stage", &json!(task.stage));
+    say("key", &json!(task.key));
+    say("params", &task.params);
+    if let Some(seed) = upstream(plan, number).into_iter().find_map(|t| plan.tasks[t].identity.seed) {
+        say("seed", &json!(seed));
+    }
+    about
+}
+
+/// A line a folder: the seed, the attack and its budget, where artifacts have these, and every parameter, of the stage
+/// and of what it comes from, in which they differ.
+fn index(plan: &Plan, tasks: &[usize]) -> Result<Vec<u8>, csv::Error> {
+    let params: Vec<BTreeMap<String, String>> = tasks.iter().map(|task| made_with(plan, *task)).collect();
+    let names: BTreeSet<&String> = params.iter().flat_map(BTreeMap::keys).collect();
+    let differ = differing_among(params.iter());
+    let always = ["seed", "attack", "eps_d"].map(str::to_owned);
+    let told: Vec<&String> = always.iter().filter(|name| names.contains(name)).collect();
+    let columns = || told.iter().copied().chain(differ.iter().copied().filter(|name| !told.contains(name)));
+    let mut csv = csv::Writer::from_writer(Vec::new());
+    csv.write_record(["folder", "stage"].into_iter().chain(columns().map(String::as_str)))?;
+    for (task, params) in tasks.iter().map(|t| &plan.tasks[*t]).zip(&params) {
+        let own = columns().map(|name| params.get(name).cloned().unwrap_or_default());
+        csv.write_record([task.key.to_string(), task.stage.to_owned()].into_iter().chain(own))?;
+    }
+    csv.into_inner().map_err(|e| csv::Error::from(e.into_error()))
+}
+
+/// The parameters of a task and of what it comes from, by full name, and under their own the seed, the attack and its
+/// budget.
+fn made_with(plan: &Plan, task: usize) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for task in upstream(plan, task).into_iter().map(|t| &plan.tasks[t]) {
+        for (field, value) in task.params.as_object().into_iter().flatten() {
+            found.insert(format!("{}.{field}", task.node), shown(value));
+        }
+        if let Some(seed) = task.identity.seed {
+            found.insert("seed".to_owned(), seed.to_string());
+        }
+        if let Some(eps_d) = task.params.get("eps_d") {
+            let attack = task.params.get("attack").map_or_else(|| task.node.to_owned(), shown);
+            found.extend([("attack".to_owned(), attack), ("eps_d".to_owned(), shown(eps_d))]);
+        }
+    }
+    found
 }
 
 fn failed(path: &Path, what: impl ToString) -> ExportError {
     ExportError::Write { path: path.to_owned(), what: what.to_string() }
 }
 
-fn write_tensors(exported: &Exported, dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), ExportError> {
+/// Makes a folder, and removes what exports that were killed left half-written in it.
+fn prepare(dir: &Path) -> Result<(), ExportError> {
     fs::create_dir_all(dir).map_err(|e| failed(dir, e))?;
+    for entry in fs::read_dir(dir).map_err(|e| failed(dir, e))?.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // A process that still writes holds a lock.
+        if name.starts_with('.')
+            && name.ends_with(PART)
+            && entry.file_type().is_ok_and(|found| found.is_file())
+            && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
+        {
+            fs::remove_file(entry.path()).map_err(|e| failed(&entry.path(), e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file aside and renames it, so that what bears its name is whole.
+fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let part = path.with_file_name(format!(".{name}.{}{PART}", std::process::id()));
+    let written = || {
+        let mut file = File::create(&part)?;
+        file.lock()?;
+        // Another export may have taken it for a leftover before it was locked.
+        if !part.exists() {
+            file = File::create(&part)?;
+            file.lock()?;
+        }
+        file.write_all(bytes)?;
+        fs::rename(&part, path)
+    };
+    written().map_err(|e| {
+        // What is left of it is of no use.
+        let _ = fs::remove_file(&part);
+        failed(path, e)
+    })
+}
+
+fn write_tensors(
+    exported: &Exported,
+    about: &Map<String, Value>,
+    dir: &Path,
+    files: &mut Vec<PathBuf>,
+) -> Result<(), ExportError> {
+    prepare(dir)?;
     for (name, tensors) in &exported.tensors {
         let path = dir.join(format!("{name}.safetensors"));
         let bytes: Vec<Vec<u8>> = tensors.iter().map(little_endian).collect();
@@ -122,15 +247,33 @@ fn write_tensors(exported: &Exported, dir: &Path, files: &mut Vec<PathBuf>) -> R
             Ok((t.name, TensorView::new(dtype, t.shape.clone(), bytes).map_err(|e| failed(&path, e))?))
         });
         let views = views.collect::<Result<Vec<_>, ExportError>>()?;
-        safetensors::serialize_to_file(views, None, &path).map_err(|e| failed(&path, e))?;
+        let whole = safetensors::serialize(views, None).map_err(|e| failed(&path, e))?;
+        write(&path, &labelled(&whole, about).ok_or_else(|| failed(&path, "it has no header"))?)?;
         files.push(path);
     }
     for (name, content) in &exported.files {
         let path = dir.join(name);
-        fs::write(&path, content).map_err(|e| failed(&path, e))?;
+        match name.ends_with(".safetensors") {
+            true => write(&path, &labelled(content, about).ok_or_else(|| failed(&path, "it has no header"))?)?,
+            false => write(&path, content)?,
+        }
         files.push(path);
     }
     Ok(())
+}
+
+/// A safetensors file with metadata, in one order of its fields: equal contents are equal bytes. `None` if it is no
+/// such file.
+fn labelled(file: &[u8], about: &Map<String, Value>) -> Option<Vec<u8>> {
+    let (length, rest) = file.split_first_chunk::<8>()?;
+    let (header, data) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
+    let mut header: Map<String, Value> = serde_json::from_slice(header).ok()?;
+    let metadata = header.entry("__metadata__").or_insert_with(|| Value::Object(Map::new()));
+    metadata.as_object_mut()?.extend(about.clone());
+    let mut header = Value::Object(header).to_string().into_bytes();
+    // Tensors begin at a multiple of eight bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Some([&(header.len() as u64).to_le_bytes()[..], &header, data].concat())
 }
 
 fn little_endian(tensor: &Tensor) -> Vec<u8> {
@@ -145,7 +288,7 @@ fn little_endian(tensor: &Tensor) -> Vec<u8> {
 fn write_pictures(exported: &Exported, dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), ExportError> {
     for (set, pixels, labels) in &exported.pictures {
         let dir = dir.join(set);
-        fs::create_dir_all(&dir).map_err(|e| failed(&dir, e))?;
+        prepare(&dir)?;
         for (i, (image, label)) in pixels.axis_iter(Axis(0)).zip(labels).enumerate() {
             let path = dir.join(format!("{i:06}-label{label}.png"));
             let (_, height, width) = image.dim();
@@ -153,9 +296,60 @@ fn write_pictures(exported: &Exported, dir: &Path, files: &mut Vec<PathBuf>) -> 
                 let (x, y) = (x as usize, y as usize);
                 Rgb([image[[0, y, x]], image[[1, y, x]], image[[2, y, x]]])
             });
-            picture.save(&path).map_err(|e| failed(&path, e))?;
+            let mut bytes = Cursor::new(Vec::new());
+            picture.write_to(&mut bytes, ImageFormat::Png).map_err(|e| failed(&path, e))?;
+            write(&path, bytes.get_ref())?;
             files.push(path);
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use safetensors::SafeTensors;
+
+    #[test]
+    fn a_label_changes_no_tensor_and_keeps_what_was_said_before() {
+        let numbers: Vec<u8> = [1.5f32, -2.0, 3.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let view = TensorView::new(Dtype::F32, vec![3], &numbers).unwrap();
+        let before = Some([("format".to_owned(), "pt".to_owned())].into());
+        let file = safetensors::serialize([("some", view)], before).unwrap();
+        let about = Map::from_iter([("stage".to_owned(), json!("features")), ("key".to_owned(), json!("0f"))]);
+        let labelled = labelled(&file, &about).unwrap();
+        assert_eq!(super::labelled(&labelled, &about).as_ref(), Some(&labelled));
+        let (_, read) = SafeTensors::read_metadata(&labelled).unwrap();
+        let said = read.metadata().clone().unwrap();
+        assert_eq!((&*said["stage"], &*said["key"], &*said["format"]), ("features", "0f", "pt"));
+        let read = SafeTensors::deserialize(&labelled).unwrap();
+        assert_eq!((read.names().len(), read.tensor("some").unwrap().data()), (1, &numbers[..]));
+        assert_eq!((labelled.len() - numbers.len()) % 8, 0);
+        for cut in [0, 7, 8, 20] {
+            assert_eq!(super::labelled(&file[..cut], &about), None);
+        }
+    }
+
+    #[test]
+    fn what_killed_exports_left_is_removed_and_what_others_write_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = |name: &str| dir.path().join(name);
+        for name in [".test.safetensors.1.part", ".busy.png.2.part", "own.part", ".hidden"] {
+            fs::write(part(name), b"half").unwrap();
+        }
+        let busy = File::open(part(".busy.png.2.part")).unwrap();
+        busy.lock().unwrap();
+        prepare(dir.path()).unwrap();
+        let names = || {
+            let mut names: Vec<String> =
+                fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(), [".busy.png.2.part", ".hidden", "own.part"]);
+        write(&part("a.csv"), b"whole").unwrap();
+        assert_eq!(fs::read(part("a.csv")).unwrap(), b"whole");
+        assert!(write(&part("none/a.csv"), b"").is_err());
+        assert_eq!(names(), [".busy.png.2.part", ".hidden", "a.csv", "own.part"]);
+    }
 }

@@ -1,80 +1,93 @@
 //! Which artifacts pipelines still reach.
 //!
-//! Every run records its plan below the artifact root. An artifact is reachable if the last recorded plan of a
-//! pipeline whose spec is still there names it, or a run that was given a name, or the plan that any given spec has now.
+//! Every run records its plan below the artifact root. An artifact is reachable if the last recorded plan of a pipeline
+//! names it, whether the pipeline's spec is still there or not, or a run that was given a name, or the plan that any given
+//! spec has now. Of what is not reachable, what a pipeline made that can be planned is garbage. What others made stays:
+//! nobody knows what they reach.
 
 use crate::{Plan, history::named};
-use hemlock_store::{Digest, Garbage, Key, Store, StoreError};
+use hemlock_store::{Keep, Manifest, Record, Store, StoreError};
 use std::{
     collections::BTreeSet,
-    fs,
     path::{Path, PathBuf},
 };
 
-/// Folder of the records, below the artifact root.
-fn records(store: &Store) -> PathBuf {
-    store.root().join(".pipelines")
-}
-
-/// Remembers what a spec reached last, in a file of its own: its path, and a line `stage/key` per task.
-pub(crate) fn record(plan: &Plan, store: &Store) -> Result<(), StoreError> {
-    let dir = records(store);
+/// What a run of a plan relies on.
+pub(crate) fn record(plan: &Plan) -> Result<Record, StoreError> {
     let spec = std::path::absolute(&plan.spec).map_err(StoreError::io(&plan.spec, "find"))?;
-    let mut lines = format!("{}\n", spec.display());
-    // Specs in different folders may have one name.
-    let name = format!("{}-{:.12}", plan.pipeline, Digest::of(lines.as_bytes()).to_string());
-    let path = dir.join(&name);
-    lines.extend(plan.tasks.iter().map(|t| t.folder() + "\n"));
-    if fs::read_to_string(&path).is_ok_and(|known| known == lines) {
-        return Ok(());
-    }
-    // Written aside and renamed, so that a reader never sees half of it.
-    let aside = dir.join(format!(".{name}.{}", std::process::id()));
-    fs::create_dir_all(&dir)
-        .and_then(|()| fs::write(&aside, lines))
-        .and_then(|()| fs::rename(&aside, &path))
-        .map_err(StoreError::io(&path, "write"))
+    let tasks = plan.tasks.iter().map(|t| (t.stage.to_owned(), t.key)).collect();
+    Ok(Record { pipeline: plan.pipeline.clone(), spec, tasks })
 }
 
-/// Every spec that was run and is still there, and the tasks of its last run.
-type Recorded = Vec<(PathBuf, Vec<(String, Key)>)>;
-
-fn recorded(store: &Store) -> Result<Recorded, StoreError> {
-    let dir = records(store);
-    let mut recorded = Vec::new();
-    if !dir.is_dir() {
-        return Ok(recorded);
-    }
-    let records = fs::read_dir(&dir).map_err(StoreError::io(&dir, "read"))?.flatten();
-    // What begins with a dot was left half-written.
-    for file in records.filter(|f| !f.file_name().to_string_lossy().starts_with('.')) {
-        let text = fs::read_to_string(file.path()).map_err(StoreError::io(&file.path(), "read"))?;
-        let Some((spec, tasks)) = text.split_once('\n').filter(|(spec, _)| Path::new(spec).is_file()) else { continue };
-        let tasks = tasks.lines().filter_map(|line| {
-            let (stage, key) = line.split_once('/')?;
-            Some((stage.to_owned(), key.parse().ok()?))
-        });
-        recorded.push((PathBuf::from(spec), tasks.collect()));
-    }
-    Ok(recorded)
+/// What is known of who reaches what.
+#[derive(Debug)]
+pub struct Survey<E> {
+    /// What is to stay.
+    pub keep: Keep,
+    /// Records of specs that are not where they were; what they name stays, unless garbage of their pipeline is asked
+    /// for.
+    pub gone: Vec<Record>,
+    /// Specs that are there and cannot be planned now, of which something is here.
+    pub unplanned: Vec<Unplanned<E>>,
+    /// Pipelines of which there is neither a spec nor a record, and whose artifacts stay.
+    pub unknown: BTreeSet<String>,
 }
 
-/// The specs that were run with this store, wherever they are, and are still there.
+/// A spec that cannot be planned now.
+#[derive(Debug)]
+pub struct Unplanned<E> {
+    /// The spec.
+    pub spec: PathBuf,
+    /// Its pipeline.
+    pub pipeline: String,
+    /// Whether a run of it is recorded. If not, nobody knows what it reaches of what others made.
+    pub recorded: bool,
+    /// Why it cannot be planned.
+    pub why: E,
+}
+
+/// Finds out what specs, those given and those that were run, reach; with a name, what is garbage of that pipeline
+/// alone. For a [`Sweep`](hemlock_store::Sweep), the survey is made under it.
 ///
 /// # Errors
-/// The records cannot be read.
-pub fn recorded_specs(store: &Store) -> Result<Vec<PathBuf>, StoreError> {
-    Ok(recorded(store)?.into_iter().map(|(spec, _)| spec).collect())
-}
-
-/// What no recorded plan, no run with a name and none of `plans` reaches; with a name, only what that pipeline made.
-///
-/// # Errors
-/// The artifact root cannot be read.
-pub fn garbage(store: &Store, plans: &[Plan], pipeline: Option<&str>) -> Result<Vec<Garbage>, StoreError> {
-    let mut reachable: BTreeSet<(String, Key)> =
-        plans.iter().flat_map(|p| &p.tasks).map(|t| (t.stage.to_owned(), t.key)).collect();
-    reachable.extend(recorded(store)?.into_iter().flat_map(|(_, tasks)| tasks));
-    reachable.extend(named(store)?);
-    store.garbage(&reachable, pipeline)
+/// The artifact root cannot be read, or a record is damaged.
+pub fn survey<E>(
+    store: &Store,
+    specs: &[PathBuf],
+    plan: impl Fn(&Path) -> Result<Plan, E>,
+    only: Option<&str>,
+) -> Result<Survey<E>, StoreError> {
+    let (there, gone): (Vec<Record>, Vec<Record>) = store.records()?.into_iter().partition(|r| r.spec.is_file());
+    let made: Vec<Manifest> = store.list()?.into_iter().filter_map(|entry| entry.manifest.ok()).collect();
+    let mut keep = Keep { only: only.is_some(), ..Keep::default() };
+    let mut unplanned = Vec::new();
+    let all: BTreeSet<&Path> = specs.iter().chain(there.iter().map(|r| &r.spec)).map(PathBuf::as_path).collect();
+    for spec in all {
+        match plan(spec) {
+            Ok(plan) => {
+                keep.reachable.extend(plan.tasks.iter().map(|t| (t.stage.to_owned(), t.key)));
+                keep.known.insert(plan.pipeline);
+            }
+            Err(why) => {
+                let pipeline = spec.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+                let recorded = there.iter().any(|r| r.spec == spec);
+                if recorded || made.iter().any(|m| m.pipeline == pipeline) {
+                    unplanned.push(Unplanned { spec: spec.to_owned(), pipeline, recorded, why });
+                }
+            }
+        }
+    }
+    let given_up = |r: &&Record| only == Some(&r.pipeline);
+    let counting = there.iter().chain(gone.iter().filter(|r| !given_up(r)));
+    keep.reachable.extend(counting.flat_map(|r| r.tasks.iter().cloned()));
+    let named =
+        named(store)?.into_iter().filter(|asked| asked.spec.is_file() || only != Some(asked.pipeline().as_str()));
+    keep.reachable.extend(named.flat_map(|asked| asked.tasks));
+    if let Some(name) = only {
+        keep.known = [name.to_owned()].into();
+    }
+    let reachable = |m: &&Manifest| keep.reachable.contains(&(m.identity.stage.clone(), m.key));
+    let mut unknown: BTreeSet<String> = made.iter().filter(|m| !reachable(m)).map(|m| m.pipeline.clone()).collect();
+    unknown.retain(|name| !keep.known.contains(name) && !unplanned.iter().any(|u| u.pipeline == *name));
+    Ok(Survey { keep, gone, unplanned, unknown })
 }

@@ -1,7 +1,8 @@
-//! What pipelines were asked for, so that results are found again: every run notes its overrides, and the name that it was given.
+//! What pipelines were asked for, so that results are found again: every run notes its overrides, and the name that
+//! it was given.
 //!
-//! A spec has a folder below `.runs` in the artifact root, with a file for every set of overrides that it was run with. The file is
-//! JSON; its first line is a digest of the rest.
+//! A spec has a folder below `.runs` in the artifact root, with a file for every set of overrides that it was run
+//! with. The file is JSON; its first line is a digest of the rest.
 
 use crate::Plan;
 use hemlock_store::{Digest, Key, Store, StoreError, now};
@@ -27,6 +28,11 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Name of the pipeline.
+    pub(crate) fn pipeline(&self) -> String {
+        self.spec.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
     /// How many of the run's results are there, and how many it was to have.
     #[must_use]
     pub fn results(&self, store: &Store) -> (usize, usize) {
@@ -41,21 +47,25 @@ fn notes(store: &Store) -> PathBuf {
     store.root().join(".runs")
 }
 
+/// A spec's path as it is noted: absolute, and readable.
 fn absolute(spec: &Path) -> Result<PathBuf, StoreError> {
-    std::path::absolute(spec).map_err(StoreError::io(spec, "find"))
+    let path = std::path::absolute(spec).map_err(StoreError::io(spec, "find"))?;
+    Ok(path.to_string_lossy().into_owned().into())
 }
 
 /// Folder of a spec's notes. Specs in different folders may have one name.
 fn folder(spec: &Path, store: &Store) -> PathBuf {
     let name = spec.file_stem().unwrap_or_default().to_string_lossy();
     let digest = Digest::of(spec.as_os_str().as_encoded_bytes()).to_string();
-    notes(store).join(format!("{name}-{digest:.12}"))
+    notes(store).join(format!("{name:.60}-{digest:.12}"))
 }
 
-/// Notes that a plan is run, under a label where it is given one; returns the overrides of the run that had the label until now.
+/// Notes that a plan is run, under a label where it is given one; returns the overrides of the run that had the label
+/// until now.
 ///
 /// # Errors
-/// The note cannot be written, or another one cannot be read.
+/// The note cannot be written, or another one cannot be read. In a root that is read-only, only a label has to be
+/// noted.
 pub fn remember(plan: &Plan, label: Option<&str>, store: &Store) -> Result<Option<Vec<String>>, StoreError> {
     let overrides = plan.overrides.clone();
     let known = history(&plan.spec, store)?;
@@ -66,9 +76,17 @@ pub fn remember(plan: &Plan, label: Option<&str>, store: &Store) -> Result<Optio
         write(&Asked { label: None, ..asked.clone() }, store)?;
     }
     let tasks = plan.tasks.iter().map(|task| (task.stage.to_owned(), task.key)).collect();
+    let named = label.is_some();
     let label = label.map(str::to_owned).or(before);
-    write(&Asked { spec: absolute(&plan.spec)?, overrides, label, time: now(), tasks }, store)?;
+    match write(&Asked { spec: absolute(&plan.spec)?, overrides, label, time: now(), tasks }, store) {
+        Err(StoreError::Io { source, .. }) if !named && is_read_only(&source) => {}
+        written => written?,
+    }
     Ok(renamed.map(|asked| asked.overrides))
+}
+
+fn is_read_only(e: &io::Error) -> bool {
+    [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied].contains(&e.kind())
 }
 
 fn write(asked: &Asked, store: &Store) -> Result<(), StoreError> {
@@ -126,19 +144,16 @@ pub fn history(spec: &Path, store: &Store) -> Result<Vec<Asked>, StoreError> {
     Ok(found.into_iter().map(|(_, _, asked)| asked).collect())
 }
 
-/// The tasks of all runs that were given a name, and whose specs are still there.
+/// All runs that were given a name.
 ///
 /// # Errors
 /// A note cannot be read, or is damaged.
-pub(crate) fn named(store: &Store) -> Result<Vec<(String, Key)>, StoreError> {
-    let mut tasks = Vec::new();
+pub(crate) fn named(store: &Store) -> Result<Vec<Asked>, StoreError> {
+    let mut found = Vec::new();
     for path in entries(&notes(store))?.iter().map(|folder| entries(folder)).collect::<Result<Vec<_>, _>>()?.concat() {
-        let asked = read(&path)?;
-        if asked.label.is_some() && asked.spec.is_file() {
-            tasks.extend(asked.tasks);
-        }
+        found.extend(Some(read(&path)?).filter(|asked| asked.label.is_some()));
     }
-    Ok(tasks)
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use std::{
 /// Most differences at which an artifact of another pipeline counts as a relative.
 const COUSINS: usize = 3;
 
-/// A difference that comes from nothing else: a parameter at the node where it stands, and not the inputs that follow from it.
+/// A difference that comes from nothing else: a parameter at the node where it stands, and not the inputs that follow
+/// from it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cause {
     /// Node of the graph.
@@ -43,8 +44,9 @@ pub(crate) struct Kin {
 }
 
 impl Kin {
-    /// Compares a task that is not there with the nearest that its stage has made: of this pipeline, on the same branch, with the
-    /// fewest causes over all that the task comes from, and the newest. What another pipeline made has to be near.
+    /// Compares a task that is not there with the nearest that its stage has made: of this pipeline, on the same
+    /// branch, with the fewest causes over all that the task comes from, and the newest. What another pipeline made
+    /// has to be near.
     pub(crate) fn nearest(&mut self, plan: &Plan, task: usize, store: &Store) -> DirtyReason {
         let stage = plan.tasks[task].stage;
         if !self.made.contains_key(stage) {

@@ -5,6 +5,7 @@
 //! [`Plan::decide`] compares tasks with the artifact root; [`run`] does what is left to do.
 
 mod branches;
+mod compare;
 mod decide;
 mod diff;
 mod export;
@@ -16,21 +17,26 @@ mod plan;
 mod resources;
 mod results;
 mod run;
+mod select;
 mod spec;
 mod telling;
+#[cfg(test)]
+mod tests;
 mod variants;
 
 pub use branches::MOST_BRANCHES;
+pub use compare::{Both, Compared, Comparison, Pair, Side, compare, side};
 pub use decide::{Decision, DirtyReason};
 pub use diff::{Difference, StageDifference, StageTotal, diff, totals};
 pub use export::{ExportError, Format, export};
-pub use garbage::{garbage, recorded_specs};
+pub use garbage::{Survey, Unplanned, survey};
 pub use graph::{Graph, Node};
 pub use history::{Asked, history, remember};
 pub use kin::Cause;
-pub use plan::{Branch, Plan, PlanError, Selection, Task};
+pub use plan::{Branch, Plan, PlanError, Task};
 pub use resources::{Memory, Resources, Time};
-pub use results::{Cell, Group, Row, Seen, aggregate, grouped, rows};
+pub use results::{Cell, Group, Row, Seen, aggregate, grouped, rows, unknown};
 pub use run::{Event, Observer, Outcome, RunError, RunOptions, Summary, run};
+pub use select::Selection;
 pub use spec::{Override, Spec, SpecError, nearest};
 pub use telling::{labels, telling};

@@ -1,11 +1,11 @@
 //! Plans: a spec's branches as tasks whose keys are known before anything runs.
 
-use crate::{Graph, Node, Spec, spec::nearest};
-use hemlock_stage::{Environment, Need, Port, StageError, VALUE, short};
+use crate::{Graph, Node, Spec};
+use hemlock_stage::{Environment, Need, Port, StageError};
 use hemlock_store::{Identity, Key};
 use serde_json::Value;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     path::PathBuf,
 };
 
@@ -154,20 +154,6 @@ impl Plan {
         }
         Ok(plan)
     }
-
-    /// The tasks of the branches that a selection leaves, at one stage; each once.
-    #[must_use]
-    pub fn select(&self, stage: &str, selection: &Selection) -> Vec<usize> {
-        let mut selected = Vec::new();
-        for branch in self.branches.iter().filter(|b| selection.matches(self, b)) {
-            for task in branch.tasks.values().filter(|t| self.tasks[**t].stage == stage) {
-                if !selected.contains(task) {
-                    selected.push(*task);
-                }
-            }
-        }
-        selected
-    }
 }
 
 /// One choice of parameters for a node.
@@ -199,68 +185,4 @@ fn inputs(ports: &[Port], branch: &Branch, graph: &Graph) -> BTreeMap<&'static s
         }
     }
     inputs
-}
-
-/// Conditions on a branch: `seed=0,eps_d=0.03,invert.beta=0`.
-#[derive(Debug, Clone, Default)]
-pub struct Selection(Vec<(String, Value)>);
-
-impl std::str::FromStr for Selection {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.split(',')
-            .filter(|s| !s.trim().is_empty())
-            .map(|condition| {
-                let (field, value) = condition.split_once('=').ok_or_else(|| {
-                    format!("'{}' is no condition; expected `field=value`, such as `seed=0`", short(condition, VALUE))
-                })?;
-                let value = value.trim();
-                Ok((
-                    field.trim().to_owned(),
-                    serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned())),
-                ))
-            })
-            .collect::<Result<_, _>>()
-            .map(Self)
-    }
-}
-
-impl Selection {
-    /// Checks that every field is a parameter of some task.
-    ///
-    /// # Errors
-    /// The first field that is none, and the nearest that is.
-    pub fn check(&self, plan: &Plan) -> Result<(), String> {
-        let mut known = BTreeSet::from(["seed".to_owned()]);
-        for task in &plan.tasks {
-            for field in task.params.as_object().into_iter().flat_map(|o| o.keys()) {
-                known.insert(field.clone());
-                known.insert(format!("{}.{field}", task.node));
-            }
-        }
-        let Some((unknown, _)) = self.0.iter().find(|(field, _)| !known.contains(field)) else { return Ok(()) };
-        let names: Vec<&str> = known.iter().map(String::as_str).collect();
-        let hint = nearest(unknown, &names)
-            .map_or_else(|| "expected seed or a stage's parameter".to_owned(), |n| format!("did you mean `{n}`?"));
-        Err(format!("there is no field '{}' to select by; {hint}", short(unknown, VALUE)))
-    }
-
-    /// Whether every condition holds in a branch. A field without a node's name matches at any node that has it.
-    #[must_use]
-    pub fn matches(&self, plan: &Plan, branch: &Branch) -> bool {
-        self.0.iter().all(|(field, wanted)| {
-            if field == "seed" {
-                return branch.seed.is_some_and(|s| Some(s) == wanted.as_u64());
-            }
-            branch.tasks.iter().any(|(node, task)| {
-                let field = field.strip_prefix(&format!("{node}.")).unwrap_or(field);
-                plan.tasks[*task].params.get(field).is_some_and(|v| equal(v, wanted))
-            })
-        })
-    }
-}
-
-/// `1` and `1.0` are one number.
-fn equal(a: &Value, b: &Value) -> bool {
-    a == b || a.as_f64().is_some_and(|a| b.as_f64() == Some(a))
 }

@@ -33,12 +33,13 @@ pub struct Row {
     pub poisonability: Option<Bounds>,
     /// Seed of the attack.
     pub seed: u64,
-    /// Where the features were extracted.
-    pub device: String,
-    /// Whether an extractor's embeddings had collapsed when its training ended, the attacker's or the deployed one's.
-    pub collapsed: bool,
-    /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where
-    /// none was imported.
+    /// Where the features were extracted; `None` where their artifact is gone.
+    pub device: Option<String>,
+    /// Whether an extractor's embeddings had collapsed when its training ended, the attacker's or the deployed one's;
+    /// `None` where an extractor is gone, and no other had.
+    pub collapsed: Option<bool>,
+    /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where none
+    /// was imported.
     pub verified: Option<bool>,
     /// Of a target that is weaker than its parameters say: what was asked for, and what was taken.
     pub stepped_back: Option<SteppedBack>,
@@ -60,21 +61,34 @@ pub struct Row {
     pub converged: bool,
     /// Visibility of the images.
     pub visibility: Option<Visibility>,
-    /// Time of the attack's stages.
-    pub seconds: f64,
+    /// Time of the attack's stages; `None` where an artifact of theirs is gone.
+    pub seconds: Option<f64>,
     /// Key of the evaluation.
     pub key: String,
+    /// Artifacts that are gone, because of which something is unknown.
+    #[serde(skip)]
+    pub gone: Vec<String>,
 }
 
-/// The results that a plan has so far, and the number of those still missing.
+/// The results that a plan has so far, and the number of those still missing. Digests of the evaluations were checked,
+/// and the manifests of what they come from.
 ///
 /// # Errors
 /// An artifact is damaged.
 pub fn rows(plan: &Plan, store: &Store) -> Result<(Vec<Row>, usize), StoreError> {
+    rows_of(plan, plan.branches.iter(), store)
+}
+
+/// The results that some branches of a plan have so far, and the number of those still missing.
+pub(crate) fn rows_of<'a>(
+    plan: &Plan,
+    branches: impl Iterator<Item = &'a Branch>,
+    store: &Store,
+) -> Result<(Vec<Row>, usize), StoreError> {
     let (mut rows, mut missing) = (Vec::new(), 0);
     let mut seen = BTreeSet::new();
     // Branches that differ in what nothing reads have one result.
-    for branch in plan.branches.iter().filter(|b| seen.insert(b.tasks.get("evaluate"))) {
+    for branch in branches.filter(|b| seen.insert(b.tasks.get("evaluate"))) {
         match row(plan, branch, store)? {
             Some(row) => rows.push(row),
             None => missing += 1,
@@ -88,20 +102,32 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     let task = &plan.tasks[*evaluate];
     let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
     let evaluation: Evaluation = store.read(&manifest)?;
-    let (mut seconds, mut device, mut params) = (0.0, manifest.device.clone(), BTreeMap::new());
-    let (mut collapsed, mut stepped_back) = (false, None);
+    let (mut seconds, mut device, mut params) = (Some(0.0), Some(manifest.device.clone()), BTreeMap::new());
+    let (mut collapsed, mut stepped_back, mut gone) = (Some(false), None, Vec::new());
     let read = upstream(plan, *evaluate);
     for (node, task) in branch.tasks.iter().filter(|(_, task)| read.contains(task)) {
         let task = &plan.tasks[*task];
         params.insert(*node, task.params.clone());
-        let Some(manifest) = store.lookup(task.stage, &task.key)? else { continue };
-        if ATTACK.contains(&task.stage) {
-            seconds += manifest.seconds;
+        let (attack, extractor) = (ATTACK.contains(&task.stage), ["pretrain", "deployed.pretrain"].contains(node));
+        if !attack && !extractor && *node != "features" {
+            continue;
+        }
+        // Of what is gone nothing is known, and what is there is no stand-in for the whole.
+        let made = store.lookup(task.stage, &task.key)?;
+        if made.is_none() {
+            gone.push(task.folder());
+        }
+        let made = made.as_ref();
+        if attack {
+            seconds = seconds.zip(made).map(|(sum, made)| sum + made.seconds);
+        }
+        if extractor {
+            let this = made.map(|made| made.summary["collapsed"] == true);
+            collapsed = if this == Some(true) || collapsed == Some(true) { Some(true) } else { this.and(collapsed) };
         }
         match *node {
-            "features" => device.clone_from(&manifest.device),
-            "pretrain" | "deployed.pretrain" => collapsed |= manifest.summary["collapsed"] == true,
-            "target-params" => stepped_back = SteppedBack::in_summary(&manifest.summary),
+            "features" => device = made.map(|made| made.device.clone()),
+            "target-params" => stepped_back = made.and_then(|made| SteppedBack::in_summary(&made.summary)),
             _ => {}
         }
     }
@@ -133,6 +159,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         visibility: evaluation.visibility,
         seconds,
         key: task.key.to_string(),
+        gone,
     }))
 }
 
@@ -141,6 +168,28 @@ fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
     let extractors = ["pretrain", "deployed.pretrain"].into_iter().filter_map(|node| params.get(node));
     let imports = extractors.filter(|params| params["method"] == "import");
     imports.map(|params| params["probe"].is_string()).reduce(|a, b| a && b)
+}
+
+/// What is not known of results because artifacts behind them are gone, in a sentence; `None` where all is known.
+#[must_use]
+pub fn unknown(rows: &[Row]) -> Option<String> {
+    const SHOWN: usize = 3;
+    let gone: BTreeSet<&str> = rows.iter().flat_map(|r| &r.gone).map(String::as_str).collect();
+    let first = gone.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    let more = gone.len().saturating_sub(SHOWN);
+    let shown = if more > 0 { format!("{first} and {more} more") } else { first };
+    let fields = [
+        ("seconds", rows.iter().filter(|r| r.seconds.is_none()).count()),
+        ("device", rows.iter().filter(|r| r.device.is_none()).count()),
+        ("whether the extractor collapsed", rows.iter().filter(|r| r.collapsed.is_none()).count()),
+    ];
+    let fields = fields.iter().filter(|(_, n)| *n > 0).map(|(field, n)| format!("{field} (of {n})"));
+    let (fields, of) = (fields.collect::<Vec<_>>().join(", "), rows.len());
+    (!gone.is_empty()).then(|| {
+        format!(
+            "not known of {of} results: {fields}, as artifacts behind them are gone: {shown}; a run makes them again"
+        )
+    })
 }
 
 /// A task and all that its result comes from: a branch may have tasks that nothing in it reads.
@@ -213,8 +262,8 @@ pub struct Group {
     pub seeds: usize,
     /// Number of classes.
     pub classes: usize,
-    /// Whether the extractor's embeddings had collapsed when its training ended.
-    pub collapsed: bool,
+    /// Whether the extractor's embeddings had collapsed when its training ended; `None` where that is not known.
+    pub collapsed: Option<bool>,
     /// Whether every imported extractor was compared with a probe; `None` where none was imported.
     pub verified: Option<bool>,
     /// What targets are that are weaker than their parameters say, each once.
@@ -227,8 +276,8 @@ pub struct Group {
     pub drop: Option<Cell>,
     /// Visibility of the images.
     pub visibility: Option<Seen>,
-    /// Time of the attack's stages.
-    pub seconds: Cell,
+    /// Time of the attack's stages; `None` where that is not known of all seeds.
+    pub seconds: Option<Cell>,
 }
 
 /// The rows that differ in nothing but the seed, in the order of their first one.
@@ -276,7 +325,10 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 params: rows[0].params.clone(),
                 seeds: rows.len(),
                 classes: rows[0].per_class.clean.len(),
-                collapsed: rows.iter().any(|r| r.collapsed),
+                collapsed: match rows.iter().any(|r| r.collapsed == Some(true)) {
+                    true => Some(true),
+                    false => rows.iter().try_fold(false, |_, r| r.collapsed),
+                },
                 verified: rows[0].verified,
                 stepped_back: distinct(rows.iter().filter_map(|r| r.stepped_back.clone())),
                 unconverged: rows
@@ -305,7 +357,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                         outside: seen(&|v| v.outside)?,
                     })
                 }),
-                seconds: cell(&|r| r.seconds),
+                seconds: optional(&|r| r.seconds),
             }
         })
         .collect()

@@ -71,6 +71,8 @@ pub enum Event<'a> {
     Waiting(&'a Task),
     /// A task is through.
     Finished(&'a Task, &'a Outcome),
+    /// Another process removes garbage; the run begins when it is done.
+    Sweeping,
 }
 
 /// Watches a run.
@@ -147,7 +149,8 @@ pub fn run(
     if wanted.iter().any(needs_device) {
         (options.probe)()?;
     }
-    garbage::record(plan, store)?;
+    // Before anything is looked for: what is found shall still be there when it is read.
+    let _claim = store.claim(&garbage::record(plan)?, || observer.event(Event::Sweeping))?;
     // A single task is part of what was asked for elsewhere.
     let renamed = match options.only {
         Some(_) => None,
@@ -158,13 +161,20 @@ pub fn run(
     let board = Board::new(plan, wanted);
     thread::scope(|scope| {
         let (runner, board) = (&runner, &board);
-        for worker in 1..options.jobs.get().min(tasks) {
-            scope.spawn(move || runner.work(worker, board));
+        for worker in 1..options.jobs.get().min(tasks).min(MOST_WORKERS) {
+            let work = move || runner.work(worker, board);
+            if let Err(e) = thread::Builder::new().spawn_scoped(scope, work) {
+                tracing::warn!("{worker} tasks run side by side, as there is no thread for more: {e}");
+                break;
+            }
         }
         runner.work(0, board);
     });
     Ok(Summary { renamed, ..board.summary() })
 }
+
+/// Most tasks at a time, whatever is asked for: each is a thread.
+const MOST_WORKERS: usize = 256;
 
 /// Which tasks are waiting, under way and through; workers take tasks from it.
 struct Board<'a> {
@@ -328,6 +338,9 @@ impl Runner<'_> {
     ) -> Result<(Outcome, Manifest), StageError> {
         let task = &self.plan.tasks[number];
         if let Ok(Ok(manifest)) = self.decide(number, board) {
+            if let Err(e) = self.store.tidy(task.stage, &task.key) {
+                tracing::debug!("scratch of {} stays behind: {e}", task.folder());
+            }
             return Ok((Outcome::Cached, manifest));
         }
         let lock = self.lock(task)?;

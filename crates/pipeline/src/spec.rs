@@ -36,7 +36,8 @@ const LONGEST: u64 = 1 << 20;
 /// Parts of the longest path of an override. Tables stand in each other five deep at most.
 const DEEPEST: usize = 16;
 
-/// A parsed spec: every parameter in it has been checked, and its branches are no more than [`MOST_BRANCHES`](crate::MOST_BRANCHES).
+/// A parsed spec: every parameter in it has been checked, and its branches are no more than
+/// [`MOST_BRANCHES`](crate::MOST_BRANCHES).
 #[derive(Debug, Clone)]
 pub struct Spec {
     /// Name of the file without its ending.
@@ -51,6 +52,8 @@ pub struct Spec {
     pub recipe: Option<String>,
     /// Overrides that were applied, as they were given.
     pub overrides: Vec<Override>,
+    /// Branches that its plan has.
+    pub branches: usize,
     /// For every node that the spec has, the checked parameters of its variants.
     pub(crate) variants: BTreeMap<&'static str, Vec<Value>>,
     allotment: Allotment,
@@ -230,7 +233,7 @@ impl Spec {
         if variants.is_empty() {
             return Err(source.error(&[], "the spec has no stage; expected a table such as [dataset.downstream]"));
         }
-        branches::check(&variants, seeds.len(), graph).map_err(|e| source.error(&[], e.to_string()))?;
+        let branches = branches::check(&variants, seeds.len(), graph).map_err(|e| source.error(&[], e.to_string()))?;
         // What a stage cannot read at all comes before what it would read beside that.
         for (node, port) in graph.nodes().flat_map(|n| n.ports().map(move |p| (n, p))) {
             let given = variants.get(port.node).map_or(&[][..], Vec::as_slice);
@@ -269,7 +272,7 @@ impl Spec {
         let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let recipe = recipe.map(|recipe| recipe.name);
         let (path, overrides) = (path.to_owned(), overrides.to_vec());
-        Ok(Self { name, path, description, seeds, recipe, overrides, variants, allotment })
+        Ok(Self { name, path, description, seeds, recipe, overrides, branches, variants, allotment })
     }
 
     /// What a task of a stage takes where an engine runs it.
@@ -499,9 +502,15 @@ pub fn nearest(word: &str, known: &[&str]) -> Option<String> {
     known
         .iter()
         .map(|k| (strsim::jaro_winkler(word, k), *k))
-        .filter(|(similarity, _)| *similarity > 0.75)
+        .filter(|(similarity, k)| *similarity > 0.75 && is_slip(word, k))
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, k)| k.to_owned())
+}
+
+/// Whether a word is another one with a few slips, and not one that begins or ends alike.
+fn is_slip(word: &str, other: &str) -> bool {
+    let longer = word.chars().count().max(other.chars().count());
+    strsim::osa_distance(word, other) <= 1 + longer / 3
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

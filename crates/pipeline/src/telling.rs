@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Fields that say which variant of a stage a table is of, and so which other fields it has.
 pub(crate) const TAGS: [&str; 3] = ["attack", "method", "kind"];
 
-/// What is always said of a task that comes from these nodes: which attack, how many poisons, and how they became images.
+/// What is always said of a task that comes from these nodes: which attack, how many poisons, and how they became
+/// images.
 const SAID: [(&str, &str); 7] = [
     ("poison-features", "attack"),
     ("poison-features", "eps_d"),

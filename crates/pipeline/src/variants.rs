@@ -4,16 +4,16 @@ use crate::{MOST_BRANCHES, branches::Count, spec::quoted};
 use hemlock_stage::few;
 use serde_json::{Map, Value};
 
-/// All combinations of a node's tables: one per element of an array of tables, and per element of every list in it. They are
-/// counted before any is made.
+/// All combinations of a node's tables: one per element of an array of tables, and per element of every list in it.
+/// They are counted before any is made.
 pub(crate) struct Variants(Vec<Vec<Field>>);
 
 /// A field, and its choices.
 type Field = (String, Vec<Value>);
 
 impl Variants {
-    /// Those of a table, or an array of tables. Of the fields in `lists`, whose value is a list, only a list of lists is a list of
-    /// choices.
+    /// Those of a table, or an array of tables. Of the fields in `lists`, whose value is a list, only a list of lists
+    /// is a list of choices.
     ///
     /// # Errors
     /// It is no table, has an empty list, or makes more variants than there may be branches.

@@ -19,6 +19,7 @@ use hemlock_head::{
     FitOptions, Head, HeadError, Preconditioner, Samples, SolveOptions, fit, loss_and_gradient, smoothed_error,
     solve_hessian,
 };
+use hemlock_stage::Cancel;
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
 use rand::{SeedableRng, seq::index};
 use rand_chacha::ChaCha8Rng;
@@ -28,6 +29,8 @@ use std::sync::Arc;
 const FOLLOWER_TOLERANCE: f64 = 1e-5;
 /// Relative residual at which the Hessian counts as inverted.
 const SOLVE_TOLERANCE: f64 = 1e-3;
+/// Parameters of a follower that has diverged.
+const DIVERGED: f64 = 1e50;
 /// Iterations of training and inversion together, in one step, after which the preconditioner is made anew.
 const PATIENCE: usize = 60;
 
@@ -45,6 +48,8 @@ pub struct Bilevel<'a> {
     solution: Option<Array2<f64>>,
     /// The largest gradient norm at which a follower's training stopped above its tolerance; 0: none did.
     unconverged: f64,
+    /// A request to stop.
+    cancel: Cancel,
 }
 
 /// What the leader raises.
@@ -79,6 +84,7 @@ impl<'a> Bilevel<'a> {
             head: start,
             solution: None,
             unconverged: 0.0,
+            cancel: Cancel::default(),
         })
     }
 
@@ -104,12 +110,21 @@ impl<'a> Bilevel<'a> {
         Ok(Self { loss: Loss::CrossEntropy, descent, ..retrained })
     }
 
+    /// Ends what the follower does where a stop is asked for. What comes out then is of no use.
+    #[must_use]
+    pub fn stopped_by(self, cancel: &Cancel) -> Self {
+        Self { cancel: cancel.clone(), ..self }
+    }
+
     /// Moves the follower, and returns how many steps its preconditioned training took, if that is what it does.
     fn follow(&mut self, training: &[Samples<'_>; 2]) -> Result<usize, HeadError> {
         if let Some((Follower { steps, learning_rate, batch }, rng)) = &mut self.descent {
             let [clean, poisons] = training;
             let count = clean.len() + poisons.len();
             for _ in 0..*steps {
+                if self.cancel.requested() {
+                    break;
+                }
                 let rows = index::sample(rng, count, (*batch).min(count)).into_vec();
                 let (of_clean, of_poisons): (Vec<usize>, Vec<usize>) = rows.iter().partition(|row| **row < clean.len());
                 let of_poisons: Vec<usize> = of_poisons.iter().map(|row| row - clean.len()).collect();
@@ -120,6 +135,12 @@ impl<'a> Bilevel<'a> {
                 let (_, gradient) = loss_and_gradient(&self.head, &[batch], self.weight_decay)?;
                 let mut packed = self.head.packed().to_owned();
                 packed.scaled_add(-*learning_rate, &gradient);
+                if !packed.iter().all(|w| w.abs() < DIVERGED) {
+                    let expected =
+                        "a smaller one (or a smaller `weight_decay`): the follower's parameters grow without end";
+                    let value = *learning_rate;
+                    return Err(HeadError::InvalidOption { name: "follower.learning_rate", value, expected });
+                }
                 self.head = Head::from_packed(packed)?;
             }
             return Ok(0);
@@ -130,7 +151,7 @@ impl<'a> Bilevel<'a> {
             preconditioner: Some(Arc::clone(&self.preconditioner)),
             ..FitOptions::new(self.weight_decay)
         };
-        let found = fit(training, &options, &|_, _| true)?;
+        let found = fit(training, &options, &|_, _| !self.cancel.requested())?;
         if !found.converged {
             self.unconverged = self.unconverged.max(found.gradient_norm);
         }

@@ -320,7 +320,7 @@ impl hemlock_stage::Stage for Stage {
         let clean = features.train.samples(features.classes.len())?;
         let count = poison_count(params.eps_d, clean.len())?;
         let constraint = aim.constraint(clean)?;
-        let mut objective = attacks::objective(&aim, &features, &target)?;
+        let mut objective = attacks::objective(&aim, &features, &target, ctx.cancel)?;
         let made = make(params, &mut *objective, clean, count, &constraint, ctx)?;
         objective.warn();
         let free = params.labels == Labels::Aligned;

@@ -140,7 +140,7 @@ impl hemlock_stage::Stage for Stage {
         let frozen = Frozen::new(&extractor, &features.normalization);
         let samples = features.train.samples(features.classes.len())?;
         let anywhere = Constraint::default();
-        let mut objective = attacks::objective(&params.aim(ctx.seed)?, &features, &target)?;
+        let mut objective = attacks::objective(&params.aim(ctx.seed)?, &features, &target, ctx.cancel)?;
         let plan = Plan {
             clean: samples,
             count: poison_count(params.eps_d, samples.len())?,
@@ -149,7 +149,7 @@ impl hemlock_stage::Stage for Stage {
             sweeps: 0,
             seed: ctx.seed,
         };
-        let start = plan.make(&mut *objective, &anywhere, &mut |_, _| Ok(()))?;
+        let start = plan.make(&mut *objective, &anywhere, &mut |_, _| ctx.check())?;
         let base = base_images(&dataset.train, &start.base)?;
         let limits = Limits { base: base.view(), beta: params.beta, range: Range::new(params.linf, params.free) };
         let descent = Refinement {

@@ -9,21 +9,26 @@ use rayon::prelude::*;
 const TOGETHER: usize = 256;
 
 /// For each of `queries` `[m, d]` the class that wins the vote of the `k` rows of `reference` `[n, d]`, with their classes, with the
-/// largest cosine similarity; ties go to the smaller class.
+/// largest cosine similarity; ties go to the smaller class. `None` where `stop` says so meanwhile.
 #[must_use]
-pub fn predict(k: usize, (reference, known): (Array2<f32>, &[u32]), queries: Array2<f32>) -> Vec<u32> {
-    vote(k, (unit_rows(reference).view(), known), unit_rows(queries).view(), |_| None)
+pub fn predict(
+    k: usize,
+    (reference, known): (Array2<f32>, &[u32]),
+    queries: Array2<f32>,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Option<Vec<u32>> {
+    vote(k, (unit_rows(reference).view(), known), unit_rows(queries).view(), |_| None, stop)
 }
 
 /// Share of `queries` that [`predict`] is right about.
 pub(crate) fn accuracy(k: usize, reference: (Array2<f32>, &[u32]), queries: (Array2<f32>, &[u32])) -> f32 {
-    share(&predict(k, reference, queries.0), queries.1)
+    share(&predict(k, reference, queries.0, &|| false).unwrap_or_default(), queries.1)
 }
 
 /// The same of samples among all others of them.
 pub(crate) fn leave_one_out(k: usize, (samples, labels): (Array2<f32>, &[u32])) -> f32 {
     let samples = unit_rows(samples);
-    share(&vote(k, (samples.view(), labels), samples.view(), Some), labels)
+    share(&vote(k, (samples.view(), labels), samples.view(), Some, &|| false).unwrap_or_default(), labels)
 }
 
 fn share(predicted: &[u32], labels: &[u32]) -> f32 {
@@ -36,10 +41,14 @@ fn vote(
     (reference, known): (ArrayView2<'_, f32>, &[u32]),
     queries: ArrayView2<'_, f32>,
     itself: impl Fn(usize) -> Option<usize> + Sync,
-) -> Vec<u32> {
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Option<Vec<u32>> {
     let classes = known.iter().max().map_or(0, |&label| label as usize + 1);
     let tiles: Vec<usize> = (0..queries.nrows()).step_by(TOGETHER).collect();
-    let voted = tiles.into_par_iter().flat_map_iter(|first| {
+    let voted = tiles.into_par_iter().map(|first| {
+        if stop() {
+            return None;
+        }
         let tile = queries.slice(ndarray::s![first..(first + TOGETHER).min(queries.nrows()), ..]);
         let similarity = tile.dot(&reference.t());
         let vote = |(row, query): (ArrayView1<'_, f32>, usize)| {
@@ -57,9 +66,9 @@ fn vote(
             let most = votes.iter().max();
             votes.iter().position(|v| Some(v) == most).unwrap_or_default() as u32
         };
-        similarity.rows().into_iter().zip(first..).map(vote).collect::<Vec<u32>>()
+        Some(similarity.rows().into_iter().zip(first..).map(vote).collect::<Vec<u32>>())
     });
-    voted.collect()
+    Some(voted.collect::<Option<Vec<_>>>()?.concat())
 }
 
 fn unit_rows(mut rows: Array2<f32>) -> Array2<f32> {
@@ -101,9 +110,10 @@ mod tests {
         let reference = array![[1.0f32, 0.0], [1.0, 0.1], [0.0, 9.0], [0.1, 9.0], [0.2, 9.0]];
         let queries = array![[5.0, 0.2], [0.0, 1.0]];
         for scale in [1e-30, 1.0, 3e37] {
-            let predicted = predict(1, (reference.mapv(|z| z * scale), &[0, 0, 1, 1, 1]), queries.clone());
-            assert_eq!(predicted, [0, 1], "{scale}");
+            let scaled = (reference.mapv(|z| z * scale), &[0, 0, 1, 1, 1][..]);
+            assert_eq!(predict(1, scaled, queries.clone(), &|| false).unwrap(), [0, 1], "{scale}");
         }
+        assert_eq!(predict(1, (reference, &[0, 0, 1, 1, 1]), queries, &|| true), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use hemlock_artifact::{Epoch, Images, Verified};
 use hemlock_models::Network;
 use hemlock_models::device::runs_on_rayon;
 use hemlock_models::tiles::Pair;
-use hemlock_models::{Arch, Extractor, ExtractorSpec};
+use hemlock_models::{Arch, Extractor, ExtractorSpec, extract};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
 use ndarray::{ArrayView4, Axis};
 use rand::seq::SliceRandom;
@@ -216,7 +216,7 @@ impl Run<'_> {
                 loss: done.total / steps as f64,
                 learning_rate: config.learning_rate_at((epoch + 1) * steps - 1, total),
                 spread: monitored.map_or(0.0, |z| f64::from(spread(z))),
-                knn: self.knn(student.net(), epoch)?.map(f64::from),
+                knn: self.knn(student.net(), epoch, ctx)?.map(f64::from),
             };
             if record.collapsed() && !done.curve.last().is_some_and(Epoch::collapsed) {
                 tracing::warn!(
@@ -281,7 +281,7 @@ impl Run<'_> {
         input(self.spec, pixels, device)
     }
 
-    fn knn(&self, net: &Network, epoch: usize) -> Result<Option<f32>, StageError> {
+    fn knn(&self, net: &Network, epoch: usize, ctx: &Context<'_>) -> Result<Option<f32>, StageError> {
         let every = self.config.knn_every;
         let Some(monitor) = self.monitor.filter(|_| every > 0) else {
             return Ok(None);
@@ -290,7 +290,7 @@ impl Run<'_> {
             return Ok(None);
         }
         let extractor = Extractor::new(self.spec.clone(), net, self.device);
-        let features = |images: &Images| extractor.features(images.pixels.view(), &|_| true).map_err(internal);
+        let features = |images: &Images| extract(&extractor, images.pixels.view(), ctx);
         let Monitor { reference, queries } = monitor;
         let known = (features(reference)?, &reference.labels[..]);
         Ok(Some(match queries {

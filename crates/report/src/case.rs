@@ -426,6 +426,6 @@ pub mod quantity {
     }
     /// Time of the attack, in seconds.
     pub fn seconds(r: &Row) -> Option<f64> {
-        Some(r.seconds)
+        r.seconds
     }
 }

@@ -6,13 +6,16 @@ use crate::{
     findings::{Finding, findings},
     words,
 };
-use hemlock_artifact::Features;
+use hemlock_artifact::{Features, SteppedBack};
 use hemlock_head::spread;
 use hemlock_invert::Clean;
-use hemlock_pipeline::{Row, Task};
+use hemlock_pipeline::{Row, Task, unknown};
 use hemlock_store::{Artifact, Key, Manifest, Store, StoreError};
 use ndarray::Axis;
-use std::collections::BTreeMap;
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet},
+};
 
 /// Most clean test samples whose outliers are counted.
 const SAMPLES: usize = 1000;
@@ -46,13 +49,18 @@ pub struct Evidence<'a> {
     store: &'a Store,
     /// By the key of a features artifact: the share of clean test samples that count as outliers.
     outliers: BTreeMap<Key, f64>,
+    /// Artifacts behind results that were looked for and are not there, by stage and key.
+    gone: RefCell<BTreeSet<(&'static str, Key)>>,
+    /// How often one was looked for.
+    missed: Cell<usize>,
 }
 
 impl<'a> Evidence<'a> {
     /// The evidence of some pipelines.
     pub fn new(measured: Vec<Measurement<'a>>, store: &'a Store) -> Result<Self, StoreError> {
         let rows: Vec<Row> = measured.iter().flat_map(|m| m.rows.iter().cloned()).collect();
-        let mut evidence = Self { measured, cases: Case::all(&rows), store, outliers: BTreeMap::new() };
+        let (gone, missed) = (RefCell::default(), Cell::default());
+        let mut evidence = Self { measured, cases: Case::all(&rows), store, outliers: BTreeMap::new(), gone, missed };
         evidence.outliers = evidence.clean_outliers()?;
         Ok(evidence)
     }
@@ -75,7 +83,57 @@ impl<'a> Evidence<'a> {
     /// The artifact that fills a role of a row's evaluation; `None` where there is none, or it is not there any more.
     pub fn read<A: Artifact>(&self, row: &Row, role: &str) -> Result<Option<A>, StoreError> {
         let Some(task) = self.input(row, role) else { return Ok(None) };
-        self.manifest(task)?.map(|manifest| self.store.read(&manifest)).transpose()
+        let manifest = self.manifest(task)?;
+        if manifest.is_none() {
+            self.gone.borrow_mut().insert((task.stage, task.key));
+            self.missed.set(self.missed.get() + 1);
+        }
+        manifest.map(|manifest| self.store.read(&manifest)).transpose()
+    }
+
+    /// The number of samples that a row's accuracy is measured on, where the manifest of its features is there.
+    pub fn tested_on(&self, row: &Row) -> Option<u64> {
+        let manifest = self.manifest(self.input(row, "features")?).ok()??;
+        manifest.summary["test"].as_u64().filter(|n| *n > 0)
+    }
+
+    /// What some work gives, and whether it looked for artifacts that are gone.
+    pub fn watched<T>(&self, work: impl FnOnce() -> T) -> (T, bool) {
+        let before = self.missed.get();
+        let done = work();
+        (done, self.missed.get() > before)
+    }
+
+    /// What is said of targets that are weaker than their parameters say.
+    pub fn stepped_back(&self) -> BTreeSet<String> {
+        let rows = self.cases.iter().flat_map(|c| &c.rows);
+        let stepped_back = rows.filter_map(|row| Some((row, row.stepped_back.as_ref()?)));
+        let told = stepped_back.map(|(row, SteppedBack { field, asked, used })| {
+            format!(
+                "{}: the target's {field} is {used} in the place of {asked}, since calibration leaves nothing of a stronger target: its \
+                 reverse fits the clean data better.",
+                row.pipeline
+            )
+        });
+        told.collect()
+    }
+
+    /// What of the results that are there cannot be shown, a sentence a stage: artifacts behind them are gone.
+    pub fn gone(&self) -> Vec<String> {
+        let mut stages: BTreeMap<&str, usize> = BTreeMap::new();
+        self.gone.borrow().iter().for_each(|(stage, _)| *stages.entry(stage).or_default() += 1);
+        let stages: Vec<String> =
+            stages.iter().map(|(stage, n)| format!("{} of {stage}", words::count(*n, "artifact"))).collect();
+        if stages.is_empty() {
+            return Vec::new();
+        }
+        let commands: Vec<String> = self.measured.iter().map(|m| format!("`{}`", m.subject.command)).collect();
+        vec![format!(
+            "what is drawn from {} is left out, as they are gone; {} {} them again",
+            words::list(&stages),
+            words::list(&commands),
+            if commands.len() == 1 { "makes" } else { "make" }
+        )]
     }
 
     /// The scenes, pipeline by pipeline; of one without results a scene without cases.
@@ -118,17 +176,19 @@ impl<'a> Evidence<'a> {
     }
 
     /// The pipelines whose branches have no result yet, a sentence each.
-    pub fn missing(&self) -> Vec<String> {
+    fn pending(&self) -> impl Iterator<Item = String> {
         let missing = self.measured.iter().filter(|m| m.missing > 0);
-        missing
-            .map(|m| {
-                let all = words::count(m.rows.len() + m.missing, "branch");
-                format!(
-                    "{}: {} of {all} have no result yet; `{}` makes them",
-                    m.subject.spec.name, m.missing, m.subject.command
-                )
-            })
-            .collect()
+        missing.map(|m| {
+            let all = words::count(m.rows.len() + m.missing, "branch");
+            let Subject { spec, command, .. } = m.subject;
+            format!("{}: {} of {all} have no result yet; `{command}` makes them", spec.name, m.missing)
+        })
+    }
+
+    /// What is missing, what cannot be drawn, and what is not known because artifacts are gone: a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let unknown = |m: &Measurement| Some(format!("{}: {}", m.subject.spec.name, unknown(&m.rows)?));
+        self.pending().chain(self.gone()).chain(self.measured.iter().filter_map(unknown)).collect()
     }
 
     /// Counts outliers among clean test samples, where a finding asks for them: under transfer.

@@ -198,4 +198,4 @@ fn groups<K: PartialEq>(cases: &[Case], key: impl Fn(&Case) -> Option<K>) -> Vec
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

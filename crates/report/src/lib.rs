@@ -1,13 +1,15 @@
 //! One page that tells what pipelines measured, for people: setting, results, figures, findings, provenance.
 //!
 //! [`report`] reads what is in the artifact root, runs nothing, and writes an HTML file that needs no other file and no network,
-//! beside it the same tables as CSV and Markdown. What is not there yet is left out, and the page says so.
+//! beside it the same tables as CSV and Markdown and the same charts as SVG. What is not there yet, or is gone, is left
+//! out, and the page says so.
 
 mod case;
 mod chart;
 mod error;
 mod evidence;
 mod figures;
+mod files;
 pub mod findings;
 mod page;
 mod provenance;
@@ -23,10 +25,8 @@ pub use error::ReportError;
 use evidence::{Evidence, Measurement};
 use hemlock_pipeline::{Plan, Spec, rows};
 use hemlock_store::Store;
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use page::Folder;
+use std::path::{Path, PathBuf};
 
 /// A pipeline to report on.
 pub struct Subject {
@@ -45,11 +45,14 @@ pub struct Written {
     pub page: PathBuf,
     /// The folder of the tables.
     pub tables: PathBuf,
+    /// The folder of the charts.
+    pub figures: PathBuf,
     /// What was missing, a sentence each.
     pub missing: Vec<String>,
 }
 
-/// Writes the page of some pipelines to `file`, and their tables to a folder beside it; `command` is what makes the page again.
+/// Writes the page of some pipelines to `file`, and their tables and charts to folders beside it; `command` is what
+/// makes the page again. Every file is whole whenever it is seen, and the page comes last.
 ///
 /// # Errors
 /// No pipeline has a result, an artifact is damaged, or a file cannot be written.
@@ -67,20 +70,14 @@ pub fn report(subjects: &[Subject], store: &Store, command: &str, file: &Path) -
     }
     let evidence = Evidence::new(measured, store)?;
     let page = page::Page::new(&evidence, command)?;
-    let tables = file.with_extension("tables");
-    let folder = file.parent().filter(|p| !p.as_os_str().is_empty());
-    for folder in folder.into_iter().chain([tables.as_path()]) {
-        fs::create_dir_all(folder).map_err(|e| ReportError::write(folder, e))?;
+    let (tables, figures) = (file.with_extension("tables"), file.with_extension("figures"));
+    let name = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut files: Vec<(PathBuf, String)> = Vec::new();
+    for (folder, name, text) in page.files() {
+        let folder = if folder == Folder::Tables { &tables } else { &figures };
+        files.push((folder.join(name), text));
     }
-    for table in page.tables() {
-        let write = |ending: &str, text: String| {
-            let path = tables.join(format!("{}.{ending}", table.name));
-            fs::write(&path, text).map_err(|e| ReportError::write(&path, e))
-        };
-        write("csv", table.csv())?;
-        write("md", table.markdown())?;
-    }
-    let links = tables.file_name().unwrap_or_default().to_string_lossy();
-    fs::write(file, page.html(&links)).map_err(|e| ReportError::write(file, e))?;
-    Ok(Written { page: file.to_owned(), tables, missing: evidence.missing() })
+    files.push((file.to_owned(), page.html(&name(&tables), &name(&figures))));
+    files::publish(file, &files)?;
+    Ok(Written { page: file.to_owned(), tables, figures, missing: evidence.notes() })
 }

@@ -15,6 +15,18 @@ use crate::{
 };
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+/// The file of all results.
+const ROWS: &str = "rows.csv";
+
+/// A folder beside the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Folder {
+    /// Of tables.
+    Tables,
+    /// Of charts.
+    Figures,
+}
+
 const STYLE: &str = include_str!("page.css");
 
 /// Everything on the page.
@@ -26,7 +38,12 @@ pub struct Page<'a> {
     noise: Table,
     stages: Figure,
     figures: Vec<Figure>,
+    /// Every result by itself, as CSV.
+    rows: String,
+    /// Those that were tested, with what was compared.
     findings: Vec<(Finding, Table)>,
+    /// Those that results are too few for.
+    open: Vec<(Finding, Table)>,
     provenance: Provenance,
     times: Table,
     artifacts: Table,
@@ -51,6 +68,8 @@ impl<'a> Page<'a> {
             let table = tables::comparisons(&finding);
             (finding, table)
         };
+        let tested = |(finding, _): &(Finding, Table)| finding.comparisons.iter().any(|c| c.p.is_some());
+        let (findings, open) = evidence.findings().into_iter().map(judged).partition(tested);
         Ok(Self {
             evidence,
             command,
@@ -58,22 +77,31 @@ impl<'a> Page<'a> {
             noise: tables::noise(&evidence.cases),
             stages: figures::stages(evidence)?,
             figures: figures::all(evidence, &provenance)?,
-            findings: evidence.findings().into_iter().map(judged).collect(),
+            rows: tables::rows(&evidence.cases),
+            findings,
+            open,
             times: provenance.times(),
             artifacts: provenance.table(),
             provenance,
         })
     }
 
-    /// Its tables.
-    pub fn tables(&self) -> impl Iterator<Item = &Table> {
-        let comparisons = self.findings.iter().map(|(_, table)| table);
+    /// The files beside the page: the folder, the name, and what is in it.
+    pub fn files(&self) -> Vec<(Folder, String, String)> {
+        let comparisons = self.findings.iter().chain(&self.open).map(|(_, table)| table);
         let tables = [&self.results, &self.noise].into_iter().chain(comparisons).chain([&self.times, &self.artifacts]);
-        tables.filter(|t| !t.is_empty())
+        let tables = tables.filter(|t| !t.is_empty()).flat_map(|table| {
+            let file = |ending: &str, text: String| (Folder::Tables, format!("{}.{ending}", table.name), text);
+            [file("csv", table.csv()), file("md", table.markdown())]
+        });
+        let rows = (Folder::Tables, ROWS.to_owned(), self.rows.clone());
+        let figures = std::iter::once(&self.stages).chain(&self.figures).flat_map(Figure::drawings);
+        let drawings = figures.map(|d| (Folder::Figures, d.name.clone(), d.svg.clone()));
+        tables.chain([rows]).chain(drawings).collect()
     }
 
-    /// The page as HTML; `folder` is where the tables are.
-    pub fn html(&self, folder: &str) -> String {
+    /// The page as HTML; `tables` and `drawings` are the folders of the files beside it.
+    pub fn html(&self, tables: &str, drawings: &str) -> String {
         let names: Vec<String> = self.evidence.measured.iter().map(|m| m.subject.spec.name.clone()).collect();
         let scenes = self.evidence.scenes();
         let heading = |i: usize| html! { h2 { (SECTIONS[i].1) } };
@@ -97,7 +125,7 @@ impl<'a> Page<'a> {
                             @if !m.subject.spec.description.is_empty() { p.lead { (m.subject.spec.description) } }
                         }
                     }
-                    @for missing in self.evidence.missing() { p.notice role="note" { strong { "Incomplete. " } (missing) "." } }
+                    @for missing in self.evidence.notes() { p.notice role="note" { strong { "Incomplete. " } (missing) "." } }
                     @if let Some(unverified) = self.evidence.unverified() {
                         p.notice role="note" { strong { "Unverified import. " } (unverified) }
                     }
@@ -107,11 +135,11 @@ impl<'a> Page<'a> {
                     main {
                         section id="summary" { (heading(0)) (self.summary()) }
                         section id="setting" { (heading(1)) @for scene in &scenes { (self.setting(scene, scenes.len() > 1)) } }
-                        section id="results" { (heading(2)) (self.results.html(folder)) @if !self.noise.is_empty() { (self.noise.html(folder)) } }
-                        section id="stages" { (heading(3)) (self.stages.untitled()) }
-                        section id="findings" { (heading(4)) (self.findings(folder)) }
-                        section id="figures" { (heading(5)) @for figure in &self.figures { (figure.html()) } }
-                        section id="provenance" { (heading(6)) (self.provenance(folder)) }
+                        section id="results" { (heading(2)) (self.results(tables)) }
+                        section id="stages" { (heading(3)) (self.stages.untitled(drawings)) }
+                        section id="findings" { (heading(4)) (self.findings(tables)) }
+                        section id="figures" { (heading(5)) @for figure in &self.figures { (figure.html(drawings)) } }
+                        section id="provenance" { (heading(6)) (self.provenance(tables)) }
                     }
                     footer { p { "Made by Hemlock " (env!("CARGO_PKG_VERSION")) " from cached artifacts. This page needs no network." } }
                 }
@@ -124,12 +152,35 @@ impl<'a> Page<'a> {
         html! {
             div.headlines { @for scene in self.evidence.scenes() { (self.headline(&scene)) } }
             h3 { "Findings" }
-            p { "Six claims of the paper that this pipeline reproduces, each tested on the results of this page. A contradicted claim is a result." }
-            ol.verdicts {
-                @for (f, _) in &self.findings {
-                    li { a href={ "#" (f.id) } { (f.id) } (chip(f.verdict)) p { (f.claim) span.reason { (f.reason) } } }
+            @if self.findings.is_empty() { p { "No claim of the paper is tested here: these results are too few for it." } }
+            @else {
+                p { "Claims of the paper that this pipeline reproduces, tested on the results of this page. A contradicted claim is a result." }
+                ol.verdicts {
+                    @for (f, _) in &self.findings {
+                        li { a href={ "#" (f.id) } { (f.id) } (chip(f.verdict)) p { (f.claim) span.reason { (f.reason) } } }
+                    }
                 }
             }
+            @if !self.open.is_empty() { p.absent { a href="#other-findings" { (self.others()) } "." } }
+        }
+    }
+
+    /// How many findings are not asked.
+    fn others(&self) -> String {
+        let more = if self.findings.is_empty() { "" } else { " more" };
+        match self.open.len() {
+            1 => format!("1{more} claim needs other or more results"),
+            n => format!("{n}{more} claims need other or more results"),
+        }
+    }
+
+    fn results(&self, folder: &str) -> Markup {
+        let stepped_back = self.evidence.stepped_back();
+        html! {
+            (self.results.html(folder))
+            p.files { a href={ (words::address(folder)) "/" (ROWS) } { "Every result by itself" } ", with all of its parameters and its key, as CSV." }
+            @for said in stepped_back { p { (said) } }
+            @if !self.noise.is_empty() { (self.noise.html(folder)) }
         }
     }
 
@@ -163,7 +214,14 @@ impl<'a> Page<'a> {
         html! {
             @if several { h3 { (scene.name) } }
             @if cases.is_empty() { p.absent { "Not shown: there is no result yet, or another pipeline on this page has the same ones." } }
-            @else { dl.facts { @for (what, text) in setting::describe(cases) { div { dt { (what) } dd { (text) } } } } }
+            @else {
+                dl.facts {
+                    @for (what, text) in setting::describe(cases) { div { dt { (what) } dd { (text) } } }
+                    @if let Some(test) = self.evidence.tested_on(&cases[0].rows[0]) {
+                        div { dt { "Resolution" } dd { "Accuracy is measured on " (test) " images: one of them is " (words::percent(1.0 / test as f64)) " points." } }
+                    }
+                }
+            }
         }
     }
 
@@ -179,7 +237,22 @@ impl<'a> Page<'a> {
                     h3 { (f.id) ". " (f.claim) " " (chip(f.verdict)) }
                     p { strong { "Test. " } (f.test) }
                     p { strong { "Verdict. " } (f.reason) }
-                    @if !table.is_empty() { (table.html(folder)) }
+                    (table.html(folder))
+                }
+            }
+            @if !self.open.is_empty() {
+                details id="other-findings" {
+                    summary { (self.others()) }
+                    ul.open {
+                        @for (f, table) in &self.open {
+                            li.finding id=(f.id) {
+                                strong { (f.id) ". " (f.claim) }
+                                p { (f.reason) }
+                                p { strong { "Test. " } (f.test) }
+                                @if !table.is_empty() { (table.html(folder)) }
+                            }
+                        }
+                    }
                 }
             }
         }

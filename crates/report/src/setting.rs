@@ -98,6 +98,26 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
     });
     said.push(("Victim", format!("{}. Trained anew on clean data and poisons together.", capital(&list(&victims)))));
 
+    let strengths = every(&|c| {
+        let told = |field: &str| c.parameter("target-params", field).filter(|v| !v.is_null()).map(crate::words::value);
+        let radius = |radius: String| match told("radius_unit").as_deref() {
+            Some("absolute") => format!("radius {radius}"),
+            _ => format!("radius {radius}, in norms of the clean head"),
+        };
+        let strength = told("radius").map(radius).or_else(|| told("share").map(|share| format!("share {share}")))?;
+        let fitted = told("calibration").is_some_and(|c| c != "none");
+        let fitted = if fitted { ", then scale and biases fitted again" } else { "" };
+        let method = told("method")?.replace("gradpc", "GradPC").replace('-', " ");
+        Some(format!("{method} ({strength}){fitted}"))
+    });
+    if !strengths.is_empty() {
+        let weaker = every(&|c| {
+            let weaker = c.rows.iter().find_map(|r| r.stepped_back.as_ref())?;
+            Some(format!(" Instead of {0} {1} it is {0} {2}.", weaker.field, weaker.asked, weaker.used))
+        });
+        said.push(("Target", format!("{}.{}", capital(&list(&strengths)), weaker.concat())));
+    }
+
     let budgets: Vec<String> = every(&|c| Some(share(c.eps_d())));
     let train = first("dataset.downstream", "train").and_then(Value::as_u64);
     let many = cases.iter().map(|c| c.eps_d()).fold(0.0, f64::max);

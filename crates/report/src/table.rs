@@ -1,6 +1,10 @@
 //! A table: in the page, as CSV with a column for every number, and as Markdown.
 
+use crate::words;
 use maud::{Markup, html};
+
+/// Significant digits of numbers in CSV: more than anything is measured to, and fewer than noise of rounding has.
+pub const DIGITS: usize = 6;
 
 /// A table.
 pub struct Table {
@@ -10,6 +14,8 @@ pub struct Table {
     pub caption: String,
     columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
+    /// [`Column::page`] of the next column.
+    page: usize,
 }
 
 /// A column: of texts, or of numbers that CSV gives one by one.
@@ -17,6 +23,10 @@ struct Column {
     title: String,
     /// Of numbers: what each is, after the title; the first is the number itself.
     parts: &'static [&'static str],
+    /// Whether the page leaves it to the files.
+    aside: bool,
+    /// Which of the page's tables it stands in: where there are many columns, they are several.
+    page: usize,
 }
 
 /// What stands in a row's column.
@@ -38,9 +48,12 @@ impl Cell {
         Self { text: text.into(), values, class: "" }
     }
 
+    /// What stands where there is nothing.
+    const NONE: &'static str = "–";
+
     /// Nothing.
     pub fn none() -> Self {
-        Self::text("–")
+        Self::text(Self::NONE)
     }
 
     /// The same, to be shown in a certain way.
@@ -52,18 +65,31 @@ impl Cell {
 impl Table {
     /// A table without columns and rows.
     pub fn new(name: &str, caption: impl Into<String>) -> Self {
-        Self { name: name.to_owned(), caption: caption.into(), columns: Vec::new(), rows: Vec::new() }
+        Self { name: name.to_owned(), caption: caption.into(), columns: Vec::new(), rows: Vec::new(), page: 0 }
     }
 
     /// With a column of texts.
-    pub fn texts(mut self, title: impl Into<String>) -> Self {
-        self.columns.push(Column { title: title.into(), parts: &[] });
-        self
+    pub fn texts(self, title: impl Into<String>) -> Self {
+        self.column(title.into(), &[], false)
     }
 
     /// With a column of numbers.
-    pub fn numbers(mut self, title: impl Into<String>, parts: &'static [&'static str]) -> Self {
-        self.columns.push(Column { title: title.into(), parts });
+    pub fn numbers(self, title: impl Into<String>, parts: &'static [&'static str]) -> Self {
+        self.column(title.into(), parts, false)
+    }
+
+    /// With a column of texts that only the files have.
+    pub fn aside(self, title: impl Into<String>) -> Self {
+        self.column(title.into(), &[], true)
+    }
+
+    /// With what follows in another table of the page.
+    pub fn below(self) -> Self {
+        Self { page: self.page + 1, ..self }
+    }
+
+    fn column(mut self, title: String, parts: &'static [&'static str], aside: bool) -> Self {
+        self.columns.push(Column { title, parts, aside, page: self.page });
         self
     }
 
@@ -77,20 +103,37 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The table in the page: it scrolls by itself where the page is too narrow for it.
+    /// The table in the page, where columns that say the same of all rows are a sentence. It scrolls by itself where
+    /// the page is too narrow for it, and on a phone every row is a list. `folder` is where its files are.
     pub fn html(&self, folder: &str) -> Markup {
         let class = |column: &Column| if column.parts.is_empty() { "" } else { "number" };
+        let (same, shown): (Vec<usize>, Vec<usize>) =
+            (0..self.columns.len()).filter(|i| !self.columns[*i].aside).partition(|i| self.same(*i));
+        let said: Vec<(&str, &str)> = same
+            .iter()
+            .map(|i| (self.columns[*i].title.as_str(), self.rows[0][*i].text.as_str()))
+            .filter(|(_, text)| !text.is_empty() && *text != Cell::NONE)
+            .collect();
+        // The first column, which says what a row is of, stands in all of them.
+        let page = |page| shown.iter().copied().filter(move |i| *i == 0 || self.columns[*i].page == page);
+        let pages = (0..=self.page).map(|p| page(p).collect::<Vec<_>>()).filter(|columns| columns.len() > 1);
         html! {
-            div.scroll tabindex="0" role="region" aria-label=(self.caption) {
-                table {
-                    caption { (self.caption) }
-                    thead { tr { @for c in &self.columns { th scope="col" class=(class(c)) { (c.title) } } } }
-                    tbody {
-                        @for row in &self.rows {
-                            tr {
-                                @for (i, (c, cell)) in self.columns.iter().zip(row).enumerate() {
-                                    @if i == 0 { th scope="row" class=(cell.class) { (cell.text) } }
-                                    @else { td class={ (class(c)) " " (cell.class) } { (cell.text) } }
+            @if !said.is_empty() {
+                p.same { "The same for all: " @for (i, (title, text)) in said.iter().enumerate() { @if i > 0 { "; " } (title) " " strong { (text) } } "." }
+            }
+            @for (n, columns) in pages.enumerate() {
+                div.scroll tabindex="0" role="region" aria-label=(self.caption) {
+                    table {
+                        @if n == 0 { caption { (self.caption) } }
+                        thead { tr { @for c in columns.iter().map(|i| &self.columns[*i]) { th scope="col" class=(class(c)) { (c.title) } } } }
+                        tbody {
+                            @for row in &self.rows {
+                                tr {
+                                    @for i in &columns {
+                                        @let (c, cell) = (&self.columns[*i], &row[*i]);
+                                        @if *i == 0 { th scope="row" class=(cell.class) { (cell.text) } }
+                                        @else { td data-label=(c.title) class={ (class(c)) " " (cell.class) } { (cell.text) } }
+                                    }
                                 }
                             }
                         }
@@ -101,14 +144,18 @@ impl Table {
         }
     }
 
-    /// Where its file is, from the page. What is no plain character in an address is encoded.
-    fn link(&self, folder: &str, ending: &str) -> String {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-        let encode = |b: u8| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") };
-        format!("{}/{}.{ending}", folder.bytes().map(encode).collect::<String>(), self.name)
+    /// Whether a column, which is not the first one, says the same of several rows.
+    fn same(&self, column: usize) -> bool {
+        let texts = || self.rows.iter().map(|row| &row[column].text);
+        column > 0 && self.rows.len() > 1 && texts().all(|text| text == &self.rows[0][column].text)
     }
 
-    /// The table as CSV (RFC 4180), numbers in full.
+    /// Where its file is, from the page.
+    pub fn link(&self, folder: &str, ending: &str) -> String {
+        format!("{}/{}.{ending}", words::address(folder), self.name)
+    }
+
+    /// The table as CSV (RFC 4180), numbers with [`DIGITS`] digits.
     pub fn csv(&self) -> String {
         let mut writer = csv::Writer::from_writer(Vec::new());
         let titles = self.columns.iter().flat_map(|c| match c.parts {
@@ -120,7 +167,7 @@ impl Table {
                 [] => vec![cell.text.clone()],
                 parts => {
                     let value = |i: usize| cell.values.get(i).copied().flatten();
-                    (0..parts.len()).map(|i| value(i).map(|v| v.to_string()).unwrap_or_default()).collect()
+                    (0..parts.len()).map(|i| value(i).map(|v| words::short(v, DIGITS)).unwrap_or_default()).collect()
                 }
             });
             fields.collect::<Vec<_>>()
@@ -176,5 +223,30 @@ mod tests {
         let html = table().html("a b.tables").into_string();
         assert!(html.contains("href=\"a%20b.tables/t.csv\""), "{html}");
         assert!(html.contains("a | &lt;b&gt;, &quot;c&quot;") && !html.contains("<b>"), "{html}");
+    }
+
+    #[test]
+    fn csv_has_no_noise_of_rounding() {
+        let mut table = Table::new("t", "").texts("a").numbers("b", &["", "std"]);
+        table.push(vec![Cell::text("x"), Cell::numbers("", vec![Some(9.599999999999998), Some(123456789.0)])]);
+        assert_eq!(table.csv(), "a,b,b std\nx,9.6,123456789\n");
+    }
+
+    #[test]
+    fn the_page_says_once_what_is_the_same_and_leaves_some_to_the_files() {
+        let mut table = Table::new("t", "").texts("attack").texts("victim").numbers("drop", &[""]);
+        table = table.below().texts("none").numbers("PSNR", &[""]).aside("keys");
+        for (attack, drop, key) in [("x", 1.5, "k1"), ("y", 2.5, "k2")] {
+            let number = |v: f64| Cell::numbers(v.to_string(), vec![Some(v)]);
+            let cells = vec![Cell::text(attack), Cell::text("linear"), number(drop), Cell::none(), number(drop + 10.0)];
+            table.push(cells.into_iter().chain([Cell::text(key)]).collect());
+        }
+        let html = table.html("f").into_string();
+        assert!(html.contains("The same for all: victim <strong>linear</strong>.</p>"), "{html}");
+        assert_eq!((html.matches("<table>").count(), html.matches("<th scope=\"row\"").count()), (2, 4), "{html}");
+        assert!(html.contains("<td data-label=\"PSNR\" class=\"number \">11.5</td>"), "{html}");
+        assert!(!html.contains("k1") && !html.contains("<th scope=\"col\" class=\"\">victim"), "{html}");
+        assert_eq!(table.csv(), "attack,victim,drop,none,PSNR,keys\nx,linear,1.5,–,11.5,k1\ny,linear,2.5,–,12.5,k2\n");
+        assert!(table.markdown().contains("| x | linear | 1.5 | – | 11.5 | k1 |"), "{}", table.markdown());
     }
 }

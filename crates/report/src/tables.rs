@@ -5,9 +5,12 @@ use crate::{
     case::{Quantity, quantity},
     findings::{Comparison, Finding, Unit, unlearnable},
     statistics::Estimate,
-    table::{Cell, Table},
+    table::{Cell, DIGITS, Table},
     words,
 };
+use hemlock_pipeline::{Row, telling};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 
 fn percent(e: Option<Estimate>) -> Cell {
     e.map_or_else(Cell::none, |e| {
@@ -53,8 +56,11 @@ pub fn results(cases: &[Case]) -> Table {
     if removed {
         table = table.numbers("removed", &["", "std"]);
     }
-    table = table.numbers("PSNR", &["", "std"]).numbers("SSIM", &["", "std"]).numbers("L∞", &["", "std"]);
+    table = table.below().numbers("PSNR", &["", "std"]).numbers("SSIM", &["", "std"]).numbers("L∞", &["", "std"]);
     table = table.numbers("outliers, %", &["", "std"]).numbers("seconds", &["", "std"]);
+    let telling = telling(cases.iter().flat_map(|c| &c.rows[0].params).map(|(node, params)| (*node, params)));
+    table = telling.iter().fold(table, |table, (node, field)| table.aside(format!("{node}.{field}")));
+    table = table.aside("pipeline").aside("seeds, in order").aside("keys, in order");
     for c in cases {
         let mut row = vec![Cell::text(&c.label)];
         if several {
@@ -94,9 +100,70 @@ pub fn results(cases: &[Case]) -> Table {
             percent(c.mean(quantity::outliers)),
             plain(c.mean(quantity::seconds), 1),
         ]);
+        let every = |of: fn(&Row) -> String| c.rows.iter().map(of).collect::<Vec<_>>().join(" ");
+        row.extend(telling.iter().map(|(node, field)| {
+            c.parameter(node, field).map_or_else(Cell::none, |value| Cell::text(words::value(value)))
+        }));
+        row.extend([c.pipeline().to_owned(), every(|r| r.seed.to_string()), every(|r| r.key.clone())].map(Cell::text));
         table.push(row);
     }
     table
+}
+
+/// The results one by one with all of their parameters, named as `hemlock results --json` names them, as CSV.
+pub fn rows(cases: &[Case]) -> String {
+    let rows: Vec<BTreeMap<String, String>> = cases
+        .iter()
+        .flat_map(|c| &c.rows)
+        .map(|row| {
+            let mut fields = BTreeMap::new();
+            flatten("", &serde_json::to_value(row).unwrap_or_default(), &mut fields);
+            fields
+        })
+        .collect();
+    let named: BTreeSet<&String> = rows.iter().flat_map(BTreeMap::keys).collect();
+    // What a row is of, what was measured, and with what.
+    let first = ["pipeline", "attack", "victim", "seed", "key", "eps_d"];
+    let (params, measured): (Vec<&String>, Vec<&String>) =
+        named.into_iter().filter(|name| !first.contains(&name.as_str())).partition(|name| name.starts_with(PARAMS));
+    let columns: Vec<&str> = first.into_iter().chain(measured.into_iter().chain(params).map(String::as_str)).collect();
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let records = rows.iter().map(|row| columns.iter().map(|c| row.get(*c).map_or("", String::as_str)).collect());
+    // Writing to memory, records of one length: neither can fail.
+    std::iter::once(columns.clone()).chain(records).for_each(|record| drop(writer.write_record(record)));
+    String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default()
+}
+
+/// Names of all tables but those of findings.
+pub const NAMES: [&str; 5] = ["results", "noise", "rows", "times", "artifacts"];
+
+/// What the names of parameters begin with.
+const PARAMS: &str = "params.";
+
+/// The fields of an object, and of objects in it, under their paths: `a.b`. Measured numbers are rounded, parameters
+/// stay as they are.
+fn flatten(path: &str, value: &Value, fields: &mut BTreeMap<String, String>) {
+    let text = match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                flatten(&path, value, fields);
+            }
+            return;
+        }
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64() && !path.starts_with(PARAMS)) {
+            Some(measured) => words::short(measured, DIGITS),
+            None => number.to_string(),
+        },
+        Value::Array(values) if !path.starts_with(PARAMS) && values.iter().all(|v| v.is_number() || v.is_null()) => {
+            let numbers = values.iter().map(|v| v.as_f64().map(|v| words::short(v, DIGITS)));
+            numbers.map(Option::unwrap_or_default).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
+    };
+    fields.insert(path.to_owned(), text);
 }
 
 /// Of error-minimising noise, who trains on it against whom it was made against.
@@ -178,5 +245,49 @@ fn unit(unit: Unit) -> (f64, &'static str, usize) {
         Unit::Percent => (100.0, "% of clean", 2),
         Unit::Decibels => (1.0, "dB", 2),
         Unit::Plain => (1.0, "", 2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::findings::testing::made_up;
+    use serde_json::json;
+
+    /// The records of a CSV file, by the names of its columns.
+    fn records(csv: &str) -> Vec<BTreeMap<String, String>> {
+        csv::Reader::from_reader(csv.as_bytes()).deserialize().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_result_can_be_traced() {
+        let with = |constraint: &str| {
+            made_up("bilevel + feature-matching")
+                .with("poison-features", json!({ "attack": "bilevel", "constraint": constraint, "quantile": 0.95 }))
+                .images([0.7, 0.704, 0.7])
+                .psnr(20.0)
+                .case()
+        };
+        let cases = [with("ball"), with("none")];
+        let means = records(&results(&cases).csv());
+        assert_eq!(means.len(), 2);
+        for (record, case) in means.iter().zip(&cases) {
+            assert_eq!(
+                record["poison-features.constraint"],
+                case.parameter("poison-features", "constraint").unwrap().as_str().unwrap()
+            );
+            assert_eq!(record["seeds, in order"], "0 1 2");
+            assert!(record["keys, in order"].ends_with(&case.rows[2].key));
+            assert_eq!(record["drop [95 % CI]"], "9.86667", "no noise of rounding");
+            assert!(!record.contains_key("poison-features.quantile"), "it is the same for all");
+        }
+        let rows = records(&rows(&cases));
+        assert_eq!(rows.len(), 6);
+        let last = &rows[5];
+        assert_eq!(
+            (&*last["seed"], &*last["params.poison-features.quantile"], &*last["accuracy.images"]),
+            ("2", "0.95", "0.7")
+        );
+        assert_eq!((&*last["key"], &*last["visibility.psnr"]), (cases[1].rows[2].key.as_str(), "19.8"));
     }
 }

@@ -21,6 +21,65 @@ pub fn number(x: f64, digits: usize) -> String {
     signed(format!("{x:.digits$}"))
 }
 
+/// A number with so many significant digits and no needless ones; whole numbers stay as they are.
+pub fn rounded(x: f64, digits: usize) -> f64 {
+    if x.fract() == 0.0 || !x.is_finite() {
+        return x;
+    }
+    // By way of decimal digits: powers of 10 are not exact, and 9.6 is to be 9.6.
+    format!("{x:.*e}", digits.saturating_sub(1)).parse().unwrap_or(x)
+}
+
+/// A [`rounded`] number as a program reads it: with an exponent where it would be long.
+pub fn short(x: f64, digits: usize) -> String {
+    let x = rounded(x, digits);
+    if x != 0.0 && x.abs() < 1e-4 { format!("{x:e}") } else { x.to_string() }
+}
+
+/// A text in lines of at most so many characters, broken at spaces and hyphens, and within words that are longer.
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(1);
+    let mut lines: Vec<String> = Vec::new();
+    for piece in text.split_inclusive([' ', '-']) {
+        let letters: Vec<char> = piece.trim_end().chars().collect();
+        for part in letters.chunks(width) {
+            let part: String = part.iter().collect();
+            let fits = |line: &String| line.chars().count() + part.chars().count() <= width;
+            match lines.last_mut().filter(|line| fits(line)) {
+                Some(line) => line.push_str(&part),
+                None => lines.push(part),
+            }
+        }
+        if let (true, Some(line)) = (piece.ends_with(' '), lines.last_mut()) {
+            line.push(' ');
+        }
+    }
+    lines.iter().map(|line| line.trim_end().to_owned()).collect()
+}
+
+/// The name of a file or folder in an address: what is no plain character is encoded.
+pub fn address(name: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+/// A text as the name of a file: small letters, digits and hyphens.
+pub fn file_name(text: &str) -> String {
+    let mut name = String::new();
+    for c in text.to_lowercase().chars() {
+        match c {
+            'β' => name.push_str("beta"),
+            '∞' => name.push_str("inf"),
+            '%' => name.push_str("pc"),
+            c if c.is_ascii_alphanumeric() => name.push(c),
+            _ if !name.ends_with('-') && !name.is_empty() => name.push('-'),
+            _ => {}
+        }
+    }
+    name.truncate(80);
+    name.trim_end_matches('-').to_owned()
+}
+
 /// A fraction in percent, or a difference of fractions in points.
 pub fn percent(x: f64) -> String {
     number(100.0 * x, 2)
@@ -114,6 +173,37 @@ mod tests {
         assert_eq!((seconds(3.25), seconds(600.0), seconds(9000.0)), ("3.2 s".into(), "10 min".into(), "2.5 h".into()));
         assert_eq!(list(&["a".into(), "b".into(), "c".into()]), "a, b and c");
         assert_eq!((p_value(0.0002), p_value(0.04)), ("< 0.001".into(), "0.040".into()));
+    }
+
+    #[test]
+    fn rounding_takes_noise_and_no_number() {
+        assert_eq!(rounded(9.599999999999998, 6), 9.6);
+        assert_eq!((rounded(-0.0123456789, 6), rounded(12345678.0, 6)), (-0.0123457, 12345678.0));
+        assert_eq!(
+            (short(9.90314123e-7, 6), short(0.25, 6), short(0.0, 6)),
+            ("9.90314e-7".into(), "0.25".into(), "0".into())
+        );
+        assert_eq!((rounded(25.025, 6), rounded(f64::INFINITY, 6)), (25.025, f64::INFINITY));
+    }
+
+    #[test]
+    fn texts_are_broken_and_nothing_is_lost() {
+        let text = "gradient that is left at the target, as a share of the clean one";
+        for width in [1, 7, 20, 35, 100] {
+            let lines = wrapped(text, width);
+            assert!(lines.iter().all(|l| l.chars().count() <= width), "{lines:?}");
+            assert_eq!(lines.concat().replace(' ', ""), text.replace(' ', ""));
+        }
+        assert_eq!(wrapped("gradient-canceling, ball", 12), ["gradient-", "canceling,", "ball"]);
+        assert_eq!(wrapped("", 5), [""; 0]);
+    }
+
+    #[test]
+    fn names_of_files_are_plain() {
+        assert_eq!(file_name("Drop against L∞, 0.5 % of poisons"), "drop-against-linf-0-5-pc-of-poisons");
+        assert_eq!(file_name("β > 0"), "beta-0");
+        assert_eq!(file_name("../a/b.html\\0"), "a-b-html-0");
+        assert!(file_name(&"x".repeat(500)).len() <= 80);
     }
 
     #[test]

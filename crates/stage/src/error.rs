@@ -69,6 +69,7 @@ impl From<HeadError> for StageError {
     fn from(e: HeadError) -> Self {
         let kind = match e {
             HeadError::NonFiniteFeature { .. } | HeadError::NonFiniteParameter { .. } => ErrorKind::Numeric,
+            HeadError::InvalidOption { .. } => ErrorKind::Params,
             _ => ErrorKind::Data,
         };
         Self::new(kind, e)

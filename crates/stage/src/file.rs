@@ -8,8 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Opens a regular file to read it. Whatever else has the name (a folder, a pipe, a socket, a device) is refused unopened,
-/// because opening or reading it may never end.
+/// Opens a regular file to read it. Whatever else has the name (a folder, a pipe, a socket, a device) is refused
+/// unopened, because opening or reading it may never end.
 ///
 /// # Errors
 /// It is not there, no regular file, or cannot be opened.

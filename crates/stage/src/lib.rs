@@ -305,6 +305,8 @@ impl<S: Stage> AnyStage for Erased<S> {
     }
     fn run(&self, params: &Value, inputs: &InputSet, ctx: &Context, draft: &mut Draft) -> Result<Value, StageError> {
         let output = S::run(&typed(params)?, S::Inputs::load(inputs)?, ctx)?;
+        // What came to its end after a stop was asked for may have been cut short.
+        ctx.check()?;
         draft.write(&output)?;
         Ok(output.summary())
     }

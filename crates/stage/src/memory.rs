@@ -22,8 +22,8 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Bytes of memory that this process can still take: what the machine has available, within the limits of its group and of the
-/// process itself. `None` where the system does not say.
+/// Bytes of memory that this process can still take: what the machine has available, within the limits of its group and
+/// of the process itself. `None` where the system does not say.
 #[must_use]
 pub fn available() -> Option<u64> {
     let ram = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
@@ -51,8 +51,8 @@ fn address_space() -> Option<u64> {
 }
 
 impl ParamError {
-    /// Requires that there is memory for what a field asks for: `what` takes at least so many bytes. Estimates are floating-point
-    /// numbers, which do not overflow.
+    /// Requires that there is memory for what a field asks for: `what` takes at least so many bytes. Estimates are
+    /// floating-point numbers, which do not overflow.
     ///
     /// # Errors
     /// It does not fit.

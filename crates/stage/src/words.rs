@@ -5,11 +5,12 @@ use std::{borrow::Cow, fmt::Display};
 /// Characters of a value that a message quotes.
 pub const VALUE: usize = 100;
 /// Characters of a message.
-pub const MESSAGE: usize = 1500;
+pub const MESSAGE: usize = 1000;
 /// Names of a list that a message tells.
 const NAMES: usize = 10;
 
-/// A text of up to `most` characters; of a longer one its beginning and its end, and how many characters are left out between them.
+/// A text of up to `most` characters; of a longer one its beginning and its end, and how many characters are left out
+/// between them.
 #[must_use]
 pub fn short(text: &str, most: usize) -> Cow<'_, str> {
     // Characters are at least a byte each.

@@ -58,6 +58,17 @@ pub enum StoreError {
         /// What was looked for.
         what: String,
     },
+    /// A record does not say any more which artifacts its pipeline reaches.
+    #[error(
+        "the record `{}` is damaged: {what}; run its pipeline again, which writes it anew, or remove the file to give its \
+         artifacts up", .path.display()
+    )]
+    Record {
+        /// The record's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// A request that makes no sense, such as an illegal name. Nothing was read or written.
     #[error("refused: {what}")]
     Refused {
@@ -89,7 +100,7 @@ impl StoreError {
         match self {
             Self::Io { source, .. } if is_full(source) => ErrorKind::DiskFull,
             Self::Io { .. } => ErrorKind::Io,
-            Self::Corrupt { .. } | Self::Mismatch { .. } => ErrorKind::Corrupt,
+            Self::Corrupt { .. } | Self::Mismatch { .. } | Self::Record { .. } => ErrorKind::Corrupt,
             Self::NewerFormat { .. } => ErrorKind::NewerFormat,
             Self::Missing { .. } => ErrorKind::Missing,
             Self::Refused { .. } => ErrorKind::Refused,

@@ -1,7 +1,7 @@
 //! File operations that last: what they report as done is on the disk.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs::{self, File, FileType};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 use crate::{Result, StoreError};
@@ -38,9 +38,74 @@ pub fn create_dir(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(StoreError::io(dir, "create"))
 }
 
-/// Removes a folder with all in it, if it is there.
+/// The length of a file; `None` if it is not there. Anything but a regular file is an error: to open a fifo, or to read
+/// a device, may never end.
+pub fn file_len(path: &Path) -> Result<Option<u64>> {
+    match absent_ok(fs::metadata(path)).map_err(StoreError::io(path, "find"))? {
+        Some(found) if found.is_file() => Ok(Some(found.len())),
+        Some(found) => {
+            let what = format!("it is {}, where a file was expected", describe(found.file_type()));
+            Err(StoreError::corrupt(path, what))
+        }
+        None => Ok(None),
+    }
+}
+
+/// Opens a regular file to read; `None` if it is not there.
+pub fn open(path: &Path) -> Result<Option<File>> {
+    if file_len(path)?.is_none() {
+        return Ok(None);
+    }
+    absent_ok(File::open(path)).map_err(StoreError::io(path, "open"))
+}
+
+/// The bytes of a regular file; `None` if it is not there.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    let Some(mut file) = open(path)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(StoreError::io(path, "read"))?;
+    Ok(Some(bytes))
+}
+
+/// Whether there is a folder; anything else in its place is an error.
+pub fn is_dir(path: &Path) -> Result<bool> {
+    match absent_ok(fs::metadata(path)).map_err(StoreError::io(path, "find"))? {
+        Some(found) if !found.is_dir() => {
+            let what = format!("it is {}, where a folder was expected", describe(found.file_type()));
+            Err(StoreError::corrupt(path, what))
+        }
+        found => Ok(found.is_some()),
+    }
+}
+
+/// What a message calls a thing of this type.
+pub fn describe(found: FileType) -> &'static str {
+    if found.is_dir() {
+        return "a folder";
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if found.is_fifo() {
+            return "a fifo";
+        }
+        if found.is_socket() {
+            return "a socket";
+        }
+        if found.is_char_device() || found.is_block_device() {
+            return "a device";
+        }
+    }
+    if found.is_file() { "a file" } else { "no regular file" }
+}
+
+/// Removes a folder with all in it, or whatever stands in its place, if it is there.
 pub fn remove_dir(dir: &Path) -> Result<()> {
-    absent_ok(fs::remove_dir_all(dir)).map_err(StoreError::io(dir, "remove"))?;
+    let removed = match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => fs::remove_file(dir),
+        other => other,
+    };
+    absent_ok(removed).map_err(StoreError::io(dir, "remove"))?;
     Ok(())
 }
 
@@ -58,10 +123,17 @@ pub fn names(dir: &Path) -> Result<Vec<String>> {
     read().map_err(StoreError::io(dir, "list"))
 }
 
-/// The bytes of all files in a folder; zero if it is not there.
+/// The bytes of all files in a folder, or of the file in its place; zero if there is none.
 pub fn dir_bytes(dir: &Path) -> Result<u64> {
     fn sum(dir: &Path) -> io::Result<u64> {
-        let Some(entries) = absent_ok(fs::read_dir(dir))? else { return Ok(0) };
+        let entries = match absent_ok(fs::read_dir(dir)) {
+            Ok(Some(entries)) => entries,
+            Ok(None) => return Ok(0),
+            Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+                return Ok(absent_ok(fs::symlink_metadata(dir))?.map_or(0, |found| found.len()));
+            }
+            Err(e) => return Err(e),
+        };
         let mut bytes = 0;
         for entry in entries {
             let entry = entry?;

@@ -29,6 +29,20 @@ pub enum Remains {
     Artifact,
     /// The scratch of a task that nobody works on: half an output, a checkpoint.
     Scratch,
+    /// Of the scratch of a task that stays: what a killed attempt left beside the checkpoint.
+    Leftovers,
+}
+
+/// What is to stay when garbage is removed.
+#[derive(Debug, Clone, Default)]
+pub struct Keep {
+    /// Artifacts that somebody may still ask for, by stage and key.
+    pub reachable: BTreeSet<(String, Key)>,
+    /// Names of the pipelines whose artifacts are garbage where they are not reachable. What others made stays, as it
+    /// is not known what they reach; but what does not say who made it is garbage.
+    pub known: BTreeSet<String>,
+    /// Whether artifacts of `known` pipelines alone are garbage: no scratch, and nothing that does not say who made it.
+    pub only: bool,
 }
 
 /// Something that may be removed.
@@ -46,7 +60,7 @@ pub struct Garbage {
     pub bytes: u64,
 }
 
-/// What [`Store::remove`] did.
+/// What [`Sweep::remove`](crate::Sweep::remove) did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Removal {
     /// What is gone.
@@ -90,42 +104,46 @@ impl Store {
         Ok(names(&dir)?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// What may be removed if only `reachable` artifacts are to stay: other artifacts, and the scratch of
-    /// other tasks that nobody works on. Scratch of reachable tasks stays: its checkpoint will be resumed.
-    ///
-    /// With a `pipeline`, only artifacts which that pipeline made: damaged ones and scratch do not tell.
+    /// What may be removed if only what is to be kept stays: other artifacts, and the scratch of other tasks that
+    /// nobody works on. Of the scratch of reachable tasks the checkpoint stays: it will be resumed.
     ///
     /// # Errors
     /// As [`list`](Self::list).
-    pub fn garbage(&self, reachable: &BTreeSet<(String, Key)>, pipeline: Option<&str>) -> Result<Vec<Garbage>> {
+    pub fn garbage(&self, keep: &Keep) -> Result<Vec<Garbage>> {
         let mut garbage = Vec::new();
         for Entry { stage, key, bytes, manifest } in self.list()? {
-            let wanted = pipeline.is_none_or(|name| manifest.is_ok_and(|m| m.pipeline == name));
+            let made_by_known = manifest.map_or(!keep.only, |m| keep.known.contains(&m.pipeline));
             let path = self.artifact_dir(&stage, &key);
             let id = (stage, key);
-            if wanted && !reachable.contains(&id) {
+            if made_by_known && !keep.reachable.contains(&id) {
                 garbage.push(Garbage { stage: id.0, key, what: Remains::Artifact, path, bytes });
             }
         }
-        if pipeline.is_some() {
+        if keep.only {
             return Ok(garbage);
         }
         for id in names(&self.all_scratch())?.iter().filter_map(|name| parse_scratch(name)) {
-            if !reachable.contains(&id) && self.try_lock(&id.0, &id.1)?.is_some() {
-                let (stage, key) = id;
-                let path = self.scratch_dir(&stage, &key);
-                let bytes = dir_bytes(&path)?;
-                garbage.push(Garbage { stage, key, what: Remains::Scratch, path, bytes });
+            let Some(lock) = self.try_lock(&id.0, &id.1)? else { continue };
+            let path = self.scratch_dir(&id.0, &id.1);
+            let (what, bytes) = match keep.reachable.contains(&id) || self.spared(&id, keep) {
+                true => (Remains::Leftovers, lock.untidy()?),
+                false => (Remains::Scratch, dir_bytes(&path)?),
+            };
+            let (stage, key) = id;
+            if what == Remains::Scratch || bytes > 0 {
+                garbage.push(Garbage { stage, key, what, path, bytes });
             }
         }
         Ok(garbage)
     }
 
+    /// Whether an artifact was made by a pipeline of which nothing is known.
+    fn spared(&self, (stage, key): &(String, Key), keep: &Keep) -> bool {
+        self.lookup(stage, key).ok().flatten().is_some_and(|m| !keep.known.contains(&m.pipeline))
+    }
+
     /// Removes garbage, each piece under its task's lock; what somebody works on is kept.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`](crate::StoreError::Io) at the first piece that cannot be removed.
-    pub fn remove(&self, garbage: &[Garbage]) -> Result<Removal> {
+    pub(crate) fn remove(&self, garbage: &[Garbage]) -> Result<Removal> {
         let mut removal = Removal::default();
         for piece in garbage {
             let Some(lock) = self.try_lock(&piece.stage, &piece.key)? else {
@@ -135,6 +153,7 @@ impl Store {
             match piece.what {
                 Remains::Artifact => lock.discard()?,
                 Remains::Scratch => lock.discard_scratch()?,
+                Remains::Leftovers => lock.tidy()?,
             }
             removal.removed.push(piece.clone());
         }

@@ -4,6 +4,7 @@
 //! <root>/<stage>/<key>/            a published artifact: manifest.json and payload files, never changed
 //! <root>/.partial/<stage>-<key>/   scratch of a task: unpublished output and its checkpoint
 //! <root>/.locks/<stage>-<key>.lock an empty file whose OS lock is held while the task is worked on
+//! <root>/.pipelines/               records: what every pipeline reached when it was last run
 //! ```
 //!
 //! The store knows nothing of what stages compute. A task is named by its [`Identity`], whose hash is
@@ -23,16 +24,19 @@ mod lock;
 mod manifest;
 mod names;
 pub mod payload;
+mod record;
+mod sealed;
 mod store;
 mod time;
 
 pub use draft::{Draft, ManifestDraft};
 pub use error::{ErrorKind, Result, StoreError};
-pub use garbage::{Entry, Garbage, Remains, Removal};
+pub use garbage::{Entry, Garbage, Keep, Remains, Removal};
 pub use hash::{Digest, Hash, Key, ParseHashError};
 pub use identity::{Change, Identity};
 pub use lock::Lock;
 pub use manifest::{FileRecord, InputRecord, Manifest};
 pub use payload::{Artifact, Block, Element, Mapped, PayloadReader, PayloadWriter, Scratch};
+pub use record::{Claim, Record, Sweep};
 pub use store::Store;
 pub use time::now;

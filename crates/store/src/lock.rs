@@ -1,10 +1,11 @@
 //! Working on one task at a time: its lock and its checkpoint.
 
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::draft::Draft;
-use crate::fs::{absent_ok, create_dir, remove_dir, rename, sync_dir, write};
+use crate::fs::{absent_ok, create_dir, describe, dir_bytes, names, remove_dir, rename, sync_dir, write};
 use crate::names::{MANIFEST, check_name};
 use crate::payload::{Encoding, PayloadFile};
 use crate::store::Store;
@@ -65,8 +66,8 @@ impl Lock {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn begin(&self) -> Result<Draft<'_>> {
+        self.tidy()?;
         let output = self.output_dir();
-        remove_dir(&output)?;
         create_dir(&output)?;
         Ok(Draft::new(self, output))
     }
@@ -148,6 +149,24 @@ impl Lock {
         self.discard_scratch()
     }
 
+    /// Removes what earlier attempts left in the scratch of the task, but for the checkpoint.
+    pub(crate) fn tidy(&self) -> Result<()> {
+        let dir = self.scratch_dir();
+        let mut left = names(&dir)?;
+        left.retain(|name| name != CHECKPOINT);
+        left.iter().try_for_each(|name| remove_dir(&dir.join(name)))?;
+        match fs::remove_dir(&dir) {
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            other => absent_ok(other).map(drop).map_err(StoreError::io(&dir, "remove")),
+        }
+    }
+
+    /// The bytes that [`tidy`](Self::tidy) would free.
+    pub(crate) fn untidy(&self) -> Result<u64> {
+        let dir = self.scratch_dir();
+        names(&dir)?.iter().filter(|name| *name != CHECKPOINT).map(|name| dir_bytes(&dir.join(name))).sum()
+    }
+
     /// Removes the scratch of the task.
     pub(crate) fn discard_scratch(&self) -> Result<()> {
         remove_dir(&self.scratch_dir())
@@ -176,11 +195,23 @@ impl Lock {
 
 fn open(store: &Store, stage: &str, key: &Key) -> Result<(PathBuf, File)> {
     check_name("stage", stage)?;
-    let path = store.lock_path(stage, key);
+    let path = store.lock_path(&format!("{stage}-{key}"));
+    let file = open_lock(&path)?;
+    Ok((path, file))
+}
+
+/// Opens the file of a lock, which is made where there is none.
+pub(crate) fn open_lock(path: &Path) -> Result<File> {
     if let Some(dir) = path.parent() {
         create_dir(dir)?;
     }
-    let file =
-        File::options().create(true).write(true).truncate(false).open(&path).map_err(StoreError::io(&path, "open"))?;
-    Ok((path, file))
+    // To open a fifo may never end.
+    if let Some(other) = fs::metadata(path).ok().filter(|found| !found.is_file()) {
+        let what = describe(other.file_type());
+        let path = path.display();
+        return Err(StoreError::refused(format!(
+            "`{path}` is {what}, where the file of a lock was expected; remove it"
+        )));
+    }
+    File::options().create(true).read(true).write(true).truncate(false).open(path).map_err(StoreError::io(path, "open"))
 }

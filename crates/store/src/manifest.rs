@@ -1,7 +1,6 @@
 //! The readable account of an artifact: what it is, where it came from, and what its files are.
 //!
-//! `manifest.json` is indented JSON with the names of each object in ascending order. Its field `check`
-//! is the BLAKE3 of the canonical JSON (see [`identity`](crate::identity)) of all other fields.
+//! `manifest.json` is [`sealed`](crate::sealed).
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,12 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::hash::{Digest, Key};
-use crate::identity::{Identity, canonical};
+use crate::identity::Identity;
+use crate::sealed::{FORMAT, seal, unseal};
 use crate::{Result, StoreError};
-
-const MAJOR: u32 = 1;
-/// The format that is written, as major.minor.
-const FORMAT: &str = "1.0";
 
 /// What is known of a published artifact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -87,37 +83,13 @@ impl Manifest {
     pub(crate) fn to_text(&self) -> Result<String> {
         let illegal =
             |e: serde_json::Error| StoreError::refused(format!("the manifest of {} is not JSON: {e}", self.key));
-        let mut fields = canonical(serde_json::to_value(self).map_err(illegal)?);
-        fields["check"] = check(&fields).into();
-        pretty(fields).map_err(illegal)
+        seal(serde_json::to_value(self).map_err(illegal)?).map_err(illegal)
     }
 
     /// Parses the text of the `manifest.json` at `path`. Any change to the text is an error.
     pub(crate) fn from_text(path: &Path, text: &[u8]) -> Result<Self> {
         let corrupt = |what: &str| StoreError::corrupt(path, what);
-        let whole: Value = serde_json::from_slice(text).map_err(|e| corrupt(&format!("it is not JSON: {e}")))?;
-        let format = whole.get("format").and_then(Value::as_str).ok_or_else(|| corrupt("it names no format"))?;
-        match format.split_once('.').and_then(|(major, _)| major.parse::<u32>().ok()) {
-            Some(MAJOR) => {}
-            Some(major) if major > MAJOR => {
-                return Err(StoreError::NewerFormat {
-                    path: path.to_owned(),
-                    found: format.to_owned(),
-                    supported: FORMAT.to_owned(),
-                });
-            }
-            _ => return Err(corrupt("it names a format that never was")),
-        }
-        // The check sees values only: without this, `1e20` could become `1E20` unnoticed.
-        if pretty(canonical(whole.clone())).ok().as_deref().map(str::as_bytes) != Some(text) {
-            return Err(corrupt("it is not laid out as it was written"));
-        }
-        let Value::Object(mut fields) = whole else { return Err(corrupt("it is no JSON object")) };
-        let found = fields.remove("check");
-        let fields = canonical(Value::Object(fields));
-        if found != Some(check(&fields).into()) {
-            return Err(corrupt("its content does not match its check"));
-        }
+        let fields = unseal(path, text)?;
         let manifest: Self = serde_json::from_value(fields).map_err(|e| corrupt(&format!("it is no manifest: {e}")))?;
         if manifest.key != manifest.identity.key() {
             return Err(corrupt("its key is not that of its identity"));
@@ -127,12 +99,4 @@ impl Manifest {
         }
         Ok(manifest)
     }
-}
-
-fn check(fields: &Value) -> String {
-    Digest::of(fields.to_string().as_bytes()).to_string()
-}
-
-fn pretty(whole: Value) -> serde_json::Result<String> {
-    serde_json::to_string_pretty(&canonical(whole)).map(|text| text + "\n")
 }

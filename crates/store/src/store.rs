@@ -1,9 +1,8 @@
 //! Where artifacts are, and how they are found.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::fs::absent_ok;
+use crate::fs::{file_len, is_dir, read};
 use crate::lock::Lock;
 use crate::manifest::Manifest;
 use crate::names::{MANIFEST, check_name};
@@ -36,13 +35,11 @@ impl Store {
     pub fn lookup(&self, stage: &str, key: &Key) -> Result<Option<Manifest>> {
         check_name("stage", stage)?;
         let dir = self.artifact_dir(stage, key);
-        if absent_ok(fs::metadata(&dir)).map_err(StoreError::io(&dir, "find"))?.is_none() {
+        if !is_dir(&dir)? {
             return Ok(None);
         }
         let path = dir.join(MANIFEST);
-        let text = absent_ok(fs::read(&path))
-            .map_err(StoreError::io(&path, "read"))?
-            .ok_or_else(|| StoreError::missing(&path, "manifest"))?;
+        let text = read(&path)?.ok_or_else(|| StoreError::missing(&path, "manifest"))?;
         let manifest = Manifest::from_text(&path, &text)?;
         if manifest.key != *key || manifest.identity.stage != stage {
             return Err(StoreError::corrupt(
@@ -55,10 +52,7 @@ impl Store {
                 return Err(StoreError::corrupt(&path, format!("it lists a file with the illegal name `{name}`")));
             }
             let path = dir.join(name);
-            let found = absent_ok(fs::metadata(&path))
-                .map_err(StoreError::io(&path, "find"))?
-                .ok_or_else(|| StoreError::missing(&path, "payload file"))?
-                .len();
+            let found = file_len(&path)?.ok_or_else(|| StoreError::missing(&path, "payload file"))?;
             if found != record.bytes {
                 return Err(StoreError::corrupt(
                     &path,
@@ -117,6 +111,19 @@ impl Store {
         Lock::try_acquire(self, stage, key)
     }
 
+    /// Removes what a killed attempt at a task left behind, but for its checkpoint, unless somebody works on the task.
+    ///
+    /// # Errors
+    /// As [`lock`](Self::lock).
+    pub fn tidy(&self, stage: &str, key: &Key) -> Result<()> {
+        if self.scratch_dir(stage, key).is_dir()
+            && let Some(lock) = self.try_lock(stage, key)?
+        {
+            lock.tidy()?;
+        }
+        Ok(())
+    }
+
     /// The folder of a published artifact, whether it is there or not.
     pub fn artifact_dir(&self, stage: &str, key: &Key) -> PathBuf {
         self.root.join(stage).join(key.to_string())
@@ -130,7 +137,7 @@ impl Store {
         self.all_scratch().join(format!("{stage}-{key}"))
     }
 
-    pub(crate) fn lock_path(&self, stage: &str, key: &Key) -> PathBuf {
-        self.root.join(".locks").join(format!("{stage}-{key}.lock"))
+    pub(crate) fn lock_path(&self, name: &str) -> PathBuf {
+        self.root.join(".locks").join(format!("{name}.lock"))
     }
 }

@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use hemlock_store::{Identity, Manifest, ManifestDraft, Remains, Store};
+use hemlock_store::{Identity, Keep, Manifest, ManifestDraft, Remains, Store};
 use serde_json::json;
 
 fn identity() -> Identity {
@@ -94,7 +94,7 @@ fn a_killed_process_gives_up_its_lock() {
     let store = Store::new(dir.path());
     let mut child = holder(dir.path());
     let scratch = |store: &Store| {
-        let garbage = store.garbage(&[].into(), None).unwrap();
+        let garbage = store.garbage(&Keep::default()).unwrap();
         garbage.iter().filter(|g| g.what == Remains::Scratch).count()
     };
     assert!(store.try_lock("invert", &key).unwrap().is_none());

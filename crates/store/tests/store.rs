@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 
 use hemlock_store::{
-    Artifact, ErrorKind, Identity, InputRecord, Key, Lock, Manifest, ManifestDraft, PayloadReader, PayloadWriter,
+    Artifact, ErrorKind, Identity, InputRecord, Keep, Key, Lock, Manifest, ManifestDraft, PayloadReader, PayloadWriter,
     Remains, Result, Store,
 };
 use serde_json::json;
@@ -296,25 +296,137 @@ fn garbage_keeps_what_is_reachable_or_in_use() {
     assert_eq!(store.list().unwrap().iter().filter(|e| e.manifest.is_ok()).count(), 3);
 
     let reachable = BTreeSet::from([("target-params".to_owned(), kept.key())]);
-    let ids = |pipeline| -> BTreeSet<_> {
-        let garbage = store.garbage(&reachable, pipeline).unwrap();
-        garbage.iter().map(|g| (g.key, g.what == Remains::Scratch)).collect()
+    let keep = |known: &[&str], only| {
+        let known = known.iter().map(|name| (*name).to_owned()).collect();
+        Keep { reachable: reachable.clone(), known, only }
     };
-    assert_eq!(ids(Some("one")), BTreeSet::from([(lost.key(), false)]));
-    let all = [(other.key(), false), (lost.key(), false), (damaged.key(), false), (lost.key(), true)];
-    assert_eq!(ids(None), BTreeSet::from(all));
+    let ids = |keep: &Keep| -> BTreeSet<_> {
+        store.garbage(keep).unwrap().iter().map(|g| (g.key, g.what == Remains::Scratch)).collect()
+    };
+    assert_eq!(ids(&keep(&["one"], true)), BTreeSet::from([(lost.key(), false)]));
+    // What a pipeline made of which nothing is known stays.
+    let of_one = [(lost.key(), false), (damaged.key(), false), (lost.key(), true)];
+    assert_eq!(ids(&keep(&["one"], false)), BTreeSet::from(of_one));
+    let all = keep(&["one", "two"], false);
+    assert_eq!(ids(&all), BTreeSet::from(of_one).union(&[(other.key(), false)].into()).copied().collect());
 
-    let garbage = store.garbage(&reachable, None).unwrap();
-    assert!(garbage.iter().all(|g| g.bytes > 0 && g.path.is_dir()));
+    assert!(store.garbage(&all).unwrap().iter().all(|g| g.bytes > 0 && g.path.is_dir()));
     let other_lock = lock(&store, &other);
-    let removal = store.remove(&garbage).unwrap();
+    let removal = store.sweep(|| ()).unwrap().remove(&all).unwrap();
     assert_eq!(removal.in_use.iter().map(|g| g.key).collect::<Vec<_>>(), [other.key()]);
     assert_eq!(removal.removed.len(), 3);
     assert!(removal.removed.iter().all(|g| !g.path.exists()));
     drop(other_lock);
-    store.remove(&store.garbage(&reachable, None).unwrap()).unwrap();
+    store.sweep(|| ()).unwrap().remove(&all).unwrap();
 
     assert_eq!(store.list().unwrap().iter().map(|e| e.key).collect::<Vec<_>>(), [kept.key()]);
     assert_eq!(lock(&store, &kept).load_checkpoint().unwrap().unwrap(), b"to be resumed");
     assert_eq!(busy_lock.load_checkpoint().unwrap().unwrap(), b"running");
+}
+
+/// A killed attempt leaves half an output, and maybe the older artifact that it was to replace.
+#[test]
+fn leftovers_of_a_task_that_is_done_are_garbage_and_its_checkpoint_is_not() {
+    let (_dir, store) = store();
+    let identity = identity(1);
+    publish(&store, &identity, "one", &[1.0]);
+    let key = identity.key();
+    let scratch = store.root().join(".partial").join(format!("target-params-{key}"));
+    let killed = || {
+        let lock = lock(&store, &identity);
+        lock.save_checkpoint(b"half way").unwrap();
+        let mut draft = lock.begin().unwrap();
+        draft.write(&Numbers(vec![1.0])).unwrap();
+        std::mem::forget(draft);
+        fs::write(scratch.join("checkpoint.new"), b"half").unwrap();
+    };
+    let keep = Keep { reachable: [("target-params".to_owned(), key)].into(), ..Keep::default() };
+    killed();
+    let garbage = store.garbage(&keep).unwrap();
+    assert_eq!(garbage.iter().map(|g| (g.what, g.bytes)).collect::<Vec<_>>(), [(Remains::Leftovers, 132 + 4)]);
+    store.sweep(|| ()).unwrap().remove(&keep).unwrap();
+    assert!(store.garbage(&keep).unwrap().is_empty());
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 1);
+    assert_eq!(lock(&store, &identity).load_checkpoint().unwrap().unwrap(), b"half way");
+
+    killed();
+    let busy = lock(&store, &identity);
+    store.tidy("target-params", &key).unwrap();
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 3, "somebody works on it");
+    drop(busy);
+    store.tidy("target-params", &key).unwrap();
+    assert_eq!(fs::read_dir(&scratch).unwrap().count(), 1);
+    fs::remove_file(scratch.join("checkpoint")).unwrap();
+    store.tidy("target-params", &key).unwrap();
+    assert!(!scratch.exists());
+    assert_eq!(store.verify("target-params", &key).unwrap().pipeline, "one");
+}
+
+/// Whoever opened one of these would wait for ever; each is made anew.
+#[cfg(unix)]
+#[test]
+#[expect(clippy::print_stderr, reason = "a thread that hangs leaves no other way to say so")]
+fn what_is_no_file_is_refused_unopened() {
+    use std::{path::Path, process::Command, sync::mpsc, thread, time::Duration};
+    let (_dir, store) = store();
+    let identity = identity(1);
+    let key = identity.key();
+    let put = |name: &str, path: &Path| {
+        let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
+        match name {
+            "a fifo" => assert!(Command::new("mkfifo").arg(path).status().unwrap().success()),
+            "a folder" => fs::create_dir(path).unwrap(),
+            _ => std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+        }
+    };
+    let in_time = |what: &str, work: &(dyn Fn() + Sync)| {
+        let (done, is_done) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                work();
+                done.send(()).unwrap();
+            });
+            if is_done.recv_timeout(Duration::from_secs(20)).is_err() {
+                // The thread never ends, and would be waited for.
+                eprintln!("hangs at {what}");
+                std::process::abort();
+            }
+        });
+    };
+    let artifact = store.artifact_dir("target-params", &key);
+    for name in ["a fifo", "a folder", "a device"] {
+        for file in ["all", "manifest.json"] {
+            let manifest = publish(&store, &identity, "one", &[1.0]);
+            put(name, &artifact.join(file));
+            in_time(name, &|| {
+                let e = find(&store, &identity).unwrap_err();
+                assert_eq!(e.kind(), ErrorKind::Corrupt);
+                assert!(e.to_string().contains(&format!("it is {name}, where a file was expected")), "{e}");
+                assert_eq!(store.read::<Numbers>(&manifest).is_err(), file == "all");
+                assert!(store.list().unwrap()[0].manifest.is_err());
+            });
+        }
+        if name != "a folder" {
+            publish(&store, &identity, "one", &[1.0]);
+            put(name, &artifact);
+            in_time(name, &|| assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::Corrupt));
+            store.sweep(|| ()).unwrap().remove(&Keep::default()).unwrap();
+            assert!(!artifact.exists());
+        }
+        publish(&store, &identity, "one", &[1.0]);
+        let lock_file = store.root().join(".locks").join(format!("target-params-{key}.lock"));
+        put(name, &lock_file);
+        in_time(name, &|| {
+            assert_eq!(store.try_lock("target-params", &key).unwrap_err().kind(), ErrorKind::Refused);
+        });
+        fs::remove_file(&lock_file).or_else(|_| fs::remove_dir(&lock_file)).unwrap();
+
+        let lock = lock(&store, &identity);
+        lock.save_checkpoint(b"half way").unwrap();
+        put(name, &store.root().join(".partial").join(format!("target-params-{key}")).join("checkpoint"));
+        in_time(name, &|| assert_eq!(lock.load_checkpoint().unwrap(), None));
+        lock.begin().unwrap();
+        drop(lock);
+        store.sweep(|| ()).unwrap().remove(&Keep { known: ["one".to_owned()].into(), ..Keep::default() }).unwrap();
+    }
 }

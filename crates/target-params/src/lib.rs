@@ -47,7 +47,8 @@ pub struct Params {
     pub share: Strength,
     /// What is done to the target at the end.
     pub calibration: Calibration,
-    /// Where calibration leaves nothing of a target that strong: whether the strongest is taken of which it leaves something.
+    /// Where calibration leaves nothing of a target that strong: whether the strongest is taken of which it leaves
+    /// something.
     pub step_back: bool,
     /// For `reachable`: the budget, poisons as a share of the clean training count.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -346,8 +347,8 @@ impl Search<'_> {
         Ok(Some((target, path)))
     }
 
-    /// The target of that strength. Where calibration leaves nothing of it, the strongest of which it leaves something, and what
-    /// was stepped back.
+    /// The target of that strength. Where calibration leaves nothing of it, the strongest of which it leaves something,
+    /// and what was stepped back.
     fn as_asked(&self, field: &'static str, asked: f64) -> Result<(Made, Option<SteppedBack>), StageError> {
         if let Some(made) = self.target(asked)? {
             return Ok((made, None));
@@ -377,8 +378,8 @@ impl Search<'_> {
         Ok((made, Some(SteppedBack { field: field.to_owned(), asked, used })))
     }
 
-    /// The largest strength below `most` of which something holds, by halving: it holds of all that are smaller. `None`: not even of
-    /// the smallest that is tried.
+    /// The largest strength below `most` of which something holds, by halving: it holds of all that are smaller.
+    /// `None`: not even of the smallest that is tried.
     fn strongest(
         &self,
         most: f64,

@@ -1,5 +1,5 @@
-//! The stage on features of few samples in many dimensions: most of their clean head's norm is of no use, so that a short way turns it
-//! around.
+//! The stage on features of few samples in many dimensions: most of their clean head's norm is of no use, so that a
+//! short way turns it around.
 
 use super::*;
 use hemlock_artifact::{FeatureSplit, Normalization};

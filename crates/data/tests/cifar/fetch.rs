@@ -65,7 +65,11 @@ fn an_archive_is_put_in_place() {
     assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
     load(&Source::Cifar10, &SplitSpec::default(), Some(&root), &|_, _| true).unwrap();
 
+    // What a killed process leaves, be it after its last step.
+    fs::create_dir(root.join(".fetch-killed")).unwrap();
+    fs::write(root.join(".fetch-killed/lock"), "").unwrap();
     let again = get(&origin, &Trust::Known, &root).unwrap();
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
     assert!(again.already_there);
     assert_eq!((again.train, again.test), (100, 10));
     // A file that does not exist is a mistake, though nothing would be read of it.

@@ -38,7 +38,9 @@ impl Train for &Knn {
             concatenate(Axis(0), &[clean.features.view().select(Axis(0), &kept).view(), added.view()])
                 .map_err(|e| StageError::internal(format!("poisons have another dimension: {e}")))?;
         let labels: Vec<u32> = kept.iter().map(|i| clean.labels[*i]).chain(edit.labels.iter().copied()).collect();
-        let predicted = knn::predict(self.neighbors, (samples, &labels), test.features.view().to_owned());
+        let stop = || setting.ctx.cancel.requested();
+        let predicted = knn::predict(self.neighbors, (samples, &labels), test.features.view().to_owned(), &stop)
+            .ok_or_else(StageError::interrupted)?;
         Ok(Outcome {
             accuracy: setting.accuracy(&predicted),
             epochs: Vec::new(),

@@ -54,8 +54,8 @@ impl Network {
         Self { seed, up1, up2, up3, channels: width, side }
     }
 
-    /// Bytes that a training of such a network takes at least, on so many images a step: weights, gradients and two moments, and what
-    /// the layers make.
+    /// Bytes that a training of such a network takes at least, on so many images a step: weights, gradients and two
+    /// moments, and what the layers make.
     fn bytes(dim: usize, width: usize, side: usize, images: usize) -> f64 {
         let [dim, width, places, images] = [dim, width, side * side, images].map(|n| n as f64);
         let weights = dim * width * places + 16.0 * (width * width + width * width / 2.0 + 3.0 * width / 2.0);

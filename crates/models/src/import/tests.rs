@@ -4,7 +4,7 @@ use super::network::{BESIDE, HEADS, WRAPPERS};
 use super::*;
 use crate::device::{self, Backend};
 use std::fs;
-use std::io::Write;
+use std::io::{Cursor, Write};
 use zip::{ZipWriter, write::SimpleFileOptions};
 
 /// Written by the script of the same name beside it.
@@ -262,7 +262,7 @@ fn damage_is_an_error_that_says_what_was_expected() {
 
 /// An archive with entries of these names.
 fn archive(names: &[&str]) -> Vec<u8> {
-    let mut zip = ZipWriter::new(io::Cursor::new(Vec::new()));
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for name in names {
         zip.start_file(*name, SimpleFileOptions::default()).unwrap();
         zip.write_all(b"anything").unwrap();

@@ -40,6 +40,6 @@ impl Attack for Bilevel {
     fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
         let (raised, head) = (given.raised(self.objective)?, given.target.clean.clone());
         let decay = given.target.weight_decay;
-        Ok(Box::new(crate::Bilevel::new(given.clean, raised, head, decay, self.temperature)?))
+        Ok(Box::new(crate::Bilevel::new(given.clean, raised, head, decay, self.temperature)?.stopped_by(given.cancel)))
     }
 }

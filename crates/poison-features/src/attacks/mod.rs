@@ -14,7 +14,7 @@ pub use tgda::Follower;
 use crate::{Base, Objective, StartKind};
 use hemlock_artifact::TargetParams;
 use hemlock_head::Samples;
-use hemlock_stage::{ParamError, StageError};
+use hemlock_stage::{Cancel, ParamError, StageError};
 use registry::Erased;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -101,6 +101,8 @@ pub struct Given<'a> {
     pub target: &'a TargetParams,
     /// Of what the objective draws.
     pub seed: u64,
+    /// A request to stop, for objectives that take long.
+    pub cancel: &'a Cancel,
 }
 
 /// A split on which victims are to do badly.

@@ -3,7 +3,7 @@
 use super::{ATTACKS, Attack, Defaults, Given, Moves};
 use crate::Objective;
 use hemlock_artifact::{Aim, Features, TargetParams};
-use hemlock_stage::{ParamError, StageError, read};
+use hemlock_stage::{Cancel, ParamError, StageError, read};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 use std::{fmt, marker::PhantomData, ops::Deref};
@@ -99,7 +99,8 @@ pub fn find(name: &str) -> Option<Known> {
     ATTACKS.iter().find(|attack| attack.name() == name).map(|attack| Known(*attack))
 }
 
-/// What `aim` means for a victim that trains on the clean samples of `features`.
+/// What `aim` means for a victim that trains on the clean samples of `features`. Where `cancel` asks for a stop, it
+/// gives some value soon.
 ///
 /// # Errors
 /// An attack that is not known, and as [`Attack::objective`].
@@ -107,12 +108,13 @@ pub fn objective<'a>(
     aim: &Aim,
     features: &'a Features,
     target: &'a TargetParams,
+    cancel: &'a Cancel,
 ) -> Result<Box<dyn Objective + 'a>, StageError> {
     let attack = find(&aim.attack)
         .ok_or_else(|| StageError::internal(format!("poisons were made by an unknown attack, `{}`", aim.attack)))?;
     let classes = features.classes.len();
     let (clean, validation) = (features.train.samples(classes)?, features.validation.samples(classes)?);
-    attack.objective(&aim.parameters, &Given { clean, validation, target, seed: aim.seed })
+    attack.objective(&aim.parameters, &Given { clean, validation, target, seed: aim.seed, cancel })
 }
 
 /// An attack of [`ATTACKS`], which specs write as its name.

@@ -57,6 +57,8 @@ impl Attack for Tgda {
     fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
         let (raised, head) = (given.raised(self.objective)?, given.target.clean.clone());
         let decay = given.target.weight_decay;
-        Ok(Box::new(Bilevel::tgda(given.clean, raised, head, decay, self.follower, given.seed)?))
+        Ok(Box::new(
+            Bilevel::tgda(given.clean, raised, head, decay, self.follower, given.seed)?.stopped_by(given.cancel),
+        ))
     }
 }

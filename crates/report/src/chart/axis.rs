@@ -1,8 +1,5 @@
 //! Axes: what they span, and where their ticks are.
 
-use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
-use std::ops::Range;
-
 /// How values are laid out along an axis.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scale {
@@ -23,36 +20,54 @@ pub struct Axis {
     pub scale: Scale,
     /// A value that it holds, whatever the data.
     pub holds: Option<f64>,
+    /// Where its ticks stand.
+    pub ticks: Ticks,
 }
+
+/// Where ticks stand along an axis of numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ticks {
+    /// At round numbers.
+    Round,
+    /// At whole ones, of what is counted.
+    Whole,
+    /// At the data, where these are few: of what somebody chose.
+    Data,
+}
+
+/// Most values that have a tick each, and the least distance of two, as a share of the axis.
+const FEW: usize = 8;
+const APART: f64 = 0.06;
 
 impl Axis {
     /// An even axis around its data.
     pub fn linear(title: impl Into<String>) -> Self {
-        Self { title: title.into(), scale: Scale::Linear, holds: None }
+        Self { title: title.into(), scale: Scale::Linear, holds: None, ticks: Ticks::Round }
     }
 
     /// An even axis that shows 0.
     pub fn from_zero(title: impl Into<String>) -> Self {
-        Self { title: title.into(), scale: Scale::Linear, holds: Some(0.0) }
+        Self { holds: Some(0.0), ..Self::linear(title) }
+    }
+
+    /// An even axis of what is counted, such as steps.
+    pub fn count(title: impl Into<String>) -> Self {
+        Self { ticks: Ticks::Whole, ..Self::linear(title) }
     }
 
     /// A logarithmic axis.
     pub fn log(title: impl Into<String>) -> Self {
-        Self { title: title.into(), scale: Scale::Log, holds: None }
+        Self { scale: Scale::Log, ..Self::linear(title) }
     }
 
-    /// The room that it takes beside a chart, in pixels.
-    pub fn width(&self) -> i32 {
-        let letters = match &self.scale {
-            Scale::Names(names) => names.iter().map(|n| n.chars().count()).max().unwrap_or(0),
-            _ => 5,
-        };
-        (22 + 7 * letters as i32).clamp(58, 180)
+    /// A logarithmic axis of values that somebody chose, such as budgets.
+    pub fn chosen(title: impl Into<String>) -> Self {
+        Self { ticks: Ticks::Data, ..Self::log(title) }
     }
 
     /// An axis of names.
     pub fn names(title: impl Into<String>, names: Vec<String>) -> Self {
-        Self { title: title.into(), scale: Scale::Names(names), holds: None }
+        Self { scale: Scale::Names(names), ..Self::linear(title) }
     }
 }
 
@@ -64,7 +79,7 @@ pub struct Span {
     high: f64,
     /// Places of the ticks.
     ticks: Vec<f64>,
-    /// Digits behind the point.
+    /// Of an even axis: digits behind the point.
     digits: usize,
 }
 
@@ -72,8 +87,11 @@ impl Span {
     /// An axis that spans some values.
     pub fn new(axis: &Axis, values: impl Iterator<Item = f64>) -> Self {
         let values = values.chain(axis.holds).filter(|v| v.is_finite() && (axis.scale != Scale::Log || *v > 0.0));
-        let (mut low, mut high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
-        if low > high {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        values.dedup();
+        let [mut low, mut high] = [values.first(), values.last()].map(|v| v.copied().unwrap_or(f64::NAN));
+        if values.is_empty() {
             (low, high) = (1.0, 2.0);
         }
         let scale = axis.scale.clone();
@@ -87,24 +105,18 @@ impl Span {
                 // 0 is an edge where all data are on one side of it.
                 let edge = |v: f64, padded: f64| if axis.holds == Some(v) { v } else { padded };
                 (low, high) = (edge(low, low - pad), if high > low { edge(high, high + pad) } else { high + pad });
-                let step = nice((high - low) / 6.0);
-                let first = (low / step).ceil() as i64;
-                let last = (high / step).floor() as i64;
+                let least = if axis.ticks == Ticks::Whole { 1.0 } else { 0.0 };
+                let step = nice((high - low) / 6.0).max(least);
                 let digits = (-step.log10().floor()).max(0.0) as usize;
-                Self { scale, low, high, ticks: (first..=last).map(|i| i as f64 * step).collect(), digits }
+                Self { scale, low, high, ticks: multiples(step, low, high), digits }
             }
             Scale::Log => {
                 let (low, high) = (low.log10() - 0.1, high.log10() + 0.1);
-                let decades = high - low;
-                let mantissas: &[f64] = match decades {
-                    many if many > 3.0 => &[1.0],
-                    few if few < 0.6 => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0],
-                    _ => &[1.0, 2.0, 5.0],
+                let places: Vec<f64> = values.iter().map(|v| v.log10()).collect();
+                let ticks = match axis.ticks {
+                    Ticks::Data if (1..=FEW).contains(&places.len()) => apart(&places, APART * (high - low)),
+                    _ => logarithmic(low, high),
                 };
-                let ticks = (low.floor() as i32..=high.ceil() as i32)
-                    .flat_map(|power| mantissas.iter().map(move |m| (m * 10f64.powi(power)).log10()))
-                    .filter(|tick| (low..=high).contains(tick))
-                    .collect();
                 Self { scale, low, high, ticks, digits: 0 }
             }
         }
@@ -113,6 +125,11 @@ impl Span {
     /// Where a value is.
     pub fn place(&self, value: f64) -> f64 {
         if self.scale == Scale::Log { value.log10() } else { value }
+    }
+
+    /// How far along the axis a place is: 0 at its beginning, 1 at its end.
+    pub fn share(&self, place: f64) -> f64 {
+        (place - self.low) / (self.high - self.low)
     }
 
     /// The place where it begins.
@@ -134,19 +151,58 @@ impl Span {
     }
 
     /// What stands at a tick.
-    pub fn label(&self, place: f64) -> String {
+    fn label(&self, place: f64) -> String {
         match &self.scale {
             Scale::Names(names) => names.get(place.round() as usize).cloned().unwrap_or_default(),
+            Scale::Linear if self.low.abs().max(self.high.abs()) >= 1e6 || self.digits > 5 => format!("{place:.1e}"),
             Scale::Linear => crate::words::number(place, self.digits),
             Scale::Log => {
-                let value = 10f64.powf(place);
-                match place.round() {
-                    power if !(-4.0..=5.0).contains(&power) => format!("{value:.0e}"),
-                    _ => crate::words::number(value, (-place.floor()).max(0.0) as usize),
-                }
+                // The logarithm of 3 is not exact, and labels are short.
+                let value = crate::words::rounded(10f64.powf(place), 3);
+                if value >= 1e6 { format!("{value:e}") } else { crate::words::short(value, 3) }
             }
         }
     }
+
+    /// What stands at its ticks, with their places.
+    pub fn labels(&self) -> Vec<(f64, String)> {
+        self.ticks.iter().map(|tick| (*tick, self.label(*tick))).collect()
+    }
+}
+
+/// The multiples of a step from `low` to `high`.
+fn multiples(step: f64, low: f64, high: f64) -> Vec<f64> {
+    ((low / step).ceil() as i64..=(high / step).floor() as i64).map(|i| i as f64 * step).collect()
+}
+
+/// Places that are some distance from the one before; the last place is always one of them.
+fn apart(places: &[f64], distance: f64) -> Vec<f64> {
+    let mut kept: Vec<f64> = Vec::new();
+    for place in places.iter().rev() {
+        if kept.last().is_none_or(|last| last - place >= distance) {
+            kept.push(*place);
+        }
+    }
+    kept.reverse();
+    kept
+}
+
+/// Places of round numbers along a logarithmic axis whose ends are these logarithms: at least two.
+fn logarithmic(low: f64, high: f64) -> Vec<f64> {
+    let mantissas: &[f64] = match high - low {
+        many if many > 3.0 => &[1.0],
+        few if few < 0.8 => &[1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0],
+        _ => &[1.0, 2.0, 5.0],
+    };
+    let ticks: Vec<f64> = (low.floor() as i32..=high.ceil() as i32)
+        .flat_map(|power| mantissas.iter().map(move |m| (m * 10f64.powi(power)).log10()))
+        .filter(|tick| (low..=high).contains(tick))
+        .collect();
+    if ticks.len() > 1 {
+        return ticks;
+    }
+    let [low, high] = [low, high].map(|place| 10f64.powf(place));
+    multiples(nice((high - low) / 6.0), low, high).into_iter().map(f64::log10).collect()
 }
 
 /// The least of 1, 2 and 5 times a power of ten that is not below `step`.
@@ -155,37 +211,13 @@ fn nice(step: f64) -> f64 {
     [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= step * (1.0 - 1e-9)).unwrap_or(10.0 * power)
 }
 
-impl Ranged for Span {
-    type FormatOption = NoDefaultFormatting;
-    type ValueType = f64;
-
-    fn map(&self, value: &f64, limit: (i32, i32)) -> i32 {
-        let share = (value - self.low) / (self.high - self.low);
-        limit.0 + (share * f64::from(limit.1 - limit.0)).round() as i32
-    }
-
-    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
-        self.ticks.clone()
-    }
-
-    fn range(&self) -> Range<f64> {
-        self.low..self.high
-    }
-}
-
-impl ValueFormatter<f64> for Span {
-    fn format_ext(&self, value: &f64) -> String {
-        self.label(*value)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn labels(axis: &Axis, values: &[f64]) -> Vec<String> {
         let span = Span::new(axis, values.iter().copied());
-        span.ticks.iter().map(|t| span.label(*t)).collect()
+        span.labels().into_iter().map(|(_, label)| label).collect()
     }
 
     #[test]
@@ -194,7 +226,20 @@ mod tests {
         assert_eq!(labels(&Axis::linear("x"), &[0.21, 0.39]), ["0.20", "0.25", "0.30", "0.35", "0.40"]);
         assert_eq!(labels(&Axis::log("x"), &[0.1, 10.0]), ["0.1", "0.2", "0.5", "1", "2", "5", "10"]);
         assert_eq!(labels(&Axis::log("x"), &[1e-3, 10.0]), ["0.001", "0.01", "0.1", "1", "10"]);
+        assert_eq!(labels(&Axis::log("x"), &[1.2, 2.4]), ["1", "1.5", "2", "3"]);
+        assert_eq!(labels(&Axis::log("x"), &[1e-7, 1e-5]), ["1e-7", "2e-7", "5e-7", "1e-6", "2e-6", "5e-6", "1e-5"]);
+        assert_eq!(labels(&Axis::count("x"), &[1.0, 4.0]), ["1", "2", "3", "4"]);
         assert_eq!(labels(&Axis::names("x", vec!["a".into(), "b".into()]), &[0.0]), ["a", "b"]);
+        assert!((1..200).all(|i| labels(&Axis::log("x"), &[1.03f64.powi(i)]).len() > 1));
+    }
+
+    #[test]
+    fn ticks_stand_at_few_chosen_values() {
+        assert_eq!(labels(&Axis::chosen("x"), &[1.0, 3.0, 1.0]), ["1", "3"]);
+        assert_eq!(labels(&Axis::chosen("x"), &[0.5, 1.0, 1.01, 3.0]), ["0.5", "1.01", "3"]);
+        assert_eq!(labels(&Axis::chosen("x"), &[100.0 * 0.03]), ["3"]);
+        let many: Vec<f64> = (1..=20).map(f64::from).collect();
+        assert_eq!(labels(&Axis::chosen("x"), &many), ["1", "2", "5", "10", "20"]);
     }
 
     #[test]

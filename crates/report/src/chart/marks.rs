@@ -1,6 +1,6 @@
 //! What stands for data: lines with dashes, markers with shapes, bars.
 
-use super::{Drawn, SERIES, Series, UNIT};
+use super::{Drawn, SAMPLE, SERIES, Series, UNIT};
 use crate::ReportError;
 use plotters::{coord::Shift, prelude::*};
 
@@ -10,6 +10,9 @@ type Pixel = (i32, i32);
 
 /// Lengths of dash and gap, in pixels; none: solid.
 const DASHES: [&[i32]; 4] = [&[], &[7, 4], &[2, 3], &[9, 3, 2, 3]];
+
+/// Of lines to compare with.
+pub const REFERENCE: [i32; 2] = [6, 4];
 
 fn colour(style: usize) -> RGBColor {
     SERIES[style % SERIES.len()].0
@@ -114,29 +117,33 @@ fn marker(area: &Area, (x, y): Pixel, style: usize, r: i32) -> Drawing<'static> 
     }
 }
 
-/// What the legend shows of a series.
+/// What the page's legend shows of a series.
 pub fn swatch(series: &Series) -> Result<String, ReportError> {
-    let (width, height) = (30 * UNIT, 14 * UNIT);
+    let (width, height) = (SAMPLE.0 * UNIT, SAMPLE.1 * UNIT);
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (width as u32, height as u32)).into_drawing_area();
-        let middle = (width / 2, height / 2);
-        if matches!(series.drawn, Drawn::Line | Drawn::Curve) {
-            let line = [(0, height / 2), (width, height / 2)];
-            dashed(&area, &line, DASHES[series.style % DASHES.len()], colour(series.style).stroke_width(7))
-                .map_err(super::failed)?;
-        }
-        match series.drawn {
-            Drawn::Curve => Ok(()),
-            Drawn::Bars => {
-                let corners = [(width / 4, UNIT), (width * 3 / 4, height - UNIT)];
-                area.draw(&Rectangle::new(corners, colour(series.style).mix(0.75).filled()))
-            }
-            Drawn::Cloud => marker(&area, middle, series.style, 3 * UNIT),
-            Drawn::Line | Drawn::Points => marker(&area, middle, series.style, 5 * UNIT),
-        }
-        .map_err(super::failed)?;
+        sample(&area, (0, 0), series).map_err(super::failed)?;
         area.present().map_err(super::failed)?;
     }
     Ok(svg.replacen("<svg", "<svg aria-hidden=\"true\"", 1))
+}
+
+/// What a legend shows of a series, at the upper left corner of the sample.
+pub fn sample(area: &Area, (x, y): Pixel, series: &Series) -> Drawing<'static> {
+    let (width, height) = (SAMPLE.0 * UNIT, SAMPLE.1 * UNIT);
+    let middle = (x + width / 2, y + height / 2);
+    if matches!(series.drawn, Drawn::Line | Drawn::Curve) {
+        let line = [(x, middle.1), (x + width, middle.1)];
+        dashed(area, &line, DASHES[series.style % DASHES.len()], colour(series.style).stroke_width(7))?;
+    }
+    match series.drawn {
+        Drawn::Curve => Ok(()),
+        Drawn::Bars => {
+            let corners = [(x + width / 4, y + UNIT), (x + width * 3 / 4, y + height - UNIT)];
+            area.draw(&Rectangle::new(corners, colour(series.style).mix(0.75).filled()))
+        }
+        Drawn::Cloud => marker(area, middle, series.style, 3 * UNIT),
+        Drawn::Line | Drawn::Points => marker(area, middle, series.style, 5 * UNIT),
+    }
 }

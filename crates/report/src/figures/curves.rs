@@ -85,7 +85,7 @@ pub fn of_attacks(evidence: &Evidence) -> Result<Figure, ReportError> {
             let matching = panel.aim == "feature matching";
             let chart = Chart {
                 title: titled(evidence, &scene.name, &title),
-                x: Axis::linear(panel.x),
+                x: Axis::count(panel.x),
                 y: if matching {
                     Axis::log("Squared feature distance + penalty")
                 } else {
@@ -159,7 +159,7 @@ pub fn pretraining(evidence: &Evidence) -> Result<Figure, ReportError> {
         let told = told.collect::<Vec<_>>().join(" ");
         let chart = Chart {
             title: title.to_owned(),
-            x: Axis::linear("Epoch"),
+            x: Axis::count("Epoch"),
             y: Axis::linear(y),
             series,
             references: Vec::new(),

@@ -4,7 +4,7 @@ use super::{Figure, titled};
 use crate::{
     Case, ReportError,
     case::{Quantity, quantity},
-    chart::{Axis, Chart, Drawn, MOST, Point, Scale, Series},
+    chart::{Axis, Chart, Drawn, MOST, Point, Series},
     evidence::Evidence,
     words,
 };
@@ -112,7 +112,7 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
             figure.remark(left_out);
             let chart = Chart {
                 title: titled(evidence, &scene.name, &limit),
-                x: Axis::log("Poisons, % of the clean count (logarithmic)"),
+                x: Axis::chosen("Poisons, % of the clean count (logarithmic)"),
                 y: Axis::from_zero(DROP),
                 series,
                 references: Vec::new(),
@@ -207,11 +207,7 @@ pub fn over_beta(evidence: &Evidence) -> Result<Figure, ReportError> {
             let chart = Chart {
                 series: series.collect(),
                 title: titled(evidence, &scene.name, &format!("{unit} over β")),
-                x: Axis {
-                    title: "β, weight of the squared distance to the base image".to_owned(),
-                    scale: Scale::Names(names.clone()),
-                    holds: None,
-                },
+                x: Axis::names("β, weight of the squared distance to the base image", names.clone()),
                 y: if unit == "drop" { Axis::from_zero(title) } else { Axis::linear(title) },
                 references: Vec::new(),
             };

@@ -30,7 +30,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
                 (evidence.read::<Poisons>(row, "poisons")?, evidence.read::<Dataset>(row, "dataset")?);
             let (Some(poisons), Some(dataset)) = (poisons, dataset) else { continue };
             let title = titled(evidence, &scene.name, &case.label);
-            figure.body.push(strip(case, &title, &poisons, &dataset)?);
+            figure.pictures(strip(case, &title, &poisons, &dataset)?);
         }
     }
     Ok(figure.or("there are no poisoned images, or they are not in the artifact root any more."))

@@ -4,18 +4,22 @@ use super::{Figure, strongest, titled};
 use crate::{
     ReportError,
     case::{Quantity, quantity},
-    chart::{Axis, Chart, Drawn, MOST, Point, Series},
+    chart::{Axis, Chart, Drawn, Point, Series},
     evidence::Evidence,
     words,
 };
 
-const STAGES: [(&str, Quantity); 4] = [
-    ("clean", quantity::clean),
-    ("target", quantity::target),
-    ("features", quantity::features),
-    ("images", quantity::images),
+/// What is measured, and what its series is called.
+const STAGES: [(&str, &str, Quantity); 4] = [
+    ("clean", "clean head", quantity::clean),
+    ("target", "the attacker's target", quantity::target),
+    ("features", "retrained with poisoned features", quantity::features),
+    ("images", "retrained with images made of them", quantity::images),
 ];
+/// Most results that a chart has a line for.
+const LINES: usize = 24;
 
+/// A line for every result, a point on it for every stage.
 pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "stage-by-stage",
@@ -25,33 +29,35 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
          features. Error bars: standard deviation over seeds.",
     );
     for scene in evidence.scenes() {
-        let (cases, left_out) = strongest(&scene.cases, MOST);
+        let (cases, left_out) = strongest(&scene.cases, LINES);
         if cases.is_empty() {
             continue;
         }
-        let mut told = Vec::new();
-        let series = cases.iter().enumerate().map(|(style, case)| {
-            let mean = |q: Quantity| case.mean(q);
-            let points = STAGES.iter().enumerate().filter_map(|(i, (_, q))| {
-                let e = mean(*q)?;
-                // Side by side, so that bars can be told apart.
-                let aside = 0.05 * (style as f64 - (cases.len() - 1) as f64 / 2.0);
-                Some(Point { x: i as f64 + aside, y: 100.0 * e.mean, spread: 100.0 * e.std })
-            });
-            let points: Vec<Point> = points.collect();
-            let values =
-                STAGES.iter().filter_map(|(name, q)| Some(format!("{name} {}", words::percent(mean(*q)?.mean))));
-            told.push(format!("{}: {}.", case.label, values.collect::<Vec<_>>().join(", ")));
-            Series { name: case.label.clone(), points, drawn: Drawn::Line, style }
+        // The first result on top.
+        let place = |i: usize| (cases.len() - 1 - i) as f64;
+        let series = STAGES.iter().enumerate().map(|(style, (_, name, q))| {
+            let point = |(i, e): (usize, crate::statistics::Estimate)| {
+                // One above the other, so that what is equal can be seen.
+                let aside = 0.1 * (1.5 - style as f64);
+                Point { x: 100.0 * e.mean, y: place(i) + aside, spread: 100.0 * e.std }
+            };
+            let measured = cases.iter().enumerate().filter_map(|(i, case)| Some((i, case.mean(*q)?)));
+            Series { name: (*name).to_owned(), points: measured.map(point).collect(), drawn: Drawn::Points, style }
+        });
+        let told = cases.iter().map(|case| {
+            let values = STAGES
+                .iter()
+                .filter_map(|(name, _, q)| Some(format!("{name} {}", words::percent(case.mean(*q)?.mean))));
+            format!("{}: {}.", case.label, values.collect::<Vec<_>>().join(", "))
         });
         let chart = Chart {
             title: titled(evidence, &scene.name, "accuracy from stage to stage"),
-            x: Axis::names("Trained on, or taken from", STAGES.iter().map(|(name, _)| (*name).to_owned()).collect()),
-            y: Axis::from_zero("Test accuracy, %"),
-            series: series.collect(),
+            x: Axis::linear("Test accuracy, %"),
+            y: Axis::names("", cases.iter().rev().map(|c| c.label.clone()).collect()),
+            series: series.filter(|s| !s.points.is_empty()).collect(),
             references: Vec::new(),
         };
-        figure.chart(&chart, &told.join(" "))?;
+        figure.chart(&chart, &told.collect::<Vec<_>>().join(" "))?;
         figure.remark(left_out);
     }
     Ok(figure.or("there is no result."))

@@ -21,8 +21,8 @@ pub fn made_up(attack: &str) -> MadeUp {
         bound: None,
         poisonability: None,
         seed,
-        device: "flex".to_owned(),
-        collapsed: false,
+        device: Some("flex".to_owned()),
+        collapsed: Some(false),
         verified: None,
         stepped_back: None,
         params: BTreeMap::new(),
@@ -43,8 +43,9 @@ pub fn made_up(attack: &str) -> MadeUp {
         gradient_norm: Some(0.0),
         converged: true,
         visibility: None,
-        seconds: 1.0,
+        seconds: Some(1.0),
         key: format!("{attack} {seed}"),
+        gone: Vec::new(),
     };
     MadeUp((0..3).map(row).collect())
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::element::Element;
 use super::header::{self, Encoding, HEADER_LEN, Header};
 use super::mapped::Mapped;
+use crate::fs::open;
 use crate::manifest::FileRecord;
 use crate::{Result, StoreError};
 
@@ -38,10 +39,7 @@ impl PayloadFile {
 
     /// Opens a file and checks all of it but the digest.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut file = File::open(path).map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => StoreError::missing(path, "payload file"),
-            _ => StoreError::io(path, "open")(e),
-        })?;
+        let mut file = open(path)?.ok_or_else(|| StoreError::missing(path, "payload file"))?;
         let found = file.metadata().map_err(StoreError::io(path, "read"))?.len();
         let mut raw = [0; HEADER_LEN];
         file.read_exact(&mut raw).map_err(|e| read_error(path, e))?;

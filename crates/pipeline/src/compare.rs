@@ -1,0 +1,192 @@
+//! Two settings of a pipeline, compared: results that agree in all else, side by side.
+
+use crate::{Cell, Plan, Row, Selection, results::rows_of};
+use hemlock_store::{Store, StoreError};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Parameters of a result by full name, `node.field`; its seed as `seed`.
+type Fields = BTreeMap<String, Value>;
+
+/// The same quantity on both sides.
+pub type Both<T> = [T; 2];
+
+/// The results of one side.
+#[derive(Debug, Clone)]
+pub struct Side {
+    /// Those that are there.
+    pub rows: Vec<Row>,
+    /// Number of selected branches without a result.
+    pub missing: usize,
+}
+
+/// Two results, one a side, nearer to each other than to the others.
+#[derive(Debug, Clone, Serialize)]
+pub struct Pair {
+    /// The parameters in which they differ; `None` where a side has no such parameter.
+    pub differs: BTreeMap<String, Both<Option<Value>>>,
+    /// The seeds.
+    pub seed: Both<u64>,
+    /// Test accuracy by training set, of those that both have.
+    pub accuracy: BTreeMap<&'static str, Both<f64>>,
+    /// What the poisons cost: accuracy of the clean victim less that on images or, where there are none, on features.
+    pub drop: Both<Option<f64>>,
+    /// Time of the attack.
+    pub seconds: Both<Option<f64>>,
+    /// Keys of the evaluations.
+    pub key: Both<String>,
+    /// All parameters of each.
+    #[serde(skip)]
+    fields: Both<Fields>,
+}
+
+/// Pairs that differ in the seed alone.
+#[derive(Debug, Clone)]
+pub struct Compared {
+    /// What tells them from other pairs.
+    pub told: BTreeMap<String, Value>,
+    /// In which parameters their sides differ beyond those of [`Comparison::differs`].
+    pub differs: BTreeMap<String, Both<Option<Value>>>,
+    /// Number of pairs.
+    pub seeds: usize,
+    /// Quantities by name: both sides, and the second less the first.
+    pub quantities: Vec<(&'static str, [Cell; 3])>,
+}
+
+/// What two settings differ in, and what comes of it.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// Parameters in which all pairs differ in the same way.
+    pub differs: BTreeMap<String, Both<Option<Value>>>,
+    /// Every pair.
+    pub pairs: Vec<Pair>,
+    /// Pairs, over seeds.
+    pub compared: Vec<Compared>,
+    /// Results of either side that are in no pair.
+    pub alone: Both<usize>,
+}
+
+/// The results of the selected branches of a plan.
+///
+/// # Errors
+/// An artifact is damaged.
+pub fn side(plan: &Plan, selection: &Selection, store: &Store) -> Result<Result<Side, String>, StoreError> {
+    let branches = match selection.of(plan) {
+        Ok(branches) => branches,
+        Err(e) => return Ok(Err(e)),
+    };
+    let (rows, missing) = rows_of(plan, branches.into_iter(), store)?;
+    Ok(Ok(Side { rows, missing }))
+}
+
+/// Pairs the results of two sides: each with those of the other side that it differs from least, where that is mutual.
+#[must_use]
+pub fn compare(a: &[Row], b: &[Row]) -> Comparison {
+    let (left, right): (Vec<Fields>, Vec<Fields>) = (a.iter().map(fields).collect(), b.iter().map(fields).collect());
+    // A result differs from itself in nothing, and is no pair.
+    let distance = |i: usize, j: usize| (a[i].key != b[j].key).then(|| differing(&left[i], &right[j]).len());
+    let least_of = |i: usize| (0..b.len()).filter_map(|j| distance(i, j)).min();
+    let least_to = |j: usize| (0..a.len()).filter_map(|i| distance(i, j)).min();
+    let (of, to): (Vec<_>, Vec<_>) = ((0..a.len()).map(least_of).collect(), (0..b.len()).map(least_to).collect());
+    let mut pairs = Vec::new();
+    let (mut in_a, mut in_b) = (BTreeSet::new(), BTreeSet::new());
+    for (i, j) in (0..a.len()).flat_map(|i| (0..b.len()).map(move |j| (i, j))) {
+        let here = distance(i, j);
+        if here.is_some() && here == of[i] && here == to[j] {
+            pairs.push(pair([&a[i], &b[j]], [&left[i], &right[j]]));
+            in_a.insert(i);
+            in_b.insert(j);
+        }
+    }
+    let mut differs = pairs.first().map(|p| p.differs.clone()).unwrap_or_default();
+    differs.retain(|field, values| pairs.iter().all(|p| p.differs.get(field) == Some(values)));
+    let alone = [a.len() - in_a.len(), b.len() - in_b.len()];
+    let compared = over_seeds(&pairs, &differs);
+    Comparison { differs, pairs, compared, alone }
+}
+
+fn fields(row: &Row) -> Fields {
+    let params = row.params.iter().flat_map(|(node, params)| {
+        let own = params.as_object().into_iter().flatten();
+        own.map(move |(field, value)| (format!("{node}.{field}"), value.clone()))
+    });
+    params.chain([("seed".to_owned(), row.seed.into())]).collect()
+}
+
+/// The names under which those that have them do not all have the same.
+pub(crate) fn differing_among<'a, V: PartialEq + 'a>(
+    all: impl Iterator<Item = &'a BTreeMap<String, V>>,
+) -> BTreeSet<&'a String> {
+    let (mut first, mut differ) = (BTreeMap::new(), BTreeSet::new());
+    for (name, value) in all.flatten() {
+        if first.entry(name).or_insert(value) != &value {
+            differ.insert(name);
+        }
+    }
+    differ
+}
+
+fn differing(a: &Fields, b: &Fields) -> BTreeMap<String, Both<Option<Value>>> {
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    let differ = names.into_iter().filter(|name| a.get(*name) != b.get(*name));
+    differ.map(|name| (name.clone(), [a.get(name).cloned(), b.get(name).cloned()])).collect()
+}
+
+fn pair(rows: Both<&Row>, fields: Both<&Fields>) -> Pair {
+    let [a, b] = rows.map(|row| row.accuracy.named().collect::<BTreeMap<_, _>>());
+    let both = a.iter().filter_map(|(name, x)| Some((*name, [**x, **b.get(name)?])));
+    let drop = |row: &Row| Some(row.accuracy.clean - row.accuracy.images.or(row.accuracy.features)?);
+    Pair {
+        differs: differing(fields[0], fields[1]),
+        seed: rows.map(|row| row.seed),
+        accuracy: both.collect(),
+        drop: rows.map(drop),
+        seconds: rows.map(|row| row.seconds),
+        key: rows.map(|row| row.key.clone()),
+        fields: fields.map(Fields::clone),
+    }
+}
+
+fn over_seeds(pairs: &[Pair], all_differ: &BTreeMap<String, Both<Option<Value>>>) -> Vec<Compared> {
+    let but_seed = |fields: &Fields| {
+        let mut fields = fields.clone();
+        fields.remove("seed");
+        fields
+    };
+    let mut groups: Vec<(Both<Fields>, Vec<&Pair>)> = Vec::new();
+    for pair in pairs {
+        let fields = [but_seed(&pair.fields[0]), but_seed(&pair.fields[1])];
+        match groups.iter_mut().find(|(known, _)| *known == fields) {
+            Some((_, group)) => group.push(pair),
+            None => groups.push((fields, vec![pair])),
+        }
+    }
+    let telling: Vec<&String> = differing_among(groups.iter().map(|(fields, _)| &fields[0])).into_iter().collect();
+    let compared = |(fields, group): &(Both<Fields>, Vec<&Pair>)| {
+        let told = telling.iter().filter_map(|name| Some(((*name).clone(), fields[0].get(*name)?.clone())));
+        let mut differs = group[0].differs.clone();
+        differs.retain(|field, _| !all_differ.contains_key(field) && field != "seed");
+        Compared { told: told.collect(), differs, seeds: group.len(), quantities: quantities(group) }
+    };
+    groups.iter().map(compared).collect()
+}
+
+/// The quantities that all pairs have.
+fn quantities(pairs: &[&Pair]) -> Vec<(&'static str, [Cell; 3])> {
+    let cells = |of: &dyn Fn(&Pair) -> Option<Both<f64>>| {
+        let values: Option<Vec<Both<f64>>> = pairs.iter().map(|p| of(p)).collect();
+        values.map(|values| {
+            let cell = |f: &dyn Fn(&Both<f64>) -> f64| Cell::of(&values.iter().map(f).collect::<Vec<_>>());
+            [cell(&|[a, _]| *a), cell(&|[_, b]| *b), cell(&|[a, b]| b - a)]
+        })
+    };
+    let both = |[a, b]: Both<Option<f64>>| Some([a?, b?]);
+    let mut found = Vec::new();
+    for name in ["clean", "target", "features", "images"] {
+        found.extend(cells(&|p| p.accuracy.get(name).copied()).map(|cells| (name, cells)));
+    }
+    found.extend(cells(&|p| both(p.drop)).map(|cells| ("drop", cells)));
+    found.extend(cells(&|p| both(p.seconds)).map(|cells| ("seconds", cells)));
+    found
+}

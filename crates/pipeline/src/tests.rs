@@ -1,0 +1,241 @@
+//! Specs of any kind, on a graph of stages that do nothing.
+
+use crate::{Graph, MOST_BRANCHES, Node, Override, Plan, Spec};
+use hemlock_artifact::Features;
+use hemlock_stage::{Context, Environment, ParamError, StageError, erase, inputs};
+use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Parameters of all stages here.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Params {
+    number: f64,
+    name: Option<String>,
+    draws: bool,
+    layer: Layer,
+    list: Vec<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Layer {
+    width: usize,
+}
+
+impl Default for Layer {
+    fn default() -> Self {
+        Self { width: 1 }
+    }
+}
+
+impl hemlock_stage::Params for Params {
+    fn check(&self) -> Result<(), ParamError> {
+        ParamError::units("layer.width", self.layer.width)
+    }
+}
+
+macro_rules! stage {
+    ($stage:ident, $name:literal, $inputs:ty) => {
+        struct $stage;
+
+        impl hemlock_stage::Stage for $stage {
+            const NAME: &'static str = $name;
+            const VERSION: u32 = 1;
+            const SEEDED: bool = false;
+            const USES_DEVICE: bool = false;
+            const LISTS: &'static [&'static str] = &["list"];
+            type Params = Params;
+            type Inputs = $inputs;
+            type Output = Features;
+
+            fn seeded(params: &Params) -> bool {
+                params.draws
+            }
+            fn run(_: &Params, _: $inputs, _: &Context) -> Result<Features, StageError> {
+                Err(StageError::internal("it does nothing"))
+            }
+        }
+    };
+}
+
+inputs! {
+    struct FromSource {
+        source: Features = "source",
+    }
+}
+inputs! {
+    struct FromEnds {
+        ; optional {
+            poisons: Features = "left",
+        }
+    }
+}
+
+stage!(Source, "source", ());
+stage!(Left, "left", FromSource);
+stage!(Right, "right", FromSource);
+stage!(End, "end", FromEnds);
+
+/// Two ways from `source` to `end`.
+fn graph() -> Graph {
+    let node = |name, stage, fallback, route| Node { name, stage, fallback, route, instead: &[], with: None };
+    Graph::new(vec![
+        node("source", erase::<Source>(), None, None),
+        node("left", erase::<Left>(), Some("right"), Some("left")),
+        node("right", erase::<Right>(), None, Some("right")),
+        node("end", erase::<End>(), None, None),
+    ])
+}
+
+fn spec(text: &str, overrides: &[&str]) -> Result<Spec, String> {
+    let overrides: Result<Vec<Override>, String> = overrides.iter().map(|text| text.parse()).collect();
+    Spec::parse(Path::new("x.toml"), text, &overrides?, &graph()).map_err(|e| e.to_string())
+}
+
+const WHOLE: &str = "[source]\n[left]\n[right]\n[end]";
+
+fn numbers(n: usize) -> String {
+    format!("{:?}", (0..n).collect::<Vec<_>>())
+}
+
+#[test]
+fn a_fan_out_beyond_the_limit_is_refused_with_what_multiplies() {
+    let set = |n| format!("left.number={}", numbers(n));
+    let hundreds: Vec<String> =
+        ["source", "left", "end"].iter().map(|node| format!("{node}.number={}", numbers(100))).collect();
+    let hundreds: Vec<&str> = hundreds.iter().map(String::as_str).collect();
+    let message = spec("seeds = [0, 1]\n[source]\n[left]\ndraws = true\n[end]", &hundreds).unwrap_err();
+    assert_eq!(
+        message,
+        format!(
+            "x.toml: the spec has 2000000 branches, and may have at most {MOST_BRANCHES}: its lists multiply, [end] 100 \
+             (`number`), [left] 100 (`number`), [source] 100 (`number`), seeds 2; make them shorter, or write several specs"
+        )
+    );
+    assert_eq!(spec(WHOLE, &[&set(MOST_BRANCHES - 1)]).unwrap().branches, MOST_BRANCHES);
+    assert!(spec(WHOLE, &[&set(MOST_BRANCHES)]).unwrap_err().contains("20001 branches"));
+    let seeds = format!("seeds={}", numbers(MOST_BRANCHES + 1));
+    assert!(spec("[source]\ndraws = true", &[&seeds]).unwrap_err().contains("its lists multiply, seeds 20001;"));
+    let alike = format!("left.number=[{}]", vec!["1"; MOST_BRANCHES].join(","));
+    assert_eq!(spec(WHOLE, &[&alike]).unwrap().branches, 2, "one is like the other");
+}
+
+#[test]
+fn seeds_are_a_list() {
+    assert_eq!(
+        spec(&format!("seeds = 3\n{WHOLE}"), &[]).unwrap_err(),
+        "x.toml:1: `seeds` is 3; expected a list: `[3]` for the seed 3, `[0, 1, 2]` for three seeds"
+    );
+    assert_eq!(spec(WHOLE, &["seeds=[3]"]).unwrap().seeds, [3]);
+    for seeds in ["[]", "[1, 1]", "[-1]", "[0.5]", "true", "\"all\"", "[[1]]"] {
+        let message = spec(WHOLE, &[&format!("seeds={seeds}")]).unwrap_err();
+        assert!(message.contains("expected a list of different integers"), "{seeds}: {message}");
+    }
+}
+
+#[test]
+fn overrides_that_were_cut_at_spaces_say_so() {
+    for text in ["left.number=[0.01,", "0.02]", "left.layer={width", "left.number=[0.01,0.02"] {
+        let message = text.parse::<Override>().unwrap_err();
+        assert!(
+            message.contains("stands in quotes as a whole, such as 'poison-features.eps_d=[0.01, 0.03]'"),
+            "{message}"
+        );
+    }
+    assert!("left.number=[0.01, 0.02]".parse::<Override>().is_ok());
+}
+
+#[test]
+fn nothing_is_too_deep() {
+    let parts = |n: usize| format!("a{}=1", ".a".repeat(n - 1));
+    assert!(parts(60_000).parse::<Override>().unwrap_err().contains("has 60000 parts, and no field has more than 16"));
+    assert!(parts(17).parse::<Override>().is_err());
+    assert!(spec(WHOLE, &[&parts(16)]).unwrap_err().contains("unknown key `a`"));
+    for nested in ["[", "{a="] {
+        let message = format!("left.number={}", nested.repeat(60_000)).parse::<Override>().unwrap_err();
+        assert!(message.len() < 500, "{message}");
+        let message = spec(&format!("[left]\nnumber = {}", nested.repeat(60_000)), &[]).unwrap_err();
+        assert!(message.len() < 500, "{message}");
+    }
+    let message = spec(&format!("[left{}]", ".a".repeat(60_000)), &[]).unwrap_err();
+    assert!(message.len() < 500, "{message}");
+}
+
+#[test]
+fn only_regular_files_of_some_length_are_specs() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |path: &Path| Spec::load(path, &[], &graph()).unwrap_err().to_string();
+    let long = folder.path().join("long.toml");
+    std::fs::write(&long, "#".repeat((1 << 20) + 1)).unwrap();
+    assert!(load(&long).ends_with("is no pipeline spec: it has more than 1048576 bytes"));
+    assert!(load(folder.path()).contains("it is a folder; expected a regular file"));
+    if cfg!(unix) {
+        assert!(load(Path::new("/dev/zero")).contains("expected a regular file"));
+    }
+}
+
+/// A list of some numbers, or one number.
+fn list(most: usize) -> impl Strategy<Value = String> {
+    (0..most).prop_map(|n| if n == 0 { "7".to_owned() } else { numbers(n) })
+}
+
+/// Texts that are short, or long, or full of what means something.
+fn text() -> impl Strategy<Value = String> {
+    let marks =
+        prop::collection::vec(prop::sample::select(vec!["[", "]", "{", "}", "=", ".", "\"", "\n", ",", "a"]), 0..60);
+    let word =
+        prop::sample::select(vec!["source", "left", "number", "layer.width", "seeds", "recipes.a.left", "[[end]]"]);
+    prop_oneof![
+        any::<String>(),
+        marks.prop_map(|marks| marks.concat()),
+        (any::<char>(), 1000..300_000usize).prop_map(|(c, n)| c.to_string().repeat(n)),
+        word.prop_map(str::to_owned),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn branches_are_counted_as_they_are_made(
+        lists in prop::collection::vec(list(5), 4),
+        draws in prop::collection::vec(prop::sample::select(vec!["true", "false", "[true, false]"]), 4),
+        there in prop::collection::vec(any::<bool>(), 4),
+        seeds in 1..4usize,
+    ) {
+        let mut text = format!("seeds = {}\n", numbers(seeds));
+        for (i, node) in ["source", "left", "right", "end"].into_iter().enumerate() {
+            if i == 0 || there[i] {
+                text += &format!("[{node}]\nnumber = {}\ndraws = {}\n", lists[i], draws[i]);
+            }
+        }
+        match spec(&text, &[]) {
+            Ok(spec) => {
+                let plan = Plan::new(&spec, &graph(), &Environment::default()).unwrap();
+                prop_assert_eq!(spec.branches, plan.branches.len());
+            }
+            Err(message) => prop_assert!(message.contains("the spec has none of"), "{}", message),
+        }
+    }
+
+    #[test]
+    fn messages_are_short_whatever_is_wrong(file in text(), key in text(), value in text()) {
+        let quoted = serde_json::to_string(&key).unwrap_or_default();
+        let whole = format!("{WHOLE}\n");
+        for (text, set) in [
+            (file.clone(), format!("{key}={value}")),
+            (whole.clone(), format!("left.{key}={value}")),
+            (whole.clone(), format!("left.name={value}")),
+            (whole.clone(), format!("left.number={value}")),
+            (format!("{quoted} = 1\n{WHOLE}"), format!("seeds={value}")),
+            (format!("{WHOLE}\n{quoted} = {quoted}"), format!("left.layer={value}")),
+            (format!("recipe = {quoted}\n{WHOLE}\n[recipes.{quoted}]\nleft = {quoted}"), format!("recipe={value}")),
+        ] {
+            for message in [spec(&text, &[]), spec(&text, &[&set])].into_iter().filter_map(Result::err) {
+                prop_assert!(message.chars().count() < 2000, "{} characters: {:.300}", message.len(), message);
+            }
+        }
+    }
+}

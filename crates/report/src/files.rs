@@ -1,0 +1,186 @@
+//! Writing a page and what lies beside it, so that nobody sees half a file and a run that is killed leaves nothing for
+//! good.
+//!
+//! Everything is written to a hidden folder beside the page first, and then renamed, file by file, the page last. The
+//! folder holds a file that is locked for as long as its run lives: the next run removes folders whose lock is free.
+
+use crate::ReportError;
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
+
+/// What the names of hidden folders begin with; then comes the page's.
+const PREFIX: &str = ".hemlock-report-";
+/// The file in it that is locked.
+const LOCK: &str = "lock";
+
+/// Writes files, all or whole ones at least, in order; `page` is the one that folders are named after. Files of earlier
+/// pages in the same folders that are not among these are removed.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn publish(page: &Path, files: &[(PathBuf, String)]) -> Result<(), ReportError> {
+    let parent = page.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(|e| ReportError::write(parent, e))?;
+    let prefix = format!("{PREFIX}{}.", page.file_name().unwrap_or_default().to_string_lossy());
+    clear(parent, &prefix);
+    let (staging, held) = stage(parent, &prefix)?;
+    let staged = |i: usize| staging.path().join(i.to_string());
+    for (i, (path, text)) in files.iter().enumerate() {
+        let write = || {
+            let mut file = File::create(staged(i))?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        };
+        write().map_err(|e| ReportError::write(path, e))?;
+    }
+    for folder in folders(files) {
+        fs::create_dir_all(folder).map_err(|e| ReportError::write(folder, e))?;
+    }
+    for (i, (path, _)) in files.iter().enumerate() {
+        fs::rename(staged(i), path).map_err(|e| ReportError::write(path, e))?;
+    }
+    folders(files).into_iter().filter(|folder| *folder != parent).for_each(|folder| sweep(folder, files));
+    drop(held);
+    Ok(())
+}
+
+/// A hidden folder, and its locked file.
+fn stage(parent: &Path, prefix: &str) -> Result<(TempDir, File), ReportError> {
+    loop {
+        let staging = tempfile::Builder::new().prefix(prefix).tempdir_in(parent);
+        let staging = staging.map_err(|e| ReportError::write(parent, e))?;
+        let lock = staging.path().join(LOCK);
+        let locked = File::create(&lock).and_then(|file| file.lock().map(|()| file));
+        match locked {
+            // Another run may have taken it for a leftover before it was locked.
+            Ok(_) | Err(_) if !lock.exists() => {}
+            Ok(file) => return Ok((staging, file)),
+            Err(e) => return Err(ReportError::write(&lock, e)),
+        }
+    }
+}
+
+/// The folders of files, each once.
+fn folders(files: &[(PathBuf, String)]) -> Vec<&Path> {
+    let mut folders: Vec<&Path> = files.iter().filter_map(|(path, _)| path.parent()).collect();
+    folders.retain(|folder| !folder.as_os_str().is_empty());
+    folders.sort();
+    folders.dedup();
+    folders
+}
+
+/// The entries of a folder; none if it cannot be read.
+fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// Removes what runs left that were killed. What cannot be removed, or belongs to a run that lives, stays.
+fn clear(parent: &Path, prefix: &str) {
+    let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+    for folder in entries(parent).filter(hidden) {
+        // The lock is held until the folder is gone.
+        let lock = File::open(folder.join(LOCK));
+        let free = match &lock {
+            Ok(lock) => lock.try_lock().is_ok(),
+            // It was killed before it had a lock, or another run is just about to have one: that one is young.
+            Err(e) => e.kind() == io::ErrorKind::NotFound && !young(&folder),
+        };
+        if free && let Err(e) = fs::remove_dir_all(&folder) {
+            tracing::warn!("{} stays behind: {e}", folder.display());
+        }
+    }
+}
+
+/// Whether a folder was made within the last minute.
+fn young(folder: &Path) -> bool {
+    let made = fs::metadata(folder).and_then(|m| m.modified());
+    made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age.as_secs() < 60))
+}
+
+/// Removes files that an earlier page had in a folder and this one has not: of the kinds that pages have, and with
+/// their beginnings.
+fn sweep(folder: &Path, files: &[(PathBuf, String)]) {
+    let stale = entries(folder).filter(|path| !files.iter().any(|(kept, _)| kept == path)).filter(|path| ours(path));
+    for path in stale {
+        if let Err(e) = fs::remove_file(&path) {
+            tracing::warn!("{} is of an earlier report and stays: {e}", path.display());
+        }
+    }
+}
+
+/// Whether a report wrote a file: what others put beside it is theirs.
+fn ours(path: &Path) -> bool {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("csv" | "md") => crate::tables::NAMES.iter().any(|name| stem == *name) || stem.starts_with("finding-F"),
+        Some("svg") => fs::read_to_string(path).is_ok_and(|text| text.contains(crate::chart::MARK)),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            entries(folder).map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn files_are_replaced_and_those_of_earlier_pages_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let page = dir.path().join("p.html");
+        let file = |path: &str, text: &str| (dir.path().join(path), text.to_owned());
+        let svg = format!("<svg>{}</svg>", crate::chart::MARK);
+        let all = [file("p.tables/noise.csv", "a"), file("p.figures/x.svg", &svg), file("p.html", "1")];
+        publish(&page, &all).unwrap();
+        assert_eq!(names(dir.path()), ["p.figures", "p.html", "p.tables"]);
+        fs::write(dir.path().join("p.figures/mine.svg"), "<svg/>").unwrap();
+        fs::write(dir.path().join("p.tables/mine.csv"), "mine").unwrap();
+        publish(&page, &[file("p.tables/results.csv", "b"), file("p.figures/y.svg", &svg), file("p.html", "2")])
+            .unwrap();
+        assert_eq!(names(&dir.path().join("p.tables")), ["mine.csv", "results.csv"]);
+        assert_eq!(names(&dir.path().join("p.figures")), ["mine.svg", "y.svg"]);
+        assert_eq!(fs::read_to_string(&page).unwrap(), "2");
+    }
+
+    #[test]
+    fn leftovers_are_removed_unless_their_run_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let page = dir.path().join("p.html");
+        let left = |name: &str| {
+            let folder = dir.path().join(format!("{PREFIX}{name}"));
+            fs::create_dir(&folder).unwrap();
+            (File::create(folder.join(LOCK)).unwrap(), folder)
+        };
+        let (killed, gone) = left("p.html.a");
+        drop(killed);
+        let (living, stays) = left("p.html.b");
+        living.lock().unwrap();
+        let (_other, others) = left("q.html.a");
+        publish(&page, &[(page.clone(), "1".to_owned())]).unwrap();
+        assert_eq!((gone.exists(), stays.exists(), others.exists()), (false, true, true));
+        assert_eq!(names(dir.path()).iter().filter(|n| n.contains("p.html")).count(), 2);
+    }
+
+    /// The old page stays where a new one cannot be written.
+    #[test]
+    fn the_page_comes_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let page = dir.path().join("p.html");
+        fs::write(&page, "old").unwrap();
+        // A file in the place of the folder.
+        fs::write(dir.path().join("p.tables"), "").unwrap();
+        let error = publish(&page, &[(dir.path().join("p.tables/a.csv"), String::new()), (page.clone(), "new".into())]);
+        assert!(error.unwrap_err().to_string().contains("p.tables"));
+        assert_eq!(fs::read_to_string(&page).unwrap(), "old");
+        assert_eq!(names(dir.path()), ["p.html", "p.tables"]);
+    }
+}

@@ -1,0 +1,213 @@
+//! Artifacts in formats that other tools open, and what the README says of them.
+
+use crate::house::House;
+use safetensors::SafeTensors;
+use serde_json::Value;
+use std::{fs, path::Path, process::Command};
+
+const README: &str = include_str!("../../README.md");
+
+/// The quickstart, its choices as they are and all else as small as it can be.
+fn small_quickstart(house: &House) {
+    let mut spec = include_str!("../../pipelines/quickstart.toml").to_owned();
+    let smaller = [
+        ("domain = \"a\" }", "domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }"),
+        ("train = 2000\nvalidation = 500\ntest = 1000", "train = 96\nvalidation = 16\ntest = 48"),
+        (
+            "arch = \"resnet8\"\nepochs = 4\nbatch = 128",
+            "arch = \"resnet8-w4\"\nepochs = 1\nbatch = 48\nwarmup_epochs = 0",
+        ),
+        ("radius = 0.5", "radius = 0.1"),
+        ("weight_decay = 1e-3\n\n[[poison-features]]", "weight_decay = 1e-2\n\n[[poison-features]]"),
+        (
+            "eps_d = [0.01, 0.03]\nconstraint = \"ball\"\n\n",
+            "eps_d = [0.01, 0.03]\nconstraint = \"ball\"\nsteps = 5\n\n",
+        ),
+        ("epochs = 6\nbatch = 32", "epochs = 1\nwidth = 8\nbatch = 32"),
+        ("steps = 30\nrefine = 30", "steps = 3\nrefine = 2"),
+    ];
+    for (from, to) in smaller {
+        assert!(spec.contains(from), "{from}");
+        spec = spec.replacen(from, to, 1);
+    }
+    house.spec("quickstart", &spec);
+    house.ok("run quickstart -j 2");
+}
+
+/// A section of the README.
+fn section(title: &str) -> &'static str {
+    let (_, rest) = README.split_once(&format!("\n## {title}\n")).unwrap();
+    rest.split_once("\n## ").map_or(rest, |(section, _)| section)
+}
+
+#[test]
+fn the_walk_through_of_the_readme_works() {
+    let house = House::new();
+    small_quickstart(&house);
+    let text = section("Use the results elsewhere");
+    let commands = text.lines().filter_map(|line| line.strip_prefix("    just "));
+    let commands: Vec<&str> = commands.map(|line| line.split(" #").next().unwrap().trim()).collect();
+    assert_eq!(commands.len(), 4, "{text}");
+    for command in &commands {
+        assert!(command.starts_with("export quickstart "), "{command}");
+        assert!(house.ok(command).out.lines().count() > 0, "{command}");
+    }
+    // No two of them write to one folder.
+    let mut folders: Vec<&str> = commands.iter().filter_map(|c| c.split(" -o ").nth(1)?.split(' ').next()).collect();
+    folders.dedup();
+    assert_eq!(folders.len(), commands.len());
+
+    let (_, python) = text.split_once("```python\n").unwrap();
+    let (python, _) = python.split_once("```").unwrap();
+    let has = Command::new("python3").args(["-c", "import numpy, safetensors"]).output();
+    if !has.is_ok_and(|has| has.status.success()) {
+        // `just unit` says that the README's Python is not run; what it reads is there.
+        for file in ["features/test.safetensors", "heads/images.safetensors", "many/index.csv"] {
+            assert!(python.contains(file) || file.starts_with("heads"), "{file}");
+            assert!(house.path().join(file).is_file(), "{file}");
+        }
+        return;
+    }
+    let ran = Command::new("python3").args(["-c", python]).current_dir(house.path()).output().unwrap();
+    let (out, err) = (String::from_utf8(ran.stdout).unwrap(), String::from_utf8_lossy(&ran.stderr).into_owned());
+    assert!(ran.status.success(), "{err}");
+    // What it prints are accuracies of the result table.
+    let rows = house.ok("results quickstart --json").out;
+    let rows: Vec<Value> = rows.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let accuracy = |seed: u64, attack: &str, eps_d: f64, method: &str, constraint: &str| {
+        let row = rows.iter().find(|r| {
+            let params = &r["params"];
+            r["seed"] == seed
+                && params["poison-features"]["attack"] == attack
+                && r["eps_d"] == eps_d
+                && params["invert"]["method"] == method
+                && params["poison-features"]["constraint"] == constraint
+        });
+        row.unwrap()["accuracy"]["images"].as_f64().unwrap()
+    };
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0].parse::<f64>().unwrap(), accuracy(0, "bilevel", 0.03, "decoder", "ball"), "{out}");
+    let rest: Vec<Vec<&str>> = lines[1..].iter().map(|line| line.split_whitespace().collect()).collect();
+    // Two seeds, two inversions, and of the ball two budgets of one attack and one of the other.
+    assert_eq!(rest.len(), 2 * 2 * 3, "{out}");
+    for row in rest {
+        let [seed, attack, eps_d, method, measured] = row[..] else { panic!("{out}") };
+        let (seed, eps_d) = (seed.parse().unwrap(), eps_d.parse().unwrap());
+        assert_eq!(measured.parse::<f64>().unwrap(), accuracy(seed, attack, eps_d, method, "ball"), "{out}");
+    }
+}
+
+#[test]
+fn several_artifacts_have_an_index_and_every_file_says_what_it_is() {
+    let house = House::new();
+    let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1]";
+    house.ok(&format!("run tiny {set}"));
+    house.ok(&format!("export tiny invert {set} -o many"));
+    let index = fs::read_to_string(house.path().join("many/index.csv")).unwrap();
+    let lines: Vec<Vec<&str>> = index.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(lines[0], ["folder", "stage", "seed", "attack", "eps_d", "poison-features.eps_d"]);
+    let mut seen: Vec<(&str, &str)> = lines[1..].iter().map(|line| (line[2], line[4])).collect();
+    seen.sort_unstable();
+    assert_eq!(seen, [("0", "0.05"), ("0", "0.1"), ("1", "0.05"), ("1", "0.1")]);
+    let metadata = |file: &Path| {
+        let bytes = fs::read(file).unwrap();
+        SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap()
+    };
+    for line in &lines[1..] {
+        let said = metadata(&house.path().join("many").join(line[0]).join("poisons.safetensors"));
+        assert_eq!(
+            (&*said["pipeline"], &*said["stage"], &*said["key"], &*said["seed"]),
+            ("tiny", "invert", line[0], line[2])
+        );
+        assert_eq!(said["hemlock_version"], env!("CARGO_PKG_VERSION"));
+        let params: Value = serde_json::from_str(&said["params"]).unwrap();
+        assert_eq!(params["steps"], 3);
+    }
+    // Equal artifacts are equal files; weights have a label, too, and are imported with it.
+    house.ok("export tiny pretrain -o one");
+    house.ok("export tiny pretrain -o two");
+    let [one, two] = ["one", "two"].map(|dir| house.path().join(dir).join("extractor.safetensors"));
+    assert_eq!(fs::read(&one).unwrap(), fs::read(two).unwrap());
+    assert_eq!(metadata(&one)["stage"], "pretrain");
+}
+
+#[test]
+fn a_selection_that_does_not_work_says_what_there_is() {
+    let house = House::new();
+    let set = "--set seeds=[0,1] --set poison-features.constraint=[\"none\",\"ball\"]";
+    let fails = |select: &str, words: &[&str]| {
+        house.fails(&format!("export tiny invert {set} --select {select} -o out"), 2, words);
+    };
+    fails("seed=9", &["no branch has seed=9", "of 'seed' there is 0, 1"]);
+    fails(
+        "poison-features.constraint=bal",
+        &["there is none, ball", "did you mean `poison-features.constraint=ball`?"],
+    );
+    fails("constraint=ball", &["`poison-features.constraint`", "`target-params.constraint`", "in full"]);
+    fails("sede=0", &["no field 'sede'", "did you mean `seed`?"]);
+    fails("foo=bar", &["no field 'foo'", "branches differ in seed, poison-features.constraint"]);
+    fails("poison-features.foo=bar", &["no field 'poison-features.foo'"]);
+    fails("seed", &["'seed' is no condition", "stage.field=value"]);
+    house.fails(
+        &format!("export tiny decoder {set} --select seed=0 -o out"),
+        2,
+        &["no branch of 'tiny' that is selected has the stage 'decoder'", "features, target-params"],
+    );
+    assert!(!house.path().join("out").exists());
+    house.ok(&format!("run tiny {set}"));
+    // Full names, and what stands within a table.
+    let full = "poison-features.constraint=ball,dataset.downstream.source.domain=a,invert.steps=3";
+    let files = house.ok(&format!("export tiny invert {set} --select {full},seed=1 -o out")).out;
+    assert!(files.contains("out/poisons.safetensors"), "{files}");
+    let select = "poison-features.constraint=none,seed=0";
+    let combined = format!("export tiny invert {set} --select {select},poison-features.quantile=0.95 -o out");
+    house.ok(&combined);
+}
+
+#[test]
+fn pictures_and_tensors_are_exported() {
+    let house = House::new();
+    house.ok("run tiny");
+    house.ok("export tiny invert --select seed=0,eps_d=0.05 -o out --format png");
+    assert_eq!(fs::read_dir(house.path().join("out/poisons")).unwrap().count(), 5);
+    // What an export that was killed left is gone with the next one.
+    fs::write(house.path().join("out/.extractor.safetensors.1.part"), "half").unwrap();
+    house.ok("export tiny pretrain -o out");
+    assert!(!house.path().join("out/.extractor.safetensors.1.part").exists());
+    // One artifact in two roles is written once, and so without a folder of its own.
+    house.ok("export tiny dataset -o images");
+    assert!(house.path().join("images/train-images.safetensors").is_file());
+    assert!(house.path().join("out/extractor.safetensors").is_file());
+    house.fails("export tiny invertt -o out", 2, &["invertt", "expected one of"]);
+    house.fails("export tiny evaluate -o out --format png", 2, &["no pictures"]);
+    house.fails("export tiny features -o out --root empty", 4, &["not there yet"]);
+}
+
+/// Killed at any moment, an export leaves whole files, and nothing that the next one does not remove.
+#[cfg(unix)]
+#[test]
+fn a_killed_export_leaves_no_half_a_file() {
+    let house = House::new();
+    house.ok("dataset tiny --set dataset.downstream.train=300");
+    let export = "export tiny dataset --set dataset.downstream.train=300 --format png -o out";
+    house.ok(&export.replace("-o out", "-o whole"));
+    let pictures = |dir: &str| {
+        let dir = house.path().join(dir).join("train");
+        let names = fs::read_dir(dir).into_iter().flatten().map(|e| e.unwrap().file_name().into_string().unwrap());
+        names.collect::<Vec<_>>()
+    };
+    for milliseconds in [20, 40, 60, 80] {
+        let mut child = house.spawn(export);
+        std::thread::sleep(std::time::Duration::from_millis(milliseconds));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for name in pictures("out").iter().filter(|name| !name.starts_with('.')) {
+            let file = |dir: &str| fs::read(house.path().join(dir).join("train").join(name)).unwrap();
+            assert_eq!(file("out"), file("whole"));
+        }
+    }
+    house.ok(export);
+    let mut both = [pictures("out"), pictures("whole")];
+    both.iter_mut().for_each(|names| names.sort());
+    assert_eq!(both[0], both[1]);
+}

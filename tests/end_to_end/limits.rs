@@ -1,0 +1,133 @@
+//! Values without measure: they are refused at once, in few words, and nothing is taken that is not there.
+
+use crate::house::{House, TINY};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+/// The longest that any message may be.
+const LONGEST: usize = 4000;
+
+/// Runs the binary with one more argument, which may have spaces in it.
+#[track_caller]
+fn refused(house: &House, args: &str, last: &[&str]) -> String {
+    let output = house.command(args).args(last).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let shown = said.chars().take(LONGEST).collect::<String>();
+    assert_eq!(output.status.code(), Some(2), "hemlock {args}: {shown}");
+    assert!(said.chars().count() < LONGEST, "{} characters: {shown}", said.len());
+    said
+}
+
+#[test]
+fn a_fan_out_is_counted_before_it_is_made() {
+    let house = House::new();
+    let numbers: Vec<String> = (1..=100).map(|i| format!("{}", f64::from(i) / 100.0)).collect();
+    let list = format!("[{}]", numbers.join(","));
+    let sets: Vec<String> = ["target-params.radius", "poison-features.eps_d", "invert.beta"]
+        .iter()
+        .flat_map(|field| ["--set".to_owned(), format!("{field}={list}")])
+        .collect();
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    for command in ["plan tiny", "run tiny", "results tiny", "export tiny features -o out"] {
+        let said = refused(&house, command, &sets);
+        for word in ["pipelines/tiny.toml", "1000000 branches", "at most 20000", "[invert] 100 (`beta`)", "(`radius`)"]
+        {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+    // A sweep of thousands is planned.
+    let seeds: Vec<String> = (0..5000).map(|seed| seed.to_string()).collect();
+    let plan = house.command("plan tiny --set").arg(format!("seeds=[{}]", seeds.join(","))).output().unwrap();
+    assert!(String::from_utf8(plan.stdout).unwrap().contains("15004 tasks in 5000 branches"));
+}
+
+#[test]
+fn messages_are_short_whatever_they_quote() {
+    let house = House::new();
+    let long = "x".repeat(100_000);
+    for last in [
+        format!("--set={long}"),
+        format!("--set={long}=1"),
+        format!("--set=pretrain.{long}=1"),
+        format!("--set=pretrain.arch={long}"),
+        format!("--set=pretrain.epochs={long}"),
+        format!("--set=invert.method={long}"),
+        format!("--set=dataset.downstream.source={long}"),
+        format!("--set=seeds={long}"),
+        format!("--set=recipe={long}"),
+        format!("--set=a{}=1", ".a".repeat(60_000)),
+        format!("--set=pretrain.epochs={}", "[".repeat(60_000)),
+        format!("--device={long}"),
+        format!("--{long}"),
+    ] {
+        refused(&house, "plan tiny", &[&last]);
+    }
+    refused(&house, "plan", &[&long]);
+    refused(&house, &long, &[]);
+    refused(&house, "why tiny --stage", &[&long]);
+    refused(&house, "export tiny features -o out --select", &[&format!("{long}=1")]);
+    refused(&house, "export tiny features -o out --select", &[&long]);
+    house.spec("key", &format!("{TINY}\n[{}]\n", "k".repeat(900_000)));
+    refused(&house, "plan key", &[]);
+    house.spec("long", &format!("{TINY}# {}\n", "x".repeat(2_000_000)));
+    assert!(refused(&house, "plan long", &[]).contains("more than 1048576 bytes"));
+}
+
+#[test]
+fn widths_have_bounds_and_what_does_not_fit_into_memory_is_not_begun() {
+    let house = House::new();
+    house.spec("decoded", &TINY.replace("\"feature-matching\"\nsteps = 3", "\"decoder\"\n[decoder]"));
+    for (args, field) in [
+        ("plan tiny --set pretrain.projector.out=", "projector.out"),
+        ("plan tiny --set pretrain.projector.hidden=", "projector.hidden"),
+        ("plan tiny --set pretrain.predictor.hidden=", "predictor.hidden"),
+        ("plan decoded --set decoder.width=", "width"),
+        ("plan tiny --set victim.kind=mlp --set victim.hidden=", "hidden"),
+    ] {
+        for width in ["65537", "4294967296", "1000000000000", "9223372036854775807"] {
+            house.fails(&format!("{args}{width}"), 2, &[field, width, "expected at most 65536"]);
+        }
+    }
+    let pool = "dataset.downstream.source={kind='synthetic',domain='a',train_pool=4000000000}";
+    house.fails(&format!("plan tiny --set {pool}"), 2, &["train_pool", "at most 10000000"]);
+    // Within the bounds, and still more than a machine has.
+    let words = ["a decoder of width 65536", "of memory, and", "are available"];
+    house.fails("run decoded --set decoder.width=65536", 2, &words);
+    assert!(house.artifact("artifacts", "features").is_dir(), "what ran before stays");
+}
+
+#[test]
+fn seeds_are_a_list_and_shares_are_no_percentages() {
+    let house = House::new();
+    house.fails("plan tiny --set seeds=3", 2, &["`[3]` for the seed 3", "`[0, 1, 2]` for three seeds"]);
+    house.fails("plan tiny --set poison-features.eps_d=3", 2, &["a share above 0 and up to 1: 3 % is 0.03"]);
+    let quotes = "in quotes as a whole, such as 'poison-features.eps_d=[0.01, 0.03]'";
+    house.fails("plan tiny --set poison-features.eps_d=[0.01, --set 0.02]", 2, &[quotes]);
+    house.fails("plan tiny --set 0.02]", 2, &["'0.02]' is no override", quotes]);
+}
+
+/// A request to stop is heard within a step, also by what an objective does by itself.
+#[cfg(unix)]
+#[test]
+fn long_steps_are_stopped() {
+    let house = House::new();
+    house.ok("target-params tiny");
+    let set = "--set poison-features.attack=tgda --set poison-features.follower.steps=4294967295";
+    let child = house.spawn(&format!("poison-features tiny {set}"));
+    std::thread::sleep(Duration::from_secs(2));
+    let begun = Instant::now();
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(!house.path().join("artifacts/poison-features").exists() || !has_artifact(&house));
+}
+
+/// Whether any poisoned features were published.
+fn has_artifact(house: &House) -> bool {
+    let entries = fs::read_dir(house.path().join("artifacts/poison-features")).unwrap();
+    entries.flatten().any(|entry| entry.path().join("manifest.json").is_file())
+}

@@ -1,0 +1,61 @@
+//! The spec to start from, on the kinds of folders that people have.
+
+use crate::house::House;
+use std::fs;
+
+const STARTER: &str = include_str!("../../pipelines/starter.toml");
+
+/// What makes it quick.
+const QUICK: &str = "--set pretrain.arch=resnet8-w4 --set pretrain.epochs=2 --set invert.steps=2 --set invert.refine=2";
+
+/// A house with the starter and a folder of images of `side` pixels: of every class so many to train and to test on. A
+/// class has a colour, and every image noise.
+fn house(classes: &[(usize, usize)], side: usize) -> House {
+    let house = House::new();
+    let named = STARTER.replace("path = \"my-images\"", "path = \"own\"");
+    assert_ne!(named, STARTER, "the starter says where images are");
+    house.spec("mine", &named);
+    for (class, (train, test)) in classes.iter().enumerate() {
+        for (split, count) in [("train", *train), ("test", *test)] {
+            let folder = house.path().join(format!("own/{split}/class {class}"));
+            fs::create_dir_all(&folder).unwrap();
+            for i in 0..count {
+                let mut ppm = format!("P6\n{side} {side}\n255\n").into_bytes();
+                let mut state = (class * 7919 + i * 104_729 + split.len() * 13) as u32;
+                for byte in 0..3 * side * side {
+                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let colour = if byte % 3 == class % 3 { 40 + 10 * (class as u32 / 3) } else { 0 };
+                    ppm.push((state >> 25) as u8 + colour as u8);
+                }
+                fs::write(folder.join(format!("{i}.ppm")), ppm).unwrap();
+            }
+        }
+    }
+    house
+}
+
+#[test]
+fn the_starter_works_on_folders_of_all_kinds_at_the_first_try() {
+    let kinds = [
+        ("two classes of few images", &[(20, 8); 2][..], 32),
+        ("many classes", &[(5, 2); 10], 32),
+        ("unbalanced classes", &[(60, 10), (12, 4), (2, 1)], 32),
+        ("small pictures", &[(16, 6); 3], 8),
+    ];
+    for (kind, classes, side) in kinds {
+        let house = house(classes, side);
+        let ran = house.run(&format!("run mine {QUICK}"));
+        assert_eq!(ran.code, 0, "{kind}: {}", ran.err);
+        let rows = house.ok(&format!("results mine --json {QUICK}")).out;
+        assert_eq!(rows.lines().count(), 4, "{kind}: {rows}");
+        house.ok(&format!("report mine {QUICK}"));
+    }
+}
+
+/// Too few images for a batch: one message that says what to change, and to what.
+#[test]
+fn too_few_images_for_the_starter_are_one_clear_message() {
+    let house = house(&[(5, 3); 3], 32);
+    house.fails(&format!("run mine {QUICK}"), 2, &["`batch`: is 32; expected at most the 15 images"]);
+    house.ok(&format!("run mine {QUICK} --set pretrain.batch=15 --set poison-features.eps_d=0.1"));
+}
