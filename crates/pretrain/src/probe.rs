@@ -232,7 +232,7 @@ mod tests {
             assert!(error.kind() == ErrorKind::Data && error.to_string().contains(words), "{error}");
         }
         let error = verify(vec![("images", images), ("outputs", good)]).unwrap_err();
-        assert!(error.to_string().ends_with("probe has no array `features`; it has images, outputs"), "{error}");
+        assert!(error.to_string().ends_with("probe has no array `features`; it has outputs, images"), "{error}");
     }
 
     /// What an export has verifies an import of the same network, and shows another normalisation.
