@@ -179,7 +179,7 @@ fn a_target_that_was_stepped_back_is_told_everywhere() {
             .out
             .contains(&format!("STEPPED BACK: calibration leaves nothing of a stronger target: {said}"))
     );
-    assert!(house.ok("status tiny").out.contains("radius_used"));
+    assert!(house.ok("status tiny").out.contains("radius used"));
     house.ok("report tiny -o page.html");
     let page = fs::read_to_string(house.path().join("page.html")).unwrap();
     assert!(page.contains(&said) && page.contains(&format!("Instead of radius 9 it is radius {used}.")), "{page}");

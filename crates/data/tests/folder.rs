@@ -105,7 +105,7 @@ fn other_layouts_are_refused_with_what_is_wrong() {
     for class in 0..30 {
         picture(&path.join(format!("test/b{class:02}/1.png")), 16, 16);
     }
-    let unequal = "only train/ has: `a`; only test/: `b00`, `b01`, `b02`, `b03` and 26 more;";
+    let unequal = "only train/ has: `a`; only test/: `b00`, `b01`, `b02`, `b03`, `b04`, `b05`, `b06`, `b07`, `b08`, `b09` and 20 more;";
     assert!(message().contains(unequal), "{}", message());
     picture(&path.join("valid/a/1.png"), 16, 16);
     assert!(message().contains("val/ and valid/ are two validation splits"));
