@@ -91,7 +91,10 @@ const MEANINGS: [(&str, &str); 18] = [
     ),
     ("outside", "% of the poisons outside of the attack's constraint, by a hundredth"),
 ];
-const SECONDS: &str = "of the attacker, target-params to images or noise";
+const SECONDS: &str = "of the attacker, target-params to images or noise; `?` where an artifact behind it is gone";
+
+/// What stands for a number that is not known.
+const UNKNOWN: &str = "?";
 
 /// The share of the way from chance to 1 below which a clean accuracy is near chance.
 const NEAR_CHANCE: f64 = 0.1;
@@ -239,7 +242,8 @@ fn columns(groups: &[Group]) -> Vec<Column> {
     columns.push(number("outliers", 0, &|g| Some(100.0 * g.visibility?.outliers.mean)));
     columns.push(number("outside", 0, &|g| Some(100.0 * g.visibility?.outside.mean)));
     columns.push(number("objective", 3, &|g| Some(g.objective.mean)));
-    columns.push(number("seconds", 1, &|g| g.seconds.map(|seconds| seconds.mean)));
+    let seconds = |g: &Group| g.seconds.map_or_else(|| UNKNOWN.to_owned(), |seconds| format!("{:.1}", seconds.mean));
+    columns.push(Column::numbers("seconds", groups.iter().map(seconds).collect()));
     columns
 }
 
