@@ -80,7 +80,8 @@ impl Traits {
             let alone = match (a.peek(), b.peek()) {
                 (None, None) => return Some((tags, all)).filter(|found| bound.is_none_or(|bound| *found < bound)),
                 (Some(x), Some(y)) if x == y => {
-                    (a.next(), b.next());
+                    a.next();
+                    b.next();
                     continue;
                 }
                 (Some(x), Some(y)) if x < y => b.next(),
