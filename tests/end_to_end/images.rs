@@ -13,7 +13,7 @@ fn house(splits: &[&str]) -> House {
     for split in splits {
         for (class, level) in [("a", 50), ("b", 200)] {
             for i in 0..4 {
-                let pixels = [b"P6 8 8 255\n".as_slice(), &vec![level + i; 3 * 64]].concat();
+                let pixels = [b"P6 8 8 255\n".as_slice(), &[level + i; 3 * 64]].concat();
                 write(&house, &format!("{split}/{class}/{i}.ppm"), &pixels);
             }
         }
