@@ -1,5 +1,9 @@
 //! What each subcommand does: one call into the library, and its result printed.
 
+mod diff;
+mod gc;
+mod narrator;
+
 use crate::{
     args::{Args, Changes, Command, DatasetArg, EngineArg, FormatArg, Label, OneStage, Pipeline, misplaced},
     exit::Usage,
@@ -11,16 +15,17 @@ use anyhow::Result;
 use hemlock_data::{Cifar, DataError, Origin, Trust};
 use hemlock_models::Backend;
 use hemlock_pipeline::{
-    Asked, Decision, Event, Format, Graph, Observer, Outcome, Override, Plan, RunOptions, Selection, Side, Spec,
-    Survey, Task, aggregate, compare, diff, export, history, nearest, remember, rows, run, side, survey, unknown,
+    Asked, Decision, Format, Graph, Outcome, Override, Plan, RunOptions, Selection, Spec, Task, aggregate, export,
+    history, nearest, remember, rows, run, unknown,
 };
 use hemlock_report::{ReportError, Subject, report};
 use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError, VALUE, short};
-use hemlock_store::{Entry, Key, Store};
+use hemlock_store::{Key, Store};
 use hemlock_submit::{Batch, Engine, HyperQueue, Job, Slurm, Submitted};
+use narrator::Narrator;
 use serde_json::json;
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::OnceLock,
@@ -590,77 +595,6 @@ impl House<'_> {
         Ok(())
     }
 
-    fn gc(&self, pipeline: Option<&str>, delete: bool) -> Result<()> {
-        let store = self.store();
-        if let Some(name) = pipeline.filter(|name| !self.names().iter().any(|n| n == name)) {
-            let made = |e: &Entry| e.manifest.as_ref().is_ok_and(|m| m.pipeline == name);
-            if !store.list()?.iter().any(made) {
-                return Err(self.no_pipeline(name, "it has neither a spec nor artifacts"));
-            }
-        }
-        let specs = self.specs().iter().map(std::path::absolute).collect::<Result<Vec<_>, _>>()?;
-        let plan = |spec: &Path| {
-            let named = Pipeline { pipeline: spec.display().to_string(), changes: Changes::default() };
-            self.planned(&named).map(|(_, plan)| plan)
-        };
-        // What is deleted is looked for with no run beginning meanwhile.
-        let waiting = || self.printer.note("waiting for runs that begin");
-        let sweep = (delete && store.root().is_dir()).then(|| store.sweep(waiting)).transpose()?;
-        let survey = survey(&store, &specs, plan, pipeline)?;
-        self.tell_what_stays(&survey, pipeline);
-        let Survey { keep, gone, unplanned, .. } = survey;
-        for spec in unplanned {
-            if pipeline == Some(spec.pipeline.as_str()) || (delete && pipeline.is_none() && !spec.recorded) {
-                let spec_path = spec.spec.display();
-                let what =
-                    format!("nothing is deleted, as it is not known what {spec_path} reaches: it cannot be planned");
-                return Err(spec.why.context(what));
-            }
-        }
-        let Some(sweep) = sweep else {
-            let garbage = store.garbage(&keep)?;
-            for g in &garbage {
-                self.printer.result(&format!("{:>10}  {}", render::bytes(g.bytes), g.path.display()))?;
-            }
-            let total = render::bytes(garbage.iter().map(|g| g.bytes).sum());
-            self.printer.note(&format!(
-                "{} artifacts that no pipeline reaches, {total}; `--delete` deletes them",
-                garbage.len()
-            ));
-            return Ok(());
-        };
-        let removal = sweep.remove(&keep)?;
-        for g in &removal.in_use {
-            self.printer.note(&format!("{} is in use and stays", g.path.display()));
-        }
-        gone.iter().filter(|r| pipeline == Some(&r.pipeline)).try_for_each(|record| sweep.forget(record))?;
-        let total = render::bytes(removal.removed.iter().map(|g| g.bytes).sum());
-        self.printer.note(&format!("{} artifacts deleted, {total}", removal.removed.len()));
-        Ok(())
-    }
-
-    /// Says of which pipelines artifacts stay because it is not known what they reach.
-    fn tell_what_stays(&self, survey: &Survey<anyhow::Error>, pipeline: Option<&str>) {
-        if pipeline.is_some() {
-            return;
-        }
-        for record in &survey.gone {
-            let (name, spec) = (&record.pipeline, record.spec.display());
-            self.printer.note(&format!(
-                "what '{name}' reached stays, though its spec {spec} is not there any more; `hemlock gc {name} --delete` gives it up"
-            ));
-        }
-        for name in survey.unknown.iter().filter(|name| !survey.gone.iter().any(|r| r.pipeline == **name)) {
-            self.printer.note(&format!(
-                "what '{name}' made stays, though there is neither a spec nor a record of it; `hemlock gc {name} --delete` gives it up"
-            ));
-        }
-        for spec in &survey.unplanned {
-            let (name, path) = (&spec.pipeline, spec.spec.display());
-            self.printer.note(&format!("what '{name}' made stays: {path} cannot be planned now: {:#}", spec.why));
-        }
-    }
-
     fn data(&self, dataset: DatasetArg, origin: &Origin, trust: &Trust) -> Result<()> {
         let dataset = match dataset {
             DatasetArg::Cifar10 => Cifar::Cifar10,
@@ -682,147 +616,10 @@ impl House<'_> {
         self.printer.result(&format!("{}{there}: {train} train and {test} test images", fetched.folder.display()))?;
         Ok(())
     }
-
-    fn diff(&self, a: &Path, b: &Path, json: bool, tolerance: Option<f64>, points: Option<f64>) -> Result<()> {
-        for root in [a, b] {
-            if !root.is_dir() {
-                return Err(Usage(format!("{} is no artifact root", root.display())).into());
-            }
-        }
-        let (differences, alone) = diff(&Store::new(a), &Store::new(b), &self.graph)?;
-        if differences.is_empty() {
-            let message = format!(
-                "{} and {} have none of their {alone} artifacts in common, and nothing was compared",
-                a.display(),
-                b.display()
-            );
-            return Err(StageError::new(ErrorKind::Artifact, message).into());
-        }
-        if json {
-            for d in &differences {
-                self.printer.result(&serde_json::to_string(d)?)?;
-            }
-        } else {
-            self.printer.result(&render::diff(&differences, alone))?;
-        }
-        let different = |what: String| Err(StageError::new(ErrorKind::Numeric, what).into());
-        for d in &differences {
-            let (stage, key, relative, apart) = (&d.stage, &d.key, d.relative(), d.apart());
-            if tolerance.is_some_and(|most| relative > most) {
-                return different(format!(
-                    "{stage}/{key} differs by more than the tolerance, relatively by {relative:.3e}"
-                ));
-            }
-            if points.is_some_and(|most| 100.0 * apart > most) {
-                return different(format!("{stage}/{key}: accuracy differs by {:.2} points", 100.0 * apart));
-            }
-        }
-        let within = |asked: bool, what: &str| if asked { format!(", {what}") } else { String::new() };
-        let verdict = match differences.iter().all(|d| d.identical) {
-            true => "verdict: the same bytes".to_owned(),
-            false => format!(
-                "verdict: not the same bytes{}{}",
-                within(tolerance.is_some(), "values within the tolerance"),
-                within(points.is_some(), "accuracy within the points")
-            ),
-        };
-        if json { Ok(()) } else { self.printer.result(&verdict) }
-    }
-
-    /// Two settings of one pipeline.
-    fn compare(
-        &self,
-        name: &str,
-        set: &[Override],
-        sides: [(&Selection, &Vec<Override>); 2],
-        json: bool,
-    ) -> Result<()> {
-        let store = self.store();
-        let found = |(option, (select, own)): (&str, (&Selection, &Vec<Override>))| -> Result<Side> {
-            let set = [set, own.as_slice()].concat();
-            let sets: String = set.iter().map(|o| format!(" --set '{o}'")).collect();
-            let (spec, plan) =
-                self.planned(&Pipeline { pipeline: name.to_owned(), changes: Changes { set, label: None } })?;
-            let side = side(&plan, select, &store)?.map_err(|e| Usage(format!("--{option}: {e}")))?;
-            if side.rows.is_empty() {
-                let message = format!(
-                    "there are no results of '{}' for --{option} yet; run `hemlock run {name}{sets}` first",
-                    spec.name
-                );
-                return Err(StageError::new(ErrorKind::Artifact, message).into());
-            }
-            if side.missing > 0 {
-                let all = side.rows.len() + side.missing;
-                self.printer.note(&format!("--{option}: {} of {all} branches have no result yet", side.missing));
-            }
-            Ok(side)
-        };
-        let [a, b] = sides;
-        let (a, b) = (found(("a", a))?, found(("b", b))?);
-        let comparison = compare(&a.rows, &b.rows);
-        if comparison.pairs.is_empty() {
-            return Err(Usage("both sides are the same results; expected two settings that differ".to_owned()).into());
-        }
-        if json {
-            comparison.pairs.iter().try_for_each(|pair| self.printer.result(&serde_json::to_string(pair)?))?;
-        } else {
-            self.printer.result(&render::comparison(&comparison))?;
-        }
-        let [only_a, only_b] = comparison.alone;
-        if only_a + only_b > 0 {
-            self.printer.note(&format!(
-                "{only_a} results of --a and {only_b} of --b have no counterpart that differs as little, and are left out"
-            ));
-        }
-        unknown(&[a.rows, b.rows].concat()).iter().for_each(|what| self.printer.note(what));
-        Ok(())
-    }
 }
 
 /// An error and its causes, in words.
 fn chain(e: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(e), |e| e.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-/// Tells what happens during a run.
-struct Narrator<'a> {
-    printer: &'a Printer,
-    /// What tasks are called, by node and key.
-    names: HashMap<(&'static str, Key), String>,
-    /// Whether it tells of tasks with nothing to do; else their number is said at the end.
-    all: bool,
-}
-
-impl<'a> Narrator<'a> {
-    fn new(printer: &'a Printer, plan: &Plan, all: bool) -> Self {
-        let names = plan.tasks.iter().map(|task| (task.node, task.key)).zip(render::tasks(plan)).collect();
-        Self { printer, names, all }
-    }
-
-    fn say(&self, what: &str, task: &Task, more: &str) {
-        let name = self.names.get(&(task.node, task.key)).map_or(task.node, String::as_str);
-        self.printer.note(&format!("{what:>10}  {name}{more}"));
-    }
-}
-
-impl Observer for Narrator<'_> {
-    fn event(&self, event: Event) {
-        match event {
-            Event::Started(task, reason) => {
-                self.say("running", task, &format!(" ({})", render::brief(reason, task.node)));
-            }
-            Event::Sweeping => self.printer.note("waiting for another process, which removes garbage"),
-            Event::Waiting(task) => {
-                self.say("waiting", task, ": another process works on it");
-            }
-            Event::Finished(task, outcome) => match outcome {
-                Outcome::Cached if !self.all => {}
-                Outcome::Cached => self.say("cached", task, ""),
-                Outcome::Ran { took, .. } => self.say("done", task, &format!(" in {:.1}s", took.as_secs_f64())),
-                Outcome::Failed(_) => self.say("failed", task, ""),
-                Outcome::Skipped { .. } => self.say("skipped", task, ": an input is missing"),
-            },
-        }
-    }
 }

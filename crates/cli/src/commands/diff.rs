@@ -1,0 +1,118 @@
+//! Two artifact roots, or two settings of one pipeline, beside each other.
+
+use super::House;
+use crate::{
+    args::{Changes, Pipeline},
+    exit::Usage,
+    render,
+};
+use anyhow::Result;
+use hemlock_pipeline::{Override, Selection, Side, compare, diff, side, unknown};
+use hemlock_stage::{ErrorKind, StageError};
+use hemlock_store::Store;
+use std::path::Path;
+
+impl House<'_> {
+    /// Two artifact roots.
+    pub(super) fn diff(
+        &self,
+        a: &Path,
+        b: &Path,
+        json: bool,
+        tolerance: Option<f64>,
+        points: Option<f64>,
+    ) -> Result<()> {
+        for root in [a, b] {
+            if !root.is_dir() {
+                return Err(Usage(format!("{} is no artifact root", root.display())).into());
+            }
+        }
+        let (differences, alone) = diff(&Store::new(a), &Store::new(b), &self.graph)?;
+        if differences.is_empty() {
+            let message = format!(
+                "{} and {} have none of their {alone} artifacts in common, and nothing was compared",
+                a.display(),
+                b.display()
+            );
+            return Err(StageError::new(ErrorKind::Artifact, message).into());
+        }
+        if json {
+            for d in &differences {
+                self.printer.result(&serde_json::to_string(d)?)?;
+            }
+        } else {
+            self.printer.result(&render::diff(&differences, alone))?;
+        }
+        let different = |what: String| Err(StageError::new(ErrorKind::Numeric, what).into());
+        for d in &differences {
+            let (stage, key, relative, apart) = (&d.stage, &d.key, d.relative(), d.apart());
+            if tolerance.is_some_and(|most| relative > most) {
+                return different(format!(
+                    "{stage}/{key} differs by more than the tolerance, relatively by {relative:.3e}"
+                ));
+            }
+            if points.is_some_and(|most| 100.0 * apart > most) {
+                return different(format!("{stage}/{key}: accuracy differs by {:.2} points", 100.0 * apart));
+            }
+        }
+        let within = |asked: bool, what: &str| if asked { format!(", {what}") } else { String::new() };
+        let verdict = match differences.iter().all(|d| d.identical) {
+            true => "verdict: the same bytes".to_owned(),
+            false => format!(
+                "verdict: not the same bytes{}{}",
+                within(tolerance.is_some(), "values within the tolerance"),
+                within(points.is_some(), "accuracy within the points")
+            ),
+        };
+        if json { Ok(()) } else { self.printer.result(&verdict) }
+    }
+
+    /// Two settings of one pipeline.
+    pub(super) fn compare(
+        &self,
+        name: &str,
+        set: &[Override],
+        sides: [(&Selection, &Vec<Override>); 2],
+        json: bool,
+    ) -> Result<()> {
+        let store = self.store();
+        let found = |(option, (select, own)): (&str, (&Selection, &Vec<Override>))| -> Result<Side> {
+            let set = [set, own.as_slice()].concat();
+            let sets: String = set.iter().map(|o| format!(" --set '{o}'")).collect();
+            let (spec, plan) =
+                self.planned(&Pipeline { pipeline: name.to_owned(), changes: Changes { set, label: None } })?;
+            let side = side(&plan, select, &store)?.map_err(|e| Usage(format!("--{option}: {e}")))?;
+            if side.rows.is_empty() {
+                let message = format!(
+                    "there are no results of '{}' for --{option} yet; run `hemlock run {name}{sets}` first",
+                    spec.name
+                );
+                return Err(StageError::new(ErrorKind::Artifact, message).into());
+            }
+            if side.missing > 0 {
+                let all = side.rows.len() + side.missing;
+                self.printer.note(&format!("--{option}: {} of {all} branches have no result yet", side.missing));
+            }
+            Ok(side)
+        };
+        let [a, b] = sides;
+        let (a, b) = (found(("a", a))?, found(("b", b))?);
+        let comparison = compare(&a.rows, &b.rows);
+        if comparison.pairs.is_empty() {
+            return Err(Usage("both sides are the same results; expected two settings that differ".to_owned()).into());
+        }
+        if json {
+            comparison.pairs.iter().try_for_each(|pair| self.printer.result(&serde_json::to_string(pair)?))?;
+        } else {
+            self.printer.result(&render::comparison(&comparison))?;
+        }
+        let [only_a, only_b] = comparison.alone;
+        if only_a + only_b > 0 {
+            self.printer.note(&format!(
+                "{only_a} results of --a and {only_b} of --b have no counterpart that differs as little, and are left out"
+            ));
+        }
+        unknown(&[a.rows, b.rows].concat()).iter().for_each(|what| self.printer.note(what));
+        Ok(())
+    }
+}
