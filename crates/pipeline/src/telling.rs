@@ -1,6 +1,6 @@
 //! Which parameters tell tasks, or results, apart.
 
-use crate::{Plan, results::upstream};
+use crate::Plan;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,7 +48,13 @@ pub fn telling<'a>(params: impl Iterator<Item = (&'a str, &'a Value)>) -> BTreeS
 /// constraint=ball, decoder, seed 0`. It names what the task comes from, too.
 #[must_use]
 pub fn labels(plan: &Plan) -> Vec<String> {
-    let sources: Vec<BTreeSet<usize>> = (0..plan.tasks.len()).map(|task| upstream(plan, task)).collect();
+    let mut sources: Vec<BTreeSet<usize>> = Vec::with_capacity(plan.tasks.len());
+    for (number, task) in plan.tasks.iter().enumerate() {
+        // Inputs stand before what reads them.
+        let inputs = task.inputs.values().flat_map(|input| sources[*input].iter().copied());
+        let all = inputs.chain([number]).collect();
+        sources.push(all);
+    }
     let mut nodes: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
     for (task, sources) in plan.tasks.iter().zip(&sources) {
         nodes.entry(task.node).or_default().extend(sources);
