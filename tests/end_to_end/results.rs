@@ -337,7 +337,10 @@ fn two_settings_stand_side_by_side() {
     let pair: Value = serde_json::from_str(&by_override).unwrap();
     assert_eq!(pair["differs"], serde_json::json!({ "target-params.radius": [0.5, 0.4] }));
 
-    house.fails("diff tiny --a seed=0 --b seed=0", 2, &["both sides are the same results"]);
+    house.fails("diff tiny --a seed=0 --b seed=0", 2, &["--a and --b choose the same"]);
+    for bound in ["--tolerance nan", "--points inf", "--tolerance=-1"] {
+        house.fails(&format!("diff artifacts artifacts {bound}"), 2, &["expected a number from 0"]);
+    }
     house.fails("diff tiny", 2, &["two things are compared", "--a FIELD=VALUE --b FIELD=VALUE"]);
     house.fails("diff tiny --a seed=5", 2, &["--a: no branch has seed=5"]);
     house.fails("diff tiny --set-b invert.steps=9", 4, &["no results of 'tiny' for --b", "--set 'invert.steps=9'"]);

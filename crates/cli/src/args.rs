@@ -349,10 +349,10 @@ Examples:
         #[arg(long, value_name = "STAGE.FIELD=VALUE")]
         set_b: Vec<Override>,
         /// Of two roots: fail where tensors differ by more than this share of their largest value
-        #[arg(long, value_name = "SHARE")]
+        #[arg(long, value_name = "SHARE", value_parser = at_least_0)]
         tolerance: Option<f64>,
         /// Of two roots: fail where an accuracy differs by more than so many points
-        #[arg(long, value_name = "POINTS")]
+        #[arg(long, value_name = "POINTS", value_parser = at_least_0)]
         points: Option<f64>,
     },
 }
@@ -382,4 +382,10 @@ pub enum FormatArg {
     Safetensors,
     /// One picture an image
     Png,
+}
+
+/// A number that something is at most.
+fn at_least_0(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| "expected a number from 0".to_owned())
 }

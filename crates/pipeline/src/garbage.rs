@@ -27,6 +27,8 @@ pub struct Survey<E> {
     /// Records of specs that are not where they were; what they name stays, unless garbage of their pipeline is asked
     /// for.
     pub gone: Vec<Record>,
+    /// Whether a spec of the pipeline that was named can be planned; then nothing of that name is given up.
+    pub alive: bool,
     /// Specs that are there and cannot be planned now, of which something is here.
     pub unplanned: Vec<Unplanned<E>>,
     /// Pipelines of which there is neither a spec nor a record, and whose artifacts stay.
@@ -77,11 +79,14 @@ pub fn survey<E>(
             }
         }
     }
-    let given_up = |r: &&Record| only == Some(&r.pipeline);
+    // A pipeline is given up where nothing of its name is alive: specs in different folders may have one name.
+    let lost = only.filter(|name| !keep.known.contains(*name));
+    let alive = only.is_some() && lost.is_none();
+    let given_up = |r: &&Record| lost == Some(&r.pipeline);
     let counting = there.iter().chain(gone.iter().filter(|r| !given_up(r)));
     keep.reachable.extend(counting.flat_map(|r| r.tasks.iter().cloned()));
     let named =
-        named(store)?.into_iter().filter(|asked| asked.spec.is_file() || only != Some(asked.pipeline().as_str()));
+        named(store)?.into_iter().filter(|asked| asked.spec.is_file() || lost != Some(asked.pipeline().as_str()));
     keep.reachable.extend(named.flat_map(|asked| asked.tasks));
     if let Some(name) = only {
         keep.known = [name.to_owned()].into();
@@ -89,5 +94,5 @@ pub fn survey<E>(
     let reachable = |m: &&Manifest| keep.reachable.contains(&(m.identity.stage.clone(), m.key));
     let mut unknown: BTreeSet<String> = made.iter().filter(|m| !reachable(m)).map(|m| m.pipeline.clone()).collect();
     unknown.retain(|name| !keep.known.contains(name) && !unplanned.iter().any(|u| u.pipeline == *name));
-    Ok(Survey { keep, gone, unplanned, unknown })
+    Ok(Survey { keep, gone, alive, unplanned, unknown })
 }

@@ -43,6 +43,10 @@ impl House<'_> {
         } else {
             self.printer.result(&render::diff(&differences, alone))?;
         }
+        if points.is_some() && differences.iter().all(|d| d.accuracy.is_empty()) {
+            let message = "the roots have no evaluation in common, and no accuracy was compared";
+            return Err(StageError::new(ErrorKind::Artifact, message).into());
+        }
         let different = |what: String| Err(StageError::new(ErrorKind::Numeric, what).into());
         for d in &differences {
             let (stage, key, relative, apart) = (&d.stage, &d.key, d.relative(), d.apart());
@@ -57,6 +61,9 @@ impl House<'_> {
         }
         let within = |asked: bool, what: &str| if asked { format!(", {what}") } else { String::new() };
         let verdict = match differences.iter().all(|d| d.identical) {
+            true if alone > 0 => {
+                format!("verdict: the same bytes, of what both have; {alone} artifacts are in one root alone")
+            }
             true => "verdict: the same bytes".to_owned(),
             false => format!(
                 "verdict: not the same bytes{}{}",
@@ -75,6 +82,9 @@ impl House<'_> {
         sides: [(&Selection, &Vec<Override>); 2],
         json: bool,
     ) -> Result<()> {
+        if sides[0] == sides[1] {
+            return Err(Usage("--a and --b choose the same; expected two settings that differ".to_owned()).into());
+        }
         let store = self.store();
         let found = |(option, (select, own)): (&str, (&Selection, &Vec<Override>))| -> Result<Side> {
             let set = [set, own.as_slice()].concat();

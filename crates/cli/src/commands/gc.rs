@@ -62,7 +62,12 @@ impl House<'_> {
 
     /// Says of which pipelines artifacts stay because it is not known what they reach.
     fn tell_what_stays(&self, survey: &Survey<anyhow::Error>, pipeline: Option<&str>) {
-        if pipeline.is_some() {
+        if let Some(name) = pipeline {
+            for record in survey.gone.iter().filter(|r| r.pipeline == name && !survey.alive) {
+                let spec = record.spec.display();
+                self.printer
+                    .note(&format!("what '{name}' reached is given up, as its spec {spec} is not there any more"));
+            }
             return;
         }
         for record in &survey.gone {
