@@ -266,8 +266,8 @@ Examples:
   hemlock export quickstart invert --select seed=0,eps_d=0.03 -o poisons --format png
   hemlock export quickstart evaluate --select poison-features.constraint=ball,invert.method=decoder -o heads
 
-A field is `seed`, or a parameter: `stage.field`, or `field` where one stage of a branch has it. Where several artifacts are
-selected, each has a folder of its own, and index.csv says what it was made with.")]
+A field is `seed`, or a parameter: `stage.field`, or `field` where one stage of a branch has it. Where several artifacts
+are selected, each has a folder of its own, and index.csv says what it was made with.")]
     Export {
         #[command(flatten)]
         pipeline: Pipeline,

@@ -117,8 +117,8 @@ fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// What the datasets' site offers: the folder that an archive unpacks to, the archive, a file that lies in the folder, and
-/// what it is.
+/// What the datasets' site offers: the folder that an archive unpacks to, the archive, a file that lies in the folder,
+/// and what it is.
 const VERSIONS: [(&str, &str, &str, &str); 6] = [
     ("cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1", "the Python version of CIFAR-10"),
     ("cifar-10-batches-mat", "cifar-10-matlab.tar.gz", "data_batch_1.mat", "the MATLAB version of CIFAR-10"),
@@ -128,8 +128,8 @@ const VERSIONS: [(&str, &str, &str, &str); 6] = [
     ("cifar-100-binary", "cifar-100-binary.tar.gz", "train.bin", "CIFAR-100"),
 ];
 
-/// Refuses a place that holds another version of the dataset, or the other dataset, and not this one: an archive, a dataset's
-/// folder, or one that this lies in.
+/// Refuses a place that holds another version of the dataset, or the other dataset, and not this one: an archive, a
+/// dataset's folder, or one that this lies in.
 pub(crate) fn check_version(cifar: Cifar, place: &Path) -> Result<(), DataError> {
     let folder = if place.is_dir() { None } else { archive::top_folder(place) };
     let holds = |(name, archive, file, _): &&(&str, &str, &str, &str)| match &folder {

@@ -204,7 +204,8 @@ impl Request<'_> {
         Ok((files, checksums))
     }
 
-    /// Reads to the end, which is to come within [`MAX_ARCHIVE`], hands every chunk to `sink`, and gives the length and checksums.
+    /// Reads to the end, which is to come within [`MAX_ARCHIVE`], hands every chunk to `sink`, and gives the length and
+    /// checksums.
     fn pass(
         &self,
         mut reader: impl Read,

@@ -16,8 +16,8 @@ pub struct Params {
     /// Training images; all that validation leaves where it is absent.
     #[serde(default)]
     pub train: Option<usize>,
-    /// Validation images, of the source's validation pool, or else of the training pool; where it is absent, all of the former
-    /// and none of the latter.
+    /// Validation images, of the source's validation pool, or else of the training pool; where it is absent, all of the
+    /// former and none of the latter.
     #[serde(default)]
     pub validation: Option<usize>,
     /// Test images; all where it is absent.

@@ -142,11 +142,12 @@ impl Samples {
         bytes
     }
 
-    /// Gives variants to a reader until the time is over. The reader returns what is wrong with its answer, if anything is:
-    /// [`error`] and [`message`] judge refusals.
+    /// Gives variants to a reader until the time is over. The reader returns what is wrong with its answer, if anything
+    /// is: [`error`] and [`message`] judge refusals.
     ///
     /// # Panics
-    /// The reader panicked, took too long, or its answer was wrong; the message has the smallest such input that was found.
+    /// The reader panicked, took too long, or its answer was wrong; the message has the smallest such input that was
+    /// found.
     pub fn fuzz(&self, reader: impl Fn(&[u8]) -> Result<(), String>) {
         for sample in &self.samples {
             if let Err(why) = answer(sample, &reader) {

@@ -1,9 +1,9 @@
 //! Which artifacts pipelines still reach.
 //!
 //! Every run records its plan below the artifact root. An artifact is reachable if the last recorded plan of a pipeline
-//! names it, whether the pipeline's spec is still there or not, or a run that was given a name, or the plan that any given
-//! spec has now. Of what is not reachable, what a pipeline made that can be planned is garbage. What others made stays:
-//! nobody knows what they reach.
+//! names it, whether the pipeline's spec is still there or not, or a run that was given a name, or the plan that any
+//! given spec has now. Of what is not reachable, what a pipeline made that can be planned is garbage. What others made
+//! stays: nobody knows what they reach.
 
 use crate::{Plan, history::named};
 use hemlock_store::{Keep, Manifest, Record, Store, StoreError};

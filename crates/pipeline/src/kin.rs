@@ -71,8 +71,8 @@ impl Traits {
         all.into()
     }
 
-    /// How many traits two origins do not share: of tags, and in all. `None` as soon as that is no less than `bound`. What
-    /// was met last varies most, and is looked at first.
+    /// How many traits two origins do not share: of tags, and in all. `None` as soon as that is no less than `bound`.
+    /// What was met last varies most, and is looked at first.
     fn apart(&self, a: &[u32], b: &[u32], bound: Option<(usize, usize)>) -> Option<(usize, usize)> {
         let (mut a, mut b) = (a.iter().rev().peekable(), b.iter().rev().peekable());
         let (mut tags, mut all) = (0, 0);

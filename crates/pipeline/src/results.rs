@@ -38,8 +38,8 @@ pub struct Row {
     /// Whether an extractor's embeddings had collapsed when its training ended, the attacker's or the deployed one's;
     /// `None` where an extractor is gone, and no other had.
     pub collapsed: Option<bool>,
-    /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where none
-    /// was imported.
+    /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where
+    /// none was imported.
     pub verified: Option<bool>,
     /// Of a target that is weaker than its parameters say: what was asked for, and what was taken.
     pub stepped_back: Option<SteppedBack>,
