@@ -131,6 +131,36 @@ fn several_artifacts_have_an_index_and_every_file_says_what_it_is() {
     assert_eq!(metadata(&one)["stage"], "pretrain");
 }
 
+/// What stands in a folder is what was exported last, or somebody else's and untouched.
+#[test]
+fn a_used_folder_keeps_nothing_stale_and_loses_nothing_of_others() {
+    let house = House::new();
+    let set = "--set seeds=[0,1]";
+    house.ok(&format!("run tiny {set}"));
+    house.ok(&format!("export tiny features {set} -o out"));
+    house.ok(&format!("export tiny features {set} --select seed=0 -o out"));
+    let names = || {
+        let entries = fs::read_dir(house.path().join("out")).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    assert!(!names().iter().any(|name| name == "index.csv"), "{:?}", names());
+    let before = names();
+    let evaluate = format!("export tiny evaluate {set} --select seed=0 -o out");
+    fs::write(house.path().join("out/images.safetensors"), "mine").unwrap();
+    house.fails(&evaluate, 4, &["images.safetensors", "no export is known", "another folder"]);
+    assert_eq!(fs::read(house.path().join("out/images.safetensors")).unwrap(), b"mine");
+    fs::remove_file(house.path().join("out/images.safetensors")).unwrap();
+    house.ok(&evaluate);
+    house.fails(
+        &evaluate.replace("evaluate", "target-params"),
+        4,
+        &["clean.safetensors", "evaluate, safetensors wrote"],
+    );
+    assert!(before.iter().all(|name| names().contains(name)));
+}
+
 #[test]
 fn a_selection_that_does_not_work_says_what_there_is() {
     let house = House::new();

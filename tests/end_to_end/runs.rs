@@ -82,6 +82,28 @@ fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
 }
 
 /// A checkpoint after every step, and a kill after the first one: there is no time to stop cleanly.
+/// A run that cannot stop by itself, here because it waits for a lock, is stopped.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_stops_within_seconds_whatever_the_run_is_at() {
+    let house = House::new();
+    house.ok("run tiny");
+    let locks = std::fs::read_dir(house.path().join("artifacts/.locks")).unwrap();
+    let lock = locks.map(|e| e.unwrap().path()).find(|path| path.to_string_lossy().contains("evaluate-")).unwrap();
+    std::fs::remove_dir_all(house.path().join("artifacts/evaluate")).unwrap();
+    let held = std::fs::File::open(lock).unwrap();
+    held.lock().unwrap();
+    let mut child = house.spawn("run tiny");
+    thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "it waits");
+    let asked = std::time::Instant::now();
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    drop(held);
+    house.ok("run tiny");
+}
+
 #[cfg(unix)]
 #[test]
 fn a_killed_training_goes_on_within_an_epoch_whatever_the_method() {

@@ -70,7 +70,13 @@ pub fn code(e: &anyhow::Error) -> u8 {
                 return 2;
             }
             Some(ExportError::Stage(e)) => return of_kind(e.kind()),
-            Some(ExportError::NotRun { .. } | ExportError::Store(_) | ExportError::Write { .. }) => return 4,
+            Some(
+                ExportError::NotRun { .. }
+                | ExportError::Store(_)
+                | ExportError::Write { .. }
+                | ExportError::Taken { .. }
+                | ExportError::List { .. },
+            ) => return 4,
             None => {}
         }
         match cause.downcast_ref::<ReportError>() {

@@ -12,7 +12,12 @@ use printer::Printer;
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
+    time::Duration,
 };
+
+/// How long work that was interrupted may take to a point where it stops by itself. A step of a large network takes
+/// longer; ended within one, a process leaves what a killed one does, which the next run takes up or removes.
+const GRACE: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let args = match args::parse() {
@@ -36,7 +41,12 @@ fn main() -> ExitCode {
                 std::process::exit(exit::INTERRUPTED.into());
             }
             cancel.request();
-            printer.note("stopping at the next safe point; press Ctrl-C again to stop at once");
+            let within = GRACE.as_secs();
+            printer.note(&format!("stopping, within {within} s; press Ctrl-C again to stop at once"));
+            std::thread::spawn(|| {
+                std::thread::sleep(GRACE);
+                std::process::exit(exit::INTERRUPTED.into());
+            });
         }
     };
     if let Err(e) = ctrlc::set_handler(handler) {

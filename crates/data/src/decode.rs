@@ -1,5 +1,7 @@
 //! Image files as RGB pixels: whole or not at all, and within bounds of memory.
 
+mod jpeg;
+
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -7,10 +9,6 @@ use std::thread;
 
 use hemlock_stage::read_file;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
-use zune_jpeg::JpegDecoder;
-use zune_jpeg::zune_core::bytestream::ZCursor;
-use zune_jpeg::zune_core::colorspace::ColorSpace;
-use zune_jpeg::zune_core::options::DecoderOptions;
 
 /// The most MiB that an image file may have, and that its decoded pixels may take.
 pub(crate) const LIMIT_MIB: u64 = 512;
@@ -38,7 +36,7 @@ pub(crate) fn decode(path: &Path) -> Result<RgbImage, String> {
 
 fn decode_bytes(bytes: &[u8], path: &Path) -> Result<RgbImage, String> {
     match kind(bytes, path)? {
-        ImageFormat::Jpeg => jpeg(bytes),
+        ImageFormat::Jpeg => jpeg::decode(bytes),
         format => other(bytes, format),
     }
 }
@@ -78,58 +76,6 @@ fn other(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, String> {
     alone_if_large(bytes.len() as u64 + stored + copy, || {
         DynamicImage::from_decoder(decoder).map(DynamicImage::into_rgb8).map_err(|error| error.to_string())
     })
-}
-
-/// Decodes a JPEG picture. What is missing or damaged is an error; the `image` crate would paint it grey.
-fn jpeg(bytes: &[u8]) -> Result<RgbImage, String> {
-    if !jpeg_ends(bytes) {
-        return Err("it is cut: its end is missing".to_owned());
-    }
-    let options = DecoderOptions::default()
-        .set_strict_mode(true)
-        .set_max_width(usize::from(u16::MAX))
-        .set_max_height(usize::from(u16::MAX))
-        .jpeg_set_out_colorspace(ColorSpace::RGB);
-    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options);
-    decoder.decode_headers().map_err(|error| error.to_string())?;
-    let info = decoder.info().ok_or("it has no header")?;
-    let size = (u32::from(info.width), u32::from(info.height));
-    let pixels = u64::from(size.0) * u64::from(size.1);
-    checked(size, 3 * pixels)?;
-    // A progressive picture's coefficients take two bytes each, as many as there are samples.
-    let cost = bytes.len() as u64 + pixels * (3 + 2 * u64::from(info.components));
-    alone_if_large(cost, || {
-        let mut rgb = RgbImage::new(size.0, size.1);
-        decoder.decode_into(&mut rgb).map_err(|error| error.to_string())?;
-        Ok(rgb)
-    })
-}
-
-/// Whether a JPEG file has its end-of-image marker. Segments are skipped by their length, as one may hold a picture
-/// of its own, and of the entropy-coded data markers are looked for. Whatever follows the end is ignored.
-fn jpeg_ends(bytes: &[u8]) -> bool {
-    const END: u8 = 0xD9;
-    let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|byte| *byte == 0xFF) {
-        let Some(marker) = rest.get(at + 1) else { return false };
-        let segment = match *marker {
-            END => return true,
-            // Another fill byte.
-            0xFF => {
-                rest = &rest[at + 1..];
-                continue;
-            }
-            // A stuffed zero, a restart, the beginning: nothing belongs to them.
-            0x00 | 0x01 | 0xD0..=0xD8 => 0,
-            _ => match rest.get(at + 2..at + 4) {
-                Some(length) => usize::from(u16::from_be_bytes([length[0], length[1]])),
-                None => return false,
-            },
-        };
-        let Some(next) = rest.get(at + 2 + segment..) else { return false };
-        rest = next;
-    }
-    false
 }
 
 /// Refuses a picture without pixels, and one whose pixels take more bytes than are allowed.

@@ -1,6 +1,9 @@
 //! Artifacts in formats that other tools open: safetensors and PNG.
 
+mod folder;
+
 use crate::{Graph, Plan, Selection, compare::differing_among, results::upstream, select::shown};
+use folder::{Folder, failed};
 use hemlock_artifact::{Data, Exported, Tensor};
 use hemlock_stage::StageError;
 use hemlock_store::{Manifest, Store, StoreError};
@@ -10,15 +13,12 @@ use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::{Cursor, Write},
+    io::Cursor,
     path::{Path, PathBuf},
 };
 
 /// Name of the file that says which artifact lies in which folder.
 const INDEX: &str = "index.csv";
-/// Ending of files that are not yet whole; their names begin with a dot.
-const PART: &str = ".part";
 
 /// The form that an export takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +64,26 @@ pub enum ExportError {
     /// The artifact cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A file is there that this export would overwrite.
+    #[error(
+        "{} is there, and {}; choose another folder, or remove it",
+        path.display(),
+        by.as_ref().map_or_else(|| "no export is known to have written it".to_owned(), |by| format!("the export of {by} wrote it"))
+    )]
+    Taken {
+        /// The file.
+        path: PathBuf,
+        /// The stage and form of the export that wrote it, where one did.
+        by: Option<String>,
+    },
+    /// The list of what exports wrote cannot be read.
+    #[error("{} should list what exports wrote there, and does not: {what}; remove it, or choose another folder", path.display())]
+    List {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        what: String,
+    },
     /// A file cannot be written.
     #[error("cannot write {}: {what}", path.display())]
     Write {
@@ -75,10 +95,11 @@ pub enum ExportError {
 }
 
 /// Writes the selected artifacts of a stage below `out`, and returns the files. Several artifacts get a folder each,
-/// named after their key, and beside them `index.csv` says what each was made with. Files appear whole.
+/// named after their key, and beside them `index.csv` says what each was made with. Files appear whole. What an earlier
+/// export of the stage in the same form wrote there is replaced, and nothing else.
 ///
 /// # Errors
-/// Nothing is selected, an artifact is not there or is damaged, or a file cannot be written.
+/// Nothing is selected, an artifact is not there or is damaged, or a file cannot be written, or is there already.
 pub fn export(
     plan: &Plan,
     graph: &Graph,
@@ -105,7 +126,11 @@ pub fn export(
     if tasks.is_empty() {
         return Err(nothing());
     }
-    let mut files = Vec::new();
+    let form = match format {
+        Format::Safetensors => "safetensors",
+        Format::Png => "png",
+    };
+    let mut folder = Folder::open(out, format!("{stage}, {form}"))?;
     for (number, task) in tasks.iter().map(|t| (*t, &plan.tasks[*t])) {
         let node = graph.node(task.node).ok_or_else(nothing)?;
         let manifest = store.lookup(task.stage, &task.key)?.ok_or_else(|| ExportError::NotRun {
@@ -114,19 +139,19 @@ pub fn export(
             pipeline: plan.pipeline.clone(),
         })?;
         let exported = node.stage.export(store, &manifest)?;
-        let dir = if tasks.len() == 1 { out.to_owned() } else { out.join(task.key.to_string()) };
+        let dir = if tasks.len() == 1 { String::new() } else { format!("{}/", task.key) };
         match format {
-            Format::Safetensors => write_tensors(&exported, &about(plan, number, &manifest), &dir, &mut files)?,
+            Format::Safetensors => write_tensors(&exported, &about(plan, number, &manifest), &dir, &mut folder)?,
             Format::Png if exported.pictures.is_empty() => return Err(ExportError::NoPictures(stage.to_owned())),
-            Format::Png => write_pictures(&exported, &dir, &mut files)?,
+            Format::Png => write_pictures(&exported, &dir, &mut folder)?,
         }
     }
     if tasks.len() > 1 {
-        let path = out.join(INDEX);
-        write(&path, &index(plan, &tasks).map_err(|e| failed(&path, e))?)?;
-        files.push(path);
+        let index = index(plan, &tasks).map_err(|e| failed(&out.join(INDEX), e))?;
+        folder.claim([INDEX.to_owned()])?;
+        folder.write(INDEX.to_owned(), &index)?;
     }
-    Ok(files)
+    folder.finish()
 }
 
 /// What a file says of itself.
@@ -183,59 +208,18 @@ fn made_with(plan: &Plan, task: usize) -> BTreeMap<String, String> {
     found
 }
 
-fn failed(path: &Path, what: impl ToString) -> ExportError {
-    ExportError::Write { path: path.to_owned(), what: what.to_string() }
-}
-
-/// Makes a folder, and removes what exports that were killed left half-written in it.
-fn prepare(dir: &Path) -> Result<(), ExportError> {
-    fs::create_dir_all(dir).map_err(|e| failed(dir, e))?;
-    for entry in fs::read_dir(dir).map_err(|e| failed(dir, e))?.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        // A process that still writes holds a lock.
-        if name.starts_with('.')
-            && name.ends_with(PART)
-            && entry.file_type().is_ok_and(|found| found.is_file())
-            && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
-        {
-            fs::remove_file(entry.path()).map_err(|e| failed(&entry.path(), e))?;
-        }
-    }
-    Ok(())
-}
-
-/// Writes a file aside and renames it, so that what bears its name is whole.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let part = path.with_file_name(format!(".{name}.{}{PART}", std::process::id()));
-    let written = || {
-        let mut file = File::create(&part)?;
-        file.lock()?;
-        // Another export may have taken it for a leftover before it was locked.
-        if !part.exists() {
-            file = File::create(&part)?;
-            file.lock()?;
-        }
-        file.write_all(bytes)?;
-        fs::rename(&part, path)
-    };
-    written().map_err(|e| {
-        // What is left of it is of no use.
-        let _ = fs::remove_file(&part);
-        failed(path, e)
-    })
-}
-
+/// Writes into `dir`, which is empty or ends with a slash.
 fn write_tensors(
     exported: &Exported,
     about: &Map<String, Value>,
-    dir: &Path,
-    files: &mut Vec<PathBuf>,
+    dir: &str,
+    folder: &mut Folder,
 ) -> Result<(), ExportError> {
-    prepare(dir)?;
-    for (name, tensors) in &exported.tensors {
-        let path = dir.join(format!("{name}.safetensors"));
+    let tensors = exported.tensors.iter().map(|(name, tensors)| (format!("{dir}{name}.safetensors"), tensors));
+    let files = exported.files.iter().map(|(name, content)| (format!("{dir}{name}"), content));
+    folder.claim(tensors.clone().map(|(name, _)| name).chain(files.clone().map(|(name, _)| name)))?;
+    for (name, tensors) in tensors {
+        let path = Path::new(&name);
         let bytes: Vec<Vec<u8>> = tensors.iter().map(little_endian).collect();
         let views = tensors.iter().zip(&bytes).map(|(t, bytes)| {
             let dtype = match t.data {
@@ -244,20 +228,21 @@ fn write_tensors(
                 Data::U8(_) => Dtype::U8,
                 Data::I64(_) => Dtype::I64,
             };
-            Ok((t.name, TensorView::new(dtype, t.shape.clone(), bytes).map_err(|e| failed(&path, e))?))
+            Ok((t.name, TensorView::new(dtype, t.shape.clone(), bytes).map_err(|e| failed(path, e))?))
         });
         let views = views.collect::<Result<Vec<_>, ExportError>>()?;
-        let whole = safetensors::serialize(views, None).map_err(|e| failed(&path, e))?;
-        write(&path, &labelled(&whole, about).ok_or_else(|| failed(&path, "it has no header"))?)?;
-        files.push(path);
+        let whole = safetensors::serialize(views, None).map_err(|e| failed(path, e))?;
+        let whole = labelled(&whole, about).ok_or_else(|| failed(path, "it has no header"))?;
+        folder.write(name, &whole)?;
     }
-    for (name, content) in &exported.files {
-        let path = dir.join(name);
+    for (name, content) in files {
         match name.ends_with(".safetensors") {
-            true => write(&path, &labelled(content, about).ok_or_else(|| failed(&path, "it has no header"))?)?,
-            false => write(&path, content)?,
+            true => {
+                let labelled = labelled(content, about).ok_or_else(|| failed(Path::new(&name), "it has no header"))?;
+                folder.write(name, &labelled)?;
+            }
+            false => folder.write(name, content)?,
         }
-        files.push(path);
     }
     Ok(())
 }
@@ -285,21 +270,25 @@ fn little_endian(tensor: &Tensor) -> Vec<u8> {
     }
 }
 
-fn write_pictures(exported: &Exported, dir: &Path, files: &mut Vec<PathBuf>) -> Result<(), ExportError> {
+/// Writes into `dir`, which is empty or ends with a slash.
+fn write_pictures(exported: &Exported, dir: &str, folder: &mut Folder) -> Result<(), ExportError> {
+    let name = |set: &str, i: usize, label: u32| format!("{dir}{set}/{i:06}-label{label}.png");
+    let names = exported
+        .pictures
+        .iter()
+        .map(|(set, _, labels)| labels.iter().enumerate().map(move |(i, label)| name(set, i, *label)));
+    folder.claim(names.flatten())?;
     for (set, pixels, labels) in &exported.pictures {
-        let dir = dir.join(set);
-        prepare(&dir)?;
         for (i, (image, label)) in pixels.axis_iter(Axis(0)).zip(labels).enumerate() {
-            let path = dir.join(format!("{i:06}-label{label}.png"));
             let (_, height, width) = image.dim();
             let picture = ImageBuffer::from_fn(width as u32, height as u32, |x, y| {
                 let (x, y) = (x as usize, y as usize);
                 Rgb([image[[0, y, x]], image[[1, y, x]], image[[2, y, x]]])
             });
+            let name = name(set, i, *label);
             let mut bytes = Cursor::new(Vec::new());
-            picture.write_to(&mut bytes, ImageFormat::Png).map_err(|e| failed(&path, e))?;
-            write(&path, bytes.get_ref())?;
-            files.push(path);
+            picture.write_to(&mut bytes, ImageFormat::Png).map_err(|e| failed(Path::new(&name), e))?;
+            folder.write(name, bytes.get_ref())?;
         }
     }
     Ok(())
@@ -328,28 +317,5 @@ mod tests {
         for cut in [0, 7, 8, 20] {
             assert_eq!(super::labelled(&file[..cut], &about), None);
         }
-    }
-
-    #[test]
-    fn what_killed_exports_left_is_removed_and_what_others_write_stays() {
-        let dir = tempfile::tempdir().unwrap();
-        let part = |name: &str| dir.path().join(name);
-        for name in [".test.safetensors.1.part", ".busy.png.2.part", "own.part", ".hidden"] {
-            fs::write(part(name), b"half").unwrap();
-        }
-        let busy = File::open(part(".busy.png.2.part")).unwrap();
-        busy.lock().unwrap();
-        prepare(dir.path()).unwrap();
-        let names = || {
-            let mut names: Vec<String> =
-                fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-            names.sort();
-            names
-        };
-        assert_eq!(names(), [".busy.png.2.part", ".hidden", "own.part"]);
-        write(&part("a.csv"), b"whole").unwrap();
-        assert_eq!(fs::read(part("a.csv")).unwrap(), b"whole");
-        assert!(write(&part("none/a.csv"), b"").is_err());
-        assert_eq!(names(), [".busy.png.2.part", ".hidden", "a.csv", "own.part"]);
     }
 }

@@ -53,6 +53,10 @@ save("qoi.qoi")
 save("jpeg-444.jpg", subsampling=0)
 save("jpeg-422.jpg", subsampling=1, restart_marker_blocks=1)
 save("jpeg-420.jpg", subsampling=2)
+# Colour at half the resolution, whose last block is padded.
+for name, (width, height), subsampling in (("420", (22, 18), 2), ("422", (34, 9), 1), ("420-tall", (17, 20), 2)):
+    noise = Image.fromarray(np.random.default_rng(9).integers(0, 256, ((height + 1) // 2, (width + 1) // 2, 3), np.uint8))
+    save(f"jpeg-{name}-padded.jpg", noise.resize((width, height), Image.BILINEAR), subsampling=subsampling, quality=60)
 save("jpeg-progressive.jpg", progressive=True)
 save("jpeg-progressive-restart.jpg", progressive=True, subsampling=0, restart_marker_rows=1)
 save("jpeg-grey.jpeg", picture.convert("L"))
