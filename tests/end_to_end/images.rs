@@ -68,7 +68,7 @@ fn broken_images_are_raw_data_that_is_damaged() {
     house.fails(
         "dataset own",
         3,
-        &["2 image files can't be read", "train/a/cut.ppm: ", "train/b/notes.txt: it is no image"],
+        &["2 of the image files can't be read", "train/a/cut.ppm: ", "train/b/notes.txt: it is no image"],
     );
     let filter = "dataset.downstream.source={kind='image-folder',path='own',filter='nearest'}";
     house.fails(&format!("plan own --set {filter}"), 2, &["filter", "nearest", "bilinear", "lanczos"]);

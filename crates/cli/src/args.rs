@@ -87,7 +87,7 @@ impl FromStr for Label {
     fn from_str(text: &str) -> Result<Self, String> {
         let plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
         match text.chars().count() {
-            1..=64 if text.chars().all(plain) => Ok(Self(text.to_owned())),
+            1..=64 if text.chars().all(plain) && text.chars().any(char::is_alphanumeric) => Ok(Self(text.to_owned())),
             _ => Err("expected up to 64 letters, digits, `-`, `_` and `.`, such as `try1`".to_owned()),
         }
     }
@@ -242,7 +242,7 @@ pub enum Command {
         #[arg(long, conflicts_with_all = ["json", "list", "columns"])]
         wide: bool,
         /// List what the pipeline was run with, the newest first, and how to show each
-        #[arg(long)]
+        #[arg(long, conflicts_with_all = ["json", "label", "set"])]
         list: bool,
     },
     /// Write a page that tells what pipelines measured: tables, figures, findings

@@ -4,6 +4,7 @@ use crate::exit::Unwritten;
 use hemlock_stage::{Bar, Progress, short};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::{
+    borrow::Cow,
     io::{self, IsTerminal, Write},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -48,7 +49,7 @@ impl Printer {
     pub fn result(&self, text: &str) -> anyhow::Result<()> {
         let written = self.bars.suspend(|| {
             let mut out = io::stdout().lock();
-            writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush())
+            writeln!(out, "{}", plain(text.trim_end())).and_then(|()| out.flush())
         });
         match written {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -88,9 +89,20 @@ impl Printer {
     fn stderr(&self, text: &str) {
         self.bars.suspend(|| {
             // Nobody is left to tell if stderr itself fails.
-            let _ = writeln!(io::stderr().lock(), "{text}");
+            let _ = writeln!(io::stderr().lock(), "{}", plain(text));
         });
     }
+}
+
+/// A text without control characters but for line ends and tabs: what specs and files say is quoted, and must not steer
+/// the terminal.
+fn plain(text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(steers) {
+        return text.into();
+    }
+    let shown = |c: char| if steers(c) { c.escape_unicode().to_string() } else { c.to_string() };
+    text.chars().map(shown).collect::<String>().into()
 }
 
 impl Progress for Printer {

@@ -70,9 +70,17 @@ fn cause(cause: &Cause, at_home: bool) -> String {
 
 /// Differences in a few words, for a task at a node.
 fn causes(causes: &[Cause], node: &str) -> String {
-    let mut words: Vec<String> = causes.iter().take(MOST).map(|c| cause(c, c.node == node)).collect();
-    if causes.len() > MOST {
-        words.push(format!("and {} more", causes.len() - MOST));
+    let mut words: Vec<String> = Vec::new();
+    for word in causes.iter().map(|c| cause(c, c.node == node)) {
+        // Stages follow the same seed.
+        if !words.contains(&word) {
+            words.push(word);
+        }
+    }
+    let more = words.len().saturating_sub(MOST);
+    words.truncate(MOST);
+    if more > 0 {
+        words.push(format!("and {more} more"));
     }
     words.join("; ")
 }
@@ -162,9 +170,9 @@ pub fn why(plan: &Plan, decisions: &[Decision], stage: Option<&str>) -> String {
     }
     let mut out = String::new();
     for (causes, tasks) in groups {
-        for c in causes {
-            out += &format!("{}\n", cause(c, false));
-        }
+        let mut lines: Vec<String> = causes.iter().map(|c| cause(c, false) + "\n").collect();
+        lines.dedup();
+        out += &lines.concat();
         // Where the causes are, or, if that was not asked for, all.
         let is_root = |i: &&usize| causes.iter().any(|c| c.node == plan.tasks[**i].node);
         let roots: Vec<usize> = tasks.iter().filter(is_root).copied().collect();

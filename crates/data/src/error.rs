@@ -200,7 +200,7 @@ pub enum DataError {
     },
 
     /// Image files that can't be decoded: all of them, not just the first.
-    #[error("{} image files can't be read; repair, convert or remove them:{}", .0.len(), list(.0))]
+    #[error("{} of the image files can't be read; repair, convert or remove them:{}", .0.len(), list(.0))]
     UnreadableImages(
         /// The files in the order of the dataset.
         Vec<UnreadableImage>,

@@ -64,8 +64,11 @@ impl Tree {
                 let validation = validation.first().map(|name| split(name)).transpose()?;
                 let splits = |name: &str| name == "train" || name == "test" || VALIDATION.contains(&name);
                 for entry in entries(path)? {
-                    if !(entry.is_dir() && splits(&file_name(&entry))) {
-                        scan.skip(&entry);
+                    let name = file_name(&entry);
+                    match entry.is_dir() {
+                        true if splits(&name) => {}
+                        true if is_split(&name) => return Err(wrong(no_split(&name))),
+                        _ => scan.skip(&entry),
                     }
                 }
                 Ok(Self { classes, train, validation, test: Some(test), skipped: scan.skipped })
@@ -84,7 +87,7 @@ fn refuse_splits(path: &Path) -> Result<(), DataError> {
     let reason = |folder: &PathBuf| {
         let name = file_name(folder);
         if is_split(&name) {
-            Some(format!("`{name}` is named as a split, and no class"))
+            Some(no_split(&name))
         } else if folder.join("train").is_dir() && folder.join("test").is_dir() {
             Some(format!("`{name}` is one itself; give the path of that folder"))
         } else {
@@ -94,6 +97,11 @@ fn refuse_splits(path: &Path) -> Result<(), DataError> {
     let folders = entries(path)?.into_iter().filter(|entry| entry.is_dir());
     let wrong = |reason| DataError::FolderLayout { path: path.to_path_buf(), reason };
     folders.filter_map(|folder| reason(&folder)).map(wrong).map(Err).next().unwrap_or(Ok(()))
+}
+
+/// What is wrong with a folder that is named as splits are elsewhere.
+fn no_split(name: &str) -> String {
+    format!("`{name}` is named like a split, and no class; splits are called train/, test/ and val/, in lower case")
 }
 
 /// How the classes of train/ and of another split differ.

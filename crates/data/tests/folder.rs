@@ -132,7 +132,11 @@ fn splits_are_not_taken_for_classes() {
     assert_eq!(load_all(&path.join("pets"), SplitSpec::default()).unwrap().classes, ["train"]);
     picture(&path.join("other/Training/cat/1.png"), 16, 16);
     picture(&path.join("other/Testing/cat/1.png"), 16, 16);
-    assert!(message(&path.join("other")).contains("`Testing` is named as a split"));
+    assert!(message(&path.join("other")).contains("`Testing` is named like a split"));
+    // On a file system where they are folders of their own, names in another case would be passed over.
+    picture(&path.join("pets/Validation/train/1.png"), 16, 16);
+    let said = message(&path.join("pets"));
+    assert!(said.contains("`Validation` is named like a split") && said.contains("val/"), "{said}");
 }
 
 #[test]

@@ -81,11 +81,20 @@ pub fn side(plan: &Plan, selection: &Selection, store: &Store) -> Result<Result<
 }
 
 /// Pairs the results of two sides: each with those of the other side that it differs from least, where that is mutual.
+/// Where the sides have seeds in common, only results of one seed are paired. Of what both sides have, nothing is
+/// compared with itself or each other.
 #[must_use]
 pub fn compare(a: &[Row], b: &[Row]) -> Comparison {
+    let keys = |rows: &[Row]| rows.iter().map(|row| row.key.clone()).collect::<BTreeSet<_>>();
+    let seeds = |rows: &[Row]| rows.iter().map(|row| row.seed).collect::<BTreeSet<_>>();
+    let shared: BTreeSet<String> = keys(a).intersection(&keys(b)).cloned().collect();
+    let by_seed = !seeds(a).is_disjoint(&seeds(b));
     let (left, right): (Vec<Fields>, Vec<Fields>) = (a.iter().map(fields).collect(), b.iter().map(fields).collect());
-    // A result differs from itself in nothing, and is no pair.
-    let distance = |i: usize, j: usize| (a[i].key != b[j].key).then(|| differing(&left[i], &right[j]).len());
+    let paired = |i: usize, j: usize| {
+        let both_shared = shared.contains(&a[i].key) && shared.contains(&b[j].key);
+        !both_shared && (!by_seed || a[i].seed == b[j].seed)
+    };
+    let distance = |i: usize, j: usize| paired(i, j).then(|| differing(&left[i], &right[j]).len());
     let least_of = |i: usize| (0..b.len()).filter_map(|j| distance(i, j)).min();
     let least_to = |j: usize| (0..a.len()).filter_map(|i| distance(i, j)).min();
     let (of, to): (Vec<_>, Vec<_>) = ((0..a.len()).map(least_of).collect(), (0..b.len()).map(least_to).collect());

@@ -26,7 +26,9 @@ impl House<'_> {
         };
         // What is deleted is looked for with no run beginning meanwhile.
         let waiting = || self.printer.note("waiting for runs that begin");
-        let sweep = (delete && store.root().is_dir()).then(|| store.sweep(waiting)).transpose()?;
+        // A folder that holds no artifacts stays as it is.
+        let root = store.root().join(".locks").is_dir() || !store.list()?.is_empty();
+        let sweep = (delete && root).then(|| store.sweep(waiting)).transpose()?;
         let survey = survey(&store, &specs, plan, pipeline)?;
         self.tell_what_stays(&survey, pipeline);
         let Survey { keep, gone, unplanned, .. } = survey;
