@@ -83,7 +83,7 @@ fn all_unreadable_files_are_reported_at_once() {
     fs::write(path.join("test/a/4.ppm"), "").unwrap();
     let error = load_all(path, SplitSpec::default()).unwrap_err();
     let message = error.to_string();
-    assert!(message.starts_with("3 image files"), "{message}");
+    assert!(message.starts_with("3 of the image files"), "{message}");
     for name in ["train/a/2.png", "train/a/3.jpg", "test/a/4.ppm"] {
         let file = path.join(name).display().to_string();
         assert!(message.contains(&file), "{message}");
@@ -236,7 +236,7 @@ fn links_special_files_and_endless_ones_are_refused_by_name() {
     symlink("nowhere", path.join("a/3.png")).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(path.join("a/4.png")).unwrap();
     for message in messages() {
-        assert!(message.starts_with("3 image files"), "{message}");
+        assert!(message.starts_with("3 of the image files"), "{message}");
         for words in ["a/2.png: it is a pipe, a socket or a device", "a/3.png: No such file", "a/4.png: it is a pipe"] {
             assert!(message.contains(words), "{message}");
         }
@@ -254,7 +254,7 @@ fn a_message_names_the_first_files_and_counts_the_others() {
     }
     let split = SplitSpec { test: Some(0), ..SplitSpec::default() };
     let message = load_all(root.path(), split).unwrap_err().to_string();
-    assert!(message.starts_with("1000 image files") && message.ends_with("and 996 more"), "{message}");
+    assert!(message.starts_with("1000 of the image files") && message.ends_with("and 996 more"), "{message}");
     assert!(
         message.contains("a/000.avif: Avif is not decoded; convert it to PNG") && message.len() < 1000,
         "{message}"
