@@ -1,8 +1,8 @@
 //! Controls: what adding as many samples does without an attack.
 
 use hemlock_head::{Head, HeadError, Samples, SolveOptions, logits, probabilities, smoothed_error, solve_hessian};
-use rand::{RngExt, SeedableRng, seq::index};
-use rand_chacha::ChaCha8Rng;
+use hemlock_streams::Purpose;
+use rand::{RngExt, seq::index};
 
 /// Clean samples by their numbers, with labels that may be others than theirs.
 #[derive(Debug, PartialEq)]
@@ -13,11 +13,7 @@ pub(crate) struct Control {
 
 /// `m` different clean samples, as they are, drawn uniformly.
 pub(crate) fn duplicates(clean: Samples, m: usize, seed: u64) -> Control {
-    draw(clean, m, &mut ChaCha8Rng::seed_from_u64(seed))
-}
-
-fn draw(clean: Samples, m: usize, rng: &mut ChaCha8Rng) -> Control {
-    let mut rows = index::sample(rng, clean.len(), m.min(clean.len())).into_vec();
+    let mut rows = index::sample(&mut Purpose::ControlSamples.of(seed), clean.len(), m.min(clean.len())).into_vec();
     rows.sort_unstable();
     let labels = rows.iter().map(|i| clean.labels()[*i]).collect();
     Control { rows, labels }
@@ -25,8 +21,8 @@ fn draw(clean: Samples, m: usize, rng: &mut ChaCha8Rng) -> Control {
 
 /// The samples of [`duplicates`], each with a label drawn uniformly from the other classes.
 pub(crate) fn random_flips(clean: Samples, m: usize, seed: u64) -> Control {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut control = draw(clean, m, &mut rng);
+    let mut rng = Purpose::ControlLabels.of(seed);
+    let mut control = duplicates(clean, m, seed);
     let classes = clean.classes() as u32;
     for label in &mut control.labels {
         *label = (*label + rng.random_range(1..classes)) % classes;
@@ -95,7 +91,7 @@ mod tests {
 
     /// A feature in which two classes overlap.
     fn overlapping(n: usize, seed: u64) -> (Array2<f64>, Vec<u32>) {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = Purpose::Test.of(seed);
         let labels: Vec<u32> = (0..n).map(|i| (i % 2) as u32).collect();
         let z = Array2::from_shape_fn((n, 2), |(i, _)| (i % 2) as f64 + rng.random_range(-1.0..1.0));
         (z, labels)

@@ -78,7 +78,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 10;
+    const VERSION: u32 = 11;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["controls"];

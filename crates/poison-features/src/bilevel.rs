@@ -20,8 +20,9 @@ use hemlock_head::{
     solve_hessian,
 };
 use hemlock_stage::Cancel;
+use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
-use rand::{SeedableRng, seq::index};
+use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 
@@ -101,10 +102,7 @@ impl<'a> Bilevel<'a> {
         follower: Follower,
         seed: u64,
     ) -> Result<Self, HeadError> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        // Another one than that which the poisons' starts are drawn from.
-        rng.set_stream(1);
-        let descent = (follower.steps > 0).then_some((follower, rng));
+        let descent = (follower.steps > 0).then(|| (follower, Purpose::FollowerBatches.of(seed)));
         // The temperature is of the error, which is not raised here.
         let retrained = Self::new(clean, raised, start, weight_decay, 1.0)?;
         Ok(Self { loss: Loss::CrossEntropy, descent, ..retrained })

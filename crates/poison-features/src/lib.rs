@@ -281,7 +281,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-features";
-    const VERSION: u32 = 10;
+    const VERSION: u32 = 11;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;
     type Params = Params;

@@ -158,9 +158,9 @@ impl ModuleMapper for MovingMean {
 mod tests {
     use super::*;
     use crate::config::{PredictorConfig, ProjectorConfig};
-    use crate::streams::{Stream, stream};
     use burn::tensor::TensorData;
     use hemlock_models::device::{self, Backend};
+    use hemlock_streams::Purpose;
 
     fn open() -> Device {
         device::open(Backend::default()).unwrap()
@@ -174,7 +174,7 @@ mod tests {
             predictor: PredictorConfig { hidden: 6 },
             ..TrainConfig::default()
         };
-        let mut rng = stream(0, Stream::Init);
+        let mut rng = Purpose::Test.of(0);
         let net = Network::new(config.arch, [8, 8], &mut rng, device);
         MocoV3::new(&config, net, &mut rng, device)
     }

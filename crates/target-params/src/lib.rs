@@ -215,7 +215,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "target-params";
-    const VERSION: u32 = 7;
+    const VERSION: u32 = 8;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;
     type Params = Params;

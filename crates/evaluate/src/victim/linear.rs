@@ -7,6 +7,7 @@ use hemlock_head::{
     FitOptions, Head, SgdOptions, accuracy, fit, fit_sgd, loss_and_gradient, mean_loss, norm, per_class_accuracy,
 };
 use hemlock_stage::{ParamError, StageError};
+use hemlock_streams::Purpose;
 use serde::{Deserialize, Serialize};
 
 /// A linear head, trained to the minimum by L-BFGS.
@@ -118,12 +119,13 @@ impl Train for &Sgd {
         let Sgd { epochs, batch, learning_rate, momentum } = **self;
         let ctx = setting.ctx;
         let weight_decay = setting.weight_decay;
-        let options = SgdOptions { weight_decay, epochs, batch, learning_rate, momentum, seed: ctx.seed };
+        let options = SgdOptions { weight_decay, epochs, batch, learning_rate, momentum };
+        let mut rng = Purpose::LinearOrder.of(ctx.seed);
         let test = setting.features.test.samples(setting.classes())?;
         let bar = ctx.progress.start(what, epochs.into(), "epochs");
         let mut curve = Vec::new();
         let (head, gradient_norm) = on_samples(setting, edit, |samples| {
-            let head = fit_sgd(samples, &options, &mut |epoch, head, loss| {
+            let head = fit_sgd(samples, &options, &mut rng, &mut |epoch, head, loss| {
                 bar.at(u64::from(epoch) + 1);
                 bar.say(format!("loss {loss:.4}"));
                 curve.push(accuracy(head, test));
