@@ -5,6 +5,7 @@ use std::f64::consts::PI;
 use ndarray::{Array2, Axis};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::kernel::{add_outer, residuals, scores};
 use crate::loss::add_weight_decay;
@@ -20,10 +21,23 @@ pub struct SgdOptions {
     pub epochs: u32,
     /// Samples a step; the last step of an epoch takes what is left.
     pub batch: usize,
-    /// Learning rate of the first step; it falls to 0 along half a cosine.
+    /// Learning rate of the first step.
     pub learning_rate: f64,
+    /// What it does from there.
+    pub schedule: SgdSchedule,
     /// The share of the last step that is taken again, in `[0, 1)`.
     pub momentum: f64,
+}
+
+/// A learning rate after the first step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SgdSchedule {
+    /// Falls to 0 along half a cosine.
+    #[default]
+    Cosine,
+    /// Stays.
+    Constant,
 }
 
 /// Trains a head on the samples of all blocks from zero: `v <- momentum v + g`, `w <- w - rate v`, with `g` the gradient of
@@ -55,7 +69,10 @@ pub fn fit_sgd(
             let (loss, gradient) = batch_gradient(&head, blocks, rows, options.weight_decay);
             velocity *= options.momentum;
             velocity += &gradient;
-            let rate = options.learning_rate * 0.5 * (1.0 + (PI * taken / steps).cos());
+            let rate = match options.schedule {
+                SgdSchedule::Cosine => options.learning_rate * 0.5 * (1.0 + (PI * taken / steps).cos()),
+                SgdSchedule::Constant => options.learning_rate,
+            };
             let mut packed = head.into_packed();
             packed.scaled_add(-rate, &velocity);
             head = Head::from_packed(packed)?;
@@ -115,8 +132,14 @@ mod tests {
     use crate::{FitOptions, accuracy, fit, loss_and_gradient};
     use hemlock_streams::Purpose;
 
-    const OPTIONS: SgdOptions =
-        SgdOptions { weight_decay: 1e-3, epochs: 60, batch: 50, learning_rate: 0.2, momentum: 0.9 };
+    const OPTIONS: SgdOptions = SgdOptions {
+        weight_decay: 1e-3,
+        epochs: 60,
+        batch: 50,
+        learning_rate: 0.2,
+        schedule: SgdSchedule::Cosine,
+        momentum: 0.9,
+    };
 
     fn keep(_: u32, _: &Head, _: f64) -> bool {
         true
@@ -149,6 +172,21 @@ mod tests {
         let head = fit_sgd(&[data.samples()], &options, &mut Purpose::Test.of(3), &mut keep).unwrap();
         let (_, gradient) = loss_and_gradient(&Head::zeros(3, 3).unwrap(), &[data.samples()], 1e-3).unwrap();
         assert!((&head.packed() + &(gradient * 0.2)).iter().all(|off| off.abs() < 1e-14));
+    }
+
+    /// Two full batches by hand, at a rate that stays.
+    #[test]
+    fn a_constant_rate_stays() {
+        let data = Data::new(20, 3, 3, 2);
+        let constant = SgdSchedule::Constant;
+        let options = SgdOptions { epochs: 2, batch: 20, momentum: 0.0, schedule: constant, ..OPTIONS };
+        let head = fit_sgd(&[data.samples()], &options, &mut Purpose::Test.of(3), &mut keep).unwrap();
+        let mut expected = Head::zeros(3, 3).unwrap();
+        for _ in 0..2 {
+            let (_, gradient) = loss_and_gradient(&expected, &[data.samples()], 1e-3).unwrap();
+            expected = Head::from_packed(&expected.packed() - &(gradient * 0.2)).unwrap();
+        }
+        assert!((&head.packed() - &expected.packed()).iter().all(|off| off.abs() < 1e-14));
     }
 
     #[test]

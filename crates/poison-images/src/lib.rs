@@ -115,6 +115,7 @@ impl hemlock_stage::Stage for Stage {
     const VERSION: u32 = 3;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
+    const LISTS: &'static [&'static str] = &["sees"];
     type Params = Params;
     type Inputs = Inputs;
     type Output = Poisons;
