@@ -78,7 +78,7 @@ fn what_is_idle_is_not_in_the_key() {
     same("--set poison-features.relabel_every=7");
     same("--set poison-features.steps=2000");
     same("--set poison-features.follower.steps=7");
-    same("--set poison-features.objective=train");
+    same("--set poison-features.sees=[\"train\",\"validation\"]");
     same("--set target-params.share=0.9");
     same("--set target-params.quantile=0.5");
     // Nor in the artifact, or one key would have two contents.
@@ -237,7 +237,7 @@ fn attacks_on_pixels_stand_beside_those_on_features() {
     // What they do not read is in no key.
     let keys = |set: &str| house.tasks(&format!("both {set}")).iter().map(|t| t["key"].clone()).collect::<Vec<_>>();
     assert_eq!(keys(""), keys("--set poison-images.temperature=3"));
-    let retrained = "--set poison-images.follower.steps=0";
+    let retrained = "--set poison-images.attack=bilevel-cross-entropy";
     assert_eq!(keys(retrained), keys(&format!("{retrained} --set poison-images.follower.batch=7")));
     assert_ne!(keys(retrained), keys(""));
     // Nor is the seed where nothing is drawn.

@@ -249,6 +249,8 @@ pub struct Evaluation {
     pub objective: f64,
     /// The lower bound of that: see [`PoisonFeatures::bound`](crate::PoisonFeatures::bound).
     pub bound: Option<f64>,
+    /// What the search is known to leave, with free labels: see [`PoisonFeatures::gap`](crate::PoisonFeatures::gap).
+    pub gap: Option<f64>,
     /// Lower bounds of the share of poisons that the target takes.
     pub poisonability: Option<Bounds>,
     /// Number of poisons.
@@ -281,6 +283,7 @@ struct Info {
     eps_d: f64,
     objective: f64,
     bound: Option<f64>,
+    gap: Option<f64>,
     poisonability: Option<Bounds>,
     poisons: u64,
     outcomes: Measured<OutcomeInfo>,
@@ -302,6 +305,7 @@ impl Artifact for Evaluation {
                 eps_d: self.eps_d,
                 objective: self.objective,
                 bound: self.bound,
+                gap: self.gap,
                 poisonability: self.poisonability,
                 poisons: self.poisons,
                 outcomes: self.outcomes.map(Outcome::info),
@@ -333,6 +337,7 @@ impl Artifact for Evaluation {
             eps_d: info.eps_d,
             objective: info.objective,
             bound: info.bound,
+            gap: info.gap,
             poisonability: info.poisonability,
             poisons: info.poisons,
             outcomes,

@@ -26,6 +26,9 @@ pub struct PoisonFeatures {
     /// Where the attack knows one, as Gradient Canceling does: a lower bound of the objective over all poisons that the constraint lets
     /// through with these labels; with any labels, where the attack chose them freely.
     pub bound: Option<f64>,
+    /// Of labels that the attack chose freely: how much the search that began with free labels ended behind the best one, in the objective as
+    /// it is shown; 0: it was the best. A lower bound of what the optimiser leaves.
+    pub gap: Option<f64>,
     /// Why the attack stopped: `target`, `steps`, `stall` or `time`.
     pub stopped: String,
     /// The objective at some steps.
@@ -48,6 +51,7 @@ struct FeatureInfo {
     eps_d: f64,
     objective: f64,
     bound: Option<f64>,
+    gap: Option<f64>,
     stopped: String,
     curve: Vec<CurvePoint>,
 }
@@ -62,6 +66,7 @@ impl Artifact for PoisonFeatures {
             eps_d: self.eps_d,
             objective: self.objective,
             bound: self.bound,
+            gap: self.gap,
             stopped: self.stopped.clone(),
             curve: self.curve.clone(),
         };
@@ -72,7 +77,7 @@ impl Artifact for PoisonFeatures {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let FeatureInfo { aim, clean_label, eps_d, objective, bound, stopped, curve } = r.value("info")?;
+        let FeatureInfo { aim, clean_label, eps_d, objective, bound, gap, stopped, curve } = r.value("info")?;
         Ok(Self {
             features: arrays::read(r, "features")?,
             labels: arrays::read_vec(r, "labels")?,
@@ -82,6 +87,7 @@ impl Artifact for PoisonFeatures {
             eps_d,
             objective,
             bound,
+            gap,
             stopped,
             curve,
         })
@@ -90,7 +96,7 @@ impl Artifact for PoisonFeatures {
     fn summary(&self) -> serde_json::Value {
         serde_json::json!({
             "attack": self.aim.attack, "clean_label": self.clean_label, "eps_d": self.eps_d, "poisons": self.labels.len(),
-            "objective": self.objective, "bound": self.bound, "stopped": self.stopped,
+            "objective": self.objective, "bound": self.bound, "gap": self.gap, "stopped": self.stopped,
         })
     }
 }

@@ -247,7 +247,7 @@ pub enum Command {
     },
     /// Write a page that tells what pipelines measured: tables, figures, findings
     #[command(
-        after_help = "Examples:\n  hemlock report quickstart\n  hemlock report finetune-cifar10 transfer-cifar100 -o report.html"
+        after_help = "Examples:\n  hemlock report quickstart\n  hemlock report finetune-cifar10 transfer-cifar100 -o report.html\n  hemlock report paper-finetune-cifar10 --paper tables.csv"
     )]
     Report {
         /// Names of specs in the pipelines folder, or paths of .toml files
@@ -255,6 +255,9 @@ pub enum Command {
         names: Vec<String>,
         #[command(flatten)]
         changes: Changes,
+        /// A paper's own numbers, typed by hand, to stand beside ours: a CSV file (docs/findings.md)
+        #[arg(long, value_name = "FILE")]
+        paper: Option<PathBuf>,
         /// The page [default: reports/PIPELINE.html]; its tables go into a folder beside it
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,

@@ -72,7 +72,9 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
             };
             house.results(pipeline, *json, &view)
         }
-        Command::Report { names, changes, output } => house.report(names, changes, output.as_deref()),
+        Command::Report { names, changes, paper, output } => {
+            house.report(names, changes, paper.as_deref(), output.as_deref())
+        }
         Command::Export { pipeline, stage, output, select, format } => {
             house.export(pipeline, stage, output, select, *format)
         }
@@ -536,7 +538,13 @@ impl House<'_> {
         Ok(())
     }
 
-    fn report(&self, pipelines: &[String], changes: &Changes, output: Option<&Path>) -> Result<()> {
+    fn report(
+        &self,
+        pipelines: &[String],
+        changes: &Changes,
+        paper: Option<&Path>,
+        output: Option<&Path>,
+    ) -> Result<()> {
         let sets: String = changes.set.iter().map(|o| format!(" --set '{o}'")).collect();
         let sets = sets + &changes.label.iter().map(|Label(label)| format!(" --as {label}")).collect::<String>();
         let mut subjects: Vec<Subject> = Vec::new();
@@ -551,8 +559,9 @@ impl House<'_> {
         }
         let names: Vec<&str> = subjects.iter().map(|s| s.spec.name.as_str()).collect();
         let file = output.map_or_else(|| Path::new("reports").join(names.join("+") + ".html"), Path::to_owned);
-        let command = format!("hemlock report {}{sets} -o {}", pipelines.join(" "), file.display());
-        let written = match report(&subjects, &self.store(), &command, &file) {
+        let typed = paper.map(|paper| format!(" --paper {}", paper.display())).unwrap_or_default();
+        let command = format!("hemlock report {}{sets}{typed} -o {}", pipelines.join(" "), file.display());
+        let written = match report(&subjects, &self.store(), &command, paper, &file) {
             Err(e @ ReportError::NothingMeasured { .. }) => {
                 let elsewhere =
                     subjects.iter().map(|s| self.elsewhere(&s.spec, &s.plan, &(s.spec.name.clone() + &sets)));

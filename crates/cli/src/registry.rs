@@ -1,5 +1,6 @@
 //! The graph of a Hemlock pipeline: which stage runs where.
 
+use hemlock_data::{Downstream, Pretraining};
 use hemlock_pipeline::{Graph, Node};
 use hemlock_stage::{Stage, erase};
 
@@ -11,8 +12,8 @@ fn node<S: Stage>(name: &'static str) -> Node {
 pub fn graph() -> Graph {
     Graph::new(vec![
         // Fine-tuning: the extractor is trained on the downstream images themselves.
-        Node { fallback: Some("dataset.downstream"), ..node::<hemlock_data::Stage>("dataset.pretrain") },
-        node::<hemlock_data::Stage>("dataset.downstream"),
+        Node { fallback: Some("dataset.downstream"), ..node::<hemlock_data::Stage<Pretraining>>("dataset.pretrain") },
+        node::<hemlock_data::Stage<Downstream>>("dataset.downstream"),
         node::<hemlock_pretrain::Stage>("pretrain"),
         node::<hemlock_features::Stage>("features"),
         node::<hemlock_target_params::Stage>("target-params"),

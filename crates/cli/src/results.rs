@@ -56,13 +56,14 @@ const LESS_ASKED: [&str; 15] = [
 const MORE_ASKED: [&str; 2] = ["clean", "features"];
 
 /// What columns mean, in the order of the table.
-const MEANINGS: [(&str, &str); 18] = [
+const MEANINGS: [(&str, &str); 19] = [
     ("poison", "number of poisons, in % of the clean samples"),
     (
         "labels",
         "of the samples that poisons are made of (clean), or not: random, or aligned by the attacker; free where they are \
          the attack's choice",
     ),
+    ("sees", "the labelled clean splits that the attacker looks at, and controls, where these look at others"),
     ("clean", "the head that is trained on clean data"),
     ("target", "the attacker's target, not retrained"),
     ("features", "retrained with the poisoned features"),
@@ -212,6 +213,11 @@ fn columns(groups: &[Group]) -> Vec<Column> {
     columns.push(Column { align: CellAlignment::Right, ..words("poison", &poison) });
     columns.extend(settings(groups));
     columns.extend([words("labels", &labels), words("extractor", &|g| extractors(&g.params))]);
+    let sees = |g: &Group| match g.sees == g.controls_see {
+        true => g.sees.to_string(),
+        false => format!("{}; controls {}", g.sees, g.controls_see),
+    };
+    columns.push(words("sees", &sees));
     columns.extend([words("victim", &|g| g.victim.clone()), words("seeds", &|g| g.seeds.to_string())]);
 
     let percent = |name: &str, of: &dyn Fn(&Group) -> Option<Cell>| Column::percent(name, groups, of);
@@ -480,6 +486,8 @@ mod tests {
             seeds: 2,
             classes: 10,
             collapsed: Some(false),
+            sees: Default::default(),
+            controls_see: Default::default(),
             verified: None,
             stepped_back: Vec::new(),
             unconverged: None,

@@ -34,8 +34,8 @@ pub use error::{DataError, ErrorKind, UnreadableImage};
 pub use fetch::{Fetched, Origin, Trust, fetch};
 pub use resize::Filter;
 pub use source::{Cifar, Cifar100Labels, Domain, Source, SyntheticSpec};
-pub use split::{Chosen, SplitSpec};
-pub use stage::{Params, Seed, Stage};
+pub use split::{Chosen, Role, SplitSpec};
+pub use stage::{Downstream, For, Params, Pretraining, Seed, Stage};
 
 use hemlock_artifact::Dataset;
 use hemlock_stage::few;

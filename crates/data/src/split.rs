@@ -1,22 +1,21 @@
 //! Class-balanced, disjoint splits by count.
 
-use rand::SeedableRng;
+use hemlock_streams::Purpose;
 use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
 
 /// How many images each split takes.
 ///
-/// Every class is shuffled by its own stream of `seed`. Of each class `train` takes the first
+/// Every class is shuffled by its own stream of `role` and `seed`. Of each class `train` takes the first
 /// images of the training pool; `validation` takes the first ones of the validation pool, or the next
 /// ones of the training pool where a source has no validation pool; `test` takes the first ones of
 /// the test pool, or the last ones of the training pool where a source has no test pool. A count is
 /// divided evenly among the classes; the first classes get one more where it doesn't divide.
 ///
-/// Invariant: the images of a counted `train` depend on nothing but that count, the seed and the
-/// pool.
+/// Invariant: the images of a counted `train` depend on nothing but that count, the role, the seed
+/// and the pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitSpec {
@@ -28,6 +27,28 @@ pub struct SplitSpec {
     pub test: Option<usize>,
     /// Seed of the choice.
     pub seed: u64,
+    /// What the images are for: each role has a choice of its own.
+    pub role: Role,
+}
+
+/// What a dataset is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// To pre-train an extractor.
+    Pretraining,
+    /// To train and test heads.
+    #[default]
+    Downstream,
+}
+
+impl Role {
+    fn purpose(self) -> Purpose {
+        match self {
+            Self::Pretraining => Purpose::PretrainingSplit,
+            Self::Downstream => Purpose::DownstreamSplit,
+        }
+    }
 }
 
 /// The chosen images of each split, as ascending positions in their pool.
@@ -69,12 +90,10 @@ impl SplitSpec {
                 expected: "a count, because the source has no test pool (or give split.train)",
             });
         }
-        // Streams that no two pools share.
-        let shuffled =
-            |labels: &[u32], stream: fn(u64) -> u64| shuffled_classes(labels, classes.len(), self.seed, stream);
-        let train_pool = shuffled(train_labels, |class| 2 * class);
-        let test_pool = test_labels.map(|labels| shuffled(labels, |class| 2 * class + 1));
-        let validation_pool = validation_labels.map(|labels| shuffled(labels, |class| u64::MAX - class));
+        let shuffled = |labels: &[u32], pool| self.shuffled_classes(labels, classes.len(), pool);
+        let train_pool = shuffled(train_labels, TRAIN_POOL);
+        let test_pool = test_labels.map(|labels| shuffled(labels, TEST_POOL));
+        let validation_pool = validation_labels.map(|labels| shuffled(labels, VALIDATION_POOL));
 
         let mut chosen = Chosen::default();
         for (class, name) in classes.iter().enumerate() {
@@ -116,7 +135,24 @@ impl SplitSpec {
         chosen.test.sort_unstable();
         Ok(chosen)
     }
+
+    /// The positions of each class's images in a pool, each class in an order of its own.
+    fn shuffled_classes(&self, labels: &[u32], classes: usize, pool: u64) -> Vec<Vec<u32>> {
+        let mut by_class = vec![Vec::new(); classes];
+        for (index, &label) in (0u32..).zip(labels) {
+            by_class[label as usize].push(index);
+        }
+        for (class, indices) in (0u64..).zip(&mut by_class) {
+            indices.shuffle(&mut self.role.purpose().at(self.seed, [pool, class]));
+        }
+        by_class
+    }
 }
+
+/// Pools, as coordinates of their streams.
+const TRAIN_POOL: u64 = 0;
+const VALIDATION_POOL: u64 = 1;
+const TEST_POOL: u64 = 2;
 
 /// Images of one class that no split has taken yet.
 struct Rest<'a> {
@@ -151,20 +187,6 @@ fn empty_train() -> DataError {
     DataError::Parameter { field: "split.train", value: "0".to_owned(), expected: "at least one image to train on" }
 }
 
-/// The positions of each class's images, each class in an order of its own.
-fn shuffled_classes(labels: &[u32], classes: usize, seed: u64, stream: fn(u64) -> u64) -> Vec<Vec<u32>> {
-    let mut by_class = vec![Vec::new(); classes];
-    for (index, &label) in (0u32..).zip(labels) {
-        by_class[label as usize].push(index);
-    }
-    for (class, indices) in (0u64..).zip(&mut by_class) {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        rng.set_stream(stream(class));
-        indices.shuffle(&mut rng);
-    }
-    by_class
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -180,7 +202,7 @@ mod tests {
     }
 
     fn spec(train: Option<usize>, validation: usize, test: Option<usize>) -> SplitSpec {
-        SplitSpec { train, validation: Some(validation), test, seed: 7 }
+        SplitSpec { train, validation: Some(validation), test, seed: 7, role: Role::Downstream }
     }
 
     fn counts(indices: &[u32], labels: &[u32], classes: usize) -> Vec<usize> {
@@ -219,6 +241,24 @@ mod tests {
         };
         assert_eq!(choose(1), choose(1));
         assert_ne!(choose(1), choose(2));
+    }
+
+    /// With one seed, an extractor's images are no prefix of a head's, nor the other way round.
+    #[test]
+    fn each_role_chooses_for_itself() {
+        let pool = labels(2, 50);
+        for seed in 0..20 {
+            let choose = |role, train, validation| {
+                let spec = SplitSpec { seed, role, ..spec(Some(train), validation, Some(0)) };
+                spec.choose(&names(2), &pool, None, Some(&[])).unwrap()
+            };
+            let extractor = choose(Role::Pretraining, 50, 0).train;
+            let head = choose(Role::Downstream, 20, 20);
+            let shared = [&head.train, &head.validation]
+                .map(|split| split.iter().filter(|image| extractor.contains(image)).count());
+            assert!(shared[0] < 20 && shared[1] < 20, "seed {seed}: {shared:?} of 20 are the extractor's");
+            assert_ne!(extractor, choose(Role::Downstream, 50, 0).train);
+        }
     }
 
     #[test]
@@ -284,7 +324,7 @@ mod tests {
         ) {
             let (pool, test_pool) = (labels(3, 12), labels(3, 3));
             let choose = |validation, test| {
-                SplitSpec { train: Some(train), validation: Some(validation), test, seed }
+                SplitSpec { train: Some(train), validation: Some(validation), test, seed, ..SplitSpec::default() }
                     .choose(&names(3), &pool, None, own_test_pool.then_some(test_pool.as_slice()))
                     .unwrap()
             };

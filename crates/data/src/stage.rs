@@ -1,11 +1,11 @@
 //! Stage: images, chosen, split and decoded.
 
-use crate::{DataError, ErrorKind, Source, SplitSpec, digest, load};
+use crate::{DataError, ErrorKind, Role, Source, SplitSpec, digest, load};
 use hemlock_artifact::Dataset;
 use hemlock_stage::{Context, Environment, ParamError, StageError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::sync::OnceLock;
+use std::{marker::PhantomData, sync::OnceLock};
 
 /// Parameters of the stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -74,14 +74,15 @@ impl From<Seed> for Value {
 }
 
 impl Params {
-    fn split(&self, run: u64) -> SplitSpec {
-        SplitSpec { train: self.train, validation: self.validation, test: self.test, seed: self.seed.of(run) }
+    fn split(&self, run: u64, role: Role) -> SplitSpec {
+        let Self { train, validation, test, seed, .. } = *self;
+        SplitSpec { train, validation, test, seed: seed.of(run), role }
     }
 }
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let checked = self.source.check().and_then(|()| self.split(0).check());
+        let checked = self.source.check().and_then(|()| self.split(0, Role::default()).check());
         checked.map_err(|e| match e {
             DataError::Parameter { field, value, expected } => {
                 ParamError::new(field.trim_start_matches("split."), format!("is {value}; expected {expected}"))
@@ -106,12 +107,32 @@ impl From<DataError> for StageError {
     }
 }
 
-/// The stage.
-pub struct Stage;
+/// The stage, for one role: with the same parameters, each role has images of its own.
+pub struct Stage<R>(PhantomData<fn() -> R>);
 
-impl hemlock_stage::Stage for Stage {
+/// Names a role.
+pub trait For: 'static {
+    /// It.
+    const ROLE: Role;
+}
+
+/// To pre-train an extractor.
+pub struct Pretraining;
+
+/// To train and test heads.
+pub struct Downstream;
+
+impl For for Pretraining {
+    const ROLE: Role = Role::Pretraining;
+}
+
+impl For for Downstream {
+    const ROLE: Role = Role::Downstream;
+}
+
+impl<R: For> hemlock_stage::Stage for Stage<R> {
     const NAME: &'static str = "dataset";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;
     type Params = Params;
@@ -132,6 +153,7 @@ impl hemlock_stage::Stage for Stage {
         if params.validation.is_none() && !matches!(params.source, Source::ImageFolder { .. }) {
             value["validation"] = 0.into();
         }
+        value["role"] = serde_json::to_value(R::ROLE)?;
         Ok(value)
     }
 
@@ -145,12 +167,13 @@ impl hemlock_stage::Stage for Stage {
 
     fn run(params: &Params, (): (), ctx: &Context) -> Result<Dataset, StageError> {
         let bar = OnceLock::new();
-        let dataset = load(&params.source, &params.split(ctx.seed), ctx.env.data.as_deref(), &|done, total| {
-            if total > 0 {
-                bar.get_or_init(|| ctx.progress.start("images", total as u64, "images")).at(done as u64);
-            }
-            !ctx.cancel.requested()
-        })?;
+        let dataset =
+            load(&params.source, &params.split(ctx.seed, R::ROLE), ctx.env.data.as_deref(), &|done, total| {
+                if total > 0 {
+                    bar.get_or_init(|| ctx.progress.start("images", total as u64, "images")).at(done as u64);
+                }
+                !ctx.cancel.requested()
+            })?;
         if dataset.classes.len() < 2 {
             let message = format!("{} has {} class; expected at least 2", dataset.name, dataset.classes.len());
             return Err(StageError::new(hemlock_stage::ErrorKind::Data, message));

@@ -7,14 +7,14 @@ mod visibility;
 
 pub use visibility::{ssim, visibility};
 
-use controls::{Control, aligned_flips, duplicates, random_flips};
+use controls::{AlignedFlips, Control, ROUNDS, duplicates, random_flips};
 use hemlock_artifact::{
     Dataset, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, TargetParams, Victim,
 };
 use hemlock_head::{Constraint, FitOptions, Head, Samples, fit, loss_ceiling};
 use hemlock_invert::{Frozen, extracted};
 use hemlock_models::{extract, open_extractor};
-use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
+use hemlock_stage::{Context, ErrorKind, ParamError, Port, Sees, StageError, inputs};
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -29,6 +29,8 @@ pub struct Params {
     /// which takes them minutes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub controls: Option<Vec<ControlKind>>,
+    /// The splits whose error aligned flips raise; equal to what attacks see, unless a spec says otherwise.
+    pub sees: Sees,
 }
 
 /// What is trained on for comparison.
@@ -37,7 +39,7 @@ pub struct Params {
 pub enum ControlKind {
     /// As many clean samples with random wrong labels.
     RandomFlips,
-    /// As many clean samples with the wrong labels that influence most.
+    /// As many clean samples with the wrong labels that influence most, chosen in rounds; one may be chosen several times.
     AlignedFlips,
     /// As many clean samples a second time.
     Duplicates,
@@ -78,10 +80,10 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 10;
+    const VERSION: u32 = 11;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
-    const LISTS: &'static [&'static str] = &["controls"];
+    const LISTS: &'static [&'static str] = &["controls", "sees"];
     type Params = Params;
     type Inputs = Inputs;
     type Output = Evaluation;
@@ -171,6 +173,7 @@ impl hemlock_stage::Stage for Stage {
             eps_d,
             objective,
             bound: poison_features.as_ref().and_then(|poisons| poisons.bound),
+            gap: poison_features.as_ref().and_then(|poisons| poisons.gap),
             poisonability: target.path.last().map(|point| point.poisonability),
             poisons: m as u64,
             ceiling: match &how {
@@ -259,14 +262,15 @@ impl Victims<'_> {
             None => !self.victim.reads_images(),
         };
         let clean = features.train.samples(self.setting.classes())?;
-        let validation = features.validation.samples(self.setting.classes())?;
         let train = |what, control: Control| self.train(what, &self.control(control, replaced.is_some())).map(Some);
         if wanted(ControlKind::RandomFlips) {
             outcomes.random_flips = train("random flips", random_flips(clean, m, ctx.seed))?;
         }
-        if wanted(ControlKind::AlignedFlips) && !validation.is_empty() {
-            let flips = aligned_flips(clean, validation, head, *weight_decay, m, replaced.is_some())?;
-            outcomes.aligned_flips = train("aligned flips", flips)?;
+        if wanted(ControlKind::AlignedFlips) {
+            let raised = params.sees.samples(clean, features.validation.samples(self.setting.classes())?)?;
+            let aligned =
+                AlignedFlips { clean, raised: &raised, weight_decay: *weight_decay, replaces: replaced.is_some() };
+            outcomes.aligned_flips = train("aligned flips", aligned.choose(head, m, ROUNDS, ctx)?)?;
         }
         match replaced {
             None if wanted(ControlKind::Duplicates) => {

@@ -94,7 +94,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "features";
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;

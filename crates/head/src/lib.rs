@@ -51,4 +51,4 @@ pub use precondition::Preconditioner;
 pub use predict::{accuracy, logits, per_class_accuracy, predict, probabilities};
 pub use reach::{Poison, Poisonability, Reach, poisonability};
 pub use samples::{Samples, spread};
-pub use sgd::{SgdOptions, fit_sgd};
+pub use sgd::{SgdOptions, SgdSchedule, fit_sgd};

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, Slice};
-use rand::{SeedableRng, seq::index};
-use rand_chacha::ChaCha8Rng;
+use rand::seq::index;
 use rayon::prelude::*;
 
 use crate::HeadError;
@@ -191,7 +191,7 @@ impl<'a> Samples<'a> {
 
 /// At most `most` of `count` rows, in order: always the same, and at no regular distance, as labels may be regular.
 pub fn spread(count: usize, most: usize) -> Vec<usize> {
-    let mut rows = index::sample(&mut ChaCha8Rng::seed_from_u64(0), count, most.min(count)).into_vec();
+    let mut rows = index::sample(&mut Purpose::Excerpt.of(0), count, most.min(count)).into_vec();
     rows.sort_unstable();
     rows
 }

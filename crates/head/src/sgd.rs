@@ -3,8 +3,9 @@
 use std::f64::consts::PI;
 
 use ndarray::{Array2, Axis};
-use rand::{SeedableRng, seq::SliceRandom};
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::kernel::{add_outer, residuals, scores};
 use crate::loss::add_weight_decay;
@@ -20,16 +21,27 @@ pub struct SgdOptions {
     pub epochs: u32,
     /// Samples a step; the last step of an epoch takes what is left.
     pub batch: usize,
-    /// Learning rate of the first step; it falls to 0 along half a cosine.
+    /// Learning rate of the first step.
     pub learning_rate: f64,
+    /// What it does from there.
+    pub schedule: SgdSchedule,
     /// The share of the last step that is taken again, in `[0, 1)`.
     pub momentum: f64,
-    /// Seed of the order of the samples.
-    pub seed: u64,
+}
+
+/// A learning rate after the first step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SgdSchedule {
+    /// Falls to 0 along half a cosine.
+    #[default]
+    Cosine,
+    /// Stays.
+    Constant,
 }
 
 /// Trains a head on the samples of all blocks from zero: `v <- momentum v + g`, `w <- w - rate v`, with `g` the gradient of
-/// the objective on a batch. `visit` sees the head after every epoch, with the mean loss over the epoch's batches; if it
+/// the objective on a batch. Batches are drawn from `rng`. `visit` sees the head after every epoch, with the mean loss over the epoch's batches; if it
 /// returns false, that head is returned.
 ///
 /// # Errors
@@ -37,6 +49,7 @@ pub struct SgdOptions {
 pub fn fit_sgd(
     blocks: &[Samples<'_>],
     options: &SgdOptions,
+    rng: &mut ChaCha8Rng,
     visit: &mut dyn FnMut(u32, &Head, f64) -> bool,
 ) -> Result<Head, HeadError> {
     options.check()?;
@@ -47,17 +60,19 @@ pub fn fit_sgd(
     // Blocks and rows of all samples.
     let mut order: Vec<(usize, usize)> =
         blocks.iter().enumerate().flat_map(|(b, block)| (0..block.len()).map(move |row| (b, row))).collect();
-    let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     let mut velocity = Array2::<f64>::zeros(head.packed().dim());
     let (mut taken, steps) = (0.0, options.epochs as f64 * count.div_ceil(options.batch) as f64);
     for epoch in 0..options.epochs {
-        order.shuffle(&mut rng);
+        order.shuffle(rng);
         let mut sum = 0.0;
         for rows in order.chunks(options.batch) {
             let (loss, gradient) = batch_gradient(&head, blocks, rows, options.weight_decay);
             velocity *= options.momentum;
             velocity += &gradient;
-            let rate = options.learning_rate * 0.5 * (1.0 + (PI * taken / steps).cos());
+            let rate = match options.schedule {
+                SgdSchedule::Cosine => options.learning_rate * 0.5 * (1.0 + (PI * taken / steps).cos()),
+                SgdSchedule::Constant => options.learning_rate,
+            };
             let mut packed = head.into_packed();
             packed.scaled_add(-rate, &velocity);
             head = Head::from_packed(packed)?;
@@ -115,9 +130,16 @@ mod tests {
     use super::*;
     use crate::testing::{Data, random};
     use crate::{FitOptions, accuracy, fit, loss_and_gradient};
+    use hemlock_streams::Purpose;
 
-    const OPTIONS: SgdOptions =
-        SgdOptions { weight_decay: 1e-3, epochs: 60, batch: 50, learning_rate: 0.2, momentum: 0.9, seed: 3 };
+    const OPTIONS: SgdOptions = SgdOptions {
+        weight_decay: 1e-3,
+        epochs: 60,
+        batch: 50,
+        learning_rate: 0.2,
+        schedule: SgdSchedule::Cosine,
+        momentum: 0.9,
+    };
 
     fn keep(_: u32, _: &Head, _: f64) -> bool {
         true
@@ -128,7 +150,7 @@ mod tests {
         let data = Data::new(1_000, 8, 4, 1);
         let (clean, poisons) = (data.samples().rows(0..900), data.samples().rows(900..1_000));
         let mut losses = Vec::new();
-        let head = fit_sgd(&[clean, poisons], &OPTIONS, &mut |_, _, loss| {
+        let head = fit_sgd(&[clean, poisons], &OPTIONS, &mut Purpose::Test.of(3), &mut |_, _, loss| {
             losses.push(loss);
             true
         })
@@ -147,35 +169,55 @@ mod tests {
     fn one_full_batch_step_by_hand() {
         let data = Data::new(20, 3, 3, 2);
         let options = SgdOptions { epochs: 1, batch: 20, ..OPTIONS };
-        let head = fit_sgd(&[data.samples()], &options, &mut keep).unwrap();
+        let head = fit_sgd(&[data.samples()], &options, &mut Purpose::Test.of(3), &mut keep).unwrap();
         let (_, gradient) = loss_and_gradient(&Head::zeros(3, 3).unwrap(), &[data.samples()], 1e-3).unwrap();
         assert!((&head.packed() + &(gradient * 0.2)).iter().all(|off| off.abs() < 1e-14));
+    }
+
+    /// Two full batches by hand, at a rate that stays.
+    #[test]
+    fn a_constant_rate_stays() {
+        let data = Data::new(20, 3, 3, 2);
+        let constant = SgdSchedule::Constant;
+        let options = SgdOptions { epochs: 2, batch: 20, momentum: 0.0, schedule: constant, ..OPTIONS };
+        let head = fit_sgd(&[data.samples()], &options, &mut Purpose::Test.of(3), &mut keep).unwrap();
+        let mut expected = Head::zeros(3, 3).unwrap();
+        for _ in 0..2 {
+            let (_, gradient) = loss_and_gradient(&expected, &[data.samples()], 1e-3).unwrap();
+            expected = Head::from_packed(&expected.packed() - &(gradient * 0.2)).unwrap();
+        }
+        assert!((&head.packed() - &expected.packed()).iter().all(|off| off.abs() < 1e-14));
     }
 
     #[test]
     fn only_the_seed_changes_the_outcome() {
         let data = Data::new(200, 4, 3, 5);
-        let run = |seed| fit_sgd(&[data.samples()], &SgdOptions { seed, epochs: 2, ..OPTIONS }, &mut keep).unwrap();
+        let options = SgdOptions { epochs: 2, ..OPTIONS };
+        let run = |seed| fit_sgd(&[data.samples()], &options, &mut Purpose::Test.of(seed), &mut keep).unwrap();
         assert_eq!(run(1), run(1));
         assert_ne!(run(1), run(2));
-        let stopped = fit_sgd(&[data.samples()], &SgdOptions { seed: 1, ..OPTIONS }, &mut |epoch, _, _| epoch < 1);
+        let stopped = fit_sgd(&[data.samples()], &OPTIONS, &mut Purpose::Test.of(1), &mut |epoch, _, _| epoch < 1);
         assert_ne!(stopped.unwrap(), run(1), "the schedule is that of all epochs");
     }
 
     #[test]
     fn refuses_what_cannot_be_trained() {
         let data = Data::new(20, 2, 3, 0);
-        let refused = |options: SgdOptions| fit_sgd(&[data.samples()], &options, &mut keep).unwrap_err();
+        let refused = |options: SgdOptions| {
+            fit_sgd(&[data.samples()], &options, &mut Purpose::Test.of(3), &mut keep).unwrap_err()
+        };
         assert!(matches!(
             refused(SgdOptions { momentum: 1.0, ..OPTIONS }),
             HeadError::InvalidOption { name: "momentum", .. }
         ));
         assert!(matches!(refused(SgdOptions { batch: 0, ..OPTIONS }), HeadError::InvalidOption { name: "batch", .. }));
-        assert_eq!(fit_sgd(&[], &OPTIONS, &mut keep).unwrap_err(), HeadError::Empty);
+        assert_eq!(fit_sgd(&[], &OPTIONS, &mut Purpose::Test.of(3), &mut keep).unwrap_err(), HeadError::Empty);
         let far = random(20, 2, 1) * 1e200;
         let labels = vec![0; 20];
         let far = Samples::new(far.view(), &labels, 3).unwrap();
-        let diverged = fit_sgd(&[far], &SgdOptions { learning_rate: 1e200, ..OPTIONS }, &mut keep).unwrap_err();
+        let diverged =
+            fit_sgd(&[far], &SgdOptions { learning_rate: 1e200, ..OPTIONS }, &mut Purpose::Test.of(3), &mut keep)
+                .unwrap_err();
         assert!(matches!(diverged, HeadError::NonFiniteParameter { .. }), "{diverged}");
     }
 }

@@ -133,7 +133,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "invert";
-    const VERSION: u32 = 8;
+    const VERSION: u32 = 9;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;

@@ -5,9 +5,8 @@ use std::sync::{Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
+use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis, Slice};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::device::runs_on_rayon;
@@ -122,8 +121,8 @@ impl Extractor {
     /// [`WeightsError`] when the bytes are no safetensors file, or hold other tensors than
     /// `spec.arch` has.
     pub fn from_safetensors(spec: ExtractorSpec, bytes: &[u8], device: &Device) -> Result<Self, WeightsError> {
-        // The seed is immaterial: every value is replaced, or loading fails.
-        let net = Network::new(spec.arch, spec.image_size, &mut ChaCha8Rng::seed_from_u64(0), device);
+        // Every value is replaced, or loading fails.
+        let net = Network::new(spec.arch, spec.image_size, &mut Purpose::Placeholder.of(0), device);
         let net = Weights::from_safetensors(bytes)?.load(net)?;
         Ok(Self::new(spec, &net, device))
     }
@@ -313,7 +312,7 @@ mod tests {
             mean: [0.5, 0.4, 0.3],
             std: [0.2, 0.25, 0.3],
         };
-        let net = Network::new(spec.arch, spec.image_size, &mut ChaCha8Rng::seed_from_u64(1), &device);
+        let net = Network::new(spec.arch, spec.image_size, &mut Purpose::Test.of(1), &device);
         Extractor::new(spec, &net, &device)
     }
 

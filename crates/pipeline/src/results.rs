@@ -2,6 +2,7 @@
 
 use crate::{Branch, Plan};
 use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, SteppedBack, Visibility};
+use hemlock_stage::Sees;
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
@@ -29,8 +30,14 @@ pub struct Row {
     pub objective: f64,
     /// The lower bound of that, where there is one.
     pub bound: Option<f64>,
+    /// Of free labels: how much a search that began with them left, in the objective.
+    pub gap: Option<f64>,
     /// Lower bounds of the share of poisons that the target takes.
     pub poisonability: Option<Bounds>,
+    /// What the attacker saw: the target's maker, or the attack.
+    pub sees: Sees,
+    /// What those saw who made the controls.
+    pub controls_see: Sees,
     /// Seed of the attack.
     pub seed: u64,
     /// Where the features were extracted; `None` where their artifact is gone.
@@ -142,7 +149,10 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         eps_d: evaluation.eps_d,
         objective: evaluation.objective,
         bound: evaluation.bound,
+        gap: evaluation.gap,
         poisonability: evaluation.poisonability,
+        sees: sees(&params, &ATTACK),
+        controls_see: sees(&params, &["evaluate"]),
         seed: branch.seed.unwrap_or(0),
         device,
         collapsed,
@@ -161,6 +171,12 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         key: task.key.to_string(),
         gone,
     }))
+}
+
+/// The most that any of some stages saw.
+fn sees(params: &BTreeMap<&'static str, Value>, nodes: &[&str]) -> Sees {
+    let tables = nodes.iter().filter_map(|node| params.get(node)?.get("sees"));
+    tables.filter_map(|sees| serde_json::from_value(sees.clone()).ok()).max().unwrap_or_default()
 }
 
 /// [`Row::verified`]: an import with a probe is there only if its network gave the probe's features.
@@ -256,6 +272,10 @@ pub struct Group {
     pub objective: Cell,
     /// The lower bound of that, where there is one.
     pub bound: Option<Cell>,
+    /// What the attacker saw.
+    pub sees: Sees,
+    /// What those saw who made the controls.
+    pub controls_see: Sees,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
     /// Number of seeds.
@@ -322,6 +342,8 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 eps_d: rows[0].eps_d,
                 objective: cell(&|r| r.objective),
                 bound: optional(&|r| r.bound),
+                sees: rows[0].sees,
+                controls_see: rows[0].controls_see,
                 params: rows[0].params.clone(),
                 seeds: rows.len(),
                 classes: rows[0].per_class.clean.len(),

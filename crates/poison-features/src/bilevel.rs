@@ -12,7 +12,8 @@
 //! ([`smoothed_error`]): cross-entropy soars while accuracy hardly moves.
 //!
 //! TGDA, total gradient descent ascent (Lu, Kamath and Yu, "Indiscriminate data poisoning attacks on neural networks", TMLR 2022),
-//! has cross-entropy for the leader's loss, and a follower who takes a few steps of gradient descent where this one is retrained.
+//! has cross-entropy for the leader's loss, and a follower who takes some steps of gradient descent where this one is retrained.
+//! Cross-entropy against a follower who is retrained is an attack of its own.
 
 use crate::{Follower, Force, Objective};
 use hemlock_head::{
@@ -20,8 +21,9 @@ use hemlock_head::{
     solve_hessian,
 };
 use hemlock_stage::Cancel;
+use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
-use rand::{SeedableRng, seq::index};
+use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 
@@ -101,13 +103,22 @@ impl<'a> Bilevel<'a> {
         follower: Follower,
         seed: u64,
     ) -> Result<Self, HeadError> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        // Another one than that which the poisons' starts are drawn from.
-        rng.set_stream(1);
-        let descent = (follower.steps > 0).then_some((follower, rng));
+        let descent = Some((follower, Purpose::FollowerBatches.of(seed)));
+        Ok(Self { descent, ..Self::cross_entropy(clean, raised, start, weight_decay)? })
+    }
+
+    /// Against a follower who is retrained, and a leader who raises the cross-entropy.
+    ///
+    /// # Errors
+    /// As [`Bilevel::new`].
+    pub fn cross_entropy(
+        clean: Samples<'a>,
+        raised: Vec<Samples<'a>>,
+        start: Head,
+        weight_decay: f64,
+    ) -> Result<Self, HeadError> {
         // The temperature is of the error, which is not raised here.
-        let retrained = Self::new(clean, raised, start, weight_decay, 1.0)?;
-        Ok(Self { loss: Loss::CrossEntropy, descent, ..retrained })
+        Ok(Self { loss: Loss::CrossEntropy, ..Self::new(clean, raised, start, weight_decay, 1.0)? })
     }
 
     /// Ends what the follower does where a stop is asked for. What comes out then is of no use.
@@ -259,9 +270,14 @@ mod tests {
         loss_and_gradient(&head, &[setting.validation()], 0.0).unwrap().0
     }
 
+    /// Against a follower of so many steps; 0: one who is retrained.
     fn tgda(setting: &Setting, steps: u32) -> Bilevel<'_> {
+        let (clean, raised, head) = (setting.clean(), vec![setting.validation()], setting.head.clone());
+        if steps == 0 {
+            return Bilevel::cross_entropy(clean, raised, head, 1e-2).unwrap();
+        }
         let follower = Follower { steps, learning_rate: 1.0, batch: 1000 };
-        Bilevel::tgda(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, follower, 0).unwrap()
+        Bilevel::tgda(clean, raised, head, 1e-2, follower, 0).unwrap()
     }
 
     /// With a follower who is retrained, and with one who has descended for long enough, the total gradient is that of the retrained

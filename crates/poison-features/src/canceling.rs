@@ -5,6 +5,7 @@ use hemlock_head::{
     Constraint, Head, HeadError, Reach, Samples, gradient_sum, gradient_sum_of, inner, norm, probabilities,
 };
 use ndarray::{Array2, ArrayView2};
+use serde::{Deserialize, Serialize};
 
 /// The objective `1/2 |r|^2 / |r_c|^2`, `r = r_c + sum_j c(z_j, y_j)`: `r_c` is the gradient sum of the clean data at the target, with
 /// weight decay, and `c(z, y) = g(z, y) + lambda [W, 0]` what a poison adds. The clean part is computed once, so that an evaluation costs
@@ -17,6 +18,19 @@ pub struct Canceling<'a> {
     decay: Array2<f64>,
     /// `|r_c|^2`.
     scale: f64,
+    part: Canceled,
+}
+
+/// Which part of the gradient is to be canceled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Canceled {
+    /// All of it: the victim's training has its minimum at the target.
+    #[default]
+    All,
+    /// That of the weights alone, never of the bias, as in the authors' public script. The target is no stationary point then: the bias
+    /// moves on, and the weights with it.
+    Weights,
 }
 
 impl<'a> Canceling<'a> {
@@ -32,7 +46,16 @@ impl<'a> Canceling<'a> {
         let mut gradient = gradient_sum(target, &[clean])?;
         gradient.scaled_add(count, &decay);
         let scale = inner(&gradient, &gradient).max(f64::MIN_POSITIVE);
-        Ok(Self { target, clean: gradient, decay, scale })
+        Ok(Self { target, clean: gradient, decay, scale, part: Canceled::All })
+    }
+
+    /// The same, of a part of the gradient: all that is said of `r` and `r_c` is said of that part.
+    #[must_use]
+    pub fn of(mut self, part: Canceled) -> Self {
+        self.part = part;
+        part.keep(&mut self.clean);
+        self.scale = inner(&self.clean, &self.clean).max(f64::MIN_POSITIVE);
+        self
     }
 
     /// The gradient sum that is left at the target, `[K, d + 1]`, and the poisons' probabilities there, `[m, K]`.
@@ -44,6 +67,7 @@ impl<'a> Canceling<'a> {
         let probabilities = probabilities(self.target, features)?;
         let mut left = &self.clean + &gradient_sum_of(poisons, &probabilities)?;
         left.scaled_add(labels.len() as f64, &self.decay);
+        self.part.keep(&mut left);
         Ok((left, probabilities))
     }
 
@@ -78,6 +102,16 @@ impl<'a> Canceling<'a> {
     }
 }
 
+impl Canceled {
+    /// Sets the rest of a gradient, `[K, d + 1]`, to zero.
+    fn keep(self, gradient: &mut Array2<f64>) {
+        if self == Self::Weights {
+            let bias = gradient.ncols() - 1;
+            gradient.column_mut(bias).fill(0.0);
+        }
+    }
+}
+
 impl Objective for Canceling<'_> {
     fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Force, HeadError> {
         let (left, probabilities) = self.residual(features, labels)?;
@@ -89,6 +123,11 @@ impl Objective for Canceling<'_> {
     /// `|r| / |r_c|`.
     fn shown(&self, value: f64) -> f64 {
         (2.0 * value).sqrt()
+    }
+
+    /// `|r_c|² / |r|`: of `1/2 |r|² / |r_c|²`, `|r|` is the norm in sums over samples.
+    fn per_norm(&self, value: f64) -> Option<f64> {
+        Some((self.scale / (2.0 * value).max(f64::MIN_POSITIVE)).sqrt())
     }
 
     fn end(&self, tolerance: f64) -> f64 {
@@ -116,6 +155,7 @@ mod tests {
     use super::*;
     use crate::{Descent, Solver, descend};
     use hemlock_head::{FitOptions, fit, mixed_derivative};
+    use ndarray::s;
     use serde_json::Value;
 
     fn matrix(v: &Value) -> Array2<f64> {
@@ -175,6 +215,64 @@ mod tests {
         assert!((force.value * scale - objective).abs() < 1e-12);
         let gradient = force.gradient(r.zeta.view(), &r.zeta_labels).unwrap() * scale;
         assert!(off(&gradient) < 1e-8, "largest difference {:e}", off(&gradient));
+    }
+
+    /// The weights' gradient is canceled and the bias's is not, so that the retrained head ends elsewhere.
+    #[test]
+    fn a_bias_that_nobody_cancels_moves_on() {
+        let r = Reference::load();
+        let target = r.weak_target();
+        let mut canceling = Canceling::new(&target, r.clean(), r.weight_decay).unwrap().of(Canceled::Weights);
+        let (whole, _) = Canceling::new(&target, r.clean(), r.weight_decay)
+            .unwrap()
+            .residual(r.zeta.view(), &r.zeta_labels)
+            .unwrap();
+        let (left, _) = canceling.residual(r.zeta.view(), &r.zeta_labels).unwrap();
+        assert_eq!(left.slice(s![.., ..4]), whole.slice(s![.., ..4]));
+        assert!(left.column(4).iter().all(|g| *g == 0.0) && whole.column(4).iter().any(|g| g.abs() > 0.1));
+        let descent = Descent { steps: 5000, step: 0.05, target: 0.5e-14, ..Descent::default() };
+        let visit = |_, _| Ok::<_, HeadError>(());
+        let (zeta, labels) = (r.zeta.clone(), r.zeta_labels.clone());
+        let found = descend(&mut canceling, zeta, labels, &Constraint::default(), &descent, visit).unwrap();
+        assert!(canceling.shown(found.value) < 1e-6);
+        let poisons = Samples::new(found.features.view(), &r.zeta_labels, 3).unwrap();
+        let training = [r.clean(), poisons];
+        let bias = gradient_sum(&target, &training).unwrap().column(4).mapv(f64::abs).sum();
+        assert!(bias > 0.01, "{bias}");
+        let victim = fit(&training, &FitOptions::new(r.weight_decay), &|_, _| true).unwrap();
+        assert!(norm(&(&victim.head.packed() - &target.packed())) > 1e-2);
+    }
+
+    /// A step on the norm, in sums over samples, by hand; its rate falls along half a cosine.
+    #[test]
+    fn the_norm_is_descended_at_an_absolute_rate() {
+        let r = Reference::load();
+        let mut canceling = Canceling::new(&r.target, r.clean(), r.weight_decay).unwrap();
+        let norm_at = |z: &Array2<f64>| {
+            let canceling = Canceling::new(&r.target, r.clean(), r.weight_decay).unwrap();
+            norm(&canceling.residual(z.view(), &r.zeta_labels).unwrap().0)
+        };
+        let after = |canceling: &mut Canceling, steps| {
+            let mut seen = 0;
+            let descent = Descent { solver: Solver::NormDescent, steps, step: 1e-3, ..Descent::default() };
+            let visit = |_, _| Ok::<_, HeadError>(seen += 1);
+            let none = Constraint::default();
+            descend(canceling, r.zeta.clone(), r.zeta_labels.clone(), &none, &descent, visit).unwrap().features
+        };
+        let one = after(&mut canceling, 1);
+        for ((i, j), moved) in one.indexed_iter() {
+            let at = |by: f64| {
+                let mut z = r.zeta.clone();
+                z[(i, j)] += by;
+                norm_at(&z)
+            };
+            let slope = (at(1e-5) - at(-1e-5)) / 2e-5;
+            assert!((r.zeta[(i, j)] - moved - 1e-3 * slope).abs() < 1e-8, "{slope}");
+        }
+        // The second of two steps is half as long as the first.
+        let two = after(&mut canceling, 2);
+        let lengths = [norm(&(&one - &r.zeta)), norm(&(&two - &one))];
+        assert!((lengths[1] / lengths[0] - 0.5).abs() < 0.01, "{lengths:?}");
     }
 
     /// Convex training has one minimum, so poisons that leave no gradient at the target make it that minimum, whoever finds them.

@@ -3,6 +3,7 @@
 use crate::{Force, Objective, adam::Adam, memory::Memory};
 use hemlock_head::{Constraint, HeadError, inner};
 use ndarray::{Array2, Zip};
+use std::f64::consts::PI;
 use std::time::{Duration, Instant};
 
 /// The share of the promised decrease that a step of L-BFGS must bring (Armijo), and how often it is halved for that.
@@ -16,6 +17,9 @@ const IMPROVEMENT: f64 = 1e-4;
 pub enum Solver {
     /// Along the gradient, at a fixed rate: that at which the first step moves a coordinate by the step's length at most.
     GradientDescent,
+    /// Along the gradient of the norm that is left, in sums over samples, rather than of its square, at an absolute rate that falls to 0
+    /// along half a cosine: as in the authors' public script.
+    NormDescent,
     /// Adam with a cosine schedule.
     Adam,
     /// L-BFGS along the projected path, with a line search.
@@ -29,7 +33,7 @@ pub struct Descent {
     pub solver: Solver,
     /// Steps at most.
     pub steps: u32,
-    /// Length of the first step per coordinate, in features' units.
+    /// Length of the first step per coordinate, in features' units; of [`Solver::NormDescent`] the rate.
     pub step: f64,
     /// Steps from one choice of the labels, by best response, to the next; `None` keeps them.
     pub relabel_every: Option<u32>,
@@ -181,6 +185,11 @@ enum Method {
         step: f64,
         rate: Option<f64>,
     },
+    NormDescent {
+        rate: f64,
+        taken: u32,
+        steps: u32,
+    },
     Adam(Adam),
     /// With the gradient where the last step led.
     Lbfgs {
@@ -201,6 +210,7 @@ impl Method {
         let step = descent.step;
         match descent.solver {
             Solver::GradientDescent => Self::GradientDescent { step, rate: None },
+            Solver::NormDescent => Self::NormDescent { rate: step, taken: 0, steps: descent.steps },
             Solver::Adam => Self::Adam(Adam::new(shape, step, descent.steps)),
             Solver::Lbfgs => Self::Lbfgs { step, memory: Memory::new(), gradient: None },
         }
@@ -230,6 +240,14 @@ impl Method {
                 let rate = *rate.get_or_insert_with(|| *step / largest(&gradient));
                 features = z.clone();
                 features.scaled_add(-rate, &gradient);
+            }
+            Self::NormDescent { rate, taken, steps } => {
+                let done = f64::from(*taken) / f64::from(*steps);
+                let rate = *rate * 0.5 * (1.0 + (PI * done).cos());
+                let rate = rate * objective.per_norm(force.value).unwrap_or(1.0);
+                features = z.clone();
+                features.scaled_add(-rate, &force.gradient(z.view(), labels)?);
+                *taken += 1;
             }
             Self::Adam(adam) => {
                 features = z.clone();

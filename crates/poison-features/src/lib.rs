@@ -18,7 +18,7 @@ mod testing;
 
 pub use attacks::{Follower, Known, Own};
 pub use bilevel::Bilevel;
-pub use canceling::Canceling;
+pub use canceling::{Canceled, Canceling};
 pub use descent::{Descent, Found, Solver, Stop, descend};
 pub use greedy::{Added, Choice, Class, add, nearest_samples};
 pub use objective::{Force, Objective};
@@ -68,7 +68,8 @@ pub struct Params {
     /// again, absent: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u32>,
-    /// Length of the first step per coordinate, as a share of the clean features' root mean square; absent: as the attack says.
+    /// Length of the first step per coordinate, as a share of the clean features' root mean square; absent: as the attack says. Of
+    /// `norm-descent` the rate, absent: 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<f64>,
     /// The solver stops after so many steps without improvement; absent: never.
@@ -155,6 +156,9 @@ pub enum Base {
 pub enum SolverKind {
     /// Gradient descent at a fixed rate, as in the paper.
     GradientDescent,
+    /// Gradient descent on the norm that Gradient Canceling leaves, in sums over samples, at the rate `step` that falls to 0 along half a
+    /// cosine, as in the authors' public script.
+    NormDescent,
     /// Adam with a cosine schedule.
     #[default]
     Adam,
@@ -203,6 +207,9 @@ impl Params {
     }
 
     fn step(&self) -> f64 {
+        if self.solver == SolverKind::NormDescent {
+            return self.step.unwrap_or(10.0);
+        }
         let Defaults { step, free_step, .. } = self.attack.defaults();
         self.step.unwrap_or(if self.constraint.kinds().is_empty() { free_step } else { step })
     }
@@ -239,6 +246,11 @@ impl hemlock_stage::Params for Params {
             ParamError::at_least_one("steps", self.steps())?;
         }
         ParamError::positive("step", self.step())?;
+        if self.solver == SolverKind::NormDescent && !self.attack.ends() {
+            let message =
+                "is `norm-descent`, which goes down the norm that `gradient-canceling` leaves; expected another one";
+            return Err(ParamError::new("solver", message));
+        }
         if let Some(stall) = self.stall {
             ParamError::at_least_one("stall", stall)?;
         }
@@ -281,9 +293,10 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-features";
-    const VERSION: u32 = 10;
+    const VERSION: u32 = 11;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;
+    const LISTS: &'static [&'static str] = &["sees"];
     type Params = Params;
     type Inputs = Inputs;
     type Output = PoisonFeatures;
@@ -321,7 +334,8 @@ impl hemlock_stage::Stage for Stage {
         let count = poison_count(params.eps_d, clean.len())?;
         let constraint = aim.constraint(clean)?;
         let mut objective = attacks::objective(&aim, &features, &target, ctx.cancel)?;
-        let made = make(params, &mut *objective, clean, count, &constraint, ctx)?;
+        let search = Search { params, clean, count, constraint: &constraint, ctx };
+        let made = search.make(&mut *objective)?;
         objective.warn();
         let free = params.labels == Labels::Aligned;
         let bound = objective.bound(made.start.features.view(), &made.start.labels, free, &constraint, clean)?;
@@ -349,62 +363,110 @@ pub fn poison_count(eps_d: f64, clean: usize) -> Result<usize, StageError> {
 struct Made {
     start: Start,
     curve: Vec<CurvePoint>,
-    /// The objective at the end, as it is shown.
+    /// The objective at the end, and as it is shown.
+    value: f64,
     objective: f64,
     stopped: Stop,
+    /// Of free labels: how much the search that began with them ended behind the best one.
+    gap: Option<f64>,
 }
 
 /// Starts poisons and moves them.
-fn make(
-    params: &Params,
-    objective: &mut dyn Objective,
-    clean: Samples,
+struct Search<'a> {
+    params: &'a Params,
+    clean: Samples<'a>,
     count: usize,
-    constraint: &Constraint,
-    ctx: &Context,
-) -> Result<Made, StageError> {
-    let (solver, sweeps) = match params.solver {
-        SolverKind::ConditionalGradient => (None, params.steps()),
-        SolverKind::GradientDescent => (Some(Solver::GradientDescent), 0),
-        SolverKind::Adam => (Some(Solver::Adam), 0),
-        SolverKind::Lbfgs => (Some(Solver::Lbfgs), 0),
-    };
-    let kind = if solver.is_none() { StartKind::Greedy } else { params.start() };
-    let plan = Plan { clean, count, kind, labels: params.labels, sweeps, seed: ctx.seed };
-    let mut greedy: Option<Record> = None;
-    let start = plan.make(objective, constraint, &mut |at, value| {
-        let steps = (sweeps + 1).saturating_mul(count as u32);
-        greedy.get_or_insert_with(|| Record::new("greedy", steps, ctx)).point(at, value)
-    })?;
-    let Some(solver) = solver else {
-        let value = objective.evaluate(start.features.view(), &start.labels)?.value;
-        let (objective, curve) = (objective.shown(value), greedy.map(|g| g.curve).unwrap_or_default());
-        return Ok(Made { start, curve, objective, stopped: Stop::Steps });
-    };
-    let square: f64 = clean.chunks().map(|c| c.to_f64().iter().map(|z| z * z).sum::<f64>()).sum();
-    let rms = (square / (clean.len() * clean.dim()) as f64).sqrt();
-    let descent = Descent {
-        solver,
-        steps: params.steps(),
-        step: params.step() * rms,
-        relabel_every: params.relabel_every(),
-        target: objective.end(params.tolerance),
-        stall: params.stall,
-        time: params.max_seconds.map(Duration::from_secs_f64),
-    };
-    let mut record = Record::new("poisons", descent.steps, ctx);
-    let Start { base, features, labels } = start;
-    let found = descend(objective, features, labels, constraint, &descent, |at, value| record.point(at, value))?;
-    let base = match params.base() {
-        Base::Start => base,
-        Base::Nearest => nearest_samples(&found.features, &found.labels, clean, params.labels.base_class()),
-    };
-    Ok(Made {
-        objective: objective.shown(found.value),
-        stopped: found.stopped,
-        start: Start { base, features: found.features, labels: found.labels },
-        curve: record.curve,
-    })
+    constraint: &'a Constraint,
+    ctx: &'a Context<'a>,
+}
+
+impl Search<'_> {
+    /// With free labels every choice of clean ones may be had, too: so clean labels are searched first, free ones from where that ended and
+    /// from their own start, and the best of the three is taken. Where a follower moves on, values cannot be compared, and there is one search.
+    fn make(&self, objective: &mut dyn Objective) -> Result<Made, StageError> {
+        if self.params.labels != Labels::Aligned || objective.moves() {
+            return self.search(objective, self.params.labels, None);
+        }
+        let kept = self.search(objective, Labels::Kept, None)?;
+        let alone = self.search(objective, Labels::Aligned, None)?;
+        let gap = |best: &Made| Some((best.objective - alone.objective).abs());
+        let mut best = kept;
+        if self.params.solver != SolverKind::ConditionalGradient {
+            let onwards = self.search(objective, Labels::Aligned, Some(&best))?;
+            best = if onwards.value < best.value { onwards } else { best };
+        }
+        if alone.value <= best.value {
+            return Ok(Made { gap: Some(0.0), ..alone });
+        }
+        Ok(Made { gap: gap(&best), ..best })
+    }
+
+    /// One search, with such labels, from the start that the parameters name, or from where another one ended.
+    fn search(&self, objective: &mut dyn Objective, labels: Labels, from: Option<&Made>) -> Result<Made, StageError> {
+        let Self { params, clean, count, constraint, ctx } = *self;
+        let (solver, sweeps) = match params.solver {
+            SolverKind::ConditionalGradient => (None, params.steps()),
+            SolverKind::GradientDescent => (Some(Solver::GradientDescent), 0),
+            SolverKind::NormDescent => (Some(Solver::NormDescent), 0),
+            SolverKind::Adam => (Some(Solver::Adam), 0),
+            SolverKind::Lbfgs => (Some(Solver::Lbfgs), 0),
+        };
+        let relabel_every = if labels == Labels::Aligned { params.relabel_every() } else { None };
+        let mut greedy: Option<Record> = None;
+        let start = match from {
+            Some(made) => {
+                let Start { base, features, labels } = &made.start;
+                let labels = match relabel_every {
+                    Some(_) => labels.clone(),
+                    // They are chosen once.
+                    None => objective.evaluate(features.view(), labels)?.best_labels(features.view())?,
+                };
+                Start { base: base.clone(), features: features.clone(), labels }
+            }
+            None => {
+                let kind = if solver.is_none() { StartKind::Greedy } else { params.start() };
+                let plan = Plan { clean, count, kind, labels, sweeps, seed: ctx.seed };
+                plan.make(objective, constraint, &mut |at, value| {
+                    let steps = (sweeps + 1).saturating_mul(count as u32);
+                    greedy.get_or_insert_with(|| Record::new("greedy", steps, ctx)).point(at, value)
+                })?
+            }
+        };
+        let Some(solver) = solver else {
+            let value = objective.evaluate(start.features.view(), &start.labels)?.value;
+            let (objective, curve) = (objective.shown(value), greedy.map(|g| g.curve).unwrap_or_default());
+            return Ok(Made { start, curve, value, objective, stopped: Stop::Steps, gap: None });
+        };
+        let square: f64 = clean.chunks().map(|c| c.to_f64().iter().map(|z| z * z).sum::<f64>()).sum();
+        let rms = (square / (clean.len() * clean.dim()) as f64).sqrt();
+        let descent = Descent {
+            solver,
+            steps: params.steps(),
+            step: if solver == Solver::NormDescent { params.step() } else { params.step() * rms },
+            relabel_every,
+            target: objective.end(params.tolerance),
+            stall: params.stall,
+            time: params.max_seconds.map(Duration::from_secs_f64),
+        };
+        let mut record = Record::new("poisons", descent.steps, ctx);
+        let Start { base, features, labels: given } = start;
+        let found = descend(objective, features, given, constraint, &descent, |at, value| record.point(at, value))?;
+        let base = match params.base() {
+            Base::Start => base,
+            Base::Nearest => nearest_samples(&found.features, &found.labels, clean, labels.base_class()),
+        };
+        let before = from.map(|made| made.curve.clone()).unwrap_or_default();
+        let taken = before.last().map_or(0, |point| point.step + 1);
+        let after = record.curve.into_iter().map(|point| CurvePoint { step: point.step + taken, ..point });
+        Ok(Made {
+            value: found.value,
+            objective: objective.shown(found.value),
+            stopped: found.stopped,
+            start: Start { base, features: found.features, labels: found.labels },
+            curve: before.into_iter().chain(after).collect(),
+            gap: None,
+        })
+    }
 }
 
 impl Made {
@@ -418,6 +480,7 @@ impl Made {
             eps_d: params.eps_d,
             objective: self.objective,
             bound,
+            gap: self.gap,
             stopped: self.stopped.name().to_owned(),
             curve: self.curve,
         }
@@ -451,8 +514,76 @@ impl<'a> Record<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hemlock_stage::Params as _;
+    use hemlock_head::Head;
+    use hemlock_stage::{Cancel, Environment, NoCheckpoints, Params as _, Silent};
     use serde_json::json;
+
+    /// What clean labels allow free ones allow, too: whatever the attack and the solver, free labels end no worse.
+    #[test]
+    fn free_labels_contain_clean_ones() {
+        let (env, cancel) = (Environment::default(), Cancel::default());
+        let setting = testing::Setting::new();
+        let target = Head::from_packed(&setting.head.packed() * 0.7).unwrap();
+        let constraint = Constraint::ball(1.5);
+        let (mut behind, mut gaps) = (0, 0);
+        for (attack, solver) in [
+            ("bilevel", "adam"),
+            ("bilevel", "lbfgs"),
+            ("bilevel-cross-entropy", "adam"),
+            ("gradient-canceling", "adam"),
+            ("gradient-canceling", "lbfgs"),
+            ("gradient-canceling", "conditional-gradient"),
+        ] {
+            for seed in 0..3 {
+                let ctx = Context {
+                    seed,
+                    device: "flex",
+                    env: &env,
+                    progress: &Silent,
+                    cancel: &cancel,
+                    checkpoints: &NoCheckpoints,
+                    scratch: &std::env::temp_dir(),
+                };
+                let made = |labels: &str| {
+                    let mut table = json!({ "attack": attack, "eps_d": 0.1, "labels": labels, "solver": solver });
+                    if solver != "conditional-gradient" {
+                        table["steps"] = 30.into();
+                        table["start"] = "clean".into();
+                    }
+                    let params: Params = serde_json::from_value(table).unwrap();
+                    let mut objective: Box<dyn Objective> = match attack {
+                        "bilevel" => Box::new(
+                            Bilevel::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 0.5)
+                                .unwrap(),
+                        ),
+                        "gradient-canceling" => Box::new(Canceling::new(&target, setting.clean(), 1e-2).unwrap()),
+                        _ => Box::new(
+                            Bilevel::cross_entropy(
+                                setting.clean(),
+                                vec![setting.validation()],
+                                setting.head.clone(),
+                                1e-2,
+                            )
+                            .unwrap(),
+                        ),
+                    };
+                    let (clean, constraint, params) = (setting.clean(), &constraint, &params);
+                    Search { params, clean, count: 12, constraint, ctx: &ctx }.make(&mut *objective).unwrap()
+                };
+                let (kept, free) = (made("kept"), made("aligned"));
+                assert_eq!(kept.gap, None);
+                let gap = free.gap.unwrap();
+                // A follower starts where the last one ended, and stops within a tolerance.
+                assert!(free.value <= kept.value + 1e-5, "{attack}, {solver}: {} after {}", free.value, kept.value);
+                behind += usize::from(free.value < kept.value - 1e-4);
+                gaps += usize::from(gap > 0.0);
+            }
+        }
+        assert!(
+            behind > 3 && gaps > 0,
+            "free labels were better {behind} times, and the search alone behind {gaps} times"
+        );
+    }
 
     #[test]
     fn all_fields_are_known() {

@@ -22,6 +22,12 @@ pub trait Objective {
         f64::NEG_INFINITY
     }
 
+    /// What a gradient of the value is multiplied by to be that of the norm that is left, in sums over samples, where the value is the square
+    /// of one.
+    fn per_norm(&self, _value: f64) -> Option<f64> {
+        None
+    }
+
     /// A lower bound of what is shown, over all poisons within a constraint with the labels of these (with any, if `free`), where one is
     /// known.
     ///

@@ -4,9 +4,9 @@ use crate::greedy::{self, Choice, nearest_samples};
 use crate::{Labels, Objective, StartKind};
 use hemlock_head::{Constraint, Samples, class_means};
 use hemlock_stage::{ParamError, StageError};
+use hemlock_streams::Purpose;
 use ndarray::{Array2, Axis, Zip};
-use rand::{RngExt, SeedableRng, seq::index};
-use rand_chacha::ChaCha8Rng;
+use rand::{RngExt, seq::index};
 use rand_distr::{Distribution, StandardNormal};
 
 /// Poisons before they are moved.
@@ -46,13 +46,12 @@ impl Plan<'_> {
         constraint: &Constraint,
         visit: &mut dyn FnMut(u32, f64) -> Result<(), StageError>,
     ) -> Result<Start, StageError> {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
-        let mut start = self.draw(&mut rng);
+        let mut start = self.draw();
         match self.kind {
             StartKind::Clean => {}
             StartKind::Aligned => start = self.aligned(objective, start)?,
             StartKind::Zeros => start.features.fill(0.0),
-            StartKind::Random => self.random(&mut start.features, &mut rng)?,
+            StartKind::Random => self.random(&mut start.features)?,
             StartKind::ClassMeans => {
                 let means = class_means(self.clean).map_err(|e| ParamError::new("start", e.to_string()))?;
                 Zip::from(start.features.rows_mut())
@@ -69,10 +68,11 @@ impl Plan<'_> {
     }
 
     /// Clean samples, drawn without replacement, in order, with their own labels or random other ones.
-    fn draw(&self, rng: &mut ChaCha8Rng) -> Start {
+    fn draw(&self) -> Start {
         let classes = self.clean.classes() as u32;
-        let mut rows = index::sample(rng, self.clean.len(), self.count).into_vec();
+        let mut rows = index::sample(&mut Purpose::BaseImages.of(self.seed), self.clean.len(), self.count).into_vec();
         rows.sort_unstable();
+        let mut rng = Purpose::PoisonLabels.of(self.seed);
         let mut label = |row: &usize| {
             let own = self.clean.labels()[*row];
             let shift = if self.labels == Labels::Random { rng.random_range(1..classes) } else { 0 };
@@ -109,13 +109,14 @@ impl Plan<'_> {
     }
 
     /// Normal features with the clean mean and standard deviation of every coordinate.
-    fn random(&self, features: &mut Array2<f64>, rng: &mut ChaCha8Rng) -> Result<(), StageError> {
+    fn random(&self, features: &mut Array2<f64>) -> Result<(), StageError> {
+        let mut rng = Purpose::PoisonFeatures.of(self.seed);
         let clean = self.clean.to_f64();
         let (mean, deviation) = (clean.mean_axis(Axis(0)), clean.std_axis(Axis(0), 0.0));
         let mean = mean.ok_or_else(|| StageError::internal("the training split is empty"))?;
         for mut row in features.rows_mut() {
             Zip::from(&mut row).and(&mean).and(&deviation).for_each(|z, mean, deviation| {
-                let noise: f64 = StandardNormal.sample(rng);
+                let noise: f64 = StandardNormal.sample(&mut rng);
                 *z = mean + deviation * noise;
             });
         }

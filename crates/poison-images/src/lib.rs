@@ -112,9 +112,10 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-images";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
+    const LISTS: &'static [&'static str] = &["sees"];
     type Params = Params;
     type Inputs = Inputs;
     type Output = Poisons;

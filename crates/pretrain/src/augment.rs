@@ -12,7 +12,6 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-use crate::streams::{Stream, stream};
 use hemlock_stage::ParamError;
 
 /// ITU-R BT.601 luma: the grey value of red, green and blue.
@@ -349,14 +348,14 @@ fn turn_hue([r, g, b]: [&mut f32; 3], turn: f32) {
 }
 
 /// Renders one view of each of the images of the numbers `indices`, where `image` gives them `[3, h, w]`, as
-/// `indices.len() * 3 h w` values in `[0, 1]`. `view` (0 or 1) and `epoch` choose among the views.
+/// `indices.len() * 3 h w` values in `[0, 1]`. `stream` gives what the view of a number is drawn from, and `view` (0 or 1) says which of
+/// the two it is.
 #[must_use]
 pub fn render_views<'a>(
     config: &AugmentConfig,
     image: &(dyn Fn(usize) -> ArrayView3<'a, u8> + Sync),
     indices: &[usize],
-    seed: u64,
-    epoch: usize,
+    stream: &(dyn Fn(usize) -> ChaCha8Rng + Sync),
     view: usize,
 ) -> Vec<f32> {
     let tiles = par_tiles(indices.len(), 32, |range| {
@@ -364,8 +363,7 @@ pub fn render_views<'a>(
         for &number in &indices[range] {
             let image = image(number);
             let (_, height, width) = image.dim();
-            let mut rng = stream(seed, Stream::View { epoch, image: number, view });
-            let drawn = View::draw(config, height, width, view, &mut rng);
+            let drawn = View::draw(config, height, width, view, &mut stream(number));
             let at = out.len();
             out.resize(at + image.len(), 0.0);
             drawn.render(image, &mut out[at..]);
@@ -381,6 +379,7 @@ pub fn render_views<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hemlock_streams::Trained;
     use ndarray::{Array3, Array4, Axis};
 
     fn image() -> Array3<u8> {
@@ -480,7 +479,7 @@ mod tests {
         let mut blurred = 0;
         for epoch in 0..200 {
             let drawn = |view| {
-                let mut rng = stream(1, Stream::View { epoch, image: 0, view });
+                let mut rng = Trained::Extractor.view(1, epoch, 0, view);
                 View::draw(&config, 6, 8, view, &mut rng)
             };
             let [first, second] = [drawn(0), drawn(1)];
@@ -494,7 +493,7 @@ mod tests {
     #[test]
     fn drawn_views_stay_in_range_and_vary_as_configured() {
         let config = AugmentConfig::default();
-        let mut rng = stream(3, Stream::Init);
+        let mut rng = Trained::Extractor.weights(3);
         let image = image();
         let (mut flips, mut jitters, mut areas) = (0, 0, 0.0);
         for _ in 0..2000 {
@@ -520,7 +519,7 @@ mod tests {
         let all: Vec<usize> = (0..50).collect();
         let views = |indices: &[usize], epoch, view| {
             let image = |i| images.index_axis(Axis(0), i);
-            render_views(&config, &image, indices, 1, epoch, view)
+            render_views(&config, &image, indices, &|i| Trained::Extractor.view(1, epoch, i, view), view)
         };
         let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let three = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();

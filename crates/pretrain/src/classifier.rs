@@ -12,6 +12,7 @@ use hemlock_models::device::runs_on_rayon;
 use hemlock_models::tiles::Pair;
 use hemlock_models::{Arch, Extractor, ExtractorSpec, Trunk, extract};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
+use hemlock_streams::Trained;
 use ndarray::{Array2, ArrayView3, ArrayView4, Axis};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,6 @@ use crate::augment::{AugmentConfig, render_views};
 use crate::config::{OptimizerKind, fall, rise};
 use crate::optimizer::Optimizer;
 use crate::step::{Objective, Part, step};
-use crate::streams::{Stream, stream};
 use crate::student::Student;
 use crate::supervised::{Classified, Reads, Supervised};
 use crate::train::{finite, input, internal, start, step_fits};
@@ -47,6 +47,8 @@ pub enum Start<'a> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifierConfig {
+    /// Whose network it is: each has streams of its own.
+    pub trained: Trained,
     /// Seed of drawn weights, the order of the images and the views.
     pub seed: u64,
     /// Passes over the images.
@@ -92,6 +94,7 @@ impl ClassifierConfig {
     #[must_use]
     pub fn scratch() -> Self {
         Self {
+            trained: Trained::Victim,
             seed: 0,
             epochs: 20,
             batch: 128,
@@ -246,14 +249,14 @@ impl Session {
             Start::Scratch { arch, device } => {
                 let device = device.clone().inner();
                 let pixels: Vec<_> = images.iter().map(|part| part.pixels).collect();
-                let (spec, net, rng) = start(arch, config.seed, &pixels, &device)?;
+                let (spec, net, rng) = start(arch, config.trained, config.seed, &pixels, &device)?;
                 (spec, net, None, device, rng)
             }
             Start::FineTune(extractor) | Start::LastBlock(extractor) => {
                 let trunk = matches!(begin, Start::LastBlock(_)).then(|| Trunk::new(extractor));
                 // A copy of its own: clones share running statistics.
                 let net = extractor.network().valid();
-                (extractor.spec().clone(), net, trunk, extractor.device().clone(), stream(config.seed, Stream::Init))
+                (extractor.spec().clone(), net, trunk, extractor.device().clone(), config.trained.weights(config.seed))
             }
         };
         if trunk.is_none() {
@@ -308,7 +311,7 @@ impl Session {
         while self.taken < end {
             let epoch = self.taken / steps;
             let mut order: Vec<usize> = (0..self.images).collect();
-            order.shuffle(&mut stream(self.config.seed, Stream::Shuffle { epoch }));
+            order.shuffle(&mut self.config.trained.order(self.config.seed, epoch));
             let batches = order.chunks_exact(self.config.batch).enumerate().skip(self.taken % steps);
             for (i, batch) in batches.take(end - self.taken) {
                 ctx.check()?;
@@ -345,7 +348,9 @@ impl Session {
     /// What the network reads of one half.
     fn render(&self, images: &[Labelled<'_>], part: &Part<'_>, epoch: usize) -> Tensor<4> {
         let image = |number| image_of(images, number);
-        let pixels = render_views(&self.config.augment(), &image, part.images, self.config.seed, epoch, part.view);
+        let ClassifierConfig { trained, seed, .. } = self.config;
+        let stream = |number| trained.view(seed, epoch, number, part.view);
+        let pixels = render_views(&self.config.augment(), &image, part.images, &stream, part.view);
         match &self.trunk {
             Some(trunk) => Tensor::from_inner(trunk.activations(&pixels)),
             None => input(&self.spec, pixels, &self.device),

@@ -26,7 +26,6 @@ pub mod probe;
 pub mod simclr;
 mod stage;
 mod step;
-mod streams;
 mod student;
 pub mod supervised;
 pub mod train;

@@ -4,8 +4,9 @@
 //! heads of the authors' released code for ResNets:
 //!
 //! - query encoder: network, projector, predictor; key encoder: network, projector, without gradients;
-//! - projector and predictor are MLPs of two layers without biases. The hidden layer has batch norm and ReLU, the output
-//!   batch norm without scale and shift;
+//! - projector and predictor are MLPs of two layers without biases, with batch norm and ReLU in the hidden layer. The
+//!   projector's output has batch norm without scale and shift, the predictor's has none (as in the code's last version; its
+//!   first one had it there, too);
 //! - loss: `ctr(q1, k2) + ctr(q2, k1)`, each times 2 t ([`crate::infonce`]);
 //! - after every step of the optimiser the key encoder's parameters become `m key + (1 - m) query`, where m rises from
 //!   [`TrainConfig::momentum`] to 1 along half a cosine. Batch norms use the batch's statistics in both encoders.
@@ -56,7 +57,7 @@ impl Student for Query {
 
     fn forward(&self, images: Tensor<4>) -> Output {
         let projected = self.projector.forward(self.net.forward(images));
-        let embeddings = standardised(self.predictor.forward(standardised(projected.clone())));
+        let embeddings = self.predictor.forward(standardised(projected.clone()));
         // Batch norm would spread what has collapsed over the sphere again.
         Output { embeddings, monitored: projected }
     }
@@ -158,9 +159,9 @@ impl ModuleMapper for MovingMean {
 mod tests {
     use super::*;
     use crate::config::{PredictorConfig, ProjectorConfig};
-    use crate::streams::{Stream, stream};
     use burn::tensor::TensorData;
     use hemlock_models::device::{self, Backend};
+    use hemlock_streams::Purpose;
 
     fn open() -> Device {
         device::open(Backend::default()).unwrap()
@@ -174,7 +175,7 @@ mod tests {
             predictor: PredictorConfig { hidden: 6 },
             ..TrainConfig::default()
         };
-        let mut rng = stream(0, Stream::Init);
+        let mut rng = Purpose::Test.of(0);
         let net = Network::new(config.arch, [8, 8], &mut rng, device);
         MocoV3::new(&config, net, &mut rng, device)
     }

@@ -21,7 +21,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "pretrain";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     /// The extractor's seed is a parameter of its own: seeds of the attack share one extractor.
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;

@@ -12,6 +12,7 @@ use hemlock_models::device::runs_on_rayon;
 use hemlock_models::tiles::Pair;
 use hemlock_models::{Arch, Extractor, ExtractorSpec, extract};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
+use hemlock_streams::Trained;
 use ndarray::{ArrayView4, Axis};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -25,10 +26,11 @@ use crate::ntxent::unit_rows;
 use crate::optimizer::Optimizer;
 use crate::simclr::Simclr;
 use crate::step::{self, Objective, Part, Shards};
-use crate::streams::{Stream, stream};
 use crate::student::Student;
 use crate::supervised::Supervised;
 
+/// What the loop trains.
+const EXTRACTOR: Trained = Trained::Extractor;
 /// Neighbours that vote in the k-nearest-neighbour check.
 const NEIGHBOURS: usize = 20;
 
@@ -84,7 +86,7 @@ pub fn pretrain(
     let (_, _, height, width) = images.pixels.view().dim();
     step_fits(config.arch, [height, width], views * config.batch, device)?;
     config.heads_fit(method)?;
-    let (spec, net, mut rng) = start(config.arch, config.seed, &[images.pixels.view()], device)?;
+    let (spec, net, mut rng) = start(config.arch, EXTRACTOR, config.seed, &[images.pixels.view()], device)?;
     let pair = if runs_on_rayon(device) { Pair::halves() } else { Pair::none() };
     let run = Run { method, config, images, monitor, spec: &spec, devices: &devices, device, pair };
     let rng = &mut rng;
@@ -110,7 +112,7 @@ pub fn pretrain(
 /// A parameter is out of its range.
 pub fn random(config: &TrainConfig, images: ArrayView4<'_, u8>, device: &Device) -> Result<Pretrained, StageError> {
     let device = &device.clone().inner();
-    let (spec, net, _) = start(config.arch, config.seed, &[images], device)?;
+    let (spec, net, _) = start(config.arch, EXTRACTOR, config.seed, &[images], device)?;
     finish(spec, &net, Vec::new(), device)
 }
 
@@ -131,6 +133,7 @@ pub(crate) fn step_fits(arch: Arch, size: [usize; 2], images: usize, device: &De
 /// one or more parts of those that it will be trained on.
 pub(crate) fn start(
     arch: Arch,
+    trained: Trained,
     seed: u64,
     images: &[ArrayView4<'_, u8>],
     device: &Device,
@@ -138,7 +141,7 @@ pub(crate) fn start(
     let image_size = images.first().map_or([0; 2], |images| [images.len_of(Axis(2)), images.len_of(Axis(3))]);
     arch.check_size(image_size).map_err(|e| ParamError::new("arch", e.to_string()))?;
     let (mean, std) = channel_statistics(images);
-    let mut rng = stream(seed, Stream::Init);
+    let mut rng = trained.weights(seed);
     let net = Network::new(arch, image_size, &mut rng, device);
     Ok((ExtractorSpec { arch, image_size, mean, std }, net, rng))
 }
@@ -185,7 +188,7 @@ impl Run<'_> {
         let (mut saved, mut rendering) = (begun, Duration::ZERO);
         for epoch in done.curve.len()..config.epochs {
             let mut order: Vec<usize> = (0..n).collect();
-            order.shuffle(&mut stream(config.seed, Stream::Shuffle { epoch }));
+            order.shuffle(&mut EXTRACTOR.order(config.seed, epoch));
             let mut monitored = None;
             for (i, batch) in order.chunks_exact(config.batch).enumerate().skip(done.step) {
                 ctx.check()?;
@@ -277,7 +280,13 @@ impl Run<'_> {
         let Part { images, view } = *part;
         let (config, all) = (self.config, self.images.pixels.view());
         let image = |i| all.index_axis_move(Axis(0), i);
-        let pixels = render_views(&config.augment, &image, images, config.seed, epoch, view);
+        let pixels = render_views(
+            &config.augment,
+            &image,
+            images,
+            &|image| EXTRACTOR.view(config.seed, epoch, image, view),
+            view,
+        );
         input(self.spec, pixels, device)
     }
 

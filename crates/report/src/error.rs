@@ -14,6 +14,16 @@ pub enum ReportError {
         /// The command that makes results.
         command: String,
     },
+    /// A file of a paper's numbers is none.
+    #[error("{}{}: {what}", path.display(), line.map(|line| format!(", line {line}")).unwrap_or_default())]
+    Paper {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        line: Option<u64>,
+        /// What is wrong, and what was expected.
+        what: String,
+    },
     /// An artifact cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),

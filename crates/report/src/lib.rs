@@ -12,6 +12,7 @@ mod figures;
 mod files;
 pub mod findings;
 mod page;
+mod paper;
 mod provenance;
 mod setting;
 pub mod statistics;
@@ -26,6 +27,7 @@ use evidence::{Evidence, Measurement};
 use hemlock_pipeline::{Plan, Spec, rows};
 use hemlock_store::Store;
 use page::Folder;
+use paper::Paper;
 use std::path::{Path, PathBuf};
 
 /// A pipeline to report on.
@@ -52,11 +54,18 @@ pub struct Written {
 }
 
 /// Writes the page of some pipelines to `file`, and their tables and charts to folders beside it; `command` is what
-/// makes the page again. Every file is whole whenever it is seen, and the page comes last.
+/// makes the page again. `paper` is a file of a paper's own numbers, which the page then shows beside ours. Every file is whole whenever it is seen, and the page comes last.
 ///
 /// # Errors
-/// No pipeline has a result, an artifact is damaged, or a file cannot be written.
-pub fn report(subjects: &[Subject], store: &Store, command: &str, file: &Path) -> Result<Written, ReportError> {
+/// No pipeline has a result, an artifact is damaged, a line of `paper` meets no result, or a file cannot be written.
+pub fn report(
+    subjects: &[Subject],
+    store: &Store,
+    command: &str,
+    paper: Option<&Path>,
+    file: &Path,
+) -> Result<Written, ReportError> {
+    let paper = paper.map(Paper::read).transpose()?;
     let mut measured = Vec::new();
     for subject in subjects {
         let (rows, missing) = rows(&subject.plan, store)?;
@@ -69,7 +78,8 @@ pub fn report(subjects: &[Subject], store: &Store, command: &str, file: &Path) -
         });
     }
     let evidence = Evidence::new(measured, store)?;
-    let page = page::Page::new(&evidence, command)?;
+    let paper = paper.map(|paper| paper.table(&evidence.cases)).transpose()?;
+    let page = page::Page::new(&evidence, paper, command)?;
     let (tables, figures) = (file.with_extension("tables"), file.with_extension("figures"));
     let name = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut files: Vec<(PathBuf, String)> = Vec::new();

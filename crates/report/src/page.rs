@@ -35,6 +35,8 @@ pub struct Page<'a> {
     /// What makes the page again.
     command: &'a str,
     results: Table,
+    /// A paper's numbers beside ours.
+    paper: Option<Table>,
     noise: Table,
     stages: Figure,
     figures: Vec<Figure>,
@@ -62,7 +64,7 @@ const SECTIONS: [(&str, &str); 7] = [
 
 impl<'a> Page<'a> {
     /// Gathers what the page shows.
-    pub fn new(evidence: &'a Evidence<'a>, command: &'a str) -> Result<Self, ReportError> {
+    pub fn new(evidence: &'a Evidence<'a>, paper: Option<Table>, command: &'a str) -> Result<Self, ReportError> {
         let provenance = Provenance::new(evidence)?;
         let judged = |finding: Finding| {
             let table = tables::comparisons(&finding);
@@ -74,6 +76,7 @@ impl<'a> Page<'a> {
             evidence,
             command,
             results: tables::results(&evidence.cases),
+            paper,
             noise: tables::noise(&evidence.cases),
             stages: figures::stages(evidence)?,
             figures: figures::all(evidence, &provenance)?,
@@ -89,7 +92,11 @@ impl<'a> Page<'a> {
     /// The files beside the page: the folder, the name, and what is in it.
     pub fn files(&self) -> Vec<(Folder, String, String)> {
         let comparisons = self.findings.iter().chain(&self.open).map(|(_, table)| table);
-        let tables = [&self.results, &self.noise].into_iter().chain(comparisons).chain([&self.times, &self.artifacts]);
+        let tables = [&self.results, &self.noise]
+            .into_iter()
+            .chain(&self.paper)
+            .chain(comparisons)
+            .chain([&self.times, &self.artifacts]);
         let tables = tables.filter(|t| !t.is_empty()).flat_map(|table| {
             let file = |ending: &str, text: String| (Folder::Tables, format!("{}.{ending}", table.name), text);
             [file("csv", table.csv()), file("md", table.markdown())]
@@ -180,6 +187,7 @@ impl<'a> Page<'a> {
             (self.results.html(folder))
             p.files { a href={ (words::address(folder)) "/" (ROWS) } { "Every result by itself" } ", with all of its parameters and its key, as CSV." }
             @for said in stepped_back { p { (said) } }
+            @if let Some(paper) = &self.paper { (paper.html(folder)) }
             @if !self.noise.is_empty() { (self.noise.html(folder)) }
         }
     }

@@ -5,6 +5,7 @@ use crate::{
     case::Pretraining,
     words::{capital, list, share},
 };
+use hemlock_stage::Sees;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
@@ -129,12 +130,26 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
     };
     said.push(("Budget", format!("ε_d = {} of the clean training count{many}. {role}", list(&budgets))));
 
+    let seen = |sees: Sees| match sees {
+        Sees::Train => "the training split",
+        Sees::TrainAndValidation => "the training and the validation split, which victims do not train on",
+    };
+    let sees: Vec<String> = every(&|c| c.rows.first().map(|r| seen(r.sees).to_owned()));
+    let controls: Vec<String> = every(&|c| c.rows.first().map(|r| seen(r.controls_see).to_owned()));
+    let of = if sees.len() > 1 { "Attacks look at the labels of different splits" } else { "Looks at the labels of" };
+    let knowledge = match (sees.as_slice(), controls.as_slice()) {
+        (a, b) if a == b && a.len() == 1 => format!("{of} {}, as controls do.", list(&sees)),
+        (a, _) if a.len() == 1 => {
+            format!("{of} {}; controls look at those of {}.", list(&sees), controls.join(", or "))
+        }
+        _ => format!("{of}: {}; controls look at those of {}.", sees.join(", or "), controls.join(", or ")),
+    };
     let clean = if cases.iter().any(|c| c.replaces()) { "other clean samples" } else { "the clean samples" };
     said.push((
         "Attacker",
         format!(
-            "White-box: knows the extractor, the clean data and how the victim trains. Does not see the test labels, and cannot touch the \
-             extractor, {clean} or the training itself."
+            "White-box: knows the extractor, the clean data and how the victim trains. {knowledge} Does not see the test labels, and cannot \
+             touch the extractor, {clean} or the training itself."
         ),
     ));
     let labels = match (cases.iter().any(|c| c.clean_label()), cases.iter().any(|c| !c.clean_label())) {

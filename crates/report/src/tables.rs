@@ -135,7 +135,7 @@ pub fn rows(cases: &[Case]) -> String {
 }
 
 /// Names of all tables but those of findings.
-pub const NAMES: [&str; 5] = ["results", "noise", "rows", "times", "artifacts"];
+pub const NAMES: [&str; 6] = ["results", "paper", "noise", "rows", "times", "artifacts"];
 
 /// What the names of parameters begin with.
 const PARAMS: &str = "params.";

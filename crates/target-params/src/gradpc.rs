@@ -62,7 +62,7 @@ pub struct Ascent {
 /// Samples that do not fit the head, parameters that stop being finite, or what `visit` returns.
 pub fn ascend<E: From<HeadError>>(
     start: &Head,
-    samples: Samples,
+    samples: &[Samples<'_>],
     ascent: &Ascent,
     mut visit: impl FnMut(u32, &Head) -> Result<(), E>,
 ) -> Result<Head, E> {
@@ -70,7 +70,7 @@ pub fn ascend<E: From<HeadError>>(
     let mut head = start.clone();
     visit(0, &head)?;
     for step in 1..=ascent.steps {
-        let gradient = gradient_sum(&head, &[samples])?;
+        let gradient = gradient_sum(&head, samples)?;
         // At an exact minimum there is no direction to go.
         let length = ascent.norm.of(&gradient).max(f64::MIN_POSITIVE);
         v.scaled_add(ascent.step / length, &gradient);
@@ -121,7 +121,7 @@ mod tests {
         let radius = 0.5 * clean.norm();
         let ascent = Ascent { norm: Norm::L2, radius, step: radius / 10.0, steps: 30, coordinates: None };
         let mut visited = 0;
-        let target = ascend(&clean, samples, &ascent, |_, head| {
+        let target = ascend(&clean, &[samples], &ascent, |_, head| {
             visited += 1;
             let v = &head.packed() - &clean.packed();
             assert!(v.iter().map(|x| x * x).sum::<f64>().sqrt() <= radius * (1.0 + 1e-12));
@@ -143,7 +143,7 @@ mod tests {
         let samples = Samples::new(z.view(), &labels, 3).unwrap();
         let loss = |norm, coordinates| {
             let ascent = Ascent { norm, radius: 0.3, step: 0.05, steps: 40, coordinates };
-            let target = ascend(&clean, samples, &ascent, |_, _| Ok::<_, HeadError>(())).unwrap();
+            let target = ascend(&clean, &[samples], &ascent, |_, _| Ok::<_, HeadError>(())).unwrap();
             let v = &target.packed() - &clean.packed();
             assert!(norm.of(&v) <= 0.3 + 1e-12);
             let corrupted = v.iter().filter(|x| **x != 0.0).count();

@@ -1,7 +1,7 @@
 //! Wrong labels, for heads that are trained on them.
 
-use rand::{RngExt, SeedableRng, seq::index};
-use rand_chacha::ChaCha8Rng;
+use hemlock_streams::Purpose;
+use rand::{RngExt, seq::index};
 
 /// Which wrong label a sample gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub enum Wrong {
 /// smaller one.
 #[must_use]
 pub fn wrong_labels(labels: &[u32], classes: usize, wrong: Wrong, share: f64, seed: u64) -> Vec<u32> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut rng = Purpose::TargetLabels.of(seed);
     let order = index::sample(&mut rng, labels.len(), labels.len());
     let mut changed = labels.to_vec();
     let count = (share * labels.len() as f64).round() as usize;

@@ -15,7 +15,7 @@ use hemlock_head::{
     Constraint, ConstraintKind, ConstraintKinds, FitOptions, Head, HeadError, Samples, accuracy, calibrate, fit,
     gradient_sum, mean_loss, norm, poisonability,
 };
-use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
+use hemlock_stage::{Context, ErrorKind, ParamError, Sees, StageError, inputs};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -41,8 +41,8 @@ pub struct Params {
     /// Most parameters that are corrupted, those of the largest corruption; absent: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coordinates: Option<u32>,
-    /// The split whose loss is ascended.
-    pub objective: Objective,
+    /// Of GradPC: the splits whose loss is ascended.
+    pub sees: Sees,
     /// Of `flipped-labels` and `shifted-labels`: the share of wrong labels, or `reachable`.
     pub share: Strength,
     /// What is done to the target at the end.
@@ -109,17 +109,6 @@ impl From<Strength> for Value {
     }
 }
 
-/// The split whose loss is ascended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Objective {
-    /// The victim's training split, as in the paper.
-    #[default]
-    Train,
-    /// The validation split.
-    Validation,
-}
-
 /// What a radius is measured in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -151,7 +140,7 @@ impl Default for Params {
             steps: 30,
             step: 0.1,
             coordinates: None,
-            objective: Objective::Train,
+            sees: Sees::Train,
             share: Strength::Of(0.5),
             calibration: Calibration::None,
             step_back: true,
@@ -215,9 +204,10 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "target-params";
-    const VERSION: u32 = 7;
+    const VERSION: u32 = 8;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;
+    const LISTS: &'static [&'static str] = &["sees"];
     type Params = Params;
     type Inputs = Inputs;
     type Output = TargetParams;
@@ -233,7 +223,7 @@ impl hemlock_stage::Stage for Stage {
         let reachable = matches!(params.strength().1, Strength::Reachable);
         if let Some(fields) = value.as_object_mut() {
             fields.retain(|field, _| match field.as_str() {
-                "radius" | "norm" | "radius_unit" | "steps" | "step" | "coordinates" | "objective" => gradpc,
+                "radius" | "norm" | "radius_unit" | "steps" | "step" | "coordinates" | "sees" => gradpc,
                 "share" => !gradpc,
                 "eps_d" => reachable,
                 // Where it is allowed it is no choice.
@@ -254,18 +244,12 @@ impl hemlock_stage::Stage for Stage {
             let message = "gives no test split to measure on; expected `test` above 0";
             return Err(ParamError::new("dataset.downstream", message).into());
         }
-        let objective = match (params.method, params.objective) {
-            (Method::Gradpc, Objective::Validation) => features.validation.samples(classes)?,
-            _ => train,
-        };
-        if objective.is_empty() {
-            let message = "gives no validation split to ascend on; expected `validation` above 0";
-            return Err(ParamError::new("dataset.downstream", message).into());
-        }
+        let sees = if params.method == Method::Gradpc { params.sees } else { Sees::Train };
+        let raised = sees.samples(train, features.validation.samples(classes)?)?;
         let constraint = Constraint::new(&params.constraint, train, params.quantile, params.neighbors as usize)
             .map_err(|e| ParamError::new("constraint", e.to_string()))?;
         let (clean, clean_gradient_norm) = train_clean(params, train, ctx)?;
-        let search = Search { params, clean: &clean, train, test, objective, constraint: &constraint, ctx };
+        let search = Search { params, clean: &clean, train, test, raised, constraint: &constraint, ctx };
         let ((target, path), stepped_back) = match params.strength() {
             (field, Strength::Of(strength)) => search.as_asked(field, strength)?,
             (field, Strength::Reachable) => (search.strongest_reachable(field)?, None),
@@ -327,7 +311,8 @@ struct Search<'a> {
     clean: &'a Head,
     train: Samples<'a>,
     test: Samples<'a>,
-    objective: Samples<'a>,
+    /// Whose loss GradPC ascends.
+    raised: Vec<Samples<'a>>,
     constraint: &'a Constraint,
     ctx: &'a Context<'a>,
 }
@@ -453,7 +438,7 @@ impl Search<'_> {
                     steps: params.steps,
                     coordinates: params.coordinates.map(|n| n as usize),
                 };
-                return ascend(self.clean, self.objective.reborrow(), &ascent, |step, head| {
+                return ascend(self.clean, &self.raised, &ascent, |step, head| {
                     visit(step, head)?;
                     bar.at(step.into());
                     self.ctx.check()

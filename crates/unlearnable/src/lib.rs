@@ -19,11 +19,11 @@ use hemlock_models::open_extractor;
 use hemlock_poison_features::poison_count;
 use hemlock_pretrain::{ClassifierConfig, Labelled, Schedule, Session, Start};
 use hemlock_stage::{Context, ParamError, Port, StageError, inputs};
+use hemlock_streams::{Purpose, Trained};
 use learner::{EndToEnd, Learner, Probe};
 use ndarray::{Array4, Axis};
 use noise::Noise;
-use rand::{SeedableRng, seq::index};
-use rand_chacha::ChaCha8Rng;
+use rand::seq::index;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -107,8 +107,9 @@ impl Params {
 
     fn training(&self, seed: u64) -> ClassifierConfig {
         let (batch, learning_rate) = (self.batch, self.learning_rate);
-        let schedule = Schedule::Constant;
-        ClassifierConfig { seed, batch, learning_rate, schedule, warmup_epochs: 0, ..ClassifierConfig::scratch() }
+        let (trained, schedule) = (Trained::Surrogate, Schedule::Constant);
+        let usual = ClassifierConfig::scratch();
+        ClassifierConfig { trained, seed, batch, learning_rate, schedule, warmup_epochs: 0, ..usual }
     }
 }
 
@@ -154,7 +155,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "unlearnable";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -184,7 +185,7 @@ impl hemlock_stage::Stage for Stage {
         let extractor = open_extractor(&extractor, ctx.device)?;
         let (train, classes) = (&dataset.train, features.classes.len());
         let count = poison_count(params.eps_d, train.len())?;
-        let mut rows = index::sample(&mut ChaCha8Rng::seed_from_u64(ctx.seed), train.len(), count).into_vec();
+        let mut rows = index::sample(&mut Purpose::NoisedImages.of(ctx.seed), train.len(), count).into_vec();
         rows.sort_unstable();
         let labels: Vec<u32> = rows.iter().map(|row| train.labels[*row]).collect();
         let base_index: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
@@ -310,6 +311,14 @@ fn loss(head: &Head, z: &[f32], labels: &[u32]) -> (Vec<f32>, Felt) {
 mod tests {
     use super::*;
     use ndarray::array;
+
+    /// The network that noise is made against is not the one that a victim of the same seed trains.
+    #[test]
+    fn the_surrogate_is_no_victim() {
+        let params: Params = serde_json::from_value(serde_json::json!({ "eps_d": 1.0 })).unwrap();
+        assert_eq!(params.training(3).trained, Trained::Surrogate);
+        assert_eq!(ClassifierConfig::scratch().trained, Trained::Victim);
+    }
 
     #[test]
     fn the_derivative_is_that_of_the_loss() {

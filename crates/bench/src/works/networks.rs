@@ -205,6 +205,7 @@ impl Work for Matching {
                     eps_d: 0.5,
                     objective: 0.0,
                     bound: None,
+                    gap: None,
                     stopped: "steps".to_owned(),
                     curve: Vec::new(),
                 },

@@ -4,9 +4,11 @@ use super::Train;
 use crate::training::{Edit, Setting, on_samples};
 use hemlock_artifact::{Accuracy, Outcome};
 use hemlock_head::{
-    FitOptions, Head, SgdOptions, accuracy, fit, fit_sgd, loss_and_gradient, mean_loss, norm, per_class_accuracy,
+    FitOptions, Head, SgdOptions, SgdSchedule, accuracy, fit, fit_sgd, loss_and_gradient, mean_loss, norm,
+    per_class_accuracy,
 };
 use hemlock_stage::{ParamError, StageError};
+use hemlock_streams::Purpose;
 use serde::{Deserialize, Serialize};
 
 /// A linear head, trained to the minimum by L-BFGS.
@@ -19,7 +21,7 @@ pub struct Exact {
     pub max_iterations: u32,
 }
 
-/// A linear head, trained by stochastic gradient descent with momentum and a cosine schedule.
+/// A linear head, trained by stochastic gradient descent with momentum.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sgd {
@@ -27,8 +29,10 @@ pub struct Sgd {
     pub epochs: u32,
     /// Samples a step.
     pub batch: usize,
-    /// Learning rate of the first step; it falls to 0 along half a cosine.
+    /// Learning rate of the first step.
     pub learning_rate: f64,
+    /// What it does from there: `cosine`, down to 0 along half of one, or `constant`.
+    pub schedule: SgdSchedule,
     /// The share of the last step that is taken again.
     pub momentum: f64,
 }
@@ -41,7 +45,7 @@ impl Default for Exact {
 
 impl Default for Sgd {
     fn default() -> Self {
-        Self { epochs: 100, batch: 256, learning_rate: 0.1, momentum: 0.9 }
+        Self { epochs: 100, batch: 256, learning_rate: 0.1, schedule: SgdSchedule::Cosine, momentum: 0.9 }
     }
 }
 
@@ -115,15 +119,16 @@ impl Train for &Exact {
 
 impl Train for &Sgd {
     fn train(&self, what: &str, setting: &Setting, edit: &Edit) -> Result<Outcome, StageError> {
-        let Sgd { epochs, batch, learning_rate, momentum } = **self;
+        let Sgd { epochs, batch, learning_rate, schedule, momentum } = **self;
         let ctx = setting.ctx;
         let weight_decay = setting.weight_decay;
-        let options = SgdOptions { weight_decay, epochs, batch, learning_rate, momentum, seed: ctx.seed };
+        let options = SgdOptions { weight_decay, epochs, batch, learning_rate, schedule, momentum };
+        let mut rng = Purpose::LinearOrder.of(ctx.seed);
         let test = setting.features.test.samples(setting.classes())?;
         let bar = ctx.progress.start(what, epochs.into(), "epochs");
         let mut curve = Vec::new();
         let (head, gradient_norm) = on_samples(setting, edit, |samples| {
-            let head = fit_sgd(samples, &options, &mut |epoch, head, loss| {
+            let head = fit_sgd(samples, &options, &mut rng, &mut |epoch, head, loss| {
                 bar.at(u64::from(epoch) + 1);
                 bar.say(format!("loss {loss:.4}"));
                 curve.push(accuracy(head, test));

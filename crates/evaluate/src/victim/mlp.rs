@@ -14,8 +14,9 @@ use burn::{
 use hemlock_artifact::Outcome;
 use hemlock_models::{open_device, resnet::normal};
 use hemlock_stage::{ErrorKind, ParamError, StageError};
+use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
-use rand::{SeedableRng, seq::SliceRandom};
+use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
@@ -108,8 +109,8 @@ impl Train for &Mlp {
         ParamError::fits("hidden", format!("a head with {hidden} hidden units"), bytes)?;
         let device = open_device(ctx.device)?;
         let training = device.clone().autodiff();
-        let mut rng = ChaCha8Rng::seed_from_u64(ctx.seed);
-        let mut layers = Layers::new([features.ncols(), hidden, classes], &mut rng, &training);
+        let [mut weights, mut rng] = [Purpose::HiddenLayerWeights, Purpose::HiddenLayerOrder].map(|p| p.of(ctx.seed));
+        let mut layers = Layers::new([features.ncols(), hidden, classes], &mut weights, &training);
         let mut adam = AdamWConfig::new().with_weight_decay(weight_decay as f32).init();
         let batch = batch.min(labels.len());
         let all = u64::from(epochs) * (labels.len() / batch) as u64;

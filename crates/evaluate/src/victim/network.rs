@@ -6,6 +6,7 @@ use hemlock_artifact::{Accuracy, Outcome};
 use hemlock_models::{Arch, open_device, open_extractor};
 use hemlock_pretrain::{ClassifierConfig, Labelled, Start, classifier};
 use hemlock_stage::{ErrorKind, ParamError, StageError};
+use hemlock_streams::Trained;
 use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
@@ -79,7 +80,19 @@ impl Variant<'_> {
         };
         let learning_rate = learning_rate.unwrap_or(usual.learning_rate);
         let (min_area, flip) = (min_area.unwrap_or(usual.min_area), flip.unwrap_or(usual.flip));
-        ClassifierConfig { seed, epochs, batch, learning_rate, weight_decay, warmup_epochs, min_area, flip, ..usual }
+        let trained = Trained::Victim;
+        ClassifierConfig {
+            trained,
+            seed,
+            epochs,
+            batch,
+            learning_rate,
+            weight_decay,
+            warmup_epochs,
+            min_area,
+            flip,
+            ..usual
+        }
     }
 }
 

@@ -21,8 +21,8 @@ use burn::{
 };
 use hemlock_models::{Weights, resnet::normal, tiles::on_device};
 use hemlock_stage::{Context, StageError};
+use hemlock_streams::Purpose;
 use ndarray::{Array2, Array4, ArrayView2, Axis, Slice};
-use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 /// Features `[n, d]` to images `[n, 3, 8 s, 8 s]` in `[0, 1]`: a linear layer to `s x s`, and three transposed convolutions that
@@ -91,8 +91,8 @@ impl Decoder {
     /// The weights are not those of its architecture.
     pub(crate) fn open(artifact: &hemlock_artifact::Decoder, device: &Device) -> Result<Self, StageError> {
         let (dim, width, side) = (artifact.dim as usize, artifact.width as usize, artifact.image_size as usize / 8);
-        // The seed is immaterial: every value is replaced, or loading fails.
-        let network = Network::new(dim, width, side, &mut ChaCha8Rng::seed_from_u64(0), device);
+        // Every value is replaced, or loading fails.
+        let network = Network::new(dim, width, side, &mut Purpose::Placeholder.of(0), device);
         let network = Weights::from_safetensors(&artifact.weights)?.load(network)?;
         Ok(Self { network, norm: artifact.norm, device: device.clone() })
     }

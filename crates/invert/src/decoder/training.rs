@@ -13,9 +13,9 @@ use burn::{
 use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Pixels, Reconstruction};
 use hemlock_models::{Weights, extract, open_extractor};
 use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
+use hemlock_streams::Purpose;
 use ndarray::{Array2, Axis};
-use rand::{SeedableRng, seq::SliceRandom};
-use rand_chacha::ChaCha8Rng;
+use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -71,7 +71,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "decoder";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     // The decoder is a tool of the attacker, as the extractor is: it has a seed of its own, and serves all attacks.
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
@@ -93,9 +93,8 @@ impl hemlock_stage::Stage for Stage {
         let extractor = open_extractor(&extractor, ctx.device)?;
         let normalization = features.normalization.clone();
         let frozen = Frozen::new(&extractor, &normalization);
-        let mut rng = ChaCha8Rng::seed_from_u64(params.seed);
-        let (train, held_out) = pairs(dataset, features, &mut rng);
-        let (network, curve) = train_network(params, &frozen, &train, &mut rng, ctx)?;
+        let (train, held_out) = pairs(dataset, features, params.seed);
+        let (network, curve) = train_network(params, &frozen, &train, ctx)?;
         let decoder = Decoder {
             norm: train.features.rows().into_iter().map(norm).fold(0.0, f32::max),
             device: frozen.device().clone(),
@@ -121,7 +120,7 @@ struct Pairs {
 }
 
 /// Clean pairs to train on, and others to measure on: the validation split, or a tenth of the training split where there is none.
-fn pairs(dataset: Dataset, features: Features, rng: &mut ChaCha8Rng) -> (Pairs, Pairs) {
+fn pairs(dataset: Dataset, features: Features, seed: u64) -> (Pairs, Pairs) {
     let normalization = features.normalization;
     let pairs = |features, images| Pairs { features, images, normalization: normalization.clone() };
     if !dataset.validation.is_empty() {
@@ -129,7 +128,7 @@ fn pairs(dataset: Dataset, features: Features, rng: &mut ChaCha8Rng) -> (Pairs, 
         return (train, pairs(features.validation.features.view().to_owned(), dataset.validation.pixels));
     }
     let mut rows: Vec<usize> = (0..dataset.train.len()).collect();
-    rows.shuffle(rng);
+    rows.shuffle(&mut Purpose::DecoderHeldOut.of(seed));
     let (held_out, train) = rows.split_at((rows.len() / 10).max(1));
     let of = |rows: &[usize]| {
         pairs(
@@ -145,7 +144,6 @@ fn train_network(
     params: &Params,
     frozen: &Frozen,
     train: &Pairs,
-    rng: &mut ChaCha8Rng,
     ctx: &Context,
 ) -> Result<(Network, Vec<CurvePoint>), StageError> {
     let (n, _, side, _) = train.images.view().dim();
@@ -153,7 +151,8 @@ fn train_network(
     let bytes = Network::bytes(train.features.ncols(), params.width, side / 8, batch);
     ParamError::fits("width", format!("a decoder of width {}, on {batch} images a step,", params.width), bytes)?;
     let device = frozen.device().clone().autodiff();
-    let mut network = Network::new(train.features.ncols(), params.width, side / 8, rng, &device);
+    let [mut weights, mut rng] = [Purpose::DecoderWeights, Purpose::DecoderOrder].map(|p| p.of(params.seed));
+    let mut network = Network::new(train.features.ncols(), params.width, side / 8, &mut weights, &device);
     let mut adam = AdamConfig::new().init();
     let steps = (n / batch) as u64;
     let all = u64::from(params.epochs) * steps;
@@ -161,7 +160,7 @@ fn train_network(
     let mut order: Vec<usize> = (0..n).collect();
     let (mut curve, mut done) = (Vec::new(), 0);
     for epoch in 0..params.epochs {
-        order.shuffle(rng);
+        order.shuffle(&mut rng);
         let mut sum = 0.0;
         for rows in order.chunks_exact(batch) {
             ctx.check()?;

@@ -21,9 +21,8 @@ use burn::store::burn_pack::{Error as PackError, Tensor as Stored};
 use burn::store::pytorch::PytorchStore;
 use burn::tensor::{BoolStore, Bytes, DType, Device, TensorData};
 use hemlock_stage::FileError;
+use hemlock_streams::Purpose;
 use pytorch_reader::{PickleValue, PytorchReader};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 
@@ -168,8 +167,8 @@ impl Extractor {
         device: &Device,
     ) -> Result<Imported, ImportError> {
         let file = open(path)?;
-        // The seed is immaterial: every value is replaced, or loading fails.
-        let net = Network::new(spec.arch, spec.image_size, &mut ChaCha8Rng::seed_from_u64(0), device);
+        // Every value is replaced, or loading fails.
+        let net = Network::new(spec.arch, spec.image_size, &mut Purpose::Placeholder.of(0), device);
         let expected = Weights::collect(&net);
         let found = network::find(&file.tensors, &expected, choice).map_err(|e| e.of(path, spec.arch))?;
         let prefix = found.prefix.to_owned();

@@ -16,7 +16,7 @@ fn spec(arch: &str) -> ExtractorSpec {
 
 fn initial(arch: &str) -> Weights {
     let device = device::open(Backend::default()).unwrap();
-    Weights::collect(&Network::new(arch.parse().unwrap(), [8, 8], &mut ChaCha8Rng::seed_from_u64(3), &device))
+    Weights::collect(&Network::new(arch.parse().unwrap(), [8, 8], &mut Purpose::Test.of(3), &device))
 }
 
 /// Writes `bytes` to a file of that name, and imports it.

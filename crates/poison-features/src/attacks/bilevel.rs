@@ -1,23 +1,23 @@
 //! The bilevel attack: raises the error of the retrained head, by implicit differentiation.
 
-use super::{Attack, Defaults, Given, Split};
+use super::{Attack, Defaults, Given};
 use crate::{Base, Objective, StartKind};
-use hemlock_stage::{ParamError, StageError};
+use hemlock_stage::{ParamError, Sees, StageError};
 use serde::{Deserialize, Serialize};
 
 /// What it raises.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Bilevel {
-    /// The split whose error is raised.
-    objective: Split,
+    /// The splits whose error is raised.
+    sees: Sees,
     /// Temperature of the smoothed error; the lower, the closer to the share of mistakes.
     temperature: f64,
 }
 
 impl Default for Bilevel {
     fn default() -> Self {
-        Self { objective: Split::default(), temperature: 0.5 }
+        Self { sees: Sees::default(), temperature: 0.5 }
     }
 }
 
@@ -38,7 +38,7 @@ impl Attack for Bilevel {
     }
 
     fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
-        let (raised, head) = (given.raised(self.objective)?, given.target.clean.clone());
+        let (raised, head) = (given.raised(self.sees)?, given.target.clean.clone());
         let decay = given.target.weight_decay;
         Ok(Box::new(crate::Bilevel::new(given.clean, raised, head, decay, self.temperature)?.stopped_by(given.cancel)))
     }

@@ -1,13 +1,17 @@
 //! Gradient Canceling: makes the target parameters a stationary point of the victim's training.
 
 use super::{Attack, Defaults, Given};
-use crate::{Base, Canceling, Objective, StartKind};
+use crate::{Base, Canceled, Canceling, Objective, StartKind};
 use hemlock_stage::StageError;
 use serde::{Deserialize, Serialize};
 
-/// It needs no parameters beside the target's.
+/// What it cancels.
 #[derive(Debug, Default, Serialize, Deserialize)]
-pub(super) struct GradientCanceling {}
+#[serde(default)]
+pub(super) struct GradientCanceling {
+    /// Which part of the gradient.
+    gradient: Canceled,
+}
 
 impl Attack for GradientCanceling {
     const NAME: &'static str = "gradient-canceling";
@@ -23,6 +27,7 @@ impl Attack for GradientCanceling {
     const ENDS: bool = true;
 
     fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
-        Ok(Box::new(Canceling::new(&given.target.target, given.clean, given.target.weight_decay)?))
+        let canceling = Canceling::new(&given.target.target, given.clean, given.target.weight_decay)?;
+        Ok(Box::new(canceling.of(self.gradient)))
     }
 }

@@ -1,6 +1,7 @@
 //! The attacks: each a file here, and a line of [`ATTACKS`].
 
 mod bilevel;
+mod bilevel_cross_entropy;
 mod gradient_canceling;
 mod tgda;
 
@@ -14,14 +15,15 @@ pub use tgda::Follower;
 use crate::{Base, Objective, StartKind};
 use hemlock_artifact::TargetParams;
 use hemlock_head::Samples;
-use hemlock_stage::{Cancel, ParamError, StageError};
+use hemlock_stage::{Cancel, ParamError, Sees, StageError};
 use registry::Erased;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 
 /// All attacks. A new one is a new line here.
 pub static ATTACKS: &[&dyn AnyAttack] = &[
     &Erased::<gradient_canceling::GradientCanceling>::NEW,
     &Erased::<bilevel::Bilevel>::NEW,
+    &Erased::<bilevel_cross_entropy::BilevelCrossEntropy>::NEW,
     &Erased::<tgda::Tgda>::NEW,
 ];
 
@@ -85,9 +87,9 @@ pub struct Defaults {
 /// What makes an objective move, as an error says it.
 #[derive(Debug, Clone, Copy)]
 pub struct Moves {
-    /// What moves: "a follower of `tgda` who moves on".
+    /// What moves: "a follower of `tgda`, who moves on".
     pub what: &'static str,
-    /// What to write so that nothing does: "`follower.steps = 0`".
+    /// What to write so that nothing does: "`attack = \"bilevel-cross-entropy\"`, whose follower is retrained".
     pub unless: &'static str,
 }
 
@@ -105,33 +107,12 @@ pub struct Given<'a> {
     pub cancel: &'a Cancel,
 }
 
-/// A split on which victims are to do badly.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Split {
-    /// The validation split.
-    Validation,
-    /// The victim's clean training split.
-    Train,
-    /// Both: the more samples, the less the attack fits their noise.
-    #[default]
-    Both,
-}
-
 impl<'a> Given<'a> {
-    /// The samples of a split.
+    /// The samples that victims are to do badly on: all that the attack sees. The more there are, the less it fits their noise.
     ///
     /// # Errors
-    /// There are none.
-    pub fn raised(&self, split: Split) -> Result<Vec<Samples<'a>>, StageError> {
-        if self.validation.is_empty() && split == Split::Validation {
-            let message = "gives no validation split, whose error the attack raises; expected `validation` above 0";
-            return Err(ParamError::new("dataset.downstream", message).into());
-        }
-        Ok(match split {
-            Split::Validation => vec![self.validation],
-            Split::Train => vec![self.clean],
-            Split::Both => vec![self.validation, self.clean],
-        })
+    /// It is to see a validation split, and there is none.
+    pub fn raised(&self, sees: Sees) -> Result<Vec<Samples<'a>>, StageError> {
+        sees.samples(self.clean, self.validation)
     }
 }

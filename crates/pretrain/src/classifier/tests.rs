@@ -266,7 +266,16 @@ fn sessions_of_one_seed_begin_alike() {
     let Classifier { extractor, head } = begin(3);
     assert_eq!(weights(&extractor), weights(&begin(3).extractor));
     assert_ne!(head, begin(4).head);
-    let mut rng = stream(3, Stream::Init);
+    // Nobody begins as another does, whatever their seeds.
+    let begins = |trained| {
+        let config = ClassifierConfig { trained, seed: 3, ..tiny() };
+        let begun = Session::new(scratch(&device), &config, 3, &[labelled(&images)]).unwrap().snapshot().unwrap();
+        weights(&begun.extractor)
+    };
+    assert_eq!(begins(Trained::Victim), weights(&extractor));
+    assert_ne!(begins(Trained::Surrogate), weights(&extractor));
+    assert_ne!(begins(Trained::Surrogate), begins(Trained::Extractor));
+    let mut rng = Trained::Victim.weights(3);
     let net = Network::new("resnet8-w4".parse().unwrap(), [8, 8], &mut rng, &device);
     assert_eq!(weights(&extractor), Weights::collect(&net).0);
 }

@@ -1,0 +1,274 @@
+//! A paper's own numbers beside ours: a CSV file that somebody types who has the paper's tables.
+//!
+//! Its first line names the columns. A column is either a condition on a result (`pipeline`, `attack`, `method`, `victim`,
+//! `eps_d`, or a parameter such as `poison-features.constraint`) or a number of the paper's in per cent (`clean`, `target`,
+//! `features`, `images`, and `drop`, in points). Every other line meets one result of the report; an empty cell asks for
+//! nothing. Lines that begin with `#` are comments.
+
+use crate::{
+    Case, ReportError,
+    case::{Quantity, quantity},
+    table::{Cell, Table},
+    words,
+};
+use hemlock_pipeline::nearest;
+use hemlock_stage::{VALUE, few, read_file, short};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+/// What can be compared.
+const MEASURED: [(&str, Quantity); 5] = [
+    ("clean", quantity::clean),
+    ("target", quantity::target),
+    ("features", quantity::features),
+    ("images", quantity::images),
+    ("drop", quantity::drop),
+];
+/// Conditions beside parameters.
+const CONDITIONS: [&str; 5] = ["pipeline", "attack", "method", "victim", "eps_d"];
+
+/// The paper's numbers, as they were typed.
+#[derive(Debug)]
+pub struct Paper {
+    path: PathBuf,
+    rows: Vec<Typed>,
+}
+
+/// A line.
+#[derive(Debug)]
+struct Typed {
+    line: u64,
+    /// Column and value.
+    conditions: Vec<(String, String)>,
+    /// Number of the quantity in [`MEASURED`], and per cent.
+    numbers: Vec<(usize, f64)>,
+}
+
+impl Paper {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no such table: which line and column, and what was expected.
+    pub fn read(path: &Path) -> Result<Self, ReportError> {
+        let wrong = |line, what: String| ReportError::Paper { path: path.to_owned(), line, what };
+        let bytes = read_file(path, 1).map_err(|e| wrong(None, format!("it cannot be read: {e}")))?;
+        let mut reader = csv::ReaderBuilder::new().comment(Some(b'#')).trim(csv::Trim::All).from_reader(&bytes[..]);
+        let told = |e: csv::Error| wrong(e.position().map(csv::Position::line), format!("it is no CSV: {e}"));
+        let columns: Vec<String> = reader.headers().map_err(told)?.iter().map(str::to_owned).collect();
+        let names: Vec<&str> = MEASURED.iter().map(|(name, _)| *name).collect();
+        if !columns.iter().any(|column| names.contains(&column.as_str())) {
+            let what = format!("no column is a number of the paper's; expected one of {}", names.join(", "));
+            return Err(wrong(Some(1), what));
+        }
+        let mut different = BTreeSet::new();
+        if let Some(twice) = columns.iter().find(|column| !different.insert(column.as_str())) {
+            return Err(wrong(Some(1), format!("the column `{}` is there twice", short(twice, VALUE))));
+        }
+        let mut rows = Vec::new();
+        for record in reader.records() {
+            let record = record.map_err(told)?;
+            let line = record.position().map(csv::Position::line);
+            let mut row = Typed { line: line.unwrap_or(0), conditions: Vec::new(), numbers: Vec::new() };
+            for (column, cell) in columns.iter().zip(&record).filter(|(_, cell)| !cell.is_empty()) {
+                match names.iter().position(|name| name == column) {
+                    Some(measured) => {
+                        let number = cell.parse().ok().filter(|x: &f64| (-100.0..=100.0).contains(x));
+                        let cell = short(cell, VALUE);
+                        let expected = "a number of per cent, such as 12.34";
+                        let refused = || wrong(line, format!("`{column}` is '{cell}'; expected {expected}"));
+                        row.numbers.push((measured, number.ok_or_else(refused)?));
+                    }
+                    None => row.conditions.push((column.clone(), cell.to_owned())),
+                }
+            }
+            if row.numbers.is_empty() {
+                return Err(wrong(line, format!("there is no number; expected one of {}", names.join(", "))));
+            }
+            rows.push(row);
+        }
+        if rows.is_empty() {
+            return Err(wrong(None, "it has no line below its first".to_owned()));
+        }
+        Ok(Self { path: path.to_owned(), rows })
+    }
+
+    /// The paper's numbers beside ours, one row a number.
+    ///
+    /// # Errors
+    /// A line that meets no result, or several, or one that an earlier line meets.
+    pub fn table(&self, cases: &[Case]) -> Result<Table, ReportError> {
+        let caption = "The paper's numbers beside ours: accuracy on the test split in %, drops in points. Typed from the paper by whoever \
+                       made this report; extractor and data may be others than the paper's.";
+        let mut table = Table::new("paper", caption).texts("attack").numbers("ε_d, %", &[""]).texts("number");
+        table = table.numbers("ours", &[""]).numbers("paper", &[""]).numbers("ours − paper", &[""]);
+        let fields: Vec<BTreeMap<String, String>> = cases.iter().map(fields).collect();
+        let mut taken = BTreeMap::new();
+        for row in &self.rows {
+            let wrong = |what: String| ReportError::Paper { path: self.path.clone(), line: Some(row.line), what };
+            let met = row.only(&fields).map_err(wrong)?;
+            let case = &cases[met];
+            for (measured, paper) in &row.numbers {
+                let (name, quantity) = MEASURED[*measured];
+                if let Some(before) = taken.insert((met, *measured), row.line) {
+                    let what = format!("`{name}` of this result is given in line {before}, too; expected it once");
+                    return Err(wrong(what));
+                }
+                let ours = case.mean(quantity).map(|e| 100.0 * e.mean);
+                let ours = ours.ok_or_else(|| wrong(format!("`{name}` is a number that this result does not have")))?;
+                let number = |x: f64| Cell::numbers(words::number(x, 2), vec![Some(x)]);
+                table.push(vec![
+                    Cell::text(&case.name),
+                    Cell::numbers(words::share(case.eps_d()).trim_end_matches(" %"), vec![Some(100.0 * case.eps_d())]),
+                    Cell::text(name),
+                    number(ours),
+                    number(*paper),
+                    number(ours - paper),
+                ]);
+            }
+        }
+        Ok(table)
+    }
+}
+
+impl Typed {
+    /// The number of the only result that all conditions hold of.
+    fn only(&self, results: &[BTreeMap<String, String>]) -> Result<usize, String> {
+        for (column, value) in &self.conditions {
+            let known: BTreeSet<&str> = results.iter().flat_map(|fields| fields.keys().map(String::as_str)).collect();
+            let near =
+                |name: &str, known: &[&str]| nearest(name, known).map(|near| format!("; did you mean `{near}`?"));
+            if !known.contains(column.as_str()) {
+                let hint = near(column, &known.into_iter().collect::<Vec<_>>()).unwrap_or_default();
+                let (column, conditions) = (short(column, VALUE), CONDITIONS.join(", "));
+                return Err(format!(
+                    "no result has a column `{column}`; expected one of {conditions}, or a parameter such as `invert.beta`{hint}"
+                ));
+            }
+            let there: BTreeSet<&str> =
+                results.iter().filter_map(|fields| Some(fields.get(column)?.as_str())).collect();
+            if !there.iter().any(|known| equal(known, value)) {
+                let hint = near(value, &there.iter().copied().collect::<Vec<_>>()).unwrap_or_default();
+                let (value, there) = (short(value, VALUE), few(there));
+                return Err(format!("no result has `{column}` {value}; there is {there}{hint}"));
+            }
+        }
+        let holds = |fields: &BTreeMap<String, String>| {
+            self.conditions.iter().all(|(column, value)| fields.get(column).is_some_and(|known| equal(known, value)))
+        };
+        let met: Vec<usize> = (0..results.len()).filter(|i| holds(&results[*i])).collect();
+        match met.as_slice() {
+            [one] => Ok(*one),
+            [] => Err("no result has all of this together".to_owned()),
+            [first, second, ..] => {
+                let (a, b) = (&results[*first], &results[*second]);
+                let apart = a.iter().filter(|(field, value)| b.get(*field) != Some(value)).map(|(field, _)| field);
+                let apart = few(apart.map(|field| format!("`{field}`")));
+                Err(format!("{} results have this; tell them apart by a column, such as {apart}", met.len()))
+            }
+        }
+    }
+}
+
+/// What lines may ask for of a case.
+fn fields(case: &Case) -> BTreeMap<String, String> {
+    let row = &case.rows[0];
+    let parameters = row.params.iter().flat_map(|(node, params)| {
+        let fields = params.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+        fields.map(move |(field, value)| (format!("{node}.{field}"), text(value)))
+    });
+    let mut fields: BTreeMap<String, String> = parameters.collect();
+    let own = [case.pipeline(), case.aim(), case.making().unwrap_or_default(), case.victim()].map(str::to_owned);
+    let own = own.into_iter().chain([case.eps_d().to_string()]);
+    fields.extend(CONDITIONS.into_iter().map(str::to_owned).zip(own));
+    fields
+}
+
+/// A value as one would write it.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// `1` and `1.0` are one number.
+fn equal(a: &str, b: &str) -> bool {
+    a == b || a.parse::<f64>().is_ok_and(|a| b.parse() == Ok(a))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::findings::testing::made_up;
+    use serde_json::json;
+
+    fn cases() -> [Case; 2] {
+        ["ball", "none"].map(|constraint| {
+            made_up("gradient-canceling + feature-matching")
+                .with("poison-features", json!({ "attack": "gradient-canceling", "constraint": constraint }))
+                .images([0.7, 0.702, 0.698])
+                .case()
+        })
+    }
+
+    fn read(text: &str) -> Result<Paper, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("paper.csv");
+        std::fs::write(&path, text).unwrap();
+        Paper::read(&path).map_err(|e| e.to_string().replace(&path.display().to_string(), "paper.csv"))
+    }
+
+    fn table(text: &str) -> Result<Table, String> {
+        let paper = read(text).unwrap();
+        let name = paper.path.display().to_string();
+        paper.table(&cases()).map_err(|e| e.to_string().replace(&name, "paper.csv"))
+    }
+
+    #[test]
+    fn the_paper_stands_beside_ours() {
+        let text = "# made up\nattack, poison-features.constraint, eps_d, images, drop\n\
+                    gradient-canceling, ball, 0.030, 71.5, 8.5\n,none,,69,\n";
+        let csv = table(text).unwrap().csv();
+        let lines: Vec<&str> = csv.lines().collect();
+        assert_eq!(lines[0], "attack,\"ε_d, %\",number,ours,paper,ours − paper");
+        assert!(lines[1].ends_with(",3,images,70,71.5,-1.5"), "{csv}");
+        assert!(lines[2].ends_with(",3,drop,10,8.5,1.5") && lines[3].ends_with(",3,images,70,69,1"), "{csv}");
+        assert_eq!(lines.len(), 4);
+    }
+
+    #[test]
+    fn what_meets_no_result_is_told() {
+        let told = |text: &str| table(text).err().unwrap();
+        assert_eq!(
+            told("attack,poison-features.constraint,drop\ngradient-canceling,bal,8.5\n"),
+            "paper.csv, line 2: no result has `poison-features.constraint` bal; there is ball, none; did you mean `ball`?"
+        );
+        assert!(
+            told("poison-features.constrain,drop\nball,8.5\n").contains("did you mean `poison-features.constraint`?")
+        );
+        assert_eq!(
+            told("attack,drop\ngradient-canceling,8.5\n"),
+            "paper.csv, line 2: 2 results have this; tell them apart by a column, such as `poison-features.constraint`"
+        );
+        assert!(
+            told("poison-features.constraint,drop\nball,1\n\nball,2\n")
+                .contains("line 4: `drop` of this result is given in line 2")
+        );
+        assert!(told("poison-features.constraint,features\nball,1\n").ends_with("that this result does not have"));
+    }
+
+    #[test]
+    fn what_is_no_table_is_told() {
+        let told = |text: &str| read(text).err().unwrap();
+        assert!(told("attack,eps_d\n").contains("line 1: no column is a number of the paper's"));
+        assert!(told("drop,drop\n1,2\n").contains("`drop` is there twice"));
+        assert!(told("attack,drop\n").contains("has no line below its first"));
+        assert!(told("attack,drop\ntgda,\n").contains("line 2: there is no number"));
+        assert_eq!(told("drop\n8,5\n").split(':').next(), Some("paper.csv, line 2"));
+        for number in ["x", "NaN", "1e9", "\"8,5\""] {
+            assert!(told(&format!("drop\n{number}\n")).contains("expected a number of per cent"), "{number}");
+        }
+        let missing = Paper::read(Path::new("nowhere/paper.csv")).unwrap_err().to_string();
+        assert!(missing.starts_with("nowhere/paper.csv: it cannot be read"), "{missing}");
+    }
+}
