@@ -9,7 +9,7 @@ pub use visibility::{ssim, visibility};
 
 use controls::{Control, aligned_flips, duplicates, random_flips};
 use hemlock_artifact::{
-    Dataset, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, TargetParams, Victim,
+    Dataset, Drawn, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, TargetParams, Victim,
 };
 use hemlock_head::{Constraint, FitOptions, Head, Samples, fit, loss_ceiling};
 use hemlock_invert::{Frozen, extracted};
@@ -78,7 +78,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 10;
+    const VERSION: u32 = 11;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["controls"];
@@ -178,6 +178,7 @@ impl hemlock_stage::Stage for Stage {
                 _ => None,
             },
             outcomes,
+            drawn: dataset.as_ref().map(Drawn::of),
             visibility: seen,
             changes,
         })

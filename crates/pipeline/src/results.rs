@@ -101,7 +101,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     let Some(evaluate) = branch.tasks.get("evaluate") else { return Ok(None) };
     let task = &plan.tasks[*evaluate];
     let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
-    let evaluation: Evaluation = store.read(&manifest)?;
+    let evaluation = Evaluation::read_numbers(store, &manifest)?;
     let (mut seconds, mut device, mut params) = (Some(0.0), Some(manifest.device.clone()), BTreeMap::new());
     let (mut collapsed, mut stepped_back, mut gone) = (Some(false), None, Vec::new());
     let read = upstream(plan, *evaluate);
