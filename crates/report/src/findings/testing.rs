@@ -2,7 +2,7 @@
 
 use crate::Case;
 use hemlock_artifact::{Measured, Visibility};
-use hemlock_pipeline::Row;
+use hemlock_pipeline::{Origin, Row};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -46,6 +46,8 @@ pub fn made_up(attack: &str) -> MadeUp {
         seconds: Some(1.0),
         key: format!("{attack} {seed}"),
         gone: Vec::new(),
+        origin: Origin::default(),
+        answers: None,
     };
     MadeUp((0..3).map(row).collect())
 }
