@@ -239,7 +239,10 @@ impl Case {
         } else {
             "dataset.downstream"
         };
-        self.pretrained_on().is_none() || !own(images)
+        let seed = |row: &Row| row.params.get("pretrain")?.get("seed").cloned();
+        let differ = own("pretrain") || self.rows.iter().any(|row| seed(row) != seed(self.row()));
+        self.parameter("pretrain", "method").is_some_and(|method| method == "import")
+            || !(differ || self.pretrained_on().is_some() && own(images))
     }
 
     /// The source that the head is trained on.

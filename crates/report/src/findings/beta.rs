@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 const QUESTION: Question = Question {
     id: "F6",
     claim: "Larger β: cleaner images, weaker attack. Under transfer, some matched poisons are anomalous.",
-    test: "For each sweep over β: PSNR rises and the drop falls from the smallest β to the largest (paired t tests over seeds) and, with \
+    test: "For each sweep over β: PSNR rises and the drop falls from the smallest β to the largest and, with \
            three or more, along all of them (the slope over their order, by least squares). For each inversion without a limit under transfer: the share of \
-           outliers among the poisons is above that among clean test samples, by the same rule (paired t test). All one-sided.",
+           outliers among the poisons is above that among clean test samples, by the same rule. One-sided tests, seed by seed.",
     needs: "inversions with at least two values of β, or a transfer pipeline with inverted images",
 };
 
