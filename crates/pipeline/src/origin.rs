@@ -10,14 +10,15 @@ use std::{
 };
 
 /// Nodes whose field `seed` tells replicates apart, and no cases.
-pub const REPLICATED: [&str; 4] = ["dataset.pretrain", "dataset.downstream", "pretrain", "deployed.pretrain"];
+pub const REPLICATED: [&str; 5] =
+    ["dataset.pretrain", "dataset.downstream", "pretrain", "deployed.pretrain", "features"];
 
 /// What a result is one draw of. Results of one case share some of it and not the rest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Keys of the extractors, the attacker's and the deployed one's, or of what was imported in their place.
+    /// Keys of the extractors, the attacker's and the deployed one's; the file of features that were imported in their place.
     pub extractor: String,
-    /// Key of the downstream images; empty where features were imported.
+    /// Key of the downstream images or, where features were imported, of these, since their splits are drawn there.
     pub data: String,
     /// Where test images come from, as a text: images of one source may be the same ones.
     pub pool: String,
@@ -40,7 +41,7 @@ impl Origin {
         let task = |node: &str| tasks.get(node).filter(|task| read.contains(task)).map(|task| &plan.tasks[*task]);
         let key = |node: &str| task(node).map(|task| task.key.to_string());
         let extractors: Vec<String> = ["pretrain", "deployed.pretrain"].into_iter().filter_map(key).collect();
-        let imported = || key("features").unwrap_or_default();
+        let imported = || task("features").map(|task| task.params["path"].to_string()).unwrap_or_default();
         let seed = |node: &str| match task(node)?.params.get("seed")? {
             Value::String(_) => Some(run),
             seed => seed.as_u64(),
@@ -48,9 +49,9 @@ impl Origin {
         let source = |node: &str| Some(task(node)?.params.get("source")?.to_string());
         Self {
             extractor: if extractors.is_empty() { imported() } else { extractors.join(" ") },
-            data: key("dataset.downstream").unwrap_or_default(),
+            data: key("dataset.downstream").or_else(|| key("features")).unwrap_or_default(),
             pool: source("dataset.downstream").unwrap_or_else(imported),
-            seeds: [seed("pretrain"), seed("dataset.downstream"), Some(run)],
+            seeds: [seed("pretrain"), seed("dataset.downstream").or_else(|| seed("features")), Some(run)],
         }
     }
 }

@@ -84,7 +84,7 @@ pub fn pretrain(
     let (_, _, height, width) = images.pixels.view().dim();
     step_fits(config.arch, [height, width], views * config.batch, device)?;
     config.heads_fit(method)?;
-    let (spec, net, mut rng) = start(config.arch, config.seed, &[images.pixels.view()], device)?;
+    let (spec, net, mut rng) = start(config.arch, config.seed(), &[images.pixels.view()], device)?;
     let pair = if runs_on_rayon(device) { Pair::halves() } else { Pair::none() };
     let run = Run { method, config, images, monitor, spec: &spec, devices: &devices, device, pair };
     let rng = &mut rng;
@@ -110,7 +110,7 @@ pub fn pretrain(
 /// A parameter is out of its range.
 pub fn random(config: &TrainConfig, images: ArrayView4<'_, u8>, device: &Device) -> Result<Pretrained, StageError> {
     let device = &device.clone().inner();
-    let (spec, net, _) = start(config.arch, config.seed, &[images], device)?;
+    let (spec, net, _) = start(config.arch, config.seed(), &[images], device)?;
     finish(spec, &net, Vec::new(), device)
 }
 
@@ -185,7 +185,7 @@ impl Run<'_> {
         let (mut saved, mut rendering) = (begun, Duration::ZERO);
         for epoch in done.curve.len()..config.epochs {
             let mut order: Vec<usize> = (0..n).collect();
-            order.shuffle(&mut stream(config.seed, Stream::Shuffle { epoch }));
+            order.shuffle(&mut stream(config.seed(), Stream::Shuffle { epoch }));
             let mut monitored = None;
             for (i, batch) in order.chunks_exact(config.batch).enumerate().skip(done.step) {
                 ctx.check()?;
@@ -277,7 +277,7 @@ impl Run<'_> {
         let Part { images, view } = *part;
         let (config, all) = (self.config, self.images.pixels.view());
         let image = |i| all.index_axis_move(Axis(0), i);
-        let pixels = render_views(&config.augment, &image, images, config.seed, epoch, view);
+        let pixels = render_views(&config.augment, &image, images, config.seed(), epoch, view);
         input(self.spec, pixels, device)
     }
 

@@ -9,6 +9,7 @@ mod error;
 mod file;
 mod inputs;
 mod memory;
+mod seed;
 mod words;
 
 pub use context::{Bar, Cancel, Checkpoints, Context, Environment, NoCheckpoints, Progress, Silent};
@@ -16,6 +17,7 @@ pub use error::{ErrorKind, MOST_EPOCHS, MOST_UNITS, ParamError, StageError};
 pub use file::{FileError, open_file, read_file};
 pub use inputs::{InputSet, Inputs, Need, Port};
 pub use memory::{Bytes, available};
+pub use seed::Seed;
 pub use words::{MESSAGE, VALUE, few, short};
 
 use hemlock_artifact::{Export, Exported};

@@ -81,6 +81,10 @@ impl MadeUp {
     pub fn outliers(self, share: [f64; 3]) -> Self {
         self.psnr(10.0).each(share, |r, share| r.visibility.as_mut().unwrap().outliers = share)
     }
+    /// Its rows.
+    pub fn rows(self) -> Vec<Row> {
+        self.0
+    }
     pub fn case(self) -> Case {
         Case::all(&self.0).remove(0)
     }
