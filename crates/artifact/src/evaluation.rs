@@ -1,9 +1,9 @@
 //! What an attack did to its victim.
 
-use crate::{Bounds, arrays};
-use hemlock_head::Head;
-use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
-use ndarray::{Array2, ArrayView1};
+use crate::{Bounds, Dataset, arrays};
+use hemlock_head::{Head, judge};
+use hemlock_store::{Artifact, Manifest, PayloadReader, PayloadWriter, Store, StoreError};
+use ndarray::{Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 /// One quantity for every training set that a victim was trained on; `None` where there is none.
@@ -78,15 +78,127 @@ pub struct Accuracy {
     pub per_class: Vec<Option<f64>>,
 }
 
-impl Accuracy {
-    /// Of predicted classes, as many as labels.
+/// What a victim made of every image of the test split, in the order of the split.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answers {
+    /// Whether its class was predicted, `[n]`.
+    pub right: Vec<bool>,
+    /// Score of its class minus the largest other one, `[n]`: logits, or of nearest neighbours the votes.
+    pub margins: Vec<f32>,
+}
+
+/// Name of the file that holds the bits of [`Answers::right`] of the training set of that name.
+fn right_file(name: &str) -> String {
+    format!("right.{name}")
+}
+
+impl Answers {
+    /// Of [`judge`](hemlock_head::judge)ments.
     #[must_use]
-    pub fn of(predicted: &[u32], labels: &[u32], classes: usize) -> Self {
-        debug_assert_eq!(predicted.len(), labels.len(), "every sample has a prediction");
+    pub fn of(judged: impl IntoIterator<Item = (bool, f64)>) -> Self {
+        let (right, margins) = judged.into_iter().map(|(right, margin)| (right, margin as f32)).unzip();
+        Self { right, margins }
+    }
+
+    /// Of scores `[n, K]`, by the classes of the images.
+    #[must_use]
+    pub fn of_scores(scores: ArrayView2<f64>, labels: &[u32]) -> Self {
+        debug_assert_eq!(scores.nrows(), labels.len(), "every sample has scores");
+        Self::of(scores.rows().into_iter().zip(labels).map(|(row, label)| judge(row, *label)))
+    }
+
+    /// The share of them that is right, in `[0, 1]`; 0 of none.
+    #[must_use]
+    pub fn share(&self) -> f64 {
+        self.right.iter().filter(|right| **right).count() as f64 / self.right.len().max(1) as f64
+    }
+
+    /// Reads [`Answers::right`] alone, of an [`Evaluation`]'s training set of that name, such as `clean`.
+    ///
+    /// # Errors
+    /// The file is not there, or damaged.
+    pub fn read_right(r: &PayloadReader, name: &str) -> Result<Vec<bool>, StoreError> {
+        let file = right_file(name);
+        let [n, packed @ ..] = &arrays::read_vec::<u32>(r, &file)?[..] else {
+            return Err(r.corrupt(&file, "is empty; expected a count and bits"));
+        };
+        let n = *n as usize;
+        if packed.len() != n.div_ceil(32) {
+            return Err(r.corrupt(&file, format!("has {} words; expected {}", packed.len(), n.div_ceil(32))));
+        }
+        Ok((0..n).map(|i| packed[i / 32] >> (i % 32) & 1 == 1).collect())
+    }
+
+    fn read(r: &PayloadReader, name: &str) -> Result<Self, StoreError> {
+        let (right, file) = (Self::read_right(r, name)?, format!("margins.{name}"));
+        let margins: Vec<f32> = arrays::read_vec(r, &file)?;
+        if margins.len() != right.len() {
+            return Err(r.corrupt(&file, format!("has {} numbers; expected {}", margins.len(), right.len())));
+        }
+        Ok(Self { right, margins })
+    }
+
+    /// A count, and after it the bits in words of 32, the first image's lowest.
+    fn write(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
+        let n = u32::try_from(self.right.len())
+            .map_err(|_| StoreError::Refused { what: "more than 2^32 test images".to_owned() })?;
+        let word = |bits: &[bool]| bits.iter().enumerate().map(|(i, bit)| u32::from(*bit) << i).sum::<u32>();
+        let packed: Vec<u32> = std::iter::once(n).chain(self.right.chunks(32).map(word)).collect();
+        arrays::write_vec(w, &right_file(name), &packed)?;
+        arrays::write_vec(w, &format!("margins.{name}"), &self.margins)
+    }
+}
+
+/// Where images stand in the pools of their source: see [`Images::source_index`](crate::Images::source_index).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Drawn {
+    /// The test images, in the order of the split.
+    pub test: Vec<u32>,
+    /// The training images.
+    pub train: Vec<u32>,
+    /// The validation images.
+    pub validation: Vec<u32>,
+}
+
+impl Drawn {
+    const FILES: [&'static str; 3] = ["drawn.test", "drawn.train", "drawn.validation"];
+
+    /// Of a dataset.
+    #[must_use]
+    pub fn of(dataset: &Dataset) -> Self {
+        let [test, train, validation] =
+            [&dataset.test, &dataset.train, &dataset.validation].map(|images| images.source_index.clone());
+        Self { test, train, validation }
+    }
+
+    /// Reads that of an [`Evaluation`]; `None` where its features were imported.
+    ///
+    /// # Errors
+    /// A file is damaged.
+    pub fn read(r: &PayloadReader) -> Result<Option<Self>, StoreError> {
+        if !r.files().contains_key(Self::FILES[0]) {
+            return Ok(None);
+        }
+        let [test, train, validation] = Self::FILES.map(|file| arrays::read_vec(r, file));
+        Ok(Some(Self { test: test?, train: train?, validation: validation? }))
+    }
+
+    fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
+        let Self { test, train, validation } = self;
+        let mut files = Self::FILES.into_iter().zip([test, train, validation]);
+        files.try_for_each(|(file, index)| arrays::write_vec(w, file, index))
+    }
+}
+
+impl Accuracy {
+    /// Of what was made of every image, by its class.
+    #[must_use]
+    pub fn of(answers: &Answers, labels: &[u32], classes: usize) -> Self {
+        debug_assert_eq!(answers.right.len(), labels.len(), "every sample has an answer");
         let mut counts = vec![(0u32, 0u32); classes];
-        for (predicted, label) in predicted.iter().zip(labels) {
+        for (answer, label) in answers.right.iter().zip(labels) {
             if let Some((right, all)) = counts.get_mut(*label as usize) {
-                *right += u32::from(predicted == label);
+                *right += u32::from(*answer);
                 *all += 1;
             }
         }
@@ -104,6 +216,8 @@ impl Accuracy {
 pub struct Outcome {
     /// On the test split, at the end of its training.
     pub accuracy: Accuracy,
+    /// What it made of every test image then; empty where the numbers alone were read ([`Evaluation::read_numbers`]).
+    pub answers: Answers,
     /// Share of the test split after every epoch; empty where it has none.
     pub epochs: Vec<f64>,
     /// Mean cross-entropy on the clean training split, in nats; of linear victims alone.
@@ -125,20 +239,25 @@ impl Outcome {
     }
 
     fn info(&self) -> OutcomeInfo {
-        let Self { accuracy, epochs, clean_loss, gradient_norm, converged, head } = self.clone();
+        let Self { accuracy, answers: _, epochs, clean_loss, gradient_norm, converged, head } = self.clone();
         OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, linear: head.is_some() }
     }
 
-    fn write_head(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
+    fn write_arrays(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
+        self.answers.write(w, name)?;
         self.head.iter().try_for_each(|head| arrays::write(w, &format!("head.{name}"), &head.packed().to_owned()))
     }
 
+    fn numbers(info: OutcomeInfo) -> Self {
+        let OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, .. } = info;
+        Self { accuracy, answers: Answers::default(), epochs, clean_loss, gradient_norm, converged, head: None }
+    }
+
     fn read(r: &PayloadReader, info: OutcomeInfo, name: &str) -> Result<Self, StoreError> {
-        let OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, linear } = info;
-        let name = format!("head.{name}");
-        let read = || Head::from_packed(arrays::read(r, &name)?).map_err(|e| r.corrupt(&name, e.to_string()));
-        let head = linear.then(read).transpose()?;
-        Ok(Self { accuracy, epochs, clean_loss, gradient_norm, converged, head })
+        let file = format!("head.{name}");
+        let read = || Head::from_packed(arrays::read(r, &file)?).map_err(|e| r.corrupt(&file, e.to_string()));
+        let head = info.linear.then(read).transpose()?;
+        Ok(Self { answers: Answers::read(r, name)?, head, ..Self::numbers(info) })
     }
 }
 
@@ -176,7 +295,7 @@ impl Artifact for Victim {
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
         let info = VictimInfo { kind: self.kind.clone(), params: self.params.clone(), clean: self.clean.info() };
         w.value("info", &info)?;
-        self.clean.write_head(w, "clean")
+        self.clean.write_arrays(w, "clean")
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
@@ -257,6 +376,8 @@ pub struct Evaluation {
     pub poisons: u64,
     /// The victims that were trained.
     pub outcomes: Measured<Outcome>,
+    /// Which images they were trained and tested on; `None` where features were imported, and have no images.
+    pub drawn: Option<Drawn>,
     /// An upper bound of the clean loss over all poisons, as many as these, that the attack's constraint lets through with any labels:
     /// [`hemlock_head::loss_ceiling`]. It holds for heads that are trained to the minimum, beside all clean data; `None` for other victims.
     pub ceiling: Option<f64>,
@@ -267,6 +388,36 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    /// Reads what is a number of the whole, and leaves what is one of every image, poison or weight: a few kilobytes instead of megabytes.
+    ///
+    /// # Errors
+    /// A file is not there, or damaged.
+    pub fn read_numbers(store: &Store, manifest: &Manifest) -> Result<Self, StoreError> {
+        let info: Info = store.reader(manifest, Self::KIND).value("info")?;
+        let outcomes = info.outcomes.map(|outcome| Outcome::numbers(outcome.clone()));
+        Ok(Self::of(info, outcomes, None, Vec::new()))
+    }
+
+    fn of(info: Info, outcomes: Measured<Outcome>, drawn: Option<Drawn>, changes: Vec<Change>) -> Self {
+        Self {
+            attack: info.attack,
+            victim: info.victim,
+            clean_label: info.clean_label,
+            replaces: info.replaces,
+            eps_d: info.eps_d,
+            objective: info.objective,
+            bound: info.bound,
+            gap: info.gap,
+            poisonability: info.poisonability,
+            poisons: info.poisons,
+            outcomes,
+            drawn,
+            ceiling: info.ceiling,
+            visibility: info.visibility,
+            changes,
+        }
+    }
+
     /// Largest gradient norm of the mean objective at which a linear victim's training stopped.
     #[must_use]
     pub fn gradient_norm(&self) -> Option<f64> {
@@ -314,7 +465,10 @@ impl Artifact for Evaluation {
             },
         )?;
         for (name, outcome) in self.outcomes.named() {
-            outcome.write_head(w, name)?;
+            outcome.write_arrays(w, name)?;
+        }
+        if let Some(drawn) = &self.drawn {
+            drawn.write(w)?;
         }
         let numbers = Array2::from_shape_fn((self.changes.len(), 4), |(i, j)| self.changes[i].numbers()[j]);
         arrays::write(w, "changes", &numbers)
@@ -329,22 +483,15 @@ impl Artifact for Evaluation {
         }
         let change = |row: ArrayView1<f32>| Change { linf: row[0], l2: row[1], psnr: row[2], ssim: row[3] };
         let changes = numbers.rows().into_iter().map(change).collect();
-        Ok(Self {
-            attack: info.attack,
-            victim: info.victim,
-            clean_label: info.clean_label,
-            replaces: info.replaces,
-            eps_d: info.eps_d,
-            objective: info.objective,
-            bound: info.bound,
-            gap: info.gap,
-            poisonability: info.poisonability,
-            poisons: info.poisons,
-            outcomes,
-            ceiling: info.ceiling,
-            visibility: info.visibility,
-            changes,
-        })
+        let drawn = Drawn::read(r)?;
+        for (name, outcome) in outcomes.named() {
+            let (n, clean) = (outcome.answers.right.len(), outcomes.clean.answers.right.len());
+            let images = drawn.as_ref().map_or(clean, |drawn| drawn.test.len());
+            if n != images {
+                return Err(r.corrupt(&right_file(name), format!("is of {n} images; expected {images}")));
+            }
+        }
+        Ok(Self::of(info, outcomes, drawn, changes))
     }
 
     fn summary(&self) -> serde_json::Value {
@@ -362,7 +509,26 @@ mod tests {
 
     #[test]
     fn accuracy_by_hand() {
-        let accuracy = Accuracy::of(&[0, 1, 1, 0], &[0, 1, 0, 0], 3);
+        let answers = Answers::of([true, true, false, true].map(|right| (right, 0.0)));
+        let accuracy = Accuracy::of(&answers, &[0, 1, 0, 0], 3);
+        assert_eq!(answers.share(), accuracy.overall);
         assert_eq!(accuracy, Accuracy { overall: 0.75, per_class: vec![Some(2.0 / 3.0), Some(1.0), None] });
+    }
+
+    #[test]
+    fn bits_come_back_and_damage_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut w = PayloadWriter::new(dir.path(), Evaluation::KIND);
+        for n in [0, 1, 31, 32, 33, 100] {
+            let answers = Answers::of((0..n).map(|i| (i % 3 == 0, f64::from(i))));
+            answers.write(&mut w, &n.to_string()).unwrap();
+        }
+        arrays::write_vec(&mut w, "right.short", &[33u32, 0]).unwrap();
+        let r = PayloadReader::new(dir.path(), Evaluation::KIND, w.files().clone());
+        for n in [0, 1, 31, 32, 33, 100] {
+            let answers = Answers::read(&r, &n.to_string()).unwrap();
+            assert_eq!(answers, Answers::of((0..n).map(|i| (i % 3 == 0, f64::from(i)))));
+        }
+        assert!(Answers::read(&r, "short").unwrap_err().to_string().contains("has 1 words; expected 2"));
     }
 }

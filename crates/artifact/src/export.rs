@@ -1,11 +1,12 @@
 //! What an artifact gives to other tools: named tensors, whole files, pictures.
 
 use crate::{
-    Change, Dataset, Decoder, Evaluation, Extractor, Features, Fit, Images, Normalization, PoisonFeatures, Poisons,
-    TargetParams, Victim,
+    Answers, Change, Dataset, Decoder, Drawn, Evaluation, Extractor, Features, Fit, Images, Normalization, Outcome,
+    PoisonFeatures, Poisons, TargetParams, Victim,
 };
 use hemlock_head::Head;
 use ndarray::{Array4, ArrayView, Axis, Dimension};
+use std::borrow::Cow;
 
 /// Numbers of one type, C-ordered.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,7 +25,7 @@ pub enum Data {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
     /// Name within its file.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Shape.
     pub shape: Vec<usize>,
     /// Values.
@@ -33,14 +34,18 @@ pub struct Tensor {
 
 impl Tensor {
     fn array<T: Clone, D: Dimension>(name: &'static str, array: ArrayView<'_, T, D>, data: fn(Vec<T>) -> Data) -> Self {
-        Self { name, shape: array.shape().to_vec(), data: data(array.iter().cloned().collect()) }
+        Self { name: name.into(), shape: array.shape().to_vec(), data: data(array.iter().cloned().collect()) }
     }
     fn indices(name: &'static str, values: &[u32]) -> Self {
-        Self { name, shape: vec![values.len()], data: Data::I64(values.iter().map(|v| i64::from(*v)).collect()) }
+        Self {
+            name: name.into(),
+            shape: vec![values.len()],
+            data: Data::I64(values.iter().map(|v| i64::from(*v)).collect()),
+        }
     }
     fn floats(name: &'static str, values: impl Iterator<Item = f32>) -> Self {
         let values: Vec<f32> = values.collect();
-        Self { name, shape: vec![values.len()], data: Data::F32(values) }
+        Self { name: name.into(), shape: vec![values.len()], data: Data::F32(values) }
     }
 }
 
@@ -199,14 +204,33 @@ fn poisons_csv(poisons: &Poisons) -> String {
 
 impl Export for Victim {
     fn export(&self) -> Exported {
-        Exported { tensors: self.clean.head.iter().map(|h| head("clean", h)).collect(), ..Exported::default() }
+        let mut tensors: Vec<(String, Vec<Tensor>)> = self.clean.head.iter().map(|h| head("clean", h)).collect();
+        tensors.push(answers([("clean", &self.clean)].into_iter(), None));
+        Exported { tensors, ..Exported::default() }
     }
+}
+
+/// What victims made of every test image: by training set, whether it is right, and its margin; and where the images stand in their
+/// pool, if they are drawn from one.
+fn answers<'a>(
+    outcomes: impl Iterator<Item = (&'static str, &'a Outcome)>,
+    drawn: Option<&Drawn>,
+) -> (String, Vec<Tensor>) {
+    let mut tensors: Vec<Tensor> = drawn.iter().map(|drawn| Tensor::indices("source_index", &drawn.test)).collect();
+    for (name, Outcome { answers: Answers { right, margins }, .. }) in outcomes {
+        let shape = vec![right.len()];
+        let bits = Data::U8(right.iter().map(|right| u8::from(*right)).collect());
+        tensors.push(Tensor { name: format!("{name}.right").into(), shape: shape.clone(), data: bits });
+        tensors.push(Tensor { name: format!("{name}.margin").into(), shape, data: Data::F32(margins.clone()) });
+    }
+    ("answers".to_owned(), tensors)
 }
 
 impl Export for Evaluation {
     fn export(&self) -> Exported {
         let heads = self.outcomes.named().filter_map(|(name, outcome)| Some(head(name, outcome.head.as_ref()?)));
         let mut tensors: Vec<(String, Vec<Tensor>)> = heads.collect();
+        tensors.push(answers(self.outcomes.named(), self.drawn.as_ref()));
         if !self.changes.is_empty() {
             let column = |(i, name)| Tensor::floats(name, self.changes.iter().map(move |c| c.numbers()[i]));
             tensors.push(("visibility".to_owned(), Change::NUMBERS.into_iter().enumerate().map(column).collect()));

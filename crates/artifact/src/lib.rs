@@ -18,7 +18,7 @@ mod target;
 pub use aim::Aim;
 pub use dataset::{Dataset, Images};
 pub use decoder::{Decoder, Reconstruction};
-pub use evaluation::{Accuracy, Change, Evaluation, Measured, Outcome, Victim, Visibility};
+pub use evaluation::{Accuracy, Answers, Change, Drawn, Evaluation, Measured, Outcome, Victim, Visibility};
 pub use export::{Data, Export, Exported, Tensor};
 pub use extractor::{Epoch, Extractor, Verified};
 pub use features::{FeatureSplit, Features, Normalization};

@@ -10,9 +10,13 @@ use crate::DataError;
 ///
 /// Every class is shuffled by its own stream of `role` and `seed`. Of each class `train` takes the first
 /// images of the training pool; `validation` takes the first ones of the validation pool, or the next
-/// ones of the training pool where a source has no validation pool; `test` takes the first ones of
-/// the test pool, or the last ones of the training pool where a source has no test pool. A count is
-/// divided evenly among the classes; the first classes get one more where it doesn't divide.
+/// ones of the training pool where a source has no validation pool; `test` takes those of the test
+/// pool whose turn it is, or the last ones of the training pool where a source has no test pool. A
+/// count is divided evenly among the classes; the first classes get one more where it doesn't divide.
+///
+/// The test pool is shuffled alike for all seeds, and seed after seed takes the next images of it, from
+/// the first again where it ends: as many seeds as it has room for have test images of their own, and
+/// results of theirs do not share the accident of which images these are. Which seed comes first is of no account.
 ///
 /// Invariant: the images of a counted `train` depend on nothing but that count, the role, the seed
 /// and the pool.
@@ -90,9 +94,9 @@ impl SplitSpec {
                 expected: "a count, because the source has no test pool (or give split.train)",
             });
         }
-        let shuffled = |labels: &[u32], pool| self.shuffled_classes(labels, classes.len(), pool);
+        let shuffled = |labels: &[u32], pool| self.shuffled_classes(labels, classes.len(), self.seed, pool);
         let train_pool = shuffled(train_labels, TRAIN_POOL);
-        let test_pool = test_labels.map(|labels| shuffled(labels, TEST_POOL));
+        let test_pool = test_labels.map(|labels| self.shuffled_classes(labels, classes.len(), 0, TEST_POOL));
         let validation_pool = validation_labels.map(|labels| shuffled(labels, VALIDATION_POOL));
 
         let mut chosen = Chosen::default();
@@ -102,11 +106,11 @@ impl SplitSpec {
             let mut test = None;
             match (&test_pool, self.test) {
                 (Some(pool), count) => {
-                    let mut rest = Rest { images: &pool[class], class: name };
+                    let rest = Rest { images: &pool[class], class: name };
                     let count = count.map_or(rest.images.len(), share);
-                    test = Some(rest.first("test", count)?);
+                    test = Some(rest.turn("test", count, self.seed)?);
                 }
-                (None, Some(count)) => test = Some(rest.last("test", share(count))?),
+                (None, Some(count)) => test = Some(rest.last("test", share(count))?.to_vec()),
                 // What train and validation leave.
                 (None, None) => {}
             }
@@ -125,7 +129,7 @@ impl SplitSpec {
                     own.first("validation", self.validation.map_or(own.images.len(), share))?
                 }
             });
-            chosen.test.extend(test.unwrap_or(rest.images));
+            chosen.test.extend(test.unwrap_or_else(|| rest.images.to_vec()));
         }
         if chosen.train.is_empty() {
             return Err(empty_train());
@@ -137,13 +141,13 @@ impl SplitSpec {
     }
 
     /// The positions of each class's images in a pool, each class in an order of its own.
-    fn shuffled_classes(&self, labels: &[u32], classes: usize, pool: u64) -> Vec<Vec<u32>> {
+    fn shuffled_classes(&self, labels: &[u32], classes: usize, seed: u64, pool: u64) -> Vec<Vec<u32>> {
         let mut by_class = vec![Vec::new(); classes];
         for (index, &label) in (0u32..).zip(labels) {
             by_class[label as usize].push(index);
         }
         for (class, indices) in (0u64..).zip(&mut by_class) {
-            indices.shuffle(&mut self.role.purpose().at(self.seed, [pool, class]));
+            indices.shuffle(&mut self.role.purpose().at(seed, [pool, class]));
         }
         by_class
     }
@@ -165,6 +169,17 @@ impl<'a> Rest<'a> {
         let (taken, rest) = self.images.split_at_checked(count).ok_or_else(|| self.shortage(split, count))?;
         self.images = rest;
         Ok(taken)
+    }
+
+    /// The images whose turn it is with a seed, where every seed takes so many, one after the other and from the first again.
+    fn turn(&self, split: &'static str, count: usize, seed: u64) -> Result<Vec<u32>, DataError> {
+        let n = self.images.len();
+        if count > n {
+            return Err(self.shortage(split, count));
+        }
+        // Of n turns the last ends where the first begins.
+        let first = if n == 0 { 0 } else { (seed % n as u64) as usize * count % n };
+        Ok(self.images.iter().cycle().skip(first).take(count).copied().collect())
     }
 
     fn last(&mut self, split: &'static str, count: usize) -> Result<&'a [u32], DataError> {
@@ -259,6 +274,27 @@ mod tests {
             assert!(shared[0] < 20 && shared[1] < 20, "seed {seed}: {shared:?} of 20 are the extractor's");
             assert_ne!(extractor, choose(Role::Downstream, 50, 0).train);
         }
+    }
+
+    /// A pool of 10 images a class has room for two seeds with 5 each, and one with 3 each for three.
+    #[test]
+    fn seeds_have_test_images_of_their_own_as_far_as_there_are_others() {
+        let (pool, test) = (labels(2, 20), labels(2, 10));
+        let choose = |count, seed| {
+            let spec = SplitSpec { seed, ..spec(Some(4), 0, Some(count)) };
+            let chosen = spec.choose(&names(2), &pool, None, Some(&test)).unwrap();
+            assert_eq!(counts(&chosen.test, &test, 2), [count / 2, count / 2]);
+            chosen.test
+        };
+        let shared = |a: &[u32], b: &[u32]| a.iter().filter(|i| b.contains(i)).count();
+        assert_eq!(shared(&choose(10, 0), &choose(10, 1)), 0);
+        assert_eq!(choose(10, 0), choose(10, 2), "there are no others");
+        for (a, b) in [(0, 1), (1, 2), (0, 2)] {
+            assert_eq!(shared(&choose(6, a), &choose(6, b)), 0, "{a} and {b}");
+        }
+        assert!(shared(&choose(6, 0), &choose(6, 3)) > 0, "the pool ends, and begins anew");
+        assert_eq!(choose(20, 0), choose(20, 7), "all there are");
+        assert_eq!(choose(6, u64::MAX).len(), 6);
     }
 
     #[test]

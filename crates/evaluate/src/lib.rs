@@ -9,7 +9,7 @@ pub use visibility::{ssim, visibility};
 
 use controls::{AlignedFlips, Control, ROUNDS, duplicates, random_flips};
 use hemlock_artifact::{
-    Dataset, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, TargetParams, Victim,
+    Dataset, Drawn, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, TargetParams, Victim,
 };
 use hemlock_head::{Constraint, FitOptions, Head, Samples, fit, loss_ceiling};
 use hemlock_invert::{Frozen, extracted};
@@ -181,6 +181,7 @@ impl hemlock_stage::Stage for Stage {
                 _ => None,
             },
             outcomes,
+            drawn: dataset.as_ref().map(Drawn::of),
             visibility: seen,
             changes,
         })

@@ -1,6 +1,6 @@
 //! Training sets: clean data, and what an attack or a control edits of them.
 
-use hemlock_artifact::{Accuracy, Dataset, Extractor, Features};
+use hemlock_artifact::{Accuracy, Answers, Dataset, Extractor, Features, Outcome};
 use hemlock_head::{HeadError, Samples};
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4};
@@ -35,9 +35,17 @@ impl Setting<'_> {
         self.features.classes.len()
     }
 
-    /// The accuracy of predictions of the test split.
-    pub(crate) fn accuracy(&self, predicted: &[u32]) -> Accuracy {
-        Accuracy::of(predicted, &self.features.test.labels, self.classes())
+    /// What a victim is worth that made this of the test split; nothing is known of its training.
+    pub(crate) fn outcome(&self, answers: Answers) -> Outcome {
+        Outcome {
+            accuracy: Accuracy::of(&answers, &self.features.test.labels, self.classes()),
+            answers,
+            epochs: Vec::new(),
+            clean_loss: None,
+            gradient_norm: None,
+            converged: true,
+            head: None,
+        }
     }
 }
 

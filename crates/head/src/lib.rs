@@ -48,7 +48,7 @@ pub use margin::smoothed_error;
 pub use mixed::{implicit_gradient, mixed_derivative, mixed_derivative_of};
 pub use parameters::{Head, inner, norm};
 pub use precondition::Preconditioner;
-pub use predict::{accuracy, logits, per_class_accuracy, predict, probabilities};
+pub use predict::{accuracy, judge, judgements, logits, per_class_accuracy, predict, probabilities};
 pub use reach::{Poison, Poisonability, Reach, poisonability};
 pub use samples::{Samples, spread};
 pub use sgd::{SgdOptions, SgdSchedule, fit_sgd};

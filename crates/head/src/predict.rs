@@ -44,6 +44,29 @@ pub fn predict(head: &Head, features: ArrayView2<'_, f64>) -> Result<Vec<u32>, H
     Ok(logits(head, features)?.rows().into_iter().map(first_largest).collect())
 }
 
+/// Whether the label has the largest of a sample's scores, `[K]`, the first of several equal ones; and its margin: its score minus the
+/// largest other one.
+#[must_use]
+pub fn judge(scores: ArrayView1<'_, f64>, label: u32) -> (bool, f64) {
+    let label = label as usize;
+    let others = scores.iter().enumerate().filter(|(class, _)| *class != label);
+    let other = others.map(|(_, score)| *score).fold(f64::NEG_INFINITY, f64::max);
+    (first_largest(scores) as usize == label, scores[label] - other)
+}
+
+/// What a head makes of every sample: [`judge`] of its logits.
+///
+/// # Errors
+/// Samples that do not fit the head.
+pub fn judgements(head: &Head, samples: Samples<'_>) -> Result<Vec<(bool, f64)>, HeadError> {
+    head.check_samples(&[samples])?;
+    let chunks = map_chunks(&[samples], CHUNK, head.classes(), |mut logits, z, samples| {
+        scores(head.packed(), z, &mut logits);
+        logits.rows().into_iter().zip(samples.labels()).map(|(row, label)| judge(row, *label)).collect::<Vec<_>>()
+    });
+    Ok(chunks.concat())
+}
+
 /// The share of samples whose label is predicted, in `[0, 1]`.
 ///
 /// # Errors
@@ -66,15 +89,10 @@ pub fn per_class_accuracy(head: &Head, samples: Samples<'_>) -> Result<Vec<Optio
 
 /// For each class, how many of its samples are predicted as such, and how many there are.
 fn tally(head: &Head, samples: Samples<'_>) -> Result<Vec<(usize, usize)>, HeadError> {
-    head.check_samples(&[samples])?;
     let mut tally = vec![(0, 0); head.classes()];
-    let predictions = map_chunks(&[samples], CHUNK, head.classes(), |mut logits, z, _| {
-        scores(head.packed(), z, &mut logits);
-        logits.rows().into_iter().map(first_largest).collect::<Vec<_>>()
-    });
-    for (prediction, &label) in predictions.into_iter().flatten().zip(samples.labels()) {
+    for ((right, _), &label) in judgements(head, samples)?.into_iter().zip(samples.labels()) {
         let (hits, count) = &mut tally[label as usize];
-        *hits += usize::from(prediction == label);
+        *hits += usize::from(right);
         *count += 1;
     }
     Ok(tally)
@@ -105,6 +123,8 @@ mod tests {
         assert_eq!(predict(&head, features.view()).unwrap(), [0, 1, 0, 0, 1]);
         assert_eq!(accuracy(&head, samples).unwrap(), 0.8);
         assert_eq!(per_class_accuracy(&head, samples).unwrap(), [Some(0.75), Some(1.0), None]);
+        let margins = [(true, 4.0), (false, -2.0), (true, 6.0), (true, 0.0), (true, 4.0)];
+        assert_eq!(judgements(&head, samples).unwrap(), margins);
     }
 
     #[test]

@@ -184,7 +184,8 @@ fn compare(
     }
     let mut accuracy = BTreeMap::new();
     if stage == "evaluate" {
-        let (x, y) = (left.0.read::<Evaluation>(l)?.outcomes, right.0.read::<Evaluation>(r)?.outcomes);
+        let read = |store, manifest| Evaluation::read_numbers(store, manifest).map(|evaluation| evaluation.outcomes);
+        let (x, y) = (read(left.0, l)?, read(right.0, r)?);
         for ((name, x), (_, y)) in x.named().zip(y.named()) {
             accuracy.insert(name, [x.accuracy.overall, y.accuracy.overall]);
         }

@@ -228,7 +228,7 @@ fn write_tensors(
                 Data::U8(_) => Dtype::U8,
                 Data::I64(_) => Dtype::I64,
             };
-            Ok((t.name, TensorView::new(dtype, t.shape.clone(), bytes).map_err(|e| failed(path, e))?))
+            Ok((t.name.as_ref(), TensorView::new(dtype, t.shape.clone(), bytes).map_err(|e| failed(path, e))?))
         });
         let views = views.collect::<Result<Vec<_>, ExportError>>()?;
         let whole = safetensors::serialize(views, None).map_err(|e| failed(path, e))?;

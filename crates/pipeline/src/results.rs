@@ -1,12 +1,18 @@
 //! Results: one row per branch, and means over seeds.
 
-use crate::{Branch, Plan};
+use crate::{
+    Branch, Plan,
+    origin::{Answered, Origin, REPLICATED, replicates},
+};
 use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, SteppedBack, Visibility};
 use hemlock_stage::Sees;
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Stages whose time is the attacker's.
 const ATTACK: [&str; 6] = ["target-params", "poison-features", "decoder", "invert", "poison-images", "unlearnable"];
@@ -75,6 +81,12 @@ pub struct Row {
     /// Artifacts that are gone, because of which something is unknown.
     #[serde(skip)]
     pub gone: Vec<String>,
+    /// What it is one draw of.
+    #[serde(skip)]
+    pub origin: Origin,
+    /// What its victims made of every test image, once that is [read](crate::read_answers).
+    #[serde(skip)]
+    pub answers: Option<Arc<Answered>>,
 }
 
 /// The results that a plan has so far, and the number of those still missing. Digests of the evaluations were checked,
@@ -108,7 +120,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     let Some(evaluate) = branch.tasks.get("evaluate") else { return Ok(None) };
     let task = &plan.tasks[*evaluate];
     let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
-    let evaluation: Evaluation = store.read(&manifest)?;
+    let evaluation = Evaluation::read_numbers(store, &manifest)?;
     let (mut seconds, mut device, mut params) = (Some(0.0), Some(manifest.device.clone()), BTreeMap::new());
     let (mut collapsed, mut stepped_back, mut gone) = (Some(false), None, Vec::new());
     let read = upstream(plan, *evaluate);
@@ -170,6 +182,8 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         seconds,
         key: task.key.to_string(),
         gone,
+        origin: Origin::of(plan, &branch.tasks, &read, branch.seed.unwrap_or(0)),
+        answers: None,
     }))
 }
 
@@ -276,9 +290,9 @@ pub struct Group {
     pub sees: Sees,
     /// What those saw who made the controls.
     pub controls_see: Sees,
-    /// Parameters of every stage, by node.
+    /// Parameters of every stage, by node, without seeds in which its rows differ.
     pub params: BTreeMap<&'static str, Value>,
-    /// Number of seeds.
+    /// Number of rows: of seeds or, where extractors or images have seeds of their own, of combinations of them.
     pub seeds: usize,
     /// Number of classes.
     pub classes: usize,
@@ -300,17 +314,31 @@ pub struct Group {
     pub seconds: Option<Cell>,
 }
 
-/// The rows that differ in nothing but the seed, in the order of their first one.
+/// The rows that differ in nothing but seeds, of the run, of an extractor or of the choice of images, in the order of their first one.
 #[must_use]
 pub fn grouped(rows: &[Row]) -> Vec<Vec<&Row>> {
     let mut groups: Vec<Vec<&Row>> = Vec::new();
     for row in rows {
-        match groups.iter_mut().find(|g| g[0].attack == row.attack && g[0].params == row.params) {
+        match groups.iter_mut().find(|g| g[0].attack == row.attack && replicates(&g[0].params, &row.params)) {
             Some(group) => group.push(row),
             None => groups.push(vec![row]),
         }
     }
     groups
+}
+
+/// The parameters of rows that differ in seeds alone, without those seeds that differ.
+fn common(rows: &[&Row]) -> BTreeMap<&'static str, Value> {
+    let mut params = rows[0].params.clone();
+    for (node, params) in params.iter_mut().filter(|(node, _)| REPLICATED.contains(node)) {
+        let seed = params.get("seed").cloned();
+        if let (Some(params), true) =
+            (params.as_object_mut(), rows.iter().any(|r| r.params[node].get("seed") != seed.as_ref()))
+        {
+            params.remove("seed");
+        }
+    }
+    params
 }
 
 /// What is there, each once.
@@ -344,7 +372,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 bound: optional(&|r| r.bound),
                 sees: rows[0].sees,
                 controls_see: rows[0].controls_see,
-                params: rows[0].params.clone(),
+                params: common(&rows),
                 seeds: rows.len(),
                 classes: rows[0].per_class.clean.len(),
                 collapsed: match rows.iter().any(|r| r.collapsed == Some(true)) {

@@ -185,6 +185,15 @@ impl Classifier {
         let features = extract(&self.extractor, images, ctx)?.mapv(f64::from);
         Ok(hemlock_head::predict(&self.head, features.view())?)
     }
+
+    /// The logits of each of the images `[n, 3, h, w]`: `[n, K]`.
+    ///
+    /// # Errors
+    /// As [`predict`](Self::predict).
+    pub fn logits(&self, images: ArrayView4<'_, u8>, ctx: &Context<'_>) -> Result<Array2<f64>, StageError> {
+        let features = extract(&self.extractor, images, ctx)?.mapv(f64::from);
+        Ok(hemlock_head::logits(&self.head, features.view())?)
+    }
 }
 
 /// Trains a classifier of so many classes from its beginning to its end. `label` names the bar that shows how far it is; `each_epoch`

@@ -1,7 +1,7 @@
 //! The parameters of pre-training, and what makes them valid.
 
 use hemlock_models::Arch;
-use hemlock_stage::{ParamError, Params};
+use hemlock_stage::{ParamError, Params, Seed};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 
@@ -80,6 +80,32 @@ impl PretrainConfig {
     }
 }
 
+impl PretrainConfig {
+    /// How it is trained, or what it is the control of; `None` where it is imported.
+    fn training(&mut self) -> Option<&mut TrainConfig> {
+        match self {
+            Self::Simclr(config) | Self::MocoV3(config) | Self::Supervised(config) | Self::Random(config) => {
+                Some(config)
+            }
+            Self::Import(_) => None,
+        }
+    }
+
+    /// The seed of its draws; `None` where it is imported.
+    pub(crate) fn seed(&self) -> Option<Seed> {
+        self.clone().training().map(|config| config.seed)
+    }
+
+    /// The same in a pipeline of the seed `run`.
+    pub(crate) fn of_run(&self, run: u64) -> Self {
+        let mut config = self.clone();
+        if let Some(config) = config.training() {
+            config.seed = Seed::Of(config.seed.of(run));
+        }
+        config
+    }
+}
+
 impl Serialize for PretrainConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // The derived, inherent function of `remote = "Self"`.
@@ -151,8 +177,9 @@ pub struct PredictorConfig {
 pub struct TrainConfig {
     /// The network.
     pub arch: Arch,
-    /// Seed of the initialisation, the order of the images and the views.
-    pub seed: u64,
+    /// Seed of the initialisation, the order of the images and the views; `run`: the pipeline's, so that every seed of the pipeline has an
+    /// extractor of its own.
+    pub seed: Seed,
     /// Passes over the images.
     pub epochs: usize,
     /// Images of a step, each in two views without labels; the rest of an epoch that fills no batch is left out.
@@ -202,7 +229,7 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             arch: Arch::default(),
-            seed: 0,
+            seed: Seed::default(),
             epochs: 20,
             batch: 256,
             optimizer: OptimizerKind::default(),
@@ -303,6 +330,11 @@ impl TrainConfig {
         Ok(value)
     }
 
+    /// The number that it draws with. That of a pipeline is put in its place before it trains.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed.of(0)
+    }
+
     /// Learning rate at `step` of `steps`: linear warm-up, then half a cosine down to 0.
     pub(crate) fn learning_rate_at(&self, step: usize, steps: usize) -> f64 {
         let warmup = self.warmup_epochs * steps / self.epochs;
@@ -340,6 +372,18 @@ mod tests {
         assert_eq!(parse(r#"{"method": "random", "epochs": 1}"#).unwrap().check(), Ok(()), "nothing is trained");
         assert!(parse(r#"{"epoch": 3}"#).unwrap_err().contains("unknown field `epoch`"));
         assert!(parse(r#"{"arch": "vgg"}"#).unwrap_err().contains("`resnet20`"));
+    }
+
+    #[test]
+    fn a_seed_may_be_that_of_the_pipeline() {
+        let config = parse(r#"{"seed": "run"}"#).unwrap();
+        assert_eq!(config.seed(), Some(Seed::Run));
+        assert_eq!(config.of_run(7), parse(r#"{"seed": 7}"#).unwrap());
+        assert_eq!(serde_json::to_value(&config).unwrap()["seed"], "run");
+        let fixed = parse(r#"{"seed": 3}"#).unwrap();
+        assert_eq!(fixed.of_run(7), fixed);
+        let message = parse(r#"{"seed": "runs"}"#).unwrap_err();
+        assert!(message.contains("expected an integer from 0, or \"run\""), "{message}");
     }
 
     #[test]

@@ -8,21 +8,24 @@ use rayon::prelude::*;
 /// Queries whose similarities are held in memory together.
 const TOGETHER: usize = 256;
 
-/// For each of `queries` `[m, d]` the class that wins the vote of the `k` rows of `reference` `[n, d]`, with their classes, with the
-/// largest cosine similarity; ties go to the smaller class. `None` where `stop` says so meanwhile.
+/// For each of `queries` `[m, d]` the number of votes for each of `classes` among the `k` rows of `reference` `[n, d]`, with their
+/// classes, with the largest cosine similarity: `[m, classes]`. `None` where `stop` says so meanwhile.
 #[must_use]
-pub fn predict(
+pub fn votes(
     k: usize,
     (reference, known): (Array2<f32>, &[u32]),
     queries: Array2<f32>,
+    classes: usize,
     stop: &(dyn Fn() -> bool + Sync),
-) -> Option<Vec<u32>> {
-    vote(k, (unit_rows(reference).view(), known), unit_rows(queries).view(), |_| None, stop)
+) -> Option<Array2<f64>> {
+    let rows = vote(k, (unit_rows(reference).view(), known), unit_rows(queries).view(), |_| None, stop)?;
+    Some(Array2::from_shape_fn((rows.len(), classes), |(i, class)| rows[i].get(class).map_or(0.0, |n| *n as f64)))
 }
 
-/// Share of `queries` that [`predict`] is right about.
-pub(crate) fn accuracy(k: usize, reference: (Array2<f32>, &[u32]), queries: (Array2<f32>, &[u32])) -> f32 {
-    share(&predict(k, reference, queries.0, &|| false).unwrap_or_default(), queries.1)
+/// Share of `queries` whose class wins the vote; ties go to the smaller class.
+pub(crate) fn accuracy(k: usize, (reference, known): (Array2<f32>, &[u32]), queries: (Array2<f32>, &[u32])) -> f32 {
+    let (reference, asked) = (unit_rows(reference), unit_rows(queries.0));
+    share(&vote(k, (reference.view(), known), asked.view(), |_| None, &|| false).unwrap_or_default(), queries.1)
 }
 
 /// The same of samples among all others of them.
@@ -31,18 +34,20 @@ pub(crate) fn leave_one_out(k: usize, (samples, labels): (Array2<f32>, &[u32])) 
     share(&vote(k, (samples.view(), labels), samples.view(), Some, &|| false).unwrap_or_default(), labels)
 }
 
-fn share(predicted: &[u32], labels: &[u32]) -> f32 {
-    predicted.iter().zip(labels).filter(|(a, b)| a == b).count() as f32 / labels.len().max(1) as f32
+fn share(votes: &[Vec<usize>], labels: &[u32]) -> f32 {
+    let winner = |votes: &[usize]| votes.iter().position(|v| Some(v) == votes.iter().max()).unwrap_or_default();
+    let right = votes.iter().zip(labels).filter(|(votes, label)| winner(votes) == **label as usize);
+    right.count() as f32 / labels.len().max(1) as f32
 }
 
-/// See [`predict`]; of unit rows, and leaving out the row of the reference that is no neighbour of a query.
+/// See [`votes`]; of unit rows, and leaving out the row of the reference that is no neighbour of a query.
 fn vote(
     k: usize,
     (reference, known): (ArrayView2<'_, f32>, &[u32]),
     queries: ArrayView2<'_, f32>,
     itself: impl Fn(usize) -> Option<usize> + Sync,
     stop: &(dyn Fn() -> bool + Sync),
-) -> Option<Vec<u32>> {
+) -> Option<Vec<Vec<usize>>> {
     let classes = known.iter().max().map_or(0, |&label| label as usize + 1);
     let tiles: Vec<usize> = (0..queries.nrows()).step_by(TOGETHER).collect();
     let voted = tiles.into_par_iter().map(|first| {
@@ -63,10 +68,9 @@ fn vote(
             for neighbour in order {
                 votes[known[neighbour] as usize] += 1;
             }
-            let most = votes.iter().max();
-            votes.iter().position(|v| Some(v) == most).unwrap_or_default() as u32
+            votes
         };
-        Some(similarity.rows().into_iter().zip(first..).map(vote).collect::<Vec<u32>>())
+        Some(similarity.rows().into_iter().zip(first..).map(vote).collect::<Vec<_>>())
     });
     Some(voted.collect::<Option<Vec<_>>>()?.concat())
 }
@@ -111,9 +115,10 @@ mod tests {
         let queries = array![[5.0, 0.2], [0.0, 1.0]];
         for scale in [1e-30, 1.0, 3e37] {
             let scaled = (reference.mapv(|z| z * scale), &[0, 0, 1, 1, 1][..]);
-            assert_eq!(predict(1, scaled, queries.clone(), &|| false).unwrap(), [0, 1], "{scale}");
+            let votes = votes(1, scaled, queries.clone(), 3, &|| false).unwrap();
+            assert_eq!(votes, array![[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], "{scale}");
         }
-        assert_eq!(predict(1, (reference, &[0, 0, 1, 1, 1]), queries, &|| true), None);
+        assert_eq!(votes(1, (reference, &[0, 0, 1, 1, 1]), queries, 2, &|| true), None);
     }
 
     #[test]

@@ -78,8 +78,12 @@ pub(crate) fn of(artifact: &hemlock_artifact::Extractor) -> Result<Option<Vec<Te
     let features = extractor.features(images.view(), &|_| true)?;
     let shape = |shape: &[usize]| shape.to_vec();
     Ok(Some(vec![
-        Tensor { name: NAMES[0], shape: shape(images.shape()), data: Data::U8(images.into_iter().collect()) },
-        Tensor { name: NAMES[1], shape: shape(features.shape()), data: Data::F32(features.into_iter().collect()) },
+        Tensor { name: NAMES[0].into(), shape: shape(images.shape()), data: Data::U8(images.into_iter().collect()) },
+        Tensor {
+            name: NAMES[1].into(),
+            shape: shape(features.shape()),
+            data: Data::F32(features.into_iter().collect()),
+        },
     ]))
 }
 

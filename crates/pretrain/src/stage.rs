@@ -3,7 +3,7 @@
 use crate::{Method, Monitor, PretrainConfig, TrainConfig, import, pretrain, probe, random};
 use hemlock_artifact::{Dataset, Export, Exported, Extractor};
 use hemlock_models::{open_device, open_devices};
-use hemlock_stage::{Context, Environment, Need, Port, StageError, inputs};
+use hemlock_stage::{Context, Environment, Need, Port, Seed, StageError, inputs};
 use serde_json::Value;
 
 inputs! {
@@ -22,7 +22,7 @@ pub struct Stage;
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "pretrain";
     const VERSION: u32 = 5;
-    /// The extractor's seed is a parameter of its own: seeds of the attack share one extractor.
+    /// The extractor's seed is a parameter of its own: seeds of the attack share one extractor, unless it is `run`.
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["mean", "std", "ignore"];
@@ -46,6 +46,10 @@ impl hemlock_stage::Stage for Stage {
             fields.retain(|field, _| kept(field));
         }
         Ok(value)
+    }
+
+    fn seeded(config: &PretrainConfig) -> bool {
+        config.seed() == Some(Seed::Run)
     }
 
     fn source_id(config: &PretrainConfig) -> String {
@@ -89,7 +93,7 @@ impl hemlock_stage::Stage for Stage {
                 .then_some(Monitor { reference: &train, queries: (!validation.is_empty()).then_some(&validation) });
             pretrain(method, config, &train, monitor, &devices(config)?, ctx)
         };
-        let made = match config {
+        let made = match &config.of_run(ctx.seed) {
             PretrainConfig::Simclr(config) => train(Method::Simclr, config, dataset()?)?,
             PretrainConfig::MocoV3(config) => train(Method::MocoV3, config, dataset()?)?,
             PretrainConfig::Supervised(config) => train(Method::Supervised, config, dataset()?)?,

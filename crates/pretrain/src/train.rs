@@ -86,7 +86,7 @@ pub fn pretrain(
     let (_, _, height, width) = images.pixels.view().dim();
     step_fits(config.arch, [height, width], views * config.batch, device)?;
     config.heads_fit(method)?;
-    let (spec, net, mut rng) = start(config.arch, EXTRACTOR, config.seed, &[images.pixels.view()], device)?;
+    let (spec, net, mut rng) = start(config.arch, EXTRACTOR, config.seed(), &[images.pixels.view()], device)?;
     let pair = if runs_on_rayon(device) { Pair::halves() } else { Pair::none() };
     let run = Run { method, config, images, monitor, spec: &spec, devices: &devices, device, pair };
     let rng = &mut rng;
@@ -112,7 +112,7 @@ pub fn pretrain(
 /// A parameter is out of its range.
 pub fn random(config: &TrainConfig, images: ArrayView4<'_, u8>, device: &Device) -> Result<Pretrained, StageError> {
     let device = &device.clone().inner();
-    let (spec, net, _) = start(config.arch, EXTRACTOR, config.seed, &[images], device)?;
+    let (spec, net, _) = start(config.arch, EXTRACTOR, config.seed(), &[images], device)?;
     finish(spec, &net, Vec::new(), device)
 }
 
@@ -188,7 +188,7 @@ impl Run<'_> {
         let (mut saved, mut rendering) = (begun, Duration::ZERO);
         for epoch in done.curve.len()..config.epochs {
             let mut order: Vec<usize> = (0..n).collect();
-            order.shuffle(&mut EXTRACTOR.order(config.seed, epoch));
+            order.shuffle(&mut EXTRACTOR.order(config.seed(), epoch));
             let mut monitored = None;
             for (i, batch) in order.chunks_exact(config.batch).enumerate().skip(done.step) {
                 ctx.check()?;
@@ -284,7 +284,7 @@ impl Run<'_> {
             &config.augment,
             &image,
             images,
-            &|image| EXTRACTOR.view(config.seed, epoch, image, view),
+            &|image| EXTRACTOR.view(config.seed(), epoch, image, view),
             view,
         );
         input(self.spec, pixels, device)

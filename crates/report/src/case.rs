@@ -1,7 +1,12 @@
-//! Cases: results that differ in nothing but the seed, and how each is called.
+//! Cases: results that differ in nothing but seeds, and how each is called.
 
-use crate::{setting::source, statistics::Estimate, words};
-use hemlock_pipeline::{Row, grouped, telling};
+use crate::{
+    joint::{Side, joint},
+    setting::source,
+    statistics::Estimate,
+    words,
+};
+use hemlock_pipeline::{REPLICATED, Row, grouped, telling};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +41,7 @@ pub enum Pretraining {
     Unknown,
 }
 
-/// The results of one setting, one row a seed.
+/// The results of one setting, one row a seed or, where extractors or images have seeds of their own, a combination of them.
 #[derive(Debug, Clone)]
 pub struct Case {
     /// What tells it from other cases of its pipeline, in words.
@@ -68,12 +73,13 @@ impl Case {
             .map(|pipeline| {
                 let of = rows.iter().filter(|r| r.pipeline == *pipeline).flat_map(|r| &r.params);
                 let fields = telling(of.map(|(node, params)| (*node, params))).into_iter();
+                let fields = fields.filter(|(node, field)| *field != "seed" || !REPLICATED.contains(node));
                 (*pipeline, fields.map(|(node, field)| (node.to_owned(), field.to_owned())).collect())
             })
             .collect();
         let named = |group: Vec<&Row>| {
             let mut rows: Vec<Row> = group.into_iter().cloned().collect();
-            rows.sort_by_key(|r| r.seed);
+            rows.sort_by_key(|r| (r.origin.seeds, r.seed));
             let told = told.get(rows[0].pipeline.as_str()).map(|fields| shown(&rows[0], fields)).unwrap_or_default();
             let label = label(&rows[0].attack, &told, &[]);
             let scene = scene(&rows[0]);
@@ -198,7 +204,9 @@ impl Case {
     pub fn text(&self, keep: impl Fn(&str, &str) -> bool) -> String {
         let mut text = String::new();
         for (node, params) in &self.row().params {
-            for (field, value) in params.as_object().into_iter().flatten().filter(|(field, _)| keep(node, field)) {
+            let seed = |field: &str| field == "seed" && REPLICATED.contains(node);
+            let kept = params.as_object().into_iter().flatten().filter(|(field, _)| !seed(field) && keep(node, field));
+            for (field, value) in kept {
                 text += &format!("{node}.{field}={value}\n");
             }
         }
@@ -231,7 +239,10 @@ impl Case {
         } else {
             "dataset.downstream"
         };
-        self.pretrained_on().is_none() || !own(images)
+        let seed = |row: &Row| row.params.get("pretrain")?.get("seed").cloned();
+        let differ = own("pretrain") || self.rows.iter().any(|row| seed(row) != seed(self.row()));
+        self.parameter("pretrain", "method").is_some_and(|method| method == "import")
+            || !(differ || self.pretrained_on().is_some() && own(images))
     }
 
     /// The source that the head is trained on.
@@ -250,16 +261,10 @@ impl Case {
         }
     }
 
-    /// A quantity by seed; `None` where a row has none.
-    #[must_use]
-    pub fn by_seed(&self, quantity: impl Fn(&Row) -> Option<f64>) -> Option<BTreeMap<u64, f64>> {
-        self.rows.iter().map(|r| Some((r.seed, quantity(r)?))).collect()
-    }
-
-    /// Mean and deviation of a quantity over seeds.
+    /// Mean and deviation of a quantity over seeds; `None` where a row has none.
     #[must_use]
     pub fn mean(&self, quantity: impl Fn(&Row) -> Option<f64>) -> Option<Estimate> {
-        Estimate::of(&self.by_seed(quantity)?.into_values().collect::<Vec<_>>())
+        joint(&[(self, &quantity)], &|values| values[0])
     }
 
     /// A quantity of this case minus one of another, over the seeds that both have.
@@ -277,8 +282,18 @@ impl Case {
         theirs: Quantity,
         f: impl Fn(f64, f64) -> f64,
     ) -> Option<Estimate> {
-        let (a, b) = (self.by_seed(mine)?, other.by_seed(theirs)?);
-        Estimate::of(&a.iter().filter_map(|(seed, a)| Some(f(*a, *b.get(seed)?))).collect::<Vec<_>>())
+        joint(&[(self, &mine), (other, &theirs)], &|values| f(values[0], values[1]))
+    }
+
+    /// How much a quantity rises from one case to the next, by least squares, over the seeds that all have.
+    #[must_use]
+    pub fn slope(cases: &[&Self], quantity: Quantity) -> Option<Estimate> {
+        let middle = (cases.len() as f64 - 1.0) / 2.0;
+        let scale = (0..cases.len()).map(|i| (i as f64 - middle).powi(2)).sum::<f64>();
+        let sides: Vec<Side> = cases.iter().map(|case| (*case, &quantity as _)).collect();
+        joint(&sides, &|values| {
+            values.iter().enumerate().map(|(i, value)| (i as f64 - middle) / scale * value).sum::<f64>()
+        })
     }
 }
 

@@ -9,8 +9,9 @@
 //!   (Bonferroni), since one counterexample is enough.
 //! - **undecided** otherwise; and where there is no comparison, or none with at least two seeds whose results differ.
 //!
-//! Differences are taken seed by seed, and tested by Student's paired t test, where both sides share their seeds' data; otherwise
-//! by Welch's t test.
+//! Differences are taken seed by seed where both sides have the same seeds, and image by image where they have the same test images.
+//! What varies beside them, extractors, training data, attacks, test images, is told apart: see [`statistics`](crate::statistics). A
+//! verdict says what it generalises to.
 
 mod beta;
 mod equal_visibility;
@@ -19,8 +20,11 @@ mod pixels;
 mod transfer;
 pub mod unlearnable;
 
-use crate::{Case, statistics::Estimate, statistics::welch};
-use std::collections::BTreeMap;
+use crate::{
+    Case,
+    statistics::{Estimate, Inference, Lack},
+};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Level of significance.
 pub const LEVEL: f64 = 0.05;
@@ -74,9 +78,11 @@ pub struct Comparison {
     pub difference: f64,
     /// Half the width of its 95 % confidence interval.
     pub half_width: Option<f64>,
-    /// One-sided p-value of it being at most 0; `None` without two seeds whose results differ.
+    /// One-sided p-value of it being at most 0; `None` where nothing is known of its error.
     pub p: Option<f64>,
-    /// Number of seeds.
+    /// What it is an estimate of and how sure, or what is missing for that.
+    pub inference: Result<Inference, Lack>,
+    /// Number of seeds or, where extractors or images have seeds of their own, of combinations.
     pub seeds: usize,
     /// Whether it is for the claim or against it, at the levels of the finding.
     pub verdict: Verdict,
@@ -85,18 +91,23 @@ pub struct Comparison {
 impl Comparison {
     /// A difference that was taken seed by seed.
     fn paired(rows: String, quantity: &'static str, unit: Unit, e: Estimate) -> Self {
-        let (half_width, p) = (e.half_width(), e.p_above());
+        let (half_width, p, inference) = (e.half_width(), e.p_above(), e.inference);
         let verdict = Verdict::Undecided;
-        Self { rows, quantity, unit, difference: e.mean, half_width, p, seeds: e.n, verdict }
+        Self { rows, quantity, unit, difference: e.mean, half_width, p, inference, seeds: e.n, verdict }
     }
 
     /// A difference of two samples that have nothing in common.
     fn independent(rows: String, quantity: &'static str, unit: Unit, a: &Estimate, b: &Estimate) -> Self {
-        let (difference, half_width, p) = match welch(a, b) {
-            Some((difference, half, p)) => (difference, Some(half), Some(p)),
-            None => (a.mean - b.mean, None, None),
-        };
-        Self { rows, quantity, unit, difference, half_width, p, seeds: a.n.min(b.n), verdict: Verdict::Undecided }
+        Self::paired(rows, quantity, unit, a.minus(b))
+    }
+
+    /// What it holds for, or what is missing for a test, in words.
+    #[must_use]
+    pub fn holds(&self) -> String {
+        match &self.inference {
+            Ok(inference) => inference.scope.words(),
+            Err(lack) => format!("not tested: {}", lack.words()),
+        }
     }
 
     fn judge(&mut self, comparisons: usize) {
@@ -123,6 +134,15 @@ pub struct Finding {
     pub reason: String,
     /// What was compared.
     pub comparisons: Vec<Comparison>,
+}
+
+impl Finding {
+    /// What its tests generalise to, each way once.
+    #[must_use]
+    pub fn scopes(&self) -> Vec<String> {
+        let scopes = self.comparisons.iter().filter_map(|c| Some(c.inference.ok()?.scope.words()));
+        scopes.collect::<BTreeSet<String>>().into_iter().collect()
+    }
 }
 
 /// What a finding is, before rows are asked.
@@ -156,7 +176,10 @@ impl Question {
                 },
             ),
             (n, ..) if few == n => {
-                (Verdict::Undecided, "A test takes at least two seeds whose results differ.".to_owned())
+                let lacks: BTreeSet<&str> =
+                    comparisons.iter().filter_map(|c| Some(c.inference.err()?.words())).collect();
+                let lacks: Vec<&str> = lacks.into_iter().collect();
+                (Verdict::Undecided, format!("Nothing could be tested: {}.", lacks.join("; ")))
             }
             (n, ..) => (
                 Verdict::Undecided,

@@ -11,6 +11,7 @@ mod evidence;
 mod figures;
 mod files;
 pub mod findings;
+mod joint;
 mod page;
 mod paper;
 mod provenance;
@@ -24,7 +25,7 @@ pub use case::Case;
 pub use error::ReportError;
 
 use evidence::{Evidence, Measurement};
-use hemlock_pipeline::{Plan, Spec, rows};
+use hemlock_pipeline::{Plan, Spec, read_answers, rows};
 use hemlock_store::Store;
 use page::Folder;
 use paper::Paper;
@@ -68,7 +69,8 @@ pub fn report(
     let paper = paper.map(Paper::read).transpose()?;
     let mut measured = Vec::new();
     for subject in subjects {
-        let (rows, missing) = rows(&subject.plan, store)?;
+        let (mut rows, missing) = rows(&subject.plan, store)?;
+        read_answers(&mut rows, store)?;
         measured.push(Measurement { subject, rows, missing });
     }
     if measured.iter().all(|m| m.rows.is_empty()) {

@@ -237,14 +237,15 @@ impl<'a> Page<'a> {
         html! {
             p {
                 "A finding is confirmed where every comparison shows what it claims at the level 0.05, one-sided; contradicted where one shows the \
-                 opposite at that level divided by the number of comparisons; otherwise undecided. Tests are over seeds: where these share an extractor, \
-                 what they say is of this extractor."
+                 opposite at that level divided by the number of comparisons; otherwise undecided. Tests and intervals tell apart what seeds share and \
+                 what they draw anew, and count test images as a sample: beside each verdict stands what it holds for."
             }
             @for (f, table) in &self.findings {
                 section.finding id=(f.id) {
                     h3 { (f.id) ". " (f.claim) " " (chip(f.verdict)) }
                     p { strong { "Test. " } (f.test) }
                     p { strong { "Verdict. " } (f.reason) }
+                    @for scope in f.scopes() { p { strong { "Holds " } (scope) "." } }
                     (table.html(folder))
                 }
             }

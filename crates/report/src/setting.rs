@@ -72,11 +72,15 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
         .collect();
     if let Some(downstream) = downstream {
         let images = if first("dataset.downstream", "seed").is_some_and(|s| s == "run") {
-            " Every seed has images of its own."
+            " Every seed chooses its own."
         } else {
             ""
         };
         said.push(("Downstream data", format!("{downstream}: {}.{images}", list(&counts))));
+    }
+    let scope = cases.iter().find_map(|c| c.mean(crate::case::quantity::drop)?.inference.ok());
+    if let Some(inference) = scope {
+        said.push(("Means and intervals", format!("Hold {}.", inference.scope.words())));
     }
 
     let pretraining = match cases.first().map(|c| c.pretraining()) {

@@ -1,98 +1,275 @@
-//! Tests over seeds: Student's paired t test, Welch's, and ranks.
+//! Means over extractors, training data, attacks and test images, and what they say of others.
+//!
+//! A measured value, such as what an attack costs, is that of one extractor, one draw of training data, one run of the attack and one
+//! set of test images. Seeds share some of these and not others, so they are no independent sample: five seeds with one extractor and
+//! the same test images say nothing of other extractors, and their spread nothing of other images. The model is that of crossed random
+//! effects,
+//!
+//! ```text
+//! y(e, d, i) = mean + E(e) + D(d) + A(e, d) + I(i) + EI(e, i) + DI(d, i) + rest(e, d, i)
+//! ```
+//!
+//! with extractors `e`, training data `d` and test images `i`; an attack is run once for each `e` and `d`, so that its own draw is part
+//! of `A`. The variance of the mean is estimated by the method of moments (Searle, Casella and McCulloch, 1992), and tested by Student's
+//! t with Satterthwaite's degrees of freedom (1946): see [`infer`]. `docs/findings.md` says how far that holds.
 
+mod images;
+mod infer;
+
+#[cfg(test)]
+mod calibration;
+
+pub use images::{Images, Noise};
+pub use infer::{Cell, infer};
+
+use crate::words;
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
-/// Values of which a mean is to be told: one per seed.
+/// A mean, and what is known of its error.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Standard deviation (n - 1 in the denominator); 0 for one value.
+    /// Standard deviation of what it is the mean of (n - 1 in the denominator); 0 for one value.
     pub std: f64,
     /// Number of values.
     pub n: usize,
+    /// Its error, or what is missing for that.
+    pub inference: Result<Inference, Lack>,
+}
+
+/// The error of a mean.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Inference {
+    /// Its variance.
+    pub variance: f64,
+    /// Where the variance comes from, as variances of the mean.
+    pub components: Components,
+    /// What it is of.
+    pub scope: Scope,
+    /// Of its degrees of freedom: the square root of the numerator, the denominator, and what they cannot be less than.
+    freedom: (f64, f64, f64),
+}
+
+/// Parts of a variance.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Components {
+    /// Of test images that all values share.
+    pub images: f64,
+    /// Of extractors.
+    pub extractors: f64,
+    /// Of training data.
+    pub draws: f64,
+    /// Of what is in no other: of attacks, of interactions, of test images that values do not share.
+    pub rest: f64,
+}
+
+/// What a mean is taken over, and so of what it is the mean.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Scope {
+    /// Number of extractors; 1: it is of this one.
+    pub extractors: usize,
+    /// Number of draws of training data; 1: it is of these.
+    pub draws: usize,
+    /// Largest number of runs of an attack with the same extractor and data.
+    pub attacks: usize,
+    /// Whether every extractor has training data of its own, or the other way round, rather than all having the same.
+    pub nested: bool,
+    /// Share of training images that two draws have in common, on average.
+    pub overlap: f64,
+    /// Which test images.
+    pub images: Tested,
+    /// Number of values that were left out, as others of their extractor or training data are missing.
+    pub left_out: usize,
+    /// Whether the two sides of a difference have extractors of their own.
+    pub sides: bool,
+}
+
+/// Which test images values were measured on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tested {
+    /// It is no mean over test images, or it is not known of which.
+    #[default]
+    Unknown,
+    /// All on the same, so many.
+    Same(usize),
+    /// Some of them on the same.
+    Partly,
+    /// Every draw of training data on others.
+    Apart,
+}
+
+/// Why nothing is known of the error of a mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// There is one value.
+    One,
+    /// All values are the same.
+    Equal,
+    /// Two sides have no seed in common.
+    NoPairs,
+    /// Results of too many combinations of extractor and training data are missing.
+    Incomplete,
+}
+
+impl Lack {
+    /// In words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::One => "one seed: a test takes two at least",
+            Self::Equal => {
+                "all seeds give the same: nothing that counts was drawn anew; `[dataset.downstream] seed = \"run\"` gives every \
+                 seed training images of its own"
+            }
+            Self::NoPairs => "the two sides have no seed in common",
+            Self::Incomplete => {
+                "results are missing: too few extractors have the same training data, and the other way round"
+            }
+        }
+    }
 }
 
 impl Estimate {
-    /// The mean of values, if there are any.
+    /// The mean of values that have nothing in common, if there are any.
     #[must_use]
     pub fn of(values: &[f64]) -> Option<Self> {
+        let cells = values.iter().map(|value| Cell { value: *value, ..Cell::default() }).collect();
+        Self::over(cells, &|_, _| 0.0)
+    }
+
+    /// The mean over cells; `overlap` is the share of training images that two draws have in common. `None` of no cells.
+    #[must_use]
+    pub fn over(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Option<Self> {
+        let values: Vec<f64> = cells.iter().map(|cell| cell.value).collect();
         let n = values.len();
         if n == 0 {
             return None;
         }
         let mean = values.iter().sum::<f64>() / n as f64;
+        let (mean, inference) = match infer(cells, overlap) {
+            Ok((mean, inference)) => (mean, Ok(inference)),
+            Err(lack) => (mean, Err(lack)),
+        };
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n as f64 - 1.0).max(1.0);
-        // Of values that are equal but for rounding, so is the mean, and a test would find them far from 0.
-        let largest = values.iter().fold(0.0f64, |most, v| most.max(v.abs()));
-        let std = variance.sqrt();
-        Some(Self { mean, std: if std > 1e-12 * largest { std } else { 0.0 }, n })
+        let std = if inference == Err(Lack::Equal) { 0.0 } else { variance.sqrt() };
+        Some(Self { mean, std, n, inference })
     }
 
-    fn error(&self) -> f64 {
-        self.std / (self.n as f64).sqrt()
+    /// The difference of two means that have nothing in common (Welch, 1947). What they do have in common, such as test images, makes
+    /// it less variable than this says.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        let inference = match (self.inference, other.inference) {
+            (Ok(a), Ok(b)) => Ok(a.beside(&b)),
+            (Err(lack), _) | (_, Err(lack)) => Err(lack),
+        };
+        let std = self.std.hypot(other.std);
+        Self { mean: self.mean - other.mean, std, n: self.n.min(other.n), inference }
     }
 
-    /// Half the width of the 95 % confidence interval of the mean, by Student's t; `None` where nothing varies: of one value, or of
-    /// equal ones (an attack that draws nothing gives every seed the same).
+    /// Half the width of the 95 % confidence interval; `None` where nothing is known of the error.
     #[must_use]
     pub fn half_width(&self) -> Option<f64> {
-        if self.std == 0.0 {
-            return None;
-        }
-        let t = StudentsT::new(0.0, 1.0, self.n.checked_sub(1)? as f64).ok()?;
-        Some(t.inverse_cdf(0.975) * self.error())
+        let inference = self.inference.ok()?;
+        Some(inference.quantile(0.975) * inference.variance.sqrt())
     }
 
-    /// The one-sided p-value of the mean being at most 0: small where it is above. `None` where nothing varies.
+    /// The one-sided p-value of the mean being at most 0: small where it is above. `None` where nothing is known of the error.
     #[must_use]
     pub fn p_above(&self) -> Option<f64> {
-        p_above(self.mean, self.error(), self.n.checked_sub(1)? as f64)
+        let inference = self.inference.ok()?;
+        Some(inference.above(self.mean))
     }
 }
 
-/// Of two independent samples: the difference of their means, half the width of its 95 % confidence interval, and the one-sided
-/// p-value of it being at most 0 (Welch, 1947). `None` where one has fewer than two values, or neither varies.
-#[must_use]
-pub fn welch(a: &Estimate, b: &Estimate) -> Option<(f64, f64, f64)> {
-    if a.n < 2 || b.n < 2 {
-        return None;
+impl Inference {
+    /// Degrees of freedom; infinite where the test images alone vary.
+    #[must_use]
+    pub fn freedom(&self) -> f64 {
+        let (root, denominator, least) = self.freedom;
+        if denominator > 0.0 { (root * root / denominator).max(least) } else { f64::INFINITY }
     }
-    let (va, vb) = (a.error().powi(2), b.error().powi(2));
-    let (difference, error) = (a.mean - b.mean, (va + vb).sqrt());
-    let freedom = (va + vb).powi(2) / (va.powi(2) / (a.n - 1) as f64 + vb.powi(2) / (b.n - 1) as f64);
-    let t = StudentsT::new(0.0, 1.0, freedom).ok()?;
-    Some((difference, t.inverse_cdf(0.975) * error, p_above(difference, error, freedom)?))
+
+    /// Student's t, which with many degrees of freedom is normal.
+    fn t(&self) -> Option<StudentsT> {
+        StudentsT::new(0.0, 1.0, self.freedom()).ok().filter(|_| self.freedom() < 1e6)
+    }
+
+    fn quantile(&self, p: f64) -> f64 {
+        self.t().map_or_else(|| Normal::standard().inverse_cdf(p), |t| t.inverse_cdf(p))
+    }
+
+    fn above(&self, mean: f64) -> f64 {
+        let t = mean / self.variance.sqrt();
+        self.t().map_or_else(|| Normal::standard().sf(t), |of| of.sf(t))
+    }
+
+    fn beside(&self, other: &Self) -> Self {
+        let (a, b) = (&self.components, &other.components);
+        let (x, y) = (&self.scope, &other.scope);
+        Self {
+            variance: self.variance + other.variance,
+            components: Components {
+                images: a.images + b.images,
+                extractors: a.extractors + b.extractors,
+                draws: a.draws + b.draws,
+                rest: a.rest + b.rest,
+            },
+            scope: Scope {
+                extractors: x.extractors.min(y.extractors),
+                draws: x.draws.min(y.draws),
+                attacks: x.attacks.min(y.attacks),
+                nested: x.nested || y.nested,
+                overlap: x.overlap.max(y.overlap),
+                images: if x.images == y.images { x.images } else { Tested::Unknown },
+                left_out: x.left_out + y.left_out,
+                sides: true,
+            },
+            freedom: (
+                self.freedom.0 + other.freedom.0,
+                self.freedom.1 + other.freedom.1,
+                self.freedom.2.min(other.freedom.2),
+            ),
+        }
+    }
 }
 
-fn p_above(mean: f64, error: f64, freedom: f64) -> Option<f64> {
-    let t = StudentsT::new(0.0, 1.0, freedom).ok()?;
-    (error > 0.0).then(|| t.sf(mean / error))
-}
-
-/// Page's trend test (1963): the one-sided p-value of no trend, given the mean over `blocks` of Spearman's correlation of `levels`
-/// ordered levels with what was measured at them. By its normal approximation; `None` for fewer than two blocks.
-#[must_use]
-pub fn page(correlation: f64, blocks: usize, levels: usize) -> Option<f64> {
-    let z = correlation * ((blocks * levels.saturating_sub(1)) as f64).sqrt();
-    (blocks > 1).then(|| Normal::standard().sf(z))
-}
-
-/// Spearman's rank correlation, with mean ranks for ties; `None` for fewer than two pairs, or where one side is constant.
-#[must_use]
-pub fn spearman(pairs: &[(f64, f64)]) -> Option<f64> {
-    let x = ranks(&pairs.iter().map(|p| p.0).collect::<Vec<_>>());
-    let y = ranks(&pairs.iter().map(|p| p.1).collect::<Vec<_>>());
-    let mean = (pairs.len() as f64 + 1.0) / 2.0;
-    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>();
-    let scale = (product(&x, &x) * product(&y, &y)).sqrt();
-    (scale > 0.0).then(|| product(&x, &y) / scale)
-}
-
-fn ranks(values: &[f64]) -> Vec<f64> {
-    let below = |v: f64| values.iter().filter(|w| **w < v).count() as f64;
-    let equal = |v: f64| values.iter().filter(|w| **w == v).count() as f64;
-    values.iter().map(|v| below(*v) + (equal(*v) + 1.0) / 2.0).collect()
+impl Scope {
+    /// What a verdict generalises to, in words: `for this extractor, over 5 draws of training data, on the same 4000 test images in
+    /// every seed`.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let this = if self.sides { "these extractors" } else { "this extractor" };
+        let share = match (100.0 * self.overlap).round() {
+            share if share > 0.0 && self.draws > 1 => format!(" (two share {share:.0} % of their images)"),
+            _ => String::new(),
+        };
+        let draws = format!("{} draws of training data{share}", self.draws);
+        let mut words = match (self.extractors, self.draws) {
+            (0 | 1, 0 | 1) => {
+                format!(
+                    "for {this} and these training data, over {}",
+                    words::count(self.attacks, "run") + " of the attack"
+                )
+            }
+            (0 | 1, _) => format!("for {this}, over {draws}"),
+            (e, 0 | 1) => format!("over {e} extractors, for these training data"),
+            (e, _) if self.nested => format!("over {e} extractors, not all on the same, and {draws}"),
+            (e, _) => format!("over {e} extractors and {draws}"),
+        };
+        match self.images {
+            Tested::Unknown => {}
+            Tested::Same(n) => words += &format!(", on the same {n} test images in every seed"),
+            Tested::Partly => words += ", on test images that seeds share in part",
+            Tested::Apart => words += ", on other test images with other training data",
+        }
+        if self.left_out > 0 {
+            let results = words::count(self.left_out, "result");
+            words += &format!("; {results} left out, since those that belong to it are missing");
+        }
+        words
+    }
 }
 
 #[cfg(test)]
@@ -103,42 +280,31 @@ mod tests {
         assert!((a - b).abs() < 1e-6, "{a} is not {b}");
     }
 
-    /// Against `scipy.stats`: `ttest_1samp`, `t.interval`, `ttest_ind(equal_var=False)`, `spearmanr`.
+    /// Against `scipy.stats`: `ttest_1samp`, `t.interval`, `ttest_ind(equal_var=False)`.
     #[test]
-    fn agrees_with_scipy() {
+    fn values_without_images_are_tested_as_by_student() {
         let a = Estimate::of(&[1.0, 2.0, 4.0, 4.5]).unwrap();
         close(a.p_above().unwrap(), 0.020_019_090_4);
         close(a.half_width().unwrap(), 2.628_730_828_6);
         let b = Estimate::of(&[0.5, 0.7, 2.0]).unwrap();
-        let (difference, half, p) = welch(&a, &b).unwrap();
-        close(difference, 1.808_333_333_3);
-        close(half, 2.518_949_811_8);
-        close(p, 0.060_641_402_0);
-        close(spearman(&[(0.0, 1.0), (1.0, 2.0), (2.0, 2.0), (3.0, 0.5)]).unwrap(), -0.316_227_766_0);
+        let difference = a.minus(&b);
+        close(difference.mean, 1.808_333_333_3);
+        let variance = difference.inference.unwrap().variance;
+        close(variance, a.inference.unwrap().variance + b.inference.unwrap().variance);
+        // Half of Welch's interval is 2.519 long; degrees of freedom are found a little differently here.
+        let half = difference.half_width().unwrap();
+        assert!((half - 2.518_949_811_8).abs() < 0.05, "{half}");
     }
 
     #[test]
     fn what_does_not_vary_tells_nothing_of_chance() {
         let one = Estimate::of(&[3.0]).unwrap();
         assert_eq!((one.mean, one.std, one.half_width(), one.p_above()), (3.0, 0.0, None, None));
+        assert_eq!(one.inference, Err(Lack::One));
         assert!(Estimate::of(&[]).is_none());
         let equal = Estimate::of(&[3.0, 3.0]).unwrap();
-        assert_eq!((equal.half_width(), equal.p_above()), (None, None));
-        assert_eq!(welch(&equal, &equal), None);
-        assert_eq!(spearman(&[(1.0, 2.0), (2.0, 2.0)]), None);
-    }
-
-    /// The statistic by its definition: L, the sum over levels of their number times the ranks there, standardised (Page, 1963).
-    #[test]
-    fn page_is_a_mean_of_rank_correlations() {
-        let blocks = [[1.0, 2.0, 4.0, 3.0], [1.0, 3.0, 2.0, 4.0], [2.0, 1.0, 3.0, 4.0]];
-        let (n, k) = (3.0, 4.0);
-        let l: f64 = blocks.iter().flat_map(|b| b.iter().enumerate().map(|(j, r)| (j as f64 + 1.0) * r)).sum();
-        let z = (12.0 * l - 3.0 * n * k * (k + 1f64).powi(2)) / (n * k * k * (k * k - 1.0) * (k + 1.0)).sqrt();
-        let correlation = |b: &[f64; 4]| spearman(&[0, 1, 2, 3].map(|j| (j as f64, b[j]))).unwrap();
-        let mean = blocks.iter().map(correlation).sum::<f64>() / n;
-        close(page(mean, 3, 4).unwrap(), Normal::standard().sf(z));
-        assert_eq!(page(1.0, 1, 4), None);
+        assert_eq!((equal.half_width(), equal.p_above(), equal.inference), (None, None, Err(Lack::Equal)));
+        assert_eq!(equal.minus(&one).inference, Err(Lack::Equal));
     }
 
     /// The mean of three tenths is off by rounding.
@@ -150,5 +316,18 @@ mod tests {
                 assert_eq!((e.std, e.p_above(), e.half_width()), (0.0, None, None), "{n} of {value}");
             }
         }
+    }
+
+    #[test]
+    fn scopes_say_what_they_are_of() {
+        let scope = Scope { extractors: 1, draws: 5, attacks: 1, images: Tested::Same(4000), ..Scope::default() };
+        let said = "for this extractor, over 5 draws of training data, on the same 4000 test images in every seed";
+        assert_eq!(scope.words(), said);
+        let shared = Scope { overlap: 0.4, extractors: 5, draws: 3, images: Tested::Apart, ..scope };
+        let said = "over 5 extractors and 3 draws of training data (two share 40 % of their images), on other test images with other \
+                    training data";
+        assert_eq!(shared.words(), said);
+        let alone = Scope { draws: 1, attacks: 3, images: Tested::Unknown, sides: true, ..scope };
+        assert_eq!(alone.words(), "for these extractors and these training data, over 3 runs of the attack");
     }
 }

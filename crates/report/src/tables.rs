@@ -4,7 +4,7 @@ use crate::{
     Case,
     case::{Quantity, quantity},
     findings::{Comparison, Finding, Unit, unlearnable},
-    statistics::Estimate,
+    statistics::{Components, Estimate},
     table::{Cell, DIGITS, Table},
     words,
 };
@@ -35,7 +35,8 @@ pub fn results(cases: &[Case]) -> Table {
     let epochs = cases.iter().any(|c| c.mean(quantity::best_epoch).is_some());
     let removed = cases.iter().any(|c| c.mean(quantity::removed).is_some());
     let caption = "Test accuracy in %, mean ± standard deviation over seeds. Drop: clean accuracy minus that with poisoned images (with poisoned \
-                   features, where there are no images), in points, with the 95 % confidence interval of Student's t over paired seeds. \
+                   features, where there are no images), in points, with its 95 % confidence interval, over all that seeds draw anew and \
+                   over test images. \
                    PSNR in dB, SSIM and L∞ (in grey levels of 255) against the images that poisons are made of. Outliers: % of the poisons.";
     let mut table = Table::new("results", caption).texts("attack");
     if several {
@@ -206,9 +207,12 @@ pub fn comparisons(finding: &Finding) -> Table {
     .texts("difference of")
     .texts("unit")
     .numbers("difference [95 % CI]", &["", "low", "high"])
-    .numbers("p, one-sided", &[""])
+    .numbers("p, one-sided", &["", "degrees of freedom"])
     .numbers("seeds", &[""])
-    .texts("says");
+    .texts("says")
+    .texts("holds");
+    // Variances of the difference, and their sources.
+    table = COMPONENTS.iter().fold(table, |table, (name, _)| table.aside(format!("variance by {name}")));
     for c in &finding.comparisons {
         let (scale, unit, digits) = unit(c.unit);
         let number = |x: f64| words::number(scale * x, digits);
@@ -218,18 +222,34 @@ pub fn comparisons(finding: &Finding) -> Table {
             None => number(c.difference),
         };
         let values = [Some(c.difference), ends.map(|e| e[0]), ends.map(|e| e[1])].map(|v| v.map(|v| scale * v));
-        table.push(vec![
+        let mut row = vec![
             Cell::text(&c.rows),
             Cell::text(c.quantity),
             Cell::text(unit),
             Cell::numbers(text, values.to_vec()),
-            Cell::numbers(c.p.map_or_else(|| "–".to_owned(), words::p_value), vec![c.p]),
+            Cell::numbers(
+                c.p.map_or_else(|| "–".to_owned(), words::p_value),
+                vec![c.p, c.inference.ok().map(|i| i.freedom()).filter(|f| f.is_finite())],
+            ),
             Cell::numbers(c.seeds.to_string(), vec![Some(c.seeds as f64)]),
             Cell::text(says(c)).class(c.verdict.word()),
-        ]);
+            Cell::text(c.holds()),
+        ];
+        let part =
+            |of: fn(&Components) -> f64| Some(words::short(scale * scale * of(&c.inference.ok()?.components), DIGITS));
+        row.extend(COMPONENTS.iter().map(|(_, of)| part(*of).map_or_else(Cell::none, Cell::text)));
+        table.push(row);
     }
     table
 }
+
+/// Where variances come from.
+const COMPONENTS: [(&str, fn(&Components) -> f64); 4] = [
+    ("test images", |c| c.images),
+    ("extractors", |c| c.extractors),
+    ("training data", |c| c.draws),
+    ("the rest", |c| c.rest),
+];
 
 fn says(c: &Comparison) -> &'static str {
     match c.verdict {

@@ -87,7 +87,7 @@ pub fn percent(x: f64) -> String {
 
 /// A mean in percent, with its deviation over seeds.
 pub fn percent_over_seeds(e: &Estimate) -> String {
-    over_seeds(&Estimate { mean: 100.0 * e.mean, std: 100.0 * e.std, n: e.n }, 2)
+    over_seeds(&Estimate { mean: 100.0 * e.mean, std: 100.0 * e.std, ..*e }, 2)
 }
 
 /// A mean, with its deviation over seeds.
@@ -208,10 +208,10 @@ mod tests {
 
     #[test]
     fn intervals_stand_beside_means() {
-        let e = Estimate { mean: 0.1, std: 0.01, n: 1 };
+        let e = Estimate::of(&[0.1]).unwrap();
         assert_eq!((points_with_interval(&e), percent_over_seeds(&e)), ("10.00".into(), "10.00".into()));
-        let e = Estimate { n: 4, ..e };
-        assert_eq!(points_with_interval(&e), "10.00 [8.41, 11.59]");
-        assert_eq!(percent_over_seeds(&e), "10.00 ± 1.00");
+        let e = Estimate::of(&[0.09, 0.09, 0.11, 0.11]).unwrap();
+        assert_eq!(points_with_interval(&e), "10.00 [8.16, 11.84]");
+        assert_eq!(percent_over_seeds(&e), "10.00 ± 1.15");
     }
 }

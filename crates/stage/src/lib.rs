@@ -9,6 +9,7 @@ mod error;
 mod file;
 mod inputs;
 mod memory;
+mod seed;
 mod sees;
 mod words;
 
@@ -17,6 +18,7 @@ pub use error::{ErrorKind, MOST_EPOCHS, MOST_UNITS, ParamError, StageError};
 pub use file::{FileError, open_file, read_file};
 pub use inputs::{InputSet, Inputs, Need, Port};
 pub use memory::{Bytes, available};
+pub use seed::Seed;
 pub use sees::Sees;
 pub use words::{MESSAGE, VALUE, few, short};
 

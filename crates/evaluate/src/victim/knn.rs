@@ -2,7 +2,7 @@
 
 use super::Train;
 use crate::training::{Edit, Setting};
-use hemlock_artifact::Outcome;
+use hemlock_artifact::{Answers, Outcome};
 use hemlock_pretrain::knn;
 use hemlock_stage::{ParamError, StageError};
 use ndarray::{Array2, Axis, concatenate};
@@ -39,15 +39,9 @@ impl Train for &Knn {
                 .map_err(|e| StageError::internal(format!("poisons have another dimension: {e}")))?;
         let labels: Vec<u32> = kept.iter().map(|i| clean.labels[*i]).chain(edit.labels.iter().copied()).collect();
         let stop = || setting.ctx.cancel.requested();
-        let predicted = knn::predict(self.neighbors, (samples, &labels), test.features.view().to_owned(), &stop)
+        let queries = test.features.view().to_owned();
+        let votes = knn::votes(self.neighbors, (samples, &labels), queries, setting.classes(), &stop)
             .ok_or_else(StageError::interrupted)?;
-        Ok(Outcome {
-            accuracy: setting.accuracy(&predicted),
-            epochs: Vec::new(),
-            clean_loss: None,
-            gradient_norm: None,
-            converged: true,
-            head: None,
-        })
+        Ok(setting.outcome(Answers::of_scores(votes.view(), &test.labels)))
     }
 }

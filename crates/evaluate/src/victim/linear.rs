@@ -2,10 +2,9 @@
 
 use super::Train;
 use crate::training::{Edit, Setting, on_samples};
-use hemlock_artifact::{Accuracy, Outcome};
+use hemlock_artifact::{Answers, Outcome};
 use hemlock_head::{
-    FitOptions, Head, SgdOptions, SgdSchedule, accuracy, fit, fit_sgd, loss_and_gradient, mean_loss, norm,
-    per_class_accuracy,
+    FitOptions, Head, SgdOptions, SgdSchedule, accuracy, fit, fit_sgd, judgements, loss_and_gradient, mean_loss, norm,
 };
 use hemlock_stage::{ParamError, StageError};
 use hemlock_streams::Purpose;
@@ -76,14 +75,8 @@ impl Sgd {
 pub(crate) fn measure(head: Head, setting: &Setting) -> Result<Outcome, StageError> {
     let classes = setting.classes();
     let (clean, test) = (setting.features.train.samples(classes)?, setting.features.test.samples(classes)?);
-    Ok(Outcome {
-        accuracy: Accuracy { overall: accuracy(&head, test)?, per_class: per_class_accuracy(&head, test)? },
-        epochs: Vec::new(),
-        clean_loss: Some(mean_loss(&head, &[clean])?),
-        gradient_norm: None,
-        converged: true,
-        head: Some(head),
-    })
+    let answers = Answers::of(judgements(&head, test)?);
+    Ok(Outcome { clean_loss: Some(mean_loss(&head, &[clean])?), head: Some(head), ..setting.outcome(answers) })
 }
 
 impl Train for &Exact {

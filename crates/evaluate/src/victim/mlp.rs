@@ -11,7 +11,8 @@ use burn::{
         activation::{log_softmax, relu},
     },
 };
-use hemlock_artifact::Outcome;
+use hemlock_artifact::{Answers, Outcome};
+use hemlock_head::judge;
 use hemlock_models::{open_device, resnet::normal};
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use hemlock_streams::Purpose;
@@ -77,15 +78,17 @@ impl Layers {
         self.out.forward(relu(self.hidden.forward(features)))
     }
 
-    /// The most probable class of each of the features `[n, d]`.
-    fn predict(&self, features: ArrayView2<f32>, device: &Device) -> Vec<u32> {
+    /// What it makes of each of the features `[n, d]`.
+    fn answers(&self, features: ArrayView2<f32>, labels: &[u32], device: &Device) -> Answers {
         let layers = self.valid();
-        let mut predicted = Vec::with_capacity(features.nrows());
-        for rows in features.axis_chunks_iter(Axis(0), TOGETHER) {
-            let logits = layers.forward(tensor(rows, device)).argmax(1);
-            predicted.extend(logits.into_data().iter::<i64>().map(|class| class as u32));
-        }
-        predicted
+        let tiles = features.axis_chunks_iter(Axis(0), TOGETHER).zip(labels.chunks(TOGETHER));
+        Answers::of(tiles.flat_map(|(rows, labels)| {
+            let logits = layers.forward(tensor(rows, device));
+            let classes = logits.dims()[1];
+            let logits: Vec<f64> = logits.into_data().iter::<f64>().collect();
+            let judged = logits.chunks_exact(classes).zip(labels).map(|(row, label)| judge(row.into(), *label));
+            judged.collect::<Vec<_>>()
+        }))
     }
 }
 
@@ -116,8 +119,8 @@ impl Train for &Mlp {
         let all = u64::from(epochs) * (labels.len() / batch) as u64;
         let bar = ctx.progress.start(what, all, "steps");
         let mut order: Vec<usize> = (0..labels.len()).collect();
-        let test = setting.features.test.features.view();
-        let (mut done, mut predicted, mut curve) = (0, Vec::new(), Vec::new());
+        let test = &setting.features.test;
+        let (mut done, mut answers, mut curve) = (0, Answers::default(), Vec::new());
         for epoch in 1..=epochs {
             order.shuffle(&mut rng);
             for rows in order.chunks_exact(batch) {
@@ -138,16 +141,9 @@ impl Train for &Mlp {
                 bar.at(done);
                 bar.say(format!("epoch {epoch}/{epochs} loss {value:.3}"));
             }
-            predicted = layers.predict(test, &device);
-            curve.push(setting.accuracy(&predicted).overall);
+            answers = layers.answers(test.features.view(), &test.labels, &device);
+            curve.push(answers.share());
         }
-        Ok(Outcome {
-            accuracy: setting.accuracy(&predicted),
-            epochs: curve,
-            clean_loss: None,
-            gradient_norm: None,
-            converged: true,
-            head: None,
-        })
+        Ok(Outcome { epochs: curve, ..setting.outcome(answers) })
     }
 }

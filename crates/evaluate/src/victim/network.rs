@@ -2,7 +2,7 @@
 
 use super::Train;
 use crate::training::{Edit, Setting};
-use hemlock_artifact::{Accuracy, Outcome};
+use hemlock_artifact::{Answers, Outcome};
 use hemlock_models::{Arch, open_device, open_extractor};
 use hemlock_pretrain::{ClassifierConfig, Labelled, Start, classifier};
 use hemlock_stage::{ErrorKind, ParamError, StageError};
@@ -131,24 +131,17 @@ impl Train for Variant<'_> {
                 if origin == Origin::FineTune { Start::FineTune(&opened) } else { Start::LastBlock(&opened) }
             }
         };
-        let (mut predicted, mut epochs) = (Vec::new(), Vec::new());
+        let (mut answers, mut epochs) = (Answers::default(), Vec::new());
         let mut config = self.config(ctx.seed);
         if kept.is_some() {
             config.batch = config.batch.min(images.iter().map(|part| part.labels.len()).sum());
         }
-        let accuracy = |predicted: &[u32]| Accuracy::of(predicted, &dataset.test.labels, setting.classes());
         classifier::train(start, &config, setting.classes(), &images, what, ctx, &mut |_, _, trained| {
-            predicted = trained.predict(dataset.test.pixels.view(), ctx)?;
-            epochs.push(accuracy(&predicted).overall);
+            let logits = trained.logits(dataset.test.pixels.view(), ctx)?;
+            answers = Answers::of_scores(logits.view(), &dataset.test.labels);
+            epochs.push(answers.share());
             Ok(())
         })?;
-        Ok(Outcome {
-            accuracy: accuracy(&predicted),
-            epochs,
-            clean_loss: None,
-            gradient_norm: None,
-            converged: true,
-            head: None,
-        })
+        Ok(Outcome { epochs, ..setting.outcome(answers) })
     }
 }

@@ -158,7 +158,7 @@ fn random_is_the_initialisation_of_the_same_seed() {
     let config = tiny();
     let random = random(&config, images(20).pixels.view(), &open()).unwrap();
     assert!(random.curve.is_empty());
-    let mut rng = Trained::Extractor.weights(config.seed);
+    let mut rng = Trained::Extractor.weights(config.seed());
     let net = Network::new(config.arch, [8, 8], &mut rng, &open());
     let initial = Extractor::new(random.spec.clone(), &net, &open());
     assert!(random.weights == initial.to_safetensors().unwrap());
@@ -208,7 +208,7 @@ fn the_halves_give_the_gradient_of_the_whole() {
     let (config, images, device) = (tiny(), images(8), open());
     for method in METHODS {
         let (spec, net, mut rng) =
-            start(config.arch, EXTRACTOR, config.seed, &[images.pixels.view()], &device).unwrap();
+            start(config.arch, EXTRACTOR, config.seed(), &[images.pixels.view()], &device).unwrap();
         let (images, spec, device) = (&images, &spec, &device);
         let devices = std::slice::from_ref(device);
         let run = Run { method, config: &config, images, monitor: None, spec, devices, device, pair: Pair::halves() };
@@ -250,7 +250,7 @@ fn running_statistics_are_those_of_the_batches() {
     let extractor = Extractor::from_safetensors(trained.spec.clone(), &trained.weights, &device).unwrap();
     let in_eval = extractor.features(images(20).pixels.view(), &|_| true).unwrap();
 
-    let mut rng = Trained::Extractor.weights(config.seed);
+    let mut rng = Trained::Extractor.weights(config.seed());
     let net = Network::new(config.arch, [8, 8], &mut rng, &device).train();
     let pixels: Vec<f32> = images(20).pixels.view().iter().map(|&p| f32::from(p) / 255.0).collect();
     let data = TensorData::new(pixels, [20, 3, 8, 8]);

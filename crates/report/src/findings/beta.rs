@@ -4,23 +4,22 @@ use super::{Comparison, Finding, Question, Unit, groups};
 use crate::{
     Case,
     case::{Pretraining, Quantity, quantity},
-    statistics::{Estimate, page, spearman},
 };
 use std::collections::BTreeMap;
 
 const QUESTION: Question = Question {
     id: "F6",
     claim: "Larger β: cleaner images, weaker attack. Under transfer, some matched poisons are anomalous.",
-    test: "For each sweep over β: PSNR rises and the drop falls from the smallest β to the largest (paired t tests over seeds) and, with \
-           three or more, along all of them (Page's trend test over seeds). For each inversion without a limit under transfer: the share of \
-           outliers among the poisons is above that among clean test samples, by the same rule (paired t test). All one-sided.",
+    test: "For each sweep over β: PSNR rises and the drop falls from the smallest β to the largest and, with \
+           three or more, along all of them (the slope over their order, by least squares). For each inversion without a limit under transfer: the share of \
+           outliers among the poisons is above that among clean test samples, by the same rule. One-sided tests, seed by seed.",
     needs: "inversions with at least two values of β, or a transfer pipeline with inverted images",
 };
 
 /// Of cases that differ in beta alone, without L∞:
 ///
 /// 1. `psnr(largest) - psnr(smallest) > 0` and `drop(smallest) - drop(largest) > 0`
-/// 2. with three values or more, the mean over seeds of Spearman's correlation of beta with PSNR, and of beta with accuracy, above 0
+/// 2. with three values or more, the slopes of PSNR and of accuracy over the order of beta, by least squares, above 0
 ///
 /// and of transfer cases without a limit: `outliers(poisons) - outliers(clean test samples) > 0`.
 pub fn finding(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Finding {
@@ -51,16 +50,13 @@ pub fn finding(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Findin
         }
         if sweep.len() > 2 {
             let all = format!("{}, {} values of β", low.name, sweep.len());
-            let ranks: [(Quantity, _); 2] = [
-                (quantity::psnr, "rank correlation of β with PSNR"),
-                (quantity::images, "rank correlation of β with the victim's accuracy"),
+            let slopes: [(Quantity, _, _); 2] = [
+                (quantity::psnr, "rise of PSNR from one β to the next", Unit::Decibels),
+                (quantity::images, "rise of the victim's accuracy from one β to the next", Unit::Points),
             ];
-            for (quantity, what) in ranks {
-                if let Some(e) = correlation(&sweep, quantity) {
-                    let varies = sweep.iter().any(|c| c.mean(quantity).is_some_and(|e| e.std > 0.0));
-                    let p = page(e.mean, e.n, sweep.len()).filter(|_| varies);
-                    let tested = Comparison::paired(all.clone(), what, Unit::Plain, e);
-                    comparisons.push(Comparison { p, half_width: None, ..tested });
+            for (quantity, what, unit) in slopes {
+                if let Some(e) = Case::slope(&sweep, quantity) {
+                    comparisons.push(Comparison::paired(all.clone(), what, unit, e));
                 }
             }
         }
@@ -73,18 +69,6 @@ pub fn finding(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Findin
         }
     }
     QUESTION.judged(comparisons)
-}
-
-/// Spearman's correlation of beta with a quantity, over the seeds that all cases have.
-fn correlation(sweep: &[&Case], quantity: Quantity) -> Option<Estimate> {
-    let values: Vec<(f64, BTreeMap<u64, f64>)> =
-        sweep.iter().map(|c| Some((c.beta(), c.by_seed(quantity)?))).collect::<Option<_>>()?;
-    let seeds = values.first()?.1.keys();
-    let of = |seed: &u64| {
-        let pairs: Option<Vec<(f64, f64)>> = values.iter().map(|(beta, v)| Some((*beta, *v.get(seed)?))).collect();
-        spearman(&pairs?)
-    };
-    Estimate::of(&seeds.filter_map(of).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

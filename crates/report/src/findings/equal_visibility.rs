@@ -8,7 +8,7 @@ const QUESTION: Question = Question {
     claim: "Under the same visibility constraint, the feature-targeted attack beats attacks on pixels.",
     test: "For each limit L∞, share of poisons and kind of labels: the victim of the feature-targeted attack is less accurate than that \
            of the attack on pixels with the same objective, and the best of the one less than that of the best of the other (the best by their means \
-           over the same seeds). Paired t tests over seeds, one-sided.",
+           over the same seeds). One-sided tests, seed by seed and image by image.",
     needs: "a feature-targeted attack and one on pixels with the same limit L∞, share of poisons and kind of labels",
 };
 

@@ -7,7 +7,7 @@ const QUESTION: Question = Question {
     id: "F5",
     claim: "Inversion is the bottleneck: poisoned features cost far more accuracy than the images made of them.",
     test: "For each inversion without a limit on pixels, of features that cost at least a point: the images cost less than half of what \
-           the features cost. Paired t tests over seeds, one-sided.",
+           the features cost. One-sided tests, seed by seed and image by image.",
     needs: "poisoned features that cost at least a point, inverted with β = 0 and without L∞",
 };
 

@@ -2,7 +2,7 @@
 
 use crate::Case;
 use hemlock_artifact::{Measured, Visibility};
-use hemlock_pipeline::Row;
+use hemlock_pipeline::{Origin, Row};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -49,6 +49,8 @@ pub fn made_up(attack: &str) -> MadeUp {
         seconds: Some(1.0),
         key: format!("{attack} {seed}"),
         gone: Vec::new(),
+        origin: Origin::default(),
+        answers: None,
     };
     MadeUp((0..3).map(row).collect())
 }
@@ -81,6 +83,10 @@ impl MadeUp {
     }
     pub fn outliers(self, share: [f64; 3]) -> Self {
         self.psnr(10.0).each(share, |r, share| r.visibility.as_mut().unwrap().outliers = share)
+    }
+    /// Its rows.
+    pub fn rows(self) -> Vec<Row> {
+        self.0
     }
     pub fn case(self) -> Case {
         Case::all(&self.0).remove(0)

@@ -11,7 +11,7 @@ const QUESTION: Question = Question {
     claim: "Transfer loses more accuracy than fine-tuning.",
     test: "For the same attack and way of pre-training, where either the pre-training or the downstream data are the same, and the attack \
            costs at least a point in one of the two: the drop in transfer is above that in fine-tuning, in points and as a share of the \
-           clean accuracy. One-sided t tests: paired over seeds where heads train on the same images, Welch's otherwise, since seeds of \
+           clean accuracy. One-sided tests: seed by seed where heads train on the same images, of two samples otherwise, since seeds of \
            different data have nothing in common.",
     needs: "the same attack, of at least a point, in a fine-tuning and in a transfer pipeline: report on both at once",
 };

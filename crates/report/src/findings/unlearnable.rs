@@ -8,7 +8,7 @@ const QUESTION: Question = Question {
     claim: "Error-minimising noise hardly works on a frozen extractor, but works on end-to-end training.",
     test: "For the same kind of noise: the drop of an end-to-end victim, under noise that is made against end-to-end training, is above 0; \
            and a third of it is above the drop of a linear head on the frozen extractor, under that noise as under noise that is made \
-           against such a head. Paired t tests over seeds, one-sided.",
+           against such a head. One-sided tests, seed by seed.",
     needs: "error-minimising noise against end-to-end training, with an end-to-end victim and a linear one on the frozen extractor",
 };
 

@@ -1,0 +1,117 @@
+//! Where a result comes from: its extractor, its data, and what its victims made of every test image.
+
+use crate::{Plan, Row};
+use hemlock_artifact::{Answers, Drawn, Evaluation, Measured};
+use hemlock_store::{Artifact, Key, Store, StoreError};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Nodes whose field `seed` tells replicates apart, and no cases.
+pub const REPLICATED: [&str; 5] =
+    ["dataset.pretrain", "dataset.downstream", "pretrain", "deployed.pretrain", "features"];
+
+/// What a result is one draw of. Results of one case share some of it and not the rest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Keys of the extractors, the attacker's and the deployed one's; the file of features that were imported in their place.
+    pub extractor: String,
+    /// Key of the downstream images or, where features were imported, of these, since their splits are drawn there.
+    pub data: String,
+    /// Where test images come from, as a text: images of one source may be the same ones.
+    pub pool: String,
+    /// Seeds of the extractor, of the downstream images and of the run: sides of a comparison are paired by them.
+    pub seeds: [Option<u64>; 3],
+}
+
+/// What the victims of a result made of every test image.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Answered {
+    /// By training set: whether the image's class was predicted, `[n]`.
+    pub right: Measured<Vec<bool>>,
+    /// Which images victims were trained and tested on; `None` where features were imported.
+    pub drawn: Option<Arc<Drawn>>,
+}
+
+impl Origin {
+    /// Of a result that comes from some tasks, by node.
+    pub(crate) fn of(plan: &Plan, tasks: &BTreeMap<&'static str, usize>, read: &BTreeSet<usize>, run: u64) -> Self {
+        let task = |node: &str| tasks.get(node).filter(|task| read.contains(task)).map(|task| &plan.tasks[*task]);
+        let key = |node: &str| task(node).map(|task| task.key.to_string());
+        let extractors: Vec<String> = ["pretrain", "deployed.pretrain"].into_iter().filter_map(key).collect();
+        let imported = || task("features").map(|task| task.params["path"].to_string()).unwrap_or_default();
+        let seed = |node: &str| match task(node)?.params.get("seed")? {
+            Value::String(_) => Some(run),
+            seed => seed.as_u64(),
+        };
+        let source = |node: &str| Some(task(node)?.params.get("source")?.to_string());
+        Self {
+            extractor: if extractors.is_empty() { imported() } else { extractors.join(" ") },
+            data: key("dataset.downstream").or_else(|| key("features")).unwrap_or_default(),
+            pool: source("dataset.downstream").unwrap_or_else(imported),
+            seeds: [seed("pretrain"), seed("dataset.downstream").or_else(|| seed("features")), Some(run)],
+        }
+    }
+}
+
+/// Whether parameters, by node, differ in nothing but seeds of what is drawn anew for replicates.
+pub(crate) fn replicates(a: &BTreeMap<&'static str, Value>, b: &BTreeMap<&'static str, Value>) -> bool {
+    let alike = |node: &str, a: &Value, b: &Value| match (a.as_object(), b.as_object()) {
+        (Some(a), Some(b)) if REPLICATED.contains(&node) => {
+            let rest = |of: &serde_json::Map<String, Value>| of.keys().filter(|field| *field != "seed").count();
+            rest(a) == rest(b) && a.iter().all(|(field, value)| field == "seed" || b.get(field) == Some(value))
+        }
+        _ => a == b,
+    };
+    a.len() == b.len() && a.iter().zip(b).all(|((node, a), (other, b))| node == other && alike(node, a, b))
+}
+
+/// Reads what the victims of some results made of every test image: a bit an image. Nothing but tests and intervals needs it.
+///
+/// # Errors
+/// An evaluation is gone meanwhile, or damaged.
+pub fn read_answers(rows: &mut [Row], store: &Store) -> Result<(), StoreError> {
+    // Most results are of few sets of images.
+    let mut known: BTreeMap<String, Option<Arc<Drawn>>> = BTreeMap::new();
+    for row in rows.iter_mut() {
+        let key: Key = row.key.parse().map_err(|e| StoreError::Refused { what: format!("{}: {e}", row.key) })?;
+        let Some(manifest) = store.lookup("evaluate", &key)? else { continue };
+        let reader = store.reader(&manifest, Evaluation::KIND);
+        let right = row.accuracy.try_map(|name, _| Answers::read_right(&reader, name))?;
+        let drawn = match known.get(&row.origin.data) {
+            Some(drawn) => drawn.clone(),
+            None => {
+                let drawn = Drawn::read(&reader)?.map(Arc::new);
+                known.insert(row.origin.data.clone(), drawn.clone());
+                drawn
+            }
+        };
+        row.answers = Some(Arc::new(Answered { right, drawn }));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn seeds_of_what_is_drawn_anew_tell_no_case_apart() {
+        let params = |pretrain: Value, attack: u64| {
+            BTreeMap::from([("pretrain", pretrain), ("poison-features", json!({ "seed": attack }))])
+        };
+        let a = params(json!({ "epochs": 3, "seed": 0 }), 0);
+        assert!(replicates(&a, &params(json!({ "epochs": 3, "seed": 7 }), 0)));
+        assert!(replicates(&a, &params(json!({ "epochs": 3 }), 0)));
+        for other in
+            [json!({ "epochs": 4, "seed": 0 }), json!({ "seed": 0 }), json!({ "epochs": 3, "seed": 0, "x": 1 })]
+        {
+            assert!(!replicates(&a, &params(other, 0)));
+        }
+        assert!(!replicates(&a, &params(json!({ "epochs": 3, "seed": 0 }), 1)), "a field of another node");
+        assert!(!replicates(&a, &BTreeMap::from([("pretrain", json!({ "epochs": 3, "seed": 0 }))])));
+    }
+}

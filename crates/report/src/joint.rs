@@ -1,0 +1,275 @@
+//! Estimates of what is computed from results: row by row, and with what every test image adds to its error.
+
+use crate::{
+    Case,
+    statistics::{Cell, Estimate, Images, Lack, Noise},
+};
+use hemlock_artifact::{Drawn, Measured};
+use hemlock_pipeline::Row;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A case, and a quantity of its rows.
+pub type Side<'a> = (&'a Case, &'a dyn Fn(&Row) -> Option<f64>);
+
+/// By how much an accuracy is changed to see how a quantity follows it.
+const STEP: f64 = 1e-4;
+
+/// Rows by what sides are paired by, [`hemlock_pipeline::Origin::seeds`]; what several rows of a side share is counted.
+fn by_seeds(case: &Case) -> BTreeMap<([Option<u64>; 3], usize), &Row> {
+    let mut seen: BTreeMap<[Option<u64>; 3], usize> = BTreeMap::new();
+    let key = |row: &Row| {
+        let mut seeds = row.origin.seeds;
+        seeds[2] = Some(row.seed);
+        seeds
+    };
+    let number = |row| {
+        let count = seen.entry(key(row)).or_default();
+        *count += 1;
+        ((key(row), *count), row)
+    };
+    case.rows.iter().map(number).collect()
+}
+
+/// What `f` makes of the quantities of some sides, combination by combination of the seeds that all sides have; where there is none, of
+/// their means. `None` where a row has no such quantity.
+pub fn joint(sides: &[Side], f: &dyn Fn(&[f64]) -> f64) -> Option<Estimate> {
+    let rows: Vec<BTreeMap<_, &Row>> = sides.iter().map(|(case, _)| by_seeds(case)).collect();
+    for ((case, quantity), _) in sides.iter().zip(&rows) {
+        if case.rows.iter().any(|row| quantity(row).is_none()) {
+            return None;
+        }
+    }
+    let keys = rows.first()?.keys().filter(|key| rows.iter().all(|rows| rows.contains_key(key)));
+    let paired: Vec<Vec<&Row>> = keys.map(|key| rows.iter().map(|rows| rows[key]).collect()).collect();
+    let mut extractors: Vec<Vec<&str>> = Vec::new();
+    let mut draws: Vec<Vec<&Row>> = Vec::new();
+    let mut cells = Vec::new();
+    for rows in &paired {
+        let extractor =
+            number(&mut extractors, rows.iter().map(|row| row.origin.extractor.as_str()).collect(), |a, b| a == b);
+        let same = |a: &Vec<&Row>, b: &Vec<&Row>| a.iter().zip(b).all(|(a, b)| a.origin.data == b.origin.data);
+        let draw = number(&mut draws, rows.clone(), same);
+        let (value, noise) = measured(sides, rows, f)?;
+        cells.push(Cell { extractor, draw, value, noise });
+    }
+    if cells.is_empty() {
+        let means = sides.iter().map(|(case, quantity)| {
+            let values: Option<Vec<f64>> = case.rows.iter().map(quantity).collect();
+            values.map(|values| values.iter().sum::<f64>() / values.len() as f64)
+        });
+        let mean = f(&means.collect::<Option<Vec<f64>>>()?);
+        return Some(Estimate { mean, std: 0.0, n: 0, inference: Err(Lack::NoPairs) });
+    }
+    let apart = extractors.iter().any(|of| of.iter().collect::<BTreeSet<_>>().len() > 1);
+    let mut estimate = Estimate::over(cells, &|a, b| overlap(&draws[a], &draws[b]))?;
+    if let Ok(inference) = &mut estimate.inference {
+        inference.scope.sides = apart;
+        let alone = rows.iter().map(|rows| rows.len() - paired.len()).sum::<usize>();
+        inference.scope.left_out += alone;
+    }
+    Some(estimate)
+}
+
+/// The number of an item among those that were seen, to which it is added.
+fn number<T>(seen: &mut Vec<T>, item: T, same: impl Fn(&T, &T) -> bool) -> usize {
+    seen.iter().position(|other| same(other, &item)).unwrap_or_else(|| {
+        seen.push(item);
+        seen.len() - 1
+    })
+}
+
+/// The value of some rows, one a side, and what test images add to its error: by the delta method, with differences in the place of
+/// derivatives, which are exact for what is linear.
+fn measured(sides: &[Side], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) -> Option<(f64, Noise)> {
+    let values: Vec<f64> = sides.iter().zip(rows).map(|((_, quantity), row)| quantity(row)).collect::<Option<_>>()?;
+    let mut noise = Noise::default();
+    for (i, ((_, quantity), row)) in sides.iter().zip(rows).enumerate() {
+        let Some(answered) = &row.answers else { continue };
+        let at = |value: f64| {
+            let mut values = values.clone();
+            values[i] = value;
+            f(&values)
+        };
+        let outer = (at(values[i] + STEP) - at(values[i] - STEP)) / (2.0 * STEP);
+        let mut varied: Row = (*row).clone();
+        for (name, right) in answered.right.named() {
+            let mut quantity_at = |step: f64| {
+                let best = varied.best.as_mut();
+                [Some(&mut varied.accuracy), best]
+                    .into_iter()
+                    .flatten()
+                    .filter_map(|of| field(of, name))
+                    .for_each(|x| *x += step);
+                quantity(&varied)
+            };
+            // Up, down, and back.
+            let (Some(above), Some(below)) = (quantity_at(STEP), quantity_at(-2.0 * STEP)) else { return None };
+            quantity_at(STEP);
+            let images = Images { pool: row.origin.pool.clone(), drawn: answered.drawn.clone(), len: right.len() };
+            noise.add(1.0, &Noise::of(images, right, outer * (above - below) / (2.0 * STEP)));
+        }
+    }
+    Some((f(&values), noise))
+}
+
+/// A quantity by the name of its training set.
+fn field<'a>(of: &'a mut Measured<f64>, name: &str) -> Option<&'a mut f64> {
+    match name {
+        "clean" => Some(&mut of.clean),
+        "target" => of.target.as_mut(),
+        "features" => of.features.as_mut(),
+        "images" => of.images.as_mut(),
+        "random_flips" => of.random_flips.as_mut(),
+        "aligned_flips" => of.aligned_flips.as_mut(),
+        "duplicates" => of.duplicates.as_mut(),
+        "removed" => of.removed.as_mut(),
+        _ => None,
+    }
+}
+
+/// The share of training and validation images that two draws have in common; of several sides the largest, of those whose images are not
+/// the same anyway. All of them, where it is not known: then nothing is said of other training data.
+fn overlap(a: &[&Row], b: &[&Row]) -> f64 {
+    let drawn = |row: &Row| row.answers.as_ref()?.drawn.clone();
+    let sides = a.iter().zip(b).filter(|(a, b)| a.origin.data != b.origin.data);
+    let share = |(a, b): (&&Row, &&Row)| Some(common(&*drawn(a)?, &*drawn(b)?));
+    sides.map(|side| share(side).unwrap_or(1.0)).fold(0.0, f64::max)
+}
+
+/// The share of the first's training and validation images that are among the second's.
+fn common(a: &Drawn, b: &Drawn) -> f64 {
+    // Where validation has a pool of its own, numbers of the one say nothing in the other.
+    let apart = {
+        let train: BTreeSet<u32> = a.train.iter().copied().collect();
+        a.validation.iter().any(|i| train.contains(i))
+    };
+    let shared = |a: &[&[u32]], b: &[&[u32]]| {
+        let there: BTreeSet<u32> = b.concat().into_iter().collect();
+        a.concat().iter().filter(|i| there.contains(i)).count()
+    };
+    let n = (a.train.len() + a.validation.len()).max(1);
+    let count = if apart {
+        shared(&[&a.train], &[&b.train]) + shared(&[&a.validation], &[&b.validation])
+    } else {
+        shared(&[&a.train, &a.validation], &[&b.train, &b.validation])
+    };
+    count as f64 / n as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{case::quantity, findings::testing::made_up, statistics::Tested};
+    use hemlock_pipeline::{Answered, Origin};
+    use serde_json::json;
+    use std::sync::Arc;
+
+    const IMAGES: usize = 100;
+
+    /// A share of right answers, the first ones from `from` on.
+    fn right(share: f64, from: usize) -> Vec<bool> {
+        (0..IMAGES).map(|i| (i + IMAGES - from) % IMAGES < (share * IMAGES as f64).round() as usize).collect()
+    }
+
+    /// A case of which every row has an extractor, a draw of training data, what it makes of images after an attack, and test images: those
+    /// of its draw, or the same.
+    fn case(rows: &[(u64, u64, f64)], own_images: bool) -> Case {
+        let params = |extractor: u64| json!({ "method": "simclr", "seed": extractor });
+        let mut made: Vec<Row> = Vec::new();
+        for (i, (extractor, draw, accuracy)) in rows.iter().enumerate() {
+            let mut row = made_up("bilevel + feature-matching").images([*accuracy; 3]).rows()[0].clone();
+            row.seed = *draw;
+            row.key = format!("row {i}");
+            row.params.insert("pretrain", params(*extractor));
+            row.origin = Origin {
+                extractor: extractor.to_string(),
+                data: draw.to_string(),
+                pool: "pool".to_owned(),
+                seeds: [Some(*extractor), Some(*draw), Some(*draw)],
+            };
+            let test = (0..IMAGES as u32).map(|i| i + if own_images { 1000 * *draw as u32 } else { 0 }).collect();
+            // Two neighbouring draws have half of their images in common.
+            let train = (0..20).map(|i| i + 10 * *draw as u32).collect();
+            let answers = Measured { clean: right(0.8, 0), images: Some(right(*accuracy, 0)), ..Measured::default() };
+            let drawn = Some(Arc::new(Drawn { test, train, validation: Vec::new() }));
+            row.answers = Some(Arc::new(Answered { right: answers, drawn }));
+            made.push(row);
+        }
+        Case::all(&made).remove(0)
+    }
+
+    #[test]
+    fn extractors_and_draws_are_found_and_counted() {
+        let cells = [(0, 0, 0.5), (0, 1, 0.52), (1, 0, 0.6), (1, 1, 0.58), (2, 0, 0.5), (2, 1, 0.55)];
+        let e = case(&cells, false).mean(quantity::drop).unwrap();
+        assert_eq!(e.n, 6, "one case");
+        let scope = e.inference.unwrap().scope;
+        assert_eq!((scope.extractors, scope.draws, scope.images), (3, 2, Tested::Same(IMAGES)));
+        assert_eq!((scope.overlap, scope.nested, scope.left_out), (0.5, false, 0));
+        let missing = case(&cells[..5], false).mean(quantity::drop).unwrap();
+        let scope = missing.inference.unwrap().scope;
+        assert_eq!(
+            (scope.extractors, scope.draws, scope.left_out),
+            (2, 2, 1),
+            "the third extractor has one draw alone"
+        );
+        let diagonal = case(&[(0, 0, 0.5), (1, 1, 0.55), (2, 2, 0.52)], true).mean(quantity::drop).unwrap();
+        let scope = diagonal.inference.unwrap().scope;
+        assert_eq!((scope.extractors, scope.draws, scope.nested, scope.images), (3, 3, true, Tested::Apart));
+        let scattered = case(&[(0, 0, 0.5), (1, 1, 0.55), (2, 0, 0.52), (2, 1, 0.6), (0, 2, 0.7)], false);
+        assert_eq!(scattered.mean(quantity::drop).unwrap().inference.err(), Some(Lack::Incomplete));
+    }
+
+    /// Of one draw nothing is known; of draws that all give the same neither.
+    #[test]
+    fn what_is_missing_is_said() {
+        let lack = |rows: &[(u64, u64, f64)]| case(rows, false).mean(quantity::drop).unwrap().inference.err();
+        assert_eq!(lack(&[(0, 0, 0.5)]), Some(Lack::One));
+        assert_eq!(lack(&[(0, 0, 0.5), (0, 1, 0.5), (0, 2, 0.5)]), Some(Lack::Equal));
+        let (a, b) = (case(&[(0, 0, 0.5), (0, 1, 0.6)], false), case(&[(0, 2, 0.5), (0, 3, 0.6)], false));
+        let apart = a.minus(quantity::images, &b, quantity::images).unwrap();
+        assert_eq!((apart.inference.err(), apart.n), (Some(Lack::NoPairs), 0));
+    }
+
+    /// The drop is of the images that only the clean victim is right about: as an error of a share of them.
+    #[test]
+    fn test_images_count_once_however_many_draws_share_them() {
+        let draws = [(0, 0, 0.60), (0, 1, 0.61), (0, 2, 0.59)];
+        let of = |own| case(&draws, own).mean(quantity::drop).unwrap().inference.unwrap();
+        let (same, own) = (of(false), of(true));
+        // Of 0.2 of the images one answer of two is lost.
+        let share = 0.2 * 0.8 / (IMAGES as f64 - 1.0);
+        assert!((same.components.images / share - 1.0).abs() < 0.05, "{} is not {share}", same.components.images);
+        assert_eq!(own.components.images, 0.0);
+        assert!(own.variance < same.variance);
+        let before = Estimate::of(&[0.20, 0.19, 0.21]).unwrap().inference.unwrap().variance;
+        assert!(same.variance > 10.0 * before, "{before}");
+    }
+
+    /// Attacks that fool a victim about the same images differ by little, whatever these images are.
+    #[test]
+    fn sides_are_compared_image_by_image() {
+        let a = case(&[(0, 0, 0.60), (0, 1, 0.62)], false);
+        let b = case(&[(0, 0, 0.58), (0, 1, 0.59)], false);
+        let paired = a.minus(quantity::images, &b, quantity::images).unwrap();
+        let alone = a.mean(quantity::images).unwrap().minus(&b.mean(quantity::images).unwrap());
+        assert!((paired.mean - alone.mean).abs() < 1e-12);
+        let images = |e: &Estimate| e.inference.unwrap().components.images;
+        assert!(images(&paired) < images(&alone) / 5.0);
+    }
+
+    #[test]
+    fn derivatives_of_ratios_are_right() {
+        let c = case(&[(0, 0, 0.60), (0, 1, 0.62)], false);
+        let share = |r: &Row| Some(r.accuracy.images? / r.accuracy.clean);
+        let images = c.mean(share).unwrap().inference.unwrap().components.images;
+        // By hand: the images that only the clean victim is right about, as a share of those that it is right about.
+        let z = |clean: bool, hit: bool, p: f64| {
+            (f64::from(u8::from(hit)) - p) / 0.8 - p / 0.64 * (f64::from(u8::from(clean)) - 0.8)
+        };
+        let at = |i: usize, p: f64| z(right(0.8, 0)[i], right(p, 0)[i], p);
+        let sum: f64 = (0..IMAGES).map(|i| at(i, 0.60) * at(i, 0.62)).sum();
+        let by_hand = sum / (IMAGES * (IMAGES - 1)) as f64;
+        assert!((images / by_hand - 1.0).abs() < 1e-6, "{images} is not {by_hand}");
+    }
+}

@@ -1,0 +1,49 @@
+//! Seeds that are parameters of a stage.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The seed of what a stage draws: a number, or `run`: the pipeline's seed, so that every seed of the pipeline has one of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub enum Seed {
+    /// This one.
+    Of(u64),
+    /// The pipeline's.
+    Run,
+}
+
+impl Seed {
+    /// The seed in a pipeline of the seed `run`.
+    #[must_use]
+    pub fn of(self, run: u64) -> u64 {
+        if let Self::Of(seed) = self { seed } else { run }
+    }
+}
+
+impl Default for Seed {
+    fn default() -> Self {
+        Self::Of(0)
+    }
+}
+
+impl TryFrom<Value> for Seed {
+    type Error = String;
+
+    fn try_from(value: Value) -> Result<Self, String> {
+        match (value.as_u64(), value.as_str()) {
+            (Some(seed), _) => Ok(Self::Of(seed)),
+            (_, Some("run")) => Ok(Self::Run),
+            _ => Err(format!("is {value}; expected an integer from 0, or \"run\"")),
+        }
+    }
+}
+
+impl From<Seed> for Value {
+    fn from(seed: Seed) -> Self {
+        match seed {
+            Seed::Of(seed) => seed.into(),
+            Seed::Run => "run".into(),
+        }
+    }
+}
