@@ -78,7 +78,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
-    const VERSION: u32 = 10;
+    const VERSION: u32 = 11;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["controls"];
@@ -170,6 +170,12 @@ impl hemlock_stage::Stage for Stage {
             replaces,
             eps_d,
             objective,
+            // The features of an inversion have their own attack's objective, which did not begin at images.
+            objective_at_start: match (poisons, poison_features) {
+                (Some(poisons), None) => poisons.refined.first().map(|point| point.objective),
+                _ => None,
+            },
+            taught: poisons.as_ref().and_then(|poisons| poisons.taught),
             bound: poison_features.as_ref().and_then(|poisons| poisons.bound),
             poisonability: target.path.last().map(|point| point.poisonability),
             poisons: m as u64,

@@ -1,7 +1,7 @@
 //! Results: one row per branch, and means over seeds.
 
 use crate::{Branch, Plan};
-use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, SteppedBack, Visibility};
+use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, SteppedBack, Taught, Visibility};
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
@@ -27,6 +27,10 @@ pub struct Row {
     pub eps_d: f64,
     /// What the attack optimised: the relative residual of Gradient Canceling, for one.
     pub objective: f64,
+    /// The same where it began, of attacks on pixels.
+    pub objective_at_start: Option<f64>,
+    /// Of error-minimising noise: how its making ended.
+    pub taught: Option<Taught>,
     /// The lower bound of that, where there is one.
     pub bound: Option<f64>,
     /// Lower bounds of the share of poisons that the target takes.
@@ -141,6 +145,8 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         replaces: evaluation.replaces,
         eps_d: evaluation.eps_d,
         objective: evaluation.objective,
+        objective_at_start: evaluation.objective_at_start,
+        taught: evaluation.taught,
         bound: evaluation.bound,
         poisonability: evaluation.poisonability,
         seed: branch.seed.unwrap_or(0),

@@ -1,7 +1,9 @@
 //! Cases: results that differ in nothing but the seed, and how each is called.
 
 use crate::{setting::source, statistics::Estimate, words};
+use hemlock_invert::REFINED;
 use hemlock_pipeline::{Row, grouped, telling};
+use hemlock_poison_features::attacks;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -115,6 +117,30 @@ impl Case {
     #[must_use]
     pub fn making(&self) -> Option<&str> {
         split(&self.row().attack).1
+    }
+
+    /// Whether it is an attack on features, whatever images were made of them, if any.
+    #[must_use]
+    pub fn on_features(&self) -> bool {
+        attacks::find(self.aim()).is_some() && !self.on_pixels()
+    }
+
+    /// Whether images were made of poisoned features, by a decoder or by matching, and nothing was done to them then.
+    #[must_use]
+    pub fn inverted(&self) -> bool {
+        self.on_features() && self.making().is_some() && !self.refined()
+    }
+
+    /// Whether images descended the attack's own objective after features were matched, or in the place of that: an attack of its own.
+    #[must_use]
+    pub fn refined(&self) -> bool {
+        self.making().is_some_and(|making| making.starts_with(REFINED))
+    }
+
+    /// Whether refinement started at the images that were matched to poisoned features, and not, as a control, elsewhere.
+    #[must_use]
+    pub fn refined_from_matched(&self) -> bool {
+        self.making() == Some(REFINED)
     }
 
     /// Whether pixels were attacked at once, with no features aimed at.
@@ -240,11 +266,16 @@ impl Case {
         self.source("dataset.downstream")
     }
 
-    /// Fine-tuning or transfer.
+    /// Fine-tuning or transfer: whether the images are of one source, whatever labels were taken with them.
     #[must_use]
     pub fn pretraining(&self) -> Pretraining {
+        let images = |source: &String| {
+            let mut source: Value = serde_json::from_str(source).unwrap_or_default();
+            source.as_object_mut().map(|fields| fields.remove("labels"));
+            source
+        };
         match (self.pretrained_on(), self.downstream()) {
-            (Some(a), Some(b)) if a == b => Pretraining::FineTuning,
+            (Some(a), Some(b)) if images(&a) == images(&b) => Pretraining::FineTuning,
             (Some(_), Some(_)) => Pretraining::Transfer,
             _ => Pretraining::Unknown,
         }
@@ -400,9 +431,12 @@ pub mod quantity {
     pub fn drop_on_images(r: &Row) -> Option<f64> {
         Some(clean(r)? - images(r)?)
     }
-    /// What the poisons cost, as a share of the clean accuracy.
-    pub fn relative_drop(r: &Row) -> Option<f64> {
-        Some(drop(r)? / clean(r)?)
+    /// What the poisons cost, as a share of what the clean victim has above chance: `drop / (clean - 1/K)` with `K` classes. `None`
+    /// where it has nothing above chance.
+    pub fn share_above_chance(r: &Row) -> Option<f64> {
+        let classes = Some(r.per_class.clean.len()).filter(|k| *k > 0)?;
+        let above = clean(r)? - 1.0 / classes as f64;
+        (above > 0.0).then_some(drop(r)? / above)
     }
     /// What the strongest control of flipped labels costs: aligned ones or, where there are none, random ones.
     pub fn drop_of_flips(r: &Row) -> Option<f64> {
@@ -423,6 +457,10 @@ pub mod quantity {
     /// Share of outliers among the poisons.
     pub fn outliers(r: &Row) -> Option<f64> {
         r.visibility.as_ref().map(|v| v.outliers)
+    }
+    /// Share of outliers among the features that images were made of.
+    pub fn outliers_of_features(r: &Row) -> Option<f64> {
+        r.visibility.as_ref()?.outliers_of_features
     }
     /// Time of the attack, in seconds.
     pub fn seconds(r: &Row) -> Option<f64> {

@@ -9,15 +9,23 @@
 //!   (Bonferroni), since one counterexample is enough.
 //! - **undecided** otherwise; and where there is no comparison, or none with at least two seeds whose results differ.
 //!
+//! Sides of a comparison are equal in all traits but those that the finding asks about ([`axis`]). What differs in something else, too,
+//! is not compared, and listed with what differs.
+//!
 //! Differences are taken seed by seed, and tested by Student's paired t test, where both sides share their seeds' data; otherwise
 //! by Welch's t test.
 
+mod anomalies;
+pub mod axis;
 mod beta;
 mod equal_visibility;
 mod inversion;
 mod pixels;
+mod traits;
 mod transfer;
 pub mod unlearnable;
+
+pub use axis::Apart;
 
 use crate::{Case, statistics::Estimate, statistics::welch};
 use std::collections::BTreeMap;
@@ -123,6 +131,21 @@ pub struct Finding {
     pub reason: String,
     /// What was compared.
     pub comparisons: Vec<Comparison>,
+    /// What was not, since it differs in something that the finding does not ask about.
+    pub apart: Vec<Apart>,
+    /// How many more of those there are.
+    pub apart_more: usize,
+}
+
+impl Finding {
+    /// The finding with what it could not compare; `sides` are what it takes, and how many cases it has of each.
+    fn beside(mut self, apart: Vec<Apart>, sides: &[(&str, usize)], question: &Question) -> Self {
+        if self.comparisons.is_empty() {
+            self.reason = axis::missing(sides, question.needs);
+        }
+        (self.apart, self.apart_more) = axis::listed(apart);
+        self
+    }
 }
 
 /// What a finding is, before rows are asked.
@@ -167,7 +190,8 @@ impl Question {
                 ),
             ),
         };
-        Finding { id: self.id, claim: self.claim, test: self.test, verdict, reason, comparisons }
+        let (apart, apart_more) = (Vec::new(), 0);
+        Finding { id: self.id, claim: self.claim, test: self.test, verdict, reason, comparisons, apart, apart_more }
     }
 }
 
@@ -177,24 +201,16 @@ pub fn findings(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Vec<F
     vec![
         pixels::finding(cases),
         equal_visibility::finding(cases),
+        equal_visibility::of_refined(cases),
         transfer::finding(cases),
         unlearnable::finding(cases),
         inversion::finding(cases),
-        beta::finding(cases, clean_outliers),
+        inversion::of_refined(cases),
+        beta::finding(cases),
+        beta::of_refined(cases),
+        anomalies::finding(cases, clean_outliers),
+        anomalies::of_refined(cases, clean_outliers),
     ]
-}
-
-/// Cases in groups that agree in what `key` says, in order; a case without a key is in none.
-fn groups<K: PartialEq>(cases: &[Case], key: impl Fn(&Case) -> Option<K>) -> Vec<Vec<&Case>> {
-    let mut groups: Vec<(K, Vec<&Case>)> = Vec::new();
-    for case in cases {
-        let Some(key) = key(case) else { continue };
-        match groups.iter_mut().find(|(k, _)| *k == key) {
-            Some((_, group)) => group.push(case),
-            None => groups.push((key, vec![case])),
-        }
-    }
-    groups.into_iter().map(|(_, group)| group).collect()
 }
 
 #[cfg(test)]

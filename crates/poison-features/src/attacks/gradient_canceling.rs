@@ -21,6 +21,7 @@ impl Attack for GradientCanceling {
         free_step: 0.1,
     };
     const ENDS: bool = true;
+    const AIMS: bool = true;
 
     fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
         Ok(Box::new(Canceling::new(&given.target.target, given.clean, given.target.weight_decay)?))

@@ -18,6 +18,8 @@ pub fn made_up(attack: &str) -> MadeUp {
         clean_label: true,
         eps_d: 0.03,
         objective: 0.5,
+        objective_at_start: None,
+        taught: None,
         bound: None,
         poisonability: None,
         seed,
@@ -36,7 +38,7 @@ pub fn made_up(attack: &str) -> MadeUp {
             duplicates: Some(0.8),
             removed: None,
         },
-        per_class: Measured::default(),
+        per_class: Measured { clean: vec![Some(0.8); 10], ..Measured::default() },
         best: None,
         clean_loss: None,
         ceiling: Some(2.0),
@@ -63,6 +65,13 @@ impl MadeUp {
         self.0.iter_mut().for_each(|r| victim.clone_into(&mut r.victim));
         self
     }
+    /// Another clean accuracy, and a number of classes.
+    pub fn clean(self, accuracy: f64, classes: usize) -> Self {
+        self.each([accuracy; 3], |r, a| {
+            r.accuracy.clean = a;
+            r.per_class.clean = vec![Some(a); classes];
+        })
+    }
     pub fn features(self, accuracy: [f64; 3]) -> Self {
         self.each(accuracy, |r, a| r.accuracy.features = Some(a))
     }
@@ -72,8 +81,16 @@ impl MadeUp {
     pub fn psnr(self, psnr: f64) -> Self {
         self.each([psnr, 1.01 * psnr, 0.99 * psnr], |r, psnr| {
             let (linf, l2, ssim) = (0.5, 5.0, 0.5);
-            r.visibility =
-                Some(Visibility { linf, l2, psnr, ssim, outliers: 0.0, outside: 0.0, relative_distance: 1.0 });
+            r.visibility = Some(Visibility {
+                linf,
+                l2,
+                psnr,
+                ssim,
+                outliers: 0.0,
+                outliers_of_features: None,
+                outside: 0.0,
+                relative_distance: 1.0,
+            });
         })
     }
     pub fn outliers(self, share: [f64; 3]) -> Self {
