@@ -26,6 +26,9 @@ pub struct Params {
     /// Seed of the class-balanced choice, or `run`: the pipeline's seed, so that every seed has images of its own.
     #[serde(default)]
     pub seed: Seed,
+    /// Names of the classes that are taken, at least two, in the order of their labels; all where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<String>>,
 }
 
 /// Seed of the class-balanced choice.
@@ -75,7 +78,13 @@ impl From<Seed> for Value {
 
 impl Params {
     fn split(&self, run: u64) -> SplitSpec {
-        SplitSpec { train: self.train, validation: self.validation, test: self.test, seed: self.seed.of(run) }
+        SplitSpec {
+            train: self.train,
+            validation: self.validation,
+            test: self.test,
+            seed: self.seed.of(run),
+            classes: self.classes.clone(),
+        }
     }
 }
 
@@ -99,6 +108,7 @@ impl From<DataError> for StageError {
         match (e.kind(), &e) {
             (ErrorKind::Interrupted, _) => Self::interrupted(),
             (_, DataError::Shortage { split, .. }) => ParamError::new(*split, e.to_string()).into(),
+            (_, DataError::UnknownClass { .. }) => ParamError::new("classes", e.to_string()).into(),
             (ErrorKind::Missing | ErrorKind::Invalid | ErrorKind::Io, _) => {
                 Self::new(hemlock_stage::ErrorKind::Data, e)
             }
@@ -114,6 +124,7 @@ impl hemlock_stage::Stage for Stage {
     const VERSION: u32 = 1;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;
+    const LISTS: &'static [&'static str] = &["classes"];
     type Params = Params;
     type Inputs = ();
     type Output = Dataset;

@@ -390,3 +390,6 @@ fn unit(image: ArrayView3<u8>) -> Vec<f32> {
 fn cosine(done: u64, all: u64) -> f64 {
     0.5 * (1.0 + (std::f64::consts::PI * done as f64 / all as f64).cos())
 }
+
+#[cfg(test)]
+mod tests;

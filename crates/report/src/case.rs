@@ -1,6 +1,12 @@
 //! Cases: results that differ in nothing but the seed, and how each is called.
 
-use crate::{setting::source, statistics::Estimate, words};
+use crate::{
+    findings::passes,
+    setting::source,
+    statistics::Estimate,
+    strength::{self, Strength},
+    words,
+};
 use hemlock_invert::REFINED;
 use hemlock_pipeline::{Row, grouped, telling};
 use hemlock_poison_features::attacks;
@@ -51,6 +57,8 @@ pub struct Case {
     pub told: Vec<(String, String)>,
     /// Its rows, by seed.
     pub rows: Vec<Row>,
+    /// Whether it was given enough passes, as far as other cases tell.
+    pub strength: Strength,
 }
 
 impl Case {
@@ -80,9 +88,11 @@ impl Case {
             let label = label(&rows[0].attack, &told, &[]);
             let scene = scene(&rows[0]);
             let name = if sources.len() > 1 { format!("{scene}: {label}") } else { label.clone() };
-            Self { label, name, scene, told, rows }
+            Self { label, name, scene, told, rows, strength: Strength::default() }
         };
-        grouped(&rows).into_iter().map(named).collect()
+        let mut cases: Vec<Self> = grouped(&rows).into_iter().map(named).collect();
+        strength::judge(&mut cases);
+        cases
     }
 
     /// The label without what it says of some parameters.
@@ -147,6 +157,23 @@ impl Case {
     #[must_use]
     pub fn on_pixels(&self) -> bool {
         self.making() == Some("pixels")
+    }
+
+    /// Most passes of an image through the extractor; `None` where images are made without any, and where there are none.
+    #[must_use]
+    pub fn passes(&self) -> Option<u64> {
+        passes(self)
+    }
+
+    /// What is its alone: the key of its first row.
+    pub(crate) fn id(&self) -> &str {
+        &self.row().key
+    }
+
+    /// Its name and, where its curve over passes is not flat, or not known, that.
+    #[must_use]
+    pub fn told_name(&self) -> String {
+        self.name.clone() + &self.strength.remark()
     }
 
     /// How the victim trains.
@@ -333,7 +360,7 @@ fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> 
         let said = matches!(
             (node.as_str(), field.as_str()),
             ("poison-features" | "poison-images", "attack")
-                | ("invert", "method")
+                | ("invert", "method" | "refine_from")
                 | ("unlearnable", "noise")
                 | ("dataset.downstream", "source")
         );
@@ -441,6 +468,10 @@ pub mod quantity {
     /// What the strongest control of flipped labels costs: aligned ones or, where there are none, random ones.
     pub fn drop_of_flips(r: &Row) -> Option<f64> {
         Some(clean(r)? - aligned_flips(r).or_else(|| random_flips(r))?)
+    }
+    /// What the attack optimised.
+    pub fn objective(r: &Row) -> Option<f64> {
+        Some(r.objective)
     }
     /// Peak signal-to-noise ratio, dB.
     pub fn psnr(r: &Row) -> Option<f64> {

@@ -26,6 +26,7 @@ mod transfer;
 pub mod unlearnable;
 
 pub use axis::Apart;
+pub(crate) use traits::passes;
 
 use crate::{Case, statistics::Estimate, statistics::welch};
 use std::collections::BTreeMap;
@@ -61,7 +62,7 @@ impl Verdict {
 pub enum Unit {
     /// Percentage points, of a difference of fractions.
     Points,
-    /// Percent of the clean accuracy.
+    /// Percent of what the clean victim has above chance.
     Percent,
     /// Decibels.
     Decibels,

@@ -15,6 +15,7 @@ mod page;
 mod provenance;
 mod setting;
 pub mod statistics;
+pub mod strength;
 mod table;
 mod tables;
 mod words;

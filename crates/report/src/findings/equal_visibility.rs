@@ -79,7 +79,7 @@ fn compared(cases: &[Case], question: &Question, targeted: fn(&Case) -> bool) ->
     }
     let compared = pairs.into_iter().filter_map(|(p, f, what)| {
         let e = p.minus(quantity::images, f, quantity::images)?;
-        let rows = format!("{} ({:.1} dB) against {} ({:.1} dB)", p.name, psnr(p), f.name, psnr(f));
+        let rows = format!("{} ({:.1} dB) against {} ({:.1} dB)", p.told_name(), psnr(p), f.told_name(), psnr(f));
         Some(Comparison::paired(rows, what, Unit::Points, e))
     });
     let sides = [

@@ -40,10 +40,10 @@ pub fn finding(cases: &[Case]) -> Finding {
         let drop = quantity::drop_on_images;
         if let Some(e) = free.minus(drop, free, quantity::drop_of_flips) {
             let what = "drop without a limit − drop of flipped labels";
-            comparisons.push(Comparison::paired(free.name.clone(), what, Unit::Points, e));
+            comparisons.push(Comparison::paired(free.told_name(), what, Unit::Points, e));
         }
         if let Some(e) = free.combined(drop, tight, drop, |free, tight| free / 3.0 - tight) {
-            let rows = format!("{} against {}", free.name, tight.name);
+            let rows = format!("{} against {}", free.told_name(), tight.told_name());
             comparisons.push(Comparison::paired(
                 rows,
                 "a third of the drop without a limit − drop within it",

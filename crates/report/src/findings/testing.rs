@@ -1,7 +1,7 @@
 //! Rows that nobody measured.
 
 use crate::Case;
-use hemlock_artifact::{Measured, Visibility};
+use hemlock_artifact::{Measured, Taught, Visibility};
 use hemlock_pipeline::Row;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -95,6 +95,18 @@ impl MadeUp {
     }
     pub fn outliers(self, share: [f64; 3]) -> Self {
         self.psnr(10.0).each(share, |r, share| r.visibility.as_mut().unwrap().outliers = share)
+    }
+    /// What the attack optimised, at its start and at its end.
+    pub fn objective(self, start: f64, end: f64) -> Self {
+        self.each([end; 3], |r, end| (r.objective, r.objective_at_start) = (end, Some(start)))
+    }
+    pub fn taught(self, taught: Taught) -> Self {
+        self.each([0.0; 3], |r, _| r.taught = Some(taught))
+    }
+    /// Rows with keys that their parameters tell apart.
+    pub fn rows(mut self) -> Vec<Row> {
+        self.0.iter_mut().for_each(|r| r.key = format!("{:?} {}", r.params, r.key));
+        self.0
     }
     pub fn case(self) -> Case {
         Case::all(&self.0).remove(0)

@@ -61,7 +61,7 @@ pub fn finding(cases: &[Case]) -> Finding {
     let costs = |c: &Case| c.mean(quantity::drop).is_some_and(|e| e.mean >= ASKED);
     let mut comparisons = Vec::new();
     for (moved, tuned, same_images) in pairs.into_iter().filter(|(moved, tuned, _)| costs(moved) || costs(tuned)) {
-        let rows = format!("{} against {}", moved.name, tuned.name);
+        let rows = format!("{} against {}", moved.told_name(), tuned.told_name());
         let share = quantity::share_above_chance;
         if same_images {
             let e = moved.minus(quantity::drop, tuned, quantity::drop);

@@ -58,11 +58,11 @@ pub fn finding(cases: &[Case]) -> Finding {
         for strong in group.left {
             if let Some(e) = strong.mean(drop) {
                 let what = "drop of the end-to-end victim";
-                comparisons.push(Comparison::paired(strong.name.clone(), what, Unit::Points, e));
+                comparisons.push(Comparison::paired(strong.told_name(), what, Unit::Points, e));
             }
             for frozen in &group.right {
                 if let Some(e) = strong.combined(drop, frozen, drop, |strong, frozen| strong / 3.0 - frozen) {
-                    let rows = format!("{} against {}", strong.name, frozen.name);
+                    let rows = format!("{} against {}", strong.told_name(), frozen.told_name());
                     let what = "a third of the drop of the end-to-end victim − drop on the frozen extractor";
                     comparisons.push(Comparison::paired(rows, what, Unit::Points, e));
                 }
