@@ -1,6 +1,6 @@
 //! What an attack did to its victim.
 
-use crate::{Bounds, Dataset, arrays};
+use crate::{Bounds, Dataset, Taught, arrays};
 use hemlock_head::{Head, judge};
 use hemlock_store::{Artifact, Manifest, PayloadReader, PayloadWriter, Store, StoreError};
 use ndarray::{Array2, ArrayView1, ArrayView2};
@@ -321,6 +321,8 @@ pub struct Visibility {
     pub ssim: f64,
     /// Share of the poisons whose features are outliers among clean ones: [`Fit::is_outlier`](crate::Fit::is_outlier).
     pub outliers: f64,
+    /// The same of the poisoned features that images were made of; `None` where there are none.
+    pub outliers_of_features: Option<f64>,
     /// Share of the poisons whose features lie outside of the set that they had to lie in: [`Poisons::outside`](crate::Poisons::outside).
     pub outside: f64,
     /// Median feature distance: [`Poisons::relative_distance`](crate::Poisons::relative_distance).
@@ -366,6 +368,10 @@ pub struct Evaluation {
     pub eps_d: f64,
     /// What the attack optimised: see [`Poisons::objective`](crate::Poisons::objective).
     pub objective: f64,
+    /// The same where it began, of attacks on pixels: at the images that poisons are made of.
+    pub objective_at_start: Option<f64>,
+    /// Of error-minimising noise: how its making ended.
+    pub taught: Option<Taught>,
     /// The lower bound of that: see [`PoisonFeatures::bound`](crate::PoisonFeatures::bound).
     pub bound: Option<f64>,
     /// What the search is known to leave, with free labels: see [`PoisonFeatures::gap`](crate::PoisonFeatures::gap).
@@ -406,6 +412,8 @@ impl Evaluation {
             replaces: info.replaces,
             eps_d: info.eps_d,
             objective: info.objective,
+            objective_at_start: info.objective_at_start,
+            taught: info.taught,
             bound: info.bound,
             gap: info.gap,
             poisonability: info.poisonability,
@@ -433,6 +441,8 @@ struct Info {
     replaces: bool,
     eps_d: f64,
     objective: f64,
+    objective_at_start: Option<f64>,
+    taught: Option<Taught>,
     bound: Option<f64>,
     gap: Option<f64>,
     poisonability: Option<Bounds>,
@@ -455,6 +465,8 @@ impl Artifact for Evaluation {
                 replaces: self.replaces,
                 eps_d: self.eps_d,
                 objective: self.objective,
+                objective_at_start: self.objective_at_start,
+                taught: self.taught,
                 bound: self.bound,
                 gap: self.gap,
                 poisonability: self.poisonability,

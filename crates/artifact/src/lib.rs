@@ -22,6 +22,6 @@ pub use evaluation::{Accuracy, Answers, Change, Drawn, Evaluation, Measured, Out
 pub use export::{Data, Export, Exported, Tensor};
 pub use extractor::{Epoch, Extractor, Verified};
 pub use features::{FeatureSplit, Features, Normalization};
-pub use poisons::{CurvePoint, Fit, OUTLIER, PoisonFeatures, Poisons, median};
+pub use poisons::{CurvePoint, Fit, OUTLIER, PoisonFeatures, Poisons, Stopped, Taught, median};
 pub use stored::{Matrix, Pixels, Stored};
 pub use target::{Bounds, PathPoint, SteppedBack, TargetParams};

@@ -130,10 +130,40 @@ pub struct Poisons {
     pub fits: Vec<Fit>,
     /// The yardstick of feature distances: the median, over the clean training samples, of the distance to the nearest other one.
     pub clean_nearest: f64,
+    /// Share of the poisoned features that count as outliers as those of images do; `None` where images were not made of features.
+    pub outliers_of_features: Option<f64>,
+    /// Of error-minimising noise: how its making ended.
+    pub taught: Option<Taught>,
     /// Mean over the poisons of what feature matching minimises, the least so far, at some passes; otherwise empty.
     pub curve: Vec<CurvePoint>,
     /// The attack's objective at the features of the images, at some steps of their refinement, or of an attack on pixels; otherwise empty.
     pub refined: Vec<CurvePoint>,
+}
+
+/// How the making of error-minimising noise ended: what the learner that it was made against makes of the training images with noise, after
+/// it has trained on them for the last time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Taught {
+    /// Turns of training and noise that were taken.
+    pub rounds: u32,
+    /// Mean cross-entropy on the images with noise, in nats.
+    pub loss: f64,
+    /// Share of them that is mistaken.
+    pub mistaken: f64,
+    /// Why it ended.
+    pub stopped: Stopped,
+}
+
+/// Why the making of noise ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stopped {
+    /// Hardly an image with noise was mistaken.
+    Learnt,
+    /// The loss had not fallen for long.
+    Stalled,
+    /// There were no more rounds.
+    Rounds,
 }
 
 /// How well one poison was matched, and how usual its features are among clean ones. Distances and norms are L2, in the space that the
@@ -232,6 +262,8 @@ struct PoisonInfo {
     free: bool,
     eps_d: f64,
     clean_nearest: f64,
+    outliers_of_features: Option<f64>,
+    taught: Option<Taught>,
     curve: Vec<CurvePoint>,
     refined: Vec<CurvePoint>,
 }
@@ -249,6 +281,8 @@ impl Artifact for Poisons {
             free: self.pixels.is_some(),
             eps_d: self.eps_d,
             clean_nearest: self.clean_nearest,
+            outliers_of_features: self.outliers_of_features,
+            taught: self.taught,
             curve: self.curve.clone(),
             refined: self.refined.clone(),
         };
@@ -264,8 +298,20 @@ impl Artifact for Poisons {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let PoisonInfo { attack, method, objective, clean_label, replaces, free, eps_d, clean_nearest, curve, refined } =
-            r.value("info")?;
+        let PoisonInfo {
+            attack,
+            method,
+            objective,
+            clean_label,
+            replaces,
+            free,
+            eps_d,
+            clean_nearest,
+            outliers_of_features,
+            taught,
+            curve,
+            refined,
+        } = r.value("info")?;
         let passes: Vec<u32> = arrays::read_vec(r, "passes")?;
         let columns = Fit::NUMBERS.map(|name| arrays::read_vec::<f32>(r, name));
         let mut fits: Vec<([f32; 8], u32)> = passes.into_iter().map(|p| ([0.0; 8], p)).collect();
@@ -289,6 +335,8 @@ impl Artifact for Poisons {
             eps_d,
             fits: fits.into_iter().map(|(numbers, passes)| Fit::from_numbers(numbers, passes)).collect(),
             clean_nearest,
+            outliers_of_features,
+            taught,
             curve,
             refined,
         })
@@ -298,7 +346,7 @@ impl Artifact for Poisons {
         let passes = self.fits.iter().map(|f| f64::from(f.passes)).sum::<f64>() / self.fits.len().max(1) as f64;
         serde_json::json!({
             "attack": self.attack, "method": self.method, "poisons": self.labels.len(), "relative_distance": self.relative_distance(),
-            "outliers": self.outliers(), "outside": self.outside(), "passes": passes,
+            "outliers": self.outliers(), "outside": self.outside(), "passes": passes, "taught": self.taught,
         })
     }
 }
@@ -333,6 +381,8 @@ mod tests {
             eps_d: 0.1,
             fits: vec![fit(0.0, 0.0), fit(9.0, 0.0)],
             clean_nearest: 2.0,
+            outliers_of_features: None,
+            taught: None,
             curve: vec![],
             refined: vec![],
         };

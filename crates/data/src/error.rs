@@ -219,6 +219,15 @@ pub enum DataError {
         available: usize,
     },
 
+    /// A class was asked for that the source does not have.
+    #[error("names the class `{class}`, which the source does not have; expected some of {known}")]
+    UnknownClass {
+        /// The name.
+        class: String,
+        /// Names that the source has.
+        known: String,
+    },
+
     /// A parameter has a value that makes no sense.
     #[error("{field} is {value}, expected {expected}")]
     Parameter {

@@ -62,7 +62,10 @@ pub fn load(
     if !progress(0, 0) {
         return Err(DataError::Interrupted);
     }
-    let pools = open(source, data_root)?;
+    let mut pools = open(source, data_root)?;
+    if let Some(classes) = &split.classes {
+        pools = pools.only(classes)?;
+    }
     if !pools.skipped.is_empty() {
         let (skipped, count) = (few(pools.skipped.iter().map(|name| format!("`{name}`"))), pools.skipped.len());
         tracing::warn!("{}: {count} files or folders are no part of the dataset: {skipped}", source.name());

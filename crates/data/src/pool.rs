@@ -1,12 +1,12 @@
 //! From pools of images to loaded splits.
 
 use hemlock_artifact::{Dataset, Images};
-use hemlock_stage::ParamError;
+use hemlock_stage::{ParamError, few};
 use ndarray::Array4;
 use rayon::prelude::*;
 
 use crate::error::{DataError, UnreadableImage};
-use crate::split::SplitSpec;
+use crate::split::{NOT_TAKEN, SplitSpec};
 
 /// Everything that a source offers.
 pub(crate) struct Pools {
@@ -38,6 +38,27 @@ pub(crate) trait PoolImages: Sync {
 const BLOCK: usize = 256;
 
 impl Pools {
+    /// The pools with some classes alone, whose labels count in the order of `names`.
+    pub fn only(mut self, names: &[String]) -> Result<Self, DataError> {
+        let number = |name: &String| {
+            let known = || DataError::UnknownClass {
+                class: name.clone(),
+                known: few(self.classes.iter().map(|class| format!("`{class}`"))),
+            };
+            self.classes.iter().position(|class| class == name).ok_or_else(known)
+        };
+        let mut new = vec![NOT_TAKEN; self.classes.len()];
+        for (label, name) in (0u32..).zip(names) {
+            new[number(name)?] = label;
+        }
+        let pools = [Some(&mut self.train), self.validation.as_mut(), self.test.as_mut()];
+        for label in pools.into_iter().flatten().flat_map(|pool| &mut pool.labels) {
+            *label = new[*label as usize];
+        }
+        names.clone_into(&mut self.classes);
+        Ok(self)
+    }
+
     /// Chooses and reads the three splits.
     pub fn load(
         &self,

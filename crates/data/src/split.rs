@@ -5,6 +5,8 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
+use hemlock_stage::few;
+use std::collections::BTreeSet;
 
 /// How many images each split takes.
 ///
@@ -33,6 +35,8 @@ pub struct SplitSpec {
     pub seed: u64,
     /// What the images are for: each role has a choice of its own.
     pub role: Role,
+    /// Names of the classes that are taken, in the order of their labels; none: all of the source's.
+    pub classes: Option<Vec<String>>,
 }
 
 /// What a dataset is for.
@@ -55,6 +59,9 @@ impl Role {
     }
 }
 
+/// The label of an image whose class is not taken.
+pub(crate) const NOT_TAKEN: u32 = u32::MAX;
+
 /// The chosen images of each split, as ascending positions in their pool.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Chosen {
@@ -72,10 +79,20 @@ impl SplitSpec {
         if self.train == Some(0) {
             return Err(empty_train());
         }
+        if let Some(classes) = &self.classes {
+            let distinct: BTreeSet<&String> = classes.iter().collect();
+            if distinct.len() < 2 || distinct.len() < classes.len() {
+                return Err(DataError::Parameter {
+                    field: "split.classes",
+                    value: format!("[{}]", few(classes.iter().map(|name| format!("`{name}`")))),
+                    expected: "at least two names of classes, each once",
+                });
+            }
+        }
         Ok(())
     }
 
-    /// Chooses images by the labels of the pools, each below the number of classes; those of validation and test are
+    /// Chooses images by the labels of the pools, each below the number of classes, or [`NOT_TAKEN`]; those of validation and test are
     /// none where the split is cut from the training pool.
     ///
     /// # Errors
@@ -144,7 +161,9 @@ impl SplitSpec {
     fn shuffled_classes(&self, labels: &[u32], classes: usize, seed: u64, pool: u64) -> Vec<Vec<u32>> {
         let mut by_class = vec![Vec::new(); classes];
         for (index, &label) in (0u32..).zip(labels) {
-            by_class[label as usize].push(index);
+            if label != NOT_TAKEN {
+                by_class[label as usize].push(index);
+            }
         }
         for (class, indices) in (0u64..).zip(&mut by_class) {
             indices.shuffle(&mut self.role.purpose().at(seed, [pool, class]));
@@ -217,7 +236,7 @@ mod tests {
     }
 
     fn spec(train: Option<usize>, validation: usize, test: Option<usize>) -> SplitSpec {
-        SplitSpec { train, validation: Some(validation), test, seed: 7, role: Role::Downstream }
+        SplitSpec { train, validation: Some(validation), test, seed: 7, role: Role::Downstream, classes: None }
     }
 
     fn counts(indices: &[u32], labels: &[u32], classes: usize) -> Vec<usize> {
@@ -338,6 +357,29 @@ mod tests {
         assert!(choose(Some(0)).unwrap().validation.is_empty());
         let message = choose(Some(14)).unwrap_err().to_string();
         assert_eq!(message, "asks for 7 images of class `c0`, and 6 are available: lower `validation`");
+    }
+
+    #[test]
+    fn classes_are_at_least_two_names_each_once() {
+        let check = |classes: &[&str]| {
+            let classes = Some(classes.iter().map(|name| (*name).to_owned()).collect());
+            SplitSpec { classes, ..SplitSpec::default() }.check().map_err(|e| e.to_string())
+        };
+        assert_eq!(check(&["a", "b"]), Ok(()));
+        let twice = check(&["a", "b", "a"]).unwrap_err();
+        assert_eq!(twice, "split.classes is [`a`, `b`, `a`], expected at least two names of classes, each once");
+        assert!(check(&["a"]).is_err() && check(&[]).is_err());
+    }
+
+    /// What is not taken is in no split, and changes nothing of what is.
+    #[test]
+    fn images_of_other_classes_are_passed_over() {
+        let own = labels(2, 10);
+        let mut with_others = own.clone();
+        with_others.extend([NOT_TAKEN; 7]);
+        let choose =
+            |pool: &[u32]| spec(Some(8), 4, None).choose(&names(2), pool, None, Some(&[0, 1, NOT_TAKEN])).unwrap();
+        assert_eq!(choose(&own), choose(&with_others));
     }
 
     #[test]

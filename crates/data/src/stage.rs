@@ -26,12 +26,15 @@ pub struct Params {
     /// Seed of the class-balanced choice, or `run`: the pipeline's seed, so that every seed has images of its own.
     #[serde(default)]
     pub seed: Seed,
+    /// Names of the classes that are taken, at least two, in the order of their labels; all where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<String>>,
 }
 
 impl Params {
     fn split(&self, run: u64, role: Role) -> SplitSpec {
         let Self { train, validation, test, seed, .. } = *self;
-        SplitSpec { train, validation, test, seed: seed.of(run), role }
+        SplitSpec { train, validation, test, seed: seed.of(run), role, classes: self.classes.clone() }
     }
 }
 
@@ -55,6 +58,7 @@ impl From<DataError> for StageError {
         match (e.kind(), &e) {
             (ErrorKind::Interrupted, _) => Self::interrupted(),
             (_, DataError::Shortage { split, .. }) => ParamError::new(*split, e.to_string()).into(),
+            (_, DataError::UnknownClass { .. }) => ParamError::new("classes", e.to_string()).into(),
             (ErrorKind::Missing | ErrorKind::Invalid | ErrorKind::Io, _) => {
                 Self::new(hemlock_stage::ErrorKind::Data, e)
             }
@@ -90,6 +94,7 @@ impl<R: For> hemlock_stage::Stage for Stage<R> {
     const VERSION: u32 = 2;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;
+    const LISTS: &'static [&'static str] = &["classes"];
     type Params = Params;
     type Inputs = ();
     type Output = Dataset;

@@ -172,6 +172,12 @@ impl hemlock_stage::Stage for Stage {
             replaces,
             eps_d,
             objective,
+            // The features of an inversion have their own attack's objective, which did not begin at images.
+            objective_at_start: match (poisons, poison_features) {
+                (Some(poisons), None) => poisons.refined.first().map(|point| point.objective),
+                _ => None,
+            },
+            taught: poisons.as_ref().and_then(|poisons| poisons.taught),
             bound: poison_features.as_ref().and_then(|poisons| poisons.bound),
             gap: poison_features.as_ref().and_then(|poisons| poisons.gap),
             poisonability: target.path.last().map(|point| point.poisonability),

@@ -33,6 +33,7 @@ pub fn visibility(poisons: &Poisons, base: &Images) -> Result<(Visibility, Vec<C
         psnr: mean(|c| c.psnr),
         ssim: mean(|c| c.ssim),
         outliers: poisons.outliers(),
+        outliers_of_features: poisons.outliers_of_features,
         outside: poisons.outside(),
         relative_distance: poisons.relative_distance(),
     };
@@ -127,6 +128,8 @@ mod tests {
             eps_d: 0.1,
             fits: vec![Fit { distance: 1.0, norm_z: 4.0, ..Fit::default() }; m],
             clean_nearest: 2.0,
+            outliers_of_features: Some(0.25),
+            taught: None,
             curve: vec![],
             refined: vec![],
         }

@@ -22,8 +22,9 @@ use clean::nearest;
 use decoder::Decoder;
 use hemlock_artifact::{Dataset, Extractor, Features, Images, PoisonFeatures, Poisons, TargetParams};
 use hemlock_models::open_extractor;
-use hemlock_poison_features::attacks;
+use hemlock_poison_features::{attacks, random_features};
 use hemlock_stage::{Context, Need, ParamError, Port, StageError, inputs};
+use hemlock_streams::Purpose;
 use matching::{Matched, Matching, Problem};
 use ndarray::{Array4, ArrayView3, Axis};
 use serde::{Deserialize, Serialize};
@@ -67,9 +68,41 @@ pub enum Params {
         /// end, and `beta` weighs against that.
         #[serde(default)]
         refine: u32,
+        /// Where refinement starts. `base` and `random` are controls, for how much of a refined attack owes nothing to the features that
+        /// it was matched to.
+        #[serde(default, skip_serializing_if = "RefineFrom::is_matched")]
+        refine_from: RefineFrom,
     },
     /// Images from the decoder that the stage `decoder` trained.
     Decoder {},
+}
+
+/// Where refinement starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefineFrom {
+    /// At the images that were matched to the poisoned features.
+    #[default]
+    Matched,
+    /// At the base images: nothing is matched.
+    Base,
+    /// At images that were matched to normal features with the clean mean and deviation of every coordinate, within the constraint.
+    Random,
+}
+
+impl RefineFrom {
+    fn is_matched(&self) -> bool {
+        *self == Self::Matched
+    }
+
+    /// What refined images are called.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Matched => REFINED,
+            Self::Base => "refined-from-base",
+            Self::Random => "refined-from-random",
+        }
+    }
 }
 
 /// Where feature matching starts. Images are moved into the Linf ball where there is one.
@@ -99,7 +132,14 @@ mod defaults {
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let Self::FeatureMatching { beta, linf, free, steps, step, tolerance, .. } = *self else { return Ok(()) };
+        let Self::FeatureMatching { beta, linf, free, steps, step, tolerance, refine, refine_from, .. } = *self else {
+            return Ok(());
+        };
+        if refine == 0 && !refine_from.is_matched() {
+            let message =
+                "says where refinement starts, and there is none; expected `refine` above 0, or leave this out";
+            return Err(ParamError::new("refine_from", message));
+        }
         ParamError::non_negative("beta", beta)?;
         Range::check(linf, free)?;
         ParamError::at_least_one("steps", steps)?;
@@ -128,6 +168,9 @@ inputs! {
     }
 }
 
+/// How images are called that descended the attack's own objective, and what the names of the controls begin with.
+pub const REFINED: &str = "refined";
+
 /// The stage.
 pub struct Stage;
 
@@ -140,10 +183,29 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = Inputs;
     type Output = Poisons;
 
+    /// What a start at the base images makes idle is not in the key.
+    fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
+        let mut value = serde_json::to_value(params)?;
+        if let (Params::FeatureMatching { refine_from: RefineFrom::Base, .. }, Some(fields)) =
+            (params, value.as_object_mut())
+        {
+            let matching = ["optimizer", "steps", "tolerance", "start", "restarts"];
+            fields.retain(|field, _| !matching.contains(&field.as_str()));
+        }
+        Ok(value)
+    }
+
+    /// Random features are drawn.
+    fn seeded(params: &Params) -> bool {
+        matches!(params, Params::FeatureMatching { refine_from: RefineFrom::Random, .. })
+    }
+
     fn need(params: &Params, port: &Port) -> Need {
         let needs = match (port.role, params) {
             ("decoder", Params::Decoder {}) => true,
-            ("decoder", Params::FeatureMatching { start, .. }) => *start == Start::Decoder,
+            ("decoder", Params::FeatureMatching { start, refine_from, .. }) => {
+                *start == Start::Decoder && *refine_from != RefineFrom::Base
+            }
             ("target", Params::Decoder {}) => false,
             ("target", Params::FeatureMatching { refine, .. }) => *refine > 0,
             _ => return port.need,
@@ -160,12 +222,24 @@ impl hemlock_stage::Stage for Stage {
         let extractor = open_extractor(&extractor, ctx.device)?;
         let frozen = Frozen::new(&extractor, &features.normalization);
         let zeta = poison_features.features.view();
+        let samples = features.train.samples(features.classes.len())?;
+        let constraint = poison_features.aim.constraint(samples)?;
+        let random = match params {
+            Params::FeatureMatching { refine_from: RefineFrom::Random, .. } => {
+                let mut rng = Purpose::RefinementFeatures.of(ctx.seed);
+                let mut random = random_features(samples, zeta.nrows(), &mut rng)?;
+                constraint.project(&mut random, &poison_features.labels);
+                Some(random.mapv(|z| z as f32))
+            }
+            _ => None,
+        };
+        // What images are matched to: the poisoned features or, as a control, random ones.
+        let matched_to = random.as_ref().map_or(zeta, |random| random.view());
         let decoded = match &decoder {
-            Some(decoder) => Some(Decoder::open(decoder, frozen.device())?.decode(zeta, ctx)?),
+            Some(decoder) => Some(Decoder::open(decoder, frozen.device())?.decode(matched_to, ctx)?),
             None => None,
         };
         let clean = Clean::new(features.train.features.view());
-        let constraint = poison_features.aim.constraint(features.train.samples(features.classes.len())?)?;
         let mut refined = Vec::new();
         let base = base_images(&dataset.train, &poison_features.base_index)?;
         let (method, free, found) = match *params {
@@ -180,13 +254,18 @@ impl hemlock_stage::Stage for Stage {
                 start,
                 restarts,
                 refine,
+                refine_from,
             } => {
                 let exact = (EXACT * clean.nearest.median).powi(2) as f32;
                 let limits = Limits { base: base.view(), beta, range: Range::new(linf, free) };
-                let problem = Problem { frozen: &frozen, limits, zeta, exact };
-                let matching = Matching { optimizer, steps, step, tolerance };
-                let starts = Starts::new(start, restarts, &problem, decoded.as_ref(), &dataset.train, &features)?;
-                let mut found = matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), ctx)?;
+                let problem = Problem { frozen: &frozen, limits, zeta: matched_to, exact };
+                let mut found = if refine_from == RefineFrom::Base {
+                    Matched::none(base.mapv(|p| f32::from(p) / 255.0))
+                } else {
+                    let matching = Matching { optimizer, steps, step, tolerance };
+                    let starts = Starts::new(start, restarts, &problem, decoded.as_ref(), &dataset.train, &features)?;
+                    matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), ctx)?
+                };
                 if let Some(target) = target.filter(|_| refine > 0) {
                     let mut objective = attacks::objective(&poison_features.aim, &features, &target, ctx.cancel)?;
                     let labels = &poison_features.labels;
@@ -196,11 +275,11 @@ impl hemlock_stage::Stage for Stage {
                     found.passes.iter_mut().for_each(|passes| *passes += refine);
                     objective.warn();
                 }
-                ("feature-matching", free, found)
+                (if refine > 0 { refine_from.name() } else { "feature-matching" }, free, found)
             }
             Params::Decoder {} => {
                 let pixels = decoded.ok_or_else(|| StageError::internal("the decoder was not given"))?;
-                ("decoder", false, Matched { pixels, passes: vec![0; zeta.nrows()], curve: Vec::new() })
+                ("decoder", false, Matched::none(pixels))
             }
         };
         let measure = Measure {
@@ -226,6 +305,8 @@ impl hemlock_stage::Stage for Stage {
             labels: poison_features.labels,
             base_index: poison_features.base_index,
             clean_nearest: clean.nearest.median,
+            outliers_of_features: Some(clean.outliers(zeta, features.train.features.view())),
+            taught: None,
             curve: found.curve,
             refined,
         })
@@ -304,3 +385,6 @@ fn unit(image: ArrayView3<u8>) -> Vec<f32> {
 fn cosine(done: u64, all: u64) -> f64 {
     0.5 * (1.0 + (std::f64::consts::PI * done as f64 / all as f64).cos())
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,13 @@ pub(crate) struct Matched {
     pub(crate) curve: Vec<CurvePoint>,
 }
 
+impl Matched {
+    /// Images that nothing was matched for.
+    pub(crate) fn none(pixels: Array4<f32>) -> Self {
+        Self { passes: vec![0; pixels.dim().0], pixels, curve: Vec::new() }
+    }
+}
+
 /// One start of one poison, under way.
 struct Run {
     minimizer: Box<dyn Minimizer>,

@@ -4,7 +4,7 @@ use crate::{
     Branch, Plan,
     origin::{Answered, Origin, REPLICATED, replicates},
 };
-use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, SteppedBack, Visibility};
+use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, SteppedBack, Taught, Visibility};
 use hemlock_stage::Sees;
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
@@ -34,6 +34,10 @@ pub struct Row {
     pub eps_d: f64,
     /// What the attack optimised: the relative residual of Gradient Canceling, for one.
     pub objective: f64,
+    /// The same where it began, of attacks on pixels.
+    pub objective_at_start: Option<f64>,
+    /// Of error-minimising noise: how its making ended.
+    pub taught: Option<Taught>,
     /// The lower bound of that, where there is one.
     pub bound: Option<f64>,
     /// Of free labels: how much a search that began with them left, in the objective.
@@ -160,6 +164,8 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         replaces: evaluation.replaces,
         eps_d: evaluation.eps_d,
         objective: evaluation.objective,
+        objective_at_start: evaluation.objective_at_start,
+        taught: evaluation.taught,
         bound: evaluation.bound,
         gap: evaluation.gap,
         poisonability: evaluation.poisonability,

@@ -22,7 +22,7 @@ pub use canceling::{Canceled, Canceling};
 pub use descent::{Descent, Found, Solver, Stop, descend};
 pub use greedy::{Added, Choice, Class, add, nearest_samples};
 pub use objective::{Force, Objective};
-pub use start::{Plan, Start};
+pub use start::{Plan, Start, random_features};
 
 use attacks::{Defaults, Moves};
 use hemlock_artifact::{Aim, CurvePoint, Features, PoisonFeatures, TargetParams};

@@ -7,6 +7,7 @@ use hemlock_stage::{ParamError, StageError};
 use hemlock_streams::Purpose;
 use ndarray::{Array2, Axis, Zip};
 use rand::{RngExt, seq::index};
+use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
 /// Poisons before they are moved.
@@ -51,7 +52,10 @@ impl Plan<'_> {
             StartKind::Clean => {}
             StartKind::Aligned => start = self.aligned(objective, start)?,
             StartKind::Zeros => start.features.fill(0.0),
-            StartKind::Random => self.random(&mut start.features)?,
+            StartKind::Random => {
+                let mut rng = Purpose::PoisonFeatures.of(self.seed);
+                start.features = random_features(self.clean, self.count, &mut rng)?;
+            }
             StartKind::ClassMeans => {
                 let means = class_means(self.clean).map_err(|e| ParamError::new("start", e.to_string()))?;
                 Zip::from(start.features.rows_mut())
@@ -108,21 +112,6 @@ impl Plan<'_> {
         Ok(Start { features: self.clean.select(&rows), labels, base })
     }
 
-    /// Normal features with the clean mean and standard deviation of every coordinate.
-    fn random(&self, features: &mut Array2<f64>) -> Result<(), StageError> {
-        let mut rng = Purpose::PoisonFeatures.of(self.seed);
-        let clean = self.clean.to_f64();
-        let (mean, deviation) = (clean.mean_axis(Axis(0)), clean.std_axis(Axis(0), 0.0));
-        let mean = mean.ok_or_else(|| StageError::internal("the training split is empty"))?;
-        for mut row in features.rows_mut() {
-            Zip::from(&mut row).and(&mean).and(&deviation).for_each(|z, mean, deviation| {
-                let noise: f64 = StandardNormal.sample(&mut rng);
-                *z = mean + deviation * noise;
-            });
-        }
-        Ok(())
-    }
-
     /// Poisons that are added one by one, no farther out than clean samples are: where a constraint has no end, what would help most lies
     /// at infinity. Where labels are kept, a poison's label is that of the nearest samples of its own, so that it may be any.
     fn greedy(
@@ -143,6 +132,24 @@ impl Plan<'_> {
         let base = nearest_samples(&added.features, &added.labels, self.clean, self.labels.base_class());
         Ok(Start { base, features: added.features, labels: added.labels })
     }
+}
+
+/// Normal features `[count, d]` with the clean mean and standard deviation of every coordinate.
+///
+/// # Errors
+/// There are no clean samples.
+pub fn random_features(clean: Samples, count: usize, rng: &mut ChaCha8Rng) -> Result<Array2<f64>, StageError> {
+    let clean = clean.to_f64();
+    let (mean, deviation) = (clean.mean_axis(Axis(0)), clean.std_axis(Axis(0), 0.0));
+    let mean = mean.ok_or_else(|| StageError::internal("the training split is empty"))?;
+    let mut features = Array2::zeros((count, mean.len()));
+    for mut row in features.rows_mut() {
+        Zip::from(&mut row).and(&mean).and(&deviation).for_each(|z, mean, deviation| {
+            let noise: f64 = StandardNormal.sample(rng);
+            *z = mean + deviation * noise;
+        });
+    }
+    Ok(features)
 }
 
 #[cfg(test)]

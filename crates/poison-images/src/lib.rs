@@ -2,9 +2,10 @@
 //! baselines that the feature-targeted attack is compared with.
 //!
 //! The attacks are those of `poison-features`: what each minimises is a function of the poisons' features, here those that images have.
+//! Where these are to lie in a set, every step's goal is projected onto it, as in refinement.
 
 use hemlock_artifact::{Aim, Dataset, Extractor, Features, Poisons, TargetParams};
-use hemlock_head::{Constraint, ConstraintKinds};
+use hemlock_head::{ConstraintKind, ConstraintKinds};
 use hemlock_invert::{Clean, Frozen, Limits, Measure, Range, Refinement, base_images, extracted};
 use hemlock_models::open_extractor;
 use hemlock_poison_features::{Known, Labels, Own, Plan, StartKind, attacks, poison_count};
@@ -26,6 +27,16 @@ pub struct Params {
     /// attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartKind>,
+    /// Where the features of the images are to lie: a set as in `poison-features`, or `none`. Every step goes towards features within
+    /// it, as in refinement; images may end a little outside.
+    #[serde(default)]
+    pub constraint: ConstraintKinds,
+    /// The share of the clean features that the constraint lets through; `none` and `box` let all.
+    #[serde(default = "defaults::quantile")]
+    pub quantile: f64,
+    /// The k of `knn`.
+    #[serde(default = "defaults::neighbors")]
+    pub neighbors: u32,
     /// Weight of the distance to the base image, as in refinement.
     #[serde(default)]
     pub beta: f64,
@@ -50,20 +61,39 @@ mod defaults {
     pub(super) fn steps() -> u32 {
         300
     }
+    pub(super) fn quantile() -> f64 {
+        0.95
+    }
+    pub(super) fn neighbors() -> u32 {
+        5
+    }
 }
 
 impl Params {
     /// Those that do not come with an attack.
-    const FIELDS: [&str; 9] = ["attack", "eps_d", "labels", "start", "beta", "linf", "free", "steps", "step"];
+    const FIELDS: [&str; 12] = [
+        "attack",
+        "eps_d",
+        "labels",
+        "start",
+        "constraint",
+        "quantile",
+        "neighbors",
+        "beta",
+        "linf",
+        "free",
+        "steps",
+        "step",
+    ];
 
     fn aim(&self, seed: u64) -> Result<Aim, ParamError> {
         Ok(Aim {
             attack: self.attack.name().to_owned(),
             parameters: self.own.of(self.attack)?.into_table(),
             seed,
-            constraint: ConstraintKinds::default(),
-            quantile: 1.0,
-            neighbors: 1,
+            constraint: self.constraint.clone(),
+            quantile: self.quantile,
+            neighbors: self.neighbors,
         })
     }
 
@@ -80,6 +110,8 @@ impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
         self.own.check(&Self::FIELDS)?;
         ParamError::share("eps_d", self.eps_d)?;
+        ParamError::share("quantile", self.quantile)?;
+        ParamError::at_least_one("neighbors", self.neighbors)?;
         if !matches!(self.start(), StartKind::Clean | StartKind::Aligned) {
             return Err(ParamError::new(
                 "start",
@@ -122,7 +154,16 @@ impl hemlock_stage::Stage for Stage {
 
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
         let own = params.own.of(params.attack).map_err(serde_json::Error::custom)?;
-        serde_json::to_value(Params { start: Some(params.start()), step: Some(params.step()), own, ..params.clone() })
+        let resolved = Params { start: Some(params.start()), step: Some(params.step()), own, ..params.clone() };
+        let mut value = serde_json::to_value(resolved)?;
+        if let Some(fields) = value.as_object_mut() {
+            fields.retain(|field, _| match field.as_str() {
+                "quantile" => params.constraint.has_quantile(),
+                "neighbors" => params.constraint.kinds().contains(&ConstraintKind::Knn),
+                _ => true,
+            });
+        }
+        Ok(value)
     }
 
     /// Aligned starts are not drawn.
@@ -140,8 +181,9 @@ impl hemlock_stage::Stage for Stage {
         let extractor = open_extractor(&extractor, ctx.device)?;
         let frozen = Frozen::new(&extractor, &features.normalization);
         let samples = features.train.samples(features.classes.len())?;
-        let anywhere = Constraint::default();
-        let mut objective = attacks::objective(&params.aim(ctx.seed)?, &features, &target, ctx.cancel)?;
+        let aim = params.aim(ctx.seed)?;
+        let constraint = aim.constraint(samples)?;
+        let mut objective = attacks::objective(&aim, &features, &target, ctx.cancel)?;
         let plan = Plan {
             clean: samples,
             count: poison_count(params.eps_d, samples.len())?,
@@ -150,7 +192,7 @@ impl hemlock_stage::Stage for Stage {
             sweeps: 0,
             seed: ctx.seed,
         };
-        let start = plan.make(&mut *objective, &anywhere, &mut |_, _| ctx.check())?;
+        let start = plan.make(&mut *objective, &constraint, &mut |_, _| ctx.check())?;
         let base = base_images(&dataset.train, &start.base)?;
         let limits = Limits { base: base.view(), beta: params.beta, range: Range::new(params.linf, params.free) };
         let descent = Refinement {
@@ -158,7 +200,7 @@ impl hemlock_stage::Stage for Stage {
             steps: params.steps,
             step: params.step(),
             labels: &start.labels,
-            constraint: &anywhere,
+            constraint: &constraint,
         };
         let pixels = base.mapv(|p| f32::from(p) / 255.0);
         let (pixels, refined) = descent.run(&frozen, &limits, &mut *objective, pixels, ctx)?;
@@ -168,7 +210,7 @@ impl hemlock_stage::Stage for Stage {
             frozen: &frozen,
             features: &features,
             clean: &clean,
-            constraint: &anywhere,
+            constraint: &constraint,
             labels: &start.labels,
             base_index: &start.base,
             free: params.free,
@@ -188,6 +230,8 @@ impl hemlock_stage::Stage for Stage {
             labels: start.labels,
             base_index: start.base,
             clean_nearest: clean.nearest.median,
+            outliers_of_features: None,
+            taught: None,
             curve: Vec::new(),
             refined,
         })

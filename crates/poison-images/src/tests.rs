@@ -111,6 +111,33 @@ fn pixels_stay_within_their_limit_and_use_it() {
     assert!(free.objective < near.objective, "{} {}", free.objective, near.objective);
 }
 
+/// A constraint on features holds those of images, and costs the attack something.
+#[test]
+fn features_stay_in_the_set_that_they_have_to_lie_in() {
+    let near = |quantile: f64| run(json!({ "constraint": "ball", "quantile": quantile, "steps": 60 }));
+    let (free, held) = (run(json!({ "steps": 60 })), near(0.3));
+    let Inputs { features, .. } = inputs();
+    let mut norms: Vec<f32> = features.train.features.view().rows().into_iter().map(|z| z.dot(&z).sqrt()).collect();
+    norms.sort_by(f32::total_cmp);
+    let radius = norms[(0.3 * norms.len() as f64) as usize];
+    let farthest = |poisons: &Poisons| poisons.fits.iter().map(|fit| fit.norm).fold(0.0, f32::max);
+    assert!(farthest(&free) > 1.1 * radius, "{} {radius}", farthest(&free));
+    let mean = |poisons: &Poisons| poisons.fits.iter().map(|fit| fit.norm).sum::<f32>() / poisons.fits.len() as f32;
+    assert!(mean(&held) < 1.05 * radius && mean(&held) < mean(&free), "{} {} {radius}", mean(&held), mean(&free));
+    assert!(held.objective > free.objective, "{} {}", held.objective, free.objective);
+    // What is measured against the set is measured against this one.
+    assert!(free.outside() == 0.0 && held.fits.iter().any(|fit| fit.outside > 0.0));
+}
+
+/// What the set is measured with is in the key where there is one.
+#[test]
+fn an_idle_quantile_is_not_in_the_key() {
+    let key = |fields: Value| <Stage as hemlock_stage::Stage>::key_params(&params(fields)).unwrap();
+    assert_eq!(key(json!({ "quantile": 0.5 })), key(json!({})));
+    assert_ne!(key(json!({ "constraint": "ball", "quantile": 0.5 })), key(json!({ "constraint": "ball" })));
+    assert_eq!(key(json!({ "constraint": "ball", "neighbors": 3 })), key(json!({ "constraint": "ball" })));
+}
+
 #[test]
 fn labels_are_kept_or_others() {
     let train = inputs().dataset.train.labels;

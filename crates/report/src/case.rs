@@ -1,12 +1,16 @@
 //! Cases: results that differ in nothing but seeds, and how each is called.
 
 use crate::{
+    findings::passes,
     joint::{Side, joint},
     setting::source,
     statistics::Estimate,
+    strength::{self, Strength},
     words,
 };
+use hemlock_invert::REFINED;
 use hemlock_pipeline::{REPLICATED, Row, grouped, telling};
+use hemlock_poison_features::attacks;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -54,6 +58,8 @@ pub struct Case {
     pub told: Vec<(String, String)>,
     /// Its rows, by seed.
     pub rows: Vec<Row>,
+    /// Whether it was given enough passes, as far as other cases tell.
+    pub strength: Strength,
 }
 
 impl Case {
@@ -84,9 +90,11 @@ impl Case {
             let label = label(&rows[0].attack, &told, &[]);
             let scene = scene(&rows[0]);
             let name = if sources.len() > 1 { format!("{scene}: {label}") } else { label.clone() };
-            Self { label, name, scene, told, rows }
+            Self { label, name, scene, told, rows, strength: Strength::default() }
         };
-        grouped(&rows).into_iter().map(named).collect()
+        let mut cases: Vec<Self> = grouped(&rows).into_iter().map(named).collect();
+        strength::judge(&mut cases);
+        cases
     }
 
     /// The label without what it says of some parameters.
@@ -123,10 +131,51 @@ impl Case {
         split(&self.row().attack).1
     }
 
+    /// Whether it is an attack on features, whatever images were made of them, if any.
+    #[must_use]
+    pub fn on_features(&self) -> bool {
+        attacks::find(self.aim()).is_some() && !self.on_pixels()
+    }
+
+    /// Whether images were made of poisoned features, by a decoder or by matching, and nothing was done to them then.
+    #[must_use]
+    pub fn inverted(&self) -> bool {
+        self.on_features() && self.making().is_some() && !self.refined()
+    }
+
+    /// Whether images descended the attack's own objective after features were matched, or in the place of that: an attack of its own.
+    #[must_use]
+    pub fn refined(&self) -> bool {
+        self.making().is_some_and(|making| making.starts_with(REFINED))
+    }
+
+    /// Whether refinement started at the images that were matched to poisoned features, and not, as a control, elsewhere.
+    #[must_use]
+    pub fn refined_from_matched(&self) -> bool {
+        self.making() == Some(REFINED)
+    }
+
     /// Whether pixels were attacked at once, with no features aimed at.
     #[must_use]
     pub fn on_pixels(&self) -> bool {
         self.making() == Some("pixels")
+    }
+
+    /// Most passes of an image through the extractor; `None` where images are made without any, and where there are none.
+    #[must_use]
+    pub fn passes(&self) -> Option<u64> {
+        passes(self)
+    }
+
+    /// What is its alone: the key of its first row.
+    pub(crate) fn id(&self) -> &str {
+        &self.row().key
+    }
+
+    /// Its name and, where its curve over passes is not flat, or not known, that.
+    #[must_use]
+    pub fn told_name(&self) -> String {
+        self.name.clone() + &self.strength.remark()
     }
 
     /// How the victim trains.
@@ -251,11 +300,16 @@ impl Case {
         self.source("dataset.downstream")
     }
 
-    /// Fine-tuning or transfer.
+    /// Fine-tuning or transfer: whether the images are of one source, whatever labels were taken with them.
     #[must_use]
     pub fn pretraining(&self) -> Pretraining {
+        let images = |source: &String| {
+            let mut source: Value = serde_json::from_str(source).unwrap_or_default();
+            source.as_object_mut().map(|fields| fields.remove("labels"));
+            source
+        };
         match (self.pretrained_on(), self.downstream()) {
-            (Some(a), Some(b)) if a == b => Pretraining::FineTuning,
+            (Some(a), Some(b)) if images(&a) == images(&b) => Pretraining::FineTuning,
             (Some(_), Some(_)) => Pretraining::Transfer,
             _ => Pretraining::Unknown,
         }
@@ -317,7 +371,7 @@ fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> 
         let said = matches!(
             (node.as_str(), field.as_str()),
             ("poison-features" | "poison-images", "attack")
-                | ("invert", "method")
+                | ("invert", "method" | "refine_from")
                 | ("unlearnable", "noise")
                 | ("dataset.downstream", "source")
         );
@@ -415,13 +469,20 @@ pub mod quantity {
     pub fn drop_on_images(r: &Row) -> Option<f64> {
         Some(clean(r)? - images(r)?)
     }
-    /// What the poisons cost, as a share of the clean accuracy.
-    pub fn relative_drop(r: &Row) -> Option<f64> {
-        Some(drop(r)? / clean(r)?)
+    /// What the poisons cost, as a share of what the clean victim has above chance: `drop / (clean - 1/K)` with `K` classes. `None`
+    /// where it has nothing above chance.
+    pub fn share_above_chance(r: &Row) -> Option<f64> {
+        let classes = Some(r.per_class.clean.len()).filter(|k| *k > 0)?;
+        let above = clean(r)? - 1.0 / classes as f64;
+        (above > 0.0).then_some(drop(r)? / above)
     }
     /// What the strongest control of flipped labels costs: aligned ones or, where there are none, random ones.
     pub fn drop_of_flips(r: &Row) -> Option<f64> {
         Some(clean(r)? - aligned_flips(r).or_else(|| random_flips(r))?)
+    }
+    /// What the attack optimised.
+    pub fn objective(r: &Row) -> Option<f64> {
+        Some(r.objective)
     }
     /// Peak signal-to-noise ratio, dB.
     pub fn psnr(r: &Row) -> Option<f64> {
@@ -438,6 +499,10 @@ pub mod quantity {
     /// Share of outliers among the poisons.
     pub fn outliers(r: &Row) -> Option<f64> {
         r.visibility.as_ref().map(|v| v.outliers)
+    }
+    /// Share of outliers among the features that images were made of.
+    pub fn outliers_of_features(r: &Row) -> Option<f64> {
+        r.visibility.as_ref()?.outliers_of_features
     }
     /// Time of the attack, in seconds.
     pub fn seconds(r: &Row) -> Option<f64> {

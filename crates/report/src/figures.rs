@@ -119,10 +119,11 @@ type Draw = fn(&Evidence) -> Result<Figure, ReportError>;
 
 /// All other figures, in order.
 pub fn all(evidence: &Evidence, provenance: &Provenance) -> Result<Vec<Figure>, ReportError> {
-    let of: [Draw; 9] = [
+    let of: [Draw; 10] = [
         drops::over_budget,
         drops::over_visibility,
         drops::over_beta,
+        drops::over_passes,
         pictures::figure,
         map::figure,
         classes::figure,

@@ -9,16 +9,25 @@
 //!   (Bonferroni), since one counterexample is enough.
 //! - **undecided** otherwise; and where there is no comparison, or none with at least two seeds whose results differ.
 //!
+//! Sides of a comparison are equal in all traits but those that the finding asks about ([`axis`]). What differs in something else, too,
+//! is not compared, and listed with what differs.
+//!
 //! Differences are taken seed by seed where both sides have the same seeds, and image by image where they have the same test images.
 //! What varies beside them, extractors, training data, attacks, test images, is told apart: see [`statistics`](crate::statistics). A
 //! verdict says what it generalises to.
 
+mod anomalies;
+pub mod axis;
 mod beta;
 mod equal_visibility;
 mod inversion;
 mod pixels;
+mod traits;
 mod transfer;
 pub mod unlearnable;
+
+pub use axis::Apart;
+pub(crate) use traits::passes;
 
 use crate::{
     Case,
@@ -57,7 +66,7 @@ impl Verdict {
 pub enum Unit {
     /// Percentage points, of a difference of fractions.
     Points,
-    /// Percent of the clean accuracy.
+    /// Percent of what the clean victim has above chance.
     Percent,
     /// Decibels.
     Decibels,
@@ -134,6 +143,21 @@ pub struct Finding {
     pub reason: String,
     /// What was compared.
     pub comparisons: Vec<Comparison>,
+    /// What was not, since it differs in something that the finding does not ask about.
+    pub apart: Vec<Apart>,
+    /// How many more of those there are.
+    pub apart_more: usize,
+}
+
+impl Finding {
+    /// The finding with what it could not compare; `sides` are what it takes, and how many cases it has of each.
+    fn beside(mut self, apart: Vec<Apart>, sides: &[(&str, usize)], question: &Question) -> Self {
+        if self.comparisons.is_empty() {
+            self.reason = axis::missing(sides, question.needs);
+        }
+        (self.apart, self.apart_more) = axis::listed(apart);
+        self
+    }
 }
 
 impl Finding {
@@ -190,7 +214,8 @@ impl Question {
                 ),
             ),
         };
-        Finding { id: self.id, claim: self.claim, test: self.test, verdict, reason, comparisons }
+        let (apart, apart_more) = (Vec::new(), 0);
+        Finding { id: self.id, claim: self.claim, test: self.test, verdict, reason, comparisons, apart, apart_more }
     }
 }
 
@@ -200,24 +225,16 @@ pub fn findings(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Vec<F
     vec![
         pixels::finding(cases),
         equal_visibility::finding(cases),
+        equal_visibility::of_refined(cases),
         transfer::finding(cases),
         unlearnable::finding(cases),
         inversion::finding(cases),
-        beta::finding(cases, clean_outliers),
+        inversion::of_refined(cases),
+        beta::finding(cases),
+        beta::of_refined(cases),
+        anomalies::finding(cases, clean_outliers),
+        anomalies::of_refined(cases, clean_outliers),
     ]
-}
-
-/// Cases in groups that agree in what `key` says, in order; a case without a key is in none.
-fn groups<K: PartialEq>(cases: &[Case], key: impl Fn(&Case) -> Option<K>) -> Vec<Vec<&Case>> {
-    let mut groups: Vec<(K, Vec<&Case>)> = Vec::new();
-    for case in cases {
-        let Some(key) = key(case) else { continue };
-        match groups.iter_mut().find(|(k, _)| *k == key) {
-            Some((_, group)) => group.push(case),
-            None => groups.push((key, vec![case])),
-        }
-    }
-    groups.into_iter().map(|(_, group)| group).collect()
 }
 
 #[cfg(test)]

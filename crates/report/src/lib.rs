@@ -17,6 +17,7 @@ mod paper;
 mod provenance;
 mod setting;
 pub mod statistics;
+pub mod strength;
 mod table;
 mod tables;
 mod words;

@@ -247,6 +247,7 @@ impl<'a> Page<'a> {
                     p { strong { "Verdict. " } (f.reason) }
                     @for scope in f.scopes() { p { strong { "Holds " } (scope) "." } }
                     (table.html(folder))
+                    (apart(f))
                 }
             }
             @if !self.open.is_empty() {
@@ -259,6 +260,7 @@ impl<'a> Page<'a> {
                                 p { (f.reason) }
                                 p { strong { "Test. " } (f.test) }
                                 @if !table.is_empty() { (table.html(folder)) }
+                                (apart(f))
                             }
                         }
                     }
@@ -281,6 +283,22 @@ impl<'a> Page<'a> {
             }
             (self.times.html(folder))
             details { summary { "All " (all) " artifacts" } (self.artifacts.html(folder)) }
+        }
+    }
+}
+
+/// What a finding did not compare, and why.
+fn apart(finding: &Finding) -> Markup {
+    html! {
+        @if !finding.apart.is_empty() {
+            details.apart {
+                summary { "Not comparable: " (finding.apart.len() + finding.apart_more) }
+                p { "These would be compared, if they did not differ in what the finding does not ask about, too." }
+                ul {
+                    @for a in &finding.apart { li { (a.left) " and " (a.right) ": " span.reason { (a.why()) } } }
+                    @if finding.apart_more > 0 { li { (words::count(finding.apart_more, "more pair")) } }
+                }
+            }
         }
     }
 }

@@ -5,9 +5,11 @@ use crate::{
     case::{Quantity, quantity},
     findings::{Comparison, Finding, Unit, unlearnable},
     statistics::{Components, Estimate},
+    strength::Strength,
     table::{Cell, DIGITS, Table},
     words,
 };
+use hemlock_artifact::Taught;
 use hemlock_pipeline::{Row, telling};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,10 +36,14 @@ pub fn results(cases: &[Case]) -> Table {
     let several = cases.iter().any(|c| c.scene != cases[0].scene);
     let epochs = cases.iter().any(|c| c.mean(quantity::best_epoch).is_some());
     let removed = cases.iter().any(|c| c.mean(quantity::removed).is_some());
+    let of_features = cases.iter().any(|c| c.mean(quantity::outliers_of_features).is_some());
+    let curves = cases.iter().any(|c| c.strength != Strength::NotAsked);
     let caption = "Test accuracy in %, mean ± standard deviation over seeds. Drop: clean accuracy minus that with poisoned images (with poisoned \
                    features, where there are no images), in points, with its 95 % confidence interval, over all that seeds draw anew and \
                    over test images. \
-                   PSNR in dB, SSIM and L∞ (in grey levels of 255) against the images that poisons are made of. Outliers: % of the poisons.";
+                   PSNR in dB, SSIM and L∞ (in grey levels of 255) against the images that poisons are made of. Outliers: % of the poisons, and of \
+                   the poisoned features that images were made of. Curve: of attacks on pixels, whether runs of other lengths say that more passes \
+                   would bring no more than a twentieth of what the objective gains; of noise, whether it ended by itself.";
     let mut table = Table::new("results", caption).texts("attack");
     if several {
         table = table.texts("setting");
@@ -58,7 +64,14 @@ pub fn results(cases: &[Case]) -> Table {
         table = table.numbers("removed", &["", "std"]);
     }
     table = table.below().numbers("PSNR", &["", "std"]).numbers("SSIM", &["", "std"]).numbers("L∞", &["", "std"]);
-    table = table.numbers("outliers, %", &["", "std"]).numbers("seconds", &["", "std"]);
+    table = table.numbers("outliers, %", &["", "std"]);
+    if of_features {
+        table = table.numbers("outliers of features, %", &["", "std"]);
+    }
+    if curves {
+        table = table.texts("curve over passes");
+    }
+    table = table.numbers("seconds", &["", "std"]);
     let telling = telling(cases.iter().flat_map(|c| &c.rows[0].params).map(|(node, params)| (*node, params)));
     table = telling.iter().fold(table, |table, (node, field)| table.aside(format!("{node}.{field}")));
     table = table.aside("pipeline").aside("seeds, in order").aside("keys, in order");
@@ -99,8 +112,14 @@ pub fn results(cases: &[Case]) -> Table {
             plain(c.mean(quantity::ssim), 2),
             plain(c.mean(quantity::linf), 1),
             percent(c.mean(quantity::outliers)),
-            plain(c.mean(quantity::seconds), 1),
         ]);
+        if of_features {
+            row.push(percent(c.mean(quantity::outliers_of_features)));
+        }
+        if curves {
+            row.push(Cell::text(c.strength.told()));
+        }
+        row.push(plain(c.mean(quantity::seconds), 1));
         let every = |of: fn(&Row) -> String| c.rows.iter().map(of).collect::<Vec<_>>().join(" ");
         row.extend(telling.iter().map(|(node, field)| {
             c.parameter(node, field).map_or_else(Cell::none, |value| Cell::text(words::value(value)))
@@ -170,11 +189,15 @@ fn flatten(path: &str, value: &Value, fields: &mut BTreeMap<String, String>) {
 /// Of error-minimising noise, who trains on it against whom it was made against.
 pub fn noise(cases: &[Case]) -> Table {
     let caption = "Error-minimising noise: drop of accuracy in points [95 % CI] by whom it was made against, and who trains on it. Linear: a head on \
-                   the frozen extractor. Best epoch: of the end-to-end victim, best against best.";
+                   the frozen extractor. Best epoch: of the end-to-end victim, best against best. Loss, mistaken: what the learner that noise was \
+                   made against makes of the training images with it, after its last training.";
     let columns = ["frozen → linear", "frozen → end-to-end", "end-to-end → linear", "end-to-end → end-to-end"];
     let mut table = Table::new("noise", caption).texts("noise").texts("setting").numbers("ε_d, %", &[""]);
     table = columns.into_iter().fold(table, |table, title| table.numbers(title, &["", "low", "high"]));
     table = table.numbers("end-to-end → end-to-end, best epoch", &["", "low", "high"]);
+    for against in LEARNERS {
+        table = table.numbers(&format!("made against {against}: loss, mistaken"), &["loss", "mistaken", "rounds"]);
+    }
     for kind in unlearnable::kinds(cases) {
         let drop = |against: &str, victim: &str, of: Quantity| {
             kind.iter().find(|c| unlearnable::against(c) == Some(against) && c.victim() == victim)?.mean(of)
@@ -185,16 +208,36 @@ pub fn noise(cases: &[Case]) -> Table {
             Cell::text(&kind[0].scene),
             Cell::numbers(words::share(eps_d).trim_end_matches(" %"), vec![Some(100.0 * eps_d)]),
         ];
-        let pairs = ["frozen", unlearnable::END_TO_END]
-            .map(|against| ["linear", unlearnable::END_TO_END].map(|v| (against, v)));
+        let pairs = LEARNERS.map(|against| ["linear", unlearnable::END_TO_END].map(|v| (against, v)));
         row.extend(
             pairs.as_flattened().iter().map(|(against, v)| interval(drop(against, v, quantity::drop_on_images))),
         );
         let both = unlearnable::END_TO_END;
         row.push(interval(drop(both, both, quantity::drop_of_best_epochs)));
+        row.extend(LEARNERS.map(|against| {
+            kind.iter().find(|c| unlearnable::against(c) == Some(against)).map_or_else(Cell::none, |c| taught(c))
+        }));
         table.push(row);
     }
     table
+}
+
+/// Whom noise is made against.
+const LEARNERS: [&str; 2] = ["frozen", unlearnable::END_TO_END];
+
+/// What a learner made of the images with noise when their making ended: means over seeds.
+fn taught(case: &Case) -> Cell {
+    let mean = |of: fn(&Taught) -> f64| Some(case.mean(|r| r.taught.as_ref().map(of))?.mean);
+    let numbers = [mean(|t| t.loss), mean(|t| t.mistaken), mean(|t| f64::from(t.rounds))];
+    let [Some(loss), Some(mistaken), Some(rounds)] = numbers else { return Cell::none() };
+    let text = format!(
+        "{} nats, {} % after {} rounds ({})",
+        words::number(loss, 3),
+        words::number(100.0 * mistaken, 1),
+        words::number(rounds, 0),
+        case.strength.told()
+    );
+    Cell::numbers(text, numbers.to_vec())
 }
 
 /// One row a comparison of a finding.
@@ -262,7 +305,7 @@ fn says(c: &Comparison) -> &'static str {
 fn unit(unit: Unit) -> (f64, &'static str, usize) {
     match unit {
         Unit::Points => (100.0, "points", 2),
-        Unit::Percent => (100.0, "% of clean", 2),
+        Unit::Percent => (100.0, "%", 2),
         Unit::Decibels => (1.0, "dB", 2),
         Unit::Plain => (1.0, "", 2),
     }

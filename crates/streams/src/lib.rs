@@ -93,6 +93,8 @@ purposes! {
     Placeholder = 28,
     /// Tests and benchmarks.
     Test = 29,
+    /// Random features that refined images begin at, as a control.
+    RefinementFeatures = 30,
 }
 
 impl Purpose {

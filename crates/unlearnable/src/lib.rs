@@ -12,7 +12,7 @@ mod noise;
 
 pub use noise::Scope;
 
-use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Poisons, TargetParams};
+use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Poisons, Stopped, TargetParams, Taught};
 use hemlock_head::{Constraint, Head};
 use hemlock_invert::{Clean, Measure, base_images, extracted};
 use hemlock_models::open_extractor;
@@ -42,7 +42,7 @@ pub struct Params {
     /// Largest change of a pixel, in grey levels of 255.
     #[serde(default = "defaults::linf")]
     pub linf: u8,
-    /// Turns of training and noise.
+    /// Turns of training and noise, at most.
     #[serde(default = "defaults::rounds")]
     pub rounds: u32,
     /// Steps of the noise a turn.
@@ -60,6 +60,9 @@ pub struct Params {
     /// Of `end-to-end`: images of a step of the training.
     #[serde(default = "defaults::batch")]
     pub batch: usize,
+    /// It is done when the least loss of the training, over all rounds, has fallen by less than [`FALL`] in so many rounds.
+    #[serde(default = "defaults::patience")]
+    pub patience: u32,
     /// It is done when no more than this share of the images with noise is mistaken by what was trained.
     #[serde(default = "defaults::tolerance")]
     pub tolerance: f64,
@@ -81,7 +84,10 @@ mod defaults {
         8
     }
     pub(super) fn rounds() -> u32 {
-        20
+        100
+    }
+    pub(super) fn patience() -> u32 {
+        10
     }
     pub(super) fn steps() -> u32 {
         5
@@ -119,6 +125,7 @@ impl hemlock_stage::Params for Params {
         ParamError::require(self.linf != 0, "linf", 0, "at least 1 grey level")?;
         ParamError::at_least_one("rounds", self.rounds)?;
         ParamError::at_least_one("steps", self.steps)?;
+        ParamError::at_least_one("patience", self.patience)?;
         ParamError::positive("step", self.step())?;
         ParamError::at_least_one("train_steps", self.train_steps)?;
         ParamError::require(
@@ -191,7 +198,7 @@ impl hemlock_stage::Stage for Stage {
         let base_index: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
         let base = base_images(train, &base_index)?;
         let noise = Noise::new(base.view(), &labels, classes, params.noise, f32::from(params.linf) / 255.0);
-        let (images, curve, passes) = match params.against {
+        let Made { images, curve, passes, taught } = match params.against {
             Against::Frozen => {
                 let probe = Probe::new(&extractor, &features, &target, &base_index, &labels)?;
                 make(params, noise, probe, &labels, ctx)?
@@ -228,53 +235,85 @@ impl hemlock_stage::Stage for Stage {
             fits,
             attack: NAME.to_owned(),
             method: params.noise.name().to_owned(),
-            objective: curve.last().map_or(f64::NAN, |point| point.objective),
+            objective: taught.loss,
             clean_label: true,
             replaces: true,
             eps_d: params.eps_d,
             labels,
             base_index,
             clean_nearest: clean.nearest.median,
+            outliers_of_features: None,
+            taught: Some(taught),
             curve: Vec::new(),
             refined: curve,
         })
     }
 }
 
-/// Takes turns of training and noise. Returns the images with noise, the mean loss on them after every turn's training, and the steps
-/// that the noise took.
+/// Share of the least loss by which `patience` rounds have to lower it.
+const FALL: f64 = 0.01;
+
+/// Noise that was made.
+struct Made {
+    /// Images with it.
+    images: Array4<u8>,
+    /// The mean loss on them after every turn's training.
+    curve: Vec<CurvePoint>,
+    /// Steps that the noise took.
+    passes: u32,
+    /// How it ended.
+    taught: Taught,
+}
+
+/// Takes turns of training and noise. A training on the images as they are comes last, so that what is told is of them.
 fn make(
     params: &Params,
     mut noise: Noise,
     mut learner: impl Learner,
     labels: &[u32],
     ctx: &Context,
-) -> Result<(Array4<u8>, Vec<CurvePoint>, u32), StageError> {
+) -> Result<Made, StageError> {
     let bar = ctx.progress.start("noise", u64::from(params.rounds) * u64::from(params.steps), "steps");
-    let (mut curve, mut taken) = (Vec::new(), 0);
+    let (mut curve, mut passes): (Vec<CurvePoint>, u32) = (Vec::new(), 0);
     let length = (params.step() / 255.0) as f32;
-    for round in 0..params.rounds {
+    let n = labels.len() as f64;
+    for round in 0.. {
         learner.learn(noise.images().view(), ctx)?;
         let (frozen, head) = learner.as_is();
+        let feel =
+            |noise: &Noise| frozen.pull_in_tiles(&noise.pixels(), labels.len(), |row, z| loss(head, z, &labels[row..]));
+        let (mut gradient, felt) = feel(&noise)?;
+        let mean = |of: fn(&Felt) -> f64| felt.iter().map(of).sum::<f64>() / n;
+        let (loss, mistaken) = (mean(|f| f.loss), mean(|f| f.mistaken));
+        bar.say(format!("loss {loss:.3}, mistaken {mistaken:.3}"));
+        curve.push(CurvePoint { step: round, objective: loss });
+        let stopped = match round {
+            _ if mistaken <= params.tolerance => Some(Stopped::Learnt),
+            _ if stalled(&curve, params.patience) => Some(Stopped::Stalled),
+            _ => (round >= params.rounds).then_some(Stopped::Rounds),
+        };
+        if let Some(stopped) = stopped {
+            let taught = Taught { rounds: round, loss, mistaken, stopped };
+            return Ok(Made { images: noise.images(), curve, passes, taught });
+        }
         for step in 0..params.steps {
             ctx.check()?;
-            let (gradient, felt) =
-                frozen.pull_in_tiles(&noise.pixels(), labels.len(), |row, z| loss(head, z, &labels[row..]))?;
-            if step == 0 {
-                let mean = |of: fn(&Felt) -> f64| felt.iter().map(of).sum::<f64>() / labels.len() as f64;
-                let (loss, mistaken) = (mean(|f| f.loss), mean(|f| f.mistaken));
-                bar.say(format!("loss {loss:.3}, mistaken {mistaken:.3}"));
-                curve.push(CurvePoint { step: round, objective: loss });
-                if mistaken <= params.tolerance {
-                    return Ok((noise.images(), curve, taken));
-                }
+            if step > 0 {
+                gradient = feel(&noise)?.0;
             }
             noise.step(&gradient, length);
-            taken += 1;
-            bar.at(taken.into());
+            passes += 1;
+            bar.at(passes.into());
         }
     }
-    Ok((noise.images(), curve, taken))
+    Err(StageError::internal("the making of noise did not end"))
+}
+
+/// Whether the least loss has fallen by less than [`FALL`] in the last `patience` rounds.
+fn stalled(curve: &[CurvePoint], patience: u32) -> bool {
+    let least = |points: &[CurvePoint]| points.iter().map(|p| p.objective).fold(f64::INFINITY, f64::min);
+    let before = curve.len().checked_sub(patience as usize).filter(|n| *n > 0);
+    before.is_some_and(|n| least(curve) > (1.0 - FALL) * least(&curve[..n]))
 }
 
 /// Sums over some samples.
@@ -318,6 +357,18 @@ mod tests {
         let params: Params = serde_json::from_value(serde_json::json!({ "eps_d": 1.0 })).unwrap();
         assert_eq!(params.training(3).trained, Trained::Surrogate);
         assert_eq!(ClassifierConfig::scratch().trained, Trained::Victim);
+    }
+
+    #[test]
+    fn it_goes_on_as_long_as_the_loss_falls() {
+        let curve = |losses: &[f64]| -> Vec<CurvePoint> {
+            losses.iter().zip(0..).map(|(loss, step)| CurvePoint { step, objective: *loss }).collect()
+        };
+        assert!(!stalled(&curve(&[1.0, 0.9, 0.8, 0.7]), 2), "it falls");
+        assert!(!stalled(&curve(&[1.0, 1.0]), 2), "there is no round yet to compare with");
+        assert!(stalled(&curve(&[1.0, 1.0, 1.0]), 2));
+        assert!(stalled(&curve(&[1.0, 0.5, 0.7, 0.498]), 2), "by less than a hundredth");
+        assert!(!stalled(&curve(&[1.0, 0.5, 0.7, 0.4]), 2));
     }
 
     #[test]

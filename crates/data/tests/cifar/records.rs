@@ -56,6 +56,33 @@ fn the_label_of_cifar100_is_chosen() {
 }
 
 #[test]
+fn some_classes_are_taken_in_the_order_of_their_names() {
+    let root = folder(Cifar::Cifar10, &support::cifar10());
+    let take = |classes: &[&str]| {
+        let classes = Some(classes.iter().map(|name| (*name).to_owned()).collect());
+        load(&Source::Cifar10, &SplitSpec { classes, ..SplitSpec::default() }, Some(root.path()), &|_, _| true)
+    };
+    let (all, some) = (load_all(&Source::Cifar10, root.path()).unwrap(), take(&["class7", "class3"]).unwrap());
+    assert_eq!(some.classes, ["class7", "class3"]);
+    assert_eq!((some.train.labels.len(), some.test.labels.len()), (20, 2));
+    for (at, source) in some.train.source_index.iter().enumerate() {
+        let source = *source as usize;
+        assert_eq!(all.train.labels[source], [7, 3][some.train.labels[at] as usize]);
+        assert_eq!(
+            some.train.pixels.view().index_axis(ndarray::Axis(0), at),
+            all.train.pixels.view().index_axis(ndarray::Axis(0), source)
+        );
+    }
+    let unknown = take(&["class7", "class12"]).unwrap_err();
+    assert!(matches!(unknown, DataError::UnknownClass { .. }));
+    assert!(
+        unknown
+            .to_string()
+            .starts_with("names the class `class12`, which the source does not have; expected some of `class0`")
+    );
+}
+
+#[test]
 fn an_archive_gives_what_its_folder_gives() {
     for (cifar, files, source) in
         [(Cifar::Cifar10, support::cifar10(), Source::Cifar10), (Cifar::Cifar100, support::cifar100(), COARSE)]

@@ -25,6 +25,7 @@ impl Attack for GradientCanceling {
         free_step: 0.1,
     };
     const ENDS: bool = true;
+    const AIMS: bool = true;
 
     fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
         let canceling = Canceling::new(&given.target.target, given.clean, given.target.weight_decay)?;

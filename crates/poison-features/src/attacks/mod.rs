@@ -40,6 +40,8 @@ pub trait Attack: Serialize + DeserializeOwned + Default + 'static {
     const DEFAULTS: Defaults;
     /// Whether the objective has the least value 0, near which a solver may stop: [`Objective::end`].
     const ENDS: bool = false;
+    /// Whether it aims at the target head. Others take the clean head and the weight decay of it alone.
+    const AIMS: bool = false;
 
     /// What the types cannot say: ranges.
     ///

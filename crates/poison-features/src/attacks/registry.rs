@@ -18,6 +18,8 @@ pub trait AnyAttack: Sync {
     fn defaults(&self) -> Defaults;
     /// [`Attack::ENDS`].
     fn ends(&self) -> bool;
+    /// [`Attack::AIMS`].
+    fn aims(&self) -> bool;
     /// [`Attack::moves`]; of a table that cannot be read nothing does.
     fn moves(&self, table: &Map<String, Value>) -> Option<Moves>;
     /// The attack's fields in a table, those that it lacks at their defaults.
@@ -72,6 +74,9 @@ impl<A: Attack> AnyAttack for Erased<A> {
     }
     fn ends(&self) -> bool {
         A::ENDS
+    }
+    fn aims(&self) -> bool {
+        A::AIMS
     }
     fn moves(&self, table: &Map<String, Value>) -> Option<Moves> {
         Self::typed(table).ok().and_then(|attack| attack.moves())

@@ -15,7 +15,7 @@ fn points(curve: &[CurvePoint]) -> Vec<Point> {
 }
 
 /// What an attack's objective counts.
-fn objective(aim: &str) -> String {
+pub(super) fn objective(aim: &str) -> String {
     let shown = match attacks::find(aim) {
         Some(attack) => attack.shown(),
         None if aim == hemlock_unlearnable::NAME => hemlock_unlearnable::SHOWN,

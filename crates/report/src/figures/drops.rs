@@ -217,6 +217,50 @@ pub fn over_beta(evidence: &Evidence) -> Result<Figure, ReportError> {
     Ok(figure.or("no inversion was run with more than one β."))
 }
 
+/// What passes bring: the objective of attacks on pixels, and what they cost.
+pub fn over_passes(evidence: &Evidence) -> Result<Figure, ReportError> {
+    let mut figure = Figure::new(
+        "passes",
+        "Strength against passes",
+        "What attacks on pixels optimise, and the accuracy that they cost, over their passes through the extractor: runs of different lengths, \
+         equal in all else. Where a curve has not flattened, the attack would do better with more. Error bars: standard deviation over seeds.",
+    );
+    let passes = |c: &Case| c.passes().unwrap_or(0) as f64;
+    for scene in evidence.scenes() {
+        let pixels: Vec<&Case> = scene.cases.iter().copied().filter(|c| c.on_pixels()).collect();
+        let swept: Vec<Sweep> =
+            sweeps(&pixels, &["steps"], passes).into_iter().filter(|(_, sweep)| sweep.len() > 1).collect();
+        let mut aims: Vec<&str> = swept.iter().map(|(_, sweep)| sweep[0].aim()).collect();
+        aims.dedup();
+        for aim in aims {
+            let of = swept.iter().filter(|(_, sweep)| sweep[0].aim() == aim).cloned().collect();
+            let (sweeps, left_out) = first(of, MOST);
+            figure.remark(left_out);
+            let charts: [(Quantity, String, &str, f64); 2] = [
+                (quantity::objective, super::curves::objective(aim), "objective", 1.0),
+                (quantity::drop_on_images, DROP.to_owned(), "drop", 100.0),
+            ];
+            for (quantity, title, what, scale) in charts {
+                let mut told = Vec::new();
+                let series = sweeps.iter().enumerate().map(|(style, (name, sweep))| {
+                    let points = points(sweep, passes, quantity, scale);
+                    told.push(tell(name, &points, "by passes"));
+                    Series { name: name.clone(), points, drawn: Drawn::Line, style }
+                });
+                let chart = Chart {
+                    series: series.collect(),
+                    title: titled(evidence, &scene.name, &format!("{aim}, {what} against passes")),
+                    x: Axis::chosen("Passes through the extractor (logarithmic)"),
+                    y: if what == "drop" { Axis::from_zero(title) } else { Axis::linear(title) },
+                    references: Vec::new(),
+                };
+                figure.chart(&chart, &told.join(" "))?;
+            }
+        }
+    }
+    Ok(figure.or("no attack on pixels was run with more than one number of steps (a list for steps)."))
+}
+
 /// All values of beta in some sweeps, in order: as names, and as numbers. (0 has no place on a logarithmic axis.)
 fn levels(sweeps: &[Sweep]) -> (Vec<String>, Vec<f64>) {
     let mut betas: Vec<f64> = sweeps.iter().flat_map(|(_, s)| s.iter().map(|c| c.beta())).collect();

@@ -39,7 +39,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
 /// the closest one, which says which of the poisons stand out.
 fn chosen<'c>(cases: &[&'c Case]) -> Vec<&'c Case> {
     let drop = |c: &Case| c.mean(quantity::drop_on_features).map_or(f64::NEG_INFINITY, |e| e.mean);
-    let rank = |c: &Case| (c.making() == Some("feature-matching"), c.unlimited());
+    let rank = |c: &Case| (c.on_features() && c.making() != Some("decoder"), c.unlimited());
     let best = |free: bool| {
         let of = cases.iter().copied().filter(|c| drop(c).is_finite());
         let of = of.filter(|c| c.parameter("poison-features", "constraint").is_some_and(|set| (set == "none") == free));

@@ -1,34 +1,52 @@
-//! F6: who wants to look clean gives up strength, and far-fetched features stand out.
+//! F6: who wants to look clean gives up strength.
 
-use super::{Comparison, Finding, Question, Unit, groups};
+use super::{
+    Comparison, Finding, Question, Unit,
+    axis::{Axis, sweeps},
+};
 use crate::{
     Case,
-    case::{Pretraining, Quantity, quantity},
+    case::{Quantity, quantity},
 };
-use std::collections::BTreeMap;
+
+const TEST: &str = "For each sweep over β: PSNR rises and the drop falls from the smallest β to the largest and, with \
+                     three or more, along all of them (the slope over their order, by least squares). One-sided tests, seed by seed.";
 
 const QUESTION: Question = Question {
     id: "F6",
-    claim: "Larger β: cleaner images, weaker attack. Under transfer, some matched poisons are anomalous.",
-    test: "For each sweep over β: PSNR rises and the drop falls from the smallest β to the largest and, with \
-           three or more, along all of them (the slope over their order, by least squares). For each inversion without a limit under transfer: the share of \
-           outliers among the poisons is above that among clean test samples, by the same rule. One-sided tests, seed by seed.",
-    needs: "inversions with at least two values of β, or a transfer pipeline with inverted images",
+    claim: "Larger β in feature matching: cleaner images, weaker attack.",
+    test: TEST,
+    needs: "matching that is not refined, with at least two values of β, equal in all else, without L∞",
 };
+
+const REFINED: Question = Question {
+    id: "F6-refined",
+    claim: "Larger β in refinement: cleaner images, weaker attack.",
+    test: TEST,
+    needs: "matching that is refined, with at least two values of β, equal in all else, without L∞",
+};
+
+const AXIS: Axis = Axis(&["beta"]);
+
+/// F6 of matching alone, as the paper has it.
+pub fn finding(cases: &[Case]) -> Finding {
+    traded(cases, &QUESTION, |c| c.making() == Some("feature-matching"))
+}
+
+/// F6 of matching that is refined, where `beta` weighs against another pull.
+pub fn of_refined(cases: &[Case]) -> Finding {
+    traded(cases, &REFINED, Case::refined_from_matched)
+}
 
 /// Of cases that differ in beta alone, without L∞:
 ///
 /// 1. `psnr(largest) - psnr(smallest) > 0` and `drop(smallest) - drop(largest) > 0`
 /// 2. with three values or more, the slopes of PSNR and of accuracy over the order of beta, by least squares, above 0
-///
-/// and of transfer cases without a limit: `outliers(poisons) - outliers(clean test samples) > 0`.
-pub fn finding(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Finding {
-    let alike = |case: &Case| {
-        let inverted = case.making() == Some("feature-matching") && case.linf().is_none();
-        inverted.then(|| case.text(|_, field| field != "beta"))
-    };
+fn traded(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding {
+    let made: Vec<&Case> = cases.iter().filter(|c| of(c) && c.linf().is_none()).collect();
+    let (swept, apart) = sweeps(&made, AXIS);
     let mut comparisons = Vec::new();
-    for mut sweep in groups(cases, alike) {
+    for mut sweep in swept {
         sweep.sort_by(|a, b| a.beta().total_cmp(&b.beta()));
         let [low, .., high] = sweep.as_slice() else { continue };
         let ends = format!("{} against β = {}", high.name, low.beta());
@@ -61,14 +79,9 @@ pub fn finding(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Findin
             }
         }
     }
-    for case in cases.iter().filter(|c| c.pretraining() == Pretraining::Transfer && c.unlimited() && !c.on_pixels()) {
-        let excess = |r: &hemlock_pipeline::Row| Some(quantity::outliers(r)? - clean_outliers.get(&r.key)?);
-        if let Some(e) = case.mean(excess) {
-            let what = "share of outliers among the poisons − among clean test samples";
-            comparisons.push(Comparison::paired(case.name.clone(), what, Unit::Points, e));
-        }
-    }
-    QUESTION.judged(comparisons)
+    let what = if question.id == REFINED.id { "matching that is refined" } else { "matching alone" };
+    // A single β is no sweep: what it would be compared with differs in more.
+    question.judged(comparisons).beside(apart, &[(what, made.len())], question)
 }
 
 #[cfg(test)]
@@ -88,7 +101,7 @@ mod tests {
 
     #[test]
     fn all_three_verdicts() {
-        let verdict = |psnr, images| finding(&sweep(psnr, images), &BTreeMap::new()).verdict;
+        let verdict = |psnr, images| finding(&sweep(psnr, images)).verdict;
         let weaker = [[0.50, 0.51, 0.50], [0.60, 0.61, 0.60], [0.70, 0.71, 0.72]];
         let stronger = [weaker[2], weaker[1], weaker[0]];
         assert_eq!(verdict([15.0, 20.0, 30.0], weaker), Verdict::Confirmed);
@@ -97,17 +110,24 @@ mod tests {
         assert_eq!(verdict([15.0, 20.0, 30.0], noisy), Verdict::Undecided);
     }
 
+    /// In refinement `beta` weighs against another pull.
     #[test]
-    fn outliers_are_compared_with_clean_samples_under_transfer() {
-        let transfer = made_up("bilevel + feature-matching")
-            .with("pretrain", json!({ "method": "simclr" }))
-            .with("dataset.pretrain", json!({ "source": "cifar10" }))
-            .with("dataset.downstream", json!({ "source": "cifar100" }))
-            .images([0.6; 3])
-            .outliers([0.3, 0.31, 0.32])
-            .case();
-        let clean = |share: f64| transfer.rows.iter().map(|r| (r.key.clone(), share)).collect::<BTreeMap<_, _>>();
-        let verdict = |share| finding(std::slice::from_ref(&transfer), &clean(share)).verdict;
-        assert_eq!((verdict(0.02), verdict(0.6)), (Verdict::Confirmed, Verdict::Contradicted));
+    fn refinement_is_asked_apart() {
+        let weaker = [[0.50, 0.51, 0.50], [0.60, 0.61, 0.60], [0.70, 0.71, 0.72]];
+        let mut all = sweep([15.0, 20.0, 30.0], weaker);
+        assert!(of_refined(&all).comparisons.is_empty());
+        all.iter_mut().for_each(|c| c.rows.iter_mut().for_each(|r| r.attack = "bilevel + refined".to_owned()));
+        assert!(finding(&all).comparisons.is_empty());
+        assert_eq!(of_refined(&all).verdict, Verdict::Confirmed);
+        assert!(finding(&all).reason.contains("missing are matching alone"), "{}", finding(&all).reason);
+    }
+
+    #[test]
+    fn what_differs_in_more_than_beta_is_told() {
+        let mut all = sweep([15.0, 20.0, 30.0], [[0.5; 3]; 3]);
+        all[0].rows.iter_mut().for_each(|r| r.params.get_mut("invert").unwrap()["tolerance"] = json!(0.1));
+        let found = finding(&all);
+        assert_eq!(found.apart.len(), 1);
+        assert_eq!(found.apart[0].why(), "beta: none against 1; invert.tolerance: 0.1 against none");
     }
 }

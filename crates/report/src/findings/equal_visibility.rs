@@ -1,16 +1,36 @@
 //! F2: at equal visibility, aiming at features pays.
 
-use super::{Comparison, Finding, Question, Unit, groups};
+use super::{
+    Comparison, Finding, Question, Unit,
+    axis::{Axis, ask},
+};
 use crate::{Case, case::quantity};
+
+const TEST: &str = "For each attack on pixels within a limit L∞ and with β = 0: the victim of the feature-targeted attack with the same objective is less \
+     accurate, and so, of the best of the one and the best of the other, is that of the feature-targeted (the best by their means over \
+     the same seeds). Both sides have the same setting, limit, share of poisons, labels, constraint on features, passes, and sight of \
+     the data. One-sided tests, seed by seed and image by image.";
 
 const QUESTION: Question = Question {
     id: "F2",
     claim: "Under the same visibility constraint, the feature-targeted attack beats attacks on pixels.",
-    test: "For each limit L∞, share of poisons and kind of labels: the victim of the feature-targeted attack is less accurate than that \
-           of the attack on pixels with the same objective, and the best of the one less than that of the best of the other (the best by their means \
-           over the same seeds). One-sided tests, seed by seed and image by image.",
-    needs: "a feature-targeted attack and one on pixels with the same limit L∞, share of poisons and kind of labels",
+    test: TEST,
+    needs: "a feature-targeted attack (decoder, or matching that is not refined) and one on pixels that are equal in all else, within the \
+            same limit L∞",
 };
+
+const REFINED: Question = Question {
+    id: "F2-refined",
+    claim: "Under the same visibility constraint, the feature-targeted attack, refined, beats attacks on pixels.",
+    test: TEST,
+    needs: "matching that is refined on the attack's own objective and an attack on pixels that are equal in all else, within the same \
+            limit L∞",
+};
+
+/// How images are made of features, and how features are searched for.
+const SAME_OBJECTIVE: Axis = Axis(&["images", "poison-features.", "invert."]);
+/// What an attack is after, too, and what comes with it.
+const BEST: Axis = Axis(&["images", "poison-features.", "invert.", "attack", "attack.", "start", "target-params."]);
 
 /// The case under which the victim is least accurate.
 fn best<'c>(cases: &[&'c Case]) -> Option<&'c Case> {
@@ -18,56 +38,93 @@ fn best<'c>(cases: &[&'c Case]) -> Option<&'c Case> {
     measured.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, case)| case)
 }
 
-/// Of cases with the same limit L∞, `beta = 0`, share of poisons, kind of labels and setting, `accuracy(pixels) - accuracy(features) > 0`,
+/// F2 of decoders and of matching alone, as the paper has them.
+pub fn finding(cases: &[Case]) -> Finding {
+    compared(cases, &QUESTION, Case::inverted)
+}
+
+/// F2 of matching that is refined. Controls that start refinement elsewhere are none.
+pub fn of_refined(cases: &[Case]) -> Finding {
+    compared(cases, &REFINED, Case::refined_from_matched)
+}
+
+/// Of cases within a limit L∞, `beta = 0`, that are equal in all beside the route, `accuracy(pixels) - accuracy(features) > 0`,
 ///
 /// 1. for every case on pixels, and of the feature-targeted ones with its objective the one that is nearest in PSNR,
 /// 2. for the best of each kind, by mean accuracy, unless that is a pair of 1.
-pub fn finding(cases: &[Case]) -> Finding {
-    let alike = |case: &Case| {
-        // Noise on training images is neither, and has another budget.
-        let linf = case.linf().filter(|_| case.beta() == 0.0 && !case.replaces())?;
-        Some((case.setting(), linf.to_bits(), case.eps_d().to_bits(), case.clean_label(), case.free()))
+fn compared(cases: &[Case], question: &Question, targeted: fn(&Case) -> bool) -> Finding {
+    // Noise on training images is neither, and has another budget.
+    let limited = |of: fn(&Case) -> bool| {
+        cases.iter().filter(|c| of(c) && c.linf().is_some() && c.beta() == 0.0).collect::<Vec<&Case>>()
     };
+    let (pixels, features) = (limited(Case::on_pixels), limited(targeted));
     let psnr = |case: &Case| case.mean(quantity::psnr).map_or(f64::NAN, |e| e.mean);
-    let mut comparisons = Vec::new();
-    for group in groups(cases, alike) {
-        let (pixels, features): (Vec<&Case>, Vec<&Case>) = group.into_iter().partition(|c| c.on_pixels());
-        let mut pairs: Vec<(&Case, &Case, &'static str)> = Vec::new();
-        for p in &pixels {
-            let same = features.iter().filter(|f| f.aim() == p.aim());
+    let mut pairs: Vec<(&Case, &Case, &'static str)> = Vec::new();
+    let asked = ask(&pixels, &features, SAME_OBJECTIVE);
+    for group in &asked.groups {
+        for p in &group.left {
             let distance = |f: &Case| (psnr(f) - psnr(p)).abs();
-            if let Some(f) = same.min_by(|a, b| distance(a).total_cmp(&distance(b))) {
-                pairs.push((
-                    p,
-                    f,
-                    "accuracy under the attack on pixels − under the feature-targeted one, same objective",
-                ));
+            if let Some(f) = group.right.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))) {
+                let what = "accuracy under the attack on pixels − under the feature-targeted one, same objective";
+                pairs.push((p, f, what));
             }
         }
-        if let (Some(p), Some(f)) = (best(&pixels), best(&features))
+    }
+    for group in ask(&pixels, &features, BEST).groups {
+        if let (Some(p), Some(f)) = (best(&group.left), best(&group.right))
             && !pairs.iter().any(|(a, b, _)| std::ptr::eq(*a, p) && std::ptr::eq(*b, f))
         {
             pairs.push((p, f, "accuracy under the best attack on pixels − under the best feature-targeted one"));
         }
-        for (p, f, what) in pairs {
-            let Some(e) = p.minus(quantity::images, f, quantity::images) else { continue };
-            let rows = format!("{} ({:.1} dB) against {} ({:.1} dB)", p.name, psnr(p), f.name, psnr(f));
-            comparisons.push(Comparison::paired(rows, what, Unit::Points, e));
-        }
     }
-    QUESTION.judged(comparisons)
+    let compared = pairs.into_iter().filter_map(|(p, f, what)| {
+        let e = p.minus(quantity::images, f, quantity::images)?;
+        let rows = format!("{} ({:.1} dB) against {} ({:.1} dB)", p.told_name(), psnr(p), f.told_name(), psnr(f));
+        Some(Comparison::paired(rows, what, Unit::Points, e))
+    });
+    let sides = [
+        ("attack on pixels within a limit L∞", pixels.len()),
+        (
+            if question.id == REFINED.id {
+                "refined feature-targeted attack within a limit L∞"
+            } else {
+                "decoder or matching alone within a limit L∞"
+            },
+            features.len(),
+        ),
+    ];
+    question.judged(compared.collect()).beside(asked.apart, &sides, question)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::{Verdict, testing::made_up};
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
+
+    fn on_pixels(images: [f64; 3], constraint: Option<&str>) -> Case {
+        let mut params = json!({ "attack": "bilevel", "linf": 8, "steps": 80 });
+        if let Some(constraint) = constraint {
+            params["constraint"] = json!(constraint);
+        }
+        made_up("bilevel + pixels").with("poison-images", params).images(images).case()
+    }
+
+    fn targeted(making: &str, images: [f64; 3], constraint: &str, invert: Value) -> Case {
+        made_up(&format!("bilevel + {making}"))
+            .with("poison-features", json!({ "attack": "bilevel", "constraint": constraint, "solver": "adam" }))
+            .with("invert", invert)
+            .images(images)
+            .case()
+    }
+
+    fn matched(images: [f64; 3], linf: u8) -> Case {
+        let invert = json!({ "method": "feature-matching", "linf": linf, "steps": 80, "refine": 0 });
+        targeted("feature-matching", images, "none", invert)
+    }
 
     fn cases(pixels: [f64; 3], features: [f64; 3], linf: u8) -> Vec<Case> {
-        let pixels = made_up("bilevel + pixels").with("poison-images", json!({ "linf": 8 })).images(pixels);
-        let matched = made_up("bilevel + feature-matching").with("invert", json!({ "linf": linf })).images(features);
-        vec![pixels.case(), matched.case()]
+        vec![on_pixels(pixels, None), matched(features, linf)]
     }
 
     #[test]
@@ -77,17 +134,68 @@ mod tests {
         assert_eq!(verdict([0.70, 0.70, 0.69], [0.75, 0.74, 0.75]), Verdict::Contradicted);
         assert_eq!(verdict([0.70, 0.75, 0.69], [0.75, 0.71, 0.70]), Verdict::Undecided);
         // Other limits are not compared.
-        assert!(finding(&cases([0.75; 3], [0.70; 3], 16)).comparisons.is_empty());
+        let other = finding(&cases([0.75; 3], [0.70; 3], 16));
+        assert!(other.comparisons.is_empty());
+        assert_eq!(other.apart[0].why(), "linf: 8 against 16");
+    }
+
+    /// A constraint that one side alone has costs it what it forbids.
+    #[test]
+    fn a_constraint_on_one_side_alone_is_not_compared() {
+        let in_ball = |constraint| {
+            let invert = json!({ "method": "feature-matching", "linf": 8, "steps": 80, "refine": 0 });
+            targeted("feature-matching", [0.70, 0.70, 0.69], constraint, invert)
+        };
+        let pixels = |constraint| on_pixels([0.75, 0.74, 0.75], constraint);
+        let apart = finding(&[pixels(None), in_ball("ball")]);
+        assert!(apart.comparisons.is_empty());
+        assert_eq!(apart.apart[0].why(), "constraint: none against ball");
+        let both = [pixels(None), pixels(Some("ball")), in_ball("none"), in_ball("ball")];
+        let found = finding(&both);
+        assert_eq!((found.comparisons.len(), found.apart.len()), (2, 0), "each with its own");
+    }
+
+    /// Images that descend the attack's own objective are the attack on pixels from elsewhere.
+    #[test]
+    fn refinement_is_asked_apart() {
+        let invert = json!({ "method": "feature-matching", "linf": 8, "steps": 20, "refine": 60 });
+        let refined = targeted("refined", [0.60, 0.60, 0.61], "none", invert.clone());
+        let mut all = cases([0.75, 0.74, 0.75], [0.76, 0.76, 0.77], 8);
+        all.push(refined);
+        let (alone, apart) = (finding(&all), of_refined(&all));
+        assert_eq!((alone.comparisons.len(), alone.verdict), (1, Verdict::Contradicted));
+        assert_eq!((apart.comparisons.len(), apart.verdict), (1, Verdict::Confirmed));
+        // What starts elsewhere is a control.
+        all.push(targeted("refined-from-base", [0.80, 0.80, 0.81], "none", invert));
+        assert_eq!(of_refined(&all).comparisons.len(), 1);
+        let none = of_refined(&all[..2]);
+        assert!(none.reason.contains("missing are refined feature-targeted attack"), "{}", none.reason);
+    }
+
+    #[test]
+    fn passes_are_equal() {
+        let invert = json!({ "method": "feature-matching", "linf": 8, "steps": 20, "refine": 0 });
+        let all = [on_pixels([0.75; 3], None), targeted("feature-matching", [0.70; 3], "none", invert)];
+        assert_eq!(finding(&all).apart[0].why(), "passes: 80 against 20");
     }
 
     #[test]
     fn objectives_are_compared_with_themselves_and_the_best_with_the_best() {
         let mut all = cases([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
-        let tgda = made_up("tgda + pixels").with("poison-images", json!({ "linf": 8 })).images([0.60, 0.61, 0.60]);
-        all.push(tgda.case());
+        let tgda = json!({ "attack": "tgda", "linf": 8, "steps": 80, "follower": { "steps": 0 } });
+        all.push(made_up("tgda + pixels").with("poison-images", tgda).images([0.60, 0.61, 0.60]).case());
         let found = finding(&all);
         assert_eq!(found.comparisons.len(), 2);
         assert_eq!(found.verdict, Verdict::Contradicted, "the best attack on pixels is better");
+    }
+
+    /// One that reads validation labels, too, is not compared with one that does not.
+    #[test]
+    fn the_best_have_seen_the_same() {
+        let mut all = cases([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
+        let more = json!({ "attack": "tgda", "linf": 8, "steps": 80, "objective": "both" });
+        all.push(made_up("tgda + pixels").with("poison-images", more).images([0.60, 0.61, 0.60]).case());
+        assert_eq!(finding(&all).comparisons.len(), 1);
     }
 
     #[test]

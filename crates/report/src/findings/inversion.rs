@@ -3,28 +3,53 @@
 use super::{Comparison, Finding, Question, Unit};
 use crate::{Case, case::quantity};
 
+const TEST: &str = "For each such set of images without a limit on pixels, of features that cost at least a point: the images cost less than \
+                    half of what the features cost. One-sided tests, seed by seed and image by image.";
+
 const QUESTION: Question = Question {
     id: "F5",
     claim: "Inversion is the bottleneck: poisoned features cost far more accuracy than the images made of them.",
-    test: "For each inversion without a limit on pixels, of features that cost at least a point: the images cost less than half of what \
-           the features cost. One-sided tests, seed by seed and image by image.",
-    needs: "poisoned features that cost at least a point, inverted with β = 0 and without L∞",
+    test: TEST,
+    needs: "poisoned features that cost at least a point, inverted by a decoder or by matching that is not refined, with β = 0 and \
+            without L∞",
+};
+
+const REFINED: Question = Question {
+    id: "F5-refined",
+    claim: "Refinement does not make up for it: poisoned features cost far more accuracy than refined images.",
+    test: TEST,
+    needs: "poisoned features that cost at least a point, matched and refined, with β = 0 and without L∞",
 };
 
 /// Of less nothing can be kept.
 const ASKED: f64 = 0.01;
 
+/// F5 of decoders and of matching alone, as the paper has them.
+pub fn finding(cases: &[Case]) -> Finding {
+    kept(cases, &QUESTION, Case::inverted)
+}
+
+/// F5 of matching that is refined: images that descended the attack's own objective are no inversion of its features.
+pub fn of_refined(cases: &[Case]) -> Finding {
+    kept(cases, &REFINED, Case::refined_from_matched)
+}
+
 /// Of cases with poisoned features and images that nothing holds near their bases, `drop(features) / 2 - drop(images) > 0`.
 /// (With a limit, images would have to look clean, too, and that is another matter: F2.)
-pub fn finding(cases: &[Case]) -> Finding {
-    let asked = |c: &&Case| c.unlimited() && c.mean(quantity::drop_on_features).is_some_and(|e| e.mean >= ASKED);
+fn kept(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding {
+    let made: Vec<&Case> = cases.iter().filter(|c| of(c) && c.unlimited()).collect();
+    let costs = |c: &&&Case| c.mean(quantity::drop_on_features).is_some_and(|e| e.mean >= ASKED);
+    let asked: Vec<&&Case> = made.iter().filter(costs).collect();
     let comparison = |case: &Case| {
         let e = case.combined(quantity::drop_on_features, case, quantity::drop_on_images, |features, images| {
             features / 2.0 - images
         })?;
         Some(Comparison::paired(case.name.clone(), "half of the drop on features − drop on images", Unit::Points, e))
     };
-    QUESTION.judged(cases.iter().filter(asked).filter_map(comparison).collect())
+    let compared = asked.iter().filter_map(|case| comparison(case)).collect();
+    let what = if question.id == REFINED.id { "matching that is refined" } else { "decoder or matching alone" };
+    let sides = [(what, made.len()), ("such with features that cost at least a point", asked.len())];
+    question.judged(compared).beside(Vec::new(), &sides, question)
 }
 
 #[cfg(test)]
@@ -34,6 +59,17 @@ mod tests {
 
     fn cases(features: [f64; 3], images: [f64; 3]) -> Vec<Case> {
         vec![made_up("bilevel + feature-matching").features(features).images(images).case()]
+    }
+
+    /// Images that descend the attack's own objective say nothing of inversion.
+    #[test]
+    fn refinement_is_asked_apart() {
+        let refined = made_up("bilevel + refined").features([0.50, 0.51, 0.50]).images([0.52, 0.53, 0.52]).case();
+        let mut all = cases([0.50, 0.51, 0.50], [0.76, 0.77, 0.75]);
+        all.push(refined);
+        assert_eq!((finding(&all).verdict, of_refined(&all).verdict), (Verdict::Confirmed, Verdict::Contradicted));
+        let none = of_refined(&all[..1]);
+        assert!(none.reason.contains("missing are matching that is refined"), "{}", none.reason);
     }
 
     #[test]

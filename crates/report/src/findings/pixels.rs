@@ -1,6 +1,9 @@
 //! F1: attacks on pixels are strong as long as nobody looks.
 
-use super::{Comparison, Finding, Question, Unit, groups};
+use super::{
+    Comparison, Finding, Question, Unit,
+    axis::{Axis, ask},
+};
 use crate::{Case, case::quantity};
 
 const QUESTION: Question = Question {
@@ -11,33 +14,36 @@ const QUESTION: Question = Question {
     needs: "an attack on pixels both without a limit and with L∞ ≤ 8/255",
 };
 
+/// The limits on pixels, and the length of steps, which suits them.
+const AXIS: Axis = Axis(&["linf", "beta", "free", "step"]);
+
 /// The tightest limit that counts as looking clean, in grey levels.
 const CLEAN: f64 = 8.0;
 
-/// Of cases that differ in the limit on pixels alone (and in the length of steps, which suits it): that without any against the tightest one of at most [`CLEAN`].
+/// Of cases that differ in the limit on pixels alone (and in the length of steps, which suits it): that without any against the tightest
+/// one of at most [`CLEAN`].
 ///
 /// 1. `drop(no limit) - drop(aligned flips) > 0`
 /// 2. `drop(no limit) / 3 - drop(limit) > 0`
 pub fn finding(cases: &[Case]) -> Finding {
-    let alike = |case: &Case| {
-        let attack =
-            |node: &str, field: &str| node == "poison-images" && !["linf", "beta", "free", "step"].contains(&field);
-        case.on_pixels().then(|| (case.setting(), case.text(attack)))
-    };
+    let on_pixels = |of: &dyn Fn(&Case) -> bool| cases.iter().filter(|c| c.on_pixels() && of(c)).collect::<Vec<_>>();
+    let unlimited = on_pixels(&Case::unlimited);
+    let limited = on_pixels(&|c| c.linf().is_some_and(|l| l <= CLEAN) && c.beta() == 0.0);
+    let asked = ask(&unlimited, &limited, AXIS);
     let mut comparisons = Vec::new();
-    for group in groups(cases, alike) {
+    for group in asked.groups {
         // Pixels that may be anything are the freest.
-        let free = group.iter().filter(|c| c.unlimited()).max_by_key(|c| c.free());
-        let tight = group.iter().filter(|c| c.linf().is_some_and(|l| l <= CLEAN) && c.beta() == 0.0);
-        let tight = tight.min_by(|a, b| a.linf().partial_cmp(&b.linf()).unwrap_or(std::cmp::Ordering::Equal));
+        let free = group.left.into_iter().max_by_key(|c| c.free());
+        let levels = |c: &Case| c.linf().unwrap_or(f64::INFINITY);
+        let tight = group.right.into_iter().min_by(|a, b| levels(a).total_cmp(&levels(b)));
         let (Some(free), Some(tight)) = (free, tight) else { continue };
         let drop = quantity::drop_on_images;
         if let Some(e) = free.minus(drop, free, quantity::drop_of_flips) {
             let what = "drop without a limit − drop of flipped labels";
-            comparisons.push(Comparison::paired(free.name.clone(), what, Unit::Points, e));
+            comparisons.push(Comparison::paired(free.told_name(), what, Unit::Points, e));
         }
         if let Some(e) = free.combined(drop, tight, drop, |free, tight| free / 3.0 - tight) {
-            let rows = format!("{} against {}", free.name, tight.name);
+            let rows = format!("{} against {}", free.told_name(), tight.told_name());
             comparisons.push(Comparison::paired(
                 rows,
                 "a third of the drop without a limit − drop within it",
@@ -46,7 +52,9 @@ pub fn finding(cases: &[Case]) -> Finding {
             ));
         }
     }
-    QUESTION.judged(comparisons)
+    let sides =
+        [("attack on pixels without a limit", unlimited.len()), ("attack on pixels within 8/255", limited.len())];
+    QUESTION.judged(comparisons).beside(asked.apart, &sides, &QUESTION)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Rows that nobody measured.
 
 use crate::Case;
-use hemlock_artifact::{Measured, Visibility};
+use hemlock_artifact::{Measured, Taught, Visibility};
 use hemlock_pipeline::{Origin, Row};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -18,6 +18,8 @@ pub fn made_up(attack: &str) -> MadeUp {
         clean_label: true,
         eps_d: 0.03,
         objective: 0.5,
+        objective_at_start: None,
+        taught: None,
         bound: None,
         gap: None,
         poisonability: None,
@@ -39,7 +41,7 @@ pub fn made_up(attack: &str) -> MadeUp {
             duplicates: Some(0.8),
             removed: None,
         },
-        per_class: Measured::default(),
+        per_class: Measured { clean: vec![Some(0.8); 10], ..Measured::default() },
         best: None,
         clean_loss: None,
         ceiling: Some(2.0),
@@ -68,6 +70,13 @@ impl MadeUp {
         self.0.iter_mut().for_each(|r| victim.clone_into(&mut r.victim));
         self
     }
+    /// Another clean accuracy, and a number of classes.
+    pub fn clean(self, accuracy: f64, classes: usize) -> Self {
+        self.each([accuracy; 3], |r, a| {
+            r.accuracy.clean = a;
+            r.per_class.clean = vec![Some(a); classes];
+        })
+    }
     pub fn features(self, accuracy: [f64; 3]) -> Self {
         self.each(accuracy, |r, a| r.accuracy.features = Some(a))
     }
@@ -77,15 +86,31 @@ impl MadeUp {
     pub fn psnr(self, psnr: f64) -> Self {
         self.each([psnr, 1.01 * psnr, 0.99 * psnr], |r, psnr| {
             let (linf, l2, ssim) = (0.5, 5.0, 0.5);
-            r.visibility =
-                Some(Visibility { linf, l2, psnr, ssim, outliers: 0.0, outside: 0.0, relative_distance: 1.0 });
+            r.visibility = Some(Visibility {
+                linf,
+                l2,
+                psnr,
+                ssim,
+                outliers: 0.0,
+                outliers_of_features: None,
+                outside: 0.0,
+                relative_distance: 1.0,
+            });
         })
     }
     pub fn outliers(self, share: [f64; 3]) -> Self {
         self.psnr(10.0).each(share, |r, share| r.visibility.as_mut().unwrap().outliers = share)
     }
-    /// Its rows.
-    pub fn rows(self) -> Vec<Row> {
+    /// What the attack optimised, at its start and at its end.
+    pub fn objective(self, start: f64, end: f64) -> Self {
+        self.each([end; 3], |r, end| (r.objective, r.objective_at_start) = (end, Some(start)))
+    }
+    pub fn taught(self, taught: Taught) -> Self {
+        self.each([0.0; 3], |r, _| r.taught = Some(taught))
+    }
+    /// Rows with keys that their parameters tell apart.
+    pub fn rows(mut self) -> Vec<Row> {
+        self.0.iter_mut().for_each(|r| r.key = format!("{:?} {}", r.params, r.key));
         self.0
     }
     pub fn case(self) -> Case {

@@ -1,6 +1,9 @@
 //! F4: unlearnable examples are learned by who does not learn features.
 
-use super::{Comparison, Finding, Question, Unit, groups};
+use super::{
+    Comparison, Finding, Question, Unit,
+    axis::{Axis, ask, grouped},
+};
 use crate::{Case, case::quantity};
 
 const QUESTION: Question = Question {
@@ -15,20 +18,29 @@ const QUESTION: Question = Question {
 /// Who trains the whole network: as a victim, and as whom noise is made against.
 pub const END_TO_END: &str = "end-to-end";
 
-/// Parameters of the noise that may differ: whom it is made against, and how that one trains.
-const AGAINST: [&str; 4] = ["against", "train_steps", "learning_rate", "batch"];
+/// Who trains on noise, whom it is made against, and how that one trains.
+const AXIS: Axis = Axis(&[
+    "victim.",
+    "unlearnable.against",
+    "unlearnable.train_steps",
+    "unlearnable.learning_rate",
+    "unlearnable.batch",
+]);
 
 /// Whom noise is made against.
 pub fn against(case: &Case) -> Option<&str> {
     case.parameter("unlearnable", "against")?.as_str()
 }
 
+/// Whether a case is of noise.
+fn is_noise(case: &&Case) -> bool {
+    case.aim() == hemlock_unlearnable::NAME
+}
+
 /// Cases of one kind of noise, whoever it is made against, and whoever trains on it.
 pub fn kinds(cases: &[Case]) -> Vec<Vec<&Case>> {
-    groups(cases, |case| {
-        let kept = |node: &str, field: &str| node != "victim" && (node != "unlearnable" || !AGAINST.contains(&field));
-        (case.aim() == hemlock_unlearnable::NAME).then(|| case.text(kept))
-    })
+    let noise: Vec<&Case> = cases.iter().filter(is_noise).collect();
+    grouped(&noise, AXIS)
 }
 
 /// Of cases that differ in the victim and in whom the noise is made against:
@@ -37,24 +49,31 @@ pub fn kinds(cases: &[Case]) -> Vec<Vec<&Case>> {
 /// 2. `drop(end-to-end on end-to-end) / 3 - drop(linear on X) > 0`, `X` either.
 pub fn finding(cases: &[Case]) -> Finding {
     let drop = quantity::drop_on_images;
+    let of = |victim: &str| cases.iter().filter(is_noise).filter(|c| c.victim() == victim).collect::<Vec<&Case>>();
+    let strong: Vec<&Case> = of(END_TO_END).into_iter().filter(|c| against(c) == Some(END_TO_END)).collect();
+    let linear = of("linear");
+    let asked = ask(&strong, &linear, AXIS);
     let mut comparisons = Vec::new();
-    for group in kinds(cases) {
-        let strong = group.iter().find(|c| c.victim() == END_TO_END && against(c) == Some(END_TO_END));
-        let Some(strong) = strong else { continue };
-        let linear: Vec<&&Case> = group.iter().filter(|c| c.victim() == "linear").collect();
-        if let Some(e) = strong.mean(drop).filter(|_| !linear.is_empty()) {
-            let what = "drop of the end-to-end victim";
-            comparisons.push(Comparison::paired(strong.name.clone(), what, Unit::Points, e));
-        }
-        for frozen in linear {
-            if let Some(e) = strong.combined(drop, frozen, drop, |strong, frozen| strong / 3.0 - frozen) {
-                let rows = format!("{} against {}", strong.name, frozen.name);
-                let what = "a third of the drop of the end-to-end victim − drop on the frozen extractor";
-                comparisons.push(Comparison::paired(rows, what, Unit::Points, e));
+    for group in asked.groups {
+        for strong in group.left {
+            if let Some(e) = strong.mean(drop) {
+                let what = "drop of the end-to-end victim";
+                comparisons.push(Comparison::paired(strong.told_name(), what, Unit::Points, e));
+            }
+            for frozen in &group.right {
+                if let Some(e) = strong.combined(drop, frozen, drop, |strong, frozen| strong / 3.0 - frozen) {
+                    let rows = format!("{} against {}", strong.told_name(), frozen.told_name());
+                    let what = "a third of the drop of the end-to-end victim − drop on the frozen extractor";
+                    comparisons.push(Comparison::paired(rows, what, Unit::Points, e));
+                }
             }
         }
     }
-    QUESTION.judged(comparisons)
+    let sides = [
+        ("end-to-end victim of noise against end-to-end training", strong.len()),
+        ("linear victim of noise on the frozen extractor", linear.len()),
+    ];
+    QUESTION.judged(comparisons).beside(asked.apart, &sides, &QUESTION)
 }
 
 #[cfg(test)]

@@ -1,0 +1,294 @@
+//! What may be compared: cases that differ in nothing but what a finding asks about.
+
+use super::traits::Traits;
+use crate::{Case, words};
+
+/// Most differences of two cases that are told as nearly comparable.
+const NEAR: usize = 2;
+/// Most pairs that a finding lists as not comparable.
+const LISTED: usize = 10;
+
+/// The traits that the sides of a comparison may differ in: names, or what names begin with where one ends in a dot. Whatever is not
+/// named has to be equal.
+#[derive(Debug, Clone, Copy)]
+pub struct Axis(pub &'static [&'static str]);
+
+impl Axis {
+    fn spans(self, name: &str) -> bool {
+        self.0.iter().any(|spanned| name == *spanned || (spanned.ends_with('.') && name.starts_with(spanned)))
+    }
+
+    /// The traits beside the axis.
+    fn rest(self, traits: &Traits) -> Vec<(String, String)> {
+        traits.iter().filter(|(name, _)| !self.spans(name)).map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+    }
+}
+
+/// A trait in which two cases differ; `None`: one does not have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Its name.
+    pub of: String,
+    /// What the one case has.
+    pub left: Option<String>,
+    /// What the other has.
+    pub right: Option<String>,
+}
+
+/// Two cases that would be compared, if they did not differ in something else, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Apart {
+    /// The one.
+    pub left: String,
+    /// The other.
+    pub right: String,
+    /// In what they differ.
+    pub differ: Vec<Difference>,
+}
+
+impl Apart {
+    /// In what they differ, in words.
+    pub fn why(&self) -> String {
+        let told = |d: &Difference| {
+            let of = |side: &Option<String>| side.clone().unwrap_or_else(|| "none".to_owned());
+            format!("{}: {} against {}", d.of, of(&d.left), of(&d.right))
+        };
+        self.differ.iter().map(told).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Cases that may be compared with each other.
+#[derive(Debug)]
+pub struct Group<'c> {
+    /// Of the one side.
+    pub left: Vec<&'c Case>,
+    /// Of the other.
+    pub right: Vec<&'c Case>,
+}
+
+/// What a finding can ask, and what not.
+#[derive(Debug)]
+pub struct Asked<'c> {
+    /// Groups with both sides.
+    pub groups: Vec<Group<'c>>,
+    /// The nearest misses of cases that have nobody to be compared with.
+    pub apart: Vec<Apart>,
+}
+
+/// Cases of two sides in groups that are equal in all beside the axis.
+pub fn ask<'c>(left: &[&'c Case], right: &[&'c Case], axis: Axis) -> Asked<'c> {
+    let mut groups: Vec<(Vec<(String, String)>, Group)> = Vec::new();
+    for (cases, is_left) in [(left, true), (right, false)] {
+        for case in cases {
+            let rest = axis.rest(&Traits::of(case));
+            let at = groups.iter().position(|(key, _)| *key == rest).unwrap_or_else(|| {
+                groups.push((rest, Group { left: Vec::new(), right: Vec::new() }));
+                groups.len() - 1
+            });
+            let group = &mut groups[at].1;
+            if is_left { group.left.push(case) } else { group.right.push(case) }
+        }
+    }
+    let (whole, partial): (Vec<_>, Vec<_>) =
+        groups.into_iter().partition(|(_, group)| !group.left.is_empty() && !group.right.is_empty());
+    let mut apart = Vec::new();
+    for (key, group) in &partial {
+        let lacks_right = group.right.is_empty();
+        let others =
+            whole.iter().chain(&partial).filter(|(_, o)| !if lacks_right { &o.right } else { &o.left }.is_empty());
+        let (mine, first) =
+            (
+                if lacks_right { &group.left } else { &group.right },
+                |o: &Group<'c>| {
+                    if lacks_right { o.right[0] } else { o.left[0] }
+                },
+            );
+        let near = others.filter_map(|(other, o)| Some((differences(key, other)?, first(o))));
+        let Some((differ, other)) = near.min_by_key(|(differ, _)| differ.len()) else { continue };
+        let pair = if lacks_right { (mine[0], other, differ) } else { (other, mine[0], turned(differ)) };
+        let told = Apart { left: pair.0.name.clone(), right: pair.1.name.clone(), differ: pair.2 };
+        if !apart.contains(&told) {
+            apart.push(told);
+        }
+    }
+    Asked { groups: whole.into_iter().map(|(_, group)| group).collect(), apart }
+}
+
+/// Cases in groups that are equal in all beside the axis, each with what it is equal in.
+fn classes<'c>(cases: &[&'c Case], axis: Axis) -> Vec<(Vec<(String, String)>, Vec<&'c Case>)> {
+    let mut groups: Vec<(Vec<(String, String)>, Vec<&Case>)> = Vec::new();
+    for case in cases {
+        let rest = axis.rest(&Traits::of(case));
+        match groups.iter_mut().find(|(key, _)| *key == rest) {
+            Some((_, group)) => group.push(case),
+            None => groups.push((rest, vec![case])),
+        }
+    }
+    groups
+}
+
+/// Cases in groups that are equal in all beside the axis.
+pub fn grouped<'c>(cases: &[&'c Case], axis: Axis) -> Vec<Vec<&'c Case>> {
+    classes(cases, axis).into_iter().map(|(_, group)| group).collect()
+}
+
+/// Cases in groups of at least two that differ along the axis alone, and the nearest misses of those that are alone.
+pub fn sweeps<'c>(cases: &[&'c Case], axis: Axis) -> (Vec<Vec<&'c Case>>, Vec<Apart>) {
+    let groups = classes(cases, axis);
+    let mut apart: Vec<Apart> = Vec::new();
+    for (i, (key, group)) in groups.iter().enumerate().filter(|(_, (_, group))| group.len() == 1) {
+        let others = groups.iter().enumerate().filter(|(j, _)| *j != i);
+        let near = others.filter_map(|(j, (other, o))| Some((differences(key, other)?, j, o[0])));
+        let Some((differ, j, other)) = near.min_by_key(|(differ, ..)| differ.len()) else { continue };
+        // Of two that are alone, the miss is one.
+        if !(j < i && groups[j].1.len() == 1 && apart.iter().any(|a| a.left == other.name && a.right == group[0].name))
+        {
+            apart.push(Apart { left: group[0].name.clone(), right: other.name.clone(), differ });
+        }
+    }
+    (groups.into_iter().map(|(_, group)| group).filter(|group| group.len() > 1).collect(), apart)
+}
+
+/// What tells two sorted lists of traits apart; `None` where that is more than [`NEAR`].
+fn differences(a: &[(String, String)], b: &[(String, String)]) -> Option<Vec<Difference>> {
+    let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
+    let mut found = Vec::new();
+    loop {
+        let order = match (a.peek(), b.peek()) {
+            (None, None) => return Some(found),
+            (Some(_), None) => std::cmp::Ordering::Less,
+            (None, Some(_)) => std::cmp::Ordering::Greater,
+            (Some(a), Some(b)) => a.0.cmp(&b.0),
+        };
+        let left = if order.is_le() { a.next() } else { None };
+        let right = if order.is_ge() { b.next() } else { None };
+        if left != right {
+            let of = left.or(right).map(|(name, _)| name.clone()).unwrap_or_default();
+            let value = |side: Option<&(String, String)>| side.map(|(_, value)| value.clone());
+            found.push(Difference { of, left: value(left), right: value(right) });
+            if found.len() > NEAR {
+                return None;
+            }
+        }
+    }
+}
+
+fn turned(differ: Vec<Difference>) -> Vec<Difference> {
+    differ.into_iter().map(|Difference { of, left, right }| Difference { of, left: right, right: left }).collect()
+}
+
+/// The first of what is not comparable, and how many more there are.
+pub fn listed(mut apart: Vec<Apart>) -> (Vec<Apart>, usize) {
+    let more = apart.len().saturating_sub(LISTED);
+    apart.truncate(LISTED);
+    (apart, more)
+}
+
+/// What sides a finding had, in a sentence, where it had nothing to compare; `sides` are what each is called, and how many cases it has.
+pub fn missing(sides: &[(&str, usize)], needs: &str) -> String {
+    let named = |none: bool| -> Vec<String> {
+        let of = sides.iter().filter(|(_, n)| (*n == 0) == none);
+        of.map(|(name, n)| if none { (*name).to_owned() } else { format!("{n} × {name}") }).collect()
+    };
+    let (lacking, there) = (named(true), named(false));
+    match (lacking.is_empty(), there.is_empty()) {
+        (true, true) => format!("There is nothing to compare: it takes {needs}."),
+        (true, false) => format!(
+            "There is nothing to compare: no two of what is there ({}) are equal in all that has to be. It takes {needs}.",
+            words::list(&there)
+        ),
+        (false, true) => {
+            format!("There is nothing to compare: missing are {}. It takes {needs}.", words::list(&lacking))
+        }
+        (false, false) => format!(
+            "There is nothing to compare: missing are {}; there are {}. It takes {needs}.",
+            words::list(&lacking),
+            words::list(&there)
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::made_up;
+    use super::*;
+    use serde_json::json;
+
+    const ROUTES: Axis = Axis(&["images", "poison-features.", "invert."]);
+
+    fn pixels(constraint: &str, eps_d: f64) -> Case {
+        made_up("bilevel + pixels")
+            .with(
+                "poison-images",
+                json!({ "attack": "bilevel", "eps_d": eps_d, "linf": 8, "steps": 80,
+                                           "constraint": constraint, "quantile": 0.95 }),
+            )
+            .case()
+    }
+
+    fn matched(constraint: &str, eps_d: f64, steps: u32) -> Case {
+        made_up("bilevel + feature-matching")
+            .with(
+                "poison-features",
+                json!({ "attack": "bilevel", "eps_d": eps_d, "constraint": constraint,
+                                             "quantile": 0.95, "solver": "adam" }),
+            )
+            .with("invert", json!({ "method": "feature-matching", "linf": 8, "steps": steps, "optimizer": "lbfgs" }))
+            .case()
+    }
+
+    #[test]
+    fn only_what_is_equal_beside_the_axis_is_compared() {
+        let (p, f) = (pixels("ball", 0.03), matched("ball", 0.03, 80));
+        let asked = ask(&[&p], &[&f], ROUTES);
+        assert_eq!((asked.groups.len(), asked.apart.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_near_miss_is_told_with_what_differs() {
+        let (p, f) = (pixels("none", 0.03), matched("ball", 0.03, 80));
+        let asked = ask(&[&p], &[&f], ROUTES);
+        assert!(asked.groups.is_empty());
+        let [apart] = asked.apart.as_slice() else { panic!("{:?}", asked.apart) };
+        assert_eq!(apart.why(), "constraint: none against ball at 0.95");
+        let (p, f) = (pixels("none", 0.03), matched("none", 0.03, 20));
+        assert_eq!(ask(&[&p], &[&f], ROUTES).apart[0].why(), "passes: 80 against 20");
+    }
+
+    #[test]
+    fn the_nearest_is_told_and_strangers_are_not() {
+        let p = pixels("none", 0.03);
+        let (near, far) = (matched("ball", 0.03, 80), matched("ball", 0.1, 80));
+        let asked = ask(&[&p], &[&far, &near], ROUTES);
+        // Of the pixels' nearest, and of the other's.
+        let whys: Vec<String> = asked.apart.iter().map(Apart::why).collect();
+        assert_eq!(whys[0], "constraint: none against ball at 0.95");
+        assert_eq!(whys[1], "constraint: none against ball at 0.95; eps_d: 0.03 against 0.1");
+        let stranger = matched("ball", 0.1, 20);
+        assert!(ask(&[&p], &[&stranger], ROUTES).apart.is_empty(), "three differences are no near miss");
+    }
+
+    #[test]
+    fn sweeps_are_told_apart_alike() {
+        let at = |beta: f64, constraint: &str| {
+            made_up("bilevel + feature-matching")
+                .with("poison-features", json!({ "attack": "bilevel", "constraint": constraint }))
+                .with("invert", json!({ "beta": beta }))
+                .case()
+        };
+        let all = [at(0.0, "ball"), at(1.0, "ball"), at(10.0, "none")];
+        let (groups, apart) = sweeps(&all.iter().collect::<Vec<_>>(), Axis(&["beta"]));
+        assert_eq!((groups.len(), groups[0].len(), apart.len()), (1, 2, 1));
+        assert_eq!(apart[0].why(), "constraint: none against ball");
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let said = missing(&[("attack on pixels", 3), ("decoder", 0)], "both");
+        assert_eq!(
+            said,
+            "There is nothing to compare: missing are decoder; there are 3 × attack on pixels. It takes both."
+        );
+        assert!(missing(&[("a", 1), ("b", 2)], "both").contains("no two of what is there (1 × a and 2 × b)"));
+    }
+}

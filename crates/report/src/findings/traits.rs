@@ -1,0 +1,170 @@
+//! What a case was made with, under names that mean the same whatever stages it came through.
+//!
+//! A limit on pixels is `linf`, whether [invert] or [poison-images] set it; passes through the extractor are `passes`, however they
+//! were spent. So cases of different routes can be compared trait by trait.
+
+use crate::Case;
+use hemlock_poison_features::attacks;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// Fields of [poison-features] that speak of a search among features, which has no counterpart among pixels.
+const SEARCH: [&str; 9] =
+    ["relabel_every", "base", "solver", "steps", "step", "stall", "max_seconds", "tolerance", "memory"];
+/// Fields of [invert], [poison-images] and [unlearnable] that limit pixels, or say how far a step goes.
+const PIXELS: [&str; 4] = ["linf", "beta", "free", "step"];
+/// Fields that together say how many passes there were.
+const PASSES: [&str; 3] = ["steps", "restarts", "refine"];
+/// What the sets of `constraint` are made with.
+const SETS: [&str; 3] = ["constraint", "quantile", "neighbors"];
+
+/// The traits of a case, by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Traits(BTreeMap<String, String>);
+
+impl Traits {
+    /// Those of a case. What is nothing (no limit, a weight of 0) is no trait, as it is none where a stage does not know it.
+    pub fn of(case: &Case) -> Self {
+        let mut traits = BTreeMap::new();
+        let own = attacks::find(case.aim()).and_then(|attack| attack.own(&Map::new()).ok()).unwrap_or_default();
+        let aims = attacks::find(case.aim()).is_some_and(|attack| attack.aims());
+        for (node, params) in &case.rows[0].params {
+            for (field, value) in params.as_object().into_iter().flatten() {
+                if let (Some(name), false) = (name(node, field, &own, aims), nothing(field, value)) {
+                    traits.insert(name, crate::words::value(value));
+                }
+            }
+        }
+        traits.extend(case.making().map(|making| ("images".to_owned(), making.to_owned())));
+        traits.extend(passes(case).map(|passes| ("passes".to_owned(), passes.to_string())));
+        if case.on_features() || case.on_pixels() {
+            traits.insert("constraint".to_owned(), constraint(case));
+            // What is aimed at comes from the training split, where an attack does not say which it reads.
+            traits.entry("split".to_owned()).or_insert_with(|| "train".to_owned());
+        }
+        traits.insert("victim.kind".to_owned(), case.victim().to_owned());
+        Self(traits)
+    }
+
+    /// Names and values, in the order of names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The value of a trait.
+    #[cfg(test)]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+/// What a field of a node is called among traits; `None` where another trait says it, or nothing reads it. `own` are the fields that
+/// come with the attack, and `aims` says whether it aims at the target.
+fn name(node: &str, field: &str, own: &Map<String, Value>, aims: bool) -> Option<String> {
+    let of_node = || Some(format!("{node}.{field}"));
+    match (node, field) {
+        ("poison-features" | "poison-images", field) if SETS.contains(&field) => None,
+        ("invert" | "poison-images", field) if PASSES.contains(&field) => None,
+        ("unlearnable", "rounds" | "steps") => None,
+        ("invert" | "poison-images" | "unlearnable", field) if PIXELS.contains(&field) => Some(field.to_owned()),
+        // How images are made is a trait of its own.
+        ("invert", "method" | "refine_from") => None,
+        ("poison-features", field) if SEARCH.contains(&field) => of_node(),
+        ("poison-features" | "poison-images", "objective") => Some("split".to_owned()),
+        ("poison-features" | "poison-images", field) if own.contains_key(field) && field != "sees" => {
+            Some(format!("attack.{field}"))
+        }
+        ("poison-features" | "poison-images", field) => Some(field.to_owned()),
+        ("unlearnable", "eps_d") => Some(field.to_owned()),
+        ("target-params", "weight_decay") => Some(field.to_owned()),
+        ("target-params", _) if !aims => None,
+        _ => of_node(),
+    }
+}
+
+/// Whether a value says that something is not there.
+fn nothing(field: &str, value: &Value) -> bool {
+    value.is_null() || *value == false || (field == "beta" && value.as_f64() == Some(0.0))
+}
+
+/// Where the features of poisons have to lie: the set, and what it is measured with.
+fn constraint(case: &Case) -> String {
+    let told = |field: &str| case.of_attack(field).filter(|v| !v.is_null()).map(crate::words::value);
+    let kinds = told("constraint").unwrap_or_else(|| "none".to_owned());
+    let share = told("quantile").filter(|_| kinds != "none").map(|q| format!(" at {q}")).unwrap_or_default();
+    let neighbors = told("neighbors").filter(|_| kinds.contains("knn")).map(|k| format!(", k = {k}"));
+    format!("{kinds}{share}{}", neighbors.unwrap_or_default())
+}
+
+/// Most passes of an image through the extractor; `None` where images are made without any, and where there are none.
+pub fn passes(case: &Case) -> Option<u64> {
+    let number = |node: &str, field: &str| case.parameter(node, field).and_then(Value::as_u64);
+    if let Some(steps) = number("poison-images", "steps") {
+        return Some(steps);
+    }
+    if let (Some(rounds), Some(steps)) = (number("unlearnable", "rounds"), number("unlearnable", "steps")) {
+        return Some(rounds * steps);
+    }
+    let starts = 1 + number("invert", "restarts").unwrap_or(0);
+    let refined = number("invert", "refine").unwrap_or(0);
+    // Refinement of base images has no matching before it.
+    let matched = number("invert", "steps").filter(|_| case.making() != Some("refined-from-base")).unwrap_or(0);
+    let passes = matched * starts + refined;
+    (passes > 0).then_some(passes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::made_up;
+    use super::*;
+    use serde_json::json;
+
+    fn get(case: &Case, name: &str) -> Option<String> {
+        Traits::of(case).get(name).map(str::to_owned)
+    }
+
+    #[test]
+    fn names_mean_the_same_on_both_routes() {
+        let features = made_up("bilevel + refined")
+            .with(
+                "poison-features",
+                json!({ "attack": "bilevel", "constraint": "ball", "quantile": 0.9, "objective": "both",
+                                             "temperature": 0.5, "steps": 200, "labels": "kept" }),
+            )
+            .with(
+                "invert",
+                json!({ "method": "feature-matching", "linf": 8, "beta": 0.0, "steps": 20, "refine": 60,
+                                    "restarts": 1, "step": 0.02 }),
+            )
+            .case();
+        let pixels = made_up("bilevel + pixels")
+            .with(
+                "poison-images",
+                json!({ "attack": "bilevel", "linf": 8, "beta": 0.0, "steps": 100, "step": 0.02,
+                                           "objective": "both", "temperature": 0.5, "labels": "kept" }),
+            )
+            .case();
+        for name in ["linf", "passes", "step", "split", "attack.temperature", "labels", "attack"] {
+            assert_eq!(get(&features, name), get(&pixels, name), "{name}");
+            assert!(get(&features, name).is_some(), "{name}");
+        }
+        assert_eq!(get(&features, "passes").as_deref(), Some("100"));
+        assert_eq!(get(&features, "constraint").as_deref(), Some("ball at 0.9"));
+        assert_eq!(get(&pixels, "constraint").as_deref(), Some("none"));
+        assert_eq!((get(&features, "beta"), get(&pixels, "poison-features.steps")), (None, None));
+        assert_eq!(get(&features, "poison-features.steps").as_deref(), Some("200"));
+    }
+
+    #[test]
+    fn a_target_that_nobody_aims_at_is_no_trait() {
+        let with =
+            |attack: &str| made_up(attack).with("target-params", json!({ "radius": 0.3, "weight_decay": 1e-4 })).case();
+        let (bilevel, canceling) = (with("bilevel"), with("gradient-canceling"));
+        assert_eq!(
+            (get(&bilevel, "target-params.radius"), get(&bilevel, "weight_decay")),
+            (None, Some("0.0001".into()))
+        );
+        assert_eq!(get(&canceling, "target-params.radius").as_deref(), Some("0.3"));
+        assert_eq!(get(&canceling, "split").as_deref(), Some("train"));
+    }
+}
