@@ -22,6 +22,11 @@ pub trait Objective {
         f64::NEG_INFINITY
     }
 
+    /// Whether what is shown rises where the value falls.
+    fn rises(&self) -> bool {
+        self.shown(1.0) < self.shown(0.0)
+    }
+
     /// What a gradient of the value is multiplied by to be that of the norm that is left, in sums over samples, where the value is the square
     /// of one.
     fn per_norm(&self, _value: f64) -> Option<f64> {

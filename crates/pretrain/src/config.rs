@@ -124,6 +124,11 @@ impl<'de> Deserialize<'de> for PretrainConfig {
                 augment.as_object_mut().map(|fields| fields.entry(field).or_insert_with(|| 0.0.into()));
             }
         }
+        // Each is the one that the method's authors train such networks with.
+        let transformer = table.get("arch").and_then(Value::as_str).is_some_and(|arch| arch.starts_with("vit"));
+        if table["method"] == Method::MocoV3.name() && !transformer {
+            table.entry("temperature").or_insert_with(|| 1.0.into());
+        }
         Self::deserialize(Value::Object(table)).map_err(D::Error::custom)
     }
 }
@@ -192,7 +197,7 @@ pub struct TrainConfig {
     pub weight_decay: f64,
     /// Epochs over which the learning rate rises linearly.
     pub warmup_epochs: usize,
-    /// Temperature of the contrastive loss.
+    /// Temperature of the contrastive loss; in a spec that does not give it, 1 for ResNets with `moco-v3`.
     pub temperature: f64,
     /// Momentum of the key encoder at the start; it rises to 1 along half a cosine.
     pub momentum: f64,

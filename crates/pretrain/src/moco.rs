@@ -1,12 +1,12 @@
 //! MoCo v3: queries of one view attract the key that a slowly moving copy of the encoder makes of the other view.
 //!
 //! Chen, Xie and He, "An empirical study of training self-supervised vision transformers" (ICCV 2021), algorithm 1, with the
-//! heads of the authors' released code for ResNets:
+//! heads of the authors' released code:
 //!
 //! - query encoder: network, projector, predictor; key encoder: network, projector, without gradients;
 //! - projector and predictor are MLPs of two layers without biases, with batch norm and ReLU in the hidden layer. The
-//!   projector's output has batch norm without scale and shift, the predictor's has none (as in the code's last version; its
-//!   first one had it there, too);
+//!   projector's output has batch norm without scale and shift. The predictor's has none for ResNets (in the code's last
+//!   version; its first one had it), and has it for transformers;
 //! - loss: `ctr(q1, k2) + ctr(q2, k1)`, each times 2 t ([`crate::infonce`]);
 //! - after every step of the optimiser the key encoder's parameters become `m key + (1 - m) query`, where m rises from
 //!   [`TrainConfig::momentum`] to 1 along half a cosine. Batch norms use the batch's statistics in both encoders.
@@ -41,6 +41,8 @@ pub(crate) struct Query {
     net: Network,
     projector: Mlp,
     predictor: Mlp,
+    /// Whether the predictor ends in a batch norm.
+    standardises: bool,
 }
 
 /// The key encoder.
@@ -57,7 +59,8 @@ impl Student for Query {
 
     fn forward(&self, images: Tensor<4>) -> Output {
         let projected = self.projector.forward(self.net.forward(images));
-        let embeddings = self.predictor.forward(standardised(projected.clone()));
+        let predicted = self.predictor.forward(standardised(projected.clone()));
+        let embeddings = if self.standardises { standardised(predicted) } else { predicted };
         // Batch norm would spread what has collapsed over the sphere again.
         Output { embeddings, monitored: projected }
     }
@@ -69,6 +72,7 @@ impl MocoV3 {
         let TrainConfig { momentum, temperature, projector, predictor, .. } = *config;
         let out = projector.out;
         let query = Query {
+            standardises: matches!(net, Network::Vit(_)),
             net,
             projector: Mlp::new([config.arch.feature_dim(), projector.hidden, out], false, rng, device),
             predictor: Mlp::new([out, predictor.hidden, out], false, rng, device),
@@ -218,6 +222,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Were there a batch norm at the end, every coordinate would have mean 0 over the batch.
+    #[test]
+    fn a_resnet_s_queries_are_not_standardised() {
+        let device = open();
+        let pixels: Vec<f32> = (0..4 * 3 * 64).map(|i| ((i * i * 31 + i * 7) % 255) as f32 / 255.0).collect();
+        let images = Tensor::<4>::from_data(TensorData::new(pixels, [4, 3, 8, 8]), &device.clone().autodiff());
+        let means = |arch: &str| -> Vec<f32> {
+            let config = TrainConfig {
+                arch: arch.parse().unwrap(),
+                projector: ProjectorConfig { hidden: 8, out: 4 },
+                predictor: PredictorConfig { hidden: 6 },
+                ..TrainConfig::default()
+            };
+            let mut rng = Purpose::Test.of(0);
+            let net = Network::new(config.arch, [8, 8], &mut rng, &device);
+            let (_, query) = MocoV3::new(&config, net, &mut rng, &device);
+            let queries = copy_on(&query, &device).forward(images.clone()).embeddings.inner();
+            queries.mean_dim(0).abs().into_data().iter().collect()
+        };
+        assert!(means("resnet8-w4").iter().any(|mean| *mean > 1e-2));
+        assert!(means("vit-nano-p4-d1").iter().all(|mean| *mean < 1e-4));
     }
 
     #[test]

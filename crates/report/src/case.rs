@@ -242,10 +242,11 @@ impl Case {
         self.linf().is_none() && self.beta() == 0.0
     }
 
-    /// Everything that attacks and victims are compared under: data, extractor, target, victim. Equal texts, equal settings.
+    /// Everything that attacks and victims are compared under: data, extractor, target, victim, and what attacks see. Equal texts, equal
+    /// settings.
     #[must_use]
     pub fn setting(&self) -> String {
-        self.text(|node, _| SETTING.contains(&node))
+        self.text(|node, _| SETTING.contains(&node)) + &format!("sees={}\n", self.row().sees)
     }
 
     /// The parameters that a filter lets through, as a text to compare.
@@ -507,5 +508,22 @@ pub mod quantity {
     /// Time of the attack, in seconds.
     pub fn seconds(r: &Row) -> Option<f64> {
         r.seconds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::findings::testing::made_up;
+    use hemlock_stage::Sees;
+
+    #[test]
+    fn who_sees_more_is_in_another_setting() {
+        let case = |sees| {
+            let mut case = made_up("bilevel").features([0.7, 0.71, 0.7]).case();
+            case.rows.iter_mut().for_each(|row| row.sees = sees);
+            case.setting()
+        };
+        assert_eq!(case(Sees::Train), case(Sees::Train));
+        assert_ne!(case(Sees::Train), case(Sees::TrainAndValidation));
     }
 }
