@@ -45,11 +45,12 @@ first-build BACKENDS:
             "minutes on two cores, less on more, and 1 GB in {{target}}. Later ones take seconds." >&2; break; \
     done
 
-# Variables stand before the recipe. One behind it would be met at the last stage alone, after all others have run.
+# Variables stand before the recipe, and so do overrides. What stands behind it would be met at the last stage alone,
+# after all others have run without.
 [private]
 behind ARGS:
-    @case {{quote(" " + ARGS)}} in *" set="*|*" as="*|*" jobs="*|*" backend="*) \
-        echo "error: variables stand before the recipe: just set='STAGE.FIELD=VALUE' RECIPE NAME" >&2; exit 2;; esac
+    @case {{quote(" " + ARGS)}} in *" "[a-z]*=*|*" --set"*|*" --as"*) \
+        echo "error: variables and overrides stand before the recipe: just set='STAGE.FIELD=VALUE' RECIPE NAME" >&2; exit 2;; esac
 
 # Of a whole pipeline nothing is forced: `hemlock` says what is right, before anything runs.
 [private]

@@ -61,25 +61,40 @@ fn other(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, String> {
     if plain && !bytes.last().is_some_and(u8::is_ascii_whitespace) {
         return Err("it is cut: no white space follows its last number".to_owned());
     }
+    if format == ImageFormat::WebP && riff_length(bytes).is_none_or(|length| length > bytes.len() as u64) {
+        return Err("it is cut: it is shorter than it says".to_owned());
+    }
     let mut limits = Limits::default();
     limits.max_alloc = Some(LIMIT_MIB << 20);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
-    let decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
+    // As Pillow does of TIFF alone.
+    let turned = (format == ImageFormat::Tiff).then(|| decoder.orientation().ok()).flatten();
     let color = decoder.color_type();
     if matches!(color, ColorType::Rgb32F | ColorType::Rgba32F) {
         return Err("its pixels are floating-point numbers; convert them to 8 bits".to_owned());
     }
     let stored = decoder.total_bytes();
-    let (width, height) = checked(decoder.dimensions(), stored)?;
-    let copy = if color == ColorType::Rgb8 { 0 } else { 3 * width * height };
+    let (width, height) = decoder.dimensions();
+    let rgb = 3 * u64::from(width) * u64::from(height);
+    checked((width, height), stored.max(rgb))?;
+    let copy = if color == ColorType::Rgb8 { 0 } else { rgb };
     alone_if_large(bytes.len() as u64 + stored + copy, || {
-        DynamicImage::from_decoder(decoder).map(DynamicImage::into_rgb8).map_err(|error| error.to_string())
+        let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| error.to_string())?;
+        turned.into_iter().for_each(|turned| picture.apply_orientation(turned));
+        Ok(picture.into_rgb8())
     })
 }
 
+/// Bytes that a RIFF file says it has.
+fn riff_length(bytes: &[u8]) -> Option<u64> {
+    let length = bytes.get(4..)?.first_chunk::<4>()?;
+    Some(8 + u64::from(u32::from_le_bytes(*length)))
+}
+
 /// Refuses a picture without pixels, and one whose pixels take more bytes than are allowed.
-fn checked((width, height): (u32, u32), bytes: u64) -> Result<(u64, u64), String> {
+fn checked((width, height): (u32, u32), bytes: u64) -> Result<(), String> {
     if width == 0 || height == 0 {
         return Err(format!("it has {width} x {height} pixels"));
     }
@@ -87,7 +102,7 @@ fn checked((width, height): (u32, u32), bytes: u64) -> Result<(u64, u64), String
     if mib > LIMIT_MIB {
         return Err(format!("its {width} x {height} pixels take {mib} MiB; the limit is {LIMIT_MIB} MiB"));
     }
-    Ok((width.into(), height.into()))
+    Ok(())
 }
 
 /// Calls `decode`, which takes so many bytes, while no other large picture is decoded if it is one itself.
@@ -161,6 +176,49 @@ mod tests {
         let message = "its 65535 x 65535 pixels take 12288 MiB; the limit is 512 MiB";
         assert_eq!(refused(greedy, "a"), message);
         assert!(refused(b"P6 0 4 255\n", "a").len() < 200);
+    }
+
+    /// A cut in the middle, which leaves the end of a file where it was.
+    #[test]
+    fn a_webp_that_is_shorter_than_it_says_is_cut() {
+        let path = pictures().join("kinds/webp.webp");
+        let bytes = fs::read(&path).unwrap();
+        for at in (40..bytes.len() - 8).step_by(7) {
+            let hole = [&bytes[..at], &bytes[at + 8..]].concat();
+            assert!(decode_bytes(&hole, &path).unwrap_err().contains("shorter than it says"), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_turned_tiff_is_turned_back() {
+        // As they are stored, the rows of the six pixels are columns: orientation 6 of TIFF, 274.
+        let tiff = |orientation: u8| {
+            let mut file = b"II*\0\x08\0\0\0\x09\0".to_vec();
+            let entry = |tag: u16, kind: u16, value: u32| {
+                [&tag.to_le_bytes()[..], &kind.to_le_bytes(), &1u32.to_le_bytes(), &value.to_le_bytes()].concat()
+            };
+            let data = 8 + 2 + 9 * 12 + 4;
+            for (tag, value) in [
+                (256, 3),
+                (257, 2),
+                (258, 8),
+                (259, 1),
+                (262, 1),
+                (273, data),
+                (274, orientation.into()),
+                (278, 2),
+                (279, 6),
+            ] {
+                file.extend(entry(tag, 4, value));
+            }
+            file.extend([0; 4]);
+            file.extend([1, 2, 3, 4, 5, 6]);
+            decode_bytes(&file, Path::new("a.tif")).unwrap()
+        };
+        let levels = |picture: &RgbImage| picture.pixels().map(|p| p.0[0]).collect::<Vec<_>>();
+        let (plain, turned) = (tiff(1), tiff(6));
+        assert_eq!((plain.dimensions(), levels(&plain)), ((3, 2), vec![1, 2, 3, 4, 5, 6]));
+        assert_eq!((turned.dimensions(), levels(&turned)), ((2, 3), vec![4, 1, 5, 2, 6, 3]));
     }
 
     #[test]

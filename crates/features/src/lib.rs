@@ -179,8 +179,10 @@ impl hemlock_stage::Stage for Stage {
 fn normalization(normalize: Normalize, train: ArrayView2<f32>) -> Result<Normalization, String> {
     let (n, d) = train.dim();
     let dead = || train.rows().into_iter().filter(|row| row.iter().all(|z| *z == 0.0)).count();
+    let alike = || train.rows().into_iter().all(|row| row == train.row(0));
     let refused = match normalize {
         Normalize::None | Normalize::L2 if dead() == n => "every feature of every training sample is 0",
+        Normalize::None | Normalize::L2 if alike() => "every training sample has the same features",
         Normalize::None => return Ok(Normalization::identity(d)),
         Normalize::L2 => {
             match dead() {

@@ -485,6 +485,10 @@ fn dead_features_are_refused_by_what_is_true_of_them() {
     }
     let message = refused(&train([0.3; 24]), Normalize::Standardize);
     assert!(message.contains("every feature has one value in the whole training split"), "{message}");
+    for normalization in [Normalize::None, Normalize::L2] {
+        let alike = std::array::from_fn(|i| (i % 3) as f32);
+        assert!(refused(&train(alike), normalization).contains("every training sample has the same features"));
+    }
     // Some are dead, and the rest is of use.
     let half = std::array::from_fn(|i| if i % 3 == 0 { 0.0 } else { 1e-14 * i as f32 });
     let features = run(&train(half), Normalize::Standardize).unwrap();

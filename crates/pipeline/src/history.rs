@@ -105,11 +105,16 @@ fn write(asked: &Asked, store: &Store) -> Result<(), StoreError> {
 }
 
 fn read(path: &Path) -> Result<Asked, StoreError> {
-    let text = fs::read_to_string(path).map_err(StoreError::io(path, "read"))?;
     let damaged = |what: &str| {
         let what = format!("{what}; remove the file, and the run that it notes is forgotten");
         StoreError::io(path, "read")(io::Error::new(io::ErrorKind::InvalidData, what))
     };
+    // To open a fifo may never end.
+    let found = fs::metadata(path).map_err(StoreError::io(path, "read"))?;
+    if !found.is_file() {
+        return Err(damaged("it is no regular file"));
+    }
+    let text = fs::read_to_string(path).map_err(StoreError::io(path, "read"))?;
     let (digest, text) = text.split_once('\n').ok_or_else(|| damaged("it is cut off"))?;
     if digest != Digest::of(text.trim_end().as_bytes()).to_string() {
         return Err(damaged("its content does not match its digest"));

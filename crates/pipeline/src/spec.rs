@@ -85,7 +85,12 @@ impl std::str::FromStr for Override {
                 path.len()
             ));
         }
-        let value = match toml::from_str::<toml::Table>(&format!("v = {value}")).ok().and_then(|mut t| t.remove("v")) {
+        // A value that has a second line may be a whole table more.
+        let table = toml::from_str::<toml::Table>(&format!("v = {value}")).ok();
+        if table.as_ref().is_some_and(|table| table.len() > 1) {
+            return Err(format!("'{shown}' is more than one override; give each a `--set` of its own"));
+        }
+        let value = match table.and_then(|mut t| t.remove("v")) {
             Some(value) => to_json(value, &mut Vec::new()).map_err(|(_, message)| format!("'{shown}': {message}"))?,
             None if value.trim_start().starts_with(['[', '{']) => {
                 return Err(format!("'{shown}' has a value that is no list or table of TOML; {quotes}"));

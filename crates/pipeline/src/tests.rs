@@ -145,6 +145,10 @@ fn overrides_that_were_cut_at_spaces_say_so() {
         );
     }
     assert!("left.number=[0.01, 0.02]".parse::<Override>().is_ok());
+    for lines in ["left.number=1\nleft.layer=2", "left.number=1\nx = 2", "left.number=1\n[left]"] {
+        assert!(lines.parse::<Override>().unwrap_err().contains("is more than one override"), "{lines}");
+    }
+    assert!("left.number=[1,\n2]".parse::<Override>().is_ok());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use hemlock_models::import::{FILE, said};
 use hemlock_models::{Arch, Choice, Extractor, ExtractorSpec, Imported};
-use hemlock_stage::{Context, Environment, ErrorKind, FileError, ParamError, StageError, open_file};
+use hemlock_stage::{Context, Environment, ErrorKind, FileError, ParamError, StageError, few, open_file};
 use serde::{Deserialize, Serialize};
 
 use crate::probe::{self, Probe};
@@ -150,11 +150,11 @@ pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<P
     let probe = config.probe.as_ref().map(|probe| ctx.env.locate(probe)).transpose()?;
     let probe = probe.map(|path| Ok::<_, StageError>((Probe::read(&path, &spec)?, path))).transpose()?;
     let choice = Choice { branch: config.branch.as_deref(), prefix: config.prefix.as_deref(), ignore: &config.ignore };
-    let Imported { extractor, prefix, said } = Extractor::import(spec.clone(), &path, choice, device)?;
+    let Imported { extractor, prefix, said, aside } = Extractor::import(spec.clone(), &path, choice, device)?;
     let verified = match probe {
         Some((probe, path)) => Some(probe.verify(&path, probe_digest(&path)?, &extractor, ctx)?),
         None => {
-            unverified(&path, &prefix, &said::judge(&said, &spec))?;
+            unverified(&path, &prefix, &aside, &said::judge(&said, &spec))?;
             None
         }
     };
@@ -166,7 +166,7 @@ pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<P
 ///
 /// # Errors
 /// What the files say contradicts the spec.
-fn unverified(path: &Path, prefix: &str, judged: &said::Judged) -> Result<(), StageError> {
+fn unverified(path: &Path, prefix: &str, aside: &[(String, usize)], judged: &said::Judged) -> Result<(), StageError> {
     let some = |all: &[String]| match all.len().saturating_sub(3) {
         0 => all.join("; "),
         more => format!("{}; and {more} more", all[..3].join("; ")),
@@ -180,9 +180,11 @@ fn unverified(path: &Path, prefix: &str, judged: &said::Judged) -> Result<(), St
         0 => String::new(),
         _ => format!(" Not compared with anything: {}.", some(&judged.unchecked)),
     };
+    let aside = few(aside.iter().map(|(module, tensors)| format!("`{module}` ({tensors})")));
+    let aside = if aside == "none" { String::new() } else { format!(" Left aside, with so many tensors: {aside}.") };
     tracing::warn!(
         "unverified import: names and shapes of {}{found} fit, which does not show that the network computes what these weights were \
-         trained in. Write a `probe` with the original framework: a few lines, in docs/pretraining.md.{unchecked}",
+         trained in. Write a `probe` with the original framework: a few lines, in docs/pretraining.md.{aside}{unchecked}",
         path.display()
     );
     Ok(())

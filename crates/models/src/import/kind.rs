@@ -1,5 +1,6 @@
 //! What a file is, by its content.
 
+use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 
@@ -101,7 +102,7 @@ pub(super) fn of(path: &Path) -> Result<Kind, ImportError> {
 fn archive(path: &Path) -> Result<Kind, ImportError> {
     let file = open_file(path).map_err(FileError::unreadable(path, FILE))?;
     // The reader of checkpoints says what is damaged.
-    let Ok(archive) = ZipArchive::new(BufReader::new(file)) else { return Ok(Kind::PyTorch) };
+    let Ok(mut archive) = ZipArchive::new(BufReader::new(file)) else { return Ok(Kind::PyTorch) };
     let names: Vec<String> = archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect();
     let named = |name: &str| names.iter().any(|there| there == name || there.ends_with(&format!("/{name}")));
     let (what, remedy) = if named("data.pkl") && (named("constants.pkl") || names.iter().any(|n| n.contains("/code/")))
@@ -109,7 +110,11 @@ fn archive(path: &Path) -> Result<Kind, ImportError> {
         let remedy = "in PyTorch: `torch.save(torch.jit.load(FILE).state_dict(), \"weights.pth\")`";
         ("a TorchScript program".to_owned(), remedy)
     } else if named("data.pkl") {
-        return Ok(Kind::PyTorch);
+        if !has_lazy_views(&mut archive, &names) {
+            return Ok(Kind::PyTorch);
+        }
+        let remedy = "in PyTorch: `torch.save({k: v.resolve_neg().resolve_conj() for k, v in weights.items()}, \"weights.pth\")`";
+        ("a checkpoint with tensors that are stored as the negative or conjugate of their values".to_owned(), remedy)
     } else if named("model.weights.h5") {
         ("a model of Keras".to_owned(), CONVERT)
     } else if names.iter().any(|name| name.ends_with(".npy")) {
@@ -125,6 +130,29 @@ fn archive(path: &Path) -> Result<Kind, ImportError> {
 }
 
 /// No more of a text than a message should hold.
+/// Whether an archive's pickle marks a tensor as a negative or conjugate view, which the reader of checkpoints passes
+/// over: a dictionary's key, which the pickle may number, and the value true.
+fn has_lazy_views(archive: &mut ZipArchive<BufReader<File>>, names: &[String]) -> bool {
+    const LONGEST: u64 = 256 << 20;
+    const TRUE: u8 = 0x88;
+    let Some(name) = names.iter().find(|name| *name == "data.pkl" || name.ends_with("/data.pkl")) else { return false };
+    let mut pickle = Vec::new();
+    let read = archive.by_name(name).map(|entry| entry.take(LONGEST).read_to_end(&mut pickle));
+    let marks = |key: &[u8]| {
+        let ends = pickle.windows(key.len()).enumerate().filter(|(_, at)| *at == key).map(|(at, _)| at + key.len());
+        ends.into_iter().any(|end| {
+            let numbered = match pickle.get(end) {
+                Some(b'q') => 2,
+                Some(b'r') => 5,
+                Some(0x94) => 1,
+                _ => 0,
+            };
+            pickle.get(end + numbered) == Some(&TRUE)
+        })
+    };
+    read.is_ok_and(|read| read.is_ok()) && (marks(b"X\x03\0\0\0neg") || marks(b"X\x04\0\0\0conj"))
+}
+
 pub(crate) fn short(text: &str) -> String {
     hemlock_stage::short(text, VALUE).into_owned()
 }

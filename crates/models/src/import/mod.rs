@@ -58,6 +58,8 @@ pub struct Imported {
     pub prefix: String,
     /// What the file and those beside it say about the network.
     pub said: Vec<Said>,
+    /// Modules of the file that are no part of it, and how many tensors each has.
+    pub aside: Vec<(String, usize)>,
 }
 
 /// A file that gives no extractor.
@@ -172,6 +174,7 @@ impl Extractor {
         let expected = Weights::collect(&net);
         let found = network::find(&file.tensors, &expected, choice).map_err(|e| e.of(path, spec.arch))?;
         let prefix = found.prefix.to_owned();
+        let aside = found.outside(&file.tensors);
         let weights = match found.fits(&expected) {
             Ok(()) => found.tensors.into_iter().map(|(name, tensor)| Ok((name, read(path, tensor)?))),
             Err(source) => {
@@ -185,7 +188,7 @@ impl Extractor {
         let net = weights.load(net).map_err(misfit)?;
         let mut said = file.said(path);
         said.extend(said::beside(path));
-        Ok(Imported { extractor: Self::new(spec, &net, device), prefix, said })
+        Ok(Imported { extractor: Self::new(spec, &net, device), prefix, said, aside })
     }
 }
 
@@ -195,6 +198,9 @@ pub(crate) struct Opened {
     /// All tensors by name, the keys of nested dictionaries joined with dots. Their values are read when asked for.
     pub(crate) tensors: BTreeMap<String, Stored>,
 }
+
+/// Characters of a reader's reason that a message quotes.
+const REASON: usize = 400;
 
 /// Opens a file.
 pub(crate) fn open(path: &Path) -> Result<Opened, ImportError> {
@@ -304,7 +310,7 @@ fn words(kind: Kind) -> &'static str {
 
 /// Runs `work` on a file that may be damaged, which readers may answer with an error or with a panic.
 fn guarded<T>(path: &Path, kind: Kind, work: impl FnOnce() -> Result<T, String>) -> Result<T, ImportError> {
-    let short = |reason: String| short(&reason);
+    let short = |reason: String| hemlock_stage::short(&reason, REASON).into_owned();
     Ok(quietly(work).flatten().map_err(short).map_err(FileError::damaged(path, words(kind)))?)
 }
 

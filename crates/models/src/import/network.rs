@@ -82,6 +82,17 @@ impl Found<'_> {
         expected.expect(self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.shape.to_vec())).collect())
     }
 
+    /// Modules that stand beside what the network's names begin with, with the number of their tensors.
+    pub(super) fn outside(&self, tensors: &BTreeMap<String, Stored>) -> Vec<(String, usize)> {
+        let mut modules: BTreeMap<String, usize> = BTreeMap::new();
+        for name in tensors.keys().filter(|name| !name.starts_with(self.prefix)) {
+            let wrapped = wrapped(name);
+            let module = name[wrapped..].split('.').next().unwrap_or_default();
+            *modules.entry(format!("{}{module}", &name[..wrapped])).or_default() += 1;
+        }
+        modules.into_iter().collect()
+    }
+
     /// Modules that are too much, where nothing else is wrong.
     pub(super) fn aside(&self, misfit: &WeightsError) -> Vec<String> {
         let WeightsError::Misfit { missing, unexpected, misshaped } = misfit else { return Vec::new() };

@@ -262,10 +262,15 @@ fn damage_is_an_error_that_says_what_was_expected() {
 
 /// An archive with entries of these names.
 fn archive(names: &[&str]) -> Vec<u8> {
+    archive_of(names, b"anything")
+}
+
+/// An archive with entries of these names, each with the same content.
+fn archive_of(names: &[&str], content: &[u8]) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for name in names {
         zip.start_file(*name, SimpleFileOptions::default()).unwrap();
-        zip.write_all(b"anything").unwrap();
+        zip.write_all(content).unwrap();
     }
     zip.finish().unwrap().into_inner()
 }
@@ -287,6 +292,9 @@ fn other_files_are_called_by_what_they_are() {
             "is a TorchScript program; in PyTorch: `torch.save(torch.jit.load(",
         ),
         (archive(&["m/data.pkl", "m/code/__torch__.py"]), "is a TorchScript program"),
+        // Of `torch.save({"w": torch._neg_view(w)})` and of `w.conj().imag`, the ends of the pickles.
+        (archive_of(&["m/data.pkl"], b"}q\x0bX\x03\0\0\0negq\x0c\x88stq\rRq\x0es."), "as the negative or conjugate"),
+        (archive_of(&["m/data.pkl"], b"}X\x04\0\0\0conj\x88s."), "`torch.save({k: v.resolve_neg().resolve_conj()"),
         (archive(&["train.npy"]), "is an archive of NumPy arrays (.npz)"),
         (archive(&["config.json", "model.weights.h5"]), "is a model of Keras"),
         (archive(&["best.pth"]), "is a zip archive, with `best.pth` in it; unpack it"),
