@@ -39,13 +39,14 @@ pub(crate) const ROUNDS: usize = 10;
 /// Of the error that they raise: that of the bilevel attack where a spec says nothing.
 const TEMPERATURE: f64 = 0.5;
 
-/// Clean samples with wrong labels, chosen to raise the error on some samples by their influence on the head (Koh & Liang, 2017): adding a
-/// sample (z, y) to n others raises it to first order by `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y - <p, U [z, 1]>)`, with `U` the
-/// inverse Hessian times the gradient of the [smoothed error](smoothed_error). Where a flipped sample stands in the place of itself, its own
-/// label's share is gone, which leaves `1/n ((U [z, 1])_y - (U [z, 1])_own)`.
+/// Clean samples with wrong labels, chosen to raise the error on some samples by their influence on the head (Koh &
+/// Liang, 2017): adding a sample (z, y) to n others raises it to first order by `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y
+/// - <p, U [z, 1]>)`, with `U` the inverse Hessian times the gradient of the [smoothed error](smoothed_error). Where a
+/// flipped sample stands in the place of itself, its own label's share is gone, which leaves `1/n ((U [z, 1])_y - (U
+/// [z, 1])_own)`.
 ///
-/// They are chosen in rounds, with the head trained anew in between, so that later ones know what earlier ones did. A flip that is added
-/// beside the sample may be chosen again in a later round, as a poison may be repeated.
+/// They are chosen in rounds, with the head trained anew in between, so that later ones know what earlier ones did. A
+/// flip that is added beside the sample may be chosen again in a later round, as a poison may be repeated.
 pub(crate) struct AlignedFlips<'a, 's> {
     pub(crate) clean: Samples<'s>,
     /// Whose error is raised.

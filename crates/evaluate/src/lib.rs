@@ -39,7 +39,8 @@ pub struct Params {
 pub enum ControlKind {
     /// As many clean samples with random wrong labels.
     RandomFlips,
-    /// As many clean samples with the wrong labels that influence most, chosen in rounds; one may be chosen several times.
+    /// As many clean samples with the wrong labels that influence most, chosen in rounds; one may be chosen several
+    /// times.
     AlignedFlips,
     /// As many clean samples a second time.
     Duplicates,

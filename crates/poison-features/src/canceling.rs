@@ -28,8 +28,8 @@ pub enum Canceled {
     /// All of it: the victim's training has its minimum at the target.
     #[default]
     All,
-    /// That of the weights alone, never of the bias, as in the authors' public script. The target is no stationary point then: the bias
-    /// moves on, and the weights with it.
+    /// That of the weights alone, never of the bias, as in the authors' public script. The target is no stationary
+    /// point then: the bias moves on, and the weights with it.
     Weights,
 }
 
