@@ -7,7 +7,7 @@ mod visibility;
 
 pub use visibility::{ssim, visibility};
 
-use controls::{AlignedFlips, Control, ROUNDS, duplicates, random_flips};
+use controls::{AlignedFlips, Control, duplicates, random_flips};
 use hemlock_artifact::{
     Dataset, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, TargetParams, Victim,
 };
@@ -271,7 +271,7 @@ impl Victims<'_> {
             let raised = params.sees.samples(clean, features.validation.samples(self.setting.classes())?)?;
             let aligned =
                 AlignedFlips { clean, raised: &raised, weight_decay: *weight_decay, replaces: replaced.is_some() };
-            outcomes.aligned_flips = train("aligned flips", aligned.choose(head, m, ROUNDS, ctx)?)?;
+            outcomes.aligned_flips = train("aligned flips", aligned.choose(head, m, ctx)?)?;
         }
         match replaced {
             None if wanted(ControlKind::Duplicates) => {
