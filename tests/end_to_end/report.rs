@@ -119,12 +119,12 @@ fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
 fn a_paper_s_numbers_stand_beside_ours() {
     let house = House::new();
     house.ok("run tiny");
-    let typed = |text: &str| std::fs::write(house.path().join("paper.csv"), text).unwrap();
+    let typed = |text: &str| fs::write(house.path().join("paper.csv"), text).unwrap();
     typed("# made up\nattack,eps_d,clean,drop\ngradient-canceling,0.05,91.25,3\n");
     house.ok("report tiny --paper paper.csv -o page.html");
-    let page = std::fs::read_to_string(house.path().join("page.html")).unwrap();
+    let page = fs::read_to_string(house.path().join("page.html")).unwrap();
     assert!(page.contains("91.25") && page.contains("The paper's numbers beside ours"));
-    let table = std::fs::read_to_string(house.path().join("page.tables/paper.csv")).unwrap();
+    let table = fs::read_to_string(house.path().join("page.tables/paper.csv")).unwrap();
     assert_eq!(table.lines().count(), 3, "{table}");
 
     typed("attack,eps_d,drop\ngradient-canceling,0.05,3\ntgda,0.05,3\n");
