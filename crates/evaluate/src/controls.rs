@@ -41,10 +41,10 @@ const ROUNDS: usize = 10;
 const TEMPERATURE: f64 = 0.5;
 
 /// Clean samples with wrong labels, chosen to raise the error on some samples by their influence on the head (Koh &
-/// Liang, 2017): adding a sample (z, y) to n others raises it to first order by `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y
-/// - <p, U [z, 1]>)`, with `U` the inverse Hessian times the gradient of the [smoothed error](smoothed_error). Where a
-/// flipped sample stands in the place of itself, its own label's share is gone, which leaves `1/n ((U [z, 1])_y - (U
-/// [z, 1])_own)`.
+/// Liang, 2017). With `U` the inverse Hessian times the gradient of the [smoothed error](smoothed_error), adding a
+/// sample `(z, y)` to n others raises it to first order by
+/// `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y - <p, U [z, 1]>)`. Where a flipped sample stands in the place of itself, its
+/// own label's share is gone, which leaves `1/n ((U [z, 1])_y - (U [z, 1])_own)`.
 ///
 /// They are chosen in [`ROUNDS`], with the head trained anew in between, so that later ones know what earlier ones did. A
 /// flip that is added beside the sample may be chosen again in a later round, as a poison may be repeated.
