@@ -1,20 +1,21 @@
 //! Nobody seeds a generator but the streams.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
 /// The Rust files below a folder.
-fn files(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+fn files(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
         if path.is_dir() {
-            files(&path, found);
+            files(&path, found)?;
         } else if path.extension().is_some_and(|ending| ending == "rs") {
             found.push(path);
         }
     }
+    Ok(())
 }
 
 #[test]
@@ -28,7 +29,7 @@ fn all_draws_have_a_purpose() {
             continue;
         }
         let mut all = Vec::new();
-        files(&room.join("src"), &mut all);
+        files(&room.join("src"), &mut all).unwrap();
         for file in all {
             let stem = file.file_stem().unwrap().to_str().unwrap();
             let text = fs::read_to_string(&file).unwrap();
