@@ -114,6 +114,26 @@ fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
     assert_eq!(house.ok("report tiny -o page.html").err, "");
 }
 
+/// A paper's own numbers stand beside ours; a line that meets no result is told, and nothing is written.
+#[test]
+fn a_paper_s_numbers_stand_beside_ours() {
+    let house = House::new();
+    house.ok("run tiny");
+    let typed = |text: &str| fs::write(house.path().join("paper.csv"), text).unwrap();
+    typed("# made up\nattack,eps_d,clean,drop\ngradient-canceling,0.05,91.25,3\n");
+    house.ok("report tiny --paper paper.csv -o page.html");
+    let page = fs::read_to_string(house.path().join("page.html")).unwrap();
+    assert!(page.contains("91.25") && page.contains("The paper's numbers beside ours"));
+    let table = fs::read_to_string(house.path().join("page.tables/paper.csv")).unwrap();
+    assert_eq!(table.lines().count(), 3, "{table}");
+
+    typed("attack,eps_d,drop\ngradient-canceling,0.05,3\ntgda,0.05,3\n");
+    let told = ["paper.csv, line 3", "no result has `attack` tgda", "gradient-canceling"];
+    house.fails("report tiny --paper paper.csv -o other.html", 2, &told);
+    house.fails("report tiny --paper nowhere.csv -o other.html", 2, &["nowhere.csv", "cannot be read"]);
+    assert!(!house.path().join("other.html").exists() && !house.path().join("other.tables").exists());
+}
+
 /// Whenever it is killed, what is there under its own name is whole, and the next report takes away what is left.
 #[test]
 fn a_killed_report_leaves_no_half_file_and_nothing_for_good() {

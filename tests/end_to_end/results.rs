@@ -75,7 +75,7 @@ fn a_victim_that_did_not_converge_is_marked() {
 #[test]
 fn a_collapsed_extractor_is_refused_and_where_it_is_allowed_marked() {
     let house = House::new();
-    house.spec("tiny", &TINY.replace("epochs = 1", "epochs = 4\nlearning_rate = 1e-6\nweight_decay = 9e5"));
+    house.spec("tiny", &TINY.replace("epochs = 1", "epochs = 4\nlearning_rate = 1e-6\nweight_decay = 8.7e5"));
     house.fails("run tiny", 1, &["the network has collapsed", "allow_collapse = true", "WARN"]);
     let set = "--set pretrain.allow_collapse=true";
     house.ok(&format!("run tiny {set}"));
@@ -105,14 +105,30 @@ fn both_attacks_stand_side_by_side() {
     assert_eq!(attacks, ["gradient-canceling", "bilevel", "bilevel"]);
     assert!(house.ok("results both").out.contains("aligned"));
     let without = "both --set dataset.downstream.validation=0";
-    house.fails(&format!("run {without} --set poison-features.objective=validation"), 2, &["validation", "above 0"]);
+    house.fails(
+        &format!("run {without} --set poison-features.sees=[\"train\",\"validation\"]"),
+        2,
+        &["`sees` names", "above 0"],
+    );
+    house.fails(
+        &format!("run {without} --set evaluate.sees=[\"train\",\"validation\"]"),
+        2,
+        &["`sees` names", "above 0"],
+    );
+    house.fails(
+        &format!("plan {without} --set poison-features.sees=[\"test\"]"),
+        2,
+        &["`sees`", "expected [\"train\"] or"],
+    );
     house.ok(&format!("run {without}"));
-    // Without a validation split there are no influences to choose flips by, and all else goes on.
+    // Nobody sees a validation split unless it is said.
     let row: Value = serde_json::from_str(
         house.ok("results both --set dataset.downstream.validation=0 --json").out.lines().next().unwrap(),
     )
     .unwrap();
-    assert!(row["accuracy"]["aligned_flips"].is_null() && row["accuracy"]["random_flips"].is_number());
+    assert!(row["accuracy"]["aligned_flips"].is_number() && row["accuracy"]["random_flips"].is_number());
+    assert_eq!((&row["sees"], &row["controls_see"]), (&serde_json::json!(["train"]), &serde_json::json!(["train"])));
+    assert!(rows[2]["gap"].is_number() && rows[1]["gap"].is_null());
 }
 
 #[test]
@@ -176,7 +192,7 @@ fn columns_are_chosen_and_a_pipe_gets_them_all() {
     let house = House::new();
     house.ok("run tiny");
     let all = house.ok("results tiny");
-    let header = "attack method poison labels extractor victim seeds clean target features images drop random \
+    let header = "attack method poison labels extractor sees victim seeds clean target features images drop random \
                   aligned duplicates removed kept PSNR SSIM Linf distance outliers outside objective seconds";
     assert_eq!(
         all.out.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(),

@@ -26,8 +26,8 @@ pub struct PoisonFeatures {
     /// Where the attack knows one, as Gradient Canceling does: a lower bound of the objective over all poisons that the constraint lets
     /// through with these labels; with any labels, where the attack chose them freely.
     pub bound: Option<f64>,
-    /// Of labels that the attack chose freely: how much the search that began with free labels ended behind the best one, in the objective as
-    /// it is shown; 0: it was the best. A lower bound of what the optimiser leaves.
+    /// Of labels that the attack chose freely: how much the search that began with free labels ended behind the best
+    /// one, in the objective as it is shown; 0: it was the best. A lower bound of what the optimiser leaves.
     pub gap: Option<f64>,
     /// Why the attack stopped: `target`, `steps`, `stall` or `time`.
     pub stopped: String,

@@ -540,7 +540,8 @@ mod tests {
             for column in ["attack", "method", "poison", "constraint", "features", "images", "drop"] {
                 assert!(header.split_whitespace().any(|word| word == column), "{column} at {width}:\n{table}");
             }
-            let common = "quickstart: labels clean, extractor simclr, victim linear, 2 seeds, clean 81.35 ± 1.23";
+            let common =
+                "quickstart: labels clean, extractor simclr, sees train, victim linear, 2 seeds, clean 81.35 ± 1.23";
             assert!(table.split_whitespace().zip(common.split_whitespace()).all(|(a, b)| a == b), "{table}");
             assert_eq!(header.contains("PSNR"), width > 80, "{table}");
         }

@@ -5,11 +5,12 @@ use hemlock_head::{
 };
 use hemlock_stage::{Context, StageError};
 use hemlock_streams::Purpose;
+use ndarray::Array2;
 use rand::{RngExt, seq::index};
 use std::sync::Arc;
 
 /// Clean samples by their numbers, with labels that may be others than theirs.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Control {
     pub(crate) rows: Vec<usize>,
     pub(crate) labels: Vec<u32>,
@@ -35,17 +36,18 @@ pub(crate) fn random_flips(clean: Samples, m: usize, seed: u64) -> Control {
 }
 
 /// Rounds in which aligned flips are chosen.
-pub(crate) const ROUNDS: usize = 10;
+const ROUNDS: usize = 10;
 /// Of the error that they raise: that of the bilevel attack where a spec says nothing.
 const TEMPERATURE: f64 = 0.5;
 
-/// Clean samples with wrong labels, chosen to raise the error on some samples by their influence on the head (Koh & Liang, 2017): adding a
-/// sample (z, y) to n others raises it to first order by `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y - <p, U [z, 1]>)`, with `U` the
-/// inverse Hessian times the gradient of the [smoothed error](smoothed_error). Where a flipped sample stands in the place of itself, its own
-/// label's share is gone, which leaves `1/n ((U [z, 1])_y - (U [z, 1])_own)`.
+/// Clean samples with wrong labels, chosen to raise the error on some samples by their influence on the head (Koh &
+/// Liang, 2017). With `U` the inverse Hessian times the gradient of the [smoothed error](smoothed_error), adding a
+/// sample `(z, y)` to n others raises it to first order by
+/// `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y - <p, U [z, 1]>)`. Where a flipped sample stands in the place of itself, its
+/// own label's share is gone, which leaves `1/n ((U [z, 1])_y - (U [z, 1])_own)`.
 ///
-/// They are chosen in rounds, with the head trained anew in between, so that later ones know what earlier ones did. A flip that is added
-/// beside the sample may be chosen again in a later round, as a poison may be repeated.
+/// They are chosen in [`ROUNDS`], with the head trained anew in between, so that later ones know what earlier ones did. A
+/// flip that is added beside the sample may be chosen again in a later round, as a poison may be repeated.
 pub(crate) struct AlignedFlips<'a, 's> {
     pub(crate) clean: Samples<'s>,
     /// Whose error is raised.
@@ -56,61 +58,58 @@ pub(crate) struct AlignedFlips<'a, 's> {
 }
 
 impl AlignedFlips<'_, '_> {
-    /// `m` flips, or as many as there are samples to replace, from the head of the clean samples on.
+    /// `m` flips, or as many as there are samples to replace, from the head of the clean samples on: those of the rounds or, if these raise
+    /// the error more, those that are chosen at once.
     ///
     /// # Errors
     /// Samples that do not fit the head, none whose error is raised, or an interruption.
-    pub(crate) fn choose(&self, head: &Head, m: usize, rounds: usize, ctx: &Context) -> Result<Control, StageError> {
-        let bar = ctx.progress.start("choice of flips", rounds as u64, "rounds");
+    pub(crate) fn choose(&self, head: &Head, m: usize, ctx: &Context) -> Result<Control, StageError> {
         let m = if self.replaces { m.min(self.clean.len()) } else { m };
-        let preconditioner = Arc::new(Preconditioner::at(head, &[self.clean], self.weight_decay)?);
-        let mut control = Control { rows: Vec::new(), labels: Vec::new() };
-        let (mut head, mut solution) = (head.clone(), None);
-        for round in 0..rounds {
+        let preconditioner = Arc::new(Preconditioner::at(head, &[self.clean.reborrow()], self.weight_decay)?);
+        let mut solver = Solver { ctx, preconditioner, head: head.clone(), solution: None };
+        let bar = ctx.progress.start("choice of flips", ROUNDS as u64, "rounds");
+        let (mut rounds, mut at_once) = (Control::default(), Control::default());
+        for round in 0..ROUNDS {
             ctx.check()?;
-            let count = m * (round + 1) / rounds - control.rows.len();
-            if count == 0 {
-                continue;
+            let count = m * (round + 1) / ROUNDS - rounds.rows.len();
+            if count > 0 {
+                let mut gains = self.trained_on(&rounds, |training| {
+                    let influence = solver.influence(training, self.raised, self.weight_decay)?;
+                    self.gains(&solver.head, &influence)
+                })?;
+                gains.sort_by(|a, b| b.gain.total_cmp(&a.gain));
+                if rounds.rows.is_empty() {
+                    at_once.extend(gains.iter().take(m));
+                }
+                let free = self.free(&rounds.rows);
+                rounds.extend(gains.iter().filter(|flip| free[flip.row]).take(count));
             }
-            let z = self.clean.select(&control.rows);
-            let flipped = Samples::new(z.view(), &control.labels, self.clean.classes())?;
-            let (kept, labels);
-            let rest = if self.replaces && !control.rows.is_empty() {
-                let free = self.free(&control.rows);
-                let rows: Vec<usize> = (0..self.clean.len()).filter(|row| free[*row]).collect();
-                labels = rows.iter().map(|row| self.clean.labels()[*row]).collect::<Vec<u32>>();
-                kept = self.clean.select(&rows);
-                Samples::new(kept.view(), &labels, self.clean.classes())?
-            } else {
-                self.clean.reborrow()
-            };
-            let training = [rest, flipped];
-            if !control.rows.is_empty() {
-                let options = FitOptions {
-                    // Enough to rank samples by.
-                    gradient_tolerance: 1e-5,
-                    start: Some(head),
-                    preconditioner: Some(Arc::clone(&preconditioner)),
-                    ..FitOptions::new(self.weight_decay)
-                };
-                head = fit(&training, &options, &|_, _| !ctx.cancel.requested())?.head;
-            }
-            let (_, gradient) = smoothed_error(&head, self.raised, TEMPERATURE)?;
-            let options = SolveOptions {
-                tolerance: 1e-4,
-                start: solution.take(),
-                preconditioner: Some(Arc::clone(&preconditioner)),
-                ..SolveOptions::new(self.weight_decay)
-            };
-            let influence = solve_hessian(&head, &training, gradient.view(), &options)?.solution;
-            for (row, label) in self.best(&head, Head::from_packed(influence.clone())?, count, &control.rows)? {
-                control.rows.push(row);
-                control.labels.push(label);
-            }
-            solution = Some(influence);
             bar.at(round as u64 + 1);
         }
-        Ok(control)
+        let mut error = |control: &Control| {
+            let trained = self.trained_on(control, |training| solver.train(training, self.weight_decay));
+            trained.and_then(|()| Ok(smoothed_error(&solver.head, self.raised, TEMPERATURE)?.0))
+        };
+        Ok(if error(&rounds)? >= error(&at_once)? { rounds } else { at_once })
+    }
+
+    /// What `run` makes of the training set that a control leaves, clean samples and flipped ones.
+    fn trained_on<T>(
+        &self,
+        control: &Control,
+        run: impl FnOnce(&[Samples<'_>]) -> Result<T, StageError>,
+    ) -> Result<T, StageError> {
+        let classes = self.clean.classes();
+        let z = self.clean.select(&control.rows);
+        let flipped = Samples::new(z.view(), &control.labels, classes)?;
+        if !self.replaces || control.rows.is_empty() {
+            return run(&[self.clean.reborrow(), flipped]);
+        }
+        let free = self.free(&control.rows);
+        let rows: Vec<usize> = (0..self.clean.len()).filter(|row| free[*row]).collect();
+        let labels: Vec<u32> = rows.iter().map(|row| self.clean.labels()[*row]).collect();
+        let kept = self.clean.select(&rows);
+        run(&[Samples::new(kept.view(), &labels, classes)?, flipped])
     }
 
     /// Which samples may be flipped where those of `taken` were.
@@ -122,32 +121,79 @@ impl AlignedFlips<'_, '_> {
         free
     }
 
-    /// The best `count` flips at a head, each of another sample; those of `taken` cannot be replaced once more.
-    fn best(
-        &self,
-        head: &Head,
-        influence: Head,
-        count: usize,
-        taken: &[usize],
-    ) -> Result<Vec<(usize, u32)>, StageError> {
-        let free = self.free(taken);
-        // The gain in error, the row, and the label of the best flip of every sample.
-        let mut flips: Vec<(f64, usize, u32)> = Vec::with_capacity(self.clean.len());
-        let mut row = 0;
+    /// The best flip of every sample at a head, by its first-order gain.
+    fn gains(&self, head: &Head, influence: &Head) -> Result<Vec<Flip>, StageError> {
+        let mut flips = Vec::with_capacity(self.clean.len());
         for chunk in self.clean.chunks() {
             let z = chunk.to_f64();
-            let (scores, probabilities) = (logits(&influence, z.view())?, probabilities(head, z.view())?);
+            let (scores, probabilities) = (logits(influence, z.view())?, probabilities(head, z.view())?);
             for ((u, p), own) in scores.rows().into_iter().zip(probabilities.rows()).zip(chunk.labels()) {
-                let wrong = (0u32..).zip(u).filter(|(label, _)| label != own);
-                let best = wrong.max_by(|a, b| a.1.total_cmp(b.1)).filter(|_| free[row]);
                 let without = if self.replaces { u[*own as usize] } else { u.dot(&p) };
-                flips.extend(best.map(|(label, score)| (score - without, row, label)));
-                row += 1;
+                let wrong = (0u32..).zip(u).filter(|(label, _)| label != own);
+                let (label, score) = wrong.max_by(|a, b| a.1.total_cmp(b.1)).unwrap_or((*own, &without));
+                flips.push(Flip { gain: score - without, row: flips.len(), label });
             }
         }
-        flips.sort_by(|a, b| b.0.total_cmp(&a.0));
-        flips.truncate(count);
-        Ok(flips.into_iter().map(|(_, row, label)| (row, label)).collect())
+        Ok(flips)
+    }
+}
+
+/// A sample with a wrong label.
+struct Flip {
+    /// By how much it raises the error, times the number of samples.
+    gain: f64,
+    row: usize,
+    label: u32,
+}
+
+impl Control {
+    fn extend<'f>(&mut self, flips: impl Iterator<Item = &'f Flip>) {
+        for flip in flips {
+            self.rows.push(flip.row);
+            self.labels.push(flip.label);
+        }
+    }
+}
+
+/// Trains heads and solves with their Hessians, each from where the last one ended.
+struct Solver<'a> {
+    ctx: &'a Context<'a>,
+    preconditioner: Arc<Preconditioner>,
+    head: Head,
+    solution: Option<Array2<f64>>,
+}
+
+impl Solver<'_> {
+    /// Moves the head to the minimum, near enough to rank samples by.
+    fn train(&mut self, training: &[Samples<'_>], weight_decay: f64) -> Result<(), StageError> {
+        let options = FitOptions {
+            gradient_tolerance: 1e-5,
+            start: Some(self.head.clone()),
+            preconditioner: Some(Arc::clone(&self.preconditioner)),
+            ..FitOptions::new(weight_decay)
+        };
+        self.head = fit(training, &options, &|_, _| !self.ctx.cancel.requested())?.head;
+        self.ctx.check()
+    }
+
+    /// The inverse Hessian times the gradient of the error, at the head that training ends at.
+    fn influence(
+        &mut self,
+        training: &[Samples<'_>],
+        raised: &[Samples<'_>],
+        weight_decay: f64,
+    ) -> Result<Head, StageError> {
+        self.train(training, weight_decay)?;
+        let (_, gradient) = smoothed_error(&self.head, raised, TEMPERATURE)?;
+        let options = SolveOptions {
+            tolerance: 1e-4,
+            start: self.solution.take(),
+            preconditioner: Some(Arc::clone(&self.preconditioner)),
+            ..SolveOptions::new(weight_decay)
+        };
+        let solved = solve_hessian(&self.head, training, gradient.view(), &options)?;
+        self.solution = Some(solved.solution.clone());
+        Ok(Head::from_packed(solved.solution)?)
     }
 }
 
@@ -192,7 +238,10 @@ mod tests {
         fn raised(&self) -> [Samples<'_>; 1] {
             [Samples::new(self.validation.0.view(), &self.validation.1, 2).unwrap()]
         }
-        fn choose(&self, m: usize, rounds: usize, replaces: bool) -> Control {
+        fn flips<'a>(&'a self, raised: &'a [Samples<'a>], replaces: bool) -> AlignedFlips<'a, 'a> {
+            AlignedFlips { clean: self.clean(), raised, weight_decay: self.options.weight_decay, replaces }
+        }
+        fn solver<T>(&self, run: impl FnOnce(&mut Solver) -> T) -> T {
             let (env, cancel) = (Environment::default(), Cancel::default());
             let ctx = Context {
                 seed: 0,
@@ -203,11 +252,29 @@ mod tests {
                 checkpoints: &NoCheckpoints,
                 scratch: &std::env::temp_dir(),
             };
-            let (clean, weight_decay) = (self.clean(), self.options.weight_decay);
-            let chosen = AlignedFlips { clean, raised: &self.raised(), weight_decay, replaces };
-            let control = chosen.choose(&self.head, m, rounds, &ctx).unwrap();
+            let decay = self.options.weight_decay;
+            let preconditioner = Arc::new(Preconditioner::at(&self.head, &[self.clean()], decay).unwrap());
+            run(&mut Solver { ctx: &ctx, preconditioner, head: self.head.clone(), solution: None })
+        }
+        fn choose(&self, m: usize, replaces: bool) -> Control {
+            let raised = self.raised();
+            let control = self.solver(|s| self.flips(&raised, replaces).choose(&self.head, m, s.ctx).unwrap());
             assert!(control.rows.iter().zip(&control.labels).all(|(row, label)| self.train.1[*row] != *label));
             assert_eq!(control.rows.len(), m);
+            control
+        }
+        /// The best flip of every sample, in their order.
+        fn gains(&self, replaces: bool) -> Vec<Flip> {
+            let raised = self.raised();
+            let influence = self.solver(|s| s.influence(&[self.clean()], &raised, self.options.weight_decay).unwrap());
+            self.flips(&raised, replaces).gains(&self.head, &influence).unwrap()
+        }
+        /// Those that are chosen at once.
+        fn at_once(&self, m: usize, replaces: bool) -> Control {
+            let mut gains = self.gains(replaces);
+            gains.sort_by(|a, b| b.gain.total_cmp(&a.gain));
+            let mut control = Control::default();
+            control.extend(gains.iter().take(m));
             control
         }
         /// The smoothed error of a head that is trained on other labels, or on further samples.
@@ -224,15 +291,15 @@ mod tests {
         fn error_in_place(&self, control: &Control) -> f64 {
             let mut labels = self.train.1.clone();
             control.rows.iter().zip(&control.labels).for_each(|(row, label)| labels[*row] = *label);
-            self.error(&labels, &Control { rows: Vec::new(), labels: Vec::new() })
+            self.error(&labels, &Control::default())
         }
     }
 
     #[test]
     fn aligned_flips_cost_more_than_random_ones() {
         let data = Overlapping::new(400, 1e-3);
-        let none = data.error_beside(&Control { rows: Vec::new(), labels: Vec::new() });
-        let aligned = data.error_beside(&data.choose(20, ROUNDS, false));
+        let none = data.error_beside(&Control::default());
+        let aligned = data.error_beside(&data.choose(20, false));
         for seed in 0..3 {
             let random = data.error_beside(&random_flips(data.clean(), 20, seed));
             assert!(aligned - none > 1.5 * (random - none), "{none} {random} {aligned}");
@@ -241,31 +308,41 @@ mod tests {
 
     /// Later rounds know what earlier ones did, and may repeat them; a sample that is replaced is replaced once.
     #[test]
-    fn rounds_cost_more_than_one() {
+    fn rounds_cost_more_than_a_choice_at_once() {
         let data = Overlapping::new(400, 1e-3);
         let different = |control: &Control| control.rows.iter().collect::<std::collections::BTreeSet<_>>().len();
         for m in [40, 100] {
-            let (once, rounds) = (data.choose(m, 1, false), data.choose(m, ROUNDS, false));
+            let (once, rounds) = (data.at_once(m, false), data.choose(m, false));
             assert!(different(&rounds) < m && different(&once) == m, "of {m}, {} differ", different(&rounds));
-            let [none, once, rounds] =
-                [Control { rows: Vec::new(), labels: Vec::new() }, once, rounds].map(|c| data.error_beside(&c));
-            assert!(rounds - none > 1.02 * (once - none), "{m}: {none} {once} {rounds}");
-            let (once, rounds) = (data.choose(m, 1, true), data.choose(m, ROUNDS, true));
+            let [none, once, rounds] = [Control::default(), once, rounds].map(|c| data.error_beside(&c));
+            assert!(rounds - none > 1.1 * (once - none), "{m}: {none} {once} {rounds}");
+            let (once, rounds) = (data.at_once(m, true), data.choose(m, true));
             assert_eq!(different(&rounds), m);
-            assert!(data.error_in_place(&rounds) >= data.error_in_place(&once) - 1e-6);
+            assert!(data.error_in_place(&rounds) >= data.error_in_place(&once) - 1e-4);
         }
     }
 
-    /// Flips in place are those of the largest gain by trial, which flips beside the samples are not.
+    /// First-order gains are those of trial, beside the sample and in its place.
     #[test]
-    fn flips_in_place_are_ranked_by_what_they_replace() {
-        let data = Overlapping::new(60, 1e-2);
-        let error = |row: usize| data.error_in_place(&Control { rows: vec![row], labels: vec![1 - data.train.1[row]] });
-        let mut by_trial: Vec<usize> = (0..60).collect();
-        by_trial.sort_by(|a, b| error(*b).total_cmp(&error(*a)));
-        let agree = |control: Control| control.rows.iter().filter(|row| by_trial[..20].contains(row)).count();
-        let (in_place, beside) = (agree(data.choose(20, 1, true)), agree(data.choose(20, 1, false)));
-        assert!(in_place >= 18 && in_place > beside, "{in_place} of those in place, {beside} of those beside, of 20");
+    fn gains_are_those_of_trial() {
+        let data = Overlapping::new(200, 1e-2);
+        let by_trial = |error: &dyn Fn(&Control) -> f64| -> Vec<f64> {
+            let flip = |row: usize| Control { rows: vec![row], labels: vec![1 - data.train.1[row]] };
+            (0..200).map(|row| error(&flip(row))).collect()
+        };
+        let (in_place, beside) = (by_trial(&|c| data.error_in_place(c)), by_trial(&|c| data.error_beside(c)));
+        let gains = |replaces| data.gains(replaces).iter().map(|flip| flip.gain).collect::<Vec<f64>>();
+        for (trial, replaces) in [(&in_place, true), (&beside, false)] {
+            let (own, other) = (correlation(&gains(replaces), trial), correlation(&gains(!replaces), trial));
+            assert!(own > 0.99 && other < own - 0.005, "{replaces}: {own}, {other}");
+        }
+    }
+
+    fn correlation(a: &[f64], b: &[f64]) -> f64 {
+        let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+        let (ma, mb) = (mean(a), mean(b));
+        let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(a, b)| f(a - ma, b - mb)).sum::<f64>();
+        sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
     }
 
     /// A feature in which two classes overlap.

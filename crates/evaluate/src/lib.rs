@@ -7,7 +7,7 @@ mod visibility;
 
 pub use visibility::{ssim, visibility};
 
-use controls::{AlignedFlips, Control, ROUNDS, duplicates, random_flips};
+use controls::{AlignedFlips, Control, duplicates, random_flips};
 use hemlock_artifact::{
     Dataset, Drawn, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, TargetParams, Victim,
 };
@@ -39,7 +39,8 @@ pub struct Params {
 pub enum ControlKind {
     /// As many clean samples with random wrong labels.
     RandomFlips,
-    /// As many clean samples with the wrong labels that influence most, chosen in rounds; one may be chosen several times.
+    /// As many clean samples with the wrong labels that influence most, chosen in rounds; one may be chosen several
+    /// times.
     AlignedFlips,
     /// As many clean samples a second time.
     Duplicates,
@@ -277,7 +278,7 @@ impl Victims<'_> {
             let raised = params.sees.samples(clean, features.validation.samples(self.setting.classes())?)?;
             let aligned =
                 AlignedFlips { clean, raised: &raised, weight_decay: *weight_decay, replaces: replaced.is_some() };
-            outcomes.aligned_flips = train("aligned flips", aligned.choose(head, m, ROUNDS, ctx)?)?;
+            outcomes.aligned_flips = train("aligned flips", aligned.choose(head, m, ctx)?)?;
         }
         match replaced {
             None if wanted(ControlKind::Duplicates) => {

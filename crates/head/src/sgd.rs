@@ -40,9 +40,9 @@ pub enum SgdSchedule {
     Constant,
 }
 
-/// Trains a head on the samples of all blocks from zero: `v <- momentum v + g`, `w <- w - rate v`, with `g` the gradient of
-/// the objective on a batch. Batches are drawn from `rng`. `visit` sees the head after every epoch, with the mean loss over the epoch's batches; if it
-/// returns false, that head is returned.
+/// Trains a head on the samples of all blocks from zero: `v <- momentum v + g`, `w <- w - rate v`, with `g` the
+/// gradient of the objective on a batch. Batches are drawn from `rng`. `visit` sees the head after every epoch, with
+/// the mean loss over the epoch's batches; if it returns false, that head is returned.
 ///
 /// # Errors
 /// No samples, blocks that do not fit each other, an option out of range, or parameters that stop being finite.

@@ -11,9 +11,9 @@
 //! This is the problem that Gradient Canceling and TGDA approximate. The leader's loss is bounded
 //! ([`smoothed_error`]): cross-entropy soars while accuracy hardly moves.
 //!
-//! TGDA, total gradient descent ascent (Lu, Kamath and Yu, "Indiscriminate data poisoning attacks on neural networks", TMLR 2022),
-//! has cross-entropy for the leader's loss, and a follower who takes some steps of gradient descent where this one is retrained.
-//! Cross-entropy against a follower who is retrained is an attack of its own.
+//! TGDA, total gradient descent ascent (Lu, Kamath and Yu, "Indiscriminate data poisoning attacks on neural networks",
+//! TMLR 2022), has cross-entropy for the leader's loss, and a follower who takes some steps of gradient descent where
+//! this one is retrained. Cross-entropy against a follower who is retrained is an attack of its own.
 
 use crate::{Follower, Force, Objective};
 use hemlock_head::{

@@ -28,8 +28,8 @@ pub enum Canceled {
     /// All of it: the victim's training has its minimum at the target.
     #[default]
     All,
-    /// That of the weights alone, never of the bias, as in the authors' public script. The target is no stationary point then: the bias
-    /// moves on, and the weights with it.
+    /// That of the weights alone, never of the bias, as in the authors' public script. The target is no stationary
+    /// point then: the bias moves on, and the weights with it.
     Weights,
 }
 
@@ -253,9 +253,8 @@ mod tests {
             norm(&canceling.residual(z.view(), &r.zeta_labels).unwrap().0)
         };
         let after = |canceling: &mut Canceling, steps| {
-            let mut seen = 0;
             let descent = Descent { solver: Solver::NormDescent, steps, step: 1e-3, ..Descent::default() };
-            let visit = |_, _| Ok::<_, HeadError>(seen += 1);
+            let visit = |_, _| Ok::<_, HeadError>(());
             let none = Constraint::default();
             descend(canceling, r.zeta.clone(), r.zeta_labels.clone(), &none, &descent, visit).unwrap().features
         };

@@ -17,8 +17,8 @@ const IMPROVEMENT: f64 = 1e-4;
 pub enum Solver {
     /// Along the gradient, at a fixed rate: that at which the first step moves a coordinate by the step's length at most.
     GradientDescent,
-    /// Along the gradient of the norm that is left, in sums over samples, rather than of its square, at an absolute rate that falls to 0
-    /// along half a cosine: as in the authors' public script.
+    /// Along the gradient of the norm that is left, in sums over samples, rather than of its square, at an absolute
+    /// rate that falls to 0 along half a cosine: as in the authors' public script.
     NormDescent,
     /// Adam with a cosine schedule.
     Adam,

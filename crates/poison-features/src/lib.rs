@@ -68,8 +68,8 @@ pub struct Params {
     /// again, absent: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u32>,
-    /// Length of the first step per coordinate, as a share of the clean features' root mean square; absent: as the attack says. Of
-    /// `norm-descent` the rate, absent: 10.
+    /// Length of the first step per coordinate, as a share of the clean features' root mean square; absent: as the
+    /// attack says. Of `norm-descent` the rate, absent: 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<f64>,
     /// The solver stops after so many steps without improvement; absent: never.
@@ -156,8 +156,8 @@ pub enum Base {
 pub enum SolverKind {
     /// Gradient descent at a fixed rate, as in the paper.
     GradientDescent,
-    /// Gradient descent on the norm that Gradient Canceling leaves, in sums over samples, at the rate `step` that falls to 0 along half a
-    /// cosine, as in the authors' public script.
+    /// Gradient descent on the norm that Gradient Canceling leaves, in sums over samples, at the rate `step` that falls
+    /// to 0 along half a cosine, as in the authors' public script.
     NormDescent,
     /// Adam with a cosine schedule.
     #[default]
@@ -381,8 +381,9 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// With free labels every choice of clean ones may be had, too: so clean labels are searched first, free ones from where that ended and
-    /// from their own start, and the best of the three is taken. Where a follower moves on, values cannot be compared, and there is one search.
+    /// With free labels every choice of clean ones may be had, too: so clean labels are searched first, free ones from
+    /// where that ended and from their own start, and the best of the three is taken. Where a follower moves on, values
+    /// cannot be compared, and there is one search.
     fn make(&self, objective: &mut dyn Objective) -> Result<Made, StageError> {
         if self.params.labels != Labels::Aligned || objective.moves() {
             return self.search(objective, self.params.labels, None);

@@ -27,8 +27,8 @@ pub trait Objective {
         self.shown(1.0) < self.shown(0.0)
     }
 
-    /// What a gradient of the value is multiplied by to be that of the norm that is left, in sums over samples, where the value is the square
-    /// of one.
+    /// What a gradient of the value is multiplied by to be that of the norm that is left, in sums over samples, where
+    /// the value is the square of one.
     fn per_norm(&self, _value: f64) -> Option<f64> {
         None
     }

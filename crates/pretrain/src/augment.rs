@@ -348,8 +348,8 @@ fn turn_hue([r, g, b]: [&mut f32; 3], turn: f32) {
 }
 
 /// Renders one view of each of the images of the numbers `indices`, where `image` gives them `[3, h, w]`, as
-/// `indices.len() * 3 h w` values in `[0, 1]`. `stream` gives what the view of a number is drawn from, and `view` (0 or 1) says which of
-/// the two it is.
+/// `indices.len() * 3 h w` values in `[0, 1]`. `stream` gives what the view of a number is drawn from, and `view` (0 or
+/// 1) says which of the two it is.
 #[must_use]
 pub fn render_views<'a>(
     config: &AugmentConfig,

@@ -5,8 +5,8 @@
 //!
 //! - query encoder: network, projector, predictor; key encoder: network, projector, without gradients;
 //! - projector and predictor are MLPs of two layers without biases, with batch norm and ReLU in the hidden layer. The
-//!   projector's output has batch norm without scale and shift. The predictor's has none for ResNets (in the code's last
-//!   version; its first one had it), and has it for transformers;
+//!   projector's output has batch norm without scale and shift. The predictor's has none for ResNets (in the code's
+//!   last version; its first one had it), and has it for transformers;
 //! - loss: `ctr(q1, k2) + ctr(q2, k1)`, each times 2 t ([`crate::infonce`]);
 //! - after every step of the optimiser the key encoder's parameters become `m key + (1 - m) query`, where m rises from
 //!   [`TrainConfig::momentum`] to 1 along half a cosine. Batch norms use the batch's statistics in both encoders.

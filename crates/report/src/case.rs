@@ -242,8 +242,8 @@ impl Case {
         self.linf().is_none() && self.beta() == 0.0
     }
 
-    /// Everything that attacks and victims are compared under: data, extractor, target, victim, and what attacks see. Equal texts, equal
-    /// settings.
+    /// Everything that attacks and victims are compared under: data, extractor, target, victim, and what attacks see.
+    /// Equal texts, equal settings.
     #[must_use]
     pub fn setting(&self) -> String {
         self.text(|node, _| SETTING.contains(&node)) + &format!("sees={}\n", self.row().sees)

@@ -56,7 +56,8 @@ pub struct Written {
 }
 
 /// Writes the page of some pipelines to `file`, and their tables and charts to folders beside it; `command` is what
-/// makes the page again. `paper` is a file of a paper's own numbers, which the page then shows beside ours. Every file is whole whenever it is seen, and the page comes last.
+/// makes the page again. `paper` is a file of a paper's own numbers, which the page then shows beside ours. Every file
+/// is whole whenever it is seen, and the page comes last.
 ///
 /// # Errors
 /// No pipeline has a result, an artifact is damaged, a line of `paper` meets no result, or a file cannot be written.

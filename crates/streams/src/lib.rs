@@ -1,8 +1,8 @@
 //! Random streams that depend on what they are for, never on who draws first.
 //!
-//! Every random draw of a pipeline has a [`Purpose`], and every purpose has streams of its own: a stream's key is made of
-//! the seed, the purpose and two coordinates, word for word, so that no two streams have the same key. What an attacker
-//! draws is thus independent of what a victim draws, whatever their seeds are.
+//! Every random draw of a pipeline has a [`Purpose`], and every purpose has streams of its own: a stream's key is made
+//! of the seed, the purpose and two coordinates, word for word, so that no two streams have the same key. What an
+//! attacker draws is thus independent of what a victim draws, whatever their seeds are.
 //!
 //! Where two draws are to be the same, so that what is compared differs in nothing else, they have one purpose:
 //!
@@ -168,7 +168,8 @@ mod tests {
 
     const SEEDS: [u64; 5] = [0, 1, 2, 29, u64::MAX];
 
-    /// Seeds, purposes and coordinates that are each other's values: were two words swapped or added, streams would meet.
+    /// Seeds, purposes and coordinates that are each other's values: were two words swapped or added, streams would
+    /// meet.
     #[test]
     fn no_two_streams_agree() {
         let mut seen = BTreeMap::new();
@@ -193,7 +194,7 @@ mod tests {
     #[test]
     fn a_stream_is_always_the_same() {
         assert_eq!(Purpose::BaseImages.of(3).next_u64(), Purpose::BaseImages.at(3, [0, 0]).next_u64());
-        let pinned = 0;
+        let pinned = 965_163_550_965_960_123;
         assert_eq!(Purpose::Test.of(0).next_u64(), pinned, "another value changes every result");
     }
 

@@ -1,4 +1,5 @@
-//! TGDA's objective against a follower who is retrained: raises the cross-entropy of the retrained head, by implicit differentiation.
+//! TGDA's objective against a follower who is retrained: raises the cross-entropy of the retrained head, by implicit
+//! differentiation.
 
 use super::{Attack, Defaults, Given, bilevel};
 use crate::Objective;

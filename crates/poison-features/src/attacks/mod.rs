@@ -110,7 +110,8 @@ pub struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    /// The samples that victims are to do badly on: all that the attack sees. The more there are, the less it fits their noise.
+    /// The samples that victims are to do badly on: all that the attack sees. The more there are, the less it fits
+    /// their noise.
     ///
     /// # Errors
     /// It is to see a validation split, and there is none.

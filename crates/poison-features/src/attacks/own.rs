@@ -107,8 +107,7 @@ mod tests {
     #[test]
     fn the_first_field_that_is_wrong_is_named() {
         let wrong = |table: Value| own(table).check(&["attack", "eps_d"]).unwrap_err().to_string();
-        let unknown =
-            "`temprature`: unknown field `temprature`, expected one of `attack`, `eps_d`, `sees`, `temperature`";
+        let unknown = "`temprature`: unknown field `temprature`, expected one of `attack`, `eps_d`, `gradient`, `sees`, `temperature`";
         assert!(wrong(json!({ "temprature": 1.0 })).starts_with(unknown), "{}", wrong(json!({ "temprature": 1.0 })));
         assert_eq!(wrong(json!({ "temperature": -1.0 })), "`temperature`: is -1; expected a number above 0");
         let follower = |table: Value| wrong(json!({ "follower": table }));
