@@ -20,15 +20,14 @@ fn by_seeds(case: &Case) -> BTreeMap<([Option<u64>; 3], usize), &Row> {
     let mut seen: BTreeMap<[Option<u64>; 3], usize> = BTreeMap::new();
     let differ = |i: usize| case.rows.iter().any(|row| row.origin.seeds[i] != case.rows[0].origin.seeds[i]);
     let kept = [differ(0), differ(1)];
-    let number = |row| {
-        let Row { origin, seed, .. } = row;
-        let [extractor, images] = [0, 1].map(|i| origin.seeds[i].filter(|_| kept[i]));
-        let key = [extractor, images, Some(*seed)];
+    let numbered = case.rows.iter().map(|row| {
+        let [extractor, images] = [0, 1].map(|i| row.origin.seeds[i].filter(|_| kept[i]));
+        let key = [extractor, images, Some(row.seed)];
         let count = seen.entry(key).or_default();
         *count += 1;
         ((key, *count), row)
-    };
-    case.rows.iter().map(number).collect()
+    });
+    numbered.collect()
 }
 
 /// What `f` makes of the quantities of some sides, combination by combination of the seeds that all sides have; where there is none, of
