@@ -1,6 +1,6 @@
 //! Two settings of a pipeline, compared: results that agree in all else, side by side.
 
-use crate::{Cell, Plan, Row, Selection, results::rows_of};
+use crate::{Cell, Plan, REPLICATED, Row, Selection, results::rows_of};
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
@@ -158,14 +158,18 @@ fn pair(rows: Both<&Row>, fields: Both<&Fields>) -> Pair {
 }
 
 fn over_seeds(pairs: &[Pair], all_differ: &BTreeMap<String, Both<Option<Value>>>) -> Vec<Compared> {
-    let but_seed = |fields: &Fields| {
-        let mut fields = fields.clone();
-        fields.remove("seed");
-        fields
+    // Seeds of extractors and images tell pairs apart as that of the run does, where both sides have the same.
+    let but_seeds = |pair: &Pair| {
+        let seed = |name: &str| {
+            name == "seed"
+                || name.strip_suffix(".seed").is_some_and(|node| REPLICATED.contains(&node))
+                    && !pair.differs.contains_key(name)
+        };
+        pair.fields.clone().map(|fields| fields.into_iter().filter(|(name, _)| !seed(name)).collect::<Fields>())
     };
     let mut groups: Vec<(Both<Fields>, Vec<&Pair>)> = Vec::new();
     for pair in pairs {
-        let fields = [but_seed(&pair.fields[0]), but_seed(&pair.fields[1])];
+        let fields = but_seeds(pair);
         match groups.iter_mut().find(|(known, _)| *known == fields) {
             Some((_, group)) => group.push(pair),
             None => groups.push((fields, vec![pair])),

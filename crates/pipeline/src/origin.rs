@@ -22,8 +22,8 @@ pub struct Origin {
     pub data: String,
     /// Where test images come from, as a text: images of one source may be the same ones.
     pub pool: String,
-    /// Seeds of the extractor, of the downstream images and of the run: sides of a comparison are paired by them.
-    pub seeds: [Option<u64>; 3],
+    /// Seeds of the extractor and of the downstream images, where they are not the run's: sides of a comparison are paired by them.
+    pub seeds: [Option<u64>; 2],
 }
 
 /// What the victims of a result made of every test image.
@@ -37,21 +37,18 @@ pub struct Answered {
 
 impl Origin {
     /// Of a result that comes from some tasks, by node.
-    pub(crate) fn of(plan: &Plan, tasks: &BTreeMap<&'static str, usize>, read: &BTreeSet<usize>, run: u64) -> Self {
+    pub(crate) fn of(plan: &Plan, tasks: &BTreeMap<&'static str, usize>, read: &BTreeSet<usize>) -> Self {
         let task = |node: &str| tasks.get(node).filter(|task| read.contains(task)).map(|task| &plan.tasks[*task]);
         let key = |node: &str| task(node).map(|task| task.key.to_string());
         let extractors: Vec<String> = ["pretrain", "deployed.pretrain"].into_iter().filter_map(key).collect();
         let imported = || task("features").map(|task| task.params["path"].to_string()).unwrap_or_default();
-        let seed = |node: &str| match task(node)?.params.get("seed")? {
-            Value::String(_) => Some(run),
-            seed => seed.as_u64(),
-        };
+        let seed = |node: &str| task(node)?.params.get("seed")?.as_u64();
         let source = |node: &str| Some(task(node)?.params.get("source")?.to_string());
         Self {
             extractor: if extractors.is_empty() { imported() } else { extractors.join(" ") },
             data: key("dataset.downstream").or_else(|| key("features")).unwrap_or_default(),
             pool: source("dataset.downstream").unwrap_or_else(imported),
-            seeds: [seed("pretrain"), seed("dataset.downstream").or_else(|| seed("features")), Some(run)],
+            seeds: [seed("pretrain"), seed("dataset.downstream").or_else(|| seed("features"))],
         }
     }
 }

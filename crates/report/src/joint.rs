@@ -14,20 +14,20 @@ pub type Side<'a> = (&'a Case, &'a dyn Fn(&Row) -> Option<f64>);
 /// By how much an accuracy is changed to see how a quantity follows it.
 const STEP: f64 = 1e-4;
 
-/// Rows by what sides are paired by, [`hemlock_pipeline::Origin::seeds`]; what several rows of a side share is counted.
+/// Rows by what sides are paired by: [`hemlock_pipeline::Origin::seeds`] in which they differ, and the run's; what several rows of a side
+/// share is counted.
 fn by_seeds(case: &Case) -> BTreeMap<([Option<u64>; 3], usize), &Row> {
     let mut seen: BTreeMap<[Option<u64>; 3], usize> = BTreeMap::new();
-    let key = |row: &Row| {
-        let mut seeds = row.origin.seeds;
-        seeds[2] = Some(row.seed);
-        seeds
-    };
-    let number = |row| {
-        let count = seen.entry(key(row)).or_default();
+    let differ = |i: usize| case.rows.iter().any(|row| row.origin.seeds[i] != case.rows[0].origin.seeds[i]);
+    let kept = [differ(0), differ(1)];
+    let numbered = case.rows.iter().map(|row| {
+        let [extractor, images] = [0, 1].map(|i| row.origin.seeds[i].filter(|_| kept[i]));
+        let key = [extractor, images, Some(row.seed)];
+        let count = seen.entry(key).or_default();
         *count += 1;
-        ((key(row), *count), row)
-    };
-    case.rows.iter().map(number).collect()
+        ((key, *count), row)
+    });
+    numbered.collect()
 }
 
 /// What `f` makes of the quantities of some sides, combination by combination of the seeds that all sides have; where there is none, of
@@ -138,20 +138,21 @@ fn overlap(a: &[&Row], b: &[&Row]) -> f64 {
 
 /// The share of the first's training and validation images that are among the second's.
 fn common(a: &Drawn, b: &Drawn) -> f64 {
-    // Where validation has a pool of its own, numbers of the one say nothing in the other.
-    let apart = {
-        let train: BTreeSet<u32> = a.train.iter().copied().collect();
-        a.validation.iter().any(|i| train.contains(i))
+    let members = |splits: &[&[u32]]| {
+        let most = splits.iter().flat_map(|split| split.iter()).max().map_or(0, |most| *most as usize + 1);
+        let mut members = vec![false; most];
+        splits.iter().flat_map(|split| split.iter()).for_each(|i| members[*i as usize] = true);
+        members
     };
-    let shared = |a: &[&[u32]], b: &[&[u32]]| {
-        let there: BTreeSet<u32> = b.concat().into_iter().collect();
-        a.concat().iter().filter(|i| there.contains(i)).count()
-    };
+    let among =
+        |split: &[u32], members: &[bool]| split.iter().filter(|i| members.get(**i as usize) == Some(&true)).count();
     let n = (a.train.len() + a.validation.len()).max(1);
-    let count = if apart {
-        shared(&[&a.train], &[&b.train]) + shared(&[&a.validation], &[&b.validation])
+    // Where validation has a pool of its own, numbers of the one say nothing in the other.
+    let count = if among(&a.validation, &members(&[&a.train])) > 0 {
+        among(&a.train, &members(&[&b.train])) + among(&a.validation, &members(&[&b.validation]))
     } else {
-        shared(&[&a.train, &a.validation], &[&b.train, &b.validation])
+        let members = members(&[&b.train, &b.validation]);
+        among(&a.train, &members) + among(&a.validation, &members)
     };
     count as f64 / n as f64
 }
@@ -185,7 +186,7 @@ mod tests {
                 extractor: extractor.to_string(),
                 data: draw.to_string(),
                 pool: "pool".to_owned(),
-                seeds: [Some(*extractor), Some(*draw), Some(*draw)],
+                seeds: [Some(*extractor), None],
             };
             let test = (0..IMAGES as u32).map(|i| i + if own_images { 1000 * *draw as u32 } else { 0 }).collect();
             // Two neighbouring draws have half of their images in common.

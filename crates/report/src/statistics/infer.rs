@@ -19,7 +19,7 @@ pub struct Cell {
 /// Draws that have more of their training images in common are not taken for draws of training data, but of these.
 const SAME: f64 = 0.95;
 
-/// The part of the variance by test images that is taken off for what does not overlap, at most.
+/// The part of the variance that is not of training data that is taken off for what does not overlap, at most.
 const MOST: f64 = 0.4;
 
 /// A mean square of `f` degrees of freedom counts for so many times itself where degrees of freedom are found: for its mean, and for
@@ -47,8 +47,8 @@ fn weight(f: f64) -> f64 {
 /// `X` is for training data that overlap. Draws that share a share `q` of their images are correlated by `q`, as far as images act by
 /// themselves; their sample variance leaves that out, and so the variance of the mean of `D` draws is
 /// `1 / D + q / (1 - q)` sample variances (Nadeau and Bengio, 2003). But a part of the sample variance comes from test images and from
-/// attacks, which do not overlap: that part is not counted in `X`, as far as it is at most two fifths of the whole variance by test
-/// images (more would be too much where sample variances are of few draws).
+/// attacks, which do not overlap: that part is not counted in `X`, as far as it is at most two fifths of the variance that is not of
+/// training data (more would be too much where sample variances are of few draws).
 ///
 /// # Errors
 /// There is one value, all are the same, or too few combinations are there.
@@ -185,10 +185,11 @@ struct Overlap {
 }
 
 impl Overlap {
-    /// Of `d` draws with that share in common, of whose mean's variance `other` is not of training images, and `images` is of test images.
-    fn new(share: f64, d: usize, other: f64, images: f64) -> Self {
+    /// Of `d` draws with that share in common: of the variance of their means' mean `other` is not of training images. `beside` it there
+    /// are variances of the mean that are not of training data.
+    fn new(share: f64, d: usize, other: f64, beside: f64) -> Self {
         let times = d as f64 * share / (1.0 - share);
-        Self { times, but: (times * other).min(MOST * images) }
+        Self { times, but: (times * other).min(MOST * beside) }
     }
 
     /// What is added to a variance `b` of the mean of draws, and how fast that grows with it.
@@ -256,7 +257,7 @@ fn two_way(cells: &[Cell], (e, d): (usize, usize), overlap: f64, scope: Scope) -
     let alone = (own - same_extractor - same_draw + common).max(0.0) / (ne * nd);
     let images = common + with_extractor + with_draw + alone;
 
-    let (more, rate) = Overlap::new(overlap, d, r.max(alone) + with_draw, images).of(b);
+    let (more, rate) = Overlap::new(overlap, d, r.max(alone) + with_draw, images + a + r).of(b);
     let sum = |a: f64, b: f64, r: f64| a.max(b).max(a + b - r);
     let (wa, wb, wr) = (weight(fa) * a, weight(fb) * b, weight(fr) * r);
     let root = common + sum(wa, wb, wr) + weight(fb) * more;
