@@ -301,7 +301,8 @@ mod tests {
         let own = labels(2, 10);
         let mut with_others = own.clone();
         with_others.extend([NOT_TAKEN; 7]);
-        let choose = |pool: &[u32]| spec(Some(8), 4, None).choose(&names(2), pool, None, Some(&[0, 1, NOT_TAKEN])).unwrap();
+        let choose =
+            |pool: &[u32]| spec(Some(8), 4, None).choose(&names(2), pool, None, Some(&[0, 1, NOT_TAKEN])).unwrap();
         assert_eq!(choose(&own), choose(&with_others));
     }
 

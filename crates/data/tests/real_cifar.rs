@@ -43,7 +43,8 @@ fn check(cifar: Cifar, source: &Source, classes: usize) -> Option<Dataset> {
     assert_eq!(counts(&all.train.labels, classes), vec![size.0 / classes; classes]);
     assert_eq!(counts(&all.test.labels, classes), vec![size.1 / classes; classes]);
 
-    let some = load(SplitSpec { train: Some(10_000), validation: Some(2_000), test: Some(4_000), ..SplitSpec::default() });
+    let some =
+        load(SplitSpec { train: Some(10_000), validation: Some(2_000), test: Some(4_000), ..SplitSpec::default() });
     for (split, pool, count) in
         [(&some.train, &all.train, 10_000), (&some.validation, &all.train, 2_000), (&some.test, &all.test, 4_000)]
     {

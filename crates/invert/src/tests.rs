@@ -96,8 +96,12 @@ fn what_is_refined_is_called_so_and_starts_where_it_is_told() {
     let matched = run(json!({}), 0);
     assert_eq!((matched.method.as_str(), matched.refined.len()), ("feature-matching", 0));
     let at_start = |poisons: &Poisons| poisons.refined.first().unwrap().objective;
-    let [refined, base, random] = ["matched", "base", "random"].map(|from| run(json!({ "refine": 4, "refine_from": from }), 0));
-    assert_eq!([&refined, &base, &random].map(|p| p.method.as_str()), ["refined", "refined-from-base", "refined-from-random"]);
+    let [refined, base, random] =
+        ["matched", "base", "random"].map(|from| run(json!({ "refine": 4, "refine_from": from }), 0));
+    assert_eq!(
+        [&refined, &base, &random].map(|p| p.method.as_str()),
+        ["refined", "refined-from-base", "refined-from-random"]
+    );
     assert!(at_start(&refined) != at_start(&base) && at_start(&base) != at_start(&random));
     assert_eq!(base.fits.iter().map(|fit| fit.passes).max(), Some(4), "nothing is matched before");
     assert!(base.curve.is_empty() && !random.curve.is_empty());
@@ -138,7 +142,10 @@ fn outliers_of_the_features_are_counted_by_the_images_rule() {
     let inputs = inputs();
     let train = inputs.features.train.features.view();
     let clean = Clean::new(train);
-    assert_eq!(run(json!({}), 0).outliers_of_features, Some(clean.outliers(inputs.poison_features.features.view(), train)));
+    assert_eq!(
+        run(json!({}), 0).outliers_of_features,
+        Some(clean.outliers(inputs.poison_features.features.view(), train))
+    );
     let mut far = self::inputs();
     far.poison_features.features.fill(1e4);
     let poisons = context(|ctx| Stage::run(&params(json!({ "steps": 1 })), far, ctx).unwrap());

@@ -158,6 +158,9 @@ mod tests {
             let taught = Taught { rounds: 100, loss: 0.5, mistaken: 0.1, stopped };
             made_up("error-minimizing + class-wise").taught(taught).case().strength.flat()
         };
-        assert_eq!([with(Stopped::Rounds), with(Stopped::Stalled), with(Stopped::Learnt)], [Some(false), Some(true), Some(true)]);
+        assert_eq!(
+            [with(Stopped::Rounds), with(Stopped::Stalled), with(Stopped::Learnt)],
+            [Some(false), Some(true), Some(true)]
+        );
     }
 }

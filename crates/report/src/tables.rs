@@ -207,8 +207,7 @@ pub fn noise(cases: &[Case]) -> Table {
             Cell::text(&kind[0].scene),
             Cell::numbers(words::share(eps_d).trim_end_matches(" %"), vec![Some(100.0 * eps_d)]),
         ];
-        let pairs = LEARNERS
-            .map(|against| ["linear", unlearnable::END_TO_END].map(|v| (against, v)));
+        let pairs = LEARNERS.map(|against| ["linear", unlearnable::END_TO_END].map(|v| (against, v)));
         row.extend(
             pairs.as_flattened().iter().map(|(against, v)| interval(drop(against, v, quantity::drop_on_images))),
         );

@@ -68,11 +68,18 @@ fn some_classes_are_taken_in_the_order_of_their_names() {
     for (at, source) in some.train.source_index.iter().enumerate() {
         let source = *source as usize;
         assert_eq!(all.train.labels[source], [7, 3][some.train.labels[at] as usize]);
-        assert_eq!(some.train.pixels.view().index_axis(ndarray::Axis(0), at), all.train.pixels.view().index_axis(ndarray::Axis(0), source));
+        assert_eq!(
+            some.train.pixels.view().index_axis(ndarray::Axis(0), at),
+            all.train.pixels.view().index_axis(ndarray::Axis(0), source)
+        );
     }
     let unknown = take(&["class7", "class12"]).unwrap_err();
     assert!(matches!(unknown, DataError::UnknownClass { .. }));
-    assert!(unknown.to_string().starts_with("names the class `class12`, which the source does not have; expected some of `class0`"));
+    assert!(
+        unknown
+            .to_string()
+            .starts_with("names the class `class12`, which the source does not have; expected some of `class0`")
+    );
 }
 
 #[test]

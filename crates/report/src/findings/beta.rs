@@ -145,6 +145,6 @@ mod tests {
         all[0].rows.iter_mut().for_each(|r| r.params.get_mut("invert").unwrap()["tolerance"] = json!(0.1));
         let found = finding(&all);
         assert_eq!(found.apart.len(), 1);
-        assert_eq!(found.apart[0].why(), "beta: none against 1; invert.tolerance: 0.1 against none");
+        assert_eq!(found.apart[0].why(), "invert.tolerance: 0.1 against none");
     }
 }

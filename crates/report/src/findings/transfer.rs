@@ -8,6 +8,7 @@ use crate::{
     Case,
     case::{Pretraining, quantity},
 };
+use std::collections::BTreeSet;
 
 const QUESTION: Question = Question {
     id: "F3",
@@ -44,7 +45,10 @@ pub(super) fn pairs<'c>(moved: &[&'c Case], tuned: &[&'c Case]) -> (Vec<(&'c Cas
     let mut apart = extractor.apart;
     apart.extend(downstream.apart);
     apart.retain(|a| !compared(&a.left) && !compared(&a.right));
-    apart.dedup();
+    // Of two ways to miss each other, the nearer is told.
+    apart.sort_by_key(|a| a.differ.len());
+    let mut told = BTreeSet::new();
+    apart.retain(|a| told.insert((a.left.clone(), a.right.clone())));
     (pairs, apart)
 }
 
