@@ -141,13 +141,15 @@ impl Case {
         self.on_features() && self.making().is_some() && !self.refined()
     }
 
-    /// Whether images descended the attack's own objective after features were matched, or in the place of that: an attack of its own.
+    /// Whether images descended the attack's own objective after features were matched, or in the place of that: an
+    /// attack of its own.
     #[must_use]
     pub fn refined(&self) -> bool {
         self.making().is_some_and(|making| making.starts_with(REFINED))
     }
 
-    /// Whether refinement started at the images that were matched to poisoned features, and not, as a control, elsewhere.
+    /// Whether refinement started at the images that were matched to poisoned features, and not, as a control,
+    /// elsewhere.
     #[must_use]
     pub fn refined_from_matched(&self) -> bool {
         self.making() == Some(REFINED)
@@ -159,7 +161,8 @@ impl Case {
         self.making() == Some("pixels")
     }
 
-    /// Most passes of an image through the extractor; `None` where images are made without any, and where there are none.
+    /// Most passes of an image through the extractor; `None` where images are made without any, and where there are
+    /// none.
     #[must_use]
     pub fn passes(&self) -> Option<u64> {
         passes(self)
@@ -458,8 +461,8 @@ pub mod quantity {
     pub fn drop_on_images(r: &Row) -> Option<f64> {
         Some(clean(r)? - images(r)?)
     }
-    /// What the poisons cost, as a share of what the clean victim has above chance: `drop / (clean - 1/K)` with `K` classes. `None`
-    /// where it has nothing above chance.
+    /// What the poisons cost, as a share of what the clean victim has above chance: `drop / (clean - 1/K)` with `K`
+    /// classes. `None` where it has nothing above chance.
     pub fn share_above_chance(r: &Row) -> Option<f64> {
         let classes = Some(r.per_class.clean.len()).filter(|k| *k > 0)?;
         let above = clean(r)? - 1.0 / classes as f64;

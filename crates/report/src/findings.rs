@@ -9,8 +9,8 @@
 //!   (Bonferroni), since one counterexample is enough.
 //! - **undecided** otherwise; and where there is no comparison, or none with at least two seeds whose results differ.
 //!
-//! Sides of a comparison are equal in all traits but those that the finding asks about ([`axis`]). What differs in something else, too,
-//! is not compared, and listed with what differs.
+//! Sides of a comparison are equal in all traits but those that the finding asks about ([`axis`]). What differs in
+//! something else, too, is not compared, and listed with what differs.
 //!
 //! Differences are taken seed by seed, and tested by Student's paired t test, where both sides share their seeds' data; otherwise
 //! by Welch's t test.

@@ -11,8 +11,9 @@ use crate::{
 };
 use std::collections::BTreeMap;
 
-const TEST: &str = "For each sweep over β: PSNR rises and the drop falls from the smallest β to the largest (paired t tests over seeds) and, with \
-                    three or more, along all of them (Page's trend test over seeds). All one-sided.";
+const TEST: &str = "For each sweep over β: PSNR rises and the drop falls from the smallest β to the largest (paired \
+                    t tests over seeds) and, with three or more, along all of them (Page's trend test over seeds). \
+                    All one-sided.";
 
 const QUESTION: Question = Question {
     id: "F6",

@@ -1,7 +1,7 @@
 //! What a case was made with, under names that mean the same whatever stages it came through.
 //!
-//! A limit on pixels is `linf`, whether [invert] or [poison-images] set it; passes through the extractor are `passes`, however they
-//! were spent. So cases of different routes can be compared trait by trait.
+//! A limit on pixels is `linf`, whether [invert] or [poison-images] set it; passes through the extractor are `passes`,
+//! however they were spent. So cases of different routes can be compared trait by trait.
 
 use crate::Case;
 use hemlock_poison_features::attacks;
@@ -23,7 +23,8 @@ const SETS: [&str; 3] = ["constraint", "quantile", "neighbors"];
 pub struct Traits(BTreeMap<String, String>);
 
 impl Traits {
-    /// Those of a case. What is nothing (no limit, a weight of 0) is no trait, as it is none where a stage does not know it.
+    /// Those of a case. What is nothing (no limit, a weight of 0) is no trait, as it is none where a stage does not
+    /// know it.
     pub fn of(case: &Case) -> Self {
         let mut traits = BTreeMap::new();
         let own = attacks::find(case.aim()).and_then(|attack| attack.own(&Map::new()).ok()).unwrap_or_default();
@@ -58,8 +59,8 @@ impl Traits {
     }
 }
 
-/// What a field of a node is called among traits; `None` where another trait says it, or nothing reads it. `own` are the fields that
-/// come with the attack, and `aims` says whether it aims at the target.
+/// What a field of a node is called among traits; `None` where another trait says it, or nothing reads it. `own` are
+/// the fields that come with the attack, and `aims` says whether it aims at the target.
 fn name(node: &str, field: &str, own: &Map<String, Value>, aims: bool) -> Option<String> {
     let of_node = || Some(format!("{node}.{field}"));
     match (node, field) {

@@ -13,11 +13,11 @@ use std::collections::BTreeSet;
 const QUESTION: Question = Question {
     id: "F3",
     claim: "Transfer loses more accuracy than fine-tuning.",
-    test: "For attacks that are equal in all but the data, and cost at least a point in one of the two. Where heads train on the same images \
-           of extractors that were pre-trained on different ones: the drop in transfer is above that in fine-tuning, in points, paired \
-           over seeds. Where one way of pre-training meets different downstream data: the same of the drop as a share of what the clean \
-           victim has above chance, drop / (clean − 1/K) with K classes, by Welch's t test, since points of other data are no yardstick. \
-           One-sided.",
+    test: "For attacks that are equal in all but the data, and cost at least a point in one of the two. Where heads \
+           train on the same images of extractors that were pre-trained on different ones: the drop in transfer is \
+           above that in fine-tuning, in points, paired over seeds. Where one way of pre-training meets different \
+           downstream data: the same of the drop as a share of what the clean victim has above chance, drop / (clean \
+           − 1/K) with K classes, by Welch's t test, since points of other data are no yardstick. One-sided.",
     needs: "the same attack, of at least a point, in a fine-tuning and in a transfer pipeline: report on both at once",
 };
 
@@ -29,8 +29,8 @@ const EXTRACTOR: Axis = Axis(&["dataset.pretrain.source", "dataset.pretrain.clas
 /// What the head is trained on.
 const DOWNSTREAM: Axis = Axis(&["dataset.downstream.source", "dataset.downstream.classes"]);
 
-/// Transfer and fine-tuning cases that differ in one source alone, each pair with whether that is the pre-training's, so that heads are
-/// trained on the same images; and what else comes near.
+/// Transfer and fine-tuning cases that differ in one source alone, each pair with whether that is the pre-training's,
+/// so that heads are trained on the same images; and what else comes near.
 pub(super) fn pairs<'c>(moved: &[&'c Case], tuned: &[&'c Case]) -> (Vec<(&'c Case, &'c Case, bool)>, Vec<Apart>) {
     let (extractor, downstream) = (ask(moved, tuned, EXTRACTOR), ask(moved, tuned, DOWNSTREAM));
     let mut pairs: Vec<(&Case, &Case, bool)> = Vec::new();
@@ -132,7 +132,8 @@ mod tests {
         assert!(finding(&all).comparisons.is_empty());
     }
 
-    /// A victim with little to lose loses few points: fine-tuning costs 60 % of the accuracy here, and transfer all that is above chance.
+    /// A victim with little to lose loses few points: fine-tuning costs 60 % of the accuracy here, and transfer all
+    /// that is above chance.
     #[test]
     fn points_of_other_data_contradict_nothing() {
         let on = |source: &str, (clean, classes), images| {
