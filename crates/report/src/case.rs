@@ -17,19 +17,6 @@ use std::collections::{BTreeMap, BTreeSet};
 const IMAGES: [&str; 3] = ["invert", "poison-images", "unlearnable"];
 /// Nodes that say what an attack does.
 const ATTACKS: [&str; 3] = ["poison-features", "poison-images", "unlearnable"];
-/// Nodes that are the setting of an attack, and no part of it.
-const SETTING: [&str; 9] = [
-    "dataset.pretrain",
-    "dataset.downstream",
-    "pretrain",
-    "features",
-    "target-params",
-    "deployed.pretrain",
-    "deployed.features",
-    "victim",
-    "evaluate",
-];
-
 /// A number of a row, where it has it.
 pub type Quantity = fn(&Row) -> Option<f64>;
 
@@ -241,12 +228,6 @@ impl Case {
     #[must_use]
     pub fn unlimited(&self) -> bool {
         self.linf().is_none() && self.beta() == 0.0
-    }
-
-    /// Everything that attacks and victims are compared under: data, extractor, target, victim. Equal texts, equal settings.
-    #[must_use]
-    pub fn setting(&self) -> String {
-        self.text(|node, _| SETTING.contains(&node))
     }
 
     /// The parameters that a filter lets through, as a text to compare.

@@ -31,7 +31,9 @@ impl Traits {
         let aims = attacks::find(case.aim()).is_some_and(|attack| attack.aims());
         for (node, params) in &case.rows[0].params {
             for (field, value) in params.as_object().into_iter().flatten() {
-                if let (Some(name), false) = (name(node, field, &own, aims), nothing(field, value)) {
+                // In what its rows differ, such as the seed of an extractor, is no trait of all of them.
+                let same = case.rows.iter().all(|row| row.params.get(node).and_then(|p| p.get(field)) == Some(value));
+                if let (Some(name), false, true) = (name(node, field, &own, aims), nothing(field, value), same) {
                     traits.insert(name, crate::words::value(value));
                 }
             }
@@ -40,8 +42,7 @@ impl Traits {
         traits.extend(passes(case).map(|passes| ("passes".to_owned(), passes.to_string())));
         if case.on_features() || case.on_pixels() {
             traits.insert("constraint".to_owned(), constraint(case));
-            // What is aimed at comes from the training split, where an attack does not say which it reads.
-            traits.entry("split".to_owned()).or_insert_with(|| "train".to_owned());
+            traits.insert("sees".to_owned(), sees(case));
         }
         traits.insert("victim.kind".to_owned(), case.victim().to_owned());
         Self(traits)
@@ -71,16 +72,28 @@ fn name(node: &str, field: &str, own: &Map<String, Value>, aims: bool) -> Option
         // How images are made is a trait of its own.
         ("invert", "method" | "refine_from") => None,
         ("poison-features", field) if SEARCH.contains(&field) => of_node(),
-        ("poison-features" | "poison-images", "objective") => Some("split".to_owned()),
-        ("poison-features" | "poison-images", field) if own.contains_key(field) && field != "sees" => {
-            Some(format!("attack.{field}"))
-        }
+        // Which labelled splits an attack reads is a trait of all attacks.
+        ("poison-features" | "poison-images", "objective" | "sees") => None,
+        ("poison-features" | "poison-images", field) if own.contains_key(field) => Some(format!("attack.{field}")),
         ("poison-features" | "poison-images", field) => Some(field.to_owned()),
         ("unlearnable", "eps_d") => Some(field.to_owned()),
         ("target-params", "weight_decay") => Some(field.to_owned()),
         ("target-params", _) if !aims => None,
         _ => of_node(),
     }
+}
+
+/// The labelled splits whose samples the attack reads. What is aimed at comes from the training split, where an attack
+/// does not say.
+fn sees(case: &Case) -> String {
+    let mut splits = match case.of_attack("sees").or_else(|| case.of_attack("objective")) {
+        None => vec!["train".to_owned()],
+        Some(Value::Array(splits)) => splits.iter().map(crate::words::value).collect(),
+        Some(Value::String(both)) if both == "both" => vec!["train".to_owned(), "validation".to_owned()],
+        Some(one) => vec![crate::words::value(one)],
+    };
+    splits.sort();
+    splits.join(" + ")
 }
 
 /// Whether a value says that something is not there.
@@ -145,7 +158,7 @@ mod tests {
                                            "objective": "both", "temperature": 0.5, "labels": "kept" }),
             )
             .case();
-        for name in ["linf", "passes", "step", "split", "attack.temperature", "labels", "attack"] {
+        for name in ["linf", "passes", "step", "sees", "attack.temperature", "labels", "attack"] {
             assert_eq!(get(&features, name), get(&pixels, name), "{name}");
             assert!(get(&features, name).is_some(), "{name}");
         }
@@ -166,6 +179,24 @@ mod tests {
             (None, Some("0.0001".into()))
         );
         assert_eq!(get(&canceling, "target-params.radius").as_deref(), Some("0.3"));
-        assert_eq!(get(&canceling, "split").as_deref(), Some("train"));
+    }
+
+    #[test]
+    fn what_is_read_has_one_name() {
+        let read =
+            |attack: &str, params: Value| get(&made_up(attack).with("poison-features", params).case(), "sees").unwrap();
+        assert_eq!(read("gradient-canceling", json!({})), "train");
+        assert_eq!(read("bilevel", json!({ "objective": "both" })), "train + validation");
+        assert_eq!(read("bilevel", json!({ "sees": ["validation", "train"] })), "train + validation");
+        assert_eq!(read("tgda", json!({ "sees": ["train"] })), "train");
+    }
+
+    /// Seeds in which the rows of one case differ do not tell cases apart.
+    #[test]
+    fn what_rows_differ_in_is_no_trait() {
+        let mut case = made_up("bilevel").with("pretrain", json!({ "seed": 0, "epochs": 3 })).case();
+        assert_eq!(get(&case, "pretrain.seed").as_deref(), Some("0"));
+        case.rows[1].params.get_mut("pretrain").unwrap()["seed"] = json!(1);
+        assert_eq!((get(&case, "pretrain.seed"), get(&case, "pretrain.epochs").as_deref()), (None, Some("3")));
     }
 }
