@@ -97,6 +97,7 @@ fn refinement_reads_the_target_and_keeps_more_of_the_attack() {
                    --set poison-features.steps=10 --set invert.refine=20 --set invert.steps=1";
     house.ok(&format!("run tiny {refined}"));
     let row: Value = serde_json::from_str(&house.ok(&format!("results tiny {refined} --json")).out).unwrap();
+    assert_eq!(row["attack"], "bilevel + refined", "an attack of its own");
     let (loss, ceiling) = (&row["clean_loss"], row["ceiling"].as_f64().unwrap());
     assert!(loss["features"].as_f64().unwrap() <= ceiling, "{row}");
     assert!(loss["features"].as_f64().unwrap() > loss["clean"].as_f64().unwrap(), "{row}");
@@ -104,6 +105,15 @@ fn refinement_reads_the_target_and_keeps_more_of_the_attack() {
     house.ok(&format!("run tiny {matched}"));
     let plain: Value = serde_json::from_str(&house.ok(&format!("results tiny {matched} --json")).out).unwrap();
     assert!(loss["images"].as_f64().unwrap() > plain["clean_loss"]["images"].as_f64().unwrap(), "{row} {plain}");
+
+    assert_eq!(plain["attack"], "bilevel + feature-matching");
+    // The controls take as many passes, from elsewhere.
+    for (from, sets) in [("base", "refine=21"), ("random", "refine=20")] {
+        let control = refined.replace("refine=20", &format!("{sets} --set invert.refine_from={from}"));
+        house.ok(&format!("run tiny {control}"));
+        let row: Value = serde_json::from_str(&house.ok(&format!("results tiny {control} --json")).out).unwrap();
+        assert_eq!(row["attack"], format!("bilevel + refined-from-{from}"));
+    }
 
     // Where nothing is refined, the target is not read.
     let key = |args: &str| {

@@ -46,9 +46,13 @@ fn specs_are_checked_before_anything_runs() {
         ("tolerance=1", "below 1"),
         ("beta=-1", "a number from 0"),
         ("start=middle", "expected one of"),
+        ("refine_from=base", "expected `refine` above 0"),
     ] {
         house.fails(&format!("plan tiny --set invert.{field}"), 2, &["[invert]", words]);
     }
+    let classes = |names: &str| format!("run tiny --set dataset.downstream.classes={names}");
+    house.fails(&classes("['plain-disc']"), 2, &["`classes`", "at least two names"]);
+    house.fails(&classes("['nothing','nobody']"), 2, &["`classes`", "the class `nothing`", "expected some of `"]);
     // Its training has a table of its own.
     let decoder = ["--set invert.method=decoder", "--set invert.start=decoder"];
     house.fails(&format!("plan tiny {}", decoder[0]), 2, &["steps"]);

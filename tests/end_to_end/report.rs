@@ -66,6 +66,28 @@ fn a_report_stands_by_itself_and_tells_the_same_every_time() {
     assert!(page == fs::read_to_string(house.path().join("out/page.html")).unwrap());
 }
 
+/// An attack on features that have to lie in a ball, and one on pixels that have not, within the same limit.
+#[test]
+fn what_is_not_comparable_is_listed_with_what_differs() {
+    let house = House::new();
+    let matched =
+        "steps = 3\nlinf = 8\n\n[poison-images]\nattack = \"gradient-canceling\"\neps_d = 0.05\nlinf = 8\nsteps = 3";
+    let spec = TINY.replace("eps_d = 0.05", "eps_d = 0.05\nconstraint = \"ball\"").replace("steps = 3", matched);
+    house.spec("routes", &spec);
+    let page = |sets: &str| {
+        house.ok(&format!("run routes {sets}"));
+        house.ok(&format!("report routes {sets} -o page.html"));
+        let page = fs::read_to_string(house.path().join("page.html")).unwrap();
+        let finding = page.split("id=\"F2\"").nth(1).unwrap().to_owned();
+        finding.split("id=\"F2-refined\"").next().unwrap().to_owned()
+    };
+    let apart = page("--set seeds=[0,1]");
+    assert!(apart.contains("Not comparable: 1") && apart.contains("constraint: none against ball at 0.95"), "{apart}");
+    assert!(apart.contains("no two of what is there"), "{apart}");
+    let together = page("--set seeds=[0,1] --set poison-images.constraint=ball");
+    assert!(together.contains("same objective") && !together.contains("Not comparable"), "{together}");
+}
+
 #[test]
 fn what_is_missing_is_said() {
     let house = house();

@@ -130,7 +130,8 @@ pub struct Poisons {
     pub fits: Vec<Fit>,
     /// The yardstick of feature distances: the median, over the clean training samples, of the distance to the nearest other one.
     pub clean_nearest: f64,
-    /// Share of the poisoned features that count as outliers as those of images do; `None` where images were not made of features.
+    /// Share of the poisoned features that count as outliers as those of images do; `None` where images were not made
+    /// of features.
     pub outliers_of_features: Option<f64>,
     /// Of error-minimising noise: how its making ended.
     pub taught: Option<Taught>,
@@ -140,8 +141,8 @@ pub struct Poisons {
     pub refined: Vec<CurvePoint>,
 }
 
-/// How the making of error-minimising noise ended: what the learner that it was made against makes of the training images with noise, after
-/// it has trained on them for the last time.
+/// How the making of error-minimising noise ended: what the learner that it was made against makes of the training
+/// images with noise, after it has trained on them for the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Taught {
     /// Turns of training and noise that were taken.

@@ -92,8 +92,8 @@ impl SplitSpec {
         Ok(())
     }
 
-    /// Chooses images by the labels of the pools, each below the number of classes, or [`NOT_TAKEN`]; those of validation and test are
-    /// none where the split is cut from the training pool.
+    /// Chooses images by the labels of the pools, each below the number of classes, or [`NOT_TAKEN`]; those of
+    /// validation and test are none where the split is cut from the training pool.
     ///
     /// # Errors
     /// A class has fewer images than a split asks for, nothing is left to train on, or nothing says how large the test split is.

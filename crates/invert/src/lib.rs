@@ -68,8 +68,8 @@ pub enum Params {
         /// end, and `beta` weighs against that.
         #[serde(default)]
         refine: u32,
-        /// Where refinement starts. `base` and `random` are controls, for how much of a refined attack owes nothing to the features that
-        /// it was matched to.
+        /// Where refinement starts. `base` and `random` are controls, for how much of a refined attack owes nothing to
+        /// the features that it was matched to.
         #[serde(default, skip_serializing_if = "RefineFrom::is_matched")]
         refine_from: RefineFrom,
     },
@@ -86,7 +86,8 @@ pub enum RefineFrom {
     Matched,
     /// At the base images: nothing is matched.
     Base,
-    /// At images that were matched to normal features with the clean mean and deviation of every coordinate, within the constraint.
+    /// At images that were matched to normal features with the clean mean and deviation of every coordinate, within the
+    /// constraint.
     Random,
 }
 

@@ -27,8 +27,8 @@ pub struct Params {
     /// attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartKind>,
-    /// Where the features of the images are to lie: a set as in `poison-features`, or `none`. Every step goes towards features within
-    /// it, as in refinement; images may end a little outside.
+    /// Where the features of the images are to lie: a set as in `poison-features`, or `none`. Every step goes towards
+    /// features within it, as in refinement; images may end a little outside.
     #[serde(default)]
     pub constraint: ConstraintKinds,
     /// The share of the clean features that the constraint lets through; `none` and `box` let all.

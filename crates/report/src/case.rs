@@ -18,19 +18,6 @@ use std::collections::{BTreeMap, BTreeSet};
 const IMAGES: [&str; 3] = ["invert", "poison-images", "unlearnable"];
 /// Nodes that say what an attack does.
 const ATTACKS: [&str; 3] = ["poison-features", "poison-images", "unlearnable"];
-/// Nodes that are the setting of an attack, and no part of it.
-const SETTING: [&str; 9] = [
-    "dataset.pretrain",
-    "dataset.downstream",
-    "pretrain",
-    "features",
-    "target-params",
-    "deployed.pretrain",
-    "deployed.features",
-    "victim",
-    "evaluate",
-];
-
 /// A number of a row, where it has it.
 pub type Quantity = fn(&Row) -> Option<f64>;
 
@@ -109,7 +96,7 @@ impl Case {
         label(&self.row().attack, &[], &[])
     }
 
-    fn row(&self) -> &Row {
+    pub(crate) fn row(&self) -> &Row {
         &self.rows[0]
     }
 
@@ -143,13 +130,15 @@ impl Case {
         self.on_features() && self.making().is_some() && !self.refined()
     }
 
-    /// Whether images descended the attack's own objective after features were matched, or in the place of that: an attack of its own.
+    /// Whether images descended the attack's own objective after features were matched, or in the place of that: an
+    /// attack of its own.
     #[must_use]
     pub fn refined(&self) -> bool {
         self.making().is_some_and(|making| making.starts_with(REFINED))
     }
 
-    /// Whether refinement started at the images that were matched to poisoned features, and not, as a control, elsewhere.
+    /// Whether refinement started at the images that were matched to poisoned features, and not, as a control,
+    /// elsewhere.
     #[must_use]
     pub fn refined_from_matched(&self) -> bool {
         self.making() == Some(REFINED)
@@ -161,7 +150,8 @@ impl Case {
         self.making() == Some("pixels")
     }
 
-    /// Most passes of an image through the extractor; `None` where images are made without any, and where there are none.
+    /// Most passes of an image through the extractor; `None` where images are made without any, and where there are
+    /// none.
     #[must_use]
     pub fn passes(&self) -> Option<u64> {
         passes(self)
@@ -240,13 +230,6 @@ impl Case {
     #[must_use]
     pub fn unlimited(&self) -> bool {
         self.linf().is_none() && self.beta() == 0.0
-    }
-
-    /// Everything that attacks and victims are compared under: data, extractor, target, victim, and what attacks see.
-    /// Equal texts, equal settings.
-    #[must_use]
-    pub fn setting(&self) -> String {
-        self.text(|node, _| SETTING.contains(&node)) + &format!("sees={}\n", self.row().sees)
     }
 
     /// The parameters that a filter lets through, as a text to compare.
@@ -470,8 +453,8 @@ pub mod quantity {
     pub fn drop_on_images(r: &Row) -> Option<f64> {
         Some(clean(r)? - images(r)?)
     }
-    /// What the poisons cost, as a share of what the clean victim has above chance: `drop / (clean - 1/K)` with `K` classes. `None`
-    /// where it has nothing above chance.
+    /// What the poisons cost, as a share of what the clean victim has above chance: `drop / (clean - 1/K)` with `K`
+    /// classes. `None` where it has nothing above chance.
     pub fn share_above_chance(r: &Row) -> Option<f64> {
         let classes = Some(r.per_class.clean.len()).filter(|k| *k > 0)?;
         let above = clean(r)? - 1.0 / classes as f64;
@@ -508,22 +491,5 @@ pub mod quantity {
     /// Time of the attack, in seconds.
     pub fn seconds(r: &Row) -> Option<f64> {
         r.seconds
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::findings::testing::made_up;
-    use hemlock_stage::Sees;
-
-    #[test]
-    fn who_sees_more_is_in_another_setting() {
-        let case = |sees| {
-            let mut case = made_up("bilevel").features([0.7, 0.71, 0.7]).case();
-            case.rows.iter_mut().for_each(|row| row.sees = sees);
-            case.setting()
-        };
-        assert_eq!(case(Sees::Train), case(Sees::Train));
-        assert_ne!(case(Sees::Train), case(Sees::TrainAndValidation));
     }
 }

@@ -9,8 +9,8 @@
 //!   (Bonferroni), since one counterexample is enough.
 //! - **undecided** otherwise; and where there is no comparison, or none with at least two seeds whose results differ.
 //!
-//! Sides of a comparison are equal in all traits but those that the finding asks about ([`axis`]). What differs in something else, too,
-//! is not compared, and listed with what differs.
+//! Sides of a comparison are equal in all traits but those that the finding asks about ([`axis`]). What differs in
+//! something else, too, is not compared, and listed with what differs.
 //!
 //! Differences are taken seed by seed where both sides have the same seeds, and image by image where they have the same test images.
 //! What varies beside them, extractors, training data, attacks, test images, is told apart: see [`statistics`](crate::statistics). A

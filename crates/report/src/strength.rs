@@ -1,7 +1,8 @@
 //! Whether attacks on pixels were given enough passes: how much more would have helped.
 //!
-//! An attack's strength is a curve over its passes through the extractor. A run says nothing of that by itself: its steps get shorter
-//! towards its end, so that every curve within a run ends flat. What tells are runs of other lengths, equal in all else.
+//! An attack's strength is a curve over its passes through the extractor. A run says nothing of that by itself: its
+//! steps get shorter towards its end, so that every curve within a run ends flat. What tells are runs of other lengths,
+//! equal in all else.
 
 use crate::{
     Case,
@@ -10,7 +11,8 @@ use crate::{
 };
 use hemlock_artifact::Stopped;
 
-/// The share of what an objective gains in a run that a run of a fraction of the length may have missed, for the curve to be called flat.
+/// The share of what an objective gains in a run that a run of a fraction of the length may have missed, for the curve
+/// to be called flat.
 pub const FLAT: f64 = 0.05;
 /// How many times as long another run has to be to tell something.
 const LONGER: u64 = 2;
@@ -37,7 +39,8 @@ pub enum Strength {
 }
 
 impl Strength {
-    /// Whether it has flattened: more passes bring at most [`FLAT`] of the gain. `None` where that is not known, or not asked.
+    /// Whether it has flattened: more passes bring at most [`FLAT`] of the gain. `None` where that is not known, or not
+    /// asked.
     pub fn flat(self) -> Option<bool> {
         match self {
             Self::NotAsked | Self::Unknown => None,
@@ -70,8 +73,8 @@ impl Strength {
     }
 }
 
-/// Judges attacks on pixels by runs that differ in their passes alone, and noise by how its making ended. What is compared is what the
-/// attacker optimises: no test label is looked at.
+/// Judges attacks on pixels by runs that differ in their passes alone, and noise by how its making ended. What is
+/// compared is what the attacker optimises: no test label is looked at.
 pub fn judge(cases: &mut [Case]) {
     let pixels: Vec<&Case> = cases.iter().filter(|c| c.on_pixels()).collect();
     let mut judged: Vec<(String, Strength)> = Vec::new();

@@ -38,12 +38,13 @@ pub fn results(cases: &[Case]) -> Table {
     let removed = cases.iter().any(|c| c.mean(quantity::removed).is_some());
     let of_features = cases.iter().any(|c| c.mean(quantity::outliers_of_features).is_some());
     let curves = cases.iter().any(|c| c.strength != Strength::NotAsked);
-    let caption = "Test accuracy in %, mean ± standard deviation over seeds. Drop: clean accuracy minus that with poisoned images (with poisoned \
-                   features, where there are no images), in points, with its 95 % confidence interval, over all that seeds draw anew and \
-                   over test images. \
-                   PSNR in dB, SSIM and L∞ (in grey levels of 255) against the images that poisons are made of. Outliers: % of the poisons, and of \
-                   the poisoned features that images were made of. Curve: of attacks on pixels, whether runs of other lengths say that more passes \
-                   would bring no more than a twentieth of what the objective gains; of noise, whether it ended by itself.";
+    let caption = "Test accuracy in %, mean ± standard deviation over seeds. Drop: clean accuracy minus that with \
+                   poisoned images (with poisoned features, where there are no images), in points, with its \
+                   95 % confidence interval, over all that seeds draw anew and over test images. PSNR in dB, SSIM and L∞ (in grey levels of \
+                   255) against the images that poisons are made of. Outliers: % of the poisons, and of the poisoned \
+                   features that images were made of. Curve: of attacks on pixels, whether runs of other lengths say \
+                   that more passes would bring no more than a twentieth of what the objective gains; of noise, \
+                   whether it ended by itself.";
     let mut table = Table::new("results", caption).texts("attack");
     if several {
         table = table.texts("setting");
@@ -188,9 +189,10 @@ fn flatten(path: &str, value: &Value, fields: &mut BTreeMap<String, String>) {
 
 /// Of error-minimising noise, who trains on it against whom it was made against.
 pub fn noise(cases: &[Case]) -> Table {
-    let caption = "Error-minimising noise: drop of accuracy in points [95 % CI] by whom it was made against, and who trains on it. Linear: a head on \
-                   the frozen extractor. Best epoch: of the end-to-end victim, best against best. Loss, mistaken: what the learner that noise was \
-                   made against makes of the training images with it, after its last training.";
+    let caption = "Error-minimising noise: drop of accuracy in points [95 % CI] by whom it was made against, and who \
+                   trains on it. Linear: a head on the frozen extractor. Best epoch: of the end-to-end victim, best \
+                   against best. Loss, mistaken: what the learner that noise was made against makes of the training \
+                   images with it, after its last training.";
     let columns = ["frozen → linear", "frozen → end-to-end", "end-to-end → linear", "end-to-end → end-to-end"];
     let mut table = Table::new("noise", caption).texts("noise").texts("setting").numbers("ε_d, %", &[""]);
     table = columns.into_iter().fold(table, |table, title| table.numbers(title, &["", "low", "high"]));

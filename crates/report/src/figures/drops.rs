@@ -71,8 +71,8 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "budget",
         "Drop against budget",
-        "Accuracy that each attack costs, over its number of poisons as a share of the clean training set; attacks under the same limit in one \
-         chart, with as many flipped labels. Error bars: standard deviation over seeds.",
+        "Accuracy that each attack costs, over its number of poisons as a share of the clean training set; attacks \
+         under the same limit in one chart, with as many flipped labels. Error bars: standard deviation over seeds.",
     );
     for scene in evidence.scenes() {
         let mut panels: Vec<(String, Vec<Sweep>)> = Vec::new();
@@ -128,10 +128,11 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "visibility",
         "Drop against visibility",
-        "Accuracy that images cost, over how much they differ from those that they are made of, with as many poisons each: peak signal-to-noise \
-         ratio (further right: less visible) and the largest change of a pixel (further left: less visible). Feature-targeted attacks and \
-         those on pixels share the axes: at equal visibility, whoever is higher is stronger. Lines join what differs in the limits on pixels alone. Error bars: \
-         standard deviation over seeds.",
+        "Accuracy that images cost, over how much they differ from those that they are made of, with as many poisons \
+         each: peak signal-to-noise ratio (further right: less visible) and the largest change of a pixel (further \
+         left: less visible). Feature-targeted attacks and those on pixels share the axes: at equal visibility, \
+         whoever is higher is stronger. Lines join what differs in the limits on pixels alone. Error bars: standard \
+         deviation over seeds.",
     );
     for scene in evidence.scenes() {
         let seen = scene.cases.iter().copied().filter(|c| c.mean(quantity::psnr).is_some() && !c.replaces());
@@ -181,8 +182,8 @@ pub fn over_beta(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "beta",
         "What β trades",
-        "The weight β of the distance to the base image holds images back: the larger, the cleaner they look, and the less they cost. \
-         β = 0 stands at the left end. Error bars: standard deviation over seeds.",
+        "The weight β of the distance to the base image holds images back: the larger, the cleaner they look, and \
+         the less they cost. β = 0 stands at the left end. Error bars: standard deviation over seeds.",
     );
     for scene in evidence.scenes() {
         let cases: Vec<&Case> =
@@ -222,8 +223,9 @@ pub fn over_passes(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "passes",
         "Strength against passes",
-        "What attacks on pixels optimise, and the accuracy that they cost, over their passes through the extractor: runs of different lengths, \
-         equal in all else. Where a curve has not flattened, the attack would do better with more. Error bars: standard deviation over seeds.",
+        "What attacks on pixels optimise, and the accuracy that they cost, over their passes through the extractor: \
+         runs of different lengths, equal in all else. Where a curve has not flattened, the attack would do better \
+         with more. Error bars: standard deviation over seeds.",
     );
     let passes = |c: &Case| c.passes().unwrap_or(0) as f64;
     for scene in evidence.scenes() {

@@ -9,16 +9,18 @@ use crate::{
 use hemlock_pipeline::Row;
 use std::collections::BTreeMap;
 
-const TEST: &str = "For each such set of images without a limit: under transfer, the share of outliers among the poisons is above that among clean test \
-     samples, by the same rule (paired t test); and above that of the same attack's images in fine-tuning, where they are equal in all \
-     but the data (paired where the downstream images are the same, otherwise Welch's). Beside each stands what share of the poisoned \
-     features themselves are outliers. One-sided.";
+const TEST: &str = "For each such set of images without a limit: under transfer, the share of outliers among the \
+                    poisons is above that among clean test samples, by the same rule (paired t test); and above that \
+                    of the same attack's images in fine-tuning, where they are equal in all but the data (paired \
+                    where the downstream images are the same, otherwise Welch's). Beside each stands what share of \
+                    the poisoned features themselves are outliers. One-sided.";
 
 const QUESTION: Question = Question {
     id: "F6-anomalies",
     claim: "Under transfer, more than in fine-tuning, some matched poisons are anomalous.",
     test: TEST,
-    needs: "images by a decoder or by matching that is not refined, without a limit, in a transfer pipeline and in a fine-tuning one",
+    needs: "images by a decoder or by matching that is not refined, without a limit, in a transfer pipeline and in a \
+            fine-tuning one",
 };
 
 const REFINED: Question = Question {

@@ -8,8 +8,8 @@ const NEAR: usize = 2;
 /// Most pairs that a finding lists as not comparable.
 const LISTED: usize = 10;
 
-/// The traits that the sides of a comparison may differ in: names, or what names begin with where one ends in a dot. Whatever is not
-/// named has to be equal.
+/// The traits that the sides of a comparison may differ in: names, or what names begin with where one ends in a dot.
+/// Whatever is not named has to be equal.
 #[derive(Debug, Clone, Copy)]
 pub struct Axis(pub &'static [&'static str]);
 
@@ -184,7 +184,8 @@ pub fn listed(mut apart: Vec<Apart>) -> (Vec<Apart>, usize) {
     (apart, more)
 }
 
-/// What sides a finding had, in a sentence, where it had nothing to compare; `sides` are what each is called, and how many cases it has.
+/// What sides a finding had, in a sentence, where it had nothing to compare; `sides` are what each is called, and how
+/// many cases it has.
 pub fn missing(sides: &[(&str, usize)], needs: &str) -> String {
     let named = |none: bool| -> Vec<String> {
         let of = sides.iter().filter(|(_, n)| (*n == 0) == none);
@@ -194,7 +195,8 @@ pub fn missing(sides: &[(&str, usize)], needs: &str) -> String {
     match (lacking.is_empty(), there.is_empty()) {
         (true, true) => format!("There is nothing to compare: it takes {needs}."),
         (true, false) => format!(
-            "There is nothing to compare: no two of what is there ({}) are equal in all that has to be. It takes {needs}.",
+            "There is nothing to compare: no two of what is there ({}) are equal in all that has to be. It takes \
+             {needs}.",
             words::list(&there)
         ),
         (false, true) => {

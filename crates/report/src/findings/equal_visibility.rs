@@ -6,25 +6,27 @@ use super::{
 };
 use crate::{Case, case::quantity};
 
-const TEST: &str = "For each attack on pixels within a limit L∞ and with β = 0: the victim of the feature-targeted attack with the same objective is less \
-     accurate, and so, of the best of the one and the best of the other, is that of the feature-targeted (the best by their means over \
-     the same seeds). Both sides have the same setting, limit, share of poisons, labels, constraint on features, passes, and sight of \
-     the data. One-sided tests, seed by seed and image by image.";
+const TEST: &str = "For each attack on pixels within a limit L∞ and with β = 0: the victim of the feature-targeted \
+                    attack with the same objective is less accurate, and so, of the best of the one and the best of \
+                    the other, is that of the feature-targeted (the best by their means over the same seeds). Both \
+                    sides have the same setting, limit, share of poisons, labels, constraint on features, passes, \
+                    and sight of the data. One-sided tests, seed by \
+                     seed and image by image.";
 
 const QUESTION: Question = Question {
     id: "F2",
     claim: "Under the same visibility constraint, the feature-targeted attack beats attacks on pixels.",
     test: TEST,
-    needs: "a feature-targeted attack (decoder, or matching that is not refined) and one on pixels that are equal in all else, within the \
-            same limit L∞",
+    needs: "a feature-targeted attack (decoder, or matching that is not refined) and one on pixels that are equal in \
+            all else, within the same limit L∞",
 };
 
 const REFINED: Question = Question {
     id: "F2-refined",
     claim: "Under the same visibility constraint, the feature-targeted attack, refined, beats attacks on pixels.",
     test: TEST,
-    needs: "matching that is refined on the attack's own objective and an attack on pixels that are equal in all else, within the same \
-            limit L∞",
+    needs: "matching that is refined on the attack's own objective and an attack on pixels that are equal in all \
+            else, within the same limit L∞",
 };
 
 /// How images are made of features, and how features are searched for.
@@ -48,7 +50,8 @@ pub fn of_refined(cases: &[Case]) -> Finding {
     compared(cases, &REFINED, Case::refined_from_matched)
 }
 
-/// Of cases within a limit L∞, `beta = 0`, that are equal in all beside the route, `accuracy(pixels) - accuracy(features) > 0`,
+/// Of cases within a limit L∞, `beta = 0`, that are equal in all beside the route, `accuracy(pixels) -
+/// accuracy(features) > 0`,
 ///
 /// 1. for every case on pixels, and of the feature-targeted ones with its objective the one that is nearest in PSNR,
 /// 2. for the best of each kind, by mean accuracy, unless that is a pair of 1.

@@ -3,15 +3,16 @@
 use super::{Comparison, Finding, Question, Unit};
 use crate::{Case, case::quantity};
 
-const TEST: &str = "For each such set of images without a limit on pixels, of features that cost at least a point: the images cost less than \
-                    half of what the features cost. One-sided tests, seed by seed and image by image.";
+const TEST: &str = "For each such set of images without a limit on pixels, of features that cost at least a point: \
+                    the images cost less than half of what the features cost. One-sided tests, seed by \
+                     seed and image by image.";
 
 const QUESTION: Question = Question {
     id: "F5",
     claim: "Inversion is the bottleneck: poisoned features cost far more accuracy than the images made of them.",
     test: TEST,
-    needs: "poisoned features that cost at least a point, inverted by a decoder or by matching that is not refined, with β = 0 and \
-            without L∞",
+    needs: "poisoned features that cost at least a point, inverted by a decoder or by matching that is not refined, \
+            with β = 0 and without L∞",
 };
 
 const REFINED: Question = Question {

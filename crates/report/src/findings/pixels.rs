@@ -9,8 +9,9 @@ use crate::{Case, case::quantity};
 const QUESTION: Question = Question {
     id: "F1",
     claim: "Attacks on pixels are strong without constraints, and weak once poisons must look clean.",
-    test: "For each attack on pixels with and without a limit: the drop without a limit is above that of aligned label flips, and the \
-           drop at the tightest limit of at most 8/255 is below a third of it. One-sided tests, seed by seed and image by image.",
+    test: "For each attack on pixels with and without a limit: the drop without a limit is above that of aligned \
+           label flips, and the drop at the tightest limit of at most 8/255 is below a third of it. One-sided tests, seed by \
+                     seed and image by image.",
     needs: "an attack on pixels both without a limit and with L∞ ≤ 8/255",
 };
 
@@ -20,8 +21,8 @@ const AXIS: Axis = Axis(&["linf", "beta", "free", "step"]);
 /// The tightest limit that counts as looking clean, in grey levels.
 const CLEAN: f64 = 8.0;
 
-/// Of cases that differ in the limit on pixels alone (and in the length of steps, which suits it): that without any against the tightest
-/// one of at most [`CLEAN`].
+/// Of cases that differ in the limit on pixels alone (and in the length of steps, which suits it): that without any
+/// against the tightest one of at most [`CLEAN`].
 ///
 /// 1. `drop(no limit) - drop(aligned flips) > 0`
 /// 2. `drop(no limit) / 3 - drop(limit) > 0`

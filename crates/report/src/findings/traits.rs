@@ -1,7 +1,7 @@
 //! What a case was made with, under names that mean the same whatever stages it came through.
 //!
-//! A limit on pixels is `linf`, whether [invert] or [poison-images] set it; passes through the extractor are `passes`, however they
-//! were spent. So cases of different routes can be compared trait by trait.
+//! A limit on pixels is `linf`, whether [invert] or [poison-images] set it; passes through the extractor are `passes`,
+//! however they were spent. So cases of different routes can be compared trait by trait.
 
 use crate::Case;
 use hemlock_poison_features::attacks;
@@ -23,14 +23,17 @@ const SETS: [&str; 3] = ["constraint", "quantile", "neighbors"];
 pub struct Traits(BTreeMap<String, String>);
 
 impl Traits {
-    /// Those of a case. What is nothing (no limit, a weight of 0) is no trait, as it is none where a stage does not know it.
+    /// Those of a case. What is nothing (no limit, a weight of 0) is no trait, as it is none where a stage does not
+    /// know it.
     pub fn of(case: &Case) -> Self {
         let mut traits = BTreeMap::new();
         let own = attacks::find(case.aim()).and_then(|attack| attack.own(&Map::new()).ok()).unwrap_or_default();
         let aims = attacks::find(case.aim()).is_some_and(|attack| attack.aims());
         for (node, params) in &case.rows[0].params {
             for (field, value) in params.as_object().into_iter().flatten() {
-                if let (Some(name), false) = (name(node, field, &own, aims), nothing(field, value)) {
+                // In what its rows differ, such as the seed of an extractor, is no trait of all of them.
+                let same = case.rows.iter().all(|row| row.params.get(node).and_then(|p| p.get(field)) == Some(value));
+                if let (Some(name), false, true) = (name(node, field, &own, aims), nothing(field, value), same) {
                     traits.insert(name, crate::words::value(value));
                 }
             }
@@ -39,8 +42,7 @@ impl Traits {
         traits.extend(passes(case).map(|passes| ("passes".to_owned(), passes.to_string())));
         if case.on_features() || case.on_pixels() {
             traits.insert("constraint".to_owned(), constraint(case));
-            // What is aimed at comes from the training split, where an attack does not say which it reads.
-            traits.entry("split".to_owned()).or_insert_with(|| "train".to_owned());
+            traits.insert("sees".to_owned(), case.row().sees.to_string());
         }
         traits.insert("victim.kind".to_owned(), case.victim().to_owned());
         Self(traits)
@@ -58,8 +60,8 @@ impl Traits {
     }
 }
 
-/// What a field of a node is called among traits; `None` where another trait says it, or nothing reads it. `own` are the fields that
-/// come with the attack, and `aims` says whether it aims at the target.
+/// What a field of a node is called among traits; `None` where another trait says it, or nothing reads it. `own` are
+/// the fields that come with the attack, and `aims` says whether it aims at the target.
 fn name(node: &str, field: &str, own: &Map<String, Value>, aims: bool) -> Option<String> {
     let of_node = || Some(format!("{node}.{field}"));
     match (node, field) {
@@ -70,10 +72,9 @@ fn name(node: &str, field: &str, own: &Map<String, Value>, aims: bool) -> Option
         // How images are made is a trait of its own.
         ("invert", "method" | "refine_from") => None,
         ("poison-features", field) if SEARCH.contains(&field) => of_node(),
-        ("poison-features" | "poison-images", "objective") => Some("split".to_owned()),
-        ("poison-features" | "poison-images", field) if own.contains_key(field) && field != "sees" => {
-            Some(format!("attack.{field}"))
-        }
+        // Which labelled splits an attack reads is a trait of all attacks.
+        ("target-params" | "poison-features" | "poison-images", "sees") => None,
+        ("poison-features" | "poison-images", field) if own.contains_key(field) => Some(format!("attack.{field}")),
         ("poison-features" | "poison-images", field) => Some(field.to_owned()),
         ("unlearnable", "eps_d") => Some(field.to_owned()),
         ("target-params", "weight_decay") => Some(field.to_owned()),
@@ -117,6 +118,7 @@ pub fn passes(case: &Case) -> Option<u64> {
 mod tests {
     use super::super::testing::made_up;
     use super::*;
+    use hemlock_stage::Sees;
     use serde_json::json;
 
     fn get(case: &Case, name: &str) -> Option<String> {
@@ -144,7 +146,7 @@ mod tests {
                                            "objective": "both", "temperature": 0.5, "labels": "kept" }),
             )
             .case();
-        for name in ["linf", "passes", "step", "split", "attack.temperature", "labels", "attack"] {
+        for name in ["linf", "passes", "step", "sees", "attack.temperature", "labels", "attack"] {
             assert_eq!(get(&features, name), get(&pixels, name), "{name}");
             assert!(get(&features, name).is_some(), "{name}");
         }
@@ -165,6 +167,22 @@ mod tests {
             (None, Some("0.0001".into()))
         );
         assert_eq!(get(&canceling, "target-params.radius").as_deref(), Some("0.3"));
-        assert_eq!(get(&canceling, "split").as_deref(), Some("train"));
+    }
+
+    #[test]
+    fn what_is_seen_is_a_trait_whoever_names_it() {
+        let mut case = made_up("bilevel").with("target-params", json!({ "sees": ["train"] })).case();
+        assert_eq!(get(&case, "sees").as_deref(), Some("train"));
+        case.rows.iter_mut().for_each(|row| row.sees = Sees::TrainAndValidation);
+        assert_ne!(get(&case, "sees").as_deref(), Some("train"));
+    }
+
+    /// Seeds in which the rows of one case differ do not tell cases apart.
+    #[test]
+    fn what_rows_differ_in_is_no_trait() {
+        let mut case = made_up("bilevel").with("pretrain", json!({ "seed": 0, "epochs": 3 })).case();
+        assert_eq!(get(&case, "pretrain.seed").as_deref(), Some("0"));
+        case.rows[1].params.get_mut("pretrain").unwrap()["seed"] = json!(1);
+        assert_eq!((get(&case, "pretrain.seed"), get(&case, "pretrain.epochs").as_deref()), (None, Some("3")));
     }
 }

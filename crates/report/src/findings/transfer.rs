@@ -8,14 +8,17 @@ use crate::{
     Case,
     case::{Pretraining, quantity},
 };
+use std::collections::BTreeSet;
 
 const QUESTION: Question = Question {
     id: "F3",
     claim: "Transfer loses more accuracy than fine-tuning.",
-    test: "For attacks that are equal in all but the data, and cost at least a point in one of the two. Where heads train on the same images \
-           of extractors that were pre-trained on different ones: the drop in transfer is above that in fine-tuning, in points. Where one way of pre-training meets different downstream data: the same of the drop as a share of what the clean \
-           victim has above chance, drop / (clean − 1/K) with K classes, since points of other data are no yardstick. \
-            One-sided tests: seed by seed where heads train on the same images, of two samples otherwise.",
+    test: "For attacks that are equal in all but the data, and cost at least a point in one of the two. Where heads \
+           train on the same images of extractors that were pre-trained on different ones: the drop in transfer is \
+           above that in fine-tuning, in points. Where one way of pre-training meets different \
+           downstream data: the same of the drop as a share of what the clean victim has above chance, drop / (clean \
+           − 1/K) with K classes, since points of other data are no yardstick. \
+           One-sided tests: seed by seed where heads train on the same images, of two samples otherwise.",
     needs: "the same attack, of at least a point, in a fine-tuning and in a transfer pipeline: report on both at once",
 };
 
@@ -27,8 +30,8 @@ const EXTRACTOR: Axis = Axis(&["dataset.pretrain.source", "dataset.pretrain.clas
 /// What the head is trained on.
 const DOWNSTREAM: Axis = Axis(&["dataset.downstream.source", "dataset.downstream.classes"]);
 
-/// Transfer and fine-tuning cases that differ in one source alone, each pair with whether that is the pre-training's, so that heads are
-/// trained on the same images; and what else comes near.
+/// Transfer and fine-tuning cases that differ in one source alone, each pair with whether that is the pre-training's,
+/// so that heads are trained on the same images; and what else comes near.
 pub(super) fn pairs<'c>(moved: &[&'c Case], tuned: &[&'c Case]) -> (Vec<(&'c Case, &'c Case, bool)>, Vec<Apart>) {
     let (extractor, downstream) = (ask(moved, tuned, EXTRACTOR), ask(moved, tuned, DOWNSTREAM));
     let mut pairs: Vec<(&Case, &Case, bool)> = Vec::new();
@@ -43,7 +46,10 @@ pub(super) fn pairs<'c>(moved: &[&'c Case], tuned: &[&'c Case]) -> (Vec<(&'c Cas
     let mut apart = extractor.apart;
     apart.extend(downstream.apart);
     apart.retain(|a| !compared(&a.left) && !compared(&a.right));
-    apart.dedup();
+    // Of two ways to miss each other, the nearer is told.
+    apart.sort_by_key(|a| a.differ.len());
+    let mut told = BTreeSet::new();
+    apart.retain(|a| told.insert((a.left.clone(), a.right.clone())));
     (pairs, apart)
 }
 
@@ -127,7 +133,8 @@ mod tests {
         assert!(finding(&all).comparisons.is_empty());
     }
 
-    /// A victim with little to lose loses few points: fine-tuning costs 60 % of the accuracy here, and transfer all that is above chance.
+    /// A victim with little to lose loses few points: fine-tuning costs 60 % of the accuracy here, and transfer all
+    /// that is above chance.
     #[test]
     fn points_of_other_data_contradict_nothing() {
         let on = |source: &str, (clean, classes), images| {
