@@ -62,6 +62,9 @@ pub struct Row {
     pub stepped_back: Option<SteppedBack>,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
+    /// The same as they stand in keys: with defaults that depend on others, and without what idles.
+    #[serde(skip)]
+    pub deciding: BTreeMap<&'static str, Value>,
     /// Test accuracy, as fractions.
     pub accuracy: Measured<f64>,
     /// Test accuracy after the best epoch, [`Outcome::best`]; `None` of victims without epochs.
@@ -126,11 +129,13 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
     let evaluation = Evaluation::read_numbers(store, &manifest)?;
     let (mut seconds, mut device, mut params) = (Some(0.0), Some(manifest.device.clone()), BTreeMap::new());
+    let mut deciding = BTreeMap::new();
     let (mut collapsed, mut stepped_back, mut gone) = (Some(false), None, Vec::new());
     let read = upstream(plan, *evaluate);
     for (node, task) in branch.tasks.iter().filter(|(_, task)| read.contains(task)) {
         let task = &plan.tasks[*task];
         params.insert(*node, task.params.clone());
+        deciding.insert(*node, task.identity.params.clone());
         let (attack, extractor) = (ATTACK.contains(&task.stage), ["pretrain", "deployed.pretrain"].contains(node));
         if !attack && !extractor && *node != "features" {
             continue;
@@ -177,6 +182,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         verified: verified(&params),
         stepped_back,
         params,
+        deciding,
         accuracy: outcomes.map(|outcome| outcome.accuracy.overall),
         best: (!outcomes.clean.epochs.is_empty()).then(|| outcomes.map(Outcome::best)),
         per_class: outcomes.map(|outcome| outcome.accuracy.per_class.clone()),

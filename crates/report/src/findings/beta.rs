@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn what_differs_in_more_than_beta_is_told() {
         let mut all = sweep([15.0, 20.0, 30.0], [[0.5; 3]; 3]);
-        all[0].rows.iter_mut().for_each(|r| r.params.get_mut("invert").unwrap()["tolerance"] = json!(0.1));
+        all[0].rows.iter_mut().for_each(|r| r.deciding.get_mut("invert").unwrap()["tolerance"] = json!(0.1));
         let found = finding(&all);
         assert_eq!(found.apart.len(), 1);
         assert_eq!(found.apart[0].why(), "invert.tolerance: 0.1 against none");

@@ -31,6 +31,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         verified: None,
         stepped_back: None,
         params: BTreeMap::new(),
+        deciding: BTreeMap::new(),
         accuracy: Measured {
             clean: 0.8,
             target: Some(0.3),
@@ -63,7 +64,18 @@ impl MadeUp {
         self
     }
     pub fn with(mut self, node: &'static str, params: Value) -> Self {
-        self.0.iter_mut().for_each(|r| drop(r.params.insert(node, params.clone())));
+        for row in &mut self.0 {
+            row.params.insert(node, params.clone());
+            row.deciding.insert(node, params.clone());
+        }
+        self
+    }
+    /// Parameters of which some idle.
+    pub fn with_idle(mut self, node: &'static str, params: Value, deciding: Value) -> Self {
+        for row in &mut self.0 {
+            row.params.insert(node, params.clone());
+            row.deciding.insert(node, deciding.clone());
+        }
         self
     }
     pub fn victim(mut self, victim: &str) -> Self {

@@ -4,6 +4,7 @@
 //! however they were spent. So cases of different routes can be compared trait by trait.
 
 use crate::Case;
+use hemlock_pipeline::Row;
 use hemlock_poison_features::attacks;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -15,6 +16,8 @@ const SEARCH: [&str; 9] =
 const PIXELS: [&str; 4] = ["linf", "beta", "free", "step"];
 /// Fields that together say how many passes there were.
 const PASSES: [&str; 3] = ["steps", "restarts", "refine"];
+/// Nodes whose parameters may idle, so that those in keys count. Those of others name data and files that keys do not.
+const MADE: [&str; 5] = ["target-params", "poison-features", "invert", "poison-images", "unlearnable"];
 /// What the sets of `constraint` are made with.
 const SETS: [&str; 3] = ["constraint", "quantile", "neighbors"];
 
@@ -29,10 +32,14 @@ impl Traits {
         let mut traits = BTreeMap::new();
         let own = attacks::find(case.aim()).and_then(|attack| attack.own(&Map::new()).ok()).unwrap_or_default();
         let aims = attacks::find(case.aim()).is_some_and(|attack| attack.aims());
-        for (node, params) in &case.rows[0].params {
+        let row = &case.rows[0];
+        for (node, params) in &row.params {
+            let made = MADE.contains(node);
+            let params = if made { row.deciding.get(node).unwrap_or(params) } else { params };
             for (field, value) in params.as_object().into_iter().flatten() {
                 // In what its rows differ, such as the seed of an extractor, is no trait of all of them.
-                let same = case.rows.iter().all(|row| row.params.get(node).and_then(|p| p.get(field)) == Some(value));
+                let of = |row: &Row| (if made { &row.deciding } else { &row.params }).get(node)?.get(field).cloned();
+                let same = case.rows.iter().all(|row| of(row).as_ref() == Some(value));
                 if let (Some(name), false, true) = (name(node, field, &own, aims), nothing(field, value), same) {
                     traits.insert(name, crate::words::value(value));
                 }
@@ -90,16 +97,26 @@ fn nothing(field: &str, value: &Value) -> bool {
 
 /// Where the features of poisons have to lie: the set, and what it is measured with.
 fn constraint(case: &Case) -> String {
-    let told = |field: &str| case.of_attack(field).filter(|v| !v.is_null()).map(crate::words::value);
+    let told = |field: &str| of_attack(case, field).filter(|v| !v.is_null()).map(crate::words::value);
     let kinds = told("constraint").unwrap_or_else(|| "none".to_owned());
     let share = told("quantile").filter(|_| kinds != "none").map(|q| format!(" at {q}")).unwrap_or_default();
     let neighbors = told("neighbors").filter(|_| kinds.contains("knn")).map(|k| format!(", k = {k}"));
     format!("{kinds}{share}{}", neighbors.unwrap_or_default())
 }
 
+/// A parameter of an attack on features or pixels, where it does not idle.
+fn of_attack<'c>(case: &'c Case, field: &str) -> Option<&'c Value> {
+    ["poison-features", "poison-images"].iter().find_map(|node| deciding(case, node, field))
+}
+
+/// A parameter as it stands in a key.
+fn deciding<'c>(case: &'c Case, node: &str, field: &str) -> Option<&'c Value> {
+    case.rows[0].deciding.get(node)?.get(field)
+}
+
 /// Most passes of an image through the extractor; `None` where images are made without any, and where there are none.
 pub fn passes(case: &Case) -> Option<u64> {
-    let number = |node: &str, field: &str| case.parameter(node, field).and_then(Value::as_u64);
+    let number = |node: &str, field: &str| deciding(case, node, field).and_then(Value::as_u64);
     if let Some(steps) = number("poison-images", "steps") {
         return Some(steps);
     }
@@ -107,10 +124,8 @@ pub fn passes(case: &Case) -> Option<u64> {
         return Some(rounds * steps);
     }
     let starts = 1 + number("invert", "restarts").unwrap_or(0);
-    let refined = number("invert", "refine").unwrap_or(0);
-    // Refinement of base images has no matching before it.
-    let matched = number("invert", "steps").filter(|_| case.making() != Some("refined-from-base")).unwrap_or(0);
-    let passes = matched * starts + refined;
+    // Where refinement starts at base images, nothing is matched, and `steps` is not there.
+    let passes = number("invert", "steps").unwrap_or(0) * starts + number("invert", "refine").unwrap_or(0);
     (passes > 0).then_some(passes)
 }
 
@@ -175,6 +190,17 @@ mod tests {
         assert_eq!(get(&case, "sees").as_deref(), Some("train"));
         case.rows.iter_mut().for_each(|row| row.sees = Sees::TrainAndValidation);
         assert_ne!(get(&case, "sees").as_deref(), Some("train"));
+    }
+
+    /// A table holds the fields of all attacks, and one attack's alone are in its key.
+    #[test]
+    fn what_idles_is_no_trait() {
+        let table = json!({ "attack": "gradient-canceling", "objective": "both", "temperature": 0.5, "quantile": 0.9 });
+        let deciding = json!({ "attack": "gradient-canceling", "step": 0.02, "start": "clean" });
+        let case = made_up("gradient-canceling + pixels").with_idle("poison-images", table, deciding).case();
+        assert_eq!(get(&case, "sees").as_deref(), Some("train"));
+        assert_eq!(get(&case, "step").as_deref(), Some("0.02"));
+        assert_eq!((get(&case, "attack.temperature"), get(&case, "constraint").as_deref()), (None, Some("none")));
     }
 
     /// Seeds in which the rows of one case differ do not tell cases apart.
