@@ -56,21 +56,22 @@ impl Paper {
         let wrong = |line, what: String| ReportError::Paper { path: path.to_owned(), line, what };
         let bytes = read_file(path, 1).map_err(|e| wrong(None, format!("it cannot be read: {e}")))?;
         let mut reader = csv::ReaderBuilder::new().comment(Some(b'#')).trim(csv::Trim::All).from_reader(&bytes[..]);
-        let told = |e: csv::Error| wrong(e.position().map(csv::Position::line), format!("it is no CSV: {e}"));
+        let line_of = |at: Option<&csv::Position>| at.map(|at| line(&bytes, at.byte() as usize));
+        let told = |e: csv::Error| wrong(line_of(e.position()), format!("it is no CSV: {e}"));
         let columns: Vec<String> = reader.headers().map_err(told)?.iter().map(str::to_owned).collect();
         let names: Vec<&str> = MEASURED.iter().map(|(name, _)| *name).collect();
         if !columns.iter().any(|column| names.contains(&column.as_str())) {
             let what = format!("no column is a number of the paper's; expected one of {}", names.join(", "));
-            return Err(wrong(Some(1), what));
+            return Err(wrong(Some(line(&bytes, 0)), what));
         }
         let mut different = BTreeSet::new();
         if let Some(twice) = columns.iter().find(|column| !different.insert(column.as_str())) {
-            return Err(wrong(Some(1), format!("the column `{}` is there twice", short(twice, VALUE))));
+            return Err(wrong(Some(line(&bytes, 0)), format!("the column `{}` is there twice", short(twice, VALUE))));
         }
         let mut rows = Vec::new();
         for record in reader.records() {
             let record = record.map_err(told)?;
-            let line = record.position().map(csv::Position::line);
+            let line = line_of(record.position());
             let mut row = Typed { line: line.unwrap_or(0), conditions: Vec::new(), numbers: Vec::new() };
             for (column, cell) in columns.iter().zip(&record).filter(|(_, cell)| !cell.is_empty()) {
                 match names.iter().position(|name| name == column) {
@@ -172,6 +173,14 @@ impl Typed {
     }
 }
 
+/// The line of a record, counted from 1, that begins at or after a byte: comments and empty lines stand before it.
+fn line(bytes: &[u8], at: usize) -> u64 {
+    let (before, after) = bytes.split_at(at.min(bytes.len()));
+    let lines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+    let no_record = |line: &&[u8]| line.starts_with(b"#") || line.trim_ascii().is_empty();
+    1 + lines(before) + after.split(|byte| *byte == b'\n').take_while(no_record).count() as u64
+}
+
 /// What lines may ask for of a case.
 fn fields(case: &Case) -> BTreeMap<String, String> {
     let row = &case.rows[0];
@@ -254,6 +263,7 @@ mod tests {
             told("poison-features.constraint,drop\nball,1\n\nball,2\n")
                 .contains("line 4: `drop` of this result is given in line 2")
         );
+        assert!(told("# one\n\ndrop\n# two\n8\n").starts_with("paper.csv, line 5: 2 results"));
         assert!(told("poison-features.constraint,features\nball,1\n").ends_with("that this result does not have"));
     }
 
