@@ -76,7 +76,7 @@ pub fn read_answers(rows: &mut [Row], store: &Store) -> Result<(), StoreError> {
         let key: Key = row.key.parse().map_err(|e| StoreError::Refused { what: format!("{}: {e}", row.key) })?;
         let Some(manifest) = store.lookup("evaluate", &key)? else { continue };
         let reader = store.reader(&manifest, Evaluation::KIND);
-        let right = row.accuracy.try_map(|name, _| Answers::read_right(&reader, name))?;
+        let right = Answers::read_right(&reader, &row.accuracy)?;
         let drawn = match known.get(&row.origin.data) {
             Some(drawn) => drawn.clone(),
             None => {
