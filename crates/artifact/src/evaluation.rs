@@ -548,7 +548,7 @@ mod tests {
     fn bits_come_back_and_damage_is_told() {
         let dir = tempfile::tempdir().unwrap();
         for n in [0, 1, 31, 32, 33, 100] {
-            let of = |turn: u32| Answers::of((0..n).map(|i| ((i + turn) % 3 == 0, f64::from(i + turn))));
+            let of = |turn: u32| Answers::of((0..n).map(|i| ((i + turn).is_multiple_of(3), f64::from(i + turn))));
             let dir = dir.path().join(n.to_string());
             std::fs::create_dir(&dir).unwrap();
             let mut w = PayloadWriter::new(&dir, Evaluation::KIND);
