@@ -94,8 +94,8 @@ pub struct Answers {
     pub margins: Vec<f32>,
 }
 
-/// The file of [`Answers::right`], a row for every training set: the number of images, and after it bits in words of 32, the first image's
-/// lowest.
+/// The file of [`Answers::right`], a row for every training set: the number of images, and after it bits in words of
+/// 32, the first image's lowest.
 const RIGHT: &str = "right";
 /// The file of [`Answers::margins`], a row for every training set.
 const MARGINS: &str = "margins";
@@ -418,7 +418,8 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Reads what is a number of the whole, and leaves what is one of every image, poison or weight: a few kilobytes instead of megabytes.
+    /// Reads what is a number of the whole, and leaves what is one of every image, poison or weight: a few kilobytes
+    /// instead of megabytes.
     ///
     /// # Errors
     /// A file is not there, or damaged.

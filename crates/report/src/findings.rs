@@ -9,9 +9,9 @@
 //!   (Bonferroni), since one counterexample is enough.
 //! - **undecided** otherwise; and where there is no comparison, or none with at least two seeds whose results differ.
 //!
-//! Differences are taken seed by seed where both sides have the same seeds, and image by image where they have the same test images.
-//! What varies beside them, extractors, training data, attacks, test images, is told apart: see [`statistics`](crate::statistics). A
-//! verdict says what it generalises to.
+//! Differences are taken seed by seed where both sides have the same seeds, and image by image where they have the same
+//! test images. What varies beside them, extractors, training data, attacks, test images, is told apart: see
+//! [`statistics`](crate::statistics). A verdict says what it generalises to.
 
 mod beta;
 mod equal_visibility;
