@@ -86,7 +86,11 @@ fn imported_features_give_what_the_extractor_s_give() {
     assert_eq!(House::stages_that_ran(&ran), ["features", "target-params", "poison-features", "evaluate"]);
     assert!(house.ok("run own").err.contains("0 tasks ran, 4 were cached"));
     for stage in ["features", "target-params", "poison-features", "evaluate"] {
-        let [a, b] = ["bare", "own"].map(|name| files(&house, &format!("{name} {stage} -o {name}-{stage}")));
+        let [mut a, b] = ["bare", "own"].map(|name| files(&house, &format!("{name} {stage} -o {name}-{stage}")));
+        if stage == "evaluate" {
+            // Which images they are is not known of imported features.
+            a.pop();
+        }
         assert!(!a.is_empty() && same(&a, &b), "{stage}");
     }
     let row = |name: &str| -> Value { serde_json::from_str(&house.ok(&format!("results {name} --json")).out).unwrap() };

@@ -5,6 +5,7 @@ use hemlock_head::{Head, judge};
 use hemlock_store::{Artifact, Manifest, PayloadReader, PayloadWriter, Store, StoreError};
 use ndarray::{Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// One quantity for every training set that a victim was trained on; `None` where there is none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -28,6 +29,12 @@ pub struct Measured<T> {
 }
 
 impl<T> Measured<T> {
+    /// Others under the same names.
+    fn map_named<U>(&self, f: impl Fn(&'static str) -> U) -> Measured<U> {
+        let Ok(mapped) = self.try_map(|name, _| Ok::<U, std::convert::Infallible>(f(name)));
+        mapped
+    }
+
     /// The same quantities, mapped.
     pub fn map<U>(&self, f: impl Fn(&T) -> U) -> Measured<U> {
         let Ok(mapped) = self.try_map(|_, x| Ok::<U, std::convert::Infallible>(f(x)));
@@ -87,10 +94,11 @@ pub struct Answers {
     pub margins: Vec<f32>,
 }
 
-/// Name of the file that holds the bits of [`Answers::right`] of the training set of that name.
-fn right_file(name: &str) -> String {
-    format!("right.{name}")
-}
+/// The file of [`Answers::right`], a row for every training set: the number of images, and after it bits in words of
+/// 32, the first image's lowest.
+const RIGHT: &str = "right";
+/// The file of [`Answers::margins`], a row for every training set.
+const MARGINS: &str = "margins";
 
 impl Answers {
     /// Of [`judge`](hemlock_head::judge)ments.
@@ -113,40 +121,53 @@ impl Answers {
         self.right.iter().filter(|right| **right).count() as f64 / self.right.len().max(1) as f64
     }
 
-    /// Reads [`Answers::right`] alone, of an [`Evaluation`]'s training set of that name, such as `clean`.
+    /// Reads [`Answers::right`] alone, of an [`Evaluation`] with these training sets.
     ///
     /// # Errors
     /// The file is not there, or damaged.
-    pub fn read_right(r: &PayloadReader, name: &str) -> Result<Vec<bool>, StoreError> {
-        let file = right_file(name);
-        let [n, packed @ ..] = &arrays::read_vec::<u32>(r, &file)?[..] else {
-            return Err(r.corrupt(&file, "is empty; expected a count and bits"));
-        };
-        let n = *n as usize;
-        if packed.len() != n.div_ceil(32) {
-            return Err(r.corrupt(&file, format!("has {} words; expected {}", packed.len(), n.div_ceil(32))));
-        }
-        Ok((0..n).map(|i| packed[i / 32] >> (i % 32) & 1 == 1).collect())
+    pub fn read_right<T>(r: &PayloadReader, sets: &Measured<T>) -> Result<Measured<Vec<bool>>, StoreError> {
+        let names: Vec<&str> = sets.named().map(|(name, _)| name).collect();
+        let right: BTreeMap<&str, Vec<bool>> = names.iter().copied().zip(read_right(r, names.len())?).collect();
+        Ok(sets.map_named(|name| right.get(name).cloned().unwrap_or_default()))
     }
 
-    fn read(r: &PayloadReader, name: &str) -> Result<Self, StoreError> {
-        let (right, file) = (Self::read_right(r, name)?, format!("margins.{name}"));
-        let margins: Vec<f32> = arrays::read_vec(r, &file)?;
-        if margins.len() != right.len() {
-            return Err(r.corrupt(&file, format!("has {} numbers; expected {}", margins.len(), right.len())));
+    /// Reads those of some training sets, in order.
+    fn read(r: &PayloadReader, sets: usize) -> Result<Vec<Self>, StoreError> {
+        let (right, margins): (_, Array2<f32>) = (read_right(r, sets)?, arrays::read(r, MARGINS)?);
+        let n = right.first().map_or(0, Vec::len);
+        if margins.dim() != (sets, n) {
+            return Err(r.corrupt(MARGINS, format!("has shape {:?}; expected [{sets}, {n}]", margins.shape())));
         }
-        Ok(Self { right, margins })
+        Ok(right.into_iter().zip(margins.rows()).map(|(right, row)| Self { right, margins: row.to_vec() }).collect())
     }
 
-    /// A count, and after it the bits in words of 32, the first image's lowest.
-    fn write(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
-        let n = u32::try_from(self.right.len())
-            .map_err(|_| StoreError::Refused { what: "more than 2^32 test images".to_owned() })?;
+    /// Writes those of some training sets: two files, since every file is flushed by itself.
+    fn write(w: &mut PayloadWriter, sets: &[&Self]) -> Result<(), StoreError> {
+        let n = sets.first().map_or(0, |set| set.right.len());
+        if sets.iter().any(|set| set.right.len() != n || set.margins.len() != n) {
+            return Err(StoreError::Refused {
+                what: "training sets were tested on different numbers of images".to_owned(),
+            });
+        }
+        let count =
+            u32::try_from(n).map_err(|_| StoreError::Refused { what: "more than 2^32 test images".to_owned() })?;
         let word = |bits: &[bool]| bits.iter().enumerate().map(|(i, bit)| u32::from(*bit) << i).sum::<u32>();
-        let packed: Vec<u32> = std::iter::once(n).chain(self.right.chunks(32).map(word)).collect();
-        arrays::write_vec(w, &right_file(name), &packed)?;
-        arrays::write_vec(w, &format!("margins.{name}"), &self.margins)
+        let rows = sets.iter().flat_map(|set| std::iter::once(count).chain(set.right.chunks(32).map(word)));
+        w.array(RIGHT, &[sets.len(), 1 + n.div_ceil(32)], &rows.collect::<Vec<u32>>())?;
+        let margins = sets.iter().flat_map(|set| set.margins.iter().copied());
+        w.array(MARGINS, &[sets.len(), n], &margins.collect::<Vec<f32>>())
     }
+}
+
+fn read_right(r: &PayloadReader, sets: usize) -> Result<Vec<Vec<bool>>, StoreError> {
+    let rows: Array2<u32> = arrays::read(r, RIGHT)?;
+    let n = rows.first().map_or(0, |n| *n as usize);
+    let expected = (sets, 1 + n.div_ceil(32));
+    if rows.dim() != expected || rows.column(0).iter().any(|count| *count as usize != n) {
+        return Err(r.corrupt(RIGHT, format!("has shape {:?}; expected {expected:?} for {n} images", rows.dim())));
+    }
+    let bits = |row: ArrayView1<u32>| (0..n).map(|i| row[1 + i / 32] >> (i % 32) & 1 == 1).collect();
+    Ok(rows.rows().into_iter().map(bits).collect())
 }
 
 /// Where images stand in the pools of their source: see [`Images::source_index`](crate::Images::source_index).
@@ -161,7 +182,8 @@ pub struct Drawn {
 }
 
 impl Drawn {
-    const FILES: [&'static str; 3] = ["drawn.test", "drawn.train", "drawn.validation"];
+    /// The numbers of test, training and validation images, and after them theirs.
+    const FILE: &'static str = "drawn";
 
     /// Of a dataset.
     #[must_use]
@@ -176,17 +198,26 @@ impl Drawn {
     /// # Errors
     /// A file is damaged.
     pub fn read(r: &PayloadReader) -> Result<Option<Self>, StoreError> {
-        if !r.files().contains_key(Self::FILES[0]) {
+        if !r.files().contains_key(Self::FILE) {
             return Ok(None);
         }
-        let [test, train, validation] = Self::FILES.map(|file| arrays::read_vec(r, file));
-        Ok(Some(Self { test: test?, train: train?, validation: validation? }))
+        let all: Vec<u32> = arrays::read_vec(r, Self::FILE)?;
+        let cut = all.split_first_chunk::<3>().and_then(|(counts, all)| {
+            let [test, train, validation] = counts.map(|n| n as usize);
+            let (first, rest) = all.split_at_checked(test)?;
+            let (second, third) = rest.split_at_checked(train)?;
+            (third.len() == validation).then(|| [first, second, third].map(<[u32]>::to_vec))
+        });
+        let Some([test, train, validation]) = cut else {
+            return Err(r.corrupt(Self::FILE, "does not have as many numbers as it says"));
+        };
+        Ok(Some(Self { test, train, validation }))
     }
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
         let Self { test, train, validation } = self;
-        let mut files = Self::FILES.into_iter().zip([test, train, validation]);
-        files.try_for_each(|(file, index)| arrays::write_vec(w, file, index))
+        let counts = [test.len() as u32, train.len() as u32, validation.len() as u32];
+        arrays::write_vec(w, Self::FILE, &[&counts[..], &test[..], &train[..], &validation[..]].concat())
     }
 }
 
@@ -243,8 +274,7 @@ impl Outcome {
         OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, linear: head.is_some() }
     }
 
-    fn write_arrays(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
-        self.answers.write(w, name)?;
+    fn write_head(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
         self.head.iter().try_for_each(|head| arrays::write(w, &format!("head.{name}"), &head.packed().to_owned()))
     }
 
@@ -253,11 +283,11 @@ impl Outcome {
         Self { accuracy, answers: Answers::default(), epochs, clean_loss, gradient_norm, converged, head: None }
     }
 
-    fn read(r: &PayloadReader, info: OutcomeInfo, name: &str) -> Result<Self, StoreError> {
+    fn read(r: &PayloadReader, info: OutcomeInfo, answers: Answers, name: &str) -> Result<Self, StoreError> {
         let file = format!("head.{name}");
         let read = || Head::from_packed(arrays::read(r, &file)?).map_err(|e| r.corrupt(&file, e.to_string()));
         let head = info.linear.then(read).transpose()?;
-        Ok(Self { answers: Answers::read(r, name)?, head, ..Self::numbers(info) })
+        Ok(Self { answers, head, ..Self::numbers(info) })
     }
 }
 
@@ -295,12 +325,14 @@ impl Artifact for Victim {
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
         let info = VictimInfo { kind: self.kind.clone(), params: self.params.clone(), clean: self.clean.info() };
         w.value("info", &info)?;
-        self.clean.write_arrays(w, "clean")
+        Answers::write(w, &[&self.clean.answers])?;
+        self.clean.write_head(w, "clean")
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
         let VictimInfo { kind, params, clean } = r.value("info")?;
-        Ok(Self { kind, params, clean: Outcome::read(r, clean, "clean")? })
+        let answers = Answers::read(r, 1)?.pop().unwrap_or_default();
+        Ok(Self { kind, params, clean: Outcome::read(r, clean, answers, "clean")? })
     }
 
     fn summary(&self) -> serde_json::Value {
@@ -394,7 +426,8 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Reads what is a number of the whole, and leaves what is one of every image, poison or weight: a few kilobytes instead of megabytes.
+    /// Reads what is a number of the whole, and leaves what is one of every image, poison or weight: a few kilobytes
+    /// instead of megabytes.
     ///
     /// # Errors
     /// A file is not there, or damaged.
@@ -477,8 +510,9 @@ impl Artifact for Evaluation {
             },
         )?;
         for (name, outcome) in self.outcomes.named() {
-            outcome.write_arrays(w, name)?;
+            outcome.write_head(w, name)?;
         }
+        Answers::write(w, &self.outcomes.named().map(|(_, outcome)| &outcome.answers).collect::<Vec<_>>())?;
         if let Some(drawn) = &self.drawn {
             drawn.write(w)?;
         }
@@ -488,7 +522,11 @@ impl Artifact for Evaluation {
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
         let info: Info = r.value("info")?;
-        let outcomes = info.outcomes.try_map(|name, outcome| Outcome::read(r, outcome.clone(), name))?;
+        let names: Vec<&str> = info.outcomes.named().map(|(name, _)| name).collect();
+        let answers: BTreeMap<&str, Answers> = names.iter().copied().zip(Answers::read(r, names.len())?).collect();
+        let outcomes = info.outcomes.try_map(|name, outcome| {
+            Outcome::read(r, outcome.clone(), answers.get(name).cloned().unwrap_or_default(), name)
+        })?;
         let numbers: Array2<f32> = arrays::read(r, "changes")?;
         if numbers.ncols() != 4 {
             return Err(r.corrupt("changes", format!("has {} columns; expected 4", numbers.ncols())));
@@ -496,12 +534,9 @@ impl Artifact for Evaluation {
         let change = |row: ArrayView1<f32>| Change { linf: row[0], l2: row[1], psnr: row[2], ssim: row[3] };
         let changes = numbers.rows().into_iter().map(change).collect();
         let drawn = Drawn::read(r)?;
-        for (name, outcome) in outcomes.named() {
-            let (n, clean) = (outcome.answers.right.len(), outcomes.clean.answers.right.len());
-            let images = drawn.as_ref().map_or(clean, |drawn| drawn.test.len());
-            if n != images {
-                return Err(r.corrupt(&right_file(name), format!("is of {n} images; expected {images}")));
-            }
+        let n = outcomes.clean.answers.right.len();
+        if let Some(images) = drawn.as_ref().map(|drawn| drawn.test.len()).filter(|images| *images != n) {
+            return Err(r.corrupt(RIGHT, format!("is of {n} images; expected {images}")));
         }
         Ok(Self::of(info, outcomes, drawn, changes))
     }
@@ -530,17 +565,30 @@ mod tests {
     #[test]
     fn bits_come_back_and_damage_is_told() {
         let dir = tempfile::tempdir().unwrap();
+        for n in [0, 1, 31, 32, 33, 100] {
+            let of = |turn: u32| Answers::of((0..n).map(|i| ((i + turn).is_multiple_of(3), f64::from(i + turn))));
+            let dir = dir.path().join(n.to_string());
+            std::fs::create_dir(&dir).unwrap();
+            let mut w = PayloadWriter::new(&dir, Evaluation::KIND);
+            Answers::write(&mut w, &[&of(0), &of(1)]).unwrap();
+            let drawn = Drawn { test: (0..n).collect(), train: vec![7, 9], validation: vec![8] };
+            drawn.write(&mut w).unwrap();
+            let r = PayloadReader::new(&dir, Evaluation::KIND, w.files().clone());
+            assert_eq!(Answers::read(&r, 2).unwrap(), [of(0), of(1)]);
+            let sets = Measured { clean: (), images: Some(()), ..Measured::default() };
+            assert_eq!(Answers::read_right(&r, &sets).unwrap().images, Some(of(1).right));
+            assert_eq!(Drawn::read(&r).unwrap(), Some(drawn));
+            assert!(Answers::read(&r, 3).unwrap_err().to_string().contains("expected (3, "));
+        }
         let mut w = PayloadWriter::new(dir.path(), Evaluation::KIND);
-        for n in [0, 1, 31, 32, 33, 100] {
-            let answers = Answers::of((0..n).map(|i| (i % 3 == 0, f64::from(i))));
-            answers.write(&mut w, &n.to_string()).unwrap();
-        }
-        arrays::write_vec(&mut w, "right.short", &[33u32, 0]).unwrap();
+        w.array(RIGHT, &[1, 2], &[33u32, 0]).unwrap();
+        arrays::write_vec(&mut w, Drawn::FILE, &[2u32, 0, 0, 5]).unwrap();
+        let (one, two) = ([(true, 0.0)], [(true, 0.0), (false, 1.0)]);
+        assert!(Answers::write(&mut w, &[&Answers::of(one), &Answers::of(two)]).is_err());
         let r = PayloadReader::new(dir.path(), Evaluation::KIND, w.files().clone());
-        for n in [0, 1, 31, 32, 33, 100] {
-            let answers = Answers::read(&r, &n.to_string()).unwrap();
-            assert_eq!(answers, Answers::of((0..n).map(|i| (i % 3 == 0, f64::from(i)))));
-        }
-        assert!(Answers::read(&r, "short").unwrap_err().to_string().contains("has 1 words; expected 2"));
+        assert!(
+            Answers::read(&r, 1).unwrap_err().to_string().contains("has shape (1, 2); expected (1, 3) for 33 images")
+        );
+        assert!(Drawn::read(&r).is_err());
     }
 }

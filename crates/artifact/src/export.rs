@@ -205,18 +205,14 @@ fn poisons_csv(poisons: &Poisons) -> String {
 impl Export for Victim {
     fn export(&self) -> Exported {
         let mut tensors: Vec<(String, Vec<Tensor>)> = self.clean.head.iter().map(|h| head("clean", h)).collect();
-        tensors.push(answers([("clean", &self.clean)].into_iter(), None));
+        tensors.push(answers([("clean", &self.clean)].into_iter()));
         Exported { tensors, ..Exported::default() }
     }
 }
 
-/// What victims made of every test image: by training set, whether it is right, and its margin; and where the images stand in their
-/// pool, if they are drawn from one.
-fn answers<'a>(
-    outcomes: impl Iterator<Item = (&'static str, &'a Outcome)>,
-    drawn: Option<&Drawn>,
-) -> (String, Vec<Tensor>) {
-    let mut tensors: Vec<Tensor> = drawn.iter().map(|drawn| Tensor::indices("source_index", &drawn.test)).collect();
+/// What victims made of every test image: by training set, whether it is right, and its margin.
+fn answers<'a>(outcomes: impl Iterator<Item = (&'static str, &'a Outcome)>) -> (String, Vec<Tensor>) {
+    let mut tensors = Vec::new();
     for (name, Outcome { answers: Answers { right, margins }, .. }) in outcomes {
         let shape = vec![right.len()];
         let bits = Data::U8(right.iter().map(|right| u8::from(*right)).collect());
@@ -230,7 +226,11 @@ impl Export for Evaluation {
     fn export(&self) -> Exported {
         let heads = self.outcomes.named().filter_map(|(name, outcome)| Some(head(name, outcome.head.as_ref()?)));
         let mut tensors: Vec<(String, Vec<Tensor>)> = heads.collect();
-        tensors.push(answers(self.outcomes.named(), self.drawn.as_ref()));
+        tensors.push(answers(self.outcomes.named()));
+        if let Some(Drawn { test, train, validation }) = &self.drawn {
+            let index = [("test", test), ("train", train), ("validation", validation)];
+            tensors.push(("drawn".to_owned(), index.map(|(name, index)| Tensor::indices(name, index)).to_vec()));
+        }
         if !self.changes.is_empty() {
             let column = |(i, name)| Tensor::floats(name, self.changes.iter().map(move |c| c.numbers()[i]));
             tensors.push(("visibility".to_owned(), Change::NUMBERS.into_iter().enumerate().map(column).collect()));

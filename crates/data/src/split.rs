@@ -190,7 +190,8 @@ impl<'a> Rest<'a> {
         Ok(taken)
     }
 
-    /// The images whose turn it is with a seed, where every seed takes so many, one after the other and from the first again.
+    /// The images whose turn it is with a seed, where every seed takes so many, one after the other and from the first
+    /// again.
     fn turn(&self, split: &'static str, count: usize, seed: u64) -> Result<Vec<u32>, DataError> {
         let n = self.images.len();
         if count > n {

@@ -44,8 +44,8 @@ pub fn predict(head: &Head, features: ArrayView2<'_, f64>) -> Result<Vec<u32>, H
     Ok(logits(head, features)?.rows().into_iter().map(first_largest).collect())
 }
 
-/// Whether the label has the largest of a sample's scores, `[K]`, the first of several equal ones; and its margin: its score minus the
-/// largest other one.
+/// Whether the label has the largest of a sample's scores, `[K]`, the first of several equal ones; and its margin: its
+/// score minus the largest other one.
 #[must_use]
 pub fn judge(scores: ArrayView1<'_, f64>, label: u32) -> (bool, f64) {
     let label = label as usize;

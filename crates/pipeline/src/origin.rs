@@ -16,13 +16,15 @@ pub const REPLICATED: [&str; 5] =
 /// What a result is one draw of. Results of one case share some of it and not the rest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Keys of the extractors, the attacker's and the deployed one's; the file of features that were imported in their place.
+    /// Keys of the extractors, the attacker's and the deployed one's; the file of features that were imported in their
+    /// place.
     pub extractor: String,
     /// Key of the downstream images or, where features were imported, of these, since their splits are drawn there.
     pub data: String,
     /// Where test images come from, as a text: images of one source may be the same ones.
     pub pool: String,
-    /// Seeds of the extractor and of the downstream images, where they are not the run's: sides of a comparison are paired by them.
+    /// Seeds of the extractor and of the downstream images, where they are not the run's: sides of a comparison are
+    /// paired by them.
     pub seeds: [Option<u64>; 2],
 }
 
@@ -65,7 +67,8 @@ pub(crate) fn replicates(a: &BTreeMap<&'static str, Value>, b: &BTreeMap<&'stati
     a.len() == b.len() && a.iter().zip(b).all(|((node, a), (other, b))| node == other && alike(node, a, b))
 }
 
-/// Reads what the victims of some results made of every test image: a bit an image. Nothing but tests and intervals needs it.
+/// Reads what the victims of some results made of every test image: a bit an image. Nothing but tests and intervals
+/// needs it.
 ///
 /// # Errors
 /// An evaluation is gone meanwhile, or damaged.
@@ -76,7 +79,7 @@ pub fn read_answers(rows: &mut [Row], store: &Store) -> Result<(), StoreError> {
         let key: Key = row.key.parse().map_err(|e| StoreError::Refused { what: format!("{}: {e}", row.key) })?;
         let Some(manifest) = store.lookup("evaluate", &key)? else { continue };
         let reader = store.reader(&manifest, Evaluation::KIND);
-        let right = row.accuracy.try_map(|name, _| Answers::read_right(&reader, name))?;
+        let right = Answers::read_right(&reader, &row.accuracy)?;
         let drawn = match known.get(&row.origin.data) {
             Some(drawn) => drawn.clone(),
             None => {

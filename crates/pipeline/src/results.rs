@@ -326,7 +326,8 @@ pub struct Group {
     pub seconds: Option<Cell>,
 }
 
-/// The rows that differ in nothing but seeds, of the run, of an extractor or of the choice of images, in the order of their first one.
+/// The rows that differ in nothing but seeds, of the run, of an extractor or of the choice of images, in the order of
+/// their first one.
 #[must_use]
 pub fn grouped(rows: &[Row]) -> Vec<Vec<&Row>> {
     let mut groups: Vec<Vec<&Row>> = Vec::new();

@@ -182,8 +182,8 @@ pub struct PredictorConfig {
 pub struct TrainConfig {
     /// The network.
     pub arch: Arch,
-    /// Seed of the initialisation, the order of the images and the views; `run`: the pipeline's, so that every seed of the pipeline has an
-    /// extractor of its own.
+    /// Seed of the initialisation, the order of the images and the views; `run`: the pipeline's, so that every seed of
+    /// the pipeline has an extractor of its own.
     pub seed: Seed,
     /// Passes over the images.
     pub epochs: usize,

@@ -8,8 +8,8 @@ use rayon::prelude::*;
 /// Queries whose similarities are held in memory together.
 const TOGETHER: usize = 256;
 
-/// For each of `queries` `[m, d]` the number of votes for each of `classes` among the `k` rows of `reference` `[n, d]`, with their
-/// classes, with the largest cosine similarity: `[m, classes]`. `None` where `stop` says so meanwhile.
+/// For each of `queries` `[m, d]` the number of votes for each of `classes` among the `k` rows of `reference` `[n, d]`,
+/// with their classes, with the largest cosine similarity: `[m, classes]`. `None` where `stop` says so meanwhile.
 #[must_use]
 pub fn votes(
     k: usize,

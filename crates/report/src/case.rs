@@ -32,7 +32,8 @@ pub enum Pretraining {
     Unknown,
 }
 
-/// The results of one setting, one row a seed or, where extractors or images have seeds of their own, a combination of them.
+/// The results of one setting, one row a seed or, where extractors or images have seeds of their own, a combination of
+/// them.
 #[derive(Debug, Clone)]
 pub struct Case {
     /// What tells it from other cases of its pipeline, in words.

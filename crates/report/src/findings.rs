@@ -12,9 +12,9 @@
 //! Sides of a comparison are equal in all traits but those that the finding asks about ([`axis`]). What differs in
 //! something else, too, is not compared, and listed with what differs.
 //!
-//! Differences are taken seed by seed where both sides have the same seeds, and image by image where they have the same test images.
-//! What varies beside them, extractors, training data, attacks, test images, is told apart: see [`statistics`](crate::statistics). A
-//! verdict says what it generalises to.
+//! Differences are taken seed by seed where both sides have the same seeds, and image by image where they have the same
+//! test images. What varies beside them, extractors, training data, attacks, test images, is told apart: see
+//! [`statistics`](crate::statistics). A verdict says what it generalises to.
 
 mod anomalies;
 pub mod axis;

@@ -14,8 +14,8 @@ pub type Side<'a> = (&'a Case, &'a dyn Fn(&Row) -> Option<f64>);
 /// By how much an accuracy is changed to see how a quantity follows it.
 const STEP: f64 = 1e-4;
 
-/// Rows by what sides are paired by: [`hemlock_pipeline::Origin::seeds`] in which they differ, and the run's; what several rows of a side
-/// share is counted.
+/// Rows by what sides are paired by: [`hemlock_pipeline::Origin::seeds`] in which they differ, and the run's; what
+/// several rows of a side share is counted.
 fn by_seeds(case: &Case) -> BTreeMap<([Option<u64>; 3], usize), &Row> {
     let mut seen: BTreeMap<[Option<u64>; 3], usize> = BTreeMap::new();
     let differ = |i: usize| case.rows.iter().any(|row| row.origin.seeds[i] != case.rows[0].origin.seeds[i]);
@@ -30,8 +30,8 @@ fn by_seeds(case: &Case) -> BTreeMap<([Option<u64>; 3], usize), &Row> {
     numbered.collect()
 }
 
-/// What `f` makes of the quantities of some sides, combination by combination of the seeds that all sides have; where there is none, of
-/// their means. `None` where a row has no such quantity.
+/// What `f` makes of the quantities of some sides, combination by combination of the seeds that all sides have; where
+/// there is none, of their means. `None` where a row has no such quantity.
 pub fn joint(sides: &[Side], f: &dyn Fn(&[f64]) -> f64) -> Option<Estimate> {
     let rows: Vec<BTreeMap<_, &Row>> = sides.iter().map(|(case, _)| by_seeds(case)).collect();
     for ((case, quantity), _) in sides.iter().zip(&rows) {
@@ -78,8 +78,8 @@ fn number<T>(seen: &mut Vec<T>, item: T, same: impl Fn(&T, &T) -> bool) -> usize
     })
 }
 
-/// The value of some rows, one a side, and what test images add to its error: by the delta method, with differences in the place of
-/// derivatives, which are exact for what is linear.
+/// The value of some rows, one a side, and what test images add to its error: by the delta method, with differences in
+/// the place of derivatives, which are exact for what is linear.
 fn measured(sides: &[Side], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) -> Option<(f64, Noise)> {
     let values: Vec<f64> = sides.iter().zip(rows).map(|((_, quantity), row)| quantity(row)).collect::<Option<_>>()?;
     let mut noise = Noise::default();
@@ -127,8 +127,9 @@ fn field<'a>(of: &'a mut Measured<f64>, name: &str) -> Option<&'a mut f64> {
     }
 }
 
-/// The share of training and validation images that two draws have in common; of several sides the largest, of those whose images are not
-/// the same anyway. All of them, where it is not known: then nothing is said of other training data.
+/// The share of training and validation images that two draws have in common; of several sides the largest, of those
+/// whose images are not the same anyway. All of them, where it is not known: then nothing is said of other training
+/// data.
 fn overlap(a: &[&Row], b: &[&Row]) -> f64 {
     let drawn = |row: &Row| row.answers.as_ref()?.drawn.clone();
     let sides = a.iter().zip(b).filter(|(a, b)| a.origin.data != b.origin.data);
@@ -172,8 +173,8 @@ mod tests {
         (0..IMAGES).map(|i| (i + IMAGES - from) % IMAGES < (share * IMAGES as f64).round() as usize).collect()
     }
 
-    /// A case of which every row has an extractor, a draw of training data, what it makes of images after an attack, and test images: those
-    /// of its draw, or the same.
+    /// A case of which every row has an extractor, a draw of training data, what it makes of images after an attack,
+    /// and test images: those of its draw, or the same.
     fn case(rows: &[(u64, u64, f64)], own_images: bool) -> Case {
         let params = |extractor: u64| json!({ "method": "simclr", "seed": extractor });
         let mut made: Vec<Row> = Vec::new();

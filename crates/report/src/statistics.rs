@@ -1,17 +1,18 @@
 //! Means over extractors, training data, attacks and test images, and what they say of others.
 //!
-//! A measured value, such as what an attack costs, is that of one extractor, one draw of training data, one run of the attack and one
-//! set of test images. Seeds share some of these and not others, so they are no independent sample: five seeds with one extractor and
-//! the same test images say nothing of other extractors, and their spread nothing of other images. The model is that of crossed random
-//! effects,
+//! A measured value, such as what an attack costs, is that of one extractor, one draw of training data, one run of the
+//! attack and one set of test images. Seeds share some of these and not others, so they are no independent sample: five
+//! seeds with one extractor and the same test images say nothing of other extractors, and their spread nothing of other
+//! images. The model is that of crossed random effects,
 //!
 //! ```text
 //! y(e, d, i) = mean + E(e) + D(d) + A(e, d) + I(i) + EI(e, i) + DI(d, i) + rest(e, d, i)
 //! ```
 //!
-//! with extractors `e`, training data `d` and test images `i`; an attack is run once for each `e` and `d`, so that its own draw is part
-//! of `A`. The variance of the mean is estimated by the method of moments (Searle, Casella and McCulloch, 1992), and tested by Student's
-//! t with Satterthwaite's degrees of freedom (1946): see [`infer`]. `docs/findings.md` says how far that holds.
+//! with extractors `e`, training data `d` and test images `i`; an attack is run once for each `e` and `d`, so that its
+//! own draw is part of `A`. The variance of the mean is estimated by the method of moments (Searle, Casella and
+//! McCulloch, 1992), and tested by Student's t with Satterthwaite's degrees of freedom (1946): see [`infer`].
+//! `docs/findings.md` says how far that holds.
 
 mod images;
 mod infer;
@@ -138,7 +139,8 @@ impl Estimate {
         Self::over(cells, &|_, _| 0.0)
     }
 
-    /// The mean over cells; `overlap` is the share of training images that two draws have in common. `None` of no cells.
+    /// The mean over cells; `overlap` is the share of training images that two draws have in common. `None` of no
+    /// cells.
     #[must_use]
     pub fn over(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Option<Self> {
         let values: Vec<f64> = cells.iter().map(|cell| cell.value).collect();
@@ -156,8 +158,8 @@ impl Estimate {
         Some(Self { mean, std, n, inference })
     }
 
-    /// The difference of two means that have nothing in common (Welch, 1947). What they do have in common, such as test images, makes
-    /// it less variable than this says.
+    /// The difference of two means that have nothing in common (Welch, 1947). What they do have in common, such as test
+    /// images, makes it less variable than this says.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
         let inference = match (self.inference, other.inference) {
@@ -175,7 +177,8 @@ impl Estimate {
         Some(inference.quantile(0.975) * inference.variance.sqrt())
     }
 
-    /// The one-sided p-value of the mean being at most 0: small where it is above. `None` where nothing is known of the error.
+    /// The one-sided p-value of the mean being at most 0: small where it is above. `None` where nothing is known of the
+    /// error.
     #[must_use]
     pub fn p_above(&self) -> Option<f64> {
         let inference = self.inference.ok()?;
@@ -236,8 +239,8 @@ impl Inference {
 }
 
 impl Scope {
-    /// What a verdict generalises to, in words: `for this extractor, over 5 draws of training data, on the same 4000 test images in
-    /// every seed`.
+    /// What a verdict generalises to, in words: `for this extractor, over 5 draws of training data, on the same 4000
+    /// test images in every seed`.
     #[must_use]
     pub fn words(&self) -> String {
         let this = if self.sides { "these extractors" } else { "this extractor" };

@@ -288,8 +288,11 @@ pub fn comparisons(finding: &Finding) -> Table {
     table
 }
 
+/// A part of a variance: what it is by, and what it is.
+type Part = (&'static str, fn(&Components) -> f64);
+
 /// Where variances come from.
-const COMPONENTS: [(&str, fn(&Components) -> f64); 4] = [
+const COMPONENTS: [Part; 4] = [
     ("test images", |c| c.images),
     ("extractors", |c| c.extractors),
     ("training data", |c| c.draws),

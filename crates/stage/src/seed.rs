@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The seed of what a stage draws: a number, or `run`: the pipeline's seed, so that every seed of the pipeline has one of its own.
+/// The seed of what a stage draws: a number, or `run`: the pipeline's seed, so that every seed of the pipeline has one
+/// of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub enum Seed {

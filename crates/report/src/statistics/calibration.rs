@@ -1,14 +1,14 @@
 //! How often a true null is rejected, and how often an interval covers: on simulated outcomes, 10,000 times a setting.
 //!
-//! Two attacks are compared that are the same in distribution, so that the true difference is 0: a victim under attack `a`, on extractor
-//! `e` and training data `d`, is right about image `i` where
+//! Two attacks are compared that are the same in distribution, so that the true difference is 0: a victim under attack
+//! `a`, on extractor `e` and training data `d`, is right about image `i` where
 //!
 //! ```text
 //! shared(i) + E(a, e) + D(a, d) + A(a, e, d) + I(a, i) + EI(a, e, i) + DI(a, d, i) + rest(a, e, d, i) > -1/2
 //! ```
 //!
-//! with normal effects, drawn anew each time. `D` is a mean of effects of training images, of which every draw takes some of a pool, so
-//! that draws are correlated as the images that they share make them.
+//! with normal effects, drawn anew each time. `D` is a mean of effects of training images, of which every draw takes
+//! some of a pool, so that draws are correlated as the images that they share make them.
 
 use super::{Cell, Estimate, Images, Noise};
 use hemlock_artifact::Drawn;
@@ -131,8 +131,8 @@ fn simulated(s: &Setting, case: u64) -> (Vec<Cell>, Vec<Vec<f64>>) {
     ((0..n).map(cell).collect(), overlap)
 }
 
-/// Shares of simulations in which a one-sided test rejects at 5 %, and in which the 95 % interval covers: of [`Estimate::over`], and of
-/// Student's t over the same values as if they had nothing in common.
+/// Shares of simulations in which a one-sided test rejects at 5 %, and in which the 95 % interval covers: of
+/// [`Estimate::over`], and of Student's t over the same values as if they had nothing in common.
 fn calibrated(setting: &Setting) -> [[f64; 2]; 2] {
     let mut counts = [[0u64; 2]; 2];
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;

@@ -29,8 +29,9 @@ impl Images {
     }
 }
 
-/// What every test image adds to the deviation of a value from what it would be over all images: numbers whose squares add up to the
-/// variance of the value that is due to the images, and whose products with those of another value to their covariance.
+/// What every test image adds to the deviation of a value from what it would be over all images: numbers whose squares
+/// add up to the variance of the value that is due to the images, and whose products with those of another value to
+/// their covariance.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Noise(Vec<(Images, Vec<f64>)>);
 

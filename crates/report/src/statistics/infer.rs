@@ -22,33 +22,35 @@ const SAME: f64 = 0.95;
 /// The part of the variance that is not of training data that is taken off for what does not overlap, at most.
 const MOST: f64 = 0.4;
 
-/// A mean square of `f` degrees of freedom counts for so many times itself where degrees of freedom are found: for its mean, and for
-/// what it scatters by. With 1 in the place of 2.4 / f it is Satterthwaite's formula, which with 2 to 4 degrees of freedom beside what
-/// has infinitely many takes the mean square for smaller than it is whenever it comes out small: 5 % become 6.2. The number is the one
-/// that keeps sizes between 4.4 and 5.3 % and coverage between 94 and 96 % over all ratios of the two variances, from 2 degrees of
-/// freedom.
+/// A mean square of `f` degrees of freedom counts for so many times itself where degrees of freedom are found: for its
+/// mean, and for what it scatters by. With 1 in the place of 2.4 / f it is Satterthwaite's formula, which with 2 to 4
+/// degrees of freedom beside what has infinitely many takes the mean square for smaller than it is whenever it comes
+/// out small: 5 % become 6.2. The number is the one that keeps sizes between 4.4 and 5.3 % and coverage between 94 and
+/// 96 % over all ratios of the two variances, from 2 degrees of freedom.
 fn weight(f: f64) -> f64 {
     1.0 + 2.4 / f
 }
 
 /// The mean of some cells, and its error. `overlap` is the share of training images that two draws have in common.
 ///
-/// Where cells are one a combination of extractor and training data, with a value for each mean over test images, the variance of the
-/// mean is that of the analysis of variance of these values, and beside it that of the test images that they share:
+/// Where cells are one a combination of extractor and training data, with a value for each mean over test images, the
+/// variance of the mean is that of the analysis of variance of these values, and beside it that of the test images that
+/// they share:
 ///
 /// ```text
 /// V = S + X + C        S = max(a, b, a + b - r)
 /// ```
 ///
-/// `a`, `b` and `r` are the variances of the means of extractors, of training data, and of what is left, each divided by how many it is
-/// taken over: of each other, `a` and `b` contain `r`. `C` is the mean covariance, over their common test images, of values that differ
-/// in both. Where there is one extractor, or one set of training data, `S` is the variance of the others' means.
+/// `a`, `b` and `r` are the variances of the means of extractors, of training data, and of what is left, each divided
+/// by how many it is taken over: of each other, `a` and `b` contain `r`. `C` is the mean covariance, over their common
+/// test images, of values that differ in both. Where there is one extractor, or one set of training data, `S` is the
+/// variance of the others' means.
 ///
-/// `X` is for training data that overlap. Draws that share a share `q` of their images are correlated by `q`, as far as images act by
-/// themselves; their sample variance leaves that out, and so the variance of the mean of `D` draws is
-/// `1 / D + q / (1 - q)` sample variances (Nadeau and Bengio, 2003). But a part of the sample variance comes from test images and from
-/// attacks, which do not overlap: that part is not counted in `X`, as far as it is at most two fifths of the variance that is not of
-/// training data (more would be too much where sample variances are of few draws).
+/// `X` is for training data that overlap. Draws that share a share `q` of their images are correlated by `q`, as far as
+/// images act by themselves; their sample variance leaves that out, and so the variance of the mean of `D` draws is
+/// `1 / D + q / (1 - q)` sample variances (Nadeau and Bengio, 2003). But a part of the sample variance comes from test
+/// images and from attacks, which do not overlap: that part is not counted in `X`, as far as it is at most two fifths
+/// of the variance that is not of training data (more would be too much where sample variances are of few draws).
 ///
 /// # Errors
 /// There is one value, all are the same, or too few combinations are there.
@@ -110,8 +112,8 @@ pub fn infer(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Result<
     })
 }
 
-/// The share of training images that two draws have in common, as far as it counts, and the scope with it. Draws of all the images that
-/// there are differ in nothing that could be generalised to: they are no draws.
+/// The share of training images that two draws have in common, as far as it counts, and the scope with it. Draws of all
+/// the images that there are differ in nothing that could be generalised to: they are no draws.
 fn overlapping(draws: &BTreeSet<usize>, overlap: &dyn Fn(usize, usize) -> f64, scope: Scope) -> (f64, Scope) {
     match mean_of_pairs(draws, overlap) {
         share if share > SAME => (0.0, Scope { draws: 1, ..scope }),
@@ -185,8 +187,8 @@ struct Overlap {
 }
 
 impl Overlap {
-    /// Of `d` draws with that share in common: of the variance of their means' mean `other` is not of training images. `beside` it there
-    /// are variances of the mean that are not of training data.
+    /// Of `d` draws with that share in common: of the variance of their means' mean `other` is not of training images.
+    /// `beside` it there are variances of the mean that are not of training data.
     fn new(share: f64, d: usize, other: f64, beside: f64) -> Self {
         let times = d as f64 * share / (1.0 - share);
         Self { times, but: (times * other).min(MOST * beside) }
