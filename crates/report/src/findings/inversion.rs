@@ -50,7 +50,9 @@ fn kept(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding {
     let compared = asked.iter().filter_map(|case| comparison(case)).collect();
     let what = if question.id == REFINED.id { "matching that is refined" } else { "decoder or matching alone" };
     let sides = [(what, made.len()), ("such with features that cost at least a point", asked.len())];
-    question.judged(compared).beside(Vec::new(), &sides, question)
+    // Of none there are none that cost something.
+    let sides = if made.is_empty() { &sides[..1] } else { &sides };
+    question.judged(compared).beside(Vec::new(), sides, question)
 }
 
 #[cfg(test)]
