@@ -92,7 +92,7 @@ impl SplitSpec {
         Ok(())
     }
 
-    /// Chooses images by the labels of the pools, each below the number of classes, or [`NOT_TAKEN`]; those of
+    /// Chooses images by the labels of the pools, each below the number of classes, or `u32::MAX`: not taken; those of
     /// validation and test are none where the split is cut from the training pool.
     ///
     /// # Errors

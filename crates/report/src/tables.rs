@@ -198,7 +198,7 @@ pub fn noise(cases: &[Case]) -> Table {
     table = columns.into_iter().fold(table, |table, title| table.numbers(title, &["", "low", "high"]));
     table = table.numbers("end-to-end → end-to-end, best epoch", &["", "low", "high"]);
     for against in LEARNERS {
-        table = table.numbers(&format!("made against {against}: loss, mistaken"), &["loss", "mistaken", "rounds"]);
+        table = table.numbers(format!("made against {against}: loss, mistaken"), &["loss", "mistaken", "rounds"]);
     }
     for kind in unlearnable::kinds(cases) {
         let drop = |against: &str, victim: &str, of: Quantity| {

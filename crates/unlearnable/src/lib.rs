@@ -60,7 +60,7 @@ pub struct Params {
     /// Of `end-to-end`: images of a step of the training.
     #[serde(default = "defaults::batch")]
     pub batch: usize,
-    /// It is done when the least loss of the training, over all rounds, has fallen by less than [`FALL`] in so many
+    /// It is done when the least loss of the training, over all rounds, has fallen by less than a hundredth in so many
     /// rounds.
     #[serde(default = "defaults::patience")]
     pub patience: u32,

@@ -13,13 +13,16 @@ const LISTED: usize = 10;
 #[derive(Debug, Clone, Copy)]
 pub struct Axis(pub &'static [&'static str]);
 
+/// Traits beside an axis: names and values, in the order of names.
+type Rest = Vec<(String, String)>;
+
 impl Axis {
     fn spans(self, name: &str) -> bool {
         self.0.iter().any(|spanned| name == *spanned || (spanned.ends_with('.') && name.starts_with(spanned)))
     }
 
     /// The traits beside the axis.
-    fn rest(self, traits: &Traits) -> Vec<(String, String)> {
+    fn rest(self, traits: &Traits) -> Rest {
         traits.iter().filter(|(name, _)| !self.spans(name)).map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
     }
 }
@@ -77,7 +80,7 @@ pub struct Asked<'c> {
 
 /// Cases of two sides in groups that are equal in all beside the axis.
 pub fn ask<'c>(left: &[&'c Case], right: &[&'c Case], axis: Axis) -> Asked<'c> {
-    let mut groups: Vec<(Vec<(String, String)>, Group)> = Vec::new();
+    let mut groups: Vec<(Rest, Group)> = Vec::new();
     for (cases, is_left) in [(left, true), (right, false)] {
         for case in cases {
             let rest = axis.rest(&Traits::of(case));
@@ -115,8 +118,8 @@ pub fn ask<'c>(left: &[&'c Case], right: &[&'c Case], axis: Axis) -> Asked<'c> {
 }
 
 /// Cases in groups that are equal in all beside the axis, each with what it is equal in.
-fn classes<'c>(cases: &[&'c Case], axis: Axis) -> Vec<(Vec<(String, String)>, Vec<&'c Case>)> {
-    let mut groups: Vec<(Vec<(String, String)>, Vec<&Case>)> = Vec::new();
+fn classes<'c>(cases: &[&'c Case], axis: Axis) -> Vec<(Rest, Vec<&'c Case>)> {
+    let mut groups: Vec<(Rest, Vec<&Case>)> = Vec::new();
     for case in cases {
         let rest = axis.rest(&Traits::of(case));
         match groups.iter_mut().find(|(key, _)| *key == rest) {
