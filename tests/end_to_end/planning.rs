@@ -287,6 +287,31 @@ fn every_seed_may_have_images_of_its_own() {
     house.ok(&format!("features tiny --set seeds=[3,4] {own}"));
 }
 
+/// By the run's seed, or by a list of its own, which makes replicates of one result and no results of their own.
+#[test]
+fn every_seed_may_have_an_extractor_of_its_own() {
+    let house = House::new();
+    let seeds = |set: &str, stage: &str| -> Vec<Value> {
+        let tasks = house.tasks(&format!("tiny --set seeds=[3,4] {set}"));
+        tasks.iter().filter(|t| t["stage"] == stage).map(|t| t["seed"].clone()).collect()
+    };
+    assert_eq!(seeds("", "pretrain"), [Value::Null]);
+    let own = "--set pretrain.seed=run";
+    assert_eq!((seeds(own, "dataset"), seeds(own, "pretrain")), (vec![Value::Null], vec![3.into(), 4.into()]));
+    assert_eq!(seeds(own, "evaluate"), [3, 4]);
+    let several = "--set pretrain.seed=[0,1]";
+    assert_eq!((seeds(several, "pretrain").len(), seeds(several, "evaluate").len()), (2, 4));
+    house.fails("plan tiny --set pretrain.seed=own", 2, &["seed", "own", "\"run\""]);
+
+    let set = "tiny --set seeds=[3] --set pretrain.seed=[0,1]";
+    house.ok(&format!("run {set}"));
+    let rows = |args: &str| house.ok(args).out.lines().filter(|line| line.contains("feature-matching ")).count();
+    assert_eq!((rows(&format!("results {set}")), rows("results tiny --set seeds=[3] --set pretrain.seed=1")), (1, 1));
+    house.ok(&format!("report {set} -o page.html"));
+    let page = std::fs::read_to_string(house.path().join("page.html")).unwrap();
+    assert!(page.contains("over 2 extractors, for these training data, on the same"), "{page}");
+}
+
 #[test]
 fn a_recipe_stands_in_for_tables() {
     let house = House::new();
