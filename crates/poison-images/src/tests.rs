@@ -125,8 +125,9 @@ fn features_stay_in_the_set_that_they_have_to_lie_in() {
     let mean = |poisons: &Poisons| poisons.fits.iter().map(|fit| fit.norm).sum::<f32>() / poisons.fits.len() as f32;
     assert!(mean(&held) < 1.05 * radius && mean(&held) < mean(&free), "{} {} {radius}", mean(&held), mean(&free));
     assert!(held.objective > free.objective, "{} {}", held.objective, free.objective);
-    // What is measured against the set is measured against this one.
-    assert!(free.outside() == 0.0 && held.fits.iter().any(|fit| fit.outside > 0.0));
+    // What is measured against the set is measured against this one: images that have hardly moved lie outside.
+    let begun = run(json!({ "constraint": "ball", "quantile": 0.3, "steps": 1 }));
+    assert!(free.outside() == 0.0 && begun.fits.iter().any(|fit| fit.outside > 0.0));
 }
 
 /// What the set is measured with is in the key where there is one.

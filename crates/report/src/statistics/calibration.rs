@@ -12,7 +12,8 @@
 
 use super::{Cell, Estimate, Images, Noise};
 use hemlock_artifact::Drawn;
-use rand::{RngExt, SeedableRng, seq::SliceRandom};
+use hemlock_streams::Purpose;
+use rand::{RngExt, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 
@@ -81,7 +82,7 @@ impl Normals {
 
 /// The cells of one simulation, and the mean share of images that two draws have in common.
 fn simulated(s: &Setting, case: u64) -> (Vec<Cell>, Vec<Vec<f64>>) {
-    let mut random = Normals(ChaCha8Rng::seed_from_u64(case), None);
+    let mut random = Normals(Purpose::Test.of(case), None);
     let train: Vec<Vec<usize>> = (0..s.draws)
         .map(|_| {
             let mut all: Vec<usize> = (0..POOL).collect();
