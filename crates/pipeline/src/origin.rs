@@ -23,9 +23,8 @@ pub struct Origin {
     pub data: String,
     /// Where test images come from, as a text: images of one source may be the same ones.
     pub pool: String,
-    /// Seeds of the extractor and of the downstream images, where they are not the run's: sides of a comparison are
-    /// paired by them.
-    pub seeds: [Option<u64>; 2],
+    /// Seeds of [`REPLICATED`] nodes, where they are not the run's: sides of a comparison are paired by them.
+    pub seeds: [Option<u64>; REPLICATED.len()],
 }
 
 /// What the victims of a result made of every test image.
@@ -50,7 +49,7 @@ impl Origin {
             extractor: if extractors.is_empty() { imported() } else { extractors.join(" ") },
             data: key("dataset.downstream").or_else(|| key("features")).unwrap_or_default(),
             pool: source("dataset.downstream").unwrap_or_else(imported),
-            seeds: [seed("pretrain"), seed("dataset.downstream").or_else(|| seed("features"))],
+            seeds: REPLICATED.map(seed),
         }
     }
 }

@@ -174,8 +174,8 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         bound: evaluation.bound,
         gap: evaluation.gap,
         poisonability: evaluation.poisonability,
-        sees: sees(&params, &ATTACK),
-        controls_see: sees(&params, &["evaluate"]),
+        sees: seen_by_attack(&deciding),
+        controls_see: sees(&deciding, "evaluate").unwrap_or_default(),
         seed: branch.seed.unwrap_or(0),
         device,
         collapsed,
@@ -199,10 +199,17 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     }))
 }
 
-/// The most that any of some stages saw.
-fn sees(params: &BTreeMap<&'static str, Value>, nodes: &[&str]) -> Sees {
-    let tables = nodes.iter().filter_map(|node| params.get(node)?.get("sees"));
-    tables.filter_map(|sees| serde_json::from_value(sees.clone()).ok()).max().unwrap_or_default()
+/// What a stage saw, by the parameters that decide its result.
+fn sees(deciding: &BTreeMap<&'static str, Value>, node: &str) -> Option<Sees> {
+    deciding.get(node)?.get("sees").and_then(|sees| serde_json::from_value(sees.clone()).ok())
+}
+
+/// What the attacker saw: the attack or, of one that looks at nothing but its target, the target's maker. Noise is made of
+/// the training split.
+fn seen_by_attack(deciding: &BTreeMap<&'static str, Value>) -> Sees {
+    let own = ["poison-features", "poison-images"].into_iter().find_map(|node| sees(deciding, node));
+    let of_target = || sees(deciding, "target-params").filter(|_| !deciding.contains_key("unlearnable"));
+    own.or_else(of_target).unwrap_or_default()
 }
 
 /// [`Row::verified`]: an import with a probe is there only if its network gave the probe's features.
@@ -429,6 +436,19 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_idles_is_not_seen() {
+        let both = serde_json::json!({ "sees": ["train", "validation"] });
+        let (train, none) = (serde_json::json!({ "sees": ["train"] }), serde_json::json!({}));
+        let seen = |tables: &[(&'static str, &Value)]| {
+            seen_by_attack(&tables.iter().map(|(node, table)| (*node, (*table).clone())).collect())
+        };
+        assert_eq!(seen(&[("target-params", &both), ("poison-features", &train)]), Sees::Train);
+        assert_eq!(seen(&[("target-params", &both), ("poison-images", &none)]), Sees::TrainAndValidation);
+        assert_eq!(seen(&[("target-params", &train), ("poison-images", &both)]), Sees::TrainAndValidation);
+        assert_eq!(seen(&[("target-params", &both), ("unlearnable", &none)]), Sees::Train);
+    }
 
     #[test]
     fn deviation_of_two_values_by_hand() {

@@ -141,6 +141,9 @@ impl fmt::Display for Override {
     }
 }
 
+/// Fields of earlier versions, and what stands in their place.
+const RENAMED: [(&str, &str); 1] = [("objective", "sees = [\"train\", \"validation\"]")];
+
 /// A spec that cannot be used: where, why, and what may have been meant.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{}: {message}{}", path.display(), line.map(|l| format!(":{l}")).unwrap_or_default(),
@@ -542,7 +545,11 @@ impl Source<'_> {
             "" => format!("[{node}] {}", e.message),
             path => format!("[{node}] `{path}`: {}", e.message),
         };
-        let suggestion = unknown.and_then(|u| nearest(u.word, &u.known));
+        let renamed = |u: &Unknown| {
+            RENAMED.iter().find(|(old, new)| *old == u.word && u.known.iter().any(|k| new.starts_with(k)))
+        };
+        let suggestion = unknown
+            .and_then(|u| renamed(&u).map_or_else(|| nearest(u.word, &u.known), |(_, new)| Some((*new).to_owned())));
         let field: Vec<&str> = node.split('.').chain(e.path.split('.').filter(|s| !s.is_empty())).collect();
         match overrides.iter().rev().find(|o| field.iter().take(o.path.len()).eq(&o.path)) {
             // Not the file is wrong, but what came on top of it.

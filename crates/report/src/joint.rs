@@ -16,14 +16,15 @@ const STEP: f64 = 1e-4;
 
 /// Rows by what sides are paired by: [`hemlock_pipeline::Origin::seeds`] in which they differ, and the run's; what
 /// several rows of a side share is counted.
-fn by_seeds(case: &Case) -> BTreeMap<([Option<u64>; 3], usize), &Row> {
-    let mut seen: BTreeMap<[Option<u64>; 3], usize> = BTreeMap::new();
-    let differ = |i: usize| case.rows.iter().any(|row| row.origin.seeds[i] != case.rows[0].origin.seeds[i]);
-    let kept = [differ(0), differ(1)];
+fn by_seeds(case: &Case) -> BTreeMap<(Vec<Option<u64>>, usize), &Row> {
+    let mut seen: BTreeMap<Vec<Option<u64>>, usize> = BTreeMap::new();
+    let first = &case.rows[0].origin.seeds;
+    let kept: Vec<bool> =
+        (0..first.len()).map(|i| case.rows.iter().any(|row| row.origin.seeds[i] != first[i])).collect();
     let numbered = case.rows.iter().map(|row| {
-        let [extractor, images] = [0, 1].map(|i| row.origin.seeds[i].filter(|_| kept[i]));
-        let key = [extractor, images, Some(row.seed)];
-        let count = seen.entry(key).or_default();
+        let told = row.origin.seeds.iter().zip(&kept).map(|(seed, kept)| seed.filter(|_| *kept));
+        let key: Vec<Option<u64>> = told.chain([Some(row.seed)]).collect();
+        let count = seen.entry(key.clone()).or_default();
         *count += 1;
         ((key, *count), row)
     });
@@ -127,18 +128,19 @@ fn field<'a>(of: &'a mut Measured<f64>, name: &str) -> Option<&'a mut f64> {
     }
 }
 
-/// The share of training and validation images that two draws have in common; of several sides the largest, of those
-/// whose images are not the same anyway. All of them, where it is not known: then nothing is said of other training
+/// The share of training images, and of validation images where an attack or a control looks at these, that two draws
+/// have in common; of several sides the largest, of those whose images are not the same anyway. All of them, where it is not known: then nothing is said of other training
 /// data.
 fn overlap(a: &[&Row], b: &[&Row]) -> f64 {
     let drawn = |row: &Row| row.answers.as_ref()?.drawn.clone();
     let sides = a.iter().zip(b).filter(|(a, b)| a.origin.data != b.origin.data);
-    let share = |(a, b): (&&Row, &&Row)| Some(common(&*drawn(a)?, &*drawn(b)?));
+    let validation = a.iter().chain(b).any(|row| row.sees.validation() || row.controls_see.validation());
+    let share = |(a, b): (&&Row, &&Row)| Some(common(&*drawn(a)?, &*drawn(b)?, validation));
     sides.map(|side| share(side).unwrap_or(1.0)).fold(0.0, f64::max)
 }
 
-/// The share of the first's training and validation images that are among the second's.
-fn common(a: &Drawn, b: &Drawn) -> f64 {
+/// The share of the first's training images, and validation images where these count, that are among the second's.
+fn common(a: &Drawn, b: &Drawn, validation: bool) -> f64 {
     let members = |splits: &[&[u32]]| {
         let most = splits.iter().flat_map(|split| split.iter()).max().map_or(0, |most| *most as usize + 1);
         let mut members = vec![false; most];
@@ -147,6 +149,9 @@ fn common(a: &Drawn, b: &Drawn) -> f64 {
     };
     let among =
         |split: &[u32], members: &[bool]| split.iter().filter(|i| members.get(**i as usize) == Some(&true)).count();
+    if !validation {
+        return among(&a.train, &members(&[&b.train])) as f64 / a.train.len().max(1) as f64;
+    }
     let n = (a.train.len() + a.validation.len()).max(1);
     // Where validation has a pool of its own, numbers of the one say nothing in the other.
     let count = if among(&a.validation, &members(&[&a.train])) > 0 {
@@ -187,7 +192,7 @@ mod tests {
                 extractor: extractor.to_string(),
                 data: draw.to_string(),
                 pool: "pool".to_owned(),
-                seeds: [Some(*extractor), None],
+                seeds: [None, None, Some(*extractor), None, None],
             };
             let test = (0..IMAGES as u32).map(|i| i + if own_images { 1000 * *draw as u32 } else { 0 }).collect();
             // Two neighbouring draws have half of their images in common.

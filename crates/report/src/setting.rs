@@ -72,7 +72,7 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
         .collect();
     if let Some(downstream) = downstream {
         let images = if first("dataset.downstream", "seed").is_some_and(|s| s == "run") {
-            " Every seed chooses its own."
+            " Every seed chooses its own, of test images as far as there are others."
         } else {
             ""
         };

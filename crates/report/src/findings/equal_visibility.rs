@@ -17,7 +17,7 @@ const QUESTION: Question = Question {
     id: "F2",
     claim: "Under the same visibility constraint, the feature-targeted attack beats attacks on pixels.",
     test: TEST,
-    needs: "a feature-targeted attack (decoder, or matching that is not refined) and one on pixels that are equal in \
+    needs: "a feature-targeted attack (matching that is not refined) and one on pixels that are equal in \
             all else, within the same limit L∞",
 };
 
