@@ -49,7 +49,7 @@ struct Beyond {
 
 impl Beyond {
     fn of(info: &ImageInfo) -> Self {
-        let halved = |side: u16| side > 2 && side % 2 == 0 && (side / 2) % 8 != 0;
+        let halved = |side: u16| side > 2 && side.is_multiple_of(2) && !(side / 2).is_multiple_of(8);
         Self {
             column: matches!(info.sample_ratio, SampleRatios::H | SampleRatios::HV) && halved(info.width),
             row: matches!(info.sample_ratio, SampleRatios::V | SampleRatios::HV) && halved(info.height),
