@@ -35,11 +35,14 @@ impl Traits {
         let row = &case.rows[0];
         for (node, params) in &row.params {
             let made = MADE.contains(node);
+            // How a training is watched and saved is not in its key; of an import the key has the files' digests.
+            let trained = *node == "pretrain" && params["method"] != "import";
+            let watches = |field: &str| trained && row.deciding.get(node).is_some_and(|key| key.get(field).is_none());
             let params = if made { row.deciding.get(node).unwrap_or(params) } else { params };
             for (field, value) in params.as_object().into_iter().flatten() {
                 // In what its rows differ, such as the seed of an extractor, is no trait of all of them.
                 let of = |row: &Row| (if made { &row.deciding } else { &row.params }).get(node)?.get(field).cloned();
-                let same = case.rows.iter().all(|row| of(row).as_ref() == Some(value));
+                let same = case.rows.iter().all(|row| of(row).as_ref() == Some(value)) && !watches(field);
                 if let (Some(name), false, true) = (name(node, field, &own, aims), nothing(field, value), same) {
                     traits.insert(name, crate::words::value(value));
                 }
@@ -201,6 +204,18 @@ mod tests {
         assert_eq!(get(&case, "sees").as_deref(), Some("train"));
         assert_eq!(get(&case, "step").as_deref(), Some("0.02"));
         assert_eq!((get(&case, "attack.temperature"), get(&case, "constraint").as_deref()), (None, Some("none")));
+    }
+
+    #[test]
+    fn how_a_training_is_watched_is_no_trait() {
+        let table = json!({ "method": "simclr", "epochs": 3, "checkpoint_minutes": 5.0 });
+        let case = made_up("bilevel").with_idle("pretrain", table, json!({ "method": "simclr", "epochs": 3 })).case();
+        assert_eq!(get(&case, "pretrain.epochs").as_deref(), Some("3"));
+        assert_eq!(get(&case, "pretrain.checkpoint_minutes"), None);
+        let table = json!({ "method": "import", "weights": "a.pth" });
+        let case =
+            made_up("bilevel").with_idle("pretrain", table, json!({ "method": "import", "digest": "0f" })).case();
+        assert_eq!(get(&case, "pretrain.weights").as_deref(), Some("a.pth"));
     }
 
     /// Seeds in which the rows of one case differ do not tell cases apart.
