@@ -46,8 +46,8 @@ const TEMPERATURE: f64 = 0.5;
 /// `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y - <p, U [z, 1]>)`. Where a flipped sample stands in the place of itself, its
 /// own label's share is gone, which leaves `1/n ((U [z, 1])_y - (U [z, 1])_own)`.
 ///
-/// They are chosen in [`ROUNDS`], with the head trained anew in between, so that later ones know what earlier ones did. A
-/// flip that is added beside the sample may be chosen again in a later round, as a poison may be repeated.
+/// They are chosen in [`ROUNDS`], with the head trained anew in between, so that later ones know what earlier ones did.
+/// A flip that is added beside the sample may be chosen again in a later round, as a poison may be repeated.
 pub(crate) struct AlignedFlips<'a, 's> {
     pub(crate) clean: Samples<'s>,
     /// Whose error is raised.
@@ -58,8 +58,8 @@ pub(crate) struct AlignedFlips<'a, 's> {
 }
 
 impl AlignedFlips<'_, '_> {
-    /// `m` flips, or as many as there are samples to replace, from the head of the clean samples on: those of the rounds or, if these raise
-    /// the error more, those that are chosen at once.
+    /// `m` flips, or as many as there are samples to replace, from the head of the clean samples on: those of the
+    /// rounds or, if these raise the error more, those that are chosen at once.
     ///
     /// # Errors
     /// Samples that do not fit the head, none whose error is raised, or an interruption.

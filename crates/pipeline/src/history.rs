@@ -134,7 +134,8 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     }
 }
 
-/// What a spec was run with, the newest first. A note that is damaged is left out, and warned of: no result hangs on it.
+/// What a spec was run with, the newest first. A note that is damaged is left out, and warned of: no result hangs on
+/// it.
 ///
 /// # Errors
 /// A note cannot be read.

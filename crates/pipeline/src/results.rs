@@ -204,8 +204,8 @@ fn sees(deciding: &BTreeMap<&'static str, Value>, node: &str) -> Option<Sees> {
     deciding.get(node)?.get("sees").and_then(|sees| serde_json::from_value(sees.clone()).ok())
 }
 
-/// What the attacker saw: the attack or, of one that looks at nothing but its target, the target's maker. Noise is made of
-/// the training split.
+/// What the attacker saw: the attack or, of one that looks at nothing but its target, the target's maker. Noise is made
+/// of the training split.
 fn seen_by_attack(deciding: &BTreeMap<&'static str, Value>) -> Sees {
     let own = ["poison-features", "poison-images"].into_iter().find_map(|node| sees(deciding, node));
     let of_target = || sees(deciding, "target-params").filter(|_| !deciding.contains_key("unlearnable"));

@@ -129,8 +129,8 @@ fn field<'a>(of: &'a mut Measured<f64>, name: &str) -> Option<&'a mut f64> {
 }
 
 /// The share of training images, and of validation images where an attack or a control looks at these, that two draws
-/// have in common; of several sides the largest, of those whose images are not the same anyway. All of them, where it is not known: then nothing is said of other training
-/// data.
+/// have in common; of several sides the largest, of those whose images are not the same anyway. All of them, where it
+/// is not known: then nothing is said of other training data.
 fn overlap(a: &[&Row], b: &[&Row]) -> f64 {
     let drawn = |row: &Row| row.answers.as_ref()?.drawn.clone();
     let sides = a.iter().zip(b).filter(|(a, b)| a.origin.data != b.origin.data);

@@ -1,0 +1,79 @@
+//! What is left of a pipeline, handed to a cluster.
+
+use super::House;
+use crate::{
+    args::{EngineArg, Label, Pipeline},
+    exit::Usage,
+};
+use anyhow::Result;
+use hemlock_models::Backend;
+use hemlock_pipeline::{Decision, remember};
+use hemlock_submit::{Batch, Engine, HyperQueue, Job, Slurm, Submitted};
+use std::collections::BTreeSet;
+
+impl House<'_> {
+    pub(super) fn submit(&self, engine: EngineArg, pipeline: &Pipeline, dry_run: bool) -> Result<()> {
+        let (spec, plan) = self.plan_of(self.spec(pipeline, true)?)?;
+        let label = pipeline.changes.label.as_ref().map(|Label(label)| label.as_str());
+        let (program, folder) = (std::env::current_exe()?, std::env::current_dir()?);
+        // One name for one folder, by which jobs in the queue are known.
+        let root = folder.join(&self.args.root);
+        let root = root.canonicalize().or_else(|_| std::path::absolute(&root))?;
+        let mut left = BTreeSet::new();
+        let mut jobs = Vec::new();
+        for (id, (task, decision)) in plan.tasks.iter().zip(plan.decide(&self.store(), false)).enumerate() {
+            match decision {
+                Decision::Cached(_) => continue,
+                Decision::Run(_) => left.insert(id),
+                Decision::Refuse(e) => return Err(e.into()),
+            };
+            let resources = spec.resources(task.stage);
+            let device: Backend = match &resources.device {
+                Some(device) => device.parse().map_err(|e| Usage(format!("[resources] `device`: {e}")))?,
+                None => self.args.device,
+            };
+            jobs.push(Job {
+                id,
+                name: format!("{}-{}", task.node, task.key.short()),
+                artifact: root.join(task.folder()),
+                argv: self.argv(&program, &spec, task, device, |path| folder.join(path)),
+                after: task
+                    .inputs
+                    .values()
+                    .copied()
+                    .filter(|input| left.contains(input))
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .collect(),
+                resources,
+                log: root.join(format!("logs/{}.log", task.folder())),
+            });
+        }
+        let batch = Batch { pipeline: spec.name, folder, jobs };
+        let engine: Box<dyn Engine> = match engine {
+            EngineArg::Slurm => Box::new(Slurm),
+            EngineArg::Hyperqueue => {
+                Box::new(HyperQueue { file: root.join(format!("logs/{}.hyperqueue.toml", batch.pipeline)) })
+            }
+        };
+        let cached = plan.tasks.len() - batch.jobs.len();
+        if batch.jobs.is_empty() {
+            self.printer.note(&format!("{}: all {cached} tasks are cached, and nothing is left to do", batch.pipeline));
+            return Ok(());
+        }
+        if dry_run {
+            return self.printer.result(&engine.show(&batch));
+        }
+        let mut told = Ok(());
+        let mut tell = |line: &str| told = self.printer.result(line);
+        let Submitted { new, queued } = engine.submit(&batch, &mut tell)?;
+        told?;
+        remember(&plan, label, &self.store())?;
+        self.printer.note(&format!(
+            "{}: {new} tasks submitted, {queued} were in the queue, {cached} are cached; logs go to {}",
+            batch.pipeline,
+            root.join("logs").display()
+        ));
+        Ok(())
+    }
+}

@@ -1,0 +1,80 @@
+use super::*;
+use hemlock_head::Head;
+use hemlock_stage::{Cancel, Environment, NoCheckpoints, Params as _, Silent};
+use serde_json::json;
+
+/// What clean labels allow free ones allow, too: whatever the attack and the solver, free labels end no worse.
+#[test]
+fn free_labels_contain_clean_ones() {
+    let (env, cancel) = (Environment::default(), Cancel::default());
+    let setting = testing::Setting::new();
+    let target = Head::from_packed(&setting.head.packed() * 0.7).unwrap();
+    let constraint = Constraint::ball(1.5);
+    let (mut behind, mut gaps) = (0, 0);
+    for (attack, solver) in [
+        ("bilevel", "adam"),
+        ("bilevel", "lbfgs"),
+        ("bilevel-cross-entropy", "adam"),
+        ("gradient-canceling", "adam"),
+        ("gradient-canceling", "lbfgs"),
+        ("gradient-canceling", "conditional-gradient"),
+    ] {
+        for seed in 0..3 {
+            let ctx = Context {
+                seed,
+                device: "flex",
+                env: &env,
+                progress: &Silent,
+                cancel: &cancel,
+                checkpoints: &NoCheckpoints,
+                scratch: &std::env::temp_dir(),
+            };
+            let made = |labels: &str| {
+                let mut table = json!({ "attack": attack, "eps_d": 0.1, "labels": labels, "solver": solver });
+                if solver != "conditional-gradient" {
+                    table["steps"] = 30.into();
+                    table["start"] = "clean".into();
+                }
+                let params: Params = serde_json::from_value(table).unwrap();
+                let mut objective: Box<dyn Objective> = match attack {
+                    "bilevel" => Box::new(
+                        Bilevel::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 0.5)
+                            .unwrap(),
+                    ),
+                    "gradient-canceling" => Box::new(Canceling::new(&target, setting.clean(), 1e-2).unwrap()),
+                    _ => Box::new(
+                        Bilevel::cross_entropy(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2)
+                            .unwrap(),
+                    ),
+                };
+                let (clean, constraint, params) = (setting.clean(), &constraint, &params);
+                Search { params, clean, count: 12, constraint, ctx: &ctx }.make(&mut *objective).unwrap()
+            };
+            let (kept, free) = (made("kept"), made("aligned"));
+            assert_eq!(kept.gap, None);
+            let gap = free.gap.unwrap();
+            // A follower starts where the last one ended, and stops within a tolerance.
+            assert!(free.value <= kept.value + 1e-5, "{attack}, {solver}: {} after {}", free.value, kept.value);
+            behind += usize::from(free.value < kept.value - 1e-4);
+            gaps += usize::from(gap > 0.0);
+        }
+    }
+    assert!(behind > 3 && gaps > 0, "free labels were better {behind} times, and the search alone behind {gaps} times");
+}
+
+#[test]
+fn all_fields_are_known() {
+    let mut table = json!({
+        "attack": "bilevel", "eps_d": 0.1, "relabel_every": 1, "start": "clean", "base": "start", "steps": 1, "step": 1.0,
+        "stall": 1, "max_seconds": 1.0,
+    });
+    let params: Params = serde_json::from_value(table.clone()).unwrap();
+    params.check().unwrap();
+    let own = params.own.clone().into_table();
+    table = serde_json::to_value(params).unwrap();
+    let mut fields: Vec<&str> = table.as_object().unwrap().keys().map(String::as_str).collect();
+    fields.retain(|field| !own.contains_key(*field));
+    let mut known = Params::FIELDS;
+    known.sort_unstable();
+    assert_eq!(fields, known);
+}
