@@ -1,6 +1,6 @@
 //! What an attack did to its victim.
 
-use crate::{Bounds, Dataset, Taught, arrays};
+use crate::{Bounds, Features, Taught, arrays};
 use hemlock_head::{Head, judge};
 use hemlock_store::{Artifact, Manifest, PayloadReader, PayloadWriter, Store, StoreError};
 use ndarray::{Array2, ArrayView1, ArrayView2};
@@ -170,37 +170,34 @@ fn read_right(r: &PayloadReader, sets: usize) -> Result<Vec<Vec<bool>>, StoreErr
     Ok(rows.rows().into_iter().map(bits).collect())
 }
 
-/// Where images stand in the pools of their source: see [`Images::source_index`](crate::Images::source_index).
+/// Which samples victims were trained and tested on: see [`FeatureSplit::source_index`](crate::FeatureSplit::source_index).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drawn {
-    /// The test images, in the order of the split.
+    /// The test samples, in the order of the split.
     pub test: Vec<u32>,
-    /// The training images.
+    /// The training samples.
     pub train: Vec<u32>,
-    /// The validation images.
+    /// The validation samples.
     pub validation: Vec<u32>,
 }
 
 impl Drawn {
-    /// The numbers of test, training and validation images, and after them theirs.
+    /// The numbers of test, training and validation samples, and after them theirs.
     const FILE: &'static str = "drawn";
 
-    /// Of a dataset.
+    /// Of features.
     #[must_use]
-    pub fn of(dataset: &Dataset) -> Self {
+    pub fn of(features: &Features) -> Self {
         let [test, train, validation] =
-            [&dataset.test, &dataset.train, &dataset.validation].map(|images| images.source_index.clone());
+            [&features.test, &features.train, &features.validation].map(|split| split.source_index.clone());
         Self { test, train, validation }
     }
 
-    /// Reads that of an [`Evaluation`]; `None` where its features were imported.
+    /// Reads that of an [`Evaluation`].
     ///
     /// # Errors
     /// A file is damaged.
-    pub fn read(r: &PayloadReader) -> Result<Option<Self>, StoreError> {
-        if !r.files().contains_key(Self::FILE) {
-            return Ok(None);
-        }
+    pub fn read(r: &PayloadReader) -> Result<Self, StoreError> {
         let all: Vec<u32> = arrays::read_vec(r, Self::FILE)?;
         let cut = all.split_first_chunk::<3>().and_then(|(counts, all)| {
             let [test, train, validation] = counts.map(|n| n as usize);
@@ -211,7 +208,7 @@ impl Drawn {
         let Some([test, train, validation]) = cut else {
             return Err(r.corrupt(Self::FILE, "does not have as many numbers as it says"));
         };
-        Ok(Some(Self { test, train, validation }))
+        Ok(Self { test, train, validation })
     }
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
@@ -414,8 +411,8 @@ pub struct Evaluation {
     pub poisons: u64,
     /// The victims that were trained.
     pub outcomes: Measured<Outcome>,
-    /// Which images they were trained and tested on; `None` where features were imported, and have no images.
-    pub drawn: Option<Drawn>,
+    /// Which samples they were trained and tested on.
+    pub drawn: Drawn,
     /// An upper bound of the clean loss over all poisons, as many as these, that the attack's constraint lets through with any labels:
     /// [`hemlock_head::loss_ceiling`]. It holds for heads that are trained to the minimum, beside all clean data; `None` for other victims.
     pub ceiling: Option<f64>,
@@ -434,10 +431,10 @@ impl Evaluation {
     pub fn read_numbers(store: &Store, manifest: &Manifest) -> Result<Self, StoreError> {
         let info: Info = store.reader(manifest, Self::KIND).value("info")?;
         let outcomes = info.outcomes.map(|outcome| Outcome::numbers(outcome.clone()));
-        Ok(Self::of(info, outcomes, None, Vec::new()))
+        Ok(Self::of(info, outcomes, Drawn::default(), Vec::new()))
     }
 
-    fn of(info: Info, outcomes: Measured<Outcome>, drawn: Option<Drawn>, changes: Vec<Change>) -> Self {
+    fn of(info: Info, outcomes: Measured<Outcome>, drawn: Drawn, changes: Vec<Change>) -> Self {
         Self {
             attack: info.attack,
             victim: info.victim,
@@ -513,9 +510,7 @@ impl Artifact for Evaluation {
             outcome.write_head(w, name)?;
         }
         Answers::write(w, &self.outcomes.named().map(|(_, outcome)| &outcome.answers).collect::<Vec<_>>())?;
-        if let Some(drawn) = &self.drawn {
-            drawn.write(w)?;
-        }
+        self.drawn.write(w)?;
         let numbers = Array2::from_shape_fn((self.changes.len(), 4), |(i, j)| self.changes[i].numbers()[j]);
         arrays::write(w, "changes", &numbers)
     }
@@ -535,8 +530,8 @@ impl Artifact for Evaluation {
         let changes = numbers.rows().into_iter().map(change).collect();
         let drawn = Drawn::read(r)?;
         let n = outcomes.clean.answers.right.len();
-        if let Some(images) = drawn.as_ref().map(|drawn| drawn.test.len()).filter(|images| *images != n) {
-            return Err(r.corrupt(RIGHT, format!("is of {n} images; expected {images}")));
+        if drawn.test.len() != n {
+            return Err(r.corrupt(RIGHT, format!("is of {n} images; expected {}", drawn.test.len())));
         }
         Ok(Self::of(info, outcomes, drawn, changes))
     }
@@ -577,7 +572,7 @@ mod tests {
             assert_eq!(Answers::read(&r, 2).unwrap(), [of(0), of(1)]);
             let sets = Measured { clean: (), images: Some(()), ..Measured::default() };
             assert_eq!(Answers::read_right(&r, &sets).unwrap().images, Some(of(1).right));
-            assert_eq!(Drawn::read(&r).unwrap(), Some(drawn));
+            assert_eq!(Drawn::read(&r).unwrap(), drawn);
             assert!(Answers::read(&r, 3).unwrap_err().to_string().contains("expected (3, "));
         }
         let mut w = PayloadWriter::new(dir.path(), Evaluation::KIND);

@@ -115,7 +115,9 @@ impl Export for Features {
             .iter()
             .map(|(name, s)| {
                 let features = Tensor::array("features", s.features.view(), Data::F32);
-                ((*name).to_owned(), vec![features, Tensor::indices("labels", &s.labels)])
+                let [labels, index] = [("labels", &s.labels), ("source_index", &s.source_index)]
+                    .map(|(name, of)| Tensor::indices(name, of));
+                ((*name).to_owned(), vec![features, labels, index])
             })
             .collect();
         let vector = |name, v: &Vec<f32>| Tensor::floats(name, v.iter().copied());
@@ -227,10 +229,9 @@ impl Export for Evaluation {
         let heads = self.outcomes.named().filter_map(|(name, outcome)| Some(head(name, outcome.head.as_ref()?)));
         let mut tensors: Vec<(String, Vec<Tensor>)> = heads.collect();
         tensors.push(answers(self.outcomes.named()));
-        if let Some(Drawn { test, train, validation }) = &self.drawn {
-            let index = [("test", test), ("train", train), ("validation", validation)];
-            tensors.push(("drawn".to_owned(), index.map(|(name, index)| Tensor::indices(name, index)).to_vec()));
-        }
+        let Drawn { test, train, validation } = &self.drawn;
+        let index = [("test", test), ("train", train), ("validation", validation)];
+        tensors.push(("drawn".to_owned(), index.map(|(name, index)| Tensor::indices(name, index)).to_vec()));
         if !self.changes.is_empty() {
             let column = |(i, name)| Tensor::floats(name, self.changes.iter().map(move |c| c.numbers()[i]));
             tensors.push(("visibility".to_owned(), Change::NUMBERS.into_iter().enumerate().map(column).collect()));

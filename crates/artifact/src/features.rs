@@ -14,9 +14,19 @@ pub struct FeatureSplit {
     pub features: Matrix,
     /// Class of every row.
     pub labels: Vec<u32>,
+    /// Where every row stands among what it was drawn from: as of its image ([`Images::source_index`](crate::Images::source_index)),
+    /// or in the array that was imported.
+    pub source_index: Vec<u32>,
 }
 
 impl FeatureSplit {
+    /// All rows of what there is to draw from, in its order.
+    #[must_use]
+    pub fn all(features: Matrix, labels: Vec<u32>) -> Self {
+        let source_index = (0..labels.len() as u32).collect();
+        Self { features, labels, source_index }
+    }
+
     /// The split as the head's mathematics wants it.
     ///
     /// # Errors
@@ -194,6 +204,7 @@ impl Artifact for Features {
         for (split, s) in [("train", &self.train), ("validation", &self.validation), ("test", &self.test)] {
             s.features.write(w, &format!("{split}.features"))?;
             arrays::write_vec(w, &format!("{split}.labels"), &s.labels)?;
+            arrays::write_vec(w, &format!("{split}.source_index"), &s.source_index)?;
         }
         Ok(())
     }
@@ -204,6 +215,7 @@ impl Artifact for Features {
             Ok(FeatureSplit {
                 features: Matrix::read(r, &format!("{split}.features"))?,
                 labels: arrays::read_vec(r, &format!("{split}.labels"))?,
+                source_index: arrays::read_vec(r, &format!("{split}.source_index"))?,
             })
         };
         Ok(Self {

@@ -188,7 +188,7 @@ impl hemlock_stage::Stage for Stage {
                 _ => None,
             },
             outcomes,
-            drawn: dataset.as_ref().map(Drawn::of),
+            drawn: Drawn::of(features),
             visibility: seen,
             changes,
         })

@@ -73,7 +73,7 @@ impl Import {
             read(VALIDATION)?
         } else {
             let features = Array2::zeros((0, train.features.view().ncols())).into();
-            FeatureSplit { features, labels: Vec::new() }
+            FeatureSplit::all(features, Vec::new())
         };
         let mut splits = Splits { classes: Vec::new(), train, validation, test };
         splits.classes = classes(&arrays, &splits)?;
@@ -109,11 +109,12 @@ impl Import {
             }
             _ => format!("{asked}: leaves none to train on"),
         })?;
-        let of = |rows: &[u32]| {
-            let rows: Vec<usize> = rows.iter().map(|row| *row as usize).collect();
+        let of = |indices: &[u32]| {
+            let rows: Vec<usize> = indices.iter().map(|row| *row as usize).collect();
             FeatureSplit {
                 features: train.features.view().select(Axis(0), &rows).into(),
                 labels: rows.iter().map(|row| train.labels[*row]).collect(),
+                source_index: indices.to_vec(),
             }
         };
         let (train, validation) = (of(&chosen.train), of(&chosen.validation));
@@ -126,7 +127,7 @@ impl Import {
 
 /// A split's features and labels, as many of the one as of the other.
 fn split(arrays: &mut Arrays, (features, labels): Names) -> Result<FeatureSplit, ArraysError> {
-    let split = FeatureSplit { features: arrays.features(features)?.into(), labels: arrays.labels(labels)? };
+    let split = FeatureSplit::all(arrays.features(features)?.into(), arrays.labels(labels)?);
     let (n, found) = (split.features.view().nrows(), split.labels.len());
     if n != found {
         return Err(arrays.refuse(labels, format!("has {found} labels; expected {n}, one per row of `{features}`")));

@@ -94,7 +94,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "features";
-    const VERSION: u32 = 4;
+    const VERSION: u32 = 5;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -224,7 +224,7 @@ fn extract(inputs: Inputs, ctx: &Context) -> Result<Splits, StageError> {
         let done = |done| bar.at((before + done) as u64);
         hemlock_models::extract_into(&extractor, images.pixels.view(), features.view_mut(), ctx, &done)?;
         before += images.len();
-        Ok(FeatureSplit { features, labels: images.labels })
+        Ok(FeatureSplit { features, labels: images.labels, source_index: images.source_index })
     };
     Ok(Splits {
         classes: dataset.classes,

@@ -361,6 +361,11 @@ fn validation_is_drawn_from_every_class_alike() {
     for splits in [&first.train, &first.validation] {
         let class = |z: f32| (z / 3.0) as u32 % 2;
         assert!(splits.features.view().column(0).iter().zip(&splits.labels).all(|(z, y)| class(*z) == *y));
+        let stands = |(z, i): (&f32, &u32)| *z == 3.0 * *i as f32;
+        assert!(
+            splits.features.view().column(0).iter().zip(&splits.source_index).all(stands),
+            "where it stood in the file"
+        );
     }
     assert_eq!(rows(&drawn(4, Seed::Of(1), 7).unwrap()), rows(&first));
     assert_eq!(rows(&drawn(4, Seed::Run, 1).unwrap()), rows(&first));

@@ -18,7 +18,7 @@ fn inputs() -> Inputs {
         let (pixels, labels) = (images(n, SIDE, salt), (0..n).map(|i| u32::from(i % 3 == 0)).collect::<Vec<u32>>());
         let features = network.features(pixels.view(), &|_| true).unwrap();
         let images = Images { pixels: pixels.into(), labels: labels.clone(), source_index: (0..n as u32).collect() };
-        (images, FeatureSplit { features: features.into(), labels })
+        (images, FeatureSplit::all(features.into(), labels))
     };
     let [(train, train_z), (validation, validation_z), (test, test_z)] = [split(60, 3), split(9, 5), split(0, 0)];
     let classes = vec!["a".to_owned(), "b".to_owned()];

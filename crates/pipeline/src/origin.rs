@@ -23,27 +23,30 @@ pub struct Origin {
     pub data: String,
     /// Where test images come from, as a text: images of one source may be the same ones.
     pub pool: String,
-    /// Seeds of [`REPLICATED`] nodes, where they are not the run's: sides of a comparison are paired by them.
+    /// Seeds of [`REPLICATED`] nodes, of those that have one: sides of a comparison are paired by them.
     pub seeds: [Option<u64>; REPLICATED.len()],
 }
 
 /// What the victims of a result made of every test image.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Answered {
     /// By training set: whether the image's class was predicted, `[n]`.
     pub right: Measured<Vec<bool>>,
-    /// Which images victims were trained and tested on; `None` where features were imported.
-    pub drawn: Option<Arc<Drawn>>,
+    /// Which samples victims were trained and tested on.
+    pub drawn: Arc<Drawn>,
 }
 
 impl Origin {
-    /// Of a result that comes from some tasks, by node.
-    pub(crate) fn of(plan: &Plan, tasks: &BTreeMap<&'static str, usize>, read: &BTreeSet<usize>) -> Self {
+    /// Of a result that comes from some tasks, by node, in a run of that seed.
+    pub(crate) fn of(plan: &Plan, tasks: &BTreeMap<&'static str, usize>, read: &BTreeSet<usize>, run: u64) -> Self {
         let task = |node: &str| tasks.get(node).filter(|task| read.contains(task)).map(|task| &plan.tasks[*task]);
         let key = |node: &str| task(node).map(|task| task.key.to_string());
         let extractors: Vec<String> = ["pretrain", "deployed.pretrain"].into_iter().filter_map(key).collect();
         let imported = || task("features").map(|task| task.params["path"].to_string()).unwrap_or_default();
-        let seed = |node: &str| task(node)?.params.get("seed")?.as_u64();
+        let seed = |node: &str| match task(node)?.params.get("seed")? {
+            Value::String(_) => Some(run),
+            seed => seed.as_u64(),
+        };
         let source = |node: &str| Some(task(node)?.params.get("source")?.to_string());
         Self {
             extractor: if extractors.is_empty() { imported() } else { extractors.join(" ") },
@@ -73,7 +76,7 @@ pub(crate) fn replicates(a: &BTreeMap<&'static str, Value>, b: &BTreeMap<&'stati
 /// An evaluation is gone meanwhile, or damaged.
 pub fn read_answers(rows: &mut [Row], store: &Store) -> Result<(), StoreError> {
     // Most results are of few sets of images.
-    let mut known: BTreeMap<String, Option<Arc<Drawn>>> = BTreeMap::new();
+    let mut known: BTreeMap<String, Arc<Drawn>> = BTreeMap::new();
     for row in rows.iter_mut() {
         let key: Key = row.key.parse().map_err(|e| StoreError::Refused { what: format!("{}: {e}", row.key) })?;
         let Some(manifest) = store.lookup("evaluate", &key)? else { continue };
@@ -82,7 +85,7 @@ pub fn read_answers(rows: &mut [Row], store: &Store) -> Result<(), StoreError> {
         let drawn = match known.get(&row.origin.data) {
             Some(drawn) => drawn.clone(),
             None => {
-                let drawn = Drawn::read(&reader)?.map(Arc::new);
+                let drawn = Arc::new(Drawn::read(&reader)?);
                 known.insert(row.origin.data.clone(), drawn.clone());
                 drawn
             }

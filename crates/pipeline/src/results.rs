@@ -194,7 +194,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         seconds,
         key: task.key.to_string(),
         gone,
-        origin: Origin::of(plan, &branch.tasks, &read),
+        origin: Origin::of(plan, &branch.tasks, &read, branch.seed.unwrap_or(0)),
         answers: None,
     }))
 }

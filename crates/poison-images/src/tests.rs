@@ -35,9 +35,9 @@ fn images(n: usize, salt: usize) -> Images {
 /// What the stage reads.
 fn inputs() -> Inputs {
     let extractor = extractor();
-    let split = |images: &Images| FeatureSplit {
-        features: extractor.features(images.pixels.view(), &|_| true).unwrap().into(),
-        labels: images.labels.clone(),
+    let split = |images: &Images| {
+        let features = extractor.features(images.pixels.view(), &|_| true).unwrap();
+        FeatureSplit::all(features.into(), images.labels.clone())
     };
     let (train, validation, test) = (images(60, 0), images(20, 5), images(0, 0));
     let features = Features {

@@ -5,7 +5,7 @@ use crate::{
     statistics::{Cell, Estimate, Images, Lack, Noise},
 };
 use hemlock_artifact::{Drawn, Measured};
-use hemlock_pipeline::Row;
+use hemlock_pipeline::{REPLICATED, Row};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A case, and a quantity of its rows.
@@ -14,15 +14,23 @@ pub type Side<'a> = (&'a Case, &'a dyn Fn(&Row) -> Option<f64>);
 /// By how much an accuracy is changed to see how a quantity follows it.
 const STEP: f64 = 1e-4;
 
-/// Rows by what sides are paired by: [`hemlock_pipeline::Origin::seeds`] in which they differ, and the run's; what
-/// several rows of a side share is counted.
-fn by_seeds(case: &Case) -> BTreeMap<(Vec<Option<u64>>, usize), &Row> {
+/// Which of [`hemlock_pipeline::Origin::seeds`] sides are paired by: those in which the rows of one side differ, and
+/// those that all rows have, and do not all have alike. So rows of one extractor meet those, of several, of that one.
+fn paired_by(sides: &[Side]) -> Vec<bool> {
+    let seeds = |case: &'_ Case, i: usize| case.rows.iter().map(|row| row.origin.seeds[i]).collect::<BTreeSet<_>>();
+    let paired = |i: usize| {
+        let all: Vec<BTreeSet<Option<u64>>> = sides.iter().map(|(case, _)| seeds(case, i)).collect();
+        let known = all.iter().flatten().all(Option::is_some);
+        all.iter().any(|seeds| seeds.len() > 1) || known && all.iter().any(|seeds| *seeds != all[0])
+    };
+    (0..REPLICATED.len()).map(paired).collect()
+}
+
+/// Rows by what sides are paired by, and by the run's seed; what several rows of a side share is counted.
+fn by_seeds<'c>(case: &'c Case, kept: &[bool]) -> BTreeMap<(Vec<Option<u64>>, usize), &'c Row> {
     let mut seen: BTreeMap<Vec<Option<u64>>, usize> = BTreeMap::new();
-    let first = &case.rows[0].origin.seeds;
-    let kept: Vec<bool> =
-        (0..first.len()).map(|i| case.rows.iter().any(|row| row.origin.seeds[i] != first[i])).collect();
     let numbered = case.rows.iter().map(|row| {
-        let told = row.origin.seeds.iter().zip(&kept).map(|(seed, kept)| seed.filter(|_| *kept));
+        let told = row.origin.seeds.iter().zip(kept).map(|(seed, kept)| seed.filter(|_| *kept));
         let key: Vec<Option<u64>> = told.chain([Some(row.seed)]).collect();
         let count = seen.entry(key.clone()).or_default();
         *count += 1;
@@ -34,7 +42,8 @@ fn by_seeds(case: &Case) -> BTreeMap<(Vec<Option<u64>>, usize), &Row> {
 /// What `f` makes of the quantities of some sides, combination by combination of the seeds that all sides have; where
 /// there is none, of their means. `None` where a row has no such quantity.
 pub fn joint(sides: &[Side], f: &dyn Fn(&[f64]) -> f64) -> Option<Estimate> {
-    let rows: Vec<BTreeMap<_, &Row>> = sides.iter().map(|(case, _)| by_seeds(case)).collect();
+    let kept = paired_by(sides);
+    let rows: Vec<BTreeMap<_, &Row>> = sides.iter().map(|(case, _)| by_seeds(case, &kept)).collect();
     for ((case, quantity), _) in sides.iter().zip(&rows) {
         if case.rows.iter().any(|row| quantity(row).is_none()) {
             return None;
@@ -106,7 +115,7 @@ fn measured(sides: &[Side], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) -> Option<
             // Up, down, and back.
             let (Some(above), Some(below)) = (quantity_at(STEP), quantity_at(-2.0 * STEP)) else { return None };
             quantity_at(STEP);
-            let images = Images { pool: row.origin.pool.clone(), drawn: answered.drawn.clone(), len: right.len() };
+            let images = Images { pool: row.origin.pool.clone(), drawn: answered.drawn.clone() };
             noise.add(1.0, &Noise::of(images, right, outer * (above - below) / (2.0 * STEP)));
         }
     }
@@ -132,7 +141,7 @@ fn field<'a>(of: &'a mut Measured<f64>, name: &str) -> Option<&'a mut f64> {
 /// have in common; of several sides the largest, of those whose images are not the same anyway. All of them, where it
 /// is not known: then nothing is said of other training data.
 fn overlap(a: &[&Row], b: &[&Row]) -> f64 {
-    let drawn = |row: &Row| row.answers.as_ref()?.drawn.clone();
+    let drawn = |row: &Row| Some(row.answers.as_ref()?.drawn.clone());
     let sides = a.iter().zip(b).filter(|(a, b)| a.origin.data != b.origin.data);
     let validation = a.iter().chain(b).any(|row| row.sees.validation() || row.controls_see.validation());
     let share = |(a, b): (&&Row, &&Row)| Some(common(&*drawn(a)?, &*drawn(b)?, validation));
@@ -198,7 +207,7 @@ mod tests {
             // Two neighbouring draws have half of their images in common.
             let train = (0..20).map(|i| i + 10 * *draw as u32).collect();
             let answers = Measured { clean: right(0.8, 0), images: Some(right(*accuracy, 0)), ..Measured::default() };
-            let drawn = Some(Arc::new(Drawn { test, train, validation: Vec::new() }));
+            let drawn = Arc::new(Drawn { test, train, validation: Vec::new() });
             row.answers = Some(Arc::new(Answered { right: answers, drawn }));
             made.push(row);
         }
@@ -232,10 +241,27 @@ mod tests {
     fn what_is_missing_is_said() {
         let lack = |rows: &[(u64, u64, f64)]| case(rows, false).mean(quantity::drop).unwrap().inference.err();
         assert_eq!(lack(&[(0, 0, 0.5)]), Some(Lack::One));
-        assert_eq!(lack(&[(0, 0, 0.5), (0, 1, 0.5), (0, 2, 0.5)]), Some(Lack::Equal));
+        assert_eq!(lack(&[(0, 0, 0.5), (0, 1, 0.5), (0, 2, 0.5)]), Some(Lack::NoSpread));
+        let run = |seed: u64| Row { seed, key: seed.to_string(), ..case(&[(0, 0, 0.5)], false).rows[0].clone() };
+        let equal = Case::all(&[run(0), run(1)]).remove(0).mean(quantity::drop).unwrap();
+        assert_eq!(equal.inference.err(), Some(Lack::Equal), "of one draw");
         let (a, b) = (case(&[(0, 0, 0.5), (0, 1, 0.6)], false), case(&[(0, 2, 0.5), (0, 3, 0.6)], false));
         let apart = a.minus(quantity::images, &b, quantity::images).unwrap();
         assert_eq!((apart.inference.err(), apart.n), (Some(Lack::NoPairs), 0));
+    }
+
+    /// One side was run with every extractor, the other with the first one, or with images of another seed alone.
+    #[test]
+    fn sides_meet_where_both_were_run() {
+        let all = case(&[(0, 0, 0.5), (0, 1, 0.52), (1, 0, 0.6), (1, 1, 0.58)], false);
+        let first = case(&[(0, 0, 0.45), (0, 1, 0.5)], false);
+        let e = all.minus(quantity::images, &first, quantity::images).unwrap();
+        let scope = e.inference.unwrap().scope;
+        assert!((e.mean - 0.035).abs() < 1e-12, "{}", e.mean);
+        assert_eq!((e.n, scope.extractors, scope.draws, scope.left_out), (2, 1, 2, 2));
+        let second = case(&[(1, 0, 0.45), (1, 1, 0.5)], false);
+        let apart = second.minus(quantity::images, &first, quantity::images).unwrap();
+        assert_eq!(apart.inference.err(), Some(Lack::NoPairs));
     }
 
     /// The drop is of the images that only the clean victim is right about: as an error of a share of them.

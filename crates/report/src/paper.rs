@@ -60,6 +60,9 @@ impl Paper {
         let told = |e: csv::Error| wrong(line_of(e.position()), format!("it is no CSV: {e}"));
         let columns: Vec<String> = reader.headers().map_err(told)?.iter().map(str::to_owned).collect();
         let names: Vec<&str> = MEASURED.iter().map(|(name, _)| *name).collect();
+        if columns.is_empty() {
+            return Err(wrong(None, "it is empty; expected a first line that names columns".to_owned()));
+        }
         if !columns.iter().any(|column| names.contains(&column.as_str())) {
             let what = format!("no column is a number of the paper's; expected one of {}", names.join(", "));
             return Err(wrong(Some(line(&bytes, 0)), what));
@@ -151,6 +154,12 @@ impl Typed {
             let there: BTreeSet<&str> =
                 results.iter().filter_map(|fields| Some(fields.get(column)?.as_str())).collect();
             if !there.iter().any(|known| equal(known, value)) {
+                if let Some((attack, method)) = value.split_once(" + ").filter(|_| column == "attack") {
+                    let (attack, method) = (short(attack, VALUE), short(method, VALUE));
+                    return Err(format!(
+                        "`attack` is what is attacked, and `method` how images are made, a column each; expected {attack}, and {method}"
+                    ));
+                }
                 let hint = near(value, &there.iter().copied().collect::<Vec<_>>()).unwrap_or_default();
                 let (value, there) = (short(value, VALUE), few(there));
                 return Err(format!("no result has `{column}` {value}; there is {there}{hint}"));
@@ -181,11 +190,13 @@ fn line(bytes: &[u8], at: usize) -> u64 {
     1 + lines(before) + after.split(|byte| *byte == b'\n').take_while(no_record).count() as u64
 }
 
-/// What lines may ask for of a case.
+/// What lines may ask for of a case: what all of its rows have alike.
 fn fields(case: &Case) -> BTreeMap<String, String> {
     let row = &case.rows[0];
     let parameters = row.params.iter().flat_map(|(node, params)| {
-        let fields = params.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+        let alike = |field: &str, value: &Value| case.rows.iter().all(|r| r.params[node].get(field) == Some(value));
+        let fields = params.as_object().into_iter().flatten();
+        let fields = fields.filter(move |(field, value)| !value.is_null() && alike(field, value));
         fields.map(move |(field, value)| (format!("{node}.{field}"), text(value)))
     });
     let mut fields: BTreeMap<String, String> = parameters.collect();
@@ -263,6 +274,11 @@ mod tests {
             told("poison-features.constraint,drop\nball,1\n\nball,2\n")
                 .contains("line 4: `drop` of this result is given in line 2")
         );
+        assert_eq!(
+            told("attack,drop\ngradient-canceling + feature-matching,8\n"),
+            "paper.csv, line 2: `attack` is what is attacked, and `method` how images are made, a column each; expected \
+             gradient-canceling, and feature-matching"
+        );
         assert!(told("# one\n\ndrop\n# two\n8\n").starts_with("paper.csv, line 5: 2 results"));
         assert!(told("poison-features.constraint,features\nball,1\n").ends_with("that this result does not have"));
     }
@@ -273,6 +289,9 @@ mod tests {
         assert!(told("attack,eps_d\n").contains("line 1: no column is a number of the paper's"));
         assert!(told("drop,drop\n1,2\n").contains("`drop` is there twice"));
         assert!(told("attack,drop\n").contains("has no line below its first"));
+        for empty in ["", "\n\n", "# nothing\n"] {
+            assert_eq!(told(empty), "paper.csv: it is empty; expected a first line that names columns", "{empty:?}");
+        }
         assert!(told("attack,drop\ntgda,\n").contains("line 2: there is no number"));
         assert_eq!(told("drop\n8,5\n").split(':').next(), Some("paper.csv, line 2"));
         for number in ["x", "NaN", "1e9", "\"8,5\""] {

@@ -105,8 +105,10 @@ pub enum Tested {
 pub enum Lack {
     /// There is one value.
     One,
-    /// All values are the same.
+    /// All values are the same, of one extractor and the same training data.
     Equal,
+    /// All values are the same, though extractors or training data differ.
+    NoSpread,
     /// Two sides have no seed in common.
     NoPairs,
     /// Results of too many combinations of extractor and training data are missing.
@@ -122,6 +124,10 @@ impl Lack {
             Self::Equal => {
                 "all seeds give the same: nothing that counts was drawn anew; `[dataset.downstream] seed = \"run\"` gives every \
                  seed training images of its own"
+            }
+            Self::NoSpread => {
+                "all seeds give the same, though extractors or training data differ: at so few test images they say nothing \
+                 of chance"
             }
             Self::NoPairs => "the two sides have no seed in common",
             Self::Incomplete => {
@@ -154,7 +160,8 @@ impl Estimate {
             Err(lack) => (mean, Err(lack)),
         };
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n as f64 - 1.0).max(1.0);
-        let std = if inference == Err(Lack::Equal) { 0.0 } else { variance.sqrt() };
+        let equal = matches!(inference, Err(Lack::Equal | Lack::NoSpread));
+        let std = if equal { 0.0 } else { variance.sqrt() };
         Some(Self { mean, std, n, inference })
     }
 
@@ -244,20 +251,21 @@ impl Scope {
     #[must_use]
     pub fn words(&self) -> String {
         let this = if self.sides { "these extractors" } else { "this extractor" };
+        let two = if self.draws > 1 { "two" } else { "two draws" };
         let share = match (100.0 * self.overlap).round() {
-            share if share > 0.0 && self.draws > 1 => format!(" (two share {share:.0} % of their images)"),
+            share if share > 0.0 => format!(" ({two} share {share:.0} % of their images)"),
             _ => String::new(),
         };
         let draws = format!("{} draws of training data{share}", self.draws);
         let mut words = match (self.extractors, self.draws) {
             (0 | 1, 0 | 1) => {
                 format!(
-                    "for {this} and these training data, over {}",
-                    words::count(self.attacks, "run") + " of the attack"
+                    "for {this} and these training data{share}, over {} of the attack",
+                    words::count(self.attacks, "run")
                 )
             }
             (0 | 1, _) => format!("for {this}, over {draws}"),
-            (e, 0 | 1) => format!("over {e} extractors, for these training data"),
+            (e, 0 | 1) => format!("over {e} extractors, for these training data{share}"),
             (e, _) if self.nested => format!("over {e} extractors, not all on the same, and {draws}"),
             (e, _) => format!("over {e} extractors and {draws}"),
         };
@@ -330,6 +338,10 @@ mod tests {
         let said = "over 5 extractors and 3 draws of training data (two share 40 % of their images), on other test images with other \
                     training data";
         assert_eq!(shared.words(), said);
+        let alike = Scope { draws: 1, attacks: 3, overlap: 0.99, ..scope };
+        let said = "for this extractor and these training data (two draws share 99 % of their images), over 3 runs of the attack, on \
+                    the same 4000 test images in every seed";
+        assert_eq!(alike.words(), said);
         let alone = Scope { draws: 1, attacks: 3, images: Tested::Unknown, sides: true, ..scope };
         assert_eq!(alone.words(), "for these extractors and these training data, over 3 runs of the attack");
     }

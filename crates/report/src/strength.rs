@@ -7,9 +7,11 @@
 use crate::{
     Case,
     findings::axis::{Axis, grouped},
+    joint::joint,
     words,
 };
 use hemlock_artifact::Stopped;
+use hemlock_pipeline::Row;
 
 /// The share of what an objective gains in a run that a run of a fraction of the length may have missed, for the curve
 /// to be called flat.
@@ -102,10 +104,12 @@ fn of(case: &Case, family: &[&Case]) -> Strength {
         (None, Some(shorter)) => (*shorter, case),
         (None, None) => return Strength::Unknown,
     };
-    let gain = |c: &Case| c.mean(|r| Some((r.objective - r.objective_at_start?).abs())).map(|e| e.mean);
-    match (gain(short), gain(long), short.passes(), long.passes()) {
-        (Some(less), Some(more), Some(from), Some(to)) if more > 0.0 => {
-            Strength::Gained { from, to, share: (more - less) / more }
+    // Up or down, as the objective is one that rises or falls; of seeds that both have.
+    let moved = |r: &Row| Some(r.objective - r.objective_at_start?);
+    let of = |which: usize| joint(&[(short, &moved), (long, &moved)], &|values| values[which]).filter(|e| e.n > 0);
+    match (of(0), of(1), short.passes(), long.passes()) {
+        (Some(less), Some(more), Some(from), Some(to)) if more.mean != 0.0 => {
+            Strength::Gained { from, to, share: (more.mean - less.mean) / more.mean }
         }
         _ => Strength::Unknown,
     }
@@ -143,6 +147,9 @@ mod tests {
         // Of an objective that goes down, too.
         let down = runs(&[(80, 0.201), (320, 0.2)]);
         assert_eq!(down[1].strength.flat(), Some(true));
+        // A short run that went the wrong way.
+        let wrong = runs(&[(80, 0.3), (320, 0.5)]);
+        assert_eq!(wrong[0].strength.told(), "not flat: 200 % of the gain from 80 to 320 passes");
     }
 
     #[test]

@@ -20,7 +20,7 @@ fn features() -> Features {
             let centre = if j % CLASSES == labels[i] as usize { 0.25 } else { 0.0 };
             centre + rng.random_range(-1.0f32..1.0)
         });
-        FeatureSplit { features: features.into(), labels }
+        FeatureSplit::all(features.into(), labels)
     };
     Features {
         classes: ["a", "b", "c"].map(str::to_owned).to_vec(),

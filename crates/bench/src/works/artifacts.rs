@@ -24,9 +24,9 @@ pub(super) enum Artifacts {
 }
 
 fn features() -> Features {
-    let split = |samples| FeatureSplit {
-        features: Array2::from_shape_fn((samples, DIM), |(i, j)| (i ^ j) as f32).into(),
-        labels: vec![0; samples],
+    let split = |samples| {
+        let features = Array2::from_shape_fn((samples, DIM), |(i, j)| (i ^ j) as f32);
+        FeatureSplit::all(features.into(), vec![0; samples])
     };
     Features {
         classes: vec!["one".to_owned(), "other".to_owned()],

@@ -158,8 +158,10 @@ impl Work for Matching {
         let inputs = move || {
             let nothing = || labelled(Array4::zeros((0, 3, SIDE, SIDE)));
             let classes: Vec<String> = (0..CLASSES).map(|class| class.to_string()).collect();
-            let split =
-                |features: Array2<f32>| FeatureSplit { labels: labels(features.nrows()), features: features.into() };
+            let split = |features: Array2<f32>| {
+                let labels = labels(features.nrows());
+                FeatureSplit::all(features.into(), labels)
+            };
             let empty = || split(Array2::zeros((0, features.ncols())));
             let spec = extractor.spec();
             hemlock_invert::Inputs {

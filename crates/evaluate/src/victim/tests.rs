@@ -10,7 +10,7 @@ fn split(n: usize, turn: f32) -> FeatureSplit {
         (radius * angle.cos(), radius * angle.sin())
     };
     let features = Array2::from_shape_fn((n, 2), |(i, j)| if j == 0 { at(i).0 } else { at(i).1 });
-    FeatureSplit { features: features.into(), labels: (0..n).map(|i| (i % 2) as u32).collect() }
+    FeatureSplit::all(features.into(), (0..n).map(|i| (i % 2) as u32).collect())
 }
 
 fn features() -> Features {

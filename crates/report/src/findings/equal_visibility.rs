@@ -5,13 +5,14 @@ use super::{
     axis::{Axis, ask},
 };
 use crate::{Case, case::quantity};
+use hemlock_pipeline::Row;
 
 const TEST: &str = "For each attack on pixels within a limit L∞ and with β = 0: the victim of the feature-targeted \
                     attack with the same objective is less accurate, and so, of the best of the one and the best of \
-                    the other, is that of the feature-targeted (the best by their means over the same seeds). Both \
-                    sides have the same setting, limit, share of poisons, labels, constraint on features, passes, \
-                    and sight of the data. One-sided tests, seed by \
-                     seed and image by image.";
+                    the other, is that of the feature-targeted (the best leave their victims with the largest loss \
+                    on clean training data, so that no test image chooses). Both sides have the same setting, \
+                    limit, share of poisons, labels, constraint on features, passes, and sight of the data. \
+                    One-sided tests, seed by seed and image by image.";
 
 const QUESTION: Question = Question {
     id: "F2",
@@ -29,15 +30,17 @@ const REFINED: Question = Question {
             else, within the same limit L∞",
 };
 
-/// How images are made of features, and how features are searched for.
-const SAME_OBJECTIVE: Axis = Axis(&["images", "poison-features.", "invert."]);
+/// How images are made of features, how features are searched for, and the length of steps, which suits either.
+const SAME_OBJECTIVE: Axis = Axis(&["images", "poison-features.", "invert.", "step"]);
 /// What an attack is after, too, and what comes with it.
-const BEST: Axis = Axis(&["images", "poison-features.", "invert.", "attack", "attack.", "start", "target-params."]);
+const BEST: Axis =
+    Axis(&["images", "poison-features.", "invert.", "step", "attack", "attack.", "start", "target-params."]);
 
-/// The case under which the victim is least accurate.
+/// The case that leaves its victims with the largest loss on clean training data; `None` where victims have none.
 fn best<'c>(cases: &[&'c Case]) -> Option<&'c Case> {
-    let measured = cases.iter().filter_map(|c| Some((c.mean(quantity::images)?.mean, *c)));
-    measured.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, case)| case)
+    let loss = |row: &Row| row.clean_loss.as_ref()?.images;
+    let measured = cases.iter().filter_map(|c| Some((c.mean(loss)?.mean, *c)));
+    measured.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, case)| case)
 }
 
 /// F2 of decoders and of matching alone, as the paper has them.
@@ -54,7 +57,7 @@ pub fn of_refined(cases: &[Case]) -> Finding {
 /// accuracy(features) > 0`,
 ///
 /// 1. for every case on pixels, and of the feature-targeted ones with its objective the one that is nearest in PSNR,
-/// 2. for the best of each kind, by mean accuracy, unless that is a pair of 1.
+/// 2. for the best of each kind, by the loss on clean training data, unless that is a pair of 1.
 fn compared(cases: &[Case], question: &Question, targeted: fn(&Case) -> bool) -> Finding {
     // Noise on training images is neither, and has another budget.
     let limited = |of: fn(&Case) -> bool| {
@@ -190,6 +193,14 @@ mod tests {
         let found = finding(&all);
         assert_eq!(found.comparisons.len(), 2);
         assert_eq!(found.verdict, Verdict::Contradicted, "the best attack on pixels is better");
+        // Which is best, training data say.
+        let tgda = |loss: f64| {
+            let mut all = all.clone();
+            all[2].rows.iter_mut().for_each(|r| r.clean_loss.as_mut().unwrap().images = Some(loss));
+            finding(&all).comparisons
+        };
+        assert!(tgda(0.26)[1].rows.starts_with("tgda"));
+        assert_eq!(tgda(0.24).len(), 1, "bilevel is, and is compared already");
     }
 
     /// One that reads validation labels, too, is not compared with one that does not.

@@ -93,7 +93,10 @@ impl MadeUp {
         self.each(accuracy, |r, a| r.accuracy.features = Some(a))
     }
     pub fn images(self, accuracy: [f64; 3]) -> Self {
-        self.each(accuracy, |r, a| r.accuracy.images = Some(a))
+        self.each(accuracy, |r, a| {
+            r.accuracy.images = Some(a);
+            r.clean_loss = Some(Measured { clean: 0.2, images: Some(1.0 - a), ..Measured::default() });
+        })
     }
     pub fn psnr(self, psnr: f64) -> Self {
         self.each([psnr, 1.01 * psnr, 0.99 * psnr], |r, psnr| {

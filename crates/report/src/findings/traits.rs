@@ -4,7 +4,7 @@
 //! however they were spent. So cases of different routes can be compared trait by trait.
 
 use crate::Case;
-use hemlock_pipeline::Row;
+use hemlock_pipeline::{REPLICATED, Row};
 use hemlock_poison_features::attacks;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -40,7 +40,10 @@ impl Traits {
             let watches = |field: &str| trained && row.deciding.get(node).is_some_and(|key| key.get(field).is_none());
             let params = if made { row.deciding.get(node).unwrap_or(params) } else { params };
             for (field, value) in params.as_object().into_iter().flatten() {
-                // In what its rows differ, such as the seed of an extractor, is no trait of all of them.
+                // Seeds of what is drawn anew are what sides are paired by, and no traits; nor is what rows differ in.
+                if field == "seed" && REPLICATED.contains(node) {
+                    continue;
+                }
                 let of = |row: &Row| (if made { &row.deciding } else { &row.params }).get(node)?.get(field).cloned();
                 let same = case.rows.iter().all(|row| of(row).as_ref() == Some(value)) && !watches(field);
                 if let (Some(name), false, true) = (name(node, field, &own, aims), nothing(field, value), same) {
@@ -79,6 +82,8 @@ fn name(node: &str, field: &str, own: &Map<String, Value>, aims: bool) -> Option
         ("invert" | "poison-images", field) if PASSES.contains(&field) => None,
         ("unlearnable", "rounds" | "steps") => None,
         ("invert" | "poison-images" | "unlearnable", field) if PIXELS.contains(&field) => Some(field.to_owned()),
+        // What is done beside the attack.
+        ("evaluate", _) => None,
         // How images are made is a trait of its own.
         ("invert", "method" | "refine_from") => None,
         ("poison-features", field) if SEARCH.contains(&field) => of_node(),
@@ -218,12 +223,14 @@ mod tests {
         assert_eq!(get(&case, "pretrain.weights").as_deref(), Some("a.pth"));
     }
 
-    /// Seeds in which the rows of one case differ do not tell cases apart.
+    /// Sides are paired by them, and controls are of both.
     #[test]
-    fn what_rows_differ_in_is_no_trait() {
-        let mut case = made_up("bilevel").with("pretrain", json!({ "seed": 0, "epochs": 3 })).case();
-        assert_eq!(get(&case, "pretrain.seed").as_deref(), Some("0"));
-        case.rows[1].params.get_mut("pretrain").unwrap()["seed"] = json!(1);
+    fn seeds_of_replicates_and_controls_are_no_traits() {
+        let case = made_up("bilevel")
+            .with("pretrain", json!({ "seed": 0, "epochs": 3 }))
+            .with("evaluate", json!({ "sees": ["train", "validation"] }))
+            .case();
         assert_eq!((get(&case, "pretrain.seed"), get(&case, "pretrain.epochs").as_deref()), (None, Some("3")));
+        assert_eq!(get(&case, "evaluate.sees"), None);
     }
 }

@@ -97,7 +97,7 @@ fn simulated(s: &Setting, case: u64) -> (Vec<Cell>, Vec<Vec<f64>>) {
     let images: Vec<Images> = (0..sets)
         .map(|set| {
             let test = (0..IMAGES).map(|i| (set * IMAGES + i) as u32).collect();
-            Images { pool: "pool".to_owned(), drawn: Some(Arc::new(Drawn { test, ..Drawn::default() })), len: IMAGES }
+            Images { pool: "pool".to_owned(), drawn: Arc::new(Drawn { test, ..Drawn::default() }) }
         })
         .collect();
     let shared = random.some(columns, 1.0);

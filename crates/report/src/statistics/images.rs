@@ -8,24 +8,14 @@ use std::{collections::HashMap, sync::Arc};
 pub struct Images {
     /// The source that they were drawn from.
     pub pool: String,
-    /// Where they stand there; `None`: position counts.
-    pub drawn: Option<Arc<Drawn>>,
-    /// Their number.
-    pub len: usize,
+    /// Where they stand there.
+    pub drawn: Arc<Drawn>,
 }
 
 impl Images {
     fn same(&self, other: &Self) -> bool {
-        let index = match (&self.drawn, &other.drawn) {
-            (None, None) => true,
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a.test == b.test,
-            _ => false,
-        };
-        self.len == other.len && self.pool == other.pool && index
-    }
-
-    fn index(&self, i: usize) -> u32 {
-        self.drawn.as_ref().and_then(|drawn| drawn.test.get(i).copied()).unwrap_or(i as u32)
+        let (a, b) = (&self.drawn, &other.drawn);
+        self.pool == other.pool && (Arc::ptr_eq(a, b) || a.test == b.test)
     }
 }
 
@@ -68,7 +58,7 @@ impl Noise {
     /// Number of images.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.first().map_or(0, |(images, _)| images.len)
+        self.0.first().map_or(0, |(_, each)| each.len())
     }
 
     /// Whether all images of both are the same.
@@ -98,8 +88,8 @@ impl Noise {
                     sum += a.iter().zip(b).map(|(a, b)| of(*a, *b)).sum::<f64>();
                     continue;
                 }
-                let there: HashMap<u32, f64> = b.iter().enumerate().map(|(i, b)| (others.index(i), *b)).collect();
-                let both = a.iter().enumerate().filter_map(|(i, a)| Some(of(*a, *there.get(&images.index(i))?)));
+                let there: HashMap<u32, f64> = others.drawn.test.iter().copied().zip(b.iter().copied()).collect();
+                let both = images.drawn.test.iter().zip(a).filter_map(|(i, a)| Some(of(*a, *there.get(i)?)));
                 sum += both.sum::<f64>();
             }
         }
@@ -112,8 +102,7 @@ mod tests {
     use super::*;
 
     fn images(pool: &str, test: &[u32]) -> Images {
-        let drawn = Drawn { test: test.to_vec(), ..Drawn::default() };
-        Images { pool: pool.to_owned(), drawn: Some(Arc::new(drawn)), len: test.len() }
+        Images { pool: pool.to_owned(), drawn: Arc::new(Drawn { test: test.to_vec(), ..Drawn::default() }) }
     }
 
     #[test]

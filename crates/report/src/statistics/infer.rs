@@ -59,12 +59,12 @@ pub fn infer(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Result<
         return Err(Lack::One);
     }
     let largest = cells.iter().fold(0.0f64, |most, cell| most.max(cell.value.abs()));
-    // Of values that are equal but for rounding a mean is not.
-    if cells.iter().all(|cell| (cell.value - cells[0].value).abs() <= 1e-12 * largest) {
-        return Err(Lack::Equal);
-    }
     let levels = |of: fn(&Cell) -> usize| cells.iter().map(of).collect::<BTreeSet<usize>>();
     let (mut extractors, mut draws) = (levels(|c| c.extractor), levels(|c| c.draw));
+    // Of values that are equal but for rounding a mean is not.
+    if cells.iter().all(|cell| (cell.value - cells[0].value).abs() <= 1e-12 * largest) {
+        return Err(if extractors.len() * draws.len() > 1 { Lack::NoSpread } else { Lack::Equal });
+    }
     let mut runs: BTreeMap<(usize, usize), Vec<Cell>> = BTreeMap::new();
     for cell in cells {
         runs.entry((cell.extractor, cell.draw)).or_default().push(cell);
@@ -112,11 +112,13 @@ pub fn infer(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Result<
     })
 }
 
-/// The share of training images that two draws have in common, as far as it counts, and the scope with it. Draws of all
-/// the images that there are differ in nothing that could be generalised to: they are no draws.
+/// The share of training images that two draws have in common, as far as it counts, and the scope with it. Draws of
+/// nearly all the images that there are differ in nothing that could be generalised to: they are no draws, but runs.
 fn overlapping(draws: &BTreeSet<usize>, overlap: &dyn Fn(usize, usize) -> f64, scope: Scope) -> (f64, Scope) {
     match mean_of_pairs(draws, overlap) {
-        share if share > SAME => (0.0, Scope { draws: 1, ..scope }),
+        share if share > SAME => {
+            (0.0, Scope { draws: 1, attacks: scope.attacks * draws.len(), overlap: share, ..scope })
+        }
         share => (share, Scope { overlap: share, ..scope }),
     }
 }
