@@ -32,7 +32,7 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
             let on = cases.first().and_then(|c| c.pretrained_on()).map(|s| format!(" on {images}{}", source(&s)));
             let epochs = text("pretrain", "epochs")
                 .filter(|_| on.is_some())
-                .map(|e| format!(", for {e} epochs"))
+                .map(|e| if e == "1" { ", for 1 epoch".to_owned() } else { format!(", for {e} epochs") })
                 .unwrap_or_default();
             let unverified = match cases.iter().any(|c| c.rows.iter().any(|row| row.verified == Some(false))) {
                 true => " An unverified import: nothing shows that it computes what its weights were trained in.",
