@@ -224,6 +224,21 @@ test-wgpu: build-tests
 check-cuda:
     DOCS_RS=1 cargo check --release --package hemlock --features cuda
 
+# Link a binary for machines with NVIDIA GPUs, and pack it: target/hemlock-cuda.xz runs there without Rust (docs/gpu.md)
+[group('develop')]
+link-cuda: (link "cuda")
+
+# The same with burn's just-in-time compiler for the processor: target/hemlock-cpu.xz
+[group('develop')]
+link-cpu: (link "cpu")
+
+[private]
+link BACKEND: (first-build BACKEND)
+    cargo build --release --package hemlock --features {{BACKEND}}
+    strip -o {{quote(target / "hemlock-" + BACKEND)}} {{binary}}
+    xz --force --threads 0 {{quote(target / "hemlock-" + BACKEND)}}
+    @ls -lh {{quote(target / "hemlock-" + BACKEND + ".xz")}}
+
 # Time kernels and stages with Criterion, under five minutes: a table, and benches/results.json (just bench FILTER: the table of some works alone)
 [group('develop')]
 bench *FILTER:
