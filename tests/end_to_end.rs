@@ -43,6 +43,9 @@ mod results;
 #[path = "end_to_end/runs.rs"]
 mod runs;
 #[cfg(test)]
+#[path = "end_to_end/self_test.rs"]
+mod self_test;
+#[cfg(test)]
 #[path = "end_to_end/starter.rs"]
 mod starter;
 #[cfg(test)]

@@ -318,6 +318,20 @@ which there is neither spec nor record. Named, such a pipeline's artifacts are g
         #[arg(long)]
         trust: bool,
     },
+    /// Compare what a device computes with the processor: networks, derivatives, steps of trainings, searches for images
+    #[command(
+        after_help = "Examples:\n  hemlock self-test --device cuda\n  hemlock self-test --device cuda -o self-test.jsonl    goes on where it was stopped\n  hemlock self-test --device wgpu gradient              checks with `gradient` in their names"
+    )]
+    SelfTest {
+        /// Only checks whose names have this in them
+        filter: Option<String>,
+        /// One JSON object a check
+        #[arg(long)]
+        json: bool,
+        /// Append what every check finds to a file of JSON lines; what it has already is not computed again
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// Compare two settings of a pipeline, or the artifacts that two roots have in common
     #[command(after_help = "\
 Examples:

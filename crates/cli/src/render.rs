@@ -6,6 +6,8 @@ use hemlock_pipeline::{
     Asked, Both, Cause, Cell, Comparison, Decision, DirtyReason, Plan, Spec, StageDifference, StageTotal, Task, labels,
     totals,
 };
+use hemlock_self_test::{Found, REFERENCE};
+use hemlock_stage::short;
 use hemlock_store::{Change, Store};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -315,6 +317,35 @@ pub fn diff(differences: &[StageDifference], alone: usize) -> String {
         text(&rows),
         text(&by_stage),
         differences.len()
+    )
+}
+
+/// What checks of a device found.
+pub fn self_test(found: &[Found]) -> String {
+    let device = found.first().map_or("device", |found| found.device.as_str());
+    let seconds = [REFERENCE, device].map(|device| format!("{device}, s"));
+    let mut rows = table(&["check", "difference", "at most", &seconds[0], &seconds[1], ""]);
+    for f in found {
+        let difference = match (&f.failure, f.difference) {
+            (Some(failure), _) => short(failure, 60).into_owned(),
+            (None, Some(difference)) => format!("{difference:.1e}"),
+            (None, None) => "no numbers".to_owned(),
+        };
+        let [reference, took] = f.seconds.map(|seconds| format!("{seconds:.2}"));
+        let verdict = if f.passed() { "passed" } else { "FAILED" };
+        rows.add_row([
+            f.check.clone(),
+            difference,
+            format!("{:.0e}", f.tolerance),
+            reference,
+            took,
+            verdict.to_owned(),
+        ]);
+    }
+    format!(
+        "{}\nDifference: the length of the difference of two arrays, as a share of the length of the processor's ({REFERENCE}).\n\
+         Seconds contain the compilation of the device's kernels.",
+        text(&rows)
     )
 }
 

@@ -29,7 +29,11 @@ pub enum Backend {
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// A name that is no backend.
-    #[error("unknown backend `{0}`: expected one of {all}", all = names(&Backend::ALL))]
+    #[error(
+        "unknown backend `{0}`: expected one of {all}{hint}",
+        all = names(&Backend::ALL),
+        hint = if .0.contains(':') { "; which of several GPUs, CUDA_VISIBLE_DEVICES says" } else { "" }
+    )]
     Unknown(String),
     /// The backend's cargo feature was off in this build.
     #[error(
@@ -93,7 +97,7 @@ impl Backend {
         match self {
             Self::Flex | Self::Cpu => "choose the backend `flex`",
             Self::Wgpu => "install a Vulkan driver, or choose the backend `flex`",
-            Self::Cuda => "install NVIDIA's driver and the CUDA runtime, or choose `flex`",
+            Self::Cuda => "install NVIDIA's driver, or choose the backend `flex`",
         }
     }
 
@@ -149,11 +153,10 @@ pub fn open(backend: Backend) -> Result<Device, DeviceError> {
 #[must_use]
 pub fn names_of(backend: Backend) -> Vec<String> {
     #[cfg(feature = "cuda")]
-    if backend == Backend::Cuda {
-        let count = quietly(|| Device::enumerate(burn::tensor::DeviceType::Cuda).len()).unwrap_or(1);
-        if count > 1 {
-            return (0..count).map(|number| format!("{backend}:{number}")).collect();
-        }
+    if backend == Backend::Cuda
+        && let Ok(count @ 2..) = cuda::count()
+    {
+        return (0..count).map(|number| format!("{backend}:{number}")).collect();
     }
     vec![backend.to_string()]
 }
@@ -173,6 +176,10 @@ fn open_one(backend: Backend, number: Option<usize>) -> Result<Device, DeviceErr
     if !backend.is_compiled() {
         return Err(not_compiled());
     }
+    #[cfg(feature = "cuda")]
+    if backend == Backend::Cuda {
+        cuda::check(number.unwrap_or(0)).map_err(|reason| DeviceError::Unavailable { backend, reason })?;
+    }
     quietly(|| {
         let device = backend.device(number)?;
         let sum = Tensor::<1>::ones([2], &device).sum();
@@ -180,6 +187,39 @@ fn open_one(backend: Backend, number: Option<usize>) -> Result<Device, DeviceErr
     })
     .map_err(|reason| DeviceError::Unavailable { backend, reason })?
     .ok_or_else(|| DeviceError::Unavailable { backend, reason: "1 + 1 was not 2".to_owned() })
+}
+
+/// What the driver says, asked before burn is: its threads panic where there is none, each in words of its own.
+#[cfg(feature = "cuda")]
+mod cuda {
+    use super::quietly;
+    use cudarc::driver::{DriverError, result};
+
+    /// Number of GPUs, at least one.
+    pub(super) fn count() -> Result<usize, String> {
+        // Without the driver's library this panics.
+        let count = quietly(|| result::init().and_then(|()| result::device::get_count()))
+            .map_err(|_| "there is no NVIDIA driver: its library libcuda is not found".to_owned())?
+            .map_err(|e| said(&e))?;
+        match usize::try_from(count) {
+            Ok(count @ 1..) => Ok(count),
+            _ => Err("the NVIDIA driver sees no GPU".to_owned()),
+        }
+    }
+
+    /// Whether there is a GPU of that number.
+    pub(super) fn check(number: usize) -> Result<(), String> {
+        match count()? {
+            count if number < count => Ok(()),
+            count => Err(format!("there is no GPU {number}: the driver sees {count}, counted from 0")),
+        }
+    }
+
+    fn said(e: &DriverError) -> String {
+        let words = quietly(|| e.error_string().ok().map(|words| words.to_string_lossy().into_owned()));
+        let words = words.ok().flatten().unwrap_or_else(|| format!("{:?}", e.0));
+        format!("the NVIDIA driver says: {words}")
+    }
 }
 
 /// Whether `device` computes with rayon on the processor, so that one-thread tiles in parallel
@@ -238,6 +278,8 @@ mod tests {
         }
         let error = "tpu".parse::<Backend>().unwrap_err().to_string();
         assert_eq!(error, "unknown backend `tpu`: expected one of `flex`, `wgpu`, `cuda`, `cpu`");
+        let error = "cuda:7".parse::<Backend>().unwrap_err().to_string();
+        assert!(error.ends_with("`cpu`; which of several GPUs, CUDA_VISIBLE_DEVICES says"), "{error}");
     }
 
     #[test]

@@ -1,0 +1,189 @@
+//! The checks. Inputs come from fixed seeds, and what is drawn on the way is drawn on the processor, alike for all
+//! devices.
+//!
+//! Tolerances leave room for products in TF32, whose 10 bits of mantissa make an error of about 5e-4 a product, and for
+//! what steps make of it; a wrong sign, a missing term or a wrong axis is at least a hundred times as large.
+
+use crate::{Arrays, Check};
+use hemlock_artifact::Poisons;
+use hemlock_fixtures::{Given, extractor, images, in_context, pixels};
+use hemlock_invert::{Frozen, base_images};
+use hemlock_models::{Weights, device};
+use hemlock_pretrain::{Method, TrainConfig, config::OptimizerKind};
+use hemlock_stage::{Cancel, Context, Params, Silent, Stage, StageError, read};
+use serde_json::{Value, json};
+
+/// One of every kind of network.
+const NETWORKS: [&str; 6] = ["resnet8", "resnet20", "resnet18", "resnet18-imagenet", "resnet50", "vit-tiny-p4-d4"];
+/// The network of all else.
+const SMALL: &str = "resnet8";
+/// Images that pass a network.
+const IMAGES: usize = 16;
+/// Images of a step, and of a stage.
+const BATCH: usize = 64;
+/// Images that are poisons.
+const POISONS: usize = 8;
+
+/// Of one pass.
+const PASS: f64 = 2e-3;
+/// Of a pass there and back, or of a step.
+const STEP: f64 = 1e-2;
+/// Of several steps, each of which goes on from the last.
+const STEPS: f64 = 5e-2;
+
+pub(crate) fn all() -> Vec<Check> {
+    let networks = NETWORKS.iter().flat_map(|arch| [features(arch), image_gradient(arch)]);
+    let steps = [
+        (Method::Simclr, OptimizerKind::Sgd),
+        (Method::MocoV3, OptimizerKind::Sgd),
+        (Method::Supervised, OptimizerKind::Sgd),
+        (Method::Simclr, OptimizerKind::AdamW),
+        (Method::Simclr, OptimizerKind::Lars),
+    ];
+    let matching = |fields: Value| {
+        let mut table = json!({ "method": "feature-matching", "free": true, "steps": 4, "tolerance": 0.0 });
+        extend(&mut table, fields);
+        table
+    };
+    let inversions = [
+        ("feature matching, L-BFGS", matching(json!({}))),
+        ("feature matching, Adam", matching(json!({ "optimizer": "adam" }))),
+        ("refinement", matching(json!({ "steps": 1, "refine": 3 }))),
+    ];
+    let attacks = ["gradient-canceling", "bilevel", "tgda"];
+    networks
+        .chain(steps.into_iter().map(|(method, optimizer)| step(method, optimizer)))
+        .chain([decoder()])
+        .chain(inversions.into_iter().map(|(name, params)| inversion(name, params)))
+        .chain(attacks.into_iter().map(attack_on_pixels))
+        .collect()
+}
+
+fn features(arch: &'static str) -> Check {
+    Check::new(format!("features, {arch}"), PASS, move |device, _| {
+        let features = extractor(arch, device)?.features(pixels(IMAGES).view(), &|_| true)?;
+        Ok(vec![("features".to_owned(), features.into_raw_vec_and_offset().0)])
+    })
+}
+
+/// Of half the squared length of the features.
+fn image_gradient(arch: &'static str) -> Check {
+    Check::new(format!("image gradient, {arch}"), STEP, move |device, _| {
+        let extractor = extractor(arch, device)?;
+        let normalization = hemlock_artifact::Normalization::identity(extractor.feature_dim());
+        let pixels: Vec<f32> = pixels(IMAGES).iter().map(|p| f32::from(*p) / 255.0).collect();
+        let frozen = Frozen::new(&extractor, &normalization);
+        let (gradient, _) = frozen.pull_in_tiles(&pixels, IMAGES, |_, z| (z.to_vec(), ()))?;
+        Ok(vec![("gradient".to_owned(), gradient)])
+    })
+}
+
+/// What one step of a training changes of all weights together: with plain gradient descent their gradient.
+fn step(method: Method, optimizer: OptimizerKind) -> Check {
+    let name = match optimizer {
+        OptimizerKind::Sgd => "gradient descent",
+        OptimizerKind::AdamW => "AdamW",
+        OptimizerKind::Lars => "LARS",
+    };
+    Check::new(format!("a step of {}, {name}", method.name()), STEP, move |name, cancel| {
+        let config = TrainConfig {
+            arch: parsed(SMALL)?,
+            epochs: 1,
+            batch: BATCH,
+            optimizer,
+            weight_decay: 0.0,
+            warmup_epochs: 0,
+            allow_collapse: true,
+            ..TrainConfig::default()
+        };
+        let (images, opened) = (images(pixels(BATCH)), device::open_named(name)?);
+        let before = hemlock_pretrain::random(&config, images.pixels.view(), &opened)?;
+        let after = in_context(name, &Silent, cancel, |ctx| {
+            hemlock_pretrain::pretrain(method, &config, &images, None, &[opened], ctx)
+        })?;
+        let (before, after) = (Weights::from_safetensors(&before.weights)?, Weights::from_safetensors(&after.weights)?);
+        let changed = after.0.iter().zip(before.0.values());
+        let changed =
+            changed.flat_map(|((_, after), before)| after.values.iter().zip(&before.values).map(|(a, b)| a - b));
+        Ok(vec![("change of the weights".to_owned(), changed.collect())])
+    })
+}
+
+/// A decoder after two steps.
+fn decoder() -> Check {
+    let params = json!({ "epochs": 1, "batch": BATCH / 2, "width": 16 });
+    Check::new("two steps of a decoder", STEPS, move |device, cancel| {
+        let Given { dataset, extractor, features, .. } = given()?;
+        let inputs = hemlock_invert::decoder::Inputs { dataset, extractor, features };
+        let decoder = run::<hemlock_invert::decoder::Stage>(&params, inputs, device, cancel)?;
+        let weights = Weights::from_safetensors(&decoder.weights)?;
+        let errors = vec![decoder.norm];
+        let mut arrays = vec![("norm".to_owned(), errors)];
+        arrays.push(("weights".to_owned(), weights.0.into_values().flat_map(|weight| weight.values).collect()));
+        Ok(arrays)
+    })
+}
+
+fn inversion(name: &'static str, params: Value) -> Check {
+    Check::new(name, STEPS, move |device, cancel| {
+        let given = given()?;
+        let (base, poison_features) = (base(&given)?, given.poisons(POISONS));
+        let Given { dataset, extractor, features, target } = given;
+        let target = Some(target);
+        let inputs = hemlock_invert::Inputs { dataset, extractor, features, poison_features, decoder: None, target };
+        moved(&run::<hemlock_invert::Stage>(&params, inputs, device, cancel)?, &base)
+    })
+}
+
+fn attack_on_pixels(attack: &'static str) -> Check {
+    let params = json!({ "attack": attack, "eps_d": POISONS as f64 / BATCH as f64, "free": true, "steps": 4 });
+    Check::new(format!("attack on pixels, {attack}"), STEPS, move |device, cancel| {
+        let given = given()?;
+        let base = base(&given)?;
+        let Given { dataset, extractor, features, target } = given;
+        let inputs = hemlock_poison_images::Inputs { dataset, extractor, features, target };
+        moved(&run::<hemlock_poison_images::Stage>(&params, inputs, device, cancel)?, &base)
+    })
+}
+
+/// What stages read: made on the processor, whatever device is tested.
+fn given() -> Result<Given, StageError> {
+    Given::new(&extractor(SMALL, crate::REFERENCE)?, BATCH, 0)
+}
+
+/// All training images, in units of `[0, 1]`.
+fn base(given: &Given) -> Result<Vec<Vec<f32>>, StageError> {
+    let rows: Vec<u32> = (0..BATCH as u32).collect();
+    let images = base_images(&given.dataset.train, &rows)?;
+    Ok(images.outer_iter().map(|image| image.iter().map(|p| f32::from(*p) / 255.0).collect()).collect())
+}
+
+/// By how much poisons were moved from the images that they are made of.
+fn moved(poisons: &Poisons, base: &[Vec<f32>]) -> Result<Arrays, StageError> {
+    let pixels = poisons.pixels.as_ref().ok_or_else(|| StageError::internal("the pixels are not free"))?;
+    let from = poisons.base_index.iter().map(|i| &base[*i as usize]);
+    let moved = pixels
+        .outer_iter()
+        .zip(from)
+        .flat_map(|(image, base)| image.iter().zip(base).map(|(x, base)| x - base).collect::<Vec<f32>>());
+    Ok(vec![("change of the pixels".to_owned(), moved.collect())])
+}
+
+fn run<S: Stage>(params: &Value, inputs: S::Inputs, device: &str, cancel: &Cancel) -> Result<S::Output, StageError> {
+    let params: S::Params = read(params)?;
+    params.check()?;
+    in_context(device, &Silent, cancel, |ctx: &Context| S::run(&params, inputs, ctx))
+}
+
+fn parsed<T: std::str::FromStr>(name: &str) -> Result<T, StageError>
+where
+    T::Err: std::fmt::Display,
+{
+    name.parse().map_err(|e: T::Err| StageError::internal(e.to_string()))
+}
+
+fn extend(table: &mut Value, fields: Value) {
+    if let (Some(table), Value::Object(fields)) = (table.as_object_mut(), fields) {
+        table.extend(fields);
+    }
+}
