@@ -1,16 +1,13 @@
 //! Networks of random weights on random images of CIFAR's size.
 
-use super::heads::CLASSES;
 use crate::{Amount, Given, Limit, Run, Work};
 use anyhow::{Context as _, Result, anyhow};
-use hemlock_artifact::{Aim, Dataset, FeatureSplit, Features, Images, Normalization, PoisonFeatures};
+use hemlock_artifact::Normalization;
+use hemlock_fixtures::{self as fixtures, SIDE, extractor, images, in_context, pixels, stored};
 use hemlock_invert::Frozen;
-use hemlock_models::{Backend, Extractor, ExtractorSpec, Network, device};
+use hemlock_models::device;
 use hemlock_pretrain::{Method, config::TrainConfig};
-use hemlock_stage::{Bar, Cancel, Context, Environment, NoCheckpoints, Progress, Silent, Stage};
-use ndarray::{Array2, Array4, Axis, Slice};
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
+use hemlock_stage::{Bar, Cancel, Progress, Silent, Stage};
 use serde_json::json;
 use std::{
     sync::{
@@ -20,7 +17,8 @@ use std::{
     thread::spawn,
 };
 
-const SIDE: usize = 32;
+/// What all of this runs on.
+const DEVICE: &str = "flex";
 /// Images of an extraction, and of image gradients.
 const IMAGES: usize = 256;
 /// Images of a training step, each in two views.
@@ -48,40 +46,6 @@ fn operations(arch: &str, passes: usize) -> Amount {
     Amount { limit: Limit::Single, count: 2.0 * passes as f64 * multiplications(arch) }
 }
 
-fn extractor(arch: &str) -> Result<Extractor> {
-    let device = device::open(Backend::Flex)?;
-    let spec = ExtractorSpec { arch: arch.parse()?, image_size: [SIDE; 2], mean: [0.5; 3], std: [0.25; 3] };
-    let net = Network::new(spec.arch, spec.image_size, &mut ChaCha8Rng::seed_from_u64(0), &device);
-    Ok(Extractor::new(spec, &net, &device))
-}
-
-fn images(count: usize) -> Array4<u8> {
-    let mut rng = ChaCha8Rng::seed_from_u64(1);
-    Array4::from_shape_simple_fn((count, 3, SIDE, SIDE), || rng.random())
-}
-
-fn labels(count: usize) -> Vec<u32> {
-    (0..count as u32).map(|i| i % CLASSES as u32).collect()
-}
-
-fn labelled(pixels: Array4<u8>) -> Images {
-    let count = pixels.len_of(Axis(0));
-    Images { pixels: pixels.into(), labels: labels(count), source_index: (0..count as u32).collect() }
-}
-
-/// Runs with what surrounds a stage.
-fn in_context<T>(progress: &dyn Progress, cancel: &Cancel, run: impl FnOnce(&Context) -> T) -> T {
-    run(&Context {
-        seed: 0,
-        device: "flex",
-        env: &Environment::default(),
-        progress,
-        cancel,
-        checkpoints: &NoCheckpoints,
-        scratch: &std::env::temp_dir(),
-    })
-}
-
 /// Features of 8-bit images.
 pub(super) struct Extraction;
 
@@ -95,7 +59,7 @@ impl Work for Extraction {
     }
 
     fn prepare(&self) -> Result<Run> {
-        let (extractor, images) = (extractor("resnet20")?, images(IMAGES));
+        let (extractor, images) = (extractor("resnet20", DEVICE)?, pixels(IMAGES));
         Ok(Box::new(move || {
             extractor.features(images.view(), &|_| true)?;
             Ok(())
@@ -120,9 +84,9 @@ impl Work for Gradient {
     }
 
     fn prepare(&self) -> Result<Run> {
-        let extractor = extractor("resnet20")?;
+        let extractor = extractor("resnet20", DEVICE)?;
         let normalization = Normalization::identity(extractor.feature_dim());
-        let pixels: Vec<f32> = images(IMAGES).iter().map(|p| f32::from(*p) / 255.0).collect();
+        let pixels: Vec<f32> = pixels(IMAGES).iter().map(|p| f32::from(*p) / 255.0).collect();
         Ok(Box::new(move || {
             let frozen = Frozen::new(&extractor, &normalization);
             // Half the squared length.
@@ -149,74 +113,19 @@ impl Work for Matching {
     }
 
     fn prepare(&self) -> Result<Run> {
-        let pixels = images(2 * MATCHED);
-        let extractor = extractor("resnet20")?;
-        let features = extractor.features(pixels.view(), &|_| true)?;
-        let weights = extractor.to_safetensors()?;
+        let extractor = extractor("resnet20", DEVICE)?;
         let params = json!({ "method": "feature-matching", "steps": PASSES, "tolerance": 0.0 });
         let params: hemlock_invert::Params = serde_json::from_value(params)?;
-        let inputs = move || {
-            let nothing = || labelled(Array4::zeros((0, 3, SIDE, SIDE)));
-            let classes: Vec<String> = (0..CLASSES).map(|class| class.to_string()).collect();
-            let split = |features: Array2<f32>| {
-                let labels = labels(features.nrows());
-                FeatureSplit::all(features.into(), labels)
-            };
-            let empty = || split(Array2::zeros((0, features.ncols())));
-            let spec = extractor.spec();
-            hemlock_invert::Inputs {
-                dataset: Dataset {
-                    name: "random".to_owned(),
-                    classes: classes.clone(),
-                    train: labelled(pixels.clone()),
-                    validation: nothing(),
-                    test: nothing(),
-                    skipped: 0,
-                },
-                extractor: hemlock_artifact::Extractor {
-                    arch: spec.arch.to_string(),
-                    method: "random".to_owned(),
-                    dim: features.ncols(),
-                    image_size: SIDE,
-                    mean: spec.mean,
-                    std: spec.std,
-                    weights: weights.clone(),
-                    curve: Vec::new(),
-                    verified: None,
-                },
-                features: Features {
-                    classes,
-                    normalization: Normalization::identity(features.ncols()),
-                    train: split(features.clone()),
-                    validation: empty(),
-                    test: empty(),
-                },
-                poison_features: PoisonFeatures {
-                    features: features.slice_axis(Axis(0), Slice::from(MATCHED..)).to_owned(),
-                    labels: labels(MATCHED),
-                    base_index: (0..MATCHED as u32).collect(),
-                    aim: Aim {
-                        attack: "gradient-canceling".to_owned(),
-                        parameters: serde_json::Map::new(),
-                        seed: 0,
-                        constraint: Default::default(),
-                        quantile: 1.0,
-                        neighbors: 1,
-                    },
-                    clean_label: true,
-                    eps_d: 0.5,
-                    objective: 0.0,
-                    bound: None,
-                    gap: None,
-                    stopped: "steps".to_owned(),
-                    curve: Vec::new(),
-                },
-                decoder: None,
-                target: None,
-            }
+        let (stored, features) = (stored(&extractor)?, extractor.features(pixels(2 * MATCHED).view(), &|_| true)?);
+        let inputs = move || -> Result<hemlock_invert::Inputs> {
+            let given = fixtures::Given::of(stored.clone(), features.view(), 2 * MATCHED)?;
+            let poison_features = given.poisons(MATCHED);
+            let fixtures::Given { dataset, extractor, features, .. } = given;
+            Ok(hemlock_invert::Inputs { dataset, extractor, features, poison_features, decoder: None, target: None })
         };
         Ok(Box::new(move || {
-            in_context(&Silent, &Cancel::default(), |ctx| hemlock_invert::Stage::run(&params, inputs(), ctx))?;
+            let inputs = inputs()?;
+            in_context(DEVICE, &Silent, &Cancel::default(), |ctx| hemlock_invert::Stage::run(&params, inputs, ctx))?;
             Ok(())
         }))
     }
@@ -246,10 +155,10 @@ impl Work for Simclr {
             epochs: 1_000_000,
             ..TrainConfig::default()
         };
-        let images = labelled(images(50 * BATCH));
+        let images = images(pixels(50 * BATCH));
         let steps = Steps::of(move |progress, cancel| {
-            let device = device::open(Backend::Flex)?;
-            in_context(progress, cancel, |ctx| {
+            let device = device::open_named(DEVICE)?;
+            in_context(DEVICE, progress, cancel, |ctx| {
                 hemlock_pretrain::pretrain(Method::Simclr, &config, &images, None, &[device], ctx)
             })?;
             Ok(())
