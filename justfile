@@ -234,10 +234,11 @@ link-cpu: (link "cpu")
 
 [private]
 link BACKEND: (first-build BACKEND)
-    cargo build --release --package hemlock --features {{BACKEND}}
+    cargo build --release --package hemlock --package hemlock-bench --features hemlock/{{BACKEND}},hemlock-bench/{{BACKEND}}
     strip -o {{quote(target / "hemlock-" + BACKEND)}} {{binary}}
-    xz --force --threads 0 {{quote(target / "hemlock-" + BACKEND)}}
-    @ls -lh {{quote(target / "hemlock-" + BACKEND + ".xz")}}
+    strip -o {{quote(target / "hemlock-bench-" + BACKEND)}} {{bench}}
+    xz --force --threads 0 {{quote(target / "hemlock-" + BACKEND)}} {{quote(target / "hemlock-bench-" + BACKEND)}}
+    @ls -lh {{quote(target / "hemlock-" + BACKEND + ".xz")}} {{quote(target / "hemlock-bench-" + BACKEND + ".xz")}}
 
 # Time kernels and stages with Criterion, under five minutes: a table, and benches/results.json (just bench FILTER: the table of some works alone)
 [group('develop')]
@@ -247,6 +248,12 @@ bench *FILTER:
     cargo bench --workspace --bench works -- {{FILTER}}
     @cargo build --release --workspace --bin hemlock-bench
     @{{bench}} collect {{quote(target / "criterion")}} {{if FILTER == "" { "benches/results.json" } else { quote(target / "criterion" / "results.json") }}}
+
+# Works of a GPU's size, on the backend and in PyTorch, eager and compiled: just backend=cuda gpu-bench [WORK...] (docs/gpu.md)
+[group('develop')]
+gpu-bench *ARGS:
+    @cargo build --release --workspace --bin hemlock-bench --features hemlock-bench/{{backend}}
+    @python3 benches/peer/gpu.py --bench {{bench}} --device {{backend}} {{ARGS}}
 
 # The same work in PyTorch, in turns in one run: just bench-peer [WORK...] [--rounds 9] (after `pip install torch`; docs/performance.md)
 [group('develop')]

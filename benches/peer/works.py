@@ -21,10 +21,8 @@ and a ratio is that of two runs one after the other. What the peers do:
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -32,6 +30,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from networks import ResNet, Simclr
+from serving import Served, given
 from torch.nn import functional as F
 
 # Of a step of the bilevel attack, as in crates/poison-features/src/bilevel.rs.
@@ -79,7 +78,7 @@ def feature_matching(given):
 
 def simclr(arch):
     def prepare(given):
-        model, images = Simclr(arch), pixels(given["batch"])
+        model, images = Simclr(arch), pixels(given["images"])
         optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
 
         def run():
@@ -287,38 +286,6 @@ PEERS = {
 }
 # Left out where no work is named: a run takes minutes.
 LONG = ["head-large"]
-
-
-def tensor(array):
-    """Labels are indices, which PyTorch wants signed."""
-    return torch.from_numpy(array.astype(np.int64) if array.dtype == np.uint32 else array)
-
-
-def given(bench, work, folder):
-    subprocess.run([bench, "data", work, folder], check=True)
-    numbers = json.loads((folder / "numbers.json").read_text())
-    return numbers | {path.stem: tensor(np.load(path)) for path in folder.glob("*.npy")} | {"folder": folder}
-
-
-class Served:
-    """A work of `hemlock-bench` that is set up, and runs when asked."""
-
-    def __init__(self, bench, work):
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-        self.process = subprocess.Popen([bench, "serve", work], **pipes)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.stdin.close()
-        self.process.wait()
-
-    def seconds(self):
-        self.process.stdin.write("\n")
-        if line := self.process.stdout.readline():
-            return float(line)
-        raise SystemExit(f"hemlock-bench ended with status {self.process.wait()}")
 
 
 def seconds(run):

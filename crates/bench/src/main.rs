@@ -3,8 +3,8 @@
 #![allow(clippy::print_stdout)]
 
 use anyhow::{Context, Result, anyhow};
-use clap::Parser;
-use hemlock_bench::{Machine, Results, Work, on_threads, works};
+use clap::{Args, Parser};
+use hemlock_bench::{Machine, Results, Work, gpu_works, on_threads, works};
 use std::{
     fs,
     io::{Write, stdin, stdout},
@@ -19,13 +19,13 @@ enum Command {
     List,
     /// Prepare a work; then, for every line that is read, run it once and print how many seconds that took
     Serve {
-        /// The work
-        work: String,
+        #[command(flatten)]
+        named: Named,
     },
     /// Write what a peer needs to do the same work
     Data {
-        /// The work
-        work: String,
+        #[command(flatten)]
+        named: Named,
         /// The folder for it
         dir: PathBuf,
     },
@@ -40,15 +40,36 @@ enum Command {
     },
 }
 
+/// A work.
+#[derive(Args)]
+struct Named {
+    /// The work
+    work: String,
+    /// Of works whose names begin with `gpu-`: the device
+    #[arg(long, default_value = "flex")]
+    device: String,
+    /// Of these: the number of images, in the place of what keeps a GPU busy
+    #[arg(long)]
+    images: Option<usize>,
+}
+
+impl Named {
+    fn find(&self) -> Result<Box<dyn Work>> {
+        let mut all = works().into_iter().chain(gpu_works(&self.device, self.images));
+        let found = all.find(|(known, _)| *known == self.work);
+        Ok(found.ok_or_else(|| anyhow!("there is no work '{}'; `hemlock-bench list` prints all", self.work))?.1)
+    }
+}
+
 fn main() -> Result<()> {
     match Command::parse() {
         Command::List => {
-            for (name, work) in works() {
-                println!("{name:20}{}", work.what());
+            for (name, work) in works().into_iter().chain(gpu_works("flex", None)) {
+                println!("{name:30}{}", work.what());
             }
         }
-        Command::Serve { work } => serve(&*named(&work)?)?,
-        Command::Data { work, dir } => named(&work)?.given()?.write(&dir)?,
+        Command::Serve { named } => serve(&*named.find()?)?,
+        Command::Data { named, dir } => named.find()?.given()?.write(&dir)?,
         Command::Machine => println!("{}", serde_json::to_string_pretty(&Machine::measure()?)?),
         Command::Collect { criterion, json } => {
             let results = Results::collect(&criterion)?;
@@ -58,11 +79,6 @@ fn main() -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn named(name: &str) -> Result<Box<dyn Work>> {
-    let found = works().into_iter().find(|(known, _)| *known == name);
-    Ok(found.ok_or_else(|| anyhow!("there is no work '{name}'; `hemlock-bench list` prints all"))?.1)
 }
 
 fn serve(work: &dyn Work) -> Result<()> {

@@ -11,18 +11,23 @@ use artifacts::Artifacts;
 use attacks::{Bilevel, Canceling};
 use heads::Training;
 use hemlock_poison_features::Solver;
-use networks::{Extraction, Gradient, Matching, Simclr};
+use hemlock_pretrain::Method;
+use networks::{Decoding, Extraction, Gradient, Matching, Pretraining, Size};
 use planning::Planning;
 
-/// All works by name. A new one is a new line here; one that has a peer has its line in `benches/peer/works.py`, too.
+/// Works by name.
+pub type Works = Vec<(&'static str, Box<dyn Work>)>;
+
+/// All works of the processor by name. A new one is a new line here; one that has a peer has its line in `benches/peer/works.py`, too.
 #[must_use]
-pub fn works() -> Vec<(&'static str, Box<dyn Work>)> {
+pub fn works() -> Works {
+    let size = |arch, images| Size::new(arch, images, "flex");
     vec![
-        ("extraction", Box::new(Extraction)),
-        ("image-gradient", Box::new(Gradient)),
-        ("feature-matching", Box::new(Matching)),
-        ("simclr-resnet20", Box::new(Simclr("resnet20"))),
-        ("simclr-resnet18", Box::new(Simclr("resnet18"))),
+        ("extraction", Box::new(Extraction(size("resnet20", 256)))),
+        ("image-gradient", Box::new(Gradient(size("resnet20", 256)))),
+        ("feature-matching", Box::new(Matching { size: size("resnet20", 64), refined: false })),
+        ("simclr-resnet20", Box::new(Pretraining { method: Method::Simclr, size: size("resnet20", 128) })),
+        ("simclr-resnet18", Box::new(Pretraining { method: Method::Simclr, size: size("resnet18", 128) })),
         ("head", Box::new(Training { samples: 10_000, dim: 64 })),
         ("head-large", Box::new(Training { samples: 50_000, dim: 512 })),
         ("gradient-canceling", Box::new(Canceling(Solver::Lbfgs))),
@@ -32,5 +37,27 @@ pub fn works() -> Vec<(&'static str, Box<dyn Work>)> {
         ("artifact-read", Box::new(Artifacts::Read)),
         ("artifact-digest", Box::new(Artifacts::Digest)),
         ("planning", Box::new(Planning)),
+    ]
+}
+
+/// Works of a GPU's size on a device, by name; each has its line in `benches/peer/gpu.py`, too. `images` says how many
+/// images there are in the place of the 512 or 1,024 that keep a GPU busy, to try them on something smaller.
+#[must_use]
+pub fn gpu_works(device: &str, images: Option<usize>) -> Works {
+    let size = |arch, many: usize| Size::new(arch, images.unwrap_or(many), device);
+    let pretraining = |method, size| Box::new(Pretraining { method, size });
+    let matching = |refined| Box::new(Matching { size: size("resnet18", 512), refined });
+    vec![
+        ("gpu-extraction-resnet18", Box::new(Extraction(size("resnet18", 1024)))),
+        ("gpu-extraction-resnet50", Box::new(Extraction(size("resnet50", 1024)))),
+        ("gpu-extraction-vit-small", Box::new(Extraction(size("vit-small-p4", 1024)))),
+        ("gpu-image-gradient-resnet18", Box::new(Gradient(size("resnet18", 512)))),
+        ("gpu-image-gradient-resnet50", Box::new(Gradient(size("resnet50", 512)))),
+        ("gpu-image-gradient-vit-small", Box::new(Gradient(size("vit-small-p4", 512)))),
+        ("gpu-simclr-resnet18", pretraining(Method::Simclr, size("resnet18", 512))),
+        ("gpu-moco-v3-resnet18", pretraining(Method::MocoV3, size("resnet18", 512))),
+        ("gpu-matching-resnet18", matching(false)),
+        ("gpu-refinement-resnet18", matching(true)),
+        ("gpu-decoder-resnet18", Box::new(Decoding(size("resnet18", 1024)))),
     ]
 }

@@ -4,7 +4,7 @@ use crate::{Amount, Given, Limit, Run, Work};
 use anyhow::{Context as _, Result, anyhow};
 use hemlock_artifact::Normalization;
 use hemlock_fixtures::{self as fixtures, SIDE, extractor, images, in_context, pixels, stored};
-use hemlock_invert::Frozen;
+use hemlock_invert::{Frozen, decoder};
 use hemlock_models::device;
 use hemlock_pretrain::{Method, config::TrainConfig};
 use hemlock_stage::{Bar, Cancel, Progress, Silent, Stage};
@@ -17,15 +17,47 @@ use std::{
     thread::spawn,
 };
 
-/// What all of this runs on.
-const DEVICE: &str = "flex";
-/// Images of an extraction, and of image gradients.
-const IMAGES: usize = 256;
-/// Images of a training step, each in two views.
-const BATCH: usize = 128;
-/// Images that are matched, and how often they go through the network.
-const MATCHED: usize = 64;
+/// How often matched images go through the network.
 const PASSES: u32 = 20;
+/// Images of a training step of the decoder.
+const DECODED: usize = 128;
+
+/// How much of a work there is, and where it runs.
+#[derive(Debug, Clone)]
+pub struct Size {
+    /// The network.
+    pub arch: &'static str,
+    /// Images: of an extraction, of image gradients, that are matched, of a step.
+    pub images: usize,
+    /// Name of the device.
+    pub device: String,
+}
+
+impl Size {
+    pub(super) fn new(arch: &'static str, images: usize, device: &str) -> Self {
+        Self { arch, images, device: device.to_owned() }
+    }
+
+    fn net(&self) -> String {
+        self.arch.replace("resnet", "ResNet-").replace("vit", "ViT")
+    }
+
+    /// Operations of so many passes of one image: forward is one, back to the image one, and to the weights one.
+    /// Nothing is said of networks that the processor has no work of.
+    fn operations(&self, passes: usize) -> Result<Option<Amount>> {
+        let count = 2.0 * passes as f64 * multiplications(self.arch);
+        let known = ["resnet20", "resnet18"].contains(&self.arch) && self.device == "flex";
+        Ok(known.then_some(Amount { limit: Limit::Single, count }))
+    }
+
+    fn given(&self, more: serde_json::Value) -> Result<Given> {
+        let mut numbers = json!({ "arch": self.arch, "images": self.images });
+        if let (Some(numbers), serde_json::Value::Object(more)) = (numbers.as_object_mut(), more) {
+            numbers.extend(more);
+        }
+        Ok(Given { numbers, ..Given::default() })
+    }
+}
 
 /// Multiplications of one image's way through a residual network of He et al. (2016): the stem, then groups of blocks of two 3x3
 /// convolutions. Every group but the first halves the sides and doubles the channels, with or without a projection beside it.
@@ -41,25 +73,20 @@ fn multiplications(arch: &str) -> f64 {
     (pixels(0) * 9 * 3 * width + (0..groups).map(group).sum::<usize>()) as f64
 }
 
-/// Operations of so many passes of one image: forward is one, back to the image one, and to the weights one.
-fn operations(arch: &str, passes: usize) -> Amount {
-    Amount { limit: Limit::Single, count: 2.0 * passes as f64 * multiplications(arch) }
-}
-
 /// Features of 8-bit images.
-pub(super) struct Extraction;
+pub(super) struct Extraction(pub(super) Size);
 
 impl Work for Extraction {
     fn what(&self) -> String {
-        format!("features of {IMAGES} images, ResNet-20")
+        format!("features of {} images, {}", self.0.images, self.0.net())
     }
 
     fn amount(&self) -> Result<Option<Amount>> {
-        Ok(Some(operations("resnet20", IMAGES)))
+        self.0.operations(self.0.images)
     }
 
     fn prepare(&self) -> Result<Run> {
-        let (extractor, images) = (extractor("resnet20", DEVICE)?, pixels(IMAGES));
+        let (extractor, images) = (extractor(self.0.arch, &self.0.device)?, pixels(self.0.images));
         Ok(Box::new(move || {
             extractor.features(images.view(), &|_| true)?;
             Ok(())
@@ -67,99 +94,147 @@ impl Work for Extraction {
     }
 
     fn given(&self) -> Result<Given> {
-        Ok(Given { numbers: json!({ "images": IMAGES }), ..Given::default() })
+        self.0.given(json!({}))
     }
 }
 
 /// The derivative by the pixels of a function of the features.
-pub(super) struct Gradient;
+pub(super) struct Gradient(pub(super) Size);
 
 impl Work for Gradient {
     fn what(&self) -> String {
-        format!("gradient by {IMAGES} images of a function of their features, ResNet-20")
+        format!("gradient by {} images of a function of their features, {}", self.0.images, self.0.net())
     }
 
     fn amount(&self) -> Result<Option<Amount>> {
-        Ok(Some(operations("resnet20", 2 * IMAGES)))
+        self.0.operations(2 * self.0.images)
     }
 
     fn prepare(&self) -> Result<Run> {
-        let extractor = extractor("resnet20", DEVICE)?;
+        let (extractor, images) = (extractor(self.0.arch, &self.0.device)?, self.0.images);
         let normalization = Normalization::identity(extractor.feature_dim());
-        let pixels: Vec<f32> = pixels(IMAGES).iter().map(|p| f32::from(*p) / 255.0).collect();
+        let pixels: Vec<f32> = pixels(images).iter().map(|p| f32::from(*p) / 255.0).collect();
         Ok(Box::new(move || {
             let frozen = Frozen::new(&extractor, &normalization);
             // Half the squared length.
-            frozen.pull_in_tiles(&pixels, IMAGES, |_, z| (z.to_vec(), ()))?;
+            frozen.pull_in_tiles(&pixels, images, |_, z| (z.to_vec(), ()))?;
             Ok(())
         }))
     }
 
     fn given(&self) -> Result<Given> {
-        Extraction.given()
+        self.0.given(json!({}))
     }
 }
 
-/// The stage `invert` on poisoned features that are those of other images.
-pub(super) struct Matching;
+/// The stage `invert` on poisoned features that are those of other images: by matching each by itself or, refined, all
+/// together on the objective of Gradient Canceling.
+pub(super) struct Matching {
+    pub(super) size: Size,
+    pub(super) refined: bool,
+}
 
 impl Work for Matching {
     fn what(&self) -> String {
-        format!("feature matching, {MATCHED} images, {PASSES} passes, ResNet-20")
+        let what = if self.refined { "refinement" } else { "feature matching" };
+        format!("{what}, {} images, {PASSES} passes, {}", self.size.images, self.size.net())
     }
 
     fn amount(&self) -> Result<Option<Amount>> {
-        Ok(Some(operations("resnet20", 2 * MATCHED * PASSES as usize)))
+        self.size.operations(2 * self.size.images * PASSES as usize)
     }
 
     fn prepare(&self) -> Result<Run> {
-        let extractor = extractor("resnet20", DEVICE)?;
-        let params = json!({ "method": "feature-matching", "steps": PASSES, "tolerance": 0.0 });
+        let Size { arch, images, device } = self.size.clone();
+        let extractor = extractor(arch, &device)?;
+        let params = if self.refined {
+            json!({ "method": "feature-matching", "refine": PASSES, "refine_from": "base" })
+        } else {
+            json!({ "method": "feature-matching", "steps": PASSES, "tolerance": 0.0 })
+        };
         let params: hemlock_invert::Params = serde_json::from_value(params)?;
-        let (stored, features) = (stored(&extractor)?, extractor.features(pixels(2 * MATCHED).view(), &|_| true)?);
+        let (stored, features) = (stored(&extractor)?, extractor.features(pixels(2 * images).view(), &|_| true)?);
         let inputs = move || -> Result<hemlock_invert::Inputs> {
-            let given = fixtures::Given::of(stored.clone(), features.view(), 2 * MATCHED)?;
-            let poison_features = given.poisons(MATCHED);
-            let fixtures::Given { dataset, extractor, features, .. } = given;
-            Ok(hemlock_invert::Inputs { dataset, extractor, features, poison_features, decoder: None, target: None })
+            let given = fixtures::Given::of(stored.clone(), features.view(), 2 * images)?;
+            let poison_features = given.poisons(images);
+            let fixtures::Given { dataset, extractor, features, target } = given;
+            let target = Some(target);
+            Ok(hemlock_invert::Inputs { dataset, extractor, features, poison_features, decoder: None, target })
         };
         Ok(Box::new(move || {
             let inputs = inputs()?;
-            in_context(DEVICE, &Silent, &Cancel::default(), |ctx| hemlock_invert::Stage::run(&params, inputs, ctx))?;
+            in_context(&device, &Silent, &Cancel::default(), |ctx| hemlock_invert::Stage::run(&params, inputs, ctx))?;
             Ok(())
         }))
     }
 
     fn given(&self) -> Result<Given> {
-        Ok(Given { numbers: json!({ "images": MATCHED, "passes": PASSES }), ..Given::default() })
+        self.size.given(json!({ "passes": PASSES }))
     }
 }
 
-/// A step of SimCLR of an architecture.
-pub(super) struct Simclr(pub(super) &'static str);
+/// An epoch of the stage `decoder`.
+pub(super) struct Decoding(pub(super) Size);
 
-impl Work for Simclr {
+impl Work for Decoding {
     fn what(&self) -> String {
-        format!("SimCLR step, {BATCH} images in two views, {}", self.0.replace("resnet", "ResNet-"))
+        format!("an epoch of a decoder, {} images, {}", self.0.images, self.0.net())
     }
 
     fn amount(&self) -> Result<Option<Amount>> {
-        Ok(Some(operations(self.0, 3 * 2 * BATCH)))
+        Ok(None)
     }
 
     fn prepare(&self) -> Result<Run> {
+        let Size { arch, images, device } = self.0.clone();
+        let extractor = extractor(arch, &device)?;
+        let params = json!({ "epochs": 1, "batch": DECODED.min(images) });
+        let params: decoder::Params = serde_json::from_value(params)?;
+        let (stored, features) = (stored(&extractor)?, extractor.features(pixels(images + 1).view(), &|_| true)?);
+        Ok(Box::new(move || {
+            let given = fixtures::Given::of(stored.clone(), features.view(), images)?;
+            let fixtures::Given { dataset, extractor, features, .. } = given;
+            let inputs = decoder::Inputs { dataset, extractor, features };
+            in_context(&device, &Silent, &Cancel::default(), |ctx| decoder::Stage::run(&params, inputs, ctx))?;
+            Ok(())
+        }))
+    }
+
+    fn given(&self) -> Result<Given> {
+        self.0.given(json!({ "batch": DECODED.min(self.0.images) }))
+    }
+}
+
+/// A step of pre-training, on images in two views.
+pub(super) struct Pretraining {
+    pub(super) method: Method,
+    pub(super) size: Size,
+}
+
+impl Work for Pretraining {
+    fn what(&self) -> String {
+        let name = if self.method == Method::Simclr { "SimCLR" } else { "MoCo v3" };
+        format!("{name} step, {} images in two views, {}", self.size.images, self.size.net())
+    }
+
+    fn amount(&self) -> Result<Option<Amount>> {
+        self.size.operations(3 * 2 * self.size.images)
+    }
+
+    fn prepare(&self) -> Result<Run> {
+        let (method, Size { arch, images: batch, device }) = (self.method, self.size.clone());
         let config = TrainConfig {
-            arch: self.0.parse()?,
-            batch: BATCH,
+            arch: arch.parse()?,
+            batch,
             // More than anybody asks for.
             epochs: 1_000_000,
             ..TrainConfig::default()
         };
-        let images = images(pixels(50 * BATCH));
+        let images = images(pixels(50 * batch));
         let steps = Steps::of(move |progress, cancel| {
-            let device = device::open_named(DEVICE)?;
-            in_context(DEVICE, progress, cancel, |ctx| {
-                hemlock_pretrain::pretrain(Method::Simclr, &config, &images, None, &[device], ctx)
+            let opened = device::open_named(&device)?;
+            in_context(&device, progress, cancel, |ctx| {
+                hemlock_pretrain::pretrain(method, &config, &images, None, &[opened], ctx)
             })?;
             Ok(())
         })?;
@@ -167,7 +242,7 @@ impl Work for Simclr {
     }
 
     fn given(&self) -> Result<Given> {
-        Ok(Given { numbers: json!({ "batch": BATCH }), ..Given::default() })
+        self.size.given(json!({}))
     }
 }
 
