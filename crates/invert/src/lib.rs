@@ -8,6 +8,7 @@ mod measure;
 mod minimize;
 mod pass;
 mod refine;
+mod tensors;
 #[cfg(test)]
 mod testing;
 

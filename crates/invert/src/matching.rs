@@ -2,11 +2,16 @@
 
 use crate::{
     limits::Limits,
-    minimize::{Adam, Lbfgs, Minimizer},
+    minimize::{
+        Adam, Lbfgs, Minimizer,
+        on_device::{self as minimizers_on_device, Bounds, Minimizers, choose, keep},
+    },
     pass::{Frozen, TILE},
+    tensors::{OnDevice, rows, up},
 };
+use burn::tensor::Tensor;
 use hemlock_artifact::CurvePoint;
-use hemlock_models::tiles::on_device;
+use hemlock_models::{device::runs_on_rayon, tiles::on_device, travel::down};
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array4, ArrayView2};
 use rayon::prelude::*;
@@ -89,20 +94,25 @@ impl Found {
     fn least(&self) -> f64 {
         self.losses.last().copied().unwrap_or(f64::INFINITY)
     }
+
+    /// Hears of a loss. Returns whether there are passes left, and the last ones brought something.
+    fn hear(&mut self, matching: &Matching, loss: f64) -> bool {
+        self.losses.push(self.least().min(loss));
+        let passes = self.losses.len();
+        let earlier = passes.checked_sub(1 + PATIENCE).map(|i| self.losses[i]);
+        let stalled = earlier.is_some_and(|earlier| self.least() > earlier * (1.0 - matching.tolerance));
+        passes < matching.steps as usize && !stalled
+    }
 }
 
 impl Run {
     /// Hears of a pass. Returns whether the run goes on.
     fn hear(&mut self, matching: &Matching, loss: f64, gradient: &[f32]) -> bool {
-        let least = self.found.least();
-        if loss < least {
+        if loss < self.found.least() {
             self.found.best.copy_from_slice(self.minimizer.point());
         }
-        self.found.losses.push(least.min(loss));
-        let passes = self.found.losses.len();
-        let earlier = passes.checked_sub(1 + PATIENCE).map(|i| self.found.losses[i]);
-        let stalled = earlier.is_some_and(|earlier| self.found.least() > earlier * (1.0 - matching.tolerance));
-        self.minimizer.tell(loss, gradient) && passes < matching.steps as usize && !stalled
+        let goes_on = self.found.hear(matching, loss);
+        self.minimizer.tell(loss, gradient) && goes_on
     }
 }
 
@@ -144,10 +154,109 @@ impl Matching {
             }
             Ok(finished)
         };
-        let found = on_device(problem.frozen.device(), m * starts, TILE, tile)?;
+        let device = problem.frozen.device();
+        let found = if runs_on_rayon(device) {
+            on_device(device, m * starts, TILE, tile)?
+        } else {
+            let begin = |item| (item / starts, item % starts, start(item / starts, item % starts));
+            let moved = |passed: u64| bar.at(done.fetch_add(passed, Ordering::Relaxed) + passed);
+            on_device(device, m * starts, TILE, |items| {
+                self.together(problem, items.map(begin).collect(), &moved, ctx)
+            })?
+        };
         let mut found: Vec<Found> = found.into_iter().flatten().collect();
         found.sort_by(|a, b| a.row.cmp(&b.row).then(a.least().total_cmp(&b.least())).then(a.start.cmp(&b.start)));
         collect(problem, &found)
+    }
+
+    /// Starts, each of a poison, with a number and pixels, as tensors on the device of the network. Of a pass some
+    /// numbers an image come back, and nothing goes there. `moved` hears of passes of images.
+    fn together(
+        &self,
+        problem: &Problem,
+        starts: Vec<(usize, usize, Vec<f32>)>,
+        moved: &dyn Fn(u64),
+        ctx: &Context,
+    ) -> Result<Vec<Found>, StageError> {
+        let (frozen, limits) = (OnDevice::new(problem.frozen), problem.limits);
+        let device = frozen.device();
+        let size = starts.first().map_or(0, |(.., pixels)| pixels.len());
+        let all = |of: &dyn Fn(usize) -> Vec<f32>, columns| {
+            up(starts.iter().flat_map(|(row, ..)| of(*row)).collect(), columns, device)
+        };
+        let mut base = all(&|row| limits.base_pixels(row), size);
+        let mut zeta = all(&|row| problem.zeta.row(row).to_vec(), problem.zeta.ncols());
+        let from = up(starts.iter().flat_map(|(.., pixels)| pixels).copied().collect(), size, device);
+        let bounds = Bounds::new(base.clone(), limits.range);
+        let mut minimizers: Box<dyn Minimizers> = match self.optimizer {
+            Optimizer::Lbfgs => Box::new(minimizers_on_device::Lbfgs::new(from, bounds, self.step as f32)),
+            Optimizer::Adam => Box::new(minimizers_on_device::Adam::new(from, bounds, self.step as f32, self.steps)),
+        };
+        let mut running: Vec<Found> = starts
+            .iter()
+            .map(|(row, start, _)| Found { row: *row, start: *start, best: Vec::new(), losses: Vec::new() })
+            .collect();
+        let mut goes_on = vec![true; running.len()];
+        // Of images that are done, the best stays as it is until they leave.
+        let active = |goes_on: &[bool]| up(goes_on.iter().map(|on| f32::from(u8::from(*on))).collect(), 1, device);
+        let (mut best, mut least, mut on) = (minimizers.point(), None::<Tensor<2>>, active(&goes_on));
+        let mut finished = Vec::with_capacity(running.len());
+        while !running.is_empty() {
+            ctx.check()?;
+            let x = minimizers.point();
+            let (distance, mut gradient) = frozen.pass(x.clone()).gradient(zeta.clone());
+            let mut loss = distance.clone();
+            if limits.beta > 0.0 {
+                let off = x.clone() - base.clone();
+                loss = loss + off.clone().square().sum_dim(1) * limits.beta as f32;
+                gradient = gradient + off * (2.0 * limits.beta as f32);
+            }
+            let better = match &least {
+                Some(least) => loss.clone().lower(least.clone()).bool_and(on.clone().greater_elem(0.5)),
+                None => on.clone().greater_elem(0.5),
+            };
+            best = choose(&better, x, best);
+            least = Some(least.map_or_else(|| loss.clone(), |least| choose(&better, loss.clone(), least)));
+            let going = minimizers.tell(loss.clone(), gradient);
+            let numbers = down(Tensor::cat(vec![distance, loss, going], 1));
+            let mut passed = 0;
+            for ((found, goes_on), numbers) in running.iter_mut().zip(&mut goes_on).zip(numbers.as_chunks::<3>().0) {
+                if !*goes_on {
+                    continue;
+                }
+                let [distance, loss, going] = *numbers;
+                if !distance.is_finite() {
+                    return Err(not_finite(found.row));
+                }
+                let exact = limits.beta == 0.0 && distance <= problem.exact;
+                *goes_on = found.hear(self, loss.into()) && going == 1.0 && !exact;
+                passed += if *goes_on { 1 } else { 1 + u64::from(self.steps) - found.losses.len() as u64 };
+            }
+            moved(passed);
+            let remaining = goes_on.iter().filter(|on| **on).count();
+            if remaining == running.len() {
+                continue;
+            }
+            // Those that are done leave when they are many: moving the others costs about a pass.
+            if 2 * remaining > running.len() {
+                on = active(&goes_on);
+                continue;
+            }
+            let (stay, leave): (Vec<usize>, Vec<usize>) = (0..running.len()).partition(|i| goes_on[*i]);
+            let images = down(best.clone().select(0, rows(&leave, device)));
+            let images = images.chunks(size.max(1));
+            let mut on_its_way = goes_on.iter();
+            let done = running.extract_if(.., |_| on_its_way.next() == Some(&false));
+            finished.extend(done.zip(images).map(|(found, best)| Found { best: best.to_vec(), ..found }));
+            goes_on = vec![true; stay.len()];
+            if !stay.is_empty() {
+                let stay = rows(&stay, device);
+                minimizers.keep(&stay);
+                [&mut base, &mut zeta, &mut best].into_iter().chain(&mut least).for_each(|of| keep(of, &stay));
+                on = active(&goes_on);
+            }
+        }
+        Ok(finished)
     }
 
     /// A run from pixels `from`.
@@ -169,12 +278,16 @@ impl Matching {
         let zeta: Vec<f32> = rows.iter().flat_map(|row| problem.zeta.row(*row)).copied().collect();
         let (distances, mut gradients) = problem.frozen.gradient(&pixels, &zeta);
         if let Some(i) = distances.iter().position(|d| !d.is_finite()) {
-            let message = format!("the features of poison {} are not finite in feature matching", rows[i]);
-            return Err(StageError::new(ErrorKind::Numeric, message));
+            return Err(not_finite(rows[i]));
         }
         let told = running.par_iter_mut().zip(distances).zip(gradients.par_chunks_mut(channels * height * width));
         Ok(told.map(|((run, distance), gradient)| problem.tell(run, self, distance, gradient)).collect())
     }
+}
+
+fn not_finite(poison: usize) -> StageError {
+    let message = format!("the features of poison {poison} are not finite in feature matching");
+    StageError::new(ErrorKind::Numeric, message)
 }
 
 /// The best of every poison's starts, from all in order of poison and loss.
@@ -204,7 +317,7 @@ mod tests {
     use crate::limits;
     use crate::testing::{context, extractor, images, on_threads};
     use hemlock_artifact::Normalization;
-    use hemlock_models::Extractor;
+    use hemlock_models::{Extractor, travel::travelled};
     use ndarray::{Array2, Axis, Slice};
     use std::time::Instant;
 
@@ -269,6 +382,43 @@ mod tests {
                 last.objective
             });
             assert!(ends[1] < if linf.is_none() { 0.8 } else { 1.1 } * ends[0], "{linf:?} {ends:?}");
+        }
+    }
+
+    /// As tensors all images go the same way, whenever each of them ends.
+    #[test]
+    fn images_together_are_those_alone() {
+        let case = Case::new("resnet8-w4", 8, 8);
+        let affine = Normalization::Affine { shift: vec![0.1; case.zeta.ncols()], scale: vec![3.0; case.zeta.ncols()] };
+        for normalization in [affine, Normalization::L2] {
+            let frozen = Frozen::new(&case.extractor, &normalization);
+            let mut zeta = case.zeta.clone();
+            normalization.apply(zeta.view_mut());
+            for (beta, optimizer, tolerance) in
+                [(0.0, Optimizer::Lbfgs, 0.05), (0.1, Optimizer::Lbfgs, 0.0), (0.0, Optimizer::Adam, 0.05)]
+            {
+                let matching = Matching { optimizer, tolerance, steps: 14, ..LBFGS };
+                let limits = Limits { base: case.base.view(), beta, range: limits::Range::Near(0.1) };
+                let problem = Problem { frozen: &frozen, limits, zeta: zeta.view(), exact: 0.0 };
+                let alone = context(|ctx| matching.run(&problem, 1, &|row, _| limits.base_pixels(row), ctx)).unwrap();
+                let starts = (0..8).map(|row| (row, 0, limits.base_pixels(row))).collect();
+                let (found, travelled) = travelled(|| context(|ctx| matching.together(&problem, starts, &|_| {}, ctx)));
+                let mut together = found.unwrap();
+                // Of a pass some numbers come back; beside them the images, when they are done.
+                let passes = together.iter().map(|found| found.losses.len()).max().unwrap_or(0);
+                let left = 3;
+                assert!((passes + 1..=passes + left).contains(&travelled.down), "{travelled:?} of {passes} passes");
+                // The channels' means and deviations go there with every pass.
+                assert!(travelled.up <= 2 * passes + 3 + 2 + left, "{travelled:?} of {passes} passes");
+                together.sort_by_key(|found| found.row);
+                let together = collect(&problem, &together).unwrap();
+                let moved = |matched: &Matched| &matched.pixels - &case.base.mapv(|p| f32::from(p) / 255.0);
+                let (a, b) = (moved(&alone), moved(&together));
+                let apart = (&a - &b).mapv(|d| d * d).sum() / a.mapv(|d| d * d).sum();
+                assert!(apart.sqrt() < 0.02, "{optimizer:?}, beta {beta}, {normalization:?}: {}", apart.sqrt());
+                let passes = alone.passes.iter().zip(&together.passes).filter(|(a, b)| a != b).count();
+                assert!(passes <= 1, "{:?} {:?}", alone.passes, together.passes);
+            }
         }
     }
 

@@ -31,6 +31,10 @@ impl<'a> Frozen<'a> {
         self.extractor.device()
     }
 
+    pub(crate) fn normalization(&self) -> &Normalization {
+        self.normalization
+    }
+
     /// The derivative `[n, 3, height, width]` by the pixels of a function of the normalised features. `by_features` is told the features of
     /// some images and the first one's row, and answers with the derivative by these features.
     pub(crate) fn pull(&self, pixels: &[f32], mut by_features: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {

@@ -7,14 +7,20 @@
 
 use crate::{
     limits::Limits,
-    minimize::{Adam, Minimizer},
-    pass::Frozen,
+    minimize::{
+        Adam, Minimizer,
+        on_device::{Adam as AdamOnDevice, Bounds, Minimizers},
+    },
+    pass::{Frozen, Pass},
+    tensors::{OnDevice, up},
 };
+use burn::tensor::Tensor;
 use hemlock_artifact::CurvePoint;
 use hemlock_head::Constraint;
+use hemlock_models::{device::runs_on_rayon, tiles::GPU_BATCH, travel::down};
 use hemlock_poison_features::Objective;
 use hemlock_stage::{Context, StageError};
-use ndarray::{Array2, Array4, Axis};
+use ndarray::{Array2, Array4, ArrayView3, Axis, Dim};
 use rayon::prelude::*;
 
 /// How long, and with what.
@@ -45,23 +51,18 @@ impl Refinement<'_> {
         pixels: Array4<f32>,
         ctx: &Context,
     ) -> Result<(Array4<f32>, Vec<CurvePoint>), StageError> {
-        let (m, channels, height, width) = pixels.dim();
-        let size = channels * height * width;
-        let begin = |row: usize| {
-            let from = pixels.index_axis(Axis(0), row).iter().copied().collect();
-            Adam::new(from, limits.bounds(row), self.step as f32, self.steps)
+        let shape = pixels.raw_dim();
+        let mut images: Box<dyn Moving> = if runs_on_rayon(frozen.device()) {
+            Box::new(OnHost::new(self, frozen, limits, &pixels))
+        } else {
+            Box::new(OnGpu::new(self, frozen, limits, &pixels))
         };
-        let mut images: Vec<Adam> = (0..m).map(begin).collect();
         let bar = ctx.progress.start(self.name, self.steps.into(), "steps");
         let every = self.steps.div_ceil(50).max(1);
         let (mut curve, mut started) = (Vec::new(), None);
         for step in 0..=self.steps {
             ctx.check()?;
-            let flat: Vec<f32> = images.iter().flat_map(Adam::point).copied().collect();
-            let pixels = Array4::from_shape_vec(pixels.raw_dim(), flat)
-                .map_err(|e| StageError::internal(format!("refined images have another size: {e}")))?;
-            let pass = frozen.pass(pixels.view(), ctx)?;
-            let z = pass.features.mapv(f64::from);
+            let z = images.features(ctx)?;
             let force = objective.evaluate(z.view(), self.labels)?;
             let shown = objective.shown(force.value);
             let first = *started.get_or_insert(force.value);
@@ -77,19 +78,12 @@ impl Refinement<'_> {
                         self.name
                     );
                 }
-                return Ok((pixels, curve));
+                break;
             }
-            let ahead = self.ahead(&z, force.gradient(z.view(), self.labels)?);
-            let flat = pixels.into_raw_vec_and_offset().0;
-            let mut gradient = frozen.gradient_back(pass, &flat, &ahead)?;
-            images.par_iter_mut().zip(gradient.par_chunks_mut(size)).enumerate().for_each(
-                |(row, (image, gradient))| {
-                    limits.penalise(row, image.point(), gradient);
-                    image.tell(0.0, gradient);
-                },
-            );
+            images.step(&self.ahead(&z, force.gradient(z.view(), self.labels)?))?;
         }
-        Err(StageError::internal("the refinement did not end"))
+        let pixels = Array4::from_shape_vec(shape, images.pixels());
+        Ok((pixels.map_err(|e| StageError::internal(format!("refined images have another size: {e}")))?, curve))
     }
 
     /// Features one step down the objective, as far, in the root mean square, as features are long, and within the constraint.
@@ -102,6 +96,118 @@ impl Refinement<'_> {
         let mut ahead = z - gradient;
         self.constraint.project(&mut ahead, self.labels);
         ahead.iter().map(|x| *x as f32).collect()
+    }
+}
+
+/// Images that Adam moves.
+trait Moving {
+    /// Their features, `[m, d]`, in the head's space.
+    fn features(&mut self, ctx: &Context) -> Result<Array2<f64>, StageError>;
+    /// Moves them once, from where they last had features, towards features `ahead`, `[m, d]`.
+    fn step(&mut self, ahead: &[f32]) -> Result<(), StageError>;
+    /// Their pixels, `[m, 3, height, width]`.
+    fn pixels(&self) -> Vec<f32>;
+}
+
+/// On the processor, each by a minimiser of its own.
+struct OnHost<'a, 'f, 'l> {
+    frozen: &'a Frozen<'f>,
+    limits: &'a Limits<'l>,
+    images: Vec<Adam>,
+    shape: Dim<[usize; 4]>,
+    pass: Option<Pass>,
+}
+
+impl<'a, 'f, 'l> OnHost<'a, 'f, 'l> {
+    fn new(how: &Refinement, frozen: &'a Frozen<'f>, limits: &'a Limits<'l>, pixels: &Array4<f32>) -> Self {
+        let begin = |(row, image): (usize, ArrayView3<f32>)| {
+            Adam::new(image.iter().copied().collect(), limits.bounds(row), how.step as f32, how.steps)
+        };
+        let images = pixels.outer_iter().enumerate().map(begin).collect();
+        Self { frozen, limits, images, shape: pixels.raw_dim(), pass: None }
+    }
+}
+
+impl Moving for OnHost<'_, '_, '_> {
+    fn features(&mut self, ctx: &Context) -> Result<Array2<f64>, StageError> {
+        let pixels = Array4::from_shape_vec(self.shape, self.pixels())
+            .map_err(|e| StageError::internal(format!("refined images have another size: {e}")))?;
+        let pass = self.frozen.pass(pixels.view(), ctx)?;
+        let z = pass.features.mapv(f64::from);
+        self.pass = Some(pass);
+        Ok(z)
+    }
+
+    fn step(&mut self, ahead: &[f32]) -> Result<(), StageError> {
+        let pass = self.pass.take().ok_or_else(|| StageError::internal("images have not passed the extractor"))?;
+        let mut gradient = self.frozen.gradient_back(pass, &self.pixels(), ahead)?;
+        let (limits, size) = (self.limits, gradient.len() / self.images.len().max(1));
+        let images = self.images.par_iter_mut().zip(gradient.par_chunks_mut(size.max(1))).enumerate();
+        images.for_each(|(row, (image, gradient))| {
+            limits.penalise(row, image.point(), gradient);
+            image.tell(0.0, gradient);
+        });
+        Ok(())
+    }
+
+    fn pixels(&self) -> Vec<f32> {
+        self.images.iter().flat_map(Adam::point).copied().collect()
+    }
+}
+
+/// As tensors on the device of the network, in batches. In a step features come back and features go there.
+struct OnGpu<'a> {
+    frozen: OnDevice<'a>,
+    beta: f32,
+    /// Number of the first image, images, and those that they are made of.
+    batches: Vec<(usize, AdamOnDevice, Tensor<2>)>,
+    dim: usize,
+}
+
+impl<'a> OnGpu<'a> {
+    fn new(how: &Refinement, frozen: &Frozen<'a>, limits: &Limits, pixels: &Array4<f32>) -> Self {
+        let (frozen, dim) = (OnDevice::new(frozen), frozen.extractor.feature_dim());
+        let m = pixels.len_of(Axis(0));
+        let size = pixels.len() / m.max(1);
+        let batches = (0..m).step_by(GPU_BATCH).map(|first| {
+            let images = first..(first + GPU_BATCH).min(m);
+            let on_device = |values| up(values, size, frozen.device());
+            let base = on_device(images.clone().flat_map(|row| limits.base_pixels(row)).collect());
+            let start = on_device(pixels.slice_axis(Axis(0), images.into()).iter().copied().collect());
+            let bounds = Bounds::new(base.clone(), limits.range);
+            (first, AdamOnDevice::new(start, bounds, how.step as f32, how.steps), base)
+        });
+        Self { batches: batches.collect(), beta: limits.beta as f32, frozen, dim }
+    }
+}
+
+impl Moving for OnGpu<'_> {
+    fn features(&mut self, ctx: &Context) -> Result<Array2<f64>, StageError> {
+        let mut features = Vec::new();
+        for (_, images, _) in &self.batches {
+            ctx.check()?;
+            features.extend(down(self.frozen.pass(images.point()).features()).into_iter().map(f64::from));
+        }
+        let m = features.len() / self.dim.max(1);
+        Array2::from_shape_vec((m, self.dim), features)
+            .map_err(|e| StageError::internal(format!("features have another shape than their extractor says: {e}")))
+    }
+
+    fn step(&mut self, ahead: &[f32]) -> Result<(), StageError> {
+        for (first, images, base) in &mut self.batches {
+            let x = images.point();
+            let zeta = &ahead[*first * self.dim..][..x.dims()[0] * self.dim];
+            let zeta = up(zeta.to_vec(), self.dim, self.frozen.device());
+            let (_, gradient) = self.frozen.pass(x.clone()).gradient(zeta);
+            let penalty = (x - base.clone()) * (2.0 * self.beta);
+            let loss = penalty.clone().sum_dim(1).zeros_like();
+            images.tell(loss, if self.beta > 0.0 { gradient + penalty } else { gradient });
+        }
+        Ok(())
+    }
+
+    fn pixels(&self) -> Vec<f32> {
+        self.batches.iter().flat_map(|(_, images, _)| down(images.point())).collect()
     }
 }
 
@@ -216,6 +322,35 @@ mod tests {
             Bilevel::new(setting.clean(), vec![setting.clean()], setting.head.clone(), DECAY, 0.5).unwrap();
         let [first, last] = setting.refine(12, 40, (0.0, None), &Constraint::default(), &mut bilevel).objective;
         assert!(last > first + 0.01, "{first} to {last}");
+    }
+
+    /// As tensors all images are moved alike.
+    #[test]
+    fn images_move_alike_wherever_they_are() {
+        let setting = Setting::new();
+        let base = images(5, 8, 0);
+        let identity = Normalization::identity(setting.features.ncols());
+        let frozen = Frozen::new(&setting.extractor, &identity);
+        let limits = Limits { base: base.view(), beta: 0.5, range: limits::Range::Near(0.05) };
+        let (name, constraint) = ("refinement", &Constraint::default());
+        let how = Refinement { name, steps: 4, step: 0.02, labels: &[0, 1, 0, 1, 0], constraint };
+        let pixels = base.mapv(|p| f32::from(p) / 255.0);
+        let moved = |mut moving: Box<dyn Moving + '_>| {
+            context(|ctx| {
+                for _ in 0..4 {
+                    let z = moving.features(ctx).unwrap();
+                    let ahead: Vec<f32> = z.iter().map(|z| 0.5 * *z as f32).collect();
+                    moving.step(&ahead).unwrap();
+                }
+            });
+            moving.pixels().iter().zip(&pixels).map(|(x, base)| x - base).collect::<Vec<f32>>()
+        };
+        let host = moved(Box::new(OnHost::new(&how, &frozen, &limits, &pixels)));
+        let device = moved(Box::new(OnGpu::new(&how, &frozen, &limits, &pixels)));
+        let square = |of: &mut dyn Iterator<Item = f32>| of.map(|d| d * d).sum::<f32>();
+        let apart = square(&mut host.iter().zip(&device).map(|(a, b)| a - b)) / square(&mut host.iter().copied());
+        // The first step of Adam is by the gradient's sign, whose rounding may turn where it is 0.
+        assert!(apart.sqrt() < 0.02, "{}", apart.sqrt());
     }
 
     /// More images than one tile.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis, Slice};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use crate::frozen::{Frozen, Tape};
 use crate::network::{Arch, Network};
 use crate::resnet::Folded;
 use crate::tiles::on_device;
+use crate::travel::{down, up};
 use crate::weights::{Weights, WeightsError};
 
 /// Images of one tile on the processor. Part of the numbers' definition: never a setting.
@@ -38,10 +39,7 @@ impl ExtractorSpec {
     #[must_use]
     pub fn normalise(&self, images01: Tensor<4>) -> Tensor<4> {
         let device = images01.device();
-        let channel = |v: [f32; 3]| {
-            let data = TensorData::new(v.to_vec(), [1, 3, 1, 1]);
-            Tensor::<4>::from_data(data, &device)
-        };
+        let channel = |v: [f32; 3]| up(v.to_vec(), [1, 3, 1, 1], &device);
         (images01 - channel(self.mean)) / channel(self.std)
     }
 
@@ -51,11 +49,6 @@ impl ExtractorSpec {
         let planes = pixels.chunks_exact(height * width).enumerate();
         planes.flat_map(|(i, plane)| plane.iter().map(move |x| (x - self.mean[i % 3]) / self.std[i % 3])).collect()
     }
-}
-
-/// A tensor's values.
-fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().iter::<f32>().collect()
 }
 
 /// Extraction that did not come to its end.
@@ -91,6 +84,29 @@ pub struct Trace {
     /// Their features `[n, d]`.
     pub features: Vec<f32>,
     tapes: Vec<Tape>,
+}
+
+/// Images that have passed an extractor as tensors, from which [`Passed::back`] goes back.
+#[derive(Debug)]
+pub struct Passed {
+    images: Tensor<4>,
+    features: Tensor<2>,
+}
+
+impl Passed {
+    /// Features `[n, d]`.
+    #[must_use]
+    pub fn features(&self) -> Tensor<2> {
+        self.features.clone().inner()
+    }
+
+    /// The derivative `[n, 3, h, w]` by the pixels of a function of the features, which has that derivative by these.
+    #[must_use]
+    pub fn back(self, by_features: Tensor<2>) -> Tensor<4> {
+        let mut gradients = (self.features * Tensor::from_inner(by_features)).sum().backward();
+        // A network without a path from pixels to features has no gradient there.
+        self.images.grad_remove(&mut gradients).unwrap_or_else(|| self.images.inner().zeros_like())
+    }
 }
 
 /// What computes: burn, or on the processor our own convolutions, which are several times faster.
@@ -166,7 +182,7 @@ impl Extractor {
     pub fn forward(&self, pixels: &[f32]) -> Vec<f32> {
         match &self.kernels {
             Kernels::Own(net) => net.features(&self.spec.normalised(pixels), self.spec.image_size),
-            Kernels::Folded(_) | Kernels::Plain => host(self.on_burn(self.images(pixels))),
+            Kernels::Folded(_) | Kernels::Plain => down(self.on_burn(self.images(pixels))),
         }
     }
 
@@ -178,16 +194,22 @@ impl Extractor {
                 self.by_pixels(net.pull(&self.spec.normalised(pixels), self.spec.image_size, derivative))
             }
             Kernels::Folded(_) | Kernels::Plain => {
-                let x = Tensor::<4>::from_inner(self.images(pixels)).require_grad();
-                let features = self.on_burn(x.clone());
+                let passed = self.pass(self.images(pixels));
+                let features = passed.features();
                 let shape = features.dims();
-                let by_features = derivative(0, &host(features.clone().inner()));
-                let by_features = Tensor::<2>::from_data(TensorData::new(by_features, shape), &self.device);
-                let mut gradients = (features * Tensor::from_inner(by_features)).sum().backward();
-                // A network without a path from pixels to features has no gradient there.
-                x.grad_remove(&mut gradients).map_or_else(|| vec![0.0; pixels.len()], host)
+                let by_features = derivative(0, &down(features));
+                down(passed.back(up(by_features, shape, &self.device)))
             }
         }
+    }
+
+    /// A pass of images `[n, 3, h, w]` in `[0, 1]`, tensors on the extractor's device, by burn's operations. Nothing is
+    /// waited for.
+    #[must_use]
+    pub fn pass(&self, images: Tensor<4>) -> Passed {
+        let images = Tensor::from_inner(images).require_grad();
+        let features = self.on_burn(images.clone());
+        Passed { images, features }
     }
 
     /// Features, and what [`Extractor::pull_back`] needs to go back from them: one pass where [`Extractor::forward`] and
@@ -240,7 +262,7 @@ impl Extractor {
     fn images(&self, pixels: &[f32]) -> Tensor<4> {
         let [height, width] = self.spec.image_size;
         let shape = [pixels.len() / (3 * height * width), 3, height, width];
-        Tensor::from_data(TensorData::new(pixels.to_vec(), shape), &self.device)
+        up(pixels.to_vec(), shape, &self.device)
     }
 
     /// Features `[n, d]` of 8-bit images `[n, 3, h, w]`: [`Extractor::features_into`] memory.

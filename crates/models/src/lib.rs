@@ -20,6 +20,7 @@ mod stage;
 pub mod tiles;
 #[cfg(feature = "flex")]
 mod training;
+pub mod travel;
 mod trunk;
 pub mod vit;
 pub mod weights;
@@ -30,7 +31,7 @@ mod head_tests;
 mod reference_tests;
 
 pub use device::{Backend, DeviceError};
-pub use extractor::{ExtractError, Extractor, ExtractorSpec, Trace};
+pub use extractor::{ExtractError, Extractor, ExtractorSpec, Passed, Trace};
 pub use import::{Choice, ImportError, Imported};
 pub use network::{Arch, ImageSizeError, Network, UnknownArch};
 pub use stage::{extract, extract_into, open_device, open_devices, open_extractor};

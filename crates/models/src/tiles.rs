@@ -63,7 +63,7 @@ where
 }
 
 /// Images of one batch on a GPU: enough to fill it, and few enough for the tape of a ResNet-18 to fit.
-const GPU_BATCH: usize = 512;
+pub const GPU_BATCH: usize = 512;
 
 /// Runs `work` on `0..n` in pieces that suit `device`, and returns the results in order: on the processor
 /// [`par_tiles`], on a GPU batches one after the other.

@@ -5,6 +5,10 @@
 //! `ColorJitter` (in random order), `RandomGrayscale`, `GaussianBlur` and `RandomSolarize`. A view depends on the seed, the epoch, the
 //! image and which view it is, never on threads or batches.
 
+mod on_device;
+
+pub(crate) use on_device::render_views_on;
+
 use hemlock_models::tiles::par_tiles;
 use ndarray::ArrayView3;
 use rand::RngExt;
@@ -193,17 +197,9 @@ impl View {
 /// Gaussian blur of planes of `height` x `width` in place: a separable kernel of an odd width, a tenth of the image and at least
 /// 3, and pixels mirrored at the edges, which are not repeated.
 fn blur(planes: &mut [f32], height: usize, width: usize, sigma: f32) {
-    let radius = (height.min(width) / 20).max(1);
-    let mut kernel: Vec<f32> =
-        (0..=2 * radius).map(|i| (-0.5 * ((i as f32 - radius as f32) / sigma).powi(2)).exp()).collect();
-    let total: f32 = kernel.iter().sum();
-    kernel.iter_mut().for_each(|weight| *weight /= total);
+    let kernel = kernel(Some(sigma), height, width);
     // Where `i` of the kernel at `centre` reads, in a line of `length`.
-    let read = |centre: usize, i: usize, length: usize| {
-        let at = (centre + i).abs_diff(radius);
-        let last = length - 1;
-        if at > last { (2 * last).saturating_sub(at) } else { at }
-    };
+    let read = |centre: usize, i: usize, length: usize| mirrored(centre + i, kernel.len() / 2, length);
     let mut rows = vec![0.0; height * width];
     for plane in planes.chunks_exact_mut(height * width) {
         for (from, to) in plane.chunks_exact(width).zip(rows.chunks_exact_mut(width)) {
@@ -219,6 +215,23 @@ fn blur(planes: &mut [f32], height: usize, width: usize, sigma: f32) {
             }
         }
     }
+}
+
+/// The weights of a blur of a deviation, in pixels; without one, those that change nothing.
+fn kernel(sigma: Option<f32>, height: usize, width: usize) -> Vec<f32> {
+    let radius = (height.min(width) / 20).max(1);
+    let Some(sigma) = sigma else { return (0..=2 * radius).map(|i| f32::from(u8::from(i == radius))).collect() };
+    let mut kernel: Vec<f32> =
+        (0..=2 * radius).map(|i| (-0.5 * ((i as f32 - radius as f32) / sigma).powi(2)).exp()).collect();
+    let total: f32 = kernel.iter().sum();
+    kernel.iter_mut().for_each(|weight| *weight /= total);
+    kernel
+}
+
+/// What stands at a place of a line of `length` that has `radius` mirrored pixels before it and after it.
+fn mirrored(at: usize, radius: usize, length: usize) -> usize {
+    let (at, last) = (at.abs_diff(radius), length - 1);
+    if at > last { (2 * last).saturating_sub(at) } else { at }
 }
 
 /// Two neighbours of a sample and the weight of the second one.

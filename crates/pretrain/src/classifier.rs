@@ -23,7 +23,7 @@ use crate::optimizer::Optimizer;
 use crate::step::{Objective, Part, step};
 use crate::student::Student;
 use crate::supervised::{Classified, Reads, Supervised};
-use crate::train::{finite, input, internal, start, step_fits};
+use crate::train::{finite, internal, start, step_fits, views};
 
 /// Where a training starts, and what it trains.
 #[derive(Clone, Copy, Debug)]
@@ -329,6 +329,7 @@ impl Session {
                 let student = self.student.clone();
                 let (student, loss, _) =
                     step(&self.pair, &objective, student, &mut self.optimizer, halves, &self.device, lr);
+                let loss = loss.into_scalar::<f32>();
                 finite(loss, epoch, i, lr)?;
                 self.student = student;
                 self.taken += 1;
@@ -359,10 +360,13 @@ impl Session {
         let image = |number| image_of(images, number);
         let ClassifierConfig { trained, seed, .. } = self.config;
         let stream = |number| trained.view(seed, epoch, number, part.view);
-        let pixels = render_views(&self.config.augment(), &image, part.images, &stream, part.view);
+        let augment = self.config.augment();
         match &self.trunk {
-            Some(trunk) => Tensor::from_inner(trunk.activations(&pixels)),
-            None => input(&self.spec, pixels, &self.device),
+            Some(trunk) => {
+                let pixels = render_views(&augment, &image, part.images, &stream, part.view);
+                Tensor::from_inner(trunk.activations(&pixels))
+            }
+            None => views(&self.spec, &augment, &image, part.images, &stream, part.view, &self.device),
         }
     }
 

@@ -73,7 +73,7 @@ pub(crate) struct Half<O: Objective> {
 }
 
 /// One step of the optimiser on two halves: the new student, the loss, and what the monitor sees of the first half. All is on `device` but
-/// for shards on other ones.
+/// for shards on other ones. Nothing is read here, so that a GPU has all of the step to do at once.
 pub(crate) fn step<O: Objective>(
     pair: &Pair,
     objective: &O,
@@ -82,7 +82,7 @@ pub(crate) fn step<O: Objective>(
     [a, b]: [Shards<'_>; 2],
     device: &Device,
     lr: f64,
-) -> (O::Student, f32, Tensor<2>) {
+) -> (O::Student, Tensor<1>, Tensor<2>) {
     let count = (a.len() + b.len()) as f32;
     // What travels does so before devices are busy, so that they work side by side.
     let [a, b] = [a, b].map(|shards| placed(&student, shards));
@@ -137,12 +137,12 @@ pub(crate) fn loss<O: Objective>(
     objective: &O,
     embeddings: [&Tensor<2>; 2],
     targets: [O::Target; 2],
-) -> (f32, [Tensor<2>; 2]) {
+) -> (Tensor<1>, [Tensor<2>; 2]) {
     let leaves = embeddings.map(|z| Tensor::from_inner(z.clone()).require_grad());
     let loss = objective.loss(leaves.clone(), targets);
     let gradients = loss.backward();
     let gradient = |z: Tensor<2>| z.grad(&gradients).unwrap_or_else(|| z.zeros_like().inner());
-    (loss.into_scalar::<f32>(), leaves.map(gradient))
+    (loss.inner(), leaves.map(gradient))
 }
 
 /// A gradient with respect to a half's embeddings, cut for its shards, each on its shard's device.

@@ -1,7 +1,8 @@
 //! The training loop, common to all methods: order, views, schedule, checkpoints, monitors.
 //!
-//! The views are rendered before a step, by all threads: of a ResNet-20's step they take about a hundredth, so there is
-//! nothing to be had from rendering the next step's meanwhile. The end of a training says how much it was.
+//! On the processor all threads render the views of a step before it: of a ResNet-20's step they take about a hundredth.
+//! A GPU renders them itself, and is told of the next step's views before its loss is waited for, once a step. The end of
+//! a training says how long rendering took.
 
 use std::time::{Duration, Instant};
 
@@ -13,11 +14,11 @@ use hemlock_models::tiles::Pair;
 use hemlock_models::{Arch, Extractor, ExtractorSpec, extract};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
 use hemlock_streams::Trained;
-use ndarray::{ArrayView4, Axis};
+use ndarray::{ArrayView3, ArrayView4, Axis};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::augment::render_views;
+use crate::augment::{AugmentConfig, render_views, render_views_on};
 use crate::checkpoint::{self, Done};
 use crate::config::{Method, TrainConfig};
 use crate::knn;
@@ -190,19 +191,27 @@ impl Run<'_> {
             let mut order: Vec<usize> = (0..n).collect();
             order.shuffle(&mut EXTRACTOR.order(config.seed(), epoch));
             let mut monitored = None;
-            for (i, batch) in order.chunks_exact(config.batch).enumerate().skip(done.step) {
-                ctx.check()?;
-                let taken = epoch * steps + i;
-                let lr = config.learning_rate_at(taken, total);
+            let mut batches = order.chunks_exact(config.batch).enumerate().skip(done.step).peekable();
+            let mut render = |objective: &O, batch| {
                 let clock = Instant::now();
                 let [a, b] = objective.parts(batch);
                 let halves = [self.shards(a, 0, epoch), self.shards(b, 1, epoch)];
                 rendering += clock.elapsed();
+                halves
+            };
+            let mut rendered = batches.peek().map(|(_, batch)| render(&objective, batch));
+            while let Some(((i, _), halves)) = batches.next().zip(rendered.take()) {
+                ctx.check()?;
+                let taken = epoch * steps + i;
+                let lr = config.learning_rate_at(taken, total);
                 let (loss, seen);
                 (student, loss, seen) =
                     step::step(&self.pair, &objective, student, &mut optimizer, halves, self.device, lr);
                 monitored = Some(seen);
                 objective.after_step(&student, taken as f64 / total as f64);
+                // While a GPU takes the step.
+                rendered = batches.peek().map(|(_, batch)| render(&objective, batch));
+                let loss = loss.into_scalar::<f32>();
                 finite(loss, epoch, i, lr)?;
                 done.total += f64::from(loss);
                 done.step = i + 1;
@@ -280,14 +289,8 @@ impl Run<'_> {
         let Part { images, view } = *part;
         let (config, all) = (self.config, self.images.pixels.view());
         let image = |i| all.index_axis_move(Axis(0), i);
-        let pixels = render_views(
-            &config.augment,
-            &image,
-            images,
-            &|image| EXTRACTOR.view(config.seed(), epoch, image, view),
-            view,
-        );
-        input(self.spec, pixels, device)
+        let stream = |image| EXTRACTOR.view(config.seed(), epoch, image, view);
+        views(self.spec, &config.augment, &image, images, &stream, view, device)
     }
 
     fn knn(&self, net: &Network, epoch: usize, ctx: &Context<'_>) -> Result<Option<f32>, StageError> {
@@ -309,11 +312,23 @@ impl Run<'_> {
     }
 }
 
-/// Normalised images for a student to read, of pixels in `[0, 1]`.
-pub(crate) fn input(spec: &ExtractorSpec, pixels: Vec<f32>, device: &Device) -> Tensor<4> {
+/// Normalised views for a student to read: see [`render_views`].
+pub(crate) fn views<'a>(
+    spec: &ExtractorSpec,
+    config: &AugmentConfig,
+    image: &(dyn Fn(usize) -> ArrayView3<'a, u8> + Sync),
+    indices: &[usize],
+    stream: &(dyn Fn(usize) -> ChaCha8Rng + Sync),
+    view: usize,
+    device: &Device,
+) -> Tensor<4> {
+    if !runs_on_rayon(device) {
+        let device = device.clone().inner();
+        return spec.normalise(Tensor::from_inner(render_views_on(config, image, indices, stream, view, &device)));
+    }
     let [height, width] = spec.image_size;
-    let shape = [pixels.len() / (3 * height * width), 3, height, width];
-    let data = TensorData::new(pixels, shape);
+    let pixels = render_views(config, image, indices, stream, view);
+    let data = TensorData::new(pixels, [indices.len(), 3, height, width]);
     spec.normalise(Tensor::from_data(data, &device.clone().autodiff()))
 }
 

@@ -15,7 +15,7 @@ pub(crate) struct Adam {
 }
 
 impl Adam {
-    const DECAY: (f32, f32) = (0.9, 0.999);
+    pub(super) const DECAY: (f32, f32) = (0.9, 0.999);
 
     /// Starts at `start`, projected onto `bounds`.
     pub(crate) fn new(mut start: Vec<f32>, bounds: Bounds, step: f32, passes: u32) -> Self {

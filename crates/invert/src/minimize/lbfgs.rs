@@ -9,11 +9,11 @@ use super::{Bounds, Minimizer, dot};
 use std::collections::VecDeque;
 
 /// Pairs that are remembered.
-const MEMORY: usize = 10;
+pub(super) const MEMORY: usize = 10;
 /// The share of the decrease that the slope promises which a step must bring.
-const ARMIJO: f64 = 1e-4;
+pub(super) const ARMIJO: f64 = 1e-4;
 /// Times that a step is shortened before its direction is given up.
-const SHORTENINGS: u32 = 12;
+pub(super) const SHORTENINGS: u32 = 12;
 
 /// A change of the point, and that of the gradient.
 struct Pair {

@@ -5,6 +5,7 @@ use crate::limits::Range;
 
 mod adam;
 mod lbfgs;
+pub(crate) mod on_device;
 
 pub(crate) use adam::Adam;
 pub(crate) use lbfgs::Lbfgs;

@@ -184,7 +184,7 @@ fn both_ways<O: Objective>(run: &Run<'_>, (objective, student): (O, O::Student))
     let second = student.forward(run.render(&objective.parts(&batch)[1], 0, run.device)).embeddings;
     let whole = objective.loss([first, second], [a.target, b.target]);
     let by_parameter = whole.backward();
-    [(value, halves), (whole.into_scalar::<f32>(), gradients(&student, &by_parameter))]
+    [(value.into_scalar::<f32>(), halves), (whole.into_scalar::<f32>(), gradients(&student, &by_parameter))]
 }
 
 /// Two devices take a half each: the same bytes, where devices compute the same. More cut the halves, whose batch statistics are others.
