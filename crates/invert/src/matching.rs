@@ -1,17 +1,14 @@
 //! Feature matching: pixels whose features come close to given ones.
 
+mod together;
+
 use crate::{
     limits::Limits,
-    minimize::{
-        Adam, Lbfgs, Minimizer,
-        on_device::{self as minimizers_on_device, Bounds, Minimizers, choose, keep},
-    },
+    minimize::{Adam, Lbfgs, Minimizer},
     pass::{Frozen, TILE},
-    tensors::{OnDevice, rows, up},
 };
-use burn::tensor::Tensor;
 use hemlock_artifact::CurvePoint;
-use hemlock_models::{device::runs_on_rayon, tiles::on_device, travel::down};
+use hemlock_models::{device::runs_on_rayon, tiles::on_device};
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array4, ArrayView2};
 use rayon::prelude::*;
@@ -20,6 +17,7 @@ use std::{
     ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
+use together::{Start, Together};
 
 /// Passes over which an image must improve.
 const PATIENCE: usize = 10;
@@ -158,10 +156,13 @@ impl Matching {
         let found = if runs_on_rayon(device) {
             on_device(device, m * starts, TILE, tile)?
         } else {
-            let begin = |item| (item / starts, item % starts, start(item / starts, item % starts));
+            let begin = |item| {
+                let (row, number) = (item / starts, item % starts);
+                Start { row, number, pixels: start(row, number) }
+            };
             let moved = |passed: u64| bar.at(done.fetch_add(passed, Ordering::Relaxed) + passed);
             on_device(device, m * starts, TILE, |items| {
-                self.together(problem, items.map(begin).collect(), &moved, ctx)
+                self.together(problem, &items.map(begin).collect::<Vec<_>>(), &moved, ctx)
             })?
         };
         let mut found: Vec<Found> = found.into_iter().flatten().collect();
@@ -169,94 +170,22 @@ impl Matching {
         collect(problem, &found)
     }
 
-    /// Starts, each of a poison, with a number and pixels, as tensors on the device of the network. Of a pass some
-    /// numbers an image come back, and nothing goes there. `moved` hears of passes of images.
+    /// Some starts as tensors on the device of the network. `moved` hears of passes of images.
     fn together(
         &self,
         problem: &Problem,
-        starts: Vec<(usize, usize, Vec<f32>)>,
+        starts: &[Start],
         moved: &dyn Fn(u64),
         ctx: &Context,
     ) -> Result<Vec<Found>, StageError> {
-        let (frozen, limits) = (OnDevice::new(problem.frozen), problem.limits);
-        let device = frozen.device();
-        let size = starts.first().map_or(0, |(.., pixels)| pixels.len());
-        let all = |of: &dyn Fn(usize) -> Vec<f32>, columns| {
-            up(starts.iter().flat_map(|(row, ..)| of(*row)).collect(), columns, device)
-        };
-        let mut base = all(&|row| limits.base_pixels(row), size);
-        let mut zeta = all(&|row| problem.zeta.row(row).to_vec(), problem.zeta.ncols());
-        let from = up(starts.iter().flat_map(|(.., pixels)| pixels).copied().collect(), size, device);
-        let bounds = Bounds::new(base.clone(), limits.range);
-        let mut minimizers: Box<dyn Minimizers> = match self.optimizer {
-            Optimizer::Lbfgs => Box::new(minimizers_on_device::Lbfgs::new(from, bounds, self.step as f32)),
-            Optimizer::Adam => Box::new(minimizers_on_device::Adam::new(from, bounds, self.step as f32, self.steps)),
-        };
-        let mut running: Vec<Found> = starts
-            .iter()
-            .map(|(row, start, _)| Found { row: *row, start: *start, best: Vec::new(), losses: Vec::new() })
-            .collect();
-        let mut goes_on = vec![true; running.len()];
-        // Of images that are done, the best stays as it is until they leave.
-        let active = |goes_on: &[bool]| up(goes_on.iter().map(|on| f32::from(u8::from(*on))).collect(), 1, device);
-        let (mut best, mut least, mut on) = (minimizers.point(), None::<Tensor<2>>, active(&goes_on));
-        let mut finished = Vec::with_capacity(running.len());
-        while !running.is_empty() {
+        let mut together = Together::new(self, problem, starts);
+        let mut found = Vec::with_capacity(starts.len());
+        while !together.is_empty() {
             ctx.check()?;
-            let x = minimizers.point();
-            let (distance, mut gradient) = frozen.pass(x.clone()).gradient(zeta.clone());
-            let mut loss = distance.clone();
-            if limits.beta > 0.0 {
-                let off = x.clone() - base.clone();
-                loss = loss + off.clone().square().sum_dim(1) * limits.beta as f32;
-                gradient = gradient + off * (2.0 * limits.beta as f32);
-            }
-            let better = match &least {
-                Some(least) => loss.clone().lower(least.clone()).bool_and(on.clone().greater_elem(0.5)),
-                None => on.clone().greater_elem(0.5),
-            };
-            best = choose(&better, x, best);
-            least = Some(least.map_or_else(|| loss.clone(), |least| choose(&better, loss.clone(), least)));
-            let going = minimizers.tell(loss.clone(), gradient);
-            let numbers = down(Tensor::cat(vec![distance, loss, going], 1));
-            let mut passed = 0;
-            for ((found, goes_on), numbers) in running.iter_mut().zip(&mut goes_on).zip(numbers.as_chunks::<3>().0) {
-                if !*goes_on {
-                    continue;
-                }
-                let [distance, loss, going] = *numbers;
-                if !distance.is_finite() {
-                    return Err(not_finite(found.row));
-                }
-                let exact = limits.beta == 0.0 && distance <= problem.exact;
-                *goes_on = found.hear(self, loss.into()) && going == 1.0 && !exact;
-                passed += if *goes_on { 1 } else { 1 + u64::from(self.steps) - found.losses.len() as u64 };
-            }
-            moved(passed);
-            let remaining = goes_on.iter().filter(|on| **on).count();
-            if remaining == running.len() {
-                continue;
-            }
-            // Those that are done leave when they are many: moving the others costs about a pass.
-            if 2 * remaining > running.len() {
-                on = active(&goes_on);
-                continue;
-            }
-            let (stay, leave): (Vec<usize>, Vec<usize>) = (0..running.len()).partition(|i| goes_on[*i]);
-            let images = down(best.clone().select(0, rows(&leave, device)));
-            let images = images.chunks(size.max(1));
-            let mut on_its_way = goes_on.iter();
-            let done = running.extract_if(.., |_| on_its_way.next() == Some(&false));
-            finished.extend(done.zip(images).map(|(found, best)| Found { best: best.to_vec(), ..found }));
-            goes_on = vec![true; stay.len()];
-            if !stay.is_empty() {
-                let stay = rows(&stay, device);
-                minimizers.keep(&stay);
-                [&mut base, &mut zeta, &mut best].into_iter().chain(&mut least).for_each(|of| keep(of, &stay));
-                on = active(&goes_on);
-            }
+            moved(together.pass()?);
+            found.extend(together.leave());
         }
-        Ok(finished)
+        Ok(found)
     }
 
     /// A run from pixels `from`.
@@ -401,8 +330,10 @@ mod tests {
                 let limits = Limits { base: case.base.view(), beta, range: limits::Range::Near(0.1) };
                 let problem = Problem { frozen: &frozen, limits, zeta: zeta.view(), exact: 0.0 };
                 let alone = context(|ctx| matching.run(&problem, 1, &|row, _| limits.base_pixels(row), ctx)).unwrap();
-                let starts = (0..8).map(|row| (row, 0, limits.base_pixels(row))).collect();
-                let (found, travelled) = travelled(|| context(|ctx| matching.together(&problem, starts, &|_| {}, ctx)));
+                let start = |row| Start { row, number: 0, pixels: limits.base_pixels(row) };
+                let starts: Vec<Start> = (0..8).map(start).collect();
+                let (found, travelled) =
+                    travelled(|| context(|ctx| matching.together(&problem, &starts, &|_| {}, ctx)));
                 let mut together = found.unwrap();
                 // Of a pass some numbers come back; beside them the images, when they are done.
                 let passes = together.iter().map(|found| found.losses.len()).max().unwrap_or(0);

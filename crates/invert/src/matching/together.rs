@@ -1,0 +1,141 @@
+//! Matching where the network computes with tensors: many images at once, as tensors there. Of a pass some numbers an
+//! image come back.
+
+use super::{Found, Matching, Optimizer, Problem, not_finite};
+use crate::{
+    minimize::on_device::{Adam, Bounds, Lbfgs, Minimizers, choose, keep},
+    tensors::{OnDevice, rows, up},
+};
+use burn::tensor::Tensor;
+use hemlock_models::travel::down;
+use hemlock_stage::StageError;
+
+/// A start of a poison.
+pub(super) struct Start {
+    pub(super) row: usize,
+    /// Its number.
+    pub(super) number: usize,
+    /// In `[0, 1]`.
+    pub(super) pixels: Vec<f32>,
+}
+
+/// Starts that are under way, a row each. Those that are done stay until they are many.
+pub(super) struct Together<'a, 'p> {
+    matching: &'a Matching,
+    problem: &'a Problem<'p>,
+    frozen: OnDevice<'p>,
+    minimizers: Box<dyn Minimizers>,
+    /// The images that poisons are made of, `[n, 3 h w]`.
+    base: Tensor<2>,
+    /// `[n, d]`.
+    zeta: Tensor<2>,
+    /// Pixels of the least loss so far, `[n, 3 h w]`; of rows that are done, those they ended with.
+    best: Tensor<2>,
+    /// That loss, `[n, 1]`.
+    least: Option<Tensor<2>>,
+    /// 1 for rows that are not done, `[n, 1]`.
+    active: Tensor<2>,
+    running: Vec<Found>,
+    goes_on: Vec<bool>,
+}
+
+impl<'a, 'p> Together<'a, 'p> {
+    pub(super) fn new(matching: &'a Matching, problem: &'a Problem<'p>, starts: &[Start]) -> Self {
+        let (frozen, limits) = (OnDevice::new(problem.frozen), problem.limits);
+        let size = starts.first().map_or(0, |start| start.pixels.len());
+        let all = |columns, of: &dyn Fn(&Start) -> Vec<f32>| {
+            up(starts.iter().flat_map(of).collect(), columns, frozen.device())
+        };
+        let base = all(size, &|start| limits.base_pixels(start.row));
+        let (from, bounds) = (all(size, &|start| start.pixels.clone()), Bounds::new(base.clone(), limits.range));
+        let step = matching.step as f32;
+        let minimizers: Box<dyn Minimizers> = match matching.optimizer {
+            Optimizer::Lbfgs => Box::new(Lbfgs::new(from, bounds, step)),
+            Optimizer::Adam => Box::new(Adam::new(from, bounds, step, matching.steps)),
+        };
+        let found = |start: &Start| Found { row: start.row, start: start.number, best: Vec::new(), losses: Vec::new() };
+        Self {
+            best: minimizers.point(),
+            least: None,
+            active: all(1, &|_| vec![1.0]),
+            zeta: all(problem.zeta.ncols(), &|start| problem.zeta.row(start.row).to_vec()),
+            running: starts.iter().map(found).collect(),
+            goes_on: vec![true; starts.len()],
+            matching,
+            problem,
+            frozen,
+            minimizers,
+            base,
+        }
+    }
+
+    /// Whether none is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// Takes all through the network once. Returns how many passes are behind, those that are not needed any more
+    /// included.
+    ///
+    /// # Errors
+    /// Features are not finite.
+    pub(super) fn pass(&mut self) -> Result<u64, StageError> {
+        let (matching, beta) = (self.matching, self.problem.limits.beta);
+        let x = self.minimizers.point();
+        let (distance, mut gradient) = self.frozen.pass(x.clone()).gradient(self.zeta.clone());
+        let mut loss = distance.clone();
+        if beta > 0.0 {
+            let off = x.clone() - self.base.clone();
+            loss = loss + off.clone().square().sum_dim(1) * beta as f32;
+            gradient = gradient + off * (2.0 * beta as f32);
+        }
+        let active = self.active.clone().greater_elem(0.5);
+        let least = self.least.take().unwrap_or_else(|| loss.clone().add_scalar(f32::INFINITY));
+        let better = loss.clone().lower(least.clone()).bool_and(active);
+        self.best = choose(&better, x, self.best.clone());
+        self.least = Some(choose(&better, loss.clone(), least));
+        let going = self.minimizers.tell(loss.clone(), gradient);
+
+        let numbers = down(Tensor::cat(vec![distance, loss, going], 1));
+        let mut passed = 0;
+        let rows = self.running.iter_mut().zip(&mut self.goes_on).zip(numbers.as_chunks::<3>().0);
+        for ((found, goes_on), [distance, loss, going]) in rows.filter(|((_, goes_on), _)| **goes_on) {
+            if !distance.is_finite() {
+                return Err(not_finite(found.row));
+            }
+            let exact = beta == 0.0 && *distance <= self.problem.exact;
+            *goes_on = found.hear(matching, (*loss).into()) && *going == 1.0 && !exact;
+            passed += if *goes_on { 1 } else { 1 + u64::from(matching.steps) - found.losses.len() as u64 };
+        }
+        Ok(passed)
+    }
+
+    /// Rows that are done, once they are half of all: moving the others costs about a pass.
+    pub(super) fn leave(&mut self) -> Vec<Found> {
+        let device = self.frozen.device();
+        let done = self.goes_on.iter().filter(|on| !**on).count();
+        if done == 0 {
+            return Vec::new();
+        }
+        if 2 * done < self.running.len() {
+            let active = self.goes_on.iter().map(|on| f32::from(u8::from(*on)));
+            self.active = up(active.collect(), 1, device);
+            return Vec::new();
+        }
+        let (stay, leave): (Vec<usize>, Vec<usize>) = (0..self.running.len()).partition(|row| self.goes_on[*row]);
+        let images = down(self.best.clone().select(0, rows(&leave, device)));
+        let size = images.len() / leave.len().max(1);
+        let mut going = std::mem::replace(&mut self.goes_on, vec![true; stay.len()]).into_iter();
+        let done = self.running.extract_if(.., |_| going.next() == Some(false));
+        let done = done.zip(images.chunks(size.max(1))).map(|(found, best)| Found { best: best.to_vec(), ..found });
+        let done = done.collect();
+        if !stay.is_empty() {
+            let stay = rows(&stay, device);
+            self.minimizers.keep(&stay);
+            self.active = self.active.clone().select(0, stay.clone()).ones_like();
+            let rest = [&mut self.base, &mut self.zeta, &mut self.best];
+            rest.into_iter().chain(&mut self.least).for_each(|of| keep(of, &stay));
+        }
+        done
+    }
+}
