@@ -1,5 +1,5 @@
 #!/bin/sh
-# A tiny pipeline on wgpu and on flex, compared. Where no adapter is found it says that the check was left out, or fails
+# A tiny pipeline on wgpu and on flex, compared, and the part of the self-test that is not in it. Where no adapter is found it says that the check was left out, or fails
 # if HEMLOCK_REQUIRE_WGPU is set.
 # Usage: tests/wgpu.sh HEMLOCK
 set -eu
@@ -20,3 +20,4 @@ fi
 # shellcheck disable=SC2086
 "$1" run "$spec" $tiny --device flex --root "$root/flex"
 "$1" diff "$root/flex" "$root/wgpu" --tolerance 0.1 --points 10
+"$1" self-test --device wgpu "feature matching"
