@@ -1,6 +1,6 @@
 #!/bin/sh
-# A tiny pipeline on wgpu and on flex, compared, and the part of the self-test that is not in it. Where no adapter is found it says that the check was left out, or fails
-# if HEMLOCK_REQUIRE_WGPU is set.
+# A tiny pipeline on wgpu and on flex, compared, and the part of the self-test that is not in it. Where no adapter is
+# found it says that the check was left out, or fails if HEMLOCK_REQUIRE_WGPU is set.
 # Usage: tests/wgpu.sh HEMLOCK
 set -eu
 root=$(mktemp -d)
