@@ -178,6 +178,14 @@ mod tests {
         assert!(none.reason.contains("missing are refined feature-targeted attack"), "{}", none.reason);
     }
 
+    /// Adam among pixels has a length of its steps, and L-BFGS in matching needs none.
+    #[test]
+    fn how_far_a_step_goes_keeps_nobody_apart() {
+        let params = json!({ "attack": "bilevel", "linf": 8, "steps": 80, "step": 0.01 });
+        let pixels = made_up("bilevel + pixels").with("poison-images", params).images([0.75; 3]).case();
+        assert_eq!(finding(&[pixels, matched([0.70; 3], 8)]).comparisons.len(), 1);
+    }
+
     #[test]
     fn passes_are_equal() {
         let invert = json!({ "method": "feature-matching", "linf": 8, "steps": 20, "refine": 0 });
