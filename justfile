@@ -249,7 +249,7 @@ bench *FILTER:
     @cargo build --release --workspace --bin hemlock-bench
     @{{bench}} collect {{quote(target / "criterion")}} {{if FILTER == "" { "benches/results.json" } else { quote(target / "criterion" / "results.json") }}}
 
-# Works of a GPU's size, on the backend and in PyTorch, eager and compiled: just backend=cuda gpu-bench [WORK...] (docs/gpu.md)
+# Works of a GPU's size beside PyTorch, eager and compiled: just backend=cuda gpu-bench [WORK...] (docs/gpu.md)
 [group('develop')]
 gpu-bench *ARGS:
     @cargo build --release --workspace --bin hemlock-bench --features hemlock-bench/{{backend}}

@@ -170,7 +170,8 @@ fn read_right(r: &PayloadReader, sets: usize) -> Result<Vec<Vec<bool>>, StoreErr
     Ok(rows.rows().into_iter().map(bits).collect())
 }
 
-/// Which samples victims were trained and tested on: see [`FeatureSplit::source_index`](crate::FeatureSplit::source_index).
+/// Which samples victims were trained and tested on: see
+/// [`FeatureSplit::source_index`](crate::FeatureSplit::source_index).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drawn {
     /// The test samples, in the order of the split.

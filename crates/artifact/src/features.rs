@@ -14,8 +14,8 @@ pub struct FeatureSplit {
     pub features: Matrix,
     /// Class of every row.
     pub labels: Vec<u32>,
-    /// Where every row stands among what it was drawn from: as of its image ([`Images::source_index`](crate::Images::source_index)),
-    /// or in the array that was imported.
+    /// Where every row stands among what it was drawn from: in the pool of images
+    /// ([`Images::source_index`](crate::Images::source_index)), or in the array that was imported.
     pub source_index: Vec<u32>,
 }
 

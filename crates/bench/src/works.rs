@@ -18,7 +18,8 @@ use planning::Planning;
 /// Works by name.
 pub type Works = Vec<(&'static str, Box<dyn Work>)>;
 
-/// All works of the processor by name. A new one is a new line here; one that has a peer has its line in `benches/peer/works.py`, too.
+/// All works of the processor by name. A new one is a new line here; one that has a peer has its line in
+/// `benches/peer/works.py`, too.
 #[must_use]
 pub fn works() -> Works {
     let size = |arch, images| Size::new(arch, images, "flex");

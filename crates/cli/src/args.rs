@@ -318,7 +318,7 @@ which there is neither spec nor record. Named, such a pipeline's artifacts are g
         #[arg(long)]
         trust: bool,
     },
-    /// Compare what a device computes with the processor: networks, derivatives, steps of trainings, searches for images
+    /// Compare what a device computes with the processor: networks, derivatives, training, searches for images
     #[command(
         after_help = "Examples:\n  hemlock self-test --device cuda\n  hemlock self-test --device cuda -o self-test.jsonl    goes on where it was stopped\n  hemlock self-test --device wgpu gradient              checks with `gradient` in their names"
     )]

@@ -1,8 +1,8 @@
 //! The training loop, common to all methods: order, views, schedule, checkpoints, monitors.
 //!
-//! On the processor all threads render the views of a step before it: of a ResNet-20's step they take about a hundredth.
-//! A GPU renders them itself, and is told of the next step's views before its loss is waited for, once a step. The end of
-//! a training says how long rendering took.
+//! On the processor all threads render the views of a step before it, which takes about a hundredth of a ResNet-20's
+//! step. A GPU renders them itself; it is sent the next step's images before the loop waits for the loss of this one.
+//! The end of a training says how long rendering took.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Views that are rendered where the network is, by tensor operations: the same draws, the same images but for rounding.
+//! Views that are rendered where the network is, by tensor operations. Draws are those of the processor, and so are the
+//! images, but for rounding.
 //!
 //! What travels is the images as they are, and some numbers a view. Resizing is two products with matrices of two
 //! entries a row; changes of colour go through slots, in each of which every image has its own one or none.

@@ -165,7 +165,8 @@ fn calibrated(setting: &Setting) -> [[f64; 2]; 2] {
     counts.map(|counts| counts.map(|n| n as f64 / CASES as f64))
 }
 
-/// 5 % within 1 %, and 95 % within 1 %, as far as so many cases tell: two standard errors of a share of them are 0.44 %.
+/// 5 % within 1 %, and 95 % within 1 %, as far as so many cases tell: two standard errors of a share of them are
+/// 0.44 %.
 fn holds(setting: &Setting) -> [f64; 2] {
     let [[size, coverage], naive] = calibrated(setting);
     assert!((size - 0.05).abs() < 0.0144, "a true null is rejected in {size} of the cases: {setting:?}");
