@@ -21,3 +21,4 @@ fi
 "$1" run "$spec" $tiny --device flex --root "$root/flex"
 "$1" diff "$root/flex" "$root/wgpu" --tolerance 0.1 --points 10
 "$1" self-test --device wgpu "feature matching"
+"$1" self-test --device wgpu decoder

@@ -5,10 +5,12 @@
     python gpu.py --bench ./hemlock-bench --device flex --images 8 --rounds 1    a trial on the processor
 
 A line of JSON a work goes to the output, and a table to the screen. Both sides are set up and run once before anything
-is timed (so that kernels are compiled, and chosen); then they take turns. PyTorch is timed as it is (`eager`) and
-compiled (`torch.compile`); of both with channels last and without, the faster. A run ends when the GPU is done.
+is timed (so that kernels are compiled, and chosen); then they take turns. PyTorch is timed as it is (`eager`), with
+channels last and without, and compiled (`torch.compile`), in the layout that was the faster of the two. A run ends when
+the GPU is done. A work that fails is told of, and the others go on; the exit code is then 1.
 
-Precision: `--tf32` lets PyTorch multiply in TF32; without it, both compute in float32.
+Precision: burn's fastest kernels multiply in TF32 (10 bits of mantissa) on the GPU's tensor cores, so PyTorch is let do
+the same. With `--float32` PyTorch's products are in float32, Hemlock's as before.
 """
 
 import argparse
@@ -147,21 +149,24 @@ def seconds(run, device):
 
 def measure(args, work, device):
     """Medians, and the ratios of runs one after the other, of every way that PyTorch has."""
-    compilers = {"eager": lambda f: f}
-    if not args.no_compile:
-        compilers["compiled"] = lambda f: torch.compile(f, mode=args.mode)
     options = ["--device", args.device] + (["--images", str(args.images)] if args.images else [])
+    layouts = {"": torch.contiguous_format, ", channels last": torch.channels_last}
     ways = {}
     with tempfile.TemporaryDirectory() as folder:
         numbers = given(args.bench, work, Path(folder), options)
-        for compiler, compiled in compilers.items():
-            for layout in [torch.contiguous_format, torch.channels_last]:
-                torch._dynamo.reset()
-                run = Works(device, layout, compiled).all()[work](numbers)
-                for _ in range(3):
-                    run()
-                last = "" if layout == torch.contiguous_format else ", channels last"
-                ways[compiler + last] = run
+
+        def prepared(layout, compiled):
+            run = Works(device, layout, compiled).all()[work](numbers)
+            for _ in range(3):
+                run()
+            return run
+
+        for name, layout in layouts.items():
+            ways["eager" + name] = prepared(layout, lambda f: f)
+        if not args.no_compile:
+            name = min(layouts, key=lambda name: seconds(ways["eager" + name], device))
+            torch._dynamo.reset()
+            ways["compiled" + name] = prepared(layouts[name], lambda f: torch.compile(f, mode=args.mode))
         with Served(args.bench, work, options) as ours:
             ours.seconds(), ours.seconds()
             rounds = []
@@ -180,7 +185,7 @@ def main():
     parser.add_argument("--device", default="cuda", help="Hemlock's device; PyTorch has a GPU beside `cuda`, and else the processor")
     parser.add_argument("--images", type=int, help="images of every work, in the place of what keeps a GPU busy")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--tf32", action="store_true")
+    parser.add_argument("--float32", action="store_true", help="PyTorch multiplies in float32 in the place of TF32")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument("--mode", default="default", help="of torch.compile, such as max-autotune")
     parser.add_argument("--output", type=Path, help="a file of JSON lines; what it has is not measured again")
@@ -192,20 +197,26 @@ def main():
     known = Works(device, torch.contiguous_format, None).all()
     if unknown := set(args.works) - set(known):
         parser.error(f"there is no work {', '.join(sorted(unknown))}; expected some of {', '.join(known)}")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not args.float32
     torch.set_num_threads(os.cpu_count())
 
     card = torch.cuda.get_device_name() if device.type == "cuda" else "the processor"
-    about = {"device": args.device, "card": card, "torch": torch.__version__, "tf32": args.tf32, "images": args.images}
+    about = {"device": args.device, "card": card, "torch": torch.__version__, "tf32": not args.float32, "images": args.images}
     lines = args.output.read_text().splitlines() if args.output and args.output.exists() else []
     done = {found["work"]: found for found in map(json.loads, lines) if about.items() <= found.items()}
-    print(f"{card}, PyTorch {torch.__version__}, TF32 {'on' if args.tf32 else 'off'}: median seconds of {args.rounds} runs,")
+    print(f"{card}, PyTorch {torch.__version__}, TF32 {'off' if args.float32 else 'on'}: median seconds of {args.rounds} runs,")
     print("and PyTorch's over Hemlock's\n")
     print("| work | Hemlock | eager | compiled | times as fast as eager | as compiled |\n| --- | --- | --- | --- | --- | --- |")
+    failed = []
     for work in args.works or known:
         found = done.get(work)
         if not found:
-            found = about | measure(args, work, device)
+            try:
+                found = about | measure(args, work, device)
+            except (Exception, SystemExit) as error:
+                failed.append(work)
+                print(f"{work} failed: {error}", file=sys.stderr, flush=True)
+                continue
             if args.output:
                 with args.output.open("a") as file:
                     file.write(json.dumps(found) + "\n")
@@ -213,6 +224,8 @@ def main():
         taken, ratios = found["seconds"], found["times_as_fast"]
         row = [taken["hemlock"], best(taken, "eager"), best(taken, "compiled"), best(ratios, "eager"), best(ratios, "compiled")]
         print(f"| {work} | {' | '.join(f'{number:.3g}' for number in row)} |", flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -323,8 +323,12 @@ which there is neither spec nor record. Named, such a pipeline's artifacts are g
         after_help = "Examples:\n  hemlock self-test --device cuda\n  hemlock self-test --device cuda -o self-test.jsonl    goes on where it was stopped\n  hemlock self-test --device wgpu gradient              checks with `gradient` in their names"
     )]
     SelfTest {
-        /// Only checks whose names have this in them
+        /// Only the check of this name, or those whose names have this in them
         filter: Option<String>,
+        /// Checks to run side by side, each in a process of its own, as compiling a device's kernels takes one thread
+        /// [default: of a device that compiles them 4, else 1]
+        #[arg(short, long, value_name = "N")]
+        jobs: Option<NonZeroUsize>,
         /// One JSON object a check
         #[arg(long)]
         json: bool,

@@ -99,7 +99,9 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
             };
             house.data(*dataset, &origin, &trust)
         }
-        Command::SelfTest { filter, json, output } => house.self_test(filter.as_deref(), *json, output.as_deref()),
+        Command::SelfTest { filter, jobs, json, output } => {
+            house.self_test(filter.as_deref(), *jobs, *json, output.as_deref())
+        }
         Command::Diff { one, other, json, a, b, set, set_a, set_b, tolerance, points } => {
             let sides = [(a, set_a), (b, set_b)];
             let settings = sides.iter().any(|(select, set)| !select.is_empty() || !set.is_empty());

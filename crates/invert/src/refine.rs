@@ -17,7 +17,7 @@ use crate::{
 use burn::tensor::Tensor;
 use hemlock_artifact::CurvePoint;
 use hemlock_head::Constraint;
-use hemlock_models::{device::runs_on_rayon, tiles::GPU_BATCH, travel::down};
+use hemlock_models::{Passed, device::runs_on_rayon, tiles::GPU_BATCH, travel::down};
 use hemlock_poison_features::Objective;
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4, ArrayView3, Axis, Dim};
@@ -161,6 +161,8 @@ struct OnGpu<'a> {
     beta: f32,
     /// Number of the first image, images, and those that they are made of.
     batches: Vec<(usize, AdamOnDevice, Tensor<2>)>,
+    /// What the batch's features came of, where there is one alone: the tapes of several may not fit into memory.
+    passed: Option<Passed>,
     dim: usize,
 }
 
@@ -177,7 +179,7 @@ impl<'a> OnGpu<'a> {
             let bounds = Bounds::new(base.clone(), limits.range);
             (first, AdamOnDevice::new(start, bounds, how.step as f32, how.steps), base)
         });
-        Self { batches: batches.collect(), beta: limits.beta as f32, frozen, dim }
+        Self { batches: batches.collect(), passed: None, beta: limits.beta as f32, frozen, dim }
     }
 }
 
@@ -186,7 +188,9 @@ impl Moving for OnGpu<'_> {
         let mut features = Vec::new();
         for (_, images, _) in &self.batches {
             ctx.check()?;
-            features.extend(down(self.frozen.pass(images.point()).features()).into_iter().map(f64::from));
+            let pass = self.frozen.pass(images.point());
+            features.extend(down(pass.features()).into_iter().map(f64::from));
+            self.passed = (self.batches.len() == 1).then(|| pass.keep());
         }
         let m = features.len() / self.dim.max(1);
         Array2::from_shape_vec((m, self.dim), features)
@@ -194,11 +198,16 @@ impl Moving for OnGpu<'_> {
     }
 
     fn step(&mut self, ahead: &[f32]) -> Result<(), StageError> {
+        let mut passed = self.passed.take();
         for (first, images, base) in &mut self.batches {
             let x = images.point();
             let zeta = &ahead[*first * self.dim..][..x.dims()[0] * self.dim];
             let zeta = up(zeta.to_vec(), self.dim, self.frozen.device());
-            let (_, gradient) = self.frozen.pass(x.clone()).gradient(zeta);
+            let pass = match passed.take() {
+                Some(passed) => self.frozen.kept(passed),
+                None => self.frozen.pass(x.clone()),
+            };
+            let (_, gradient) = pass.gradient(zeta);
             let penalty = (x - base.clone()) * (2.0 * self.beta);
             let loss = penalty.clone().sum_dim(1).zeros_like();
             images.tell(loss, if self.beta > 0.0 { gradient + penalty } else { gradient });

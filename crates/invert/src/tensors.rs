@@ -33,7 +33,12 @@ impl<'a> OnDevice<'a> {
     pub(crate) fn pass(&self, images: Tensor<2>) -> Pass<'_> {
         let [height, width] = self.extractor.spec().image_size;
         let n = images.dims()[0];
-        Pass { frozen: self, passed: self.extractor.pass(images.reshape([n, 3, height, width])) }
+        self.kept(self.extractor.pass(images.reshape([n, 3, height, width])))
+    }
+
+    /// A pass that was kept.
+    pub(crate) fn kept(&self, passed: Passed) -> Pass<'_> {
+        Pass { frozen: self, passed }
     }
 }
 
@@ -49,6 +54,11 @@ fn lengths(z: &Tensor<2>) -> Tensor<2> {
 }
 
 impl Pass<'_> {
+    /// Keeps it for [`OnDevice::kept`].
+    pub(crate) fn keep(self) -> Passed {
+        self.passed
+    }
+
     /// Normalised features.
     pub(crate) fn features(&self) -> Tensor<2> {
         let z = self.passed.features();

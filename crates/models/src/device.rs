@@ -180,6 +180,8 @@ fn open_one(backend: Backend, number: Option<usize>) -> Result<Device, DeviceErr
     if backend == Backend::Cuda {
         cuda::check(number.unwrap_or(0)).map_err(|reason| DeviceError::Unavailable { backend, reason })?;
     }
+    #[cfg(feature = "compiled")]
+    keep_kernels();
     quietly(|| {
         let device = backend.device(number)?;
         let sum = Tensor::<1>::ones([2], &device).sum();
@@ -187,6 +189,20 @@ fn open_one(backend: Backend, number: Option<usize>) -> Result<Device, DeviceErr
     })
     .map_err(|reason| DeviceError::Unavailable { backend, reason })?
     .ok_or_else(|| DeviceError::Unavailable { backend, reason: "1 + 1 was not 2".to_owned() })
+}
+
+/// Keeps compiled kernels, and which of them were the fastest, for later runs: compiling and timing them takes minutes.
+/// They go to the user's cache folder (`~/.cache/cubecl`), unless a `cubecl.toml` names another.
+#[cfg(feature = "compiled")]
+fn keep_kernels() {
+    use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig, cache::CacheConfig};
+    let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+    config.compilation.cache = true;
+    if matches!(config.environment.path, CacheConfig::Target) {
+        config.environment.path = CacheConfig::Global;
+    }
+    // The first call sets it; later ones find it set.
+    CubeClRuntimeConfig::try_set(config);
 }
 
 /// What the driver says, asked before burn is: its threads panic where there is none, each in words of its own.

@@ -1,5 +1,6 @@
 //! A frozen network with its input normalisation: images in, features out.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -13,7 +14,7 @@ use crate::device::runs_on_rayon;
 use crate::frozen::{Frozen, Tape};
 use crate::network::{Arch, Network};
 use crate::resnet::Folded;
-use crate::tiles::on_device;
+use crate::tiles::{GPU_BATCH, par_tiles};
 use crate::travel::{down, up};
 use crate::weights::{Weights, WeightsError};
 
@@ -182,7 +183,7 @@ impl Extractor {
     pub fn forward(&self, pixels: &[f32]) -> Vec<f32> {
         match &self.kernels {
             Kernels::Own(net) => net.features(&self.spec.normalised(pixels), self.spec.image_size),
-            Kernels::Folded(_) | Kernels::Plain => down(self.on_burn(self.images(pixels))),
+            Kernels::Folded(_) | Kernels::Plain => down(self.on_burn(self.images(pixels.to_vec()))),
         }
     }
 
@@ -194,7 +195,7 @@ impl Extractor {
                 self.by_pixels(net.pull(&self.spec.normalised(pixels), self.spec.image_size, derivative))
             }
             Kernels::Folded(_) | Kernels::Plain => {
-                let passed = self.pass(self.images(pixels));
+                let passed = self.pass(self.images(pixels.to_vec()));
                 let features = passed.features();
                 let shape = features.dims();
                 let by_features = derivative(0, &down(features));
@@ -259,10 +260,10 @@ impl Extractor {
     }
 
     /// Pixels as a tensor on the device.
-    fn images(&self, pixels: &[f32]) -> Tensor<4> {
+    fn images(&self, pixels: Vec<f32>) -> Tensor<4> {
         let [height, width] = self.spec.image_size;
         let shape = [pixels.len() / (3 * height * width), 3, height, width];
-        up(pixels.to_vec(), shape, &self.device)
+        up(pixels, shape, &self.device)
     }
 
     /// Features `[n, d]` of 8-bit images `[n, 3, h, w]`: [`Extractor::features_into`] memory.
@@ -304,19 +305,36 @@ impl Extractor {
             return Err(ExtractError::Shape { found: images.shape().to_vec(), size: self.spec.image_size });
         }
         assert_eq!(features.dim(), (n, d), "the features of {n} images");
-        let (features, done) = (Mutex::new(features), AtomicUsize::new(0));
-        on_device(&self.device, n, TILE, |rows| {
+        let pixels = |rows: &Range<usize>| -> Vec<f32> {
             let tile = images.slice_axis(Axis(0), Slice::from(rows.clone()));
-            let pixels: Vec<f32> = tile.iter().map(|&p| f32::from(p) / 255.0).collect();
-            let made = self.forward(&pixels);
+            tile.iter().map(|&p| f32::from(p) / 255.0).collect()
+        };
+        let (features, done) = (Mutex::new(features), AtomicUsize::new(0));
+        let keep = |rows: Range<usize>, made: Vec<f32>| {
             let mut features = features.lock().unwrap_or_else(PoisonError::into_inner);
             let to = features.slice_axis_mut(Axis(0), Slice::from(rows.clone()));
             to.into_iter().zip(made).for_each(|(to, z)| *to = z);
             drop(features);
             let done = done.fetch_add(rows.len(), Ordering::Relaxed) + rows.len();
             if progress(done) { Ok(()) } else { Err(ExtractError::Interrupted) }
-        })?;
-        Ok(())
+        };
+        if runs_on_rayon(&self.device) {
+            par_tiles(n, TILE, |rows| {
+                let made = self.forward(&pixels(&rows));
+                keep(rows, made)
+            })?;
+            return Ok(());
+        }
+        // The device is at work on a batch while the next one is prepared.
+        let mut under_way: Option<(Range<usize>, Tensor<2>)> = None;
+        let batches = (0..n).step_by(GPU_BATCH).map(|start| start..(start + GPU_BATCH).min(n));
+        for rows in batches {
+            let made = self.on_burn(self.images(pixels(&rows)));
+            if let Some((rows, made)) = under_way.replace((rows, made)) {
+                keep(rows, down(made))?;
+            }
+        }
+        under_way.map_or(Ok(()), |(rows, made)| keep(rows, down(made)))
     }
 }
 

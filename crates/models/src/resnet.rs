@@ -261,7 +261,7 @@ impl ResNet {
     /// The same by burn's operations.
     pub(crate) fn last_block_by_layers(&self, x: Tensor<4>) -> Tensor<2> {
         pool(match self.blocks().last() {
-            Some(block) => block.forward(x),
+            Some(block) => channels_first(block.forward(channels_last(x))),
             None => x,
         })
     }
@@ -269,14 +269,14 @@ impl ResNet {
     /// The same as [`ResNet::forward`] by burn's operations.
     pub(crate) fn forward_by_layers(&self, images: Tensor<4>) -> Tensor<2> {
         let (conv, norm) = self.stem();
-        let mut x = relu(norm.forward(conv.forward(images)));
+        let mut x = relu(normalised(norm, convolved(conv, channels_last(images))));
         if self.pools() {
             x = pooled(x);
         }
         for block in self.blocks() {
             x = block.forward(x);
         }
-        pool(x)
+        pool(channels_first(x))
     }
 }
 
@@ -314,28 +314,54 @@ impl Block {
         self.downsample.as_ref().map(|(conv, norm)| (conv, norm))
     }
 
+    /// `[n, h, w, c]` in and out.
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let layer = |conv, norm, x| normalised(norm, convolved(conv, x));
         let shortcut = match &self.downsample {
-            Some((conv, norm)) => norm.forward(conv.forward(x.clone())),
+            Some((conv, norm)) => layer(conv, norm, x.clone()),
             None => pad_channels(x.clone(), self.bn3.as_ref().unwrap_or(&self.bn2).beta.dims()[0]),
         };
         let path = self.path().enumerate();
-        let y = path.fold(x, |x, (i, (conv, norm))| norm.forward(conv.forward(if i > 0 { relu(x) } else { x })));
+        let y = path.fold(x, |x, (i, (conv, norm))| layer(conv, norm, if i > 0 { relu(x) } else { x }));
         relu(y + shortcut)
     }
 }
 
-/// The shortcut of option A to so many channels, where these are more: every second pixel, and zeros for the new channels, half of
-/// them before and half after the old ones.
+// Between its convolutions a network computes with `[n, h, w, c]`, as they are laid out in memory on a GPU: operations on
+// another layout are not fused.
+
+/// `[n, c, h, w]` to `[n, h, w, c]`.
+fn channels_last(x: Tensor<4>) -> Tensor<4> {
+    x.permute([0, 2, 3, 1])
+}
+
+/// `[n, h, w, c]` to `[n, c, h, w]`.
+fn channels_first(x: Tensor<4>) -> Tensor<4> {
+    x.permute([0, 3, 1, 2])
+}
+
+/// What a convolution makes of `[n, h, w, c]`.
+fn convolved(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
+    channels_last(conv.forward(channels_first(x)))
+}
+
+/// What a batch norm makes of `[n, h, w, c]`. burn takes sums over rows of a copy with channels first; without the copy
+/// they are sums over columns, by a kernel that takes twice as long as both.
+fn normalised(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
+    channels_last(norm.forward(channels_first(x)))
+}
+
+/// The shortcut of option A to so many channels, where these are more, of `[n, h, w, c]`: every second pixel, and zeros for the new
+/// channels, half of them before and half after the old ones.
 fn pad_channels(x: Tensor<4>, to: usize) -> Tensor<4> {
-    let from = x.dims()[1];
+    let from = x.dims()[3];
     if from == to {
         return x;
     }
-    let x = x.slice(s![.., .., ..;2, ..;2]);
-    let [n, _, h, w] = x.dims();
-    let zeros = Tensor::zeros([n, (to - from) / 2, h, w], &x.device());
-    Tensor::cat(vec![zeros.clone(), x, zeros], 1)
+    let x = x.slice(s![.., ..;2, ..;2, ..]);
+    let [n, h, w, _] = x.dims();
+    let zeros = Tensor::zeros([n, h, w, (to - from) / 2], &x.device());
+    Tensor::cat(vec![zeros.clone(), x, zeros], 3)
 }
 
 /// A frozen network, with every batch norm folded into the convolution before it: the same map, in fewer operations.
@@ -379,22 +405,22 @@ impl Folded {
         pool(self.activations(images))
     }
 
-    /// What the last block makes of normalised images `[n, 3, h, w]`.
+    /// What the last block makes of normalised images `[n, 3, h, w]`, `[n, c, h, w]`.
     pub(crate) fn activations(&self, images: Tensor<4>) -> Tensor<4> {
-        let mut x = relu(self.conv1.forward(images));
+        let mut x = relu(convolved(&self.conv1, channels_last(images)));
         if self.pools() {
             x = pooled(x);
         }
         for block @ FoldedBlock { path, downsample } in &self.blocks {
             let shortcut = match downsample {
-                Some(conv) => conv.forward(x.clone()),
+                Some(conv) => convolved(conv, x.clone()),
                 None => pad_channels(x.clone(), block.channels()[1]),
             };
             let path = path.iter().enumerate();
-            let y = path.fold(x, |x, (i, conv)| conv.forward(if i > 0 { relu(x) } else { x }));
+            let y = path.fold(x, |x, (i, conv)| convolved(conv, if i > 0 { relu(x) } else { x }));
             x = relu(y + shortcut);
         }
-        x
+        channels_first(x)
     }
 }
 
@@ -403,13 +429,14 @@ fn pools(stem: &Conv2d) -> bool {
     stem.stride[0] == 2
 }
 
-/// The largest value of every second 3x3 pixels.
+/// The largest value of every second 3x3 pixels of `[n, h, w, c]`.
 fn pooled(x: Tensor<4>) -> Tensor<4> {
     let padding = PaddingConfig2d::Explicit(1, 1, 1, 1);
-    MaxPool2dConfig::new([3, 3]).with_strides([2, 2]).with_padding(padding).init().forward(x)
+    let pool = MaxPool2dConfig::new([3, 3]).with_strides([2, 2]).with_padding(padding).init();
+    channels_last(pool.forward(channels_first(x)))
 }
 
-/// The mean over the image of every channel.
+/// The mean over the image `[n, c, h, w]` of every channel.
 fn pool(x: Tensor<4>) -> Tensor<2> {
     x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2)
 }
@@ -554,7 +581,7 @@ mod tests {
             [1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15., 16., 17., 18.],
             &device,
         );
-        let y = pad_channels(x.reshape([1, 2, 3, 3]), 4);
+        let y = channels_first(pad_channels(channels_last(x.reshape([1, 2, 3, 3])), 4));
         assert_eq!(y.dims(), [1, 4, 2, 2]);
         assert_eq!(
             y.into_data().try_to_vec::<f32>().unwrap(),

@@ -424,9 +424,20 @@ impl Runner<'_> {
 fn caught<T>(task: &Task, work: impl FnOnce() -> Result<T, StageError>) -> Result<T, StageError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        let what = what.unwrap_or("unknown panic");
-        Err(StageError::internal(format!("the stage '{}' failed inside: {what}", task.stage)))
+        Err(panicked(task.stage, what.unwrap_or("unknown panic")))
     })
+}
+
+/// What a panic in a stage means.
+fn panicked(stage: &str, what: &str) -> StageError {
+    if what.contains("out of device memory") || what.contains("Out of memory") {
+        let message = format!(
+            "the stage '{stage}' needs more memory than the device has left: end what else runs on it, run fewer tasks \
+             side by side, or lower the stage's `batch`, if it has one"
+        );
+        return StageError::new(ErrorKind::Device, message);
+    }
+    StageError::internal(format!("the stage '{stage}' failed inside: {what}"))
 }
 
 /// Runs `work` on as many threads as fall to one of `sharing` tasks.
@@ -501,6 +512,17 @@ mod tests {
 
     fn board(plan: &Plan) -> Board<'_> {
         Board::new(plan, (0..plan.tasks.len()).collect())
+    }
+
+    #[test]
+    fn a_device_without_memory_is_no_bug() {
+        let e = panicked(
+            "pretrain",
+            "Error while reading data\nCaused by:\n  out of device memory allocating 135266304 bytes",
+        );
+        assert_eq!(e.kind(), ErrorKind::Device);
+        assert!(e.to_string().contains("lower the stage's `batch`"), "{e}");
+        assert_eq!(panicked("pretrain", "index out of bounds").kind(), ErrorKind::Internal);
     }
 
     #[test]

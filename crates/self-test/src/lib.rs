@@ -93,23 +93,29 @@ impl Check {
         if cancel.requested() {
             return Err(StageError::interrupted());
         }
-        let (difference, array, failure) = match computed {
+        let found = match computed {
             Ok(computed) => {
                 let (difference, array) = farthest(&expected, &computed);
-                (difference, array, None)
+                Found { difference, array, failure: None, ..self.failed(device, String::new()) }
             }
-            Err(e) => (None, String::new(), Some(e.to_string())),
+            Err(e) => self.failed(device, e.to_string()),
         };
-        Ok(Found {
+        Ok(Found { seconds: [reference, took], ..found })
+    }
+
+    /// A device that gave no numbers, and why.
+    #[must_use]
+    pub fn failed(&self, device: &str, why: String) -> Found {
+        Found {
             check: self.name.clone(),
             device: device.to_owned(),
             hemlock_version: VERSION.to_owned(),
-            difference,
-            array,
+            difference: None,
+            array: String::new(),
             tolerance: self.tolerance,
-            seconds: [reference, took],
-            failure,
-        })
+            seconds: [0.0; 2],
+            failure: Some(why),
+        }
     }
 }
 

@@ -3,38 +3,49 @@
 use super::House;
 use crate::{exit::Usage, render};
 use anyhow::Result;
-use hemlock_self_test::{Found, VERSION, checks};
+use hemlock_models::device::Backend;
+use hemlock_self_test::{Check, Found, VERSION, checks};
 use hemlock_stage::{ErrorKind, Progress as _, StageError, read_file};
-use std::{fs, io::ErrorKind::NotFound, path::Path};
+use rayon::prelude::*;
+use std::{
+    fs,
+    io::ErrorKind::NotFound,
+    num::NonZeroUsize,
+    path::Path,
+    process::{Command as Process, Stdio},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 impl House<'_> {
-    pub(super) fn self_test(&self, filter: Option<&str>, json: bool, output: Option<&Path>) -> Result<()> {
-        let device = self.args.device.to_string();
-        hemlock_models::device::open(self.args.device).map_err(StageError::from)?;
-        let mut checks = checks();
-        let names: Vec<String> = checks.iter().map(|check| check.name.clone()).collect();
-        checks.retain(|check| filter.is_none_or(|filter| check.name.contains(filter)));
-        if checks.is_empty() {
-            let filter = filter.unwrap_or_default();
-            return Err(Usage(format!(
-                "no check has '{filter}' in its name; expected part of one of {}",
-                names.join("; ")
-            ))
-            .into());
-        }
-        let mut known = output.map(known).transpose()?.unwrap_or_default();
+    pub(super) fn self_test(
+        &self,
+        filter: Option<&str>,
+        jobs: Option<NonZeroUsize>,
+        json: bool,
+        output: Option<&Path>,
+    ) -> Result<()> {
+        let backend = self.args.device;
+        let device = backend.to_string();
+        hemlock_models::device::open(backend).map_err(StageError::from)?;
+        let checks = chosen(filter)?;
+        let known = Mutex::new(output.map(known).transpose()?.unwrap_or_default());
         let bar = self.printer.start(&format!("self-test of {device}"), checks.len() as u64, "checks");
-        let mut all: Vec<Found> = Vec::new();
-        for (done, check) in checks.iter().enumerate() {
-            bar.at(done as u64);
+        let done = AtomicU64::new(0);
+        let jobs = jobs.map_or(if backend == Backend::Flex { 1 } else { 4 }, NonZeroUsize::get).min(checks.len());
+        let find = |check: &Check| -> Result<Found> {
             bar.say(check.name.clone());
             let same = |found: &&Found| {
                 found.check == check.name && found.device == device && found.hemlock_version == VERSION
             };
-            let found = match known.iter().find(same) {
-                Some(found) => found.clone(),
+            let before = lock(&known).iter().find(same).cloned();
+            let found = match before {
+                Some(found) => found,
                 None => {
-                    let found = check.run(&device, self.cancel)?;
+                    let found = if jobs > 1 { self.apart(check, &device)? } else { check.run(&device, self.cancel)? };
+                    let mut known = lock(&known);
                     known.push(found.clone());
                     output.map_or(Ok(()), |path| keep(path, &known))?;
                     found
@@ -43,8 +54,15 @@ impl House<'_> {
             if json {
                 self.printer.result(&serde_json::to_string(&found)?)?;
             }
-            all.push(found);
-        }
+            bar.at(done.fetch_add(1, Ordering::Relaxed) + 1);
+            Ok(found)
+        };
+        let all: Vec<Found> = if jobs > 1 {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(jobs).build()?;
+            pool.install(|| checks.par_iter().with_max_len(1).map(find).collect::<Result<_>>())?
+        } else {
+            checks.iter().map(find).collect::<Result<_>>()?
+        };
         drop(bar);
         if !json {
             self.printer.result(&render::self_test(&all))?;
@@ -57,6 +75,42 @@ impl House<'_> {
             }
         }
     }
+
+    /// Runs a check in a process of its own. Where that ends without an answer, the device has not passed.
+    fn apart(&self, check: &Check, device: &str) -> Result<Found> {
+        let mut process = Process::new(std::env::current_exe()?);
+        process.args(["--device", device, "--quiet", "self-test", "--json", "--jobs", "1"]).arg(&check.name);
+        // Kernels are kept, but not how fast they were beside those of other checks.
+        process.env("CUBECL_AUTOTUNE_CACHE", "0");
+        let ended = process.stdin(Stdio::null()).output()?;
+        if self.cancel.requested() {
+            return Err(StageError::interrupted().into());
+        }
+        Ok(serde_json::from_slice(&ended.stdout).unwrap_or_else(|_| {
+            let said = String::from_utf8_lossy(&ended.stderr);
+            let last = said.lines().last().unwrap_or("it said nothing");
+            check.failed(device, format!("its process ended with {}: {last}", ended.status))
+        }))
+    }
+}
+
+fn lock(known: &Mutex<Vec<Found>>) -> MutexGuard<'_, Vec<Found>> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The check of that name, or those that have it in their names.
+fn chosen(filter: Option<&str>) -> Result<Vec<Check>> {
+    let all = checks();
+    let Some(filter) = filter else { return Ok(all) };
+    let names: Vec<String> = all.iter().map(|check| check.name.clone()).collect();
+    let exact = names.iter().any(|name| name == filter);
+    let is = |check: &Check| if exact { check.name == filter } else { check.name.contains(filter) };
+    let chosen: Vec<Check> = all.into_iter().filter(is).collect();
+    if chosen.is_empty() {
+        let names = names.join("; ");
+        return Err(Usage(format!("no check has '{filter}' in its name; expected part of one of {names}")).into());
+    }
+    Ok(chosen)
 }
 
 /// What a file holds of earlier runs; nothing, where it is not there.

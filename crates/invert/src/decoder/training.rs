@@ -5,13 +5,14 @@ use crate::{
     clean::{distances, norm},
     cosine, extracted,
     pass::{Frozen, host, rounded},
+    tensors::{OnDevice, up},
 };
 use burn::{
     optim::{AdamConfig, GradientsParams},
     tensor::{Tensor, TensorData},
 };
 use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Pixels, Reconstruction};
-use hemlock_models::{Weights, extract, open_extractor};
+use hemlock_models::{Weights, device::runs_on_rayon, extract, open_extractor, travel::down};
 use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
 use hemlock_streams::Purpose;
 use ndarray::{Array2, Axis};
@@ -158,38 +159,64 @@ fn train_network(
     let all = u64::from(params.epochs) * steps;
     let bar = ctx.progress.start("decoder", all, "steps");
     let mut order: Vec<usize> = (0..n).collect();
+    let on_device = (!runs_on_rayon(frozen.device())).then(|| OnDevice::new(frozen));
     let (mut curve, mut done) = (Vec::new(), 0);
     for epoch in 0..params.epochs {
         order.shuffle(&mut rng);
         let mut sum = 0.0;
-        for rows in order.chunks_exact(batch) {
-            ctx.check()?;
-            let (loss, value) = loss(params, frozen, &network, train, rows)?;
+        let mut add = |value: Loss| {
+            let value = value.read();
             if !value.is_finite() {
                 let message = format!("the decoder diverged in epoch {epoch}; lower `learning_rate`");
                 return Err(StageError::new(ErrorKind::Numeric, message));
             }
+            sum += value;
+            bar.say(format!("loss {value:.4}"));
+            Ok(())
+        };
+        // A device's is read when the next step is under way.
+        let mut coming = None;
+        for rows in order.chunks_exact(batch) {
+            ctx.check()?;
+            let (loss, value) = loss(params, frozen, on_device.as_ref(), &network, train, rows)?;
             let rate = params.learning_rate * cosine(done, all);
             let gradients = GradientsParams::from_grads(loss.backward(), &network);
             network = adam.step(rate, network, gradients);
-            sum += value;
+            coming.replace(value).map_or(Ok(()), &mut add)?;
             done += 1;
             bar.at(done);
-            bar.say(format!("loss {value:.4}"));
         }
+        coming.map_or(Ok(()), &mut add)?;
         curve.push(CurvePoint { step: epoch, objective: sum / steps as f64 });
     }
     Ok((burn::module::Module::valid(&network), curve))
+}
+
+/// A batch's loss.
+enum Loss {
+    Known(f64),
+    /// A device may still be computing it.
+    OnDevice(Tensor<1>),
+}
+
+impl Loss {
+    fn read(self) -> f64 {
+        match self {
+            Self::Known(value) => value,
+            Self::OnDevice(value) => down(value).into_iter().map(f64::from).sum(),
+        }
+    }
 }
 
 /// A scalar with the gradient of a batch's loss, and that loss: the mean squared error of pixels, plus that of features by their weight.
 fn loss(
     params: &Params,
     frozen: &Frozen,
+    on_device: Option<&OnDevice>,
     network: &Network,
     train: &Pairs,
     rows: &[usize],
-) -> Result<(Tensor<1>, f64), StageError> {
+) -> Result<(Tensor<1>, Loss), StageError> {
     let device = frozen.device().clone().autodiff();
     let z = train.features.select(Axis(0), rows);
     let zeta: Vec<f32> = z.iter().copied().collect();
@@ -197,16 +224,27 @@ fn loss(
     let decoded = network.forward(Tensor::from_data(TensorData::new(zeta.clone(), [z.nrows(), z.ncols()]), &device));
     let shape = decoded.dims();
     let pixel_error = (decoded.clone() - Tensor::from_data(TensorData::new(x, shape), &device)).powi_scalar(2).mean();
+    let weight = params.feature_weight / zeta.len() as f64;
+    if let Some(on_device) = on_device {
+        let value = pixel_error.clone().inner();
+        if params.feature_weight == 0.0 {
+            return Ok((pixel_error, Loss::OnDevice(value)));
+        }
+        let images = decoded.clone().inner().flatten(1, 3);
+        let (squares, gradient) = on_device.pass(images).gradient(up(zeta, z.ncols(), frozen.device()));
+        let gradient = Tensor::from_inner(gradient.reshape(shape)) * weight;
+        let value = Loss::OnDevice(value + squares.sum() * weight);
+        return Ok((pixel_error + (decoded * gradient).sum(), value));
+    }
     let value = f64::from(pixel_error.clone().into_scalar::<f32>());
     if params.feature_weight == 0.0 {
-        return Ok((pixel_error, value));
+        return Ok((pixel_error, Loss::Known(value)));
     }
     let (squares, gradient) = frozen.gradient_in_tiles(&host(decoded.clone().into_data()), &zeta)?;
     let squares: f64 = squares.into_iter().map(f64::from).sum();
-    let weight = params.feature_weight / zeta.len() as f64;
     // Linear in the images, with the gradient that the chain rule asks for.
     let gradient = Tensor::from_data(TensorData::new(gradient, shape), &device) * weight;
-    Ok((pixel_error + (decoded * gradient).sum(), value + weight * squares))
+    Ok((pixel_error + (decoded * gradient).sum(), Loss::Known(value + weight * squares)))
 }
 
 impl Pairs {
