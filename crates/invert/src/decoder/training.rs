@@ -165,7 +165,7 @@ fn train_network(
         order.shuffle(&mut rng);
         let mut sum = 0.0;
         let mut add = |value: Loss| {
-            let value = value.read();
+            let value = value();
             if !value.is_finite() {
                 let message = format!("the decoder diverged in epoch {epoch}; lower `learning_rate`");
                 return Err(StageError::new(ErrorKind::Numeric, message));
@@ -192,21 +192,8 @@ fn train_network(
     Ok((burn::module::Module::valid(&network), curve))
 }
 
-/// A batch's loss.
-enum Loss {
-    Known(f64),
-    /// A device may still be computing it.
-    OnDevice(Tensor<1>),
-}
-
-impl Loss {
-    fn read(self) -> f64 {
-        match self {
-            Self::Known(value) => value,
-            Self::OnDevice(value) => down(value).into_iter().map(f64::from).sum(),
-        }
-    }
-}
+/// A batch's loss, where a device may still be computing it.
+type Loss = Box<dyn FnOnce() -> f64>;
 
 /// A scalar with the gradient of a batch's loss, and that loss: the mean squared error of pixels, plus that of features by their weight.
 fn loss(
@@ -226,25 +213,26 @@ fn loss(
     let pixel_error = (decoded.clone() - Tensor::from_data(TensorData::new(x, shape), &device)).powi_scalar(2).mean();
     let weight = params.feature_weight / zeta.len() as f64;
     if let Some(on_device) = on_device {
-        let value = pixel_error.clone().inner();
+        let value = |value: Tensor<1>| -> Loss { Box::new(|| down(value).into_iter().map(f64::from).sum()) };
+        let error = pixel_error.clone().inner();
         if params.feature_weight == 0.0 {
-            return Ok((pixel_error, Loss::OnDevice(value)));
+            return Ok((pixel_error, value(error)));
         }
         let images = decoded.clone().inner().flatten(1, 3);
         let (squares, gradient) = on_device.pass(images).gradient(up(zeta, z.ncols(), frozen.device()));
         let gradient = Tensor::from_inner(gradient.reshape(shape)) * weight;
-        let value = Loss::OnDevice(value + squares.sum() * weight);
-        return Ok((pixel_error + (decoded * gradient).sum(), value));
+        return Ok((pixel_error + (decoded * gradient).sum(), value(error + squares.sum() * weight)));
     }
     let value = f64::from(pixel_error.clone().into_scalar::<f32>());
     if params.feature_weight == 0.0 {
-        return Ok((pixel_error, Loss::Known(value)));
+        return Ok((pixel_error, Box::new(move || value)));
     }
     let (squares, gradient) = frozen.gradient_in_tiles(&host(decoded.clone().into_data()), &zeta)?;
     let squares: f64 = squares.into_iter().map(f64::from).sum();
     // Linear in the images, with the gradient that the chain rule asks for.
     let gradient = Tensor::from_data(TensorData::new(gradient, shape), &device) * weight;
-    Ok((pixel_error + (decoded * gradient).sum(), Loss::Known(value + weight * squares)))
+    let value = value + weight * squares;
+    Ok((pixel_error + (decoded * gradient).sum(), Box::new(move || value)))
 }
 
 impl Pairs {
