@@ -179,10 +179,11 @@ compare-backends NAME A B *ARGS: (first-build A + "," + B)
 [group('develop')]
 test: lint unit fuzz quickstart test-cluster test-wgpu check-cuda
 
-# Formatting, clippy, documentation
+# Formatting, spelling, clippy, documentation
 [group('develop')]
 lint:
     cargo fmt --all --check
+    @if command -v typos >/dev/null; then typos; else echo "SKIPPED: there is no typos (pip install typos), so spelling is not checked" >&2; fi
     cargo clippy --release --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 

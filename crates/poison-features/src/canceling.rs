@@ -175,7 +175,7 @@ mod tests {
 
     impl Reference {
         fn load() -> Self {
-            let json: Value = serde_json::from_str(include_str!("../tests/gc_reference.json")).unwrap();
+            let json: Value = serde_json::from_str(include_str!("../../head/tests/reference/head_reference.json")).unwrap();
             Self {
                 z: matrix(&json["Z"]),
                 labels: serde_json::from_value(json["Y"].clone()).unwrap(),

@@ -94,7 +94,7 @@ fn keep_largest(v: &mut Array2<f64>, count: usize) {
 
 #[cfg(test)]
 mod tests {
-    //! GradPC against an independent float64 implementation (numpy): `gradpc_reference.json` holds its data and its answer for
+    //! GradPC against an independent float64 implementation (numpy): `head_reference.json` holds its data and its answer for
     //! 30 steps of a tenth of the radius, in a ball of half the clean head's norm.
 
     use super::*;
@@ -108,7 +108,7 @@ mod tests {
 
     /// The reference, its features and labels, and its clean head.
     fn reference() -> (Value, Array2<f64>, Vec<u32>, Head) {
-        let json: Value = serde_json::from_str(include_str!("../tests/gradpc_reference.json")).unwrap();
+        let json: Value = serde_json::from_str(include_str!("../../head/tests/reference/head_reference.json")).unwrap();
         let labels = serde_json::from_value(json["Y"].clone()).unwrap();
         let (z, clean) = (matrix(&json["Z"]), Head::from_packed(matrix(&json["w_clean"])).unwrap());
         (json, z, labels, clean)
