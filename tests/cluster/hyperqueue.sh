@@ -1,8 +1,8 @@
 #!/bin/bash
-# A tiny pipeline on a real HyperQueue: a task is killed, then server and worker, and after each the pipeline is submitted again. In the end its
-# artifacts are those of a local run, and nothing was made twice. Where there is no HyperQueue (PyPI: hyperqueue) it says that the check was left
-# out, or fails if HEMLOCK_REQUIRE_HYPERQUEUE is set. HEMLOCK_PYTHON names the Python that has it.
-# Usage: tests/cluster/hyperqueue.sh HEMLOCK
+# A tiny pipeline on a real HyperQueue: a task is killed, then server and worker, and after each the pipeline is
+# submitted again. In the end its artifacts are those of a local run, and nothing was made twice. Where there is no
+# HyperQueue (PyPI: hyperqueue) it says that the check was left out, or fails if HEMLOCK_REQUIRE_HYPERQUEUE is set.
+# HEMLOCK_PYTHON names the Python that has it. Usage: tests/cluster/hyperqueue.sh HEMLOCK
 set -euo pipefail
 hemlock=$(realpath "$1")
 here=$(cd "$(dirname "$0")" && pwd)
@@ -30,7 +30,8 @@ trap 'stop; sleep 1; rm -rf "$dir"' EXIT
 mkdir -p "$dir/bin"
 printf '#!/bin/sh\nexec %s %s "$@"\n' "$(command -v "$python")" "$here/hq.py" >"$dir/bin/hq"
 chmod +x "$dir/bin/hq"
-# A server in a folder of its own, with a file of its own that says when it is ready: the last server's would say so at once.
+# A server in a folder of its own, with a file of its own that says when it is ready: the last server's would say so at
+# once.
 start() {
     export HQ_SERVER_DIR=$dir/server$1
     "$dir/bin/hq" cluster "$HQ_SERVER_DIR" "$(nproc)" >"$HQ_SERVER_DIR.out" 2>"$HQ_SERVER_DIR.err" &

@@ -1,8 +1,8 @@
 #!/bin/bash
-# A tiny pipeline on a real Slurm of one node: tasks, the node's daemon and the controller are killed, and after each the pipeline is submitted
-# again. In the end its artifacts are those of a local run, and nothing was made twice. Where there is no Slurm (Debian: slurm-wlm, munge), or who runs
-# it is not root, it says that the check was left out, or fails if HEMLOCK_REQUIRE_SLURM is set.
-# Usage: tests/cluster/slurm.sh HEMLOCK
+# A tiny pipeline on a real Slurm of one node: tasks, the node's daemon and the controller are killed, and after each
+# the pipeline is submitted again. In the end its artifacts are those of a local run, and nothing was made twice. Where
+# there is no Slurm (Debian: slurm-wlm, munge), or who runs it is not root, it says that the check was left out, or
+# fails if HEMLOCK_REQUIRE_SLURM is set. Usage: tests/cluster/slurm.sh HEMLOCK
 set -euo pipefail
 hemlock=$(realpath "$1")
 here=$(cd "$(dirname "$0")" && pwd)

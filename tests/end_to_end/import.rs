@@ -12,7 +12,8 @@ fn spec(fields: &str) -> String {
     format!("{before}[pretrain]\nmethod = \"import\"\narch = \"resnet8-w4\"\n{fields}\n[features]{after}")
 }
 
-/// Exports the tiny pipeline's own extractor to the data root, and imports it again: the house, and the fields of the import.
+/// Exports the tiny pipeline's own extractor to the data root, and imports it again: the house, and the fields of the
+/// import.
 fn exported() -> (House, String) {
     let house = House::new();
     house.ok("features tiny");

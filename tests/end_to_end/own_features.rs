@@ -52,7 +52,8 @@ fn write_safetensors(file: &Path, arrays: &Arrays) {
     fs::write(file, serialize(views, None).unwrap()).unwrap();
 }
 
-/// A house whose data root has the features of the tiny pipeline in two kinds of files, and a pipeline that imports one.
+/// A house whose data root has the features of the tiny pipeline in two kinds of files, and a pipeline that imports
+/// one.
 fn house() -> (House, Arrays) {
     let house = House::new();
     let arrays = exported(&house);

@@ -1,4 +1,5 @@
-//! Victims other than the linear head, other extractors than the attacker's, and poisons that stand in the place of images.
+//! Victims other than the linear head, other extractors than the attacker's, and poisons that stand in the place of
+//! images.
 
 use crate::house::{House, TINY};
 use serde_json::Value;

@@ -33,7 +33,8 @@ pub struct Reconstruction {
     pub pixel_error: f64,
     /// Mean peak signal-to-noise ratio, dB.
     pub psnr: f64,
-    /// Distance of the reconstructions' features to the given ones, relative to the distance of these to their mean: root mean squares.
+    /// Distance of the reconstructions' features to the given ones, relative to the distance of these to their mean:
+    /// root mean squares.
     pub feature_error: f64,
 }
 

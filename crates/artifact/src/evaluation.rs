@@ -20,7 +20,8 @@ pub struct Measured<T> {
     pub images: Option<T>,
     /// Control: as many clean images with a random wrong label.
     pub random_flips: Option<T>,
-    /// Control: as many clean images, and wrong labels, that are chosen for their influence; `None` without a validation split.
+    /// Control: as many clean images, and wrong labels, that are chosen for their influence; `None` without a
+    /// validation split.
     pub aligned_flips: Option<T>,
     /// Control: as many clean images a second time.
     pub duplicates: Option<T>,
@@ -260,8 +261,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// The accuracy after the epoch that was best on the test split: what an attack should be measured against where victims may stop
-    /// early, and no estimate of what they would get. That at the end, of victims without epochs.
+    /// The accuracy after the epoch that was best on the test split: what an attack should be measured against where
+    /// victims may stop early, and no estimate of what they would get. That at the end, of victims without epochs.
     #[must_use]
     pub fn best(&self) -> f64 {
         self.epochs.iter().copied().fold(self.accuracy.overall, f64::max)
@@ -353,7 +354,8 @@ pub struct Visibility {
     pub outliers: f64,
     /// The same of the poisoned features that images were made of; `None` where there are none.
     pub outliers_of_features: Option<f64>,
-    /// Share of the poisons whose features lie outside of the set that they had to lie in: [`Poisons::outside`](crate::Poisons::outside).
+    /// Share of the poisons whose features lie outside of the set that they had to lie in:
+    /// [`Poisons::outside`](crate::Poisons::outside).
     pub outside: f64,
     /// Median feature distance: [`Poisons::relative_distance`](crate::Poisons::relative_distance).
     pub relative_distance: f64,
@@ -414,8 +416,9 @@ pub struct Evaluation {
     pub outcomes: Measured<Outcome>,
     /// Which samples they were trained and tested on.
     pub drawn: Drawn,
-    /// An upper bound of the clean loss over all poisons, as many as these, that the attack's constraint lets through with any labels:
-    /// [`hemlock_head::loss_ceiling`]. It holds for heads that are trained to the minimum, beside all clean data; `None` for other victims.
+    /// An upper bound of the clean loss over all poisons, as many as these, that the attack's constraint lets through
+    /// with any labels: [`hemlock_head::loss_ceiling`]. It holds for heads that are trained to the minimum, beside all
+    /// clean data; `None` for other victims.
     pub ceiling: Option<f64>,
     /// Visibility of the images, where there are any.
     pub visibility: Option<Visibility>,

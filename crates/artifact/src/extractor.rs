@@ -55,12 +55,12 @@ pub struct Epoch {
     pub loss: f64,
     /// Learning rate of its last step.
     pub learning_rate: f64,
-    /// Mean standard deviation of the normalised embeddings' coordinates, times sqrt(dimension), in its last step: 1 for
-    /// embeddings that are spread over the sphere, near 0 for a collapsed network. Embeddings are the projections, of
-    /// supervised training the features.
+    /// Mean standard deviation of the normalised embeddings' coordinates, times sqrt(dimension), in its last step: 1
+    /// for embeddings that are spread over the sphere, near 0 for a collapsed network. Embeddings are the projections,
+    /// of supervised training the features.
     pub spread: f64,
-    /// Accuracy of k nearest neighbours in the epochs that measure it: on the validation split or, where there is none, of each
-    /// training image among all others.
+    /// Accuracy of k nearest neighbours in the epochs that measure it: on the validation split or, where there is none,
+    /// of each training image among all others.
     pub knn: Option<f64>,
 }
 

@@ -66,7 +66,8 @@ impl Normalization {
     #[must_use]
     pub fn standardizing(features: ArrayView2<f32>) -> Self {
         let n = features.nrows().max(1) as f64;
-        // Row after row: columns of a matrix that is larger than memory would be read from the disk one number at a time.
+        // Row after row: columns of a matrix that is larger than memory would be read from the disk one number at a
+        // time.
         let average = |of: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
             let mut sums = vec![0.0; features.ncols()];
             for row in features.rows() {
@@ -131,7 +132,8 @@ impl Normalization {
         }
     }
 
-    /// Turns the gradient of a function of the normalised sample into that of a function of the sample `z` itself, both `[d]`.
+    /// Turns the gradient of a function of the normalised sample into that of a function of the sample `z` itself, both
+    /// `[d]`.
     pub fn pull_back(&self, z: &[f32], gradient: &mut [f32]) {
         match self {
             Self::Affine { scale, .. } => gradient.iter_mut().zip(scale).for_each(|(g, scale)| *g *= scale),

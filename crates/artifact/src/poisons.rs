@@ -20,11 +20,11 @@ pub struct PoisonFeatures {
     pub clean_label: bool,
     /// The share of the clean count that was asked for; `m` is the nearest whole number.
     pub eps_d: f64,
-    /// What the attack optimises, for these poisons, as the attack shows it: of Gradient Canceling, for one, the norm of the gradient
-    /// that is left at the target, divided by that of the clean gradient there.
+    /// What the attack optimises, for these poisons, as the attack shows it: of Gradient Canceling, for one, the norm
+    /// of the gradient that is left at the target, divided by that of the clean gradient there.
     pub objective: f64,
-    /// Where the attack knows one, as Gradient Canceling does: a lower bound of the objective over all poisons that the constraint lets
-    /// through with these labels; with any labels, where the attack chose them freely.
+    /// Where the attack knows one, as Gradient Canceling does: a lower bound of the objective over all poisons that the
+    /// constraint lets through with these labels; with any labels, where the attack chose them freely.
     pub bound: Option<f64>,
     /// Of labels that the attack chose freely: how much the search that began with free labels ended behind the best
     /// one, in the objective as it is shown; 0: it was the best. A lower bound of what the optimiser leaves.
@@ -106,8 +106,8 @@ impl Artifact for PoisonFeatures {
 pub struct Poisons {
     /// `[m, 3, height, width]`; of free pixels, what an 8-bit image can show of them.
     pub images: Array4<u8>,
-    /// Of an attack that may leave `[0, 1]`, which no image file can: the pixels that the victim trains on, in units where `[0, 1]` is
-    /// what images have.
+    /// Of an attack that may leave `[0, 1]`, which no image file can: the pixels that the victim trains on, in units
+    /// where `[0, 1]` is what images have.
     pub pixels: Option<Array4<f32>>,
     /// Label of every poison.
     pub labels: Vec<u32>,
@@ -117,8 +117,8 @@ pub struct Poisons {
     pub attack: String,
     /// How they were made, such as `feature-matching`.
     pub method: String,
-    /// What the attack optimised: of poisoned features [`PoisonFeatures::objective`], of an attack on pixels the same at their features,
-    /// before rounding.
+    /// What the attack optimised: of poisoned features [`PoisonFeatures::objective`], of an attack on pixels the same
+    /// at their features, before rounding.
     pub objective: f64,
     /// Whether every label is that of the training sample that the poison is made of.
     pub clean_label: bool,
@@ -128,7 +128,8 @@ pub struct Poisons {
     pub eps_d: f64,
     /// How well each was matched, and how usual its features are.
     pub fits: Vec<Fit>,
-    /// The yardstick of feature distances: the median, over the clean training samples, of the distance to the nearest other one.
+    /// The yardstick of feature distances: the median, over the clean training samples, of the distance to the nearest
+    /// other one.
     pub clean_nearest: f64,
     /// Share of the poisoned features that count as outliers as those of images do; `None` where images were not made
     /// of features.
@@ -137,7 +138,8 @@ pub struct Poisons {
     pub taught: Option<Taught>,
     /// Mean over the poisons of what feature matching minimises, the least so far, at some passes; otherwise empty.
     pub curve: Vec<CurvePoint>,
-    /// The attack's objective at the features of the images, at some steps of their refinement, or of an attack on pixels; otherwise empty.
+    /// The attack's objective at the features of the images, at some steps of their refinement, or of an attack on
+    /// pixels; otherwise empty.
     pub refined: Vec<CurvePoint>,
 }
 
@@ -167,8 +169,8 @@ pub enum Stopped {
     Rounds,
 }
 
-/// How well one poison was matched, and how usual its features are among clean ones. Distances and norms are L2, in the space that the
-/// head sees. Of an attack on pixels, the poisoned features are those before rounding.
+/// How well one poison was matched, and how usual its features are among clean ones. Distances and norms are L2, in the
+/// space that the head sees. Of an attack on pixels, the poisoned features are those before rounding.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Fit {
     /// From the features of the base image to the poisoned features.
@@ -177,7 +179,8 @@ pub struct Fit {
     pub distance_unrounded: f32,
     /// The same after rounding.
     pub distance: f32,
-    /// From the 8-bit image's features to the set that the poisoned features had to lie in; with `knn`, to a near point of it.
+    /// From the 8-bit image's features to the set that the poisoned features had to lie in; with `knn`, to a near point
+    /// of it.
     pub outside: f32,
     /// Norm of the 8-bit image's features.
     pub norm: f32,
@@ -195,14 +198,15 @@ pub struct Fit {
 pub const OUTLIER: f32 = 3.5;
 
 impl Fit {
-    /// Whether the norm is unusual among clean samples, or the nearest clean sample unusually far. (That it is near is no wonder: the
-    /// image that a poison is made of is among them.)
+    /// Whether the norm is unusual among clean samples, or the nearest clean sample unusually far. (That it is near is
+    /// no wonder: the image that a poison is made of is among them.)
     #[must_use]
     pub fn is_outlier(&self) -> bool {
         self.norm_z.abs() > OUTLIER || self.nearest_z > OUTLIER
     }
 
-    /// The share of its norm by which an image may miss a set and still count as inside: rounding to 8 bits moves features as far.
+    /// The share of its norm by which an image may miss a set and still count as inside: rounding to 8 bits moves
+    /// features as far.
     pub const TOUCH: f32 = 0.01;
 
     /// Names of the measured numbers, in the order of [`Fit::numbers`].
@@ -224,14 +228,16 @@ impl Fit {
 }
 
 impl Poisons {
-    /// Median over the poisons of the distance after rounding, in units of the clean samples' median distance to their nearest others.
+    /// Median over the poisons of the distance after rounding, in units of the clean samples' median distance to their
+    /// nearest others.
     #[must_use]
     pub fn relative_distance(&self) -> f64 {
         let mut distances: Vec<f64> = self.fits.iter().map(|f| f64::from(f.distance) / self.clean_nearest).collect();
         median(&mut distances)
     }
 
-    /// Share of the poisons whose features lie outside of the set that they had to lie in, by more than [`Fit::TOUCH`] of their norm.
+    /// Share of the poisons whose features lie outside of the set that they had to lie in, by more than [`Fit::TOUCH`]
+    /// of their norm.
     #[must_use]
     pub fn outside(&self) -> f64 {
         let out = |f: &&Fit| f.outside > Fit::TOUCH * f.norm;

@@ -68,7 +68,8 @@ impl Seconds {
 }
 
 impl Results {
-    /// What Criterion last measured of every work, from its folder; works without a measurement are left out. Measures the machine.
+    /// What Criterion last measured of every work, from its folder; works without a measurement are left out. Measures
+    /// the machine.
     ///
     /// # Errors
     /// A file of Criterion's cannot be read, or the machine not be measured.

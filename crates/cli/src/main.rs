@@ -52,7 +52,8 @@ fn main() -> ExitCode {
     if let Err(e) = ctrlc::set_handler(handler) {
         tracing::warn!("Ctrl-C will not stop cleanly: {e}");
     }
-    // Backends panic where they fail. The runner catches that and reports an error; the panic's own words go to the log.
+    // Backends panic where they fail. The runner catches that and reports an error; the panic's own words go to the
+    // log.
     std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
     let done = catch_unwind(AssertUnwindSafe(|| commands::execute(&args, &printer, &cancel))).unwrap_or_else(|_| {
         Err(anyhow::anyhow!("hemlock failed inside; run it again with -vv and report what it says"))

@@ -58,8 +58,8 @@ impl Geometry {
         Phase { taps: (0..self.kernel * self.kernel).map(tap).collect(), stride: self.stride, step: 1, offset: [0, 0] }
     }
 
-    /// An input pixel `i` is read by the outputs `(i + padding - k) / stride` that are whole. Which taps these are depends on `i`
-    /// modulo the stride: a phase for each.
+    /// An input pixel `i` is read by the outputs `(i + padding - k) / stride` that are whole. Which taps these are
+    /// depends on `i` modulo the stride: a phase for each.
     fn backwards(&self) -> Vec<Phase> {
         let Self { kernel, stride, padding, .. } = *self;
         let along = |offset: usize, k: usize| {
@@ -93,8 +93,8 @@ impl Conv {
         }
     }
 
-    /// The derivative by the input: of a function whose derivative by what the convolution makes is given, that by what it is
-    /// made of.
+    /// The derivative by the input: of a function whose derivative by what the convolution makes is given, that by what
+    /// it is made of.
     ///
     /// # Panics
     /// As [`Conv::new`].

@@ -53,7 +53,8 @@ pub(crate) struct Tap {
 
 /// Some rows and columns of the result, and the taps of their sums.
 ///
-/// The result at `(a step + oy, b step + ox)` is the sum over the taps of matrix times input at `(a stride + dy, b stride + dx)`.
+/// The result at `(a step + oy, b step + ox)` is the sum over the taps of matrix times input at `(a stride + dy, b
+/// stride + dx)`.
 #[derive(Debug, Clone)]
 pub(crate) struct Phase {
     pub(crate) taps: Vec<Tap>,
@@ -128,8 +129,8 @@ impl Run<'_> {
         }
     }
 
-    /// All images of `B` blocks of the result: one block of the input after the other, so that its matrices stay in the nearest
-    /// cache.
+    /// All images of `B` blocks of the result: one block of the input after the other, so that its matrices stay in the
+    /// nearest cache.
     #[inline(always)]
     fn images<S: Simd, const P: usize, const B: usize, const V: usize, const STRIDE: usize>(
         &mut self,
@@ -176,8 +177,8 @@ impl Run<'_> {
         }
     }
 
-    /// `P` pixels of `B` blocks: what one block of the input adds to them. Its first pixel in the input (for a tap without offset, less
-    /// the border), and in the result.
+    /// `P` pixels of `B` blocks: what one block of the input adds to them. Its first pixel in the input (for a tap
+    /// without offset, less the border), and in the result.
     #[inline(always)]
     fn tile<S: Simd, const P: usize, const B: usize, const V: usize, const STRIDE: usize>(
         &mut self,

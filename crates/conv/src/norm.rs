@@ -65,7 +65,8 @@ impl Moments {
 }
 
 impl Planes {
-    /// Writes `scale self + shift`, by channel, and `plus` to that; of this its positive part if it is `rectified`. NaN stays NaN.
+    /// Writes `scale self + shift`, by channel, and `plus` to that; of this its positive part if it is `rectified`. NaN
+    /// stays NaN.
     ///
     /// # Panics
     /// Planes of another shape, or not one number for each channel.
@@ -180,7 +181,8 @@ impl Mapped<'_> {
     }
 }
 
-/// Sums by channel of the distances of `values` to the first of `about`, and of their products with those of `with` to the second.
+/// Sums by channel of the distances of `values` to the first of `about`, and of their products with those of `with` to
+/// the second.
 pub(crate) struct Sums<'a> {
     pub(crate) values: &'a Planes,
     pub(crate) with: &'a Planes,

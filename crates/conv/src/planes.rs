@@ -17,7 +17,8 @@ impl Lanes {
     }
 }
 
-/// Images `[images, channels, height, width]` of f32, as `[images, blocks, height + 2 border, width + 2 border]` of 16 channels each.
+/// Images `[images, channels, height, width]` of f32, as `[images, blocks, height + 2 border, width + 2 border]` of 16
+/// channels each.
 ///
 /// The border is zero, and so are the channels that fill the last block.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,8 +32,8 @@ pub struct Planes {
 }
 
 impl Planes {
-    /// Black images of that shape, `[images, channels, height, width]`. A convolution that pads by more than `border` cannot read
-    /// them.
+    /// Black images of that shape, `[images, channels, height, width]`. A convolution that pads by more than `border`
+    /// cannot read them.
     #[must_use]
     pub fn new([images, channels, height, width]: [usize; 4], border: usize) -> Self {
         let mut planes = Self { images, channels, height, width, border, values: Vec::new() };
@@ -116,8 +117,8 @@ impl Planes {
         means
     }
 
-    /// Writes the derivative of a function of [`Planes::means`] of `of`, of that shape, where these are above zero; elsewhere zero:
-    /// the means' derivative through a ReLU.
+    /// Writes the derivative of a function of [`Planes::means`] of `of`, of that shape, where these are above zero;
+    /// elsewhere zero: the means' derivative through a ReLU.
     ///
     /// # Panics
     /// Another shape.
@@ -189,8 +190,8 @@ impl Planes {
     }
 }
 
-/// A row of a block of an image: where it lies, how many of its channels are not filled with zeros, and where the first of these lies
-/// in images `[images, channels, height, width]`.
+/// A row of a block of an image: where it lies, how many of its channels are not filled with zeros, and where the first
+/// of these lies in images `[images, channels, height, width]`.
 struct Row {
     at: usize,
     lanes: usize,

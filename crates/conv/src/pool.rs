@@ -3,8 +3,8 @@
 use crate::planes::{LANES, Lanes, Planes};
 
 impl Planes {
-    /// Writes the largest of the 3x3 pixels around every second one. What is pooled must not be negative, as after a ReLU: then the
-    /// border's zeros are never larger.
+    /// Writes the largest of the 3x3 pixels around every second one. What is pooled must not be negative, as after a
+    /// ReLU: then the border's zeros are never larger.
     ///
     /// # Panics
     /// `out` is not of half the height and width, rounded up, or there is no border.
@@ -22,8 +22,8 @@ impl Planes {
         });
     }
 
-    /// From the derivative `of` by what [`Planes::max_pool`] makes, that by what it pools, where this is above zero; elsewhere zero. Of
-    /// equals, the first is the largest.
+    /// From the derivative `of` by what [`Planes::max_pool`] makes, that by what it pools, where this is above zero;
+    /// elsewhere zero. Of equals, the first is the largest.
     ///
     /// # Panics
     /// As [`Planes::max_pool`]; `by` is of another shape or border.

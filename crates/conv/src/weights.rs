@@ -14,8 +14,9 @@ const TOGETHER: usize = 2;
 const TASKS: usize = 8;
 
 impl Geometry {
-    /// The derivative by the weights, `[outputs, inputs, kernel, kernel]`, of a function whose derivative by what the convolution makes of
-    /// each of the planes `x` is that of `of`. Over the threads of the current rayon pool, whose number changes no result.
+    /// The derivative by the weights, `[outputs, inputs, kernel, kernel]`, of a function whose derivative by what the
+    /// convolution makes of each of the planes `x` is that of `of`. Over the threads of the current rayon pool, whose
+    /// number changes no result.
     ///
     /// # Panics
     /// Planes of shapes that do not fit, or with a border smaller than the padding.

@@ -166,7 +166,8 @@ fn check_lengths(cifar: Cifar, place: &Path, lengths: &BTreeMap<&'static str, us
     }
 }
 
-/// Hashes a dataset's files, each by its name and its contents, in the layout's order: the same for a folder and its archive.
+/// Hashes a dataset's files, each by its name and its contents, in the layout's order: the same for a folder and its
+/// archive.
 fn files_hasher(cifar: Cifar) -> FieldHasher {
     let mut hasher = FieldHasher::new("hemlock-data cifar files v1");
     hasher.field(cifar.to_string().as_bytes());

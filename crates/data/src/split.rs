@@ -96,7 +96,8 @@ impl SplitSpec {
     /// validation and test are none where the split is cut from the training pool.
     ///
     /// # Errors
-    /// A class has fewer images than a split asks for, nothing is left to train on, or nothing says how large the test split is.
+    /// A class has fewer images than a split asks for, nothing is left to train on, or nothing says how large the test
+    /// split is.
     pub fn choose(
         &self,
         classes: &[String],

@@ -25,8 +25,8 @@ use victim::Train;
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
-    /// What the victim is trained on beside poisons, for comparison; absent: all of it, and nothing for victims that train a network,
-    /// which takes them minutes.
+    /// What the victim is trained on beside poisons, for comparison; absent: all of it, and nothing for victims that
+    /// train a network, which takes them minutes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub controls: Option<Vec<ControlKind>>,
     /// The splits whose error aligned flips raise; equal to what attacks see, unless a spec says otherwise.
@@ -254,8 +254,8 @@ impl Victims<'_> {
         })
     }
 
-    /// Trains on controls for `m` poisons, or for those that stand in the place of the clean samples `replaced`. `head` is a linear one on
-    /// clean data.
+    /// Trains on controls for `m` poisons, or for those that stand in the place of the clean samples `replaced`. `head`
+    /// is a linear one on clean data.
     fn controls(
         &self,
         params: &Params,

@@ -63,9 +63,10 @@ fn change(a: &Array3<f64>, b: &Array3<f64>) -> Change {
     }
 }
 
-/// Structural similarity of two grey images `[height, width]` in `[0, 1]` (Wang, Bovik, Sheikh & Simoncelli, "Image quality assessment:
-/// from error visibility to structural similarity", 2004): the mean over all 11 x 11 windows that lie within the images, weighted by
-/// a Gaussian of standard deviation 1.5, with `K1 = 0.01` and `K2 = 0.03`. In an image with a side below 11, windows are as long as the side.
+/// Structural similarity of two grey images `[height, width]` in `[0, 1]` (Wang, Bovik, Sheikh & Simoncelli, "Image
+/// quality assessment: from error visibility to structural similarity", 2004): the mean over all 11 x 11 windows that
+/// lie within the images, weighted by a Gaussian of standard deviation 1.5, with `K1 = 0.01` and `K2 = 0.03`. In an
+/// image with a side below 11, windows are as long as the side.
 #[must_use]
 pub fn ssim(a: ArrayView2<f64>, b: ArrayView2<f64>) -> f64 {
     const C1: f64 = 0.01 * 0.01;

@@ -15,9 +15,9 @@ use crate::{Normalize, Splits};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Import {
-    /// A `.npz` or `.safetensors` file, or a folder of `.npy` files; a relative path starts at the data root (`--data` or
-    /// `HEMLOCK_DATA`). Its arrays are `train`, `test` and, if need be, `validation`: features `[n, d]`, and `train_labels` and
-    /// so on: classes `[n]`, counted from 0.
+    /// A `.npz` or `.safetensors` file, or a folder of `.npy` files; a relative path starts at the data root (`--data`
+    /// or `HEMLOCK_DATA`). Its arrays are `train`, `test` and, if need be, `validation`: features `[n, d]`, and
+    /// `train_labels` and so on: classes `[n]`, counted from 0.
     pub path: PathBuf,
     /// Samples of `train` that are held out, where the file has no `validation`; class-balanced.
     #[serde(default)]

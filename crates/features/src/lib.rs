@@ -101,8 +101,8 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = Inputs;
     type Output = Features;
 
-    /// Extraction is what there was before there were methods. Of imported features, the digest says more than where they
-    /// lie, and the seed matters where samples are drawn.
+    /// Extraction is what there was before there were methods. Of imported features, the digest says more than where
+    /// they lie, and the seed matters where samples are drawn.
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
         let mut value = serde_json::to_value(params)?;
         if let Some(fields) = value.as_object_mut() {

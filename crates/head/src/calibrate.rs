@@ -12,13 +12,13 @@ use crate::{Head, HeadError, Samples};
 ///
 /// At such a head the gradient is orthogonal to the weights and zero in the biases, which matters for poisoning. At
 /// parameters `w` a poison `(z, y)` with logits `s` contributes `<w, g> = E_p[s] - s_y` to the inner product of the
-/// gradient with the parameters, and that is bounded below by a constant of the number of classes, however large `z` is;
-/// to the bias gradient it contributes at most 1 in each class. So `m` poisons, even with unbounded features, can
+/// gradient with the parameters, and that is bounded below by a constant of the number of classes, however large `z`
+/// is; to the bias gradient it contributes at most 1 in each class. So `m` poisons, even with unbounded features, can
 /// cancel only a gradient whose inner product with the parameters and whose bias part are at most of order `m`.
 ///
 /// # Errors
-/// No samples, samples that do not fit the head, a weight decay that is negative or not finite, or a head that is so wrong that no
-/// positive scale helps.
+/// No samples, samples that do not fit the head, a weight decay that is negative or not finite, or a head that is so
+/// wrong that no positive scale helps.
 pub fn calibrate(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Result<Head, HeadError> {
     HeadError::check_non_negative("weight_decay", weight_decay)?;
     head.check_samples(blocks)?;

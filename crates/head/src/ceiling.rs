@@ -8,26 +8,28 @@ use crate::lbfgs::{Limits, minimize};
 use crate::loss::{add_weight_decay, loss_and_gradient_sum};
 use crate::{Constraint, Head, HeadError, Preconditioner, Samples};
 
-/// How sharply the worst label stands for all: the bound is above the true maximum over labels by at most `ln K` of this.
+/// How sharply the worst label stands for all: the bound is above the true maximum over labels by at most `ln K` of
+/// this.
 const SMOOTHING: f64 = 0.05;
 /// The share of the clean head that the search starts at: where poisons matter, heads are small.
 const START: f64 = 0.25;
 /// Steps of the search. Every head gives a bound, so that it may end anywhere.
 const STEPS: usize = 100;
 
-/// An upper bound of the mean cross-entropy on the clean samples, of any head that is trained to its minimum on them and on
-/// `poisons` more samples, of any labels, that a constraint lets through. `clean_head` is where the search for the bound starts, and
-/// `keep_going` sees its steps, as that of [`fit`](crate::fit) does; where it ends early, the bound is less sharp.
+/// An upper bound of the mean cross-entropy on the clean samples, of any head that is trained to its minimum on them
+/// and on `poisons` more samples, of any labels, that a constraint lets through. `clean_head` is where the search for
+/// the bound starts, and `keep_going` sees its steps, as that of [`fit`](crate::fit) does; where it ends early, the
+/// bound is less sharp.
 ///
-/// For any head `w`, the trained head's objective is at most that of `w`, and its loss on poisons at least 0 (the argument of
-/// Steinhardt, Koh & Liang, 2017):
+/// For any head `w`, the trained head's objective is at most that of `w`, and its loss on poisons at least 0 (the
+/// argument of Steinhardt, Koh & Liang, 2017):
 ///
 /// ```text
 /// L_clean(w*) <= L_clean(w) + m/n max_(z, y) loss(w; z, y) + N/n lambda/2 |W|²,   N = n + m
 /// ```
 ///
-/// The maximum is bounded through the constraint's support function, as `ln Σ_k exp max_z (s_k - s_y)`, and the right side, convex for a
-/// convex set of one kind, is minimised by descent; over biases alone, where the set has no end.
+/// The maximum is bounded through the constraint's support function, as `ln Σ_k exp max_z (s_k - s_y)`, and the right
+/// side, convex for a convex set of one kind, is minimised by descent; over biases alone, where the set has no end.
 ///
 /// # Errors
 /// No samples, samples that do not fit the head, or a weight decay that is negative or not finite.
@@ -201,7 +203,8 @@ mod tests {
         assert!(found >= expected - 1e-9 && found < 1.1 * 2f64.ln());
     }
 
-    /// Two classes at 1 and -1, poisons up to 2: by symmetry heads have weights w/2 and -w/2, and the bound is one of w.
+    /// Two classes at 1 and -1, poisons up to 2: by symmetry heads have weights w/2 and -w/2, and the bound is one of
+    /// w.
     #[test]
     fn of_two_points_it_is_known() {
         let decay = 0.5;

@@ -54,9 +54,10 @@ pub enum ConstraintError {
 }
 
 impl Constraint {
-    /// The intersection of `kinds`, each of which lets through a share `quantile` of the clean samples (of a class; `box` lets
-    /// through all). `neighbors` is the k of `knn`. Sphere and slab are those of Steinhardt et al. (2017); where there are more than
-    /// two classes, the slab lies across the line from the mean of the other centroids to the class's own.
+    /// The intersection of `kinds`, each of which lets through a share `quantile` of the clean samples (of a class;
+    /// `box` lets through all). `neighbors` is the k of `knn`. Sphere and slab are those of Steinhardt et al. (2017);
+    /// where there are more than two classes, the slab lies across the line from the mean of the other centroids to the
+    /// class's own.
     ///
     /// # Errors
     /// A class without samples, or with too few, and sets without a common point.
@@ -102,7 +103,8 @@ impl Constraint {
         Ok(())
     }
 
-    /// The set itself if it has an end, and else the part of it that lies no farther from the origin than the farthest clean sample.
+    /// The set itself if it has an end, and else the part of it that lies no farther from the origin than the farthest
+    /// clean sample.
     ///
     /// # Errors
     /// A class without samples, and sets without a common point.
@@ -128,8 +130,8 @@ impl Constraint {
         self.convex.is_empty() && self.near.is_none()
     }
 
-    /// Moves every row of `features`, `[m, d]`, to the nearest point of its label's set; with `knn`, which is not convex, to a near
-    /// point of it.
+    /// Moves every row of `features`, `[m, d]`, to the nearest point of its label's set; with `knn`, which is not
+    /// convex, to a near point of it.
     pub fn project(&self, features: &mut Array2<f64>, labels: &[u32]) {
         if self.is_none() {
             return;
@@ -176,7 +178,8 @@ impl Constraint {
         self.convex.iter().all(|set| off(set) <= slack)
     }
 
-    /// Where alternating projections end too early, at sets that hardly overlap: the rest of the way on the line to a point inside.
+    /// Where alternating projections end too early, at sets that hardly overlap: the rest of the way on the line to a
+    /// point inside.
     fn draw_inside(&self, mut row: ArrayViewMut1<'_, f64>, anchor: &Array1<f64>, label: usize) {
         if self.convex_holds(row.view(), label) {
             return;
@@ -386,8 +389,8 @@ mod tests {
         assert!(close(&found, &array![[0.5, 0.75f64.sqrt()]], 1e-6), "{found}");
     }
 
-    /// A projection is where `<z - p, q - p> <= 0` for every point q of the set. Of eight `points` in three dimensions, every other
-    /// one is of class 1.
+    /// A projection is where `<z - p, q - p> <= 0` for every point q of the set. Of eight `points` in three dimensions,
+    /// every other one is of class 1.
     fn check_projections(points: Vec<f64>, z: Vec<f64>) -> Result<(), TestCaseError> {
         let clean = Array2::from_shape_vec((8, 3), points).unwrap();
         let labels = [0, 1, 0, 1, 0, 1, 0, 1];

@@ -11,8 +11,8 @@ use crate::precondition::Preconditioner;
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 
-/// `H V = (P ∘ (U - Σₖ Pₖ Uₖ))ᵀ [Z, 1]` with `U = [Z, 1] Vᵀ`, `[K, d + 1]`: the Hessian of the summed cross-entropy times
-/// a direction `V`, packed like the head; without weight decay. The labels play no part.
+/// `H V = (P ∘ (U - Σₖ Pₖ Uₖ))ᵀ [Z, 1]` with `U = [Z, 1] Vᵀ`, `[K, d + 1]`: the Hessian of the summed cross-entropy
+/// times a direction `V`, packed like the head; without weight decay. The labels play no part.
 ///
 /// # Errors
 /// Samples or a direction that do not fit the head.

@@ -38,7 +38,8 @@ pub(crate) fn map_chunks<'a, T: Send>(
 /// Elements that the parts of a sum may have together while they wait for it: heads of many classes are large.
 const MOST_ELEMENTS: usize = 1 << 23;
 
-/// Adds up what `part` makes of chunks, in row order, as [`map_chunks`] makes it: `zero` is the empty sum, of so many `elements`.
+/// Adds up what `part` makes of chunks, in row order, as [`map_chunks`] makes it: `zero` is the empty sum, of so many
+/// `elements`.
 pub(crate) fn sum_chunks<'a, T: Send>(
     blocks: &[Samples<'a>],
     (size, columns, elements): (usize, usize, usize),
@@ -52,8 +53,8 @@ pub(crate) fn sum_chunks<'a, T: Send>(
         .fold(zero, |sum, some| map_chunks(some, size, columns, &part).into_iter().fold(sum, &add))
 }
 
-/// The sum of `cᵀ [Z, 1]` over chunks, in row order, `[K, d + 1]`: `coefficients` makes `c`, `[rows, K]`, of a chunk's samples, their
-/// features, and what stands beside it.
+/// The sum of `cᵀ [Z, 1]` over chunks, in row order, `[K, d + 1]`: `coefficients` makes `c`, `[rows, K]`, of a chunk's
+/// samples, their features, and what stands beside it.
 pub(crate) fn sum_outer<'a, B: Sync>(
     chunks: &[(Samples<'a>, B)],
     shape: (usize, usize),

@@ -108,8 +108,8 @@ impl Memory {
         self.0.clear();
     }
 
-    /// Remembers a step and the change of the gradient, if the function curves upwards along it. `precondition` multiplies by a
-    /// guess of the inverse Hessian.
+    /// Remembers a step and the change of the gradient, if the function curves upwards along it. `precondition`
+    /// multiplies by a guess of the inverse Hessian.
     fn push(&mut self, step: Array2<f64>, change: Array2<f64>, precondition: impl Fn(&Array2<f64>) -> Array2<f64>) {
         let curvature = inner(&step, &change);
         // A pair of rounding noise would break positive definiteness.

@@ -6,8 +6,9 @@ use crate::kernel::{CHUNK, add_outer, scores, sum_chunks};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 
-/// The mean over the samples of all blocks of `sigmoid(-margin / temperature)`, in `[0, 1]`, and its gradient `[K, d + 1]`. The margin
-/// is the label's logit less the largest other one, so that a low temperature gives the share of mistakes.
+/// The mean over the samples of all blocks of `sigmoid(-margin / temperature)`, in `[0, 1]`, and its gradient `[K, d +
+/// 1]`. The margin is the label's logit less the largest other one, so that a low temperature gives the share of
+/// mistakes.
 ///
 /// Unlike cross-entropy it is bounded: raising it takes mistakes, not a few enormous losses.
 ///

@@ -11,8 +11,8 @@ use crate::{Head, HeadError, Samples};
 /// `d⟨R, G(z, y)⟩/dz = R_Wᵀ (p - e_y) + Wᵀ (diag p - p pᵀ) (R_W z + R_b)` for every sample, `[m, d]`.
 ///
 /// `direction` is `R`, packed like the head. With `R` the gradient that is left when poisons try to cancel the clean
-/// one, this is the gradient of Gradient Canceling's objective (Lu et al., 2023) times the squared clean count; with `R`
-/// a Hessian-solve, it is the mixed term of total gradient descent ascent.
+/// one, this is the gradient of Gradient Canceling's objective (Lu et al., 2023) times the squared clean count; with
+/// `R` a Hessian-solve, it is the mixed term of total gradient descent ascent.
 ///
 /// # Errors
 /// Samples or a direction that do not fit the head.

@@ -20,17 +20,19 @@ const MOST_ELEMENTS: usize = 1 << 24;
 /// Rows of a matrix that is factored element by element.
 const SMALL: usize = 128;
 
-/// A guess of the inverse Hessian of the training objective. It needs to be near only: one of the clean samples serves every
-/// training set that adds a few poisons to them.
+/// A guess of the inverse Hessian of the training objective. It needs to be near only: one of the clean samples serves
+/// every training set that adds a few poisons to them.
 #[derive(Debug, PartialEq)]
 pub struct Preconditioner {
-    /// For every class, or one for all, `T`, lower triangular, `[d + 1, d + 1]`: `TᵀT` multiplies the class's row of a gradient.
+    /// For every class, or one for all, `T`, lower triangular, `[d + 1, d + 1]`: `TᵀT` multiplies the class's row of a
+    /// gradient.
     whitening: Vec<Array2<f64>>,
 }
 
 impl Preconditioner {
-    /// The inverse Hessian at the zero head, for the samples of all blocks. There the Hessian multiplies every row of a gradient (whose
-    /// columns sum to zero over classes) by the same matrix, `AᵀA / (N K) + λ diag(1, …, 1, 0)`, `A = [Z, 1]`.
+    /// The inverse Hessian at the zero head, for the samples of all blocks. There the Hessian multiplies every row of a
+    /// gradient (whose columns sum to zero over classes) by the same matrix, `AᵀA / (N K) + λ diag(1, …, 1, 0)`, `A =
+    /// [Z, 1]`.
     ///
     /// # Errors
     /// No samples, blocks that do not fit each other, or a weight decay that is negative or not finite.
@@ -46,9 +48,9 @@ impl Preconditioner {
         Ok(Self { whitening: vec![whitening(hessian)] })
     }
 
-    /// The inverse of the Hessian's blocks at a head, one for each class, `Aᵀ diag(p ∘ (1 - p)) A / N + λ diag(1, …, 1, 0)`, estimated on
-    /// some thousand samples of every block. Much nearer than [`Preconditioner::new`] where classes are many, and dearer; so dear where features are
-    /// many, too, that it is the other one there.
+    /// The inverse of the Hessian's blocks at a head, one for each class, `Aᵀ diag(p ∘ (1 - p)) A / N + λ diag(1, …, 1,
+    /// 0)`, estimated on some thousand samples of every block. Much nearer than [`Preconditioner::new`] where classes
+    /// are many, and dearer; so dear where features are many, too, that it is the other one there.
     ///
     /// # Errors
     /// As [`Preconditioner::new`], and samples that do not fit the head.

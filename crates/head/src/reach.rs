@@ -1,8 +1,8 @@
 //! How far poisons can push the gradient at a head: what bounds the targets that few poisons can reach.
 //!
-//! At a head `w` a poison `(z, y)` contributes `g(z, y) = (p(z) - e_y) [z, 1]ᵀ` to the summed gradient. [`Reach`] finds the
-//! poison of a constraint set that goes farthest along a direction, the support function of all contributions, by ascent
-//! from many starts; [`poisonability`] turns it into lower bounds of the budget that makes `w` stationary.
+//! At a head `w` a poison `(z, y)` contributes `g(z, y) = (p(z) - e_y) [z, 1]ᵀ` to the summed gradient. [`Reach`] finds
+//! the poison of a constraint set that goes farthest along a direction, the support function of all contributions, by
+//! ascent from many starts; [`poisonability`] turns it into lower bounds of the budget that makes `w` stationary.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -140,8 +140,8 @@ impl<'a> Reach<'a> {
         climbers.best().ok_or(HeadError::Empty)
     }
 
-    /// An upper bound of `⟨direction, g(z, y)⟩` over all poisons that holds without any search, as `p` is a mean over classes:
-    /// the largest `⟨U_k - U_y, [z, 1]⟩`, linear in `z`.
+    /// An upper bound of `⟨direction, g(z, y)⟩` over all poisons that holds without any search, as `p` is a mean over
+    /// classes: the largest `⟨U_k - U_y, [z, 1]⟩`, linear in `z`.
     #[must_use]
     pub fn upper_bound(&self, direction: ArrayView2<'_, f64>) -> f64 {
         let (weight, bias) = unpack(direction);
@@ -154,8 +154,8 @@ impl<'a> Reach<'a> {
         (0..classes).into_par_iter().map(of_label).reduce(|| 0.0, f64::max)
     }
 
-    /// The best clean samples of every label, points far beyond them and along the directions that separate classes, within the
-    /// constraint.
+    /// The best clean samples of every label, points far beyond them and along the directions that separate classes,
+    /// within the constraint.
     fn starts(&self, goal: Goal<'_>, labels: &[u32]) -> Result<Candidates, HeadError> {
         let clean = match goal {
             Goal::Along(direction) => {
@@ -309,16 +309,16 @@ fn take_first<T>(values: &mut Vec<T>, count: usize, order: impl Fn(&T, &T) -> Or
     values.sort_by(order);
 }
 
-/// Lower bounds of the share of poisons, of the clean count, that makes a head stationary: with less, no attack reaches it. Infinite
-/// where no number does.
+/// Lower bounds of the share of poisons, of the clean count, that makes a head stationary: with less, no attack reaches
+/// it. Infinite where no number does.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Poisonability {
-    /// The clean gradient's norm over the largest norm of a poison's contribution, as far as ascent finds it. Without a constraint,
-    /// poisons are searched for up to a thousand times the largest clean norm.
+    /// The clean gradient's norm over the largest norm of a poison's contribution, as far as ascent finds it. Without a
+    /// constraint, poisons are searched for up to a thousand times the largest clean norm.
     pub norm: f64,
-    /// The sharpest of the support-function bounds `⟨-r, u⟩ / max ⟨u, c(z, y)⟩`, with `u` minus the gradient `r`, its parts in
-    /// weights and biases, and its part along the parameters themselves; `c` is a poison's contribution. The maximum is the largest
-    /// value that ascent from many starts finds.
+    /// The sharpest of the support-function bounds `⟨-r, u⟩ / max ⟨u, c(z, y)⟩`, with `u` minus the gradient `r`, its
+    /// parts in weights and biases, and its part along the parameters themselves; `c` is a poison's contribution. The
+    /// maximum is the largest value that ascent from many starts finds.
     pub support: f64,
     /// The same with an upper bound of the maximum that needs no search: certain, and weaker.
     pub certain: f64,

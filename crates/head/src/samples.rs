@@ -13,8 +13,8 @@ use crate::kernel::CHUNK;
 /// Features `[n, d]` with one label each: finite, `d >= 1`, labels below `classes >= 2`. May hold no samples at all.
 ///
 /// A view, cheap to copy; a training set is a slice of these, such as `&[clean, poisons]`. Features are f64 or f32; the
-/// latter become f64 chunk by chunk, when they are used, so that they may lie in a file that is mapped into memory and is
-/// larger than it.
+/// latter become f64 chunk by chunk, when they are used, so that they may lie in a file that is mapped into memory and
+/// is larger than it.
 #[derive(Debug, Clone, Copy)]
 pub struct Samples<'a> {
     features: Stored<'a>,

@@ -11,8 +11,8 @@ const BLOCK: usize = 64;
 /// Most clean samples whose nearest neighbours are searched; of more, some stand for all.
 const SAMPLES: usize = 10_000;
 
-/// The `k` rows of `reference` `[n, d]` that are nearest to each row of `queries` `[m, d]`: index and L2 distance, nearest first; of
-/// equal distances the smaller index. Fewer where `reference` has fewer.
+/// The `k` rows of `reference` `[n, d]` that are nearest to each row of `queries` `[m, d]`: index and L2 distance,
+/// nearest first; of equal distances the smaller index. Fewer where `reference` has fewer.
 pub(crate) fn nearest(queries: ArrayView2<f32>, reference: ArrayView2<f32>, k: usize) -> Vec<Vec<(usize, f32)>> {
     let squares: Vec<f32> = reference.rows().into_iter().map(|r| r.dot(&r)).collect();
     let blocks: Vec<usize> = (0..queries.nrows()).step_by(BLOCK).collect();
@@ -75,7 +75,8 @@ impl Usual {
         Self { median: centre, deviation: median(&mut values) }
     }
 
-    /// The robust z-score `0.6745 (x - median) / MAD` (Iglewicz & Hoaglin, 1993), which of normal values is the ordinary one.
+    /// The robust z-score `0.6745 (x - median) / MAD` (Iglewicz & Hoaglin, 1993), which of normal values is the
+    /// ordinary one.
     pub(crate) fn z(&self, x: f32) -> f32 {
         let off = f64::from(x) - self.median;
         // Norms of L2-normalised features differ by rounding alone.
@@ -108,7 +109,8 @@ impl Clean {
         }
     }
 
-    /// The share of `samples` `[m, d]` that would count as outliers among the `features` that were measured, if they were poisons.
+    /// The share of `samples` `[m, d]` that would count as outliers among the `features` that were measured, if they
+    /// were poisons.
     #[must_use]
     pub fn outliers(&self, samples: ArrayView2<f32>, features: ArrayView2<f32>) -> f64 {
         let found = nearest(samples, features, 1);

@@ -52,7 +52,8 @@ pub enum Params {
         /// Most passes through the extractor, forward and backward, per start.
         #[serde(default = "defaults::steps")]
         steps: u32,
-        /// Length of Adam's first step, also in refinement, and of L-BFGS's step where it knows no curvature; in pixel units of `[0, 1]`.
+        /// Length of Adam's first step, also in refinement, and of L-BFGS's step where it knows no curvature; in pixel
+        /// units of `[0, 1]`.
         #[serde(default = "defaults::step")]
         step: f64,
         /// An image is done when ten passes lower its loss by less than this share.
@@ -61,12 +62,13 @@ pub enum Params {
         /// Where an image starts.
         #[serde(default)]
         start: Start,
-        /// Further starts, at the clean training images whose features are nearest to the poisoned ones; the best result is kept.
+        /// Further starts, at the clean training images whose features are nearest to the poisoned ones; the best
+        /// result is kept.
         #[serde(default)]
         restarts: u32,
-        /// Steps of all images together, once they are matched, on the objective that the poisoned features were made for; 0: none. The
-        /// first ones are long, so that a few undo what was matched. The features pull on the images with the same strength to the
-        /// end, and `beta` weighs against that.
+        /// Steps of all images together, once they are matched, on the objective that the poisoned features were made
+        /// for; 0: none. The first ones are long, so that a few undo what was matched. The features pull on the images
+        /// with the same strength to the end, and `beta` weighs against that.
         #[serde(default)]
         refine: u32,
         /// Where refinement starts. `base` and `random` are controls, for how much of a refined attack owes nothing to
@@ -330,8 +332,8 @@ pub fn extracted(port: &Port, made_with: &Value) -> Result<(), ParamError> {
     Ok(())
 }
 
-/// Feature distance, as a share of the clean samples' median distance to their nearest others, at which an image counts as matched. Rounding
-/// to 8 bits moves features about as far.
+/// Feature distance, as a share of the clean samples' median distance to their nearest others, at which an image counts
+/// as matched. Rounding to 8 bits moves features about as far.
 const EXACT: f64 = 0.01;
 
 /// The images that feature matching starts at.

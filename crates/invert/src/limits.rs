@@ -27,7 +27,8 @@ pub enum Range {
 }
 
 impl Range {
-    /// As stages say it: the largest change of a pixel in grey levels of 255, if there is one, or whether pixels are free.
+    /// As stages say it: the largest change of a pixel in grey levels of 255, if there is one, or whether pixels are
+    /// free.
     #[must_use]
     pub fn new(linf: Option<u8>, free: bool) -> Self {
         match linf {

@@ -124,8 +124,8 @@ impl Problem<'_> {
 }
 
 impl Matching {
-    /// Pixels in `[0, 1]` that minimise `|f(x) - zeta|^2 + beta |x - x_b|^2`, `f` in the head's space, from each of `starts`
-    /// starts, the best kept. `start` gives pixels in `[0, 1]` for a poison and the number of a start.
+    /// Pixels in `[0, 1]` that minimise `|f(x) - zeta|^2 + beta |x - x_b|^2`, `f` in the head's space, from each of
+    /// `starts` starts, the best kept. `start` gives pixels in `[0, 1]` for a poison and the number of a start.
     pub(crate) fn run(
         &self,
         problem: &Problem,
@@ -383,7 +383,8 @@ mod tests {
         assert_eq!(matched.passes, [1; 4], "matched from the first");
     }
 
-    /// Run by hand: a timing. What the optimiser adds to the passes through a ResNet-20 is to stay below a tenth of them.
+    /// Run by hand: a timing. What the optimiser adds to the passes through a ResNet-20 is to stay below a tenth of
+    /// them.
     #[test]
     #[ignore = "a timing"]
     #[allow(clippy::print_stderr)]

@@ -29,8 +29,8 @@ pub struct Measure<'a> {
 }
 
 impl Measure<'_> {
-    /// The 8-bit images of `pixels`, `[m, 3, height, width]`, and their measures. `zeta`, `[m, d]`, are the features that were
-    /// wanted; `None`: those that the pixels have before rounding. `passes` are those that each image took.
+    /// The 8-bit images of `pixels`, `[m, 3, height, width]`, and their measures. `zeta`, `[m, d]`, are the features
+    /// that were wanted; `None`: those that the pixels have before rounding. `passes` are those that each image took.
     ///
     /// # Errors
     /// Images that do not fit the extractor, an interruption.

@@ -10,8 +10,8 @@ use std::{collections::BTreeMap, ops::Range, sync::Mutex, sync::PoisonError};
 /// Images of one tile on the processor. They do not touch each other, so the number changes no result.
 pub(crate) const TILE: usize = 32;
 
-/// Memory for what passes leave behind to go back from, in bytes: some hundreds of CIFAR's images in a ResNet-20. Images beyond it
-/// go forward a second time.
+/// Memory for what passes leave behind to go back from, in bytes: some hundreds of CIFAR's images in a ResNet-20.
+/// Images beyond it go forward a second time.
 const KEPT: usize = 1 << 30;
 
 /// A frozen extractor, and the map from its output to the space that the head sees.
@@ -35,14 +35,14 @@ impl<'a> Frozen<'a> {
         self.normalization
     }
 
-    /// The derivative `[n, 3, height, width]` by the pixels of a function of the normalised features. `by_features` is told the features of
-    /// some images and the first one's row, and answers with the derivative by these features.
+    /// The derivative `[n, 3, height, width]` by the pixels of a function of the normalised features. `by_features` is
+    /// told the features of some images and the first one's row, and answers with the derivative by these features.
     pub(crate) fn pull(&self, pixels: &[f32], mut by_features: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
         self.extractor.pull(pixels, |row, features| self.by_features(features, |z| by_features(row, z)))
     }
 
-    /// The derivative by features of a function of the normalised ones: `by_normalized` is told these, and answers with the derivative by
-    /// them.
+    /// The derivative by features of a function of the normalised ones: `by_normalized` is told these, and answers with
+    /// the derivative by them.
     fn by_features(&self, features: &[f32], by_normalized: impl FnOnce(&[f32]) -> Vec<f32>) -> Vec<f32> {
         let d = self.extractor.feature_dim();
         let mut z = features.to_vec();
@@ -53,9 +53,9 @@ impl<'a> Frozen<'a> {
         by
     }
 
-    /// The derivative by the pixels `[n, 3, height, width]` of a function of the normalised features, many images in tiles. `by_features` is
-    /// told the features of some images and the first one's row, and answers with the derivative by these features, and what else it has
-    /// to say of them; that is returned in the order of the images.
+    /// The derivative by the pixels `[n, 3, height, width]` of a function of the normalised features, many images in
+    /// tiles. `by_features` is told the features of some images and the first one's row, and answers with the
+    /// derivative by these features, and what else it has to say of them; that is returned in the order of the images.
     ///
     /// # Errors
     /// None of its own.
@@ -100,7 +100,8 @@ impl<'a> Frozen<'a> {
         Ok((squares.concat(), gradient))
     }
 
-    /// Normalised features `[n, d]` of images `[n, 3, height, width]` that are not 8-bit, in units where these have `[0, 1]`.
+    /// Normalised features `[n, d]` of images `[n, 3, height, width]` that are not 8-bit, in units where these have
+    /// `[0, 1]`.
     ///
     /// # Errors
     /// The run was interrupted.
@@ -172,7 +173,8 @@ pub(crate) struct Pass {
     traces: BTreeMap<usize, Trace>,
 }
 
-/// The derivatives of the squared distances of features `z` to the first of `zeta`, of `d` numbers each, and the squared distances.
+/// The derivatives of the squared distances of features `z` to the first of `zeta`, of `d` numbers each, and the
+/// squared distances.
 fn distances(z: &[f32], zeta: &[f32], d: usize) -> (Vec<f32>, Vec<f32>) {
     let off: Vec<f32> = z.iter().zip(zeta).map(|(z, zeta)| z - zeta).collect();
     let squares = off.chunks_exact(d).map(|off| off.iter().map(|off| off * off).sum()).collect();
@@ -216,7 +218,8 @@ mod tests {
         }
     }
 
-    /// Going back along a pass gives the bytes of going forward a second time, also where there was no room for all traces.
+    /// Going back along a pass gives the bytes of going forward a second time, also where there was no room for all
+    /// traces.
     #[test]
     fn back_from_a_pass_is_the_gradient() {
         let extractor = extractor("resnet8-w4", 8);

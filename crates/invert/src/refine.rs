@@ -1,9 +1,10 @@
-//! Refinement: all images at once, on an attack's own objective: that which their features were made for, or, with no features before, from
-//! the base images on.
+//! Refinement: all images at once, on an attack's own objective: that which their features were made for, or, with no
+//! features before, from the base images on.
 //!
-//! Matching leaves an error on every image, and these errors add up in the head, whatever they do to the attack. Refinement goes on
-//! from there with the attack itself: at every step the objective is evaluated at the features that the images have, and every image
-//! goes towards features that are a step further down the objective, projected onto the constraint.
+//! Matching leaves an error on every image, and these errors add up in the head, whatever they do to the attack.
+//! Refinement goes on from there with the attack itself: at every step the objective is evaluated at the features that
+//! the images have, and every image goes towards features that are a step further down the objective, projected onto
+//! the constraint.
 
 use crate::{
     limits::Limits,
@@ -38,8 +39,8 @@ pub struct Refinement<'a> {
 }
 
 impl Refinement<'_> {
-    /// Moves the images `pixels`, `[m, 3, height, width]` in `[0, 1]`, within their limits. Returns them, and the objective as it is shown,
-    /// at some steps.
+    /// Moves the images `pixels`, `[m, 3, height, width]` in `[0, 1]`, within their limits. Returns them, and the
+    /// objective as it is shown, at some steps.
     ///
     /// # Errors
     /// Images that do not fit the extractor, an objective that is not finite, an interruption.
@@ -86,7 +87,8 @@ impl Refinement<'_> {
         Ok((pixels.map_err(|e| StageError::internal(format!("refined images have another size: {e}")))?, curve))
     }
 
-    /// Features one step down the objective, as far, in the root mean square, as features are long, and within the constraint.
+    /// Features one step down the objective, as far, in the root mean square, as features are long, and within the
+    /// constraint.
     fn ahead(&self, z: &Array2<f64>, mut gradient: Array2<f64>) -> Vec<f32> {
         let largest = |a: &Array2<f64>| a.iter().fold(0.0f64, |most, x| most.max(x.abs()));
         let length = |a: &Array2<f64>| a.iter().map(|x| x * x).sum::<f64>().sqrt();

@@ -149,7 +149,8 @@ pub fn open(backend: Backend) -> Result<Device, DeviceError> {
     open_one(backend, None)
 }
 
-/// The devices of a backend by names that [`open_named`] knows: one for each of several CUDA devices, and otherwise the backend's own.
+/// The devices of a backend by names that [`open_named`] knows: one for each of several CUDA devices, and otherwise the
+/// backend's own.
 #[must_use]
 pub fn names_of(backend: Backend) -> Vec<String> {
     #[cfg(feature = "cuda")]

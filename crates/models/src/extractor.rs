@@ -187,8 +187,9 @@ impl Extractor {
         }
     }
 
-    /// The derivative `[n, 3, h, w]` by the pixels, in `[0, 1]`, of a function of the features, on the calling thread alone.
-    /// `derivative` is told the features of some images and the first one's row, and answers with the derivative by these features.
+    /// The derivative `[n, 3, h, w]` by the pixels, in `[0, 1]`, of a function of the features, on the calling thread
+    /// alone. `derivative` is told the features of some images and the first one's row, and answers with the derivative
+    /// by these features.
     pub fn pull(&self, pixels: &[f32], mut derivative: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
         match &self.kernels {
             Kernels::Own(net) => {
@@ -213,8 +214,8 @@ impl Extractor {
         Passed { images, features }
     }
 
-    /// Features, and what [`Extractor::pull_back`] needs to go back from them: one pass where [`Extractor::forward`] and
-    /// [`Extractor::pull`] take two. `None` on devices where they do.
+    /// Features, and what [`Extractor::pull_back`] needs to go back from them: one pass where [`Extractor::forward`]
+    /// and [`Extractor::pull`] take two. `None` on devices where they do.
     #[must_use]
     pub fn trace(&self, pixels: &[f32]) -> Option<Trace> {
         let Kernels::Own(net) = &self.kernels else { return None };
@@ -231,8 +232,8 @@ impl Extractor {
         }
     }
 
-    /// The derivative `[n, 3, h, w]` by the pixels, in `[0, 1]`, of a function of the features, which has that derivative by these. The trace
-    /// is of this extractor.
+    /// The derivative `[n, 3, h, w]` by the pixels, in `[0, 1]`, of a function of the features, which has that
+    /// derivative by these. The trace is of this extractor.
     #[must_use]
     pub fn pull_back(&self, trace: Trace, by_features: &[f32]) -> Vec<f32> {
         match &self.kernels {

@@ -116,8 +116,8 @@ impl Frozen {
         (activations, shape)
     }
 
-    /// Features, and the derivative by the images of a function of the features: `derivative` gives it by the features of the images from a
-    /// row on.
+    /// Features, and the derivative by the images of a function of the features: `derivative` gives it by the features
+    /// of the images from a row on.
     pub(crate) fn pull(
         &self,
         images: &[f32],
@@ -304,8 +304,8 @@ pub(crate) fn geometry(conv: &Conv2d) -> Geometry {
     Geometry { inputs, outputs, kernel, stride: conv.stride[0], padding: kernel / 2 }
 }
 
-/// The shortcut of option A between so many channels, where these differ, as a convolution and its weights: every second pixel, each
-/// channel to the middle of the new ones.
+/// The shortcut of option A between so many channels, where these differ, as a convolution and its weights: every
+/// second pixel, each channel to the middle of the new ones.
 pub(crate) fn padding_channels([inputs, outputs]: [usize; 2]) -> Option<(Geometry, Vec<f32>)> {
     if inputs == outputs {
         return None;

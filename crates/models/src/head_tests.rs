@@ -1,7 +1,7 @@
 //! The head's closed forms (`hemlock-head`) against burn's automatic differentiation, in double precision.
 //!
-//! They stand here because the head itself knows no network library. Second derivatives are first derivatives of closed forms,
-//! as burn's autodiff is of first order.
+//! They stand here because the head itself knows no network library. Second derivatives are first derivatives of closed
+//! forms, as burn's autodiff is of first order.
 
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -120,8 +120,8 @@ fn first_and_second_derivatives() {
     }
 }
 
-/// The derivative of a validation loss by the features of some training samples, through gradient descent that is unrolled from the
-/// minimum's neighbourhood to the minimum.
+/// The derivative of a validation loss by the features of some training samples, through gradient descent that is
+/// unrolled from the minimum's neighbourhood to the minimum.
 #[test]
 fn implicit_derivative_through_retraining() {
     for size in [(6, 1, 2, 1.0), (12, 2, 3, 1.0)] {

@@ -1,9 +1,10 @@
-//! Checkpoints trained with PyTorch, through the import. They must answer as they do there: the whole architecture, its names, its
-//! normalisation and its numbers at once.
+//! Checkpoints trained with PyTorch, through the import. They must answer as they do there: the whole architecture, its
+//! names, its normalisation and its numbers at once.
 //!
-//! The checkpoints (the supervised one is akamaster/pytorch_resnet_cifar10, resnet20-12fca82f.th) and the images (a balanced part of
-//! CIFAR-10 in its binary layout: 20,000 for training, 4,000 for tests) are not part of this project; the tests look for them in the
-//! directory `HEMLOCK_REFERENCE` (by default `../shared` beside the workspace) and say so when they find none.
+//! The checkpoints (the supervised one is akamaster/pytorch_resnet_cifar10, resnet20-12fca82f.th) and the images (a
+//! balanced part of CIFAR-10 in its binary layout: 20,000 for training, 4,000 for tests) are not part of this project;
+//! the tests look for them in the directory `HEMLOCK_REFERENCE` (by default `../shared` beside the workspace) and say
+//! so when they find none.
 
 use std::fs::File;
 use std::io::Read;
@@ -22,7 +23,8 @@ const SELF_SUPERVISED: &str = "weights/cifar10-simclr-resnet20.pth";
 const IMAGES: &str = "datasets/cifar-10-binary.tar.gz";
 const CLASSES: usize = 10;
 
-/// Answers of PyTorch, written by `benches/peer/checkpoints.py logits`: `accuracy` on so many test `images`, `logits` of the first ones.
+/// Answers of PyTorch, written by `benches/peer/checkpoints.py logits`: `accuracy` on so many test `images`, `logits`
+/// of the first ones.
 const PYTORCH: &str = include_str!("../tests/data/cifar10_supervised_resnet20_logits.json");
 
 /// Asks for a reference file, and says so where there is none.

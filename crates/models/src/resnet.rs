@@ -1,10 +1,10 @@
 //! CIFAR ResNets, and ResNet-18/34/50 with either stem, with the parameter names of PyTorch.
 //!
-//! He et al., "Deep residual learning for image recognition" (2016). `resnet8` to `resnet56` are
-//! the CIFAR networks of section 4.2: three groups of blocks, shortcuts without parameters
-//! (option A). `resnet18`, `resnet34` and `resnet50` are the ImageNet networks of table 1 with projection
-//! shortcuts (option B), the stride of a bottleneck at its 3x3 convolution as in torchvision. Their stem is the usual one for small
-//! images, a 3x3 convolution and no pooling; with `-imagenet` it is the paper's, 7x7 of stride 2 and a pooling.
+//! He et al., "Deep residual learning for image recognition" (2016). `resnet8` to `resnet56` are the CIFAR networks of
+//! section 4.2: three groups of blocks, shortcuts without parameters (option A). `resnet18`, `resnet34` and `resnet50`
+//! are the ImageNet networks of table 1 with projection shortcuts (option B), the stride of a bottleneck at its 3x3
+//! convolution as in torchvision. Their stem is the usual one for small images, a 3x3 convolution and no pooling; with
+//! `-imagenet` it is the paper's, 7x7 of stride 2 and a pooling.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,8 +18,8 @@ use burn::tensor::{Device, Tensor, TensorData, s};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// An architecture, written `resnet20`, `resnet20-w8` for a first width of 8 channels, or `resnet50-imagenet` for the stem of large
-/// images.
+/// An architecture, written `resnet20`, `resnet20-w8` for a first width of 8 channels, or `resnet50-imagenet` for the
+/// stem of large images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ResNetArch {
     depth: Depth,
@@ -327,8 +327,8 @@ impl Block {
     }
 }
 
-// Between its convolutions a network computes with `[n, h, w, c]`, as they are laid out in memory on a GPU: operations on
-// another layout are not fused.
+// Between its convolutions a network computes with `[n, h, w, c]`, as they are laid out in memory on a GPU: operations
+// on another layout are not fused.
 
 /// `[n, c, h, w]` to `[n, h, w, c]`.
 fn channels_last(x: Tensor<4>) -> Tensor<4> {
@@ -351,8 +351,8 @@ fn normalised(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
     channels_last(norm.forward(channels_first(x)))
 }
 
-/// The shortcut of option A to so many channels, where these are more, of `[n, h, w, c]`: every second pixel, and zeros for the new
-/// channels, half of them before and half after the old ones.
+/// The shortcut of option A to so many channels, where these are more, of `[n, h, w, c]`: every second pixel, and zeros
+/// for the new channels, half of them before and half after the old ones.
 fn pad_channels(x: Tensor<4>, to: usize) -> Tensor<4> {
     let from = x.dims()[3];
     if from == to {
@@ -505,8 +505,8 @@ mod tests {
         }
     }
 
-    /// Trainable parameters as published for a 10-class classifier: PyTorch implementations of the
-    /// CIFAR networks with option A, of ResNet-18 with a 3x3 stem, and (25,557,032 with 1,000 classes) of torchvision's ResNet-50.
+    /// Trainable parameters as published for a 10-class classifier: PyTorch implementations of the CIFAR networks with
+    /// option A, of ResNet-18 with a 3x3 stem, and (25,557,032 with 1,000 classes) of torchvision's ResNet-50.
     #[test]
     fn parameter_counts_are_the_published_ones() {
         let published = [

@@ -91,8 +91,8 @@ pub fn extract(extractor: &Extractor, images: ArrayView4<'_, u8>, ctx: &Context)
     Ok(features)
 }
 
-/// Writes features `[n, d]` of 8-bit images `[n, 3, height, width]`, before normalisation, to `features`. `done` hears how many images
-/// are through.
+/// Writes features `[n, d]` of 8-bit images `[n, 3, height, width]`, before normalisation, to `features`. `done` hears
+/// how many images are through.
 ///
 /// # Errors
 /// The images have another size than the extractor's, a feature is not finite, or the run was interrupted.

@@ -1,8 +1,9 @@
 //! A residual network in training on the processor: one operation of burn's graph, by the kernels of `hemlock-conv`.
 //!
-//! Layer by layer it would be the same sums, but between any two layers burn has images in another layout. Here they stay in the
-//! planes that convolutions read; batch norm, shortcut and ReLU are one pass over them; and on the way back the derivative by what a
-//! convolution made takes its place. The operation has two parents: the images, and all parameters in a row.
+//! Layer by layer it would be the same sums, but between any two layers burn has images in another layout. Here they
+//! stay in the planes that convolutions read; batch norm, shortcut and ReLU are one pass over them; and on the way back
+//! the derivative by what a convolution made takes its place. The operation has two parents: the images, and all
+//! parameters in a row.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -28,8 +29,8 @@ const TILE: usize = 4;
 /// Of what a ReLU makes: the widest padding of a convolution that reads it, and what a pooling reads.
 const BORDER: usize = 1;
 
-/// Features `[n, d]` of normalised images `[n, 3, h, w]`, by the statistics of the batch, which move the running ones. `None` where
-/// the tensors lie elsewhere, or the network is not in training.
+/// Features `[n, d]` of normalised images `[n, 3, h, w]`, by the statistics of the batch, which move the running ones.
+/// `None` where the tensors lie elsewhere, or the network is not in training.
 pub(crate) fn forward(net: &ResNet, images: &Tensor<4>) -> Option<Tensor<2>> {
     let layers: Vec<_> = net.layers().collect();
     operation(&layers, || Plan::new(net), images, &net.planes)
@@ -240,7 +241,8 @@ impl Layer {
         out
     }
 
-    /// From the derivative `of` by what the layer made of `x`, that by its parameters, and by what the convolution made, in its place.
+    /// From the derivative `of` by what the layer made of `x`, that by its parameters, and by what the convolution
+    /// made, in its place.
     fn differentiate(&self, parameters: &[f32], x: &Batch, made: &mut Made, of: &Batch, gradient: &mut [f32]) {
         let Made { raw, moments, inverse_deviation } = made;
         let mean: Vec<f32> = moments.mean.iter().map(|&mean| mean as f32).collect();
@@ -415,8 +417,8 @@ impl Block {
         BlockTape { made, shortcut: projected, outputs }
     }
 
-    /// From the derivative by the sum that the last ReLU is of, that by the sum that `x` is the ReLU of, where it is `rectified`, or by
-    /// `x` itself.
+    /// From the derivative by the sum that the last ReLU is of, that by the sum that `x` is the ReLU of, where it is
+    /// `rectified`, or by `x` itself.
     fn differentiate(
         &self,
         parameters: &[f32],

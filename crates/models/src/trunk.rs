@@ -50,8 +50,9 @@ impl Trunk {
         Self { spec: extractor.spec().clone(), kernels, device: extractor.device().clone() }
     }
 
-    /// What the last block reads of images `[n, 3, h, w]` in `[0, 1]`: channels of an image `[n, c, h, w]`, or of a transformer the
-    /// tokens `[n, 1, tokens, width]`. In tiles over the threads of the current rayon pool, whose number changes no result.
+    /// What the last block reads of images `[n, 3, h, w]` in `[0, 1]`: channels of an image `[n, c, h, w]`, or of a
+    /// transformer the tokens `[n, 1, tokens, width]`. In tiles over the threads of the current rayon pool, whose
+    /// number changes no result.
     #[must_use]
     pub fn activations(&self, pixels: &[f32]) -> Tensor<4> {
         let [height, width] = self.spec.image_size;

@@ -1,7 +1,8 @@
 //! Small vision transformers, with the parameter names of timm.
 //!
-//! Dosovitskiy et al., "An image is worth 16x16 words" (2021), pre-norm blocks, the class token's output as features. Embeddings of
-//! positions begin as sines and cosines of rows and columns, as in MoCo v3 (Chen, Xie & He, 2021), and are learned from there.
+//! Dosovitskiy et al., "An image is worth 16x16 words" (2021), pre-norm blocks, the class token's output as features.
+//! Embeddings of positions begin as sines and cosines of rows and columns, as in MoCo v3 (Chen, Xie & He, 2021), and
+//! are learned from there.
 
 use std::fmt;
 use std::str::FromStr;
@@ -130,8 +131,8 @@ struct Mlp {
 }
 
 impl Vit {
-    /// A network for images of that height and width, which must be multiples of the patch, its weights drawn from `rng` in the
-    /// order of the layers.
+    /// A network for images of that height and width, which must be multiples of the patch, its weights drawn from
+    /// `rng` in the order of the layers.
     #[must_use]
     pub fn new(arch: VitArch, size: [usize; 2], rng: &mut ChaCha8Rng, device: &Device) -> Self {
         let VitArch { width, depth, patch } = arch;
@@ -216,7 +217,8 @@ impl Attention {
     }
 }
 
-/// Sines and cosines of a patch's row and column at geometric frequencies, `[1, 1 + rows * columns, width]`; zeros for the class token.
+/// Sines and cosines of a patch's row and column at geometric frequencies, `[1, 1 + rows * columns, width]`; zeros for
+/// the class token.
 fn positions(width: usize, [rows, columns]: [usize; 2]) -> TensorData {
     let quarter = width / 4;
     let mut values = vec![0.0f32; width];

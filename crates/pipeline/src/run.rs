@@ -206,8 +206,8 @@ impl<'a> Board<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the first task whose inputs are through, waiting for one if need be; `None`: there is none any more. With it comes how many
-    /// tasks share the processor, of `most` that may.
+    /// Takes the first task whose inputs are through, waiting for one if need be; `None`: there is none any more. With
+    /// it comes how many tasks share the processor, of `most` that may.
     fn take(&self, most: usize) -> Option<(usize, usize)> {
         let mut state = self.state();
         loop {
@@ -420,7 +420,8 @@ impl Runner<'_> {
     }
 }
 
-/// Runs `work`, and turns a panic into an error: backends panic where they fail (a lost device, memory that is used up).
+/// Runs `work`, and turns a panic into an error: backends panic where they fail (a lost device, memory that is used
+/// up).
 fn caught<T>(task: &Task, work: impl FnOnce() -> Result<T, StageError>) -> Result<T, StageError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());

@@ -300,7 +300,8 @@ struct Recipe {
     nodes: Vec<&'static str>,
 }
 
-/// Takes the recipes out of a spec, checks them all, and puts the tables of the chosen one in the place of the spec's own.
+/// Takes the recipes out of a spec, checks them all, and puts the tables of the chosen one in the place of the spec's
+/// own.
 fn choose_recipe(
     root: &mut Value,
     overrides: &[Override],
@@ -429,8 +430,8 @@ pub(crate) fn quoted(value: &Value) -> String {
     short(&value.to_string(), VALUE).into_owned()
 }
 
-/// TOML as JSON, which has no dates and no numbers that are not finite; -0 becomes 0, which is the same parameter. An error
-/// names the path.
+/// TOML as JSON, which has no dates and no numbers that are not finite; -0 becomes 0, which is the same parameter. An
+/// error names the path.
 fn to_json(value: toml::Value, path: &mut Vec<String>) -> Result<Value, (Vec<String>, String)> {
     Ok(match value {
         toml::Value::String(s) => Value::String(s),

@@ -22,8 +22,8 @@ const SAID: [(&str, &str); 7] = [
 /// The longest value that is said of a task, in characters.
 const LONGEST: usize = 40;
 
-/// The fields, as node and name, that tell parameters of one node apart: tags that differ, and what differs where the tags are
-/// the same.
+/// The fields, as node and name, that tell parameters of one node apart: tags that differ, and what differs where the
+/// tags are the same.
 #[must_use]
 pub fn telling<'a>(params: impl Iterator<Item = (&'a str, &'a Value)>) -> BTreeSet<(&'a str, &'a str)> {
     let mut seen: Vec<(&str, &Value)> = Vec::new();

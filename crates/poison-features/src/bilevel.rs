@@ -1,8 +1,9 @@
 //! The bilevel attack: poisons that raise the error of the *retrained* head, by exact implicit differentiation.
 //!
-//! The leader chooses the poisons' features, the follower trains a head on the clean data and the poisons. The follower's
-//! problem is convex and small, so that it is solved anew at every step (L-BFGS, started from the last head), and the gradient
-//! of the leader's loss through it is exact: with `U = H(w*)^-1 grad L_val(w*)`, by conjugate gradients,
+//! The leader chooses the poisons' features, the follower trains a head on the clean data and the poisons. The
+//! follower's problem is convex and small, so that it is solved anew at every step (L-BFGS, started from the last
+//! head), and the gradient of the leader's loss through it is exact: with `U = H(w*)^-1 grad L_val(w*)`, by conjugate
+//! gradients,
 //!
 //! ```text
 //! dL_val(w*)/dz_j = -1/N d<U, G(z_j, y_j)>/dz
@@ -36,7 +37,8 @@ const DIVERGED: f64 = 1e50;
 /// Iterations of training and inversion together, in one step, after which the preconditioner is made anew.
 const PATIENCE: usize = 60;
 
-/// The objective `-L_val(w*(poisons))`: minus the loss of the follower on samples that the leader wants it to get wrong.
+/// The objective `-L_val(w*(poisons))`: minus the loss of the follower on samples that the leader wants it to get
+/// wrong.
 pub struct Bilevel<'a> {
     clean: Samples<'a>,
     raised: Vec<Samples<'a>>,
@@ -63,8 +65,9 @@ enum Loss {
 }
 
 impl<'a> Bilevel<'a> {
-    /// Against a follower that trains on `clean` and the poisons with that weight decay, and a leader who raises the error on
-    /// the samples of `raised`, smoothed with that temperature. `start` is the follower's first head: the clean one.
+    /// Against a follower that trains on `clean` and the poisons with that weight decay, and a leader who raises the
+    /// error on the samples of `raised`, smoothed with that temperature. `start` is the follower's first head: the
+    /// clean one.
     ///
     /// # Errors
     /// No clean samples, or samples that do not fit each other.
@@ -90,8 +93,8 @@ impl<'a> Bilevel<'a> {
         })
     }
 
-    /// TGDA: the same against a follower who descends from `start`, on batches that are drawn with `seed`, and a leader who raises the
-    /// cross-entropy.
+    /// TGDA: the same against a follower who descends from `start`, on batches that are drawn with `seed`, and a leader
+    /// who raises the cross-entropy.
     ///
     /// # Errors
     /// As [`Bilevel::new`].
@@ -170,7 +173,8 @@ impl<'a> Bilevel<'a> {
         Ok(found.iterations)
     }
 
-    /// The largest gradient norm at which a follower's training stopped above its tolerance, if one did: gradients are not exact then.
+    /// The largest gradient norm at which a follower's training stopped above its tolerance, if one did: gradients are
+    /// not exact then.
     #[must_use]
     pub fn unconverged(&self) -> Option<f64> {
         (self.unconverged > 0.0).then_some(self.unconverged)
@@ -280,8 +284,8 @@ mod tests {
         Bilevel::tgda(clean, raised, head, 1e-2, follower, 0).unwrap()
     }
 
-    /// With a follower who is retrained, and with one who has descended for long enough, the total gradient is that of the retrained
-    /// head's loss.
+    /// With a follower who is retrained, and with one who has descended for long enough, the total gradient is that of
+    /// the retrained head's loss.
     #[test]
     fn the_total_gradient_is_that_of_the_retrained_head_s_loss() {
         let setting = Setting::new();

@@ -7,9 +7,9 @@ use hemlock_head::{
 use ndarray::{Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
-/// The objective `1/2 |r|^2 / |r_c|^2`, `r = r_c + sum_j c(z_j, y_j)`: `r_c` is the gradient sum of the clean data at the target, with
-/// weight decay, and `c(z, y) = g(z, y) + lambda [W, 0]` what a poison adds. The clean part is computed once, so that an evaluation costs
-/// `O(m d K)` whatever the clean count.
+/// The objective `1/2 |r|^2 / |r_c|^2`, `r = r_c + sum_j c(z_j, y_j)`: `r_c` is the gradient sum of the clean data at
+/// the target, with weight decay, and `c(z, y) = g(z, y) + lambda [W, 0]` what a poison adds. The clean part is
+/// computed once, so that an evaluation costs `O(m d K)` whatever the clean count.
 pub struct Canceling<'a> {
     target: &'a Head,
     /// `r_c`, packed.
@@ -71,9 +71,9 @@ impl<'a> Canceling<'a> {
         Ok((left, probabilities))
     }
 
-    /// A lower bound of `|r| / |r_c|` over all poisons within a constraint with these labels (with any, if `free`): the objective is
-    /// convex in the sum of the contributions, and so at least its value here less the Frank-Wolfe duality gap
-    /// `sum_j max_z <-r, c(z, y_j)> - <-r, sum_j c_j>` (Jaggi, 2013). As sharp as the maxima that [`Reach`] finds.
+    /// A lower bound of `|r| / |r_c|` over all poisons within a constraint with these labels (with any, if `free`): the
+    /// objective is convex in the sum of the contributions, and so at least its value here less the Frank-Wolfe duality
+    /// gap `sum_j max_z <-r, c(z, y_j)> - <-r, sum_j c_j>` (Jaggi, 2013). As sharp as the maxima that [`Reach`] finds.
     ///
     /// # Errors
     /// Features that do not fit the head.
@@ -149,8 +149,8 @@ impl Objective for Canceling<'_> {
 
 #[cfg(test)]
 mod tests {
-    //! Gradient Canceling against an independent float64 implementation, and against what it is for: a head that is retrained
-    //! on clean data and poisons ends at the target.
+    //! Gradient Canceling against an independent float64 implementation, and against what it is for: a head that is
+    //! retrained on clean data and poisons ends at the target.
 
     use super::*;
     use crate::{Descent, Solver, descend};
@@ -175,7 +175,8 @@ mod tests {
 
     impl Reference {
         fn load() -> Self {
-            let json: Value = serde_json::from_str(include_str!("../../head/tests/reference/head_reference.json")).unwrap();
+            let json: Value =
+                serde_json::from_str(include_str!("../../head/tests/reference/head_reference.json")).unwrap();
             Self {
                 z: matrix(&json["Z"]),
                 labels: serde_json::from_value(json["Y"].clone()).unwrap(),
@@ -274,7 +275,8 @@ mod tests {
         assert!((lengths[1] / lengths[0] - 0.5).abs() < 0.01, "{lengths:?}");
     }
 
-    /// Convex training has one minimum, so poisons that leave no gradient at the target make it that minimum, whoever finds them.
+    /// Convex training has one minimum, so poisons that leave no gradient at the target make it that minimum, whoever
+    /// finds them.
     #[test]
     fn retraining_ends_at_the_target() {
         let r = Reference::load();

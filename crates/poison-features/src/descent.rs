@@ -1,4 +1,5 @@
-//! Solvers that move all poisons at once: projected gradient descent, Adam and L-BFGS, for any objective and constraint.
+//! Solvers that move all poisons at once: projected gradient descent, Adam and L-BFGS, for any objective and
+//! constraint.
 
 use crate::{Force, Objective, adam::Adam, memory::Memory};
 use hemlock_head::{Constraint, HeadError, inner};
@@ -15,7 +16,8 @@ const IMPROVEMENT: f64 = 1e-4;
 /// How all poisons are moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Solver {
-    /// Along the gradient, at a fixed rate: that at which the first step moves a coordinate by the step's length at most.
+    /// Along the gradient, at a fixed rate: that at which the first step moves a coordinate by the step's length at
+    /// most.
     GradientDescent,
     /// Along the gradient of the norm that is left, in sums over samples, rather than of its square, at an absolute
     /// rate that falls to 0 along half a cosine: as in the authors' public script.
@@ -100,8 +102,8 @@ pub struct Found {
     pub stopped: Stop,
 }
 
-/// Minimises an objective over the poisons' features within a constraint, and over their labels where `descent` says so. `visit` hears
-/// the objective, as it is shown, before every step.
+/// Minimises an objective over the poisons' features within a constraint, and over their labels where `descent` says
+/// so. `visit` hears the objective, as it is shown, before every step.
 ///
 /// # Errors
 /// Features that do not fit the head, or are not finite; what `visit` returns.
@@ -277,8 +279,8 @@ struct Here<'a> {
 }
 
 impl Here<'_> {
-    /// Backtracks along the projected path until the objective falls; starts anew along the gradient where it does not. Returns the
-    /// gradient there, too.
+    /// Backtracks along the projected path until the objective falls; starts anew along the gradient where it does not.
+    /// Returns the gradient there, too.
     fn search(
         &self,
         objective: &mut dyn Objective,

@@ -1,5 +1,6 @@
-//! The greedy conditional gradient: poisons are added one by one, each the one within the constraint that helps most, to first order
-//! (Frank & Wolfe, 1956; Koh et al., 2022, for poisons). Then each is exchanged for a better one, if there is one.
+//! The greedy conditional gradient: poisons are added one by one, each the one within the constraint that helps most,
+//! to first order (Frank & Wolfe, 1956; Koh et al., 2022, for poisons). Then each is exchanged for a better one, if
+//! there is one.
 
 use crate::Objective;
 use hemlock_head::{Constraint, HeadError, Samples};
@@ -29,8 +30,9 @@ pub struct Added {
     pub value: f64,
 }
 
-/// Adds `count` poisons, then goes through all of them `sweeps` times and exchanges each for the best one given the others, where
-/// that lowers the objective. `visit` hears the number of poisons looked at and the objective, as it is shown.
+/// Adds `count` poisons, then goes through all of them `sweeps` times and exchanges each for the best one given the
+/// others, where that lowers the objective. `visit` hears the number of poisons looked at and the objective, as it is
+/// shown.
 ///
 /// # Errors
 /// Samples that do not fit the objective's head; what `visit` returns.
@@ -100,8 +102,8 @@ pub enum Class {
     Other,
 }
 
-/// A clean sample for every poison: the nearest of those it may be made of that no poison before it took, or, where all are taken, the
-/// nearest.
+/// A clean sample for every poison: the nearest of those it may be made of that no poison before it took, or, where all
+/// are taken, the nearest.
 #[must_use]
 pub fn nearest_samples(features: &Array2<f64>, labels: &[u32], clean: Samples, class: Class) -> Vec<u32> {
     let allowed = |row: u32, label: u32| match class {

@@ -1,8 +1,9 @@
-//! Stage: poisoned features, by one of the attacks in [`attacks`]: Gradient Canceling, which makes the target parameters a stationary
-//! point of the victim's training; the bilevel attack, which raises the retrained victim's error on held-out and training samples; and
-//! TGDA, which raises the loss of a victim that descends meanwhile.
+//! Stage: poisoned features, by one of the attacks in [`attacks`]: Gradient Canceling, which makes the target
+//! parameters a stationary point of the victim's training; the bilevel attack, which raises the retrained victim's
+//! error on held-out and training samples; and TGDA, which raises the loss of a victim that descends meanwhile.
 //!
-//! What an attack minimises is an [`Objective`]; any solver, constraint, start and choice of labels goes with any objective.
+//! What an attack minimises is an [`Objective`]; any solver, constraint, start and choice of labels goes with any
+//! objective.
 
 mod adam;
 pub mod attacks;
@@ -40,7 +41,8 @@ pub struct Params {
     pub attack: Known,
     /// Poisons, as a share of the clean training count.
     pub eps_d: f64,
-    /// Where the poisoned features may lie: `none`, `ball`, `box`, `sphere`, `slab`, `knn`, or several, such as `sphere+slab`.
+    /// Where the poisoned features may lie: `none`, `ball`, `box`, `sphere`, `slab`, `knn`, or several, such as
+    /// `sphere+slab`.
     #[serde(default)]
     pub constraint: ConstraintKinds,
     /// The share of the clean features that the constraint lets through; `none` and `box` let all.
@@ -64,8 +66,8 @@ pub struct Params {
     /// How the poisons are moved.
     #[serde(default)]
     pub solver: SolverKind,
-    /// Most steps of the solver, absent: as the attack says; of `conditional-gradient` the times that all poisons are gone through
-    /// again, absent: 1.
+    /// Most steps of the solver, absent: as the attack says; of `conditional-gradient` the times that all poisons are
+    /// gone through again, absent: 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u32>,
     /// Length of the first step per coordinate, as a share of the clean features' root mean square; absent: as the
@@ -78,7 +80,8 @@ pub struct Params {
     /// The solver stops after so many seconds; absent: never. The result then depends on the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_seconds: Option<f64>,
-    /// Of an attack whose objective ends at 0, as Gradient Canceling's does: the solver stops where it is shown as this.
+    /// Of an attack whose objective ends at 0, as Gradient Canceling's does: the solver stops where it is shown as
+    /// this.
     #[serde(default = "defaults::tolerance")]
     pub tolerance: f64,
     /// What the attacks bring.

@@ -1,14 +1,16 @@
 //! The memory of L-BFGS (Nocedal & Wright, algorithm 7.4), for vectors so long that to read them is what a step costs.
 //!
-//! The two loops need inner products alone until the direction is put together, so that they go over the direction's coefficients in the
-//! remembered vectors (Chen, Wang & Zhou, "Large-scale L-BFGS using MapReduce", 2014). A step reads the memory twice, on all threads.
+//! The two loops need inner products alone until the direction is put together, so that they go over the direction's
+//! coefficients in the remembered vectors (Chen, Wang & Zhou, "Large-scale L-BFGS using MapReduce", 2014). A step reads
+//! the memory twice, on all threads.
 
 use ndarray::{Array2, ArrayView1};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::{array, collections::VecDeque};
 
-/// Pairs of a step and what it did to the gradient that are remembered. Results depend on it: it is part of the task's key.
+/// Pairs of a step and what it did to the gradient that are remembered. Results depend on it: it is part of the task's
+/// key.
 pub(crate) const PAIRS: usize = 5;
 /// Elements that are gone through at once. Fixed, so that sums are grouped alike whatever the number of threads.
 const BLOCK: usize = 2048;
@@ -49,7 +51,8 @@ impl Memory {
         self.unmultiplied = true;
     }
 
-    /// Minus the gradient times the inverse Hessian, as far as remembered. Forgets a pair along which the function does not curve upwards.
+    /// Minus the gradient times the inverse Hessian, as far as remembered. Forgets a pair along which the function does
+    /// not curve upwards.
     pub(crate) fn direction(&mut self, gradient: &Array2<f64>) -> Array2<f64> {
         let along = match self.order.back() {
             // At once with what the gradient needs: the memory is read a single time.

@@ -33,8 +33,8 @@ pub trait Objective {
         None
     }
 
-    /// A lower bound of what is shown, over all poisons within a constraint with the labels of these (with any, if `free`), where one is
-    /// known.
+    /// A lower bound of what is shown, over all poisons within a constraint with the labels of these (with any, if
+    /// `free`), where one is known.
     ///
     /// # Errors
     /// Features that do not fit the head.
@@ -58,8 +58,8 @@ pub trait Objective {
     }
 }
 
-/// The objective at some poisons, and how it moves with them: a poison `(z, y)` is felt through its gradient `g(z, y)` at a head,
-/// `d value / dz = d<force, g(z, y)>/dz`, and another poison changes it by about `<force, g(z, y)>`.
+/// The objective at some poisons, and how it moves with them: a poison `(z, y)` is felt through its gradient `g(z, y)`
+/// at a head, `d value / dz = d<force, g(z, y)>/dz`, and another poison changes it by about `<force, g(z, y)>`.
 #[derive(Debug, Clone)]
 pub struct Force {
     /// The objective.
@@ -94,8 +94,8 @@ impl Force {
         predict(&Head::from_packed(self.force.clone())?, features)
     }
 
-    /// The poison within a constraint, with one of `labels`, that lowers the objective most, to first order. The clean samples are
-    /// where the search starts.
+    /// The poison within a constraint, with one of `labels`, that lowers the objective most, to first order. The clean
+    /// samples are where the search starts.
     ///
     /// # Errors
     /// Samples that do not fit the head, or no labels.
@@ -103,7 +103,8 @@ impl Force {
         Reach::new(&self.head, constraint, clean)?.farthest((-&self.force).view(), labels)
     }
 
-    /// How much every label of every row of `features` lowers the objective, to first order: `<-force, g(z, y)>`, `[n, K]`.
+    /// How much every label of every row of `features` lowers the objective, to first order: `<-force, g(z, y)>`, `[n,
+    /// K]`.
     ///
     /// # Errors
     /// Features that do not fit the head.

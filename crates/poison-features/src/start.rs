@@ -37,7 +37,8 @@ pub struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// The poisons to start from, not yet within the constraint where they are not greedy ones. `visit` hears how a greedy start goes on.
+    /// The poisons to start from, not yet within the constraint where they are not greedy ones. `visit` hears how a
+    /// greedy start goes on.
     ///
     /// # Errors
     /// A class without samples, where class means are asked for; what `visit` returns.
@@ -87,7 +88,8 @@ impl Plan<'_> {
         Start { base: rows.into_iter().map(|i| i as u32).collect(), features, labels }
     }
 
-    /// The clean samples that lower the objective most, to first order, with the labels they may have; random ones are drawn again.
+    /// The clean samples that lower the objective most, to first order, with the labels they may have; random ones are
+    /// drawn again.
     fn aligned(&self, objective: &mut dyn Objective, drawn: Start) -> Result<Start, StageError> {
         let none = Array2::zeros((0, self.clean.dim()));
         let force = objective.evaluate(none.view(), &[])?;
@@ -112,8 +114,9 @@ impl Plan<'_> {
         Ok(Start { features: self.clean.select(&rows), labels, base })
     }
 
-    /// Poisons that are added one by one, no farther out than clean samples are: where a constraint has no end, what would help most lies
-    /// at infinity. Where labels are kept, a poison's label is that of the nearest samples of its own, so that it may be any.
+    /// Poisons that are added one by one, no farther out than clean samples are: where a constraint has no end, what
+    /// would help most lies at infinity. Where labels are kept, a poison's label is that of the nearest samples of its
+    /// own, so that it may be any.
     fn greedy(
         &self,
         objective: &mut dyn Objective,

@@ -1,8 +1,8 @@
-//! Stage: poisoned images, by an attack that moves pixels through the frozen extractor, with no features aimed at in between: the
-//! baselines that the feature-targeted attack is compared with.
+//! Stage: poisoned images, by an attack that moves pixels through the frozen extractor, with no features aimed at in
+//! between: the baselines that the feature-targeted attack is compared with.
 //!
-//! The attacks are those of `poison-features`: what each minimises is a function of the poisons' features, here those that images have.
-//! Where these are to lie in a set, every step's goal is projected onto it, as in refinement.
+//! The attacks are those of `poison-features`: what each minimises is a function of the poisons' features, here those
+//! that images have. Where these are to lie in a set, every step's goal is projected onto it, as in refinement.
 
 use hemlock_artifact::{Aim, Dataset, Extractor, Features, Poisons, TargetParams};
 use hemlock_head::{ConstraintKind, ConstraintKinds};
@@ -23,8 +23,8 @@ pub struct Params {
     /// Labels of the poisons. `aligned` ones are chosen once, at the start.
     #[serde(default)]
     pub labels: Labels,
-    /// Which clean images the poisons are made of: `clean`, drawn at random, or `aligned`, those that help most; absent: as the
-    /// attack says.
+    /// Which clean images the poisons are made of: `clean`, drawn at random, or `aligned`, those that help most;
+    /// absent: as the attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartKind>,
     /// Where the features of the images are to lie: a set as in `poison-features`, or `none`. Every step goes towards

@@ -1,9 +1,9 @@
 //! Random views of an image, after SimCLR (appendix A): crop and resize, flip, colour jitter,
 //! grayscale, blur; and after BYOL, which MoCo v3 follows, solarisation of the second view.
 //!
-//! The definitions are torchvision's: `RandomResizedCrop` (bilinear), `RandomHorizontalFlip`,
-//! `ColorJitter` (in random order), `RandomGrayscale`, `GaussianBlur` and `RandomSolarize`. A view depends on the seed, the epoch, the
-//! image and which view it is, never on threads or batches.
+//! The definitions are torchvision's: `RandomResizedCrop` (bilinear), `RandomHorizontalFlip`, `ColorJitter` (in random
+//! order), `RandomGrayscale`, `GaussianBlur` and `RandomSolarize`. A view depends on the seed, the epoch, the image and
+//! which view it is, never on threads or batches.
 
 mod on_device;
 
@@ -41,8 +41,8 @@ pub struct AugmentConfig {
     pub jitter_strength: f64,
     /// Probability of dropping the colours.
     pub grayscale: f64,
-    /// Probability of Gaussian blur: a kernel of about a tenth of the image, a deviation of 0.1 to 2 pixels. For images of 64
-    /// pixels and more; smaller ones have little to blur.
+    /// Probability of Gaussian blur: a kernel of about a tenth of the image, a deviation of 0.1 to 2 pixels. For images
+    /// of 64 pixels and more; smaller ones have little to blur.
     #[serde(skip_serializing_if = "is_zero")]
     pub blur: f64,
     /// Probability of solarisation of an image's second view: bright values are inverted.
@@ -194,8 +194,8 @@ impl View {
     }
 }
 
-/// Gaussian blur of planes of `height` x `width` in place: a separable kernel of an odd width, a tenth of the image and at least
-/// 3, and pixels mirrored at the edges, which are not repeated.
+/// Gaussian blur of planes of `height` x `width` in place: a separable kernel of an odd width, a tenth of the image and
+/// at least 3, and pixels mirrored at the edges, which are not repeated.
 fn blur(planes: &mut [f32], height: usize, width: usize, sigma: f32) {
     let kernel = kernel(Some(sigma), height, width);
     // Where `i` of the kernel at `centre` reads, in a line of `length`.
@@ -463,7 +463,8 @@ mod tests {
         assert_close(&coloured(Colour::Hue(0.3), [0.4; 3]), &[0.4; 3]);
     }
 
-    /// A bright pixel spreads as the outer product of the kernel with itself, and mirrored pixels come back at the edges.
+    /// A bright pixel spreads as the outer product of the kernel with itself, and mirrored pixels come back at the
+    /// edges.
     #[test]
     fn blur_is_a_separable_gaussian_with_mirrored_edges() {
         let w = (-0.5f32 / 0.64).exp();

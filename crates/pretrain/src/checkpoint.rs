@@ -74,8 +74,8 @@ pub(crate) fn write<O: Objective>(
     Ok(bytes)
 }
 
-/// Takes up the state of a checkpoint: `objective` and `optimizer` are changed, and `student` with its weights returned, with
-/// how far the run is.
+/// Takes up the state of a checkpoint: `objective` and `optimizer` are changed, and `student` with its weights
+/// returned, with how far the run is.
 pub(crate) fn read<O: Objective>(
     bytes: &[u8],
     params: &Value,

@@ -1,7 +1,8 @@
 //! Networks with a linear classifier, trained with labels: victims that fine-tune an extractor or train end to end.
 //!
-//! A step is that of supervised pre-training: two halves of a batch, each with its own batch statistics. [`train`] runs a training
-//! from its beginning to its end; a [`Session`] takes any number of steps at a time, on images that may change in between.
+//! A step is that of supervised pre-training: two halves of a batch, each with its own batch statistics. [`train`] runs
+//! a training from its beginning to its end; a [`Session`] takes any number of steps at a time, on images that may
+//! change in between.
 
 use burn::module::Module;
 use burn::nn::Linear;
@@ -37,13 +38,13 @@ pub enum Start<'a> {
     },
     /// Everything, from an extractor's weights.
     FineTune(&'a Extractor),
-    /// The last residual block, or the last block of a transformer and the norm after it. All before it is frozen: its batch norms
-    /// use running statistics, which stay as they are.
+    /// The last residual block, or the last block of a transformer and the norm after it. All before it is frozen: its
+    /// batch norms use running statistics, which stay as they are.
     LastBlock(&'a Extractor),
 }
 
-/// How a classifier is trained. Of a few that were tried, the defaults' learning rates and crops were the best on validation images,
-/// for a ResNet-20 on 10,000 images of CIFAR-10.
+/// How a classifier is trained. Of a few that were tried, the defaults' learning rates and crops were the best on
+/// validation images, for a ResNet-20 on 10,000 images of CIFAR-10.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifierConfig {
@@ -152,7 +153,8 @@ impl ClassifierConfig {
     }
 }
 
-/// Labelled images to train on. A training set is a slice of them, clean images and poisons, so that nothing is joined in memory.
+/// Labelled images to train on. A training set is a slice of them, clean images and poisons, so that nothing is joined
+/// in memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Labelled<'a> {
     /// `[n, 3, h, w]`.
@@ -196,8 +198,8 @@ impl Classifier {
     }
 }
 
-/// Trains a classifier of so many classes from its beginning to its end. `label` names the bar that shows how far it is; `each_epoch`
-/// hears the epoch, from 1, its mean loss, and what was trained until then.
+/// Trains a classifier of so many classes from its beginning to its end. `label` names the bar that shows how far it
+/// is; `each_epoch` hears the epoch, from 1, its mean loss, and what was trained until then.
 ///
 /// On `flex` the result depends on `begin`, `config`, `classes` and `images` alone, whatever the number of threads.
 ///
@@ -300,8 +302,9 @@ impl Session {
         self.images / self.config.batch
     }
 
-    /// Takes `count` steps, from where the last ones ended, and returns their mean loss. The images are as many as at the beginning,
-    /// and may have changed. `done` hears after each step how many were taken since the beginning, and its loss.
+    /// Takes `count` steps, from where the last ones ended, and returns their mean loss. The images are as many as at
+    /// the beginning, and may have changed. `done` hears after each step how many were taken since the beginning, and
+    /// its loss.
     ///
     /// # Errors
     /// Images that don't fit; the loss is not finite; the run was interrupted.

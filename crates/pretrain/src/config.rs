@@ -27,8 +27,8 @@ pub enum PretrainConfig {
     Import(ImportConfig),
 }
 
-/// A way of training. Methods share their fields, so that one table compares them; a field that a method has no use for is
-/// ignored.
+/// A way of training. Methods share their fields, so that one table compares them; a field that a method has no use for
+/// is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// Contrastive training without labels ([`simclr`](crate::simclr)).
@@ -117,7 +117,8 @@ impl<'de> Deserialize<'de> for PretrainConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut table = Map::deserialize(deserializer)?;
         let method = table.entry("method").or_insert_with(|| Method::Simclr.name().into());
-        // What a class is may depend on its colours: with labels, views only crop and flip unless the spec says otherwise.
+        // What a class is may depend on its colours: with labels, views only crop and flip unless the spec says
+        // otherwise.
         if *method == Method::Supervised.name() {
             let augment = table.entry("augment").or_insert_with(|| Map::new().into());
             for field in ["jitter", "grayscale"] {
@@ -153,8 +154,8 @@ pub enum OptimizerKind {
     AdamW,
     /// Gradient descent with momentum 0.9.
     Sgd,
-    /// Layer-wise adaptive rates (You et al., 2017) with momentum 0.9 and trust coefficient 0.001, for large batches. Its
-    /// learning rates are hundreds of times those of `adamw`.
+    /// Layer-wise adaptive rates (You et al., 2017) with momentum 0.9 and trust coefficient 0.001, for large batches.
+    /// Its learning rates are hundreds of times those of `adamw`.
     Lars,
 }
 
@@ -213,8 +214,8 @@ pub struct TrainConfig {
     pub checkpoint_minutes: f64,
     /// Whether a network whose embeddings have collapsed counts as a result.
     pub allow_collapse: bool,
-    /// Devices of the backend that share every step: 1, or an even number. Two take a half each, and give what one gives but for rounding;
-    /// more cut the halves into shards with batch statistics of their own.
+    /// Devices of the backend that share every step: 1, or an even number. Two take a half each, and give what one
+    /// gives but for rounding; more cut the halves into shards with batch statistics of their own.
     pub devices: usize,
 }
 

@@ -18,7 +18,8 @@ pub struct ImportConfig {
     /// The network.
     #[serde(default)]
     pub arch: Arch,
-    /// A PyTorch checkpoint or a safetensors file; a relative path starts at the data root (`--data` or `HEMLOCK_DATA`).
+    /// A PyTorch checkpoint or a safetensors file; a relative path starts at the data root (`--data` or
+    /// `HEMLOCK_DATA`).
     pub weights: PathBuf,
     /// Mean of each channel of pixels in `[0, 1]`, which the network expects to be subtracted.
     pub mean: [f64; 3],

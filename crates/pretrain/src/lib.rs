@@ -9,8 +9,8 @@
 //! - [`probe`]: whether an imported network computes what its weights were trained in.
 //! - [`classifier`]: networks with a classifier of given classes, for stages that train victims.
 //!
-//! SimCLR and MoCo v3 train without labels; supervised training is there to compare them with, and the random initialisation
-//! without training as the control.
+//! SimCLR and MoCo v3 train without labels; supervised training is there to compare them with, and the random
+//! initialisation without training as the control.
 
 pub mod augment;
 mod checkpoint;

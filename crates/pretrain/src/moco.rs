@@ -1,7 +1,7 @@
 //! MoCo v3: queries of one view attract the key that a slowly moving copy of the encoder makes of the other view.
 //!
-//! Chen, Xie and He, "An empirical study of training self-supervised vision transformers" (ICCV 2021), algorithm 1, with the
-//! heads of the authors' released code:
+//! Chen, Xie and He, "An empirical study of training self-supervised vision transformers" (ICCV 2021), algorithm 1,
+//! with the heads of the authors' released code:
 //!
 //! - query encoder: network, projector, predictor; key encoder: network, projector, without gradients;
 //! - projector and predictor are MLPs of two layers without biases, with batch norm and ReLU in the hidden layer. The
@@ -11,8 +11,8 @@
 //! - after every step of the optimiser the key encoder's parameters become `m key + (1 - m) query`, where m rises from
 //!   [`TrainConfig::momentum`] to 1 along half a cosine. Batch norms use the batch's statistics in both encoders.
 //!
-//! The extractor is the query encoder's network. Two things are as everywhere in this crate and not as in the paper: the
-//! widths, sized for a CPU, and one distribution of blur for both views.
+//! The extractor is the query encoder's network. Two things are as everywhere in this crate and not as in the paper:
+//! the widths, sized for a CPU, and one distribution of blur for both views.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};

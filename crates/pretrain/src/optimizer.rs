@@ -200,8 +200,8 @@ mod tests {
         }
     }
 
-    /// Its steps are a thousandth of a weight's norm, whatever the gradient's size; without one of both norms there is nothing
-    /// to adapt to.
+    /// Its steps are a thousandth of a weight's norm, whatever the gradient's size; without one of both norms there is
+    /// nothing to adapt to.
     #[test]
     fn lars_adapts_to_norms_and_takes_zeros() {
         let device = device::open(Backend::default()).unwrap();

@@ -1,7 +1,7 @@
 //! SimCLR: two views of an image attract each other, and repel those of all other images.
 //!
-//! Chen et al., "A simple framework for contrastive learning of visual representations" (ICML 2020): the projection head of
-//! section 4.2, the loss of section 2.1.
+//! Chen et al., "A simple framework for contrastive learning of visual representations" (ICML 2020): the projection
+//! head of section 4.2, the loss of section 2.1.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};

@@ -1,14 +1,14 @@
 //! One step of any training: two halves, one loss.
 //!
 //! The halves are as a rule the two views of every image, in a supervised step the two halves of the batch. They go
-//! through the network separately, each with its own batch statistics (as in MoCo v3), so that each has a gradient graph of
-//! its own and both run side by side, on half of the threads each. The graphs are cut at the embeddings z: with g = dL/dz from the
-//! loss on the detached embeddings, the gradient of sum(z * g) with g constant is, by the chain rule, the exact gradient of
-//! L. There are always two halves, so the bytes don't depend on the thread count.
+//! through the network separately, each with its own batch statistics (as in MoCo v3), so that each has a gradient
+//! graph of its own and both run side by side, on half of the threads each. The graphs are cut at the embeddings z:
+//! with g = dL/dz from the loss on the detached embeddings, the gradient of sum(z * g) with g constant is, by the chain
+//! rule, the exact gradient of L. There are always two halves, so the bytes don't depend on the thread count.
 //!
-//! On several devices a half is cut into shards, one a device, each with a copy of the network and batch statistics of its own, as in
-//! data-parallel training everywhere. Only embeddings, their derivatives, and the network's parameters and gradients travel: the loss is
-//! that of the whole batch, on the first device, where the optimiser is, too.
+//! On several devices a half is cut into shards, one a device, each with a copy of the network and batch statistics of
+//! its own, as in data-parallel training everywhere. Only embeddings, their derivatives, and the network's parameters
+//! and gradients travel: the loss is that of the whole batch, on the first device, where the optimiser is, too.
 
 use burn::tensor::{Device, Tensor};
 use hemlock_models::tiles::Pair;
@@ -72,8 +72,8 @@ pub(crate) struct Half<O: Objective> {
     pub(crate) target: O::Target,
 }
 
-/// One step of the optimiser on two halves: the new student, the loss, and what the monitor sees of the first half. All is on `device` but
-/// for shards on other ones. Nothing is read here, so that a GPU has all of the step to do at once.
+/// One step of the optimiser on two halves: the new student, the loss, and what the monitor sees of the first half. All
+/// is on `device` but for shards on other ones. Nothing is read here, so that a GPU has all of the step to do at once.
 pub(crate) fn step<O: Objective>(
     pair: &Pair,
     objective: &O,
@@ -156,7 +156,8 @@ pub(crate) fn cut<S>(shards: &[(S, Tensor<2>)], gradient: &Tensor<2>) -> Vec<Ten
     shards.iter().map(|(_, embeddings)| next(embeddings)).collect()
 }
 
-/// Of every shard the gradients of the parameters when dL/dz is its cut of the gradient, and the new running statistics, on its device.
+/// Of every shard the gradients of the parameters when dL/dz is its cut of the gradient, and the new running
+/// statistics, on its device.
 pub(crate) fn backward<S: Student>(shards: Vec<(S, Tensor<2>)>, gradient: Vec<Tensor<2>>) -> Vec<[Named; 2]> {
     let shards = shards.into_iter().zip(gradient);
     let back = |((student, embeddings), gradient): ((S, Tensor<2>), Tensor<2>)| {

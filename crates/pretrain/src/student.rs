@@ -39,7 +39,8 @@ pub(crate) struct Mlp {
 }
 
 impl Mlp {
-    /// An MLP from the first to the last of `widths`; `bias` of its last layer, as the first one is followed by a shift.
+    /// An MLP from the first to the last of `widths`; `bias` of its last layer, as the first one is followed by a
+    /// shift.
     pub(crate) fn new(widths: [usize; 3], bias: bool, rng: &mut ChaCha8Rng, device: &Device) -> Self {
         let [from, hidden, to] = widths;
         Self {

@@ -1,7 +1,7 @@
 //! Supervised training: cross-entropy of a linear classifier, for comparison with what learns without labels.
 //!
-//! The two halves of a step are the two halves of the batch, each with batch statistics of its own, as on two devices of
-//! data-parallel training.
+//! The two halves of a step are the two halves of the batch, each with batch statistics of its own, as on two devices
+//! of data-parallel training.
 
 use burn::module::Module;
 use burn::nn::Linear;

@@ -59,14 +59,15 @@ pub struct Monitor<'a> {
 
 /// Trains an extractor on images, whose labels only [`Method::Supervised`] looks at.
 ///
-/// On `flex` the result depends on `method`, `config` and `images` alone: a run that goes on from a checkpoint ends in the
-/// same bytes as one that was never interrupted. `monitor` only adds numbers to the curve.
+/// On `flex` the result depends on `method`, `config` and `images` alone: a run that goes on from a checkpoint ends in
+/// the same bytes as one that was never interrupted. `monitor` only adds numbers to the curve.
 ///
-/// On several devices, an even number, each half of a step is cut into a shard for each of its devices, with batch statistics of its own.
+/// On several devices, an even number, each half of a step is cut into a shard for each of its devices, with batch
+/// statistics of its own.
 ///
 /// # Errors
-/// A parameter is out of its range or doesn't fit the images; the loss is not finite; the embeddings have collapsed; the run
-/// was interrupted; a checkpoint could not be written.
+/// A parameter is out of its range or doesn't fit the images; the loss is not finite; the embeddings have collapsed;
+/// the run was interrupted; a checkpoint could not be written.
 pub fn pretrain(
     method: Method,
     config: &TrainConfig,
@@ -130,8 +131,8 @@ pub(crate) fn step_fits(arch: Arch, size: [usize; 2], images: usize, device: &De
     ParamError::fits("batch", what, 4.0 * arch.kept(size) * images as f64)
 }
 
-/// The network at its initial values, which are the same for every method, and the generator that goes on from there; `images` are
-/// one or more parts of those that it will be trained on.
+/// The network at its initial values, which are the same for every method, and the generator that goes on from there;
+/// `images` are one or more parts of those that it will be trained on.
 pub(crate) fn start(
     arch: Arch,
     trained: Trained,

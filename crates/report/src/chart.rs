@@ -1,4 +1,5 @@
-//! Charts as SVG: axes with titles and units, series that differ in colour, shape and dash, and a legend in HTML, which wraps.
+//! Charts as SVG: axes with titles and units, series that differ in colour, shape and dash, and a legend in HTML, which
+//! wraps.
 //!
 //! Colours are written as they look on paper; the page's style sheet has a rule for each of them that says what it is
 //! in the dark ([`style`]). Charts are drawn in units of a quarter of a pixel, since plotters rounds to whole units.
@@ -114,7 +115,8 @@ fn failed<E: std::error::Error + Send + Sync>(e: DrawingAreaErrorKind<E>) -> Rep
 }
 
 impl Chart {
-    /// The chart with its legend; `describe` is what it shows, for who cannot see it. Its title may be that of its figure, and not shown.
+    /// The chart with its legend; `describe` is what it shows, for who cannot see it. Its title may be that of its
+    /// figure, and not shown.
     pub fn html(&self, describe: &str, titled: bool) -> Result<Markup, ReportError> {
         let label = html! { svg role="img" aria-label={ (self.title) ". " (describe) } {} }.into_string();
         // The drawing library's own opening tag, with what a screen reader is told.
@@ -163,7 +165,8 @@ impl Chart {
     /// The drawing; `alone`, on white, with title and legend, which the page sets as text otherwise.
     fn draw(&self, alone: bool) -> Result<String, ReportError> {
         let points = || self.series.iter().flat_map(|s| &s.points);
-        // Names down the side stand where names along the foot have more room than there is: values go to the right then.
+        // Names down the side stand where names along the foot have more room than there is: values go to the right
+        // then.
         let sideways = matches!(self.y.scale, Scale::Names(_));
         let ends = |p: &Point, value: f64, along: bool| {
             let spread = if along { p.spread } else { 0.0 };

@@ -1,12 +1,12 @@
 //! The findings of the paper, each tested on the rows at hand.
 //!
-//! A finding is a claim about all rows that it can be asked of, made of [`Comparison`]s: differences that the claim says are above
-//! 0, a test each. It is
+//! A finding is a claim about all rows that it can be asked of, made of [`Comparison`]s: differences that the claim
+//! says are above 0, a test each. It is
 //!
-//! - **confirmed** where every comparison is: its difference is above 0 at the level [`LEVEL`], one-sided. (All of several tests
-//!   have to reject, so the level of the whole is that of one: an intersection-union test.)
-//! - **contradicted** where some comparison is: its difference is below 0 at that level, divided by the number of comparisons
-//!   (Bonferroni), since one counterexample is enough.
+//! - **confirmed** where every comparison is: its difference is above 0 at the level [`LEVEL`], one-sided. (All of
+//!   several tests have to reject, so the level of the whole is that of one: an intersection-union test.)
+//! - **contradicted** where some comparison is: its difference is below 0 at that level, divided by the number of
+//!   comparisons (Bonferroni), since one counterexample is enough.
 //! - **undecided** otherwise; and where there is no comparison, or none with at least two seeds whose results differ.
 //!
 //! Sides of a comparison are equal in all traits but those that the finding asks about ([`axis`]). What differs in
@@ -219,7 +219,8 @@ impl Question {
     }
 }
 
-/// All findings. `clean_outliers` holds, by a row's key, the share of clean test samples that count as outliers as poisons do.
+/// All findings. `clean_outliers` holds, by a row's key, the share of clean test samples that count as outliers as
+/// poisons do.
 #[must_use]
 pub fn findings(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Vec<Finding> {
     vec![

@@ -1,8 +1,8 @@
 //! One page that tells what pipelines measured, for people: setting, results, figures, findings, provenance.
 //!
-//! [`report`] reads what is in the artifact root, runs nothing, and writes an HTML file that needs no other file and no network,
-//! beside it the same tables as CSV and Markdown and the same charts as SVG. What is not there yet, or is gone, is left
-//! out, and the page says so.
+//! [`report`] reads what is in the artifact root, runs nothing, and writes an HTML file that needs no other file and no
+//! network, beside it the same tables as CSV and Markdown and the same charts as SVG. What is not there yet, or is
+//! gone, is left out, and the page says so.
 
 mod case;
 mod chart;

@@ -2,8 +2,8 @@
 //! devices.
 //!
 //! Tolerances leave room for products in TF32, whose 10 bits of mantissa make an error of about 5e-4 a product, and for
-//! what is made of it: by several steps, or where a small number's sign decides. A wrong sign, a missing term or a wrong
-//! axis makes a difference of the order of 1.
+//! what is made of it: by several steps, or where a small number's sign decides. A wrong sign, a missing term or a
+//! wrong axis makes a difference of the order of 1.
 
 use crate::{Arrays, Check};
 use hemlock_artifact::Poisons;
@@ -31,10 +31,11 @@ const PASS: f64 = 2e-3;
 const STEP: f64 = 1e-2;
 /// Of several steps, each of which goes on from the last.
 const STEPS: f64 = 5e-2;
-/// Where the sign of a number that may be near 0 decides: what a ReLU lets back, the way that AdamW steps. With products
-/// in TF32 a share of 5e-4 of the signs is another, which makes a difference of its square root, and more after many
-/// layers: 0.07 (ResNet-20) to 0.13 (ResNet-50) of the gradient by pixels, also where PyTorch rounds to TF32. Images
-/// that Adam moved by it differ by up to 0.28 of what they were moved. Signs by chance make a difference of 1.4.
+/// Where the sign of a number that may be near 0 decides: what a ReLU lets back, the way that AdamW steps. With
+/// products in TF32 a share of 5e-4 of the signs is another, which makes a difference of its square root, and more
+/// after many layers: 0.07 (ResNet-20) to 0.13 (ResNet-50) of the gradient by pixels, also where PyTorch rounds to
+/// TF32. Images that Adam moved by it differ by up to 0.28 of what they were moved. Signs by chance make a difference
+/// of 1.4.
 const SIGNS: f64 = 4e-1;
 
 pub(crate) fn all() -> Vec<Check> {

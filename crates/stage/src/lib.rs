@@ -48,8 +48,8 @@ pub trait Stage: Send + Sync + 'static {
     const SEEDED: bool;
     /// Whether the stage computes on the chosen backend rather than on the host alone.
     const USES_DEVICE: bool;
-    /// Fields whose value is a list. In a spec such a list is one value, where any other list fans out; a list of such lists
-    /// fans out, too.
+    /// Fields whose value is a list. In a spec such a list is one value, where any other list fans out; a list of such
+    /// lists fans out, too.
     const LISTS: &'static [&'static str] = &[];
     /// Parameters, parsed from the stage's table in the spec.
     type Params: Params;
@@ -58,8 +58,8 @@ pub trait Stage: Send + Sync + 'static {
     /// The artifact that the stage emits.
     type Output: Artifact + Export;
 
-    /// Parameters as they stand in the key. A stage leaves out what does not decide the result, such as the path of data
-    /// whose digest [`Stage::source`] gives.
+    /// Parameters as they stand in the key. A stage leaves out what does not decide the result, such as the path of
+    /// data whose digest [`Stage::source`] gives.
     ///
     /// # Errors
     /// The parameters cannot be written as JSON.
@@ -206,9 +206,9 @@ pub fn read<T: DeserializeOwned>(value: &Value) -> Result<T, ParamError> {
     serde_path_to_error::deserialize(value).map_err(|e| locate::<T>(value, e.into()).in_words())
 }
 
-/// Finds the field where serde lost its path, as it does in an enum with a tag: without that field, the error is another. It
-/// is so without the tag, too: a tag is what an empty table lacks first, or has a default and is not what all would be well
-/// without.
+/// Finds the field where serde lost its path, as it does in an enum with a tag: without that field, the error is
+/// another. It is so without the tag, too: a tag is what an empty table lacks first, or has a default and is not what
+/// all would be well without.
 fn locate<T: DeserializeOwned>(value: &Value, error: ParamError) -> ParamError {
     let Some(table) = value.as_object().filter(|_| error.path.is_empty()) else { return error };
     if table.len() > MOST_FIELDS {

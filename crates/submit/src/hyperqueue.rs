@@ -61,8 +61,8 @@ impl Engine for HyperQueue {
         toml::to_string(&file).unwrap_or_else(|e| format!("# {e}"))
     }
 
-    /// HyperQueue does not tell what the tasks of other jobs make: whoever submits twice has two jobs, of which each task waits for its twin
-    /// and finds what that made.
+    /// HyperQueue does not tell what the tasks of other jobs make: whoever submits twice has two jobs, of which each
+    /// task waits for its twin and finds what that made.
     fn submit(&self, batch: &Batch, tell: &mut dyn FnMut(&str)) -> Result<Submitted, SubmitError> {
         batch.prepare()?;
         let write = |source| SubmitError::Folder { path: self.file.clone(), source };

@@ -1,7 +1,8 @@
 //! Hands the tasks of a plan to engines that run them elsewhere: Slurm, HyperQueue.
 //!
-//! A task is one process, with files in and out, that may be run again at any time: what it made is found, and what it was making is begun
-//! anew or resumed. So an engine needs to know nothing but commands, what comes after what, and what each takes.
+//! A task is one process, with files in and out, that may be run again at any time: what it made is found, and what it
+//! was making is begun anew or resumed. So an engine needs to know nothing but commands, what comes after what, and
+//! what each takes.
 
 mod error;
 mod hyperqueue;
@@ -61,8 +62,8 @@ pub trait Engine {
     /// What would be handed over, as a text that a shell or the engine understands.
     fn show(&self, batch: &Batch) -> String;
 
-    /// Hands a batch over, and tells what the engine calls it as it goes. Jobs that the engine has already are not handed over again, as far
-    /// as it tells.
+    /// Hands a batch over, and tells what the engine calls it as it goes. Jobs that the engine has already are not
+    /// handed over again, as far as it tells.
     ///
     /// # Errors
     /// The engine's commands are not there, or one fails. What was handed over until then stays.

@@ -64,7 +64,8 @@ fn queue() -> Result<BTreeMap<String, String>, SubmitError> {
     Ok(said.lines().filter_map(queued).map(|(id, artifact)| (artifact.to_owned(), id.to_owned())).collect())
 }
 
-/// Number and artifact of a line of the queue; `None` of a job whose dependency failed, which will be killed in a moment.
+/// Number and artifact of a line of the queue; `None` of a job whose dependency failed, which will be killed in a
+/// moment.
 fn queued(line: &str) -> Option<(&str, &str)> {
     let mut parts = line.trim().splitn(3, '|');
     let (id, reason, artifact) = (parts.next()?, parts.next()?, parts.next()?);

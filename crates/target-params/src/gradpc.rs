@@ -54,9 +54,9 @@ pub struct Ascent {
     pub coordinates: Option<usize>,
 }
 
-/// Ascends the summed loss of `samples` from `start`: `v <- Proj(v + step * g / |g|)`, `g` the gradient at `start + v` and the
-/// projection that onto the ball, after all but the largest coordinates were set to zero. `visit` sees the head before the first
-/// step and after every one.
+/// Ascends the summed loss of `samples` from `start`: `v <- Proj(v + step * g / |g|)`, `g` the gradient at `start + v`
+/// and the projection that onto the ball, after all but the largest coordinates were set to zero. `visit` sees the head
+/// before the first step and after every one.
 ///
 /// # Errors
 /// Samples that do not fit the head, parameters that stop being finite, or what `visit` returns.
@@ -94,8 +94,8 @@ fn keep_largest(v: &mut Array2<f64>, count: usize) {
 
 #[cfg(test)]
 mod tests {
-    //! GradPC against an independent float64 implementation (numpy): `head_reference.json` holds its data and its answer for
-    //! 30 steps of a tenth of the radius, in a ball of half the clean head's norm.
+    //! GradPC against an independent float64 implementation (numpy): `head_reference.json` holds its data and its
+    //! answer for 30 steps of a tenth of the radius, in a ball of half the clean head's norm.
 
     use super::*;
     use hemlock_head::mean_loss;

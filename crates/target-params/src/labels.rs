@@ -12,8 +12,8 @@ pub enum Wrong {
     Next,
 }
 
-/// The labels, of which a share, drawn at random, is replaced by wrong ones. With one seed, a larger share holds the samples of a
-/// smaller one.
+/// The labels, of which a share, drawn at random, is replaced by wrong ones. With one seed, a larger share holds the
+/// samples of a smaller one.
 #[must_use]
 pub fn wrong_labels(labels: &[u32], classes: usize, wrong: Wrong, share: f64, seed: u64) -> Vec<u32> {
     let mut rng = Purpose::TargetLabels.of(seed);

@@ -1,8 +1,8 @@
 //! Stage: target parameters for the head.
 //!
-//! Trains the clean head to its minimum, then finds a worse one: by GradPC (gradient-based parameter corruption), normalised
-//! ascent of the training loss inside a ball around the clean head, or by training on wrong labels. Says how many poisons such a
-//! target takes at least, and picks the strongest one that a budget can reach.
+//! Trains the clean head to its minimum, then finds a worse one: by GradPC (gradient-based parameter corruption),
+//! normalised ascent of the training loss inside a ball around the clean head, or by training on wrong labels. Says how
+//! many poisons such a target takes at least, and picks the strongest one that a budget can reach.
 
 mod gradpc;
 mod labels;
@@ -384,7 +384,8 @@ impl Search<'_> {
         Ok((low > 0.0).then_some(low))
     }
 
-    /// The strongest target whose bound fits the budget, and the way to it. Bounds grow with the strength, so that halving finds it.
+    /// The strongest target whose bound fits the budget, and the way to it. Bounds grow with the strength, so that
+    /// halving finds it.
     fn strongest_reachable(&self, field: &'static str) -> Result<Made, StageError> {
         let budget = self.params.eps_d.unwrap_or_default();
         let bound = |strength: f64| -> Result<f64, StageError> {

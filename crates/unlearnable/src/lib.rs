@@ -1,11 +1,12 @@
-//! Stage: images that teach nothing, by error-minimising noise (Huang et al., "Unlearnable examples", ICLR 2021): noise `delta` with
-//! `|delta|_inf <= linf` that, together with what trains on it, minimises the training loss,
+//! Stage: images that teach nothing, by error-minimising noise (Huang et al., "Unlearnable examples", ICLR 2021): noise
+//! `delta` with `|delta|_inf <= linf` that, together with what trains on it, minimises the training loss,
 //!
 //! ```text
 //! min over delta, min over w    L(f(x + delta), y; w)
 //! ```
 //!
-//! so that nothing is left to be learnt from the images themselves. The images stand in the place of those they are made of.
+//! so that nothing is left to be learnt from the images themselves. The images stand in the place of those they are
+//! made of.
 
 mod learner;
 mod noise;
@@ -325,7 +326,8 @@ struct Felt {
     mistaken: f64,
 }
 
-/// The derivative `W' (p - e_y)` of the cross-entropy by the features `z` of samples with the first of `labels`, and what it says of them.
+/// The derivative `W' (p - e_y)` of the cross-entropy by the features `z` of samples with the first of `labels`, and
+/// what it says of them.
 fn loss(head: &Head, z: &[f32], labels: &[u32]) -> (Vec<f32>, Felt) {
     let (weight, bias) = (head.weight(), head.bias());
     let mut felt = Felt { loss: 0.0, mistaken: 0.0 };

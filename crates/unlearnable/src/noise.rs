@@ -60,7 +60,8 @@ impl<'a> Noise<'a> {
         Array4::from_shape_vec(self.base.raw_dim(), pixels).unwrap_or_else(|_| self.base.to_owned())
     }
 
-    /// A step of that length down the signs of the gradients by the images' pixels, those of images with the same noise added up.
+    /// A step of that length down the signs of the gradients by the images' pixels, those of images with the same noise
+    /// added up.
     pub(crate) fn step(&mut self, gradients: &[f32], length: f32) {
         let size = self.noises.first().map_or(1, Vec::len);
         let mut images = vec![Vec::new(); self.noises.len()];

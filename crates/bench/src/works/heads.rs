@@ -13,7 +13,8 @@ use std::ops::Range;
 pub(super) const CLASSES: usize = 10;
 pub(super) const DECAY: f64 = 1e-4;
 
-/// Synthetic features `[n, d]` whose variances fall off like those of real ones, and labels of a noisy teacher, which no head can fit.
+/// Synthetic features `[n, d]` whose variances fall off like those of real ones, and labels of a noisy teacher, which
+/// no head can fit.
 pub(super) struct Problem {
     pub(super) features: Array2<f64>,
     pub(super) labels: Vec<u32>,

@@ -59,8 +59,9 @@ impl Size {
     }
 }
 
-/// Multiplications of one image's way through a residual network of He et al. (2016): the stem, then groups of blocks of two 3x3
-/// convolutions. Every group but the first halves the sides and doubles the channels, with or without a projection beside it.
+/// Multiplications of one image's way through a residual network of He et al. (2016): the stem, then groups of blocks
+/// of two 3x3 convolutions. Every group but the first halves the sides and doubles the channels, with or without a
+/// projection beside it.
 fn multiplications(arch: &str) -> f64 {
     let (width, groups, blocks, project) = if arch == "resnet20" { (16, 3, 3, 0) } else { (64, 4, 2, 1) };
     let pixels = |group: usize| (SIDE >> group) * (SIDE >> group);
@@ -300,8 +301,8 @@ impl Bar for Gate {
 mod tests {
     use super::*;
 
-    /// He et al. (2016), table 6, has 0.27 million weights for ResNet-20; its operations are known to be 41 million, those of
-    /// ResNet-18 with the small stem 0.56 billion.
+    /// He et al. (2016), table 6, has 0.27 million weights for ResNet-20; its operations are known to be 41 million,
+    /// those of ResNet-18 with the small stem 0.56 billion.
     #[test]
     fn multiplications_are_those_of_the_literature() {
         assert!((multiplications("resnet20") / 40.6e6 - 1.0).abs() < 0.01);

@@ -7,7 +7,8 @@ use hemlock_stage::Environment;
 use hemlock_store::Store;
 use std::path::Path;
 
-/// 91 seeds, 10 attacks, 5 inversions: 910 poisoned features, 4,550 sets of images and as many evaluations, and what is before them.
+/// 91 seeds, 10 attacks, 5 inversions: 910 poisoned features, 4,550 sets of images and as many evaluations, and what is
+/// before them.
 const SPEC: &str = r#"
 seeds = [SEEDS]
 

@@ -93,8 +93,8 @@ impl Params {
         }
     }
 
-    /// The victim when it trains on clean data; a linear one on the attacker's own features is the attacker's clean head, if that is
-    /// trained as far.
+    /// The victim when it trains on clean data; a linear one on the attacker's own features is the attacker's clean
+    /// head, if that is trained as far.
     pub(crate) fn clean(&self, setting: &Setting, target: Option<&TargetParams>) -> Result<Outcome, StageError> {
         match (self, target) {
             (Self::Linear(exact), Some(target)) if target.clean_gradient_norm <= exact.tolerance => {

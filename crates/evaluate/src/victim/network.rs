@@ -1,4 +1,5 @@
-//! Networks that train on images: the extractor's last block, all of it, or another one of its architecture from scratch.
+//! Networks that train on images: the extractor's last block, all of it, or another one of its architecture from
+//! scratch.
 
 use super::Train;
 use crate::training::{Edit, Setting};
@@ -25,7 +26,8 @@ pub struct Network {
     pub weight_decay: f64,
     /// Epochs over which the learning rate rises linearly.
     pub warmup_epochs: usize,
-    /// Smallest share of an image's area that a random crop covers, 1 for none; absent: 0.5, and 1 where the last block alone is trained.
+    /// Smallest share of an image's area that a random crop covers, 1 for none; absent: 0.5, and 1 where the last block
+    /// alone is trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_area: Option<f64>,
     /// Probability of a horizontal flip; absent: 0.5, and 0 where the last block alone is trained.

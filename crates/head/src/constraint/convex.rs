@@ -5,8 +5,8 @@ use ndarray::{Array1, ArrayView1, ArrayViewMut1, Axis, Zip};
 use super::{ClassRows, at_quantile, norm, unit};
 use crate::Samples;
 
-/// Rounds of Dykstra's algorithm at most, and the change of its corrections (relative to the row's norm) at which it ends. (The row
-/// itself may rest for a while before it moves on.)
+/// Rounds of Dykstra's algorithm at most, and the change of its corrections (relative to the row's norm) at which it
+/// ends. (The row itself may rest for a while before it moves on.)
 const ROUNDS: usize = 10_000;
 const SETTLED: f64 = 1e-8;
 
@@ -129,8 +129,8 @@ impl Convex {
     }
 }
 
-/// The nearest point of an intersection (Boyle & Dykstra, 1986): alternating projections that take back, before each, what the
-/// same set moved last time.
+/// The nearest point of an intersection (Boyle & Dykstra, 1986): alternating projections that take back, before each,
+/// what the same set moved last time.
 pub(super) fn dykstra(sets: &[Convex], mut row: ArrayViewMut1<'_, f64>, label: usize) {
     let mut corrections = vec![Array1::<f64>::zeros(row.len()); sets.len()];
     for _ in 0..ROUNDS {

@@ -14,15 +14,16 @@ pub enum ConstraintKind {
     Box,
     /// A ball around the centroid of the label's class, whose radius is a quantile of that class's distances.
     Sphere,
-    /// A slab around the centroid of the label's class, across the direction that tells the class from the others; its width is
-    /// a quantile of that class's offsets.
+    /// A slab around the centroid of the label's class, across the direction that tells the class from the others; its
+    /// width is a quantile of that class's offsets.
     Slab,
-    /// The points whose distance to their k-th nearest sample of the label's class is at most a quantile of that distance in the
-    /// class.
+    /// The points whose distance to their k-th nearest sample of the label's class is at most a quantile of that
+    /// distance in the class.
     Knn,
 }
 
-/// The intersection of some kinds of sets, written `ball` or `sphere+slab`; all of space, if there are none, written `none`.
+/// The intersection of some kinds of sets, written `ball` or `sphere+slab`; all of space, if there are none, written
+/// `none`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ConstraintKinds(Vec<ConstraintKind>);

@@ -67,8 +67,9 @@ impl Near {
         distances.iter().filter(|distance| **distance <= radius).count() >= self.neighbors
     }
 
-    /// Draws a point that lies outside towards a sample that lies inside, no farther than that sample's neighbours demand: the
-    /// nearest such point over a few of the nearest samples. A convex set that holds both ends holds it, too.
+    /// Draws a point that lies outside towards a sample that lies inside, no farther than that sample's neighbours
+    /// demand: the nearest such point over a few of the nearest samples. A convex set that holds both ends holds it,
+    /// too.
     pub(super) fn restore(&self, mut z: ArrayViewMut1<'_, f64>) {
         let to = distances(&self.samples, z.view());
         if self.has_neighbors(&to, self.radius) {
@@ -104,7 +105,8 @@ impl Near {
         }
     }
 
-    /// A point within `radius` of k samples is at most so far along a direction as the k-th farthest of them, and the radius.
+    /// A point within `radius` of k samples is at most so far along a direction as the k-th farthest of them, and the
+    /// radius.
     pub(super) fn extreme(&self, direction: ArrayView1<'_, f64>) -> (f64, Array1<f64>) {
         let along = self.samples.dot(&direction);
         let mut order: Vec<usize> = (0..along.len()).collect();

@@ -25,8 +25,8 @@ use hemlock_streams::Purpose;
 use ndarray::{Array2, Array4, ArrayView2, Axis, Slice};
 use rand_chacha::ChaCha8Rng;
 
-/// Features `[n, d]` to images `[n, 3, 8 s, 8 s]` in `[0, 1]`: a linear layer to `s x s`, and three transposed convolutions that
-/// double the size.
+/// Features `[n, d]` to images `[n, 3, 8 s, 8 s]` in `[0, 1]`: a linear layer to `s x s`, and three transposed
+/// convolutions that double the size.
 #[derive(Module, Debug)]
 struct Network {
     seed: Linear,
@@ -97,8 +97,8 @@ impl Decoder {
         Ok(Self { network, norm: artifact.norm, device: device.clone() })
     }
 
-    /// Images `[m, 3, height, width]` in `[0, 1]` from features `[m, d]`. A larger norm than any that it was trained on is scaled down to
-    /// the largest: beyond, the network would extrapolate.
+    /// Images `[m, 3, height, width]` in `[0, 1]` from features `[m, d]`. A larger norm than any that it was trained on
+    /// is scaled down to the largest: beyond, the network would extrapolate.
     pub(crate) fn decode(&self, features: ArrayView2<f32>, ctx: &Context) -> Result<Array4<f32>, StageError> {
         let (m, d) = features.dim();
         let images = on_device(&self.device, m, TILE, |rows| {

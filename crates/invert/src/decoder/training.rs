@@ -32,7 +32,8 @@ pub struct Params {
     pub learning_rate: f64,
     /// Channels of the widest layer.
     pub width: usize,
-    /// Weight of the mean squared error of a feature beside that of a pixel; 0 trains on pixels alone, without the extractor.
+    /// Weight of the mean squared error of a feature beside that of a pixel; 0 trains on pixels alone, without the
+    /// extractor.
     pub feature_weight: f64,
     /// Seed of the initial weights and of the order of the images.
     pub seed: u64,
@@ -120,7 +121,8 @@ struct Pairs {
     normalization: hemlock_artifact::Normalization,
 }
 
-/// Clean pairs to train on, and others to measure on: the validation split, or a tenth of the training split where there is none.
+/// Clean pairs to train on, and others to measure on: the validation split, or a tenth of the training split where
+/// there is none.
 fn pairs(dataset: Dataset, features: Features, seed: u64) -> (Pairs, Pairs) {
     let normalization = features.normalization;
     let pairs = |features, images| Pairs { features, images, normalization: normalization.clone() };
@@ -140,7 +142,8 @@ fn pairs(dataset: Dataset, features: Features, seed: u64) -> (Pairs, Pairs) {
     (of(train), of(held_out))
 }
 
-/// Adam on the squared errors of pixels and features, with a cosine schedule. Returns the mean loss of every epoch, too.
+/// Adam on the squared errors of pixels and features, with a cosine schedule. Returns the mean loss of every epoch,
+/// too.
 fn train_network(
     params: &Params,
     frozen: &Frozen,
@@ -195,7 +198,8 @@ fn train_network(
 /// A batch's loss, where a device may still be computing it.
 type Loss = Box<dyn FnOnce() -> f64>;
 
-/// A scalar with the gradient of a batch's loss, and that loss: the mean squared error of pixels, plus that of features by their weight.
+/// A scalar with the gradient of a batch's loss, and that loss: the mean squared error of pixels, plus that of features
+/// by their weight.
 fn loss(
     params: &Params,
     frozen: &Frozen,

@@ -1,9 +1,9 @@
 //! Projected L-BFGS for bounds on every coordinate.
 //!
-//! Two-metric projection (Bertsekas, 1982; with L-BFGS as in Schmidt, Kim & Sra, "Projected Newton-type methods in machine learning",
-//! 2012): coordinates at a bound that the gradient pushes out of the box stay; on the others the direction is that of L-BFGS (Nocedal &
-//! Wright, algorithm 7.4), all inner products taken over them alone. Steps go along the projection arc `P(x + t d)` and are shortened until
-//! the loss decreases enough (Armijo).
+//! Two-metric projection (Bertsekas, 1982; with L-BFGS as in Schmidt, Kim & Sra, "Projected Newton-type methods in
+//! machine learning", 2012): coordinates at a bound that the gradient pushes out of the box stay; on the others the
+//! direction is that of L-BFGS (Nocedal & Wright, algorithm 7.4), all inner products taken over them alone. Steps go
+//! along the projection arc `P(x + t d)` and are shortened until the loss decreases enough (Armijo).
 
 use super::{Bounds, Minimizer, dot};
 use std::collections::VecDeque;
@@ -45,7 +45,8 @@ struct Accepted {
 }
 
 impl Lbfgs {
-    /// Starts at `start`, projected onto `bounds`. Without curvature a step changes no coordinate by more than `first_step`.
+    /// Starts at `start`, projected onto `bounds`. Without curvature a step changes no coordinate by more than
+    /// `first_step`.
     pub(crate) fn new(mut start: Vec<f32>, bounds: Bounds, first_step: f32) -> Self {
         bounds.project(&mut start);
         Self { bounds, first_step, trial: start, accepted: None, pairs: VecDeque::new() }
@@ -137,7 +138,8 @@ impl Minimizer for Lbfgs {
     }
 }
 
-/// The two-loop recursion on the free coordinates: the direction for the steepest descent there; `None` without a usable pair.
+/// The two-loop recursion on the free coordinates: the direction for the steepest descent there; `None` without a
+/// usable pair.
 fn two_loop(pairs: &VecDeque<Pair>, free: &[f32], steepest: &[f32]) -> Option<Vec<f32>> {
     let mut q = steepest.to_vec();
     let mut used = Vec::with_capacity(pairs.len());

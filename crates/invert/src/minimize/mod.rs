@@ -1,5 +1,5 @@
-//! Minimisers of one image within bounds. Each says where it wants the loss and its gradient, and is told: so images of one batch
-//! share the network's passes and nothing else.
+//! Minimisers of one image within bounds. Each says where it wants the loss and its gradient, and is told: so images of
+//! one batch share the network's passes and nothing else.
 
 use crate::limits::Range;
 

@@ -42,7 +42,8 @@ fn build(arch: &str) -> ResNet {
     weights.load(net).unwrap().valid().train()
 }
 
-/// Of six images: features; of a weighted sum of these, the derivatives by images and parameters; and all tensors after that.
+/// Of six images: features; of a weighted sum of these, the derivatives by images and parameters; and all tensors after
+/// that.
 fn results(arch: &str, forward: impl Fn(&ResNet, &Tensor<4>) -> Tensor<2>) -> BTreeMap<String, Vec<f32>> {
     results_of(arch, [3, if arch.contains("imagenet") { 96 } else { 12 }], forward)
 }

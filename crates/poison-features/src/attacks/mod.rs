@@ -29,8 +29,8 @@ pub static ATTACKS: &[&dyn AnyAttack] = &[
 
 /// What poisons are to do: the parameters that only this attack reads, as fields, and the objective that they mean.
 ///
-/// The fields stand in a stage's table beside the stage's own. Each has a default that can be written down, and no field of another
-/// meaning has its name.
+/// The fields stand in a stage's table beside the stage's own. Each has a default that can be written down, and no
+/// field of another meaning has its name.
 pub trait Attack: Serialize + DeserializeOwned + Default + 'static {
     /// The name in specs and results.
     const NAME: &'static str;
@@ -57,7 +57,8 @@ pub trait Attack: Serialize + DeserializeOwned + Default + 'static {
         self
     }
 
-    /// What makes the objective move with every evaluation, by draws from the seed; `None`: nothing, and nothing is drawn.
+    /// What makes the objective move with every evaluation, by draws from the seed; `None`: nothing, and nothing is
+    /// drawn.
     fn moves(&self) -> Option<Moves> {
         None
     }

@@ -5,8 +5,8 @@ use hemlock_stage::ParamError;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-/// The fields of all attacks, flattened into a stage's table: those of the attack that was chosen, and those that idle. Whatever else the
-/// stage does not know lands here, too, until [`Own::check`] refuses it.
+/// The fields of all attacks, flattened into a stage's table: those of the attack that was chosen, and those that idle.
+/// Whatever else the stage does not know lands here, too, until [`Own::check`] refuses it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Own(Map<String, Value>);

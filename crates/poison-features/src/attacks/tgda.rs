@@ -1,5 +1,5 @@
-//! TGDA, total gradient descent ascent: raises the loss of a head that descends meanwhile, by implicit differentiation as if it were
-//! trained.
+//! TGDA, total gradient descent ascent: raises the loss of a head that descends meanwhile, by implicit differentiation
+//! as if it were trained.
 
 use super::{Attack, Defaults, Given, Moves, bilevel};
 use crate::{Bilevel, Objective};

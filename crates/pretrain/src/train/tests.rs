@@ -187,7 +187,8 @@ fn both_ways<O: Objective>(run: &Run<'_>, (objective, student): (O, O::Student))
     [(value.into_scalar::<f32>(), halves), (whole.into_scalar::<f32>(), gradients(&student, &by_parameter))]
 }
 
-/// Two devices take a half each: the same bytes, where devices compute the same. More cut the halves, whose batch statistics are others.
+/// Two devices take a half each: the same bytes, where devices compute the same. More cut the halves, whose batch
+/// statistics are others.
 #[test]
 fn devices_share_a_step() {
     for method in METHODS {
@@ -285,7 +286,8 @@ fn training_lowers_the_loss_without_collapse() {
     }
 }
 
-/// Stripes of two directions, which are the classes: linear in no pixel, as their phase varies, and found by a convolution.
+/// Stripes of two directions, which are the classes: linear in no pixel, as their phase varies, and found by a
+/// convolution.
 fn stripes(n: usize, from: usize) -> Images {
     let pixels = Array4::from_shape_fn((n, 3, 8, 8), |(i, _, y, x)| {
         let across = if i % 2 == 0 { x } else { y };

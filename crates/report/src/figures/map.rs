@@ -35,8 +35,8 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     Ok(figure.or("no attack on features has a result."))
 }
 
-/// The case whose features cost most, among those that may lie anywhere and among those that may not; of the inversions of these features
-/// the closest one, which says which of the poisons stand out.
+/// The case whose features cost most, among those that may lie anywhere and among those that may not; of the inversions
+/// of these features the closest one, which says which of the poisons stand out.
 fn chosen<'c>(cases: &[&'c Case]) -> Vec<&'c Case> {
     let drop = |c: &Case| c.mean(quantity::drop_on_features).map_or(f64::NEG_INFINITY, |e| e.mean);
     let rank = |c: &Case| (c.on_features() && c.making() != Some("decoder"), c.unlimited());

@@ -35,8 +35,8 @@ pub fn of_refined(cases: &[Case]) -> Finding {
     kept(cases, &REFINED, Case::refined_from_matched)
 }
 
-/// Of cases with poisoned features and images that nothing holds near their bases, `drop(features) / 2 - drop(images) > 0`.
-/// (With a limit, images would have to look clean, too, and that is another matter: F2.)
+/// Of cases with poisoned features and images that nothing holds near their bases, `drop(features) / 2 - drop(images) >
+/// 0`. (With a limit, images would have to look clean, too, and that is another matter: F2.)
 fn kept(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding {
     let made: Vec<&Case> = cases.iter().filter(|c| of(c) && c.unlimited()).collect();
     let costs = |c: &&&Case| c.mean(quantity::drop_on_features).is_some_and(|e| e.mean >= ASKED);

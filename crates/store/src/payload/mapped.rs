@@ -23,9 +23,9 @@ pub struct Mapped<T> {
 impl<T: Element> Mapped<T> {
     /// Maps a payload file whose length and element type were checked against its header.
     pub(super) fn new(file: &File, shape: Vec<usize>) -> io::Result<Self> {
-        // SAFETY: the mapped memory changes if somebody changes the file. Artifacts are published whole, by a rename, and never
-        // written again; what else may touch files below the artifact root is as little our business as what writes to our
-        // process's memory.
+        // SAFETY: the mapped memory changes if somebody changes the file. Artifacts are published whole, by a rename,
+        // and never written again; what else may touch files below the artifact root is as little our business as what
+        // writes to our process's memory.
         #[allow(unsafe_code)]
         let map = unsafe { Mmap::map(file)? };
         Ok(Self { shape, map, element: PhantomData })
@@ -50,8 +50,8 @@ impl<T: Element> Mapped<T> {
     }
 }
 
-/// An array in the making, in a file without a name that is mapped into memory: the system writes parts of it to the disk
-/// when memory is short. So it may be larger than memory. The disk has the room from the beginning.
+/// An array in the making, in a file without a name that is mapped into memory: the system writes parts of it to the
+/// disk when memory is short. So it may be larger than memory. The disk has the room from the beginning.
 #[derive(Debug)]
 pub struct Scratch<T> {
     shape: Vec<usize>,
@@ -68,9 +68,11 @@ impl<T: Element> Scratch<T> {
         let bytes = header::volume(shape).and_then(|n| n.checked_mul(size_of::<T>()));
         let bytes = bytes.ok_or_else(|| StoreError::refused(format!("an array of shape {shape:?} is too large")))?;
         let made = tempfile::tempfile_in(dir).and_then(|mut file| {
-            // Written, as a map into a file that is longer than the disk has room for fails where no error can be returned.
+            // Written, as a map into a file that is longer than the disk has room for fails where no error can be
+            // returned.
             io::copy(&mut io::repeat(0).take(bytes as u64), &mut file)?;
-            // SAFETY: the mapped memory changes if somebody changes the file, which has no name by which it could be opened.
+            // SAFETY: the mapped memory changes if somebody changes the file, which has no name by which it could be
+            // opened.
             #[allow(unsafe_code)]
             unsafe {
                 MmapMut::map_mut(&file)
