@@ -6,6 +6,10 @@
 //! convolution as in torchvision. Their stem is the usual one for small images, a 3x3 convolution and no pooling; with
 //! `-imagenet` it is the paper's, 7x7 of stride 2 and a pooling.
 
+mod folded;
+
+pub(crate) use folded::Folded;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -364,66 +368,6 @@ fn pad_channels(x: Tensor<4>, to: usize) -> Tensor<4> {
     Tensor::cat(vec![zeros.clone(), x, zeros], 3)
 }
 
-/// A frozen network, with every batch norm folded into the convolution before it: the same map, in fewer operations.
-#[derive(Clone, Debug)]
-pub(crate) struct Folded {
-    pub(crate) conv1: Conv2d,
-    pub(crate) blocks: Vec<FoldedBlock>,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct FoldedBlock {
-    pub(crate) path: Vec<Conv2d>,
-    pub(crate) downsample: Option<Conv2d>,
-}
-
-impl FoldedBlock {
-    /// Channels that come in, and that go out.
-    pub(crate) fn channels(&self) -> [usize; 2] {
-        let [first, last] = [0, self.path.len() - 1].map(|i| self.path[i].weight.dims());
-        [first[1], last[0]]
-    }
-}
-
-impl Folded {
-    /// Of a network in inference mode ([`Module::valid`]).
-    pub(crate) fn new(net: &ResNet) -> Self {
-        let block = |block: &Block| FoldedBlock {
-            path: block.path().map(|(conv, norm)| fold(conv, norm)).collect(),
-            downsample: block.projection().map(|(conv, norm)| fold(conv, norm)),
-        };
-        Self { conv1: fold(&net.conv1, &net.bn1), blocks: net.blocks().map(block).collect() }
-    }
-
-    /// Whether the stem ends in a pooling.
-    pub(crate) fn pools(&self) -> bool {
-        pools(&self.conv1)
-    }
-
-    /// Features `[n, d]` of normalised images `[n, 3, h, w]`.
-    pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        pool(self.activations(images))
-    }
-
-    /// What the last block makes of normalised images `[n, 3, h, w]`, `[n, c, h, w]`.
-    pub(crate) fn activations(&self, images: Tensor<4>) -> Tensor<4> {
-        let mut x = relu(convolved(&self.conv1, channels_last(images)));
-        if self.pools() {
-            x = pooled(x);
-        }
-        for block @ FoldedBlock { path, downsample } in &self.blocks {
-            let shortcut = match downsample {
-                Some(conv) => convolved(conv, x.clone()),
-                None => pad_channels(x.clone(), block.channels()[1]),
-            };
-            let path = path.iter().enumerate();
-            let y = path.fold(x, |x, (i, conv)| convolved(conv, if i > 0 { relu(x) } else { x }));
-            x = relu(y + shortcut);
-        }
-        channels_first(x)
-    }
-}
-
 /// Whether a pooling follows the stem's convolution.
 fn pools(stem: &Conv2d) -> bool {
     stem.stride[0] == 2
@@ -439,18 +383,6 @@ fn pooled(x: Tensor<4>) -> Tensor<4> {
 /// The mean over the image `[n, c, h, w]` of every channel.
 fn pool(x: Tensor<4>) -> Tensor<2> {
     x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2)
-}
-
-/// A convolution and the batch norm after it, with its running statistics, as one convolution.
-fn fold(conv: &Conv2d, norm: &BatchNorm) -> Conv2d {
-    let scale = norm.gamma.val() / (norm.running_var.value() + norm.epsilon).sqrt();
-    let bias = norm.beta.val() - norm.running_mean.value() * scale.clone();
-    let channels = scale.dims()[0];
-    let weight = conv.weight.val() * scale.reshape([channels, 1, 1, 1]);
-    let mut folded = conv.clone();
-    folded.weight = Param::from_tensor(weight).no_grad();
-    folded.bias = Some(Param::from_tensor(bias).no_grad());
-    folded
 }
 
 /// A convolution without bias that keeps the image size up to its stride.
