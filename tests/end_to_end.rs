@@ -25,6 +25,9 @@ mod images;
 #[path = "end_to_end/import.rs"]
 mod import;
 #[cfg(test)]
+#[path = "end_to_end/layers.rs"]
+mod layers;
+#[cfg(test)]
 #[path = "end_to_end/limits.rs"]
 mod limits;
 #[cfg(test)]

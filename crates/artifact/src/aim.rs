@@ -1,6 +1,6 @@
 //! What an attack on features aims at, and within which limits: what is needed to go on with it.
 
-use hemlock_head::{Constraint, ConstraintError, ConstraintKinds, Samples};
+use hemlock_threat::ConstraintKinds;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -20,16 +20,6 @@ pub struct Aim {
     pub quantile: f64,
     /// The k of a k-NN constraint.
     pub neighbors: u32,
-}
-
-impl Aim {
-    /// Where poisons may lie, measured on clean samples.
-    ///
-    /// # Errors
-    /// A set that cannot be made of them.
-    pub fn constraint(&self, clean: Samples) -> Result<Constraint, ConstraintError> {
-        Constraint::new(&self.constraint, clean, self.quantile, self.neighbors as usize)
-    }
 }
 
 /// A table as JSON text: values in artifacts have no types of their own.

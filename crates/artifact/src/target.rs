@@ -1,8 +1,9 @@
 //! Heads: the clean one and the attacker's target.
 
 use crate::arrays;
-use hemlock_head::{Head, Poisonability};
+use hemlock_head::Head;
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
+use hemlock_threat::Poisonability;
 use serde::{Deserialize, Serialize};
 
 /// The clean head, the target head, and the way from one to the other.
@@ -62,7 +63,7 @@ pub struct PathPoint {
     pub loss: f64,
     /// Norm of the gradient of the mean training loss, without weight decay.
     pub gradient_norm: f64,
-    /// Lower bounds of the share of poisons that makes the head stationary: see [`hemlock_head::Poisonability`].
+    /// Lower bounds of the share of poisons that makes the head stationary: see [`hemlock_threat::Poisonability`].
     pub poisonability: Bounds,
     /// Accuracy on the training split, in `[0, 1]`.
     pub train_accuracy: f64,

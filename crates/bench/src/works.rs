@@ -10,8 +10,8 @@ use crate::Work;
 use artifacts::Artifacts;
 use attacks::{Bilevel, Canceling};
 use heads::Training;
-use hemlock_poison_features::Solver;
-use hemlock_pretrain::Method;
+use hemlock_attack::Solver;
+use hemlock_training::Method;
 use networks::{Decoding, Extraction, Gradient, Matching, Pretraining, Size};
 use planning::Planning;
 

@@ -1,6 +1,6 @@
 //! The graph of a Hemlock pipeline: which stage runs where.
 
-use hemlock_data::{Downstream, Pretraining};
+use hemlock_dataset::{Downstream, Pretraining};
 use hemlock_pipeline::{Graph, Node};
 use hemlock_stage::{Stage, erase};
 
@@ -12,8 +12,11 @@ fn node<S: Stage>(name: &'static str) -> Node {
 pub fn graph() -> Graph {
     Graph::new(vec![
         // Fine-tuning: the extractor is trained on the downstream images themselves.
-        Node { fallback: Some("dataset.downstream"), ..node::<hemlock_data::Stage<Pretraining>>("dataset.pretrain") },
-        node::<hemlock_data::Stage<Downstream>>("dataset.downstream"),
+        Node {
+            fallback: Some("dataset.downstream"),
+            ..node::<hemlock_dataset::Stage<Pretraining>>("dataset.pretrain")
+        },
+        node::<hemlock_dataset::Stage<Downstream>>("dataset.downstream"),
         node::<hemlock_pretrain::Stage>("pretrain"),
         node::<hemlock_features::Stage>("features"),
         node::<hemlock_target_params::Stage>("target-params"),
@@ -22,7 +25,7 @@ pub fn graph() -> Graph {
         Node { instead: &[("pretrain", "deployed.pretrain")], ..node::<hemlock_features::Stage>("deployed.features") },
         // Three ways to poisons: features that are inverted, pixels at once, or noise on the training set itself.
         Node { route: Some("features"), ..node::<hemlock_poison_features::Stage>("poison-features") },
-        Node { route: Some("features"), ..node::<hemlock_invert::decoder::Stage>("decoder") },
+        Node { route: Some("features"), ..node::<hemlock_decoder::Stage>("decoder") },
         Node { route: Some("features"), fallback: Some("poison-images"), ..node::<hemlock_invert::Stage>("invert") },
         Node {
             route: Some("pixels"),
@@ -30,7 +33,7 @@ pub fn graph() -> Graph {
             ..node::<hemlock_poison_images::Stage>("poison-images")
         },
         Node { route: Some("noise"), ..node::<hemlock_unlearnable::Stage>("unlearnable") },
-        node::<hemlock_evaluate::victim::Stage>("victim"),
+        node::<hemlock_victim::Stage>("victim"),
         node::<hemlock_evaluate::Stage>("evaluate"),
     ])
 }

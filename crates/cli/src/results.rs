@@ -2,8 +2,8 @@
 
 use crate::render::{text, value};
 use comfy_table::{Cell as TableCell, CellAlignment, ContentArrangement, Table, presets};
+use hemlock_attack::attacks::ATTACKS;
 use hemlock_pipeline::{Cell, Group, nearest, telling};
-use hemlock_poison_features::attacks::ATTACKS;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

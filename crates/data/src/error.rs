@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use hemlock_stage::ParamError;
+use hemlock_stage::{ErrorKind, ParamError, StageError};
 
 use crate::source::Cifar;
 
 /// How a caller may react to a [`DataError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
+pub enum DataErrorKind {
     /// The data isn't there: fetch it or name where it lies.
     Missing,
     /// The data or the request is wrong: trying again gives the same answer.
@@ -270,13 +270,13 @@ pub struct UnreadableImage {
 
 impl DataError {
     /// How a caller may react.
-    pub fn kind(&self) -> ErrorKind {
+    pub fn kind(&self) -> DataErrorKind {
         match self {
-            Self::NoDataRoot { .. } | Self::DatasetMissing { .. } | Self::FileMissing { .. } => ErrorKind::Missing,
-            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::Missing,
-            Self::Io { .. } | Self::Download { .. } => ErrorKind::Io,
-            Self::Interrupted => ErrorKind::Interrupted,
-            _ => ErrorKind::Invalid,
+            Self::NoDataRoot { .. } | Self::DatasetMissing { .. } | Self::FileMissing { .. } => DataErrorKind::Missing,
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => DataErrorKind::Missing,
+            Self::Io { .. } | Self::Download { .. } => DataErrorKind::Io,
+            Self::Interrupted => DataErrorKind::Interrupted,
+            _ => DataErrorKind::Invalid,
         }
     }
 
@@ -307,5 +307,19 @@ fn list(files: &[UnreadableImage]) -> String {
     match files.len().saturating_sub(SHOWN) {
         0 => text,
         more => format!("{text}\n  and {more} more"),
+    }
+}
+
+impl From<DataError> for StageError {
+    fn from(e: DataError) -> Self {
+        if let DataError::TooLarge(e) = e {
+            return e.into();
+        }
+        match (e.kind(), &e) {
+            (DataErrorKind::Interrupted, _) => Self::interrupted(),
+            (_, DataError::Shortage { split, .. }) => ParamError::new(*split, e.to_string()).into(),
+            (_, DataError::UnknownClass { .. }) => ParamError::new("classes", e.to_string()).into(),
+            (DataErrorKind::Missing | DataErrorKind::Invalid | DataErrorKind::Io, _) => Self::new(ErrorKind::Data, e),
+        }
     }
 }

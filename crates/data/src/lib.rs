@@ -23,20 +23,17 @@ mod pool;
 mod resize;
 mod source;
 mod split;
-mod stage;
 pub mod synthetic;
 mod temporary;
 
 use std::path::Path;
 
 pub use checksum::{Checksum, ChecksumAlgorithm};
-pub use error::{DataError, ErrorKind, UnreadableImage};
+pub use error::{DataError, DataErrorKind, UnreadableImage};
 pub use fetch::{Fetched, Origin, Trust, fetch};
-pub use hemlock_stage::Seed;
 pub use resize::Filter;
 pub use source::{Cifar, Cifar100Labels, Domain, Source, SyntheticSpec};
 pub use split::{Chosen, Role, SplitSpec};
-pub use stage::{Downstream, For, Params, Pretraining, Stage};
 
 use hemlock_artifact::Dataset;
 use hemlock_stage::few;

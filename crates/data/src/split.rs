@@ -75,7 +75,11 @@ pub struct Chosen {
 
 impl SplitSpec {
     /// Whether the counts make sense before any data is seen.
-    pub(crate) fn check(&self) -> Result<(), DataError> {
+    /// Checks every parameter.
+    ///
+    /// # Errors
+    /// The first field outside its range.
+    pub fn check(&self) -> Result<(), DataError> {
         if self.train == Some(0) {
             return Err(empty_train());
         }

@@ -200,7 +200,7 @@ impl Solver<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hemlock_stage::{Cancel, Environment, NoCheckpoints, Silent};
+    use hemlock_fixtures::context;
     use ndarray::Array2;
 
     #[test]
@@ -242,19 +242,10 @@ mod tests {
             AlignedFlips { clean: self.clean(), raised, weight_decay: self.options.weight_decay, replaces }
         }
         fn solver<T>(&self, run: impl FnOnce(&mut Solver) -> T) -> T {
-            let (env, cancel) = (Environment::default(), Cancel::default());
-            let ctx = Context {
-                seed: 0,
-                device: "flex",
-                env: &env,
-                progress: &Silent,
-                cancel: &cancel,
-                checkpoints: &NoCheckpoints,
-                scratch: &std::env::temp_dir(),
-            };
             let decay = self.options.weight_decay;
             let preconditioner = Arc::new(Preconditioner::at(&self.head, &[self.clean()], decay).unwrap());
-            run(&mut Solver { ctx: &ctx, preconditioner, head: self.head.clone(), solution: None })
+            let head = self.head.clone();
+            context(0, |ctx| run(&mut Solver { ctx, preconditioner, head, solution: None }))
         }
         fn choose(&self, m: usize, replaces: bool) -> Control {
             let raised = self.raised();

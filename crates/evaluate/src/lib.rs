@@ -1,25 +1,21 @@
-//! Two stages: a victim, and what an attack does to it when it is trained from scratch again, beside controls.
+//! Stage: what an attack does to a victim when it is trained from scratch again, beside controls.
 
 mod controls;
-mod training;
-pub mod victim;
-mod visibility;
-
-pub use visibility::{ssim, visibility};
 
 use controls::{AlignedFlips, Control, duplicates, random_flips};
 use hemlock_artifact::{
     Dataset, Drawn, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, TargetParams, Victim,
 };
-use hemlock_head::{Constraint, FitOptions, Head, Samples, fit, loss_ceiling};
-use hemlock_invert::{Frozen, extracted};
-use hemlock_models::{extract, open_extractor};
-use hemlock_stage::{Context, ErrorKind, ParamError, Port, Sees, StageError, inputs};
+use hemlock_attack::attacks::constraint;
+use hemlock_head::{FitOptions, Head, Samples, fit};
+use hemlock_models::{extract, extracted, open_extractor};
+use hemlock_perturb::{Frozen, visibility};
+use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
+use hemlock_threat::{Constraint, Sees, loss_ceiling};
+use hemlock_victims::{Train, TrainingSetChange, VictimData, VictimSpec, measure};
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use training::{Edit, Setting};
-use victim::Train;
 
 /// Parameters of the stage.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -99,21 +95,21 @@ impl hemlock_stage::Stage for Stage {
             Some(victim) => {
                 serde_json::from_str(&victim.params).map_err(|e| StageError::new(ErrorKind::Artifact, e))?
             }
-            None => victim::Params::default(),
+            None => VictimSpec::default(),
         };
         let features = inputs.deployed_features.as_ref().unwrap_or(&inputs.features);
         let own = inputs.deployed_features.is_none();
-        let setting = Setting {
+        let data = VictimData {
             features,
             images: dataset.as_ref(),
             extractor: inputs.deployed_extractor.as_ref().or(inputs.extractor.as_ref()),
             weight_decay: target.weight_decay,
             ctx,
         };
-        let victims = Victims { setting: &setting, victim: &*how.victim() };
+        let victims = Victims { data: &data, victim: &*how.victim() };
         let clean = match victim {
             Some(victim) => victim.clean.clone(),
-            None => how.clean(&setting, own.then_some(target))?,
+            None => how.clean(&data, own.then_some(target))?,
         };
 
         let (attack, clean_label, replaces, eps_d, objective, labels) = match (poisons, poison_features) {
@@ -129,8 +125,9 @@ impl hemlock_stage::Stage for Stage {
         let on_features = match poison_features.as_ref().filter(|_| own && !victims.victim.reads_images()) {
             Some(poisons) => {
                 let features = poisons.features.mapv(f64::from);
-                let edit = Edit { features, labels: poisons.labels.clone(), ..Edit::none(&setting) };
-                Some(victims.train("poisoned features", &edit)?)
+                let change =
+                    TrainingSetChange { features, labels: poisons.labels.clone(), ..TrainingSetChange::none(&data) };
+                Some(victims.train("poisoned features", &change)?)
             }
             None => None,
         };
@@ -151,10 +148,10 @@ impl hemlock_stage::Stage for Stage {
             let (visibility, each) = visibility(poisons, &dataset.train)?;
             (seen, changes) = (Some(visibility), each);
         }
-        let samples = features.train.samples(setting.classes())?;
+        let samples = features.train.samples(data.classes())?;
         let target_head = clean.head.as_ref().filter(|_| own).map(|_| target.target.clone());
         let mut outcomes = Measured {
-            target: target_head.map(|head| victim::measure(head, &setting)).transpose()?,
+            target: target_head.map(|head| measure(head, &data)).transpose()?,
             clean,
             features: on_features,
             images: on_images,
@@ -184,7 +181,7 @@ impl hemlock_stage::Stage for Stage {
             poisonability: target.path.last().map(|point| point.poisonability),
             poisons: m as u64,
             ceiling: match &how {
-                victim::Params::Linear(_) if own && !replaces => Some(ceiling(&inputs, samples, m, ctx)?),
+                VictimSpec::Linear(_) if own && !replaces => Some(ceiling(&inputs, samples, m, ctx)?),
                 _ => None,
             },
             outcomes,
@@ -198,7 +195,7 @@ impl hemlock_stage::Stage for Stage {
 /// An upper bound of the clean loss, of whatever poisons the attack's constraint lets through.
 fn ceiling(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Result<f64, StageError> {
     let constraint = match &inputs.poison_features {
-        Some(poisons) => poisons.aim.constraint(clean)?,
+        Some(poisons) => constraint(&poisons.aim, clean)?,
         None => Constraint::default(),
     };
     let bar = ctx.progress.start("ceiling", 0, "steps");
@@ -216,18 +213,18 @@ const FEWEST: usize = 4;
 
 /// Trains one victim on training sets that differ in what they have beside clean samples.
 struct Victims<'a> {
-    setting: &'a Setting<'a>,
+    data: &'a VictimData<'a>,
     victim: &'a dyn Train,
 }
 
 impl Victims<'_> {
-    fn train(&self, what: &str, edit: &Edit) -> Result<Outcome, StageError> {
-        self.victim.train(what, self.setting, edit)
+    fn train(&self, what: &str, change: &TrainingSetChange) -> Result<Outcome, StageError> {
+        self.victim.train(what, self.data, change)
     }
 
     /// The edit that poisons make.
-    fn poisoned(&self, poisons: &Poisons) -> Result<Edit, StageError> {
-        let Setting { features, extractor, ctx, .. } = self.setting;
+    fn poisoned(&self, poisons: &Poisons) -> Result<TrainingSetChange, StageError> {
+        let VictimData { features, extractor, ctx, .. } = self.data;
         let reads_images = self.victim.reads_images();
         let Some(extractor) = extractor else {
             return Err(StageError::internal("poisons came without the extractor they were made with"));
@@ -246,11 +243,11 @@ impl Victims<'_> {
             };
             z.mapv(f64::from)
         };
-        Ok(Edit {
+        Ok(TrainingSetChange {
             features,
             images: reads_images.then(|| poisons.images.clone()),
             labels: poisons.labels.clone(),
-            without: if poisons.replaces { poisons.base_index.clone() } else { Vec::new() },
+            removed: if poisons.replaces { poisons.base_index.clone() } else { Vec::new() },
         })
     }
 
@@ -264,18 +261,18 @@ impl Victims<'_> {
         head: &Head,
         outcomes: &mut Measured<Outcome>,
     ) -> Result<(), StageError> {
-        let Setting { features, weight_decay, ctx, .. } = self.setting;
+        let VictimData { features, weight_decay, ctx, .. } = self.data;
         let wanted = |kind| match &params.controls {
             Some(controls) => controls.contains(&kind),
             None => !self.victim.reads_images(),
         };
-        let clean = features.train.samples(self.setting.classes())?;
+        let clean = features.train.samples(self.data.classes())?;
         let train = |what, control: Control| self.train(what, &self.control(control, replaced.is_some())).map(Some);
         if wanted(ControlKind::RandomFlips) {
             outcomes.random_flips = train("random flips", random_flips(clean, m, ctx.seed))?;
         }
         if wanted(ControlKind::AlignedFlips) {
-            let raised = params.sees.samples(clean, features.validation.samples(self.setting.classes())?)?;
+            let raised = params.sees.samples(clean, features.validation.samples(self.data.classes())?)?;
             let aligned =
                 AlignedFlips { clean, raised: &raised, weight_decay: *weight_decay, replaces: replaced.is_some() };
             outcomes.aligned_flips = train("aligned flips", aligned.choose(head, m, ctx)?)?;
@@ -285,8 +282,8 @@ impl Victims<'_> {
                 outcomes.duplicates = train("duplicates", duplicates(clean, m, ctx.seed))?;
             }
             Some(replaced) if wanted(ControlKind::Removed) && clean.len() - replaced.len() >= FEWEST => {
-                let edit = Edit { without: replaced.to_vec(), ..Edit::none(self.setting) };
-                outcomes.removed = Some(self.train("what is left", &edit)?);
+                let change = TrainingSetChange { removed: replaced.to_vec(), ..TrainingSetChange::none(self.data) };
+                outcomes.removed = Some(self.train("what is left", &change)?);
             }
             _ => {}
         }
@@ -294,22 +291,22 @@ impl Victims<'_> {
     }
 
     /// The edit that a control makes, beside clean samples or in their place.
-    fn control(&self, Control { rows, labels }: Control, replaces: bool) -> Edit {
-        let images = self.setting.images.filter(|_| self.victim.reads_images());
-        let features = self.setting.features.train.features.view().select(Axis(0), &rows).mapv(f64::from);
-        Edit {
+    fn control(&self, Control { rows, labels }: Control, replaces: bool) -> TrainingSetChange {
+        let images = self.data.images.filter(|_| self.victim.reads_images());
+        let features = self.data.features.train.features.view().select(Axis(0), &rows).mapv(f64::from);
+        TrainingSetChange {
             features,
             images: images.map(|dataset| dataset.train.pixels.view().select(Axis(0), &rows)),
             labels,
-            without: if replaces { rows.into_iter().map(|row| row as u32).collect() } else { Vec::new() },
+            removed: if replaces { rows.into_iter().map(|row| row as u32).collect() } else { Vec::new() },
         }
     }
 
     /// A linear head on clean samples.
     fn head(&self, clean: Samples) -> Result<Head, StageError> {
-        let cancel = self.setting.ctx.cancel;
-        let trained = fit(&[clean], &FitOptions::new(self.setting.weight_decay), &|_, _| !cancel.requested())?;
-        self.setting.ctx.check()?;
+        let cancel = self.data.ctx.cancel;
+        let trained = fit(&[clean], &FitOptions::new(self.data.weight_decay), &|_, _| !cancel.requested())?;
+        self.data.ctx.check()?;
         Ok(trained.head)
     }
 }

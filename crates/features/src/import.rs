@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use hemlock_arrays::{Arrays, ArraysError};
 use hemlock_artifact::FeatureSplit;
-use hemlock_data::{DataError, Seed, SplitSpec};
-use hemlock_stage::{Context, Environment, ParamError, StageError, few};
+use hemlock_data::{DataError, SplitSpec};
+use hemlock_stage::{Context, Environment, ParamError, Seed, StageError, few};
 use ndarray::{Array2, Axis};
 use serde::{Deserialize, Serialize};
 

@@ -6,7 +6,7 @@ use crate::{Import, Normalize, Params, Splits, Stage};
 use half::{bf16, f16};
 use hemlock_arrays::Arrays;
 use hemlock_artifact::Matrix;
-use hemlock_data::Seed;
+use hemlock_stage::Seed;
 use hemlock_stage::{Cancel, Context, Environment, ErrorKind, NoCheckpoints, Silent, Stage as _};
 use ndarray::Array2;
 use safetensors::{Dtype, tensor::TensorView};

@@ -2,10 +2,10 @@
 
 use ndarray::{Array2, Axis};
 
-use crate::lbfgs::{Limits, minimize};
 use crate::loss::objective;
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
+use hemlock_optim::{Limits, minimize};
 
 /// The head `(a W, b)` that minimises the training objective over the scale `a` and the biases `b`, with the directions
 /// of the weights kept.

@@ -1,5 +1,6 @@
 //! What can be wrong with the inputs of this crate.
 
+use hemlock_failure::{ErrorKind, Failure};
 use thiserror::Error;
 
 /// An input that the head's mathematics is not defined for.
@@ -111,9 +112,22 @@ pub enum HeadError {
     },
 }
 
+impl Failure for HeadError {
+    fn class(&self) -> ErrorKind {
+        match self {
+            Self::NonFiniteFeature { .. } | Self::NonFiniteParameter { .. } => ErrorKind::Numeric,
+            Self::InvalidOption { .. } => ErrorKind::Params,
+            _ => ErrorKind::Data,
+        }
+    }
+}
+
 impl HeadError {
-    /// Refuses `value` unless it is finite and at least zero.
-    pub(crate) fn check_non_negative(name: &'static str, value: f64) -> Result<(), Self> {
+    /// Refuses `value` unless it is finite and at least zero; `name` names it in the message.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn check_non_negative(name: &'static str, value: f64) -> Result<(), Self> {
         if value.is_finite() && value >= 0.0 {
             Ok(())
         } else {

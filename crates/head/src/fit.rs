@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::lbfgs::{Limits, minimize};
 use crate::loss::objective;
 use crate::precondition::Preconditioner;
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
+use hemlock_optim::{Limits, minimize};
 
 /// How a head is trained.
 #[derive(Debug, Clone, PartialEq)]

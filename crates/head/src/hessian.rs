@@ -6,10 +6,10 @@ use ndarray::{Array2, ArrayView2};
 
 use crate::kernel::{CHUNK, apply_softmax_jacobian, map_chunks, probabilities_of, scores, sum_outer};
 use crate::loss::add_weight_decay;
-use crate::parameters::{inner, norm};
 use crate::precondition::Preconditioner;
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
+use hemlock_optim::{inner, norm};
 
 /// `H V = (P ∘ (U - Σₖ Pₖ Uₖ))ᵀ [Z, 1]` with `U = [Z, 1] Vᵀ`, `[K, d + 1]`: the Hessian of the summed cross-entropy
 /// times a direction `V`, packed like the head; without weight decay. The labels play no part.

@@ -12,7 +12,7 @@ use crate::{Head, Samples};
 pub(crate) const CHUNK: usize = 256;
 
 /// Rows per chunk where no sum goes over them: few, as poisons are. Results do not depend on it.
-pub(crate) const ROWS: usize = 64;
+pub const ROWS: usize = 64;
 
 /// Applies `part` to chunks of at most `size` rows and their features in f64, in parallel; its results come back in row
 /// order. `part` gets a scratch `[rows, columns]` with unspecified content.
@@ -73,12 +73,13 @@ pub(crate) fn sum_outer<'a, B: Sync>(
 }
 
 /// Parts of so many elements that may wait at once. Sums do not depend on it.
-pub(crate) fn held(elements: usize) -> usize {
+#[must_use]
+pub fn held(elements: usize) -> usize {
     (MOST_ELEMENTS / elements.max(1)).max(8)
 }
 
 /// `out = [Z, 1] vᵀ`: the scores `[n, K]` of features `[n, d]` under packed `v`.
-pub(crate) fn scores(packed: ArrayView2<'_, f64>, features: ArrayView2<'_, f64>, out: &mut ArrayViewMut2<'_, f64>) {
+pub fn scores(packed: ArrayView2<'_, f64>, features: ArrayView2<'_, f64>, out: &mut ArrayViewMut2<'_, f64>) {
     let (weight, bias) = unpack(packed);
     out.assign(&bias);
     general_mat_mul(1.0, &features, &weight.t(), 1.0, out);
@@ -106,7 +107,8 @@ pub(crate) fn softmax(mut logits: ArrayViewMut1<'_, f64>) -> f64 {
 }
 
 /// The probabilities `[n, K]` of a chunk's features `[n, d]`.
-pub(crate) fn probabilities_of(head: &Head, features: ArrayView2<'_, f64>) -> Array2<f64> {
+#[must_use]
+pub fn probabilities_of(head: &Head, features: ArrayView2<'_, f64>) -> Array2<f64> {
     let mut probabilities = Array2::zeros((features.nrows(), head.classes()));
     fill_probabilities(head, features, &mut probabilities.view_mut());
     probabilities
@@ -132,14 +134,14 @@ pub(crate) fn residuals(logits: &mut ArrayViewMut2<'_, f64>, labels: &[u32]) -> 
 }
 
 /// Replaces probabilities `[n, K]` by `P - E`.
-pub(crate) fn subtract_labels(probabilities: &mut ArrayViewMut2<'_, f64>, labels: &[u32]) {
+pub fn subtract_labels(probabilities: &mut ArrayViewMut2<'_, f64>, labels: &[u32]) {
     for (mut row, &label) in probabilities.rows_mut().into_iter().zip(labels) {
         row[label as usize] -= 1.0;
     }
 }
 
 /// Replaces scores `u` `[n, K]` by `(diag p - p pᵀ) u = p ∘ (u - ⟨p, u⟩)`, row by row.
-pub(crate) fn apply_softmax_jacobian(probabilities: &ArrayView2<'_, f64>, scores: &mut ArrayViewMut2<'_, f64>) {
+pub fn apply_softmax_jacobian(probabilities: &ArrayView2<'_, f64>, scores: &mut ArrayViewMut2<'_, f64>) {
     for (p, mut u) in probabilities.rows().into_iter().zip(scores.rows_mut()) {
         let mean = p.dot(&u);
         u.zip_mut_with(&p, |u, &p| *u = p * (*u - mean));

@@ -18,37 +18,31 @@
 //!   sums are added in row order.
 
 mod calibrate;
-mod ceiling;
-mod constraint;
 mod error;
 mod fit;
 mod hessian;
-mod kernel;
-mod lbfgs;
+pub mod kernel;
 mod loss;
 mod margin;
 mod mixed;
 mod parameters;
 mod precondition;
 mod predict;
-mod reach;
 mod samples;
 mod sgd;
-#[cfg(test)]
-mod testing;
+pub mod testing;
 
 pub use calibrate::calibrate;
-pub use ceiling::loss_ceiling;
-pub use constraint::{Constraint, ConstraintError, ConstraintKind, ConstraintKinds, class_means};
 pub use error::HeadError;
 pub use fit::{Fit, FitOptions, fit};
 pub use hessian::{HessianSolution, SolveOptions, hessian_vector_sum, solve_hessian};
-pub use loss::{gradient_sum, gradient_sum_of, loss_and_gradient, mean_loss};
+pub use loss::{
+    add_weight_decay, gradient_sum, gradient_sum_of, loss_and_gradient, loss_and_gradient_sum, mean_loss, objective,
+};
 pub use margin::smoothed_error;
 pub use mixed::{implicit_gradient, mixed_derivative, mixed_derivative_of};
-pub use parameters::{Head, inner, norm};
+pub use parameters::{Head, unpack};
 pub use precondition::Preconditioner;
 pub use predict::{accuracy, judge, judgements, logits, per_class_accuracy, predict, probabilities};
-pub use reach::{Poison, Poisonability, Reach, poisonability};
 pub use samples::{Samples, spread};
 pub use sgd::{SgdOptions, SgdSchedule, fit_sgd};

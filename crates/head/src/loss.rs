@@ -60,8 +60,9 @@ pub fn loss_and_gradient(
     Ok(objective(head.packed(), blocks, count(blocks)?, weight_decay))
 }
 
-/// [`loss_and_gradient`] of checked arguments.
-pub(crate) fn objective(
+/// [`loss_and_gradient`] of arguments that were checked before: packed parameters `[K, d + 1]`, and `count` samples.
+#[must_use]
+pub fn objective(
     packed: ArrayView2<'_, f64>,
     blocks: &[Samples<'_>],
     count: usize,
@@ -74,14 +75,15 @@ pub(crate) fn objective(
 }
 
 /// Adds `weight_decay * [W, 0]` to `gradient` and returns `weight_decay/2 |W|²`.
-pub(crate) fn add_weight_decay(packed: ArrayView2<'_, f64>, weight_decay: f64, gradient: &mut Array2<f64>) -> f64 {
+pub fn add_weight_decay(packed: ArrayView2<'_, f64>, weight_decay: f64, gradient: &mut Array2<f64>) -> f64 {
     let (weight, _) = unpack(packed);
     unpack_mut(gradient).0.scaled_add(weight_decay, &weight);
     0.5 * weight_decay * weight.rows().into_iter().map(|row| row.dot(&row)).sum::<f64>()
 }
 
 /// The summed cross-entropy and its gradient `[K, d + 1]`.
-pub(crate) fn loss_and_gradient_sum(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>]) -> (f64, Array2<f64>) {
+#[must_use]
+pub fn loss_and_gradient_sum(packed: ArrayView2<'_, f64>, blocks: &[Samples<'_>]) -> (f64, Array2<f64>) {
     let part = |mut logits: ArrayViewMut2<'_, f64>, z: ArrayView2<'_, f64>, chunk: Samples<'_>| {
         scores(packed, z, &mut logits);
         let loss = residuals(&mut logits, chunk.labels());

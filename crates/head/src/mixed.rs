@@ -94,8 +94,8 @@ mod tests {
 
     use super::*;
     use crate::gradient_sum;
-    use crate::parameters::inner;
     use crate::testing::{Data, assert_close, derivative, random};
+    use hemlock_optim::inner;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]

@@ -1,5 +1,6 @@
 //! The parameters of a head.
 
+use hemlock_optim::norm;
 use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis};
 
 use crate::{HeadError, Samples};
@@ -77,7 +78,10 @@ impl Head {
     }
 
     /// Refuses samples that do not fit this head.
-    pub(crate) fn check_samples(&self, blocks: &[Samples<'_>]) -> Result<(), HeadError> {
+    ///
+    /// # Errors
+    /// They have other features or other classes than it.
+    pub fn check_samples(&self, blocks: &[Samples<'_>]) -> Result<(), HeadError> {
         for block in blocks {
             self.check_dim(block.dim())?;
             if block.classes() != self.classes() {
@@ -87,8 +91,11 @@ impl Head {
         Ok(())
     }
 
-    /// Refuses an argument that is not packed like this head.
-    pub(crate) fn check_packed(&self, what: &'static str, argument: &ArrayView2<'_, f64>) -> Result<(), HeadError> {
+    /// Refuses an argument that is not packed like this head; `what` names it in the message.
+    ///
+    /// # Errors
+    /// It has another shape.
+    pub fn check_packed(&self, what: &'static str, argument: &ArrayView2<'_, f64>) -> Result<(), HeadError> {
         if argument.dim() == self.0.dim() {
             Ok(())
         } else {
@@ -98,7 +105,8 @@ impl Head {
 }
 
 /// Packed parameters `[K, d + 1]` as weights `[K, d]` and biases `[K]`.
-pub(crate) fn unpack(packed: ArrayView2<'_, f64>) -> (ArrayView2<'_, f64>, ArrayView1<'_, f64>) {
+#[must_use]
+pub fn unpack(packed: ArrayView2<'_, f64>) -> (ArrayView2<'_, f64>, ArrayView1<'_, f64>) {
     let dim = packed.ncols() - 1;
     let (weight, bias) = packed.split_at(Axis(1), dim);
     (weight, bias.index_axis_move(Axis(1), 0))
@@ -109,16 +117,6 @@ pub(crate) fn unpack_mut(packed: &mut Array2<f64>) -> (ArrayViewMut2<'_, f64>, A
     let dim = packed.ncols() - 1;
     let (weight, bias) = packed.view_mut().split_at(Axis(1), dim);
     (weight, bias.index_axis_move(Axis(1), 0))
-}
-
-/// The inner product of two arrays packed alike.
-pub fn inner(a: &Array2<f64>, b: &Array2<f64>) -> f64 {
-    a.rows().into_iter().zip(b.rows()).map(|(a, b)| a.dot(&b)).sum()
-}
-
-/// The L2 norm of an array `[K, d + 1]`.
-pub fn norm(a: &Array2<f64>) -> f64 {
-    inner(a, a).sqrt()
 }
 
 #[cfg(test)]

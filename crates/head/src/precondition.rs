@@ -107,7 +107,8 @@ impl Preconditioner {
     }
 
     /// The inverse times a gradient, `[K, d + 1]`.
-    pub(crate) fn apply(&self, gradient: &Array2<f64>) -> Array2<f64> {
+    #[must_use]
+    pub fn apply(&self, gradient: &Array2<f64>) -> Array2<f64> {
         match &self.whitening[..] {
             [one] => gradient.dot(&one.t()).dot(one),
             each => {

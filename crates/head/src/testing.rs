@@ -1,4 +1,4 @@
-//! Random data and comparisons for the tests.
+//! Random data and comparisons, for tests of this crate and of those that build on it.
 
 use ndarray::Array2;
 use rand::{RngExt, SeedableRng};
@@ -7,15 +7,18 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::Samples;
 
-/// Normal features around one random centre per class.
-pub(crate) struct Data {
-    pub(crate) features: Array2<f64>,
+/// Normal features around one random centre per class, with their labels.
+pub struct Data {
+    /// `[n, d]`.
+    pub features: Array2<f64>,
     labels: Vec<u32>,
     classes: usize,
 }
 
 impl Data {
-    pub(crate) fn new(n: usize, d: usize, classes: usize, seed: u64) -> Self {
+    /// `n` samples of `d` features; the same `seed` gives the same ones.
+    #[must_use]
+    pub fn new(n: usize, d: usize, classes: usize, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let labels: Vec<u32> = (0..n).map(|_| rng.random_range(0..classes as u32)).collect();
         let centres = random(classes, d, seed ^ 0x5eed);
@@ -26,19 +29,26 @@ impl Data {
         Self { features, labels, classes }
     }
 
-    pub(crate) fn samples(&self) -> Samples<'_> {
-        Samples::new(self.features.view(), &self.labels, self.classes).unwrap()
+    /// The samples.
+    ///
+    /// # Panics
+    /// There are fewer than two classes.
+    #[must_use]
+    #[allow(clippy::expect_used)]
+    pub fn samples(&self) -> Samples<'_> {
+        Samples::new(self.features.view(), &self.labels, self.classes).expect("labels are drawn below the classes")
     }
 }
 
-/// Standard normal values.
-pub(crate) fn random(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
+/// Standard normal values `[rows, columns]`.
+#[must_use]
+pub fn random(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     Array2::from_shape_simple_fn((rows, columns), || StandardNormal.sample(&mut rng))
 }
 
-/// The central difference of `f` in every coordinate.
-pub(crate) fn derivative(f: impl Fn(&Array2<f64>) -> f64, at: &Array2<f64>) -> Array2<f64> {
+/// The derivative of `f` at `at` with respect to every coordinate, by central differences.
+pub fn derivative(f: impl Fn(&Array2<f64>) -> f64, at: &Array2<f64>) -> Array2<f64> {
     let step = 1e-5;
     Array2::from_shape_fn(at.dim(), |index| {
         let mut probe = at.clone();
@@ -49,9 +59,12 @@ pub(crate) fn derivative(f: impl Fn(&Array2<f64>) -> f64, at: &Array2<f64>) -> A
     })
 }
 
-/// Every element equal to within `tolerance`, absolute or relative to the largest expected one.
+/// Asserts that every element is the expected one to within `tolerance`, absolute or relative to the largest one.
+///
+/// # Panics
+/// One is not, or the shapes differ.
 #[track_caller]
-pub(crate) fn assert_close(found: &Array2<f64>, expected: &Array2<f64>, tolerance: f64) {
+pub fn assert_close(found: &Array2<f64>, expected: &Array2<f64>, tolerance: f64) {
     assert_eq!(found.dim(), expected.dim());
     let scale = expected.fold(1f64, |max, value| max.max(value.abs()));
     let worst = (found - expected).fold(0f64, |max, error| if error.abs() <= max { max } else { error.abs() });

@@ -1,33 +1,15 @@
-//! Two stages: images whose features are the poisoned ones, and the decoder that one way of finding them needs.
+//! Stage: images whose features are the poisoned ones.
 
-mod clean;
-pub mod decoder;
-mod limits;
-mod matching;
-mod measure;
-mod minimize;
-mod pass;
-mod refine;
-mod tensors;
-#[cfg(test)]
-mod testing;
-
-pub use clean::Clean;
-pub use limits::{Limits, Range};
-pub use matching::Optimizer;
-pub use measure::{Measure, base_images};
-pub use pass::Frozen;
-pub use refine::Refinement;
-
-use clean::nearest;
-use decoder::Decoder;
 use hemlock_artifact::{Dataset, Extractor, Features, Images, PoisonFeatures, Poisons, TargetParams};
-use hemlock_models::open_extractor;
-use hemlock_poison_features::{attacks, random_features};
+use hemlock_attack::{attacks, random_features};
+use hemlock_models::{extracted, open_extractor};
+use hemlock_perturb::{
+    Clean, Decoder, Frozen, Limits, Matched, Matching, Measure, Optimizer, Problem, Range, Refinement, base_images,
+    nearest, unit,
+};
 use hemlock_stage::{Context, Need, ParamError, Port, StageError, inputs};
 use hemlock_streams::Purpose;
-use matching::{Matched, Matching, Problem};
-use ndarray::{Array4, ArrayView3, Axis};
+use ndarray::{Array4, Axis};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -227,7 +209,7 @@ impl hemlock_stage::Stage for Stage {
         let frozen = Frozen::new(&extractor, &features.normalization);
         let zeta = poison_features.features.view();
         let samples = features.train.samples(features.classes.len())?;
-        let constraint = poison_features.aim.constraint(samples)?;
+        let constraint = attacks::constraint(&poison_features.aim, samples)?;
         let random = match params {
             Params::FeatureMatching { refine_from: RefineFrom::Random, .. } => {
                 let mut rng = Purpose::RefinementFeatures.of(ctx.seed);
@@ -317,21 +299,6 @@ impl hemlock_stage::Stage for Stage {
     }
 }
 
-/// Requires features that the extractor made: images are searched for with its gradients.
-///
-/// # Errors
-/// Features from a file.
-pub fn extracted(port: &Port, made_with: &Value) -> Result<(), ParamError> {
-    if matches!(port.role, "features" | "deployed_features") && made_with["method"] == "import" {
-        let message = format!(
-            "needs the extractor that made the features, and [{}] imports them from a file; leave this table out",
-            port.node
-        );
-        return Err(ParamError::new("", message));
-    }
-    Ok(())
-}
-
 /// Feature distance, as a share of the clean samples' median distance to their nearest others, at which an image counts
 /// as matched. Rounding to 8 bits moves features about as far.
 const EXACT: f64 = 0.01;
@@ -378,16 +345,6 @@ impl<'a> Starts<'a> {
             }
         }
     }
-}
-
-/// An 8-bit image in `[0, 1]`.
-fn unit(image: ArrayView3<u8>) -> Vec<f32> {
-    image.iter().map(|p| f32::from(*p) / 255.0).collect()
-}
-
-/// The share of the first step's length at `done` of `all` steps: half a cosine, from 1 to 0.
-fn cosine(done: u64, all: u64) -> f64 {
-    0.5 * (1.0 + (std::f64::consts::PI * done as f64 / all as f64).cos())
 }
 
 #[cfg(test)]

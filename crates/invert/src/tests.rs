@@ -1,10 +1,11 @@
 //! The stage on images of 8 x 8 pixels and an extractor of random weights.
 
 use super::*;
-use crate::testing::{context, extractor, images};
 use hemlock_artifact::{Aim, FeatureSplit, Normalization};
-use hemlock_head::{ConstraintKinds, FitOptions, Head, fit};
+use hemlock_fixtures::{context, network, patterns};
+use hemlock_head::{FitOptions, Head, fit};
 use hemlock_stage::{Params as _, Stage as _};
+use hemlock_threat::ConstraintKinds;
 use ndarray::Axis;
 use serde_json::json;
 
@@ -13,9 +14,9 @@ const POISONS: usize = 6;
 
 /// What the stage reads: poisoned features are those of the last images, and poisons are made of the first.
 fn inputs() -> Inputs {
-    let network = extractor("resnet8-w4", SIDE);
+    let network = network("resnet8-w4", SIDE);
     let split = |n: usize, salt: usize| {
-        let (pixels, labels) = (images(n, SIDE, salt), (0..n).map(|i| u32::from(i % 3 == 0)).collect::<Vec<u32>>());
+        let (pixels, labels) = (patterns(n, SIDE, salt), (0..n).map(|i| u32::from(i % 3 == 0)).collect::<Vec<u32>>());
         let features = network.features(pixels.view(), &|_| true).unwrap();
         let images = Images { pixels: pixels.into(), labels: labels.clone(), source_index: (0..n as u32).collect() };
         (images, FeatureSplit::all(features.into(), labels))
@@ -89,7 +90,7 @@ fn params(fields: Value) -> Params {
 fn run(fields: Value, seed: u64) -> Poisons {
     let params = params(fields);
     params.check().unwrap();
-    context(|ctx| Stage::run(&params, inputs(), &Context { seed, ..*ctx }).unwrap())
+    context(0, |ctx| Stage::run(&params, inputs(), &Context { seed, ..*ctx }).unwrap())
 }
 
 #[test]
@@ -149,6 +150,6 @@ fn outliers_of_the_features_are_counted_by_the_images_rule() {
     );
     let mut far = self::inputs();
     far.poison_features.features.fill(1e4);
-    let poisons = context(|ctx| Stage::run(&params(json!({ "steps": 1 })), far, ctx).unwrap());
+    let poisons = context(0, |ctx| Stage::run(&params(json!({ "steps": 1 })), far, ctx).unwrap());
     assert_eq!(poisons.outliers_of_features, Some(1.0));
 }

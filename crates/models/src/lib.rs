@@ -34,6 +34,6 @@ pub use device::{Backend, DeviceError};
 pub use extractor::{ExtractError, Extractor, ExtractorSpec, Passed, Trace};
 pub use import::{Choice, ImportError, Imported};
 pub use network::{Arch, ImageSizeError, Network, UnknownArch};
-pub use stage::{extract, extract_into, open_device, open_devices, open_extractor};
+pub use stage::{extract, extract_into, extracted, open_device, open_devices, open_extractor};
 pub use trunk::Trunk;
 pub use weights::{Weights, WeightsError};

@@ -4,8 +4,9 @@
 use crate::device::runs_on_rayon;
 use crate::{Arch, DeviceError, ExtractError, Extractor, ExtractorSpec, ImportError, WeightsError, device};
 use burn::tensor::Device;
-use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
+use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError};
 use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis};
+use serde_json::Value;
 
 impl From<DeviceError> for StageError {
     fn from(e: DeviceError) -> Self {
@@ -114,4 +115,19 @@ pub fn extract_into(
         }
         None => Ok(()),
     }
+}
+
+/// Requires features that the extractor made: images are searched for with its gradients.
+///
+/// # Errors
+/// Features from a file.
+pub fn extracted(port: &Port, made_with: &Value) -> Result<(), ParamError> {
+    if matches!(port.role, "features" | "deployed_features") && made_with["method"] == "import" {
+        let message = format!(
+            "needs the extractor that made the features, and [{}] imports them from a file; leave this table out",
+            port.node
+        );
+        return Err(ParamError::new("", message));
+    }
+    Ok(())
 }

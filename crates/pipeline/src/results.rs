@@ -5,8 +5,8 @@ use crate::{
     origin::{Answered, Origin, REPLICATED, replicates},
 };
 use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, SteppedBack, Taught, Visibility};
-use hemlock_stage::Sees;
 use hemlock_store::{Store, StoreError};
+use hemlock_threat::Sees;
 use serde::Serialize;
 use serde_json::Value;
 use std::{

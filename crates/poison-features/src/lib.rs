@@ -1,38 +1,15 @@
-//! Stage: poisoned features, by one of the attacks in [`attacks`]: Gradient Canceling, which makes the target
-//! parameters a stationary point of the victim's training; the bilevel attack, which raises the retrained victim's
-//! error on held-out and training samples; and TGDA, which raises the loss of a victim that descends meanwhile.
-//!
-//! What an attack minimises is an [`Objective`]; any solver, constraint, start and choice of labels goes with any
-//! objective.
+//! Stage: poisoned features, by one of the attacks of `hemlock-attack`.
 
-mod adam;
-pub mod attacks;
-mod bilevel;
-mod canceling;
-mod descent;
-mod greedy;
-mod memory;
-mod objective;
-mod start;
-#[cfg(test)]
-mod testing;
+mod search;
 
-pub use attacks::{Follower, Known, Own};
-pub use bilevel::Bilevel;
-pub use canceling::{Canceled, Canceling};
-pub use descent::{Descent, Found, Solver, Stop, descend};
-pub use greedy::{Added, Choice, Class, add, nearest_samples};
-pub use objective::{Force, Objective};
-pub use start::{Plan, Start, random_features};
-
-use attacks::{Defaults, Moves};
-use hemlock_artifact::{Aim, CurvePoint, Features, PoisonFeatures, TargetParams};
-use hemlock_head::{Constraint, ConstraintKind, ConstraintKinds, Samples};
-use hemlock_stage::{Bar, Context, ParamError, StageError, inputs};
+use hemlock_artifact::{Aim, Features, PoisonFeatures, TargetParams};
+use hemlock_attack::attacks::{self, Defaults, Moves};
+use hemlock_attack::{Base, Known, Labels, Own, PAIRS, StartKind, poison_count};
+use hemlock_stage::{Context, ParamError, StageError, inputs};
+use hemlock_threat::{ConstraintKind, ConstraintKinds};
+use search::Search;
 use serde::{Deserialize, Serialize, ser::Error};
 use serde_json::Value;
-
-use std::time::Duration;
 
 /// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -99,58 +76,6 @@ mod defaults {
     pub(super) fn tolerance() -> f64 {
         1e-4
     }
-}
-
-/// Labels of the poisons.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Labels {
-    /// Those of the training samples that the poisons are made of: a clean-label attack.
-    #[default]
-    Kept,
-    /// Any other class, uniformly.
-    Random,
-    /// Chosen by the attack.
-    Aligned,
-}
-
-impl Labels {
-    /// Which clean samples poisons with such labels may be made of.
-    fn base_class(self) -> Class {
-        match self {
-            Self::Kept => Class::Own,
-            Self::Random => Class::Other,
-            Self::Aligned => Class::Any,
-        }
-    }
-}
-
-/// Where poisons start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StartKind {
-    /// At clean training samples, drawn at random.
-    Clean,
-    /// At the clean training samples that help most, to first order.
-    Aligned,
-    /// At zero.
-    Zeros,
-    /// At normal features with the clean mean and deviation of every coordinate.
-    Random,
-    /// At the mean of their class.
-    ClassMeans,
-    /// Where `conditional-gradient` puts them, without going through them again.
-    Greedy,
-}
-
-/// Which clean sample a poison is made of: the one whose image an inversion starts from and is compared with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Base {
-    /// The one it started at, or that was drawn for it.
-    Start,
-    /// The nearest to where it ended that no other poison is made of; of its own class, where labels are kept.
-    Nearest,
 }
 
 /// How poisons are moved.
@@ -325,7 +250,7 @@ impl hemlock_stage::Stage for Stage {
                 _ => true,
             });
             if params.solver == SolverKind::Lbfgs {
-                fields.insert("memory".to_owned(), memory::PAIRS.into());
+                fields.insert("memory".to_owned(), PAIRS.into());
             }
         }
         Ok(value)
@@ -335,7 +260,7 @@ impl hemlock_stage::Stage for Stage {
         let aim = params.aim(ctx.seed)?;
         let clean = features.train.samples(features.classes.len())?;
         let count = poison_count(params.eps_d, clean.len())?;
-        let constraint = aim.constraint(clean)?;
+        let constraint = attacks::constraint(&aim, clean)?;
         let mut objective = attacks::objective(&aim, &features, &target, ctx.cancel)?;
         let search = Search { params, clean, count, constraint: &constraint, ctx };
         let made = search.make(&mut *objective)?;
@@ -343,175 +268,6 @@ impl hemlock_stage::Stage for Stage {
         let free = params.labels == Labels::Aligned;
         let bound = objective.bound(made.start.features.view(), &made.start.labels, free, &constraint, clean)?;
         Ok(made.artifact(params, aim, bound))
-    }
-}
-
-/// The number of poisons.
-///
-/// # Errors
-/// There would be none.
-pub fn poison_count(eps_d: f64, clean: usize) -> Result<usize, StageError> {
-    let count = (eps_d * clean as f64).round() as usize;
-    if count == 0 {
-        let least = 1.0 / clean as f64;
-        let message = format!(
-            "gives no poison: {eps_d} of {clean} clean training samples is less than one; expected at least {least:.2e}"
-        );
-        return Err(ParamError::new("eps_d", message).into());
-    }
-    Ok(count)
-}
-
-/// What an attack made.
-struct Made {
-    start: Start,
-    curve: Vec<CurvePoint>,
-    /// The objective at the end, and as it is shown.
-    value: f64,
-    objective: f64,
-    stopped: Stop,
-    /// Of free labels: how much the search that began with them ended behind the best one.
-    gap: Option<f64>,
-}
-
-/// Starts poisons and moves them.
-struct Search<'a> {
-    params: &'a Params,
-    clean: Samples<'a>,
-    count: usize,
-    constraint: &'a Constraint,
-    ctx: &'a Context<'a>,
-}
-
-impl Search<'_> {
-    /// With free labels every choice of clean ones may be had, too: so clean labels are searched first, free ones from
-    /// where that ended and from their own start, and the best of the three is taken. Where a follower moves on, values
-    /// cannot be compared, and there is one search.
-    fn make(&self, objective: &mut dyn Objective) -> Result<Made, StageError> {
-        if self.params.labels != Labels::Aligned || objective.moves() {
-            return self.search(objective, self.params.labels, None);
-        }
-        let kept = self.search(objective, Labels::Kept, None)?;
-        let alone = self.search(objective, Labels::Aligned, None)?;
-        let gap = |best: &Made| Some((best.objective - alone.objective).abs());
-        let mut best = kept;
-        if self.params.solver != SolverKind::ConditionalGradient {
-            let onwards = self.search(objective, Labels::Aligned, Some(&best))?;
-            best = if onwards.value < best.value { onwards } else { best };
-        }
-        if alone.value <= best.value {
-            return Ok(Made { gap: Some(0.0), ..alone });
-        }
-        Ok(Made { gap: gap(&best), ..best })
-    }
-
-    /// One search, with such labels, from the start that the parameters name, or from where another one ended.
-    fn search(&self, objective: &mut dyn Objective, labels: Labels, from: Option<&Made>) -> Result<Made, StageError> {
-        let Self { params, clean, count, constraint, ctx } = *self;
-        let (solver, sweeps) = match params.solver {
-            SolverKind::ConditionalGradient => (None, params.steps()),
-            SolverKind::GradientDescent => (Some(Solver::GradientDescent), 0),
-            SolverKind::NormDescent => (Some(Solver::NormDescent), 0),
-            SolverKind::Adam => (Some(Solver::Adam), 0),
-            SolverKind::Lbfgs => (Some(Solver::Lbfgs), 0),
-        };
-        let relabel_every = if labels == Labels::Aligned { params.relabel_every() } else { None };
-        let mut greedy: Option<Record> = None;
-        let start = match from {
-            Some(made) => {
-                let Start { base, features, labels } = &made.start;
-                let labels = match relabel_every {
-                    Some(_) => labels.clone(),
-                    // They are chosen once.
-                    None => objective.evaluate(features.view(), labels)?.best_labels(features.view())?,
-                };
-                Start { base: base.clone(), features: features.clone(), labels }
-            }
-            None => {
-                let kind = if solver.is_none() { StartKind::Greedy } else { params.start() };
-                let plan = Plan { clean, count, kind, labels, sweeps, seed: ctx.seed };
-                plan.make(objective, constraint, &mut |at, value| {
-                    let steps = (sweeps + 1).saturating_mul(count as u32);
-                    greedy.get_or_insert_with(|| Record::new("greedy", steps, ctx)).point(at, value)
-                })?
-            }
-        };
-        let Some(solver) = solver else {
-            let value = objective.evaluate(start.features.view(), &start.labels)?.value;
-            let (objective, curve) = (objective.shown(value), greedy.map(|g| g.curve).unwrap_or_default());
-            return Ok(Made { start, curve, value, objective, stopped: Stop::Steps, gap: None });
-        };
-        let square: f64 = clean.chunks().map(|c| c.to_f64().iter().map(|z| z * z).sum::<f64>()).sum();
-        let rms = (square / (clean.len() * clean.dim()) as f64).sqrt();
-        let descent = Descent {
-            solver,
-            steps: params.steps(),
-            step: if solver == Solver::NormDescent { params.step() } else { params.step() * rms },
-            relabel_every,
-            target: objective.end(params.tolerance),
-            stall: params.stall,
-            time: params.max_seconds.map(Duration::from_secs_f64),
-        };
-        let mut record = Record::new("poisons", descent.steps, ctx);
-        let Start { base, features, labels: given } = start;
-        let found = descend(objective, features, given, constraint, &descent, |at, value| record.point(at, value))?;
-        let base = match params.base() {
-            Base::Start => base,
-            Base::Nearest => nearest_samples(&found.features, &found.labels, clean, labels.base_class()),
-        };
-        let before = from.map(|made| made.curve.clone()).unwrap_or_default();
-        let taken = before.last().map_or(0, |point| point.step + 1);
-        let after = record.curve.into_iter().map(|point| CurvePoint { step: point.step + taken, ..point });
-        Ok(Made {
-            value: found.value,
-            objective: objective.shown(found.value),
-            stopped: found.stopped,
-            start: Start { base, features: found.features, labels: found.labels },
-            curve: before.into_iter().chain(after).collect(),
-            gap: None,
-        })
-    }
-}
-
-impl Made {
-    fn artifact(self, params: &Params, aim: Aim, bound: Option<f64>) -> PoisonFeatures {
-        PoisonFeatures {
-            features: self.start.features.mapv(|x| x as f32),
-            labels: self.start.labels,
-            base_index: self.start.base,
-            aim,
-            clean_label: params.labels == Labels::Kept,
-            eps_d: params.eps_d,
-            objective: self.objective,
-            bound,
-            gap: self.gap,
-            stopped: self.stopped.name().to_owned(),
-            curve: self.curve,
-        }
-    }
-}
-
-/// The curve of an attack, shown while it grows.
-struct Record<'a> {
-    ctx: &'a Context<'a>,
-    bar: Box<dyn Bar>,
-    every: u32,
-    curve: Vec<CurvePoint>,
-}
-
-impl<'a> Record<'a> {
-    fn new(label: &str, steps: u32, ctx: &'a Context<'a>) -> Self {
-        let bar = ctx.progress.start(label, steps.into(), "steps");
-        Self { ctx, bar, every: steps.div_ceil(200).max(1), curve: Vec::new() }
-    }
-
-    fn point(&mut self, step: u32, objective: f64) -> Result<(), StageError> {
-        if step.is_multiple_of(self.every) {
-            self.curve.push(CurvePoint { step, objective });
-            self.bar.at(step.into());
-            self.bar.say(format!("{objective:.4}"));
-        }
-        self.ctx.check()
     }
 }
 

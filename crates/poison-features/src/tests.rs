@@ -1,13 +1,15 @@
 use super::*;
+use hemlock_attack::{Bilevel, Canceling, Objective, testing::Clouds};
+use hemlock_fixtures::context;
 use hemlock_head::Head;
-use hemlock_stage::{Cancel, Environment, NoCheckpoints, Params as _, Silent};
+use hemlock_stage::Params as _;
+use hemlock_threat::Constraint;
 use serde_json::json;
 
 /// What clean labels allow free ones allow, too: whatever the attack and the solver, free labels end no worse.
 #[test]
 fn free_labels_contain_clean_ones() {
-    let (env, cancel) = (Environment::default(), Cancel::default());
-    let setting = testing::Setting::new();
+    let setting = Clouds::new();
     let target = Head::from_packed(&setting.head.packed() * 0.7).unwrap();
     let constraint = Constraint::ball(1.5);
     let (mut behind, mut gaps) = (0, 0);
@@ -20,15 +22,6 @@ fn free_labels_contain_clean_ones() {
         ("gradient-canceling", "conditional-gradient"),
     ] {
         for seed in 0..3 {
-            let ctx = Context {
-                seed,
-                device: "flex",
-                env: &env,
-                progress: &Silent,
-                cancel: &cancel,
-                checkpoints: &NoCheckpoints,
-                scratch: &std::env::temp_dir(),
-            };
             let made = |labels: &str| {
                 let mut table = json!({ "attack": attack, "eps_d": 0.1, "labels": labels, "solver": solver });
                 if solver != "conditional-gradient" {
@@ -47,8 +40,10 @@ fn free_labels_contain_clean_ones() {
                             .unwrap(),
                     ),
                 };
-                let (clean, constraint, params) = (setting.clean(), &constraint, &params);
-                Search { params, clean, count: 12, constraint, ctx: &ctx }.make(&mut *objective).unwrap()
+                context(seed, |ctx| {
+                    let (params, clean, constraint) = (&params, setting.clean(), &constraint);
+                    Search { params, clean, count: 12, constraint, ctx }.make(&mut *objective).unwrap()
+                })
             };
             let (kept, free) = (made("kept"), made("aligned"));
             assert_eq!(kept.gap, None);

@@ -5,11 +5,11 @@
 //! that images have. Where these are to lie in a set, every step's goal is projected onto it, as in refinement.
 
 use hemlock_artifact::{Aim, Dataset, Extractor, Features, Poisons, TargetParams};
-use hemlock_head::{ConstraintKind, ConstraintKinds};
-use hemlock_invert::{Clean, Frozen, Limits, Measure, Range, Refinement, base_images, extracted};
-use hemlock_models::open_extractor;
-use hemlock_poison_features::{Known, Labels, Own, Plan, StartKind, attacks, poison_count};
+use hemlock_attack::{Known, Labels, Own, Plan, StartKind, attacks, poison_count};
+use hemlock_models::{extracted, open_extractor};
+use hemlock_perturb::{Clean, Frozen, Limits, Measure, Range, Refinement, base_images};
 use hemlock_stage::{Context, ParamError, Port, StageError, inputs};
+use hemlock_threat::{ConstraintKind, ConstraintKinds};
 use serde::{Deserialize, Serialize, ser::Error};
 use serde_json::Value;
 
@@ -182,7 +182,7 @@ impl hemlock_stage::Stage for Stage {
         let frozen = Frozen::new(&extractor, &features.normalization);
         let samples = features.train.samples(features.classes.len())?;
         let aim = params.aim(ctx.seed)?;
-        let constraint = aim.constraint(samples)?;
+        let constraint = attacks::constraint(&aim, samples)?;
         let mut objective = attacks::objective(&aim, &features, &target, ctx.cancel)?;
         let count = poison_count(params.eps_d, samples.len())?;
         let mut attack = |labels: Labels| {

@@ -2,10 +2,11 @@
 
 use super::*;
 use hemlock_artifact::{FeatureSplit, Images, Normalization};
+use hemlock_attack::attacks::ATTACKS;
+use hemlock_fixtures::context;
 use hemlock_head::{FitOptions, Head, fit};
 use hemlock_models::{Backend, ExtractorSpec, Network, device};
-use hemlock_poison_features::attacks::ATTACKS;
-use hemlock_stage::{Cancel, Environment, NoCheckpoints, Params as _, Silent, Stage as _};
+use hemlock_stage::{Params as _, Stage as _};
 use ndarray::Array4;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -83,17 +84,7 @@ fn params(fields: Value) -> Params {
 }
 
 fn run(fields: Value) -> Poisons {
-    let (env, cancel) = (Environment::default(), Cancel::default());
-    let ctx = Context {
-        seed: 3,
-        device: "flex",
-        env: &env,
-        progress: &Silent,
-        cancel: &cancel,
-        checkpoints: &NoCheckpoints,
-        scratch: &std::env::temp_dir(),
-    };
-    Stage::run(&params(fields), inputs(), &ctx).unwrap()
+    context(3, |ctx| Stage::run(&params(fields), inputs(), ctx).unwrap())
 }
 
 /// Grey levels by which pixels differ from those of the base images, at most.

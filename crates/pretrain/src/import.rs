@@ -9,7 +9,7 @@ use hemlock_stage::{Context, Environment, ErrorKind, FileError, ParamError, Stag
 use serde::{Deserialize, Serialize};
 
 use crate::probe::{self, Probe};
-use crate::train::{Pretrained, internal};
+use hemlock_training::Pretrained;
 
 /// Where weights lie, and what the file does not say about them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -159,7 +159,7 @@ pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<P
             None
         }
     };
-    let weights = extractor.to_safetensors().map_err(internal)?;
+    let weights = extractor.to_safetensors().map_err(|e| StageError::new(ErrorKind::Internal, e))?;
     Ok(Pretrained { weights, spec, curve: Vec::new(), verified })
 }
 

@@ -1,9 +1,10 @@
 //! Stage: a feature extractor, trained or imported.
 
-use crate::{Method, Monitor, PretrainConfig, TrainConfig, import, pretrain, probe, random};
+use crate::{PretrainConfig, import, probe};
 use hemlock_artifact::{Dataset, Export, Exported, Extractor};
 use hemlock_models::{open_device, open_devices};
 use hemlock_stage::{Context, Environment, Need, Port, Seed, StageError, inputs};
+use hemlock_training::{Method, Monitor, TrainConfig, pretrain, random};
 use serde_json::Value;
 
 inputs! {

@@ -8,9 +8,9 @@ use crate::{
     strength::{self, Strength},
     words,
 };
+use hemlock_attack::attacks;
 use hemlock_invert::REFINED;
 use hemlock_pipeline::{REPLICATED, Row, grouped, telling};
-use hemlock_poison_features::attacks;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -8,7 +8,7 @@ use crate::{
 };
 use hemlock_artifact::{Features, SteppedBack};
 use hemlock_head::spread;
-use hemlock_invert::Clean;
+use hemlock_perturb::Clean;
 use hemlock_pipeline::{Row, Task, unknown};
 use hemlock_store::{Artifact, Key, Manifest, Store, StoreError};
 use ndarray::Axis;

@@ -5,7 +5,7 @@ use crate::{
     case::Pretraining,
     words::{capital, list, share},
 };
-use hemlock_stage::Sees;
+use hemlock_threat::Sees;
 use serde_json::Value;
 use std::collections::BTreeSet;
 

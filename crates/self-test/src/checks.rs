@@ -8,10 +8,10 @@
 use crate::{Arrays, Check};
 use hemlock_artifact::Poisons;
 use hemlock_fixtures::{Given, extractor, images, in_context, pixels};
-use hemlock_invert::{Frozen, base_images};
 use hemlock_models::{Weights, device};
-use hemlock_pretrain::{Method, TrainConfig, config::OptimizerKind};
+use hemlock_perturb::{Frozen, base_images};
 use hemlock_stage::{Cancel, Context, Params, Silent, Stage, StageError, read};
+use hemlock_training::{Method, TrainConfig, config::OptimizerKind};
 use serde_json::{Value, json};
 
 /// One of every kind of network.
@@ -108,9 +108,9 @@ fn step(method: Method, optimizer: OptimizerKind) -> Check {
             ..TrainConfig::default()
         };
         let (images, opened) = (images(pixels(BATCH)), device::open_named(name)?);
-        let before = hemlock_pretrain::random(&config, images.pixels.view(), &opened)?;
+        let before = hemlock_training::random(&config, images.pixels.view(), &opened)?;
         let after = in_context(name, &Silent, cancel, |ctx| {
-            hemlock_pretrain::pretrain(method, &config, &images, None, &[opened], ctx)
+            hemlock_training::pretrain(method, &config, &images, None, &[opened], ctx)
         })?;
         let (before, after) = (Weights::from_safetensors(&before.weights)?, Weights::from_safetensors(&after.weights)?);
         let changed = after.0.iter().zip(before.0.values());
@@ -125,8 +125,8 @@ fn decoder() -> Check {
     let params = json!({ "epochs": 1, "batch": BATCH / 2, "width": 16 });
     Check::new("two steps of a decoder", STEPS, move |device, cancel| {
         let Given { dataset, extractor, features, .. } = given()?;
-        let inputs = hemlock_invert::decoder::Inputs { dataset, extractor, features };
-        let decoder = run::<hemlock_invert::decoder::Stage>(&params, inputs, device, cancel)?;
+        let inputs = hemlock_decoder::Inputs { dataset, extractor, features };
+        let decoder = run::<hemlock_decoder::Stage>(&params, inputs, device, cancel)?;
         let weights = Weights::from_safetensors(&decoder.weights)?;
         let errors = vec![decoder.norm];
         let mut arrays = vec![("norm".to_owned(), errors)];

@@ -1,28 +1,8 @@
 //! Why a stage stopped.
 
 use crate::{MESSAGE, VALUE, short};
-use hemlock_head::{ConstraintError, HeadError};
-use hemlock_store::StoreError;
+use hemlock_failure::{ErrorKind, Failure};
 use std::{error::Error, fmt};
-
-/// The class of a failure; each has its exit code.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
-    /// A parameter is wrong, by itself or for this data.
-    Params,
-    /// Raw data is missing or damaged.
-    Data,
-    /// An artifact is missing or damaged, or the artifact root cannot be used.
-    Artifact,
-    /// The device is not compiled in or not there.
-    Device,
-    /// Numbers went wrong: not finite, no convergence.
-    Numeric,
-    /// The user asked to stop.
-    Interrupted,
-    /// A bug.
-    Internal,
-}
 
 /// A failure of a stage: its class and what happened.
 #[derive(Debug)]
@@ -59,26 +39,9 @@ impl Error for StageError {
     }
 }
 
-impl From<StoreError> for StageError {
-    fn from(e: StoreError) -> Self {
-        Self::new(ErrorKind::Artifact, e)
-    }
-}
-
-impl From<HeadError> for StageError {
-    fn from(e: HeadError) -> Self {
-        let kind = match e {
-            HeadError::NonFiniteFeature { .. } | HeadError::NonFiniteParameter { .. } => ErrorKind::Numeric,
-            HeadError::InvalidOption { .. } => ErrorKind::Params,
-            _ => ErrorKind::Data,
-        };
-        Self::new(kind, e)
-    }
-}
-
-impl From<ConstraintError> for StageError {
-    fn from(e: ConstraintError) -> Self {
-        ParamError::new("constraint", e.to_string()).into()
+impl<E: Failure> From<E> for StageError {
+    fn from(e: E) -> Self {
+        Self::new(e.class(), e)
     }
 }
 

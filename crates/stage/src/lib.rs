@@ -10,16 +10,15 @@ mod file;
 mod inputs;
 mod memory;
 mod seed;
-mod sees;
 mod words;
 
 pub use context::{Bar, Cancel, Checkpoints, Context, Environment, NoCheckpoints, Progress, Silent};
-pub use error::{ErrorKind, MOST_EPOCHS, MOST_UNITS, ParamError, StageError};
+pub use error::{MOST_EPOCHS, MOST_UNITS, ParamError, StageError};
 pub use file::{FileError, open_file, read_file};
+pub use hemlock_failure::{ErrorKind, Failure};
 pub use inputs::{InputSet, Inputs, Need, Port};
 pub use memory::{Bytes, available};
 pub use seed::Seed;
-pub use sees::Sees;
 pub use words::{MESSAGE, VALUE, few, short};
 
 use hemlock_artifact::{Export, Exported};

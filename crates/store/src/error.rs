@@ -1,5 +1,6 @@
 //! What can go wrong in the store.
 
+use hemlock_failure::{ErrorKind, Failure};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -77,9 +78,15 @@ pub enum StoreError {
     },
 }
 
+impl Failure for StoreError {
+    fn class(&self) -> ErrorKind {
+        ErrorKind::Artifact
+    }
+}
+
 /// The class of a [`StoreError`], for exit codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorKind {
+pub enum StoreErrorKind {
     /// The operating system refused an operation, but not for want of space.
     Io,
     /// The disk, or the user's quota of it, is full.
@@ -96,25 +103,25 @@ pub enum ErrorKind {
 
 impl StoreError {
     /// The class of this error.
-    pub fn kind(&self) -> ErrorKind {
+    pub fn kind(&self) -> StoreErrorKind {
         match self {
-            Self::Io { source, .. } if is_full(source) => ErrorKind::DiskFull,
-            Self::Io { .. } => ErrorKind::Io,
-            Self::Corrupt { .. } | Self::Mismatch { .. } | Self::Record { .. } => ErrorKind::Corrupt,
-            Self::NewerFormat { .. } => ErrorKind::NewerFormat,
-            Self::Missing { .. } => ErrorKind::Missing,
-            Self::Refused { .. } => ErrorKind::Refused,
+            Self::Io { source, .. } if is_full(source) => StoreErrorKind::DiskFull,
+            Self::Io { .. } => StoreErrorKind::Io,
+            Self::Corrupt { .. } | Self::Mismatch { .. } | Self::Record { .. } => StoreErrorKind::Corrupt,
+            Self::NewerFormat { .. } => StoreErrorKind::NewerFormat,
+            Self::Missing { .. } => StoreErrorKind::Missing,
+            Self::Refused { .. } => StoreErrorKind::Refused,
         }
     }
 
     /// Whether an operation failed because the disk, or the user's quota of it, is full.
     pub fn is_disk_full(&self) -> bool {
-        self.kind() == ErrorKind::DiskFull
+        self.kind() == StoreErrorKind::DiskFull
     }
 
     /// Whether making the artifact anew would help: it is damaged, incomplete, or of a newer format.
     pub fn rebuild_helps(&self) -> bool {
-        matches!(self.kind(), ErrorKind::Corrupt | ErrorKind::Missing | ErrorKind::NewerFormat)
+        matches!(self.kind(), StoreErrorKind::Corrupt | StoreErrorKind::Missing | StoreErrorKind::NewerFormat)
     }
 
     /// For `map_err`: an [`StoreError::Io`] about `path`; `action` is what failed, such as `read`.
@@ -158,7 +165,7 @@ mod tests {
         assert_eq!(full.to_string(), "disk full: cannot write `a/b`; free some space and run again");
 
         let other = StoreError::io(Path::new("a/b"), "write")(io::ErrorKind::PermissionDenied.into());
-        assert_eq!(other.kind(), ErrorKind::Io);
+        assert_eq!(other.kind(), StoreErrorKind::Io);
         assert_eq!(other.to_string(), "cannot write `a/b`");
     }
 }

@@ -30,7 +30,7 @@ mod store;
 mod time;
 
 pub use draft::{Draft, ManifestDraft};
-pub use error::{ErrorKind, Result, StoreError};
+pub use error::{Result, StoreError, StoreErrorKind};
 pub use garbage::{Entry, Garbage, Keep, Remains, Removal};
 pub use hash::{Digest, Hash, Key, ParseHashError};
 pub use identity::{Change, Identity};

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use hemlock_store::{Element, ErrorKind, PayloadReader, PayloadWriter, StoreError};
+use hemlock_store::{Element, PayloadReader, PayloadWriter, StoreError, StoreErrorKind};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
@@ -51,7 +51,7 @@ fn round_trip<T: Element + Debug>(shape: &[usize], data: &[T]) {
     let some = reader.rows::<T>("train", rows / 2..rows).unwrap();
     assert_eq!(some.shape, [&[rows - rows / 2], rest].concat());
     assert_eq!(bytemuck::cast_slice::<T, u8>(&some.data), bytemuck::cast_slice::<T, u8>(&data[rows / 2 * row..]));
-    assert_eq!(reader.rows::<T>("train", 0..rows + 1).unwrap_err().kind(), ErrorKind::Refused);
+    assert_eq!(reader.rows::<T>("train", 0..rows + 1).unwrap_err().kind(), StoreErrorKind::Refused);
 }
 
 proptest! {
@@ -135,7 +135,7 @@ fn every_damage(path: &Path, read: impl Fn() -> Option<StoreError>) {
         let at = bit / 8;
         put(at, good[at] ^ 1 << (bit % 8));
         let error = read().unwrap_or_else(|| panic!("bit {bit} flipped unnoticed"));
-        assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NewerFormat), "{error}");
+        assert!(matches!(error.kind(), StoreErrorKind::Corrupt | StoreErrorKind::NewerFormat), "{error}");
         assert!(error.to_string().contains("--repair"), "{error}");
         put(at, good[at]);
     }
@@ -172,7 +172,7 @@ fn a_sound_file_from_elsewhere_is_an_error() {
     let (here, reader) = written(|w| w.bytes("raw", b"here").unwrap());
     let (there, _) = written(|w| w.bytes("raw", b"gone").unwrap());
     fs::copy(there.path().join("raw"), here.path().join("raw")).unwrap();
-    assert_eq!(reader.bytes("raw").unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(reader.bytes("raw").unwrap_err().kind(), StoreErrorKind::Corrupt);
 }
 
 /// Rewrites two bytes of the header and its digest, as another version of the format would.
@@ -194,7 +194,7 @@ fn a_newer_major_is_refused_and_a_newer_minor_is_not() {
     let (dir, _) = written(|w| w.bytes("raw", b"abc").unwrap());
     assert_eq!(with_version(&dir, 10, 7).bytes("raw").unwrap(), b"abc");
     let error = with_version(&dir, 8, 2).bytes("raw").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NewerFormat);
+    assert_eq!(error.kind(), StoreErrorKind::NewerFormat);
     assert!(error.to_string().contains("has format 2.7"), "{error}");
 }
 
@@ -210,16 +210,16 @@ fn a_file_of_another_type_is_a_mismatch() {
     mismatch(reader.shaped::<f32, 1>("train").unwrap_err(), "shape [2, 1]");
     let other = PayloadReader::new(dir.path(), "images", reader.files().clone());
     mismatch(other.array::<f32>("train").unwrap_err(), "holds `features/train` where `images/train`");
-    assert_eq!(reader.array::<f32>("test").unwrap_err().kind(), ErrorKind::Missing);
+    assert_eq!(reader.array::<f32>("test").unwrap_err().kind(), StoreErrorKind::Missing);
     fs::remove_file(dir.path().join("train")).unwrap();
-    assert_eq!(reader.array::<f32>("train").unwrap_err().kind(), ErrorKind::Missing);
+    assert_eq!(reader.array::<f32>("train").unwrap_err().kind(), StoreErrorKind::Missing);
 }
 
 #[test]
 fn a_sound_value_of_another_type_is_damage() {
     let (_dir, reader) = written(|w| w.value("facts", &300_u32).unwrap());
     let error = reader.value::<u8>("facts").unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(error.kind(), StoreErrorKind::Corrupt);
     assert!(error.to_string().contains("not a u8 of this version"), "{error}");
 }
 
@@ -239,7 +239,7 @@ fn senseless_files_are_refused() {
         writer.array("a", &[usize::MAX, 2], &[1_u8]),
     ];
     for (n, result) in refused.into_iter().enumerate() {
-        assert_eq!(result.unwrap_err().kind(), ErrorKind::Refused, "case {n}");
+        assert_eq!(result.unwrap_err().kind(), StoreErrorKind::Refused, "case {n}");
     }
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
 }

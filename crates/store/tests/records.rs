@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use hemlock_store::{ErrorKind, Identity, Keep, ManifestDraft, Record, Store};
+use hemlock_store::{Identity, Keep, ManifestDraft, Record, Store, StoreErrorKind};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -85,7 +85,7 @@ fn any_damage_to_a_record_is_an_error() {
     let good = fs::read(&path).unwrap();
     let refused = |what: &str| {
         let e = store.records().expect_err(what);
-        assert_eq!(e.kind(), ErrorKind::Corrupt, "{what}: {e}");
+        assert_eq!(e.kind(), StoreErrorKind::Corrupt, "{what}: {e}");
         assert!(e.to_string().contains("run its pipeline again"), "{e}");
     };
     for at in 0..good.len() {

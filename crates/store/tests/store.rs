@@ -7,8 +7,8 @@ use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 
 use hemlock_store::{
-    Artifact, ErrorKind, Identity, InputRecord, Keep, Key, Lock, Manifest, ManifestDraft, PayloadReader, PayloadWriter,
-    Remains, Result, Store,
+    Artifact, Identity, InputRecord, Keep, Key, Lock, Manifest, ManifestDraft, PayloadReader, PayloadWriter, Remains,
+    Result, Store, StoreErrorKind,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -82,7 +82,7 @@ fn what_is_published_is_found() {
     let (_dir, store) = store();
     let identity = identity(1);
     assert_eq!(find(&store, &identity).unwrap(), None);
-    assert_eq!(store.verify("target-params", &identity.key()).unwrap_err().kind(), ErrorKind::Missing);
+    assert_eq!(store.verify("target-params", &identity.key()).unwrap_err().kind(), StoreErrorKind::Missing);
 
     let published = publish(&store, &identity, "one", &[1.0, 2.0]);
     assert_eq!(find(&store, &identity).unwrap().as_ref(), Some(&published));
@@ -115,7 +115,7 @@ fn an_older_artifact_is_replaced() {
     draft.publish(about(&identity, "one")).unwrap();
     let after = find(&store, &identity).unwrap().unwrap();
     assert_eq!(store.read::<Numbers>(&after).unwrap(), Numbers(vec![2.0]));
-    assert_eq!(store.read::<Numbers>(&before).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(store.read::<Numbers>(&before).unwrap_err().kind(), StoreErrorKind::Corrupt);
     assert_eq!(fs::read_dir(store.root().join(".partial")).unwrap().count(), 0);
 }
 
@@ -157,7 +157,7 @@ fn a_draft_cannot_be_published_as_something_else() {
     let no_inputs = ManifestDraft { inputs: BTreeMap::new(), ..about(&identity(1), "one") };
     let endless = ManifestDraft { seconds: f64::INFINITY, ..about(&identity(1), "one") };
     for wrong in [about(&identity(2), "one"), no_inputs, endless] {
-        assert_eq!(lock.begin().unwrap().publish(wrong).unwrap_err().kind(), ErrorKind::Refused);
+        assert_eq!(lock.begin().unwrap().publish(wrong).unwrap_err().kind(), StoreErrorKind::Refused);
     }
     assert!(store.list().unwrap().is_empty());
 }
@@ -167,8 +167,8 @@ fn no_stage_leaves_the_store() {
     let (_dir, store) = store();
     let key = identity(1).key();
     for stage in ["..", ".partial", "a/b", "A", ""] {
-        assert_eq!(store.lookup(stage, &key).unwrap_err().kind(), ErrorKind::Refused, "{stage}");
-        assert_eq!(store.lock(stage, &key, || ()).unwrap_err().kind(), ErrorKind::Refused, "{stage}");
+        assert_eq!(store.lookup(stage, &key).unwrap_err().kind(), StoreErrorKind::Refused, "{stage}");
+        assert_eq!(store.lock(stage, &key, || ()).unwrap_err().kind(), StoreErrorKind::Refused, "{stage}");
     }
 }
 
@@ -210,16 +210,16 @@ fn any_damage_to_a_manifest_is_an_error() {
         let at = bit / 8;
         put(at, good[at] ^ 1 << (bit % 8));
         let kind = find(&store, &identity).expect_err(&format!("bit {bit} flipped unnoticed")).kind();
-        assert!(matches!(kind, ErrorKind::Corrupt | ErrorKind::NewerFormat), "bit {bit}");
+        assert!(matches!(kind, StoreErrorKind::Corrupt | StoreErrorKind::NewerFormat), "bit {bit}");
         put(at, good[at]);
     }
     assert!(find(&store, &identity).unwrap().is_some());
     for len in (0..good.len()).rev() {
         file.set_len(len as u64).unwrap();
-        assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::Corrupt, "cut to {len} bytes");
+        assert_eq!(find(&store, &identity).unwrap_err().kind(), StoreErrorKind::Corrupt, "cut to {len} bytes");
     }
     fs::remove_file(&path).unwrap();
-    assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::Missing);
+    assert_eq!(find(&store, &identity).unwrap_err().kind(), StoreErrorKind::Missing);
 }
 
 /// Edits a manifest and puts a right `check` on it, as another version of hemlock would.
@@ -241,9 +241,9 @@ fn a_newer_major_manifest_is_refused_and_a_newer_minor_is_not() {
     with_format(&store, &identity, "1.9");
     assert_eq!(find(&store, &identity).unwrap().unwrap().format, "1.9");
     with_format(&store, &identity, "2.0");
-    assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::NewerFormat);
+    assert_eq!(find(&store, &identity).unwrap_err().kind(), StoreErrorKind::NewerFormat);
     with_format(&store, &identity, "0.9");
-    assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(find(&store, &identity).unwrap_err().kind(), StoreErrorKind::Corrupt);
 }
 
 #[test]
@@ -258,13 +258,13 @@ fn damaged_payloads_are_found_and_can_be_replaced() {
     bad[130] ^= 4;
     fs::write(&path, bad).unwrap();
     let manifest = find(&store, &identity).unwrap().unwrap();
-    assert_eq!(store.verify("target-params", &manifest.key).unwrap_err().kind(), ErrorKind::Corrupt);
-    assert_eq!(store.read::<Numbers>(&manifest).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(store.verify("target-params", &manifest.key).unwrap_err().kind(), StoreErrorKind::Corrupt);
+    assert_eq!(store.read::<Numbers>(&manifest).unwrap_err().kind(), StoreErrorKind::Corrupt);
 
     fs::write(&path, &good[..130]).unwrap();
-    assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(find(&store, &identity).unwrap_err().kind(), StoreErrorKind::Corrupt);
     fs::remove_file(&path).unwrap();
-    assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::Missing);
+    assert_eq!(find(&store, &identity).unwrap_err().kind(), StoreErrorKind::Missing);
 
     publish(&store, &identity, "one", &[1.0]);
     store.verify("target-params", &identity.key()).unwrap();
@@ -277,7 +277,7 @@ fn a_moved_artifact_is_not_taken_for_another() {
     publish(&store, &here, "one", &[1.0]);
     let dir = |i: &Identity| store.artifact_dir(&i.stage, &i.key());
     fs::rename(dir(&here), dir(&there)).unwrap();
-    assert_eq!(find(&store, &there).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(find(&store, &there).unwrap_err().kind(), StoreErrorKind::Corrupt);
 }
 
 #[test]
@@ -400,7 +400,7 @@ fn what_is_no_file_is_refused_unopened() {
             put(name, &artifact.join(file));
             in_time(name, &|| {
                 let e = find(&store, &identity).unwrap_err();
-                assert_eq!(e.kind(), ErrorKind::Corrupt);
+                assert_eq!(e.kind(), StoreErrorKind::Corrupt);
                 assert!(e.to_string().contains(&format!("it is {name}, where a file was expected")), "{e}");
                 assert_eq!(store.read::<Numbers>(&manifest).is_err(), file == "all");
                 assert!(store.list().unwrap()[0].manifest.is_err());
@@ -409,7 +409,7 @@ fn what_is_no_file_is_refused_unopened() {
         if name != "a folder" {
             publish(&store, &identity, "one", &[1.0]);
             put(name, &artifact);
-            in_time(name, &|| assert_eq!(find(&store, &identity).unwrap_err().kind(), ErrorKind::Corrupt));
+            in_time(name, &|| assert_eq!(find(&store, &identity).unwrap_err().kind(), StoreErrorKind::Corrupt));
             store.sweep(|| ()).unwrap().remove(&Keep::default()).unwrap();
             assert!(!artifact.exists());
         }
@@ -417,7 +417,7 @@ fn what_is_no_file_is_refused_unopened() {
         let lock_file = store.root().join(".locks").join(format!("target-params-{key}.lock"));
         put(name, &lock_file);
         in_time(name, &|| {
-            assert_eq!(store.try_lock("target-params", &key).unwrap_err().kind(), ErrorKind::Refused);
+            assert_eq!(store.try_lock("target-params", &key).unwrap_err().kind(), StoreErrorKind::Refused);
         });
         fs::remove_file(&lock_file).or_else(|_| fs::remove_dir(&lock_file)).unwrap();
 

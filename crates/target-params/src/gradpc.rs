@@ -1,6 +1,7 @@
 //! GradPC: gradient-based parameter corruption in a ball.
 
-use hemlock_head::{Head, HeadError, Samples, gradient_sum, norm};
+use hemlock_head::{Head, HeadError, Samples, gradient_sum};
+use hemlock_optim::norm;
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 

@@ -11,11 +11,10 @@ pub use gradpc::{Ascent, Norm, ascend};
 pub use labels::{Wrong, wrong_labels};
 
 use hemlock_artifact::{Features, PathPoint, SteppedBack, TargetParams};
-use hemlock_head::{
-    Constraint, ConstraintKind, ConstraintKinds, FitOptions, Head, HeadError, Samples, accuracy, calibrate, fit,
-    gradient_sum, mean_loss, norm, poisonability,
-};
-use hemlock_stage::{Context, ErrorKind, ParamError, Sees, StageError, inputs};
+use hemlock_head::{FitOptions, Head, HeadError, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss};
+use hemlock_optim::norm;
+use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
+use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds, Sees, poisonability};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

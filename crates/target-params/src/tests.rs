@@ -3,7 +3,8 @@
 
 use super::*;
 use hemlock_artifact::{FeatureSplit, Normalization};
-use hemlock_stage::{Cancel, Environment, NoCheckpoints, Params as _, Silent, Stage as _};
+use hemlock_fixtures::context;
+use hemlock_stage::{Params as _, Stage as _};
 use ndarray::Array2;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -40,17 +41,7 @@ fn params(fields: Value) -> Params {
 }
 
 fn run(fields: Value) -> Result<TargetParams, StageError> {
-    let (env, cancel) = (Environment::default(), Cancel::default());
-    let ctx = Context {
-        seed: 3,
-        device: "",
-        env: &env,
-        progress: &Silent,
-        cancel: &cancel,
-        checkpoints: &NoCheckpoints,
-        scratch: &std::env::temp_dir(),
-    };
-    Stage::run(&params(fields), Inputs { features: features() }, &ctx)
+    context(3, |ctx| Stage::run(&params(fields), Inputs { features: features() }, ctx))
 }
 
 /// Every way of making targets, one that is too strong for calibration, and the field that says how strong.

@@ -2,10 +2,10 @@
 
 use hemlock_artifact::{Features, Normalization, TargetParams};
 use hemlock_head::{FitOptions, Head, Preconditioner, Samples, fit};
-use hemlock_invert::Frozen;
 use hemlock_models::{Extractor, extract};
-use hemlock_pretrain::{Classifier, Labelled, Session};
+use hemlock_perturb::Frozen;
 use hemlock_stage::{Context, StageError};
+use hemlock_training::{Classifier, Labelled, Session};
 use ndarray::{Array2, ArrayView4};
 use std::sync::Arc;
 

@@ -14,13 +14,14 @@ mod noise;
 pub use noise::Scope;
 
 use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Poisons, Stopped, TargetParams, Taught};
-use hemlock_head::{Constraint, Head};
-use hemlock_invert::{Clean, Measure, base_images, extracted};
-use hemlock_models::open_extractor;
-use hemlock_poison_features::poison_count;
-use hemlock_pretrain::{ClassifierConfig, Labelled, Schedule, Session, Start};
+use hemlock_attack::poison_count;
+use hemlock_head::Head;
+use hemlock_models::{extracted, open_extractor};
+use hemlock_perturb::{Clean, Measure, base_images};
 use hemlock_stage::{Context, ParamError, Port, StageError, inputs};
 use hemlock_streams::{Purpose, Trained};
+use hemlock_threat::Constraint;
+use hemlock_training::{ClassifierConfig, Labelled, Schedule, Session, Start};
 use learner::{EndToEnd, Learner, Probe};
 use ndarray::{Array4, Axis};
 use noise::Noise;
@@ -221,7 +222,7 @@ impl hemlock_stage::Stage for Stage {
         };
         let clean = Clean::new(features.train.features.view());
         let measure = Measure {
-            frozen: &hemlock_invert::Frozen::new(&extractor, &features.normalization),
+            frozen: &hemlock_perturb::Frozen::new(&extractor, &features.normalization),
             features: &features,
             clean: &clean,
             constraint: &Constraint::default(),

@@ -3,10 +3,9 @@
 use super::heads::{CLASSES, DECAY, Problem, gradient_operations, train};
 use crate::{Amount, Given, Limit, Run, Work};
 use anyhow::{Result, ensure};
-use hemlock_head::{Constraint, Head, HeadError, Samples};
-use hemlock_poison_features::{
-    Bilevel as Retrained, Canceling as AtTarget, Descent, Found, Objective, Solver, Stop, descend,
-};
+use hemlock_attack::{Bilevel as Retrained, Canceling as AtTarget, Descent, Found, Objective, Solver, Stop, descend};
+use hemlock_head::{Head, HeadError, Samples};
+use hemlock_threat::Constraint;
 use ndarray::{Axis, Slice};
 use serde_json::{Value, json};
 

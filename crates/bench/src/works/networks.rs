@@ -3,11 +3,12 @@
 use crate::{Amount, Given, Limit, Run, Work};
 use anyhow::{Context as _, Result, anyhow};
 use hemlock_artifact::Normalization;
+use hemlock_decoder as decoder;
 use hemlock_fixtures::{self as fixtures, SIDE, extractor, images, in_context, pixels, stored};
-use hemlock_invert::{Frozen, decoder};
 use hemlock_models::device;
-use hemlock_pretrain::{Method, config::TrainConfig};
+use hemlock_perturb::Frozen;
 use hemlock_stage::{Bar, Cancel, Progress, Silent, Stage};
+use hemlock_training::{Method, config::TrainConfig};
 use serde_json::json;
 use std::{
     sync::{
@@ -235,7 +236,7 @@ impl Work for Pretraining {
         let steps = Steps::of(move |progress, cancel| {
             let opened = device::open_named(&device)?;
             in_context(&device, progress, cancel, |ctx| {
-                hemlock_pretrain::pretrain(method, &config, &images, None, &[opened], ctx)
+                hemlock_training::pretrain(method, &config, &images, None, &[opened], ctx)
             })?;
             Ok(())
         })?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::thread;
 
 use hemlock_data::{
-    Checksum, Cifar, DataError, ErrorKind, Fetched, Origin, Source, SplitSpec, Trust, digest, fetch, load,
+    Checksum, Cifar, DataError, DataErrorKind, Fetched, Origin, Source, SplitSpec, Trust, digest, fetch, load,
 };
 use tar::EntryType;
 use tempfile::tempdir;
@@ -74,7 +74,7 @@ fn an_archive_is_put_in_place() {
     assert_eq!((again.train, again.test), (100, 10));
     // A file that does not exist is a mistake, though nothing would be read of it.
     let error = get(&Origin::Path("nowhere".into()), &Trust::Known, &root).unwrap_err();
-    assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Missing, "cannot read nowhere"));
+    assert_eq!((error.kind(), error.to_string().as_str()), (DataErrorKind::Missing, "cannot read nowhere"));
 }
 
 #[test]
@@ -175,7 +175,7 @@ fn an_unknown_checksum_is_refused_with_both_values() {
     assert!(message.contains("local.tar.gz has the checksum sha256:"));
     assert!(message.contains("that of the published cifar-10-binary.tar.gz"));
     assert!(message.len() < 400, "{message}");
-    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(error.kind(), DataErrorKind::Invalid);
     assert!(is_empty(root.path()));
 
     let wrong: Checksum = "md5:00000000000000000000000000000000".parse().unwrap();
@@ -243,7 +243,7 @@ fn a_sound_archive_of_a_broken_dataset_leaves_nothing() {
     }
     let nowhere = Origin::Path(home.path().join("nowhere"));
     let error = get(&nowhere, &Trust::Any, root.path()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Missing);
+    assert_eq!(error.kind(), DataErrorKind::Missing);
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn failed_downloads_leave_nothing() {
         let message = error.to_string();
         assert!(matches!(error, DataError::Download { .. }), "{message}");
         assert!(message.contains(words), "{message}");
-        assert_eq!(error.kind(), ErrorKind::Io);
+        assert_eq!(error.kind(), DataErrorKind::Io);
         assert!(is_empty(root.path()));
     }
     // Without a length a short body shows only by its checksum.
@@ -300,7 +300,7 @@ fn an_interruption_leaves_nothing() {
     for stop_at_end in [false, true] {
         let error =
             fetch(Cifar::Cifar10, &origin, &Trust::Any, root.path(), &|done, total| stop_at_end && Some(done) != total);
-        assert_eq!(error.unwrap_err().kind(), ErrorKind::Interrupted);
+        assert_eq!(error.unwrap_err().kind(), DataErrorKind::Interrupted);
         assert!(is_empty(root.path()));
     }
 }

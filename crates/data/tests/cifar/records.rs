@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use hemlock_artifact::Dataset;
-use hemlock_data::{Cifar, Cifar100Labels, DataError, ErrorKind, Source, SplitSpec, digest, load};
+use hemlock_data::{Cifar, Cifar100Labels, DataError, DataErrorKind, Source, SplitSpec, digest, load};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::{self, Files};
@@ -122,7 +122,7 @@ fn a_truncated_file_is_named_with_its_sizes() {
     for words in ["data_batch_3.bin", "5000 bytes", "3073 bytes"] {
         assert!(message.contains(words), "{message}");
     }
-    assert_eq!(error.kind(), ErrorKind::Invalid);
+    assert_eq!(error.kind(), DataErrorKind::Invalid);
     files[2].1.clear();
     assert!(cifar10_error(&files).to_string().contains("no records"));
 }
@@ -153,7 +153,7 @@ fn missing_names_and_files_are_named() {
     files.remove(1);
     let error = cifar10_error(&files);
     assert!(error.to_string().contains("data_batch_2.bin is missing"));
-    assert_eq!(error.kind(), ErrorKind::Missing);
+    assert_eq!(error.kind(), DataErrorKind::Missing);
 }
 
 #[test]
@@ -165,10 +165,10 @@ fn a_missing_dataset_says_where_it_was_looked_for_and_how_to_get_it() {
     for words in ["hemlock data cifar100", "HEMLOCK_DATA", "--data"] {
         assert!(message.contains(words), "{message}");
     }
-    assert_eq!(error.kind(), ErrorKind::Missing);
+    assert_eq!(error.kind(), DataErrorKind::Missing);
     let error = digest(&Source::Cifar10, None).unwrap_err();
     assert!(error.to_string().contains("hemlock data cifar10"));
-    assert_eq!(error.kind(), ErrorKind::Missing);
+    assert_eq!(error.kind(), DataErrorKind::Missing);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn an_archive_that_is_none_or_is_cut_off_is_refused() {
         let error = load_all(&Source::Cifar10, root.path()).unwrap_err();
         let message = error.to_string();
         assert!(message.contains("no readable .tar.gz"), "{message}");
-        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert_eq!(error.kind(), DataErrorKind::Invalid);
     }
 }
 
@@ -198,6 +198,6 @@ fn progress_counts_to_the_end_and_can_stop() {
     assert_eq!(*heard.borrow(), [(0, 0), (50, 80), (70, 80), (80, 80)]);
     for stop in [0, 50, 70] {
         let error = load(&Source::Cifar10, &split, Some(root.path()), &|done, _| done != stop);
-        assert_eq!(error.unwrap_err().kind(), ErrorKind::Interrupted);
+        assert_eq!(error.unwrap_err().kind(), DataErrorKind::Interrupted);
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     words,
 };
 use hemlock_artifact::{CurvePoint, Extractor, PoisonFeatures, Poisons};
-use hemlock_poison_features::attacks;
+use hemlock_attack::attacks;
 
 fn points(curve: &[CurvePoint]) -> Vec<Point> {
     curve.iter().map(|p| Point { x: f64::from(p.step), y: p.objective, spread: 0.0 }).collect()

@@ -4,8 +4,8 @@
 //! however they were spent. So cases of different routes can be compared trait by trait.
 
 use crate::Case;
+use hemlock_attack::attacks;
 use hemlock_pipeline::{REPLICATED, Row};
-use hemlock_poison_features::attacks;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
@@ -141,7 +141,7 @@ pub fn passes(case: &Case) -> Option<u64> {
 mod tests {
     use super::super::testing::made_up;
     use super::*;
-    use hemlock_stage::Sees;
+    use hemlock_threat::Sees;
     use serde_json::json;
 
     fn get(case: &Case, name: &str) -> Option<String> {

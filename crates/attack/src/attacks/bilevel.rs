@@ -1,0 +1,46 @@
+//! The bilevel attack: raises the error of the retrained head, by implicit differentiation.
+
+use super::{Attack, Defaults, Given};
+use crate::{Base, Objective, StartKind};
+use hemlock_stage::{ParamError, StageError};
+use hemlock_threat::Sees;
+use serde::{Deserialize, Serialize};
+
+/// What it raises.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Bilevel {
+    /// The splits whose error is raised.
+    sees: Sees,
+    /// Temperature of the smoothed error; the lower, the closer to the share of mistakes.
+    temperature: f64,
+}
+
+impl Default for Bilevel {
+    fn default() -> Self {
+        Self { sees: Sees::default(), temperature: 0.5 }
+    }
+}
+
+impl Attack for Bilevel {
+    const NAME: &'static str = "bilevel";
+    const SHOWN: &'static str = "the smoothed error of the retrained head";
+    const DEFAULTS: Defaults = Defaults {
+        start: StartKind::Aligned,
+        base: Base::Nearest,
+        relabel_every: 20,
+        steps: 200,
+        step: 0.2,
+        free_step: 1.0,
+    };
+
+    fn check(&self) -> Result<(), ParamError> {
+        ParamError::positive("temperature", self.temperature)
+    }
+
+    fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
+        let (raised, head) = (given.raised(self.sees)?, given.target.clean.clone());
+        let decay = given.target.weight_decay;
+        Ok(Box::new(crate::Bilevel::new(given.clean, raised, head, decay, self.temperature)?.stopped_by(given.cancel)))
+    }
+}

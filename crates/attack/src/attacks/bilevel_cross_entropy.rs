@@ -1,0 +1,28 @@
+//! TGDA's objective against a follower who is retrained: raises the cross-entropy of the retrained head, by implicit
+//! differentiation.
+
+use super::{Attack, Defaults, Given, bilevel};
+use crate::Objective;
+use hemlock_stage::StageError;
+use hemlock_threat::Sees;
+use serde::{Deserialize, Serialize};
+
+/// What it raises.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct BilevelCrossEntropy {
+    /// The splits whose loss is raised.
+    sees: Sees,
+}
+
+impl Attack for BilevelCrossEntropy {
+    const NAME: &'static str = "bilevel-cross-entropy";
+    const SHOWN: &'static str = "the cross-entropy of the retrained head";
+    const DEFAULTS: Defaults = bilevel::Bilevel::DEFAULTS;
+
+    fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
+        let (raised, head) = (given.raised(self.sees)?, given.target.clean.clone());
+        let decay = given.target.weight_decay;
+        Ok(Box::new(crate::Bilevel::cross_entropy(given.clean, raised, head, decay)?.stopped_by(given.cancel)))
+    }
+}

@@ -1,0 +1,61 @@
+//! TGDA, total gradient descent ascent: raises the loss of a head that descends meanwhile, by implicit differentiation
+//! as if it were trained.
+
+use super::{Attack, Defaults, Given, Moves, bilevel};
+use crate::{Bilevel, Objective};
+use hemlock_stage::{ParamError, StageError};
+use hemlock_threat::Sees;
+use serde::{Deserialize, Serialize};
+
+/// What it raises, and of whom.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Tgda {
+    /// The splits whose loss is raised.
+    sees: Sees,
+    follower: Follower,
+}
+
+/// How the head trains that TGDA plays against, from one step of the poisons to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Follower {
+    /// Steps of gradient descent from one step of the poisons to the next.
+    pub steps: u32,
+    /// Their rate.
+    pub learning_rate: f64,
+    /// Samples of a step, drawn from clean data and poisons.
+    pub batch: usize,
+}
+
+impl Default for Follower {
+    fn default() -> Self {
+        Self { steps: 20, learning_rate: 0.1, batch: 1000 }
+    }
+}
+
+impl Attack for Tgda {
+    const NAME: &'static str = "tgda";
+    const SHOWN: &'static str = "the cross-entropy of the head that trains meanwhile";
+    const DEFAULTS: Defaults = bilevel::Bilevel::DEFAULTS;
+
+    fn check(&self) -> Result<(), ParamError> {
+        let retrained = "at least 1; a follower who is retrained is that of the attack `bilevel-cross-entropy`";
+        ParamError::require(self.follower.steps > 0, "follower.steps", 0, retrained)?;
+        ParamError::positive("follower.learning_rate", self.follower.learning_rate)?;
+        ParamError::at_least_one("follower.batch", self.follower.batch as u64)
+    }
+
+    fn moves(&self) -> Option<Moves> {
+        let unless = "`attack = \"bilevel-cross-entropy\"`, whose follower is retrained";
+        Some(Moves { what: "a follower of `tgda`, who moves on", unless })
+    }
+
+    fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
+        let (raised, head) = (given.raised(self.sees)?, given.target.clean.clone());
+        let decay = given.target.weight_decay;
+        Ok(Box::new(
+            Bilevel::tgda(given.clean, raised, head, decay, self.follower, given.seed)?.stopped_by(given.cancel),
+        ))
+    }
+}

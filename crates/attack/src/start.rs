@@ -1,0 +1,302 @@
+//! Where poisons start.
+
+use crate::greedy::{self, Choice, nearest_samples};
+use crate::{Labels, Objective};
+use hemlock_head::Samples;
+use hemlock_stage::{ParamError, StageError};
+use hemlock_streams::Purpose;
+use hemlock_threat::{Constraint, class_means};
+use ndarray::{Array2, Axis, Zip};
+use rand::{RngExt, seq::index};
+use rand_chacha::ChaCha8Rng;
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+
+/// Where poisons start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartKind {
+    /// At clean training samples, drawn at random.
+    Clean,
+    /// At the clean training samples that help most, to first order.
+    Aligned,
+    /// At zero.
+    Zeros,
+    /// At normal features with the clean mean and deviation of every coordinate.
+    Random,
+    /// At the mean of their class.
+    ClassMeans,
+    /// Where `conditional-gradient` puts them, without going through them again.
+    Greedy,
+}
+
+/// Poisons before they are moved.
+pub struct Start {
+    /// Training sample that every poison is made of.
+    pub base: Vec<u32>,
+    /// `[m, d]`.
+    pub features: Array2<f64>,
+    /// `[m]`.
+    pub labels: Vec<u32>,
+}
+
+/// What decides the start.
+pub struct Plan<'a> {
+    /// The clean samples.
+    pub clean: Samples<'a>,
+    /// Poisons.
+    pub count: usize,
+    /// Where they start.
+    pub kind: StartKind,
+    /// Which labels they have.
+    pub labels: Labels,
+    /// Times that poisons which were added greedily are gone through again.
+    pub sweeps: u32,
+    /// Of the draw.
+    pub seed: u64,
+}
+
+impl Plan<'_> {
+    /// The poisons to start from, not yet within the constraint where they are not greedy ones. `visit` hears how a
+    /// greedy start goes on.
+    ///
+    /// # Errors
+    /// A class without samples, where class means are asked for; what `visit` returns.
+    pub fn make(
+        &self,
+        objective: &mut dyn Objective,
+        constraint: &Constraint,
+        visit: &mut dyn FnMut(u32, f64) -> Result<(), StageError>,
+    ) -> Result<Start, StageError> {
+        let mut start = self.draw();
+        match self.kind {
+            StartKind::Clean => {}
+            StartKind::Aligned => start = self.aligned(objective, start)?,
+            StartKind::Zeros => start.features.fill(0.0),
+            StartKind::Random => {
+                let mut rng = Purpose::PoisonFeatures.of(self.seed);
+                start.features = random_features(self.clean, self.count, &mut rng)?;
+            }
+            StartKind::ClassMeans => {
+                let means = class_means(self.clean).map_err(|e| ParamError::new("start", e.to_string()))?;
+                Zip::from(start.features.rows_mut())
+                    .and(&start.labels)
+                    .for_each(|mut z, label| z.assign(&means.row(*label as usize)));
+            }
+            StartKind::Greedy => return self.greedy(objective, constraint, start.labels, visit),
+        }
+        if self.labels == Labels::Aligned {
+            let none = Array2::zeros((0, self.clean.dim()));
+            start.labels = objective.evaluate(none.view(), &[])?.best_labels(start.features.view())?;
+        }
+        Ok(start)
+    }
+
+    /// Clean samples, drawn without replacement, in order, with their own labels or random other ones.
+    fn draw(&self) -> Start {
+        let classes = self.clean.classes() as u32;
+        let mut rows = index::sample(&mut Purpose::BaseImages.of(self.seed), self.clean.len(), self.count).into_vec();
+        rows.sort_unstable();
+        let mut rng = Purpose::PoisonLabels.of(self.seed);
+        let mut label = |row: &usize| {
+            let own = self.clean.labels()[*row];
+            let shift = if self.labels == Labels::Random { rng.random_range(1..classes) } else { 0 };
+            (own + shift) % classes
+        };
+        let labels = rows.iter().map(&mut label).collect();
+        let features = self.clean.select(&rows);
+        Start { base: rows.into_iter().map(|i| i as u32).collect(), features, labels }
+    }
+
+    /// The clean samples that lower the objective most, to first order, with the labels they may have; random ones are
+    /// drawn again.
+    fn aligned(&self, objective: &mut dyn Objective, drawn: Start) -> Result<Start, StageError> {
+        let none = Array2::zeros((0, self.clean.dim()));
+        let force = objective.evaluate(none.view(), &[])?;
+        let mut gains: Vec<(f64, u32, u32)> = Vec::with_capacity(self.clean.len());
+        for chunk in self.clean.chunks() {
+            for (row, own) in force.gains(chunk.to_f64().view())?.rows().into_iter().zip(chunk.labels()) {
+                let other = drawn.labels[gains.len() % drawn.labels.len()];
+                let label = match self.labels {
+                    Labels::Kept => *own,
+                    Labels::Random if other != *own => other,
+                    Labels::Random => (own + 1) % self.clean.classes() as u32,
+                    Labels::Aligned => (0u32..).zip(row).max_by(|a, b| a.1.total_cmp(b.1)).map_or(*own, |(y, _)| y),
+                };
+                gains.push((row[label as usize], gains.len() as u32, label));
+            }
+        }
+        gains.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        gains.truncate(self.count);
+        let base: Vec<u32> = gains.iter().map(|(_, row, _)| *row).collect();
+        let rows: Vec<usize> = base.iter().map(|i| *i as usize).collect();
+        let labels = gains.iter().map(|(_, _, label)| *label).collect();
+        Ok(Start { features: self.clean.select(&rows), labels, base })
+    }
+
+    /// Poisons that are added one by one, no farther out than clean samples are: where a constraint has no end, what
+    /// would help most lies at infinity. Where labels are kept, a poison's label is that of the nearest samples of its
+    /// own, so that it may be any.
+    fn greedy(
+        &self,
+        objective: &mut dyn Objective,
+        constraint: &Constraint,
+        drawn: Vec<u32>,
+        visit: &mut dyn FnMut(u32, f64) -> Result<(), StageError>,
+    ) -> Result<Start, StageError> {
+        let mut most = vec![usize::MAX; self.clean.classes()];
+        if self.labels == Labels::Kept {
+            most.fill(0);
+            self.clean.labels().iter().for_each(|label| most[*label as usize] += 1);
+        }
+        let choice = if self.labels == Labels::Random { Choice::Given(drawn) } else { Choice::Any { most } };
+        let constraint = constraint.bounded(self.clean).map_err(|e| ParamError::new("constraint", e.to_string()))?;
+        let added = greedy::add(objective, self.count, &choice, &constraint, self.clean, self.sweeps, visit)?;
+        let base = nearest_samples(&added.features, &added.labels, self.clean, self.labels.base_class());
+        Ok(Start { base, features: added.features, labels: added.labels })
+    }
+}
+
+/// Normal features `[count, d]` with the clean mean and standard deviation of every coordinate.
+///
+/// # Errors
+/// There are no clean samples.
+pub fn random_features(clean: Samples, count: usize, rng: &mut ChaCha8Rng) -> Result<Array2<f64>, StageError> {
+    let clean = clean.to_f64();
+    let (mean, deviation) = (clean.mean_axis(Axis(0)), clean.std_axis(Axis(0), 0.0));
+    let mean = mean.ok_or_else(|| StageError::internal("the training split is empty"))?;
+    let mut features = Array2::zeros((count, mean.len()));
+    for mut row in features.rows_mut() {
+        Zip::from(&mut row).and(&mean).and(&deviation).for_each(|z, mean, deviation| {
+            let noise: f64 = StandardNormal.sample(rng);
+            *z = mean + deviation * noise;
+        });
+    }
+    Ok(features)
+}
+
+/// The number of poisons.
+///
+/// # Errors
+/// There would be none.
+pub fn poison_count(eps_d: f64, clean: usize) -> Result<usize, StageError> {
+    let count = (eps_d * clean as f64).round() as usize;
+    if count == 0 {
+        let least = 1.0 / clean as f64;
+        let message = format!(
+            "gives no poison: {eps_d} of {clean} clean training samples is less than one; expected at least {least:.2e}"
+        );
+        return Err(ParamError::new("eps_d", message).into());
+    }
+    Ok(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Clouds;
+    use crate::{Bilevel, Force};
+    use hemlock_head::HeadError;
+    use ndarray::ArrayView2;
+
+    fn make(setting: &Clouds, kind: StartKind, labels: Labels) -> Start {
+        let clean = setting.clean();
+        let mut objective = Bilevel::new(clean, vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap();
+        let plan = Plan { clean, count: 12, kind, labels, sweeps: 0, seed: 1 };
+        let start = plan.make(&mut objective, &Constraint::ball(1.0), &mut |_, _| Ok(())).unwrap();
+        assert_eq!((start.base.len(), start.features.nrows(), start.labels.len()), (12, 12, 12));
+        let different: std::collections::BTreeSet<u32> = start.base.iter().copied().collect();
+        assert_eq!(different.len(), 12);
+        start
+    }
+
+    const KINDS: [StartKind; 6] = [
+        StartKind::Clean,
+        StartKind::Aligned,
+        StartKind::Zeros,
+        StartKind::Random,
+        StartKind::ClassMeans,
+        StartKind::Greedy,
+    ];
+
+    #[test]
+    fn labels_are_what_the_policy_says() {
+        let setting = Clouds::new();
+        let own =
+            |start: &Start| -> Vec<u32> { start.base.iter().map(|i| setting.clean().labels()[*i as usize]).collect() };
+        for kind in KINDS {
+            let kept = make(&setting, kind, Labels::Kept);
+            assert_eq!(own(&kept), kept.labels, "{kind:?}");
+            let random = make(&setting, kind, Labels::Random);
+            assert!(own(&random).iter().zip(&random.labels).all(|(a, b)| a != b), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn better_starts_are_better() {
+        let setting = Clouds::new();
+        let error = |kind, labels| {
+            let start = make(&setting, kind, labels);
+            let mut objective =
+                Bilevel::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap();
+            let value = objective.evaluate(start.features.view(), &start.labels).unwrap().value;
+            objective.shown(value)
+        };
+        let clean = error(StartKind::Clean, Labels::Kept);
+        let aligned = error(StartKind::Aligned, Labels::Kept);
+        let free = error(StartKind::Aligned, Labels::Aligned);
+        assert!(clean < aligned && aligned < free, "{clean} {aligned} {free}");
+        assert!(error(StartKind::Greedy, Labels::Aligned) > clean);
+    }
+
+    #[test]
+    fn features_are_what_the_kind_says() {
+        let setting = Clouds::new();
+        let clean = make(&setting, StartKind::Clean, Labels::Kept);
+        let rows: Vec<usize> = clean.base.iter().map(|i| *i as usize).collect();
+        assert_eq!(clean.features, setting.clean().select(&rows));
+        assert!(make(&setting, StartKind::Zeros, Labels::Kept).features.iter().all(|z| *z == 0.0));
+        let means = make(&setting, StartKind::ClassMeans, Labels::Kept);
+        let expected = class_means(setting.clean()).unwrap();
+        assert_eq!(means.features.row(0), expected.row(means.labels[0] as usize));
+        let random = make(&setting, StartKind::Random, Labels::Kept).features;
+        assert!(random.iter().all(|z| z.abs() < 6.0) && random[(0, 0)] != random[(1, 0)]);
+    }
+
+    /// Nothing is asked of an objective that a start does not need.
+    struct Never;
+
+    impl Objective for Never {
+        fn evaluate(&mut self, _: ArrayView2<f64>, _: &[u32]) -> Result<Force, HeadError> {
+            Err(HeadError::Empty)
+        }
+        fn shown(&self, value: f64) -> f64 {
+            value
+        }
+    }
+
+    #[test]
+    fn greedy_poisons_stay_where_clean_samples_are() {
+        let setting = Clouds::new();
+        let clean = setting.clean();
+        let mut objective = Bilevel::new(clean, vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap();
+        let plan = Plan { clean, count: 3, kind: StartKind::Greedy, labels: Labels::Aligned, sweeps: 1, seed: 1 };
+        let start = plan.make(&mut objective, &Constraint::default(), &mut |_, _| Ok(())).unwrap();
+        let largest = |z: &Array2<f64>| z.rows().into_iter().map(|z| z.dot(&z)).fold(0.0, f64::max);
+        assert!(largest(&start.features) <= largest(&clean.to_f64().into_owned()) * (1.0 + 1e-9));
+    }
+
+    #[test]
+    fn a_plain_start_costs_nothing() {
+        let setting = Clouds::new();
+        let plan = Plan {
+            clean: setting.clean(),
+            count: 3,
+            kind: StartKind::Clean,
+            labels: Labels::Random,
+            sweeps: 0,
+            seed: 4,
+        };
+        assert!(plan.make(&mut Never, &Constraint::default(), &mut |_, _| Ok(())).is_ok());
+    }
+}

@@ -1,0 +1,127 @@
+//! Stage: images, chosen, split and decoded.
+
+use hemlock_artifact::Dataset;
+use hemlock_data::{DataError, Role, Source, SplitSpec, digest, load};
+use hemlock_stage::{Context, Environment, ErrorKind, ParamError, Seed, StageError};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{marker::PhantomData, sync::OnceLock};
+
+/// Parameters of the stage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Where the images come from.
+    pub source: Source,
+    /// Training images; all that validation leaves where it is absent.
+    #[serde(default)]
+    pub train: Option<usize>,
+    /// Validation images, of the source's validation pool, or else of the training pool; where it is absent, all of the
+    /// former and none of the latter.
+    #[serde(default)]
+    pub validation: Option<usize>,
+    /// Test images; all where it is absent.
+    #[serde(default)]
+    pub test: Option<usize>,
+    /// Seed of the class-balanced choice, or `run`: the pipeline's seed, so that every seed has images of its own.
+    #[serde(default)]
+    pub seed: Seed,
+    /// Names of the classes that are taken, at least two, in the order of their labels; all where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classes: Option<Vec<String>>,
+}
+
+impl Params {
+    fn split(&self, run: u64, role: Role) -> SplitSpec {
+        let Self { train, validation, test, seed, .. } = *self;
+        SplitSpec { train, validation, test, seed: seed.of(run), role, classes: self.classes.clone() }
+    }
+}
+
+impl hemlock_stage::Params for Params {
+    fn check(&self) -> Result<(), ParamError> {
+        let checked = self.source.check().and_then(|()| self.split(0, Role::default()).check());
+        checked.map_err(|e| match e {
+            DataError::Parameter { field, value, expected } => {
+                ParamError::new(field.trim_start_matches("split."), format!("is {value}; expected {expected}"))
+            }
+            other => ParamError::new("", other.to_string()),
+        })
+    }
+}
+
+/// The stage, for one role: with the same parameters, each role has images of its own.
+pub struct Stage<R>(PhantomData<fn() -> R>);
+
+/// Names a role.
+pub trait For: 'static {
+    /// It.
+    const ROLE: Role;
+}
+
+/// To pre-train an extractor.
+pub struct Pretraining;
+
+/// To train and test heads.
+pub struct Downstream;
+
+impl For for Pretraining {
+    const ROLE: Role = Role::Pretraining;
+}
+
+impl For for Downstream {
+    const ROLE: Role = Role::Downstream;
+}
+
+impl<R: For> hemlock_stage::Stage for Stage<R> {
+    const NAME: &'static str = "dataset";
+    const VERSION: u32 = 2;
+    const SEEDED: bool = false;
+    const USES_DEVICE: bool = false;
+    const LISTS: &'static [&'static str] = &["classes"];
+    type Params = Params;
+    type Inputs = ();
+    type Output = Dataset;
+
+    fn seeded(params: &Params) -> bool {
+        params.seed == Seed::Run
+    }
+
+    /// The digest of the source's content says more than where it lies.
+    fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
+        let mut value = serde_json::to_value(params)?;
+        if let Some(source) = value.get_mut("source").and_then(Value::as_object_mut) {
+            source.remove("path");
+        }
+        // A source without a validation pool of its own: absent is none.
+        if params.validation.is_none() && !matches!(params.source, Source::ImageFolder { .. }) {
+            value["validation"] = 0.into();
+        }
+        value["role"] = serde_json::to_value(R::ROLE)?;
+        Ok(value)
+    }
+
+    fn source_id(params: &Params) -> String {
+        format!("{:?}", params.source)
+    }
+
+    fn source(params: &Params, env: &Environment) -> Result<Option<String>, StageError> {
+        Ok(Some(digest(&params.source, env.data.as_deref())?))
+    }
+
+    fn run(params: &Params, (): (), ctx: &Context) -> Result<Dataset, StageError> {
+        let bar = OnceLock::new();
+        let dataset =
+            load(&params.source, &params.split(ctx.seed, R::ROLE), ctx.env.data.as_deref(), &|done, total| {
+                if total > 0 {
+                    bar.get_or_init(|| ctx.progress.start("images", total as u64, "images")).at(done as u64);
+                }
+                !ctx.cancel.requested()
+            })?;
+        if dataset.classes.len() < 2 {
+            let message = format!("{} has {} class; expected at least 2", dataset.name, dataset.classes.len());
+            return Err(StageError::new(ErrorKind::Data, message));
+        }
+        Ok(dataset)
+    }
+}

@@ -1,0 +1,183 @@
+//! What is usual among clean features: norms, and distances to the nearest neighbour.
+
+use hemlock_artifact::{Fit, median};
+use hemlock_head::spread;
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis, Slice};
+use rayon::prelude::*;
+
+/// Rows of queries whose distances to all references are in memory at once, on one thread.
+const BLOCK: usize = 64;
+
+/// Most clean samples whose nearest neighbours are searched; of more, some stand for all.
+const SAMPLES: usize = 10_000;
+
+/// The `k` rows of `reference` `[n, d]` that are nearest to each row of `queries` `[m, d]`: index and L2 distance,
+/// nearest first; of equal distances the smaller index. Fewer where `reference` has fewer.
+#[must_use]
+pub fn nearest(queries: ArrayView2<f32>, reference: ArrayView2<f32>, k: usize) -> Vec<Vec<(usize, f32)>> {
+    let squares: Vec<f32> = reference.rows().into_iter().map(|r| r.dot(&r)).collect();
+    let blocks: Vec<usize> = (0..queries.nrows()).step_by(BLOCK).collect();
+    let block = |start: &usize| {
+        let rows = queries.slice_axis(Axis(0), Slice::from(*start..(*start + BLOCK).min(queries.nrows())));
+        let products = rows.dot(&reference.t());
+        let search = |(query, products): (ArrayView1<f32>, ArrayView1<f32>)| {
+            // Half the squared distance, up to a constant of the query.
+            let mut found = smallest(products.iter().zip(&squares).map(|(p, s)| 0.5 * s - p), k);
+            // The difference of large numbers is exact enough to rank by, and no more.
+            found.iter_mut().for_each(|(i, d)| *d = distance(query, reference.row(*i)));
+            found
+        };
+        rows.rows().into_iter().zip(products.rows()).map(search).collect::<Vec<_>>()
+    };
+    blocks.par_iter().flat_map_iter(block).collect()
+}
+
+/// The `k` smallest values and their positions, in order.
+fn smallest(values: impl Iterator<Item = f32>, k: usize) -> Vec<(usize, f32)> {
+    let mut found: Vec<(usize, f32)> = Vec::with_capacity(k + 1);
+    for (i, value) in values.enumerate() {
+        if found.len() < k || found.last().is_some_and(|(_, worst)| value < *worst) {
+            let at = found.partition_point(|(_, v)| *v <= value);
+            found.insert(at, (i, value));
+            found.truncate(k);
+        }
+    }
+    found
+}
+
+/// L2 distance.
+pub(crate) fn distance(a: ArrayView1<f32>, b: ArrayView1<f32>) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt()
+}
+
+/// Distance of every row of `a` to the same row of `b`.
+#[must_use]
+pub fn distances(a: ArrayView2<f32>, b: ArrayView2<f32>) -> Vec<f32> {
+    a.rows().into_iter().zip(b.rows()).map(|(a, b)| distance(a, b)).collect()
+}
+
+/// L2 norm.
+#[must_use]
+pub fn norm(z: ArrayView1<f32>) -> f32 {
+    z.dot(&z).sqrt()
+}
+
+/// Where values usually lie: their median, and their median absolute deviation from it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Usual {
+    /// The median.
+    pub median: f64,
+    deviation: f64,
+}
+
+impl Usual {
+    fn of(values: impl Iterator<Item = f32>) -> Self {
+        let mut values: Vec<f64> = values.map(f64::from).collect();
+        let centre = median(&mut values);
+        values.iter_mut().for_each(|v| *v = (*v - centre).abs());
+        Self { median: centre, deviation: median(&mut values) }
+    }
+
+    /// The robust z-score `0.6745 (x - median) / MAD` (Iglewicz & Hoaglin, 1993), which of normal values is the
+    /// ordinary one.
+    pub(crate) fn z(&self, x: f32) -> f32 {
+        let off = f64::from(x) - self.median;
+        // Norms of L2-normalised features differ by rounding alone.
+        let rounding = 1e-6 * self.median.abs();
+        let constant = self.deviation <= rounding && off.abs() <= rounding;
+        if off == 0.0 || constant { 0.0 } else { (0.6745 * off / self.deviation) as f32 }
+    }
+}
+
+/// What is usual among clean training features `[n, d]`.
+pub struct Clean {
+    /// Of their norms.
+    pub norm: Usual,
+    /// Of their distances to the nearest other sample.
+    pub nearest: Usual,
+}
+
+impl Clean {
+    /// Measures `features`.
+    #[must_use]
+    pub fn new(features: ArrayView2<f32>) -> Self {
+        let sampled = spread(features.nrows(), SAMPLES);
+        let queries: Array2<f32> = features.select(Axis(0), &sampled);
+        let found = nearest(queries.view(), features, 2);
+        // Its own nearest neighbour is the sample itself.
+        let other = |(own, found): (&usize, &Vec<(usize, f32)>)| found.iter().find(|(i, _)| i != own).map(|(_, d)| *d);
+        Self {
+            norm: Usual::of(features.rows().into_iter().map(norm)),
+            nearest: Usual::of(sampled.iter().zip(&found).filter_map(other)),
+        }
+    }
+
+    /// The share of `samples` `[m, d]` that would count as outliers among the `features` that were measured, if they
+    /// were poisons.
+    #[must_use]
+    pub fn outliers(&self, samples: ArrayView2<f32>, features: ArrayView2<f32>) -> f64 {
+        let found = nearest(samples, features, 1);
+        let outlier = |(z, found): (ArrayView1<f32>, &Vec<(usize, f32)>)| {
+            let nearest_z = found.first().map_or(0.0, |(_, d)| self.nearest.z(*d));
+            Fit { norm_z: self.norm.z(norm(z)), nearest_z, ..Fit::default() }.is_outlier()
+        };
+        let count = samples.rows().into_iter().zip(&found).filter(|(z, found)| outlier((*z, found))).count();
+        count as f64 / samples.nrows().max(1) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+
+    #[test]
+    fn neighbours_are_those_of_the_definition() {
+        let point = |i: usize, j: usize| ((i * 71 + j * 29 + i * i * 13) % 101) as f32;
+        let (queries, reference) = (
+            Array2::from_shape_fn((70, 3), |(i, j)| point(i + 300, j)),
+            Array2::from_shape_fn((150, 3), |(i, j)| point(i, j)),
+        );
+        let found = nearest(queries.view(), reference.view(), 4);
+        assert_eq!(found.len(), 70);
+        for (query, found) in queries.rows().into_iter().zip(&found) {
+            let mut all: Vec<f32> = reference.rows().into_iter().map(|r| distance(query, r)).collect();
+            assert!(found.iter().all(|(i, d)| all[*i] == *d));
+            all.sort_by(f32::total_cmp);
+            assert_eq!(found.iter().map(|(_, d)| *d).collect::<Vec<_>>(), all[..4]);
+        }
+        assert_eq!(nearest(queries.view(), reference.slice_axis(Axis(0), (..2).into()), 4)[0].len(), 2);
+    }
+
+    #[test]
+    fn scores_by_hand() {
+        let usual = Usual::of([1.0, 2.0, 3.0, 4.0, 100.0].into_iter());
+        assert_eq!(usual, Usual { median: 3.0, deviation: 1.0 });
+        assert_eq!((usual.z(5.0), usual.z(3.0)), (0.6745 * 2.0, 0.0));
+        // Where most values are one, any other is an outlier.
+        assert_eq!(Usual::of([2.0; 3].into_iter()).z(2.1), f32::INFINITY);
+        // Unless rounding explains it: all L2-normalised samples have norm 1.
+        let unit = Usual::of([1.0, 1.0 - 6e-8, 1.0, 1.0 + 1.2e-7, 1.0 + 1.2e-7].into_iter());
+        assert_eq!((unit.z(1.0 + 3.6e-7), unit.z(1.0 - 6e-8)), (0.0, 0.0));
+        assert!(unit.z(0.9) < -3.5);
+    }
+
+    #[test]
+    fn a_sample_is_not_its_own_neighbour() {
+        let clean = Clean::new(array![[0.0, 0.0], [3.0, 4.0], [3.0, 5.0], [3.0, 5.0]].view());
+        // Distances 5, 1, 0, 0; norms 0, 5, and sqrt(34) twice.
+        assert_eq!(clean.nearest.median, 0.5);
+        assert!((clean.norm.median - 0.5 * (5.0 + 34f64.sqrt())).abs() < 1e-6);
+    }
+
+    #[test]
+    fn outliers_are_unusual_by_norm_or_far_from_all() {
+        let features =
+            Array2::from_shape_fn((40, 2), |(i, j)| [(i % 8) as f32, (i / 8) as f32][j] + 10.0 + 0.01 * i as f32);
+        let clean = Clean::new(features.view());
+        // Between the samples; far out; of a usual norm, and far from all.
+        let samples = array![[12.3, 12.4], [900.0, 900.0], [0.0, 18.0]];
+        assert_eq!(clean.outliers(samples.view(), features.view()), 2.0 / 3.0);
+        assert_eq!(clean.outliers(features.view(), features.view()), 0.0);
+    }
+}

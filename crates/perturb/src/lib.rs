@@ -1,0 +1,43 @@
+//! Pixels, moved through a frozen extractor.
+//!
+//! - [`Frozen`]: passes through the extractor, forward and back to the pixels.
+//! - [`Limits`], [`Range`]: how far pixels may go from those that they are made of.
+//! - [`Matching`]: images whose features are given ones, each by an optimiser of its own.
+//! - [`Refinement`]: images that descend an attack's objective together.
+//! - [`Decoder`], [`DecoderNetwork`]: images from features, by a network.
+//! - [`Measure`], [`visibility`]: what became of the images, and how far they are from those that they are made of.
+
+mod clean;
+mod decoder;
+mod limits;
+mod matching;
+mod measure;
+mod minimize;
+mod pass;
+mod refine;
+mod tensors;
+mod visibility;
+
+pub use clean::{Clean, Usual, distances, nearest, norm};
+pub use decoder::{Decoder, DecoderNetwork};
+pub use limits::{Limits, Range};
+pub use matching::{Matched, Matching, Optimizer, Problem};
+pub use measure::{Measure, base_images};
+pub use pass::{Frozen, host, rounded};
+pub use refine::Refinement;
+pub use tensors::{OnDevice, up};
+pub use visibility::{ssim, visibility};
+
+use ndarray::ArrayView3;
+
+/// An 8-bit image as pixels in `[0, 1]`.
+#[must_use]
+pub fn unit(image: ArrayView3<u8>) -> Vec<f32> {
+    image.iter().map(|p| f32::from(*p) / 255.0).collect()
+}
+
+/// The share of the first step's length at `done` of `all` steps: half a cosine, from 1 to 0.
+#[must_use]
+pub fn cosine(done: u64, all: u64) -> f64 {
+    0.5 * (1.0 + (std::f64::consts::PI * done as f64 / all as f64).cos())
+}

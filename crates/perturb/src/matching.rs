@@ -1,0 +1,427 @@
+//! Feature matching: pixels whose features come close to given ones.
+
+mod together;
+
+use crate::{
+    limits::Limits,
+    minimize::{Adam, Lbfgs, Minimizer},
+    pass::{Frozen, TILE},
+};
+use hemlock_artifact::CurvePoint;
+use hemlock_models::{device::runs_on_rayon, tiles::on_device};
+use hemlock_stage::{Context, ErrorKind, StageError};
+use ndarray::{Array4, ArrayView2};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering},
+};
+use together::{Start, Together};
+
+/// Passes over which an image must improve.
+const PATIENCE: usize = 10;
+
+/// How pixels are searched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimizer {
+    /// Projected L-BFGS, every image with a step and a history of its own.
+    #[default]
+    Lbfgs,
+    /// Adam with projection and a cosine schedule.
+    Adam,
+}
+
+/// Images whose features shall come close to `zeta`, `[m, d]`, and `|x - x_b|^2` to 0.
+pub struct Problem<'a> {
+    /// The extractor.
+    pub frozen: &'a Frozen<'a>,
+    /// How far pixels may go, and what it costs.
+    pub limits: Limits<'a>,
+    /// The features that are wanted.
+    pub zeta: ArrayView2<'a, f32>,
+    /// Squared feature distance at which an image counts as matched, where that is all that is minimised.
+    pub exact: f32,
+}
+
+/// How long, and with what.
+#[derive(Debug, Clone, Copy)]
+pub struct Matching {
+    /// How pixels are searched for.
+    pub optimizer: Optimizer,
+    /// Most passes through the network, per image and start.
+    pub steps: u32,
+    /// Length of a step, in pixel units.
+    pub step: f64,
+    /// An image is done that a few passes improve by less than this share of its loss.
+    pub tolerance: f64,
+}
+
+/// What became of the poisons.
+pub struct Matched {
+    /// In `[0, 1]`, `[m, 3, height, width]`.
+    pub pixels: Array4<f32>,
+    /// Passes that every poison took, over all its starts.
+    pub passes: Vec<u32>,
+    /// Mean over the poisons of the least loss so far, at some passes.
+    pub curve: Vec<CurvePoint>,
+}
+
+impl Matched {
+    /// Images that nothing was matched for.
+    #[must_use]
+    pub fn none(pixels: Array4<f32>) -> Self {
+        Self { passes: vec![0; pixels.dim().0], pixels, curve: Vec::new() }
+    }
+}
+
+/// One start of one poison, under way.
+struct Run {
+    minimizer: Box<dyn Minimizer>,
+    found: Found,
+}
+
+/// What one start of one poison has found so far.
+struct Found {
+    row: usize,
+    /// Number of the start.
+    start: usize,
+    /// Pixels of the least loss.
+    best: Vec<f32>,
+    /// The least loss so far, after every pass.
+    losses: Vec<f64>,
+}
+
+impl Found {
+    fn least(&self) -> f64 {
+        self.losses.last().copied().unwrap_or(f64::INFINITY)
+    }
+
+    /// Hears of a loss. Returns whether there are passes left, and the last ones brought something.
+    fn hear(&mut self, matching: &Matching, loss: f64) -> bool {
+        self.losses.push(self.least().min(loss));
+        let passes = self.losses.len();
+        let earlier = passes.checked_sub(1 + PATIENCE).map(|i| self.losses[i]);
+        let stalled = earlier.is_some_and(|earlier| self.least() > earlier * (1.0 - matching.tolerance));
+        passes < matching.steps as usize && !stalled
+    }
+}
+
+impl Run {
+    /// Hears of a pass. Returns whether the run goes on.
+    fn hear(&mut self, matching: &Matching, loss: f64, gradient: &[f32]) -> bool {
+        if loss < self.found.least() {
+            self.found.best.copy_from_slice(self.minimizer.point());
+        }
+        let goes_on = self.found.hear(matching, loss);
+        self.minimizer.tell(loss, gradient) && goes_on
+    }
+}
+
+impl Problem<'_> {
+    /// Adds the penalty, and hands loss and gradient to a run.
+    fn tell(&self, run: &mut Run, matching: &Matching, distance: f32, gradient: &mut [f32]) -> bool {
+        let mut loss = f64::from(distance);
+        loss += self.limits.penalise(run.found.row, run.minimizer.point(), gradient);
+        run.hear(matching, loss, gradient) && (self.limits.beta > 0.0 || distance > self.exact)
+    }
+}
+
+impl Matching {
+    /// Pixels in `[0, 1]` that minimise `|f(x) - zeta|^2 + beta |x - x_b|^2`, `f` in the head's space, from each of
+    /// `starts` starts, the best kept. `start` gives pixels in `[0, 1]` for a poison and the number of a start.
+    ///
+    /// # Errors
+    /// Images that do not fit the extractor, an interruption.
+    pub fn run(
+        &self,
+        problem: &Problem,
+        starts: usize,
+        start: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
+        ctx: &Context,
+    ) -> Result<Matched, StageError> {
+        let m = problem.zeta.nrows();
+        let bar = ctx.progress.start("feature matching", u64::from(self.steps) * (m * starts) as u64, "image passes");
+        let done = AtomicU64::new(0);
+        let tile = |items: Range<usize>| -> Result<Vec<Found>, StageError> {
+            let begin = |item| self.begin(problem, item / starts, item % starts, start(item / starts, item % starts));
+            let mut running: Vec<Run> = items.map(begin).collect();
+            let mut finished = Vec::with_capacity(running.len());
+            while !running.is_empty() {
+                ctx.check()?;
+                let mut passed = running.len() as u64;
+                let mut goes_on = self.pass(problem, &mut running)?.into_iter();
+                for run in running.extract_if(.., |_| !goes_on.next().unwrap_or(false)) {
+                    passed += u64::from(self.steps) - run.found.losses.len() as u64;
+                    finished.push(run.found);
+                }
+                bar.at(done.fetch_add(passed, Ordering::Relaxed) + passed);
+            }
+            Ok(finished)
+        };
+        let device = problem.frozen.device();
+        let found = if runs_on_rayon(device) {
+            on_device(device, m * starts, TILE, tile)?
+        } else {
+            let begin = |item| {
+                let (row, number) = (item / starts, item % starts);
+                Start { row, number, pixels: start(row, number) }
+            };
+            let moved = |passed: u64| bar.at(done.fetch_add(passed, Ordering::Relaxed) + passed);
+            on_device(device, m * starts, TILE, |items| {
+                self.together(problem, &items.map(begin).collect::<Vec<_>>(), &moved, ctx)
+            })?
+        };
+        let mut found: Vec<Found> = found.into_iter().flatten().collect();
+        found.sort_by(|a, b| a.row.cmp(&b.row).then(a.least().total_cmp(&b.least())).then(a.start.cmp(&b.start)));
+        collect(problem, &found)
+    }
+
+    /// Some starts as tensors on the device of the network. `moved` hears of passes of images.
+    fn together(
+        &self,
+        problem: &Problem,
+        starts: &[Start],
+        moved: &dyn Fn(u64),
+        ctx: &Context,
+    ) -> Result<Vec<Found>, StageError> {
+        let mut together = Together::new(self, problem, starts);
+        let mut found = Vec::with_capacity(starts.len());
+        while !together.is_empty() {
+            ctx.check()?;
+            moved(together.pass()?);
+            found.extend(together.leave());
+        }
+        Ok(found)
+    }
+
+    /// A run from pixels `from`.
+    fn begin(&self, problem: &Problem, row: usize, start: usize, from: Vec<f32>) -> Run {
+        let bounds = problem.limits.bounds(row);
+        let minimizer: Box<dyn Minimizer> = match self.optimizer {
+            Optimizer::Lbfgs => Box::new(Lbfgs::new(from, bounds, self.step as f32)),
+            Optimizer::Adam => Box::new(Adam::new(from, bounds, self.step as f32, self.steps)),
+        };
+        let best = minimizer.point().to_vec();
+        Run { minimizer, found: Found { row, start, best, losses: Vec::new() } }
+    }
+
+    /// One pass of the runs that are left, and for each whether it goes on.
+    fn pass(&self, problem: &Problem, running: &mut [Run]) -> Result<Vec<bool>, StageError> {
+        let rows: Vec<usize> = running.iter().map(|r| r.found.row).collect();
+        let pixels: Vec<f32> = running.iter().flat_map(|r| r.minimizer.point()).copied().collect();
+        let (_, channels, height, width) = problem.limits.base.dim();
+        let zeta: Vec<f32> = rows.iter().flat_map(|row| problem.zeta.row(*row)).copied().collect();
+        let (distances, mut gradients) = problem.frozen.gradient(&pixels, &zeta);
+        if let Some(i) = distances.iter().position(|d| !d.is_finite()) {
+            return Err(not_finite(rows[i]));
+        }
+        let told = running.par_iter_mut().zip(distances).zip(gradients.par_chunks_mut(channels * height * width));
+        Ok(told.map(|((run, distance), gradient)| problem.tell(run, self, distance, gradient)).collect())
+    }
+}
+
+fn not_finite(poison: usize) -> StageError {
+    let message = format!("the features of poison {poison} are not finite in feature matching");
+    StageError::new(ErrorKind::Numeric, message)
+}
+
+/// The best of every poison's starts, from all in order of poison and loss.
+fn collect(problem: &Problem, found: &[Found]) -> Result<Matched, StageError> {
+    let by_poison: Vec<&[Found]> = found.chunk_by(|a, b| a.row == b.row).collect();
+    let pixels = by_poison.iter().flat_map(|starts| &starts[0].best).copied().collect();
+    let pixels = Array4::from_shape_vec(problem.limits.base.dim(), pixels)
+        .map_err(|e| StageError::internal(format!("matched images have another size than their bases: {e}")))?;
+    let passes = by_poison.iter().map(|starts| starts.iter().map(|f| f.losses.len() as u32).sum()).collect();
+    let longest = found.iter().map(|f| f.losses.len()).max().unwrap_or(0);
+    let least = |starts: &[Found], pass: usize| {
+        let at = |f: &Found| f.losses.get(pass).copied().unwrap_or(f.least());
+        starts.iter().map(at).fold(f64::INFINITY, f64::min)
+    };
+    let every = longest.div_ceil(50).max(1);
+    let points = (0..longest).filter(|pass| pass % every == 0 || pass + 1 == longest);
+    let curve = points.map(|pass| {
+        let sum: f64 = by_poison.iter().map(|starts| least(starts, pass)).sum();
+        CurvePoint { step: pass as u32, objective: sum / by_poison.len() as f64 }
+    });
+    Ok(Matched { pixels, passes, curve: curve.collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits;
+    use hemlock_artifact::Normalization;
+    use hemlock_fixtures::{context, network, on_threads, patterns};
+    use hemlock_models::{Extractor, travel::travelled};
+    use ndarray::{Array2, Axis, Slice};
+    use std::time::Instant;
+
+    /// Base images, and the features of other images to match.
+    struct Case {
+        extractor: Extractor,
+        base: Array4<u8>,
+        zeta: Array2<f32>,
+    }
+
+    impl Case {
+        fn new(arch: &str, n: usize, side: usize) -> Self {
+            let extractor = network(arch, side);
+            let zeta = extractor.features(patterns(n, side, 5).view(), &|_| true).unwrap();
+            Self { base: patterns(n, side, 0), zeta, extractor }
+        }
+        fn run(&self, n: usize, beta: f64, linf: Option<f32>, matching: Matching, starts: usize) -> Matched {
+            let identity = Normalization::identity(self.zeta.ncols());
+            let frozen = Frozen::new(&self.extractor, &identity);
+            let some = Slice::from(..n);
+            let (base, zeta) = (self.base.slice_axis(Axis(0), some), self.zeta.slice_axis(Axis(0), some));
+            let problem = Problem {
+                frozen: &frozen,
+                limits: Limits { base, beta, range: linf.map_or(limits::Range::Unit, limits::Range::Near) },
+                zeta,
+                exact: 0.0,
+            };
+            let start = |row: usize, start: usize| {
+                if start == 0 { problem.limits.base_pixels(row) } else { vec![0.5; base.len() / n] }
+            };
+            context(0, |ctx| matching.run(&problem, starts, &start, ctx)).unwrap()
+        }
+    }
+
+    const LBFGS: Matching = Matching { optimizer: Optimizer::Lbfgs, steps: 25, step: 0.02, tolerance: 0.01 };
+
+    #[test]
+    fn an_image_does_not_depend_on_its_batch_nor_on_threads() {
+        let case = Case::new("resnet8-w4", 40, 8);
+        let all = on_threads(3, || case.run(40, 0.0, None, LBFGS, 1));
+        let few = on_threads(1, || case.run(7, 0.0, None, LBFGS, 1));
+        assert_eq!(all.pixels.slice_axis(Axis(0), Slice::from(..7)), few.pixels);
+        assert_eq!(all.passes[..7], few.passes);
+        let again = on_threads(1, || case.run(40, 0.0, None, LBFGS, 1));
+        assert_eq!((all.pixels, all.passes, all.curve), (again.pixels, again.passes, again.curve));
+    }
+
+    #[test]
+    fn both_optimisers_come_closer_and_keep_within_the_ball() {
+        let case = Case::new("resnet8-w4", 6, 8);
+        let adam = Matching { optimizer: Optimizer::Adam, ..LBFGS };
+        for linf in [None, Some(4.0 / 255.0)] {
+            let ends = [adam, LBFGS].map(|matching| {
+                let matched = case.run(6, 0.0, linf, matching, 1);
+                for (x, b) in
+                    crate::pass::rounded(&matched.pixels).iter().zip(case.base.slice_axis(Axis(0), Slice::from(..6)))
+                {
+                    assert!(linf.is_none() || x.abs_diff(*b) <= 4);
+                }
+                let (first, last) = (matched.curve.first().unwrap(), matched.curve.last().unwrap());
+                assert!(last.objective < 0.9 * first.objective, "{linf:?} {:?}", matched.curve);
+                last.objective
+            });
+            assert!(ends[1] < if linf.is_none() { 0.8 } else { 1.1 } * ends[0], "{linf:?} {ends:?}");
+        }
+    }
+
+    /// As tensors all images go the same way, whenever each of them ends.
+    #[test]
+    fn images_together_are_those_alone() {
+        let case = Case::new("resnet8-w4", 8, 8);
+        let affine = Normalization::Affine { shift: vec![0.1; case.zeta.ncols()], scale: vec![3.0; case.zeta.ncols()] };
+        for normalization in [affine, Normalization::L2] {
+            let frozen = Frozen::new(&case.extractor, &normalization);
+            let mut zeta = case.zeta.clone();
+            normalization.apply(zeta.view_mut());
+            for (beta, optimizer, tolerance) in
+                [(0.0, Optimizer::Lbfgs, 0.05), (0.1, Optimizer::Lbfgs, 0.0), (0.0, Optimizer::Adam, 0.05)]
+            {
+                let matching = Matching { optimizer, tolerance, steps: 14, ..LBFGS };
+                let limits = Limits { base: case.base.view(), beta, range: limits::Range::Near(0.1) };
+                let problem = Problem { frozen: &frozen, limits, zeta: zeta.view(), exact: 0.0 };
+                let alone =
+                    context(0, |ctx| matching.run(&problem, 1, &|row, _| limits.base_pixels(row), ctx)).unwrap();
+                let start = |row| Start { row, number: 0, pixels: limits.base_pixels(row) };
+                let starts: Vec<Start> = (0..8).map(start).collect();
+                let (found, travelled) =
+                    travelled(|| context(0, |ctx| matching.together(&problem, &starts, &|_| {}, ctx)));
+                let mut together = found.unwrap();
+                // Of a pass some numbers come back; beside them the images, when they are done.
+                let passes = together.iter().map(|found| found.losses.len()).max().unwrap_or(0);
+                let left = 3;
+                assert!((passes + 1..=passes + left).contains(&travelled.down), "{travelled:?} of {passes} passes");
+                // The channels' means and deviations go there with every pass.
+                assert!(travelled.up <= 2 * passes + 3 + 2 + left, "{travelled:?} of {passes} passes");
+                together.sort_by_key(|found| found.row);
+                let together = collect(&problem, &together).unwrap();
+                let moved = |matched: &Matched| &matched.pixels - &case.base.mapv(|p| f32::from(p) / 255.0);
+                let (a, b) = (moved(&alone), moved(&together));
+                let apart = (&a - &b).mapv(|d| d * d).sum() / a.mapv(|d| d * d).sum();
+                assert!(apart.sqrt() < 0.02, "{optimizer:?}, beta {beta}, {normalization:?}: {}", apart.sqrt());
+                let passes = alone.passes.iter().zip(&together.passes).filter(|(a, b)| a != b).count();
+                assert!(passes <= 1, "{:?} {:?}", alone.passes, together.passes);
+            }
+        }
+    }
+
+    #[test]
+    fn restarts_keep_the_best_and_a_penalty_keeps_near() {
+        let case = Case::new("resnet8-w4", 6, 8);
+        let end = |starts| case.run(6, 0.0, None, LBFGS, starts).curve.last().unwrap().objective;
+        assert!(end(2) <= end(1));
+        let moved = |beta| {
+            let matched = case.run(6, beta, None, LBFGS, 1);
+            let base = case.base.slice_axis(Axis(0), Slice::from(..6)).mapv(|p| f32::from(p) / 255.0);
+            (&matched.pixels - &base).mapv(|d| d * d).sum()
+        };
+        assert!(moved(10.0) < 0.5 * moved(0.0), "{} {}", moved(10.0), moved(0.0));
+    }
+
+    #[test]
+    fn images_stop_by_themselves() {
+        let case = Case::new("resnet8-w4", 4, 8);
+        let eager = case.run(4, 0.0, None, Matching { steps: 300, tolerance: 0.9, ..LBFGS }, 1);
+        assert!(eager.passes.iter().all(|p| (11..100).contains(p)), "{:?}", eager.passes);
+        let identity = Normalization::identity(case.zeta.ncols());
+        let frozen = Frozen::new(&case.extractor, &identity);
+        let problem = Problem {
+            frozen: &frozen,
+            limits: Limits { base: case.base.view(), beta: 0.0, range: limits::Range::Unit },
+            zeta: case.zeta.view(),
+            exact: f32::INFINITY,
+        };
+        let matched = context(0, |ctx| LBFGS.run(&problem, 1, &|row, _| problem.limits.base_pixels(row), ctx)).unwrap();
+        assert_eq!(matched.passes, [1; 4], "matched from the first");
+    }
+
+    /// Run by hand: a timing. What the optimiser adds to the passes through a ResNet-20 is to stay below a tenth of
+    /// them.
+    #[test]
+    #[ignore = "a timing"]
+    #[allow(clippy::print_stderr)]
+    fn matching_costs_little_more_than_its_passes() {
+        let case = Case::new("resnet20", 128, 32);
+        let identity = Normalization::identity(case.zeta.ncols());
+        let frozen = Frozen::new(&case.extractor, &identity);
+        let pixels: Vec<f32> = crate::unit(case.base.index_axis(Axis(0), 0)).repeat(TILE);
+        let zeta: Vec<f32> = case.zeta.row(0).to_vec().repeat(TILE);
+        let matching = Matching { tolerance: 0.0, steps: 10, ..LBFGS };
+        let (mut bare, mut whole) = (0.0, 0.0);
+        // Taken in turns, so that other work on the machine slows both alike.
+        for _ in 0..5 {
+            let started = Instant::now();
+            on_device(frozen.device(), 128, TILE, |_| {
+                for _ in 0..10 {
+                    frozen.gradient(&pixels, &zeta);
+                }
+                Ok::<_, StageError>(())
+            })
+            .unwrap();
+            bare += started.elapsed().as_secs_f64();
+            let started = Instant::now();
+            let matched = case.run(128, 0.0, None, matching, 1);
+            whole += started.elapsed().as_secs_f64();
+            assert_eq!(matched.passes, [10; 128]);
+        }
+        eprintln!("{whole:.2} s for {bare:.2} s of passes: a ratio of {:.3}", whole / bare);
+        assert!(whole < 1.1 * bare);
+    }
+}

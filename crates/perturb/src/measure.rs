@@ -1,0 +1,97 @@
+//! What became of poisons: 8-bit images, how well they were matched, and how usual their features are.
+
+use crate::{
+    clean::{Clean, distance, distances, nearest, norm},
+    pass::{Frozen, rounded},
+};
+use hemlock_artifact::{Features, Fit, Images};
+use hemlock_models::extract;
+use hemlock_stage::{Context, ErrorKind, StageError};
+use hemlock_threat::Constraint;
+use ndarray::{Array4, ArrayView2, Axis};
+
+/// Poisons that are to be measured, and what with.
+pub struct Measure<'a> {
+    /// The extractor.
+    pub frozen: &'a Frozen<'a>,
+    /// Clean features.
+    pub features: &'a Features,
+    /// What is usual among them.
+    pub clean: &'a Clean,
+    /// Where the poisons' features had to lie.
+    pub constraint: &'a Constraint,
+    /// Labels of the poisons.
+    pub labels: &'a [u32],
+    /// Training image that every poison is made of.
+    pub base_index: &'a [u32],
+    /// Whether victims get the pixels as they are, not as 8-bit images.
+    pub free: bool,
+}
+
+impl Measure<'_> {
+    /// The 8-bit images of `pixels`, `[m, 3, height, width]`, and their measures. `zeta`, `[m, d]`, are the features
+    /// that were wanted; `None`: those that the pixels have before rounding. `passes` are those that each image took.
+    ///
+    /// # Errors
+    /// Images that do not fit the extractor, an interruption.
+    pub fn finish(
+        &self,
+        pixels: &Array4<f32>,
+        zeta: Option<ArrayView2<f32>>,
+        passes: &[u32],
+        ctx: &Context,
+    ) -> Result<(Array4<u8>, Vec<Fit>), StageError> {
+        let unrounded = self.frozen.features(pixels.view(), ctx)?;
+        let zeta = zeta.unwrap_or(unrounded.view());
+        let images = rounded(pixels);
+        let z = if self.free {
+            unrounded.clone()
+        } else {
+            let mut z = extract(self.frozen.extractor, images.view(), ctx)?;
+            self.features.normalization.apply(z.view_mut());
+            z
+        };
+        let train = self.features.train.features.view();
+        let neighbours = nearest(z.view(), train, 1);
+        let (before, after) = (distances(unrounded.view(), zeta), distances(z.view(), zeta));
+        let outside = self.outside(z.view());
+        let fit = |i: usize| {
+            let (norm, nearest) = (norm(z.row(i)), neighbours[i].first().map_or(f32::NAN, |(_, d)| *d));
+            Fit {
+                start_distance: distance(train.row(self.base_index[i] as usize), zeta.row(i)),
+                distance_unrounded: before[i],
+                distance: after[i],
+                outside: outside[i],
+                norm,
+                norm_z: self.clean.norm.z(norm),
+                nearest,
+                nearest_z: self.clean.nearest.z(nearest),
+                passes: passes[i],
+            }
+        };
+        let fits = (0..passes.len()).map(fit).collect();
+        Ok((images, fits))
+    }
+
+    /// How far every row of `z` lies outside of its label's set.
+    fn outside(&self, z: ArrayView2<f32>) -> Vec<f32> {
+        let mut inside = z.mapv(f64::from);
+        self.constraint.project(&mut inside, self.labels);
+        distances(inside.mapv(|x| x as f32).view(), z)
+    }
+}
+
+/// The images that the poisons are made of, `[m, 3, height, width]`.
+///
+/// # Errors
+/// The number of an image that is not there.
+pub fn base_images(train: &Images, base_index: &[u32]) -> Result<Array4<u8>, StageError> {
+    let rows: Vec<usize> = base_index.iter().map(|i| *i as usize).collect();
+    match rows.iter().find(|i| **i >= train.len()) {
+        Some(i) => {
+            let message = format!("a poison is made of training image {i}, and there are {}", train.len());
+            Err(StageError::new(ErrorKind::Artifact, message))
+        }
+        None => Ok(train.pixels.view().select(Axis(0), &rows)),
+    }
+}

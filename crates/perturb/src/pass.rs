@@ -1,0 +1,248 @@
+//! Passes through the frozen extractor: what both inversions and the decoder's training are made of.
+
+use burn::tensor::{Device, TensorData};
+use hemlock_artifact::Normalization;
+use hemlock_models::{Extractor, Trace, tiles::on_device};
+use hemlock_stage::{Context, StageError};
+use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
+use std::{collections::BTreeMap, ops::Range, sync::Mutex, sync::PoisonError};
+
+/// Images of one tile on the processor. They do not touch each other, so the number changes no result.
+pub(crate) const TILE: usize = 32;
+
+/// Memory for what passes leave behind to go back from, in bytes: some hundreds of CIFAR's images in a ResNet-20.
+/// Images beyond it go forward a second time.
+const KEPT: usize = 1 << 30;
+
+/// A frozen extractor, and the map from its output to the space that the head sees.
+pub struct Frozen<'a> {
+    /// The extractor.
+    pub extractor: &'a Extractor,
+    normalization: &'a Normalization,
+}
+
+impl<'a> Frozen<'a> {
+    /// An extractor, and how its features are normalised.
+    #[must_use]
+    pub fn new(extractor: &'a Extractor, normalization: &'a Normalization) -> Self {
+        Self { extractor, normalization }
+    }
+
+    /// The device that the extractor is on.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        self.extractor.device()
+    }
+
+    pub(crate) fn normalization(&self) -> &Normalization {
+        self.normalization
+    }
+
+    /// The derivative `[n, 3, height, width]` by the pixels of a function of the normalised features. `by_features` is
+    /// told the features of some images and the first one's row, and answers with the derivative by these features.
+    pub fn pull(&self, pixels: &[f32], mut by_features: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
+        self.extractor.pull(pixels, |row, features| self.by_features(features, |z| by_features(row, z)))
+    }
+
+    /// The derivative by features of a function of the normalised ones: `by_normalized` is told these, and answers with
+    /// the derivative by them.
+    fn by_features(&self, features: &[f32], by_normalized: impl FnOnce(&[f32]) -> Vec<f32>) -> Vec<f32> {
+        let d = self.extractor.feature_dim();
+        let mut z = features.to_vec();
+        z.chunks_exact_mut(d).for_each(|z| self.normalization.apply_to(z));
+        let mut by = by_normalized(&z);
+        let rows = features.chunks_exact(d).zip(by.chunks_exact_mut(d));
+        rows.for_each(|(features, by)| self.normalization.pull_back(features, by));
+        by
+    }
+
+    /// The derivative by the pixels `[n, 3, height, width]` of a function of the normalised features, many images in
+    /// tiles. `by_features` is told the features of some images and the first one's row, and answers with the
+    /// derivative by these features, and what else it has to say of them; that is returned in the order of the images.
+    ///
+    /// # Errors
+    /// None of its own.
+    pub fn pull_in_tiles<T: Send>(
+        &self,
+        pixels: &[f32],
+        n: usize,
+        by_features: impl Fn(usize, &[f32]) -> (Vec<f32>, T) + Sync,
+    ) -> Result<(Vec<f32>, Vec<T>), StageError> {
+        let size = pixels.len() / n.max(1);
+        let tiles = on_device(self.device(), n, TILE, |rows| {
+            let mut said = Vec::new();
+            let gradient = self.pull(&pixels[rows.start * size..rows.end * size], |row, z| {
+                let (by, more) = by_features(rows.start + row, z);
+                said.push(more);
+                by
+            });
+            Ok::<_, StageError>((gradient, said))
+        })?;
+        let (gradients, said): (Vec<_>, Vec<_>) = tiles.into_iter().unzip();
+        Ok((gradients.concat(), said.into_iter().flatten().collect()))
+    }
+
+    /// Squared distances `|f(x) - zeta|^2`, `[n]`, and their gradients with respect to the pixels, for images `pixels`,
+    /// `[n, 3, height, width]` in `[0, 1]`, and features `zeta`, `[n, d]`.
+    pub(crate) fn gradient(&self, pixels: &[f32], zeta: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let d = self.extractor.feature_dim();
+        let mut squares = Vec::with_capacity(zeta.len() / d);
+        let gradient = self.pull(pixels, |row, z| {
+            let (by, some) = distances(z, &zeta[row * d..], d);
+            squares.extend(some);
+            by
+        });
+        (squares, gradient)
+    }
+
+    /// [`Frozen::gradient`] of many images, in tiles.
+    ///
+    /// # Errors
+    /// An interruption.
+    pub fn gradient_in_tiles(&self, pixels: &[f32], zeta: &[f32]) -> Result<(Vec<f32>, Vec<f32>), StageError> {
+        let d = self.extractor.feature_dim();
+        let (gradient, squares) =
+            self.pull_in_tiles(pixels, zeta.len() / d, |row, z| distances(z, &zeta[row * d..], d))?;
+        Ok((squares.concat(), gradient))
+    }
+
+    /// Normalised features `[n, d]` of images `[n, 3, height, width]` that are not 8-bit, in units where these have
+    /// `[0, 1]`.
+    ///
+    /// # Errors
+    /// The run was interrupted.
+    pub fn features(&self, images: ArrayView4<f32>, ctx: &Context) -> Result<Array2<f32>, StageError> {
+        self.forward(images, ctx, |_, pixels| self.extractor.forward(pixels))
+    }
+
+    /// The same, to go back from.
+    pub(crate) fn pass(&self, images: ArrayView4<f32>, ctx: &Context) -> Result<Pass, StageError> {
+        let room = KEPT / self.extractor.trace_bytes().max(1);
+        let traces = Mutex::new(BTreeMap::new());
+        let features = self.forward(images, ctx, |rows, pixels| {
+            let trace = if rows.end <= room { self.extractor.trace(pixels) } else { None };
+            let Some(trace) = trace else { return self.extractor.forward(pixels) };
+            let features = trace.features.clone();
+            traces.lock().unwrap_or_else(PoisonError::into_inner).insert(rows.start, trace);
+            features
+        })?;
+        Ok(Pass { features, traces: traces.into_inner().unwrap_or_else(PoisonError::into_inner) })
+    }
+
+    /// [`Frozen::gradient_in_tiles`] without the squared distances, of images that have passed.
+    pub(crate) fn gradient_back(&self, pass: Pass, pixels: &[f32], zeta: &[f32]) -> Result<Vec<f32>, StageError> {
+        let (n, d) = pass.features.dim();
+        let size = pixels.len() / n.max(1);
+        let traces = Mutex::new(pass.traces);
+        let gradients = on_device(self.device(), n, TILE, |rows| {
+            let zeta = &zeta[rows.start * d..];
+            let trace = traces.lock().unwrap_or_else(PoisonError::into_inner).remove(&rows.start);
+            Ok::<_, StageError>(match trace {
+                Some(trace) => {
+                    let by = self.by_features(&trace.features, |z| distances(z, zeta, d).0);
+                    self.extractor.pull_back(trace, &by)
+                }
+                None => {
+                    let pixels = &pixels[rows.start * size..rows.end * size];
+                    self.pull(pixels, |row, z| distances(z, &zeta[row * d..], d).0)
+                }
+            })
+        })?;
+        Ok(gradients.concat())
+    }
+
+    /// Normalised features `[n, d]` of images, whose features `[n, d]` are made tile by tile.
+    fn forward(
+        &self,
+        images: ArrayView4<f32>,
+        ctx: &Context,
+        make: impl Fn(Range<usize>, &[f32]) -> Vec<f32> + Sync,
+    ) -> Result<Array2<f32>, StageError> {
+        let n = images.len_of(Axis(0));
+        let features = on_device(self.device(), n, TILE, |rows| {
+            ctx.check()?;
+            let pixels: Vec<f32> = images.slice_axis(Axis(0), Slice::from(rows.clone())).iter().copied().collect();
+            Ok::<_, StageError>(make(rows, &pixels))
+        })?;
+        let mut features = Array2::from_shape_vec((n, self.extractor.feature_dim()), features.concat())
+            .map_err(|e| StageError::internal(format!("features have another shape than their extractor says: {e}")))?;
+        self.normalization.apply(features.view_mut());
+        Ok(features)
+    }
+}
+
+/// A pass of images through a frozen extractor, from which [`Frozen::gradient_back`] goes back.
+pub(crate) struct Pass {
+    /// Normalised features, `[n, d]`.
+    pub(crate) features: Array2<f32>,
+    /// What tiles left behind, by their first image.
+    traces: BTreeMap<usize, Trace>,
+}
+
+/// The derivatives of the squared distances of features `z` to the first of `zeta`, of `d` numbers each, and the
+/// squared distances.
+fn distances(z: &[f32], zeta: &[f32], d: usize) -> (Vec<f32>, Vec<f32>) {
+    let off: Vec<f32> = z.iter().zip(zeta).map(|(z, zeta)| z - zeta).collect();
+    let squares = off.chunks_exact(d).map(|off| off.iter().map(|off| off * off).sum()).collect();
+    (off.into_iter().map(|off| 2.0 * off).collect(), squares)
+}
+
+/// A tensor's values.
+#[must_use]
+pub fn host(data: TensorData) -> Vec<f32> {
+    data.iter::<f32>().collect()
+}
+
+/// The nearest 8-bit images.
+#[must_use]
+pub fn rounded(pixels: &Array4<f32>) -> Array4<u8> {
+    pixels.mapv(|x| (x.clamp(0.0, 1.0) * 255.0).round() as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hemlock_fixtures::{context, network, patterns};
+
+    #[test]
+    fn gradients_go_through_the_normalization() {
+        let extractor = network("resnet8-w4", 8);
+        let pixels: Vec<f32> = patterns(2, 8, 0).iter().map(|p| f32::from(*p) / 255.0).collect();
+        let d = extractor.feature_dim();
+        let zeta: Vec<f32> = (0..2 * d).map(|j| (j % 5) as f32 / 10.0).collect();
+        let affine = Normalization::Affine { shift: vec![0.1; d], scale: vec![3.0; d] };
+        for normalization in [affine, Normalization::L2] {
+            let frozen = Frozen::new(&extractor, &normalization);
+            let (_, gradient) = frozen.gradient(&pixels, &zeta);
+            let square: f32 = gradient.iter().map(|g| g * g).sum();
+            // Along the gradient the squared distances rise by the gradient's square.
+            let at = |by: f32| {
+                let moved: Vec<f32> = pixels.iter().zip(&gradient).map(|(x, g)| x + by * g).collect();
+                frozen.gradient(&moved, &zeta).0.iter().sum::<f32>()
+            };
+            let step = 1e-2 / square.sqrt();
+            let slope = (at(step) - at(-step)) / (2.0 * step);
+            assert!((slope / square - 1.0).abs() < 0.02, "{normalization:?}: {slope} for {square}");
+        }
+    }
+
+    /// Going back along a pass gives the bytes of going forward a second time, also where there was no room for all
+    /// traces.
+    #[test]
+    fn back_from_a_pass_is_the_gradient() {
+        let extractor = network("resnet8-w4", 8);
+        let n = 2 * TILE + 5;
+        let pixels = patterns(n, 8, 0).mapv(|p| f32::from(p) / 255.0);
+        let zeta: Vec<f32> = (0..n * extractor.feature_dim()).map(|j| (j % 7) as f32 / 10.0).collect();
+        let frozen = Frozen::new(&extractor, &Normalization::L2);
+        let flat: Vec<f32> = pixels.iter().copied().collect();
+        let (_, expected) = frozen.gradient_in_tiles(&flat, &zeta).unwrap();
+        context(0, |ctx| {
+            let mut pass = frozen.pass(pixels.view(), ctx).unwrap();
+            assert_eq!(pass.features, frozen.features(pixels.view(), ctx).unwrap());
+            assert_eq!(pass.traces.len(), 3);
+            pass.traces.remove(&TILE);
+            assert_eq!(frozen.gradient_back(pass, &flat, &zeta).unwrap(), expected);
+        });
+    }
+}

@@ -1,0 +1,164 @@
+//! Poisons are started, moved, and, with free labels, searched for more than once.
+
+use crate::{Params, SolverKind};
+use hemlock_artifact::{Aim, CurvePoint, PoisonFeatures};
+use hemlock_attack::{
+    Base, Descent, Labels, Objective, Plan, Solver, Start, StartKind, Stop, descend, nearest_samples,
+};
+use hemlock_head::Samples;
+use hemlock_stage::{Bar, Context, StageError};
+use hemlock_threat::Constraint;
+use std::time::Duration;
+
+/// What an attack made.
+pub(crate) struct Made {
+    pub(crate) start: Start,
+    curve: Vec<CurvePoint>,
+    /// The objective at the end, and as it is shown.
+    pub(crate) value: f64,
+    objective: f64,
+    stopped: Stop,
+    /// Of free labels: how much the search that began with them ended behind the best one.
+    pub(crate) gap: Option<f64>,
+}
+
+/// Starts poisons and moves them.
+pub(crate) struct Search<'a> {
+    pub(crate) params: &'a Params,
+    pub(crate) clean: Samples<'a>,
+    pub(crate) count: usize,
+    pub(crate) constraint: &'a Constraint,
+    pub(crate) ctx: &'a Context<'a>,
+}
+
+impl Search<'_> {
+    /// With free labels every choice of clean ones may be had, too: so clean labels are searched first, free ones from
+    /// where that ended and from their own start, and the best of the three is taken. Where a follower moves on, values
+    /// cannot be compared, and there is one search.
+    pub(crate) fn make(&self, objective: &mut dyn Objective) -> Result<Made, StageError> {
+        if self.params.labels != Labels::Aligned || objective.moves() {
+            return self.search(objective, self.params.labels, None);
+        }
+        let kept = self.search(objective, Labels::Kept, None)?;
+        let alone = self.search(objective, Labels::Aligned, None)?;
+        let gap = |best: &Made| Some((best.objective - alone.objective).abs());
+        let mut best = kept;
+        if self.params.solver != SolverKind::ConditionalGradient {
+            let onwards = self.search(objective, Labels::Aligned, Some(&best))?;
+            best = if onwards.value < best.value { onwards } else { best };
+        }
+        if alone.value <= best.value {
+            return Ok(Made { gap: Some(0.0), ..alone });
+        }
+        Ok(Made { gap: gap(&best), ..best })
+    }
+
+    /// One search, with such labels, from the start that the parameters name, or from where another one ended.
+    fn search(&self, objective: &mut dyn Objective, labels: Labels, from: Option<&Made>) -> Result<Made, StageError> {
+        let Self { params, clean, count, constraint, ctx } = *self;
+        let (solver, sweeps) = match params.solver {
+            SolverKind::ConditionalGradient => (None, params.steps()),
+            SolverKind::GradientDescent => (Some(Solver::GradientDescent), 0),
+            SolverKind::NormDescent => (Some(Solver::NormDescent), 0),
+            SolverKind::Adam => (Some(Solver::Adam), 0),
+            SolverKind::Lbfgs => (Some(Solver::Lbfgs), 0),
+        };
+        let relabel_every = if labels == Labels::Aligned { params.relabel_every() } else { None };
+        let mut greedy: Option<Record> = None;
+        let start = match from {
+            Some(made) => {
+                let Start { base, features, labels } = &made.start;
+                let labels = match relabel_every {
+                    Some(_) => labels.clone(),
+                    // They are chosen once.
+                    None => objective.evaluate(features.view(), labels)?.best_labels(features.view())?,
+                };
+                Start { base: base.clone(), features: features.clone(), labels }
+            }
+            None => {
+                let kind = if solver.is_none() { StartKind::Greedy } else { params.start() };
+                let plan = Plan { clean, count, kind, labels, sweeps, seed: ctx.seed };
+                plan.make(objective, constraint, &mut |at, value| {
+                    let steps = (sweeps + 1).saturating_mul(count as u32);
+                    greedy.get_or_insert_with(|| Record::new("greedy", steps, ctx)).point(at, value)
+                })?
+            }
+        };
+        let Some(solver) = solver else {
+            let value = objective.evaluate(start.features.view(), &start.labels)?.value;
+            let (objective, curve) = (objective.shown(value), greedy.map(|g| g.curve).unwrap_or_default());
+            return Ok(Made { start, curve, value, objective, stopped: Stop::Steps, gap: None });
+        };
+        let square: f64 = clean.chunks().map(|c| c.to_f64().iter().map(|z| z * z).sum::<f64>()).sum();
+        let rms = (square / (clean.len() * clean.dim()) as f64).sqrt();
+        let descent = Descent {
+            solver,
+            steps: params.steps(),
+            step: if solver == Solver::NormDescent { params.step() } else { params.step() * rms },
+            relabel_every,
+            target: objective.end(params.tolerance),
+            stall: params.stall,
+            time: params.max_seconds.map(Duration::from_secs_f64),
+        };
+        let mut record = Record::new("poisons", descent.steps, ctx);
+        let Start { base, features, labels: given } = start;
+        let found = descend(objective, features, given, constraint, &descent, |at, value| record.point(at, value))?;
+        let base = match params.base() {
+            Base::Start => base,
+            Base::Nearest => nearest_samples(&found.features, &found.labels, clean, labels.base_class()),
+        };
+        let before = from.map(|made| made.curve.clone()).unwrap_or_default();
+        let taken = before.last().map_or(0, |point| point.step + 1);
+        let after = record.curve.into_iter().map(|point| CurvePoint { step: point.step + taken, ..point });
+        Ok(Made {
+            value: found.value,
+            objective: objective.shown(found.value),
+            stopped: found.stopped,
+            start: Start { base, features: found.features, labels: found.labels },
+            curve: before.into_iter().chain(after).collect(),
+            gap: None,
+        })
+    }
+}
+
+impl Made {
+    pub(crate) fn artifact(self, params: &Params, aim: Aim, bound: Option<f64>) -> PoisonFeatures {
+        PoisonFeatures {
+            features: self.start.features.mapv(|x| x as f32),
+            labels: self.start.labels,
+            base_index: self.start.base,
+            aim,
+            clean_label: params.labels == Labels::Kept,
+            eps_d: params.eps_d,
+            objective: self.objective,
+            bound,
+            gap: self.gap,
+            stopped: self.stopped.name().to_owned(),
+            curve: self.curve,
+        }
+    }
+}
+
+/// The curve of an attack, shown while it grows.
+struct Record<'a> {
+    ctx: &'a Context<'a>,
+    bar: Box<dyn Bar>,
+    every: u32,
+    curve: Vec<CurvePoint>,
+}
+
+impl<'a> Record<'a> {
+    fn new(label: &str, steps: u32, ctx: &'a Context<'a>) -> Self {
+        let bar = ctx.progress.start(label, steps.into(), "steps");
+        Self { ctx, bar, every: steps.div_ceil(200).max(1), curve: Vec::new() }
+    }
+
+    fn point(&mut self, step: u32, objective: f64) -> Result<(), StageError> {
+        if step.is_multiple_of(self.every) {
+            self.curve.push(CurvePoint { step, objective });
+            self.bar.at(step.into());
+            self.bar.say(format!("{objective:.4}"));
+        }
+        self.ctx.check()
+    }
+}

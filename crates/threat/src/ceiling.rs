@@ -1,0 +1,257 @@
+//! How high the clean loss of a poisoned head can be at all.
+
+use ndarray::{Array1, Array2, s};
+use rayon::prelude::*;
+
+use crate::Constraint;
+use hemlock_head::kernel::held;
+use hemlock_head::{Head, HeadError, Preconditioner, Samples, add_weight_decay, loss_and_gradient_sum};
+use hemlock_optim::{Limits, minimize};
+
+/// How sharply the worst label stands for all: the bound is above the true maximum over labels by at most `ln K` of
+/// this.
+const SMOOTHING: f64 = 0.05;
+/// The share of the clean head that the search starts at: where poisons matter, heads are small.
+const START: f64 = 0.25;
+/// Steps of the search. Every head gives a bound, so that it may end anywhere.
+const STEPS: usize = 100;
+
+/// An upper bound of the mean cross-entropy on the clean samples, of any head that is trained to its minimum on them
+/// and on `poisons` more samples, of any labels, that a constraint lets through. `clean_head` is where the search for
+/// the bound starts, and `keep_going` sees its steps, as that of [`fit`](crate::fit) does; where it ends early, the
+/// bound is less sharp.
+///
+/// For any head `w`, the trained head's objective is at most that of `w`, and its loss on poisons at least 0 (the
+/// argument of Steinhardt, Koh & Liang, 2017):
+///
+/// ```text
+/// L_clean(w*) <= L_clean(w) + m/n max_(z, y) loss(w; z, y) + N/n lambda/2 |W|²,   N = n + m
+/// ```
+///
+/// The maximum is bounded through the constraint's support function, as `ln Σ_k exp max_z (s_k - s_y)`, and the right
+/// side, convex for a convex set of one kind, is minimised by descent; over biases alone, where the set has no end.
+///
+/// # Errors
+/// No samples, samples that do not fit the head, or a weight decay that is negative or not finite.
+pub fn loss_ceiling(
+    clean: Samples<'_>,
+    constraint: &Constraint,
+    poisons: usize,
+    weight_decay: f64,
+    clean_head: &Head,
+    keep_going: &dyn Fn(usize, f64) -> bool,
+) -> Result<f64, HeadError> {
+    clean_head.check_samples(&[clean])?;
+    let preconditioner = Preconditioner::new(&[clean], weight_decay)?;
+    let count = clean.len() as f64;
+    let share = poisons as f64 / count;
+    // At the zero head every sample costs `ln K`, wherever it lies.
+    let zero = (1.0 + share) * (clean.classes() as f64).ln();
+    let mut start = &clean_head.packed() * START;
+    let endless = !worst(&start, constraint).0.is_finite();
+    // Where the set has no end, weights stay zero.
+    let held = |mut head: Array2<f64>| {
+        if endless {
+            head.slice_mut(s![.., ..-1]).fill(0.0);
+        }
+        head
+    };
+    start = held(start);
+    let bound = |packed: &Array2<f64>| {
+        let (loss, mut gradient) = loss_and_gradient_sum(packed.view(), &[clean]);
+        gradient /= count;
+        let decay = add_weight_decay(packed.view(), (1.0 + share) * weight_decay, &mut gradient);
+        let (worst, by_head) = worst(packed, constraint);
+        gradient.scaled_add(share, &by_head);
+        (loss / count + decay + share * worst, held(gradient))
+    };
+    let limits = Limits { gradient_tolerance: 1e-4, max_iterations: STEPS };
+    let found = minimize(start, bound, |gradient| held(preconditioner.apply(gradient)), &limits, keep_going);
+    Ok(found.value.min(zero))
+}
+
+/// An upper bound of a poison's largest loss at a head, and its gradient; the label is a soft maximum.
+fn worst(packed: &Array2<f64>, constraint: &Constraint) -> (f64, Array2<f64>) {
+    let (weights, bias) = (packed.slice(s![.., ..-1]), packed.column(packed.ncols() - 1));
+    let classes = packed.nrows();
+    // The largest margins of every class over the label, and where they are.
+    let margins = |label: usize| -> (Vec<f64>, Vec<Array1<f64>>) {
+        let reach = |k: usize| {
+            let (value, z) = constraint.extreme((&weights.row(k) - &weights.row(label)).view(), label);
+            (value + bias[k] - bias[label], z)
+        };
+        (0..classes).map(reach).unzip()
+    };
+    let losses: Vec<f64> = (0..classes).into_par_iter().map(|label| soft_maximum(&margins(label).0, 1.0).0).collect();
+    let (worst, weight_of) = soft_maximum(&losses, SMOOTHING);
+    let of_label = |label: usize| {
+        let (margins, points) = margins(label);
+        let mut gradient = Array2::zeros(packed.dim());
+        for (k, (share, z)) in soft_maximum(&margins, 1.0).1.iter().zip(&points).enumerate() {
+            for (row, sign) in [(k, *share), (label, -share)] {
+                gradient.slice_mut(s![row, ..-1]).scaled_add(sign, z);
+                gradient[(row, packed.ncols() - 1)] += sign;
+            }
+        }
+        gradient * weight_of[label]
+    };
+    // Points are found again rather than kept: all of them are as large as a head for every class.
+    let labels: Vec<usize> = (0..classes).collect();
+    let gradient = labels.chunks(held(packed.len())).fold(Array2::zeros(packed.dim()), |sum, some| {
+        let parts: Vec<Array2<f64>> = some.par_iter().map(|label| of_label(*label)).collect();
+        parts.into_iter().fold(sum, |sum, part| sum + part)
+    });
+    (worst, gradient)
+}
+
+/// `t ln Σ exp(x / t)`, at least the largest value, and its gradient, which sums to 1.
+fn soft_maximum(values: &[f64], t: f64) -> (f64, Vec<f64>) {
+    let largest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let powers: Vec<f64> = values.iter().map(|x| ((x - largest) / t).exp()).collect();
+    let sum: f64 = powers.iter().sum();
+    (largest + t * sum.ln(), powers.iter().map(|p| p / sum).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+    use hemlock_head::testing::{Data, random};
+    use hemlock_head::{FitOptions, fit, mean_loss};
+
+    const DECAY: f64 = 1e-2;
+
+    fn trained(blocks: &[Samples<'_>]) -> Head {
+        fit(blocks, &FitOptions::new(DECAY), &|_, _| true).unwrap().head
+    }
+
+    /// The clean loss of a head that is trained on poisons as well, which lie at random at the border of their set.
+    fn poisoned_loss(clean: Samples<'_>, constraint: &Constraint, seed: u32) -> f64 {
+        let classes = clean.classes();
+        let mut z = random(9, 3, seed.into()) * 40.0;
+        let labels: Vec<u32> = (0..9).map(|i| (i + seed) % classes as u32).collect();
+        constraint.project(&mut z, &labels);
+        let poisons = Samples::new(z.view(), &labels, classes).unwrap();
+        mean_loss(&trained(&[clean.reborrow(), poisons]), &[clean]).unwrap()
+    }
+
+    fn setting(classes: usize, kinds: &str) -> (Data, Constraint) {
+        let data = Data::new(90, 3, classes, 7);
+        let constraint = Constraint::new(&kinds.parse().unwrap(), data.samples(), 0.9, 2).unwrap();
+        (data, constraint)
+    }
+
+    fn ceiling(data: &Data, constraint: &Constraint, poisons: usize) -> f64 {
+        let head = trained(&[data.samples()]);
+        loss_ceiling(data.samples(), constraint, poisons, DECAY, &head, &|_, _| true).unwrap()
+    }
+
+    #[test]
+    fn no_poisons_in_the_set_push_the_clean_loss_above_it() {
+        for (classes, kinds) in [(2, "ball"), (3, "ball"), (3, "box"), (3, "sphere+slab"), (3, "knn"), (4, "none")] {
+            let (data, constraint) = setting(classes, kinds);
+            let ceiling = ceiling(&data, &constraint, 9);
+            let highest = (0..20).map(|seed| poisoned_loss(data.samples(), &constraint, seed)).fold(0.0, f64::max);
+            let least = mean_loss(&trained(&[data.samples()]), &[data.samples()]).unwrap();
+            assert!(ceiling >= highest && highest > least, "{kinds} {classes}: {ceiling} {highest} {least}");
+        }
+    }
+
+    /// Of two classes in a ball the largest loss is known: at the point where the wrong class leads most.
+    #[test]
+    fn the_worst_loss_is_that_of_the_farthest_point() {
+        let packed = array![[1.0, -2.0, 0.5], [-1.0, 1.0, 0.2]];
+        let margin = 3.0 * (4.0f64 + 9.0).sqrt() + 0.3;
+        let expected = (1.0 + margin.exp()).ln();
+        let found = worst(&packed, &Constraint::ball(3.0)).0;
+        assert!(found >= expected && found <= expected + SMOOTHING * 2f64.ln(), "{found} {expected}");
+    }
+
+    #[test]
+    fn no_point_of_the_set_costs_more_than_the_worst() {
+        for kinds in ["ball", "box", "sphere", "knn", "ball+box"] {
+            let (_, constraint) = setting(3, kinds);
+            let packed = random(3, 4, 8) * 2.0;
+            let (bound, head) = (worst(&packed, &constraint).0, Head::from_packed(packed.clone()).unwrap());
+            let mut largest: f64 = 0.0;
+            for label in 0..3 {
+                let mut z = random(300, 3, 9) * 40.0;
+                let labels = [label; 300];
+                constraint.project(&mut z, &labels);
+                for i in 0..300 {
+                    let one = Samples::new(z.slice(s![i..=i, ..]), &labels[..1], 3).unwrap();
+                    largest = largest.max(mean_loss(&head, &[one]).unwrap());
+                }
+            }
+            assert!(largest <= bound && largest > 0.5 * bound, "{kinds}: {largest} {bound}");
+        }
+    }
+
+    /// Without features but constant zeros only biases are left, and the bound is one of a single number.
+    #[test]
+    fn of_biases_alone_it_is_known() {
+        let labels: Vec<u32> = (0..40).map(|i| u32::from(i % 10 == 0)).collect();
+        let z = Array2::zeros((40, 1));
+        let clean = Samples::new(z.view(), &labels, 2).unwrap();
+        let head = trained(&[clean]);
+        let found = loss_ceiling(clean, &Constraint::default(), 4, DECAY, &head, &|_, _| true).unwrap();
+        // The bias b of the class that has nine tenths, against poisons of the other one.
+        let bound = |b: f64| 0.9 * (1.0 + (-b).exp()).ln() + (0.1 + 0.1) * (1.0 + b.exp()).ln();
+        let expected = (0..4000).map(|i| bound(f64::from(i) / 1000.0)).fold(f64::INFINITY, f64::min);
+        assert!((found - expected).abs() < 5e-3, "{found} {expected}");
+        assert!(found >= expected - 1e-9 && found < 1.1 * 2f64.ln());
+    }
+
+    /// Two classes at 1 and -1, poisons up to 2: by symmetry heads have weights w/2 and -w/2, and the bound is one of
+    /// w.
+    #[test]
+    fn of_two_points_it_is_known() {
+        let decay = 0.5;
+        let labels: Vec<u32> = (0..20).map(|i| i % 2).collect();
+        let z = Array2::from_shape_fn((20, 1), |(i, _)| if i % 2 == 0 { 1.0 } else { -1.0 });
+        let clean = Samples::new(z.view(), &labels, 2).unwrap();
+        let head = fit(&[clean], &FitOptions::new(decay), &|_, _| true).unwrap().head;
+        let found = loss_ceiling(clean, &Constraint::ball(2.0), 4, decay, &head, &|_, _| true).unwrap();
+        let cross_entropy = |margin: f64| (1.0 + (-margin).exp()).ln();
+        let bound = |w: f64| {
+            // Both labels are equally bad, so that the soft maximum is above the largest by all that it can be.
+            let worst = cross_entropy(-2.0 * w) + SMOOTHING * 2f64.ln();
+            cross_entropy(w) + 0.2 * worst + 1.2 * decay / 2.0 * (w * w / 2.0)
+        };
+        let expected = (0..2000).map(|i| bound(f64::from(i) / 1000.0)).fold(f64::INFINITY, f64::min);
+        assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+    }
+
+    #[test]
+    fn without_poisons_it_is_the_least_objective() {
+        let (data, constraint) = setting(3, "ball");
+        let (objective, _) =
+            hemlock_head::loss_and_gradient(&trained(&[data.samples()]), &[data.samples()], DECAY).unwrap();
+        let ceiling = ceiling(&data, &constraint, 0);
+        assert!((ceiling - objective).abs() < 1e-5, "{ceiling} {objective}");
+    }
+
+    #[test]
+    fn it_grows_with_the_number_of_poisons_and_with_the_set() {
+        let (data, _) = setting(3, "ball");
+        let of = |radius, poisons| ceiling(&data, &Constraint::ball(radius), poisons);
+        assert!(of(1.0, 3) < of(1.0, 9) && of(1.0, 9) < of(2.0, 9));
+    }
+
+    #[test]
+    fn the_gradient_of_the_worst_loss_is_its_slope() {
+        let (_, constraint) = setting(3, "sphere");
+        let packed = random(3, 4, 5);
+        let gradient = worst(&packed, &constraint).1;
+        for index in [(0, 0), (1, 2), (2, 3)] {
+            let moved = |by: f64| {
+                let mut packed = packed.clone();
+                packed[index] += by;
+                worst(&packed, &constraint).0
+            };
+            let slope = (moved(1e-6) - moved(-1e-6)) / 2e-6;
+            assert!((slope - gradient[index]).abs() < 1e-5 * (1.0 + slope.abs()), "{slope} {}", gradient[index]);
+        }
+    }
+}

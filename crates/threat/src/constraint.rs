@@ -1,0 +1,444 @@
+//! Sets that poisoned features may have to lie in, the projections onto them, and how far they reach.
+
+mod convex;
+mod kinds;
+mod near;
+
+pub use kinds::{ConstraintKind, ConstraintKinds};
+
+use convex::{Convex, dykstra};
+use near::Near;
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1, Axis};
+use rayon::prelude::*;
+
+use hemlock_head::Samples;
+
+/// A point counts as inside when it is no farther from a set than this share of its norm.
+const INSIDE: f64 = 1e-6;
+/// Halvings of a line of which one end lies inside.
+const HALVINGS: u32 = 40;
+/// Rows that one thread projects at a time.
+const ROWS: usize = 32;
+
+/// Where poisoned features may lie: a closed set in feature space for each label.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Constraint {
+    /// What they lie in all of; nothing: all of space.
+    convex: Vec<Convex>,
+    /// Where there are several, a point of all of them for each label.
+    anchors: Vec<Array1<f64>>,
+    /// And near which samples of each class.
+    near: Option<Vec<Near>>,
+}
+
+/// A set that cannot be made of the clean samples.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConstraintError {
+    /// A class in which there is nothing to measure.
+    #[error("class {0} has no training sample, and so no centroid to constrain its poisons by")]
+    EmptyClass(usize),
+    /// A class with too few samples for a neighbourhood.
+    #[error("class {class} has {found} training samples; `knn` with {neighbors} neighbors needs at least {}", neighbors + 1)]
+    FewNeighbors {
+        /// The class.
+        class: usize,
+        /// Its samples.
+        found: usize,
+        /// The neighbours asked for.
+        neighbors: usize,
+    },
+    /// Sets that have no point in common.
+    #[error("no point of class {0} meets all constraints: raise `quantile`, or leave out a constraint")]
+    Empty(usize),
+}
+
+impl Constraint {
+    /// The intersection of `kinds`, each of which lets through a share `quantile` of the clean samples (of a class;
+    /// `box` lets through all). `neighbors` is the k of `knn`. Sphere and slab are those of Steinhardt et al. (2017);
+    /// where there are more than two classes, the slab lies across the line from the mean of the other centroids to the
+    /// class's own.
+    ///
+    /// # Errors
+    /// A class without samples, or with too few, and sets without a common point.
+    pub fn new(
+        kinds: &ConstraintKinds,
+        clean: Samples<'_>,
+        quantile: f64,
+        neighbors: usize,
+    ) -> Result<Self, ConstraintError> {
+        let mut constraint = Self::default();
+        for kind in kinds.kinds() {
+            constraint.convex.extend(match kind {
+                ConstraintKind::Ball => Some(Convex::ball(clean, quantile)),
+                ConstraintKind::Box => Some(Convex::range(clean)),
+                ConstraintKind::Sphere => Some(Convex::sphere(&ClassRows::of(clean)?, quantile)),
+                ConstraintKind::Slab => Some(Convex::slab(&ClassRows::of(clean)?, quantile)),
+                ConstraintKind::Knn => None,
+            });
+        }
+        constraint.anchor(clean)?;
+        if kinds.kinds().contains(&ConstraintKind::Knn) {
+            let classes = ClassRows::of(clean)?;
+            let near = (0..clean.classes()).map(|class| Near::new(&classes, class, quantile, neighbors, &constraint));
+            constraint.near = Some(near.collect::<Result<_, _>>()?);
+        }
+        Ok(constraint)
+    }
+
+    /// Finds the points that all sets have in common, where there are several.
+    fn anchor(&mut self, clean: Samples<'_>) -> Result<(), ConstraintError> {
+        if self.convex.len() < 2 {
+            return Ok(());
+        }
+        let centroids = ClassRows::of(clean)?.centroids;
+        for (class, centroid) in centroids.rows().into_iter().enumerate() {
+            let mut z = centroid.to_owned();
+            self.project_row(z.view_mut(), class);
+            if !self.holds(z.view(), class) {
+                return Err(ConstraintError::Empty(class));
+            }
+            self.anchors.push(z);
+        }
+        Ok(())
+    }
+
+    /// The set itself if it has an end, and else the part of it that lies no farther from the origin than the farthest
+    /// clean sample.
+    ///
+    /// # Errors
+    /// A class without samples, and sets without a common point.
+    pub fn bounded(&self, clean: Samples<'_>) -> Result<Self, ConstraintError> {
+        let mut bounded = self.clone();
+        let ends = |set: &Convex| !matches!(set, Convex::Slab(_));
+        if self.near.is_none() && !self.convex.iter().any(ends) {
+            bounded.convex.push(Convex::ball(clean, 1.0));
+            bounded.anchor(clean)?;
+        }
+        Ok(bounded)
+    }
+
+    /// A ball of that radius around the origin.
+    #[must_use]
+    pub fn ball(radius: f64) -> Self {
+        Self { convex: vec![Convex::Ball(radius)], ..Self::default() }
+    }
+
+    /// Whether it is all of space.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.convex.is_empty() && self.near.is_none()
+    }
+
+    /// Moves every row of `features`, `[m, d]`, to the nearest point of its label's set; with `knn`, which is not
+    /// convex, to a near point of it.
+    pub fn project(&self, features: &mut Array2<f64>, labels: &[u32]) {
+        if self.is_none() {
+            return;
+        }
+        features.axis_chunks_iter_mut(Axis(0), ROWS).into_par_iter().zip(labels.par_chunks(ROWS)).for_each(
+            |(mut rows, labels)| {
+                for (row, label) in rows.rows_mut().into_iter().zip(labels) {
+                    self.project_row(row, *label as usize);
+                }
+            },
+        );
+    }
+
+    /// An upper bound of `<direction, z>` over a label's set; infinite where there is none.
+    #[must_use]
+    pub fn support(&self, direction: ArrayView1<'_, f64>, label: usize) -> f64 {
+        self.extreme(direction, label).0
+    }
+
+    /// [`Constraint::support`], and a point that has it; zero where it is infinite.
+    #[must_use]
+    pub fn extreme(&self, direction: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>) {
+        let convex = self.convex.iter().map(|set| set.extreme(direction, label));
+        let near = self.near.iter().map(|near| near[label].extreme(direction));
+        let unbounded = if norm(direction) == 0.0 { 0.0 } else { f64::INFINITY };
+        let none = (unbounded, Array1::zeros(direction.len()));
+        convex.chain(near).fold(none, |least, next| if next.0 < least.0 { next } else { least })
+    }
+
+    /// Whether a point lies in a label's set, but for rounding.
+    #[must_use]
+    pub fn holds(&self, z: ArrayView1<'_, f64>, label: usize) -> bool {
+        let slack = INSIDE * (1.0 + norm(z));
+        self.convex_holds(z, label) && self.near.iter().all(|near| near[label].holds(z, near[label].radius + slack))
+    }
+
+    fn convex_holds(&self, z: ArrayView1<'_, f64>, label: usize) -> bool {
+        let slack = INSIDE * (1.0 + norm(z));
+        let off = |set: &Convex| {
+            let mut moved = z.to_owned();
+            set.project_row(moved.view_mut(), label);
+            norm((&moved - &z).view())
+        };
+        self.convex.iter().all(|set| off(set) <= slack)
+    }
+
+    /// Where alternating projections end too early, at sets that hardly overlap: the rest of the way on the line to a
+    /// point inside.
+    fn draw_inside(&self, mut row: ArrayViewMut1<'_, f64>, anchor: &Array1<f64>, label: usize) {
+        if self.convex_holds(row.view(), label) {
+            return;
+        }
+        let away = &row - anchor;
+        let (mut inside, mut outside) = (0.0, 1.0);
+        for _ in 0..HALVINGS {
+            let middle = 0.5 * (inside + outside);
+            if self.convex_holds((anchor + &(&away * middle)).view(), label) {
+                inside = middle;
+            } else {
+                outside = middle;
+            }
+        }
+        row.assign(&(anchor + &(away * inside)));
+    }
+
+    fn project_row(&self, mut row: ArrayViewMut1<'_, f64>, label: usize) {
+        match &self.convex[..] {
+            [] => {}
+            [one] => one.project_row(row.view_mut(), label),
+            sets => {
+                dykstra(sets, row.view_mut(), label);
+                if let Some(anchor) = self.anchors.get(label) {
+                    self.draw_inside(row.view_mut(), anchor, label);
+                }
+            }
+        }
+        if let Some(near) = &self.near {
+            near[label].restore(row);
+        }
+    }
+}
+
+/// The rows of every class, and their means.
+struct ClassRows<'a> {
+    clean: Samples<'a>,
+    rows: Vec<Vec<usize>>,
+    /// `[K, d]`.
+    centroids: Array2<f64>,
+}
+
+impl<'a> ClassRows<'a> {
+    fn of(clean: Samples<'a>) -> Result<Self, ConstraintError> {
+        let mut rows = vec![Vec::new(); clean.classes()];
+        for (i, label) in clean.labels().iter().enumerate() {
+            rows[*label as usize].push(i);
+        }
+        if let Some(class) = rows.iter().position(Vec::is_empty) {
+            return Err(ConstraintError::EmptyClass(class));
+        }
+        let mut centroids = Array2::zeros((clean.classes(), clean.dim()));
+        for (members, mut centroid) in rows.iter().zip(centroids.rows_mut()) {
+            centroid.assign(&(clean.select(members).sum_axis(Axis(0)) / members.len() as f64));
+        }
+        Ok(Self { clean, rows, centroids })
+    }
+
+    /// The samples of a class.
+    fn select(&self, class: usize) -> Array2<f64> {
+        self.clean.select(&self.rows[class])
+    }
+}
+
+/// The mean of the samples of every class, `[K, d]`.
+///
+/// # Errors
+/// A class without samples.
+pub fn class_means(clean: Samples<'_>) -> Result<Array2<f64>, ConstraintError> {
+    Ok(ClassRows::of(clean)?.centroids)
+}
+
+/// A vector over its length; zero stays zero.
+fn unit(direction: ArrayView1<'_, f64>) -> Array1<f64> {
+    &direction / norm(direction).max(f64::MIN_POSITIVE)
+}
+
+fn norm(row: ArrayView1<'_, f64>) -> f64 {
+    row.dot(&row).sqrt()
+}
+
+/// The smallest value that at least a share `quantile` of the values do not exceed.
+fn at_quantile(mut values: Vec<f64>, quantile: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    // Rounding may lift a whole number a little.
+    let rank = (quantile * values.len() as f64 - 1e-9).ceil() as usize;
+    values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
+    use proptest::prelude::*;
+
+    fn build(kinds: &str, clean: Samples<'_>, quantile: f64) -> Constraint {
+        Constraint::new(&kinds.parse().unwrap(), clean, quantile, 2).unwrap()
+    }
+
+    fn projected(set: &Constraint, z: Array2<f64>, labels: &[u32]) -> Array2<f64> {
+        let mut z = z;
+        set.project(&mut z, labels);
+        z
+    }
+
+    fn close(a: &Array2<f64>, b: &Array2<f64>, tolerance: f64) -> bool {
+        a.iter().zip(b).all(|(a, b)| (a - b).abs() <= tolerance)
+    }
+
+    #[test]
+    fn names_are_read_and_written() {
+        for name in ["none", "ball", "sphere+slab", "knn+box"] {
+            assert_eq!(name.parse::<ConstraintKinds>().unwrap().to_string(), name);
+        }
+        assert_eq!("ball + ball".parse::<ConstraintKinds>().unwrap().to_string(), "ball");
+        assert!("ball+cube".parse::<ConstraintKinds>().unwrap_err().contains("expected none, ball, box"));
+    }
+
+    #[test]
+    fn ball_by_hand() {
+        let z = array![[3.0, 4.0], [0.0, 1.0], [0.0, 2.0], [0.0, 3.0]];
+        let clean = Samples::new(z.view(), &[0, 1, 0, 1], 2).unwrap();
+        assert_eq!(build("ball", clean, 0.75), Constraint::ball(3.0));
+        assert_eq!(build("ball", clean, 1.0), Constraint::ball(5.0));
+        let ball = Constraint::ball(5.0);
+        assert_eq!(projected(&ball, array![[6.0, 8.0], [1.0, 0.0]], &[0, 1]), array![[3.0, 4.0], [1.0, 0.0]]);
+        assert_eq!(ball.support(array![0.0, 2.0].view(), 0), 10.0);
+        let everything = build("none", clean, 0.5);
+        assert_eq!(projected(&everything, array![[6.0, 8.0]], &[0]), array![[6.0, 8.0]]);
+        assert_eq!(everything.support(array![0.0, 2.0].view(), 0), f64::INFINITY);
+        assert!(everything.is_none() && !ball.is_none());
+    }
+
+    #[test]
+    fn box_sphere_and_slab_by_hand() {
+        // Class 0 around (0, 0), class 1 around (4, 0).
+        let z = array![[-1.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, -2.0], [4.0, 1.0], [4.0, -1.0]];
+        let clean = Samples::new(z.view(), &[0, 0, 0, 0, 1, 1], 2).unwrap();
+        let far = array![[9.0, 9.0], [9.0, 0.0]];
+        assert_eq!(projected(&build("box", clean, 0.5), far.clone(), &[0, 1]), array![[4.0, 2.0], [4.0, 0.0]]);
+
+        let sphere = build("sphere", clean, 0.5);
+        assert!(close(
+            &projected(&sphere, array![[0.0, 7.0], [9.0, 0.0]], &[0, 1]),
+            &array![[0.0, 1.0], [5.0, 0.0]],
+            1e-12
+        ));
+        assert_eq!(sphere.support(array![1.0, 0.0].view(), 1), 5.0);
+        let slab = build("slab", clean, 1.0);
+        // Between the centroids the offsets of class 0 reach 1, and those of class 1 nothing.
+        assert!(close(&projected(&slab, far, &[0, 1]), &array![[1.0, 9.0], [4.0, 0.0]], 1e-12));
+        assert_eq!(slab.support(array![2.0, 0.0].view(), 0), 2.0);
+        assert_eq!(slab.support(array![2.0, 0.1].view(), 0), f64::INFINITY);
+    }
+
+    #[test]
+    fn what_has_no_end_gets_one_at_the_farthest_clean_sample() {
+        let z = array![[-1.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, -2.0], [4.0, 3.0], [4.0, -1.0], [4.0, 0.0]];
+        let clean = Samples::new(z.view(), &[0, 0, 0, 0, 1, 1, 1], 2).unwrap();
+        let bounded = |kinds| build(kinds, clean, 1.0).bounded(clean).unwrap();
+        assert_eq!(bounded("none"), Constraint::ball(5.0));
+        assert_eq!(bounded("slab"), build("slab+ball", clean, 1.0));
+        for kinds in ["ball", "box", "sphere", "knn", "slab+box"] {
+            assert_eq!(bounded(kinds), build(kinds, clean, 1.0));
+        }
+    }
+
+    #[test]
+    fn near_its_class_by_hand() {
+        // On a line: with 2 neighbours, distances 2, 1, 1, 2, 6; their quantile 0.8 is 2.
+        let z = array![[0.0], [1.0], [2.0], [3.0], [9.0], [0.0], [0.0], [0.0]];
+        let clean = Samples::new(z.view(), &[0, 0, 0, 0, 0, 1, 1, 1], 2).unwrap();
+        let near = build("knn", clean, 0.8);
+        // Inside is what has two samples within 2: up to 4, where 2 and 3 are.
+        let found = projected(&near, array![[3.9], [4.1], [-1.1], [6.0]], &[0, 0, 0, 0]);
+        assert!(close(&found, &array![[3.9], [4.0], [-1.0], [4.0]], 1e-12), "{found}");
+        assert!(near.support(array![1.0].view(), 0) >= 4.0);
+        let both = build("knn+ball", clean, 0.8);
+        let found = projected(&both, array![[6.0]], &[0]);
+        assert!(both.holds(found.row(0), 0) && found[(0, 0)] <= 3.0, "{found}");
+    }
+
+    #[test]
+    fn what_is_empty_is_named() {
+        let z = array![[1.0], [2.0]];
+        let clean = Samples::new(z.view(), &[0, 2], 3).unwrap();
+        for kinds in ["sphere", "slab", "knn"] {
+            let refused = Constraint::new(&kinds.parse().unwrap(), clean, 0.9, 2);
+            assert_eq!(refused, Err(ConstraintError::EmptyClass(1)));
+        }
+        let clean = Samples::new(z.view(), &[0, 1], 2).unwrap();
+        let refused = Constraint::new(&"knn".parse().unwrap(), clean, 0.9, 2);
+        assert_eq!(refused, Err(ConstraintError::FewNeighbors { class: 0, found: 1, neighbors: 2 }));
+        // The ball holds half of all samples, and the class that is farther out lies outside of it.
+        let z = array![[1.0], [1.1], [9.0], [9.1]];
+        let clean = Samples::new(z.view(), &[0, 0, 1, 1], 2).unwrap();
+        let refused = Constraint::new(&"ball+sphere".parse().unwrap(), clean, 0.5, 2);
+        assert_eq!(refused, Err(ConstraintError::Empty(1)));
+    }
+
+    #[test]
+    fn an_intersection_is_met_at_its_nearest_point() {
+        let convex = vec![Convex::Ball(1.0), Convex::Box { low: array![0.5, -9.0], high: array![9.0, 9.0] }];
+        let sets = Constraint { convex, ..Constraint::default() };
+        let found = projected(&sets, array![[-2.0, 2.0]], &[0]);
+        // On the line x = 0.5 and within the circle, the nearest point to (-2, 2) is the corner.
+        assert!(close(&found, &array![[0.5, 0.75f64.sqrt()]], 1e-6), "{found}");
+    }
+
+    /// A projection is where `<z - p, q - p> <= 0` for every point q of the set. Of eight `points` in three dimensions,
+    /// every other one is of class 1.
+    fn check_projections(points: Vec<f64>, z: Vec<f64>) -> Result<(), TestCaseError> {
+        let clean = Array2::from_shape_vec((8, 3), points).unwrap();
+        let labels = [0, 1, 0, 1, 0, 1, 0, 1];
+        let clean = Samples::new(clean.view(), &labels, 2).unwrap();
+        let z = Array2::from_shape_vec((1, 3), z).unwrap();
+        for kinds in ["ball", "box", "sphere", "slab", "sphere+slab+box", "knn", "knn+box"] {
+            let set = build(kinds, clean, 1.0);
+            let tolerance = if kinds.contains('+') { 3e-3 } else { 1e-9 };
+            let p = projected(&set, z.clone(), &[1]);
+            prop_assert!(set.holds(p.row(0), 1), "{kinds}");
+            prop_assert!(p.row(0).dot(&z.row(0)) <= set.support(z.row(0), 1) + tolerance, "{kinds}");
+            prop_assert!(close(&projected(&set, p.clone(), &[1]), &p, 10.0 * tolerance), "{kinds}");
+            if kinds.contains("knn") {
+                continue;
+            }
+            // The samples of class 1 lie in all sets.
+            for q in clean.to_f64().rows().into_iter().skip(1).step_by(2) {
+                let obtuse: f64 = (0..3).map(|i| (z[(0, i)] - p[(0, i)]) * (q[i] - p[(0, i)])).sum();
+                let scale = norm((&z - &p).row(0)) * norm((&q - &p.row(0)).view());
+                prop_assert!(obtuse <= tolerance * (1.0 + scale), "{kinds}: {obtuse} of {scale}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Three sets that meet at such angles that alternating projections need thousands of rounds.
+    #[test]
+    fn sets_that_hardly_overlap_are_met_at_the_nearest_point() {
+        let points = [
+            [0.0, 0.0, -2.523_823_914_213_547_7],
+            [2.627_895_404_384_785_3, 0.0, -0.823_871_647_041_152],
+            [-2.368_355_858_564_701, 2.192_262_865_331_107_6, -1.513_633_854_995_815_7],
+            [0.0, 0.852_067_947_712_999_9, -2.174_750_057_816_343],
+            [0.0, -0.545_453_306_283_147_7, 1.976_544_340_155_963_7],
+            [-2.877_973_535_700_636, -1.013_336_243_101_352_6, -2.363_410_485_437_548],
+            [-1.995_748_687_808_805_3, -0.345_161_511_906_957, 1.008_748_763_086_063_4],
+            [-2.779_335_617_704_813_6, -0.845_189_866_430_483_3, -2.853_893_853_063_713_7],
+        ];
+        let z = vec![4.549_719_923_894_327, 2.714_311_065_585_484, 7.475_106_460_497_301];
+        check_projections(points.concat(), z).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn projections_are_nearest_and_supports_are_bounds(
+            points in proptest::collection::vec(-3.0..3.0f64, 24), z in proptest::collection::vec(-9.0..9.0f64, 3),
+        ) {
+            check_projections(points, z)?;
+        }
+    }
+}

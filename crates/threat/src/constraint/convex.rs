@@ -1,0 +1,150 @@
+//! Convex sets, the projections onto them and onto their intersection.
+
+use ndarray::{Array1, ArrayView1, ArrayViewMut1, Axis, Zip};
+
+use super::{ClassRows, at_quantile, norm, unit};
+use hemlock_head::Samples;
+
+/// Rounds of Dykstra's algorithm at most, and the change of its corrections (relative to the row's norm) at which it
+/// ends. (The row itself may rest for a while before it moves on.)
+const ROUNDS: usize = 10_000;
+const SETTLED: f64 = 1e-8;
+
+/// A closed convex set for each label.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Convex {
+    /// A ball around the origin.
+    Ball(f64),
+    /// A range for every coordinate.
+    Box { low: Array1<f64>, high: Array1<f64> },
+    /// A ball around the centroid of the label's class.
+    Sphere(Vec<Sphere>),
+    /// The points whose offset from the centroid of the label's class, along a direction of that class, is small.
+    Slab(Vec<Slab>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Sphere {
+    centre: Array1<f64>,
+    radius: f64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Slab {
+    centre: Array1<f64>,
+    /// Unit vector from the mean of the other centroids to this one.
+    direction: Array1<f64>,
+    half_width: f64,
+}
+
+impl Convex {
+    pub(super) fn ball(clean: Samples<'_>, quantile: f64) -> Self {
+        let norms = clean.chunks().flat_map(|c| c.to_f64().rows().into_iter().map(norm).collect::<Vec<_>>());
+        Self::Ball(at_quantile(norms.collect(), quantile))
+    }
+
+    pub(super) fn range(clean: Samples<'_>) -> Self {
+        let mut low = Array1::from_elem(clean.dim(), f64::INFINITY);
+        let mut high = Array1::from_elem(clean.dim(), f64::NEG_INFINITY);
+        for chunk in clean.chunks() {
+            for z in chunk.to_f64().rows() {
+                Zip::from(&mut low).and(&mut high).and(z).for_each(|low, high, z| {
+                    *low = low.min(*z);
+                    *high = high.max(*z);
+                });
+            }
+        }
+        Self::Box { low, high }
+    }
+
+    pub(super) fn sphere(classes: &ClassRows<'_>, quantile: f64) -> Self {
+        let sphere = |class: usize| {
+            let centre = classes.centroids.row(class).to_owned();
+            let distances = classes.select(class).rows().into_iter().map(|z| norm((&z - &centre).view())).collect();
+            Sphere { radius: at_quantile(distances, quantile), centre }
+        };
+        Self::Sphere((0..classes.rows.len()).map(sphere).collect())
+    }
+
+    pub(super) fn slab(classes: &ClassRows<'_>, quantile: f64) -> Self {
+        let sum = classes.centroids.sum_axis(Axis(0));
+        let others = (classes.rows.len() - 1) as f64;
+        let slab = |class: usize| {
+            let centre = classes.centroids.row(class).to_owned();
+            let mut direction = &centre - &((&sum - &centre) / others);
+            // Of equal centroids no direction tells them apart: the slab is all of space.
+            direction /= norm(direction.view()).max(f64::MIN_POSITIVE);
+            let offsets =
+                classes.select(class).rows().into_iter().map(|z| (&z - &centre).dot(&direction).abs()).collect();
+            Slab { half_width: at_quantile(offsets, quantile), centre, direction }
+        };
+        Self::Slab((0..classes.rows.len()).map(slab).collect())
+    }
+
+    pub(super) fn project_row(&self, mut row: ArrayViewMut1<'_, f64>, label: usize) {
+        let shrink = |row: &mut ArrayViewMut1<'_, f64>, radius: f64| {
+            let norm = norm(row.view());
+            if norm > radius {
+                *row *= radius / norm;
+            }
+        };
+        match self {
+            Self::Ball(radius) => shrink(&mut row, *radius),
+            Self::Box { low, high } => {
+                Zip::from(row).and(low).and(high).for_each(|z, low, high| *z = z.clamp(*low, *high));
+            }
+            Self::Sphere(spheres) => {
+                let Sphere { centre, radius } = &spheres[label];
+                row -= centre;
+                shrink(&mut row, *radius);
+                row += centre;
+            }
+            Self::Slab(slabs) => {
+                let Slab { centre, direction, half_width } = &slabs[label];
+                let offset = (&row - centre).dot(direction);
+                row.scaled_add(offset.clamp(-half_width, *half_width) - offset, direction);
+            }
+        }
+    }
+
+    /// The largest `<direction, z>` over a label's set, and a point that has it; infinite for a slab, but across it.
+    pub(super) fn extreme(&self, direction: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>) {
+        let point = match self {
+            Self::Ball(radius) => unit(direction) * *radius,
+            Self::Box { low, high } => {
+                Zip::from(direction).and(low).and(high).map_collect(|a, low, high| if *a > 0.0 { *high } else { *low })
+            }
+            Self::Sphere(spheres) => unit(direction) * spheres[label].radius + &spheres[label].centre,
+            Self::Slab(slabs) => {
+                let Slab { centre, direction: across, half_width } = &slabs[label];
+                let along = direction.dot(across);
+                let rest = &direction - &(across * along);
+                if norm(rest.view()) > 1e-12 * norm(direction) {
+                    return (f64::INFINITY, Array1::zeros(direction.len()));
+                }
+                centre + &(across * (half_width * along.signum()))
+            }
+        };
+        (direction.dot(&point), point)
+    }
+}
+
+/// The nearest point of an intersection (Boyle & Dykstra, 1986): alternating projections that take back, before each,
+/// what the same set moved last time.
+pub(super) fn dykstra(sets: &[Convex], mut row: ArrayViewMut1<'_, f64>, label: usize) {
+    let mut corrections = vec![Array1::<f64>::zeros(row.len()); sets.len()];
+    for _ in 0..ROUNDS {
+        let mut change = 0.0;
+        for (set, correction) in sets.iter().zip(&mut corrections) {
+            row += &*correction;
+            let before = row.to_owned();
+            set.project_row(row.view_mut(), label);
+            let moved = before - &row;
+            change += norm((&moved - &*correction).view());
+            correction.assign(&moved);
+        }
+        if change <= SETTLED * (1.0 + norm(row.view())) {
+            break;
+        }
+    }
+}

@@ -1,0 +1,481 @@
+//! How far poisons can push the gradient at a head: what bounds the targets that few poisons can reach.
+//!
+//! At a head `w` a poison `(z, y)` contributes `g(z, y) = (p(z) - e_y) [z, 1]ᵀ` to the summed gradient. [`Reach`] finds
+//! the poison of a constraint set that goes farthest along a direction, the support function of all contributions, by
+//! ascent from many starts; [`poisonability`] turns it into lower bounds of the budget that makes `w` stationary.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::iter::repeat_n;
+
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, Zip};
+use rayon::prelude::*;
+
+use crate::Constraint;
+use hemlock_head::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, scores, subtract_labels};
+use hemlock_head::{Head, HeadError, Samples, logits, mixed_derivative, objective, probabilities, spread, unpack};
+use hemlock_optim::{inner, norm};
+
+/// Clean samples that an ascent may start from.
+const POOL: usize = 4096;
+/// Starts among the clean samples, and far points, for every label.
+const STARTS: usize = 8;
+const FAR: usize = 3;
+/// Starts that are ascended from where one label is as good as another.
+const CLIMBERS: usize = 32;
+/// Steps of an ascent.
+const STEPS: usize = 30;
+/// Where a constraint has no end, searches are cut at this multiple of the largest clean norm.
+const HORIZON: f64 = 1e3;
+
+/// A poison that goes far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Poison {
+    /// `[d]`.
+    pub features: Array1<f64>,
+    /// Its label.
+    pub label: u32,
+    /// `⟨direction, g(z, y)⟩`.
+    pub value: f64,
+}
+
+/// The poisons of a constraint set, seen from a head.
+pub struct Reach<'a> {
+    head: &'a Head,
+    constraint: &'a Constraint,
+    /// The same, cut where it has no end.
+    within: Cow<'a, Constraint>,
+    /// Clean samples, `[n, d]`, and their probabilities, `[n, K]`.
+    pool: Array2<f64>,
+    probabilities: Array2<f64>,
+    /// Norm beyond any clean sample's.
+    horizon: f64,
+}
+
+/// What a poison maximises.
+#[derive(Clone, Copy)]
+enum Goal<'a> {
+    /// `⟨direction, g(z, y)⟩`.
+    Along(ArrayView2<'a, f64>),
+    /// `|g(z, y)|`.
+    Norm,
+}
+
+/// Candidates: features `[m, d]`, labels and values.
+struct Candidates {
+    z: Array2<f64>,
+    labels: Vec<u32>,
+    values: Vec<f64>,
+}
+
+impl<'a> Reach<'a> {
+    /// Of poisons within a constraint; the clean samples are where searches start.
+    ///
+    /// # Errors
+    /// No samples, or samples that do not fit the head.
+    pub fn new(head: &'a Head, constraint: &'a Constraint, clean: Samples<'_>) -> Result<Self, HeadError> {
+        head.check_samples(&[clean])?;
+        let rows = spread(clean.len(), POOL);
+        if rows.is_empty() {
+            return Err(HeadError::Empty);
+        }
+        let pool = clean.select(&rows);
+        let largest = pool.rows().into_iter().map(|z| z.dot(&z)).fold(1.0, f64::max).sqrt();
+        let horizon = HORIZON * largest;
+        let probabilities = probabilities(head, pool.view())?;
+        let within =
+            if constraint.is_none() { Cow::Owned(Constraint::ball(horizon)) } else { Cow::Borrowed(constraint) };
+        Ok(Self { head, constraint, within, pool, probabilities, horizon })
+    }
+
+    /// The poison that goes farthest along a direction, packed like the head, with one of `labels`.
+    ///
+    /// # Errors
+    /// A direction that does not fit the head, or no labels.
+    pub fn farthest(&self, direction: ArrayView2<'_, f64>, labels: &[u32]) -> Result<Poison, HeadError> {
+        self.head.check_packed("the direction", &direction)?;
+        self.best(Goal::Along(direction), labels)
+    }
+
+    /// The value of [`Reach::farthest`] for every label, `[K]`.
+    ///
+    /// # Errors
+    /// A direction that does not fit the head.
+    pub fn support(&self, direction: ArrayView2<'_, f64>) -> Result<Vec<f64>, HeadError> {
+        self.head.check_packed("the direction", &direction)?;
+        let mut candidates = self.starts(Goal::Along(direction), &self.labels())?;
+        self.climb(Goal::Along(direction), &mut candidates)?;
+        let mut support = vec![f64::NEG_INFINITY; self.head.classes()];
+        for (label, value) in candidates.labels.iter().zip(&candidates.values) {
+            let best = &mut support[*label as usize];
+            *best = best.max(*value);
+        }
+        Ok(support)
+    }
+
+    /// The largest norm of a contribution, `max |g(z, y)|`.
+    ///
+    /// # Errors
+    /// None for a reach that was made.
+    pub fn largest_norm(&self) -> Result<f64, HeadError> {
+        Ok(self.best(Goal::Norm, &self.labels())?.value)
+    }
+
+    fn labels(&self) -> Vec<u32> {
+        (0..self.head.classes() as u32).collect()
+    }
+
+    /// Ascends from the best starts of all labels.
+    fn best(&self, goal: Goal<'_>, labels: &[u32]) -> Result<Poison, HeadError> {
+        let starts = self.starts(goal, labels)?;
+        let mut order: Vec<usize> = (0..starts.labels.len()).collect();
+        take_first(&mut order, CLIMBERS, |a, b| starts.values[*b].total_cmp(&starts.values[*a]).then(a.cmp(b)));
+        let mut climbers = Candidates {
+            z: starts.z.select(Axis(0), &order),
+            labels: order.iter().map(|i| starts.labels[*i]).collect(),
+            values: order.iter().map(|i| starts.values[*i]).collect(),
+        };
+        self.climb(goal, &mut climbers)?;
+        climbers.best().ok_or(HeadError::Empty)
+    }
+
+    /// An upper bound of `⟨direction, g(z, y)⟩` over all poisons that holds without any search, as `p` is a mean over
+    /// classes: the largest `⟨U_k - U_y, [z, 1]⟩`, linear in `z`.
+    #[must_use]
+    pub fn upper_bound(&self, direction: ArrayView2<'_, f64>) -> f64 {
+        let (weight, bias) = unpack(direction);
+        let classes = self.head.classes();
+        let linear = |y: usize, k: usize| {
+            let across = &weight.row(k) - &weight.row(y);
+            self.constraint.support(across.view(), y) + bias[k] - bias[y]
+        };
+        let of_label = |y| (0..classes).map(|k| linear(y, k)).fold(0.0, f64::max);
+        (0..classes).into_par_iter().map(of_label).reduce(|| 0.0, f64::max)
+    }
+
+    /// The best clean samples of every label, points far beyond them and along the directions that separate classes,
+    /// within the constraint.
+    fn starts(&self, goal: Goal<'_>, labels: &[u32]) -> Result<Candidates, HeadError> {
+        let clean = match goal {
+            Goal::Along(direction) => {
+                let u = logits(&Head::from_packed(direction.to_owned())?, self.pool.view())?;
+                let mean: Vec<f64> =
+                    u.rows().into_iter().zip(self.probabilities.rows()).map(|(u, p)| u.dot(&p)).collect();
+                Array2::from_shape_fn(u.dim(), |(i, y)| mean[i] - u[(i, y)])
+            }
+            Goal::Norm => {
+                let lengths: Vec<f64> = self.pool.rows().into_iter().map(|z| z.dot(&z) + 1.0).collect();
+                let squares: Vec<f64> = self.probabilities.rows().into_iter().map(|p| p.dot(&p)).collect();
+                Array2::from_shape_fn(self.probabilities.dim(), |(i, y)| {
+                    (squares[i] - 2.0 * self.probabilities[(i, y)] + 1.0) * lengths[i]
+                })
+            }
+        };
+        let separating = match goal {
+            Goal::Along(direction) => direction,
+            Goal::Norm => self.head.packed(),
+        };
+        let of_label = |label: usize| {
+            let column = clean.column(label).to_vec();
+            let mut order: Vec<usize> = (0..self.pool.nrows()).collect();
+            take_first(&mut order, STARTS, |a, b| column[*b].total_cmp(&column[*a]).then(a.cmp(b)));
+            let of_sample = |i: &usize| {
+                let z = self.pool.row(*i);
+                let length = z.dot(&z).sqrt();
+                // And where the constraint ends beyond it; beyond the origin there is no direction.
+                let beyond = if length > 0.0 { self.horizon / length } else { 0.0 };
+                [z.to_owned(), &z * beyond]
+            };
+            let mut rows: Vec<Array1<f64>> = order.iter().flat_map(of_sample).collect();
+            rows.extend(self.far_points(separating, label));
+            rows
+        };
+        let of_labels: Vec<_> = labels.par_iter().map(|label| of_label(*label as usize)).collect();
+        let of: Vec<u32> =
+            labels.iter().zip(&of_labels).flat_map(|(label, rows)| repeat_n(*label, rows.len())).collect();
+        let rows = of_labels.concat();
+        let mut z = Array2::zeros((rows.len(), self.head.dim()));
+        z.rows_mut().into_iter().zip(&rows).for_each(|(mut to, from)| to.assign(from));
+        self.within.project(&mut z, &of);
+        let values = self.values(goal, &z, &of);
+        Ok(Candidates { z, labels: of, values })
+    }
+
+    /// Points far along the rows of `packed` less the label's, the longest such differences.
+    fn far_points(&self, packed: ArrayView2<'_, f64>, label: usize) -> Vec<Array1<f64>> {
+        let (weight, _) = unpack(packed);
+        let mut across = Array1::zeros(weight.ncols());
+        let mut lengths: Vec<(f64, usize)> = (0..weight.nrows())
+            .map(|k| {
+                across.assign(&weight.row(k));
+                across -= &weight.row(label);
+                (across.dot(&across).sqrt(), k)
+            })
+            .filter(|(length, _)| *length > 0.0)
+            .collect();
+        take_first(&mut lengths, FAR, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let point = |(length, k)| (&weight.row(k) - &weight.row(label)) * (self.horizon / length);
+        lengths.into_iter().map(point).collect()
+    }
+
+    /// Projected ascent of every candidate, each with its own step.
+    fn climb(&self, goal: Goal<'_>, candidates: &mut Candidates) -> Result<(), HeadError> {
+        let lengths = candidates.z.rows().into_iter().map(|z| 0.5 * z.dot(&z).sqrt() + 1e-3);
+        let mut steps: Array1<f64> = lengths.collect();
+        for _ in 0..STEPS {
+            let mut next = self.gradient(goal, &candidates.z, &candidates.labels)?;
+            Zip::from(next.rows_mut()).and(candidates.z.rows()).and(&steps).for_each(|mut to, z, step| {
+                let length = to.dot(&to).sqrt().max(f64::MIN_POSITIVE);
+                to.zip_mut_with(&z, |g, z| *g = z + step * (*g / length));
+            });
+            self.within.project(&mut next, &candidates.labels);
+            let values = self.values(goal, &next, &candidates.labels);
+            for (i, value) in values.into_iter().enumerate() {
+                if value > candidates.values[i] {
+                    candidates.values[i] = value;
+                    candidates.z.row_mut(i).assign(&next.row(i));
+                    steps[i] *= 2.0;
+                } else {
+                    steps[i] *= 0.25;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What is maximised, at points `[m, d]`. Few at a time: classes may be many.
+    fn values(&self, goal: Goal<'_>, z: &Array2<f64>, labels: &[u32]) -> Vec<f64> {
+        let of_chunk = |(z, labels): (ArrayView2<'_, f64>, &[u32])| -> Vec<f64> {
+            let p = probabilities_of(self.head, z);
+            match goal {
+                Goal::Along(direction) => {
+                    let mut u = Array2::zeros(p.dim());
+                    scores(direction, z, &mut u.view_mut());
+                    let rows = p.rows().into_iter().zip(u.rows()).zip(labels);
+                    rows.map(|((p, u), y)| u.dot(&p) - u[*y as usize]).collect()
+                }
+                Goal::Norm => {
+                    let rows = z.rows().into_iter().zip(p.rows()).zip(labels);
+                    rows.map(|((z, p), y)| (distance(p, *y) * (z.dot(&z) + 1.0)).sqrt()).collect()
+                }
+            }
+        };
+        z.axis_chunks_iter(Axis(0), ROWS).into_par_iter().zip(labels.par_chunks(ROWS)).flat_map_iter(of_chunk).collect()
+    }
+
+    /// The direction of ascent, of any length, `[m, d]`.
+    fn gradient(&self, goal: Goal<'_>, z: &Array2<f64>, labels: &[u32]) -> Result<Array2<f64>, HeadError> {
+        match goal {
+            Goal::Along(direction) => {
+                mixed_derivative(self.head, Samples::new(z.view(), labels, self.head.classes())?, direction)
+            }
+            // Of |g|^2 / 2 = |p - e|^2 (|z|^2 + 1) / 2.
+            Goal::Norm => {
+                let p = probabilities(self.head, z.view())?;
+                let mut change = p.clone();
+                subtract_labels(&mut change.view_mut(), labels);
+                apply_softmax_jacobian(&p.view(), &mut change.view_mut());
+                let mut gradient = change.dot(&self.head.weight());
+                for (((mut g, z), p), y) in gradient.rows_mut().into_iter().zip(z.rows()).zip(p.rows()).zip(labels) {
+                    g *= z.dot(&z) + 1.0;
+                    g.scaled_add(distance(p, *y), &z);
+                }
+                Ok(gradient)
+            }
+        }
+    }
+}
+
+impl Candidates {
+    fn best(&self) -> Option<Poison> {
+        let best = (0..self.labels.len()).max_by(|a, b| self.values[*a].total_cmp(&self.values[*b]))?;
+        let features = self.z.row(best).to_owned();
+        Some(Poison { features, label: self.labels[best], value: self.values[best] })
+    }
+}
+
+/// `|p - e_y|²`.
+fn distance(p: ArrayView1<'_, f64>, y: u32) -> f64 {
+    (p.dot(&p) - 2.0 * p[y as usize] + 1.0).max(0.0)
+}
+
+/// The first `count` in an order, sorted.
+fn take_first<T>(values: &mut Vec<T>, count: usize, order: impl Fn(&T, &T) -> Ordering) {
+    if values.len() > count {
+        values.select_nth_unstable_by(count, &order);
+        values.truncate(count);
+    }
+    values.sort_by(order);
+}
+
+/// Lower bounds of the share of poisons, of the clean count, that makes a head stationary: with less, no attack reaches
+/// it. Infinite where no number does.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Poisonability {
+    /// The clean gradient's norm over the largest norm of a poison's contribution, as far as ascent finds it. Without a
+    /// constraint, poisons are searched for up to a thousand times the largest clean norm.
+    pub norm: f64,
+    /// The sharpest of the support-function bounds `⟨-r, u⟩ / max ⟨u, c(z, y)⟩`, with `u` minus the gradient `r`, its
+    /// parts in weights and biases, and its part along the parameters themselves; `c` is a poison's contribution. The
+    /// maximum is the largest value that ascent from many starts finds.
+    pub support: f64,
+    /// The same with an upper bound of the maximum that needs no search: certain, and weaker.
+    pub certain: f64,
+}
+
+/// How many poisons within a constraint a head takes that minimises the training objective on clean data and poisons.
+///
+/// # Errors
+/// No samples, samples that do not fit the head, or a weight decay that is negative or not finite.
+pub fn poisonability(
+    head: &Head,
+    clean: Samples<'_>,
+    constraint: &Constraint,
+    weight_decay: f64,
+) -> Result<Poisonability, HeadError> {
+    HeadError::check_non_negative("weight_decay", weight_decay)?;
+    let reach = Reach::new(head, constraint, clean)?;
+    let (_, gradient) = objective(head.packed(), &[clean], clean.len(), weight_decay);
+    // Every poison also brings the decay of one more sample: c(z, y) = g(z, y) + λ [W, 0].
+    let mut decay = head.packed().to_owned();
+    decay.column_mut(head.dim()).fill(0.0);
+    decay *= weight_decay;
+    let bound = |needed: f64, offered: f64| match (needed > 0.0, offered > 0.0) {
+        (false, _) => 0.0,
+        (true, true) => needed / offered,
+        (true, false) => f64::INFINITY,
+    };
+    let mut found = Poisonability {
+        norm: bound(norm(&gradient), reach.largest_norm()? + norm(&decay)),
+        support: 0.0,
+        certain: 0.0,
+    };
+    for direction in directions(head, &gradient) {
+        let needed = -inner(&gradient, &direction);
+        let shift = inner(&decay, &direction);
+        let largest = reach.farthest(direction.view(), &reach.labels())?.value;
+        found.support = found.support.max(bound(needed, largest + shift));
+        found.certain = found.certain.max(bound(needed, reach.upper_bound(direction.view()) + shift));
+    }
+    Ok(found)
+}
+
+/// Minus the gradient, its weights alone, its biases alone, and its part along the parameters; those that are not zero.
+fn directions(head: &Head, gradient: &Array2<f64>) -> Vec<Array2<f64>> {
+    let dim = head.dim();
+    let (mut weights, mut biases) = (-gradient, -gradient);
+    weights.column_mut(dim).fill(0.0);
+    biases.slice_mut(ndarray::s![.., ..dim]).fill(0.0);
+    let along = inner(&weights, &head.packed().to_owned()) / head.norm().powi(2).max(f64::MIN_POSITIVE);
+    let mut scale = &head.packed() * along;
+    scale.column_mut(dim).fill(0.0);
+    [-gradient, weights, biases, scale].into_iter().filter(|u| norm(u) > 0.0).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, test_runner::RngSeed};
+
+    use super::*;
+    use crate::ConstraintKinds;
+    use hemlock_head::testing::{Data, random};
+    use hemlock_head::{FitOptions, fit, gradient_sum};
+
+    fn contribution(head: &Head, z: ArrayView1<'_, f64>, label: u32) -> Array2<f64> {
+        let z = z.insert_axis(Axis(0));
+        gradient_sum(head, &[Samples::new(z, &[label], head.classes()).unwrap()]).unwrap()
+    }
+
+    fn constraint(kinds: &str, clean: Samples<'_>) -> Constraint {
+        Constraint::new(&kinds.parse::<ConstraintKinds>().unwrap(), clean, 0.9, 3).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(0), ..ProptestConfig::with_cases(12) })]
+
+        /// Against a grid over the plane.
+        #[test]
+        fn finds_the_farthest_poison(classes in 2usize..5, seed: u64) {
+            let data = Data::new(60, 2, classes, seed);
+            let head = Head::from_packed(random(classes, 3, seed ^ 1) * 2.0).unwrap();
+            let direction = random(classes, 3, seed ^ 2);
+            for kinds in ["ball", "box"] {
+                let set = constraint(kinds, data.samples());
+                let reach = Reach::new(&head, &set, data.samples()).unwrap();
+                let supports = reach.support(direction.view()).unwrap();
+                let norm_found = reach.largest_norm().unwrap();
+                let (mut best, mut longest) = (f64::NEG_INFINITY, 0.0f64);
+                for i in -40..=40 {
+                    for j in -40..=40 {
+                        let z = ndarray::array![f64::from(i) / 8.0, f64::from(j) / 8.0];
+                        for label in 0..classes as u32 {
+                            if set.holds(z.view(), label as usize) {
+                                let g = contribution(&head, z.view(), label);
+                                best = best.max(inner(&direction, &g));
+                                longest = longest.max(norm(&g));
+                            }
+                        }
+                    }
+                }
+                let found = supports.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                // One search in a thousand ends at a lesser peak, so that cases are the same in every run.
+                prop_assert!(found >= best - 0.1 * best.abs() - 1e-6, "{kinds}: {found} below {best}");
+                prop_assert!(norm_found >= longest * 0.8, "{kinds}: {norm_found} below {longest}");
+                prop_assert!(reach.upper_bound(direction.view()) >= found - 1e-9);
+                let poison = reach.farthest(direction.view(), &(0..classes as u32).collect::<Vec<_>>()).unwrap();
+                // It climbs from fewer starts, and may end at a lesser peak, too.
+                prop_assert!(poison.value >= found - 0.1 * found.abs() - 1e-6, "{poison:?} {found}");
+                prop_assert!(poison.value <= reach.upper_bound(direction.view()) + 1e-9);
+                prop_assert!(set.holds(poison.features.view(), poison.label as usize));
+                let value = inner(&direction, &contribution(&head, poison.features.view(), poison.label));
+                prop_assert!((value - poison.value).abs() < 1e-9 * (1.0 + value.abs()));
+            }
+        }
+    }
+
+    /// A minimiser of the objective on clean data and m poisons is a head whose bounds m must meet.
+    #[test]
+    fn bounds_hold_for_heads_that_poisons_made() {
+        for seed in 0..6 {
+            let data = Data::new(300, 4, 3, seed);
+            let set = constraint("ball", data.samples());
+            let mut poisons = random(15, 4, seed ^ 7) * 3.0;
+            let labels: Vec<u32> = (0..15).map(|i| (i * seed as u32) % 3).collect();
+            set.project(&mut poisons, &labels);
+            let added = Samples::new(poisons.view(), &labels, 3).unwrap();
+            let options = FitOptions { gradient_tolerance: 1e-10, ..FitOptions::new(1e-3) };
+            let victim = fit(&[data.samples(), added], &options, &|_, _| true).unwrap().head;
+            let bounds = poisonability(&victim, data.samples(), &set, 1e-3).unwrap();
+            assert!(bounds.norm <= bounds.support * (1.0 + 1e-6), "{bounds:?}");
+            assert!(bounds.certain <= bounds.support * (1.0 + 1e-9), "{bounds:?}");
+            assert!(bounds.support <= 0.05 * (1.0 + 1e-6) && bounds.norm > 0.0, "{bounds:?}");
+        }
+    }
+
+    /// Features of ReLUs may be 0 all at once.
+    #[test]
+    fn a_sample_at_the_origin_is_one_like_others() {
+        let data = Data::new(60, 3, 3, 2);
+        let mut features = data.samples().to_f64().into_owned();
+        features.rows_mut().into_iter().step_by(7).for_each(|mut row| row.fill(0.0));
+        let samples = Samples::new(features.view(), data.samples().labels(), 3).unwrap();
+        let head = fit(&[samples], &FitOptions::new(1e-2), &|_, _| true).unwrap().head;
+        for constraint in [Constraint::default(), constraint("ball", samples)] {
+            let bounds = poisonability(&head, samples, &constraint, 1e-2).unwrap();
+            assert!(bounds.norm.is_finite() && bounds.support.is_finite() && bounds.certain.is_finite(), "{bounds:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_that_is_too_sure_takes_many_poisons_even_without_a_constraint() {
+        let data = Data::new(400, 4, 3, 1);
+        let clean = fit(&[data.samples()], &FitOptions::new(1e-3), &|_, _| true).unwrap().head;
+        let bound = |factor: f64| {
+            let head = Head::from_packed(&clean.packed() * factor).unwrap();
+            poisonability(&head, data.samples(), &Constraint::default(), 1e-3).unwrap().support
+        };
+        assert!(bound(1.0) < 1e-4, "{}", bound(1.0));
+        // A poison lowers the inner product with the parameters by a constant at most.
+        assert!(bound(6.0) > 0.05, "{}", bound(6.0));
+    }
+}

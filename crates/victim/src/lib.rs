@@ -1,0 +1,94 @@
+//! Stage: a victim, and what it is worth when it trains on clean data. `evaluate` trains it again on poisons.
+
+use hemlock_artifact::{Dataset, Extractor, Features, TargetParams, Victim};
+use hemlock_models::extracted;
+use hemlock_stage::{Context, Need, ParamError, Port, StageError, inputs};
+use hemlock_victims::{VictimData, VictimSpec};
+use serde_json::Value;
+
+inputs! {
+    /// What the stage reads.
+    pub struct Inputs {
+        /// Features of the downstream dataset, as the attacker has them.
+        features: Features = "features",
+        ; optional {
+            /// The clean head, and the weight decay; of linear victims.
+            target: TargetParams = "target-params",
+            /// Features by the extractor that is deployed, where it is not the attacker's.
+            deployed_features: Features = "deployed.features",
+            /// Downstream images.
+            dataset: Dataset = "dataset.downstream",
+            /// The attacker's extractor.
+            extractor: Extractor = "pretrain",
+            /// The extractor that is deployed.
+            deployed_extractor: Extractor = "deployed.pretrain",
+        }
+    }
+}
+
+/// The stage.
+pub struct Stage;
+
+impl hemlock_stage::Stage for Stage {
+    const NAME: &'static str = "victim";
+    const VERSION: u32 = 3;
+    const SEEDED: bool = true;
+    const USES_DEVICE: bool = true;
+    type Params = VictimSpec;
+    type Inputs = Inputs;
+    type Output = Victim;
+
+    fn key_params(params: &VictimSpec) -> Result<Value, serde_json::Error> {
+        serde_json::to_value(params.resolved())
+    }
+
+    fn seeded(params: &VictimSpec) -> bool {
+        !matches!(params, VictimSpec::Linear(_) | VictimSpec::Knn(_))
+    }
+
+    fn uses_device(params: &VictimSpec) -> bool {
+        !matches!(params, VictimSpec::Linear(_) | VictimSpec::LinearSgd(_) | VictimSpec::Knn(_))
+    }
+
+    fn need(params: &VictimSpec, port: &Port) -> Need {
+        let linear = matches!(params, VictimSpec::Linear(_) | VictimSpec::LinearSgd(_));
+        match port.role {
+            "target" => {
+                if linear {
+                    Need::Required
+                } else {
+                    Need::Unread
+                }
+            }
+            "dataset" | "extractor" if params.victim().reads_images() => Need::Required,
+            "dataset" | "extractor" | "deployed_extractor" if !params.victim().reads_images() => Need::Unread,
+            _ => port.need,
+        }
+    }
+
+    fn accepts(params: &VictimSpec, port: &Port, made_with: &Value) -> Result<(), ParamError> {
+        match port.role {
+            "features" if !params.victim().reads_images() => Ok(()),
+            "features" | "deployed_features" => extracted(port, made_with),
+            _ => Ok(()),
+        }
+    }
+
+    fn run(params: &VictimSpec, inputs: Inputs, ctx: &Context) -> Result<Victim, StageError> {
+        let Inputs { features, target, deployed_features, dataset, extractor, deployed_extractor } = inputs;
+        let data = VictimData {
+            features: deployed_features.as_ref().unwrap_or(&features),
+            images: dataset.as_ref(),
+            extractor: deployed_extractor.as_ref().or(extractor.as_ref()),
+            // Read by linear heads alone, and those have a target.
+            weight_decay: target.as_ref().map_or(0.0, |target| target.weight_decay),
+            ctx,
+        };
+        let own = target.as_ref().filter(|_| deployed_features.is_none());
+        Ok(Victim {
+            kind: params.kind().to_owned(),
+            params: serde_json::to_string(&params.resolved()).map_err(|e| StageError::internal(e.to_string()))?,
+            clean: params.clean(&data, own)?,
+        })
+    }
+}

@@ -1,0 +1,141 @@
+//! Linear heads.
+
+use crate::training::on_samples;
+use crate::{Train, TrainingSetChange, VictimData};
+use hemlock_artifact::{Answers, Outcome};
+use hemlock_head::{
+    FitOptions, Head, SgdOptions, SgdSchedule, accuracy, fit, fit_sgd, judgements, loss_and_gradient, mean_loss,
+};
+use hemlock_optim::norm;
+use hemlock_stage::{ParamError, StageError};
+use hemlock_streams::Purpose;
+use serde::{Deserialize, Serialize};
+
+/// A linear head, trained to the minimum by L-BFGS.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Exact {
+    /// Gradient norm of the mean objective at which it counts as trained.
+    pub tolerance: f64,
+    /// Most steps of its training.
+    pub max_iterations: u32,
+}
+
+/// A linear head, trained by stochastic gradient descent with momentum.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sgd {
+    /// Passes over the training set.
+    pub epochs: u32,
+    /// Samples a step.
+    pub batch: usize,
+    /// Learning rate of the first step.
+    pub learning_rate: f64,
+    /// What it does from there: `cosine`, down to 0 along half of one, or `constant`.
+    pub schedule: SgdSchedule,
+    /// The share of the last step that is taken again.
+    pub momentum: f64,
+}
+
+impl Default for Exact {
+    fn default() -> Self {
+        Self { tolerance: 1e-6, max_iterations: 10_000 }
+    }
+}
+
+impl Default for Sgd {
+    fn default() -> Self {
+        Self { epochs: 100, batch: 256, learning_rate: 0.1, schedule: SgdSchedule::Cosine, momentum: 0.9 }
+    }
+}
+
+impl Exact {
+    pub(crate) fn check(&self) -> Result<(), ParamError> {
+        ParamError::positive("tolerance", self.tolerance)?;
+        ParamError::at_least_one("max_iterations", self.max_iterations)
+    }
+
+    /// What a head is worth whose training stopped at that gradient norm.
+    pub(crate) fn outcome(&self, head: Head, gradient_norm: f64, data: &VictimData) -> Result<Outcome, StageError> {
+        let converged = gradient_norm <= self.tolerance;
+        Ok(Outcome { converged, gradient_norm: Some(gradient_norm), ..measure(head, data)? })
+    }
+}
+
+impl Sgd {
+    pub(crate) fn check(&self) -> Result<(), ParamError> {
+        ParamError::epochs("epochs", self.epochs as usize)?;
+        ParamError::at_least_one("batch", self.batch as u64)?;
+        ParamError::positive("learning_rate", self.learning_rate)?;
+        let momentum = self.momentum;
+        ParamError::require((0.0..1.0).contains(&momentum), "momentum", momentum, "at least 0 and below 1")
+    }
+}
+
+/// What a head is worth on the test split.
+///
+/// # Errors
+/// The head does not fit the features.
+pub fn measure(head: Head, data: &VictimData) -> Result<Outcome, StageError> {
+    let classes = data.classes();
+    let (clean, test) = (data.features.train.samples(classes)?, data.features.test.samples(classes)?);
+    let answers = Answers::of(judgements(&head, test)?);
+    Ok(Outcome { clean_loss: Some(mean_loss(&head, &[clean])?), head: Some(head), ..data.outcome(answers) })
+}
+
+impl Train for &Exact {
+    fn train(&self, what: &str, data: &VictimData, change: &TrainingSetChange) -> Result<Outcome, StageError> {
+        let options = FitOptions {
+            gradient_tolerance: self.tolerance,
+            max_iterations: self.max_iterations as usize,
+            ..FitOptions::new(data.weight_decay)
+        };
+        let ctx = data.ctx;
+        let bar = ctx.progress.start(what, 0, "steps");
+        let trained = on_samples(data, change, |samples| {
+            Ok(fit(samples, &options, &|step, gradient| {
+                bar.at(step as u64);
+                bar.say(format!("gradient norm {gradient:.1e}"));
+                !ctx.cancel.requested()
+            })?)
+        })?;
+        ctx.check()?;
+        let gradient_norm = trained.gradient_norm;
+        if !trained.converged {
+            let tolerance = self.tolerance;
+            tracing::warn!(
+                victim = what,
+                gradient_norm,
+                "a victim's training stopped before its tolerance {tolerance:.1e}"
+            );
+        }
+        let outcome = measure(trained.head, data)?;
+        Ok(Outcome { gradient_norm: Some(gradient_norm), converged: trained.converged, ..outcome })
+    }
+}
+
+impl Train for &Sgd {
+    fn train(&self, what: &str, data: &VictimData, change: &TrainingSetChange) -> Result<Outcome, StageError> {
+        let Sgd { epochs, batch, learning_rate, schedule, momentum } = **self;
+        let ctx = data.ctx;
+        let weight_decay = data.weight_decay;
+        let options = SgdOptions { weight_decay, epochs, batch, learning_rate, schedule, momentum };
+        let mut rng = Purpose::LinearOrder.of(ctx.seed);
+        let test = data.features.test.samples(data.classes())?;
+        let bar = ctx.progress.start(what, epochs.into(), "epochs");
+        let mut curve = Vec::new();
+        let (head, gradient_norm) = on_samples(data, change, |samples| {
+            let head = fit_sgd(samples, &options, &mut rng, &mut |epoch, head, loss| {
+                bar.at(u64::from(epoch) + 1);
+                bar.say(format!("loss {loss:.4}"));
+                curve.push(accuracy(head, test));
+                !ctx.cancel.requested()
+            })?;
+            let (_, gradient) = loss_and_gradient(&head, samples, weight_decay)?;
+            Ok((head, norm(&gradient)))
+        })?;
+        ctx.check()?;
+        let epochs = curve.into_iter().collect::<Result<Vec<f64>, _>>()?;
+        Ok(Outcome { epochs, gradient_norm: Some(gradient_norm), ..measure(head, data)? })
+    }
+}

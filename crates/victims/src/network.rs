@@ -1,0 +1,148 @@
+//! Networks that train on images: the extractor's last block, all of it, or another one of its architecture from
+//! scratch.
+
+use crate::{Train, TrainingSetChange, VictimData};
+use hemlock_artifact::{Answers, Outcome};
+use hemlock_models::{Arch, open_device, open_extractor};
+use hemlock_stage::{ErrorKind, ParamError, StageError};
+use hemlock_streams::Trained;
+use hemlock_training::{ClassifierConfig, Labelled, Start, classifier};
+use ndarray::Axis;
+use serde::{Deserialize, Serialize};
+
+/// How a network and the linear classifier on it are trained, with labels: by SGD with momentum and a cosine schedule.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Passes over the training set.
+    pub epochs: usize,
+    /// Images of a step; all that there are where an attack leaves fewer.
+    pub batch: usize,
+    /// Largest learning rate; absent: 0.2 from scratch, 0.1 from pre-trained weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
+    /// Weight decay of convolutions and matrices.
+    pub weight_decay: f64,
+    /// Epochs over which the learning rate rises linearly.
+    pub warmup_epochs: usize,
+    /// Smallest share of an image's area that a random crop covers, 1 for none; absent: 0.5, and 1 where the last block
+    /// alone is trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_area: Option<f64>,
+    /// Probability of a horizontal flip; absent: 0.5, and 0 where the last block alone is trained.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flip: Option<f64>,
+}
+
+/// Where a network starts, and what is trained of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Scratch,
+    FineTune,
+    LastBlock,
+}
+
+/// A network, from its origin.
+pub(crate) struct Variant<'a> {
+    network: &'a Network,
+    origin: Origin,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        let ClassifierConfig { epochs, batch, weight_decay, warmup_epochs, .. } = ClassifierConfig::default();
+        Self { epochs, batch, learning_rate: None, weight_decay, warmup_epochs, min_area: None, flip: None }
+    }
+}
+
+impl Network {
+    /// With what is absent as it is for that origin.
+    pub(crate) fn resolved(&self, origin: Origin) -> Self {
+        let ClassifierConfig { learning_rate, min_area, flip, .. } = self.from(origin).config(0);
+        Self { learning_rate: Some(learning_rate), min_area: Some(min_area), flip: Some(flip), ..self.clone() }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ParamError> {
+        self.from(Origin::Scratch).config(0).check()
+    }
+
+    pub(crate) fn from(&self, origin: Origin) -> Variant<'_> {
+        Variant { network: self, origin }
+    }
+}
+
+impl Variant<'_> {
+    fn config(&self, seed: u64) -> ClassifierConfig {
+        let Network { epochs, batch, learning_rate, weight_decay, warmup_epochs, min_area, flip } = *self.network;
+        let usual = match self.origin {
+            Origin::Scratch => ClassifierConfig::scratch(),
+            Origin::FineTune => ClassifierConfig::fine_tune(),
+            Origin::LastBlock => ClassifierConfig::last_block(),
+        };
+        let learning_rate = learning_rate.unwrap_or(usual.learning_rate);
+        let (min_area, flip) = (min_area.unwrap_or(usual.min_area), flip.unwrap_or(usual.flip));
+        let trained = Trained::Victim;
+        ClassifierConfig {
+            trained,
+            seed,
+            epochs,
+            batch,
+            learning_rate,
+            weight_decay,
+            warmup_epochs,
+            min_area,
+            flip,
+            ..usual
+        }
+    }
+}
+
+impl Train for Variant<'_> {
+    fn reads_images(&self) -> bool {
+        true
+    }
+
+    fn train(&self, what: &str, data: &VictimData, change: &TrainingSetChange) -> Result<Outcome, StageError> {
+        let (Some(dataset), Some(extractor)) = (data.images, data.extractor) else {
+            return Err(StageError::internal("a network was to train without images or an extractor"));
+        };
+        let Some(added) = &change.images else {
+            return Err(StageError::internal("a network was to train on features"));
+        };
+        let ctx = data.ctx;
+        let train = &dataset.train;
+        let kept = change.kept(train.len()).map(|kept| {
+            let labels: Vec<u32> = kept.iter().map(|i| train.labels[*i]).collect();
+            (train.pixels.view().select(Axis(0), &kept), labels)
+        });
+        let clean = match &kept {
+            Some((pixels, labels)) => Labelled { pixels: pixels.view(), labels },
+            None => Labelled::from(train),
+        };
+        let images = [clean, Labelled { pixels: added.view(), labels: &change.labels }];
+        let (opened, device);
+        let start = match self.origin {
+            Origin::Scratch => {
+                let arch: Arch = extractor.arch.parse().map_err(|e| StageError::new(ErrorKind::Artifact, e))?;
+                device = open_device(ctx.device)?;
+                Start::Scratch { arch, device: &device }
+            }
+            origin => {
+                opened = open_extractor(extractor, ctx.device)?;
+                if origin == Origin::FineTune { Start::FineTune(&opened) } else { Start::LastBlock(&opened) }
+            }
+        };
+        let (mut answers, mut epochs) = (Answers::default(), Vec::new());
+        let mut config = self.config(ctx.seed);
+        if kept.is_some() {
+            config.batch = config.batch.min(images.iter().map(|part| part.labels.len()).sum());
+        }
+        classifier::train(start, &config, data.classes(), &images, what, ctx, &mut |_, _, trained| {
+            let logits = trained.logits(dataset.test.pixels.view(), ctx)?;
+            answers = Answers::of_scores(logits.view(), &dataset.test.labels);
+            epochs.push(answers.share());
+            Ok(())
+        })?;
+        Ok(Outcome { epochs, ..data.outcome(answers) })
+    }
+}
