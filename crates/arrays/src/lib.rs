@@ -289,7 +289,7 @@ impl Arrays {
     fn read<T>(
         &mut self,
         name: &'static str,
-        read: impl FnOnce(Stored) -> Result<T, String>,
+        read: impl FnOnce(StoredArray) -> Result<T, String>,
     ) -> Result<T, ArraysError> {
         if !self.has(name) {
             return Err(ArraysError::Missing { path: self.path.clone(), name, found: self.names.clone() });
@@ -302,16 +302,16 @@ impl Arrays {
                 let entry = [format!("{name}.npy"), name.to_owned()].iter().find_map(|n| archive.index_for_name(n));
                 let entry = archive.by_index(entry.unwrap_or(usize::MAX)).map_err(|e| no_npy(&e))?;
                 let bytes = entry.size();
-                Stored::npy(entry, bytes).map_err(|e| no_npy(&e))?
+                StoredArray::npy(entry, bytes).map_err(|e| no_npy(&e))?
             }
             Source::Safetensors(file, start, metadata) => {
-                Stored::tensor(file, *start, metadata, name).map_err(|e| refuse(format!("cannot be read: {e}")))?
+                StoredArray::tensor(file, *start, metadata, name).map_err(|e| refuse(format!("cannot be read: {e}")))?
             }
             Source::Folder => {
                 let path = npy_file(&self.path, name);
                 let opened = open_file(&path).and_then(|file| Ok((file.metadata()?.len(), BufReader::new(file))));
                 let (bytes, file) = opened.map_err(Kind::Folder.unreadable(&path))?;
-                Stored::npy(file, bytes).map_err(|e| no_npy(&e))?
+                StoredArray::npy(file, bytes).map_err(|e| no_npy(&e))?
             }
         };
         read(stored).map_err(refuse)
@@ -337,7 +337,7 @@ pub fn safetensors_header(file: &mut (impl Read + Seek)) -> io::Result<(u64, Met
 }
 
 /// An array as it lies in a file.
-struct Stored<'a> {
+struct StoredArray<'a> {
     shape: Vec<usize>,
     /// Type of the elements in the words of the file.
     type_name: String,
@@ -360,7 +360,7 @@ const PADDED: u64 = 1 << 16;
 /// Bytes that are read at once, a multiple of every element's size.
 const BLOCK: usize = 1 << 16;
 
-impl<'a> Stored<'a> {
+impl<'a> StoredArray<'a> {
     /// From a `.npy` file of that many bytes.
     fn npy(mut file: impl Read + 'a, bytes: u64) -> io::Result<Self> {
         let (header, used) = npy_header(&mut file)?;

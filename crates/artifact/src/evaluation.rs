@@ -417,8 +417,8 @@ pub struct Evaluation {
     /// Which samples they were trained and tested on.
     pub drawn: Drawn,
     /// An upper bound of the clean loss over all poisons, as many as these, that the attack's constraint lets through
-    /// with any labels: [`hemlock_threat::loss_ceiling`]. It holds for heads that are trained to the minimum, beside all
-    /// clean data; `None` for other victims.
+    /// with any labels: [`hemlock_threat::loss_ceiling`]. It holds for heads that are trained to the minimum, beside
+    /// all clean data; `None` for other victims.
     pub ceiling: Option<f64>,
     /// Visibility of the images, where there are any.
     pub visibility: Option<Visibility>,

@@ -134,7 +134,7 @@ impl Normalization {
 
     /// Turns the gradient of a function of the normalised sample into that of a function of the sample `z` itself, both
     /// `[d]`.
-    pub fn pull_back(&self, z: &[f32], gradient: &mut [f32]) {
+    pub fn backward(&self, z: &[f32], gradient: &mut [f32]) {
         match self {
             Self::Affine { scale, .. } => gradient.iter_mut().zip(scale).for_each(|(g, scale)| *g *= scale),
             Self::L2 => {
@@ -303,7 +303,7 @@ mod tests {
             let mut u = z.to_vec();
             normalization.apply_to(&mut u);
             let mut gradient: Vec<f32> = u.iter().zip(zeta).map(|(u, zeta)| 2.0 * (u - zeta)).collect();
-            normalization.pull_back(&z, &mut gradient);
+            normalization.backward(&z, &mut gradient);
             for (j, analytic) in gradient.iter().enumerate() {
                 let moved = |by: f32| {
                     let mut z = z.to_vec();
@@ -315,7 +315,7 @@ mod tests {
             }
         }
         let mut gradient = [1.0, 2.0];
-        Normalization::L2.pull_back(&[0.0, 0.0], &mut gradient);
+        Normalization::L2.backward(&[0.0, 0.0], &mut gradient);
         assert_eq!(gradient, [0.0, 0.0]);
     }
 

@@ -3,7 +3,7 @@
 use crate::arrays;
 use hemlock_head::Head;
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
-use hemlock_threat::Poisonability;
+use hemlock_threat::PoisonFractionBounds;
 use serde::{Deserialize, Serialize};
 
 /// The clean head, the target head, and the way from one to the other.
@@ -63,7 +63,8 @@ pub struct PathPoint {
     pub loss: f64,
     /// Norm of the gradient of the mean training loss, without weight decay.
     pub gradient_norm: f64,
-    /// Lower bounds of the share of poisons that makes the head stationary: see [`hemlock_threat::Poisonability`].
+    /// Lower bounds of the share of poisons that makes the head stationary: see
+    /// [`hemlock_threat::PoisonFractionBounds`].
     pub poisonability: Bounds,
     /// Accuracy on the training split, in `[0, 1]`.
     pub train_accuracy: f64,
@@ -82,8 +83,8 @@ pub struct Bounds {
     pub certain: f64,
 }
 
-impl From<Poisonability> for Bounds {
-    fn from(Poisonability { norm, support, certain }: Poisonability) -> Self {
+impl From<PoisonFractionBounds> for Bounds {
+    fn from(PoisonFractionBounds { norm, support, certain }: PoisonFractionBounds) -> Self {
         Self { norm, support, certain }
     }
 }

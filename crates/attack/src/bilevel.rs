@@ -9,14 +9,14 @@
 //! dL_val(w*)/dz_j = -1/N d<U, G(z_j, y_j)>/dz
 //! ```
 //!
-//! This is the problem that Gradient Canceling and TGDA approximate. The leader's loss is bounded
+//! This is the problem that Gradient CancelingObjective and TGDA approximate. The leader's loss is bounded
 //! ([`smoothed_error`]): cross-entropy soars while accuracy hardly moves.
 //!
 //! TGDA, total gradient descent ascent (Lu, Kamath and Yu, "Indiscriminate data poisoning attacks on neural networks",
 //! TMLR 2022), has cross-entropy for the leader's loss, and a follower who takes some steps of gradient descent where
 //! this one is retrained. Cross-entropy against a follower who is retrained is an attack of its own.
 
-use crate::{Follower, Force, Objective};
+use crate::{InnerLoop, Objective, ObjectiveGradient};
 use hemlock_head::{
     FitOptions, Head, HeadError, Preconditioner, Samples, SolveOptions, fit, loss_and_gradient, smoothed_error,
     solve_hessian,
@@ -39,13 +39,13 @@ const PATIENCE: usize = 60;
 
 /// The objective `-L_val(w*(poisons))`: minus the loss of the follower on samples that the leader wants it to get
 /// wrong.
-pub struct Bilevel<'a> {
+pub struct BilevelObjective<'a> {
     clean: Samples<'a>,
     raised: Vec<Samples<'a>>,
     weight_decay: f64,
     loss: Loss,
     /// Of a follower who descends; `None`: it is retrained.
-    descent: Option<(Follower, ChaCha8Rng)>,
+    descent: Option<(InnerLoop, ChaCha8Rng)>,
     preconditioner: Arc<Preconditioner>,
     /// The last follower, and the last solution with its Hessian: where the next ones start.
     head: Head,
@@ -64,7 +64,7 @@ enum Loss {
     CrossEntropy,
 }
 
-impl<'a> Bilevel<'a> {
+impl<'a> BilevelObjective<'a> {
     /// Against a follower that trains on `clean` and the poisons with that weight decay, and a leader who raises the
     /// error on the samples of `raised`, smoothed with that temperature. `start` is the follower's first head: the
     /// clean one.
@@ -97,13 +97,13 @@ impl<'a> Bilevel<'a> {
     /// who raises the cross-entropy.
     ///
     /// # Errors
-    /// As [`Bilevel::new`].
+    /// As [`BilevelObjective::new`].
     pub fn tgda(
         clean: Samples<'a>,
         raised: Vec<Samples<'a>>,
         start: Head,
         weight_decay: f64,
-        follower: Follower,
+        follower: InnerLoop,
         seed: u64,
     ) -> Result<Self, HeadError> {
         let descent = Some((follower, Purpose::FollowerBatches.of(seed)));
@@ -113,7 +113,7 @@ impl<'a> Bilevel<'a> {
     /// Against a follower who is retrained, and a leader who raises the cross-entropy.
     ///
     /// # Errors
-    /// As [`Bilevel::new`].
+    /// As [`BilevelObjective::new`].
     pub fn cross_entropy(
         clean: Samples<'a>,
         raised: Vec<Samples<'a>>,
@@ -130,9 +130,10 @@ impl<'a> Bilevel<'a> {
         Self { cancel: cancel.clone(), ..self }
     }
 
-    /// Moves the follower, and returns how many steps its preconditioned training took, if that is what it does.
+    /// Stochasticity the follower, and returns how many steps its preconditioned training took, if that is what it
+    /// does.
     fn follow(&mut self, training: &[Samples<'_>; 2]) -> Result<usize, HeadError> {
-        if let Some((Follower { steps, learning_rate, batch }, rng)) = &mut self.descent {
+        if let Some((InnerLoop { steps, learning_rate, batch }, rng)) = &mut self.descent {
             let [clean, poisons] = training;
             let count = clean.len() + poisons.len();
             for _ in 0..*steps {
@@ -181,8 +182,8 @@ impl<'a> Bilevel<'a> {
     }
 }
 
-impl Objective for Bilevel<'_> {
-    fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Force, HeadError> {
+impl Objective for BilevelObjective<'_> {
+    fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<ObjectiveGradient, HeadError> {
         let poisons = Samples::new(features.reborrow(), labels, self.clean.classes())?;
         let clean = self.clean;
         let training = [clean.reborrow(), poisons];
@@ -205,17 +206,17 @@ impl Objective for Bilevel<'_> {
         }
         let solution = solved.solution;
         let count = (self.clean.len() + labels.len()) as f64;
-        let force = &solution / count;
+        let adjoint = &solution / count;
         self.solution = Some(solution);
-        Ok(Force { value: -loss, head, force, probabilities: None })
+        Ok(ObjectiveGradient { value: -loss, head, adjoint, probabilities: None })
     }
 
     /// The smoothed error; of TGDA the cross-entropy.
-    fn shown(&self, value: f64) -> f64 {
+    fn display_value(&self, value: f64) -> f64 {
         -value
     }
 
-    fn moves(&self) -> bool {
+    fn is_stochastic(&self) -> bool {
         self.descent.is_some()
     }
 
@@ -234,8 +235,8 @@ mod tests {
     use hemlock_head::accuracy;
     use hemlock_threat::Constraint;
 
-    fn bilevel(setting: &Clouds) -> Bilevel<'_> {
-        Bilevel::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap()
+    fn bilevel(setting: &Clouds) -> BilevelObjective<'_> {
+        BilevelObjective::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap()
     }
 
     /// The leader's loss of poisons, with a follower trained to the last digit.
@@ -250,9 +251,9 @@ mod tests {
     fn the_gradient_goes_through_retraining() {
         let setting = Clouds::new();
         let (z, labels) = clouds(6, 3);
-        let force = bilevel(&setting).evaluate(z.view(), &labels).unwrap();
-        assert!((loss(&setting, &z, &labels) + force.value).abs() < 1e-5);
-        let found = force.gradient(z.view(), &labels).unwrap();
+        let local = bilevel(&setting).evaluate(z.view(), &labels).unwrap();
+        assert!((loss(&setting, &z, &labels) + local.value).abs() < 1e-5);
+        let found = local.gradient(z.view(), &labels).unwrap();
         let largest = found.iter().fold(0.0f64, |m, g| m.max(g.abs()));
         for i in 0..6 {
             for j in 0..2 {
@@ -276,13 +277,13 @@ mod tests {
     }
 
     /// Against a follower of so many steps; 0: one who is retrained.
-    fn tgda(setting: &Clouds, steps: u32) -> Bilevel<'_> {
+    fn tgda(setting: &Clouds, steps: u32) -> BilevelObjective<'_> {
         let (clean, raised, head) = (setting.clean(), vec![setting.validation()], setting.head.clone());
         if steps == 0 {
-            return Bilevel::cross_entropy(clean, raised, head, 1e-2).unwrap();
+            return BilevelObjective::cross_entropy(clean, raised, head, 1e-2).unwrap();
         }
-        let follower = Follower { steps, learning_rate: 1.0, batch: 1000 };
-        Bilevel::tgda(clean, raised, head, 1e-2, follower, 0).unwrap()
+        let follower = InnerLoop { steps, learning_rate: 1.0, batch: 1000 };
+        BilevelObjective::tgda(clean, raised, head, 1e-2, follower, 0).unwrap()
     }
 
     /// With a follower who is retrained, and with one who has descended for long enough, the total gradient is that of
@@ -292,9 +293,9 @@ mod tests {
         let setting = Clouds::new();
         let (z, labels) = clouds(6, 3);
         for steps in [0, 3000] {
-            let force = tgda(&setting, steps).evaluate(z.view(), &labels).unwrap();
-            assert!((cross_entropy(&setting, &z, &labels) + force.value).abs() < 1e-4, "{steps} steps");
-            let found = force.gradient(z.view(), &labels).unwrap();
+            let local = tgda(&setting, steps).evaluate(z.view(), &labels).unwrap();
+            assert!((cross_entropy(&setting, &z, &labels) + local.value).abs() < 1e-4, "{steps} steps");
+            let found = local.gradient(z.view(), &labels).unwrap();
             let largest = found.iter().fold(0.0f64, |m, g| m.max(g.abs()));
             for ((i, j), found) in found.indexed_iter() {
                 let moved = |by: f64| {
@@ -325,9 +326,9 @@ mod tests {
     fn best_labels_and_gains_are_those_of_trial() {
         let setting = Clouds::new();
         let (z, labels) = clouds(12, 4);
-        let force = bilevel(&setting).evaluate(Array2::zeros((0, 2)).view(), &[]).unwrap();
-        let best = force.best_labels(z.view()).unwrap();
-        let gains = force.gains(z.view()).unwrap();
+        let local = bilevel(&setting).evaluate(Array2::zeros((0, 2)).view(), &[]).unwrap();
+        let best = local.best_labels(z.view()).unwrap();
+        let gains = local.gains(z.view()).unwrap();
         for (i, row) in z.rows().into_iter().enumerate() {
             let one = row.to_owned().insert_axis(Axis(0));
             let gain = |label: u32| loss(&setting, &one, &[label]);
@@ -355,7 +356,7 @@ mod tests {
                 Ok::<_, HeadError>(())
             })
             .unwrap();
-            let error = bilevel.shown(found.value);
+            let error = bilevel.display_value(found.value);
             // What it says is what a follower trained from scratch gives.
             assert!((loss(&setting, &found.features, &found.labels) - error).abs() < 1e-4);
             (first.unwrap(), error, found)

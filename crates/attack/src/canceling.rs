@@ -1,16 +1,16 @@
-//! Gradient Canceling: poisons whose gradient at the target cancels that of the clean data (Lu et al., 2023).
+//! Gradient CancelingObjective: poisons whose gradient at the target cancels that of the clean data (Lu et al., 2023).
 
-use crate::{Force, Objective};
+use crate::{Objective, ObjectiveGradient};
 use hemlock_head::{Head, HeadError, Samples, gradient_sum, gradient_sum_of, probabilities};
 use hemlock_optim::{inner, norm};
-use hemlock_threat::{Constraint, Reach};
+use hemlock_threat::{Constraint, SupportFunction};
 use ndarray::{Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
 /// The objective `1/2 |r|^2 / |r_c|^2`, `r = r_c + sum_j c(z_j, y_j)`: `r_c` is the gradient sum of the clean data at
 /// the target, with weight decay, and `c(z, y) = g(z, y) + lambda [W, 0]` what a poison adds. The clean part is
 /// computed once, so that an evaluation costs `O(m d K)` whatever the clean count.
-pub struct Canceling<'a> {
+pub struct CancelingObjective<'a> {
     target: &'a Head,
     /// `r_c`, packed.
     clean: Array2<f64>,
@@ -33,7 +33,7 @@ pub enum Canceled {
     Weights,
 }
 
-impl<'a> Canceling<'a> {
+impl<'a> CancelingObjective<'a> {
     /// Against a target of training on `clean` with that weight decay.
     ///
     /// # Errors
@@ -73,7 +73,8 @@ impl<'a> Canceling<'a> {
 
     /// A lower bound of `|r| / |r_c|` over all poisons within a constraint with these labels (with any, if `free`): the
     /// objective is convex in the sum of the contributions, and so at least its value here less the Frank-Wolfe duality
-    /// gap `sum_j max_z <-r, c(z, y_j)> - <-r, sum_j c_j>` (Jaggi, 2013). As sharp as the maxima that [`Reach`] finds.
+    /// gap `sum_j max_z <-r, c(z, y_j)> - <-r, sum_j c_j>` (Jaggi, 2013). As sharp as the maxima that
+    /// [`SupportFunction`] finds.
     ///
     /// # Errors
     /// Features that do not fit the head.
@@ -86,10 +87,11 @@ impl<'a> Canceling<'a> {
         clean: Samples,
     ) -> Result<f64, HeadError> {
         let (left, _) = self.residual(features, labels)?;
-        let mut support = Reach::new(self.target, constraint, clean)?.support((-&left).view())?;
+        let mut support = SupportFunction::new(self.target, constraint, clean)?.support((-&left).view())?;
         // The poisons at hand are in the set, too. The decay is the same for all poisons, and cancels.
-        let here = Force { value: 0.0, head: self.target.clone(), force: left.clone(), probabilities: None }
-            .gains(features)?;
+        let here =
+            ObjectiveGradient { value: 0.0, head: self.target.clone(), adjoint: left.clone(), probabilities: None }
+                .gains(features)?;
         let given: Vec<f64> = here.rows().into_iter().zip(labels).map(|(row, y)| row[*y as usize]).collect();
         for (given, y) in given.iter().zip(labels) {
             support[*y as usize] = support[*y as usize].max(*given);
@@ -112,16 +114,16 @@ impl Canceled {
     }
 }
 
-impl Objective for Canceling<'_> {
-    fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Force, HeadError> {
+impl Objective for CancelingObjective<'_> {
+    fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<ObjectiveGradient, HeadError> {
         let (left, probabilities) = self.residual(features, labels)?;
         let value = 0.5 * norm(&left).powi(2) / self.scale;
-        let force = left / self.scale;
-        Ok(Force { value, head: self.target.clone(), force, probabilities: Some(probabilities) })
+        let adjoint = left / self.scale;
+        Ok(ObjectiveGradient { value, head: self.target.clone(), adjoint, probabilities: Some(probabilities) })
     }
 
     /// `|r| / |r_c|`.
-    fn shown(&self, value: f64) -> f64 {
+    fn display_value(&self, value: f64) -> f64 {
         (2.0 * value).sqrt()
     }
 
@@ -130,11 +132,11 @@ impl Objective for Canceling<'_> {
         Some((self.scale / (2.0 * value).max(f64::MIN_POSITIVE)).sqrt())
     }
 
-    fn end(&self, tolerance: f64) -> f64 {
+    fn stop_value(&self, tolerance: f64) -> f64 {
         0.5 * tolerance * tolerance
     }
 
-    /// [`Canceling::residual_bound`].
+    /// [`CancelingObjective::residual_bound`].
     fn bound(
         &self,
         features: ArrayView2<f64>,
@@ -149,8 +151,8 @@ impl Objective for Canceling<'_> {
 
 #[cfg(test)]
 mod tests {
-    //! Gradient Canceling against an independent float64 implementation, and against what it is for: a head that is
-    //! retrained on clean data and poisons ends at the target.
+    //! Gradient CancelingObjective against an independent float64 implementation, and against what it is for: a head
+    //! that is retrained on clean data and poisons ends at the target.
 
     use super::*;
     use crate::{Descent, Solver, descend};
@@ -201,7 +203,7 @@ mod tests {
     fn objective_and_gradient_are_the_reference_s() {
         let r = Reference::load();
         let n2 = (r.z.nrows() as f64).powi(2);
-        let mut canceling = Canceling::new(&r.target, r.clean(), r.weight_decay).unwrap();
+        let mut canceling = CancelingObjective::new(&r.target, r.clean(), r.weight_decay).unwrap();
         let (left, _) = canceling.residual(r.zeta.view(), &r.zeta_labels).unwrap();
         let objective = 0.5 * left.iter().map(|x| x * x).sum::<f64>() / n2;
         assert!((objective - r.json["gc_objective"].as_f64().unwrap()).abs() < 1e-12);
@@ -211,10 +213,10 @@ mod tests {
             (gradient - &matrix(&r.json["gc_gradient_wrt_zeta"])).iter().fold(0.0f64, |m, x| m.max(x.abs()))
         };
         assert!(off(&gradient) < 1e-8, "largest difference {:e}", off(&gradient));
-        let force = canceling.evaluate(r.zeta.view(), &r.zeta_labels).unwrap();
+        let local = canceling.evaluate(r.zeta.view(), &r.zeta_labels).unwrap();
         let scale = canceling.scale / n2;
-        assert!((force.value * scale - objective).abs() < 1e-12);
-        let gradient = force.gradient(r.zeta.view(), &r.zeta_labels).unwrap() * scale;
+        assert!((local.value * scale - objective).abs() < 1e-12);
+        let gradient = local.gradient(r.zeta.view(), &r.zeta_labels).unwrap() * scale;
         assert!(off(&gradient) < 1e-8, "largest difference {:e}", off(&gradient));
     }
 
@@ -223,8 +225,8 @@ mod tests {
     fn a_bias_that_nobody_cancels_moves_on() {
         let r = Reference::load();
         let target = r.weak_target();
-        let mut canceling = Canceling::new(&target, r.clean(), r.weight_decay).unwrap().of(Canceled::Weights);
-        let (whole, _) = Canceling::new(&target, r.clean(), r.weight_decay)
+        let mut canceling = CancelingObjective::new(&target, r.clean(), r.weight_decay).unwrap().of(Canceled::Weights);
+        let (whole, _) = CancelingObjective::new(&target, r.clean(), r.weight_decay)
             .unwrap()
             .residual(r.zeta.view(), &r.zeta_labels)
             .unwrap();
@@ -235,7 +237,7 @@ mod tests {
         let visit = |_, _| Ok::<_, HeadError>(());
         let (zeta, labels) = (r.zeta.clone(), r.zeta_labels.clone());
         let found = descend(&mut canceling, zeta, labels, &Constraint::default(), &descent, visit).unwrap();
-        assert!(canceling.shown(found.value) < 1e-6);
+        assert!(canceling.display_value(found.value) < 1e-6);
         let poisons = Samples::new(found.features.view(), &r.zeta_labels, 3).unwrap();
         let training = [r.clean(), poisons];
         let bias = gradient_sum(&target, &training).unwrap().column(4).mapv(f64::abs).sum();
@@ -248,12 +250,12 @@ mod tests {
     #[test]
     fn the_norm_is_descended_at_an_absolute_rate() {
         let r = Reference::load();
-        let mut canceling = Canceling::new(&r.target, r.clean(), r.weight_decay).unwrap();
+        let mut canceling = CancelingObjective::new(&r.target, r.clean(), r.weight_decay).unwrap();
         let norm_at = |z: &Array2<f64>| {
-            let canceling = Canceling::new(&r.target, r.clean(), r.weight_decay).unwrap();
+            let canceling = CancelingObjective::new(&r.target, r.clean(), r.weight_decay).unwrap();
             norm(&canceling.residual(z.view(), &r.zeta_labels).unwrap().0)
         };
-        let after = |canceling: &mut Canceling, steps| {
+        let after = |canceling: &mut CancelingObjective, steps| {
             let descent = Descent { solver: Solver::NormDescent, steps, step: 1e-3, ..Descent::default() };
             let visit = |_, _| Ok::<_, HeadError>(());
             let none = Constraint::default();
@@ -282,7 +284,7 @@ mod tests {
         let r = Reference::load();
         let target = r.weak_target();
         for (solver, steps) in [(Solver::Adam, 5000), (Solver::Lbfgs, 2000)] {
-            let mut canceling = Canceling::new(&target, r.clean(), r.weight_decay).unwrap();
+            let mut canceling = CancelingObjective::new(&target, r.clean(), r.weight_decay).unwrap();
             let descent = Descent { solver, steps, step: 0.05, target: 0.5e-14, ..Descent::default() };
             let mut first = None;
             let found = descend(
@@ -297,7 +299,7 @@ mod tests {
                 },
             )
             .unwrap();
-            let residual = canceling.shown(found.value);
+            let residual = canceling.display_value(found.value);
             assert!(residual < 1e-6 && first.unwrap() > 0.01, "{solver:?}: {residual} from {first:?}");
             let poisons = Samples::new(found.features.view(), &r.zeta_labels, 3).unwrap();
             let victim = fit(&[r.clean(), poisons], &FitOptions::new(r.weight_decay), &|_, _| true).unwrap();
@@ -310,19 +312,19 @@ mod tests {
     fn a_ball_is_kept_to_and_bounds_what_can_be_cancelled() {
         let r = Reference::load();
         let run = |solver, constraint: &Constraint| {
-            let mut canceling = Canceling::new(&r.target, r.clean(), r.weight_decay).unwrap();
+            let mut canceling = CancelingObjective::new(&r.target, r.clean(), r.weight_decay).unwrap();
             let descent = Descent { solver, steps: 400, step: 0.1, ..Descent::default() };
             let visit = |_, _| Ok::<_, HeadError>(());
             let found =
                 descend(&mut canceling, r.zeta.clone(), r.zeta_labels.clone(), constraint, &descent, visit).unwrap();
             let bound =
                 canceling.residual_bound(found.features.view(), &found.labels, false, constraint, r.clean()).unwrap();
-            (canceling.shown(found.value), bound, found.features)
+            (canceling.display_value(found.value), bound, found.features)
         };
         let ball = Constraint::ball(1.5);
         let free = run(Solver::Adam, &Constraint::default()).0;
         // What one solver finds is no less than what bounds another that hardly began.
-        let early = Canceling::new(&r.target, r.clean(), r.weight_decay).unwrap();
+        let early = CancelingObjective::new(&r.target, r.clean(), r.weight_decay).unwrap();
         let early = early.residual_bound(r.zeta.view(), &r.zeta_labels, false, &ball, r.clean()).unwrap();
         for solver in [Solver::Adam, Solver::Lbfgs, Solver::GradientDescent] {
             let (residual, bound, features) = run(solver, &ball);

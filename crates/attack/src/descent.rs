@@ -1,7 +1,7 @@
 //! Solvers that move all poisons at once: projected gradient descent, Adam and L-BFGS, for any objective and
 //! constraint.
 
-use crate::{Force, Objective, adam::Adam, memory::Memory};
+use crate::{Objective, ObjectiveGradient, adam::Adam, memory::Memory};
 use hemlock_head::HeadError;
 use hemlock_optim::inner;
 use hemlock_threat::Constraint;
@@ -91,7 +91,7 @@ impl Stop {
 
 /// The best poisons seen; the last ones where values cannot be compared.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct Descended {
     /// `[m, d]`.
     pub features: Array2<f64>,
     /// Their labels.
@@ -116,20 +116,20 @@ pub fn descend<E: From<HeadError>>(
     constraint: &Constraint,
     descent: &Descent,
     mut visit: impl FnMut(u32, f64) -> Result<(), E>,
-) -> Result<Found, E> {
+) -> Result<Descended, E> {
     let started = Instant::now();
     // What is made of it, steps and gradients, lies in memory as it does.
     let mut z = if start.is_standard_layout() { start } else { start.as_standard_layout().into_owned() };
     constraint.project(&mut z, &labels);
     let mut method = Method::new(descent, z.dim());
-    let mut force = objective.evaluate(z.view(), &labels)?;
-    let mut best = Best { value: force.value, step: 0, left: None };
-    let mut improved = (0, force.value);
+    let mut local = objective.evaluate(z.view(), &labels)?;
+    let mut best = Best { value: local.value, step: 0, left: None };
+    let mut improved = (0, local.value);
     let mut step = 0;
     loop {
-        visit(step, objective.shown(force.value))?;
-        if force.value < best.value || objective.moves() {
-            best = Best { value: force.value, step, left: None };
+        visit(step, objective.display_value(local.value))?;
+        if local.value < best.value || objective.is_stochastic() {
+            best = Best { value: local.value, step, left: None };
         }
         if best.value < improved.1 - IMPROVEMENT * improved.1.abs() {
             improved = (step, best.value);
@@ -146,17 +146,17 @@ pub fn descend<E: From<HeadError>>(
         if let Some(stopped) = stop {
             return Ok(best.found(z, labels, stopped));
         }
-        let Some(next) = method.step(objective, &z, &labels, &force, constraint)? else {
+        let Some(next) = method.step(objective, &z, &labels, &local, constraint)? else {
             return Ok(best.found(z, labels, Stop::Stall));
         };
         let left = std::mem::replace(&mut z, next.features);
         best.left.get_or_insert_with(|| (left, labels.clone()));
         let relabel = descent.relabel_every.is_some_and(|every| (step + 1).is_multiple_of(every));
-        force = match next.force {
-            Some(force) if !relabel => force,
+        local = match next.local {
+            Some(local) if !relabel => local,
             known => {
                 if relabel {
-                    labels = known.as_ref().unwrap_or(&force).best_labels(z.view())?;
+                    labels = known.as_ref().unwrap_or(&local).best_labels(z.view())?;
                     constraint.project(&mut z, &labels);
                     method.forget();
                 }
@@ -177,9 +177,9 @@ struct Best {
 
 impl Best {
     /// What a search found that ended at these poisons.
-    fn found(self, features: Array2<f64>, labels: Vec<u32>, stopped: Stop) -> Found {
+    fn found(self, features: Array2<f64>, labels: Vec<u32>, stopped: Stop) -> Descended {
         let (features, labels) = self.left.unwrap_or((features, labels));
-        Found { features, labels, value: self.value, step: self.step, stopped }
+        Descended { features, labels, value: self.value, step: self.step, stopped }
     }
 }
 
@@ -206,7 +206,7 @@ enum Method {
 /// Where a step leads, and the objective there where it is known.
 struct Next {
     features: Array2<f64>,
-    force: Option<Force>,
+    local: Option<ObjectiveGradient>,
 }
 
 impl Method {
@@ -234,13 +234,13 @@ impl Method {
         objective: &mut dyn Objective,
         z: &Array2<f64>,
         labels: &[u32],
-        force: &Force,
+        local: &ObjectiveGradient,
         constraint: &Constraint,
     ) -> Result<Option<Next>, HeadError> {
         let mut features;
         match self {
             Self::GradientDescent { step, rate } => {
-                let gradient = force.gradient(z.view(), labels)?;
+                let gradient = local.gradient(z.view(), labels)?;
                 let rate = *rate.get_or_insert_with(|| *step / largest(&gradient));
                 features = z.clone();
                 features.scaled_add(-rate, &gradient);
@@ -248,26 +248,26 @@ impl Method {
             Self::NormDescent { rate, taken, steps } => {
                 let done = f64::from(*taken) / f64::from(*steps);
                 let rate = *rate * 0.5 * (1.0 + (PI * done).cos());
-                let rate = rate * objective.per_norm(force.value).unwrap_or(1.0);
+                let rate = rate * objective.per_norm(local.value).unwrap_or(1.0);
                 features = z.clone();
-                features.scaled_add(-rate, &force.gradient(z.view(), labels)?);
+                features.scaled_add(-rate, &local.gradient(z.view(), labels)?);
                 *taken += 1;
             }
             Self::Adam(adam) => {
                 features = z.clone();
-                adam.step(&mut features, &force.gradient(z.view(), labels)?);
+                adam.step(&mut features, &local.gradient(z.view(), labels)?);
             }
             Self::Lbfgs { step, memory, gradient } => {
                 let known = gradient.take();
-                let slope = known.map_or_else(|| force.gradient(z.view(), labels), Ok)?;
-                let here = Here { z, labels, force, gradient: &slope, constraint };
+                let slope = known.map_or_else(|| local.gradient(z.view(), labels), Ok)?;
+                let here = Here { z, labels, local, gradient: &slope, constraint };
                 let Some((next, there)) = here.search(objective, *step, memory)? else { return Ok(None) };
                 *gradient = Some(there);
                 return Ok(Some(next));
             }
         }
         constraint.project(&mut features, labels);
-        Ok(Some(Next { features, force: None }))
+        Ok(Some(Next { features, local: None }))
     }
 }
 
@@ -275,7 +275,7 @@ impl Method {
 struct Here<'a> {
     z: &'a Array2<f64>,
     labels: &'a [u32],
-    force: &'a Force,
+    local: &'a ObjectiveGradient,
     gradient: &'a Array2<f64>,
     constraint: &'a Constraint,
 }
@@ -302,10 +302,10 @@ impl Here<'_> {
                 let promised = inner(self.gradient, &moved);
                 if promised < 0.0 {
                     let next = objective.evaluate(features.view(), self.labels)?;
-                    if next.value <= self.force.value + DECREASE * promised {
+                    if next.value <= self.local.value + DECREASE * promised {
                         let gradient = next.gradient(features.view(), self.labels)?;
                         memory.push(moved, &gradient - self.gradient);
-                        return Ok(Some((Next { features, force: Some(next) }, gradient)));
+                        return Ok(Some((Next { features, local: Some(next) }, gradient)));
                     }
                 }
                 length *= 0.5;
@@ -328,24 +328,24 @@ mod tests {
     use hemlock_head::Head;
     use ndarray::{ArrayView2, array};
 
-    /// A force that is a constant gradient pulls a poison of a head without opinion along the label's weights.
+    /// An objective with a constant gradient pulls a poison of a head without opinion along the label's weights.
     struct Pull(Head);
 
     impl Objective for Pull {
-        fn evaluate(&mut self, z: ArrayView2<f64>, labels: &[u32]) -> Result<Force, HeadError> {
+        fn evaluate(&mut self, z: ArrayView2<f64>, labels: &[u32]) -> Result<ObjectiveGradient, HeadError> {
             let head = Head::zeros(2, z.ncols())?;
             let samples = hemlock_head::Samples::new(z, labels, 2)?;
             let gradient = hemlock_head::gradient_sum(&head, &[samples])?;
             let value = inner(&gradient, &self.0.packed().to_owned());
-            Ok(Force { value, head, force: self.0.packed().to_owned(), probabilities: None })
+            Ok(ObjectiveGradient { value, head, adjoint: self.0.packed().to_owned(), probabilities: None })
         }
-        fn shown(&self, value: f64) -> f64 {
+        fn display_value(&self, value: f64) -> f64 {
             value
         }
     }
 
-    fn run(descent: &Descent) -> Found {
-        // <force, g> = -z_0 for label 0 and +z_0 for label 1: the best of a ball is its rim.
+    fn run(descent: &Descent) -> Descended {
+        // <adjoint, g> = -z_0 for label 0 and +z_0 for label 1: the best of a ball is its rim.
         let mut pull = Pull(Head::from_packed(array![[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]).unwrap());
         let ball = Constraint::ball(2.0);
         descend(&mut pull, array![[0.5, 1.0], [0.5, -1.0]], vec![0, 1], &ball, descent, |_, _| Ok::<_, HeadError>(()))

@@ -50,20 +50,23 @@ pub fn add<E: From<HeadError>>(
     let mut labels: Vec<u32> = Vec::with_capacity(count);
     let first = |z: &Array2<f64>, some: usize| z.slice_axis(Axis(0), Slice::from(..some)).to_owned();
     for poison in 0..count {
-        let force = objective.evaluate(first(&z, poison).view(), &labels)?;
-        visit(poison as u32, objective.shown(force.value))?;
-        let best = force.best_poison(constraint, clean, &choice.labels(poison, &labels))?;
+        let local = objective.evaluate(first(&z, poison).view(), &labels)?;
+        visit(poison as u32, objective.display_value(local.value))?;
+        let best = local.best_poison(constraint, clean, &choice.labels(poison, &labels))?;
         z.row_mut(poison).assign(&best.features);
         labels.push(best.label);
     }
     let mut value = objective.evaluate(z.view(), &labels)?.value;
     for sweep in 0..sweeps {
         for poison in 0..count {
-            visit((sweep + 1).saturating_mul(count as u32).saturating_add(poison as u32), objective.shown(value))?;
+            visit(
+                (sweep + 1).saturating_mul(count as u32).saturating_add(poison as u32),
+                objective.display_value(value),
+            )?;
             let others: Vec<usize> = (0..count).filter(|i| *i != poison).collect();
             let other_labels: Vec<u32> = others.iter().map(|i| labels[*i]).collect();
-            let force = objective.evaluate(z.select(Axis(0), &others).view(), &other_labels)?;
-            let best = force.best_poison(constraint, clean, &choice.labels(poison, &other_labels))?;
+            let local = objective.evaluate(z.select(Axis(0), &others).view(), &other_labels)?;
+            let best = local.best_poison(constraint, clean, &choice.labels(poison, &other_labels))?;
             let old = (z.row(poison).to_owned(), labels[poison]);
             z.row_mut(poison).assign(&best.features);
             labels[poison] = best.label;
@@ -145,7 +148,7 @@ pub fn nearest_samples(features: &Array2<f64>, labels: &[u32], clean: Samples, c
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Canceling;
+    use crate::CancelingObjective;
     use crate::testing::Clouds;
 
     #[test]
@@ -155,13 +158,13 @@ mod tests {
         let clean = setting.clean();
         let ball = Constraint::ball(1.5);
         let run = |count, choice: &Choice, sweeps| {
-            let mut canceling = Canceling::new(&target, clean, 1e-2).unwrap();
+            let mut canceling = CancelingObjective::new(&target, clean, 1e-2).unwrap();
             let added =
                 add(&mut canceling, count, choice, &ball, clean, sweeps, |_, _| Ok::<_, HeadError>(())).unwrap();
             assert!(added.features.rows().into_iter().all(|z| z.dot(&z).sqrt() <= 1.5 + 1e-9));
             let free = matches!(choice, Choice::Any { .. });
             let bound = canceling.residual_bound(added.features.view(), &added.labels, free, &ball, clean).unwrap();
-            let residual = canceling.shown(added.value);
+            let residual = canceling.display_value(added.value);
             assert!(bound <= residual + 1e-9, "{bound} above {residual}");
             (residual, bound, added.labels)
         };

@@ -33,7 +33,7 @@ impl Labels {
 #[serde(rename_all = "kebab-case")]
 pub enum Base {
     /// The one it started at, or that was drawn for it.
-    Start,
+    InitialPoisons,
     /// The nearest to where it ended that no other poison is made of; of its own class, where labels are kept.
     Nearest,
 }

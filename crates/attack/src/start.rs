@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// Where poisons start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum StartKind {
+pub enum Start {
     /// At clean training samples, drawn at random.
     Clean,
     /// At the clean training samples that help most, to first order.
@@ -31,7 +31,7 @@ pub enum StartKind {
 }
 
 /// Poisons before they are moved.
-pub struct Start {
+pub struct InitialPoisons {
     /// Training sample that every poison is made of.
     pub base: Vec<u32>,
     /// `[m, d]`.
@@ -41,13 +41,13 @@ pub struct Start {
 }
 
 /// What decides the start.
-pub struct Plan<'a> {
+pub struct Initialization<'a> {
     /// The clean samples.
     pub clean: Samples<'a>,
     /// Poisons.
     pub count: usize,
     /// Where they start.
-    pub kind: StartKind,
+    pub kind: Start,
     /// Which labels they have.
     pub labels: Labels,
     /// Times that poisons which were added greedily are gone through again.
@@ -56,7 +56,7 @@ pub struct Plan<'a> {
     pub seed: u64,
 }
 
-impl Plan<'_> {
+impl Initialization<'_> {
     /// The poisons to start from, not yet within the constraint where they are not greedy ones. `visit` hears how a
     /// greedy start goes on.
     ///
@@ -67,23 +67,23 @@ impl Plan<'_> {
         objective: &mut dyn Objective,
         constraint: &Constraint,
         visit: &mut dyn FnMut(u32, f64) -> Result<(), StageError>,
-    ) -> Result<Start, StageError> {
+    ) -> Result<InitialPoisons, StageError> {
         let mut start = self.draw();
         match self.kind {
-            StartKind::Clean => {}
-            StartKind::Aligned => start = self.aligned(objective, start)?,
-            StartKind::Zeros => start.features.fill(0.0),
-            StartKind::Random => {
+            Start::Clean => {}
+            Start::Aligned => start = self.aligned(objective, start)?,
+            Start::Zeros => start.features.fill(0.0),
+            Start::Random => {
                 let mut rng = Purpose::PoisonFeatures.of(self.seed);
                 start.features = random_features(self.clean, self.count, &mut rng)?;
             }
-            StartKind::ClassMeans => {
+            Start::ClassMeans => {
                 let means = class_means(self.clean).map_err(|e| ParamError::new("start", e.to_string()))?;
                 Zip::from(start.features.rows_mut())
                     .and(&start.labels)
                     .for_each(|mut z, label| z.assign(&means.row(*label as usize)));
             }
-            StartKind::Greedy => return self.greedy(objective, constraint, start.labels, visit),
+            Start::Greedy => return self.greedy(objective, constraint, start.labels, visit),
         }
         if self.labels == Labels::Aligned {
             let none = Array2::zeros((0, self.clean.dim()));
@@ -93,7 +93,7 @@ impl Plan<'_> {
     }
 
     /// Clean samples, drawn without replacement, in order, with their own labels or random other ones.
-    fn draw(&self) -> Start {
+    fn draw(&self) -> InitialPoisons {
         let classes = self.clean.classes() as u32;
         let mut rows = index::sample(&mut Purpose::BaseImages.of(self.seed), self.clean.len(), self.count).into_vec();
         rows.sort_unstable();
@@ -105,17 +105,17 @@ impl Plan<'_> {
         };
         let labels = rows.iter().map(&mut label).collect();
         let features = self.clean.select(&rows);
-        Start { base: rows.into_iter().map(|i| i as u32).collect(), features, labels }
+        InitialPoisons { base: rows.into_iter().map(|i| i as u32).collect(), features, labels }
     }
 
     /// The clean samples that lower the objective most, to first order, with the labels they may have; random ones are
     /// drawn again.
-    fn aligned(&self, objective: &mut dyn Objective, drawn: Start) -> Result<Start, StageError> {
+    fn aligned(&self, objective: &mut dyn Objective, drawn: InitialPoisons) -> Result<InitialPoisons, StageError> {
         let none = Array2::zeros((0, self.clean.dim()));
-        let force = objective.evaluate(none.view(), &[])?;
+        let local = objective.evaluate(none.view(), &[])?;
         let mut gains: Vec<(f64, u32, u32)> = Vec::with_capacity(self.clean.len());
         for chunk in self.clean.chunks() {
-            for (row, own) in force.gains(chunk.to_f64().view())?.rows().into_iter().zip(chunk.labels()) {
+            for (row, own) in local.gains(chunk.to_f64().view())?.rows().into_iter().zip(chunk.labels()) {
                 let other = drawn.labels[gains.len() % drawn.labels.len()];
                 let label = match self.labels {
                     Labels::Kept => *own,
@@ -131,7 +131,7 @@ impl Plan<'_> {
         let base: Vec<u32> = gains.iter().map(|(_, row, _)| *row).collect();
         let rows: Vec<usize> = base.iter().map(|i| *i as usize).collect();
         let labels = gains.iter().map(|(_, _, label)| *label).collect();
-        Ok(Start { features: self.clean.select(&rows), labels, base })
+        Ok(InitialPoisons { features: self.clean.select(&rows), labels, base })
     }
 
     /// Poisons that are added one by one, no farther out than clean samples are: where a constraint has no end, what
@@ -143,7 +143,7 @@ impl Plan<'_> {
         constraint: &Constraint,
         drawn: Vec<u32>,
         visit: &mut dyn FnMut(u32, f64) -> Result<(), StageError>,
-    ) -> Result<Start, StageError> {
+    ) -> Result<InitialPoisons, StageError> {
         let mut most = vec![usize::MAX; self.clean.classes()];
         if self.labels == Labels::Kept {
             most.fill(0);
@@ -153,7 +153,7 @@ impl Plan<'_> {
         let constraint = constraint.bounded(self.clean).map_err(|e| ParamError::new("constraint", e.to_string()))?;
         let added = greedy::add(objective, self.count, &choice, &constraint, self.clean, self.sweeps, visit)?;
         let base = nearest_samples(&added.features, &added.labels, self.clean, self.labels.base_class());
-        Ok(Start { base, features: added.features, labels: added.labels })
+        Ok(InitialPoisons { base, features: added.features, labels: added.labels })
     }
 }
 
@@ -195,14 +195,15 @@ pub fn poison_count(eps_d: f64, clean: usize) -> Result<usize, StageError> {
 mod tests {
     use super::*;
     use crate::testing::Clouds;
-    use crate::{Bilevel, Force};
+    use crate::{BilevelObjective, ObjectiveGradient};
     use hemlock_head::HeadError;
     use ndarray::ArrayView2;
 
-    fn make(setting: &Clouds, kind: StartKind, labels: Labels) -> Start {
+    fn make(setting: &Clouds, kind: Start, labels: Labels) -> InitialPoisons {
         let clean = setting.clean();
-        let mut objective = Bilevel::new(clean, vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap();
-        let plan = Plan { clean, count: 12, kind, labels, sweeps: 0, seed: 1 };
+        let mut objective =
+            BilevelObjective::new(clean, vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap();
+        let plan = Initialization { clean, count: 12, kind, labels, sweeps: 0, seed: 1 };
         let start = plan.make(&mut objective, &Constraint::ball(1.0), &mut |_, _| Ok(())).unwrap();
         assert_eq!((start.base.len(), start.features.nrows(), start.labels.len()), (12, 12, 12));
         let different: std::collections::BTreeSet<u32> = start.base.iter().copied().collect();
@@ -210,20 +211,15 @@ mod tests {
         start
     }
 
-    const KINDS: [StartKind; 6] = [
-        StartKind::Clean,
-        StartKind::Aligned,
-        StartKind::Zeros,
-        StartKind::Random,
-        StartKind::ClassMeans,
-        StartKind::Greedy,
-    ];
+    const KINDS: [Start; 6] =
+        [Start::Clean, Start::Aligned, Start::Zeros, Start::Random, Start::ClassMeans, Start::Greedy];
 
     #[test]
     fn labels_are_what_the_policy_says() {
         let setting = Clouds::new();
-        let own =
-            |start: &Start| -> Vec<u32> { start.base.iter().map(|i| setting.clean().labels()[*i as usize]).collect() };
+        let own = |start: &InitialPoisons| -> Vec<u32> {
+            start.base.iter().map(|i| setting.clean().labels()[*i as usize]).collect()
+        };
         for kind in KINDS {
             let kept = make(&setting, kind, Labels::Kept);
             assert_eq!(own(&kept), kept.labels, "{kind:?}");
@@ -238,28 +234,29 @@ mod tests {
         let error = |kind, labels| {
             let start = make(&setting, kind, labels);
             let mut objective =
-                Bilevel::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap();
+                BilevelObjective::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 1.0)
+                    .unwrap();
             let value = objective.evaluate(start.features.view(), &start.labels).unwrap().value;
-            objective.shown(value)
+            objective.display_value(value)
         };
-        let clean = error(StartKind::Clean, Labels::Kept);
-        let aligned = error(StartKind::Aligned, Labels::Kept);
-        let free = error(StartKind::Aligned, Labels::Aligned);
+        let clean = error(Start::Clean, Labels::Kept);
+        let aligned = error(Start::Aligned, Labels::Kept);
+        let free = error(Start::Aligned, Labels::Aligned);
         assert!(clean < aligned && aligned < free, "{clean} {aligned} {free}");
-        assert!(error(StartKind::Greedy, Labels::Aligned) > clean);
+        assert!(error(Start::Greedy, Labels::Aligned) > clean);
     }
 
     #[test]
     fn features_are_what_the_kind_says() {
         let setting = Clouds::new();
-        let clean = make(&setting, StartKind::Clean, Labels::Kept);
+        let clean = make(&setting, Start::Clean, Labels::Kept);
         let rows: Vec<usize> = clean.base.iter().map(|i| *i as usize).collect();
         assert_eq!(clean.features, setting.clean().select(&rows));
-        assert!(make(&setting, StartKind::Zeros, Labels::Kept).features.iter().all(|z| *z == 0.0));
-        let means = make(&setting, StartKind::ClassMeans, Labels::Kept);
+        assert!(make(&setting, Start::Zeros, Labels::Kept).features.iter().all(|z| *z == 0.0));
+        let means = make(&setting, Start::ClassMeans, Labels::Kept);
         let expected = class_means(setting.clean()).unwrap();
         assert_eq!(means.features.row(0), expected.row(means.labels[0] as usize));
-        let random = make(&setting, StartKind::Random, Labels::Kept).features;
+        let random = make(&setting, Start::Random, Labels::Kept).features;
         assert!(random.iter().all(|z| z.abs() < 6.0) && random[(0, 0)] != random[(1, 0)]);
     }
 
@@ -267,10 +264,10 @@ mod tests {
     struct Never;
 
     impl Objective for Never {
-        fn evaluate(&mut self, _: ArrayView2<f64>, _: &[u32]) -> Result<Force, HeadError> {
+        fn evaluate(&mut self, _: ArrayView2<f64>, _: &[u32]) -> Result<ObjectiveGradient, HeadError> {
             Err(HeadError::Empty)
         }
-        fn shown(&self, value: f64) -> f64 {
+        fn display_value(&self, value: f64) -> f64 {
             value
         }
     }
@@ -279,8 +276,9 @@ mod tests {
     fn greedy_poisons_stay_where_clean_samples_are() {
         let setting = Clouds::new();
         let clean = setting.clean();
-        let mut objective = Bilevel::new(clean, vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap();
-        let plan = Plan { clean, count: 3, kind: StartKind::Greedy, labels: Labels::Aligned, sweeps: 1, seed: 1 };
+        let mut objective =
+            BilevelObjective::new(clean, vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap();
+        let plan = Initialization { clean, count: 3, kind: Start::Greedy, labels: Labels::Aligned, sweeps: 1, seed: 1 };
         let start = plan.make(&mut objective, &Constraint::default(), &mut |_, _| Ok(())).unwrap();
         let largest = |z: &Array2<f64>| z.rows().into_iter().map(|z| z.dot(&z)).fold(0.0, f64::max);
         assert!(largest(&start.features) <= largest(&clean.to_f64().into_owned()) * (1.0 + 1e-9));
@@ -289,10 +287,10 @@ mod tests {
     #[test]
     fn a_plain_start_costs_nothing() {
         let setting = Clouds::new();
-        let plan = Plan {
+        let plan = Initialization {
             clean: setting.clean(),
             count: 3,
-            kind: StartKind::Clean,
+            kind: Start::Clean,
             labels: Labels::Random,
             sweeps: 0,
             seed: 4,

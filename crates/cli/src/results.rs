@@ -379,8 +379,8 @@ fn legend(groups: &[Group], is_shown: &dyn Fn(&str) -> bool, deviations: bool, w
     parts.extend(meanings.filter(|(name, _)| is_shown(name)).map(|(name, meaning)| format!("{name}: {meaning}.")));
     let mut out = wrapped(&parts.join(" "), width);
     if is_shown("objective") {
-        let shown = ATTACKS.iter().map(|attack| (attack.name(), attack.shown()));
-        for (name, shown) in shown.chain([(hemlock_unlearnable::NAME, hemlock_unlearnable::SHOWN)]) {
+        let shown = ATTACKS.iter().map(|attack| (attack.name(), attack.value_label()));
+        for (name, shown) in shown.chain([(hemlock_unlearnable::NAME, hemlock_unlearnable::VALUE_LABEL)]) {
             if groups.iter().any(|g| g.attack.split(' ').next() == Some(name)) {
                 out += &wrapped(&format!("objective of {name}: {shown}."), width);
             }

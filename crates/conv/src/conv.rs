@@ -1,7 +1,7 @@
 //! A convolution's weights, packed for one direction.
 
-use crate::kernel::{Finish, Matrix, Phase, Run, Start, Tap};
-use crate::planes::{LANES, Lanes, Planes};
+use crate::kernel::{Accumulate, Epilogue, Matrix, Phase, Run, Tap};
+use crate::planes::{BlockedTensor, LANES, SimdBlock};
 use pulp::Arch;
 
 /// What a convolution is, but for its weights: square kernel, stride 1 or 2, and zeros around the image.
@@ -21,12 +21,12 @@ pub struct Geometry {
     pub padding: usize,
 }
 
-/// A convolution, or its derivative by the input: a linear map of [`Planes`].
+/// A convolution, or its derivative by the input: a linear map of [`BlockedTensor`].
 #[derive(Debug, Clone)]
 pub struct Conv {
     geometry: Geometry,
     transposed: bool,
-    bias: Vec<Lanes>,
+    bias: Vec<SimdBlock>,
     /// `[output blocks][input blocks][kernel rows][kernel columns]`.
     matrices: Vec<Matrix>,
     phases: Vec<Phase>,
@@ -87,7 +87,7 @@ impl Conv {
         Self {
             matrices: matrices(&geometry, weights, [outputs, inputs], |output, input| [output, input]),
             phases: vec![geometry.forwards()],
-            bias: bias.chunks(LANES).map(Lanes::from_slice).collect(),
+            bias: bias.chunks(LANES).map(SimdBlock::from_slice).collect(),
             transposed: false,
             geometry,
         }
@@ -126,12 +126,19 @@ impl Conv {
     /// `finish(start + bias + self(x))`.
     ///
     /// # Panics
-    /// Planes of shapes that do not fit, or `x` with too small a border.
-    pub fn apply(&self, x: &Planes, start: Start, finish: Finish, out: &mut Planes) {
+    /// BlockedTensor of shapes that do not fit, or `x` with too small a border.
+    pub fn apply(&self, x: &BlockedTensor, start: Accumulate, finish: Epilogue, out: &mut BlockedTensor) {
         self.apply_on(Arch::new(), x, start, finish, out);
     }
 
-    pub(crate) fn apply_on(&self, arch: Arch, x: &Planes, start: Start, finish: Finish, out: &mut Planes) {
+    pub(crate) fn apply_on(
+        &self,
+        arch: Arch,
+        x: &BlockedTensor,
+        start: Accumulate,
+        finish: Epilogue,
+        out: &mut BlockedTensor,
+    ) {
         let (narrow, wide) = if self.transposed { (x.shape(), out.shape()) } else { (out.shape(), x.shape()) };
         assert_eq!(wide[1], self.geometry.inputs, "planes with other channels");
         assert_eq!(narrow, self.geometry.output(wide), "planes of another shape");
@@ -156,7 +163,7 @@ fn matrices(
     geometry.check();
     assert_eq!(weights.len(), geometry.weights(), "weights of another shape");
     let (taps, blocks) = (geometry.kernel * geometry.kernel, rows.div_ceil(LANES));
-    let mut matrices = vec![[Lanes::default(); LANES]; columns.div_ceil(LANES) * blocks * taps];
+    let mut matrices = vec![[SimdBlock::default(); LANES]; columns.div_ceil(LANES) * blocks * taps];
     for column in 0..columns {
         for row in 0..rows {
             let [output, input] = at(column, row);

@@ -1,38 +1,38 @@
 //! The one loop of all convolutions.
 
-use crate::planes::{LANES, Lanes, Planes};
+use crate::planes::{BlockedTensor, LANES, SimdBlock};
 use pulp::{Simd, WithSimd};
 
 /// What a convolution adds to.
 #[derive(Debug, Clone, Copy)]
-pub enum Start<'a> {
+pub enum Accumulate<'a> {
     /// Zero.
     Zero,
-    /// Planes of the result's shape.
-    Add(&'a Planes),
+    /// BlockedTensor of the result's shape.
+    Add(&'a BlockedTensor),
     /// What the result holds already.
     Result,
 }
 
 /// What becomes of the sum.
 #[derive(Debug, Clone, Copy)]
-pub enum Finish<'a> {
+pub enum Epilogue<'a> {
     /// Nothing.
     Keep,
     /// Its positive part. NaN stays NaN.
     Relu,
     /// Zero where these planes of the result's shape are not above zero.
-    Mask(&'a Planes),
+    Mask(&'a BlockedTensor),
 }
 
-impl<'a> Start<'a> {
-    pub(crate) fn planes(self) -> Option<&'a Planes> {
+impl<'a> Accumulate<'a> {
+    pub(crate) fn planes(self) -> Option<&'a BlockedTensor> {
         if let Self::Add(planes) = self { Some(planes) } else { None }
     }
 }
 
-impl<'a> Finish<'a> {
-    pub(crate) fn planes(self) -> Option<&'a Planes> {
+impl<'a> Epilogue<'a> {
+    pub(crate) fn planes(self) -> Option<&'a BlockedTensor> {
         if let Self::Mask(planes) = self { Some(planes) } else { None }
     }
 }
@@ -41,7 +41,7 @@ impl<'a> Finish<'a> {
 const REST: usize = 4;
 
 /// A matrix of weights: a row of 16 output channels for each of 16 input channels.
-pub(crate) type Matrix = [Lanes; LANES];
+pub(crate) type Matrix = [SimdBlock; LANES];
 
 /// Where a sum reads its input, and with which of a block's matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,15 +65,15 @@ pub(crate) struct Phase {
 
 /// A convolution to be run.
 pub(crate) struct Run<'a> {
-    pub(crate) x: &'a Planes,
+    pub(crate) x: &'a BlockedTensor,
     pub(crate) phase: &'a Phase,
     /// `[output blocks][input blocks][matrices]`.
     pub(crate) matrices: &'a [Matrix],
     /// A block of channels each; none is zero.
-    pub(crate) bias: &'a [Lanes],
-    pub(crate) start: Start<'a>,
-    pub(crate) finish: Finish<'a>,
-    pub(crate) out: &'a mut Planes,
+    pub(crate) bias: &'a [SimdBlock],
+    pub(crate) start: Accumulate<'a>,
+    pub(crate) finish: Epilogue<'a>,
+    pub(crate) out: &'a mut BlockedTensor,
 }
 
 impl WithSimd for Run<'_> {
@@ -190,9 +190,9 @@ impl Run<'_> {
         let mut sums = [[[simd.splat_f32s(0.0); V]; B]; P];
         for (b, block) in (block..block + B).enumerate() {
             let old = match (from.first, self.start) {
-                (true, Start::Zero) => None,
-                (true, Start::Add(planes)) => Some(planes),
-                (false, _) | (true, Start::Result) => Some(&*self.out),
+                (true, Accumulate::Zero) => None,
+                (true, Accumulate::Add(planes)) => Some(planes),
+                (false, _) | (true, Accumulate::Result) => Some(&*self.out),
             };
             if let Some(old) = old {
                 let row = &old.values[old.row(image, block, y) + x..][..(P - 1) * step + 1];
@@ -216,7 +216,7 @@ impl Run<'_> {
         let mut fast = sums;
         for (offset, matrix) in from.taps {
             let pixels = &self.x.values[at + offset..][..(P - 1) * STRIDE + 1];
-            let mut matrices = [&[Lanes([0.0; LANES]); LANES]; B];
+            let mut matrices = [&[SimdBlock([0.0; LANES]); LANES]; B];
             for (matrices, weights) in matrices.iter_mut().zip(from.weights) {
                 *matrices = &weights[*matrix];
             }
@@ -239,8 +239,8 @@ impl Run<'_> {
 
         for (b, block) in (block..block + B).enumerate() {
             match (from.last, self.finish) {
-                (false, _) | (true, Finish::Keep) => {}
-                (true, Finish::Relu) => {
+                (false, _) | (true, Epilogue::Keep) => {}
+                (true, Epilogue::Relu) => {
                     for sums in &mut sums {
                         for sum in &mut sums[b] {
                             // In this order a NaN is handed on.
@@ -248,7 +248,7 @@ impl Run<'_> {
                         }
                     }
                 }
-                (true, Finish::Mask(mask)) => {
+                (true, Epilogue::Mask(mask)) => {
                     let row = &mask.values[mask.row(image, block, y) + x..][..(P - 1) * step + 1];
                     for (p, sums) in sums.iter_mut().enumerate() {
                         for (sum, mask) in sums[b].iter_mut().zip(vectors::<S, V>(simd, &row[p * step])) {
@@ -283,7 +283,7 @@ struct Input<'a, const B: usize> {
 
 /// A block's channels at a pixel, in registers.
 #[inline(always)]
-pub(crate) fn vectors<S: Simd, const V: usize>(simd: S, lanes: &Lanes) -> [S::f32s; V] {
+pub(crate) fn vectors<S: Simd, const V: usize>(simd: S, lanes: &SimdBlock) -> [S::f32s; V] {
     let mut vectors = [simd.splat_f32s(0.0); V];
     let (from, _) = S::as_simd_f32s(&lanes.0);
     for (to, from) in vectors.iter_mut().zip(from) {

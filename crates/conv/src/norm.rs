@@ -3,7 +3,7 @@
 //! Ioffe and Szegedy, "Batch normalization" (2015), algorithm 1 and the derivatives after it.
 
 use crate::kernel::vectors;
-use crate::planes::{LANES, Lanes, Planes};
+use crate::planes::{BlockedTensor, LANES, SimdBlock};
 use pulp::{Arch, Simd, WithSimd};
 
 /// How many values every channel has, and how they are spread.
@@ -20,14 +20,14 @@ pub struct Moments {
 impl Moments {
     /// Of the channels of some images.
     #[must_use]
-    pub fn new(planes: &Planes) -> Self {
+    pub fn new(planes: &BlockedTensor) -> Self {
         Self::new_on(Arch::new(), planes)
     }
 
-    pub(crate) fn new_on(arch: Arch, planes: &Planes) -> Self {
+    pub(crate) fn new_on(arch: Arch, planes: &BlockedTensor) -> Self {
         let count = (planes.images * planes.height * planes.width) as f64;
         // About one of the values, for a mean that is large beside the spread.
-        let near: Vec<Lanes> = (0..planes.blocks()).map(|block| planes.values[planes.row(0, block, 0)]).collect();
+        let near: Vec<SimdBlock> = (0..planes.blocks()).map(|block| planes.values[planes.row(0, block, 0)]).collect();
         let [sums, squares] = Sums { values: planes, with: planes, about: [&near, &near] }.run(arch);
         let (mut mean, mut scatter) = (Vec::with_capacity(planes.channels), Vec::with_capacity(planes.channels));
         for (channel, (sum, square)) in sums.into_iter().zip(squares).enumerate() {
@@ -64,12 +64,12 @@ impl Moments {
     }
 }
 
-impl Planes {
+impl BlockedTensor {
     /// Writes `scale self + shift`, by channel, and `plus` to that; of this its positive part if it is `rectified`. NaN
     /// stays NaN.
     ///
     /// # Panics
-    /// Planes of another shape, or not one number for each channel.
+    /// BlockedTensor of another shape, or not one number for each channel.
     pub fn affine(&self, [scale, shift]: [&[f32]; 2], plus: Option<&Self>, rectified: bool, out: &mut Self) {
         let ones = vec![1.0; self.channels];
         let maps = [scale, shift, &ones].map(|values| self.lanes(values));
@@ -80,7 +80,7 @@ impl Planes {
     /// Replaces itself by `scale self + shift + factor of`, by channel.
     ///
     /// # Panics
-    /// As [`Planes::affine`].
+    /// As [`BlockedTensor::affine`].
     pub fn combine(&mut self, maps: [&[f32]; 3], of: &Self) {
         let maps = maps.map(|values| self.lanes(values));
         self.map(Arch::new(), Map { x: None, plus: Some(of), maps: &maps, floor: f32::NEG_INFINITY });
@@ -89,18 +89,18 @@ impl Planes {
     /// Sums of itself, and of its products with the distances of `x` to `about`, by channel.
     ///
     /// # Panics
-    /// As [`Planes::affine`].
+    /// As [`BlockedTensor::affine`].
     #[must_use]
     pub fn products(&self, x: &Self, about: &[f32]) -> [Vec<f64>; 2] {
         assert_eq!(self.shape(), x.shape(), "planes of another shape");
-        Sums { values: self, with: x, about: [&vec![Lanes::default(); self.blocks()], &self.lanes(about)] }
+        Sums { values: self, with: x, about: [&vec![SimdBlock::default(); self.blocks()], &self.lanes(about)] }
             .run(Arch::new())
     }
 
     /// Numbers of the channels in blocks, filled up with zeros.
-    pub(crate) fn lanes(&self, values: &[f32]) -> Vec<Lanes> {
+    pub(crate) fn lanes(&self, values: &[f32]) -> Vec<SimdBlock> {
         assert_eq!(values.len(), self.channels, "not one number for each channel");
-        values.chunks(LANES).map(Lanes::from_slice).collect()
+        values.chunks(LANES).map(SimdBlock::from_slice).collect()
     }
 
     pub(crate) fn map(&mut self, arch: Arch, map: Map<'_>) {
@@ -117,7 +117,7 @@ impl Planes {
     }
 
     #[inline(always)]
-    fn line(&self, [image, block, y]: [usize; 3]) -> &[Lanes] {
+    fn line(&self, [image, block, y]: [usize; 3]) -> &[SimdBlock] {
         &self.values[self.row(image, block, y)..][..self.width]
     }
 }
@@ -126,16 +126,16 @@ impl Planes {
 #[derive(Clone, Copy)]
 pub(crate) struct Map<'a> {
     /// `None` takes what is replaced.
-    pub(crate) x: Option<&'a Planes>,
-    pub(crate) plus: Option<&'a Planes>,
+    pub(crate) x: Option<&'a BlockedTensor>,
+    pub(crate) plus: Option<&'a BlockedTensor>,
     /// Scale, shift and factor, by block.
-    pub(crate) maps: &'a [Vec<Lanes>; 3],
+    pub(crate) maps: &'a [Vec<SimdBlock>; 3],
     pub(crate) floor: f32,
 }
 
 struct Mapped<'a> {
     map: Map<'a>,
-    out: &'a mut Planes,
+    out: &'a mut BlockedTensor,
 }
 
 impl WithSimd for Mapped<'_> {
@@ -184,9 +184,9 @@ impl Mapped<'_> {
 /// Sums by channel of the distances of `values` to the first of `about`, and of their products with those of `with` to
 /// the second.
 pub(crate) struct Sums<'a> {
-    pub(crate) values: &'a Planes,
-    pub(crate) with: &'a Planes,
-    pub(crate) about: [&'a [Lanes]; 2],
+    pub(crate) values: &'a BlockedTensor,
+    pub(crate) with: &'a BlockedTensor,
+    pub(crate) about: [&'a [SimdBlock]; 2],
 }
 
 impl Sums<'_> {
@@ -212,7 +212,7 @@ impl Sums<'_> {
                 }
             }
             for (all, row) in all.iter_mut().zip(&row) {
-                let mut lanes = Lanes::default();
+                let mut lanes = SimdBlock::default();
                 let (to, _) = S::as_mut_simd_f32s(&mut lanes.0);
                 to.copy_from_slice(row);
                 for (sum, value) in all[block].iter_mut().zip(lanes.0) {

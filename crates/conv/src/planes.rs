@@ -6,9 +6,9 @@ pub(crate) const LANES: usize = 16;
 /// The channels of a block at one pixel.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C, align(64))]
-pub(crate) struct Lanes(pub(crate) [f32; LANES]);
+pub(crate) struct SimdBlock(pub(crate) [f32; LANES]);
 
-impl Lanes {
+impl SimdBlock {
     /// Up to as many values, and zeros.
     pub(crate) fn from_slice(values: &[f32]) -> Self {
         let mut lanes = Self::default();
@@ -22,22 +22,22 @@ impl Lanes {
 ///
 /// The border is zero, and so are the channels that fill the last block.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Planes {
+pub struct BlockedTensor {
     pub(crate) images: usize,
     pub(crate) channels: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) border: usize,
-    pub(crate) values: Vec<Lanes>,
+    pub(crate) values: Vec<SimdBlock>,
 }
 
-impl Planes {
+impl BlockedTensor {
     /// Black images of that shape, `[images, channels, height, width]`. A convolution that pads by more than `border`
     /// cannot read them.
     #[must_use]
     pub fn new([images, channels, height, width]: [usize; 4], border: usize) -> Self {
         let mut planes = Self { images, channels, height, width, border, values: Vec::new() };
-        planes.values = vec![Lanes::default(); images * planes.blocks() * planes.size()];
+        planes.values = vec![SimdBlock::default(); images * planes.blocks() * planes.size()];
         planes
     }
 
@@ -51,7 +51,7 @@ impl Planes {
     #[must_use]
     pub fn bytes([images, channels, height, width]: [usize; 4], border: usize) -> usize {
         let none = Self { images, channels, height, width, border, values: Vec::new() };
-        images * none.blocks() * none.size() * size_of::<Lanes>()
+        images * none.blocks() * none.size() * size_of::<SimdBlock>()
     }
 
     /// Zeros at each side of every image.
@@ -117,8 +117,8 @@ impl Planes {
         means
     }
 
-    /// Writes the derivative of a function of [`Planes::means`] of `of`, of that shape, where these are above zero;
-    /// elsewhere zero: the means' derivative through a ReLU.
+    /// Writes the derivative of a function of [`BlockedTensor::means`] of `of`, of that shape, where these are above
+    /// zero; elsewhere zero: the means' derivative through a ReLU.
     ///
     /// # Panics
     /// Another shape.

@@ -1,8 +1,8 @@
 //! The pooling of a stem.
 
-use crate::planes::{LANES, Lanes, Planes};
+use crate::planes::{BlockedTensor, LANES, SimdBlock};
 
-impl Planes {
+impl BlockedTensor {
     /// Writes the largest of the 3x3 pixels around every second one. What is pooled must not be negative, as after a
     /// ReLU: then the border's zeros are never larger.
     ///
@@ -10,7 +10,7 @@ impl Planes {
     /// `out` is not of half the height and width, rounded up, or there is no border.
     pub fn max_pool(&self, out: &mut Self) {
         self.each_window(out.shape(), |[image, block, y, x], window| {
-            let mut largest = Lanes::default();
+            let mut largest = SimdBlock::default();
             for at in window {
                 for (largest, value) in largest.0.iter_mut().zip(self.values[at].0) {
                     // In this order a NaN is handed on.
@@ -22,14 +22,14 @@ impl Planes {
         });
     }
 
-    /// From the derivative `of` by what [`Planes::max_pool`] makes, that by what it pools, where this is above zero;
-    /// elsewhere zero. Of equals, the first is the largest.
+    /// From the derivative `of` by what [`BlockedTensor::max_pool`] makes, that by what it pools, where this is above
+    /// zero; elsewhere zero. Of equals, the first is the largest.
     ///
     /// # Panics
-    /// As [`Planes::max_pool`]; `by` is of another shape or border.
+    /// As [`BlockedTensor::max_pool`]; `by` is of another shape or border.
     pub fn max_pool_derivative(&self, of: &Self, by: &mut Self) {
         assert_eq!((self.shape(), self.border), (by.shape(), by.border), "planes of another shape");
-        by.values.fill(Lanes::default());
+        by.values.fill(SimdBlock::default());
         self.each_window(of.shape(), |[image, block, y, x], window| {
             let of = of.values[of.row(image, block, y) + x];
             for lane in 0..LANES {

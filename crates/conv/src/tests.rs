@@ -1,7 +1,7 @@
 //! Every kernel against sums written out, at sizes that fill no block.
 
 use crate::norm::{Map, Sums};
-use crate::{Conv, Finish, Geometry, Moments, Planes, Start};
+use crate::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry, Moments};
 use proptest::prelude::*;
 use pulp::Arch;
 
@@ -47,13 +47,13 @@ fn noise(count: usize, seed: u32) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-fn planes(shape: [usize; 4], border: usize, values: &[f32]) -> Planes {
-    let mut planes = Planes::new(shape, border);
+fn planes(shape: [usize; 4], border: usize, values: &[f32]) -> BlockedTensor {
+    let mut planes = BlockedTensor::new(shape, border);
     planes.load(values);
     planes
 }
 
-fn values(planes: &Planes) -> Vec<f32> {
+fn values(planes: &BlockedTensor) -> Vec<f32> {
     let mut values = vec![0.0; planes.shape().iter().product()];
     planes.store(&mut values);
     values
@@ -139,29 +139,29 @@ proptest! {
 
         let twice: Vec<f64> = dw.iter().map(|w| 2.0 * w).collect();
         for arch in archs() {
-            let mut out = Planes::new(output, 1);
-            conv.apply_on(arch, &x, Start::Add(&added), Finish::Keep, &mut out);
+            let mut out = BlockedTensor::new(output, 1);
+            conv.apply_on(arch, &x, Accumulate::Add(&added), Epilogue::Keep, &mut out);
             assert_close(&values(&out), &sums);
             let mut again = added.clone();
-            conv.apply_on(arch, &x, Start::Result, Finish::Keep, &mut again);
+            conv.apply_on(arch, &x, Accumulate::Result, Epilogue::Keep, &mut again);
             prop_assert_eq!(values(&again), values(&out));
-            conv.apply_on(arch, &x, Start::Add(&added), Finish::Relu, &mut again);
+            conv.apply_on(arch, &x, Accumulate::Add(&added), Epilogue::Relu, &mut again);
             let positive: Vec<f32> = values(&out).iter().map(|x| x.max(0.0)).collect();
             prop_assert_eq!(values(&again), positive);
 
             let mut back = planes(input, 2, &noise(dx.len(), 6));
-            transposed.apply_on(arch, &of, Start::Zero, Finish::Keep, &mut back);
+            transposed.apply_on(arch, &of, Accumulate::Zero, Epilogue::Keep, &mut back);
             assert_close(&values(&back), &dx);
-            let mut masked = Planes::new(input, 0);
-            transposed.apply_on(arch, &of, Start::Zero, Finish::Mask(&x), &mut masked);
+            let mut masked = BlockedTensor::new(input, 0);
+            transposed.apply_on(arch, &of, Accumulate::Zero, Epilogue::Mask(&x), &mut masked);
             let kept = values(&back).into_iter().zip(values(&x)).map(|(v, x)| if x > 0.0 { v } else { 0.0 });
             prop_assert_eq!(values(&masked), kept.collect::<Vec<_>>());
 
             let gradient = geometry.weight_gradient_on(arch, &[x.clone(), x.clone()], &[of.clone(), of.clone()]);
             assert_close(&gradient, &twice);
             // Many planes, of which some come to nothing, are summed in groups.
-            let nothing = Planes::new(input, x.border());
-            let many = |x: &Planes| (0..11).map(|i| if i % 5 == 0 { x.clone() } else { nothing.clone() }).collect::<Vec<_>>();
+            let nothing = BlockedTensor::new(input, x.border());
+            let many = |x: &BlockedTensor| (0..11).map(|i| if i % 5 == 0 { x.clone() } else { nothing.clone() }).collect::<Vec<_>>();
             let gradient = geometry.weight_gradient_on(arch, &many(&x), &vec![of.clone(); 11]);
             assert_close(&gradient, &twice.iter().map(|g| 1.5 * g).collect::<Vec<_>>());
         }
@@ -236,8 +236,8 @@ proptest! {
 fn borders_and_fillers_stay_zero() {
     let problem = Problem { size: [5, 3, 3], stride: 1, padding: 1, images: [2, 4, 9] };
     let x = planes(problem.input(), 1, &noise(2 * 3 * 4 * 9, 1));
-    let mut out = Planes::new(problem.geometry().output(problem.input()), 1);
-    problem.conv().apply(&x, Start::Zero, Finish::Keep, &mut out);
+    let mut out = BlockedTensor::new(problem.geometry().output(problem.input()), 1);
+    problem.conv().apply(&x, Accumulate::Zero, Epilogue::Keep, &mut out);
     let total: f32 = out.values.iter().flat_map(|pixel| pixel.0).map(f32::abs).sum();
     let inside: f32 = values(&out).iter().map(|x| x.abs()).sum();
     assert!(inside > 1.0 && (total - inside).abs() < 1e-3 * inside, "{total} and {inside}");
@@ -246,11 +246,11 @@ fn borders_and_fillers_stay_zero() {
 #[test]
 fn not_a_number_is_handed_on() {
     let problem = Problem { size: [1, 1, 1], stride: 1, padding: 0, images: [1, 1, 1] };
-    let mut out = Planes::new([1, 1, 1, 1], 0);
+    let mut out = BlockedTensor::new([1, 1, 1, 1], 0);
     let x = planes([1, 1, 1, 1], 0, &[f32::NAN]);
-    problem.conv().apply(&x, Start::Zero, Finish::Relu, &mut out);
+    problem.conv().apply(&x, Accumulate::Zero, Epilogue::Relu, &mut out);
     assert!(values(&out)[0].is_nan());
-    let mut out = Planes::new([1, 1, 1, 1], 0);
+    let mut out = BlockedTensor::new([1, 1, 1, 1], 0);
     x.affine([&[1.0], &[0.0]], None, true, &mut out);
     assert!(values(&out)[0].is_nan());
 }
@@ -259,7 +259,7 @@ fn not_a_number_is_handed_on() {
 fn means_and_their_derivative() {
     let x = planes([1, 2, 2, 2], 1, &[1.0, 2.0, -3.0, 4.0, 5.0, 6.0, 7.0, 0.0]);
     assert_eq!(x.means(), [1.0, 4.5]);
-    let mut dx = Planes::new([1, 2, 2, 2], 0);
+    let mut dx = BlockedTensor::new([1, 2, 2, 2], 0);
     dx.spread(&[4.0, 8.0], &x);
     assert_eq!(values(&dx), [1.0, 1.0, 0.0, 1.0, 2.0, 2.0, 2.0, 0.0]);
 }
@@ -267,13 +267,13 @@ fn means_and_their_derivative() {
 #[test]
 fn the_largest_of_nine_and_its_derivative() {
     let x = planes([1, 1, 3, 4], 1, &[0.0, 1.0, 2.0, 0.0, 5.0, 1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 3.0]);
-    let mut out = Planes::new([1, 1, 2, 2], 0);
+    let mut out = BlockedTensor::new([1, 1, 2, 2], 0);
     x.max_pool(&mut out);
     assert_eq!(values(&out), [5.0, 3.0, 5.0, 3.0]);
-    let mut by = Planes::new(x.shape(), 1);
+    let mut by = BlockedTensor::new(x.shape(), 1);
     x.max_pool_derivative(&planes([1, 1, 2, 2], 0, &[1.0, 2.0, 4.0, 8.0]), &mut by);
     assert_eq!(values(&by), [0.0, 0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0, 0.0]);
-    let nothing = Planes::new(x.shape(), 1);
+    let nothing = BlockedTensor::new(x.shape(), 1);
     nothing.max_pool_derivative(&out, &mut by);
     assert_eq!(values(&by), [0.0; 12]);
 }
@@ -287,7 +287,7 @@ fn speed() {
         let problem = Problem { size: [channels, channels, 3], stride: 1, padding: 1, images: [4, side, side] };
         let conv = problem.conv();
         let x = planes(problem.input(), 1, &noise(problem.input().iter().product(), 3));
-        let mut out = Planes::new(x.shape(), 1);
+        let mut out = BlockedTensor::new(x.shape(), 1);
         let products = (4 * channels * channels * 9 * side * side) as f64;
         let rounds = (4e10 / products) as usize;
         let transposed = Conv::transposed(problem.geometry(), &problem.weights());
@@ -296,8 +296,8 @@ fn speed() {
             (0..rounds).for_each(|_| work());
             2.0 * products * rounds as f64 / start.elapsed().as_secs_f64() / 1e9
         };
-        let forward = time(&mut || conv.apply(&x, Start::Zero, Finish::Relu, &mut out));
-        let backward = time(&mut || transposed.apply(&x, Start::Zero, Finish::Mask(&x), &mut out));
+        let forward = time(&mut || conv.apply(&x, Accumulate::Zero, Epilogue::Relu, &mut out));
+        let backward = time(&mut || transposed.apply(&x, Accumulate::Zero, Epilogue::Mask(&x), &mut out));
         let x = [x];
         let gradient = time(&mut || drop(problem.geometry().weight_gradient(&x, &x)));
         eprintln!("{channels} channels, {side} x {side}: {forward:.0}, {backward:.0}, {gradient:.0} Gflop/s");

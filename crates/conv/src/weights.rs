@@ -2,7 +2,7 @@
 
 use crate::conv::Geometry;
 use crate::kernel::{Matrix, Phase, vectors};
-use crate::planes::{LANES, Lanes, Planes};
+use crate::planes::{BlockedTensor, LANES, SimdBlock};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -19,13 +19,13 @@ impl Geometry {
     /// number changes no result.
     ///
     /// # Panics
-    /// Planes of shapes that do not fit, or with a border smaller than the padding.
+    /// BlockedTensor of shapes that do not fit, or with a border smaller than the padding.
     #[must_use]
-    pub fn weight_gradient(&self, x: &[Planes], of: &[Planes]) -> Vec<f32> {
+    pub fn weight_gradient(&self, x: &[BlockedTensor], of: &[BlockedTensor]) -> Vec<f32> {
         self.weight_gradient_on(Arch::new(), x, of)
     }
 
-    pub(crate) fn weight_gradient_on(&self, arch: Arch, x: &[Planes], of: &[Planes]) -> Vec<f32> {
+    pub(crate) fn weight_gradient_on(&self, arch: Arch, x: &[BlockedTensor], of: &[BlockedTensor]) -> Vec<f32> {
         assert_eq!(x.len(), of.len(), "planes of another count");
         for (x, of) in x.iter().zip(of) {
             assert_eq!(x.shape()[1], self.inputs, "planes with other channels");
@@ -46,14 +46,14 @@ impl Geometry {
     }
 
     /// The sum over a group of planes, for [`Geometry::weight_gradient`].
-    fn weight_sums(&self, arch: Arch, x: &[Planes], of: &[Planes]) -> Vec<f32> {
+    fn weight_sums(&self, arch: Arch, x: &[BlockedTensor], of: &[BlockedTensor]) -> Vec<f32> {
         let taps = self.kernel * self.kernel;
         let phase = self.forwards();
         let mut weights = vec![0.0; self.weights()];
         weights.par_chunks_mut(TOGETHER * LANES * self.inputs * taps).enumerate().for_each(|(i, weights)| {
             let (output, outputs) = (TOGETHER * i, weights.len() / (self.inputs * taps));
             for input in 0..self.inputs.div_ceil(LANES) {
-                let mut sums = vec![[[Lanes::default(); LANES]; TOGETHER]; taps];
+                let mut sums = vec![[[SimdBlock::default(); LANES]; TOGETHER]; taps];
                 let blocks = outputs.div_ceil(LANES);
                 for (x, of) in x.iter().zip(of) {
                     arch.dispatch(Products { x, of, phase: &phase, input, output, blocks, sums: &mut sums });
@@ -74,8 +74,8 @@ impl Geometry {
 
 /// The products of one block of the input with one or two of the output, summed over all pixels.
 struct Products<'a> {
-    x: &'a Planes,
-    of: &'a Planes,
+    x: &'a BlockedTensor,
+    of: &'a BlockedTensor,
     phase: &'a Phase,
     input: usize,
     output: usize,

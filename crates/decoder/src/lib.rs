@@ -6,7 +6,7 @@ use burn::{
 };
 use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Pixels, Reconstruction};
 use hemlock_models::{Weights, device::runs_on_rayon, extract, extracted, open_extractor, travel::down};
-use hemlock_perturb::{Decoder, DecoderNetwork, Frozen, OnDevice, cosine, distances, host, norm, rounded, up};
+use hemlock_perturb::{Decoder, DecoderNetwork, FrozenExtractor, OnDevice, cosine, distances, host, norm, rounded, up};
 use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
 use hemlock_streams::Purpose;
 use ndarray::{Array2, Axis};
@@ -88,7 +88,7 @@ impl hemlock_stage::Stage for Stage {
         }
         let extractor = open_extractor(&extractor, ctx.device)?;
         let normalization = features.normalization.clone();
-        let frozen = Frozen::new(&extractor, &normalization);
+        let frozen = FrozenExtractor::new(&extractor, &normalization);
         let (train, held_out) = pairs(dataset, features, params.seed);
         let (network, curve) = train_network(params, &frozen, &train, ctx)?;
         let decoder = Decoder {
@@ -140,7 +140,7 @@ fn pairs(dataset: Dataset, features: Features, seed: u64) -> (Pairs, Pairs) {
 /// too.
 fn train_network(
     params: &Params,
-    frozen: &Frozen,
+    frozen: &FrozenExtractor,
     train: &Pairs,
     ctx: &Context,
 ) -> Result<(DecoderNetwork, Vec<CurvePoint>), StageError> {
@@ -196,7 +196,7 @@ type Loss = Box<dyn FnOnce() -> f64>;
 /// by their weight.
 fn loss(
     params: &Params,
-    frozen: &Frozen,
+    frozen: &FrozenExtractor,
     on_device: Option<&OnDevice>,
     network: &DecoderNetwork,
     train: &Pairs,
@@ -235,7 +235,12 @@ fn loss(
 
 impl Pairs {
     /// How well a decoder reconstructs these images, as 8-bit images, from their features.
-    fn reconstruct(&self, decoder: &Decoder, frozen: &Frozen, ctx: &Context) -> Result<Reconstruction, StageError> {
+    fn reconstruct(
+        &self,
+        decoder: &Decoder,
+        frozen: &FrozenExtractor,
+        ctx: &Context,
+    ) -> Result<Reconstruction, StageError> {
         let images = rounded(&decoder.decode(self.features.view(), ctx)?);
         let (n, mut errors) = (images.dim().0, Vec::new());
         for (a, b) in images.axis_iter(Axis(0)).zip(self.images.view().axis_iter(Axis(0))) {

@@ -9,7 +9,7 @@ use hemlock_artifact::{
 use hemlock_attack::attacks::constraint;
 use hemlock_head::{FitOptions, Head, Samples, fit};
 use hemlock_models::{extract, extracted, open_extractor};
-use hemlock_perturb::{Frozen, visibility};
+use hemlock_perturb::{FrozenExtractor, visibility};
 use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
 use hemlock_threat::{Constraint, Sees, loss_ceiling};
 use hemlock_victims::{Train, TrainingSetChange, VictimData, VictimSpec, measure};
@@ -234,7 +234,9 @@ impl Victims<'_> {
         } else {
             let extractor = open_extractor(extractor, ctx.device)?;
             let z = match &poisons.pixels {
-                Some(pixels) => Frozen::new(&extractor, &features.normalization).features(pixels.view(), ctx)?,
+                Some(pixels) => {
+                    FrozenExtractor::new(&extractor, &features.normalization).features(pixels.view(), ctx)?
+                }
                 None => {
                     let mut z = extract(&extractor, poisons.images.view(), ctx)?;
                     features.normalization.apply(z.view_mut());

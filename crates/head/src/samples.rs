@@ -17,14 +17,14 @@ use crate::kernel::CHUNK;
 /// is larger than it.
 #[derive(Debug, Clone, Copy)]
 pub struct Samples<'a> {
-    features: Stored<'a>,
+    features: FloatMatrix<'a>,
     labels: &'a [u32],
     classes: usize,
 }
 
 /// Features as they are in memory.
 #[derive(Debug, Clone, Copy)]
-enum Stored<'a> {
+enum FloatMatrix<'a> {
     F64(ArrayView2<'a, f64>),
     F32(ArrayView2<'a, f32>),
 }
@@ -36,7 +36,7 @@ impl<'a> Samples<'a> {
     /// Fewer than two classes, no feature columns, not one label per row, a label out of range, or a feature that is
     /// not finite; the error names the first offender.
     pub fn new(features: ArrayView2<'a, f64>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
-        Self::checked(Stored::F64(features), labels, classes)
+        Self::checked(FloatMatrix::F64(features), labels, classes)
     }
 
     /// [`Samples::new`] for features in single precision: what is computed with them is the same as if they had been
@@ -45,10 +45,10 @@ impl<'a> Samples<'a> {
     /// # Errors
     /// As [`Samples::new`].
     pub fn from_f32(features: ArrayView2<'a, f32>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
-        Self::checked(Stored::F32(features), labels, classes)
+        Self::checked(FloatMatrix::F32(features), labels, classes)
     }
 
-    fn checked(features: Stored<'a>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
+    fn checked(features: FloatMatrix<'a>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
         let samples = Self { features, labels, classes };
         if classes < 2 {
             return Err(HeadError::TooFewClasses { classes });
@@ -57,8 +57,8 @@ impl<'a> Samples<'a> {
             return Err(HeadError::NoFeatures);
         }
         let rows = match features {
-            Stored::F64(z) => z.nrows(),
-            Stored::F32(z) => z.nrows(),
+            FloatMatrix::F64(z) => z.nrows(),
+            FloatMatrix::F32(z) => z.nrows(),
         };
         if rows != labels.len() {
             return Err(HeadError::LabelCount { features: rows, labels: labels.len() });
@@ -89,8 +89,8 @@ impl<'a> Samples<'a> {
         'a: 'b,
     {
         let features = match &self.features {
-            Stored::F64(z) => Stored::F64(z.reborrow()),
-            Stored::F32(z) => Stored::F32(z.reborrow()),
+            FloatMatrix::F64(z) => FloatMatrix::F64(z.reborrow()),
+            FloatMatrix::F32(z) => FloatMatrix::F32(z.reborrow()),
         };
         Samples { features, labels: self.labels, classes: self.classes }
     }
@@ -98,8 +98,8 @@ impl<'a> Samples<'a> {
     /// The number of features `d`.
     pub fn dim(&self) -> usize {
         match self.features {
-            Stored::F64(z) => z.ncols(),
-            Stored::F32(z) => z.ncols(),
+            FloatMatrix::F64(z) => z.ncols(),
+            FloatMatrix::F32(z) => z.ncols(),
         }
     }
 
@@ -126,8 +126,8 @@ impl<'a> Samples<'a> {
     /// All features, `[n, d]`: as they are if they are f64, a copy otherwise.
     pub fn to_f64(&self) -> CowArray<'a, f64, Ix2> {
         match self.features {
-            Stored::F64(z) => z.into(),
-            Stored::F32(z) => z.mapv(f64::from).into(),
+            FloatMatrix::F64(z) => z.into(),
+            FloatMatrix::F32(z) => z.mapv(f64::from).into(),
         }
     }
 
@@ -137,8 +137,8 @@ impl<'a> Samples<'a> {
     /// There is no such row.
     pub fn select(&self, rows: &[usize]) -> Array2<f64> {
         match self.features {
-            Stored::F64(z) => z.select(Axis(0), rows),
-            Stored::F32(z) => z.select(Axis(0), rows).mapv(f64::from),
+            FloatMatrix::F64(z) => z.select(Axis(0), rows),
+            FloatMatrix::F32(z) => z.select(Axis(0), rows).mapv(f64::from),
         }
     }
 
@@ -159,8 +159,8 @@ impl<'a> Samples<'a> {
         'a: 's,
     {
         match self.features {
-            Stored::F64(z) => z,
-            Stored::F32(z) => {
+            FloatMatrix::F64(z) => z,
+            FloatMatrix::F32(z) => {
                 if scratch.nrows() < z.nrows() {
                     *scratch = Array2::zeros(z.dim());
                 }
@@ -182,8 +182,8 @@ impl<'a> Samples<'a> {
         let slice = Slice::from(rows.clone());
         let mut features = self.features;
         match &mut features {
-            Stored::F64(z) => z.slice_axis_inplace(Axis(0), slice),
-            Stored::F32(z) => z.slice_axis_inplace(Axis(0), slice),
+            FloatMatrix::F64(z) => z.slice_axis_inplace(Axis(0), slice),
+            FloatMatrix::F32(z) => z.slice_axis_inplace(Axis(0), slice),
         }
         Self { features, labels: &self.labels[rows], classes: self.classes }
     }

@@ -4,8 +4,8 @@ use hemlock_artifact::{Dataset, Extractor, Features, Images, PoisonFeatures, Poi
 use hemlock_attack::{attacks, random_features};
 use hemlock_models::{extracted, open_extractor};
 use hemlock_perturb::{
-    Clean, Decoder, Frozen, Limits, Matched, Matching, Measure, Optimizer, Problem, Range, Refinement, base_images,
-    nearest, unit,
+    CleanFeatureStats, Decoder, FrozenExtractor, Matched, Matching, MatchingProblem, Measure, Optimizer, PixelLimits,
+    PixelRange, Refinement, base_images, nearest, unit,
 };
 use hemlock_stage::{Context, Need, ParamError, Port, StageError, inputs};
 use hemlock_streams::Purpose;
@@ -43,7 +43,7 @@ pub enum Params {
         tolerance: f64,
         /// Where an image starts.
         #[serde(default)]
-        start: Start,
+        start: MatchingStart,
         /// Further starts, at the clean training images whose features are nearest to the poisoned ones; the best
         /// result is kept.
         #[serde(default)]
@@ -94,7 +94,7 @@ impl RefineFrom {
 /// Where feature matching starts. Images are moved into the Linf ball where there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Start {
+pub enum MatchingStart {
     /// At the base image.
     #[default]
     Base,
@@ -127,7 +127,7 @@ impl hemlock_stage::Params for Params {
             return Err(ParamError::new("refine_from", message));
         }
         ParamError::non_negative("beta", beta)?;
-        Range::check(linf, free)?;
+        PixelRange::check(linf, free)?;
         ParamError::at_least_one("steps", steps)?;
         ParamError::positive("step", step)?;
         ParamError::require((0.0..1.0).contains(&tolerance), "tolerance", tolerance, "a share from 0 and below 1")
@@ -190,7 +190,7 @@ impl hemlock_stage::Stage for Stage {
         let needs = match (port.role, params) {
             ("decoder", Params::Decoder {}) => true,
             ("decoder", Params::FeatureMatching { start, refine_from, .. }) => {
-                *start == Start::Decoder && *refine_from != RefineFrom::Base
+                *start == MatchingStart::Decoder && *refine_from != RefineFrom::Base
             }
             ("target", Params::Decoder {}) => false,
             ("target", Params::FeatureMatching { refine, .. }) => *refine > 0,
@@ -206,7 +206,7 @@ impl hemlock_stage::Stage for Stage {
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
         let Inputs { dataset, extractor, features, poison_features, target, decoder } = inputs;
         let extractor = open_extractor(&extractor, ctx.device)?;
-        let frozen = Frozen::new(&extractor, &features.normalization);
+        let frozen = FrozenExtractor::new(&extractor, &features.normalization);
         let zeta = poison_features.features.view();
         let samples = features.train.samples(features.classes.len())?;
         let constraint = attacks::constraint(&poison_features.aim, samples)?;
@@ -225,7 +225,7 @@ impl hemlock_stage::Stage for Stage {
             Some(decoder) => Some(Decoder::open(decoder, frozen.device())?.decode(matched_to, ctx)?),
             None => None,
         };
-        let clean = Clean::new(features.train.features.view());
+        let clean = CleanFeatureStats::new(features.train.features.view());
         let mut refined = Vec::new();
         let base = base_images(&dataset.train, &poison_features.base_index)?;
         let (method, free, found) = match *params {
@@ -243,8 +243,8 @@ impl hemlock_stage::Stage for Stage {
                 refine_from,
             } => {
                 let exact = (EXACT * clean.nearest.median).powi(2) as f32;
-                let limits = Limits { base: base.view(), beta, range: Range::new(linf, free) };
-                let problem = Problem { frozen: &frozen, limits, zeta: matched_to, exact };
+                let limits = PixelLimits { base: base.view(), beta, range: PixelRange::new(linf, free) };
+                let problem = MatchingProblem { frozen: &frozen, limits, zeta: matched_to, exact };
                 let mut found = if refine_from == RefineFrom::Base {
                     Matched::none(base.mapv(|p| f32::from(p) / 255.0))
                 } else {
@@ -305,10 +305,10 @@ const EXACT: f64 = 0.01;
 
 /// The images that feature matching starts at.
 struct Starts<'a> {
-    first: Start,
+    first: MatchingStart,
     /// Starts of a poison.
     count: usize,
-    base: &'a Problem<'a>,
+    base: &'a MatchingProblem<'a>,
     decoded: Option<&'a Array4<f32>>,
     train: &'a Images,
     /// For every poison, the training images whose features are nearest to the poisoned ones.
@@ -317,15 +317,15 @@ struct Starts<'a> {
 
 impl<'a> Starts<'a> {
     fn new(
-        first: Start,
+        first: MatchingStart,
         restarts: u32,
-        problem: &'a Problem<'a>,
+        problem: &'a MatchingProblem<'a>,
         decoded: Option<&'a Array4<f32>>,
         train: &'a Images,
         features: &Features,
     ) -> Result<Self, StageError> {
         let count = restarts as usize + 1;
-        let wanted = restarts as usize + usize::from(first == Start::Nearest);
+        let wanted = restarts as usize + usize::from(first == MatchingStart::Nearest);
         if wanted > train.len() {
             let message = format!("is {restarts}; expected fewer than the {} training images", train.len());
             return Err(ParamError::new("restarts", message).into());
@@ -337,10 +337,10 @@ impl<'a> Starts<'a> {
     /// Pixels in `[0, 1]` of the start `n` of a poison.
     fn pixels(&self, row: usize, n: usize) -> Vec<f32> {
         match (n, self.first, self.decoded) {
-            (0, Start::Base, _) => self.base.limits.base_pixels(row),
-            (0, Start::Decoder, Some(decoded)) => decoded.index_axis(Axis(0), row).iter().copied().collect(),
+            (0, MatchingStart::Base, _) => self.base.limits.base_pixels(row),
+            (0, MatchingStart::Decoder, Some(decoded)) => decoded.index_axis(Axis(0), row).iter().copied().collect(),
             _ => {
-                let neighbour = self.nearest[row][n - usize::from(self.first != Start::Nearest)].0;
+                let neighbour = self.nearest[row][n - usize::from(self.first != MatchingStart::Nearest)].0;
                 unit(self.train.pixels.view().index_axis(Axis(0), neighbour))
             }
         }

@@ -143,7 +143,7 @@ fn a_start_without_refinement_is_refused() {
 fn outliers_of_the_features_are_counted_by_the_images_rule() {
     let inputs = inputs();
     let train = inputs.features.train.features.view();
-    let clean = Clean::new(train);
+    let clean = CleanFeatureStats::new(train);
     assert_eq!(
         run(json!({}), 0).outliers_of_features,
         Some(clean.outliers(inputs.poison_features.features.view(), train))

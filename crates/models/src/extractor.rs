@@ -11,7 +11,7 @@ use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis, Slice};
 use serde::{Deserialize, Serialize};
 
 use crate::device::runs_on_rayon;
-use crate::frozen::{Frozen, Tape};
+use crate::frozen::{FoldedNetwork, Tape};
 use crate::network::{Arch, Network};
 use crate::resnet::Folded;
 use crate::tiles::{GPU_BATCH, par_tiles};
@@ -103,8 +103,8 @@ impl Passed {
 
     /// The derivative `[n, 3, h, w]` by the pixels of a function of the features, which has that derivative by these.
     #[must_use]
-    pub fn back(self, by_features: Tensor<2>) -> Tensor<4> {
-        let mut gradients = (self.features * Tensor::from_inner(by_features)).sum().backward();
+    pub fn back(self, grad_features: Tensor<2>) -> Tensor<4> {
+        let mut gradients = (self.features * Tensor::from_inner(grad_features)).sum().backward();
         // A network without a path from pixels to features has no gradient there.
         self.images.grad_remove(&mut gradients).unwrap_or_else(|| self.images.inner().zeros_like())
     }
@@ -116,7 +116,7 @@ enum Kernels {
     /// The network as it is.
     Plain,
     Folded(Folded),
-    Own(Frozen),
+    Own(FoldedNetwork),
 }
 
 impl Extractor {
@@ -125,7 +125,7 @@ impl Extractor {
     pub fn new(spec: ExtractorSpec, net: &Network, device: &Device) -> Self {
         let net = net.valid();
         let kernels = match &net {
-            Network::ResNet(net) if runs_on_rayon(device) => Kernels::Own(Frozen::new(&Folded::new(net))),
+            Network::ResNet(net) if runs_on_rayon(device) => Kernels::Own(FoldedNetwork::new(&Folded::new(net))),
             Network::ResNet(net) => Kernels::Folded(Folded::new(net)),
             Network::Vit(_) => Kernels::Plain,
         };
@@ -190,17 +190,17 @@ impl Extractor {
     /// The derivative `[n, 3, h, w]` by the pixels, in `[0, 1]`, of a function of the features, on the calling thread
     /// alone. `derivative` is told the features of some images and the first one's row, and answers with the derivative
     /// by these features.
-    pub fn pull(&self, pixels: &[f32], mut derivative: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
+    pub fn vjp(&self, pixels: &[f32], mut derivative: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
         match &self.kernels {
             Kernels::Own(net) => {
-                self.by_pixels(net.pull(&self.spec.normalised(pixels), self.spec.image_size, derivative))
+                self.grad_pixels(net.vjp(&self.spec.normalised(pixels), self.spec.image_size, derivative))
             }
             Kernels::Folded(_) | Kernels::Plain => {
                 let passed = self.pass(self.images(pixels.to_vec()));
                 let features = passed.features();
                 let shape = features.dims();
-                let by_features = derivative(0, &down(features));
-                down(passed.back(up(by_features, shape, &self.device)))
+                let grad_features = derivative(0, &down(features));
+                down(passed.back(up(grad_features, shape, &self.device)))
             }
         }
     }
@@ -214,7 +214,7 @@ impl Extractor {
         Passed { images, features }
     }
 
-    /// Features, and what [`Extractor::pull_back`] needs to go back from them: one pass where [`Extractor::forward`]
+    /// Features, and what [`Extractor::backward`] needs to go back from them: one pass where [`Extractor::forward`]
     /// and [`Extractor::pull`] take two. `None` on devices where they do.
     #[must_use]
     pub fn trace(&self, pixels: &[f32]) -> Option<Trace> {
@@ -235,15 +235,15 @@ impl Extractor {
     /// The derivative `[n, 3, h, w]` by the pixels, in `[0, 1]`, of a function of the features, which has that
     /// derivative by these. The trace is of this extractor.
     #[must_use]
-    pub fn pull_back(&self, trace: Trace, by_features: &[f32]) -> Vec<f32> {
+    pub fn backward(&self, trace: Trace, grad_features: &[f32]) -> Vec<f32> {
         match &self.kernels {
-            Kernels::Own(net) => self.by_pixels(net.pull_back(trace.tapes, by_features)),
+            Kernels::Own(net) => self.grad_pixels(net.backward(trace.tapes, grad_features)),
             Kernels::Folded(_) | Kernels::Plain => Vec::new(),
         }
     }
 
     /// Of derivatives by normalised pixels.
-    fn by_pixels(&self, mut pulled: Vec<f32>) -> Vec<f32> {
+    fn grad_pixels(&self, mut pulled: Vec<f32>) -> Vec<f32> {
         let [height, width] = self.spec.image_size;
         for (i, plane) in pulled.chunks_exact_mut(height * width).enumerate() {
             plane.iter_mut().for_each(|v| *v /= self.spec.std[i % 3]);
@@ -427,7 +427,7 @@ mod tests {
         let before = extractor.to_safetensors().unwrap();
         let pixels: Vec<f32> = images(1).iter().map(|&p| f32::from(p) / 255.0).collect();
         let weights: Vec<f32> = (0..16).map(|i| i as f32).collect();
-        let gradient = extractor.pull(&pixels, |_, _| weights.clone());
+        let gradient = extractor.vjp(&pixels, |_, _| weights.clone());
         let at = |i: usize, step: f32| {
             let mut moved = pixels.clone();
             moved[i] += step;
@@ -462,17 +462,17 @@ mod tests {
             // Each image's features by themselves, whichever come together.
             let d = own.feature_dim();
             let by = |row: usize, z: &[f32]| z.iter().enumerate().map(|(i, z)| z + (row + i / d) as f32).collect();
-            close(&own.pull(&pixels, by), &burn.pull(&pixels, by));
+            close(&own.vjp(&pixels, by), &burn.vjp(&pixels, by));
             // And whichever go forward before one goes back.
             let traces = [0, 3].map(|from| own.trace(&pixels[from * 192..(from + 3) * 192]).unwrap());
             let features = traces.iter().flat_map(|trace| trace.features.clone()).collect::<Vec<_>>();
             assert_eq!(features, own.forward(&pixels));
             let back = traces.into_iter().enumerate().rev().map(|(i, trace)| {
-                let by_features = by(3 * i, &trace.features);
-                own.pull_back(trace, &by_features)
+                let grad_features = by(3 * i, &trace.features);
+                own.backward(trace, &grad_features)
             });
             let back: Vec<Vec<f32>> = back.collect();
-            assert_eq!([&back[1][..], &back[0]].concat(), own.pull(&pixels, by), "{arch}");
+            assert_eq!([&back[1][..], &back[0]].concat(), own.vjp(&pixels, by), "{arch}");
         }
     }
 }

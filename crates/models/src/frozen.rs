@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::nn::conv::Conv2d;
 use burn::tensor::TensorData;
-use hemlock_conv::{Conv, Finish, Geometry, Planes, Start};
+use hemlock_conv::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry};
 
 use crate::resnet::Folded;
 
@@ -13,18 +13,18 @@ const TOGETHER: usize = 4;
 
 /// A frozen network, whose batch norms are folded into its convolutions.
 #[derive(Debug, Clone)]
-pub(crate) struct Frozen {
+pub(crate) struct FoldedNetwork {
     stem: Layer,
     /// Whether a pooling follows.
     pools: bool,
-    blocks: Vec<Block>,
+    blocks: Vec<FoldedBlock>,
     /// Memory of passes that are done, for those to come: fresh memory costs more than a convolution.
     tapes: Arc<Mutex<Vec<Tape>>>,
-    derivatives: Arc<Mutex<Vec<Vec<Planes>>>>,
+    derivatives: Arc<Mutex<Vec<Vec<BlockedTensor>>>>,
 }
 
 #[derive(Debug, Clone)]
-struct Block {
+struct FoldedBlock {
     /// A ReLU follows on each.
     path: Vec<Layer>,
     /// `None` hands the input on.
@@ -41,14 +41,14 @@ struct Layer {
 /// What a pass of some images leaves behind.
 #[derive(Debug)]
 pub(crate) struct Tape {
-    image: Planes,
+    image: BlockedTensor,
     /// Of the stem, its pooling if it has one, and then of every convolution beside a shortcut, after their ReLU.
-    outputs: Vec<Planes>,
+    outputs: Vec<BlockedTensor>,
 }
 
-impl Frozen {
+impl FoldedNetwork {
     pub(crate) fn new(folded: &Folded) -> Self {
-        let blocks = folded.blocks.iter().map(|block| Block {
+        let blocks = folded.blocks.iter().map(|block| FoldedBlock {
             path: block.path.iter().map(Layer::of).collect(),
             shortcut: match &block.downsample {
                 Some(conv) => Some(Layer::of(conv)),
@@ -72,7 +72,7 @@ impl Frozen {
         features
     }
 
-    /// The same, and the tapes that [`pull_back`](Self::pull_back) goes back along.
+    /// The same, and the tapes that [`backward`](Self::backward) goes back along.
     pub(crate) fn trace(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, Vec<Tape>) {
         let (mut features, mut tapes) = (Vec::new(), Vec::new());
         self.visit(images, size, |tape, _| {
@@ -85,21 +85,21 @@ impl Frozen {
     /// Memory that the tape of one image takes.
     pub(crate) fn trace_bytes(&self, [height, width]: [usize; 2]) -> usize {
         let image = [1, 3, height, width];
-        self.outputs(image).into_iter().chain([image]).map(|shape| Planes::bytes(shape, self.border())).sum()
+        self.outputs(image).into_iter().chain([image]).map(|shape| BlockedTensor::bytes(shape, self.border())).sum()
     }
 
     /// The derivative by the images of a function of the features, which has that derivative by the features `[n, d]`.
-    pub(crate) fn pull_back(&self, tapes: Vec<Tape>, by_features: &[f32]) -> Vec<f32> {
+    pub(crate) fn backward(&self, tapes: Vec<Tape>, grad_features: &[f32]) -> Vec<f32> {
         let n: usize = tapes.iter().map(|tape| tape.image.shape()[0]).sum();
-        let d = by_features.len() / n.max(1);
-        let (mut pulled, mut row) = (Vec::new(), 0);
+        let d = grad_features.len() / n.max(1);
+        let (mut grad_pixels, mut row) = (Vec::new(), 0);
         for mut tape in tapes {
             let images = tape.image.shape()[0];
-            self.backward(&mut tape, &by_features[row * d..(row + images) * d], &mut pulled);
+            self.backward_tile(&mut tape, &grad_features[row * d..(row + images) * d], &mut grad_pixels);
             row += images;
             self.keep(tape);
         }
-        pulled
+        grad_pixels
     }
 
     /// What the last block makes of normalised images, `[3, height, width]` each, and its shape `[n, c, h, w]`.
@@ -118,19 +118,19 @@ impl Frozen {
 
     /// Features, and the derivative by the images of a function of the features: `derivative` gives it by the features
     /// of the images from a row on.
-    pub(crate) fn pull(
+    pub(crate) fn vjp(
         &self,
         images: &[f32],
         size: [usize; 2],
         mut derivative: impl FnMut(usize, &[f32]) -> Vec<f32>,
     ) -> Vec<f32> {
-        let mut pulled = Vec::with_capacity(images.len());
+        let mut grad_pixels = Vec::with_capacity(images.len());
         self.visit(images, size, |mut tape, row| {
-            let by_features = derivative(row, &tape.features());
-            self.backward(&mut tape, &by_features, &mut pulled);
+            let grad_features = derivative(row, &tape.features());
+            self.backward_tile(&mut tape, &grad_features, &mut grad_pixels);
             self.keep(tape);
         });
-        pulled
+        grad_pixels
     }
 
     /// Passes all images through, and calls `done` with each tape and its first image.
@@ -156,7 +156,7 @@ impl Frozen {
             return pool.swap_remove(i);
         }
         drop(pool);
-        let planes = |shape| Planes::new(shape, self.border());
+        let planes = |shape| BlockedTensor::new(shape, self.border());
         Tape { image: planes(shape), outputs: self.outputs(shape).into_iter().map(planes).collect() }
     }
 
@@ -185,7 +185,7 @@ impl Frozen {
 
     fn forward(&self, tape: &mut Tape) {
         let Tape { image, outputs } = tape;
-        self.stem.forward.apply(image, Start::Zero, Finish::Relu, &mut outputs[0]);
+        self.stem.forward.apply(image, Accumulate::Zero, Epilogue::Relu, &mut outputs[0]);
         let mut at = 0;
         if self.pools {
             let (x, y) = outputs.split_at_mut(1);
@@ -200,12 +200,12 @@ impl Frozen {
     }
 
     /// Appends the derivative by the images, which the tape holds no more.
-    fn backward(&self, tape: &mut Tape, by_features: &[f32], pulled: &mut Vec<f32>) {
+    fn backward_tile(&self, tape: &mut Tape, grad_features: &[f32], grad_pixels: &mut Vec<f32>) {
         let Tape { image, outputs } = tape;
         // By what the convolutions sum to.
         let mut derivatives = self.derivatives(outputs);
         let mut at = outputs.len() - 1;
-        derivatives[at].spread(by_features, &outputs[at]);
+        derivatives[at].spread(grad_features, &outputs[at]);
         for block in self.blocks.iter().rev() {
             let length = block.path.len();
             at -= length;
@@ -216,17 +216,19 @@ impl Frozen {
             let (by_x, by_y) = derivatives.split_at_mut(1);
             outputs[0].max_pool_derivative(&by_y[0], &mut by_x[0]);
         }
-        self.stem.backward.apply(&derivatives[0], Start::Zero, Finish::Keep, image);
+        self.stem.backward.apply(&derivatives[0], Accumulate::Zero, Epilogue::Keep, image);
         locked(&self.derivatives).push(derivatives);
-        let from = pulled.len();
-        pulled.resize(from + image.shape().iter().product::<usize>(), 0.0);
-        image.store(&mut pulled[from..]);
+        let from = grad_pixels.len();
+        grad_pixels.resize(from + image.shape().iter().product::<usize>(), 0.0);
+        image.store(&mut grad_pixels[from..]);
     }
 
-    /// Planes of the shapes of `outputs`.
-    fn derivatives(&self, outputs: &[Planes]) -> Vec<Planes> {
+    /// BlockedTensor of the shapes of `outputs`.
+    fn derivatives(&self, outputs: &[BlockedTensor]) -> Vec<BlockedTensor> {
         let mut pool = locked(&self.derivatives);
-        let fits = |planes: &Vec<Planes>| planes.iter().map(Planes::shape).eq(outputs.iter().map(Planes::shape));
+        let fits = |planes: &Vec<BlockedTensor>| {
+            planes.iter().map(BlockedTensor::shape).eq(outputs.iter().map(BlockedTensor::shape))
+        };
         match pool.iter().rposition(fits) {
             Some(i) => pool.swap_remove(i),
             None => outputs.to_vec(),
@@ -238,51 +240,57 @@ fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Block {
+impl FoldedBlock {
     /// From `x` what every convolution of the path makes.
-    fn forward(&self, x: &Planes, made: &mut [Planes]) {
+    fn forward(&self, x: &BlockedTensor, made: &mut [BlockedTensor]) {
         let ([inner @ .., last], [made @ .., y]) = (&self.path[..], made) else { return };
         for (i, layer) in inner.iter().enumerate() {
             let (before, after) = made.split_at_mut(i);
-            layer.forward.apply(before.last().unwrap_or(x), Start::Zero, Finish::Relu, &mut after[0]);
+            layer.forward.apply(before.last().unwrap_or(x), Accumulate::Zero, Epilogue::Relu, &mut after[0]);
         }
         let start = match &self.shortcut {
-            None => Start::Add(x),
+            None => Accumulate::Add(x),
             Some(layer) => {
-                layer.forward.apply(x, Start::Zero, Finish::Keep, y);
-                Start::Result
+                layer.forward.apply(x, Accumulate::Zero, Epilogue::Keep, y);
+                Accumulate::Result
             }
         };
-        last.forward.apply(made.last().unwrap_or(x), start, Finish::Relu, y);
+        last.forward.apply(made.last().unwrap_or(x), start, Epilogue::Relu, y);
     }
 
     /// From the derivative by the last of what was made, that by the others and by `x`.
-    fn backward(&self, x: &Planes, made: &[Planes], by_x: &mut Planes, by_made: &mut [Planes]) {
+    fn backward(
+        &self,
+        x: &BlockedTensor,
+        made: &[BlockedTensor],
+        by_x: &mut BlockedTensor,
+        by_made: &mut [BlockedTensor],
+    ) {
         let [first, others @ ..] = &self.path[..] else { return };
         for (i, layer) in others.iter().enumerate().rev() {
             let (before, after) = by_made.split_at_mut(i + 1);
-            layer.backward.apply(&after[0], Start::Zero, Finish::Mask(&made[i]), &mut before[i]);
+            layer.backward.apply(&after[0], Accumulate::Zero, Epilogue::Mask(&made[i]), &mut before[i]);
         }
         let by_y = &by_made[others.len()];
         let start = match &self.shortcut {
-            None => Start::Add(by_y),
+            None => Accumulate::Add(by_y),
             Some(layer) => {
-                layer.backward.apply(by_y, Start::Zero, Finish::Keep, by_x);
-                Start::Result
+                layer.backward.apply(by_y, Accumulate::Zero, Epilogue::Keep, by_x);
+                Accumulate::Result
             }
         };
-        first.backward.apply(&by_made[0], start, Finish::Mask(x), by_x);
+        first.backward.apply(&by_made[0], start, Epilogue::Mask(x), by_x);
     }
 }
 
-/// The shape after [`Planes::max_pool`].
+/// The shape after [`BlockedTensor::max_pool`].
 pub(crate) fn pooled([images, channels, height, width]: [usize; 4]) -> [usize; 4] {
     [images, channels, height.div_ceil(2), width.div_ceil(2)]
 }
 
 impl Tape {
     fn features(&self) -> Vec<f32> {
-        self.outputs.last().map_or_else(Vec::new, Planes::means)
+        self.outputs.last().map_or_else(Vec::new, BlockedTensor::means)
     }
 }
 

@@ -6,7 +6,7 @@
 //! - [`vit`]: small vision transformers, with the parameter names of timm.
 //! - [`weights`]: named tensors of a module, and their safetensors bytes.
 //! - [`extractor`]: a frozen network with its input normalisation: images in, features out.
-//! - [`Trunk`]: a frozen network up to its last block.
+//! - [`BackbonePrefix`]: a frozen network up to its last block.
 //! - [`import`]: extractors from files of other tools: PyTorch checkpoints and safetensors.
 //! - [`tiles`]: work split into fixed tiles, so that results don't depend on the thread count.
 
@@ -35,5 +35,5 @@ pub use extractor::{ExtractError, Extractor, ExtractorSpec, Passed, Trace};
 pub use import::{Choice, ImportError, Imported};
 pub use network::{Arch, ImageSizeError, Network, UnknownArch};
 pub use stage::{extract, extract_into, extracted, open_device, open_devices, open_extractor};
-pub use trunk::Trunk;
+pub use trunk::BackbonePrefix;
 pub use weights::{Weights, WeightsError};

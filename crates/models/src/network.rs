@@ -140,7 +140,8 @@ impl Network {
         }
     }
 
-    /// Features `[n, d]` of what the last block reads: [`Trunk::activations`](crate::Trunk::activations).
+    /// Features `[n, d]` of what the last block reads:
+    /// [`BackbonePrefix::activations`](crate::BackbonePrefix::activations).
     #[must_use]
     pub fn last_block(&self, activations: Tensor<4>) -> Tensor<2> {
         match self {

@@ -165,11 +165,11 @@ impl fmt::Display for ResNetArch {
 pub struct ResNet {
     conv1: Conv2d,
     bn1: BatchNorm,
-    layer1: Vec<Block>,
-    layer2: Vec<Block>,
-    layer3: Vec<Block>,
+    layer1: Vec<ResidualBlock>,
+    layer2: Vec<ResidualBlock>,
+    layer3: Vec<ResidualBlock>,
     /// Empty in the CIFAR networks.
-    layer4: Vec<Block>,
+    layer4: Vec<ResidualBlock>,
     #[cfg(feature = "flex")]
     #[module(skip)]
     pub(crate) planes: crate::training::Pool,
@@ -177,7 +177,7 @@ pub struct ResNet {
 
 /// Two 3x3 convolutions beside a shortcut (figure 2 of the paper), or one between two of 1x1 (figure 5).
 #[derive(Module, Debug)]
-pub(crate) struct Block {
+pub(crate) struct ResidualBlock {
     conv1: Conv2d,
     bn1: BatchNorm,
     conv2: Conv2d,
@@ -202,7 +202,7 @@ impl ResNet {
                 let stride = if g > 0 && b == 0 { 2 } else { 1 };
                 let made = width * arch.depth.expansion();
                 let project = channels != made && matches!(arch.depth, Depth::ImageNet { .. });
-                let block = Block::new([channels, width, made], stride, project, rng, device);
+                let block = ResidualBlock::new([channels, width, made], stride, project, rng, device);
                 channels = made;
                 block
             });
@@ -232,14 +232,14 @@ impl ResNet {
     }
 
     /// All blocks in their order.
-    pub(crate) fn blocks(&self) -> impl Iterator<Item = &Block> {
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = &ResidualBlock> {
         [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten()
     }
 
     /// All convolutions with their batch norms: the stem, then of every block its path and its projection.
     #[cfg(feature = "flex")]
     pub(crate) fn layers(&self) -> impl Iterator<Item = (&Conv2d, &BatchNorm)> {
-        let blocks = self.blocks().flat_map(Block::layers);
+        let blocks = self.blocks().flat_map(ResidualBlock::layers);
         std::iter::once(self.stem()).chain(blocks)
     }
 
@@ -284,7 +284,7 @@ impl ResNet {
     }
 }
 
-impl Block {
+impl ResidualBlock {
     /// From so many channels, through 3x3 convolutions of so many, to so many.
     fn new([from, width, to]: [usize; 3], stride: usize, project: bool, rng: &mut ChaCha8Rng, device: &Device) -> Self {
         let norm = |channels: usize| BatchNormConfig::new(channels).init(device);

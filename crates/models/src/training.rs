@@ -18,7 +18,7 @@ use burn::backend::{Autodiff, Flex};
 use burn::nn::BatchNorm;
 use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor, TensorData};
-use hemlock_conv::{Conv, Finish, Geometry, Moments, Planes, Start};
+use hemlock_conv::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry, Moments};
 use rayon::prelude::*;
 
 use crate::frozen::{geometry, padding_channels, pooled};
@@ -33,20 +33,20 @@ const BORDER: usize = 1;
 /// `None` where the tensors lie elsewhere, or the network is not in training.
 pub(crate) fn forward(net: &ResNet, images: &Tensor<4>) -> Option<Tensor<2>> {
     let layers: Vec<_> = net.layers().collect();
-    operation(&layers, || Plan::new(net), images, &net.planes)
+    operation(&layers, || Layers::new(net), images, &net.planes)
 }
 
 /// The same of the last block alone, of what it reads.
 pub(crate) fn last_block(net: &ResNet, x: &Tensor<4>) -> Option<Tensor<2>> {
     let block = net.blocks().last()?;
     let layers: Vec<_> = block.layers().collect();
-    operation(&layers, || Plan::of_block(block), x, &net.planes)
+    operation(&layers, || Layers::of_block(block), x, &net.planes)
 }
 
 /// The operation of a plan with these layers.
 fn operation(
     layers: &[(&Conv2d, &BatchNorm)],
-    plan: impl FnOnce() -> Plan,
+    plan: impl FnOnce() -> Layers,
     images: &Tensor<4>,
     pool: &Pool,
 ) -> Option<Tensor<2>> {
@@ -85,9 +85,9 @@ impl Backward<Flex, 2> for Derivative {
     type State = Tape;
 
     fn backward(self, ops: Ops<Tape, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let by_features = values(Tensor::<2>::from_primitive::<Flex>(gradients.consume::<Flex>(&ops.node)));
+        let grad_features = values(Tensor::<2>::from_primitive::<Flex>(gradients.consume::<Flex>(&ops.node)));
         let [images, parameters] = ops.parents;
-        let (by_images, by_parameters) = ops.state.differentiate(&by_features, images.is_some());
+        let (by_images, by_parameters) = ops.state.differentiate(&grad_features, images.is_some());
         if let Some((node, by_images)) = images.zip(by_images) {
             gradients.register::<Flex>(node.id, primitive(by_images.into_tensor()));
         }
@@ -101,10 +101,10 @@ impl Backward<Flex, 2> for Derivative {
 
 /// The network's layers, without their parameters.
 #[derive(Debug, Clone)]
-struct Plan {
+struct Layers {
     /// `None` where the first block reads what is passed through.
     stem: Option<Stem>,
-    blocks: Vec<Block>,
+    blocks: Vec<BlockLayers>,
 }
 
 #[derive(Debug, Clone)]
@@ -115,7 +115,7 @@ struct Stem {
 }
 
 #[derive(Debug, Clone)]
-struct Block {
+struct BlockLayers {
     /// A ReLU follows on each.
     path: Vec<Layer>,
     shortcut: Shortcut,
@@ -150,7 +150,7 @@ struct Made {
 /// What a pass leaves behind.
 #[derive(Debug, Clone)]
 struct Tape {
-    plan: Plan,
+    plan: Layers,
     parameters: Vec<f32>,
     images: Batch,
     stem: Option<StemTape>,
@@ -173,16 +173,16 @@ struct BlockTape {
     outputs: Vec<Batch>,
 }
 
-impl Plan {
+impl Layers {
     fn new(net: &ResNet) -> Self {
         let mut at = 0;
         let stem = Stem { layer: Layer::new(net.stem(), &mut at), pools: net.pools() };
-        let blocks = net.blocks().map(|block| Block::new(block, &mut at)).collect();
+        let blocks = net.blocks().map(|block| BlockLayers::new(block, &mut at)).collect();
         Self { stem: Some(stem), blocks }
     }
 
-    fn of_block(block: &resnet::Block) -> Self {
-        Self { stem: None, blocks: vec![Block::new(block, &mut 0)] }
+    fn of_block(block: &resnet::ResidualBlock) -> Self {
+        Self { stem: None, blocks: vec![BlockLayers::new(block, &mut 0)] }
     }
 }
 
@@ -217,7 +217,7 @@ impl Layer {
             .par_iter_mut()
             .zip(x.par_iter())
             .map(|(raw, x)| {
-                conv.apply(x, Start::Zero, Finish::Keep, raw);
+                conv.apply(x, Accumulate::Zero, Epilogue::Keep, raw);
                 Moments::new(raw)
             })
             .collect();
@@ -292,7 +292,7 @@ impl Made {
 
 impl Tape {
     /// Passes images through.
-    fn record(plan: Plan, images: Tensor<4>, parameters: Vec<f32>, pool: &Pool) -> Self {
+    fn record(plan: Layers, images: Tensor<4>, parameters: Vec<f32>, pool: &Pool) -> Self {
         let border = plan.stem.as_ref().map_or(BORDER, |stem| stem.layer.geometry.padding);
         let images = Batch::from_tensor(images, border, pool);
         let stem = plan.stem.as_ref().map(|stem| stem.record(&parameters, &images));
@@ -320,20 +320,22 @@ impl Tape {
     /// `[n, d]`.
     fn features(&self) -> Tensor<2> {
         let last = self.input(self.blocks.len());
-        let means: Vec<f32> = last.iter().flat_map(Planes::means).collect();
+        let means: Vec<f32> = last.iter().flat_map(BlockedTensor::means).collect();
         let [n, d, ..] = last.shape;
         Tensor::from_data(TensorData::new(means, [n, d]), &Device::flex())
     }
 
     /// From the derivative by the features, that by the images, if it is wanted, and by the parameters.
-    fn differentiate(mut self, by_features: &[f32], images: bool) -> (Option<Batch>, Vec<f32>) {
+    fn differentiate(mut self, grad_features: &[f32], images: bool) -> (Option<Batch>, Vec<f32>) {
         let mut gradient = vec![0.0; self.parameters.len()];
         let last = self.input(self.blocks.len());
         let (pool, dim) = (last.pool.clone(), last.shape[1]);
         let mut by = pool.batch(last.shape, BORDER);
-        by.par_iter_mut().zip(last.par_iter()).zip(by_features.par_chunks(TILE * dim)).for_each(|((by, x), means)| {
-            by.spread(means, x);
-        });
+        by.par_iter_mut().zip(last.par_iter()).zip(grad_features.par_chunks(TILE * dim)).for_each(
+            |((by, x), means)| {
+                by.spread(means, x);
+            },
+        );
         while let Some(tape) = self.blocks.pop() {
             let i = self.blocks.len();
             let rectified = i > 0 || self.plan.stem.is_some();
@@ -358,7 +360,7 @@ impl Tape {
         layer.differentiate(&parameters, &x, &mut made, &by, &mut gradient);
         let by_images = images.then(|| {
             let mut by_images = pool.batch(x.shape, 0);
-            apply(&layer.transposed(&parameters), &made.raw, |_| Start::Zero, |_| Finish::Keep, &mut by_images);
+            apply(&layer.transposed(&parameters), &made.raw, |_| Accumulate::Zero, |_| Epilogue::Keep, &mut by_images);
             by_images
         });
         (by_images, gradient)
@@ -378,9 +380,9 @@ impl Stem {
     }
 }
 
-impl Block {
+impl BlockLayers {
     /// A block whose parameters begin at `at`, which moves to their end.
-    fn new(block: &resnet::Block, at: &mut usize) -> Self {
+    fn new(block: &resnet::ResidualBlock, at: &mut usize) -> Self {
         let path: Vec<Layer> = block.path().map(|layer| Layer::new(layer, at)).collect();
         let (from, to) = (path[0].geometry.inputs, path[path.len() - 1].geometry.outputs);
         let shortcut = match block.projection() {
@@ -398,7 +400,7 @@ impl Block {
             Shortcut::Fixed(geometry, weights) => {
                 let mut out = x.pool.batch(geometry.output(x.shape), 0);
                 let conv = Conv::new(*geometry, weights, &[]);
-                apply(&conv, x, |_| Start::Zero, |_| Finish::Keep, &mut out);
+                apply(&conv, x, |_| Accumulate::Zero, |_| Epilogue::Keep, &mut out);
                 added = Some(out);
             }
             Shortcut::Trained(layer) => {
@@ -434,8 +436,8 @@ impl Block {
             layer.differentiate(parameters, input.unwrap_or(x), &mut made[i], inner.as_ref().unwrap_or(by), gradient);
             if let Some(input) = input {
                 let mut by_input = x.pool.batch(input.shape, 0);
-                let mask = |tile: usize| Finish::Mask(&input[tile]);
-                apply(&layer.transposed(parameters), &made[i].raw, |_| Start::Zero, mask, &mut by_input);
+                let mask = |tile: usize| Epilogue::Mask(&input[tile]);
+                apply(&layer.transposed(parameters), &made[i].raw, |_| Accumulate::Zero, mask, &mut by_input);
                 inner = Some(by_input);
             }
         }
@@ -443,20 +445,20 @@ impl Block {
         match (&self.shortcut, shortcut) {
             (Shortcut::Fixed(geometry, weights), _) => {
                 let conv = Conv::transposed(*geometry, weights);
-                apply(&conv, by, |_| Start::Zero, |_| Finish::Keep, &mut by_x);
+                apply(&conv, by, |_| Accumulate::Zero, |_| Epilogue::Keep, &mut by_x);
             }
             (Shortcut::Trained(layer), Some(mut made)) => {
                 layer.differentiate(parameters, x, &mut made, by, gradient);
-                apply(&layer.transposed(parameters), &made.raw, |_| Start::Zero, |_| Finish::Keep, &mut by_x);
+                apply(&layer.transposed(parameters), &made.raw, |_| Accumulate::Zero, |_| Epilogue::Keep, &mut by_x);
             }
             _ => {}
         }
         let start = |tile: usize| match &self.shortcut {
-            Shortcut::Identity => Start::Add(&by[tile]),
-            _ => Start::Result,
+            Shortcut::Identity => Accumulate::Add(&by[tile]),
+            _ => Accumulate::Result,
         };
         let first = self.path[0].transposed(parameters);
-        let finish = |tile: usize| if rectified { Finish::Mask(&x[tile]) } else { Finish::Keep };
+        let finish = |tile: usize| if rectified { Epilogue::Mask(&x[tile]) } else { Epilogue::Keep };
         apply(&first, &made[0].raw, start, finish, &mut by_x);
         by_x
     }
@@ -466,8 +468,8 @@ impl Block {
 fn apply<'a>(
     conv: &Conv,
     x: &Batch,
-    start: impl Fn(usize) -> Start<'a> + Sync,
-    finish: impl Fn(usize) -> Finish<'a> + Sync,
+    start: impl Fn(usize) -> Accumulate<'a> + Sync,
+    finish: impl Fn(usize) -> Epilogue<'a> + Sync,
     out: &mut Batch,
 ) {
     out.par_iter_mut().zip(x.par_iter()).enumerate().for_each(|(i, (out, x))| {
@@ -480,7 +482,7 @@ fn apply<'a>(
 struct Batch {
     /// `[n, c, h, w]`.
     shape: [usize; 4],
-    tiles: Vec<Planes>,
+    tiles: Vec<BlockedTensor>,
     pool: Pool,
 }
 
@@ -502,15 +504,15 @@ impl Batch {
 }
 
 impl Deref for Batch {
-    type Target = [Planes];
+    type Target = [BlockedTensor];
 
-    fn deref(&self) -> &[Planes] {
+    fn deref(&self) -> &[BlockedTensor] {
         &self.tiles
     }
 }
 
 impl DerefMut for Batch {
-    fn deref_mut(&mut self) -> &mut [Planes] {
+    fn deref_mut(&mut self) -> &mut [BlockedTensor] {
         &mut self.tiles
     }
 }
@@ -524,23 +526,23 @@ impl Drop for Batch {
     }
 }
 
-/// Planes of passes that are done, for those to come: fresh memory costs more than a convolution.
+/// BlockedTensor of passes that are done, for those to come: fresh memory costs more than a convolution.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pool {
-    free: Arc<Mutex<HashMap<Kind, Vec<Planes>>>>,
+    free: Arc<Mutex<HashMap<Kind, Vec<BlockedTensor>>>>,
 }
 
 /// Shape and border of planes.
 type Kind = ([usize; 4], usize);
 
 impl Pool {
-    /// Planes with some values or other, within a border of zeros.
+    /// BlockedTensor with some values or other, within a border of zeros.
     fn batch(&self, shape @ [n, c, h, w]: [usize; 4], border: usize) -> Batch {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let tiles = (0..n).step_by(TILE).map(|first| {
             let shape = [TILE.min(n - first), c, h, w];
             let used = free.get_mut(&(shape, border)).and_then(Vec::pop);
-            used.unwrap_or_else(|| Planes::new(shape, border))
+            used.unwrap_or_else(|| BlockedTensor::new(shape, border))
         });
         let tiles = tiles.collect();
         drop(free);

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::device::runs_on_rayon;
 use crate::extractor::{Extractor, ExtractorSpec};
-use crate::frozen::Frozen;
+use crate::frozen::FoldedNetwork;
 use crate::network::Network;
 use crate::resnet::Folded;
 use crate::tiles::on_device;
@@ -17,7 +17,7 @@ const TILE: usize = 16;
 ///
 /// [`Network::last_block`] takes what it makes to features.
 #[derive(Clone, Debug)]
-pub struct Trunk {
+pub struct BackbonePrefix {
     spec: ExtractorSpec,
     kernels: Kernels,
     device: Device,
@@ -28,10 +28,10 @@ pub struct Trunk {
 enum Kernels {
     Vit(Box<Vit>),
     Folded(Folded),
-    Own(Frozen),
+    Own(FoldedNetwork),
 }
 
-impl Trunk {
+impl BackbonePrefix {
     /// Of an extractor.
     #[must_use]
     pub fn new(extractor: &Extractor) -> Self {
@@ -40,7 +40,7 @@ impl Trunk {
                 let mut folded = Folded::new(net);
                 folded.blocks.pop();
                 if runs_on_rayon(extractor.device()) {
-                    Kernels::Own(Frozen::new(&folded))
+                    Kernels::Own(FoldedNetwork::new(&folded))
                 } else {
                     Kernels::Folded(folded)
                 }
@@ -100,7 +100,7 @@ mod tests {
             let extractor = Extractor::new(spec, &net, &device);
             let pixels: Vec<f32> =
                 (0..70 * 3 * 8 * 8).map(|i| ((i * 37 + i / 192 * 101) % 256) as f32 / 255.0).collect();
-            let activations = Trunk::new(&extractor).activations(&pixels);
+            let activations = BackbonePrefix::new(&extractor).activations(&pixels);
             assert_eq!(activations.dims()[0], 70);
             let found: Vec<f32> = extractor.network().last_block(activations).into_data().iter().collect();
             let expected = extractor.forward(&pixels);

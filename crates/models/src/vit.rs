@@ -101,7 +101,7 @@ pub struct Vit {
     cls_token: Param<Tensor<3>>,
     pos_embed: Param<Tensor<3>>,
     patch_embed: PatchEmbed,
-    blocks: Vec<Block>,
+    blocks: Vec<TransformerBlock>,
     norm: LayerNorm,
 }
 
@@ -111,7 +111,7 @@ struct PatchEmbed {
 }
 
 #[derive(Module, Debug)]
-struct Block {
+struct TransformerBlock {
     norm1: LayerNorm,
     attn: Attention,
     norm2: LayerNorm,
@@ -150,7 +150,7 @@ impl Vit {
             layer.weight = normal([from, to], STD, rng, device);
             layer
         };
-        let blocks = (0..depth).map(|_| Block {
+        let blocks = (0..depth).map(|_| TransformerBlock {
             norm1: norm(),
             attn: Attention { qkv: linear(width, 3 * width), proj: linear(width, width) },
             norm2: norm(),
@@ -198,7 +198,7 @@ impl Vit {
     }
 }
 
-impl Block {
+impl TransformerBlock {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let x = x.clone() + self.attn.forward(self.norm1.forward(x));
         x.clone() + self.mlp.fc2.forward(gelu(self.mlp.fc1.forward(self.norm2.forward(x))))

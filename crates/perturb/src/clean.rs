@@ -64,13 +64,13 @@ pub fn norm(z: ArrayView1<f32>) -> f32 {
 
 /// Where values usually lie: their median, and their median absolute deviation from it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Usual {
+pub struct ReferenceStats {
     /// The median.
     pub median: f64,
     deviation: f64,
 }
 
-impl Usual {
+impl ReferenceStats {
     fn of(values: impl Iterator<Item = f32>) -> Self {
         let mut values: Vec<f64> = values.map(f64::from).collect();
         let centre = median(&mut values);
@@ -90,14 +90,14 @@ impl Usual {
 }
 
 /// What is usual among clean training features `[n, d]`.
-pub struct Clean {
+pub struct CleanFeatureStats {
     /// Of their norms.
-    pub norm: Usual,
+    pub norm: ReferenceStats,
     /// Of their distances to the nearest other sample.
-    pub nearest: Usual,
+    pub nearest: ReferenceStats,
 }
 
-impl Clean {
+impl CleanFeatureStats {
     /// Measures `features`.
     #[must_use]
     pub fn new(features: ArrayView2<f32>) -> Self {
@@ -107,8 +107,8 @@ impl Clean {
         // Its own nearest neighbour is the sample itself.
         let other = |(own, found): (&usize, &Vec<(usize, f32)>)| found.iter().find(|(i, _)| i != own).map(|(_, d)| *d);
         Self {
-            norm: Usual::of(features.rows().into_iter().map(norm)),
-            nearest: Usual::of(sampled.iter().zip(&found).filter_map(other)),
+            norm: ReferenceStats::of(features.rows().into_iter().map(norm)),
+            nearest: ReferenceStats::of(sampled.iter().zip(&found).filter_map(other)),
         }
     }
 
@@ -151,20 +151,20 @@ mod tests {
 
     #[test]
     fn scores_by_hand() {
-        let usual = Usual::of([1.0, 2.0, 3.0, 4.0, 100.0].into_iter());
-        assert_eq!(usual, Usual { median: 3.0, deviation: 1.0 });
+        let usual = ReferenceStats::of([1.0, 2.0, 3.0, 4.0, 100.0].into_iter());
+        assert_eq!(usual, ReferenceStats { median: 3.0, deviation: 1.0 });
         assert_eq!((usual.z(5.0), usual.z(3.0)), (0.6745 * 2.0, 0.0));
         // Where most values are one, any other is an outlier.
-        assert_eq!(Usual::of([2.0; 3].into_iter()).z(2.1), f32::INFINITY);
+        assert_eq!(ReferenceStats::of([2.0; 3].into_iter()).z(2.1), f32::INFINITY);
         // Unless rounding explains it: all L2-normalised samples have norm 1.
-        let unit = Usual::of([1.0, 1.0 - 6e-8, 1.0, 1.0 + 1.2e-7, 1.0 + 1.2e-7].into_iter());
+        let unit = ReferenceStats::of([1.0, 1.0 - 6e-8, 1.0, 1.0 + 1.2e-7, 1.0 + 1.2e-7].into_iter());
         assert_eq!((unit.z(1.0 + 3.6e-7), unit.z(1.0 - 6e-8)), (0.0, 0.0));
         assert!(unit.z(0.9) < -3.5);
     }
 
     #[test]
     fn a_sample_is_not_its_own_neighbour() {
-        let clean = Clean::new(array![[0.0, 0.0], [3.0, 4.0], [3.0, 5.0], [3.0, 5.0]].view());
+        let clean = CleanFeatureStats::new(array![[0.0, 0.0], [3.0, 4.0], [3.0, 5.0], [3.0, 5.0]].view());
         // Distances 5, 1, 0, 0; norms 0, 5, and sqrt(34) twice.
         assert_eq!(clean.nearest.median, 0.5);
         assert!((clean.norm.median - 0.5 * (5.0 + 34f64.sqrt())).abs() < 1e-6);
@@ -174,7 +174,7 @@ mod tests {
     fn outliers_are_unusual_by_norm_or_far_from_all() {
         let features =
             Array2::from_shape_fn((40, 2), |(i, j)| [(i % 8) as f32, (i / 8) as f32][j] + 10.0 + 0.01 * i as f32);
-        let clean = Clean::new(features.view());
+        let clean = CleanFeatureStats::new(features.view());
         // Between the samples; far out; of a usual norm, and far from all.
         let samples = array![[12.3, 12.4], [900.0, 900.0], [0.0, 18.0]];
         assert_eq!(clean.outliers(samples.view(), features.view()), 2.0 / 3.0);

@@ -1,7 +1,7 @@
 //! Pixels, moved through a frozen extractor.
 //!
-//! - [`Frozen`]: passes through the extractor, forward and back to the pixels.
-//! - [`Limits`], [`Range`]: how far pixels may go from those that they are made of.
+//! - [`FrozenExtractor`]: passes through the extractor, forward and back to the pixels.
+//! - [`PixelLimits`], [`PixelRange`]: how far pixels may go from those that they are made of.
 //! - [`Matching`]: images whose features are given ones, each by an optimiser of its own.
 //! - [`Refinement`]: images that descend an attack's objective together.
 //! - [`Decoder`], [`DecoderNetwork`]: images from features, by a network.
@@ -18,12 +18,12 @@ mod refine;
 mod tensors;
 mod visibility;
 
-pub use clean::{Clean, Usual, distances, nearest, norm};
+pub use clean::{CleanFeatureStats, ReferenceStats, distances, nearest, norm};
 pub use decoder::{Decoder, DecoderNetwork};
-pub use limits::{Limits, Range};
-pub use matching::{Matched, Matching, Optimizer, Problem};
+pub use limits::{PixelLimits, PixelRange};
+pub use matching::{Matched, Matching, MatchingProblem, Optimizer};
 pub use measure::{Measure, base_images};
-pub use pass::{Frozen, host, rounded};
+pub use pass::{FrozenExtractor, host, rounded};
 pub use refine::Refinement;
 pub use tensors::{OnDevice, up};
 pub use visibility::{ssim, visibility};

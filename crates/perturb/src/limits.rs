@@ -6,18 +6,18 @@ use ndarray::{ArrayView4, Axis};
 
 /// Images that poisons are made of, and what holds these near them.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits<'a> {
+pub struct PixelLimits<'a> {
     /// The images `x_b`, `[m, 3, height, width]`.
     pub base: ArrayView4<'a, u8>,
     /// Weight of `|x - x_b|^2`, pixels in `[0, 1]`.
     pub beta: f64,
     /// Where pixels may lie.
-    pub range: Range,
+    pub range: PixelRange,
 }
 
 /// Where pixels may lie, in units where images have `[0, 1]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Range {
+pub enum PixelRange {
     /// In `[0, 1]`.
     Unit,
     /// In `[0, 1]`, and no farther than so much from the base image.
@@ -26,7 +26,7 @@ pub enum Range {
     Free,
 }
 
-impl Range {
+impl PixelRange {
     /// As stages say it: the largest change of a pixel in grey levels of 255, if there is one, or whether pixels are
     /// free.
     #[must_use]
@@ -38,7 +38,7 @@ impl Range {
         }
     }
 
-    /// Checks the parameters of [`Range::new`].
+    /// Checks the parameters of [`PixelRange::new`].
     ///
     /// # Errors
     /// A change of no grey level, or pixels that are both free and near.
@@ -49,7 +49,7 @@ impl Range {
     }
 }
 
-impl Limits<'_> {
+impl PixelLimits<'_> {
     /// Base image of a poison, in `[0, 1]`.
     #[must_use]
     pub fn base_pixels(&self, row: usize) -> Vec<f32> {

@@ -3,9 +3,9 @@
 mod together;
 
 use crate::{
-    limits::Limits,
+    limits::PixelLimits,
     minimize::{Adam, Lbfgs, Minimizer},
-    pass::{Frozen, TILE},
+    pass::{FrozenExtractor, TILE},
 };
 use hemlock_artifact::CurvePoint;
 use hemlock_models::{device::runs_on_rayon, tiles::on_device};
@@ -17,7 +17,7 @@ use std::{
     ops::Range,
     sync::atomic::{AtomicU64, Ordering},
 };
-use together::{Start, Together};
+use together::{ImageStart, Together};
 
 /// Passes over which an image must improve.
 const PATIENCE: usize = 10;
@@ -34,11 +34,11 @@ pub enum Optimizer {
 }
 
 /// Images whose features shall come close to `zeta`, `[m, d]`, and `|x - x_b|^2` to 0.
-pub struct Problem<'a> {
+pub struct MatchingProblem<'a> {
     /// The extractor.
-    pub frozen: &'a Frozen<'a>,
+    pub frozen: &'a FrozenExtractor<'a>,
     /// How far pixels may go, and what it costs.
-    pub limits: Limits<'a>,
+    pub limits: PixelLimits<'a>,
     /// The features that are wanted.
     pub zeta: ArrayView2<'a, f32>,
     /// Squared feature distance at which an image counts as matched, where that is all that is minimised.
@@ -77,13 +77,13 @@ impl Matched {
 }
 
 /// One start of one poison, under way.
-struct Run {
+struct ActiveImage {
     minimizer: Box<dyn Minimizer>,
-    found: Found,
+    found: BestSoFar,
 }
 
 /// What one start of one poison has found so far.
-struct Found {
+struct BestSoFar {
     row: usize,
     /// Number of the start.
     start: usize,
@@ -93,7 +93,7 @@ struct Found {
     losses: Vec<f64>,
 }
 
-impl Found {
+impl BestSoFar {
     fn least(&self) -> f64 {
         self.losses.last().copied().unwrap_or(f64::INFINITY)
     }
@@ -108,7 +108,7 @@ impl Found {
     }
 }
 
-impl Run {
+impl ActiveImage {
     /// Hears of a pass. Returns whether the run goes on.
     fn hear(&mut self, matching: &Matching, loss: f64, gradient: &[f32]) -> bool {
         if loss < self.found.least() {
@@ -119,9 +119,9 @@ impl Run {
     }
 }
 
-impl Problem<'_> {
+impl MatchingProblem<'_> {
     /// Adds the penalty, and hands loss and gradient to a run.
-    fn tell(&self, run: &mut Run, matching: &Matching, distance: f32, gradient: &mut [f32]) -> bool {
+    fn tell(&self, run: &mut ActiveImage, matching: &Matching, distance: f32, gradient: &mut [f32]) -> bool {
         let mut loss = f64::from(distance);
         loss += self.limits.penalise(run.found.row, run.minimizer.point(), gradient);
         run.hear(matching, loss, gradient) && (self.limits.beta > 0.0 || distance > self.exact)
@@ -136,7 +136,7 @@ impl Matching {
     /// Images that do not fit the extractor, an interruption.
     pub fn run(
         &self,
-        problem: &Problem,
+        problem: &MatchingProblem,
         starts: usize,
         start: &(dyn Fn(usize, usize) -> Vec<f32> + Sync),
         ctx: &Context,
@@ -144,9 +144,9 @@ impl Matching {
         let m = problem.zeta.nrows();
         let bar = ctx.progress.start("feature matching", u64::from(self.steps) * (m * starts) as u64, "image passes");
         let done = AtomicU64::new(0);
-        let tile = |items: Range<usize>| -> Result<Vec<Found>, StageError> {
+        let tile = |items: Range<usize>| -> Result<Vec<BestSoFar>, StageError> {
             let begin = |item| self.begin(problem, item / starts, item % starts, start(item / starts, item % starts));
-            let mut running: Vec<Run> = items.map(begin).collect();
+            let mut running: Vec<ActiveImage> = items.map(begin).collect();
             let mut finished = Vec::with_capacity(running.len());
             while !running.is_empty() {
                 ctx.check()?;
@@ -166,14 +166,14 @@ impl Matching {
         } else {
             let begin = |item| {
                 let (row, number) = (item / starts, item % starts);
-                Start { row, number, pixels: start(row, number) }
+                ImageStart { row, number, pixels: start(row, number) }
             };
             let moved = |passed: u64| bar.at(done.fetch_add(passed, Ordering::Relaxed) + passed);
             on_device(device, m * starts, TILE, |items| {
                 self.together(problem, &items.map(begin).collect::<Vec<_>>(), &moved, ctx)
             })?
         };
-        let mut found: Vec<Found> = found.into_iter().flatten().collect();
+        let mut found: Vec<BestSoFar> = found.into_iter().flatten().collect();
         found.sort_by(|a, b| a.row.cmp(&b.row).then(a.least().total_cmp(&b.least())).then(a.start.cmp(&b.start)));
         collect(problem, &found)
     }
@@ -181,11 +181,11 @@ impl Matching {
     /// Some starts as tensors on the device of the network. `moved` hears of passes of images.
     fn together(
         &self,
-        problem: &Problem,
-        starts: &[Start],
+        problem: &MatchingProblem,
+        starts: &[ImageStart],
         moved: &dyn Fn(u64),
         ctx: &Context,
-    ) -> Result<Vec<Found>, StageError> {
+    ) -> Result<Vec<BestSoFar>, StageError> {
         let mut together = Together::new(self, problem, starts);
         let mut found = Vec::with_capacity(starts.len());
         while !together.is_empty() {
@@ -197,18 +197,18 @@ impl Matching {
     }
 
     /// A run from pixels `from`.
-    fn begin(&self, problem: &Problem, row: usize, start: usize, from: Vec<f32>) -> Run {
+    fn begin(&self, problem: &MatchingProblem, row: usize, start: usize, from: Vec<f32>) -> ActiveImage {
         let bounds = problem.limits.bounds(row);
         let minimizer: Box<dyn Minimizer> = match self.optimizer {
             Optimizer::Lbfgs => Box::new(Lbfgs::new(from, bounds, self.step as f32)),
             Optimizer::Adam => Box::new(Adam::new(from, bounds, self.step as f32, self.steps)),
         };
         let best = minimizer.point().to_vec();
-        Run { minimizer, found: Found { row, start, best, losses: Vec::new() } }
+        ActiveImage { minimizer, found: BestSoFar { row, start, best, losses: Vec::new() } }
     }
 
     /// One pass of the runs that are left, and for each whether it goes on.
-    fn pass(&self, problem: &Problem, running: &mut [Run]) -> Result<Vec<bool>, StageError> {
+    fn pass(&self, problem: &MatchingProblem, running: &mut [ActiveImage]) -> Result<Vec<bool>, StageError> {
         let rows: Vec<usize> = running.iter().map(|r| r.found.row).collect();
         let pixels: Vec<f32> = running.iter().flat_map(|r| r.minimizer.point()).copied().collect();
         let (_, channels, height, width) = problem.limits.base.dim();
@@ -228,15 +228,15 @@ fn not_finite(poison: usize) -> StageError {
 }
 
 /// The best of every poison's starts, from all in order of poison and loss.
-fn collect(problem: &Problem, found: &[Found]) -> Result<Matched, StageError> {
-    let by_poison: Vec<&[Found]> = found.chunk_by(|a, b| a.row == b.row).collect();
+fn collect(problem: &MatchingProblem, found: &[BestSoFar]) -> Result<Matched, StageError> {
+    let by_poison: Vec<&[BestSoFar]> = found.chunk_by(|a, b| a.row == b.row).collect();
     let pixels = by_poison.iter().flat_map(|starts| &starts[0].best).copied().collect();
     let pixels = Array4::from_shape_vec(problem.limits.base.dim(), pixels)
         .map_err(|e| StageError::internal(format!("matched images have another size than their bases: {e}")))?;
     let passes = by_poison.iter().map(|starts| starts.iter().map(|f| f.losses.len() as u32).sum()).collect();
     let longest = found.iter().map(|f| f.losses.len()).max().unwrap_or(0);
-    let least = |starts: &[Found], pass: usize| {
-        let at = |f: &Found| f.losses.get(pass).copied().unwrap_or(f.least());
+    let least = |starts: &[BestSoFar], pass: usize| {
+        let at = |f: &BestSoFar| f.losses.get(pass).copied().unwrap_or(f.least());
         starts.iter().map(at).fold(f64::INFINITY, f64::min)
     };
     let every = longest.div_ceil(50).max(1);
@@ -273,12 +273,16 @@ mod tests {
         }
         fn run(&self, n: usize, beta: f64, linf: Option<f32>, matching: Matching, starts: usize) -> Matched {
             let identity = Normalization::identity(self.zeta.ncols());
-            let frozen = Frozen::new(&self.extractor, &identity);
+            let frozen = FrozenExtractor::new(&self.extractor, &identity);
             let some = Slice::from(..n);
             let (base, zeta) = (self.base.slice_axis(Axis(0), some), self.zeta.slice_axis(Axis(0), some));
-            let problem = Problem {
+            let problem = MatchingProblem {
                 frozen: &frozen,
-                limits: Limits { base, beta, range: linf.map_or(limits::Range::Unit, limits::Range::Near) },
+                limits: PixelLimits {
+                    base,
+                    beta,
+                    range: linf.map_or(limits::PixelRange::Unit, limits::PixelRange::Near),
+                },
                 zeta,
                 exact: 0.0,
             };
@@ -328,19 +332,19 @@ mod tests {
         let case = Case::new("resnet8-w4", 8, 8);
         let affine = Normalization::Affine { shift: vec![0.1; case.zeta.ncols()], scale: vec![3.0; case.zeta.ncols()] };
         for normalization in [affine, Normalization::L2] {
-            let frozen = Frozen::new(&case.extractor, &normalization);
+            let frozen = FrozenExtractor::new(&case.extractor, &normalization);
             let mut zeta = case.zeta.clone();
             normalization.apply(zeta.view_mut());
             for (beta, optimizer, tolerance) in
                 [(0.0, Optimizer::Lbfgs, 0.05), (0.1, Optimizer::Lbfgs, 0.0), (0.0, Optimizer::Adam, 0.05)]
             {
                 let matching = Matching { optimizer, tolerance, steps: 14, ..LBFGS };
-                let limits = Limits { base: case.base.view(), beta, range: limits::Range::Near(0.1) };
-                let problem = Problem { frozen: &frozen, limits, zeta: zeta.view(), exact: 0.0 };
+                let limits = PixelLimits { base: case.base.view(), beta, range: limits::PixelRange::Near(0.1) };
+                let problem = MatchingProblem { frozen: &frozen, limits, zeta: zeta.view(), exact: 0.0 };
                 let alone =
                     context(0, |ctx| matching.run(&problem, 1, &|row, _| limits.base_pixels(row), ctx)).unwrap();
-                let start = |row| Start { row, number: 0, pixels: limits.base_pixels(row) };
-                let starts: Vec<Start> = (0..8).map(start).collect();
+                let start = |row| ImageStart { row, number: 0, pixels: limits.base_pixels(row) };
+                let starts: Vec<ImageStart> = (0..8).map(start).collect();
                 let (found, travelled) =
                     travelled(|| context(0, |ctx| matching.together(&problem, &starts, &|_| {}, ctx)));
                 let mut together = found.unwrap();
@@ -381,10 +385,10 @@ mod tests {
         let eager = case.run(4, 0.0, None, Matching { steps: 300, tolerance: 0.9, ..LBFGS }, 1);
         assert!(eager.passes.iter().all(|p| (11..100).contains(p)), "{:?}", eager.passes);
         let identity = Normalization::identity(case.zeta.ncols());
-        let frozen = Frozen::new(&case.extractor, &identity);
-        let problem = Problem {
+        let frozen = FrozenExtractor::new(&case.extractor, &identity);
+        let problem = MatchingProblem {
             frozen: &frozen,
-            limits: Limits { base: case.base.view(), beta: 0.0, range: limits::Range::Unit },
+            limits: PixelLimits { base: case.base.view(), beta: 0.0, range: limits::PixelRange::Unit },
             zeta: case.zeta.view(),
             exact: f32::INFINITY,
         };
@@ -392,15 +396,15 @@ mod tests {
         assert_eq!(matched.passes, [1; 4], "matched from the first");
     }
 
-    /// Run by hand: a timing. What the optimiser adds to the passes through a ResNet-20 is to stay below a tenth of
-    /// them.
+    /// ActiveImage by hand: a timing. What the optimiser adds to the passes through a ResNet-20 is to stay below a
+    /// tenth of them.
     #[test]
     #[ignore = "a timing"]
     #[allow(clippy::print_stderr)]
     fn matching_costs_little_more_than_its_passes() {
         let case = Case::new("resnet20", 128, 32);
         let identity = Normalization::identity(case.zeta.ncols());
-        let frozen = Frozen::new(&case.extractor, &identity);
+        let frozen = FrozenExtractor::new(&case.extractor, &identity);
         let pixels: Vec<f32> = crate::unit(case.base.index_axis(Axis(0), 0)).repeat(TILE);
         let zeta: Vec<f32> = case.zeta.row(0).to_vec().repeat(TILE);
         let matching = Matching { tolerance: 0.0, steps: 10, ..LBFGS };

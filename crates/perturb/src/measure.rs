@@ -1,8 +1,8 @@
 //! What became of poisons: 8-bit images, how well they were matched, and how usual their features are.
 
 use crate::{
-    clean::{Clean, distance, distances, nearest, norm},
-    pass::{Frozen, rounded},
+    clean::{CleanFeatureStats, distance, distances, nearest, norm},
+    pass::{FrozenExtractor, rounded},
 };
 use hemlock_artifact::{Features, Fit, Images};
 use hemlock_models::extract;
@@ -13,11 +13,11 @@ use ndarray::{Array4, ArrayView2, Axis};
 /// Poisons that are to be measured, and what with.
 pub struct Measure<'a> {
     /// The extractor.
-    pub frozen: &'a Frozen<'a>,
-    /// Clean features.
+    pub frozen: &'a FrozenExtractor<'a>,
+    /// CleanFeatureStats features.
     pub features: &'a Features,
     /// What is usual among them.
-    pub clean: &'a Clean,
+    pub clean: &'a CleanFeatureStats,
     /// Where the poisons' features had to lie.
     pub constraint: &'a Constraint,
     /// Labels of the poisons.

@@ -15,13 +15,13 @@ pub(crate) const TILE: usize = 32;
 const KEPT: usize = 1 << 30;
 
 /// A frozen extractor, and the map from its output to the space that the head sees.
-pub struct Frozen<'a> {
+pub struct FrozenExtractor<'a> {
     /// The extractor.
     pub extractor: &'a Extractor,
     normalization: &'a Normalization,
 }
 
-impl<'a> Frozen<'a> {
+impl<'a> FrozenExtractor<'a> {
     /// An extractor, and how its features are normalised.
     #[must_use]
     pub fn new(extractor: &'a Extractor, normalization: &'a Normalization) -> Self {
@@ -38,41 +38,41 @@ impl<'a> Frozen<'a> {
         self.normalization
     }
 
-    /// The derivative `[n, 3, height, width]` by the pixels of a function of the normalised features. `by_features` is
-    /// told the features of some images and the first one's row, and answers with the derivative by these features.
-    pub fn pull(&self, pixels: &[f32], mut by_features: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
-        self.extractor.pull(pixels, |row, features| self.by_features(features, |z| by_features(row, z)))
+    /// The derivative `[n, 3, height, width]` by the pixels of a function of the normalised features. `grad_features`
+    /// is told the features of some images and the first one's row, and answers with the derivative by these features.
+    pub fn vjp(&self, pixels: &[f32], mut grad_features: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
+        self.extractor.vjp(pixels, |row, features| self.grad_features(features, |z| grad_features(row, z)))
     }
 
-    /// The derivative by features of a function of the normalised ones: `by_normalized` is told these, and answers with
-    /// the derivative by them.
-    fn by_features(&self, features: &[f32], by_normalized: impl FnOnce(&[f32]) -> Vec<f32>) -> Vec<f32> {
+    /// The derivative by features of a function of the normalised ones: `grad_normalized` is told these, and answers
+    /// with the derivative by them.
+    fn grad_features(&self, features: &[f32], grad_normalized: impl FnOnce(&[f32]) -> Vec<f32>) -> Vec<f32> {
         let d = self.extractor.feature_dim();
         let mut z = features.to_vec();
         z.chunks_exact_mut(d).for_each(|z| self.normalization.apply_to(z));
-        let mut by = by_normalized(&z);
+        let mut by = grad_normalized(&z);
         let rows = features.chunks_exact(d).zip(by.chunks_exact_mut(d));
-        rows.for_each(|(features, by)| self.normalization.pull_back(features, by));
+        rows.for_each(|(features, by)| self.normalization.backward(features, by));
         by
     }
 
     /// The derivative by the pixels `[n, 3, height, width]` of a function of the normalised features, many images in
-    /// tiles. `by_features` is told the features of some images and the first one's row, and answers with the
+    /// tiles. `grad_features` is told the features of some images and the first one's row, and answers with the
     /// derivative by these features, and what else it has to say of them; that is returned in the order of the images.
     ///
     /// # Errors
     /// None of its own.
-    pub fn pull_in_tiles<T: Send>(
+    pub fn vjp_tiled<T: Send>(
         &self,
         pixels: &[f32],
         n: usize,
-        by_features: impl Fn(usize, &[f32]) -> (Vec<f32>, T) + Sync,
+        grad_features: impl Fn(usize, &[f32]) -> (Vec<f32>, T) + Sync,
     ) -> Result<(Vec<f32>, Vec<T>), StageError> {
         let size = pixels.len() / n.max(1);
         let tiles = on_device(self.device(), n, TILE, |rows| {
             let mut said = Vec::new();
-            let gradient = self.pull(&pixels[rows.start * size..rows.end * size], |row, z| {
-                let (by, more) = by_features(rows.start + row, z);
+            let gradient = self.vjp(&pixels[rows.start * size..rows.end * size], |row, z| {
+                let (by, more) = grad_features(rows.start + row, z);
                 said.push(more);
                 by
             });
@@ -87,7 +87,7 @@ impl<'a> Frozen<'a> {
     pub(crate) fn gradient(&self, pixels: &[f32], zeta: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let d = self.extractor.feature_dim();
         let mut squares = Vec::with_capacity(zeta.len() / d);
-        let gradient = self.pull(pixels, |row, z| {
+        let gradient = self.vjp(pixels, |row, z| {
             let (by, some) = distances(z, &zeta[row * d..], d);
             squares.extend(some);
             by
@@ -95,14 +95,13 @@ impl<'a> Frozen<'a> {
         (squares, gradient)
     }
 
-    /// [`Frozen::gradient`] of many images, in tiles.
+    /// [`FrozenExtractor::gradient`] of many images, in tiles.
     ///
     /// # Errors
     /// An interruption.
     pub fn gradient_in_tiles(&self, pixels: &[f32], zeta: &[f32]) -> Result<(Vec<f32>, Vec<f32>), StageError> {
         let d = self.extractor.feature_dim();
-        let (gradient, squares) =
-            self.pull_in_tiles(pixels, zeta.len() / d, |row, z| distances(z, &zeta[row * d..], d))?;
+        let (gradient, squares) = self.vjp_tiled(pixels, zeta.len() / d, |row, z| distances(z, &zeta[row * d..], d))?;
         Ok((squares.concat(), gradient))
     }
 
@@ -129,7 +128,7 @@ impl<'a> Frozen<'a> {
         Ok(Pass { features, traces: traces.into_inner().unwrap_or_else(PoisonError::into_inner) })
     }
 
-    /// [`Frozen::gradient_in_tiles`] without the squared distances, of images that have passed.
+    /// [`FrozenExtractor::gradient_in_tiles`] without the squared distances, of images that have passed.
     pub(crate) fn gradient_back(&self, pass: Pass, pixels: &[f32], zeta: &[f32]) -> Result<Vec<f32>, StageError> {
         let (n, d) = pass.features.dim();
         let size = pixels.len() / n.max(1);
@@ -139,12 +138,12 @@ impl<'a> Frozen<'a> {
             let trace = traces.lock().unwrap_or_else(PoisonError::into_inner).remove(&rows.start);
             Ok::<_, StageError>(match trace {
                 Some(trace) => {
-                    let by = self.by_features(&trace.features, |z| distances(z, zeta, d).0);
-                    self.extractor.pull_back(trace, &by)
+                    let by = self.grad_features(&trace.features, |z| distances(z, zeta, d).0);
+                    self.extractor.backward(trace, &by)
                 }
                 None => {
                     let pixels = &pixels[rows.start * size..rows.end * size];
-                    self.pull(pixels, |row, z| distances(z, &zeta[row * d..], d).0)
+                    self.vjp(pixels, |row, z| distances(z, &zeta[row * d..], d).0)
                 }
             })
         })?;
@@ -171,7 +170,7 @@ impl<'a> Frozen<'a> {
     }
 }
 
-/// A pass of images through a frozen extractor, from which [`Frozen::gradient_back`] goes back.
+/// A pass of images through a frozen extractor, from which [`FrozenExtractor::gradient_back`] goes back.
 pub(crate) struct Pass {
     /// Normalised features, `[n, d]`.
     pub(crate) features: Array2<f32>,
@@ -212,7 +211,7 @@ mod tests {
         let zeta: Vec<f32> = (0..2 * d).map(|j| (j % 5) as f32 / 10.0).collect();
         let affine = Normalization::Affine { shift: vec![0.1; d], scale: vec![3.0; d] };
         for normalization in [affine, Normalization::L2] {
-            let frozen = Frozen::new(&extractor, &normalization);
+            let frozen = FrozenExtractor::new(&extractor, &normalization);
             let (_, gradient) = frozen.gradient(&pixels, &zeta);
             let square: f32 = gradient.iter().map(|g| g * g).sum();
             // Along the gradient the squared distances rise by the gradient's square.
@@ -234,7 +233,7 @@ mod tests {
         let n = 2 * TILE + 5;
         let pixels = patterns(n, 8, 0).mapv(|p| f32::from(p) / 255.0);
         let zeta: Vec<f32> = (0..n * extractor.feature_dim()).map(|j| (j % 7) as f32 / 10.0).collect();
-        let frozen = Frozen::new(&extractor, &Normalization::L2);
+        let frozen = FrozenExtractor::new(&extractor, &Normalization::L2);
         let flat: Vec<f32> = pixels.iter().copied().collect();
         let (_, expected) = frozen.gradient_in_tiles(&flat, &zeta).unwrap();
         context(0, |ctx| {

@@ -7,12 +7,12 @@
 //! the constraint.
 
 use crate::{
-    limits::Limits,
+    limits::PixelLimits,
     minimize::{
         Adam, Minimizer,
         on_device::{Adam as AdamOnDevice, Bounds, Minimizers},
     },
-    pass::{Frozen, Pass},
+    pass::{FrozenExtractor, Pass},
     tensors::{OnDevice, up},
 };
 use burn::tensor::Tensor;
@@ -39,15 +39,15 @@ pub struct Refinement<'a> {
 }
 
 impl Refinement<'_> {
-    /// Moves the images `pixels`, `[m, 3, height, width]` in `[0, 1]`, within their limits. Returns them, and the
-    /// objective as it is shown, at some steps.
+    /// Stochasticity the images `pixels`, `[m, 3, height, width]` in `[0, 1]`, within their limits. Returns them, and
+    /// the objective as it is shown, at some steps.
     ///
     /// # Errors
     /// Images that do not fit the extractor, an objective that is not finite, an interruption.
     pub fn run(
         &self,
-        frozen: &Frozen,
-        limits: &Limits,
+        frozen: &FrozenExtractor,
+        limits: &PixelLimits,
         objective: &mut dyn Objective,
         pixels: Array4<f32>,
         ctx: &Context,
@@ -64,16 +64,16 @@ impl Refinement<'_> {
         for step in 0..=self.steps {
             ctx.check()?;
             let z = images.features(ctx)?;
-            let force = objective.evaluate(z.view(), self.labels)?;
-            let shown = objective.shown(force.value);
-            let first = *started.get_or_insert(force.value);
+            let local = objective.evaluate(z.view(), self.labels)?;
+            let shown = objective.display_value(local.value);
+            let first = *started.get_or_insert(local.value);
             if step.is_multiple_of(every) || step == self.steps {
                 curve.push(CurvePoint { step, objective: shown });
             }
             bar.at(step.into());
             bar.say(format!("{shown:.4}"));
             if step == self.steps {
-                if force.value > first && limits.beta == 0.0 {
+                if local.value > first && limits.beta == 0.0 {
                     tracing::warn!(
                         "{} ended where the attack is worse off than before; it takes more than {step} steps",
                         self.name
@@ -81,7 +81,7 @@ impl Refinement<'_> {
                 }
                 break;
             }
-            images.step(&self.ahead(&z, force.gradient(z.view(), self.labels)?))?;
+            images.step(&self.ahead(&z, local.gradient(z.view(), self.labels)?))?;
         }
         let pixels = Array4::from_shape_vec(shape, images.pixels());
         Ok((pixels.map_err(|e| StageError::internal(format!("refined images have another size: {e}")))?, curve))
@@ -105,7 +105,7 @@ impl Refinement<'_> {
 trait Moving {
     /// Their features, `[m, d]`, in the head's space.
     fn features(&mut self, ctx: &Context) -> Result<Array2<f64>, StageError>;
-    /// Moves them once, from where they last had features, towards features `ahead`, `[m, d]`.
+    /// Stochasticity them once, from where they last had features, towards features `ahead`, `[m, d]`.
     fn step(&mut self, ahead: &[f32]) -> Result<(), StageError>;
     /// Their pixels, `[m, 3, height, width]`.
     fn pixels(&self) -> Vec<f32>;
@@ -113,15 +113,20 @@ trait Moving {
 
 /// On the processor, each by a minimiser of its own.
 struct OnHost<'a, 'f, 'l> {
-    frozen: &'a Frozen<'f>,
-    limits: &'a Limits<'l>,
+    frozen: &'a FrozenExtractor<'f>,
+    limits: &'a PixelLimits<'l>,
     images: Vec<Adam>,
     shape: Dim<[usize; 4]>,
     pass: Option<Pass>,
 }
 
 impl<'a, 'f, 'l> OnHost<'a, 'f, 'l> {
-    fn new(how: &Refinement, frozen: &'a Frozen<'f>, limits: &'a Limits<'l>, pixels: &Array4<f32>) -> Self {
+    fn new(
+        how: &Refinement,
+        frozen: &'a FrozenExtractor<'f>,
+        limits: &'a PixelLimits<'l>,
+        pixels: &Array4<f32>,
+    ) -> Self {
         let begin = |(row, image): (usize, ArrayView3<f32>)| {
             Adam::new(image.iter().copied().collect(), limits.bounds(row), how.step as f32, how.steps)
         };
@@ -169,7 +174,7 @@ struct OnGpu<'a> {
 }
 
 impl<'a> OnGpu<'a> {
-    fn new(how: &Refinement, frozen: &Frozen<'a>, limits: &Limits, pixels: &Array4<f32>) -> Self {
+    fn new(how: &Refinement, frozen: &FrozenExtractor<'a>, limits: &PixelLimits, pixels: &Array4<f32>) -> Self {
         let (frozen, dim) = (OnDevice::new(frozen), frozen.extractor.feature_dim());
         let m = pixels.len_of(Axis(0));
         let size = pixels.len() / m.max(1);
@@ -227,14 +232,14 @@ mod tests {
     use super::*;
     use crate::limits;
     use hemlock_artifact::Normalization;
-    use hemlock_attack::{Bilevel, Canceling};
+    use hemlock_attack::{BilevelObjective, CancelingObjective};
     use hemlock_fixtures::{context, network, on_threads, patterns};
     use hemlock_head::{FitOptions, Head, Samples, fit};
     use hemlock_models::Extractor;
 
     const DECAY: f64 = 1e-2;
 
-    /// Clean features of 60 images, their head, and a target.
+    /// CleanFeatureStats features of 60 images, their head, and a target.
     struct Setting {
         extractor: Extractor,
         features: Array2<f64>,
@@ -273,8 +278,8 @@ mod tests {
         fn clean(&self) -> Samples<'_> {
             Samples::new(self.features.view(), &self.labels, 2).unwrap()
         }
-        fn canceling(&self) -> Canceling<'_> {
-            Canceling::new(&self.target, self.clean(), DECAY).unwrap()
+        fn canceling(&self) -> CancelingObjective<'_> {
+            CancelingObjective::new(&self.target, self.clean(), DECAY).unwrap()
         }
         /// From `m` base images.
         fn refine(
@@ -286,10 +291,13 @@ mod tests {
             objective: &mut dyn Objective,
         ) -> Refined {
             let identity = Normalization::identity(self.features.ncols());
-            let frozen = Frozen::new(&self.extractor, &identity);
+            let frozen = FrozenExtractor::new(&self.extractor, &identity);
             let base = patterns(m, 8, 0);
-            let limits =
-                Limits { base: base.view(), beta, range: linf.map_or(limits::Range::Unit, limits::Range::Near) };
+            let limits = PixelLimits {
+                base: base.view(),
+                beta,
+                range: linf.map_or(limits::PixelRange::Unit, limits::PixelRange::Near),
+            };
             let labels: Vec<u32> = (0..m as u32).map(|i| i % 2).collect();
             let refinement = Refinement { name: "refinement", steps, step: 0.02, labels: &labels, constraint };
             let pixels = base.mapv(|p| f32::from(p) / 255.0);
@@ -330,7 +338,7 @@ mod tests {
     fn it_raises_the_error_of_the_retrained_head() {
         let setting = Setting::new();
         let mut bilevel =
-            Bilevel::new(setting.clean(), vec![setting.clean()], setting.head.clone(), DECAY, 0.5).unwrap();
+            BilevelObjective::new(setting.clean(), vec![setting.clean()], setting.head.clone(), DECAY, 0.5).unwrap();
         let [first, last] = setting.refine(12, 40, (0.0, None), &Constraint::default(), &mut bilevel).objective;
         assert!(last > first + 0.01, "{first} to {last}");
     }
@@ -341,8 +349,8 @@ mod tests {
         let setting = Setting::new();
         let base = patterns(5, 8, 0);
         let identity = Normalization::identity(setting.features.ncols());
-        let frozen = Frozen::new(&setting.extractor, &identity);
-        let limits = Limits { base: base.view(), beta: 0.5, range: limits::Range::Near(0.05) };
+        let frozen = FrozenExtractor::new(&setting.extractor, &identity);
+        let limits = PixelLimits { base: base.view(), beta: 0.5, range: limits::PixelRange::Near(0.05) };
         let (name, constraint) = ("refinement", &Constraint::default());
         let how = Refinement { name, steps: 4, step: 0.02, labels: &[0, 1, 0, 1, 0], constraint };
         let pixels = base.mapv(|p| f32::from(p) / 255.0);

@@ -3,7 +3,7 @@
 //!
 //! Images are rows `[n, 3 h w]` of pixels in `[0, 1]`, features rows `[n, d]`, and numbers of images columns `[n, 1]`.
 
-use crate::Frozen;
+use crate::FrozenExtractor;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hemlock_artifact::Normalization;
 use hemlock_models::{Extractor, Passed, travel};
@@ -18,7 +18,7 @@ pub struct OnDevice<'a> {
 impl<'a> OnDevice<'a> {
     /// The same extractor, for tensors.
     #[must_use]
-    pub fn new(frozen: &Frozen<'a>) -> Self {
+    pub fn new(frozen: &FrozenExtractor<'a>) -> Self {
         let row = |values: &[f32]| up(values.to_vec(), values.len(), frozen.device());
         let affine = match frozen.normalization() {
             Normalization::Affine { shift, scale } => Some([row(shift), row(scale)]),
@@ -76,9 +76,9 @@ impl Pass<'_> {
     }
 
     /// The derivative by the pixels of a function of the normalised features, which has that derivative by these.
-    pub(crate) fn back(self, by_normalized: Tensor<2>) -> Tensor<2> {
+    pub(crate) fn back(self, grad_normalized: Tensor<2>) -> Tensor<2> {
         let by = match &self.frozen.affine {
-            Some([_, scale]) => by_normalized * scale.clone(),
+            Some([_, scale]) => grad_normalized * scale.clone(),
             None => {
                 // The Jacobian of z / |z| is (1 - u u') / |z|, with u = z / |z|; there is none at 0.
                 let z = self.passed.features();
@@ -86,8 +86,8 @@ impl Pass<'_> {
                 let nothing = length.clone().equal_elem(0.0);
                 let length = length.mask_fill(nothing.clone(), 1.0);
                 let u = z / length.clone();
-                let along = (u.clone() * by_normalized.clone()).sum_dim(1);
-                let by = (by_normalized - u * along) / length;
+                let along = (u.clone() * grad_normalized.clone()).sum_dim(1);
+                let by = (grad_normalized - u * along) / length;
                 let shape = by.dims();
                 by.mask_fill(nothing.expand(shape), 0.0)
             }

@@ -3,8 +3,8 @@
 mod search;
 
 use hemlock_artifact::{Aim, Features, PoisonFeatures, TargetParams};
-use hemlock_attack::attacks::{self, Defaults, Moves};
-use hemlock_attack::{Base, Known, Labels, Own, PAIRS, StartKind, poison_count};
+use hemlock_attack::attacks::{self, Defaults, Stochasticity};
+use hemlock_attack::{AttackParams, AttackRef, Base, Labels, PAIRS, Start, poison_count};
 use hemlock_stage::{Context, ParamError, StageError, inputs};
 use hemlock_threat::{ConstraintKind, ConstraintKinds};
 use search::Search;
@@ -15,7 +15,7 @@ use serde_json::Value;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Params {
     /// What the poisons are to do.
-    pub attack: Known,
+    pub attack: AttackRef,
     /// Poisons, as a share of the clean training count.
     pub eps_d: f64,
     /// Where the poisoned features may lie: `none`, `ball`, `box`, `sphere`, `slab`, `knn`, or several, such as
@@ -36,7 +36,7 @@ pub struct Params {
     pub relabel_every: Option<u32>,
     /// Where the poisons start; absent: as the attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start: Option<StartKind>,
+    pub start: Option<Start>,
     /// Which clean sample a poison is made of; absent: as the attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
@@ -57,13 +57,13 @@ pub struct Params {
     /// The solver stops after so many seconds; absent: never. The result then depends on the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_seconds: Option<f64>,
-    /// Of an attack whose objective ends at 0, as Gradient Canceling's does: the solver stops where it is shown as
-    /// this.
+    /// Of an attack whose objective ends at 0, as Gradient CancelingObjective's does: the solver stops where it is
+    /// shown as this.
     #[serde(default = "defaults::tolerance")]
     pub tolerance: f64,
     /// What the attacks bring.
     #[serde(flatten)]
-    pub own: Own,
+    pub own: AttackParams,
 }
 
 mod defaults {
@@ -84,8 +84,8 @@ mod defaults {
 pub enum SolverKind {
     /// Gradient descent at a fixed rate, as in the paper.
     GradientDescent,
-    /// Gradient descent on the norm that Gradient Canceling leaves, in sums over samples, at the rate `step` that falls
-    /// to 0 along half a cosine, as in the authors' public script.
+    /// Gradient descent on the norm that Gradient CancelingObjective leaves, in sums over samples, at the rate `step`
+    /// that falls to 0 along half a cosine, as in the authors' public script.
     NormDescent,
     /// Adam with a cosine schedule.
     #[default]
@@ -122,7 +122,7 @@ impl Params {
         Ok(Aim {
             attack: self.attack.name().to_owned(),
             parameters: self.own.of(self.attack)?.into_table(),
-            seed: if self.own.moves(self.attack).is_some() { seed } else { 0 },
+            seed: if self.own.stochasticity(self.attack).is_some() { seed } else { 0 },
             constraint: self.constraint.clone(),
             quantile: if self.constraint.has_quantile() { self.quantile } else { defaults::quantile() },
             neighbors: if knn { self.neighbors } else { defaults::neighbors() },
@@ -146,7 +146,7 @@ impl Params {
         self.base.unwrap_or(self.attack.defaults().base)
     }
 
-    fn start(&self) -> StartKind {
+    fn start(&self) -> Start {
         self.start.unwrap_or(self.attack.defaults().start)
     }
 
@@ -174,7 +174,7 @@ impl hemlock_stage::Params for Params {
             ParamError::at_least_one("steps", self.steps())?;
         }
         ParamError::positive("step", self.step())?;
-        if self.solver == SolverKind::NormDescent && !self.attack.ends() {
+        if self.solver == SolverKind::NormDescent && !self.attack.has_zero_minimum() {
             let message =
                 "is `norm-descent`, which goes down the norm that `gradient-canceling` leaves; expected another one";
             return Err(ParamError::new("solver", message));
@@ -188,7 +188,7 @@ impl hemlock_stage::Params for Params {
             ParamError::require(sensible, "max_seconds", seconds, "above 0 and at most 1e9")?;
         }
         ParamError::non_negative("tolerance", self.tolerance)?;
-        if let Some(Moves { what, unless }) = self.own.moves(self.attack) {
+        if let Some(Stochasticity { what, unless }) = self.own.stochasticity(self.attack) {
             let refuse = |field: &str, refused: bool, expected: &str| {
                 let message = format!("does not go with {what}; expected {expected}, or {unless}");
                 if refused { Err(ParamError::new(field, message)) } else { Ok(()) }
@@ -197,7 +197,7 @@ impl hemlock_stage::Params for Params {
             refuse("solver", !steady, "`adam` or `gradient-descent`, which ask for the objective once a step")?;
             refuse(
                 "start",
-                self.start() == StartKind::Greedy,
+                self.start() == Start::Greedy,
                 "another start, as this one asks for the objective once a poison",
             )?;
             refuse("stall", self.stall.is_some(), "none, as values are of different heads")?;
@@ -246,7 +246,7 @@ impl hemlock_stage::Stage for Stage {
                 "quantile" => params.constraint.has_quantile(),
                 "neighbors" => params.constraint.kinds().contains(&ConstraintKind::Knn),
                 "start" | "base" | "step" | "stall" | "max_seconds" | "relabel_every" => !greedy,
-                "tolerance" => params.attack.ends() && !greedy,
+                "tolerance" => params.attack.has_zero_minimum() && !greedy,
                 _ => true,
             });
             if params.solver == SolverKind::Lbfgs {

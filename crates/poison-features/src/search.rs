@@ -3,7 +3,7 @@
 use crate::{Params, SolverKind};
 use hemlock_artifact::{Aim, CurvePoint, PoisonFeatures};
 use hemlock_attack::{
-    Base, Descent, Labels, Objective, Plan, Solver, Start, StartKind, Stop, descend, nearest_samples,
+    Base, Descent, InitialPoisons, Initialization, Labels, Objective, Solver, Start, Stop, descend, nearest_samples,
 };
 use hemlock_head::Samples;
 use hemlock_stage::{Bar, Context, StageError};
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// What an attack made.
 pub(crate) struct Made {
-    pub(crate) start: Start,
+    pub(crate) start: InitialPoisons,
     curve: Vec<CurvePoint>,
     /// The objective at the end, and as it is shown.
     pub(crate) value: f64,
@@ -36,7 +36,7 @@ impl Search<'_> {
     /// where that ended and from their own start, and the best of the three is taken. Where a follower moves on, values
     /// cannot be compared, and there is one search.
     pub(crate) fn make(&self, objective: &mut dyn Objective) -> Result<Made, StageError> {
-        if self.params.labels != Labels::Aligned || objective.moves() {
+        if self.params.labels != Labels::Aligned || objective.is_stochastic() {
             return self.search(objective, self.params.labels, None);
         }
         let kept = self.search(objective, Labels::Kept, None)?;
@@ -67,17 +67,17 @@ impl Search<'_> {
         let mut greedy: Option<Record> = None;
         let start = match from {
             Some(made) => {
-                let Start { base, features, labels } = &made.start;
+                let InitialPoisons { base, features, labels } = &made.start;
                 let labels = match relabel_every {
                     Some(_) => labels.clone(),
                     // They are chosen once.
                     None => objective.evaluate(features.view(), labels)?.best_labels(features.view())?,
                 };
-                Start { base: base.clone(), features: features.clone(), labels }
+                InitialPoisons { base: base.clone(), features: features.clone(), labels }
             }
             None => {
-                let kind = if solver.is_none() { StartKind::Greedy } else { params.start() };
-                let plan = Plan { clean, count, kind, labels, sweeps, seed: ctx.seed };
+                let kind = if solver.is_none() { Start::Greedy } else { params.start() };
+                let plan = Initialization { clean, count, kind, labels, sweeps, seed: ctx.seed };
                 plan.make(objective, constraint, &mut |at, value| {
                     let steps = (sweeps + 1).saturating_mul(count as u32);
                     greedy.get_or_insert_with(|| Record::new("greedy", steps, ctx)).point(at, value)
@@ -86,7 +86,7 @@ impl Search<'_> {
         };
         let Some(solver) = solver else {
             let value = objective.evaluate(start.features.view(), &start.labels)?.value;
-            let (objective, curve) = (objective.shown(value), greedy.map(|g| g.curve).unwrap_or_default());
+            let (objective, curve) = (objective.display_value(value), greedy.map(|g| g.curve).unwrap_or_default());
             return Ok(Made { start, curve, value, objective, stopped: Stop::Steps, gap: None });
         };
         let square: f64 = clean.chunks().map(|c| c.to_f64().iter().map(|z| z * z).sum::<f64>()).sum();
@@ -96,15 +96,15 @@ impl Search<'_> {
             steps: params.steps(),
             step: if solver == Solver::NormDescent { params.step() } else { params.step() * rms },
             relabel_every,
-            target: objective.end(params.tolerance),
+            target: objective.stop_value(params.tolerance),
             stall: params.stall,
             time: params.max_seconds.map(Duration::from_secs_f64),
         };
         let mut record = Record::new("poisons", descent.steps, ctx);
-        let Start { base, features, labels: given } = start;
+        let InitialPoisons { base, features, labels: given } = start;
         let found = descend(objective, features, given, constraint, &descent, |at, value| record.point(at, value))?;
         let base = match params.base() {
-            Base::Start => base,
+            Base::InitialPoisons => base,
             Base::Nearest => nearest_samples(&found.features, &found.labels, clean, labels.base_class()),
         };
         let before = from.map(|made| made.curve.clone()).unwrap_or_default();
@@ -112,9 +112,9 @@ impl Search<'_> {
         let after = record.curve.into_iter().map(|point| CurvePoint { step: point.step + taken, ..point });
         Ok(Made {
             value: found.value,
-            objective: objective.shown(found.value),
+            objective: objective.display_value(found.value),
             stopped: found.stopped,
-            start: Start { base, features: found.features, labels: found.labels },
+            start: InitialPoisons { base, features: found.features, labels: found.labels },
             curve: before.into_iter().chain(after).collect(),
             gap: None,
         })

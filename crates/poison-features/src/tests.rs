@@ -1,5 +1,5 @@
 use super::*;
-use hemlock_attack::{Bilevel, Canceling, Objective, testing::Clouds};
+use hemlock_attack::{BilevelObjective, CancelingObjective, Objective, testing::Clouds};
 use hemlock_fixtures::context;
 use hemlock_head::Head;
 use hemlock_stage::Params as _;
@@ -31,13 +31,24 @@ fn free_labels_contain_clean_ones() {
                 let params: Params = serde_json::from_value(table).unwrap();
                 let mut objective: Box<dyn Objective> = match attack {
                     "bilevel" => Box::new(
-                        Bilevel::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 0.5)
-                            .unwrap(),
+                        BilevelObjective::new(
+                            setting.clean(),
+                            vec![setting.validation()],
+                            setting.head.clone(),
+                            1e-2,
+                            0.5,
+                        )
+                        .unwrap(),
                     ),
-                    "gradient-canceling" => Box::new(Canceling::new(&target, setting.clean(), 1e-2).unwrap()),
+                    "gradient-canceling" => Box::new(CancelingObjective::new(&target, setting.clean(), 1e-2).unwrap()),
                     _ => Box::new(
-                        Bilevel::cross_entropy(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2)
-                            .unwrap(),
+                        BilevelObjective::cross_entropy(
+                            setting.clean(),
+                            vec![setting.validation()],
+                            setting.head.clone(),
+                            1e-2,
+                        )
+                        .unwrap(),
                     ),
                 };
                 context(seed, |ctx| {

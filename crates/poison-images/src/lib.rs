@@ -5,9 +5,9 @@
 //! that images have. Where these are to lie in a set, every step's goal is projected onto it, as in refinement.
 
 use hemlock_artifact::{Aim, Dataset, Extractor, Features, Poisons, TargetParams};
-use hemlock_attack::{Known, Labels, Own, Plan, StartKind, attacks, poison_count};
+use hemlock_attack::{AttackParams, AttackRef, Initialization, Labels, Start, attacks, poison_count};
 use hemlock_models::{extracted, open_extractor};
-use hemlock_perturb::{Clean, Frozen, Limits, Measure, Range, Refinement, base_images};
+use hemlock_perturb::{CleanFeatureStats, FrozenExtractor, Measure, PixelLimits, PixelRange, Refinement, base_images};
 use hemlock_stage::{Context, ParamError, Port, StageError, inputs};
 use hemlock_threat::{ConstraintKind, ConstraintKinds};
 use serde::{Deserialize, Serialize, ser::Error};
@@ -17,7 +17,7 @@ use serde_json::Value;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Params {
     /// What the poisons are to do.
-    pub attack: Known,
+    pub attack: AttackRef,
     /// Poisons, as a share of the clean training count.
     pub eps_d: f64,
     /// Labels of the poisons. `aligned` ones are chosen once, at the start.
@@ -26,7 +26,7 @@ pub struct Params {
     /// Which clean images the poisons are made of: `clean`, drawn at random, or `aligned`, those that help most;
     /// absent: as the attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start: Option<StartKind>,
+    pub start: Option<Start>,
     /// Where the features of the images are to lie: a set as in `poison-features`, or `none`. Every step goes towards
     /// features within it, as in refinement; images may end a little outside.
     #[serde(default)]
@@ -54,7 +54,7 @@ pub struct Params {
     pub step: Option<f64>,
     /// What the attacks bring.
     #[serde(flatten)]
-    pub own: Own,
+    pub own: AttackParams,
 }
 
 mod defaults {
@@ -101,7 +101,7 @@ impl Params {
         self.step.unwrap_or(if self.free { 0.1 } else { 0.02 })
     }
 
-    fn start(&self) -> StartKind {
+    fn start(&self) -> Start {
         self.start.unwrap_or(self.attack.defaults().start)
     }
 }
@@ -112,14 +112,14 @@ impl hemlock_stage::Params for Params {
         ParamError::share("eps_d", self.eps_d)?;
         ParamError::share("quantile", self.quantile)?;
         ParamError::at_least_one("neighbors", self.neighbors)?;
-        if !matches!(self.start(), StartKind::Clean | StartKind::Aligned) {
+        if !matches!(self.start(), Start::Clean | Start::Aligned) {
             return Err(ParamError::new(
                 "start",
                 "says where features start, and images start at images; expected `clean` or `aligned`",
             ));
         }
         ParamError::non_negative("beta", self.beta)?;
-        Range::check(self.linf, self.free)?;
+        PixelRange::check(self.linf, self.free)?;
         ParamError::at_least_one("steps", self.steps)?;
         ParamError::positive("step", self.step())
     }
@@ -168,8 +168,8 @@ impl hemlock_stage::Stage for Stage {
 
     /// Aligned starts are not drawn.
     fn seeded(params: &Params) -> bool {
-        let moves = params.own.moves(params.attack).is_some();
-        params.start() == StartKind::Clean || params.labels == Labels::Random || moves
+        let moves = params.own.stochasticity(params.attack).is_some();
+        params.start() == Start::Clean || params.labels == Labels::Random || moves
     }
 
     fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
@@ -179,17 +179,19 @@ impl hemlock_stage::Stage for Stage {
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
         let Inputs { dataset, extractor, features, target } = inputs;
         let extractor = open_extractor(&extractor, ctx.device)?;
-        let frozen = Frozen::new(&extractor, &features.normalization);
+        let frozen = FrozenExtractor::new(&extractor, &features.normalization);
         let samples = features.train.samples(features.classes.len())?;
         let aim = params.aim(ctx.seed)?;
         let constraint = attacks::constraint(&aim, samples)?;
         let mut objective = attacks::objective(&aim, &features, &target, ctx.cancel)?;
         let count = poison_count(params.eps_d, samples.len())?;
         let mut attack = |labels: Labels| {
-            let plan = Plan { clean: samples, count, kind: params.start(), labels, sweeps: 0, seed: ctx.seed };
+            let plan =
+                Initialization { clean: samples, count, kind: params.start(), labels, sweeps: 0, seed: ctx.seed };
             let start = plan.make(&mut *objective, &constraint, &mut |_, _| ctx.check())?;
             let base = base_images(&dataset.train, &start.base)?;
-            let limits = Limits { base: base.view(), beta: params.beta, range: Range::new(params.linf, params.free) };
+            let limits =
+                PixelLimits { base: base.view(), beta: params.beta, range: PixelRange::new(params.linf, params.free) };
             let descent = Refinement {
                 name: "attack on pixels",
                 steps: params.steps,
@@ -200,17 +202,17 @@ impl hemlock_stage::Stage for Stage {
             let pixels = base.mapv(|p| f32::from(p) / 255.0);
             let (pixels, refined) = descent.run(&frozen, &limits, &mut *objective, pixels, ctx)?;
             let end = refined.last().map_or(f64::NAN, |point| point.objective);
-            Ok::<_, StageError>((if objective.rises() { -end } else { end }, start, pixels, refined))
+            Ok::<_, StageError>((if objective.is_maximized() { -end } else { end }, start, pixels, refined))
         };
         let mut best = attack(params.labels)?;
         // Whatever clean labels reach, free ones reach, too. Where a follower moves on, values cannot be compared.
-        if params.labels == Labels::Aligned && params.own.moves(params.attack).is_none() {
+        if params.labels == Labels::Aligned && params.own.stochasticity(params.attack).is_none() {
             let kept = attack(Labels::Kept)?;
             best = if kept.0 < best.0 { kept } else { best };
         }
         let (_, start, pixels, refined) = best;
         objective.warn();
-        let clean = Clean::new(features.train.features.view());
+        let clean = CleanFeatureStats::new(features.train.features.view());
         let measure = Measure {
             frozen: &frozen,
             features: &features,

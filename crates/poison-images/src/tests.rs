@@ -161,9 +161,9 @@ fn every_attack_goes_where_it_wants_to() {
     for attack in ATTACKS {
         let poisons = run(json!({ "attack": attack.name() }));
         let (first, last) = (poisons.refined.first().unwrap().objective, poisons.objective);
-        let better = if attack.ends() { first - last } else { last - first };
+        let better = if attack.has_zero_minimum() { first - last } else { last - first };
         // A head that moves on has other values, whatever images do.
-        let moves = params(json!({})).own.moves(attacks::find(attack.name()).unwrap());
+        let moves = params(json!({})).own.stochasticity(attacks::find(attack.name()).unwrap());
         assert!(moves.is_some() || better > 0.01 * first, "{}: {first} to {last}", attack.name());
         assert_eq!(poisons.attack, attack.name());
     }

@@ -8,7 +8,7 @@ use crate::{
 };
 use hemlock_artifact::{Features, SteppedBack};
 use hemlock_head::spread;
-use hemlock_perturb::Clean;
+use hemlock_perturb::CleanFeatureStats;
 use hemlock_pipeline::{Row, Task, unknown};
 use hemlock_store::{Artifact, Key, Manifest, Store, StoreError};
 use ndarray::Axis;
@@ -203,7 +203,7 @@ impl<'a> Evidence<'a> {
             if let Some(features) = self.read::<Features>(row, "features")? {
                 let (train, test) = (features.train.features.view(), features.test.features.view());
                 let some = test.select(Axis(0), &spread(test.nrows(), SAMPLES));
-                counted.insert(task.key, Clean::new(train).outliers(some.view(), train));
+                counted.insert(task.key, CleanFeatureStats::new(train).outliers(some.view(), train));
             }
         }
         Ok(counted)

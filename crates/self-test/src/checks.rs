@@ -9,7 +9,7 @@ use crate::{Arrays, Check};
 use hemlock_artifact::Poisons;
 use hemlock_fixtures::{Given, extractor, images, in_context, pixels};
 use hemlock_models::{Weights, device};
-use hemlock_perturb::{Frozen, base_images};
+use hemlock_perturb::{FrozenExtractor, base_images};
 use hemlock_stage::{Cancel, Context, Params, Silent, Stage, StageError, read};
 use hemlock_training::{Method, TrainConfig, config::OptimizerKind};
 use serde_json::{Value, json};
@@ -81,10 +81,10 @@ fn image_gradient(arch: &'static str) -> Check {
         let extractor = extractor(arch, device)?;
         let normalization = hemlock_artifact::Normalization::identity(extractor.feature_dim());
         let pixels: Vec<f32> = pixels(IMAGES).iter().map(|p| f32::from(*p) / 255.0).collect();
-        let frozen = Frozen::new(&extractor, &normalization);
+        let frozen = FrozenExtractor::new(&extractor, &normalization);
         let dim = extractor.feature_dim();
         let weights = |z: &[f32]| (0..z.len()).map(|i| ((i % dim) as f32).sin()).collect();
-        let (gradient, _) = frozen.pull_in_tiles(&pixels, IMAGES, |_, z| (weights(z), ()))?;
+        let (gradient, _) = frozen.vjp_tiled(&pixels, IMAGES, |_, z| (weights(z), ()))?;
         Ok(vec![("gradient".to_owned(), gradient)])
     })
 }

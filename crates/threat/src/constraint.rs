@@ -103,7 +103,7 @@ impl Constraint {
         Ok(())
     }
 
-    /// The set itself if it has an end, and else the part of it that lies no farther from the origin than the farthest
+    /// The set itself if it has an end, and else the part of it that lies no farther from the origin than the argmax
     /// clean sample.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! - [`Sees`]: the labelled splits that an attack may look at.
 //! - [`Constraint`]: the set that poisoned features have to lie in.
-//! - [`Reach`], [`poisonability`]: lower bounds of the share of poisons that makes a head stationary.
+//! - [`SupportFunction`], [`poisonability`]: lower bounds of the share of poisons that makes a head stationary.
 //! - [`loss_ceiling`]: an upper bound of the clean loss, whatever the poisons.
 
 mod ceiling;
@@ -12,5 +12,5 @@ mod sees;
 
 pub use ceiling::loss_ceiling;
 pub use constraint::{Constraint, ConstraintError, ConstraintKind, ConstraintKinds, class_means};
-pub use reach::{Poison, Poisonability, Reach, poisonability};
+pub use reach::{Poison, PoisonFractionBounds, SupportFunction, poisonability};
 pub use sees::{NoValidation, Sees};

@@ -1,8 +1,9 @@
 //! How far poisons can push the gradient at a head: what bounds the targets that few poisons can reach.
 //!
-//! At a head `w` a poison `(z, y)` contributes `g(z, y) = (p(z) - e_y) [z, 1]ᵀ` to the summed gradient. [`Reach`] finds
-//! the poison of a constraint set that goes farthest along a direction, the support function of all contributions, by
-//! ascent from many starts; [`poisonability`] turns it into lower bounds of the budget that makes `w` stationary.
+//! At a head `w` a poison `(z, y)` contributes `g(z, y) = (p(z) - e_y) [z, 1]ᵀ` to the summed gradient.
+//! [`SupportFunction`] finds the poison of a constraint set that goes argmax along a direction, the support function of
+//! all contributions, by ascent from many starts; [`poisonability`] turns it into lower bounds of the budget that makes
+//! `w` stationary.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -22,11 +23,11 @@ const POOL: usize = 4096;
 const STARTS: usize = 8;
 const FAR: usize = 3;
 /// Starts that are ascended from where one label is as good as another.
-const CLIMBERS: usize = 32;
+const RESTARTS: usize = 32;
 /// Steps of an ascent.
 const STEPS: usize = 30;
 /// Where a constraint has no end, searches are cut at this multiple of the largest clean norm.
-const HORIZON: f64 = 1e3;
+const SEARCH_RADIUS: f64 = 1e3;
 
 /// A poison that goes far.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +41,7 @@ pub struct Poison {
 }
 
 /// The poisons of a constraint set, seen from a head.
-pub struct Reach<'a> {
+pub struct SupportFunction<'a> {
     head: &'a Head,
     constraint: &'a Constraint,
     /// The same, cut where it has no end.
@@ -49,7 +50,7 @@ pub struct Reach<'a> {
     pool: Array2<f64>,
     probabilities: Array2<f64>,
     /// Norm beyond any clean sample's.
-    horizon: f64,
+    search_radius: f64,
 }
 
 /// What a poison maximises.
@@ -68,7 +69,7 @@ struct Candidates {
     values: Vec<f64>,
 }
 
-impl<'a> Reach<'a> {
+impl<'a> SupportFunction<'a> {
     /// Of poisons within a constraint; the clean samples are where searches start.
     ///
     /// # Errors
@@ -81,23 +82,23 @@ impl<'a> Reach<'a> {
         }
         let pool = clean.select(&rows);
         let largest = pool.rows().into_iter().map(|z| z.dot(&z)).fold(1.0, f64::max).sqrt();
-        let horizon = HORIZON * largest;
+        let search_radius = SEARCH_RADIUS * largest;
         let probabilities = probabilities(head, pool.view())?;
         let within =
-            if constraint.is_none() { Cow::Owned(Constraint::ball(horizon)) } else { Cow::Borrowed(constraint) };
-        Ok(Self { head, constraint, within, pool, probabilities, horizon })
+            if constraint.is_none() { Cow::Owned(Constraint::ball(search_radius)) } else { Cow::Borrowed(constraint) };
+        Ok(Self { head, constraint, within, pool, probabilities, search_radius })
     }
 
-    /// The poison that goes farthest along a direction, packed like the head, with one of `labels`.
+    /// The poison that goes argmax along a direction, packed like the head, with one of `labels`.
     ///
     /// # Errors
     /// A direction that does not fit the head, or no labels.
-    pub fn farthest(&self, direction: ArrayView2<'_, f64>, labels: &[u32]) -> Result<Poison, HeadError> {
+    pub fn argmax(&self, direction: ArrayView2<'_, f64>, labels: &[u32]) -> Result<Poison, HeadError> {
         self.head.check_packed("the direction", &direction)?;
         self.best(Goal::Along(direction), labels)
     }
 
-    /// The value of [`Reach::farthest`] for every label, `[K]`.
+    /// The value of [`SupportFunction::argmax`] for every label, `[K]`.
     ///
     /// # Errors
     /// A direction that does not fit the head.
@@ -129,7 +130,7 @@ impl<'a> Reach<'a> {
     fn best(&self, goal: Goal<'_>, labels: &[u32]) -> Result<Poison, HeadError> {
         let starts = self.starts(goal, labels)?;
         let mut order: Vec<usize> = (0..starts.labels.len()).collect();
-        take_first(&mut order, CLIMBERS, |a, b| starts.values[*b].total_cmp(&starts.values[*a]).then(a.cmp(b)));
+        take_first(&mut order, RESTARTS, |a, b| starts.values[*b].total_cmp(&starts.values[*a]).then(a.cmp(b)));
         let mut climbers = Candidates {
             z: starts.z.select(Axis(0), &order),
             labels: order.iter().map(|i| starts.labels[*i]).collect(),
@@ -183,7 +184,7 @@ impl<'a> Reach<'a> {
                 let z = self.pool.row(*i);
                 let length = z.dot(&z).sqrt();
                 // And where the constraint ends beyond it; beyond the origin there is no direction.
-                let beyond = if length > 0.0 { self.horizon / length } else { 0.0 };
+                let beyond = if length > 0.0 { self.search_radius / length } else { 0.0 };
                 [z.to_owned(), &z * beyond]
             };
             let mut rows: Vec<Array1<f64>> = order.iter().flat_map(of_sample).collect();
@@ -214,7 +215,7 @@ impl<'a> Reach<'a> {
             .filter(|(length, _)| *length > 0.0)
             .collect();
         take_first(&mut lengths, FAR, |a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-        let point = |(length, k)| (&weight.row(k) - &weight.row(label)) * (self.horizon / length);
+        let point = |(length, k)| (&weight.row(k) - &weight.row(label)) * (self.search_radius / length);
         lengths.into_iter().map(point).collect()
     }
 
@@ -311,7 +312,7 @@ fn take_first<T>(values: &mut Vec<T>, count: usize, order: impl Fn(&T, &T) -> Or
 /// Lower bounds of the share of poisons, of the clean count, that makes a head stationary: with less, no attack reaches
 /// it. Infinite where no number does.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Poisonability {
+pub struct PoisonFractionBounds {
     /// The clean gradient's norm over the largest norm of a poison's contribution, as far as ascent finds it. Without a
     /// constraint, poisons are searched for up to a thousand times the largest clean norm.
     pub norm: f64,
@@ -332,9 +333,9 @@ pub fn poisonability(
     clean: Samples<'_>,
     constraint: &Constraint,
     weight_decay: f64,
-) -> Result<Poisonability, HeadError> {
+) -> Result<PoisonFractionBounds, HeadError> {
     HeadError::check_non_negative("weight_decay", weight_decay)?;
-    let reach = Reach::new(head, constraint, clean)?;
+    let reach = SupportFunction::new(head, constraint, clean)?;
     let (_, gradient) = objective(head.packed(), &[clean], clean.len(), weight_decay);
     // Every poison also brings the decay of one more sample: c(z, y) = g(z, y) + λ [W, 0].
     let mut decay = head.packed().to_owned();
@@ -345,7 +346,7 @@ pub fn poisonability(
         (true, true) => needed / offered,
         (true, false) => f64::INFINITY,
     };
-    let mut found = Poisonability {
+    let mut found = PoisonFractionBounds {
         norm: bound(norm(&gradient), reach.largest_norm()? + norm(&decay)),
         support: 0.0,
         certain: 0.0,
@@ -353,7 +354,7 @@ pub fn poisonability(
     for direction in directions(head, &gradient) {
         let needed = -inner(&gradient, &direction);
         let shift = inner(&decay, &direction);
-        let largest = reach.farthest(direction.view(), &reach.labels())?.value;
+        let largest = reach.argmax(direction.view(), &reach.labels())?.value;
         found.support = found.support.max(bound(needed, largest + shift));
         found.certain = found.certain.max(bound(needed, reach.upper_bound(direction.view()) + shift));
     }
@@ -401,7 +402,7 @@ mod tests {
             let direction = random(classes, 3, seed ^ 2);
             for kinds in ["ball", "box"] {
                 let set = constraint(kinds, data.samples());
-                let reach = Reach::new(&head, &set, data.samples()).unwrap();
+                let reach = SupportFunction::new(&head, &set, data.samples()).unwrap();
                 let supports = reach.support(direction.view()).unwrap();
                 let norm_found = reach.largest_norm().unwrap();
                 let (mut best, mut longest) = (f64::NEG_INFINITY, 0.0f64);
@@ -422,7 +423,7 @@ mod tests {
                 prop_assert!(found >= best - 0.1 * best.abs() - 1e-6, "{kinds}: {found} below {best}");
                 prop_assert!(norm_found >= longest * 0.8, "{kinds}: {norm_found} below {longest}");
                 prop_assert!(reach.upper_bound(direction.view()) >= found - 1e-9);
-                let poison = reach.farthest(direction.view(), &(0..classes as u32).collect::<Vec<_>>()).unwrap();
+                let poison = reach.argmax(direction.view(), &(0..classes as u32).collect::<Vec<_>>()).unwrap();
                 // It climbs from fewer starts, and may end at a lesser peak, too.
                 prop_assert!(poison.value >= found - 0.1 * found.abs() - 1e-6, "{poison:?} {found}");
                 prop_assert!(poison.value <= reach.upper_bound(direction.view()) + 1e-9);

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::optimizer::Optimizer;
-use crate::step::Objective;
+use crate::step::TrainingObjective;
 
 /// Changes with the format: a checkpoint of another version is not read.
 const VERSION: u32 = 2;
@@ -56,9 +56,9 @@ struct AnyHeader {
 }
 
 /// The bytes of a checkpoint.
-pub(crate) fn write<O: Objective>(
+pub(crate) fn write<O: TrainingObjective>(
     params: Value,
-    student: &O::Student,
+    student: &O::OnlineNetwork,
     objective: &O,
     optimizer: &Optimizer,
     done: &Done,
@@ -76,14 +76,14 @@ pub(crate) fn write<O: Objective>(
 
 /// Takes up the state of a checkpoint: `objective` and `optimizer` are changed, and `student` with its weights
 /// returned, with how far the run is.
-pub(crate) fn read<O: Objective>(
+pub(crate) fn read<O: TrainingObjective>(
     bytes: &[u8],
     params: &Value,
-    student: &O::Student,
+    student: &O::OnlineNetwork,
     objective: &mut O,
     optimizer: &mut Optimizer,
     device: &Device,
-) -> Result<(O::Student, Done), CheckpointError> {
+) -> Result<(O::OnlineNetwork, Done), CheckpointError> {
     let (length, rest) = bytes.split_first_chunk::<8>().ok_or(CheckpointError::Header)?;
     let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
     let (header, tensors) = rest.split_at_checked(length).ok_or(CheckpointError::Header)?;

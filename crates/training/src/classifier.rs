@@ -11,7 +11,7 @@ use hemlock_artifact::Images;
 use hemlock_head::Head;
 use hemlock_models::device::runs_on_rayon;
 use hemlock_models::tiles::Pair;
-use hemlock_models::{Arch, Extractor, ExtractorSpec, Trunk, extract};
+use hemlock_models::{Arch, BackbonePrefix, Extractor, ExtractorSpec, extract};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
 use hemlock_streams::Trained;
 use ndarray::{Array2, ArrayView3, ArrayView4, Axis};
@@ -21,14 +21,14 @@ use serde::{Deserialize, Serialize};
 use crate::augment::{AugmentConfig, render_views};
 use crate::config::{OptimizerKind, fall, rise};
 use crate::optimizer::Optimizer;
-use crate::step::{Objective, Part, step};
-use crate::student::Student;
+use crate::step::{Part, TrainingObjective, step};
+use crate::student::OnlineNetwork;
 use crate::supervised::{Classified, Reads, Supervised};
 use crate::train::{finite, internal, start, step_fits, views};
 
 /// Where a training starts, and what it trains.
 #[derive(Clone, Copy, Debug)]
-pub enum Start<'a> {
+pub enum InitialWeights<'a> {
     /// Everything, from weights that are drawn from the seed; images are normalised by those that it trains on.
     Scratch {
         /// The network.
@@ -91,7 +91,7 @@ impl Default for ClassifierConfig {
 }
 
 impl ClassifierConfig {
-    /// For [`Start::Scratch`].
+    /// For [`InitialWeights::Scratch`].
     #[must_use]
     pub fn scratch() -> Self {
         Self {
@@ -109,13 +109,13 @@ impl ClassifierConfig {
         }
     }
 
-    /// For [`Start::FineTune`].
+    /// For [`InitialWeights::FineTune`].
     #[must_use]
     pub fn fine_tune() -> Self {
         Self { learning_rate: 0.1, ..Self::scratch() }
     }
 
-    /// For [`Start::LastBlock`].
+    /// For [`InitialWeights::LastBlock`].
     #[must_use]
     pub fn last_block() -> Self {
         Self { learning_rate: 0.1, min_area: 1.0, flip: 0.0, ..Self::scratch() }
@@ -206,7 +206,7 @@ impl Classifier {
 /// # Errors
 /// As [`Session::new`] and [`Session::steps`], and those of `each_epoch`.
 pub fn train(
-    begin: Start<'_>,
+    begin: InitialWeights<'_>,
     config: &ClassifierConfig,
     classes: usize,
     images: &[Labelled<'_>],
@@ -235,7 +235,7 @@ pub struct Session {
     images: usize,
     spec: ExtractorSpec,
     /// What is frozen, of a training of the last block.
-    trunk: Option<Trunk>,
+    trunk: Option<BackbonePrefix>,
     student: Classified,
     optimizer: Optimizer,
     taken: usize,
@@ -250,21 +250,21 @@ impl Session {
     /// # Errors
     /// A parameter is out of its range or doesn't fit the images; images don't fit the extractor, or each other.
     pub fn new(
-        begin: Start<'_>,
+        begin: InitialWeights<'_>,
         config: &ClassifierConfig,
         classes: usize,
         images: &[Labelled<'_>],
     ) -> Result<Self, StageError> {
         config.check()?;
         let (spec, net, trunk, device, mut rng) = match begin {
-            Start::Scratch { arch, device } => {
+            InitialWeights::Scratch { arch, device } => {
                 let device = device.clone().inner();
                 let pixels: Vec<_> = images.iter().map(|part| part.pixels).collect();
                 let (spec, net, rng) = start(arch, config.trained, config.seed, &pixels, &device)?;
                 (spec, net, None, device, rng)
             }
-            Start::FineTune(extractor) | Start::LastBlock(extractor) => {
-                let trunk = matches!(begin, Start::LastBlock(_)).then(|| Trunk::new(extractor));
+            InitialWeights::FineTune(extractor) | InitialWeights::LastBlock(extractor) => {
+                let trunk = matches!(begin, InitialWeights::LastBlock(_)).then(|| BackbonePrefix::new(extractor));
                 // A copy of its own: clones share running statistics.
                 let net = extractor.network().valid();
                 (extractor.spec().clone(), net, trunk, extractor.device().clone(), config.trained.weights(config.seed))

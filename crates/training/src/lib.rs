@@ -25,6 +25,6 @@ mod student;
 pub mod supervised;
 pub mod train;
 
-pub use classifier::{Classifier, ClassifierConfig, Labelled, Schedule, Session, Start};
+pub use classifier::{Classifier, ClassifierConfig, InitialWeights, Labelled, Schedule, Session};
 pub use config::{Method, TrainConfig};
 pub use train::{Monitor, Pretrained, pretrain, random};

@@ -22,8 +22,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::TrainConfig;
 use crate::infonce::info_nce;
-use crate::step::{Objective, joined};
-use crate::student::{Mlp, Named, Output, Student, copy_on, parameters};
+use crate::step::{TrainingObjective, joined};
+use crate::student::{Named, OnlineNetwork, Output, ProjectionMlp, copy_on, parameters};
 
 /// Added to a variance before its root, as burn and PyTorch do.
 const EPSILON: f64 = 1e-5;
@@ -39,8 +39,8 @@ pub(crate) struct MocoV3 {
 #[derive(Module, Debug)]
 pub(crate) struct Query {
     net: Network,
-    projector: Mlp,
-    predictor: Mlp,
+    projector: ProjectionMlp,
+    predictor: ProjectionMlp,
     /// Whether the predictor ends in a batch norm.
     standardises: bool,
 }
@@ -49,10 +49,10 @@ pub(crate) struct Query {
 #[derive(Module, Debug)]
 struct Encoder {
     net: Network,
-    projector: Mlp,
+    projector: ProjectionMlp,
 }
 
-impl Student for Query {
+impl OnlineNetwork for Query {
     fn net(&self) -> &Network {
         &self.net
     }
@@ -74,8 +74,8 @@ impl MocoV3 {
         let query = Query {
             standardises: matches!(net, Network::Vit(_)),
             net,
-            projector: Mlp::new([config.arch.feature_dim(), projector.hidden, out], false, rng, device),
-            predictor: Mlp::new([out, predictor.hidden, out], false, rng, device),
+            projector: ProjectionMlp::new([config.arch.feature_dim(), projector.hidden, out], false, rng, device),
+            predictor: ProjectionMlp::new([out, predictor.hidden, out], false, rng, device),
         };
         // Copies of their own: clones share running statistics.
         let keys = Encoder { net: query.net.valid(), projector: query.projector.valid() };
@@ -88,8 +88,8 @@ impl MocoV3 {
     }
 }
 
-impl Objective for MocoV3 {
-    type Student = Query;
+impl TrainingObjective for MocoV3 {
+    type OnlineNetwork = Query;
     /// Keys `[n, p]`.
     type Target = Tensor<2>;
 

@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::TrainConfig;
 use crate::ntxent::nt_xent;
-use crate::step::Objective;
-use crate::student::{Mlp, Output, Student};
+use crate::step::TrainingObjective;
+use crate::student::{OnlineNetwork, Output, ProjectionMlp};
 
 /// What the loss needs beside the embeddings.
 pub(crate) struct Simclr {
@@ -22,10 +22,10 @@ pub(crate) struct Simclr {
 #[derive(Module, Debug)]
 pub(crate) struct Projected {
     net: Network,
-    projector: Mlp,
+    projector: ProjectionMlp,
 }
 
-impl Student for Projected {
+impl OnlineNetwork for Projected {
     fn net(&self) -> &Network {
         &self.net
     }
@@ -40,13 +40,13 @@ impl Simclr {
     /// The objective, and its student around `net`.
     pub(crate) fn new(config: &TrainConfig, net: Network, rng: &mut ChaCha8Rng, device: &Device) -> (Self, Projected) {
         let widths = [config.arch.feature_dim(), config.projector.hidden, config.projector.out];
-        let projector = Mlp::new(widths, true, rng, device);
+        let projector = ProjectionMlp::new(widths, true, rng, device);
         (Self { temperature: config.temperature }, Projected { net, projector })
     }
 }
 
-impl Objective for Simclr {
-    type Student = Projected;
+impl TrainingObjective for Simclr {
+    type OnlineNetwork = Projected;
     type Target = ();
 
     fn join(_: Vec<()>, _: &Device) {}

@@ -15,12 +15,12 @@ use hemlock_models::tiles::Pair;
 use hemlock_models::weights::{Weights, WeightsError};
 
 use crate::optimizer::Optimizer;
-use crate::student::{Named, Output, Student, copy_on, gradients, running_statistics};
+use crate::student::{Named, OnlineNetwork, Output, copy_on, gradients, running_statistics};
 
 /// What a method trains the network for: all that the methods differ in.
-pub(crate) trait Objective: Sync {
+pub(crate) trait TrainingObjective: Sync {
     /// The network in training.
-    type Student: Student;
+    type OnlineNetwork: OnlineNetwork;
     /// What a half brings to the loss beside its embeddings.
     type Target: Send;
 
@@ -39,7 +39,7 @@ pub(crate) trait Objective: Sync {
     fn loss(&self, embeddings: [Tensor<2>; 2], targets: [Self::Target; 2]) -> Tensor<1>;
 
     /// Changes what follows the student, after a step of the optimiser; `done` is the share of the training before it.
-    fn after_step(&mut self, _student: &Self::Student, _done: f64) {}
+    fn after_step(&mut self, _student: &Self::OnlineNetwork, _done: f64) {}
 
     /// What [`after_step`](Self::after_step) changes, for a checkpoint.
     fn state(&self) -> Weights {
@@ -64,8 +64,8 @@ pub(crate) struct Part<'b> {
 pub(crate) type Shards<'b> = Vec<(Tensor<4>, &'b [usize])>;
 
 /// One half's way through copies of the student, one a shard.
-pub(crate) struct Half<O: Objective> {
-    pub(crate) shards: Vec<(O::Student, Tensor<2>)>,
+pub(crate) struct Half<O: TrainingObjective> {
+    pub(crate) shards: Vec<(O::OnlineNetwork, Tensor<2>)>,
     /// Of all shards, on the first device, without a graph.
     pub(crate) embeddings: Tensor<2>,
     pub(crate) monitored: Tensor<2>,
@@ -74,15 +74,15 @@ pub(crate) struct Half<O: Objective> {
 
 /// One step of the optimiser on two halves: the new student, the loss, and what the monitor sees of the first half. All
 /// is on `device` but for shards on other ones. Nothing is read here, so that a GPU has all of the step to do at once.
-pub(crate) fn step<O: Objective>(
+pub(crate) fn step<O: TrainingObjective>(
     pair: &Pair,
     objective: &O,
-    student: O::Student,
+    student: O::OnlineNetwork,
     optimizer: &mut Optimizer,
     [a, b]: [Shards<'_>; 2],
     device: &Device,
     lr: f64,
-) -> (O::Student, Tensor<1>, Tensor<2>) {
+) -> (O::OnlineNetwork, Tensor<1>, Tensor<2>) {
     let count = (a.len() + b.len()) as f32;
     // What travels does so before devices are busy, so that they work side by side.
     let [a, b] = [a, b].map(|shards| placed(&student, shards));
@@ -97,15 +97,15 @@ pub(crate) fn step<O: Objective>(
 }
 
 /// Copies of the student for shards, each on its shard's device.
-pub(crate) fn placed<'b, S: Student>(student: &S, shards: Shards<'b>) -> Vec<(S, Tensor<4>, &'b [usize])> {
+pub(crate) fn placed<'b, S: OnlineNetwork>(student: &S, shards: Shards<'b>) -> Vec<(S, Tensor<4>, &'b [usize])> {
     let shards = shards.into_iter();
     shards.map(|(images, numbers)| (copy_on(student, &images.device().inner()), images, numbers)).collect()
 }
 
 /// One half's way through copies of the student.
-pub(crate) fn forward<O: Objective>(
+pub(crate) fn forward<O: TrainingObjective>(
     objective: &O,
-    shards: Vec<(O::Student, Tensor<4>, &[usize])>,
+    shards: Vec<(O::OnlineNetwork, Tensor<4>, &[usize])>,
     device: &Device,
 ) -> Half<O> {
     let (mut passed, mut seen, mut targets) = (Vec::new(), Vec::new(), Vec::new());
@@ -133,7 +133,7 @@ pub(crate) fn joined(mut tensors: Vec<Tensor<2>>, device: &Device) -> Tensor<2> 
 }
 
 /// The loss and its gradient with respect to both halves' embeddings.
-pub(crate) fn loss<O: Objective>(
+pub(crate) fn loss<O: TrainingObjective>(
     objective: &O,
     embeddings: [&Tensor<2>; 2],
     targets: [O::Target; 2],
@@ -158,7 +158,7 @@ pub(crate) fn cut<S>(shards: &[(S, Tensor<2>)], gradient: &Tensor<2>) -> Vec<Ten
 
 /// Of every shard the gradients of the parameters when dL/dz is its cut of the gradient, and the new running
 /// statistics, on its device.
-pub(crate) fn backward<S: Student>(shards: Vec<(S, Tensor<2>)>, gradient: Vec<Tensor<2>>) -> Vec<[Named; 2]> {
+pub(crate) fn backward<S: OnlineNetwork>(shards: Vec<(S, Tensor<2>)>, gradient: Vec<Tensor<2>>) -> Vec<[Named; 2]> {
     let shards = shards.into_iter().zip(gradient);
     let back = |((student, embeddings), gradient): ((S, Tensor<2>), Tensor<2>)| {
         let by_parameter = (embeddings * Tensor::from_inner(gradient)).sum().backward();

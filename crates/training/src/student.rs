@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 pub(crate) type Named = BTreeMap<String, Tensor<1>>;
 
 /// A network with what the loss needs on top of it, which is dropped after training.
-pub(crate) trait Student: Module + Send + Sync {
+pub(crate) trait OnlineNetwork: Module + Send + Sync {
     /// The network that becomes the extractor.
     fn net(&self) -> &Network;
     /// What the loss and the monitor see of normalised images `[n, 3, h, w]`.
@@ -32,13 +32,13 @@ pub(crate) struct Output {
 
 /// Linear, batch norm, ReLU, linear.
 #[derive(Module, Debug)]
-pub(crate) struct Mlp {
+pub(crate) struct ProjectionMlp {
     hidden: Linear,
     norm: BatchNorm,
     out: Linear,
 }
 
-impl Mlp {
+impl ProjectionMlp {
     /// An MLP from the first to the last of `widths`; `bias` of its last layer, as the first one is followed by a
     /// shift.
     pub(crate) fn new(widths: [usize; 3], bias: bool, rng: &mut ChaCha8Rng, device: &Device) -> Self {

@@ -12,8 +12,8 @@ use hemlock_stage::ParamError;
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::TrainConfig;
-use crate::step::{Objective, Part};
-use crate::student::{Output, Student, linear};
+use crate::step::{Part, TrainingObjective};
+use crate::student::{OnlineNetwork, Output, linear};
 
 /// The labels of all images.
 pub(crate) struct Supervised<'a> {
@@ -51,7 +51,7 @@ impl Classified {
     }
 }
 
-impl Student for Classified {
+impl OnlineNetwork for Classified {
     fn net(&self) -> &Network {
         &self.net
     }
@@ -84,8 +84,8 @@ impl<'a> Supervised<'a> {
     }
 }
 
-impl Objective for Supervised<'_> {
-    type Student = Classified;
+impl TrainingObjective for Supervised<'_> {
+    type OnlineNetwork = Classified;
     /// Labels, on the host.
     type Target = Vec<u32>;
 

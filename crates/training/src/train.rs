@@ -25,8 +25,8 @@ use crate::moco::MocoV3;
 use crate::ntxent::unit_rows;
 use crate::optimizer::Optimizer;
 use crate::simclr::Simclr;
-use crate::step::{self, Objective, Part, Shards};
-use crate::student::Student;
+use crate::step::{self, Part, Shards, TrainingObjective};
+use crate::student::OnlineNetwork;
 use crate::supervised::Supervised;
 
 /// What the loop trains.
@@ -89,7 +89,7 @@ pub fn pretrain(
     config.heads_fit(method)?;
     let (spec, net, mut rng) = start(config.arch, EXTRACTOR, config.seed(), &[images.pixels.view()], device)?;
     let pair = if runs_on_rayon(device) { Pair::halves() } else { Pair::none() };
-    let run = Run { method, config, images, monitor, spec: &spec, devices: &devices, device, pair };
+    let run = TrainingRun { method, config, images, monitor, spec: &spec, devices: &devices, device, pair };
     let rng = &mut rng;
     let (net, curve) = match method {
         Method::Simclr => run.train(Simclr::new(config, net, rng, device), ctx)?,
@@ -153,7 +153,7 @@ fn finish(spec: ExtractorSpec, net: &Network, curve: Vec<Epoch>, device: &Device
 }
 
 /// Everything that stays the same in a run.
-struct Run<'a> {
+struct TrainingRun<'a> {
     method: Method,
     config: &'a TrainConfig,
     images: &'a Images,
@@ -167,10 +167,10 @@ struct Run<'a> {
     pair: Pair,
 }
 
-impl Run<'_> {
-    fn train<O: Objective>(
+impl TrainingRun<'_> {
+    fn train<O: TrainingObjective>(
         &self,
-        (mut objective, student): (O, O::Student),
+        (mut objective, student): (O, O::OnlineNetwork),
         ctx: &Context<'_>,
     ) -> Result<(Network, Vec<Epoch>), StageError> {
         let config = self.config;
@@ -180,7 +180,7 @@ impl Run<'_> {
         let steps = n / config.batch;
         let total = config.epochs * steps;
         let bar = ctx.progress.start("pre-training", total as u64, "steps");
-        let save = |student: &O::Student, objective: &O, optimizer: &Optimizer, done: &Done| {
+        let save = |student: &O::OnlineNetwork, objective: &O, optimizer: &Optimizer, done: &Done| {
             let params = config.key(self.method).map_err(internal)?;
             ctx.checkpoints.save(&checkpoint::write(params, student, objective, optimizer, done).map_err(internal)?)
         };
@@ -252,13 +252,13 @@ impl Run<'_> {
     /// The state of the last checkpoint, or the beginning.
     ///
     /// A checkpoint that cannot be read costs time, never correctness: the run starts over.
-    fn resume<O: Objective>(
+    fn resume<O: TrainingObjective>(
         &self,
-        student: O::Student,
+        student: O::OnlineNetwork,
         objective: &mut O,
         optimizer: &mut Optimizer,
         ctx: &Context<'_>,
-    ) -> (O::Student, Done) {
+    ) -> (O::OnlineNetwork, Done) {
         let read = |bytes: Vec<u8>| {
             let params = self.config.key(self.method).map_err(|e| e.to_string())?;
             checkpoint::read(&bytes, &params, &student, objective, optimizer, self.device)

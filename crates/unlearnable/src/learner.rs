@@ -3,7 +3,7 @@
 use hemlock_artifact::{Features, Normalization, TargetParams};
 use hemlock_head::{FitOptions, Head, Preconditioner, Samples, fit};
 use hemlock_models::{Extractor, extract};
-use hemlock_perturb::Frozen;
+use hemlock_perturb::FrozenExtractor;
 use hemlock_stage::{Context, StageError};
 use hemlock_training::{Classifier, Labelled, Session};
 use ndarray::{Array2, ArrayView4};
@@ -15,7 +15,7 @@ pub(crate) trait Learner {
     fn learn(&mut self, noised: ArrayView4<u8>, ctx: &Context) -> Result<(), StageError>;
 
     /// The network as it is, the map from its output to what the head sees, and the head.
-    fn as_is(&self) -> (Frozen<'_>, &Head);
+    fn as_is(&self) -> (FrozenExtractor<'_>, &Head);
 }
 
 /// A linear head on the frozen extractor, trained to the minimum at every turn.
@@ -68,8 +68,8 @@ impl Learner for Probe<'_> {
         ctx.check()
     }
 
-    fn as_is(&self) -> (Frozen<'_>, &Head) {
-        (Frozen::new(self.extractor, self.normalization), &self.head)
+    fn as_is(&self) -> (FrozenExtractor<'_>, &Head) {
+        (FrozenExtractor::new(self.extractor, self.normalization), &self.head)
     }
 }
 
@@ -108,7 +108,7 @@ impl Learner for EndToEnd<'_> {
         Ok(())
     }
 
-    fn as_is(&self) -> (Frozen<'_>, &Head) {
-        (Frozen::new(&self.made.extractor, &self.identity), &self.made.head)
+    fn as_is(&self) -> (FrozenExtractor<'_>, &Head) {
+        (FrozenExtractor::new(&self.made.extractor, &self.identity), &self.made.head)
     }
 }

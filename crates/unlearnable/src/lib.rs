@@ -17,11 +17,11 @@ use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Poisons, Stoppe
 use hemlock_attack::poison_count;
 use hemlock_head::Head;
 use hemlock_models::{extracted, open_extractor};
-use hemlock_perturb::{Clean, Measure, base_images};
+use hemlock_perturb::{CleanFeatureStats, Measure, base_images};
 use hemlock_stage::{Context, ParamError, Port, StageError, inputs};
 use hemlock_streams::{Purpose, Trained};
 use hemlock_threat::Constraint;
-use hemlock_training::{ClassifierConfig, Labelled, Schedule, Session, Start};
+use hemlock_training::{ClassifierConfig, InitialWeights, Labelled, Schedule, Session};
 use learner::{EndToEnd, Learner, Probe};
 use ndarray::{Array4, Axis};
 use noise::Noise;
@@ -77,7 +77,7 @@ pub struct Params {
 pub enum Against {
     /// A linear head on the frozen extractor.
     #[default]
-    Frozen,
+    FrozenExtractor,
     /// A network of the extractor's architecture, trained end to end.
     EndToEnd,
 }
@@ -158,7 +158,7 @@ inputs! {
 /// Name of the attack, in results.
 pub const NAME: &str = "error-minimizing";
 /// What its objective counts.
-pub const SHOWN: &str = "the training loss with noise";
+pub const VALUE_LABEL: &str = "the training loss with noise";
 
 /// The stage.
 pub struct Stage;
@@ -202,7 +202,7 @@ impl hemlock_stage::Stage for Stage {
         let base = base_images(train, &base_index)?;
         let noise = Noise::new(base.view(), &labels, classes, params.noise, f32::from(params.linf) / 255.0);
         let Made { images, curve, passes, taught } = match params.against {
-            Against::Frozen => {
+            Against::FrozenExtractor => {
                 let probe = Probe::new(&extractor, &features, &target, &base_index, &labels)?;
                 make(params, noise, probe, &labels, ctx)?
             }
@@ -213,16 +213,16 @@ impl hemlock_stage::Stage for Stage {
                 let pixels = train.pixels.view().select(Axis(0), &rest);
                 let rest: Vec<u32> = rest.iter().map(|row| train.labels[*row]).collect();
                 let clean = Labelled { pixels: pixels.view(), labels: &rest };
-                let start = Start::Scratch { arch: extractor.spec().arch, device: extractor.device() };
+                let start = InitialWeights::Scratch { arch: extractor.spec().arch, device: extractor.device() };
                 let images = [clean, Labelled { pixels: base.view(), labels: &labels }];
                 let session = Session::new(start, &params.training(ctx.seed), classes, &images)?;
                 let network = EndToEnd::new(session, params.train_steps as usize, clean, &labels)?;
                 make(params, noise, network, &labels, ctx)?
             }
         };
-        let clean = Clean::new(features.train.features.view());
+        let clean = CleanFeatureStats::new(features.train.features.view());
         let measure = Measure {
-            frozen: &hemlock_perturb::Frozen::new(&extractor, &features.normalization),
+            frozen: &hemlock_perturb::FrozenExtractor::new(&extractor, &features.normalization),
             features: &features,
             clean: &clean,
             constraint: &Constraint::default(),
@@ -284,7 +284,7 @@ fn make(
         learner.learn(noise.images().view(), ctx)?;
         let (frozen, head) = learner.as_is();
         let feel =
-            |noise: &Noise| frozen.pull_in_tiles(&noise.pixels(), labels.len(), |row, z| loss(head, z, &labels[row..]));
+            |noise: &Noise| frozen.vjp_tiled(&noise.pixels(), labels.len(), |row, z| loss(head, z, &labels[row..]));
         let (mut gradient, felt) = feel(&noise)?;
         let mean = |of: fn(&Felt) -> f64| felt.iter().map(of).sum::<f64>() / n;
         let (loss, mistaken) = (mean(|f| f.loss), mean(|f| f.mistaken));

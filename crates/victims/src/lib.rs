@@ -1,7 +1,7 @@
 //! Victims: the models that attacks are measured on.
 //!
-//! A victim trains on clean data and an [`TrainingSetChange`] of it, samples that are added and samples that are left out, so that
-//! attacks that add, attacks that replace and controls are one to it.
+//! A victim trains on clean data and an [`TrainingSetChange`] of it, samples that are added and samples that are left
+//! out, so that attacks that add, attacks that replace and controls are one to it.
 
 mod knn;
 mod linear;
@@ -10,7 +10,7 @@ mod network;
 mod training;
 
 pub use knn::Knn;
-pub use linear::{Exact, Sgd, measure};
+pub use linear::{LogisticRegression, Sgd, measure};
 pub use mlp::Mlp;
 pub use network::Network;
 pub use training::{TrainingSetChange, VictimData};
@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum VictimSpec {
     /// A linear head, trained to the minimum.
-    Linear(Exact),
+    Linear(LogisticRegression),
     /// A linear head, trained by stochastic gradient descent.
     LinearSgd(Sgd),
     /// A vote of the nearest neighbours.
@@ -42,7 +42,7 @@ pub enum VictimSpec {
 
 impl Default for VictimSpec {
     fn default() -> Self {
-        Self::Linear(Exact::default())
+        Self::Linear(LogisticRegression::default())
     }
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// A linear head, trained to the minimum by L-BFGS.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Exact {
+pub struct LogisticRegression {
     /// Gradient norm of the mean objective at which it counts as trained.
     pub tolerance: f64,
     /// Most steps of its training.
@@ -37,7 +37,7 @@ pub struct Sgd {
     pub momentum: f64,
 }
 
-impl Default for Exact {
+impl Default for LogisticRegression {
     fn default() -> Self {
         Self { tolerance: 1e-6, max_iterations: 10_000 }
     }
@@ -49,7 +49,7 @@ impl Default for Sgd {
     }
 }
 
-impl Exact {
+impl LogisticRegression {
     pub(crate) fn check(&self) -> Result<(), ParamError> {
         ParamError::positive("tolerance", self.tolerance)?;
         ParamError::at_least_one("max_iterations", self.max_iterations)
@@ -83,7 +83,7 @@ pub fn measure(head: Head, data: &VictimData) -> Result<Outcome, StageError> {
     Ok(Outcome { clean_loss: Some(mean_loss(&head, &[clean])?), head: Some(head), ..data.outcome(answers) })
 }
 
-impl Train for &Exact {
+impl Train for &LogisticRegression {
     fn train(&self, what: &str, data: &VictimData, change: &TrainingSetChange) -> Result<Outcome, StageError> {
         let options = FitOptions {
             gradient_tolerance: self.tolerance,

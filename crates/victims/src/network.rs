@@ -6,7 +6,7 @@ use hemlock_artifact::{Answers, Outcome};
 use hemlock_models::{Arch, open_device, open_extractor};
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use hemlock_streams::Trained;
-use hemlock_training::{ClassifierConfig, Labelled, Start, classifier};
+use hemlock_training::{ClassifierConfig, InitialWeights, Labelled, classifier};
 use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
@@ -125,11 +125,15 @@ impl Train for Variant<'_> {
             Origin::Scratch => {
                 let arch: Arch = extractor.arch.parse().map_err(|e| StageError::new(ErrorKind::Artifact, e))?;
                 device = open_device(ctx.device)?;
-                Start::Scratch { arch, device: &device }
+                InitialWeights::Scratch { arch, device: &device }
             }
             origin => {
                 opened = open_extractor(extractor, ctx.device)?;
-                if origin == Origin::FineTune { Start::FineTune(&opened) } else { Start::LastBlock(&opened) }
+                if origin == Origin::FineTune {
+                    InitialWeights::FineTune(&opened)
+                } else {
+                    InitialWeights::LastBlock(&opened)
+                }
             }
         };
         let (mut answers, mut epochs) = (Answers::default(), Vec::new());

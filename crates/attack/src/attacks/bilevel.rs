@@ -1,7 +1,7 @@
 //! The bilevel attack: raises the error of the retrained head, by implicit differentiation.
 
-use super::{Attack, Defaults, Given};
-use crate::{Base, Objective, StartKind};
+use super::{Attack, Defaults, ObjectiveInputs};
+use crate::{Base, Objective, Start};
 use hemlock_stage::{ParamError, StageError};
 use hemlock_threat::Sees;
 use serde::{Deserialize, Serialize};
@@ -24,9 +24,9 @@ impl Default for Bilevel {
 
 impl Attack for Bilevel {
     const NAME: &'static str = "bilevel";
-    const SHOWN: &'static str = "the smoothed error of the retrained head";
+    const VALUE_LABEL: &'static str = "the smoothed error of the retrained head";
     const DEFAULTS: Defaults = Defaults {
-        start: StartKind::Aligned,
+        start: Start::Aligned,
         base: Base::Nearest,
         relabel_every: 20,
         steps: 200,
@@ -38,9 +38,11 @@ impl Attack for Bilevel {
         ParamError::positive("temperature", self.temperature)
     }
 
-    fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
+    fn objective<'a>(&self, given: &ObjectiveInputs<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
         let (raised, head) = (given.raised(self.sees)?, given.target.clean.clone());
         let decay = given.target.weight_decay;
-        Ok(Box::new(crate::Bilevel::new(given.clean, raised, head, decay, self.temperature)?.stopped_by(given.cancel)))
+        Ok(Box::new(
+            crate::BilevelObjective::new(given.clean, raised, head, decay, self.temperature)?.stopped_by(given.cancel),
+        ))
     }
 }

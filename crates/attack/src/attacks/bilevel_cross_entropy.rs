@@ -1,7 +1,7 @@
 //! TGDA's objective against a follower who is retrained: raises the cross-entropy of the retrained head, by implicit
 //! differentiation.
 
-use super::{Attack, Defaults, Given, bilevel};
+use super::{Attack, Defaults, ObjectiveInputs, bilevel};
 use crate::Objective;
 use hemlock_stage::StageError;
 use hemlock_threat::Sees;
@@ -17,12 +17,12 @@ pub(super) struct BilevelCrossEntropy {
 
 impl Attack for BilevelCrossEntropy {
     const NAME: &'static str = "bilevel-cross-entropy";
-    const SHOWN: &'static str = "the cross-entropy of the retrained head";
+    const VALUE_LABEL: &'static str = "the cross-entropy of the retrained head";
     const DEFAULTS: Defaults = bilevel::Bilevel::DEFAULTS;
 
-    fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
+    fn objective<'a>(&self, given: &ObjectiveInputs<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
         let (raised, head) = (given.raised(self.sees)?, given.target.clean.clone());
         let decay = given.target.weight_decay;
-        Ok(Box::new(crate::Bilevel::cross_entropy(given.clean, raised, head, decay)?.stopped_by(given.cancel)))
+        Ok(Box::new(crate::BilevelObjective::cross_entropy(given.clean, raised, head, decay)?.stopped_by(given.cancel)))
     }
 }

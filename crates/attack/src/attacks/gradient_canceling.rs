@@ -1,7 +1,7 @@
-//! Gradient Canceling: makes the target parameters a stationary point of the victim's training.
+//! Gradient CancelingObjective: makes the target parameters a stationary point of the victim's training.
 
-use super::{Attack, Defaults, Given};
-use crate::{Base, Canceled, Canceling, Objective, StartKind};
+use super::{Attack, Defaults, ObjectiveInputs};
+use crate::{Base, Canceled, CancelingObjective, Objective, Start};
 use hemlock_stage::StageError;
 use serde::{Deserialize, Serialize};
 
@@ -15,20 +15,20 @@ pub(super) struct GradientCanceling {
 
 impl Attack for GradientCanceling {
     const NAME: &'static str = "gradient-canceling";
-    const SHOWN: &'static str = "the gradient that is left at the target, as a share of the clean one";
+    const VALUE_LABEL: &'static str = "the gradient that is left at the target, as a share of the clean one";
     const DEFAULTS: Defaults = Defaults {
-        start: StartKind::Clean,
-        base: Base::Start,
+        start: Start::Clean,
+        base: Base::InitialPoisons,
         relabel_every: 0,
         steps: 2000,
         step: 0.1,
         free_step: 0.1,
     };
-    const ENDS: bool = true;
-    const AIMS: bool = true;
+    const HAS_ZERO_MINIMUM: bool = true;
+    const USES_TARGET: bool = true;
 
-    fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
-        let canceling = Canceling::new(&given.target.target, given.clean, given.target.weight_decay)?;
+    fn objective<'a>(&self, given: &ObjectiveInputs<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
+        let canceling = CancelingObjective::new(&given.target.target, given.clean, given.target.weight_decay)?;
         Ok(Box::new(canceling.of(self.gradient)))
     }
 }

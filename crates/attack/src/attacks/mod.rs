@@ -5,14 +5,14 @@ mod bilevel_cross_entropy;
 mod gradient_canceling;
 mod tgda;
 
-mod own;
+mod params;
 mod registry;
 
-pub use own::Own;
-pub use registry::{AnyAttack, Known, constraint, find, objective};
-pub use tgda::Follower;
+pub use params::AttackParams;
+pub use registry::{AnyAttack, AttackRef, constraint, find, objective};
+pub use tgda::InnerLoop;
 
-use crate::{Base, Objective, StartKind};
+use crate::{Base, Objective, Start};
 use hemlock_artifact::TargetParams;
 use hemlock_head::Samples;
 use hemlock_stage::{Cancel, ParamError, StageError};
@@ -36,13 +36,13 @@ pub trait Attack: Serialize + DeserializeOwned + Default + 'static {
     /// The name in specs and results.
     const NAME: &'static str;
     /// What `objective` in the results is, after "Objective: ".
-    const SHOWN: &'static str;
+    const VALUE_LABEL: &'static str;
     /// What the stages' parameters are where a spec does not give them.
     const DEFAULTS: Defaults;
-    /// Whether the objective has the least value 0, near which a solver may stop: [`Objective::end`].
-    const ENDS: bool = false;
+    /// Whether the objective has the least value 0, near which a solver may stop: [`Objective::stop_value`].
+    const HAS_ZERO_MINIMUM: bool = false;
     /// Whether it aims at the target head. Others take the clean head and the weight decay of it alone.
-    const AIMS: bool = false;
+    const USES_TARGET: bool = false;
 
     /// What the types cannot say: ranges.
     ///
@@ -60,7 +60,7 @@ pub trait Attack: Serialize + DeserializeOwned + Default + 'static {
 
     /// What makes the objective move with every evaluation, by draws from the seed; `None`: nothing, and nothing is
     /// drawn.
-    fn moves(&self) -> Option<Moves> {
+    fn stochasticity(&self) -> Option<Stochasticity> {
         None
     }
 
@@ -68,14 +68,14 @@ pub trait Attack: Serialize + DeserializeOwned + Default + 'static {
     ///
     /// # Errors
     /// Features and a target that do not fit each other, or that lack what the attack needs.
-    fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError>;
+    fn objective<'a>(&self, given: &ObjectiveInputs<'a>) -> Result<Box<dyn Objective + 'a>, StageError>;
 }
 
 /// What an attack goes by where a spec says nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Defaults {
     /// Where poisons start.
-    pub start: StartKind,
+    pub start: Start,
     /// Which clean sample a poison is made of.
     pub base: Base,
     /// Steps from one choice of `aligned` labels to the next; 0: they are chosen once.
@@ -90,7 +90,7 @@ pub struct Defaults {
 
 /// What makes an objective move, as an error says it.
 #[derive(Debug, Clone, Copy)]
-pub struct Moves {
+pub struct Stochasticity {
     /// What moves: "a follower of `tgda`, who moves on".
     pub what: &'static str,
     /// What to write so that nothing does: "`attack = \"bilevel-cross-entropy\"`, whose follower is retrained".
@@ -98,7 +98,7 @@ pub struct Moves {
 }
 
 /// What an objective is made of.
-pub struct Given<'a> {
+pub struct ObjectiveInputs<'a> {
     /// The victim's clean samples.
     pub clean: Samples<'a>,
     /// Clean samples that the victim does not train on. There may be none.
@@ -111,7 +111,7 @@ pub struct Given<'a> {
     pub cancel: &'a Cancel,
 }
 
-impl<'a> Given<'a> {
+impl<'a> ObjectiveInputs<'a> {
     /// The samples that victims are to do badly on: all that the attack sees. The more there are, the less it fits
     /// their noise.
     ///

@@ -1,6 +1,6 @@
 //! Attacks by their names, whatever their types.
 
-use super::{ATTACKS, Attack, Defaults, Given, Moves};
+use super::{ATTACKS, Attack, Defaults, ObjectiveInputs, Stochasticity};
 use crate::Objective;
 use hemlock_artifact::{Aim, Features, TargetParams};
 use hemlock_head::Samples;
@@ -14,16 +14,16 @@ use std::{fmt, marker::PhantomData, ops::Deref};
 pub trait AnyAttack: Sync {
     /// [`Attack::NAME`].
     fn name(&self) -> &'static str;
-    /// [`Attack::SHOWN`].
-    fn shown(&self) -> &'static str;
+    /// [`Attack::VALUE_LABEL`].
+    fn value_label(&self) -> &'static str;
     /// [`Attack::DEFAULTS`].
     fn defaults(&self) -> Defaults;
-    /// [`Attack::ENDS`].
-    fn ends(&self) -> bool;
-    /// [`Attack::AIMS`].
-    fn aims(&self) -> bool;
-    /// [`Attack::moves`]; of a table that cannot be read nothing does.
-    fn moves(&self, table: &Map<String, Value>) -> Option<Moves>;
+    /// [`Attack::HAS_ZERO_MINIMUM`].
+    fn has_zero_minimum(&self) -> bool;
+    /// [`Attack::USES_TARGET`].
+    fn uses_target(&self) -> bool;
+    /// [`Attack::stochasticity`]; of a table that cannot be read nothing does.
+    fn stochasticity(&self, table: &Map<String, Value>) -> Option<Stochasticity>;
     /// The attack's fields in a table, those that it lacks at their defaults.
     ///
     /// # Errors
@@ -41,7 +41,7 @@ pub trait AnyAttack: Sync {
     fn objective<'a>(
         &self,
         table: &Map<String, Value>,
-        given: &Given<'a>,
+        given: &ObjectiveInputs<'a>,
     ) -> Result<Box<dyn Objective + 'a>, StageError>;
 }
 
@@ -68,20 +68,20 @@ impl<A: Attack> AnyAttack for Erased<A> {
     fn name(&self) -> &'static str {
         A::NAME
     }
-    fn shown(&self) -> &'static str {
-        A::SHOWN
+    fn value_label(&self) -> &'static str {
+        A::VALUE_LABEL
     }
     fn defaults(&self) -> Defaults {
         A::DEFAULTS
     }
-    fn ends(&self) -> bool {
-        A::ENDS
+    fn has_zero_minimum(&self) -> bool {
+        A::HAS_ZERO_MINIMUM
     }
-    fn aims(&self) -> bool {
-        A::AIMS
+    fn uses_target(&self) -> bool {
+        A::USES_TARGET
     }
-    fn moves(&self, table: &Map<String, Value>) -> Option<Moves> {
-        Self::typed(table).ok().and_then(|attack| attack.moves())
+    fn stochasticity(&self, table: &Map<String, Value>) -> Option<Stochasticity> {
+        Self::typed(table).ok().and_then(|attack| attack.stochasticity())
     }
     fn own(&self, table: &Map<String, Value>) -> Result<Map<String, Value>, ParamError> {
         Self::table(&Self::typed(table)?)
@@ -94,7 +94,7 @@ impl<A: Attack> AnyAttack for Erased<A> {
     fn objective<'a>(
         &self,
         table: &Map<String, Value>,
-        given: &Given<'a>,
+        given: &ObjectiveInputs<'a>,
     ) -> Result<Box<dyn Objective + 'a>, StageError> {
         Self::typed(table)?.objective(given)
     }
@@ -102,8 +102,8 @@ impl<A: Attack> AnyAttack for Erased<A> {
 
 /// The attack of that name.
 #[must_use]
-pub fn find(name: &str) -> Option<Known> {
-    ATTACKS.iter().find(|attack| attack.name() == name).map(|attack| Known(*attack))
+pub fn find(name: &str) -> Option<AttackRef> {
+    ATTACKS.iter().find(|attack| attack.name() == name).map(|attack| AttackRef(*attack))
 }
 
 /// The set that the poisons of `aim` have to lie in, measured on the clean samples.
@@ -130,33 +130,33 @@ pub fn objective<'a>(
         .ok_or_else(|| StageError::internal(format!("poisons were made by an unknown attack, `{}`", aim.attack)))?;
     let classes = features.classes.len();
     let (clean, validation) = (features.train.samples(classes)?, features.validation.samples(classes)?);
-    attack.objective(&aim.parameters, &Given { clean, validation, target, seed: aim.seed, cancel })
+    attack.objective(&aim.parameters, &ObjectiveInputs { clean, validation, target, seed: aim.seed, cancel })
 }
 
 /// An attack of [`ATTACKS`], which specs write as its name.
 #[derive(Clone, Copy)]
-pub struct Known(&'static dyn AnyAttack);
+pub struct AttackRef(&'static dyn AnyAttack);
 
-impl Deref for Known {
+impl Deref for AttackRef {
     type Target = dyn AnyAttack;
     fn deref(&self) -> &Self::Target {
         self.0
     }
 }
 
-impl fmt::Debug for Known {
+impl fmt::Debug for AttackRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl Serialize for Known {
+impl Serialize for AttackRef {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(self.name())
     }
 }
 
-impl<'de> Deserialize<'de> for Known {
+impl<'de> Deserialize<'de> for AttackRef {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let name = String::deserialize(from)?;
         find(&name).ok_or_else(|| {

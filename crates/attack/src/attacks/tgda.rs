@@ -1,8 +1,8 @@
 //! TGDA, total gradient descent ascent: raises the loss of a head that descends meanwhile, by implicit differentiation
 //! as if it were trained.
 
-use super::{Attack, Defaults, Given, Moves, bilevel};
-use crate::{Bilevel, Objective};
+use super::{Attack, Defaults, ObjectiveInputs, Stochasticity, bilevel};
+use crate::{BilevelObjective, Objective};
 use hemlock_stage::{ParamError, StageError};
 use hemlock_threat::Sees;
 use serde::{Deserialize, Serialize};
@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 pub(super) struct Tgda {
     /// The splits whose loss is raised.
     sees: Sees,
-    follower: Follower,
+    follower: InnerLoop,
 }
 
 /// How the head trains that TGDA plays against, from one step of the poisons to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Follower {
+pub struct InnerLoop {
     /// Steps of gradient descent from one step of the poisons to the next.
     pub steps: u32,
     /// Their rate.
@@ -28,7 +28,7 @@ pub struct Follower {
     pub batch: usize,
 }
 
-impl Default for Follower {
+impl Default for InnerLoop {
     fn default() -> Self {
         Self { steps: 20, learning_rate: 0.1, batch: 1000 }
     }
@@ -36,7 +36,7 @@ impl Default for Follower {
 
 impl Attack for Tgda {
     const NAME: &'static str = "tgda";
-    const SHOWN: &'static str = "the cross-entropy of the head that trains meanwhile";
+    const VALUE_LABEL: &'static str = "the cross-entropy of the head that trains meanwhile";
     const DEFAULTS: Defaults = bilevel::Bilevel::DEFAULTS;
 
     fn check(&self) -> Result<(), ParamError> {
@@ -46,16 +46,17 @@ impl Attack for Tgda {
         ParamError::at_least_one("follower.batch", self.follower.batch as u64)
     }
 
-    fn moves(&self) -> Option<Moves> {
+    fn stochasticity(&self) -> Option<Stochasticity> {
         let unless = "`attack = \"bilevel-cross-entropy\"`, whose follower is retrained";
-        Some(Moves { what: "a follower of `tgda`, who moves on", unless })
+        Some(Stochasticity { what: "a follower of `tgda`, who moves on", unless })
     }
 
-    fn objective<'a>(&self, given: &Given<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
+    fn objective<'a>(&self, given: &ObjectiveInputs<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
         let (raised, head) = (given.raised(self.sees)?, given.target.clean.clone());
         let decay = given.target.weight_decay;
         Ok(Box::new(
-            Bilevel::tgda(given.clean, raised, head, decay, self.follower, given.seed)?.stopped_by(given.cancel),
+            BilevelObjective::tgda(given.clean, raised, head, decay, self.follower, given.seed)?
+                .stopped_by(given.cancel),
         ))
     }
 }

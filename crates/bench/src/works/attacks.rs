@@ -3,7 +3,7 @@
 use super::heads::{CLASSES, DECAY, Problem, gradient_operations, train};
 use crate::{Amount, Given, Limit, Run, Work};
 use anyhow::{Result, ensure};
-use hemlock_attack::{Bilevel as Retrained, Canceling as AtTarget, Descent, Found, Objective, Solver, Stop, descend};
+use hemlock_attack::{BilevelObjective, CancelingObjective, Descended, Descent, Objective, Solver, Stop, descend};
 use hemlock_head::{Head, HeadError, Samples};
 use hemlock_threat::Constraint;
 use ndarray::{Axis, Slice};
@@ -37,7 +37,7 @@ impl Scene {
     }
 
     /// From the first clean samples on.
-    fn descend(&self, solver: Solver, objective: &mut dyn Objective, steps: u32, target: f64) -> Result<Found> {
+    fn descend(&self, solver: Solver, objective: &mut dyn Objective, steps: u32, target: f64) -> Result<Descended> {
         let start = self.all.features.slice_axis(Axis(0), Slice::from(..POISONS)).to_owned();
         let labels = self.all.labels[..POISONS].to_vec();
         let descent = Descent { solver, steps, step: STEP, target, ..Descent::default() };
@@ -76,11 +76,11 @@ impl Canceling {
         Ok(Head::from_packed(&scene.head.packed() * Self::SHRUNK)?)
     }
 
-    fn run(solver: Solver, scene: &Scene, target: &Head) -> Result<Found> {
-        let mut objective = AtTarget::new(target, scene.clean()?, DECAY)?;
-        let end = objective.end(Self::RESIDUAL);
+    fn run(solver: Solver, scene: &Scene, target: &Head) -> Result<Descended> {
+        let mut objective = CancelingObjective::new(target, scene.clean()?, DECAY)?;
+        let end = objective.stop_value(Self::RESIDUAL);
         let found = scene.descend(solver, &mut objective, Self::STEPS, end)?;
-        ensure!(found.stopped == Stop::Target, "a residual of {} was left", objective.shown(found.value));
+        ensure!(found.stopped == Stop::Target, "a residual of {} was left", objective.display_value(found.value));
         Ok(found)
     }
 }
@@ -127,9 +127,10 @@ impl Bilevel {
     /// The error that the attack ends with.
     fn run(scene: &Scene) -> Result<f64> {
         let raised = vec![scene.all.rows(CLEAN..CLEAN + HELD_OUT)?];
-        let mut objective = Retrained::new(scene.clean()?, raised, scene.head.clone(), DECAY, Self::TEMPERATURE)?;
+        let mut objective =
+            BilevelObjective::new(scene.clean()?, raised, scene.head.clone(), DECAY, Self::TEMPERATURE)?;
         let found = scene.descend(Solver::Adam, &mut objective, Self::STEPS, f64::NEG_INFINITY)?;
-        Ok(objective.shown(found.value))
+        Ok(objective.display_value(found.value))
     }
 }
 

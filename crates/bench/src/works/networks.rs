@@ -6,7 +6,7 @@ use hemlock_artifact::Normalization;
 use hemlock_decoder as decoder;
 use hemlock_fixtures::{self as fixtures, SIDE, extractor, images, in_context, pixels, stored};
 use hemlock_models::device;
-use hemlock_perturb::Frozen;
+use hemlock_perturb::FrozenExtractor;
 use hemlock_stage::{Bar, Cancel, Progress, Silent, Stage};
 use hemlock_training::{Method, config::TrainConfig};
 use serde_json::json;
@@ -117,9 +117,9 @@ impl Work for Gradient {
         let normalization = Normalization::identity(extractor.feature_dim());
         let pixels: Vec<f32> = pixels(images).iter().map(|p| f32::from(*p) / 255.0).collect();
         Ok(Box::new(move || {
-            let frozen = Frozen::new(&extractor, &normalization);
+            let frozen = FrozenExtractor::new(&extractor, &normalization);
             // Half the squared length.
-            frozen.pull_in_tiles(&pixels, images, |_, z| (z.to_vec(), ()))?;
+            frozen.vjp_tiled(&pixels, images, |_, z| (z.to_vec(), ()))?;
             Ok(())
         }))
     }

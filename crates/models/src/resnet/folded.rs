@@ -6,7 +6,7 @@ use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
 
-use super::{Block, ResNet, channels_first, channels_last, convolved, pad_channels, pool, pooled, pools};
+use super::{ResNet, ResidualBlock, channels_first, channels_last, convolved, pad_channels, pool, pooled, pools};
 
 /// A frozen network, with every batch norm folded into the convolution before it: the same map, in fewer operations.
 #[derive(Clone, Debug)]
@@ -32,7 +32,7 @@ impl FoldedBlock {
 impl Folded {
     /// Of a network in inference mode ([`Module::valid`]).
     pub(crate) fn new(net: &ResNet) -> Self {
-        let block = |block: &Block| FoldedBlock {
+        let block = |block: &ResidualBlock| FoldedBlock {
             path: block.path().map(|(conv, norm)| fold(conv, norm)).collect(),
             downsample: block.projection().map(|(conv, norm)| fold(conv, norm)),
         };

@@ -118,7 +118,7 @@ fn threads_change_nothing() {
     assert_eq!(on(1), on(4));
 }
 
-/// Planes come back to the pool, with borders that are still zero.
+/// BlockedTensor come back to the pool, with borders that are still zero.
 #[test]
 fn a_second_pass_is_the_first_one_again() {
     let net = build("resnet8-w4");
@@ -133,7 +133,7 @@ fn a_second_pass_is_the_first_one_again() {
     let first = pass();
     assert!(first.1.iter().any(|x| *x != 0.0));
     assert_eq!(pass(), first);
-    let count = |planes: &HashMap<_, Vec<Planes>>| planes.values().map(Vec::len).sum::<usize>();
+    let count = |planes: &HashMap<_, Vec<BlockedTensor>>| planes.values().map(Vec::len).sum::<usize>();
     let before = count(&net.planes.free.lock().unwrap());
     pass();
     assert_eq!(count(&net.planes.free.lock().unwrap()), before);

@@ -1,7 +1,7 @@
 //! Matching where the network computes with tensors: many images at once, as tensors there. Of a pass some numbers an
 //! image come back.
 
-use super::{Found, Matching, Optimizer, Problem, not_finite};
+use super::{BestSoFar, Matching, MatchingProblem, Optimizer, not_finite};
 use crate::{
     minimize::on_device::{Adam, Bounds, Lbfgs, Minimizers, choose, keep},
     tensors::{OnDevice, rows, up},
@@ -11,7 +11,7 @@ use hemlock_models::travel::down;
 use hemlock_stage::StageError;
 
 /// A start of a poison.
-pub(super) struct Start {
+pub(super) struct ImageStart {
     pub(super) row: usize,
     /// Its number.
     pub(super) number: usize,
@@ -22,7 +22,7 @@ pub(super) struct Start {
 /// Starts that are under way, a row each. Those that are done stay until they are many.
 pub(super) struct Together<'a, 'p> {
     matching: &'a Matching,
-    problem: &'a Problem<'p>,
+    problem: &'a MatchingProblem<'p>,
     frozen: OnDevice<'p>,
     minimizers: Box<dyn Minimizers>,
     /// The images that poisons are made of, `[n, 3 h w]`.
@@ -35,15 +35,15 @@ pub(super) struct Together<'a, 'p> {
     least: Option<Tensor<2>>,
     /// 1 for rows that are not done, `[n, 1]`.
     active: Tensor<2>,
-    running: Vec<Found>,
+    running: Vec<BestSoFar>,
     goes_on: Vec<bool>,
 }
 
 impl<'a, 'p> Together<'a, 'p> {
-    pub(super) fn new(matching: &'a Matching, problem: &'a Problem<'p>, starts: &[Start]) -> Self {
+    pub(super) fn new(matching: &'a Matching, problem: &'a MatchingProblem<'p>, starts: &[ImageStart]) -> Self {
         let (frozen, limits) = (OnDevice::new(problem.frozen), problem.limits);
         let size = starts.first().map_or(0, |start| start.pixels.len());
-        let all = |columns, of: &dyn Fn(&Start) -> Vec<f32>| {
+        let all = |columns, of: &dyn Fn(&ImageStart) -> Vec<f32>| {
             up(starts.iter().flat_map(of).collect(), columns, frozen.device())
         };
         let base = all(size, &|start| limits.base_pixels(start.row));
@@ -53,7 +53,12 @@ impl<'a, 'p> Together<'a, 'p> {
             Optimizer::Lbfgs => Box::new(Lbfgs::new(from, bounds, step)),
             Optimizer::Adam => Box::new(Adam::new(from, bounds, step, matching.steps)),
         };
-        let found = |start: &Start| Found { row: start.row, start: start.number, best: Vec::new(), losses: Vec::new() };
+        let found = |start: &ImageStart| BestSoFar {
+            row: start.row,
+            start: start.number,
+            best: Vec::new(),
+            losses: Vec::new(),
+        };
         Self {
             best: minimizers.point(),
             least: None,
@@ -111,7 +116,7 @@ impl<'a, 'p> Together<'a, 'p> {
     }
 
     /// Rows that are done, once they are half of all: moving the others costs about a pass.
-    pub(super) fn leave(&mut self) -> Vec<Found> {
+    pub(super) fn leave(&mut self) -> Vec<BestSoFar> {
         let device = self.frozen.device();
         let done = self.goes_on.iter().filter(|on| !**on).count();
         if done == 0 {
@@ -127,7 +132,7 @@ impl<'a, 'p> Together<'a, 'p> {
         let size = images.len() / leave.len().max(1);
         let mut going = std::mem::replace(&mut self.goes_on, vec![true; stay.len()]).into_iter();
         let done = self.running.extract_if(.., |_| going.next() == Some(false));
-        let done = done.zip(images.chunks(size.max(1))).map(|(found, best)| Found { best: best.to_vec(), ..found });
+        let done = done.zip(images.chunks(size.max(1))).map(|(found, best)| BestSoFar { best: best.to_vec(), ..found });
         let done = done.collect();
         if !stay.is_empty() {
             let stay = rows(&stay, device);

@@ -1,7 +1,7 @@
 //! Minimisers of one image within bounds. Each says where it wants the loss and its gradient, and is told: so images of
 //! one batch share the network's passes and nothing else.
 
-use crate::limits::Range;
+use crate::limits::PixelRange;
 
 mod adam;
 mod lbfgs;
@@ -27,14 +27,14 @@ pub(crate) struct Bounds {
 
 impl Bounds {
     /// A range around a base image.
-    pub(crate) fn new(base: &[f32], range: Range) -> Self {
+    pub(crate) fn new(base: &[f32], range: PixelRange) -> Self {
         let within = |x: f32| x.clamp(0.0, 1.0);
         let (low, high): (Vec<f32>, Vec<f32>) = base
             .iter()
             .map(|b| match range {
-                Range::Unit => (0.0, 1.0),
-                Range::Near(radius) => (within(b - radius), within(b + radius)),
-                Range::Free => (f32::NEG_INFINITY, f32::INFINITY),
+                PixelRange::Unit => (0.0, 1.0),
+                PixelRange::Near(radius) => (within(b - radius), within(b + radius)),
+                PixelRange::Free => (f32::NEG_INFINITY, f32::INFINITY),
             })
             .unzip();
         Self { low, high }

@@ -4,7 +4,7 @@
 //! Images are rows `[n, 3 h w]`, and numbers of images are columns `[n, 1]`.
 
 use super::{adam::Adam as OnHost, lbfgs};
-use crate::{cosine, limits::Range};
+use crate::{cosine, limits::PixelRange};
 use burn::tensor::{Bool, Int, Tensor};
 
 /// Images of one batch, each with a minimiser of its own.
@@ -23,14 +23,14 @@ pub(crate) struct Bounds(Option<[Tensor<2>; 2]>);
 
 impl Bounds {
     /// A range around base images, `[n, 3 h w]`.
-    pub(crate) fn new(base: Tensor<2>, range: Range) -> Self {
+    pub(crate) fn new(base: Tensor<2>, range: PixelRange) -> Self {
         Self(match range {
-            Range::Unit => Some([base.zeros_like(), base.ones_like()]),
-            Range::Near(radius) => {
+            PixelRange::Unit => Some([base.zeros_like(), base.ones_like()]),
+            PixelRange::Near(radius) => {
                 let within = |by: f32| base.clone().add_scalar(by).clamp(0.0, 1.0);
                 Some([within(-radius), within(radius)])
             }
-            Range::Free => None,
+            PixelRange::Free => None,
         })
     }
 
@@ -347,9 +347,12 @@ mod tests {
     fn minimisers_are_those_of_one_image() {
         let device = device::open(Backend::default()).unwrap();
         let base: Vec<f32> = (0..N * D).map(|i| ((i * 29) % 100) as f32 / 100.0).collect();
-        for (adam, range) in
-            [(true, Range::Unit), (false, Range::Unit), (false, Range::Near(0.2)), (false, Range::Free)]
-        {
+        for (adam, range) in [
+            (true, PixelRange::Unit),
+            (false, PixelRange::Unit),
+            (false, PixelRange::Near(0.2)),
+            (false, PixelRange::Free),
+        ] {
             let bounds = Bounds::new(tensor(base.clone(), &device), range);
             let start = tensor(base.clone(), &device);
             let mut batch: Box<dyn Minimizers> = if adam {

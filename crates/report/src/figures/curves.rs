@@ -17,8 +17,8 @@ fn points(curve: &[CurvePoint]) -> Vec<Point> {
 /// What an attack's objective counts.
 pub(super) fn objective(aim: &str) -> String {
     let shown = match attacks::find(aim) {
-        Some(attack) => attack.shown(),
-        None if aim == hemlock_unlearnable::NAME => hemlock_unlearnable::SHOWN,
+        Some(attack) => attack.value_label(),
+        None if aim == hemlock_unlearnable::NAME => hemlock_unlearnable::VALUE_LABEL,
         None => "objective",
     };
     words::capital(shown.strip_prefix("the ").unwrap_or(shown))
@@ -38,7 +38,7 @@ pub fn of_attacks(evidence: &Evidence) -> Result<Figure, ReportError> {
         "attack-curves",
         "How attacks went",
         "What each attack optimises, along its steps, for its first seed: on features, and on images while they are refined or attacked at once. \
-         Gradient Canceling and noise go down; the bilevel attack and TGDA go up. Matching is each image by itself.",
+         Gradient CancelingObjective and noise go down; the bilevel attack and TGDA go up. Matching is each image by itself.",
     );
     for scene in evidence.scenes() {
         let mut panels: Vec<Panel> = Vec::new();

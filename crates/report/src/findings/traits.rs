@@ -31,7 +31,7 @@ impl Traits {
     pub fn of(case: &Case) -> Self {
         let mut traits = BTreeMap::new();
         let own = attacks::find(case.aim()).and_then(|attack| attack.own(&Map::new()).ok()).unwrap_or_default();
-        let aims = attacks::find(case.aim()).is_some_and(|attack| attack.aims());
+        let aims = attacks::find(case.aim()).is_some_and(|attack| attack.uses_target());
         let row = &case.rows[0];
         for (node, params) in &row.params {
             let made = MADE.contains(node);

@@ -88,13 +88,13 @@ impl Near {
             let anchor = self.samples.row(near[0]);
             let away = &z - &anchor;
             // The share of the way at which a neighbour is just `radius` off: the root of a quadratic.
-            let farthest = |neighbor: &usize| {
+            let argmax = |neighbor: &usize| {
                 let offset = &anchor - &self.samples.row(*neighbor);
                 let (a, half_b) = (away.dot(&away), away.dot(&offset));
                 let c = offset.dot(&offset) - self.radius * self.radius;
                 ((half_b * half_b - a * c).max(0.0).sqrt() - half_b) / a
             };
-            let share = near.iter().map(farthest).fold(1.0, f64::min).max(0.0);
+            let share = near.iter().map(argmax).fold(1.0, f64::min).max(0.0);
             let left = length * (1.0 - share);
             if best.as_ref().is_none_or(|(least, _)| left < *least) {
                 best = Some((left, &anchor + &(away * share)));
@@ -105,7 +105,7 @@ impl Near {
         }
     }
 
-    /// A point within `radius` of k samples is at most so far along a direction as the k-th farthest of them, and the
+    /// A point within `radius` of k samples is at most so far along a direction as the k-th argmax of them, and the
     /// radius.
     pub(super) fn extreme(&self, direction: ArrayView1<'_, f64>) -> (f64, Array1<f64>) {
         let along = self.samples.dot(&direction);

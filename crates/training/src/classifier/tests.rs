@@ -39,13 +39,13 @@ fn tiny() -> ClassifierConfig {
     }
 }
 
-fn scratch(device: &Device) -> Start<'_> {
-    Start::Scratch { arch: "resnet8-w4".parse().unwrap(), device }
+fn scratch(device: &Device) -> InitialWeights<'_> {
+    InitialWeights::Scratch { arch: "resnet8-w4".parse().unwrap(), device }
 }
 
 /// An extractor whose running statistics are none of a new network's.
 fn extractor(arch: &str) -> Extractor {
-    let begin = Start::Scratch { arch: arch.parse().unwrap(), device: &open() };
+    let begin = InitialWeights::Scratch { arch: arch.parse().unwrap(), device: &open() };
     let images = stripes(24, 7);
     let mut session = Session::new(begin, &tiny(), 3, &[labelled(&images)]).unwrap();
     steps(&mut session, &[labelled(&images)], 4);
@@ -91,7 +91,7 @@ fn fine_tuning_starts_at_the_extractor_and_leaves_it_alone() {
     let extractor = extractor("resnet8-w4");
     let given = weights(&extractor);
     let config = ClassifierConfig { learning_rate: 1e-30, ..tiny() };
-    let mut session = Session::new(Start::FineTune(&extractor), &config, 3, &[labelled(&images)]).unwrap();
+    let mut session = Session::new(InitialWeights::FineTune(&extractor), &config, 3, &[labelled(&images)]).unwrap();
     assert_eq!(weights(&session.snapshot().unwrap().extractor), given);
     steps(&mut session, &[labelled(&images)], 3);
     let after = weights(&session.snapshot().unwrap().extractor);
@@ -107,7 +107,8 @@ fn training_the_last_block_changes_nothing_else() {
     for (arch, last) in [("resnet8-w4", "layer3.0."), ("resnet14-w4", "layer3.1."), ("vit-nano-p4-d2", "blocks.1.")] {
         let (images, extractor) = (stripes(24, 0), extractor(arch));
         let given = weights(&extractor);
-        let mut session = Session::new(Start::LastBlock(&extractor), &tiny(), 3, &[labelled(&images)]).unwrap();
+        let mut session =
+            Session::new(InitialWeights::LastBlock(&extractor), &tiny(), 3, &[labelled(&images)]).unwrap();
         let before = session.snapshot().unwrap();
         steps(&mut session, &[labelled(&images)], 3);
         let after = session.snapshot().unwrap();
@@ -122,7 +123,7 @@ fn training_the_last_block_changes_nothing_else() {
 #[test]
 fn the_last_block_learns() {
     let (images, test, extractor) = (stripes(60, 0), stripes(30, 100), extractor("resnet8-w4"));
-    let mut session = Session::new(Start::LastBlock(&extractor), &tiny(), 3, &[labelled(&images)]).unwrap();
+    let mut session = Session::new(InitialWeights::LastBlock(&extractor), &tiny(), 3, &[labelled(&images)]).unwrap();
     let before = accuracy(&session.snapshot().unwrap(), &test);
     steps(&mut session, &[labelled(&images)], 40);
     let after = accuracy(&session.snapshot().unwrap(), &test);
@@ -134,7 +135,7 @@ fn the_last_block_learns() {
 fn a_snapshot_predicts_what_the_network_does() {
     for arch in ["resnet8-w4", "vit-nano-p4-d2"] {
         let (images, device) = (stripes(24, 0), open());
-        let begin = Start::Scratch { arch: arch.parse().unwrap(), device: &device };
+        let begin = InitialWeights::Scratch { arch: arch.parse().unwrap(), device: &device };
         let mut session = Session::new(begin, &tiny(), 3, &[labelled(&images)]).unwrap();
         steps(&mut session, &[labelled(&images)], 5);
         let snapshot = session.snapshot().unwrap();
@@ -169,7 +170,7 @@ fn threads_change_no_byte() {
         labels: &images.1[rows],
     };
     let parts = [part(0..10), part(10..10), part(10..40)];
-    for begin in [scratch(&device), Start::FineTune(&extractor), Start::LastBlock(&extractor)] {
+    for begin in [scratch(&device), InitialWeights::FineTune(&extractor), InitialWeights::LastBlock(&extractor)] {
         let run = |threads, images: &[Labelled<'_>], counts: &[usize]| {
             on_threads(threads, || {
                 let mut session = Session::new(begin, &tiny(), 3, images).unwrap();
@@ -224,7 +225,7 @@ fn what_does_not_fit_is_named() {
     assert_eq!(begin(&few, 3), "`warmup_epochs`: is 1; expected fewer than `epochs`");
     let wide = Array4::zeros((24, 3, 8, 9));
     let wide = [Labelled { pixels: wide.view(), labels: &images.1 }];
-    let tuned = Session::new(Start::FineTune(&extractor("resnet8-w4")), &tiny(), 3, &wide).err().unwrap();
+    let tuned = Session::new(InitialWeights::FineTune(&extractor("resnet8-w4")), &tiny(), 3, &wide).err().unwrap();
     assert_eq!(tuned.to_string(), "images have the shape [24, 3, 8, 9]; expected [24, 3, 8, 8]");
 
     let mut session = Session::new(scratch(&device), &tiny(), 3, &all).unwrap();

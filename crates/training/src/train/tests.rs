@@ -160,7 +160,10 @@ fn random_is_the_initialisation_of_the_same_seed() {
 }
 
 /// Loss and gradients of a step in two halves, as it is, and in one graph over both.
-fn both_ways<O: Objective>(run: &Run<'_>, (objective, student): (O, O::Student)) -> [(f32, Named); 2] {
+fn both_ways<O: TrainingObjective>(
+    run: &TrainingRun<'_>,
+    (objective, student): (O, O::OnlineNetwork),
+) -> [(f32, Named); 2] {
     let batch: Vec<usize> = (0..8).collect();
     let both = || {
         let [a, b] = objective.parts(&batch);
@@ -206,7 +209,8 @@ fn the_halves_give_the_gradient_of_the_whole() {
             start(config.arch, EXTRACTOR, config.seed(), &[images.pixels.view()], &device).unwrap();
         let (images, spec, device) = (&images, &spec, &device);
         let devices = std::slice::from_ref(device);
-        let run = Run { method, config: &config, images, monitor: None, spec, devices, device, pair: Pair::halves() };
+        let run =
+            TrainingRun { method, config: &config, images, monitor: None, spec, devices, device, pair: Pair::halves() };
         let rng = &mut rng;
         let [(loss, gradients), (expected_loss, expected)] = match method {
             Method::Simclr => both_ways(&run, Simclr::new(&config, net, rng, device)),

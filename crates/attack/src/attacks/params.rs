@@ -1,18 +1,18 @@
 //! The attacks' own fields in a stage's table.
 
-use super::{ATTACKS, Known, Moves};
+use super::{ATTACKS, AttackRef, Stochasticity};
 use hemlock_stage::ParamError;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 /// The fields of all attacks, flattened into a stage's table: those of the attack that was chosen, and those that idle.
-/// Whatever else the stage does not know lands here, too, until [`Own::check`] refuses it.
+/// Whatever else the stage does not know lands here, too, until [`AttackParams::check`] refuses it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(transparent)]
-pub struct Own(Map<String, Value>);
+pub struct AttackParams(Map<String, Value>);
 
-impl<'de> Deserialize<'de> for Own {
-    /// Fills defaults in. A field that cannot be read stays as it is, for [`Own::check`] to say so.
+impl<'de> Deserialize<'de> for AttackParams {
+    /// Fills defaults in. A field that cannot be read stays as it is, for [`AttackParams::check`] to say so.
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let mut table = Map::deserialize(from)?;
         for attack in ATTACKS {
@@ -24,7 +24,7 @@ impl<'de> Deserialize<'de> for Own {
     }
 }
 
-impl Own {
+impl AttackParams {
     /// Checks the fields of all attacks. `beside` are the fields of the stage.
     ///
     /// # Errors
@@ -46,15 +46,15 @@ impl Own {
     /// Those of one attack alone, as they stand in keys and artifacts.
     ///
     /// # Errors
-    /// As [`Own::check`].
-    pub fn of(&self, attack: Known) -> Result<Self, ParamError> {
+    /// As [`AttackParams::check`].
+    pub fn of(&self, attack: AttackRef) -> Result<Self, ParamError> {
         Ok(Self(attack.resolved(&self.0)?))
     }
 
-    /// [`Attack::moves`](super::Attack::moves).
+    /// [`Attack::stochasticity`](super::Attack::moves).
     #[must_use]
-    pub fn moves(&self, attack: Known) -> Option<Moves> {
-        attack.moves(&self.0)
+    pub fn stochasticity(&self, attack: AttackRef) -> Option<Stochasticity> {
+        attack.stochasticity(&self.0)
     }
 
     /// Names and values.
@@ -71,7 +71,7 @@ mod tests {
     use serde_json::{Value, json};
     use std::collections::BTreeMap;
 
-    fn own(table: Value) -> Own {
+    fn own(table: Value) -> AttackParams {
         serde_json::from_value(table).unwrap()
     }
 
@@ -80,7 +80,7 @@ mod tests {
     fn attacks_do_not_get_into_each_other_s_way() {
         let mut fields: BTreeMap<String, Value> = BTreeMap::new();
         for attack in ATTACKS {
-            assert_eq!(find(attack.name()).unwrap().shown(), attack.shown());
+            assert_eq!(find(attack.name()).unwrap().value_label(), attack.value_label());
             for (field, default) in attack.own(&Map::new()).unwrap() {
                 let first = fields.entry(field).or_insert_with(|| default.clone());
                 assert_eq!(*first, default, "{}", attack.name());
@@ -100,8 +100,8 @@ mod tests {
         assert_eq!(Value::Object(of("gradient-canceling", table.clone())), json!({ "gradient": "all" }));
         assert_eq!(Value::Object(of("bilevel", table.clone())), json!({ "sees": ["train"], "temperature": 2.0 }));
         assert_eq!(Value::Object(of("bilevel-cross-entropy", table)), json!({ "sees": ["train"] }));
-        assert!(own(json!({})).moves(find("tgda").unwrap()).is_some());
-        assert!(own(json!({})).moves(find("bilevel-cross-entropy").unwrap()).is_none());
+        assert!(own(json!({})).stochasticity(find("tgda").unwrap()).is_some());
+        assert!(own(json!({})).stochasticity(find("bilevel-cross-entropy").unwrap()).is_none());
     }
 
     #[test]
