@@ -26,6 +26,8 @@ overrides := named + if set == "" { "" } else { " --set '" + separated + "'" }
 binary := quote(target / "release" / "hemlock")
 hemlock := binary + " --device " + backend
 bench := quote(target / "release" / "hemlock-bench")
+# What the book is made from: docs/ and the documents beside it, in one folder, so that links between them hold.
+pages := target / "book-pages"
 tested := "--features hemlock/wgpu,hemlock/" + backend
 
 [private]
@@ -177,7 +179,7 @@ compare-backends NAME A B *ARGS: (first-build A + "," + B)
 
 # Everything CI runs, cheapest first
 [group('develop')]
-test: lint unit fuzz quickstart test-cluster test-wgpu check-cuda
+test: lint book unit fuzz quickstart test-cluster test-wgpu check-cuda
 
 # Formatting, spelling, clippy, documentation
 [group('develop')]
@@ -186,6 +188,19 @@ lint:
     @if command -v typos >/dev/null; then typos; else echo "SKIPPED: there is no typos (pip install typos), so spelling is not checked" >&2; fi
     cargo clippy --release --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
+
+# Build the documentation as a book: target/book/index.html
+[group('develop')]
+book:
+    @if ! command -v mdbook >/dev/null; then \
+        echo "SKIPPED: there is no mdbook (cargo install --locked mdbook), so the book is not built" >&2; \
+    else \
+        rm -rf {{quote(pages)}} && mkdir -p {{quote(pages)}} && cp -r docs/images {{quote(pages)}} && \
+        for file in docs/*.md *.md; do \
+            sed -E 's#\]\(\.\./([A-Z]+\.md)#](\1#g; s#\]\(docs/#](#g' "$file" >{{quote(pages)}}/"${file#docs/}"; \
+        done && rm {{quote(pages / "README.md")}} && \
+        MDBOOK_BOOK__SRC={{quote(pages)}} mdbook build --dest-dir {{quote(target / "book")}}; \
+    fi
 
 # All tests share one build, which has wgpu in it.
 [private]

@@ -1,8 +1,10 @@
 //! What the documentation promises.
 
 use std::{
+    collections::HashSet,
+    fs,
     io::Write,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -50,4 +52,125 @@ fn prose_stands_within_120_columns() {
         }
     }
     assert!(wide.is_empty(), "{wide:#?}");
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The Markdown files in a folder and, if `deep`, in all folders below it.
+fn markdown(folder: &Path, deep: bool) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        if deep && path.is_dir() {
+            files.extend(markdown(&path, deep));
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
+/// The lines of a document that are not code: neither fenced nor indented.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut fenced = false;
+    text.lines().filter(move |line| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        !fenced && !fence && !line.starts_with("    ")
+    })
+}
+
+/// The targets of all links and images in a document, `[text](target)`.
+fn links(text: &str) -> Vec<String> {
+    // A link may go over the end of a line, and code in its text may have brackets.
+    let text = prose(text).collect::<Vec<_>>().join(" ");
+    let without_code: String = text.split('`').step_by(2).collect();
+    let targets = without_code.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
+    targets.map(str::to_owned).collect()
+}
+
+/// The anchors of a document's headings, as GitHub and mdBook make them: lower case, hyphens in the place of spaces, no
+/// punctuation, and a number where a heading comes again.
+fn anchors(text: &str) -> HashSet<String> {
+    let mut anchors = HashSet::new();
+    for heading in prose(text).filter(|line| line.trim_start_matches('#').starts_with(' ') && line.starts_with('#')) {
+        let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+        let words: String = heading.trim_start_matches('#').trim().to_lowercase().chars().filter(kept).collect();
+        let anchor = words.replace(' ', "-");
+        let numbered = (1..).map(|n| format!("{anchor}-{n}"));
+        let free = std::iter::once(anchor.clone()).chain(numbered).find(|anchor| !anchors.contains(anchor));
+        anchors.extend(free);
+    }
+    anchors
+}
+
+/// What is wrong with a link of a document, if anything is.
+fn broken(document: &Path, link: &str) -> Option<&'static str> {
+    if link.contains("://") || link.starts_with("mailto:") {
+        return None;
+    }
+    let (path, anchor) = link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
+    let target = if path.is_empty() { document.to_owned() } else { document.parent().unwrap().join(path) };
+    if !target.exists() {
+        return Some("no such file");
+    }
+    let known = |anchor| anchors(&fs::read_to_string(&target).unwrap()).contains(anchor);
+    anchor.is_some_and(|anchor| !known(anchor)).then_some("no such heading")
+}
+
+/// Relative links lead to files that are there, and to headings in them.
+#[test]
+fn links_lead_somewhere() {
+    let mut wrong = Vec::new();
+    for document in [markdown(&root(), false), markdown(&root().join("docs"), true)].concat() {
+        for link in links(&fs::read_to_string(&document).unwrap()) {
+            if let Some(why) = broken(&document, &link) {
+                wrong.push(format!("{}: {link}: {why}", document.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_found() {
+    let text = "# One `[two]`, 3\n\n[a](b.md) and ![c\nd](e.svg 'f'); `[no](code)`\n\n    [no](code)\n\n```\n[no](code)\n```\n\
+        [`[g]`](#one-two-3)\n## One\n## One\n";
+    assert_eq!(links(text), ["b.md", "e.svg", "#one-two-3"]);
+    assert_eq!(anchors(text), ["one-two-3", "one", "one-1"].map(str::to_owned).into());
+    let readme = root().join("README.md");
+    assert_eq!(broken(&readme, "https://just.systems"), None);
+    assert_eq!(broken(&readme, "README.md#start"), None);
+    assert_eq!(broken(&readme, "nowhere.md"), Some("no such file"));
+    assert_eq!(broken(&readme, "#nowhere"), Some("no such heading"));
+}
+
+/// The book has every page: mdBook leaves out what its summary does not name.
+#[test]
+fn the_summary_names_every_page() {
+    let docs = root().join("docs");
+    let named = links(&fs::read_to_string(docs.join("SUMMARY.md")).unwrap());
+    for page in markdown(&docs, true) {
+        let name = page.strip_prefix(&docs).unwrap().to_str().unwrap();
+        assert!(name == "SUMMARY.md" || named.iter().any(|named| named == name), "docs/SUMMARY.md lacks {name}");
+    }
+}
+
+/// The readme is a page to start from, and what it shows of exports is what the book shows.
+#[test]
+fn the_readme_is_short_and_agrees_with_the_book() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let lines = readme.lines().count();
+    assert!(lines <= 150, "README.md has {lines} lines");
+    let book = fs::read_to_string(root().join("docs/use-results.md")).unwrap();
+    let script = |text: &str| text.split("```python\n").nth(1).unwrap().split("```").next().unwrap().to_owned();
+    assert_eq!(script(&readme), script(&book));
+    let commands = |text: &str| -> Vec<String> {
+        let exports = text.lines().filter(|line| line.starts_with("    just export quickstart"));
+        exports.map(|line| line.split(" #").next().unwrap().trim().to_owned()).collect()
+    };
+    assert_eq!(commands(&readme), commands(&book));
 }
