@@ -40,7 +40,7 @@ fn prose_stands_within_120_columns() {
     let listed = Command::new("git").args(["ls-files", "*.rs", "*.md"]).current_dir(&root).output().unwrap();
     let mut wide = Vec::new();
     for file in String::from_utf8(listed.stdout).unwrap().lines() {
-        let text = std::fs::read_to_string(root.join(file)).unwrap();
+        let text = fs::read_to_string(root.join(file)).unwrap();
         let (document, mut code) = (file.ends_with(".md"), false);
         for (i, line) in text.lines().enumerate() {
             code ^= document && line.trim_start().starts_with("```");

@@ -1,81 +1,11 @@
 //! What an attack did to its victim.
 
-use crate::{Bounds, Features, Taught, arrays};
+use crate::{AttackId, Bounds, Features, Measured, Taught, arrays};
 use hemlock_head::{Head, judge};
 use hemlock_store::{Artifact, Manifest, PayloadReader, PayloadWriter, Store, StoreError};
 use ndarray::{Array2, ArrayView1, ArrayView2};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-
-/// One quantity for every training set that a victim was trained on; `None` where there is none.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Measured<T> {
-    /// Clean data.
-    pub clean: T,
-    /// The attacker's target itself, not retrained; of linear victims alone.
-    pub target: Option<T>,
-    /// Clean data and poisoned features.
-    pub features: Option<T>,
-    /// Clean data and the poisons as images.
-    pub images: Option<T>,
-    /// Control: as many clean images with a random wrong label.
-    pub random_flips: Option<T>,
-    /// Control: as many clean images, and wrong labels, that are chosen for their influence; `None` without a
-    /// validation split.
-    pub aligned_flips: Option<T>,
-    /// Control: as many clean images a second time.
-    pub duplicates: Option<T>,
-    /// Control, where poisons stand in the place of clean images: what is left without these.
-    pub removed: Option<T>,
-}
-
-impl<T> Measured<T> {
-    /// Others under the same names.
-    fn map_named<U>(&self, f: impl Fn(&'static str) -> U) -> Measured<U> {
-        let Ok(mapped) = self.try_map(|name, _| Ok::<U, std::convert::Infallible>(f(name)));
-        mapped
-    }
-
-    /// The same quantities, mapped.
-    pub fn map<U>(&self, f: impl Fn(&T) -> U) -> Measured<U> {
-        let Ok(mapped) = self.try_map(|_, x| Ok::<U, std::convert::Infallible>(f(x)));
-        mapped
-    }
-
-    /// The same quantities, mapped by what knows their names and may fail.
-    ///
-    /// # Errors
-    /// The first failure.
-    pub fn try_map<U, E>(&self, f: impl Fn(&'static str, &T) -> Result<U, E>) -> Result<Measured<U>, E> {
-        let map = |name, x: &Option<T>| x.as_ref().map(|x| f(name, x)).transpose();
-        Ok(Measured {
-            clean: f("clean", &self.clean)?,
-            target: map("target", &self.target)?,
-            features: map("features", &self.features)?,
-            images: map("images", &self.images)?,
-            random_flips: map("random_flips", &self.random_flips)?,
-            aligned_flips: map("aligned_flips", &self.aligned_flips)?,
-            duplicates: map("duplicates", &self.duplicates)?,
-            removed: map("removed", &self.removed)?,
-        })
-    }
-
-    /// The quantities under their names, those that there are.
-    pub fn named(&self) -> impl Iterator<Item = (&'static str, &T)> {
-        [
-            ("clean", Some(&self.clean)),
-            ("target", self.target.as_ref()),
-            ("features", self.features.as_ref()),
-            ("images", self.images.as_ref()),
-            ("random_flips", self.random_flips.as_ref()),
-            ("aligned_flips", self.aligned_flips.as_ref()),
-            ("duplicates", self.duplicates.as_ref()),
-            ("removed", self.removed.as_ref()),
-        ]
-        .into_iter()
-        .filter_map(|(name, x)| Some((name, x?)))
-    }
-}
 
 /// Accuracy on the test split.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -129,7 +59,7 @@ impl Answers {
     pub fn read_right<T>(r: &PayloadReader, sets: &Measured<T>) -> Result<Measured<Vec<bool>>, StoreError> {
         let names: Vec<&str> = sets.named().map(|(name, _)| name).collect();
         let right: BTreeMap<&str, Vec<bool>> = names.iter().copied().zip(read_right(r, names.len())?).collect();
-        Ok(sets.map_named(|name| right.get(name).cloned().unwrap_or_default()))
+        Ok(sets.map_named(|name, _| right.get(name).cloned().unwrap_or_default()))
     }
 
     /// Reads those of some training sets, in order.
@@ -388,8 +318,8 @@ impl Change {
 /// What an attack did to its victim.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
-    /// How the poisons were made, such as `gradient-canceling + feature-matching`.
-    pub attack: String,
+    /// Which attack made the poisons.
+    pub attack: AttackId,
     /// Who was attacked: [`Victim::kind`].
     pub victim: String,
     /// Whether every poison has the label of the training sample that it is made of.
@@ -469,7 +399,7 @@ impl Evaluation {
 
 #[derive(Serialize, Deserialize)]
 struct Info {
-    attack: String,
+    attack: AttackId,
     victim: String,
     clean_label: bool,
     replaces: bool,
@@ -541,7 +471,7 @@ impl Artifact for Evaluation {
     }
 
     fn summary(&self) -> serde_json::Value {
-        let mut summary = serde_json::json!({ "attack": self.attack, "victim": self.victim });
+        let mut summary = serde_json::json!({ "attack": self.attack.to_string(), "victim": self.victim });
         for (name, outcome) in self.outcomes.named() {
             summary[name] = outcome.accuracy.overall.into();
         }
@@ -552,6 +482,7 @@ impl Artifact for Evaluation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Role;
 
     #[test]
     fn accuracy_by_hand() {
@@ -574,8 +505,8 @@ mod tests {
             drawn.write(&mut w).unwrap();
             let r = PayloadReader::new(&dir, Evaluation::KIND, w.files().clone());
             assert_eq!(Answers::read(&r, 2).unwrap(), [of(0), of(1)]);
-            let sets = Measured { clean: (), images: Some(()), ..Measured::default() };
-            assert_eq!(Answers::read_right(&r, &sets).unwrap().images, Some(of(1).right));
+            let sets = Measured::new(()).with("images", Role::Poisoned, ());
+            assert_eq!(Answers::read_right(&r, &sets).unwrap().images(), Some(&of(1).right));
             assert_eq!(Drawn::read(&r).unwrap(), drawn);
             assert!(Answers::read(&r, 3).unwrap_err().to_string().contains("expected (3, "));
         }

@@ -213,7 +213,7 @@ impl Export for Victim {
 }
 
 /// What victims made of every test image: by training set, whether it is right, and its margin.
-fn answers<'a>(outcomes: impl Iterator<Item = (&'static str, &'a Outcome)>) -> (String, Vec<Tensor>) {
+fn answers<'a>(outcomes: impl Iterator<Item = (&'a str, &'a Outcome)>) -> (String, Vec<Tensor>) {
     let mut tensors = Vec::new();
     for (name, Outcome { answers: Answers { right, margins }, .. }) in outcomes {
         let shape = vec![right.len()];

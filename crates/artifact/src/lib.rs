@@ -5,23 +5,27 @@
 
 mod aim;
 mod arrays;
+mod attack_id;
 mod dataset;
 mod decoder;
 mod evaluation;
 mod export;
 mod extractor;
 mod features;
+mod measured;
 mod poisons;
 mod stored;
 mod target;
 
 pub use aim::Aim;
+pub use attack_id::AttackId;
 pub use dataset::{Dataset, Images};
 pub use decoder::{Decoder, Reconstruction};
-pub use evaluation::{Accuracy, Answers, Change, Drawn, Evaluation, Measured, Outcome, Victim, Visibility};
+pub use evaluation::{Accuracy, Answers, Change, Drawn, Evaluation, Outcome, Victim, Visibility};
 pub use export::{Data, Export, Exported, Tensor};
 pub use extractor::{Epoch, Extractor, Verified};
 pub use features::{FeatureSplit, Features, Normalization};
+pub use measured::{Measured, Role, TrainingSet};
 pub use poisons::{CurvePoint, Fit, OUTLIER, PoisonFeatures, Poisons, Stopped, Taught, median};
 pub use stored::{Matrix, Pixels, Stored};
 pub use target::{Bounds, PathPoint, SteppedBack, TargetParams};

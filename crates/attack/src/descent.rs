@@ -1,12 +1,11 @@
 //! Solvers that move all poisons at once: projected gradient descent, Adam and L-BFGS, for any objective and
 //! constraint.
 
-use crate::{Objective, ObjectiveGradient, adam::Adam, memory::Memory};
+use crate::{Objective, ObjectiveGradient};
 use hemlock_head::HeadError;
-use hemlock_optim::inner;
+use hemlock_optim::{Adam, LbfgsMemory, half_cosine, inner};
 use hemlock_threat::Constraint;
 use ndarray::{Array2, Zip};
-use std::f64::consts::PI;
 use std::time::{Duration, Instant};
 
 /// The share of the promised decrease that a step of L-BFGS must bring (Armijo), and how often it is halved for that.
@@ -198,7 +197,7 @@ enum Method {
     /// With the gradient where the last step led.
     Lbfgs {
         step: f64,
-        memory: Memory,
+        memory: LbfgsMemory,
         gradient: Option<Array2<f64>>,
     },
 }
@@ -216,7 +215,7 @@ impl Method {
             Solver::GradientDescent => Self::GradientDescent { step, rate: None },
             Solver::NormDescent => Self::NormDescent { rate: step, taken: 0, steps: descent.steps },
             Solver::Adam => Self::Adam(Adam::new(shape, step, descent.steps)),
-            Solver::Lbfgs => Self::Lbfgs { step, memory: Memory::new(), gradient: None },
+            Solver::Lbfgs => Self::Lbfgs { step, memory: LbfgsMemory::new(), gradient: None },
         }
     }
 
@@ -247,7 +246,7 @@ impl Method {
             }
             Self::NormDescent { rate, taken, steps } => {
                 let done = f64::from(*taken) / f64::from(*steps);
-                let rate = *rate * 0.5 * (1.0 + (PI * done).cos());
+                let rate = *rate * half_cosine(done, 1.0);
                 let rate = rate * objective.per_norm(local.value).unwrap_or(1.0);
                 features = z.clone();
                 features.scaled_add(-rate, &local.gradient(z.view(), labels)?);
@@ -287,7 +286,7 @@ impl Here<'_> {
         &self,
         objective: &mut dyn Objective,
         step: f64,
-        memory: &mut Memory,
+        memory: &mut LbfgsMemory,
     ) -> Result<Option<(Next, Array2<f64>)>, HeadError> {
         loop {
             let mut direction = memory.direction(self.gradient);

@@ -9,14 +9,12 @@
 //!   victim's error; and TGDA, which raises the loss of a victim that descends meanwhile.
 //! - [`CancelingObjective`], [`BilevelObjective`]: the objectives that they have.
 
-mod adam;
 pub mod attacks;
 mod bilevel;
 mod canceling;
 mod descent;
 mod greedy;
 mod labels;
-mod memory;
 mod objective;
 mod start;
 pub mod testing;
@@ -27,6 +25,5 @@ pub use canceling::{Canceled, CancelingObjective};
 pub use descent::{Descended, Descent, Solver, Stop, descend};
 pub use greedy::{Added, Choice, Class, add, nearest_samples};
 pub use labels::{Base, Labels};
-pub use memory::PAIRS;
 pub use objective::{Objective, ObjectiveGradient};
 pub use start::{InitialPoisons, Initialization, Start, poison_count, random_features};

@@ -6,7 +6,8 @@ use burn::{
 };
 use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Pixels, Reconstruction};
 use hemlock_models::{Weights, device::runs_on_rayon, extract, extracted, open_extractor, travel::down};
-use hemlock_perturb::{Decoder, DecoderNetwork, FrozenExtractor, OnDevice, cosine, distances, host, norm, rounded, up};
+use hemlock_optim::half_cosine;
+use hemlock_perturb::{Decoder, DecoderNetwork, FrozenExtractor, OnDevice, distances, host, norm, rounded, up};
 use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
 use hemlock_streams::Purpose;
 use ndarray::{Array2, Axis};
@@ -176,7 +177,7 @@ fn train_network(
         for rows in order.chunks_exact(batch) {
             ctx.check()?;
             let (loss, value) = loss(params, frozen, on_device.as_ref(), &network, train, rows)?;
-            let rate = params.learning_rate * cosine(done, all);
+            let rate = params.learning_rate * half_cosine(done as f64, all as f64);
             let gradients = GradientsParams::from_grads(loss.backward(), &network);
             network = adam.step(rate, network, gradients);
             coming.replace(value).map_or(Ok(()), &mut add)?;

@@ -1,346 +1,114 @@
-//! Controls: what adding as many samples does without an attack.
+//! Controls: what as many samples do without an attack. Each is a file here, and a line of [`CONTROLS`].
 
-use hemlock_head::{
-    FitOptions, Head, Preconditioner, Samples, SolveOptions, fit, logits, probabilities, smoothed_error, solve_hessian,
-};
-use hemlock_stage::{Context, StageError};
-use hemlock_streams::Purpose;
-use ndarray::Array2;
-use rand::{RngExt, seq::index};
-use std::sync::Arc;
+mod duplicates;
+mod influence_flips;
+mod random_flips;
+mod removed;
+
+use hemlock_head::{Head, Samples};
+use hemlock_stage::StageError;
+use hemlock_threat::Sees;
+use hemlock_victims::{TrainingSetChange, VictimData};
+use ndarray::Axis;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::fmt;
+
+/// All controls, in the order in which victims are trained on them. A new one is a new line here.
+static CONTROLS: [&Control; 4] =
+    [&random_flips::CONTROL, &influence_flips::CONTROL, &duplicates::CONTROL, &removed::CONTROL];
+
+/// A training set that differs from clean data as much as one with poisons, without an attack.
+pub(crate) struct Control {
+    /// The name in specs.
+    pub(crate) name: &'static str,
+    /// How clean data is changed; `None` if there is no such control for these poisons.
+    make: fn(&Basis) -> Result<Option<TrainingSetChange>, StageError>,
+}
+
+/// What controls are made of.
+pub(crate) struct Basis<'a> {
+    /// Clean data.
+    pub(crate) data: &'a VictimData<'a>,
+    /// A linear head that is trained on it.
+    pub(crate) head: &'a Head,
+    /// The number of poisons.
+    pub(crate) count: usize,
+    /// The samples that poisons replace; `None` if poisons are added.
+    pub(crate) replaced: Option<&'a [u32]>,
+    /// The splits whose error is raised.
+    pub(crate) sees: Sees,
+    /// Whether the victim trains on images rather than on features.
+    pub(crate) reads_images: bool,
+}
 
 /// Clean samples by their numbers, with labels that may be others than theirs.
 #[derive(Debug, Default, PartialEq)]
-pub(crate) struct Control {
+pub(crate) struct Relabelled {
     pub(crate) rows: Vec<usize>,
     pub(crate) labels: Vec<u32>,
 }
 
-/// `m` different clean samples, as they are, drawn uniformly.
-pub(crate) fn duplicates(clean: Samples, m: usize, seed: u64) -> Control {
-    let mut rows = index::sample(&mut Purpose::ControlSamples.of(seed), clean.len(), m.min(clean.len())).into_vec();
-    rows.sort_unstable();
-    let labels = rows.iter().map(|i| clean.labels()[*i]).collect();
-    Control { rows, labels }
-}
-
-/// The samples of [`duplicates`], each with a label drawn uniformly from the other classes.
-pub(crate) fn random_flips(clean: Samples, m: usize, seed: u64) -> Control {
-    let mut rng = Purpose::ControlLabels.of(seed);
-    let mut control = duplicates(clean, m, seed);
-    let classes = clean.classes() as u32;
-    for label in &mut control.labels {
-        *label = (*label + rng.random_range(1..classes)) % classes;
-    }
-    control
-}
-
-/// Rounds in which aligned flips are chosen.
-const ROUNDS: usize = 10;
-/// Of the error that they raise: that of the bilevel attack where a spec says nothing.
-const TEMPERATURE: f64 = 0.5;
-
-/// Clean samples with wrong labels, chosen to raise the error on some samples by their influence on the head (Koh &
-/// Liang, 2017). With `U` the inverse Hessian times the gradient of the [smoothed error](smoothed_error), adding a
-/// sample `(z, y)` to n others raises it to first order by
-/// `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y - <p, U [z, 1]>)`. Where a flipped sample stands in the place of itself, its
-/// own label's share is gone, which leaves `1/n ((U [z, 1])_y - (U [z, 1])_own)`.
-///
-/// They are chosen in [`ROUNDS`], with the head trained anew in between, so that later ones know what earlier ones did.
-/// A flip that is added beside the sample may be chosen again in a later round, as a poison may be repeated.
-pub(crate) struct AlignedFlips<'a, 's> {
-    pub(crate) clean: Samples<'s>,
-    /// Whose error is raised.
-    pub(crate) raised: &'a [Samples<'s>],
-    pub(crate) weight_decay: f64,
-    /// Whether a flipped sample stands in the place of itself.
-    pub(crate) replaces: bool,
-}
-
-impl AlignedFlips<'_, '_> {
-    /// `m` flips, or as many as there are samples to replace, from the head of the clean samples on: those of the
-    /// rounds or, if these raise the error more, those that are chosen at once.
-    ///
-    /// # Errors
-    /// Samples that do not fit the head, none whose error is raised, or an interruption.
-    pub(crate) fn choose(&self, head: &Head, m: usize, ctx: &Context) -> Result<Control, StageError> {
-        let m = if self.replaces { m.min(self.clean.len()) } else { m };
-        let preconditioner = Arc::new(Preconditioner::at(head, &[self.clean.reborrow()], self.weight_decay)?);
-        let mut solver = Solver { ctx, preconditioner, head: head.clone(), solution: None };
-        let bar = ctx.progress.start("choice of flips", ROUNDS as u64, "rounds");
-        let (mut rounds, mut at_once) = (Control::default(), Control::default());
-        for round in 0..ROUNDS {
-            ctx.check()?;
-            let count = m * (round + 1) / ROUNDS - rounds.rows.len();
-            if count > 0 {
-                let mut gains = self.trained_on(&rounds, |training| {
-                    let influence = solver.influence(training, self.raised, self.weight_decay)?;
-                    self.gains(&solver.head, &influence)
-                })?;
-                gains.sort_by(|a, b| b.gain.total_cmp(&a.gain));
-                if rounds.rows.is_empty() {
-                    at_once.extend(gains.iter().take(m));
-                }
-                let free = self.free(&rounds.rows);
-                rounds.extend(gains.iter().filter(|flip| free[flip.row]).take(count));
-            }
-            bar.at(round as u64 + 1);
-        }
-        let mut error = |control: &Control| {
-            let trained = self.trained_on(control, |training| solver.train(training, self.weight_decay));
-            trained.and_then(|()| Ok(smoothed_error(&solver.head, self.raised, TEMPERATURE)?.0))
-        };
-        Ok(if error(&rounds)? >= error(&at_once)? { rounds } else { at_once })
+impl Basis<'_> {
+    fn clean(&self) -> Result<Samples<'_>, StageError> {
+        Ok(self.data.features.train.samples(self.data.classes())?)
     }
 
-    /// What `run` makes of the training set that a control leaves, clean samples and flipped ones.
-    fn trained_on<T>(
-        &self,
-        control: &Control,
-        run: impl FnOnce(&[Samples<'_>]) -> Result<T, StageError>,
-    ) -> Result<T, StageError> {
-        let classes = self.clean.classes();
-        let z = self.clean.select(&control.rows);
-        let flipped = Samples::new(z.view(), &control.labels, classes)?;
-        if !self.replaces || control.rows.is_empty() {
-            return run(&[self.clean.reborrow(), flipped]);
-        }
-        let free = self.free(&control.rows);
-        let rows: Vec<usize> = (0..self.clean.len()).filter(|row| free[*row]).collect();
-        let labels: Vec<u32> = rows.iter().map(|row| self.clean.labels()[*row]).collect();
-        let kept = self.clean.select(&rows);
-        run(&[Samples::new(kept.view(), &labels, classes)?, flipped])
-    }
-
-    /// Which samples may be flipped where those of `taken` were.
-    fn free(&self, taken: &[usize]) -> Vec<bool> {
-        let mut free = vec![true; self.clean.len()];
-        if self.replaces {
-            taken.iter().for_each(|row| free[*row] = false);
-        }
-        free
-    }
-
-    /// The best flip of every sample at a head, by its first-order gain.
-    fn gains(&self, head: &Head, influence: &Head) -> Result<Vec<Flip>, StageError> {
-        let mut flips = Vec::with_capacity(self.clean.len());
-        for chunk in self.clean.chunks() {
-            let z = chunk.to_f64();
-            let (scores, probabilities) = (logits(influence, z.view())?, probabilities(head, z.view())?);
-            for ((u, p), own) in scores.rows().into_iter().zip(probabilities.rows()).zip(chunk.labels()) {
-                let without = if self.replaces { u[*own as usize] } else { u.dot(&p) };
-                let wrong = (0u32..).zip(u).filter(|(label, _)| label != own);
-                let (label, score) = wrong.max_by(|a, b| a.1.total_cmp(b.1)).unwrap_or((*own, &without));
-                flips.push(Flip { gain: score - without, row: flips.len(), label });
-            }
-        }
-        Ok(flips)
-    }
-}
-
-/// A sample with a wrong label.
-struct Flip {
-    /// By how much it raises the error, times the number of samples.
-    gain: f64,
-    row: usize,
-    label: u32,
-}
-
-impl Control {
-    fn extend<'f>(&mut self, flips: impl Iterator<Item = &'f Flip>) {
-        for flip in flips {
-            self.rows.push(flip.row);
-            self.labels.push(flip.label);
+    /// Adds samples to clean data, or puts them in their own place if poisons replace samples.
+    fn change(&self, Relabelled { rows, labels }: Relabelled) -> TrainingSetChange {
+        let images = self.data.images.filter(|_| self.reads_images);
+        TrainingSetChange {
+            features: self.data.features.train.features.view().select(Axis(0), &rows).mapv(f64::from),
+            images: images.map(|dataset| dataset.train.pixels.view().select(Axis(0), &rows)),
+            labels,
+            removed: if self.replaced.is_some() {
+                rows.into_iter().map(|row| row as u32).collect()
+            } else {
+                Vec::new()
+            },
         }
     }
 }
 
-/// Trains heads and solves with their Hessians, each from where the last one ended.
-struct Solver<'a> {
-    ctx: &'a Context<'a>,
-    preconditioner: Arc<Preconditioner>,
-    head: Head,
-    solution: Option<Array2<f64>>,
-}
+/// A control of [`CONTROLS`], which specs write as its name.
+#[derive(Clone, Copy)]
+pub struct ControlRef(&'static Control);
 
-impl Solver<'_> {
-    /// Moves the head to the minimum, near enough to rank samples by.
-    fn train(&mut self, training: &[Samples<'_>], weight_decay: f64) -> Result<(), StageError> {
-        let options = FitOptions {
-            gradient_tolerance: 1e-5,
-            start: Some(self.head.clone()),
-            preconditioner: Some(Arc::clone(&self.preconditioner)),
-            ..FitOptions::new(weight_decay)
-        };
-        self.head = fit(training, &options, &|_, _| !self.ctx.cancel.requested())?.head;
-        self.ctx.check()
+impl ControlRef {
+    /// All controls.
+    pub(crate) fn all() -> Vec<Self> {
+        CONTROLS.map(Self).to_vec()
     }
 
-    /// The inverse Hessian times the gradient of the error, at the head that training ends at.
-    fn influence(
-        &mut self,
-        training: &[Samples<'_>],
-        raised: &[Samples<'_>],
-        weight_decay: f64,
-    ) -> Result<Head, StageError> {
-        self.train(training, weight_decay)?;
-        let (_, gradient) = smoothed_error(&self.head, raised, TEMPERATURE)?;
-        let options = SolveOptions {
-            tolerance: 1e-4,
-            start: self.solution.take(),
-            preconditioner: Some(Arc::clone(&self.preconditioner)),
-            ..SolveOptions::new(weight_decay)
-        };
-        let solved = solve_hessian(&self.head, training, gradient.view(), &options)?;
-        self.solution = Some(solved.solution.clone());
-        Ok(Head::from_packed(solved.solution)?)
+    /// The name in results and files.
+    pub(crate) fn outcome(self) -> String {
+        self.0.name.replace('-', "_")
+    }
+
+    /// How clean data is changed; `None` if there is no such control for these poisons.
+    pub(crate) fn make(self, of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
+        (self.0.make)(of)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use hemlock_fixtures::context;
-    use ndarray::Array2;
-
-    #[test]
-    fn flips_differ_from_duplicates_in_every_label_and_nothing_else() {
-        let z = Array2::from_shape_fn((50, 2), |(i, j)| (i * 2 + j) as f64);
-        let labels: Vec<u32> = (0..50).map(|i| i % 5).collect();
-        let clean = Samples::new(z.view(), &labels, 5).unwrap();
-        let flipped = random_flips(clean, 20, 3);
-        let same = duplicates(clean, 20, 3);
-        assert_eq!(flipped.rows, same.rows);
-        assert!(flipped.labels.iter().zip(&same.labels).all(|(a, b)| a != b && *a < 5));
-        assert!(same.rows.iter().zip(&same.labels).all(|(row, label)| labels[*row] == *label));
-        assert!(flipped.labels.iter().collect::<std::collections::BTreeSet<_>>().len() > 2);
+impl fmt::Debug for ControlRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name)
     }
+}
 
-    /// Two classes that overlap, their head, and what a choice of flips does to it.
-    struct Overlapping {
-        train: (Array2<f64>, Vec<u32>),
-        validation: (Array2<f64>, Vec<u32>),
-        options: FitOptions,
-        head: Head,
+impl Serialize for ControlRef {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.0.name)
     }
+}
 
-    impl Overlapping {
-        fn new(n: usize, weight_decay: f64) -> Self {
-            let (train, validation) = (overlapping(n, 1), overlapping(200, 2));
-            let options = FitOptions { gradient_tolerance: 1e-10, ..FitOptions::new(weight_decay) };
-            let clean = Samples::new(train.0.view(), &train.1, 2).unwrap();
-            let head = fit(&[clean], &options, &|_, _| true).unwrap().head;
-            Self { train, validation, options, head }
-        }
-        fn clean(&self) -> Samples<'_> {
-            Samples::new(self.train.0.view(), &self.train.1, 2).unwrap()
-        }
-        fn raised(&self) -> [Samples<'_>; 1] {
-            [Samples::new(self.validation.0.view(), &self.validation.1, 2).unwrap()]
-        }
-        fn flips<'a>(&'a self, raised: &'a [Samples<'a>], replaces: bool) -> AlignedFlips<'a, 'a> {
-            AlignedFlips { clean: self.clean(), raised, weight_decay: self.options.weight_decay, replaces }
-        }
-        fn solver<T>(&self, run: impl FnOnce(&mut Solver) -> T) -> T {
-            let decay = self.options.weight_decay;
-            let preconditioner = Arc::new(Preconditioner::at(&self.head, &[self.clean()], decay).unwrap());
-            let head = self.head.clone();
-            context(0, |ctx| run(&mut Solver { ctx, preconditioner, head, solution: None }))
-        }
-        fn choose(&self, m: usize, replaces: bool) -> Control {
-            let raised = self.raised();
-            let control = self.solver(|s| self.flips(&raised, replaces).choose(&self.head, m, s.ctx).unwrap());
-            assert!(control.rows.iter().zip(&control.labels).all(|(row, label)| self.train.1[*row] != *label));
-            assert_eq!(control.rows.len(), m);
-            control
-        }
-        /// The best flip of every sample, in their order.
-        fn gains(&self, replaces: bool) -> Vec<Flip> {
-            let raised = self.raised();
-            let influence = self.solver(|s| s.influence(&[self.clean()], &raised, self.options.weight_decay).unwrap());
-            self.flips(&raised, replaces).gains(&self.head, &influence).unwrap()
-        }
-        /// Those that are chosen at once.
-        fn at_once(&self, m: usize, replaces: bool) -> Control {
-            let mut gains = self.gains(replaces);
-            gains.sort_by(|a, b| b.gain.total_cmp(&a.gain));
-            let mut control = Control::default();
-            control.extend(gains.iter().take(m));
-            control
-        }
-        /// The smoothed error of a head that is trained on other labels, or on further samples.
-        fn error(&self, labels: &[u32], added: &Control) -> f64 {
-            let z = self.clean().select(&added.rows);
-            let added = Samples::new(z.view(), &added.labels, 2).unwrap();
-            let training = [Samples::new(self.train.0.view(), labels, 2).unwrap(), added];
-            let victim = fit(&training, &self.options, &|_, _| true).unwrap().head;
-            smoothed_error(&victim, &self.raised(), TEMPERATURE).unwrap().0
-        }
-        fn error_beside(&self, control: &Control) -> f64 {
-            self.error(&self.train.1, control)
-        }
-        fn error_in_place(&self, control: &Control) -> f64 {
-            let mut labels = self.train.1.clone();
-            control.rows.iter().zip(&control.labels).for_each(|(row, label)| labels[*row] = *label);
-            self.error(&labels, &Control::default())
-        }
-    }
-
-    #[test]
-    fn aligned_flips_cost_more_than_random_ones() {
-        let data = Overlapping::new(400, 1e-3);
-        let none = data.error_beside(&Control::default());
-        let aligned = data.error_beside(&data.choose(20, false));
-        for seed in 0..3 {
-            let random = data.error_beside(&random_flips(data.clean(), 20, seed));
-            assert!(aligned - none > 1.5 * (random - none), "{none} {random} {aligned}");
-        }
-    }
-
-    /// Later rounds know what earlier ones did, and may repeat them; a sample that is replaced is replaced once.
-    #[test]
-    fn rounds_cost_more_than_a_choice_at_once() {
-        let data = Overlapping::new(400, 1e-3);
-        let different = |control: &Control| control.rows.iter().collect::<std::collections::BTreeSet<_>>().len();
-        for m in [40, 100] {
-            let (once, rounds) = (data.at_once(m, false), data.choose(m, false));
-            assert!(different(&rounds) < m && different(&once) == m, "of {m}, {} differ", different(&rounds));
-            let [none, once, rounds] = [Control::default(), once, rounds].map(|c| data.error_beside(&c));
-            assert!(rounds - none > 1.1 * (once - none), "{m}: {none} {once} {rounds}");
-            let (once, rounds) = (data.at_once(m, true), data.choose(m, true));
-            assert_eq!(different(&rounds), m);
-            assert!(data.error_in_place(&rounds) >= data.error_in_place(&once) - 1e-4);
-        }
-    }
-
-    /// First-order gains are those of trial, beside the sample and in its place.
-    #[test]
-    fn gains_are_those_of_trial() {
-        let data = Overlapping::new(200, 1e-2);
-        let by_trial = |error: &dyn Fn(&Control) -> f64| -> Vec<f64> {
-            let flip = |row: usize| Control { rows: vec![row], labels: vec![1 - data.train.1[row]] };
-            (0..200).map(|row| error(&flip(row))).collect()
-        };
-        let (in_place, beside) = (by_trial(&|c| data.error_in_place(c)), by_trial(&|c| data.error_beside(c)));
-        let gains = |replaces| data.gains(replaces).iter().map(|flip| flip.gain).collect::<Vec<f64>>();
-        for (trial, replaces) in [(&in_place, true), (&beside, false)] {
-            let (own, other) = (correlation(&gains(replaces), trial), correlation(&gains(!replaces), trial));
-            assert!(own > 0.99 && other < own - 0.005, "{replaces}: {own}, {other}");
-        }
-    }
-
-    fn correlation(a: &[f64], b: &[f64]) -> f64 {
-        let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
-        let (ma, mb) = (mean(a), mean(b));
-        let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(a, b)| f(a - ma, b - mb)).sum::<f64>();
-        sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
-    }
-
-    /// A feature in which two classes overlap.
-    fn overlapping(n: usize, seed: u64) -> (Array2<f64>, Vec<u32>) {
-        let mut rng = Purpose::Test.of(seed);
-        let labels: Vec<u32> = (0..n).map(|i| (i % 2) as u32).collect();
-        let z = Array2::from_shape_fn((n, 2), |(i, _)| (i % 2) as f64 + rng.random_range(-1.0..1.0));
-        (z, labels)
+impl<'de> Deserialize<'de> for ControlRef {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(from)?;
+        let found = CONTROLS.into_iter().find(|control| control.name == name);
+        found.map(Self).ok_or_else(|| {
+            let known = CONTROLS.map(|control| format!("`{}`", control.name)).join(", ");
+            de::Error::custom(format!("unknown variant `{name}`, expected one of {known}"))
+        })
     }
 }

@@ -2,9 +2,11 @@
 
 mod controls;
 
-use controls::{AlignedFlips, Control, duplicates, random_flips};
+use controls::Basis;
+pub use controls::ControlRef;
 use hemlock_artifact::{
-    Dataset, Drawn, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, TargetParams, Victim,
+    AttackId, Dataset, Drawn, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, Role,
+    TargetParams, TrainingSet, Victim,
 };
 use hemlock_attack::attacks::constraint;
 use hemlock_head::{FitOptions, Head, Samples, fit};
@@ -13,7 +15,7 @@ use hemlock_perturb::{FrozenExtractor, visibility};
 use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
 use hemlock_threat::{Constraint, Sees, loss_ceiling};
 use hemlock_victims::{Train, TrainingSetChange, VictimData, VictimSpec, measure};
-use ndarray::{Array2, Axis};
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -24,27 +26,24 @@ pub struct Params {
     /// What the victim is trained on beside poisons, for comparison; absent: all of it, and nothing for victims that
     /// train a network, which takes them minutes.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub controls: Option<Vec<ControlKind>>,
+    pub controls: Option<Vec<ControlRef>>,
     /// The splits whose error aligned flips raise; equal to what attacks see, unless a spec says otherwise.
     pub sees: Sees,
 }
 
-/// What is trained on for comparison.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ControlKind {
-    /// As many clean samples with random wrong labels.
-    RandomFlips,
-    /// As many clean samples with the wrong labels that influence most, chosen in rounds; one may be chosen several
-    /// times.
-    AlignedFlips,
-    /// As many clean samples a second time.
-    Duplicates,
-    /// Where poisons stand in the place of clean samples: the others alone.
-    Removed,
-}
-
 impl hemlock_stage::Params for Params {}
+
+impl Params {
+    /// The controls that a victim is trained on.
+    fn controls(&self, reads_images: bool) -> Vec<ControlRef> {
+        match &self.controls {
+            // A network takes minutes to train.
+            None if reads_images => Vec::new(),
+            None => ControlRef::all(),
+            Some(controls) => controls.clone(),
+        }
+    }
+}
 
 inputs! {
     /// What the stage reads.
@@ -114,10 +113,11 @@ impl hemlock_stage::Stage for Stage {
 
         let (attack, clean_label, replaces, eps_d, objective, labels) = match (poisons, poison_features) {
             (Some(p), _) => {
-                let attack = format!("{} + {}", p.attack, p.method);
-                (attack, p.clean_label, p.replaces, p.eps_d, p.objective, &p.labels)
+                (AttackId::by(&p.attack, &p.method), p.clean_label, p.replaces, p.eps_d, p.objective, &p.labels)
             }
-            (None, Some(p)) => (p.aim.attack.clone(), p.clean_label, false, p.eps_d, p.objective, &p.labels),
+            (None, Some(p)) => {
+                (AttackId::on_features(&p.aim.attack), p.clean_label, false, p.eps_d, p.objective, &p.labels)
+            }
             (None, None) => return Err(StageError::internal("there are no poisons")),
         };
         let m = labels.len();
@@ -150,19 +150,30 @@ impl hemlock_stage::Stage for Stage {
         }
         let samples = features.train.samples(data.classes())?;
         let target_head = clean.head.as_ref().filter(|_| own).map(|_| target.target.clone());
-        let mut outcomes = Measured {
-            target: target_head.map(|head| measure(head, &data)).transpose()?,
-            clean,
-            features: on_features,
-            images: on_images,
-            random_flips: None,
-            aligned_flips: None,
-            duplicates: None,
-            removed: None,
-        };
+        let mut outcomes = Measured::new(clean);
+        if let Some(head) = target_head {
+            outcomes.set(TrainingSet::new(TrainingSet::TARGET, Role::Target), measure(head, &data)?);
+        }
+        for (name, outcome) in [(TrainingSet::FEATURES, on_features), (TrainingSet::IMAGES, on_images)] {
+            outcome.into_iter().for_each(|outcome| outcomes.set(TrainingSet::new(name, Role::Poisoned), outcome));
+        }
         let head = if own { target.clean.clone() } else { victims.head(samples)? };
         let replaced = poisons.as_ref().filter(|_| replaces).map(|poisons| poisons.base_index.as_slice());
-        victims.controls(params, m, replaced, &head, &mut outcomes)?;
+        let basis = Basis {
+            data: &data,
+            head: &head,
+            count: m,
+            replaced,
+            sees: params.sees,
+            reads_images: victims.victim.reads_images(),
+        };
+        for control in params.controls(basis.reads_images) {
+            if let Some(change) = control.make(&basis)? {
+                let set = TrainingSet::new(control.outcome(), Role::Control);
+                let outcome = victims.train(&set.words(), &change)?;
+                outcomes.set(set, outcome);
+            }
+        }
         Ok(Evaluation {
             attack,
             victim: how.kind().to_owned(),
@@ -208,9 +219,6 @@ fn ceiling(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Result<f
     Ok(ceiling)
 }
 
-/// Samples that a victim needs: a network has batches of at least as many.
-const FEWEST: usize = 4;
-
 /// Trains one victim on training sets that differ in what they have beside clean samples.
 struct Victims<'a> {
     data: &'a VictimData<'a>,
@@ -251,57 +259,6 @@ impl Victims<'_> {
             labels: poisons.labels.clone(),
             removed: if poisons.replaces { poisons.base_index.clone() } else { Vec::new() },
         })
-    }
-
-    /// Trains on controls for `m` poisons, or for those that stand in the place of the clean samples `replaced`. `head`
-    /// is a linear one on clean data.
-    fn controls(
-        &self,
-        params: &Params,
-        m: usize,
-        replaced: Option<&[u32]>,
-        head: &Head,
-        outcomes: &mut Measured<Outcome>,
-    ) -> Result<(), StageError> {
-        let VictimData { features, weight_decay, ctx, .. } = self.data;
-        let wanted = |kind| match &params.controls {
-            Some(controls) => controls.contains(&kind),
-            None => !self.victim.reads_images(),
-        };
-        let clean = features.train.samples(self.data.classes())?;
-        let train = |what, control: Control| self.train(what, &self.control(control, replaced.is_some())).map(Some);
-        if wanted(ControlKind::RandomFlips) {
-            outcomes.random_flips = train("random flips", random_flips(clean, m, ctx.seed))?;
-        }
-        if wanted(ControlKind::AlignedFlips) {
-            let raised = params.sees.samples(clean, features.validation.samples(self.data.classes())?)?;
-            let aligned =
-                AlignedFlips { clean, raised: &raised, weight_decay: *weight_decay, replaces: replaced.is_some() };
-            outcomes.aligned_flips = train("aligned flips", aligned.choose(head, m, ctx)?)?;
-        }
-        match replaced {
-            None if wanted(ControlKind::Duplicates) => {
-                outcomes.duplicates = train("duplicates", duplicates(clean, m, ctx.seed))?;
-            }
-            Some(replaced) if wanted(ControlKind::Removed) && clean.len() - replaced.len() >= FEWEST => {
-                let change = TrainingSetChange { removed: replaced.to_vec(), ..TrainingSetChange::none(self.data) };
-                outcomes.removed = Some(self.train("what is left", &change)?);
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// The edit that a control makes, beside clean samples or in their place.
-    fn control(&self, Control { rows, labels }: Control, replaces: bool) -> TrainingSetChange {
-        let images = self.data.images.filter(|_| self.victim.reads_images());
-        let features = self.data.features.train.features.view().select(Axis(0), &rows).mapv(f64::from);
-        TrainingSetChange {
-            features,
-            images: images.map(|dataset| dataset.train.pixels.view().select(Axis(0), &rows)),
-            labels,
-            removed: if replaces { rows.into_iter().map(|row| row as u32).collect() } else { Vec::new() },
-        }
     }
 
     /// A linear head on clean samples.

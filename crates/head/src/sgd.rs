@@ -1,7 +1,6 @@
 //! Training a head by stochastic gradient descent, for those whose victims train linear probes that way.
 
-use std::f64::consts::PI;
-
+use hemlock_optim::half_cosine;
 use ndarray::{Array2, Axis};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -70,7 +69,7 @@ pub fn fit_sgd(
             velocity *= options.momentum;
             velocity += &gradient;
             let rate = match options.schedule {
-                SgdSchedule::Cosine => options.learning_rate * 0.5 * (1.0 + (PI * taken / steps).cos()),
+                SgdSchedule::Cosine => options.learning_rate * half_cosine(taken, steps),
                 SgdSchedule::Constant => options.learning_rate,
             };
             let mut packed = head.into_packed();

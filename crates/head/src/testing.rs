@@ -34,7 +34,6 @@ impl Data {
     /// # Panics
     /// There are fewer than two classes.
     #[must_use]
-    #[allow(clippy::expect_used)]
     pub fn samples(&self) -> Samples<'_> {
         Samples::new(self.features.view(), &self.labels, self.classes).expect("labels are drawn below the classes")
     }

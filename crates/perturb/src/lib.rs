@@ -35,9 +35,3 @@ use ndarray::ArrayView3;
 pub fn unit(image: ArrayView3<u8>) -> Vec<f32> {
     image.iter().map(|p| f32::from(*p) / 255.0).collect()
 }
-
-/// The share of the first step's length at `done` of `all` steps: half a cosine, from 1 to 0.
-#[must_use]
-pub fn cosine(done: u64, all: u64) -> f64 {
-    0.5 * (1.0 + (std::f64::consts::PI * done as f64 / all as f64).cos())
-}

@@ -1,6 +1,7 @@
 //! How far images may go from those that they are made of.
 
-use crate::{minimize::Bounds, unit};
+use crate::unit;
+use hemlock_optim::boxed::Bounds;
 use hemlock_stage::ParamError;
 use ndarray::{ArrayView4, Axis};
 
@@ -38,6 +39,18 @@ impl PixelRange {
         }
     }
 
+    /// The bounds of pixels around those of a base image.
+    pub(crate) fn around(self, base: &[f32]) -> Bounds {
+        let within = |x: f32| x.clamp(0.0, 1.0);
+        let bounds = |b: &f32| match self {
+            Self::Unit => (0.0, 1.0),
+            Self::Near(radius) => (within(b - radius), within(b + radius)),
+            Self::Free => (f32::NEG_INFINITY, f32::INFINITY),
+        };
+        let (low, high) = base.iter().map(bounds).unzip();
+        Bounds::new(low, high)
+    }
+
     /// Checks the parameters of [`PixelRange::new`].
     ///
     /// # Errors
@@ -58,7 +71,7 @@ impl PixelLimits<'_> {
 
     /// Where the pixels of a poison may lie.
     pub(crate) fn bounds(&self, row: usize) -> Bounds {
-        Bounds::new(&self.base_pixels(row), self.range)
+        self.range.around(&self.base_pixels(row))
     }
 
     /// `beta |x - x_b|^2` of a poison's pixels `x`, and adds its gradient.

@@ -4,11 +4,11 @@ mod together;
 
 use crate::{
     limits::PixelLimits,
-    minimize::{Adam, Lbfgs, Minimizer},
     pass::{FrozenExtractor, TILE},
 };
 use hemlock_artifact::CurvePoint;
 use hemlock_models::{device::runs_on_rayon, tiles::on_device};
+use hemlock_optim::boxed::{Adam, Lbfgs, Minimizer};
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array4, ArrayView2};
 use rayon::prelude::*;

@@ -8,10 +8,7 @@
 
 use crate::{
     limits::PixelLimits,
-    minimize::{
-        Adam, Minimizer,
-        on_device::{Adam as AdamOnDevice, Bounds, Minimizers},
-    },
+    minimize::{Adam as AdamOnDevice, Bounds, Minimizers},
     pass::{FrozenExtractor, Pass},
     tensors::{OnDevice, up},
 };
@@ -19,6 +16,7 @@ use burn::tensor::Tensor;
 use hemlock_artifact::CurvePoint;
 use hemlock_attack::Objective;
 use hemlock_models::{Passed, device::runs_on_rayon, tiles::GPU_BATCH, travel::down};
+use hemlock_optim::boxed::{Adam, Minimizer};
 use hemlock_stage::{Context, StageError};
 use hemlock_threat::Constraint;
 use ndarray::{Array2, Array4, ArrayView3, Axis, Dim};

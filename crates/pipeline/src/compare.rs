@@ -29,7 +29,7 @@ pub struct Pair {
     /// The seeds.
     pub seed: Both<u64>,
     /// Test accuracy by training set, of those that both have.
-    pub accuracy: BTreeMap<&'static str, Both<f64>>,
+    pub accuracy: BTreeMap<String, Both<f64>>,
     /// What the poisons cost: accuracy of the clean victim less that on images or, where there are none, on features.
     pub drop: Both<Option<f64>>,
     /// Time of the attack.
@@ -144,8 +144,8 @@ fn differing(a: &Fields, b: &Fields) -> BTreeMap<String, Both<Option<Value>>> {
 
 fn pair(rows: Both<&Row>, fields: Both<&Fields>) -> Pair {
     let [a, b] = rows.map(|row| row.accuracy.named().collect::<BTreeMap<_, _>>());
-    let both = a.iter().filter_map(|(name, x)| Some((*name, [**x, **b.get(name)?])));
-    let drop = |row: &Row| Some(row.accuracy.clean - row.accuracy.images.or(row.accuracy.features)?);
+    let both = a.iter().filter_map(|(name, x)| Some(((*name).to_owned(), [**x, **b.get(name)?])));
+    let drop = |row: &Row| Some(row.accuracy.clean - row.accuracy.poisoned()?);
     Pair {
         differs: differing(fields[0], fields[1]),
         seed: rows.map(|row| row.seed),

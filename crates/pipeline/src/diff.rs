@@ -43,7 +43,7 @@ pub struct StageDifference {
     /// The tensors that differ, the largest relative difference first.
     pub tensors: Vec<Difference>,
     /// Test accuracy by head, for evaluations.
-    pub accuracy: BTreeMap<&'static str, [f64; 2]>,
+    pub accuracy: BTreeMap<String, [f64; 2]>,
 }
 
 impl StageDifference {
@@ -186,8 +186,9 @@ fn compare(
     if stage == "evaluate" {
         let read = |store, manifest| Evaluation::read_numbers(store, manifest).map(|evaluation| evaluation.outcomes);
         let (x, y) = (read(left.0, l)?, read(right.0, r)?);
-        for ((name, x), (_, y)) in x.named().zip(y.named()) {
-            accuracy.insert(name, [x.accuracy.overall, y.accuracy.overall]);
+        for (name, x) in x.named() {
+            let y = y.get(name).map(|y| [x.accuracy.overall, y.accuracy.overall]);
+            accuracy.extend(y.map(|both| (name.to_owned(), both)));
         }
     }
     Ok(StageDifference {

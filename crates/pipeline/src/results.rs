@@ -4,7 +4,7 @@ use crate::{
     Branch, Plan,
     origin::{Answered, Origin, REPLICATED, replicates},
 };
-use hemlock_artifact::{Bounds, Evaluation, Measured, Outcome, SteppedBack, Taught, Visibility};
+use hemlock_artifact::{AttackId, Bounds, Evaluation, Measured, Outcome, SteppedBack, Taught, Visibility};
 use hemlock_store::{Store, StoreError};
 use hemlock_threat::Sees;
 use serde::Serialize;
@@ -22,8 +22,9 @@ const ATTACK: [&str; 6] = ["target-params", "poison-features", "decoder", "inver
 pub struct Row {
     /// Name of the pipeline.
     pub pipeline: String,
-    /// How the poisons were made.
-    pub attack: String,
+    /// Which attack made the poisons: the fields `attack` and `method`.
+    #[serde(flatten)]
+    pub attack: AttackId,
     /// Who was attacked.
     pub victim: String,
     /// Whether the poisons have the labels of the samples they are made of.
@@ -293,8 +294,9 @@ pub struct Seen {
 /// The rows that differ in nothing but the seed.
 #[derive(Debug, Clone, Serialize)]
 pub struct Group {
-    /// How the poisons were made.
-    pub attack: String,
+    /// Which attack made the poisons: the fields `attack` and `method`.
+    #[serde(flatten)]
+    pub attack: AttackId,
     /// Who was attacked.
     pub victim: String,
     /// Whether the poisons have the labels of the samples they are made of.
@@ -371,6 +373,20 @@ fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     })
 }
 
+/// Accuracies over some rows, of the training sets that all of them have.
+fn accuracies(rows: &[&Row]) -> Measured<Cell> {
+    let over = |name: &str| {
+        let values: Option<Vec<f64>> = rows.iter().map(|row| row.accuracy.get(name).copied()).collect();
+        values.map(|values| Cell::of(&values))
+    };
+    let clean: Vec<f64> = rows.iter().map(|row| row.accuracy.clean).collect();
+    let mut accuracies = Measured::new(Cell::of(&clean));
+    for (set, _) in rows[0].accuracy.others() {
+        over(&set.name).into_iter().for_each(|cell| accuracies.set(set.clone(), cell));
+    }
+    accuracies
+}
+
 /// Means of [`grouped`] rows.
 #[must_use]
 pub fn aggregate(rows: &[Row]) -> Vec<Group> {
@@ -406,17 +422,8 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                     .filter(|r| !r.converged)
                     .filter_map(|r| r.gradient_norm)
                     .max_by(f64::total_cmp),
-                accuracy: Measured {
-                    clean: cell(&|r| r.accuracy.clean),
-                    target: optional(&|r| r.accuracy.target),
-                    features: optional(&|r| r.accuracy.features),
-                    images: optional(&|r| r.accuracy.images),
-                    random_flips: optional(&|r| r.accuracy.random_flips),
-                    aligned_flips: optional(&|r| r.accuracy.aligned_flips),
-                    duplicates: optional(&|r| r.accuracy.duplicates),
-                    removed: optional(&|r| r.accuracy.removed),
-                },
-                drop: optional(&|r| Some(r.accuracy.clean - r.accuracy.images.or(r.accuracy.features)?)),
+                accuracy: accuracies(&rows),
+                drop: optional(&|r| Some(r.accuracy.clean - r.accuracy.poisoned()?)),
                 visibility: seen(&|v| v.psnr).and_then(|psnr| {
                     Some(Seen {
                         psnr,

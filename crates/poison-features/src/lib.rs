@@ -4,7 +4,8 @@ mod search;
 
 use hemlock_artifact::{Aim, Features, PoisonFeatures, TargetParams};
 use hemlock_attack::attacks::{self, Defaults, Stochasticity};
-use hemlock_attack::{AttackParams, AttackRef, Base, Labels, PAIRS, Start, poison_count};
+use hemlock_attack::{AttackParams, AttackRef, Base, Labels, Start, poison_count};
+use hemlock_optim::PAIRS;
 use hemlock_stage::{Context, ParamError, StageError, inputs};
 use hemlock_threat::{ConstraintKind, ConstraintKinds};
 use search::Search;

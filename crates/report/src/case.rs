@@ -8,6 +8,7 @@ use crate::{
     strength::{self, Strength},
     words,
 };
+use hemlock_artifact::AttackId;
 use hemlock_attack::attacks;
 use hemlock_invert::REFINED;
 use hemlock_pipeline::{REPLICATED, Row, grouped, telling};
@@ -110,13 +111,13 @@ impl Case {
     /// What the attack is after, such as `gradient-canceling`.
     #[must_use]
     pub fn aim(&self) -> &str {
-        split(&self.row().attack).0
+        &self.row().attack.objective
     }
 
     /// How images were made, such as `feature-matching` or `pixels`; `None` where there are none.
     #[must_use]
     pub fn making(&self) -> Option<&str> {
-        split(&self.row().attack).1
+        self.row().attack.method.as_deref()
     }
 
     /// Whether it is an attack on features, whatever images were made of them, if any.
@@ -345,10 +346,6 @@ fn downstream(row: &Row) -> String {
         .unwrap_or_default()
 }
 
-fn split(attack: &str) -> (&str, Option<&str>) {
-    attack.split_once(" + ").map_or((attack, None), |(aim, making)| (aim, Some(making)))
-}
-
 /// The fields of a row that tell it apart, without those that its attack's name says.
 fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> {
     let mut shown: Vec<(String, String)> = Vec::new();
@@ -372,12 +369,11 @@ fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> 
     shown
 }
 
-fn label(attack: &str, told: &[(String, String)], but: &[&str]) -> String {
-    let (aim, making) = split(attack);
+fn label(attack: &AttackId, told: &[(String, String)], but: &[&str]) -> String {
     let told =
         told.iter().filter(|(field, _)| !but.contains(&field.as_str())).map(|(field, value)| in_words(field, value));
-    let made = making.map(|m| m.replace('-', " "));
-    std::iter::once(aim.to_owned()).chain(made).chain(told).collect::<Vec<_>>().join(", ")
+    let made = attack.method.as_ref().map(|method| method.replace('-', " "));
+    std::iter::once(attack.objective.clone()).chain(made).chain(told).collect::<Vec<_>>().join(", ")
 }
 
 fn in_words(field: &str, value: &str) -> String {
@@ -404,35 +400,35 @@ pub mod quantity {
     }
     /// Accuracy of the attacker's target.
     pub fn target(r: &Row) -> Option<f64> {
-        r.accuracy.target
+        r.accuracy.target().copied()
     }
     /// Accuracy after retraining on poisoned features.
     pub fn features(r: &Row) -> Option<f64> {
-        r.accuracy.features
+        r.accuracy.features().copied()
     }
     /// Accuracy after retraining on poisoned images.
     pub fn images(r: &Row) -> Option<f64> {
-        r.accuracy.images
+        r.accuracy.images().copied()
     }
     /// Control: random wrong labels.
     pub fn random_flips(r: &Row) -> Option<f64> {
-        r.accuracy.random_flips
+        r.accuracy.get("random_flips").copied()
     }
     /// Control: the wrong labels that influence most.
     pub fn aligned_flips(r: &Row) -> Option<f64> {
-        r.accuracy.aligned_flips
+        r.accuracy.get("aligned_flips").copied()
     }
     /// Control: clean samples a second time.
     pub fn duplicates(r: &Row) -> Option<f64> {
-        r.accuracy.duplicates
+        r.accuracy.get("duplicates").copied()
     }
     /// Control: the poisons' base images taken away.
     pub fn removed(r: &Row) -> Option<f64> {
-        r.accuracy.removed
+        r.accuracy.get("removed").copied()
     }
     /// Accuracy after the best epoch of training on poisoned images, of victims with epochs.
     pub fn best_epoch(r: &Row) -> Option<f64> {
-        r.best.as_ref()?.images
+        r.best.as_ref()?.images().copied()
     }
     /// What poisoned images cost, best epoch against best epoch.
     pub fn drop_of_best_epochs(r: &Row) -> Option<f64> {

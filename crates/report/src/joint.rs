@@ -4,7 +4,7 @@ use crate::{
     Case,
     statistics::{Cell, Estimate, Images, Lack, Noise},
 };
-use hemlock_artifact::{Drawn, Measured};
+use hemlock_artifact::Drawn;
 use hemlock_pipeline::{REPLICATED, Row};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -108,7 +108,7 @@ fn measured(sides: &[Side], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) -> Option<
                 [Some(&mut varied.accuracy), best]
                     .into_iter()
                     .flatten()
-                    .filter_map(|of| field(of, name))
+                    .filter_map(|of| of.get_mut(name))
                     .for_each(|x| *x += step);
                 quantity(&varied)
             };
@@ -120,21 +120,6 @@ fn measured(sides: &[Side], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) -> Option<
         }
     }
     Some((f(&values), noise))
-}
-
-/// A quantity by the name of its training set.
-fn field<'a>(of: &'a mut Measured<f64>, name: &str) -> Option<&'a mut f64> {
-    match name {
-        "clean" => Some(&mut of.clean),
-        "target" => of.target.as_mut(),
-        "features" => of.features.as_mut(),
-        "images" => of.images.as_mut(),
-        "random_flips" => of.random_flips.as_mut(),
-        "aligned_flips" => of.aligned_flips.as_mut(),
-        "duplicates" => of.duplicates.as_mut(),
-        "removed" => of.removed.as_mut(),
-        _ => None,
-    }
 }
 
 /// The share of training images, and of validation images where an attack or a control looks at these, that two draws
@@ -176,6 +161,7 @@ fn common(a: &Drawn, b: &Drawn, validation: bool) -> f64 {
 mod tests {
     use super::*;
     use crate::{case::quantity, findings::testing::made_up, statistics::Tested};
+    use hemlock_artifact::{Measured, Role};
     use hemlock_pipeline::{Answered, Origin};
     use serde_json::json;
     use std::sync::Arc;
@@ -206,7 +192,7 @@ mod tests {
             let test = (0..IMAGES as u32).map(|i| i + if own_images { 1000 * *draw as u32 } else { 0 }).collect();
             // Two neighbouring draws have half of their images in common.
             let train = (0..20).map(|i| i + 10 * *draw as u32).collect();
-            let answers = Measured { clean: right(0.8, 0), images: Some(right(*accuracy, 0)), ..Measured::default() };
+            let answers = Measured::new(right(0.8, 0)).with("images", Role::Poisoned, right(*accuracy, 0));
             let drawn = Arc::new(Drawn { test, train, validation: Vec::new() });
             row.answers = Some(Arc::new(Answered { right: answers, drawn }));
             made.push(row);
@@ -294,7 +280,7 @@ mod tests {
     #[test]
     fn derivatives_of_ratios_are_right() {
         let c = case(&[(0, 0, 0.60), (0, 1, 0.62)], false);
-        let share = |r: &Row| Some(r.accuracy.images? / r.accuracy.clean);
+        let share = |r: &Row| Some(r.accuracy.images()? / r.accuracy.clean);
         let images = c.mean(share).unwrap().inference.unwrap().components.images;
         // By hand: the images that only the clean victim is right about, as a share of those that it is right about.
         let z = |clean: bool, hit: bool, p: f64| {

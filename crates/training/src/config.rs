@@ -1,6 +1,7 @@
 //! The parameters of a training, and what makes them valid.
 
 use hemlock_models::Arch;
+use hemlock_optim::half_cosine;
 use hemlock_stage::{ParamError, Seed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -262,7 +263,7 @@ pub(crate) fn rise(peak: f64, step: usize, steps: usize) -> f64 {
 /// Learning rate at `step` of a fall from `peak` to 0 along half a cosine.
 pub(crate) fn fall(peak: f64, step: usize, steps: usize) -> f64 {
     let done = step as f64 / steps as f64;
-    peak * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+    peak * half_cosine(done, 1.0)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
 use hemlock_models::Network;
 use hemlock_models::weights::{Path, Weights, WeightsError};
+use hemlock_optim::half_cosine;
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::TrainConfig;
@@ -84,7 +85,7 @@ impl MocoV3 {
 
     /// The momentum after a share `done` of the training: 1 - (1 - m) (1 + cos(pi done)) / 2.
     fn momentum_at(&self, done: f64) -> f64 {
-        1.0 - (1.0 - self.momentum) * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+        1.0 - (1.0 - self.momentum) * half_cosine(done, 1.0)
     }
 }
 

@@ -14,13 +14,13 @@ use burn::{
 use hemlock_artifact::{Answers, Outcome};
 use hemlock_head::judge;
 use hemlock_models::{open_device, resnet::normal};
+use hemlock_optim::half_cosine;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
-use std::f64::consts::PI;
 
 /// Samples that are predicted together.
 const TOGETHER: usize = 1024;
@@ -134,7 +134,7 @@ impl Train for &Mlp {
                     let message = format!("the victim's loss is {value} in epoch {epoch}; lower `learning_rate`");
                     return Err(StageError::new(ErrorKind::Numeric, message));
                 }
-                let rate = learning_rate * 0.5 * (1.0 + (PI * done as f64 / all as f64).cos());
+                let rate = learning_rate * half_cosine(done as f64, all as f64);
                 let gradients = GradientsParams::from_grads(loss.backward(), &layers);
                 layers = adam.step(rate, layers, gradients);
                 done += 1;

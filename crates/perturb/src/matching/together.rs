@@ -3,7 +3,7 @@
 
 use super::{BestSoFar, Matching, MatchingProblem, Optimizer, not_finite};
 use crate::{
-    minimize::on_device::{Adam, Bounds, Lbfgs, Minimizers, choose, keep},
+    minimize::{Adam, Bounds, Lbfgs, Minimizers, choose, keep},
     tensors::{OnDevice, rows, up},
 };
 use burn::tensor::Tensor;

@@ -27,7 +27,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         let classes = case.rows[0].per_class.clean.len();
         let change = |k: usize| {
             let of = |r: &hemlock_pipeline::Row| {
-                let poisoned = r.per_class.images.as_ref().or(r.per_class.features.as_ref())?;
+                let poisoned = r.per_class.poisoned()?;
                 Some(poisoned.get(k).copied().flatten()? - r.per_class.clean.get(k).copied().flatten()?)
             };
             case.mean(of)

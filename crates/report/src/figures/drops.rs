@@ -20,7 +20,7 @@ type Sweep<'c> = (String, Vec<&'c Case>);
 fn sweeps<'c>(cases: &[&'c Case], apart_from: &[&str], by: fn(&Case) -> f64) -> Vec<Sweep<'c>> {
     let mut sweeps: Vec<(String, String, Vec<&Case>)> = Vec::new();
     for case in cases {
-        let rest = case.rows[0].attack.clone() + &case.text(|_, field| !apart_from.contains(&field));
+        let rest = case.rows[0].attack.to_string() + &case.text(|_, field| !apart_from.contains(&field));
         match sweeps.iter_mut().find(|(r, ..)| *r == rest) {
             Some((.., sweep)) => sweep.push(case),
             None => sweeps.push((rest, case.label_without(apart_from), vec![case])),

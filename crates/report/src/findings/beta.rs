@@ -89,6 +89,7 @@ fn traded(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding
 mod tests {
     use super::super::{Verdict, testing::made_up};
     use super::*;
+    use hemlock_artifact::AttackId;
     use serde_json::json;
 
     fn sweep(psnr: [f64; 3], images: [[f64; 3]; 3]) -> Vec<Case> {
@@ -117,7 +118,7 @@ mod tests {
         let weaker = [[0.50, 0.51, 0.50], [0.60, 0.61, 0.60], [0.70, 0.71, 0.72]];
         let mut all = sweep([15.0, 20.0, 30.0], weaker);
         assert!(of_refined(&all).comparisons.is_empty());
-        all.iter_mut().for_each(|c| c.rows.iter_mut().for_each(|r| r.attack = "bilevel + refined".to_owned()));
+        all.iter_mut().for_each(|c| c.rows.iter_mut().for_each(|r| r.attack = AttackId::by("bilevel", "refined")));
         assert!(finding(&all).comparisons.is_empty());
         assert_eq!(of_refined(&all).verdict, Verdict::Confirmed);
         assert!(finding(&all).reason.contains("missing are matching alone"), "{}", finding(&all).reason);

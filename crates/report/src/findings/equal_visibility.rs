@@ -38,7 +38,7 @@ const BEST: Axis =
 
 /// The case that leaves its victims with the largest loss on clean training data; `None` where victims have none.
 fn best<'c>(cases: &[&'c Case]) -> Option<&'c Case> {
-    let loss = |row: &Row| row.clean_loss.as_ref()?.images;
+    let loss = |row: &Row| row.clean_loss.as_ref()?.images().copied();
     let measured = cases.iter().filter_map(|c| Some((c.mean(loss)?.mean, *c)));
     measured.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, case)| case)
 }
@@ -204,7 +204,7 @@ mod tests {
         // Which is best, training data say.
         let tgda = |loss: f64| {
             let mut all = all.clone();
-            all[2].rows.iter_mut().for_each(|r| r.clean_loss.as_mut().unwrap().images = Some(loss));
+            all[2].rows.iter_mut().for_each(|r| *r.clean_loss.as_mut().unwrap().get_mut("images").unwrap() = loss);
             finding(&all).comparisons
         };
         assert!(tgda(0.26)[1].rows.starts_with("tgda"));

@@ -1,7 +1,7 @@
 //! Rows that nobody measured.
 
 use crate::Case;
-use hemlock_artifact::{Measured, Taught, Visibility};
+use hemlock_artifact::{AttackId, Measured, Role, Taught, TrainingSet, Visibility};
 use hemlock_pipeline::{Origin, Row};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -12,7 +12,10 @@ pub struct MadeUp(Vec<Row>);
 pub fn made_up(attack: &str) -> MadeUp {
     let row = |seed: u64| Row {
         pipeline: "made-up".to_owned(),
-        attack: attack.to_owned(),
+        attack: match attack.split_once(" + ") {
+            Some((objective, method)) => AttackId::by(objective, method),
+            None => AttackId::on_features(attack),
+        },
         victim: "linear".to_owned(),
         replaces: false,
         clean_label: true,
@@ -32,17 +35,12 @@ pub fn made_up(attack: &str) -> MadeUp {
         stepped_back: None,
         params: BTreeMap::new(),
         deciding: BTreeMap::new(),
-        accuracy: Measured {
-            clean: 0.8,
-            target: Some(0.3),
-            features: None,
-            images: None,
-            random_flips: Some(0.795),
-            aligned_flips: Some(0.79),
-            duplicates: Some(0.8),
-            removed: None,
-        },
-        per_class: Measured { clean: vec![Some(0.8); 10], ..Measured::default() },
+        accuracy: Measured::new(0.8)
+            .with("target", Role::Target, 0.3)
+            .with("random_flips", Role::Control, 0.795)
+            .with("aligned_flips", Role::Control, 0.79)
+            .with("duplicates", Role::Control, 0.8),
+        per_class: Measured::new(vec![Some(0.8); 10]),
         best: None,
         clean_loss: None,
         ceiling: Some(2.0),
@@ -90,12 +88,12 @@ impl MadeUp {
         })
     }
     pub fn features(self, accuracy: [f64; 3]) -> Self {
-        self.each(accuracy, |r, a| r.accuracy.features = Some(a))
+        self.each(accuracy, |r, a| r.accuracy.set(TrainingSet::new(TrainingSet::FEATURES, Role::Poisoned), a))
     }
     pub fn images(self, accuracy: [f64; 3]) -> Self {
         self.each(accuracy, |r, a| {
-            r.accuracy.images = Some(a);
-            r.clean_loss = Some(Measured { clean: 0.2, images: Some(1.0 - a), ..Measured::default() });
+            r.accuracy.set(TrainingSet::new(TrainingSet::IMAGES, Role::Poisoned), a);
+            r.clean_loss = Some(Measured::new(0.2).with("images", Role::Poisoned, 1.0 - a));
         })
     }
     pub fn psnr(self, psnr: f64) -> Self {

@@ -1,17 +1,16 @@
-//! Minimisers of one image within bounds. Each says where it wants the loss and its gradient, and is told: so images of
-//! one batch share the network's passes and nothing else.
-
-use crate::limits::PixelRange;
+//! Minimisers of a vector within bounds on every coordinate.
+//!
+//! Each names the next point at which it wants the loss and its gradient, and is handed both: so the points of many
+//! minimisers can be evaluated together.
 
 mod adam;
 mod lbfgs;
-pub(crate) mod on_device;
 
-pub(crate) use adam::Adam;
-pub(crate) use lbfgs::Lbfgs;
+pub use adam::Adam;
+pub use lbfgs::{ARMIJO, Lbfgs, MEMORY, SHORTENINGS};
 
 /// What an optimiser wants next.
-pub(crate) trait Minimizer: Send {
+pub trait Minimizer: Send {
     /// Where it wants the loss and the gradient.
     fn point(&self) -> &[f32];
     /// Tells it the loss and the gradient at that point. Returns whether it goes on.
@@ -20,28 +19,20 @@ pub(crate) trait Minimizer: Send {
 
 /// The box of a constrained problem: a lowest and a highest value of every coordinate.
 #[derive(Debug, Clone)]
-pub(crate) struct Bounds {
+pub struct Bounds {
     low: Vec<f32>,
     high: Vec<f32>,
 }
 
 impl Bounds {
-    /// A range around a base image.
-    pub(crate) fn new(base: &[f32], range: PixelRange) -> Self {
-        let within = |x: f32| x.clamp(0.0, 1.0);
-        let (low, high): (Vec<f32>, Vec<f32>) = base
-            .iter()
-            .map(|b| match range {
-                PixelRange::Unit => (0.0, 1.0),
-                PixelRange::Near(radius) => (within(b - radius), within(b + radius)),
-                PixelRange::Free => (f32::NEG_INFINITY, f32::INFINITY),
-            })
-            .unzip();
+    /// The box between `low` and `high`, of one length.
+    #[must_use]
+    pub fn new(low: Vec<f32>, high: Vec<f32>) -> Self {
         Self { low, high }
     }
 
     /// Moves every coordinate to the nearest value that is allowed.
-    pub(crate) fn project(&self, x: &mut [f32]) {
+    pub fn project(&self, x: &mut [f32]) {
         for ((x, low), high) in x.iter_mut().zip(&self.low).zip(&self.high) {
             *x = x.clamp(*low, *high);
         }

@@ -1,11 +1,11 @@
-//! The minimisers of [`super`] for many images at once, as tensors on the device of the network: the same rules, image
+//! The minimisers of [`boxed`] for many images at once, as tensors on the device of the network: the same rules, image
 //! by image, with masks in the place of branches. Nothing is waited for here.
 //!
 //! Images are rows `[n, 3 h w]`, and numbers of images are columns `[n, 1]`.
 
-use super::{adam::Adam as OnHost, lbfgs};
-use crate::{cosine, limits::PixelRange};
+use crate::limits::PixelRange;
 use burn::tensor::{Bool, Int, Tensor};
+use hemlock_optim::{boxed, half_cosine};
 
 /// Images of one batch, each with a minimiser of its own.
 pub(crate) trait Minimizers {
@@ -74,7 +74,7 @@ fn only(mask: &Tensor<2, Bool>, of: Tensor<2>) -> Tensor<2> {
     of.mask_fill(mask.clone().bool_not(), 0.0)
 }
 
-/// See [`OnHost`].
+/// See [`boxed::Adam`].
 pub(crate) struct Adam {
     bounds: Bounds,
     x: Tensor<2>,
@@ -98,8 +98,8 @@ impl Minimizers for Adam {
     }
 
     fn tell(&mut self, loss: Tensor<2>, gradient: Tensor<2>) -> Tensor<2> {
-        let (a, b) = OnHost::DECAY;
-        let rate = self.step * cosine(self.done.into(), self.passes.into()) as f32;
+        let (a, b) = boxed::Adam::DECAY;
+        let rate = self.step * half_cosine(self.done.into(), self.passes.into()) as f32;
         self.done += 1;
         let (bias1, bias2) = (1.0 - a.powi(self.done as i32), 1.0 - b.powi(self.done as i32));
         self.first = self.first.clone() * a + gradient.clone() * (1.0 - a);
@@ -148,7 +148,7 @@ struct Aim {
     stops: Tensor<2, Bool>,
 }
 
-/// See [`lbfgs::Lbfgs`].
+/// See [`boxed::Lbfgs`].
 pub(crate) struct Lbfgs {
     bounds: Bounds,
     first_step: f32,
@@ -181,7 +181,7 @@ impl Lbfgs {
             let moved = newer.or(accepts, pair);
             newer = std::mem::replace(pair, moved);
         }
-        if self.pairs.len() < lbfgs::MEMORY {
+        if self.pairs.len() < boxed::MEMORY {
             newer.there = only(accepts, newer.there);
             self.pairs.push(newer);
         }
@@ -267,10 +267,10 @@ impl Minimizers for Lbfgs {
         };
         let moved = trial.clone() - before.x.clone();
         let promised = dots(&before.gradient, &moved);
-        let enough = loss.clone().lower_equal(before.loss.clone() + promised.clone() * lbfgs::ARMIJO);
+        let enough = loss.clone().lower_equal(before.loss.clone() + promised.clone() * boxed::ARMIJO);
         let accepts = promised.clone().lower_elem(0.0).bool_and(enough);
         let shortenings = before.shortenings + 1.0;
-        let gave_up = shortenings.clone().greater_elem(lbfgs::SHORTENINGS).bool_and(accepts.clone().bool_not());
+        let gave_up = shortenings.clone().greater_elem(boxed::SHORTENINGS).bool_and(accepts.clone().bool_not());
         // The minimum of the parabola through both losses with the slope at the accepted point.
         let above = loss.clone() - before.loss.clone() - promised.clone();
         let shortened = before.length * (promised.neg() / (above * 2.0)).clamp(0.1, 0.5);
@@ -312,10 +312,10 @@ impl Minimizers for Lbfgs {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Adam as HostAdam, Bounds as HostBounds, Lbfgs as HostLbfgs, Minimizer};
     use super::*;
     use burn::tensor::{Device, TensorData};
     use hemlock_models::{Backend, device};
+    use hemlock_optim::boxed::Minimizer;
 
     const N: usize = 6;
     const D: usize = 40;
@@ -361,11 +361,11 @@ mod tests {
                 Box::new(Lbfgs::new(start, bounds, 0.02))
             };
             let alone = |image: &[f32]| -> Box<dyn Minimizer> {
-                let bounds = HostBounds::new(image, range);
+                let bounds = range.around(image);
                 if adam {
-                    Box::new(HostAdam::new(image.to_vec(), bounds, 0.02, 30))
+                    Box::new(boxed::Adam::new(image.to_vec(), bounds, 0.02, 30))
                 } else {
-                    Box::new(HostLbfgs::new(image.to_vec(), bounds, 0.02))
+                    Box::new(boxed::Lbfgs::new(image.to_vec(), bounds, 0.02))
                 }
             };
             let mut images: Vec<usize> = (0..N).collect();

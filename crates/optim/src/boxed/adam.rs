@@ -1,10 +1,10 @@
 //! Adam with projection and a cosine schedule (Kingma & Ba, 2015).
 
 use super::{Bounds, Minimizer};
-use crate::cosine;
+use crate::half_cosine;
 
-/// Adam on one image; the step's length falls from `step` to 0 over `passes`.
-pub(crate) struct Adam {
+/// Adam; the step's length falls from `step` to 0 over `passes`.
+pub struct Adam {
     bounds: Bounds,
     x: Vec<f32>,
     first: Vec<f32>,
@@ -15,10 +15,12 @@ pub(crate) struct Adam {
 }
 
 impl Adam {
-    pub(super) const DECAY: (f32, f32) = (0.9, 0.999);
+    /// The decay of the first and of the second moment.
+    pub const DECAY: (f32, f32) = (0.9, 0.999);
 
     /// Starts at `start`, projected onto `bounds`.
-    pub(crate) fn new(mut start: Vec<f32>, bounds: Bounds, step: f32, passes: u32) -> Self {
+    #[must_use]
+    pub fn new(mut start: Vec<f32>, bounds: Bounds, step: f32, passes: u32) -> Self {
         bounds.project(&mut start);
         let zeros = vec![0.0; start.len()];
         Self { bounds, x: start, first: zeros.clone(), second: zeros, step, passes, done: 0 }
@@ -32,7 +34,7 @@ impl Minimizer for Adam {
 
     fn tell(&mut self, _loss: f64, gradient: &[f32]) -> bool {
         let (a, b) = Self::DECAY;
-        let rate = self.step * cosine(self.done.into(), self.passes.into()) as f32;
+        let rate = self.step * half_cosine(self.done.into(), self.passes.into()) as f32;
         self.done += 1;
         let (bias1, bias2) = (1.0 - a.powi(self.done as i32), 1.0 - b.powi(self.done as i32));
         let moments = self.first.iter_mut().zip(&mut self.second);

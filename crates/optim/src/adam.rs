@@ -1,12 +1,12 @@
-//! Adam (Kingma & Ba, 2015) with a cosine schedule, on poisoned features.
+//! Adam (Kingma & Ba, 2015) with a cosine schedule, on a matrix.
 
+use crate::half_cosine;
 use ndarray::{Array2, Zip};
-use std::f64::consts::PI;
 
 const DECAY: (f64, f64) = (0.9, 0.999);
 
 /// The state of one minimisation.
-pub(crate) struct Adam {
+pub struct Adam {
     first: Array2<f64>,
     second: Array2<f64>,
     /// Length of the first step per coordinate.
@@ -16,17 +16,18 @@ pub(crate) struct Adam {
 }
 
 impl Adam {
-    /// For features `[m, d]` and a number of steps, over which the step falls from `rate` to 0.
-    pub(crate) fn new(shape: (usize, usize), rate: f64, steps: u32) -> Self {
+    /// For a matrix of that shape and a number of steps, over which the step falls from `rate` to 0.
+    #[must_use]
+    pub fn new(shape: (usize, usize), rate: f64, steps: u32) -> Self {
         Self { first: Array2::zeros(shape), second: Array2::zeros(shape), rate, taken: 0.0, steps: steps.into() }
     }
 
     /// Takes a step down `gradient`, whose scale plays no part.
-    pub(crate) fn step(&mut self, features: &mut Array2<f64>, gradient: &Array2<f64>) {
-        let rate = self.rate * 0.5 * (1.0 + (PI * self.taken / self.steps).cos());
+    pub fn step(&mut self, x: &mut Array2<f64>, gradient: &Array2<f64>) {
+        let rate = self.rate * half_cosine(self.taken, self.steps);
         self.taken += 1.0;
         let (unbias1, unbias2) = (1.0 - DECAY.0.powf(self.taken), 1.0 - DECAY.1.powf(self.taken));
-        Zip::from(features).and(&mut self.first).and(&mut self.second).and(gradient).for_each(|z, m, v, g| {
+        Zip::from(x).and(&mut self.first).and(&mut self.second).and(gradient).for_each(|z, m, v, g| {
             *m = DECAY.0 * *m + (1.0 - DECAY.0) * g;
             *v = DECAY.1 * *v + (1.0 - DECAY.1) * g * g;
             // The smallest positive number only keeps 0 / 0 away.

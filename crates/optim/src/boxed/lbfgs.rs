@@ -9,11 +9,11 @@ use super::{Bounds, Minimizer, dot};
 use std::collections::VecDeque;
 
 /// Pairs that are remembered.
-pub(super) const MEMORY: usize = 10;
+pub const MEMORY: usize = 10;
 /// The share of the decrease that the slope promises which a step must bring.
-pub(super) const ARMIJO: f64 = 1e-4;
+pub const ARMIJO: f64 = 1e-4;
 /// Times that a step is shortened before its direction is given up.
-pub(super) const SHORTENINGS: u32 = 12;
+pub const SHORTENINGS: u32 = 12;
 
 /// A change of the point, and that of the gradient.
 struct Pair {
@@ -23,8 +23,8 @@ struct Pair {
     square: f64,
 }
 
-/// L-BFGS on one image.
-pub(crate) struct Lbfgs {
+/// Projected L-BFGS.
+pub struct Lbfgs {
     bounds: Bounds,
     /// Largest change of a coordinate by a step whose direction is the bare gradient's.
     first_step: f32,
@@ -47,7 +47,8 @@ struct Accepted {
 impl Lbfgs {
     /// Starts at `start`, projected onto `bounds`. Without curvature a step changes no coordinate by more than
     /// `first_step`.
-    pub(crate) fn new(mut start: Vec<f32>, bounds: Bounds, first_step: f32) -> Self {
+    #[must_use]
+    pub fn new(mut start: Vec<f32>, bounds: Bounds, first_step: f32) -> Self {
         bounds.project(&mut start);
         Self { bounds, first_step, trial: start, accepted: None, pairs: VecDeque::new() }
     }
@@ -196,7 +197,6 @@ fn add_free(to: &mut [f32], factor: f64, values: &[f32], free: &[f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::PixelRange;
 
     /// Loss and gradient of `1/2 sum_i c_i (x_i - t_i)^2` plus a coupling of neighbours.
     struct Quadratic {
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_separable_quadratic_ends_at_the_clamped_target() {
         let problem = Quadratic::new(200, 0.0);
-        let bounds = Bounds::new(&[0.5; 200], PixelRange::Near(0.25));
+        let bounds = Bounds::new(vec![0.25; 200], vec![0.75; 200]);
         let (x, _) = minimise(&problem, Lbfgs::new(vec![0.5; 200], bounds, 0.02), 120);
         for (x, t) in x.iter().zip(&problem.target) {
             assert!((x - t.clamp(0.25, 0.75)).abs() < 1e-4, "{x} {t}");
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_coupled_quadratic_ends_where_no_coordinate_can_descend() {
         let problem = Quadratic::new(200, 20.0);
-        let bounds = Bounds::new(&[0.5; 200], PixelRange::Unit);
+        let bounds = Bounds::new(vec![0.0; 200], vec![1.0; 200]);
         let (x, loss) = minimise(&problem, Lbfgs::new(vec![0.9; 200], bounds.clone(), 0.02), 400);
         let (_, gradient) = problem.at(&x);
         let mut free = vec![0.0; 200];
@@ -272,7 +272,7 @@ mod tests {
     fn a_minimum_is_left_alone() {
         let problem = Quadratic::new(4, 0.0);
         let start: Vec<f32> = problem.target.iter().map(|t| t.clamp(0.0, 1.0)).collect();
-        let mut minimizer = Lbfgs::new(start.clone(), Bounds::new(&start, PixelRange::Unit), 0.02);
+        let mut minimizer = Lbfgs::new(start.clone(), Bounds::new(vec![0.0; 4], vec![1.0; 4]), 0.02);
         let (loss, gradient) = problem.at(minimizer.point());
         assert!(!minimizer.tell(loss, &gradient), "there is no way down");
     }
@@ -280,7 +280,7 @@ mod tests {
     /// A function whose gradient lies: no step decreases it, and the minimiser gives up.
     #[test]
     fn it_gives_up_where_nothing_descends() {
-        let mut minimizer = Lbfgs::new(vec![0.5; 8], Bounds::new(&[0.5; 8], PixelRange::Unit), 0.02);
+        let mut minimizer = Lbfgs::new(vec![0.5; 8], Bounds::new(vec![0.0; 8], vec![1.0; 8]), 0.02);
         let mut passes = 0;
         while minimizer.tell(f64::from(passes), &[1.0; 8]) {
             passes += 1;

@@ -16,7 +16,7 @@ pub const PAIRS: usize = 5;
 const BLOCK: usize = 2048;
 
 /// The last steps, and what they did to the gradient.
-pub(crate) struct Memory {
+pub struct LbfgsMemory {
     /// The step in slot `i` at `2 i`, and what it did at `2 i + 1`.
     vectors: Vec<Array2<f64>>,
     /// Their inner products.
@@ -27,23 +27,34 @@ pub(crate) struct Memory {
     unmultiplied: bool,
 }
 
-impl Memory {
-    pub(crate) fn new() -> Self {
+impl Default for LbfgsMemory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl LbfgsMemory {
+    /// Nothing is remembered yet.
+    #[must_use]
+    pub fn new() -> Self {
         let vectors = vec![Array2::zeros((0, 0)); 2 * PAIRS];
         Self { vectors, gram: Array2::zeros((2 * PAIRS, 2 * PAIRS)), order: VecDeque::new(), unmultiplied: false }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether nothing is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// Forgets everything.
+    pub fn clear(&mut self) {
         self.order.clear();
         self.unmultiplied = false;
     }
 
     /// Remembers a step and the change of the gradient. From one to the next, ask for a direction.
-    pub(crate) fn push(&mut self, step: Array2<f64>, change: Array2<f64>) {
+    pub fn push(&mut self, step: Array2<f64>, change: Array2<f64>) {
         let full = self.order.len() == PAIRS;
         let slot = if full { self.order.pop_front() } else { None }.unwrap_or(self.order.len());
         self.order.push_back(slot);
@@ -53,7 +64,7 @@ impl Memory {
 
     /// Minus the gradient times the inverse Hessian, as far as remembered. Forgets a pair along which the function does
     /// not curve upwards.
-    pub(crate) fn direction(&mut self, gradient: &Array2<f64>) -> Array2<f64> {
+    pub fn direction(&mut self, gradient: &Array2<f64>) -> Array2<f64> {
         let along = match self.order.back() {
             // At once with what the gradient needs: the memory is read a single time.
             Some(newest) if std::mem::take(&mut self.unmultiplied) => {
@@ -131,8 +142,7 @@ impl Memory {
     fn combined(&self, of_gradient: f64, gradient: &Array2<f64>, of: &[f64]) -> Array2<f64> {
         let mut sum = gradient * of_gradient;
         let arch = Arch::new();
-        // A product is contiguous.
-        let blocks = sum.as_slice_mut().unwrap_or_default().par_chunks_mut(BLOCK);
+        let blocks = sum.as_slice_mut().expect("a sum of contiguous arrays is contiguous").par_chunks_mut(BLOCK);
         blocks.enumerate().for_each(|(b, block)| {
             let range = b * BLOCK..b * BLOCK + block.len();
             for i in self.used() {
@@ -175,15 +185,15 @@ fn add(to: &mut [f64], times: f64, v: &[f64]) {
     }
 }
 
-/// The elements. Solvers see to it that all of their arrays are contiguous: `descend` starts from one that is.
+/// The elements of an array that is contiguous, as those of solvers are: they start from one that is.
 fn elements(array: &Array2<f64>) -> &[f64] {
-    array.as_slice().unwrap_or_default()
+    array.as_slice().expect("the arrays of a solver are contiguous")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hemlock_optim::{inner, norm};
+    use crate::{inner, norm};
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, StandardNormal};
@@ -195,7 +205,7 @@ mod tests {
         let mut normal = |rows, columns| Array2::from_shape_fn((rows, columns), |_| StandardNormal.sample(&mut rng));
         let a: Array2<f64> = normal(3, 3);
         let hessian = a.t().dot(&a) + Array2::<f64>::eye(3);
-        let mut memory = Memory::new();
+        let mut memory = LbfgsMemory::new();
         let mut gradient: Array2<f64> = normal(1, 3);
         // More steps than are remembered: slots are used again. The last ones span the space.
         for _ in 0..3 * PAIRS {
@@ -220,7 +230,7 @@ mod tests {
     fn is_the_two_loops() {
         let mut rng = ChaCha8Rng::seed_from_u64(4);
         let mut normal = || Array2::from_shape_fn((70, 70), |_| StandardNormal.sample(&mut rng));
-        let mut memory = Memory::new();
+        let mut memory = LbfgsMemory::new();
         let mut pairs: VecDeque<(Array2<f64>, Array2<f64>)> = VecDeque::new();
         for _ in 0..PAIRS + 3 {
             let step: Array2<f64> = normal();

@@ -1,0 +1,35 @@
+//! Which attack made some poisons.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// An attack: what it minimises, and how its poisons became images.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct AttackId {
+    /// What it minimises, such as `gradient-canceling`.
+    #[serde(rename = "attack")]
+    pub objective: String,
+    /// How its poisons became images, such as `feature-matching` or `pixels`; `None` if they are features alone.
+    pub method: Option<String>,
+}
+
+impl AttackId {
+    /// An attack whose poisons are features alone.
+    pub fn on_features(objective: impl Into<String>) -> Self {
+        Self { objective: objective.into(), method: None }
+    }
+
+    /// An attack whose poisons became images by that method.
+    pub fn by(objective: impl Into<String>, method: impl Into<String>) -> Self {
+        Self { objective: objective.into(), method: Some(method.into()) }
+    }
+}
+
+impl fmt::Display for AttackId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.method {
+            Some(method) => write!(f, "{} + {method}", self.objective),
+            None => f.write_str(&self.objective),
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Control: as many clean samples a second time. There is none where poisons replace samples.
+
+use super::{Basis, Control, Relabelled};
+use hemlock_head::Samples;
+use hemlock_stage::StageError;
+use hemlock_streams::Purpose;
+use hemlock_victims::TrainingSetChange;
+use rand::seq::index;
+
+/// Clean samples a second time.
+pub(super) static CONTROL: Control = Control { name: "duplicates", make };
+
+fn make(of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
+    if of.replaced.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(of.change(draw(of.clean()?, of.count, of.data.ctx.seed))))
+}
+
+/// `m` different clean samples, as they are, drawn uniformly.
+pub(super) fn draw(clean: Samples, m: usize, seed: u64) -> Relabelled {
+    let mut rows = index::sample(&mut Purpose::ControlSamples.of(seed), clean.len(), m.min(clean.len())).into_vec();
+    rows.sort_unstable();
+    let labels = rows.iter().map(|i| clean.labels()[*i]).collect();
+    Relabelled { rows, labels }
+}

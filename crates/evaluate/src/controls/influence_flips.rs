@@ -1,0 +1,334 @@
+//! Control: flipped labels, chosen by their influence on the error that attacks raise.
+
+use super::{Basis, Control, Relabelled};
+use hemlock_head::{
+    FitOptions, Head, Preconditioner, Samples, SolveOptions, fit, logits, probabilities, smoothed_error, solve_hessian,
+};
+use hemlock_stage::{Context, StageError};
+use hemlock_victims::TrainingSetChange;
+use ndarray::Array2;
+use std::sync::Arc;
+
+/// Flips that are chosen by their influence on the error that attacks raise.
+pub(super) static CONTROL: Control = Control { name: "aligned-flips", make };
+
+fn make(of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
+    let clean = of.clean()?;
+    let raised = of.sees.samples(clean, of.data.features.validation.samples(of.data.classes())?)?;
+    let (weight_decay, replaces) = (of.data.weight_decay, of.replaced.is_some());
+    let flips = InfluenceFlips { clean, raised: &raised, weight_decay, replaces };
+    Ok(Some(of.change(flips.choose(of.head, of.count, of.data.ctx)?)))
+}
+
+/// Rounds in which influence flips are chosen.
+const ROUNDS: usize = 10;
+/// Of the error that they raise: that of the bilevel attack where a spec says nothing.
+const TEMPERATURE: f64 = 0.5;
+
+/// Clean samples with wrong labels, chosen to raise the error on some samples by their influence on the head (Koh &
+/// Liang, 2017). With `U` the inverse Hessian times the gradient of the [smoothed error](smoothed_error), adding a
+/// sample `(z, y)` to n others raises it to first order by
+/// `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y - <p, U [z, 1]>)`. Where a flipped sample stands in the place of itself, its
+/// own label's share is gone, which leaves `1/n ((U [z, 1])_y - (U [z, 1])_own)`.
+///
+/// They are chosen in [`ROUNDS`], with the head trained anew in between, so that later ones know what earlier ones did.
+/// A flip that is added beside the sample may be chosen again in a later round, as a poison may be repeated.
+pub(crate) struct InfluenceFlips<'a, 's> {
+    pub(crate) clean: Samples<'s>,
+    /// Whose error is raised.
+    pub(crate) raised: &'a [Samples<'s>],
+    pub(crate) weight_decay: f64,
+    /// Whether a flipped sample stands in the place of itself.
+    pub(crate) replaces: bool,
+}
+
+impl InfluenceFlips<'_, '_> {
+    /// `m` flips, or as many as there are samples to replace, from the head of the clean samples on: those of the
+    /// rounds or, if these raise the error more, those that are chosen at once.
+    ///
+    /// # Errors
+    /// Samples that do not fit the head, none whose error is raised, or an interruption.
+    pub(crate) fn choose(&self, head: &Head, m: usize, ctx: &Context) -> Result<Relabelled, StageError> {
+        let m = if self.replaces { m.min(self.clean.len()) } else { m };
+        let preconditioner = Arc::new(Preconditioner::at(head, &[self.clean.reborrow()], self.weight_decay)?);
+        let mut solver = Solver { ctx, preconditioner, head: head.clone(), solution: None };
+        let bar = ctx.progress.start("choice of flips", ROUNDS as u64, "rounds");
+        let (mut rounds, mut at_once) = (Relabelled::default(), Relabelled::default());
+        for round in 0..ROUNDS {
+            ctx.check()?;
+            let count = m * (round + 1) / ROUNDS - rounds.rows.len();
+            if count > 0 {
+                let mut gains = self.trained_on(&rounds, |training| {
+                    let influence = solver.influence(training, self.raised, self.weight_decay)?;
+                    self.gains(&solver.head, &influence)
+                })?;
+                gains.sort_by(|a, b| b.gain.total_cmp(&a.gain));
+                if rounds.rows.is_empty() {
+                    at_once.extend(gains.iter().take(m));
+                }
+                let free = self.free(&rounds.rows);
+                rounds.extend(gains.iter().filter(|flip| free[flip.row]).take(count));
+            }
+            bar.at(round as u64 + 1);
+        }
+        let mut error = |control: &Relabelled| {
+            let trained = self.trained_on(control, |training| solver.train(training, self.weight_decay));
+            trained.and_then(|()| Ok(smoothed_error(&solver.head, self.raised, TEMPERATURE)?.0))
+        };
+        Ok(if error(&rounds)? >= error(&at_once)? { rounds } else { at_once })
+    }
+
+    /// What `run` makes of the training set that a control leaves, clean samples and flipped ones.
+    fn trained_on<T>(
+        &self,
+        control: &Relabelled,
+        run: impl FnOnce(&[Samples<'_>]) -> Result<T, StageError>,
+    ) -> Result<T, StageError> {
+        let classes = self.clean.classes();
+        let z = self.clean.select(&control.rows);
+        let flipped = Samples::new(z.view(), &control.labels, classes)?;
+        if !self.replaces || control.rows.is_empty() {
+            return run(&[self.clean.reborrow(), flipped]);
+        }
+        let free = self.free(&control.rows);
+        let rows: Vec<usize> = (0..self.clean.len()).filter(|row| free[*row]).collect();
+        let labels: Vec<u32> = rows.iter().map(|row| self.clean.labels()[*row]).collect();
+        let kept = self.clean.select(&rows);
+        run(&[Samples::new(kept.view(), &labels, classes)?, flipped])
+    }
+
+    /// Which samples may be flipped where those of `taken` were.
+    fn free(&self, taken: &[usize]) -> Vec<bool> {
+        let mut free = vec![true; self.clean.len()];
+        if self.replaces {
+            taken.iter().for_each(|row| free[*row] = false);
+        }
+        free
+    }
+
+    /// The best flip of every sample at a head, by its first-order gain.
+    fn gains(&self, head: &Head, influence: &Head) -> Result<Vec<Flip>, StageError> {
+        let mut flips = Vec::with_capacity(self.clean.len());
+        for chunk in self.clean.chunks() {
+            let z = chunk.to_f64();
+            let (scores, probabilities) = (logits(influence, z.view())?, probabilities(head, z.view())?);
+            for ((u, p), own) in scores.rows().into_iter().zip(probabilities.rows()).zip(chunk.labels()) {
+                let without = if self.replaces { u[*own as usize] } else { u.dot(&p) };
+                let wrong = (0u32..).zip(u).filter(|(label, _)| label != own);
+                let (label, score) = wrong.max_by(|a, b| a.1.total_cmp(b.1)).unwrap_or((*own, &without));
+                flips.push(Flip { gain: score - without, row: flips.len(), label });
+            }
+        }
+        Ok(flips)
+    }
+}
+
+/// A sample with a wrong label.
+struct Flip {
+    /// By how much it raises the error, times the number of samples.
+    gain: f64,
+    row: usize,
+    label: u32,
+}
+
+impl Relabelled {
+    fn extend<'f>(&mut self, flips: impl Iterator<Item = &'f Flip>) {
+        for flip in flips {
+            self.rows.push(flip.row);
+            self.labels.push(flip.label);
+        }
+    }
+}
+
+/// Trains heads and solves with their Hessians, each from where the last one ended.
+struct Solver<'a> {
+    ctx: &'a Context<'a>,
+    preconditioner: Arc<Preconditioner>,
+    head: Head,
+    solution: Option<Array2<f64>>,
+}
+
+impl Solver<'_> {
+    /// Moves the head to the minimum, near enough to rank samples by.
+    fn train(&mut self, training: &[Samples<'_>], weight_decay: f64) -> Result<(), StageError> {
+        let options = FitOptions {
+            gradient_tolerance: 1e-5,
+            start: Some(self.head.clone()),
+            preconditioner: Some(Arc::clone(&self.preconditioner)),
+            ..FitOptions::new(weight_decay)
+        };
+        self.head = fit(training, &options, &|_, _| !self.ctx.cancel.requested())?.head;
+        self.ctx.check()
+    }
+
+    /// The inverse Hessian times the gradient of the error, at the head that training ends at.
+    fn influence(
+        &mut self,
+        training: &[Samples<'_>],
+        raised: &[Samples<'_>],
+        weight_decay: f64,
+    ) -> Result<Head, StageError> {
+        self.train(training, weight_decay)?;
+        let (_, gradient) = smoothed_error(&self.head, raised, TEMPERATURE)?;
+        let options = SolveOptions {
+            tolerance: 1e-4,
+            start: self.solution.take(),
+            preconditioner: Some(Arc::clone(&self.preconditioner)),
+            ..SolveOptions::new(weight_decay)
+        };
+        let solved = solve_hessian(&self.head, training, gradient.view(), &options)?;
+        self.solution = Some(solved.solution.clone());
+        Ok(Head::from_packed(solved.solution)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{duplicates, random_flips};
+    use super::*;
+    use hemlock_fixtures::context;
+    use hemlock_streams::Purpose;
+    use ndarray::Array2;
+    use rand::RngExt;
+
+    #[test]
+    fn flips_differ_from_duplicates_in_every_label_and_nothing_else() {
+        let z = Array2::from_shape_fn((50, 2), |(i, j)| (i * 2 + j) as f64);
+        let labels: Vec<u32> = (0..50).map(|i| i % 5).collect();
+        let clean = Samples::new(z.view(), &labels, 5).unwrap();
+        let flipped = random_flips::draw(clean, 20, 3);
+        let same = duplicates::draw(clean, 20, 3);
+        assert_eq!(flipped.rows, same.rows);
+        assert!(flipped.labels.iter().zip(&same.labels).all(|(a, b)| a != b && *a < 5));
+        assert!(same.rows.iter().zip(&same.labels).all(|(row, label)| labels[*row] == *label));
+        assert!(flipped.labels.iter().collect::<std::collections::BTreeSet<_>>().len() > 2);
+    }
+
+    /// Two classes that overlap, their head, and what a choice of flips does to it.
+    struct Overlapping {
+        train: (Array2<f64>, Vec<u32>),
+        validation: (Array2<f64>, Vec<u32>),
+        options: FitOptions,
+        head: Head,
+    }
+
+    impl Overlapping {
+        fn new(n: usize, weight_decay: f64) -> Self {
+            let (train, validation) = (overlapping(n, 1), overlapping(200, 2));
+            let options = FitOptions { gradient_tolerance: 1e-10, ..FitOptions::new(weight_decay) };
+            let clean = Samples::new(train.0.view(), &train.1, 2).unwrap();
+            let head = fit(&[clean], &options, &|_, _| true).unwrap().head;
+            Self { train, validation, options, head }
+        }
+        fn clean(&self) -> Samples<'_> {
+            Samples::new(self.train.0.view(), &self.train.1, 2).unwrap()
+        }
+        fn raised(&self) -> [Samples<'_>; 1] {
+            [Samples::new(self.validation.0.view(), &self.validation.1, 2).unwrap()]
+        }
+        fn flips<'a>(&'a self, raised: &'a [Samples<'a>], replaces: bool) -> InfluenceFlips<'a, 'a> {
+            InfluenceFlips { clean: self.clean(), raised, weight_decay: self.options.weight_decay, replaces }
+        }
+        fn solver<T>(&self, run: impl FnOnce(&mut Solver) -> T) -> T {
+            let decay = self.options.weight_decay;
+            let preconditioner = Arc::new(Preconditioner::at(&self.head, &[self.clean()], decay).unwrap());
+            let head = self.head.clone();
+            context(0, |ctx| run(&mut Solver { ctx, preconditioner, head, solution: None }))
+        }
+        fn choose(&self, m: usize, replaces: bool) -> Relabelled {
+            let raised = self.raised();
+            let control = self.solver(|s| self.flips(&raised, replaces).choose(&self.head, m, s.ctx).unwrap());
+            assert!(control.rows.iter().zip(&control.labels).all(|(row, label)| self.train.1[*row] != *label));
+            assert_eq!(control.rows.len(), m);
+            control
+        }
+        /// The best flip of every sample, in their order.
+        fn gains(&self, replaces: bool) -> Vec<Flip> {
+            let raised = self.raised();
+            let influence = self.solver(|s| s.influence(&[self.clean()], &raised, self.options.weight_decay).unwrap());
+            self.flips(&raised, replaces).gains(&self.head, &influence).unwrap()
+        }
+        /// Those that are chosen at once.
+        fn at_once(&self, m: usize, replaces: bool) -> Relabelled {
+            let mut gains = self.gains(replaces);
+            gains.sort_by(|a, b| b.gain.total_cmp(&a.gain));
+            let mut control = Relabelled::default();
+            control.extend(gains.iter().take(m));
+            control
+        }
+        /// The smoothed error of a head that is trained on other labels, or on further samples.
+        fn error(&self, labels: &[u32], added: &Relabelled) -> f64 {
+            let z = self.clean().select(&added.rows);
+            let added = Samples::new(z.view(), &added.labels, 2).unwrap();
+            let training = [Samples::new(self.train.0.view(), labels, 2).unwrap(), added];
+            let victim = fit(&training, &self.options, &|_, _| true).unwrap().head;
+            smoothed_error(&victim, &self.raised(), TEMPERATURE).unwrap().0
+        }
+        fn error_beside(&self, control: &Relabelled) -> f64 {
+            self.error(&self.train.1, control)
+        }
+        fn error_in_place(&self, control: &Relabelled) -> f64 {
+            let mut labels = self.train.1.clone();
+            control.rows.iter().zip(&control.labels).for_each(|(row, label)| labels[*row] = *label);
+            self.error(&labels, &Relabelled::default())
+        }
+    }
+
+    #[test]
+    fn influence_flips_cost_more_than_random_ones() {
+        let data = Overlapping::new(400, 1e-3);
+        let none = data.error_beside(&Relabelled::default());
+        let aligned = data.error_beside(&data.choose(20, false));
+        for seed in 0..3 {
+            let random = data.error_beside(&random_flips::draw(data.clean(), 20, seed));
+            assert!(aligned - none > 1.5 * (random - none), "{none} {random} {aligned}");
+        }
+    }
+
+    /// Later rounds know what earlier ones did, and may repeat them; a sample that is replaced is replaced once.
+    #[test]
+    fn rounds_cost_more_than_a_choice_at_once() {
+        let data = Overlapping::new(400, 1e-3);
+        let different = |control: &Relabelled| control.rows.iter().collect::<std::collections::BTreeSet<_>>().len();
+        for m in [40, 100] {
+            let (once, rounds) = (data.at_once(m, false), data.choose(m, false));
+            assert!(different(&rounds) < m && different(&once) == m, "of {m}, {} differ", different(&rounds));
+            let [none, once, rounds] = [Relabelled::default(), once, rounds].map(|c| data.error_beside(&c));
+            assert!(rounds - none > 1.1 * (once - none), "{m}: {none} {once} {rounds}");
+            let (once, rounds) = (data.at_once(m, true), data.choose(m, true));
+            assert_eq!(different(&rounds), m);
+            assert!(data.error_in_place(&rounds) >= data.error_in_place(&once) - 1e-4);
+        }
+    }
+
+    /// First-order gains are those of trial, beside the sample and in its place.
+    #[test]
+    fn gains_are_those_of_trial() {
+        let data = Overlapping::new(200, 1e-2);
+        let by_trial = |error: &dyn Fn(&Relabelled) -> f64| -> Vec<f64> {
+            let flip = |row: usize| Relabelled { rows: vec![row], labels: vec![1 - data.train.1[row]] };
+            (0..200).map(|row| error(&flip(row))).collect()
+        };
+        let (in_place, beside) = (by_trial(&|c| data.error_in_place(c)), by_trial(&|c| data.error_beside(c)));
+        let gains = |replaces| data.gains(replaces).iter().map(|flip| flip.gain).collect::<Vec<f64>>();
+        for (trial, replaces) in [(&in_place, true), (&beside, false)] {
+            let (own, other) = (correlation(&gains(replaces), trial), correlation(&gains(!replaces), trial));
+            assert!(own > 0.99 && other < own - 0.005, "{replaces}: {own}, {other}");
+        }
+    }
+
+    fn correlation(a: &[f64], b: &[f64]) -> f64 {
+        let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+        let (ma, mb) = (mean(a), mean(b));
+        let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(a, b)| f(a - ma, b - mb)).sum::<f64>();
+        sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
+    }
+
+    /// A feature in which two classes overlap.
+    fn overlapping(n: usize, seed: u64) -> (Array2<f64>, Vec<u32>) {
+        let mut rng = Purpose::Test.of(seed);
+        let labels: Vec<u32> = (0..n).map(|i| (i % 2) as u32).collect();
+        let z = Array2::from_shape_fn((n, 2), |(i, _)| (i % 2) as f64 + rng.random_range(-1.0..1.0));
+        (z, labels)
+    }
+}
