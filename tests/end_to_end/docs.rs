@@ -28,7 +28,7 @@ fn the_example_of_an_attack_applies() {
     git(&["apply", "--check", "-"]);
     let files = git(&["apply", "--numstat", "-"]);
     let files: Vec<Vec<&str>> = files.lines().map(|line| line.split('\t').collect()).collect();
-    let attacks = "crates/poison-features/src/attacks";
+    let attacks = "crates/attack/src/attacks";
     assert_eq!(files[0], ["2", "0", &format!("{attacks}/mod.rs")]);
     assert_eq!((files.len(), files[1][1], files[1][2]), (2, "0", &*format!("{attacks}/one_step.rs")));
 }
