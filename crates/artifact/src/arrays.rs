@@ -8,8 +8,7 @@ type Result<T> = std::result::Result<T, StoreError>;
 /// Writes an array of any layout as a C-ordered block.
 pub(crate) fn write<T: Element, D: Dimension>(w: &mut PayloadWriter, name: &str, array: &Array<T, D>) -> Result<()> {
     let array = array.as_standard_layout();
-    // A standard-layout array always has a slice.
-    w.array(name, array.shape(), array.as_slice().unwrap_or_default())
+    w.array(name, array.shape(), array.as_slice().expect("an array in standard layout is contiguous"))
 }
 
 /// Reads a block as an array of `D` dimensions.

@@ -59,7 +59,7 @@ impl Answers {
     pub fn read_right<T>(r: &PayloadReader, sets: &Measured<T>) -> Result<Measured<Vec<bool>>, StoreError> {
         let names: Vec<&str> = sets.named().map(|(name, _)| name).collect();
         let right: BTreeMap<&str, Vec<bool>> = names.iter().copied().zip(read_right(r, names.len())?).collect();
-        Ok(sets.map_named(|name, _| right.get(name).cloned().unwrap_or_default()))
+        Ok(sets.map_named(|name, _| right[name].clone()))
     }
 
     /// Reads those of some training sets, in order.
@@ -260,7 +260,7 @@ impl Artifact for Victim {
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
         let VictimInfo { kind, params, clean } = r.value("info")?;
-        let answers = Answers::read(r, 1)?.pop().unwrap_or_default();
+        let answers = Answers::read(r, 1)?.pop().expect("as many were read as were asked for");
         Ok(Self { kind, params, clean: Outcome::read(r, clean, answers, "clean")? })
     }
 
@@ -453,9 +453,8 @@ impl Artifact for Evaluation {
         let info: Info = r.value("info")?;
         let names: Vec<&str> = info.outcomes.named().map(|(name, _)| name).collect();
         let answers: BTreeMap<&str, Answers> = names.iter().copied().zip(Answers::read(r, names.len())?).collect();
-        let outcomes = info.outcomes.try_map(|name, outcome| {
-            Outcome::read(r, outcome.clone(), answers.get(name).cloned().unwrap_or_default(), name)
-        })?;
+        let outcomes =
+            info.outcomes.try_map(|name, outcome| Outcome::read(r, outcome.clone(), answers[name].clone(), name))?;
         let numbers: Array2<f32> = arrays::read(r, "changes")?;
         if numbers.ncols() != 4 {
             return Err(r.corrupt("changes", format!("has {} columns; expected 4", numbers.ncols())));

@@ -69,7 +69,7 @@ impl<T: Element, D: Dimension> Stored<T, D> {
     /// Maps a block of an artifact.
     pub(crate) fn read(r: &PayloadReader, name: &str) -> Result<Self, StoreError> {
         let mapped = r.map::<T>(name)?;
-        let (found, expected) = (mapped.shape().len(), D::NDIM.unwrap_or_default());
+        let (found, expected) = (mapped.shape().len(), D::NDIM.expect("stored arrays have a fixed number of axes"));
         if found != expected {
             return Err(r.corrupt(name, format!("has {found} axes; expected {expected}")));
         }
@@ -80,8 +80,7 @@ impl<T: Element, D: Dimension> Stored<T, D> {
     pub(crate) fn write(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
         let view = self.view();
         let ordered = view.as_standard_layout();
-        // A standard-layout array always has a slice.
-        w.array(name, view.shape(), ordered.as_slice().unwrap_or_default())
+        w.array(name, view.shape(), ordered.as_slice().expect("an array in standard layout is contiguous"))
     }
 }
 

@@ -138,7 +138,7 @@ pub fn nearest_samples(features: &Array2<f64>, labels: &[u32], clean: Samples, c
     let mut taken = vec![false; clean.len()];
     let choose = |order: &Vec<u32>| {
         let free = order.iter().find(|row| !taken[**row as usize]).or(order.first());
-        let row = free.copied().unwrap_or_default();
+        let row = *free.expect("there is a clean sample that a poison with such a label may be made of");
         taken[row as usize] = true;
         row
     };

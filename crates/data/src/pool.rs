@@ -100,8 +100,7 @@ impl Reader<'_> {
     fn read(&mut self, pool: &Pool, source_index: Vec<u32>) -> Result<Images, DataError> {
         let mut images = Array4::zeros((source_index.len(), 3, self.size, self.size));
         let pixels = 3 * self.size * self.size;
-        // A fresh array is contiguous.
-        let bytes = images.as_slice_mut().unwrap_or_default();
+        let bytes = images.as_slice_mut().expect("a new array is contiguous");
         for (block, indices) in bytes.chunks_mut(BLOCK * pixels).zip(source_index.chunks(BLOCK)) {
             let unreadable: Vec<_> = block
                 .par_chunks_mut(pixels)

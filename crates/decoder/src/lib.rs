@@ -251,7 +251,7 @@ impl Pairs {
         let mut features = extract(frozen.extractor, images.view(), ctx)?;
         self.normalization.apply(features.view_mut());
         let squares = |d: Vec<f32>| d.into_iter().map(|d| f64::from(d).powi(2)).sum::<f64>();
-        let mean = self.features.mean_axis(Axis(0)).unwrap_or_default().insert_axis(Axis(0));
+        let mean = self.features.mean_axis(Axis(0)).expect("at least one image is held out").insert_axis(Axis(0));
         let spread = mean.broadcast(self.features.dim()).map_or(0.0, |m| squares(distances(self.features.view(), m)));
         let count = n.max(1) as f64;
         Ok(Reconstruction {

@@ -152,7 +152,8 @@ impl Matching {
                 ctx.check()?;
                 let mut passed = running.len() as u64;
                 let mut goes_on = self.pass(problem, &mut running)?.into_iter();
-                for run in running.extract_if(.., |_| !goes_on.next().unwrap_or(false)) {
+                for run in running.extract_if(.., |_| !goes_on.next().expect("every image that is under way was told"))
+                {
                     passed += u64::from(self.steps) - run.found.losses.len() as u64;
                     finished.push(run.found);
                 }

@@ -290,7 +290,7 @@ impl Case {
     #[must_use]
     pub fn pretraining(&self) -> Pretraining {
         let images = |source: &String| {
-            let mut source: Value = serde_json::from_str(source).unwrap_or_default();
+            let mut source: Value = serde_json::from_str(source).expect("a source was written as JSON");
             source.as_object_mut().map(|fields| fields.remove("labels"));
             source
         };

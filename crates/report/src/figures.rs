@@ -53,7 +53,7 @@ impl Figure {
         // Long titles may begin alike.
         let names = std::iter::once(named.clone()).chain((2..).map(|n| format!("{named}-{n}")));
         let taken = |name: &str| self.drawings().any(|drawing| drawing.name == name);
-        let name = names.map(|name| name + ".svg").find(|name| !taken(name)).unwrap_or_default();
+        let name = names.map(|name| name + ".svg").find(|name| !taken(name)).expect("numbers do not end");
         let drawing = Some(Drawing { name, svg: chart.svg()? });
         self.body.push(Panel { shown: chart.html(describe, titled)?, drawing });
         Ok(())

@@ -173,9 +173,9 @@ impl Table {
             fields.collect::<Vec<_>>()
         };
         let records = std::iter::once(titles.collect::<Vec<_>>()).chain(self.rows.iter().map(row));
-        // Writing to memory, records of one length: neither can fail.
-        records.for_each(|record| drop(writer.write_record(record)));
-        String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default()
+        records.for_each(|record| writer.write_record(record).expect("records of one length, written to memory"));
+        let bytes = writer.into_inner().expect("memory can be written to");
+        String::from_utf8(bytes).expect("fields are text")
     }
 
     /// The table as Markdown.

@@ -138,7 +138,7 @@ pub fn rows(cases: &[Case]) -> String {
         .flat_map(|c| &c.rows)
         .map(|row| {
             let mut fields = BTreeMap::new();
-            flatten("", &serde_json::to_value(row).unwrap_or_default(), &mut fields);
+            flatten("", &serde_json::to_value(row).expect("a row is a table of plain values"), &mut fields);
             fields
         })
         .collect();
@@ -150,9 +150,11 @@ pub fn rows(cases: &[Case]) -> String {
     let columns: Vec<&str> = first.into_iter().chain(measured.into_iter().chain(params).map(String::as_str)).collect();
     let mut writer = csv::Writer::from_writer(Vec::new());
     let records = rows.iter().map(|row| columns.iter().map(|c| row.get(*c).map_or("", String::as_str)).collect());
-    // Writing to memory, records of one length: neither can fail.
-    std::iter::once(columns.clone()).chain(records).for_each(|record| drop(writer.write_record(record)));
-    String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default()
+    std::iter::once(columns.clone())
+        .chain(records)
+        .for_each(|record| writer.write_record(record).expect("records of one length, written to memory"));
+    let bytes = writer.into_inner().expect("memory can be written to");
+    String::from_utf8(bytes).expect("fields are text")
 }
 
 /// Names of all tables but those of findings.

@@ -386,7 +386,7 @@ impl Search<'_> {
     /// The strongest target whose bound fits the budget, and the way to it. Bounds grow with the strength, so that
     /// halving finds it.
     fn strongest_reachable(&self, field: &'static str) -> Result<Made, StageError> {
-        let budget = self.params.eps_d.unwrap_or_default();
+        let budget = self.params.eps_d.expect("a reachable target was checked to have a budget");
         let bound = |strength: f64| -> Result<f64, StageError> {
             let made = self.make(strength, &mut |_, _| Ok(()))?;
             // Nothing is left of some heads.

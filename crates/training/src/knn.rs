@@ -22,16 +22,19 @@ pub fn votes(
     Some(Array2::from_shape_fn((rows.len(), classes), |(i, class)| rows[i].get(class).map_or(0.0, |n| *n as f64)))
 }
 
+/// Why a vote that nothing stops has a result.
+const UNSTOPPED: &str = "nothing asked for a stop";
+
 /// Share of `queries` whose class wins the vote; ties go to the smaller class.
 pub(crate) fn accuracy(k: usize, (reference, known): (Array2<f32>, &[u32]), queries: (Array2<f32>, &[u32])) -> f32 {
     let (reference, asked) = (unit_rows(reference), unit_rows(queries.0));
-    share(&vote(k, (reference.view(), known), asked.view(), |_| None, &|| false).unwrap_or_default(), queries.1)
+    share(&vote(k, (reference.view(), known), asked.view(), |_| None, &|| false).expect(UNSTOPPED), queries.1)
 }
 
 /// The same of samples among all others of them.
 pub(crate) fn leave_one_out(k: usize, (samples, labels): (Array2<f32>, &[u32])) -> f32 {
     let samples = unit_rows(samples);
-    share(&vote(k, (samples.view(), labels), samples.view(), Some, &|| false).unwrap_or_default(), labels)
+    share(&vote(k, (samples.view(), labels), samples.view(), Some, &|| false).expect(UNSTOPPED), labels)
 }
 
 fn share(votes: &[Vec<usize>], labels: &[u32]) -> f32 {

@@ -57,7 +57,7 @@ impl<'a> Noise<'a> {
     /// The nearest 8-bit images. The range is whole grey levels, so that rounding does not leave it.
     pub(crate) fn images(&self) -> Array4<u8> {
         let pixels = self.pixels().into_iter().map(|x| (x * 255.0).round() as u8).collect();
-        Array4::from_shape_vec(self.base.raw_dim(), pixels).unwrap_or_else(|_| self.base.to_owned())
+        Array4::from_shape_vec(self.base.raw_dim(), pixels).expect("there are as many pixels as in the base images")
     }
 
     /// A step of that length down the signs of the gradients by the images' pixels, those of images with the same noise

@@ -133,5 +133,5 @@ fn distances(samples: &Array2<f64>, z: ArrayView1<'_, f64>) -> Vec<f64> {
         let rest: f64 = x.1.iter().zip(z.1).map(|(x, z)| (x - z) * (x - z)).sum();
         (sums.iter().sum::<f64>() + rest).sqrt()
     };
-    samples.as_slice().unwrap_or_default().chunks_exact(z.len()).map(to).collect()
+    samples.as_slice().expect("the samples of a class are contiguous").chunks_exact(z.len()).map(to).collect()
 }
