@@ -166,8 +166,7 @@ fn victims_that_descend_end_near_those_that_are_exact() {
     let plain: Value = serde_json::from_str(&house.ok("results tiny --json").out).unwrap();
     assert_eq!(plain["accuracy"], rows[0]["accuracy"]);
     assert_eq!((&plain["victim"], &rows[1]["victim"]), (&"linear".into(), &"linear-sgd".into()));
-    let best = |name: &str| rows[1]["best"][name].as_f64().unwrap() - rows[1]["accuracy"][name].as_f64().unwrap();
-    assert!(best("clean") >= 0.0 && best("images") >= 0.0);
+    assert!(rows[0]["best"].is_null() && rows[1]["best"]["images"].is_number(), "{rows:?}");
 }
 
 #[test]

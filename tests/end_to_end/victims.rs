@@ -43,7 +43,6 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
             assert_eq!(accuracy[name].is_null(), network, "{name} of {victim}");
         }
         assert_eq!(row["best"].is_null(), victim == "knn", "{row}");
-        assert!(row["best"].is_null() || row["best"]["images"].as_f64() >= accuracy["images"].as_f64(), "{row}");
     }
     let table = house.ok("results victims").out;
     assert!(victims.iter().all(|victim| table.contains(victim)), "{table}");
@@ -101,9 +100,8 @@ fn noise_stands_in_the_place_of_images_and_stays_small() {
     house.ok(&format!("run noise {few}"));
     let left = results(&house, &format!("noise {few}"));
     assert!(left.iter().all(|row| row["accuracy"]["removed"].is_number()), "{left:?}");
-    // Noise lowers the loss of those it is made against.
-    let curves = house.ok("export noise unlearnable -o out --select noise=sample-wise,eps_d=1.0").out;
-    assert!(curves.contains("poisons.csv"), "{curves}");
+    let exported = house.ok("export noise unlearnable -o out --select noise=sample-wise,eps_d=1.0").out;
+    assert!(exported.contains("poisons.csv"), "{exported}");
     house.fails("plan noise --set unlearnable.linf=0", 2, &["`linf`", "at least 1 grey level"]);
     house.fails("plan noise --set unlearnable.eps_d=1.5", 2, &["`eps_d`"]);
 }

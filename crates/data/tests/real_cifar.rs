@@ -16,6 +16,11 @@ fn data_root(cifar: Cifar) -> Option<PathBuf> {
     if root.join(cifar.folder()).is_dir() || root.join(cifar.archive()).is_file() {
         return Some(root);
     }
+    assert!(
+        env::var_os("HEMLOCK_REQUIRE_REFERENCE").is_none(),
+        "{cifar} is not in {}, and it is required",
+        root.display()
+    );
     eprintln!("SKIPPED: {cifar} isn't in {}; set HEMLOCK_TEST_DATA to a directory that holds it", root.display());
     None
 }

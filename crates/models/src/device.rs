@@ -310,10 +310,11 @@ mod tests {
 
     #[test]
     fn a_missing_backend_names_the_feature() {
-        let missing = Backend::ALL.into_iter().find(|b| !b.is_compiled());
-        if let Some(backend) = missing {
-            let message = open(backend).unwrap_err().to_string();
-            assert!(message.contains(&format!("just backend={backend} build")), "{message}");
+        let missing = DeviceError::NotCompiled { wanted: Backend::Cuda, compiled: vec![Backend::Flex] }.to_string();
+        assert!(missing.contains("`cuda` is not compiled in, only `flex`"), "{missing}");
+        assert!(missing.contains("just backend=cuda build"), "{missing}");
+        for backend in Backend::ALL.into_iter().filter(|backend| !backend.is_compiled()) {
+            assert!(matches!(open(backend), Err(DeviceError::NotCompiled { wanted, .. }) if wanted == backend));
         }
     }
 

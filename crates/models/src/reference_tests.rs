@@ -34,6 +34,8 @@ fn found(file: &str) -> Option<PathBuf> {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
     let path = folder.join(file);
     if !path.exists() {
+        let required = std::env::var_os("HEMLOCK_REQUIRE_REFERENCE").is_some();
+        assert!(!required, "there is no reference file {}, and it is required", path.display());
         eprintln!("SKIPPED: no reference file {}", path.display());
     }
     path.exists().then_some(path)

