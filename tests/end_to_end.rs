@@ -46,6 +46,9 @@ mod runs;
 #[path = "end_to_end/self_test.rs"]
 mod self_test;
 #[cfg(test)]
+#[path = "end_to_end/shipped.rs"]
+mod shipped;
+#[cfg(test)]
 #[path = "end_to_end/starter.rs"]
 mod starter;
 #[cfg(test)]

@@ -19,6 +19,7 @@ mod resources;
 mod results;
 mod run;
 mod select;
+mod source;
 mod spec;
 mod telling;
 #[cfg(test)]
