@@ -64,8 +64,16 @@ fn fuzz_specs() {
 fn fuzz_overrides() {
     let samples =
         ["pretrain.epochs=5", "seeds=[0,1]", "invert={ method = 'decoder' }", "poison-features.eps_d=[0.01, 0.03]"];
-    let words =
-        ["dataset.downstream.", "decoder.width=", "[[", "{", "extends", "recipe", "recipes.paper.", "18446744073709551616"];
+    let words = [
+        "dataset.downstream.",
+        "decoder.width=",
+        "[[",
+        "{",
+        "extends",
+        "profile",
+        "profiles.paper.",
+        "18446744073709551616",
+    ];
     let spec = &specs()[0];
     Samples::new(samples).words(words).fuzz(|bytes| match String::from_utf8_lossy(bytes).parse::<Override>() {
         Ok(change) => plan(spec, &[change]),

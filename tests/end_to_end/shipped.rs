@@ -5,8 +5,8 @@ use std::{fs, path::PathBuf};
 
 const PIPELINES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../pipelines");
 
-/// Recipes, and the pipelines that have them.
-const RECIPES: [(&str, &[&str]); 2] = [
+/// Profiles, and the pipelines that have them.
+const PROFILES: [(&str, &[&str]); 2] = [
     (
         "paper",
         &[
@@ -70,7 +70,7 @@ fn names() -> Vec<String> {
 }
 
 #[test]
-fn every_shipped_pipeline_is_planned_with_every_recipe_it_has() {
+fn every_shipped_pipeline_is_planned_with_every_profile_it_has() {
     let (house, mut table) = (house(), String::new());
     for name in names() {
         let plan = |set: &str| {
@@ -79,13 +79,13 @@ fn every_shipped_pipeline_is_planned_with_every_recipe_it_has() {
             counted.split_once(':').unwrap().0.to_owned()
         };
         table += &format!("{name}: {}\n", plan(""));
-        for (recipe, pipelines) in RECIPES {
-            let set = format!("--set recipe={recipe}");
+        for (profile, pipelines) in PROFILES {
+            let set = format!("--set profile={profile}");
             if pipelines.contains(&name.as_str()) {
-                table += &format!("{name} {recipe}: {}\n", plan(&set));
+                table += &format!("{name} {profile}: {}\n", plan(&set));
             } else {
                 let plan = format!("plan {name} --pipelines {PIPELINES} {set}");
-                house.fails(&plan, 2, &[&format!("no recipe \"{recipe}\"")]);
+                house.fails(&plan, 2, &[&format!("no profile \"{profile}\"")]);
             }
         }
     }

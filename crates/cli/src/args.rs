@@ -341,7 +341,7 @@ which there is neither spec nor record. Named, such a pipeline's artifacts are g
 Examples:
   hemlock diff quickstart --a poison-features.constraint=none --b poison-features.constraint=ball
   hemlock diff quickstart --set 'invert.beta=[0,0.1]' --a invert.beta=0 --b invert.beta=0.1
-  hemlock diff quickstart --set-b recipe=paper
+  hemlock diff quickstart --set-b profile=paper
   hemlock diff artifacts other
   hemlock diff artifacts other --tolerance 0.1 --points 2")]
     Diff {

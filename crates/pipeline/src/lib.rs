@@ -15,6 +15,7 @@ mod history;
 mod kin;
 mod origin;
 mod plan;
+mod profiles;
 mod resources;
 mod results;
 mod run;

@@ -16,17 +16,18 @@
 //! [resources.pretrain]       # what its tasks take on a cluster; no key depends on it
 //! gpus = 1
 //!
-//! [recipes.paper.poison-features]    # stands in for [poison-features] where `recipe = "paper"`
+//! [profiles.paper.poison-features]    # stands in for [poison-features] where `profile = "paper"`
 //! attack = "gradient-canceling"
 //! ```
 
 use crate::{
     Graph, Node, Resources, branches,
+    profiles::{self, PROFILE, PROFILES},
     resources::Allotment,
     source::{EXTENDS, Source, to_json},
     variants::Variants,
 };
-use hemlock_stage::{Need, ParamError, Port, VALUE, few, short};
+use hemlock_stage::{Need, ParamError, Port, VALUE, short};
 use serde_json::{Map, Value};
 use std::{
     collections::{BTreeMap, HashSet},
@@ -52,8 +53,8 @@ pub struct Spec {
     pub description: String,
     /// Seeds of the attack; one branch each.
     pub seeds: Vec<u64>,
-    /// The recipe that was chosen, if any: its tables stand in for those of the same name.
-    pub recipe: Option<String>,
+    /// The profile that was chosen, if any. Its tables stand in for those of the same name.
+    pub profile: Option<String>,
     /// Overrides that were applied, as they were given.
     pub overrides: Vec<Override>,
     /// Branches that its plan has.
@@ -106,9 +107,28 @@ impl std::str::FromStr for Override {
 }
 
 impl Override {
+    /// Its value, if it is one of that field of the spec itself.
+    pub(crate) fn of(&self, field: &str) -> Option<&Value> {
+        (self.path == [field]).then_some(&self.value)
+    }
+
     /// As a message quotes it.
     fn shown(&self) -> String {
         format!("--set {}", short(&self.text, VALUE))
+    }
+
+    /// Refuses to override what decides which tables a spec has.
+    fn allowed(&self) -> Result<(), String> {
+        match &self.path[..] {
+            [first, ..] if first == EXTENDS => {
+                Err(format!("`{EXTENDS}` stands in the file; expected a field of a stage"))
+            }
+            [first, _, field @ ..] if first == PROFILES => {
+                let instead = format!("--set {}={}", field.join("."), self.value);
+                Err(format!("overrides come on top of the profile; expected `{}`", short(&instead, VALUE)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Sets the field in a spec's root table. Of an array of tables, those get it that know the field.
@@ -146,7 +166,8 @@ impl fmt::Display for Override {
 }
 
 /// Fields of earlier versions, and what stands in their place.
-const RENAMED: [(&str, &str); 1] = [("objective", "sees = [\"train\", \"validation\"]")];
+const RENAMED: [(&str, &str); 3] =
+    [("objective", "sees = [\"train\", \"validation\"]"), ("recipe", PROFILE), ("recipes", PROFILES)];
 
 /// A spec that cannot be used: where, why, and what may have been meant.
 #[derive(Debug, thiserror::Error)]
@@ -190,24 +211,12 @@ impl Spec {
         graph: &Graph,
     ) -> Result<Self, SpecError> {
         let mut root = Value::Object(root);
-        let recipe = choose_recipe(&mut root, overrides, graph, source)?;
-        for o in overrides.iter().filter(|o| o.path != RECIPE) {
-            if o.path[0] == EXTENDS {
-                let message = format!("{}: `{EXTENDS}` stands in the file; expected a field of a stage", o.shown());
-                return Err(source.error(&[], message));
-            }
-            if let [first, _, field @ ..] = &o.path[..]
-                && first == "recipes"
-            {
-                let instead = format!("--set {}={}", field.join("."), o.value);
-                let message = format!(
-                    "{}: overrides come on top of the recipe; expected `{}`",
-                    o.shown(),
-                    short(&instead, VALUE)
-                );
-                return Err(source.error(&[], message));
-            }
-            o.apply(&mut root, graph).map_err(|m| source.error(&[], format!("{}: {m}", o.shown())))?;
+        let profile = profiles::choose(&mut root, overrides, graph, source)?;
+        for o in overrides.iter().filter(|o| o.of(PROFILE).is_none()) {
+            o.allowed().and_then(|()| o.apply(&mut root, graph)).map_err(|m| {
+                let message = format!("{}: {m}", o.shown());
+                source.error(&[], message)
+            })?;
         }
         let Value::Object(mut root) = root else { return Err(source.error(&[], "expected a table")) };
 
@@ -227,8 +236,8 @@ impl Spec {
         for node in graph.nodes() {
             let Some(value) = take(&mut root, node.name) else { continue };
             let own: Vec<&str> = node.name.split('.').collect();
-            let at = match &recipe {
-                Some(recipe) if recipe.nodes.contains(&node.name) => [&["recipes", &recipe.name], &own[..]].concat(),
+            let at = match &profile {
+                Some(profile) if profile.nodes.contains(&node.name) => [&[PROFILES, &profile.name], &own[..]].concat(),
                 _ => own,
             };
             variants.insert(node.name, check(node, value, &at, source, overrides)?);
@@ -243,9 +252,9 @@ impl Spec {
         connected(&variants, graph, source)?;
         let path = source.path().to_owned();
         let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-        let recipe = recipe.map(|recipe| recipe.name);
+        let profile = profile.map(|profile| profile.name);
         let overrides = overrides.to_vec();
-        Ok(Self { name, path, description, seeds, recipe, overrides, branches, variants, allotment })
+        Ok(Self { name, path, description, seeds, profile, overrides, branches, variants, allotment })
     }
 
     /// What a task of a stage takes where an engine runs it.
@@ -258,10 +267,10 @@ impl Spec {
 fn unknown_key(path: &[String], graph: &Graph, source: &Source) -> SpecError {
     let at: Vec<&str> = path.iter().map(String::as_str).collect();
     let mut known: Vec<&str> = graph.nodes().map(|n| n.name).collect();
-    known.extend([EXTENDS, "description", "seeds", "recipe", "recipes", "resources"]);
+    known.extend([EXTENDS, "description", "seeds", PROFILE, PROFILES, "resources"]);
     let unknown = path.join(".");
     let message = format!("unknown key `{}`; expected one of {}", short(&unknown, VALUE), known.join(", "));
-    SpecError { suggestion: nearest(&unknown, &known), ..source.error(&at, message) }
+    SpecError { suggestion: meant(&unknown, &known), ..source.error(&at, message) }
 }
 
 /// Checks that the spec's stages go together.
@@ -318,78 +327,8 @@ fn ended(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecEr
     Ok(())
 }
 
-/// The field that chooses a recipe.
-const RECIPE: [&str; 1] = ["recipe"];
-
-/// A recipe that was chosen.
-struct Recipe {
-    name: String,
-    /// Whose tables it brought.
-    nodes: Vec<&'static str>,
-}
-
-/// Takes the recipes out of a spec, checks them all, and puts the tables of the chosen one in the place of the spec's
-/// own.
-fn choose_recipe(
-    root: &mut Value,
-    overrides: &[Override],
-    graph: &Graph,
-    source: &Source,
-) -> Result<Option<Recipe>, SpecError> {
-    let Value::Object(table) = &mut *root else { return Ok(None) };
-    let written = table.remove("recipe");
-    let chosen = overrides.iter().rev().find(|o| o.path == RECIPE).map(|o| o.value.clone()).or(written);
-    let recipes = match table.remove("recipes") {
-        None => Map::new(),
-        Some(Value::Object(recipes)) => recipes,
-        Some(other) => {
-            let other = quoted(&other);
-            let message = format!("`recipes` is {other}; expected tables such as [recipes.paper.poison-features]");
-            return Err(source.error(&["recipes"], message));
-        }
-    };
-    let mut found = None;
-    for (name, tables) in &recipes {
-        let at = ["recipes", name];
-        let Value::Object(mut tables) = tables.clone() else {
-            let name = short(name, VALUE);
-            return Err(source.error(&at, format!("recipe `{name}` is no table; expected [recipes.{name}.STAGE]")));
-        };
-        let is_chosen = chosen.as_ref().and_then(Value::as_str) == Some(name);
-        let mut nodes = Vec::new();
-        for node in graph.nodes() {
-            let Some(value) = take(&mut tables, node.name) else { continue };
-            let path: Vec<&str> = node.name.split('.').collect();
-            check(node, value.clone(), &[&at, &path[..]].concat(), source, &[])?;
-            if is_chosen {
-                let path: Vec<String> = path.into_iter().map(str::to_owned).collect();
-                set(root, &path, &value).map_err(|m| source.error(&at, m))?;
-                nodes.push(node.name);
-            }
-        }
-        if let Some(unknown) = first_leaf(&tables, graph) {
-            let (name, unknown) = (short(name, VALUE), unknown.join("."));
-            let message = format!("recipe `{name}` has the unknown table `{}`", short(&unknown, VALUE));
-            return Err(source.error(&at, message));
-        }
-        if is_chosen {
-            found = Some(Recipe { name: name.clone(), nodes });
-        }
-    }
-    match (found, chosen) {
-        (None, Some(wanted)) => {
-            let known = match recipes.is_empty() {
-                true => "the spec has none".to_owned(),
-                false => format!("expected one of {}", few(recipes.keys().map(|name| format!("\"{name}\"")))),
-            };
-            Err(source.error(&RECIPE, format!("there is no recipe {}; {known}", quoted(&wanted))))
-        }
-        (found, _) => Ok(found),
-    }
-}
-
 /// The checked parameters of a node's variants, each once. `at` is where they stand in the text.
-fn check(
+pub(crate) fn check(
     node: &Node,
     value: Value,
     at: &[&str],
@@ -459,7 +398,7 @@ pub(crate) fn quoted(value: &Value) -> String {
 }
 
 /// Takes the value at a dotted path out of a table, and the tables that this leaves empty.
-fn take(root: &mut Map<String, Value>, dotted: &str) -> Option<Value> {
+pub(crate) fn take(root: &mut Map<String, Value>, dotted: &str) -> Option<Value> {
     match dotted.split_once('.') {
         None => root.remove(dotted),
         Some((first, rest)) => {
@@ -474,7 +413,7 @@ fn take(root: &mut Map<String, Value>, dotted: &str) -> Option<Value> {
 }
 
 /// Sets a value at a path; in an array of tables, in every table.
-fn set(at: &mut Value, path: &[String], value: &Value) -> Result<(), String> {
+pub(crate) fn set(at: &mut Value, path: &[String], value: &Value) -> Result<(), String> {
     match (at, path) {
         (at, []) => *at = value.clone(),
         (Value::Object(table), [first, rest @ ..]) => {
@@ -494,7 +433,7 @@ fn set(at: &mut Value, path: &[String], value: &Value) -> Result<(), String> {
 }
 
 /// Path of the first value that is left in a table, in the order of its keys.
-fn first_leaf(table: &Map<String, Value>, graph: &Graph) -> Option<Vec<String>> {
+pub(crate) fn first_leaf(table: &Map<String, Value>, graph: &Graph) -> Option<Vec<String>> {
     let (key, value) = table.iter().next()?;
     let mut path = vec![key.clone()];
     // `dataset.downstream` is a node, so `dataset.downstraem` is what is unknown, not `dataset`.
@@ -505,6 +444,12 @@ fn first_leaf(table: &Map<String, Value>, graph: &Graph) -> Option<Vec<String>> 
         path.push(inner.clone());
     }
     Some(path)
+}
+
+/// The known word that is meant by an unknown one: what it is called now, or what it is most like.
+fn meant(word: &str, known: &[&str]) -> Option<String> {
+    let renamed = RENAMED.iter().find(|(old, new)| *old == word && known.iter().any(|k| new.starts_with(k)));
+    renamed.map_or_else(|| nearest(word, known), |(_, new)| Some((*new).to_owned()))
 }
 
 /// The known word that an unknown one is most like, if any is like it.
@@ -536,11 +481,7 @@ impl Source {
             "" => format!("[{node}] {}", e.message),
             path => format!("[{node}] `{path}`: {}", e.message),
         };
-        let renamed = |u: &Unknown| {
-            RENAMED.iter().find(|(old, new)| *old == u.word && u.known.iter().any(|k| new.starts_with(k)))
-        };
-        let suggestion = unknown
-            .and_then(|u| renamed(&u).map_or_else(|| nearest(u.word, &u.known), |(_, new)| Some((*new).to_owned())));
+        let suggestion = unknown.and_then(|u| meant(u.word, &u.known));
         let field: Vec<&str> = node.split('.').chain(e.path.split('.').filter(|s| !s.is_empty())).collect();
         match overrides.iter().rev().find(|o| field.iter().take(o.path.len()).eq(&o.path)) {
             // Not the file is wrong, but what came on top of it.

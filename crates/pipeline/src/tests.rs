@@ -238,7 +238,7 @@ fn text() -> impl Strategy<Value = String> {
     let marks =
         prop::collection::vec(prop::sample::select(vec!["[", "]", "{", "}", "=", ".", "\"", "\n", ",", "a"]), 0..60);
     let word =
-        prop::sample::select(vec!["source", "left", "number", "layer.width", "seeds", "recipes.a.left", "[[end]]"]);
+        prop::sample::select(vec!["source", "left", "number", "layer.width", "seeds", "profiles.a.left", "[[end]]"]);
     prop_oneof![
         any::<String>(),
         marks.prop_map(|marks| marks.concat()),
@@ -283,7 +283,7 @@ proptest! {
             (whole.clone(), format!("left.number={value}")),
             (format!("{quoted} = 1\n{WHOLE}"), format!("seeds={value}")),
             (format!("{WHOLE}\n{quoted} = {quoted}"), format!("left.layer={value}")),
-            (format!("recipe = {quoted}\n{WHOLE}\n[recipes.{quoted}]\nleft = {quoted}"), format!("recipe={value}")),
+            (format!("profile = {quoted}\n{WHOLE}\n[profiles.{quoted}]\nleft = {quoted}"), format!("profile={value}")),
         ] {
             for message in [spec(&text, &[]), spec(&text, &[&set])].into_iter().filter_map(Result::err) {
                 prop_assert!(message.chars().count() < 2000, "{} characters: {:.300}", message.len(), message);
