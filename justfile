@@ -62,6 +62,11 @@ unforced NAME ARGS: build
 data NAME *ARGS: build
     @{{hemlock}} data {{NAME}} {{ARGS}}
 
+# Write a first spec for images or features of your own: just init --images DIR, or just init --features FILE
+[group('data')]
+init *ARGS: build
+    @{{hemlock}} init {{ARGS}}
+
 # Choose, split and decode images
 [group('1')]
 dataset NAME *ARGS: build

@@ -25,6 +25,9 @@ mod images;
 #[path = "end_to_end/import.rs"]
 mod import;
 #[cfg(test)]
+#[path = "end_to_end/init.rs"]
+mod init;
+#[cfg(test)]
 #[path = "end_to_end/limits.rs"]
 mod limits;
 #[cfg(test)]

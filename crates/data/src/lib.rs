@@ -24,6 +24,7 @@ mod resize;
 mod source;
 mod split;
 mod stage;
+mod survey;
 pub mod synthetic;
 mod temporary;
 
@@ -37,6 +38,7 @@ pub use resize::Filter;
 pub use source::{Cifar, Cifar100Labels, Domain, Source, SyntheticSpec};
 pub use split::{Chosen, Role, SplitSpec};
 pub use stage::{Downstream, For, Params, Pretraining, Stage};
+pub use survey::{Survey, survey};
 
 use hemlock_artifact::Dataset;
 use hemlock_stage::few;
