@@ -20,7 +20,7 @@ jobs := "1"
 
 target := env("CARGO_TARGET_DIR", justfile_directory() / "target")
 # One begins where a space stands before a field's name and `=`; other spaces are part of a value.
-separated := replace_regex(replace(trim(set), "'", "'\\''"), '\s+((?:[a-z][a-z-]*\.[\w.-]+|seeds|recipe|description)\s*=)', "' --set '$1")
+separated := replace_regex(replace(trim(set), "'", "'\\''"), '\s+((?:[a-z][a-z-]*\.[\w.-]+|seeds|profile|description)\s*=)', "' --set '$1")
 named := if as == "" { "" } else { "--as " + quote(as) }
 overrides := named + if set == "" { "" } else { " --set '" + separated + "'" }
 binary := quote(target / "release" / "hemlock")
@@ -63,6 +63,11 @@ unforced NAME ARGS: build
 [group('data')]
 data NAME *ARGS: build
     @{{hemlock}} data {{NAME}} {{ARGS}}
+
+# Write a first spec for images or features of your own: just init --images DIR, or just init --features FILE
+[group('data')]
+init *ARGS: build
+    @{{hemlock}} init {{ARGS}}
 
 # Choose, split and decode images
 [group('1')]

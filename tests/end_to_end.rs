@@ -25,6 +25,9 @@ mod images;
 #[path = "end_to_end/import.rs"]
 mod import;
 #[cfg(test)]
+#[path = "end_to_end/init.rs"]
+mod init;
+#[cfg(test)]
 #[path = "end_to_end/layers.rs"]
 mod layers;
 #[cfg(test)]
@@ -48,6 +51,9 @@ mod runs;
 #[cfg(test)]
 #[path = "end_to_end/self_test.rs"]
 mod self_test;
+#[cfg(test)]
+#[path = "end_to_end/shipped.rs"]
+mod shipped;
 #[cfg(test)]
 #[path = "end_to_end/starter.rs"]
 mod starter;

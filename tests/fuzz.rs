@@ -7,9 +7,14 @@ use hemlock_pipeline::{Override, Plan, Selection, Spec};
 use hemlock_stage::Environment;
 use std::path::{Path, PathBuf};
 
+fn pipelines() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines")
+}
+
+/// The shipped specs, and what they extend.
 fn specs() -> Vec<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines");
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = |folder: PathBuf| std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let files = files(pipelines()).chain(files(pipelines().join("base")));
     let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|e| e == "toml")).collect();
     files.sort();
     assert!(!files.is_empty());
@@ -31,6 +36,8 @@ fn words(specs: &[String]) -> Vec<String> {
         "[0,1,2,3,4,5,6,7,8,9]",
         "\"\"\"",
         "1e400",
+        "extends = \"fuzz.toml\"\n",
+        "extends = [\"base/head.toml\", \"base\", \"/dev/zero\"]\n",
     ];
     words.into_iter().chain(own.map(str::to_owned)).collect()
 }
@@ -38,7 +45,7 @@ fn words(specs: &[String]) -> Vec<String> {
 /// Reads a spec, and plans it as far as that goes without raw data.
 fn plan(text: &str, overrides: &[Override]) -> Result<(), String> {
     let graph = hemlock::graph();
-    let spec = match Spec::parse(Path::new("fuzz.toml"), text, overrides, &graph) {
+    let spec = match Spec::parse(&pipelines().join("fuzz.toml"), text, overrides, &graph) {
         Ok(spec) => spec,
         Err(e) => return error(&e),
     };
@@ -57,8 +64,16 @@ fn fuzz_specs() {
 fn fuzz_overrides() {
     let samples =
         ["pretrain.epochs=5", "seeds=[0,1]", "invert={ method = 'decoder' }", "poison-features.eps_d=[0.01, 0.03]"];
-    let words =
-        ["dataset.downstream.", "decoder.width=", "[[", "{", "recipe", "recipes.paper.", "18446744073709551616"];
+    let words = [
+        "dataset.downstream.",
+        "decoder.width=",
+        "[[",
+        "{",
+        "extends",
+        "profile",
+        "profiles.paper.",
+        "18446744073709551616",
+    ];
     let spec = &specs()[0];
     Samples::new(samples).words(words).fuzz(|bytes| match String::from_utf8_lossy(bytes).parse::<Override>() {
         Ok(change) => plan(spec, &[change]),
@@ -68,8 +83,7 @@ fn fuzz_overrides() {
 
 #[test]
 fn fuzz_selections() {
-    let (graph, path) =
-        (hemlock::graph(), Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/quickstart.toml"));
+    let (graph, path) = (hemlock::graph(), pipelines().join("quickstart.toml"));
     let plan = Plan::new(&Spec::load(&path, &[], &graph).unwrap(), &graph, &Environment { data: None }).unwrap();
     let samples = ["seed=0", "eps_d=0.03,invert.beta=0", "attack=bilevel", "dataset.downstream.source.kind=synthetic"];
     let words = [",", "=", "[", "{", "1e400", "constraint=", "poison-features."];

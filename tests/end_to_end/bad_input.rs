@@ -36,9 +36,9 @@ fn specs_are_checked_before_anything_runs() {
         &["--set invert.steps=x", "[invert] `steps`", "expected a whole number from 0"],
     );
     house.fails(
-        "plan tiny --set recipes.paper.invert.steps=1",
+        "plan tiny --set profiles.paper.invert.steps=1",
         2,
-        &["--set recipes.paper.invert.steps=1", "--set invert.steps=1"],
+        &["--set profiles.paper.invert.steps=1", "--set invert.steps=1"],
     );
     for (field, words) in [
         ("linf=0", "at least 1 grey level"),

@@ -9,7 +9,8 @@ const README: &str = include_str!("../../README.md");
 
 /// The quickstart, its choices as they are and all else as small as it can be.
 fn small_quickstart(house: &House) {
-    let mut spec = include_str!("../../pipelines/quickstart.toml").to_owned();
+    let base = concat!("\"", env!("CARGO_MANIFEST_DIR"), "/../../pipelines/base/");
+    let mut spec = include_str!("../../pipelines/quickstart.toml").replace("\"base/", base);
     let smaller = [
         ("domain = \"a\" }", "domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }"),
         ("train = 2000\nvalidation = 500\ntest = 1000", "train = 96\nvalidation = 16\ntest = 48"),

@@ -40,6 +40,27 @@ impl House {
         fs::write(self.path().join(format!("pipelines/{name}.toml")), text).unwrap();
     }
 
+    /// A folder of images of `side` pixels: of every class so many in the first split, and so many in the second. A
+    /// class has a colour, and every image noise.
+    pub fn images(&self, splits: [&str; 2], classes: &[(usize, usize)], side: usize) {
+        for (class, (first, second)) in classes.iter().enumerate() {
+            for (split, count) in [(splits[0], *first), (splits[1], *second)].into_iter().filter(|(_, n)| *n > 0) {
+                let folder = self.path().join(format!("{split}/class {class}"));
+                fs::create_dir_all(&folder).unwrap();
+                for i in 0..count {
+                    let mut ppm = format!("P6\n{side} {side}\n255\n").into_bytes();
+                    let mut state = (class * 7919 + i * 104_729 + split.len() * 13) as u32;
+                    for byte in 0..3 * side * side {
+                        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                        let colour = if byte % 3 == class % 3 { 40 + 10 * (class as u32 / 3) } else { 0 };
+                        ppm.push((state >> 25) as u8 + colour as u8);
+                    }
+                    fs::write(folder.join(format!("{i}.ppm")), ppm).unwrap();
+                }
+            }
+        }
+    }
+
     pub fn command(&self, args: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hemlock"));
         command.current_dir(self.path()).args(args.split_whitespace());

@@ -56,7 +56,7 @@ fn messages_are_short_whatever_they_quote() {
         format!("--set=invert.method={long}"),
         format!("--set=dataset.downstream.source={long}"),
         format!("--set=seeds={long}"),
-        format!("--set=recipe={long}"),
+        format!("--set=profile={long}"),
         format!("--set=a{}=1", ".a".repeat(60_000)),
         format!("--set=pretrain.epochs={}", "[".repeat(60_000)),
         format!("--device={long}"),

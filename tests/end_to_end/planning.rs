@@ -243,24 +243,6 @@ fn what_a_choice_does_not_read_is_not_in_its_key() {
 }
 
 #[test]
-fn shipped_pipelines_parse() {
-    let house = House::new();
-    let specs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../pipelines");
-    for entry in std::fs::read_dir(specs).unwrap() {
-        let path = entry.unwrap().path();
-        let ran = house.run(&format!("plan {}", path.display()));
-        // Without the raw data a plan cannot be made, but the spec was checked before that.
-        let missing = ["hemlock data", "cannot read", "no such folder"];
-        assert!(
-            ran.code == 0 || (ran.code == 3 && missing.iter().any(|words| ran.err.contains(words))),
-            "{}: {}",
-            path.display(),
-            ran.err
-        );
-    }
-}
-
-#[test]
 fn help_has_examples() {
     let help = House::new().ok("--help").out;
     insta::assert_snapshot!("help", help);
@@ -313,16 +295,16 @@ fn every_seed_may_have_an_extractor_of_its_own() {
 }
 
 #[test]
-fn a_recipe_stands_in_for_tables() {
+fn a_profile_stands_in_for_tables() {
     let house = House::new();
-    let recipes = "\n[recipes.paper.target-params]\nradius = 2.0\n\n[[recipes.paper.poison-features]]\nattack = \"bilevel\"\neps_d = 0.1\n";
-    house.spec("cook", &format!("{TINY}{recipes}"));
+    let profiles = "\n[profiles.paper.target-params]\nradius = 2.0\n\n[[profiles.paper.poison-features]]\nattack = \"bilevel\"\neps_d = 0.1\n";
+    house.spec("cook", &format!("{TINY}{profiles}"));
     let params = |args: &str, node: &str| {
         let tasks = house.tasks(args);
         tasks.iter().find(|task| task["node"] == node).unwrap()["params"].clone()
     };
     assert_eq!(params("cook", "target-params")["radius"], 0.5);
-    let paper = "cook --set recipe=paper";
+    let paper = "cook --set profile=paper";
     assert_eq!(params(paper, "target-params")["radius"], 2.0);
     assert_eq!(params(paper, "poison-features")["attack"], "bilevel");
     assert_eq!(params(paper, "invert"), params("cook", "invert"));
@@ -334,13 +316,17 @@ fn a_recipe_stands_in_for_tables() {
         2,
         &["--set target-params.radius=x", "`radius`"],
     );
-    house.fails("plan cook --set recipe=papper", 2, &["no recipe \"papper\"", "expected one of \"paper\""]);
-    house.fails("plan tiny --set recipe=paper", 2, &["the spec has none"]);
-    // A recipe is checked even where another is chosen.
-    house.spec("cook", &format!("{TINY}{}", recipes.replace("radius = 2.0", "radios = 2.0")));
+    house.fails("plan cook --set profile=papper", 2, &["no profile \"papper\"", "expected one of \"paper\""]);
+    house.fails("plan tiny --set profile=paper", 2, &["the spec has none"]);
+    // What it was called before.
+    house.fails("plan cook --set recipe=paper", 2, &["unknown key `recipe`", "did you mean `profile`?"]);
+    house.spec("old", &format!("{TINY}{}", profiles.replace("profiles.", "recipes.")));
+    house.fails("plan old", 2, &["old.toml:33: unknown key `recipes`", "did you mean `profiles`?"]);
+    // A profile is checked even where another is chosen.
+    house.spec("cook", &format!("{TINY}{}", profiles.replace("radius = 2.0", "radios = 2.0")));
     house.fails("plan cook", 2, &["cook.toml:34", "radios", "did you mean `radius`?"]);
-    house.spec("cook", &format!("{TINY}{}", recipes.replace("paper.target-params", "paper.target-parms")));
-    house.fails("plan cook", 2, &["recipe `paper`", "target-parms"]);
+    house.spec("cook", &format!("{TINY}{}", profiles.replace("paper.target-params", "paper.target-parms")));
+    house.fails("plan cook", 2, &["profile `paper`", "target-parms"]);
 }
 
 #[test]

@@ -1,36 +1,19 @@
 //! The spec to start from, on the kinds of folders that people have.
 
 use crate::house::House;
-use std::fs;
 
 const STARTER: &str = include_str!("../../pipelines/starter.toml");
 
 /// What makes it quick.
 const QUICK: &str = "--set pretrain.arch=resnet8-w4 --set pretrain.epochs=2 --set invert.steps=2 --set invert.refine=2";
 
-/// A house with the starter and a folder of images of `side` pixels: of every class so many to train and to test on. A
-/// class has a colour, and every image noise.
+/// A house with the starter and a folder of images of `side` pixels: of every class so many to train and to test on.
 fn house(classes: &[(usize, usize)], side: usize) -> House {
     let house = House::new();
     let named = STARTER.replace("path = \"my-images\"", "path = \"own\"");
     assert_ne!(named, STARTER, "the starter says where images are");
     house.spec("mine", &named);
-    for (class, (train, test)) in classes.iter().enumerate() {
-        for (split, count) in [("train", *train), ("test", *test)] {
-            let folder = house.path().join(format!("own/{split}/class {class}"));
-            fs::create_dir_all(&folder).unwrap();
-            for i in 0..count {
-                let mut ppm = format!("P6\n{side} {side}\n255\n").into_bytes();
-                let mut state = (class * 7919 + i * 104_729 + split.len() * 13) as u32;
-                for byte in 0..3 * side * side {
-                    state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    let colour = if byte % 3 == class % 3 { 40 + 10 * (class as u32 / 3) } else { 0 };
-                    ppm.push((state >> 25) as u8 + colour as u8);
-                }
-                fs::write(folder.join(format!("{i}.ppm")), ppm).unwrap();
-            }
-        }
-    }
+    house.images(["own/train", "own/test"], classes, side);
     house
 }
 

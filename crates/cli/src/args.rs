@@ -20,6 +20,7 @@ Examples:
   hemlock run quickstart                          the whole pipeline, on built-in data
   hemlock results quickstart                      its result table
   hemlock data cifar10                            download, verify and unpack a dataset
+  hemlock init --images flowers                   a spec for images of your own
   hemlock invert transfer-cifar100 --force        one stage again, from cached artifacts
   hemlock plan finetune-cifar10 --set invert.steps=300
   hemlock why finetune-cifar10                    what would run, and why
@@ -78,7 +79,7 @@ pub struct Changes {
     pub label: Option<Label>,
 }
 
-/// The name of a run.
+/// The name of a run, or of a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label(pub String);
 
@@ -140,9 +141,38 @@ pub struct OneStage {
     pub on_the_way: bool,
 }
 
+/// A first spec for images or features at hand.
+#[derive(Debug, ClapArgs)]
+pub struct Init {
+    /// The spec to write, a .toml file [default: NAME.toml in the pipelines folder]
+    pub file: Option<PathBuf>,
+    /// Folder of images: DIR/train/CLASS/ and DIR/test/CLASS/, or DIR/CLASS/
+    #[arg(long, value_name = "DIR", required_unless_present = "features", conflicts_with = "features")]
+    pub images: Option<PathBuf>,
+    /// Features with their labels: a .npz or .safetensors file, or a folder of .npy files
+    #[arg(long, value_name = "FILE")]
+    pub features: Option<PathBuf>,
+    /// Name of the pipeline [default: that of the images or features]
+    #[arg(long, conflicts_with = "file")]
+    pub name: Option<Label>,
+    /// Replace the spec, if it is there already
+    #[arg(long)]
+    pub force: bool,
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write a first spec for images or features of your own, with sizes that fit them
+    #[command(after_help = "\
+Examples:
+  hemlock init --images flowers                   writes pipelines/flowers.toml
+  hemlock init --images flowers --name try1       writes pipelines/try1.toml
+  hemlock init specs/clip.toml --features data/clip.npz
+
+A file of features has the arrays `train` [n, d] and `train_labels` [n], `test` and `test_labels`, and if need be
+`validation` and `validation_labels`. Labels are whole numbers from 0. docs/images.md says how images lie in a folder.")]
+    Init(Init),
     /// Run up to the stage `dataset`: choose, split and decode images
     Dataset(OneStage),
     /// Run up to the stage `pretrain`: train an extractor, or import one
@@ -341,7 +371,7 @@ which there is neither spec nor record. Named, such a pipeline's artifacts are g
 Examples:
   hemlock diff quickstart --a poison-features.constraint=none --b poison-features.constraint=ball
   hemlock diff quickstart --set 'invert.beta=[0,0.1]' --a invert.beta=0 --b invert.beta=0.1
-  hemlock diff quickstart --set-b recipe=paper
+  hemlock diff quickstart --set-b profile=paper
   hemlock diff artifacts other
   hemlock diff artifacts other --tolerance 0.1 --points 2")]
     Diff {

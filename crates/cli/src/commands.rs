@@ -2,6 +2,7 @@
 
 mod diff;
 mod gc;
+mod init;
 mod narrator;
 mod self_test;
 mod submit;
@@ -37,6 +38,7 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
     let env = Environment { data: Some(args.data.clone()) };
     let house = House { args, printer, cancel, graph: hemlock::graph(), env };
     match &args.command {
+        Command::Init(init) => house.init(init),
         Command::Dataset(one) => house.stage("dataset", one),
         Command::Pretrain(one) => house.stage("pretrain", one),
         Command::Features(one) => house.stage("features", one),

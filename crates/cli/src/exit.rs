@@ -10,6 +10,7 @@
 //! | 5 | the device is not compiled in, or not there; or a cluster's engine is not there, or refuses jobs |
 //! | 130 | interrupted |
 
+use hemlock_init::WriteError;
 use hemlock_pipeline::{ExportError, PlanError, RunError, SpecError};
 use hemlock_report::ReportError;
 use hemlock_stage::{ErrorKind, StageError};
@@ -83,6 +84,11 @@ pub fn code(e: &anyhow::Error) -> u8 {
             Some(ReportError::Draw(_)) => return 1,
             Some(ReportError::Paper { .. }) => return 2,
             Some(_) => return 4,
+            None => {}
+        }
+        match cause.downcast_ref::<WriteError>() {
+            Some(WriteError::Taken(_)) => return USAGE,
+            Some(WriteError::Write { .. }) => return 4,
             None => {}
         }
         match cause.downcast_ref::<SubmitError>() {

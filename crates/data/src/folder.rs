@@ -21,20 +21,20 @@ const LITTER: [&str; 4] = ["Thumbs.db", "desktop.ini", "@eaDir", "__MACOSX"];
 const VALIDATION: [&str; 3] = ["val", "valid", "validation"];
 
 /// Each class's files, in order.
-type Files = Vec<Vec<PathBuf>>;
+pub(crate) type Files = Vec<Vec<PathBuf>>;
 
 /// The files of a dataset: class names in order, and each split's files.
-struct Tree {
-    classes: Vec<String>,
-    train: Files,
-    validation: Option<Files>,
-    test: Option<Files>,
+pub(crate) struct Tree {
+    pub classes: Vec<String>,
+    pub train: Files,
+    pub validation: Option<Files>,
+    pub test: Option<Files>,
     /// What is no part of the dataset, as seen from its folder; folders end in `/`.
-    skipped: Vec<String>,
+    pub skipped: Vec<String>,
 }
 
 impl Tree {
-    fn scan(path: &Path) -> Result<Self, DataError> {
+    pub fn scan(path: &Path) -> Result<Self, DataError> {
         let wrong = |reason: String| DataError::FolderLayout { path: path.to_path_buf(), reason };
         if !path.is_dir() {
             return Err(wrong("there is no such folder".to_owned()));

@@ -23,6 +23,7 @@ mod pool;
 mod resize;
 mod source;
 mod split;
+mod survey;
 pub mod synthetic;
 mod temporary;
 
@@ -34,6 +35,7 @@ pub use fetch::{Fetched, Origin, Trust, fetch};
 pub use resize::Filter;
 pub use source::{Cifar, Cifar100Labels, Domain, Source, SyntheticSpec};
 pub use split::{Chosen, Role, SplitSpec};
+pub use survey::{Survey, survey};
 
 use hemlock_artifact::Dataset;
 use hemlock_stage::few;

@@ -1,6 +1,6 @@
 //! Features that were computed elsewhere, from a file of arrays.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hemlock_arrays::{Arrays, ArraysError};
 use hemlock_artifact::FeatureSplit;
@@ -58,25 +58,10 @@ impl Import {
 
     /// Reads all splits, and draws the validation split where the file has none.
     pub(crate) fn read(&self, ctx: &Context) -> Result<Splits, StageError> {
-        let mut arrays = Arrays::open(&ctx.env.locate(&self.path)?).map_err(|e| e.of_field("path"))?;
-        let own = arrays.has(VALIDATION.0) || arrays.has(VALIDATION.1);
-        let unread: Vec<&String> = arrays.names().iter().filter(|name| !NAMES.contains(&name.as_str())).collect();
+        let (mut splits, unread) = read(&ctx.env.locate(&self.path)?, "path", &|| ctx.check())?;
         if !unread.is_empty() {
             tracing::warn!("{} has arrays that nothing reads: {}", self.path.display(), few(unread));
         }
-        let mut read = |names| {
-            ctx.check()?;
-            Ok::<_, StageError>(split(&mut arrays, names)?)
-        };
-        let (train, test) = (read(TRAIN)?, read(TEST)?);
-        let validation = if own {
-            read(VALIDATION)?
-        } else {
-            let features = Array2::zeros((0, train.features.view().ncols())).into();
-            FeatureSplit::all(features, Vec::new())
-        };
-        let mut splits = Splits { classes: Vec::new(), train, validation, test };
-        splits.classes = classes(&arrays, &splits)?;
         if self.validation == 0 {
             return Ok(splits);
         }
@@ -123,6 +108,60 @@ impl Import {
             None => Ok((train, validation)),
         }
     }
+}
+
+/// What a file of features holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// Training samples of each class, by its number.
+    pub train: Vec<usize>,
+    /// Validation samples, if the file has a validation split.
+    pub validation: Option<usize>,
+    /// Test samples.
+    pub test: usize,
+    /// Features of a sample.
+    pub dim: usize,
+    /// Arrays that nothing reads.
+    pub unread: Vec<String>,
+}
+
+/// Reads a file or folder of features as the stage does, and counts what is there. `field` is what messages call it.
+///
+/// # Errors
+/// It is not there, is damaged, or has arrays that do not fit each other.
+pub fn survey(path: &Path, field: &str) -> Result<Survey, StageError> {
+    let (splits, unread) = read(path, field, &|| Ok(()))?;
+    let mut train = vec![0; splits.classes.len()];
+    splits.train.labels.iter().for_each(|label| train[*label as usize] += 1);
+    let validation = Some(splits.validation.labels.len()).filter(|n| *n > 0);
+    let (test, dim) = (splits.test.labels.len(), splits.train.features.view().ncols());
+    Ok(Survey { train, validation, test, dim, unread })
+}
+
+/// Reads all splits of a file, and names the arrays of it that are none. `field` is what names the file; `check` is
+/// called before a split is read.
+fn read(
+    path: &Path,
+    field: &str,
+    check: &dyn Fn() -> Result<(), StageError>,
+) -> Result<(Splits, Vec<String>), StageError> {
+    let mut arrays = Arrays::open(path).map_err(|e| e.of_field(field))?;
+    let own = arrays.has(VALIDATION.0) || arrays.has(VALIDATION.1);
+    let unread = arrays.names().iter().filter(|name| !NAMES.contains(&name.as_str())).cloned().collect();
+    let mut read = |names| {
+        check()?;
+        Ok::<_, StageError>(split(&mut arrays, names)?)
+    };
+    let (train, test) = (read(TRAIN)?, read(TEST)?);
+    let validation = if own {
+        read(VALIDATION)?
+    } else {
+        let features = Array2::zeros((0, train.features.view().ncols())).into();
+        FeatureSplit::all(features, Vec::new())
+    };
+    let mut splits = Splits { classes: Vec::new(), train, validation, test };
+    splits.classes = classes(&arrays, &splits)?;
+    Ok((splits, unread))
 }
 
 /// A split's features and labels, as many of the one as of the other.

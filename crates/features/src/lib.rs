@@ -4,7 +4,7 @@ mod import;
 #[cfg(test)]
 mod tests;
 
-pub use import::Import;
+pub use import::{Import, Survey, survey};
 
 use hemlock_artifact::{Dataset, Extractor, FeatureSplit, Features, Images, Matrix, Normalization};
 use hemlock_stage::{Context, Environment, ErrorKind, Need, ParamError, Port, StageError, inputs};

@@ -15,10 +15,12 @@ mod history;
 mod kin;
 mod origin;
 mod plan;
+mod profiles;
 mod resources;
 mod results;
 mod run;
 mod select;
+mod source;
 mod spec;
 mod telling;
 #[cfg(test)]

@@ -16,25 +16,30 @@
 //! [resources.pretrain]       # what its tasks take on a cluster; no key depends on it
 //! gpus = 1
 //!
-//! [recipes.paper.poison-features]    # stands in for [poison-features] where `recipe = "paper"`
+//! [profiles.paper.poison-features]    # stands in for [poison-features] where `profile = "paper"`
 //! attack = "gradient-canceling"
 //! ```
 
-use crate::{Graph, Node, Resources, branches, resources::Allotment, variants::Variants};
-use hemlock_stage::{MESSAGE, Need, ParamError, Port, VALUE, few, open_file, short};
+use crate::{
+    Graph, Node, Resources, branches,
+    profiles::{self, PROFILE, PROFILES},
+    resources::Allotment,
+    source::{EXTENDS, Source, to_json},
+    variants::Variants,
+};
+use hemlock_stage::{Need, ParamError, Port, VALUE, short};
 use serde_json::{Map, Value};
 use std::{
     collections::{BTreeMap, HashSet},
     fmt,
-    io::{self, Read},
     path::{Path, PathBuf},
 };
-use toml::de::{DeTable, DeValue};
 
-/// Bytes of the longest spec that is read.
-const LONGEST: u64 = 1 << 20;
 /// Parts of the longest path of an override. Tables stand in each other five deep at most.
 const DEEPEST: usize = 16;
+
+/// For every node that a spec has, the checked parameters of its variants.
+type Tables = BTreeMap<&'static str, Vec<Value>>;
 
 /// A parsed spec: every parameter in it has been checked, and its branches are no more than
 /// [`MOST_BRANCHES`](crate::MOST_BRANCHES).
@@ -48,14 +53,14 @@ pub struct Spec {
     pub description: String,
     /// Seeds of the attack; one branch each.
     pub seeds: Vec<u64>,
-    /// The recipe that was chosen, if any: its tables stand in for those of the same name.
-    pub recipe: Option<String>,
+    /// The profile that was chosen, if any. Its tables stand in for those of the same name.
+    pub profile: Option<String>,
     /// Overrides that were applied, as they were given.
     pub overrides: Vec<Override>,
     /// Branches that its plan has.
     pub branches: usize,
     /// For every node that the spec has, the checked parameters of its variants.
-    pub(crate) variants: BTreeMap<&'static str, Vec<Value>>,
+    pub(crate) variants: Tables,
     allotment: Allotment,
 }
 
@@ -102,9 +107,28 @@ impl std::str::FromStr for Override {
 }
 
 impl Override {
+    /// Its value, if it is one of that field of the spec itself.
+    pub(crate) fn of(&self, field: &str) -> Option<&Value> {
+        (self.path == [field]).then_some(&self.value)
+    }
+
     /// As a message quotes it.
     fn shown(&self) -> String {
         format!("--set {}", short(&self.text, VALUE))
+    }
+
+    /// Refuses to override what decides which tables a spec has.
+    fn allowed(&self) -> Result<(), String> {
+        match &self.path[..] {
+            [first, ..] if first == EXTENDS => {
+                Err(format!("`{EXTENDS}` stands in the file; expected a field of a stage"))
+            }
+            [first, _, field @ ..] if first == PROFILES => {
+                let instead = format!("--set {}={}", field.join("."), self.value);
+                Err(format!("overrides come on top of the profile; expected `{}`", short(&instead, VALUE)))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Sets the field in a spec's root table. Of an array of tables, those get it that know the field.
@@ -142,7 +166,8 @@ impl fmt::Display for Override {
 }
 
 /// Fields of earlier versions, and what stands in their place.
-const RENAMED: [(&str, &str); 1] = [("objective", "sees = [\"train\", \"validation\"]")];
+const RENAMED: [(&str, &str); 3] =
+    [("objective", "sees = [\"train\", \"validation\"]"), ("recipe", PROFILE), ("recipes", PROFILES)];
 
 /// A spec that cannot be used: where, why, and what may have been meant.
 #[derive(Debug, thiserror::Error)]
@@ -160,51 +185,38 @@ pub struct SpecError {
 }
 
 impl Spec {
-    /// Reads and checks a spec.
+    /// Reads and checks a spec and all that it extends.
     ///
     /// # Errors
-    /// The file cannot be read, is no TOML, or has a field that is unknown, missing, of the wrong type or out of range.
+    /// A file cannot be read, or is no TOML; what it extends leads back to it, or to too many files; or the whole has a
+    /// field that is unknown, missing, of the wrong type or out of range.
     pub fn load(path: &Path, overrides: &[Override], graph: &Graph) -> Result<Self, SpecError> {
-        let refused = |message| Source { path, text: "" }.error(&[], message);
-        let mut text = String::new();
-        let read = |file: std::fs::File| file.take(LONGEST + 1).read_to_string(&mut text);
-        open_file(path)
-            .and_then(read)
-            .map_err(|e: io::Error| refused(format!("cannot read the pipeline spec: {e}")))?;
-        if text.len() as u64 > LONGEST {
-            return Err(refused(format!("is no pipeline spec: it has more than {LONGEST} bytes")));
-        }
-        Self::parse(path, &text, overrides, graph)
+        let (source, root) = Source::load(path)?;
+        Self::check(root, &source, overrides, graph)
     }
 
-    /// Checks the text of a spec; `path` names it.
+    /// Checks the text of a spec. `path` names it: what the text extends is looked for from there.
     ///
     /// # Errors
     /// As [`Spec::load`].
     pub fn parse(path: &Path, text: &str, overrides: &[Override], graph: &Graph) -> Result<Self, SpecError> {
-        let source = Source { path, text };
-        let table: toml::Table = toml::from_str(text).map_err(|e| SpecError {
-            line: e.span().map(|s| line_of(text, s.start)),
-            ..source.error(&[], e.message())
-        })?;
-        let mut root = to_json(toml::Value::Table(table), &mut Vec::new()).map_err(|(path, message)| {
-            let at: Vec<&str> = path.iter().map(String::as_str).collect();
-            source.error(&at, format!("`{}` {message}", short(&path.join("."), VALUE)))
-        })?;
-        let recipe = choose_recipe(&mut root, overrides, graph, &source)?;
-        for o in overrides.iter().filter(|o| o.path != RECIPE) {
-            if let [first, _, field @ ..] = &o.path[..]
-                && first == "recipes"
-            {
-                let instead = format!("--set {}={}", field.join("."), o.value);
-                let message = format!(
-                    "{}: overrides come on top of the recipe; expected `{}`",
-                    o.shown(),
-                    short(&instead, VALUE)
-                );
-                return Err(source.error(&[], message));
-            }
-            o.apply(&mut root, graph).map_err(|m| source.error(&[], format!("{}: {m}", o.shown())))?;
+        let (source, root) = Source::parse(path, text)?;
+        Self::check(root, &source, overrides, graph)
+    }
+
+    fn check(
+        root: Map<String, Value>,
+        source: &Source,
+        overrides: &[Override],
+        graph: &Graph,
+    ) -> Result<Self, SpecError> {
+        let mut root = Value::Object(root);
+        let profile = profiles::choose(&mut root, overrides, graph, source)?;
+        for o in overrides.iter().filter(|o| o.of(PROFILE).is_none()) {
+            o.allowed().and_then(|()| o.apply(&mut root, graph)).map_err(|m| {
+                let message = format!("{}: {m}", o.shown());
+                source.error(&[], message)
+            })?;
         }
         let Value::Object(mut root) = root else { return Err(source.error(&[], "expected a table")) };
 
@@ -218,69 +230,31 @@ impl Spec {
         };
         let seeds = seeds(root.remove("seeds")).map_err(|m| source.error(&["seeds"], m))?;
 
-        let allotment = allotment(root.remove("resources"), graph, &source)?;
+        let allotment = allotment(root.remove("resources"), graph, source)?;
 
         let mut variants = BTreeMap::new();
         for node in graph.nodes() {
             let Some(value) = take(&mut root, node.name) else { continue };
             let own: Vec<&str> = node.name.split('.').collect();
-            let at = match &recipe {
-                Some(recipe) if recipe.nodes.contains(&node.name) => [&["recipes", &recipe.name], &own[..]].concat(),
+            let at = match &profile {
+                Some(profile) if profile.nodes.contains(&node.name) => [&[PROFILES, &profile.name], &own[..]].concat(),
                 _ => own,
             };
-            variants.insert(node.name, check(node, value, &at, &source, overrides)?);
+            variants.insert(node.name, check(node, value, &at, source, overrides)?);
         }
         if let Some(unknown) = first_leaf(&root, graph) {
-            let path: Vec<&str> = unknown.iter().map(String::as_str).collect();
-            let mut known: Vec<&str> = graph.nodes().map(|n| n.name).collect();
-            known.extend(["description", "seeds", "recipe", "recipes", "resources"]);
-            let unknown = unknown.join(".");
-            let message = format!("unknown key `{}`; expected one of {}", short(&unknown, VALUE), known.join(", "));
-            return Err(SpecError { suggestion: nearest(&unknown, &known), ..source.error(&path, message) });
+            return Err(unknown_key(&unknown, graph, source));
         }
         if variants.is_empty() {
             return Err(source.error(&[], "the spec has no stage; expected a table such as [dataset.downstream]"));
         }
         let branches = branches::check(&variants, seeds.len(), graph).map_err(|e| source.error(&[], e.to_string()))?;
-        // What a stage cannot read at all comes before what it would read beside that.
-        for (node, port) in graph.nodes().flat_map(|n| n.ports().map(move |p| (n, p))) {
-            let given = variants.get(port.node).map_or(&[][..], Vec::as_slice);
-            for params in variants.get(node.name).into_iter().flatten() {
-                let at: Vec<&str> = node.name.split('.').collect();
-                let refused = |e| source.error(&at, format!("[{}] {e}", node.name));
-                given.iter().try_for_each(|made_with| node.stage.accepts(params, &port, made_with)).map_err(refused)?;
-            }
-        }
-        for node in graph.nodes() {
-            let Some(tables) = variants.get(node.name) else { continue };
-            let at: Vec<&str> = node.name.split('.').collect();
-            if let Some(with) = node.with.filter(|with| !variants.contains_key(with)) {
-                return Err(
-                    source.error(&at, format!("[{}] goes with [{with}], and the spec has no [{with}]", node.name))
-                );
-            }
-            for (params, port) in tables.iter().flat_map(|t| node.ports().map(move |p| (t, p))) {
-                let there = graph.fillers(port.node).any(|filler| variants.contains_key(filler));
-                let need = node.stage.need(params, &port).map_err(|e| source.error(&at, e.to_string()))?;
-                if need == Need::Required && !there {
-                    let message =
-                        format!("[{}] reads what [{}] makes, and the spec has no [{1}]", node.name, port.node);
-                    return Err(source.error(&at, message));
-                }
-            }
-        }
-        for node in graph.nodes().filter(|node| node.route.is_none() && variants.contains_key(node.name)) {
-            let routed = |port: Port| graph.node(port.node).is_some_and(|n| n.route.is_some());
-            if node.ports().any(routed) && !graph.ends().any(|end| variants.contains_key(end.name)) {
-                let ends = graph.ends().map(|end| format!("[{}]", end.name)).collect::<Vec<_>>().join(", ");
-                let message = format!("[{}] reads poisons, and the spec has none of {ends}", node.name);
-                return Err(source.error(&node.name.split('.').collect::<Vec<_>>(), message));
-            }
-        }
+        connected(&variants, graph, source)?;
+        let path = source.path().to_owned();
         let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-        let recipe = recipe.map(|recipe| recipe.name);
-        let (path, overrides) = (path.to_owned(), overrides.to_vec());
-        Ok(Self { name, path, description, seeds, recipe, overrides, branches, variants, allotment })
+        let profile = profile.map(|profile| profile.name);
+        let overrides = overrides.to_vec();
+        Ok(Self { name, path, description, seeds, profile, overrides, branches, variants, allotment })
     }
 
     /// What a task of a stage takes where an engine runs it.
@@ -290,78 +264,71 @@ impl Spec {
     }
 }
 
-/// The field that chooses a recipe.
-const RECIPE: [&str; 1] = ["recipe"];
-
-/// A recipe that was chosen.
-struct Recipe {
-    name: String,
-    /// Whose tables it brought.
-    nodes: Vec<&'static str>,
+fn unknown_key(path: &[String], graph: &Graph, source: &Source) -> SpecError {
+    let at: Vec<&str> = path.iter().map(String::as_str).collect();
+    let mut known: Vec<&str> = graph.nodes().map(|n| n.name).collect();
+    known.extend([EXTENDS, "description", "seeds", PROFILE, PROFILES, "resources"]);
+    let unknown = path.join(".");
+    let message = format!("unknown key `{}`; expected one of {}", short(&unknown, VALUE), known.join(", "));
+    SpecError { suggestion: meant(&unknown, &known), ..source.error(&at, message) }
 }
 
-/// Takes the recipes out of a spec, checks them all, and puts the tables of the chosen one in the place of the spec's
-/// own.
-fn choose_recipe(
-    root: &mut Value,
-    overrides: &[Override],
-    graph: &Graph,
-    source: &Source,
-) -> Result<Option<Recipe>, SpecError> {
-    let Value::Object(table) = &mut *root else { return Ok(None) };
-    let written = table.remove("recipe");
-    let chosen = overrides.iter().rev().find(|o| o.path == RECIPE).map(|o| o.value.clone()).or(written);
-    let recipes = match table.remove("recipes") {
-        None => Map::new(),
-        Some(Value::Object(recipes)) => recipes,
-        Some(other) => {
-            let other = quoted(&other);
-            let message = format!("`recipes` is {other}; expected tables such as [recipes.paper.poison-features]");
-            return Err(source.error(&["recipes"], message));
+/// Checks that the spec's stages go together.
+fn connected(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecError> {
+    // What a stage cannot read at all comes before what it would read beside that.
+    accepted(variants, graph, source)?;
+    supplied(variants, graph, source)?;
+    ended(variants, graph, source)
+}
+
+/// Checks that every stage can do with what those before it make with their parameters.
+fn accepted(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecError> {
+    for (node, port) in graph.nodes().flat_map(|n| n.ports().map(move |p| (n, p))) {
+        let given = variants.get(port.node).map_or(&[][..], Vec::as_slice);
+        for params in variants.get(node.name).into_iter().flatten() {
+            let at: Vec<&str> = node.name.split('.').collect();
+            let refused = |e| source.error(&at, format!("[{}] {e}", node.name));
+            given.iter().try_for_each(|made_with| node.stage.accepts(params, &port, made_with)).map_err(refused)?;
         }
-    };
-    let mut found = None;
-    for (name, tables) in &recipes {
-        let at = ["recipes", name];
-        let Value::Object(mut tables) = tables.clone() else {
-            let name = short(name, VALUE);
-            return Err(source.error(&at, format!("recipe `{name}` is no table; expected [recipes.{name}.STAGE]")));
-        };
-        let is_chosen = chosen.as_ref().and_then(Value::as_str) == Some(name);
-        let mut nodes = Vec::new();
-        for node in graph.nodes() {
-            let Some(value) = take(&mut tables, node.name) else { continue };
-            let path: Vec<&str> = node.name.split('.').collect();
-            check(node, value.clone(), &[&at, &path[..]].concat(), source, &[])?;
-            if is_chosen {
-                let path: Vec<String> = path.into_iter().map(str::to_owned).collect();
-                set(root, &path, &value).map_err(|m| source.error(&at, m))?;
-                nodes.push(node.name);
+    }
+    Ok(())
+}
+
+/// Checks that there is a stage for everything that has to be read.
+fn supplied(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecError> {
+    for node in graph.nodes() {
+        let Some(tables) = variants.get(node.name) else { continue };
+        let at: Vec<&str> = node.name.split('.').collect();
+        if let Some(with) = node.with.filter(|with| !variants.contains_key(with)) {
+            return Err(source.error(&at, format!("[{}] goes with [{with}], and the spec has no [{with}]", node.name)));
+        }
+        for (params, port) in tables.iter().flat_map(|t| node.ports().map(move |p| (t, p))) {
+            let there = graph.fillers(port.node).any(|filler| variants.contains_key(filler));
+            let need = node.stage.need(params, &port).map_err(|e| source.error(&at, e.to_string()))?;
+            if need == Need::Required && !there {
+                let message = format!("[{}] reads what [{}] makes, and the spec has no [{1}]", node.name, port.node);
+                return Err(source.error(&at, message));
             }
         }
-        if let Some(unknown) = first_leaf(&tables, graph) {
-            let (name, unknown) = (short(name, VALUE), unknown.join("."));
-            let message = format!("recipe `{name}` has the unknown table `{}`", short(&unknown, VALUE));
-            return Err(source.error(&at, message));
-        }
-        if is_chosen {
-            found = Some(Recipe { name: name.clone(), nodes });
+    }
+    Ok(())
+}
+
+/// Checks that some route leads to what is read off all routes.
+fn ended(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecError> {
+    for node in graph.nodes().filter(|node| node.route.is_none() && variants.contains_key(node.name)) {
+        let routed = |port: Port| graph.node(port.node).is_some_and(|n| n.route.is_some());
+        if node.ports().any(routed) && !graph.ends().any(|end| variants.contains_key(end.name)) {
+            let ends = graph.ends().map(|end| format!("[{}]", end.name)).collect::<Vec<_>>().join(", ");
+            let message = format!("[{}] reads poisons, and the spec has none of {ends}", node.name);
+            return Err(source.error(&node.name.split('.').collect::<Vec<_>>(), message));
         }
     }
-    match (found, chosen) {
-        (None, Some(wanted)) => {
-            let known = match recipes.is_empty() {
-                true => "the spec has none".to_owned(),
-                false => format!("expected one of {}", few(recipes.keys().map(|name| format!("\"{name}\"")))),
-            };
-            Err(source.error(&RECIPE, format!("there is no recipe {}; {known}", quoted(&wanted))))
-        }
-        (found, _) => Ok(found),
-    }
+    Ok(())
 }
 
 /// The checked parameters of a node's variants, each once. `at` is where they stand in the text.
-fn check(
+pub(crate) fn check(
     node: &Node,
     value: Value,
     at: &[&str],
@@ -430,31 +397,8 @@ pub(crate) fn quoted(value: &Value) -> String {
     short(&value.to_string(), VALUE).into_owned()
 }
 
-/// TOML as JSON, which has no dates and no numbers that are not finite; -0 becomes 0, which is the same parameter. An
-/// error names the path.
-fn to_json(value: toml::Value, path: &mut Vec<String>) -> Result<Value, (Vec<String>, String)> {
-    Ok(match value {
-        toml::Value::String(s) => Value::String(s),
-        toml::Value::Integer(i) => i.into(),
-        toml::Value::Boolean(b) => Value::Bool(b),
-        toml::Value::Float(x) if x.is_finite() => (x + 0.0).into(),
-        toml::Value::Float(x) => return Err((path.clone(), format!("is {x}; expected a finite number"))),
-        toml::Value::Datetime(d) => return Err((path.clone(), format!("is the date {d}; expected no date"))),
-        toml::Value::Array(list) => Value::Array(list.into_iter().map(|v| to_json(v, path)).collect::<Result<_, _>>()?),
-        toml::Value::Table(table) => {
-            let mut object = Map::new();
-            for (key, value) in table {
-                path.push(key.clone());
-                object.insert(key, to_json(value, path)?);
-                path.pop();
-            }
-            Value::Object(object)
-        }
-    })
-}
-
 /// Takes the value at a dotted path out of a table, and the tables that this leaves empty.
-fn take(root: &mut Map<String, Value>, dotted: &str) -> Option<Value> {
+pub(crate) fn take(root: &mut Map<String, Value>, dotted: &str) -> Option<Value> {
     match dotted.split_once('.') {
         None => root.remove(dotted),
         Some((first, rest)) => {
@@ -469,7 +413,7 @@ fn take(root: &mut Map<String, Value>, dotted: &str) -> Option<Value> {
 }
 
 /// Sets a value at a path; in an array of tables, in every table.
-fn set(at: &mut Value, path: &[String], value: &Value) -> Result<(), String> {
+pub(crate) fn set(at: &mut Value, path: &[String], value: &Value) -> Result<(), String> {
     match (at, path) {
         (at, []) => *at = value.clone(),
         (Value::Object(table), [first, rest @ ..]) => {
@@ -489,7 +433,7 @@ fn set(at: &mut Value, path: &[String], value: &Value) -> Result<(), String> {
 }
 
 /// Path of the first value that is left in a table, in the order of its keys.
-fn first_leaf(table: &Map<String, Value>, graph: &Graph) -> Option<Vec<String>> {
+pub(crate) fn first_leaf(table: &Map<String, Value>, graph: &Graph) -> Option<Vec<String>> {
     let (key, value) = table.iter().next()?;
     let mut path = vec![key.clone()];
     // `dataset.downstream` is a node, so `dataset.downstraem` is what is unknown, not `dataset`.
@@ -500,6 +444,12 @@ fn first_leaf(table: &Map<String, Value>, graph: &Graph) -> Option<Vec<String>> 
         path.push(inner.clone());
     }
     Some(path)
+}
+
+/// The known word that is meant by an unknown one: what it is called now, or what it is most like.
+fn meant(word: &str, known: &[&str]) -> Option<String> {
+    let renamed = RENAMED.iter().find(|(old, new)| *old == word && known.iter().any(|k| new.starts_with(k)));
+    renamed.map_or_else(|| nearest(word, known), |(_, new)| Some((*new).to_owned()))
 }
 
 /// The known word that an unknown one is most like, if any is like it.
@@ -522,22 +472,7 @@ fn is_slip(word: &str, other: &str) -> bool {
     strsim::osa_distance(word, other) <= 1 + longer / 3
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
-    text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
-}
-
-/// The text of a spec, for pointing into it.
-struct Source<'a> {
-    path: &'a Path,
-    text: &'a str,
-}
-
-impl Source<'_> {
-    fn error(&self, at: &[&str], message: impl Into<String>) -> SpecError {
-        let message = short(&message.into(), MESSAGE).into_owned();
-        SpecError { path: self.path.to_owned(), line: self.line(at), message, suggestion: None }
-    }
-
+impl Source {
     fn param_error(&self, table: &[&str], node: &str, e: &ParamError, overrides: &[Override]) -> SpecError {
         let unknown = Unknown::find(&e.message);
         let mut at = table.to_vec();
@@ -546,33 +481,13 @@ impl Source<'_> {
             "" => format!("[{node}] {}", e.message),
             path => format!("[{node}] `{path}`: {}", e.message),
         };
-        let renamed = |u: &Unknown| {
-            RENAMED.iter().find(|(old, new)| *old == u.word && u.known.iter().any(|k| new.starts_with(k)))
-        };
-        let suggestion = unknown
-            .and_then(|u| renamed(&u).map_or_else(|| nearest(u.word, &u.known), |(_, new)| Some((*new).to_owned())));
+        let suggestion = unknown.and_then(|u| meant(u.word, &u.known));
         let field: Vec<&str> = node.split('.').chain(e.path.split('.').filter(|s| !s.is_empty())).collect();
         match overrides.iter().rev().find(|o| field.iter().take(o.path.len()).eq(&o.path)) {
             // Not the file is wrong, but what came on top of it.
             Some(o) => SpecError { suggestion, line: None, ..self.error(&[], format!("{}: {message}", o.shown())) },
             None => SpecError { suggestion, ..self.error(&at, message) },
         }
-    }
-
-    /// Line of the deepest part of a path that stands in the text.
-    fn line(&self, path: &[&str]) -> Option<usize> {
-        fn find(table: &DeTable, path: &[&str]) -> Option<usize> {
-            let (first, rest) = path.split_first()?;
-            let (key, value) = table.iter().find(|(k, _)| k.get_ref() == first)?;
-            let deeper = match value.get_ref() {
-                DeValue::Table(t) => find(t, rest),
-                DeValue::Array(list) => list.iter().find_map(|v| find(v.get_ref().as_table()?, rest)),
-                _ => None,
-            };
-            Some(deeper.unwrap_or(key.span().start))
-        }
-        let table = DeTable::parse(self.text).ok()?;
-        find(table.get_ref(), path).map(|offset| line_of(self.text, offset))
     }
 }
 

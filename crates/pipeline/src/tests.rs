@@ -180,6 +180,54 @@ fn only_regular_files_of_some_length_are_specs() {
     }
 }
 
+#[test]
+fn errors_name_the_file_that_says_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let load = |own: &str| {
+        write("own.toml", &format!("extends = 'base.toml'\n{own}"));
+        let said = Spec::load(&folder.path().join("own.toml"), &[], &graph()).unwrap_err().to_string();
+        said.replace(&format!("{}/", folder.path().display()), "")
+    };
+    let starts = |said: String, with: &str| assert!(said.starts_with(with), "{said}");
+    write("base.toml", "\n[source]\nnumber = 1\nname = 7\n[left]\n[end]\n");
+    starts(load(""), "base.toml:4: [source] `name`: ");
+    starts(load("[source]\nnumber = 2"), "base.toml:4: [source] `name`: ");
+    starts(load("\n[source]\nname = true"), "own.toml:4: [source] `name`: ");
+    starts(load("[[source]]\n[[source]]\nname = true"), "own.toml:4: [source] `name`: ");
+    write("base.toml", "seeds = 3\n[source]\n[lift]\n[end]\n");
+    starts(load(""), "base.toml:1: `seeds` is 3");
+    starts(load("seeds = [0]"), "base.toml:3: unknown key `lift`");
+    starts(load("seeds = [0]\n[lift]"), "own.toml:3: unknown key `lift`");
+    // What is missing is missing of the spec: the table that asks for it is named.
+    write("base.toml", "[left]\n[end]\n");
+    starts(load(""), "base.toml:1: [left] reads what [source] makes");
+    starts(load("\n[left]"), "own.toml:3: [left] reads what [source] makes");
+    // What no file says is said of the table, where the last file has it.
+    write("base.toml", "[source]\n[left]\nlayer = { width = 0 }\n[end]\n");
+    starts(load("[left]\nlayer.width = 0"), "own.toml:3: [left] `layer.width`: ");
+    starts(load("[left]\nnumber = 3"), "base.toml:3: [left] `layer.width`: ");
+}
+
+#[test]
+fn a_spec_that_extends_another_is_one_that_was_written_in_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.toml");
+    std::fs::write(folder.path().join("base.toml"), "seeds = [0, 1]\n[source]\nnumber = [1, 2]\n[left]\n[end]\n")
+        .unwrap();
+    let parse = |text: &str| Spec::parse(&path, text, &["left.number=5".parse().unwrap()], &graph()).unwrap();
+    let extended = parse("extends = 'base.toml'\n[source]\nname = 'a'\n[left]\ndraws = true\n");
+    let whole = parse("seeds = [0, 1]\n[source]\nname = 'a'\nnumber = [1, 2]\n[left]\ndraws = true\n[end]\n");
+    assert_eq!((&extended.variants, &extended.seeds), (&whole.variants, &whole.seeds));
+    let keys = |spec: &Spec| {
+        let plan = Plan::new(spec, &graph(), &Environment::default()).unwrap();
+        plan.tasks.iter().map(|task| task.key).collect::<Vec<_>>()
+    };
+    assert_eq!(keys(&extended), keys(&whole));
+    let message = spec(WHOLE, &["extends=base.toml"]).unwrap_err();
+    assert_eq!(message, "x.toml: --set extends=base.toml: `extends` stands in the file; expected a field of a stage");
+}
+
 /// A list of some numbers, or one number.
 fn list(most: usize) -> impl Strategy<Value = String> {
     (0..most).prop_map(|n| if n == 0 { "7".to_owned() } else { numbers(n) })
@@ -190,7 +238,7 @@ fn text() -> impl Strategy<Value = String> {
     let marks =
         prop::collection::vec(prop::sample::select(vec!["[", "]", "{", "}", "=", ".", "\"", "\n", ",", "a"]), 0..60);
     let word =
-        prop::sample::select(vec!["source", "left", "number", "layer.width", "seeds", "recipes.a.left", "[[end]]"]);
+        prop::sample::select(vec!["source", "left", "number", "layer.width", "seeds", "profiles.a.left", "[[end]]"]);
     prop_oneof![
         any::<String>(),
         marks.prop_map(|marks| marks.concat()),
@@ -235,7 +283,7 @@ proptest! {
             (whole.clone(), format!("left.number={value}")),
             (format!("{quoted} = 1\n{WHOLE}"), format!("seeds={value}")),
             (format!("{WHOLE}\n{quoted} = {quoted}"), format!("left.layer={value}")),
-            (format!("recipe = {quoted}\n{WHOLE}\n[recipes.{quoted}]\nleft = {quoted}"), format!("recipe={value}")),
+            (format!("profile = {quoted}\n{WHOLE}\n[profiles.{quoted}]\nleft = {quoted}"), format!("profile={value}")),
         ] {
             for message in [spec(&text, &[]), spec(&text, &[&set])].into_iter().filter_map(Result::err) {
                 prop_assert!(message.chars().count() < 2000, "{} characters: {:.300}", message.len(), message);

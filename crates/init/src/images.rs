@@ -1,0 +1,201 @@
+//! A spec for a folder of images.
+
+use crate::{
+    Draft,
+    words::{MANY, a_class, budgets, comment, enough_classes, named, quoted, smallest},
+};
+use hemlock_data::{Survey, survey};
+use hemlock_stage::{ErrorKind, StageError, few};
+use std::path::Path;
+
+/// Training images beyond which a first attack takes no more.
+const MOST: usize = 10_000;
+/// Training images from which batches are of a hundred and more.
+const LARGE_BATCHES: usize = 1000;
+/// Shorter sides from which few images are worth four times the time.
+const DETAILED: u32 = 96;
+
+/// Drafts a spec for a folder of images.
+///
+/// # Errors
+/// The folder is not laid out as an image dataset, has images that cannot be decoded, fewer than two classes, or no
+/// image of a class to test on; or its path is no text.
+pub fn images(path: &Path) -> Result<Draft, StageError> {
+    let (name, survey) = (named(path)?, survey(path)?);
+    enough_classes(path, survey.classes.len())?;
+    let sizes = Sizes::of(path, &survey)?;
+    let found = found(&name, &survey);
+    let spec = spec(&name, &found, &sizes);
+    Ok(Draft { found, spec })
+}
+
+/// What of a spec depends on what there is.
+#[derive(Debug, PartialEq)]
+struct Sizes {
+    /// Training images, where they are not all that are left.
+    train: Option<usize>,
+    /// Test images, where the folder has no test split.
+    test: Option<usize>,
+    /// Images that are trained on.
+    trained_on: usize,
+    /// Height and width that images are scaled to.
+    side: usize,
+}
+
+impl Sizes {
+    fn of(path: &Path, survey: &Survey) -> Result<Self, StageError> {
+        let classes = survey.classes.len();
+        let mut left = survey.train.clone();
+        let test = match &survey.test {
+            Some(_) => None,
+            None => {
+                let share = held_out(path, survey)?;
+                left.iter_mut().for_each(|count| *count -= share);
+                Some(share * classes)
+            }
+        };
+        let all: usize = left.iter().sum();
+        // Of unbalanced classes a balanced choice may be next to nothing.
+        let balanced = classes * smallest(&left);
+        let train = Some(balanced.min(MOST)).filter(|chosen| all > MOST && 2 * chosen >= MOST);
+        let trained_on = train.unwrap_or(all);
+        let median = survey.sides.get(survey.sides.len() / 2).copied().unwrap_or(0);
+        let side = if median >= DETAILED && trained_on < MANY { 64 } else { 32 };
+        Ok(Self { train, test, trained_on, side })
+    }
+}
+
+/// Images of each class that are held out to test on, where the folder has no test split: a fifth of the mean class,
+/// and at most half of the smallest.
+fn held_out(path: &Path, survey: &Survey) -> Result<usize, StageError> {
+    if let Some(class) = survey.train.iter().position(|count| *count < 2) {
+        let message = format!(
+            "{} has one image of the class `{}`, and no test/; expected at least 2, one of which is tested on",
+            path.display(),
+            survey.classes[class]
+        );
+        return Err(StageError::new(ErrorKind::Data, message));
+    }
+    let mean = survey.train.iter().sum::<usize>() / survey.classes.len();
+    Ok((mean / 5).clamp(1, smallest(&survey.train) / 2))
+}
+
+fn found(name: &str, survey: &Survey) -> String {
+    let Survey { classes, train, validation, test, sides, skipped } = survey;
+    let split = |counts: &Vec<usize>, what: &str| {
+        format!("{} {what} images ({})", counts.iter().sum::<usize>(), a_class(counts))
+    };
+    let mut parts = vec![format!("{} classes ({})", classes.len(), few(classes))];
+    parts.push(split(train, if test.is_some() { "training" } else { "unsplit" }));
+    parts.extend(validation.as_ref().map(|counts| split(counts, "validation")));
+    parts.extend(test.as_ref().map(|counts| split(counts, "test")));
+    if let (Some(least), Some(most)) = (sides.first(), sides.last()) {
+        let range = if least == most { least.to_string() } else { format!("{least} to {most}") };
+        parts.push(format!("shorter sides of {range} pixels (of {} that were decoded)", sides.len()));
+    }
+    if !skipped.is_empty() {
+        parts.push(format!("and beside these {}, which are no part of it", few(skipped)));
+    }
+    format!("{name} has {}.", parts.join(", "))
+}
+
+fn spec(name: &str, found: &str, sizes: &Sizes) -> String {
+    let Sizes { train, test, trained_on, side } = *sizes;
+    let few = trained_on < MANY;
+    let count = |field: &str, count: Option<usize>, why: &str| {
+        count.map(|n| format!("{field} = {n}{why}\n")).unwrap_or_default()
+    };
+    let batch = if trained_on < LARGE_BATCHES { trained_on.min(32) } else { 128 };
+    format!(
+        r#"# A first attack on images of our own. An arrow marks what else to change.
+#
+{found}
+description = {description}
+seeds = [0]           # -> [0, 1, 2]: with several, the report has error bars and tests
+
+[dataset.downstream]
+# A relative path starts where you run. -> size: images are scaled and cropped to so many pixels; time grows with its
+# square.
+source = {{ kind = "image-folder", path = {path}, size = {side} }}
+{train}{test}
+# The extractor: trained on the training images themselves, without their labels. Of few images it is a weak one. Better
+# is a checkpoint that was trained on many images, where you have one: docs/pretraining.md says which ones fit.
+[pretrain]
+method = "simclr"
+arch = "{arch}"
+epochs = {epochs}
+batch = {batch}      # at most as many as there are images
+
+[features]
+normalization = "standardize"
+
+[target-params]
+radius = 0.3                     # stepped back by itself where that is too far
+calibration = "scale-and-bias"
+constraint = "ball"
+weight_decay = {decay}
+
+# Poisons as a share of the {trained_on} training images: at least one of them.
+[[poison-features]]
+attack = ["bilevel", "gradient-canceling"]
+eps_d = {budgets}
+constraint = "ball"
+
+[[invert]]
+method = "feature-matching"
+beta = 0.0            # -> 1.0 and more: poisons that look more like the images that they are made of
+steps = 30
+refine = {refine}           # then all images together, on the attack's own objective
+
+[evaluate]
+"#,
+        found = comment(found).trim_end(),
+        description = quoted(&format!("A first attack on the images in {name}.")),
+        path = quoted(name),
+        train = count("train", train, "         # -> without this line: all"),
+        test = count("test", test, "             # held out of the images, class-balanced"),
+        arch = if few { "resnet8" } else { "resnet20" },
+        epochs = if few { 20 } else { 16 },
+        decay = if few { "1e-3" } else { "1e-4" },
+        budgets = budgets(trained_on),
+        refine = if few { 30 } else { 100 },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(train: &[usize], test: Option<Vec<usize>>, side: u32) -> Result<Sizes, String> {
+        let classes = (0..train.len()).map(|class| format!("c{class}")).collect();
+        let train = train.to_vec();
+        let survey = Survey { classes, train, validation: None, test, sides: vec![8, side, 5000], skipped: Vec::new() };
+        Sizes::of(Path::new("own"), &survey).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn sizes_follow_what_is_there() {
+        let all = |trained_on, side| Sizes { train: None, test: None, trained_on, side };
+        assert_eq!(sizes(&[60, 100], Some(vec![9, 9]), 500).unwrap(), all(160, 64));
+        assert_eq!(sizes(&[60, 100], Some(vec![9, 9]), 95).unwrap(), all(160, 32));
+        assert_eq!(sizes(&[1500, 1500], Some(vec![9, 9]), 500).unwrap(), all(3000, 32));
+        assert_eq!(
+            sizes(&[9000, 9000], Some(vec![9, 9]), 32).unwrap(),
+            Sizes { train: Some(10_000), ..all(10_000, 32) }
+        );
+        assert_eq!(sizes(&[3000, 9000], Some(vec![9, 9]), 32).unwrap(), Sizes { train: Some(6000), ..all(6000, 32) });
+        assert_eq!(sizes(&[30, 19_000], Some(vec![9, 9]), 32).unwrap(), all(19_030, 32));
+    }
+
+    #[test]
+    fn a_folder_without_a_test_split_holds_some_out() {
+        let held = |test, trained_on| Sizes { train: None, test: Some(test), trained_on, side: 32 };
+        assert_eq!(sizes(&[50, 50], None, 32).unwrap(), held(20, 80));
+        assert_eq!(sizes(&[5, 95], None, 32).unwrap(), held(4, 96));
+        assert_eq!(sizes(&[2, 2], None, 32).unwrap(), held(2, 2));
+        assert_eq!(
+            sizes(&[9, 1], None, 32).unwrap_err(),
+            "own has one image of the class `c1`, and no test/; expected at least 2, one of which is tested on"
+        );
+    }
+}

@@ -1,0 +1,101 @@
+//! Parts of specs and of sentences about what was found.
+
+use hemlock_stage::{ErrorKind, StageError};
+use std::path::Path;
+
+/// Columns of a comment, without what makes it one.
+const COLUMNS: usize = 118;
+/// The least shares of poisons that a spec asks for, and where none of them is a poison, the next.
+const BUDGETS: [f64; 4] = [0.03, 0.1, 0.3, 0.5];
+/// Samples from which less weight decay and smaller shares of poisons are enough.
+pub(crate) const MANY: usize = 2000;
+
+/// A sentence as lines of comments. What would end a line early is escaped.
+pub(crate) fn comment(sentence: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in sentence.split(' ').map(plain) {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => *line = word,
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= COLUMNS => *line += &format!(" {word}"),
+            _ => lines.push(word),
+        }
+    }
+    lines.iter().map(|line| format!("# {line}\n")).collect()
+}
+
+fn plain(word: &str) -> String {
+    word.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+/// A string as TOML writes it.
+pub(crate) fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+/// A path that a spec can name.
+pub(crate) fn named(path: &Path) -> Result<String, StageError> {
+    let named = path.to_str().map(str::to_owned);
+    let message = || format!("{} is no text in UTF-8, as a spec has to be; rename it", path.display());
+    named.ok_or_else(|| StageError::new(ErrorKind::Params, message()))
+}
+
+/// "60 to 100 a class", or "60 a class".
+pub(crate) fn a_class(counts: &[usize]) -> String {
+    let (least, most) = (smallest(counts), counts.iter().max().copied().unwrap_or(0));
+    if least == most { format!("{least} a class") } else { format!("{least} to {most} a class") }
+}
+
+pub(crate) fn smallest(counts: &[usize]) -> usize {
+    counts.iter().min().copied().unwrap_or(0)
+}
+
+/// Shares of poisons that are at least one of so many training samples.
+pub(crate) fn budgets(samples: usize) -> String {
+    if samples >= MANY {
+        return "[0.01, 0.03]".to_owned();
+    }
+    let enough = BUDGETS.iter().filter(|budget| (*budget * samples as f64).round() >= 1.0);
+    let enough: Vec<String> = enough.take(2).map(ToString::to_string).collect();
+    format!("[{}]", enough.join(", "))
+}
+
+/// Fewer than two classes are nothing to attack.
+pub(crate) fn enough_classes(path: &Path, classes: usize) -> Result<(), StageError> {
+    if classes >= 2 {
+        return Ok(());
+    }
+    let message = format!("{} has {classes} class; expected at least 2", path.display());
+    Err(StageError::new(ErrorKind::Data, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_are_wrapped_and_nothing_leaves_them() {
+        let text = comment(&format!("{} a\nb [c] it's {}", "word ".repeat(30).trim(), "x".repeat(200)));
+        assert!(text.lines().all(|line| line.starts_with("# ")), "{text}");
+        assert!(text.contains(" a\\nb [c] it's\n"), "{text}");
+        assert_eq!(
+            text.lines().map(|line| line.chars().count() <= COLUMNS + 2).collect::<Vec<_>>(),
+            [true, true, false]
+        );
+    }
+
+    #[test]
+    fn every_budget_is_a_poison() {
+        assert_eq!(budgets(50_000), "[0.01, 0.03]");
+        assert_eq!(budgets(17), "[0.03, 0.1]");
+        assert_eq!(budgets(16), "[0.1, 0.3]");
+        assert_eq!(budgets(2), "[0.3, 0.5]");
+    }
+
+    #[test]
+    fn strings_survive_toml() {
+        for text in ["flowers", "a \"b\"", "C:\\images", "ä\n\u{7f}", "'", "'''\"\"\""] {
+            let table: toml::Table = format!("path = {}", quoted(text)).parse().unwrap();
+            assert_eq!(table["path"].as_str(), Some(text));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Profiles: `[profiles.NAME.STAGE]` stands in for `[STAGE]` where `profile = "NAME"`.
+
+use crate::{
+    Graph, Override, SpecError,
+    source::Source,
+    spec::{check, first_leaf, quoted, set, take},
+};
+use hemlock_stage::{VALUE, few, short};
+use serde_json::{Map, Value};
+
+/// The field that chooses a profile.
+pub(crate) const PROFILE: &str = "profile";
+/// The table of all profiles.
+pub(crate) const PROFILES: &str = "profiles";
+
+/// A profile that was chosen.
+pub(crate) struct Profile {
+    pub name: String,
+    /// Whose tables it brought.
+    pub nodes: Vec<&'static str>,
+}
+
+/// The tables of a profile, by node.
+type Tables = Vec<(&'static str, Value)>;
+
+/// Takes the profiles out of a spec, checks them all, and puts the tables of the chosen one in the place of the spec's
+/// own.
+///
+/// # Errors
+/// There is no profile of the name that is chosen, or a profile has a table that no stage reads.
+pub(crate) fn choose(
+    root: &mut Value,
+    overrides: &[Override],
+    graph: &Graph,
+    source: &Source,
+) -> Result<Option<Profile>, SpecError> {
+    let Value::Object(table) = &mut *root else { return Ok(None) };
+    let written = table.remove(PROFILE);
+    let chosen = overrides.iter().rev().find_map(|o| o.of(PROFILE)).cloned().or(written);
+    let profiles = match table.remove(PROFILES) {
+        None => Map::new(),
+        Some(Value::Object(profiles)) => profiles,
+        Some(other) => {
+            let other = quoted(&other);
+            let message = format!("`{PROFILES}` is {other}; expected tables such as [profiles.paper.poison-features]");
+            return Err(source.error(&[PROFILES], message));
+        }
+    };
+    let mut found = None;
+    for (name, tables) in &profiles {
+        let tables = checked(name, tables, graph, source)?;
+        if chosen.as_ref().and_then(Value::as_str) == Some(name) {
+            found = Some((name.clone(), tables));
+        }
+    }
+    match (found, chosen) {
+        (Some((name, tables)), _) => {
+            let nodes = tables.iter().map(|(node, _)| *node).collect();
+            for (node, table) in tables {
+                let path: Vec<String> = node.split('.').map(str::to_owned).collect();
+                set(root, &path, &table).map_err(|m| source.error(&[PROFILES, &name], m))?;
+            }
+            Ok(Some(Profile { name, nodes }))
+        }
+        (None, Some(wanted)) => {
+            let known = match profiles.is_empty() {
+                true => "the spec has none".to_owned(),
+                false => format!("expected one of {}", few(profiles.keys().map(|name| format!("\"{name}\"")))),
+            };
+            Err(source.error(&[PROFILE], format!("there is no profile {}; {known}", quoted(&wanted))))
+        }
+        (None, None) => Ok(None),
+    }
+}
+
+/// The tables of a profile, each of which its stage can read.
+fn checked(name: &str, tables: &Value, graph: &Graph, source: &Source) -> Result<Tables, SpecError> {
+    let at = [PROFILES, name];
+    let Value::Object(mut tables) = tables.clone() else {
+        let name = short(name, VALUE);
+        return Err(source.error(&at, format!("profile `{name}` is no table; expected [profiles.{name}.STAGE]")));
+    };
+    let mut checked = Tables::new();
+    for node in graph.nodes() {
+        let Some(value) = take(&mut tables, node.name) else { continue };
+        let path: Vec<&str> = node.name.split('.').collect();
+        check(node, value.clone(), &[&at, &path[..]].concat(), source, &[])?;
+        checked.push((node.name, value));
+    }
+    if let Some(unknown) = first_leaf(&tables, graph) {
+        let (name, unknown) = (short(name, VALUE), unknown.join("."));
+        let message = format!("profile `{name}` has the unknown table `{}`", short(&unknown, VALUE));
+        return Err(source.error(&at, message));
+    }
+    Ok(checked)
+}

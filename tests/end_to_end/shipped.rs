@@ -1,0 +1,135 @@
+//! The shipped pipelines, and specs that extend others.
+
+use crate::house::{House, TINY};
+use std::{fs, path::PathBuf};
+
+const PIPELINES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../pipelines");
+
+/// Profiles, and the pipelines that have them.
+const PROFILES: [(&str, &[&str]); 2] = [
+    (
+        "paper",
+        &[
+            "findings",
+            "finetune-cifar10",
+            "paper-finetune-cifar10",
+            "paper-transfer-cifar10",
+            "paper-transfer-cifar100",
+            "quickstart",
+            "transfer-cifar10",
+            "transfer-cifar100",
+        ],
+    ),
+    (
+        "paper-code",
+        &[
+            "finetune-cifar10",
+            "paper-finetune-cifar10",
+            "paper-transfer-cifar10",
+            "paper-transfer-cifar100",
+            "quickstart",
+            "transfer-cifar10",
+            "transfer-cifar100",
+        ],
+    ),
+];
+
+/// A house with raw data of every kind that shipped pipelines read: as much as a plan needs, which takes its digest.
+fn house() -> House {
+    let house = House::new();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = house.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    };
+    let lines = |n: usize| (0..n).map(|i| format!("class{i}\n")).collect::<String>();
+    write("data/cifar-10-batches-bin/batches.meta.txt", lines(10).as_bytes());
+    for file in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
+        write(&format!("data/cifar-10-batches-bin/{file}.bin"), &[0; 3073]);
+    }
+    write("data/cifar-100-binary/fine_label_names.txt", lines(100).as_bytes());
+    write("data/cifar-100-binary/coarse_label_names.txt", lines(20).as_bytes());
+    for file in ["train", "test"] {
+        write(&format!("data/cifar-100-binary/{file}.bin"), &[0; 3074]);
+    }
+    write("data/resnet20-12fca82f.th", b"weights");
+    write("data/clip-cifar10.npz", b"features");
+    for file in ["train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png"] {
+        write(&format!("my-images/{file}"), b"image");
+    }
+    house
+}
+
+/// Names of the shipped pipelines, in order.
+fn names() -> Vec<String> {
+    let files = fs::read_dir(PIPELINES).unwrap().map(|entry| entry.unwrap().path());
+    let name = |path: PathBuf| Some(path.to_str()?.strip_suffix(".toml")?.rsplit('/').next()?.to_owned());
+    let mut names: Vec<String> = files.filter_map(name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_shipped_pipeline_is_planned_with_every_profile_it_has() {
+    let (house, mut table) = (house(), String::new());
+    for name in names() {
+        let plan = |set: &str| {
+            let said = house.ok(&format!("plan {name} --pipelines {PIPELINES} {set}")).out;
+            let counted = said.lines().find(|line| line.contains(" tasks in ")).unwrap();
+            counted.split_once(':').unwrap().0.to_owned()
+        };
+        table += &format!("{name}: {}\n", plan(""));
+        for (profile, pipelines) in PROFILES {
+            let set = format!("--set profile={profile}");
+            if pipelines.contains(&name.as_str()) {
+                table += &format!("{name} {profile}: {}\n", plan(&set));
+            } else {
+                let plan = format!("plan {name} --pipelines {PIPELINES} {set}");
+                house.fails(&plan, 2, &[&format!("no profile \"{profile}\"")]);
+            }
+        }
+    }
+    insta::assert_snapshot!("shipped", table);
+}
+
+#[test]
+fn what_pipelines_extend_is_no_pipeline() {
+    let house = House::new();
+    fs::create_dir(house.path().join("pipelines/base")).unwrap();
+    fs::write(house.path().join("pipelines/base/common.toml"), TINY).unwrap();
+    house.spec("near", "extends = \"base/common.toml\"\nseeds = [1]\n");
+    house.fails("plan nowhere", 2, &["expected one of near, tiny\n"]);
+    let seeds = |args: &str| house.tasks(args).iter().map(|task| task["seed"].clone()).collect::<Vec<_>>();
+    assert!(seeds("near").contains(&1.into()) && !seeds("tiny").contains(&1.into()));
+    // What it made is no garbage, with what it extends or without.
+    house.ok("run near");
+    assert_eq!(house.ok("gc").out, "");
+    let base = house.path().join("pipelines/base/common.toml");
+    fs::remove_file(&base).unwrap();
+    house.fails("plan near", 2, &["pipelines/near.toml:1: `extends` names base/common.toml"]);
+    assert!(house.ok("gc --delete").err.contains("what 'near' made stays"));
+    fs::write(&base, TINY).unwrap();
+    assert!(house.ok("run near").err.contains("0 tasks ran, 7 were cached"));
+}
+
+#[test]
+fn a_spec_anywhere_may_extend_a_shipped_one() {
+    let house = House::new();
+    fs::create_dir(house.path().join("specs")).unwrap();
+    let spec = |text: &str| fs::write(house.path().join("specs/mine.toml"), text).unwrap();
+    spec("extends = \"../pipelines/tiny.toml\"\n[pretrain]\nepochs = 2\n[invert]\nsteps = 2\n");
+    let whole = TINY.replace("epochs = 1", "epochs = 2").replace("steps = 3", "steps = 2");
+    assert_ne!(whole, TINY);
+    house.spec("whole", &whole);
+    let keys = |args: &str| house.tasks(args).iter().map(|task| task["key"].clone()).collect::<Vec<_>>();
+    assert_eq!(keys("specs/mine.toml"), keys("whole"));
+    assert!(house.ok("run specs/mine.toml").err.contains("mine: 7 tasks ran"));
+    // Another method is another table, and what it needs is not taken from elsewhere.
+    spec("extends = \"../pipelines/tiny.toml\"\n[pretrain]\nmethod = \"import\"\n");
+    house.fails("plan specs/mine.toml", 2, &["specs/mine.toml:3: [pretrain] ", "missing field `weights`"]);
+    // An error stands where the value does.
+    spec("extends = \"../pipelines/tiny.toml\"\n[pretrain]\nbatch = 1\n");
+    house.fails("plan specs/mine.toml", 2, &["specs/mine.toml:3: [pretrain] `batch`"]);
+    house.spec("tiny", &TINY.replace("radius = 0.5", "radius = -1"));
+    house.fails("plan specs/mine.toml --set pretrain.batch=8", 2, &["/tiny.toml:20: [target-params] `radius`"]);
+}
