@@ -1,7 +1,7 @@
 //! A first spec for images or features at hand: what is there, and sizes that fit it.
 //!
-//! [`images()`] and [`features()`] look at a folder or a file and draft a spec with comments. [`write()`] writes it, whole
-//! or not at all.
+//! [`images()`] and [`features()`] look at a folder or a file and draft a spec with comments. [`write()`] writes it,
+//! whole or not at all.
 
 mod features;
 mod images;
