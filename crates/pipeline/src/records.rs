@@ -1,8 +1,12 @@
 //! Results as comma-separated values.
 
 use crate::Row;
+use hemlock_stage::StageError;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
 
 /// What the names of parameters begin with.
 const PARAMS: &str = "params.";
@@ -13,23 +17,29 @@ const FIRST: [&str; 6] = ["pipeline", "attack", "victim", "seed", "key", "eps_d"
 /// Results as CSV: a header, and a record a result. Columns are named as the fields of a result in JSON, with a dot
 /// before the fields of fields: what a result is of, what was measured, and the parameters. Measured numbers are
 /// written by `number`.
-#[must_use]
-pub fn as_csv<'a>(rows: impl Iterator<Item = &'a Row>, number: impl Fn(f64) -> String) -> String {
-    let record = |row: &Row| {
+///
+/// # Errors
+/// A result has a field that JSON cannot have.
+pub fn as_csv<'a>(rows: impl Iterator<Item = &'a Row>, number: impl Fn(f64) -> String) -> Result<String, StageError> {
+    let refused = |e: &dyn Display| StageError::internal(format!("results cannot be written as CSV: {e}"));
+    let mut records: Vec<BTreeMap<String, String>> = Vec::new();
+    for row in rows {
         let mut fields = BTreeMap::new();
-        flatten("", &serde_json::to_value(row).unwrap_or_default(), &number, &mut fields);
-        fields
-    };
-    let rows: Vec<BTreeMap<String, String>> = rows.map(record).collect();
-    let named: BTreeSet<&String> = rows.iter().flat_map(BTreeMap::keys).collect();
+        flatten("", &serde_json::to_value(row).map_err(|e| refused(&e))?, &number, &mut fields);
+        records.push(fields);
+    }
+    let named: BTreeSet<&String> = records.iter().flat_map(BTreeMap::keys).collect();
     let (params, measured): (Vec<&String>, Vec<&String>) =
         named.into_iter().filter(|name| !FIRST.contains(&name.as_str())).partition(|name| name.starts_with(PARAMS));
     let columns: Vec<&str> = FIRST.into_iter().chain(measured.into_iter().chain(params).map(String::as_str)).collect();
     let mut writer = csv::Writer::from_writer(Vec::new());
-    let records = rows.iter().map(|row| columns.iter().map(|c| row.get(*c).map_or("", String::as_str)).collect());
-    // Writing to memory, records of one length: neither can fail.
-    std::iter::once(columns.clone()).chain(records).for_each(|record| drop(writer.write_record(record)));
-    String::from_utf8(writer.into_inner().unwrap_or_default()).unwrap_or_default()
+    writer.write_record(&columns).map_err(|e| refused(&e))?;
+    for record in &records {
+        let cells = columns.iter().map(|column| record.get(*column).map_or("", String::as_str));
+        writer.write_record(cells).map_err(|e| refused(&e))?;
+    }
+    let bytes = writer.into_inner().map_err(|e| refused(&e))?;
+    String::from_utf8(bytes).map_err(|e| refused(&e))
 }
 
 /// The fields of an object, and of objects in it, under their paths: `a.b`. Parameters stay as they are.

@@ -174,7 +174,7 @@ pub fn run(
         for worker in 1..options.jobs.get().min(tasks).min(MOST_WORKERS) {
             let work = move || runner.work(worker, board);
             if let Err(e) = thread::Builder::new().spawn_scoped(scope, work) {
-                tracing::warn!("{worker} tasks run side by side, as there is no thread for more: {e}");
+                tracing::warn!("fewer tasks run side by side, as there is no thread for more than {worker}: {e}");
                 break;
             }
         }

@@ -11,6 +11,7 @@ use crate::{
 };
 use hemlock_artifact::Taught;
 use hemlock_pipeline::{Row, as_csv, telling};
+use hemlock_stage::StageError;
 
 fn percent(e: Option<Estimate>) -> Cell {
     e.map_or_else(Cell::none, |e| {
@@ -130,7 +131,7 @@ pub fn results(cases: &[Case]) -> Table {
 }
 
 /// The results one by one with all of their parameters, named as `hemlock results --json` names them, as CSV.
-pub fn rows(cases: &[Case]) -> String {
+pub fn rows(cases: &[Case]) -> Result<String, StageError> {
     // Measured numbers are rounded, parameters stay as they are.
     as_csv(cases.iter().flat_map(|c| &c.rows), |measured| words::short(measured, DIGITS))
 }
@@ -301,7 +302,7 @@ mod tests {
             assert_eq!(record["drop [95 % CI]"], "9.86667", "no noise of rounding");
             assert!(!record.contains_key("poison-features.quantile"), "it is the same for all");
         }
-        let rows = records(&rows(&cases));
+        let rows = records(&rows(&cases).unwrap());
         assert_eq!(rows.len(), 6);
         let last = &rows[5];
         assert_eq!(

@@ -68,7 +68,7 @@ impl House<'_> {
         if form.json {
             rows.iter().try_for_each(|row| self.printer.result(&serde_json::to_string(row)?))?;
         } else if form.csv {
-            self.printer.result(&as_csv(rows.iter(), |measured| format!("{measured:?}")))?;
+            self.printer.result(&as_csv(rows.iter(), |measured| format!("{measured:?}"))?)?;
         } else {
             self.printer.result(&self.table(&spec, &mut rows, form)?)?;
         }
