@@ -1,4 +1,5 @@
-# The pipeline, stage by stage. Every stage's recipe depends on the one before it, and does only what is left to do.
+# The pipeline, stage by stage. Every stage's recipe depends on the one before it, and does only what is left to do;
+# `pipeline` does all of them in one run, which says once what there is to do and what was done.
 #
 #   just pipeline quickstart
 #   just set='poison-features.eps_d=[0.01,0.03] seeds=[0]' pipeline quickstart
@@ -43,7 +44,7 @@ build: (first-build backend)
 first-build BACKENDS:
     @for backend in $(echo {{BACKENDS}} | tr , ' '); do \
         ls {{quote(target)}}/release/deps/libburn_"$backend"-*.rlib >/dev/null 2>&1 && continue; \
-        echo "The first build with the backend $backend compiles some 300 crates, burn among them: about 17" \
+        echo "The first build with the backend $backend compiles some 400 crates and build scripts, burn among them: about 17" \
             "minutes on two cores, less on more, and 1 GB in {{target}}. Later ones take seconds." >&2; break; \
     done
 
@@ -53,11 +54,6 @@ first-build BACKENDS:
 behind ARGS:
     @case {{quote(" " + ARGS)}} in *" "[a-z]*=*|*" --set"*|*" --as"*) \
         echo "error: variables and overrides stand before the recipe: just set='STAGE.FIELD=VALUE' RECIPE NAME" >&2; exit 2;; esac
-
-# Of a whole pipeline nothing is forced: `hemlock` says what is right, before anything runs.
-[private]
-unforced NAME ARGS: build
-    @case {{quote(" " + ARGS + " ")}} in *" --force "*) {{hemlock}} run {{NAME}} {{ARGS}};; esac
 
 # Download, verify and unpack a raw dataset: cifar10, cifar100 (--url URL and --from FILE work offline)
 [group('data')]
@@ -126,7 +122,8 @@ evaluate NAME *ARGS: (behind ARGS) (victim NAME "--on-the-way")
 
 # All stages, and the result table
 [group('9')]
-pipeline NAME *ARGS: (behind ARGS) (unforced NAME ARGS) (evaluate NAME ARGS)
+pipeline NAME *ARGS: (behind ARGS) build
+    @{{hemlock}} run {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
     @{{hemlock}} results {{NAME}} {{overrides}}
 
 # Hand what is left to a cluster: just submit slurm NAME, or hyperqueue (--dry-run prints it; docs/cluster.md)
@@ -134,7 +131,7 @@ pipeline NAME *ARGS: (behind ARGS) (unforced NAME ARGS) (evaluate NAME ARGS)
 submit ENGINE NAME *ARGS: build
     @{{hemlock}} submit {{ENGINE}} {{NAME}} {{overrides}} {{ARGS}}
 
-# Print the result table (--json: one object a line)
+# Print the result table (--wide, --sort COLUMN, --legend; --csv and --json for programs)
 [group('9')]
 results NAME *ARGS: build
     @{{hemlock}} results {{NAME}} {{overrides}} {{ARGS}}

@@ -90,7 +90,7 @@ echo "a task is killed; what comes after it goes" >&2
 scontrol update PartitionName=main State=DOWN
 sh "$dir/script" || fail "the dry run's script fails"
 again=$(submit 2>&1)
-grep -q ": 0 tasks submitted, 16 were in the queue" <<<"$again" || fail "jobs that wait were submitted again: $again"
+grep -q ": 0 tasks submitted, 16 in the queue already" <<<"$again" || fail "jobs that wait were submitted again: $again"
 scontrol update PartitionName=main State=UP
 kill -9 "$(running pretrain)"
 drained
@@ -118,7 +118,7 @@ drained
 comm -23 "$dir/before" <(made) | grep . && fail "an artifact was made again"
 made >"$dir/before"
 said=$(submit 2>&1)
-grep -q "all 16 tasks are cached" <<<"$said" || fail "something is left to do: $said"
+grep -q "16 tasks cached, and nothing is left" <<<"$said" || fail "something is left to do: $said"
 made | cmp - "$dir/before" || fail "an artifact was made again"
 diff=$("$hemlock" diff "$dir/local" "$dir/slurm")
 [ "$(grep -c identical <<<"$diff")" = 16 ] || fail "other artifacts than those of a local run: $diff"

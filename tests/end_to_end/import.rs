@@ -52,10 +52,10 @@ fn an_exported_extractor_is_imported_and_gives_the_same_features() {
     assert!(SafeTensors::deserialize(&weights).unwrap().tensor("layer1.0.conv1.weight").is_ok());
 
     // Results say how it was trained, and saying so costs nothing.
-    assert!(house.ok("results import").out.contains(" import "));
+    assert!(house.ok("results import").out.contains("extractor import,"));
     house.spec("import", &spec(&format!("{fields}trained = \"our own, briefly\"")));
     assert!(house.ok("run import").err.contains("0 tasks ran"));
-    assert!(house.ok("results import").out.contains(" import (our own, briefly) "));
+    assert!(house.ok("results import").out.contains("extractor import (our own, briefly),"));
     let row: Value = serde_json::from_str(&house.ok("results import --json").out).unwrap();
     assert_eq!(row["params"]["pretrain"]["trained"], "our own, briefly");
 }

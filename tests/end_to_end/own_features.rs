@@ -92,7 +92,7 @@ fn imported_features_give_what_the_extractor_s_give() {
     house.ok("run bare");
     let ran = house.ok("run own");
     assert_eq!(House::stages_that_ran(&ran), ["features", "target-params", "poison-features", "evaluate"]);
-    assert!(house.ok("run own").err.contains("0 tasks ran, 4 were cached"));
+    assert!(house.ok("run own").err.contains("0 tasks ran, 4 cached"));
     for stage in ["features", "target-params", "poison-features", "evaluate"] {
         let [a, b] = ["bare", "own"].map(|name| files(&house, &format!("{name} {stage} -o {name}-{stage}")));
         assert!(!a.is_empty() && same(&a, &b), "{stage}");
@@ -104,7 +104,7 @@ fn imported_features_give_what_the_extractor_s_give() {
     }
     // No device made them, and the table names them after their file.
     assert_eq!(imported["device"], "host");
-    assert!(house.ok("results own").out.contains(" own.safetensors "));
+    assert!(house.ok("results own").out.contains("extractor own.safetensors,"));
     assert!(house.ok("status own").out.contains("features"));
 
     // A folder is another file with the same features.
@@ -149,7 +149,7 @@ fn validation_is_held_out_where_the_file_has_none() {
     let drawn = "features.path=pool.safetensors --set features.validation=16";
     house.ok(&format!("run own --set {drawn}"));
     let row: Value = serde_json::from_str(&house.ok(&format!("results own --set {drawn} --json")).out).unwrap();
-    assert!(row["accuracy"]["aligned_flips"].is_number());
+    assert!(row["accuracy"]["influence_flips"].is_number());
     let seeds = |set: &str| -> Vec<Value> {
         let tasks = house.tasks(&format!("own --set seeds=[3,4] --set {drawn} {set}"));
         tasks.iter().filter(|t| t["stage"] == "features").map(|t| t["seed"].clone()).collect()

@@ -353,7 +353,7 @@ fn what_tasks_take_is_checked_and_handed_over() {
         assert!(err.contains("commands in PATH") && err.matches("os error").count() == 1, "{err}");
     }
     house.ok("run cluster");
-    assert!(house.ok("submit slurm cluster").err.contains("all 7 tasks are cached"));
+    assert!(house.ok("submit slurm cluster").err.contains("7 tasks cached, and nothing is left"));
 
     let bad = |table: &str, words: &[&str]| {
         house.spec("bad", &format!("{TINY}{table}"));

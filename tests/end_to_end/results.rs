@@ -45,7 +45,7 @@ fn every_accuracy_can_be_recomputed_from_exported_files() {
     }
     house.ok("export tiny evaluate -o heads");
     house.ok("export tiny features -o features");
-    for name in ["clean", "target", "features", "images", "random_flips", "aligned_flips", "duplicates"] {
+    for name in ["clean", "target", "features", "images", "random_flips", "influence_flips", "duplicates"] {
         let head = house.path().join(format!("heads/{name}.safetensors"));
         let recomputed = accuracy(&head, &house.path().join("features/test.safetensors"));
         assert_eq!(recomputed, row["accuracy"][name].as_f64().unwrap(), "{name}");
@@ -126,7 +126,7 @@ fn both_attacks_stand_side_by_side() {
         house.ok("results both --set dataset.downstream.validation=0 --json").out.lines().next().unwrap(),
     )
     .unwrap();
-    assert!(row["accuracy"]["aligned_flips"].is_number() && row["accuracy"]["random_flips"].is_number());
+    assert!(row["accuracy"]["influence_flips"].is_number() && row["accuracy"]["random_flips"].is_number());
     assert_eq!((&row["sees"], &row["controls_see"]), (&serde_json::json!(["train"]), &serde_json::json!(["train"])));
     assert!(rows[2]["gap"].is_number() && rows[1]["gap"].is_null());
 }
@@ -175,7 +175,7 @@ fn results_of_other_settings_are_found_again() {
     house.fails("results tiny", 4, &["has changed since it was run", "hemlock why tiny"]);
     house.spec("tiny", &TINY.replace("steps = 3", "steps = [3, 4]"));
     let said = house.ok("results tiny").err;
-    assert!(said.contains("1 of 2 branches have no result yet; the spec, or what it reads, has changed"), "{said}");
+    assert!(said.contains("1 of 2 branches has no result yet; the spec, or what it reads, has changed"), "{said}");
     // A note that was tampered with is no guide.
     let spec = fs::read_dir(house.path().join("artifacts/.runs")).unwrap().next().unwrap().unwrap().path();
     let note = fs::read_dir(spec).unwrap().next().unwrap().unwrap().path();
@@ -188,34 +188,76 @@ fn results_of_other_settings_are_found_again() {
 }
 
 #[test]
-fn columns_are_chosen_and_a_pipe_gets_them_all() {
+fn a_pipe_gets_few_columns_and_whoever_asks_gets_others() {
     let house = House::new();
     house.ok("run tiny");
-    let all = house.ok("results tiny");
-    let header = "attack method poison labels extractor sees victim seeds clean target features images drop random \
-                  aligned duplicates removed kept PSNR SSIM Linf distance outliers outside objective seconds";
-    assert_eq!(
-        all.out.lines().next().unwrap().split_whitespace().collect::<Vec<_>>(),
-        header.split(' ').collect::<Vec<_>>()
-    );
-    assert_eq!(house.ok("results tiny --wide").out, all.out);
-    assert!(
-        all.err.contains("next: `hemlock report tiny`") && all.err.contains("hemlock export tiny invert"),
-        "{}",
-        all.err
-    );
-    let some = house.ok("results tiny --columns drop,poison,linf").out;
-    let rows: Vec<Vec<&str>> = some.lines().take(2).map(|l| l.split_whitespace().collect()).collect();
-    assert_eq!(rows[0], ["drop", "poison", "Linf"]);
-    // Grey levels, as in specs.
+    let few = house.ok("results tiny");
+    assert!(few.out.lines().all(|line| line.chars().count() <= 100), "{}", few.out);
     let row: Value = serde_json::from_str(&house.ok("results tiny --json").out).unwrap();
+    let percent = |name: &str| format!("{:.2}", 100.0 * row["accuracy"][name].as_f64().unwrap());
+    let accuracy = format!(" {} -> {} ", percent("clean"), percent("images"));
+    assert!(few.out.contains(&accuracy) && few.out.contains("one seed gives no interval"), "{}", few.out);
+    let next = ["next: `hemlock report tiny`", "hemlock export tiny invert"];
+    assert!(next.iter().all(|next| few.err.contains(next)), "{}", few.err);
+
+    let wide = house.ok("results tiny --wide").out;
+    let (head, _) = wide.split_once("\ngradient-canceling ").unwrap();
+    let mut words: Vec<&str> = head.split_whitespace().collect();
+    let headings = "attack method poison fraction labels extractor splits seen victim seeds clean target head poisoned \
+                    features poisoned images drop random flips influence flips duplicates images removed share kept, % \
+                    PSNR, dB SSIM largest change relative distance outliers, % violations, % objective seconds";
+    let mut expected: Vec<&str> = headings.split(' ').collect();
+    // Headings are broken into lines.
+    words.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(words, expected);
+    let legend = house.ok("results tiny --legend").out;
+    assert!(
+        legend.contains("\nbest control: This is the accuracy, in %, that the strongest control leaves"),
+        "{legend}"
+    );
+
+    let some = house.ok("results tiny --columns drop,poison,linf").out;
+    let rows: Vec<Vec<&str>> = some.lines().take(3).map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!((&*rows[0], &*rows[1]), (&["poison", "largest"][..], &["drop", "fraction", "change"][..]));
+    // Grey levels, as in specs.
     let linf = 255.0 * row["visibility"]["linf"].as_f64().unwrap();
-    assert_eq!((rows[1][1], rows[1][2], rows[1][3]), ("5", "%", &*format!("{linf:.1}")));
-    let (clean, images) = (&row["accuracy"]["clean"], &row["accuracy"]["images"]);
-    let drop = 100.0 * (clean.as_f64().unwrap() - images.as_f64().unwrap());
-    assert_eq!(rows[1][0], format!("{drop:.2}"));
+    assert_eq!((rows[2][1], rows[2][2], rows[2][3]), ("5", "%", &*format!("{linf:.1}")));
+    let drop = 100.0 * (row["accuracy"]["clean"].as_f64().unwrap() - row["accuracy"]["images"].as_f64().unwrap());
+    assert_eq!(rows[2][0], format!("{drop:.2}"));
     house.fails("results tiny --columns drop,sim", 2, &["no column 'sim'", "SSIM"]);
-    house.fails("results tiny --columns drop --json", 2, &["--json"]);
+    house.fails("results tiny --sort nothing", 2, &["--sort: there is no column 'nothing'"]);
+    for other in ["--json", "--csv", "--list"] {
+        house.fails(&format!("results tiny --columns drop {other}"), 2, &[other]);
+    }
+}
+
+/// Whatever JSON has, with all digits.
+#[test]
+fn other_programs_get_every_result_as_csv() {
+    let house = House::new();
+    let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1]";
+    house.ok(&format!("run tiny {set}"));
+    let csv = house.ok(&format!("results tiny {set} --csv")).out;
+    let json = house.ok(&format!("results tiny {set} --json")).out;
+    assert_eq!((csv.lines().count(), json.lines().count()), (5, 4));
+    let header: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
+    for (record, row) in csv.lines().skip(1).zip(json.lines()) {
+        let row: Value = serde_json::from_str(row).unwrap();
+        // The first columns have no commas in them.
+        let record: Vec<&str> = record.split(',').collect();
+        for (name, value) in header.iter().zip(&record).take_while(|(name, _)| !name.starts_with("params.")) {
+            let value: Value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(*value));
+            let field = name.split('.').fold(&row, |row, field| &row[field]);
+            let expected = match field {
+                Value::Null => &Value::from(""),
+                Value::Array(_) => continue,
+                field => field,
+            };
+            assert_eq!((name, expected), (name, &value));
+        }
+        assert!(header.contains(&"params.invert.steps") && header.contains(&"accuracy.images"), "{header:?}");
+    }
 }
 
 #[test]
@@ -224,15 +266,22 @@ fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
     let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1] --set evaluate.controls=[]";
     house.ok(&format!("run tiny {set}"));
     let table = house.ok(&format!("results tiny {set}")).out;
-    assert_eq!(table.lines().filter(|l| l.starts_with("gradient-canceling")).count(), 2, "{table}");
-    assert!(table.contains('±'), "{table}");
+    assert!(
+        table.starts_with("tiny: 2 results, all with gradient-canceling, feature-matching, clean labels,"),
+        "{table}"
+    );
+    assert_eq!(table.lines().filter(|l| l.contains(" -> ") && l.contains(" % ")).count(), 2, "{table}");
+    assert!(!table.contains("best control"), "{table}");
+    let wide = house.ok(&format!("results tiny {set} --wide --sort -poison")).out;
+    let rows: Vec<&str> = wide.lines().filter(|l| l.starts_with("gradient-canceling")).collect();
+    assert!(rows.len() == 2 && rows[0].contains(" 10 % ") && rows[0].contains('±'), "{wide}");
     assert_eq!(house.ok(&format!("results tiny {set} --json")).out.lines().count(), 4);
     // Whatever differs has a column, wherever it stands in the chain.
     let methods = ["simclr", "moco-v3", "supervised", "random"];
     let set = format!("--set pretrain.method={}", serde_json::json!(methods));
     house.ok(&format!("run tiny {set}"));
     let table = house.ok(&format!("results tiny {set}")).out;
-    assert!(methods.iter().all(|method| table.contains(&format!(" {method} "))), "{table}");
+    assert!(methods.iter().all(|method| table.contains(&format!("\n{method} "))), "{table}");
     // Without inversion there is no accuracy on images.
     house.spec("bare", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
     house.ok("run bare");

@@ -9,11 +9,17 @@ const ALL: [&str; 7] =
 #[test]
 fn a_pipeline_runs_once_and_a_change_runs_what_it_touches() {
     let house = House::new();
-    assert_eq!(House::stages_that_ran(&house.ok("run tiny")), ALL);
+    let first = house.ok("run tiny");
+    assert_eq!(House::stages_that_ran(&first), ALL);
+    // One plan before all tasks, and one summary after them.
+    let said: Vec<&str> = first.err.lines().filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!((said.len(), said[0]), (2, "tiny: 7 tasks, 0 cached, 7 to run"), "{}", first.err);
+    assert!(said[1].starts_with("tiny: 7 tasks ran, 0 cached, ") && said[1].ends_with(" s"), "{}", first.err);
+    assert!(first.err.contains(" (7 of 7)\n"), "{}", first.err);
     let again = house.ok("run tiny");
     assert_eq!(House::stages_that_ran(&again), Vec::<String>::new());
     // What there is nothing to do about is a number, and a list only for those who ask.
-    assert_eq!(again.err, "tiny: 0 tasks ran, 7 were cached\n");
+    assert_eq!(again.err, "tiny: 0 tasks ran, 7 cached\n");
     assert_eq!(house.ok("run tiny -v").err.matches("    cached  ").count(), 7);
     // On the way to a later stage, nothing is said where there is nothing to do, or no such stage.
     for stage in ["features", "victim"] {
@@ -23,6 +29,9 @@ fn a_pipeline_runs_once_and_a_change_runs_what_it_touches() {
 
     assert_eq!(House::stages_that_ran(&house.ok("run tiny --set poison-features.eps_d=0.1")), ALL[4..]);
     assert_eq!(House::stages_that_ran(&house.ok("run tiny --set evaluate.controls=[\"duplicates\"]")), ALL[6..]);
+    // What runs on the way says what it does, and leaves plan and summary to the run that was asked for.
+    let said = house.ok("invert tiny --on-the-way --set poison-features.eps_d=0.2").err;
+    assert!(said.lines().count() == 4 && said.lines().all(|line| line.starts_with(' ')), "{said}");
     // A stage by itself, forced: nothing else runs, and as its content is the same, nothing is out of date after it.
     assert_eq!(House::stages_that_ran(&house.ok("invert tiny --force")), ["invert"]);
     assert_eq!(House::stages_that_ran(&house.ok("run tiny")), Vec::<String>::new());
@@ -167,7 +176,7 @@ fn tasks_side_by_side_give_the_same_bytes() {
     let diff = house.ok("diff one three");
     assert_eq!(diff.out.matches("identical").count(), 16, "{}", diff.out);
     assert_eq!(House::stages_that_ran(&house.ok(&format!("run tiny --root three -j 3 {sweep}"))), Vec::<String>::new());
-    assert!(house.ok("invert tiny --root three -j 2 --force").err.contains("tiny invert: 1 task ran"));
+    assert!(house.ok("invert tiny --root three -j 2 --force").err.contains("tiny up to invert: 1 task ran, 5 cached"));
 }
 
 /// What fails takes with it what reads it, and nothing else.
@@ -177,9 +186,9 @@ fn a_failure_leaves_the_tasks_beside_it_alone() {
     let dull = "[[victim]]\nkind = \"linear\"\n[[victim]]\nkind = \"mlp\"\nlearning_rate = 1e30\nepochs = 3\n";
     house.spec("half", &TINY.replace("[evaluate]", &format!("{dull}[evaluate]")));
     for jobs in 1..=3 {
-        let words = ["loss is", "lower `learning_rate`", "an input is missing"];
+        let words = ["loss is", "lower `learning_rate`", "a task that it reads from failed"];
         house.fails(&format!("run half -j {jobs} --root r{jobs}"), 1, &words);
-        assert!(house.ok(&format!("results half --root r{jobs}")).err.contains("1 of 2 branches have no result"));
+        assert!(house.ok(&format!("results half --root r{jobs}")).err.contains("1 of 2 branches has no result"));
     }
 }
 

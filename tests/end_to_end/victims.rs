@@ -39,7 +39,7 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
         let (victim, accuracy) = (row["victim"].as_str().unwrap(), &row["accuracy"]);
         assert!(accuracy["images"].is_number() && accuracy["target"].is_null(), "{row}");
         let network = !["knn", "mlp"].contains(&victim);
-        for name in ["features", "random_flips", "aligned_flips", "duplicates"] {
+        for name in ["features", "random_flips", "influence_flips", "duplicates"] {
             assert_eq!(accuracy[name].is_null(), network, "{name} of {victim}");
         }
         assert_eq!(row["best"].is_null(), victim == "knn", "{row}");
@@ -47,7 +47,7 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
     let table = house.ok("results victims").out;
     assert!(victims.iter().all(|victim| table.contains(victim)), "{table}");
     // Half as many poisons as clean samples change what nearest neighbours say.
-    assert_ne!(rows[5]["per_class"]["aligned_flips"], rows[5]["per_class"]["clean"]);
+    assert_ne!(rows[5]["per_class"]["influence_flips"], rows[5]["per_class"]["clean"]);
     // The same bytes on one thread.
     let one = house.command("run victims --root other").env("RAYON_NUM_THREADS", "1").output().unwrap();
     assert!(one.status.success());
@@ -142,7 +142,7 @@ fn an_attack_meets_another_extractor_than_its_own() {
     let [linear, network] = &rows[..] else { panic!("{rows:?}") };
     let of = &linear["accuracy"];
     assert!(of["features"].is_null() && of["target"].is_null() && linear["ceiling"].is_null(), "{linear}");
-    assert!(of["aligned_flips"].is_number() && of["images"].is_number(), "{linear}");
+    assert!(of["influence_flips"].is_number() && of["images"].is_number(), "{linear}");
     assert_ne!(linear["clean_loss"]["clean"], tiny["clean_loss"]["clean"], "the clean head is the other extractor's");
     assert!(network["accuracy"]["images"].is_number());
     // The attack is the same: only victims ran anew.

@@ -122,6 +122,29 @@ pub fn parse() -> Result<Args, (clap::Error, Option<String>)> {
     })
 }
 
+/// The form of results.
+#[derive(Debug, ClapArgs)]
+pub struct Form {
+    /// One JSON object a result, every seed a result of its own
+    #[arg(long, conflicts_with_all = ["csv", "columns", "wide", "sort", "legend"])]
+    pub json: bool,
+    /// The same results and fields as comma-separated values, with a header
+    #[arg(long, conflicts_with_all = ["columns", "wide", "sort", "legend"])]
+    pub csv: bool,
+    /// These columns, in this order
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
+    pub columns: Vec<String>,
+    /// All columns, whatever fits
+    #[arg(long, conflicts_with = "columns")]
+    pub wide: bool,
+    /// Sort rows by a column; with a `-` before its name from large to small
+    #[arg(long, value_name = "[-]NAME", allow_hyphen_values = true)]
+    pub sort: Option<String>,
+    /// Explain the columns below the table
+    #[arg(long)]
+    pub legend: bool,
+}
+
 /// One stage of a pipeline.
 #[derive(Debug, ClapArgs)]
 pub struct OneStage {
@@ -136,7 +159,7 @@ pub struct OneStage {
     /// Tasks to run side by side; they share the threads of the processor
     #[arg(short, long, value_name = "N", default_value = "1")]
     pub jobs: NonZeroUsize,
-    // For recipes that come through here on their way to a later stage: nothing is said where there is nothing to do.
+    // For recipes that come through here on their way to a later stage, which says what there was to do and was done.
     #[arg(long, hide = true)]
     pub on_the_way: bool,
 }
@@ -255,24 +278,23 @@ A file of features has the arrays `train` [n, d] and `train_labels` [n], `test` 
         #[arg(long)]
         json: bool,
     },
-    /// Print the result table of a pipeline; on a terminal it has the columns that fit
-    #[command(
-        after_help = "Examples:\n  hemlock results quickstart\n  hemlock results quickstart --columns attack,poison,drop,ssim\n  hemlock results quickstart --list            what it was run with\n  hemlock results quickstart --as try1         of the run that was named so"
-    )]
+    /// Print the result table of a pipeline: the few columns that answer the question, as wide as the terminal
+    #[command(after_help = "\
+Examples:
+  hemlock results quickstart
+  hemlock results quickstart --sort -drop               the strongest attack first
+  hemlock results quickstart --columns attack,poison,drop,ssim
+  hemlock results quickstart --wide --legend            all columns, and what each means
+  hemlock results quickstart --csv > quickstart.csv     for other programs
+  hemlock results quickstart --list                     what it was run with
+  hemlock results quickstart --as try1                  of the run that was named so")]
     Results {
         #[command(flatten)]
         pipeline: Pipeline,
-        /// One JSON object a row, every seed a row of its own
-        #[arg(long)]
-        json: bool,
-        /// These columns, in this order
-        #[arg(long, value_name = "NAME,…", value_delimiter = ',', conflicts_with_all = ["json", "list"])]
-        columns: Vec<String>,
-        /// All columns, whatever fits; so it is where stdout is no terminal
-        #[arg(long, conflicts_with_all = ["json", "list", "columns"])]
-        wide: bool,
+        #[command(flatten)]
+        form: Form,
         /// List what the pipeline was run with, the newest first, and how to show each
-        #[arg(long, conflicts_with_all = ["json", "label", "set"])]
+        #[arg(long, conflicts_with_all = ["json", "csv", "columns", "wide", "sort", "legend", "label", "set"])]
         list: bool,
     },
     /// Write a page that tells what pipelines measured: tables, figures, findings

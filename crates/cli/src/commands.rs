@@ -4,6 +4,7 @@ mod diff;
 mod gc;
 mod init;
 mod narrator;
+mod results;
 mod self_test;
 mod submit;
 
@@ -12,17 +13,15 @@ use crate::{
     exit::Usage,
     printer::Printer,
     render,
-    results::{View, results},
 };
 use anyhow::Result;
 use hemlock_data::{Cifar, DataError, Origin, Trust};
 use hemlock_models::Backend;
 use hemlock_pipeline::{
-    Asked, Format, Graph, Outcome, Override, Plan, RunOptions, Selection, Spec, Task, aggregate, export, history,
-    nearest, rows, run, unknown,
+    Format, Graph, Override, Plan, RunOptions, Selection, Spec, Summary, Task, export, history, nearest, run,
 };
 use hemlock_report::{ReportError, Subject, report};
-use hemlock_stage::{Cancel, Environment, ErrorKind, Progress as _, StageError, VALUE, short};
+use hemlock_stage::{Cancel, Environment, Progress as _, StageError, VALUE, short};
 use hemlock_store::{Key, Store};
 use narrator::Narrator;
 use serde_json::json;
@@ -67,14 +66,7 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
         Command::Status { pipeline } => house.status(pipeline),
         Command::Why { pipeline, stage, json } => house.why(pipeline, stage.as_deref(), *json),
         Command::Results { pipeline, list: true, .. } => house.list(pipeline),
-        Command::Results { pipeline, json, columns, wide, list: false } => {
-            let view = match printer.width() {
-                _ if !columns.is_empty() => View::Named(columns.clone()),
-                Some(width) if !wide => View::Fitting(width),
-                _ => View::Wide,
-            };
-            house.results(pipeline, *json, &view)
-        }
+        Command::Results { pipeline, form, list: false } => house.results(pipeline, form),
         Command::Report { names, changes, paper, output } => {
             house.report(names, changes, paper.as_deref(), output.as_deref())
         }
@@ -283,23 +275,21 @@ impl House<'_> {
             progress: self.printer,
             cancel: self.cancel,
         };
-        let narrator = Narrator::new(self.printer, &plan, self.args.verbose > 0);
+        let narrator = Narrator::new(self.printer, &plan, what.until, self.args.verbose > 0, what.on_the_way);
         let summary = run(&plan, &self.graph, &store, &options, &narrator)?;
         if let (Some(before), Some(label)) = (&summary.renamed, options.label) {
             let before = if before.is_empty() { "no overrides".to_owned() } else { render::options(before, 200) };
             self.printer.note(&format!("'{label}' was the name of a run with {before}, and is that of this one now"));
         }
-        let ran = summary.ran().count();
-        let cached = summary.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Cached)).count();
-        let failed = summary.outcomes.iter().any(|(_, o)| matches!(o, Outcome::Failed(_) | Outcome::Skipped { .. }));
-        if !what.on_the_way || ran > 0 || failed {
-            let upto = what.until.map(|stage| format!(" {stage}")).unwrap_or_default();
-            let tasks = if ran == 1 { "task" } else { "tasks" };
-            self.printer.note(&format!("{}{upto}: {ran} {tasks} ran, {cached} were cached", spec.name));
-        }
-        // What stops several tasks is said once: a damaged file, say, that all of them read.
+        narrator.sum_up(&summary);
+        self.failures(&plan, summary)
+    }
+
+    /// The first failure of a run. The others are printed; what stops several tasks is said once: a damaged file, say,
+    /// that all of them read.
+    fn failures(&self, plan: &Plan, summary: Summary) -> Result<()> {
         let mut failures: Vec<(String, StageError, Vec<String>)> = Vec::new();
-        let names = render::tasks(&plan);
+        let names = render::tasks(plan);
         for (i, e) in summary.into_failures() {
             let (said, name) = (chain(&e), names[i].clone());
             match failures.iter_mut().find(|(known, ..)| *known == said) {
@@ -390,93 +380,6 @@ impl House<'_> {
         let label = pipeline.changes.label.iter().map(|Label(label)| format!("--as {label}"));
         let options = [render::options(&given, usize::MAX)].into_iter().filter(|o| !o.is_empty()).chain(label);
         [pipeline.pipeline.clone()].into_iter().chain(options).collect::<Vec<_>>().join(" ")
-    }
-
-    fn list(&self, pipeline: &Pipeline) -> Result<()> {
-        // What a run was named is not looked up here: all are listed.
-        let all = Pipeline { pipeline: pipeline.pipeline.clone(), changes: Changes::default() };
-        let spec = self.spec(&all, false)?;
-        let asked = history(&spec.path, &self.store())?;
-        if asked.is_empty() {
-            let message = format!("'{}' was not run yet; run `hemlock run {}` first", spec.name, all.pipeline);
-            return Err(StageError::new(ErrorKind::Artifact, message).into());
-        }
-        self.printer.result(&render::history(&asked, &self.store()))?;
-        let shows = "with the overrides of a line, or `--as` and its name, shows its results";
-        self.printer.note(&format!("`hemlock results {}` {shows}", all.pipeline));
-        Ok(())
-    }
-
-    /// Why a plan lacks results although something was run: the run had other overrides, or the spec has changed since.
-    fn elsewhere(&self, spec: &Spec, plan: &Plan, named: &str) -> Result<Option<String>> {
-        let store = self.store();
-        let asked = history(&spec.path, &store)?;
-        let (here, others): (Vec<&Asked>, Vec<&Asked>) = asked.iter().partition(|a| a.overrides == plan.overrides);
-        let key = |t: &Task| (t.stage.to_owned(), t.key);
-        let is_new = |a: &&&Asked| plan.tasks.iter().any(|t| t.stage == "evaluate" && !a.tasks.contains(&key(t)));
-        if let Some(a) = here.first().filter(is_new) {
-            let said = "the spec, or what it reads, has changed since it was run";
-            return Ok(Some(format!("{said} ({}): `hemlock why {named}` says how", a.time)));
-        }
-        let others: Vec<&Asked> = others.into_iter().filter(|a| a.results(&store).0 > 0).collect();
-        let Some(newest) = others.first() else { return Ok(None) };
-        let name = &spec.name;
-        let options = match (&newest.label, newest.overrides.as_slice()) {
-            (Some(label), _) => format!(" --as {label}"),
-            (None, []) => String::new(),
-            (None, overrides) => format!(" {}", render::options(overrides, 300)),
-        };
-        let others = match others.len() {
-            1 => String::new(),
-            n => format!("; `hemlock results {name} --list` lists all {n} settings that have results"),
-        };
-        Ok(Some(format!("there are results of the run of {}: `hemlock results {name}{options}`{others}", newest.time)))
-    }
-
-    fn results(&self, pipeline: &Pipeline, json: bool, view: &View) -> Result<()> {
-        let (spec, plan) = self.planned(pipeline)?;
-        if !plan.tasks.iter().any(|t| t.stage == "evaluate") {
-            return Err(Usage(format!("'{}' has no [evaluate], and so no results", spec.name)).into());
-        }
-        let (rows, missing) = rows(&plan, &self.store())?;
-        let named = self.named(pipeline);
-        let elsewhere = if missing > 0 { self.elsewhere(&spec, &plan, &named)? } else { None };
-        if rows.is_empty() {
-            let name = &spec.name;
-            let with = if plan.overrides.is_empty() { "as its spec stands" } else { "with these overrides" };
-            let message = match elsewhere {
-                Some(elsewhere) => {
-                    format!(
-                        "there are no results of '{name}' {with}, and `hemlock run {named}` makes them; {elsewhere}"
-                    )
-                }
-                None => format!("there are no results of '{name}' yet; run `hemlock run {named}` first"),
-            };
-            return Err(StageError::new(ErrorKind::Artifact, message).into());
-        }
-        if json {
-            for row in &rows {
-                self.printer.result(&serde_json::to_string(row)?)?;
-            }
-        } else {
-            let table = results(&spec.name, &aggregate(&rows), view).map_err(|e| Usage(format!("--columns: {e}")))?;
-            self.printer.result(&table)?;
-        }
-        if missing > 0 {
-            let why = elsewhere.map(|why| format!("; {why}")).unwrap_or_default();
-            self.printer.note(&format!("{missing} of {} branches have no result yet{why}", rows.len() + missing));
-        }
-        if !json {
-            let mut next = format!("next: `hemlock report {named}`: a page with figures");
-            let ways = ["invert", "poison-images", "unlearnable"];
-            if let Some(stage) = ways.into_iter().find(|stage| plan.tasks.iter().any(|t| t.stage == *stage)) {
-                next +=
-                    &format!("\n      `hemlock export {named} {stage} -o DIR --format png`: the poisons as pictures");
-            }
-            self.printer.note(&next);
-        }
-        unknown(&rows).iter().for_each(|what| self.printer.note(what));
-        Ok(())
     }
 
     fn report(

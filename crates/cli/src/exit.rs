@@ -81,7 +81,7 @@ pub fn code(e: &anyhow::Error) -> u8 {
             None => {}
         }
         match cause.downcast_ref::<ReportError>() {
-            Some(ReportError::Draw(_)) => return 1,
+            Some(ReportError::Draw(_) | ReportError::Rows(_)) => return 1,
             Some(ReportError::Paper { .. }) => return 2,
             Some(_) => return 4,
             None => {}

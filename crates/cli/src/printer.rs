@@ -1,6 +1,7 @@
 //! The one owner of stdout and stderr. Results go to stdout; progress, notes and logs to stderr.
 
 use crate::exit::Unwritten;
+use hemlock_report::words;
 use hemlock_stage::{Bar, Progress, short};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::{
@@ -115,8 +116,8 @@ impl Progress for Printer {
             return Box::new(Lines { label: label.to_owned(), total, unit, start: Instant::now(), last });
         }
         let template = match total {
-            0 => format!("  {label:<20} {{spinner}} {{pos}} {unit} {{elapsed}} {{msg}}"),
-            _ => format!("  {label:<20} {{bar:30}} {{pos}}/{{len}} {unit} {{per_sec}} eta {{eta}} {{msg}}"),
+            0 => format!("  {label:<20} {{spinner}} {{pos}} {unit} in {{elapsed}}  {{msg}}"),
+            _ => format!("  {label:<20} {{bar:30}} {{pos}} of {{len}} {unit}, {{per_sec}}, {{eta}} left  {{msg}}"),
         };
         let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = if total == 0 { ProgressBar::new_spinner() } else { ProgressBar::new(total) };
@@ -143,6 +144,17 @@ impl Drop for TerminalBar {
     }
 }
 
+/// How far work is, in words; of a `total` of 0 it is not known how much there is.
+fn progress(done: u64, total: u64, unit: &str, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    if total == 0 || done == 0 {
+        return format!("{done} {unit} in {}", words::seconds(seconds));
+    }
+    let left = total.saturating_sub(done) as f64 * seconds / done as f64;
+    let rate = done as f64 / seconds.max(f64::MIN_POSITIVE);
+    format!("{done} of {total} {unit}, {rate:.1}/s, {} left", words::seconds(left))
+}
+
 /// Plain lines, now and then, where stderr is no terminal.
 struct Lines {
     label: String,
@@ -159,16 +171,9 @@ impl Bar for Lines {
             return;
         }
         last.0 = Instant::now();
-        let seconds = self.start.elapsed().as_secs_f64();
-        let rate = done as f64 / seconds;
-        let progress = match self.total {
-            0 => format!("{done} {}", self.unit),
-            total => {
-                let eta = (total.saturating_sub(done)) as f64 / rate.max(f64::MIN_POSITIVE);
-                format!("{done}/{total} {} {rate:.1}/s eta {eta:.0}s", self.unit)
-            }
-        };
-        let _ = writeln!(io::stderr().lock(), "  {}: {progress} {}", self.label, last.1);
+        let said = progress(done, self.total, self.unit, self.start.elapsed());
+        let said = if last.1.is_empty() { said } else { format!("{said}; {}", last.1) };
+        let _ = writeln!(io::stderr().lock(), "  {}: {said}", self.label);
     }
     fn say(&self, message: String) {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).1 = message;
@@ -192,5 +197,17 @@ impl<'a> MakeWriter<'a> for Printer {
     type Writer = LogWriter;
     fn make_writer(&'a self) -> LogWriter {
         LogWriter(Arc::new(self.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_says_what_is_left() {
+        let after = |done, total| progress(done, total, "steps", Duration::from_secs(15));
+        assert_eq!(after(30, 60), "30 of 60 steps, 2.0/s, 15 s left");
+        assert_eq!((&*after(0, 60), &*after(7, 0)), ("0 steps in 15 s", "7 steps in 15 s"));
     }
 }

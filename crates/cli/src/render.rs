@@ -6,6 +6,7 @@ use hemlock_pipeline::{
     Asked, Both, Cause, Cell, Comparison, Decision, DirtyReason, Plan, Spec, StageDifference, StageTotal, Task, labels,
     totals,
 };
+use hemlock_report::words::count;
 use hemlock_self_test::{Found, REFERENCE};
 use hemlock_stage::short;
 use hemlock_store::{Change, Store};
@@ -109,9 +110,8 @@ pub fn state(decision: &Decision) -> &'static str {
 
 fn tally(plan: &Plan, decisions: &[Decision]) -> String {
     let cached = decisions.iter().filter(|d| matches!(d, Decision::Cached(_))).count();
-    let (branches, tasks) = (plan.branches.len(), plan.tasks.len());
-    let branches = if branches == 1 { "1 branch".to_owned() } else { format!("{branches} branches") };
-    format!("{tasks} tasks in {branches}: {cached} cached, {} to run\n", tasks - cached)
+    let (tasks, branches) = (count(plan.tasks.len(), "task"), count(plan.branches.len(), "branch"));
+    format!("{tasks} in {branches}: {cached} cached, {} to run\n", plan.tasks.len() - cached)
 }
 
 /// The tasks of a plan, what is to be done about each, and the parameters that tell them apart.
@@ -312,11 +312,11 @@ pub fn diff(differences: &[StageDifference], alone: usize) -> String {
         ]);
     }
     format!(
-        "{}\n{}{} artifacts in both roots, {alone} in one alone. Difference: the largest of a tensor's values, as a share of the largest value;\n\
+        "{}\n{}{} in both roots, {alone} in one alone. Difference: the largest of a tensor's values, as a share of the largest value;\n\
          of what was trained or made from what differs, differences grow from stage to stage. Ratio: seconds of the second root to the first's.\n",
         text(&rows),
         text(&by_stage),
-        differences.len()
+        count(differences.len(), "artifact")
     )
 }
 

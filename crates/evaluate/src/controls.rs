@@ -21,6 +21,8 @@ static CONTROLS: [&Control; 4] =
 pub(crate) struct Control {
     /// The name in specs.
     pub(crate) name: &'static str,
+    /// Which accuracy its outcome is, after "the accuracy".
+    about: &'static str,
     /// How clean data is changed; `None` if there is no such control for these poisons.
     make: fn(&Basis) -> Result<Option<TrainingSetChange>, StageError>,
 }
@@ -67,6 +69,12 @@ impl Basis<'_> {
             },
         }
     }
+}
+
+/// Which accuracy the outcome of a control is, after "the accuracy"; `None` if no control has that name.
+#[must_use]
+pub fn about(outcome: &str) -> Option<&'static str> {
+    ControlRef::all().into_iter().find(|control| control.outcome() == outcome).map(|control| control.0.about)
 }
 
 /// A control of [`CONTROLS`], which specs write as its name.

@@ -3,7 +3,7 @@
 mod controls;
 
 use controls::Basis;
-pub use controls::ControlRef;
+pub use controls::{ControlRef, about};
 use hemlock_artifact::{
     AttackId, Dataset, Drawn, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, Role,
     TargetParams, TrainingSet, Victim,

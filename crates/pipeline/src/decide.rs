@@ -49,7 +49,7 @@ impl fmt::Display for DirtyReason {
                 let changes: Vec<String> = changes.iter().map(|c| format!("[{}] {}", c.node, c.change)).collect();
                 write!(f, "differs from {}: {}", nearest.short(), changes.join("; "))
             }
-            Self::InputRebuilt { role } => write!(f, "had another content of its input '{role}'"),
+            Self::InputRebuilt { role } => write!(f, "was made from another '{role}', which has been made again since"),
             Self::Damaged { what } => write!(f, "is damaged: {what}"),
             Self::Forced => write!(f, "was forced"),
         }

@@ -234,11 +234,10 @@ pub fn unknown(rows: &[Row]) -> Option<String> {
         ("whether the extractor collapsed", rows.iter().filter(|r| r.collapsed.is_none()).count()),
     ];
     let fields = fields.iter().filter(|(_, n)| *n > 0).map(|(field, n)| format!("{field} (of {n})"));
-    let (fields, of) = (fields.collect::<Vec<_>>().join(", "), rows.len());
+    let fields = fields.collect::<Vec<_>>().join(", ");
+    let of = if rows.len() == 1 { "1 result".to_owned() } else { format!("{} results", rows.len()) };
     (!gone.is_empty()).then(|| {
-        format!(
-            "not known of {of} results: {fields}, as artifacts behind them are gone: {shown}; a run makes them again"
-        )
+        format!("not known of {of}: {fields}, as artifacts behind them are gone: {shown}; a run makes them again")
     })
 }
 

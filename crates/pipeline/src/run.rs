@@ -65,6 +65,13 @@ pub enum Outcome {
 
 /// What happens during a run, in order.
 pub enum Event<'a> {
+    /// The run begins: so many tasks were asked for, and the artifacts of so many of them are there.
+    Planned {
+        /// Number of tasks.
+        tasks: usize,
+        /// Number of those with nothing to do, as far as is known before anything runs.
+        cached: usize,
+    },
     /// A task begins.
     Started(&'a Task, &'a DirtyReason),
     /// Another process works on the same artifact; this one waits for it.
@@ -141,14 +148,17 @@ pub fn run(
     observer: &dyn Observer,
 ) -> Result<Summary, RunError> {
     let wanted = wanted(plan, graph, options)?;
-    let needs_device = |i: &usize| {
-        let task = &plan.tasks[*i];
-        graph.node(task.node).is_some_and(|n| n.stage.uses_device(&task.params).unwrap_or(true))
-            && (options.force == Some(task.stage) || !matches!(store.lookup(task.stage, &task.key), Ok(Some(_))))
+    let left = |i: &&usize| {
+        let task = &plan.tasks[**i];
+        options.force == Some(task.stage) || !matches!(store.lookup(task.stage, &task.key), Ok(Some(_)))
     };
-    if wanted.iter().any(needs_device) {
+    let left: Vec<&Task> = wanted.iter().filter(left).map(|i| &plan.tasks[*i]).collect();
+    let needs_device =
+        |task: &&Task| graph.node(task.node).is_some_and(|n| n.stage.uses_device(&task.params).unwrap_or(true));
+    if left.iter().any(needs_device) {
         (options.probe)()?;
     }
+    observer.event(Event::Planned { tasks: wanted.len(), cached: wanted.len() - left.len() });
     // Before anything is looked for: what is found shall still be there when it is read.
     let _claim = store.claim(&garbage::record(plan)?, || observer.event(Event::Sweeping))?;
     // A single task is part of what was asked for elsewhere.
@@ -164,7 +174,7 @@ pub fn run(
         for worker in 1..options.jobs.get().min(tasks).min(MOST_WORKERS) {
             let work = move || runner.work(worker, board);
             if let Err(e) = thread::Builder::new().spawn_scoped(scope, work) {
-                tracing::warn!("{worker} tasks run side by side, as there is no thread for more: {e}");
+                tracing::warn!("fewer tasks run side by side, as there is no thread for more than {worker}: {e}");
                 break;
             }
         }

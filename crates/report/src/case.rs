@@ -415,8 +415,8 @@ pub mod quantity {
         r.accuracy.get("random_flips").copied()
     }
     /// Control: the wrong labels that influence most.
-    pub fn aligned_flips(r: &Row) -> Option<f64> {
-        r.accuracy.get("aligned_flips").copied()
+    pub fn influence_flips(r: &Row) -> Option<f64> {
+        r.accuracy.get("influence_flips").copied()
     }
     /// Control: clean samples a second time.
     pub fn duplicates(r: &Row) -> Option<f64> {
@@ -459,7 +459,7 @@ pub mod quantity {
     }
     /// What the strongest control of flipped labels costs: aligned ones or, where there are none, random ones.
     pub fn drop_of_flips(r: &Row) -> Option<f64> {
-        Some(clean(r)? - aligned_flips(r).or_else(|| random_flips(r))?)
+        Some(clean(r)? - influence_flips(r).or_else(|| random_flips(r))?)
     }
     /// What the attack optimised.
     pub fn objective(r: &Row) -> Option<f64> {

@@ -1,5 +1,6 @@
 //! What can go wrong.
 
+use hemlock_stage::StageError;
 use hemlock_store::StoreError;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +36,9 @@ pub enum ReportError {
         /// Why.
         what: String,
     },
+    /// Results have no form as a table: a bug.
+    #[error(transparent)]
+    Rows(#[from] StageError),
     /// A chart or a picture cannot be drawn.
     #[error("cannot draw a figure: {0}")]
     Draw(String),

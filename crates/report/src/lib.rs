@@ -20,7 +20,7 @@ pub mod statistics;
 pub mod strength;
 mod table;
 mod tables;
-mod words;
+pub mod words;
 
 pub use case::Case;
 pub use error::ReportError;

@@ -80,7 +80,7 @@ impl<'a> Page<'a> {
             noise: tables::noise(&evidence.cases),
             stages: figures::stages(evidence)?,
             figures: figures::all(evidence, &provenance)?,
-            rows: tables::rows(&evidence.cases),
+            rows: tables::rows(&evidence.cases)?,
             findings,
             open,
             times: provenance.times(),

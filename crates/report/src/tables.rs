@@ -10,9 +10,8 @@ use crate::{
     words,
 };
 use hemlock_artifact::Taught;
-use hemlock_pipeline::{Row, telling};
-use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
+use hemlock_pipeline::{Row, as_csv, telling};
+use hemlock_stage::StageError;
 
 fn percent(e: Option<Estimate>) -> Cell {
     e.map_or_else(Cell::none, |e| {
@@ -102,7 +101,7 @@ pub fn results(cases: &[Case]) -> Table {
         }
         row.extend([
             percent(c.mean(quantity::random_flips)),
-            percent(c.mean(quantity::aligned_flips)),
+            percent(c.mean(quantity::influence_flips)),
             percent(c.mean(quantity::duplicates)),
         ]);
         if removed {
@@ -132,62 +131,13 @@ pub fn results(cases: &[Case]) -> Table {
 }
 
 /// The results one by one with all of their parameters, named as `hemlock results --json` names them, as CSV.
-pub fn rows(cases: &[Case]) -> String {
-    let rows: Vec<BTreeMap<String, String>> = cases
-        .iter()
-        .flat_map(|c| &c.rows)
-        .map(|row| {
-            let mut fields = BTreeMap::new();
-            flatten("", &serde_json::to_value(row).expect("a row is a table of plain values"), &mut fields);
-            fields
-        })
-        .collect();
-    let named: BTreeSet<&String> = rows.iter().flat_map(BTreeMap::keys).collect();
-    // What a row is of, what was measured, and with what.
-    let first = ["pipeline", "attack", "victim", "seed", "key", "eps_d"];
-    let (params, measured): (Vec<&String>, Vec<&String>) =
-        named.into_iter().filter(|name| !first.contains(&name.as_str())).partition(|name| name.starts_with(PARAMS));
-    let columns: Vec<&str> = first.into_iter().chain(measured.into_iter().chain(params).map(String::as_str)).collect();
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    let records = rows.iter().map(|row| columns.iter().map(|c| row.get(*c).map_or("", String::as_str)).collect());
-    std::iter::once(columns.clone())
-        .chain(records)
-        .for_each(|record| writer.write_record(record).expect("records of one length, written to memory"));
-    let bytes = writer.into_inner().expect("memory can be written to");
-    String::from_utf8(bytes).expect("fields are text")
+pub fn rows(cases: &[Case]) -> Result<String, StageError> {
+    // Measured numbers are rounded, parameters stay as they are.
+    as_csv(cases.iter().flat_map(|c| &c.rows), |measured| words::short(measured, DIGITS))
 }
 
 /// Names of all tables but those of findings.
 pub const NAMES: [&str; 6] = ["results", "paper", "noise", "rows", "times", "artifacts"];
-
-/// What the names of parameters begin with.
-const PARAMS: &str = "params.";
-
-/// The fields of an object, and of objects in it, under their paths: `a.b`. Measured numbers are rounded, parameters
-/// stay as they are.
-fn flatten(path: &str, value: &Value, fields: &mut BTreeMap<String, String>) {
-    let text = match value {
-        Value::Object(object) => {
-            for (name, value) in object {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                flatten(&path, value, fields);
-            }
-            return;
-        }
-        Value::Null => String::new(),
-        Value::String(text) => text.clone(),
-        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64() && !path.starts_with(PARAMS)) {
-            Some(measured) => words::short(measured, DIGITS),
-            None => number.to_string(),
-        },
-        Value::Array(values) if !path.starts_with(PARAMS) && values.iter().all(|v| v.is_number() || v.is_null()) => {
-            let numbers = values.iter().map(|v| v.as_f64().map(|v| words::short(v, DIGITS)));
-            numbers.map(Option::unwrap_or_default).collect::<Vec<_>>().join(" ")
-        }
-        other => other.to_string(),
-    };
-    fields.insert(path.to_owned(), text);
-}
 
 /// Of error-minimising noise, who trains on it against whom it was made against.
 pub fn noise(cases: &[Case]) -> Table {
@@ -323,6 +273,7 @@ mod tests {
     use super::*;
     use crate::findings::testing::made_up;
     use serde_json::json;
+    use std::collections::BTreeMap;
 
     /// The records of a CSV file, by the names of its columns.
     fn records(csv: &str) -> Vec<BTreeMap<String, String>> {
@@ -351,7 +302,7 @@ mod tests {
             assert_eq!(record["drop [95 % CI]"], "9.86667", "no noise of rounding");
             assert!(!record.contains_key("poison-features.quantile"), "it is the same for all");
         }
-        let rows = records(&rows(&cases));
+        let rows = records(&rows(&cases).unwrap());
         assert_eq!(rows.len(), 6);
         let last = &rows[5];
         assert_eq!(

@@ -8,6 +8,7 @@ use crate::{
 };
 use anyhow::Result;
 use hemlock_pipeline::{Override, Selection, Side, compare, diff, side, unknown};
+use hemlock_report::words::count;
 use hemlock_stage::{ErrorKind, StageError};
 use hemlock_store::Store;
 use std::path::Path;
@@ -30,9 +31,10 @@ impl House<'_> {
         let (differences, alone) = diff(&Store::new(a), &Store::new(b), &self.graph)?;
         if differences.is_empty() {
             let message = format!(
-                "{} and {} have none of their {alone} artifacts in common, and nothing was compared",
+                "{} and {} have none of their {} in common, and nothing was compared",
                 a.display(),
-                b.display()
+                b.display(),
+                count(alone, "artifact")
             );
             return Err(StageError::new(ErrorKind::Artifact, message).into());
         }
@@ -62,7 +64,7 @@ impl House<'_> {
         let within = |asked: bool, what: &str| if asked { format!(", {what}") } else { String::new() };
         let verdict = match differences.iter().all(|d| d.identical) {
             true if alone > 0 => {
-                format!("verdict: the same bytes, of what both have; {alone} artifacts are in one root alone")
+                format!("verdict: the same bytes, of what both have; in one root alone: {}", count(alone, "artifact"))
             }
             true => "verdict: the same bytes".to_owned(),
             false => format!(
@@ -119,7 +121,8 @@ impl House<'_> {
         let [only_a, only_b] = comparison.alone;
         if only_a + only_b > 0 {
             self.printer.note(&format!(
-                "{only_a} results of --a and {only_b} of --b have no counterpart that differs as little, and are left out"
+                "{} of --a and {only_b} of --b have no counterpart that differs as little, and are left out",
+                count(only_a, "result")
             ));
         }
         unknown(&[a.rows, b.rows].concat()).iter().for_each(|what| self.printer.note(what));

@@ -7,6 +7,7 @@ use crate::{
 };
 use anyhow::Result;
 use hemlock_pipeline::{Survey, survey};
+use hemlock_report::words::count;
 use hemlock_store::Entry;
 use std::path::Path;
 
@@ -47,8 +48,8 @@ impl House<'_> {
             }
             let total = render::bytes(garbage.iter().map(|g| g.bytes).sum());
             self.printer.note(&format!(
-                "{} artifacts that no pipeline reaches, {total}; `--delete` deletes them",
-                garbage.len()
+                "{} that no pipeline reaches, {total}; `--delete` deletes what is listed",
+                count(garbage.len(), "artifact")
             ));
             return Ok(());
         };
@@ -58,7 +59,7 @@ impl House<'_> {
         }
         gone.iter().filter(|r| pipeline == Some(&r.pipeline)).try_for_each(|record| sweep.forget(record))?;
         let total = render::bytes(removal.removed.iter().map(|g| g.bytes).sum());
-        self.printer.note(&format!("{} artifacts deleted, {total}", removal.removed.len()));
+        self.printer.note(&format!("{} deleted, {total}", count(removal.removed.len(), "artifact")));
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use crate::{
 use anyhow::Result;
 use hemlock_models::Backend;
 use hemlock_pipeline::{Decision, remember};
+use hemlock_report::words::count;
 use hemlock_submit::{Batch, Engine, HyperQueue, Job, Slurm, Submitted};
 use std::collections::BTreeSet;
 
@@ -58,7 +59,8 @@ impl House<'_> {
         };
         let cached = plan.tasks.len() - batch.jobs.len();
         if batch.jobs.is_empty() {
-            self.printer.note(&format!("{}: all {cached} tasks are cached, and nothing is left to do", batch.pipeline));
+            let cached = count(cached, "task");
+            self.printer.note(&format!("{}: {cached} cached, and nothing is left to do", batch.pipeline));
             return Ok(());
         }
         if dry_run {
@@ -70,8 +72,9 @@ impl House<'_> {
         told?;
         remember(&plan, label, &self.store())?;
         self.printer.note(&format!(
-            "{}: {new} tasks submitted, {queued} were in the queue, {cached} are cached; logs go to {}",
+            "{}: {} submitted, {queued} in the queue already, {cached} cached; logs go to {}",
             batch.pipeline,
+            count(new, "task"),
             root.join("logs").display()
         ));
         Ok(())

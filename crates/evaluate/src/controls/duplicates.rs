@@ -8,7 +8,8 @@ use hemlock_victims::TrainingSetChange;
 use rand::seq::index;
 
 /// Clean samples a second time.
-pub(super) static CONTROL: Control = Control { name: "duplicates", make };
+pub(super) static CONTROL: Control =
+    Control { name: "duplicates", about: "after as many clean samples were added a second time", make };
 
 fn make(of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
     if of.replaced.is_some() {

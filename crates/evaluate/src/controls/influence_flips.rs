@@ -10,7 +10,11 @@ use ndarray::Array2;
 use std::sync::Arc;
 
 /// Flips that are chosen by their influence on the error that attacks raise.
-pub(super) static CONTROL: Control = Control { name: "aligned-flips", make };
+pub(super) static CONTROL: Control = Control {
+    name: "influence-flips",
+    about: "after as many clean samples were added, or replaced, with the wrong labels that influence most",
+    make,
+};
 
 fn make(of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
     let clean = of.clean()?;

@@ -8,7 +8,11 @@ use hemlock_victims::TrainingSetChange;
 use rand::RngExt;
 
 /// Flips that are drawn at random.
-pub(super) static CONTROL: Control = Control { name: "random-flips", make };
+pub(super) static CONTROL: Control = Control {
+    name: "random-flips",
+    about: "after as many clean samples were added, or replaced, with random wrong labels",
+    make,
+};
 
 fn make(of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
     Ok(Some(of.change(draw(of.clean()?, of.count, of.data.ctx.seed))))

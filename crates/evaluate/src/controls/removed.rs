@@ -8,7 +8,8 @@ use hemlock_victims::TrainingSetChange;
 const FEWEST: usize = 4;
 
 /// Clean samples without those that poisons replace.
-pub(super) static CONTROL: Control = Control { name: "removed", make };
+pub(super) static CONTROL: Control =
+    Control { name: "removed", about: "without the samples that poisons replace", make };
 
 fn make(of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
     let Some(replaced) = of.replaced else { return Ok(None) };

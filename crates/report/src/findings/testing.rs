@@ -38,7 +38,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         accuracy: Measured::new(0.8)
             .with("target", Role::Target, 0.3)
             .with("random_flips", Role::Control, 0.795)
-            .with("aligned_flips", Role::Control, 0.79)
+            .with("influence_flips", Role::Control, 0.79)
             .with("duplicates", Role::Control, 0.8),
         per_class: Measured::new(vec![Some(0.8); 10]),
         best: None,

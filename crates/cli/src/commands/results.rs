@@ -1,0 +1,124 @@
+//! The results of a pipeline, and where results are that it has not.
+
+use super::House;
+use crate::{
+    args::{Changes, Form, Pipeline},
+    exit::Usage,
+    render,
+    results::{self, Setting, UNBOUNDED, View},
+};
+use anyhow::Result;
+use hemlock_pipeline::{Asked, Plan, Row, Spec, Task, as_csv, history, read_answers, rows, unknown};
+use hemlock_report::words;
+use hemlock_stage::{ErrorKind, StageError};
+
+impl House<'_> {
+    pub(super) fn list(&self, pipeline: &Pipeline) -> Result<()> {
+        // What a run was named is not looked up here: all are listed.
+        let all = Pipeline { pipeline: pipeline.pipeline.clone(), changes: Changes::default() };
+        let spec = self.spec(&all, false)?;
+        let asked = history(&spec.path, &self.store())?;
+        if asked.is_empty() {
+            let message = format!("'{}' was not run yet; run `hemlock run {}` first", spec.name, all.pipeline);
+            return Err(StageError::new(ErrorKind::Artifact, message).into());
+        }
+        self.printer.result(&render::history(&asked, &self.store()))?;
+        let shows = "with the overrides of a line, or `--as` and its name, shows its results";
+        self.printer.note(&format!("`hemlock results {}` {shows}", all.pipeline));
+        Ok(())
+    }
+
+    /// Why a plan lacks results although something was run: the run had other overrides, or the spec has changed since.
+    pub(super) fn elsewhere(&self, spec: &Spec, plan: &Plan, named: &str) -> Result<Option<String>> {
+        let store = self.store();
+        let asked = history(&spec.path, &store)?;
+        let (here, others): (Vec<&Asked>, Vec<&Asked>) = asked.iter().partition(|a| a.overrides == plan.overrides);
+        let key = |t: &Task| (t.stage.to_owned(), t.key);
+        let is_new = |a: &&&Asked| plan.tasks.iter().any(|t| t.stage == "evaluate" && !a.tasks.contains(&key(t)));
+        if let Some(a) = here.first().filter(is_new) {
+            let said = "the spec, or what it reads, has changed since it was run";
+            return Ok(Some(format!("{said} ({}): `hemlock why {named}` says how", a.time)));
+        }
+        let others: Vec<&Asked> = others.into_iter().filter(|a| a.results(&store).0 > 0).collect();
+        let Some(newest) = others.first() else { return Ok(None) };
+        let name = &spec.name;
+        let options = match (&newest.label, newest.overrides.as_slice()) {
+            (Some(label), _) => format!(" --as {label}"),
+            (None, []) => String::new(),
+            (None, overrides) => format!(" {}", render::options(overrides, 300)),
+        };
+        let others = match others.len() {
+            1 => String::new(),
+            n => format!("; `hemlock results {name} --list` lists all {n} settings that have results"),
+        };
+        Ok(Some(format!("there are results of the run of {}: `hemlock results {name}{options}`{others}", newest.time)))
+    }
+
+    pub(super) fn results(&self, pipeline: &Pipeline, form: &Form) -> Result<()> {
+        let (spec, plan) = self.planned(pipeline)?;
+        if !plan.tasks.iter().any(|t| t.stage == "evaluate") {
+            return Err(Usage(format!("'{}' has no [evaluate], and so no results", spec.name)).into());
+        }
+        let (mut rows, missing) = rows(&plan, &self.store())?;
+        let named = self.named(pipeline);
+        let elsewhere = if missing > 0 { self.elsewhere(&spec, &plan, &named)? } else { None };
+        if rows.is_empty() {
+            return Err(none(&spec, &plan, &named, elsewhere).into());
+        }
+        if form.json {
+            rows.iter().try_for_each(|row| self.printer.result(&serde_json::to_string(row)?))?;
+        } else if form.csv {
+            self.printer.result(&as_csv(rows.iter(), |measured| format!("{measured:?}"))?)?;
+        } else {
+            self.printer.result(&self.table(&spec, &mut rows, form)?)?;
+        }
+        if missing > 0 {
+            let why = elsewhere.map(|why| format!("; {why}")).unwrap_or_default();
+            let (all, have) = (rows.len() + missing, if missing == 1 { "has" } else { "have" });
+            self.printer.note(&format!("{missing} of {} {have} no result yet{why}", words::count(all, "branch")));
+        }
+        if !form.json && !form.csv {
+            self.printer.note(&next(&plan, &named));
+        }
+        unknown(&rows).iter().for_each(|what| self.printer.note(what));
+        Ok(())
+    }
+
+    /// The table that is asked for; of few columns as wide as the terminal is, or one for files.
+    fn table(&self, spec: &Spec, rows: &mut [Row], form: &Form) -> Result<String> {
+        let view = match form {
+            Form { columns, .. } if !columns.is_empty() => View::Named(columns.clone()),
+            Form { wide: true, .. } => View::Wide,
+            _ => View::Few(self.printer.width().unwrap_or(UNBOUNDED)),
+        };
+        // Intervals are of test images, too.
+        read_answers(rows, &self.store())?;
+        let asked = results::Asked { view, sort: form.sort.as_deref(), legend: form.legend };
+        Ok(results::results(&spec.name, &Setting::all(rows), &asked).map_err(Usage)?)
+    }
+}
+
+/// There are no results, and what makes them or where others are.
+fn none(spec: &Spec, plan: &Plan, named: &str, elsewhere: Option<String>) -> StageError {
+    let name = &spec.name;
+    let with = if plan.overrides.is_empty() { "as its spec stands" } else { "with these overrides" };
+    let message = match elsewhere {
+        Some(elsewhere) => {
+            format!("there are no results of '{name}' {with}, and `hemlock run {named}` makes them; {elsewhere}")
+        }
+        None => format!("there are no results of '{name}' yet; run `hemlock run {named}` first"),
+    };
+    StageError::new(ErrorKind::Artifact, message)
+}
+
+/// What to ask for next.
+fn next(plan: &Plan, named: &str) -> String {
+    let report = format!("next: `hemlock report {named}`: a page with figures");
+    let ways = ["invert", "poison-images", "unlearnable"];
+    match ways.into_iter().find(|stage| plan.tasks.iter().any(|t| t.stage == *stage)) {
+        Some(stage) => {
+            format!("{report}\n      `hemlock export {named} {stage} -o DIR --format png`: the poisons as pictures")
+        }
+        None => report,
+    }
+}

@@ -1,0 +1,130 @@
+//! How columns become lines that fit a terminal.
+
+use super::{
+    columns::{Column, Place},
+    words::wrapped,
+};
+
+/// Between two columns.
+const GAP: usize = 2;
+
+/// Before rows that stand below a line of what they have in common.
+const INDENT: usize = 2;
+
+/// A table, as it is written.
+pub struct Layout<'a> {
+    /// Its columns, in order.
+    pub columns: Vec<&'a Column>,
+    /// How many of the first columns stand on lines of their own, above the rows that have them in common.
+    above: usize,
+    /// Whether numbers have all of their digits.
+    long: bool,
+}
+
+impl<'a> Layout<'a> {
+    /// Of these columns, whatever their width.
+    pub fn plain(columns: Vec<&'a Column>) -> Self {
+        Self { columns, above: 0, long: true }
+    }
+
+    /// Of these columns, within a width. What gives way first are settings that others tell, then the settings that
+    /// stand first, which go above their rows, and digits.
+    pub fn fitting(columns: &[&'a Column], width: usize) -> Self {
+        let needed = needed(columns);
+        let settings = needed.iter().filter(|c| c.place == Place::Setting).count();
+        let narrower = (0..=settings).map(|above| (needed.as_slice(), above));
+        let mut narrowest = Self::plain(columns.to_vec());
+        for (columns, above) in std::iter::once((columns, 0)).chain(narrower) {
+            for long in [true, false] {
+                narrowest = Self { columns: columns.to_vec(), above, long };
+                if narrowest.width() <= width {
+                    return narrowest;
+                }
+            }
+        }
+        narrowest
+    }
+
+    fn cells(&self, column: &'a Column) -> &'a [String] {
+        if self.long { &column.cells } else { &column.short }
+    }
+
+    fn indent(&self) -> usize {
+        if self.above > 0 { INDENT } else { 0 }
+    }
+
+    /// Columns that stand side by side, with the width of each.
+    fn beside(&self) -> impl Iterator<Item = (&'a Column, usize)> {
+        self.columns.iter().skip(self.above).map(|column| {
+            let words = column.heading.split(' ').map(str::chars).map(Iterator::count).max();
+            let cells = self.cells(column).iter().map(|cell| cell.chars().count()).max();
+            (*column, words.max(cells).unwrap_or(0))
+        })
+    }
+
+    fn width(&self) -> usize {
+        let widths: Vec<usize> = self.beside().map(|(_, width)| width).collect();
+        self.indent() + widths.iter().sum::<usize>() + GAP * widths.len().saturating_sub(1)
+    }
+
+    fn line(&self, cells: impl Iterator<Item = (String, usize, bool)>) -> String {
+        let padded = cells.map(|(text, width, right)| match right {
+            true => format!("{text:>width$}"),
+            false => format!("{text:<width$}"),
+        });
+        let line = padded.collect::<Vec<_>>().join(&" ".repeat(GAP));
+        format!("{}{line}", " ".repeat(self.indent())).trim_end().to_owned() + "\n"
+    }
+
+    /// Headings, broken at spaces to the width of their columns, the last line next to the rows.
+    fn head(&self) -> String {
+        let headings = self.beside().map(|(column, width)| {
+            let lines: Vec<String> = wrapped(&column.heading, width).lines().map(str::to_owned).collect();
+            (lines, width, column.right)
+        });
+        let headings: Vec<_> = headings.collect();
+        let deepest = headings.iter().map(|(lines, ..)| lines.len()).max().unwrap_or(0);
+        let line = |depth: usize| {
+            self.line(headings.iter().map(|(lines, width, right)| {
+                let text = (depth + lines.len()).checked_sub(deepest).map(|i| lines[i].clone());
+                (text.unwrap_or_default(), *width, *right)
+            }))
+        };
+        (0..deepest).map(line).collect()
+    }
+
+    /// What a row has in the columns that stand above it.
+    fn section(&self, row: usize) -> String {
+        let said = self.columns.iter().take(self.above).map(|column| super::words::told(column, &column.cells[row]));
+        said.collect::<Vec<_>>().join(", ")
+    }
+
+    /// The table, its rows in an order; lines above rows are broken at a width.
+    pub fn text(&self, order: &[usize], width: usize) -> String {
+        let mut out = self.head();
+        let mut section = None;
+        for row in order {
+            let this = self.section(*row);
+            if self.above > 0 && section.as_ref() != Some(&this) {
+                out += &wrapped(&this, width);
+                section = Some(this);
+            }
+            out += &self.line(self.beside().map(|(c, width)| (self.cells(c)[*row].clone(), width, c.right)));
+        }
+        out
+    }
+}
+
+/// The columns without settings that another one tells, and without the number of seeds.
+fn needed<'a>(columns: &[&'a Column]) -> Vec<&'a Column> {
+    let mut needed = columns.to_vec();
+    for column in columns.iter().rev().filter(|c| c.place == Place::Setting) {
+        let told =
+            |other: &&&Column| other.place == Place::Setting && other.name != column.name && other.determines(column);
+        let always = ["attack", "method", "poison"].contains(&column.name.as_str());
+        if column.name == "seeds" || !always && needed.iter().any(|other| told(&other)) {
+            needed.retain(|other| other.name != column.name);
+        }
+    }
+    needed
+}

@@ -1,0 +1,210 @@
+use super::*;
+use hemlock_artifact::{AttackId, Measured, Role};
+use hemlock_pipeline::{Cell, Seen};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+fn group(attack: &str, method: &str, constraint: &str, eps_d: f64) -> Group {
+    let cell = |mean: f64| Cell { mean, std: 0.0123 };
+    let params = BTreeMap::from([
+        ("poison-features", json!({ "attack": attack, "eps_d": eps_d, "constraint": constraint })),
+        ("invert", json!({ "method": method })),
+        ("pretrain", json!({ "method": "simclr" })),
+    ]);
+    Group {
+        attack: AttackId::by(attack, method),
+        victim: "linear".to_owned(),
+        clean_label: true,
+        eps_d,
+        objective: cell(0.5),
+        bound: None,
+        params,
+        seeds: 4,
+        classes: 10,
+        collapsed: Some(false),
+        sees: Default::default(),
+        controls_see: Default::default(),
+        verified: None,
+        stepped_back: Vec::new(),
+        unconverged: None,
+        accuracy: Measured::new(cell(0.8135))
+            .with("target", Role::Target, cell(0.4))
+            .with("features", Role::Poisoned, cell(0.7))
+            .with("images", Role::Poisoned, cell(0.75))
+            .with("random_flips", Role::Control, cell(0.8))
+            .with("influence_flips", Role::Control, cell(0.79))
+            .with("duplicates", Role::Control, cell(0.81)),
+        drop: Some(cell(0.0635)),
+        visibility: Some(Seen {
+            psnr: cell(20.0),
+            ssim: cell(0.9),
+            linf: cell(150.0 / 255.0),
+            relative_distance: cell(1.5),
+            outliers: cell(1.0),
+            outside: cell(0.0),
+        }),
+        seconds: Some(cell(12.0)),
+    }
+}
+
+/// Of four seeds, about 75 %: half of the interval is 3.182 * 1.1547 / 2 points.
+fn setting(group: Group, images: f64) -> Setting {
+    let poisoned = Estimate::of(&[images - 0.01, images - 0.01, images + 0.01, images + 0.01]);
+    Setting { clean: group.accuracy.clean.mean, poisoned, group }
+}
+
+/// Two attacks, two constraints, two ways to images, one accuracy each.
+fn settings() -> Vec<Setting> {
+    let mut settings = Vec::new();
+    for (attack, constraint, eps_d) in [
+        ("bilevel", "ball", 0.01),
+        ("bilevel", "ball", 0.03),
+        ("gradient-canceling", "none", 0.03),
+        ("gradient-canceling", "ball", 0.03),
+    ] {
+        for method in ["feature-matching", "decoder"] {
+            let images = 0.75 - 0.01 * settings.len() as f64;
+            settings.push(setting(group(attack, method, constraint, eps_d), images));
+        }
+    }
+    settings
+}
+
+fn asked(view: View) -> Asked<'static> {
+    Asked { view, sort: None, legend: false }
+}
+
+fn table(settings: &[Setting], view: View) -> String {
+    results("quickstart", settings, &asked(view)).unwrap()
+}
+
+#[test]
+fn a_table_of_few_columns_fits_its_terminal() {
+    for width in [40, 60, 80, 100, 160] {
+        let table = table(&settings(), View::Few(width));
+        assert!(table.lines().all(|line| line.chars().count() <= width), "{width}:\n{table}");
+        // Every row tells its attack's cost, and none is like another.
+        let rows: Vec<&str> = table.lines().filter(|line| line.contains("->") && line.contains("20.0")).collect();
+        assert_eq!(rows.len(), 8, "{width}:\n{table}");
+    }
+    insta::assert_snapshot!("few-160", table(&settings(), View::Few(160)));
+    insta::assert_snapshot!("few-80", table(&settings(), View::Few(80)));
+    insta::assert_snapshot!("few-40", table(&settings(), View::Few(40)));
+}
+
+#[test]
+fn what_all_rows_have_in_common_stands_above_the_table() {
+    let mut settings = settings();
+    let head = |table: &str| table.split_once("\n\n").unwrap().0.replace('\n', " ");
+    let common = head(&table(&settings, View::Few(160)));
+    assert!(
+        common.starts_with(
+            "quickstart: 8 results, all with clean labels, extractor simclr, an attacker that sees train, victim linear, \
+             4 seeds and influence flips as the best control."
+        ),
+        "{common}"
+    );
+    // What differs has a column, and is not said above it.
+    settings[1].group.victim = "knn".to_owned();
+    *settings[2].group.accuracy.get_mut("duplicates").unwrap() = Cell { mean: 0.7, std: 0.0 };
+    let table = table(&settings, View::Few(160));
+    assert!(!head(&table).contains("victim") && !head(&table).contains("influence flips"), "{table}");
+    assert!([" knn ", "duplicates 70.00", "influence flips 79.00"].iter().all(|cell| table.contains(cell)), "{table}");
+}
+
+#[test]
+fn one_result_shows_what_it_is_of() {
+    let mut one = setting(group("bilevel", "decoder", "ball", 0.03), 0.75);
+    one.group.seeds = 1;
+    one.poisoned = Estimate::of(&[0.75]);
+    insta::assert_snapshot!("one", table(&[one], View::Few(100)));
+}
+
+#[test]
+fn intervals_are_those_of_the_report_or_it_is_said_why_there_is_none() {
+    let settings = settings();
+    let said = |settings: &[Setting]| table(settings, View::Few(100)).replace('\n', " ");
+    assert!(said(&settings).contains("81.35 -> 75.00 ± 1.84"), "{}", said(&settings));
+    assert!(said(&settings).contains("± half of its 95 % confidence interval over seeds and test images."));
+    let same = |seeds: usize| {
+        let mut same = setting(group("bilevel", "decoder", "ball", 0.03), 0.75);
+        same.group.seeds = seeds;
+        same.poisoned = Estimate::of(&vec![0.75; seeds]);
+        same
+    };
+    let of_one = said(&[same(1)]);
+    assert!(of_one.contains("test split; one seed gives no interval.") && !of_one.contains('±'), "{of_one}");
+    assert!(said(&[same(3)]).contains("test split; seeds that all give the same give no interval."));
+    let mixed: Vec<Setting> = settings.into_iter().chain([same(3)]).collect();
+    assert!(said(&mixed).contains("test images; one seed, or seeds that all give the same, give none."));
+}
+
+#[test]
+fn all_columns_have_their_headings_in_words() {
+    let settings = settings();
+    let wide = table(&settings, View::Wide);
+    let head: Vec<&str> = wide.lines().take(3).flat_map(str::split_whitespace).collect();
+    for word in ["poison", "fraction", "random", "flips", "influence", "relative", "distance", "violations,"] {
+        assert!(head.contains(&word), "{word}:\n{wide}");
+    }
+    assert!(["removed", "extractor", "150.0", "81.35 ± 1.23"].iter().all(|words| wide.contains(words)), "{wide}");
+    let legend = results("p", &settings, &Asked { view: View::Wide, sort: None, legend: true }).unwrap();
+    // Every column is explained in sentences.
+    for column in columns(&settings).iter().filter(|c| c.place != Place::Answer) {
+        assert!(legend.contains(&format!("\n{}: ", column.heading)), "{}:\n{legend}", column.heading);
+        assert!(column.meaning.ends_with('.') && column.meaning.starts_with(char::is_uppercase), "{}", column.meaning);
+    }
+    assert!(!wide.contains("\nPSNR, dB: ") && wide.matches("--legend").count() == 1, "{wide}");
+}
+
+#[test]
+fn a_head_near_chance_and_an_attack_that_draws_nothing_are_said() {
+    let wide = |group: Group| {
+        let asked = Asked { view: View::Wide, sort: None, legend: true };
+        results("p", &[setting(group, 0.75)], &asked).unwrap().replace('\n', " ")
+    };
+    let one = |classes: usize, clean: f64| {
+        let mut group = group("bilevel", "decoder", "ball", 0.03);
+        (group.classes, group.accuracy.clean.mean) = (classes, clean);
+        wide(group)
+    };
+    assert!(
+        one(100, 0.096)
+            .contains("NEAR CHANCE: a clean accuracy is 9.60 %, and guessing among 100 classes gives 1.00 %")
+    );
+    assert!(one(2, 0.54).contains("NEAR CHANCE") && one(10, 0.12).contains("NEAR CHANCE"));
+    assert!(!one(100, 0.2).contains("NEAR CHANCE") && !one(2, 0.6).contains("NEAR CHANCE"));
+    assert!(!one(10, 0.5).contains("± 0.00: The attack draws nothing"));
+    let mut still = group("bilevel", "decoder", "ball", 0.03);
+    *still.accuracy.get_mut("features").unwrap() = Cell { mean: 0.7, std: 0.0 };
+    assert!(wide(still).contains("± 0.00: The attack draws nothing"));
+}
+
+#[test]
+fn columns_are_found_by_name_or_heading() {
+    let named = |names: &[&str]| {
+        results("p", &settings(), &asked(View::Named(names.iter().map(|n| (*n).to_owned()).collect())))
+    };
+    let head = |table: String| table.lines().next().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(head(named(&["Drop", "constraint", "SSIM"]).unwrap()), "drop constraint SSIM");
+    assert_eq!(named(&["influence flips"]).unwrap(), named(&["aligned"]).unwrap());
+    let e = named(&["imges"]).unwrap_err();
+    assert!(e.starts_with("--columns: there is no column 'imges'") && e.ends_with("did you mean `images`?"), "{e}");
+}
+
+#[test]
+fn rows_are_sorted_by_a_column_and_what_has_no_value_comes_last() {
+    let mut settings = settings();
+    settings[3].poisoned = None;
+    let sorted = |by: &'static str| {
+        let view = View::Named(["attack", "accuracy"].map(str::to_owned).to_vec());
+        let table = results("p", &settings, &Asked { view, sort: Some(by), legend: false }).unwrap();
+        table.lines().filter(|line| line.contains("81.35")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert!(sorted("accuracy")[0].contains("-> 68.00") && sorted("accuracy")[7].ends_with("-> -"));
+    assert!(sorted("-accuracy")[0].contains("-> 75.00") && sorted("-accuracy")[7].ends_with("-> -"));
+    // Texts by their letters, and rows that are alike in the order of the spec.
+    assert!(sorted("-attack")[0].starts_with("gradient-canceling") && sorted("-attack")[0].contains("71.00"));
+    let asked = Asked { view: View::Wide, sort: Some("-nothing"), legend: false };
+    assert!(results("p", &settings, &asked).unwrap_err().starts_with("--sort: there is no column 'nothing'"));
+}

@@ -1,0 +1,153 @@
+//! What is said above and below the result table.
+
+use super::{
+    Setting,
+    columns::{Column, Place, common_control, extractors},
+};
+use hemlock_attack::attacks::ATTACKS;
+use hemlock_pipeline::Group;
+use hemlock_report::words::list;
+use std::collections::BTreeSet;
+
+/// The share of the way from chance to 1 below which a clean accuracy is near chance.
+const NEAR_CHANCE: f64 = 0.1;
+
+/// A value of a setting, in words.
+pub fn told(column: &Column, cell: &str) -> String {
+    match column.name.as_str() {
+        "attack" | "method" => cell.to_owned(),
+        "poison" => format!("poison fraction {cell}"),
+        "labels" => format!("{cell} labels"),
+        "sees" => format!("an attacker that sees {}", cell.replacen("; controls", " and controls that see", 1)),
+        "seeds" if cell == "1" => "1 seed".to_owned(),
+        "seeds" => format!("{cell} seeds"),
+        _ => format!("{} {cell}", column.heading),
+    }
+}
+
+/// What all rows have in common, and what accuracies are.
+pub fn above(pipeline: &str, settings: &[Setting], common: &[&Column], width: usize) -> String {
+    let mut said: Vec<String> = common.iter().filter_map(|column| Some(told(column, column.common()?))).collect();
+    said.extend(common_control(settings).map(|control| format!("{control} as the best control")));
+    let rows = match settings.len() {
+        1 => "1 result".to_owned(),
+        n => format!("{n} results, all"),
+    };
+    wrapped(&format!("{pipeline}: {rows} with {}.", list(&said)), width) + &wrapped(&intervals(settings), width)
+}
+
+/// What accuracies are, and what is known of their error.
+fn intervals(settings: &[Setting]) -> String {
+    const INTERVAL: &str = "± half of its 95 % confidence interval over seeds and test images";
+    let known = settings.iter().filter(|s| s.half().is_some()).count();
+    let error = match known {
+        0 if settings.iter().all(|s| s.group.seeds == 1) => "; one seed gives no interval".to_owned(),
+        0 => "; seeds that all give the same give no interval".to_owned(),
+        n if n == settings.len() => format!(", {INTERVAL}"),
+        _ => format!(", {INTERVAL}; one seed, or seeds that all give the same, give none"),
+    };
+    format!("Accuracy in % of the test split{error}.")
+}
+
+/// Where there is more: what was left out, if anything was, and how all of it is shown.
+pub fn more(left_out: &[&str], legend: bool, width: usize) -> String {
+    let all = if legend { "--wide shows every column" } else { "--wide shows every column, --legend explains them" };
+    match left_out {
+        [] => wrapped(&format!("{all}."), width),
+        names => wrapped(&format!("Left out, to fit: {}. {all}.", names.join(", ")), width),
+    }
+}
+
+/// What accuracies of a table of many columns are, and who explains the rest.
+pub fn deviations(settings: &[Setting], legend: bool, width: usize) -> String {
+    let over = if settings.iter().any(|s| s.group.seeds > 1) { ", ± their standard deviation over seeds" } else { "" };
+    let more = if legend { "" } else { " --legend says what columns mean." };
+    wrapped(&format!("Accuracies are in % of the test split{over}.{more}"), width)
+}
+
+/// What columns mean, a paragraph each.
+pub fn legend(settings: &[Setting], columns: &[&Column], width: usize) -> String {
+    let mut out = String::new();
+    for column in columns {
+        out += &wrapped(&format!("{}: {}", column.heading, column.meaning), width);
+        if column.name == "objective" {
+            let shown = ATTACKS.iter().map(|attack| (attack.name(), attack.value_label()));
+            for (name, shown) in shown.chain([(hemlock_unlearnable::NAME, hemlock_unlearnable::VALUE_LABEL)]) {
+                if settings.iter().any(|s| s.group.attack.objective == name) {
+                    out += &wrapped(&format!("objective of {name}: This is {shown}."), width);
+                }
+            }
+        }
+    }
+    if columns.iter().any(|c| c.place == Place::Detail) && settings.iter().any(|s| still(&s.group)) {
+        out += &wrapped("± 0.00: The attack draws nothing at random, and is the same whatever the seed.", width);
+    }
+    out
+}
+
+/// Whether poisons do the same to every seed.
+fn still(g: &Group) -> bool {
+    g.seeds > 1 && [g.accuracy.features(), g.accuracy.images()].into_iter().flatten().any(|c| c.std == 0.0)
+}
+
+/// What to be wary of, a paragraph each.
+pub fn warnings(settings: &[Setting], width: usize) -> String {
+    let groups: Vec<&Group> = settings.iter().map(|s| &s.group).collect();
+    let names = |of: &dyn Fn(&Group) -> bool| {
+        let names: BTreeSet<String> = groups.iter().filter(|g| of(g)).map(|g| extractors(&g.params)).collect();
+        (!names.is_empty()).then(|| Vec::from_iter(names).join(", "))
+    };
+    let unconverged = groups.iter().filter_map(|g| g.unconverged).max_by(f64::total_cmp).map(|worst| {
+        format!("NOT CONVERGED: a head's training stopped at a gradient norm of {worst:.1e}, above its tolerance.")
+    });
+    let unverified = names(&|g| g.verified == Some(false)).map(|names| {
+        format!(
+            "UNVERIFIED IMPORT: nothing shows that an extractor ({names}) computes what its weights were trained in; a \
+             `probe` does (docs/pretraining.md)."
+        )
+    });
+    let collapsed = names(&|g| g.collapsed == Some(true))
+        .map(|names| format!("COLLAPSED: the embeddings of an extractor ({names}) all point nearly the same way."));
+    let all = [unconverged, stepped_back(&groups), unverified, collapsed, near_chance(&groups)];
+    all.into_iter().flatten().map(|text| wrapped(&text, width)).collect()
+}
+
+fn stepped_back(groups: &[&Group]) -> Option<String> {
+    let weaker = groups.iter().flat_map(|g| &g.stepped_back);
+    let weaker: BTreeSet<String> =
+        weaker.map(|s| format!("{} is {} in the place of {}", s.field, s.used, s.asked)).collect();
+    (!weaker.is_empty()).then(|| {
+        let weaker = Vec::from_iter(weaker).join(", ");
+        format!("STEPPED BACK: calibration leaves nothing of a stronger target: {weaker}.")
+    })
+}
+
+fn near_chance(groups: &[&Group]) -> Option<String> {
+    let chance = |g: &Group| 1.0 / g.classes.max(1) as f64;
+    let near = |g: &&&Group| g.classes > 1 && g.accuracy.clean.mean - chance(g) < NEAR_CHANCE * (1.0 - chance(g));
+    let worst = groups.iter().filter(near).min_by(|a, b| a.accuracy.clean.mean.total_cmp(&b.accuracy.clean.mean))?;
+    Some(format!(
+        "NEAR CHANCE: a clean accuracy is {:.2} %, and guessing among {} classes gives {:.2} %. Such a head has little to \
+         lose, and drops say little.",
+        100.0 * worst.accuracy.clean.mean,
+        worst.classes,
+        100.0 * chance(worst)
+    ))
+}
+
+/// Text in lines of at most so many characters, as far as its words allow.
+pub fn wrapped(text: &str, width: usize) -> String {
+    let (mut out, mut line) = (String::new(), String::new());
+    for word in text.split_whitespace() {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            out += &line;
+            out.push('\n');
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line += word;
+    }
+    out + &line + "\n"
+}

@@ -1,0 +1,68 @@
+//! Results as comma-separated values.
+
+use crate::Row;
+use hemlock_stage::StageError;
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+};
+
+/// What the names of parameters begin with.
+const PARAMS: &str = "params.";
+
+/// Columns that stand first: what a result is of.
+const FIRST: [&str; 6] = ["pipeline", "attack", "victim", "seed", "key", "eps_d"];
+
+/// Results as CSV: a header, and a record a result. Columns are named as the fields of a result in JSON, with a dot
+/// before the fields of fields: what a result is of, what was measured, and the parameters. Measured numbers are
+/// written by `number`.
+///
+/// # Errors
+/// A result has a field that JSON cannot have.
+pub fn as_csv<'a>(rows: impl Iterator<Item = &'a Row>, number: impl Fn(f64) -> String) -> Result<String, StageError> {
+    let refused = |e: &dyn Display| StageError::internal(format!("results cannot be written as CSV: {e}"));
+    let mut records: Vec<BTreeMap<String, String>> = Vec::new();
+    for row in rows {
+        let mut fields = BTreeMap::new();
+        flatten("", &serde_json::to_value(row).map_err(|e| refused(&e))?, &number, &mut fields);
+        records.push(fields);
+    }
+    let named: BTreeSet<&String> = records.iter().flat_map(BTreeMap::keys).collect();
+    let (params, measured): (Vec<&String>, Vec<&String>) =
+        named.into_iter().filter(|name| !FIRST.contains(&name.as_str())).partition(|name| name.starts_with(PARAMS));
+    let columns: Vec<&str> = FIRST.into_iter().chain(measured.into_iter().chain(params).map(String::as_str)).collect();
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(&columns).map_err(|e| refused(&e))?;
+    for record in &records {
+        let cells = columns.iter().map(|column| record.get(*column).map_or("", String::as_str));
+        writer.write_record(cells).map_err(|e| refused(&e))?;
+    }
+    let bytes = writer.into_inner().map_err(|e| refused(&e))?;
+    String::from_utf8(bytes).map_err(|e| refused(&e))
+}
+
+/// The fields of an object, and of objects in it, under their paths: `a.b`. Parameters stay as they are.
+fn flatten(path: &str, value: &Value, number: &impl Fn(f64) -> String, fields: &mut BTreeMap<String, String>) {
+    let text = match value {
+        Value::Object(object) => {
+            for (name, value) in object {
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                flatten(&path, value, number, fields);
+            }
+            return;
+        }
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Number(n) => match n.as_f64().filter(|_| n.is_f64() && !path.starts_with(PARAMS)) {
+            Some(measured) => number(measured),
+            None => n.to_string(),
+        },
+        Value::Array(values) if !path.starts_with(PARAMS) && values.iter().all(|v| v.is_number() || v.is_null()) => {
+            let numbers = values.iter().map(|v| v.as_f64().map(number));
+            numbers.map(Option::unwrap_or_default).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
+    };
+    fields.insert(path.to_owned(), text);
+}
