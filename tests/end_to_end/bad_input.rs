@@ -91,7 +91,7 @@ fn a_failing_branch_leaves_the_others_intact() {
     house.fails(&format!("run tiny {set}"), 2, &["no poison"]);
     let results = house.ok(&format!("results tiny {set} --json"));
     assert_eq!(results.out.lines().count(), 1);
-    assert!(results.err.contains("1 of 2 branches have no result yet"), "{}", results.err);
+    assert!(results.err.contains("1 of 2 branches has no result yet"), "{}", results.err);
 }
 
 #[test]

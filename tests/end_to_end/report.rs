@@ -99,7 +99,7 @@ fn what_is_missing_is_said() {
     // A pipeline without results beside one with some.
     house.spec("other", &TINY.replace("eps_d = 0.05", "eps_d = 0.1"));
     let said = house.ok("report tiny other -o both.html");
-    assert!(said.err.contains("other: 1 of 1 branch have no result yet"), "{}", said.err);
+    assert!(said.err.contains("other: 1 of 1 branch has no result yet"), "{}", said.err);
     house.spec("bare", &TINY.replace("[evaluate]", ""));
     house.fails("report bare", 2, &["has no [evaluate]"]);
 }

@@ -4,13 +4,13 @@ mod columns;
 mod layout;
 mod words;
 
-use columns::{Column, NONE, Place, columns};
+use columns::{CORE, Column, NONE, Place, columns};
 use hemlock_pipeline::{Group, Row, aggregate, nearest};
 use hemlock_report::{Case, statistics::Estimate};
 use layout::Layout;
 
 /// The width of a table in a file or a pipe.
-pub const UNBOUNDED: usize = 100;
+pub const FILE_WIDTH: usize = 100;
 
 /// The longest line of text around a table, however wide that is.
 const TEXT: usize = 120;
@@ -108,7 +108,7 @@ pub fn results(pipeline: &str, settings: &[Setting], asked: &Asked) -> Result<St
     let mut out = Layout::plain(shown.clone()).text(&order, TEXT) + "\n";
     out += &words::deviations(settings, asked.legend, TEXT);
     if asked.legend {
-        out += &words::legend(settings, &shown, TEXT);
+        out += &("\n".to_owned() + &words::legend(settings, &shown, TEXT));
     }
     Ok(out + &words::warnings(settings, TEXT))
 }
@@ -125,7 +125,7 @@ fn few(
     let text = width.min(TEXT);
     let told = |c: &&Column| c.place == Place::Setting && c.common().is_some_and(|common| common != NONE);
     // A single result is no list of what it has in common.
-    let alone = |c: &&Column| settings.len() == 1 && ["attack", "method", "poison"].contains(&c.name.as_str());
+    let alone = |c: &&Column| settings.len() == 1 && CORE.contains(&c.name.as_str());
     let common: Vec<&Column> = columns.iter().filter(|c| told(c) && !alone(c)).collect();
     let asked = |c: &&Column| match c.place {
         Place::Setting => alone(c) || c.common().is_none(),

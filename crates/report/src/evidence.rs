@@ -179,9 +179,9 @@ impl<'a> Evidence<'a> {
     fn pending(&self) -> impl Iterator<Item = String> {
         let missing = self.measured.iter().filter(|m| m.missing > 0);
         missing.map(|m| {
-            let all = words::count(m.rows.len() + m.missing, "branch");
             let Subject { spec, command, .. } = m.subject;
-            format!("{}: {} of {all} have no result yet; `{command}` makes them", spec.name, m.missing)
+            let unfinished = words::unfinished(m.missing, m.rows.len() + m.missing);
+            format!("{}: {unfinished}; `{command}` makes what is missing", spec.name)
         })
     }
 

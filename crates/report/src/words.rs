@@ -127,6 +127,12 @@ pub fn count(n: usize, one: &str) -> String {
     }
 }
 
+/// How many of the branches of a pipeline are not done: `1 of 2 branches has no result yet`.
+pub fn unfinished(missing: usize, branches: usize) -> String {
+    let have = if missing == 1 { "has" } else { "have" };
+    format!("{missing} of {} {have} no result yet", count(branches, "branch"))
+}
+
 /// Seconds for people.
 pub fn seconds(s: f64) -> String {
     match s {
@@ -172,6 +178,8 @@ mod tests {
         assert_eq!((share(0.03), share(0.005), share(1.0)), ("3 %".to_owned(), "0.5 %".to_owned(), "100 %".to_owned()));
         assert_eq!((seconds(3.25), seconds(600.0), seconds(9000.0)), ("3.2 s".into(), "10 min".into(), "2.5 h".into()));
         assert_eq!(list(&["a".into(), "b".into(), "c".into()]), "a, b and c");
+        assert_eq!(unfinished(1, 2), "1 of 2 branches has no result yet");
+        assert_eq!(unfinished(2, 4), "2 of 4 branches have no result yet");
         assert_eq!((p_value(0.0002), p_value(0.04)), ("< 0.001".into(), "0.040".into()));
     }
 

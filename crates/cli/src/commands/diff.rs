@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::Result;
 use hemlock_pipeline::{Override, Selection, Side, compare, diff, side, unknown};
-use hemlock_report::words::count;
+use hemlock_report::words::{count, unfinished};
 use hemlock_stage::{ErrorKind, StageError};
 use hemlock_store::Store;
 use std::path::Path;
@@ -102,8 +102,8 @@ impl House<'_> {
                 return Err(StageError::new(ErrorKind::Artifact, message).into());
             }
             if side.missing > 0 {
-                let all = side.rows.len() + side.missing;
-                self.printer.note(&format!("--{option}: {} of {all} branches have no result yet", side.missing));
+                let unfinished = unfinished(side.missing, side.rows.len() + side.missing);
+                self.printer.note(&format!("--{option}: {unfinished}"));
             }
             Ok(side)
         };

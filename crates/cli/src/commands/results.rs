@@ -5,7 +5,7 @@ use crate::{
     args::{Changes, Form, Pipeline},
     exit::Usage,
     render,
-    results::{self, Setting, UNBOUNDED, View},
+    results::{self, FILE_WIDTH, Setting, View},
 };
 use anyhow::Result;
 use hemlock_pipeline::{Asked, Plan, Row, Spec, Task, as_csv, history, read_answers, rows, unknown};
@@ -74,8 +74,8 @@ impl House<'_> {
         }
         if missing > 0 {
             let why = elsewhere.map(|why| format!("; {why}")).unwrap_or_default();
-            let (all, have) = (rows.len() + missing, if missing == 1 { "has" } else { "have" });
-            self.printer.note(&format!("{missing} of {} {have} no result yet{why}", words::count(all, "branch")));
+            let unfinished = words::unfinished(missing, rows.len() + missing);
+            self.printer.note(&format!("{unfinished}{why}"));
         }
         if !form.json && !form.csv {
             self.printer.note(&next(&plan, &named));
@@ -89,7 +89,7 @@ impl House<'_> {
         let view = match form {
             Form { columns, .. } if !columns.is_empty() => View::Named(columns.clone()),
             Form { wide: true, .. } => View::Wide,
-            _ => View::Few(self.printer.width().unwrap_or(UNBOUNDED)),
+            _ => View::Few(self.printer.width().unwrap_or(FILE_WIDTH)),
         };
         // Intervals are of test images, too.
         read_answers(rows, &self.store())?;

@@ -51,6 +51,9 @@ pub struct Column {
     values: Vec<Option<f64>>,
 }
 
+/// Settings that have columns of their own wherever rows differ in them, and of a single result, too.
+pub const CORE: [&str; 3] = ["attack", "method", "poison"];
+
 /// Name, heading and meaning of all columns but parameters, in the order of the table.
 const KNOWN: [(&str, &str, &str); 24] = [
     ("attack", "attack", "This is what the poisons are optimised for; docs/attacks.md describes each attack."),
@@ -64,8 +67,8 @@ const KNOWN: [(&str, &str, &str); 24] = [
     (
         "labels",
         "labels",
-        "Poisons have the labels of the samples that they are made of (clean), or others, which are random, aligned by \
-         the attacker, or free, that is, chosen by the attack.",
+        "Poisons have the labels of the samples that they are made of (clean), or others, which are random, \
+         aligned by the attacker, or free, that is, chosen by the attack.",
     ),
     (
         "extractor",
@@ -83,10 +86,11 @@ const KNOWN: [(&str, &str, &str); 24] = [
     (
         "accuracy",
         "clean -> poisoned",
-        "This is the accuracy of the victim on the test split, in %, when it is trained on clean data and when it is \
-         trained on poisoned data: on the images of the poisons or, where there are none, on their features. What \
-         follows ± is half of the 95 % confidence interval of the poisoned accuracy, over all that seeds draw anew and \
-         over test images, as in the report. There is none for one seed, nor where all seeds give the same.",
+        "This is the accuracy of the victim on the test split, in %, when it is trained on clean data and when it \
+         is trained on poisoned data: on the images of the poisons or, where there are none, on their features. \
+         What follows ± is half of the 95 % confidence interval of the poisoned accuracy, over all that seeds \
+         draw anew and over test images, as in the report. There is none for one seed, nor where all seeds give \
+         the same.",
     ),
     (
         "control",
@@ -109,14 +113,14 @@ const KNOWN: [(&str, &str, &str); 24] = [
     (
         "drop",
         "drop",
-        "This is the clean accuracy minus that with poisoned images or, where there are none, with poisoned features, in \
-         points.",
+        "This is the clean accuracy minus that with poisoned images or, where there are none, with poisoned \
+         features, in points.",
     ),
     (
         "kept",
         "share kept, %",
-        "The images keep so much of the drop by poisoned features. Above 100 they do more harm than the features, below 0 \
-         they help the victim.",
+        "The images keep so much of the drop by poisoned features. Above 100 they do more harm than the features, \
+         below 0 they help the victim.",
     ),
     ("PSNR", "PSNR, dB", "The peak signal-to-noise ratio compares the images with those that they are made of."),
     ("SSIM", "SSIM", "The structural similarity compares the same images, and is 1 for unchanged ones."),
@@ -128,14 +132,14 @@ const KNOWN: [(&str, &str, &str); 24] = [
     (
         "distance",
         "relative distance",
-        "This is the median distance of the images' features to the poisoned ones (of attacks on pixels, to those before \
-         rounding), in units of the distance between clean nearest neighbours.",
+        "This is the median distance of the images' features to the poisoned ones (of attacks on pixels, to those \
+         before rounding), in units of the distance between clean nearest neighbours.",
     ),
     (
         "outliers",
         "outliers, %",
-        "This share of the poisons has features of an unusual norm or far from all clean ones, so that a defender could \
-         find them.",
+        "This share of the poisons has features of an unusual norm or far from all clean ones, so that a defender \
+         could find them.",
     ),
     (
         "outside",
@@ -146,8 +150,8 @@ const KNOWN: [(&str, &str, &str); 24] = [
     (
         "seconds",
         "seconds",
-        "The attacker computed for so long, from target-params to images or noise; `?` stands where an artifact behind \
-         this is gone.",
+        "The attacker computed for so long, from target-params to images or noise; `?` stands where an artifact \
+         behind this is gone.",
     ),
 ];
 

@@ -1,7 +1,7 @@
 //! How columns become lines that fit a terminal.
 
 use super::{
-    columns::{Column, Place},
+    columns::{CORE, Column, Place},
     words::wrapped,
 };
 
@@ -121,7 +121,7 @@ fn needed<'a>(columns: &[&'a Column]) -> Vec<&'a Column> {
     for column in columns.iter().rev().filter(|c| c.place == Place::Setting) {
         let told =
             |other: &&&Column| other.place == Place::Setting && other.name != column.name && other.determines(column);
-        let always = ["attack", "method", "poison"].contains(&column.name.as_str());
+        let always = CORE.contains(&column.name.as_str());
         if column.name == "seeds" || !always && needed.iter().any(|other| told(&other)) {
             needed.retain(|other| other.name != column.name);
         }

@@ -99,8 +99,8 @@ fn what_all_rows_have_in_common_stands_above_the_table() {
     let common = head(&table(&settings, View::Few(160)));
     assert!(
         common.starts_with(
-            "quickstart: 8 results, all with clean labels, extractor simclr, an attacker that sees train, victim linear, \
-             4 seeds and influence flips as the best control."
+            "quickstart: 8 results, all with clean labels, extractor simclr, an attacker that sees train, victim \
+             linear, 4 seeds and influence flips as the best control."
         ),
         "{common}"
     );

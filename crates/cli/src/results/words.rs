@@ -102,8 +102,8 @@ pub fn warnings(settings: &[Setting], width: usize) -> String {
     });
     let unverified = names(&|g| g.verified == Some(false)).map(|names| {
         format!(
-            "UNVERIFIED IMPORT: nothing shows that an extractor ({names}) computes what its weights were trained in; a \
-             `probe` does (docs/pretraining.md)."
+            "UNVERIFIED IMPORT: nothing shows that an extractor ({names}) computes what its weights were trained \
+             in; a `probe` does (docs/pretraining.md)."
         )
     });
     let collapsed = names(&|g| g.collapsed == Some(true))
@@ -127,8 +127,8 @@ fn near_chance(groups: &[&Group]) -> Option<String> {
     let near = |g: &&&Group| g.classes > 1 && g.accuracy.clean.mean - chance(g) < NEAR_CHANCE * (1.0 - chance(g));
     let worst = groups.iter().filter(near).min_by(|a, b| a.accuracy.clean.mean.total_cmp(&b.accuracy.clean.mean))?;
     Some(format!(
-        "NEAR CHANCE: a clean accuracy is {:.2} %, and guessing among {} classes gives {:.2} %. Such a head has little to \
-         lose, and drops say little.",
+        "NEAR CHANCE: a clean accuracy is {:.2} %, and guessing among {} classes gives {:.2} %. Such a head has \
+         little to lose, and drops say little.",
         100.0 * worst.accuracy.clean.mean,
         worst.classes,
         100.0 * chance(worst)
