@@ -2,7 +2,7 @@
 # `pipeline` does all of them in one run, which says once what there is to do and what was done.
 #
 #   just pipeline quickstart
-#   just set='poison-features.eps_d=[0.01,0.03] seeds=[0]' pipeline quickstart
+#   just set='poison-features.poison_fraction=[0.01,0.03] seeds=[0]' pipeline quickstart
 #   just backend=wgpu pipeline finetune-cifar10
 #   just jobs=4 pipeline findings
 #   just as=try1 set='seeds=[0]' pipeline quickstart; just as=try1 results quickstart

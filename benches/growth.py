@@ -65,10 +65,10 @@ weight_decay = 1e-2
 
 [poison-features]
 attack = "{attack}"
-eps_d = {eps_d}
+poison_fraction = {poison_fraction}
 constraint = "ball"
 steps = {steps}
-stall = {steps}
+patience = {steps}
 
 [evaluate]
 controls = ["duplicates"]
@@ -144,8 +144,8 @@ def extraction(hemlock):
 
 def measured(hemlock, folder, size, attack):
     spec = folder / f"{attack}.toml"
-    eps_d = size["m"] / size["n"]
-    spec.write_text(SPEC.format(path=folder / "features", attack=attack, eps_d=eps_d, steps=ATTACKS[attack]))
+    poison_fraction = size["m"] / size["n"]
+    spec.write_text(SPEC.format(path=folder / "features", attack=attack, poison_fraction=poison_fraction, steps=ATTACKS[attack]))
     with tempfile.TemporaryDirectory(dir=folder) as root:
         return [run(hemlock, stage, spec, root) for stage in STAGES]
 

@@ -62,8 +62,12 @@ fn fuzz_specs() {
 
 #[test]
 fn fuzz_overrides() {
-    let samples =
-        ["pretrain.epochs=5", "seeds=[0,1]", "invert={ method = 'decoder' }", "poison-features.eps_d=[0.01, 0.03]"];
+    let samples = [
+        "pretrain.epochs=5",
+        "seeds=[0,1]",
+        "invert={ method = 'decoder' }",
+        "poison-features.poison_fraction=[0.01, 0.03]",
+    ];
     let words = [
         "dataset.downstream.",
         "decoder.width=",
@@ -85,7 +89,8 @@ fn fuzz_overrides() {
 fn fuzz_selections() {
     let (graph, path) = (hemlock::graph(), pipelines().join("quickstart.toml"));
     let plan = Plan::new(&Spec::load(&path, &[], &graph).unwrap(), &graph, &Environment { data: None }).unwrap();
-    let samples = ["seed=0", "eps_d=0.03,invert.beta=0", "attack=bilevel", "dataset.downstream.source.kind=synthetic"];
+    let samples =
+        ["seed=0", "poison_fraction=0.03,invert.beta=0", "attack=bilevel", "dataset.downstream.source.kind=synthetic"];
     let words = [",", "=", "[", "{", "1e400", "constraint=", "poison-features."];
     Samples::new(samples).words(words).fuzz(|bytes| match String::from_utf8_lossy(bytes).parse::<Selection>() {
         Ok(selection) => selection.of(&plan).map_or_else(|e| message(&e), |_| Ok(())),

@@ -27,7 +27,7 @@ test "$(echo "$out"/*)" = "$out/features $out/heads $out/many $out/poisons"
 "$@" diff quickstart --a poison-features.constraint=none --b poison-features.constraint=ball,attack=gradient-canceling --root "$root"
 "$@" results quickstart --root "$root" --json --quiet | awk '
     # Poisoned features without a constraint cost at least 10 points at 3 %.
-    /"constraint":"none"/ && /"eps_d":0.03/ {
+    /"constraint":"none"/ && /"poison_fraction":0.03/ {
         match($0, /"clean":[0-9.]+/); clean = substr($0, RSTART + 8, RLENGTH - 8)
         match($0, /"features":0[0-9.]*/); features = substr($0, RSTART + 11, RLENGTH - 11)
         seen++

@@ -7,7 +7,7 @@ root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT INT TERM
 export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-$root}" CUBECL_AUTOTUNE_LEVEL=minimal
 tiny="--set dataset.downstream.train=64 --set dataset.downstream.validation=0 --set dataset.downstream.test=32
- --set pretrain.batch=32 --set target-params.weight_decay=0.01 --set poison-features.eps_d=0.05 --set invert.steps=2 --set seeds=[0]"
+ --set pretrain.batch=32 --set target-params.weight_decay=0.01 --set poison-features.poison_fraction=0.05 --set invert.steps=2 --set seeds=[0]"
 spec=tests/specs/tiny.toml
 status=0
 # shellcheck disable=SC2086

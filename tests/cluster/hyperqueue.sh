@@ -43,7 +43,7 @@ start() {
 
 # Two seeds, and a training that lasts for some seconds.
 spec=$here/../specs/tiny.toml
-sweep=(--set "seeds=[0,1]" --set "poison-features.eps_d=[0.05,0.1]" --set pretrain.epochs=200)
+sweep=(--set "seeds=[0,1]" --set "poison-features.poison_fraction=[0.05,0.1]" --set pretrain.epochs=200)
 "$hemlock" -q run "$spec" "${sweep[@]}" --root "$dir/local"
 submit() { PATH=$dir/bin:$PATH "$hemlock" submit hyperqueue "$spec" "${sweep[@]}" --root "$dir/hq" "$@"; }
 # Until a task of a stage runs: the number of its process.

@@ -62,7 +62,7 @@ sinfo --noheader --format=%T | grep -q idle || fail "the node did not come up"
 
 # Two seeds, and a training that lasts for some seconds.
 spec=$here/../specs/tiny.toml
-sweep=(--set "seeds=[0,1]" --set "poison-features.eps_d=[0.05,0.1]" --set pretrain.epochs=200)
+sweep=(--set "seeds=[0,1]" --set "poison-features.poison_fraction=[0.05,0.1]" --set pretrain.epochs=200)
 "$hemlock" -q run "$spec" "${sweep[@]}" --root "$dir/local"
 submit() { "$hemlock" submit slurm "$spec" "${sweep[@]}" --root "$dir/slurm" "$@"; }
 # Until the queue is empty.

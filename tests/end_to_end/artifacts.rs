@@ -129,7 +129,7 @@ fn a_run_beside_gc_keeps_what_it_found() {
     house.ok("run tiny");
     // Its own artifacts are garbage but for its run: another spec of that name has the record, and is what is planned.
     for _ in 0..4 {
-        let set = "--set poison-features.eps_d=0.1";
+        let set = "--set poison-features.poison_fraction=0.1";
         house.ok(&format!("run tiny {set}"));
         house.ok("run tiny");
         let (gc, run) = (house.spawn("gc --delete"), house.spawn(&format!("run tiny {set}")));
@@ -170,7 +170,9 @@ fn a_killed_forced_run_leaves_nothing_that_the_next_run_does_not_remove() {
 fn specs_given_by_path_keep_their_artifacts() {
     let house = House::new();
     fs::remove_file(house.path().join("pipelines/tiny.toml")).unwrap();
-    for (folder, spec) in [("one", TINY.to_owned()), ("two", TINY.replace("eps_d = 0.05", "eps_d = 0.1"))] {
+    for (folder, spec) in
+        [("one", TINY.to_owned()), ("two", TINY.replace("poison_fraction = 0.05", "poison_fraction = 0.1"))]
+    {
         fs::create_dir(house.path().join(folder)).unwrap();
         fs::write(house.path().join(folder).join("exp.toml"), spec).unwrap();
         house.ok(&format!("run {folder}/exp.toml"));

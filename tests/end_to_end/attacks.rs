@@ -75,9 +75,9 @@ fn what_is_idle_is_not_in_the_key() {
     let same = |set: &str| assert_eq!(key("tiny"), key(&format!("tiny {set}")), "{set}");
     same("--set poison-features.quantile=0.5");
     same("--set poison-features.temperature=3");
-    same("--set poison-features.relabel_every=7");
+    same("--set poison-features.label_update_interval=7");
     same("--set poison-features.steps=2000");
-    same("--set poison-features.follower.steps=7");
+    same("--set poison-features.inner.steps=7");
     same("--set poison-features.sees=[\"train\",\"validation\"]");
     same("--set target-params.share=0.9");
     same("--set target-params.quantile=0.5");
@@ -98,8 +98,8 @@ fn refinement_reads_the_target_and_keeps_more_of_the_attack() {
     house.ok(&format!("run tiny {refined}"));
     let row: Value = serde_json::from_str(&house.ok(&format!("results tiny {refined} --json")).out).unwrap();
     assert_eq!(row["attack"], "bilevel + refined", "an attack of its own");
-    let (loss, ceiling) = (&row["clean_loss"], row["ceiling"].as_f64().unwrap());
-    assert!(loss["features"].as_f64().unwrap() <= ceiling, "{row}");
+    let (loss, loss_bound) = (&row["clean_loss"], row["loss_bound"].as_f64().unwrap());
+    assert!(loss["features"].as_f64().unwrap() <= loss_bound, "{row}");
     assert!(loss["features"].as_f64().unwrap() > loss["clean"].as_f64().unwrap(), "{row}");
     let matched = refined.replace("refine=20", "refine=0");
     house.ok(&format!("run tiny {matched}"));
@@ -126,9 +126,9 @@ fn refinement_reads_the_target_and_keeps_more_of_the_attack() {
 fn a_reachable_target_is_as_strong_as_the_budget_and_no_stronger() {
     let house = House::new();
     let set = "tiny --set target-params.radius=reachable --set target-params.constraint=ball \
-               --set target-params.calibration=scale-and-bias --set target-params.eps_d=[0.02,0.2]";
+               --set target-params.calibration=scale-and-bias --set target-params.poison_fraction=[0.02,0.2]";
     let made = summaries(&house, "target-params", set);
-    let bound = |i: usize| made[i]["poisonability"]["support"].as_f64().unwrap();
+    let bound = |i: usize| made[i]["poison_fraction_bound"]["support"].as_f64().unwrap();
     let radius = |i: usize| made[i]["radius"].as_f64().unwrap();
     assert!(bound(0) <= 0.02 && bound(1) <= 0.2, "{made:?}");
     assert!(radius(0) > 0.0 && radius(1) > 1.2 * radius(0), "{made:?}");
@@ -137,15 +137,19 @@ fn a_reachable_target_is_as_strong_as_the_budget_and_no_stronger() {
         let made = summaries(&house, "target-params", &format!("{set}=[0.1,0.9]"));
         let radius = |i: usize| made[i]["radius"].as_f64().unwrap();
         assert!(radius(0) < radius(1), "{made:?}");
-        let budget = "--set target-params.eps_d=0.3 --set target-params.constraint=ball";
+        let budget = "--set target-params.poison_fraction=0.3 --set target-params.constraint=ball";
         let made = summaries(&house, "target-params", &format!("{set}=reachable {budget}"));
-        assert!(made[0]["poisonability"]["support"].as_f64().unwrap() <= 0.3, "{made:?}");
+        assert!(made[0]["poison_fraction_bound"]["support"].as_f64().unwrap() <= 0.3, "{made:?}");
     }
-    house.fails("plan tiny --set target-params.radius=reachable", 2, &["target-params", "`eps_d`", "is missing"]);
     house.fails(
-        "target-params tiny --set target-params.radius=reachable --set target-params.eps_d=1e-9 --set target-params.constraint=ball",
+        "plan tiny --set target-params.radius=reachable",
         2,
-        &["target-params", "`eps_d`", "takes at least", "'ball'"],
+        &["target-params", "`poison_fraction`", "is missing"],
+    );
+    house.fails(
+        "target-params tiny --set target-params.radius=reachable --set target-params.poison_fraction=1e-9 --set target-params.constraint=ball",
+        2,
+        &["target-params", "`poison_fraction`", "takes at least", "'ball'"],
     );
 }
 
@@ -172,7 +176,7 @@ fn victims_that_descend_end_near_those_that_are_exact() {
 #[test]
 fn clean_and_free_labels_never_share_a_row() {
     let house = House::new();
-    let set = r#"tiny --set poison-features.labels=["kept","aligned"] --set seeds=[0,1]"#;
+    let set = r#"tiny --set poison-features.labels=["clean","adversarial"] --set seeds=[0,1]"#;
     house.ok(&format!("run {set}"));
     let table = house.ok(&format!("results {set}")).out;
     let labels: Vec<&str> = table
@@ -199,18 +203,18 @@ fn impossible_wishes_are_refused() {
     fails("solver=newton", 2, &["`solver`", "newton", "conditional-gradient"]);
     fails("solver=conditional-gradient max_seconds=9", 2, &["`max_seconds`", "leave it out"]);
     fails("max_seconds=0", 2, &["`max_seconds`", "above 0"]);
-    fails("eps_d=0.001", 2, &["`eps_d`", "gives no poison"]);
+    fails("poison_fraction=0.001", 2, &["`poison_fraction`", "gives no poison"]);
 }
 
 const PIXELS: &str = r#"
 [[poison-images]]
 attack = "gradient-canceling"
-eps_d = 0.1
+poison_fraction = 0.1
 steps = 4
 
 [[poison-images]]
 attack = "tgda"
-eps_d = 0.1
+poison_fraction = 0.1
 steps = 4
 linf = 8
 "#;
@@ -247,13 +251,13 @@ fn attacks_on_pixels_stand_beside_those_on_features() {
     let keys = |set: &str| house.tasks(&format!("both {set}")).iter().map(|t| t["key"].clone()).collect::<Vec<_>>();
     assert_eq!(keys(""), keys("--set poison-images.temperature=3"));
     let retrained = "--set poison-images.attack=bilevel-cross-entropy";
-    assert_eq!(keys(retrained), keys(&format!("{retrained} --set poison-images.follower.batch=7")));
+    assert_eq!(keys(retrained), keys(&format!("{retrained} --set poison-images.inner.batch=7")));
     assert_ne!(keys(retrained), keys(""));
     // Nor is the seed where nothing is drawn.
     let count = |set: &str| {
         house.tasks(&format!("both --set seeds=[0,1] {set}")).iter().filter(|t| t["stage"] == "poison-images").count()
     };
-    assert_eq!((count(""), count(&format!("{retrained} --set poison-images.start=aligned"))), (4, 2));
+    assert_eq!((count(""), count(&format!("{retrained} --set poison-images.start=influence"))), (4, 2));
 
     // On their own, too; and without either there is nothing to evaluate.
     let (before, _) = TINY.split_once("[poison-features]").unwrap();

@@ -24,8 +24,12 @@ fn specs_are_checked_before_anything_runs() {
     bad("radius = 0.5", "radius = nan", &["bad.toml:20", "radius"]);
     bad("radius = 0.5", "radius =", &["bad.toml:20"]);
     bad("[features]", "", &["[features]", "no [features]"]);
-    for eps_d in ["0", "-0.1", "1.5", "nan"] {
-        bad("eps_d = 0.05", &format!("eps_d = {eps_d}"), &["bad.toml:25", "eps_d"]);
+    for poison_fraction in ["0", "-0.1", "1.5", "nan"] {
+        bad(
+            "poison_fraction = 0.05",
+            &format!("poison_fraction = {poison_fraction}"),
+            &["bad.toml:25", "poison_fraction"],
+        );
     }
     house.fails("plan tiny --set pretrain.epohcs=3", 2, &["epohcs", "did you mean `epochs`?"]);
     house.fails("plan tiny --set pretrain.epochs=-1", 2, &["--set pretrain.epochs=-1", "epochs"]);
@@ -71,7 +75,11 @@ fn specs_are_checked_before_anything_runs() {
 #[test]
 fn a_budget_that_gives_no_poison_names_what_would() {
     let house = House::new();
-    house.fails("run tiny --set poison-features.eps_d=0.001", 2, &["eps_d", "no poison", "expected at least"]);
+    house.fails(
+        "run tiny --set poison-features.poison_fraction=0.001",
+        2,
+        &["poison_fraction", "no poison", "expected at least"],
+    );
     // What ran before stays.
     assert!(house.artifact("artifacts", "target-params").is_dir());
 }
@@ -87,7 +95,7 @@ fn splits_that_do_not_fit_the_data() {
 #[test]
 fn a_failing_branch_leaves_the_others_intact() {
     let house = House::new();
-    let set = "--set poison-features.eps_d=[0.001,0.05]";
+    let set = "--set poison-features.poison_fraction=[0.001,0.05]";
     house.fails(&format!("run tiny {set}"), 2, &["no poison"]);
     let results = house.ok(&format!("results tiny {set} --json"));
     assert_eq!(results.out.lines().count(), 1);

@@ -21,8 +21,8 @@ fn small_quickstart(house: &House) {
         ("radius = 0.5", "radius = 0.1"),
         ("weight_decay = 1e-3\n\n[[poison-features]]", "weight_decay = 1e-2\n\n[[poison-features]]"),
         (
-            "eps_d = [0.01, 0.03]\nconstraint = \"ball\"\n\n",
-            "eps_d = [0.01, 0.03]\nconstraint = \"ball\"\nsteps = 5\n\n",
+            "poison_fraction = [0.01, 0.03]\nconstraint = \"ball\"\n\n",
+            "poison_fraction = [0.01, 0.03]\nconstraint = \"ball\"\nsteps = 5\n\n",
         ),
         ("epochs = 6\nbatch = 32", "epochs = 1\nwidth = 8\nbatch = 32"),
         ("steps = 30\nrefine = 30", "steps = 3\nrefine = 2"),
@@ -75,12 +75,12 @@ fn the_walk_through_of_the_readme_works() {
     // What it prints are accuracies of the result table.
     let rows = house.ok("results quickstart --json").out;
     let rows: Vec<Value> = rows.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let accuracy = |seed: u64, attack: &str, eps_d: f64, method: &str, constraint: &str| {
+    let accuracy = |seed: u64, attack: &str, poison_fraction: f64, method: &str, constraint: &str| {
         let row = rows.iter().find(|r| {
             let params = &r["params"];
             r["seed"] == seed
                 && params["poison-features"]["attack"] == attack
-                && r["eps_d"] == eps_d
+                && r["poison_fraction"] == poison_fraction
                 && params["invert"]["method"] == method
                 && params["poison-features"]["constraint"] == constraint
         });
@@ -92,21 +92,21 @@ fn the_walk_through_of_the_readme_works() {
     // Two seeds, two inversions, and of the ball two budgets of one attack and one of the other.
     assert_eq!(rest.len(), 2 * 2 * 3, "{out}");
     for row in rest {
-        let [seed, attack, eps_d, method, measured] = row[..] else { panic!("{out}") };
-        let (seed, eps_d) = (seed.parse().unwrap(), eps_d.parse().unwrap());
-        assert_eq!(measured.parse::<f64>().unwrap(), accuracy(seed, attack, eps_d, method, "ball"), "{out}");
+        let [seed, attack, poison_fraction, method, measured] = row[..] else { panic!("{out}") };
+        let (seed, poison_fraction) = (seed.parse().unwrap(), poison_fraction.parse().unwrap());
+        assert_eq!(measured.parse::<f64>().unwrap(), accuracy(seed, attack, poison_fraction, method, "ball"), "{out}");
     }
 }
 
 #[test]
 fn several_artifacts_have_an_index_and_every_file_says_what_it_is() {
     let house = House::new();
-    let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1]";
+    let set = "--set seeds=[0,1] --set poison-features.poison_fraction=[0.05,0.1]";
     house.ok(&format!("run tiny {set}"));
     house.ok(&format!("export tiny invert {set} -o many"));
     let index = fs::read_to_string(house.path().join("many/index.csv")).unwrap();
     let lines: Vec<Vec<&str>> = index.lines().map(|line| line.split(',').collect()).collect();
-    assert_eq!(lines[0], ["folder", "stage", "seed", "attack", "eps_d", "poison-features.eps_d"]);
+    assert_eq!(lines[0], ["folder", "stage", "seed", "attack", "poison_fraction", "poison-features.poison_fraction"]);
     let mut seen: Vec<(&str, &str)> = lines[1..].iter().map(|line| (line[2], line[4])).collect();
     seen.sort_unstable();
     assert_eq!(seen, [("0", "0.05"), ("0", "0.1"), ("1", "0.05"), ("1", "0.1")]);
@@ -199,7 +199,7 @@ fn a_selection_that_does_not_work_says_what_there_is() {
 fn pictures_and_tensors_are_exported() {
     let house = House::new();
     house.ok("run tiny");
-    house.ok("export tiny invert --select seed=0,eps_d=0.05 -o out --format png");
+    house.ok("export tiny invert --select seed=0,poison_fraction=0.05 -o out --format png");
     assert_eq!(fs::read_dir(house.path().join("out/poisons")).unwrap().count(), 5);
     // What an export that was killed left is gone with the next one.
     fs::write(house.path().join("out/.extractor.safetensors.1.part"), "half").unwrap();

@@ -25,7 +25,7 @@ fn a_fan_out_is_counted_before_it_is_made() {
     let house = House::new();
     let numbers: Vec<String> = (1..=100).map(|i| format!("{}", f64::from(i) / 100.0)).collect();
     let list = format!("[{}]", numbers.join(","));
-    let sets: Vec<String> = ["target-params.radius", "poison-features.eps_d", "invert.beta"]
+    let sets: Vec<String> = ["target-params.radius", "poison-features.poison_fraction", "invert.beta"]
         .iter()
         .flat_map(|field| ["--set".to_owned(), format!("{field}={list}")])
         .collect();
@@ -102,9 +102,9 @@ fn widths_have_bounds_and_what_does_not_fit_into_memory_is_not_begun() {
 fn seeds_are_a_list_and_shares_are_no_percentages() {
     let house = House::new();
     house.fails("plan tiny --set seeds=3", 2, &["`[3]` for the seed 3", "`[0, 1, 2]` for three seeds"]);
-    house.fails("plan tiny --set poison-features.eps_d=3", 2, &["a share above 0 and up to 1: 3 % is 0.03"]);
-    let quotes = "in quotes as a whole, such as 'poison-features.eps_d=[0.01, 0.03]'";
-    house.fails("plan tiny --set poison-features.eps_d=[0.01, --set 0.02]", 2, &[quotes]);
+    house.fails("plan tiny --set poison-features.poison_fraction=3", 2, &["a share above 0 and up to 1: 3 % is 0.03"]);
+    let quotes = "in quotes as a whole, such as 'poison-features.poison_fraction=[0.01, 0.03]'";
+    house.fails("plan tiny --set poison-features.poison_fraction=[0.01, --set 0.02]", 2, &[quotes]);
     house.fails("plan tiny --set 0.02]", 2, &["'0.02]' is no override", quotes]);
 }
 
@@ -114,7 +114,7 @@ fn seeds_are_a_list_and_shares_are_no_percentages() {
 fn long_steps_are_stopped() {
     let house = House::new();
     house.ok("target-params tiny");
-    let set = "--set poison-features.attack=tgda --set poison-features.follower.steps=4294967295";
+    let set = "--set poison-features.attack=tgda --set poison-features.inner.steps=4294967295";
     let child = house.spawn(&format!("poison-features tiny {set}"));
     std::thread::sleep(Duration::from_secs(2));
     let begun = Instant::now();

@@ -99,7 +99,7 @@ fn imported_features_give_what_the_extractor_s_give() {
     }
     let row = |name: &str| -> Value { serde_json::from_str(&house.ok(&format!("results {name} --json")).out).unwrap() };
     let (extracted, imported) = (row("bare"), row("own"));
-    for field in ["accuracy", "per_class", "clean_loss", "ceiling", "objective"] {
+    for field in ["accuracy", "per_class", "clean_loss", "loss_bound", "objective"] {
         assert_eq!(extracted[field], imported[field], "{field}");
     }
     // No device made them, and the table names them after their file.

@@ -24,7 +24,7 @@ fn plan_and_why_agree_with_what_runs() {
     insta::assert_snapshot!("plan-before", without_keys(&house.ok("plan tiny").out));
     house.ok("run tiny");
     insta::assert_snapshot!("plan-after", without_keys(&house.ok("plan tiny").out));
-    let change = "--set poison-features.eps_d=0.1";
+    let change = "--set poison-features.poison_fraction=0.1";
     insta::assert_snapshot!("plan-change", without_keys(&house.ok(&format!("plan tiny {change}")).out));
     insta::assert_snapshot!(
         "why-change",
@@ -32,7 +32,7 @@ fn plan_and_why_agree_with_what_runs() {
     );
     let json = house.ok(&format!("why tiny --stage poison-features --json {change}")).out;
     let why: Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(why["why"]["changes"][0]["path"], "eps_d", "{json}");
+    assert_eq!(why["why"]["changes"][0]["path"], "poison_fraction", "{json}");
     assert_eq!(why["why"]["changes"][0]["node"], "poison-features", "{json}");
     // Planning writes nothing that a run would use.
     assert_eq!(
@@ -45,12 +45,12 @@ fn plan_and_why_agree_with_what_runs() {
 const SEVERAL: &str = r#"
 [[poison-features]]
 attack = "bilevel"
-eps_d = [0.05, 0.1]
+poison_fraction = [0.05, 0.1]
 steps = 3
 
 [[poison-features]]
 attack = "gradient-canceling"
-eps_d = 0.05
+poison_fraction = 0.05
 
 [decoder]
 epochs = 1
@@ -93,7 +93,7 @@ fn rows_tell_tasks_apart() {
     rows.dedup();
     assert_eq!(rows.len(), all, "two rows read the same:\n{plan}");
     // Facts in words: no JSON.
-    assert!(status.contains("poisonability (certain ") && !status.contains(['{', '"']), "{status}");
+    assert!(status.contains("poison_fraction_bound (certain ") && !status.contains(['{', '"']), "{status}");
 }
 
 #[test]
@@ -309,8 +309,8 @@ fn a_profile_stands_in_for_tables() {
     assert_eq!(params(paper, "poison-features")["attack"], "bilevel");
     assert_eq!(params(paper, "invert"), params("cook", "invert"));
     // What is set on the command line comes last.
-    let both = format!("{paper} --set poison-features.eps_d=0.2");
-    assert_eq!(params(&both, "poison-features")["eps_d"], 0.2);
+    let both = format!("{paper} --set poison-features.poison_fraction=0.2");
+    assert_eq!(params(&both, "poison-features")["poison_fraction"], 0.2);
     house.fails(
         &format!("plan {paper} --set target-params.radius=x"),
         2,

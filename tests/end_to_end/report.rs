@@ -72,7 +72,9 @@ fn what_is_not_comparable_is_listed_with_what_differs() {
     let house = House::new();
     let matched =
         "steps = 3\nlinf = 8\n\n[poison-images]\nattack = \"gradient-canceling\"\neps_d = 0.05\nlinf = 8\nsteps = 3";
-    let spec = TINY.replace("eps_d = 0.05", "eps_d = 0.05\nconstraint = \"ball\"").replace("steps = 3", matched);
+    let spec = TINY
+        .replace("poison_fraction = 0.05", "poison_fraction = 0.05\nconstraint = \"ball\"")
+        .replace("steps = 3", matched);
     house.spec("routes", &spec);
     let page = |sets: &str| {
         house.ok(&format!("run routes {sets}"));
@@ -97,7 +99,7 @@ fn what_is_missing_is_said() {
     let page = fs::read_to_string(house.path().join("reports/tiny.html")).unwrap();
     assert!(page.contains("2 of 4 branches have no result yet"));
     // A pipeline without results beside one with some.
-    house.spec("other", &TINY.replace("eps_d = 0.05", "eps_d = 0.1"));
+    house.spec("other", &TINY.replace("poison_fraction = 0.05", "poison_fraction = 0.1"));
     let said = house.ok("report tiny other -o both.html");
     assert!(said.err.contains("other: 1 of 1 branch has no result yet"), "{}", said.err);
     house.spec("bare", &TINY.replace("[evaluate]", ""));
@@ -142,14 +144,14 @@ fn a_paper_s_numbers_stand_beside_ours() {
     let house = House::new();
     house.ok("run tiny");
     let typed = |text: &str| fs::write(house.path().join("paper.csv"), text).unwrap();
-    typed("# made up\nattack,eps_d,clean,drop\ngradient-canceling,0.05,91.25,3\n");
+    typed("# made up\nattack,poison_fraction,clean,drop\ngradient-canceling,0.05,91.25,3\n");
     house.ok("report tiny --paper paper.csv -o page.html");
     let page = fs::read_to_string(house.path().join("page.html")).unwrap();
     assert!(page.contains("91.25") && page.contains("The paper's numbers beside ours"));
     let table = fs::read_to_string(house.path().join("page.tables/paper.csv")).unwrap();
     assert_eq!(table.lines().count(), 3, "{table}");
 
-    typed("attack,eps_d,drop\ngradient-canceling,0.05,3\ntgda,0.05,3\n");
+    typed("attack,poison_fraction,drop\ngradient-canceling,0.05,3\ntgda,0.05,3\n");
     let told = ["paper.csv, line 3", "no result has `attack` tgda", "gradient-canceling"];
     house.fails("report tiny --paper paper.csv -o other.html", 2, &told);
     house.fails("report tiny --paper nowhere.csv -o other.html", 2, &["nowhere.csv", "cannot be read"]);

@@ -39,8 +39,18 @@ fn every_accuracy_can_be_recomputed_from_exported_files() {
     let results = house.ok("results tiny --json");
     assert_eq!(results.out.lines().count(), 1);
     let row: Value = serde_json::from_str(&results.out).unwrap();
-    for field in ["pipeline", "attack", "eps_d", "seed", "device", "params", "accuracy", "visibility", "seconds", "key"]
-    {
+    for field in [
+        "pipeline",
+        "attack",
+        "poison_fraction",
+        "seed",
+        "device",
+        "params",
+        "accuracy",
+        "visibility",
+        "seconds",
+        "key",
+    ] {
         assert!(!row[field].is_null(), "{field}: {row}");
     }
     house.ok("export tiny evaluate -o heads");
@@ -136,38 +146,46 @@ fn results_of_other_settings_are_found_again() {
     let house = House::new();
     house.fails("results tiny", 4, &["no results of 'tiny' yet", "hemlock run tiny"]);
     house.fails("results tiny --list", 4, &["was not run yet"]);
-    let first = r#"--set poison-features.eps_d=0.1 --set evaluate.controls=["duplicates"]"#;
+    let first = r#"--set poison-features.poison_fraction=0.1 --set evaluate.controls=["duplicates"]"#;
     house.ok(&format!("run tiny {first}"));
     // After a run with overrides, its results are named.
-    let found = r#"hemlock results tiny --set poison-features.eps_d=0.1 --set 'evaluate.controls=["duplicates"]'`"#;
+    let found =
+        r#"hemlock results tiny --set poison-features.poison_fraction=0.1 --set 'evaluate.controls=["duplicates"]'`"#;
     house.fails("results tiny", 4, &["as its spec stands", "hemlock run tiny", found]);
     house.fails("report tiny", 4, &[found]);
     house.ok("run tiny --as plain");
-    house.ok("run tiny --as try1 --set poison-features.eps_d=0.15");
+    house.ok("run tiny --as try1 --set poison-features.poison_fraction=0.15");
     let list = house.ok("results tiny --list").out;
     let rows: Vec<&str> = list.lines().collect();
     assert_eq!(rows.len(), 4, "{list}");
-    assert!(rows[1].contains("1 of 1") && rows[1].contains("try1") && rows[1].contains("eps_d=0.15"), "{list}");
+    assert!(
+        rows[1].contains("1 of 1") && rows[1].contains("try1") && rows[1].contains("poison_fraction=0.15"),
+        "{list}"
+    );
     assert!(rows[2].contains("plain") && rows[2].contains("(the spec as it stands)"), "{list}");
-    assert!(rows[3].contains(" -  ") && rows[3].contains("eps_d=0.1 "), "{list}");
+    assert!(rows[3].contains(" -  ") && rows[3].contains("poison_fraction=0.1 "), "{list}");
 
     // A name stands for the overrides, wherever a pipeline is asked about.
     let row: Value = serde_json::from_str(&house.ok("results tiny --as try1 --json").out).unwrap();
-    assert_eq!(row["eps_d"], 0.15);
+    assert_eq!(row["poison_fraction"], 0.15);
     assert!(house.ok("plan tiny --as try1").out.contains("0 to run"));
     assert!(house.ok("status tiny --as try1").out.contains("15 %"));
     house.ok("report tiny --as try1 -o page.html");
     assert!(fs::read_to_string(house.path().join("page.html")).unwrap().contains("hemlock run tiny --as try1"));
     house.ok("export tiny invert --as try1 -o out");
     assert!(house.ok("run tiny --as try1").err.contains("0 tasks ran"));
-    house.ok("results tiny --as try1 --set poison-features.eps_d=0.15");
-    house.fails("results tiny --as try1 --set poison-features.eps_d=0.1", 2, &["try1", "give one of --as and --set"]);
+    house.ok("results tiny --as try1 --set poison-features.poison_fraction=0.15");
+    house.fails(
+        "results tiny --as try1 --set poison-features.poison_fraction=0.1",
+        2,
+        &["try1", "give one of --as and --set"],
+    );
     house.fails("results tiny --as try2", 2, &["no run of 'tiny' is named 'try2'", "did you mean `try1`?"]);
     house.fails("run tiny --as a/b", 2, &["letters"]);
 
     // What has a name is no garbage; the name goes to another run only with a word.
     assert_eq!(house.ok("gc").out.lines().filter(|line| line.contains("evaluate")).count(), 1);
-    let said = house.ok("run tiny --as plain --set poison-features.eps_d=0.2").err;
+    let said = house.ok("run tiny --as plain --set poison-features.poison_fraction=0.2").err;
     assert!(said.contains("'plain' was the name of a run with no overrides"), "{said}");
 
     // A changed spec is said to be the reason.
@@ -236,7 +254,7 @@ fn a_pipe_gets_few_columns_and_whoever_asks_gets_others() {
 #[test]
 fn other_programs_get_every_result_as_csv() {
     let house = House::new();
-    let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1]";
+    let set = "--set seeds=[0,1] --set poison-features.poison_fraction=[0.05,0.1]";
     house.ok(&format!("run tiny {set}"));
     let csv = house.ok(&format!("results tiny {set} --csv")).out;
     let json = house.ok(&format!("results tiny {set} --json")).out;
@@ -263,7 +281,7 @@ fn other_programs_get_every_result_as_csv() {
 #[test]
 fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
     let house = House::new();
-    let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1] --set evaluate.controls=[]";
+    let set = "--set seeds=[0,1] --set poison-features.poison_fraction=[0.05,0.1] --set evaluate.controls=[]";
     house.ok(&format!("run tiny {set}"));
     let table = house.ok(&format!("results tiny {set}")).out;
     assert!(
@@ -297,7 +315,7 @@ const DECODER: &str = "[decoder]\nepochs = 2\nwidth = 8\n\n[invert]\nmethod = \"
 fn the_decoder_inverts_too_and_is_trained_once() {
     let house = House::new();
     house.spec("decode", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3", DECODER));
-    let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1]";
+    let set = "--set seeds=[0,1] --set poison-features.poison_fraction=[0.05,0.1]";
     let ran = House::stages_that_ran(&house.ok(&format!("run decode {set}")));
     assert_eq!(ran.iter().filter(|s| *s == "decoder").count(), 1, "{ran:?}");
     assert_eq!(ran.iter().filter(|s| *s == "invert").count(), 4, "{ran:?}");
@@ -361,7 +379,7 @@ fn matching_keeps_within_its_ball_and_says_how_every_poison_fared() {
 #[test]
 fn two_settings_stand_side_by_side() {
     let house = House::new();
-    let set = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1] --set invert.beta=[0,0.1]";
+    let set = "--set seeds=[0,1] --set poison-features.poison_fraction=[0.05,0.1] --set invert.beta=[0,0.1]";
     house.ok(&format!("run tiny -j 2 {set}"));
     let rows: Vec<Value> = house
         .ok(&format!("results tiny {set} --json"))
@@ -389,19 +407,23 @@ fn two_settings_stand_side_by_side() {
     let mut lines = table.lines();
     assert_eq!(lines.next().unwrap().split_whitespace().collect::<Vec<_>>(), ["parameter", "A", "B"]);
     assert_eq!(lines.next().unwrap().split_whitespace().collect::<Vec<_>>(), ["invert.beta", "0.0", "0.1"]);
-    for eps_d in ["0.05", "0.1"] {
-        let line = table.lines().find(|l| l.starts_with(&format!("poison-features.eps_d={eps_d} "))).unwrap();
+    for poison_fraction in ["0.05", "0.1"] {
+        let line = table
+            .lines()
+            .find(|l| l.starts_with(&format!("poison-features.poison_fraction={poison_fraction} ")))
+            .unwrap();
         assert!(line.split_whitespace().nth(1) == Some("2") && line.contains('±'), "{table}");
     }
     // Unlike branches are no pairs: of two budgets on one side and one on the other, one has a partner.
-    let one = house.ok(&format!("diff tiny {set} --a invert.beta=0 --b invert.beta=0.1,eps_d=0.1"));
+    let one = house.ok(&format!("diff tiny {set} --a invert.beta=0 --b invert.beta=0.1,poison_fraction=0.1"));
     assert_eq!(one.out.matches(" drop ").count(), 1, "{}", one.out);
     assert!(one.err.contains("2 results of --a and 0 of --b"), "{}", one.err);
 
     // A part is compared with the rest, and seeds are not mixed.
     let part = house.ok(&format!("diff tiny {set} --a seed=0 --b seed=0,invert.beta=0.1 --json")).out;
     assert_eq!(part.matches("\"differs\":{\"invert.beta\":[0.0,0.1]}").count(), 2, "{part}");
-    let all = house.ok(&format!("diff tiny {set} --a invert.beta=0,eps_d=0.05 --b seed=0,eps_d=0.05 --json"));
+    let all = house
+        .ok(&format!("diff tiny {set} --a invert.beta=0,poison_fraction=0.05 --b seed=0,poison_fraction=0.05 --json"));
     let pair: Value = serde_json::from_str(&all.out).unwrap();
     assert_eq!((&pair["seed"][0], &pair["seed"][1]), (&0.into(), &0.into()), "{}", all.out);
 

@@ -27,10 +27,10 @@ fn a_pipeline_runs_once_and_a_change_runs_what_it_touches() {
     }
     assert_eq!(house.ok("victim tiny").err, "tiny: there is no [victim] in this spec, and nothing to do\n");
 
-    assert_eq!(House::stages_that_ran(&house.ok("run tiny --set poison-features.eps_d=0.1")), ALL[4..]);
+    assert_eq!(House::stages_that_ran(&house.ok("run tiny --set poison-features.poison_fraction=0.1")), ALL[4..]);
     assert_eq!(House::stages_that_ran(&house.ok("run tiny --set evaluate.controls=[\"duplicates\"]")), ALL[6..]);
     // What runs on the way says what it does, and leaves plan and summary to the run that was asked for.
-    let said = house.ok("invert tiny --on-the-way --set poison-features.eps_d=0.2").err;
+    let said = house.ok("invert tiny --on-the-way --set poison-features.poison_fraction=0.2").err;
     assert!(said.lines().count() == 4 && said.lines().all(|line| line.starts_with(' ')), "{said}");
     // A stage by itself, forced: nothing else runs, and as its content is the same, nothing is out of date after it.
     assert_eq!(House::stages_that_ran(&house.ok("invert tiny --force")), ["invert"]);
@@ -168,7 +168,7 @@ fn two_runs_at_once_share_the_work() {
 #[test]
 fn tasks_side_by_side_give_the_same_bytes() {
     let house = House::new();
-    let sweep = "--set seeds=[0,1] --set poison-features.eps_d=[0.05,0.1]";
+    let sweep = "--set seeds=[0,1] --set poison-features.poison_fraction=[0.05,0.1]";
     house.ok(&format!("run tiny --root one {sweep}"));
     let three = house.ok(&format!("run tiny --root three -j 3 {sweep}"));
     let ran = House::stages_that_ran(&three);

@@ -40,5 +40,5 @@ fn the_starter_works_on_folders_of_all_kinds_at_the_first_try() {
 fn too_few_images_for_the_starter_are_one_clear_message() {
     let house = house(&[(5, 3); 3], 32);
     house.fails(&format!("run mine {QUICK}"), 2, &["`batch`: is 32; expected at most the 15 images"]);
-    house.ok(&format!("run mine {QUICK} --set pretrain.batch=15 --set poison-features.eps_d=0.1"));
+    house.ok(&format!("run mine {QUICK} --set pretrain.batch=15 --set poison-features.poison_fraction=0.1"));
 }

@@ -204,7 +204,7 @@ fn output_that_is_lost_is_no_success() {
     use std::process::{Command, Stdio};
     let house = House::new();
     house.ok("run tiny");
-    house.spec("two", &TINY.replace("eps_d = 0.05", "eps_d = [0.05, 0.1]"));
+    house.spec("two", &TINY.replace("poison_fraction = 0.05", "poison_fraction = [0.05, 0.1]"));
     house.ok("run two");
     fs::create_dir(house.path().join("raw")).unwrap();
     let commands = [
@@ -224,8 +224,8 @@ fn output_that_is_lost_is_no_success() {
         "export tiny features -o out",
         "diff artifacts artifacts",
         "diff artifacts artifacts --json",
-        "diff two --a eps_d=0.05 --b eps_d=0.1",
-        "diff two --a eps_d=0.05 --b eps_d=0.1 --json",
+        "diff two --a poison_fraction=0.05 --b poison_fraction=0.1",
+        "diff two --a poison_fraction=0.05 --b poison_fraction=0.1 --json",
         "submit slurm tiny --dry-run --root empty",
     ];
     let run = |args: &str, out: Stdio| {
@@ -245,7 +245,7 @@ fn output_that_is_lost_is_no_success() {
         assert_eq!((code, err.contains("cannot write")), (Some(0), false), "{command}: {err}");
     }
     // A list of garbage is output, too.
-    house.ok("run tiny --set poison-features.eps_d=0.2");
+    house.ok("run tiny --set poison-features.poison_fraction=0.2");
     house.ok("run tiny");
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     assert_eq!(run("gc", full.into()).0, Some(4));

@@ -29,7 +29,7 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
         ["last-block", "fine-tune", "end-to-end"].map(|kind| format!("[[victim]]\nkind = \"{kind}\"\n{NETWORK}"));
     let heads = "[[victim]]\nkind = \"knn\"\nneighbors = 3\n[[victim]]\nkind = \"mlp\"\nepochs = 5\n";
     let spec = with(&format!("{heads}{}", networks.concat()));
-    house.spec("victims", &spec.replace("eps_d = 0.05", "eps_d = [0.05, 0.5]"));
+    house.spec("victims", &spec.replace("poison_fraction = 0.05", "poison_fraction = [0.05, 0.5]"));
     let ran = House::stages_that_ran(&house.ok("run victims"));
     assert_eq!(ran.iter().filter(|stage| *stage == "victim").count(), 5, "{ran:?}");
     let rows = results(&house, "victims");
@@ -90,20 +90,20 @@ fn noise_stands_in_the_place_of_images_and_stays_small() {
         assert_eq!((&row["replaces"], &row["clean_label"]), (&true.into(), &true.into()));
         let linf = row["visibility"]["linf"].as_f64().unwrap() * 255.0;
         assert!(linf > 1.0 && linf < 8.0 + 1e-3, "{linf}");
-        let (all, linear) = (row["eps_d"] == 1.0, row["victim"] == "linear");
+        let (all, linear) = (row["poison_fraction"] == 1.0, row["victim"] == "linear");
         assert_eq!(row["accuracy"]["removed"].is_number(), linear && !all, "{row}");
-        assert!(row["accuracy"]["duplicates"].is_null() && row["ceiling"].is_null());
+        assert!(row["accuracy"]["duplicates"].is_null() && row["loss_bound"].is_null());
     }
     assert_eq!(rows[0]["attack"], "error-minimizing + sample-wise");
     // Batches are no larger than what is left.
-    let few = "--set unlearnable.eps_d=0.95 --set evaluate.controls=[\"removed\"]";
+    let few = "--set unlearnable.poison_fraction=0.95 --set evaluate.controls=[\"removed\"]";
     house.ok(&format!("run noise {few}"));
     let left = results(&house, &format!("noise {few}"));
     assert!(left.iter().all(|row| row["accuracy"]["removed"].is_number()), "{left:?}");
-    let exported = house.ok("export noise unlearnable -o out --select noise=sample-wise,eps_d=1.0").out;
+    let exported = house.ok("export noise unlearnable -o out --select noise=sample-wise,poison_fraction=1.0").out;
     assert!(exported.contains("poisons.csv"), "{exported}");
     house.fails("plan noise --set unlearnable.linf=0", 2, &["`linf`", "at least 1 grey level"]);
-    house.fails("plan noise --set unlearnable.eps_d=1.5", 2, &["`eps_d`"]);
+    house.fails("plan noise --set unlearnable.poison_fraction=1.5", 2, &["`poison_fraction`"]);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn free_pixels_are_measured_as_they_are() {
     assert!(floats(tensors.tensor("pixels").unwrap().data()).iter().any(|x| !(0.0..=1.0).contains(x)));
     house.fails("plan free --set poison-images.linf=8", 2, &["`linf`", "free = true"]);
     house.spec("lacks", &instead("[poison-images]\nattack = \"tgda\"\n"));
-    house.fails("plan lacks", 2, &["[poison-images] missing field `eps_d`"]);
+    house.fails("plan lacks", 2, &["[poison-images] missing field `poison_fraction`"]);
     house.spec("network", &instead(&format!("{free}[victim]\nkind = \"end-to-end\"\n{NETWORK}")));
     let said = house.ok("run network").err;
     assert!(said.contains("trains on images, and free pixels are none"), "{said}");
@@ -133,7 +133,8 @@ fn free_pixels_are_measured_as_they_are() {
 #[test]
 fn an_attack_meets_another_extractor_than_its_own() {
     let house = House::new();
-    let other = "[deployed.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n[deployed.features]\n";
+    let other =
+        "[victim-extractor.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n[victim-extractor.features]\n";
     let victims = format!("[[victim]]\nkind = \"linear\"\n[[victim]]\nkind = \"fine-tune\"\n{NETWORK}");
     house.spec("mismatch", &with(&format!("{other}{victims}")));
     house.ok("run mismatch");
@@ -141,18 +142,21 @@ fn an_attack_meets_another_extractor_than_its_own() {
     let (rows, tiny) = (results(&house, "mismatch"), &results(&house, "tiny")[0]);
     let [linear, network] = &rows[..] else { panic!("{rows:?}") };
     let of = &linear["accuracy"];
-    assert!(of["features"].is_null() && of["target"].is_null() && linear["ceiling"].is_null(), "{linear}");
+    assert!(of["features"].is_null() && of["target"].is_null() && linear["loss_bound"].is_null(), "{linear}");
     assert!(of["influence_flips"].is_number() && of["images"].is_number(), "{linear}");
     assert_ne!(linear["clean_loss"]["clean"], tiny["clean_loss"]["clean"], "the clean head is the other extractor's");
     assert!(network["accuracy"]["images"].is_number());
     // The attack is the same: only victims ran anew.
     let ran = House::stages_that_ran(&house.ok("run mismatch --set seeds=[0]"));
     assert!(ran.is_empty(), "{ran:?}");
-    house.spec("half", &with("[deployed.features]\n"));
-    house.fails("plan half", 2, &["[deployed.features]", "[deployed.pretrain]"]);
-    house.spec("half", &with("[deployed.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n"));
-    house.fails("plan half", 2, &["[deployed.pretrain] goes with [deployed.features]"]);
-    let imported = "[deployed.features]\nmethod = \"import\"\npath = \"other.npz\"\n";
-    house.spec("half", &with(&format!("[deployed.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n{imported}")));
+    house.spec("half", &with("[victim-extractor.features]\n"));
+    house.fails("plan half", 2, &["[victim-extractor.features]", "[victim-extractor.pretrain]"]);
+    house.spec("half", &with("[victim-extractor.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n"));
+    house.fails("plan half", 2, &["[victim-extractor.pretrain] goes with [victim-extractor.features]"]);
+    let imported = "[victim-extractor.features]\nmethod = \"import\"\npath = \"other.npz\"\n";
+    house.spec(
+        "half",
+        &with(&format!("[victim-extractor.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n{imported}")),
+    );
     house.fails("plan half", 2, &["[evaluate] needs the extractor that made the features"]);
 }

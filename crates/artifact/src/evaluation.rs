@@ -1,6 +1,6 @@
 //! What an attack did to its victim.
 
-use crate::{AttackId, Bounds, Features, Measured, Taught, arrays};
+use crate::{AttackId, Bounds, Features, LearnerState, Measured, arrays};
 use hemlock_head::{Head, judge};
 use hemlock_store::{Artifact, Manifest, PayloadReader, PayloadWriter, Store, StoreError};
 use ndarray::{Array2, ArrayView1, ArrayView2};
@@ -327,19 +327,19 @@ pub struct Evaluation {
     /// Whether poisons stand in the place of the training samples that they are made of, rather than beside them.
     pub replaces: bool,
     /// The share of the clean count that was asked for.
-    pub eps_d: f64,
+    pub poison_fraction: f64,
     /// What the attack optimised: see [`Poisons::objective`](crate::Poisons::objective).
     pub objective: f64,
     /// The same where it began, of attacks on pixels: at the images that poisons are made of.
-    pub objective_at_start: Option<f64>,
+    pub initial_objective: Option<f64>,
     /// Of error-minimising noise: how its making ended.
-    pub taught: Option<Taught>,
+    pub learner: Option<LearnerState>,
     /// The lower bound of that: see [`PoisonFeatures::bound`](crate::PoisonFeatures::bound).
     pub bound: Option<f64>,
     /// What the search is known to leave, with free labels: see [`PoisonFeatures::gap`](crate::PoisonFeatures::gap).
     pub gap: Option<f64>,
     /// Lower bounds of the share of poisons that the target takes.
-    pub poisonability: Option<Bounds>,
+    pub poison_fraction_bound: Option<Bounds>,
     /// Number of poisons.
     pub poisons: u64,
     /// The victims that were trained.
@@ -347,9 +347,9 @@ pub struct Evaluation {
     /// Which samples they were trained and tested on.
     pub drawn: Drawn,
     /// An upper bound of the clean loss over all poisons, as many as these, that the attack's constraint lets through
-    /// with any labels: [`hemlock_threat::loss_ceiling`]. It holds for heads that are trained to the minimum, beside
+    /// with any labels: [`hemlock_threat::loss_bound`]. It holds for heads that are trained to the minimum, beside
     /// all clean data; `None` for other victims.
-    pub ceiling: Option<f64>,
+    pub loss_bound: Option<f64>,
     /// Visibility of the images, where there are any.
     pub visibility: Option<Visibility>,
     /// Change of every poison's image, where there are any.
@@ -374,17 +374,17 @@ impl Evaluation {
             victim: info.victim,
             clean_label: info.clean_label,
             replaces: info.replaces,
-            eps_d: info.eps_d,
+            poison_fraction: info.poison_fraction,
             objective: info.objective,
-            objective_at_start: info.objective_at_start,
-            taught: info.taught,
+            initial_objective: info.initial_objective,
+            learner: info.learner,
             bound: info.bound,
             gap: info.gap,
-            poisonability: info.poisonability,
+            poison_fraction_bound: info.poison_fraction_bound,
             poisons: info.poisons,
             outcomes,
             drawn,
-            ceiling: info.ceiling,
+            loss_bound: info.loss_bound,
             visibility: info.visibility,
             changes,
         }
@@ -403,16 +403,16 @@ struct Info {
     victim: String,
     clean_label: bool,
     replaces: bool,
-    eps_d: f64,
+    poison_fraction: f64,
     objective: f64,
-    objective_at_start: Option<f64>,
-    taught: Option<Taught>,
+    initial_objective: Option<f64>,
+    learner: Option<LearnerState>,
     bound: Option<f64>,
     gap: Option<f64>,
-    poisonability: Option<Bounds>,
+    poison_fraction_bound: Option<Bounds>,
     poisons: u64,
     outcomes: Measured<OutcomeInfo>,
-    ceiling: Option<f64>,
+    loss_bound: Option<f64>,
     visibility: Option<Visibility>,
 }
 
@@ -427,16 +427,16 @@ impl Artifact for Evaluation {
                 victim: self.victim.clone(),
                 clean_label: self.clean_label,
                 replaces: self.replaces,
-                eps_d: self.eps_d,
+                poison_fraction: self.poison_fraction,
                 objective: self.objective,
-                objective_at_start: self.objective_at_start,
-                taught: self.taught,
+                initial_objective: self.initial_objective,
+                learner: self.learner,
                 bound: self.bound,
                 gap: self.gap,
-                poisonability: self.poisonability,
+                poison_fraction_bound: self.poison_fraction_bound,
                 poisons: self.poisons,
                 outcomes: self.outcomes.map(Outcome::info),
-                ceiling: self.ceiling,
+                loss_bound: self.loss_bound,
                 visibility: self.visibility.clone(),
             },
         )?;

@@ -26,6 +26,6 @@ pub use export::{Data, Export, Exported, Tensor};
 pub use extractor::{Epoch, Extractor, Verified};
 pub use features::{FeatureSplit, Features, Normalization};
 pub use measured::{Measured, Role, TrainingSet};
-pub use poisons::{CurvePoint, Fit, OUTLIER, PoisonFeatures, Poisons, Stopped, Taught, median};
+pub use poisons::{CurvePoint, Fit, LearnerState, OUTLIER, PoisonFeatures, Poisons, Stopped, median};
 pub use stored::{Matrix, Pixels, Stored};
 pub use target::{Bounds, PathPoint, SteppedBack, TargetParams};

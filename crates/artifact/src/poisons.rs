@@ -19,7 +19,7 @@ pub struct PoisonFeatures {
     /// Whether every label is that of the training sample that the poison is made of.
     pub clean_label: bool,
     /// The share of the clean count that was asked for; `m` is the nearest whole number.
-    pub eps_d: f64,
+    pub poison_fraction: f64,
     /// What the attack optimises, for these poisons, as the attack shows it: of Gradient Canceling, for one, the norm
     /// of the gradient that is left at the target, divided by that of the clean gradient there.
     pub objective: f64,
@@ -48,7 +48,7 @@ pub struct CurvePoint {
 struct FeatureInfo {
     aim: Aim,
     clean_label: bool,
-    eps_d: f64,
+    poison_fraction: f64,
     objective: f64,
     bound: Option<f64>,
     gap: Option<f64>,
@@ -63,7 +63,7 @@ impl Artifact for PoisonFeatures {
         let info = FeatureInfo {
             aim: self.aim.clone(),
             clean_label: self.clean_label,
-            eps_d: self.eps_d,
+            poison_fraction: self.poison_fraction,
             objective: self.objective,
             bound: self.bound,
             gap: self.gap,
@@ -77,14 +77,15 @@ impl Artifact for PoisonFeatures {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let FeatureInfo { aim, clean_label, eps_d, objective, bound, gap, stopped, curve } = r.value("info")?;
+        let FeatureInfo { aim, clean_label, poison_fraction, objective, bound, gap, stopped, curve } =
+            r.value("info")?;
         Ok(Self {
             features: arrays::read(r, "features")?,
             labels: arrays::read_vec(r, "labels")?,
             base_index: arrays::read_vec(r, "base_index")?,
             aim,
             clean_label,
-            eps_d,
+            poison_fraction,
             objective,
             bound,
             gap,
@@ -95,7 +96,7 @@ impl Artifact for PoisonFeatures {
 
     fn summary(&self) -> serde_json::Value {
         serde_json::json!({
-            "attack": self.aim.attack, "clean_label": self.clean_label, "eps_d": self.eps_d, "poisons": self.labels.len(),
+            "attack": self.aim.attack, "clean_label": self.clean_label, "poison_fraction": self.poison_fraction, "poisons": self.labels.len(),
             "objective": self.objective, "bound": self.bound, "gap": self.gap, "stopped": self.stopped,
         })
     }
@@ -125,7 +126,7 @@ pub struct Poisons {
     /// Whether they stand in the place of the training images that they are made of, rather than beside them.
     pub replaces: bool,
     /// The share of the clean count that was asked for; `m` is the nearest whole number.
-    pub eps_d: f64,
+    pub poison_fraction: f64,
     /// How well each was matched, and how usual its features are.
     pub fits: Vec<Fit>,
     /// The yardstick of feature distances: the median, over the clean training samples, of the distance to the nearest
@@ -135,7 +136,7 @@ pub struct Poisons {
     /// of features.
     pub outliers_of_features: Option<f64>,
     /// Of error-minimising noise: how its making ended.
-    pub taught: Option<Taught>,
+    pub learner: Option<LearnerState>,
     /// Mean over the poisons of what feature matching minimises, the least so far, at some passes; otherwise empty.
     pub curve: Vec<CurvePoint>,
     /// The attack's objective at the features of the images, at some steps of their refinement, or of an attack on
@@ -146,7 +147,7 @@ pub struct Poisons {
 /// How the making of error-minimising noise ended: what the learner that it was made against makes of the training
 /// images with noise, after it has trained on them for the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Taught {
+pub struct LearnerState {
     /// Turns of training and noise that were taken.
     pub rounds: u32,
     /// Mean cross-entropy on the images with noise, in nats.
@@ -267,10 +268,10 @@ struct PoisonInfo {
     clean_label: bool,
     replaces: bool,
     free: bool,
-    eps_d: f64,
+    poison_fraction: f64,
     clean_nearest: f64,
     outliers_of_features: Option<f64>,
-    taught: Option<Taught>,
+    learner: Option<LearnerState>,
     curve: Vec<CurvePoint>,
     refined: Vec<CurvePoint>,
 }
@@ -286,10 +287,10 @@ impl Artifact for Poisons {
             clean_label: self.clean_label,
             replaces: self.replaces,
             free: self.pixels.is_some(),
-            eps_d: self.eps_d,
+            poison_fraction: self.poison_fraction,
             clean_nearest: self.clean_nearest,
             outliers_of_features: self.outliers_of_features,
-            taught: self.taught,
+            learner: self.learner,
             curve: self.curve.clone(),
             refined: self.refined.clone(),
         };
@@ -312,10 +313,10 @@ impl Artifact for Poisons {
             clean_label,
             replaces,
             free,
-            eps_d,
+            poison_fraction,
             clean_nearest,
             outliers_of_features,
-            taught,
+            learner,
             curve,
             refined,
         } = r.value("info")?;
@@ -339,11 +340,11 @@ impl Artifact for Poisons {
             objective,
             clean_label,
             replaces,
-            eps_d,
+            poison_fraction,
             fits: fits.into_iter().map(|(numbers, passes)| Fit::from_numbers(numbers, passes)).collect(),
             clean_nearest,
             outliers_of_features,
-            taught,
+            learner,
             curve,
             refined,
         })
@@ -353,7 +354,7 @@ impl Artifact for Poisons {
         let passes = self.fits.iter().map(|f| f64::from(f.passes)).sum::<f64>() / self.fits.len().max(1) as f64;
         serde_json::json!({
             "attack": self.attack, "method": self.method, "poisons": self.labels.len(), "relative_distance": self.relative_distance(),
-            "outliers": self.outliers(), "outside": self.outside(), "passes": passes, "taught": self.taught,
+            "outliers": self.outliers(), "outside": self.outside(), "passes": passes, "learner": self.learner,
         })
     }
 }
@@ -385,11 +386,11 @@ mod tests {
             objective: 0.0,
             clean_label: true,
             replaces: false,
-            eps_d: 0.1,
+            poison_fraction: 0.1,
             fits: vec![fit(0.0, 0.0), fit(9.0, 0.0)],
             clean_nearest: 2.0,
             outliers_of_features: None,
-            taught: None,
+            learner: None,
             curve: vec![],
             refined: vec![],
         };

@@ -65,7 +65,7 @@ pub struct PathPoint {
     pub gradient_norm: f64,
     /// Lower bounds of the share of poisons that makes the head stationary: see
     /// [`hemlock_threat::PoisonFractionBounds`].
-    pub poisonability: Bounds,
+    pub poison_fraction_bound: Bounds,
     /// Accuracy on the training split, in `[0, 1]`.
     pub train_accuracy: f64,
     /// Accuracy on the test split, in `[0, 1]`; for the reader, never for a choice.
@@ -130,7 +130,7 @@ impl Artifact for TargetParams {
         let mut summary = serde_json::json!({
             "clean_accuracy": first.map(|p| p.test_accuracy), "target_accuracy": last.map(|p| p.test_accuracy),
             "method": self.method, "radius": last.map(|p| p.radius), "clean_norm": self.clean.norm(),
-            "constraint": self.constraint, "poisonability": last.map(|p| p.poisonability),
+            "constraint": self.constraint, "poison_fraction_bound": last.map(|p| p.poison_fraction_bound),
         });
         if let Some(SteppedBack { field, asked, used }) = &self.stepped_back {
             summary[format!("{field}_asked")] = (*asked).into();

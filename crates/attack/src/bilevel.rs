@@ -47,7 +47,7 @@ pub struct BilevelObjective<'a> {
     /// Of a follower who descends; `None`: it is retrained.
     descent: Option<(InnerLoop, ChaCha8Rng)>,
     preconditioner: Arc<Preconditioner>,
-    /// The last follower, and the last solution with its Hessian: where the next ones start.
+    /// The last inner, and the last solution with its Hessian: where the next ones start.
     head: Head,
     solution: Option<Array2<f64>>,
     /// The largest gradient norm at which a follower's training stopped above its tolerance; 0: none did.
@@ -103,10 +103,10 @@ impl<'a> BilevelObjective<'a> {
         raised: Vec<Samples<'a>>,
         start: Head,
         weight_decay: f64,
-        follower: InnerLoop,
+        inner: InnerLoop,
         seed: u64,
     ) -> Result<Self, HeadError> {
-        let descent = Some((follower, Purpose::FollowerBatches.of(seed)));
+        let descent = Some((inner, Purpose::FollowerBatches.of(seed)));
         Ok(Self { descent, ..Self::cross_entropy(clean, raised, start, weight_decay)? })
     }
 
@@ -130,7 +130,7 @@ impl<'a> BilevelObjective<'a> {
         Self { cancel: cancel.clone(), ..self }
     }
 
-    /// Stochasticity the follower, and returns how many steps its preconditioned training took, if that is what it
+    /// Stochasticity the inner, and returns how many steps its preconditioned training took, if that is what it
     /// does.
     fn follow(&mut self, training: &[Samples<'_>; 2]) -> Result<usize, HeadError> {
         if let Some((InnerLoop { steps, learning_rate, batch }, rng)) = &mut self.descent {
@@ -154,7 +154,7 @@ impl<'a> BilevelObjective<'a> {
                     let expected =
                         "a smaller one (or a smaller `weight_decay`): the follower's parameters grow without end";
                     let value = *learning_rate;
-                    return Err(HeadError::InvalidOption { name: "follower.learning_rate", value, expected });
+                    return Err(HeadError::InvalidOption { name: "inner.learning_rate", value, expected });
                 }
                 self.head = Head::from_packed(packed)?;
             }
@@ -282,8 +282,8 @@ mod tests {
         if steps == 0 {
             return BilevelObjective::cross_entropy(clean, raised, head, 1e-2).unwrap();
         }
-        let follower = InnerLoop { steps, learning_rate: 1.0, batch: 1000 };
-        BilevelObjective::tgda(clean, raised, head, 1e-2, follower, 0).unwrap()
+        let inner = InnerLoop { steps, learning_rate: 1.0, batch: 1000 };
+        BilevelObjective::tgda(clean, raised, head, 1e-2, inner, 0).unwrap()
     }
 
     /// With a follower who is retrained, and with one who has descended for long enough, the total gradient is that of
@@ -347,8 +347,8 @@ mod tests {
         let setting = Clouds::new();
         let (z, labels) = clouds(15, 5);
         let ball = Constraint::ball(1.5);
-        let run = |relabel_every, constraint: &Constraint| {
-            let descent = Descent { steps: 60, step: 0.2, relabel_every, ..Descent::default() };
+        let run = |label_update_interval, constraint: &Constraint| {
+            let descent = Descent { steps: 60, step: 0.2, label_update_interval, ..Descent::default() };
             let mut first = None;
             let mut bilevel = bilevel(&setting);
             let found = descend(&mut bilevel, z.clone(), labels.clone(), constraint, &descent, |_, error| {

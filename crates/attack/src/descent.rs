@@ -39,11 +39,11 @@ pub struct Descent {
     /// Length of the first step per coordinate, in features' units; of [`Solver::NormDescent`] the rate.
     pub step: f64,
     /// Steps from one choice of the labels, by best response, to the next; `None` keeps them.
-    pub relabel_every: Option<u32>,
+    pub label_update_interval: Option<u32>,
     /// Value to stop at.
     pub target: f64,
     /// Steps without improvement to stop after.
-    pub stall: Option<u32>,
+    pub patience: Option<u32>,
     /// Time to stop after. What is found then depends on the machine.
     pub time: Option<Duration>,
 }
@@ -54,9 +54,9 @@ impl Default for Descent {
             solver: Solver::Adam,
             steps: 100,
             step: 0.1,
-            relabel_every: None,
+            label_update_interval: None,
             target: f64::NEG_INFINITY,
-            stall: None,
+            patience: None,
             time: None,
         }
     }
@@ -82,7 +82,7 @@ impl Stop {
         match self {
             Self::Target => "target",
             Self::Steps => "steps",
-            Self::Stall => "stall",
+            Self::Stall => "patience",
             Self::Time => "time",
         }
     }
@@ -137,7 +137,7 @@ pub fn descend<E: From<HeadError>>(
             Some(Stop::Target)
         } else if step == descent.steps {
             Some(Stop::Steps)
-        } else if descent.stall.is_some_and(|most| step - improved.0 >= most) {
+        } else if descent.patience.is_some_and(|most| step - improved.0 >= most) {
             Some(Stop::Stall)
         } else {
             descent.time.is_some_and(|most| started.elapsed() >= most).then_some(Stop::Time)
@@ -150,7 +150,7 @@ pub fn descend<E: From<HeadError>>(
         };
         let left = std::mem::replace(&mut z, next.features);
         best.left.get_or_insert_with(|| (left, labels.clone()));
-        let relabel = descent.relabel_every.is_some_and(|every| (step + 1).is_multiple_of(every));
+        let relabel = descent.label_update_interval.is_some_and(|every| (step + 1).is_multiple_of(every));
         local = match next.local {
             Some(local) if !relabel => local,
             known => {
@@ -378,7 +378,7 @@ mod tests {
     #[test]
     fn labels_are_chosen_anew() {
         // The second poison's label is wrong for where it starts.
-        let found = run(&Descent { steps: 300, step: 0.3, relabel_every: Some(1), ..Descent::default() });
+        let found = run(&Descent { steps: 300, step: 0.3, label_update_interval: Some(1), ..Descent::default() });
         assert!((found.value + 4.0).abs() < 1e-2, "{found:?}");
         assert_eq!(found.labels, [0, 0]);
     }
@@ -388,7 +388,7 @@ mod tests {
         let all = Descent { steps: 300, step: 0.3, ..Descent::default() };
         assert_eq!(run(&Descent { target: -3.0, ..all }).stopped, Stop::Target);
         assert_eq!(run(&Descent { steps: 2, ..all }).stopped, Stop::Steps);
-        assert_eq!(run(&Descent { stall: Some(20), ..all }).stopped, Stop::Stall);
+        assert_eq!(run(&Descent { patience: Some(20), ..all }).stopped, Stop::Stall);
         assert_eq!(run(&Descent { time: Some(Duration::ZERO), ..all }).stopped, Stop::Time);
     }
 }

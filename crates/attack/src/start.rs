@@ -179,14 +179,14 @@ pub fn random_features(clean: Samples, count: usize, rng: &mut ChaCha8Rng) -> Re
 ///
 /// # Errors
 /// There would be none.
-pub fn poison_count(eps_d: f64, clean: usize) -> Result<usize, StageError> {
-    let count = (eps_d * clean as f64).round() as usize;
+pub fn poison_count(poison_fraction: f64, clean: usize) -> Result<usize, StageError> {
+    let count = (poison_fraction * clean as f64).round() as usize;
     if count == 0 {
         let least = 1.0 / clean as f64;
         let message = format!(
-            "gives no poison: {eps_d} of {clean} clean training samples is less than one; expected at least {least:.2e}"
+            "gives no poison: {poison_fraction} of {clean} clean training samples is less than one; expected at least {least:.2e}"
         );
-        return Err(ParamError::new("eps_d", message).into());
+        return Err(ParamError::new("poison_fraction", message).into());
     }
     Ok(count)
 }

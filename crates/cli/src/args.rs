@@ -318,7 +318,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   hemlock export quickstart features -o features
-  hemlock export quickstart invert --select seed=0,eps_d=0.03 -o poisons --format png
+  hemlock export quickstart invert --select seed=0,poison_fraction=0.03 -o poisons --format png
   hemlock export quickstart evaluate --select poison-features.constraint=ball,invert.method=decoder -o heads
 
 A field is `seed`, or a parameter: `stage.field`, or `field` where one stage of a branch has it. Where several artifacts

@@ -21,8 +21,14 @@ pub fn graph() -> Graph {
         node::<hemlock_features::Stage>("features"),
         node::<hemlock_target_params::Stage>("target-params"),
         // The extractor that victims really use, where the attacker crafts on another one.
-        Node { with: Some("deployed.features"), ..node::<hemlock_pretrain::Stage>("deployed.pretrain") },
-        Node { instead: &[("pretrain", "deployed.pretrain")], ..node::<hemlock_features::Stage>("deployed.features") },
+        Node {
+            with: Some("victim-extractor.features"),
+            ..node::<hemlock_pretrain::Stage>("victim-extractor.pretrain")
+        },
+        Node {
+            instead: &[("pretrain", "victim-extractor.pretrain")],
+            ..node::<hemlock_features::Stage>("victim-extractor.features")
+        },
         // Three ways to poisons: features that are inverted, pixels at once, or noise on the training set itself.
         Node { route: Some("features"), ..node::<hemlock_poison_features::Stage>("poison-features") },
         Node { route: Some("features"), ..node::<hemlock_decoder::Stage>("decoder") },

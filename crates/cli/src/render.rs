@@ -233,7 +233,7 @@ pub fn facts(summary: &Value) -> String {
         _ => value(v),
     };
     let fact = |(k, v): (&String, &Value)| {
-        let name = if k == "eps_d" { k.clone() } else { k.replace('_', " ") };
+        let name = if k == "poison_fraction" { k.clone() } else { k.replace('_', " ") };
         match v {
             _ if k == "verified" => if *v == true { "verified import" } else { "unverified import" }.to_owned(),
             Value::Object(inner) => {

@@ -13,7 +13,7 @@ use hemlock_head::{FitOptions, Head, Samples, fit};
 use hemlock_models::{extract, extracted, open_extractor};
 use hemlock_perturb::{FrozenExtractor, visibility};
 use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
-use hemlock_threat::{Constraint, Sees, loss_ceiling};
+use hemlock_threat::{Constraint, Sees, loss_bound};
 use hemlock_victims::{Train, TrainingSetChange, VictimData, VictimSpec, measure};
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -64,9 +64,9 @@ inputs! {
             /// The attacker's extractor.
             extractor: Extractor = "pretrain",
             /// Features by the extractor that is deployed, where it is not the attacker's.
-            deployed_features: Features = "deployed.features",
+            victim_features: Features = "victim-extractor.features",
             /// The extractor that is deployed.
-            deployed_extractor: Extractor = "deployed.pretrain",
+            victim_extractor: Extractor = "victim-extractor.pretrain",
         }
     }
 }
@@ -85,7 +85,7 @@ impl hemlock_stage::Stage for Stage {
     type Output = Evaluation;
 
     fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
-        if port.role == "deployed_features" { extracted(port, made_with) } else { Ok(()) }
+        if port.role == "victim_features" { extracted(port, made_with) } else { Ok(()) }
     }
 
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Evaluation, StageError> {
@@ -96,12 +96,12 @@ impl hemlock_stage::Stage for Stage {
             }
             None => VictimSpec::default(),
         };
-        let features = inputs.deployed_features.as_ref().unwrap_or(&inputs.features);
-        let own = inputs.deployed_features.is_none();
+        let features = inputs.victim_features.as_ref().unwrap_or(&inputs.features);
+        let own = inputs.victim_features.is_none();
         let data = VictimData {
             features,
             images: dataset.as_ref(),
-            extractor: inputs.deployed_extractor.as_ref().or(inputs.extractor.as_ref()),
+            extractor: inputs.victim_extractor.as_ref().or(inputs.extractor.as_ref()),
             weight_decay: target.weight_decay,
             ctx,
         };
@@ -111,12 +111,17 @@ impl hemlock_stage::Stage for Stage {
             None => how.clean(&data, own.then_some(target))?,
         };
 
-        let (attack, clean_label, replaces, eps_d, objective, labels) = match (poisons, poison_features) {
-            (Some(p), _) => {
-                (AttackId::by(&p.attack, &p.method), p.clean_label, p.replaces, p.eps_d, p.objective, &p.labels)
-            }
+        let (attack, clean_label, replaces, poison_fraction, objective, labels) = match (poisons, poison_features) {
+            (Some(p), _) => (
+                AttackId::by(&p.attack, &p.method),
+                p.clean_label,
+                p.replaces,
+                p.poison_fraction,
+                p.objective,
+                &p.labels,
+            ),
             (None, Some(p)) => {
-                (AttackId::on_features(&p.aim.attack), p.clean_label, false, p.eps_d, p.objective, &p.labels)
+                (AttackId::on_features(&p.aim.attack), p.clean_label, false, p.poison_fraction, p.objective, &p.labels)
             }
             (None, None) => return Err(StageError::internal("there are no poisons")),
         };
@@ -179,20 +184,20 @@ impl hemlock_stage::Stage for Stage {
             victim: how.kind().to_owned(),
             clean_label,
             replaces,
-            eps_d,
+            poison_fraction,
             objective,
             // The features of an inversion have their own attack's objective, which did not begin at images.
-            objective_at_start: match (poisons, poison_features) {
+            initial_objective: match (poisons, poison_features) {
                 (Some(poisons), None) => poisons.refined.first().map(|point| point.objective),
                 _ => None,
             },
-            taught: poisons.as_ref().and_then(|poisons| poisons.taught),
+            learner: poisons.as_ref().and_then(|poisons| poisons.learner),
             bound: poison_features.as_ref().and_then(|poisons| poisons.bound),
             gap: poison_features.as_ref().and_then(|poisons| poisons.gap),
-            poisonability: target.path.last().map(|point| point.poisonability),
+            poison_fraction_bound: target.path.last().map(|point| point.poison_fraction_bound),
             poisons: m as u64,
-            ceiling: match &how {
-                VictimSpec::Linear(_) if own && !replaces => Some(ceiling(&inputs, samples, m, ctx)?),
+            loss_bound: match &how {
+                VictimSpec::Linear(_) if own && !replaces => Some(loss_bound_of(&inputs, samples, m, ctx)?),
                 _ => None,
             },
             outcomes,
@@ -204,19 +209,19 @@ impl hemlock_stage::Stage for Stage {
 }
 
 /// An upper bound of the clean loss, of whatever poisons the attack's constraint lets through.
-fn ceiling(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Result<f64, StageError> {
+fn loss_bound_of(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Result<f64, StageError> {
     let constraint = match &inputs.poison_features {
         Some(poisons) => constraint(&poisons.aim, clean)?,
         None => Constraint::default(),
     };
-    let bar = ctx.progress.start("ceiling", 0, "steps");
+    let bar = ctx.progress.start("loss_bound", 0, "steps");
     let TargetParams { clean: head, weight_decay, .. } = &inputs.target;
-    let ceiling = loss_ceiling(clean, &constraint, m, *weight_decay, head, &|step, _| {
+    let loss_bound = loss_bound(clean, &constraint, m, *weight_decay, head, &|step, _| {
         bar.at(step as u64);
         !ctx.cancel.requested()
     })?;
     ctx.check()?;
-    Ok(ceiling)
+    Ok(loss_bound)
 }
 
 /// Trains one victim on training sets that differ in what they have beside clean samples.

@@ -91,7 +91,7 @@ weight_decay = {decay}
 # Poisons as a share of the {trained_on} training samples: at least one of them.
 [[poison-features]]
 attack = ["bilevel", "gradient-canceling"]
-eps_d = {budgets}
+poison_fraction = {budgets}
 constraint = ["ball", "ball+box"]
 
 [evaluate]

@@ -58,7 +58,7 @@ fn inputs() -> Inputs {
                 neighbors: 5,
             },
             clean_label: true,
-            eps_d: 0.1,
+            poison_fraction: 0.1,
             objective: 0.5,
             bound: None,
             gap: None,

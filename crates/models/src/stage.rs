@@ -122,7 +122,7 @@ pub fn extract_into(
 /// # Errors
 /// Features from a file.
 pub fn extracted(port: &Port, made_with: &Value) -> Result<(), ParamError> {
-    if matches!(port.role, "features" | "deployed_features") && made_with["method"] == "import" {
+    if matches!(port.role, "features" | "victim_features") && made_with["method"] == "import" {
         let message = format!(
             "needs the extractor that made the features, and [{}] imports them from a file; leave this table out",
             port.node

@@ -126,11 +126,11 @@ mod tests {
             objective: 0.0,
             clean_label: true,
             replaces: false,
-            eps_d: 0.1,
+            poison_fraction: 0.1,
             fits: vec![Fit { distance: 1.0, norm_z: 4.0, ..Fit::default() }; m],
             clean_nearest: 2.0,
             outliers_of_features: Some(0.25),
-            taught: None,
+            learner: None,
             curve: vec![],
             refined: vec![],
         }

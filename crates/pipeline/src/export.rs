@@ -177,7 +177,7 @@ fn index(plan: &Plan, tasks: &[usize]) -> Result<Vec<u8>, csv::Error> {
     let params: Vec<BTreeMap<String, String>> = tasks.iter().map(|task| made_with(plan, *task)).collect();
     let names: BTreeSet<&String> = params.iter().flat_map(BTreeMap::keys).collect();
     let differ = differing_among(params.iter());
-    let always = ["seed", "attack", "eps_d"].map(str::to_owned);
+    let always = ["seed", "attack", "poison_fraction"].map(str::to_owned);
     let told: Vec<&String> = always.iter().filter(|name| names.contains(name)).collect();
     let columns = || told.iter().copied().chain(differ.iter().copied().filter(|name| !told.contains(name)));
     let mut csv = csv::Writer::from_writer(Vec::new());
@@ -200,9 +200,9 @@ fn made_with(plan: &Plan, task: usize) -> BTreeMap<String, String> {
         if let Some(seed) = task.identity.seed {
             found.insert("seed".to_owned(), seed.to_string());
         }
-        if let Some(eps_d) = task.params.get("eps_d") {
+        if let Some(poison_fraction) = task.params.get("poison_fraction") {
             let attack = task.params.get("attack").map_or_else(|| task.node.to_owned(), shown);
-            found.extend([("attack".to_owned(), attack), ("eps_d".to_owned(), shown(eps_d))]);
+            found.extend([("attack".to_owned(), attack), ("poison_fraction".to_owned(), shown(poison_fraction))]);
         }
     }
     found

@@ -11,7 +11,7 @@ use std::{
 
 /// Nodes whose field `seed` tells replicates apart, and no cases.
 pub const REPLICATED: [&str; 5] =
-    ["dataset.pretrain", "dataset.downstream", "pretrain", "deployed.pretrain", "features"];
+    ["dataset.pretrain", "dataset.downstream", "pretrain", "victim-extractor.pretrain", "features"];
 
 /// What a result is one draw of. Results of one case share some of it and not the rest.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Origin {
     pub(crate) fn of(plan: &Plan, tasks: &BTreeMap<&'static str, usize>, read: &BTreeSet<usize>, run: u64) -> Self {
         let task = |node: &str| tasks.get(node).filter(|task| read.contains(task)).map(|task| &plan.tasks[*task]);
         let key = |node: &str| task(node).map(|task| task.key.to_string());
-        let extractors: Vec<String> = ["pretrain", "deployed.pretrain"].into_iter().filter_map(key).collect();
+        let extractors: Vec<String> = ["pretrain", "victim-extractor.pretrain"].into_iter().filter_map(key).collect();
         let imported = || task("features").map(|task| task.params["path"].to_string()).unwrap_or_default();
         let seed = |node: &str| match task(node)?.params.get("seed")? {
             Value::String(_) => Some(run),

@@ -12,7 +12,7 @@ use std::{
 const PARAMS: &str = "params.";
 
 /// Columns that stand first: what a result is of.
-const FIRST: [&str; 6] = ["pipeline", "attack", "victim", "seed", "key", "eps_d"];
+const FIRST: [&str; 6] = ["pipeline", "attack", "victim", "seed", "key", "poison_fraction"];
 
 /// Results as CSV: a header, and a record a result. Columns are named as the fields of a result in JSON, with a dot
 /// before the fields of fields: what a result is of, what was measured, and the parameters. Measured numbers are

@@ -4,7 +4,7 @@ use crate::{
     Branch, Plan,
     origin::{Answered, Origin, REPLICATED, replicates},
 };
-use hemlock_artifact::{AttackId, Bounds, Evaluation, Measured, Outcome, SteppedBack, Taught, Visibility};
+use hemlock_artifact::{AttackId, Bounds, Evaluation, LearnerState, Measured, Outcome, SteppedBack, Visibility};
 use hemlock_store::{Store, StoreError};
 use hemlock_threat::Sees;
 use serde::Serialize;
@@ -32,19 +32,19 @@ pub struct Row {
     /// Whether the poisons stand in the place of the samples they are made of.
     pub replaces: bool,
     /// Share of the clean count.
-    pub eps_d: f64,
+    pub poison_fraction: f64,
     /// What the attack optimised: the relative residual of Gradient Canceling, for one.
     pub objective: f64,
     /// The same where it began, of attacks on pixels.
-    pub objective_at_start: Option<f64>,
+    pub initial_objective: Option<f64>,
     /// Of error-minimising noise: how its making ended.
-    pub taught: Option<Taught>,
+    pub learner: Option<LearnerState>,
     /// The lower bound of that, where there is one.
     pub bound: Option<f64>,
     /// Of free labels: how much a search that began with them left, in the objective.
     pub gap: Option<f64>,
     /// Lower bounds of the share of poisons that the target takes.
-    pub poisonability: Option<Bounds>,
+    pub poison_fraction_bound: Option<Bounds>,
     /// What the attacker saw: the target's maker, or the attack.
     pub sees: Sees,
     /// What those saw who made the controls.
@@ -75,7 +75,7 @@ pub struct Row {
     /// Mean cross-entropy on the clean training split, in nats; of linear victims.
     pub clean_loss: Option<Measured<f64>>,
     /// What that cannot exceed with as many poisons within the attack's constraint.
-    pub ceiling: Option<f64>,
+    pub loss_bound: Option<f64>,
     /// Largest gradient norm of the mean objective at which a linear victim's training stopped.
     pub gradient_norm: Option<f64>,
     /// Whether every victim's training got as far as it was to.
@@ -137,7 +137,8 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         let task = &plan.tasks[*task];
         params.insert(*node, task.params.clone());
         deciding.insert(*node, task.identity.params.clone());
-        let (attack, extractor) = (ATTACK.contains(&task.stage), ["pretrain", "deployed.pretrain"].contains(node));
+        let (attack, extractor) =
+            (ATTACK.contains(&task.stage), ["pretrain", "victim-extractor.pretrain"].contains(node));
         if !attack && !extractor && *node != "features" {
             continue;
         }
@@ -168,13 +169,13 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         victim: evaluation.victim.clone(),
         clean_label: evaluation.clean_label,
         replaces: evaluation.replaces,
-        eps_d: evaluation.eps_d,
+        poison_fraction: evaluation.poison_fraction,
         objective: evaluation.objective,
-        objective_at_start: evaluation.objective_at_start,
-        taught: evaluation.taught,
+        initial_objective: evaluation.initial_objective,
+        learner: evaluation.learner,
         bound: evaluation.bound,
         gap: evaluation.gap,
-        poisonability: evaluation.poisonability,
+        poison_fraction_bound: evaluation.poison_fraction_bound,
         sees: seen_by_attack(&deciding),
         controls_see: sees(&deciding, "evaluate").unwrap_or_default(),
         seed: branch.seed.unwrap_or(0),
@@ -188,7 +189,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         best: (!outcomes.clean.epochs.is_empty()).then(|| outcomes.map(Outcome::best)),
         per_class: outcomes.map(|outcome| outcome.accuracy.per_class.clone()),
         clean_loss: loss.ok(),
-        ceiling: evaluation.ceiling,
+        loss_bound: evaluation.loss_bound,
         gradient_norm: evaluation.gradient_norm(),
         converged: outcomes.named().all(|(_, outcome)| outcome.converged),
         visibility: evaluation.visibility,
@@ -215,7 +216,7 @@ fn seen_by_attack(deciding: &BTreeMap<&'static str, Value>) -> Sees {
 
 /// [`Row::verified`]: an import with a probe is there only if its network gave the probe's features.
 fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
-    let extractors = ["pretrain", "deployed.pretrain"].into_iter().filter_map(|node| params.get(node));
+    let extractors = ["pretrain", "victim-extractor.pretrain"].into_iter().filter_map(|node| params.get(node));
     let imports = extractors.filter(|params| params["method"] == "import");
     imports.map(|params| params["probe"].is_string()).reduce(|a, b| a && b)
 }
@@ -301,7 +302,7 @@ pub struct Group {
     /// Whether the poisons have the labels of the samples they are made of.
     pub clean_label: bool,
     /// Share of the clean count.
-    pub eps_d: f64,
+    pub poison_fraction: f64,
     /// What the attack optimised.
     pub objective: Cell,
     /// The lower bound of that, where there is one.
@@ -402,7 +403,7 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 attack: rows[0].attack.clone(),
                 victim: rows[0].victim.clone(),
                 clean_label: rows[0].clean_label,
-                eps_d: rows[0].eps_d,
+                poison_fraction: rows[0].poison_fraction,
                 objective: cell(&|r| r.objective),
                 bound: optional(&|r| r.bound),
                 sees: rows[0].sees,

@@ -1,4 +1,4 @@
-//! Choosing branches by what they are made with: `seed=0,eps_d=0.03,invert.beta=0`.
+//! Choosing branches by what they are made with: `seed=0,poison_fraction=0.03,invert.beta=0`.
 
 use crate::{Branch, Plan, spec::nearest, telling};
 use hemlock_stage::{VALUE, few, short};

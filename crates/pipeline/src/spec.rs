@@ -8,7 +8,7 @@
 //! source = "cifar10"
 //!
 //! [poison-features]
-//! eps_d = [0.01, 0.03]       # a list fans out
+//! poison_fraction = [0.01, 0.03]       # a list fans out
 //!
 //! [[invert]]                 # so does an array of tables
 //! method = "decoder"
@@ -77,7 +77,8 @@ impl std::str::FromStr for Override {
     fn from_str(text: &str) -> Result<Self, String> {
         let (shown, expected) = (short(text, VALUE), "expected `stage.field=value`, such as `pretrain.epochs=5`");
         // A shell, and `just`, cut at spaces.
-        let quotes = "one with spaces in it stands in quotes as a whole, such as 'poison-features.eps_d=[0.01, 0.03]'";
+        let quotes =
+            "one with spaces in it stands in quotes as a whole, such as 'poison-features.poison_fraction=[0.01, 0.03]'";
         let (path, value) =
             text.split_once('=').ok_or_else(|| format!("'{shown}' is no override; {expected}; {quotes}"))?;
         let path: Vec<String> = path.trim().split('.').map(str::to_owned).collect();

@@ -11,12 +11,12 @@ pub(crate) const TAGS: [&str; 3] = ["attack", "method", "kind"];
 /// images.
 const SAID: [(&str, &str); 7] = [
     ("poison-features", "attack"),
-    ("poison-features", "eps_d"),
+    ("poison-features", "poison_fraction"),
     ("invert", "method"),
     ("poison-images", "attack"),
-    ("poison-images", "eps_d"),
+    ("poison-images", "poison_fraction"),
     ("unlearnable", "noise"),
-    ("unlearnable", "eps_d"),
+    ("unlearnable", "poison_fraction"),
 ];
 
 /// The longest value that is said of a task, in characters.
@@ -75,7 +75,7 @@ pub fn labels(plan: &Plan) -> Vec<String> {
                 .filter(|(field, _)| telling.contains(&(source.node, *field)) || SAID.contains(&(source.node, *field)))
                 .collect();
             // Which variant it is comes before how it is set.
-            said.sort_by_key(|(field, _)| (!is_bare(field), *field != "eps_d"));
+            said.sort_by_key(|(field, _)| (!is_bare(field), *field != "poison_fraction"));
             words.extend(said.into_iter().map(|(field, value)| word(source.node, field, value, telling)));
         }
         words.extend(sources.iter().find_map(|i| plan.tasks[*i].identity.seed).map(|seed| format!("seed {seed}")));
@@ -101,7 +101,7 @@ fn word(node: &str, field: &str, value: &Value, telling: &BTreeSet<(&str, &str)>
     let elsewhere = telling.iter().any(|(other, name)| *name == field && *other != node);
     match value.as_f64() {
         // 0.03 * 100 is no 3.
-        Some(share) if field == "eps_d" => format!("{} %", (share * 1e10).round() / 1e8),
+        Some(share) if field == "poison_fraction" => format!("{} %", (share * 1e10).round() / 1e8),
         _ if node.starts_with("deployed.") => format!("{node}.{field}={text}"),
         _ if is_bare(field) => text,
         _ if elsewhere => format!("{node}.{field}={text}"),

@@ -140,7 +140,7 @@ fn overrides_that_were_cut_at_spaces_say_so() {
     for text in ["left.number=[0.01,", "0.02]", "left.layer={width", "left.number=[0.01,0.02"] {
         let message = text.parse::<Override>().unwrap_err();
         assert!(
-            message.contains("stands in quotes as a whole, such as 'poison-features.eps_d=[0.01, 0.03]'"),
+            message.contains("stands in quotes as a whole, such as 'poison-features.poison_fraction=[0.01, 0.03]'"),
             "{message}"
         );
     }

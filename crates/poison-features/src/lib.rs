@@ -18,7 +18,7 @@ pub struct Params {
     /// What the poisons are to do.
     pub attack: AttackRef,
     /// Poisons, as a share of the clean training count.
-    pub eps_d: f64,
+    pub poison_fraction: f64,
     /// Where the poisoned features may lie: `none`, `ball`, `box`, `sphere`, `slab`, `knn`, or several, such as
     /// `sphere+slab`.
     #[serde(default)]
@@ -34,7 +34,7 @@ pub struct Params {
     pub labels: Labels,
     /// Steps from one choice of `aligned` labels to the next, 0: they are chosen once; absent: as the attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub relabel_every: Option<u32>,
+    pub label_update_interval: Option<u32>,
     /// Where the poisons start; absent: as the attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
@@ -54,7 +54,7 @@ pub struct Params {
     pub step: Option<f64>,
     /// The solver stops after so many steps without improvement; absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stall: Option<u32>,
+    pub patience: Option<u32>,
     /// The solver stops after so many seconds; absent: never. The result then depends on the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_seconds: Option<f64>,
@@ -101,18 +101,18 @@ impl Params {
     /// Those that do not come with an attack.
     const FIELDS: [&str; 15] = [
         "attack",
-        "eps_d",
+        "poison_fraction",
         "constraint",
         "quantile",
         "neighbors",
         "labels",
-        "relabel_every",
+        "label_update_interval",
         "start",
         "base",
         "solver",
         "steps",
         "step",
-        "stall",
+        "patience",
         "max_seconds",
         "tolerance",
     ];
@@ -151,8 +151,8 @@ impl Params {
         self.start.unwrap_or(self.attack.defaults().start)
     }
 
-    fn relabel_every(&self) -> Option<u32> {
-        let every = self.relabel_every.unwrap_or(self.attack.defaults().relabel_every);
+    fn label_update_interval(&self) -> Option<u32> {
+        let every = self.label_update_interval.unwrap_or(self.attack.defaults().label_update_interval);
         (self.labels == Labels::Aligned && every > 0).then_some(every)
     }
 }
@@ -160,7 +160,7 @@ impl Params {
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
         self.own.check(&Self::FIELDS)?;
-        ParamError::share("eps_d", self.eps_d)?;
+        ParamError::share("poison_fraction", self.poison_fraction)?;
         ParamError::share("quantile", self.quantile)?;
         ParamError::at_least_one("neighbors", self.neighbors)?;
         ParamError::require(self.steps() <= 1_000_000, "steps", self.steps(), "at most 1,000,000")?;
@@ -169,7 +169,7 @@ impl hemlock_stage::Params for Params {
                 let message = "is unknown to `conditional-gradient`, which ends by itself; leave it out";
                 if given { Err(ParamError::new(field, message)) } else { Ok(()) }
             };
-            known("stall", self.stall.is_some())?;
+            known("patience", self.patience.is_some())?;
             known("max_seconds", self.max_seconds.is_some())?;
         } else {
             ParamError::at_least_one("steps", self.steps())?;
@@ -180,8 +180,8 @@ impl hemlock_stage::Params for Params {
                 "is `norm-descent`, which goes down the norm that `gradient-canceling` leaves; expected another one";
             return Err(ParamError::new("solver", message));
         }
-        if let Some(stall) = self.stall {
-            ParamError::at_least_one("stall", stall)?;
+        if let Some(patience) = self.patience {
+            ParamError::at_least_one("patience", patience)?;
         }
         if let Some(seconds) = self.max_seconds {
             // More makes no sense, and the clock may not hold it.
@@ -201,7 +201,7 @@ impl hemlock_stage::Params for Params {
                 self.start() == Start::Greedy,
                 "another start, as this one asks for the objective once a poison",
             )?;
-            refuse("stall", self.stall.is_some(), "none, as values are of different heads")?;
+            refuse("patience", self.patience.is_some(), "none, as values are of different heads")?;
         }
         Ok(())
     }
@@ -236,7 +236,7 @@ impl hemlock_stage::Stage for Stage {
             step: Some(params.step()),
             start: Some(params.start()),
             base: Some(params.base()),
-            relabel_every: params.relabel_every(),
+            label_update_interval: params.label_update_interval(),
             own: params.own.of(params.attack).map_err(serde_json::Error::custom)?,
             ..params.clone()
         };
@@ -246,7 +246,7 @@ impl hemlock_stage::Stage for Stage {
             fields.retain(|field, _| match field.as_str() {
                 "quantile" => params.constraint.has_quantile(),
                 "neighbors" => params.constraint.kinds().contains(&ConstraintKind::Knn),
-                "start" | "base" | "step" | "stall" | "max_seconds" | "relabel_every" => !greedy,
+                "start" | "base" | "step" | "patience" | "max_seconds" | "label_update_interval" => !greedy,
                 "tolerance" => params.attack.has_zero_minimum() && !greedy,
                 _ => true,
             });
@@ -260,7 +260,7 @@ impl hemlock_stage::Stage for Stage {
     fn run(params: &Params, Inputs { features, target }: Inputs, ctx: &Context) -> Result<PoisonFeatures, StageError> {
         let aim = params.aim(ctx.seed)?;
         let clean = features.train.samples(features.classes.len())?;
-        let count = poison_count(params.eps_d, clean.len())?;
+        let count = poison_count(params.poison_fraction, clean.len())?;
         let constraint = attacks::constraint(&aim, clean)?;
         let mut objective = attacks::objective(&aim, &features, &target, ctx.cancel)?;
         let search = Search { params, clean, count, constraint: &constraint, ctx };

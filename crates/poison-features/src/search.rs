@@ -63,12 +63,12 @@ impl Search<'_> {
             SolverKind::Adam => (Some(Solver::Adam), 0),
             SolverKind::Lbfgs => (Some(Solver::Lbfgs), 0),
         };
-        let relabel_every = if labels == Labels::Aligned { params.relabel_every() } else { None };
+        let label_update_interval = if labels == Labels::Aligned { params.label_update_interval() } else { None };
         let mut greedy: Option<Record> = None;
         let start = match from {
             Some(made) => {
                 let InitialPoisons { base, features, labels } = &made.start;
-                let labels = match relabel_every {
+                let labels = match label_update_interval {
                     Some(_) => labels.clone(),
                     // They are chosen once.
                     None => objective.evaluate(features.view(), labels)?.best_labels(features.view())?,
@@ -95,9 +95,9 @@ impl Search<'_> {
             solver,
             steps: params.steps(),
             step: if solver == Solver::NormDescent { params.step() } else { params.step() * rms },
-            relabel_every,
+            label_update_interval,
             target: objective.stop_value(params.tolerance),
-            stall: params.stall,
+            patience: params.patience,
             time: params.max_seconds.map(Duration::from_secs_f64),
         };
         let mut record = Record::new("poisons", descent.steps, ctx);
@@ -129,7 +129,7 @@ impl Made {
             base_index: self.start.base,
             aim,
             clean_label: params.labels == Labels::Kept,
-            eps_d: params.eps_d,
+            poison_fraction: params.poison_fraction,
             objective: self.objective,
             bound,
             gap: self.gap,

@@ -23,7 +23,7 @@ fn free_labels_contain_clean_ones() {
     ] {
         for seed in 0..3 {
             let made = |labels: &str| {
-                let mut table = json!({ "attack": attack, "eps_d": 0.1, "labels": labels, "solver": solver });
+                let mut table = json!({ "attack": attack, "poison_fraction": 0.1, "labels": labels, "solver": solver });
                 if solver != "conditional-gradient" {
                     table["steps"] = 30.into();
                     table["start"] = "clean".into();
@@ -71,8 +71,8 @@ fn free_labels_contain_clean_ones() {
 #[test]
 fn all_fields_are_known() {
     let mut table = json!({
-        "attack": "bilevel", "eps_d": 0.1, "relabel_every": 1, "start": "clean", "base": "start", "steps": 1, "step": 1.0,
-        "stall": 1, "max_seconds": 1.0,
+        "attack": "bilevel", "poison_fraction": 0.1, "label_update_interval": 1, "start": "clean", "base": "start", "steps": 1, "step": 1.0,
+        "patience": 1, "max_seconds": 1.0,
     });
     let params: Params = serde_json::from_value(table.clone()).unwrap();
     params.check().unwrap();

@@ -19,7 +19,7 @@ pub struct Params {
     /// What the poisons are to do.
     pub attack: AttackRef,
     /// Poisons, as a share of the clean training count.
-    pub eps_d: f64,
+    pub poison_fraction: f64,
     /// Labels of the poisons. `aligned` ones are chosen once, at the start.
     #[serde(default)]
     pub labels: Labels,
@@ -73,7 +73,7 @@ impl Params {
     /// Those that do not come with an attack.
     const FIELDS: [&str; 12] = [
         "attack",
-        "eps_d",
+        "poison_fraction",
         "labels",
         "start",
         "constraint",
@@ -109,7 +109,7 @@ impl Params {
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
         self.own.check(&Self::FIELDS)?;
-        ParamError::share("eps_d", self.eps_d)?;
+        ParamError::share("poison_fraction", self.poison_fraction)?;
         ParamError::share("quantile", self.quantile)?;
         ParamError::at_least_one("neighbors", self.neighbors)?;
         if !matches!(self.start(), Start::Clean | Start::Aligned) {
@@ -184,7 +184,7 @@ impl hemlock_stage::Stage for Stage {
         let aim = params.aim(ctx.seed)?;
         let constraint = attacks::constraint(&aim, samples)?;
         let mut objective = attacks::objective(&aim, &features, &target, ctx.cancel)?;
-        let count = poison_count(params.eps_d, samples.len())?;
+        let count = poison_count(params.poison_fraction, samples.len())?;
         let mut attack = |labels: Labels| {
             let plan =
                 Initialization { clean: samples, count, kind: params.start(), labels, sweeps: 0, seed: ctx.seed };
@@ -233,12 +233,12 @@ impl hemlock_stage::Stage for Stage {
             objective: refined.last().map_or(f64::NAN, |point| point.objective),
             clean_label: params.labels == Labels::Kept,
             replaces: false,
-            eps_d: params.eps_d,
+            poison_fraction: params.poison_fraction,
             labels: start.labels,
             base_index: start.base,
             clean_nearest: clean.nearest.median,
             outliers_of_features: None,
-            taught: None,
+            learner: None,
             curve: Vec::new(),
             refined,
         })

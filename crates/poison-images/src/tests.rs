@@ -76,7 +76,7 @@ fn inputs() -> Inputs {
 }
 
 fn params(fields: Value) -> Params {
-    let mut table = json!({ "attack": "gradient-canceling", "eps_d": 0.2, "steps": 20 });
+    let mut table = json!({ "attack": "gradient-canceling", "poison_fraction": 0.2, "steps": 20 });
     table.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     let params: Params = serde_json::from_value(table).unwrap();
     params.check().unwrap();
@@ -174,7 +174,7 @@ fn neither_runs_nor_threads_change_a_byte() {
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         // More images than one tile, and a follower who draws.
-        pool.install(|| run(json!({ "attack": "tgda", "eps_d": 0.6, "steps": 3, "labels": "random" })))
+        pool.install(|| run(json!({ "attack": "tgda", "poison_fraction": 0.6, "steps": 3, "labels": "random" })))
     };
     let once = on(1);
     assert_eq!(once, on(1));
@@ -191,6 +191,6 @@ fn all_fields_are_known_and_images_start_at_images() {
     known.sort_unstable();
     assert_eq!(fields, known);
     let greedy: Params =
-        serde_json::from_value(json!({ "attack": "bilevel", "eps_d": 0.1, "start": "greedy" })).unwrap();
+        serde_json::from_value(json!({ "attack": "bilevel", "poison_fraction": 0.1, "start": "greedy" })).unwrap();
     assert!(greedy.check().unwrap_err().message.contains("expected `clean` or `aligned`"));
 }

@@ -178,8 +178,8 @@ impl Case {
 
     /// Share of poisons.
     #[must_use]
-    pub fn eps_d(&self) -> f64 {
-        self.row().eps_d
+    pub fn poison_fraction(&self) -> f64 {
+        self.row().poison_fraction
     }
 
     /// Whether poisons have the labels of the images that they are made of.
@@ -380,7 +380,7 @@ fn in_words(field: &str, value: &str) -> String {
     match field {
         "linf" => format!("L∞ ≤ {value}"),
         "beta" => format!("β = {value}"),
-        "eps_d" => value.parse().map_or_else(|_| value.to_owned(), words::share),
+        "poison_fraction" => value.parse().map_or_else(|_| value.to_owned(), words::share),
         "constraint" if value == "none" => "no constraint".to_owned(),
         "constraint" | "arch" => value.to_owned(),
         "kind" => format!("{value} victim"),

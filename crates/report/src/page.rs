@@ -325,7 +325,7 @@ fn headline(what: &str, case: &Case) -> Markup {
             p.drop { strong { (drop.map(|e| words::number(100.0 * e.mean, 1)).unwrap_or_default()) } " points" @if let Some(i) = interval { span.interval { (i) } } }
             p.how {
                 "Accuracy goes from " (mean(quantity::clean)) " to " (poisoned.map(|e| words::percent(e.mean)).unwrap_or_default()) " % with "
-                (words::share(case.eps_d())) " of poisons (" (case.label) ")."
+                (words::share(case.poison_fraction())) " of poisons (" (case.label) ")."
                 @if let Some((control, e)) = control(case) { " " (control) " " (words::number(100.0 * e.mean, 1)) "." }
             }
         }

@@ -1,7 +1,7 @@
 //! A paper's own numbers beside ours: a CSV file that somebody types who has the paper's tables.
 //!
 //! Its first line names the columns. A column is either a condition on a result (`pipeline`, `attack`, `method`,
-//! `victim`, `eps_d`, or a parameter such as `poison-features.constraint`) or a number of the paper's in per cent
+//! `victim`, `poison_fraction`, or a parameter such as `poison-features.constraint`) or a number of the paper's in per cent
 //! (`clean`, `target`, `features`, `images`, and `drop`, in points). Every other line meets one result of the report;
 //! an empty cell asks for nothing. Lines that begin with `#` are comments.
 
@@ -28,7 +28,7 @@ const MEASURED: [(&str, Quantity); 5] = [
     ("drop", quantity::drop),
 ];
 /// Conditions beside parameters.
-const CONDITIONS: [&str; 5] = ["pipeline", "attack", "method", "victim", "eps_d"];
+const CONDITIONS: [&str; 5] = ["pipeline", "attack", "method", "victim", "poison_fraction"];
 
 /// The paper's numbers, as they were typed.
 #[derive(Debug)]
@@ -125,7 +125,10 @@ impl Paper {
                 let number = |x: f64| Cell::numbers(words::number(x, 2), vec![Some(x)]);
                 table.push(vec![
                     Cell::text(&case.name),
-                    Cell::numbers(words::share(case.eps_d()).trim_end_matches(" %"), vec![Some(100.0 * case.eps_d())]),
+                    Cell::numbers(
+                        words::share(case.poison_fraction()).trim_end_matches(" %"),
+                        vec![Some(100.0 * case.poison_fraction())],
+                    ),
                     Cell::text(name),
                     number(ours),
                     number(*paper),
@@ -201,7 +204,7 @@ fn fields(case: &Case) -> BTreeMap<String, String> {
     });
     let mut fields: BTreeMap<String, String> = parameters.collect();
     let own = [case.pipeline(), case.aim(), case.making().unwrap_or_default(), case.victim()].map(str::to_owned);
-    let own = own.into_iter().chain([case.eps_d().to_string()]);
+    let own = own.into_iter().chain([case.poison_fraction().to_string()]);
     fields.extend(CONDITIONS.into_iter().map(str::to_owned).zip(own));
     fields
 }
@@ -246,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_paper_stands_beside_ours() {
-        let text = "# made up\nattack, poison-features.constraint, eps_d, images, drop\n\
+        let text = "# made up\nattack, poison-features.constraint, poison_fraction, images, drop\n\
                     gradient-canceling, ball, 0.030, 71.5, 8.5\n,none,,69,\n";
         let csv = table(text).unwrap().csv();
         let lines: Vec<&str> = csv.lines().collect();
@@ -286,7 +289,7 @@ mod tests {
     #[test]
     fn what_is_no_table_is_told() {
         let told = |text: &str| read(text).err().unwrap();
-        assert!(told("attack,eps_d\n").contains("line 1: no column is a number of the paper's"));
+        assert!(told("attack,poison_fraction\n").contains("line 1: no column is a number of the paper's"));
         assert!(told("drop,drop\n1,2\n").contains("`drop` is there twice"));
         assert!(told("attack,drop\n").contains("has no line below its first"));
         for empty in ["", "\n\n", "# nothing\n"] {

@@ -53,8 +53,8 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
     };
     said.push(("Extractor", extractor));
 
-    if let Some(arch) = text("deployed.pretrain", "arch") {
-        let trained = text("deployed.pretrain", "method").unwrap_or_default();
+    if let Some(arch) = text("victim-extractor.pretrain", "arch") {
+        let trained = text("victim-extractor.pretrain", "method").unwrap_or_default();
         let other = format!("Victims use another extractor than the attacker's: {arch}, by {trained}.");
         said.push(("Deployed extractor", other));
     }
@@ -123,9 +123,9 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
         said.push(("Target", format!("{}.{}", capital(&list(&strengths)), weaker.concat())));
     }
 
-    let budgets: Vec<String> = every(&|c| Some(share(c.eps_d())));
+    let budgets: Vec<String> = every(&|c| Some(share(c.poison_fraction())));
     let train = first("dataset.downstream", "train").and_then(Value::as_u64);
-    let many = cases.iter().map(|c| c.eps_d()).fold(0.0, f64::max);
+    let many = cases.iter().map(|c| c.poison_fraction()).fold(0.0, f64::max);
     let many = train.map(|n| format!(" (up to {:.0} poisons)", many * n as f64)).unwrap_or_default();
     let role = if cases.iter().any(|c| c.replaces()) {
         "Where an attack is on the training images themselves, poisons stand in for the images they are made of; otherwise they are added."

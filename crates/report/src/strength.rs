@@ -88,7 +88,7 @@ pub fn judge(cases: &mut [Case]) {
     }
     for case in cases.iter_mut() {
         let found = judged.iter().find(|(id, _)| id == case.id()).map(|(_, strength)| *strength);
-        let stopped: Option<Vec<Stopped>> = case.rows.iter().map(|r| Some(r.taught?.stopped)).collect();
+        let stopped: Option<Vec<Stopped>> = case.rows.iter().map(|r| Some(r.learner?.stopped)).collect();
         let ended = stopped.map(|all| Strength::Ended(all.iter().all(|s| *s != Stopped::Rounds)));
         case.strength = found.or(ended).unwrap_or_default();
     }
@@ -105,7 +105,7 @@ fn of(case: &Case, family: &[&Case]) -> Strength {
         (None, None) => return Strength::Unknown,
     };
     // Up or down, as the objective is one that rises or falls; of seeds that both have.
-    let moved = |r: &Row| Some(r.objective - r.objective_at_start?);
+    let moved = |r: &Row| Some(r.objective - r.initial_objective?);
     let of = |which: usize| joint(&[(short, &moved), (long, &moved)], &|values| values[which]).filter(|e| e.n > 0);
     match (of(0), of(1), short.passes(), long.passes()) {
         (Some(less), Some(more), Some(from), Some(to)) if more.mean != 0.0 => {
@@ -119,7 +119,7 @@ fn of(case: &Case, family: &[&Case]) -> Strength {
 mod tests {
     use super::*;
     use crate::findings::testing::made_up;
-    use hemlock_artifact::Taught;
+    use hemlock_artifact::LearnerState;
     use serde_json::json;
 
     fn runs(objectives: &[(u32, f64)]) -> Vec<Case> {
@@ -165,8 +165,8 @@ mod tests {
     #[test]
     fn noise_that_ran_out_of_rounds_is_not_flat() {
         let with = |stopped| {
-            let taught = Taught { rounds: 100, loss: 0.5, mistaken: 0.1, stopped };
-            made_up("error-minimizing + class-wise").taught(taught).case().strength.flat()
+            let learner = LearnerState { rounds: 100, loss: 0.5, mistaken: 0.1, stopped };
+            made_up("error-minimizing + class-wise").learner(learner).case().strength.flat()
         };
         assert_eq!(
             [with(Stopped::Rounds), with(Stopped::Stalled), with(Stopped::Learnt)],

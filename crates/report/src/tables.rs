@@ -9,7 +9,7 @@ use crate::{
     table::{Cell, DIGITS, Table},
     words,
 };
-use hemlock_artifact::Taught;
+use hemlock_artifact::LearnerState;
 use hemlock_pipeline::{Row, as_csv, telling};
 use hemlock_stage::StageError;
 
@@ -86,7 +86,10 @@ pub fn results(cases: &[Case]) -> Table {
             c.of_attack("labels").map_or_else(|| "free".to_owned(), words::value)
         };
         row.extend([
-            Cell::numbers(words::share(c.eps_d()).trim_end_matches(" %"), vec![Some(100.0 * c.eps_d())]),
+            Cell::numbers(
+                words::share(c.poison_fraction()).trim_end_matches(" %"),
+                vec![Some(100.0 * c.poison_fraction())],
+            ),
             Cell::text(labels),
             Cell::text(c.victim()),
             Cell::numbers(c.rows.len().to_string(), vec![Some(c.rows.len() as f64)]),
@@ -156,11 +159,11 @@ pub fn noise(cases: &[Case]) -> Table {
         let drop = |against: &str, victim: &str, of: Quantity| {
             kind.iter().find(|c| unlearnable::against(c) == Some(against) && c.victim() == victim)?.mean(of)
         };
-        let eps_d = kind[0].eps_d();
+        let poison_fraction = kind[0].poison_fraction();
         let mut row = vec![
             Cell::text(kind[0].making().unwrap_or_default()),
             Cell::text(&kind[0].scene),
-            Cell::numbers(words::share(eps_d).trim_end_matches(" %"), vec![Some(100.0 * eps_d)]),
+            Cell::numbers(words::share(poison_fraction).trim_end_matches(" %"), vec![Some(100.0 * poison_fraction)]),
         ];
         let pairs = LEARNERS.map(|against| ["linear", unlearnable::END_TO_END].map(|v| (against, v)));
         row.extend(
@@ -169,7 +172,7 @@ pub fn noise(cases: &[Case]) -> Table {
         let both = unlearnable::END_TO_END;
         row.push(interval(drop(both, both, quantity::drop_of_best_epochs)));
         row.extend(LEARNERS.map(|against| {
-            kind.iter().find(|c| unlearnable::against(c) == Some(against)).map_or_else(Cell::none, |c| taught(c))
+            kind.iter().find(|c| unlearnable::against(c) == Some(against)).map_or_else(Cell::none, |c| learner(c))
         }));
         table.push(row);
     }
@@ -180,8 +183,8 @@ pub fn noise(cases: &[Case]) -> Table {
 const LEARNERS: [&str; 2] = ["frozen", unlearnable::END_TO_END];
 
 /// What a learner made of the images with noise when their making ended: means over seeds.
-fn taught(case: &Case) -> Cell {
-    let mean = |of: fn(&Taught) -> f64| Some(case.mean(|r| r.taught.as_ref().map(of))?.mean);
+fn learner(case: &Case) -> Cell {
+    let mean = |of: fn(&LearnerState) -> f64| Some(case.mean(|r| r.learner.as_ref().map(of))?.mean);
     let numbers = [mean(|t| t.loss), mean(|t| t.mistaken), mean(|t| f64::from(t.rounds))];
     let [Some(loss), Some(mistaken), Some(rounds)] = numbers else { return Cell::none() };
     let text = format!(

@@ -111,7 +111,7 @@ pub fn p_value(p: f64) -> String {
     if p < 0.001 { "< 0.001".to_owned() } else { number(p, 3) }
 }
 
-/// A share such as `eps_d`, in percent without needless digits.
+/// A share such as `poison_fraction`, in percent without needless digits.
 pub fn share(x: f64) -> String {
     // 0.03 * 100 is no 3.
     let percent = (x * 1e10).round() / 1e8;

@@ -147,7 +147,8 @@ fn inversion(name: &'static str, params: Value) -> Check {
 }
 
 fn attack_on_pixels(attack: &'static str) -> Check {
-    let params = json!({ "attack": attack, "eps_d": POISONS as f64 / BATCH as f64, "free": true, "steps": 4 });
+    let params =
+        json!({ "attack": attack, "poison_fraction": POISONS as f64 / BATCH as f64, "free": true, "steps": 4 });
     Check::new(format!("attack on pixels, {attack}"), SIGNS, move |device, cancel| {
         let given = given()?;
         let base = base(&given)?;

@@ -140,8 +140,8 @@ mod tests {
 
     #[test]
     fn a_shell_reads_arguments_back() {
-        let awkward =
-            ["plain-1.0", "two words", "it's", "$HOME", "a\"b", "", "--set", "eps_d=[0.1,0.2]"].map(str::to_owned);
+        let awkward = ["plain-1.0", "two words", "it's", "$HOME", "a\"b", "", "--set", "poison_fraction=[0.1,0.2]"]
+            .map(str::to_owned);
         let line = format!("for a in {}; do printf '%s\\n' \"$a\"; done", command_line(&awkward));
         let read = std::process::Command::new("sh").args(["-c", &line]).output().unwrap().stdout;
         assert_eq!(String::from_utf8(read).unwrap(), awkward.map(|a| a + "\n").concat());

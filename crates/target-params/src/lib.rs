@@ -14,7 +14,7 @@ use hemlock_artifact::{Features, PathPoint, SteppedBack, TargetParams};
 use hemlock_head::{FitOptions, Head, HeadError, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss};
 use hemlock_optim::norm;
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
-use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds, Sees, poisonability};
+use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds, Sees, poison_fraction_bounds};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -51,7 +51,7 @@ pub struct Params {
     pub step_back: bool,
     /// For `reachable`: the budget, poisons as a share of the clean training count.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub eps_d: Option<f64>,
+    pub poison_fraction: Option<f64>,
     /// Where poisons may lie, for the bounds of their number: as in `[poison-features]`.
     pub constraint: ConstraintKinds,
     /// The share of the clean features that the constraint lets through.
@@ -143,7 +143,7 @@ impl Default for Params {
             share: Strength::Of(0.5),
             calibration: Calibration::None,
             step_back: true,
-            eps_d: None,
+            poison_fraction: None,
             constraint: ConstraintKinds::default(),
             quantile: 0.95,
             neighbors: 5,
@@ -169,13 +169,13 @@ impl hemlock_stage::Params for Params {
             ("radius", Strength::Of(radius)) => ParamError::positive("radius", radius)?,
             (field, Strength::Of(share)) => ParamError::share(field, share)?,
             (field, Strength::Reachable) => {
-                let eps_d = self.eps_d.ok_or_else(|| {
+                let poison_fraction = self.poison_fraction.ok_or_else(|| {
                     ParamError::new(
-                        "eps_d",
+                        "poison_fraction",
                         format!("is missing; expected the budget for which `{field}` is reachable"),
                     )
                 })?;
-                ParamError::share("eps_d", eps_d)?;
+                ParamError::share("poison_fraction", poison_fraction)?;
             }
         }
         ParamError::at_least_one("steps", self.steps)?;
@@ -224,7 +224,7 @@ impl hemlock_stage::Stage for Stage {
             fields.retain(|field, _| match field.as_str() {
                 "radius" | "norm" | "radius_unit" | "steps" | "step" | "coordinates" | "sees" => gradpc,
                 "share" => !gradpc,
-                "eps_d" => reachable,
+                "poison_fraction" => reachable,
                 // Where it is allowed it is no choice.
                 "step_back" => !params.step_back && params.calibration != Calibration::None && !reachable,
                 "quantile" => params.constraint.has_quantile(),
@@ -386,12 +386,13 @@ impl Search<'_> {
     /// The strongest target whose bound fits the budget, and the way to it. Bounds grow with the strength, so that
     /// halving finds it.
     fn strongest_reachable(&self, field: &'static str) -> Result<Made, StageError> {
-        let budget = self.params.eps_d.expect("a reachable target was checked to have a budget");
+        let budget = self.params.poison_fraction.expect("a reachable target was checked to have a budget");
         let bound = |strength: f64| -> Result<f64, StageError> {
             let made = self.make(strength, &mut |_, _| Ok(()))?;
             // Nothing is left of some heads.
             let Some(target) = self.calibrated(made)? else { return Ok(f64::INFINITY) };
-            Ok(poisonability(&target, self.train.reborrow(), self.constraint, self.params.weight_decay)?.support)
+            Ok(poison_fraction_bounds(&target, self.train.reborrow(), self.constraint, self.params.weight_decay)?
+                .support)
         };
         // A clean norm, or all labels wrong: beyond that nothing is left of a head.
         let absolute = self.params.method == Method::Gradpc && self.params.radius_unit == RadiusUnit::Absolute;
@@ -411,7 +412,7 @@ impl Search<'_> {
                 "is too small a budget for any target under the constraint '{}': {field} {weakest:.2e} takes at least {lowest:.2e}; expected that at least",
                 self.params.constraint
             );
-            ParamError::new("eps_d", message).into()
+            ParamError::new("poison_fraction", message).into()
         })
     }
 
@@ -487,7 +488,8 @@ impl Search<'_> {
             radius: norm(&(&head.packed() - &self.clean.packed())),
             loss: mean_loss(head, &[train])?,
             gradient_norm: norm(&gradient),
-            poisonability: poisonability(head, train, self.constraint, self.params.weight_decay)?.into(),
+            poison_fraction_bound: poison_fraction_bounds(head, train, self.constraint, self.params.weight_decay)?
+                .into(),
             train_accuracy: accuracy(head, train)?,
             test_accuracy: accuracy(head, self.test.reborrow())?,
         })

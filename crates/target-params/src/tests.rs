@@ -85,8 +85,8 @@ fn what_works_is_as_it_was_asked_for() {
     for fields in [
         json!({ "radius": 0.01 }),
         json!({ "radius": 3.0, "calibration": "none" }),
-        json!({ "radius": "reachable", "eps_d": 0.2 }),
-        json!({ "method": "flipped-labels", "share": "reachable", "eps_d": 0.2 }),
+        json!({ "radius": "reachable", "poison_fraction": 0.2 }),
+        json!({ "method": "flipped-labels", "share": "reachable", "poison_fraction": 0.2 }),
     ] {
         assert_eq!(run(fields.clone()).unwrap().stepped_back, None, "{fields}");
     }

@@ -2,15 +2,15 @@
 //!
 //! - [`Sees`]: the labelled splits that an attack may look at.
 //! - [`Constraint`]: the set that poisoned features have to lie in.
-//! - [`SupportFunction`], [`poisonability`]: lower bounds of the share of poisons that makes a head stationary.
-//! - [`loss_ceiling`]: an upper bound of the clean loss, whatever the poisons.
+//! - [`SupportFunction`], [`poison_fraction_bound`]: lower bounds of the share of poisons that makes a head stationary.
+//! - [`loss_bound`]: an upper bound of the clean loss, whatever the poisons.
 
-mod ceiling;
 mod constraint;
+mod loss_bound;
 mod reach;
 mod sees;
 
-pub use ceiling::loss_ceiling;
 pub use constraint::{Constraint, ConstraintError, ConstraintKind, ConstraintKinds, class_means};
-pub use reach::{Poison, PoisonFractionBounds, SupportFunction, poisonability};
+pub use loss_bound::loss_bound;
+pub use reach::{Poison, PoisonFractionBounds, SupportFunction, poison_fraction_bounds};
 pub use sees::{NoValidation, Sees};

@@ -2,7 +2,7 @@
 //!
 //! At a head `w` a poison `(z, y)` contributes `g(z, y) = (p(z) - e_y) [z, 1]ᵀ` to the summed gradient.
 //! [`SupportFunction`] finds the poison of a constraint set that goes argmax along a direction, the support function of
-//! all contributions, by ascent from many starts; [`poisonability`] turns it into lower bounds of the budget that makes
+//! all contributions, by ascent from many starts; [`poison_fraction_bound`] turns it into lower bounds of the budget that makes
 //! `w` stationary.
 
 use std::borrow::Cow;
@@ -328,7 +328,7 @@ pub struct PoisonFractionBounds {
 ///
 /// # Errors
 /// No samples, samples that do not fit the head, or a weight decay that is negative or not finite.
-pub fn poisonability(
+pub fn poison_fraction_bounds(
     head: &Head,
     clean: Samples<'_>,
     constraint: &Constraint,
@@ -446,7 +446,7 @@ mod tests {
             let added = Samples::new(poisons.view(), &labels, 3).unwrap();
             let options = FitOptions { gradient_tolerance: 1e-10, ..FitOptions::new(1e-3) };
             let victim = fit(&[data.samples(), added], &options, &|_, _| true).unwrap().head;
-            let bounds = poisonability(&victim, data.samples(), &set, 1e-3).unwrap();
+            let bounds = poison_fraction_bounds(&victim, data.samples(), &set, 1e-3).unwrap();
             // The head is made by 15 poisons beside 300 samples, so that no bound may be above 5 %.
             assert!(bounds.support <= 0.05 * (1.0 + 1e-6) && bounds.norm > 0.0, "{bounds:?}");
             assert!(bounds.certain <= 0.05 * (1.0 + 1e-6) && bounds.norm <= 0.05 * (1.0 + 1e-6), "{bounds:?}");
@@ -462,7 +462,7 @@ mod tests {
         let samples = Samples::new(features.view(), data.samples().labels(), 3).unwrap();
         let head = fit(&[samples], &FitOptions::new(1e-2), &|_, _| true).unwrap().head;
         for constraint in [Constraint::default(), constraint("ball", samples)] {
-            let bounds = poisonability(&head, samples, &constraint, 1e-2).unwrap();
+            let bounds = poison_fraction_bounds(&head, samples, &constraint, 1e-2).unwrap();
             assert!(bounds.norm.is_finite() && bounds.support.is_finite() && bounds.certain.is_finite(), "{bounds:?}");
         }
     }
@@ -473,7 +473,7 @@ mod tests {
         let clean = fit(&[data.samples()], &FitOptions::new(1e-3), &|_, _| true).unwrap().head;
         let bound = |factor: f64| {
             let head = Head::from_packed(&clean.packed() * factor).unwrap();
-            poisonability(&head, data.samples(), &Constraint::default(), 1e-3).unwrap().support
+            poison_fraction_bounds(&head, data.samples(), &Constraint::default(), 1e-3).unwrap().support
         };
         assert!(bound(1.0) < 1e-4, "{}", bound(1.0));
         // A poison lowers the inner product with the parameters by a constant at most.

@@ -13,7 +13,7 @@ mod noise;
 
 pub use noise::Scope;
 
-use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Poisons, Stopped, TargetParams, Taught};
+use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, LearnerState, Poisons, Stopped, TargetParams};
 use hemlock_attack::poison_count;
 use hemlock_head::Head;
 use hemlock_models::{extracted, open_extractor};
@@ -34,7 +34,7 @@ use serde_json::Value;
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// Images with noise, as a share of the clean training count, up to all of them.
-    pub eps_d: f64,
+    pub poison_fraction: f64,
     /// What has noise of its own: every image (`sample-wise`), or every class (`class-wise`).
     #[serde(default)]
     pub noise: Scope,
@@ -124,7 +124,7 @@ impl Params {
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        ParamError::share("eps_d", self.eps_d)?;
+        ParamError::share("poison_fraction", self.poison_fraction)?;
         ParamError::require(self.linf != 0, "linf", 0, "at least 1 grey level")?;
         ParamError::at_least_one("rounds", self.rounds)?;
         ParamError::at_least_one("steps", self.steps)?;
@@ -183,7 +183,7 @@ impl hemlock_stage::Stage for Stage {
 
     /// Of all images none are drawn.
     fn seeded(params: &Params) -> bool {
-        params.against == Against::EndToEnd || params.eps_d < 1.0
+        params.against == Against::EndToEnd || params.poison_fraction < 1.0
     }
 
     fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
@@ -194,14 +194,14 @@ impl hemlock_stage::Stage for Stage {
         let Inputs { dataset, extractor, features, target } = inputs;
         let extractor = open_extractor(&extractor, ctx.device)?;
         let (train, classes) = (&dataset.train, features.classes.len());
-        let count = poison_count(params.eps_d, train.len())?;
+        let count = poison_count(params.poison_fraction, train.len())?;
         let mut rows = index::sample(&mut Purpose::NoisedImages.of(ctx.seed), train.len(), count).into_vec();
         rows.sort_unstable();
         let labels: Vec<u32> = rows.iter().map(|row| train.labels[*row]).collect();
         let base_index: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
         let base = base_images(train, &base_index)?;
         let noise = Noise::new(base.view(), &labels, classes, params.noise, f32::from(params.linf) / 255.0);
-        let Made { images, curve, passes, taught } = match params.against {
+        let Made { images, curve, passes, learner } = match params.against {
             Against::FrozenExtractor => {
                 let probe = Probe::new(&extractor, &features, &target, &base_index, &labels)?;
                 make(params, noise, probe, &labels, ctx)?
@@ -238,15 +238,15 @@ impl hemlock_stage::Stage for Stage {
             fits,
             attack: NAME.to_owned(),
             method: params.noise.name().to_owned(),
-            objective: taught.loss,
+            objective: learner.loss,
             clean_label: true,
             replaces: true,
-            eps_d: params.eps_d,
+            poison_fraction: params.poison_fraction,
             labels,
             base_index,
             clean_nearest: clean.nearest.median,
             outliers_of_features: None,
-            taught: Some(taught),
+            learner: Some(learner),
             curve: Vec::new(),
             refined: curve,
         })
@@ -265,7 +265,7 @@ struct Made {
     /// Steps that the noise took.
     passes: u32,
     /// How it ended.
-    taught: Taught,
+    learner: LearnerState,
 }
 
 /// Takes turns of training and noise. A training on the images as they are comes last, so that what is told is of them.
@@ -296,8 +296,8 @@ fn make(
             _ => (round >= params.rounds).then_some(Stopped::Rounds),
         };
         if let Some(stopped) = stopped {
-            let taught = Taught { rounds: round, loss, mistaken, stopped };
-            return Ok(Made { images: noise.images(), curve, passes, taught });
+            let learner = LearnerState { rounds: round, loss, mistaken, stopped };
+            return Ok(Made { images: noise.images(), curve, passes, learner });
         }
         for step in 0..params.steps {
             ctx.check()?;
@@ -358,7 +358,7 @@ mod tests {
     /// The network that noise is made against is not the one that a victim of the same seed trains.
     #[test]
     fn the_surrogate_is_no_victim() {
-        let params: Params = serde_json::from_value(serde_json::json!({ "eps_d": 1.0 })).unwrap();
+        let params: Params = serde_json::from_value(serde_json::json!({ "poison_fraction": 1.0 })).unwrap();
         assert_eq!(params.training(3).trained, Trained::Surrogate);
         assert_eq!(ClassifierConfig::scratch().trained, Trained::Victim);
     }

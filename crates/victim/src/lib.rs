@@ -15,13 +15,13 @@ inputs! {
             /// The clean head, and the weight decay; of linear victims.
             target: TargetParams = "target-params",
             /// Features by the extractor that is deployed, where it is not the attacker's.
-            deployed_features: Features = "deployed.features",
+            victim_features: Features = "victim-extractor.features",
             /// Downstream images.
             dataset: Dataset = "dataset.downstream",
             /// The attacker's extractor.
             extractor: Extractor = "pretrain",
             /// The extractor that is deployed.
-            deployed_extractor: Extractor = "deployed.pretrain",
+            victim_extractor: Extractor = "victim-extractor.pretrain",
         }
     }
 }
@@ -61,7 +61,7 @@ impl hemlock_stage::Stage for Stage {
                 }
             }
             "dataset" | "extractor" if params.victim().reads_images() => Need::Required,
-            "dataset" | "extractor" | "deployed_extractor" if !params.victim().reads_images() => Need::Unread,
+            "dataset" | "extractor" | "victim_extractor" if !params.victim().reads_images() => Need::Unread,
             _ => port.need,
         }
     }
@@ -69,22 +69,22 @@ impl hemlock_stage::Stage for Stage {
     fn accepts(params: &VictimSpec, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         match port.role {
             "features" if !params.victim().reads_images() => Ok(()),
-            "features" | "deployed_features" => extracted(port, made_with),
+            "features" | "victim_features" => extracted(port, made_with),
             _ => Ok(()),
         }
     }
 
     fn run(params: &VictimSpec, inputs: Inputs, ctx: &Context) -> Result<Victim, StageError> {
-        let Inputs { features, target, deployed_features, dataset, extractor, deployed_extractor } = inputs;
+        let Inputs { features, target, victim_features, dataset, extractor, victim_extractor } = inputs;
         let data = VictimData {
-            features: deployed_features.as_ref().unwrap_or(&features),
+            features: victim_features.as_ref().unwrap_or(&features),
             images: dataset.as_ref(),
-            extractor: deployed_extractor.as_ref().or(extractor.as_ref()),
+            extractor: victim_extractor.as_ref().or(extractor.as_ref()),
             // Read by linear heads alone, and those have a target.
             weight_decay: target.as_ref().map_or(0.0, |target| target.weight_decay),
             ctx,
         };
-        let own = target.as_ref().filter(|_| deployed_features.is_none());
+        let own = target.as_ref().filter(|_| victim_features.is_none());
         Ok(Victim {
             kind: params.kind().to_owned(),
             params: serde_json::to_string(&params.resolved()).map_err(|e| StageError::internal(e.to_string()))?,

@@ -28,7 +28,7 @@ impl Attack for Bilevel {
     const DEFAULTS: Defaults = Defaults {
         start: Start::Aligned,
         base: Base::Nearest,
-        relabel_every: 20,
+        label_update_interval: 20,
         steps: 200,
         step: 0.2,
         free_step: 1.0,

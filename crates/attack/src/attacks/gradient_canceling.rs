@@ -19,7 +19,7 @@ impl Attack for GradientCanceling {
     const DEFAULTS: Defaults = Defaults {
         start: Start::Clean,
         base: Base::InitialPoisons,
-        relabel_every: 0,
+        label_update_interval: 0,
         steps: 2000,
         step: 0.1,
         free_step: 0.1,

@@ -79,7 +79,7 @@ pub struct Defaults {
     /// Which clean sample a poison is made of.
     pub base: Base,
     /// Steps from one choice of `aligned` labels to the next; 0: they are chosen once.
-    pub relabel_every: u32,
+    pub label_update_interval: u32,
     /// Most steps of the solver.
     pub steps: u32,
     /// Length of its first step, as a share of the clean features' root mean square.

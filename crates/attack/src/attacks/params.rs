@@ -93,9 +93,9 @@ mod tests {
     #[test]
     fn what_idles_is_in_the_table_and_not_in_the_key() {
         let of = |attack: &str, table: Value| own(table).of(find(attack).unwrap()).unwrap().into_table();
-        let table = json!({ "temperature": 2.0, "follower": { "steps": 3, "batch": 7 } });
+        let table = json!({ "temperature": 2.0, "inner": { "steps": 3, "batch": 7 } });
         let whole = json!({ "temperature": 2.0, "sees": ["train"],
-                            "gradient": "all", "follower": { "steps": 3, "batch": 7, "learning_rate": 0.1 } });
+                            "gradient": "all", "inner": { "steps": 3, "batch": 7, "learning_rate": 0.1 } });
         assert_eq!(Value::Object(own(table.clone()).into_table()), whole);
         assert_eq!(Value::Object(of("gradient-canceling", table.clone())), json!({ "gradient": "all" }));
         assert_eq!(Value::Object(of("bilevel", table.clone())), json!({ "sees": ["train"], "temperature": 2.0 }));
@@ -106,14 +106,14 @@ mod tests {
 
     #[test]
     fn the_first_field_that_is_wrong_is_named() {
-        let wrong = |table: Value| own(table).check(&["attack", "eps_d"]).unwrap_err().to_string();
-        let unknown = "`temprature`: unknown field `temprature`, expected one of `attack`, `eps_d`, `gradient`, `sees`, `temperature`";
+        let wrong = |table: Value| own(table).check(&["attack", "poison_fraction"]).unwrap_err().to_string();
+        let unknown = "`temprature`: unknown field `temprature`, expected one of `attack`, `poison_fraction`, `gradient`, `sees`, `temperature`";
         assert!(wrong(json!({ "temprature": 1.0 })).starts_with(unknown), "{}", wrong(json!({ "temprature": 1.0 })));
         assert_eq!(wrong(json!({ "temperature": -1.0 })), "`temperature`: is -1; expected a number above 0");
-        let follower = |table: Value| wrong(json!({ "follower": table }));
+        let follower = |table: Value| wrong(json!({ "inner": table }));
         assert!(follower(json!({ "steps": 0 })).contains("is 0; expected at least 1; a follower who is retrained"));
-        assert_eq!(follower(json!({ "batch": 0 })), "`follower.batch`: is 0; expected at least 1");
+        assert_eq!(follower(json!({ "batch": 0 })), "`inner.batch`: is 0; expected at least 1");
         assert!(follower(json!({ "steps": "x" })).ends_with("expected a whole number from 0 to 4294967295"));
-        assert!(follower(json!({ "stps": 1 })).starts_with("`follower.stps`: unknown field `stps`"));
+        assert!(follower(json!({ "stps": 1 })).starts_with("`inner.stps`: unknown field `stps`"));
     }
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub(super) struct Tgda {
     /// The splits whose loss is raised.
     sees: Sees,
-    follower: InnerLoop,
+    inner: InnerLoop,
 }
 
 /// How the head trains that TGDA plays against, from one step of the poisons to the next.
@@ -41,9 +41,9 @@ impl Attack for Tgda {
 
     fn check(&self) -> Result<(), ParamError> {
         let retrained = "at least 1; a follower who is retrained is that of the attack `bilevel-cross-entropy`";
-        ParamError::require(self.follower.steps > 0, "follower.steps", 0, retrained)?;
-        ParamError::positive("follower.learning_rate", self.follower.learning_rate)?;
-        ParamError::at_least_one("follower.batch", self.follower.batch as u64)
+        ParamError::require(self.inner.steps > 0, "inner.steps", 0, retrained)?;
+        ParamError::positive("inner.learning_rate", self.inner.learning_rate)?;
+        ParamError::at_least_one("inner.batch", self.inner.batch as u64)
     }
 
     fn stochasticity(&self) -> Option<Stochasticity> {
@@ -55,8 +55,7 @@ impl Attack for Tgda {
         let (raised, head) = (given.raised(self.sees)?, given.target.clean.clone());
         let decay = given.target.weight_decay;
         Ok(Box::new(
-            BilevelObjective::tgda(given.clean, raised, head, decay, self.follower, given.seed)?
-                .stopped_by(given.cancel),
+            BilevelObjective::tgda(given.clean, raised, head, decay, self.inner, given.seed)?.stopped_by(given.cancel),
         ))
     }
 }

@@ -21,7 +21,7 @@ source = { kind = "synthetic", domain = "a" }
 
 [poison-features]
 attack = "gradient-canceling"
-eps_d = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1]
+poison_fraction = [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1]
 
 [invert]
 method = "feature-matching"

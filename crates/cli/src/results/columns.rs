@@ -241,7 +241,7 @@ fn extractor(params: &BTreeMap<&'static str, Value>) -> String {
 
 /// The attacker's extractor, and the one that is deployed where that is another.
 pub fn extractors(params: &BTreeMap<&'static str, Value>) -> String {
-    match params.get("deployed.pretrain").and_then(|deployed| deployed.get("method")) {
+    match params.get("victim-extractor.pretrain").and_then(|deployed| deployed.get("method")) {
         Some(deployed) => format!("{}, deployed: {}", extractor(params), parameter(deployed)),
         None => extractor(params),
     }
@@ -259,13 +259,13 @@ fn parameter(value: &Value) -> String {
 const OWN: [(&str, &str); 14] = [
     ("poison-features", "attack"),
     ("poison-features", "labels"),
-    ("poison-features", "eps_d"),
+    ("poison-features", "poison_fraction"),
     ("invert", "method"),
     ("poison-images", "attack"),
     ("poison-images", "labels"),
-    ("poison-images", "eps_d"),
+    ("poison-images", "poison_fraction"),
     ("unlearnable", "noise"),
-    ("unlearnable", "eps_d"),
+    ("unlearnable", "poison_fraction"),
     ("features", "method"),
     ("features", "path"),
     ("pretrain", "method"),
@@ -309,9 +309,9 @@ fn identities(settings: &[Setting]) -> Vec<Column> {
         true => g.sees.to_string(),
         false => format!("{}; controls {}", g.sees, g.controls_see),
     };
-    let values = settings.iter().map(|s| Some(s.group.eps_d)).collect();
+    let values = settings.iter().map(|s| Some(s.group.poison_fraction)).collect();
     let mut columns = vec![words("attack", &|g| g.attack.objective.clone()), words("method", &method)];
-    columns.push(Column { right: true, values, ..words("poison", &|g| share(g.eps_d)) });
+    columns.push(Column { right: true, values, ..words("poison", &|g| share(g.poison_fraction)) });
     columns.extend(parameters(settings));
     columns.extend([words("labels", &labels), words("extractor", &|g| extractors(&g.params)), words("sees", &sees)]);
     columns.extend([words("victim", &|g| g.victim.clone()), words("seeds", &|g| g.seeds.to_string())]);

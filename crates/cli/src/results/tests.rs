@@ -4,10 +4,10 @@ use hemlock_pipeline::{Cell, Seen};
 use serde_json::json;
 use std::collections::BTreeMap;
 
-fn group(attack: &str, method: &str, constraint: &str, eps_d: f64) -> Group {
+fn group(attack: &str, method: &str, constraint: &str, poison_fraction: f64) -> Group {
     let cell = |mean: f64| Cell { mean, std: 0.0123 };
     let params = BTreeMap::from([
-        ("poison-features", json!({ "attack": attack, "eps_d": eps_d, "constraint": constraint })),
+        ("poison-features", json!({ "attack": attack, "poison_fraction": poison_fraction, "constraint": constraint })),
         ("invert", json!({ "method": method })),
         ("pretrain", json!({ "method": "simclr" })),
     ]);
@@ -15,7 +15,7 @@ fn group(attack: &str, method: &str, constraint: &str, eps_d: f64) -> Group {
         attack: AttackId::by(attack, method),
         victim: "linear".to_owned(),
         clean_label: true,
-        eps_d,
+        poison_fraction,
         objective: cell(0.5),
         bound: None,
         params,
@@ -56,7 +56,7 @@ fn setting(group: Group, images: f64) -> Setting {
 /// Two attacks, two constraints, two ways to images, one accuracy each.
 fn settings() -> Vec<Setting> {
     let mut settings = Vec::new();
-    for (attack, constraint, eps_d) in [
+    for (attack, constraint, poison_fraction) in [
         ("bilevel", "ball", 0.01),
         ("bilevel", "ball", 0.03),
         ("gradient-canceling", "none", 0.03),
@@ -64,7 +64,7 @@ fn settings() -> Vec<Setting> {
     ] {
         for method in ["feature-matching", "decoder"] {
             let images = 0.75 - 0.01 * settings.len() as f64;
-            settings.push(setting(group(attack, method, constraint, eps_d), images));
+            settings.push(setting(group(attack, method, constraint, poison_fraction), images));
         }
     }
     settings

@@ -16,7 +16,7 @@ const LEAST: f64 = 0.01;
 /// Poisonability of the targets against measured drops.
 pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
-        "poisonability",
+        "poison_fraction_bound",
         "Poisonability",
         "The curve goes along the attacker's path from the clean head: how much accuracy a head costs, over the least share of poisons that \
          makes it stationary (the bound by support functions, docs/attacks.md); the triangle is the target. Other points: what Gradient \
@@ -36,7 +36,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         let Some(target) = evidence.read::<TargetParams>(&first.rows[0], "target")? else { continue };
         let clean = target.path.first().map_or(0.0, |p| p.test_accuracy);
         let place = |p: &PathPoint| {
-            let x = 100.0 * p.poisonability.support;
+            let x = 100.0 * p.poison_fraction_bound.support;
             (x >= LEAST && x.is_finite()).then_some(Point { x, y: 100.0 * (clean - p.test_accuracy), spread: 0.0 })
         };
         let end = target.path.last().and_then(place);
@@ -61,11 +61,11 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
             if seen.len() == MOST - 2 {
                 break;
             }
-            let point = Point { x: 100.0 * case.eps_d(), y: 100.0 * e.mean, spread: 100.0 * e.std };
+            let point = Point { x: 100.0 * case.poison_fraction(), y: 100.0 * e.mean, spread: 100.0 * e.std };
             told.push(format!(
                 "{} with {}: {} points.",
                 case.label,
-                words::share(case.eps_d()),
+                words::share(case.poison_fraction()),
                 words::number(point.y, 1)
             ));
             series.push(Series {
@@ -94,5 +94,5 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
 fn features_of(case: &Case) -> String {
     let told = |field: &str| case.parameter("poison-features", field).map(words::value);
     let constraint = told("constraint").filter(|c| c != "none").unwrap_or_else(|| "no constraint".to_owned());
-    format!("{}, {constraint}, {}", told("solver").unwrap_or_default(), words::share(case.eps_d()))
+    format!("{}, {constraint}, {}", told("solver").unwrap_or_default(), words::share(case.poison_fraction()))
 }

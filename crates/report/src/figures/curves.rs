@@ -108,7 +108,7 @@ fn features_label(case: &Case) -> String {
         "none" => "no constraint".to_owned(),
         other => other.to_owned(),
     };
-    format!("{constraint}, {}, {}", told("solver"), words::share(case.eps_d()))
+    format!("{constraint}, {}, {}", told("solver"), words::share(case.poison_fraction()))
 }
 
 /// Loss of pre-training, epoch by epoch.

@@ -76,7 +76,9 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
     );
     for scene in evidence.scenes() {
         let mut panels: Vec<(String, Vec<Sweep>)> = Vec::new();
-        for (name, sweep) in sweeps(&scene.cases, &["eps_d"], Case::eps_d).into_iter().filter(|(_, s)| s.len() > 1) {
+        for (name, sweep) in
+            sweeps(&scene.cases, &["poison_fraction"], Case::poison_fraction).into_iter().filter(|(_, s)| s.len() > 1)
+        {
             let limit = limit(sweep[0]);
             match panels.iter_mut().find(|(l, _)| *l == limit) {
                 Some((_, sweeps)) => sweeps.push((name, sweep)),
@@ -100,7 +102,7 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
             let (sweeps, left_out) = first(sweeps, MOST - flipped.len());
             let mut told = Vec::new();
             let mut draw = |name: &str, sweep: &[&Case], drop: Quantity, style| {
-                let points = points(sweep, |c| 100.0 * c.eps_d(), drop, 100.0);
+                let points = points(sweep, |c| 100.0 * c.poison_fraction(), drop, 100.0);
                 told.push(tell(name, &points, "points at % of poisons"));
                 Series { name: name.to_owned(), points, drawn: Drawn::Line, style }
             };
@@ -120,7 +122,7 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
             figure.chart(&chart, &told.join(" "))?;
         }
     }
-    Ok(figure.or("no attack was run with more than one share of poisons (a list for eps_d)."))
+    Ok(figure.or("no attack was run with more than one share of poisons (a list for poison_fraction)."))
 }
 
 /// Drop against how much images changed.
@@ -137,12 +139,13 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
     for scene in evidence.scenes() {
         let seen = scene.cases.iter().copied().filter(|c| c.mean(quantity::psnr).is_some() && !c.replaces());
         let seen: Vec<&Case> = seen.collect();
-        let Some(most) = seen.iter().map(|c| c.eps_d()).max_by(f64::total_cmp) else { continue };
-        let cases: Vec<&Case> = seen.into_iter().filter(|c| c.eps_d() == most).collect();
+        let Some(most) = seen.iter().map(|c| c.poison_fraction()).max_by(f64::total_cmp) else { continue };
+        let cases: Vec<&Case> = seen.into_iter().filter(|c| c.poison_fraction() == most).collect();
         if cases.len() < 2 {
             continue;
         }
-        let (attacks, left_out) = first(sweeps(&cases, &[&LIMITS[..], &["eps_d"]].concat(), Case::beta), MOST);
+        let (attacks, left_out) =
+            first(sweeps(&cases, &[&LIMITS[..], &["poison_fraction"]].concat(), Case::beta), MOST);
         let axes: [(Quantity, Axis, &str); 2] = [
             (quantity::psnr, Axis::linear("PSNR, dB"), "PSNR"),
             (quantity::linf, Axis::log("L∞, grey levels of 255 (logarithmic)"), "L∞"),

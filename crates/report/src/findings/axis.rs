@@ -221,21 +221,21 @@ mod tests {
 
     const ROUTES: Axis = Axis(&["images", "poison-features.", "invert."]);
 
-    fn pixels(constraint: &str, eps_d: f64) -> Case {
+    fn pixels(constraint: &str, poison_fraction: f64) -> Case {
         made_up("bilevel + pixels")
             .with(
                 "poison-images",
-                json!({ "attack": "bilevel", "eps_d": eps_d, "linf": 8, "steps": 80,
+                json!({ "attack": "bilevel", "poison_fraction": poison_fraction, "linf": 8, "steps": 80,
                                            "constraint": constraint, "quantile": 0.95 }),
             )
             .case()
     }
 
-    fn matched(constraint: &str, eps_d: f64, steps: u32) -> Case {
+    fn matched(constraint: &str, poison_fraction: f64, steps: u32) -> Case {
         made_up("bilevel + feature-matching")
             .with(
                 "poison-features",
-                json!({ "attack": "bilevel", "eps_d": eps_d, "constraint": constraint,
+                json!({ "attack": "bilevel", "poison_fraction": poison_fraction, "constraint": constraint,
                                              "quantile": 0.95, "solver": "adam" }),
             )
             .with("invert", json!({ "method": "feature-matching", "linf": 8, "steps": steps, "optimizer": "lbfgs" }))
@@ -268,7 +268,7 @@ mod tests {
         // Of the pixels' nearest, and of the other's.
         let whys: Vec<String> = asked.apart.iter().map(Apart::why).collect();
         assert_eq!(whys[0], "constraint: none against ball at 0.95");
-        assert_eq!(whys[1], "constraint: none against ball at 0.95; eps_d: 0.03 against 0.1");
+        assert_eq!(whys[1], "constraint: none against ball at 0.95; poison_fraction: 0.03 against 0.1");
         let stranger = matched("ball", 0.1, 20);
         assert!(ask(&[&p], &[&stranger], ROUTES).apart.is_empty(), "three differences are no near miss");
     }

@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn objectives_are_compared_with_themselves_and_the_best_with_the_best() {
         let mut all = cases([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
-        let tgda = json!({ "attack": "tgda", "linf": 8, "steps": 80, "follower": { "steps": 0 } });
+        let tgda = json!({ "attack": "tgda", "linf": 8, "steps": 80, "inner": { "steps": 0 } });
         all.push(made_up("tgda + pixels").with("poison-images", tgda).images([0.60, 0.61, 0.60]).case());
         let found = finding(&all);
         assert_eq!(found.comparisons.len(), 2);

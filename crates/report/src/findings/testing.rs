@@ -1,7 +1,7 @@
 //! Rows that nobody measured.
 
 use crate::Case;
-use hemlock_artifact::{AttackId, Measured, Role, Taught, TrainingSet, Visibility};
+use hemlock_artifact::{AttackId, LearnerState, Measured, Role, TrainingSet, Visibility};
 use hemlock_pipeline::{Origin, Row};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -19,13 +19,13 @@ pub fn made_up(attack: &str) -> MadeUp {
         victim: "linear".to_owned(),
         replaces: false,
         clean_label: true,
-        eps_d: 0.03,
+        poison_fraction: 0.03,
         objective: 0.5,
-        objective_at_start: None,
-        taught: None,
+        initial_objective: None,
+        learner: None,
         bound: None,
         gap: None,
-        poisonability: None,
+        poison_fraction_bound: None,
         sees: Default::default(),
         controls_see: Default::default(),
         seed,
@@ -43,7 +43,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         per_class: Measured::new(vec![Some(0.8); 10]),
         best: None,
         clean_loss: None,
-        ceiling: Some(2.0),
+        loss_bound: Some(2.0),
         gradient_norm: Some(0.0),
         converged: true,
         visibility: None,
@@ -116,10 +116,10 @@ impl MadeUp {
     }
     /// What the attack optimised, at its start and at its end.
     pub fn objective(self, start: f64, end: f64) -> Self {
-        self.each([end; 3], |r, end| (r.objective, r.objective_at_start) = (end, Some(start)))
+        self.each([end; 3], |r, end| (r.objective, r.initial_objective) = (end, Some(start)))
     }
-    pub fn taught(self, taught: Taught) -> Self {
-        self.each([0.0; 3], |r, _| r.taught = Some(taught))
+    pub fn learner(self, learner: LearnerState) -> Self {
+        self.each([0.0; 3], |r, _| r.learner = Some(learner))
     }
     /// Rows with keys that their parameters tell apart.
     pub fn rows(mut self) -> Vec<Row> {

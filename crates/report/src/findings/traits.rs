@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 /// Fields of [poison-features] that speak of a search among features, which has no counterpart among pixels.
 const SEARCH: [&str; 9] =
-    ["relabel_every", "base", "solver", "steps", "step", "stall", "max_seconds", "tolerance", "memory"];
+    ["label_update_interval", "base", "solver", "steps", "step", "stall", "max_seconds", "tolerance", "memory"];
 /// Fields of [invert], [poison-images] and [unlearnable] that limit pixels, or say how far a step goes.
 const PIXELS: [&str; 4] = ["linf", "beta", "free", "step"];
 /// Fields that together say how many passes there were.
@@ -91,7 +91,7 @@ fn name(node: &str, field: &str, own: &Map<String, Value>, aims: bool) -> Option
         ("target-params" | "poison-features" | "poison-images", "sees") => None,
         ("poison-features" | "poison-images", field) if own.contains_key(field) => Some(format!("attack.{field}")),
         ("poison-features" | "poison-images", field) => Some(field.to_owned()),
-        ("unlearnable", "eps_d") => Some(field.to_owned()),
+        ("unlearnable", "poison_fraction") => Some(field.to_owned()),
         ("target-params", "weight_decay") => Some(field.to_owned()),
         ("target-params", _) if !aims => None,
         _ => of_node(),
@@ -154,7 +154,7 @@ mod tests {
             .with(
                 "poison-features",
                 json!({ "attack": "bilevel", "constraint": "ball", "quantile": 0.9, "objective": "both",
-                                             "temperature": 0.5, "steps": 200, "labels": "kept" }),
+                                             "temperature": 0.5, "steps": 200, "labels": "clean" }),
             )
             .with(
                 "invert",
@@ -166,7 +166,7 @@ mod tests {
             .with(
                 "poison-images",
                 json!({ "attack": "bilevel", "linf": 8, "beta": 0.0, "steps": 100, "step": 0.02,
-                                           "objective": "both", "temperature": 0.5, "labels": "kept" }),
+                                           "objective": "both", "temperature": 0.5, "labels": "clean" }),
             )
             .case();
         for name in ["linf", "passes", "step", "sees", "attack.temperature", "labels", "attack"] {

@@ -33,7 +33,7 @@ const STEPS: usize = 100;
 ///
 /// # Errors
 /// No samples, samples that do not fit the head, or a weight decay that is negative or not finite.
-pub fn loss_ceiling(
+pub fn loss_bound(
     clean: Samples<'_>,
     constraint: &Constraint,
     poisons: usize,
@@ -142,19 +142,19 @@ mod tests {
         (data, constraint)
     }
 
-    fn ceiling(data: &Data, constraint: &Constraint, poisons: usize) -> f64 {
+    fn bound(data: &Data, constraint: &Constraint, poisons: usize) -> f64 {
         let head = trained(&[data.samples()]);
-        loss_ceiling(data.samples(), constraint, poisons, DECAY, &head, &|_, _| true).unwrap()
+        loss_bound(data.samples(), constraint, poisons, DECAY, &head, &|_, _| true).unwrap()
     }
 
     #[test]
     fn no_poisons_in_the_set_push_the_clean_loss_above_it() {
         for (classes, kinds) in [(2, "ball"), (3, "ball"), (3, "box"), (3, "sphere+slab"), (3, "knn"), (4, "none")] {
             let (data, constraint) = setting(classes, kinds);
-            let ceiling = ceiling(&data, &constraint, 9);
+            let loss_bound = bound(&data, &constraint, 9);
             let highest = (0..20).map(|seed| poisoned_loss(data.samples(), &constraint, seed)).fold(0.0, f64::max);
             let least = mean_loss(&trained(&[data.samples()]), &[data.samples()]).unwrap();
-            assert!(ceiling >= highest && highest > least, "{kinds} {classes}: {ceiling} {highest} {least}");
+            assert!(loss_bound >= highest && highest > least, "{kinds} {classes}: {loss_bound} {highest} {least}");
         }
     }
 
@@ -195,7 +195,7 @@ mod tests {
         let z = Array2::zeros((40, 1));
         let clean = Samples::new(z.view(), &labels, 2).unwrap();
         let head = trained(&[clean]);
-        let found = loss_ceiling(clean, &Constraint::default(), 4, DECAY, &head, &|_, _| true).unwrap();
+        let found = loss_bound(clean, &Constraint::default(), 4, DECAY, &head, &|_, _| true).unwrap();
         // The bias b of the class that has nine tenths, against poisons of the other one.
         let bound = |b: f64| 0.9 * (1.0 + (-b).exp()).ln() + (0.1 + 0.1) * (1.0 + b.exp()).ln();
         let expected = (0..4000).map(|i| bound(f64::from(i) / 1000.0)).fold(f64::INFINITY, f64::min);
@@ -212,7 +212,7 @@ mod tests {
         let z = Array2::from_shape_fn((20, 1), |(i, _)| if i % 2 == 0 { 1.0 } else { -1.0 });
         let clean = Samples::new(z.view(), &labels, 2).unwrap();
         let head = fit(&[clean], &FitOptions::new(decay), &|_, _| true).unwrap().head;
-        let found = loss_ceiling(clean, &Constraint::ball(2.0), 4, decay, &head, &|_, _| true).unwrap();
+        let found = loss_bound(clean, &Constraint::ball(2.0), 4, decay, &head, &|_, _| true).unwrap();
         let cross_entropy = |margin: f64| (1.0 + (-margin).exp()).ln();
         let bound = |w: f64| {
             // Both labels are equally bad, so that the soft maximum is above the largest by all that it can be.
@@ -228,14 +228,14 @@ mod tests {
         let (data, constraint) = setting(3, "ball");
         let (objective, _) =
             hemlock_head::loss_and_gradient(&trained(&[data.samples()]), &[data.samples()], DECAY).unwrap();
-        let ceiling = ceiling(&data, &constraint, 0);
-        assert!((ceiling - objective).abs() < 1e-5, "{ceiling} {objective}");
+        let loss_bound = bound(&data, &constraint, 0);
+        assert!((loss_bound - objective).abs() < 1e-5, "{loss_bound} {objective}");
     }
 
     #[test]
     fn it_grows_with_the_number_of_poisons_and_with_the_set() {
         let (data, _) = setting(3, "ball");
-        let of = |radius, poisons| ceiling(&data, &Constraint::ball(radius), poisons);
+        let of = |radius, poisons| bound(&data, &Constraint::ball(radius), poisons);
         assert!(of(1.0, 3) < of(1.0, 9) && of(1.0, 9) < of(2.0, 9));
     }
 
