@@ -216,7 +216,7 @@ steps = 4
 attack = "tgda"
 poison_fraction = 0.1
 steps = 4
-linf = 8
+linf = "8/255"
 "#;
 
 #[test]

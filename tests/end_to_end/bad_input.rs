@@ -45,8 +45,8 @@ fn specs_are_checked_before_anything_runs() {
         &["--set profiles.paper.invert.steps=1", "--set invert.steps=1"],
     );
     for (field, words) in [
-        ("linf=0", "at least 1 grey level"),
-        ("linf=300", "`linf`"),
+        ("linf=0/255", "at least 1 grey level"),
+        ("linf=300/255", "`linf`"),
         ("tolerance=1", "below 1"),
         ("beta=-1", "a number from 0"),
         ("start=middle", "expected one of"),

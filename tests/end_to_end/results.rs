@@ -353,7 +353,7 @@ fn the_decoder_inverts_too_and_is_trained_once() {
 #[test]
 fn matching_keeps_within_its_ball_and_says_how_every_poison_fared() {
     let house = House::new();
-    let set = "--set invert.linf=3 --set invert.restarts=1 --set invert.optimizer=[\"lbfgs\",\"adam\"]";
+    let set = "--set invert.linf=3/255 --set invert.restarts=1 --set invert.optimizer=[\"lbfgs\",\"adam\"]";
     house.ok(&format!("run tiny {set}"));
     for line in house.ok(&format!("results tiny {set} --json")).out.lines() {
         let row: Value = serde_json::from_str(line).unwrap();

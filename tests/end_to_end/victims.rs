@@ -79,8 +79,8 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
 #[test]
 fn noise_stands_in_the_place_of_images_and_stays_small() {
     let house = House::new();
-    let noise = "[[unlearnable]]\neps_d = [0.5, 1.0]\nagainst = \"frozen\"\nrounds = 3\nsteps = 2\n\
-                 [[unlearnable]]\neps_d = 1.0\nnoise = \"class-wise\"\nagainst = \"end-to-end\"\nbatch = 32\nrounds = 2\ntrain_steps = 3\n";
+    let noise = "[[unlearnable]]\neps_d = [0.5, 1.0]\nsurrogate = \"frozen\"\nrounds = 3\nsteps = 2\n\
+                 [[unlearnable]]\neps_d = 1.0\nnoise = \"class-wise\"\nsurrogate = \"end-to-end\"\nbatch = 32\nrounds = 2\ntrain_steps = 3\n";
     let victim = format!("[[victim]]\nkind = \"linear\"\n[[victim]]\nkind = \"end-to-end\"\n{NETWORK}");
     house.spec("noise", &instead(&format!("{noise}{victim}")));
     house.ok("run noise");
@@ -102,14 +102,14 @@ fn noise_stands_in_the_place_of_images_and_stays_small() {
     assert!(left.iter().all(|row| row["accuracy"]["removed"].is_number()), "{left:?}");
     let exported = house.ok("export noise unlearnable -o out --select noise=sample-wise,poison_fraction=1.0").out;
     assert!(exported.contains("poisons.csv"), "{exported}");
-    house.fails("plan noise --set unlearnable.linf=0", 2, &["`linf`", "at least 1 grey level"]);
+    house.fails("plan noise --set unlearnable.linf=0/255", 2, &["`linf`", "at least 1 grey level"]);
     house.fails("plan noise --set unlearnable.poison_fraction=1.5", 2, &["`poison_fraction`"]);
 }
 
 #[test]
 fn free_pixels_are_measured_as_they_are() {
     let house = House::new();
-    let free = "[poison-images]\nattack = \"gradient-canceling\"\neps_d = 0.1\nfree = true\nsteps = 5\nstep = 0.5\n";
+    let free = "[poison-images]\nattack = \"gradient-canceling\"\neps_d = 0.1\nclip = false\nsteps = 5\nstep = 0.5\n";
     house.spec("free", &instead(free));
     house.ok("run free");
     let row = &results(&house, "free")[0];
@@ -121,7 +121,7 @@ fn free_pixels_are_measured_as_they_are() {
     let floats =
         |bytes: &[u8]| bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>();
     assert!(floats(tensors.tensor("pixels").unwrap().data()).iter().any(|x| !(0.0..=1.0).contains(x)));
-    house.fails("plan free --set poison-images.linf=8", 2, &["`linf`", "free = true"]);
+    house.fails("plan free --set poison-images.linf=8/255", 2, &["`linf`", "clip = false"]);
     house.spec("lacks", &instead("[poison-images]\nattack = \"tgda\"\n"));
     house.fails("plan lacks", 2, &["[poison-images] missing field `poison_fraction`"]);
     house.spec("network", &instead(&format!("{free}[victim]\nkind = \"end-to-end\"\n{NETWORK}")));

@@ -4,8 +4,8 @@ use hemlock_artifact::{Dataset, Extractor, Features, Images, PoisonFeatures, Poi
 use hemlock_attack::{attacks, random_features};
 use hemlock_models::{extracted, open_extractor};
 use hemlock_perturb::{
-    CleanFeatureStats, Decoder, FrozenExtractor, Matched, Matching, MatchingProblem, Measure, Optimizer, PixelLimits,
-    PixelRange, Refinement, base_images, nearest, unit,
+    CleanFeatureStats, Decoder, FrozenExtractor, GreyLevels, Matched, Matching, MatchingProblem, Measure, Optimizer,
+    PixelLimits, PixelRange, Refinement, base_images, nearest, unit,
 };
 use hemlock_stage::{Context, Need, ParamError, Port, StageError, inputs};
 use hemlock_streams::Purpose;
@@ -22,12 +22,12 @@ pub enum Params {
         /// Weight of the distance to the base image.
         #[serde(default)]
         beta: f64,
-        /// Largest change of a pixel against the base image, in grey levels of 255; absent: any within `[0, 1]`.
+        /// Largest change of a pixel from the base image, such as `"8/255"`; absent: any within `[0, 1]`.
         #[serde(default)]
-        linf: Option<u8>,
-        /// Whether pixels may leave `[0, 1]`, which no image file can hold.
-        #[serde(default)]
-        free: bool,
+        linf: Option<GreyLevels>,
+        /// Whether pixels are clipped to `[0, 1]`. Others are kept as floats, as no image file can hold them.
+        #[serde(default = "defaults::clip")]
+        clip: bool,
         /// How pixels are searched for.
         #[serde(default)]
         optimizer: Optimizer,
@@ -105,6 +105,9 @@ pub enum MatchingStart {
 }
 
 mod defaults {
+    pub(super) fn clip() -> bool {
+        true
+    }
     pub(super) fn steps() -> u32 {
         200
     }
@@ -118,7 +121,7 @@ mod defaults {
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let Self::FeatureMatching { beta, linf, free, steps, step, tolerance, refine, refine_from, .. } = *self else {
+        let Self::FeatureMatching { beta, linf, clip, steps, step, tolerance, refine, refine_from, .. } = *self else {
             return Ok(());
         };
         if refine == 0 && !refine_from.is_matched() {
@@ -127,7 +130,7 @@ impl hemlock_stage::Params for Params {
             return Err(ParamError::new("refine_from", message));
         }
         ParamError::non_negative("beta", beta)?;
-        PixelRange::check(linf, free)?;
+        PixelRange::check(linf, clip)?;
         ParamError::at_least_one("steps", steps)?;
         ParamError::positive("step", step)?;
         ParamError::require((0.0..1.0).contains(&tolerance), "tolerance", tolerance, "a share from 0 and below 1")
@@ -232,7 +235,7 @@ impl hemlock_stage::Stage for Stage {
             Params::FeatureMatching {
                 beta,
                 linf,
-                free,
+                clip,
                 optimizer,
                 steps,
                 step,
@@ -243,7 +246,7 @@ impl hemlock_stage::Stage for Stage {
                 refine_from,
             } => {
                 let exact = (EXACT * clean.nearest.median).powi(2) as f32;
-                let limits = PixelLimits { base: base.view(), beta, range: PixelRange::new(linf, free) };
+                let limits = PixelLimits { base: base.view(), beta, range: PixelRange::new(linf, clip) };
                 let problem = MatchingProblem { frozen: &frozen, limits, zeta: matched_to, exact };
                 let mut found = if refine_from == RefineFrom::Base {
                     Matched::none(base.mapv(|p| f32::from(p) / 255.0))
@@ -261,7 +264,7 @@ impl hemlock_stage::Stage for Stage {
                     found.passes.iter_mut().for_each(|passes| *passes += refine);
                     objective.warn();
                 }
-                (if refine > 0 { refine_from.name() } else { "feature-matching" }, free, found)
+                (if refine > 0 { refine_from.name() } else { "feature-matching" }, !clip, found)
             }
             Params::Decoder {} => {
                 let pixels = decoded.ok_or_else(|| StageError::internal("the decoder was not given"))?;

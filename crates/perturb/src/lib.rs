@@ -9,6 +9,7 @@
 
 mod clean;
 mod decoder;
+mod grey_levels;
 mod limits;
 mod matching;
 mod measure;
@@ -20,6 +21,7 @@ mod visibility;
 
 pub use clean::{CleanFeatureStats, ReferenceStats, distances, nearest, norm};
 pub use decoder::{Decoder, DecoderNetwork};
+pub use grey_levels::GreyLevels;
 pub use limits::{PixelLimits, PixelRange};
 pub use matching::{Matched, Matching, MatchingProblem, Optimizer};
 pub use measure::{Measure, base_images};

@@ -1,6 +1,6 @@
 //! How far images may go from those that they are made of.
 
-use crate::unit;
+use crate::{GreyLevels, unit};
 use hemlock_optim::boxed::Bounds;
 use hemlock_stage::ParamError;
 use ndarray::{ArrayView4, Axis};
@@ -28,13 +28,12 @@ pub enum PixelRange {
 }
 
 impl PixelRange {
-    /// As stages say it: the largest change of a pixel in grey levels of 255, if there is one, or whether pixels are
-    /// free.
+    /// As specs say it: the largest change of a pixel, if there is one, and whether pixels are clipped to `[0, 1]`.
     #[must_use]
-    pub fn new(linf: Option<u8>, free: bool) -> Self {
+    pub fn new(linf: Option<GreyLevels>, clip: bool) -> Self {
         match linf {
-            _ if free => Self::Free,
-            Some(levels) => Self::Near(f32::from(levels) / 255.0),
+            _ if !clip => Self::Free,
+            Some(levels) => Self::Near(levels.as_pixel()),
             None => Self::Unit,
         }
     }
@@ -54,11 +53,10 @@ impl PixelRange {
     /// Checks the parameters of [`PixelRange::new`].
     ///
     /// # Errors
-    /// A change of no grey level, or pixels that are both free and near.
-    pub fn check(linf: Option<u8>, free: bool) -> Result<(), ParamError> {
-        ParamError::require(linf != Some(0), "linf", 0, "at least 1 grey level")?;
-        let message = "goes with pixels in [0, 1]; leave it out where `free = true`";
-        if free && linf.is_some() { Err(ParamError::new("linf", message)) } else { Ok(()) }
+    /// Pixels have a largest change, and are not clipped.
+    pub fn check(linf: Option<GreyLevels>, clip: bool) -> Result<(), ParamError> {
+        let message = "goes with pixels in [0, 1]; leave it out if `clip = false`";
+        if !clip && linf.is_some() { Err(ParamError::new("linf", message)) } else { Ok(()) }
     }
 }
 

@@ -7,7 +7,9 @@
 use hemlock_artifact::{Aim, Dataset, Extractor, Features, Poisons, TargetParams};
 use hemlock_attack::{AttackParams, AttackRef, Initialization, Labels, Start, attacks, poison_count};
 use hemlock_models::{extracted, open_extractor};
-use hemlock_perturb::{CleanFeatureStats, FrozenExtractor, Measure, PixelLimits, PixelRange, Refinement, base_images};
+use hemlock_perturb::{
+    CleanFeatureStats, FrozenExtractor, GreyLevels, Measure, PixelLimits, PixelRange, Refinement, base_images,
+};
 use hemlock_stage::{Context, ParamError, Port, StageError, inputs};
 use hemlock_threat::{ConstraintKind, ConstraintKinds};
 use serde::{Deserialize, Serialize, ser::Error};
@@ -40,16 +42,16 @@ pub struct Params {
     /// Weight of the distance to the base image, as in refinement.
     #[serde(default)]
     pub beta: f64,
-    /// Largest change of a pixel against the base image, in grey levels of 255; absent: any within `[0, 1]`.
+    /// Largest change of a pixel from the base image, such as `"8/255"`; absent: any within `[0, 1]`.
     #[serde(default)]
-    pub linf: Option<u8>,
-    /// Whether pixels may leave `[0, 1]`, which no image file can hold.
-    #[serde(default)]
-    pub free: bool,
+    pub linf: Option<GreyLevels>,
+    /// Whether pixels are clipped to `[0, 1]`. Others are kept as floats, as no image file can hold them.
+    #[serde(default = "defaults::clip")]
+    pub clip: bool,
     /// Steps of all images together.
     #[serde(default = "defaults::steps")]
     pub steps: u32,
-    /// Length of Adam's first step, in pixel units of `[0, 1]`; absent: 0.02, and 0.1 for free pixels.
+    /// Length of Adam's first step, in pixel units of `[0, 1]`; absent: 0.02, and 0.1 if pixels are not clipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<f64>,
     /// What the attacks bring.
@@ -58,6 +60,9 @@ pub struct Params {
 }
 
 mod defaults {
+    pub(super) fn clip() -> bool {
+        true
+    }
     pub(super) fn steps() -> u32 {
         300
     }
@@ -81,7 +86,7 @@ impl Params {
         "neighbors",
         "beta",
         "linf",
-        "free",
+        "clip",
         "steps",
         "step",
     ];
@@ -98,7 +103,7 @@ impl Params {
     }
 
     fn step(&self) -> f64 {
-        self.step.unwrap_or(if self.free { 0.1 } else { 0.02 })
+        self.step.unwrap_or(if self.clip { 0.02 } else { 0.1 })
     }
 
     fn start(&self) -> Start {
@@ -119,7 +124,7 @@ impl hemlock_stage::Params for Params {
             ));
         }
         ParamError::non_negative("beta", self.beta)?;
-        PixelRange::check(self.linf, self.free)?;
+        PixelRange::check(self.linf, self.clip)?;
         ParamError::at_least_one("steps", self.steps)?;
         ParamError::positive("step", self.step())
     }
@@ -191,7 +196,7 @@ impl hemlock_stage::Stage for Stage {
             let start = plan.make(&mut *objective, &constraint, &mut |_, _| ctx.check())?;
             let base = base_images(&dataset.train, &start.base)?;
             let limits =
-                PixelLimits { base: base.view(), beta: params.beta, range: PixelRange::new(params.linf, params.free) };
+                PixelLimits { base: base.view(), beta: params.beta, range: PixelRange::new(params.linf, params.clip) };
             let descent = Refinement {
                 name: "attack on pixels",
                 steps: params.steps,
@@ -220,13 +225,13 @@ impl hemlock_stage::Stage for Stage {
             constraint: &constraint,
             labels: &start.labels,
             base_index: &start.base,
-            free: params.free,
+            free: !params.clip,
         };
         let passes = vec![params.steps; start.base.len()];
         let (images, fits) = measure.finish(&pixels, None, &passes, ctx)?;
         Ok(Poisons {
             images,
-            pixels: params.free.then_some(pixels),
+            pixels: (!params.clip).then_some(pixels),
             fits,
             attack: params.attack.name().to_owned(),
             method: "pixels".to_owned(),

@@ -95,7 +95,7 @@ fn moved(poisons: &Poisons) -> u8 {
 
 #[test]
 fn pixels_stay_within_their_limit_and_use_it() {
-    let (near, free) = (run(json!({ "linf": 4 })), run(json!({})));
+    let (near, free) = (run(json!({ "linf": "4/255" })), run(json!({})));
     assert_eq!(near.images.dim(), (12, 3, SIDE, SIDE));
     assert_eq!(moved(&near), 4);
     assert!(moved(&free) > 4, "{}", moved(&free));
@@ -183,7 +183,7 @@ fn neither_runs_nor_threads_change_a_byte() {
 
 #[test]
 fn all_fields_are_known_and_images_start_at_images() {
-    let whole = params(json!({ "start": "clean", "linf": 1, "step": 0.1 }));
+    let whole = params(json!({ "start": "clean", "linf": "1/255", "step": 0.1 }));
     let own = whole.own.clone().into_table();
     let table = serde_json::to_value(whole).unwrap();
     let fields: Vec<&String> = table.as_object().unwrap().keys().filter(|field| !own.contains_key(*field)).collect();

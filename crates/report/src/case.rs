@@ -213,7 +213,7 @@ impl Case {
     /// The largest change of a pixel that was allowed, in grey levels of 255.
     #[must_use]
     pub fn linf(&self) -> Option<f64> {
-        self.of_images("linf").and_then(Value::as_f64)
+        self.of_images("linf")?.as_str()?.strip_suffix("/255")?.parse().ok()
     }
 
     /// Weight of the distance to the base image.
@@ -225,7 +225,7 @@ impl Case {
     /// Whether pixels may leave `[0, 1]`.
     #[must_use]
     pub fn free(&self) -> bool {
-        self.of_images("free").and_then(Value::as_bool).unwrap_or(false)
+        self.of_images("clip").and_then(Value::as_bool) == Some(false)
     }
 
     /// Whether nothing holds images near those that they are made of.
@@ -384,8 +384,8 @@ fn in_words(field: &str, value: &str) -> String {
         "constraint" if value == "none" => "no constraint".to_owned(),
         "constraint" | "arch" => value.to_owned(),
         "kind" => format!("{value} victim"),
-        "against" => format!("against {value}"),
-        "free" => "free pixels".to_owned(),
+        "surrogate" => format!("against {value}"),
+        "clip" => "unclipped pixels".to_owned(),
         _ => format!("{} {value}", field.replace('_', " ")),
     }
 }

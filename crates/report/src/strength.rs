@@ -124,7 +124,7 @@ mod tests {
 
     fn runs(objectives: &[(u32, f64)]) -> Vec<Case> {
         let rows = objectives.iter().flat_map(|(steps, objective)| {
-            let params = json!({ "attack": "bilevel", "linf": 8, "steps": steps });
+            let params = json!({ "attack": "bilevel", "linf": "8/255", "steps": steps });
             made_up("bilevel + pixels").with("poison-images", params).objective(0.4, *objective).rows()
         });
         Case::all(&rows.collect::<Vec<_>>())

@@ -83,7 +83,7 @@ pub fn results(cases: &[Case]) -> Table {
         let labels = if c.clean_label() {
             "clean".to_owned()
         } else {
-            c.of_attack("labels").map_or_else(|| "free".to_owned(), words::value)
+            c.of_attack("labels").map_or_else(|| "dirty".to_owned(), words::value)
         };
         row.extend([
             Cell::numbers(

@@ -49,7 +49,7 @@ pub(crate) fn all() -> Vec<Check> {
         (Method::Supervised, OptimizerKind::Lars),
     ];
     let matching = |fields: Value| {
-        let mut table = json!({ "method": "feature-matching", "free": true, "steps": 4, "tolerance": 0.0 });
+        let mut table = json!({ "method": "feature-matching", "clip": false, "steps": 4, "tolerance": 0.0 });
         extend(&mut table, fields);
         table
     };
@@ -148,7 +148,7 @@ fn inversion(name: &'static str, params: Value) -> Check {
 
 fn attack_on_pixels(attack: &'static str) -> Check {
     let params =
-        json!({ "attack": attack, "poison_fraction": POISONS as f64 / BATCH as f64, "free": true, "steps": 4 });
+        json!({ "attack": attack, "poison_fraction": POISONS as f64 / BATCH as f64, "clip": false, "steps": 4 });
     Check::new(format!("attack on pixels, {attack}"), SIGNS, move |device, cancel| {
         let given = given()?;
         let base = base(&given)?;

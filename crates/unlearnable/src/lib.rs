@@ -17,7 +17,7 @@ use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, LearnerState, P
 use hemlock_attack::poison_count;
 use hemlock_head::Head;
 use hemlock_models::{extracted, open_extractor};
-use hemlock_perturb::{CleanFeatureStats, Measure, base_images};
+use hemlock_perturb::{CleanFeatureStats, GreyLevels, Measure, base_images};
 use hemlock_stage::{Context, ParamError, Port, StageError, inputs};
 use hemlock_streams::{Purpose, Trained};
 use hemlock_threat::Constraint;
@@ -38,12 +38,12 @@ pub struct Params {
     /// What has noise of its own: every image (`sample-wise`), or every class (`class-wise`).
     #[serde(default)]
     pub noise: Scope,
-    /// Who is to learn nothing.
+    /// The model that is to learn nothing: what the noise is made against.
     #[serde(default)]
-    pub against: Against,
-    /// Largest change of a pixel, in grey levels of 255.
+    pub surrogate: Surrogate,
+    /// Largest change of a pixel, such as `"8/255"`.
     #[serde(default = "defaults::linf")]
-    pub linf: u8,
+    pub linf: GreyLevels,
     /// Turns of training and noise, at most.
     #[serde(default = "defaults::rounds")]
     pub rounds: u32,
@@ -74,7 +74,7 @@ pub struct Params {
 /// Who is to learn nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Against {
+pub enum Surrogate {
     /// A linear head on the frozen extractor.
     #[default]
     FrozenExtractor,
@@ -83,8 +83,10 @@ pub enum Against {
 }
 
 mod defaults {
-    pub(super) fn linf() -> u8 {
-        8
+    use hemlock_perturb::GreyLevels;
+
+    pub(super) fn linf() -> GreyLevels {
+        const { GreyLevels::new(8).expect("8 is above 0") }
     }
     pub(super) fn rounds() -> u32 {
         100
@@ -111,7 +113,7 @@ mod defaults {
 
 impl Params {
     fn step(&self) -> f64 {
-        self.step.unwrap_or(f64::from(self.linf) / 4.0)
+        self.step.unwrap_or(f64::from(self.linf.levels()) / 4.0)
     }
 
     fn training(&self, seed: u64) -> ClassifierConfig {
@@ -125,7 +127,6 @@ impl Params {
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
         ParamError::share("poison_fraction", self.poison_fraction)?;
-        ParamError::require(self.linf != 0, "linf", 0, "at least 1 grey level")?;
         ParamError::at_least_one("rounds", self.rounds)?;
         ParamError::at_least_one("steps", self.steps)?;
         ParamError::at_least_one("patience", self.patience)?;
@@ -176,14 +177,14 @@ impl hemlock_stage::Stage for Stage {
         let mut value = serde_json::to_value(Params { step: Some(params.step()), ..params.clone() })?;
         if let Some(fields) = value.as_object_mut() {
             let trains = ["train_steps", "learning_rate", "batch"];
-            fields.retain(|field, _| params.against == Against::EndToEnd || !trains.contains(&field.as_str()));
+            fields.retain(|field, _| params.surrogate == Surrogate::EndToEnd || !trains.contains(&field.as_str()));
         }
         Ok(value)
     }
 
     /// Of all images none are drawn.
     fn seeded(params: &Params) -> bool {
-        params.against == Against::EndToEnd || params.poison_fraction < 1.0
+        params.surrogate == Surrogate::EndToEnd || params.poison_fraction < 1.0
     }
 
     fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
@@ -200,13 +201,13 @@ impl hemlock_stage::Stage for Stage {
         let labels: Vec<u32> = rows.iter().map(|row| train.labels[*row]).collect();
         let base_index: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
         let base = base_images(train, &base_index)?;
-        let noise = Noise::new(base.view(), &labels, classes, params.noise, f32::from(params.linf) / 255.0);
-        let Made { images, curve, passes, learner } = match params.against {
-            Against::FrozenExtractor => {
+        let noise = Noise::new(base.view(), &labels, classes, params.noise, params.linf.as_pixel());
+        let Made { images, curve, passes, learner } = match params.surrogate {
+            Surrogate::FrozenExtractor => {
                 let probe = Probe::new(&extractor, &features, &target, &base_index, &labels)?;
                 make(params, noise, probe, &labels, ctx)?
             }
-            Against::EndToEnd => {
+            Surrogate::EndToEnd => {
                 let mut noised = vec![false; train.len()];
                 rows.iter().for_each(|row| noised[*row] = true);
                 let rest: Vec<usize> = (0..train.len()).filter(|row| !noised[*row]).collect();

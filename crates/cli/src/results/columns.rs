@@ -67,8 +67,8 @@ const KNOWN: [(&str, &str, &str); 24] = [
     (
         "labels",
         "labels",
-        "Poisons have the labels of the samples that they are made of (clean), or others, which are random, \
-         aligned by the attacker, or free, that is, chosen by the attack.",
+        "Poisons have the labels of the samples that they are made of (clean), or others, which are drawn at random or \
+         chosen by the attacker (adversarial).",
     ),
     (
         "extractor",
@@ -303,7 +303,7 @@ fn identities(settings: &[Setting]) -> Vec<Column> {
     let method = |g: &Group| g.attack.method.clone().unwrap_or_else(|| NONE.to_owned());
     let labels = |g: &Group| {
         let chosen = ["poison-features", "poison-images"].iter().find_map(|node| g.params.get(node)?.get("labels"));
-        if g.clean_label { "clean".to_owned() } else { chosen.map_or_else(|| "free".to_owned(), parameter) }
+        if g.clean_label { "clean".to_owned() } else { chosen.map_or_else(|| "dirty".to_owned(), parameter) }
     };
     let sees = |g: &Group| match g.sees == g.controls_see {
         true => g.sees.to_string(),

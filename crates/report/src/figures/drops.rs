@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Parameters that hold images back, and what comes with them: longer steps for freer pixels.
-const LIMITS: [&str; 4] = ["linf", "beta", "free", "step"];
+const LIMITS: [&str; 4] = ["linf", "beta", "clip", "step"];
 const DROP: &str = "Accuracy drop, points";
 
 /// Cases that agree in all but some parameters, and what names them.

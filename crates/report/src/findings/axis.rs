@@ -225,7 +225,7 @@ mod tests {
         made_up("bilevel + pixels")
             .with(
                 "poison-images",
-                json!({ "attack": "bilevel", "poison_fraction": poison_fraction, "linf": 8, "steps": 80,
+                json!({ "attack": "bilevel", "poison_fraction": poison_fraction, "linf": "8/255", "steps": 80,
                                            "constraint": constraint, "quantile": 0.95 }),
             )
             .case()
@@ -238,7 +238,10 @@ mod tests {
                 json!({ "attack": "bilevel", "poison_fraction": poison_fraction, "constraint": constraint,
                                              "quantile": 0.95, "solver": "adam" }),
             )
-            .with("invert", json!({ "method": "feature-matching", "linf": 8, "steps": steps, "optimizer": "lbfgs" }))
+            .with(
+                "invert",
+                json!({ "method": "feature-matching", "linf": "8/255", "steps": steps, "optimizer": "lbfgs" }),
+            )
             .case()
     }
 

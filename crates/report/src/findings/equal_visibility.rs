@@ -109,7 +109,7 @@ mod tests {
     use serde_json::{Value, json};
 
     fn on_pixels(images: [f64; 3], constraint: Option<&str>) -> Case {
-        let mut params = json!({ "attack": "bilevel", "linf": 8, "steps": 80 });
+        let mut params = json!({ "attack": "bilevel", "linf": "8/255", "steps": 80 });
         if let Some(constraint) = constraint {
             params["constraint"] = json!(constraint);
         }
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_constraint_on_one_side_alone_is_not_compared() {
         let in_ball = |constraint| {
-            let invert = json!({ "method": "feature-matching", "linf": 8, "steps": 80, "refine": 0 });
+            let invert = json!({ "method": "feature-matching", "linf": "8/255", "steps": 80, "refine": 0 });
             targeted("feature-matching", [0.70, 0.70, 0.69], constraint, invert)
         };
         let pixels = |constraint| on_pixels([0.75, 0.74, 0.75], constraint);
@@ -164,7 +164,7 @@ mod tests {
     /// Images that descend the attack's own objective are the attack on pixels from elsewhere.
     #[test]
     fn refinement_is_asked_apart() {
-        let invert = json!({ "method": "feature-matching", "linf": 8, "steps": 20, "refine": 60 });
+        let invert = json!({ "method": "feature-matching", "linf": "8/255", "steps": 20, "refine": 60 });
         let refined = targeted("refined", [0.60, 0.60, 0.61], "none", invert.clone());
         let mut all = cases([0.75, 0.74, 0.75], [0.76, 0.76, 0.77], 8);
         all.push(refined);
@@ -181,14 +181,14 @@ mod tests {
     /// Adam among pixels has a length of its steps, and L-BFGS in matching needs none.
     #[test]
     fn how_far_a_step_goes_keeps_nobody_apart() {
-        let params = json!({ "attack": "bilevel", "linf": 8, "steps": 80, "step": 0.01 });
+        let params = json!({ "attack": "bilevel", "linf": "8/255", "steps": 80, "step": 0.01 });
         let pixels = made_up("bilevel + pixels").with("poison-images", params).images([0.75; 3]).case();
         assert_eq!(finding(&[pixels, matched([0.70; 3], 8)]).comparisons.len(), 1);
     }
 
     #[test]
     fn passes_are_equal() {
-        let invert = json!({ "method": "feature-matching", "linf": 8, "steps": 20, "refine": 0 });
+        let invert = json!({ "method": "feature-matching", "linf": "8/255", "steps": 20, "refine": 0 });
         let all = [on_pixels([0.75; 3], None), targeted("feature-matching", [0.70; 3], "none", invert)];
         assert_eq!(finding(&all).apart[0].why(), "passes: 80 against 20");
     }
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn objectives_are_compared_with_themselves_and_the_best_with_the_best() {
         let mut all = cases([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
-        let tgda = json!({ "attack": "tgda", "linf": 8, "steps": 80, "inner": { "steps": 0 } });
+        let tgda = json!({ "attack": "tgda", "linf": "8/255", "steps": 80, "inner": { "steps": 0 } });
         all.push(made_up("tgda + pixels").with("poison-images", tgda).images([0.60, 0.61, 0.60]).case());
         let found = finding(&all);
         assert_eq!(found.comparisons.len(), 2);
@@ -215,7 +215,7 @@ mod tests {
     #[test]
     fn the_best_have_seen_the_same() {
         let mut all = cases([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
-        let more = json!({ "attack": "tgda", "linf": 8, "steps": 80, "objective": "both" });
+        let more = json!({ "attack": "tgda", "linf": "8/255", "steps": 80, "objective": "both" });
         all.push(made_up("tgda + pixels").with("poison-images", more).images([0.60, 0.61, 0.60]).case());
         assert_eq!(finding(&all).comparisons.len(), 1);
     }
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn noise_is_no_feature_targeted_attack() {
         let mut all = cases([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
-        let noise = made_up("error-minimizing + class-wise").with("unlearnable", json!({ "linf": 8 }));
+        let noise = made_up("error-minimizing + class-wise").with("unlearnable", json!({ "linf": "8/255" }));
         let mut noise = noise.images([0.30, 0.31, 0.30]).case();
         noise.rows.iter_mut().for_each(|r| r.replaces = true);
         all.push(noise);

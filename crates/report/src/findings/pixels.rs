@@ -16,7 +16,7 @@ const QUESTION: Question = Question {
 };
 
 /// The limits on pixels, and the length of steps, which suits them.
-const AXIS: Axis = Axis(&["linf", "beta", "free", "step"]);
+const AXIS: Axis = Axis(&["linf", "beta", "clip", "step"]);
 
 /// The tightest limit that counts as looking clean, in grey levels.
 const CLEAN: f64 = 8.0;
@@ -66,7 +66,10 @@ mod tests {
     fn cases(free: [f64; 3], tight: [f64; 3]) -> Vec<Case> {
         let pixels = |linf: Option<u8>, images: [f64; 3]| {
             made_up("bilevel + pixels")
-                .with("poison-images", serde_json::json!({ "attack": "bilevel", "linf": linf }))
+                .with(
+                    "poison-images",
+                    serde_json::json!({ "attack": "bilevel", "linf": linf.map(|levels| format!("{levels}/255")) }),
+                )
                 .images(images)
         };
         vec![pixels(None, free).case(), pixels(Some(8), tight).case()]

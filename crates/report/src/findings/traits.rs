@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 const SEARCH: [&str; 9] =
     ["label_update_interval", "base", "solver", "steps", "step", "stall", "max_seconds", "tolerance", "memory"];
 /// Fields of [invert], [poison-images] and [unlearnable] that limit pixels, or say how far a step goes.
-const PIXELS: [&str; 4] = ["linf", "beta", "free", "step"];
+const PIXELS: [&str; 4] = ["linf", "beta", "clip", "step"];
 /// Fields that together say how many passes there were.
 const PASSES: [&str; 3] = ["steps", "restarts", "refine"];
 /// Nodes whose parameters may idle, so that those in keys count. Those of others name data and files that keys do not.
@@ -158,14 +158,14 @@ mod tests {
             )
             .with(
                 "invert",
-                json!({ "method": "feature-matching", "linf": 8, "beta": 0.0, "steps": 20, "refine": 60,
+                json!({ "method": "feature-matching", "linf": "8/255", "beta": 0.0, "steps": 20, "refine": 60,
                                     "restarts": 1, "step": 0.02 }),
             )
             .case();
         let pixels = made_up("bilevel + pixels")
             .with(
                 "poison-images",
-                json!({ "attack": "bilevel", "linf": 8, "beta": 0.0, "steps": 100, "step": 0.02,
+                json!({ "attack": "bilevel", "linf": "8/255", "beta": 0.0, "steps": 100, "step": 0.02,
                                            "objective": "both", "temperature": 0.5, "labels": "clean" }),
             )
             .case();

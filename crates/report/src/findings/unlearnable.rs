@@ -21,7 +21,7 @@ pub const END_TO_END: &str = "end-to-end";
 /// Who trains on noise, whom it is made against, and how that one trains.
 const AXIS: Axis = Axis(&[
     "victim.",
-    "unlearnable.against",
+    "unlearnable.surrogate",
     "unlearnable.train_steps",
     "unlearnable.learning_rate",
     "unlearnable.batch",
@@ -29,7 +29,7 @@ const AXIS: Axis = Axis(&[
 
 /// Whom noise is made against.
 pub fn against(case: &Case) -> Option<&str> {
-    case.parameter("unlearnable", "against")?.as_str()
+    case.parameter("unlearnable", "surrogate")?.as_str()
 }
 
 /// Whether a case is of noise.
@@ -83,7 +83,7 @@ mod tests {
     use serde_json::json;
 
     fn noise(victim: &str, against: &str, images: [f64; 3]) -> Case {
-        let params = json!({ "against": against, "batch": if against == "frozen" { 128 } else { 64 } });
+        let params = json!({ "surrogate": against, "batch": if against == "frozen" { 128 } else { 64 } });
         made_up("error-minimizing + sample-wise").victim(victim).with("unlearnable", params).images(images).case()
     }
 
