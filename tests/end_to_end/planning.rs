@@ -93,7 +93,7 @@ fn rows_tell_tasks_apart() {
     rows.dedup();
     assert_eq!(rows.len(), all, "two rows read the same:\n{plan}");
     // Facts in words: no JSON.
-    assert!(status.contains("poison_fraction_bound (certain ") && !status.contains(['{', '"']), "{status}");
+    assert!(status.contains("poison_fraction_bound (certified ") && !status.contains(['{', '"']), "{status}");
 }
 
 #[test]

@@ -3,9 +3,9 @@
 //! Every type here is a [`hemlock_store::Artifact`]: it says in which files of an artifact its
 //! arrays and values stand. Arrays are C-ordered; pixels are 8-bit RGB, `[n, 3, height, width]`.
 
-mod aim;
 mod arrays;
 mod attack_id;
+mod attack_spec;
 mod dataset;
 mod decoder;
 mod evaluation;
@@ -17,8 +17,8 @@ mod poisons;
 mod stored;
 mod target;
 
-pub use aim::Aim;
 pub use attack_id::AttackId;
+pub use attack_spec::AttackSpec;
 pub use dataset::{Dataset, Images};
 pub use decoder::{Decoder, Reconstruction};
 pub use evaluation::{Accuracy, Answers, Change, Drawn, Evaluation, Outcome, Victim, Visibility};

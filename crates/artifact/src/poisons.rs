@@ -1,6 +1,6 @@
 //! Poisons: as features, and as images.
 
-use crate::{Aim, arrays};
+use crate::{AttackSpec, arrays};
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use ndarray::{Array2, Array4};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ pub struct PoisonFeatures {
     /// Training image that every poison is made of.
     pub base_index: Vec<u32>,
     /// What they were made for, and where they may lie.
-    pub aim: Aim,
+    pub spec: AttackSpec,
     /// Whether every label is that of the training sample that the poison is made of.
     pub clean_label: bool,
     /// The share of the clean count that was asked for; `m` is the nearest whole number.
@@ -46,7 +46,7 @@ pub struct CurvePoint {
 
 #[derive(Serialize, Deserialize)]
 struct FeatureInfo {
-    aim: Aim,
+    spec: AttackSpec,
     clean_label: bool,
     poison_fraction: f64,
     objective: f64,
@@ -61,7 +61,7 @@ impl Artifact for PoisonFeatures {
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {
         let info = FeatureInfo {
-            aim: self.aim.clone(),
+            spec: self.spec.clone(),
             clean_label: self.clean_label,
             poison_fraction: self.poison_fraction,
             objective: self.objective,
@@ -77,13 +77,13 @@ impl Artifact for PoisonFeatures {
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
-        let FeatureInfo { aim, clean_label, poison_fraction, objective, bound, gap, stopped, curve } =
+        let FeatureInfo { spec, clean_label, poison_fraction, objective, bound, gap, stopped, curve } =
             r.value("info")?;
         Ok(Self {
             features: arrays::read(r, "features")?,
             labels: arrays::read_vec(r, "labels")?,
             base_index: arrays::read_vec(r, "base_index")?,
-            aim,
+            spec,
             clean_label,
             poison_fraction,
             objective,
@@ -96,7 +96,7 @@ impl Artifact for PoisonFeatures {
 
     fn summary(&self) -> serde_json::Value {
         serde_json::json!({
-            "attack": self.aim.attack, "clean_label": self.clean_label, "poison_fraction": self.poison_fraction, "poisons": self.labels.len(),
+            "attack": self.spec.attack, "clean_label": self.clean_label, "poison_fraction": self.poison_fraction, "poisons": self.labels.len(),
             "objective": self.objective, "bound": self.bound, "gap": self.gap, "stopped": self.stopped,
         })
     }

@@ -79,13 +79,13 @@ pub struct Bounds {
     pub norm: f64,
     /// From the support function of a poison's contribution, as far as a search finds its maximum.
     pub support: f64,
-    /// From an upper bound of that maximum: certain, and weaker.
-    pub certain: f64,
+    /// From an upper bound of that maximum: certified, and weaker.
+    pub certified: f64,
 }
 
 impl From<PoisonFractionBounds> for Bounds {
-    fn from(PoisonFractionBounds { norm, support, certain }: PoisonFractionBounds) -> Self {
-        Self { norm, support, certain }
+    fn from(PoisonFractionBounds { norm, support, certified }: PoisonFractionBounds) -> Self {
+        Self { norm, support, certified }
     }
 }
 

@@ -121,7 +121,7 @@ impl hemlock_stage::Stage for Stage {
                 &p.labels,
             ),
             (None, Some(p)) => {
-                (AttackId::on_features(&p.aim.attack), p.clean_label, false, p.poison_fraction, p.objective, &p.labels)
+                (AttackId::on_features(&p.spec.attack), p.clean_label, false, p.poison_fraction, p.objective, &p.labels)
             }
             (None, None) => return Err(StageError::internal("there are no poisons")),
         };
@@ -211,7 +211,7 @@ impl hemlock_stage::Stage for Stage {
 /// An upper bound of the clean loss, of whatever poisons the attack's constraint lets through.
 fn loss_bound_of(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Result<f64, StageError> {
     let constraint = match &inputs.poison_features {
-        Some(poisons) => constraint(&poisons.aim, clean)?,
+        Some(poisons) => constraint(&poisons.spec, clean)?,
         None => Constraint::default(),
     };
     let bar = ctx.progress.start("loss_bound", 0, "steps");

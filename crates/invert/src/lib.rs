@@ -212,7 +212,7 @@ impl hemlock_stage::Stage for Stage {
         let frozen = FrozenExtractor::new(&extractor, &features.normalization);
         let zeta = poison_features.features.view();
         let samples = features.train.samples(features.classes.len())?;
-        let constraint = attacks::constraint(&poison_features.aim, samples)?;
+        let constraint = attacks::constraint(&poison_features.spec, samples)?;
         let random = match params {
             Params::FeatureMatching { refine_from: RefineFrom::Random, .. } => {
                 let mut rng = Purpose::RefinementFeatures.of(ctx.seed);
@@ -256,7 +256,7 @@ impl hemlock_stage::Stage for Stage {
                     matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), ctx)?
                 };
                 if let Some(target) = target.filter(|_| refine > 0) {
-                    let mut objective = attacks::objective(&poison_features.aim, &features, &target, ctx.cancel)?;
+                    let mut objective = attacks::objective(&poison_features.spec, &features, &target, ctx.cancel)?;
                     let labels = &poison_features.labels;
                     let refinement =
                         Refinement { name: "refinement", steps: refine, step, labels, constraint: &constraint };
@@ -285,7 +285,7 @@ impl hemlock_stage::Stage for Stage {
             images,
             pixels: free.then_some(found.pixels),
             fits,
-            attack: poison_features.aim.attack,
+            attack: poison_features.spec.attack,
             method: method.to_owned(),
             objective: poison_features.objective,
             clean_label: poison_features.clean_label,

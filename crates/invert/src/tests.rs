@@ -1,7 +1,7 @@
 //! The stage on images of 8 x 8 pixels and an extractor of random weights.
 
 use super::*;
-use hemlock_artifact::{Aim, FeatureSplit, Normalization};
+use hemlock_artifact::{AttackSpec, FeatureSplit, Normalization};
 use hemlock_fixtures::{context, network, patterns};
 use hemlock_head::{FitOptions, Head, fit};
 use hemlock_stage::{Params as _, Stage as _};
@@ -49,7 +49,7 @@ fn inputs() -> Inputs {
             features: zeta,
             labels,
             base_index: (0..POISONS as u32).collect(),
-            aim: Aim {
+            spec: AttackSpec {
                 attack: "gradient-canceling".to_owned(),
                 parameters: serde_json::Map::new(),
                 seed: 0,

@@ -2,7 +2,7 @@
 
 mod search;
 
-use hemlock_artifact::{Aim, Features, PoisonFeatures, TargetParams};
+use hemlock_artifact::{AttackSpec, Features, PoisonFeatures, TargetParams};
 use hemlock_attack::attacks::{self, Defaults, Stochasticity};
 use hemlock_attack::{AttackParams, AttackRef, Base, Labels, Start, poison_count};
 use hemlock_optim::PAIRS;
@@ -118,9 +118,9 @@ impl Params {
     ];
 
     /// What idles is not in the key, and has one value in the artifact.
-    fn aim(&self, seed: u64) -> Result<Aim, ParamError> {
+    fn spec(&self, seed: u64) -> Result<AttackSpec, ParamError> {
         let knn = self.constraint.kinds().contains(&ConstraintKind::Knn);
-        Ok(Aim {
+        Ok(AttackSpec {
             attack: self.attack.name().to_owned(),
             parameters: self.own.of(self.attack)?.into_table(),
             seed: if self.own.stochasticity(self.attack).is_some() { seed } else { 0 },
@@ -258,17 +258,17 @@ impl hemlock_stage::Stage for Stage {
     }
 
     fn run(params: &Params, Inputs { features, target }: Inputs, ctx: &Context) -> Result<PoisonFeatures, StageError> {
-        let aim = params.aim(ctx.seed)?;
+        let spec = params.spec(ctx.seed)?;
         let clean = features.train.samples(features.classes.len())?;
         let count = poison_count(params.poison_fraction, clean.len())?;
-        let constraint = attacks::constraint(&aim, clean)?;
-        let mut objective = attacks::objective(&aim, &features, &target, ctx.cancel)?;
+        let constraint = attacks::constraint(&spec, clean)?;
+        let mut objective = attacks::objective(&spec, &features, &target, ctx.cancel)?;
         let search = Search { params, clean, count, constraint: &constraint, ctx };
         let made = search.make(&mut *objective)?;
         objective.warn();
         let free = params.labels == Labels::Aligned;
         let bound = objective.bound(made.start.features.view(), &made.start.labels, free, &constraint, clean)?;
-        Ok(made.artifact(params, aim, bound))
+        Ok(made.artifact(params, spec, bound))
     }
 }
 

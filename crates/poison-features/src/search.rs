@@ -1,7 +1,7 @@
 //! Poisons are started, moved, and, with free labels, searched for more than once.
 
 use crate::{Params, SolverKind};
-use hemlock_artifact::{Aim, CurvePoint, PoisonFeatures};
+use hemlock_artifact::{AttackSpec, CurvePoint, PoisonFeatures};
 use hemlock_attack::{
     Base, Descent, InitialPoisons, Initialization, Labels, Objective, Solver, Start, Stop, descend, nearest_samples,
 };
@@ -122,12 +122,12 @@ impl Search<'_> {
 }
 
 impl Made {
-    pub(crate) fn artifact(self, params: &Params, aim: Aim, bound: Option<f64>) -> PoisonFeatures {
+    pub(crate) fn artifact(self, params: &Params, spec: AttackSpec, bound: Option<f64>) -> PoisonFeatures {
         PoisonFeatures {
             features: self.start.features.mapv(|x| x as f32),
             labels: self.start.labels,
             base_index: self.start.base,
-            aim,
+            spec,
             clean_label: params.labels == Labels::Kept,
             poison_fraction: params.poison_fraction,
             objective: self.objective,

@@ -4,7 +4,7 @@
 //! The attacks are those of `poison-features`: what each minimises is a function of the poisons' features, here those
 //! that images have. Where these are to lie in a set, every step's goal is projected onto it, as in refinement.
 
-use hemlock_artifact::{Aim, Dataset, Extractor, Features, Poisons, TargetParams};
+use hemlock_artifact::{AttackSpec, Dataset, Extractor, Features, Poisons, TargetParams};
 use hemlock_attack::{AttackParams, AttackRef, Initialization, Labels, Start, attacks, poison_count};
 use hemlock_models::{extracted, open_extractor};
 use hemlock_perturb::{
@@ -91,8 +91,8 @@ impl Params {
         "step",
     ];
 
-    fn aim(&self, seed: u64) -> Result<Aim, ParamError> {
-        Ok(Aim {
+    fn spec(&self, seed: u64) -> Result<AttackSpec, ParamError> {
+        Ok(AttackSpec {
             attack: self.attack.name().to_owned(),
             parameters: self.own.of(self.attack)?.into_table(),
             seed,
@@ -186,9 +186,9 @@ impl hemlock_stage::Stage for Stage {
         let extractor = open_extractor(&extractor, ctx.device)?;
         let frozen = FrozenExtractor::new(&extractor, &features.normalization);
         let samples = features.train.samples(features.classes.len())?;
-        let aim = params.aim(ctx.seed)?;
-        let constraint = attacks::constraint(&aim, samples)?;
-        let mut objective = attacks::objective(&aim, &features, &target, ctx.cancel)?;
+        let spec = params.spec(ctx.seed)?;
+        let constraint = attacks::constraint(&spec, samples)?;
+        let mut objective = attacks::objective(&spec, &features, &target, ctx.cancel)?;
         let count = poison_count(params.poison_fraction, samples.len())?;
         let mut attack = |labels: Labels| {
             let plan =

@@ -320,8 +320,8 @@ pub struct PoisonFractionBounds {
     /// parts in weights and biases, and its part along the parameters themselves; `c` is a poison's contribution. The
     /// maximum is the largest value that ascent from many starts finds.
     pub support: f64,
-    /// The same with an upper bound of the maximum that needs no search: certain, and weaker.
-    pub certain: f64,
+    /// The same with an upper bound of the maximum that needs no search: certified, and weaker.
+    pub certified: f64,
 }
 
 /// How many poisons within a constraint a head takes that minimises the training objective on clean data and poisons.
@@ -349,14 +349,14 @@ pub fn poison_fraction_bounds(
     let mut found = PoisonFractionBounds {
         norm: bound(norm(&gradient), reach.largest_norm()? + norm(&decay)),
         support: 0.0,
-        certain: 0.0,
+        certified: 0.0,
     };
     for direction in directions(head, &gradient) {
         let needed = -inner(&gradient, &direction);
         let shift = inner(&decay, &direction);
         let largest = reach.argmax(direction.view(), &reach.labels())?.value;
         found.support = found.support.max(bound(needed, largest + shift));
-        found.certain = found.certain.max(bound(needed, reach.upper_bound(direction.view()) + shift));
+        found.certified = found.certified.max(bound(needed, reach.upper_bound(direction.view()) + shift));
     }
     Ok(found)
 }
@@ -449,7 +449,7 @@ mod tests {
             let bounds = poison_fraction_bounds(&victim, data.samples(), &set, 1e-3).unwrap();
             // The head is made by 15 poisons beside 300 samples, so that no bound may be above 5 %.
             assert!(bounds.support <= 0.05 * (1.0 + 1e-6) && bounds.norm > 0.0, "{bounds:?}");
-            assert!(bounds.certain <= 0.05 * (1.0 + 1e-6) && bounds.norm <= 0.05 * (1.0 + 1e-6), "{bounds:?}");
+            assert!(bounds.certified <= 0.05 * (1.0 + 1e-6) && bounds.norm <= 0.05 * (1.0 + 1e-6), "{bounds:?}");
         }
     }
 
@@ -463,7 +463,10 @@ mod tests {
         let head = fit(&[samples], &FitOptions::new(1e-2), &|_, _| true).unwrap().head;
         for constraint in [Constraint::default(), constraint("ball", samples)] {
             let bounds = poison_fraction_bounds(&head, samples, &constraint, 1e-2).unwrap();
-            assert!(bounds.norm.is_finite() && bounds.support.is_finite() && bounds.certain.is_finite(), "{bounds:?}");
+            assert!(
+                bounds.norm.is_finite() && bounds.support.is_finite() && bounds.certified.is_finite(),
+                "{bounds:?}"
+            );
         }
     }
 

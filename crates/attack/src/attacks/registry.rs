@@ -2,7 +2,7 @@
 
 use super::{ATTACKS, Attack, Defaults, ObjectiveInputs, Stochasticity};
 use crate::Objective;
-use hemlock_artifact::{Aim, Features, TargetParams};
+use hemlock_artifact::{AttackSpec, Features, TargetParams};
 use hemlock_head::Samples;
 use hemlock_stage::{Cancel, ParamError, StageError, read};
 use hemlock_threat::Constraint;
@@ -110,8 +110,8 @@ pub fn find(name: &str) -> Option<AttackRef> {
 ///
 /// # Errors
 /// The clean samples do not define that set, or leave it empty.
-pub fn constraint(aim: &Aim, clean: Samples) -> Result<Constraint, ParamError> {
-    Constraint::new(&aim.constraint, clean, aim.quantile, aim.neighbors as usize)
+pub fn constraint(spec: &AttackSpec, clean: Samples) -> Result<Constraint, ParamError> {
+    Constraint::new(&spec.constraint, clean, spec.quantile, spec.neighbors as usize)
         .map_err(|e| ParamError::new("constraint", e.to_string()))
 }
 
@@ -121,16 +121,16 @@ pub fn constraint(aim: &Aim, clean: Samples) -> Result<Constraint, ParamError> {
 /// # Errors
 /// An attack that is not known, and as [`Attack::objective`].
 pub fn objective<'a>(
-    aim: &Aim,
+    spec: &AttackSpec,
     features: &'a Features,
     target: &'a TargetParams,
     cancel: &'a Cancel,
 ) -> Result<Box<dyn Objective + 'a>, StageError> {
-    let attack = find(&aim.attack)
-        .ok_or_else(|| StageError::internal(format!("poisons were made by an unknown attack, `{}`", aim.attack)))?;
+    let attack = find(&spec.attack)
+        .ok_or_else(|| StageError::internal(format!("poisons were made by an unknown attack, `{}`", spec.attack)))?;
     let classes = features.classes.len();
     let (clean, validation) = (features.train.samples(classes)?, features.validation.samples(classes)?);
-    attack.objective(&aim.parameters, &ObjectiveInputs { clean, validation, target, seed: aim.seed, cancel })
+    attack.objective(&spec.parameters, &ObjectiveInputs { clean, validation, target, seed: spec.seed, cancel })
 }
 
 /// An attack of [`ATTACKS`], which specs write as its name.

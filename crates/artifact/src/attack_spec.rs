@@ -1,12 +1,12 @@
-//! What an attack on features aims at, and within which limits: what is needed to go on with it.
+//! What an attack on features minimises, and within which constraint: what is needed to continue it.
 
 use hemlock_threat::ConstraintKinds;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What poisoned features were made for, and where they may lie.
+/// What an attack minimises, and where its poisoned features may lie.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Aim {
+pub struct AttackSpec {
     /// The attack, as specs name it.
     pub attack: String,
     /// The attack's own parameters, those that idle at their defaults.
