@@ -4,7 +4,7 @@
 //! ([`descend`]), start ([`Initialization`]), choice of labels ([`Labels`]) and constraint goes with any objective, on
 //! features and, through an extractor's derivative, on pixels.
 //!
-//! - [`attacks`]: the attacks, each a file and a line of [`attacks::ATTACKS`]: Gradient CancelingObjective, which makes
+//! - [`attacks`]: the attacks, each a file and a line of [`attacks::all`]: Gradient CancelingObjective, which makes
 //!   the target parameters a stationary point of the victim's training; the bilevel attack, which raises the retrained
 //!   victim's error; and TGDA, which raises the loss of a victim that descends meanwhile.
 //! - [`CancelingObjective`], [`BilevelObjective`]: the objectives that they have.

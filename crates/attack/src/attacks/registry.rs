@@ -8,7 +8,7 @@ use hemlock_stage::{Cancel, ParamError, StageError, read};
 use hemlock_threat::Constraint;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
-use std::{fmt, marker::PhantomData, ops::Deref};
+use std::{fmt, marker::PhantomData, ops::Deref, sync::OnceLock};
 
 /// Any attack, its type erased. A table holds the fields of all attacks, or more; an attack sees its own.
 pub trait AnyAttack: Sync {
@@ -46,10 +46,11 @@ pub trait AnyAttack: Sync {
 }
 
 /// Erases an attack's type; zero-sized.
-pub(super) struct Erased<A>(PhantomData<fn() -> A>);
+pub struct Erased<A>(PhantomData<fn() -> A>);
 
 impl<A: Attack> Erased<A> {
-    pub(super) const NEW: Self = Self(PhantomData);
+    /// The attack as the registry wants it.
+    pub const NEW: Self = Self(PhantomData);
 
     fn typed(table: &Map<String, Value>) -> Result<A, ParamError> {
         read(&Value::Object(table.clone()))
@@ -100,10 +101,23 @@ impl<A: Attack> AnyAttack for Erased<A> {
     }
 }
 
+/// Attacks of other crates.
+static REGISTERED: OnceLock<Vec<&'static dyn AnyAttack>> = OnceLock::new();
+
+/// Adds attacks of other crates, before anything else looks at a spec. Returns whether they were added: it works once.
+pub fn register(attacks: &[&'static dyn AnyAttack]) -> bool {
+    REGISTERED.set(attacks.to_vec()).is_ok()
+}
+
+/// All attacks: those of this crate, and those that were [registered](register).
+pub fn all() -> impl Iterator<Item = &'static dyn AnyAttack> {
+    ATTACKS.iter().chain(REGISTERED.get().into_iter().flatten()).copied()
+}
+
 /// The attack of that name.
 #[must_use]
 pub fn find(name: &str) -> Option<AttackRef> {
-    ATTACKS.iter().find(|attack| attack.name() == name).map(|attack| AttackRef(*attack))
+    all().find(|attack| attack.name() == name).map(AttackRef)
 }
 
 /// The set that the poisons of `aim` have to lie in, measured on the clean samples.
@@ -160,7 +174,7 @@ impl<'de> Deserialize<'de> for AttackRef {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let name = String::deserialize(from)?;
         find(&name).ok_or_else(|| {
-            let known: Vec<String> = ATTACKS.iter().map(|attack| format!("`{}`", attack.name())).collect();
+            let known: Vec<String> = all().map(|attack| format!("`{}`", attack.name())).collect();
             de::Error::custom(format!("unknown variant `{name}`, expected one of {}", known.join(", ")))
         })
     }
