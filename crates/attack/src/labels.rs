@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 pub enum Labels {
     /// Those of the training samples that the poisons are made of: a clean-label attack.
     #[default]
-    Kept,
+    Clean,
     /// Any other class, uniformly.
     Random,
     /// Chosen by the attack.
-    Aligned,
+    Adversarial,
 }
 
 impl Labels {
@@ -21,9 +21,9 @@ impl Labels {
     #[must_use]
     pub fn base_class(self) -> Class {
         match self {
-            Self::Kept => Class::Own,
+            Self::Clean => Class::Own,
             Self::Random => Class::Other,
-            Self::Aligned => Class::Any,
+            Self::Adversarial => Class::Any,
         }
     }
 }
@@ -33,7 +33,7 @@ impl Labels {
 #[serde(rename_all = "kebab-case")]
 pub enum Base {
     /// The one it started at, or that was drawn for it.
-    InitialPoisons,
+    Start,
     /// The nearest to where it ended that no other poison is made of; of its own class, where labels are kept.
     Nearest,
 }

@@ -32,7 +32,7 @@ pub struct Params {
     /// Labels of the poisons.
     #[serde(default)]
     pub labels: Labels,
-    /// Steps from one choice of `aligned` labels to the next, 0: they are chosen once; absent: as the attack says.
+    /// Steps from one choice of `adversarial` labels to the next, 0: they are chosen once; absent: as the attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_update_interval: Option<u32>,
     /// Where the poisons start; absent: as the attack says.
@@ -153,7 +153,7 @@ impl Params {
 
     fn label_update_interval(&self) -> Option<u32> {
         let every = self.label_update_interval.unwrap_or(self.attack.defaults().label_update_interval);
-        (self.labels == Labels::Aligned && every > 0).then_some(every)
+        (self.labels == Labels::Adversarial && every > 0).then_some(every)
     }
 }
 
@@ -270,7 +270,7 @@ impl hemlock_stage::Stage for Stage {
         let search = Search { params, clean, count, constraint: &constraint, ctx };
         let made = search.make(&mut *objective)?;
         objective.warn();
-        let free = params.labels == Labels::Aligned;
+        let free = params.labels == Labels::Adversarial;
         let bound = objective.bound(made.start.features.view(), &made.start.labels, free, &constraint, clean)?;
         Ok(made.artifact(params, spec, bound))
     }

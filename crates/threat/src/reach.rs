@@ -2,8 +2,8 @@
 //!
 //! At a head `w` a poison `(z, y)` contributes `g(z, y) = (p(z) - e_y) [z, 1]ᵀ` to the summed gradient.
 //! [`SupportFunction`] finds the poison of a constraint set that goes argmax along a direction, the support function of
-//! all contributions, by ascent from many starts; [`poison_fraction_bound`] turns it into lower bounds of the budget that makes
-//! `w` stationary.
+//! all contributions, by ascent from many starts; [`poison_fraction_bound`] turns it into lower bounds of the budget
+//! that makes `w` stationary.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;

@@ -77,7 +77,7 @@ pub struct Defaults {
     pub start: Start,
     /// Which clean sample a poison is made of.
     pub base: Base,
-    /// Steps from one choice of `aligned` labels to the next; 0: they are chosen once.
+    /// Steps from one choice of `adversarial` labels to the next; 0: they are chosen once.
     pub label_update_interval: u32,
     /// Most steps of the solver.
     pub steps: u32,
