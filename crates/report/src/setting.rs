@@ -11,188 +11,259 @@ use std::collections::BTreeSet;
 
 /// What is known of the setting of some cases: a heading, and a sentence or two under it.
 pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
-    let first = |node: &str, field: &str| cases.iter().find_map(|c| c.parameter(node, field));
-    let text = |node: &str, field: &str| first(node, field).map(crate::words::value);
-    // Every value that a parameter takes, in the order of the cases.
-    let every = |of: &dyn Fn(&Case) -> Option<String>| {
-        let mut seen = BTreeSet::new();
-        cases.iter().filter_map(|c| of(c)).filter(|v| seen.insert(v.clone())).collect::<Vec<_>>()
-    };
-    let mut said = Vec::new();
+    let setting = Setting(cases);
+    let said = [
+        ("Extractor", Some(setting.extractor())),
+        ("Victim extractor", setting.victim_extractor()),
+        ("Downstream data", setting.downstream()),
+        ("Means and intervals", setting.scope()),
+        ("Pre-training", Some(setting.pretraining())),
+        ("Victim", Some(setting.victims())),
+        ("Target", setting.target()),
+        ("Budget", Some(setting.budget())),
+        ("Attacker", Some(setting.attacker())),
+        ("What may change", Some([setting.labels(), &setting.pixels(), &setting.features()].concat())),
+    ];
+    said.into_iter().filter_map(|(heading, text)| Some((heading, text?))).collect()
+}
 
-    let arch = every(&|c| c.parameter("pretrain", "arch").map(crate::words::value));
-    let trained = every(&|c| Some(method(c)?.to_owned()));
-    let node = if first("dataset.pretrain", "source").is_some() { "dataset.pretrain" } else { "dataset.downstream" };
-    let images = text(node, "train").filter(|n| n != "null").map(|n| format!("{n} images of ")).unwrap_or_default();
-    let extractor = match first("features", "path") {
-        Some(path) => {
-            format!("Features were read from the file {}; what made them is not known here.", crate::words::value(path))
-        }
-        None => {
-            let on = cases.first().and_then(|c| c.pretrained_on()).map(|s| format!(" on {images}{}", source(&s)));
-            let epochs = text("pretrain", "epochs")
-                .filter(|_| on.is_some())
-                .map(|e| if e == "1" { ", for 1 epoch".to_owned() } else { format!(", for {e} epochs") })
-                .unwrap_or_default();
-            let unverified = match cases.iter().any(|c| c.rows.iter().any(|row| row.verified == Some(false))) {
-                true => " An unverified import: nothing shows that it computes what its weights were trained in.",
-                false => "",
-            };
-            format!(
-                "{}, {}{}{epochs}.{unverified} No attacker changes it.{}",
-                list(&arch),
-                list(&trained),
-                on.unwrap_or_default(),
-                if cases.iter().all(|c| c.shares_extractor()) {
-                    " All seeds share it: they differ in what comes after it."
-                } else {
-                    " Every seed has one of its own."
-                }
-            )
-        }
-    };
-    said.push(("Extractor", extractor));
+/// Cases whose setting is described.
+struct Setting<'a>(&'a [&'a Case]);
 
-    if let Some(arch) = text("victim-extractor.pretrain", "arch") {
-        let trained = text("victim-extractor.pretrain", "method").unwrap_or_default();
-        let other = format!("Victims use another extractor than the attacker's: {arch}, by {trained}.");
-        said.push(("Deployed extractor", other));
+impl<'a> Setting<'a> {
+    /// The first value of a parameter.
+    fn first(&self, node: &str, field: &str) -> Option<&'a Value> {
+        self.0.iter().find_map(|c| c.parameter(node, field))
     }
 
-    let downstream = cases.first().and_then(|c| c.downstream()).map(|s| source(&s));
-    let counts = [("train", "to train on"), ("validation", "for validation"), ("test", "to test on")];
-    let counts: Vec<String> = counts
-        .iter()
-        .filter_map(|(field, what)| {
-            let n = first("dataset.downstream", field)?;
-            // Where validation is absent, it is what the source has for it, which may be nothing.
-            let told = !n.is_null() || *field != "validation";
-            told.then(|| if n.is_null() { format!("all {what}") } else { format!("{n} {what}") })
-        })
-        .collect();
-    if let Some(downstream) = downstream {
-        let images = if first("dataset.downstream", "seed").is_some_and(|s| s == "run") {
+    /// The same, as a text.
+    fn text(&self, node: &str, field: &str) -> Option<String> {
+        self.first(node, field).map(crate::words::value)
+    }
+
+    /// Every value that a parameter takes, in the order of the cases.
+    fn every(&self, of: &dyn Fn(&Case) -> Option<String>) -> Vec<String> {
+        let mut seen = BTreeSet::new();
+        self.0.iter().filter_map(|c| of(c)).filter(|v| seen.insert(v.clone())).collect()
+    }
+
+    /// How the attacker's extractor was made.
+    fn extractor(&self) -> String {
+        let arch = self.every(&|c| c.parameter("pretrain", "arch").map(crate::words::value));
+        let trained = self.every(&|c| Some(method(c)?.to_owned()));
+        let node =
+            if self.first("dataset.pretrain", "source").is_some() { "dataset.pretrain" } else { "dataset.downstream" };
+        let images =
+            self.text(node, "train").filter(|n| n != "null").map(|n| format!("{n} images of ")).unwrap_or_default();
+        match self.first("features", "path") {
+            Some(path) => {
+                format!(
+                    "Features were read from the file {}; what made them is not known here.",
+                    crate::words::value(path)
+                )
+            }
+            None => {
+                let on = self.0.first().and_then(|c| c.pretrained_on()).map(|s| format!(" on {images}{}", source(&s)));
+                let epochs = self
+                    .text("pretrain", "epochs")
+                    .filter(|_| on.is_some())
+                    .map(|e| if e == "1" { ", for 1 epoch".to_owned() } else { format!(", for {e} epochs") })
+                    .unwrap_or_default();
+                let unverified = match self.0.iter().any(|c| c.rows.iter().any(|row| row.verified == Some(false))) {
+                    true => " An unverified import: nothing shows that it computes what its weights were trained in.",
+                    false => "",
+                };
+                format!(
+                    "{}, {}{}{epochs}.{unverified} No attacker changes it.{}",
+                    list(&arch),
+                    list(&trained),
+                    on.unwrap_or_default(),
+                    if self.0.iter().all(|c| c.shares_extractor()) {
+                        " All seeds share it: they differ in what comes after it."
+                    } else {
+                        " Every seed has one of its own."
+                    }
+                )
+            }
+        }
+    }
+
+    /// The extractor of the victims, if it is another one.
+    fn victim_extractor(&self) -> Option<String> {
+        let arch = self.text("victim-extractor.pretrain", "arch")?;
+        let trained = self.text("victim-extractor.pretrain", "method").unwrap_or_default();
+        Some(format!("Victims use another extractor than the attacker's: {arch}, by {trained}."))
+    }
+
+    /// The images that heads are trained and tested on.
+    fn downstream(&self) -> Option<String> {
+        let downstream = source(&self.0.first()?.downstream()?);
+        let counts = [("train", "to train on"), ("validation", "for validation"), ("test", "to test on")];
+        let counts: Vec<String> = counts
+            .iter()
+            .filter_map(|(field, what)| {
+                let n = self.first("dataset.downstream", field)?;
+                // Where validation is absent, it is what the source has for it, which may be nothing.
+                let told = !n.is_null() || *field != "validation";
+                told.then(|| if n.is_null() { format!("all {what}") } else { format!("{n} {what}") })
+            })
+            .collect();
+        let images = if self.first("dataset.downstream", "seed").is_some_and(|s| s == "run") {
             " Every seed chooses its own, of test images as far as there are others."
         } else {
             ""
         };
-        said.push(("Downstream data", format!("{downstream}: {}.{images}", list(&counts))));
-    }
-    let scope = cases.iter().find_map(|c| c.mean(crate::case::quantity::drop)?.inference.ok());
-    if let Some(inference) = scope {
-        said.push(("Means and intervals", format!("Hold {}.", inference.scope.words())));
+        Some(format!("{downstream}: {}.{images}", list(&counts)))
     }
 
-    let pretraining = match cases.first().map(|c| c.pretraining()) {
-        Some(Pretraining::FineTuning) => {
-            "Fine-tuning: the extractor was pre-trained on the source that the head is trained on."
-        }
-        Some(Pretraining::Transfer) => {
-            "Transfer: the extractor was pre-trained on another source than the head is trained on."
-        }
-        _ => {
-            "Whether this is fine-tuning or transfer is not known: what the extractor was pre-trained on is not part of the pipeline."
-        }
-    };
-    said.push(("Pre-training", pretraining.to_owned()));
+    /// What means and intervals hold for.
+    fn scope(&self) -> Option<String> {
+        let inference = self.0.iter().find_map(|c| c.mean(crate::case::quantity::drop)?.inference.ok())?;
+        Some(format!("Hold {}.", inference.scope.words()))
+    }
 
-    let decay = text("target-params", "weight_decay").map(|d| format!(" (weight decay {d})")).unwrap_or_default();
-    let victims: Vec<String> = every(&|c| {
-        let decay = if c.victim().starts_with("linear") { decay.as_str() } else { "" };
-        Some(victim(c.victim()).to_owned() + decay)
-    });
-    said.push(("Victim", format!("{}. Trained anew on clean data and poisons together.", capital(&list(&victims)))));
-
-    let strengths = every(&|c| {
-        let told = |field: &str| c.parameter("target-params", field).filter(|v| !v.is_null()).map(crate::words::value);
-        let radius = |radius: String| match told("radius_unit").as_deref() {
-            Some("absolute") => format!("radius {radius}"),
-            _ => format!("radius {radius}, in norms of the clean head"),
+    /// Fine-tuning or transfer.
+    fn pretraining(&self) -> String {
+        let said = match self.0.first().map(|c| c.pretraining()) {
+            Some(Pretraining::FineTuning) => {
+                "Fine-tuning: the extractor was pre-trained on the source that the head is trained on."
+            }
+            Some(Pretraining::Transfer) => {
+                "Transfer: the extractor was pre-trained on another source than the head is trained on."
+            }
+            _ => {
+                "Whether this is fine-tuning or transfer is not known: what the extractor was pre-trained on is not part of the pipeline."
+            }
         };
-        let strength = told("radius").map(radius).or_else(|| told("share").map(|share| format!("share {share}")))?;
-        let fitted = told("calibration").is_some_and(|c| c != "none");
-        let fitted = if fitted { ", then scale and biases fitted again" } else { "" };
-        let method = told("method")?.replace("gradpc", "GradPC").replace('-', " ");
-        Some(format!("{method} ({strength}){fitted}"))
-    });
-    if !strengths.is_empty() {
-        let weaker = every(&|c| {
+        said.to_owned()
+    }
+
+    /// The victims.
+    fn victims(&self) -> String {
+        let decay =
+            self.text("target-params", "weight_decay").map(|d| format!(" (weight decay {d})")).unwrap_or_default();
+        let victims: Vec<String> = self.every(&|c| {
+            let decay = if c.victim().starts_with("linear") { decay.as_str() } else { "" };
+            Some(victim(c.victim()).to_owned() + decay)
+        });
+        format!("{}. Trained anew on clean data and poisons together.", capital(&list(&victims)))
+    }
+
+    /// The target head.
+    fn target(&self) -> Option<String> {
+        let strengths = self.every(&|c| {
+            let told =
+                |field: &str| c.parameter("target-params", field).filter(|v| !v.is_null()).map(crate::words::value);
+            let radius = |radius: String| match told("radius_unit").as_deref() {
+                Some("absolute") => format!("radius {radius}"),
+                _ => format!("radius {radius}, in norms of the clean head"),
+            };
+            let strength =
+                told("radius").map(radius).or_else(|| told("share").map(|share| format!("share {share}")))?;
+            let fitted = told("calibration").is_some_and(|c| c != "none");
+            let fitted = if fitted { ", then scale and biases fitted again" } else { "" };
+            let method = told("method")?.replace("gradpc", "GradPC").replace('-', " ");
+            Some(format!("{method} ({strength}){fitted}"))
+        });
+        if strengths.is_empty() {
+            return None;
+        }
+        let weaker = self.every(&|c| {
             let weaker = c.rows.iter().find_map(|r| r.stepped_back.as_ref())?;
             Some(format!(" Instead of {0} {1} it is {0} {2}.", weaker.field, weaker.asked, weaker.used))
         });
-        said.push(("Target", format!("{}.{}", capital(&list(&strengths)), weaker.concat())));
+        Some(format!("{}.{}", capital(&list(&strengths)), weaker.concat()))
     }
 
-    let budgets: Vec<String> = every(&|c| Some(share(c.poison_fraction())));
-    let train = first("dataset.downstream", "train").and_then(Value::as_u64);
-    let many = cases.iter().map(|c| c.poison_fraction()).fold(0.0, f64::max);
-    let many = train.map(|n| format!(" (up to {:.0} poisons)", many * n as f64)).unwrap_or_default();
-    let role = if cases.iter().any(|c| c.replaces()) {
-        "Where an attack is on the training images themselves, poisons stand in for the images they are made of; otherwise they are added."
-    } else {
-        "They are added; no clean sample is taken away."
-    };
-    said.push(("Budget", format!("ε_d = {} of the clean training count{many}. {role}", list(&budgets))));
+    /// The number of poisons.
+    fn budget(&self) -> String {
+        let budgets: Vec<String> = self.every(&|c| Some(share(c.poison_fraction())));
+        let train = self.first("dataset.downstream", "train").and_then(Value::as_u64);
+        let many = self.0.iter().map(|c| c.poison_fraction()).fold(0.0, f64::max);
+        let many = train.map(|n| format!(" (up to {:.0} poisons)", many * n as f64)).unwrap_or_default();
+        let role = if self.0.iter().any(|c| c.replaces()) {
+            "Where an attack is on the training images themselves, poisons stand in for the images they are made of; otherwise they are added."
+        } else {
+            "They are added; no clean sample is taken away."
+        };
+        format!("ε_d = {} of the clean training count{many}. {role}", list(&budgets))
+    }
 
-    let seen = |sees: Sees| match sees {
-        Sees::Train => "the training split",
-        Sees::TrainAndValidation => "the training and the validation split, which victims do not train on",
-    };
-    let sees: Vec<String> = every(&|c| c.rows.first().map(|r| seen(r.sees).to_owned()));
-    let controls: Vec<String> = every(&|c| c.rows.first().map(|r| seen(r.controls_see).to_owned()));
-    let of = if sees.len() > 1 { "Attacks look at the labels of different splits" } else { "Looks at the labels of" };
-    let knowledge = match (sees.as_slice(), controls.as_slice()) {
-        (a, b) if a == b && a.len() == 1 => format!("{of} {}, as controls do.", list(&sees)),
-        (a, _) if a.len() == 1 => {
-            format!("{of} {}; controls look at those of {}.", list(&sees), controls.join(", or "))
-        }
-        _ => format!("{of}: {}; controls look at those of {}.", sees.join(", or "), controls.join(", or ")),
-    };
-    let clean = if cases.iter().any(|c| c.replaces()) { "other clean samples" } else { "the clean samples" };
-    said.push((
-        "Attacker",
+    /// What the attacker knows and can do.
+    fn attacker(&self) -> String {
+        let seen = |sees: Sees| match sees {
+            Sees::Train => "the training split",
+            Sees::TrainAndValidation => "the training and the validation split, which victims do not train on",
+        };
+        let sees: Vec<String> = self.every(&|c| c.rows.first().map(|r| seen(r.sees).to_owned()));
+        let controls: Vec<String> = self.every(&|c| c.rows.first().map(|r| seen(r.controls_see).to_owned()));
+        let of =
+            if sees.len() > 1 { "Attacks look at the labels of different splits" } else { "Looks at the labels of" };
+        let knowledge = match (sees.as_slice(), controls.as_slice()) {
+            (a, b) if a == b && a.len() == 1 => format!("{of} {}, as controls do.", list(&sees)),
+            (a, _) if a.len() == 1 => {
+                format!("{of} {}; controls look at those of {}.", list(&sees), controls.join(", or "))
+            }
+            _ => format!("{of}: {}; controls look at those of {}.", sees.join(", or "), controls.join(", or ")),
+        };
+        let clean = if self.0.iter().any(|c| c.replaces()) { "other clean samples" } else { "the clean samples" };
         format!(
-            "White-box: knows the extractor, the clean data and how the victim trains. {knowledge} Does not see the test labels, and cannot \
-             touch the extractor, {clean} or the training itself."
-        ),
-    ));
-    let labels = match (cases.iter().any(|c| c.clean_label()), cases.iter().any(|c| !c.clean_label())) {
-        (true, true) => {
-            "Some attacks keep the labels of the images that poisons are made of (clean labels); others choose labels, too."
-        }
-        (true, false) => "Labels stay those of the images that poisons are made of (clean labels).",
-        _ => "Labels are the attacker's choice.",
-    };
-    let mut limits: Vec<String> = every(&|c| c.linf().map(|l| format!("{l}")));
-    limits.sort_by(|a, b| a.parse::<f64>().unwrap_or(0.0).total_cmp(&b.parse().unwrap_or(0.0)));
-    let betas = every(&|c| (c.beta() > 0.0).then(|| c.beta().to_string()));
-    let mut pixels = String::new();
-    if cases.iter().any(|c| c.making().is_some()) {
-        let free =
-            if cases.iter().any(|c| c.free()) { " Free pixels may lie beyond, and are kept as floats." } else { "" };
-        pixels = format!(" Pixels lie in [0, 1] and are stored with 8 bits.{free}");
-        if !limits.is_empty() {
-            pixels += &format!(
-                " Where an L∞ limit is named, none changes by more than {} grey levels of 255.",
-                list(&limits)
-            );
-        }
-        if !betas.is_empty() {
-            pixels += &format!(" With β > 0 ({}) distance to the base image is penalised.", list(&betas));
+            "White-box: knows the extractor, the clean data and how the victim trains. {knowledge} Does not see the test \
+             labels, and cannot touch the extractor, {clean} or the training itself."
+        )
+    }
+
+    /// The labels that poisons have.
+    fn labels(&self) -> &'static str {
+        match (self.0.iter().any(|c| c.clean_label()), self.0.iter().any(|c| !c.clean_label())) {
+            (true, true) => {
+                "Some attacks keep the labels of the images that poisons are made of (clean labels); others choose labels, too."
+            }
+            (true, false) => "Labels stay those of the images that poisons are made of (clean labels).",
+            _ => "Labels are the attacker's choice.",
         }
     }
-    let constraints: Vec<String> = every(&|c| c.parameter("poison-features", "constraint").map(crate::words::value));
-    let features = match constraints.as_slice() {
-        [] => String::new(),
-        [one] if one == "none" => " Poisoned features may lie anywhere.".to_owned(),
-        some => {
-            let sets: Vec<String> = some.iter().filter(|s| *s != "none").cloned().collect();
-            let or = if sets.len() < some.len() { ", or may lie anywhere" } else { "" };
-            format!(" Poisoned features have to lie in a set measured on clean ones ({}){or}.", list(&sets))
+
+    /// Where pixels may lie.
+    fn pixels(&self) -> String {
+        let mut limits: Vec<String> = self.every(&|c| c.linf().map(|l| format!("{l}")));
+        limits.sort_by(|a, b| a.parse::<f64>().unwrap_or(0.0).total_cmp(&b.parse().unwrap_or(0.0)));
+        let betas = self.every(&|c| (c.beta() > 0.0).then(|| c.beta().to_string()));
+        let mut pixels = String::new();
+        if self.0.iter().any(|c| c.making().is_some()) {
+            let free = if self.0.iter().any(|c| c.free()) {
+                " Free pixels may lie beyond, and are kept as floats."
+            } else {
+                ""
+            };
+            pixels = format!(" Pixels lie in [0, 1] and are stored with 8 bits.{free}");
+            if !limits.is_empty() {
+                pixels += &format!(
+                    " Where an L∞ limit is named, none changes by more than {} grey levels of 255.",
+                    list(&limits)
+                );
+            }
+            if !betas.is_empty() {
+                pixels += &format!(" With β > 0 ({}) distance to the base image is penalised.", list(&betas));
+            }
         }
-    };
-    said.push(("What may change", format!("{labels}{pixels}{features}")));
-    said
+        pixels
+    }
+
+    /// Where poisoned features may lie.
+    fn features(&self) -> String {
+        let constraints: Vec<String> =
+            self.every(&|c| c.parameter("poison-features", "constraint").map(crate::words::value));
+        match constraints.as_slice() {
+            [] => String::new(),
+            [one] if one == "none" => " Poisoned features may lie anywhere.".to_owned(),
+            some => {
+                let sets: Vec<String> = some.iter().filter(|s| *s != "none").cloned().collect();
+                let or = if sets.len() < some.len() { ", or may lie anywhere" } else { "" };
+                format!(" Poisoned features have to lie in a set measured on clean ones ({}){or}.", list(&sets))
+            }
+        }
+    }
 }
 
 /// How an extractor was made.
