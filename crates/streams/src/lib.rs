@@ -78,7 +78,7 @@ purposes! {
     FollowerBatches = 20,
     /// The images that get error-minimising noise.
     NoisedImages = 21,
-    /// The clean samples that controls flip, duplicate or remove.
+    /// The clean samples that controls flip or duplicate.
     ControlSamples = 22,
     /// Random labels of controls.
     ControlLabels = 23,
