@@ -53,8 +53,8 @@ impl Preconditioner {
         Ok(Self { whitening: vec![whitening(hessian)] })
     }
 
-    /// The inverses of the Hessian's diagonal blocks at `head`, one for each class: `Aᵀ diag(p ∘ (1 - p)) A / N + λ
-    /// diag(1, …, 1, 0)`, estimated on some thousand samples of each block of samples.
+    /// The inverses of the Hessian's diagonal blocks at `head`, one for each class:
+    /// `Aᵀ diag(p ∘ (1 - p)) A / N + λ diag(1, …, 1, 0)`, estimated on some thousand samples of each block of samples.
     ///
     /// With many classes this is a much better approximation than [`Preconditioner::new`], but it takes more time and
     /// memory. If the matrices of all classes together are too large, [`Preconditioner::new`] is returned instead.
