@@ -444,7 +444,7 @@ mod tests {
         }
     }
 
-    /// A head that minimises the objective on clean data and m poisons has bounds of at most m.
+    /// A head that minimises the objective on n clean samples and m poisons has bounds of at most m / n.
     #[test]
     fn bounds_hold_for_heads_that_poisons_made() {
         for seed in 0..6 {
