@@ -4,7 +4,7 @@
 //! ([`descend`], [`add`]), start ([`Initialization`]), choice of labels ([`Labels`]) and constraint works with every
 //! objective, on features and, through the gradient of an extractor, on pixels.
 //!
-//! [`attacks`] holds the attacks. Each is one file and one line of [`attacks::ATTACKS`]:
+//! [`attacks`] holds the attacks. Each is one file and one line; [`attacks::all`] lists them:
 //!
 //! - Gradient Canceling makes the target head a stationary point of the victim's training ([`CancelingObjective`]).
 //! - The bilevel attack raises the error, or the cross-entropy, of the retrained head ([`BilevelObjective`]).

@@ -1,13 +1,13 @@
 //! The command line.
 
 use clap::{
-    Args as ClapArgs, Parser, Subcommand, ValueEnum,
+    ArgMatches, Args as ClapArgs, FromArgMatches, Parser, Subcommand, ValueEnum,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use hemlock_models::Backend;
-use hemlock_pipeline::{Override, Selection};
+use hemlock_pipeline::{Graph, Override, Selection};
 use hemlock_store::Key;
-use std::{num::NonZeroUsize, path::PathBuf, str::FromStr};
+use std::{num::NonZeroUsize, path::PathBuf, str::FromStr, sync::OnceLock};
 
 /// Measures how fragile a frozen feature extractor with a linear head is under indiscriminate data poisoning.
 #[derive(Debug, Parser)]
@@ -111,8 +111,10 @@ pub fn misplaced(argument: &str) -> Option<String> {
     Some(format!("'{variable}=…' stands before the recipe: {just}; behind it stands the option {option}"))
 }
 
-/// The command line; as an error the message that is right where the parser's own would not help.
-pub fn parse() -> Result<Args, (clap::Error, Option<String>)> {
+/// The command line, for the stages of a graph; as an error the message that is right where the parser's own would not
+/// help.
+pub fn parse(graph: &Graph) -> Result<Args, (clap::Error, Option<String>)> {
+    STAGES.get_or_init(|| stages(graph));
     Args::try_parse().map_err(|e| {
         let hint = match (e.kind(), e.get(ContextKind::InvalidArg)) {
             (ErrorKind::UnknownArgument, Some(ContextValue::String(argument))) => misplaced(argument),
@@ -183,9 +185,70 @@ pub struct Init {
     pub force: bool,
 }
 
-/// What to do.
-#[derive(Debug, Subcommand)]
+/// What to do: a command, or a stage to run a pipeline up to.
+#[derive(Debug)]
 pub enum Command {
+    /// A command.
+    Fixed(Fixed),
+    /// A stage of the graph, by its name.
+    Stage(String, OneStage),
+}
+
+/// The stages that the command line has, by name, and what each does.
+static STAGES: OnceLock<Vec<(&'static str, &'static str)>> = OnceLock::new();
+
+/// The stages of a graph, each once.
+fn stages(graph: &Graph) -> Vec<(&'static str, &'static str)> {
+    let mut stages: Vec<(&str, &str)> = Vec::new();
+    for stage in graph.nodes().map(|node| &node.stage) {
+        if stages.iter().all(|(name, _)| *name != stage.name()) {
+            stages.push((stage.name(), stage.about().does));
+        }
+    }
+    stages
+}
+
+fn known_stages() -> &'static [(&'static str, &'static str)] {
+    STAGES.get().map_or(&[], Vec::as_slice)
+}
+
+impl FromArgMatches for Command {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        match matches.subcommand() {
+            Some((name, of)) if known_stages().iter().any(|(stage, _)| *stage == name) => {
+                Ok(Self::Stage(name.to_owned(), OneStage::from_arg_matches(of)?))
+            }
+            _ => Fixed::from_arg_matches(matches).map(Self::Fixed),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Subcommand for Command {
+    fn augment_subcommands(command: clap::Command) -> clap::Command {
+        let all = Fixed::augment_subcommands(command);
+        known_stages().iter().fold(all, |all, (name, does)| {
+            let stage = clap::Command::new(*name).about(format!("Run up to the stage `{name}`: {does}"));
+            all.subcommand(OneStage::augment_args(stage))
+        })
+    }
+
+    fn augment_subcommands_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_subcommands(command)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        known_stages().iter().any(|(stage, _)| *stage == name) || Fixed::has_subcommand(name)
+    }
+}
+
+/// A command that is not a stage.
+#[derive(Debug, Subcommand)]
+pub enum Fixed {
     /// Write a first spec for images or features of your own, with sizes that fit them
     #[command(after_help = "\
 Examples:
@@ -196,28 +259,6 @@ Examples:
 A file of features has the arrays `train` [n, d] and `train_labels` [n], `test` and `test_labels`, and if need be
 `validation` and `validation_labels`. Labels are whole numbers from 0. docs/images.md says how images lie in a folder.")]
     Init(Init),
-    /// Run up to the stage `dataset`: choose, split and decode images
-    Dataset(OneStage),
-    /// Run up to the stage `pretrain`: train an extractor, or import one
-    Pretrain(OneStage),
-    /// Run up to the stage `features`: extract features of the downstream dataset
-    Features(OneStage),
-    /// Run up to the stage `target-params`: train the clean head, and corrupt it
-    TargetParams(OneStage),
-    /// Run up to the stage `poison-features`: find features that corrupt the retrained head
-    PoisonFeatures(OneStage),
-    /// Run up to the stage `decoder`: train a network that turns features back into images
-    Decoder(OneStage),
-    /// Run up to the stage `invert`: find images with those features
-    Invert(OneStage),
-    /// Run up to the stage `poison-images`: find poisoned images in pixels
-    PoisonImages(OneStage),
-    /// Run up to the stage `unlearnable`: find noise that makes images teach nothing
-    Unlearnable(OneStage),
-    /// Run up to the stage `victim`: train victims on clean data
-    Victim(OneStage),
-    /// Run up to the stage `evaluate`: retrain victims and measure them
-    Evaluate(OneStage),
     /// Run a whole pipeline, or what is left of it
     #[command(
         after_help = "Examples:\n  hemlock run quickstart\n  hemlock run finetune-cifar10 --set 'seeds=[0,1,2]'\n  hemlock run findings -j 4\n  hemlock run paper-finetune-cifar10 --task 1f0c…   one task of `plan --json`"

@@ -9,7 +9,7 @@ mod self_test;
 mod submit;
 
 use crate::{
-    args::{Args, Changes, Command, DatasetArg, FormatArg, Label, OneStage, Pipeline, misplaced},
+    args::{Args, Changes, Command, DatasetArg, Fixed, FormatArg, Label, OneStage, Pipeline, misplaced},
     exit::Usage,
     printer::Printer,
     render,
@@ -33,23 +33,16 @@ use std::{
 };
 
 /// Carries out the command line.
-pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
+pub fn execute(args: &Args, graph: Graph, printer: &Printer, cancel: &Cancel) -> Result<()> {
     let env = Environment { data: Some(args.data.clone()) };
-    let house = House { args, printer, cancel, graph: hemlock::graph(), env };
-    match &args.command {
-        Command::Init(init) => house.init(init),
-        Command::Dataset(one) => house.stage("dataset", one),
-        Command::Pretrain(one) => house.stage("pretrain", one),
-        Command::Features(one) => house.stage("features", one),
-        Command::TargetParams(one) => house.stage("target-params", one),
-        Command::PoisonFeatures(one) => house.stage("poison-features", one),
-        Command::Decoder(one) => house.stage("decoder", one),
-        Command::Invert(one) => house.stage("invert", one),
-        Command::PoisonImages(one) => house.stage("poison-images", one),
-        Command::Unlearnable(one) => house.stage("unlearnable", one),
-        Command::Victim(one) => house.stage("victim", one),
-        Command::Evaluate(one) => house.stage("evaluate", one),
-        Command::Run { pipeline, force: true, .. } => {
+    let app = App { args, printer, cancel, graph, env };
+    let command = match &args.command {
+        Command::Fixed(command) => command,
+        Command::Stage(stage, one) => return app.stage(stage, one),
+    };
+    match command {
+        Fixed::Init(init) => app.init(init),
+        Fixed::Run { pipeline, force: true, .. } => {
             let Pipeline { pipeline: name, .. } = pipeline;
             let name = if name.contains('=') { "NAME" } else { name };
             Err(Usage(format!(
@@ -58,28 +51,28 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
             ))
             .into())
         }
-        Command::Run { pipeline, task, force: false, repair, jobs } => {
-            house.run(pipeline, What { only: *task, repair: *repair, jobs: Some(*jobs), ..What::default() })
+        Fixed::Run { pipeline, task, force: false, repair, jobs } => {
+            app.run(pipeline, What { only: *task, repair: *repair, jobs: Some(*jobs), ..What::default() })
         }
-        Command::Submit { engine, pipeline, dry_run } => house.submit(*engine, pipeline, *dry_run),
-        Command::Plan { pipeline, json } => house.plan(pipeline, *json),
-        Command::Status { pipeline } => house.status(pipeline),
-        Command::Why { pipeline, stage, json } => house.why(pipeline, stage.as_deref(), *json),
-        Command::Results { pipeline, list: true, .. } => house.list(pipeline),
-        Command::Results { pipeline, form, list: false } => house.results(pipeline, form),
-        Command::Report { names, changes, paper, output } => {
-            house.report(names, changes, paper.as_deref(), output.as_deref())
+        Fixed::Submit { engine, pipeline, dry_run } => app.submit(*engine, pipeline, *dry_run),
+        Fixed::Plan { pipeline, json } => app.plan(pipeline, *json),
+        Fixed::Status { pipeline } => app.status(pipeline),
+        Fixed::Why { pipeline, stage, json } => app.why(pipeline, stage.as_deref(), *json),
+        Fixed::Results { pipeline, list: true, .. } => app.list(pipeline),
+        Fixed::Results { pipeline, form, list: false } => app.results(pipeline, form),
+        Fixed::Report { names, changes, paper, output } => {
+            app.report(names, changes, paper.as_deref(), output.as_deref())
         }
-        Command::Export { pipeline, stage, output, select, format } => {
-            house.export(pipeline, stage, output, select, *format)
+        Fixed::Export { pipeline, stage, output, select, format } => {
+            app.export(pipeline, stage, output, select, *format)
         }
-        Command::Gc { pipeline, delete } => {
+        Fixed::Gc { pipeline, delete } => {
             // A spec's path names its pipeline, too.
             let stem = |p: &str| p.ends_with(".toml").then(|| Path::new(p).file_stem()?.to_str().map(str::to_owned));
             let name = pipeline.as_deref().map(|p| stem(p).flatten().unwrap_or_else(|| p.to_owned()));
-            house.gc(name.as_deref(), *delete)
+            app.gc(name.as_deref(), *delete)
         }
-        Command::Data { dataset, url, from, digest, trust } => {
+        Fixed::Data { dataset, url, from, digest, trust } => {
             let origin = match from {
                 Some(path) => Origin::Path(path.clone()),
                 None => url.clone().map_or(Origin::Official, Origin::Url),
@@ -91,12 +84,12 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
                 (None, true) => Trust::Any,
                 (None, false) => Trust::Known,
             };
-            house.data(*dataset, &origin, &trust)
+            app.data(*dataset, &origin, &trust)
         }
-        Command::SelfTest { filter, jobs, json, output } => {
-            house.self_test(filter.as_deref(), *jobs, *json, output.as_deref())
+        Fixed::SelfTest { filter, jobs, json, output } => {
+            app.self_test(filter.as_deref(), *jobs, *json, output.as_deref())
         }
-        Command::Diff { one, other, json, a, b, set, set_a, set_b, tolerance, points } => {
+        Fixed::Diff { one, other, json, a, b, set, set_a, set_b, tolerance, points } => {
             let sides = [(a, set_a), (b, set_b)];
             let settings = sides.iter().any(|(select, set)| !select.is_empty() || !set.is_empty());
             match other {
@@ -104,7 +97,7 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
                     Err(Usage("--a, --b and --set choose settings of one pipeline; expected no second root".into())
                         .into())
                 }
-                Some(other) => house.diff(Path::new(one), other, *json, *tolerance, *points),
+                Some(other) => app.diff(Path::new(one), other, *json, *tolerance, *points),
                 None if !settings => Err(Usage(format!(
                     "two things are compared: expected two artifact roots, or settings of a pipeline: \
                      hemlock diff {one} --a FIELD=VALUE --b FIELD=VALUE"
@@ -113,7 +106,7 @@ pub fn execute(args: &Args, printer: &Printer, cancel: &Cancel) -> Result<()> {
                 None if tolerance.is_some() || points.is_some() => {
                     Err(Usage("--tolerance and --points are for two roots; expected a second one".into()).into())
                 }
-                None => house.compare(one, set, sides, *json),
+                None => app.compare(one, set, sides, *json),
             }
         }
     }
@@ -131,7 +124,7 @@ struct What<'a> {
 }
 
 /// Everything that commands share.
-struct House<'a> {
+struct App<'a> {
     args: &'a Args,
     printer: &'a Printer,
     cancel: &'a Cancel,
@@ -139,7 +132,7 @@ struct House<'a> {
     env: Environment,
 }
 
-impl House<'_> {
+impl App<'_> {
     /// The spec of a pipeline, with its overrides. Who runs it may give it a name that no run has yet.
     fn spec(&self, pipeline: &Pipeline, runs: bool) -> Result<Spec> {
         let named = &pipeline.pipeline;

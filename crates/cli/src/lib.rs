@@ -1,5 +1,15 @@
-//! The stages of Hemlock's pipelines, as the command `hemlock` knows them.
+//! The command `hemlock`, and the stages of its pipelines.
+//!
+//! A binary of your own has the same command with further stages or attacks: see `examples/`.
 
+mod app;
+mod args;
+mod commands;
+mod exit;
+mod printer;
 mod registry;
+mod render;
+mod results;
 
-pub use registry::graph;
+pub use app::main;
+pub use registry::{graph, node};

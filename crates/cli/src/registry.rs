@@ -4,11 +4,14 @@ use hemlock_dataset::{Downstream, Pretraining};
 use hemlock_pipeline::{Graph, Node};
 use hemlock_stage::{Stage, erase};
 
-fn node<S: Stage>(name: &'static str) -> Node {
+/// A node of the graph where a stage runs.
+#[must_use]
+pub fn node<S: Stage>(name: &'static str) -> Node {
     Node { name, stage: erase::<S>(), fallback: None, route: None, instead: &[], with: None }
 }
 
 /// All nodes, in the order in which they run. A new stage is a new line here.
+#[must_use]
 pub fn graph() -> Graph {
     Graph::new(vec![
         // Fine-tuning: the extractor is trained on the downstream images themselves.

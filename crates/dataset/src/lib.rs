@@ -2,7 +2,7 @@
 
 use hemlock_artifact::Dataset;
 use hemlock_data::{DataError, Role, Source, SplitSpec, digest, load};
-use hemlock_stage::{Context, Environment, ErrorKind, ParamError, Seed, StageError};
+use hemlock_stage::{About, Context, Environment, ErrorKind, ParamError, Seed, StageError, StageRole};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{marker::PhantomData, sync::OnceLock};
@@ -75,6 +75,7 @@ impl For for Downstream {
 
 impl<R: For> hemlock_stage::Stage for Stage<R> {
     const NAME: &'static str = "dataset";
+    const ABOUT: About = About::new(StageRole::Data, "choose, split and decode images");
     const VERSION: u32 = 2;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;

@@ -8,7 +8,7 @@ use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Pixels, Reconst
 use hemlock_models::{Weights, device::runs_on_rayon, extract, extracted, open_extractor, travel::down};
 use hemlock_optim::half_cosine;
 use hemlock_perturb::{Decoder, DecoderNetwork, FrozenExtractor, OnDevice, distances, host, norm, rounded, up};
-use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
+use hemlock_stage::{About, Context, ErrorKind, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_streams::Purpose;
 use ndarray::{Array2, Axis};
 use rand::seq::SliceRandom;
@@ -68,6 +68,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "decoder";
+    const ABOUT: About = About::new(StageRole::Preparation, "train a network that turns features back into images");
     const VERSION: u32 = 3;
     // The decoder is a tool of the attacker, as the extractor is: it has a seed of its own, and serves all attacks.
     const SEEDED: bool = false;

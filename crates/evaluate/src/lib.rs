@@ -12,7 +12,7 @@ use hemlock_attack::attacks::constraint;
 use hemlock_head::{FitOptions, Head, Samples, fit};
 use hemlock_models::{extract, extracted, open_extractor};
 use hemlock_perturb::{FrozenExtractor, visibility};
-use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError, inputs};
+use hemlock_stage::{About, Context, ErrorKind, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_threat::{Constraint, Sees, loss_bound};
 use hemlock_victims::{Train, TrainingSetChange, VictimData, VictimSpec, measure};
 use ndarray::Array2;
@@ -76,6 +76,8 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
+    const ABOUT: About =
+        About::new(StageRole::Evaluation, "retrain victims on poisons and on controls, and measure them");
     const VERSION: u32 = 11;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;

@@ -7,7 +7,7 @@ mod tests;
 pub use import::{Import, Survey, survey};
 
 use hemlock_artifact::{Dataset, Extractor, FeatureSplit, Features, Images, Matrix, Normalization};
-use hemlock_stage::{Context, Environment, ErrorKind, Need, ParamError, Port, StageError, inputs};
+use hemlock_stage::{About, Context, Environment, ErrorKind, Need, ParamError, Port, StageError, StageRole, inputs};
 use ndarray::{ArrayView2, Axis, Dim};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
@@ -94,6 +94,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "features";
+    const ABOUT: About = About::new(StageRole::Data, "extract features of the downstream dataset, or import them");
     const VERSION: u32 = 5;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;

@@ -7,7 +7,7 @@ use hemlock_perturb::{
     CleanFeatureStats, Decoder, FrozenExtractor, GreyLevels, Matched, Matching, MatchingProblem, Measure, Optimizer,
     PixelLimits, PixelRange, Refinement, base_images, nearest, unit,
 };
-use hemlock_stage::{Context, Need, ParamError, Port, StageError, inputs};
+use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_streams::Purpose;
 use ndarray::{Array4, Axis};
 use serde::{Deserialize, Serialize};
@@ -165,6 +165,8 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "invert";
+    const ABOUT: About =
+        About { named_by: &["method"], ..About::new(StageRole::Inversion, "find images with the poisoned features") };
     const VERSION: u32 = 9;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;

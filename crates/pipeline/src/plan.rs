@@ -1,7 +1,7 @@
 //! Plans: a spec's branches as tasks whose keys are known before anything runs.
 
 use crate::{Graph, Node, Spec};
-use hemlock_stage::{Environment, Need, Port, StageError};
+use hemlock_stage::{About, Environment, Need, Port, StageError};
 use hemlock_store::{Identity, Key};
 use serde_json::Value;
 use std::{
@@ -16,6 +16,8 @@ pub struct Task {
     pub node: &'static str,
     /// Stage that runs there.
     pub stage: &'static str,
+    /// What the stage says of itself.
+    pub about: About,
     /// Checked parameters.
     pub params: Value,
     /// Everything that decides the result.
@@ -83,77 +85,89 @@ impl Plan {
             tasks: Vec::new(),
             branches: vec![Branch::default()],
         };
-        let mut known: HashMap<(&str, Key), usize> = HashMap::new();
+        let mut known = HashMap::new();
         // Two nodes may read the same raw data, and its digest takes time.
-        let mut sources: HashMap<String, Option<String>> = HashMap::new();
+        let mut sources = HashMap::new();
         let routes = graph.routes(&spec.variants);
         for node in graph.nodes() {
-            let Some(variants) = spec.variants.get(node.name) else { continue };
-            let variants = variants
-                .iter()
-                .map(|params| {
-                    let source = match sources.entry(node.stage.source_id(params)?) {
-                        Entry::Occupied(known) => known.get().clone(),
-                        Entry::Vacant(new) => new.insert(node.stage.source(params, env)?).clone(),
-                    };
-                    let seeded = node.stage.seeded(params)?;
-                    Ok(Variant {
-                        params,
-                        key_params: node.stage.key_params(params)?,
-                        source,
-                        seeded,
-                        ports: read(node, params)?,
-                    })
-                })
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|source| PlanError { node: node.name, source })?;
+            let Some(params) = spec.variants.get(node.name) else { continue };
+            let variants: Result<Vec<Variant>, _> =
+                params.iter().map(|params| Variant::new(node, params, env, &mut sources)).collect();
+            let variants = variants.map_err(|source| PlanError { node: node.name, source })?;
             // A node whose route leads nowhere is on none.
-            let taken = node.route.filter(|route| routes.contains(route));
-            let mut branches = Vec::new();
+            let route = node.route.filter(|route| routes.contains(route));
             for branch in std::mem::take(&mut plan.branches) {
-                if taken.is_some() && branch.route.is_some() && branch.route != taken {
-                    branches.push(branch);
+                if route.is_some() && branch.route.is_some() && branch.route != route {
+                    plan.branches.push(branch);
                     continue;
                 }
-                let anew = branch.seed.is_none() && variants.iter().any(|v| v.seeded);
-                let seeds = if anew { spec.seeds.iter().copied().map(Some).collect() } else { vec![branch.seed] };
-                for (turn, seed) in seeds.into_iter().enumerate() {
-                    for Variant { params, key_params, source, seeded, ports } in &variants {
-                        // What draws nothing is there once, beside variants that draw.
-                        let seed = if anew && !seeded { None } else { seed };
-                        if anew && !seeded && turn > 0 {
-                            continue;
-                        }
-                        let inputs = inputs(ports, &branch, graph);
-                        let identity = Identity {
-                            stage: node.stage.name().to_owned(),
-                            stage_version: node.stage.version(),
-                            params: key_params.clone(),
-                            seed: seed.filter(|_| *seeded),
-                            source: source.clone(),
-                            inputs: inputs.iter().map(|(role, i)| ((*role).to_owned(), plan.tasks[*i].key)).collect(),
-                        };
-                        let key = identity.key();
-                        let task = *known.entry((node.name, key)).or_insert_with(|| {
-                            let (node, stage, params) = (node.name, node.stage.name(), (*params).clone());
-                            plan.tasks.push(Task { node, stage, params, identity, key, inputs });
-                            plan.tasks.len() - 1
-                        });
-                        let route = branch.route.or(taken);
-                        let mut branch = Branch { seed, route, ..branch.clone() };
-                        branch.tasks.insert(node.name, task);
-                        branches.push(branch);
-                    }
-                }
-                if let (Some(taken), None) = (taken, branch.route) {
+                let at = At { graph, node, variants: &variants, seeds: &spec.seeds, route };
+                plan.extend(&branch, &at, &mut known);
+                if let (Some(taken), None) = (route, branch.route) {
                     let others = routes.iter().filter(|route| **route != taken);
-                    branches.extend(others.map(|route| Branch { route: Some(route), ..branch.clone() }));
+                    plan.branches.extend(others.map(|route| Branch { route: Some(route), ..branch.clone() }));
                 }
             }
-            plan.branches = branches;
         }
         Ok(plan)
     }
+
+    /// Adds a branch for every seed and variant of a node, and the tasks that are not known yet.
+    fn extend(&mut self, branch: &Branch, at: &At, known: &mut HashMap<(&'static str, Key), usize>) {
+        let anew = branch.seed.is_none() && at.variants.iter().any(|v| v.seeded);
+        let seeds = if anew { at.seeds.iter().copied().map(Some).collect() } else { vec![branch.seed] };
+        for (turn, seed) in seeds.into_iter().enumerate() {
+            for variant in at.variants {
+                // What draws nothing is there once, beside variants that draw.
+                let seed = if anew && !variant.seeded { None } else { seed };
+                if anew && !variant.seeded && turn > 0 {
+                    continue;
+                }
+                let task = self.task(variant, seed, branch, at, known);
+                let route = branch.route.or(at.route);
+                let mut branch = Branch { seed, route, ..branch.clone() };
+                branch.tasks.insert(at.node.name, task);
+                self.branches.push(branch);
+            }
+        }
+    }
+
+    /// The number of the task of a variant on a branch, which is new if its key is.
+    fn task(
+        &mut self,
+        variant: &Variant,
+        seed: Option<u64>,
+        branch: &Branch,
+        at: &At,
+        known: &mut HashMap<(&'static str, Key), usize>,
+    ) -> usize {
+        let inputs = inputs(&variant.ports, branch, at.graph);
+        let stage = &at.node.stage;
+        let identity = Identity {
+            stage: stage.name().to_owned(),
+            stage_version: stage.version(),
+            params: variant.key_params.clone(),
+            seed: seed.filter(|_| variant.seeded),
+            source: variant.source.clone(),
+            inputs: inputs.iter().map(|(role, i)| ((*role).to_owned(), self.tasks[*i].key)).collect(),
+        };
+        let (node, key, params) = (at.node.name, identity.key(), variant.params.clone());
+        *known.entry((node, key)).or_insert_with(|| {
+            self.tasks.push(Task { node, stage: stage.name(), about: stage.about(), params, identity, key, inputs });
+            self.tasks.len() - 1
+        })
+    }
+}
+
+/// A node that branches are extended by.
+struct At<'a> {
+    graph: &'a Graph,
+    node: &'a Node,
+    variants: &'a [Variant<'a>],
+    /// Seeds of the pipeline.
+    seeds: &'a [u64],
+    /// The route that it is on, if that leads to an end.
+    route: Option<&'static str>,
 }
 
 /// One choice of parameters for a node.
@@ -163,6 +177,23 @@ struct Variant<'a> {
     source: Option<String>,
     seeded: bool,
     ports: Vec<Port>,
+}
+
+impl<'a> Variant<'a> {
+    /// A node's parameters, and what follows from them. `sources` holds the digests that are known.
+    fn new(
+        node: &Node,
+        params: &'a Value,
+        env: &Environment,
+        sources: &mut HashMap<String, Option<String>>,
+    ) -> Result<Self, StageError> {
+        let source = match sources.entry(node.stage.source_id(params)?) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(new) => new.insert(node.stage.source(params, env)?).clone(),
+        };
+        let (seeded, key_params) = (node.stage.seeded(params)?, node.stage.key_params(params)?);
+        Ok(Self { params, key_params, source, seeded, ports: read(node, params)? })
+    }
 }
 
 /// The roles that a node reads with these parameters.

@@ -5,6 +5,7 @@ use crate::{
     origin::{Answered, Origin, REPLICATED, replicates},
 };
 use hemlock_artifact::{AttackId, Bounds, Evaluation, LearnerState, Measured, Outcome, SteppedBack, Visibility};
+use hemlock_stage::{Column, StageRole};
 use hemlock_store::{Store, StoreError};
 use hemlock_threat::Sees;
 use serde::Serialize;
@@ -13,9 +14,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
-
-/// Stages whose time is the attacker's.
-const ATTACK: [&str; 6] = ["target-params", "poison-features", "decoder", "invert", "poison-images", "unlearnable"];
 
 /// One branch's result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -61,6 +59,14 @@ pub struct Row {
     pub verified: Option<bool>,
     /// Of a target that is weaker than its parameters say: what was asked for, and what was taken.
     pub stepped_back: Option<SteppedBack>,
+    /// Numbers that stages declare as columns of results, by node and field.
+    pub stages: BTreeMap<&'static str, BTreeMap<&'static str, f64>>,
+    /// Which columns these are, by node.
+    #[serde(skip)]
+    pub declared: Vec<(&'static str, Column)>,
+    /// What every stage is for, by node.
+    #[serde(skip)]
+    pub roles: BTreeMap<&'static str, StageRole>,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
     /// The same as they stand in keys: with defaults that depend on others, and without what idles.
@@ -115,13 +121,24 @@ pub(crate) fn rows_of<'a>(
     let (mut rows, mut missing) = (Vec::new(), 0);
     let mut seen = BTreeSet::new();
     // Branches that differ in what nothing reads have one result.
-    for branch in branches.filter(|b| seen.insert(b.tasks.get("evaluate"))) {
+    for branch in branches.filter(|branch| seen.insert(of_result(plan, branch))) {
         match row(plan, branch, store)? {
             Some(row) => rows.push(row),
             None => missing += 1,
         }
     }
     Ok((rows, missing))
+}
+
+/// Whether a task has columns of results of its own.
+fn has_columns(plan: &Plan, task: usize) -> bool {
+    !plan.tasks[task].about.columns.is_empty()
+}
+
+/// The tasks of a branch that make a result another one.
+fn of_result(plan: &Plan, branch: &Branch) -> Vec<usize> {
+    let counts = |(node, task): &(&&str, &usize)| **node == "evaluate" || has_columns(plan, **task);
+    branch.tasks.iter().filter(counts).map(|(_, task)| *task).collect()
 }
 
 fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, StoreError> {
@@ -133,13 +150,16 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     let mut deciding = BTreeMap::new();
     let (mut collapsed, mut stepped_back, mut gone) = (Some(false), None, Vec::new());
     let read = upstream(plan, *evaluate);
-    for (node, task) in branch.tasks.iter().filter(|(_, task)| read.contains(task)) {
+    let (mut stages, mut declared, mut roles) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
+    for (node, task) in branch.tasks.iter().filter(|(_, task)| read.contains(task) || has_columns(plan, **task)) {
         let task = &plan.tasks[*task];
         params.insert(*node, task.params.clone());
         deciding.insert(*node, task.identity.params.clone());
+        roles.insert(*node, task.about.role);
+        declared.extend(task.about.columns.iter().map(|column| (*node, *column)));
         let (attack, extractor) =
-            (ATTACK.contains(&task.stage), ["pretrain", "victim-extractor.pretrain"].contains(node));
-        if !attack && !extractor && *node != "features" {
+            (task.about.role.is_attackers(), ["pretrain", "victim-extractor.pretrain"].contains(node));
+        if !attack && !extractor && *node != "features" && task.about.columns.is_empty() {
             continue;
         }
         // Of what is gone nothing is known, and what is there is no stand-in for the whole.
@@ -148,6 +168,10 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
             gone.push(task.folder());
         }
         let made = made.as_ref();
+        if let (Some(made), false) = (made, task.about.columns.is_empty()) {
+            let number = |column: &Column| Some((column.field, made.summary.get(column.field)?.as_f64()?));
+            stages.insert(*node, task.about.columns.iter().filter_map(number).collect());
+        }
         if attack {
             seconds = seconds.zip(made).map(|(sum, made)| sum + made.seconds);
         }
@@ -183,6 +207,9 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         collapsed,
         verified: verified(&params),
         stepped_back,
+        stages,
+        declared,
+        roles,
         params,
         deciding,
         accuracy: outcomes.map(|outcome| outcome.accuracy.overall),
@@ -311,6 +338,14 @@ pub struct Group {
     pub sees: Sees,
     /// What those saw who made the controls.
     pub controls_see: Sees,
+    /// Means of the numbers that stages declare as columns of results, by node and field.
+    pub stages: BTreeMap<&'static str, BTreeMap<&'static str, f64>>,
+    /// Which columns these are, by node.
+    #[serde(skip)]
+    pub declared: Vec<(&'static str, Column)>,
+    /// What every stage is for, by node.
+    #[serde(skip)]
+    pub roles: BTreeMap<&'static str, StageRole>,
     /// Parameters of every stage, by node, without seeds in which its rows differ.
     pub params: BTreeMap<&'static str, Value>,
     /// Number of rows: of seeds or, where extractors or images have seeds of their own, of combinations of them.
@@ -373,6 +408,18 @@ fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     })
 }
 
+/// Means of the columns of stages that all rows have.
+fn stages(rows: &[&Row]) -> BTreeMap<&'static str, BTreeMap<&'static str, f64>> {
+    let mean = |node: &str, field: &str| {
+        let values: Option<Vec<f64>> = rows.iter().map(|row| row.stages.get(node)?.get(field).copied()).collect();
+        values.map(|values| Cell::of(&values).mean)
+    };
+    let fields = |node: &'static str, fields: &BTreeMap<&'static str, f64>| {
+        fields.keys().filter_map(|field| Some((*field, mean(node, field)?))).collect()
+    };
+    rows[0].stages.iter().map(|(node, of)| (*node, fields(node, of))).collect()
+}
+
 /// Accuracies over some rows, of the training sets that all of them have.
 fn accuracies(rows: &[&Row]) -> Measured<Cell> {
     let over = |name: &str| {
@@ -408,6 +455,9 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                 bound: optional(&|r| r.bound),
                 sees: rows[0].sees,
                 controls_see: rows[0].controls_see,
+                stages: stages(&rows),
+                declared: rows[0].declared.clone(),
+                roles: rows[0].roles.clone(),
                 params: common(&rows),
                 seeds: rows.len(),
                 classes: rows[0].per_class.clean.len(),

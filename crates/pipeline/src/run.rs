@@ -493,6 +493,7 @@ impl Checkpoints for LockCheckpoints<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hemlock_stage::{About, StageRole};
     use hemlock_store::Identity;
     use serde_json::Value;
 
@@ -509,6 +510,7 @@ mod tests {
             };
             let roles = ["a", "b", "c"].into_iter().zip(inputs.iter().copied());
             Task {
+                about: About::new(StageRole::Data, "make a test"),
                 node: "stage",
                 stage: "stage",
                 params: Value::Null,

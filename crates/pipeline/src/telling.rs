@@ -7,18 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Fields that say which variant of a stage a table is of, and so which other fields it has.
 pub(crate) const TAGS: [&str; 3] = ["attack", "method", "kind"];
 
-/// What is always said of a task that comes from these nodes: which attack, how many poisons, and how they became
-/// images.
-const SAID: [(&str, &str); 7] = [
-    ("poison-features", "attack"),
-    ("poison-features", "poison_fraction"),
-    ("invert", "method"),
-    ("poison-images", "attack"),
-    ("poison-images", "poison_fraction"),
-    ("unlearnable", "noise"),
-    ("unlearnable", "poison_fraction"),
-];
-
 /// The longest value that is said of a task, in characters.
 const LONGEST: usize = 40;
 
@@ -72,7 +60,7 @@ pub fn labels(plan: &Plan) -> Vec<String> {
             let fields = source.params.as_object().into_iter().flatten();
             let mut said: Vec<(&str, &Value)> = fields
                 .map(|(field, value)| (field.as_str(), value))
-                .filter(|(field, _)| telling.contains(&(source.node, *field)) || SAID.contains(&(source.node, *field)))
+                .filter(|(field, _)| telling.contains(&(source.node, *field)) || source.about.named_by.contains(field))
                 .collect();
             // Which variant it is comes before how it is set.
             said.sort_by_key(|(field, _)| (!is_bare(field), *field != "poison_fraction"));

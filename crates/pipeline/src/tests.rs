@@ -2,7 +2,7 @@
 
 use crate::{Graph, MOST_BRANCHES, Node, Override, Plan, Spec};
 use hemlock_artifact::Features;
-use hemlock_stage::{Context, Environment, ParamError, StageError, erase, inputs};
+use hemlock_stage::{About, Context, Environment, ParamError, StageError, StageRole, erase, inputs};
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -42,6 +42,7 @@ macro_rules! stage {
 
         impl hemlock_stage::Stage for $stage {
             const NAME: &'static str = $name;
+            const ABOUT: About = About::new(StageRole::Data, "make a test");
             const VERSION: u32 = 1;
             const SEEDED: bool = false;
             const USES_DEVICE: bool = false;

@@ -6,7 +6,7 @@ use hemlock_artifact::{AttackSpec, Features, PoisonFeatures, TargetParams};
 use hemlock_attack::attacks::{self, Defaults, Stochasticity};
 use hemlock_attack::{AttackParams, AttackRef, Base, Labels, Start, poison_count};
 use hemlock_optim::PAIRS;
-use hemlock_stage::{Context, ParamError, StageError, inputs};
+use hemlock_stage::{About, Context, ParamError, StageError, StageRole, inputs};
 use hemlock_threat::{ConstraintKind, ConstraintKinds};
 use search::Search;
 use serde::{Deserialize, Serialize, ser::Error};
@@ -226,6 +226,10 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-features";
+    const ABOUT: About = About {
+        named_by: &["attack", "poison_fraction"],
+        ..About::new(StageRole::FeatureAttack, "find features that corrupt the retrained head")
+    };
     const VERSION: u32 = 11;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = false;

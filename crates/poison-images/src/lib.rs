@@ -10,7 +10,7 @@ use hemlock_models::{extracted, open_extractor};
 use hemlock_perturb::{
     CleanFeatureStats, FrozenExtractor, GreyLevels, Measure, PixelLimits, PixelRange, Refinement, base_images,
 };
-use hemlock_stage::{Context, ParamError, Port, StageError, inputs};
+use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_threat::{ConstraintKind, ConstraintKinds};
 use serde::{Deserialize, Serialize, ser::Error};
 use serde_json::Value;
@@ -149,6 +149,10 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "poison-images";
+    const ABOUT: About = About {
+        named_by: &["attack", "poison_fraction"],
+        ..About::new(StageRole::ImageAttack, "find poisoned images in pixels")
+    };
     const VERSION: u32 = 3;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;

@@ -2,7 +2,7 @@
 
 use super::*;
 use hemlock_artifact::{FeatureSplit, Images, Normalization};
-use hemlock_attack::attacks::ATTACKS;
+use hemlock_attack::attacks::all;
 use hemlock_fixtures::context;
 use hemlock_head::{FitOptions, Head, fit};
 use hemlock_models::{Backend, ExtractorSpec, Network, device};
@@ -158,7 +158,7 @@ fn free_labels_end_no_worse_than_clean_ones() {
 /// Down for what is to vanish, up for what is to be raised.
 #[test]
 fn every_attack_goes_where_it_wants_to() {
-    for attack in ATTACKS {
+    for attack in all() {
         let poisons = run(json!({ "attack": attack.name() }));
         let (first, last) = (poisons.refined.first().unwrap().objective, poisons.objective);
         let better = if attack.has_zero_minimum() { first - last } else { last - first };

@@ -3,7 +3,7 @@
 use crate::{PretrainConfig, import, probe};
 use hemlock_artifact::{Dataset, Export, Exported, Extractor};
 use hemlock_models::{open_device, open_devices};
-use hemlock_stage::{Context, Environment, Need, Port, Seed, StageError, inputs};
+use hemlock_stage::{About, Context, Environment, Need, Port, Seed, StageError, StageRole, inputs};
 use hemlock_training::{Method, Monitor, TrainConfig, pretrain, random};
 use serde_json::Value;
 
@@ -22,6 +22,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "pretrain";
+    const ABOUT: About = About::new(StageRole::Data, "train an extractor, or import one");
     const VERSION: u32 = 5;
     /// The extractor's seed is a parameter of its own: seeds of the attack share one extractor, unless it is `run`.
     const SEEDED: bool = false;

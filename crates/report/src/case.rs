@@ -12,13 +12,10 @@ use hemlock_artifact::AttackId;
 use hemlock_attack::attacks;
 use hemlock_invert::REFINED;
 use hemlock_pipeline::{REPLICATED, Row, grouped, telling};
+use hemlock_stage::StageRole;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Nodes that say how poisoned images were made: a case has one of them, if any.
-const IMAGES: [&str; 3] = ["invert", "poison-images", "unlearnable"];
-/// Nodes that say what an attack does.
-const ATTACKS: [&str; 3] = ["poison-features", "poison-images", "unlearnable"];
 /// A number of a row, where it has it.
 pub type Quantity = fn(&Row) -> Option<f64>;
 
@@ -200,14 +197,21 @@ impl Case {
         self.row().params.get(node)?.get(field)
     }
 
+    /// A parameter of the first stage that is for something, by its node's name, and has it.
+    fn of_role(&self, role: impl Fn(StageRole) -> bool, field: &str) -> Option<&Value> {
+        let nodes = self.row().roles.iter().filter(|(_, of)| role(**of));
+        nodes.map(|(node, _)| *node).find_map(|node| self.parameter(node, field))
+    }
+
+    /// A parameter of the stage that made the poisoned images.
     fn of_images(&self, field: &str) -> Option<&Value> {
-        IMAGES.iter().find_map(|node| self.parameter(node, field))
+        self.of_role(StageRole::makes_images, field)
     }
 
     /// A parameter of the attack.
     #[must_use]
     pub fn of_attack(&self, field: &str) -> Option<&Value> {
-        ATTACKS.iter().find_map(|node| self.parameter(node, field))
+        self.of_role(StageRole::is_attack, field)
     }
 
     /// The largest change of a pixel that was allowed, in grey levels of 255.
@@ -350,16 +354,16 @@ fn downstream(row: &Row) -> String {
 fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> {
     let mut shown: Vec<(String, String)> = Vec::new();
     for (node, field) in told {
-        let said = matches!(
-            (node.as_str(), field.as_str()),
-            ("poison-features" | "poison-images", "attack")
-                | ("invert", "method" | "refine_from")
-                | ("unlearnable", "noise")
-                | ("dataset.downstream", "source")
-        );
+        let role = row.roles.get(node.as_str());
+        let said = match field.as_str() {
+            "attack" | "noise" => role.is_some_and(|role| role.is_attack()),
+            "method" | "refine_from" => role == Some(&StageRole::Inversion),
+            "source" => node == "dataset.downstream",
+            _ => false,
+        };
         let value = row.params.get(node.as_str()).and_then(|params| params.get(field));
-        // What is not limited, or not free, is what is usual.
-        let value = value.filter(|v| !v.is_null() && **v != false);
+        // Pixels are clipped, and have no limit, unless a spec says otherwise.
+        let value = value.filter(|v| !v.is_null() && **v != (field == "clip"));
         if let (false, Some(value)) = (said, value)
             && !shown.iter().any(|(f, _)| f == field)
         {

@@ -4,6 +4,7 @@
 //! output. What surrounds a run (keys, caching, locks, publishing, progress, logs) is written once,
 //! in `hemlock-pipeline`, against the object-safe [`AnyStage`] that every [`Stage`] is.
 
+mod about;
 mod context;
 mod error;
 mod file;
@@ -12,6 +13,7 @@ mod memory;
 mod seed;
 mod words;
 
+pub use about::{About, Column, StageRole};
 pub use context::{Bar, Cancel, Checkpoints, Context, Environment, NoCheckpoints, Progress, Silent};
 pub use error::{MOST_EPOCHS, MOST_UNITS, ParamError, StageError};
 pub use file::{FileError, open_file, read_file};
@@ -41,6 +43,8 @@ pub trait Params: Serialize + DeserializeOwned + Send + Sync {
 pub trait Stage: Send + Sync + 'static {
     /// The name in specs, on the command line and in the artifact root.
     const NAME: &'static str;
+    /// What the command line, results and reports say of the stage.
+    const ABOUT: About;
     /// Raised whenever the same inputs would give a different output; part of the key.
     const VERSION: u32;
     /// Whether the stage draws random numbers from the pipeline's seed; only then is the seed in its key.
@@ -125,6 +129,8 @@ pub trait Stage: Send + Sync + 'static {
 pub trait AnyStage: Send + Sync {
     /// [`Stage::NAME`].
     fn name(&self) -> &'static str;
+    /// [`Stage::ABOUT`].
+    fn about(&self) -> About;
     /// [`Stage::VERSION`].
     fn version(&self) -> u32;
     /// [`Stage::seeded`], from parsed parameters.
@@ -272,6 +278,10 @@ impl<S: Stage> AnyStage for Erased<S> {
     fn name(&self) -> &'static str {
         S::NAME
     }
+    fn about(&self) -> About {
+        S::ABOUT
+    }
+
     fn version(&self) -> u32 {
         S::VERSION
     }

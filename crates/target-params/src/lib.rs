@@ -18,7 +18,7 @@ pub use labels::{Wrong, wrong_labels};
 use hemlock_artifact::{Features, PathPoint, SteppedBack, TargetParams};
 use hemlock_head::{FitOptions, Head, HeadError, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss};
 use hemlock_optim::norm;
-use hemlock_stage::{Context, ErrorKind, ParamError, StageError, inputs};
+use hemlock_stage::{About, Context, ErrorKind, ParamError, StageError, StageRole, inputs};
 use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds, Sees, poison_fraction_bounds};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -210,6 +210,8 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "target-params";
+    const ABOUT: About =
+        About::new(StageRole::Preparation, "train the clean head, and corrupt it into the target head");
     const VERSION: u32 = 8;
     const SEEDED: bool = false;
     const USES_DEVICE: bool = false;

@@ -18,7 +18,7 @@ use hemlock_attack::poison_count;
 use hemlock_head::Head;
 use hemlock_models::{extracted, open_extractor};
 use hemlock_perturb::{CleanFeatureStats, GreyLevels, Measure, base_images};
-use hemlock_stage::{Context, ParamError, Port, StageError, inputs};
+use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_streams::{Purpose, Trained};
 use hemlock_threat::Constraint;
 use hemlock_training::{ClassifierConfig, InitialWeights, Labelled, Schedule, Session};
@@ -166,6 +166,10 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "unlearnable";
+    const ABOUT: About = About {
+        named_by: &["noise", "poison_fraction"],
+        ..About::new(StageRole::ImageAttack, "find noise that makes images teach nothing")
+    };
     const VERSION: u32 = 2;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;

@@ -2,7 +2,7 @@
 
 use hemlock_artifact::{Dataset, Extractor, Features, TargetParams, Victim};
 use hemlock_models::extracted;
-use hemlock_stage::{Context, Need, ParamError, Port, StageError, inputs};
+use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_victims::{VictimData, VictimSpec};
 use serde_json::Value;
 
@@ -31,6 +31,7 @@ pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "victim";
+    const ABOUT: About = About::new(StageRole::Victim, "train victims on clean data");
     const VERSION: u32 = 3;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;

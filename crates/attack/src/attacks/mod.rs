@@ -1,4 +1,4 @@
-//! The attacks: each is one file in this folder and one line of [`ATTACKS`].
+//! The attacks: each is one file in this folder and one line of `ATTACKS`. [`register`] adds attacks of other crates.
 
 mod bilevel;
 mod bilevel_cross_entropy;
@@ -9,7 +9,7 @@ mod params;
 mod registry;
 
 pub use params::AttackParams;
-pub use registry::{AnyAttack, AttackRef, constraint, find, objective};
+pub use registry::{AnyAttack, AttackRef, Erased, all, constraint, find, objective, register};
 pub use tgda::InnerLoop;
 
 use crate::{Base, Objective, Start};
@@ -17,11 +17,10 @@ use hemlock_artifact::TargetParams;
 use hemlock_head::Samples;
 use hemlock_stage::{Cancel, ParamError, StageError};
 use hemlock_threat::Sees;
-use registry::Erased;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// All attacks. A new attack is one more line.
-pub static ATTACKS: &[&dyn AnyAttack] = &[
+/// The attacks of this crate. A new attack is one more line.
+static ATTACKS: &[&dyn AnyAttack] = &[
     &Erased::<gradient_canceling::GradientCanceling>::NEW,
     &Erased::<bilevel::Bilevel>::NEW,
     &Erased::<bilevel_cross_entropy::BilevelCrossEntropy>::NEW,

@@ -1,6 +1,6 @@
 //! The fields of the attacks in a stage's table.
 
-use super::{ATTACKS, AttackRef, Stochasticity};
+use super::{AttackRef, Stochasticity, all};
 use hemlock_stage::ParamError;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
@@ -15,7 +15,7 @@ impl<'de> Deserialize<'de> for AttackParams {
     /// Fills in defaults. A field that cannot be read is kept, so that [`AttackParams::check`] can report it.
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let mut table = Map::deserialize(from)?;
-        for attack in ATTACKS {
+        for attack in all() {
             if let Ok(own) = attack.own(&table) {
                 table.extend(own);
             }
@@ -31,7 +31,7 @@ impl AttackParams {
     /// Returns an error that names the first field that is unknown, has the wrong type, or is out of its range.
     pub fn check(&self, beside: &[&str]) -> Result<(), ParamError> {
         let mut known: Vec<String> = beside.iter().map(|field| (*field).to_owned()).collect();
-        for (field, _) in ATTACKS.iter().flat_map(|attack| attack.own(&Map::new())).flatten() {
+        for (field, _) in all().flat_map(|attack| attack.own(&Map::new())).flatten() {
             if !known.contains(&field) {
                 known.push(field);
             }
@@ -40,7 +40,7 @@ impl AttackParams {
             let message = format!("unknown field `{field}`, expected one of `{}`", known.join("`, `"));
             return Err(ParamError::new(field, message));
         }
-        ATTACKS.iter().try_for_each(|attack| attack.resolved(&self.0).map(drop))
+        all().try_for_each(|attack| attack.resolved(&self.0).map(drop))
     }
 
     /// The fields of one attack, as they appear in keys and artifacts.
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn attacks_do_not_get_into_each_other_s_way() {
         let mut fields: BTreeMap<String, Value> = BTreeMap::new();
-        for attack in ATTACKS {
+        for attack in all() {
             assert_eq!(find(attack.name()).unwrap().value_label(), attack.value_label());
             for (field, default) in attack.own(&Map::new()).unwrap() {
                 let first = fields.entry(field).or_insert_with(|| default.clone());

@@ -8,7 +8,7 @@ use hemlock_stage::{Cancel, ParamError, StageError, read};
 use hemlock_threat::Constraint;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
-use std::{fmt, marker::PhantomData, ops::Deref};
+use std::{fmt, marker::PhantomData, ops::Deref, sync::OnceLock};
 
 /// An attack with its type erased. A table may hold the fields of all attacks and further ones; each attack reads its
 /// own.
@@ -47,10 +47,11 @@ pub trait AnyAttack: Sync {
 }
 
 /// A zero-sized value that implements [`AnyAttack`] for an attack's type.
-pub(super) struct Erased<A>(PhantomData<fn() -> A>);
+pub struct Erased<A>(PhantomData<fn() -> A>);
 
 impl<A: Attack> Erased<A> {
-    pub(super) const NEW: Self = Self(PhantomData);
+    /// The value itself, as a list of attacks holds it.
+    pub const NEW: Self = Self(PhantomData);
 
     fn typed(table: &Map<String, Value>) -> Result<A, ParamError> {
         read(&Value::Object(table.clone()))
@@ -101,10 +102,24 @@ impl<A: Attack> AnyAttack for Erased<A> {
     }
 }
 
+/// Attacks of other crates.
+static REGISTERED: OnceLock<Vec<&'static dyn AnyAttack>> = OnceLock::new();
+
+/// Adds attacks of other crates. Call it before anything reads a spec. Returns false, and adds nothing, if it was called
+/// before.
+pub fn register(attacks: &[&'static dyn AnyAttack]) -> bool {
+    REGISTERED.set(attacks.to_vec()).is_ok()
+}
+
+/// All attacks: the attacks of this crate, and those that were [registered](register).
+pub fn all() -> impl Iterator<Item = &'static dyn AnyAttack> {
+    ATTACKS.iter().chain(REGISTERED.get().into_iter().flatten()).copied()
+}
+
 /// The attack with the given name, if there is one.
 #[must_use]
 pub fn find(name: &str) -> Option<AttackRef> {
-    ATTACKS.iter().find(|attack| attack.name() == name).map(|attack| AttackRef(*attack))
+    all().find(|attack| attack.name() == name).map(AttackRef)
 }
 
 /// The constraint of `spec`, measured on the clean samples.
@@ -134,7 +149,7 @@ pub fn objective<'a>(
     attack.objective(&spec.parameters, &ObjectiveInputs { clean, validation, target, seed: spec.seed, cancel })
 }
 
-/// One of [`ATTACKS`]. Specs refer to it by its name.
+/// One of the attacks that [`all`] lists. Specs refer to it by its name.
 #[derive(Clone, Copy)]
 pub struct AttackRef(&'static dyn AnyAttack);
 
@@ -161,7 +176,7 @@ impl<'de> Deserialize<'de> for AttackRef {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let name = String::deserialize(from)?;
         find(&name).ok_or_else(|| {
-            let known: Vec<String> = ATTACKS.iter().map(|attack| format!("`{}`", attack.name())).collect();
+            let known: Vec<String> = all().map(|attack| format!("`{}`", attack.name())).collect();
             de::Error::custom(format!("unknown variant `{name}`, expected one of {}", known.join(", ")))
         })
     }

@@ -1,6 +1,6 @@
 //! Two artifact roots, or two settings of one pipeline, beside each other.
 
-use super::House;
+use super::App;
 use crate::{
     args::{Changes, Pipeline},
     exit::Usage,
@@ -13,7 +13,7 @@ use hemlock_stage::{ErrorKind, StageError};
 use hemlock_store::Store;
 use std::path::Path;
 
-impl House<'_> {
+impl App<'_> {
     /// Two artifact roots.
     pub(super) fn diff(
         &self,

@@ -1,6 +1,6 @@
 //! What no pipeline reaches any more.
 
-use super::House;
+use super::App;
 use crate::{
     args::{Changes, Pipeline},
     render,
@@ -11,7 +11,7 @@ use hemlock_report::words::count;
 use hemlock_store::Entry;
 use std::path::Path;
 
-impl House<'_> {
+impl App<'_> {
     pub(super) fn gc(&self, pipeline: Option<&str>, delete: bool) -> Result<()> {
         let store = self.store();
         if let Some(name) = pipeline.filter(|name| !self.names().iter().any(|n| n == name)) {

@@ -1,6 +1,6 @@
 //! Writes a first spec for images or features at hand.
 
-use super::House;
+use super::App;
 use crate::{
     args::{Init, Label},
     exit::Usage,
@@ -10,7 +10,7 @@ use hemlock_init::{features, images, vacant, write};
 use hemlock_stage::{VALUE, short};
 use std::path::{Path, PathBuf, absolute};
 
-impl House<'_> {
+impl App<'_> {
     pub(super) fn init(&self, init: &Init) -> Result<()> {
         let (file, named) = self.place(init)?;
         // The images need not be looked at where nothing could be written.

@@ -1,6 +1,6 @@
 //! The results of a pipeline, and where results are that it has not.
 
-use super::House;
+use super::App;
 use crate::{
     args::{Changes, Form, Pipeline},
     exit::Usage,
@@ -12,7 +12,7 @@ use hemlock_pipeline::{Asked, Plan, Row, Spec, Task, as_csv, history, read_answe
 use hemlock_report::words;
 use hemlock_stage::{ErrorKind, StageError};
 
-impl House<'_> {
+impl App<'_> {
     pub(super) fn list(&self, pipeline: &Pipeline) -> Result<()> {
         // What a run was named is not looked up here: all are listed.
         let all = Pipeline { pipeline: pipeline.pipeline.clone(), changes: Changes::default() };
@@ -114,8 +114,7 @@ fn none(spec: &Spec, plan: &Plan, named: &str, elsewhere: Option<String>) -> Sta
 /// What to ask for next.
 fn next(plan: &Plan, named: &str) -> String {
     let report = format!("next: `hemlock report {named}`: a page with figures");
-    let ways = ["invert", "poison-images", "unlearnable"];
-    match ways.into_iter().find(|stage| plan.tasks.iter().any(|t| t.stage == *stage)) {
+    match plan.tasks.iter().find(|task| task.about.role.makes_images()).map(|task| task.stage) {
         Some(stage) => {
             format!("{report}\n      `hemlock export {named} {stage} -o DIR --format png`: the poisons as pictures")
         }

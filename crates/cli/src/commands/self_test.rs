@@ -1,6 +1,6 @@
 //! What a device computes, beside the processor.
 
-use super::House;
+use super::App;
 use crate::{exit::Usage, render};
 use anyhow::Result;
 use hemlock_models::device::Backend;
@@ -19,7 +19,7 @@ use std::{
     },
 };
 
-impl House<'_> {
+impl App<'_> {
     pub(super) fn self_test(
         &self,
         filter: Option<&str>,

@@ -1,6 +1,6 @@
 //! What is left of a pipeline, handed to a cluster.
 
-use super::House;
+use super::App;
 use crate::{
     args::{EngineArg, Label, Pipeline},
     exit::Usage,
@@ -12,7 +12,7 @@ use hemlock_report::words::count;
 use hemlock_submit::{Batch, Engine, HyperQueue, Job, Slurm, Submitted};
 use std::collections::BTreeSet;
 
-impl House<'_> {
+impl App<'_> {
     pub(super) fn submit(&self, engine: EngineArg, pipeline: &Pipeline, dry_run: bool) -> Result<()> {
         let (spec, plan) = self.plan_of(self.spec(pipeline, true)?)?;
         let label = pipeline.changes.label.as_ref().map(|Label(label)| label.as_str());

@@ -5,6 +5,7 @@ use hemlock_artifact::TrainingSet;
 use hemlock_evaluate::about;
 use hemlock_pipeline::{Cell, Group, telling};
 use hemlock_report::words::share;
+use hemlock_stage::StageRole;
 use serde_json::Value;
 use std::{
     cmp::Ordering,
@@ -255,29 +256,24 @@ fn parameter(value: &Value) -> String {
     }
 }
 
-/// Parameters that have columns of their own: attack and extractor are named after their tags.
-const OWN: [(&str, &str); 14] = [
-    ("poison-features", "attack"),
-    ("poison-features", "labels"),
-    ("poison-features", "poison_fraction"),
-    ("invert", "method"),
-    ("poison-images", "attack"),
-    ("poison-images", "labels"),
-    ("poison-images", "poison_fraction"),
-    ("unlearnable", "noise"),
-    ("unlearnable", "poison_fraction"),
-    ("features", "method"),
-    ("features", "path"),
-    ("pretrain", "method"),
-    ("pretrain", "trained"),
-    ("victim", "kind"),
-];
+/// Whether a parameter has a column of its own: attacks and extractors are named after their tags.
+fn has_column(role: Option<StageRole>, node: &str, field: &str) -> bool {
+    match field {
+        "attack" | "labels" | "poison_fraction" | "noise" => role.is_some_and(StageRole::is_attack),
+        "method" => role == Some(StageRole::Inversion) || ["features", "pretrain"].contains(&node),
+        "path" => node == "features",
+        "trained" => node == "pretrain",
+        "kind" => role == Some(StageRole::Victim),
+        _ => false,
+    }
+}
 
 /// Columns for what differs between rows and has no column of its own.
 fn parameters(settings: &[Setting]) -> Vec<Column> {
     let params = settings.iter().flat_map(|s| &s.group.params).map(|(node, params)| (*node, params));
     let mut telling = telling(params);
-    telling.retain(|column| !OWN.contains(column));
+    let role = |node: &str| settings.iter().find_map(|s| s.group.roles.get(node).copied());
+    telling.retain(|(node, field)| !has_column(role(node), node, field));
     // A branch makes poisons in features or in pixels, and what both have is one column.
     let twins = telling.clone();
     let twin = |field: &str| ["invert", "poison-features"].into_iter().find(|node| twins.contains(&(*node, field)));
@@ -385,6 +381,24 @@ fn kept(g: &Group) -> Option<f64> {
     Some(100.0 * drop(*g.accuracy.images()?) / asked)
 }
 
+/// Columns that stages declare.
+fn of_stages(settings: &[Setting]) -> Vec<Column> {
+    let mut declared: Vec<(&str, hemlock_stage::Column)> = Vec::new();
+    for of in settings.iter().flat_map(|s| &s.group.declared) {
+        if !declared.contains(of) {
+            declared.push(*of);
+        }
+    }
+    let column = |(node, declared): (&str, hemlock_stage::Column)| Column {
+        heading: declared.heading.to_owned(),
+        meaning: declared.meaning.to_owned(),
+        ..Column::numbers(declared.field, settings, declared.digits, |g| {
+            g.stages.get(node)?.get(declared.field).copied()
+        })
+    };
+    declared.into_iter().map(column).collect()
+}
+
 /// All columns of the table.
 pub fn columns(settings: &[Setting]) -> Vec<Column> {
     let mut columns = identities(settings);
@@ -407,6 +421,7 @@ pub fn columns(settings: &[Setting]) -> Vec<Column> {
     columns.push(number("outside", 0, &|g| Some(100.0 * g.visibility?.outside.mean)));
     columns.push(number("objective", 3, &|g| Some(g.objective.mean)));
     let seconds = number("seconds", 1, &|g| g.seconds.map(|seconds| seconds.mean));
+    columns.extend(of_stages(settings));
     let known = |cell: &String| if cell == NONE { UNKNOWN.to_owned() } else { cell.clone() };
     columns.push(Column { cells: seconds.cells.iter().map(known).collect(), ..seconds });
     columns

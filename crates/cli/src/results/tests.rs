@@ -1,6 +1,7 @@
 use super::*;
 use hemlock_artifact::{AttackId, Measured, Role};
 use hemlock_pipeline::{Cell, Seen};
+use hemlock_stage::StageRole;
 use serde_json::json;
 use std::collections::BTreeMap;
 
@@ -18,6 +19,9 @@ fn group(attack: &str, method: &str, constraint: &str, poison_fraction: f64) -> 
         poison_fraction,
         objective: cell(0.5),
         bound: None,
+        stages: BTreeMap::new(),
+        declared: Vec::new(),
+        roles: BTreeMap::from([("poison-features", StageRole::FeatureAttack), ("invert", StageRole::Inversion)]),
         params,
         seeds: 4,
         classes: 10,

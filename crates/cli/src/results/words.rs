@@ -4,7 +4,7 @@ use super::{
     Setting,
     columns::{Column, Place, common_control, extractors},
 };
-use hemlock_attack::attacks::ATTACKS;
+use hemlock_attack::attacks::all;
 use hemlock_pipeline::Group;
 use hemlock_report::words::list;
 use std::collections::BTreeSet;
@@ -71,7 +71,7 @@ pub fn legend(settings: &[Setting], columns: &[&Column], width: usize) -> String
     for column in columns {
         out += &wrapped(&format!("{}: {}", column.heading, column.meaning), width);
         if column.name == "objective" {
-            let shown = ATTACKS.iter().map(|attack| (attack.name(), attack.value_label()));
+            let shown = all().map(|attack| (attack.name(), attack.value_label()));
             for (name, shown) in shown.chain([(hemlock_unlearnable::NAME, hemlock_unlearnable::VALUE_LABEL)]) {
                 if settings.iter().any(|s| s.group.attack.objective == name) {
                     out += &wrapped(&format!("objective of {name}: This is {shown}."), width);

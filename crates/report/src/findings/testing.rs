@@ -3,6 +3,7 @@
 use crate::Case;
 use hemlock_artifact::{AttackId, LearnerState, Measured, Role, TrainingSet, Visibility};
 use hemlock_pipeline::{Origin, Row};
+use hemlock_stage::StageRole;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -33,6 +34,9 @@ pub fn made_up(attack: &str) -> MadeUp {
         collapsed: Some(false),
         verified: None,
         stepped_back: None,
+        stages: BTreeMap::new(),
+        declared: Vec::new(),
+        roles: BTreeMap::new(),
         params: BTreeMap::new(),
         deciding: BTreeMap::new(),
         accuracy: Measured::new(0.8)
@@ -56,6 +60,15 @@ pub fn made_up(attack: &str) -> MadeUp {
     MadeUp((0..3).map(row).collect())
 }
 
+fn role(node: &str) -> Option<StageRole> {
+    match node {
+        "poison-features" => Some(StageRole::FeatureAttack),
+        "poison-images" | "unlearnable" => Some(StageRole::ImageAttack),
+        "invert" => Some(StageRole::Inversion),
+        _ => None,
+    }
+}
+
 impl MadeUp {
     fn each(mut self, values: [f64; 3], set: impl Fn(&mut Row, f64)) -> Self {
         self.0.iter_mut().zip(values).for_each(|(row, v)| set(row, v));
@@ -64,6 +77,7 @@ impl MadeUp {
     pub fn with(mut self, node: &'static str, params: Value) -> Self {
         for row in &mut self.0 {
             row.params.insert(node, params.clone());
+            row.roles.extend(role(node).map(|role| (node, role)));
             row.deciding.insert(node, params.clone());
         }
         self
@@ -72,6 +86,7 @@ impl MadeUp {
     pub fn with_idle(mut self, node: &'static str, params: Value, deciding: Value) -> Self {
         for row in &mut self.0 {
             row.params.insert(node, params.clone());
+            row.roles.extend(role(node).map(|role| (node, role)));
             row.deciding.insert(node, deciding.clone());
         }
         self
