@@ -18,8 +18,8 @@ pub(crate) struct Made {
     pub(crate) value: f64,
     objective: f64,
     stopped: Stop,
-    /// With adversarial labels: how much worse the displayed objective of the search is that had them from its start,
-    /// compared with the best search.
+    /// With adversarial labels: the distance in the displayed objective between the best search and the search that has
+    /// adversarial labels from its own start. It is 0 if the latter is the best.
     pub(crate) gap: Option<f64>,
 }
 

@@ -3,7 +3,7 @@
 //! - [`Sees`]: the labelled splits that an attack may look at.
 //! - [`Constraint`]: the set that poisoned features have to lie in.
 //! - [`SupportFunction`], [`poison_fraction_bounds`]: lower bounds of the poison fraction that makes a head stationary.
-//! - [`loss_bound`]: an upper bound of the clean loss, over all poisons within the constraint.
+//! - [`loss_bound()`]: an upper bound of the clean loss, over all poisons within the constraint.
 
 mod constraint;
 mod loss_bound;

@@ -105,8 +105,8 @@ impl<A: Attack> AnyAttack for Erased<A> {
 /// Attacks of other crates.
 static REGISTERED: OnceLock<Vec<&'static dyn AnyAttack>> = OnceLock::new();
 
-/// Adds attacks of other crates. Call it before anything reads a spec. Returns false, and adds nothing, if it was called
-/// before.
+/// Adds attacks of other crates. Call it before anything reads a spec. Returns false, and adds nothing, if it was
+/// called before.
 pub fn register(attacks: &[&'static dyn AnyAttack]) -> bool {
     REGISTERED.set(attacks.to_vec()).is_ok()
 }
