@@ -16,8 +16,8 @@ mod docs;
 #[path = "end_to_end/exports.rs"]
 mod exports;
 #[cfg(test)]
-#[path = "end_to_end/house.rs"]
-mod house;
+#[path = "end_to_end/extending.rs"]
+mod extending;
 #[cfg(test)]
 #[path = "end_to_end/images.rs"]
 mod images;
@@ -39,6 +39,9 @@ mod own_features;
 #[cfg(test)]
 #[path = "end_to_end/planning.rs"]
 mod planning;
+#[cfg(test)]
+#[path = "end_to_end/project.rs"]
+mod project;
 #[cfg(test)]
 #[path = "end_to_end/report.rs"]
 mod report;

@@ -1,16 +1,16 @@
 //! Targets, solvers, constraints, labels and victims, in any combination.
 
-use crate::house::{House, TINY};
+use crate::project::{Project, TINY};
 use serde_json::Value;
 
 /// The summaries of a stage's artifacts that a run with `args` makes.
-fn summaries(house: &House, stage: &str, args: &str) -> Vec<Value> {
-    house.ok(&format!("{stage} {args}"));
-    let status = house.ok(&format!("plan {args} --json"));
+fn summaries(project: &Project, stage: &str, args: &str) -> Vec<Value> {
+    project.ok(&format!("{stage} {args}"));
+    let status = project.ok(&format!("plan {args} --json"));
     let plan: Value = serde_json::from_str(&status.out).unwrap();
     let tasks = plan["tasks"].as_array().unwrap().iter().filter(|task| task["stage"] == stage);
     let read = |task: &Value| -> Value {
-        let folder = house.path().join("artifacts").join(stage).join(task["key"].as_str().unwrap());
+        let folder = project.path().join("artifacts").join(stage).join(task["key"].as_str().unwrap());
         let manifest = std::fs::read_to_string(folder.join("manifest.json")).unwrap();
         serde_json::from_str::<Value>(&manifest).unwrap()["summary"].clone()
     };
@@ -19,15 +19,15 @@ fn summaries(house: &House, stage: &str, args: &str) -> Vec<Value> {
 
 #[test]
 fn any_solver_goes_with_any_constraint_start_and_labels() {
-    let house = House::new();
+    let project = Project::new();
     let solvers = r#"["gradient-descent","adam","lbfgs","conditional-gradient"]"#;
     let constraints = r#"["none","ball","box","sphere+slab","knn","knn+ball"]"#;
     let common = format!("--set poison-features.steps=3 --set poison-features.solver={solvers}");
     for attack in ["gradient-canceling", "bilevel"] {
         let set = format!("tiny {common} --set poison-features.attack={attack}");
-        let labels = r#"["kept","random","aligned"]"#;
+        let labels = r#"["clean","random","adversarial"]"#;
         let made = summaries(
-            &house,
+            &project,
             "poison-features",
             &format!("{set} --set poison-features.constraint={constraints} --set poison-features.labels={labels}"),
         );
@@ -38,8 +38,8 @@ fn any_solver_goes_with_any_constraint_start_and_labels() {
                 assert!(bound.as_f64().unwrap() <= objective.as_f64().unwrap() + 1e-9, "{summary}");
             }
         }
-        let starts = r#"["clean","aligned","zeros","random","class-means","greedy"]"#;
-        let made = summaries(&house, "poison-features", &format!("{set} --set poison-features.start={starts}"));
+        let starts = r#"["clean","influence","zeros","random","class-means","greedy"]"#;
+        let made = summaries(&project, "poison-features", &format!("{set} --set poison-features.start={starts}"));
         // The start of a conditional gradient is its own.
         assert_eq!(made.len(), 3 * 6 + 1);
     }
@@ -47,14 +47,14 @@ fn any_solver_goes_with_any_constraint_start_and_labels() {
 
 #[test]
 fn a_poison_is_made_of_the_nearest_sample_of_its_class_or_of_where_it_started() {
-    let house = House::new();
+    let project = Project::new();
     let bases = |base: &str| {
         let set = format!("tiny --set poison-features.attack=bilevel --set poison-features.base={base}");
-        house.ok(&format!("poison-features {set}"));
-        house.ok(&format!("export {set} poison-features -o {base}"));
-        house.ok(&format!("export {set} features -o {base}"));
+        project.ok(&format!("poison-features {set}"));
+        project.ok(&format!("export {set} poison-features -o {base}"));
+        project.ok(&format!("export {set} features -o {base}"));
         let read = |file: &str, name: &str| -> Vec<i64> {
-            let bytes = std::fs::read(house.path().join(base).join(file)).unwrap();
+            let bytes = std::fs::read(project.path().join(base).join(file)).unwrap();
             let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
             let data = tensors.tensor(name).unwrap().data().to_vec();
             data.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect()
@@ -70,8 +70,8 @@ fn a_poison_is_made_of_the_nearest_sample_of_its_class_or_of_where_it_started() 
 
 #[test]
 fn what_is_idle_is_not_in_the_key() {
-    let house = House::new();
-    let key = |args: &str| house.tasks(args).last().unwrap()["key"].clone();
+    let project = Project::new();
+    let key = |args: &str| project.tasks(args).last().unwrap()["key"].clone();
     let same = |set: &str| assert_eq!(key("tiny"), key(&format!("tiny {set}")), "{set}");
     same("--set poison-features.quantile=0.5");
     same("--set poison-features.temperature=3");
@@ -82,9 +82,9 @@ fn what_is_idle_is_not_in_the_key() {
     same("--set target-params.share=0.9");
     same("--set target-params.quantile=0.5");
     // Nor in the artifact, or one key would have two contents.
-    house.ok("run tiny");
-    house.ok("run tiny --root other --set poison-features.temperature=3 --set poison-features.quantile=0.5");
-    let differences = house.ok("diff artifacts other").out;
+    project.ok("run tiny");
+    project.ok("run tiny --root other --set poison-features.temperature=3 --set poison-features.quantile=0.5");
+    let differences = project.ok("diff artifacts other").out;
     let (differences, _) = differences.split_once("\n\n").unwrap();
     let stages = differences.lines().filter(|line| line.contains(" / ") && !line.contains("accuracy"));
     assert!(stages.clone().count() > 5 && stages.clone().all(|line| line.ends_with("identical")), "{differences}");
@@ -92,61 +92,61 @@ fn what_is_idle_is_not_in_the_key() {
 
 #[test]
 fn refinement_reads_the_target_and_keeps_more_of_the_attack() {
-    let house = House::new();
+    let project = Project::new();
     let refined = "--set poison-features.attack=bilevel --set poison-features.constraint=ball \
                    --set poison-features.steps=10 --set invert.refine=20 --set invert.steps=1";
-    house.ok(&format!("run tiny {refined}"));
-    let row: Value = serde_json::from_str(&house.ok(&format!("results tiny {refined} --json")).out).unwrap();
-    assert_eq!(row["attack"], "bilevel + refined", "an attack of its own");
+    project.ok(&format!("run tiny {refined}"));
+    let row: Value = serde_json::from_str(&project.ok(&format!("results tiny {refined} --json")).out).unwrap();
+    assert_eq!((&row["attack"], &row["method"]), (&"bilevel".into(), &"refined".into()));
     let (loss, loss_bound) = (&row["clean_loss"], row["loss_bound"].as_f64().unwrap());
     assert!(loss["features"].as_f64().unwrap() <= loss_bound, "{row}");
     assert!(loss["features"].as_f64().unwrap() > loss["clean"].as_f64().unwrap(), "{row}");
     let matched = refined.replace("refine=20", "refine=0");
-    house.ok(&format!("run tiny {matched}"));
-    let plain: Value = serde_json::from_str(&house.ok(&format!("results tiny {matched} --json")).out).unwrap();
+    project.ok(&format!("run tiny {matched}"));
+    let plain: Value = serde_json::from_str(&project.ok(&format!("results tiny {matched} --json")).out).unwrap();
     assert!(loss["images"].as_f64().unwrap() > plain["clean_loss"]["images"].as_f64().unwrap(), "{row} {plain}");
 
-    assert_eq!(plain["attack"], "bilevel + feature-matching");
+    assert_eq!((&plain["attack"], &plain["method"]), (&"bilevel".into(), &"feature-matching".into()));
     // The controls take as many passes, from elsewhere.
     for (from, sets) in [("base", "refine=21"), ("random", "refine=20")] {
         let control = refined.replace("refine=20", &format!("{sets} --set invert.refine_from={from}"));
-        house.ok(&format!("run tiny {control}"));
-        let row: Value = serde_json::from_str(&house.ok(&format!("results tiny {control} --json")).out).unwrap();
+        project.ok(&format!("run tiny {control}"));
+        let row: Value = serde_json::from_str(&project.ok(&format!("results tiny {control} --json")).out).unwrap();
         assert_eq!(row["attack"], format!("bilevel + refined-from-{from}"));
     }
 
     // Where nothing is refined, the target is not read.
     let key = |args: &str| {
-        house.tasks(&format!("tiny {args}")).into_iter().find(|t| t["stage"] == "invert").unwrap()["inputs"].clone()
+        project.tasks(&format!("tiny {args}")).into_iter().find(|t| t["stage"] == "invert").unwrap()["inputs"].clone()
     };
     assert!(key(refined)["target"].is_string() && key(&matched)["target"].is_null());
 }
 
 #[test]
 fn a_reachable_target_is_as_strong_as_the_budget_and_no_stronger() {
-    let house = House::new();
+    let project = Project::new();
     let set = "tiny --set target-params.radius=reachable --set target-params.constraint=ball \
                --set target-params.calibration=scale-and-bias --set target-params.poison_fraction=[0.02,0.2]";
-    let made = summaries(&house, "target-params", set);
+    let made = summaries(&project, "target-params", set);
     let bound = |i: usize| made[i]["poison_fraction_bound"]["support"].as_f64().unwrap();
     let radius = |i: usize| made[i]["radius"].as_f64().unwrap();
     assert!(bound(0) <= 0.02 && bound(1) <= 0.2, "{made:?}");
     assert!(radius(0) > 0.0 && radius(1) > 1.2 * radius(0), "{made:?}");
     for method in ["flipped-labels", "shifted-labels"] {
         let set = format!("tiny --set target-params.method={method} --set target-params.share");
-        let made = summaries(&house, "target-params", &format!("{set}=[0.1,0.9]"));
+        let made = summaries(&project, "target-params", &format!("{set}=[0.1,0.9]"));
         let radius = |i: usize| made[i]["radius"].as_f64().unwrap();
         assert!(radius(0) < radius(1), "{made:?}");
         let budget = "--set target-params.poison_fraction=0.3 --set target-params.constraint=ball";
-        let made = summaries(&house, "target-params", &format!("{set}=reachable {budget}"));
+        let made = summaries(&project, "target-params", &format!("{set}=reachable {budget}"));
         assert!(made[0]["poison_fraction_bound"]["support"].as_f64().unwrap() <= 0.3, "{made:?}");
     }
-    house.fails(
+    project.fails(
         "plan tiny --set target-params.radius=reachable",
         2,
         &["target-params", "`poison_fraction`", "is missing"],
     );
-    house.fails(
+    project.fails(
         "target-params tiny --set target-params.radius=reachable --set target-params.poison_fraction=1e-9 --set target-params.constraint=ball",
         2,
         &["target-params", "`poison_fraction`", "takes at least", "'ball'"],
@@ -155,19 +155,19 @@ fn a_reachable_target_is_as_strong_as_the_budget_and_no_stronger() {
 
 #[test]
 fn victims_that_descend_end_near_those_that_are_exact() {
-    let house = House::new();
+    let project = Project::new();
     let victims = "[[victim]]\nkind = \"linear\"\n\n[[victim]]\nkind = \"linear-sgd\"\nepochs = 200\n\n[evaluate]";
-    house.spec("both", &TINY.replace("[evaluate]", victims));
-    house.ok("run both");
-    let rows = house.ok("results both --json").out;
+    project.spec("both", &TINY.replace("[evaluate]", victims));
+    project.ok("run both");
+    let rows = project.ok("results both --json").out;
     let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 2);
     let clean = |i: usize| rows[i]["accuracy"]["clean"].as_f64().unwrap();
     assert!((clean(0) - clean(1)).abs() < 0.1, "{} {}", clean(0), clean(1));
     assert_ne!(rows[0]["key"], rows[1]["key"]);
     // The victim of a pipeline that names none is the first of them.
-    house.ok("run tiny");
-    let plain: Value = serde_json::from_str(&house.ok("results tiny --json").out).unwrap();
+    project.ok("run tiny");
+    let plain: Value = serde_json::from_str(&project.ok("results tiny --json").out).unwrap();
     assert_eq!(plain["accuracy"], rows[0]["accuracy"]);
     assert_eq!((&plain["victim"], &rows[1]["victim"]), (&"linear".into(), &"linear-sgd".into()));
     assert!(rows[0]["best"].is_null() && rows[1]["best"]["images"].is_number(), "{rows:?}");
@@ -175,28 +175,28 @@ fn victims_that_descend_end_near_those_that_are_exact() {
 
 #[test]
 fn clean_and_free_labels_never_share_a_row() {
-    let house = House::new();
+    let project = Project::new();
     let set = r#"tiny --set poison-features.labels=["clean","adversarial"] --set seeds=[0,1]"#;
-    house.ok(&format!("run {set}"));
-    let table = house.ok(&format!("results {set}")).out;
+    project.ok(&format!("run {set}"));
+    let table = project.ok(&format!("results {set}")).out;
     let labels: Vec<&str> = table
         .lines()
         .filter(|l| l.contains(" -> ") && !l.starts_with("labels"))
-        .map(|l| if l.starts_with("clean ") { "clean" } else { "aligned" })
+        .map(|l| if l.starts_with("clean ") { "clean" } else { "adversarial" })
         .collect();
-    assert_eq!(labels, ["clean", "aligned"], "{table}");
-    for row in house.ok(&format!("results {set} --json")).out.lines() {
+    assert_eq!(labels, ["clean", "adversarial"], "{table}");
+    for row in project.ok(&format!("results {set} --json")).out.lines() {
         let row: Value = serde_json::from_str(row).unwrap();
-        assert_eq!(row["clean_label"], row["params"]["poison-features"]["labels"] == "kept");
+        assert_eq!(row["clean_label"], row["params"]["poison-features"]["labels"] == "clean");
     }
 }
 
 #[test]
 fn impossible_wishes_are_refused() {
-    let house = House::new();
+    let project = Project::new();
     let fails = |set: &str, code: i32, words: &[&str]| {
         let set: String = set.split(' ').map(|s| format!("--set poison-features.{s} ")).collect();
-        house.fails(&format!("poison-features tiny {set}"), code, words);
+        project.fails(&format!("poison-features tiny {set}"), code, words);
     };
     fails("constraint=bal", 2, &["`constraint`", "unknown constraint `bal`", "expected none, ball"]);
     fails("constraint=knn neighbors=30", 2, &["training samples", "needs at least 31"]);
@@ -221,15 +221,16 @@ linf = "8/255"
 
 #[test]
 fn attacks_on_pixels_stand_beside_those_on_features() {
-    let house = House::new();
-    house.spec("both", &TINY.replace("[evaluate]", &format!("{PIXELS}[evaluate]")));
-    let count = |stage: &str| house.tasks("both").iter().filter(|t| t["stage"] == stage).count();
+    let project = Project::new();
+    project.spec("both", &TINY.replace("[evaluate]", &format!("{PIXELS}[evaluate]")));
+    let count = |stage: &str| project.tasks("both").iter().filter(|t| t["stage"] == stage).count();
     assert_eq!((count("poison-features"), count("invert"), count("poison-images"), count("evaluate")), (1, 1, 2, 3));
-    house.ok("run both");
-    let rows = house.ok("results both --json");
+    project.ok("run both");
+    let rows = project.ok("results both --json");
     let rows: Vec<Value> = rows.out.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
-    let attacks: Vec<&str> = rows.iter().map(|r| r["attack"].as_str().unwrap()).collect();
-    assert_eq!(attacks, ["gradient-canceling + feature-matching", "gradient-canceling + pixels", "tgda + pixels"]);
+    let attacks: Vec<_> = rows.iter().map(|r| ["attack", "method"].map(|field| r[field].as_str().unwrap())).collect();
+    let expected = [["gradient-canceling", "feature-matching"], ["gradient-canceling", "pixels"], ["tgda", "pixels"]];
+    assert_eq!(attacks, expected);
     assert!(rows[0]["accuracy"]["features"].is_number() && rows[1]["accuracy"]["features"].is_null());
     let linf = |row: &Value| row["visibility"]["linf"].as_f64().unwrap();
     assert!(linf(&rows[2]) <= 8.0 / 255.0 + 1e-6 && linf(&rows[2]) > 4.0 / 255.0, "{}", linf(&rows[2]));
@@ -237,8 +238,8 @@ fn attacks_on_pixels_stand_beside_those_on_features() {
 
     // Each goes where it wants to, and so do victims.
     let objective = |args: &str| -> Vec<f64> {
-        house.ok(&format!("run both {args}"));
-        let rows = house.ok(&format!("results both --json {args}"));
+        project.ok(&format!("run both {args}"));
+        let rows = project.ok(&format!("results both --json {args}"));
         let rows = rows.out.lines().map(|row| serde_json::from_str::<Value>(row).unwrap());
         rows.skip(1).map(|row| row["objective"].as_f64().unwrap()).collect()
     };
@@ -248,28 +249,28 @@ fn attacks_on_pixels_stand_beside_those_on_features() {
     assert!(loss("images") > loss("clean"), "{} {}", loss("images"), loss("clean"));
 
     // What they do not read is in no key.
-    let keys = |set: &str| house.tasks(&format!("both {set}")).iter().map(|t| t["key"].clone()).collect::<Vec<_>>();
+    let keys = |set: &str| project.tasks(&format!("both {set}")).iter().map(|t| t["key"].clone()).collect::<Vec<_>>();
     assert_eq!(keys(""), keys("--set poison-images.temperature=3"));
     let retrained = "--set poison-images.attack=bilevel-cross-entropy";
     assert_eq!(keys(retrained), keys(&format!("{retrained} --set poison-images.inner.batch=7")));
     assert_ne!(keys(retrained), keys(""));
     // Nor is the seed where nothing is drawn.
     let count = |set: &str| {
-        house.tasks(&format!("both --set seeds=[0,1] {set}")).iter().filter(|t| t["stage"] == "poison-images").count()
+        project.tasks(&format!("both --set seeds=[0,1] {set}")).iter().filter(|t| t["stage"] == "poison-images").count()
     };
     assert_eq!((count(""), count(&format!("{retrained} --set poison-images.start=influence"))), (4, 2));
 
     // On their own, too; and without either there is nothing to evaluate.
     let (before, _) = TINY.split_once("[poison-features]").unwrap();
-    house.spec("pixels", &format!("{before}{PIXELS}[evaluate]\n"));
-    assert_eq!(house.tasks("pixels").iter().filter(|t| t["stage"] == "evaluate").count(), 2);
-    assert_eq!(House::stages_that_ran(&house.ok("run pixels")), Vec::<String>::new(), "the same artifacts");
-    house.spec("neither", &format!("{before}[evaluate]\n"));
+    project.spec("pixels", &format!("{before}{PIXELS}[evaluate]\n"));
+    assert_eq!(project.tasks("pixels").iter().filter(|t| t["stage"] == "evaluate").count(), 2);
+    assert_eq!(Project::stages_that_ran(&project.ok("run pixels")), Vec::<String>::new(), "the same artifacts");
+    project.spec("neither", &format!("{before}[evaluate]\n"));
     let none = ["[evaluate]", "none of [poison-features], [invert], [poison-images]"];
-    house.fails("plan neither", 2, &none);
+    project.fails("plan neither", 2, &none);
     // A decoder alone is no way to poisons.
-    house.spec("decoder", &format!("{before}[decoder]\n[evaluate]\n"));
-    house.fails("plan decoder", 2, &none);
-    house.spec("idle", &format!("{before}[decoder]\n{PIXELS}[evaluate]\n"));
-    assert_eq!(house.tasks("idle").iter().filter(|t| t["stage"] == "evaluate").count(), 2);
+    project.spec("decoder", &format!("{before}[decoder]\n[evaluate]\n"));
+    project.fails("plan decoder", 2, &none);
+    project.spec("idle", &format!("{before}[decoder]\n{PIXELS}[evaluate]\n"));
+    assert_eq!(project.tasks("idle").iter().filter(|t| t["stage"] == "evaluate").count(), 2);
 }

@@ -1,15 +1,15 @@
 //! Bad input: one clear message, its exit code, and nothing lost.
 
-use crate::house::{House, TINY};
+use crate::project::{Project, TINY};
 use std::fs;
 
 #[test]
 fn specs_are_checked_before_anything_runs() {
-    let house = House::new();
+    let project = Project::new();
     let bad = |from: &str, to: &str, words: &[&str]| {
         assert!(TINY.contains(from));
-        house.spec("bad", &TINY.replace(from, to));
-        house.fails("plan bad", 2, words);
+        project.spec("bad", &TINY.replace(from, to));
+        project.fails("plan bad", 2, words);
     };
     bad("epochs = 1", "epoch = 1", &["pipelines/bad.toml:13", "epoch", "did you mean `epochs`?"]);
     bad("[target-params]", "[target-parms]", &["bad.toml:19", "target-parms", "did you mean `target-params`?"]);
@@ -31,15 +31,15 @@ fn specs_are_checked_before_anything_runs() {
             &["bad.toml:25", "poison_fraction"],
         );
     }
-    house.fails("plan tiny --set pretrain.epohcs=3", 2, &["epohcs", "did you mean `epochs`?"]);
-    house.fails("plan tiny --set pretrain.epochs=-1", 2, &["--set pretrain.epochs=-1", "epochs"]);
+    project.fails("plan tiny --set pretrain.epohcs=3", 2, &["epohcs", "did you mean `epochs`?"]);
+    project.fails("plan tiny --set pretrain.epochs=-1", 2, &["--set pretrain.epochs=-1", "epochs"]);
     // In a table with a tag, too, the field is named.
-    house.fails(
+    project.fails(
         "plan tiny --set invert.steps=x",
         2,
         &["--set invert.steps=x", "[invert] `steps`", "expected a whole number from 0"],
     );
-    house.fails(
+    project.fails(
         "plan tiny --set profiles.paper.invert.steps=1",
         2,
         &["--set profiles.paper.invert.steps=1", "--set invert.steps=1"],
@@ -52,68 +52,68 @@ fn specs_are_checked_before_anything_runs() {
         ("start=middle", "expected one of"),
         ("refine_from=base", "expected `refine` above 0"),
     ] {
-        house.fails(&format!("plan tiny --set invert.{field}"), 2, &["[invert]", words]);
+        project.fails(&format!("plan tiny --set invert.{field}"), 2, &["[invert]", words]);
     }
     let classes = |names: &str| format!("run tiny --set dataset.downstream.classes={names}");
-    house.fails(&classes("['plain-disc']"), 2, &["`classes`", "at least two names"]);
-    house.fails(&classes("['nothing','nobody']"), 2, &["`classes`", "the class `nothing`", "expected some of `"]);
+    project.fails(&classes("['plain-disc']"), 2, &["`classes`", "at least two names"]);
+    project.fails(&classes("['nothing','nobody']"), 2, &["`classes`", "the class `nothing`", "expected some of `"]);
     // Its training has a table of its own.
     let decoder = ["--set invert.method=decoder", "--set invert.start=decoder"];
-    house.fails(&format!("plan tiny {}", decoder[0]), 2, &["steps"]);
-    house.fails(&format!("plan tiny {}", decoder[1]), 2, &["[invert] reads what [decoder] makes", "no [decoder]"]);
-    house.spec("old", &TINY.replace("\"feature-matching\"\nsteps = 3", "\"decoder\"\nepochs = 2"));
-    house.fails("plan old", 2, &["old.toml:29", "unknown field `epochs`"]);
-    house.fails("run tiny --set invert.restarts=1000", 2, &["`restarts`", "fewer than the 96 training images"]);
+    project.fails(&format!("plan tiny {}", decoder[0]), 2, &["steps"]);
+    project.fails(&format!("plan tiny {}", decoder[1]), 2, &["[invert] reads what [decoder] makes", "no [decoder]"]);
+    project.spec("old", &TINY.replace("\"feature-matching\"\nsteps = 3", "\"decoder\"\nepochs = 2"));
+    project.fails("plan old", 2, &["old.toml:29", "unknown field `epochs`"]);
+    project.fails("run tiny --set invert.restarts=1000", 2, &["`restarts`", "fewer than the 96 training images"]);
     let source = "dataset.downstream.source={kind='image-folder',pth='x'}";
-    house.fails(&format!("plan tiny --set {source}"), 2, &["--set", "`source`", "did you mean `path`?"]);
-    house.fails("plan tiny --set pretrain", 2, &["expected `stage.field=value`"]);
-    house.fails("plan nowhere", 2, &["no pipeline 'nowhere'", "expected one of", "tiny"]);
-    house.fails("why tiny --stage nowhere", 2, &["nowhere", "target-params"]);
-    house.fails("frobnicate tiny", 2, &["frobnicate"]);
+    project.fails(&format!("plan tiny --set {source}"), 2, &["--set", "`source`", "did you mean `path`?"]);
+    project.fails("plan tiny --set pretrain", 2, &["expected `stage.field=value`"]);
+    project.fails("plan nowhere", 2, &["no pipeline 'nowhere'", "expected one of", "tiny"]);
+    project.fails("why tiny --stage nowhere", 2, &["nowhere", "target-params"]);
+    project.fails("frobnicate tiny", 2, &["frobnicate"]);
 }
 
 #[test]
 fn a_budget_that_gives_no_poison_names_what_would() {
-    let house = House::new();
-    house.fails(
+    let project = Project::new();
+    project.fails(
         "run tiny --set poison-features.poison_fraction=0.001",
         2,
         &["poison_fraction", "no poison", "expected at least"],
     );
     // What ran before stays.
-    assert!(house.artifact("artifacts", "target-params").is_dir());
+    assert!(project.artifact("artifacts", "target-params").is_dir());
 }
 
 #[test]
 fn splits_that_do_not_fit_the_data() {
-    let house = House::new();
-    house.fails("run tiny --set dataset.downstream.train=100000", 2, &["dataset.downstream", "`train`", "available"]);
-    house.fails("run tiny --set dataset.downstream.train=0", 2, &["`train`"]);
-    house.fails("run tiny --set dataset.downstream.test=0 --set pretrain.method=random", 2, &["test"]);
+    let project = Project::new();
+    project.fails("run tiny --set dataset.downstream.train=100000", 2, &["dataset.downstream", "`train`", "available"]);
+    project.fails("run tiny --set dataset.downstream.train=0", 2, &["`train`"]);
+    project.fails("run tiny --set dataset.downstream.test=0 --set pretrain.method=random", 2, &["test"]);
 }
 
 #[test]
 fn a_failing_branch_leaves_the_others_intact() {
-    let house = House::new();
+    let project = Project::new();
     let set = "--set poison-features.poison_fraction=[0.001,0.05]";
-    house.fails(&format!("run tiny {set}"), 2, &["no poison"]);
-    let results = house.ok(&format!("results tiny {set} --json"));
+    project.fails(&format!("run tiny {set}"), 2, &["no poison"]);
+    let results = project.ok(&format!("results tiny {set} --json"));
     assert_eq!(results.out.lines().count(), 1);
     assert!(results.err.contains("1 of 2 branches has no result yet"), "{}", results.err);
 }
 
 #[test]
 fn raw_data_that_is_missing_or_damaged() {
-    let house = House::new();
-    house.spec(
+    let project = Project::new();
+    project.spec(
         "cifar",
         &TINY.replace(
             "{ kind = \"synthetic\", domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }",
             "\"cifar10\"",
         ),
     );
-    house.fails("plan cifar", 3, &["cifar10", "hemlock data cifar10"]);
-    let folder = house.path().join("data/cifar-10-batches-bin");
+    project.fails("plan cifar", 3, &["cifar10", "hemlock data cifar10"]);
+    let folder = project.path().join("data/cifar-10-batches-bin");
     fs::create_dir_all(&folder).unwrap();
     let classes: String = (0..10).map(|i| format!("class{i}\n")).collect();
     fs::write(folder.join("batches.meta.txt"), classes).unwrap();
@@ -121,45 +121,45 @@ fn raw_data_that_is_missing_or_damaged() {
     for file in ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"] {
         fs::write(folder.join(format!("{file}.bin")), &records).unwrap();
     }
-    house.ok("dataset cifar");
+    project.ok("dataset cifar");
     fs::write(folder.join("data_batch_3.bin"), &records[..5000]).unwrap();
-    house.fails("dataset cifar", 3, &["data_batch_3.bin", "5000", "3073"]);
+    project.fails("dataset cifar", 3, &["data_batch_3.bin", "5000", "3073"]);
     // Cut between two records.
     fs::write(folder.join("data_batch_3.bin"), &records[..3073 * 50]).unwrap();
-    house.fails("dataset cifar", 3, &["data_batch_3.bin", "153650", "614600"]);
+    project.fails("dataset cifar", 3, &["data_batch_3.bin", "153650", "614600"]);
     let mut wrong = records.clone();
     wrong[3073] = 11;
     fs::write(folder.join("data_batch_3.bin"), wrong).unwrap();
-    house.fails("dataset cifar", 3, &["data_batch_3.bin", "11"]);
-    fs::write(house.path().join("no.tar.gz"), "no archive").unwrap();
-    house.fails("data cifar10 --from no.tar.gz --trust --data elsewhere", 3, &["no.tar.gz"]);
-    house.fails("data cifar10 --from no.tar.gz --data elsewhere", 3, &["no.tar.gz", "expected"]);
-    assert!(!house.path().join("elsewhere/cifar-10-batches-bin").exists());
+    project.fails("dataset cifar", 3, &["data_batch_3.bin", "11"]);
+    fs::write(project.path().join("no.tar.gz"), "no archive").unwrap();
+    project.fails("data cifar10 --from no.tar.gz --trust --data elsewhere", 3, &["no.tar.gz"]);
+    project.fails("data cifar10 --from no.tar.gz --data elsewhere", 3, &["no.tar.gz", "expected"]);
+    assert!(!project.path().join("elsewhere/cifar-10-batches-bin").exists());
 }
 
 #[test]
 fn results_need_an_evaluation() {
-    let house = House::new();
-    house.spec("short", &TINY.replace("[evaluate]\n", ""));
-    house.ok("run short");
-    house.fails("results short", 2, &["has no [evaluate]"]);
+    let project = Project::new();
+    project.spec("short", &TINY.replace("[evaluate]\n", ""));
+    project.ok("run short");
+    project.fails("results short", 2, &["has no [evaluate]"]);
 }
 
 #[test]
 fn a_backend_that_is_not_there() {
-    let house = House::new();
+    let project = Project::new();
     if cfg!(not(feature = "cuda")) {
-        house.fails("run tiny --device cuda", 5, &["cuda", "not compiled in"]);
+        project.fails("run tiny --device cuda", 5, &["cuda", "not compiled in"]);
     }
-    house.fails("run tiny --device abacus", 2, &["abacus", "flex"]);
+    project.fails("run tiny --device abacus", 2, &["abacus", "flex"]);
 }
 
 /// Needs the right to mount a small file system.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_loses_nothing() {
-    let house = House::new();
-    let disk = house.path().join("disk");
+    let project = Project::new();
+    let disk = project.path().join("disk");
     fs::create_dir(&disk).unwrap();
     let mounted = std::process::Command::new("mount")
         .args(["-t", "tmpfs", "-o", "size=600k", "tmpfs"])
@@ -173,10 +173,10 @@ fn a_full_disk_loses_nothing() {
         }
         return;
     }
-    let ran = house.run("run tiny --root disk/artifacts");
-    let status = house.run("status tiny --root disk/artifacts");
+    let ran = project.run("run tiny --root disk/artifacts");
+    let status = project.run("status tiny --root disk/artifacts");
     let grown = std::process::Command::new("mount").args(["-o", "remount,size=50m"]).arg(&disk).status();
-    let again = house.run("run tiny --root disk/artifacts");
+    let again = project.run("run tiny --root disk/artifacts");
     let unmounted = std::process::Command::new("umount").arg(&disk).status();
     assert!(unmounted.unwrap().success());
     assert_eq!(ran.code, 4, "{}", ran.err);

@@ -1,6 +1,6 @@
 //! Artifacts in formats that other tools open, and what the README says of them.
 
-use crate::house::House;
+use crate::project::Project;
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::{fs, path::Path, process::Command};
@@ -8,7 +8,7 @@ use std::{fs, path::Path, process::Command};
 const README: &str = include_str!("../../README.md");
 
 /// The quickstart, its choices as they are and all else as small as it can be.
-fn small_quickstart(house: &House) {
+fn small_quickstart(project: &Project) {
     let base = concat!("\"", env!("CARGO_MANIFEST_DIR"), "/../../pipelines/base/");
     let mut spec = include_str!("../../pipelines/quickstart.toml").replace("\"base/", base);
     let smaller = [
@@ -31,8 +31,8 @@ fn small_quickstart(house: &House) {
         assert!(spec.contains(from), "{from}");
         spec = spec.replacen(from, to, 1);
     }
-    house.spec("quickstart", &spec);
-    house.ok("run quickstart -j 2");
+    project.spec("quickstart", &spec);
+    project.ok("run quickstart -j 2");
 }
 
 /// A section of the README.
@@ -43,15 +43,15 @@ fn section(title: &str) -> &'static str {
 
 #[test]
 fn the_walk_through_of_the_readme_works() {
-    let house = House::new();
-    small_quickstart(&house);
+    let project = Project::new();
+    small_quickstart(&project);
     let text = section("Use the results elsewhere");
     let commands = text.lines().filter_map(|line| line.strip_prefix("    just "));
     let commands: Vec<&str> = commands.map(|line| line.split(" #").next().unwrap().trim()).collect();
     assert_eq!(commands.len(), 4, "{text}");
     for command in &commands {
         assert!(command.starts_with("export quickstart "), "{command}");
-        assert!(house.ok(command).out.lines().count() > 0, "{command}");
+        assert!(project.ok(command).out.lines().count() > 0, "{command}");
     }
     // No two of them write to one folder.
     let mut folders: Vec<&str> = commands.iter().filter_map(|c| c.split(" -o ").nth(1)?.split(' ').next()).collect();
@@ -65,15 +65,15 @@ fn the_walk_through_of_the_readme_works() {
         // `just unit` says that the README's Python is not run; what it reads is there.
         for file in ["features/test.safetensors", "heads/images.safetensors", "many/index.csv"] {
             assert!(python.contains(file) || file.starts_with("heads"), "{file}");
-            assert!(house.path().join(file).is_file(), "{file}");
+            assert!(project.path().join(file).is_file(), "{file}");
         }
         return;
     }
-    let ran = Command::new("python3").args(["-c", python]).current_dir(house.path()).output().unwrap();
+    let ran = Command::new("python3").args(["-c", python]).current_dir(project.path()).output().unwrap();
     let (out, err) = (String::from_utf8(ran.stdout).unwrap(), String::from_utf8_lossy(&ran.stderr).into_owned());
     assert!(ran.status.success(), "{err}");
     // What it prints are accuracies of the result table.
-    let rows = house.ok("results quickstart --json").out;
+    let rows = project.ok("results quickstart --json").out;
     let rows: Vec<Value> = rows.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let accuracy = |seed: u64, attack: &str, poison_fraction: f64, method: &str, constraint: &str| {
         let row = rows.iter().find(|r| {
@@ -100,11 +100,11 @@ fn the_walk_through_of_the_readme_works() {
 
 #[test]
 fn several_artifacts_have_an_index_and_every_file_says_what_it_is() {
-    let house = House::new();
+    let project = Project::new();
     let set = "--set seeds=[0,1] --set poison-features.poison_fraction=[0.05,0.1]";
-    house.ok(&format!("run tiny {set}"));
-    house.ok(&format!("export tiny invert {set} -o many"));
-    let index = fs::read_to_string(house.path().join("many/index.csv")).unwrap();
+    project.ok(&format!("run tiny {set}"));
+    project.ok(&format!("export tiny invert {set} -o many"));
+    let index = fs::read_to_string(project.path().join("many/index.csv")).unwrap();
     let lines: Vec<Vec<&str>> = index.lines().map(|line| line.split(',').collect()).collect();
     assert_eq!(lines[0], ["folder", "stage", "seed", "attack", "poison_fraction", "poison-features.poison_fraction"]);
     let mut seen: Vec<(&str, &str)> = lines[1..].iter().map(|line| (line[2], line[4])).collect();
@@ -115,7 +115,7 @@ fn several_artifacts_have_an_index_and_every_file_says_what_it_is() {
         SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap()
     };
     for line in &lines[1..] {
-        let said = metadata(&house.path().join("many").join(line[0]).join("poisons.safetensors"));
+        let said = metadata(&project.path().join("many").join(line[0]).join("poisons.safetensors"));
         assert_eq!(
             (&*said["pipeline"], &*said["stage"], &*said["key"], &*said["seed"]),
             ("tiny", "invert", line[0], line[2])
@@ -125,9 +125,9 @@ fn several_artifacts_have_an_index_and_every_file_says_what_it_is() {
         assert_eq!(params["steps"], 3);
     }
     // Equal artifacts are equal files; weights have a label, too, and are imported with it.
-    house.ok("export tiny pretrain -o one");
-    house.ok("export tiny pretrain -o two");
-    let [one, two] = ["one", "two"].map(|dir| house.path().join(dir).join("extractor.safetensors"));
+    project.ok("export tiny pretrain -o one");
+    project.ok("export tiny pretrain -o two");
+    let [one, two] = ["one", "two"].map(|dir| project.path().join(dir).join("extractor.safetensors"));
     assert_eq!(fs::read(&one).unwrap(), fs::read(two).unwrap());
     assert_eq!(metadata(&one)["stage"], "pretrain");
 }
@@ -135,13 +135,13 @@ fn several_artifacts_have_an_index_and_every_file_says_what_it_is() {
 /// What stands in a folder is what was exported last, or somebody else's and untouched.
 #[test]
 fn a_used_folder_keeps_nothing_stale_and_loses_nothing_of_others() {
-    let house = House::new();
+    let project = Project::new();
     let set = "--set seeds=[0,1]";
-    house.ok(&format!("run tiny {set}"));
-    house.ok(&format!("export tiny features {set} -o out"));
-    house.ok(&format!("export tiny features {set} --select seed=0 -o out"));
+    project.ok(&format!("run tiny {set}"));
+    project.ok(&format!("export tiny features {set} -o out"));
+    project.ok(&format!("export tiny features {set} --select seed=0 -o out"));
     let names = || {
-        let entries = fs::read_dir(house.path().join("out")).unwrap();
+        let entries = fs::read_dir(project.path().join("out")).unwrap();
         let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
@@ -149,12 +149,12 @@ fn a_used_folder_keeps_nothing_stale_and_loses_nothing_of_others() {
     assert!(!names().iter().any(|name| name == "index.csv"), "{:?}", names());
     let before = names();
     let evaluate = format!("export tiny evaluate {set} --select seed=0 -o out");
-    fs::write(house.path().join("out/images.safetensors"), "mine").unwrap();
-    house.fails(&evaluate, 4, &["images.safetensors", "no export is known", "another folder"]);
-    assert_eq!(fs::read(house.path().join("out/images.safetensors")).unwrap(), b"mine");
-    fs::remove_file(house.path().join("out/images.safetensors")).unwrap();
-    house.ok(&evaluate);
-    house.fails(
+    fs::write(project.path().join("out/images.safetensors"), "mine").unwrap();
+    project.fails(&evaluate, 4, &["images.safetensors", "no export is known", "another folder"]);
+    assert_eq!(fs::read(project.path().join("out/images.safetensors")).unwrap(), b"mine");
+    fs::remove_file(project.path().join("out/images.safetensors")).unwrap();
+    project.ok(&evaluate);
+    project.fails(
         &evaluate.replace("evaluate", "target-params"),
         4,
         &["clean.safetensors", "evaluate, safetensors wrote"],
@@ -164,10 +164,10 @@ fn a_used_folder_keeps_nothing_stale_and_loses_nothing_of_others() {
 
 #[test]
 fn a_selection_that_does_not_work_says_what_there_is() {
-    let house = House::new();
+    let project = Project::new();
     let set = "--set seeds=[0,1] --set poison-features.constraint=[\"none\",\"ball\"]";
     let fails = |select: &str, words: &[&str]| {
-        house.fails(&format!("export tiny invert {set} --select {select} -o out"), 2, words);
+        project.fails(&format!("export tiny invert {set} --select {select} -o out"), 2, words);
     };
     fails("seed=9", &["no branch has seed=9", "of 'seed' there is 0, 1"]);
     fails(
@@ -179,65 +179,65 @@ fn a_selection_that_does_not_work_says_what_there_is() {
     fails("foo=bar", &["no field 'foo'", "branches differ in seed, poison-features.constraint"]);
     fails("poison-features.foo=bar", &["no field 'poison-features.foo'"]);
     fails("seed", &["'seed' is no condition", "stage.field=value"]);
-    house.fails(
+    project.fails(
         &format!("export tiny decoder {set} --select seed=0 -o out"),
         2,
         &["no branch of 'tiny' that is selected has the stage 'decoder'", "features, target-params"],
     );
-    assert!(!house.path().join("out").exists());
-    house.ok(&format!("run tiny {set}"));
+    assert!(!project.path().join("out").exists());
+    project.ok(&format!("run tiny {set}"));
     // Full names, and what stands within a table.
     let full = "poison-features.constraint=ball,dataset.downstream.source.domain=a,invert.steps=3";
-    let files = house.ok(&format!("export tiny invert {set} --select {full},seed=1 -o out")).out;
+    let files = project.ok(&format!("export tiny invert {set} --select {full},seed=1 -o out")).out;
     assert!(files.contains("out/poisons.safetensors"), "{files}");
     let select = "poison-features.constraint=none,seed=0";
     let combined = format!("export tiny invert {set} --select {select},poison-features.quantile=0.95 -o out");
-    house.ok(&combined);
+    project.ok(&combined);
 }
 
 #[test]
 fn pictures_and_tensors_are_exported() {
-    let house = House::new();
-    house.ok("run tiny");
-    house.ok("export tiny invert --select seed=0,poison_fraction=0.05 -o out --format png");
-    assert_eq!(fs::read_dir(house.path().join("out/poisons")).unwrap().count(), 5);
+    let project = Project::new();
+    project.ok("run tiny");
+    project.ok("export tiny invert --select seed=0,poison_fraction=0.05 -o out --format png");
+    assert_eq!(fs::read_dir(project.path().join("out/poisons")).unwrap().count(), 5);
     // What an export that was killed left is gone with the next one.
-    fs::write(house.path().join("out/.extractor.safetensors.1.part"), "half").unwrap();
-    house.ok("export tiny pretrain -o out");
-    assert!(!house.path().join("out/.extractor.safetensors.1.part").exists());
+    fs::write(project.path().join("out/.extractor.safetensors.1.part"), "half").unwrap();
+    project.ok("export tiny pretrain -o out");
+    assert!(!project.path().join("out/.extractor.safetensors.1.part").exists());
     // One artifact in two roles is written once, and so without a folder of its own.
-    house.ok("export tiny dataset -o images");
-    assert!(house.path().join("images/train-images.safetensors").is_file());
-    assert!(house.path().join("out/extractor.safetensors").is_file());
-    house.fails("export tiny invertt -o out", 2, &["invertt", "expected one of"]);
-    house.fails("export tiny evaluate -o out --format png", 2, &["no pictures"]);
-    house.fails("export tiny features -o out --root empty", 4, &["not there yet"]);
+    project.ok("export tiny dataset -o images");
+    assert!(project.path().join("images/train-images.safetensors").is_file());
+    assert!(project.path().join("out/extractor.safetensors").is_file());
+    project.fails("export tiny invertt -o out", 2, &["invertt", "expected one of"]);
+    project.fails("export tiny evaluate -o out --format png", 2, &["no pictures"]);
+    project.fails("export tiny features -o out --root empty", 4, &["not there yet"]);
 }
 
 /// Killed at any moment, an export leaves whole files, and nothing that the next one does not remove.
 #[cfg(unix)]
 #[test]
 fn a_killed_export_leaves_no_half_a_file() {
-    let house = House::new();
-    house.ok("dataset tiny --set dataset.downstream.train=300");
+    let project = Project::new();
+    project.ok("dataset tiny --set dataset.downstream.train=300");
     let export = "export tiny dataset --set dataset.downstream.train=300 --format png -o out";
-    house.ok(&export.replace("-o out", "-o whole"));
+    project.ok(&export.replace("-o out", "-o whole"));
     let pictures = |dir: &str| {
-        let dir = house.path().join(dir).join("train");
+        let dir = project.path().join(dir).join("train");
         let names = fs::read_dir(dir).into_iter().flatten().map(|e| e.unwrap().file_name().into_string().unwrap());
         names.collect::<Vec<_>>()
     };
     for milliseconds in [20, 40, 60, 80] {
-        let mut child = house.spawn(export);
+        let mut child = project.spawn(export);
         std::thread::sleep(std::time::Duration::from_millis(milliseconds));
         child.kill().unwrap();
         child.wait().unwrap();
         for name in pictures("out").iter().filter(|name| !name.starts_with('.')) {
-            let file = |dir: &str| fs::read(house.path().join(dir).join("train").join(name)).unwrap();
+            let file = |dir: &str| fs::read(project.path().join(dir).join("train").join(name)).unwrap();
             assert_eq!(file("out"), file("whole"));
         }
     }
-    house.ok(export);
+    project.ok(export);
     let mut both = [pictures("out"), pictures("whole")];
     both.iter_mut().for_each(|names| names.sort());
     assert_eq!(both[0], both[1]);

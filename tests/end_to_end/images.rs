@@ -1,48 +1,48 @@
 //! Image folders, from the files to what `status` says.
 
-use crate::house::{House, TINY};
+use crate::project::{Project, TINY};
 use std::fs;
 
 const SYNTHETIC: &str = "{ kind = \"synthetic\", domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }";
 
-/// A house with a pipeline `own` on a folder of splits with two classes, four images each.
-fn house(splits: &[&str]) -> House {
-    let house = House::new();
+/// A project with a pipeline `own` on a folder of splits with two classes, four images each.
+fn project(splits: &[&str]) -> Project {
+    let project = Project::new();
     let source = TINY.replace(SYNTHETIC, "{ kind = \"image-folder\", path = \"own\", size = 8 }");
-    house.spec("own", &source.replace("train = 96\nvalidation = 16\ntest = 48\n", ""));
+    project.spec("own", &source.replace("train = 96\nvalidation = 16\ntest = 48\n", ""));
     for split in splits {
         for (class, level) in [("a", 50), ("b", 200)] {
             for i in 0..4 {
                 let pixels = [b"P6 8 8 255\n".as_slice(), &[level + i; 3 * 64]].concat();
-                write(&house, &format!("{split}/{class}/{i}.ppm"), &pixels);
+                write(&project, &format!("{split}/{class}/{i}.ppm"), &pixels);
             }
         }
     }
-    house
+    project
 }
 
-fn write(house: &House, name: &str, bytes: &[u8]) {
-    let path = house.path().join("own").join(name);
+fn write(project: &Project, name: &str, bytes: &[u8]) {
+    let path = project.path().join("own").join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, bytes).unwrap();
 }
 
 #[test]
 fn what_an_image_folder_leaves_out_is_told() {
-    let house = house(&["train", "test", "val"]);
-    write(&house, "train/notes.txt", b"seen");
-    write(&house, "unlabelled/1.ppm", b"seen");
-    let ran = house.ok("dataset own");
+    let project = project(&["train", "test", "val"]);
+    write(&project, "train/notes.txt", b"seen");
+    write(&project, "unlabelled/1.ppm", b"seen");
+    let ran = project.ok("dataset own");
     let words = "2 files or folders are no part of the dataset: `train/notes.txt`, `unlabelled/`";
     assert!(ran.err.contains(words), "{}", ran.err);
-    let status = house.ok("status own").out;
+    let status = project.ok("status own").out;
     assert!(status.contains("skipped 2") && status.contains("validation 8"), "{status}");
 }
 
 #[test]
 fn what_decides_how_images_look_is_in_the_key() {
-    let house = house(&["train", "test", "val"]);
-    let key = |set: &str| house.tasks(&format!("own {set}"))[0]["key"].clone();
+    let project = project(&["train", "test", "val"]);
+    let key = |set: &str| project.tasks(&format!("own {set}"))[0]["key"].clone();
     let absent = key("");
     let source =
         |fields: &str| key(&format!("--set dataset.downstream.source={{kind='image-folder',path='own',{fields}}}"));
@@ -53,8 +53,8 @@ fn what_decides_how_images_look_is_in_the_key() {
     assert_ne!(key("--set dataset.downstream.validation=0"), absent);
     // A source without a val/ has the same images whether the field is absent or 0.
     let tiny = |field: &str| {
-        house.spec("plain", &TINY.replace("validation = 16\n", field));
-        house.tasks("plain")[0]["key"].clone()
+        project.spec("plain", &TINY.replace("validation = 16\n", field));
+        project.tasks("plain")[0]["key"].clone()
     };
     assert_eq!(tiny(""), tiny("validation = 0\n"));
     assert_ne!(tiny(""), tiny("validation = 16\n"));
@@ -62,14 +62,14 @@ fn what_decides_how_images_look_is_in_the_key() {
 
 #[test]
 fn broken_images_are_raw_data_that_is_damaged() {
-    let house = house(&["train", "test"]);
-    write(&house, "train/a/cut.ppm", b"P6 8 8 255\nxyz");
-    write(&house, "train/b/notes.txt", b"no image");
-    house.fails(
+    let project = project(&["train", "test"]);
+    write(&project, "train/a/cut.ppm", b"P6 8 8 255\nxyz");
+    write(&project, "train/b/notes.txt", b"no image");
+    project.fails(
         "dataset own",
         3,
         &["2 of the image files can't be read", "train/a/cut.ppm: ", "train/b/notes.txt: it is no image"],
     );
     let filter = "dataset.downstream.source={kind='image-folder',path='own',filter='nearest'}";
-    house.fails(&format!("plan own --set {filter}"), 2, &["filter", "nearest", "bilinear", "lanczos"]);
+    project.fails(&format!("plan own --set {filter}"), 2, &["filter", "nearest", "bilinear", "lanczos"]);
 }

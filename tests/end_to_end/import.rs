@@ -1,6 +1,6 @@
 //! Extractors that are imported from files of weights.
 
-use crate::house::{House, TINY, unlabelled};
+use crate::project::{Project, TINY, unlabelled};
 use safetensors::SafeTensors;
 use serde_json::Value;
 use std::{fs, path::PathBuf};
@@ -12,65 +12,65 @@ fn spec(fields: &str) -> String {
     format!("{before}[pretrain]\nmethod = \"import\"\narch = \"resnet8-w4\"\n{fields}\n[features]{after}")
 }
 
-/// Exports the tiny pipeline's own extractor to the data root, and imports it again: the house, and the fields of the
+/// Exports the tiny pipeline's own extractor to the data root, and imports it again: the project, and the fields of the
 /// import.
-fn exported() -> (House, String) {
-    let house = House::new();
-    house.ok("features tiny");
-    house.ok("export tiny pretrain -o data");
-    let info: Value = serde_json::from_slice(&fs::read(house.path().join("data/extractor.json")).unwrap()).unwrap();
+fn exported() -> (Project, String) {
+    let project = Project::new();
+    project.ok("features tiny");
+    project.ok("export tiny pretrain -o data");
+    let info: Value = serde_json::from_slice(&fs::read(project.path().join("data/extractor.json")).unwrap()).unwrap();
     let fields = format!("weights = \"extractor.safetensors\"\nmean = {}\nstd = {}\n", info["mean"], info["std"]);
-    house.spec("import", &spec(&fields));
-    (house, fields)
+    project.spec("import", &spec(&fields));
+    (project, fields)
 }
 
-fn features(house: &House, pipeline: &str) -> Vec<PathBuf> {
-    let out = house.ok(&format!("export {pipeline} features -o features-{pipeline}")).out;
-    out.lines().map(|file| house.path().join(file)).collect()
+fn features(project: &Project, pipeline: &str) -> Vec<PathBuf> {
+    let out = project.ok(&format!("export {pipeline} features -o features-{pipeline}")).out;
+    out.lines().map(|file| project.path().join(file)).collect()
 }
 
 /// Stages and keys of a plan.
-fn keys(house: &House, args: &str) -> Vec<(String, String)> {
+fn keys(project: &Project, args: &str) -> Vec<(String, String)> {
     let text = |v: &Value| v.as_str().unwrap().to_owned();
-    house.tasks(args).iter().map(|t| (text(&t["node"]), text(&t["key"]))).collect()
+    project.tasks(args).iter().map(|t| (text(&t["node"]), text(&t["key"]))).collect()
 }
 
 #[test]
 fn an_exported_extractor_is_imported_and_gives_the_same_features() {
-    let (house, fields) = exported();
-    let again = house.ok("run import");
-    assert_eq!(House::stages_that_ran(&again)[..2], ["pretrain", "features"]);
-    for (a, b) in features(&house, "tiny").iter().zip(features(&house, "import")) {
+    let (project, fields) = exported();
+    let again = project.ok("run import");
+    assert_eq!(Project::stages_that_ran(&again)[..2], ["pretrain", "features"]);
+    for (a, b) in features(&project, "tiny").iter().zip(features(&project, "import")) {
         let [one, other] = [fs::read(a).unwrap(), fs::read(b).unwrap()];
         assert!(unlabelled(&one) == unlabelled(&other), "{}", a.display());
     }
     // What comes out again is what went in.
-    house.ok("export import pretrain -o out");
-    let read = |file: &str| fs::read(house.path().join(file)).unwrap();
+    project.ok("export import pretrain -o out");
+    let read = |file: &str| fs::read(project.path().join(file)).unwrap();
     let weights = read("out/extractor.safetensors");
     assert!(unlabelled(&read("data/extractor.safetensors")) == unlabelled(&weights));
     assert!(SafeTensors::deserialize(&weights).unwrap().tensor("layer1.0.conv1.weight").is_ok());
 
     // Results say how it was trained, and saying so costs nothing.
-    assert!(house.ok("results import").out.contains("extractor import,"));
-    house.spec("import", &spec(&format!("{fields}trained = \"our own, briefly\"")));
-    assert!(house.ok("run import").err.contains("0 tasks ran"));
-    assert!(house.ok("results import").out.contains("extractor import (our own, briefly),"));
-    let row: Value = serde_json::from_str(&house.ok("results import --json").out).unwrap();
+    assert!(project.ok("results import").out.contains("extractor import,"));
+    project.spec("import", &spec(&format!("{fields}trained = \"our own, briefly\"")));
+    assert!(project.ok("run import").err.contains("0 tasks ran"));
+    assert!(project.ok("results import").out.contains("extractor import (our own, briefly),"));
+    let row: Value = serde_json::from_str(&project.ok("results import --json").out).unwrap();
     assert_eq!(row["params"]["pretrain"]["trained"], "our own, briefly");
 }
 
 #[test]
 fn the_content_of_the_file_is_in_the_key_and_its_path_is_not() {
-    let (house, fields) = exported();
-    let data = house.path().join("data");
-    let before = keys(&house, "import");
+    let (project, fields) = exported();
+    let data = project.path().join("data");
+    let before = keys(&project, "import");
     // No training images are read, whatever the spec says of them.
     let dataset = "[dataset.pretrain]\nsource = { kind = \"synthetic\", domain = \"b\" }\n\n[pretrain]";
-    house.spec("more", &spec(&fields).replace("[pretrain]", dataset));
-    let more = keys(&house, "more");
+    project.spec("more", &spec(&fields).replace("[pretrain]", dataset));
+    let more = keys(&project, "more");
     assert!(before.iter().all(|task| more.contains(task)));
-    let pretrain = house.tasks("import").into_iter().find(|t| t["stage"] == "pretrain").unwrap();
+    let pretrain = project.tasks("import").into_iter().find(|t| t["stage"] == "pretrain").unwrap();
     assert_eq!(pretrain["inputs"], serde_json::json!({}));
 
     fs::create_dir(data.join("other")).unwrap();
@@ -79,26 +79,26 @@ fn the_content_of_the_file_is_in_the_key_and_its_path_is_not() {
         fs::copy(data.join(format!("extractor.{ending}")), data.join(format!("other/same.{ending}"))).unwrap();
     }
     let absolute = data.join("other/same.safetensors");
-    assert_eq!(keys(&house, "import --set pretrain.weights=other/same.safetensors"), before);
-    assert_eq!(keys(&house, &format!("import --set pretrain.weights={}", absolute.display())), before);
+    assert_eq!(keys(&project, "import --set pretrain.weights=other/same.safetensors"), before);
+    assert_eq!(keys(&project, &format!("import --set pretrain.weights={}", absolute.display())), before);
     for set in ["mean=[0.5,0.5,0.5]", "std=[0.5,0.5,0.5]", "image_size=16", "arch=resnet20"] {
-        assert_ne!(keys(&house, &format!("import --set pretrain.{set}")), before, "{set}");
+        assert_ne!(keys(&project, &format!("import --set pretrain.{set}")), before, "{set}");
     }
     // So is a probe, by its content, and then nothing else that says what the network is.
-    let probed = keys(&house, "import --set pretrain.probe=probe.safetensors");
+    let probed = keys(&project, "import --set pretrain.probe=probe.safetensors");
     assert_ne!(probed, before);
     fs::copy(data.join("probe.safetensors"), data.join("other/of-another-name")).unwrap();
     let set = "--set pretrain.probe=other/of-another-name";
-    assert_eq!(keys(&house, &format!("import {set}")), probed);
+    assert_eq!(keys(&project, &format!("import {set}")), probed);
     fs::remove_file(data.join("other/same.json")).unwrap();
     let without = "import --set pretrain.weights=other/same.safetensors";
-    assert_ne!(keys(&house, without), before);
-    assert_eq!(keys(&house, &format!("{without} {set}")), probed);
+    assert_ne!(keys(&project, without), before);
+    assert_eq!(keys(&project, &format!("{without} {set}")), probed);
     fs::copy(data.join("extractor.json"), data.join("other/same.json")).unwrap();
     for set in ["branch=teacher", "prefix=model.", "ignore=[\"x\"]"] {
-        assert_ne!(keys(&house, &format!("import --set pretrain.{set}")), before, "{set}");
+        assert_ne!(keys(&project, &format!("import --set pretrain.{set}")), before, "{set}");
     }
-    assert_eq!(house.tasks("import --set pretrain.mean=[[0.5,0.5,0.5],[0.4,0.4,0.4]]").len(), 2 * before.len() - 1);
+    assert_eq!(project.tasks("import --set pretrain.mean=[[0.5,0.5,0.5],[0.4,0.4,0.4]]").len(), 2 * before.len() - 1);
 
     // A copy whose metadata differ is another file with the same weights.
     let bytes = fs::read(&absolute).unwrap();
@@ -106,47 +106,51 @@ fn the_content_of_the_file_is_in_the_key_and_its_path_is_not() {
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
     let other = safetensors::serialize(tensors.tensors(), Some(metadata)).unwrap();
     fs::write(data.join("extractor.safetensors"), other).unwrap();
-    let after = keys(&house, "import");
+    let after = keys(&project, "import");
     assert_eq!(before[0], after[0], "the dataset");
     assert!(before[1..].iter().zip(&after[1..]).all(|(a, b)| a.0 == b.0 && a.1 != b.1));
-    house.ok("features import");
+    project.ok("features import");
 }
 
 #[test]
 fn fields_of_other_methods_are_refused() {
-    let (house, fields) = exported();
+    let (project, fields) = exported();
     let bad = |field: &str, words: &[&str]| {
-        house.spec("bad", &spec(&format!("{fields}{field}")));
-        house.fails("plan bad", 2, words);
+        project.spec("bad", &spec(&format!("{fields}{field}")));
+        project.fails("plan bad", 2, words);
     };
     bad("epochs = 1", &["bad.toml:16", "[pretrain] `epochs`", "unknown field `epochs`", "expected one of `arch`"]);
     bad("seed = 1", &["bad.toml:16", "[pretrain] `seed`", "unknown field"]);
     bad("image_sise = 16", &["bad.toml:16", "did you mean `image_size`?"]);
     bad("image_size = \"big\"", &["bad.toml:16", "`image_size`", "big"]);
     bad("trained = \"\"", &["bad.toml:16", "`trained`: is empty"]);
-    let set = |value: &str, words: &[&str]| house.fails(&format!("plan import --set pretrain.{value}"), 2, words);
+    let set = |value: &str, words: &[&str]| project.fails(&format!("plan import --set pretrain.{value}"), 2, words);
     set("std=[0.5,0.5]", &["--set pretrain.std=[0.5,0.5]", "`std`", "array of length 3"]);
     set("std=[58,57,58]", &["`std`: is 58", "above 0 and up to 1"]);
     set("weights=\"\"", &["`weights`: is empty", "the path of a file"]);
     set("probe=\"\"", &["`probe`: is empty", "or no such field"]);
-    house.spec("bad", &spec("weights = \"extractor.safetensors\""));
-    house.fails("plan bad", 2, &["missing field `mean`"]);
+    project.spec("bad", &spec("weights = \"extractor.safetensors\""));
+    project.fails("plan bad", 2, &["missing field `mean`"]);
     // Nor do other methods take those of an import.
-    house.fails("plan tiny --set pretrain.weights=x.pth", 2, &["`weights`: unknown field", "expected one of"]);
-    house.fails("plan tiny --set pretrain.method=import", 2, &["[pretrain] `batch`: unknown field `batch`"]);
-    house.fails("plan tiny --set pretrain.augment.flipp=1", 2, &["--set pretrain.augment.flipp=1", "`augment.flipp`"]);
+    project.fails("plan tiny --set pretrain.weights=x.pth", 2, &["`weights`: unknown field", "expected one of"]);
+    project.fails("plan tiny --set pretrain.method=import", 2, &["[pretrain] `batch`: unknown field `batch`"]);
+    project.fails(
+        "plan tiny --set pretrain.augment.flipp=1",
+        2,
+        &["--set pretrain.augment.flipp=1", "`augment.flipp`"],
+    );
 }
 
 #[test]
 fn a_file_that_cannot_be_imported_is_named() {
-    let (house, _) = exported();
-    let data = house.path().join("data");
+    let (project, _) = exported();
+    let data = project.path().join("data");
     let fails = |file: &str, code: i32, words: &[&str]| {
-        house.fails(&format!("pretrain import --set pretrain.weights={file}"), code, words);
+        project.fails(&format!("pretrain import --set pretrain.weights={file}"), code, words);
     };
     // Without the file there is no key, and so no plan.
     let words = ["[pretrain]", "cannot read data/nowhere.pth, which should be a PyTorch checkpoint or", "No such file"];
-    house.fails("plan import --set pretrain.weights=nowhere.pth", 3, &words);
+    project.fails("plan import --set pretrain.weights=nowhere.pth", 3, &words);
     fails("nowhere.pth", 3, &words);
     let bytes = fs::read(data.join("extractor.safetensors")).unwrap();
     fs::write(data.join("cut.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
@@ -155,60 +159,60 @@ fn a_file_that_cannot_be_imported_is_named() {
     fails("page.pth", 3, &["data/page.pth is a web page", "fetch it by hand"]);
     // What counts is what it holds.
     fs::write(data.join("renamed.pth.tar"), &bytes).unwrap();
-    house.ok("pretrain import --set pretrain.weights=renamed.pth.tar");
+    project.ok("pretrain import --set pretrain.weights=renamed.pth.tar");
     fs::write(data.join("text.th"), "no weights").unwrap();
     fails("text.th", 3, &["data/text.th is damaged, or no PyTorch checkpoint"]);
     let misfit = "pretrain import --set pretrain.arch=resnet14-w4";
-    house.fails(misfit, 2, &["extractor.safetensors cannot be imported as resnet14-w4", "30 missing: `layer1.1."]);
+    project.fails(misfit, 2, &["extractor.safetensors cannot be imported as resnet14-w4", "30 missing: `layer1.1."]);
     // What the file beside it says, and the spec does not.
     let words = ["data/extractor.json says `image_size` = ", ", and the spec `image_size = 16`. A `probe` shows"];
-    house.fails("pretrain import --set pretrain.image_size=16", 2, &words);
-    house.fails("pretrain import --set pretrain.std=[0.5,0.5,0.5]", 2, &["and the spec `std = [0.5, 0.5, 0.5]`"]);
+    project.fails("pretrain import --set pretrain.image_size=16", 2, &words);
+    project.fails("pretrain import --set pretrain.std=[0.5,0.5,0.5]", 2, &["and the spec `std = [0.5, 0.5, 0.5]`"]);
     // Images of another size than the network's.
     let other = "import --set pretrain.image_size=16 --set pretrain.weights=renamed.pth.tar";
-    house.ok(&format!("pretrain {other}"));
-    house.fails(&format!("features {other}"), 3, &["the extractor expects [n, 3, 16, 16]"]);
+    project.ok(&format!("pretrain {other}"));
+    project.fails(&format!("features {other}"), 3, &["the extractor expects [n, 3, 16, 16]"]);
 }
 
 #[test]
 fn an_import_is_unverified_until_a_probe_shows_what_it_computes() {
-    let (house, fields) = exported();
-    let said = house.ok("run import").err;
+    let (project, fields) = exported();
+    let said = project.ok("run import").err;
     assert_eq!(
         said.matches("unverified import: names and shapes of data/extractor.safetensors fit").count(),
         1,
         "{said}"
     );
     assert!(said.contains("docs/pretraining.md"), "{said}");
-    assert!(house.ok("status import").out.contains(", unverified import"));
-    let table = house.ok("results import").out;
+    assert!(project.ok("status import").out.contains(", unverified import"));
+    let table = project.ok("results import").out;
     assert!(table.contains("UNVERIFIED IMPORT: nothing shows that an extractor (import) computes"), "{table}");
     let row = |pipeline: &str| -> Value {
-        serde_json::from_str(&house.ok(&format!("results {pipeline} --json")).out).unwrap()
+        serde_json::from_str(&project.ok(&format!("results {pipeline} --json")).out).unwrap()
     };
     assert_eq!(row("import")["verified"], false);
     let page = |pipeline: &str| {
-        house.ok(&format!("report {pipeline} -o {pipeline}.html"));
-        fs::read_to_string(house.path().join(format!("{pipeline}.html"))).unwrap().to_lowercase()
+        project.ok(&format!("report {pipeline} -o {pipeline}.html"));
+        fs::read_to_string(project.path().join(format!("{pipeline}.html"))).unwrap().to_lowercase()
     };
     assert_eq!(page("import").matches("unverified import").count(), 2);
     // What nothing was compared with verifies nothing else.
-    let out = house.ok("export import pretrain -o out").out;
+    let out = project.ok("export import pretrain -o out").out;
     assert!(!out.contains("probe"), "{out}");
 
-    house.spec("probed", &spec(&format!("{fields}probe = \"probe.safetensors\"\n")));
-    let said = house.ok("run probed").err;
+    project.spec("probed", &spec(&format!("{fields}probe = \"probe.safetensors\"\n")));
+    let said = project.ok("run probed").err;
     assert!(!said.contains("unverified"), "{said}");
-    let status = house.ok("status probed").out;
+    let status = project.ok("status probed").out;
     assert!(status.contains("difference 0") && status.contains(", verified import"), "{status}");
-    assert!(!house.ok("results probed").out.contains("UNVERIFIED"));
+    assert!(!project.ok("results probed").out.contains("UNVERIFIED"));
     assert_eq!(row("probed")["verified"], true);
     assert!(!page("probed").contains("unverified import"));
-    assert!(house.ok("export probed pretrain -o again").out.contains("again/probe.safetensors"));
+    assert!(project.ok("export probed pretrain -o again").out.contains("again/probe.safetensors"));
     // Of what was not imported, there is nothing to verify.
-    house.ok("run tiny");
+    project.ok("run tiny");
     assert_eq!(row("tiny")["verified"], Value::Null);
-    assert!(!house.ok("status tiny").out.contains("verified"));
+    assert!(!project.ok("status tiny").out.contains("verified"));
 
     let other = "pretrain probed --set pretrain.mean=[0.1,0.2,0.3]";
     let words = [
@@ -216,11 +220,11 @@ fn an_import_is_unverified_until_a_probe_shows_what_it_computes() {
         "1e-3 is allowed",
         "mean and std",
     ];
-    house.fails(other, 2, &words);
-    house.fails(
+    project.fails(other, 2, &words);
+    project.fails(
         "pretrain probed --set pretrain.probe=extractor.safetensors",
         3,
         &["has no array `images`; it has bn1.bias,"],
     );
-    house.fails("plan probed --set pretrain.probe=nowhere", 3, &["cannot read data/nowhere"]);
+    project.fails("plan probed --set pretrain.probe=nowhere", 3, &["cannot read data/nowhere"]);
 }

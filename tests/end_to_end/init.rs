@@ -1,6 +1,6 @@
 //! Specs that are written for images and features at hand.
 
-use crate::house::House;
+use crate::project::Project;
 use std::{fs, io::Write as _};
 use zip::{ZipWriter, write::SimpleFileOptions};
 
@@ -14,8 +14,8 @@ fn npy(descr: &str, shape: &str, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Features of classes that lie apart, as `numpy.savez` writes them: so many of a class to train and to test on.
-fn npz(house: &House, name: &str, classes: usize, train: usize, test: usize) {
-    let path = house.path().join(name);
+fn npz(project: &Project, name: &str, classes: usize, train: usize, test: usize) {
+    let path = project.path().join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let mut zip = ZipWriter::new(fs::File::create(path).unwrap());
     let mut add = |name: &str, bytes: Vec<u8>| {
@@ -39,22 +39,22 @@ fn npz(house: &House, name: &str, classes: usize, train: usize, test: usize) {
     zip.finish().unwrap();
 }
 
-fn written(house: &House, name: &str) -> String {
-    fs::read_to_string(house.path().join(format!("pipelines/{name}.toml"))).unwrap()
+fn written(project: &Project, name: &str) -> String {
+    fs::read_to_string(project.path().join(format!("pipelines/{name}.toml"))).unwrap()
 }
 
 #[test]
 fn a_spec_for_a_folder_of_images_runs_as_it_is() {
-    let house = House::new();
-    house.images(["flowers/train", "flowers/test"], &[(20, 8), (12, 8)], 32);
-    fs::write(house.path().join("flowers/notes.txt"), "seen").unwrap();
-    let said = house.ok("init --images flowers");
+    let project = Project::new();
+    project.images(["flowers/train", "flowers/test"], &[(20, 8), (12, 8)], 32);
+    fs::write(project.path().join("flowers/notes.txt"), "seen").unwrap();
+    let said = project.ok("init --images flowers");
     insta::assert_snapshot!("init-images-found", said.out);
-    insta::assert_snapshot!("init-images", written(&house, "flowers"));
+    insta::assert_snapshot!("init-images", written(&project, "flowers"));
     assert!(said.err.contains("next: `hemlock run flowers`"), "{}", said.err);
-    house.ok("plan flowers");
-    house.ok(&format!("run flowers {QUICK}"));
-    assert_eq!(house.ok(&format!("results flowers --json {QUICK}")).out.lines().count(), 4);
+    project.ok("plan flowers");
+    project.ok(&format!("run flowers {QUICK}"));
+    assert_eq!(project.ok(&format!("results flowers --json {QUICK}")).out.lines().count(), 4);
 }
 
 #[test]
@@ -65,81 +65,81 @@ fn folders_of_all_kinds_get_a_spec_that_runs() {
         ("large pictures", ["own/train", "own/test"], &[(9, 3), (30, 4)], 100, "39 training images (9 to 30 a class)"),
     ];
     for (kind, splits, classes, side, found) in kinds {
-        let house = House::new();
-        house.images(splits, classes, side);
-        let said = house.ok("init --images own/ --name try-1").out;
+        let project = Project::new();
+        project.images(splits, classes, side);
+        let said = project.ok("init --images own/ --name try-1").out;
         assert!(said.contains(found), "{kind}: {said}");
-        let ran = house.run(&format!("run try-1 {QUICK} --set poison-features.attack=bilevel"));
-        assert_eq!(ran.code, 0, "{kind}: {}\n{}", ran.err, written(&house, "try-1"));
+        let ran = project.run(&format!("run try-1 {QUICK} --set poison-features.attack=bilevel"));
+        assert_eq!(ran.code, 0, "{kind}: {}\n{}", ran.err, written(&project, "try-1"));
     }
 }
 
 #[test]
 fn a_spec_for_a_file_of_features_runs_as_it_is() {
-    let house = House::new();
-    npz(&house, "data/clip.npz", 3, 40, 10);
-    let said = house.ok("init --features data/clip.npz");
+    let project = Project::new();
+    npz(&project, "data/clip.npz", 3, 40, 10);
+    let said = project.ok("init --features data/clip.npz");
     insta::assert_snapshot!("init-features-found", said.out);
-    insta::assert_snapshot!("init-features", written(&house, "clip"));
-    house.ok("plan clip");
-    house.ok("run clip --set seeds=[0] --set poison-features.steps=5");
-    let results = house.ok("results clip --set seeds=[0] --set poison-features.steps=5 --json").out;
+    insta::assert_snapshot!("init-features", written(&project, "clip"));
+    project.ok("plan clip");
+    project.ok("run clip --set seeds=[0] --set poison-features.steps=5");
+    let results = project.ok("results clip --set seeds=[0] --set poison-features.steps=5 --json").out;
     assert_eq!(results.lines().count(), 8);
 
     // Elsewhere than below data/, and of so few samples that none can be held out.
-    npz(&house, "own.npz", 4, 4, 2);
-    assert!(house.ok("init specs/own.toml --features own.npz").err.contains("next: `hemlock run specs/own.toml`"));
-    let text = fs::read_to_string(house.path().join("specs/own.toml")).unwrap();
+    npz(&project, "own.npz", 4, 4, 2);
+    assert!(project.ok("init specs/own.toml --features own.npz").err.contains("next: `hemlock run specs/own.toml`"));
+    let text = fs::read_to_string(project.path().join("specs/own.toml")).unwrap();
     assert!(!text.contains("validation"), "{text}");
-    house.ok("run specs/own.toml --set seeds=[0] --set poison-features.steps=5");
+    project.ok("run specs/own.toml --set seeds=[0] --set poison-features.steps=5");
 }
 
 #[test]
 fn what_is_there_is_replaced_only_by_force() {
-    let house = House::new();
-    house.images(["own/train", "own/test"], &[(3, 1); 2], 8);
-    house.spec("own", "mine");
-    house.fails("init --images own", 2, &["pipelines/own.toml is there already", "--force"]);
-    house.fails("init pipelines/own.toml --images own", 2, &["is there already"]);
-    assert_eq!(written(&house, "own"), "mine");
-    house.ok("init --images own --force");
-    house.ok("plan own");
-    let names = fs::read_dir(house.path().join("pipelines")).unwrap().count();
+    let project = Project::new();
+    project.images(["own/train", "own/test"], &[(3, 1); 2], 8);
+    project.spec("own", "mine");
+    project.fails("init --images own", 2, &["pipelines/own.toml is there already", "--force"]);
+    project.fails("init pipelines/own.toml --images own", 2, &["is there already"]);
+    assert_eq!(written(&project, "own"), "mine");
+    project.ok("init --images own --force");
+    project.ok("plan own");
+    let names = fs::read_dir(project.path().join("pipelines")).unwrap().count();
     assert_eq!(names, 2, "nothing but specs is left");
 }
 
 #[test]
 fn what_no_spec_can_be_written_for_is_named() {
-    let house = House::new();
+    let project = Project::new();
     let write = |name: &str, bytes: &[u8]| {
-        let path = house.path().join(name);
+        let path = project.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
     };
-    house.fails("init --images nowhere", 3, &["nowhere is no image folder: there is no such folder"]);
+    project.fails("init --images nowhere", 3, &["nowhere is no image folder: there is no such folder"]);
     write("flat/1.png", b"");
-    house.fails("init --images flat", 3, &["flat is no image folder", "DIR/train/CLASS/"]);
+    project.fails("init --images flat", 3, &["flat is no image folder", "DIR/train/CLASS/"]);
     write("bad/a/1.png", b"text");
     write("bad/b/1.png", b"text");
-    house.fails("init --images bad", 3, &["bad/a/1.png", "it is no image"]);
-    house.images(["one", ""], &[(5, 0)], 8);
-    house.fails("init --images one", 3, &["one has 1 class; expected at least 2"]);
-    house.images(["few", ""], &[(5, 0), (1, 0)], 8);
-    house.fails("init --images few", 3, &["one image of the class `class 1`, and no test/"]);
+    project.fails("init --images bad", 3, &["bad/a/1.png", "it is no image"]);
+    project.images(["one", ""], &[(5, 0)], 8);
+    project.fails("init --images one", 3, &["one has 1 class; expected at least 2"]);
+    project.images(["few", ""], &[(5, 0), (1, 0)], 8);
+    project.fails("init --images few", 3, &["one image of the class `class 1`, and no test/"]);
 
-    house.fails("init --features no.npz", 3, &["cannot read no.npz", "No such file"]);
+    project.fails("init --features no.npz", 3, &["cannot read no.npz", "No such file"]);
     write("own.pt", b"weights");
-    house.fails("init --features own.pt", 2, &["`--features`: is own.pt; expected a file that ends in .npz"]);
+    project.fails("init --features own.pt", 2, &["`--features`: is own.pt; expected a file that ends in .npz"]);
     write("cut.npz", b"PK");
-    house.fails("init --features cut.npz", 3, &["cut.npz is damaged, or no .npz archive"]);
+    project.fails("init --features cut.npz", 3, &["cut.npz is damaged, or no .npz archive"]);
 
-    house.images(["own/train", "own/test"], &[(3, 1); 2], 8);
-    house.fails("init", 2, &["--images <DIR>"]);
-    house.fails("init --images own --features own.pt", 2, &["cannot be used with"]);
-    house.fails("init own.txt --images own", 2, &["'own.txt' is no name of a spec", ".toml"]);
-    house.fails("init --images own --name a/b", 2, &["--name", "letters, digits"]);
-    house.fails("init --images /", 2, &["gives the pipeline no name", "--name NAME"]);
-    house.fails("init own.pt/own.toml --images own", 4, &["cannot write own.pt/own.toml"]);
-    let pipelines = fs::read_dir(house.path().join("pipelines")).unwrap().count();
+    project.images(["own/train", "own/test"], &[(3, 1); 2], 8);
+    project.fails("init", 2, &["--images <DIR>"]);
+    project.fails("init --images own --features own.pt", 2, &["cannot be used with"]);
+    project.fails("init own.txt --images own", 2, &["'own.txt' is no name of a spec", ".toml"]);
+    project.fails("init --images own --name a/b", 2, &["--name", "letters, digits"]);
+    project.fails("init --images /", 2, &["gives the pipeline no name", "--name NAME"]);
+    project.fails("init own.pt/own.toml --images own", 4, &["cannot write own.pt/own.toml"]);
+    let pipelines = fs::read_dir(project.path().join("pipelines")).unwrap().count();
     assert_eq!(pipelines, 1, "nothing is written");
 }

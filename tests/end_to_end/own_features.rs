@@ -1,6 +1,6 @@
 //! Features that are imported from files, in the place of images and an extractor.
 
-use crate::house::{House, TINY};
+use crate::project::{Project, TINY};
 use safetensors::{Dtype, SafeTensors, serialize};
 use serde_json::Value;
 use std::{collections::BTreeSet, fs, path::Path};
@@ -18,12 +18,12 @@ fn spec(fields: &str) -> String {
 type Arrays = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
 /// The features of the tiny pipeline, not normalised, as the arrays of an import.
-fn exported(house: &House) -> Arrays {
-    house.ok("features tiny --set features.normalization=none");
-    house.ok("export tiny features --set features.normalization=none -o out");
+fn exported(project: &Project) -> Arrays {
+    project.ok("features tiny --set features.normalization=none");
+    project.ok("export tiny features --set features.normalization=none -o out");
     let mut arrays = Vec::new();
     for split in ["train", "validation", "test"] {
-        let bytes = fs::read(house.path().join(format!("out/{split}.safetensors"))).unwrap();
+        let bytes = fs::read(project.path().join(format!("out/{split}.safetensors"))).unwrap();
         for (name, tensor) in SafeTensors::deserialize(&bytes).unwrap().tensors() {
             let name = if name == "features" { split.to_owned() } else { format!("{split}_{name}") };
             arrays.push((name, tensor.dtype(), tensor.shape().to_vec(), tensor.data().to_vec()));
@@ -52,27 +52,27 @@ fn write_safetensors(file: &Path, arrays: &Arrays) {
     fs::write(file, serialize(views, None).unwrap()).unwrap();
 }
 
-/// A house whose data root has the features of the tiny pipeline in two kinds of files, and a pipeline that imports
+/// A project whose data root has the features of the tiny pipeline in two kinds of files, and a pipeline that imports
 /// one.
-fn house() -> (House, Arrays) {
-    let house = House::new();
-    let arrays = exported(&house);
-    let data = house.path().join("data");
+fn project() -> (Project, Arrays) {
+    let project = Project::new();
+    let arrays = exported(&project);
+    let data = project.path().join("data");
     write_npy(&data.join("own"), &arrays);
     write_safetensors(&data.join("own.safetensors"), &arrays);
-    house.spec("own", &spec("path = \"own.safetensors\""));
-    (house, arrays)
+    project.spec("own", &spec("path = \"own.safetensors\""));
+    (project, arrays)
 }
 
-fn keys(house: &House, args: &str) -> Vec<Value> {
-    house.tasks(args).iter().map(|t| t["key"].clone()).collect()
+fn keys(project: &Project, args: &str) -> Vec<Value> {
+    project.tasks(args).iter().map(|t| t["key"].clone()).collect()
 }
 
-fn files(house: &House, args: &str) -> Vec<Vec<u8>> {
-    let out = house.ok(&format!("export {args}")).out;
+fn files(project: &Project, args: &str) -> Vec<Vec<u8>> {
+    let out = project.ok(&format!("export {args}")).out;
     // Samples stand elsewhere in the array that was imported.
     let lines = out.lines().filter(|file| !file.ends_with("drawn.safetensors"));
-    lines.map(|file| fs::read(house.path().join(file)).unwrap()).collect()
+    lines.map(|file| fs::read(project.path().join(file)).unwrap()).collect()
 }
 
 /// Whether files hold the same tensors, whatever they say of themselves, and wherever samples were drawn from.
@@ -87,112 +87,117 @@ fn same(some: &[Vec<u8>], others: &[Vec<u8>]) -> bool {
 
 #[test]
 fn imported_features_give_what_the_extractor_s_give() {
-    let (house, _) = house();
-    house.spec("bare", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
-    house.ok("run bare");
-    let ran = house.ok("run own");
-    assert_eq!(House::stages_that_ran(&ran), ["features", "target-params", "poison-features", "evaluate"]);
-    assert!(house.ok("run own").err.contains("0 tasks ran, 4 cached"));
+    let (project, _) = project();
+    project.spec("bare", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
+    project.ok("run bare");
+    let ran = project.ok("run own");
+    assert_eq!(Project::stages_that_ran(&ran), ["features", "target-params", "poison-features", "evaluate"]);
+    assert!(project.ok("run own").err.contains("0 tasks ran, 4 cached"));
     for stage in ["features", "target-params", "poison-features", "evaluate"] {
-        let [a, b] = ["bare", "own"].map(|name| files(&house, &format!("{name} {stage} -o {name}-{stage}")));
+        let [a, b] = ["bare", "own"].map(|name| files(&project, &format!("{name} {stage} -o {name}-{stage}")));
         assert!(!a.is_empty() && same(&a, &b), "{stage}");
     }
-    let row = |name: &str| -> Value { serde_json::from_str(&house.ok(&format!("results {name} --json")).out).unwrap() };
+    let row =
+        |name: &str| -> Value { serde_json::from_str(&project.ok(&format!("results {name} --json")).out).unwrap() };
     let (extracted, imported) = (row("bare"), row("own"));
     for field in ["accuracy", "per_class", "clean_loss", "loss_bound", "objective"] {
         assert_eq!(extracted[field], imported[field], "{field}");
     }
     // No device made them, and the table names them after their file.
     assert_eq!(imported["device"], "host");
-    assert!(house.ok("results own").out.contains("extractor own.safetensors,"));
-    assert!(house.ok("status own").out.contains("features"));
+    assert!(project.ok("results own").out.contains("extractor own.safetensors,"));
+    assert!(project.ok("status own").out.contains("features"));
 
     // A folder is another file with the same features.
-    house.ok("run own --set features.path=own");
-    let own = |set: &str, out: &str| files(&house, &format!("own evaluate {set} -o {out}"));
+    project.ok("run own --set features.path=own");
+    let own = |set: &str, out: &str| files(&project, &format!("own evaluate {set} -o {out}"));
     assert!(same(&own("", "a"), &own("--set features.path=own", "b")));
 }
 
 #[test]
 fn the_content_of_the_file_is_in_the_key_and_its_path_is_not() {
-    let (house, mut arrays) = house();
-    let data = house.path().join("data");
-    let before = keys(&house, "own");
+    let (project, mut arrays) = project();
+    let data = project.path().join("data");
+    let before = keys(&project, "own");
     fs::create_dir(data.join("other")).unwrap();
     fs::copy(data.join("own.safetensors"), data.join("other/same.safetensors")).unwrap();
-    assert_eq!(keys(&house, "own --set features.path=other/same.safetensors"), before);
+    assert_eq!(keys(&project, "own --set features.path=other/same.safetensors"), before);
     let absolute = data.join("other/same.safetensors");
-    assert_eq!(keys(&house, &format!("own --set features.path={}", absolute.display())), before);
-    assert_eq!(keys(&house, "own --set features.seed=1"), before, "nothing is drawn");
+    assert_eq!(keys(&project, &format!("own --set features.path={}", absolute.display())), before);
+    assert_eq!(keys(&project, "own --set features.seed=1"), before, "nothing is drawn");
     for set in ["normalization=l2", "normalization=none"] {
-        assert_ne!(keys(&house, &format!("own --set features.{set}")), before, "{set}");
+        assert_ne!(keys(&project, &format!("own --set features.{set}")), before, "{set}");
     }
     // What the spec says of images and extractors is not read.
     let (datasets, _) = TINY.split_once("[features]").unwrap();
     let (_, rest) =
         spec("path = \"own.safetensors\"").split_once("[features]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
-    house.spec("more", &format!("{datasets}[features]{rest}"));
-    let features = house.tasks("more").into_iter().find(|t| t["stage"] == "features").unwrap();
+    project.spec("more", &format!("{datasets}[features]{rest}"));
+    let features = project.tasks("more").into_iter().find(|t| t["stage"] == "features").unwrap();
     assert_eq!((&features["key"], &features["inputs"]), (&before[0], &serde_json::json!({})));
 
     let last = arrays[0].3.len() - 1;
     arrays[0].3[last] ^= 1;
     write_safetensors(&data.join("own.safetensors"), &arrays);
-    assert!(keys(&house, "own").iter().zip(&before).all(|(a, b)| a != b));
+    assert!(keys(&project, "own").iter().zip(&before).all(|(a, b)| a != b));
 }
 
 #[test]
 fn validation_is_held_out_where_the_file_has_none() {
-    let (house, arrays) = house();
+    let (project, arrays) = project();
     let without: Arrays = arrays.into_iter().filter(|(name, ..)| !name.starts_with("validation")).collect();
-    write_safetensors(&house.path().join("data/pool.safetensors"), &without);
+    write_safetensors(&project.path().join("data/pool.safetensors"), &without);
     let drawn = "features.path=pool.safetensors --set features.validation=16";
-    house.ok(&format!("run own --set {drawn}"));
-    let row: Value = serde_json::from_str(&house.ok(&format!("results own --set {drawn} --json")).out).unwrap();
+    project.ok(&format!("run own --set {drawn}"));
+    let row: Value = serde_json::from_str(&project.ok(&format!("results own --set {drawn} --json")).out).unwrap();
     assert!(row["accuracy"]["influence_flips"].is_number());
     let seeds = |set: &str| -> Vec<Value> {
-        let tasks = house.tasks(&format!("own --set seeds=[3,4] --set {drawn} {set}"));
+        let tasks = project.tasks(&format!("own --set seeds=[3,4] --set {drawn} {set}"));
         tasks.iter().filter(|t| t["stage"] == "features").map(|t| t["seed"].clone()).collect()
     };
     assert_eq!(seeds(""), [Value::Null]);
     assert_eq!(seeds("--set features.seed=run"), [3, 4]);
-    house.fails(
+    project.fails(
         "features own --set features.validation=16",
         2,
         &["`validation`: is 16", "own.safetensors has a validation split of 16 samples", "leave the field out"],
     );
-    house.fails(&format!("features own --set {drawn}000"), 2, &["`validation`: is 16000", "of class 0, which has 24"]);
+    project.fails(
+        &format!("features own --set {drawn}000"),
+        2,
+        &["`validation`: is 16000", "of class 0, which has 24"],
+    );
 }
 
 #[test]
 fn inversion_asks_for_an_extractor() {
-    let (house, _) = house();
+    let (project, _) = project();
     let fields = "path = \"own.safetensors\"";
     let words = ["needs the extractor that made the features", "imports them from a file", "leave this table out"];
     let invert = "[invert]\nmethod = \"feature-matching\"\n";
-    house.spec("bad", &spec(fields).replace("[evaluate]", &format!("{invert}[evaluate]")));
+    project.spec("bad", &spec(fields).replace("[evaluate]", &format!("{invert}[evaluate]")));
     for command in ["plan", "run"] {
-        house.fails(&format!("{command} bad"), 2, &[&["bad.toml:17: [invert] "], &words[..]].concat());
+        project.fails(&format!("{command} bad"), 2, &[&["bad.toml:17: [invert] "], &words[..]].concat());
     }
-    house.spec("bad", &spec(fields).replace("[evaluate]", "[decoder]\n[evaluate]"));
-    house.fails("plan bad", 2, &[&["bad.toml:17: [decoder] "], &words[..]].concat());
+    project.spec("bad", &spec(fields).replace("[evaluate]", "[decoder]\n[evaluate]"));
+    project.fails("plan bad", 2, &[&["bad.toml:17: [decoder] "], &words[..]].concat());
     // Nor does another extractor help.
-    house.fails("plan tiny --set features.method=import --set features.path=own.safetensors", 2, &words);
+    project.fails("plan tiny --set features.method=import --set features.path=own.safetensors", 2, &words);
 }
 
 #[test]
 fn what_cannot_be_imported_is_named() {
-    let (house, arrays) = house();
-    let data = house.path().join("data");
+    let (project, arrays) = project();
+    let data = project.path().join("data");
     let fails = |path: &str, code: i32, words: &[&str]| {
         for command in ["features", "run"] {
-            house.fails(&format!("{command} own --set features.path={path}"), code, words);
+            project.fails(&format!("{command} own --set features.path={path}"), code, words);
         }
     };
     // Without the file there is no key, and so no plan.
     let words =
         ["[features] cannot be planned", "cannot read data/no.npz, which should be a .npz archive", "No such file"];
-    house.fails("plan own --set features.path=no.npz", 3, &words);
+    project.fails("plan own --set features.path=no.npz", 3, &words);
     fails("no.npz", 3, &words);
     fails("no", 3, &["cannot read data/no, which should be a folder of .npy files"]);
     fs::write(data.join("own.pt"), "weights").unwrap();
@@ -210,8 +215,8 @@ fn what_cannot_be_imported_is_named() {
     fails("short.safetensors", 3, &["data/short.safetensors has no array `test_labels`", "it has "]);
 
     let bad = |field: &str, words: &[&str]| {
-        house.spec("bad", &spec(field));
-        house.fails("plan bad", 2, words);
+        project.spec("bad", &spec(field));
+        project.fails("plan bad", 2, words);
     };
     bad("", &["bad.toml:5", "[features]", "missing field `path`"]);
     bad("path = \"\"", &["bad.toml:6", "`path`: is empty"]);
@@ -219,18 +224,18 @@ fn what_cannot_be_imported_is_named() {
     bad("path = \"own\"\nvalidation = -3", &["bad.toml:7", "`validation`"]);
     bad("path = \"own\"\nnormalization = \"L2\"", &["bad.toml:7", "`normalization`", "`l2`"]);
     bad("path = \"own\"\nseed = \"ran\"", &["bad.toml:7", "`seed`", "\"run\""]);
-    house.fails("plan tiny --set features.path=x.npz", 2, &["[features] `path`: unknown field `path`"]);
+    project.fails("plan tiny --set features.path=x.npz", 2, &["[features] `path`: unknown field `path`"]);
 }
 
 /// Whatever the features came from.
 #[test]
 fn l2_normalisation_goes_through_the_whole_pipeline() {
-    let (house, _) = house();
+    let (project, _) = project();
     let set = "--set features.normalization=l2";
-    house.ok(&format!("run tiny {set} --set invert.refine=2 --set poison-features.constraint=ball"));
-    house.ok(&format!("run own {set}"));
+    project.ok(&format!("run tiny {set} --set invert.refine=2 --set poison-features.constraint=ball"));
+    project.ok(&format!("run own {set}"));
     let [extracted, imported] =
-        ["tiny", "own"].map(|name| files(&house, &format!("{name} features {set} -o l2-{name}")));
+        ["tiny", "own"].map(|name| files(&project, &format!("{name} features {set} -o l2-{name}")));
     assert!(same(&extracted, &imported));
     // Shift and scale there are none.
     assert_eq!(extracted.len(), 3);
@@ -242,14 +247,15 @@ fn l2_normalisation_goes_through_the_whole_pipeline() {
             assert!((row.iter().map(|z| z * z).sum::<f32>() - 1.0).abs() < 1e-5);
         }
     }
-    let row =
-        house.ok(&format!("results tiny {set} --set invert.refine=2 --set poison-features.constraint=ball --json")).out;
+    let row = project
+        .ok(&format!("results tiny {set} --set invert.refine=2 --set poison-features.constraint=ball --json"))
+        .out;
     let row: Value = serde_json::from_str(&row).unwrap();
     assert!(row["visibility"]["relative_distance"].as_f64().is_some_and(f64::is_finite), "{row}");
     // A decoder gets them, too.
-    house.spec(
+    project.spec(
         "decoded",
         &TINY.replace("method = \"feature-matching\"\nsteps = 3", "method = \"decoder\"\n[decoder]\nepochs = 1"),
     );
-    house.ok(&format!("run decoded {set}"));
+    project.ok(&format!("run decoded {set}"));
 }

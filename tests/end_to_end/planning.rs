@@ -1,6 +1,6 @@
 //! What `plan`, `why` and `status` say before and after runs.
 
-use crate::house::{House, TINY};
+use crate::project::{Project, TINY};
 use serde_json::Value;
 
 /// Keys differ with the code's versions; the words around them shall not.
@@ -20,23 +20,23 @@ fn without_keys(text: &str) -> String {
 
 #[test]
 fn plan_and_why_agree_with_what_runs() {
-    let house = House::new();
-    insta::assert_snapshot!("plan-before", without_keys(&house.ok("plan tiny").out));
-    house.ok("run tiny");
-    insta::assert_snapshot!("plan-after", without_keys(&house.ok("plan tiny").out));
+    let project = Project::new();
+    insta::assert_snapshot!("plan-before", without_keys(&project.ok("plan tiny").out));
+    project.ok("run tiny");
+    insta::assert_snapshot!("plan-after", without_keys(&project.ok("plan tiny").out));
     let change = "--set poison-features.poison_fraction=0.1";
-    insta::assert_snapshot!("plan-change", without_keys(&house.ok(&format!("plan tiny {change}")).out));
+    insta::assert_snapshot!("plan-change", without_keys(&project.ok(&format!("plan tiny {change}")).out));
     insta::assert_snapshot!(
         "why-change",
-        without_keys(&house.ok(&format!("why tiny --stage poison-features {change}")).out)
+        without_keys(&project.ok(&format!("why tiny --stage poison-features {change}")).out)
     );
-    let json = house.ok(&format!("why tiny --stage poison-features --json {change}")).out;
+    let json = project.ok(&format!("why tiny --stage poison-features --json {change}")).out;
     let why: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(why["why"]["changes"][0]["path"], "poison_fraction", "{json}");
     assert_eq!(why["why"]["changes"][0]["node"], "poison-features", "{json}");
     // Planning writes nothing that a run would use.
     assert_eq!(
-        House::stages_that_ran(&house.ok(&format!("run tiny {change}"))),
+        Project::stages_that_ran(&project.ok(&format!("run tiny {change}"))),
         ["poison-features", "invert", "evaluate"]
     );
 }
@@ -64,19 +64,19 @@ steps = 3
 method = "decoder"
 "#;
 
-fn several() -> House {
-    let house = House::new();
+fn several() -> Project {
+    let project = Project::new();
     let attacks = TINY.find("[poison-features]").unwrap()..TINY.find("[evaluate]").unwrap();
-    house.spec("several", &TINY.replace(&TINY[attacks], SEVERAL));
-    house
+    project.spec("several", &TINY.replace(&TINY[attacks], SEVERAL));
+    project
 }
 
 #[test]
 fn rows_tell_tasks_apart() {
-    let house = several();
-    let ran = house.ok("run several");
-    let plan = house.ok("plan several").out;
-    let status = house.ok("status several").out;
+    let project = several();
+    let ran = project.ok("run several");
+    let plan = project.ok("plan several").out;
+    let status = project.ok("status several").out;
     for said in [&ran.err, &plan, &status] {
         for row in [
             "poison-features bilevel, 5 %, seed 0 ",
@@ -98,23 +98,23 @@ fn rows_tell_tasks_apart() {
 
 #[test]
 fn why_compares_with_the_same_branch_and_names_the_root() {
-    let house = several();
-    house.ok("run several");
+    let project = several();
+    project.ok("run several");
     let beta = "--set invert.beta=0.1";
-    let said = house.ok(&format!("why several {beta}")).out;
+    let said = project.ok(&format!("why several {beta}")).out;
     insta::assert_snapshot!("why-root", without_keys(&said));
     // Every inversion and evaluation that runs has its own branch as the nearest, though other branches have newer
     // artifacts.
-    let before = house.ok("plan several").out;
+    let before = project.ok("plan several").out;
     for stage in ["invert", "evaluate"] {
-        let said = house.ok(&format!("why several --stage {stage} {beta}")).out;
+        let said = project.ok(&format!("why several --stage {stage} {beta}")).out;
         let lines: Vec<_> = said.lines().filter_map(|l| l.split_once(" runs; the nearest artifact is ")).collect();
         assert_eq!(lines.len(), 3, "{said}");
         for (task, nearest) in lines {
             let (label, _) = task.trim().rsplit_once(' ').unwrap();
             assert!(before.contains(&format!("{label} {nearest}")), "{label} {nearest} is not in:\n{before}");
         }
-        let json = house.ok(&format!("why several --stage {stage} --json {beta}")).out;
+        let json = project.ok(&format!("why several --stage {stage} --json {beta}")).out;
         let why: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         for task in why.iter().filter(|t| t["state"] == "run") {
             let changes = task["why"]["changes"].as_array().unwrap();
@@ -123,56 +123,56 @@ fn why_compares_with_the_same_branch_and_names_the_root() {
         }
     }
     // What follows says what it follows from, in the plan and while it runs.
-    let plan = house.ok(&format!("plan several {beta}")).out;
+    let plan = project.ok(&format!("plan several {beta}")).out;
     assert_eq!(plan.matches("because of invert.beta: 0.0 -> 0.1").count(), 3, "{plan}");
-    assert!(house.ok(&format!("run several {beta}")).err.contains("(because of invert.beta: 0.0 -> 0.1)"));
+    assert!(project.ok(&format!("run several {beta}")).err.contains("(because of invert.beta: 0.0 -> 0.1)"));
 }
 
 #[test]
 fn a_new_pipeline_is_not_compared_with_what_is_unlike_it() {
-    let house = House::new();
-    house.ok("run tiny");
+    let project = Project::new();
+    project.ok("run tiny");
     // Nearly the same under another name, and so worth a comparison.
-    house.spec("near", &TINY.replace("radius = 0.5", "radius = 0.4"));
-    let said = house.ok("why near").out;
+    project.spec("near", &TINY.replace("radius = 0.5", "radius = 0.4"));
+    let said = project.ok("why near").out;
     assert!(said.starts_with("target-params.radius: 0.5 -> 0.4\n") && said.contains(" of tiny\n"), "{said}");
     let far = TINY.replace("classes = 4", "classes = 3").replace("train = 96", "train = 90");
-    house.spec("far", &far.replace("validation = 16", "validation = 15").replace("test = 48", "test = 45"));
-    let said = house.ok("why far").out;
+    project.spec("far", &far.replace("validation = 16", "validation = 15").replace("test = 48", "test = 45"));
+    let said = project.ok("why far").out;
     assert_eq!(said.matches("never ran here").count(), 7, "{said}");
 }
 
 #[test]
 fn names_that_are_nearly_right() {
-    let house = House::new();
+    let project = Project::new();
     for i in 0..20 {
-        house.spec(&format!("spec-{i:02}"), TINY);
+        project.spec(&format!("spec-{i:02}"), TINY);
     }
-    house.fails("plan tinny", 2, &["no pipeline 'tinny'", "did you mean `tiny`?"]);
-    house.fails("plan qqq", 2, &["expected one of spec-00, ", " and 15 more in pipelines"]);
-    house.fails("why tiny --stage inverts", 2, &["no stage 'inverts'", "did you mean `invert`?"]);
-    house.fails("export tiny evaluat -o out", 2, &["no stage 'evaluat'", "did you mean `evaluate`?"]);
-    let said = house.run(&format!("plan {}", "x".repeat(100_000)));
+    project.fails("plan tinny", 2, &["no pipeline 'tinny'", "did you mean `tiny`?"]);
+    project.fails("plan qqq", 2, &["expected one of spec-00, ", " and 15 more in pipelines"]);
+    project.fails("why tiny --stage inverts", 2, &["no stage 'inverts'", "did you mean `invert`?"]);
+    project.fails("export tiny evaluat -o out", 2, &["no stage 'evaluat'", "did you mean `evaluate`?"]);
+    let said = project.run(&format!("plan {}", "x".repeat(100_000)));
     assert!(said.code == 2 && said.err.len() < 101_000, "{}", said.err.len());
 }
 
 #[test]
 fn what_stands_in_the_wrong_place_is_put_right() {
-    let house = House::new();
-    house.fails("run tiny --force", 2, &["one stage", "hemlock invert tiny --force"]);
-    house.fails("run tiny set=seeds=[0]", 2, &["before the recipe: just set='seeds=[0]' RECIPE", "--set"]);
-    house.fails("results tiny as=one", 2, &["just as='one' RECIPE", "--as NAME"]);
-    house.fails("report tiny set=seeds=[0]", 2, &["before the recipe"]);
-    house.fails("run tiny other", 2, &["unexpected argument 'other'"]);
+    let project = Project::new();
+    project.fails("run tiny --force", 2, &["one stage", "hemlock invert tiny --force"]);
+    project.fails("run tiny set=seeds=[0]", 2, &["before the recipe: just set='seeds=[0]' RECIPE", "--set"]);
+    project.fails("results tiny as=one", 2, &["just as='one' RECIPE", "--as NAME"]);
+    project.fails("report tiny set=seeds=[0]", 2, &["before the recipe"]);
+    project.fails("run tiny other", 2, &["unexpected argument 'other'"]);
 }
 
 #[test]
 fn a_project_is_worked_in_from_another_folder() {
-    let house = House::new();
-    let at = house.path().display().to_string();
+    let project = Project::new();
+    let at = project.path().display().to_string();
     let elsewhere = tempfile::tempdir().unwrap();
     let run = |args: &str| {
-        let output = house.command(args).current_dir(elsewhere.path()).output().unwrap();
+        let output = project.command(args).current_dir(elsewhere.path()).output().unwrap();
         (
             output.status.code().unwrap(),
             String::from_utf8(output.stdout).unwrap(),
@@ -181,16 +181,16 @@ fn a_project_is_worked_in_from_another_folder() {
     };
     let (code, _, err) = run("run tiny");
     assert!(code == 2 && err.contains("no specs in pipelines") && err.contains("-C DIR"), "{err}");
-    std::fs::create_dir(house.path().join("specs")).unwrap();
-    std::fs::copy(house.path().join("pipelines/tiny.toml"), house.path().join("specs/own.toml")).unwrap();
+    std::fs::create_dir(project.path().join("specs")).unwrap();
+    std::fs::copy(project.path().join("pipelines/tiny.toml"), project.path().join("specs/own.toml")).unwrap();
     assert_eq!(run(&format!("-C {at} run specs/own.toml")).0, 0);
-    assert!(house.path().join("artifacts/evaluate").is_dir());
+    assert!(project.path().join("artifacts/evaluate").is_dir());
     assert!(run(&format!("results tiny -C {at}")).1.contains("gradient-canceling"));
     // What a spec names is looked for in the same place.
     let source = "{ kind = \"image-folder\", path = \"own\", size = 8 }";
     let synthetic = "{ kind = \"synthetic\", domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }";
     assert!(TINY.contains(synthetic));
-    house.spec("folder", &TINY.replace(synthetic, source));
+    project.spec("folder", &TINY.replace(synthetic, source));
     let (code, _, err) = run(&format!("-C {at} plan folder"));
     assert!(code == 3 && err.contains("own"), "{err}");
     // A frozen plan says where it works.
@@ -207,8 +207,8 @@ fn a_project_is_worked_in_from_another_folder() {
 
 #[test]
 fn lists_fan_out_and_branches_share_what_they_have_in_common() {
-    let house = House::new();
-    let count = |args: &str, stage: &str| house.tasks(args).iter().filter(|t| t["stage"] == stage).count();
+    let project = Project::new();
+    let count = |args: &str, stage: &str| project.tasks(args).iter().filter(|t| t["stage"] == stage).count();
     let args = "tiny --set seeds=[0,1,2] --set target-params.radius=[0.1,0.5] --set invert.beta=[0,0.1]";
     assert_eq!(count(args, "pretrain"), 1);
     assert_eq!(count(args, "target-params"), 2);
@@ -219,20 +219,20 @@ fn lists_fan_out_and_branches_share_what_they_have_in_common() {
 
 #[test]
 fn an_override_goes_to_the_tables_that_know_its_field() {
-    let house = House::new();
+    let project = Project::new();
     let two = "[decoder]\n[[invert]]\nmethod = \"feature-matching\"\n\n[[invert]]\nmethod = \"decoder\"\n";
-    house.spec("two", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", two));
-    let tasks = house.tasks("two --set invert.steps=[7,8]");
+    project.spec("two", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", two));
+    let tasks = project.tasks("two --set invert.steps=[7,8]");
     let params: Vec<&Value> = tasks.iter().filter(|t| t["stage"] == "invert").map(|t| &t["params"]).collect();
     assert_eq!(params.len(), 3);
     assert_eq!((&params[0]["steps"], &params[1]["steps"], &params[2]["steps"]), (&7.into(), &8.into(), &Value::Null));
-    house.fails("plan two --set invert.stepps=7", 2, &["--set invert.stepps=7", "did you mean `steps`?"]);
+    project.fails("plan two --set invert.stepps=7", 2, &["--set invert.stepps=7", "did you mean `steps`?"]);
 }
 
 #[test]
 fn what_a_choice_does_not_read_is_not_in_its_key() {
-    let house = House::new();
-    let keys = |args: &str| -> Vec<Value> { house.tasks(args).iter().map(|t| t["key"].clone()).collect() };
+    let project = Project::new();
+    let keys = |args: &str| -> Vec<Value> { project.tasks(args).iter().map(|t| t["key"].clone()).collect() };
     assert_eq!(keys("tiny"), keys("tiny --set poison-features.quantile=0.5"));
     assert_ne!(keys("tiny"), keys("tiny --set poison-features.constraint=ball"));
     assert_eq!(
@@ -244,15 +244,15 @@ fn what_a_choice_does_not_read_is_not_in_its_key() {
 
 #[test]
 fn help_has_examples() {
-    let help = House::new().ok("--help").out;
+    let help = Project::new().ok("--help").out;
     insta::assert_snapshot!("help", help);
 }
 
 #[test]
 fn every_seed_may_have_images_of_its_own() {
-    let house = House::new();
+    let project = Project::new();
     let seeds = |set: &str, stage: &str| -> Vec<Value> {
-        let tasks = house.tasks(&format!("tiny --set seeds=[3,4] {set}"));
+        let tasks = project.tasks(&format!("tiny --set seeds=[3,4] {set}"));
         tasks.iter().filter(|t| t["stage"] == stage).map(|t| t["seed"].clone()).collect()
     };
     assert_eq!(seeds("", "dataset"), [Value::Null]);
@@ -265,16 +265,16 @@ fn every_seed_may_have_images_of_its_own() {
     let both = r#"--set dataset.downstream.seed=[0,"run"]"#;
     assert_eq!(seeds(both, "dataset"), [Value::Null, Value::from(3), Value::from(4)]);
     assert_eq!(seeds(both, "evaluate").len(), 4);
-    house.fails("plan tiny --set dataset.downstream.seed=own", 2, &["`seed`", "own", "\"run\""]);
-    house.ok(&format!("features tiny --set seeds=[3,4] {own}"));
+    project.fails("plan tiny --set dataset.downstream.seed=own", 2, &["`seed`", "own", "\"run\""]);
+    project.ok(&format!("features tiny --set seeds=[3,4] {own}"));
 }
 
 /// By the run's seed, or by a list of its own, which makes replicates of one result and no results of their own.
 #[test]
 fn every_seed_may_have_an_extractor_of_its_own() {
-    let house = House::new();
+    let project = Project::new();
     let seeds = |set: &str, stage: &str| -> Vec<Value> {
-        let tasks = house.tasks(&format!("tiny --set seeds=[3,4] {set}"));
+        let tasks = project.tasks(&format!("tiny --set seeds=[3,4] {set}"));
         tasks.iter().filter(|t| t["stage"] == stage).map(|t| t["seed"].clone()).collect()
     };
     assert_eq!(seeds("", "pretrain"), [Value::Null]);
@@ -283,24 +283,24 @@ fn every_seed_may_have_an_extractor_of_its_own() {
     assert_eq!(seeds(own, "evaluate"), [3, 4]);
     let several = "--set pretrain.seed=[0,1]";
     assert_eq!((seeds(several, "pretrain").len(), seeds(several, "evaluate").len()), (2, 4));
-    house.fails("plan tiny --set pretrain.seed=own", 2, &["seed", "own", "\"run\""]);
+    project.fails("plan tiny --set pretrain.seed=own", 2, &["seed", "own", "\"run\""]);
 
     let set = "tiny --set seeds=[3] --set pretrain.seed=[0,1]";
-    house.ok(&format!("run {set}"));
-    let rows = |args: &str| house.ok(args).out.lines().filter(|line| line.contains("feature-matching ")).count();
+    project.ok(&format!("run {set}"));
+    let rows = |args: &str| project.ok(args).out.lines().filter(|line| line.contains("feature-matching ")).count();
     assert_eq!((rows(&format!("results {set}")), rows("results tiny --set seeds=[3] --set pretrain.seed=1")), (1, 1));
-    house.ok(&format!("report {set} -o page.html"));
-    let page = std::fs::read_to_string(house.path().join("page.html")).unwrap();
+    project.ok(&format!("report {set} -o page.html"));
+    let page = std::fs::read_to_string(project.path().join("page.html")).unwrap();
     assert!(page.contains("over 2 extractors, for these training data, on the same"), "{page}");
 }
 
 #[test]
 fn a_profile_stands_in_for_tables() {
-    let house = House::new();
+    let project = Project::new();
     let profiles = "\n[profiles.paper.target-params]\nradius = 2.0\n\n[[profiles.paper.poison-features]]\nattack = \"bilevel\"\neps_d = 0.1\n";
-    house.spec("cook", &format!("{TINY}{profiles}"));
+    project.spec("cook", &format!("{TINY}{profiles}"));
     let params = |args: &str, node: &str| {
-        let tasks = house.tasks(args);
+        let tasks = project.tasks(args);
         tasks.iter().find(|task| task["node"] == node).unwrap()["params"].clone()
     };
     assert_eq!(params("cook", "target-params")["radius"], 0.5);
@@ -311,58 +311,58 @@ fn a_profile_stands_in_for_tables() {
     // What is set on the command line comes last.
     let both = format!("{paper} --set poison-features.poison_fraction=0.2");
     assert_eq!(params(&both, "poison-features")["poison_fraction"], 0.2);
-    house.fails(
+    project.fails(
         &format!("plan {paper} --set target-params.radius=x"),
         2,
         &["--set target-params.radius=x", "`radius`"],
     );
-    house.fails("plan cook --set profile=papper", 2, &["no profile \"papper\"", "expected one of \"paper\""]);
-    house.fails("plan tiny --set profile=paper", 2, &["the spec has none"]);
+    project.fails("plan cook --set profile=papper", 2, &["no profile \"papper\"", "expected one of \"paper\""]);
+    project.fails("plan tiny --set profile=paper", 2, &["the spec has none"]);
     // What it was called before.
-    house.fails("plan cook --set recipe=paper", 2, &["unknown key `recipe`", "did you mean `profile`?"]);
-    house.spec("old", &format!("{TINY}{}", profiles.replace("profiles.", "recipes.")));
-    house.fails("plan old", 2, &["old.toml:33: unknown key `recipes`", "did you mean `profiles`?"]);
+    project.fails("plan cook --set recipe=paper", 2, &["unknown key `recipe`", "did you mean `profile`?"]);
+    project.spec("old", &format!("{TINY}{}", profiles.replace("profiles.", "recipes.")));
+    project.fails("plan old", 2, &["old.toml:33: unknown key `recipes`", "did you mean `profiles`?"]);
     // A profile is checked even where another is chosen.
-    house.spec("cook", &format!("{TINY}{}", profiles.replace("radius = 2.0", "radios = 2.0")));
-    house.fails("plan cook", 2, &["cook.toml:34", "radios", "did you mean `radius`?"]);
-    house.spec("cook", &format!("{TINY}{}", profiles.replace("paper.target-params", "paper.target-parms")));
-    house.fails("plan cook", 2, &["profile `paper`", "target-parms"]);
+    project.spec("cook", &format!("{TINY}{}", profiles.replace("radius = 2.0", "radios = 2.0")));
+    project.fails("plan cook", 2, &["cook.toml:34", "radios", "did you mean `radius`?"]);
+    project.spec("cook", &format!("{TINY}{}", profiles.replace("paper.target-params", "paper.target-parms")));
+    project.fails("plan cook", 2, &["profile `paper`", "target-parms"]);
 }
 
 #[test]
 fn what_tasks_take_is_checked_and_handed_over() {
-    let house = House::new();
+    let project = Project::new();
     let resources = "[resources]\ncpus = 2\noptions = [\"--account=lab\"]\n[resources.pretrain]\ntime = \"0:30:00\"\ndevice = \"cuda\"\n";
-    house.spec("cluster", &format!("{TINY}{resources}"));
+    project.spec("cluster", &format!("{TINY}{resources}"));
     // No key depends on it.
-    house.ok("dataset tiny");
-    let script = house.ok("submit slurm cluster --dry-run").out;
+    project.ok("dataset tiny");
+    let script = project.ok("submit slurm cluster --dry-run").out;
     assert!(!script.contains("/dataset/") && script.matches("sbatch").count() == 6, "{script}");
     let line = script.lines().find(|line| line.contains("--job-name=pretrain-")).unwrap();
     assert!(line.contains(" --cpus-per-task=2 --time=0:30:00 --account=lab ") && !line.contains("afterok"), "{line}");
     assert_eq!((script.matches("--device cuda").count(), script.matches("--device flex").count()), (1, 5), "{script}");
     let line = script.lines().find(|line| line.contains("--job-name=features-")).unwrap();
     assert!(line.contains(" --cpus-per-task=2 --account=lab --dependency=afterok:${job1%%;*} <<"), "{line}");
-    let file: toml::Table = house.ok("submit hyperqueue cluster --dry-run").out.parse().unwrap();
+    let file: toml::Table = project.ok("submit hyperqueue cluster --dry-run").out.parse().unwrap();
     assert_eq!(file["task"].as_array().unwrap().len(), 6);
 
     for engine in ["slurm", "hyperqueue"] {
-        let said = house.command(&format!("submit {engine} cluster")).env("PATH", "/nowhere").output().unwrap();
+        let said = project.command(&format!("submit {engine} cluster")).env("PATH", "/nowhere").output().unwrap();
         assert_eq!(said.status.code(), Some(5));
         let err = String::from_utf8_lossy(&said.stderr);
         assert!(err.contains("commands in PATH") && err.matches("os error").count() == 1, "{err}");
     }
-    house.ok("run cluster");
-    assert!(house.ok("submit slurm cluster").err.contains("7 tasks cached, and nothing is left"));
+    project.ok("run cluster");
+    assert!(project.ok("submit slurm cluster").err.contains("7 tasks cached, and nothing is left"));
 
     let bad = |table: &str, words: &[&str]| {
-        house.spec("bad", &format!("{TINY}{table}"));
-        house.fails("plan bad", 2, words);
+        project.spec("bad", &format!("{TINY}{table}"));
+        project.fails("plan bad", 2, words);
     };
     bad("[resources]\nmemory = \"8\"\n", &["bad.toml:", "[resources] `memory`: '8' is no amount of memory"]);
     bad("[resources.pretrain]\ntime = \"4h\"\n", &["[resources.pretrain] `time`: '4h' is no time"]);
     bad("[resources.pretrian]\ncpus = 1\n", &["[resources]", "unknown field `pretrian`"]);
     bad("[resources]\ncpus = 0\n", &["[resources] `cpus`"]);
-    house.spec("bad", &format!("{TINY}[resources]\ndevice = \"tpu\"\n"));
-    house.fails("submit slurm bad --dry-run --root none", 2, &["[resources] `device`: unknown backend `tpu`"]);
+    project.spec("bad", &format!("{TINY}[resources]\ndevice = \"tpu\"\n"));
+    project.fails("submit slurm bad --dry-run --root none", 2, &["[resources] `device`: unknown backend `tpu`"]);
 }

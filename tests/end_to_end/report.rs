@@ -1,6 +1,6 @@
 //! The report: what it says, that it stands by itself, and how a browser takes it.
 
-use crate::house::{House, TINY};
+use crate::project::{Project, TINY};
 use std::{
     fs,
     io::Write,
@@ -9,22 +9,22 @@ use std::{
 };
 
 /// Two inversions, so that there is something to compare.
-fn house() -> House {
-    let house = House::new();
-    house.spec("tiny", &TINY.replace("steps = 3", "steps = 3\nbeta = [0.0, 1.0]"));
-    house
+fn project() -> Project {
+    let project = Project::new();
+    project.spec("tiny", &TINY.replace("steps = 3", "steps = 3\nbeta = [0.0, 1.0]"));
+    project
 }
 
 #[test]
 fn a_report_stands_by_itself_and_tells_the_same_every_time() {
-    let house = house();
+    let project = project();
     let sets = "--set seeds=[0,1]";
-    house.fails("report tiny", 4, &["no results of tiny", "`hemlock run tiny`"]);
-    house.ok(&format!("run tiny {sets}"));
-    let said = house.ok(&format!("report tiny {sets} -o out/page.html"));
+    project.fails("report tiny", 4, &["no results of tiny", "`hemlock run tiny`"]);
+    project.ok(&format!("run tiny {sets}"));
+    let said = project.ok(&format!("report tiny {sets} -o out/page.html"));
     assert_eq!(said.out, "out/page.html\nout/page.tables\nout/page.figures\n");
     assert_eq!(said.err, "");
-    let page = fs::read_to_string(house.path().join("out/page.html")).unwrap();
+    let page = fs::read_to_string(project.path().join("out/page.html")).unwrap();
     for outside in ["<script", "src=\"http", "href=\"http", "url(", "@import"] {
         assert!(!page.contains(outside), "{outside}");
     }
@@ -42,10 +42,10 @@ fn a_report_stands_by_itself_and_tells_the_same_every_time() {
     // What the tests are too few for comes last, folded.
     let (before, folded) = page.split_once("<details id=\"other-findings\">").unwrap();
     assert!(folded.contains("There is nothing to compare") && !before.contains("There is nothing to compare"));
-    let table = |name: &str| fs::read_to_string(house.path().join("out/page.tables").join(name)).unwrap();
+    let table = |name: &str| fs::read_to_string(project.path().join("out/page.tables").join(name)).unwrap();
     assert_eq!(table("results.csv").lines().count(), 1 + 2, "{}", table("results.csv"));
     assert!(table("results.md").contains("| gradient-canceling, feature matching, β = 1 |"), "{}", table("results.md"));
-    assert_eq!(table("artifacts.csv").lines().count(), 1 + house.tasks(&format!("tiny {sets}")).len());
+    assert_eq!(table("artifacts.csv").lines().count(), 1 + project.tasks(&format!("tiny {sets}")).len());
     // A row of the tables can be traced to artifacts.
     let rows = table("rows.csv");
     for column in ["key", "accuracy.clean", "params.invert.beta", "params.target-params.radius"] {
@@ -55,31 +55,31 @@ fn a_report_stands_by_itself_and_tells_the_same_every_time() {
     assert!(table("results.csv").lines().next().unwrap().contains("invert.beta"), "{}", table("results.csv"));
     // Every chart is a file that the page links to.
     let charts: Vec<PathBuf> =
-        fs::read_dir(house.path().join("out/page.figures")).unwrap().map(|e| e.unwrap().path()).collect();
+        fs::read_dir(project.path().join("out/page.figures")).unwrap().map(|e| e.unwrap().path()).collect();
     assert!(charts.len() >= 4, "{charts:?}");
     for chart in &charts {
         let name = chart.file_name().unwrap().to_str().unwrap();
         assert!(page.contains(&format!("href=\"page.figures/{name}\"")), "{name}");
         assert!(fs::read_to_string(chart).unwrap().trim_end().ends_with("</svg>"), "{name}");
     }
-    house.ok(&format!("report tiny {sets} -o out/page.html"));
-    assert!(page == fs::read_to_string(house.path().join("out/page.html")).unwrap());
+    project.ok(&format!("report tiny {sets} -o out/page.html"));
+    assert!(page == fs::read_to_string(project.path().join("out/page.html")).unwrap());
 }
 
 /// An attack on features that have to lie in a ball, and one on pixels that have not, within the same limit.
 #[test]
 fn what_is_not_comparable_is_listed_with_what_differs() {
-    let house = House::new();
+    let project = Project::new();
     let matched =
         "steps = 3\nlinf = 8\n\n[poison-images]\nattack = \"gradient-canceling\"\neps_d = 0.05\nlinf = 8\nsteps = 3";
     let spec = TINY
         .replace("poison_fraction = 0.05", "poison_fraction = 0.05\nconstraint = \"ball\"")
         .replace("steps = 3", matched);
-    house.spec("routes", &spec);
+    project.spec("routes", &spec);
     let page = |sets: &str| {
-        house.ok(&format!("run routes {sets}"));
-        house.ok(&format!("report routes {sets} -o page.html"));
-        let page = fs::read_to_string(house.path().join("page.html")).unwrap();
+        project.ok(&format!("run routes {sets}"));
+        project.ok(&format!("report routes {sets} -o page.html"));
+        let page = fs::read_to_string(project.path().join("page.html")).unwrap();
         let finding = page.split("id=\"F2\"").nth(1).unwrap().to_owned();
         finding.split("id=\"F2-refined\"").next().unwrap().to_owned()
     };
@@ -92,36 +92,36 @@ fn what_is_not_comparable_is_listed_with_what_differs() {
 
 #[test]
 fn what_is_missing_is_said() {
-    let house = house();
-    house.ok("run tiny");
-    let said = house.ok("report tiny --set seeds=[0,1]");
+    let project = project();
+    project.ok("run tiny");
+    let said = project.ok("report tiny --set seeds=[0,1]");
     assert!(said.err.contains("tiny: 2 of 4 branches have no result yet"), "{}", said.err);
-    let page = fs::read_to_string(house.path().join("reports/tiny.html")).unwrap();
+    let page = fs::read_to_string(project.path().join("reports/tiny.html")).unwrap();
     assert!(page.contains("2 of 4 branches have no result yet"));
     // A pipeline without results beside one with some.
-    house.spec("other", &TINY.replace("poison_fraction = 0.05", "poison_fraction = 0.1"));
-    let said = house.ok("report tiny other -o both.html");
+    project.spec("other", &TINY.replace("poison_fraction = 0.05", "poison_fraction = 0.1"));
+    let said = project.ok("report tiny other -o both.html");
     assert!(said.err.contains("other: 1 of 1 branch has no result yet"), "{}", said.err);
-    house.spec("bare", &TINY.replace("[evaluate]", ""));
-    house.fails("report bare", 2, &["has no [evaluate]"]);
+    project.spec("bare", &TINY.replace("[evaluate]", ""));
+    project.fails("report bare", 2, &["has no [evaluate]"]);
 }
 
 /// Results stay when artifacts behind them are deleted; what would be drawn from these is missed, and that is said
 /// first.
 #[test]
 fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
-    let house = house();
-    house.ok("run tiny");
-    let whole = house.ok("report tiny -o page.html");
+    let project = project();
+    project.ok("run tiny");
+    let whole = project.ok("report tiny -o page.html");
     assert_eq!(whole.err, "");
-    let map = house.path().join("page.figures/map.svg");
-    assert!(fs::read_dir(house.path().join("page.figures")).unwrap().count() > 3 && map.parent().unwrap().is_dir());
-    fs::remove_dir_all(house.path().join("artifacts/features")).unwrap();
-    fs::remove_dir_all(house.path().join("artifacts/invert")).unwrap();
-    let said = house.ok("report tiny -o page.html");
+    let map = project.path().join("page.figures/map.svg");
+    assert!(fs::read_dir(project.path().join("page.figures")).unwrap().count() > 3 && map.parent().unwrap().is_dir());
+    fs::remove_dir_all(project.path().join("artifacts/features")).unwrap();
+    fs::remove_dir_all(project.path().join("artifacts/invert")).unwrap();
+    let said = project.ok("report tiny -o page.html");
     let expected = "1 artifact of features and 2 artifacts of invert is left out, as they are gone; `hemlock run tiny` makes them again";
     assert!(said.err.contains(expected), "{}", said.err);
-    let page = fs::read_to_string(house.path().join("page.html")).unwrap();
+    let page = fs::read_to_string(project.path().join("page.html")).unwrap();
     let (head, rest) = page.split_once("<main>").unwrap();
     assert!(head.contains("Incomplete.") && head.contains("artifact of features"), "{head}");
     let figure =
@@ -132,39 +132,39 @@ fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
     assert!(!figure("pretraining").contains("are gone"), "{}", figure("pretraining"));
     // The charts of the page before are no charts of this one.
     let left: Vec<_> =
-        fs::read_dir(house.path().join("page.figures")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        fs::read_dir(project.path().join("page.figures")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| page.contains(name.to_str().unwrap())), "{left:?}");
-    house.ok("run tiny");
-    assert_eq!(house.ok("report tiny -o page.html").err, "");
+    project.ok("run tiny");
+    assert_eq!(project.ok("report tiny -o page.html").err, "");
 }
 
 /// A paper's own numbers stand beside ours; a line that meets no result is told, and nothing is written.
 #[test]
 fn a_paper_s_numbers_stand_beside_ours() {
-    let house = House::new();
-    house.ok("run tiny");
-    let typed = |text: &str| fs::write(house.path().join("paper.csv"), text).unwrap();
+    let project = Project::new();
+    project.ok("run tiny");
+    let typed = |text: &str| fs::write(project.path().join("paper.csv"), text).unwrap();
     typed("# made up\nattack,poison_fraction,clean,drop\ngradient-canceling,0.05,91.25,3\n");
-    house.ok("report tiny --paper paper.csv -o page.html");
-    let page = fs::read_to_string(house.path().join("page.html")).unwrap();
+    project.ok("report tiny --paper paper.csv -o page.html");
+    let page = fs::read_to_string(project.path().join("page.html")).unwrap();
     assert!(page.contains("91.25") && page.contains("The paper's numbers beside ours"));
-    let table = fs::read_to_string(house.path().join("page.tables/paper.csv")).unwrap();
+    let table = fs::read_to_string(project.path().join("page.tables/paper.csv")).unwrap();
     assert_eq!(table.lines().count(), 3, "{table}");
 
     typed("attack,poison_fraction,drop\ngradient-canceling,0.05,3\ntgda,0.05,3\n");
     let told = ["paper.csv, line 3", "no result has `attack` tgda", "gradient-canceling"];
-    house.fails("report tiny --paper paper.csv -o other.html", 2, &told);
-    house.fails("report tiny --paper nowhere.csv -o other.html", 2, &["nowhere.csv", "cannot be read"]);
-    assert!(!house.path().join("other.html").exists() && !house.path().join("other.tables").exists());
+    project.fails("report tiny --paper paper.csv -o other.html", 2, &told);
+    project.fails("report tiny --paper nowhere.csv -o other.html", 2, &["nowhere.csv", "cannot be read"]);
+    assert!(!project.path().join("other.html").exists() && !project.path().join("other.tables").exists());
 }
 
 /// Whenever it is killed, what is there under its own name is whole, and the next report takes away what is left.
 #[test]
 fn a_killed_report_leaves_no_half_file_and_nothing_for_good() {
-    let house = house();
-    house.ok("run tiny");
+    let project = project();
+    project.ok("run tiny");
     let files = || {
-        let mut found: Vec<PathBuf> = vec![house.path().join("out")];
+        let mut found: Vec<PathBuf> = vec![project.path().join("out")];
         let mut files = Vec::new();
         while let Some(folder) = found.pop() {
             for path in fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path()) {
@@ -180,13 +180,13 @@ fn a_killed_report_leaves_no_half_file_and_nothing_for_good() {
         files
     };
     let start = std::time::Instant::now();
-    house.ok("report tiny -o out/page.html");
+    project.ok("report tiny -o out/page.html");
     let (took, whole) = (start.elapsed(), files());
     for round in 0..12 {
-        if house.path().join("out").exists() {
-            fs::remove_dir_all(house.path().join("out")).unwrap();
+        if project.path().join("out").exists() {
+            fs::remove_dir_all(project.path().join("out")).unwrap();
         }
-        let mut report = house.spawn("report tiny -o out/page.html");
+        let mut report = project.spawn("report tiny -o out/page.html");
         // Files are written at its end.
         std::thread::sleep(took * (12 + round) / 24);
         report.kill().unwrap();
@@ -195,16 +195,16 @@ fn a_killed_report_leaves_no_half_file_and_nothing_for_good() {
             assert!(whole.contains(&file), "{}", file.0.display());
         }
     }
-    let left = house.path().join("out/.hemlock-report-page.html.killed");
+    let left = project.path().join("out/.hemlock-report-page.html.killed");
     fs::create_dir_all(&left).unwrap();
     fs::write(left.join("lock"), "").unwrap();
-    house.ok("report tiny -o out/page.html");
+    project.ok("report tiny -o out/page.html");
     assert_eq!(files(), whole);
     // A folder that was killed before it had a lock stays for a minute: it might be of a report that begins.
     let lives = |path: &PathBuf| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) && !path.join("lock").exists()
     };
-    let left = fs::read_dir(house.path().join("out")).unwrap().map(|e| e.unwrap().path()).filter(|path| !lives(path));
+    let left = fs::read_dir(project.path().join("out")).unwrap().map(|e| e.unwrap().path()).filter(|path| !lives(path));
     let mut names: Vec<_> = left.map(|path| path.file_name().unwrap().to_owned()).collect();
     names.sort();
     assert_eq!(names, ["page.figures", "page.html", "page.tables"]);
@@ -213,29 +213,29 @@ fn a_killed_report_leaves_no_half_file_and_nothing_for_good() {
 /// A target that calibration leaves nothing of: who looks at any of the results is told which one was taken.
 #[test]
 fn a_target_that_was_stepped_back_is_told_everywhere() {
-    let house = House::new();
-    house.spec("tiny", &TINY.replace("radius = 0.5", "radius = 9.0\ncalibration = \"scale-and-bias\""));
-    let ran = house.ok("run tiny");
+    let project = Project::new();
+    project.spec("tiny", &TINY.replace("radius = 0.5", "radius = 9.0\ncalibration = \"scale-and-bias\""));
+    let ran = project.ok("run tiny");
     assert!(ran.err.contains("WARN") && ran.err.contains("in the place of 9"), "{}", ran.err);
-    let row: serde_json::Value = serde_json::from_str(&house.ok("results tiny --json").out).unwrap();
+    let row: serde_json::Value = serde_json::from_str(&project.ok("results tiny --json").out).unwrap();
     let told = &row["stepped_back"];
     let used = told["used"].as_f64().unwrap();
     assert!(told["field"] == "radius" && told["asked"] == 9.0 && used < 9.0, "{told}");
     let said = format!("radius is {used} in the place of 9");
     assert!(
-        house
+        project
             .ok("results tiny")
             .out
             .contains(&format!("STEPPED BACK: calibration leaves nothing of a stronger target: {said}"))
     );
-    assert!(house.ok("status tiny").out.contains("radius used"));
-    house.ok("report tiny -o page.html");
-    let page = fs::read_to_string(house.path().join("page.html")).unwrap();
+    assert!(project.ok("status tiny").out.contains("radius used"));
+    project.ok("report tiny -o page.html");
+    let page = fs::read_to_string(project.path().join("page.html")).unwrap();
     assert!(page.contains(&said) && page.contains(&format!("Instead of radius 9 it is radius {used}.")), "{page}");
     let set = "--set target-params.step_back=false";
-    house.fails(&format!("run tiny {set}"), 2, &["`calibration`: leaves nothing", &format!("at most {used}")]);
+    project.fails(&format!("run tiny {set}"), 2, &["`calibration`: leaves nothing", &format!("at most {used}")]);
     // What it names works.
-    house.ok(&format!("run tiny {set} --set target-params.radius={used}"));
+    project.ok(&format!("run tiny {set} --set target-params.radius={used}"));
 }
 
 /// A browser, or why there is none. Where one is required, that is a failure.
@@ -282,11 +282,11 @@ fn framed(page: &str) -> String {
 #[test]
 fn a_browser_shows_all_of_it_on_a_phone_too() {
     let Some(browser) = browser() else { return };
-    let house = house();
-    house.ok("run tiny --set seeds=[0,1]");
-    house.ok("report tiny --set seeds=[0,1] -o page.html");
-    let page = house.path().join("page.html");
-    let frame = house.path().join("frame.html");
+    let project = project();
+    project.ok("run tiny --set seeds=[0,1]");
+    project.ok("report tiny --set seeds=[0,1] -o page.html");
+    let page = project.path().join("page.html");
+    let frame = project.path().join("frame.html");
     fs::write(&frame, framed(&fs::read_to_string(&page).unwrap())).unwrap();
     for file in [&page, &frame] {
         let opened = open(&browser, file);

@@ -1,6 +1,6 @@
 //! Results, and that they can be recomputed from what is exported.
 
-use crate::house::{House, TINY};
+use crate::project::{Project, TINY};
 use safetensors::{SafeTensors, tensor::TensorView};
 use serde_json::Value;
 use std::{fs, path::Path};
@@ -34,9 +34,9 @@ fn accuracy(head: &Path, features: &Path) -> f64 {
 
 #[test]
 fn every_accuracy_can_be_recomputed_from_exported_files() {
-    let house = House::new();
-    house.ok("run tiny");
-    let results = house.ok("results tiny --json");
+    let project = Project::new();
+    project.ok("run tiny");
+    let results = project.ok("results tiny --json");
     assert_eq!(results.out.lines().count(), 1);
     let row: Value = serde_json::from_str(&results.out).unwrap();
     for field in [
@@ -53,87 +53,87 @@ fn every_accuracy_can_be_recomputed_from_exported_files() {
     ] {
         assert!(!row[field].is_null(), "{field}: {row}");
     }
-    house.ok("export tiny evaluate -o heads");
-    house.ok("export tiny features -o features");
+    project.ok("export tiny evaluate -o heads");
+    project.ok("export tiny features -o features");
     for name in ["clean", "target", "features", "images", "random_flips", "influence_flips", "duplicates"] {
-        let head = house.path().join(format!("heads/{name}.safetensors"));
-        let recomputed = accuracy(&head, &house.path().join("features/test.safetensors"));
+        let head = project.path().join(format!("heads/{name}.safetensors"));
+        let recomputed = accuracy(&head, &project.path().join("features/test.safetensors"));
         assert_eq!(recomputed, row["accuracy"][name].as_f64().unwrap(), "{name}");
     }
 }
 
 #[test]
 fn branches_that_differ_in_nothing_count_once() {
-    let house = House::new();
+    let project = Project::new();
     let set = "--set poison-features.quantile=[0.5,0.9] --set poison-features.constraint=[none,ball]";
     let set = set.replace("[none,ball]", "[\"none\",\"ball\"]");
-    house.ok(&format!("run tiny {set}"));
-    assert_eq!(house.ok(&format!("results tiny {set} --json")).out.lines().count(), 3);
+    project.ok(&format!("run tiny {set}"));
+    assert_eq!(project.ok(&format!("results tiny {set} --json")).out.lines().count(), 3);
 }
 
 #[test]
 fn a_victim_that_did_not_converge_is_marked() {
-    let house = House::new();
+    let project = Project::new();
     let set = "--set victim.kind=linear --set victim.max_iterations=1";
-    house.ok(&format!("run tiny {set}"));
-    assert!(house.ok(&format!("results tiny {set}")).out.contains("NOT CONVERGED"));
-    house.ok("run tiny");
-    assert!(!house.ok("results tiny").out.contains("NOT CONVERGED"));
+    project.ok(&format!("run tiny {set}"));
+    assert!(project.ok(&format!("results tiny {set}")).out.contains("NOT CONVERGED"));
+    project.ok("run tiny");
+    assert!(!project.ok("results tiny").out.contains("NOT CONVERGED"));
 }
 
 /// Weight decay that leaves nothing of the weights, and steps that bring nothing back.
 #[test]
 fn a_collapsed_extractor_is_refused_and_where_it_is_allowed_marked() {
-    let house = House::new();
-    house.spec("tiny", &TINY.replace("epochs = 1", "epochs = 4\nlearning_rate = 1e-6\nweight_decay = 8.7e5"));
-    house.fails("run tiny", 1, &["the network has collapsed", "allow_collapse = true", "WARN"]);
+    let project = Project::new();
+    project.spec("tiny", &TINY.replace("epochs = 1", "epochs = 4\nlearning_rate = 1e-6\nweight_decay = 8.7e5"));
+    project.fails("run tiny", 1, &["the network has collapsed", "allow_collapse = true", "WARN"]);
     let set = "--set pretrain.allow_collapse=true";
-    house.ok(&format!("run tiny {set}"));
+    project.ok(&format!("run tiny {set}"));
     assert!(
-        house.ok(&format!("results tiny {set}")).out.contains("COLLAPSED: the embeddings of an extractor (simclr)")
+        project.ok(&format!("results tiny {set}")).out.contains("COLLAPSED: the embeddings of an extractor (simclr)")
     );
-    assert!(house.ok(&format!("status tiny {set}")).out.contains("collapsed true"));
+    assert!(project.ok(&format!("status tiny {set}")).out.contains("collapsed true"));
     // Whoever finds it there is told, too.
-    let row: Value = serde_json::from_str(&house.ok("results tiny --json").out).unwrap();
+    let row: Value = serde_json::from_str(&project.ok("results tiny --json").out).unwrap();
     assert_eq!(row["collapsed"], true);
 }
 
 #[test]
 fn both_attacks_stand_side_by_side() {
-    let house = House::new();
+    let project = Project::new();
     let gradient_canceling = "[poison-features]\nattack = \"gradient-canceling\"\neps_d = 0.05\n";
     assert!(TINY.contains(gradient_canceling));
     let bilevel =
-        "[[poison-features]]\nattack = \"bilevel\"\neps_d = 0.05\nsteps = 10\nlabels = [\"kept\", \"aligned\"]\n";
+        "[[poison-features]]\nattack = \"bilevel\"\neps_d = 0.05\nsteps = 10\nlabels = [\"clean\", \"adversarial\"]\n";
     let spec = TINY.replace(gradient_canceling, &format!("[{}{bilevel}", gradient_canceling.replace("]\n", "]]\n")));
-    house.spec("both", &spec.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
-    house.ok("run both");
-    assert!(house.ok("export both dataset -o out").out.contains("train-images.safetensors"));
+    project.spec("both", &spec.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
+    project.ok("run both");
+    assert!(project.ok("export both dataset -o out").out.contains("train-images.safetensors"));
     let rows: Vec<Value> =
-        house.ok("results both --json").out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        project.ok("results both --json").out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let attacks: Vec<_> = rows.iter().map(|r| r["attack"].as_str().unwrap()).collect();
     assert_eq!(attacks, ["gradient-canceling", "bilevel", "bilevel"]);
-    assert!(house.ok("results both").out.contains("aligned"));
+    assert!(project.ok("results both").out.contains("adversarial"));
     let without = "both --set dataset.downstream.validation=0";
-    house.fails(
+    project.fails(
         &format!("run {without} --set poison-features.sees=[\"train\",\"validation\"]"),
         2,
         &["`sees` names", "above 0"],
     );
-    house.fails(
+    project.fails(
         &format!("run {without} --set evaluate.sees=[\"train\",\"validation\"]"),
         2,
         &["`sees` names", "above 0"],
     );
-    house.fails(
+    project.fails(
         &format!("plan {without} --set poison-features.sees=[\"test\"]"),
         2,
         &["`sees`", "expected [\"train\"] or"],
     );
-    house.ok(&format!("run {without}"));
+    project.ok(&format!("run {without}"));
     // Nobody sees a validation split unless it is said.
     let row: Value = serde_json::from_str(
-        house.ok("results both --set dataset.downstream.validation=0 --json").out.lines().next().unwrap(),
+        project.ok("results both --set dataset.downstream.validation=0 --json").out.lines().next().unwrap(),
     )
     .unwrap();
     assert!(row["accuracy"]["influence_flips"].is_number() && row["accuracy"]["random_flips"].is_number());
@@ -143,19 +143,19 @@ fn both_attacks_stand_side_by_side() {
 
 #[test]
 fn results_of_other_settings_are_found_again() {
-    let house = House::new();
-    house.fails("results tiny", 4, &["no results of 'tiny' yet", "hemlock run tiny"]);
-    house.fails("results tiny --list", 4, &["was not run yet"]);
+    let project = Project::new();
+    project.fails("results tiny", 4, &["no results of 'tiny' yet", "hemlock run tiny"]);
+    project.fails("results tiny --list", 4, &["was not run yet"]);
     let first = r#"--set poison-features.poison_fraction=0.1 --set evaluate.controls=["duplicates"]"#;
-    house.ok(&format!("run tiny {first}"));
+    project.ok(&format!("run tiny {first}"));
     // After a run with overrides, its results are named.
     let found =
         r#"hemlock results tiny --set poison-features.poison_fraction=0.1 --set 'evaluate.controls=["duplicates"]'`"#;
-    house.fails("results tiny", 4, &["as its spec stands", "hemlock run tiny", found]);
-    house.fails("report tiny", 4, &[found]);
-    house.ok("run tiny --as plain");
-    house.ok("run tiny --as try1 --set poison-features.poison_fraction=0.15");
-    let list = house.ok("results tiny --list").out;
+    project.fails("results tiny", 4, &["as its spec stands", "hemlock run tiny", found]);
+    project.fails("report tiny", 4, &[found]);
+    project.ok("run tiny --as plain");
+    project.ok("run tiny --as try1 --set poison-features.poison_fraction=0.15");
+    let list = project.ok("results tiny --list").out;
     let rows: Vec<&str> = list.lines().collect();
     assert_eq!(rows.len(), 4, "{list}");
     assert!(
@@ -166,76 +166,76 @@ fn results_of_other_settings_are_found_again() {
     assert!(rows[3].contains(" -  ") && rows[3].contains("poison_fraction=0.1 "), "{list}");
 
     // A name stands for the overrides, wherever a pipeline is asked about.
-    let row: Value = serde_json::from_str(&house.ok("results tiny --as try1 --json").out).unwrap();
+    let row: Value = serde_json::from_str(&project.ok("results tiny --as try1 --json").out).unwrap();
     assert_eq!(row["poison_fraction"], 0.15);
-    assert!(house.ok("plan tiny --as try1").out.contains("0 to run"));
-    assert!(house.ok("status tiny --as try1").out.contains("15 %"));
-    house.ok("report tiny --as try1 -o page.html");
-    assert!(fs::read_to_string(house.path().join("page.html")).unwrap().contains("hemlock run tiny --as try1"));
-    house.ok("export tiny invert --as try1 -o out");
-    assert!(house.ok("run tiny --as try1").err.contains("0 tasks ran"));
-    house.ok("results tiny --as try1 --set poison-features.poison_fraction=0.15");
-    house.fails(
+    assert!(project.ok("plan tiny --as try1").out.contains("0 to run"));
+    assert!(project.ok("status tiny --as try1").out.contains("15 %"));
+    project.ok("report tiny --as try1 -o page.html");
+    assert!(fs::read_to_string(project.path().join("page.html")).unwrap().contains("hemlock run tiny --as try1"));
+    project.ok("export tiny invert --as try1 -o out");
+    assert!(project.ok("run tiny --as try1").err.contains("0 tasks ran"));
+    project.ok("results tiny --as try1 --set poison-features.poison_fraction=0.15");
+    project.fails(
         "results tiny --as try1 --set poison-features.poison_fraction=0.1",
         2,
         &["try1", "give one of --as and --set"],
     );
-    house.fails("results tiny --as try2", 2, &["no run of 'tiny' is named 'try2'", "did you mean `try1`?"]);
-    house.fails("run tiny --as a/b", 2, &["letters"]);
+    project.fails("results tiny --as try2", 2, &["no run of 'tiny' is named 'try2'", "did you mean `try1`?"]);
+    project.fails("run tiny --as a/b", 2, &["letters"]);
 
     // What has a name is no garbage; the name goes to another run only with a word.
-    assert_eq!(house.ok("gc").out.lines().filter(|line| line.contains("evaluate")).count(), 1);
-    let said = house.ok("run tiny --as plain --set poison-features.poison_fraction=0.2").err;
+    assert_eq!(project.ok("gc").out.lines().filter(|line| line.contains("evaluate")).count(), 1);
+    let said = project.ok("run tiny --as plain --set poison-features.poison_fraction=0.2").err;
     assert!(said.contains("'plain' was the name of a run with no overrides"), "{said}");
 
     // A changed spec is said to be the reason.
-    house.spec("tiny", &TINY.replace("steps = 3", "steps = 4"));
-    house.fails("results tiny", 4, &["has changed since it was run", "hemlock why tiny"]);
-    house.spec("tiny", &TINY.replace("steps = 3", "steps = [3, 4]"));
-    let said = house.ok("results tiny").err;
+    project.spec("tiny", &TINY.replace("steps = 3", "steps = 4"));
+    project.fails("results tiny", 4, &["has changed since it was run", "hemlock why tiny"]);
+    project.spec("tiny", &TINY.replace("steps = 3", "steps = [3, 4]"));
+    let said = project.ok("results tiny").err;
     assert!(said.contains("1 of 2 branches has no result yet; the spec, or what it reads, has changed"), "{said}");
     // A note that was tampered with is no guide.
-    let spec = fs::read_dir(house.path().join("artifacts/.runs")).unwrap().next().unwrap().unwrap().path();
+    let spec = fs::read_dir(project.path().join("artifacts/.runs")).unwrap().next().unwrap().unwrap().path();
     let note = fs::read_dir(spec).unwrap().next().unwrap().unwrap().path();
     let text = fs::read_to_string(&note).unwrap();
     fs::write(&note, text.replacen("tiny", "tony", 1)).unwrap();
-    house.fails("gc", 4, &[".runs", "remove the file"]);
-    assert!(house.ok("results tiny --list").err.contains(".runs"));
-    house.ok("run tiny");
-    house.ok("results tiny");
+    project.fails("gc", 4, &[".runs", "remove the file"]);
+    assert!(project.ok("results tiny --list").err.contains(".runs"));
+    project.ok("run tiny");
+    project.ok("results tiny");
 }
 
 #[test]
 fn a_pipe_gets_few_columns_and_whoever_asks_gets_others() {
-    let house = House::new();
-    house.ok("run tiny");
-    let few = house.ok("results tiny");
+    let project = Project::new();
+    project.ok("run tiny");
+    let few = project.ok("results tiny");
     assert!(few.out.lines().all(|line| line.chars().count() <= 100), "{}", few.out);
-    let row: Value = serde_json::from_str(&house.ok("results tiny --json").out).unwrap();
+    let row: Value = serde_json::from_str(&project.ok("results tiny --json").out).unwrap();
     let percent = |name: &str| format!("{:.2}", 100.0 * row["accuracy"][name].as_f64().unwrap());
     let accuracy = format!(" {} -> {} ", percent("clean"), percent("images"));
     assert!(few.out.contains(&accuracy) && few.out.contains("one seed gives no interval"), "{}", few.out);
     let next = ["next: `hemlock report tiny`", "hemlock export tiny invert"];
     assert!(next.iter().all(|next| few.err.contains(next)), "{}", few.err);
 
-    let wide = house.ok("results tiny --wide").out;
+    let wide = project.ok("results tiny --wide").out;
     let (head, _) = wide.split_once("\ngradient-canceling ").unwrap();
     let mut words: Vec<&str> = head.split_whitespace().collect();
     let headings = "attack method poison fraction labels extractor splits seen victim seeds clean target head poisoned \
-                    features poisoned images drop random flips influence flips duplicates images removed share kept, % \
+                    features poisoned images drop random flips influence flips duplicates share kept, % \
                     PSNR, dB SSIM largest change relative distance outliers, % violations, % objective seconds";
     let mut expected: Vec<&str> = headings.split(' ').collect();
     // Headings are broken into lines.
     words.sort_unstable();
     expected.sort_unstable();
     assert_eq!(words, expected);
-    let legend = house.ok("results tiny --legend").out;
+    let legend = project.ok("results tiny --legend").out;
     assert!(
         legend.contains("\nbest control: This is the accuracy, in %, that the strongest control leaves"),
         "{legend}"
     );
 
-    let some = house.ok("results tiny --columns drop,poison,linf").out;
+    let some = project.ok("results tiny --columns drop,poison,linf").out;
     let rows: Vec<Vec<&str>> = some.lines().take(3).map(|l| l.split_whitespace().collect()).collect();
     assert_eq!((&*rows[0], &*rows[1]), (&["poison", "largest"][..], &["drop", "fraction", "change"][..]));
     // Grey levels, as in specs.
@@ -243,21 +243,21 @@ fn a_pipe_gets_few_columns_and_whoever_asks_gets_others() {
     assert_eq!((rows[2][1], rows[2][2], rows[2][3]), ("5", "%", &*format!("{linf:.1}")));
     let drop = 100.0 * (row["accuracy"]["clean"].as_f64().unwrap() - row["accuracy"]["images"].as_f64().unwrap());
     assert_eq!(rows[2][0], format!("{drop:.2}"));
-    house.fails("results tiny --columns drop,sim", 2, &["no column 'sim'", "SSIM"]);
-    house.fails("results tiny --sort nothing", 2, &["--sort: there is no column 'nothing'"]);
+    project.fails("results tiny --columns drop,sim", 2, &["no column 'sim'", "SSIM"]);
+    project.fails("results tiny --sort nothing", 2, &["--sort: there is no column 'nothing'"]);
     for other in ["--json", "--csv", "--list"] {
-        house.fails(&format!("results tiny --columns drop {other}"), 2, &[other]);
+        project.fails(&format!("results tiny --columns drop {other}"), 2, &[other]);
     }
 }
 
 /// Whatever JSON has, with all digits.
 #[test]
 fn other_programs_get_every_result_as_csv() {
-    let house = House::new();
+    let project = Project::new();
     let set = "--set seeds=[0,1] --set poison-features.poison_fraction=[0.05,0.1]";
-    house.ok(&format!("run tiny {set}"));
-    let csv = house.ok(&format!("results tiny {set} --csv")).out;
-    let json = house.ok(&format!("results tiny {set} --json")).out;
+    project.ok(&format!("run tiny {set}"));
+    let csv = project.ok(&format!("results tiny {set} --csv")).out;
+    let json = project.ok(&format!("results tiny {set} --json")).out;
     assert_eq!((csv.lines().count(), json.lines().count()), (5, 4));
     let header: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
     for (record, row) in csv.lines().skip(1).zip(json.lines()) {
@@ -280,89 +280,89 @@ fn other_programs_get_every_result_as_csv() {
 
 #[test]
 fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
-    let house = House::new();
+    let project = Project::new();
     let set = "--set seeds=[0,1] --set poison-features.poison_fraction=[0.05,0.1] --set evaluate.controls=[]";
-    house.ok(&format!("run tiny {set}"));
-    let table = house.ok(&format!("results tiny {set}")).out;
+    project.ok(&format!("run tiny {set}"));
+    let table = project.ok(&format!("results tiny {set}")).out;
     assert!(
         table.starts_with("tiny: 2 results, all with gradient-canceling, feature-matching, clean labels,"),
         "{table}"
     );
     assert_eq!(table.lines().filter(|l| l.contains(" -> ") && l.contains(" % ")).count(), 2, "{table}");
     assert!(!table.contains("best control"), "{table}");
-    let wide = house.ok(&format!("results tiny {set} --wide --sort -poison")).out;
+    let wide = project.ok(&format!("results tiny {set} --wide --sort -poison")).out;
     let rows: Vec<&str> = wide.lines().filter(|l| l.starts_with("gradient-canceling")).collect();
     assert!(rows.len() == 2 && rows[0].contains(" 10 % ") && rows[0].contains('±'), "{wide}");
-    assert_eq!(house.ok(&format!("results tiny {set} --json")).out.lines().count(), 4);
+    assert_eq!(project.ok(&format!("results tiny {set} --json")).out.lines().count(), 4);
     // Whatever differs has a column, wherever it stands in the chain.
     let methods = ["simclr", "moco-v3", "supervised", "random"];
     let set = format!("--set pretrain.method={}", serde_json::json!(methods));
-    house.ok(&format!("run tiny {set}"));
-    let table = house.ok(&format!("results tiny {set}")).out;
+    project.ok(&format!("run tiny {set}"));
+    let table = project.ok(&format!("results tiny {set}")).out;
     assert!(methods.iter().all(|method| table.contains(&format!("\n{method} "))), "{table}");
     // Without inversion there is no accuracy on images.
-    house.spec("bare", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
-    house.ok("run bare");
-    assert!(house.ok("invert bare").err.contains("no [invert]"));
-    let row: Value = serde_json::from_str(&house.ok("results bare --json").out).unwrap();
+    project.spec("bare", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
+    project.ok("run bare");
+    assert!(project.ok("invert bare").err.contains("no [invert]"));
+    let row: Value = serde_json::from_str(&project.ok("results bare --json").out).unwrap();
     assert!(row["accuracy"]["images"].is_null() && row["visibility"].is_null(), "{row}");
-    house.fails("results tiny --root empty", 4, &["no results", "hemlock run tiny"]);
+    project.fails("results tiny --root empty", 4, &["no results", "hemlock run tiny"]);
 }
 
 const DECODER: &str = "[decoder]\nepochs = 2\nwidth = 8\n\n[invert]\nmethod = \"decoder\"";
 
 #[test]
 fn the_decoder_inverts_too_and_is_trained_once() {
-    let house = House::new();
-    house.spec("decode", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3", DECODER));
+    let project = Project::new();
+    project.spec("decode", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3", DECODER));
     let set = "--set seeds=[0,1] --set poison-features.poison_fraction=[0.05,0.1]";
-    let ran = House::stages_that_ran(&house.ok(&format!("run decode {set}")));
+    let ran = Project::stages_that_ran(&project.ok(&format!("run decode {set}")));
     assert_eq!(ran.iter().filter(|s| *s == "decoder").count(), 1, "{ran:?}");
     assert_eq!(ran.iter().filter(|s| *s == "invert").count(), 4, "{ran:?}");
     let row = |args: &str| -> Value {
-        serde_json::from_str(house.ok(&format!("results decode {args} --json")).out.lines().next().unwrap()).unwrap()
+        serde_json::from_str(project.ok(&format!("results decode {args} --json")).out.lines().next().unwrap()).unwrap()
     };
     let decoded = row(set);
-    assert_eq!(decoded["attack"], "gradient-canceling + decoder");
+    assert_eq!((&decoded["attack"], &decoded["method"]), (&"gradient-canceling".into(), &"decoder".into()));
     assert!(decoded["accuracy"]["images"].as_f64().unwrap() > 0.0);
     assert_eq!(decoded["params"]["decoder"]["epochs"], 2);
 
     // Hybrid: the same decoder, and matching from its images.
     let hybrid = "--set invert.method=feature-matching --set invert.start=decoder --set invert.steps=5";
-    assert_eq!(House::stages_that_ran(&house.ok(&format!("run decode {hybrid}"))), ["invert", "evaluate"]);
+    assert_eq!(Project::stages_that_ran(&project.ok(&format!("run decode {hybrid}"))), ["invert", "evaluate"]);
     let distance = |row: &Value| row["visibility"]["relative_distance"].as_f64().unwrap();
     assert!(distance(&row(hybrid)) < distance(&decoded));
     // Matching from the base image does not read the decoder, so its key, time and parameters are none of its own.
     let base = "--set invert.method=feature-matching --set invert.steps=5";
-    house.ok(&format!("run decode {base}"));
+    project.ok(&format!("run decode {base}"));
     assert!(row(base)["params"]["decoder"].is_null());
     let key = |args: &str| {
-        house.tasks(&format!("decode {args}")).into_iter().find(|t| t["stage"] == "invert").unwrap()["key"].clone()
+        project.tasks(&format!("decode {args}")).into_iter().find(|t| t["stage"] == "invert").unwrap()["key"].clone()
     };
     assert_eq!(key(base), key(&format!("{base} --set decoder.epochs=3")));
     assert_ne!(key(hybrid), key(&format!("{hybrid} --set decoder.epochs=3")));
 
-    house.ok("export decode decoder -o out");
-    assert!(house.path().join("out/decoder.safetensors").is_file());
+    project.ok("export decode decoder -o out");
+    assert!(project.path().join("out/decoder.safetensors").is_file());
     let info: Value =
-        serde_json::from_str(&fs::read_to_string(house.path().join("out/decoder.json")).unwrap()).unwrap();
+        serde_json::from_str(&fs::read_to_string(project.path().join("out/decoder.json")).unwrap()).unwrap();
     assert_eq!(info["held_out"]["images"], 16);
     assert!(info["held_out"]["pixel_error"].as_f64().unwrap() > 0.0, "{info}");
 }
 
 #[test]
 fn matching_keeps_within_its_ball_and_says_how_every_poison_fared() {
-    let house = House::new();
+    let project = Project::new();
     let set = "--set invert.linf=3/255 --set invert.restarts=1 --set invert.optimizer=[\"lbfgs\",\"adam\"]";
-    house.ok(&format!("run tiny {set}"));
-    for line in house.ok(&format!("results tiny {set} --json")).out.lines() {
+    project.ok(&format!("run tiny {set}"));
+    for line in project.ok(&format!("results tiny {set} --json")).out.lines() {
         let row: Value = serde_json::from_str(line).unwrap();
         let linf = row["visibility"]["linf"].as_f64().unwrap() * 255.0;
         assert!(linf > 0.0 && linf < 3.0001, "{row}");
         assert!(row["visibility"]["ssim"].as_f64().unwrap() > 0.9, "{row}");
     }
-    house.ok(&format!("export tiny invert {set} --select invert.optimizer=lbfgs -o out"));
-    let csv = fs::read_to_string(house.path().join("out/poisons.csv")).unwrap();
+    project.ok(&format!("export tiny invert {set} --select invert.optimizer=lbfgs -o out"));
+    let csv = fs::read_to_string(project.path().join("out/poisons.csv")).unwrap();
     let mut lines = csv.lines().map(|l| l.split(',').collect::<Vec<_>>());
     let header = lines.next().unwrap();
     let column = |name: &str| header.iter().position(|h| *h == name).unwrap();
@@ -378,17 +378,17 @@ fn matching_keeps_within_its_ball_and_says_how_every_poison_fared() {
 /// Two settings in one root: what they differ in, and the results that agree in all else.
 #[test]
 fn two_settings_stand_side_by_side() {
-    let house = House::new();
+    let project = Project::new();
     let set = "--set seeds=[0,1] --set poison-features.poison_fraction=[0.05,0.1] --set invert.beta=[0,0.1]";
-    house.ok(&format!("run tiny -j 2 {set}"));
-    let rows: Vec<Value> = house
+    project.ok(&format!("run tiny -j 2 {set}"));
+    let rows: Vec<Value> = project
         .ok(&format!("results tiny {set} --json"))
         .out
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     let sides = "--a invert.beta=0 --b invert.beta=0.1";
-    let pairs = house.ok(&format!("diff tiny {set} {sides} --json")).out;
+    let pairs = project.ok(&format!("diff tiny {set} {sides} --json")).out;
     let pairs: Vec<Value> = pairs.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(pairs.len(), 4);
     for pair in &pairs {
@@ -403,7 +403,7 @@ fn two_settings_stand_side_by_side() {
             assert_eq!(pair["drop"][side], clean - images);
         }
     }
-    let table = house.ok(&format!("diff tiny {set} {sides}")).out;
+    let table = project.ok(&format!("diff tiny {set} {sides}")).out;
     let mut lines = table.lines();
     assert_eq!(lines.next().unwrap().split_whitespace().collect::<Vec<_>>(), ["parameter", "A", "B"]);
     assert_eq!(lines.next().unwrap().split_whitespace().collect::<Vec<_>>(), ["invert.beta", "0.0", "0.1"]);
@@ -415,32 +415,32 @@ fn two_settings_stand_side_by_side() {
         assert!(line.split_whitespace().nth(1) == Some("2") && line.contains('±'), "{table}");
     }
     // Unlike branches are no pairs: of two budgets on one side and one on the other, one has a partner.
-    let one = house.ok(&format!("diff tiny {set} --a invert.beta=0 --b invert.beta=0.1,poison_fraction=0.1"));
+    let one = project.ok(&format!("diff tiny {set} --a invert.beta=0 --b invert.beta=0.1,poison_fraction=0.1"));
     assert_eq!(one.out.matches(" drop ").count(), 1, "{}", one.out);
     assert!(one.err.contains("2 results of --a and 0 of --b"), "{}", one.err);
 
     // A part is compared with the rest, and seeds are not mixed.
-    let part = house.ok(&format!("diff tiny {set} --a seed=0 --b seed=0,invert.beta=0.1 --json")).out;
+    let part = project.ok(&format!("diff tiny {set} --a seed=0 --b seed=0,invert.beta=0.1 --json")).out;
     assert_eq!(part.matches("\"differs\":{\"invert.beta\":[0.0,0.1]}").count(), 2, "{part}");
-    let all = house
+    let all = project
         .ok(&format!("diff tiny {set} --a invert.beta=0,poison_fraction=0.05 --b seed=0,poison_fraction=0.05 --json"));
     let pair: Value = serde_json::from_str(&all.out).unwrap();
     assert_eq!((&pair["seed"][0], &pair["seed"][1]), (&0.into(), &0.into()), "{}", all.out);
 
     // Settings by overrides, on one side or both.
-    house.ok("run tiny --set target-params.radius=0.4");
-    let by_override = house.ok("diff tiny --set-b target-params.radius=0.4 --json").out;
+    project.ok("run tiny --set target-params.radius=0.4");
+    let by_override = project.ok("diff tiny --set-b target-params.radius=0.4 --json").out;
     let pair: Value = serde_json::from_str(&by_override).unwrap();
     assert_eq!(pair["differs"], serde_json::json!({ "target-params.radius": [0.5, 0.4] }));
 
-    house.fails("diff tiny --a seed=0 --b seed=0", 2, &["--a and --b choose the same"]);
+    project.fails("diff tiny --a seed=0 --b seed=0", 2, &["--a and --b choose the same"]);
     for bound in ["--tolerance nan", "--points inf", "--tolerance=-1"] {
-        house.fails(&format!("diff artifacts artifacts {bound}"), 2, &["expected a number from 0"]);
+        project.fails(&format!("diff artifacts artifacts {bound}"), 2, &["expected a number from 0"]);
     }
-    house.fails("diff tiny", 2, &["two things are compared", "--a FIELD=VALUE --b FIELD=VALUE"]);
-    house.fails("diff tiny --a seed=5", 2, &["--a: no branch has seed=5"]);
-    house.fails("diff tiny --set-b invert.steps=9", 4, &["no results of 'tiny' for --b", "--set 'invert.steps=9'"]);
-    house.fails("diff artifacts artifacts --a seed=0", 2, &["settings of one pipeline"]);
-    house.fails("diff tiny --a seed=0 --points 2", 2, &["for two roots"]);
-    house.fails("diff nosuch --a seed=0", 2, &["no pipeline 'nosuch'"]);
+    project.fails("diff tiny", 2, &["two things are compared", "--a FIELD=VALUE --b FIELD=VALUE"]);
+    project.fails("diff tiny --a seed=5", 2, &["--a: no branch has seed=5"]);
+    project.fails("diff tiny --set-b invert.steps=9", 4, &["no results of 'tiny' for --b", "--set 'invert.steps=9'"]);
+    project.fails("diff artifacts artifacts --a seed=0", 2, &["settings of one pipeline"]);
+    project.fails("diff tiny --a seed=0 --points 2", 2, &["for two roots"]);
+    project.fails("diff nosuch --a seed=0", 2, &["no pipeline 'nosuch'"]);
 }

@@ -1,6 +1,6 @@
 //! Running, running again, resuming.
 
-use crate::house::{House, TINY};
+use crate::project::{Project, TINY};
 use std::{thread, time::Duration};
 
 const ALL: [&str; 7] =
@@ -8,75 +8,75 @@ const ALL: [&str; 7] =
 
 #[test]
 fn a_pipeline_runs_once_and_a_change_runs_what_it_touches() {
-    let house = House::new();
-    let first = house.ok("run tiny");
-    assert_eq!(House::stages_that_ran(&first), ALL);
+    let project = Project::new();
+    let first = project.ok("run tiny");
+    assert_eq!(Project::stages_that_ran(&first), ALL);
     // One plan before all tasks, and one summary after them.
     let said: Vec<&str> = first.err.lines().filter(|line| !line.starts_with(' ')).collect();
     assert_eq!((said.len(), said[0]), (2, "tiny: 7 tasks, 0 cached, 7 to run"), "{}", first.err);
     assert!(said[1].starts_with("tiny: 7 tasks ran, 0 cached, ") && said[1].ends_with(" s"), "{}", first.err);
     assert!(first.err.contains(" (7 of 7)\n"), "{}", first.err);
-    let again = house.ok("run tiny");
-    assert_eq!(House::stages_that_ran(&again), Vec::<String>::new());
+    let again = project.ok("run tiny");
+    assert_eq!(Project::stages_that_ran(&again), Vec::<String>::new());
     // What there is nothing to do about is a number, and a list only for those who ask.
     assert_eq!(again.err, "tiny: 0 tasks ran, 7 cached\n");
-    assert_eq!(house.ok("run tiny -v").err.matches("    cached  ").count(), 7);
+    assert_eq!(project.ok("run tiny -v").err.matches("    cached  ").count(), 7);
     // On the way to a later stage, nothing is said where there is nothing to do, or no such stage.
     for stage in ["features", "victim"] {
-        assert_eq!(house.ok(&format!("{stage} tiny --on-the-way")).err, "");
+        assert_eq!(project.ok(&format!("{stage} tiny --on-the-way")).err, "");
     }
-    assert_eq!(house.ok("victim tiny").err, "tiny: there is no [victim] in this spec, and nothing to do\n");
+    assert_eq!(project.ok("victim tiny").err, "tiny: there is no [victim] in this spec, and nothing to do\n");
 
-    assert_eq!(House::stages_that_ran(&house.ok("run tiny --set poison-features.poison_fraction=0.1")), ALL[4..]);
-    assert_eq!(House::stages_that_ran(&house.ok("run tiny --set evaluate.controls=[\"duplicates\"]")), ALL[6..]);
+    assert_eq!(Project::stages_that_ran(&project.ok("run tiny --set poison-features.poison_fraction=0.1")), ALL[4..]);
+    assert_eq!(Project::stages_that_ran(&project.ok("run tiny --set evaluate.controls=[\"duplicates\"]")), ALL[6..]);
     // What runs on the way says what it does, and leaves plan and summary to the run that was asked for.
-    let said = house.ok("invert tiny --on-the-way --set poison-features.poison_fraction=0.2").err;
+    let said = project.ok("invert tiny --on-the-way --set poison-features.poison_fraction=0.2").err;
     assert!(said.lines().count() == 4 && said.lines().all(|line| line.starts_with(' ')), "{said}");
     // A stage by itself, forced: nothing else runs, and as its content is the same, nothing is out of date after it.
-    assert_eq!(House::stages_that_ran(&house.ok("invert tiny --force")), ["invert"]);
-    assert_eq!(House::stages_that_ran(&house.ok("run tiny")), Vec::<String>::new());
+    assert_eq!(Project::stages_that_ran(&project.ok("invert tiny --force")), ["invert"]);
+    assert_eq!(Project::stages_that_ran(&project.ok("run tiny")), Vec::<String>::new());
     // A stage brings what it needs.
-    assert_eq!(House::stages_that_ran(&house.ok("features tiny --root other")), ALL[..3]);
+    assert_eq!(Project::stages_that_ran(&project.ok("features tiny --root other")), ALL[..3]);
 }
 
 #[test]
 fn the_same_spec_gives_the_same_bytes_whatever_the_number_of_threads() {
-    let house = House::new();
-    house.ok("run tiny --root a");
-    house.command("run tiny --root b").env("RAYON_NUM_THREADS", "1").assert().success();
-    let diff = house.ok("diff a b");
+    let project = Project::new();
+    project.ok("run tiny --root a");
+    project.command("run tiny --root b").env("RAYON_NUM_THREADS", "1").assert().success();
+    let diff = project.ok("diff a b");
     assert_eq!(diff.out.matches("identical").count(), ALL.len(), "{}", diff.out);
     assert!(diff.out.contains("7 artifacts in both roots, 0 in one alone"), "{}", diff.out);
     assert!(diff.out.contains("verdict: the same bytes"), "{}", diff.out);
-    house.ok("dataset tiny --root c --set dataset.downstream.train=100");
-    house.fails("diff a c", 4, &["none of their 8 artifacts in common"]);
+    project.ok("dataset tiny --root c --set dataset.downstream.train=100");
+    project.fails("diff a c", 4, &["none of their 8 artifacts in common"]);
 }
 
 #[test]
 fn killed_at_any_moment_a_rerun_completes_with_the_same_bytes() {
-    let house = House::new();
-    house.spec("tiny", &TINY.replace("epochs = 1", "epochs = 3"));
-    house.ok("run tiny --root whole");
+    let project = Project::new();
+    project.spec("tiny", &TINY.replace("epochs = 1", "epochs = 3"));
+    project.ok("run tiny --root whole");
     for milliseconds in [30, 150, 300, 450, 600, 800] {
-        let mut child = house.spawn("run tiny --root killed");
+        let mut child = project.spawn("run tiny --root killed");
         thread::sleep(Duration::from_millis(milliseconds));
         child.kill().unwrap();
         child.wait().unwrap();
-        house.ok("status tiny --root killed");
+        project.ok("status tiny --root killed");
     }
-    house.ok("run tiny --root killed");
-    let diff = house.ok("diff whole killed");
+    project.ok("run tiny --root killed");
+    let diff = project.ok("diff whole killed");
     assert_eq!(diff.out.matches("identical").count(), ALL.len(), "{}", diff.out);
 }
 
 #[cfg(unix)]
 #[test]
 fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
-    let house = House::new();
-    house.spec("tiny", &TINY.replace("epochs = 1", "epochs = 20"));
-    let child = house.spawn("pretrain tiny");
+    let project = Project::new();
+    project.spec("tiny", &TINY.replace("epochs = 1", "epochs = 20"));
+    let child = project.spawn("pretrain tiny");
     // Well after the first epoch's checkpoint, and well before the last one.
-    let checkpoint = || walk(&house.path().join("artifacts/.partial")).iter().any(|p| p.contains("checkpoint"));
+    let checkpoint = || walk(&project.path().join("artifacts/.partial")).iter().any(|p| p.contains("checkpoint"));
     while !checkpoint() {
         thread::sleep(Duration::from_millis(20));
     }
@@ -85,9 +85,9 @@ fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(checkpoint());
-    house.ok("pretrain tiny");
-    house.ok("pretrain tiny --root whole");
-    assert_eq!(house.ok("diff artifacts whole").out.matches("identical").count(), 2);
+    project.ok("pretrain tiny");
+    project.ok("pretrain tiny --root whole");
+    assert_eq!(project.ok("diff artifacts whole").out.matches("identical").count(), 2);
 }
 
 /// A checkpoint after every step, and a kill after the first one: there is no time to stop cleanly.
@@ -95,14 +95,14 @@ fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_stops_within_seconds_whatever_the_run_is_at() {
-    let house = House::new();
-    house.ok("run tiny");
-    let locks = std::fs::read_dir(house.path().join("artifacts/.locks")).unwrap();
+    let project = Project::new();
+    project.ok("run tiny");
+    let locks = std::fs::read_dir(project.path().join("artifacts/.locks")).unwrap();
     let lock = locks.map(|e| e.unwrap().path()).find(|path| path.to_string_lossy().contains("evaluate-")).unwrap();
-    std::fs::remove_dir_all(house.path().join("artifacts/evaluate")).unwrap();
+    std::fs::remove_dir_all(project.path().join("artifacts/evaluate")).unwrap();
     let held = std::fs::File::open(lock).unwrap();
     held.lock().unwrap();
-    let mut child = house.spawn("run tiny");
+    let mut child = project.spawn("run tiny");
     thread::sleep(Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none(), "it waits");
     let asked = std::time::Instant::now();
@@ -110,21 +110,21 @@ fn an_interrupt_stops_within_seconds_whatever_the_run_is_at() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     drop(held);
-    house.ok("run tiny");
+    project.ok("run tiny");
 }
 
 #[cfg(unix)]
 #[test]
 fn a_killed_training_goes_on_within_an_epoch_whatever_the_method() {
     for method in ["simclr", "moco-v3", "supervised"] {
-        let house = House::new();
+        let project = Project::new();
         let fine = "epochs = 3\ncheckpoint_minutes = 1e-9\nknn_every = 1";
         let spec = TINY.replace("epochs = 1", fine).replace("batch = 48", "batch = 16");
-        house.spec("tiny", &spec.replace("\"simclr\"", &format!("\"{method}\"")));
-        house.ok("pretrain tiny --root whole");
-        let checkpoint = || walk(&house.path().join("killed/.partial")).iter().any(|p| p.contains("checkpoint"));
+        project.spec("tiny", &spec.replace("\"simclr\"", &format!("\"{method}\"")));
+        project.ok("pretrain tiny --root whole");
+        let checkpoint = || walk(&project.path().join("killed/.partial")).iter().any(|p| p.contains("checkpoint"));
         for more in [0, 100] {
-            let mut child = house.spawn("pretrain tiny --root killed");
+            let mut child = project.spawn("pretrain tiny --root killed");
             while !checkpoint() {
                 thread::sleep(Duration::from_millis(5));
             }
@@ -132,8 +132,8 @@ fn a_killed_training_goes_on_within_an_epoch_whatever_the_method() {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        assert!(!house.ok("pretrain tiny --root killed").err.contains("starts over"));
-        let diff = house.ok("diff whole killed");
+        assert!(!project.ok("pretrain tiny --root killed").err.contains("starts over"));
+        let diff = project.ok("diff whole killed");
         assert_eq!(diff.out.matches("identical").count(), 2, "{method}: {}", diff.out);
     }
 }
@@ -153,8 +153,8 @@ fn walk(dir: &std::path::Path) -> Vec<String> {
 
 #[test]
 fn two_runs_at_once_share_the_work() {
-    let house = House::new();
-    let children = [house.spawn("run tiny"), house.spawn("run tiny")];
+    let project = Project::new();
+    let children = [project.spawn("run tiny"), project.spawn("run tiny")];
     let mut ran = 0;
     for child in children {
         let output = child.wait_with_output().unwrap();
@@ -167,44 +167,49 @@ fn two_runs_at_once_share_the_work() {
 
 #[test]
 fn tasks_side_by_side_give_the_same_bytes() {
-    let house = House::new();
+    let project = Project::new();
     let sweep = "--set seeds=[0,1] --set poison-features.poison_fraction=[0.05,0.1]";
-    house.ok(&format!("run tiny --root one {sweep}"));
-    let three = house.ok(&format!("run tiny --root three -j 3 {sweep}"));
-    let ran = House::stages_that_ran(&three);
+    project.ok(&format!("run tiny --root one {sweep}"));
+    let three = project.ok(&format!("run tiny --root three -j 3 {sweep}"));
+    let ran = Project::stages_that_ran(&three);
     assert_eq!((ran.len(), &ran[..4]), (16, &ALL.map(str::to_owned)[..4]));
-    let diff = house.ok("diff one three");
+    let diff = project.ok("diff one three");
     assert_eq!(diff.out.matches("identical").count(), 16, "{}", diff.out);
-    assert_eq!(House::stages_that_ran(&house.ok(&format!("run tiny --root three -j 3 {sweep}"))), Vec::<String>::new());
-    assert!(house.ok("invert tiny --root three -j 2 --force").err.contains("tiny up to invert: 1 task ran, 5 cached"));
+    assert_eq!(
+        Project::stages_that_ran(&project.ok(&format!("run tiny --root three -j 3 {sweep}"))),
+        Vec::<String>::new()
+    );
+    assert!(
+        project.ok("invert tiny --root three -j 2 --force").err.contains("tiny up to invert: 1 task ran, 5 cached")
+    );
 }
 
 /// What fails takes with it what reads it, and nothing else.
 #[test]
 fn a_failure_leaves_the_tasks_beside_it_alone() {
-    let house = House::new();
+    let project = Project::new();
     let dull = "[[victim]]\nkind = \"linear\"\n[[victim]]\nkind = \"mlp\"\nlearning_rate = 1e30\nepochs = 3\n";
-    house.spec("half", &TINY.replace("[evaluate]", &format!("{dull}[evaluate]")));
+    project.spec("half", &TINY.replace("[evaluate]", &format!("{dull}[evaluate]")));
     for jobs in 1..=3 {
         let words = ["loss is", "lower `learning_rate`", "a task that it reads from failed"];
-        house.fails(&format!("run half -j {jobs} --root r{jobs}"), 1, &words);
-        assert!(house.ok(&format!("results half --root r{jobs}")).err.contains("1 of 2 branches has no result"));
+        project.fails(&format!("run half -j {jobs} --root r{jobs}"), 1, &words);
+        assert!(project.ok(&format!("results half --root r{jobs}")).err.contains("1 of 2 branches has no result"));
     }
 }
 
 #[test]
 fn every_task_of_the_frozen_plan_is_a_process_of_its_own() {
-    let house = House::new();
-    for task in house.tasks("tiny") {
+    let project = Project::new();
+    for task in project.tasks("tiny") {
         let argv: Vec<&str> = task["argv"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
         assert_eq!(argv[0], "hemlock");
-        let ran = house.ok(&argv[1..].join(" "));
-        assert_eq!(House::stages_that_ran(&ran), [task["node"].as_str().unwrap()]);
-        assert!(house.path().join(task["outputs"][0].as_str().unwrap()).is_dir());
+        let ran = project.ok(&argv[1..].join(" "));
+        assert_eq!(Project::stages_that_ran(&ran), [task["node"].as_str().unwrap()]);
+        assert!(project.path().join(task["outputs"][0].as_str().unwrap()).is_dir());
     }
-    assert!(house.tasks("tiny").iter().all(|t| t["state"] == "cached"));
+    assert!(project.tasks("tiny").iter().all(|t| t["state"] == "cached"));
     // Out of turn, or from a spec that has changed, a task refuses.
-    let last = house.tasks("tiny")[6]["key"].as_str().unwrap().to_owned();
-    house.fails(&format!("run tiny --root empty --task {last}"), 4, &["is not there", "run the stage"]);
-    house.fails(&format!("run tiny --set pretrain.epochs=2 --task {last}"), 2, &["has no task"]);
+    let last = project.tasks("tiny")[6]["key"].as_str().unwrap().to_owned();
+    project.fails(&format!("run tiny --root empty --task {last}"), 4, &["is not there", "run the stage"]);
+    project.fails(&format!("run tiny --set pretrain.epochs=2 --task {last}"), 2, &["has no task"]);
 }

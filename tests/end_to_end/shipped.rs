@@ -1,6 +1,6 @@
 //! The shipped pipelines, and specs that extend others.
 
-use crate::house::{House, TINY};
+use crate::project::{Project, TINY};
 use std::{fs, path::PathBuf};
 
 const PIPELINES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../pipelines");
@@ -34,11 +34,11 @@ const PROFILES: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// A house with raw data of every kind that shipped pipelines read: as much as a plan needs, which takes its digest.
-fn house() -> House {
-    let house = House::new();
+/// A project with raw data of every kind that shipped pipelines read: as much as a plan needs, which takes its digest.
+fn project() -> Project {
+    let project = Project::new();
     let write = |name: &str, bytes: &[u8]| {
-        let path = house.path().join(name);
+        let path = project.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
     };
@@ -57,7 +57,7 @@ fn house() -> House {
     for file in ["train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png"] {
         write(&format!("my-images/{file}"), b"image");
     }
-    house
+    project
 }
 
 /// Names of the shipped pipelines, in order.
@@ -71,10 +71,10 @@ fn names() -> Vec<String> {
 
 #[test]
 fn every_shipped_pipeline_is_planned_with_every_profile_it_has() {
-    let (house, mut table) = (house(), String::new());
+    let (project, mut table) = (project(), String::new());
     for name in names() {
         let plan = |set: &str| {
-            let said = house.ok(&format!("plan {name} --pipelines {PIPELINES} {set}")).out;
+            let said = project.ok(&format!("plan {name} --pipelines {PIPELINES} {set}")).out;
             let counted = said.lines().find(|line| line.contains(" tasks in ")).unwrap();
             counted.split_once(':').unwrap().0.to_owned()
         };
@@ -85,7 +85,7 @@ fn every_shipped_pipeline_is_planned_with_every_profile_it_has() {
                 table += &format!("{name} {profile}: {}\n", plan(&set));
             } else {
                 let plan = format!("plan {name} --pipelines {PIPELINES} {set}");
-                house.fails(&plan, 2, &[&format!("no profile \"{profile}\"")]);
+                project.fails(&plan, 2, &[&format!("no profile \"{profile}\"")]);
             }
         }
     }
@@ -94,42 +94,42 @@ fn every_shipped_pipeline_is_planned_with_every_profile_it_has() {
 
 #[test]
 fn what_pipelines_extend_is_no_pipeline() {
-    let house = House::new();
-    fs::create_dir(house.path().join("pipelines/base")).unwrap();
-    fs::write(house.path().join("pipelines/base/common.toml"), TINY).unwrap();
-    house.spec("near", "extends = \"base/common.toml\"\nseeds = [1]\n");
-    house.fails("plan nowhere", 2, &["expected one of near, tiny\n"]);
-    let seeds = |args: &str| house.tasks(args).iter().map(|task| task["seed"].clone()).collect::<Vec<_>>();
+    let project = Project::new();
+    fs::create_dir(project.path().join("pipelines/base")).unwrap();
+    fs::write(project.path().join("pipelines/base/common.toml"), TINY).unwrap();
+    project.spec("near", "extends = \"base/common.toml\"\nseeds = [1]\n");
+    project.fails("plan nowhere", 2, &["expected one of near, tiny\n"]);
+    let seeds = |args: &str| project.tasks(args).iter().map(|task| task["seed"].clone()).collect::<Vec<_>>();
     assert!(seeds("near").contains(&1.into()) && !seeds("tiny").contains(&1.into()));
     // What it made is no garbage, with what it extends or without.
-    house.ok("run near");
-    assert_eq!(house.ok("gc").out, "");
-    let base = house.path().join("pipelines/base/common.toml");
+    project.ok("run near");
+    assert_eq!(project.ok("gc").out, "");
+    let base = project.path().join("pipelines/base/common.toml");
     fs::remove_file(&base).unwrap();
-    house.fails("plan near", 2, &["pipelines/near.toml:1: `extends` names base/common.toml"]);
-    assert!(house.ok("gc --delete").err.contains("what 'near' made stays"));
+    project.fails("plan near", 2, &["pipelines/near.toml:1: `extends` names base/common.toml"]);
+    assert!(project.ok("gc --delete").err.contains("what 'near' made stays"));
     fs::write(&base, TINY).unwrap();
-    assert!(house.ok("run near").err.contains("0 tasks ran, 7 were cached"));
+    assert!(project.ok("run near").err.contains("0 tasks ran, 7 cached"));
 }
 
 #[test]
 fn a_spec_anywhere_may_extend_a_shipped_one() {
-    let house = House::new();
-    fs::create_dir(house.path().join("specs")).unwrap();
-    let spec = |text: &str| fs::write(house.path().join("specs/mine.toml"), text).unwrap();
+    let project = Project::new();
+    fs::create_dir(project.path().join("specs")).unwrap();
+    let spec = |text: &str| fs::write(project.path().join("specs/mine.toml"), text).unwrap();
     spec("extends = \"../pipelines/tiny.toml\"\n[pretrain]\nepochs = 2\n[invert]\nsteps = 2\n");
     let whole = TINY.replace("epochs = 1", "epochs = 2").replace("steps = 3", "steps = 2");
     assert_ne!(whole, TINY);
-    house.spec("whole", &whole);
-    let keys = |args: &str| house.tasks(args).iter().map(|task| task["key"].clone()).collect::<Vec<_>>();
+    project.spec("whole", &whole);
+    let keys = |args: &str| project.tasks(args).iter().map(|task| task["key"].clone()).collect::<Vec<_>>();
     assert_eq!(keys("specs/mine.toml"), keys("whole"));
-    assert!(house.ok("run specs/mine.toml").err.contains("mine: 7 tasks ran"));
+    assert!(project.ok("run specs/mine.toml").err.contains("mine: 7 tasks ran"));
     // Another method is another table, and what it needs is not taken from elsewhere.
     spec("extends = \"../pipelines/tiny.toml\"\n[pretrain]\nmethod = \"import\"\n");
-    house.fails("plan specs/mine.toml", 2, &["specs/mine.toml:3: [pretrain] ", "missing field `weights`"]);
+    project.fails("plan specs/mine.toml", 2, &["specs/mine.toml:3: [pretrain] ", "missing field `weights`"]);
     // An error stands where the value does.
     spec("extends = \"../pipelines/tiny.toml\"\n[pretrain]\nbatch = 1\n");
-    house.fails("plan specs/mine.toml", 2, &["specs/mine.toml:3: [pretrain] `batch`"]);
-    house.spec("tiny", &TINY.replace("radius = 0.5", "radius = -1"));
-    house.fails("plan specs/mine.toml --set pretrain.batch=8", 2, &["/tiny.toml:20: [target-params] `radius`"]);
+    project.fails("plan specs/mine.toml", 2, &["specs/mine.toml:3: [pretrain] `batch`"]);
+    project.spec("tiny", &TINY.replace("radius = 0.5", "radius = -1"));
+    project.fails("plan specs/mine.toml --set pretrain.batch=8", 2, &["/tiny.toml:20: [target-params] `radius`"]);
 }

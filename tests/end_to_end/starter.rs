@@ -1,20 +1,20 @@
 //! The spec to start from, on the kinds of folders that people have.
 
-use crate::house::House;
+use crate::project::Project;
 
 const STARTER: &str = include_str!("../../pipelines/starter.toml");
 
 /// What makes it quick.
 const QUICK: &str = "--set pretrain.arch=resnet8-w4 --set pretrain.epochs=2 --set invert.steps=2 --set invert.refine=2";
 
-/// A house with the starter and a folder of images of `side` pixels: of every class so many to train and to test on.
-fn house(classes: &[(usize, usize)], side: usize) -> House {
-    let house = House::new();
+/// A project with the starter and a folder of images of `side` pixels: of every class so many to train and to test on.
+fn project(classes: &[(usize, usize)], side: usize) -> Project {
+    let project = Project::new();
     let named = STARTER.replace("path = \"my-images\"", "path = \"own\"");
     assert_ne!(named, STARTER, "the starter says where images are");
-    house.spec("mine", &named);
-    house.images(["own/train", "own/test"], classes, side);
-    house
+    project.spec("mine", &named);
+    project.images(["own/train", "own/test"], classes, side);
+    project
 }
 
 #[test]
@@ -26,19 +26,19 @@ fn the_starter_works_on_folders_of_all_kinds_at_the_first_try() {
         ("small pictures", &[(16, 6); 3], 8),
     ];
     for (kind, classes, side) in kinds {
-        let house = house(classes, side);
-        let ran = house.run(&format!("run mine {QUICK}"));
+        let project = project(classes, side);
+        let ran = project.run(&format!("run mine {QUICK}"));
         assert_eq!(ran.code, 0, "{kind}: {}", ran.err);
-        let rows = house.ok(&format!("results mine --json {QUICK}")).out;
+        let rows = project.ok(&format!("results mine --json {QUICK}")).out;
         assert_eq!(rows.lines().count(), 4, "{kind}: {rows}");
-        house.ok(&format!("report mine {QUICK}"));
+        project.ok(&format!("report mine {QUICK}"));
     }
 }
 
 /// Too few images for a batch: one message that says what to change, and to what.
 #[test]
 fn too_few_images_for_the_starter_are_one_clear_message() {
-    let house = house(&[(5, 3); 3], 32);
-    house.fails(&format!("run mine {QUICK}"), 2, &["`batch`: is 32; expected at most the 15 images"]);
-    house.ok(&format!("run mine {QUICK} --set pretrain.batch=15 --set poison-features.poison_fraction=0.1"));
+    let project = project(&[(5, 3); 3], 32);
+    project.fails(&format!("run mine {QUICK}"), 2, &["`batch`: is 32; expected at most the 15 images"]);
+    project.ok(&format!("run mine {QUICK} --set pretrain.batch=15 --set poison-features.poison_fraction=0.1"));
 }

@@ -1,6 +1,6 @@
 //! What the README's section "Trust" says of what is verified when, claim by claim.
 
-use crate::house::{House, TINY, flip};
+use crate::project::{Project, TINY, flip};
 use std::{fs, path::Path, time::Duration};
 
 /// Commands that show or use artifacts, and whether each notices a changed byte in a payload of `features`, and of
@@ -20,8 +20,8 @@ const PAYLOADS: [(&str, bool, bool); 12] = [
     ("gc", false, false),
 ];
 
-fn notices(house: &House, command: &str) -> bool {
-    let ran = house.run(command);
+fn notices(project: &Project, command: &str) -> bool {
+    let ran = project.run(command);
     assert!([0, 4].contains(&ran.code), "{command}: {}", ran.err);
     let told = ran.err.contains("is damaged") || ran.out.contains("is damaged");
     assert_eq!(ran.code == 4, told, "{command}: {}{}", ran.out, ran.err);
@@ -41,21 +41,21 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn digests_of_payloads_are_checked_by_what_reads_them() {
-    let house = House::new();
-    house.ok("run tiny");
-    copy(&house.path().join("artifacts"), &house.path().join("other"));
+    let project = Project::new();
+    project.ok("run tiny");
+    copy(&project.path().join("artifacts"), &project.path().join("other"));
     let damage = |stage: &str, file: &str, noticed: &dyn Fn(&(&str, bool, bool)) -> bool| {
-        let path = house.artifact("artifacts", stage).join(file);
+        let path = project.artifact("artifacts", stage).join(file);
         let good = fs::read(&path).unwrap();
         for claim in &PAYLOADS {
             flip(&path);
-            assert_eq!(notices(&house, claim.0), noticed(claim), "{stage}, {}", claim.0);
+            assert_eq!(notices(&project, claim.0), noticed(claim), "{stage}, {}", claim.0);
             // What is rebuilt from what is damaged has another folder now.
             fs::write(&path, &good).unwrap();
         }
         flip(&path);
-        assert_eq!(House::stages_that_ran(&house.ok("run tiny --repair")), [stage]);
-        assert!(house.ok("diff artifacts other").out.contains("verdict: the same bytes"));
+        assert_eq!(Project::stages_that_ran(&project.ok("run tiny --repair")), [stage]);
+        assert!(project.ok("diff artifacts other").out.contains("verdict: the same bytes"));
     };
     damage("features", "train.features", &|claim| claim.1);
     damage("evaluate", "info", &|claim| claim.2);
@@ -64,10 +64,10 @@ fn digests_of_payloads_are_checked_by_what_reads_them() {
 /// Manifests, and that every file is there with its length, are checked by all.
 #[test]
 fn every_command_checks_manifests_and_lengths() {
-    let house = House::new();
-    house.ok("run tiny");
-    copy(&house.path().join("artifacts"), &house.path().join("other"));
-    let folder = house.artifact("artifacts", "features");
+    let project = Project::new();
+    project.ok("run tiny");
+    copy(&project.path().join("artifacts"), &project.path().join("other"));
+    let folder = project.artifact("artifacts", "features");
     let shorten = |path: &Path| {
         let bytes = fs::read(path).unwrap();
         fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
@@ -84,7 +84,7 @@ fn every_command_checks_manifests_and_lengths() {
             } else {
                 shorten(&folder.join(file))
             }
-            let ran = house.run(command);
+            let ran = project.run(command);
             let told = [&ran.out, &ran.err].iter().any(|text| text.contains("damaged"));
             assert!(told, "{command} of a damaged {file}: {}{}", ran.out, ran.err);
             fs::write(folder.join(file), good).unwrap();
@@ -94,33 +94,33 @@ fn every_command_checks_manifests_and_lengths() {
 
 #[test]
 fn diff_says_of_nothing_damaged_that_it_is_the_same() {
-    let house = House::new();
-    house.ok("run tiny");
-    copy(&house.path().join("artifacts"), &house.path().join("other"));
+    let project = Project::new();
+    project.ok("run tiny");
+    copy(&project.path().join("artifacts"), &project.path().join("other"));
     let mut flipped = Vec::new();
     for (root, stage) in [("other", "features"), ("artifacts", "dataset"), ("other", "invert")] {
-        let folder = house.artifact(root, stage);
+        let folder = project.artifact(root, stage);
         let files = fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path());
         let file = files.filter(|p| !p.ends_with("manifest.json")).max().unwrap();
         flip(&file);
         flipped.push(format!("{root}/{stage}/"));
     }
-    let ran = house.run("diff artifacts other");
+    let ran = project.run("diff artifacts other");
     assert_eq!(ran.code, 4, "{}{}", ran.out, ran.err);
     assert!(flipped.iter().all(|place| ran.err.contains(place)), "{}", ran.err);
     assert!(!ran.out.contains("identical") && !ran.out.contains("same"), "{}", ran.out);
-    house.fails("diff artifacts other --json", 4, &["artifacts are damaged"]);
+    project.fails("diff artifacts other --json", 4, &["artifacts are damaged"]);
 }
 
 /// What is gone leaves its part unknown, and nothing smaller.
 #[test]
 fn results_say_what_is_not_known() {
-    let house = House::new();
-    house.ok("run tiny");
-    let row = || -> serde_json::Value { serde_json::from_str(&house.ok("results tiny --json").out).unwrap() };
+    let project = Project::new();
+    project.ok("run tiny");
+    let row = || -> serde_json::Value { serde_json::from_str(&project.ok("results tiny --json").out).unwrap() };
     let whole = row();
     assert!(whole["seconds"].as_f64().unwrap() > 0.0);
-    assert!(!house.ok("results tiny").err.contains("not known"));
+    assert!(!project.ok("results tiny").err.contains("not known"));
     let cases = [
         ("target-params", "seconds", "seconds"),
         ("poison-features", "seconds", "seconds"),
@@ -128,26 +128,26 @@ fn results_say_what_is_not_known() {
         ("features", "device", "device"),
         ("pretrain", "collapsed", "collapsed"),
     ];
-    let aside = house.path().join("aside");
+    let aside = project.path().join("aside");
     for (stage, field, word) in cases {
-        let folder = house.artifact("artifacts", stage);
+        let folder = project.artifact("artifacts", stage);
         fs::rename(&folder, &aside).unwrap();
         let mut now = row();
         assert!(now[field].is_null(), "{stage}: {now}");
         now[field] = whole[field].clone();
         assert_eq!(now, whole, "{stage}: all else is known");
-        let said = house.ok("results tiny --wide");
+        let said = project.ok("results tiny --wide");
         let name = format!("{stage}/{}", folder.file_name().unwrap().to_string_lossy());
         assert!(said.err.contains("not known of 1 result:") && said.err.contains(&name), "{}", said.err);
         assert!(said.err.contains(word), "{}", said.err);
         assert_eq!(field == "seconds", said.out.contains("?\n"), "{}", said.out);
-        let report = house.ok("report tiny -o report.html");
+        let report = project.ok("report tiny -o report.html");
         assert!(report.err.contains(&name), "{}", report.err);
-        assert!(fs::read_to_string(house.path().join("report.html")).unwrap().contains(&name));
+        assert!(fs::read_to_string(project.path().join("report.html")).unwrap().contains(&name));
         fs::rename(&aside, &folder).unwrap();
     }
     // What nothing that is shown comes from is not missed.
-    fs::rename(house.artifact("artifacts", "dataset"), &aside).unwrap();
+    fs::rename(project.artifact("artifacts", "dataset"), &aside).unwrap();
     assert_eq!(row(), whole);
 }
 
@@ -156,9 +156,9 @@ fn results_say_what_is_not_known() {
 #[test]
 fn what_is_no_file_is_refused_in_time_and_rebuilt() {
     use std::process::Command;
-    let house = House::new();
-    house.ok("run tiny");
-    copy(&house.path().join("artifacts"), &house.path().join("other"));
+    let project = Project::new();
+    project.ok("run tiny");
+    copy(&project.path().join("artifacts"), &project.path().join("other"));
     let put = |what: &str, path: &Path| {
         fs::remove_file(path).unwrap();
         match what {
@@ -167,9 +167,9 @@ fn what_is_no_file_is_refused_in_time_and_rebuilt() {
             _ => std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
         }
     };
-    let in_time = |command: &str| house.command(command).timeout(Duration::from_secs(30)).output().unwrap();
+    let in_time = |command: &str| project.command(command).timeout(Duration::from_secs(30)).output().unwrap();
     for (what, file) in [("a fifo", "train.features"), ("a fifo", "manifest.json"), ("a device", "train.features")] {
-        let path = house.artifact("artifacts", "features").join(file);
+        let path = project.artifact("artifacts", "features").join(file);
         put(what, &path);
         for command in [
             "run tiny",
@@ -189,7 +189,7 @@ fn what_is_no_file_is_refused_in_time_and_rebuilt() {
         assert!(in_time("run tiny --repair").status.success());
         assert!(path.is_file());
     }
-    let record = fs::read_dir(house.path().join("artifacts/.pipelines")).unwrap().next().unwrap().unwrap().path();
+    let record = fs::read_dir(project.path().join("artifacts/.pipelines")).unwrap().next().unwrap().unwrap().path();
     put("a fifo", &record);
     assert_eq!(in_time("gc --delete").status.code(), Some(4));
     let ran = in_time("run tiny");
@@ -202,11 +202,11 @@ fn what_is_no_file_is_refused_in_time_and_rebuilt() {
 #[test]
 fn output_that_is_lost_is_no_success() {
     use std::process::{Command, Stdio};
-    let house = House::new();
-    house.ok("run tiny");
-    house.spec("two", &TINY.replace("poison_fraction = 0.05", "poison_fraction = [0.05, 0.1]"));
-    house.ok("run two");
-    fs::create_dir(house.path().join("raw")).unwrap();
+    let project = Project::new();
+    project.ok("run tiny");
+    project.spec("two", &TINY.replace("poison_fraction = 0.05", "poison_fraction = [0.05, 0.1]"));
+    project.ok("run two");
+    fs::create_dir(project.path().join("raw")).unwrap();
     let commands = [
         "--help",
         "--version",
@@ -230,7 +230,7 @@ fn output_that_is_lost_is_no_success() {
     ];
     let run = |args: &str, out: Stdio| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hemlock"));
-        command.current_dir(house.path()).args(args.split_whitespace()).stdout(out).stderr(Stdio::piped());
+        command.current_dir(project.path()).args(args.split_whitespace()).stdout(out).stderr(Stdio::piped());
         let ran = command.spawn().unwrap().wait_with_output().unwrap();
         (ran.status.code(), String::from_utf8_lossy(&ran.stderr).into_owned())
     };
@@ -245,8 +245,8 @@ fn output_that_is_lost_is_no_success() {
         assert_eq!((code, err.contains("cannot write")), (Some(0), false), "{command}: {err}");
     }
     // A list of garbage is output, too.
-    house.ok("run tiny --set poison-features.poison_fraction=0.2");
-    house.ok("run tiny");
+    project.ok("run tiny --set poison-features.poison_fraction=0.2");
+    project.ok("run tiny");
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     assert_eq!(run("gc", full.into()).0, Some(4));
 }

@@ -1,13 +1,13 @@
 //! Victims other than the linear head, other extractors than the attacker's, and poisons that stand in the place of
 //! images.
 
-use crate::house::{House, TINY};
+use crate::project::{Project, TINY};
 use serde_json::Value;
 
 const NETWORK: &str = "epochs = 2\nwarmup_epochs = 1\nbatch = 32\n";
 
-fn results(house: &House, name: &str) -> Vec<Value> {
-    let results = house.ok(&format!("results {name} --json")).out;
+fn results(project: &Project, name: &str) -> Vec<Value> {
+    let results = project.ok(&format!("results {name} --json")).out;
     results.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
@@ -24,15 +24,15 @@ fn instead(tables: &str) -> String {
 
 #[test]
 fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
-    let house = House::new();
+    let project = Project::new();
     let networks =
         ["last-block", "fine-tune", "end-to-end"].map(|kind| format!("[[victim]]\nkind = \"{kind}\"\n{NETWORK}"));
     let heads = "[[victim]]\nkind = \"knn\"\nneighbors = 3\n[[victim]]\nkind = \"mlp\"\nepochs = 5\n";
     let spec = with(&format!("{heads}{}", networks.concat()));
-    house.spec("victims", &spec.replace("poison_fraction = 0.05", "poison_fraction = [0.05, 0.5]"));
-    let ran = House::stages_that_ran(&house.ok("run victims"));
+    project.spec("victims", &spec.replace("poison_fraction = 0.05", "poison_fraction = [0.05, 0.5]"));
+    let ran = Project::stages_that_ran(&project.ok("run victims"));
     assert_eq!(ran.iter().filter(|stage| *stage == "victim").count(), 5, "{ran:?}");
-    let rows = results(&house, "victims");
+    let rows = results(&project, "victims");
     let victims: Vec<&str> = rows.iter().map(|row| row["victim"].as_str().unwrap()).collect();
     assert_eq!(victims, ["knn", "mlp", "last-block", "fine-tune", "end-to-end"].repeat(2));
     for row in &rows {
@@ -44,33 +44,33 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
         }
         assert_eq!(row["best"].is_null(), victim == "knn", "{row}");
     }
-    let table = house.ok("results victims").out;
+    let table = project.ok("results victims").out;
     assert!(victims.iter().all(|victim| table.contains(victim)), "{table}");
     // Half as many poisons as clean samples change what nearest neighbours say.
     assert_ne!(rows[5]["per_class"]["influence_flips"], rows[5]["per_class"]["clean"]);
     // The same bytes on one thread.
-    let one = house.command("run victims --root other").env("RAYON_NUM_THREADS", "1").output().unwrap();
+    let one = project.command("run victims --root other").env("RAYON_NUM_THREADS", "1").output().unwrap();
     assert!(one.status.success());
-    let differences = house.ok("diff artifacts other").out;
+    let differences = project.ok("diff artifacts other").out;
     let (differences, _) = differences.split_once("\n\n").unwrap();
     let stages: Vec<&str> =
         differences.lines().filter(|line| line.starts_with("victim") || line.starts_with("evaluate")).collect();
     assert!(stages.len() == 15 && stages.iter().all(|line| line.ends_with("identical")), "{differences}");
     // Only linear victims are told the attacker's target; a default that is written out is the same victim.
-    let plan = house.ok("plan victims --set target-params.radius=0.1").out;
+    let plan = project.ok("plan victims --set target-params.radius=0.1").out;
     assert!(!plan.lines().any(|line| line.starts_with("run") && line.contains(" victim ")), "{plan}");
-    house.spec(
+    project.spec(
         "written",
         &spec.replace(NETWORK, &format!("{NETWORK}min_area = 0.5\nflip = 0.5\nlearning_rate = 0.1\n")),
     );
-    let plan = house.ok("plan written").out;
+    let plan = project.ok("plan written").out;
     let anew: Vec<&str> = plan.lines().filter(|line| line.starts_with("run") && line.contains(" victim ")).collect();
     assert!(anew.len() == 2 && !anew.iter().any(|line| line.contains("kind=fine-tune")), "{plan}");
     // Controls that are asked for are trained, whoever the victim is.
-    house.ok("run victims --set evaluate.controls=[\"random-flips\"]");
+    project.ok("run victims --set evaluate.controls=[\"random-flips\"]");
     let set = "victims --set evaluate.controls=[\"random-flips\"]";
     let asked: Vec<Value> =
-        house.ok(&format!("results {set} --json")).out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        project.ok(&format!("results {set} --json")).out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert!(
         asked.iter().all(|row| row["accuracy"]["random_flips"].is_number() && row["accuracy"]["duplicates"].is_null())
     );
@@ -78,13 +78,13 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
 
 #[test]
 fn noise_stands_in_the_place_of_images_and_stays_small() {
-    let house = House::new();
+    let project = Project::new();
     let noise = "[[unlearnable]]\neps_d = [0.5, 1.0]\nsurrogate = \"frozen\"\nrounds = 3\nsteps = 2\n\
                  [[unlearnable]]\neps_d = 1.0\nnoise = \"class-wise\"\nsurrogate = \"end-to-end\"\nbatch = 32\nrounds = 2\ntrain_steps = 3\n";
     let victim = format!("[[victim]]\nkind = \"linear\"\n[[victim]]\nkind = \"end-to-end\"\n{NETWORK}");
-    house.spec("noise", &instead(&format!("{noise}{victim}")));
-    house.ok("run noise");
-    let rows = results(&house, "noise");
+    project.spec("noise", &instead(&format!("{noise}{victim}")));
+    project.ok("run noise");
+    let rows = results(&project, "noise");
     assert_eq!(rows.len(), 6);
     for row in &rows {
         assert_eq!((&row["replaces"], &row["clean_label"]), (&true.into(), &true.into()));
@@ -94,52 +94,52 @@ fn noise_stands_in_the_place_of_images_and_stays_small() {
         assert_eq!(row["accuracy"]["removed"].is_number(), linear && !all, "{row}");
         assert!(row["accuracy"]["duplicates"].is_null() && row["loss_bound"].is_null());
     }
-    assert_eq!(rows[0]["attack"], "error-minimizing + sample-wise");
+    assert_eq!((&rows[0]["attack"], &rows[0]["method"]), (&"error-minimizing".into(), &"sample-wise".into()));
     // Batches are no larger than what is left.
     let few = "--set unlearnable.poison_fraction=0.95 --set evaluate.controls=[\"removed\"]";
-    house.ok(&format!("run noise {few}"));
-    let left = results(&house, &format!("noise {few}"));
+    project.ok(&format!("run noise {few}"));
+    let left = results(&project, &format!("noise {few}"));
     assert!(left.iter().all(|row| row["accuracy"]["removed"].is_number()), "{left:?}");
-    let exported = house.ok("export noise unlearnable -o out --select noise=sample-wise,poison_fraction=1.0").out;
+    let exported = project.ok("export noise unlearnable -o out --select noise=sample-wise,poison_fraction=1.0").out;
     assert!(exported.contains("poisons.csv"), "{exported}");
-    house.fails("plan noise --set unlearnable.linf=0/255", 2, &["`linf`", "at least 1 grey level"]);
-    house.fails("plan noise --set unlearnable.poison_fraction=1.5", 2, &["`poison_fraction`"]);
+    project.fails("plan noise --set unlearnable.linf=0/255", 2, &["`linf`", "at least 1 grey level"]);
+    project.fails("plan noise --set unlearnable.poison_fraction=1.5", 2, &["`poison_fraction`"]);
 }
 
 #[test]
 fn free_pixels_are_measured_as_they_are() {
-    let house = House::new();
+    let project = Project::new();
     let free = "[poison-images]\nattack = \"gradient-canceling\"\neps_d = 0.1\nclip = false\nsteps = 5\nstep = 0.5\n";
-    house.spec("free", &instead(free));
-    house.ok("run free");
-    let row = &results(&house, "free")[0];
+    project.spec("free", &instead(free));
+    project.ok("run free");
+    let row = &results(&project, "free")[0];
     assert!(row["visibility"]["linf"].as_f64().unwrap() > 1.0, "{row}");
     assert_eq!(row["visibility"]["relative_distance"], 0.0, "nothing is rounded");
-    house.ok("export free poison-images -o out");
-    let file = std::fs::read(house.path().join("out/poisons.safetensors")).unwrap();
+    project.ok("export free poison-images -o out");
+    let file = std::fs::read(project.path().join("out/poisons.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
     let floats =
         |bytes: &[u8]| bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>();
     assert!(floats(tensors.tensor("pixels").unwrap().data()).iter().any(|x| !(0.0..=1.0).contains(x)));
-    house.fails("plan free --set poison-images.linf=8/255", 2, &["`linf`", "clip = false"]);
-    house.spec("lacks", &instead("[poison-images]\nattack = \"tgda\"\n"));
-    house.fails("plan lacks", 2, &["[poison-images] missing field `poison_fraction`"]);
-    house.spec("network", &instead(&format!("{free}[victim]\nkind = \"end-to-end\"\n{NETWORK}")));
-    let said = house.ok("run network").err;
+    project.fails("plan free --set poison-images.linf=8/255", 2, &["`linf`", "clip = false"]);
+    project.spec("lacks", &instead("[poison-images]\nattack = \"tgda\"\n"));
+    project.fails("plan lacks", 2, &["[poison-images] missing field `poison_fraction`"]);
+    project.spec("network", &instead(&format!("{free}[victim]\nkind = \"end-to-end\"\n{NETWORK}")));
+    let said = project.ok("run network").err;
     assert!(said.contains("trains on images, and free pixels are none"), "{said}");
-    assert!(results(&house, "network")[0]["accuracy"]["images"].is_null());
+    assert!(results(&project, "network")[0]["accuracy"]["images"].is_null());
 }
 
 #[test]
 fn an_attack_meets_another_extractor_than_its_own() {
-    let house = House::new();
+    let project = Project::new();
     let other =
         "[victim-extractor.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n[victim-extractor.features]\n";
     let victims = format!("[[victim]]\nkind = \"linear\"\n[[victim]]\nkind = \"fine-tune\"\n{NETWORK}");
-    house.spec("mismatch", &with(&format!("{other}{victims}")));
-    house.ok("run mismatch");
-    house.ok("run tiny");
-    let (rows, tiny) = (results(&house, "mismatch"), &results(&house, "tiny")[0]);
+    project.spec("mismatch", &with(&format!("{other}{victims}")));
+    project.ok("run mismatch");
+    project.ok("run tiny");
+    let (rows, tiny) = (results(&project, "mismatch"), &results(&project, "tiny")[0]);
     let [linear, network] = &rows[..] else { panic!("{rows:?}") };
     let of = &linear["accuracy"];
     assert!(of["features"].is_null() && of["target"].is_null() && linear["loss_bound"].is_null(), "{linear}");
@@ -147,16 +147,16 @@ fn an_attack_meets_another_extractor_than_its_own() {
     assert_ne!(linear["clean_loss"]["clean"], tiny["clean_loss"]["clean"], "the clean head is the other extractor's");
     assert!(network["accuracy"]["images"].is_number());
     // The attack is the same: only victims ran anew.
-    let ran = House::stages_that_ran(&house.ok("run mismatch --set seeds=[0]"));
+    let ran = Project::stages_that_ran(&project.ok("run mismatch --set seeds=[0]"));
     assert!(ran.is_empty(), "{ran:?}");
-    house.spec("half", &with("[victim-extractor.features]\n"));
-    house.fails("plan half", 2, &["[victim-extractor.features]", "[victim-extractor.pretrain]"]);
-    house.spec("half", &with("[victim-extractor.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n"));
-    house.fails("plan half", 2, &["[victim-extractor.pretrain] goes with [victim-extractor.features]"]);
+    project.spec("half", &with("[victim-extractor.features]\n"));
+    project.fails("plan half", 2, &["[victim-extractor.features]", "[victim-extractor.pretrain]"]);
+    project.spec("half", &with("[victim-extractor.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n"));
+    project.fails("plan half", 2, &["[victim-extractor.pretrain] goes with [victim-extractor.features]"]);
     let imported = "[victim-extractor.features]\nmethod = \"import\"\npath = \"other.npz\"\n";
-    house.spec(
+    project.spec(
         "half",
         &with(&format!("[victim-extractor.pretrain]\nmethod = \"random\"\narch = \"resnet8-w8\"\n{imported}")),
     );
-    house.fails("plan half", 2, &["[evaluate] needs the extractor that made the features"]);
+    project.fails("plan half", 2, &["[evaluate] needs the extractor that made the features"]);
 }

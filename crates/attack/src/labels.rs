@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 pub enum Labels {
     /// Clean labels: those of the training samples that the poisons are made of. The attack is a clean-label attack.
     #[default]
-    Kept,
+    Clean,
     /// Random labels: any class except that of the training sample, uniformly.
     Random,
     /// Adversarial labels: the attack chooses them.
-    Aligned,
+    Adversarial,
 }
 
 impl Labels {
@@ -21,9 +21,9 @@ impl Labels {
     #[must_use]
     pub fn base_class(self) -> Class {
         match self {
-            Self::Kept => Class::Own,
+            Self::Clean => Class::Own,
             Self::Random => Class::Other,
-            Self::Aligned => Class::Any,
+            Self::Adversarial => Class::Any,
         }
     }
 }
@@ -34,7 +34,7 @@ impl Labels {
 #[serde(rename_all = "kebab-case")]
 pub enum Base {
     /// The sample that the poison started at, or that was drawn for it.
-    InitialPoisons,
+    Start,
     /// The sample nearest to the final features that no other poison is made of. With clean labels, it is a sample of
     /// the poison's class.
     Nearest,

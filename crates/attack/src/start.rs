@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 pub enum Start {
     /// At randomly drawn clean training samples.
     Clean,
-    /// At the clean training samples that lower the objective most, to first order.
-    Aligned,
+    /// At the most influential clean training samples: those that lower the objective most, to first order.
+    Influence,
     /// At zero.
     Zeros,
     /// At normally distributed features, with the clean mean and standard deviation of each coordinate.
@@ -76,7 +76,7 @@ impl Initialization<'_> {
         let mut start = self.draw();
         match self.kind {
             Start::Clean => {}
-            Start::Aligned => start = self.aligned(objective, start)?,
+            Start::Influence => start = self.influential(objective, start)?,
             Start::Zeros => start.features.fill(0.0),
             Start::Random => {
                 let mut rng = Purpose::PoisonFeatures.of(self.seed);
@@ -90,7 +90,7 @@ impl Initialization<'_> {
             }
             Start::Greedy => return self.greedy(objective, constraint, start.labels, visit),
         }
-        if self.labels == Labels::Aligned {
+        if self.labels == Labels::Adversarial {
             let none = Array2::zeros((0, self.clean.dim()));
             start.labels = objective.evaluate(none.view(), &[])?.best_labels(start.features.view())?;
         }
@@ -116,7 +116,7 @@ impl Initialization<'_> {
 
     /// The clean samples that lower the objective most, to first order, each with the label that the policy allows.
     /// Random labels are taken from the drawn poisons.
-    fn aligned(&self, objective: &mut dyn Objective, drawn: InitialPoisons) -> Result<InitialPoisons, StageError> {
+    fn influential(&self, objective: &mut dyn Objective, drawn: InitialPoisons) -> Result<InitialPoisons, StageError> {
         let none = Array2::zeros((0, self.clean.dim()));
         let local = objective.evaluate(none.view(), &[])?;
         let mut gains: Vec<(f64, u32, u32)> = Vec::with_capacity(self.clean.len());
@@ -124,10 +124,10 @@ impl Initialization<'_> {
             for (row, own) in local.gains(chunk.to_f64().view())?.rows().into_iter().zip(chunk.labels()) {
                 let other = drawn.labels[gains.len() % drawn.labels.len()];
                 let label = match self.labels {
-                    Labels::Kept => *own,
+                    Labels::Clean => *own,
                     Labels::Random if other != *own => other,
                     Labels::Random => (own + 1) % self.clean.classes() as u32,
-                    Labels::Aligned => (0u32..).zip(row).max_by(|a, b| a.1.total_cmp(b.1)).map_or(*own, |(y, _)| y),
+                    Labels::Adversarial => (0u32..).zip(row).max_by(|a, b| a.1.total_cmp(b.1)).map_or(*own, |(y, _)| y),
                 };
                 gains.push((row[label as usize], gains.len() as u32, label));
             }
@@ -151,7 +151,7 @@ impl Initialization<'_> {
         visit: &mut dyn FnMut(u32, f64) -> Result<(), StageError>,
     ) -> Result<InitialPoisons, StageError> {
         let mut most = vec![usize::MAX; self.clean.classes()];
-        if self.labels == Labels::Kept {
+        if self.labels == Labels::Clean {
             most.fill(0);
             self.clean.labels().iter().for_each(|label| most[*label as usize] += 1);
         }
@@ -218,7 +218,7 @@ mod tests {
     }
 
     const KINDS: [Start; 6] =
-        [Start::Clean, Start::Aligned, Start::Zeros, Start::Random, Start::ClassMeans, Start::Greedy];
+        [Start::Clean, Start::Influence, Start::Zeros, Start::Random, Start::ClassMeans, Start::Greedy];
 
     #[test]
     fn labels_are_what_the_policy_says() {
@@ -227,7 +227,7 @@ mod tests {
             start.base.iter().map(|i| setting.clean().labels()[*i as usize]).collect()
         };
         for kind in KINDS {
-            let kept = make(&setting, kind, Labels::Kept);
+            let kept = make(&setting, kind, Labels::Clean);
             assert_eq!(own(&kept), kept.labels, "{kind:?}");
             let random = make(&setting, kind, Labels::Random);
             assert!(own(&random).iter().zip(&random.labels).all(|(a, b)| a != b), "{kind:?}");
@@ -245,24 +245,24 @@ mod tests {
             let value = objective.evaluate(start.features.view(), &start.labels).unwrap().value;
             objective.display_value(value)
         };
-        let clean = error(Start::Clean, Labels::Kept);
-        let aligned = error(Start::Aligned, Labels::Kept);
-        let free = error(Start::Aligned, Labels::Aligned);
+        let clean = error(Start::Clean, Labels::Clean);
+        let aligned = error(Start::Influence, Labels::Clean);
+        let free = error(Start::Influence, Labels::Adversarial);
         assert!(clean < aligned && aligned < free, "{clean} {aligned} {free}");
-        assert!(error(Start::Greedy, Labels::Aligned) > clean);
+        assert!(error(Start::Greedy, Labels::Adversarial) > clean);
     }
 
     #[test]
     fn features_are_what_the_kind_says() {
         let setting = Clouds::new();
-        let clean = make(&setting, Start::Clean, Labels::Kept);
+        let clean = make(&setting, Start::Clean, Labels::Clean);
         let rows: Vec<usize> = clean.base.iter().map(|i| *i as usize).collect();
         assert_eq!(clean.features, setting.clean().select(&rows));
-        assert!(make(&setting, Start::Zeros, Labels::Kept).features.iter().all(|z| *z == 0.0));
-        let means = make(&setting, Start::ClassMeans, Labels::Kept);
+        assert!(make(&setting, Start::Zeros, Labels::Clean).features.iter().all(|z| *z == 0.0));
+        let means = make(&setting, Start::ClassMeans, Labels::Clean);
         let expected = class_means(setting.clean()).unwrap();
         assert_eq!(means.features.row(0), expected.row(means.labels[0] as usize));
-        let random = make(&setting, Start::Random, Labels::Kept).features;
+        let random = make(&setting, Start::Random, Labels::Clean).features;
         assert!(random.iter().all(|z| z.abs() < 6.0) && random[(0, 0)] != random[(1, 0)]);
     }
 
@@ -284,7 +284,8 @@ mod tests {
         let clean = setting.clean();
         let mut objective =
             BilevelObjective::new(clean, vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap();
-        let plan = Initialization { clean, count: 3, kind: Start::Greedy, labels: Labels::Aligned, sweeps: 1, seed: 1 };
+        let plan =
+            Initialization { clean, count: 3, kind: Start::Greedy, labels: Labels::Adversarial, sweeps: 1, seed: 1 };
         let start = plan.make(&mut objective, &Constraint::default(), &mut |_, _| Ok(())).unwrap();
         let largest = |z: &Array2<f64>| z.rows().into_iter().map(|z| z.dot(&z)).fold(0.0, f64::max);
         assert!(largest(&start.features) <= largest(&clean.to_f64().into_owned()) * (1.0 + 1e-9));

@@ -42,6 +42,14 @@ impl Graph {
         Self(nodes)
     }
 
+    /// The same graph with one node more, behind that of a name, or at the end if there is none of that name.
+    #[must_use]
+    pub fn with(mut self, node: Node, behind: &str) -> Self {
+        let place = self.0.iter().position(|other| other.name == behind).map_or(self.0.len(), |i| i + 1);
+        self.0.insert(place, node);
+        self
+    }
+
     /// The nodes in order.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.0.iter()

@@ -157,7 +157,7 @@ impl Params {
 
     fn label_update_interval(&self) -> Option<u32> {
         let every = self.label_update_interval.unwrap_or(self.attack.defaults().label_update_interval);
-        (self.labels == Labels::Aligned && every > 0).then_some(every)
+        (self.labels == Labels::Adversarial && every > 0).then_some(every)
     }
 }
 
@@ -274,7 +274,7 @@ impl hemlock_stage::Stage for Stage {
         let search = Search { params, clean, count, constraint: &constraint, ctx };
         let made = search.make(&mut *objective)?;
         objective.warn();
-        let free = params.labels == Labels::Aligned;
+        let free = params.labels == Labels::Adversarial;
         let bound = objective.bound(made.start.features.view(), &made.start.labels, free, &constraint, clean)?;
         Ok(made.artifact(params, spec, bound))
     }

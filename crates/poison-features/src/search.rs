@@ -40,15 +40,15 @@ impl Search<'_> {
     /// and one with adversarial labels from the end of the first (not with `conditional-gradient`). If the objective is
     /// stochastic, values cannot be compared, and there is one search.
     pub(crate) fn make(&self, objective: &mut dyn Objective) -> Result<Made, StageError> {
-        if self.params.labels != Labels::Aligned || objective.is_stochastic() {
+        if self.params.labels != Labels::Adversarial || objective.is_stochastic() {
             return self.search(objective, self.params.labels, None);
         }
-        let kept = self.search(objective, Labels::Kept, None)?;
-        let alone = self.search(objective, Labels::Aligned, None)?;
+        let kept = self.search(objective, Labels::Clean, None)?;
+        let alone = self.search(objective, Labels::Adversarial, None)?;
         let gap = |best: &Made| Some((best.objective - alone.objective).abs());
         let mut best = kept;
         if self.params.solver != SolverKind::ConditionalGradient {
-            let onwards = self.search(objective, Labels::Aligned, Some(&best))?;
+            let onwards = self.search(objective, Labels::Adversarial, Some(&best))?;
             best = if onwards.value < best.value { onwards } else { best };
         }
         if alone.value <= best.value {
@@ -68,7 +68,7 @@ impl Search<'_> {
             SolverKind::Adam => (Some(Solver::Adam), 0),
             SolverKind::Lbfgs => (Some(Solver::Lbfgs), 0),
         };
-        let label_update_interval = if labels == Labels::Aligned { params.label_update_interval() } else { None };
+        let label_update_interval = if labels == Labels::Adversarial { params.label_update_interval() } else { None };
         let mut greedy: Option<Record> = None;
         let start = match from {
             Some(made) => {
@@ -109,7 +109,7 @@ impl Search<'_> {
         let InitialPoisons { base, features, labels: given } = start;
         let found = descend(objective, features, given, constraint, &descent, |at, value| record.point(at, value))?;
         let base = match params.base() {
-            Base::InitialPoisons => base,
+            Base::Start => base,
             Base::Nearest => nearest_samples(&found.features, &found.labels, clean, labels.base_class()),
         };
         let before = from.map(|made| made.curve.clone()).unwrap_or_default();
@@ -133,7 +133,7 @@ impl Made {
             labels: self.start.labels,
             base_index: self.start.base,
             spec,
-            clean_label: params.labels == Labels::Kept,
+            clean_label: params.labels == Labels::Clean,
             poison_fraction: params.poison_fraction,
             objective: self.objective,
             bound,

@@ -56,7 +56,7 @@ fn free_labels_contain_clean_ones() {
                     Search { params, clean, count: 12, constraint, ctx }.make(&mut *objective).unwrap()
                 })
             };
-            let (kept, free) = (made("kept"), made("aligned"));
+            let (kept, free) = (made("clean"), made("adversarial"));
             assert_eq!(kept.gap, None);
             let gap = free.gap.unwrap();
             // The inner training starts from the last head and stops within a tolerance, so values differ slightly.

@@ -22,10 +22,10 @@ pub struct Params {
     pub attack: AttackRef,
     /// Poisons, as a share of the clean training count.
     pub poison_fraction: f64,
-    /// Labels of the poisons. `aligned` ones are chosen once, at the start.
+    /// Labels of the poisons. `adversarial` ones are chosen once, at the start.
     #[serde(default)]
     pub labels: Labels,
-    /// Which clean images the poisons are made of: `clean`, drawn at random, or `aligned`, those that help most;
+    /// Which clean images the poisons are made of: `clean`, drawn at random, or `influence`, those that help most;
     /// absent: as the attack says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
@@ -117,10 +117,10 @@ impl hemlock_stage::Params for Params {
         ParamError::share("poison_fraction", self.poison_fraction)?;
         ParamError::share("quantile", self.quantile)?;
         ParamError::at_least_one("neighbors", self.neighbors)?;
-        if !matches!(self.start(), Start::Clean | Start::Aligned) {
+        if !matches!(self.start(), Start::Clean | Start::Influence) {
             return Err(ParamError::new(
                 "start",
-                "says where features start, and images start at images; expected `clean` or `aligned`",
+                "says where features start, and images start at images; expected `clean` or `influence`",
             ));
         }
         ParamError::non_negative("beta", self.beta)?;
@@ -215,8 +215,8 @@ impl hemlock_stage::Stage for Stage {
         };
         let mut best = attack(params.labels)?;
         // Whatever clean labels reach, free ones reach, too. Where a follower moves on, values cannot be compared.
-        if params.labels == Labels::Aligned && params.own.stochasticity(params.attack).is_none() {
-            let kept = attack(Labels::Kept)?;
+        if params.labels == Labels::Adversarial && params.own.stochasticity(params.attack).is_none() {
+            let kept = attack(Labels::Clean)?;
             best = if kept.0 < best.0 { kept } else { best };
         }
         let (_, start, pixels, refined) = best;
@@ -240,7 +240,7 @@ impl hemlock_stage::Stage for Stage {
             attack: params.attack.name().to_owned(),
             method: "pixels".to_owned(),
             objective: refined.last().map_or(f64::NAN, |point| point.objective),
-            clean_label: params.labels == Labels::Kept,
+            clean_label: params.labels == Labels::Clean,
             replaces: false,
             poison_fraction: params.poison_fraction,
             labels: start.labels,

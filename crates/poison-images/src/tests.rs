@@ -133,12 +133,12 @@ fn an_idle_quantile_is_not_in_the_key() {
 #[test]
 fn labels_are_kept_or_others() {
     let train = inputs().dataset.train.labels;
-    for labels in ["kept", "random"] {
+    for labels in ["clean", "random"] {
         let poisons = run(json!({ "labels": labels, "steps": 1 }));
         let own: Vec<u32> = poisons.base_index.iter().map(|i| train[*i as usize]).collect();
         let same = own.iter().zip(&poisons.labels).filter(|(own, label)| own == label).count();
-        assert_eq!(same, if labels == "kept" { 12 } else { 0 });
-        assert_eq!(poisons.clean_label, labels == "kept");
+        assert_eq!(same, if labels == "clean" { 12 } else { 0 });
+        assert_eq!(poisons.clean_label, labels == "clean");
     }
 }
 
@@ -150,7 +150,7 @@ fn free_labels_end_no_worse_than_clean_ones() {
             let poisons = run(json!({ "attack": attack, "labels": labels, "steps": steps }));
             if attack == "bilevel" { -poisons.objective } else { poisons.objective }
         };
-        let (kept, free) = (end("kept"), end("aligned"));
+        let (kept, free) = (end("clean"), end("adversarial"));
         assert!(free <= kept + 1e-4, "{attack}, {steps} steps: {free} after {kept}");
     }
 }
@@ -192,5 +192,5 @@ fn all_fields_are_known_and_images_start_at_images() {
     assert_eq!(fields, known);
     let greedy: Params =
         serde_json::from_value(json!({ "attack": "bilevel", "poison_fraction": 0.1, "start": "greedy" })).unwrap();
-    assert!(greedy.check().unwrap_err().message.contains("expected `clean` or `aligned`"));
+    assert!(greedy.check().unwrap_err().message.contains("expected `clean` or `influence`"));
 }

@@ -1,9 +1,9 @@
 //! A paper's own numbers beside ours: a CSV file that somebody types who has the paper's tables.
 //!
 //! Its first line names the columns. A column is either a condition on a result (`pipeline`, `attack`, `method`,
-//! `victim`, `poison_fraction`, or a parameter such as `poison-features.constraint`) or a number of the paper's in per cent
-//! (`clean`, `target`, `features`, `images`, and `drop`, in points). Every other line meets one result of the report;
-//! an empty cell asks for nothing. Lines that begin with `#` are comments.
+//! `victim`, `poison_fraction`, or a parameter such as `poison-features.constraint`) or a number of the paper's in per
+//! cent (`clean`, `target`, `features`, `images`, and `drop`, in points). Every other line meets one result of the
+//! report; an empty cell asks for nothing. Lines that begin with `#` are comments.
 
 use crate::{
     Case, ReportError,

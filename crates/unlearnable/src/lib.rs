@@ -77,7 +77,7 @@ pub struct Params {
 pub enum Surrogate {
     /// A linear head on the frozen extractor.
     #[default]
-    FrozenExtractor,
+    Frozen,
     /// A network of the extractor's architecture, trained end to end.
     EndToEnd,
 }
@@ -207,7 +207,7 @@ impl hemlock_stage::Stage for Stage {
         let base = base_images(train, &base_index)?;
         let noise = Noise::new(base.view(), &labels, classes, params.noise, params.linf.as_pixel());
         let Made { images, curve, passes, learner } = match params.surrogate {
-            Surrogate::FrozenExtractor => {
+            Surrogate::Frozen => {
                 let probe = Probe::new(&extractor, &features, &target, &base_index, &labels)?;
                 make(params, noise, probe, &labels, ctx)?
             }

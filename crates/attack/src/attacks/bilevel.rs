@@ -26,7 +26,7 @@ impl Attack for Bilevel {
     const NAME: &'static str = "bilevel";
     const VALUE_LABEL: &'static str = "the smoothed error of the retrained head";
     const DEFAULTS: Defaults = Defaults {
-        start: Start::Aligned,
+        start: Start::Influence,
         base: Base::Nearest,
         label_update_interval: 20,
         steps: 200,

@@ -18,7 +18,7 @@ impl Attack for GradientCanceling {
     const VALUE_LABEL: &'static str = "the gradient that is left at the target, as a share of the clean one";
     const DEFAULTS: Defaults = Defaults {
         start: Start::Clean,
-        base: Base::InitialPoisons,
+        base: Base::Start,
         label_update_interval: 0,
         steps: 2000,
         step: 0.1,

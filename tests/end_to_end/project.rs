@@ -12,8 +12,9 @@ use tempfile::TempDir;
 /// The smallest whole pipeline.
 pub const TINY: &str = include_str!("../specs/tiny.toml");
 
-pub struct House {
+pub struct Project {
     dir: TempDir,
+    binary: PathBuf,
 }
 
 /// What a run of the binary left.
@@ -23,13 +24,18 @@ pub struct Ran {
     pub err: String,
 }
 
-impl House {
+impl Project {
     pub fn new() -> Self {
+        Self::with(Path::new(env!("CARGO_BIN_EXE_hemlock")))
+    }
+
+    /// With another binary than `hemlock`.
+    pub fn with(binary: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("pipelines")).unwrap();
-        let house = Self { dir };
-        house.spec("tiny", TINY);
-        house
+        let project = Self { dir, binary: binary.to_owned() };
+        project.spec("tiny", TINY);
+        project
     }
 
     pub fn path(&self) -> &Path {
@@ -62,7 +68,7 @@ impl House {
     }
 
     pub fn command(&self, args: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hemlock"));
+        let mut command = Command::new(&self.binary);
         command.current_dir(self.path()).args(args.split_whitespace());
         for variable in ["HEMLOCK_ARTIFACTS", "HEMLOCK_DATA", "HEMLOCK_DEVICE", "HEMLOCK_PIPELINES", "RUST_LOG"] {
             command.env_remove(variable);
@@ -72,7 +78,7 @@ impl House {
 
     /// Starts the binary and does not wait for it.
     pub fn spawn(&self, args: &str) -> std::process::Child {
-        std::process::Command::new(env!("CARGO_BIN_EXE_hemlock"))
+        std::process::Command::new(&self.binary)
             .current_dir(self.path())
             .args(args.split_whitespace())
             .stdout(Stdio::piped())
