@@ -224,7 +224,7 @@ impl Constraint {
 struct ClassRows<'a> {
     clean: Samples<'a>,
     rows: Vec<Vec<usize>>,
-    /// `[K, d]`.
+    /// The centroids, `[K, d]`.
     centroids: Array2<f64>,
 }
 
