@@ -27,8 +27,8 @@ const STEPS: usize = 100;
 /// ```
 ///
 /// - The maximum is bounded by the constraint's support function, as `ln Σ_k exp max_z (s_k - s_y)`.
-/// - The right side is minimised over `w` by descent, starting from a fraction of `clean_head`. It is convex if the constraint is one
-///   convex set.
+/// - The right side is minimised over `w` by descent, starting from a fraction of `clean_head`. It is convex if the
+///   constraint is one convex set.
 /// - If the constraint is unbounded, only the biases are optimised and the weights are zero.
 ///
 /// `keep_going` is called before every step of the descent with the number of steps taken and the gradient norm. If it
