@@ -181,7 +181,7 @@ compare-backends NAME A B *ARGS: (first-build A + "," + B)
 
 # Everything CI runs, cheapest first
 [group('develop')]
-test: lint book unit fuzz quickstart test-cluster test-wgpu check-cuda
+test: lint deny book unit fuzz quickstart test-cluster test-wgpu check-cuda
 
 # Formatting, spelling, clippy, documentation
 [group('develop')]
@@ -203,6 +203,12 @@ book:
         done && rm {{quote(pages / "README.md")}} && \
         MDBOOK_BOOK__SRC={{quote(pages)}} mdbook build --dest-dir {{quote(target / "book")}}; \
     fi
+
+# Licences, sources and versions of dependencies: deny.toml
+[group('develop')]
+deny:
+    @if command -v cargo-deny >/dev/null; then cargo deny --log-level error check licenses bans sources; \
+    else echo "SKIPPED: there is no cargo-deny (cargo install --locked cargo-deny), so licences are not checked" >&2; fi
 
 # All tests share one build, which has wgpu in it.
 [private]
