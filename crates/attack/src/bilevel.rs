@@ -1,20 +1,23 @@
 //! The bilevel attack: poisons that raise the error of the *retrained* head, by exact implicit differentiation.
 //!
-//! The leader chooses the poisons' features, the follower trains a head on the clean data and the poisons. The
-//! follower's problem is convex and small, so that it is solved anew at every step (L-BFGS, started from the last
-//! head), and the gradient of the leader's loss through it is exact: with `U = H(w*)^-1 grad L_val(w*)`, by conjugate
-//! gradients,
+//! The outer problem chooses the features of the poisons; the inner problem trains a head on the clean data and the
+//! poisons. The inner problem is convex and small, so it is solved again at every step (by L-BFGS, starting from the
+//! last head). The gradient of the outer loss is therefore exact. With `U = H(w*)^-1 grad L_val(w*)`, computed by
+//! conjugate gradients, it is
 //!
 //! ```text
 //! dL_val(w*)/dz_j = -1/N d<U, G(z_j, y_j)>/dz
 //! ```
 //!
-//! This is the problem that Gradient CancelingObjective and TGDA approximate. The leader's loss is bounded
-//! ([`smoothed_error`]): cross-entropy soars while accuracy hardly moves.
+//! Gradient Canceling and TGDA approximate this problem. The outer loss is bounded ([`smoothed_error`]), because
+//! cross-entropy can grow without limit while accuracy hardly changes.
 //!
-//! TGDA, total gradient descent ascent (Lu, Kamath and Yu, "Indiscriminate data poisoning attacks on neural networks",
-//! TMLR 2022), has cross-entropy for the leader's loss, and a follower who takes some steps of gradient descent where
-//! this one is retrained. Cross-entropy against a follower who is retrained is an attack of its own.
+//! There are two variants:
+//!
+//! - TGDA, total gradient descent ascent (Lu, Kamath and Yu, "Indiscriminate data poisoning attacks on neural
+//!   networks", TMLR 2022), has cross-entropy as the outer loss. Its inner problem is not solved, but takes some steps
+//!   of gradient descent each time.
+//! - With cross-entropy as the outer loss and a retrained head, it is an attack of its own (`bilevel-cross-entropy`).
 
 use crate::{InnerLoop, Objective, ObjectiveGradient};
 use hemlock_head::{
@@ -28,49 +31,51 @@ use rand::seq::index;
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 
-/// Gradient norm at which the follower counts as trained within a step.
+/// Gradient norm at which the inner problem counts as solved within a step.
 const FOLLOWER_TOLERANCE: f64 = 1e-5;
-/// Relative residual at which the Hessian counts as inverted.
+/// Relative residual at which the linear system with the Hessian counts as solved.
 const SOLVE_TOLERANCE: f64 = 1e-3;
-/// Parameters of a follower that has diverged.
+/// Absolute value of a parameter from which gradient descent on the inner problem counts as diverged.
 const DIVERGED: f64 = 1e50;
-/// Iterations of training and inversion together, in one step, after which the preconditioner is made anew.
+/// If the inner training and the linear system take more iterations than this in one step, the preconditioner is made
+/// again.
 const PATIENCE: usize = 60;
 
-/// The objective `-L_val(w*(poisons))`: minus the loss of the follower on samples that the leader wants it to get
+/// The objective `-L_val(w*(poisons))`: minus the loss of the inner problem's head on the samples that it should get
 /// wrong.
 pub struct BilevelObjective<'a> {
     clean: Samples<'a>,
     raised: Vec<Samples<'a>>,
     weight_decay: f64,
     loss: Loss,
-    /// Of a follower who descends; `None`: it is retrained.
+    /// The inner gradient descent and its random batches; `None` if the head is retrained.
     descent: Option<(InnerLoop, ChaCha8Rng)>,
     preconditioner: Arc<Preconditioner>,
-    /// The last inner, and the last solution with its Hessian: where the next ones start.
+    /// The last head and the last solution with its Hessian, from which the next ones start.
     head: Head,
     solution: Option<Array2<f64>>,
-    /// The largest gradient norm at which a follower's training stopped above its tolerance; 0: none did.
+    /// The largest gradient norm at which an inner training ended above its tolerance; 0 if all converged.
     unconverged: f64,
-    /// A request to stop.
+    /// Asks the inner training to stop.
     cancel: Cancel,
 }
 
-/// What the leader raises.
+/// The loss that the outer problem raises.
 #[derive(Clone, Copy)]
 enum Loss {
-    /// The error, smoothed with that temperature.
+    /// The smoothed error with this temperature.
     SmoothedError(f64),
     CrossEntropy,
 }
 
 impl<'a> BilevelObjective<'a> {
-    /// Against a follower that trains on `clean` and the poisons with that weight decay, and a leader who raises the
-    /// error on the samples of `raised`, smoothed with that temperature. `start` is the follower's first head: the
-    /// clean one.
+    /// The bilevel attack on the smoothed error. The inner problem trains a head on `clean` and the poisons with
+    /// `weight_decay`, and its first head is `start`, the clean one. The outer problem raises the error on the samples
+    /// of `raised`, smoothed with `temperature`.
     ///
     /// # Errors
-    /// No clean samples, or samples that do not fit each other.
+    /// Returns an error if there are no clean samples, if they do not fit the start, or if the weight decay is negative
+    /// or not finite.
     pub fn new(
         clean: Samples<'a>,
         raised: Vec<Samples<'a>>,
@@ -93,11 +98,11 @@ impl<'a> BilevelObjective<'a> {
         })
     }
 
-    /// TGDA: the same against a follower who descends from `start`, on batches that are drawn with `seed`, and a leader
-    /// who raises the cross-entropy.
+    /// TGDA: the head takes steps of gradient descent from `start`, on batches that are drawn with `seed`, and the
+    /// outer problem raises the cross-entropy.
     ///
     /// # Errors
-    /// As [`BilevelObjective::new`].
+    /// Returns the errors of [`BilevelObjective::new`].
     pub fn tgda(
         clean: Samples<'a>,
         raised: Vec<Samples<'a>>,
@@ -110,28 +115,28 @@ impl<'a> BilevelObjective<'a> {
         Ok(Self { descent, ..Self::cross_entropy(clean, raised, start, weight_decay)? })
     }
 
-    /// Against a follower who is retrained, and a leader who raises the cross-entropy.
+    /// The bilevel attack on the cross-entropy: the head is retrained, and the outer problem raises its cross-entropy.
     ///
     /// # Errors
-    /// As [`BilevelObjective::new`].
+    /// Returns the errors of [`BilevelObjective::new`].
     pub fn cross_entropy(
         clean: Samples<'a>,
         raised: Vec<Samples<'a>>,
         start: Head,
         weight_decay: f64,
     ) -> Result<Self, HeadError> {
-        // The temperature is of the error, which is not raised here.
+        // The temperature belongs to the smoothed error, which is not used here.
         Ok(Self { loss: Loss::CrossEntropy, ..Self::new(clean, raised, start, weight_decay, 1.0)? })
     }
 
-    /// Ends what the follower does where a stop is asked for. What comes out then is of no use.
+    /// Makes a request to stop end the inner training early. The results after such a request are meaningless.
     #[must_use]
     pub fn stopped_by(self, cancel: &Cancel) -> Self {
         Self { cancel: cancel.clone(), ..self }
     }
 
-    /// Stochasticity the inner, and returns how many steps its preconditioned training took, if that is what it
-    /// does.
+    /// Updates the head of the inner problem: by steps of gradient descent for TGDA, and by retraining otherwise.
+    /// Returns the number of iterations of retraining, 0 for gradient descent.
     fn follow(&mut self, training: &[Samples<'_>; 2]) -> Result<usize, HeadError> {
         if let Some((InnerLoop { steps, learning_rate, batch }, rng)) = &mut self.descent {
             let [clean, poisons] = training;
@@ -174,7 +179,7 @@ impl<'a> BilevelObjective<'a> {
         Ok(found.iterations)
     }
 
-    /// The largest gradient norm at which a follower's training stopped above its tolerance, if one did: gradients are
+    /// The largest gradient norm at which an inner training ended above its tolerance, if there was one. Gradients are
     /// not exact then.
     #[must_use]
     pub fn unconverged(&self) -> Option<f64> {
@@ -201,7 +206,8 @@ impl Objective for BilevelObjective<'_> {
         };
         let solved = solve_hessian(&head, &training, gradient.view(), &options)?;
         if iterations + solved.iterations > PATIENCE && self.preconditioner.is_local() {
-            // Poisons that are far out bend the objective where clean samples do not.
+            // Poisons far from the clean samples add curvature that a preconditioner for the clean samples does not
+            // know.
             self.preconditioner = Arc::new(Preconditioner::at(&head, &training, self.weight_decay)?);
         }
         let solution = solved.solution;
@@ -211,7 +217,7 @@ impl Objective for BilevelObjective<'_> {
         Ok(ObjectiveGradient { value: -loss, head, adjoint, probabilities: None })
     }
 
-    /// The smoothed error; of TGDA the cross-entropy.
+    /// The smoothed error or, with cross-entropy as the outer loss, the cross-entropy.
     fn display_value(&self, value: f64) -> f64 {
         -value
     }
@@ -239,7 +245,7 @@ mod tests {
         BilevelObjective::new(setting.clean(), vec![setting.validation()], setting.head.clone(), 1e-2, 1.0).unwrap()
     }
 
-    /// The leader's loss of poisons, with a follower trained to the last digit.
+    /// The outer loss for some poisons, with the inner problem solved to full precision.
     fn loss(setting: &Clouds, z: &Array2<f64>, labels: &[u32]) -> f64 {
         let poisons = Samples::new(z.view(), labels, 3).unwrap();
         let options = FitOptions { gradient_tolerance: 1e-11, ..FitOptions::new(1e-2) };
@@ -268,7 +274,7 @@ mod tests {
         }
     }
 
-    /// Cross-entropy of a follower trained to the last digit.
+    /// The cross-entropy for some poisons, with the inner problem solved to full precision.
     fn cross_entropy(setting: &Clouds, z: &Array2<f64>, labels: &[u32]) -> f64 {
         let poisons = Samples::new(z.view(), labels, 3).unwrap();
         let options = FitOptions { gradient_tolerance: 1e-11, ..FitOptions::new(1e-2) };
@@ -276,7 +282,7 @@ mod tests {
         loss_and_gradient(&head, &[setting.validation()], 0.0).unwrap().0
     }
 
-    /// Against a follower of so many steps; 0: one who is retrained.
+    /// TGDA with `steps` steps of inner gradient descent; if 0, the attack that retrains the head.
     fn tgda(setting: &Clouds, steps: u32) -> BilevelObjective<'_> {
         let (clean, raised, head) = (setting.clean(), vec![setting.validation()], setting.head.clone());
         if steps == 0 {
@@ -286,8 +292,8 @@ mod tests {
         BilevelObjective::tgda(clean, raised, head, 1e-2, inner, 0).unwrap()
     }
 
-    /// With a follower who is retrained, and with one who has descended for long enough, the total gradient is that of
-    /// the retrained head's loss.
+    /// The total gradient is the gradient of the retrained head's loss, both if the head is retrained and if it has
+    /// descended for long enough.
     #[test]
     fn the_total_gradient_is_that_of_the_retrained_head_s_loss() {
         let setting = Clouds::new();
@@ -357,7 +363,7 @@ mod tests {
             })
             .unwrap();
             let error = bilevel.display_value(found.value);
-            // What it says is what a follower trained from scratch gives.
+            // The reported error is that of a head that is trained from scratch.
             assert!((loss(&setting, &found.features, &found.labels) - error).abs() < 1e-4);
             (first.unwrap(), error, found)
         };

@@ -1,4 +1,5 @@
-//! Gradient CancelingObjective: poisons whose gradient at the target cancels that of the clean data (Lu et al., 2023).
+//! Gradient Canceling: poisons whose gradient at the target head cancels the gradient of the clean data (Lu et al.,
+//! 2023).
 
 use crate::{Objective, ObjectiveGradient};
 use hemlock_head::{Head, HeadError, Samples, gradient_sum, gradient_sum_of, probabilities};
@@ -7,12 +8,15 @@ use hemlock_threat::{Constraint, SupportFunction};
 use ndarray::{Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
-/// The objective `1/2 |r|^2 / |r_c|^2`, `r = r_c + sum_j c(z_j, y_j)`: `r_c` is the gradient sum of the clean data at
-/// the target, with weight decay, and `c(z, y) = g(z, y) + lambda [W, 0]` what a poison adds. The clean part is
-/// computed once, so that an evaluation costs `O(m d K)` whatever the clean count.
+/// The objective of Gradient Canceling, `1/2 |r|^2 / |r_c|^2` with `r = r_c + sum_j c(z_j, y_j)`.
+///
+/// - `r_c` is the summed gradient of the clean data at the target, with weight decay.
+/// - `c(z, y) = g(z, y) + lambda [W, 0]` is what a poison adds.
+///
+/// The clean part is computed once, so that an evaluation costs `O(m d K)` whatever the clean count.
 pub struct CancelingObjective<'a> {
     target: &'a Head,
-    /// `r_c`, packed.
+    /// `r_c`, packed `[K, d + 1]`.
     clean: Array2<f64>,
     /// `lambda [W, 0]`.
     decay: Array2<f64>,
@@ -21,23 +25,23 @@ pub struct CancelingObjective<'a> {
     part: Canceled,
 }
 
-/// Which part of the gradient is to be canceled.
+/// Which part of the gradient is canceled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Canceled {
-    /// All of it: the victim's training has its minimum at the target.
+    /// The whole gradient: the minimum of the victim's training is at the target.
     #[default]
     All,
-    /// That of the weights alone, never of the bias, as in the authors' public script. The target is no stationary
-    /// point then: the bias moves on, and the weights with it.
+    /// The gradient with respect to the weights and not to the biases, as in the authors' public script. The target is
+    /// then no stationary point: training moves the biases, and with them the weights.
     Weights,
 }
 
 impl<'a> CancelingObjective<'a> {
-    /// Against a target of training on `clean` with that weight decay.
+    /// The objective for a target head of training on `clean` with `weight_decay`.
     ///
     /// # Errors
-    /// Samples that do not fit the target.
+    /// Returns an error if the samples do not fit the target.
     pub fn new(target: &'a Head, clean: Samples, weight_decay: f64) -> Result<Self, HeadError> {
         let mut decay = target.packed().to_owned();
         decay.column_mut(target.dim()).fill(0.0);
@@ -49,7 +53,7 @@ impl<'a> CancelingObjective<'a> {
         Ok(Self { target, clean: gradient, decay, scale, part: Canceled::All })
     }
 
-    /// The same, of a part of the gradient: all that is said of `r` and `r_c` is said of that part.
+    /// Restricts the objective to a part of the gradient. `r` and `r_c` then stand for that part.
     #[must_use]
     pub fn of(mut self, part: Canceled) -> Self {
         self.part = part;
@@ -58,10 +62,10 @@ impl<'a> CancelingObjective<'a> {
         self
     }
 
-    /// The gradient sum that is left at the target, `[K, d + 1]`, and the poisons' probabilities there, `[m, K]`.
+    /// The residual `r` at the target, `[K, d + 1]`, and the poisons' probabilities there, `[m, K]`.
     ///
     /// # Errors
-    /// Features that do not fit the head, or are not finite.
+    /// Returns an error if the features do not fit the head or are not finite.
     pub fn residual(&self, features: ArrayView2<f64>, labels: &[u32]) -> Result<(Array2<f64>, Array2<f64>), HeadError> {
         let poisons = Samples::new(features, labels, self.target.classes())?;
         let probabilities = probabilities(self.target, features)?;
@@ -71,13 +75,15 @@ impl<'a> CancelingObjective<'a> {
         Ok((left, probabilities))
     }
 
-    /// A lower bound of `|r| / |r_c|` over all poisons within a constraint with these labels (with any, if `free`): the
-    /// objective is convex in the sum of the contributions, and so at least its value here less the Frank-Wolfe duality
-    /// gap `sum_j max_z <-r, c(z, y_j)> - <-r, sum_j c_j>` (Jaggi, 2013). As sharp as the maxima that
-    /// [`SupportFunction`] finds.
+    /// A lower bound of `|r| / |r_c|` over all poisons within a constraint, with the given labels or, if `free`, with
+    /// any.
+    ///
+    /// The objective is convex in the sum of the contributions. It is therefore at least its value at these poisons
+    /// minus the Frank-Wolfe duality gap `sum_j max_z <-r, c(z, y_j)> - <-r, sum_j c_j>` (Jaggi, 2013). The maxima are
+    /// those that [`SupportFunction`] finds by ascent, so the bound is not certified.
     ///
     /// # Errors
-    /// Features that do not fit the head.
+    /// Returns an error if the features or the clean samples do not fit the head, or if there are no clean samples.
     pub fn residual_bound(
         &self,
         features: ArrayView2<f64>,
@@ -88,7 +94,8 @@ impl<'a> CancelingObjective<'a> {
     ) -> Result<f64, HeadError> {
         let (left, _) = self.residual(features, labels)?;
         let mut support = SupportFunction::new(self.target, constraint, clean)?.support((-&left).view())?;
-        // The poisons at hand are in the set, too. The decay is the same for all poisons, and cancels.
+        // The given poisons lie in the set, too, so they count for the maxima. The decay is the same for all poisons
+        // and cancels.
         let here =
             ObjectiveGradient { value: 0.0, head: self.target.clone(), adjoint: left.clone(), probabilities: None }
                 .gains(features)?;
@@ -105,7 +112,7 @@ impl<'a> CancelingObjective<'a> {
 }
 
 impl Canceled {
-    /// Sets the rest of a gradient, `[K, d + 1]`, to zero.
+    /// Sets the other part of a gradient, `[K, d + 1]`, to zero.
     fn keep(self, gradient: &mut Array2<f64>) {
         if self == Self::Weights {
             let bias = gradient.ncols() - 1;
@@ -122,12 +129,12 @@ impl Objective for CancelingObjective<'_> {
         Ok(ObjectiveGradient { value, head: self.target.clone(), adjoint, probabilities: Some(probabilities) })
     }
 
-    /// `|r| / |r_c|`.
+    /// The relative residual `|r| / |r_c|`.
     fn display_value(&self, value: f64) -> f64 {
         (2.0 * value).sqrt()
     }
 
-    /// `|r_c|² / |r|`: of `1/2 |r|² / |r_c|²`, `|r|` is the norm in sums over samples.
+    /// `|r_c|² / |r|`: the value is `1/2 |r|² / |r_c|²`, and the norm, in sums over samples, is `|r|`.
     fn per_norm(&self, value: f64) -> Option<f64> {
         Some((self.scale / (2.0 * value).max(f64::MIN_POSITIVE)).sqrt())
     }
@@ -136,7 +143,7 @@ impl Objective for CancelingObjective<'_> {
         0.5 * tolerance * tolerance
     }
 
-    /// [`CancelingObjective::residual_bound`].
+    /// See [`CancelingObjective::residual_bound`].
     fn bound(
         &self,
         features: ArrayView2<f64>,
@@ -151,8 +158,8 @@ impl Objective for CancelingObjective<'_> {
 
 #[cfg(test)]
 mod tests {
-    //! Gradient CancelingObjective against an independent float64 implementation, and against what it is for: a head
-    //! that is retrained on clean data and poisons ends at the target.
+    //! Compares Gradient Canceling with an independent float64 implementation, and checks its purpose: a head that is
+    //! retrained on clean data and poisons ends at the target.
 
     use super::*;
     use crate::{Descent, Solver, descend};
@@ -192,7 +199,7 @@ mod tests {
         fn clean(&self) -> Samples<'_> {
             Samples::new(self.z.view(), &self.labels, 3).unwrap()
         }
-        /// A target that few poisons can reach: the clean head, shrunk.
+        /// A target that few poisons can reach: the clean head, scaled down.
         fn weak_target(&self) -> Head {
             let clean = fit(&[self.clean()], &FitOptions::new(0.01), &|_, _| true).unwrap().head;
             Head::from_packed(&clean.packed() * 0.6).unwrap()
@@ -220,7 +227,7 @@ mod tests {
         assert!(off(&gradient) < 1e-8, "largest difference {:e}", off(&gradient));
     }
 
-    /// The weights' gradient is canceled and the bias's is not, so that the retrained head ends elsewhere.
+    /// Only the gradient with respect to the weights is canceled, so the retrained head does not end at the target.
     #[test]
     fn a_bias_that_nobody_cancels_moves_on() {
         let r = Reference::load();
@@ -246,7 +253,7 @@ mod tests {
         assert!(norm(&(&victim.head.packed() - &target.packed())) > 1e-2);
     }
 
-    /// A step on the norm, in sums over samples, by hand; its rate falls along half a cosine.
+    /// One step on the norm, in sums over samples, agrees with finite differences. The rate falls along half a cosine.
     #[test]
     fn the_norm_is_descended_at_an_absolute_rate() {
         let r = Reference::load();
@@ -277,8 +284,8 @@ mod tests {
         assert!((lengths[1] / lengths[0] - 0.5).abs() < 0.01, "{lengths:?}");
     }
 
-    /// Convex training has one minimum, so poisons that leave no gradient at the target make it that minimum, whoever
-    /// finds them.
+    /// Training is convex and has one minimum. Poisons that leave no gradient at the target make it this minimum,
+    /// whichever solver finds them.
     #[test]
     fn retraining_ends_at_the_target() {
         let r = Reference::load();
@@ -323,7 +330,7 @@ mod tests {
         };
         let ball = Constraint::ball(1.5);
         let free = run(Solver::Adam, &Constraint::default()).0;
-        // What one solver finds is no less than what bounds another that hardly began.
+        // A bound that is computed at the start holds for the residuals that all solvers reach.
         let early = CancelingObjective::new(&r.target, r.clean(), r.weight_decay).unwrap();
         let early = early.residual_bound(r.zeta.view(), &r.zeta_labels, false, &ball, r.clean()).unwrap();
         for solver in [Solver::Adam, Solver::Lbfgs, Solver::GradientDescent] {

@@ -1,4 +1,4 @@
-//! Solvers that move all poisons at once: projected gradient descent, Adam and L-BFGS, for any objective and
+//! Solvers that move all poisons at once: projected gradient descent, Adam and L-BFGS, for every objective and
 //! constraint.
 
 use crate::{Objective, ObjectiveGradient};
@@ -8,43 +8,45 @@ use hemlock_threat::Constraint;
 use ndarray::{Array2, Zip};
 use std::time::{Duration, Instant};
 
-/// The share of the promised decrease that a step of L-BFGS must bring (Armijo), and how often it is halved for that.
+/// The fraction of the predicted decrease that a step of L-BFGS has to achieve (Armijo), and the number of step lengths
+/// that it tries; each is half of the last.
 const DECREASE: f64 = 1e-4;
 const PROBES: usize = 20;
-/// An improvement below this share of the objective is none.
+/// Relative improvements of the objective below this do not count as improvements.
 const IMPROVEMENT: f64 = 1e-4;
 
-/// How all poisons are moved.
+/// The method that moves all poisons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Solver {
-    /// Along the gradient, at a fixed rate: that at which the first step moves a coordinate by the step's length at
-    /// most.
+    /// Gradient descent at a fixed rate. The rate is chosen such that the first step moves no coordinate by more than
+    /// [`Descent::step`].
     GradientDescent,
-    /// Along the gradient of the norm that is left, in sums over samples, rather than of its square, at an absolute
-    /// rate that falls to 0 along half a cosine: as in the authors' public script.
+    /// Gradient descent on the norm of the residual, in sums over samples, and not on its square. The rate is absolute
+    /// and falls to 0 along half a cosine, as in the authors' public script.
     NormDescent,
     /// Adam with a cosine schedule.
     Adam,
-    /// L-BFGS along the projected path, with a line search.
+    /// L-BFGS along the projected path, with a backtracking line search.
     Lbfgs,
 }
 
-/// How poisons are moved, and until when.
+/// How poisons are moved, and when the search stops.
 #[derive(Debug, Clone, Copy)]
 pub struct Descent {
     /// The method.
     pub solver: Solver,
-    /// Steps at most.
+    /// Largest number of steps.
     pub steps: u32,
-    /// Length of the first step per coordinate, in features' units; of [`Solver::NormDescent`] the rate.
+    /// Length of the first step for each coordinate, in the units of the features; for [`Solver::NormDescent`], the
+    /// rate.
     pub step: f64,
-    /// Steps from one choice of the labels, by best response, to the next; `None` keeps them.
+    /// Number of steps after which labels are chosen again, by best response; `None` keeps the labels.
     pub label_update_interval: Option<u32>,
-    /// Value to stop at.
+    /// Value of the objective at which the search stops.
     pub target: f64,
-    /// Steps without improvement to stop after.
+    /// Number of steps without improvement after which the search stops.
     pub patience: Option<u32>,
-    /// Time to stop after. What is found then depends on the machine.
+    /// Time after which the search stops. The result then depends on the machine.
     pub time: Option<Duration>,
 }
 
@@ -65,18 +67,18 @@ impl Default for Descent {
 /// Why a solver stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// The target was met.
+    /// The objective reached [`Descent::target`].
     Target,
     /// All steps were taken.
     Steps,
-    /// Nothing improved any more.
+    /// The objective did not improve for too long, or no step descends.
     Stall,
-    /// Time was up.
+    /// The time was up.
     Time,
 }
 
 impl Stop {
-    /// The reason in a word.
+    /// The reason in one word, as it stands in artifacts.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -88,14 +90,14 @@ impl Stop {
     }
 }
 
-/// The best poisons seen; the last ones where values cannot be compared.
+/// The best poisons of a search, or the last ones if values cannot be compared ([`Objective::is_stochastic`]).
 #[derive(Debug, Clone)]
 pub struct Descended {
-    /// `[m, d]`.
+    /// The features, `[m, d]`.
     pub features: Array2<f64>,
-    /// Their labels.
+    /// The labels, `[m]`.
     pub labels: Vec<u32>,
-    /// The objective with them.
+    /// The value of the objective for these poisons.
     pub value: f64,
     /// The step at which they were found.
     pub step: u32,
@@ -103,11 +105,12 @@ pub struct Descended {
     pub stopped: Stop,
 }
 
-/// Minimises an objective over the poisons' features within a constraint, and over their labels where `descent` says
-/// so. `visit` hears the objective, as it is shown, before every step.
+/// Minimises an objective over the features of the poisons within a constraint, starting from `start`. Labels are
+/// chosen again if [`Descent::label_update_interval`] is set. `visit` is called before the first step and after every
+/// step, with the number of steps taken and the displayed objective.
 ///
 /// # Errors
-/// Features that do not fit the head, or are not finite; what `visit` returns.
+/// Returns an error if the features do not fit the head or are not finite, or if `visit` returns an error.
 pub fn descend<E: From<HeadError>>(
     objective: &mut dyn Objective,
     start: Array2<f64>,
@@ -117,7 +120,7 @@ pub fn descend<E: From<HeadError>>(
     mut visit: impl FnMut(u32, f64) -> Result<(), E>,
 ) -> Result<Descended, E> {
     let started = Instant::now();
-    // What is made of it, steps and gradients, lies in memory as it does.
+    // Steps and gradients take the memory layout of the features, and L-BFGS needs the standard one.
     let mut z = if start.is_standard_layout() { start } else { start.as_standard_layout().into_owned() };
     constraint.project(&mut z, &labels);
     let mut method = Method::new(descent, z.dim());
@@ -170,19 +173,19 @@ pub fn descend<E: From<HeadError>>(
 struct Best {
     value: f64,
     step: u32,
-    /// The poisons, unless the search is still there.
+    /// The poisons, or `None` while they are the current ones.
     left: Option<(Array2<f64>, Vec<u32>)>,
 }
 
 impl Best {
-    /// What a search found that ended at these poisons.
+    /// The result of a search that ended at the given poisons.
     fn found(self, features: Array2<f64>, labels: Vec<u32>, stopped: Stop) -> Descended {
         let (features, labels) = self.left.unwrap_or((features, labels));
         Descended { features, labels, value: self.value, step: self.step, stopped }
     }
 }
 
-/// A solver's state.
+/// The state of a solver.
 enum Method {
     GradientDescent {
         step: f64,
@@ -194,7 +197,7 @@ enum Method {
         steps: u32,
     },
     Adam(Adam),
-    /// With the gradient where the last step led.
+    /// L-BFGS; `gradient` is the gradient at the end of the last step.
     Lbfgs {
         step: f64,
         memory: LbfgsMemory,
@@ -202,7 +205,7 @@ enum Method {
     },
 }
 
-/// Where a step leads, and the objective there where it is known.
+/// The end of a step, and the objective there if it was evaluated.
 struct Next {
     features: Array2<f64>,
     local: Option<ObjectiveGradient>,
@@ -219,7 +222,7 @@ impl Method {
         }
     }
 
-    /// Steps that were taken for other labels say little.
+    /// Discards what was learned with other labels.
     fn forget(&mut self) {
         if let Self::Lbfgs { memory, gradient, .. } = self {
             memory.clear();
@@ -227,7 +230,7 @@ impl Method {
         }
     }
 
-    /// The next point within the constraint; `None` where nothing descends any more.
+    /// The next point within the constraint; `None` if no step descends.
     fn step(
         &mut self,
         objective: &mut dyn Objective,
@@ -270,7 +273,7 @@ impl Method {
     }
 }
 
-/// Where a step of L-BFGS starts.
+/// The start of a step of L-BFGS.
 struct Here<'a> {
     z: &'a Array2<f64>,
     labels: &'a [u32],
@@ -280,8 +283,9 @@ struct Here<'a> {
 }
 
 impl Here<'_> {
-    /// Backtracks along the projected path until the objective falls; starts anew along the gradient where it does not.
-    /// Returns the gradient there, too.
+    /// Backtracks along the projected path until the objective decreases enough. If it never does, the memory is
+    /// cleared and the search repeats along the negative gradient; returns `None` if that fails, too. Also returns the
+    /// gradient at the new point.
     fn search(
         &self,
         objective: &mut dyn Objective,
@@ -327,7 +331,7 @@ mod tests {
     use hemlock_head::Head;
     use ndarray::{ArrayView2, array};
 
-    /// An objective with a constant gradient pulls a poison of a head without opinion along the label's weights.
+    /// An objective with a constant adjoint. At a head of zeros, it moves a poison along the weights of its label.
     struct Pull(Head);
 
     impl Objective for Pull {
@@ -344,7 +348,7 @@ mod tests {
     }
 
     fn run(descent: &Descent) -> Descended {
-        // <adjoint, g> = -z_0 for label 0 and +z_0 for label 1: the best of a ball is its rim.
+        // <adjoint, g> is -z_0 for label 0 and +z_0 for label 1, so the minimum over a ball is on its boundary.
         let mut pull = Pull(Head::from_packed(array![[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]).unwrap());
         let ball = Constraint::ball(2.0);
         descend(&mut pull, array![[0.5, 1.0], [0.5, -1.0]], vec![0, 1], &ball, descent, |_, _| Ok::<_, HeadError>(()))
@@ -360,7 +364,7 @@ mod tests {
         }
     }
 
-    /// The same poisons, however their features lie in memory.
+    /// The memory layout of the features does not affect the result.
     #[test]
     fn columns_may_lie_one_after_another() {
         let pull = Pull(Head::from_packed(array![[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]]).unwrap());
@@ -377,7 +381,7 @@ mod tests {
 
     #[test]
     fn labels_are_chosen_anew() {
-        // The second poison's label is wrong for where it starts.
+        // The second poison starts where the other label is better.
         let found = run(&Descent { steps: 300, step: 0.3, label_update_interval: Some(1), ..Descent::default() });
         assert!((found.value + 4.0).abs() < 1e-2, "{found:?}");
         assert_eq!(found.labels, [0, 0]);

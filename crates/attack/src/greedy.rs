@@ -1,6 +1,6 @@
-//! The greedy conditional gradient: poisons are added one by one, each the one within the constraint that helps most,
-//! to first order (Frank & Wolfe, 1956; Koh et al., 2022, for poisons). Then each is exchanged for a better one, if
-//! there is one.
+//! The greedy conditional gradient method (Frank & Wolfe, 1956; Koh et al., 2022, for poisons). Poisons are added one
+//! by one; each is the poison within the constraint that lowers the objective most, to first order. Afterwards, each
+//! poison is exchanged for a better one if there is one.
 
 use crate::Objective;
 use hemlock_head::{HeadError, Samples};
@@ -8,14 +8,14 @@ use hemlock_threat::Constraint;
 use ndarray::{Array2, ArrayView1, Axis, Slice};
 use rayon::prelude::*;
 
-/// Which labels a poison may have.
+/// The labels that a poison may have.
 #[derive(Debug, Clone)]
 pub enum Choice {
-    /// The label that is given for every poison.
+    /// One given label for each poison, `[m]`.
     Given(Vec<u32>),
-    /// Any, but each label for so many poisons at most.
+    /// Any label, with a limit on how many poisons have it.
     Any {
-        /// `[K]`.
+        /// The largest number of poisons with each label, `[K]`.
         most: Vec<usize>,
     },
 }
@@ -23,20 +23,21 @@ pub enum Choice {
 /// Poisons that were added one by one.
 #[derive(Debug, Clone)]
 pub struct Added {
-    /// `[m, d]`.
+    /// The features, `[m, d]`.
     pub features: Array2<f64>,
-    /// Their labels.
+    /// The labels, `[m]`.
     pub labels: Vec<u32>,
-    /// The objective with them.
+    /// The value of the objective for these poisons.
     pub value: f64,
 }
 
-/// Adds `count` poisons, then goes through all of them `sweeps` times and exchanges each for the best one given the
-/// others, where that lowers the objective. `visit` hears the number of poisons looked at and the objective, as it is
-/// shown.
+/// Adds `count` poisons. Then it goes through all of them `sweeps` times, and exchanges each for the best one given the
+/// others if that lowers the objective. Before each poison, `visit` is called with the number of poisons considered so
+/// far and the displayed objective.
 ///
 /// # Errors
-/// Samples that do not fit the objective's head; what `visit` returns.
+/// Returns an error if the samples do not fit the objective's head, if no label is left for a poison, or if `visit`
+/// returns an error.
 pub fn add<E: From<HeadError>>(
     objective: &mut dyn Objective,
     count: usize,
@@ -83,7 +84,7 @@ pub fn add<E: From<HeadError>>(
 }
 
 impl Choice {
-    /// Labels that are left for a poison beside others.
+    /// The labels that are left for poison number `poison`, given the labels of the others.
     fn labels(&self, poison: usize, others: &[u32]) -> Vec<u32> {
         match self {
             Self::Given(labels) => vec![labels[poison]],
@@ -98,16 +99,19 @@ impl Choice {
 /// Which clean samples a poison may be made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// Any.
+    /// All samples.
     Any,
-    /// Those of its label.
+    /// The samples with the poison's label.
     Own,
-    /// Those of other labels.
+    /// The samples with other labels than the poison's.
     Other,
 }
 
-/// A clean sample for every poison: the nearest of those it may be made of that no poison before it took, or, where all
-/// are taken, the nearest.
+/// A clean sample for each poison: the nearest allowed one that no earlier poison took. If all near ones are taken, it
+/// is the nearest allowed one.
+///
+/// # Panics
+/// Panics if no clean sample is allowed for a poison.
 #[must_use]
 pub fn nearest_samples(features: &Array2<f64>, labels: &[u32], clean: Samples, class: Class) -> Vec<u32> {
     let allowed = |row: u32, label: u32| match class {
@@ -115,7 +119,7 @@ pub fn nearest_samples(features: &Array2<f64>, labels: &[u32], clean: Samples, c
         Class::Own => clean.labels()[row as usize] == label,
         Class::Other => clean.labels()[row as usize] != label,
     };
-    // Of every poison, all candidates in the order of their distance: |x|^2 - 2 <x, z> orders as |x - z|^2 does.
+    // For each poison, the allowed samples ordered by distance: |x|^2 - 2 <x, z> gives the same order as |x - z|^2.
     let order = |(poison, label): (ArrayView1<f64>, &u32)| -> Vec<u32> {
         let mut candidates: Vec<(f64, u32)> = Vec::new();
         let mut row = 0;
@@ -173,7 +177,7 @@ mod tests {
         let (many, _, _) = run(20, &any, 0);
         let (exchanged, _, _) = run(20, &any, 2);
         assert!(many < few && exchanged <= many, "{few} {many} {exchanged}");
-        // Few poisons cannot cancel the gradient, and the bound says so.
+        // Few poisons cannot cancel the gradient, and the bound reflects that.
         assert!(few_bound > 0.1, "{few_bound}");
         let (_, _, labels) = run(6, &Choice::Given(vec![0, 1, 2, 0, 1, 2]), 1);
         assert_eq!(labels, [0, 1, 2, 0, 1, 2]);

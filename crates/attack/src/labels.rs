@@ -1,18 +1,18 @@
-//! Which labels poisons have, and which clean samples they are made of.
+//! The labels of poisons, and the clean samples that they are made of.
 
 use crate::Class;
 use serde::{Deserialize, Serialize};
 
-/// Labels of the poisons.
+/// Which labels poisons have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Labels {
-    /// Those of the training samples that the poisons are made of: a clean-label attack.
+    /// Clean labels: those of the training samples that the poisons are made of. The attack is a clean-label attack.
     #[default]
     Clean,
-    /// Any other class, uniformly.
+    /// Random labels: any class except that of the training sample, uniformly.
     Random,
-    /// Chosen by the attack.
+    /// Adversarial labels: the attack chooses them.
     Adversarial,
 }
 
@@ -28,12 +28,14 @@ impl Labels {
     }
 }
 
-/// Which clean sample a poison is made of: the one whose image an inversion starts from and is compared with.
+/// Which clean sample a poison is made of: its image is the base image, which an inversion starts from and is compared
+/// with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Base {
-    /// The one it started at, or that was drawn for it.
+    /// The sample that the poison started at, or that was drawn for it.
     Start,
-    /// The nearest to where it ended that no other poison is made of; of its own class, where labels are kept.
+    /// The sample nearest to the final features that no other poison is made of. With clean labels, it is a sample of
+    /// the poison's class.
     Nearest,
 }

@@ -1,13 +1,14 @@
 //! Attacks on a linear head: what poisons minimise, and how they are moved.
 //!
-//! What an attack minimises is an [`Objective`]: a function of the sum of the poisons' gradients at a head. Any solver
-//! ([`descend`]), start ([`Initialization`]), choice of labels ([`Labels`]) and constraint goes with any objective, on
-//! features and, through an extractor's derivative, on pixels.
+//! An attack minimises an [`Objective`]: a function of the sum of the poisons' gradients at a head. Every solver
+//! ([`descend`], [`add`]), start ([`Initialization`]), choice of labels ([`Labels`]) and constraint works with every
+//! objective, on features and, through the gradient of an extractor, on pixels.
 //!
-//! - [`attacks`]: the attacks, each a file and a line of [`attacks::all`]: Gradient CancelingObjective, which makes
-//!   the target parameters a stationary point of the victim's training; the bilevel attack, which raises the retrained
-//!   victim's error; and TGDA, which raises the loss of a victim that descends meanwhile.
-//! - [`CancelingObjective`], [`BilevelObjective`]: the objectives that they have.
+//! [`attacks`] holds the attacks. Each is one file and one line; [`attacks::all`] lists them:
+//!
+//! - Gradient Canceling makes the target head a stationary point of the victim's training ([`CancelingObjective`]).
+//! - The bilevel attack raises the error, or the cross-entropy, of the retrained head ([`BilevelObjective`]).
+//! - TGDA raises the loss of a head that takes steps of gradient descent at the same time ([`BilevelObjective`]).
 
 pub mod attacks;
 mod bilevel;

@@ -1,4 +1,4 @@
-//! What an attack minimises, in the one form that all solvers know.
+//! The objective of an attack, in the one form that all solvers use.
 
 use hemlock_head::{Head, HeadError, Samples, logits, mixed_derivative, mixed_derivative_of, predict, probabilities};
 use hemlock_threat::{Constraint, Poison, SupportFunction};
@@ -6,36 +6,39 @@ use ndarray::{Array2, ArrayView2};
 
 /// What an attack minimises over poisons: a function of the sum of their gradients at a head.
 pub trait Objective {
-    /// The value for poisons `features`, `[m, d]`, with `labels`, `[m]`, and its gradient. There may be no poisons.
+    /// The value for poisons with `features`, `[m, d]`, and `labels`, `[m]`, and its gradient. `m` may be 0.
     ///
     /// # Errors
-    /// The features do not fit the head, or are not finite.
+    /// Returns an error if the features do not fit the head or are not finite, or if training the head of the inner
+    /// problem diverges.
     fn evaluate(&mut self, features: ArrayView2<f64>, labels: &[u32]) -> Result<ObjectiveGradient, HeadError>;
 
-    /// The value as users know it: the relative residual, the smoothed error, or the cross-entropy.
+    /// Converts a value to the number that is shown to users: the relative residual, the smoothed error, or the
+    /// cross-entropy.
     fn display_value(&self, value: f64) -> f64;
 
-    /// The value at which a solver stops: the one that is displayed as `tolerance`, if the least value is 0.
+    /// The value at which a solver stops. If the minimum is 0, it is the value that is displayed as `tolerance`;
+    /// otherwise, minus infinity.
     fn stop_value(&self, _tolerance: f64) -> f64 {
         f64::NEG_INFINITY
     }
 
-    /// Whether the displayed value rises where the value falls.
+    /// Whether the displayed value rises when the value falls.
     fn is_maximized(&self) -> bool {
         self.display_value(1.0) < self.display_value(0.0)
     }
 
-    /// If the value is half a squared norm: the factor that turns its gradient into that of the norm, in sums over
-    /// samples.
+    /// If the value is half a squared norm: the factor that converts the gradient of the value into the gradient of the
+    /// norm, where the norm is that of a sum over samples.
     fn per_norm(&self, _value: f64) -> Option<f64> {
         None
     }
 
-    /// A lower bound of the displayed value over all poisons within the constraint, if one is known: with these labels,
-    /// or with any if `free`.
+    /// A lower bound of the displayed value over all poisons within the constraint, if one is known. The poisons have
+    /// the given labels or, if `free`, any labels.
     ///
     /// # Errors
-    /// The features do not fit the head.
+    /// Returns an error if the features do not fit the head.
     fn bound(
         &self,
         _features: ArrayView2<f64>,
@@ -47,37 +50,37 @@ pub trait Objective {
         Ok(None)
     }
 
-    /// Logs a warning if a gradient was not exact.
+    /// Logs a warning if some gradient was not exact.
     fn warn(&self) {}
 
-    /// Whether every evaluation changes the objective, so that its values cannot be compared.
+    /// Whether every evaluation changes the objective. Values cannot be compared then.
     fn is_stochastic(&self) -> bool {
         false
     }
 }
 
-/// An objective's value at some poisons, and its gradient in adjoint form.
+/// The value of an objective at some poisons, and its gradient in adjoint form.
 ///
-/// A poison `(z, y)` acts on the objective through its gradient `g(z, y)` at a head alone:
-/// `d value / dz = d<adjoint, g(z, y)> / dz`. To first order, another poison changes the value by
+/// A poison `(z, y)` affects the objective only through its gradient `g(z, y)` at a head:
+/// `d value / dz = d<adjoint, g(z, y)> / dz`. To first order, adding a poison changes the value by
 /// `<adjoint, g(z, y)>`.
 #[derive(Debug, Clone)]
 pub struct ObjectiveGradient {
-    /// The value.
+    /// The value of the objective.
     pub value: f64,
     /// The head at which the poisons' gradients are taken.
     pub head: Head,
-    /// The derivative with respect to the sum of the poisons' gradients, packed `[K, d + 1]`.
+    /// The gradient with respect to the sum of the poisons' gradients, packed `[K, d + 1]`.
     pub adjoint: Array2<f64>,
-    /// The poisons' probabilities at the head, `[m, K]`, if they are known.
+    /// The poisons' probabilities at the head, `[m, K]`, if they have been computed.
     pub probabilities: Option<Array2<f64>>,
 }
 
 impl ObjectiveGradient {
-    /// The gradient with respect to the features of the poisons that the objective was evaluated at, `[m, d]`.
+    /// The gradient with respect to the features of the poisons at which the objective was evaluated, `[m, d]`.
     ///
     /// # Errors
-    /// The features do not fit the head.
+    /// Returns an error if the features do not fit the head or are not finite.
     pub fn gradient(&self, features: ArrayView2<f64>, labels: &[u32]) -> Result<Array2<f64>, HeadError> {
         let poisons = Samples::new(features, labels, self.head.classes())?;
         match &self.probabilities {
@@ -86,29 +89,29 @@ impl ObjectiveGradient {
         }
     }
 
-    /// For every row of `features`, the label that lowers the objective most, to first order: the largest entry of
-    /// `adjoint [z, 1]`, as `<adjoint, g(z, y)> = <p, adjoint [z, 1]> - (adjoint [z, 1])_y`.
+    /// For every row of `features`, the label that lowers the objective most, to first order. It is the largest entry
+    /// of `adjoint [z, 1]`, because `<adjoint, g(z, y)> = <p, adjoint [z, 1]> - (adjoint [z, 1])_y`.
     ///
     /// # Errors
-    /// The features do not fit the head.
+    /// Returns an error if the features do not fit the head, or if the adjoint is not finite.
     pub fn best_labels(&self, features: ArrayView2<f64>) -> Result<Vec<u32>, HeadError> {
         predict(&Head::from_packed(self.adjoint.clone())?, features)
     }
 
-    /// The poison within a constraint, with one of `labels`, that lowers the objective most, to first order. The clean
-    /// samples are where the search starts.
+    /// The poison within the constraint, with one of `labels`, that lowers the objective most, to first order. The
+    /// search starts at the clean samples.
     ///
     /// # Errors
-    /// Samples that do not fit the head, or no labels.
+    /// Returns an error if the samples do not fit the head, if the adjoint is not finite, or if there are no labels.
     pub fn best_poison(&self, constraint: &Constraint, clean: Samples, labels: &[u32]) -> Result<Poison, HeadError> {
         SupportFunction::new(&self.head, constraint, clean)?.argmax((-&self.adjoint).view(), labels)
     }
 
-    /// How much every label of every row of `features` lowers the objective, to first order: `<-adjoint, g(z, y)>`,
+    /// How much each label lowers the objective for each row of `features`, to first order: `<-adjoint, g(z, y)>`,
     /// `[n, K]`.
     ///
     /// # Errors
-    /// The features do not fit the head.
+    /// Returns an error if the features do not fit the head, or if the adjoint is not finite.
     pub fn gains(&self, features: ArrayView2<f64>) -> Result<Array2<f64>, HeadError> {
         let mut gains = logits(&Head::from_packed(self.adjoint.clone())?, features)?;
         let probabilities = probabilities(&self.head, features)?;

@@ -1,4 +1,4 @@
-//! Where poisons start.
+//! Where poisons start: their base samples, features and labels before they are moved.
 
 use crate::greedy::{self, Choice, nearest_samples};
 use crate::{Labels, Objective};
@@ -16,52 +16,57 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
-    /// At clean training samples, drawn at random.
+    /// At randomly drawn clean training samples.
     Clean,
-    /// At the clean training samples that help most, to first order.
+    /// At the most influential clean training samples: those that lower the objective most, to first order.
     Influence,
     /// At zero.
     Zeros,
-    /// At normal features with the clean mean and deviation of every coordinate.
+    /// At normally distributed features, with the clean mean and standard deviation of each coordinate.
     Random,
-    /// At the mean of their class.
+    /// At the centroid of their class.
     ClassMeans,
-    /// Where `conditional-gradient` puts them, without going through them again.
+    /// Where the solver `conditional-gradient` adds them, without its sweeps of exchanges.
     Greedy,
 }
 
 /// Poisons before they are moved.
 pub struct InitialPoisons {
-    /// Training sample that every poison is made of.
+    /// The training sample that each poison is made of, `[m]`.
     pub base: Vec<u32>,
-    /// `[m, d]`.
+    /// The features, `[m, d]`.
     pub features: Array2<f64>,
-    /// `[m]`.
+    /// The labels, `[m]`.
     pub labels: Vec<u32>,
 }
 
-/// What decides the start.
+/// What decides the start of poisons.
 pub struct Initialization<'a> {
     /// The clean samples.
     pub clean: Samples<'a>,
-    /// Poisons.
+    /// The number of poisons.
     pub count: usize,
-    /// Where they start.
+    /// The kind of start.
     pub kind: Start,
     /// Which labels they have.
     pub labels: Labels,
-    /// Times that poisons which were added greedily are gone through again.
+    /// Number of sweeps in which greedily added poisons are exchanged for better ones.
     pub sweeps: u32,
-    /// Of the draw.
+    /// The seed of all random draws.
     pub seed: u64,
 }
 
 impl Initialization<'_> {
-    /// The poisons to start from, not yet within the constraint where they are not greedy ones. `visit` hears how a
-    /// greedy start goes on.
+    /// The poisons to start from. They lie within the constraint only if the start is greedy. `visit` is called during
+    /// a greedy start with the number of poisons considered and the displayed objective.
     ///
     /// # Errors
-    /// A class without samples, where class means are asked for; what `visit` returns.
+    /// Returns an error if
+    ///
+    /// - the start is `class-means` and a class has no samples,
+    /// - the start is greedy and the constraint cannot be bounded ([`Constraint::bounded`]),
+    /// - the objective cannot be evaluated, or
+    /// - `visit` returns an error.
     pub fn make(
         &self,
         objective: &mut dyn Objective,
@@ -92,7 +97,8 @@ impl Initialization<'_> {
         Ok(start)
     }
 
-    /// Clean samples, drawn without replacement, in order, with their own labels or random other ones.
+    /// Clean samples, drawn without replacement and sorted, with their own labels or, for random labels, random other
+    /// ones.
     fn draw(&self) -> InitialPoisons {
         let classes = self.clean.classes() as u32;
         let mut rows = index::sample(&mut Purpose::BaseImages.of(self.seed), self.clean.len(), self.count).into_vec();
@@ -108,8 +114,8 @@ impl Initialization<'_> {
         InitialPoisons { base: rows.into_iter().map(|i| i as u32).collect(), features, labels }
     }
 
-    /// The clean samples that lower the objective most, to first order, with the labels they may have; random ones are
-    /// drawn again.
+    /// The clean samples that lower the objective most, to first order, each with the label that the policy allows.
+    /// Random labels are taken from the drawn poisons.
     fn influential(&self, objective: &mut dyn Objective, drawn: InitialPoisons) -> Result<InitialPoisons, StageError> {
         let none = Array2::zeros((0, self.clean.dim()));
         let local = objective.evaluate(none.view(), &[])?;
@@ -134,9 +140,9 @@ impl Initialization<'_> {
         Ok(InitialPoisons { features: self.clean.select(&rows), labels, base })
     }
 
-    /// Poisons that are added one by one, no farther out than clean samples are: where a constraint has no end, what
-    /// would help most lies at infinity. Where labels are kept, a poison's label is that of the nearest samples of its
-    /// own, so that it may be any.
+    /// Poisons that are added one by one. An unbounded constraint is cut at the largest norm of the clean samples,
+    /// because the poison that lowers the objective most would lie at infinity. With clean labels, a poison may have
+    /// any label that is not used up, because its base image is chosen afterwards among the samples with this label.
     fn greedy(
         &self,
         objective: &mut dyn Objective,
@@ -157,10 +163,10 @@ impl Initialization<'_> {
     }
 }
 
-/// Normal features `[count, d]` with the clean mean and standard deviation of every coordinate.
+/// Normally distributed features `[count, d]`, with the clean mean and standard deviation of each coordinate.
 ///
 /// # Errors
-/// There are no clean samples.
+/// Returns an error if there are no clean samples.
 pub fn random_features(clean: Samples, count: usize, rng: &mut ChaCha8Rng) -> Result<Array2<f64>, StageError> {
     let clean = clean.to_f64();
     let (mean, deviation) = (clean.mean_axis(Axis(0)), clean.std_axis(Axis(0), 0.0));
@@ -175,10 +181,10 @@ pub fn random_features(clean: Samples, count: usize, rng: &mut ChaCha8Rng) -> Re
     Ok(features)
 }
 
-/// The number of poisons.
+/// The number of poisons: the poison fraction times the number of clean samples, rounded.
 ///
 /// # Errors
-/// There would be none.
+/// Returns an error if the number would be 0.
 pub fn poison_count(poison_fraction: f64, clean: usize) -> Result<usize, StageError> {
     let count = (poison_fraction * clean as f64).round() as usize;
     if count == 0 {
@@ -260,7 +266,7 @@ mod tests {
         assert!(random.iter().all(|z| z.abs() < 6.0) && random[(0, 0)] != random[(1, 0)]);
     }
 
-    /// Nothing is asked of an objective that a start does not need.
+    /// An objective that must not be evaluated, for starts that do not need it.
     struct Never;
 
     impl Objective for Never {

@@ -1,4 +1,4 @@
-//! A small problem, for tests of this crate and of those that build on it.
+//! A small problem for tests of this crate and of the crates that depend on it.
 
 #![allow(clippy::unwrap_used, clippy::new_without_default)]
 
@@ -7,7 +7,7 @@ use ndarray::Array2;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Overlapping clouds around the corners of a triangle: features `[n, 2]` and labels.
+/// Overlapping clouds of points around the corners of a triangle: features `[n, 2]` and labels `[n]`.
 #[must_use]
 pub fn clouds(n: usize, seed: u64) -> (Array2<f64>, Vec<u32>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -23,12 +23,12 @@ pub fn clouds(n: usize, seed: u64) -> (Array2<f64>, Vec<u32>) {
 pub struct Clouds {
     clean: (Array2<f64>, Vec<u32>),
     validation: (Array2<f64>, Vec<u32>),
-    /// The head that is trained on the clean data.
+    /// The head trained on the clean data.
     pub head: Head,
 }
 
 impl Clouds {
-    /// The same problem every time.
+    /// Creates the problem, which is the same every time.
     #[must_use]
     pub fn new() -> Self {
         let clean = clouds(300, 1);
@@ -43,7 +43,7 @@ impl Clouds {
         Samples::new(self.clean.0.view(), &self.clean.1, 3).unwrap()
     }
 
-    /// Samples that the head is not trained on.
+    /// Validation samples, on which the head is not trained.
     #[must_use]
     pub fn validation(&self) -> Samples<'_> {
         Samples::new(self.validation.0.view(), &self.validation.1, 3).unwrap()

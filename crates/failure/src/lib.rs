@@ -1,32 +1,32 @@
-//! What class a failure is of.
+//! The classes of failures, and the trait by which an error reports its class.
 //!
-//! Every library's error says its class by [`Failure`], so that whoever passes it on (a stage, the command line) needs
-//! to know no library's errors: `hemlock-stage` turns any failure into a stage's, and `hemlock` exits with the code of
-//! its class.
+//! The error types of all libraries implement [`Failure`]. A stage or the command line can therefore pass an error on
+//! without knowing the library that it comes from: `hemlock-stage` turns any failure into a stage's error, and
+//! `hemlock` exits with the exit code of the failure's class.
 
 use std::error::Error;
 
-/// The class of a failure; each has its exit code.
+/// The class of a failure. Each class has an exit code of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// A parameter is wrong, by itself or for this data.
+    /// A parameter is invalid, either by itself or for the given data.
     Params,
     /// Raw data is missing or damaged.
     Data,
     /// An artifact is missing or damaged, or the artifact root cannot be used.
     Artifact,
-    /// The device is not compiled in or not there.
+    /// The device is not compiled in, or the machine does not have it.
     Device,
-    /// A computation gave numbers that are not finite, or did not converge.
+    /// A computation produced numbers that are not finite, or did not converge.
     Numeric,
     /// The user asked to stop.
     Interrupted,
-    /// A bug.
+    /// The program has a bug.
     Internal,
 }
 
-/// An error that knows its class.
+/// An error that reports its class.
 pub trait Failure: Error + Send + Sync + 'static {
-    /// The class.
+    /// The class of this error.
     fn class(&self) -> ErrorKind;
 }

@@ -1,4 +1,4 @@
-//! Calibration: the best scale and bias of a head.
+//! Calibration: the best scale and biases of a head.
 
 use ndarray::{Array2, Axis};
 
@@ -7,18 +7,23 @@ use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 use hemlock_optim::{Limits, minimize};
 
-/// The head `(a W, b)` that minimises the training objective over the scale `a` and the biases `b`, with the directions
-/// of the weights kept.
+/// The head `(a W, b)` that minimises the training objective over the scale `a` and the biases `b`, while the direction
+/// of the weights `W` stays.
 ///
-/// At such a head the gradient is orthogonal to the weights and zero in the biases, which matters for poisoning. At
-/// parameters `w` a poison `(z, y)` with logits `s` contributes `<w, g> = E_p[s] - s_y` to the inner product of the
-/// gradient with the parameters, and that is bounded below by a constant of the number of classes, however large `z`
-/// is; to the bias gradient it contributes at most 1 in each class. So `m` poisons, even with unbounded features, can
-/// cancel only a gradient whose inner product with the parameters and whose bias part are at most of order `m`.
+/// At such a head the gradient is orthogonal to the weights and zero in the biases, which makes it reachable for few
+/// poisons:
+///
+/// - A poison `(z, y)` with logits `s` contributes `<w, g> = E_p[s] - s_y` to the inner product of the gradient with
+///   the parameters `w`. That is bounded below by a constant that depends on the number of classes alone, however large
+///   `z` is.
+/// - To the gradient with respect to the biases, it contributes at most 1 in each class.
+///
+/// Hence `m` poisons, even with unbounded features, can cancel only a gradient whose inner product with the parameters
+/// and whose bias part are at most of order `m`.
 ///
 /// # Errors
-/// No samples, samples that do not fit the head, a weight decay that is negative or not finite, or a head that is so
-/// wrong that no positive scale helps.
+/// Returns an error if there are no samples, if the samples do not fit the head, if the weight decay is negative or not
+/// finite, or if the best scale is not positive ([`HeadError::NoScale`]): the reversed head would fit better.
 pub fn calibrate(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Result<Head, HeadError> {
     HeadError::check_non_negative("weight_decay", weight_decay)?;
     head.check_samples(blocks)?;
@@ -80,7 +85,7 @@ mod tests {
         assert!(along_bias.iter().all(|g| g.abs() < 1e-8), "{along_bias}");
         let radial: f64 = along_weight.iter().zip(head.weight()).map(|(g, w)| g * w).sum();
         assert!(radial.abs() < 1e-8, "{radial}");
-        // Only the scale of the weights has changed.
+        // Only the scale of the weights may differ.
         let scale = calibrated.weight()[[0, 0]] / head.weight()[[0, 0]];
         let off = (&calibrated.weight() - &(&head.weight() * scale)).iter().fold(0.0f64, |m, x| m.max(x.abs()));
         assert!(off < 1e-12 && scale.abs() < 1.0, "{scale}");

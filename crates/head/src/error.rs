@@ -1,113 +1,113 @@
-//! What can be wrong with the inputs of this crate.
+//! The errors of this crate.
 
 use hemlock_failure::{ErrorKind, Failure};
 use thiserror::Error;
 
-/// An input that the head's mathematics is not defined for.
+/// An input for which the mathematics of the head is not defined.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum HeadError {
-    /// A softmax over fewer than two classes.
+    /// A softmax has fewer than two classes.
     #[error("a softmax head needs at least 2 classes, but {classes} were given")]
     TooFewClasses {
         /// The number of classes given.
         classes: usize,
     },
-    /// Features without a single column.
+    /// The features have no columns.
     #[error("a head needs at least 1 feature per sample, but the features have no columns")]
     NoFeatures,
-    /// A label that names no class.
+    /// A label is not below the number of classes.
     #[error("label {label} of sample {index} is out of range: with {classes} classes, labels run from 0 to {}", classes.saturating_sub(1))]
     LabelOutOfRange {
-        /// The sample's row.
+        /// The row of the sample.
         index: usize,
-        /// Its label.
+        /// The label of the sample.
         label: u32,
         /// The number of classes.
         classes: usize,
     },
-    /// A feature that is infinite or not a number.
+    /// A feature is infinite or not a number.
     #[error(
         "feature ({row}, {column}) is {value}, but features must be finite: check the extractor or attack that made them"
     )]
     NonFiniteFeature {
-        /// The sample's row.
+        /// The row of the sample.
         row: usize,
-        /// The feature's column.
+        /// The column of the feature.
         column: usize,
-        /// The offending value.
+        /// The value found.
         value: f64,
     },
-    /// A head parameter that is infinite or not a number.
+    /// A parameter of a head is infinite or not a number.
     #[error("head parameter ({row}, {column}) is {value}, but parameters must be finite")]
     NonFiniteParameter {
-        /// The class.
+        /// The class of the parameter.
         row: usize,
-        /// The packed column; the last one is the bias.
+        /// The column of the packed parameters; the last one is the bias.
         column: usize,
-        /// The offending value.
+        /// The value found.
         value: f64,
     },
-    /// Features and labels of different length.
+    /// The number of labels is not the number of rows of features.
     #[error("{features} rows of features came with {labels} labels: each row needs exactly one")]
     LabelCount {
-        /// Rows of features.
+        /// Number of rows of features.
         features: usize,
-        /// Labels.
+        /// Number of labels.
         labels: usize,
     },
-    /// Features with another number of columns than the head, or than the blocks before.
+    /// Features have a different number of columns than the head or than earlier blocks.
     #[error("expected features with {expected} columns, found {found}: are they from another extractor?")]
     FeatureCount {
-        /// Columns expected.
+        /// The number of columns expected.
         expected: usize,
-        /// Columns found.
+        /// The number of columns found.
         found: usize,
     },
-    /// Samples labelled with another number of classes than the head, or than the blocks before.
+    /// Samples have a different number of classes than the head or than earlier blocks.
     #[error("expected samples of {expected} classes, found samples of {found}")]
     ClassCount {
-        /// Classes expected.
+        /// The number of classes expected.
         expected: usize,
-        /// Classes found.
+        /// The number of classes found.
         found: usize,
     },
-    /// An argument that should have the shape of the parameters and has not.
+    /// An argument does not have the shape of the parameters, `[K, d + 1]`.
     #[error("{what} must be packed like the head, {expected:?} (classes, features + 1), but it is {found:?}")]
     PackedShape {
-        /// The argument.
+        /// The name of the argument.
         what: &'static str,
         /// The head's packed shape.
         expected: (usize, usize),
-        /// The argument's shape.
+        /// The shape of the argument.
         found: (usize, usize),
     },
-    /// Probabilities that are not those of the samples.
+    /// Probabilities do not have the shape `[n, K]` of their samples.
     #[error("probabilities must be {expected:?} (samples, classes), but they are {found:?}")]
     ProbabilityShape {
-        /// The samples and classes.
+        /// The number of samples and the number of classes.
         expected: (usize, usize),
-        /// The shape given.
+        /// The shape of the probabilities.
         found: (usize, usize),
     },
-    /// A head that no positive scale makes better.
+    /// No positive scale improves the head ([`calibrate()`](crate::calibrate())).
     #[error(
         "the best scale of the head is {scale:.2e}, and it must be positive: the head is so wrong that its reverse fits better"
     )]
     NoScale {
-        /// The scale.
+        /// The best scale, which is zero or negative.
         scale: f64,
     },
-    /// A mean over no samples.
+    /// A mean is taken over no samples.
     #[error("there are no samples, but a mean over samples needs at least one")]
     Empty,
-    /// An option outside of its range.
+    /// An option is out of its range.
     #[error("option `{name}` is {value}, but it must be {expected}")]
     InvalidOption {
-        /// The option's name.
+        /// The name of the option.
         name: &'static str,
         /// The value given.
         value: f64,
-        /// The range allowed, in words.
+        /// The allowed range, in words.
         expected: &'static str,
     },
 }
@@ -123,10 +123,10 @@ impl Failure for HeadError {
 }
 
 impl HeadError {
-    /// Refuses `value` unless it is finite and at least zero; `name` names it in the message.
+    /// Checks that `value` is finite and not negative. `name` names it in the message.
     ///
     /// # Errors
-    /// It is not.
+    /// Returns [`HeadError::InvalidOption`] if `value` is negative or not finite.
     pub fn check_non_negative(name: &'static str, value: f64) -> Result<(), Self> {
         if value.is_finite() && value >= 0.0 {
             Ok(())

@@ -8,51 +8,57 @@ use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 use hemlock_optim::{Limits, minimize};
 
-/// How a head is trained.
+/// Options of [`fit`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct FitOptions {
-    /// `λ >= 0` in the objective `mean cross-entropy + λ/2 |W|²`. Without it, separable data has no minimum.
+    /// `λ >= 0` in the objective `mean cross-entropy + λ/2 |W|²`. With `λ = 0`, separable data has no minimum.
     pub weight_decay: f64,
     /// The head counts as trained when the L2 norm of the objective's gradient is at most this.
     pub gradient_tolerance: f64,
-    /// Steps at most.
+    /// Largest number of steps.
     pub max_iterations: usize,
-    /// Where to start: `None` for the zero head. The minimum does not depend on it, the time to get there does.
+    /// The head that training starts from; `None` is the zero head. It affects the time to reach the minimum, but not
+    /// the minimum.
     pub start: Option<Head>,
-    /// A preconditioner that was made before; `None` makes one. The minimum does not depend on it either.
+    /// A preconditioner to reuse; `None` makes a new one. It does not affect the minimum either.
     pub preconditioner: Option<Arc<Preconditioner>>,
 }
 
 impl FitOptions {
-    /// To a gradient norm of 1e-6 in at most 10,000 steps, from the zero head.
+    /// Trains from the zero head to a gradient norm of 1e-6, in at most 10,000 steps.
     pub fn new(weight_decay: f64) -> Self {
         Self { weight_decay, gradient_tolerance: 1e-6, max_iterations: 10_000, start: None, preconditioner: None }
     }
 }
 
-/// A trained head.
+/// A trained head, and how its training ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fit {
-    /// The head.
+    /// The trained head.
     pub head: Head,
-    /// Steps taken.
+    /// Number of steps taken.
     pub iterations: usize,
     /// The L2 norm of the objective's gradient at the head.
     pub gradient_norm: f64,
     /// The objective at the head: mean cross-entropy with weight decay.
     pub objective: f64,
-    /// Whether the gradient tolerance was met. Otherwise the steps ran out, the caller ended it, or rounding left no
-    /// step that descends.
+    /// Whether the gradient tolerance was met. If not, the limit of steps was reached, the caller stopped the training,
+    /// or rounding left no step that descends.
     pub converged: bool,
 }
 
 /// Trains a head on the samples of all blocks, by full-batch preconditioned L-BFGS.
 ///
-/// `keep_going` is called before every step with the number of steps taken and the gradient norm, for progress; if it
-/// returns false, the head so far is returned, with `converged` false.
+/// `keep_going` is called before every step with the number of steps taken and the gradient norm. If it returns false,
+/// the current head is returned, with `converged` false.
 ///
 /// # Errors
-/// No samples, blocks that do not fit each other or the start, or an option out of range.
+/// Returns an error if
+///
+/// - there are no samples,
+/// - the blocks differ in features or classes, or do not fit the start or the preconditioner,
+/// - the weight decay or the tolerance is negative or not finite, or
+/// - the parameters stop being finite.
 pub fn fit(
     blocks: &[Samples<'_>],
     options: &FitOptions,
@@ -102,7 +108,7 @@ mod tests {
         fit(blocks, options, &|_, _| true).unwrap()
     }
 
-    /// The gradient norm is what it says, and any other head is worse.
+    /// Asserts that the reported gradient norm and objective are true, and that other heads are worse.
     #[track_caller]
     fn assert_minimum(found: &Fit, blocks: &[Samples<'_>], options: &FitOptions) {
         assert!(found.converged, "gradient norm {:e} after {} steps", found.gradient_norm, found.iterations);
@@ -155,7 +161,8 @@ mod tests {
 
     #[test]
     fn two_classes_one_feature_by_hand() {
-        // The minimum has logit difference ln 3 at z = 1 and -ln 3 at z = -1: the class shares 3/4 and 1/4.
+        // The class probabilities at z = 1 and z = -1 are 3/4 and 1/4, so the minimum has logit differences of ln 3 and
+        // -ln 3.
         let features = array![[1.0], [1.0], [1.0], [1.0], [-1.0], [-1.0], [-1.0], [-1.0]];
         let samples = [Samples::new(features.view(), &[1, 1, 1, 0, 0, 0, 0, 1], 2).unwrap()];
         let options = FitOptions { gradient_tolerance: 1e-12, ..FitOptions::new(0.0) };
@@ -255,7 +262,7 @@ mod tests {
         fn finds_the_minimum_of_any_size(n in 1usize..60, d in 1usize..8, classes in 2usize..6, seed: u64) {
             let data = Data::new(n, d, classes, seed);
             let options = FitOptions { gradient_tolerance: 1e-8, ..FitOptions::new(1e-3) };
-            // Without bias decay, a class that never occurs has no minimum: give each one sample.
+            // Biases are not decayed, so a class without samples would leave no minimum. Every class gets one sample.
             let centres: Array2<f64> = random(classes, d, seed ^ 1);
             let labels: Vec<u32> = (0..classes as u32).collect();
             let all = [data.samples(), Samples::new(centres.view(), &labels, classes).unwrap()];

@@ -1,4 +1,4 @@
-//! The Hessian of the training objective: its product with a direction, and its inverse's.
+//! The Hessian of the training objective: products with it, and linear systems.
 
 use std::sync::Arc;
 
@@ -11,11 +11,11 @@ use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 use hemlock_optim::{inner, norm};
 
-/// `H V = (P ∘ (U - Σₖ Pₖ Uₖ))ᵀ [Z, 1]` with `U = [Z, 1] Vᵀ`, `[K, d + 1]`: the Hessian of the summed cross-entropy
-/// times a direction `V`, packed like the head; without weight decay. The labels play no part.
+/// The Hessian of the summed cross-entropy times a direction `V`, packed `[K, d + 1]`: `H V = (P ∘ (U - Σₖ Pₖ Uₖ))ᵀ [Z,
+/// 1]` with `U = [Z, 1] Vᵀ`. Weight decay is not included. The labels have no effect.
 ///
 /// # Errors
-/// Samples or a direction that do not fit the head.
+/// Returns an error if the samples or the direction do not fit the head.
 pub fn hessian_vector_sum(
     head: &Head,
     blocks: &[Samples<'_>],
@@ -26,50 +26,51 @@ pub fn hessian_vector_sum(
     Ok(Hessian::new(head, blocks).times(direction))
 }
 
-/// How a linear system with the Hessian is solved.
+/// Options of [`solve_hessian`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SolveOptions {
     /// `λ >= 0` of the training objective.
     pub weight_decay: f64,
-    /// The residual's L2 norm that is small enough, as a share of the right side's.
+    /// The L2 norm of the residual at which the solver stops, relative to the norm of the right side.
     pub tolerance: f64,
-    /// Products with the Hessian at most.
+    /// Largest number of products with the Hessian.
     pub max_iterations: usize,
-    /// Where to start, packed: the solution of a system like this one; `None` for zero.
+    /// The start, packed: for example, the solution of a similar system. `None` is zero.
     pub start: Option<Array2<f64>>,
-    /// A preconditioner that was made before; `None` makes one.
+    /// A preconditioner to reuse; `None` makes a new one.
     pub preconditioner: Option<Arc<Preconditioner>>,
 }
 
 impl SolveOptions {
-    /// To a relative residual of 1e-8 in at most 1,000 steps.
+    /// Solves to a relative residual of 1e-8 in at most 1,000 steps.
     pub fn new(weight_decay: f64) -> Self {
         Self { weight_decay, tolerance: 1e-8, max_iterations: 1_000, start: None, preconditioner: None }
     }
 }
 
-/// A solution of `H U = G`.
+/// A solution of `H U = G`, and how good it is.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HessianSolution {
     /// `U`, packed `[K, d + 1]`.
     pub solution: Array2<f64>,
-    /// Products with the Hessian.
+    /// Number of products with the Hessian.
     pub iterations: usize,
-    /// The residual's L2 norm as a share of the right side's.
+    /// The L2 norm of the residual relative to the norm of the right side; 0 if the right side is zero.
     pub residual: f64,
-    /// Whether the residual is within twice the tolerance, the slack being for rounding.
+    /// Whether the residual is within twice the tolerance. The factor of two allows for rounding.
     pub converged: bool,
 }
 
-/// Solves `H U = G`, where `H` is the Hessian at `head` of the training objective `mean cross-entropy + λ/2 |W|²`, by
-/// preconditioned conjugate gradients.
+/// Solves `H U = G` by preconditioned conjugate gradients, where `H` is the Hessian of the training objective `mean
+/// cross-entropy + λ/2 |W|²` at `head`.
 ///
-/// `H` is singular: adding a constant to all biases changes no probability. A right side whose biases sum to zero,
-/// as those of every cross-entropy gradient do, has a solution all the same, and the one whose biases sum to zero is
-/// found. Any other right side is reported as not converged.
+/// `H` is singular, because adding a constant to all biases changes no probability. The system has a solution
+/// nevertheless if the biases of the right side sum to zero, as they do for every gradient of a cross-entropy. The
+/// solution whose biases sum to zero is returned. For any other right side, the result is marked as not converged.
 ///
 /// # Errors
-/// No samples, samples or a right side that do not fit the head, or an option out of range.
+/// Returns an error if there are no samples, if the samples, the right side, the start or the preconditioner do not fit
+/// the head, or if an option is negative or not finite.
 pub fn solve_hessian(
     head: &Head,
     blocks: &[Samples<'_>],
@@ -104,7 +105,7 @@ pub fn solve_hessian(
     while norm(&residual) > target && iterations < options.max_iterations {
         let product = multiply(&direction);
         let curvature = inner(&direction, &product);
-        // In the null space there is nowhere to go. (Not a number, if the right side is not.)
+        // The direction is in the null space. (The curvature is not a number if the right side is not.)
         if curvature.is_nan() || curvature <= 0.0 {
             break;
         }
@@ -118,22 +119,22 @@ pub fn solve_hessian(
         energy = next;
         iterations += 1;
     }
-    // A constant in all biases changes nothing.
+    // Adding a constant to all biases changes nothing: choose the solution whose biases sum to zero.
     let mut biases = solution.column_mut(head.dim());
     biases -= biases.sum() / head.classes() as f64;
-    // The recurrence drifts from the truth: report the residual itself.
+    // The residual of the recurrence drifts away from the true one, so the true one is computed.
     let residual = if size == 0.0 { 0.0 } else { norm(&(&right_side - &multiply(&solution))) / size };
     Ok(HessianSolution { solution, iterations, residual, converged: residual <= 2.0 * options.tolerance })
 }
 
-/// The Hessian of the summed cross-entropy at one head. Products share its probabilities.
+/// The Hessian of the summed cross-entropy at one head. All products use the same probabilities.
 struct Hessian<'a> {
-    /// Some samples and their probabilities `[rows, K]`, in row order.
+    /// Chunks of samples and their probabilities `[rows, K]`, in row order.
     chunks: Vec<(Samples<'a>, Array2<f64>)>,
 }
 
 impl<'a> Hessian<'a> {
-    /// At a head that fits the samples.
+    /// Computes the probabilities at a head that fits the samples.
     fn new(head: &Head, blocks: &[Samples<'a>]) -> Self {
         let chunks = map_chunks(blocks, CHUNK, 0, |_, z, chunk| (chunk, probabilities_of(head, z)));
         Self { chunks }
@@ -172,7 +173,7 @@ mod tests {
                 inner(&direction, &gradient_sum(&Head::from_packed(packed.clone()).unwrap(), &blocks).unwrap())
             };
             let head = Head::from_packed(packed.clone()).unwrap();
-            // The Hessian is symmetric: the derivative of ⟨V, G⟩ is H V.
+            // The Hessian is symmetric, so the gradient of ⟨V, G⟩ is H V.
             let found = hessian_vector_sum(&head, &blocks, direction.view()).unwrap();
             assert_close(&found, &derivative(along, &packed), 1e-7);
         }
@@ -189,7 +190,7 @@ mod tests {
             add_weight_decay(found.solution.view(), 0.01, &mut product);
             assert_close(&product, &right_side, 1e-7);
             prop_assert!(found.solution.column(d).sum().abs() < 1e-6 * norm(&found.solution));
-            // From near the solution, with the preconditioner of some of the samples.
+            // Solves again from near the solution, with a preconditioner for half of the samples.
             let some = Preconditioner::new(&[data.samples().rows(0..n.div_ceil(2))], 0.01).unwrap();
             let warm = SolveOptions {
                 start: Some(&found.solution * 1.001),

@@ -1,4 +1,4 @@
-//! The inner loops: matrix products and softmax on one chunk of rows, and the walk over chunks.
+//! Inner loops: matrix products and softmax on one chunk of rows, and the iteration over chunks.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis, Slice};
@@ -7,15 +7,15 @@ use rayon::prelude::*;
 use crate::parameters::{unpack, unpack_mut};
 use crate::{Head, Samples};
 
-/// Rows per chunk: few enough for a chunk's features to stay in a core's cache between two products. Fixed, so that
-/// sums are grouped alike whatever the number of threads.
+/// Rows per chunk. A chunk's features have to stay in a core's cache between two products. The number is fixed, so that
+/// the number of threads does not change how sums are grouped.
 pub(crate) const CHUNK: usize = 256;
 
-/// Rows per chunk where no sum goes over them: few, as poisons are. Results do not depend on it.
+/// Rows per chunk where nothing is summed over rows. It is small, because poisons are few. Results do not depend on it.
 pub const ROWS: usize = 64;
 
-/// Applies `part` to chunks of at most `size` rows and their features in f64, in parallel; its results come back in row
-/// order. `part` gets a scratch `[rows, columns]` with unspecified content.
+/// Calls `part` in parallel on chunks of at most `size` rows, and returns its results in row order. `part` is called
+/// with a scratch matrix `[rows, columns]` of unspecified content, the chunk's features in f64, and the chunk.
 pub(crate) fn map_chunks<'a, T: Send>(
     blocks: &[Samples<'a>],
     size: usize,
@@ -35,11 +35,12 @@ pub(crate) fn map_chunks<'a, T: Send>(
         .collect()
 }
 
-/// Elements that the parts of a sum may have together while they wait for it: heads of many classes are large.
+/// Largest number of elements of all partial sums that wait to be added. Heads with many classes have large partial
+/// sums.
 const MOST_ELEMENTS: usize = 1 << 23;
 
-/// Adds up what `part` makes of chunks, in row order, as [`map_chunks`] makes it: `zero` is the empty sum, of so many
-/// `elements`.
+/// Adds up the results of `part` for all chunks, in row order. `part` is called as in [`map_chunks`]; `zero` is the
+/// empty sum, and `elements` is the number of elements of one result.
 pub(crate) fn sum_chunks<'a, T: Send>(
     blocks: &[Samples<'a>],
     (size, columns, elements): (usize, usize, usize),
@@ -53,8 +54,8 @@ pub(crate) fn sum_chunks<'a, T: Send>(
         .fold(zero, |sum, some| map_chunks(some, size, columns, &part).into_iter().fold(sum, &add))
 }
 
-/// The sum of `cᵀ [Z, 1]` over chunks, in row order, `[K, d + 1]`: `coefficients` makes `c`, `[rows, K]`, of a chunk's
-/// samples, their features, and what stands beside it.
+/// The sum of `cᵀ [Z, 1]` over chunks, in row order, `[K, d + 1]`. `coefficients` is called with a chunk's samples, its
+/// features and its extra value, and returns `c`, `[rows, K]`.
 pub(crate) fn sum_outer<'a, B: Sync>(
     chunks: &[(Samples<'a>, B)],
     shape: (usize, usize),
@@ -72,29 +73,30 @@ pub(crate) fn sum_outer<'a, B: Sync>(
     })
 }
 
-/// Parts of so many elements that may wait at once. Sums do not depend on it.
+/// How many partial sums of `elements` elements may wait at the same time. Sums do not depend on it.
 #[must_use]
 pub fn held(elements: usize) -> usize {
     (MOST_ELEMENTS / elements.max(1)).max(8)
 }
 
-/// `out = [Z, 1] vᵀ`: the scores `[n, K]` of features `[n, d]` under packed `v`.
+/// `out = [Z, 1] vᵀ`: the scores `[n, K]` of features `[n, d]` for packed parameters `v`.
 pub fn scores(packed: ArrayView2<'_, f64>, features: ArrayView2<'_, f64>, out: &mut ArrayViewMut2<'_, f64>) {
     let (weight, bias) = unpack(packed);
     out.assign(&bias);
     general_mat_mul(1.0, &features, &weight.t(), 1.0, out);
 }
 
-/// `out += cᵀ [Z, 1]`: coefficients `[n, K]` times features `[n, d]`, packed.
+/// `out += cᵀ [Z, 1]`, packed: coefficients `c`, `[n, K]`, times features `[n, d]`.
 pub(crate) fn add_outer(coefficients: &ArrayView2<'_, f64>, features: ArrayView2<'_, f64>, out: &mut Array2<f64>) {
     let (weight, mut bias) = unpack_mut(out);
-    // The transposed product: classes are few, and the kernel pads rows to more than columns.
+    // Computes the transposed product: there are few classes, and the kernel pads rows to a larger multiple than
+    // columns.
     general_mat_mul(1.0, &features.t(), coefficients, 1.0, &mut weight.reversed_axes());
     bias += &coefficients.sum_axis(Axis(0));
 }
 
-/// Replaces logits by probabilities and returns `log Σ exp(logit)`. Shifted by the largest logit, so it never
-/// overflows.
+/// Replaces logits by probabilities and returns `log Σ exp(logit)`. Logits are shifted by the largest one, which
+/// prevents overflow.
 pub(crate) fn softmax(mut logits: ArrayViewMut1<'_, f64>) -> f64 {
     let max = logits.fold(f64::NEG_INFINITY, |max, &logit| if logit > max { logit } else { max });
     let mut sum = 0.0;
@@ -114,7 +116,7 @@ pub fn probabilities_of(head: &Head, features: ArrayView2<'_, f64>) -> Array2<f6
     probabilities
 }
 
-/// [`probabilities_of`], into a matrix.
+/// [`probabilities_of`] that writes to `out`.
 pub(crate) fn fill_probabilities(head: &Head, features: ArrayView2<'_, f64>, out: &mut ArrayViewMut2<'_, f64>) {
     scores(head.packed(), features, out);
     for row in out.rows_mut() {

@@ -1,8 +1,8 @@
-//! The softmax head's mathematics in closed form, in f64.
+//! The mathematics of a softmax head, in closed form and in f64.
 //!
-//! A head with `K` classes on `d` features has the parameters `w = (W, b)`, packed `[K, d + 1]`: weight columns
-//! first, bias last. Everything that has the shape of the parameters (gradients, directions, residuals) is packed
-//! alike. With `A = [Z, 1]`, `P = softmax(A wᵀ)` row by row and `E` the one-hot labels:
+//! A head with `K` classes on `d` features has the parameters `w = (W, b)`, packed as `[K, d + 1]`: weight columns
+//! first, bias last. Everything with the shape of the parameters (gradients, directions, residuals) is packed the same
+//! way. With `A = [Z, 1]`, `P = softmax(A wᵀ)` row by row, and the one-hot labels `E`:
 //!
 //! ```text
 //! gradient           G(w)     = (P - E)ᵀ A                                                [K, d + 1]
@@ -13,7 +13,8 @@
 //! Conventions:
 //! - Losses, gradients and Hessians are *sums* over samples unless a name says mean.
 //! - The training objective is `mean cross-entropy + λ/2 |W|²`: weight decay never applies to the bias.
-//! - A training set is a slice of [`Samples`] ("clean and poisons"), so that nothing is concatenated.
+//! - A training set is a slice of [`Samples`] ("blocks", such as clean data and poisons), so that nothing is
+//!   concatenated.
 //! - Results are bit-identical for any number of threads: rows are taken in chunks of a fixed size, and the chunks'
 //!   sums are added in row order.
 

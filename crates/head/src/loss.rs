@@ -7,10 +7,10 @@ use crate::parameters::{unpack, unpack_mut};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 
-/// The mean cross-entropy over all blocks, without weight decay, in nats.
+/// The mean cross-entropy over all blocks in nats, without weight decay.
 ///
 /// # Errors
-/// No samples, or samples that do not fit the head.
+/// Returns an error if there are no samples, or if the samples do not fit the head.
 pub fn mean_loss(head: &Head, blocks: &[Samples<'_>]) -> Result<f64, HeadError> {
     head.check_samples(blocks)?;
     let count = count(blocks)?;
@@ -21,20 +21,20 @@ pub fn mean_loss(head: &Head, blocks: &[Samples<'_>]) -> Result<f64, HeadError> 
     Ok(losses.into_iter().sum::<f64>() / count as f64)
 }
 
-/// `G(w) = (P - E)ᵀ [Z, 1]`, `[K, d + 1]`: the gradient of the summed cross-entropy, without weight decay. Zero for no
-/// samples.
+/// The gradient of the summed cross-entropy, `G(w) = (P - E)ᵀ [Z, 1]`, `[K, d + 1]`, without weight decay. It is zero
+/// if there are no samples.
 ///
 /// # Errors
-/// Samples that do not fit the head.
+/// Returns an error if the samples do not fit the head.
 pub fn gradient_sum(head: &Head, blocks: &[Samples<'_>]) -> Result<Array2<f64>, HeadError> {
     head.check_samples(blocks)?;
     Ok(loss_and_gradient_sum(head.packed(), blocks).1)
 }
 
-/// [`gradient_sum`] of samples whose probabilities, `[n, K]`, are known. The same bits.
+/// [`gradient_sum`] for samples whose probabilities, `[n, K]`, are already known. The result has the same bits.
 ///
 /// # Errors
-/// Probabilities of another shape.
+/// Returns an error if the probabilities do not have the shape `[n, K]`.
 pub fn gradient_sum_of(samples: Samples<'_>, probabilities: &Array2<f64>) -> Result<Array2<f64>, HeadError> {
     samples.check_probabilities(probabilities)?;
     let chunks: Vec<_> = samples.chunks().zip(probabilities.axis_chunks_iter(Axis(0), CHUNK)).collect();
@@ -45,11 +45,12 @@ pub fn gradient_sum_of(samples: Samples<'_>, probabilities: &Array2<f64>) -> Res
     }))
 }
 
-/// The training objective, `mean cross-entropy + weight_decay/2 |W|²` (the bias is not decayed), and its gradient
-/// `[K, d + 1]`, in one pass over the samples.
+/// The training objective, `mean cross-entropy + weight_decay/2 |W|²` (the bias is not decayed), and its gradient `[K,
+/// d + 1]`, in one pass over the samples.
 ///
 /// # Errors
-/// No samples, samples that do not fit the head, or a weight decay that is negative or not finite.
+/// Returns an error if there are no samples, if the samples do not fit the head, or if the weight decay is negative or
+/// not finite.
 pub fn loss_and_gradient(
     head: &Head,
     blocks: &[Samples<'_>],
@@ -60,7 +61,8 @@ pub fn loss_and_gradient(
     Ok(objective(head.packed(), blocks, count(blocks)?, weight_decay))
 }
 
-/// [`loss_and_gradient`] of arguments that were checked before: packed parameters `[K, d + 1]`, and `count` samples.
+/// [`loss_and_gradient`] for arguments that were checked before: packed parameters `[K, d + 1]` and the number `count`
+/// of all samples.
 #[must_use]
 pub fn objective(
     packed: ArrayView2<'_, f64>,
@@ -168,7 +170,7 @@ mod tests {
 
     #[test]
     fn known_probabilities_change_no_bit() {
-        // More than a chunk, and not a multiple of the rows whose probabilities are computed together.
+        // The samples fill more than a chunk, and their number is no multiple of `kernel::ROWS`.
         let (data, head) = (Data::new(300, 7, 5, 1), Head::from_packed(random(5, 8, 2)).unwrap());
         let direction = random(5, 8, 3);
         let known = probabilities(&head, data.features.view()).unwrap();

@@ -1,4 +1,4 @@
-//! A bounded loss: the share of mistakes, smoothed.
+//! The smoothed error: a bounded loss that approximates the error rate.
 
 use ndarray::{Array2, ArrayView2, ArrayViewMut2};
 
@@ -6,14 +6,15 @@ use crate::kernel::{CHUNK, add_outer, scores, sum_chunks};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 
-/// The mean over the samples of all blocks of `sigmoid(-margin / temperature)`, in `[0, 1]`, and its gradient `[K, d +
-/// 1]`. The margin is the label's logit less the largest other one, so that a low temperature gives the share of
-/// mistakes.
+/// The smoothed error over the samples of all blocks, in `[0, 1]`, and its gradient `[K, d + 1]`.
 ///
-/// Unlike cross-entropy it is bounded: raising it takes mistakes, not a few enormous losses.
+/// It is the mean of `sigmoid(-margin / temperature)`, where the margin is the label's logit minus the largest other
+/// logit. At a low temperature it approaches the error rate. Unlike cross-entropy it is bounded: only more mistakes
+/// raise it, and not a few enormous losses.
 ///
 /// # Errors
-/// No samples, samples that do not fit the head, or a temperature that is not above 0.
+/// Returns an error if there are no samples, if the samples do not fit the head, or if the temperature is not finite
+/// and above 0.
 pub fn smoothed_error(head: &Head, blocks: &[Samples<'_>], temperature: f64) -> Result<(f64, Array2<f64>), HeadError> {
     if !(temperature > 0.0 && temperature.is_finite()) {
         return Err(HeadError::InvalidOption {
@@ -30,7 +31,7 @@ pub fn smoothed_error(head: &Head, blocks: &[Samples<'_>], temperature: f64) -> 
         for (mut row, &label) in logits.rows_mut().into_iter().zip(chunk.labels()) {
             let label = label as usize;
             let others = row.iter().enumerate().filter(|(class, _)| *class != label);
-            // At least two classes: there is another one.
+            // There are at least two classes, so another class exists.
             let (rival, highest) =
                 others.fold((label, f64::NEG_INFINITY), |best, (k, &s)| if s > best.1 { (k, s) } else { best });
             let error = sigmoid((highest - row[label]) / temperature);
@@ -79,7 +80,7 @@ mod tests {
             let at = |packed: &Array2<f64>| {
                 smoothed_error(&Head::from_packed(packed.clone()).unwrap(), &[data.samples()], 0.7).unwrap()
             };
-            // Where the rival changes there is a kink.
+            // The loss is not differentiable where two logits are equal.
             let logits = crate::logits(&Head::from_packed(packed.clone()).unwrap(), data.features.view()).unwrap();
             let gap = |a: f64, b: f64| (a - b).abs() > 1e-3;
             let apart = |row: ndarray::ArrayView1<'_, f64>| (0..classes).all(|i| (0..i).all(|j| gap(row[i], row[j])));

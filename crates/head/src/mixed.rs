@@ -1,4 +1,5 @@
-//! How a sample's features move the gradient, and through retraining a validation loss.
+//! The mixed derivative: how the gradient changes with the features of a sample. Through retraining, it also gives the
+//! gradient of a validation loss.
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, Slice};
@@ -8,14 +9,17 @@ use crate::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, scores, subt
 use crate::parameters::unpack;
 use crate::{Head, HeadError, Samples};
 
-/// `d⟨R, G(z, y)⟩/dz = R_Wᵀ (p - e_y) + Wᵀ (diag p - p pᵀ) (R_W z + R_b)` for every sample, `[m, d]`.
+/// The gradient of `⟨R, G(z, y)⟩` with respect to the features of every sample, `[m, d]`: `R_Wᵀ (p - e_y) + Wᵀ (diag
+/// p - p pᵀ) (R_W z + R_b)`.
 ///
-/// `direction` is `R`, packed like the head. With `R` the gradient that is left when poisons try to cancel the clean
-/// one, this is the gradient of Gradient Canceling's objective (Lu et al., 2023) times the squared clean count; with
-/// `R` a Hessian-solve, it is the mixed term of total gradient descent ascent.
+/// `direction` is `R`, packed like the head. Two attacks use this:
+///
+/// - If `R` is the residual gradient that poisons fail to cancel, the result is the gradient of Gradient Canceling's
+///   objective (Lu et al., 2023), times the squared clean count.
+/// - If `R` is the solution of a linear system with the Hessian, it is the mixed term of total gradient descent ascent.
 ///
 /// # Errors
-/// Samples or a direction that do not fit the head.
+/// Returns an error if the samples or the direction do not fit the head.
 pub fn mixed_derivative(
     head: &Head,
     samples: Samples<'_>,
@@ -24,10 +28,11 @@ pub fn mixed_derivative(
     derivative(head, samples, None, direction)
 }
 
-/// [`mixed_derivative`] of samples whose probabilities at the head, `[m, K]`, are known. The same bits.
+/// [`mixed_derivative`] for samples whose probabilities at the head, `[m, K]`, are already known. The result has the
+/// same bits.
 ///
 /// # Errors
-/// Samples, probabilities or a direction that do not fit the head.
+/// Returns an error if the samples, the probabilities or the direction do not fit the head.
 pub fn mixed_derivative_of(
     head: &Head,
     samples: Samples<'_>,
@@ -68,14 +73,15 @@ fn derivative(
     Ok(derivative)
 }
 
-/// `dL_val(w*)/dz = -1/N d⟨U, G(z, y)⟩/dz` for every sample, `[m, d]`: how the validation loss of the retrained head
-/// moves with the features of some of its training samples, by the implicit function theorem.
+/// The gradient of the retrained head's validation loss with respect to the features of training samples, `[m, d]`, by
+/// the implicit function theorem: `dL_val(w*)/dz = -1/N d⟨U, G(z, y)⟩/dz`.
 ///
-/// `retrained` is `w*`, the minimiser of the training objective over `training_count` = `N` samples, `samples` among
-/// them. `solution` is `U = H(w*)⁻¹ ∇L_val(w*)`, packed, from [`solve_hessian`](crate::solve_hessian).
+/// - `retrained` is `w*`, the minimiser of the training objective.
+/// - `samples` are some of the training samples; `training_count` is the number `N` of all of them.
+/// - `solution` is `U = H(w*)⁻¹ ∇L_val(w*)`, packed, from [`solve_hessian`](crate::solve_hessian).
 ///
 /// # Errors
-/// Samples or a solution that do not fit the head, or a training set of no samples.
+/// Returns an error if the samples or the solution do not fit the head, or if `training_count` is 0.
 pub fn implicit_gradient(
     retrained: &Head,
     samples: Samples<'_>,

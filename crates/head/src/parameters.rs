@@ -5,16 +5,16 @@ use ndarray::{Array2, ArrayView1, ArrayView2, ArrayViewMut1, ArrayViewMut2, Axis
 
 use crate::{HeadError, Samples};
 
-/// Parameters of a linear softmax head, packed `[K, d + 1]`: weight columns first, bias last. All finite, with at
-/// least two classes and one feature.
+/// Parameters of a linear softmax head, packed `[K, d + 1]`: weight columns first, bias last. All parameters are
+/// finite, and there are at least two classes and one feature.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Head(Array2<f64>);
 
 impl Head {
-    /// The head that finds every class equally likely.
+    /// The head whose parameters are all zero, which gives every class the same probability.
     ///
     /// # Errors
-    /// Fewer than two classes, or no features.
+    /// Returns an error if there are fewer than two classes, or no features.
     pub fn zeros(classes: usize, dim: usize) -> Result<Self, HeadError> {
         Self::from_packed(Array2::zeros((classes, dim + 1)))
     }
@@ -22,7 +22,7 @@ impl Head {
     /// A head from packed parameters `[K, d + 1]`.
     ///
     /// # Errors
-    /// Fewer than two classes, no features, or a parameter that is not finite.
+    /// Returns an error if there are fewer than two classes, no features, or a parameter that is not finite.
     pub fn from_packed(packed: Array2<f64>) -> Result<Self, HeadError> {
         let (classes, columns) = packed.dim();
         if classes < 2 {
@@ -37,12 +37,12 @@ impl Head {
         Ok(Self(packed))
     }
 
-    /// All parameters, `[K, d + 1]`, bias last.
+    /// A view of all parameters, `[K, d + 1]`, bias last.
     pub fn packed(&self) -> ArrayView2<'_, f64> {
         self.0.view()
     }
 
-    /// All parameters, `[K, d + 1]`, bias last, by value.
+    /// All parameters, `[K, d + 1]`, bias last, without a copy.
     pub fn into_packed(self) -> Array2<f64> {
         self.0
     }
@@ -72,15 +72,15 @@ impl Head {
         norm(&self.0)
     }
 
-    /// Refuses features that do not fit this head.
+    /// Returns an error if `dim` is not the number of features of this head.
     pub(crate) fn check_dim(&self, dim: usize) -> Result<(), HeadError> {
         if dim == self.dim() { Ok(()) } else { Err(HeadError::FeatureCount { expected: self.dim(), found: dim }) }
     }
 
-    /// Refuses samples that do not fit this head.
+    /// Checks that samples fit this head.
     ///
     /// # Errors
-    /// They have other features or other classes than it.
+    /// Returns an error if a block has a different number of features or classes than this head.
     pub fn check_samples(&self, blocks: &[Samples<'_>]) -> Result<(), HeadError> {
         for block in blocks {
             self.check_dim(block.dim())?;
@@ -91,10 +91,10 @@ impl Head {
         Ok(())
     }
 
-    /// Refuses an argument that is not packed like this head; `what` names it in the message.
+    /// Checks that an argument is packed like this head. `what` names it in the message.
     ///
     /// # Errors
-    /// It has another shape.
+    /// Returns [`HeadError::PackedShape`] if the shape of the argument is not `[K, d + 1]`.
     pub fn check_packed(&self, what: &'static str, argument: &ArrayView2<'_, f64>) -> Result<(), HeadError> {
         if argument.dim() == self.0.dim() {
             Ok(())
@@ -104,7 +104,7 @@ impl Head {
     }
 }
 
-/// Packed parameters `[K, d + 1]` as weights `[K, d]` and biases `[K]`.
+/// Splits packed parameters `[K, d + 1]` into weights `[K, d]` and biases `[K]`.
 #[must_use]
 pub fn unpack(packed: ArrayView2<'_, f64>) -> (ArrayView2<'_, f64>, ArrayView1<'_, f64>) {
     let dim = packed.ncols() - 1;
@@ -112,7 +112,7 @@ pub fn unpack(packed: ArrayView2<'_, f64>) -> (ArrayView2<'_, f64>, ArrayView1<'
     (weight, bias.index_axis_move(Axis(1), 0))
 }
 
-/// [`unpack`], to write to.
+/// [`unpack`] with mutable views.
 pub(crate) fn unpack_mut(packed: &mut Array2<f64>) -> (ArrayViewMut2<'_, f64>, ArrayViewMut1<'_, f64>) {
     let dim = packed.ncols() - 1;
     let (weight, bias) = packed.view_mut().split_at(Axis(1), dim);

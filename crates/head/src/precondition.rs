@@ -1,4 +1,5 @@
-//! A preconditioner for the training objective: what makes features of any scale, offset and correlation equally easy.
+//! A preconditioner for the training objective. With it, training takes about as many steps whatever the scale, offset
+//! and correlation of the features.
 
 use std::sync::Arc;
 
@@ -10,32 +11,36 @@ use crate::kernel::{add_outer, sum_chunks};
 use crate::samples::{count, spread};
 use crate::{Head, HeadError, Samples, probabilities};
 
-/// Added to the unit diagonal of the scaled matrix, so that constant or repeated columns leave it positive definite.
+/// Added to the unit diagonal of the scaled matrix, so that it stays positive definite with constant or repeated
+/// columns.
 const JITTER: f64 = 1e-10;
-/// Rows per chunk of the second moments: many, because each chunk's sum is as large as `M`.
+/// Rows per chunk of the second moments. It is large because each chunk's sum is as large as the whole matrix `AᵀA`.
 const MOMENTS_CHUNK: usize = 4096;
-/// Samples that blocks are estimated on, and the most elements that all of them may have together.
+/// The largest number of samples of each block that the Hessian's blocks are estimated on, and the largest number of
+/// elements that the Hessian's blocks may have together.
 const ROWS: usize = 4096;
 const MOST_ELEMENTS: usize = 1 << 24;
-/// Rows of a matrix that is factored element by element.
+/// Matrices with at most this many rows are factorised element by element.
 const SMALL: usize = 128;
 
-/// A guess of the inverse Hessian of the training objective. It needs to be near only: one of the clean samples serves
-/// every training set that adds a few poisons to them.
+/// An approximate inverse of the training objective's Hessian. The approximation may be rough: a preconditioner for the
+/// clean samples also serves every training set that adds a few poisons to them.
 #[derive(Debug, PartialEq)]
 pub struct Preconditioner {
-    /// For every class, or one for all, `T`, lower triangular, `[d + 1, d + 1]`: `TᵀT` multiplies the class's row of a
-    /// gradient.
+    /// Lower triangular matrices `T`, `[d + 1, d + 1]`: either one for each class or one for all. A class's row of a
+    /// gradient is multiplied by `TᵀT`.
     whitening: Vec<Array2<f64>>,
 }
 
 impl Preconditioner {
-    /// The inverse Hessian at the zero head, for the samples of all blocks. There the Hessian multiplies every row of a
-    /// gradient (whose columns sum to zero over classes) by the same matrix, `AᵀA / (N K) + λ diag(1, …, 1, 0)`, `A =
-    /// [Z, 1]`.
+    /// The inverse Hessian at the zero head, for the samples of all blocks.
+    ///
+    /// At the zero head, the Hessian multiplies every row of a gradient (whose columns sum to zero over classes) by the
+    /// same matrix, `AᵀA / (N K) + λ diag(1, …, 1, 0)` with `A = [Z, 1]`.
     ///
     /// # Errors
-    /// No samples, blocks that do not fit each other, or a weight decay that is negative or not finite.
+    /// Returns an error if there are no samples, if the blocks differ in their features or classes, or if the weight
+    /// decay is negative or not finite.
     pub fn new(blocks: &[Samples<'_>], weight_decay: f64) -> Result<Self, HeadError> {
         HeadError::check_non_negative("weight_decay", weight_decay)?;
         let count = count(blocks)?;
@@ -48,12 +53,15 @@ impl Preconditioner {
         Ok(Self { whitening: vec![whitening(hessian)] })
     }
 
-    /// The inverse of the Hessian's blocks at a head, one for each class, `Aᵀ diag(p ∘ (1 - p)) A / N + λ diag(1, …, 1,
-    /// 0)`, estimated on some thousand samples of every block. Much nearer than [`Preconditioner::new`] where classes
-    /// are many, and dearer; so dear where features are many, too, that it is the other one there.
+    /// The inverses of the Hessian's diagonal blocks at `head`, one for each class:
+    /// `Aᵀ diag(p ∘ (1 - p)) A / N + λ diag(1, …, 1, 0)`, estimated on some thousand samples of each block of samples.
+    ///
+    /// With many classes this is a much better approximation than [`Preconditioner::new`], but it takes more time and
+    /// memory. If the matrices of all classes together are too large, [`Preconditioner::new`] is returned instead.
     ///
     /// # Errors
-    /// As [`Preconditioner::new`], and samples that do not fit the head.
+    /// Returns an error if there are no samples, if the samples do not fit the head, or if the weight decay is negative
+    /// or not finite.
     pub fn at(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Result<Self, HeadError> {
         HeadError::check_non_negative("weight_decay", weight_decay)?;
         head.check_samples(blocks)?;
@@ -62,7 +70,7 @@ impl Preconditioner {
             return Self::new(blocks, weight_decay);
         }
         let mut z = Array2::zeros((0, dim));
-        // How many samples of all each stands for, as a share.
+        // The weight of each drawn sample: the fraction of all samples that it stands for.
         let mut weights = Vec::new();
         for samples in blocks {
             let rows = spread(samples.len(), ROWS);
@@ -83,13 +91,14 @@ impl Preconditioner {
         Ok(Self { whitening: columns.into_par_iter().map(block).collect() })
     }
 
-    /// Whether it was made at a head, and knows each of its classes.
+    /// Whether it was made at a head and has a matrix for each class ([`Preconditioner::at`]).
     #[must_use]
     pub fn is_local(&self) -> bool {
         self.whitening.len() > 1
     }
 
-    /// What was given, or a new one for these samples, which fit the head.
+    /// The given preconditioner or, without one, a new one for these samples, which fit the head. Returns an error if
+    /// the given one has other classes or features than the head.
     pub(crate) fn given_or_new(
         given: Option<&Arc<Self>>,
         blocks: &[Samples<'_>],
@@ -106,7 +115,7 @@ impl Preconditioner {
         Ok(Arc::clone(given))
     }
 
-    /// The inverse times a gradient, `[K, d + 1]`.
+    /// The approximate inverse Hessian times a gradient, `[K, d + 1]`.
     #[must_use]
     pub fn apply(&self, gradient: &Array2<f64>) -> Array2<f64> {
         match &self.whitening[..] {
@@ -121,7 +130,7 @@ impl Preconditioner {
     }
 }
 
-/// Adds `λ diag(1, …, 1, 0)`.
+/// Adds `λ diag(1, …, 1, 0)` to `hessian`.
 fn add_decay(hessian: &mut Array2<f64>, weight_decay: f64) {
     let mut decayed = hessian.diag_mut();
     let dim = decayed.len() - 1;
@@ -145,8 +154,8 @@ fn second_moments(blocks: &[Samples<'_>], dim: usize) -> Array2<f64> {
     })
 }
 
-/// The lower triangular `T` with `TᵀT = M⁻¹`, for a positive semidefinite `M`: the inverse of its Cholesky factor,
-/// after scaling `M` to a unit diagonal.
+/// The lower triangular `T` with `TᵀT = M⁻¹`, for a positive semidefinite matrix `M`: the inverse of its Cholesky
+/// factor. `M` is scaled to a unit diagonal before it is factorised.
 fn whitening(mut matrix: Array2<f64>) -> Array2<f64> {
     let scale = matrix.diag().mapv(|value| if value > 0.0 { value.sqrt().recip() } else { 1.0 });
     matrix *= &scale;
@@ -156,9 +165,10 @@ fn whitening(mut matrix: Array2<f64>) -> Array2<f64> {
     inverse
 }
 
-/// The inverse of the Cholesky factor, by halves, so that all but small matrices are products.
+/// The inverse of the Cholesky factor. The recursion halves the matrix, so that most of the work is matrix products.
 ///
-/// With `M = [A, Bᵀ; B, C]`, `T` of `A`, and `L = B Tᵀ`, it is `[T, 0; -S L T, S]`, where `S` is that of `C - L Lᵀ`.
+/// With `M = [A, Bᵀ; B, C]`, the inverse factor `T` of `A`, and `L = B Tᵀ`, it is `[T, 0; -S L T, S]`, where `S` is the
+/// inverse factor of `C - L Lᵀ`.
 fn inverse_factor(matrix: ArrayView2<'_, f64>) -> Array2<f64> {
     if matrix.nrows() <= SMALL {
         return invert_lower(cholesky(matrix).view());
@@ -176,7 +186,7 @@ fn inverse_factor(matrix: ArrayView2<'_, f64>) -> Array2<f64> {
     inverse
 }
 
-/// A product of matrices, on all threads.
+/// The product of two matrices, computed on all threads.
 fn product(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
     let mut product = Array2::zeros((a.nrows(), b.ncols()));
     let chunks = product.axis_chunks_iter_mut(Axis(0), SMALL).into_par_iter();
@@ -184,11 +194,11 @@ fn product(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
     product
 }
 
-/// The Cholesky factor of a matrix of (at most) unit diagonal, with the jitter added.
+/// The Cholesky factor of a matrix whose diagonal is at most 1, after adding [`JITTER`] to the diagonal.
 fn cholesky(matrix: ArrayView2<'_, f64>) -> Array2<f64> {
     let mut factor = Array2::zeros(matrix.dim());
     for row in 0..matrix.nrows() {
-        // Whole rows: what is not known yet is still zero.
+        // The products take whole rows: the elements that are not computed yet are still zero.
         for column in 0..row {
             let known = factor.row(row).dot(&factor.row(column));
             factor[(row, column)] = (matrix[(row, column)] - known) / factor[(column, column)];
@@ -247,7 +257,7 @@ mod tests {
         let head = Head::from_packed(random(classes, d + 1, 5)).unwrap();
         let preconditioner = Preconditioner::at(&head, &[data.samples()], decay).unwrap();
         for class in 0..classes {
-            // A direction of one class, and its class's row of the product.
+            // A direction in one class, and the row of the product that belongs to this class.
             let mut direction = Array2::zeros((classes, d + 1));
             direction.row_mut(class).assign(&random(1, d + 1, 6).row(0));
             let mut product = hessian_vector_sum(&head, &[data.samples()], direction.view()).unwrap() / n as f64;
@@ -269,7 +279,7 @@ mod tests {
         assert_close(&apply(&[data.samples(), more.samples()]), &apply(&[both]), 1e-9);
     }
 
-    /// Samples that are far out bend the objective where the others do not.
+    /// Samples far from the others add curvature where the others have none, so the preconditioner has to include them.
     #[test]
     fn it_has_to_know_samples_that_are_far_out() {
         let (data, decay) = (Data::new(200, 8, 3, 3), 1e-3);

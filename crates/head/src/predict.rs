@@ -7,23 +7,24 @@ use crate::kernel::{CHUNK, ROWS, fill_probabilities, map_chunks, scores};
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 
-/// `Z Wᵀ + b`, `[n, K]`, of features `[n, d]`.
+/// The logits `Z Wᵀ + b`, `[n, K]`, of features `[n, d]`.
 ///
 /// # Errors
-/// Features with another number of columns than the head.
+/// Returns an error if the features have a different number of columns than the head.
 pub fn logits(head: &Head, features: ArrayView2<'_, f64>) -> Result<Array2<f64>, HeadError> {
     by_chunks(head, features, |features, out| scores(head.packed(), features, out))
 }
 
-/// `softmax(Z Wᵀ + b)`, `[n, K]`, of features `[n, d]`. Stable for logits of any finite size.
+/// The probabilities `softmax(Z Wᵀ + b)`, `[n, K]`, of features `[n, d]`. They are stable for finite logits of any
+/// size.
 ///
 /// # Errors
-/// Features with another number of columns than the head.
+/// Returns an error if the features have a different number of columns than the head.
 pub fn probabilities(head: &Head, features: ArrayView2<'_, f64>) -> Result<Array2<f64>, HeadError> {
     by_chunks(head, features, |features, out| fill_probabilities(head, features, out))
 }
 
-/// What `fill` writes for chunks of features, `[n, K]`.
+/// Calls `fill` on chunks of features, and returns what it writes, `[n, K]`.
 fn by_chunks(
     head: &Head,
     features: ArrayView2<'_, f64>,
@@ -36,16 +37,16 @@ fn by_chunks(
     Ok(all)
 }
 
-/// The most probable class of each row of features `[n, d]`; of several equally probable ones, the first.
+/// The most probable class of each row of features `[n, d]`; the first one, if several are equally probable.
 ///
 /// # Errors
-/// Features with another number of columns than the head.
+/// Returns an error if the features have a different number of columns than the head.
 pub fn predict(head: &Head, features: ArrayView2<'_, f64>) -> Result<Vec<u32>, HeadError> {
     Ok(logits(head, features)?.rows().into_iter().map(first_largest).collect())
 }
 
-/// Whether the label has the largest of a sample's scores, `[K]`, the first of several equal ones; and its margin: its
-/// score minus the largest other one.
+/// Whether `label` has the largest of a sample's scores, `[K]`, and its margin: its score minus the largest other
+/// score. Of several equal scores, the first counts as the largest.
 #[must_use]
 pub fn judge(scores: ArrayView1<'_, f64>, label: u32) -> (bool, f64) {
     let label = label as usize;
@@ -54,10 +55,10 @@ pub fn judge(scores: ArrayView1<'_, f64>, label: u32) -> (bool, f64) {
     (first_largest(scores) as usize == label, scores[label] - other)
 }
 
-/// What a head makes of every sample: [`judge`] of its logits.
+/// [`judge`] for the logits of every sample: whether it is classified correctly, and its margin.
 ///
 /// # Errors
-/// Samples that do not fit the head.
+/// Returns an error if the samples do not fit the head.
 pub fn judgements(head: &Head, samples: Samples<'_>) -> Result<Vec<(bool, f64)>, HeadError> {
     head.check_samples(&[samples])?;
     let chunks = map_chunks(&[samples], CHUNK, head.classes(), |mut logits, z, samples| {
@@ -67,27 +68,27 @@ pub fn judgements(head: &Head, samples: Samples<'_>) -> Result<Vec<(bool, f64)>,
     Ok(chunks.concat())
 }
 
-/// The share of samples whose label is predicted, in `[0, 1]`.
+/// The fraction of samples whose label is predicted, in `[0, 1]`.
 ///
 /// # Errors
-/// No samples, or samples that do not fit the head.
+/// Returns an error if there are no samples, or if the samples do not fit the head.
 pub fn accuracy(head: &Head, samples: Samples<'_>) -> Result<f64, HeadError> {
     let count = count(&[samples])?;
     let hits: usize = tally(head, samples)?.into_iter().map(|(hits, _)| hits).sum();
     Ok(hits as f64 / count as f64)
 }
 
-/// For each class, the share of its samples that are predicted as such, in `[0, 1]`; `None` for a class without
+/// For each class, the fraction of its samples that are predicted correctly, in `[0, 1]`; `None` for a class without
 /// samples.
 ///
 /// # Errors
-/// Samples that do not fit the head.
+/// Returns an error if the samples do not fit the head.
 pub fn per_class_accuracy(head: &Head, samples: Samples<'_>) -> Result<Vec<Option<f64>>, HeadError> {
     let share = |(hits, count)| (count > 0).then(|| hits as f64 / count as f64);
     Ok(tally(head, samples)?.into_iter().map(share).collect())
 }
 
-/// For each class, how many of its samples are predicted as such, and how many there are.
+/// For each class, the number of its samples that are predicted correctly, and the number of all its samples.
 fn tally(head: &Head, samples: Samples<'_>) -> Result<Vec<(usize, usize)>, HeadError> {
     let mut tally = vec![(0, 0); head.classes()];
     for ((right, _), &label) in judgements(head, samples)?.into_iter().zip(samples.labels()) {

@@ -10,11 +10,12 @@ use rayon::prelude::*;
 use crate::HeadError;
 use crate::kernel::CHUNK;
 
-/// Features `[n, d]` with one label each: finite, `d >= 1`, labels below `classes >= 2`. May hold no samples at all.
+/// Features `[n, d]` with one label for each row. The features are finite, `d >= 1`, `classes >= 2`, and labels are
+/// below `classes`. `n` may be 0.
 ///
-/// A view, cheap to copy; a training set is a slice of these, such as `&[clean, poisons]`. Features are f64 or f32; the
-/// latter become f64 chunk by chunk, when they are used, so that they may lie in a file that is mapped into memory and
-/// is larger than it.
+/// This is a view that is cheap to copy; a training set is a slice of views, such as `&[clean, poisons]`. Features are
+/// f64 or f32. Features in f32 are converted to f64 chunk by chunk when they are used, so that they may be mapped from
+/// a file that does not fit into memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Samples<'a> {
     features: FloatMatrix<'a>,
@@ -22,7 +23,7 @@ pub struct Samples<'a> {
     classes: usize,
 }
 
-/// Features as they are in memory.
+/// Features in the precision in which they are stored.
 #[derive(Debug, Clone, Copy)]
 enum FloatMatrix<'a> {
     F64(ArrayView2<'a, f64>),
@@ -33,17 +34,22 @@ impl<'a> Samples<'a> {
     /// Checks features `[n, d]` and their `n` labels.
     ///
     /// # Errors
-    /// Fewer than two classes, no feature columns, not one label per row, a label out of range, or a feature that is
-    /// not finite; the error names the first offender.
+    /// Returns an error that names the first violation if
+    ///
+    /// - there are fewer than two classes,
+    /// - the features have no columns,
+    /// - the number of labels is not `n`,
+    /// - a label is not below `classes`, or
+    /// - a feature is not finite.
     pub fn new(features: ArrayView2<'a, f64>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
         Self::checked(FloatMatrix::F64(features), labels, classes)
     }
 
-    /// [`Samples::new`] for features in single precision: what is computed with them is the same as if they had been
-    /// converted before.
+    /// [`Samples::new`] for features in single precision. All results are the same as for features that were converted
+    /// to f64 beforehand.
     ///
     /// # Errors
-    /// As [`Samples::new`].
+    /// Returns the errors of [`Samples::new`].
     pub fn from_f32(features: ArrayView2<'a, f32>, labels: &'a [u32], classes: usize) -> Result<Self, HeadError> {
         Self::checked(FloatMatrix::F32(features), labels, classes)
     }
@@ -69,7 +75,7 @@ impl<'a> Samples<'a> {
         let starts: Vec<usize> = (0..rows).step_by(CHUNK).collect();
         let non_finite = starts.into_par_iter().find_map_first(|start| {
             let chunk = samples.rows(start..rows.min(start + CHUNK)).to_f64();
-            // To look at every value costs less than to stop at the first.
+            // Reading every value is faster than stopping at the first one that is not finite.
             if chunk.fold(true, |finite, value| finite & value.is_finite()) {
                 return None;
             }
@@ -82,7 +88,7 @@ impl<'a> Samples<'a> {
         }
     }
 
-    /// The same samples for a shorter time: array views do not shorten by themselves.
+    /// The same samples with a shorter lifetime, which array views do not allow implicitly.
     #[must_use]
     pub fn reborrow<'b>(&'b self) -> Samples<'b>
     where
@@ -108,7 +114,7 @@ impl<'a> Samples<'a> {
         self.labels
     }
 
-    /// The number of classes that the labels choose from.
+    /// The number of classes `K`.
     pub fn classes(&self) -> usize {
         self.classes
     }
@@ -123,7 +129,7 @@ impl<'a> Samples<'a> {
         self.labels.is_empty()
     }
 
-    /// All features, `[n, d]`: as they are if they are f64, a copy otherwise.
+    /// All features, `[n, d]`: a view if they are stored in f64, a copy otherwise.
     pub fn to_f64(&self) -> CowArray<'a, f64, Ix2> {
         match self.features {
             FloatMatrix::F64(z) => z.into(),
@@ -131,10 +137,10 @@ impl<'a> Samples<'a> {
         }
     }
 
-    /// The features of some rows, in that order, `[rows.len(), d]`.
+    /// The features of the given rows, in the given order, `[rows.len(), d]`.
     ///
     /// # Panics
-    /// There is no such row.
+    /// Panics if a row is not below `n`.
     pub fn select(&self, rows: &[usize]) -> Array2<f64> {
         match self.features {
             FloatMatrix::F64(z) => z.select(Axis(0), rows),
@@ -142,18 +148,19 @@ impl<'a> Samples<'a> {
         }
     }
 
-    /// Successive pieces of a few hundred rows.
+    /// Consecutive chunks of a few hundred rows; the last one may be shorter.
     pub fn chunks(&self) -> impl ExactSizeIterator<Item = Self> {
         self.chunks_of(CHUNK)
     }
 
-    /// Successive pieces of at most `size` rows.
+    /// Consecutive chunks of `size` rows; the last one may be shorter.
     pub(crate) fn chunks_of(&self, size: usize) -> impl ExactSizeIterator<Item = Self> {
         let (all, count) = (*self, self.len());
         (0..count.div_ceil(size)).map(move |i| all.rows(i * size..count.min((i + 1) * size)))
     }
 
-    /// The features of a chunk, `[n, d]`, without memory of their own: as they are, or in the first rows of `scratch`.
+    /// The features of a chunk, `[n, d]`, without an allocation for each chunk: a view of the features if they are
+    /// stored in f64, and of the first rows of `scratch` otherwise.
     pub(crate) fn read<'s>(&self, scratch: &'s mut Array2<f64>) -> ArrayView2<'s, f64>
     where
         'a: 's,
@@ -171,13 +178,13 @@ impl<'a> Samples<'a> {
         }
     }
 
-    /// Refuses probabilities that are not `[n, K]`.
+    /// Returns an error if `probabilities` is not `[n, K]`.
     pub(crate) fn check_probabilities(&self, probabilities: &Array2<f64>) -> Result<(), HeadError> {
         let (expected, found) = ((self.len(), self.classes), probabilities.dim());
         if expected == found { Ok(()) } else { Err(HeadError::ProbabilityShape { expected, found }) }
     }
 
-    /// The samples of some rows.
+    /// The samples of a range of rows.
     pub(crate) fn rows(&self, rows: Range<usize>) -> Self {
         let slice = Slice::from(rows.clone());
         let mut features = self.features;
@@ -189,7 +196,8 @@ impl<'a> Samples<'a> {
     }
 }
 
-/// At most `most` of `count` rows, in order: always the same, and at no regular distance, as labels may be regular.
+/// A random subset of at most `most` of the rows `0..count`, in ascending order. The subset is the same in every call.
+/// Its rows are irregular, because labels may follow a regular pattern.
 pub fn spread(count: usize, most: usize) -> Vec<usize> {
     let mut rows = index::sample(&mut Purpose::Excerpt.of(0), count, most.min(count)).into_vec();
     rows.sort_unstable();
@@ -199,7 +207,7 @@ pub fn spread(count: usize, most: usize) -> Vec<usize> {
 /// The number of samples in all blocks.
 ///
 /// # Errors
-/// None at all: what follows is a mean.
+/// Returns [`HeadError::Empty`] if there are no samples, because callers divide by the number.
 pub(crate) fn count(blocks: &[Samples<'_>]) -> Result<usize, HeadError> {
     match blocks.iter().map(Samples::len).sum() {
         0 => Err(HeadError::Empty),

@@ -1,4 +1,4 @@
-//! Training a head by stochastic gradient descent, for those whose victims train linear probes that way.
+//! Training a head by stochastic gradient descent, for victims that train linear probes this way.
 
 use hemlock_optim::half_cosine;
 use ndarray::{Array2, Axis};
@@ -11,40 +11,43 @@ use crate::loss::add_weight_decay;
 use crate::samples::count;
 use crate::{Head, HeadError, Samples};
 
-/// How a head is trained by stochastic gradient descent.
+/// Options of [`fit_sgd`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct SgdOptions {
     /// `λ >= 0` in the objective `mean cross-entropy + λ/2 |W|²`.
     pub weight_decay: f64,
-    /// Passes over the samples.
+    /// Number of passes over the samples.
     pub epochs: u32,
-    /// Samples a step; the last step of an epoch takes what is left.
+    /// Number of samples in a step. The last step of an epoch takes the remaining ones.
     pub batch: usize,
     /// Learning rate of the first step.
     pub learning_rate: f64,
-    /// What it does from there.
+    /// How the learning rate changes after the first step.
     pub schedule: SgdSchedule,
-    /// The share of the last step that is taken again, in `[0, 1)`.
+    /// The fraction of the last step that is added to the next one, in `[0, 1)`.
     pub momentum: f64,
 }
 
-/// A learning rate after the first step.
+/// How the learning rate changes over the steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SgdSchedule {
-    /// Falls to 0 along half a cosine.
+    /// It falls to 0 along half a cosine.
     #[default]
     Cosine,
-    /// Stays.
+    /// It stays constant.
     Constant,
 }
 
-/// Trains a head on the samples of all blocks from zero: `v <- momentum v + g`, `w <- w - rate v`, with `g` the
-/// gradient of the objective on a batch. Batches are drawn from `rng`. `visit` sees the head after every epoch, with
-/// the mean loss over the epoch's batches; if it returns false, that head is returned.
+/// Trains a head on the samples of all blocks, starting from the zero head: `v <- momentum v + g`, `w <- w - rate v`,
+/// where `g` is the gradient of the objective on a batch. The order of the samples is drawn from `rng`.
+///
+/// `visit` is called after every epoch with the epoch (counted from 0), the head, and the mean cross-entropy over the
+/// epoch's batches. If it returns false, the current head is returned.
 ///
 /// # Errors
-/// No samples, blocks that do not fit each other, an option out of range, or parameters that stop being finite.
+/// Returns an error if there are no samples, if the blocks differ in features or classes, if an option is out of range,
+/// or if the parameters stop being finite.
 pub fn fit_sgd(
     blocks: &[Samples<'_>],
     options: &SgdOptions,
@@ -56,7 +59,7 @@ pub fn fit_sgd(
     let first = blocks.first().ok_or(HeadError::Empty)?;
     let mut head = Head::zeros(first.classes(), first.dim())?;
     head.check_samples(blocks)?;
-    // Blocks and rows of all samples.
+    // `(block, row)` of all samples.
     let mut order: Vec<(usize, usize)> =
         blocks.iter().enumerate().flat_map(|(b, block)| (0..block.len()).map(move |row| (b, row))).collect();
     let mut velocity = Array2::<f64>::zeros(head.packed().dim());
@@ -85,7 +88,8 @@ pub fn fit_sgd(
     Ok(head)
 }
 
-/// The summed cross-entropy of a batch of `(block, row)`, and the gradient of the mean objective, `[K, d + 1]`.
+/// The summed cross-entropy of a batch, given as `(block, row)`, and the gradient of the batch's mean objective, `[K,
+/// d + 1]`.
 fn batch_gradient(
     head: &Head,
     blocks: &[Samples<'_>],
@@ -173,7 +177,7 @@ mod tests {
         assert!((&head.packed() + &(gradient * 0.2)).iter().all(|off| off.abs() < 1e-14));
     }
 
-    /// Two full batches by hand, at a rate that stays.
+    /// Compares with two full-batch steps at a constant rate.
     #[test]
     fn a_constant_rate_stays() {
         let data = Data::new(20, 3, 3, 2);

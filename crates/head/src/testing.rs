@@ -1,4 +1,4 @@
-//! Random data and comparisons, for tests of this crate and of those that build on it.
+//! Random data and comparisons for tests of this crate and of the crates that depend on it.
 
 use ndarray::Array2;
 use rand::{RngExt, SeedableRng};
@@ -7,16 +7,16 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::Samples;
 
-/// Normal features around one random centre per class, with their labels.
+/// Normally distributed features around one random centre for each class, with their labels.
 pub struct Data {
-    /// `[n, d]`.
+    /// The features, `[n, d]`.
     pub features: Array2<f64>,
     labels: Vec<u32>,
     classes: usize,
 }
 
 impl Data {
-    /// `n` samples of `d` features; the same `seed` gives the same ones.
+    /// `n` samples with `d` features. Equal seeds give equal samples.
     #[must_use]
     pub fn new(n: usize, d: usize, classes: usize, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -29,10 +29,11 @@ impl Data {
         Self { features, labels, classes }
     }
 
-    /// The samples.
+    /// A view of the samples.
     ///
     /// # Panics
-    /// There are fewer than two classes.
+    /// Panics if there are fewer than two classes or no features, or if a feature was set to a value that is not
+    /// finite.
     #[must_use]
     pub fn samples(&self) -> Samples<'_> {
         Samples::new(self.features.view(), &self.labels, self.classes).expect("labels are drawn below the classes")
@@ -46,7 +47,7 @@ pub fn random(rows: usize, columns: usize, seed: u64) -> Array2<f64> {
     Array2::from_shape_simple_fn((rows, columns), || StandardNormal.sample(&mut rng))
 }
 
-/// The derivative of `f` at `at` with respect to every coordinate, by central differences.
+/// The gradient of `f` at `at`, by central differences.
 pub fn derivative(f: impl Fn(&Array2<f64>) -> f64, at: &Array2<f64>) -> Array2<f64> {
     let step = 1e-5;
     Array2::from_shape_fn(at.dim(), |index| {
@@ -58,10 +59,10 @@ pub fn derivative(f: impl Fn(&Array2<f64>) -> f64, at: &Array2<f64>) -> Array2<f
     })
 }
 
-/// Asserts that every element is the expected one to within `tolerance`, absolute or relative to the largest one.
+/// Asserts that all elements differ from the expected ones by at most `tolerance * max(1, largest |expected|)`.
 ///
 /// # Panics
-/// One is not, or the shapes differ.
+/// Panics if an element differs by more, or if the shapes differ.
 #[track_caller]
 pub fn assert_close(found: &Array2<f64>, expected: &Array2<f64>, tolerance: f64) {
     assert_eq!(found.dim(), expected.dim());

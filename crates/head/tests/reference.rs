@@ -1,5 +1,5 @@
-//! The whole crate against `reference/head_reference.json`, an independent implementation in numpy and scipy: see
-//! `reference/make_head_reference.py`.
+//! Compares this crate with `reference/head_reference.json`, which an independent implementation in numpy and scipy
+//! made: see `reference/make_head_reference.py`.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 

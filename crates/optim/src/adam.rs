@@ -5,24 +5,24 @@ use ndarray::{Array2, Zip};
 
 const DECAY: (f64, f64) = (0.9, 0.999);
 
-/// The state of one minimisation.
+/// The state of one minimisation by Adam.
 pub struct Adam {
     first: Array2<f64>,
     second: Array2<f64>,
-    /// Length of the first step per coordinate.
+    /// Length of the first step for each coordinate.
     rate: f64,
     taken: f64,
     steps: f64,
 }
 
 impl Adam {
-    /// For a matrix of that shape and a number of steps, over which the step falls from `rate` to 0.
+    /// Adam for a matrix of shape `shape`. The step length falls from `rate` to 0 over `steps` steps.
     #[must_use]
     pub fn new(shape: (usize, usize), rate: f64, steps: u32) -> Self {
         Self { first: Array2::zeros(shape), second: Array2::zeros(shape), rate, taken: 0.0, steps: steps.into() }
     }
 
-    /// Takes a step down `gradient`, whose scale plays no part.
+    /// Moves `x` by one step against `gradient`. The scale of the gradients has no effect.
     pub fn step(&mut self, x: &mut Array2<f64>, gradient: &Array2<f64>) {
         let rate = self.rate * half_cosine(self.taken, self.steps);
         self.taken += 1.0;
@@ -30,7 +30,7 @@ impl Adam {
         Zip::from(x).and(&mut self.first).and(&mut self.second).and(gradient).for_each(|z, m, v, g| {
             *m = DECAY.0 * *m + (1.0 - DECAY.0) * g;
             *v = DECAY.1 * *v + (1.0 - DECAY.1) * g * g;
-            // The smallest positive number only keeps 0 / 0 away.
+            // The smallest positive number prevents 0 / 0 and changes nothing else.
             *z -= rate * (*m / unbias1) / ((*v / unbias2).sqrt() + f64::MIN_POSITIVE);
         });
     }

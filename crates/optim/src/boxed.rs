@@ -1,7 +1,7 @@
-//! Minimisers of a vector within bounds on every coordinate.
+//! Minimisers of a vector with bounds on every coordinate.
 //!
-//! Each names the next point at which it wants the loss and its gradient, and is handed both: so the points of many
-//! minimisers can be evaluated together.
+//! The caller evaluates the function: a minimiser names the next point ([`Minimizer::point`]) and is given the loss and
+//! the gradient there ([`Minimizer::tell`]). The points of many minimisers can therefore be evaluated together.
 
 mod adam;
 mod lbfgs;
@@ -9,15 +9,16 @@ mod lbfgs;
 pub use adam::Adam;
 pub use lbfgs::{ARMIJO, Lbfgs, MEMORY, SHORTENINGS};
 
-/// What an optimiser wants next.
+/// A minimiser whose function the caller evaluates.
 pub trait Minimizer: Send {
-    /// Where it wants the loss and the gradient.
+    /// The next point at which the minimiser needs the loss and the gradient, `[d]`.
     fn point(&self) -> &[f32];
-    /// Tells it the loss and the gradient at that point. Returns whether it goes on.
+    /// Takes the loss and the gradient at [`Minimizer::point`], and chooses the next point. Returns false if the
+    /// minimisation has ended.
     fn tell(&mut self, loss: f64, gradient: &[f32]) -> bool;
 }
 
-/// The box of a constrained problem: a lowest and a highest value of every coordinate.
+/// Lower and upper bounds for every coordinate.
 #[derive(Debug, Clone)]
 pub struct Bounds {
     low: Vec<f32>,
@@ -25,20 +26,21 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// The box between `low` and `high`, of one length.
+    /// The bounds `low` and `high`, which have the same length.
     #[must_use]
     pub fn new(low: Vec<f32>, high: Vec<f32>) -> Self {
         Self { low, high }
     }
 
-    /// Moves every coordinate to the nearest value that is allowed.
+    /// Projects `x` onto the box: clamps every coordinate to its bounds.
     pub fn project(&self, x: &mut [f32]) {
         for ((x, low), high) in x.iter_mut().zip(&self.low).zip(&self.high) {
             *x = x.clamp(*low, *high);
         }
     }
 
-    /// 0 where `x` is at a bound and `gradient` descends out of the box, 1 elsewhere.
+    /// Writes a mask to `free`: 0 for a coordinate at a bound where a step along `-gradient` would leave the box, 1
+    /// elsewhere.
     fn free(&self, x: &[f32], gradient: &[f32], free: &mut [f32]) {
         for (i, free) in free.iter_mut().enumerate() {
             let stuck = (x[i] <= self.low[i] && gradient[i] > 0.0) || (x[i] >= self.high[i] && gradient[i] < 0.0);
@@ -47,7 +49,8 @@ impl Bounds {
     }
 }
 
-/// Sum of products. Lanes make it fast, and their fixed number gives the same bits on every processor.
+/// The inner product of two vectors. Partial sums in lanes make it fast; their number is fixed, so that every processor
+/// gives the same bits.
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     const LANES: usize = 16;
     let (a, a_rest) = a.as_chunks::<LANES>();

@@ -7,44 +7,47 @@ use ndarray::Array2;
 
 use crate::{inner, norm};
 
-/// Steps remembered.
+/// Number of pairs of a step and a gradient change that are kept.
 const MEMORY: usize = 20;
-/// The share of the promised decrease that a step must bring (Armijo).
+/// Armijo constant: the fraction of the predicted decrease that a step has to achieve.
 const DECREASE: f64 = 1e-4;
-/// The share of the slope that may be left after a step (Wolfe).
+/// Wolfe constant: the largest fraction of the slope that may remain after a step.
 const CURVATURE: f64 = 0.9;
-/// Points that one line search may evaluate.
+/// Largest number of points that one line search evaluates.
 const PROBES: usize = 30;
-/// Changes of the value below this share of it are rounding noise.
+/// Relative changes of the value below this are rounding noise.
 const NOISE: f64 = 1e-14;
 
-/// When to end.
+/// When a minimisation ends.
 pub struct Limits {
-    /// L2 norm of the gradient at which the minimum counts as found.
+    /// The minimum counts as found when the L2 norm of the gradient is at most this.
     pub gradient_tolerance: f64,
-    /// Steps taken at most.
+    /// Largest number of steps.
     pub max_iterations: usize,
 }
 
-/// Where a minimisation ended.
+/// The result of a minimisation.
 pub struct Minimum {
     /// The last point.
     pub at: Array2<f64>,
-    /// The function there.
+    /// The function's value at the last point.
     pub value: f64,
-    /// The L2 norm of its gradient there.
+    /// The L2 norm of the gradient at the last point.
     pub gradient_norm: f64,
-    /// Steps taken.
+    /// Number of steps taken.
     pub iterations: usize,
-    /// Whether the gradient's norm is small enough.
+    /// Whether the gradient norm is within the tolerance.
     pub converged: bool,
 }
 
-/// Minimises `objective` (its value and gradient) from `start`.
+/// Minimises `objective`, which returns a value and a gradient, from `start`.
 ///
-/// `precondition` multiplies by a positive definite guess of the inverse Hessian, good enough that its step has about
-/// the right length. `keep_going` sees the iteration and the gradient norm before every step. Ends unconverged when the
-/// limit is reached, when `keep_going` says no, or when rounding leaves no step that descends.
+/// `precondition` multiplies by a positive definite approximation of the inverse Hessian, which should be good enough
+/// for its step to have about the right length. `keep_going` is called with the number of steps taken and the gradient
+/// norm before every step.
+///
+/// The minimisation ends without convergence in three cases: it reaches the limit of steps, `keep_going` returns false,
+/// or rounding leaves no step that descends.
 pub fn minimize(
     start: Array2<f64>,
     objective: impl Fn(&Array2<f64>) -> (f64, Array2<f64>),
@@ -90,17 +93,17 @@ impl Point {
     }
 }
 
-/// A step, and what it did to the gradient.
+/// A step and the gradient change that it caused.
 struct Pair {
     step: Array2<f64>,
     change: Array2<f64>,
-    /// `⟨step, change⟩`, positive.
+    /// `⟨step, change⟩`, which is positive.
     curvature: f64,
-    /// By how much the preconditioner must be scaled to fit this step.
+    /// The factor by which the preconditioner has to be scaled to fit this step.
     scale: f64,
 }
 
-/// The last steps of a quasi-Newton method, and what they did to the gradient.
+/// The last steps and the gradient changes that they caused.
 #[derive(Default)]
 struct Memory(VecDeque<Pair>);
 
@@ -113,11 +116,11 @@ impl Memory {
         self.0.clear();
     }
 
-    /// Remembers a step and the change of the gradient, if the function curves upwards along it. `precondition`
-    /// multiplies by a guess of the inverse Hessian.
+    /// Stores a step and the change of the gradient if the function has positive curvature along the step.
+    /// `precondition` multiplies by an approximation of the inverse Hessian.
     fn push(&mut self, step: Array2<f64>, change: Array2<f64>, precondition: impl Fn(&Array2<f64>) -> Array2<f64>) {
         let curvature = inner(&step, &change);
-        // A pair of rounding noise would break positive definiteness.
+        // A pair that is rounding noise would break positive definiteness.
         if curvature > f64::EPSILON * norm(&step) * norm(&change) {
             if self.0.len() == MEMORY {
                 self.0.pop_front();
@@ -127,7 +130,7 @@ impl Memory {
         }
     }
 
-    /// Minus the gradient times the inverse Hessian, as far as remembered.
+    /// Minus the approximate inverse Hessian times `gradient`.
     fn direction(&self, gradient: &Array2<f64>, precondition: impl Fn(&Array2<f64>) -> Array2<f64>) -> Array2<f64> {
         let mut rest = -gradient;
         let mut along = Vec::with_capacity(self.0.len());
@@ -148,9 +151,9 @@ impl Memory {
     }
 }
 
-/// A point along `direction` that meets the Wolfe conditions: bracketing, with the secant of the slopes inside of a
-/// bracket. Where the value's change drowns in noise, the slope decides (the approximate Wolfe conditions of Hager &
-/// Zhang, 2005). Without such a point, the last that descends, if any.
+/// Finds a point along `direction` that meets the Wolfe conditions, by bracketing and by the secant of the slopes
+/// within a bracket. Where rounding hides the change of the value, the slope decides (the approximate Wolfe conditions
+/// of Hager & Zhang, 2005). If no point meets the conditions, returns the last point that descends, or `None`.
 fn line_search(
     here: &Point,
     direction: &Array2<f64>,
@@ -187,8 +190,8 @@ fn line_search(
     descended
 }
 
-/// Where the slope is zero between two `(step, slope)`, by linear interpolation; never close to either end. The middle,
-/// if the slopes do not bracket a zero.
+/// The step between two `(step, slope)` at which linear interpolation makes the slope zero, kept away from both ends.
+/// Returns the middle if the slopes do not bracket a zero.
 fn between((low, low_slope): (f64, f64), (high, high_slope): (f64, f64)) -> f64 {
     let share = low_slope / (low_slope - high_slope);
     let share = if high_slope > 0.0 && share.is_finite() { share.clamp(0.1, 0.9) } else { 0.5 };
@@ -218,12 +221,12 @@ mod tests {
 
     #[test]
     fn ends_where_nothing_can_be_found() {
-        // Decreases forever, with a gradient that never vanishes.
+        // A function that decreases forever and has a gradient that never vanishes.
         let line = |x: &Array2<f64>| (x.sum(), Array2::ones(x.dim()));
         let found = minimize(array![[0.0]], line, Array2::clone, &LIMITS, &|_, _| true);
         assert!(!found.converged && found.at[(0, 0)] < -1e6);
 
-        // A gradient that promises a descent which is not there.
+        // A function whose gradient predicts a descent that does not exist.
         let lie = |x: &Array2<f64>| (x.sum().abs(), Array2::ones(x.dim()));
         let found = minimize(array![[0.0]], lie, Array2::clone, &LIMITS, &|_, _| true);
         assert!(!found.converged && found.iterations == 0 && found.value == 0.0);

@@ -1,29 +1,30 @@
-//! The memory of L-BFGS (Nocedal & Wright, algorithm 7.4), for vectors so long that to read them is what a step costs.
+//! The memory of L-BFGS (Nocedal & Wright, algorithm 7.4), for vectors so long that reading them dominates the cost of
+//! a step.
 //!
-//! The two loops need inner products alone until the direction is put together, so that they go over the direction's
-//! coefficients in the remembered vectors (Chen, Wang & Zhou, "Large-scale L-BFGS using MapReduce", 2014). A step reads
-//! the memory twice, on all threads.
+//! Until the direction is assembled, the two loops need nothing but inner products. They therefore run on the
+//! coefficients of the direction with respect to the stored vectors (Chen, Wang & Zhou, "Large-scale L-BFGS using
+//! MapReduce", 2014). A step reads the memory twice, on all threads.
 
 use ndarray::{Array2, ArrayView1};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::{array, collections::VecDeque};
 
-/// Pairs of a step and what it did to the gradient that are remembered. Results depend on it: it is part of the task's
-/// key.
+/// Number of pairs of a step and a gradient change that are kept. Results depend on it, so it is part of a task's key.
 pub const PAIRS: usize = 5;
-/// Elements that are gone through at once. Fixed, so that sums are grouped alike whatever the number of threads.
+/// Number of elements in a block of a sum. It is fixed, so that the number of threads does not change how sums are
+/// grouped.
 const BLOCK: usize = 2048;
 
-/// The last steps, and what they did to the gradient.
+/// The last [`PAIRS`] steps and the gradient changes that they caused.
 pub struct LbfgsMemory {
-    /// The step in slot `i` at `2 i`, and what it did at `2 i + 1`.
+    /// The step of slot `i` at index `2 i`, and its gradient change at `2 i + 1`.
     vectors: Vec<Array2<f64>>,
-    /// Their inner products.
+    /// The inner products of all vectors.
     gram: Array2<f64>,
-    /// Slots that are in use, the oldest first.
+    /// The slots in use, from the oldest to the newest.
     order: VecDeque<usize>,
-    /// Whether the newest pair has no inner products yet.
+    /// Whether the inner products of the newest pair are still missing.
     unmultiplied: bool,
 }
 
@@ -34,26 +35,27 @@ impl Default for LbfgsMemory {
 }
 
 impl LbfgsMemory {
-    /// Nothing is remembered yet.
+    /// An empty memory.
     #[must_use]
     pub fn new() -> Self {
         let vectors = vec![Array2::zeros((0, 0)); 2 * PAIRS];
         Self { vectors, gram: Array2::zeros((2 * PAIRS, 2 * PAIRS)), order: VecDeque::new(), unmultiplied: false }
     }
 
-    /// Whether nothing is remembered.
+    /// Whether the memory holds no pairs.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 
-    /// Forgets everything.
+    /// Removes all pairs.
     pub fn clear(&mut self) {
         self.order.clear();
         self.unmultiplied = false;
     }
 
-    /// Remembers a step and the change of the gradient. From one to the next, ask for a direction.
+    /// Stores a step and the change of the gradient along it. Call [`LbfgsMemory::direction`] between two pushes,
+    /// because it computes the inner products of the newest pair.
     pub fn push(&mut self, step: Array2<f64>, change: Array2<f64>) {
         let full = self.order.len() == PAIRS;
         let slot = if full { self.order.pop_front() } else { None }.unwrap_or(self.order.len());
@@ -62,11 +64,12 @@ impl LbfgsMemory {
         self.unmultiplied = true;
     }
 
-    /// Minus the gradient times the inverse Hessian, as far as remembered. Forgets a pair along which the function does
-    /// not curve upwards.
+    /// Minus the approximate inverse Hessian times `gradient`. Removes the newest pair if the function has no positive
+    /// curvature along it.
     pub fn direction(&mut self, gradient: &Array2<f64>) -> Array2<f64> {
         let along = match self.order.back() {
-            // At once with what the gradient needs: the memory is read a single time.
+            // The products of the newest pair are computed together with the gradient's, so that the memory is read
+            // once.
             Some(newest) if std::mem::take(&mut self.unmultiplied) => {
                 let [s, y] = [2 * newest, 2 * newest + 1];
                 let [along, of_s, of_y] = self.products([gradient, &self.vectors[s], &self.vectors[y]]);
@@ -74,7 +77,7 @@ impl LbfgsMemory {
                     self.gram.row_mut(new).assign(&ArrayView1::from(&products));
                     self.gram.column_mut(new).assign(&ArrayView1::from(&products));
                 }
-                // A pair of rounding noise, or of no numbers, would break positive definiteness.
+                // A pair that is rounding noise or not a number would break positive definiteness.
                 let of = |a, b| self.gram[(a, b)];
                 let upwards = of(s, y) > f64::EPSILON * (of(s, s) * of(y, y)).sqrt();
                 if !upwards {
@@ -87,7 +90,7 @@ impl LbfgsMemory {
                 along
             }
         };
-        // Of the gradient, and of the vectors.
+        // The direction's coefficients of the gradient and of the stored vectors.
         let (mut of_gradient, mut of) = (-1.0, vec![0.0; 2 * PAIRS]);
         let product = |of_gradient: f64, of: &[f64], with: usize| {
             of_gradient * along[with] + self.gram.row(with).dot(&ArrayView1::from(of))
@@ -111,12 +114,12 @@ impl LbfgsMemory {
         self.combined(of_gradient, gradient, &of)
     }
 
-    /// Indices of the vectors that are in use.
+    /// The indices of the vectors in use.
     fn used(&self) -> impl Iterator<Item = usize> {
         self.order.iter().flat_map(|slot| [2 * slot, 2 * slot + 1])
     }
 
-    /// Inner products of `with` and all vectors, 0 with those that are not in use.
+    /// The inner products of each vector in `with` with all stored vectors, 0 for vectors that are not in use.
     fn products<const N: usize>(&self, with: [&Array2<f64>; N]) -> [Vec<f64>; N] {
         let with = with.map(elements);
         let length = with.first().map_or(0, |w| w.len());
@@ -138,7 +141,7 @@ impl LbfgsMemory {
         sums
     }
 
-    /// `gradient` and the vectors, with these coefficients.
+    /// The linear combination of `gradient` and the stored vectors with the given coefficients.
     fn combined(&self, of_gradient: f64, gradient: &Array2<f64>, of: &[f64]) -> Array2<f64> {
         let mut sum = gradient * of_gradient;
         let arch = Arch::new();
@@ -154,7 +157,7 @@ impl LbfgsMemory {
     }
 }
 
-/// Inner products of the first vector and the others, which are of its length.
+/// The inner products of the first vector with each of the others, which have the same length.
 struct Products<'a, const N: usize>(&'a [f64], [&'a [f64]; N]);
 
 impl<const N: usize> WithSimd for Products<'_, N> {
@@ -177,7 +180,7 @@ impl<const N: usize> WithSimd for Products<'_, N> {
     }
 }
 
-/// Adds a multiple of `v`.
+/// Adds `times * v` to `to`.
 #[inline(always)]
 fn add(to: &mut [f64], times: f64, v: &[f64]) {
     for (to, v) in to.iter_mut().zip(v) {
@@ -185,7 +188,8 @@ fn add(to: &mut [f64], times: f64, v: &[f64]) {
     }
 }
 
-/// The elements of an array that is contiguous, as those of solvers are: they start from one that is.
+/// The elements of a contiguous array. The arrays of a solver are contiguous, because they derive from a contiguous
+/// start.
 fn elements(array: &Array2<f64>) -> &[f64] {
     array.as_slice().expect("the arrays of a solver are contiguous")
 }
@@ -198,7 +202,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use rand_distr::{Distribution, StandardNormal};
 
-    /// After as many steps as there are dimensions, along conjugate directions, a quadratic's inverse Hessian is known.
+    /// After as many steps along conjugate directions as there are dimensions, the inverse Hessian of a quadratic is
+    /// known.
     #[test]
     fn learns_the_inverse_hessian() {
         let mut rng = ChaCha8Rng::seed_from_u64(3);
@@ -207,7 +212,7 @@ mod tests {
         let hessian = a.t().dot(&a) + Array2::<f64>::eye(3);
         let mut memory = LbfgsMemory::new();
         let mut gradient: Array2<f64> = normal(1, 3);
-        // More steps than are remembered: slots are used again. The last ones span the space.
+        // There are more steps than slots, so slots are reused. The last steps span the space.
         for _ in 0..3 * PAIRS {
             let direction = memory.direction(&gradient);
             let curvature = inner(&direction, &direction.dot(&hessian));
@@ -225,7 +230,7 @@ mod tests {
         assert!(off < 1e-6, "{off}");
     }
 
-    /// The textbook's two loops, on vectors of more than one block.
+    /// Compares with the two loops of the textbook, on vectors that are longer than one block.
     #[test]
     fn is_the_two_loops() {
         let mut rng = ChaCha8Rng::seed_from_u64(4);

@@ -1,4 +1,4 @@
-//! Stage: poisoned features, by one of the attacks of `hemlock-attack`.
+//! Stage: poisoned features, made by one of the attacks of `hemlock-attack`.
 
 mod search;
 
@@ -12,57 +12,60 @@ use search::Search;
 use serde::{Deserialize, Serialize, ser::Error};
 use serde_json::Value;
 
-/// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
+/// Parameters of the stage. Parameters that have no effect with the other choices are ignored and are not part of the
+/// key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Params {
-    /// What the poisons are to do.
+    /// The attack, which determines what the poisons minimise.
     pub attack: AttackRef,
-    /// Poisons, as a share of the clean training count.
+    /// The number of poisons, divided by the number of clean training samples.
     pub poison_fraction: f64,
-    /// Where the poisoned features may lie: `none`, `ball`, `box`, `sphere`, `slab`, `knn`, or several, such as
+    /// The constraint on poisoned features: `none`, `ball`, `box`, `sphere`, `slab`, `knn`, or several of them, such as
     /// `sphere+slab`.
     #[serde(default)]
     pub constraint: ConstraintKinds,
-    /// The share of the clean features that the constraint lets through; `none` and `box` let all.
+    /// The fraction of the clean features that lies within each set of the constraint. `none` and `box` contain all.
     #[serde(default = "defaults::quantile")]
     pub quantile: f64,
     /// The k of `knn`.
     #[serde(default = "defaults::neighbors")]
     pub neighbors: u32,
-    /// Labels of the poisons.
+    /// Which labels the poisons have.
     #[serde(default)]
     pub labels: Labels,
-    /// Steps from one choice of `adversarial` labels to the next, 0: they are chosen once; absent: as the attack says.
+    /// Number of steps after which adversarial labels are chosen again; 0 chooses them once. If absent, the default of
+    /// the attack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label_update_interval: Option<u32>,
-    /// Where the poisons start; absent: as the attack says.
+    /// Where the poisons start. If absent, the default of the attack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
-    /// Which clean sample a poison is made of; absent: as the attack says.
+    /// Which clean sample a poison is made of. If absent, the default of the attack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
-    /// How the poisons are moved.
+    /// The method that moves the poisons.
     #[serde(default)]
     pub solver: SolverKind,
-    /// Most steps of the solver, absent: as the attack says; of `conditional-gradient` the times that all poisons are
-    /// gone through again, absent: 1.
+    /// Largest number of steps of the solver. If absent, the default of the attack. With `conditional-gradient`, the
+    /// number of sweeps in which all poisons are exchanged for better ones. If absent, 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub steps: Option<u32>,
-    /// Length of the first step per coordinate, as a share of the clean features' root mean square; absent: as the
-    /// attack says. Of `norm-descent` the rate, absent: 10.
+    /// Length of the first step for each coordinate, relative to the root mean square of the clean features. If absent,
+    /// the default of the attack. With `norm-descent`, the rate. If absent, 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<f64>,
-    /// The solver stops after so many steps without improvement; absent: never.
+    /// Number of steps without improvement after which the solver stops. If absent, it does not stop for this reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience: Option<u32>,
-    /// The solver stops after so many seconds; absent: never. The result then depends on the machine.
+    /// Number of seconds after which the solver stops. If absent, there is no limit; with one, the result depends on
+    /// the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_seconds: Option<f64>,
-    /// Of an attack whose objective ends at 0, as Gradient CancelingObjective's does: the solver stops where it is
-    /// shown as this.
+    /// For an attack whose objective has the minimum 0, such as Gradient Canceling: the displayed objective at which
+    /// the solver stops.
     #[serde(default = "defaults::tolerance")]
     pub tolerance: f64,
-    /// What the attacks bring.
+    /// The fields of the attacks.
     #[serde(flatten)]
     pub own: AttackParams,
 }
@@ -79,26 +82,27 @@ mod defaults {
     }
 }
 
-/// How poisons are moved.
+/// The method that moves the poisons.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SolverKind {
     /// Gradient descent at a fixed rate, as in the paper.
     GradientDescent,
-    /// Gradient descent on the norm that Gradient CancelingObjective leaves, in sums over samples, at the rate `step`
-    /// that falls to 0 along half a cosine, as in the authors' public script.
+    /// Gradient descent on the norm of Gradient Canceling's residual, in sums over samples. The rate is `step` and
+    /// falls to 0 along half a cosine, as in the authors' public script.
     NormDescent,
     /// Adam with a cosine schedule.
     #[default]
     Adam,
     /// L-BFGS with a line search along the projected path.
     Lbfgs,
-    /// Poisons are added one by one, each the one that helps most; then each is exchanged for a better one.
+    /// The greedy conditional gradient method: poisons are added one by one, each being the one that lowers the
+    /// objective most. Afterwards, each is exchanged for a better one.
     ConditionalGradient,
 }
 
 impl Params {
-    /// Those that do not come with an attack.
+    /// The fields of the stage that do not belong to an attack.
     const FIELDS: [&str; 15] = [
         "attack",
         "poison_fraction",
@@ -117,7 +121,7 @@ impl Params {
         "tolerance",
     ];
 
-    /// What idles is not in the key, and has one value in the artifact.
+    /// What the poisons aim at, as the artifact records it. Parameters without effect have a fixed value.
     fn spec(&self, seed: u64) -> Result<AttackSpec, ParamError> {
         let knn = self.constraint.kinds().contains(&ConstraintKind::Knn);
         Ok(AttackSpec {
@@ -184,7 +188,7 @@ impl hemlock_stage::Params for Params {
             ParamError::at_least_one("patience", patience)?;
         }
         if let Some(seconds) = self.max_seconds {
-            // More makes no sense, and the clock may not hold it.
+            // A longer time is pointless, and `Duration` may not be able to represent it.
             let sensible = seconds > 0.0 && seconds <= 1e9;
             ParamError::require(sensible, "max_seconds", seconds, "above 0 and at most 1e9")?;
         }
@@ -208,7 +212,7 @@ impl hemlock_stage::Params for Params {
 }
 
 inputs! {
-    /// What the stage reads.
+    /// The inputs of the stage.
     pub struct Inputs {
         /// Features of the downstream dataset.
         features: Features = "features",
@@ -217,7 +221,7 @@ inputs! {
     }
 }
 
-/// The stage.
+/// The stage `poison-features`.
 pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {

@@ -1,4 +1,4 @@
-//! Poisons are started, moved, and, with free labels, searched for more than once.
+//! Starts poisons and moves them. With adversarial labels, it searches several times and takes the best result.
 
 use crate::{Params, SolverKind};
 use hemlock_artifact::{AttackSpec, CurvePoint, PoisonFeatures};
@@ -10,19 +10,20 @@ use hemlock_stage::{Bar, Context, StageError};
 use hemlock_threat::Constraint;
 use std::time::Duration;
 
-/// What an attack made.
+/// The poisons of one search, and how it went.
 pub(crate) struct Made {
     pub(crate) start: InitialPoisons,
     curve: Vec<CurvePoint>,
-    /// The objective at the end, and as it is shown.
+    /// The value of the objective at the end; `objective` is the displayed one.
     pub(crate) value: f64,
     objective: f64,
     stopped: Stop,
-    /// Of free labels: how much the search that began with them ended behind the best one.
+    /// With adversarial labels: the distance in the displayed objective between the best search and the search that has
+    /// adversarial labels from its own start. It is 0 if the latter is the best.
     pub(crate) gap: Option<f64>,
 }
 
-/// Starts poisons and moves them.
+/// The inputs of the search for poisons.
 pub(crate) struct Search<'a> {
     pub(crate) params: &'a Params,
     pub(crate) clean: Samples<'a>,
@@ -32,9 +33,12 @@ pub(crate) struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// With free labels every choice of clean ones may be had, too: so clean labels are searched first, free ones from
-    /// where that ended and from their own start, and the best of the three is taken. Where a follower moves on, values
-    /// cannot be compared, and there is one search.
+    /// Searches for poisons.
+    ///
+    /// Adversarial labels include clean labels as a special case, so they must not give a worse result. There are three
+    /// searches, and the best result is taken: one with clean labels, one with adversarial labels from its own start,
+    /// and one with adversarial labels from the end of the first (not with `conditional-gradient`). If the objective is
+    /// stochastic, values cannot be compared, and there is one search.
     pub(crate) fn make(&self, objective: &mut dyn Objective) -> Result<Made, StageError> {
         if self.params.labels != Labels::Adversarial || objective.is_stochastic() {
             return self.search(objective, self.params.labels, None);
@@ -53,7 +57,8 @@ impl Search<'_> {
         Ok(Made { gap: gap(&best), ..best })
     }
 
-    /// One search, with such labels, from the start that the parameters name, or from where another one ended.
+    /// One search with the given labels, either from the start that the parameters name or from the end of another
+    /// search.
     fn search(&self, objective: &mut dyn Objective, labels: Labels, from: Option<&Made>) -> Result<Made, StageError> {
         let Self { params, clean, count, constraint, ctx } = *self;
         let (solver, sweeps) = match params.solver {
@@ -70,7 +75,7 @@ impl Search<'_> {
                 let InitialPoisons { base, features, labels } = &made.start;
                 let labels = match label_update_interval {
                     Some(_) => labels.clone(),
-                    // They are chosen once.
+                    // Labels are chosen only once, here.
                     None => objective.evaluate(features.view(), labels)?.best_labels(features.view())?,
                 };
                 InitialPoisons { base: base.clone(), features: features.clone(), labels }
@@ -139,7 +144,7 @@ impl Made {
     }
 }
 
-/// The curve of an attack, shown while it grows.
+/// The curve of an attack, which is reported as progress while it grows.
 struct Record<'a> {
     ctx: &'a Context<'a>,
     bar: Box<dyn Bar>,

@@ -6,7 +6,7 @@ use hemlock_stage::Params as _;
 use hemlock_threat::Constraint;
 use serde_json::json;
 
-/// What clean labels allow free ones allow, too: whatever the attack and the solver, free labels end no worse.
+/// Adversarial labels include clean labels as a special case, so for every attack and solver their result is no worse.
 #[test]
 fn free_labels_contain_clean_ones() {
     let setting = Clouds::new();
@@ -59,7 +59,7 @@ fn free_labels_contain_clean_ones() {
             let (kept, free) = (made("clean"), made("adversarial"));
             assert_eq!(kept.gap, None);
             let gap = free.gap.unwrap();
-            // A follower starts where the last one ended, and stops within a tolerance.
+            // The inner training starts from the last head and stops within a tolerance, so values differ slightly.
             assert!(free.value <= kept.value + 1e-5, "{attack}, {solver}: {} after {}", free.value, kept.value);
             behind += usize::from(free.value < kept.value - 1e-4);
             gaps += usize::from(gap > 0.0);

@@ -1,18 +1,18 @@
-//! Random streams that depend on what they are for, never on who draws first.
+//! Random streams that are selected by what they are for, so that the order of draws never matters.
 //!
-//! Every random draw of a pipeline has a [`Purpose`], and every purpose has streams of its own: a stream's key is made
-//! of the seed, the purpose and two coordinates, word for word, so that no two streams have the same key. What an
-//! attacker draws is thus independent of what a victim draws, whatever their seeds are.
+//! Every random draw of a pipeline has a [`Purpose`], and every purpose has streams of its own. The key of a stream
+//! consists of four 64-bit words: the seed, the purpose, and two coordinates. No two streams have the same key, so what
+//! an attacker draws is independent of what a victim draws, whatever their seeds are.
 //!
-//! Where two draws are to be the same, so that what is compared differs in nothing else, they have one purpose:
+//! Draws share a purpose where they have to be equal, so that the things compared differ in nothing else:
 //!
-//! | purpose | drawn alike by |
+//! | purpose | is shared by |
 //! | --- | --- |
-//! | [`BaseImages`](Purpose::BaseImages), [`PoisonLabels`](Purpose::PoisonLabels) | attacks on features and attacks on pixels of a seed |
-//! | [`ControlSamples`](Purpose::ControlSamples) | random flips and duplicates of a seed |
-//! | [`ExtractorWeights`](Purpose::ExtractorWeights) | all methods of pre-training, the random extractor included |
-//! | `Victim…`, `HiddenLayer…`, `LinearOrder` | a victim on clean data, on poisons and on controls |
-//! | [`FollowerBatches`](Purpose::FollowerBatches) | an attack's objective, wherever it is made anew |
+//! | [`BaseImages`](Purpose::BaseImages), [`PoisonLabels`](Purpose::PoisonLabels) | attacks on features and attacks on pixels with the same seed |
+//! | [`ControlSamples`](Purpose::ControlSamples) | the controls of random flips and of duplicates with the same seed |
+//! | [`ExtractorWeights`](Purpose::ExtractorWeights) | all pre-training methods, including the random extractor |
+//! | `Victim…`, `HiddenLayer…`, `LinearOrder` | a victim's training on clean data, on poisons and on controls |
+//! | [`FollowerBatches`](Purpose::FollowerBatches) | every construction of the same attack's objective |
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 
 macro_rules! purposes {
     ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
-        /// What random numbers are for. Words are distinct, as the compiler sees to, and stand for a purpose for ever.
+        /// What random numbers are used for. The compiler checks that the words are distinct; a word never changes its
+        /// purpose.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(u64)]
         pub enum Purpose {
@@ -28,83 +29,85 @@ macro_rules! purposes {
         }
 
         impl Purpose {
-            /// All purposes.
+            /// All purposes, in the order of their declaration.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
         }
     };
 }
 
 purposes! {
-    /// The images of a pre-training set; by pool and class.
+    /// The images of a pre-training set. Coordinates: pool, class.
     PretrainingSplit = 1,
-    /// The images, or imported features, of a downstream dataset; by pool and class.
+    /// The images, or imported features, of a downstream dataset. Coordinates: pool, class.
     DownstreamSplit = 2,
-    /// A generated picture; by pool and number.
+    /// A generated picture. Coordinates: pool, number of the picture.
     Picture = 3,
-    /// Initial weights of a pre-trained extractor, and of what is trained on top of it.
+    /// Initial weights of a pre-trained extractor, and of the networks that are trained on top of it.
     ExtractorWeights = 4,
-    /// Order of its images; by epoch.
+    /// The order of the images in an extractor's training. Coordinate: epoch.
     ExtractorOrder = 5,
-    /// Views of its images; by epoch, and by image and view.
+    /// The augmented views in an extractor's training. Coordinates: epoch, image and view.
     ExtractorViews = 6,
-    /// Initial weights of the network that an attacker trains in a victim's place.
+    /// Initial weights of the surrogate: the network that an attacker trains in place of the victim's.
     SurrogateWeights = 7,
-    /// Order of its images; by epoch.
+    /// The order of the images in a surrogate's training. Coordinate: epoch.
     SurrogateOrder = 8,
-    /// Views of its images; by epoch, and by image and view.
+    /// The augmented views in a surrogate's training. Coordinates: epoch, image and view.
     SurrogateViews = 9,
-    /// Initial weights of a victim's network, or of the classifier on it.
+    /// Initial weights of a victim's network, or of the classifier on top of it.
     VictimWeights = 10,
-    /// Order of its images; by epoch.
+    /// The order of the images in a victim's training. Coordinate: epoch.
     VictimOrder = 11,
-    /// Views of its images; by epoch, and by image and view.
+    /// The augmented views in a victim's training. Coordinates: epoch, image and view.
     VictimViews = 12,
     /// Initial weights of a victim with a hidden layer.
     HiddenLayerWeights = 13,
-    /// Order of its samples.
+    /// The order of the samples in the training of a victim with a hidden layer.
     HiddenLayerOrder = 14,
-    /// Order of the samples of a linear victim that is trained by stochastic gradient descent.
+    /// The order of the samples in the training of a linear victim by stochastic gradient descent.
     LinearOrder = 15,
-    /// Wrong labels that a target head is trained on.
+    /// The wrong labels that a target head is trained on.
     TargetLabels = 16,
-    /// The clean samples that poisons are made of, on features and on pixels.
+    /// The clean samples that poisons are made of, for attacks on features and on pixels.
     BaseImages = 17,
     /// Random labels of poisons.
     PoisonLabels = 18,
     /// Random features that poisons start from.
     PoisonFeatures = 19,
-    /// Batches of a follower who descends while an attack goes on.
+    /// Batches of the inner problem's gradient descent in an attack (TGDA).
     FollowerBatches = 20,
     /// The images that get error-minimising noise.
     NoisedImages = 21,
-    /// The clean samples of controls.
+    /// The clean samples that controls flip or duplicate.
     ControlSamples = 22,
     /// Random labels of controls.
     ControlLabels = 23,
     /// Initial weights of a decoder.
     DecoderWeights = 24,
-    /// Order of its images.
+    /// The order of the images in a decoder's training.
     DecoderOrder = 25,
-    /// The images that it is measured on.
+    /// The held-out images on which a decoder is measured.
     DecoderHeldOut = 26,
-    /// Some of many samples, where all would take too long. Of the seed 0: it is no part of an experiment.
+    /// A subset of many samples, where all of them would take too long. The seed is always 0, because this choice is no
+    /// part of an experiment.
     Excerpt = 27,
-    /// Weights that are replaced before anybody sees them. Of the seed 0.
+    /// Weights that are replaced before anything reads them. The seed is always 0.
     Placeholder = 28,
-    /// Tests and benchmarks.
+    /// Draws in tests and benchmarks.
     Test = 29,
-    /// Random features that refined images begin at, as a control.
+    /// Random features that the control of refinement starts from.
     RefinementFeatures = 30,
 }
 
 impl Purpose {
-    /// The generator of the stream of that seed.
+    /// The generator of this purpose's stream for `seed`, at the coordinates 0 and 0.
     #[must_use]
     pub fn of(self, seed: u64) -> ChaCha8Rng {
         self.at(seed, [0, 0])
     }
 
-    /// The generator of the stream of that seed at two coordinates, which the purpose names.
+    /// The generator of this purpose's stream for `seed`, at two coordinates. [`Purpose`] says what the coordinates
+    /// are.
     #[must_use]
     pub fn at(self, seed: u64, [first, second]: [u64; 2]) -> ChaCha8Rng {
         let mut key = [0; 32];
@@ -115,42 +118,42 @@ impl Purpose {
     }
 }
 
-/// Whose network is trained.
+/// Whose network is trained. It selects the streams of the training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Trained {
     /// An extractor, in pre-training.
     Extractor,
-    /// A network that an attacker trains in a victim's place.
+    /// A surrogate: a network that an attacker trains in place of the victim's.
     Surrogate,
-    /// A victim.
+    /// A victim's network.
     #[default]
     Victim,
 }
 
 impl Trained {
-    /// The stream of its initial weights.
+    /// The stream of the network's initial weights.
     #[must_use]
     pub fn weights(self, seed: u64) -> ChaCha8Rng {
         let [weights, ..] = self.purposes();
         weights.of(seed)
     }
 
-    /// The stream of the order of its images in an epoch, counted from 0.
+    /// The stream of the order of the training images in `epoch`, counted from 0.
     #[must_use]
     pub fn order(self, seed: u64, epoch: usize) -> ChaCha8Rng {
         let [_, order, _] = self.purposes();
         order.at(seed, [epoch as u64, 0])
     }
 
-    /// The stream of one augmented view, 0 or 1, of the image of that number in an epoch, counted from 0.
+    /// The stream of one augmented view (`view` is 0 or 1) of image number `image` in `epoch`, counted from 0.
     #[must_use]
     pub fn view(self, seed: u64, epoch: usize, image: usize, view: usize) -> ChaCha8Rng {
         let [.., views] = self.purposes();
         views.at(seed, [epoch as u64, 2 * image as u64 + view as u64])
     }
 
-    /// Weights, order and views.
+    /// The purposes of weights, order and views, in this order.
     fn purposes(self) -> [Purpose; 3] {
         match self {
             Self::Extractor => [Purpose::ExtractorWeights, Purpose::ExtractorOrder, Purpose::ExtractorViews],
@@ -168,8 +171,8 @@ mod tests {
 
     const SEEDS: [u64; 5] = [0, 1, 2, 29, u64::MAX];
 
-    /// Seeds, purposes and coordinates that are each other's values: were two words swapped or added, streams would
-    /// meet.
+    /// Seeds, purposes and coordinates take each other's values here. If the key swapped or added two of its words,
+    /// some streams would coincide.
     #[test]
     fn no_two_streams_agree() {
         let mut seen = BTreeMap::new();
@@ -198,7 +201,7 @@ mod tests {
         assert_eq!(Purpose::Test.of(0).next_u64(), pinned, "another value changes every result");
     }
 
-    /// Of one seed, whoever trains has weights, an order and views of its own.
+    /// For one seed, every kind of training has weights, an order and views of its own.
     #[test]
     fn nobody_trains_as_another_does() {
         let all = [Trained::Extractor, Trained::Surrogate, Trained::Victim];

@@ -1,11 +1,11 @@
-//! Nobody seeds a generator but the streams.
+//! Only the crate `streams` creates random generators from seeds.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-/// The Rust files below a folder.
+/// Collects the Rust files below a folder.
 fn files(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -24,7 +24,7 @@ fn all_draws_have_a_purpose() {
     let (mut looked, mut seeded) = (0, Vec::new());
     for room in fs::read_dir(crates).unwrap().map(|entry| entry.unwrap().path()) {
         let name = room.file_name().unwrap().to_str().unwrap();
-        // What is timed is no experiment.
+        // Benchmarks are no experiments, so they may seed generators directly.
         if ["streams", "bench"].contains(&name) || !room.join("src").is_dir() {
             continue;
         }

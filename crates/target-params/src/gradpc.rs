@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Norm {
-    /// The Euclidean norm.
+    /// The Euclidean norm of all parameters.
     #[default]
     L2,
-    /// The largest absolute value.
+    /// The largest absolute value of a parameter.
     Linf,
 }
 
 impl Norm {
-    /// The norm of packed parameters.
+    /// The norm of packed parameters `[K, d + 1]`.
     #[must_use]
     pub fn of(self, v: &Array2<f64>) -> f64 {
         match self {
@@ -26,7 +26,7 @@ impl Norm {
         }
     }
 
-    /// Moves `v` to the nearest point of the ball around 0.
+    /// Projects `v` onto the ball of radius `radius` around 0.
     fn project(self, v: &mut Array2<f64>, radius: f64) {
         match self {
             Self::L2 => {
@@ -40,27 +40,30 @@ impl Norm {
     }
 }
 
-/// How far and how fast to ascend.
+/// Parameters of the ascent.
 #[derive(Debug, Clone, Copy)]
 pub struct Ascent {
-    /// Norm of the ball and of a step.
+    /// Norm of the ball and of the steps.
     pub norm: Norm,
-    /// Radius of the ball around the start, absolute.
+    /// Radius of the ball around the start, in the units of the parameters.
     pub radius: f64,
-    /// Length of a step, absolute.
+    /// Length of a step, in the units of the parameters.
     pub step: f64,
     /// Number of steps.
     pub steps: u32,
-    /// Most parameters that may be corrupted: those of the largest corruption. `None`: all.
+    /// Largest number of parameters that are corrupted: those with the largest corruption. `None` allows all.
     pub coordinates: Option<usize>,
 }
 
-/// Ascends the summed loss of `samples` from `start`: `v <- Proj(v + step * g / |g|)`, `g` the gradient at `start + v`
-/// and the projection that onto the ball, after all but the largest coordinates were set to zero. `visit` sees the head
-/// before the first step and after every one.
+/// Ascends the summed loss of `samples`, starting from `start`.
+///
+/// A step is `v <- Proj(v + step * g / |g|)`, where `g` is the gradient at `start + v`. The projection first sets all
+/// but the largest `coordinates` of `v` to zero, and then projects onto the ball. `visit` is called with the number of
+/// steps and the head, before the first step and after every one.
 ///
 /// # Errors
-/// Samples that do not fit the head, parameters that stop being finite, or what `visit` returns.
+/// Returns an error if the samples do not fit the head, if the parameters stop being finite, or if `visit` returns an
+/// error.
 pub fn ascend<E: From<HeadError>>(
     start: &Head,
     samples: &[Samples<'_>],
@@ -72,7 +75,7 @@ pub fn ascend<E: From<HeadError>>(
     visit(0, &head)?;
     for step in 1..=ascent.steps {
         let gradient = gradient_sum(&head, samples)?;
-        // At an exact minimum there is no direction to go.
+        // At an exact minimum, the gradient is zero and has no direction.
         let length = ascent.norm.of(&gradient).max(f64::MIN_POSITIVE);
         v.scaled_add(ascent.step / length, &gradient);
         if let Some(count) = ascent.coordinates {
@@ -85,7 +88,7 @@ pub fn ascend<E: From<HeadError>>(
     Ok(head)
 }
 
-/// Sets all but the `count` entries of largest absolute value to zero; of equal ones the first stay.
+/// Sets all entries to zero except the `count` largest in absolute value. Of equal ones, the first are kept.
 fn keep_largest(v: &mut Array2<f64>, count: usize) {
     let mut order: Vec<(usize, f64)> = v.iter().map(|x| x.abs()).enumerate().collect();
     order.sort_by(|a, b| b.1.total_cmp(&a.1));
@@ -95,8 +98,8 @@ fn keep_largest(v: &mut Array2<f64>, count: usize) {
 
 #[cfg(test)]
 mod tests {
-    //! GradPC against an independent float64 implementation (numpy): `head_reference.json` holds its data and its
-    //! answer for 30 steps of a tenth of the radius, in a ball of half the clean head's norm.
+    //! Compares GradPC with an independent float64 implementation (numpy). `head_reference.json` holds its data, and
+    //! its result for 30 steps of a tenth of the radius in a ball whose radius is half the norm of the clean head.
 
     use super::*;
     use hemlock_head::mean_loss;
@@ -132,7 +135,7 @@ mod tests {
         assert_eq!(visited, 31);
         let expected = matrix(&reference["gradpc_l2_half_radius"]);
         let off = (&target.packed() - &expected).iter().fold(0.0f64, |m, x| m.max(x.abs()));
-        // The clean head is known to about 1e-6, and normalised steps keep that error.
+        // The clean head is known to about 1e-6, and normalised steps do not increase this error much.
         assert!(off < 1e-5, "largest difference {off:e}");
         let loss = mean_loss(&target, &[samples]).unwrap();
         assert!((loss - reference["gradpc_mean_loss"].as_f64().unwrap()).abs() < 1e-6);
@@ -153,7 +156,7 @@ mod tests {
         };
         let at_start = mean_loss(&clean, &[samples]).unwrap();
         let (ball, cube) = (loss(Norm::L2, None), loss(Norm::Linf, None));
-        // The box holds the ball, so its corner is worse for the head.
+        // The box contains the ball, so the loss at its corner is larger.
         assert!(cube > ball && ball > at_start, "{at_start} {ball} {cube}");
         let few = loss(Norm::L2, Some(3));
         assert!(few < ball && few > at_start, "{few}");

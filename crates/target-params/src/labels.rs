@@ -1,4 +1,4 @@
-//! Wrong labels, for heads that are trained on them.
+//! Wrong labels for training target heads.
 
 use hemlock_streams::Purpose;
 use rand::{RngExt, seq::index};
@@ -6,14 +6,14 @@ use rand::{RngExt, seq::index};
 /// Which wrong label a sample gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
-    /// Any other class, uniformly.
+    /// A random other class, uniformly.
     Random,
-    /// The next class, the first after the last.
+    /// The next class; the first class follows the last.
     Next,
 }
 
-/// The labels, of which a share, drawn at random, is replaced by wrong ones. With one seed, a larger share holds the
-/// samples of a smaller one.
+/// The labels after a random fraction `share` of them has been replaced by wrong ones. With the same seed, a larger
+/// fraction includes the samples of a smaller one.
 #[must_use]
 pub fn wrong_labels(labels: &[u32], classes: usize, wrong: Wrong, share: f64, seed: u64) -> Vec<u32> {
     let mut rng = Purpose::TargetLabels.of(seed);

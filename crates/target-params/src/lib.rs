@@ -1,8 +1,13 @@
-//! Stage: target parameters for the head.
+//! Stage: the target head, which an attack wants victims to learn.
 //!
-//! Trains the clean head to its minimum, then finds a worse one: by GradPC (gradient-based parameter corruption),
-//! normalised ascent of the training loss inside a ball around the clean head, or by training on wrong labels. Says how
-//! many poisons such a target takes at least, and picks the strongest one that a budget can reach.
+//! Trains the clean head to its minimum, and then makes a worse head from it:
+//!
+//! - by GradPC (gradient-based parameter corruption), which is normalised ascent of the training loss inside a ball
+//!   around the clean head, or
+//! - by training on wrong labels.
+//!
+//! For every target, the stage computes lower bounds of the poison fraction that the target needs. It can choose the
+//! strongest target that a given poison fraction can reach according to the bounds.
 
 mod gradpc;
 mod labels;
@@ -18,72 +23,74 @@ use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds, Sees, poison_f
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Halvings of the range in which the strongest target lies that is reachable, or that calibration leaves something of.
+/// Number of bisections in the search for the strongest target that is reachable, or that calibration can rescale.
 const HALVINGS: u32 = 10;
 
-/// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
+/// Parameters of the stage. Parameters that have no effect with the chosen method are ignored and are not part of the
+/// key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
-    /// How the target is made.
+    /// How the target head is made.
     pub method: Method,
-    /// Of GradPC: radius of the ball around the clean head, or `reachable`.
+    /// With GradPC: the radius of the ball around the clean head, or `reachable`.
     pub radius: Strength,
-    /// Norm of the ball.
+    /// Norm of the ball and of the steps.
     pub norm: Norm,
-    /// What the radius is measured in.
+    /// Unit of the radius.
     pub radius_unit: RadiusUnit,
-    /// Steps of the ascent.
+    /// Number of steps of the ascent.
     pub steps: u32,
-    /// Length of a step, as a share of the radius.
+    /// Length of a step, as a fraction of the radius.
     pub step: f64,
-    /// Most parameters that are corrupted, those of the largest corruption; absent: all.
+    /// Largest number of parameters that are corrupted: those with the largest corruption. If absent, all may be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub coordinates: Option<u32>,
-    /// Of GradPC: the splits whose loss is ascended.
+    /// With GradPC: the splits whose loss is ascended.
     pub sees: Sees,
-    /// Of `flipped-labels` and `shifted-labels`: the share of wrong labels, or `reachable`.
+    /// With `flipped-labels` and `shifted-labels`: the fraction of wrong labels, or `reachable`.
     pub share: Strength,
-    /// What is done to the target at the end.
+    /// How the target is calibrated at the end.
     pub calibration: Calibration,
-    /// Where calibration leaves nothing of a target that strong: whether the strongest is taken of which it leaves
-    /// something.
+    /// If calibration fails because the target is too strong: whether to take the strongest target for which it
+    /// succeeds, instead of an error.
     pub step_back: bool,
-    /// For `reachable`: the budget, poisons as a share of the clean training count.
+    /// With `reachable`: the poison fraction, which is the number of poisons divided by the number of clean training
+    /// samples.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poison_fraction: Option<f64>,
-    /// Where poisons may lie, for the bounds of their number: as in `[poison-features]`.
+    /// The constraint of the poison fraction bounds, as in `[poison-features]`.
     pub constraint: ConstraintKinds,
-    /// The share of the clean features that the constraint lets through.
+    /// The fraction of the clean features that lies within each set of the constraint.
     pub quantile: f64,
     /// The k of `knn`.
     pub neighbors: u32,
-    /// Weight decay of the head, for the attacker and the victim alike. The bias is not decayed.
+    /// Weight decay of the head, for attackers and victims. Biases are not decayed.
     pub weight_decay: f64,
-    /// Gradient norm of the mean objective at which the clean head counts as trained.
+    /// Gradient norm of the mean objective at which training counts as converged.
     pub tolerance: f64,
 }
 
-/// How a target is made.
+/// How a target head is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// The clean head, corrupted along the gradient of its loss.
+    /// The clean head is moved along the gradient of its loss.
     #[default]
     Gradpc,
-    /// A head that was trained on data of which a share has a random wrong label.
+    /// A head is trained on data where a fraction of the samples has a random wrong label.
     FlippedLabels,
-    /// A head that was trained on data of which a share has the label of the next class.
+    /// A head is trained on data where a fraction of the samples has the label of the next class.
     ShiftedLabels,
 }
 
-/// How strong a target is.
+/// How strong a target is: its radius, or its fraction of wrong labels.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub enum Strength {
-    /// So strong.
+    /// The given strength.
     Of(f64),
-    /// As strong as the budget can reach, by the bounds.
+    /// The largest strength that the poison fraction can reach, according to the support bound.
     Reachable,
 }
 
@@ -108,24 +115,24 @@ impl From<Strength> for Value {
     }
 }
 
-/// What a radius is measured in.
+/// The unit of a radius.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RadiusUnit {
-    /// Norms of the clean head, bias included, in the norm of the ball.
+    /// The norm of the clean head, including the bias, in the norm of the ball.
     CleanNorm,
-    /// Parameters' own units.
+    /// The units of the parameters.
     Absolute,
 }
 
-/// What is done to the target at the end.
+/// How a target is calibrated at the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Calibration {
-    /// Nothing, as in the paper.
+    /// It is not calibrated, as in the paper.
     None,
-    /// Scale and biases minimise the training objective again, which makes the target reachable for few poisons: see
-    /// [`hemlock_head::calibrate`].
+    /// The scale and the biases minimise the training objective again. Fewer poisons are then needed to reach the
+    /// target: see [`hemlock_head::calibrate`].
     ScaleAndBias,
 }
 
@@ -154,7 +161,7 @@ impl Default for Params {
 }
 
 impl Params {
-    /// The name of the field that says how strong the target is, and that field.
+    /// The name and the value of the field that determines the strength of the target.
     fn strength(&self) -> (&'static str, Strength) {
         match self.method {
             Method::Gradpc => ("radius", self.radius),
@@ -191,14 +198,14 @@ impl hemlock_stage::Params for Params {
 }
 
 inputs! {
-    /// What the stage reads.
+    /// The inputs of the stage.
     pub struct Inputs {
         /// Features of the downstream dataset.
         features: Features = "features",
     }
 }
 
-/// The stage.
+/// The stage `target-params`.
 pub struct Stage;
 
 impl hemlock_stage::Stage for Stage {
@@ -213,7 +220,7 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = Inputs;
     type Output = TargetParams;
 
-    /// GradPC draws nothing; wrong labels are drawn.
+    /// GradPC draws no random numbers; wrong labels are drawn.
     fn seeded(params: &Params) -> bool {
         params.method != Method::Gradpc
     }
@@ -227,7 +234,7 @@ impl hemlock_stage::Stage for Stage {
                 "radius" | "norm" | "radius_unit" | "steps" | "step" | "coordinates" | "sees" => gradpc,
                 "share" => !gradpc,
                 "poison_fraction" => reachable,
-                // Where it is allowed it is no choice.
+                // If stepping back is allowed, it is not part of the key, because it only replaces an error.
                 "step_back" => !params.step_back && params.calibration != Calibration::None && !reachable,
                 "quantile" => params.constraint.has_quantile(),
                 "neighbors" => params.constraint.kinds().contains(&ConstraintKind::Knn),
@@ -268,7 +275,7 @@ impl hemlock_stage::Stage for Stage {
     }
 }
 
-/// A target, and the way to it.
+/// A target head and the path that leads to it.
 type Made = (Head, Vec<PathPoint>);
 
 fn name(method: Method) -> &'static str {
@@ -279,14 +286,14 @@ fn name(method: Method) -> &'static str {
     }
 }
 
-/// The largest number of two decimal digits that is not above `x`, which is above 0.
+/// Rounds `x`, which is above 0, down to two significant digits.
 fn rounded_down(x: f64) -> f64 {
     let digits = (1 - x.log10().floor() as i32).clamp(-300, 300);
     let scale = 10f64.powi(digits.abs());
     if digits < 0 { (x / scale).floor() * scale } else { (x * scale).floor() / scale }
 }
 
-/// The head that training on clean data ends at, and its gradient norm.
+/// Trains the clean head. Returns it with its gradient norm.
 fn train_clean(params: &Params, train: Samples, ctx: &Context) -> Result<(Head, f64), StageError> {
     let bar = ctx.progress.start("clean head", 0, "steps");
     let options = FitOptions { gradient_tolerance: params.tolerance, ..FitOptions::new(params.weight_decay) };
@@ -306,20 +313,20 @@ fn train_clean(params: &Params, train: Samples, ctx: &Context) -> Result<(Head, 
     Ok((clean.head, clean.gradient_norm))
 }
 
-/// What targets are made of and measured on.
+/// The inputs of the search for a target.
 struct Search<'a> {
     params: &'a Params,
     clean: &'a Head,
     train: Samples<'a>,
     test: Samples<'a>,
-    /// Whose loss GradPC ascends.
+    /// The samples whose loss GradPC ascends.
     raised: Vec<Samples<'a>>,
     constraint: &'a Constraint,
     ctx: &'a Context<'a>,
 }
 
 impl Search<'_> {
-    /// The target of that strength, and the way to it; `None` where calibration leaves nothing of it.
+    /// The target of the given strength and the path to it; `None` if calibration fails because no positive scale fits.
     fn target(&self, strength: f64) -> Result<Option<Made>, StageError> {
         let mut path = Vec::new();
         let made = self.make(strength, &mut |step, head| {
@@ -333,8 +340,8 @@ impl Search<'_> {
         Ok(Some((target, path)))
     }
 
-    /// The target of that strength. Where calibration leaves nothing of it, the strongest of which it leaves something,
-    /// and what was stepped back.
+    /// The target of the strength that was asked for. If calibration fails for it, the strongest target for which it
+    /// succeeds, together with a record of the change.
     fn as_asked(&self, field: &'static str, asked: f64) -> Result<(Made, Option<SteppedBack>), StageError> {
         if let Some(made) = self.target(asked)? {
             return Ok((made, None));
@@ -348,7 +355,7 @@ impl Search<'_> {
                 "leaves nothing of any target up to `{field}` {asked}, as the reverse of each fits better; expected \"none\""
             )));
         };
-        // A number that can stand in a spec.
+        // The strength should be a number that is short enough for a spec.
         let short = rounded_down(most);
         let used = if short > 0.0 && leaves(short)? { short } else { most };
         if !self.params.step_back {
@@ -364,8 +371,8 @@ impl Search<'_> {
         Ok((made, Some(SteppedBack { field: field.to_owned(), asked, used })))
     }
 
-    /// The largest strength below `most` of which something holds, by halving: it holds of all that are smaller.
-    /// `None`: not even of the smallest that is tried.
+    /// The largest strength below `most` for which `holds` returns true, by bisection. `holds` has to be true for all
+    /// strengths below that. Returns `None` if it is false for the smallest strength that is tried.
     fn strongest(
         &self,
         most: f64,
@@ -385,18 +392,18 @@ impl Search<'_> {
         Ok((low > 0.0).then_some(low))
     }
 
-    /// The strongest target whose bound fits the budget, and the way to it. Bounds grow with the strength, so that
-    /// halving finds it.
+    /// The strongest target whose support bound is at most the poison fraction, and the path to it. Bisection finds it,
+    /// because bounds grow with the strength.
     fn strongest_reachable(&self, field: &'static str) -> Result<Made, StageError> {
         let budget = self.params.poison_fraction.expect("a reachable target was checked to have a budget");
         let bound = |strength: f64| -> Result<f64, StageError> {
             let made = self.make(strength, &mut |_, _| Ok(()))?;
-            // Nothing is left of some heads.
+            // Targets that cannot be calibrated do not count as reachable.
             let Some(target) = self.calibrated(made)? else { return Ok(f64::INFINITY) };
             Ok(poison_fraction_bounds(&target, self.train.reborrow(), self.constraint, self.params.weight_decay)?
                 .support)
         };
-        // A clean norm, or all labels wrong: beyond that nothing is left of a head.
+        // The upper end is the norm of the clean head, or all labels wrong. Stronger targets are not useful.
         let absolute = self.params.method == Method::Gradpc && self.params.radius_unit == RadiusUnit::Absolute;
         let most = if absolute { self.clean_norm() } else { 1.0 };
         let (mut weakest, mut lowest) = (most, f64::INFINITY);
@@ -422,7 +429,8 @@ impl Search<'_> {
         self.params.norm.of(&self.clean.packed().to_owned())
     }
 
-    /// A target of that strength, not yet calibrated. `visit` sees the heads on the way, the clean one first.
+    /// A target of the given strength before calibration. `visit` is called with the heads of the path, the clean head
+    /// first.
     fn make(
         &self,
         strength: f64,
@@ -471,7 +479,7 @@ impl Search<'_> {
         Ok(target.head)
     }
 
-    /// The target as it is to be in the end; `None` where nothing is left of it.
+    /// The target after calibration, if there is any; `None` if no positive scale fits.
     fn calibrated(&self, target: Head) -> Result<Option<Head>, HeadError> {
         if self.params.calibration == Calibration::None {
             return Ok(Some(target));

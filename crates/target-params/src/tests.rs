@@ -1,5 +1,5 @@
-//! The stage on features of few samples in many dimensions: most of their clean head's norm is of no use, so that a
-//! short way turns it around.
+//! Tests the stage on few samples in many dimensions. Most of the clean head's norm fits noise, so that a short ascent
+//! reverses the head.
 
 use super::*;
 use hemlock_artifact::{FeatureSplit, Normalization};
@@ -44,7 +44,7 @@ fn run(fields: Value) -> Result<TargetParams, StageError> {
     context(3, |ctx| Stage::run(&params(fields), Inputs { features: features() }, ctx))
 }
 
-/// Every way of making targets, one that is too strong for calibration, and the field that says how strong.
+/// One target that is too strong for calibration for every way of making targets, and the field with its strength.
 fn too_strong() -> [(Value, &'static str); 5] {
     [
         (json!({ "radius": 3.0 }), "radius"),
@@ -67,14 +67,14 @@ fn a_target_that_calibration_leaves_nothing_of_is_the_strongest_that_it_leaves_s
         let SteppedBack { field: named, asked, used } = made.stepped_back.clone().unwrap_or_else(|| panic!("{fields}"));
         assert_eq!((named.as_str(), asked), (field, fields[field].as_f64().unwrap()));
         assert!(used < asked && used > 0.0, "{fields}: {used}");
-        // It is a number of two digits, and the target that a spec would get that asks for it.
+        // It has two significant digits, and the result is that of a spec that asks for it.
         assert_eq!(format!("{used:.1e}").parse::<f64>().unwrap(), used, "{fields}");
         let same = run(with(field, used.into())).unwrap();
         assert_eq!((same.stepped_back, same.target, same.path), (None, made.target, made.path), "{fields}");
-        // And there is no stronger one: two digits are a tenth at most.
+        // No stronger target works: rounding down to two digits loses at most a tenth.
         let stronger = run(with(field, (1.1 * used).into())).unwrap();
         assert!(stronger.stepped_back.is_some_and(|s| s.used <= used), "{fields}");
-        // Whoever asks for that strength or nothing is told.
+        // Without `step_back`, the error names the strength that works.
         let refused = run(with("step_back", false.into())).unwrap_err().to_string();
         assert!(refused.contains("calibration") && refused.contains(&format!("at most {used},")), "{refused}");
     }
@@ -92,7 +92,8 @@ fn what_works_is_as_it_was_asked_for() {
     }
 }
 
-/// Where nothing is stepped back, keys are those of before there was a choice.
+/// If stepping back is allowed, `step_back` is not part of the key, so that it equals keys from before the field
+/// existed.
 #[test]
 fn only_a_choice_is_in_the_key() {
     let key = |fields: Value| Stage::key_params(&params(fields)).unwrap();

@@ -1,4 +1,4 @@
-//! Sets that poisoned features may have to lie in, the projections onto them, and how far they reach.
+//! Sets that poisoned features may have to lie in, projections onto them, and their support functions.
 
 mod convex;
 mod kinds;
@@ -14,53 +14,57 @@ use rayon::prelude::*;
 
 use hemlock_head::Samples;
 
-/// A point counts as inside when it is no farther from a set than this share of its norm.
+/// Tolerance of [`Constraint::holds`]: a point counts as inside if its distance to each set is at most this, times
+/// `1 +` its norm.
 const INSIDE: f64 = 1e-6;
-/// Halvings of a line of which one end lies inside.
+/// Number of bisections of a line whose one end lies inside.
 const HALVINGS: u32 = 40;
-/// Rows that one thread projects at a time.
+/// Number of rows that one thread projects at a time.
 const ROWS: usize = 32;
 
-/// Where poisoned features may lie: a closed set in feature space for each label.
+/// The constraint on poisoned features: a closed set in feature space for each label.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Constraint {
-    /// What they lie in all of; nothing: all of space.
+    /// Convex sets, all of which must contain the features. Without any, the whole space is allowed.
     convex: Vec<Convex>,
-    /// Where there are several, a point of all of them for each label.
+    /// If there are several convex sets, a point in their intersection for each label; otherwise empty.
     anchors: Vec<Array1<f64>>,
-    /// And near which samples of each class.
+    /// The neighbourhoods of the classes, if `knn` is one of the kinds.
     near: Option<Vec<Near>>,
 }
 
-/// A set that cannot be made of the clean samples.
+/// Reasons why the clean samples do not define a constraint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConstraintError {
-    /// A class in which there is nothing to measure.
+    /// A class has no samples.
     #[error("class {0} has no training sample, and so no centroid to constrain its poisons by")]
     EmptyClass(usize),
-    /// A class with too few samples for a neighbourhood.
+    /// A class has too few samples for `knn`.
     #[error("class {class} has {found} training samples; `knn` with {neighbors} neighbors needs at least {}", neighbors + 1)]
     FewNeighbors {
         /// The class.
         class: usize,
-        /// Its samples.
+        /// The number of its samples.
         found: usize,
-        /// The neighbours asked for.
+        /// The number of neighbours, k.
         neighbors: usize,
     },
-    /// Sets that have no point in common.
+    /// The sets of a class have no point in common.
     #[error("no point of class {0} meets all constraints: raise `quantile`, or leave out a constraint")]
     Empty(usize),
 }
 
 impl Constraint {
-    /// The intersection of `kinds`, each of which lets through a share `quantile` of the clean samples (of a class;
-    /// `box` lets through all). `neighbors` is the k of `knn`. Sphere and slab are those of Steinhardt et al. (2017);
-    /// where there are more than two classes, the slab lies across the line from the mean of the other centroids to the
-    /// class's own.
+    /// The intersection of `kinds`, measured on the clean samples. `neighbors` is the k of `knn`.
+    ///
+    /// A fraction `quantile` of the clean samples lies within each set: of all samples for `ball`, of the samples of
+    /// the class for `sphere`, `slab` and `knn`. All samples lie within `box`. Sphere and slab follow Steinhardt et al.
+    /// (2017). With more than two classes, the slab is bounded along the line from the mean of the other centroids to
+    /// the class's own.
     ///
     /// # Errors
-    /// A class without samples, or with too few, and sets without a common point.
+    /// Returns an error if a class has no samples although some set needs centroids, if a class has at most `neighbors`
+    /// samples and `knn` is one of the kinds, or if the sets of a class have no point in common.
     pub fn new(
         kinds: &ConstraintKinds,
         clean: Samples<'_>,
@@ -86,7 +90,7 @@ impl Constraint {
         Ok(constraint)
     }
 
-    /// Finds the points that all sets have in common, where there are several.
+    /// If there are several convex sets, finds a point in their intersection for each label.
     fn anchor(&mut self, clean: Samples<'_>) -> Result<(), ConstraintError> {
         if self.convex.len() < 2 {
             return Ok(());
@@ -103,11 +107,11 @@ impl Constraint {
         Ok(())
     }
 
-    /// The set itself if it has an end, and else the part of it that lies no farther from the origin than the argmax
-    /// clean sample.
+    /// The constraint itself if it is bounded. Otherwise its intersection with the ball around the origin whose radius
+    /// is the largest norm of a clean sample.
     ///
     /// # Errors
-    /// A class without samples, and sets without a common point.
+    /// Returns an error if the intersection is needed and a class has no samples, or no point in common with the ball.
     pub fn bounded(&self, clean: Samples<'_>) -> Result<Self, ConstraintError> {
         let mut bounded = self.clone();
         let ends = |set: &Convex| !matches!(set, Convex::Slab(_));
@@ -118,20 +122,20 @@ impl Constraint {
         Ok(bounded)
     }
 
-    /// A ball of that radius around the origin.
+    /// The ball of radius `radius` around the origin, for all labels.
     #[must_use]
     pub fn ball(radius: f64) -> Self {
         Self { convex: vec![Convex::Ball(radius)], ..Self::default() }
     }
 
-    /// Whether it is all of space.
+    /// Whether the constraint is the whole space.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.convex.is_empty() && self.near.is_none()
     }
 
-    /// Moves every row of `features`, `[m, d]`, to the nearest point of its label's set; with `knn`, which is not
-    /// convex, to a near point of it.
+    /// Moves every row of `features`, `[m, d]`, to the nearest point of its label's set. With `knn`, which is not
+    /// convex, the row moves to some near point of the set.
     pub fn project(&self, features: &mut Array2<f64>, labels: &[u32]) {
         if self.is_none() {
             return;
@@ -145,13 +149,15 @@ impl Constraint {
         );
     }
 
-    /// An upper bound of `<direction, z>` over a label's set; infinite where there is none.
+    /// An upper bound of `<direction, z>` over a label's set. It is infinite if the set has no known bound in this
+    /// direction.
     #[must_use]
     pub fn support(&self, direction: ArrayView1<'_, f64>, label: usize) -> f64 {
         self.extreme(direction, label).0
     }
 
-    /// [`Constraint::support`], and a point that has it; zero where it is infinite.
+    /// [`Constraint::support`], and a point that attains it; zero if the bound is infinite. The bound is that of the
+    /// one set that reaches least in this direction, so the point may lie outside of the others.
     #[must_use]
     pub fn extreme(&self, direction: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>) {
         let convex = self.convex.iter().map(|set| set.extreme(direction, label));
@@ -161,7 +167,7 @@ impl Constraint {
         convex.chain(near).fold(none, |least, next| if next.0 < least.0 { next } else { least })
     }
 
-    /// Whether a point lies in a label's set, but for rounding.
+    /// Whether a point lies in a label's set, with a tolerance for rounding.
     #[must_use]
     pub fn holds(&self, z: ArrayView1<'_, f64>, label: usize) -> bool {
         let slack = INSIDE * (1.0 + norm(z));
@@ -178,8 +184,8 @@ impl Constraint {
         self.convex.iter().all(|set| off(set) <= slack)
     }
 
-    /// Where alternating projections end too early, at sets that hardly overlap: the rest of the way on the line to a
-    /// point inside.
+    /// Moves `row` towards the point `anchor` until it is inside of all convex sets. This is needed where Dykstra's
+    /// algorithm stops too early, because the sets hardly overlap.
     fn draw_inside(&self, mut row: ArrayViewMut1<'_, f64>, anchor: &Array1<f64>, label: usize) {
         if self.convex_holds(row.view(), label) {
             return;
@@ -214,11 +220,11 @@ impl Constraint {
     }
 }
 
-/// The rows of every class, and their means.
+/// The rows of every class, and the centroids of the classes.
 struct ClassRows<'a> {
     clean: Samples<'a>,
     rows: Vec<Vec<usize>>,
-    /// `[K, d]`.
+    /// The centroids, `[K, d]`.
     centroids: Array2<f64>,
 }
 
@@ -238,21 +244,21 @@ impl<'a> ClassRows<'a> {
         Ok(Self { clean, rows, centroids })
     }
 
-    /// The samples of a class.
+    /// The samples of a class, `[n, d]`.
     fn select(&self, class: usize) -> Array2<f64> {
         self.clean.select(&self.rows[class])
     }
 }
 
-/// The mean of the samples of every class, `[K, d]`.
+/// The centroid of every class, `[K, d]`.
 ///
 /// # Errors
-/// A class without samples.
+/// Returns an error if a class has no samples.
 pub fn class_means(clean: Samples<'_>) -> Result<Array2<f64>, ConstraintError> {
     Ok(ClassRows::of(clean)?.centroids)
 }
 
-/// A vector over its length; zero stays zero.
+/// The unit vector in a direction; zero for a direction of zero.
 fn unit(direction: ArrayView1<'_, f64>) -> Array1<f64> {
     &direction / norm(direction).max(f64::MIN_POSITIVE)
 }
@@ -261,10 +267,10 @@ fn norm(row: ArrayView1<'_, f64>) -> f64 {
     row.dot(&row).sqrt()
 }
 
-/// The smallest value that at least a share `quantile` of the values do not exceed.
+/// The smallest of the values that at least a fraction `quantile` of them does not exceed.
 fn at_quantile(mut values: Vec<f64>, quantile: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    // Rounding may lift a whole number a little.
+    // Rounding may raise a product that is a whole number, and `ceil` would then give the next one.
     let rank = (quantile * values.len() as f64 - 1e-9).ceil() as usize;
     values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
 }
@@ -315,7 +321,7 @@ mod tests {
 
     #[test]
     fn box_sphere_and_slab_by_hand() {
-        // Class 0 around (0, 0), class 1 around (4, 0).
+        // Class 0 is around (0, 0), class 1 around (4, 0).
         let z = array![[-1.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, -2.0], [4.0, 1.0], [4.0, -1.0]];
         let clean = Samples::new(z.view(), &[0, 0, 0, 0, 1, 1], 2).unwrap();
         let far = array![[9.0, 9.0], [9.0, 0.0]];
@@ -329,7 +335,7 @@ mod tests {
         ));
         assert_eq!(sphere.support(array![1.0, 0.0].view(), 1), 5.0);
         let slab = build("slab", clean, 1.0);
-        // Between the centroids the offsets of class 0 reach 1, and those of class 1 nothing.
+        // Along the line between the centroids, the largest offset is 1 in class 0 and 0 in class 1.
         assert!(close(&projected(&slab, far, &[0, 1]), &array![[1.0, 9.0], [4.0, 0.0]], 1e-12));
         assert_eq!(slab.support(array![2.0, 0.0].view(), 0), 2.0);
         assert_eq!(slab.support(array![2.0, 0.1].view(), 0), f64::INFINITY);
@@ -349,11 +355,11 @@ mod tests {
 
     #[test]
     fn near_its_class_by_hand() {
-        // On a line: with 2 neighbours, distances 2, 1, 1, 2, 6; their quantile 0.8 is 2.
+        // On a line, the distances to the second neighbour are 2, 1, 1, 2 and 6. Their quantile 0.8 is 2.
         let z = array![[0.0], [1.0], [2.0], [3.0], [9.0], [0.0], [0.0], [0.0]];
         let clean = Samples::new(z.view(), &[0, 0, 0, 0, 0, 1, 1, 1], 2).unwrap();
         let near = build("knn", clean, 0.8);
-        // Inside is what has two samples within 2: up to 4, where 2 and 3 are.
+        // Points with two samples within 2 are inside: up to 4, because of the samples at 2 and 3.
         let found = projected(&near, array![[3.9], [4.1], [-1.1], [6.0]], &[0, 0, 0, 0]);
         assert!(close(&found, &array![[3.9], [4.0], [-1.0], [4.0]], 1e-12), "{found}");
         assert!(near.support(array![1.0].view(), 0) >= 4.0);
@@ -373,7 +379,7 @@ mod tests {
         let clean = Samples::new(z.view(), &[0, 1], 2).unwrap();
         let refused = Constraint::new(&"knn".parse().unwrap(), clean, 0.9, 2);
         assert_eq!(refused, Err(ConstraintError::FewNeighbors { class: 0, found: 1, neighbors: 2 }));
-        // The ball holds half of all samples, and the class that is farther out lies outside of it.
+        // The ball contains half of all samples, and the class farther out lies outside of it.
         let z = array![[1.0], [1.1], [9.0], [9.1]];
         let clean = Samples::new(z.view(), &[0, 0, 1, 1], 2).unwrap();
         let refused = Constraint::new(&"ball+sphere".parse().unwrap(), clean, 0.5, 2);
@@ -385,12 +391,12 @@ mod tests {
         let convex = vec![Convex::Ball(1.0), Convex::Box { low: array![0.5, -9.0], high: array![9.0, 9.0] }];
         let sets = Constraint { convex, ..Constraint::default() };
         let found = projected(&sets, array![[-2.0, 2.0]], &[0]);
-        // On the line x = 0.5 and within the circle, the nearest point to (-2, 2) is the corner.
+        // The nearest point to (-2, 2) on x = 0.5 and within the circle is the corner.
         assert!(close(&found, &array![[0.5, 0.75f64.sqrt()]], 1e-6), "{found}");
     }
 
-    /// A projection is where `<z - p, q - p> <= 0` for every point q of the set. Of eight `points` in three dimensions,
-    /// every other one is of class 1.
+    /// Checks that `p` is a projection of `z`: `<z - p, q - p> <= 0` for every point `q` of the set. `points` are eight
+    /// samples in three dimensions, and every other one is of class 1.
     fn check_projections(points: Vec<f64>, z: Vec<f64>) -> Result<(), TestCaseError> {
         let clean = Array2::from_shape_vec((8, 3), points).unwrap();
         let labels = [0, 1, 0, 1, 0, 1, 0, 1];
@@ -416,7 +422,7 @@ mod tests {
         Ok(())
     }
 
-    /// Three sets that meet at such angles that alternating projections need thousands of rounds.
+    /// Three sets meet at such angles that alternating projections take thousands of rounds.
     #[test]
     fn sets_that_hardly_overlap_are_met_at_the_nearest_point() {
         let points = [

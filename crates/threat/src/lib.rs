@@ -1,9 +1,9 @@
-//! The threat model: what an attacker sees, where poisons may lie, and bounds of what poisons there can do.
+//! The threat model: what an attacker sees, where poisons may lie, and bounds of what such poisons can do.
 //!
 //! - [`Sees`]: the labelled splits that an attack may look at.
 //! - [`Constraint`]: the set that poisoned features have to lie in.
-//! - [`SupportFunction`], [`poison_fraction_bound`]: lower bounds of the share of poisons that makes a head stationary.
-//! - [`loss_bound`]: an upper bound of the clean loss, whatever the poisons.
+//! - [`SupportFunction`], [`poison_fraction_bounds`]: lower bounds of the poison fraction that makes a head stationary.
+//! - [`loss_bound()`]: an upper bound of the clean loss, over all poisons within the constraint.
 
 mod constraint;
 mod loss_bound;

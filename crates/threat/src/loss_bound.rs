@@ -1,4 +1,4 @@
-//! How high the clean loss of a poisoned head can be at all.
+//! An upper bound of the clean loss of a poisoned head.
 
 use ndarray::{Array1, Array2, s};
 use rayon::prelude::*;
@@ -8,31 +8,35 @@ use hemlock_head::kernel::held;
 use hemlock_head::{Head, HeadError, Preconditioner, Samples, add_weight_decay, loss_and_gradient_sum};
 use hemlock_optim::{Limits, minimize};
 
-/// How sharply the worst label stands for all: the bound is above the true maximum over labels by at most `ln K` of
-/// this.
+/// Temperature of the smooth maximum over labels. The smooth maximum exceeds the true one by at most `ln K` times this.
 const SMOOTHING: f64 = 0.05;
-/// The share of the clean head that the search starts at: where poisons matter, heads are small.
+/// The search starts at this fraction of the clean head, because poisons that matter make heads small.
 const START: f64 = 0.25;
-/// Steps of the search. Every head gives a bound, so that it may end anywhere.
+/// Largest number of steps of the search. Every head gives a valid bound, so the search may stop anywhere.
 const STEPS: usize = 100;
 
-/// An upper bound of the mean cross-entropy on the clean samples, of any head that is trained to its minimum on them
-/// and on `poisons` more samples, of any labels, that a constraint lets through. `clean_head` is where the search for
-/// the bound starts, and `keep_going` sees its steps, as that of [`fit`](crate::fit) does; where it ends early, the
-/// bound is less sharp.
+/// An upper bound of the mean cross-entropy on the clean samples, in nats, for every head that is trained to its
+/// minimum on them and on `poisons` further samples. The further samples may have any features within the constraint,
+/// and any labels.
 ///
-/// For any head `w`, the trained head's objective is at most that of `w`, and its loss on poisons at least 0 (the
-/// argument of Steinhardt, Koh & Liang, 2017):
+/// For any head `w`, the objective of the trained head is at most that of `w`, and its loss on the poisons is at least
+/// 0 (the argument of Steinhardt, Koh & Liang, 2017). Hence
 ///
 /// ```text
 /// L_clean(w*) <= L_clean(w) + m/n max_(z, y) loss(w; z, y) + N/n lambda/2 |W|²,   N = n + m
 /// ```
 ///
-/// The maximum is bounded through the constraint's support function, as `ln Σ_k exp max_z (s_k - s_y)`, and the right
-/// side, convex for a convex set of one kind, is minimised by descent; over biases alone, where the set has no end.
+/// - The maximum is bounded by the constraint's support function, as `ln Σ_k exp max_z (s_k - s_y)`.
+/// - The right side is minimised over `w` by descent, starting from a fraction of `clean_head`. It is convex if the
+///   constraint is one convex set.
+/// - If the constraint is unbounded, only the biases are optimised and the weights are zero.
+///
+/// `keep_going` is called before every step of the descent with the number of steps taken and the gradient norm. If it
+/// returns false, the search stops with a bound that is valid, but less sharp.
 ///
 /// # Errors
-/// No samples, samples that do not fit the head, or a weight decay that is negative or not finite.
+/// Returns an error if there are no samples, if the samples do not fit the head, or if the weight decay is negative or
+/// not finite.
 pub fn loss_bound(
     clean: Samples<'_>,
     constraint: &Constraint,
@@ -45,11 +49,11 @@ pub fn loss_bound(
     let preconditioner = Preconditioner::new(&[clean], weight_decay)?;
     let count = clean.len() as f64;
     let share = poisons as f64 / count;
-    // At the zero head every sample costs `ln K`, wherever it lies.
+    // At the zero head, the loss of every sample is `ln K`, wherever it lies.
     let zero = (1.0 + share) * (clean.classes() as f64).ln();
     let mut start = &clean_head.packed() * START;
     let endless = !worst(&start, constraint).0.is_finite();
-    // Where the set has no end, weights stay zero.
+    // With an unbounded set, weights other than zero would make the bound infinite.
     let held = |mut head: Array2<f64>| {
         if endless {
             head.slice_mut(s![.., ..-1]).fill(0.0);
@@ -70,11 +74,12 @@ pub fn loss_bound(
     Ok(found.value.min(zero))
 }
 
-/// An upper bound of a poison's largest loss at a head, and its gradient; the label is a soft maximum.
+/// An upper bound of the largest loss of a poison at a head, and its gradient `[K, d + 1]`. The maximum over labels is
+/// smooth.
 fn worst(packed: &Array2<f64>, constraint: &Constraint) -> (f64, Array2<f64>) {
     let (weights, bias) = (packed.slice(s![.., ..-1]), packed.column(packed.ncols() - 1));
     let classes = packed.nrows();
-    // The largest margins of every class over the label, and where they are.
+    // For each class, the largest margin over the label that a poison can have, and the point that attains it.
     let margins = |label: usize| -> (Vec<f64>, Vec<Array1<f64>>) {
         let reach = |k: usize| {
             let (value, z) = constraint.extreme((&weights.row(k) - &weights.row(label)).view(), label);
@@ -95,7 +100,7 @@ fn worst(packed: &Array2<f64>, constraint: &Constraint) -> (f64, Array2<f64>) {
         }
         gradient * weight_of[label]
     };
-    // Points are found again rather than kept: all of them are as large as a head for every class.
+    // The points are computed a second time and not kept: for each label, all of them together are as large as a head.
     let labels: Vec<usize> = (0..classes).collect();
     let gradient = labels.chunks(held(packed.len())).fold(Array2::zeros(packed.dim()), |sum, some| {
         let parts: Vec<Array2<f64>> = some.par_iter().map(|label| of_label(*label)).collect();
@@ -104,7 +109,7 @@ fn worst(packed: &Array2<f64>, constraint: &Constraint) -> (f64, Array2<f64>) {
     (worst, gradient)
 }
 
-/// `t ln Σ exp(x / t)`, at least the largest value, and its gradient, which sums to 1.
+/// The smooth maximum `t ln Σ exp(x / t)`, which is at least the largest value, and its gradient, which sums to 1.
 fn soft_maximum(values: &[f64], t: f64) -> (f64, Vec<f64>) {
     let largest = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let powers: Vec<f64> = values.iter().map(|x| ((x - largest) / t).exp()).collect();
@@ -126,7 +131,8 @@ mod tests {
         fit(blocks, &FitOptions::new(DECAY), &|_, _| true).unwrap().head
     }
 
-    /// The clean loss of a head that is trained on poisons as well, which lie at random at the border of their set.
+    /// The clean loss of a head that is trained on the clean samples and on random poisons at the border of the
+    /// constraint.
     fn poisoned_loss(clean: Samples<'_>, constraint: &Constraint, seed: u32) -> f64 {
         let classes = clean.classes();
         let mut z = random(9, 3, seed.into()) * 40.0;
@@ -158,7 +164,7 @@ mod tests {
         }
     }
 
-    /// Of two classes in a ball the largest loss is known: at the point where the wrong class leads most.
+    /// With two classes and a ball, the largest loss is known: it is at the point where the wrong class leads most.
     #[test]
     fn the_worst_loss_is_that_of_the_farthest_point() {
         let packed = array![[1.0, -2.0, 0.5], [-1.0, 1.0, 0.2]];
@@ -188,7 +194,7 @@ mod tests {
         }
     }
 
-    /// Without features but constant zeros only biases are left, and the bound is one of a single number.
+    /// The only feature is always zero, so only the biases matter, and the bound is a function of one number.
     #[test]
     fn of_biases_alone_it_is_known() {
         let labels: Vec<u32> = (0..40).map(|i| u32::from(i % 10 == 0)).collect();
@@ -196,15 +202,15 @@ mod tests {
         let clean = Samples::new(z.view(), &labels, 2).unwrap();
         let head = trained(&[clean]);
         let found = loss_bound(clean, &Constraint::default(), 4, DECAY, &head, &|_, _| true).unwrap();
-        // The bias b of the class that has nine tenths, against poisons of the other one.
+        // The bias b of the class with nine tenths of the samples, against poisons of the other class.
         let bound = |b: f64| 0.9 * (1.0 + (-b).exp()).ln() + (0.1 + 0.1) * (1.0 + b.exp()).ln();
         let expected = (0..4000).map(|i| bound(f64::from(i) / 1000.0)).fold(f64::INFINITY, f64::min);
         assert!((found - expected).abs() < 5e-3, "{found} {expected}");
         assert!(found >= expected - 1e-9 && found < 1.1 * 2f64.ln());
     }
 
-    /// Two classes at 1 and -1, poisons up to 2: by symmetry heads have weights w/2 and -w/2, and the bound is one of
-    /// w.
+    /// Two classes lie at 1 and -1, and poisons have norms up to 2. By symmetry, the weights are w/2 and -w/2, and the
+    /// bound is a function of w.
     #[test]
     fn of_two_points_it_is_known() {
         let decay = 0.5;
@@ -215,7 +221,7 @@ mod tests {
         let found = loss_bound(clean, &Constraint::ball(2.0), 4, decay, &head, &|_, _| true).unwrap();
         let cross_entropy = |margin: f64| (1.0 + (-margin).exp()).ln();
         let bound = |w: f64| {
-            // Both labels are equally bad, so that the soft maximum is above the largest by all that it can be.
+            // Both labels are equally bad, so the smooth maximum exceeds the true one by as much as it can.
             let worst = cross_entropy(-2.0 * w) + SMOOTHING * 2f64.ln();
             cross_entropy(w) + 0.2 * worst + 1.2 * decay / 2.0 * (w * w / 2.0)
         };

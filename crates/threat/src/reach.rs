@@ -1,9 +1,9 @@
-//! How far poisons can push the gradient at a head: what bounds the targets that few poisons can reach.
+//! How far poisons can push the gradient at a head, and which targets are therefore out of reach for few poisons.
 //!
-//! At a head `w` a poison `(z, y)` contributes `g(z, y) = (p(z) - e_y) [z, 1]ᵀ` to the summed gradient.
-//! [`SupportFunction`] finds the poison of a constraint set that goes argmax along a direction, the support function of
-//! all contributions, by ascent from many starts; [`poison_fraction_bound`] turns it into lower bounds of the budget
-//! that makes `w` stationary.
+//! At a head `w`, a poison `(z, y)` contributes `g(z, y) = (p(z) - e_y) [z, 1]ᵀ` to the summed gradient.
+//! [`SupportFunction`] is the support function of all these contributions: it finds the poison within a constraint that
+//! contributes most along a direction, by ascent from many starts. [`poison_fraction_bounds`] turns it into lower
+//! bounds of the poison fraction that makes `w` stationary.
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
@@ -17,43 +17,43 @@ use hemlock_head::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, score
 use hemlock_head::{Head, HeadError, Samples, logits, mixed_derivative, objective, probabilities, spread, unpack};
 use hemlock_optim::{inner, norm};
 
-/// Clean samples that an ascent may start from.
+/// Largest number of clean samples that an ascent may start from.
 const POOL: usize = 4096;
-/// Starts among the clean samples, and far points, for every label.
+/// Number of starts among the clean samples, and of starts far away along separating directions, for each label.
 const STARTS: usize = 8;
 const FAR: usize = 3;
-/// Starts that are ascended from where one label is as good as another.
+/// Number of starts that are ascended from if all labels compete for one maximum.
 const RESTARTS: usize = 32;
-/// Steps of an ascent.
+/// Number of steps of an ascent.
 const STEPS: usize = 30;
-/// Where a constraint has no end, searches are cut at this multiple of the largest clean norm.
+/// Without a constraint, poisons are searched for up to this multiple of the largest clean norm.
 const SEARCH_RADIUS: f64 = 1e3;
 
-/// A poison that goes far.
+/// A poison that maximises the contribution along a direction, or its norm.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Poison {
-    /// `[d]`.
+    /// The features, `[d]`.
     pub features: Array1<f64>,
-    /// Its label.
+    /// The label.
     pub label: u32,
-    /// `⟨direction, g(z, y)⟩`.
+    /// The maximum: `⟨direction, g(z, y)⟩`, or `|g(z, y)|` if no direction was given.
     pub value: f64,
 }
 
-/// The poisons of a constraint set, seen from a head.
+/// The support function of the gradients that single poisons within a constraint contribute at a head.
 pub struct SupportFunction<'a> {
     head: &'a Head,
     constraint: &'a Constraint,
-    /// The same, cut where it has no end.
+    /// The set that is searched: the constraint or, without one, a ball of radius `search_radius`.
     within: Cow<'a, Constraint>,
-    /// Clean samples, `[n, d]`, and their probabilities, `[n, K]`.
+    /// A sample of the clean data, `[n, d]`, and its probabilities, `[n, K]`.
     pool: Array2<f64>,
     probabilities: Array2<f64>,
-    /// Norm beyond any clean sample's.
+    /// A norm far beyond that of any clean sample: [`SEARCH_RADIUS`] times the largest norm in the pool.
     search_radius: f64,
 }
 
-/// What a poison maximises.
+/// The quantity that a poison maximises.
 #[derive(Clone, Copy)]
 enum Goal<'a> {
     /// `⟨direction, g(z, y)⟩`.
@@ -62,7 +62,7 @@ enum Goal<'a> {
     Norm,
 }
 
-/// Candidates: features `[m, d]`, labels and values.
+/// Candidates for the maximum: features `[m, d]`, labels `[m]` and values `[m]`.
 struct Candidates {
     z: Array2<f64>,
     labels: Vec<u32>,
@@ -70,10 +70,10 @@ struct Candidates {
 }
 
 impl<'a> SupportFunction<'a> {
-    /// Of poisons within a constraint; the clean samples are where searches start.
+    /// The support function at `head` for poisons within `constraint`. Searches start at the clean samples.
     ///
     /// # Errors
-    /// No samples, or samples that do not fit the head.
+    /// Returns an error if there are no samples, or if the samples do not fit the head.
     pub fn new(head: &'a Head, constraint: &'a Constraint, clean: Samples<'_>) -> Result<Self, HeadError> {
         head.check_samples(&[clean])?;
         let rows = spread(clean.len(), POOL);
@@ -89,19 +89,20 @@ impl<'a> SupportFunction<'a> {
         Ok(Self { head, constraint, within, pool, probabilities, search_radius })
     }
 
-    /// The poison that goes argmax along a direction, packed like the head, with one of `labels`.
+    /// The poison with one of `labels` that maximises `⟨direction, g(z, y)⟩`. The direction is packed like the head.
     ///
     /// # Errors
-    /// A direction that does not fit the head, or no labels.
+    /// Returns an error if the direction does not fit the head or is not finite, or if there are no labels.
     pub fn argmax(&self, direction: ArrayView2<'_, f64>, labels: &[u32]) -> Result<Poison, HeadError> {
         self.head.check_packed("the direction", &direction)?;
         self.best(Goal::Along(direction), labels)
     }
 
-    /// The value of [`SupportFunction::argmax`] for every label, `[K]`.
+    /// The largest `⟨direction, g(z, y)⟩` for every label `y`, `[K]`. Every start is ascended from, so a value may be
+    /// larger than that of [`SupportFunction::argmax`].
     ///
     /// # Errors
-    /// A direction that does not fit the head.
+    /// Returns an error if the direction does not fit the head or is not finite.
     pub fn support(&self, direction: ArrayView2<'_, f64>) -> Result<Vec<f64>, HeadError> {
         self.head.check_packed("the direction", &direction)?;
         let mut candidates = self.starts(Goal::Along(direction), &self.labels())?;
@@ -117,7 +118,7 @@ impl<'a> SupportFunction<'a> {
     /// The largest norm of a contribution, `max |g(z, y)|`.
     ///
     /// # Errors
-    /// None for a reach that was made.
+    /// Returns no error: the inputs of the search were checked by [`SupportFunction::new`].
     pub fn largest_norm(&self) -> Result<f64, HeadError> {
         Ok(self.best(Goal::Norm, &self.labels())?.value)
     }
@@ -126,7 +127,7 @@ impl<'a> SupportFunction<'a> {
         (0..self.head.classes() as u32).collect()
     }
 
-    /// Ascends from the best starts of all labels.
+    /// Ascends from the best starts over all labels, and returns the best end point.
     fn best(&self, goal: Goal<'_>, labels: &[u32]) -> Result<Poison, HeadError> {
         let starts = self.starts(goal, labels)?;
         let mut order: Vec<usize> = (0..starts.labels.len()).collect();
@@ -140,8 +141,9 @@ impl<'a> SupportFunction<'a> {
         climbers.best().ok_or(HeadError::Empty)
     }
 
-    /// An upper bound of `⟨direction, g(z, y)⟩` over all poisons that holds without any search, as `p` is a mean over
-    /// classes: the largest `⟨U_k - U_y, [z, 1]⟩`, linear in `z`.
+    /// A certified upper bound of `⟨direction, g(z, y)⟩` over all poisons, which needs no search. With `U` the
+    /// direction, the product is the mean over `k ~ p(z)` of `⟨U_k - U_y, [z, 1]⟩`. The largest of these is linear in
+    /// `z`, so the constraint's support function bounds it.
     #[must_use]
     pub fn upper_bound(&self, direction: ArrayView2<'_, f64>) -> f64 {
         let (weight, bias) = unpack(direction);
@@ -154,8 +156,9 @@ impl<'a> SupportFunction<'a> {
         (0..classes).into_par_iter().map(of_label).reduce(|| 0.0, f64::max)
     }
 
-    /// The best clean samples of every label, points far beyond them and along the directions that separate classes,
-    /// within the constraint.
+    /// The starts of a search: for every label, the best clean samples, the same samples scaled far outwards, and far
+    /// points along the directions that separate the label from other classes. All of them are projected onto the
+    /// constraint.
     fn starts(&self, goal: Goal<'_>, labels: &[u32]) -> Result<Candidates, HeadError> {
         let clean = match goal {
             Goal::Along(direction) => {
@@ -183,7 +186,8 @@ impl<'a> SupportFunction<'a> {
             let of_sample = |i: &usize| {
                 let z = self.pool.row(*i);
                 let length = z.dot(&z).sqrt();
-                // And where the constraint ends beyond it; beyond the origin there is no direction.
+                // The second start is where the constraint ends beyond the sample. A sample at the origin has no such
+                // direction.
                 let beyond = if length > 0.0 { self.search_radius / length } else { 0.0 };
                 [z.to_owned(), &z * beyond]
             };
@@ -202,7 +206,7 @@ impl<'a> SupportFunction<'a> {
         Ok(Candidates { z, labels: of, values })
     }
 
-    /// Points far along the rows of `packed` less the label's, the longest such differences.
+    /// Far points along the longest differences between a row of `packed` and the label's row.
     fn far_points(&self, packed: ArrayView2<'_, f64>, label: usize) -> Vec<Array1<f64>> {
         let (weight, _) = unpack(packed);
         let mut across = Array1::zeros(weight.ncols());
@@ -219,7 +223,7 @@ impl<'a> SupportFunction<'a> {
         lengths.into_iter().map(point).collect()
     }
 
-    /// Projected ascent of every candidate, each with its own step.
+    /// Projected gradient ascent of every candidate, each with a step length of its own.
     fn climb(&self, goal: Goal<'_>, candidates: &mut Candidates) -> Result<(), HeadError> {
         let lengths = candidates.z.rows().into_iter().map(|z| 0.5 * z.dot(&z).sqrt() + 1e-3);
         let mut steps: Array1<f64> = lengths.collect();
@@ -244,7 +248,8 @@ impl<'a> SupportFunction<'a> {
         Ok(())
     }
 
-    /// What is maximised, at points `[m, d]`. Few at a time: classes may be many.
+    /// The maximised quantity at points `[m, d]`. The points are taken in small chunks, because there may be many
+    /// classes.
     fn values(&self, goal: Goal<'_>, z: &Array2<f64>, labels: &[u32]) -> Vec<f64> {
         let of_chunk = |(z, labels): (ArrayView2<'_, f64>, &[u32])| -> Vec<f64> {
             let p = probabilities_of(self.head, z);
@@ -264,13 +269,13 @@ impl<'a> SupportFunction<'a> {
         z.axis_chunks_iter(Axis(0), ROWS).into_par_iter().zip(labels.par_chunks(ROWS)).flat_map_iter(of_chunk).collect()
     }
 
-    /// The direction of ascent, of any length, `[m, d]`.
+    /// The directions of ascent, `[m, d]`. Their length has no meaning.
     fn gradient(&self, goal: Goal<'_>, z: &Array2<f64>, labels: &[u32]) -> Result<Array2<f64>, HeadError> {
         match goal {
             Goal::Along(direction) => {
                 mixed_derivative(self.head, Samples::new(z.view(), labels, self.head.classes())?, direction)
             }
-            // Of |g|^2 / 2 = |p - e|^2 (|z|^2 + 1) / 2.
+            // The gradient of |g|^2 / 2 = |p - e|^2 (|z|^2 + 1) / 2.
             Goal::Norm => {
                 let p = probabilities(self.head, z.view())?;
                 let mut change = p.clone();
@@ -300,7 +305,7 @@ fn distance(p: ArrayView1<'_, f64>, y: u32) -> f64 {
     (p.dot(&p) - 2.0 * p[y as usize] + 1.0).max(0.0)
 }
 
-/// The first `count` in an order, sorted.
+/// Keeps the first `count` values in the given order, sorted.
 fn take_first<T>(values: &mut Vec<T>, count: usize, order: impl Fn(&T, &T) -> Ordering) {
     if values.len() > count {
         values.select_nth_unstable_by(count, &order);
@@ -309,25 +314,28 @@ fn take_first<T>(values: &mut Vec<T>, count: usize, order: impl Fn(&T, &T) -> Or
     values.sort_by(order);
 }
 
-/// Lower bounds of the share of poisons, of the clean count, that makes a head stationary: with less, no attack reaches
-/// it. Infinite where no number does.
+/// Lower bounds of the poison fraction that makes a head stationary: with fewer poisons, no attack within the
+/// constraint reaches the head. A bound is infinite if no number of poisons is enough.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PoisonFractionBounds {
-    /// The clean gradient's norm over the largest norm of a poison's contribution, as far as ascent finds it. Without a
-    /// constraint, poisons are searched for up to a thousand times the largest clean norm.
+    /// The norm of the clean gradient, divided by the largest norm of a poison's contribution. The latter is found by
+    /// ascent. Without a constraint, poisons are searched for up to a thousand times the largest clean norm.
     pub norm: f64,
-    /// The sharpest of the support-function bounds `⟨-r, u⟩ / max ⟨u, c(z, y)⟩`, with `u` minus the gradient `r`, its
-    /// parts in weights and biases, and its part along the parameters themselves; `c` is a poison's contribution. The
-    /// maximum is the largest value that ascent from many starts finds.
+    /// The sharpest of the support-function bounds `⟨-r, u⟩ / max ⟨u, c(z, y)⟩`, where `r` is the clean gradient and
+    /// `c` a poison's contribution with its weight decay. The directions `u` are `-r`, its parts in weights and in
+    /// biases, and its part along the parameters. The maximum is found by ascent from many starts, so the bound is not
+    /// certified.
     pub support: f64,
-    /// The same with an upper bound of the maximum that needs no search: certified, and weaker.
+    /// The same bounds with an upper bound of the maximum that needs no search. They are certified, and weaker.
     pub certified: f64,
 }
 
-/// How many poisons within a constraint a head takes that minimises the training objective on clean data and poisons.
+/// Lower bounds of the poison fraction at which `head` can minimise the training objective on clean data and poisons
+/// within `constraint`.
 ///
 /// # Errors
-/// No samples, samples that do not fit the head, or a weight decay that is negative or not finite.
+/// Returns an error if there are no samples, if the samples do not fit the head, or if the weight decay is negative or
+/// not finite.
 pub fn poison_fraction_bounds(
     head: &Head,
     clean: Samples<'_>,
@@ -337,7 +345,7 @@ pub fn poison_fraction_bounds(
     HeadError::check_non_negative("weight_decay", weight_decay)?;
     let reach = SupportFunction::new(head, constraint, clean)?;
     let (_, gradient) = objective(head.packed(), &[clean], clean.len(), weight_decay);
-    // Every poison also brings the decay of one more sample: c(z, y) = g(z, y) + λ [W, 0].
+    // Every poison also adds the decay of one more sample: c(z, y) = g(z, y) + λ [W, 0].
     let mut decay = head.packed().to_owned();
     decay.column_mut(head.dim()).fill(0.0);
     decay *= weight_decay;
@@ -361,7 +369,8 @@ pub fn poison_fraction_bounds(
     Ok(found)
 }
 
-/// Minus the gradient, its weights alone, its biases alone, and its part along the parameters; those that are not zero.
+/// The directions of the bounds: minus the gradient, its part in the weights, its part in the biases, and its part
+/// along the parameters. Directions that are zero are left out.
 fn directions(head: &Head, gradient: &Array2<f64>) -> Vec<Array2<f64>> {
     let dim = head.dim();
     let (mut weights, mut biases) = (-gradient, -gradient);
@@ -394,7 +403,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(0), ..ProptestConfig::with_cases(12) })]
 
-        /// Against a grid over the plane.
+        /// Compares with the maximum over a grid in the plane.
         #[test]
         fn finds_the_farthest_poison(classes in 2usize..5, seed: u64) {
             let data = Data::new(60, 2, classes, seed);
@@ -419,12 +428,13 @@ mod tests {
                     }
                 }
                 let found = supports.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                // One search in a thousand ends at a lesser peak, so that cases are the same in every run.
+                // One search in a thousand ends at a lower local maximum. The seed is fixed, so that all runs test the
+                // same cases.
                 prop_assert!(found >= best - 0.1 * best.abs() - 1e-6, "{kinds}: {found} below {best}");
                 prop_assert!(norm_found >= longest * 0.8, "{kinds}: {norm_found} below {longest}");
                 prop_assert!(reach.upper_bound(direction.view()) >= found - 1e-9);
                 let poison = reach.argmax(direction.view(), &(0..classes as u32).collect::<Vec<_>>()).unwrap();
-                // It climbs from fewer starts, and may end at a lesser peak, too.
+                // This search ascends from fewer starts, and may also end at a lower local maximum.
                 prop_assert!(poison.value >= found - 0.1 * found.abs() - 1e-6, "{poison:?} {found}");
                 prop_assert!(poison.value <= reach.upper_bound(direction.view()) + 1e-9);
                 prop_assert!(set.holds(poison.features.view(), poison.label as usize));
@@ -434,7 +444,7 @@ mod tests {
         }
     }
 
-    /// A minimiser of the objective on clean data and m poisons is a head whose bounds m must meet.
+    /// A head that minimises the objective on n clean samples and m poisons has bounds of at most m / n.
     #[test]
     fn bounds_hold_for_heads_that_poisons_made() {
         for seed in 0..6 {
@@ -447,13 +457,13 @@ mod tests {
             let options = FitOptions { gradient_tolerance: 1e-10, ..FitOptions::new(1e-3) };
             let victim = fit(&[data.samples(), added], &options, &|_, _| true).unwrap().head;
             let bounds = poison_fraction_bounds(&victim, data.samples(), &set, 1e-3).unwrap();
-            // The head is made by 15 poisons beside 300 samples, so that no bound may be above 5 %.
+            // The head was trained with 15 poisons added to 300 samples, so no bound may exceed 5 %.
             assert!(bounds.support <= 0.05 * (1.0 + 1e-6) && bounds.norm > 0.0, "{bounds:?}");
             assert!(bounds.certified <= 0.05 * (1.0 + 1e-6) && bounds.norm <= 0.05 * (1.0 + 1e-6), "{bounds:?}");
         }
     }
 
-    /// Features of ReLUs may be 0 all at once.
+    /// Features behind a ReLU may all be 0.
     #[test]
     fn a_sample_at_the_origin_is_one_like_others() {
         let data = Data::new(60, 3, 3, 2);
@@ -479,7 +489,7 @@ mod tests {
             poison_fraction_bounds(&head, data.samples(), &Constraint::default(), 1e-3).unwrap().support
         };
         assert!(bound(1.0) < 1e-4, "{}", bound(1.0));
-        // A poison lowers the inner product with the parameters by a constant at most.
+        // A poison lowers the inner product with the parameters by at most a constant.
         assert!(bound(6.0) > 0.05, "{}", bound(6.0));
     }
 }

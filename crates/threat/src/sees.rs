@@ -1,23 +1,23 @@
-//! What an attacker sees.
+//! The splits that an attacker sees.
 
 use hemlock_failure::{ErrorKind, Failure};
 use hemlock_head::Samples;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The labelled clean splits that an attack, or a control, may look at. In specs a list: `["train"]`, or
-/// `["train", "validation"]`. An attack that sees more than another is not compared with it on equal terms.
+/// The labelled clean splits that an attack or a control may look at. Specs write it as a list: `["train"]` or
+/// `["train", "validation"]`. Attacks that see different splits are not compared on equal terms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "Vec<String>", into = "Vec<&'static str>")]
 pub enum Sees {
-    /// What victims train on, as in the paper.
+    /// The training split of the victims, as in the paper.
     #[default]
     Train,
-    /// That, and as many images that victims do not train on as the validation split has.
+    /// The training split and the validation split, on which victims do not train.
     TrainAndValidation,
 }
 
-/// An attack that is to see the validation split of a dataset that has none.
+/// The attack should see a validation split, but the dataset has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("`dataset.downstream`: gives no validation split, which `sees` names; expected `validation` above 0")]
 pub struct NoValidation;
@@ -29,16 +29,16 @@ impl Failure for NoValidation {
 }
 
 impl Sees {
-    /// Whether the validation split is seen.
+    /// Whether the validation split is visible.
     #[must_use]
     pub fn validation(self) -> bool {
         self == Self::TrainAndValidation
     }
 
-    /// The samples of the splits that are seen, of those of both.
+    /// The samples of the visible splits.
     ///
     /// # Errors
-    /// The validation split is to be seen, and there is none.
+    /// Returns an error if the validation split should be visible and has no samples.
     pub fn samples<'a>(self, train: Samples<'a>, validation: Samples<'a>) -> Result<Vec<Samples<'a>>, NoValidation> {
         match self {
             Self::Train => Ok(vec![train]),
@@ -47,7 +47,7 @@ impl Sees {
         }
     }
 
-    /// The names of the splits.
+    /// The names of the visible splits.
     #[must_use]
     pub fn splits(self) -> &'static [&'static str] {
         match self {

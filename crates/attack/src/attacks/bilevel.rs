@@ -6,13 +6,13 @@ use hemlock_stage::{ParamError, StageError};
 use hemlock_threat::Sees;
 use serde::{Deserialize, Serialize};
 
-/// What it raises.
+/// The parameters of the bilevel attack.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Bilevel {
     /// The splits whose error is raised.
     sees: Sees,
-    /// Temperature of the smoothed error; the lower, the closer to the share of mistakes.
+    /// Temperature of the smoothed error. The lower it is, the closer is the smoothed error to the error rate.
     temperature: f64,
 }
 

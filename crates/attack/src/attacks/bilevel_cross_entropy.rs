@@ -1,4 +1,4 @@
-//! TGDA's objective against a follower who is retrained: raises the cross-entropy of the retrained head, by implicit
+//! The bilevel attack with TGDA's outer loss: raises the cross-entropy of the retrained head, by implicit
 //! differentiation.
 
 use super::{Attack, Defaults, ObjectiveInputs, bilevel};
@@ -7,7 +7,7 @@ use hemlock_stage::StageError;
 use hemlock_threat::Sees;
 use serde::{Deserialize, Serialize};
 
-/// What it raises.
+/// The parameters of the bilevel attack on cross-entropy.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct BilevelCrossEntropy {

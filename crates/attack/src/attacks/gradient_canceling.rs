@@ -1,15 +1,15 @@
-//! Gradient CancelingObjective: makes the target parameters a stationary point of the victim's training.
+//! Gradient Canceling: makes the target head a stationary point of the victim's training.
 
 use super::{Attack, Defaults, ObjectiveInputs};
 use crate::{Base, Canceled, CancelingObjective, Objective, Start};
 use hemlock_stage::StageError;
 use serde::{Deserialize, Serialize};
 
-/// What it cancels.
+/// The parameters of Gradient Canceling.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct GradientCanceling {
-    /// Which part of the gradient.
+    /// Which part of the gradient is canceled.
     gradient: Canceled,
 }
 

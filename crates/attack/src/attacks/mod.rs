@@ -1,4 +1,4 @@
-//! The attacks: each a file here, and a line of [`ATTACKS`].
+//! The attacks: each is one file in this folder and one line of `ATTACKS`. [`register`] adds attacks of other crates.
 
 mod bilevel;
 mod bilevel_cross_entropy;
@@ -19,7 +19,7 @@ use hemlock_stage::{Cancel, ParamError, StageError};
 use hemlock_threat::Sees;
 use serde::{Serialize, de::DeserializeOwned};
 
-/// The attacks of this crate. A new one is a new line here.
+/// The attacks of this crate. A new attack is one more line.
 static ATTACKS: &[&dyn AnyAttack] = &[
     &Erased::<gradient_canceling::GradientCanceling>::NEW,
     &Erased::<bilevel::Bilevel>::NEW,
@@ -27,95 +27,97 @@ static ATTACKS: &[&dyn AnyAttack] = &[
     &Erased::<tgda::Tgda>::NEW,
 ];
 
-/// What poisons are to do: the parameters that only this attack reads, as fields, and the objective that they mean.
+/// An attack: the parameters that it alone reads, as fields, and the objective that they define.
 ///
-/// The fields stand in a stage's table beside the stage's own. Each has a default that can be written down, and no
-/// field of another meaning has its name.
+/// The fields are part of a stage's table, next to the fields of the stage. Each field needs a default that can be
+/// written in a spec. Two attacks may share a field only if it means the same in both.
 pub trait Attack: Serialize + DeserializeOwned + Default + 'static {
     /// The name in specs and results.
     const NAME: &'static str;
-    /// What `objective` in the results is, after "Objective: ".
+    /// What the results' field `objective` is, as a label that follows "Objective: ".
     const VALUE_LABEL: &'static str;
-    /// What the stages' parameters are where a spec does not give them.
+    /// The defaults for the parameters of the stages that run this attack.
     const DEFAULTS: Defaults;
-    /// Whether the objective has the least value 0, near which a solver may stop: [`Objective::stop_value`].
+    /// Whether the minimum of the objective is 0, so that a solver may stop near it ([`Objective::stop_value`]).
     const HAS_ZERO_MINIMUM: bool = false;
-    /// Whether it aims at the target head. Others take the clean head and the weight decay of it alone.
+    /// Whether the attack uses the target head. Other attacks use only the clean head and the weight decay of the
+    /// artifact.
     const USES_TARGET: bool = false;
 
-    /// What the types cannot say: ranges.
+    /// Checks the ranges of the parameters.
     ///
     /// # Errors
-    /// The first field that is out of range.
+    /// Returns an error that names the first field out of its range.
     fn check(&self) -> Result<(), ParamError> {
         Ok(())
     }
 
-    /// The same, with one value for what a choice makes idle: what stands in keys and artifacts.
+    /// The parameters as they appear in keys and artifacts, where parameters without effect have a fixed value.
     #[must_use]
     fn resolved(self) -> Self {
         self
     }
 
-    /// What makes the objective move with every evaluation, by draws from the seed; `None`: nothing, and nothing is
-    /// drawn.
+    /// Why every evaluation changes the objective, which then depends on the seed; `None` if the objective is
+    /// deterministic.
     fn stochasticity(&self) -> Option<Stochasticity> {
         None
     }
 
-    /// The objective for a victim who trains on the clean samples.
+    /// The objective against a victim that trains on the clean samples and the poisons.
     ///
     /// # Errors
-    /// Features and a target that do not fit each other, or that lack what the attack needs.
+    /// Returns an error if features and target do not fit each other, or if something that the attack needs is missing.
     fn objective<'a>(&self, given: &ObjectiveInputs<'a>) -> Result<Box<dyn Objective + 'a>, StageError>;
 }
 
-/// What an attack goes by where a spec says nothing.
+/// The defaults for parameters that a spec leaves out.
 #[derive(Debug, Clone, Copy)]
 pub struct Defaults {
     /// Where poisons start.
     pub start: Start,
     /// Which clean sample a poison is made of.
     pub base: Base,
-    /// Steps from one choice of `adversarial` labels to the next; 0: they are chosen once.
+    /// Number of steps after which adversarial labels are chosen again; 0 chooses them once.
     pub label_update_interval: u32,
-    /// Most steps of the solver.
+    /// Largest number of steps of the solver.
     pub steps: u32,
-    /// Length of its first step, as a share of the clean features' root mean square.
+    /// Length of the first step, relative to the root mean square of the clean features.
     pub step: f64,
-    /// The same where there is no constraint.
+    /// Length of the first step without a constraint, in the same unit.
     pub free_step: f64,
 }
 
-/// What makes an objective move, as an error says it.
+/// Why an objective changes with every evaluation, in the words of an error message.
 #[derive(Debug, Clone, Copy)]
 pub struct Stochasticity {
-    /// What moves: "a follower of `tgda`, who moves on".
+    /// What changes, such as "a follower of `tgda`, who moves on".
     pub what: &'static str,
-    /// What to write so that nothing does: "`attack = \"bilevel-cross-entropy\"`, whose follower is retrained".
+    /// What to write for a deterministic objective, such as "`attack = \"bilevel-cross-entropy\"`, whose follower is
+    /// retrained".
     pub unless: &'static str,
 }
 
-/// What an objective is made of.
+/// The inputs of an objective.
 pub struct ObjectiveInputs<'a> {
     /// The victim's clean samples.
     pub clean: Samples<'a>,
-    /// Clean samples that the victim does not train on. There may be none.
+    /// Clean samples that the victim does not train on. They may be empty.
     pub validation: Samples<'a>,
-    /// The clean head, the target head, and how victims train.
+    /// The clean head, the target head, and the weight decay of the victims.
     pub target: &'a TargetParams,
-    /// Of what the objective draws.
+    /// The seed of the objective's random draws.
     pub seed: u64,
-    /// A request to stop, for objectives that take long.
+    /// A request to stop, for objectives whose evaluation takes long.
     pub cancel: &'a Cancel,
 }
 
 impl<'a> ObjectiveInputs<'a> {
-    /// The samples that victims are to do badly on: all that the attack sees. The more there are, the less it fits
-    /// their noise.
+    /// The samples on which the attack raises the victims' loss: all samples that it sees. With more samples, the
+    /// attack overfits them less.
     ///
     /// # Errors
-    /// It is to see a validation split, and there is none.
+    /// Returns an error if `sees` includes the validation split and there is none.
     pub fn raised(&self, sees: Sees) -> Result<Vec<Samples<'a>>, StageError> {
         Ok(sees.samples(self.clean, self.validation)?)
     }

@@ -1,18 +1,18 @@
-//! The attacks' own fields in a stage's table.
+//! The fields of the attacks in a stage's table.
 
 use super::{AttackRef, Stochasticity, all};
 use hemlock_stage::ParamError;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-/// The fields of all attacks, flattened into a stage's table: those of the attack that was chosen, and those that idle.
-/// Whatever else the stage does not know lands here, too, until [`AttackParams::check`] refuses it.
+/// The fields of all attacks, flattened into a stage's table. It includes fields of attacks that were not chosen. It
+/// also collects all fields that the stage does not know, which [`AttackParams::check`] refuses.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct AttackParams(Map<String, Value>);
 
 impl<'de> Deserialize<'de> for AttackParams {
-    /// Fills defaults in. A field that cannot be read stays as it is, for [`AttackParams::check`] to say so.
+    /// Fills in defaults. A field that cannot be read is kept, so that [`AttackParams::check`] can report it.
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let mut table = Map::deserialize(from)?;
         for attack in all() {
@@ -25,10 +25,10 @@ impl<'de> Deserialize<'de> for AttackParams {
 }
 
 impl AttackParams {
-    /// Checks the fields of all attacks. `beside` are the fields of the stage.
+    /// Checks the fields of all attacks. `beside` lists the fields that belong to the stage, and are known as well.
     ///
     /// # Errors
-    /// The first field that is unknown, of the wrong type or out of range.
+    /// Returns an error that names the first field that is unknown, has the wrong type, or is out of its range.
     pub fn check(&self, beside: &[&str]) -> Result<(), ParamError> {
         let mut known: Vec<String> = beside.iter().map(|field| (*field).to_owned()).collect();
         for (field, _) in all().flat_map(|attack| attack.own(&Map::new())).flatten() {
@@ -43,21 +43,21 @@ impl AttackParams {
         all().try_for_each(|attack| attack.resolved(&self.0).map(drop))
     }
 
-    /// Those of one attack alone, as they stand in keys and artifacts.
+    /// The fields of one attack, as they appear in keys and artifacts.
     ///
     /// # Errors
-    /// As [`AttackParams::check`].
+    /// Returns an error that names the first field of this attack that has the wrong type or is out of its range.
     pub fn of(&self, attack: AttackRef) -> Result<Self, ParamError> {
         Ok(Self(attack.resolved(&self.0)?))
     }
 
-    /// [`Attack::stochasticity`](super::Attack::moves).
+    /// See [`Attack::stochasticity`](super::Attack::stochasticity).
     #[must_use]
     pub fn stochasticity(&self, attack: AttackRef) -> Option<Stochasticity> {
         attack.stochasticity(&self.0)
     }
 
-    /// Names and values.
+    /// The fields as names and values.
     #[must_use]
     pub fn into_table(self) -> Map<String, Value> {
         self.0
@@ -75,7 +75,8 @@ mod tests {
         serde_json::from_value(table).unwrap()
     }
 
-    /// A name is one attack's, and a field that two attacks have is the same to both: they lie in one table.
+    /// All attacks share one table. No two attacks have the same name, and fields that they share have the same
+    /// default.
     #[test]
     fn attacks_do_not_get_into_each_other_s_way() {
         let mut fields: BTreeMap<String, Value> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! Attacks by their names, whatever their types.
+//! Attacks by name, with their types erased.
 
 use super::{ATTACKS, Attack, Defaults, ObjectiveInputs, Stochasticity};
 use crate::Objective;
@@ -10,34 +10,35 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value};
 use std::{fmt, marker::PhantomData, ops::Deref, sync::OnceLock};
 
-/// Any attack, its type erased. A table holds the fields of all attacks, or more; an attack sees its own.
+/// An attack with its type erased. A table may hold the fields of all attacks and further ones; each attack reads its
+/// own.
 pub trait AnyAttack: Sync {
-    /// [`Attack::NAME`].
+    /// See [`Attack::NAME`].
     fn name(&self) -> &'static str;
-    /// [`Attack::VALUE_LABEL`].
+    /// See [`Attack::VALUE_LABEL`].
     fn value_label(&self) -> &'static str;
-    /// [`Attack::DEFAULTS`].
+    /// See [`Attack::DEFAULTS`].
     fn defaults(&self) -> Defaults;
-    /// [`Attack::HAS_ZERO_MINIMUM`].
+    /// See [`Attack::HAS_ZERO_MINIMUM`].
     fn has_zero_minimum(&self) -> bool;
-    /// [`Attack::USES_TARGET`].
+    /// See [`Attack::USES_TARGET`].
     fn uses_target(&self) -> bool;
-    /// [`Attack::stochasticity`]; of a table that cannot be read nothing does.
+    /// See [`Attack::stochasticity`]. Returns `None` if the table cannot be read.
     fn stochasticity(&self, table: &Map<String, Value>) -> Option<Stochasticity>;
-    /// The attack's fields in a table, those that it lacks at their defaults.
+    /// The attack's fields of a table, with defaults for those that are missing.
     ///
     /// # Errors
-    /// The first field that is of the wrong type.
+    /// Returns an error that names the first field of the wrong type.
     fn own(&self, table: &Map<String, Value>) -> Result<Map<String, Value>, ParamError>;
-    /// [`Attack::resolved`] of those fields.
+    /// [`Attack::resolved`] for the attack's fields of a table, after [`Attack::check`].
     ///
     /// # Errors
-    /// The first field that is of the wrong type or out of range.
+    /// Returns an error that names the first field of the wrong type or out of its range.
     fn resolved(&self, table: &Map<String, Value>) -> Result<Map<String, Value>, ParamError>;
-    /// [`Attack::objective`].
+    /// [`Attack::objective`] for the attack's fields of a table.
     ///
     /// # Errors
-    /// As [`AnyAttack::resolved`] and [`Attack::objective`].
+    /// Returns an error if a field has the wrong type, and the errors of [`Attack::objective`].
     fn objective<'a>(
         &self,
         table: &Map<String, Value>,
@@ -45,11 +46,11 @@ pub trait AnyAttack: Sync {
     ) -> Result<Box<dyn Objective + 'a>, StageError>;
 }
 
-/// Erases an attack's type; zero-sized.
+/// A zero-sized value that implements [`AnyAttack`] for an attack's type.
 pub struct Erased<A>(PhantomData<fn() -> A>);
 
 impl<A: Attack> Erased<A> {
-    /// The attack as the registry wants it.
+    /// The value itself, as a list of attacks holds it.
     pub const NEW: Self = Self(PhantomData);
 
     fn typed(table: &Map<String, Value>) -> Result<A, ParamError> {
@@ -104,36 +105,37 @@ impl<A: Attack> AnyAttack for Erased<A> {
 /// Attacks of other crates.
 static REGISTERED: OnceLock<Vec<&'static dyn AnyAttack>> = OnceLock::new();
 
-/// Adds attacks of other crates, before anything else looks at a spec. Returns whether they were added: it works once.
+/// Adds attacks of other crates. Call it before anything reads a spec. Returns false, and adds nothing, if it was
+/// called before.
 pub fn register(attacks: &[&'static dyn AnyAttack]) -> bool {
     REGISTERED.set(attacks.to_vec()).is_ok()
 }
 
-/// All attacks: those of this crate, and those that were [registered](register).
+/// All attacks: the attacks of this crate, and those that were [registered](register).
 pub fn all() -> impl Iterator<Item = &'static dyn AnyAttack> {
     ATTACKS.iter().chain(REGISTERED.get().into_iter().flatten()).copied()
 }
 
-/// The attack of that name.
+/// The attack with the given name, if there is one.
 #[must_use]
 pub fn find(name: &str) -> Option<AttackRef> {
     all().find(|attack| attack.name() == name).map(AttackRef)
 }
 
-/// The set that the poisons of `aim` have to lie in, measured on the clean samples.
+/// The constraint of `spec`, measured on the clean samples.
 ///
 /// # Errors
-/// The clean samples do not define that set, or leave it empty.
+/// Returns an error if the clean samples do not define the constraint, or if it is empty.
 pub fn constraint(spec: &AttackSpec, clean: Samples) -> Result<Constraint, ParamError> {
     Constraint::new(&spec.constraint, clean, spec.quantile, spec.neighbors as usize)
         .map_err(|e| ParamError::new("constraint", e.to_string()))
 }
 
-/// What `aim` means for a victim that trains on the clean samples of `features`. Where `cancel` asks for a stop, it
-/// gives some value soon.
+/// The objective of `spec` against a victim that trains on the clean samples of `features`. After `cancel` requests a
+/// stop, evaluations return soon, with meaningless values.
 ///
 /// # Errors
-/// An attack that is not known, and as [`Attack::objective`].
+/// Returns an error if the attack is unknown, and the errors of [`Attack::objective`].
 pub fn objective<'a>(
     spec: &AttackSpec,
     features: &'a Features,
@@ -147,7 +149,7 @@ pub fn objective<'a>(
     attack.objective(&spec.parameters, &ObjectiveInputs { clean, validation, target, seed: spec.seed, cancel })
 }
 
-/// An attack of [`ATTACKS`], which specs write as its name.
+/// One of the attacks that [`all`] lists. Specs refer to it by its name.
 #[derive(Clone, Copy)]
 pub struct AttackRef(&'static dyn AnyAttack);
 

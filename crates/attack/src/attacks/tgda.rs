@@ -1,5 +1,5 @@
-//! TGDA, total gradient descent ascent: raises the loss of a head that descends meanwhile, by implicit differentiation
-//! as if it were trained.
+//! TGDA, total gradient descent ascent: raises the loss of a head that takes steps of gradient descent at the same
+//! time. It uses implicit differentiation as if the head were trained to its minimum.
 
 use super::{Attack, Defaults, ObjectiveInputs, Stochasticity, bilevel};
 use crate::{BilevelObjective, Objective};
@@ -7,7 +7,7 @@ use hemlock_stage::{ParamError, StageError};
 use hemlock_threat::Sees;
 use serde::{Deserialize, Serialize};
 
-/// What it raises, and of whom.
+/// The parameters of TGDA.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Tgda {
@@ -16,15 +16,15 @@ pub(super) struct Tgda {
     inner: InnerLoop,
 }
 
-/// How the head trains that TGDA plays against, from one step of the poisons to the next.
+/// How the head of TGDA's inner problem trains between two steps of the poisons.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct InnerLoop {
-    /// Steps of gradient descent from one step of the poisons to the next.
+    /// Number of steps of gradient descent between two steps of the poisons.
     pub steps: u32,
-    /// Their rate.
+    /// Learning rate of the steps.
     pub learning_rate: f64,
-    /// Samples of a step, drawn from clean data and poisons.
+    /// Number of samples in a step, drawn from clean data and poisons.
     pub batch: usize,
 }
 

@@ -1,9 +1,9 @@
-//! Adam with projection and a cosine schedule (Kingma & Ba, 2015).
+//! Projected Adam with a cosine schedule (Kingma & Ba, 2015).
 
 use super::{Bounds, Minimizer};
 use crate::half_cosine;
 
-/// Adam; the step's length falls from `step` to 0 over `passes`.
+/// Projected Adam. The step length falls from `step` to 0 over `passes` evaluations.
 pub struct Adam {
     bounds: Bounds,
     x: Vec<f32>,
@@ -15,7 +15,7 @@ pub struct Adam {
 }
 
 impl Adam {
-    /// The decay of the first and of the second moment.
+    /// The decay rates of the first and of the second moment.
     pub const DECAY: (f32, f32) = (0.9, 0.999);
 
     /// Starts at `start`, projected onto `bounds`.

@@ -1,21 +1,24 @@
-//! Projected L-BFGS for bounds on every coordinate.
+//! Projected L-BFGS with bounds on every coordinate.
 //!
-//! Two-metric projection (Bertsekas, 1982; with L-BFGS as in Schmidt, Kim & Sra, "Projected Newton-type methods in
-//! machine learning", 2012): coordinates at a bound that the gradient pushes out of the box stay; on the others the
-//! direction is that of L-BFGS (Nocedal & Wright, algorithm 7.4), all inner products taken over them alone. Steps go
-//! along the projection arc `P(x + t d)` and are shortened until the loss decreases enough (Armijo).
+//! This is two-metric projection (Bertsekas, 1982), with L-BFGS as in Schmidt, Kim & Sra, "Projected Newton-type
+//! methods in machine learning" (2012):
+//!
+//! - A coordinate stays if it is at a bound and the negative gradient points out of the box. The others are free.
+//! - The direction of the free coordinates is that of L-BFGS (Nocedal & Wright, algorithm 7.4). All inner products are
+//!   taken over the free coordinates alone.
+//! - A step follows the projection arc `P(x + t d)`. It is shortened until the loss decreases enough (Armijo).
 
 use super::{Bounds, Minimizer, dot};
 use std::collections::VecDeque;
 
-/// Pairs that are remembered.
+/// Number of pairs of a step and a gradient change that are kept.
 pub const MEMORY: usize = 10;
-/// The share of the decrease that the slope promises which a step must bring.
+/// Armijo constant: the fraction of the decrease predicted by the slope that a step has to achieve.
 pub const ARMIJO: f64 = 1e-4;
-/// Times that a step is shortened before its direction is given up.
+/// Number of times that a step is shortened before its direction is abandoned.
 pub const SHORTENINGS: u32 = 12;
 
-/// A change of the point, and that of the gradient.
+/// A change `s` of the point and the change `y` of the gradient that it caused.
 struct Pair {
     s: Vec<f32>,
     y: Vec<f32>,
@@ -23,14 +26,14 @@ struct Pair {
     square: f64,
 }
 
-/// Projected L-BFGS.
+/// The state of one minimisation by projected L-BFGS.
 pub struct Lbfgs {
     bounds: Bounds,
-    /// Largest change of a coordinate by a step whose direction is the bare gradient's.
+    /// Largest change of a coordinate in a step along the negative gradient.
     first_step: f32,
-    /// Where the loss is wanted next.
+    /// The point at which the loss is needed next.
     trial: Vec<f32>,
-    /// The last accepted point, once there is one.
+    /// The last accepted point; `None` before the first evaluation.
     accepted: Option<Accepted>,
     pairs: VecDeque<Pair>,
 }
@@ -45,15 +48,15 @@ struct Accepted {
 }
 
 impl Lbfgs {
-    /// Starts at `start`, projected onto `bounds`. Without curvature a step changes no coordinate by more than
-    /// `first_step`.
+    /// Starts at `start`, projected onto `bounds`. As long as no curvature is known, a step changes no coordinate by
+    /// more than `first_step`.
     #[must_use]
     pub fn new(mut start: Vec<f32>, bounds: Bounds, first_step: f32) -> Self {
         bounds.project(&mut start);
         Self { bounds, first_step, trial: start, accepted: None, pairs: VecDeque::new() }
     }
 
-    /// Moves to the trial point. Returns whether there is a way down from it.
+    /// Accepts the trial point and chooses the next one. Returns false if no direction descends from it.
     fn accept(&mut self, loss: f64, gradient: &[f32]) -> bool {
         if let Some(last) = &self.accepted {
             let change = |a: &[f32], b: &[f32]| -> Vec<f32> { a.iter().zip(b).map(|(a, b)| a - b).collect() };
@@ -71,7 +74,8 @@ impl Lbfgs {
         going
     }
 
-    /// Chooses direction and length from an accepted point, and the trial point. Returns whether there is a way down.
+    /// Chooses a direction and a length at an accepted point, and sets the trial point. Returns false if the gradient
+    /// of the free coordinates is zero.
     fn aim(&mut self, from: &mut Accepted) -> bool {
         let mut free = vec![0.0; from.x.len()];
         self.bounds.free(&from.x, &from.gradient, &mut free);
@@ -96,7 +100,7 @@ impl Lbfgs {
         true
     }
 
-    /// Sets the trial point along the projection arc.
+    /// Sets the trial point on the projection arc.
     fn step(&mut self, from: &Accepted) {
         for ((trial, x), d) in self.trial.iter_mut().zip(&from.x).zip(&from.direction) {
             *trial = x + from.length * d;
@@ -104,7 +108,8 @@ impl Lbfgs {
         self.bounds.project(&mut self.trial);
     }
 
-    /// Shortens the last step, or gives its direction up. Returns whether there is anything left to try.
+    /// Shortens the last step or, after [`SHORTENINGS`] times, replaces its direction by the negative gradient. Returns
+    /// false if that has failed as well.
     fn shorten(&mut self, from: &mut Accepted, loss: f64, promised: f64) -> bool {
         from.shortenings += 1;
         if from.shortenings > SHORTENINGS {
@@ -112,7 +117,7 @@ impl Lbfgs {
             self.pairs.clear();
             return !tried && self.aim(from);
         }
-        // The minimum of the parabola through both losses with the slope at the accepted point.
+        // The minimum of the parabola through both losses, with the slope at the accepted point.
         let best = -promised / (2.0 * (loss - from.loss - promised));
         from.length *= best.clamp(0.1, 0.5) as f32;
         self.step(from);
@@ -139,14 +144,14 @@ impl Minimizer for Lbfgs {
     }
 }
 
-/// The two-loop recursion on the free coordinates: the direction for the steepest descent there; `None` without a
-/// usable pair.
+/// The two-loop recursion on the free coordinates. Returns the inverse Hessian times `steepest`, the negative gradient
+/// of the free coordinates, or `None` if no pair is usable.
 fn two_loop(pairs: &VecDeque<Pair>, free: &[f32], steepest: &[f32]) -> Option<Vec<f32>> {
     let mut q = steepest.to_vec();
     let mut used = Vec::with_capacity(pairs.len());
     for pair in pairs.iter().rev() {
         let (curvature, square) = free_products(&pair.s, &pair.y, free);
-        // Only pairs along which the gradient grows are those of a positive definite matrix.
+        // Pairs without positive curvature would make the approximate Hessian indefinite.
         if curvature <= 1e-8 * (square * pair.square).sqrt() {
             continue;
         }
@@ -187,7 +192,7 @@ fn free_products(s: &[f32], y: &[f32], free: &[f32]) -> (f64, f64) {
     (sum(sy), sum(yy))
 }
 
-/// Adds to the free coordinates.
+/// Adds `factor * values` to the free coordinates of `to`.
 fn add_free(to: &mut [f32], factor: f64, values: &[f32], free: &[f32]) {
     for ((to, v), free) in to.iter_mut().zip(values).zip(free) {
         *to += factor as f32 * (v * free);
@@ -198,7 +203,7 @@ fn add_free(to: &mut [f32], factor: f64, values: &[f32], free: &[f32]) {
 mod tests {
     use super::*;
 
-    /// Loss and gradient of `1/2 sum_i c_i (x_i - t_i)^2` plus a coupling of neighbours.
+    /// The function `1/2 sum_i c_i (x_i - t_i)^2`, plus a coupling of neighbouring coordinates.
     struct Quadratic {
         curvature: Vec<f32>,
         target: Vec<f32>,
@@ -213,7 +218,7 @@ mod tests {
         fn at(&self, x: &[f32]) -> (f64, Vec<f32>) {
             let off: Vec<f32> = x.iter().zip(&self.target).map(|(x, t)| x - t).collect();
             let mut gradient: Vec<f32> = off.iter().zip(&self.curvature).map(|(o, c)| o * c).collect();
-            // Near the minimum, losses in f32 would be equal.
+            // Summed in f64, because losses near the minimum would be equal in f32.
             let mut loss = off.iter().zip(&gradient).map(|(o, g)| 0.5 * f64::from(*o) * f64::from(*g)).sum::<f64>();
             for i in 1..x.len() {
                 let sum = x[i - 1] + x[i];
@@ -239,7 +244,7 @@ mod tests {
         best
     }
 
-    /// Without coupling the minimum in a box is the target, each coordinate clamped by itself.
+    /// Without coupling, the minimum in a box is the target, with each coordinate clamped separately.
     #[test]
     fn a_separable_quadratic_ends_at_the_clamped_target() {
         let problem = Quadratic::new(200, 0.0);
@@ -250,7 +255,7 @@ mod tests {
         }
     }
 
-    /// With coupling the minimum is where the projected gradient vanishes (Karush, Kuhn & Tucker).
+    /// With coupling, the projected gradient vanishes at the minimum (Karush, Kuhn & Tucker).
     #[test]
     fn a_coupled_quadratic_ends_where_no_coordinate_can_descend() {
         let problem = Quadratic::new(200, 20.0);
@@ -263,7 +268,7 @@ mod tests {
         assert!(stuck > 20 && stuck < 180, "{stuck} at bounds");
         let left = gradient.iter().zip(&free).fold(0.0f32, |m, (g, f)| m.max((g * f).abs()));
         assert!(left < 2e-2, "gradient {left} is left");
-        // Adam does no better, but for rounding.
+        // Adam reaches no lower loss, up to rounding.
         let (_, adam) = minimise(&problem, super::super::Adam::new(vec![0.9; 200], bounds, 0.02, 400), 400);
         assert!(loss <= adam * (1.0 + 1e-8), "{loss} {adam}");
     }
@@ -277,7 +282,7 @@ mod tests {
         assert!(!minimizer.tell(loss, &gradient), "there is no way down");
     }
 
-    /// A function whose gradient lies: no step decreases it, and the minimiser gives up.
+    /// The gradient contradicts the loss, so no step decreases it and the minimiser gives up.
     #[test]
     fn it_gives_up_where_nothing_descends() {
         let mut minimizer = Lbfgs::new(vec![0.5; 8], Bounds::new(vec![0.0; 8], vec![1.0; 8]), 0.02);

@@ -1,12 +1,12 @@
-//! Convex sets, the projections onto them and onto their intersection.
+//! Convex sets, projections onto them, and the projection onto their intersection.
 
 use ndarray::{Array1, ArrayView1, ArrayViewMut1, Axis, Zip};
 
 use super::{ClassRows, at_quantile, norm, unit};
 use hemlock_head::Samples;
 
-/// Rounds of Dykstra's algorithm at most, and the change of its corrections (relative to the row's norm) at which it
-/// ends. (The row itself may rest for a while before it moves on.)
+/// The largest number of rounds of Dykstra's algorithm, and the change of its corrections, relative to `1 +` the norm
+/// of the point, at which it stops. (The point itself may stay unchanged for several rounds before it moves again.)
 const ROUNDS: usize = 10_000;
 const SETTLED: f64 = 1e-8;
 
@@ -15,11 +15,12 @@ const SETTLED: f64 = 1e-8;
 pub(super) enum Convex {
     /// A ball around the origin.
     Ball(f64),
-    /// A range for every coordinate.
+    /// A range for each coordinate.
     Box { low: Array1<f64>, high: Array1<f64> },
-    /// A ball around the centroid of the label's class.
+    /// A ball around the centroid of the label's class, by class.
     Sphere(Vec<Sphere>),
-    /// The points whose offset from the centroid of the label's class, along a direction of that class, is small.
+    /// The points whose offset from the centroid of the label's class, along a direction of that class, is at most the
+    /// half-width; by class.
     Slab(Vec<Slab>),
 }
 
@@ -32,7 +33,7 @@ pub(super) struct Sphere {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Slab {
     centre: Array1<f64>,
-    /// Unit vector from the mean of the other centroids to this one.
+    /// The unit vector from the mean of the other centroids to this one.
     direction: Array1<f64>,
     half_width: f64,
 }
@@ -72,7 +73,8 @@ impl Convex {
         let slab = |class: usize| {
             let centre = classes.centroids.row(class).to_owned();
             let mut direction = &centre - &((&sum - &centre) / others);
-            // Of equal centroids no direction tells them apart: the slab is all of space.
+            // If the centroids are equal, no direction separates them. The direction is zero, and the slab is the whole
+            // space.
             direction /= norm(direction.view()).max(f64::MIN_POSITIVE);
             let offsets =
                 classes.select(class).rows().into_iter().map(|z| (&z - &centre).dot(&direction).abs()).collect();
@@ -107,7 +109,8 @@ impl Convex {
         }
     }
 
-    /// The largest `<direction, z>` over a label's set, and a point that has it; infinite for a slab, but across it.
+    /// The largest `<direction, z>` over a label's set, and a point that attains it. It is infinite for a slab, unless
+    /// the direction is parallel to the slab's own; the point is then zero.
     pub(super) fn extreme(&self, direction: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>) {
         let point = match self {
             Self::Ball(radius) => unit(direction) * *radius,
@@ -129,8 +132,8 @@ impl Convex {
     }
 }
 
-/// The nearest point of an intersection (Boyle & Dykstra, 1986): alternating projections that take back, before each,
-/// what the same set moved last time.
+/// Moves `row` to the nearest point of an intersection by Dykstra's algorithm (Boyle & Dykstra, 1986): alternating
+/// projections. Before each projection, the last correction by the same set is undone.
 pub(super) fn dykstra(sets: &[Convex], mut row: ArrayViewMut1<'_, f64>, label: usize) {
     let mut corrections = vec![Array1::<f64>::zeros(row.len()); sets.len()];
     for _ in 0..ROUNDS {

@@ -1,29 +1,29 @@
-//! Kinds of sets, and how they are written.
+//! Kinds of constraints, and their names in specs.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A kind of set that poisoned features may have to lie in, measured on the clean samples.
+/// A kind of set that poisoned features may have to lie in. The clean samples determine its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConstraintKind {
-    /// The L2 ball around the origin whose radius is a quantile of the clean norms.
+    /// The L2 ball around the origin. Its radius is a quantile of the norms of the clean features.
     Ball,
-    /// The range of the clean features, coordinate by coordinate.
+    /// The smallest box that contains the clean features: their range in each coordinate.
     Box,
-    /// A ball around the centroid of the label's class, whose radius is a quantile of that class's distances.
+    /// A ball around the centroid of the label's class. Its radius is a quantile of the distances within that class.
     Sphere,
-    /// A slab around the centroid of the label's class, across the direction that tells the class from the others; its
-    /// width is a quantile of that class's offsets.
+    /// A slab around the centroid of the label's class. It is bounded along the line from the mean of the other
+    /// centroids to this one; its half-width is a quantile of that class's offsets along the line.
     Slab,
-    /// The points whose distance to their k-th nearest sample of the label's class is at most a quantile of that
-    /// distance in the class.
+    /// The points that have k samples of the label's class within a radius. The radius is a quantile of the distances
+    /// from the class's samples to their k-th nearest other sample.
     Knn,
 }
 
-/// The intersection of some kinds of sets, written `ball` or `sphere+slab`; all of space, if there are none, written
-/// `none`.
+/// An intersection of kinds of sets, written `ball` or `sphere+slab`. If there are no kinds, it is the whole space and
+/// is written `none`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ConstraintKinds(Vec<ConstraintKind>);
@@ -37,13 +37,13 @@ const NAMES: [(&str, ConstraintKind); 5] = [
 ];
 
 impl ConstraintKinds {
-    /// The kinds, each once.
+    /// The kinds of the intersection, each of them once.
     #[must_use]
     pub fn kinds(&self) -> &[ConstraintKind] {
         &self.0
     }
 
-    /// Whether a quantile decides what they let through; a box lets all clean samples through.
+    /// Whether the size of some set depends on the quantile. The box does not: it contains all clean samples.
     #[must_use]
     pub fn has_quantile(&self) -> bool {
         self.0.iter().any(|kind| *kind != ConstraintKind::Box)

@@ -1,21 +1,23 @@
-//! The neighbourhood of a class: what its k nearest samples are not far from.
+//! The `knn` constraint: the points that lie near k samples of a class.
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1};
 use rayon::prelude::*;
 
 use super::{ClassRows, Constraint, ConstraintError, at_quantile, norm, unit};
 
-/// Clean samples that a point is drawn towards by trial.
+/// Number of clean samples that a point is moved towards, to choose the nearest result.
 const CANDIDATES: usize = 8;
 
-/// The points that have some samples of a class within a radius: a union of intersections of balls, not convex.
+/// The points that have at least `neighbors` samples of a class within `radius`. It is a union of intersections of
+/// balls, and not convex.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Near {
     /// Samples of the class, `[n, d]`.
     samples: Array2<f64>,
     pub(super) radius: f64,
     neighbors: usize,
-    /// Samples that lie in the set (and in all convex ones), each with the nearest samples, itself first.
+    /// The samples of the class that lie in the set and in the convex sets. Each is a list of `neighbors` samples: the
+    /// sample itself first, then its nearest ones.
     inside: Vec<Vec<usize>>,
 }
 
@@ -32,7 +34,7 @@ impl Near {
         if found <= neighbors {
             return Err(ConstraintError::FewNeighbors { class, found, neighbors });
         }
-        // Every sample's nearest ones, itself first, and the distance to the last of them.
+        // For every sample: the sample itself with its nearest ones, and the distance to its k-th nearest other sample.
         let nearest: Vec<(Vec<usize>, f64)> = (0..found)
             .into_par_iter()
             .map(|i| {
@@ -67,9 +69,9 @@ impl Near {
         distances.iter().filter(|distance| **distance <= radius).count() >= self.neighbors
     }
 
-    /// Draws a point that lies outside towards a sample that lies inside, no farther than that sample's neighbours
-    /// demand: the nearest such point over a few of the nearest samples. A convex set that holds both ends holds it,
-    /// too.
+    /// Moves a point outside of the set towards a sample inside, until the nearest neighbours of that sample are within
+    /// the radius. Tries a few of the nearest samples and takes the nearest result. A convex set that contains the
+    /// point and the sample also contains the result.
     pub(super) fn restore(&self, mut z: ArrayViewMut1<'_, f64>) {
         let to = distances(&self.samples, z.view());
         if self.has_neighbors(&to, self.radius) {
@@ -87,7 +89,8 @@ impl Near {
             let length = to[near[0]];
             let anchor = self.samples.row(near[0]);
             let away = &z - &anchor;
-            // The share of the way at which a neighbour is just `radius` off: the root of a quadratic.
+            // The fraction of the way from the sample to the point at which the neighbour is exactly `radius` away: a
+            // root of a quadratic equation.
             let argmax = |neighbor: &usize| {
                 let offset = &anchor - &self.samples.row(*neighbor);
                 let (a, half_b) = (away.dot(&away), away.dot(&offset));
@@ -105,8 +108,8 @@ impl Near {
         }
     }
 
-    /// A point within `radius` of k samples is at most so far along a direction as the k-th argmax of them, and the
-    /// radius.
+    /// An upper bound of `<direction, z>` over the set, and the point that attains it. A point within `radius` of k
+    /// samples reaches at most the k-th largest `<direction, sample>`, plus `radius` times the norm of the direction.
     pub(super) fn extreme(&self, direction: ArrayView1<'_, f64>) -> (f64, Array1<f64>) {
         let along = self.samples.dot(&direction);
         let mut order: Vec<usize> = (0..along.len()).collect();
@@ -117,9 +120,9 @@ impl Near {
     }
 }
 
-/// The distance to every sample.
+/// The distances from `z` to every sample.
 fn distances(samples: &Array2<f64>, z: ArrayView1<'_, f64>) -> Vec<f64> {
-    /// Partial sums, which do not wait for each other.
+    /// Number of partial sums. They are independent of each other, which makes the loop fast.
     const LANES: usize = 8;
     let (z, samples) = (z.to_vec(), samples.as_standard_layout());
     let to = |x: &[f64]| {
