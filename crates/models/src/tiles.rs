@@ -85,7 +85,7 @@ where
     (0..n).step_by(GPU_BATCH).map(|start| work(start..(start + GPU_BATCH).min(n))).collect()
 }
 
-/// Two pools of half the current rayon pool's threads each; none where that has one thread.
+/// Two thread pools, each with half of the current rayon pool's threads, or no pools if that has one thread.
 pub struct Pair(Option<[ThreadPool; 2]>);
 
 impl Pair {
@@ -98,13 +98,13 @@ impl Pair {
         Self(if threads > 1 { pair() } else { None })
     }
 
-    /// Neither: whatever is run, is run one after the other.
+    /// No pools: [`Pair::run`] then runs one closure after the other.
     #[must_use]
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// Runs `a` and `b`, side by side, each on a pool of its own, if there are any.
+    /// Runs `a` and `b`: side by side, each in its pool, or one after the other if there are no pools.
     pub fn run<A: Send, B: Send>(&self, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
         match &self.0 {
             Some([first, second]) => rayon::join(|| first.install(a), || second.install(b)),
@@ -117,12 +117,12 @@ impl Pair {
 fn on_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     match ThreadPoolBuilder::new().num_threads(1).build() {
         Ok(pool) => pool.install(work),
-        // Without a pool of its own the thread uses the global one: slower, with the same result.
+        // Without a pool of its own, the thread uses the global one: slower, with the same result.
         Err(_) => work(),
     }
 }
 
-/// Joins a thread and carries on its panic.
+/// Joins a thread and propagates its panic.
 fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
 }
