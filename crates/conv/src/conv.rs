@@ -39,8 +39,8 @@ impl Geometry {
         self.outputs * self.inputs * self.kernel * self.kernel
     }
 
-    /// The shape of the output, `[images, outputs, height, width]`, for an input of shape `[images, inputs, height,
-    /// width]`.
+    /// The shape of the output, `[images, outputs, height, width]`, for an input of shape
+    /// `[images, inputs, height, width]`.
     #[must_use]
     pub fn output(&self, [images, _, height, width]: [usize; 4]) -> [usize; 4] {
         let side = |length: usize| (length + 2 * self.padding - self.kernel) / self.stride + 1;

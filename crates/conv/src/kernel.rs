@@ -53,8 +53,8 @@ pub(crate) struct Tap {
 
 /// A subset of the output's rows and columns, and the taps that are summed there.
 ///
-/// The output at `(a step + oy, b step + ox)` is the sum over the taps of the tap's matrix times the input at `(a
-/// stride + dy, b stride + dx)`.
+/// The output at `(a step + oy, b step + ox)` is the sum over the taps of the tap's matrix times the input at
+/// `(a stride + dy, b stride + dx)`.
 #[derive(Debug, Clone)]
 pub(crate) struct Phase {
     pub(crate) taps: Vec<Tap>,
@@ -179,8 +179,8 @@ impl Run<'_> {
     }
 
     /// Adds what one input block contributes to `P` pixels of `B` output blocks. The last argument is the position of
-    /// the first pixel in the input (for a tap with offset 0, and less the border) and in the output, `[image, block,
-    /// row, column]`.
+    /// the first pixel in the input (for a tap with offset 0, and less the border) and in the output,
+    /// `[image, block, row, column]`.
     #[inline(always)]
     fn tile<S: Simd, const P: usize, const B: usize, const V: usize, const STRIDE: usize>(
         &mut self,

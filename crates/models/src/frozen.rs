@@ -116,8 +116,9 @@ impl FoldedNetwork {
         (activations, shape)
     }
 
-    /// The gradient of a scalar function of the features with respect to the normalised images. `derivative(first_row,
-    /// features)` is called with the features of consecutive images and returns the gradient with respect to these.
+    /// The gradient of a scalar function of the features with respect to the normalised images.
+    /// `derivative(first_row, features)` is called with the features of consecutive images and returns the gradient
+    /// with respect to these.
     pub(crate) fn vjp(
         &self,
         images: &[f32],

@@ -50,8 +50,8 @@ impl Arch {
         }
     }
 
-    /// A lower bound of the numbers (f32) that a forward pass holds in memory at once, for one image of `[height,
-    /// width]`.
+    /// A lower bound of the numbers (f32) that a forward pass holds in memory at once, for one image of
+    /// `[height, width]`.
     #[must_use]
     pub fn held(self, size: [usize; 2]) -> f64 {
         match self {
@@ -60,8 +60,8 @@ impl Arch {
         }
     }
 
-    /// A lower bound of the numbers (f32) that the forward cache of a training step holds, for one image of `[height,
-    /// width]`.
+    /// A lower bound of the numbers (f32) that the forward cache of a training step holds, for one image of
+    /// `[height, width]`.
     #[must_use]
     pub fn kept(self, size: [usize; 2]) -> f64 {
         match self {

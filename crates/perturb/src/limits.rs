@@ -28,8 +28,8 @@ pub enum PixelRange {
 }
 
 impl PixelRange {
-    /// The range of a spec: `linf` is the largest change of a pixel, and `clip` says whether pixels are clipped to `[0,
-    /// 1]`.
+    /// The range of a spec: `linf` is the largest change of a pixel, and `clip` says whether pixels are clipped to
+    /// `[0, 1]`.
     #[must_use]
     pub fn new(linf: Option<GreyLevels>, clip: bool) -> Self {
         match linf {

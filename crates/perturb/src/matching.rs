@@ -131,8 +131,8 @@ impl MatchingProblem<'_> {
 
 impl Matching {
     /// Minimises `|f(x) - zeta|^2 + beta |x - x_b|^2` over the pixels x, with f in the head's feature space, from
-    /// `starts` starts, and keeps the best result for each poison. `start(poison, number)` returns the pixels in `[0,
-    /// 1]` of a start.
+    /// `starts` starts, and keeps the best result for each poison. `start(poison, number)` returns the pixels in
+    /// `[0, 1]` of a start.
     ///
     /// # Errors
     /// If the run was interrupted, or if the features of an image are not finite.

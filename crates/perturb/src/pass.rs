@@ -39,9 +39,9 @@ impl<'a> FrozenExtractor<'a> {
         self.normalization
     }
 
-    /// The gradient of a scalar function of the normalised features with respect to the pixels, `[n, 3, height,
-    /// width]`. `grad_features(first_row, features)` is called with the normalised features of consecutive images and
-    /// returns the gradient with respect to these.
+    /// The gradient of a scalar function of the normalised features with respect to the pixels,
+    /// `[n, 3, height, width]`. `grad_features(first_row, features)` is called with the normalised features of
+    /// consecutive images and returns the gradient with respect to these.
     pub fn vjp(&self, pixels: &[f32], mut grad_features: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
         self.extractor.vjp(pixels, |row, features| self.grad_features(features, |z| grad_features(row, z)))
     }

@@ -28,9 +28,9 @@ pub struct ImportConfig {
     /// Height and width of the images that the network was trained on, in pixels.
     #[serde(default = "default_image_size")]
     pub image_size: usize,
-    /// The probe, which the network is compared with: a safetensors or `.npz` file with 8-bit `images`, `[n, 3,
-    /// image_size, image_size]`, and the `features`, `[n, d]`, that the original framework computes for them. Without a
-    /// probe, results are marked as those of an unverified import.
+    /// The probe, which the network is compared with: a safetensors or `.npz` file with 8-bit `images`,
+    /// `[n, 3, image_size, image_size]`, and the `features`, `[n, d]`, that the original framework computes for them.
+    /// Without a probe, results are marked as those of an unverified import.
     #[serde(default)]
     pub probe: Option<PathBuf>,
     /// A part of the names that picks one of several sets of weights in the file, such as `state_dict_ema`.

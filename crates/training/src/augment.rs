@@ -36,8 +36,8 @@ pub struct AugmentConfig {
     pub flip: f64,
     /// Probability of colour jitter.
     pub jitter: f64,
-    /// Strength s of the jitter: brightness, contrast and saturation are multiplied by a factor between 1 - 0.8 s and 1 + 0.8 s, and the
-    /// hue is turned by up to 0.2 s of a full turn.
+    /// Strength s of the jitter: brightness, contrast and saturation are multiplied by a factor between 1 - 0.8 s and
+    /// 1 + 0.8 s, and the hue is turned by up to 0.2 s of a full turn.
     pub jitter_strength: f64,
     /// Probability of conversion to grey.
     pub grayscale: f64,
