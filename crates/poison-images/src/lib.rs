@@ -26,7 +26,7 @@ pub struct Params {
     /// Labels of the poisons. Adversarial labels are chosen once, at the start.
     #[serde(default)]
     pub labels: Labels,
-    /// The base images: `clean` draws them at random, and `aligned` takes those that help the attack most, to first
+    /// The base images: `clean` draws them at random, and `influence` takes those that help the attack most, to first
     /// order. If it is absent, the attack decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
