@@ -4,24 +4,24 @@ use crate::kernel::{Accumulate, Epilogue, Matrix, Phase, Run, Tap};
 use crate::planes::{BlockedTensor, LANES, SimdBlock};
 use pulp::Arch;
 
-/// What a convolution is, but for its weights: square kernel, stride 1 or 2, and zeros around the image.
+/// The shape of a convolution without its weights: a square kernel, stride 1 or 2, and zero padding.
 ///
-/// As always in networks, what is called a convolution is a correlation.
+/// As is usual for neural networks, "convolution" means cross-correlation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// Channels that come in.
+    /// Number of input channels.
     pub inputs: usize,
-    /// Channels that go out.
+    /// Number of output channels.
     pub outputs: usize,
     /// Side of the kernel, in pixels.
     pub kernel: usize,
-    /// Pixels from one position of the kernel to the next.
+    /// Stride: pixels between two positions of the kernel, 1 or 2.
     pub stride: usize,
-    /// Zeros at each side.
+    /// Zeros that are added at each side of the image.
     pub padding: usize,
 }
 
-/// A convolution, or its derivative by the input: a linear map of [`BlockedTensor`].
+/// A convolution, or its vector-Jacobian product with respect to the input: a linear map between [`BlockedTensor`]s.
 #[derive(Debug, Clone)]
 pub struct Conv {
     geometry: Geometry,
@@ -33,13 +33,14 @@ pub struct Conv {
 }
 
 impl Geometry {
-    /// The number of weights, `[outputs, inputs, kernel, kernel]`.
+    /// The number of weights: those of a tensor `[outputs, inputs, kernel, kernel]`.
     #[must_use]
     pub fn weights(&self) -> usize {
         self.outputs * self.inputs * self.kernel * self.kernel
     }
 
-    /// The shape of what becomes of planes `[images, inputs, height, width]`.
+    /// The shape of the output, `[images, outputs, height, width]`, for an input of shape
+    /// `[images, inputs, height, width]`.
     #[must_use]
     pub fn output(&self, [images, _, height, width]: [usize; 4]) -> [usize; 4] {
         let side = |length: usize| (length + 2 * self.padding - self.kernel) / self.stride + 1;
@@ -51,15 +52,16 @@ impl Geometry {
         assert!((1..=2).contains(&stride) && padding < kernel, "kernel {kernel}, stride {stride}, padding {padding}");
     }
 
-    /// Where the taps of one phase read.
+    /// The taps of the forward pass, which needs one phase.
     pub(crate) fn forwards(&self) -> Phase {
         let along = |k: usize| k as isize - self.padding as isize;
         let tap = |matrix| Tap { dy: along(matrix / self.kernel), dx: along(matrix % self.kernel), matrix };
         Phase { taps: (0..self.kernel * self.kernel).map(tap).collect(), stride: self.stride, step: 1, offset: [0, 0] }
     }
 
-    /// An input pixel `i` is read by the outputs `(i + padding - k) / stride` that are whole. Which taps these are
-    /// depends on `i` modulo the stride: a phase for each.
+    /// The phases of the backward pass. Input pixel `i` is read by the outputs `(i + padding - k) / stride` that are
+    /// whole numbers. Which taps these are depends on `i` modulo the stride, so that there is one phase for each
+    /// remainder.
     fn backwards(&self) -> Vec<Phase> {
         let Self { kernel, stride, padding, .. } = *self;
         let along = |offset: usize, k: usize| {
@@ -76,10 +78,12 @@ impl Geometry {
 }
 
 impl Conv {
-    /// The convolution with weights `[outputs, inputs, kernel, kernel]` and a bias for each output (or none).
+    /// The convolution with weights `[outputs, inputs, kernel, kernel]` and one bias per output channel; an empty
+    /// `bias` means zero.
     ///
     /// # Panics
-    /// Weights or bias of another length; a stride that is neither 1 nor 2; padding by a kernel or more.
+    /// If `weights` or `bias` has another length, if the stride is neither 1 nor 2, or if the padding is not smaller
+    /// than the kernel.
     #[must_use]
     pub fn new(geometry: Geometry, weights: &[f32], bias: &[f32]) -> Self {
         assert!(bias.is_empty() || bias.len() == geometry.outputs, "a bias of another length");
@@ -93,8 +97,8 @@ impl Conv {
         }
     }
 
-    /// The derivative by the input: of a function whose derivative by what the convolution makes is given, that by what
-    /// it is made of.
+    /// The vector-Jacobian product with respect to the input: it maps the gradient with respect to the convolution's
+    /// output to the gradient with respect to its input.
     ///
     /// # Panics
     /// As [`Conv::new`].
@@ -116,17 +120,17 @@ impl Conv {
         self.geometry
     }
 
-    /// The border that planes need to be read by this.
+    /// The border that an input of [`Conv::apply`] needs, in pixels.
     #[must_use]
     pub fn border(&self) -> usize {
         let taps = self.phases.iter().flat_map(|phase| &phase.taps);
         taps.flat_map(|tap| [tap.dy, tap.dx]).map(isize::unsigned_abs).max().unwrap_or(0)
     }
 
-    /// `finish(start + bias + self(x))`.
+    /// Writes `finish(start + bias + conv(x))` to `out`.
     ///
     /// # Panics
-    /// BlockedTensor of shapes that do not fit, or `x` with too small a border.
+    /// If the shapes do not fit, or if the border of `x` is smaller than [`Conv::border`].
     pub fn apply(&self, x: &BlockedTensor, start: Accumulate, finish: Epilogue, out: &mut BlockedTensor) {
         self.apply_on(Arch::new(), x, start, finish, out);
     }
@@ -153,7 +157,8 @@ impl Conv {
     }
 }
 
-/// Weights as blocks of rows and columns; `at` says output and input of a column and a row.
+/// Packs weights into blocks of 16 rows by 16 columns. `at` is called with a column and a row and returns the output
+/// and the input channel of the weight that stands there.
 fn matrices(
     geometry: &Geometry,
     weights: &[f32],

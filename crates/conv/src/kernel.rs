@@ -1,27 +1,27 @@
-//! The one loop of all convolutions.
+//! The inner loop of all convolutions.
 
 use crate::planes::{BlockedTensor, LANES, SimdBlock};
 use pulp::{Simd, WithSimd};
 
-/// What a convolution adds to.
+/// What the result of a convolution is added to.
 #[derive(Debug, Clone, Copy)]
 pub enum Accumulate<'a> {
-    /// Zero.
+    /// Nothing: the result is overwritten.
     Zero,
-    /// BlockedTensor of the result's shape.
+    /// A tensor of the output's shape.
     Add(&'a BlockedTensor),
-    /// What the result holds already.
+    /// The values that the output already holds.
     Result,
 }
 
-/// What becomes of the sum.
+/// What is applied to the sum before it is written.
 #[derive(Debug, Clone, Copy)]
 pub enum Epilogue<'a> {
-    /// Nothing.
+    /// The identity.
     Keep,
-    /// Its positive part. NaN stays NaN.
+    /// ReLU. NaN stays NaN.
     Relu,
-    /// Zero where these planes of the result's shape are not above zero.
+    /// Zero where this tensor of the output's shape is not positive: the backward pass of a ReLU.
     Mask(&'a BlockedTensor),
 }
 
@@ -37,13 +37,13 @@ impl<'a> Epilogue<'a> {
     }
 }
 
-/// Pixels of the tiles at the end of a row.
+/// Pixels of the tiles at the end of a row, where no wider tile fits.
 const REST: usize = 4;
 
-/// A matrix of weights: a row of 16 output channels for each of 16 input channels.
+/// A 16 x 16 block of weights: for each of 16 input channels, a row of 16 output channels.
 pub(crate) type Matrix = [SimdBlock; LANES];
 
-/// Where a sum reads its input, and with which of a block's matrices.
+/// One tap of the kernel: the offset at which the input is read, and the number of the weight matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tap {
     pub(crate) dy: isize,
@@ -51,10 +51,10 @@ pub(crate) struct Tap {
     pub(crate) matrix: usize,
 }
 
-/// Some rows and columns of the result, and the taps of their sums.
+/// A subset of the output's rows and columns, and the taps that are summed there.
 ///
-/// The result at `(a step + oy, b step + ox)` is the sum over the taps of matrix times input at `(a stride + dy, b
-/// stride + dx)`.
+/// The output at `(a step + oy, b step + ox)` is the sum over the taps of the tap's matrix times the input at
+/// `(a stride + dy, b stride + dx)`.
 #[derive(Debug, Clone)]
 pub(crate) struct Phase {
     pub(crate) taps: Vec<Tap>,
@@ -63,13 +63,13 @@ pub(crate) struct Phase {
     pub(crate) offset: [usize; 2],
 }
 
-/// A convolution to be run.
+/// One phase of a convolution, ready to be dispatched.
 pub(crate) struct Run<'a> {
     pub(crate) x: &'a BlockedTensor,
     pub(crate) phase: &'a Phase,
     /// `[output blocks][input blocks][matrices]`.
     pub(crate) matrices: &'a [Matrix],
-    /// A block of channels each; none is zero.
+    /// The bias in blocks of 16 channels; empty if there is none.
     pub(crate) bias: &'a [SimdBlock],
     pub(crate) start: Accumulate<'a>,
     pub(crate) finish: Epilogue<'a>,
@@ -81,8 +81,9 @@ impl WithSimd for Run<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // Sums in registers: at least as many as the processor can have in flight, and fewer than it has registers. The
-        // parameters are the pixels of a tile, wide and narrow, the blocks of a wide tile, and the vectors of a block.
+        // The sums that are held in registers must be at least as many as the processor can have in flight, and fewer
+        // than its registers. The parameters are the pixels of a wide and of a narrow tile, the blocks of a wide tile,
+        // and the vectors per block.
         match S::F32_LANES {
             16 => self.strides::<S, 8, 16, 2, 1>(simd),
             8 => self.strides::<S, 4, 4, 1, 2>(simd),
@@ -129,8 +130,8 @@ impl Run<'_> {
         }
     }
 
-    /// All images of `B` blocks of the result: one block of the input after the other, so that its matrices stay in the
-    /// nearest cache.
+    /// Computes `B` output blocks of all images, one input block after the other, so that the matrices of that block
+    /// stay in the first-level cache.
     #[inline(always)]
     fn images<S: Simd, const P: usize, const B: usize, const V: usize, const STRIDE: usize>(
         &mut self,
@@ -177,8 +178,9 @@ impl Run<'_> {
         }
     }
 
-    /// `P` pixels of `B` blocks: what one block of the input adds to them. Its first pixel in the input (for a tap
-    /// without offset, less the border), and in the result.
+    /// Adds what one input block contributes to `P` pixels of `B` output blocks. The last argument is the position of
+    /// the first pixel in the input (for a tap with offset 0, and less the border) and in the output,
+    /// `[image, block, row, column]`.
     #[inline(always)]
     fn tile<S: Simd, const P: usize, const B: usize, const V: usize, const STRIDE: usize>(
         &mut self,
@@ -212,7 +214,7 @@ impl Run<'_> {
             }
         }
 
-        // A copy that is indexed by constants alone is kept in registers.
+        // The compiler keeps an array in registers only if it is indexed by constants alone, hence the copy.
         let mut fast = sums;
         for (offset, matrix) in from.taps {
             let pixels = &self.x.values[at + offset..][..(P - 1) * STRIDE + 1];
@@ -243,7 +245,7 @@ impl Run<'_> {
                 (true, Epilogue::Relu) => {
                     for sums in &mut sums {
                         for sum in &mut sums[b] {
-                            // In this order a NaN is handed on.
+                            // Comparing in this order passes a NaN on.
                             *sum = simd.max_f32s(simd.splat_f32s(0.0), *sum);
                         }
                     }
@@ -270,18 +272,18 @@ impl Run<'_> {
     }
 }
 
-/// A block of the input, for `B` blocks of the result.
+/// One input block, and the weights from it to `B` output blocks.
 struct Input<'a, const B: usize> {
-    /// Of the block, those that are not filled with zeros.
+    /// Channels of the block that are not padding.
     channels: usize,
-    /// From the border's corner of a pixel's row and column, and which matrix.
+    /// For each tap, the distance to read at, counted from the corner of the border, and the number of its matrix.
     taps: &'a [(usize, usize)],
     weights: [&'a [Matrix]; B],
     first: bool,
     last: bool,
 }
 
-/// A block's channels at a pixel, in registers.
+/// Loads a block's channels at one pixel into registers.
 #[inline(always)]
 pub(crate) fn vectors<S: Simd, const V: usize>(simd: S, lanes: &SimdBlock) -> [S::f32s; V] {
     let mut vectors = [simd.splat_f32s(0.0); V];

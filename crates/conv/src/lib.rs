@@ -1,10 +1,11 @@
-//! Convolutions and batch norms on the processor, at its speed.
+//! Convolutions and batch norms on the processor, vectorised.
 //!
-//! Images lie as [`BlockedTensor`]: blocks of 16 channels, so that a pixel of a block is one AVX-512 register, within a
-//! border of zeros, so that no kernel asks where an image ends. A [`Conv`] computes a block of pixels times a block of
-//! channels in registers, straight from the planes: nothing is unrolled into a matrix. Forwards and backwards it is one
-//! loop over taps. The instructions (AVX-512, AVX2 and FMA, NEON, or plain) are chosen at run time; the order of the
-//! sums depends on them, and on nothing else.
+//! - **Layout**: images are a [`BlockedTensor`]: blocks of 16 channels, so that one pixel of a block is one AVX-512
+//!   register, within a border of zeros, so that no kernel has to test for the edge of an image.
+//! - **Kernel**: a [`Conv`] computes a block of pixels times a block of channels in registers, directly from this
+//!   layout. There is no im2col matrix. The forward and the backward pass are the same loop over taps.
+//! - **Instructions**: AVX-512, AVX2 with FMA, NEON or scalar code is chosen at run time. The order of the sums depends
+//!   on this choice and on nothing else.
 
 mod conv;
 mod kernel;

@@ -1,24 +1,24 @@
-//! Batch norm: the moments of channels, and affine maps of them.
+//! Batch norm: the moments of channels, and affine maps per channel.
 //!
-//! Ioffe and Szegedy, "Batch normalization" (2015), algorithm 1 and the derivatives after it.
+//! Ioffe and Szegedy, "Batch normalization" (2015), algorithm 1 and the gradients after it.
 
 use crate::kernel::vectors;
 use crate::planes::{BlockedTensor, LANES, SimdBlock};
 use pulp::{Arch, Simd, WithSimd};
 
-/// How many values every channel has, and how they are spread.
+/// Number, mean and scatter of the values of every channel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moments {
-    /// Values of a channel.
+    /// Values per channel.
     pub count: f64,
-    /// Their mean, by channel.
+    /// Mean of every channel.
     pub mean: Vec<f64>,
-    /// The sum of their squared distances to the mean, by channel.
+    /// Sum of the squared distances to the mean, of every channel.
     pub scatter: Vec<f64>,
 }
 
 impl Moments {
-    /// Of the channels of some images.
+    /// The moments of `planes` over all images and pixels.
     #[must_use]
     pub fn new(planes: &BlockedTensor) -> Self {
         Self::new_on(Arch::new(), planes)
@@ -26,7 +26,8 @@ impl Moments {
 
     pub(crate) fn new_on(arch: Arch, planes: &BlockedTensor) -> Self {
         let count = (planes.images * planes.height * planes.width) as f64;
-        // About one of the values, for a mean that is large beside the spread.
+        // Sums are taken about one of the values, so that they stay exact if the mean is much larger than the
+        // deviation.
         let near: Vec<SimdBlock> = (0..planes.blocks()).map(|block| planes.values[planes.row(0, block, 0)]).collect();
         let [sums, squares] = Sums { values: planes, with: planes, about: [&near, &near] }.run(arch);
         let (mut mean, mut scatter) = (Vec::with_capacity(planes.channels), Vec::with_capacity(planes.channels));
@@ -37,10 +38,10 @@ impl Moments {
         Self { count, mean, scatter }
     }
 
-    /// Of all values of the parts (Chan, Golub and LeVeque, 1979).
+    /// The moments of the union of `parts` (Chan, Golub and LeVeque, 1979).
     ///
     /// # Panics
-    /// Parts with other channels.
+    /// If the parts have different numbers of channels.
     #[must_use]
     pub fn merge(parts: &[Self]) -> Self {
         let channels = parts.first().map_or(0, |part| part.mean.len());
@@ -58,18 +59,18 @@ impl Moments {
         all
     }
 
-    /// The mean squared distance to the mean, by channel.
+    /// The variance of every channel, with division by the number of values.
     pub fn variance(&self) -> impl Iterator<Item = f64> {
         self.scatter.iter().map(|scatter| scatter / self.count)
     }
 }
 
 impl BlockedTensor {
-    /// Writes `scale self + shift`, by channel, and `plus` to that; of this its positive part if it is `rectified`. NaN
-    /// stays NaN.
+    /// Writes `scale * self + shift + plus` to `out`, with `scale` and `shift` per channel, followed by a ReLU if
+    /// `rectified`. NaN stays NaN.
     ///
     /// # Panics
-    /// BlockedTensor of another shape, or not one number for each channel.
+    /// If the shapes differ, or if `scale` or `shift` does not have one value per channel.
     pub fn affine(&self, [scale, shift]: [&[f32]; 2], plus: Option<&Self>, rectified: bool, out: &mut Self) {
         let ones = vec![1.0; self.channels];
         let maps = [scale, shift, &ones].map(|values| self.lanes(values));
@@ -77,7 +78,8 @@ impl BlockedTensor {
         out.map(Arch::new(), Map { x: Some(self), plus, maps: &maps, floor });
     }
 
-    /// Replaces itself by `scale self + shift + factor of`, by channel.
+    /// Replaces `self` by `scale * self + shift + factor * of`, where `maps` holds `scale`, `shift` and `factor` per
+    /// channel.
     ///
     /// # Panics
     /// As [`BlockedTensor::affine`].
@@ -86,7 +88,7 @@ impl BlockedTensor {
         self.map(Arch::new(), Map { x: None, plus: Some(of), maps: &maps, floor: f32::NEG_INFINITY });
     }
 
-    /// Sums of itself, and of its products with the distances of `x` to `about`, by channel.
+    /// For every channel, the sum of `self` and the sum of `self * (x - about)`, over all images and pixels.
     ///
     /// # Panics
     /// As [`BlockedTensor::affine`].
@@ -97,7 +99,7 @@ impl BlockedTensor {
             .run(Arch::new())
     }
 
-    /// Numbers of the channels in blocks, filled up with zeros.
+    /// One value per channel, in blocks that are filled up with zeros.
     pub(crate) fn lanes(&self, values: &[f32]) -> Vec<SimdBlock> {
         assert_eq!(values.len(), self.channels, "not one number for each channel");
         values.chunks(LANES).map(SimdBlock::from_slice).collect()
@@ -110,7 +112,7 @@ impl BlockedTensor {
         arch.dispatch(Mapped { map, out: self });
     }
 
-    /// Image and block of every row, and its number.
+    /// `[image, block, row]` of every stored row.
     fn lines(&self) -> impl Iterator<Item = [usize; 3]> + use<> {
         let (blocks, height) = (self.blocks(), self.height);
         (0..self.images * blocks * height).map(move |i| [i / (blocks * height), i / height % blocks, i % height])
@@ -122,13 +124,13 @@ impl BlockedTensor {
     }
 }
 
-/// `scale x + shift + factor plus`, and `floor` where it is below that.
+/// The map `max(scale * x + shift + factor * plus, floor)`.
 #[derive(Clone, Copy)]
 pub(crate) struct Map<'a> {
-    /// `None` takes what is replaced.
+    /// `None` reads the values that are overwritten.
     pub(crate) x: Option<&'a BlockedTensor>,
     pub(crate) plus: Option<&'a BlockedTensor>,
-    /// Scale, shift and factor, by block.
+    /// Scale, shift and factor, per block.
     pub(crate) maps: &'a [Vec<SimdBlock>; 3],
     pub(crate) floor: f32,
 }
@@ -181,8 +183,7 @@ impl Mapped<'_> {
     }
 }
 
-/// Sums by channel of the distances of `values` to the first of `about`, and of their products with those of `with` to
-/// the second.
+/// For every channel, the sum of `values - about[0]` and the sum of `(values - about[0]) * (with - about[1])`.
 pub(crate) struct Sums<'a> {
     pub(crate) values: &'a BlockedTensor,
     pub(crate) with: &'a BlockedTensor,
@@ -201,7 +202,7 @@ impl Sums<'_> {
         let mut all = [vec![[0.0; LANES]; values.blocks()], vec![[0.0; LANES]; values.blocks()]];
         for line @ [_, block, _] in values.lines() {
             let about = [vectors::<S, V>(simd, &about[0][block]), vectors::<S, V>(simd, &about[1][block])];
-            // A row in single precision, and the rows in double: a channel has up to millions of values.
+            // Each row is summed in f32 and the rows in f64, because a channel has up to millions of values.
             let mut row = [[simd.splat_f32s(0.0); V]; 2];
             for (value, with) in values.line(line).iter().zip(with.line(line)) {
                 let (value, with) = (vectors::<S, V>(simd, value), vectors::<S, V>(simd, with));

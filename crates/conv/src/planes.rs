@@ -1,15 +1,15 @@
-//! Images in blocks of channels.
+//! Images in blocks of 16 channels.
 
 /// Channels of a block.
 pub(crate) const LANES: usize = 16;
 
-/// The channels of a block at one pixel.
+/// The 16 channels of a block at one pixel.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[repr(C, align(64))]
 pub(crate) struct SimdBlock(pub(crate) [f32; LANES]);
 
 impl SimdBlock {
-    /// Up to as many values, and zeros.
+    /// A block that begins with `values`, of which there are at most 16, and is filled up with zeros.
     pub(crate) fn from_slice(values: &[f32]) -> Self {
         let mut lanes = Self::default();
         lanes.0[..values.len()].copy_from_slice(values);
@@ -17,10 +17,10 @@ impl SimdBlock {
     }
 }
 
-/// Images `[images, channels, height, width]` of f32, as `[images, blocks, height + 2 border, width + 2 border]` of 16
-/// channels each.
+/// Images `[images, channels, height, width]` in f32, stored as `[images, blocks, height + 2 border, width + 2 border]`
+/// with 16 channels per block.
 ///
-/// The border is zero, and so are the channels that fill the last block.
+/// The border and the channels that fill up the last block are zero.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlockedTensor {
     pub(crate) images: usize,
@@ -32,8 +32,8 @@ pub struct BlockedTensor {
 }
 
 impl BlockedTensor {
-    /// Black images of that shape, `[images, channels, height, width]`. A convolution that pads by more than `border`
-    /// cannot read them.
+    /// Images of zeros of the shape `[images, channels, height, width]`. A convolution can read them only if `border`
+    /// is at least [`Conv::border`](crate::Conv::border).
     #[must_use]
     pub fn new([images, channels, height, width]: [usize; 4], border: usize) -> Self {
         let mut planes = Self { images, channels, height, width, border, values: Vec::new() };
@@ -41,29 +41,29 @@ impl BlockedTensor {
         planes
     }
 
-    /// `[images, channels, height, width]`.
+    /// The shape, `[images, channels, height, width]`.
     #[must_use]
     pub fn shape(&self) -> [usize; 4] {
         [self.images, self.channels, self.height, self.width]
     }
 
-    /// Memory that planes of that shape and border take.
+    /// Memory of a tensor with that shape and border, in bytes.
     #[must_use]
     pub fn bytes([images, channels, height, width]: [usize; 4], border: usize) -> usize {
         let none = Self { images, channels, height, width, border, values: Vec::new() };
         images * none.blocks() * none.size() * size_of::<SimdBlock>()
     }
 
-    /// Zeros at each side of every image.
+    /// Width of the border of zeros at each side of an image, in pixels.
     #[must_use]
     pub fn border(&self) -> usize {
         self.border
     }
 
-    /// Replaces all values by those of images in that shape.
+    /// Replaces all values by `values`, in row-major order of [`BlockedTensor::shape`].
     ///
     /// # Panics
-    /// `values` are not as many as the shape has.
+    /// If `values` has another length than the shape.
     pub fn load(&mut self, values: &[f32]) {
         assert_eq!(values.len(), self.shape().iter().product(), "values of another shape");
         let (area, width) = (self.height * self.width, self.width);
@@ -77,10 +77,10 @@ impl BlockedTensor {
         }
     }
 
-    /// All values, images in that shape.
+    /// Writes all values to `values`, in row-major order of [`BlockedTensor::shape`].
     ///
     /// # Panics
-    /// `values` are not as many as the shape has.
+    /// If `values` has another length than the shape.
     pub fn store(&self, values: &mut [f32]) {
         assert_eq!(values.len(), self.shape().iter().product(), "values of another shape");
         let (area, width) = (self.height * self.width, self.width);
@@ -94,7 +94,7 @@ impl BlockedTensor {
         }
     }
 
-    /// The mean over the image of every channel, `[images, channels]`.
+    /// The mean of every channel over the image (global average pooling), `[images, channels]`.
     #[must_use]
     pub fn means(&self) -> Vec<f32> {
         let mut means = Vec::with_capacity(self.images * self.channels);
@@ -117,11 +117,12 @@ impl BlockedTensor {
         means
     }
 
-    /// Writes the derivative of a function of [`BlockedTensor::means`] of `of`, of that shape, where these are above
-    /// zero; elsewhere zero: the means' derivative through a ReLU.
+    /// The backward pass of a ReLU followed by [`BlockedTensor::means`]. Given the gradient with respect to the means,
+    /// `[images, channels]`, overwrites `self` with the gradient with respect to the input of the ReLU, whose output is
+    /// `of`: the mean's gradient divided by the number of pixels where `of` is positive, and zero elsewhere.
     ///
     /// # Panics
-    /// Another shape.
+    /// If `of` has another shape than `self`, or if `means` has another length.
     pub fn spread(&mut self, means: &[f32], of: &Self) {
         assert_eq!(self.shape(), of.shape(), "planes of another shape");
         assert_eq!(means.len(), self.images * self.channels, "means of another shape");
@@ -147,31 +148,31 @@ impl BlockedTensor {
         }
     }
 
-    /// Blocks of channels.
+    /// Number of blocks of channels.
     #[inline(always)]
     pub(crate) fn blocks(&self) -> usize {
         self.channels.div_ceil(LANES)
     }
 
-    /// Pixels of a row, with its borders.
+    /// Length of a stored row, with the border at both ends.
     #[inline(always)]
     pub(crate) fn pitch(&self) -> usize {
         self.width + 2 * self.border
     }
 
-    /// Pixels of a block of an image, with its borders.
+    /// Stored pixels of one block of one image, with its border.
     #[inline(always)]
     pub(crate) fn size(&self) -> usize {
         self.pitch() * (self.height + 2 * self.border)
     }
 
-    /// Where a block of an image begins, its border first.
+    /// Position at which a block of an image begins, with its border.
     #[inline(always)]
     pub(crate) fn plane(&self, image: usize, block: usize) -> usize {
         (image * self.blocks() + block) * self.size()
     }
 
-    /// The rows of all blocks of all images.
+    /// All rows of all blocks of all images.
     fn rows(&self) -> impl Iterator<Item = Row> + use<> {
         let Self { images, channels, height, width, .. } = *self;
         let (blocks, first, size, pitch) = (self.blocks(), self.row(0, 0, 0), self.size(), self.pitch());
@@ -183,15 +184,15 @@ impl BlockedTensor {
         })
     }
 
-    /// Where a row of a block of an image begins.
+    /// Position of the first pixel of a row, after the border.
     #[inline(always)]
     pub(crate) fn row(&self, image: usize, block: usize, y: usize) -> usize {
         self.plane(image, block) + (y + self.border) * self.pitch() + self.border
     }
 }
 
-/// A row of a block of an image: where it lies, how many of its channels are not filled with zeros, and where the first
-/// of these lies in images `[images, channels, height, width]`.
+/// A row of a block of an image: its position, how many of its channels are not padding, and the position of its first
+/// value in an array `[images, channels, height, width]`.
 struct Row {
     at: usize,
     lanes: usize,

@@ -1,19 +1,19 @@
-//! The pooling of a stem.
+//! The max pooling of a stem.
 
 use crate::planes::{BlockedTensor, LANES, SimdBlock};
 
 impl BlockedTensor {
-    /// Writes the largest of the 3x3 pixels around every second one. What is pooled must not be negative, as after a
-    /// ReLU: then the border's zeros are never larger.
+    /// Writes 3x3 max pooling of stride 2 and padding 1 to `out`. The values must not be negative, as after a ReLU, so
+    /// that the zeros of the border never win.
     ///
     /// # Panics
-    /// `out` is not of half the height and width, rounded up, or there is no border.
+    /// If `out` does not have half the height and width, rounded up, or if `self` has no border.
     pub fn max_pool(&self, out: &mut Self) {
         self.each_window(out.shape(), |[image, block, y, x], window| {
             let mut largest = SimdBlock::default();
             for at in window {
                 for (largest, value) in largest.0.iter_mut().zip(self.values[at].0) {
-                    // In this order a NaN is handed on.
+                    // A NaN replaces what was found so far, and is replaced by the next value of the window.
                     *largest = if value <= *largest { *largest } else { value };
                 }
             }
@@ -22,11 +22,12 @@ impl BlockedTensor {
         });
     }
 
-    /// From the derivative `of` by what [`BlockedTensor::max_pool`] makes, that by what it pools, where this is above
-    /// zero; elsewhere zero. Of equals, the first is the largest.
+    /// The backward pass of [`BlockedTensor::max_pool`]: given `of`, the gradient with respect to its output,
+    /// overwrites `by` with the gradient with respect to its input `self`. Only positive values receive a gradient, so
+    /// that the ReLU before the pooling is included. Of equal values, the first one receives it.
     ///
     /// # Panics
-    /// As [`BlockedTensor::max_pool`]; `by` is of another shape or border.
+    /// As [`BlockedTensor::max_pool`], and if `by` has another shape or border than `self`.
     pub fn max_pool_derivative(&self, of: &Self, by: &mut Self) {
         assert_eq!((self.shape(), self.border), (by.shape(), by.border), "planes of another shape");
         by.values.fill(SimdBlock::default());
@@ -47,14 +48,15 @@ impl BlockedTensor {
         });
     }
 
-    /// Calls `visit` with the image, block, row and column of every result, and where its pixels lie.
+    /// Calls `visit` for every output pixel with `[image, block, row, column]` and the positions of its nine input
+    /// pixels.
     fn each_window(&self, shape: [usize; 4], mut visit: impl FnMut([usize; 4], [usize; 9])) {
         let [images, channels, height, width] = self.shape();
         assert_eq!(shape, [images, channels, height.div_ceil(2), width.div_ceil(2)], "planes of another shape");
         assert!(self.border > 0, "planes without a border");
         for (image, block) in (0..images).flat_map(|image| (0..self.blocks()).map(move |block| (image, block))) {
             for (y, x) in (0..shape[2]).flat_map(|y| (0..shape[3]).map(move |x| (y, x))) {
-                // A row and a column before the middle.
+                // The window begins one row above and one column to the left of its centre.
                 let corner = self.row(image, block, 2 * y) + 2 * x - self.pitch() - 1;
                 let window = std::array::from_fn(|i| corner + i / 3 * self.pitch() + i % 3);
                 visit([image, block, y, x], window);

@@ -1,11 +1,11 @@
-//! Every kernel against sums written out, at sizes that fill no block.
+//! Compares every kernel with sums that are written out, at sizes that do not fill whole blocks.
 
 use crate::norm::{Map, Sums};
 use crate::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry, Moments};
 use proptest::prelude::*;
 use pulp::Arch;
 
-/// A problem: `[outputs, inputs, kernel]`, stride, padding, `[images, height, width]`.
+/// A convolution to test: `[outputs, inputs, kernel]`, stride, padding, `[images, height, width]`.
 #[derive(Debug, Clone)]
 struct Problem {
     size: [usize; 3],
@@ -27,7 +27,7 @@ fn problem() -> impl Strategy<Value = Problem> {
     )
 }
 
-/// All instructions that this processor has, from none to the best.
+/// All instruction sets that this processor has, from scalar code to the best.
 fn archs() -> Vec<Arch> {
     let mut archs = vec![Arch::Scalar, Arch::new()];
     #[cfg(target_arch = "x86_64")]
@@ -35,7 +35,7 @@ fn archs() -> Vec<Arch> {
     archs
 }
 
-/// Numbers without a pattern, in -1..1.
+/// Values without a pattern in -1..1.
 fn noise(count: usize, seed: u32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(747_796_405).wrapping_add(1);
     let mut next = || {
@@ -133,7 +133,7 @@ proptest! {
             dx[from] += f64::from(of[to]) * f64::from(weights[weight]);
             dw[weight] += f64::from(of[to]) * f64::from(x[from]);
         });
-        // Whatever border the other planes have.
+        // The other tensors may have any border.
         let (x, of) = (planes(input, conv.border(), &x), planes(output, transposed.border() + 1, &of));
         let added = planes(output, 3, &added);
 
@@ -159,7 +159,7 @@ proptest! {
 
             let gradient = geometry.weight_gradient_on(arch, &[x.clone(), x.clone()], &[of.clone(), of.clone()]);
             assert_close(&gradient, &twice);
-            // Many planes, of which some come to nothing, are summed in groups.
+            // Many tiles, some of which are zero, are summed in groups.
             let nothing = BlockedTensor::new(input, x.border());
             let many = |x: &BlockedTensor| (0..11).map(|i| if i % 5 == 0 { x.clone() } else { nothing.clone() }).collect::<Vec<_>>();
             let gradient = geometry.weight_gradient_on(arch, &many(&x), &vec![of.clone(); 11]);
@@ -179,7 +179,7 @@ proptest! {
         let shape = [n, channels, height, width];
         let (count, area) = (shape.iter().product::<usize>(), height * width);
         let channel = |i: usize| i / area % channels;
-        // As large a mean beside the spread as a channel may have.
+        // A mean as large, relative to the deviation, as a channel may have.
         let own: Vec<f32> = noise(count, 1).iter().enumerate().map(|(i, x)| x + 10.0 * channel(i) as f32).collect();
         let other = noise(count, 2);
         let maps = [noise(channels, 3), noise(channels, 4), noise(channels, 5)];
@@ -216,7 +216,7 @@ proptest! {
             for (found, sums) in found.iter().zip(&sums) {
                 assert_close(&found.iter().map(|x| *x as f32).collect::<Vec<_>>(), sums);
             }
-            // In two halves, as in one.
+            // Merging two halves gives the moments of the whole.
             let halves = [&own[..count / n], &own[count / n..]].map(|half| {
                 let shape = [half.len() * n / count, channels, height, width];
                 (shape[0] > 0).then(|| Moments::new_on(arch, &planes(shape, 0, half)))
@@ -278,7 +278,8 @@ fn the_largest_of_nine_and_its_derivative() {
     assert_eq!(values(&by), [0.0; 12]);
 }
 
-/// Speed beside the machine's: `cargo nextest run --release -p hemlock-conv --run-ignored all speed --no-capture`.
+/// Compares the speed with that of the machine:
+/// `cargo nextest run --release -p hemlock-conv --run-ignored all speed --no-capture`.
 #[test]
 #[ignore = "a timing, by hand"]
 #[allow(clippy::print_stderr)]

@@ -1,4 +1,4 @@
-//! The derivative by the weights.
+//! The gradient of a convolution with respect to its weights.
 
 use crate::conv::Geometry;
 use crate::kernel::{Matrix, Phase, vectors};
@@ -6,20 +6,21 @@ use crate::planes::{BlockedTensor, LANES, SimdBlock};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Pixels that are summed in registers before the sums go back to memory.
+/// Pixels whose products are summed in registers before the sums are written back to memory.
 const SPAN: usize = 32;
-/// Blocks of the output that share what is loaded of the input.
+/// Output blocks that are computed from the same loaded input.
 const TOGETHER: usize = 2;
-/// Sums to be shared among threads, where there are as many planes.
+/// Tasks to split the sum into, provided that there are as many tiles. A constant, so that results do not depend on the
+/// threads.
 const TASKS: usize = 8;
 
 impl Geometry {
-    /// The derivative by the weights, `[outputs, inputs, kernel, kernel]`, of a function whose derivative by what the
-    /// convolution makes of each of the planes `x` is that of `of`. Over the threads of the current rayon pool, whose
-    /// number changes no result.
+    /// The gradient with respect to the weights, `[outputs, inputs, kernel, kernel]`. `x` holds the inputs, tile by
+    /// tile, and `of` the gradient with respect to the convolution's output for each of them. It is computed on the
+    /// threads of the current rayon pool, whose number does not change the result.
     ///
     /// # Panics
-    /// BlockedTensor of shapes that do not fit, or with a border smaller than the padding.
+    /// If the shapes do not fit, or if a border is smaller than the padding.
     #[must_use]
     pub fn weight_gradient(&self, x: &[BlockedTensor], of: &[BlockedTensor]) -> Vec<f32> {
         self.weight_gradient_on(Arch::new(), x, of)
@@ -32,7 +33,8 @@ impl Geometry {
             assert_eq!(of.shape(), self.output(x.shape()), "planes of another shape");
             assert!(x.border >= self.padding, "a border of {} is read to {}", x.border, self.padding);
         }
-        // Of few channels, planes are summed in groups; how many does not depend on the threads.
+        // With few output channels there are few tasks, so tiles are summed in groups; their number does not depend on
+        // the threads.
         let groups = TASKS.div_ceil(self.outputs.div_ceil(TOGETHER * LANES));
         let group = x.len().div_ceil(groups).max(1);
         let sums: Vec<Vec<f32>> =
@@ -45,7 +47,7 @@ impl Geometry {
         all
     }
 
-    /// The sum over a group of planes, for [`Geometry::weight_gradient`].
+    /// The sum over one group of tiles, for [`Geometry::weight_gradient`].
     fn weight_sums(&self, arch: Arch, x: &[BlockedTensor], of: &[BlockedTensor]) -> Vec<f32> {
         let taps = self.kernel * self.kernel;
         let phase = self.forwards();
@@ -72,7 +74,7 @@ impl Geometry {
     }
 }
 
-/// The products of one block of the input with one or two of the output, summed over all pixels.
+/// The products of one input block with one or two output blocks, summed over all pixels.
 struct Products<'a> {
     x: &'a BlockedTensor,
     of: &'a BlockedTensor,
@@ -80,7 +82,7 @@ struct Products<'a> {
     input: usize,
     output: usize,
     blocks: usize,
-    /// For each tap.
+    /// The sums for each tap.
     sums: &'a mut [[Matrix; TOGETHER]],
 }
 
@@ -89,7 +91,7 @@ impl WithSimd for Products<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        // Channels of the input, blocks of the output and vectors of a block whose sums fit the registers.
+        // Input channels, output blocks, and vectors per block, chosen so that their sums fit into the registers.
         match (S::F32_LANES, self.blocks) {
             (16, 2) => self.rows::<S, 8, 2, 1>(simd),
             (16, _) => self.rows::<S, 16, 1, 1>(simd),
@@ -102,7 +104,7 @@ impl WithSimd for Products<'_> {
 }
 
 impl Products<'_> {
-    /// All images, a few rows at a time, so that these stay in the nearest cache for all taps.
+    /// Goes through all images a few rows at a time, so that these rows stay in the first-level cache for all taps.
     #[inline(always)]
     fn rows<S: Simd, const C: usize, const B: usize, const V: usize>(mut self, simd: S) {
         let [images, _, height, width] = self.of.shape();
@@ -139,7 +141,7 @@ impl Products<'_> {
                 *sums = vectors::<S, V>(simd, &self.sums[tap][block + b][channel + c]);
             }
         }
-        // A copy that is indexed by constants alone is kept in registers.
+        // The compiler keeps an array in registers only if it is indexed by constants alone, hence the copy.
         let mut fast = sums;
         for y in top..bottom {
             let row = self.x.border.wrapping_add_signed(at.dy) + y * stride;

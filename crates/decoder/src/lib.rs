@@ -1,4 +1,4 @@
-//! Stage: a decoder, trained on clean pairs of features and images.
+//! Stage `decoder`: a network from features to images, trained on clean pairs of both.
 
 use burn::{
     optim::{AdamConfig, GradientsParams},
@@ -21,16 +21,16 @@ use serde_json::Value;
 pub struct Params {
     /// Passes over the clean training images.
     pub epochs: u32,
-    /// Images a step.
+    /// Images per step.
     pub batch: usize,
     /// Learning rate of Adam, with a cosine schedule.
     pub learning_rate: f64,
-    /// Channels of the widest layer.
+    /// Channels of the widest layer of the network.
     pub width: usize,
-    /// Weight of the mean squared error of a feature beside that of a pixel; 0 trains on pixels alone, without the
-    /// extractor.
+    /// Weight of the mean squared error of the features, relative to that of the pixels. With 0, the decoder is trained
+    /// on pixels alone, without the extractor.
     pub feature_weight: f64,
-    /// Seed of the initial weights and of the order of the images.
+    /// Seed of the initial weights, the order of the images, and the choice of held-out images.
     pub seed: u64,
 }
 
@@ -70,7 +70,7 @@ impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "decoder";
     const ABOUT: About = About::new(StageRole::Preparation, "train a network that turns features back into images");
     const VERSION: u32 = 3;
-    // The decoder is a tool of the attacker, as the extractor is: it has a seed of its own, and serves all attacks.
+    // The decoder is a tool of the attacker, like the extractor: it has a seed of its own, and serves all attacks.
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     type Params = Params;
@@ -110,15 +110,15 @@ impl hemlock_stage::Stage for Stage {
     }
 }
 
-/// Features `[n, d]` and the images `[n, 3, height, width]` that they are of.
+/// Features `[n, d]`, and the images `[n, 3, height, width]` that they were extracted from.
 struct Pairs {
     features: Array2<f32>,
     images: Pixels,
     normalization: hemlock_artifact::Normalization,
 }
 
-/// Clean pairs to train on, and others to measure on: the validation split, or a tenth of the training split where
-/// there is none.
+/// The clean pairs to train on, and those to measure on: the validation split, or, if there is none, a tenth of the
+/// training split.
 fn pairs(dataset: Dataset, features: Features, seed: u64) -> (Pairs, Pairs) {
     let normalization = features.normalization;
     let pairs = |features, images| Pairs { features, images, normalization: normalization.clone() };
@@ -138,8 +138,8 @@ fn pairs(dataset: Dataset, features: Features, seed: u64) -> (Pairs, Pairs) {
     (of(train), of(held_out))
 }
 
-/// Adam on the squared errors of pixels and features, with a cosine schedule. Returns the mean loss of every epoch,
-/// too.
+/// Trains a decoder by Adam, on the squared errors of pixels and features, with a cosine schedule. Returns the network
+/// and the mean loss of every epoch.
 fn train_network(
     params: &Params,
     frozen: &FrozenExtractor,
@@ -173,7 +173,7 @@ fn train_network(
             bar.say(format!("loss {value:.4}"));
             Ok(())
         };
-        // A device's is read when the next step is under way.
+        // On a GPU, the loss of a step is downloaded once the next step has been submitted.
         let mut coming = None;
         for rows in order.chunks_exact(batch) {
             ctx.check()?;
@@ -191,11 +191,11 @@ fn train_network(
     Ok((burn::module::Module::valid(&network), curve))
 }
 
-/// A batch's loss, where a device may still be computing it.
+/// Waits for the loss of a batch, which a device may still be computing.
 type Loss = Box<dyn FnOnce() -> f64>;
 
-/// A scalar with the gradient of a batch's loss, and that loss: the mean squared error of pixels, plus that of features
-/// by their weight.
+/// A scalar whose gradient is that of a batch's loss, and the loss itself: the mean squared error of the pixels, plus
+/// the weighted mean squared error of the features.
 fn loss(
     params: &Params,
     frozen: &FrozenExtractor,
@@ -229,14 +229,14 @@ fn loss(
     }
     let (squares, gradient) = frozen.gradient_in_tiles(&host(decoded.clone().into_data()), &zeta)?;
     let squares: f64 = squares.into_iter().map(f64::from).sum();
-    // Linear in the images, with the gradient that the chain rule asks for.
+    // Linear in the images, so that its gradient is the one that the chain rule requires.
     let gradient = Tensor::from_data(TensorData::new(gradient, shape), &device) * weight;
     let value = value + weight * squares;
     Ok((pixel_error + (decoded * gradient).sum(), Box::new(move || value)))
 }
 
 impl Pairs {
-    /// How well a decoder reconstructs these images, as 8-bit images, from their features.
+    /// How well the decoder reconstructs these images from their features, as 8-bit images.
     fn reconstruct(
         &self,
         decoder: &Decoder,

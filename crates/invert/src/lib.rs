@@ -1,4 +1,4 @@
-//! Stage: images whose features are the poisoned ones.
+//! Stage `invert`: images whose features are the poisoned ones.
 
 use hemlock_artifact::{Dataset, Extractor, Features, Images, PoisonFeatures, Poisons, TargetParams};
 use hemlock_attack::{attacks, random_features};
@@ -13,66 +13,69 @@ use ndarray::{Array4, Axis};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Parameters of the stage: a method, and what it needs.
+/// Parameters of the stage: a method, and the method's own parameters.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Params {
-    /// Pixels that minimise `|f(x) - zeta|^2 + beta |x - x_b|^2`, `x_b` the base image.
+    /// Feature matching: pixels x that minimise `|f(x) - zeta|^2 + beta |x - x_b|^2`, where `x_b` is the base image.
     FeatureMatching {
-        /// Weight of the distance to the base image.
+        /// Weight `beta` of the squared distance to the base image, for pixels in `[0, 1]`.
         #[serde(default)]
         beta: f64,
-        /// Largest change of a pixel from the base image, such as `"8/255"`; absent: any within `[0, 1]`.
+        /// Largest change of a pixel from the base image, such as `"8/255"`. If it is absent, pixels may change to any
+        /// value.
         #[serde(default)]
         linf: Option<GreyLevels>,
-        /// Whether pixels are clipped to `[0, 1]`. Others are kept as floats, as no image file can hold them.
+        /// Whether pixels are clipped to `[0, 1]`. Otherwise they are stored as floats, because image files cannot hold
+        /// them.
         #[serde(default = "defaults::clip")]
         clip: bool,
-        /// How pixels are searched for.
+        /// The optimiser of the pixels.
         #[serde(default)]
         optimizer: Optimizer,
         /// Most passes through the extractor, forward and backward, per start.
         #[serde(default = "defaults::steps")]
         steps: u32,
-        /// Length of Adam's first step, also in refinement, and of L-BFGS's step where it knows no curvature; in pixel
-        /// units of `[0, 1]`.
+        /// Step length, for pixels in `[0, 1]`: of Adam's first step, which refinement uses, too, and of L-BFGS's steps
+        /// without curvature information.
         #[serde(default = "defaults::step")]
         step: f64,
-        /// An image is done when ten passes lower its loss by less than this share.
+        /// An image is finished when ten passes lower its loss by less than this share.
         #[serde(default = "defaults::tolerance")]
         tolerance: f64,
-        /// Where an image starts.
+        /// The start of feature matching.
         #[serde(default)]
         start: MatchingStart,
-        /// Further starts, at the clean training images whose features are nearest to the poisoned ones; the best
-        /// result is kept.
+        /// Number of further starts, at the clean training images whose features are nearest to the poisoned ones. The
+        /// best result is kept.
         #[serde(default)]
         restarts: u32,
-        /// Steps of all images together, once they are matched, on the objective that the poisoned features were made
-        /// for; 0: none. The first ones are long, so that a few undo what was matched. The features pull on the images
-        /// with the same strength to the end, and `beta` weighs against that.
+        /// Steps of refinement: of all images together, after matching, on the objective that the poisoned features
+        /// were made for. 0 turns refinement off. The first steps are long, so that a few of them undo the matching.
+        /// The pull of the objective on the features keeps its strength until the end, and `beta` is weighed against
+        /// it.
         #[serde(default)]
         refine: u32,
-        /// Where refinement starts. `base` and `random` are controls, for how much of a refined attack owes nothing to
-        /// the features that it was matched to.
+        /// The start of refinement. `base` and `random` are controls: they show how much of a refined attack is not due
+        /// to the features that its images were matched to.
         #[serde(default, skip_serializing_if = "RefineFrom::is_matched")]
         refine_from: RefineFrom,
     },
-    /// Images from the decoder that the stage `decoder` trained.
+    /// Decoding: the images that the decoder of the stage `decoder` makes of the poisoned features.
     Decoder {},
 }
 
-/// Where refinement starts.
+/// The start of refinement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefineFrom {
-    /// At the images that were matched to the poisoned features.
+    /// The images that were matched to the poisoned features.
     #[default]
     Matched,
-    /// At the base images: nothing is matched.
+    /// The base images, without matching.
     Base,
-    /// At images that were matched to normal features with the clean mean and deviation of every coordinate, within the
-    /// constraint.
+    /// Images that were matched to normally distributed features, with the clean mean and standard deviation of every
+    /// coordinate, projected onto the constraint.
     Random,
 }
 
@@ -81,7 +84,7 @@ impl RefineFrom {
         *self == Self::Matched
     }
 
-    /// What refined images are called.
+    /// The name of refined images in results.
     fn name(self) -> &'static str {
         match self {
             Self::Matched => REFINED,
@@ -91,16 +94,16 @@ impl RefineFrom {
     }
 }
 
-/// Where feature matching starts. Images are moved into the Linf ball where there is one.
+/// The start of feature matching. If there is an Linf ball, starts are projected onto it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MatchingStart {
-    /// At the base image.
+    /// The base image.
     #[default]
     Base,
-    /// At the clean training image whose features are nearest to the poisoned ones.
+    /// The clean training image whose features are nearest to the poisoned ones.
     Nearest,
-    /// At the decoder's image.
+    /// The decoder's image.
     Decoder,
 }
 
@@ -149,15 +152,15 @@ inputs! {
         /// Poisoned features.
         poison_features: PoisonFeatures = "poison-features",
         ; optional {
-            /// The decoder, for those that start there.
+            /// The decoder, if images start there or are made by it.
             decoder: hemlock_artifact::Decoder = "decoder",
-            /// The clean and the target head, for refinement.
+            /// The clean head and the target head, for refinement.
             target: TargetParams = "target-params",
         }
     }
 }
 
-/// How images are called that descended the attack's own objective, and what the names of the controls begin with.
+/// Name of images that were refined; the names of its controls begin with it.
 pub const REFINED: &str = "refined";
 
 /// The stage.
@@ -174,7 +177,7 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = Inputs;
     type Output = Poisons;
 
-    /// What a start at the base images makes idle is not in the key.
+    /// Refinement from the base images does not match, so the parameters of matching are not in the key.
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
         let mut value = serde_json::to_value(params)?;
         if let (Params::FeatureMatching { refine_from: RefineFrom::Base, .. }, Some(fields)) =
@@ -186,7 +189,7 @@ impl hemlock_stage::Stage for Stage {
         Ok(value)
     }
 
-    /// Random features are drawn.
+    /// Only random features are drawn.
     fn seeded(params: &Params) -> bool {
         matches!(params, Params::FeatureMatching { refine_from: RefineFrom::Random, .. })
     }
@@ -224,7 +227,7 @@ impl hemlock_stage::Stage for Stage {
             }
             _ => None,
         };
-        // What images are matched to: the poisoned features or, as a control, random ones.
+        // The features to match: the poisoned ones or, as a control, random ones.
         let matched_to = random.as_ref().map_or(zeta, |random| random.view());
         let decoded = match &decoder {
             Some(decoder) => Some(Decoder::open(decoder, frozen.device())?.decode(matched_to, ctx)?),
@@ -304,19 +307,19 @@ impl hemlock_stage::Stage for Stage {
     }
 }
 
-/// Feature distance, as a share of the clean samples' median distance to their nearest others, at which an image counts
-/// as matched. Rounding to 8 bits moves features about as far.
+/// Feature distance at which an image counts as matched, divided by the clean samples' median distance to their nearest
+/// neighbours. Rounding to 8 bits moves features by about as much.
 const EXACT: f64 = 0.01;
 
-/// The images that feature matching starts at.
+/// The images at which feature matching starts.
 struct Starts<'a> {
     first: MatchingStart,
-    /// Starts of a poison.
+    /// Number of starts per poison.
     count: usize,
     base: &'a MatchingProblem<'a>,
     decoded: Option<&'a Array4<f32>>,
     train: &'a Images,
-    /// For every poison, the training images whose features are nearest to the poisoned ones.
+    /// For every poison, the training images whose features are nearest to its own, with their distances.
     nearest: Vec<Vec<(usize, f32)>>,
 }
 
@@ -339,7 +342,7 @@ impl<'a> Starts<'a> {
         Ok(Self { first, count, base: problem, decoded, train, nearest })
     }
 
-    /// Pixels in `[0, 1]` of the start `n` of a poison.
+    /// Pixels in `[0, 1]` of start number `n` of a poison.
     fn pixels(&self, row: usize, n: usize) -> Vec<f32> {
         match (n, self.first, self.decoded) {
             (0, MatchingStart::Base, _) => self.base.limits.base_pixels(row),

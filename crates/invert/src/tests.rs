@@ -12,7 +12,7 @@ use serde_json::json;
 const SIDE: usize = 8;
 const POISONS: usize = 6;
 
-/// What the stage reads: poisoned features are those of the last images, and poisons are made of the first.
+/// Inputs of the stage: the poisoned features are those of the last images, and the base images are the first ones.
 fn inputs() -> Inputs {
     let network = network("resnet8-w4", SIDE);
     let split = |n: usize, salt: usize| {

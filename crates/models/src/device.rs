@@ -1,7 +1,7 @@
 //! Which burn backends are compiled in, and opening one without a panic.
 //!
-//! burn's own `Device::default()` prefers GPUs and depends on the features of the build; nothing
-//! here uses it. A backend is always named.
+//! burn's own `Device::default()` prefers GPUs and depends on the features of the build, so it is not used here. A
+//! backend is always named.
 
 use std::fmt;
 use std::panic::{self, AssertUnwindSafe};
@@ -25,17 +25,17 @@ pub enum Backend {
     Cpu,
 }
 
-/// A backend that cannot be used, and what to do about it.
+/// Why a backend cannot be used, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// A name that is no backend.
+    /// The name is not that of a backend.
     #[error(
         "unknown backend `{0}`: expected one of {all}{hint}",
         all = names(&Backend::ALL),
         hint = if .0.contains(':') { "; which of several GPUs, CUDA_VISIBLE_DEVICES says" } else { "" }
     )]
     Unknown(String),
-    /// The backend's cargo feature was off in this build.
+    /// The backend is not compiled in.
     #[error(
         "backend `{wanted}` is not compiled in, only {compiled}: build with \
          `just backend={wanted} build` (cargo feature `{wanted}`)",
@@ -52,7 +52,7 @@ pub enum DeviceError {
     Unavailable {
         /// The backend that was asked for.
         backend: Backend,
-        /// What the backend said.
+        /// The backend's own message.
         reason: String,
     },
 }
@@ -101,7 +101,8 @@ impl Backend {
         }
     }
 
-    /// The burn device of that number, or the usual one, not yet probed; `None` when the backend is not compiled in.
+    /// The burn device with that number, or the default one, without testing it; `None` if the backend is not compiled
+    /// in.
     #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
     fn device(self, number: Option<usize>) -> Option<Device> {
         match self {
@@ -120,7 +121,7 @@ impl Backend {
 }
 
 impl Default for Backend {
-    /// `flex` where it is compiled in, else the first backend that is.
+    /// `flex` if it is compiled in, otherwise the first backend that is.
     fn default() -> Self {
         Self::compiled().first().copied().unwrap_or(Self::Flex)
     }
@@ -140,17 +141,17 @@ impl FromStr for Backend {
     }
 }
 
-/// Opens `backend` and runs one small operation on it.
+/// Opens the default device of `backend` and tests it with one small operation.
 ///
 /// # Errors
-/// [`DeviceError::NotCompiled`] when the build lacks the backend, [`DeviceError::Unavailable`]
-/// when the machine lacks an adapter or a driver for it.
+/// - [`DeviceError::NotCompiled`] if the backend is not compiled in;
+/// - [`DeviceError::Unavailable`] if the machine has no adapter or driver for it.
 pub fn open(backend: Backend) -> Result<Device, DeviceError> {
     open_one(backend, None)
 }
 
-/// The devices of a backend by names that [`open_named`] knows: one for each of several CUDA devices, and otherwise the
-/// backend's own.
+/// Names of the devices of a backend, as [`open_named`] reads them: `cuda:0`, `cuda:1` and so on if there are several
+/// CUDA devices, and otherwise the backend's name.
 #[must_use]
 pub fn names_of(backend: Backend) -> Vec<String> {
     #[cfg(feature = "cuda")]
@@ -162,10 +163,10 @@ pub fn names_of(backend: Backend) -> Vec<String> {
     vec![backend.to_string()]
 }
 
-/// Opens the device of that name: a backend's, such as `cuda`, or one of several, such as `cuda:1`.
+/// Opens the device of that name: a backend's name, such as `cuda`, or one of several devices, such as `cuda:1`.
 ///
 /// # Errors
-/// As [`open`], and a name that is none.
+/// As [`open`], and [`DeviceError::Unknown`] if the name is not that of a device.
 pub fn open_named(name: &str) -> Result<Device, DeviceError> {
     let Some((backend, number)) = name.split_once(':') else { return open(name.parse()?) };
     let number = number.parse().map_err(|_| DeviceError::Unknown(name.to_owned()))?;
@@ -192,8 +193,8 @@ fn open_one(backend: Backend, number: Option<usize>) -> Result<Device, DeviceErr
     .ok_or_else(|| DeviceError::Unavailable { backend, reason: "1 + 1 was not 2".to_owned() })
 }
 
-/// Keeps compiled kernels, and which of them were the fastest, for later runs: compiling and timing them takes minutes.
-/// They go to the user's cache folder (`~/.cache/cubecl`), unless a `cubecl.toml` names another.
+/// Keeps compiled kernels, and the results of tuning them, for later runs, because both take minutes to make. They are
+/// stored in the user's cache folder (`~/.cache/cubecl`), unless a `cubecl.toml` names another one.
 #[cfg(feature = "compiled")]
 fn keep_kernels() {
     use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig, cache::CacheConfig};
@@ -202,19 +203,20 @@ fn keep_kernels() {
     if matches!(config.environment.path, CacheConfig::Target) {
         config.environment.path = CacheConfig::Global;
     }
-    // The first call sets it; later ones find it set.
+    // The first call sets the configuration; later ones find it set.
     CubeClRuntimeConfig::try_set(config);
 }
 
-/// What the driver says, asked before burn is: its threads panic where there is none, each in words of its own.
+/// Asks the NVIDIA driver before burn does, because burn's threads panic if there is no driver, with messages that do
+/// not say so.
 #[cfg(feature = "cuda")]
 mod cuda {
     use super::quietly;
     use cudarc::driver::{DriverError, result};
 
-    /// Number of GPUs, at least one.
+    /// Number of GPUs, at least 1.
     pub(super) fn count() -> Result<usize, String> {
-        // Without the driver's library this panics.
+        // This panics if the driver's library is missing.
         let count = quietly(|| result::init().and_then(|()| result::device::get_count()))
             .map_err(|_| "there is no NVIDIA driver: its library libcuda is not found".to_owned())?
             .map_err(|e| said(&e))?;
@@ -224,7 +226,7 @@ mod cuda {
         }
     }
 
-    /// Whether there is a GPU of that number.
+    /// Checks that there is a GPU with that number.
     pub(super) fn check(number: usize) -> Result<(), String> {
         match count()? {
             count if number < count => Ok(()),
@@ -239,8 +241,8 @@ mod cuda {
     }
 }
 
-/// Whether `device` computes with rayon on the processor, so that one-thread tiles in parallel
-/// beat one operation at a time over all threads (by about 40 % for small convolutions).
+/// Whether `device` computes with rayon on the processor. Then tiles that run in parallel on one thread each are faster
+/// than one operation at a time on all threads (by about 40 % for small convolutions).
 #[must_use]
 pub fn runs_on_rayon(device: &Device) -> bool {
     #[cfg(feature = "flex")]
@@ -252,12 +254,12 @@ pub fn runs_on_rayon(device: &Device) -> bool {
     }
 }
 
-/// Runs `probe`, turning a panic into its message, without the panic hook's report.
+/// Runs `probe` and turns a panic into an error with the panic's message, without the report of the panic hook.
 ///
-/// burn's backends panic where they find no adapter or driver: there is no other answer to ask for.
-/// Readers of foreign files may panic, too.
+/// burn's backends panic if they find no adapter or driver, and offer no other way to ask. Readers of damaged files may
+/// panic, too.
 pub(crate) fn quietly<T>(probe: impl FnOnce() -> T) -> Result<T, String> {
-    /// The panic hook belongs to the process: two probes must not restore each other's.
+    /// The panic hook is global: two probes must not restore each other's hook.
     static HOOK: Mutex<()> = Mutex::new(());
     let _guard = HOOK.lock().unwrap_or_else(PoisonError::into_inner);
     let hook = panic::take_hook();

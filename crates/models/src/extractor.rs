@@ -18,16 +18,16 @@ use crate::tiles::{GPU_BATCH, par_tiles};
 use crate::travel::{down, up};
 use crate::weights::{Weights, WeightsError};
 
-/// Images of one tile on the processor. Part of the numbers' definition: never a setting.
+/// Images of one tile on the processor. A constant, because results depend on it in their last bits.
 const TILE: usize = 64;
 
-/// Everything about an extractor but its weights.
+/// Architecture, image size and input normalisation: everything that defines an extractor, without its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExtractorSpec {
-    /// The network.
+    /// The architecture.
     pub arch: Arch,
-    /// Height and width of the images that it was trained on.
+    /// Height and width of the images that the network was trained on.
     pub image_size: [usize; 2],
     /// Mean of each colour channel in `[0, 1]`, subtracted from the input.
     pub mean: [f32; 3],
@@ -52,42 +52,42 @@ impl ExtractorSpec {
     }
 }
 
-/// Extraction that did not come to its end.
+/// Why an extraction ended early or did not start.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExtractError {
-    /// The progress callback asked to stop.
+    /// The progress callback returned `false`.
     #[error("feature extraction was interrupted")]
     Interrupted,
-    /// Images of another shape.
+    /// The images have another shape than the extractor expects.
     #[error("images have the shape {found:?}: the extractor expects [n, 3, {}, {}]", size[0], size[1])]
     Shape {
         /// Shape of the images.
         found: Vec<usize>,
-        /// Height and width that the extractor was trained on.
+        /// Height and width that the extractor expects.
         size: [usize; 2],
     },
 }
 
-/// A feature extractor f: a frozen network (batch norm with its running statistics) and the
-/// normalisation of its input.
+/// A feature extractor f: a frozen network, with the running statistics in its batch norms, and its input
+/// normalisation.
 #[derive(Clone, Debug)]
 pub struct Extractor {
     spec: ExtractorSpec,
-    /// For its weights.
+    /// The network as it was trained, with batch norms that are not folded; its weights are read from here.
     net: Network,
     kernels: Kernels,
     device: Device,
 }
 
-/// A pass of some images through an extractor.
+/// The forward cache of some images: features, and what [`Extractor::backward`] needs.
 #[derive(Debug)]
 pub struct Trace {
-    /// Their features `[n, d]`.
+    /// Features `[n, d]`.
     pub features: Vec<f32>,
     tapes: Vec<Tape>,
 }
 
-/// Images that have passed an extractor as tensors, from which [`Passed::back`] goes back.
+/// The forward pass of some images as tensors, with burn's graph, from which [`Passed::back`] computes the gradient.
 #[derive(Debug)]
 pub struct Passed {
     images: Tensor<4>,
@@ -101,26 +101,28 @@ impl Passed {
         self.features.clone().inner()
     }
 
-    /// The derivative `[n, 3, h, w]` by the pixels of a function of the features, which has that derivative by these.
+    /// The vector-Jacobian product: given the gradient of a scalar with respect to the features, `[n, d]`, returns its
+    /// gradient with respect to the pixels, `[n, 3, h, w]`.
     #[must_use]
     pub fn back(self, grad_features: Tensor<2>) -> Tensor<4> {
         let mut gradients = (self.features * Tensor::from_inner(grad_features)).sum().backward();
-        // A network without a path from pixels to features has no gradient there.
+        // burn registers no gradient if the features do not depend on the pixels; then it is zero.
         self.images.grad_remove(&mut gradients).unwrap_or_else(|| self.images.inner().zeros_like())
     }
 }
 
-/// What computes: burn, or on the processor our own convolutions, which are several times faster.
+/// What computes the forward and the backward pass: burn, or, on the processor, `hemlock-conv`, which is several times
+/// faster.
 #[derive(Clone, Debug)]
 enum Kernels {
-    /// The network as it is.
+    /// burn, on the network as it is.
     Plain,
     Folded(Folded),
     Own(FoldedNetwork),
 }
 
 impl Extractor {
-    /// Freezes `net`, a network of `spec.arch`.
+    /// Freezes `net`, which must be a network of `spec.arch`.
     #[must_use]
     pub fn new(spec: ExtractorSpec, net: &Network, device: &Device) -> Self {
         let net = net.valid();
@@ -135,10 +137,9 @@ impl Extractor {
     /// An extractor with the weights of a safetensors file.
     ///
     /// # Errors
-    /// [`WeightsError`] when the bytes are no safetensors file, or hold other tensors than
-    /// `spec.arch` has.
+    /// [`WeightsError`] if `bytes` is not a safetensors file, or if its tensors are not exactly those of `spec.arch`.
     pub fn from_safetensors(spec: ExtractorSpec, bytes: &[u8], device: &Device) -> Result<Self, WeightsError> {
-        // Every value is replaced, or loading fails.
+        // The initial values do not matter: loading replaces every one of them, or fails.
         let net = Network::new(spec.arch, spec.image_size, &mut Purpose::Placeholder.of(0), device);
         let net = Weights::from_safetensors(bytes)?.load(net)?;
         Ok(Self::new(spec, &net, device))
@@ -146,7 +147,7 @@ impl Extractor {
 
     /// The weights as a safetensors file under PyTorch's names; equal weights give equal bytes.
     ///
-    /// It loads strictly into the torchvision module whose classifier is `nn.Identity()`.
+    /// The file can be loaded strictly into the torchvision module whose classifier is `nn.Identity()`.
     ///
     /// # Errors
     /// [`WeightsError::Format`] if the file cannot be written.
@@ -154,19 +155,19 @@ impl Extractor {
         Weights::collect(&self.net).to_safetensors()
     }
 
-    /// Architecture and normalisation.
+    /// Architecture, image size and normalisation.
     #[must_use]
     pub fn spec(&self) -> &ExtractorSpec {
         &self.spec
     }
 
-    /// The network, in inference mode. Its clones share running statistics with it: train [`Module::valid`] copies.
+    /// The network in inference mode. Clones share its running statistics, so train a copy made by [`Module::valid`].
     #[must_use]
     pub fn network(&self) -> &Network {
         &self.net
     }
 
-    /// Number of features d.
+    /// Number of features, d.
     #[must_use]
     pub fn feature_dim(&self) -> usize {
         self.spec.arch.feature_dim()
@@ -178,7 +179,7 @@ impl Extractor {
         &self.device
     }
 
-    /// Features `[n, d]` of images `[n, 3, h, w]` in `[0, 1]`, on the calling thread alone.
+    /// Features `[n, d]` of images `[n, 3, h, w]` in `[0, 1]`, computed on the calling thread alone.
     #[must_use]
     pub fn forward(&self, pixels: &[f32]) -> Vec<f32> {
         match &self.kernels {
@@ -187,9 +188,10 @@ impl Extractor {
         }
     }
 
-    /// The derivative `[n, 3, h, w]` by the pixels, in `[0, 1]`, of a function of the features, on the calling thread
-    /// alone. `derivative` is told the features of some images and the first one's row, and answers with the derivative
-    /// by these features.
+    /// The gradient of a scalar function of the features with respect to the pixels, `[n, 3, h, w]`, computed on the
+    /// calling thread alone. `pixels` are in `[0, 1]`. `derivative(first_row, features)` is called with the features of
+    /// consecutive images, the first of which is image `first_row`, and returns the gradient with respect to these
+    /// features.
     pub fn vjp(&self, pixels: &[f32], mut derivative: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
         match &self.kernels {
             Kernels::Own(net) => {
@@ -205,8 +207,8 @@ impl Extractor {
         }
     }
 
-    /// A pass of images `[n, 3, h, w]` in `[0, 1]`, tensors on the extractor's device, by burn's operations. Nothing is
-    /// waited for.
+    /// The forward pass of images `[n, 3, h, w]` in `[0, 1]`, which are tensors on the extractor's device, by burn's
+    /// operations. It does not wait for the device.
     #[must_use]
     pub fn pass(&self, images: Tensor<4>) -> Passed {
         let images = Tensor::from_inner(images).require_grad();
@@ -214,8 +216,9 @@ impl Extractor {
         Passed { images, features }
     }
 
-    /// Features, and what [`Extractor::backward`] needs to go back from them: one pass where [`Extractor::forward`]
-    /// and [`Extractor::pull`] take two. `None` on devices where they do.
+    /// Features, and the forward cache for [`Extractor::backward`], so that features and gradient take one forward pass
+    /// and not the two of [`Extractor::forward`] and [`Extractor::vjp`]. Returns `None` on devices and for networks
+    /// that burn computes.
     #[must_use]
     pub fn trace(&self, pixels: &[f32]) -> Option<Trace> {
         let Kernels::Own(net) = &self.kernels else { return None };
@@ -223,7 +226,7 @@ impl Extractor {
         Some(Trace { features, tapes })
     }
 
-    /// Memory that the trace of one image takes, in bytes.
+    /// Memory of the forward cache of one image in bytes; 0 if [`Extractor::trace`] returns `None`.
     #[must_use]
     pub fn trace_bytes(&self) -> usize {
         match &self.kernels {
@@ -232,8 +235,9 @@ impl Extractor {
         }
     }
 
-    /// The derivative `[n, 3, h, w]` by the pixels, in `[0, 1]`, of a function of the features, which has that
-    /// derivative by these. The trace is of this extractor.
+    /// The vector-Jacobian product: given the gradient of a scalar with respect to the features, `[n, d]`, returns its
+    /// gradient with respect to the pixels in `[0, 1]`, `[n, 3, h, w]`. `trace` must come from [`Extractor::trace`] of
+    /// the same extractor.
     #[must_use]
     pub fn backward(&self, trace: Trace, grad_features: &[f32]) -> Vec<f32> {
         match &self.kernels {
@@ -242,7 +246,7 @@ impl Extractor {
         }
     }
 
-    /// Of derivatives by normalised pixels.
+    /// Turns gradients with respect to normalised pixels into gradients with respect to pixels in `[0, 1]`.
     fn grad_pixels(&self, mut pulled: Vec<f32>) -> Vec<f32> {
         let [height, width] = self.spec.image_size;
         for (i, plane) in pulled.chunks_exact_mut(height * width).enumerate() {
@@ -251,7 +255,7 @@ impl Extractor {
         pulled
     }
 
-    /// Features of images in `[0, 1]`, by burn.
+    /// Features of images in `[0, 1]`, by burn's operations.
     fn on_burn(&self, images: Tensor<4>) -> Tensor<2> {
         let images = self.spec.normalise(images);
         match &self.kernels {
@@ -260,17 +264,17 @@ impl Extractor {
         }
     }
 
-    /// Pixels as a tensor on the device.
+    /// Pixels as a tensor `[n, 3, h, w]` on the extractor's device.
     fn images(&self, pixels: Vec<f32>) -> Tensor<4> {
         let [height, width] = self.spec.image_size;
         let shape = [pixels.len() / (3 * height * width), 3, height, width];
         up(pixels, shape, &self.device)
     }
 
-    /// Features `[n, d]` of 8-bit images `[n, 3, h, w]`: [`Extractor::features_into`] memory.
+    /// Features `[n, d]` of 8-bit images `[n, 3, h, w]`, as [`Extractor::features_into`] computes them, in memory.
     ///
     /// # Errors
-    /// As there.
+    /// As [`Extractor::features_into`].
     pub fn features(
         &self,
         images: ArrayView4<'_, u8>,
@@ -281,19 +285,19 @@ impl Extractor {
         Ok(features)
     }
 
-    /// Writes features `[n, d]` of 8-bit images `[n, 3, h, w]` to `features`, in tiles over the threads of the current
-    /// rayon pool; the tiles are fixed, so on `flex` the bytes don't depend on the thread count. Only those at work are
-    /// held in memory.
+    /// Writes the features `[n, d]` of 8-bit images `[n, 3, h, w]` to `features`.
     ///
-    /// `progress` is told the number of images done, from several threads, and answers whether to
-    /// go on.
+    /// Images are processed in tiles on the threads of the current rayon pool. The tiles are fixed, so that on `flex`
+    /// the bytes do not depend on the number of threads. Only the tiles in progress are in memory as floats.
+    ///
+    /// `progress` is called with the number of finished images, from several threads, and returns whether to continue.
     ///
     /// # Errors
-    /// [`ExtractError::Shape`] for images of another size, [`ExtractError::Interrupted`] when
-    /// `progress` answers `false`.
+    /// - [`ExtractError::Shape`] if the images have another size than the extractor expects;
+    /// - [`ExtractError::Interrupted`] if `progress` returns `false`.
     ///
     /// # Panics
-    /// Panics if `features` has another shape.
+    /// If `features` does not have the shape `[n, d]`.
     pub fn features_into(
         &self,
         images: ArrayView4<'_, u8>,
@@ -326,7 +330,7 @@ impl Extractor {
             })?;
             return Ok(());
         }
-        // The device is at work on a batch while the next one is prepared.
+        // The next batch is prepared while the device computes the current one.
         let mut under_way: Option<(Range<usize>, Tensor<2>)> = None;
         let batches = (0..n).step_by(GPU_BATCH).map(|start| start..(start + GPU_BATCH).min(n));
         for rows in batches {
@@ -445,7 +449,7 @@ mod tests {
         assert_eq!(extractor.to_safetensors().unwrap(), before);
     }
 
-    /// Our own convolutions compute what burn's do.
+    /// `hemlock-conv` and burn compute the same features and gradients.
     #[test]
     fn both_kernels_agree() {
         for arch in ["resnet8-w4", "resnet20", "resnet18-w8", "resnet50-imagenet-w4"] {
@@ -459,11 +463,11 @@ mod tests {
                 assert!(a.len() == b.len() && largest > 0.0 && off < 1e-5 * largest, "{arch}: {off} of {largest}");
             };
             close(&own.forward(&pixels), &burn.forward(&pixels));
-            // Each image's features by themselves, whichever come together.
+            // The features of an image do not depend on the images that are processed with it.
             let d = own.feature_dim();
             let by = |row: usize, z: &[f32]| z.iter().enumerate().map(|(i, z)| z + (row + i / d) as f32).collect();
             close(&own.vjp(&pixels, by), &burn.vjp(&pixels, by));
-            // And whichever go forward before one goes back.
+            // Nor on the forward passes that are made before the backward pass.
             let traces = [0, 3].map(|from| own.trace(&pixels[from * 192..(from + 3) * 192]).unwrap());
             let features = traces.iter().flat_map(|trace| trace.features.clone()).collect::<Vec<_>>();
             assert_eq!(features, own.forward(&pixels));

@@ -1,4 +1,4 @@
-//! A frozen network on the processor, by the kernels of `hemlock-conv`: features, and their derivative by the pixels.
+//! A frozen network on the processor, by the kernels of `hemlock-conv`: features, and gradients with respect to pixels.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,41 +8,41 @@ use hemlock_conv::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry};
 
 use crate::resnet::Folded;
 
-/// Images that go through the layers together: few enough for their planes to stay in the cache.
+/// Images that go through the layers together: few enough for their activations to stay in the cache.
 const TOGETHER: usize = 4;
 
-/// A frozen network, whose batch norms are folded into its convolutions.
+/// A frozen network, with its batch norms folded into the convolutions.
 #[derive(Debug, Clone)]
 pub(crate) struct FoldedNetwork {
     stem: Layer,
-    /// Whether a pooling follows.
+    /// Whether max pooling follows the stem.
     pools: bool,
     blocks: Vec<FoldedBlock>,
-    /// Memory of passes that are done, for those to come: fresh memory costs more than a convolution.
+    /// Forward caches of finished passes, to be reused: fresh memory costs more than a convolution.
     tapes: Arc<Mutex<Vec<Tape>>>,
     derivatives: Arc<Mutex<Vec<Vec<BlockedTensor>>>>,
 }
 
 #[derive(Debug, Clone)]
 struct FoldedBlock {
-    /// A ReLU follows on each.
+    /// The convolutions of the path, each followed by a ReLU.
     path: Vec<Layer>,
-    /// `None` hands the input on.
+    /// The shortcut's convolution; `None` is the identity.
     shortcut: Option<Layer>,
 }
 
-/// A convolution and its derivative.
+/// A convolution and its vector-Jacobian product.
 #[derive(Debug, Clone)]
 struct Layer {
     forward: Conv,
     backward: Conv,
 }
 
-/// What a pass of some images leaves behind.
+/// The forward cache (tape) of some images.
 #[derive(Debug)]
 pub(crate) struct Tape {
     image: BlockedTensor,
-    /// Of the stem, its pooling if it has one, and then of every convolution beside a shortcut, after their ReLU.
+    /// Outputs of the stem, of its pooling if there is one, and of every convolution of a path, all after their ReLU.
     outputs: Vec<BlockedTensor>,
 }
 
@@ -62,7 +62,7 @@ impl FoldedNetwork {
         Self { stem, pools, blocks, tapes: Arc::default(), derivatives: Arc::default() }
     }
 
-    /// Features `[n, d]` of normalised images, `[3, height, width]` each.
+    /// Features `[n, d]` of normalised images `[n, 3, height, width]`.
     pub(crate) fn features(&self, images: &[f32], size: [usize; 2]) -> Vec<f32> {
         let mut features = Vec::new();
         self.visit(images, size, |tape, _| {
@@ -72,7 +72,7 @@ impl FoldedNetwork {
         features
     }
 
-    /// The same, and the tapes that [`backward`](Self::backward) goes back along.
+    /// Features `[n, d]`, and the tapes for [`backward`](Self::backward).
     pub(crate) fn trace(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, Vec<Tape>) {
         let (mut features, mut tapes) = (Vec::new(), Vec::new());
         self.visit(images, size, |tape, _| {
@@ -82,13 +82,13 @@ impl FoldedNetwork {
         (features, tapes)
     }
 
-    /// Memory that the tape of one image takes.
+    /// Memory of the tape of one image, in bytes.
     pub(crate) fn trace_bytes(&self, [height, width]: [usize; 2]) -> usize {
         let image = [1, 3, height, width];
         self.outputs(image).into_iter().chain([image]).map(|shape| BlockedTensor::bytes(shape, self.border())).sum()
     }
 
-    /// The derivative by the images of a function of the features, which has that derivative by the features `[n, d]`.
+    /// The gradient with respect to the normalised images, given the gradient `[n, d]` with respect to the features.
     pub(crate) fn backward(&self, tapes: Vec<Tape>, grad_features: &[f32]) -> Vec<f32> {
         let n: usize = tapes.iter().map(|tape| tape.image.shape()[0]).sum();
         let d = grad_features.len() / n.max(1);
@@ -102,7 +102,7 @@ impl FoldedNetwork {
         grad_pixels
     }
 
-    /// What the last block makes of normalised images, `[3, height, width]` each, and its shape `[n, c, h, w]`.
+    /// The output of the last block for normalised images `[n, 3, height, width]`, and its shape `[n, c, h, w]`.
     pub(crate) fn activations(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, [usize; 4]) {
         let (mut activations, mut shape) = (Vec::new(), [0; 4]);
         self.visit(images, size, |tape, row| {
@@ -116,8 +116,9 @@ impl FoldedNetwork {
         (activations, shape)
     }
 
-    /// Features, and the derivative by the images of a function of the features: `derivative` gives it by the features
-    /// of the images from a row on.
+    /// The gradient of a scalar function of the features with respect to the normalised images.
+    /// `derivative(first_row, features)` is called with the features of consecutive images and returns the gradient
+    /// with respect to these.
     pub(crate) fn vjp(
         &self,
         images: &[f32],
@@ -133,7 +134,7 @@ impl FoldedNetwork {
         grad_pixels
     }
 
-    /// Passes all images through, and calls `done` with each tape and its first image.
+    /// Passes all images forward, a few at a time, and calls `done` with each tape and the number of its first image.
     fn visit(&self, images: &[f32], [height, width]: [usize; 2], mut done: impl FnMut(Tape, usize)) {
         let one = 3 * height * width;
         for (i, images) in images.chunks(TOGETHER * one).enumerate() {
@@ -145,7 +146,7 @@ impl FoldedNetwork {
         }
     }
 
-    /// Keeps a tape for a pass to come.
+    /// Returns a tape to the pool, for a later pass.
     fn keep(&self, tape: Tape) {
         locked(&self.tapes).push(tape);
     }
@@ -160,13 +161,13 @@ impl FoldedNetwork {
         Tape { image: planes(shape), outputs: self.outputs(shape).into_iter().map(planes).collect() }
     }
 
-    /// The widest border that a layer asks for.
+    /// The widest border that a layer needs.
     fn border(&self) -> usize {
         let all = self.blocks.iter().flat_map(|block| block.path.iter().chain(&block.shortcut)).chain([&self.stem]);
         all.map(|layer| layer.forward.border().max(layer.backward.border())).max().unwrap_or(0)
     }
 
-    /// Shapes of a tape's outputs, for images of that shape.
+    /// Shapes of a tape's outputs, for images of the shape `images`.
     fn outputs(&self, images: [usize; 4]) -> Vec<[usize; 4]> {
         let mut shapes = vec![self.stem.forward.geometry().output(images)];
         let mut before = shapes[0];
@@ -199,10 +200,10 @@ impl FoldedNetwork {
         }
     }
 
-    /// Appends the derivative by the images, which the tape holds no more.
+    /// Appends the gradient with respect to the images to `grad_pixels`. It is computed in the memory of `tape.image`.
     fn backward_tile(&self, tape: &mut Tape, grad_features: &[f32], grad_pixels: &mut Vec<f32>) {
         let Tape { image, outputs } = tape;
-        // By what the convolutions sum to.
+        // Gradients with respect to the outputs of the convolutions, before their ReLU.
         let mut derivatives = self.derivatives(outputs);
         let mut at = outputs.len() - 1;
         derivatives[at].spread(grad_features, &outputs[at]);
@@ -223,7 +224,7 @@ impl FoldedNetwork {
         image.store(&mut grad_pixels[from..]);
     }
 
-    /// BlockedTensor of the shapes of `outputs`.
+    /// Tensors with the shapes of `outputs`, with arbitrary values.
     fn derivatives(&self, outputs: &[BlockedTensor]) -> Vec<BlockedTensor> {
         let mut pool = locked(&self.derivatives);
         let fits = |planes: &Vec<BlockedTensor>| {
@@ -241,7 +242,7 @@ fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl FoldedBlock {
-    /// From `x` what every convolution of the path makes.
+    /// Writes the outputs of the path's convolutions, after their ReLU, for the input `x`.
     fn forward(&self, x: &BlockedTensor, made: &mut [BlockedTensor]) {
         let ([inner @ .., last], [made @ .., y]) = (&self.path[..], made) else { return };
         for (i, layer) in inner.iter().enumerate() {
@@ -258,7 +259,8 @@ impl FoldedBlock {
         last.forward.apply(made.last().unwrap_or(x), start, Epilogue::Relu, y);
     }
 
-    /// From the derivative by the last of what was made, that by the others and by `x`.
+    /// The backward pass of a block: given the gradient with respect to its output, the last element of `by_made`,
+    /// writes the gradients with respect to the inner outputs and to `x`, all before their ReLU.
     fn backward(
         &self,
         x: &BlockedTensor,
@@ -283,7 +285,7 @@ impl FoldedBlock {
     }
 }
 
-/// The shape after [`BlockedTensor::max_pool`].
+/// The shape of the output of [`BlockedTensor::max_pool`].
 pub(crate) fn pooled([images, channels, height, width]: [usize; 4]) -> [usize; 4] {
     [images, channels, height.div_ceil(2), width.div_ceil(2)]
 }
@@ -306,14 +308,15 @@ impl Layer {
     }
 }
 
-/// A square convolution that keeps the image size up to its stride.
+/// The geometry of a square convolution, whose padding keeps the image size if the stride is 1.
 pub(crate) fn geometry(conv: &Conv2d) -> Geometry {
     let [outputs, inputs, kernel, _] = conv.weight.dims();
     Geometry { inputs, outputs, kernel, stride: conv.stride[0], padding: kernel / 2 }
 }
 
-/// The shortcut of option A between so many channels, where these differ, as a convolution and its weights: every
-/// second pixel, each channel to the middle of the new ones.
+/// The option A shortcut from `inputs` to `outputs` channels, as a convolution and its weights: it takes every second
+/// pixel and moves the channels to the middle of the new ones. `None` if the numbers are equal, and the shortcut is the
+/// identity.
 pub(crate) fn padding_channels([inputs, outputs]: [usize; 2]) -> Option<(Geometry, Vec<f32>)> {
     if inputs == outputs {
         return None;

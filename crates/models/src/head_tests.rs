@@ -1,7 +1,7 @@
-//! The head's closed forms (`hemlock-head`) against burn's automatic differentiation, in double precision.
+//! Compares the head's closed forms (`hemlock-head`) with burn's automatic differentiation, in double precision.
 //!
-//! They stand here because the head itself knows no network library. Second derivatives are first derivatives of closed
-//! forms, as burn's autodiff is of first order.
+//! The tests are in this crate because the head knows no network library. Second derivatives are computed as first
+//! derivatives of closed forms, because burn's autodiff is of first order.
 
 use burn::tensor::activation::{log_softmax, softmax};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -16,7 +16,7 @@ use rand_distr::{Distribution, StandardNormal};
 
 use crate::device::{self, Backend};
 
-/// Sizes `n, d, K`, and how large the parameters are: with the last, softmaxes are saturated.
+/// Sizes `n, d, K`, and the scale of the parameters; the largest scale saturates the softmax.
 const SIZES: [(usize, usize, usize, f64); 5] =
     [(1, 1, 2, 1.0), (7, 1, 3, 1.0), (5, 4, 2, 1.0), (40, 6, 5, 1.0), (9, 3, 4, 1e4)];
 const DECAY: f64 = 0.05;
@@ -64,20 +64,20 @@ impl Problem {
     }
 }
 
-/// `[Z, 1]`.
+/// The features with a column of ones, `[Z, 1]`.
 fn augmented(z: Tensor<2>) -> Tensor<2> {
     let ones = z.clone().slice([0..z.dims()[0], 0..1]).zeros_like().add_scalar(1.0);
     Tensor::cat(vec![z, ones], 1)
 }
 
-/// `(P - E)^T [Z, 1]`, differentiable.
+/// The gradient `(P - E)^T [Z, 1]` of the head, as a differentiable tensor.
 fn gradient(w: Tensor<2>, z: Tensor<2>, one_hot: Tensor<2>) -> Tensor<2> {
     let a = augmented(z);
     let p = softmax(a.clone().matmul(w.transpose()), 1);
     (p - one_hot).transpose().matmul(a)
 }
 
-/// The derivative of a scalar by one of its arguments.
+/// The gradient of the scalar `of` with respect to `by`.
 fn derivative(of: &Tensor<1>, by: &Tensor<2>) -> Array2<f64> {
     let mut gradients = of.backward();
     let found = by.grad_remove(&mut gradients).unwrap();
@@ -120,8 +120,8 @@ fn first_and_second_derivatives() {
     }
 }
 
-/// The derivative of a validation loss by the features of some training samples, through gradient descent that is
-/// unrolled from the minimum's neighbourhood to the minimum.
+/// The gradient of a validation loss with respect to the features of some training samples, through gradient descent
+/// that is unrolled from close to the minimum until the minimum.
 #[test]
 fn implicit_derivative_through_retraining() {
     for size in [(6, 1, 2, 1.0), (12, 2, 3, 1.0)] {
@@ -143,7 +143,7 @@ fn implicit_derivative_through_retraining() {
         let z = p.tensor(&poisons).require_grad();
         let all = Tensor::cat(vec![p.tensor(&p.z), z.clone()], 0);
         let one_hot = p.one_hot(&[&p.labels[..], &poison_labels].concat());
-        // Weight decay spares the bias.
+        // Weight decay does not apply to the bias.
         let decayed = concatenate![Axis(1), Array2::from_elem((classes, d), DECAY), Array2::zeros((classes, 1))];
         let decay = p.tensor(&decayed);
         let mut w = p.tensor(&retrained.packed().to_owned());

@@ -21,7 +21,7 @@ pub enum Arch {
     Vit(VitArch),
 }
 
-/// A name that is no architecture.
+/// A name that is not the name of an architecture.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "unknown architecture `{0}`: expected one of {resnets}, with an optional width such as `resnet20-w8` (a multiple of 4 from 4 to \
@@ -31,7 +31,7 @@ pub enum Arch {
 )]
 pub struct UnknownArch(String);
 
-/// Images that a network cannot be built for.
+/// An image size that an architecture cannot process.
 #[derive(Debug, thiserror::Error)]
 #[error("images of {} x {} pixels do not fit `{arch}`: it wants sides that are multiples of {patch}", size[0], size[1])]
 pub struct ImageSizeError {
@@ -41,7 +41,7 @@ pub struct ImageSizeError {
 }
 
 impl Arch {
-    /// Number of features d.
+    /// Number of features, d.
     #[must_use]
     pub fn feature_dim(self) -> usize {
         match self {
@@ -50,7 +50,8 @@ impl Arch {
         }
     }
 
-    /// Numbers that a pass of an image of that height and width holds at once, at least.
+    /// A lower bound of the numbers (f32) that a forward pass holds in memory at once, for one image of
+    /// `[height, width]`.
     #[must_use]
     pub fn held(self, size: [usize; 2]) -> f64 {
         match self {
@@ -59,7 +60,8 @@ impl Arch {
         }
     }
 
-    /// Numbers that a pass in training keeps of an image of that height and width, at least.
+    /// A lower bound of the numbers (f32) that the forward cache of a training step holds, for one image of
+    /// `[height, width]`.
     #[must_use]
     pub fn kept(self, size: [usize; 2]) -> f64 {
         match self {
@@ -68,10 +70,10 @@ impl Arch {
         }
     }
 
-    /// Whether there is such a network for images of that height and width.
+    /// Checks that the architecture can process images of `[height, width]`.
     ///
     /// # Errors
-    /// There is none.
+    /// For a transformer, if a side is zero or not a multiple of the patch.
     pub fn check_size(self, size: [usize; 2]) -> Result<(), ImageSizeError> {
         match self {
             Self::Vit(vit) if size.into_iter().any(|side| side == 0 || !side.is_multiple_of(vit.patch())) => {
@@ -131,7 +133,7 @@ pub enum Network {
 }
 
 impl Network {
-    /// A network for images of that height and width ([`Arch::check_size`]), its weights drawn from `rng`.
+    /// A network for images of `[height, width]`, which [`Arch::check_size`] accepts, with weights drawn from `rng`.
     #[must_use]
     pub fn new(arch: Arch, size: [usize; 2], rng: &mut ChaCha8Rng, device: &Device) -> Self {
         match arch {
@@ -140,8 +142,8 @@ impl Network {
         }
     }
 
-    /// Features `[n, d]` of what the last block reads:
-    /// [`BackbonePrefix::activations`](crate::BackbonePrefix::activations).
+    /// Features `[n, d]` from the input of the last block, as
+    /// [`BackbonePrefix::activations`](crate::BackbonePrefix::activations) returns it.
     #[must_use]
     pub fn last_block(&self, activations: Tensor<4>) -> Tensor<2> {
         match self {

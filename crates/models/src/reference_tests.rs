@@ -1,10 +1,10 @@
-//! Checkpoints trained with PyTorch, through the import. They must answer as they do there: the whole architecture, its
-//! names, its normalisation and its numbers at once.
+//! Imports checkpoints that were trained with PyTorch and compares the results with PyTorch's. This tests architecture,
+//! names, normalisation and numerics at once.
 //!
 //! The checkpoints (the supervised one is akamaster/pytorch_resnet_cifar10, resnet20-12fca82f.th) and the images (a
-//! balanced part of CIFAR-10 in its binary layout: 20,000 for training, 4,000 for tests) are not part of this project;
-//! the tests look for them in the directory `HEMLOCK_REFERENCE` (by default `../shared` beside the workspace) and say
-//! so when they find none.
+//! balanced part of CIFAR-10 in its binary layout: 20,000 for training, 4,000 for tests) are not part of this project.
+//! The tests look for them in the directory `HEMLOCK_REFERENCE` (by default `../shared` next to the workspace), and say
+//! so if they are missing.
 
 use std::fs::File;
 use std::io::Read;
@@ -23,11 +23,11 @@ const SELF_SUPERVISED: &str = "weights/cifar10-simclr-resnet20.pth";
 const IMAGES: &str = "datasets/cifar-10-binary.tar.gz";
 const CLASSES: usize = 10;
 
-/// Answers of PyTorch, written by `benches/peer/checkpoints.py logits`: `accuracy` on so many test `images`, `logits`
-/// of the first ones.
+/// PyTorch's results, written by `benches/peer/checkpoints.py logits`: `accuracy` on the first `images` test images,
+/// and the `logits` of some of them.
 const PYTORCH: &str = include_str!("../tests/data/cifar10_supervised_resnet20_logits.json");
 
-/// Asks for a reference file, and says so where there is none.
+/// The path of a reference file; says so if it is missing.
 #[allow(clippy::print_stderr)]
 fn found(file: &str) -> Option<PathBuf> {
     let folder = std::env::var_os("HEMLOCK_REFERENCE")
@@ -41,7 +41,8 @@ fn found(file: &str) -> Option<PathBuf> {
     path.exists().then_some(path)
 }
 
-/// Images and labels of the archive's files whose names begin like that. A record is a label byte, then the pixels.
+/// Images and labels of the archive's files whose names begin with `files`. A record is a label byte followed by the
+/// pixels.
 fn images(archive: &Path, files: &str) -> (Array4<u8>, Vec<u32>) {
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(File::open(archive).unwrap()));
     let mut bytes = Vec::new();
@@ -62,7 +63,7 @@ fn resnet20(path: &Path, mean: [f32; 3], std: [f32; 3]) -> Extractor {
     Extractor::import(spec, path, Choice::default(), &device).unwrap().extractor
 }
 
-/// The checkpoint's classifier, which an import leaves aside.
+/// The checkpoint's classifier, which an import ignores.
 fn classifier(path: &Path, dim: usize) -> Head {
     let tensors = import::open(path).unwrap().tensors;
     let part = |name: &str, columns: usize| {

@@ -1,10 +1,13 @@
-//! CIFAR ResNets, and ResNet-18/34/50 with either stem, with the parameter names of PyTorch.
+//! CIFAR ResNets, and ResNet-18, -34 and -50 with either stem, with the parameter names of PyTorch.
 //!
-//! He et al., "Deep residual learning for image recognition" (2016). `resnet8` to `resnet56` are the CIFAR networks of
-//! section 4.2: three groups of blocks, shortcuts without parameters (option A). `resnet18`, `resnet34` and `resnet50`
-//! are the ImageNet networks of table 1 with projection shortcuts (option B), the stride of a bottleneck at its 3x3
-//! convolution as in torchvision. Their stem is the usual one for small images, a 3x3 convolution and no pooling; with
-//! `-imagenet` it is the paper's, 7x7 of stride 2 and a pooling.
+//! He et al., "Deep residual learning for image recognition" (2016).
+//!
+//! - `resnet8` to `resnet56` are the CIFAR networks of section 4.2: three groups of blocks, with shortcuts that have no
+//!   parameters (option A).
+//! - `resnet18`, `resnet34` and `resnet50` are the ImageNet networks of table 1 with projection shortcuts (option B).
+//!   As in torchvision, the stride of a bottleneck is at its 3x3 convolution. Their stem is the usual one for small
+//!   images, a 3x3 convolution without pooling; with `-imagenet` it is that of the paper, a 7x7 convolution of stride 2
+//!   and max pooling.
 
 mod folded;
 
@@ -22,8 +25,8 @@ use burn::tensor::{Device, Tensor, TensorData, s};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// An architecture, written `resnet20`, `resnet20-w8` for a first width of 8 channels, or `resnet50-imagenet` for the
-/// stem of large images.
+/// An architecture. It is written `resnet20`, `resnet20-w8` if its first group has 8 channels, or `resnet50-imagenet`
+/// with the stem for large images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ResNetArch {
     depth: Depth,
@@ -35,15 +38,15 @@ pub struct ResNetArch {
 enum Stem {
     /// A 3x3 convolution.
     Small,
-    /// A 7x7 convolution of stride 2, and a pooling of stride 2.
+    /// A 7x7 convolution of stride 2, and max pooling of stride 2.
     ImageNet,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Depth {
-    /// Three groups of `blocks` each, option A shortcuts.
+    /// Three groups of `blocks` blocks each, with option A shortcuts.
     Cifar { blocks: usize },
-    /// Four groups, projection shortcuts.
+    /// Four groups, with projection shortcuts.
     ImageNet { blocks: [usize; 4], bottleneck: bool },
 }
 
@@ -66,7 +69,7 @@ impl Depth {
         }
     }
 
-    /// Blocks of each group.
+    /// Number of blocks of each group.
     fn groups(self) -> Vec<usize> {
         match self {
             Self::Cifar { blocks } => vec![blocks; 3],
@@ -74,31 +77,33 @@ impl Depth {
         }
     }
 
-    /// Channels that a block makes, in widths of its 3x3 convolutions.
+    /// Output channels of a block, divided by the channels of its 3x3 convolutions.
     fn expansion(self) -> usize {
         if matches!(self, Self::ImageNet { bottleneck: true, .. }) { 4 } else { 1 }
     }
 }
 
 impl ResNetArch {
-    /// All names, without widths and stems.
+    /// The names of all depths, without widths and stems.
     pub(crate) fn names() -> String {
         Depth::NAMED.map(|(name, _)| format!("`{name}`")).join(", ")
     }
 
-    /// Number of features d: the channels of the last group, averaged over the image.
+    /// Number of features, d: the channels of the last group, averaged over the image.
     #[must_use]
     pub fn feature_dim(self) -> usize {
         (self.width << (self.depth.groups().len() - 1)) * self.depth.expansion()
     }
 
-    /// Numbers that a pass of an image of that height and width holds at once: what the stem makes.
+    /// A lower bound of the numbers that a forward pass holds at once, for one image of `[height, width]`: the stem's
+    /// output.
     pub(crate) fn held(self, [height, width]: [usize; 2]) -> f64 {
         let stride = if self.stem == Stem::ImageNet { 2 } else { 1 };
         self.width as f64 * (height / stride) as f64 * (width / stride) as f64
     }
 
-    /// Numbers that a pass in training keeps of an image of that height and width: what every convolution makes.
+    /// The numbers that the forward cache of a training step holds for one image of `[height, width]`: the outputs of
+    /// all convolutions.
     pub(crate) fn kept(self, size: [usize; 2]) -> f64 {
         let (mut area, mut kept) = (size.map(|side| side as f64), 0.0);
         let halve = |area: &mut [f64; 2]| *area = area.map(|side| (side / 2.0).ceil());
@@ -175,7 +180,8 @@ pub struct ResNet {
     pub(crate) planes: crate::training::Pool,
 }
 
-/// Two 3x3 convolutions beside a shortcut (figure 2 of the paper), or one between two of 1x1 (figure 5).
+/// A residual block: two 3x3 convolutions (figure 2 of the paper), or a 3x3 convolution between two of 1x1 (figure 5),
+/// and a shortcut.
 #[derive(Module, Debug)]
 pub(crate) struct ResidualBlock {
     conv1: Conv2d,
@@ -188,8 +194,8 @@ pub(crate) struct ResidualBlock {
 }
 
 impl ResNet {
-    /// A network with Kaiming normal convolutions (fan-out), drawn from `rng` in the order of the
-    /// layers, and batch norms at their identity.
+    /// A network whose convolutions have Kaiming normal weights (fan-out), drawn from `rng` in the order of the layers,
+    /// and whose batch norms are the identity up to the normalisation.
     #[must_use]
     pub fn new(arch: ResNetArch, rng: &mut ChaCha8Rng, device: &Device) -> Self {
         let (kernel, stride) = if arch.stem == Stem::ImageNet { (7, 2) } else { (3, 1) };
@@ -226,17 +232,17 @@ impl ResNet {
         (&self.conv1, &self.bn1)
     }
 
-    /// Whether a pooling follows the stem.
+    /// Whether max pooling follows the stem's convolution.
     pub(crate) fn pools(&self) -> bool {
         pools(&self.conv1)
     }
 
-    /// All blocks in their order.
+    /// All blocks, in order.
     pub(crate) fn blocks(&self) -> impl Iterator<Item = &ResidualBlock> {
         [&self.layer1, &self.layer2, &self.layer3, &self.layer4].into_iter().flatten()
     }
 
-    /// All convolutions with their batch norms: the stem, then of every block its path and its projection.
+    /// All convolutions with their batch norms: the stem, then, for each block, its path and its projection.
     #[cfg(feature = "flex")]
     pub(crate) fn layers(&self) -> impl Iterator<Item = (&Conv2d, &BatchNorm)> {
         let blocks = self.blocks().flat_map(ResidualBlock::layers);
@@ -253,7 +259,7 @@ impl ResNet {
         self.forward_by_layers(images)
     }
 
-    /// Features `[n, d]` of what the last block reads, `[n, c, h, w]`.
+    /// Features `[n, d]` from the input of the last block, `[n, c, h, w]`.
     pub(crate) fn last_block(&self, x: Tensor<4>) -> Tensor<2> {
         #[cfg(feature = "flex")]
         if let Some(features) = crate::training::last_block(self, &x) {
@@ -262,7 +268,7 @@ impl ResNet {
         self.last_block_by_layers(x)
     }
 
-    /// The same by burn's operations.
+    /// [`ResNet::last_block`] by burn's operations.
     pub(crate) fn last_block_by_layers(&self, x: Tensor<4>) -> Tensor<2> {
         pool(match self.blocks().last() {
             Some(block) => channels_first(block.forward(channels_last(x))),
@@ -270,7 +276,7 @@ impl ResNet {
         })
     }
 
-    /// The same as [`ResNet::forward`] by burn's operations.
+    /// [`ResNet::forward`] by burn's operations.
     pub(crate) fn forward_by_layers(&self, images: Tensor<4>) -> Tensor<2> {
         let (conv, norm) = self.stem();
         let mut x = relu(normalised(norm, convolved(conv, channels_last(images))));
@@ -285,7 +291,7 @@ impl ResNet {
 }
 
 impl ResidualBlock {
-    /// From so many channels, through 3x3 convolutions of so many, to so many.
+    /// A block from `from` to `to` channels, whose 3x3 convolutions have `width` channels.
     fn new([from, width, to]: [usize; 3], stride: usize, project: bool, rng: &mut ChaCha8Rng, device: &Device) -> Self {
         let norm = |channels: usize| BatchNormConfig::new(channels).init(device);
         let bottleneck = to != width;
@@ -301,24 +307,24 @@ impl ResidualBlock {
         }
     }
 
-    /// The convolutions beside the shortcut.
+    /// The convolutions of the residual path, with their batch norms.
     pub(crate) fn path(&self) -> impl Iterator<Item = (&Conv2d, &BatchNorm)> {
         let third = self.conv3.as_ref().zip(self.bn3.as_ref());
         [(&self.conv1, &self.bn1), (&self.conv2, &self.bn2)].into_iter().chain(third)
     }
 
-    /// All convolutions with their batch norms: the path's, and the shortcut's.
+    /// All convolutions with their batch norms: those of the path, then that of the shortcut.
     #[cfg(feature = "flex")]
     pub(crate) fn layers(&self) -> impl Iterator<Item = (&Conv2d, &BatchNorm)> {
         self.path().chain(self.projection())
     }
 
-    /// The convolution of the shortcut, if it has one.
+    /// The convolution of the shortcut and its batch norm, if it is a projection.
     pub(crate) fn projection(&self) -> Option<(&Conv2d, &BatchNorm)> {
         self.downsample.as_ref().map(|(conv, norm)| (conv, norm))
     }
 
-    /// `[n, h, w, c]` in and out.
+    /// The output `[n, h, w, c]` for an input `[n, h, w, c]`.
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let layer = |conv, norm, x| normalised(norm, convolved(conv, x));
         let shortcut = match &self.downsample {
@@ -331,32 +337,32 @@ impl ResidualBlock {
     }
 }
 
-// Between its convolutions a network computes with `[n, h, w, c]`, as they are laid out in memory on a GPU: operations
-// on another layout are not fused.
+// Between convolutions, a network computes with `[n, h, w, c]`, the layout that convolutions have in memory on a GPU:
+// burn does not fuse operations on another layout.
 
-/// `[n, c, h, w]` to `[n, h, w, c]`.
+/// Permutes `[n, c, h, w]` to `[n, h, w, c]`.
 fn channels_last(x: Tensor<4>) -> Tensor<4> {
     x.permute([0, 2, 3, 1])
 }
 
-/// `[n, h, w, c]` to `[n, c, h, w]`.
+/// Permutes `[n, h, w, c]` to `[n, c, h, w]`.
 fn channels_first(x: Tensor<4>) -> Tensor<4> {
     x.permute([0, 3, 1, 2])
 }
 
-/// What a convolution makes of `[n, h, w, c]`.
+/// A convolution of `[n, h, w, c]`.
 fn convolved(conv: &Conv2d, x: Tensor<4>) -> Tensor<4> {
     channels_last(conv.forward(channels_first(x)))
 }
 
-/// What a batch norm makes of `[n, h, w, c]`. burn takes sums over rows of a copy with channels first; without the copy
-/// they are sums over columns, by a kernel that takes twice as long as both.
+/// A batch norm of `[n, h, w, c]`. burn copies to channels first and sums over rows. Without the copy it would sum over
+/// columns, by a kernel that takes twice as long as copy and sums together.
 fn normalised(norm: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
     channels_last(norm.forward(channels_first(x)))
 }
 
-/// The shortcut of option A to so many channels, where these are more, of `[n, h, w, c]`: every second pixel, and zeros
-/// for the new channels, half of them before and half after the old ones.
+/// The option A shortcut of `[n, h, w, c]` to `to` channels. If these are more than c, it takes every second pixel and
+/// pads with channels of zeros, half of them before and half after the old ones. Otherwise it is the identity.
 fn pad_channels(x: Tensor<4>, to: usize) -> Tensor<4> {
     let from = x.dims()[3];
     if from == to {
@@ -368,24 +374,24 @@ fn pad_channels(x: Tensor<4>, to: usize) -> Tensor<4> {
     Tensor::cat(vec![zeros.clone(), x, zeros], 3)
 }
 
-/// Whether a pooling follows the stem's convolution.
+/// Whether max pooling follows the stem's convolution.
 fn pools(stem: &Conv2d) -> bool {
     stem.stride[0] == 2
 }
 
-/// The largest value of every second 3x3 pixels of `[n, h, w, c]`.
+/// 3x3 max pooling of stride 2 of `[n, h, w, c]`.
 fn pooled(x: Tensor<4>) -> Tensor<4> {
     let padding = PaddingConfig2d::Explicit(1, 1, 1, 1);
     let pool = MaxPool2dConfig::new([3, 3]).with_strides([2, 2]).with_padding(padding).init();
     channels_last(pool.forward(channels_first(x)))
 }
 
-/// The mean over the image `[n, c, h, w]` of every channel.
+/// The mean of every channel over the image (global average pooling): `[n, c, h, w]` to `[n, c]`.
 fn pool(x: Tensor<4>) -> Tensor<2> {
     x.flatten::<3>(2, 3).mean_dim(2).squeeze_dim::<2>(2)
 }
 
-/// A convolution without bias that keeps the image size up to its stride.
+/// A convolution without bias, whose padding keeps the image size if the stride is 1.
 fn conv([from, to]: [usize; 2], kernel: usize, stride: usize, rng: &mut ChaCha8Rng, device: &Device) -> Conv2d {
     let pad = kernel / 2;
     let mut conv = Conv2dConfig::new([from, to], [kernel; 2])
@@ -399,7 +405,7 @@ fn conv([from, to]: [usize; 2], kernel: usize, stride: usize, rng: &mut ChaCha8R
     conv
 }
 
-/// A parameter drawn from N(0, `std`^2), from the caller's generator and not from burn's global one.
+/// A parameter drawn from N(0, `std`^2) by the caller's generator and not by burn's global one.
 pub fn normal<const D: usize>(shape: [usize; D], std: f32, rng: &mut ChaCha8Rng, device: &Device) -> Param<Tensor<D>> {
     let draws = StandardNormal.sample_iter(rng).map(|z: f32| z * std);
     let values: Vec<f32> = draws.take(shape.iter().product()).collect();

@@ -1,5 +1,5 @@
-//! What the stages that use a frozen extractor have in common: opening it on the run's device, and extracting
-//! features with the run's progress and cancellation.
+//! What stages that use a frozen extractor share: opening it on the run's device, and extracting features with the
+//! run's cancellation.
 
 use crate::device::runs_on_rayon;
 use crate::{Arch, DeviceError, ExtractError, Extractor, ExtractorSpec, ImportError, WeightsError, device};
@@ -23,7 +23,7 @@ impl From<WeightsError> for StageError {
 impl From<ImportError> for StageError {
     fn from(e: ImportError) -> Self {
         let kind = match e {
-            // The file is what it says; it is the spec that does not fit it.
+            // The file is sound; it is the spec that does not fit it.
             ImportError::Misfit { .. }
             | ImportError::Several { .. }
             | ImportError::Choice { .. }
@@ -43,18 +43,19 @@ impl From<ExtractError> for StageError {
     }
 }
 
-/// Opens the device of that name.
+/// Opens the device of that name, such as `flex` or `cuda:1`.
 ///
 /// # Errors
-/// There is no such backend, it is not compiled in, or it finds no device.
+/// If there is no such backend, if it is not compiled in, or if it finds no usable device.
 pub fn open_device(name: &str) -> Result<Device, StageError> {
     Ok(device::open_named(name)?)
 }
 
-/// So many devices of the backend that a device's name says, that one first.
+/// Opens `count` devices of one backend, beginning with the device `name`, or with the first one if `name` is the
+/// backend's name alone.
 ///
 /// # Errors
-/// The machine has fewer, or one cannot be opened.
+/// If the machine has fewer devices of that backend, or if one of them cannot be opened.
 pub fn open_devices(name: &str, count: usize) -> Result<Vec<Device>, StageError> {
     let backend = name.split(':').next().unwrap_or(name).parse()?;
     let names = device::names_of(backend);
@@ -66,10 +67,11 @@ pub fn open_devices(name: &str, count: usize) -> Result<Vec<Device>, StageError>
     names.iter().cycle().skip(first).take(count).map(|name| open_device(name)).collect()
 }
 
-/// The network of an extractor artifact, frozen, on the device of that name.
+/// Opens an extractor artifact on a device: the frozen network with its weights.
 ///
 /// # Errors
-/// The device cannot be opened, the weights are not those of the architecture, or a pass does not fit into memory.
+/// If the device cannot be opened, if the weights are not those of the architecture, or if a pass on the processor
+/// would not fit into memory.
 pub fn open_extractor(artifact: &hemlock_artifact::Extractor, device: &str) -> Result<Extractor, StageError> {
     let arch: Arch = artifact.arch.parse().map_err(|e| StageError::new(ErrorKind::Artifact, e))?;
     let size = artifact.image_size;
@@ -82,21 +84,22 @@ pub fn open_extractor(artifact: &hemlock_artifact::Extractor, device: &str) -> R
     Ok(Extractor::from_safetensors(spec, &artifact.weights, &device)?)
 }
 
-/// Features `[n, d]` of 8-bit images `[n, 3, height, width]`, before normalisation: [`extract_into`] memory.
+/// Features `[n, d]` of 8-bit images `[n, 3, height, width]`, before the normalisation of features.
 ///
 /// # Errors
-/// As there.
+/// As [`extract_into`].
 pub fn extract(extractor: &Extractor, images: ArrayView4<'_, u8>, ctx: &Context) -> Result<Array2<f32>, StageError> {
     let mut features = Array2::zeros((images.len_of(Axis(0)), extractor.feature_dim()));
     extract_into(extractor, images, features.view_mut(), ctx, &|_| {})?;
     Ok(features)
 }
 
-/// Writes features `[n, d]` of 8-bit images `[n, 3, height, width]`, before normalisation, to `features`. `done` hears
-/// how many images are through.
+/// Writes the features `[n, d]` of 8-bit images `[n, 3, height, width]`, before the normalisation of features, to
+/// `features`. `done` is called with the number of finished images.
 ///
 /// # Errors
-/// The images have another size than the extractor's, a feature is not finite, or the run was interrupted.
+/// If the images have another size than the extractor expects, if a feature is not finite, or if the run was
+/// interrupted.
 pub fn extract_into(
     extractor: &Extractor,
     images: ArrayView4<'_, u8>,
@@ -117,10 +120,10 @@ pub fn extract_into(
     }
 }
 
-/// Requires features that the extractor made: images are searched for with its gradients.
+/// Checks that the features of a spec come from its extractor, for stages that need its gradients to search for images.
 ///
 /// # Errors
-/// Features from a file.
+/// If the features were imported from a file.
 pub fn extracted(port: &Port, made_with: &Value) -> Result<(), ParamError> {
     if matches!(port.role, "features" | "victim_features") && made_with["method"] == "import" {
         let message = format!(

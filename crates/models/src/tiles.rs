@@ -1,8 +1,8 @@
-//! Work split into fixed tiles, so that results don't depend on the thread count.
+//! Work in fixed tiles, so that results do not depend on the number of threads.
 //!
-//! burn-flex spreads every operation over the current rayon pool, which pays poorly for the small
-//! operations of a ResNet. Whole tiles on one-thread pools side by side are about 40 % faster, and
-//! as the tiles are fixed, so are the bytes.
+//! burn-flex spreads every operation over the current rayon pool, which pays poorly for the small operations of a
+//! ResNet. Whole tiles that run side by side, each in a pool of one thread, are about 40 % faster, and as the tiles are
+//! fixed, the bytes are the same for every number of threads.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,16 +13,15 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::device::runs_on_rayon;
 
-/// Runs `work` on `0..n` cut into ranges of `tile` (the last one may be shorter), as many at a
-/// time as the current rayon pool has threads, and returns the results in order.
-///
-/// Inside `work` rayon sees a pool of one thread.
+/// Calls `work` for consecutive ranges of length `tile` that cover `0..n` (the last one may be shorter), and returns
+/// the results in order. As many ranges are processed at a time as the current rayon pool has threads; inside of
+/// `work`, rayon sees a pool of one thread.
 ///
 /// # Errors
-/// The error of the first failing tile. Tiles that have not begun by then are left out.
+/// The error of the first tile that fails. Tiles that have not begun by then are skipped.
 ///
 /// # Panics
-/// Panics if `work` panics.
+/// If `work` panics.
 pub fn par_tiles<T, E>(n: usize, tile: usize, work: impl Fn(Range<usize>) -> Result<T, E> + Sync) -> Result<Vec<T>, E>
 where
     T: Send,
@@ -57,19 +56,19 @@ where
         let handles: Vec<_> = (0..workers).map(|_| scope.spawn(|| on_one_thread(worker))).collect();
         handles.into_iter().flat_map(join).collect()
     });
-    // A tile is begun only after all earlier ones, so the sorted results have no gap before an error.
+    // A tile begins only after all earlier ones have begun, so the sorted results have no gap before an error.
     results.sort_unstable_by_key(|&(i, _)| i);
     results.into_iter().map(|(_, result)| result).collect()
 }
 
-/// Images of one batch on a GPU: enough to fill it, and few enough for the tape of a ResNet-18 to fit.
+/// Images of one batch on a GPU: enough to fill it, and few enough for the forward cache of a ResNet-18 to fit.
 pub const GPU_BATCH: usize = 512;
 
-/// Runs `work` on `0..n` in pieces that suit `device`, and returns the results in order: on the processor
-/// [`par_tiles`], on a GPU batches one after the other.
+/// Calls `work` for ranges that cover `0..n`, of a size that suits the device, and returns the results in order: by
+/// [`par_tiles`] on the processor, and in batches of [`GPU_BATCH`], one after the other, on a GPU.
 ///
 /// # Errors
-/// The error of the first failing piece.
+/// The error of the first range that fails.
 pub fn on_device<T, E>(
     device: &Device,
     n: usize,
@@ -86,7 +85,7 @@ where
     (0..n).step_by(GPU_BATCH).map(|start| work(start..(start + GPU_BATCH).min(n))).collect()
 }
 
-/// Two pools of half the current rayon pool's threads each; none where that has one thread.
+/// Two thread pools, each with half of the current rayon pool's threads, or no pools if that has one thread.
 pub struct Pair(Option<[ThreadPool; 2]>);
 
 impl Pair {
@@ -99,13 +98,13 @@ impl Pair {
         Self(if threads > 1 { pair() } else { None })
     }
 
-    /// Neither: whatever is run, is run one after the other.
+    /// No pools: [`Pair::run`] then runs one closure after the other.
     #[must_use]
     pub fn none() -> Self {
         Self(None)
     }
 
-    /// Runs `a` and `b`, side by side, each on a pool of its own, if there are any.
+    /// Runs `a` and `b`: side by side, each in its pool, or one after the other if there are no pools.
     pub fn run<A: Send, B: Send>(&self, a: impl FnOnce() -> A + Send, b: impl FnOnce() -> B + Send) -> (A, B) {
         match &self.0 {
             Some([first, second]) => rayon::join(|| first.install(a), || second.install(b)),
@@ -118,12 +117,12 @@ impl Pair {
 fn on_one_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     match ThreadPoolBuilder::new().num_threads(1).build() {
         Ok(pool) => pool.install(work),
-        // Without a pool of its own the thread uses the global one: slower, with the same result.
+        // Without a pool of its own, the thread uses the global one: slower, with the same result.
         Err(_) => work(),
     }
 }
 
-/// Joins a thread and carries on its panic.
+/// Joins a thread and propagates its panic.
 fn join<T>(handle: thread::ScopedJoinHandle<'_, T>) -> T {
     handle.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
 }

@@ -1,9 +1,12 @@
 //! A residual network in training on the processor: one operation of burn's graph, by the kernels of `hemlock-conv`.
 //!
-//! Layer by layer it would be the same sums, but between any two layers burn has images in another layout. Here they
-//! stay in the planes that convolutions read; batch norm, shortcut and ReLU are one pass over them; and on the way back
-//! the derivative by what a convolution made takes its place. The operation has two parents: the images, and all
-//! parameters in a row.
+//! Layer by layer, the sums would be the same, but burn stores images in another layout between any two layers. Here
+//!
+//! - images stay in the layout that convolutions read;
+//! - batch norm, shortcut and ReLU are one pass over them;
+//! - in the backward pass, the gradient with respect to a convolution's output overwrites that output.
+//!
+//! The operation has two parents: the images, and a vector of all parameters.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -24,26 +27,27 @@ use rayon::prelude::*;
 use crate::frozen::{geometry, padding_channels, pooled};
 use crate::resnet::{self, ResNet};
 
-/// Images of one task: few enough for their planes to stay in the cache from one pass to the next.
+/// Images of one task: few enough for their activations to stay in the cache from one pass to the next.
 const TILE: usize = 4;
-/// Of what a ReLU makes: the widest padding of a convolution that reads it, and what a pooling reads.
+/// Border of every activation after a ReLU: the widest padding of a convolution that reads it, and what max pooling
+/// needs.
 const BORDER: usize = 1;
 
-/// Features `[n, d]` of normalised images `[n, 3, h, w]`, by the statistics of the batch, which move the running ones.
-/// `None` where the tensors lie elsewhere, or the network is not in training.
+/// Features `[n, d]` of normalised images `[n, 3, h, w]`, normalised by batch statistics; updates the running ones.
+/// Returns `None` if the tensors are on another backend or the network is not in training mode.
 pub(crate) fn forward(net: &ResNet, images: &Tensor<4>) -> Option<Tensor<2>> {
     let layers: Vec<_> = net.layers().collect();
     operation(&layers, || Layers::new(net), images, &net.planes)
 }
 
-/// The same of the last block alone, of what it reads.
+/// Features `[n, d]` from the input of the last block, as [`forward`] computes them; `None` in the same cases.
 pub(crate) fn last_block(net: &ResNet, x: &Tensor<4>) -> Option<Tensor<2>> {
     let block = net.blocks().last()?;
     let layers: Vec<_> = block.layers().collect();
     operation(&layers, || Layers::of_block(block), x, &net.planes)
 }
 
-/// The operation of a plan with these layers.
+/// Runs the layers of `plan` as one operation of burn's graph.
 fn operation(
     layers: &[(&Conv2d, &BatchNorm)],
     plan: impl FnOnce() -> Layers,
@@ -99,10 +103,10 @@ impl Backward<Flex, 2> for Derivative {
     }
 }
 
-/// The network's layers, without their parameters.
+/// The layers of a network, or of one block, without their parameters.
 #[derive(Debug, Clone)]
 struct Layers {
-    /// `None` where the first block reads what is passed through.
+    /// `None` if the first block reads the input directly.
     stem: Option<Stem>,
     blocks: Vec<BlockLayers>,
 }
@@ -110,13 +114,13 @@ struct Layers {
 #[derive(Debug, Clone)]
 struct Stem {
     layer: Layer,
-    /// Whether a pooling follows.
+    /// Whether max pooling follows.
     pools: bool,
 }
 
 #[derive(Debug, Clone)]
 struct BlockLayers {
-    /// A ReLU follows on each.
+    /// The convolutions of the path, each followed by a ReLU.
     path: Vec<Layer>,
     shortcut: Shortcut,
 }
@@ -124,7 +128,7 @@ struct BlockLayers {
 #[derive(Debug, Clone)]
 enum Shortcut {
     Identity,
-    /// A convolution that is never trained.
+    /// A convolution whose weights are constant.
     Fixed(Geometry, Vec<f32>),
     Trained(Layer),
 }
@@ -134,20 +138,20 @@ enum Shortcut {
 struct Layer {
     geometry: Geometry,
     epsilon: f64,
-    /// Where its parameters begin: weights, then scale and shift of the batch norm.
+    /// Position of its parameters in the vector of all: weights, then scale and shift of the batch norm.
     at: usize,
 }
 
-/// What a layer's convolution made of a batch.
+/// The output of a layer's convolution for a batch.
 #[derive(Debug, Clone)]
 struct Made {
     raw: Batch,
     moments: Moments,
-    /// One over the deviation of every channel.
+    /// 1 / sqrt(variance + epsilon) of every channel.
     inverse_deviation: Vec<f64>,
 }
 
-/// What a pass leaves behind.
+/// The forward cache of a batch.
 #[derive(Debug, Clone)]
 struct Tape {
     plan: Layers,
@@ -160,7 +164,7 @@ struct Tape {
 #[derive(Debug, Clone)]
 struct StemTape {
     made: Made,
-    /// After its ReLU.
+    /// The output after the ReLU.
     output: Batch,
     pooled: Option<Batch>,
 }
@@ -169,7 +173,7 @@ struct StemTape {
 struct BlockTape {
     made: Vec<Made>,
     shortcut: Option<Made>,
-    /// Of every layer of the path after its ReLU, the last one with the shortcut added.
+    /// The outputs of the path's layers after their ReLU; the shortcut is added to the last one.
     outputs: Vec<Batch>,
 }
 
@@ -187,7 +191,7 @@ impl Layers {
 }
 
 impl Layer {
-    /// A layer whose parameters begin at `at`, which moves to their end.
+    /// A layer whose parameters begin at `at`, which is advanced to their end.
     fn new((conv, norm): (&Conv2d, &BatchNorm), at: &mut usize) -> Self {
         let layer = Self { geometry: geometry(conv), epsilon: norm.epsilon, at: *at };
         *at += layer.parameters();
@@ -208,10 +212,11 @@ impl Layer {
         parameters[self.at + self.geometry.weights()..][..2 * outputs].split_at(outputs)
     }
 
-    /// What the convolution makes of `x`.
+    /// The output of the convolution for the input `x`, and its moments.
     fn convolve(&self, parameters: &[f32], x: &Batch) -> Made {
         let conv = Conv::new(self.geometry, self.weights(parameters), &[]);
-        // The transposed convolution will read the derivative that takes its place.
+        // The border is that which the transposed convolution needs: in the backward pass, the gradient overwrites this
+        // output.
         let mut raw = x.pool.batch(self.geometry.output(x.shape), self.geometry.padding);
         let moments: Vec<Moments> = raw
             .par_iter_mut()
@@ -226,7 +231,7 @@ impl Layer {
         Made { raw, moments, inverse_deviation }
     }
 
-    /// What the batch norm makes of that, with `plus` added to it.
+    /// The output of the batch norm, with `plus` added, followed by a ReLU if `rectified`.
     fn normalise(&self, parameters: &[f32], made: &Made, plus: Option<&Batch>, rectified: bool) -> Batch {
         let (scale, shift) = self.norm(parameters);
         let scale: Vec<f64> =
@@ -241,8 +246,9 @@ impl Layer {
         out
     }
 
-    /// From the derivative `of` by what the layer made of `x`, that by its parameters, and by what the convolution
-    /// made, in its place.
+    /// The backward pass of convolution and batch norm. Given `of`, the gradient with respect to the layer's output for
+    /// the input `x`, writes the gradient with respect to the layer's parameters to `gradient` and overwrites
+    /// `made.raw` with the gradient with respect to the convolution's output.
     fn differentiate(&self, parameters: &[f32], x: &Batch, made: &mut Made, of: &Batch, gradient: &mut [f32]) {
         let Made { raw, moments, inverse_deviation } = made;
         let mean: Vec<f32> = moments.mean.iter().map(|&mean| mean as f32).collect();
@@ -253,11 +259,12 @@ impl Layer {
         let mut maps = [(); 3].map(|()| vec![0.0; self.geometry.outputs]);
         for (channel, inverse) in inverse_deviation.iter().enumerate() {
             let [sum, product] = [0, 1].map(|i| sums.iter().map(|tile| tile[i][channel]).sum::<f64>());
-            // About the mean itself, not as it was rounded.
+            // Corrects for the rounding of the mean to f32.
             let product = product + sum * (f64::from(mean[channel]) - moments.mean[channel]);
             by_scale[channel] = (product * inverse) as f32;
             by_shift[channel] = sum as f32;
-            // factor (dy - sum(dy) / n - x^ sum(dy x^) / n), of n values in the channel, x^ when they are normalised.
+            // The gradient is factor (dy - sum(dy) / n - x^ sum(dy x^) / n), where n is the number of values of the
+            // channel and x^ are the normalised values.
             let factor = f64::from(scale[channel]) * inverse;
             let slope = -factor * inverse * inverse * product / moments.count;
             let constant = -factor * sum / moments.count - slope * moments.mean[channel];
@@ -270,14 +277,14 @@ impl Layer {
         by_weights.copy_from_slice(&self.geometry.weight_gradient(x, raw));
     }
 
-    /// The derivative of the convolution by what it is made of.
+    /// The vector-Jacobian product of the convolution with respect to its input.
     fn transposed(&self, parameters: &[f32]) -> Conv {
         Conv::transposed(self.geometry, self.weights(parameters))
     }
 }
 
 impl Made {
-    /// Moves a batch norm's running statistics.
+    /// Updates a batch norm's running statistics with those of the batch.
     fn update(&self, norm: &BatchNorm, device: &Device) {
         let tensor =
             |values: Vec<f32>| Tensor::<1>::from_data(TensorData::new(values, [self.inverse_deviation.len()]), device);
@@ -291,7 +298,7 @@ impl Made {
 }
 
 impl Tape {
-    /// Passes images through.
+    /// The forward pass.
     fn record(plan: Layers, images: Tensor<4>, parameters: Vec<f32>, pool: &Pool) -> Self {
         let border = plan.stem.as_ref().map_or(BORDER, |stem| stem.layer.geometry.padding);
         let images = Batch::from_tensor(images, border, pool);
@@ -304,20 +311,20 @@ impl Tape {
         tape
     }
 
-    /// What the layers' convolutions made, in the order of [`ResNet::layers`].
+    /// The outputs of all layers' convolutions, in the order of [`ResNet::layers`].
     fn made(&self) -> impl Iterator<Item = &Made> {
         let blocks = self.blocks.iter().flat_map(|block| block.made.iter().chain(&block.shortcut));
         self.stem.iter().map(|stem| &stem.made).chain(blocks)
     }
 
-    /// What a block reads.
+    /// The input of a block; for the number of blocks, the output of the last one.
     fn input(&self, block: usize) -> &Batch {
         let before = block.checked_sub(1).and_then(|block| self.blocks[block].outputs.last());
         let stem = self.stem.as_ref().map(|stem| stem.pooled.as_ref().unwrap_or(&stem.output));
         before.or(stem).unwrap_or(&self.images)
     }
 
-    /// `[n, d]`.
+    /// Features `[n, d]`.
     fn features(&self) -> Tensor<2> {
         let last = self.input(self.blocks.len());
         let means: Vec<f32> = last.iter().flat_map(BlockedTensor::means).collect();
@@ -325,7 +332,8 @@ impl Tape {
         Tensor::from_data(TensorData::new(means, [n, d]), &Device::flex())
     }
 
-    /// From the derivative by the features, that by the images, if it is wanted, and by the parameters.
+    /// The backward pass: given the gradient with respect to the features, returns that with respect to the images, if
+    /// it is wanted, and that with respect to the parameters.
     fn differentiate(mut self, grad_features: &[f32], images: bool) -> (Option<Batch>, Vec<f32>) {
         let mut gradient = vec![0.0; self.parameters.len()];
         let last = self.input(self.blocks.len());
@@ -381,7 +389,7 @@ impl Stem {
 }
 
 impl BlockLayers {
-    /// A block whose parameters begin at `at`, which moves to their end.
+    /// A block whose parameters begin at `at`, which is advanced to their end.
     fn new(block: &resnet::ResidualBlock, at: &mut usize) -> Self {
         let path: Vec<Layer> = block.path().map(|layer| Layer::new(layer, at)).collect();
         let (from, to) = (path[0].geometry.inputs, path[path.len() - 1].geometry.outputs);
@@ -419,8 +427,9 @@ impl BlockLayers {
         BlockTape { made, shortcut: projected, outputs }
     }
 
-    /// From the derivative by the sum that the last ReLU is of, that by the sum that `x` is the ReLU of, where it is
-    /// `rectified`, or by `x` itself.
+    /// The backward pass of a block. Given the gradient with respect to its output before the last ReLU, adds the
+    /// gradient of its parameters to `gradient`, and returns the gradient with respect to `x`, or, if `x` is
+    /// `rectified`, with respect to what it was before its ReLU.
     fn differentiate(
         &self,
         parameters: &[f32],
@@ -464,7 +473,7 @@ impl BlockLayers {
     }
 }
 
-/// A convolution of all tiles.
+/// Applies a convolution to all tiles.
 fn apply<'a>(
     conv: &Conv,
     x: &Batch,
@@ -477,10 +486,10 @@ fn apply<'a>(
     });
 }
 
-/// Images in tiles, on loan from a pool.
+/// A batch of images in tiles, whose memory comes from a pool and returns to it.
 #[derive(Debug, Clone)]
 struct Batch {
-    /// `[n, c, h, w]`.
+    /// The shape, `[n, c, h, w]`.
     shape: [usize; 4],
     tiles: Vec<BlockedTensor>,
     pool: Pool,
@@ -526,17 +535,17 @@ impl Drop for Batch {
     }
 }
 
-/// BlockedTensor of passes that are done, for those to come: fresh memory costs more than a convolution.
+/// Tensors of finished passes, to be reused: fresh memory costs more than a convolution.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pool {
     free: Arc<Mutex<HashMap<Kind, Vec<BlockedTensor>>>>,
 }
 
-/// Shape and border of planes.
+/// Shape and border of a tensor.
 type Kind = ([usize; 4], usize);
 
 impl Pool {
-    /// BlockedTensor with some values or other, within a border of zeros.
+    /// A batch with arbitrary values, within a border of zeros.
     fn batch(&self, shape @ [n, c, h, w]: [usize; 4], border: usize) -> Batch {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let tiles = (0..n).step_by(TILE).map(|first| {

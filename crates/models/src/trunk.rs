@@ -1,4 +1,4 @@
-//! A frozen network up to its last block, for trainings of that block alone.
+//! A frozen network without its last block, for training the last block alone.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
@@ -10,12 +10,12 @@ use crate::resnet::Folded;
 use crate::tiles::on_device;
 use crate::vit::Vit;
 
-/// Images of one tile on the processor: few, so that half a batch of a training is work for several threads.
+/// Images of one tile on the processor: few, so that half a training batch keeps several threads busy.
 const TILE: usize = 16;
 
-/// All of an extractor but its last block: batch norms with their running statistics, nothing that could be trained.
+/// All blocks of an extractor except the last one, frozen, with the running statistics in their batch norms.
 ///
-/// [`Network::last_block`] takes what it makes to features.
+/// [`Network::last_block`] computes features from its output.
 #[derive(Clone, Debug)]
 pub struct BackbonePrefix {
     spec: ExtractorSpec,
@@ -23,7 +23,7 @@ pub struct BackbonePrefix {
     device: Device,
 }
 
-/// As an extractor's, of a network whose last block is gone.
+/// What computes, as in [`Extractor`], without the last block.
 #[derive(Clone, Debug)]
 enum Kernels {
     Vit(Box<Vit>),
@@ -32,7 +32,7 @@ enum Kernels {
 }
 
 impl BackbonePrefix {
-    /// Of an extractor.
+    /// The prefix of `extractor`.
     #[must_use]
     pub fn new(extractor: &Extractor) -> Self {
         let kernels = match extractor.network() {
@@ -50,9 +50,9 @@ impl BackbonePrefix {
         Self { spec: extractor.spec().clone(), kernels, device: extractor.device().clone() }
     }
 
-    /// What the last block reads of images `[n, 3, h, w]` in `[0, 1]`: channels of an image `[n, c, h, w]`, or of a
-    /// transformer the tokens `[n, 1, tokens, width]`. In tiles over the threads of the current rayon pool, whose
-    /// number changes no result.
+    /// The input of the last block for images `[n, 3, h, w]` in `[0, 1]`: `[n, c, h, w]` of a residual network, or the
+    /// tokens `[n, 1, tokens, width]` of a transformer. It is computed in tiles on the threads of the current rayon
+    /// pool, whose number does not change the result.
     #[must_use]
     pub fn activations(&self, pixels: &[f32]) -> Tensor<4> {
         let [height, width] = self.spec.image_size;
@@ -74,7 +74,7 @@ impl BackbonePrefix {
         }
     }
 
-    /// Pixels as a normalised tensor.
+    /// Pixels as a normalised tensor `[n, 3, h, w]`.
     fn images(&self, pixels: &[f32]) -> Tensor<4> {
         let [height, width] = self.spec.image_size;
         let shape = [pixels.len() / (3 * height * width), 3, height, width];
@@ -89,7 +89,7 @@ mod tests {
     use rand::SeedableRng;
     use rand_chacha::ChaCha8Rng;
 
-    /// The last block on the trunk is the whole network, of more images than a tile has.
+    /// The prefix followed by the last block gives the extractor's features, for more images than a tile has.
     #[test]
     fn trunk_and_last_block_are_the_extractor() {
         let device = device::open(Backend::default()).unwrap();

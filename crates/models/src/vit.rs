@@ -1,8 +1,8 @@
 //! Small vision transformers, with the parameter names of timm.
 //!
-//! Dosovitskiy et al., "An image is worth 16x16 words" (2021), pre-norm blocks, the class token's output as features.
-//! Embeddings of positions begin as sines and cosines of rows and columns, as in MoCo v3 (Chen, Xie & He, 2021), and
-//! are learned from there.
+//! Dosovitskiy et al., "An image is worth 16x16 words" (2021), with pre-norm blocks; the features are the class token's
+//! output. As in MoCo v3 (Chen, Xie and He, 2021), the position embeddings are initialised with sines and cosines of
+//! row and column. Here they are learned from there.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,12 +16,13 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::resnet::normal;
 
-/// Channels of a head of attention.
+/// Channels of an attention head.
 const HEAD: usize = 64;
-/// Standard deviation of initial weights.
+/// Standard deviation of the initial weights.
 const STD: f32 = 0.02;
 
-/// A transformer, written `vit-tiny-p4` for patches of 4x4 pixels, with `-d6` for a depth of 6 blocks instead of 12.
+/// An architecture. It is written `vit-tiny-p4` for patches of 4x4 pixels, with `-d6` for a depth of 6 blocks instead
+/// of 12.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VitArch {
     width: usize,
@@ -29,31 +30,31 @@ pub struct VitArch {
     patch: usize,
 }
 
-/// Widths by name, and the depth that all have unless told.
+/// Widths by name, and the default depth.
 const NAMED: [(&str, usize); 3] = [("vit-nano", 64), ("vit-tiny", 192), ("vit-small", 384)];
 const DEPTH: usize = 12;
 
 impl VitArch {
-    /// Number of features d.
+    /// Number of features, d.
     #[must_use]
     pub fn feature_dim(self) -> usize {
         self.width
     }
 
-    /// Numbers that a pass in training keeps of an image of that height and width: what every matrix makes, and how
-    /// much every token attends to every other.
+    /// The numbers that the forward cache of a training step holds for one image of `[height, width]`: the outputs of
+    /// all matrices, and the attention weights.
     pub(crate) fn kept(self, [height, width]: [usize; 2]) -> f64 {
         let tokens = 1.0 + (height / self.patch) as f64 * (width / self.patch) as f64;
         let (made, attention) = ((3 + 1 + 4 + 1) * self.width, self.heads() as f64 * tokens);
         self.depth as f64 * tokens * (made as f64 + attention)
     }
 
-    /// Numbers that a pass of an image holds at once: those of one block.
+    /// A lower bound of the numbers that a forward pass holds at once for one image: those of one block.
     pub(crate) fn held(self, size: [usize; 2]) -> f64 {
         self.kept(size) / self.depth as f64
     }
 
-    /// Number of heads of attention.
+    /// Number of attention heads.
     #[must_use]
     pub fn heads(self) -> usize {
         self.width / HEAD
@@ -65,7 +66,7 @@ impl VitArch {
         self.depth
     }
 
-    /// Side of a patch, of which an image's sides are multiples.
+    /// Side of a patch in pixels; the sides of an image must be multiples of it.
     #[must_use]
     pub fn patch(self) -> usize {
         self.patch
@@ -131,8 +132,8 @@ struct Mlp {
 }
 
 impl Vit {
-    /// A network for images of that height and width, which must be multiples of the patch, its weights drawn from
-    /// `rng` in the order of the layers.
+    /// A network for images of `[height, width]`, which must be multiples of the patch, with weights drawn from `rng`
+    /// in the order of the layers.
     #[must_use]
     pub fn new(arch: VitArch, size: [usize; 2], rng: &mut ChaCha8Rng, device: &Device) -> Self {
         let VitArch { width, depth, patch } = arch;
@@ -140,7 +141,7 @@ impl Vit {
             .with_stride([patch; 2])
             .with_initializer(Initializer::Zeros)
             .init(device);
-        // Each patch as one linear map (Glorot & Bengio, 2010).
+        // The embedding of a patch is initialised like one linear map (Glorot and Bengio, 2010).
         let std = (2.0 / (3 * patch * patch + width) as f32).sqrt();
         proj.weight = normal([width, 3, patch, patch], std, rng, device);
         let cls_token = normal([1, 1, width], STD, rng, device);
@@ -168,7 +169,7 @@ impl Vit {
         self.read(tokens)
     }
 
-    /// Features `[n, d]` of what the last block reads, `[n, 1, tokens, width]`.
+    /// Features `[n, d]` from the input of the last block, `[n, 1, tokens, width]`.
     pub(crate) fn last_block(&self, x: Tensor<4>) -> Tensor<2> {
         let tokens = x.squeeze_dim::<3>(1);
         self.read(match self.blocks.last() {
@@ -177,13 +178,13 @@ impl Vit {
         })
     }
 
-    /// What the last block reads, `[n, 1, tokens, width]`, of normalised images `[n, 3, h, w]`.
+    /// The input of the last block, `[n, 1, tokens, width]`, for normalised images `[n, 3, h, w]`.
     pub(crate) fn before_last_block(&self, images: Tensor<4>) -> Tensor<4> {
         let before = self.blocks.iter().take(self.blocks.len().saturating_sub(1));
         before.fold(self.tokens(images), |x, block| block.forward(x)).unsqueeze_dim(1)
     }
 
-    /// Patches and the class token, with their positions, `[n, tokens, width]`.
+    /// The embedded class token and patches with their positions added, `[n, tokens, width]`.
     fn tokens(&self, images: Tensor<4>) -> Tensor<3> {
         let patches = self.patch_embed.proj.forward(images).flatten::<3>(2, 3).swap_dims(1, 2);
         let [n, _, width] = patches.dims();
@@ -191,7 +192,7 @@ impl Vit {
         Tensor::cat(vec![class, patches], 1) + self.pos_embed.val()
     }
 
-    /// The class token's output, `[n, d]`.
+    /// The normalised output of the class token, `[n, d]`.
     fn read(&self, tokens: Tensor<3>) -> Tensor<2> {
         let class = tokens.slice(s![.., 0..1]);
         self.norm.forward(class).squeeze_dim::<2>(1)
@@ -217,8 +218,8 @@ impl Attention {
     }
 }
 
-/// Sines and cosines of a patch's row and column at geometric frequencies, `[1, 1 + rows * columns, width]`; zeros for
-/// the class token.
+/// Sines and cosines of each patch's row and column at geometric frequencies, `[1, 1 + rows * columns, width]`; zeros
+/// for the class token.
 fn positions(width: usize, [rows, columns]: [usize; 2]) -> TensorData {
     let quarter = width / 4;
     let mut values = vec![0.0f32; width];

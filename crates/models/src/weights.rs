@@ -20,17 +20,17 @@ pub struct Weights(pub BTreeMap<String, Weight>);
 pub struct Weight {
     /// Length of each axis.
     pub shape: Vec<usize>,
-    /// As many values as the shape holds.
+    /// Values in row-major order.
     pub values: Vec<f32>,
 }
 
-/// Weights that cannot be read, or that don't fit a network.
+/// Why weights cannot be read or do not fit a network.
 #[derive(Debug, thiserror::Error)]
 pub enum WeightsError {
-    /// Bytes that are no safetensors file.
+    /// The bytes are not a safetensors file.
     #[error("the weights are not a valid safetensors file: {0}")]
     Format(#[from] safetensors::SafeTensorError),
-    /// A tensor of another element type.
+    /// A tensor has another element type than f32.
     #[error("tensor `{name}` has elements of type {dtype:?}: expected F32")]
     Dtype {
         /// The tensor's name.
@@ -38,14 +38,14 @@ pub enum WeightsError {
         /// Its element type.
         dtype: Dtype,
     },
-    /// Other tensors than those of the network.
+    /// The tensors are not exactly those of the network.
     #[error("the weights don't fit the network: {}", misfits(missing, unexpected, misshaped))]
     Misfit {
         /// Tensors of the network that the weights lack.
         missing: Vec<String>,
         /// Tensors of the weights that the network lacks.
         unexpected: Vec<String>,
-        /// Tensors of another shape: the name, the shape in the weights, and the network's.
+        /// Tensors of another shape: name, shape in the weights, shape in the network.
         misshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
     },
 }
@@ -60,23 +60,22 @@ impl Weights {
         Self(visitor.weights)
     }
 
-    /// `module` with these values, which must name all its tensors and no others.
+    /// `module` with these values. They must have exactly the names and shapes of its tensors.
     ///
-    /// `module` must be freshly built: burn's batch norm shares its running statistics with every
-    /// clone.
+    /// `module` must be freshly built, because burn's batch norm shares its running statistics with every clone.
     ///
     /// # Errors
-    /// [`WeightsError::Misfit`], which names every tensor that doesn't fit.
+    /// [`WeightsError::Misfit`] with every tensor that does not fit.
     pub fn load<M: Module>(&self, module: M) -> Result<M, WeightsError> {
         let found = self.0.iter().map(|(name, weight)| (name.as_str(), weight.shape.clone()));
         Self::collect(&module).expect(found.collect())?;
         Ok(module.map(&mut Load { path: Path::default(), weights: &self.0 }))
     }
 
-    /// Compares tensors' shapes by name with these.
+    /// Compares the names and shapes of tensors with these.
     ///
     /// # Errors
-    /// [`WeightsError::Misfit`], which names every tensor that doesn't fit.
+    /// [`WeightsError::Misfit`] with every tensor that does not fit.
     pub(crate) fn expect(&self, found: BTreeMap<&str, Vec<usize>>) -> Result<(), WeightsError> {
         let missing: Vec<String> = self.0.keys().filter(|name| !found.contains_key(name.as_str())).cloned().collect();
         let unexpected = found.keys().filter(|name| !self.0.contains_key(**name));
@@ -93,7 +92,7 @@ impl Weights {
     /// The bytes of a safetensors file; equal weights give equal bytes.
     ///
     /// # Errors
-    /// [`WeightsError::Format`] when a tensor's values don't fill its shape.
+    /// [`WeightsError::Format`] if the values of a tensor do not fill its shape.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
         let bytes: Vec<(&str, &[usize], Vec<u8>)> = (self.0.iter())
             .map(|(name, weight)| {
@@ -108,10 +107,11 @@ impl Weights {
         Ok(safetensors::serialize(views, None)?)
     }
 
-    /// Reads a safetensors file of f32 tensors; `num_batches_tracked` counters are skipped.
+    /// Reads a safetensors file of f32 tensors; PyTorch's `num_batches_tracked` counters are skipped.
     ///
     /// # Errors
-    /// [`WeightsError::Format`] or [`WeightsError::Dtype`].
+    /// - [`WeightsError::Format`] if the bytes are not a safetensors file;
+    /// - [`WeightsError::Dtype`] if a tensor is not f32.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self, WeightsError> {
         let mut weights = BTreeMap::new();
         for (name, view) in SafeTensors::deserialize(bytes)?.iter() {
@@ -131,7 +131,7 @@ impl Weights {
         Ok(Self(weights))
     }
 
-    /// The tensors whose names begin with `prefix`, without it.
+    /// The tensors whose names begin with `prefix`, under their names without it.
     #[must_use]
     pub fn under(&self, prefix: &str) -> Self {
         let stripped =
@@ -139,24 +139,24 @@ impl Weights {
         Self(stripped.collect())
     }
 
-    /// Adds `other`'s tensors, each name with `prefix` before it.
+    /// Adds the tensors of `other`, with `prefix` before each name.
     pub fn put_under(&mut self, prefix: &str, other: Self) {
         let named = other.0.into_iter();
         self.0.extend(named.map(|(name, weight)| (format!("{prefix}{name}"), weight)));
     }
 }
 
-/// Where a traversal of a module is.
+/// The position of a module visitor, from which it derives PyTorch's name of the current tensor.
 #[derive(Default)]
 pub struct Path(Vec<(String, String)>);
 
 impl Path {
-    /// To be called from a visitor's `enter_module`.
+    /// Enters a submodule; call it from `enter_module`.
     pub fn enter(&mut self, name: &str, container: &str) {
         self.0.push((name.to_owned(), container.to_owned()));
     }
 
-    /// To be called from a visitor's `exit_module`.
+    /// Leaves a submodule; call it from `exit_module`.
     pub fn exit(&mut self) {
         self.0.pop();
     }
@@ -164,7 +164,7 @@ impl Path {
     /// The current tensor's name in PyTorch.
     #[must_use]
     pub fn name(&self) -> String {
-        // Which of the networks it is does not show in its names.
+        // The variant of the enum `Network` is no part of PyTorch's names.
         let names: Vec<&str> = (self.0.iter().filter(|(_, container)| !container.starts_with("Enum:")))
             .map(|(name, container)| match (name.as_str(), container.as_str()) {
                 ("gamma", "Struct:BatchNorm" | "Struct:LayerNorm") => "weight",
@@ -175,7 +175,7 @@ impl Path {
         names.join(".")
     }
 
-    /// Whether PyTorch keeps the current tensor transposed.
+    /// Whether PyTorch stores the current tensor transposed.
     fn is_transposed(&self) -> bool {
         (self.0.last()).is_some_and(|(name, of)| name == "weight" && of == "Struct:Linear")
     }

@@ -1,4 +1,5 @@
-//! Variants of files of weights, and of what lies beside them: each is imported, or refused in a few words.
+//! Imports damaged variants of files of weights and of the files next to them: each is imported, or refused with a
+//! short message.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -8,10 +9,10 @@ use hemlock_fuzz::{Samples, error};
 use hemlock_models::device::{self, Backend};
 use hemlock_models::{Choice, Extractor, ExtractorSpec};
 
-/// Written by the script of the same name beside it.
+/// Written by the script of the same name in that folder.
 const MOCO: &[u8] = include_bytes!("data/moco_resnet8_w4.pth");
 
-/// What the formats of weights say of themselves.
+/// Markers of the formats of weights.
 const WORDS: [&str; 9] = [
     "state_dict",
     "module.",

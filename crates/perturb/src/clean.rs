@@ -1,18 +1,18 @@
-//! What is usual among clean features: norms, and distances to the nearest neighbour.
+//! Statistics of clean features: norms, and distances to the nearest neighbour.
 
 use hemlock_artifact::{Fit, median};
 use hemlock_head::spread;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, Slice};
 use rayon::prelude::*;
 
-/// Rows of queries whose distances to all references are in memory at once, on one thread.
+/// Queries per thread whose distances to all references are in memory at once.
 const BLOCK: usize = 64;
 
-/// Most clean samples whose nearest neighbours are searched; of more, some stand for all.
+/// Most clean samples whose nearest neighbours are searched; if there are more, a subsample is used.
 const SAMPLES: usize = 10_000;
 
-/// The `k` rows of `reference` `[n, d]` that are nearest to each row of `queries` `[m, d]`: index and L2 distance,
-/// nearest first; of equal distances the smaller index. Fewer where `reference` has fewer.
+/// For each row of `queries`, `[m, d]`, the `k` nearest rows of `reference`, `[n, d]`: index and L2 distance, nearest
+/// first. Of equal distances, the smaller index comes first. There are fewer than `k` if `reference` has fewer rows.
 #[must_use]
 pub fn nearest(queries: ArrayView2<f32>, reference: ArrayView2<f32>, k: usize) -> Vec<Vec<(usize, f32)>> {
     let squares: Vec<f32> = reference.rows().into_iter().map(|r| r.dot(&r)).collect();
@@ -23,7 +23,7 @@ pub fn nearest(queries: ArrayView2<f32>, reference: ArrayView2<f32>, k: usize) -
         let search = |(query, products): (ArrayView1<f32>, ArrayView1<f32>)| {
             // Half the squared distance, up to a constant of the query.
             let mut found = smallest(products.iter().zip(&squares).map(|(p, s)| 0.5 * s - p), k);
-            // The difference of large numbers is exact enough to rank by, and no more.
+            // As a difference of large numbers, this is exact enough to rank by, but not as a distance.
             found.iter_mut().for_each(|(i, d)| *d = distance(query, reference.row(*i)));
             found
         };
@@ -32,7 +32,7 @@ pub fn nearest(queries: ArrayView2<f32>, reference: ArrayView2<f32>, k: usize) -
     blocks.par_iter().flat_map_iter(block).collect()
 }
 
-/// The `k` smallest values and their positions, in order.
+/// The `k` smallest values with their positions, in ascending order.
 fn smallest(values: impl Iterator<Item = f32>, k: usize) -> Vec<(usize, f32)> {
     let mut found: Vec<(usize, f32)> = Vec::with_capacity(k + 1);
     for (i, value) in values.enumerate() {
@@ -45,24 +45,24 @@ fn smallest(values: impl Iterator<Item = f32>, k: usize) -> Vec<(usize, f32)> {
     found
 }
 
-/// L2 distance.
+/// The L2 distance of two vectors.
 pub(crate) fn distance(a: ArrayView1<f32>, b: ArrayView1<f32>) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt()
 }
 
-/// Distance of every row of `a` to the same row of `b`.
+/// The L2 distance of every row of `a` to the same row of `b`.
 #[must_use]
 pub fn distances(a: ArrayView2<f32>, b: ArrayView2<f32>) -> Vec<f32> {
     a.rows().into_iter().zip(b.rows()).map(|(a, b)| distance(a, b)).collect()
 }
 
-/// L2 norm.
+/// The L2 norm of a vector.
 #[must_use]
 pub fn norm(z: ArrayView1<f32>) -> f32 {
     z.dot(&z).sqrt()
 }
 
-/// Where values usually lie: their median, and their median absolute deviation from it.
+/// Median and median absolute deviation (MAD) of a set of values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ReferenceStats {
     /// The median.
@@ -78,8 +78,8 @@ impl ReferenceStats {
         Self { median: centre, deviation: median(&mut values) }
     }
 
-    /// The robust z-score `0.6745 (x - median) / MAD` (Iglewicz & Hoaglin, 1993), which of normal values is the
-    /// ordinary one.
+    /// The robust z-score `0.6745 (x - median) / MAD` (Iglewicz and Hoaglin, 1993); for normally distributed values it
+    /// estimates the ordinary z-score.
     pub(crate) fn z(&self, x: f32) -> f32 {
         let off = f64::from(x) - self.median;
         // Norms of L2-normalised features differ by rounding alone.
@@ -89,22 +89,22 @@ impl ReferenceStats {
     }
 }
 
-/// What is usual among clean training features `[n, d]`.
+/// Statistics of clean training features `[n, d]`, with which poisons are compared.
 pub struct CleanFeatureStats {
-    /// Of their norms.
+    /// Of the norms.
     pub norm: ReferenceStats,
-    /// Of their distances to the nearest other sample.
+    /// Of the distances to the nearest other sample.
     pub nearest: ReferenceStats,
 }
 
 impl CleanFeatureStats {
-    /// Measures `features`.
+    /// Computes the statistics of `features`.
     #[must_use]
     pub fn new(features: ArrayView2<f32>) -> Self {
         let sampled = spread(features.nrows(), SAMPLES);
         let queries: Array2<f32> = features.select(Axis(0), &sampled);
         let found = nearest(queries.view(), features, 2);
-        // Its own nearest neighbour is the sample itself.
+        // The nearest neighbour of a sample is the sample itself.
         let other = |(own, found): (&usize, &Vec<(usize, f32)>)| found.iter().find(|(i, _)| i != own).map(|(_, d)| *d);
         Self {
             norm: ReferenceStats::of(features.rows().into_iter().map(norm)),
@@ -112,8 +112,8 @@ impl CleanFeatureStats {
         }
     }
 
-    /// The share of `samples` `[m, d]` that would count as outliers among the `features` that were measured, if they
-    /// were poisons.
+    /// The share of `samples`, `[m, d]`, that would count as outliers if they were poisons. `features` must be those
+    /// that the statistics are of.
     #[must_use]
     pub fn outliers(&self, samples: ArrayView2<f32>, features: ArrayView2<f32>) -> f64 {
         let found = nearest(samples, features, 1);
@@ -154,9 +154,9 @@ mod tests {
         let usual = ReferenceStats::of([1.0, 2.0, 3.0, 4.0, 100.0].into_iter());
         assert_eq!(usual, ReferenceStats { median: 3.0, deviation: 1.0 });
         assert_eq!((usual.z(5.0), usual.z(3.0)), (0.6745 * 2.0, 0.0));
-        // Where most values are one, any other is an outlier.
+        // If most values are equal, any other value is an outlier.
         assert_eq!(ReferenceStats::of([2.0; 3].into_iter()).z(2.1), f32::INFINITY);
-        // Unless rounding explains it: all L2-normalised samples have norm 1.
+        // Except for rounding: the norms of L2-normalised samples are all 1.
         let unit = ReferenceStats::of([1.0, 1.0 - 6e-8, 1.0, 1.0 + 1.2e-7, 1.0 + 1.2e-7].into_iter());
         assert_eq!((unit.z(1.0 + 3.6e-7), unit.z(1.0 - 6e-8)), (0.0, 0.0));
         assert!(unit.z(0.9) < -3.5);
@@ -175,7 +175,7 @@ mod tests {
         let features =
             Array2::from_shape_fn((40, 2), |(i, j)| [(i % 8) as f32, (i / 8) as f32][j] + 10.0 + 0.01 * i as f32);
         let clean = CleanFeatureStats::new(features.view());
-        // Between the samples; far out; of a usual norm, and far from all.
+        // A sample among the others, one far away, and one with a usual norm that is far from all others.
         let samples = array![[12.3, 12.4], [900.0, 900.0], [0.0, 18.0]];
         assert_eq!(clean.outliers(samples.view(), features.view()), 2.0 / 3.0);
         assert_eq!(clean.outliers(features.view(), features.view()), 0.0);

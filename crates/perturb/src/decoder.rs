@@ -1,4 +1,4 @@
-//! A decoder: a network that turns features back into images.
+//! Decoders: networks from features to images.
 
 use crate::{
     clean::norm,
@@ -21,8 +21,8 @@ use hemlock_streams::Purpose;
 use ndarray::{Array2, Array4, ArrayView2, Axis, Slice};
 use rand_chacha::ChaCha8Rng;
 
-/// Features `[n, d]` to images `[n, 3, 8 s, 8 s]` in `[0, 1]`: a linear layer to `s x s`, and three transposed
-/// convolutions that double the size.
+/// A network from features `[n, d]` to images `[n, 3, 8 s, 8 s]` in `[0, 1]`: a linear layer to `s x s` pixels, and
+/// three transposed convolutions that each double the size.
 #[derive(Module, Debug)]
 pub struct DecoderNetwork {
     seed: Linear,
@@ -34,8 +34,8 @@ pub struct DecoderNetwork {
 }
 
 impl DecoderNetwork {
-    /// With random weights, for features of dimension `dim` and images of the side `8 side`; `width` channels in the
-    /// widest layer.
+    /// A network with random weights, for features of dimension `dim` and images of `8 side` x `8 side` pixels, with
+    /// `width` channels in its widest layer.
     #[must_use]
     pub fn new(dim: usize, width: usize, side: usize, rng: &mut ChaCha8Rng, device: &Device) -> Self {
         let mut seed = LinearConfig::new(dim, width * side * side).init(device);
@@ -53,13 +53,13 @@ impl DecoderNetwork {
         Self { seed, up1, up2, up3, channels: width, side }
     }
 
-    /// Bytes that a training of such a network takes at least, on so many images a step: weights, gradients and two
-    /// moments, and what the layers make.
+    /// A lower bound of the memory in bytes that training such a network takes, with `images` images per step: weights,
+    /// gradients, two moments, and the outputs of the layers.
     #[must_use]
     pub fn bytes(dim: usize, width: usize, side: usize, images: usize) -> f64 {
         let [dim, width, places, images] = [dim, width, side * side, images].map(|n| n as f64);
         let weights = dim * width * places + 16.0 * (width * width + width * width / 2.0 + 3.0 * width / 2.0);
-        // On 1, 4, 16 and 64 pixels for each place.
+        // The layers have 1, 4, 16 and 64 pixels for each of the `side x side` places.
         let made = places * (width + 4.0 * width + 8.0 * width + 3.0 * 64.0);
         4.0 * (4.0 * weights + images * made)
     }
@@ -79,34 +79,34 @@ fn zeros(bias: Param<Tensor<1>>) -> Param<Tensor<1>> {
     bias.map(|b| b.zeros_like())
 }
 
-/// A trained decoder on a device.
+/// A trained decoder on its device.
 pub struct Decoder {
     /// The network.
     pub network: DecoderNetwork,
     /// The largest norm of the features that it was trained on.
     pub norm: f32,
-    /// Where it computes.
+    /// The device that the network is on.
     pub device: Device,
 }
 
 impl Decoder {
-    /// The decoder of an artifact.
+    /// The decoder of an artifact, on `device`.
     ///
     /// # Errors
-    /// The weights are not those of its architecture.
+    /// If the weights are not those of its architecture.
     pub fn open(artifact: &hemlock_artifact::Decoder, device: &Device) -> Result<Self, StageError> {
         let (dim, width, side) = (artifact.dim as usize, artifact.width as usize, artifact.image_size as usize / 8);
-        // Every value is replaced, or loading fails.
+        // The initial values do not matter: loading replaces every one of them, or fails.
         let network = DecoderNetwork::new(dim, width, side, &mut Purpose::Placeholder.of(0), device);
         let network = Weights::from_safetensors(&artifact.weights)?.load(network)?;
         Ok(Self { network, norm: artifact.norm, device: device.clone() })
     }
 
-    /// Images `[m, 3, height, width]` in `[0, 1]` from features `[m, d]`. A larger norm than any that it was trained on
-    /// is scaled down to the largest: beyond, the network would extrapolate.
+    /// Images `[m, 3, height, width]` in `[0, 1]` from features `[m, d]`. Features with a larger norm than any that the
+    /// decoder was trained on are scaled down to the largest one, because the network would have to extrapolate.
     ///
     /// # Errors
-    /// The run was interrupted.
+    /// If the run was interrupted.
     pub fn decode(&self, features: ArrayView2<f32>, ctx: &Context) -> Result<Array4<f32>, StageError> {
         let (m, d) = features.dim();
         let images = on_device(&self.device, m, TILE, |rows| {
@@ -121,7 +121,7 @@ impl Decoder {
     }
 }
 
-/// `features`, rows of a larger norm than `largest` scaled down to it.
+/// `features`, where rows with a norm above `largest` are scaled down to it.
 fn within(features: ArrayView2<f32>, largest: f32) -> Array2<f32> {
     let mut z = features.to_owned();
     for mut row in z.rows_mut() {

@@ -1,14 +1,14 @@
-//! Changes of pixels, in whole grey levels.
+//! Changes of pixels in whole grey levels.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 
-/// A change of a pixel in whole grey levels of 255, at least one. In specs `"8/255"`.
+/// A change of a pixel: 1 to 255 grey levels of 255. Specs write it `"8/255"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GreyLevels(u8);
 
 impl GreyLevels {
-    /// So many grey levels, of which there is at least one.
+    /// A change of `levels` grey levels; `None` for 0.
     #[must_use]
     pub const fn new(levels: u8) -> Option<Self> {
         if levels == 0 { None } else { Some(Self(levels)) }
@@ -20,7 +20,7 @@ impl GreyLevels {
         self.0
     }
 
-    /// The change of a pixel in `[0, 1]`.
+    /// The change for pixels in `[0, 1]`.
     #[must_use]
     pub fn as_pixel(self) -> f32 {
         f32::from(self.0) / 255.0
@@ -48,7 +48,7 @@ impl<'de> Deserialize<'de> for GreyLevels {
 struct Visitor;
 
 impl Visitor {
-    /// A bare number could be a share of 1 or a number of grey levels.
+    /// Refuses a bare number, which could be a fraction of 1 or a number of grey levels.
     fn bare<E: de::Error>(number: impl fmt::Display) -> Result<GreyLevels, E> {
         Err(E::custom(format!("is {number}; expected grey levels as a fraction of 255, such as \"8/255\"")))
     }

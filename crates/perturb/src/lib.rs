@@ -1,11 +1,11 @@
-//! Pixels, moved through a frozen extractor.
+//! Optimisation of pixels through a frozen extractor.
 //!
-//! - [`FrozenExtractor`]: passes through the extractor, forward and back to the pixels.
-//! - [`PixelLimits`], [`PixelRange`]: how far pixels may go from those that they are made of.
-//! - [`Matching`]: images whose features are given ones, each by an optimiser of its own.
-//! - [`Refinement`]: images that descend an attack's objective together.
-//! - [`Decoder`], [`DecoderNetwork`]: images from features, by a network.
-//! - [`Measure`], [`visibility`]: what became of the images, and how far they are from those that they are made of.
+//! - [`FrozenExtractor`]: forward passes through the extractor, and gradients with respect to pixels.
+//! - [`PixelLimits`], [`PixelRange`]: how far pixels may be from those of the base image.
+//! - [`Matching`]: feature matching, where every image has an optimiser of its own.
+//! - [`Refinement`]: steps of all images together on an attack's own objective.
+//! - [`Decoder`], [`DecoderNetwork`]: a network from features to images.
+//! - [`Measure`], [`visibility`]: measures of finished poisons, and of their distance to the base images.
 
 mod clean;
 mod decoder;

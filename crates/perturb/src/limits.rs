@@ -1,34 +1,35 @@
-//! How far images may go from those that they are made of.
+//! Limits of the pixels of poisons.
 
 use crate::{GreyLevels, unit};
 use hemlock_optim::boxed::Bounds;
 use hemlock_stage::ParamError;
 use ndarray::{ArrayView4, Axis};
 
-/// Images that poisons are made of, and what holds these near them.
+/// The base images of poisons, and how far their pixels may be from these.
 #[derive(Debug, Clone, Copy)]
 pub struct PixelLimits<'a> {
-    /// The images `x_b`, `[m, 3, height, width]`.
+    /// The base images `x_b`, `[m, 3, height, width]`.
     pub base: ArrayView4<'a, u8>,
-    /// Weight of `|x - x_b|^2`, pixels in `[0, 1]`.
+    /// Weight of the penalty `|x - x_b|^2`, for pixels in `[0, 1]`.
     pub beta: f64,
-    /// Where pixels may lie.
+    /// The range of the pixels.
     pub range: PixelRange,
 }
 
-/// Where pixels may lie, in units where images have `[0, 1]`.
+/// The range of pixels, in units in which 8-bit images are in `[0, 1]`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum PixelRange {
     /// In `[0, 1]`.
     Unit,
-    /// In `[0, 1]`, and no farther than so much from the base image.
+    /// In `[0, 1]`, and at most this far from the base image (an Linf ball).
     Near(f32),
-    /// Anywhere: no image file can hold such pixels.
+    /// Unlimited. Image files cannot hold such pixels.
     Free,
 }
 
 impl PixelRange {
-    /// As specs say it: the largest change of a pixel, if there is one, and whether pixels are clipped to `[0, 1]`.
+    /// The range of a spec: `linf` is the largest change of a pixel, and `clip` says whether pixels are clipped to
+    /// `[0, 1]`.
     #[must_use]
     pub fn new(linf: Option<GreyLevels>, clip: bool) -> Self {
         match linf {
@@ -38,7 +39,7 @@ impl PixelRange {
         }
     }
 
-    /// The bounds of pixels around those of a base image.
+    /// The lower and upper bounds of pixels around those of a base image.
     pub(crate) fn around(self, base: &[f32]) -> Bounds {
         let within = |x: f32| x.clamp(0.0, 1.0);
         let bounds = |b: &f32| match self {
@@ -50,10 +51,10 @@ impl PixelRange {
         Bounds::new(low, high)
     }
 
-    /// Checks the parameters of [`PixelRange::new`].
+    /// Checks the arguments of [`PixelRange::new`].
     ///
     /// # Errors
-    /// Pixels have a largest change, and are not clipped.
+    /// If there is a largest change although pixels are not clipped.
     pub fn check(linf: Option<GreyLevels>, clip: bool) -> Result<(), ParamError> {
         let message = "goes with pixels in [0, 1]; leave it out if `clip = false`";
         if !clip && linf.is_some() { Err(ParamError::new("linf", message)) } else { Ok(()) }
@@ -61,18 +62,18 @@ impl PixelRange {
 }
 
 impl PixelLimits<'_> {
-    /// Base image of a poison, in `[0, 1]`.
+    /// The base image of a poison, `[3, height, width]`, in `[0, 1]`.
     #[must_use]
     pub fn base_pixels(&self, row: usize) -> Vec<f32> {
         unit(self.base.index_axis(Axis(0), row))
     }
 
-    /// Where the pixels of a poison may lie.
+    /// The bounds of the pixels of a poison.
     pub(crate) fn bounds(&self, row: usize) -> Bounds {
         self.range.around(&self.base_pixels(row))
     }
 
-    /// `beta |x - x_b|^2` of a poison's pixels `x`, and adds its gradient.
+    /// Returns the penalty `beta |x - x_b|^2` of a poison's pixels `x`, and adds its gradient to `gradient`.
     pub(crate) fn penalise(&self, row: usize, x: &[f32], gradient: &mut [f32]) -> f64 {
         if self.beta == 0.0 {
             return 0.0;

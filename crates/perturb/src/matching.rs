@@ -1,4 +1,4 @@
-//! Feature matching: pixels whose features come close to given ones.
+//! Feature matching: searches pixels whose features are close to given ones.
 
 mod together;
 
@@ -19,75 +19,75 @@ use std::{
 };
 use together::{ImageStart, Together};
 
-/// Passes over which an image must improve.
+/// Number of passes over which an image must improve.
 const PATIENCE: usize = 10;
 
-/// How pixels are searched for.
+/// The optimiser of the pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Optimizer {
-    /// Projected L-BFGS, every image with a step and a history of its own.
+    /// Projected L-BFGS; every image has its own step length and history.
     #[default]
     Lbfgs,
-    /// Adam with projection and a cosine schedule.
+    /// Adam with projection onto the limits and a cosine schedule.
     Adam,
 }
 
-/// Images whose features shall come close to `zeta`, `[m, d]`, and `|x - x_b|^2` to 0.
+/// The problem of feature matching: for every poison, minimise `|f(x) - zeta|^2 + beta |x - x_b|^2` within the limits.
 pub struct MatchingProblem<'a> {
     /// The extractor.
     pub frozen: &'a FrozenExtractor<'a>,
-    /// How far pixels may go, and what it costs.
+    /// The base images `x_b`, the limits of the pixels, and `beta`.
     pub limits: PixelLimits<'a>,
-    /// The features that are wanted.
+    /// The features to match, `[m, d]`.
     pub zeta: ArrayView2<'a, f32>,
-    /// Squared feature distance at which an image counts as matched, where that is all that is minimised.
+    /// Squared feature distance at which an image counts as matched; it is used only if `beta` is 0.
     pub exact: f32,
 }
 
-/// How long, and with what.
+/// The parameters of feature matching.
 #[derive(Debug, Clone, Copy)]
 pub struct Matching {
-    /// How pixels are searched for.
+    /// The optimiser of the pixels.
     pub optimizer: Optimizer,
-    /// Most passes through the network, per image and start.
+    /// Most forward and backward passes through the extractor, per image and start.
     pub steps: u32,
-    /// Length of a step, in pixel units.
+    /// Step length, for pixels in `[0, 1]`: of Adam's first step, and of L-BFGS's steps without curvature information.
     pub step: f64,
-    /// An image is done that a few passes improve by less than this share of its loss.
+    /// An image is finished when ten passes lower its loss by less than this share.
     pub tolerance: f64,
 }
 
-/// What became of the poisons.
+/// The result of feature matching.
 pub struct Matched {
-    /// In `[0, 1]`, `[m, 3, height, width]`.
+    /// The images, `[m, 3, height, width]`. They are in `[0, 1]`, unless the limits allow any pixels.
     pub pixels: Array4<f32>,
-    /// Passes that every poison took, over all its starts.
+    /// Passes that every poison took, summed over its starts.
     pub passes: Vec<u32>,
-    /// Mean over the poisons of the least loss so far, at some passes.
+    /// The least loss so far, averaged over the poisons, at some passes.
     pub curve: Vec<CurvePoint>,
 }
 
 impl Matched {
-    /// Images that nothing was matched for.
+    /// The result for images that are used as they are, without matching.
     #[must_use]
     pub fn none(pixels: Array4<f32>) -> Self {
         Self { passes: vec![0; pixels.dim().0], pixels, curve: Vec::new() }
     }
 }
 
-/// One start of one poison, under way.
+/// The optimisation of one poison from one start.
 struct ActiveImage {
     minimizer: Box<dyn Minimizer>,
     found: BestSoFar,
 }
 
-/// What one start of one poison has found so far.
+/// The best image of one poison from one start.
 struct BestSoFar {
     row: usize,
     /// Number of the start.
     start: usize,
-    /// Pixels of the least loss.
+    /// The pixels with the least loss.
     best: Vec<f32>,
     /// The least loss so far, after every pass.
     losses: Vec<f64>,
@@ -98,7 +98,7 @@ impl BestSoFar {
         self.losses.last().copied().unwrap_or(f64::INFINITY)
     }
 
-    /// Hears of a loss. Returns whether there are passes left, and the last ones brought something.
+    /// Records a loss. Returns whether to continue: if passes are left, and the last ones lowered the loss enough.
     fn hear(&mut self, matching: &Matching, loss: f64) -> bool {
         self.losses.push(self.least().min(loss));
         let passes = self.losses.len();
@@ -109,7 +109,7 @@ impl BestSoFar {
 }
 
 impl ActiveImage {
-    /// Hears of a pass. Returns whether the run goes on.
+    /// Records the loss and the gradient of a pass. Returns whether to continue.
     fn hear(&mut self, matching: &Matching, loss: f64, gradient: &[f32]) -> bool {
         if loss < self.found.least() {
             self.found.best.copy_from_slice(self.minimizer.point());
@@ -120,7 +120,8 @@ impl ActiveImage {
 }
 
 impl MatchingProblem<'_> {
-    /// Adds the penalty, and hands loss and gradient to a run.
+    /// Adds the penalty to loss and gradient, and passes both to the optimiser of an image. Returns whether to
+    /// continue.
     fn tell(&self, run: &mut ActiveImage, matching: &Matching, distance: f32, gradient: &mut [f32]) -> bool {
         let mut loss = f64::from(distance);
         loss += self.limits.penalise(run.found.row, run.minimizer.point(), gradient);
@@ -129,11 +130,12 @@ impl MatchingProblem<'_> {
 }
 
 impl Matching {
-    /// Pixels in `[0, 1]` that minimise `|f(x) - zeta|^2 + beta |x - x_b|^2`, `f` in the head's space, from each of
-    /// `starts` starts, the best kept. `start` gives pixels in `[0, 1]` for a poison and the number of a start.
+    /// Minimises `|f(x) - zeta|^2 + beta |x - x_b|^2` over the pixels x, with f in the head's feature space, from
+    /// `starts` starts, and keeps the best result for each poison. `start(poison, number)` returns the pixels in
+    /// `[0, 1]` of a start.
     ///
     /// # Errors
-    /// Images that do not fit the extractor, an interruption.
+    /// If the run was interrupted, or if the features of an image are not finite.
     pub fn run(
         &self,
         problem: &MatchingProblem,
@@ -179,7 +181,8 @@ impl Matching {
         collect(problem, &found)
     }
 
-    /// Some starts as tensors on the device of the network. `moved` hears of passes of images.
+    /// Matches some starts as tensors on the network's device. `moved` is called with the number of image passes that
+    /// were done or are no longer needed.
     fn together(
         &self,
         problem: &MatchingProblem,
@@ -197,7 +200,7 @@ impl Matching {
         Ok(found)
     }
 
-    /// A run from pixels `from`.
+    /// Begins the optimisation of a poison from the pixels `from`.
     fn begin(&self, problem: &MatchingProblem, row: usize, start: usize, from: Vec<f32>) -> ActiveImage {
         let bounds = problem.limits.bounds(row);
         let minimizer: Box<dyn Minimizer> = match self.optimizer {
@@ -208,7 +211,7 @@ impl Matching {
         ActiveImage { minimizer, found: BestSoFar { row, start, best, losses: Vec::new() } }
     }
 
-    /// One pass of the runs that are left, and for each whether it goes on.
+    /// One pass of the images in progress. Returns, for each, whether it continues.
     fn pass(&self, problem: &MatchingProblem, running: &mut [ActiveImage]) -> Result<Vec<bool>, StageError> {
         let rows: Vec<usize> = running.iter().map(|r| r.found.row).collect();
         let pixels: Vec<f32> = running.iter().flat_map(|r| r.minimizer.point()).copied().collect();
@@ -228,7 +231,7 @@ fn not_finite(poison: usize) -> StageError {
     StageError::new(ErrorKind::Numeric, message)
 }
 
-/// The best of every poison's starts, from all in order of poison and loss.
+/// Collects the best result of every poison from all results, which are sorted by poison and loss.
 fn collect(problem: &MatchingProblem, found: &[BestSoFar]) -> Result<Matched, StageError> {
     let by_poison: Vec<&[BestSoFar]> = found.chunk_by(|a, b| a.row == b.row).collect();
     let pixels = by_poison.iter().flat_map(|starts| &starts[0].best).copied().collect();
@@ -259,7 +262,7 @@ mod tests {
     use ndarray::{Array2, Axis, Slice};
     use std::time::Instant;
 
-    /// Base images, and the features of other images to match.
+    /// Base images, and the features of other images, which are to be matched.
     struct Case {
         extractor: Extractor,
         base: Array4<u8>,
@@ -327,7 +330,7 @@ mod tests {
         }
     }
 
-    /// As tensors all images go the same way, whenever each of them ends.
+    /// As tensors, all images take the same steps as alone, whenever each of them ends.
     #[test]
     fn images_together_are_those_alone() {
         let case = Case::new("resnet8-w4", 8, 8);
@@ -349,11 +352,11 @@ mod tests {
                 let (found, travelled) =
                     travelled(|| context(0, |ctx| matching.together(&problem, &starts, &|_| {}, ctx)));
                 let mut together = found.unwrap();
-                // Of a pass some numbers come back; beside them the images, when they are done.
+                // A pass downloads a few numbers per image, and, when images are finished, their pixels.
                 let passes = together.iter().map(|found| found.losses.len()).max().unwrap_or(0);
                 let left = 3;
                 assert!((passes + 1..=passes + left).contains(&travelled.down), "{travelled:?} of {passes} passes");
-                // The channels' means and deviations go there with every pass.
+                // Every pass uploads the means and standard deviations of the channels.
                 assert!(travelled.up <= 2 * passes + 3 + 2 + left, "{travelled:?} of {passes} passes");
                 together.sort_by_key(|found| found.row);
                 let together = collect(&problem, &together).unwrap();
@@ -397,8 +400,8 @@ mod tests {
         assert_eq!(matched.passes, [1; 4], "matched from the first");
     }
 
-    /// ActiveImage by hand: a timing. What the optimiser adds to the passes through a ResNet-20 is to stay below a
-    /// tenth of them.
+    /// A timing, run by hand: what the optimiser adds to the passes through a ResNet-20 must stay below a tenth of
+    /// them.
     #[test]
     #[ignore = "a timing"]
     #[allow(clippy::print_stderr)]
@@ -410,7 +413,7 @@ mod tests {
         let zeta: Vec<f32> = case.zeta.row(0).to_vec().repeat(TILE);
         let matching = Matching { tolerance: 0.0, steps: 10, ..LBFGS };
         let (mut bare, mut whole) = (0.0, 0.0);
-        // Taken in turns, so that other work on the machine slows both alike.
+        // Measured in turns, so that other work on the machine slows both down equally.
         for _ in 0..5 {
             let started = Instant::now();
             on_device(frozen.device(), 128, TILE, |_| {

@@ -1,4 +1,5 @@
-//! What became of poisons: 8-bit images, how well they were matched, and how usual their features are.
+//! Measures of finished poisons: their 8-bit images, how well they match their features, and how unusual their features
+//! are.
 
 use crate::{
     clean::{CleanFeatureStats, distance, distances, nearest, norm},
@@ -10,30 +11,32 @@ use hemlock_stage::{Context, ErrorKind, StageError};
 use hemlock_threat::Constraint;
 use ndarray::{Array4, ArrayView2, Axis};
 
-/// Poisons that are to be measured, and what with.
+/// What poisons are measured with.
 pub struct Measure<'a> {
     /// The extractor.
     pub frozen: &'a FrozenExtractor<'a>,
-    /// CleanFeatureStats features.
+    /// The clean features.
     pub features: &'a Features,
-    /// What is usual among them.
+    /// Statistics of the clean features.
     pub clean: &'a CleanFeatureStats,
-    /// Where the poisons' features had to lie.
+    /// The set that poisoned features have to lie in.
     pub constraint: &'a Constraint,
     /// Labels of the poisons.
     pub labels: &'a [u32],
-    /// Training image that every poison is made of.
+    /// Numbers of the base images in the training split.
     pub base_index: &'a [u32],
-    /// Whether victims get the pixels as they are, not as 8-bit images.
+    /// Whether victims receive the pixels as they are, and not as 8-bit images.
     pub free: bool,
 }
 
 impl Measure<'_> {
     /// The 8-bit images of `pixels`, `[m, 3, height, width]`, and their measures. `zeta`, `[m, d]`, are the features
-    /// that were wanted; `None`: those that the pixels have before rounding. `passes` are those that each image took.
+    /// that were to be matched; if it is `None`, distances are to the features of the pixels before rounding. `passes`
+    /// holds the number of passes that each image took.
     ///
     /// # Errors
-    /// Images that do not fit the extractor, an interruption.
+    /// If the images have another size than the extractor expects, if a feature is not finite, or if the run was
+    /// interrupted.
     pub fn finish(
         &self,
         pixels: &Array4<f32>,
@@ -73,7 +76,7 @@ impl Measure<'_> {
         Ok((images, fits))
     }
 
-    /// How far every row of `z` lies outside of its label's set.
+    /// The distance of every row of `z` from the constraint set of its label.
     fn outside(&self, z: ArrayView2<f32>) -> Vec<f32> {
         let mut inside = z.mapv(f64::from);
         self.constraint.project(&mut inside, self.labels);
@@ -81,10 +84,10 @@ impl Measure<'_> {
     }
 }
 
-/// The images that the poisons are made of, `[m, 3, height, width]`.
+/// The base images of poisons, `[m, 3, height, width]`.
 ///
 /// # Errors
-/// The number of an image that is not there.
+/// If a number is not that of an image in `train`.
 pub fn base_images(train: &Images, base_index: &[u32]) -> Result<Array4<u8>, StageError> {
     let rows: Vec<usize> = base_index.iter().map(|i| *i as usize).collect();
     match rows.iter().find(|i| **i >= train.len()) {

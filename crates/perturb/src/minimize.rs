@@ -1,28 +1,29 @@
-//! The minimisers of [`boxed`] for many images at once, as tensors on the device of the network: the same rules, image
-//! by image, with masks in the place of branches. Nothing is waited for here.
+//! The minimisers of [`boxed`] for many images at once, as tensors on the network's device. They follow the same rules
+//! for every image, with masks instead of branches. Nothing here waits for the device.
 //!
-//! Images are rows `[n, 3 h w]`, and numbers of images are columns `[n, 1]`.
+//! Images are rows `[n, 3 h w]`, and values per image are columns `[n, 1]`.
 
 use crate::limits::PixelRange;
 use burn::tensor::{Bool, Int, Tensor};
 use hemlock_optim::{boxed, half_cosine};
 
-/// Images of one batch, each with a minimiser of its own.
+/// A batch of images, each with a minimiser of its own.
 pub(crate) trait Minimizers {
-    /// Where they want loss and gradient.
+    /// The points at which the minimisers need loss and gradient, `[n, 3 h w]`.
     fn point(&self) -> Tensor<2>;
-    /// Tells them the losses and the gradients there. Returns 1 for those that go on, and 0 for the others.
+    /// Takes the losses `[n, 1]` and the gradients at these points. Returns 1 for images that continue and 0 for the
+    /// others.
     fn tell(&mut self, loss: Tensor<2>, gradient: Tensor<2>) -> Tensor<2>;
-    /// Keeps these images, and forgets the others.
+    /// Keeps the images in these rows, and drops the others.
     fn keep(&mut self, rows: &Tensor<1, Int>);
 }
 
-/// Where pixels may lie; `None`: anywhere.
+/// Lower and upper bounds of the pixels; `None` if there are none.
 #[derive(Clone)]
 pub(crate) struct Bounds(Option<[Tensor<2>; 2]>);
 
 impl Bounds {
-    /// A range around base images, `[n, 3 h w]`.
+    /// The bounds of `range` around base images `[n, 3 h w]`.
     pub(crate) fn new(base: Tensor<2>, range: PixelRange) -> Self {
         Self(match range {
             PixelRange::Unit => Some([base.zeros_like(), base.ones_like()]),
@@ -41,7 +42,7 @@ impl Bounds {
         }
     }
 
-    /// 0 where `x` is at a bound and `gradient` descends out of the box, 1 elsewhere.
+    /// 0 for coordinates where `x` is at a bound and descent along `gradient` leaves the box, 1 for the others.
     fn free(&self, x: &Tensor<2>, gradient: &Tensor<2>) -> Tensor<2> {
         let Some([low, high]) = &self.0 else { return x.ones_like() };
         let below = x.clone().lower_equal(low.clone()).bool_and(gradient.clone().greater_elem(0.0));
@@ -58,23 +59,23 @@ pub(crate) fn keep(of: &mut Tensor<2>, rows: &Tensor<1, Int>) {
     *of = of.clone().select(0, rows.clone());
 }
 
-/// Sums of products, image by image.
+/// The inner product of each row of `a` with the same row of `b`, `[n, 1]`.
 fn dots(a: &Tensor<2>, b: &Tensor<2>) -> Tensor<2> {
     (a.clone() * b.clone()).sum_dim(1)
 }
 
-/// The first where the mask of images holds, and else the second.
+/// Rows of `first` for images in the mask, and rows of `second` for the others.
 pub(crate) fn choose(mask: &Tensor<2, Bool>, first: Tensor<2>, second: Tensor<2>) -> Tensor<2> {
     let shape = second.dims();
     second.mask_where(mask.clone().expand(shape), first)
 }
 
-/// 0 where the mask of images does not hold.
+/// Sets the rows of images outside of the mask to 0.
 fn only(mask: &Tensor<2, Bool>, of: Tensor<2>) -> Tensor<2> {
     of.mask_fill(mask.clone().bool_not(), 0.0)
 }
 
-/// See [`boxed::Adam`].
+/// The batched form of [`boxed::Adam`].
 pub(crate) struct Adam {
     bounds: Bounds,
     x: Tensor<2>,
@@ -115,18 +116,18 @@ impl Minimizers for Adam {
     }
 }
 
-/// A change of the points, and that of the gradients.
+/// A correction pair of L-BFGS: the change of the points, and the change of the gradients.
 struct Pair {
     s: Tensor<2>,
     y: Tensor<2>,
-    /// `<s, s>`.
+    /// `<s, s>`, per image.
     square: Tensor<2>,
-    /// 1 for images that have such a pair.
+    /// 1 for images that have this pair.
     there: Tensor<2>,
 }
 
 impl Pair {
-    /// This one where the mask of images holds, and else the other.
+    /// This pair for images in the mask, and the other pair for the others.
     fn or(&self, mask: &Tensor<2, Bool>, other: &Self) -> Self {
         let of = |mine: &Tensor<2>, other: &Tensor<2>| choose(mask, mine.clone(), other.clone());
         Self {
@@ -138,23 +139,23 @@ impl Pair {
     }
 }
 
-/// Where to go from accepted points.
+/// The search directions from accepted points.
 struct Aim {
     direction: Tensor<2>,
     length: Tensor<2>,
-    /// Where the direction is more than the gradient's, where there is anything to make more of it.
+    /// Images whose direction uses curvature; `None` if there are no pairs.
     curved: Option<Tensor<2, Bool>>,
-    /// Where there is no way down.
+    /// Images without a descent direction.
     stops: Tensor<2, Bool>,
 }
 
-/// See [`boxed::Lbfgs`].
+/// The batched form of [`boxed::Lbfgs`].
 pub(crate) struct Lbfgs {
     bounds: Bounds,
     first_step: f32,
     trial: Tensor<2>,
     accepted: Option<Accepted>,
-    /// The newest first.
+    /// The correction pairs, newest first.
     pairs: Vec<Pair>,
 }
 
@@ -173,7 +174,7 @@ impl Lbfgs {
         Self { bounds, first_step, trial, accepted: None, pairs: Vec::new() }
     }
 
-    /// Remembers the last step of the images whose trial points are accepted.
+    /// Stores the last step of the images whose trial points were accepted.
     fn remember(&mut self, accepts: &Tensor<2, Bool>, s: Tensor<2>, y: Tensor<2>) {
         let square = dots(&s, &s);
         let mut newer = Pair { there: square.ones_like(), square, s, y };
@@ -213,14 +214,14 @@ impl Lbfgs {
         }
     }
 
-    /// The two-loop recursion on the free coordinates, and which images have a usable pair.
+    /// The two-loop recursion on the free coordinates. Returns the direction, and the images that have a usable pair.
     fn two_loop(&self, free: &Tensor<2>, steepest: &Tensor<2>) -> Option<(Tensor<2>, Tensor<2, Bool>)> {
         let (mut q, mut found, mut scale) = (steepest.clone(), None::<Tensor<2, Bool>>, None::<Tensor<2>>);
         let mut used = Vec::with_capacity(self.pairs.len());
         for pair in &self.pairs {
             let y = pair.y.clone() * free.clone();
             let (curvature, square) = (dots(&pair.s, &y), dots(&y, &y));
-            // Only pairs along which the gradient grows are those of a positive definite matrix.
+            // Only pairs along which the gradient grows belong to a positive definite matrix.
             let grows = curvature.clone().greater((square.clone() * pair.square.clone()).sqrt() * 1e-8);
             let usable = grows.bool_and(pair.there.clone().greater_elem(0.5));
             let [curvature, square] = [curvature, square].map(|of| choose(&usable, of.clone(), of.ones_like()));
@@ -238,14 +239,14 @@ impl Lbfgs {
         }
         q = q * scale?;
         for (s, y, a, curvature, usable) in used.into_iter().rev() {
-            // As q lies in the free coordinates, y may, too.
+            // As q is in the free coordinates, y may be restricted to them.
             let b = only(&usable, dots(&y, &q) / curvature);
             q = q + (a - b) * (s.clone() * free.clone());
         }
         Some((q, found?))
     }
 
-    /// Where the loss is wanted next. Returns which images have a way down.
+    /// Sets the next trial points. Returns 1 for images that have a descent direction and 0 for the others.
     fn go(&mut self, accepted: Accepted, stuck: Tensor<2, Bool>) -> Tensor<2> {
         self.trial = self.bounds.project(accepted.x.clone() + accepted.length.clone() * accepted.direction.clone());
         self.accepted = Some(accepted);
@@ -271,7 +272,7 @@ impl Minimizers for Lbfgs {
         let accepts = promised.clone().lower_elem(0.0).bool_and(enough);
         let shortenings = before.shortenings + 1.0;
         let gave_up = shortenings.clone().greater_elem(boxed::SHORTENINGS).bool_and(accepts.clone().bool_not());
-        // The minimum of the parabola through both losses with the slope at the accepted point.
+        // The minimum of the parabola through both losses that has the slope at the accepted point.
         let above = loss.clone() - before.loss.clone() - promised.clone();
         let shortened = before.length * (promised.neg() / (above * 2.0)).clamp(0.1, 0.5);
 
@@ -330,7 +331,7 @@ mod tests {
         tensor.into_data().iter::<f32>().collect()
     }
 
-    /// Loss and gradient of an image: a quadratic of its own beside a wave, so that steps are shortened, too.
+    /// Loss and gradient of an image: a quadratic plus a wave, so that some steps have to be shortened.
     fn problem(image: usize, x: &[f32]) -> (f64, Vec<f32>) {
         let (mut loss, mut gradient) = (0.0, Vec::with_capacity(x.len()));
         for (i, x) in x.iter().enumerate() {
@@ -342,7 +343,7 @@ mod tests {
         (loss, gradient)
     }
 
-    /// Both go the same way, pass by pass, for every image, whatever becomes of the others.
+    /// Both take the same steps, pass by pass, for every image, whatever the other images do.
     #[test]
     fn minimisers_are_those_of_one_image() {
         let device = device::open(Backend::default()).unwrap();
@@ -370,7 +371,7 @@ mod tests {
             };
             let mut images: Vec<usize> = (0..N).collect();
             let mut each: Vec<Box<dyn Minimizer>> = base.chunks(D).map(alone).collect();
-            // Beyond that, rounding has grown.
+            // After more passes, rounding errors have grown too large.
             for pass in 0..20 {
                 let points = host(batch.point());
                 let (mut losses, mut gradients, mut goes_on) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,4 +1,5 @@
-//! Passes through the frozen extractor: what both inversions and the decoder's training are made of.
+//! Forward and backward passes through the frozen extractor, for inversions, attacks on pixels, and the decoder's
+//! training.
 
 use burn::tensor::{Device, TensorData};
 use hemlock_artifact::Normalization;
@@ -7,14 +8,14 @@ use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
 use std::{collections::BTreeMap, ops::Range, sync::Mutex, sync::PoisonError};
 
-/// Images of one tile on the processor. They do not touch each other, so the number changes no result.
+/// Images of one tile on the processor. Images do not influence each other, so the number changes no result.
 pub(crate) const TILE: usize = 32;
 
-/// Memory for what passes leave behind to go back from, in bytes: some hundreds of CIFAR's images in a ResNet-20.
-/// Images beyond it go forward a second time.
+/// Memory for forward caches in bytes: enough for some hundreds of CIFAR images in a ResNet-20. Images beyond it are
+/// passed forward a second time.
 const KEPT: usize = 1 << 30;
 
-/// A frozen extractor, and the map from its output to the space that the head sees.
+/// A frozen extractor, and the normalisation that maps its output to the head's feature space.
 pub struct FrozenExtractor<'a> {
     /// The extractor.
     pub extractor: &'a Extractor,
@@ -22,7 +23,7 @@ pub struct FrozenExtractor<'a> {
 }
 
 impl<'a> FrozenExtractor<'a> {
-    /// An extractor, and how its features are normalised.
+    /// An extractor with the normalisation of its features.
     #[must_use]
     pub fn new(extractor: &'a Extractor, normalization: &'a Normalization) -> Self {
         Self { extractor, normalization }
@@ -38,14 +39,15 @@ impl<'a> FrozenExtractor<'a> {
         self.normalization
     }
 
-    /// The derivative `[n, 3, height, width]` by the pixels of a function of the normalised features. `grad_features`
-    /// is told the features of some images and the first one's row, and answers with the derivative by these features.
+    /// The gradient of a scalar function of the normalised features with respect to the pixels,
+    /// `[n, 3, height, width]`. `grad_features(first_row, features)` is called with the normalised features of
+    /// consecutive images and returns the gradient with respect to these.
     pub fn vjp(&self, pixels: &[f32], mut grad_features: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
         self.extractor.vjp(pixels, |row, features| self.grad_features(features, |z| grad_features(row, z)))
     }
 
-    /// The derivative by features of a function of the normalised ones: `grad_normalized` is told these, and answers
-    /// with the derivative by them.
+    /// The gradient of a scalar function of the normalised features with respect to the features before normalisation.
+    /// `grad_normalized` is called with the normalised features and returns the gradient with respect to these.
     fn grad_features(&self, features: &[f32], grad_normalized: impl FnOnce(&[f32]) -> Vec<f32>) -> Vec<f32> {
         let d = self.extractor.feature_dim();
         let mut z = features.to_vec();
@@ -56,12 +58,13 @@ impl<'a> FrozenExtractor<'a> {
         by
     }
 
-    /// The derivative by the pixels `[n, 3, height, width]` of a function of the normalised features, many images in
-    /// tiles. `grad_features` is told the features of some images and the first one's row, and answers with the
-    /// derivative by these features, and what else it has to say of them; that is returned in the order of the images.
+    /// As [`FrozenExtractor::vjp`], for many images, in tiles. For each group of consecutive images,
+    /// `grad_features(first_row, features)` returns the gradient with respect to the normalised features and an extra
+    /// value. Returns the gradient with respect to the pixels, `[n, 3, height, width]`, and the extra values in the
+    /// order of the images.
     ///
     /// # Errors
-    /// None of its own.
+    /// Returns no error.
     pub fn vjp_tiled<T: Send>(
         &self,
         pixels: &[f32],
@@ -95,26 +98,27 @@ impl<'a> FrozenExtractor<'a> {
         (squares, gradient)
     }
 
-    /// [`FrozenExtractor::gradient`] of many images, in tiles.
+    /// Squared distances `|f(x) - zeta|^2`, `[n]`, and their gradients with respect to the pixels, in tiles, for many
+    /// images `pixels`, `[n, 3, height, width]` in `[0, 1]`, and features `zeta`, `[n, d]`.
     ///
     /// # Errors
-    /// An interruption.
+    /// Returns no error.
     pub fn gradient_in_tiles(&self, pixels: &[f32], zeta: &[f32]) -> Result<(Vec<f32>, Vec<f32>), StageError> {
         let d = self.extractor.feature_dim();
         let (gradient, squares) = self.vjp_tiled(pixels, zeta.len() / d, |row, z| distances(z, &zeta[row * d..], d))?;
         Ok((squares.concat(), gradient))
     }
 
-    /// Normalised features `[n, d]` of images `[n, 3, height, width]` that are not 8-bit, in units where these have
+    /// Normalised features `[n, d]` of images `[n, 3, height, width]` in f32, in units in which 8-bit images are in
     /// `[0, 1]`.
     ///
     /// # Errors
-    /// The run was interrupted.
+    /// If the run was interrupted.
     pub fn features(&self, images: ArrayView4<f32>, ctx: &Context) -> Result<Array2<f32>, StageError> {
         self.forward(images, ctx, |_, pixels| self.extractor.forward(pixels))
     }
 
-    /// The same, to go back from.
+    /// The normalised features of images, with the forward caches for [`FrozenExtractor::gradient_back`].
     pub(crate) fn pass(&self, images: ArrayView4<f32>, ctx: &Context) -> Result<Pass, StageError> {
         let room = KEPT / self.extractor.trace_bytes().max(1);
         let traces = Mutex::new(BTreeMap::new());
@@ -128,7 +132,7 @@ impl<'a> FrozenExtractor<'a> {
         Ok(Pass { features, traces: traces.into_inner().unwrap_or_else(PoisonError::into_inner) })
     }
 
-    /// [`FrozenExtractor::gradient_in_tiles`] without the squared distances, of images that have passed.
+    /// The gradients of [`FrozenExtractor::gradient_in_tiles`], for images that have passed forward already.
     pub(crate) fn gradient_back(&self, pass: Pass, pixels: &[f32], zeta: &[f32]) -> Result<Vec<f32>, StageError> {
         let (n, d) = pass.features.dim();
         let size = pixels.len() / n.max(1);
@@ -150,7 +154,8 @@ impl<'a> FrozenExtractor<'a> {
         Ok(gradients.concat())
     }
 
-    /// Normalised features `[n, d]` of images, whose features `[n, d]` are made tile by tile.
+    /// Normalised features `[n, d]` of images. `make` is called with the rows of a tile and its pixels, and returns its
+    /// features before normalisation.
     fn forward(
         &self,
         images: ArrayView4<f32>,
@@ -170,23 +175,23 @@ impl<'a> FrozenExtractor<'a> {
     }
 }
 
-/// A pass of images through a frozen extractor, from which [`FrozenExtractor::gradient_back`] goes back.
+/// The forward pass of images, from which [`FrozenExtractor::gradient_back`] computes gradients.
 pub(crate) struct Pass {
     /// Normalised features, `[n, d]`.
     pub(crate) features: Array2<f32>,
-    /// What tiles left behind, by their first image.
+    /// Forward caches of tiles, by the number of their first image.
     traces: BTreeMap<usize, Trace>,
 }
 
-/// The derivatives of the squared distances of features `z` to the first of `zeta`, of `d` numbers each, and the
-/// squared distances.
+/// The gradients of the squared distances of `z` to the first features of `zeta`, with respect to `z`, and the squared
+/// distances. Features have `d` numbers each.
 fn distances(z: &[f32], zeta: &[f32], d: usize) -> (Vec<f32>, Vec<f32>) {
     let off: Vec<f32> = z.iter().zip(zeta).map(|(z, zeta)| z - zeta).collect();
     let squares = off.chunks_exact(d).map(|off| off.iter().map(|off| off * off).sum()).collect();
     (off.into_iter().map(|off| 2.0 * off).collect(), squares)
 }
 
-/// A tensor's values.
+/// The values of a tensor.
 #[must_use]
 pub fn host(data: TensorData) -> Vec<f32> {
     data.iter::<f32>().collect()
@@ -214,7 +219,7 @@ mod tests {
             let frozen = FrozenExtractor::new(&extractor, &normalization);
             let (_, gradient) = frozen.gradient(&pixels, &zeta);
             let square: f32 = gradient.iter().map(|g| g * g).sum();
-            // Along the gradient the squared distances rise by the gradient's square.
+            // Along the gradient, the sum of the squared distances rises by the square of the gradient.
             let at = |by: f32| {
                 let moved: Vec<f32> = pixels.iter().zip(&gradient).map(|(x, g)| x + by * g).collect();
                 frozen.gradient(&moved, &zeta).0.iter().sum::<f32>()
@@ -225,8 +230,8 @@ mod tests {
         }
     }
 
-    /// Going back along a pass gives the bytes of going forward a second time, also where there was no room for all
-    /// traces.
+    /// Gradients from a forward pass have the same bytes as those of a second forward pass, even if there was no memory
+    /// for all forward caches.
     #[test]
     fn back_from_a_pass_is_the_gradient() {
         let extractor = network("resnet8-w4", 8);

@@ -1,9 +1,9 @@
-//! Refinement: all images at once, on an attack's own objective: that which their features were made for, or, with no
-//! features before, from the base images on.
+//! Refinement: steps of all images together on an attack's own objective, after feature matching or, for attacks on
+//! pixels, from the base images.
 //!
-//! Matching leaves an error on every image, and these errors add up in the head, whatever they do to the attack.
-//! Refinement goes on from there with the attack itself: at every step the objective is evaluated at the features that
-//! the images have, and every image goes towards features that are a step further down the objective, projected onto
+//! Feature matching leaves an error on every image, and these errors add up in the head, regardless of what they do to
+//! the attack. Refinement continues from there with the attack itself. At every step, the objective is evaluated at the
+//! features of the images, and every image moves towards features one step further down the objective, projected onto
 //! the constraint.
 
 use crate::{
@@ -22,26 +22,27 @@ use hemlock_threat::Constraint;
 use ndarray::{Array2, Array4, ArrayView3, Axis, Dim};
 use rayon::prelude::*;
 
-/// How long, and with what.
+/// The parameters of refinement.
 pub struct Refinement<'a> {
-    /// What the progress bar calls it.
+    /// Name of the progress bar.
     pub name: &'static str,
-    /// Steps, each a pass of all images through the network and back.
+    /// Number of steps, each a forward and a backward pass of all images.
     pub steps: u32,
-    /// Length of Adam's first step, in pixel units.
+    /// Length of Adam's first step, for pixels in `[0, 1]`.
     pub step: f64,
     /// Labels of the poisons.
     pub labels: &'a [u32],
-    /// Where their features may lie.
+    /// The set that their features are to lie in.
     pub constraint: &'a Constraint,
 }
 
 impl Refinement<'_> {
-    /// Stochasticity the images `pixels`, `[m, 3, height, width]` in `[0, 1]`, within their limits. Returns them, and
-    /// the objective as it is shown, at some steps.
+    /// Moves the images `pixels`, `[m, 3, height, width]` in `[0, 1]`, within their limits. Returns them, and the
+    /// objective's displayed value at some steps.
     ///
     /// # Errors
-    /// Images that do not fit the extractor, an objective that is not finite, an interruption.
+    /// If the objective cannot be evaluated, for example because features are not finite, or if the run was
+    /// interrupted.
     pub fn run(
         &self,
         frozen: &FrozenExtractor,
@@ -85,12 +86,12 @@ impl Refinement<'_> {
         Ok((pixels.map_err(|e| StageError::internal(format!("refined images have another size: {e}")))?, curve))
     }
 
-    /// Features one step down the objective, as far, in the root mean square, as features are long, and within the
-    /// constraint.
+    /// The features one step down the objective, projected onto the constraint. The step is as long, in the root mean
+    /// square over images, as the features are.
     fn ahead(&self, z: &Array2<f64>, mut gradient: Array2<f64>) -> Vec<f32> {
         let largest = |a: &Array2<f64>| a.iter().fold(0.0f64, |most, x| most.max(x.abs()));
         let length = |a: &Array2<f64>| a.iter().map(|x| x * x).sum::<f64>().sqrt();
-        // Of a tiny gradient the square would be zero.
+        // The square of a tiny gradient would underflow to zero.
         gradient /= largest(&gradient).max(f64::MIN_POSITIVE);
         gradient *= length(z) / length(&gradient).max(1.0);
         let mut ahead = z - gradient;
@@ -101,15 +102,16 @@ impl Refinement<'_> {
 
 /// Images that Adam moves.
 trait Moving {
-    /// Their features, `[m, d]`, in the head's space.
+    /// The features of the images, `[m, d]`, in the head's feature space.
     fn features(&mut self, ctx: &Context) -> Result<Array2<f64>, StageError>;
-    /// Stochasticity them once, from where they last had features, towards features `ahead`, `[m, d]`.
+    /// Takes one step of every image towards the features `ahead`, `[m, d]`, from where [`Moving::features`] was last
+    /// called.
     fn step(&mut self, ahead: &[f32]) -> Result<(), StageError>;
-    /// Their pixels, `[m, 3, height, width]`.
+    /// The pixels of the images, `[m, 3, height, width]`.
     fn pixels(&self) -> Vec<f32>;
 }
 
-/// On the processor, each by a minimiser of its own.
+/// Images on the processor, each with an optimiser of its own.
 struct OnHost<'a, 'f, 'l> {
     frozen: &'a FrozenExtractor<'f>,
     limits: &'a PixelLimits<'l>,
@@ -160,13 +162,13 @@ impl Moving for OnHost<'_, '_, '_> {
     }
 }
 
-/// As tensors on the device of the network, in batches. In a step features come back and features go there.
+/// Images as tensors on the network's device, in batches. A step downloads features and uploads features.
 struct OnGpu<'a> {
     frozen: OnDevice<'a>,
     beta: f32,
-    /// Number of the first image, images, and those that they are made of.
+    /// For each batch: number of the first image, the images, and their base images.
     batches: Vec<(usize, AdamOnDevice, Tensor<2>)>,
-    /// What the batch's features came of, where there is one alone: the tapes of several may not fit into memory.
+    /// The forward pass of the batch, if there is only one: the caches of several may not fit into memory.
     passed: Option<Passed>,
     dim: usize,
 }
@@ -237,7 +239,7 @@ mod tests {
 
     const DECAY: f64 = 1e-2;
 
-    /// CleanFeatureStats features of 60 images, their head, and a target.
+    /// Clean features of 60 images, their head, and a target head.
     struct Setting {
         extractor: Extractor,
         features: Array2<f64>,
@@ -255,7 +257,7 @@ mod tests {
     }
 
     impl Refined {
-        /// From the base images.
+        /// The squared L2 norm and the Linf norm of the change from the base images.
         fn moved(&self) -> (f32, f32) {
             let base = patterns(self.pixels.dim().0, 8, 0).mapv(|p| f32::from(p) / 255.0);
             let change = &self.pixels - &base;
@@ -279,7 +281,7 @@ mod tests {
         fn canceling(&self) -> CancelingObjective<'_> {
             CancelingObjective::new(&self.target, self.clean(), DECAY).unwrap()
         }
-        /// From `m` base images.
+        /// Refines `m` base images.
         fn refine(
             &self,
             m: usize,
@@ -341,7 +343,7 @@ mod tests {
         assert!(last > first + 0.01, "{first} to {last}");
     }
 
-    /// As tensors all images are moved alike.
+    /// On the processor and as tensors, all images take the same steps.
     #[test]
     fn images_move_alike_wherever_they_are() {
         let setting = Setting::new();
@@ -366,7 +368,7 @@ mod tests {
         let device = moved(Box::new(OnGpu::new(&how, &frozen, &limits, &pixels)));
         let square = |of: &mut dyn Iterator<Item = f32>| of.map(|d| d * d).sum::<f32>();
         let apart = square(&mut host.iter().zip(&device).map(|(a, b)| a - b)) / square(&mut host.iter().copied());
-        // The first step of Adam is by the gradient's sign, whose rounding may turn where it is 0.
+        // The first step of Adam depends on the gradient's sign alone, which rounding may flip near 0.
         assert!(apart.sqrt() < 0.02, "{}", apart.sqrt());
     }
 

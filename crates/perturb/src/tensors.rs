@@ -1,17 +1,19 @@
-//! The frozen extractor where it computes with tensors: what a pass makes stays on the device, and what travels is
-//! little, and said.
+//! The frozen extractor on a device that computes with tensors. Results of passes stay on the device; what is
+//! transferred is little, and is documented.
 //!
-//! Images are rows `[n, 3 h w]` of pixels in `[0, 1]`, features rows `[n, d]`, and numbers of images columns `[n, 1]`.
+//! Images are rows `[n, 3 h w]` of pixels in `[0, 1]`, features are rows `[n, d]`, and values per image are columns
+//! `[n, 1]`.
 
 use crate::FrozenExtractor;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hemlock_artifact::Normalization;
 use hemlock_models::{Extractor, Passed, travel};
 
-/// A frozen extractor, and the map from its output to the space that the head sees.
+/// A frozen extractor, and the normalisation that maps its output to the head's feature space, as tensors on its
+/// device.
 pub struct OnDevice<'a> {
     extractor: &'a Extractor,
-    /// Shift and scale, `[1, d]`; `None`: every sample is divided by its length.
+    /// Shift and scale, `[1, d]`; if `None`, every feature vector is divided by its L2 norm.
     affine: Option<[Tensor<2>; 2]>,
 }
 
@@ -31,7 +33,7 @@ impl<'a> OnDevice<'a> {
         self.extractor.device()
     }
 
-    /// Images that go through the network.
+    /// The forward pass of images `[n, 3 h w]`.
     #[must_use]
     pub fn pass(&self, images: Tensor<2>) -> Pass<'_> {
         let [height, width] = self.extractor.spec().image_size;
@@ -39,30 +41,30 @@ impl<'a> OnDevice<'a> {
         self.kept(self.extractor.pass(images.reshape([n, 3, height, width])))
     }
 
-    /// A pass that was kept.
+    /// Wraps a forward pass that [`Pass::keep`] returned.
     pub(crate) fn kept(&self, passed: Passed) -> Pass<'_> {
         Pass { frozen: self, passed }
     }
 }
 
-/// A pass, to go back from.
+/// A forward pass, from which gradients with respect to pixels can be computed.
 pub struct Pass<'a> {
     frozen: &'a OnDevice<'a>,
     passed: Passed,
 }
 
-/// The length of every sample, `[n, 1]`.
+/// The L2 norm of every row, `[n, 1]`.
 fn lengths(z: &Tensor<2>) -> Tensor<2> {
     z.clone().square().sum_dim(1).sqrt()
 }
 
 impl Pass<'_> {
-    /// Keeps it for [`OnDevice::kept`].
+    /// Unwraps the forward pass, for [`OnDevice::kept`].
     pub(crate) fn keep(self) -> Passed {
         self.passed
     }
 
-    /// Normalised features.
+    /// The normalised features, `[n, d]`.
     pub(crate) fn features(&self) -> Tensor<2> {
         let z = self.passed.features();
         match &self.frozen.affine {
@@ -75,12 +77,14 @@ impl Pass<'_> {
         }
     }
 
-    /// The derivative by the pixels of a function of the normalised features, which has that derivative by these.
+    /// The vector-Jacobian product: given the gradient with respect to the normalised features, `[n, d]`, returns that
+    /// with respect to the pixels, `[n, 3 h w]`.
     pub(crate) fn back(self, grad_normalized: Tensor<2>) -> Tensor<2> {
         let by = match &self.frozen.affine {
             Some([_, scale]) => grad_normalized * scale.clone(),
             None => {
-                // The Jacobian of z / |z| is (1 - u u') / |z|, with u = z / |z|; there is none at 0.
+                // The Jacobian of z / |z| is (1 - u u') / |z|, with u = z / |z|. It does not exist at z = 0, where the
+                // gradient is set to 0.
                 let z = self.passed.features();
                 let length = lengths(&z);
                 let nothing = length.clone().equal_elem(0.0);
@@ -97,7 +101,7 @@ impl Pass<'_> {
         gradient.reshape([n, channels * height * width])
     }
 
-    /// Squared distances to features `zeta`, `[n, 1]`, and their gradients by the pixels.
+    /// The squared distances to the features `zeta`, `[n, 1]`, and their gradients with respect to the pixels.
     #[must_use]
     pub fn gradient(self, zeta: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
         let off = self.features() - zeta;
@@ -105,14 +109,14 @@ impl Pass<'_> {
     }
 }
 
-/// Rows of so many numbers, on a device.
+/// Uploads values as rows of `columns` numbers.
 #[must_use]
 pub fn up(values: Vec<f32>, columns: usize, device: &Device) -> Tensor<2> {
     let rows = values.len() / columns.max(1);
     travel::up(values, [rows, columns], device)
 }
 
-/// Numbers of rows, on a device.
+/// Uploads row numbers, to select rows by.
 pub(crate) fn rows(of: &[usize], device: &Device) -> Tensor<1, Int> {
     let numbers: Vec<i32> = of.iter().map(|row| *row as i32).collect();
     Tensor::from_data(TensorData::new(numbers, [of.len()]), device)

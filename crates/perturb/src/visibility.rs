@@ -1,16 +1,17 @@
-//! How visible poisons are beside the images that they are made of.
+//! The visibility of poisons: how much they differ from their base images.
 
 use hemlock_artifact::{Change, Images, Poisons, Visibility};
 use hemlock_stage::StageError;
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, Zip};
 
-/// The change of every poison against its base image, pixels in `[0, 1]`, and means over poisons.
+/// The change of every poison from its base image, for pixels in `[0, 1]`, and the means over all poisons.
 ///
-/// The peak signal-to-noise ratio is `-10 log10(mean squared change)` dB; an unchanged image counts as a change of half
-/// a grey level, the least that 8 bits can hide. The structural similarity is [`ssim`]'s, mean over channels.
+/// The peak signal-to-noise ratio is `-10 log10(mean squared change)` dB, where an unchanged image counts as changed by
+/// half a grey level, the least that 8 bits can hide. The structural similarity is that of [`ssim`], averaged over
+/// channels.
 ///
 /// # Errors
-/// A base image is not there, or has another size.
+/// If a base image is not in `base` or has another size than its poison.
 pub fn visibility(poisons: &Poisons, base: &Images) -> Result<(Visibility, Vec<Change>), StageError> {
     let mut changes = Vec::with_capacity(poisons.labels.len());
     let originals = base.pixels.view();
@@ -40,7 +41,7 @@ pub fn visibility(poisons: &Poisons, base: &Images) -> Result<(Visibility, Vec<C
     Ok((visibility, changes))
 }
 
-/// An 8-bit image in `[0, 1]`.
+/// An 8-bit image as values in `[0, 1]`.
 fn unit(image: ArrayView3<u8>) -> Array3<f64> {
     image.mapv(|p| f64::from(p) / 255.0)
 }
@@ -63,10 +64,10 @@ fn change(a: &Array3<f64>, b: &Array3<f64>) -> Change {
     }
 }
 
-/// Structural similarity of two grey images `[height, width]` in `[0, 1]` (Wang, Bovik, Sheikh & Simoncelli, "Image
-/// quality assessment: from error visibility to structural similarity", 2004): the mean over all 11 x 11 windows that
-/// lie within the images, weighted by a Gaussian of standard deviation 1.5, with `K1 = 0.01` and `K2 = 0.03`. In an
-/// image with a side below 11, windows are as long as the side.
+/// Structural similarity of two grey images `[height, width]` in `[0, 1]` (Wang, Bovik, Sheikh and Simoncelli, "Image
+/// quality assessment: from error visibility to structural similarity", 2004). It is the mean over all 11 x 11 windows
+/// inside the images, weighted by a Gaussian of standard deviation 1.5, with `K1 = 0.01` and `K2 = 0.03`. If a side is
+/// below 11, windows are as long as that side.
 #[must_use]
 pub fn ssim(a: ArrayView2<f64>, b: ArrayView2<f64>) -> f64 {
     const C1: f64 = 0.01 * 0.01;
@@ -84,7 +85,7 @@ pub fn ssim(a: ArrayView2<f64>, b: ArrayView2<f64>) -> f64 {
     sum / mean_a.len() as f64
 }
 
-/// Gaussian means over all windows within an image, rows and columns one after the other.
+/// Gaussian means over all windows inside an image, by one pass over columns and one over rows.
 fn smooth(image: ArrayView2<f64>) -> Array2<f64> {
     let (height, width) = image.dim();
     let along = |image: ArrayView2<f64>, axis: usize, weights: &[f64]| {
@@ -100,7 +101,7 @@ fn smooth(image: ArrayView2<f64>) -> Array2<f64> {
     along(columns.view(), 1, &gaussian(width.min(11)))
 }
 
-/// Weights of a window of `length`, a Gaussian of standard deviation 1.5 in its middle; they sum to 1.
+/// The weights of a window of `length` pixels: a Gaussian of standard deviation 1.5 around its centre. They sum to 1.
 fn gaussian(length: usize) -> Vec<f64> {
     let middle = (length as f64 - 1.0) / 2.0;
     let weights: Vec<f64> = (0..length).map(|i| (-0.5 * ((i as f64 - middle) / 1.5).powi(2)).exp()).collect();
@@ -147,7 +148,7 @@ mod tests {
         assert!((v.psnr + 10.0 * (0.04f64 / 12.0).log10()).abs() < 1e-5);
         assert_eq!((v.outliers, v.relative_distance, changes.len()), (1.0, 0.5, 1));
         assert!(v.ssim < 1.0);
-        // Free pixels are seen as they are, not as an 8-bit image would show them.
+        // Pixels that are not clipped are measured as they are, and not as an 8-bit image would show them.
         let free = Array4::from_elem((1, 3, 2, 2), -1.0);
         let shown = poisons(pixels.clone().slice_move(ndarray::s![..1, .., .., ..]), vec![1]);
         let (v, _) = visibility(&Poisons { pixels: Some(free), ..shown }, &base).unwrap();
@@ -156,7 +157,7 @@ mod tests {
         assert!(missing.unwrap_err().to_string().contains("base image 2"));
     }
 
-    /// Without structure, the similarity is that of the brightness: `(2 a b + C1) / (a^2 + b^2 + C1)`.
+    /// Without structure, the similarity is that of the brightness, `(2 a b + C1) / (a^2 + b^2 + C1)`.
     #[test]
     fn similarity_of_flat_images_in_closed_form() {
         let flat = |v| Array2::from_elem((16, 20), v);
@@ -169,8 +170,8 @@ mod tests {
         Array2::from_shape_fn((13, 14), |(i, j)| ((i * 37 + j * 101 + i * j * step) % 256) as f64 / 255.0)
     }
 
-    /// The value is numpy's, from the definition: every window by itself, weights from the two-dimensional Gaussian
-    /// (`tests/ssim_reference.py`).
+    /// The value was computed with NumPy from the definition: every window by itself, with weights from the
+    /// two-dimensional Gaussian (`tests/ssim_reference.py`).
     #[test]
     fn similarity_is_the_reference_s() {
         let a = pattern(17);

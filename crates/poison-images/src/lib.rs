@@ -1,8 +1,9 @@
-//! Stage: poisoned images, by an attack that moves pixels through the frozen extractor, with no features aimed at in
-//! between: the baselines that the feature-targeted attack is compared with.
+//! Stage `poison-images`: attacks in input space, which optimise the pixels of poisons through the frozen extractor.
+//! They are the baselines for the feature-targeted attack.
 //!
-//! The attacks are those of `poison-features`: what each minimises is a function of the poisons' features, here those
-//! that images have. Where these are to lie in a set, every step's goal is projected onto it, as in refinement.
+//! The attacks are those of `poison-features`: each minimises a function of the poisons' features, which here are the
+//! features of images. If a constraint limits the features, the goal of every step is projected onto it, as in
+//! refinement.
 
 use hemlock_artifact::{AttackSpec, Dataset, Extractor, Features, Poisons, TargetParams};
 use hemlock_attack::{AttackParams, AttackRef, Initialization, Labels, Start, attacks, poison_count};
@@ -15,46 +16,48 @@ use hemlock_threat::{ConstraintKind, ConstraintKinds};
 use serde::{Deserialize, Serialize, ser::Error};
 use serde_json::Value;
 
-/// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
+/// Parameters of the stage. Parameters that other choices make unused are ignored, and are not part of the key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Params {
-    /// What the poisons are to do.
+    /// The attack, which defines the objective.
     pub attack: AttackRef,
-    /// Poisons, as a share of the clean training count.
+    /// Number of poisons, divided by the number of clean training samples.
     pub poison_fraction: f64,
-    /// Labels of the poisons. `adversarial` ones are chosen once, at the start.
+    /// Labels of the poisons. Adversarial labels are chosen once, at the start.
     #[serde(default)]
     pub labels: Labels,
-    /// Which clean images the poisons are made of: `clean`, drawn at random, or `influence`, those that help most;
-    /// absent: as the attack says.
+    /// The base images: `clean` draws them at random, and `influence` takes those that help the attack most, to first
+    /// order. If it is absent, the attack decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<Start>,
-    /// Where the features of the images are to lie: a set as in `poison-features`, or `none`. Every step goes towards
-    /// features within it, as in refinement; images may end a little outside.
+    /// The constraint on the features of the images: a set as in `poison-features`, or `none`. Every step aims at
+    /// features within it, as in refinement; images may end slightly outside.
     #[serde(default)]
     pub constraint: ConstraintKinds,
-    /// The share of the clean features that the constraint lets through; `none` and `box` let all.
+    /// The share of the clean features that the constraint lets through; `none` and `box` let all of them through.
     #[serde(default = "defaults::quantile")]
     pub quantile: f64,
-    /// The k of `knn`.
+    /// The number of neighbours k of the constraint `knn`.
     #[serde(default = "defaults::neighbors")]
     pub neighbors: u32,
-    /// Weight of the distance to the base image, as in refinement.
+    /// Weight of the squared distance to the base image, as in refinement.
     #[serde(default)]
     pub beta: f64,
-    /// Largest change of a pixel from the base image, such as `"8/255"`; absent: any within `[0, 1]`.
+    /// Largest change of a pixel from the base image, such as `"8/255"`. If it is absent, pixels may change to any
+    /// value.
     #[serde(default)]
     pub linf: Option<GreyLevels>,
-    /// Whether pixels are clipped to `[0, 1]`. Others are kept as floats, as no image file can hold them.
+    /// Whether pixels are clipped to `[0, 1]`. Otherwise they are stored as floats, because image files cannot hold
+    /// them.
     #[serde(default = "defaults::clip")]
     pub clip: bool,
-    /// Steps of all images together.
+    /// Number of steps, each of all images together.
     #[serde(default = "defaults::steps")]
     pub steps: u32,
-    /// Length of Adam's first step, in pixel units of `[0, 1]`; absent: 0.02, and 0.1 if pixels are not clipped.
+    /// Length of Adam's first step, for pixels in `[0, 1]`. If it is absent, 0.02, or 0.1 if pixels are not clipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<f64>,
-    /// What the attacks bring.
+    /// The attack's own parameters.
     #[serde(flatten)]
     pub own: AttackParams,
 }
@@ -75,7 +78,7 @@ mod defaults {
 }
 
 impl Params {
-    /// Those that do not come with an attack.
+    /// The parameters that do not belong to an attack.
     const FIELDS: [&str; 12] = [
         "attack",
         "poison_fraction",
@@ -175,7 +178,7 @@ impl hemlock_stage::Stage for Stage {
         Ok(value)
     }
 
-    /// Aligned starts are not drawn.
+    /// Base images that help most are not drawn, and neither are labels that are not random.
     fn seeded(params: &Params) -> bool {
         let moves = params.own.stochasticity(params.attack).is_some();
         params.start() == Start::Clean || params.labels == Labels::Random || moves
@@ -214,9 +217,10 @@ impl hemlock_stage::Stage for Stage {
             Ok::<_, StageError>((if objective.is_maximized() { -end } else { end }, start, pixels, refined))
         };
         let mut best = attack(params.labels)?;
-        // Whatever clean labels reach, free ones reach, too. Where a follower moves on, values cannot be compared.
-        if params.labels == Labels::Adversarial && params.own.stochasticity(params.attack).is_none() {
-            let kept = attack(Labels::Clean)?;
+        // Adversarial labels should reach what clean labels reach, so both are tried. If the objective changes while it
+        // is minimised (as with TGDA's learner), values of different runs cannot be compared.
+        if params.labels == Labels::Aligned && params.own.stochasticity(params.attack).is_none() {
+            let kept = attack(Labels::Kept)?;
             best = if kept.0 < best.0 { kept } else { best };
         }
         let (_, start, pixels, refined) = best;

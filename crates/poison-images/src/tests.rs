@@ -23,7 +23,7 @@ fn extractor() -> hemlock_models::Extractor {
     hemlock_models::Extractor::new(spec, &net, &device)
 }
 
-/// Images of two classes, of which one is lighter in its upper half.
+/// Images of two classes, one of which is lighter in the upper half.
 fn images(n: usize, salt: usize) -> Images {
     let labels: Vec<u32> = (0..n).map(|i| u32::from(i % 3 == 0)).collect();
     let pixels = Array4::from_shape_fn((n, 3, SIDE, SIDE), |(i, c, y, x)| {
@@ -33,7 +33,7 @@ fn images(n: usize, salt: usize) -> Images {
     Images { pixels: pixels.into(), labels, source_index: (0..n as u32).collect() }
 }
 
-/// What the stage reads.
+/// Inputs of the stage.
 fn inputs() -> Inputs {
     let extractor = extractor();
     let split = |images: &Images| {
@@ -87,7 +87,7 @@ fn run(fields: Value) -> Poisons {
     context(3, |ctx| Stage::run(&params(fields), inputs(), ctx).unwrap())
 }
 
-/// Grey levels by which pixels differ from those of the base images, at most.
+/// The largest change of a pixel from the base images, in grey levels.
 fn moved(poisons: &Poisons) -> u8 {
     let base = base_images(&inputs().dataset.train, &poisons.base_index).unwrap();
     poisons.images.iter().zip(&base).map(|(a, b)| a.abs_diff(*b)).max().unwrap()
@@ -102,7 +102,7 @@ fn pixels_stay_within_their_limit_and_use_it() {
     assert!(free.objective < near.objective, "{} {}", free.objective, near.objective);
 }
 
-/// A constraint on features holds those of images, and costs the attack something.
+/// A constraint limits the features of the images, and weakens the attack.
 #[test]
 fn features_stay_in_the_set_that_they_have_to_lie_in() {
     let near = |quantile: f64| run(json!({ "constraint": "ball", "quantile": quantile, "steps": 60 }));
@@ -116,12 +116,12 @@ fn features_stay_in_the_set_that_they_have_to_lie_in() {
     let mean = |poisons: &Poisons| poisons.fits.iter().map(|fit| fit.norm).sum::<f32>() / poisons.fits.len() as f32;
     assert!(mean(&held) < 1.05 * radius && mean(&held) < mean(&free), "{} {} {radius}", mean(&held), mean(&free));
     assert!(held.objective > free.objective, "{} {}", held.objective, free.objective);
-    // What is measured against the set is measured against this one: images that have hardly moved lie outside.
+    // Violations are measured against this constraint: images that have hardly moved are outside of it.
     let begun = run(json!({ "constraint": "ball", "quantile": 0.3, "steps": 1 }));
     assert!(free.outside() == 0.0 && begun.fits.iter().any(|fit| fit.outside > 0.0));
 }
 
-/// What the set is measured with is in the key where there is one.
+/// The quantile is in the key only if the constraint has one.
 #[test]
 fn an_idle_quantile_is_not_in_the_key() {
     let key = |fields: Value| <Stage as hemlock_stage::Stage>::key_params(&params(fields)).unwrap();
@@ -142,7 +142,7 @@ fn labels_are_kept_or_others() {
     }
 }
 
-/// Whatever clean labels reach, free ones reach, too.
+/// Adversarial labels do at least as well as clean labels.
 #[test]
 fn free_labels_end_no_worse_than_clean_ones() {
     for (attack, steps) in [("gradient-canceling", 1), ("gradient-canceling", 10), ("bilevel", 1), ("bilevel", 10)] {
@@ -155,14 +155,14 @@ fn free_labels_end_no_worse_than_clean_ones() {
     }
 }
 
-/// Down for what is to vanish, up for what is to be raised.
+/// The objective falls if it is to vanish, and rises if it is to be maximised.
 #[test]
 fn every_attack_goes_where_it_wants_to() {
     for attack in all() {
         let poisons = run(json!({ "attack": attack.name() }));
         let (first, last) = (poisons.refined.first().unwrap().objective, poisons.objective);
         let better = if attack.has_zero_minimum() { first - last } else { last - first };
-        // A head that moves on has other values, whatever images do.
+        // If the head moves, its values change whatever the images do.
         let moves = params(json!({})).own.stochasticity(attacks::find(attack.name()).unwrap());
         assert!(moves.is_some() || better > 0.01 * first, "{}: {first} to {last}", attack.name());
         assert_eq!(poisons.attack, attack.name());
@@ -173,7 +173,7 @@ fn every_attack_goes_where_it_wants_to() {
 fn neither_runs_nor_threads_change_a_byte() {
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        // More images than one tile, and a follower who draws.
+        // More images than one tile, and a learner that draws its batches.
         pool.install(|| run(json!({ "attack": "tgda", "poison_fraction": 0.6, "steps": 3, "labels": "random" })))
     };
     let once = on(1);

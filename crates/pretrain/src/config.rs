@@ -1,4 +1,4 @@
-//! The parameters of pre-training, and what makes them valid.
+//! The parameters of pre-training, and their valid ranges.
 
 use hemlock_stage::{ParamError, Params, Seed};
 use hemlock_training::{Method, TrainConfig};
@@ -7,9 +7,9 @@ use serde_json::{Map, Value};
 
 use crate::import::ImportConfig;
 
-/// How an extractor is made, and what that needs.
+/// The method by which an extractor is made, with its parameters.
 ///
-/// In TOML a table with the `method` (`simclr` where it is absent) and the fields of that method.
+/// In TOML, it is a table with the `method` (by default `simclr`) and the fields of that method.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self", tag = "method", rename_all = "kebab-case")]
 pub enum PretrainConfig {
@@ -19,10 +19,10 @@ pub enum PretrainConfig {
     MocoV3(TrainConfig),
     /// [`Method::Supervised`].
     Supervised(TrainConfig),
-    /// The random initialisation as it is: the control. It has the fields of the training that it is the
-    /// control of, so that one table compares both; `arch` and `seed` decide it.
+    /// Random initialisation without training, as a control. It has the same fields as training, so that one table
+    /// compares both, but only `arch` and `seed` decide it.
     Random(TrainConfig),
-    /// Weights that were trained elsewhere.
+    /// Weights from a file, trained elsewhere.
     Import(ImportConfig),
 }
 
@@ -41,7 +41,8 @@ impl PretrainConfig {
 }
 
 impl PretrainConfig {
-    /// How it is trained, or what it is the control of; `None` where it is imported.
+    /// The parameters of the training, or of the training that a random initialisation is the control of; `None` for
+    /// imports.
     fn training(&mut self) -> Option<&mut TrainConfig> {
         match self {
             Self::Simclr(config) | Self::MocoV3(config) | Self::Supervised(config) | Self::Random(config) => {
@@ -51,12 +52,12 @@ impl PretrainConfig {
         }
     }
 
-    /// The seed of its draws; `None` where it is imported.
+    /// The seed; `None` for imports, which draw nothing.
     pub(crate) fn seed(&self) -> Option<Seed> {
         self.clone().training().map(|config| config.seed)
     }
 
-    /// The same in a pipeline of the seed `run`.
+    /// The same parameters, with the seed `run` replaced by that of the pipeline.
     pub(crate) fn of_run(&self, run: u64) -> Self {
         let mut config = self.clone();
         if let Some(config) = config.training() {
@@ -68,7 +69,7 @@ impl PretrainConfig {
 
 impl Serialize for PretrainConfig {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // The derived, inherent function of `remote = "Self"`.
+        // The inherent function that serde derives with `remote = "Self"`.
         Self::serialize(self, serializer)
     }
 }
@@ -77,15 +78,15 @@ impl<'de> Deserialize<'de> for PretrainConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut table = Map::deserialize(deserializer)?;
         let method = table.entry("method").or_insert_with(|| Method::Simclr.name().into());
-        // What a class is may depend on its colours: with labels, views only crop and flip unless the spec says
-        // otherwise.
+        // Classes may depend on colours, so the views of labelled images are only cropped and flipped, unless the spec
+        // says otherwise.
         if *method == Method::Supervised.name() {
             let augment = table.entry("augment").or_insert_with(|| Map::new().into());
             for field in ["jitter", "grayscale"] {
                 augment.as_object_mut().map(|fields| fields.entry(field).or_insert_with(|| 0.0.into()));
             }
         }
-        // Each is the one that the method's authors train such networks with.
+        // The temperature with which the method's authors train such networks.
         let transformer = table.get("arch").and_then(Value::as_str).is_some_and(|arch| arch.starts_with("vit"));
         if table["method"] == Method::MocoV3.name() && !transformer {
             table.entry("temperature").or_insert_with(|| 1.0.into());
@@ -98,7 +99,7 @@ impl Params for PretrainConfig {
     fn check(&self) -> Result<(), ParamError> {
         match self {
             Self::Simclr(config) | Self::MocoV3(config) | Self::Supervised(config) => config.check(),
-            // It trains nothing.
+            // Nothing is trained.
             Self::Random(_) => Ok(()),
             Self::Import(config) => config.check(),
         }

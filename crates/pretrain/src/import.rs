@@ -1,4 +1,4 @@
-//! Extractors that were trained elsewhere, from a file of weights.
+//! Extractors from files of weights that were trained elsewhere.
 
 use std::path::{Path, PathBuf};
 
@@ -11,41 +11,40 @@ use serde::{Deserialize, Serialize};
 use crate::probe::{self, Probe};
 use hemlock_training::Pretrained;
 
-/// Where weights lie, and what the file does not say about them.
+/// The parameters of an import: the file, and what it does not say about its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImportConfig {
-    /// The network.
+    /// The architecture.
     #[serde(default)]
     pub arch: Arch,
-    /// A PyTorch checkpoint or a safetensors file; a relative path starts at the data root (`--data` or
-    /// `HEMLOCK_DATA`).
+    /// A PyTorch checkpoint or a safetensors file. Relative paths start at the data root (`--data` or `HEMLOCK_DATA`).
     pub weights: PathBuf,
-    /// Mean of each channel of pixels in `[0, 1]`, which the network expects to be subtracted.
+    /// Mean of each channel, for pixels in `[0, 1]`, that the network expects to be subtracted.
     pub mean: [f64; 3],
-    /// Standard deviation of each channel, by which the network expects the rest to be divided.
+    /// Standard deviation of each channel, for pixels in `[0, 1]`, that the network expects the difference to be
+    /// divided by.
     pub std: [f64; 3],
-    /// Height and width of the images that it was trained on, in pixels.
+    /// Height and width of the images that the network was trained on, in pixels.
     #[serde(default = "default_image_size")]
     pub image_size: usize,
-    /// What the network is to be compared with: a safetensors or `.npz` file with `images` `[n, 3, image_size,
-    /// image_size]`, 8 bits each, and the `features` `[n, d]` that the original framework gives for them. Without one,
-    /// results are those of an unverified import.
+    /// The probe, which the network is compared with: a safetensors or `.npz` file with 8-bit `images`,
+    /// `[n, 3, image_size, image_size]`, and the `features`, `[n, d]`, that the original framework computes for them.
+    /// Without a probe, results are marked as those of an unverified import.
     #[serde(default)]
     pub probe: Option<PathBuf>,
-    /// Which of several sets of weights in the file, by a name that stands before its tensors', such as
-    /// `state_dict_ema`.
+    /// A part of the names that picks one of several sets of weights in the file, such as `state_dict_ema`.
     #[serde(default)]
     pub branch: Option<String>,
-    /// What stands before the network's names in the file, where that is no usual wrapper.
+    /// The prefix of the network's names in the file, if it is no usual wrapper.
     #[serde(default)]
     pub prefix: Option<String>,
-    /// Tensors of the file that are no part of the network: names, of tensors or of what holds them, or beginnings of
-    /// names with `*` after them.
+    /// Tensors of the file that are not part of the network: names of tensors or of modules, or beginnings of names
+    /// followed by `*`.
     #[serde(default)]
     pub ignore: Vec<String>,
-    /// How the weights were trained, in a word or two: `supervised`. Results say so, and nothing is
-    /// computed from it.
+    /// How the weights were trained, in a word or two, such as `supervised`. Results show it, and nothing is computed
+    /// from it.
     #[serde(default)]
     pub trained: Option<String>,
 }
@@ -58,7 +57,7 @@ impl ImportConfig {
     /// Checks every parameter.
     ///
     /// # Errors
-    /// The first field outside its range.
+    /// The first field that is outside of its range.
     pub(crate) fn check(&self) -> Result<(), ParamError> {
         let given = |path: &Path| !path.as_os_str().is_empty();
         ParamError::require(given(&self.weights), "weights", "empty", "the path of a file")?;
@@ -75,7 +74,7 @@ impl ImportConfig {
             "names of tensors, or beginnings with `*` after them",
         )?;
         for (mean, std) in self.mean.into_iter().zip(self.std) {
-            // Values for pixels up to 255 would pass for others.
+            // Means and standard deviations of pixels up to 255 are a common mistake.
             ParamError::require((0.0..=1.0).contains(&mean), "mean", mean, "0 to 1, as pixels are")?;
             ParamError::require(std > 0.0 && std <= 1.0, "std", std, "above 0 and up to 1, as pixels are")?;
         }
@@ -86,22 +85,22 @@ impl ImportConfig {
         ParamError::require(said, "trained", "empty", "a word or two, or no such field")
     }
 
-    /// Names all files that are read.
+    /// Paths of the files that the import reads, in one line.
     pub(crate) fn files(&self) -> String {
         let probe = self.probe.as_ref().map(|probe| format!(" {}", probe.display()));
         format!("{}{}", self.weights.display(), probe.unwrap_or_default())
     }
 
-    /// The BLAKE3 of the file, in hex; with a probe, or configurations beside it that are compared instead, of the
-    /// digests of all.
+    /// The BLAKE3 digest of the file, in hex. If there is a probe, or, without one, configuration files next to the
+    /// weights, it is a digest of all their digests.
     ///
     /// # Errors
-    /// One cannot be read.
+    /// If one of the files cannot be read.
     pub(crate) fn digest(&self, env: &Environment) -> Result<String, StageError> {
         let path = env.locate(&self.weights)?;
         let weights = hash(&path)?;
         let probe = self.probe.as_ref().map(|probe| probe_digest(&env.locate(probe)?)).transpose()?;
-        // With a probe, it matters no more what else they say.
+        // With a probe, it does not matter what other files say.
         let others = match probe {
             Some(probe) => vec![("probe", probe)],
             None => {
@@ -121,23 +120,25 @@ impl ImportConfig {
     }
 }
 
-/// The BLAKE3 of a file, in hex.
+/// The BLAKE3 digest of a file, in hex.
 fn hash(path: &Path) -> Result<String, StageError> {
     let mut hasher = blake3::Hasher::new();
     open_file(path).and_then(|_| hasher.update_mmap_rayon(path)).map_err(FileError::unreadable(path, FILE))?;
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// The BLAKE3 of a probe.
+/// The BLAKE3 digest of a probe's arrays, in hex.
 fn probe_digest(path: &Path) -> Result<String, StageError> {
     hemlock_arrays::digest(path, &probe::NAMES).map_err(|e| e.of_field("probe"))
 }
 
-/// Makes an extractor of the file's weights, and compares it with the probe, or with what files say about the network.
+/// Imports an extractor from a file of weights, and compares it with the probe or, without one, with what files say
+/// about the network.
 ///
 /// # Errors
-/// A file cannot be read, or doesn't hold the network of `config.arch`; the network computes something else than the
-/// probe says, or a file says that it is another, and no probe that it is not.
+/// - a file cannot be read, or does not hold a network of `config.arch`;
+/// - there is a probe, and the network does not compute its features;
+/// - there is no probe, and a file contradicts the spec.
 pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<Pretrained, StageError> {
     let channels = |values: [f64; 3]| values.map(|v| v as f32);
     let spec = ExtractorSpec {
@@ -147,7 +148,7 @@ pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<P
         std: channels(config.std),
     };
     let path = ctx.env.locate(&config.weights)?;
-    // What is wrong with it should show before a large file is read.
+    // The probe is read first, so that its errors appear before a large file is read.
     let probe = config.probe.as_ref().map(|probe| ctx.env.locate(probe)).transpose()?;
     let probe = probe.map(|path| Ok::<_, StageError>((Probe::read(&path, &spec)?, path))).transpose()?;
     let choice = Choice { branch: config.branch.as_deref(), prefix: config.prefix.as_deref(), ignore: &config.ignore };
@@ -163,10 +164,10 @@ pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<P
     Ok(Pretrained { weights, spec, curve: Vec::new(), verified })
 }
 
-/// Warns of an import that nothing was compared with.
+/// Warns that an import was not verified.
 ///
 /// # Errors
-/// What the files say contradicts the spec.
+/// If what the files say contradicts the spec.
 fn unverified(path: &Path, prefix: &str, aside: &[(String, usize)], judged: &said::Judged) -> Result<(), StageError> {
     let some = |all: &[String]| match all.len().saturating_sub(3) {
         0 => all.join("; "),

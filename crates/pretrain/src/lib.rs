@@ -1,10 +1,10 @@
-//! Stage: a feature extractor, trained or imported.
+//! Stage `pretrain`: a feature extractor, trained or imported.
 //!
-//! - [`config`]: the parameters, and what makes them valid.
-//! - [`mod@import`]: weights that were trained elsewhere.
-//! - [`probe`]: whether an imported network computes what its weights were trained in.
+//! - [`config`]: the parameters, and their valid ranges.
+//! - [`mod@import`]: extractors from files of weights that were trained elsewhere.
+//! - [`probe`]: the comparison of an imported network with features of the original framework.
 //!
-//! `hemlock-training` has the training methods; the random initialisation without training is their control.
+//! The training methods are in `hemlock-training`; random initialisation without training is their control.
 
 pub mod config;
 pub mod import;

@@ -1,5 +1,5 @@
-//! Whether an imported network computes what its weights were trained in: some images, and the features that the
-//! original framework gives for them.
+//! Probes: images with the features that the original framework computes for them. They show whether an imported
+//! network computes what its weights were trained in.
 
 use std::path::Path;
 
@@ -9,33 +9,33 @@ use hemlock_models::{Backend, Extractor, ExtractorSpec, extract, open_extractor}
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array2, Array4, Axis};
 
-/// Names of the arrays that a probe is read from.
+/// Names of the arrays of a probe.
 pub(crate) const NAMES: [&str; 2] = ["images", "features"];
 
-/// The largest difference that rounding may make, as a share of the largest feature.
+/// The largest difference that counts as rounding, divided by the largest feature.
 pub const TOLERANCE: f64 = 1e-3;
 
-/// Images of the probe that an export has.
+/// Number of images of the probe in an export.
 const IMAGES: usize = 4;
 
-/// How far features of different images must lie apart, as a share of the largest: far more than the tolerance, or no
-/// difference would show.
+/// How much the features of different images must differ, divided by the largest feature. It is far above the
+/// tolerance, because otherwise a wrong network would not be noticed.
 const SPREAD: f64 = 10.0 * TOLERANCE;
 
-/// Images and their features.
+/// Images and the features of the original framework.
 #[derive(Debug)]
 pub(crate) struct Probe {
     images: Array4<u8>,
     features: Array2<f32>,
 }
 
-/// A probe that cannot be used, or that says that a network is another.
+/// Why a probe cannot be used, or what it shows.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
-    /// Its images or features are no probe of such a network.
+    /// The images or features do not fit the network.
     #[error("the probe {path} {problem}")]
     Unfit { path: String, problem: String },
-    /// The network computes something else.
+    /// The network computes other features.
     #[error(
         "`{arch}` with these weights does not give the features of {path}: the largest difference is {difference:.1e} of the largest \
          feature, and {TOLERANCE:e} is allowed. What usually differs: mean and std, heads of attention, padding or stride of the stem, \
@@ -48,7 +48,7 @@ impl From<ProbeError> for StageError {
     fn from(e: ProbeError) -> Self {
         let kind = match e {
             ProbeError::Unfit { .. } => ErrorKind::Data,
-            // Files are what they say; it is the spec that does not fit them.
+            // The files are sound; it is the spec that does not fit them.
             ProbeError::Differs { .. } => ErrorKind::Params,
         };
         Self::new(kind, e)
@@ -60,15 +60,15 @@ fn largest<'a>(values: impl IntoIterator<Item = &'a f32>) -> f64 {
     values.into_iter().fold(0.0, |most, v| most.max(f64::from(v.abs())))
 }
 
-/// A probe of an extractor, computed on the processor: images, and their features. `None` where the extractor is an
-/// unverified import, of which it would show nothing, and where this binary computes on other devices alone.
+/// A probe of an extractor, computed on the processor. `None` for unverified imports, whose probe would show nothing,
+/// and if this binary has no backend for the processor.
 pub(crate) fn of(artifact: &hemlock_artifact::Extractor) -> Result<Option<Vec<Tensor>>, StageError> {
     if artifact.unverified() || !Backend::compiled().contains(&Backend::Flex) {
         return Ok(None);
     }
     let extractor = open_extractor(artifact, &Backend::Flex.to_string())?;
     let side = artifact.image_size;
-    // Waves of several directions and colours: images that a network tells apart.
+    // Waves of several directions and colours, which a network tells apart.
     let images = Array4::from_shape_fn((IMAGES, 3, side, side), |(i, c, y, x)| {
         let (x, y) = (x as f32 / side as f32, y as f32 / side as f32);
         let (turns, shift) = ((i + 1) as f32, (c * (i + 1)) as f32);
@@ -88,10 +88,11 @@ pub(crate) fn of(artifact: &hemlock_artifact::Extractor) -> Result<Option<Vec<Te
 }
 
 impl Probe {
-    /// Reads a probe of networks with a spec.
+    /// Reads a probe for networks with the spec `spec`.
     ///
     /// # Errors
-    /// The file cannot be read, or its arrays do not fit the spec or each other, or show nothing.
+    /// If the file cannot be read, if its arrays do not fit the spec or each other, or if the features of its images
+    /// hardly differ.
     pub(crate) fn read(path: &Path, spec: &ExtractorSpec) -> Result<Self, StageError> {
         let mut arrays = Arrays::open(path).map_err(|e| e.of_field("probe"))?;
         let (images, features) = (arrays.pixels(NAMES[0])?, arrays.features(NAMES[1])?);
@@ -114,10 +115,10 @@ impl Probe {
         Ok(Self { images, features })
     }
 
-    /// Compares an extractor's features with these.
+    /// Compares the features of an extractor with those of the probe.
     ///
     /// # Errors
-    /// They differ by more than rounding may make, or the extraction fails.
+    /// If they differ by more than rounding, or if the extraction fails.
     pub(crate) fn verify(
         &self,
         path: &Path,
@@ -144,11 +145,11 @@ mod tests {
     use safetensors::{Dtype, SafeTensors, tensor::TensorView};
     use std::fs;
 
-    /// Written by PyTorch, as the script beside them says.
+    /// Written by PyTorch, with the script next to them.
     const WEIGHTS: &[u8] = include_bytes!("../tests/data/look_alikes.pth");
     const PROBES: &[u8] = include_bytes!("../tests/data/look_alikes.safetensors");
 
-    /// An import with a probe of these tensors.
+    /// Imports the weights with a probe of these tensors.
     fn verify(tensors: Vec<(&str, TensorView)>) -> Result<Option<Verified>, StageError> {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("w.pth"), WEIGHTS).unwrap();
@@ -239,7 +240,7 @@ mod tests {
         assert!(error.to_string().ends_with("probe has no array `features`; it has outputs, images"), "{error}");
     }
 
-    /// What an export has verifies an import of the same network, and shows another normalisation.
+    /// The probe of an export verifies an import of the same network, and detects another normalisation.
     #[test]
     fn an_exported_probe_fits_its_extractor_alone() {
         let verified = verify(features("features")).unwrap();
@@ -276,7 +277,7 @@ mod tests {
         assert!(apart(&right[16..]) > SPREAD * largest(&right), "images that the network tells apart");
         artifact.mean = [0.4; 3];
         assert!(apart(&values(&artifact)) > TOLERANCE * largest(&right));
-        // Of an import, only if it was verified itself.
+        // An import has a probe only if it was verified itself.
         artifact.method = "import".to_owned();
         assert!(of(&artifact).unwrap().is_none());
         artifact.verified = verified;

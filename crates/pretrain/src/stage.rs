@@ -1,4 +1,4 @@
-//! Stage: a feature extractor, trained or imported.
+//! The stage `pretrain`.
 
 use crate::{PretrainConfig, import, probe};
 use hemlock_artifact::{Dataset, Export, Exported, Extractor};
@@ -11,7 +11,8 @@ inputs! {
     /// What the stage reads.
     pub struct Inputs {
         ; optional {
-            /// Images to train on; without supervision, their labels only monitor. An import leaves them unread.
+            /// Images to train on. Without supervision, their labels are used by monitors only. An import does not read
+            /// them.
             dataset: Dataset = "dataset.pretrain",
         }
     }
@@ -24,7 +25,7 @@ impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "pretrain";
     const ABOUT: About = About::new(StageRole::Data, "train an extractor, or import one");
     const VERSION: u32 = 5;
-    /// The extractor's seed is a parameter of its own: seeds of the attack share one extractor, unless it is `run`.
+    /// The extractor's seed is a parameter: all seeds of an attack share one extractor, unless it is `run`.
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["mean", "std", "ignore"];
@@ -32,9 +33,12 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = Inputs;
     type Output = Extractor;
 
-    /// Of a training, the fields that its method reads; of what trains, nothing decides a random initialisation; of
-    /// imported weights, and of what verifies them, the digest says more than where they lie, and how they were trained
-    /// changes none of them.
+    /// The key holds
+    ///
+    /// - for a training, the parameters that its method uses;
+    /// - for a random initialisation, architecture and seed, as nothing else decides it;
+    /// - for an import, everything except the paths of the files, whose digest is in the key, and how the weights were
+    ///   trained, which changes nothing.
     fn key_params(config: &PretrainConfig) -> Result<Value, serde_json::Error> {
         let kept: fn(&str) -> bool = match config {
             PretrainConfig::Simclr(config) => return config.key(Method::Simclr),
@@ -75,7 +79,7 @@ impl hemlock_stage::Stage for Stage {
         }
     }
 
-    /// With a probe, by which an import of the exported weights is verified.
+    /// An export has a probe, with which an import of its weights can be verified.
     fn export(output: &Extractor) -> Result<Exported, StageError> {
         let mut exported = output.export();
         exported.tensors.extend(probe::of(output)?.map(|tensors| ("probe".to_owned(), tensors)));

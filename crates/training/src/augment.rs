@@ -1,9 +1,9 @@
-//! Random views of an image, after SimCLR (appendix A): crop and resize, flip, colour jitter,
-//! grayscale, blur; and after BYOL, which MoCo v3 follows, solarisation of the second view.
+//! Random views of an image, after SimCLR (appendix A): crop and resize, flip, colour jitter, grayscale and blur; and,
+//! after BYOL, which MoCo v3 follows, solarisation of the second view.
 //!
-//! The definitions are torchvision's: `RandomResizedCrop` (bilinear), `RandomHorizontalFlip`, `ColorJitter` (in random
-//! order), `RandomGrayscale`, `GaussianBlur` and `RandomSolarize`. A view depends on the seed, the epoch, the image and
-//! which view it is, never on threads or batches.
+//! The definitions are those of torchvision: `RandomResizedCrop` (bilinear), `RandomHorizontalFlip`, `ColorJitter` (in
+//! random order), `RandomGrayscale`, `GaussianBlur` and `RandomSolarize`. A view depends on the seed, the epoch, the
+//! image and its number (first or second view), and never on threads or batches.
 
 mod on_device;
 
@@ -26,7 +26,7 @@ const SIGMA: [f32; 2] = [0.1, 2.0];
 /// The smallest value that solarisation inverts.
 const SOLAR: f32 = 128.0 / 255.0;
 
-/// Distribution of the views.
+/// The distribution of the views.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AugmentConfig {
@@ -36,21 +36,22 @@ pub struct AugmentConfig {
     pub flip: f64,
     /// Probability of colour jitter.
     pub jitter: f64,
-    /// Strength s of the jitter: brightness, contrast and saturation vary by a factor in 1 -+ 0.8 s,
-    /// the hue by up to 0.2 s of a turn.
+    /// Strength s of the jitter: brightness, contrast and saturation are multiplied by a factor between 1 - 0.8 s and
+    /// 1 + 0.8 s, and the hue is turned by up to 0.2 s of a full turn.
     pub jitter_strength: f64,
-    /// Probability of dropping the colours.
+    /// Probability of conversion to grey.
     pub grayscale: f64,
-    /// Probability of Gaussian blur: a kernel of about a tenth of the image, a deviation of 0.1 to 2 pixels. For images
-    /// of 64 pixels and more; smaller ones have little to blur.
+    /// Probability of Gaussian blur, with a kernel of about a tenth of the image and a standard deviation of 0.1 to 2
+    /// pixels. It is meant for images of 64 pixels and more; smaller ones have little to blur.
     #[serde(skip_serializing_if = "is_zero")]
     pub blur: f64,
-    /// Probability of solarisation of an image's second view: bright values are inverted.
+    /// Probability of solarisation of the second view of an image: values from 128/255 on are inverted.
     #[serde(skip_serializing_if = "is_zero")]
     pub solarize: f64,
 }
 
-/// Fields that are left out where they are 0 came later, and must not change the keys of what was made before.
+/// Whether to leave a field out: fields that were added later are left out of keys if they are 0, so that earlier keys
+/// stay valid.
 fn is_zero(probability: &f64) -> bool {
     *probability == 0.0
 }
@@ -65,7 +66,7 @@ impl AugmentConfig {
     /// Checks every parameter.
     ///
     /// # Errors
-    /// The first field outside its range.
+    /// The first field that is outside of its range.
     pub(crate) fn check(&self) -> Result<(), ParamError> {
         let fields = [
             ("augment.min_area", self.min_area, 0.01..=1.0),
@@ -84,18 +85,18 @@ impl AugmentConfig {
     }
 }
 
-/// One drawn view of an image.
+/// The transformations that make one view of an image, in the order in which they are applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct View {
-    /// The part of the image that is resized to its full size.
+    /// The rectangle that is resized to the full size of the image.
     pub crop: Crop,
     /// Whether left and right are swapped.
     pub flip: bool,
-    /// Changes of colour, in this order.
+    /// Changes of colour, in the order in which they are applied.
     pub colour: Vec<Colour>,
-    /// Standard deviation of the blur after that, in pixels.
+    /// Standard deviation of the blur, in pixels.
     pub blur: Option<f32>,
-    /// Whether values from 128 of 255 are inverted, after that.
+    /// Whether values from 128/255 on are inverted.
     pub solarize: bool,
 }
 
@@ -112,28 +113,28 @@ pub struct Crop {
     pub width: usize,
 }
 
-/// A change of colour; every result is clipped to `[0, 1]`.
+/// A change of colour, whose result is clipped to `[0, 1]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Colour {
-    /// Multiplies by a factor.
+    /// Multiplies every value by a factor.
     Brightness(f32),
-    /// Scales the distance to the image's mean grey.
+    /// Scales the distance to the mean grey of the image.
     Contrast(f32),
-    /// Scales the distance to each pixel's grey.
+    /// Scales the distance to the grey of each pixel.
     Saturation(f32),
-    /// Turns the hue by this share of a turn.
+    /// Turns the hue by this share of a full turn.
     Hue(f32),
 }
 
 impl View {
-    /// The view that shows an image of `height` x `width` as it is.
+    /// The view that leaves an image of `height` x `width` as it is.
     #[must_use]
     pub fn identity(height: usize, width: usize) -> Self {
         let crop = Crop { top: 0, left: 0, height, width };
         Self { crop, flip: false, colour: Vec::new(), blur: None, solarize: false }
     }
 
-    /// Draws a view of an image of `height` x `width`, its first (0) or its second (1) one.
+    /// Draws a view of an image of `height` x `width`; `view` is 0 for the first view and 1 for the second.
     #[must_use]
     pub fn draw(config: &AugmentConfig, height: usize, width: usize, view: usize, rng: &mut ChaCha8Rng) -> Self {
         let happens = |p: f64, rng: &mut ChaCha8Rng| rng.random::<f32>() < p as f32;
@@ -152,13 +153,13 @@ impl View {
         if happens(config.grayscale, rng) {
             colour.push(Colour::Saturation(0.0));
         }
-        // Drawn last: without them, all else is as it was before there were any.
+        // Blur and solarisation are drawn last, so that the other draws are those of versions without them.
         let blur = happens(config.blur, rng).then(|| SIGMA[0] + (SIGMA[1] - SIGMA[0]) * rng.random::<f32>());
         let solarize = view == 1 && happens(config.solarize, rng);
         Self { crop, flip, colour, blur, solarize }
     }
 
-    /// Writes the view of `image` `[3, h, w]` to `out` (`3 h w` values in `[0, 1]`).
+    /// Writes the view of `image`, `[3, h, w]`, to `out`, as `3 h w` values in `[0, 1]`.
     pub fn render(&self, image: ArrayView3<'_, u8>, out: &mut [f32]) {
         let (_, height, width) = image.dim();
         let rows = taps(height, self.crop.top, self.crop.height);
@@ -194,11 +195,11 @@ impl View {
     }
 }
 
-/// Gaussian blur of planes of `height` x `width` in place: a separable kernel of an odd width, a tenth of the image and
-/// at least 3, and pixels mirrored at the edges, which are not repeated.
+/// Gaussian blur of planes of `height` x `width`, in place. The kernel is separable and of odd width, a tenth of the
+/// image and at least 3. At the edges, pixels are mirrored, and the edge pixel is not repeated.
 fn blur(planes: &mut [f32], height: usize, width: usize, sigma: f32) {
     let kernel = kernel(Some(sigma), height, width);
-    // Where `i` of the kernel at `centre` reads, in a line of `length`.
+    // The position that element `i` of the kernel reads, in a line of `length` pixels.
     let read = |centre: usize, i: usize, length: usize| mirrored(centre + i, kernel.len() / 2, length);
     let mut rows = vec![0.0; height * width];
     for plane in planes.chunks_exact_mut(height * width) {
@@ -217,7 +218,7 @@ fn blur(planes: &mut [f32], height: usize, width: usize, sigma: f32) {
     }
 }
 
-/// The weights of a blur of a deviation, in pixels; without one, those that change nothing.
+/// The weights of a blur with the standard deviation `sigma` in pixels; without it, those of the identity.
 fn kernel(sigma: Option<f32>, height: usize, width: usize) -> Vec<f32> {
     let radius = (height.min(width) / 20).max(1);
     let Some(sigma) = sigma else { return (0..=2 * radius).map(|i| f32::from(u8::from(i == radius))).collect() };
@@ -228,13 +229,13 @@ fn kernel(sigma: Option<f32>, height: usize, width: usize) -> Vec<f32> {
     kernel
 }
 
-/// What stands at a place of a line of `length` that has `radius` mirrored pixels before it and after it.
+/// The pixel at position `at` of a line of `length` pixels that is extended by `radius` mirrored pixels at both ends.
 fn mirrored(at: usize, radius: usize, length: usize) -> usize {
     let (at, last) = (at.abs_diff(radius), length - 1);
     if at > last { (2 * last).saturating_sub(at) } else { at }
 }
 
-/// Two neighbours of a sample and the weight of the second one.
+/// A linear interpolation between two pixels, with the weight of the second one.
 struct Tap {
     low: usize,
     high: usize,
@@ -248,8 +249,8 @@ impl Tap {
     }
 }
 
-/// Bilinear samples that stretch `from..from + length` over `size` pixels (pixel centres aligned,
-/// edges repeated).
+/// The bilinear interpolations that stretch the pixels `from..from + length` over `size` pixels, with aligned pixel
+/// centres and repeated edges.
 fn taps(size: usize, from: usize, length: usize) -> Vec<Tap> {
     let scale = length as f32 / size as f32;
     let last = length - 1;
@@ -262,8 +263,8 @@ fn taps(size: usize, from: usize, length: usize) -> Vec<Tap> {
         .collect()
 }
 
-/// A crop of a uniform share of the area and a log-uniform aspect ratio from 3/4 to 4/3; the whole
-/// image when ten draws don't fit.
+/// Draws a crop with a uniform share of the area and a log-uniform aspect ratio between 3/4 and 4/3. After ten crops
+/// that do not fit, it is the whole image.
 fn draw_crop(min_area: f32, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Crop {
     let largest = (4.0f32 / 3.0).ln();
     for _ in 0..10 {
@@ -285,7 +286,7 @@ fn draw_crop(min_area: f32, height: usize, width: usize, rng: &mut ChaCha8Rng) -
 }
 
 impl Colour {
-    /// Changes an image of three planes in place.
+    /// Changes the colours of an image of three planes in place.
     fn apply(self, image: &mut [f32]) {
         let plane = image.len() / 3;
         let (red, rest) = image.split_at_mut(plane);
@@ -326,7 +327,7 @@ fn grey(pixel: &[&mut f32; 3]) -> f32 {
     LUMA[0] * *pixel[0] + LUMA[1] * *pixel[1] + LUMA[2] * *pixel[2]
 }
 
-/// `base + factor (pixel - base)`, clipped.
+/// Writes `base + factor (pixel - base)`, clipped to `[0, 1]`.
 #[inline]
 fn blend(pixel: [&mut f32; 3], base: f32, factor: f32) {
     for v in pixel {
@@ -334,7 +335,7 @@ fn blend(pixel: [&mut f32; 3], base: f32, factor: f32) {
     }
 }
 
-/// Turns the hue in the HSV colour space, which keeps the largest and the smallest channel.
+/// Turns the hue in HSV colour space, which keeps the largest and the smallest channel value.
 #[inline]
 fn turn_hue([r, g, b]: [&mut f32; 3], turn: f32) {
     let value = r.max(*g).max(*b);
@@ -342,7 +343,7 @@ fn turn_hue([r, g, b]: [&mut f32; 3], turn: f32) {
     if chroma <= 0.0 {
         return;
     }
-    // Hue in sixths of a turn.
+    // The hue in sixths of a full turn.
     let hue = if value == *r {
         (*g - *b) / chroma
     } else if value == *g {
@@ -351,7 +352,7 @@ fn turn_hue([r, g, b]: [&mut f32; 3], turn: f32) {
         4.0 + (*r - *g) / chroma
     };
     let hue = hue + 6.0 * turn + 12.0;
-    // f(n) = v - c max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6: the usual closed form of HSV to RGB.
+    // The usual closed form of HSV to RGB: f(n) = v - c max(0, min(k, 4 - k, 1)), k = (n + hue) mod 6.
     let channel = |n: f32| {
         let k = n + hue;
         let k = k - 6.0 * (k * (1.0 / 6.0)).floor();
@@ -360,9 +361,9 @@ fn turn_hue([r, g, b]: [&mut f32; 3], turn: f32) {
     (*r, *g, *b) = (channel(5.0), channel(3.0), channel(1.0));
 }
 
-/// Renders one view of each of the images of the numbers `indices`, where `image` gives them `[3, h, w]`, as
-/// `indices.len() * 3 h w` values in `[0, 1]`. `stream` gives what the view of a number is drawn from, and `view` (0 or
-/// 1) says which of the two it is.
+/// Renders one view of each of the images with the numbers `indices`, as `indices.len() * 3 h w` values in `[0, 1]`.
+/// `image` is called with a number and returns the image `[3, h, w]`; `stream` is called with a number and returns the
+/// generator that draws its view. `view` is 0 for first views and 1 for second views.
 #[must_use]
 pub fn render_views<'a>(
     config: &AugmentConfig,

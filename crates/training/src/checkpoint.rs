@@ -1,7 +1,6 @@
-//! What a training run needs to go on: the student, what follows it, the optimiser's state and the curve.
+//! Checkpoints: the network in training, the objective's own state, the optimiser's state and the curve.
 //!
-//! A checkpoint is a header in JSON, its length in 8 little-endian bytes before it, and a
-//! safetensors file.
+//! A checkpoint is the length of a header in 8 little-endian bytes, the header in JSON, and a safetensors file.
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -13,10 +12,10 @@ use serde_json::Value;
 use crate::optimizer::Optimizer;
 use crate::step::TrainingObjective;
 
-/// Changes with the format: a checkpoint of another version is not read.
+/// The version of the format: a checkpoint of another version is not read.
 const VERSION: u32 = 2;
 
-/// A checkpoint that cannot be continued from.
+/// Why a training cannot continue from a checkpoint.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CheckpointError {
     #[error("its header is damaged")]
@@ -29,33 +28,33 @@ pub(crate) enum CheckpointError {
     Weights(#[from] WeightsError),
 }
 
-/// How far a run is.
+/// The progress of a training.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Done {
-    /// The whole epochs.
+    /// The records of the finished epochs.
     pub(crate) curve: Vec<Epoch>,
-    /// Steps of the epoch after them.
+    /// Steps taken in the current epoch.
     pub(crate) step: usize,
-    /// Sum of the loss over those steps.
+    /// Sum of the losses of these steps.
     pub(crate) total: f64,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Header {
     version: u32,
-    /// As in the key: what decides nothing may change between two runs.
+    /// The parameters of the key; those that do not decide the result may change between two runs.
     params: Value,
     steps: usize,
     done: Done,
 }
 
-/// Only as much of a header as every version has.
+/// The part of the header that all versions have.
 #[derive(Deserialize)]
 struct AnyHeader {
     version: u32,
 }
 
-/// The bytes of a checkpoint.
+/// Writes a checkpoint.
 pub(crate) fn write<O: TrainingObjective>(
     params: Value,
     student: &O::OnlineNetwork,
@@ -74,8 +73,8 @@ pub(crate) fn write<O: TrainingObjective>(
     Ok(bytes)
 }
 
-/// Takes up the state of a checkpoint: `objective` and `optimizer` are changed, and `student` with its weights
-/// returned, with how far the run is.
+/// Reads a checkpoint. Restores the state of `objective` and `optimizer`, and returns a copy of `student` with the
+/// saved weights, and the progress.
 pub(crate) fn read<O: TrainingObjective>(
     bytes: &[u8],
     params: &Value,
@@ -96,7 +95,7 @@ pub(crate) fn read<O: TrainingObjective>(
         return Err(CheckpointError::OtherRun);
     }
     let weights = Weights::from_safetensors(tensors)?;
-    // A copy of its own: clones share running statistics, and a failure must leave them alone.
+    // `valid` copies: clones share running statistics, which a failure must leave alone.
     let student = weights.under("student.").load(student.valid())?;
     objective.restore(&weights.under("objective."))?;
     optimizer.restore(&weights, header.steps, device);

@@ -1,8 +1,8 @@
 //! Networks with a linear classifier, trained with labels: victims that fine-tune an extractor or train end to end.
 //!
 //! A step is that of supervised pre-training: two halves of a batch, each with its own batch statistics. [`train`] runs
-//! a training from its beginning to its end; a [`Session`] takes any number of steps at a time, on images that may
-//! change in between.
+//! a training from beginning to end; a [`Session`] takes any number of steps at a time, on images that may change in
+//! between.
 
 use burn::module::Module;
 use burn::nn::Linear;
@@ -26,72 +26,72 @@ use crate::student::OnlineNetwork;
 use crate::supervised::{Classified, Reads, Supervised};
 use crate::train::{finite, internal, start, step_fits, views};
 
-/// Where a training starts, and what it trains.
+/// The initial weights of a training, and which of them it trains.
 #[derive(Clone, Copy, Debug)]
 pub enum InitialWeights<'a> {
-    /// Everything, from weights that are drawn from the seed; images are normalised by those that it trains on.
+    /// Trains all weights, from weights that are drawn from the seed. Images are normalised by the training images.
     Scratch {
-        /// The network.
+        /// The architecture.
         arch: Arch,
-        /// Where it is trained.
+        /// The device to train on.
         device: &'a Device,
     },
-    /// Everything, from an extractor's weights.
+    /// Trains all weights, from those of an extractor.
     FineTune(&'a Extractor),
-    /// The last residual block, or the last block of a transformer and the norm after it. All before it is frozen: its
-    /// batch norms use running statistics, which stay as they are.
+    /// Trains the last residual block, or the last block of a transformer and the norm after it. Everything before is
+    /// frozen: its batch norms use running statistics, which do not change.
     LastBlock(&'a Extractor),
 }
 
-/// How a classifier is trained. Of a few that were tried, the defaults' learning rates and crops were the best on
-/// validation images, for a ResNet-20 on 10,000 images of CIFAR-10.
+/// The parameters of a classifier's training. The learning rates and crops of the defaults were the best of a few that
+/// were tried, by accuracy on validation images, for a ResNet-20 on 10,000 images of CIFAR-10.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClassifierConfig {
-    /// Whose network it is: each has streams of its own.
+    /// The kind of network, each of which has random streams of its own.
     pub trained: Trained,
-    /// Seed of drawn weights, the order of the images and the views.
+    /// Seed of the drawn weights, the order of the images and the views.
     pub seed: u64,
     /// Passes over the images.
     pub epochs: usize,
-    /// Images of a step; the rest of an epoch that fills no batch is left out.
+    /// Images of a step. At the end of an epoch, images that do not fill a batch are left out.
     pub batch: usize,
     /// The optimiser.
     pub optimizer: OptimizerKind,
-    /// Largest learning rate, after the warm-up.
+    /// Peak learning rate, after the warm-up.
     pub learning_rate: f64,
-    /// What it does from there.
+    /// The learning rate after the warm-up.
     pub schedule: Schedule,
     /// Weight decay of convolutions and matrices; biases and batch norms have none.
     pub weight_decay: f64,
-    /// Epochs over which the learning rate rises linearly.
+    /// Epochs of linear warm-up.
     pub warmup_epochs: usize,
-    /// Smallest share of an image's area that a random crop covers; 1 for none.
+    /// Smallest share of an image's area that a random crop covers; 1 turns cropping off.
     pub min_area: f64,
     /// Probability of a horizontal flip.
     pub flip: f64,
 }
 
-/// A learning rate after the warm-up.
+/// The learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Schedule {
-    /// Falls along half a cosine, to 0 at the end of all epochs and from there on.
+    /// Falls to 0 along half a cosine until the last epoch, and stays 0 after it.
     #[default]
     Cosine,
-    /// Stays, for sessions without an end.
+    /// Stays constant, for sessions of unknown length.
     Constant,
 }
 
 impl Default for ClassifierConfig {
-    /// [`ClassifierConfig::scratch`].
+    /// As [`ClassifierConfig::scratch`].
     fn default() -> Self {
         Self::scratch()
     }
 }
 
 impl ClassifierConfig {
-    /// For [`InitialWeights::Scratch`].
+    /// The defaults for [`InitialWeights::Scratch`].
     #[must_use]
     pub fn scratch() -> Self {
         Self {
@@ -109,13 +109,13 @@ impl ClassifierConfig {
         }
     }
 
-    /// For [`InitialWeights::FineTune`].
+    /// The defaults for [`InitialWeights::FineTune`].
     #[must_use]
     pub fn fine_tune() -> Self {
         Self { learning_rate: 0.1, ..Self::scratch() }
     }
 
-    /// For [`InitialWeights::LastBlock`].
+    /// The defaults for [`InitialWeights::LastBlock`].
     #[must_use]
     pub fn last_block() -> Self {
         Self { learning_rate: 0.1, min_area: 1.0, flip: 0.0, ..Self::scratch() }
@@ -124,11 +124,11 @@ impl ClassifierConfig {
     /// Checks every parameter.
     ///
     /// # Errors
-    /// The first field outside its range.
+    /// The first field that is outside of its range.
     pub fn check(&self) -> Result<(), ParamError> {
         let Self { epochs, batch, warmup_epochs, min_area, flip, .. } = *self;
         ParamError::epochs("epochs", epochs)?;
-        // A half of a batch has statistics of its own.
+        // Each half of a batch has its own batch statistics, which need two images.
         ParamError::require(batch >= 4, "batch", batch, "at least 4")?;
         ParamError::positive("learning_rate", self.learning_rate)?;
         ParamError::non_negative("weight_decay", self.weight_decay)?;
@@ -137,7 +137,7 @@ impl ClassifierConfig {
         ParamError::require((0.0..=1.0).contains(&flip), "flip", flip, "0 to 1")
     }
 
-    /// Learning rate at `step`, of epochs of `per_epoch` steps.
+    /// The learning rate at `step`, for epochs of `per_epoch` steps.
     fn learning_rate_at(&self, step: usize, per_epoch: usize) -> f64 {
         let (warmup, steps) = (self.warmup_epochs * per_epoch, self.epochs * per_epoch);
         match self.schedule {
@@ -153,11 +153,11 @@ impl ClassifierConfig {
     }
 }
 
-/// Labelled images to train on. A training set is a slice of them, clean images and poisons, so that nothing is joined
-/// in memory.
+/// Labelled images to train on. A training set is a slice of these, such as clean images and poisons, so that they need
+/// not be copied into one array.
 #[derive(Clone, Copy, Debug)]
 pub struct Labelled<'a> {
-    /// `[n, 3, h, w]`.
+    /// Images `[n, 3, h, w]`.
     pub pixels: ArrayView4<'a, u8>,
     /// Class of each image, below the number of classes.
     pub labels: &'a [u32],
@@ -169,12 +169,12 @@ impl<'a> From<&'a Images> for Labelled<'a> {
     }
 }
 
-/// A trained network in inference mode, and its classifier.
+/// A trained network in inference mode, with its linear classifier.
 #[derive(Clone, Debug)]
 pub struct Classifier {
     /// The network.
     pub extractor: Extractor,
-    /// The classifier, on the network's features as they are.
+    /// The classifier, on features that are not normalised.
     pub head: Head,
 }
 
@@ -182,13 +182,14 @@ impl Classifier {
     /// The most probable class of each of the images `[n, 3, h, w]`.
     ///
     /// # Errors
-    /// Images of another size, features that are not finite, or the run was interrupted.
+    /// If the images have another size than those of the training, if a feature is not finite, or if the run was
+    /// interrupted.
     pub fn predict(&self, images: ArrayView4<'_, u8>, ctx: &Context<'_>) -> Result<Vec<u32>, StageError> {
         let features = extract(&self.extractor, images, ctx)?.mapv(f64::from);
         Ok(hemlock_head::predict(&self.head, features.view())?)
     }
 
-    /// The logits of each of the images `[n, 3, h, w]`: `[n, K]`.
+    /// The logits `[n, K]` of images `[n, 3, h, w]`.
     ///
     /// # Errors
     /// As [`predict`](Self::predict).
@@ -198,13 +199,13 @@ impl Classifier {
     }
 }
 
-/// Trains a classifier of so many classes from its beginning to its end. `label` names the bar that shows how far it
-/// is; `each_epoch` hears the epoch, from 1, its mean loss, and what was trained until then.
+/// Trains a classifier with `classes` classes from beginning to end. `label` names the progress bar. `each_epoch` is
+/// called after every epoch with its number (from 1), its mean loss, and the classifier as trained so far.
 ///
-/// On `flex` the result depends on `begin`, `config`, `classes` and `images` alone, whatever the number of threads.
+/// On `flex`, the result depends on `begin`, `config`, `classes` and `images` alone, and not on the number of threads.
 ///
 /// # Errors
-/// As [`Session::new`] and [`Session::steps`], and those of `each_epoch`.
+/// As [`Session::new`], [`Session::steps`] and [`Session::snapshot`], and every error that `each_epoch` returns.
 pub fn train(
     begin: InitialWeights<'_>,
     config: &ClassifierConfig,
@@ -227,28 +228,29 @@ pub fn train(
     session.snapshot()
 }
 
-/// A training under way: the network with its classifier, the optimiser's state, and how many steps it has taken.
+/// A training in progress: the network with its classifier, the optimiser's state, and the number of steps taken.
 pub struct Session {
     config: ClassifierConfig,
     classes: usize,
-    /// Number of images.
+    /// Number of training images.
     images: usize,
     spec: ExtractorSpec,
-    /// What is frozen, of a training of the last block.
+    /// The frozen blocks, if only the last block is trained.
     trunk: Option<BackbonePrefix>,
     student: Classified,
     optimizer: Optimizer,
     taken: usize,
     device: Device,
-    /// For the two halves of a step.
+    /// The thread pools for the two halves of a step.
     pair: Pair,
 }
 
 impl Session {
-    /// Begins a training of a classifier of so many classes.
+    /// Begins the training of a classifier with `classes` classes.
     ///
     /// # Errors
-    /// A parameter is out of its range or doesn't fit the images; images don't fit the extractor, or each other.
+    /// If a parameter is out of its range or does not fit the images, if a step would not fit into memory, or if the
+    /// images have another shape than the extractor's or labels outside of `classes`.
     pub fn new(
         begin: InitialWeights<'_>,
         config: &ClassifierConfig,
@@ -265,7 +267,7 @@ impl Session {
             }
             InitialWeights::FineTune(extractor) | InitialWeights::LastBlock(extractor) => {
                 let trunk = matches!(begin, InitialWeights::LastBlock(_)).then(|| BackbonePrefix::new(extractor));
-                // A copy of its own: clones share running statistics.
+                // `valid` copies: clones share running statistics.
                 let net = extractor.network().valid();
                 (extractor.spec().clone(), net, trunk, extractor.device().clone(), config.trained.weights(config.seed))
             }
@@ -296,18 +298,18 @@ impl Session {
         Ok(session)
     }
 
-    /// Steps of one pass over the images.
+    /// Number of steps of one epoch.
     #[must_use]
     pub fn steps_per_epoch(&self) -> usize {
         self.images / self.config.batch
     }
 
-    /// Takes `count` steps, from where the last ones ended, and returns their mean loss. The images are as many as at
-    /// the beginning, and may have changed. `done` hears after each step how many were taken since the beginning, and
-    /// its loss.
+    /// Takes `count` steps from where the last call ended, and returns their mean loss. There must be as many images as
+    /// at the beginning, but they may have changed. `done` is called after each step with the number of steps since the
+    /// beginning, and the loss.
     ///
     /// # Errors
-    /// Images that don't fit; the loss is not finite; the run was interrupted.
+    /// If the images do not fit the session, if the loss is not finite, or if the run was interrupted.
     pub fn steps(
         &mut self,
         images: &[Labelled<'_>],
@@ -343,14 +345,14 @@ impl Session {
         Ok(total / count.max(1) as f64)
     }
 
-    /// What was trained until now.
+    /// The classifier as trained so far.
     ///
     /// # Errors
-    /// Parameters of the classifier are not finite.
+    /// If parameters of the classifier are not finite.
     pub fn snapshot(&self) -> Result<Classifier, StageError> {
         let extractor = Extractor::new(self.spec.clone(), self.student.net(), &self.device);
         let Linear { weight, bias, .. } = &self.student.classifier;
-        // Rows of weights, and the biases as the last one: the head's columns.
+        // A row of weights per feature, and the biases as the last row: the columns of the head.
         let rows = std::iter::once(weight.val()).chain(bias.as_ref().map(|bias| bias.val().unsqueeze()));
         let rows = Tensor::cat(rows.collect(), 0).into_data().iter().collect();
         let columns =
@@ -358,7 +360,7 @@ impl Session {
         Ok(Classifier { extractor, head: Head::from_packed(columns.reversed_axes())? })
     }
 
-    /// What the network reads of one half.
+    /// The input of the network for one half of a step.
     fn render(&self, images: &[Labelled<'_>], part: &Part<'_>, epoch: usize) -> Tensor<4> {
         let image = |number| image_of(images, number);
         let ClassifierConfig { trained, seed, .. } = self.config;
@@ -373,7 +375,7 @@ impl Session {
         }
     }
 
-    /// Refuses images that are no training set of this session.
+    /// Checks that images are a training set of this session.
     fn check(&self, images: &[Labelled<'_>]) -> Result<(), StageError> {
         let [height, width] = self.spec.image_size;
         let data = |message| Err(StageError::new(ErrorKind::Data, message));
@@ -398,7 +400,7 @@ impl Session {
     }
 }
 
-/// An image by its number in all parts.
+/// The image with the number `number`, counted over all parts.
 fn image_of<'a>(parts: &[Labelled<'a>], mut number: usize) -> ArrayView3<'a, u8> {
     for part in parts {
         match number.checked_sub(part.labels.len()) {

@@ -1,4 +1,4 @@
-//! The parameters of a training, and what makes them valid.
+//! The parameters of a training, and their valid ranges.
 
 use hemlock_models::Arch;
 use hemlock_optim::half_cosine;
@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::augment::AugmentConfig;
 
-/// A way of training. Methods share their fields, so that one table compares them; a field that a method has no use for
-/// is ignored.
+/// A training method. All methods share one set of fields, so that one table compares them; a field that a method does
+/// not use is ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     /// Contrastive training without labels ([`simclr`](crate::simclr)).
@@ -31,7 +31,7 @@ impl Method {
         }
     }
 
-    /// Fields that it ignores.
+    /// Fields that the method ignores.
     fn idle(self) -> &'static [&'static str] {
         match self {
             Self::Simclr => &["momentum", "predictor"],
@@ -41,10 +41,10 @@ impl Method {
     }
 }
 
-/// Most devices that a step is shared by.
+/// Most devices that can share a step.
 const MOST_DEVICES: usize = 1024;
 
-/// Fields that decide how a training runs, and nothing of what comes out.
+/// Fields that decide how a training runs, and not what it gives.
 const RUNNING: [&str; 2] = ["checkpoint_minutes", "allow_collapse"];
 
 /// A first-order optimiser.
@@ -56,12 +56,12 @@ pub enum OptimizerKind {
     AdamW,
     /// Gradient descent with momentum 0.9.
     Sgd,
-    /// Layer-wise adaptive rates (You et al., 2017) with momentum 0.9 and trust coefficient 0.001, for large batches.
+    /// Layer-wise adaptive rates (You et al., 2017), with momentum 0.9 and trust coefficient 0.001, for large batches.
     /// Its learning rates are hundreds of times those of `adamw`.
     Lars,
 }
 
-/// Sizes of the projection head, which is dropped after training: d -> hidden -> out.
+/// Widths of the projector, which is dropped after training: d -> hidden -> out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProjectorConfig {
@@ -71,7 +71,7 @@ pub struct ProjectorConfig {
     pub out: usize,
 }
 
-/// Sizes of the prediction head on the projection of [`Method::MocoV3`]: out -> hidden -> out.
+/// Widths of the predictor on the projections of [`Method::MocoV3`]: out -> hidden -> out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PredictorConfig {
@@ -83,41 +83,43 @@ pub struct PredictorConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
-    /// The network.
+    /// The architecture.
     pub arch: Arch,
-    /// Seed of the initialisation, the order of the images and the views; `run`: the pipeline's, so that every seed of
-    /// the pipeline has an extractor of its own.
+    /// Seed of the initial weights, the order of the images and the views. With `run`, it is the pipeline's seed, so
+    /// that every seed of the pipeline has its own extractor.
     pub seed: Seed,
     /// Passes over the images.
     pub epochs: usize,
-    /// Images of a step, each in two views without labels; the rest of an epoch that fills no batch is left out.
+    /// Images of a step; without labels, each has two views. At the end of an epoch, images that do not fill a batch
+    /// are left out.
     pub batch: usize,
     /// The optimiser.
     pub optimizer: OptimizerKind,
-    /// Largest learning rate, after the warm-up; from there it falls to 0 along a cosine.
+    /// Peak learning rate, after the warm-up; from there it falls to 0 along half a cosine.
     pub learning_rate: f64,
     /// Weight decay of convolutions and matrices; biases and batch norms have none.
     pub weight_decay: f64,
-    /// Epochs over which the learning rate rises linearly.
+    /// Epochs of linear warm-up.
     pub warmup_epochs: usize,
-    /// Temperature of the contrastive loss; in a spec that does not give it, 1 for ResNets with `moco-v3`.
+    /// Temperature of the contrastive loss. If a spec does not give it, it is 1 for ResNets with `moco-v3`.
     pub temperature: f64,
-    /// Momentum of the key encoder at the start; it rises to 1 along half a cosine.
+    /// Momentum of the momentum encoder at the start; it rises to 1 along half a cosine.
     pub momentum: f64,
-    /// The projection head.
+    /// The projector.
     pub projector: ProjectorConfig,
-    /// The prediction head.
+    /// The predictor.
     pub predictor: PredictorConfig,
-    /// The views.
+    /// The distribution of the views.
     pub augment: AugmentConfig,
-    /// Epochs between two k-nearest-neighbour checks, where labelled images are given; 0 for none.
+    /// Epochs between two k-nearest-neighbour checks, if there are labelled images; 0 turns them off.
     pub knn_every: usize,
-    /// Minutes between two checkpoints within an epoch; after every epoch there is one, too.
+    /// Minutes between two checkpoints within an epoch; there is also one after every epoch.
     pub checkpoint_minutes: f64,
-    /// Whether a network whose embeddings have collapsed counts as a result.
+    /// Whether a network with collapsed embeddings is a result and not an error.
     pub allow_collapse: bool,
-    /// Devices of the backend that share every step: 1, or an even number. Two take a half each, and give what one
-    /// gives but for rounding; more cut the halves into shards with batch statistics of their own.
+    /// Devices of the backend that share every step: 1, or an even number. Two devices take one half each, and give the
+    /// result of one device up to rounding. More devices cut the halves into shards with their own batch statistics,
+    /// which changes the result.
     pub devices: usize,
 }
 
@@ -161,7 +163,7 @@ impl TrainConfig {
     /// Checks every parameter.
     ///
     /// # Errors
-    /// The first field outside its range.
+    /// The first field that is outside of its range.
     pub fn check(&self) -> Result<(), ParamError> {
         let Self { epochs, batch, warmup_epochs, temperature, .. } = *self;
         let ProjectorConfig { hidden, out } = self.projector;
@@ -186,11 +188,11 @@ impl TrainConfig {
             "1 or an even number",
         )?;
         ParamError::count("devices", devices, MOST_DEVICES)?;
-        // Statistics take at least two images a shard, and without a second view a half is half of the batch.
+        // Batch statistics need at least two images per shard; in supervised training, a half is half of the batch.
         let fits = devices <= 2 || batch >= 2 * devices;
         ParamError::require(fits, "batch", batch, "at least twice as many images as `devices`")?;
         let minutes = self.checkpoint_minutes;
-        // A day is more than any epoch takes, and far from what a duration cannot hold.
+        // A day is more than any epoch takes, and far below what overflows a duration.
         ParamError::require(
             minutes > 0.0 && minutes <= 1440.0,
             "checkpoint_minutes",
@@ -200,13 +202,13 @@ impl TrainConfig {
         self.augment.check()
     }
 
-    /// Requires memory for the heads on the network.
+    /// Checks that the heads on the network fit into memory.
     ///
     /// # Errors
-    /// There is none.
+    /// If they do not fit.
     pub(crate) fn heads_fit(&self, method: Method) -> Result<(), ParamError> {
         let ProjectorConfig { hidden, out } = self.projector;
-        // Of every weight its gradient and at least one moment.
+        // 4 bytes each for every weight, its gradient and at least one moment of the optimiser.
         let bytes = |from: usize, to: usize| 12.0 * from as f64 * to as f64;
         let idle = method.idle();
         if !idle.contains(&"projector") {
@@ -221,9 +223,10 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// The parameters that decide what `method` gives, with its name.
+    /// The parameters that decide the result of `method`, and the method's name, for the key.
+    ///
     /// # Errors
-    /// None of these parameters give one.
+    /// If a parameter cannot be written as JSON, which does not happen with these types.
     pub fn key(&self, method: Method) -> serde_json::Result<Value> {
         let mut value = serde_json::to_value(self)?;
         if let Some(fields) = value.as_object_mut() {
@@ -231,7 +234,7 @@ impl TrainConfig {
             if self.devices <= 2 {
                 fields.remove("devices");
             }
-            // There is no second view of an image with a label.
+            // Labelled images have no second view, which is the one that is solarised.
             if let (Method::Supervised, Some(Value::Object(augment))) = (method, fields.get_mut("augment")) {
                 augment.remove("solarize");
             }
@@ -240,12 +243,12 @@ impl TrainConfig {
         Ok(value)
     }
 
-    /// The number that it draws with. That of a pipeline is put in its place before it trains.
+    /// The seed. A pipeline replaces `run` by its own seed before it trains.
     pub(crate) fn seed(&self) -> u64 {
         self.seed.of(0)
     }
 
-    /// Learning rate at `step` of `steps`: linear warm-up, then half a cosine down to 0.
+    /// The learning rate at `step` of `steps`: linear warm-up, then half a cosine down to 0.
     pub(crate) fn learning_rate_at(&self, step: usize, steps: usize) -> f64 {
         let warmup = self.warmup_epochs * steps / self.epochs;
         if step < warmup {
@@ -255,12 +258,12 @@ impl TrainConfig {
     }
 }
 
-/// Learning rate at `step` of a linear warm-up to `peak`.
+/// The learning rate at `step` of a linear warm-up to `peak`.
 pub(crate) fn rise(peak: f64, step: usize, steps: usize) -> f64 {
     peak * (step + 1) as f64 / steps as f64
 }
 
-/// Learning rate at `step` of a fall from `peak` to 0 along half a cosine.
+/// The learning rate at `step` of half a cosine from `peak` to 0.
 pub(crate) fn fall(peak: f64, step: usize, steps: usize) -> f64 {
     let done = step as f64 / steps as f64;
     peak * half_cosine(done, 1.0)

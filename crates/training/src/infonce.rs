@@ -1,4 +1,4 @@
-//! The contrastive loss of MoCo v3: InfoNCE over the batch.
+//! InfoNCE over the batch, the contrastive loss of MoCo v3.
 //!
 //! Chen, Xie and He (2021), algorithm 1. With queries q and keys k scaled to unit length, and k_i the key of query i,
 //!
@@ -6,14 +6,14 @@
 //! loss = 2 t / b sum_i -log( exp(<q_i, k_i> / t) / sum_j exp(<q_i, k_j> / t) )
 //! ```
 //!
-//! The factor 2 t keeps the gradient's size where the temperature t changes.
+//! The factor 2 t keeps the size of the gradient when the temperature t changes.
 
 use burn::tensor::Tensor;
 use burn::tensor::activation::log_softmax;
 
 use crate::ntxent::unit_rows;
 
-/// InfoNCE `[1]` of queries `[b, p]` and their keys `[b, p]`, times twice the temperature.
+/// The loss `[1]` of queries `[b, p]` and their keys `[b, p]`: InfoNCE, multiplied by twice the temperature.
 #[must_use]
 pub fn info_nce(queries: Tensor<2>, keys: Tensor<2>, temperature: f64) -> Tensor<1> {
     let [n, _] = queries.dims();

@@ -1,15 +1,16 @@
-//! The k nearest neighbours in feature space: a monitor, and a victim, that trains nothing.
+//! k-nearest-neighbour votes in feature space, for a monitor and for a victim that needs no training.
 
 use std::cmp::Ordering;
 
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 use rayon::prelude::*;
 
-/// Queries whose similarities are held in memory together.
+/// Queries whose similarities are in memory at once.
 const TOGETHER: usize = 256;
 
-/// For each of `queries` `[m, d]` the number of votes for each of `classes` among the `k` rows of `reference` `[n, d]`,
-/// with their classes, with the largest cosine similarity: `[m, classes]`. `None` where `stop` says so meanwhile.
+/// Numbers of votes `[m, classes]`: for each row of `queries`, `[m, d]`, the classes of the `k` rows of `reference`,
+/// `[n, d]`, with the largest cosine similarity. `known` holds the classes of `reference`. Returns `None` if `stop`
+/// returned `true` before the end.
 #[must_use]
 pub fn votes(
     k: usize,
@@ -22,16 +23,16 @@ pub fn votes(
     Some(Array2::from_shape_fn((rows.len(), classes), |(i, class)| rows[i].get(class).map_or(0.0, |n| *n as f64)))
 }
 
-/// Why a vote that nothing stops has a result.
+/// Why a vote without a stop always has a result.
 const UNSTOPPED: &str = "nothing asked for a stop";
 
-/// Share of `queries` whose class wins the vote; ties go to the smaller class.
+/// The accuracy of the vote: the share of `queries` for which their own class wins. Ties go to the smaller class.
 pub(crate) fn accuracy(k: usize, (reference, known): (Array2<f32>, &[u32]), queries: (Array2<f32>, &[u32])) -> f32 {
     let (reference, asked) = (unit_rows(reference), unit_rows(queries.0));
     share(&vote(k, (reference.view(), known), asked.view(), |_| None, &|| false).expect(UNSTOPPED), queries.1)
 }
 
-/// The same of samples among all others of them.
+/// The accuracy of the vote for each sample among all the others.
 pub(crate) fn leave_one_out(k: usize, (samples, labels): (Array2<f32>, &[u32])) -> f32 {
     let samples = unit_rows(samples);
     share(&vote(k, (samples.view(), labels), samples.view(), Some, &|| false).expect(UNSTOPPED), labels)
@@ -43,7 +44,8 @@ fn share(votes: &[Vec<usize>], labels: &[u32]) -> f32 {
     right.count() as f32 / labels.len().max(1) as f32
 }
 
-/// See [`votes`]; of unit rows, and leaving out the row of the reference that is no neighbour of a query.
+/// The votes of [`votes`], for rows of unit length. `itself` is called with the number of a query and returns the row
+/// of `reference` that is the same sample, which does not vote.
 fn vote(
     k: usize,
     (reference, known): (ArrayView2<'_, f32>, &[u32]),
@@ -85,7 +87,7 @@ fn unit_rows(mut rows: Array2<f32>) -> Array2<f32> {
             row /= square.sqrt();
             continue;
         }
-        // Squares that 32 bits do not hold.
+        // The square of the length is too large or too small for f32.
         let length = row.iter().map(|z| f64::from(*z).powi(2)).sum::<f64>().sqrt();
         if length > 0.0 {
             row.mapv_inplace(|z| (f64::from(z) / length) as f32);

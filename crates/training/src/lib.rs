@@ -1,14 +1,14 @@
-//! Training of networks: one loop for extractors, with labels and without, and for classifiers.
+//! Training of networks: one loop for extractors, with labels and without, and the same step for classifiers.
 //!
-//! - [`config`]: the parameters, and what makes them valid.
+//! - [`config`]: the parameters of a training, and their valid ranges.
 //! - [`augment`]: random views of an image.
 //! - [`ntxent`], [`infonce`]: the contrastive losses.
-//! - [`mod@train`]: the training loop, its checkpoints, its monitors and its loss curve.
-//! - [`simclr`], [`moco`], [`supervised`]: what each method trains for.
-//! - [`classifier`]: networks with a classifier of given classes, for stages that train victims.
-//! - [`knn`]: the vote of the nearest neighbours.
+//! - [`mod@train`]: the training loop, with its checkpoints, its monitors and its loss curve.
+//! - [`simclr`], [`moco`], [`supervised`]: the objective of each method.
+//! - [`classifier`]: networks with a linear classifier, for stages that train victims.
+//! - [`knn`]: k-nearest-neighbour votes.
 //!
-//! SimCLR and MoCo v3 train without labels; supervised training is there to compare them with.
+//! SimCLR and MoCo v3 train without labels; supervised training is there for comparison.
 
 pub mod augment;
 mod checkpoint;

@@ -1,18 +1,20 @@
-//! MoCo v3: queries of one view attract the key that a slowly moving copy of the encoder makes of the other view.
+//! MoCo v3: the query of one view of an image is attracted by the key of its other view, which a momentum encoder
+//! computes.
 //!
 //! Chen, Xie and He, "An empirical study of training self-supervised vision transformers" (ICCV 2021), algorithm 1,
 //! with the heads of the authors' released code:
 //!
-//! - query encoder: network, projector, predictor; key encoder: network, projector, without gradients;
-//! - projector and predictor are MLPs of two layers without biases, with batch norm and ReLU in the hidden layer. The
-//!   projector's output has batch norm without scale and shift. The predictor's has none for ResNets (in the code's
-//!   last version; its first one had it), and has it for transformers;
-//! - loss: `ctr(q1, k2) + ctr(q2, k1)`, each times 2 t ([`crate::infonce`]);
-//! - after every step of the optimiser the key encoder's parameters become `m key + (1 - m) query`, where m rises from
-//!   [`TrainConfig::momentum`] to 1 along half a cosine. Batch norms use the batch's statistics in both encoders.
+//! - The online (query) encoder is network, projector and predictor. The momentum (key) encoder is network and
+//!   projector, and receives no gradients.
+//! - Projector and predictor are MLPs of two layers without biases, with batch norm and ReLU in the hidden layer. The
+//!   projector's output has batch norm without scale and shift. The predictor's output has it for transformers, and has
+//!   none for ResNets, as in the last version of the authors' code (the first version had it).
+//! - The loss is `ctr(q1, k2) + ctr(q2, k1)`, where `ctr` includes the factor 2 t ([`crate::infonce`]).
+//! - After every step of the optimiser, the momentum encoder's parameters become `m key + (1 - m) query`, where m rises
+//!   from [`TrainConfig::momentum`] to 1 along half a cosine. The batch norms of both encoders use batch statistics.
 //!
-//! The extractor is the query encoder's network. Two things are as everywhere in this crate and not as in the paper:
-//! the widths, sized for a CPU, and one distribution of blur for both views.
+//! The extractor is the online encoder's network. Two things differ from the paper, as everywhere in this crate: the
+//! widths, which suit a CPU, and blur, which has one distribution for both views.
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Tensor};
@@ -26,27 +28,27 @@ use crate::infonce::info_nce;
 use crate::step::{TrainingObjective, joined};
 use crate::student::{Named, OnlineNetwork, Output, ProjectionMlp, copy_on, parameters};
 
-/// Added to a variance before its root, as burn and PyTorch do.
+/// Added to the variance before the square root, as in burn and PyTorch.
 const EPSILON: f64 = 1e-5;
 
-/// The key encoder, and what the loss needs.
+/// The objective, with the momentum encoder.
 pub(crate) struct MocoV3 {
     keys: Encoder,
     momentum: f64,
     temperature: f64,
 }
 
-/// The query encoder. Its tensors are named like those of the key encoder, whose fields it repeats.
+/// The online (query) encoder. It has the fields of the momentum encoder, so that their tensors have the same names.
 #[derive(Module, Debug)]
 pub(crate) struct Query {
     net: Network,
     projector: ProjectionMlp,
     predictor: ProjectionMlp,
-    /// Whether the predictor ends in a batch norm.
+    /// Whether the predictor's output has a batch norm.
     standardises: bool,
 }
 
-/// The key encoder.
+/// The momentum (key) encoder.
 #[derive(Module, Debug)]
 struct Encoder {
     net: Network,
@@ -62,13 +64,13 @@ impl OnlineNetwork for Query {
         let projected = self.projector.forward(self.net.forward(images));
         let predicted = self.predictor.forward(standardised(projected.clone()));
         let embeddings = if self.standardises { standardised(predicted) } else { predicted };
-        // Batch norm would spread what has collapsed over the sphere again.
+        // The monitor reads the projection before its batch norm, which would spread collapsed embeddings again.
         Output { embeddings, monitored: projected }
     }
 }
 
 impl MocoV3 {
-    /// The objective, and its student around `net`.
+    /// The objective, and the online network around `net`, whose heads are drawn from `rng`.
     pub(crate) fn new(config: &TrainConfig, net: Network, rng: &mut ChaCha8Rng, device: &Device) -> (Self, Query) {
         let TrainConfig { momentum, temperature, projector, predictor, .. } = *config;
         let out = projector.out;
@@ -78,12 +80,12 @@ impl MocoV3 {
             projector: ProjectionMlp::new([config.arch.feature_dim(), projector.hidden, out], false, rng, device),
             predictor: ProjectionMlp::new([out, predictor.hidden, out], false, rng, device),
         };
-        // Copies of their own: clones share running statistics.
+        // `valid` copies: clones would share running statistics.
         let keys = Encoder { net: query.net.valid(), projector: query.projector.valid() };
         (Self { keys, momentum, temperature }, query)
     }
 
-    /// The momentum after a share `done` of the training: 1 - (1 - m) (1 + cos(pi done)) / 2.
+    /// The momentum after the share `done` of the training: 1 - (1 - m) (1 + cos(pi done)) / 2.
     fn momentum_at(&self, done: f64) -> f64 {
         1.0 - (1.0 - self.momentum) * half_cosine(done, 1.0)
     }
@@ -99,7 +101,7 @@ impl TrainingObjective for MocoV3 {
     }
 
     fn target(&self, images: &Tensor<4>, _: &[usize]) -> Tensor<2> {
-        // In training mode, for the batch's statistics, and without a graph.
+        // In training mode, so that batch norms use batch statistics, but without a gradient graph.
         let Encoder { net, projector } = copy_on(&self.keys, &images.device().inner()).no_grad();
         standardised(projector.forward(net.forward(images.clone()))).inner()
     }
@@ -125,14 +127,14 @@ impl TrainingObjective for MocoV3 {
     }
 }
 
-/// `x` `[n, p]` with mean 0 and variance 1 in every column: batch norm without scale and shift.
+/// `x` `[n, p]`, standardised to mean 0 and variance 1 in every column: batch norm without scale and shift.
 fn standardised(x: Tensor<2>) -> Tensor<2> {
     let centred = x.clone() - x.mean_dim(0);
     let variance = centred.clone().square().mean_dim(0);
     centred / variance.add_scalar(EPSILON).sqrt()
 }
 
-/// Moves parameters towards those of the same name.
+/// The update of an exponential moving average: moves every parameter towards that of the same name.
 struct MovingMean {
     path: Path,
     towards: Named,
@@ -197,7 +199,8 @@ mod tests {
         assert!((moco.momentum_at(1.0) - 1.0).abs() < 1e-12);
     }
 
-    /// From equal encoders, a query encoder whose parameters are all 2 larger moves the key encoder by (1 - m) 2.
+    /// If both encoders are equal and then every parameter of the online encoder grows by 2, the momentum encoder moves
+    /// by (1 - m) 2.
     #[test]
     fn the_key_encoder_follows_the_query_encoder() {
         struct Add(f64);
@@ -225,7 +228,7 @@ mod tests {
         }
     }
 
-    /// Were there a batch norm at the end, every coordinate would have mean 0 over the batch.
+    /// With a batch norm at the end, every coordinate would have mean 0 over the batch.
     #[test]
     fn a_resnet_s_queries_are_not_standardised() {
         let device = open();
@@ -257,7 +260,7 @@ mod tests {
         let before = moco.state();
         let keys = moco.target(&images, &[]);
         assert_eq!(moco.state(), before);
-        // The query encoder has the same weights here, and what it monitors is the projection before its batch norm.
+        // The online encoder has the same weights here, and monitors the projection before its batch norm.
         let projected = copy_on(&query, &device).forward(images).monitored.inner();
         let expected: Vec<f32> = standardised(projected).into_data().iter().collect();
         let keys: Vec<f32> = keys.into_data().iter().collect();

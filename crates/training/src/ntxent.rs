@@ -10,10 +10,11 @@
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Bool, Tensor};
 
-/// Lengths below this count as this, so that an embedding of zeros has a small and finite gradient.
+/// The length that shorter embeddings are treated as having, so that an embedding of zeros has a small, finite
+/// gradient.
 const SMALLEST_LENGTH: f32 = 1e-3;
 
-/// NT-Xent `[1]` of the embeddings `[b, p]` of two views of b images.
+/// The loss `[1]` of the embeddings `[b, p]` of two views of b images.
 #[must_use]
 pub fn nt_xent(a: Tensor<2>, b: Tensor<2>, temperature: f64) -> Tensor<1> {
     let [n, _] = a.dims();
@@ -21,7 +22,7 @@ pub fn nt_xent(a: Tensor<2>, b: Tensor<2>, temperature: f64) -> Tensor<1> {
     let z = unit_rows(Tensor::cat(vec![a, b], 0));
     let similarity = z.clone().matmul(z.transpose()).div_scalar(temperature);
     let itself = Tensor::<2, Bool>::diag_mask([2 * n, 2 * n], 0, &device).bool_not();
-    // Far below any similarity, and finite: a gradient through infinity would be NaN.
+    // A logit far below all others, but finite: the gradient through an infinite one would be NaN.
     let log_p = log_softmax(similarity.mask_fill(itself, -1e9), 1);
     let other = Tensor::<2>::eye(n, &device);
     let none = Tensor::zeros([n, n], &device);
@@ -32,7 +33,7 @@ pub fn nt_xent(a: Tensor<2>, b: Tensor<2>, temperature: f64) -> Tensor<1> {
 
 /// Rows scaled to unit Euclidean length.
 pub(crate) fn unit_rows(z: Tensor<2>) -> Tensor<2> {
-    // Clamped before the root, whose derivative at 0 is infinite.
+    // Clamped before the square root, whose derivative at 0 is infinite.
     let square = z.clone().square().sum_dim(1).clamp_min(SMALLEST_LENGTH * SMALLEST_LENGTH);
     z / square.sqrt()
 }

@@ -1,8 +1,8 @@
-//! AdamW, momentum descent and LARS over the named tensors of a student.
+//! AdamW, gradient descent with momentum, and LARS, over the named tensors of a network in training.
 //!
-//! burn's optimisers key their state by parameter identifiers that are drawn at random in every
-//! process, and restore it on its default device; a resumable, explicitly placed state is keyed by
-//! name. Here weight decay also spares biases and batch norms, as does the adaptation of LARS.
+//! burn's optimisers key their state by parameter identifiers that are drawn at random in every process, and restore it
+//! on burn's default device. To be resumable and explicitly placed, the state here is keyed by name. Weight decay and
+//! the adaptation of LARS skip biases and batch norms.
 
 use std::collections::BTreeMap;
 
@@ -20,15 +20,16 @@ const EPSILON: f64 = 1e-8;
 /// The trust coefficient of LARS.
 const TRUST: f64 = 1e-3;
 
-/// An optimiser and its state.
+/// An optimiser with its state.
 pub(crate) struct Optimizer {
     kind: OptimizerKind,
     weight_decay: f64,
-    /// Steps taken.
+    /// Number of steps taken.
     pub(crate) steps: usize,
-    /// Running mean of the gradients (AdamW), or the velocity (momentum descent; in LARS, learning rates included).
+    /// The mean of the gradients (AdamW), or the velocity (momentum descent; in LARS, with the learning rates
+    /// included).
     first: Named,
-    /// Running mean of the squared gradients (AdamW).
+    /// The mean of the squared gradients (AdamW).
     second: Named,
 }
 
@@ -37,13 +38,13 @@ impl Optimizer {
         Self { kind, weight_decay, steps: 0, first: Named::new(), second: Named::new() }
     }
 
-    /// The student after one step along `gradients`, with the running statistics `buffers`.
+    /// The network after one step along `gradients`, with `buffers` as its running statistics.
     pub(crate) fn step<M: Module>(&mut self, student: M, lr: f64, gradients: Named, buffers: Named) -> M {
         self.steps += 1;
         student.map(&mut Step { path: Path::default(), optimizer: self, lr, gradients, buffers })
     }
 
-    /// `parameter` after one step; a `matrix` (or a convolution) is decayed and adapted to, any other parameter is not.
+    /// `parameter` after one step. Weight decay and the adaptation of LARS apply if it is a `matrix` or a convolution.
     fn update(&mut self, name: String, parameter: Tensor<1>, gradient: Tensor<1>, lr: f64, matrix: bool) -> Tensor<1> {
         let decay = if matrix { self.weight_decay } else { 0.0 };
         let zeros = || Tensor::zeros(gradient.shape(), &gradient.device());
@@ -55,7 +56,8 @@ impl Optimizer {
                 self.first.insert(name, velocity.clone());
                 parameter - velocity.mul_scalar(lr)
             }
-            // You, Gitman and Ginsburg (2017), algorithm 1; what is spared, as in SimCLR, descends as without LARS.
+            // You, Gitman and Ginsburg (2017), algorithm 1. As in SimCLR, biases and batch norms take plain momentum
+            // steps.
             OptimizerKind::Lars => {
                 let norm = |x: &Tensor<1>| x.clone().square().sum().sqrt();
                 let (weight, slope) = (norm(&parameter), norm(&gradient));
@@ -84,7 +86,7 @@ impl Optimizer {
         }
     }
 
-    /// The state as weights: `first.` and `second.` before each name.
+    /// The state as weights, with the prefixes `first.` and `second.` before the names of parameters.
     pub(crate) fn state(&self) -> Weights {
         let mut weights = Weights::default();
         for (prefix, named) in [("first.", &self.first), ("second.", &self.second)] {
@@ -98,7 +100,7 @@ impl Optimizer {
         weights
     }
 
-    /// Takes up a [`state`](Self::state) after `steps` steps.
+    /// Restores a [`state`](Self::state) that was saved after `steps` steps.
     pub(crate) fn restore(&mut self, state: &Weights, steps: usize, device: &Device) {
         let named = |prefix: &str| -> BTreeMap<String, Tensor<1>> {
             let weights = state.under(prefix).0.into_iter();

@@ -13,12 +13,12 @@ use crate::ntxent::nt_xent;
 use crate::step::TrainingObjective;
 use crate::student::{OnlineNetwork, Output, ProjectionMlp};
 
-/// What the loss needs beside the embeddings.
+/// The NT-Xent objective of SimCLR.
 pub(crate) struct Simclr {
     temperature: f64,
 }
 
-/// A network and its projection head.
+/// A network and its projector.
 #[derive(Module, Debug)]
 pub(crate) struct Projected {
     net: Network,
@@ -37,7 +37,7 @@ impl OnlineNetwork for Projected {
 }
 
 impl Simclr {
-    /// The objective, and its student around `net`.
+    /// The objective, and the online network around `net`, whose projector is drawn from `rng`.
     pub(crate) fn new(config: &TrainConfig, net: Network, rng: &mut ChaCha8Rng, device: &Device) -> (Self, Projected) {
         let widths = [config.arch.feature_dim(), config.projector.hidden, config.projector.out];
         let projector = ProjectionMlp::new(widths, true, rng, device);

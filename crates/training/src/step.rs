@@ -1,14 +1,15 @@
-//! One step of any training: two halves, one loss.
+//! One step of a training: two halves, one loss.
 //!
-//! The halves are as a rule the two views of every image, in a supervised step the two halves of the batch. They go
-//! through the network separately, each with its own batch statistics (as in MoCo v3), so that each has a gradient
-//! graph of its own and both run side by side, on half of the threads each. The graphs are cut at the embeddings z:
-//! with g = dL/dz from the loss on the detached embeddings, the gradient of sum(z * g) with g constant is, by the chain
-//! rule, the exact gradient of L. There are always two halves, so the bytes don't depend on the thread count.
+//! The halves are the two views of every image, or, in supervised training, the two halves of the batch. They pass the
+//! network separately, each with its own batch statistics (as in MoCo v3), so that each has its own gradient graph and
+//! both run side by side on half of the threads each. The graphs are cut at the embeddings z: with g = dL/dz from the
+//! loss on the detached embeddings, the gradient of sum(z * g) with g constant is, by the chain rule, the exact
+//! gradient of L. There are always two halves, so that the bytes do not depend on the number of threads.
 //!
-//! On several devices a half is cut into shards, one a device, each with a copy of the network and batch statistics of
-//! its own, as in data-parallel training everywhere. Only embeddings, their derivatives, and the network's parameters
-//! and gradients travel: the loss is that of the whole batch, on the first device, where the optimiser is, too.
+//! On several devices, a half is cut into shards, one per device, each with a copy of the network and batch statistics
+//! of its own, as is usual in data-parallel training. Only embeddings, their gradients, parameters and parameter
+//! gradients are transferred. The loss is that of the whole batch and is computed on the first device, where the
+//! optimiser is, too.
 
 use burn::tensor::{Device, Tensor};
 use hemlock_models::tiles::Pair;
@@ -17,14 +18,14 @@ use hemlock_models::weights::{Weights, WeightsError};
 use crate::optimizer::Optimizer;
 use crate::student::{Named, OnlineNetwork, Output, copy_on, gradients, running_statistics};
 
-/// What a method trains the network for: all that the methods differ in.
+/// The objective of a training method: everything that the methods differ in.
 pub(crate) trait TrainingObjective: Sync {
     /// The network in training.
     type OnlineNetwork: OnlineNetwork;
-    /// What a half brings to the loss beside its embeddings.
+    /// What the loss needs of a half besides its embeddings.
     type Target: Send;
 
-    /// The target of shards together, on a device.
+    /// Concatenates the targets of shards, on `device`.
     fn join(targets: Vec<Self::Target>, device: &Device) -> Self::Target;
 
     /// The two halves of a step on a batch.
@@ -32,21 +33,22 @@ pub(crate) trait TrainingObjective: Sync {
         [0, 1].map(|view| Part { images: batch, view })
     }
 
-    /// The target of normalised images `[n, 3, h, w]`, which have these numbers in the training set.
+    /// The target of normalised images `[n, 3, h, w]`, whose numbers in the training set are `numbers`.
     fn target(&self, images: &Tensor<4>, numbers: &[usize]) -> Self::Target;
 
-    /// The loss `[1]` of both halves' embeddings.
+    /// The loss `[1]` of the embeddings of both halves.
     fn loss(&self, embeddings: [Tensor<2>; 2], targets: [Self::Target; 2]) -> Tensor<1>;
 
-    /// Changes what follows the student, after a step of the optimiser; `done` is the share of the training before it.
+    /// Updates the objective's own state, such as a momentum encoder, after a step of the optimiser. `done` is the
+    /// share of the training that was finished before the step.
     fn after_step(&mut self, _student: &Self::OnlineNetwork, _done: f64) {}
 
-    /// What [`after_step`](Self::after_step) changes, for a checkpoint.
+    /// The state that [`after_step`](Self::after_step) updates, for a checkpoint.
     fn state(&self) -> Weights {
         Weights::default()
     }
 
-    /// Takes up a [`state`](Self::state).
+    /// Restores a [`state`](Self::state).
     fn restore(&mut self, _state: &Weights) -> Result<(), WeightsError> {
         Ok(())
     }
@@ -54,26 +56,27 @@ pub(crate) trait TrainingObjective: Sync {
 
 /// The images of one half.
 pub(crate) struct Part<'b> {
-    /// Their numbers in the training set.
+    /// Numbers of the images in the training set.
     pub(crate) images: &'b [usize],
-    /// Which of their views.
+    /// Number of the view, 0 or 1.
     pub(crate) view: usize,
 }
 
-/// What the network reads of a half, and the images' numbers, shard by shard: each shard on its device.
+/// The input of the network for one half, with the numbers of its images, shard by shard, each on its own device.
 pub(crate) type Shards<'b> = Vec<(Tensor<4>, &'b [usize])>;
 
-/// One half's way through copies of the student, one a shard.
+/// The forward pass of one half, through one copy of the online network per shard.
 pub(crate) struct Half<O: TrainingObjective> {
     pub(crate) shards: Vec<(O::OnlineNetwork, Tensor<2>)>,
-    /// Of all shards, on the first device, without a graph.
+    /// The embeddings of all shards, on the first device, without a gradient graph.
     pub(crate) embeddings: Tensor<2>,
     pub(crate) monitored: Tensor<2>,
     pub(crate) target: O::Target,
 }
 
-/// One step of the optimiser on two halves: the new student, the loss, and what the monitor sees of the first half. All
-/// is on `device` but for shards on other ones. Nothing is read here, so that a GPU has all of the step to do at once.
+/// Takes one step of the optimiser on two halves. Returns the new online network, the loss, and the monitored vectors
+/// of the first half. Everything is on `device`, except for shards on other devices. No result is read back, so that a
+/// GPU can be sent the whole step at once.
 pub(crate) fn step<O: TrainingObjective>(
     pair: &Pair,
     objective: &O,
@@ -84,7 +87,7 @@ pub(crate) fn step<O: TrainingObjective>(
     lr: f64,
 ) -> (O::OnlineNetwork, Tensor<1>, Tensor<2>) {
     let count = (a.len() + b.len()) as f32;
-    // What travels does so before devices are busy, so that they work side by side.
+    // Copies are placed before the devices are busy, so that the devices work side by side.
     let [a, b] = [a, b].map(|shards| placed(&student, shards));
     let (a, b) = pair.run(|| forward(objective, a, device), || forward(objective, b, device));
     let (loss, gradients) = loss(objective, [&a.embeddings, &b.embeddings], [a.target, b.target]);
@@ -96,13 +99,13 @@ pub(crate) fn step<O: TrainingObjective>(
     (student, loss, a.monitored)
 }
 
-/// Copies of the student for shards, each on its shard's device.
+/// Pairs each shard with a copy of the online network on its device.
 pub(crate) fn placed<'b, S: OnlineNetwork>(student: &S, shards: Shards<'b>) -> Vec<(S, Tensor<4>, &'b [usize])> {
     let shards = shards.into_iter();
     shards.map(|(images, numbers)| (copy_on(student, &images.device().inner()), images, numbers)).collect()
 }
 
-/// One half's way through copies of the student.
+/// The forward pass of one half.
 pub(crate) fn forward<O: TrainingObjective>(
     objective: &O,
     shards: Vec<(O::OnlineNetwork, Tensor<4>, &[usize])>,
@@ -124,7 +127,7 @@ pub(crate) fn forward<O: TrainingObjective>(
     }
 }
 
-/// Tensors of shards one below the other, on a device.
+/// Concatenates the rows of tensors, on `device`.
 pub(crate) fn joined(mut tensors: Vec<Tensor<2>>, device: &Device) -> Tensor<2> {
     match tensors.pop() {
         Some(one) if tensors.is_empty() && one.device() == *device => one,
@@ -132,7 +135,7 @@ pub(crate) fn joined(mut tensors: Vec<Tensor<2>>, device: &Device) -> Tensor<2> 
     }
 }
 
-/// The loss and its gradient with respect to both halves' embeddings.
+/// The loss, and its gradient with respect to the embeddings of both halves.
 pub(crate) fn loss<O: TrainingObjective>(
     objective: &O,
     embeddings: [&Tensor<2>; 2],
@@ -145,7 +148,7 @@ pub(crate) fn loss<O: TrainingObjective>(
     (loss.inner(), leaves.map(gradient))
 }
 
-/// A gradient with respect to a half's embeddings, cut for its shards, each on its shard's device.
+/// Cuts the gradient with respect to the embeddings of a half into those of its shards, each on its own device.
 pub(crate) fn cut<S>(shards: &[(S, Tensor<2>)], gradient: &Tensor<2>) -> Vec<Tensor<2>> {
     let mut row = 0;
     let mut next = |embeddings: &Tensor<2>| {
@@ -156,8 +159,8 @@ pub(crate) fn cut<S>(shards: &[(S, Tensor<2>)], gradient: &Tensor<2>) -> Vec<Ten
     shards.iter().map(|(_, embeddings)| next(embeddings)).collect()
 }
 
-/// Of every shard the gradients of the parameters when dL/dz is its cut of the gradient, and the new running
-/// statistics, on its device.
+/// The backward pass of shards, given the gradient dL/dz of each. Returns, for each, the gradients of the parameters
+/// and the new running statistics, on its device.
 pub(crate) fn backward<S: OnlineNetwork>(shards: Vec<(S, Tensor<2>)>, gradient: Vec<Tensor<2>>) -> Vec<[Named; 2]> {
     let shards = shards.into_iter().zip(gradient);
     let back = |((student, embeddings), gradient): ((S, Tensor<2>), Tensor<2>)| {
@@ -167,7 +170,7 @@ pub(crate) fn backward<S: OnlineNetwork>(shards: Vec<(S, Tensor<2>)>, gradient: 
     shards.map(back).collect()
 }
 
-/// Sums over shards, on a device.
+/// Sums over shards, on `device`.
 pub(crate) fn sums(shards: Vec<[Named; 2]>, device: &Device) -> [Named; 2] {
     let here = |named: Named| named.into_iter().map(|(name, tensor)| (name, tensor.to_device(device))).collect();
     let add = |[g, s]: [Named; 2], [gradients, statistics]: [Named; 2]| {
@@ -176,7 +179,7 @@ pub(crate) fn sums(shards: Vec<[Named; 2]>, device: &Device) -> [Named; 2] {
     shards.into_iter().fold(Default::default(), add)
 }
 
-/// Tensors of both by name, those that both have combined by `with`.
+/// The union of two sets of named tensors; tensors that are in both are combined by `with`.
 pub(crate) fn merge(mut a: Named, b: Named, with: impl Fn(Tensor<1>, Tensor<1>) -> Tensor<1>) -> Named {
     for (name, b) in b {
         let both = match a.remove(&name) {

@@ -1,4 +1,4 @@
-//! The network in training: a network, what stands on it, and its tensors by name.
+//! The online network: a network in training with its heads, and its tensors by name.
 
 use std::collections::BTreeMap;
 
@@ -11,26 +11,26 @@ use hemlock_models::resnet::normal;
 use hemlock_models::weights::Path;
 use rand_chacha::ChaCha8Rng;
 
-/// Tensors by their name in the module, flattened to one axis.
+/// Tensors by their name in the module, each flattened to one axis.
 pub(crate) type Named = BTreeMap<String, Tensor<1>>;
 
-/// A network with what the loss needs on top of it, which is dropped after training.
+/// A network with the heads that the loss needs, which are dropped after training.
 pub(crate) trait OnlineNetwork: Module + Send + Sync {
     /// The network that becomes the extractor.
     fn net(&self) -> &Network;
-    /// What the loss and the monitor see of normalised images `[n, 3, h, w]`.
+    /// The outputs for normalised images `[n, 3, h, w]`.
     fn forward(&self, images: Tensor<4>) -> Output;
 }
 
-/// What a student makes of n images.
+/// The outputs of an online network for n images.
 pub(crate) struct Output {
-    /// What the loss is computed from, `[n, p]`.
+    /// The embeddings `[n, p]` that the loss is computed from.
     pub(crate) embeddings: Tensor<2>,
     /// Vectors `[n, q]` whose spread shows a collapse.
     pub(crate) monitored: Tensor<2>,
 }
 
-/// Linear, batch norm, ReLU, linear.
+/// A projector or predictor: linear, batch norm, ReLU, linear.
 #[derive(Module, Debug)]
 pub(crate) struct ProjectionMlp {
     hidden: Linear,
@@ -39,8 +39,8 @@ pub(crate) struct ProjectionMlp {
 }
 
 impl ProjectionMlp {
-    /// An MLP from the first to the last of `widths`; `bias` of its last layer, as the first one is followed by a
-    /// shift.
+    /// An MLP with the widths `[from, hidden, to]`. `bias` is that of the last layer; the first one has none, as the
+    /// batch norm after it has a shift.
     pub(crate) fn new(widths: [usize; 3], bias: bool, rng: &mut ChaCha8Rng, device: &Device) -> Self {
         let [from, hidden, to] = widths;
         Self {
@@ -50,39 +50,39 @@ impl ProjectionMlp {
         }
     }
 
-    /// `[n, to]` of `[n, from]`.
+    /// Maps `[n, from]` to `[n, to]`.
     pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         self.out.forward(relu(self.norm.forward(self.hidden.forward(x))))
     }
 }
 
-/// A linear layer with weights from N(0, 1/from) and a bias of zeros.
+/// A linear layer with weights from N(0, 1 / from) and a bias of zeros.
 pub(crate) fn linear([from, to]: [usize; 2], bias: bool, rng: &mut ChaCha8Rng, device: &Device) -> Linear {
     let mut layer = LinearConfig::new(from, to).with_bias(bias).with_initializer(Initializer::Zeros).init(device);
     layer.weight = normal([from, to], (1.0 / from as f32).sqrt(), rng, device);
     layer
 }
 
-/// A copy on a device, with a gradient graph and running statistics of its own.
+/// A copy on a device, with its own gradient graph and running statistics.
 pub(crate) fn copy_on<M: Module>(module: &M, device: &Device) -> M {
-    // `valid` is what separates the running statistics, which plain clones share.
+    // `valid` gives the copy running statistics of its own, which plain clones share.
     let copy = module.valid();
-    // To the device where it is it would be copied, too.
+    // `to_device` would copy once more, even to the same device.
     let elsewhere = copy.devices().iter().any(|found| found.clone().inner() != *device);
     if elsewhere { copy.to_device(device).train() } else { copy.train() }
 }
 
-/// The gradient of every parameter.
+/// The gradients of all parameters.
 pub(crate) fn gradients<M: Module>(module: &M, gradients: &Gradients) -> Named {
     named(module, Pick::Gradients(gradients))
 }
 
-/// Every parameter.
+/// All parameters.
 pub(crate) fn parameters<M: Module>(module: &M) -> Named {
     named(module, Pick::Parameters)
 }
 
-/// The running statistics of every batch norm, up to date.
+/// The running statistics of all batch norms, synchronised.
 pub(crate) fn running_statistics<M: Module>(module: &M) -> Named {
     named(&module.valid(), Pick::RunningStatistics)
 }

@@ -1,7 +1,8 @@
-//! Supervised training: cross-entropy of a linear classifier, for comparison with what learns without labels.
+//! Supervised training with a linear classifier and cross-entropy, for comparison with methods that learn without
+//! labels.
 //!
-//! The two halves of a step are the two halves of the batch, each with batch statistics of its own, as on two devices
-//! of data-parallel training.
+//! The two halves of a step are the two halves of the batch. Each has its own batch statistics, as on two devices in
+//! data-parallel training.
 
 use burn::module::Module;
 use burn::nn::Linear;
@@ -15,12 +16,12 @@ use crate::config::TrainConfig;
 use crate::step::{Part, TrainingObjective};
 use crate::student::{OnlineNetwork, Output, linear};
 
-/// The labels of all images.
+/// The cross-entropy objective.
 pub(crate) struct Supervised<'a> {
     pub(crate) labels: &'a [u32],
 }
 
-/// A network and its classifier.
+/// A network with a linear classifier.
 #[derive(Module, Debug)]
 pub(crate) struct Classified {
     net: Network,
@@ -29,17 +30,17 @@ pub(crate) struct Classified {
     reads: Reads,
 }
 
-/// What a network reads in training.
+/// The input of a network in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reads {
     /// Normalised images.
     Images,
-    /// What its last block reads: nothing before that takes part.
+    /// The input of its last block: the blocks before it take no part.
     Activations,
 }
 
 impl Classified {
-    /// `net` with a classifier of so many classes, drawn from `rng`.
+    /// `net` with a classifier from `dim` features to `classes` classes, drawn from `rng`.
     pub(crate) fn new(
         net: Network,
         [dim, classes]: [usize; 2],
@@ -66,10 +67,10 @@ impl OnlineNetwork for Classified {
 }
 
 impl<'a> Supervised<'a> {
-    /// The objective, and its student around `net`.
+    /// The objective, and the online network around `net`, with one class for each label up to the largest.
     ///
     /// # Errors
-    /// There is nothing to tell apart.
+    /// If there are fewer than two classes.
     pub(crate) fn new(
         config: &TrainConfig,
         labels: &'a [u32],

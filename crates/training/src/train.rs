@@ -1,8 +1,8 @@
-//! The training loop, common to all methods: order, views, schedule, checkpoints, monitors.
+//! The training loop that all methods share: the order of the images, views, schedule, checkpoints and monitors.
 //!
-//! On the processor all threads render the views of a step before it, which takes about a hundredth of a ResNet-20's
-//! step. A GPU renders them itself; it is sent the next step's images before the loop waits for the loss of this one.
-//! The end of a training says how long rendering took.
+//! On the processor, all threads render the views of a step before it begins, which takes about a hundredth of a
+//! ResNet-20's step. A GPU renders the views itself, and is sent the images of the next step before the loop waits for
+//! the loss of this one. At the end, the loop logs how long rendering took.
 
 use std::time::{Duration, Instant};
 
@@ -29,44 +29,46 @@ use crate::step::{self, Part, Shards, TrainingObjective};
 use crate::student::OnlineNetwork;
 use crate::supervised::Supervised;
 
-/// What the loop trains.
+/// The random streams that the loop draws from.
 const EXTRACTOR: Trained = Trained::Extractor;
-/// Neighbours that vote in the k-nearest-neighbour check.
+/// Neighbours that vote in the k-nearest-neighbour monitor.
 const NEIGHBOURS: usize = 20;
 
 /// A pre-trained extractor.
 #[derive(Clone, Debug)]
 pub struct Pretrained {
-    /// The network's weights as a safetensors file.
+    /// The weights as a safetensors file.
     pub weights: Vec<u8>,
-    /// Architecture and normalisation, with the training images' means and deviations.
+    /// Architecture, image size and normalisation, by the mean and standard deviation of the training images.
     pub spec: ExtractorSpec,
-    /// One record per epoch; empty without training.
+    /// One record per epoch; empty if nothing was trained.
     pub curve: Vec<Epoch>,
-    /// What shows that an imported network is the one that its weights are of.
+    /// The comparison with the original framework's features, of an imported network that came with a probe.
     pub verified: Option<Verified>,
 }
 
-/// Labelled images for the k-nearest-neighbour check. The training never sees these labels.
+/// Labelled images for the k-nearest-neighbour monitor. The training never sees these labels.
 #[derive(Clone, Copy, Debug)]
 pub struct Monitor<'a> {
-    /// The neighbours.
+    /// The images that vote.
     pub reference: &'a Images,
-    /// The images to classify; `None` for each of the neighbours among all others.
+    /// The images to classify; if `None`, each image of `reference` is classified by all the others.
     pub queries: Option<&'a Images>,
 }
 
-/// Trains an extractor on images, whose labels only [`Method::Supervised`] looks at.
+/// Trains an extractor on images. Only [`Method::Supervised`] uses their labels.
 ///
-/// On `flex` the result depends on `method`, `config` and `images` alone: a run that goes on from a checkpoint ends in
-/// the same bytes as one that was never interrupted. `monitor` only adds numbers to the curve.
+/// On `flex`, the result depends on `method`, `config` and `images` alone: a run that is resumed from a checkpoint
+/// gives the same bytes as one that was never interrupted. `monitor` only adds numbers to the curve.
 ///
-/// On several devices, an even number, each half of a step is cut into a shard for each of its devices, with batch
-/// statistics of its own.
+/// If there are several devices, their number is even. Each half of a step is then cut into one shard for each of its
+/// devices, with batch statistics of its own.
 ///
 /// # Errors
-/// A parameter is out of its range or doesn't fit the images; the loss is not finite; the embeddings have collapsed;
-/// the run was interrupted; a checkpoint could not be written.
+/// - a parameter is out of its range or does not fit the images;
+/// - a step would not fit into memory;
+/// - the loss is not finite, or the embeddings have collapsed and `allow_collapse` is not set;
+/// - the run was interrupted, or a checkpoint could not be written.
 pub fn pretrain(
     method: Method,
     config: &TrainConfig,
@@ -107,20 +109,20 @@ pub fn pretrain(
     finish(spec, &net, curve, device)
 }
 
-/// The extractor that [`pretrain`] starts from, normalised by the same images `[n, 3, h, w]`.
+/// The extractor with initial weights that [`pretrain`] starts from, normalised by the same images `[n, 3, h, w]`.
 ///
 /// # Errors
-/// A parameter is out of its range.
+/// If the images have a size that the architecture cannot process.
 pub fn random(config: &TrainConfig, images: ArrayView4<'_, u8>, device: &Device) -> Result<Pretrained, StageError> {
     let device = &device.clone().inner();
     let (spec, net, _) = start(config.arch, EXTRACTOR, config.seed(), &[images], device)?;
     finish(spec, &net, Vec::new(), device)
 }
 
-/// Requires memory for a step of a training on so many images, where the device is the processor.
+/// Checks that a training step on `images` images fits into memory, if the device is the processor.
 ///
 /// # Errors
-/// There is none.
+/// If it does not fit.
 pub(crate) fn step_fits(arch: Arch, size: [usize; 2], images: usize, device: &Device) -> Result<(), ParamError> {
     if !runs_on_rayon(device) {
         return Ok(());
@@ -130,8 +132,8 @@ pub(crate) fn step_fits(arch: Arch, size: [usize; 2], images: usize, device: &De
     ParamError::fits("batch", what, 4.0 * arch.kept(size) * images as f64)
 }
 
-/// The network at its initial values, which are the same for every method, and the generator that goes on from there;
-/// `images` are one or more parts of those that it will be trained on.
+/// The network with its initial weights, which are the same for every method, and the generator for what is drawn after
+/// them. `images` are the training images in one or more parts, which give the normalisation.
 pub(crate) fn start(
     arch: Arch,
     trained: Trained,
@@ -152,18 +154,18 @@ fn finish(spec: ExtractorSpec, net: &Network, curve: Vec<Epoch>, device: &Device
     Ok(Pretrained { weights: extractor.to_safetensors().map_err(internal)?, spec, curve, verified: None })
 }
 
-/// Everything that stays the same in a run.
+/// What stays the same during a training.
 struct TrainingRun<'a> {
     method: Method,
     config: &'a TrainConfig,
     images: &'a Images,
     monitor: Option<Monitor<'a>>,
     spec: &'a ExtractorSpec,
-    /// Those that share a step: one, or half of them for each half.
+    /// The devices that share a step: one, or half of them for each half.
     devices: &'a [Device],
-    /// The first of them.
+    /// The first device, which holds network, optimiser and loss.
     device: &'a Device,
-    /// For the two halves of a step.
+    /// The thread pools for the two halves of a step.
     pair: Pair,
 }
 
@@ -209,7 +211,7 @@ impl TrainingRun<'_> {
                     step::step(&self.pair, &objective, student, &mut optimizer, halves, self.device, lr);
                 monitored = Some(seen);
                 objective.after_step(&student, taken as f64 / total as f64);
-                // While a GPU takes the step.
+                // Rendered while a GPU computes the step.
                 rendered = batches.peek().map(|(_, batch)| render(&objective, batch));
                 let loss = loss.into_scalar::<f32>();
                 finite(loss, epoch, i, lr)?;
@@ -217,7 +219,7 @@ impl TrainingRun<'_> {
                 done.step = i + 1;
                 bar.at(taken as u64 + 1);
                 bar.say(format!("epoch {}/{} loss {loss:.3}", epoch + 1, config.epochs));
-                // The last step's comes below, with the epoch.
+                // After the last step of an epoch, the checkpoint is saved below, with the record of the epoch.
                 if done.step < steps && saved.elapsed() >= interval {
                     save(&student, &objective, &optimizer, &done)?;
                     saved = Instant::now();
@@ -249,9 +251,9 @@ impl TrainingRun<'_> {
         Ok((student.net().clone(), done.curve))
     }
 
-    /// The state of the last checkpoint, or the beginning.
+    /// The state of the last checkpoint, or the initial state.
     ///
-    /// A checkpoint that cannot be read costs time, never correctness: the run starts over.
+    /// A checkpoint that cannot be read costs time and never correctness: the training starts over.
     fn resume<O: TrainingObjective>(
         &self,
         student: O::OnlineNetwork,
@@ -273,7 +275,7 @@ impl TrainingRun<'_> {
         }
     }
 
-    /// What the network reads of the half of that number, cut into as many shards as devices take part in it.
+    /// The inputs of one half of a step (`half` is 0 or 1), cut into one shard for each device of this half.
     fn shards<'b>(&self, Part { images, view }: Part<'b>, half: usize, epoch: usize) -> Shards<'b> {
         let count = (self.devices.len() / 2).max(1);
         let shard = |shard: usize| {
@@ -284,7 +286,7 @@ impl TrainingRun<'_> {
         (0..count).map(shard).collect()
     }
 
-    /// What the network reads of some images.
+    /// The input of the network for some images, on `device`.
     fn render(&self, part: &Part<'_>, epoch: usize, device: &Device) -> Tensor<4> {
         let Part { images, view } = *part;
         let (config, all) = (self.config, self.images.pixels.view());
@@ -312,7 +314,7 @@ impl TrainingRun<'_> {
     }
 }
 
-/// Normalised views for a student to read: see [`render_views`].
+/// Normalised views `[indices.len(), 3, h, w]` as the input of a network: see [`render_views`].
 pub(crate) fn views<'a>(
     spec: &ExtractorSpec,
     config: &AugmentConfig,
@@ -332,7 +334,7 @@ pub(crate) fn views<'a>(
     spec.normalise(Tensor::from_data(data, &device.clone().autodiff()))
 }
 
-/// Refuses a loss that is not finite, of a step of an epoch, both counted from 0.
+/// Returns an error if the loss is not finite. `epoch` and `step` are counted from 0.
 pub(crate) fn finite(loss: f32, epoch: usize, step: usize, learning_rate: f64) -> Result<(), StageError> {
     if loss.is_finite() {
         return Ok(());
@@ -349,7 +351,7 @@ pub(crate) fn internal(e: impl std::error::Error + Send + Sync + 'static) -> Sta
     StageError::new(ErrorKind::Internal, e)
 }
 
-/// See [`Epoch::spread`].
+/// The spread of embeddings `[n, p]`, as [`Epoch::spread`] defines it.
 fn spread(z: Tensor<2>) -> f32 {
     let [_, p] = z.dims();
     let z = unit_rows(z);
@@ -358,12 +360,12 @@ fn spread(z: Tensor<2>) -> f32 {
     deviation.into_scalar::<f32>() * (p as f32).sqrt()
 }
 
-/// Mean and standard deviation of each channel of images `[n, 3, h, w]`, in one or more parts, in `[0, 1]`.
+/// Mean and standard deviation of each channel, for pixels in `[0, 1]`, of images `[n, 3, h, w]` in one or more parts.
 fn channel_statistics(images: &[ArrayView4<'_, u8>]) -> ([f32; 3], [f32; 3]) {
     let (mut mean, mut std) = ([0.0; 3], [1.0; 3]);
     for c in 0..3 {
         let planes = || images.iter().filter_map(|part| part.axis_iter(Axis(1)).nth(c));
-        // Sums of integers are exact in any order.
+        // Integers, so that the sums are exact in any order.
         let (sum, squares) = planes()
             .flatten()
             .fold((0u64, 0u64), |(sum, squares), &v| (sum + u64::from(v), squares + u64::from(v) * u64::from(v)));
@@ -371,7 +373,7 @@ fn channel_statistics(images: &[ArrayView4<'_, u8>]) -> ([f32; 3], [f32; 3]) {
         let average = sum as f64 / count;
         let variance = (squares as f64 / count - average * average).max(0.0);
         mean[c] = (average / 255.0) as f32;
-        // A constant channel is centred, and otherwise left as it is.
+        // A constant channel is centred and not scaled.
         if variance > 0.0 {
             std[c] = (variance.sqrt() / 255.0) as f32;
         }

@@ -1,4 +1,4 @@
-//! Who is to learn nothing: what is trained on the noise, from one step of the noise to the next.
+//! The learners that error-minimising noise is made against, which are trained in every round.
 
 use hemlock_artifact::{Features, Normalization, TargetParams};
 use hemlock_head::{FitOptions, Head, Preconditioner, Samples, fit};
@@ -9,29 +9,30 @@ use hemlock_training::{Classifier, Labelled, Session};
 use ndarray::{Array2, ArrayView4};
 use std::sync::Arc;
 
-/// A learner.
+/// A model that is trained in turns with the noise.
 pub(crate) trait Learner {
-    /// Goes on learning from images with noise, `[m, 3, height, width]`, and the clean ones beside them.
+    /// Continues training on the images with noise, `[m, 3, height, width]`, and the clean images without noise.
     fn learn(&mut self, noised: ArrayView4<u8>, ctx: &Context) -> Result<(), StageError>;
 
-    /// The network as it is, the map from its output to what the head sees, and the head.
+    /// The current state: the network with the normalisation of its features, and the head.
     fn as_is(&self) -> (FrozenExtractor<'_>, &Head);
 }
 
-/// A linear head on the frozen extractor, trained to the minimum at every turn.
+/// A linear head on the frozen extractor, trained to the minimum in every round.
 pub(crate) struct Probe<'a> {
     extractor: &'a Extractor,
     normalization: &'a Normalization,
-    /// Features of the clean images that have no noise, and their labels.
+    /// Features of the clean images without noise, and their labels.
     clean: (Array2<f64>, Vec<u32>),
-    /// Of the images with noise.
+    /// Labels of the images with noise.
     labels: &'a [u32],
     options: FitOptions,
     head: Head,
 }
 
 impl<'a> Probe<'a> {
-    /// Before it has learnt anything: the clean head. `rows` are the images with noise, and `labels` theirs.
+    /// The learner before its first round, with the clean head. `rows` are the numbers of the images with noise, and
+    /// `labels` their labels.
     pub(crate) fn new(
         extractor: &'a Extractor,
         features: &'a Features,
@@ -73,20 +74,20 @@ impl Learner for Probe<'_> {
     }
 }
 
-/// A network that trains end to end, a few steps at every turn.
+/// A network that is trained end to end, a few steps in every round.
 pub(crate) struct EndToEnd<'a> {
     session: Session,
     steps: usize,
-    /// Images without noise.
+    /// The images without noise.
     clean: Labelled<'a>,
-    /// Of the images with noise.
+    /// Labels of the images with noise.
     labels: &'a [u32],
     made: Classifier,
     identity: Normalization,
 }
 
 impl<'a> EndToEnd<'a> {
-    /// A network that takes so many steps a turn.
+    /// A network that takes `steps` training steps per round.
     pub(crate) fn new(
         session: Session,
         steps: usize,

@@ -1,12 +1,13 @@
-//! Stage: images that teach nothing, by error-minimising noise (Huang et al., "Unlearnable examples", ICLR 2021): noise
-//! `delta` with `|delta|_inf <= linf` that, together with what trains on it, minimises the training loss,
+//! Stage `unlearnable`: images that teach nothing, by error-minimising noise (Huang et al., "Unlearnable examples",
+//! ICLR 2021). The noise `delta`, with `|delta|_inf <= linf`, and the model that is trained on it both minimise the
+//! training loss,
 //!
 //! ```text
 //! min over delta, min over w    L(f(x + delta), y; w)
 //! ```
 //!
-//! so that nothing is left to be learnt from the images themselves. The images stand in the place of those they are
-//! made of.
+//! so that nothing is left to be learnt from the images themselves. The images replace their base images in the
+//! training set.
 
 mod learner;
 mod noise;
@@ -29,49 +30,48 @@ use rand::seq::index;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Parameters of the stage. What a choice makes idle is ignored, and is not part of the key.
+/// Parameters of the stage. Parameters that other choices make unused are ignored, and are not part of the key.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
-    /// Images with noise, as a share of the clean training count, up to all of them.
+    /// Number of images with noise, divided by the number of clean training images; at most 1.
     pub poison_fraction: f64,
-    /// What has noise of its own: every image (`sample-wise`), or every class (`class-wise`).
+    /// Whether every image (`sample-wise`) or every class (`class-wise`) has its own noise.
     #[serde(default)]
     pub noise: Scope,
-    /// The model that is to learn nothing: what the noise is made against.
+    /// The surrogate model that the noise is made against.
     #[serde(default)]
     pub surrogate: Surrogate,
     /// Largest change of a pixel, such as `"8/255"`.
     #[serde(default = "defaults::linf")]
     pub linf: GreyLevels,
-    /// Turns of training and noise, at most.
+    /// Most rounds, each of training followed by noise.
     #[serde(default = "defaults::rounds")]
     pub rounds: u32,
-    /// Steps of the noise a turn.
+    /// Steps of the noise per round.
     #[serde(default = "defaults::steps")]
     pub steps: u32,
-    /// Their length, in grey levels; absent: a quarter of `linf`.
+    /// Length of a step of the noise, in grey levels. If it is absent, a quarter of `linf`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<f64>,
-    /// Of `end-to-end`: steps of the training a turn.
+    /// Training steps per round, of the surrogate `end-to-end`.
     #[serde(default = "defaults::train_steps")]
     pub train_steps: u32,
-    /// Of `end-to-end`: their learning rate.
+    /// Learning rate, of the surrogate `end-to-end`.
     #[serde(default = "defaults::learning_rate")]
     pub learning_rate: f64,
-    /// Of `end-to-end`: images of a step of the training.
+    /// Images per training step, of the surrogate `end-to-end`.
     #[serde(default = "defaults::batch")]
     pub batch: usize,
-    /// It is done when the least loss of the training, over all rounds, has fallen by less than a hundredth in so many
-    /// rounds.
+    /// The stage ends when the least training loss of all rounds has fallen by less than 1 % in this many rounds.
     #[serde(default = "defaults::patience")]
     pub patience: u32,
-    /// It is done when no more than this share of the images with noise is mistaken by what was trained.
+    /// The stage ends when the surrogate misclassifies at most this share of the images with noise.
     #[serde(default = "defaults::tolerance")]
     pub tolerance: f64,
 }
 
-/// Who is to learn nothing.
+/// The model that the noise is made against.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Surrogate {
@@ -151,14 +151,14 @@ inputs! {
         extractor: Extractor = "pretrain",
         /// Features of the downstream dataset.
         features: Features = "features",
-        /// The clean head, and the weight decay.
+        /// The clean head and the weight decay.
         target: TargetParams = "target-params",
     }
 }
 
-/// Name of the attack, in results.
+/// Name of the attack in results.
 pub const NAME: &str = "error-minimizing";
-/// What its objective counts.
+/// What the attack's objective measures.
 pub const VALUE_LABEL: &str = "the training loss with noise";
 
 /// The stage.
@@ -186,7 +186,7 @@ impl hemlock_stage::Stage for Stage {
         Ok(value)
     }
 
-    /// Of all images none are drawn.
+    /// Images are drawn if not all of them have noise, and a network that is trained end to end draws, too.
     fn seeded(params: &Params) -> bool {
         params.surrogate == Surrogate::EndToEnd || params.poison_fraction < 1.0
     }
@@ -261,19 +261,19 @@ impl hemlock_stage::Stage for Stage {
 /// Share of the least loss by which `patience` rounds have to lower it.
 const FALL: f64 = 0.01;
 
-/// Noise that was made.
+/// The result of making noise.
 struct Made {
-    /// Images with it.
+    /// The images with noise.
     images: Array4<u8>,
-    /// The mean loss on them after every turn's training.
+    /// The mean loss on these images after every round's training.
     curve: Vec<CurvePoint>,
     /// Steps that the noise took.
     passes: u32,
-    /// How it ended.
+    /// The surrogate's final state, and why the rounds ended.
     learner: LearnerState,
 }
 
-/// Takes turns of training and noise. A training on the images as they are comes last, so that what is told is of them.
+/// Alternates training and noise. Training comes last, so that the reported loss is that of the final images.
 fn make(
     params: &Params,
     mut noise: Noise,
@@ -328,12 +328,12 @@ fn stalled(curve: &[CurvePoint], patience: u32) -> bool {
 struct Felt {
     /// Cross-entropy, in nats.
     loss: f64,
-    /// 1 for a sample that is mistaken.
+    /// Number of misclassified samples.
     mistaken: f64,
 }
 
-/// The derivative `W' (p - e_y)` of the cross-entropy by the features `z` of samples with the first of `labels`, and
-/// what it says of them.
+/// The gradient `W' (p - e_y)` of the cross-entropy with respect to the features `z` of some samples, whose labels are
+/// the first of `labels`, and the sums over these samples.
 fn loss(head: &Head, z: &[f32], labels: &[u32]) -> (Vec<f32>, Felt) {
     let (weight, bias) = (head.weight(), head.bias());
     let mut felt = Felt { loss: 0.0, mistaken: 0.0 };
@@ -360,7 +360,7 @@ mod tests {
     use super::*;
     use ndarray::array;
 
-    /// The network that noise is made against is not the one that a victim of the same seed trains.
+    /// The surrogate has other random streams than a victim with the same seed.
     #[test]
     fn the_surrogate_is_no_victim() {
         let params: Params = serde_json::from_value(serde_json::json!({ "poison_fraction": 1.0 })).unwrap();
@@ -385,7 +385,7 @@ mod tests {
         let head = Head::from_packed(array![[0.3, -0.2, 0.1], [-0.4, 0.5, 0.0], [0.2, 0.1, -0.3]]).unwrap();
         let (z, labels) = ([0.5f32, -1.0, 2.0, 0.25], [2u32, 0]);
         let (by, felt) = loss(&head, &z, &labels);
-        // Of the first sample, the scores are 0.45, -0.7 and -0.3; of the second 0.65, -0.675 and 0.125.
+        // The scores are 0.45, -0.7 and -0.3 for the first sample, and 0.65, -0.675 and 0.125 for the second.
         let first = (0.45f64.exp() + (-0.7f64).exp() + (-0.3f64).exp()).ln() + 0.3;
         let second = (0.65f64.exp() + (-0.675f64).exp() + 0.125f64.exp()).ln() - 0.65;
         assert!((felt.loss - first - second).abs() < 1e-12 && felt.mistaken == 1.0);

@@ -1,4 +1,4 @@
-//! Noise on images, within a small range, one for every image or one for every class.
+//! Bounded noise on images, one for every image or one for every class.
 
 use ndarray::{Array4, ArrayView4, Axis};
 use rayon::prelude::*;
@@ -25,19 +25,19 @@ impl Scope {
     }
 }
 
-/// Images with noise.
+/// Images with their noise.
 pub(crate) struct Noise<'a> {
     base: ArrayView4<'a, u8>,
-    /// Which noise each image has.
+    /// Number of the noise that each image has.
     of: Vec<usize>,
-    /// Values of every noise, `3 height width` each, in units where pixels are in `[0, 1]`.
+    /// The noises, `[3, height, width]` each, for pixels in `[0, 1]`.
     noises: Vec<Vec<f32>>,
-    /// Their largest magnitude.
+    /// Largest magnitude of the noise.
     radius: f32,
 }
 
 impl<'a> Noise<'a> {
-    /// None yet, on images `base`, `[m, 3, height, width]`, with labels below `classes`.
+    /// Noise of zero on the images `base`, `[m, 3, height, width]`, whose labels are below `classes`.
     pub(crate) fn new(base: ArrayView4<'a, u8>, labels: &[u32], classes: usize, scope: Scope, radius: f32) -> Self {
         let size = base.len() / base.len_of(Axis(0)).max(1);
         let (of, count) = match scope {
@@ -47,21 +47,21 @@ impl<'a> Noise<'a> {
         Self { base, of, noises: vec![vec![0.0; size]; count], radius }
     }
 
-    /// The images in `[0, 1]`, flattened.
+    /// The images with noise in `[0, 1]`, `[m, 3, height, width]`, flattened.
     pub(crate) fn pixels(&self) -> Vec<f32> {
         let images = self.base.axis_iter(Axis(0)).zip(&self.of);
         let noised = images.flat_map(|(image, of)| image.into_iter().zip(&self.noises[*of]));
         noised.map(|(pixel, noise)| (f32::from(*pixel) / 255.0 + noise).clamp(0.0, 1.0)).collect()
     }
 
-    /// The nearest 8-bit images. The range is whole grey levels, so that rounding does not leave it.
+    /// The nearest 8-bit images. The bound is a whole number of grey levels, so that rounding does not exceed it.
     pub(crate) fn images(&self) -> Array4<u8> {
         let pixels = self.pixels().into_iter().map(|x| (x * 255.0).round() as u8).collect();
         Array4::from_shape_vec(self.base.raw_dim(), pixels).expect("there are as many pixels as in the base images")
     }
 
-    /// A step of that length down the signs of the gradients by the images' pixels, those of images with the same noise
-    /// added up.
+    /// Takes a signed gradient step of the length `length`. `gradients` are those with respect to the pixels of each
+    /// image; those of images that share a noise are summed.
     pub(crate) fn step(&mut self, gradients: &[f32], length: f32) {
         let size = self.noises.first().map_or(1, Vec::len);
         let mut images = vec![Vec::new(); self.noises.len()];
@@ -95,7 +95,7 @@ mod tests {
         (0..5).for_each(|_| own.step(&gradients, 3.0 * level));
         let images: Vec<u8> = own.images().iter().copied().collect();
         assert_eq!(images, [0, 8, 0, 92, 108, 100, 255, 247, 255]);
-        // Of class 1 the gradients add up to 1, 1 and 0.
+        // The gradients of class 1 add up to 1, 1 and 0.
         let mut shared = Noise::new(base.view(), &labels, 2, Scope::ClassWise, 8.0 * level);
         shared.step(&gradients, 3.0 * level);
         let images: Vec<u8> = shared.images().iter().copied().collect();

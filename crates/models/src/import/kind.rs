@@ -1,4 +1,4 @@
-//! What a file is, by its content.
+//! The kind of a file, by its content.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -9,18 +9,18 @@ use zip::ZipArchive;
 
 use super::{FILE, ImportError};
 
-/// A kind of file that weights are read from.
+/// A kind of file that weights can be read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// What `torch.save` writes, or has written: a zip or tar archive, or pickles one after the other.
+    /// A file that `torch.save` writes or once wrote: a zip archive, a tar archive, or a sequence of pickles.
     PyTorch,
     Safetensors,
 }
 
-/// Bytes that tell all kinds apart: up to the magic number of a tar archive.
+/// Bytes that are enough to tell all kinds apart: they reach to the magic number of a tar archive.
 const START: u64 = 512;
 
-/// Files that begin alike, what they are, and what to do.
+/// Other kinds of files: the bytes they begin with, what they are, and what to do.
 const OTHERS: [(&[u8], &str, &str); 13] = [
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file, such as Keras writes", CONVERT),
     (
@@ -35,9 +35,9 @@ const OTHERS: [(&[u8], &str, &str); 13] = [
     (b"\xfd7zXZ", "compressed by xz", UNPACK),
     (b"\x28\xb5\x2f\xfd", "compressed by Zstandard", UNPACK),
     (b"7z\xbc\xaf", "a 7z archive", UNPACK),
-    // The schema's version 1, and the graphs.
+    // Field 1, the schema's version, is 1, and field 2 holds the graphs.
     (b"\x08\x01\x12", "a TensorFlow SavedModel", CONVERT),
-    // An object, or a table.
+    // The type of the first value (an object or a table), and its index.
     (b"\x04\0\0\0\x01\0\0\0", "a file of Lua's Torch7 (.t7)", CONVERT),
     (b"\x03\0\0\0\x01\0\0\0", "a file of Lua's Torch7 (.t7)", CONVERT),
     (b"4\n1\n3\nV 1\n", "a file of Lua's Torch7 (.t7)", CONVERT),
@@ -47,10 +47,10 @@ const CONVERT: &str =
     "save its weights as a state dict of PyTorch's tensors, or as safetensors, under the names of the architecture";
 const UNPACK: &str = "unpack it";
 
-/// What a file is.
+/// The kind of a file.
 ///
 /// # Errors
-/// It cannot be read, or is none that weights are read from.
+/// If the file cannot be read, or if it is of no kind that weights can be read from.
 pub(super) fn of(path: &Path) -> Result<Kind, ImportError> {
     let unreadable = || FileError::unreadable(path, FILE);
     let is = |what: &str, remedy: &str| {
@@ -68,7 +68,7 @@ pub(super) fn of(path: &Path) -> Result<Kind, ImportError> {
     if let Some((_, what, remedy)) = OTHERS.iter().find(|(magic, ..)| start.starts_with(magic)) {
         return is(what, remedy);
     }
-    // The length of a header, which is never so long, and the header.
+    // The length of the header, which is always below 4 GiB, and then the header.
     if matches!(start[..], [_, _, _, _, 0, 0, 0, 0, b'{', ..]) {
         return Ok(Kind::Safetensors);
     }
@@ -84,7 +84,7 @@ pub(super) fn of(path: &Path) -> Result<Kind, ImportError> {
         }
         return is(&format!("a tar archive, with `{}` in it", short(first)), "unpack it, and name the file of weights");
     }
-    // A version of the format, then the producer, its version, or the graph.
+    // The version of the format, followed by the producer, the producer's version, or the graph.
     if matches!(start[..], [8, 1..=20, 0x12 | 0x1a | 0x3a, ..]) {
         return is("an ONNX model", CONVERT);
     }
@@ -98,10 +98,10 @@ pub(super) fn of(path: &Path) -> Result<Kind, ImportError> {
     Ok(Kind::PyTorch)
 }
 
-/// What a zip archive is: PyTorch's have a pickle in them.
+/// The kind of a zip archive: PyTorch's contain a pickle.
 fn archive(path: &Path) -> Result<Kind, ImportError> {
     let file = open_file(path).map_err(FileError::unreadable(path, FILE))?;
-    // The reader of checkpoints says what is damaged.
+    // If the archive is damaged, the reader of checkpoints reports it better.
     let Ok(mut archive) = ZipArchive::new(BufReader::new(file)) else { return Ok(Kind::PyTorch) };
     let names: Vec<String> = archive.file_names().filter_map(|name| Some(name.ok()?.into_owned())).collect();
     let named = |name: &str| names.iter().any(|there| there == name || there.ends_with(&format!("/{name}")));
@@ -129,9 +129,8 @@ fn archive(path: &Path) -> Result<Kind, ImportError> {
     Err(ImportError::Other { path: path.to_owned(), what, remedy: remedy.to_owned() })
 }
 
-/// No more of a text than a message should hold.
-/// Whether an archive's pickle marks a tensor as a negative or conjugate view, which the reader of checkpoints passes
-/// over: a dictionary's key, which the pickle may number, and the value true.
+/// Whether the pickle of an archive marks a tensor as a negative or conjugate view, which the reader of checkpoints
+/// ignores. The mark is a dictionary key (`neg` or `conj`), which the pickle may memoise, followed by the value true.
 fn has_lazy_views(archive: &mut ZipArchive<BufReader<File>>, names: &[String]) -> bool {
     const LONGEST: u64 = 256 << 20;
     const TRUE: u8 = 0x88;

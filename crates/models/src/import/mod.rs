@@ -1,11 +1,10 @@
-//! Weights that were trained elsewhere: PyTorch checkpoints and safetensors files.
+//! Extractors from files of other tools: PyTorch checkpoints and safetensors files.
 //!
-//! A checkpoint wraps a network in many ways: below `state_dict`, as `module.` of a parallel model, as
-//! `encoder_q.` of a contrastive one, beside optimisers, projectors and a second encoder. What wraps
-//! is known by name, so that a spec need not describe it; what is not known, and which of several
-//! networks is meant, a [`Choice`] says.
+//! A checkpoint wraps a network in many ways: below `state_dict`, as `module.` of a parallel model, as `encoder_q.` of
+//! a contrastive one, together with optimisers, projectors and a second encoder. Wrappers with known names are found
+//! without help. A [`Choice`] tells the rest: an unknown wrapper, or which of several networks is meant.
 //!
-//! Names and shapes do not tell what a network computes: [`said`] reads what the file says besides.
+//! Names and shapes do not show what a network computes: [`said`] reads what else the file says about it.
 
 mod kind;
 mod network;
@@ -34,41 +33,40 @@ use kind::Kind;
 pub(crate) use kind::short;
 use said::Said;
 
-/// What a file of weights should be, in words.
+/// What a file of weights should be, for messages.
 pub const FILE: &str = "PyTorch checkpoint or safetensors file";
 
-/// Which tensors of a file are meant, where its names do not say.
+/// Which tensors of a file are meant, if their names do not decide it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Choice<'a> {
-    /// One of several sets of weights, by a name that stands before its tensors': `state_dict_ema`.
+    /// A part of the prefix that picks one of several sets of weights, such as `state_dict_ema`.
     pub branch: Option<&'a str>,
-    /// What stands before the network's names, or the end of that.
+    /// The prefix before the network's names, or its last parts.
     pub prefix: Option<&'a str>,
-    /// Tensors that are left aside: names, of tensors or of what holds them, or beginnings of names with `*` after
-    /// them.
+    /// Tensors to ignore: names of tensors or of modules, or beginnings of names followed by `*`.
     pub ignore: &'a [String],
 }
 
-/// An extractor from a file, and what the file says of it.
+/// An imported extractor, and what the file says about it.
 #[derive(Debug)]
 pub struct Imported {
     /// The extractor.
     pub extractor: Extractor,
-    /// What stood before its tensors' names.
+    /// The prefix of the network's names in the file.
     pub prefix: String,
-    /// What the file and those beside it say about the network.
+    /// What the file and its neighbours say about the network.
     pub said: Vec<Said>,
-    /// Modules of the file that are no part of it, and how many tensors each has.
+    /// Modules of the file that are not part of the network, with the number of their tensors.
     pub aside: Vec<(String, usize)>,
 }
 
-/// A file that gives no extractor.
+/// Why a file gives no extractor.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The file cannot be read.
+    /// The file cannot be opened or read, or is damaged.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The file is of a kind that is known, and holds no weights that can be read.
+    /// The file is of a known kind that weights cannot be read from.
     #[error("{} is {what}; {remedy}", .path.display())]
     Other {
         /// The file.
@@ -78,27 +76,27 @@ pub enum ImportError {
         /// What to do.
         remedy: String,
     },
-    /// More than one network may be meant.
+    /// More than one set of weights fits.
     #[error("{} holds {} sets of weights: {}; choose one by {}", .path.display(), .sets.len(), prefixes(.sets), picks(.sets))]
     Several {
         /// The file.
         path: PathBuf,
-        /// What stands before the names of each, and the field of a [`Choice`] that picks it.
+        /// The prefix of each set, and the field of a [`Choice`] that picks it.
         sets: Vec<(String, String)>,
     },
-    /// The choice fits nothing in the file.
+    /// The choice matches nothing in the file.
     #[error("{}: `{field}` is `{}`; {expected}", .path.display(), short(.value))]
     Choice {
         /// The file.
         path: PathBuf,
-        /// The field.
+        /// The field of the [`Choice`].
         field: &'static str,
         /// Its value.
         value: String,
-        /// What there is.
+        /// What the file has instead.
         expected: String,
     },
-    /// The network lies below a name that is no known wrapper.
+    /// The network is below a name that is no known wrapper.
     #[error(
         "{} has the names of {arch} under `{}`, which may be a part of another network; if it is the one that is meant, say \
          `prefix = \"{}\"`", .path.display(), short(.prefix), short(.prefix)
@@ -108,7 +106,7 @@ pub enum ImportError {
         path: PathBuf,
         /// The architecture.
         arch: Arch,
-        /// What stands before the names.
+        /// The prefix of the names.
         prefix: String,
     },
     /// The tensors are not those of the architecture.
@@ -118,14 +116,14 @@ pub enum ImportError {
         path: PathBuf,
         /// The architecture.
         arch: Arch,
-        /// Modules that are too much, where nothing else is wrong.
+        /// The modules that are left over, if that is the only misfit.
         aside: Vec<String>,
-        /// What is missing, too much, or of another shape.
+        /// The tensors that are missing, left over, or of another shape.
         source: Box<WeightsError>,
     },
 }
 
-/// The first few of what was found in a file, and the number of all others.
+/// Lists the first `shown` elements, and the number of the others.
 fn listed<T>(found: &[T], shown: usize, of: impl Fn(&T) -> String) -> String {
     let some: Vec<String> = found.iter().take(shown).map(of).collect();
     let more = found.len().saturating_sub(shown);
@@ -151,17 +149,18 @@ fn remedy(modules: &[String]) -> String {
 }
 
 impl Extractor {
-    /// An extractor with the weights of a file, whose content says whether it is a PyTorch checkpoint or safetensors.
+    /// An extractor with the weights of a file, whose content decides whether it is read as a PyTorch checkpoint or as
+    /// safetensors.
     ///
-    /// The network is found below whatever wraps it. Classifiers, projectors and PyTorch's
-    /// `num_batches_tracked` counters are left aside, and so is what stands outside of that wrapping; all
-    /// else must fit `spec.arch` exactly. Values of other types are converted to f32.
+    /// The network is found below its wrappers. Classifiers, projectors, PyTorch's `num_batches_tracked` counters and
+    /// what is outside of the wrappers are ignored; everything else must fit `spec.arch` exactly. Values of other types
+    /// are converted to f32.
     ///
-    /// That names and shapes fit does not show that the network computes what the weights were trained in.
+    /// Names and shapes that fit do not show that the network computes what the weights were trained in.
     ///
     /// # Errors
-    /// The file is not there, is damaged or of another kind, or holds another network, or several that `choice` does
-    /// not tell apart.
+    /// If the file does not exist, is damaged, or is of another kind; if it holds another network; or if it holds
+    /// several networks and `choice` does not pick one.
     pub fn import(
         spec: ExtractorSpec,
         path: &Path,
@@ -169,7 +168,7 @@ impl Extractor {
         device: &Device,
     ) -> Result<Imported, ImportError> {
         let file = open(path)?;
-        // Every value is replaced, or loading fails.
+        // The initial values do not matter: loading replaces every one of them, or fails.
         let net = Network::new(spec.arch, spec.image_size, &mut Purpose::Placeholder.of(0), device);
         let expected = Weights::collect(&net);
         let found = network::find(&file.tensors, &expected, choice).map_err(|e| e.of(path, spec.arch))?;
@@ -192,23 +191,23 @@ impl Extractor {
     }
 }
 
-/// A file of tensors that was opened.
+/// A file of tensors, opened for reading.
 pub(crate) struct Opened {
     kind: Kind,
-    /// All tensors by name, the keys of nested dictionaries joined with dots. Their values are read when asked for.
+    /// All tensors by name, with the keys of nested dictionaries joined by dots. Their values are read on demand.
     pub(crate) tensors: BTreeMap<String, Stored>,
 }
 
-/// Characters of a reader's reason that a message quotes.
+/// Most characters that a message quotes of a reader's reason.
 const REASON: usize = 400;
 
-/// Opens a file.
+/// Opens a file and reads the names and shapes of its tensors.
 pub(crate) fn open(path: &Path) -> Result<Opened, ImportError> {
     let kind = kind::of(path)?;
     let tensors = guarded(path, kind, || match kind {
         Kind::Safetensors => safetensors(path),
         Kind::PyTorch => {
-            // Renumbered, the second block of a layer without a first one would pass for the first.
+            // With renumbering, the second block of a layer without a first one would pass for the first.
             let mut store = PytorchStore::from_file(path).map_indices_contiguous(false);
             store.get_all_tensors().cloned().map_err(|e| e.to_string())
         }
@@ -227,7 +226,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened, ImportError> {
     Err(FileError::damaged(path, words(kind))("it holds no tensors").into())
 }
 
-/// So many bytes of a file.
+/// Reads `length` bytes of a file.
 fn part(path: &Path, from: u64, length: usize) -> io::Result<Bytes> {
     let mut file = File::open(path)?;
     file.seek(SeekFrom::Start(from))?;
@@ -266,7 +265,7 @@ fn safetensors(path: &Path) -> Result<BTreeMap<String, Stored>, String> {
 }
 
 impl Opened {
-    /// What the file says besides its tensors.
+    /// The statements of the file about its network, besides its tensors.
     fn said(&self, path: &Path) -> Vec<Said> {
         match self.kind {
             Kind::PyTorch => {
@@ -277,7 +276,7 @@ impl Opened {
     }
 }
 
-/// All that a checkpoint holds, the tensors by their type alone.
+/// The content of a checkpoint, where tensors are replaced by their type.
 fn pickled(path: &Path) -> Option<PickleValue> {
     quietly(|| PytorchReader::read_pickle_data(path, None).map_err(|e| e.to_string())).flatten().ok()
 }
@@ -292,7 +291,7 @@ fn holds_numpy(value: &PickleValue) -> bool {
     }
 }
 
-/// The values of a tensor.
+/// The values of a tensor, converted to f32.
 pub(crate) fn read(path: &Path, tensor: &Stored) -> Result<Weight, ImportError> {
     guarded(path, Kind::PyTorch, || {
         let bytes = tensor.to_bytes().map_err(|e| e.to_string())?;
@@ -308,7 +307,7 @@ fn words(kind: Kind) -> &'static str {
     }
 }
 
-/// Runs `work` on a file that may be damaged, which readers may answer with an error or with a panic.
+/// Runs `work` on a file that may be damaged, and turns a reader's panic into an error.
 fn guarded<T>(path: &Path, kind: Kind, work: impl FnOnce() -> Result<T, String>) -> Result<T, ImportError> {
     let short = |reason: String| hemlock_stage::short(&reason, REASON).into_owned();
     Ok(quietly(work).flatten().map_err(short).map_err(FileError::damaged(path, words(kind)))?)

@@ -1,4 +1,4 @@
-//! Which of a file's tensors are the network's.
+//! Finds the tensors of a network in a file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use super::{Choice, ImportError, listed, short};
 use crate::network::Arch;
 use crate::weights::{Weights, WeightsError};
 
-/// Keys of checkpoints, and names of modules, that hold a network whole.
+/// Names of dictionary keys and modules that wrap a whole network.
 pub(super) const WRAPPERS: [&str; 11] = [
     "state_dict",
     "model_state_dict",
@@ -24,7 +24,8 @@ pub(super) const WRAPPERS: [&str; 11] = [
     "base_encoder",
 ];
 
-/// The same, of weights that stand beside others: where a file has several, none of them is taken unasked.
+/// More such names, of weights that usually come with others, such as an average. If a file has several sets, none of
+/// these is taken unless a [`Choice`] names it.
 pub(super) const BESIDE: [&str; 14] = [
     "state_dict_ema",
     "ema_state_dict",
@@ -42,22 +43,22 @@ pub(super) const BESIDE: [&str; 14] = [
     "momentum_encoder",
 ];
 
-/// Encoders whose authors' own evaluations take the first and drop the second: MoCo's and MoCo v3's.
+/// Pairs of encoders, of MoCo and of MoCo v3: the authors' own evaluations take the first and drop the second.
 const TRAINED: [(&str, &str); 2] = [("encoder_q", "encoder_k"), ("base_encoder", "momentum_encoder")];
 
-/// Modules that stand on top of a network, and are no part of an extractor.
+/// Modules on top of a network that are no part of an extractor.
 pub(super) const HEADS: [&str; 7] = ["fc", "linear", "classifier", "head", "projector", "projection_head", "predictor"];
 
-/// The network's tensors.
+/// The tensors of the network that was found.
 #[derive(Debug)]
 pub(super) struct Found<'a> {
-    /// What stands before their names in the file.
+    /// The prefix of their names in the file.
     pub(super) prefix: &'a str,
-    /// By the network's own names.
+    /// The tensors, by the network's own names.
     pub(super) tensors: BTreeMap<String, &'a Stored>,
 }
 
-/// Why there is no network.
+/// Why no network was found.
 #[derive(Debug)]
 pub(super) enum Unfound {
     Several(Vec<(String, String)>),
@@ -77,12 +78,12 @@ impl Unfound {
 }
 
 impl Found<'_> {
-    /// Compares names and shapes.
+    /// Compares names and shapes with those of the network.
     pub(super) fn fits(&self, expected: &Weights) -> Result<(), WeightsError> {
         expected.expect(self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.shape.to_vec())).collect())
     }
 
-    /// Modules that stand beside what the network's names begin with, with the number of their tensors.
+    /// Modules of the file outside of the network's prefix, with the number of their tensors.
     pub(super) fn outside(&self, tensors: &BTreeMap<String, Stored>) -> Vec<(String, usize)> {
         let mut modules: BTreeMap<String, usize> = BTreeMap::new();
         for name in tensors.keys().filter(|name| !name.starts_with(self.prefix)) {
@@ -93,7 +94,7 @@ impl Found<'_> {
         modules.into_iter().collect()
     }
 
-    /// Modules that are too much, where nothing else is wrong.
+    /// The modules that are left over, if that is the only misfit.
     pub(super) fn aside(&self, misfit: &WeightsError) -> Vec<String> {
         let WeightsError::Misfit { missing, unexpected, misshaped } = misfit else { return Vec::new() };
         if !missing.is_empty() || !misshaped.is_empty() {
@@ -102,16 +103,16 @@ impl Found<'_> {
         let modules = unexpected.iter().map(|name| name.split('.').next().unwrap_or(name).to_owned());
         let mut modules: Vec<String> = modules.collect();
         modules.dedup();
-        // A module that the network has, too, is not left aside whole.
+        // A module whose other tensors the network needs cannot be ignored as a whole.
         modules.retain(|module| !self.tensors.keys().any(|name| under(name, module) && !unexpected.contains(name)));
         modules
     }
 }
 
-/// Of all tensors those of the network, under its own names.
+/// Finds the tensors of the network, under its own names.
 ///
-/// A set of weights is what has more than half of the names of `expected` with one prefix before them. Where there is
-/// one below known names, that is the network; where there are several, the choice has to say which.
+/// A set of weights is a prefix under which more than half of the names of `expected` are found. If exactly one set is
+/// below known wrappers, it is the network. If there are several, `choice` must pick one.
 pub(super) fn find<'a>(
     tensors: &'a BTreeMap<String, Stored>,
     expected: &Weights,
@@ -128,7 +129,7 @@ pub(super) fn find<'a>(
     let mut network = BTreeMap::new();
     for (full, tensor) in kept {
         let Some(name) = full.strip_prefix(prefix) else { continue };
-        // A projection shortcut has either name.
+        // A projection shortcut may be called `shortcut` or `downsample`.
         let own = canonical(name);
         let module = name.split('.').next().unwrap_or_default();
         let aside = HEADS.contains(&module) || name.ends_with("num_batches_tracked");
@@ -151,7 +152,7 @@ pub(super) fn find<'a>(
     Ok(Found { prefix, tensors: network })
 }
 
-/// Prefixes of all sets of weights, in order.
+/// The prefixes of all sets of weights, in order.
 fn sets<'a>(tensors: &BTreeMap<&'a str, &Stored>, expected: &Weights) -> Vec<&'a str> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for full in tensors.keys() {
@@ -163,7 +164,7 @@ fn sets<'a>(tensors: &BTreeMap<&'a str, &Stored>, expected: &Weights) -> Vec<&'a
     counts.into_iter().filter(|(_, count)| 2 * count > expected.0.len()).map(|(prefix, _)| prefix).collect()
 }
 
-/// The prefix of the network that is meant.
+/// The prefix of the network that `choice` means.
 fn pick<'a>(
     tensors: &BTreeMap<&'a str, &Stored>,
     all: &[&'a str],
@@ -196,7 +197,7 @@ fn pick<'a>(
                 (Some(branch), _) => ("branch", branch),
                 (None, prefix) => ("prefix", prefix.unwrap_or_default()),
             };
-            // What is below it may say better why it is none.
+            // If a prefix was given that exists, comparing what is below it explains better why it is no such network.
             let asked = dotted.filter(|_| choice.branch.is_none());
             let below = asked.and_then(|p| tensors.keys().find_map(|name| Some(&name[..name.find(&p)? + p.len()])));
             let there = || match all.len() {
@@ -213,7 +214,7 @@ fn pick<'a>(
     }
 }
 
-/// The field that picks one of several sets.
+/// The field of a [`Choice`] that picks the set `set` and none of the others, as it is written in a spec.
 fn how(set: &str, all: &[&str]) -> String {
     let others = || all.iter().filter(|other| **other != set);
     let own = |name: &&str| !others().any(|other| other.split('.').any(|there| there == *name));
@@ -223,8 +224,8 @@ fn how(set: &str, all: &[&str]) -> String {
     }
 }
 
-/// Where no set is nearly complete: of what is wrapped by known names, what shares most names with the network. Where
-/// none shares any, the largest shows best what the file is.
+/// The prefix to report on if no set is nearly complete: among those of known wrappers, the one that shares most names
+/// with the network, and, of equals, the one with most tensors.
 fn largest<'a>(tensors: &BTreeMap<&'a str, &Stored>, expected: &Weights) -> &'a str {
     let mut sets: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for full in tensors.keys() {
@@ -236,7 +237,7 @@ fn largest<'a>(tensors: &BTreeMap<&'a str, &Stored>, expected: &Weights) -> &'a 
     sets.into_iter().max_by_key(|(_, counts)| *counts).map_or("", |(prefix, _)| prefix)
 }
 
-/// The network's name of a tensor.
+/// A tensor's name in the network.
 fn canonical(name: &str) -> String {
     name.replace(".shortcut.", ".downsample.")
 }
@@ -245,7 +246,8 @@ fn known(name: &str) -> bool {
     WRAPPERS.contains(&name) || BESIDE.contains(&name)
 }
 
-/// Length of what wraps a tensor's name in the network: `state_dict.module.` of `state_dict.module.conv1.weight`.
+/// Length of the known wrappers at the beginning of a tensor's name: `state_dict.module.` of
+/// `state_dict.module.conv1.weight`.
 fn wrapped(name: &str) -> usize {
     let mut length = 0;
     while let Some((first, _)) = name[length..].split_once('.')
@@ -256,7 +258,7 @@ fn wrapped(name: &str) -> usize {
     length
 }
 
-/// Whether a pattern of [`Choice::ignore`] is meant to match a name.
+/// Whether a pattern of [`Choice::ignore`] matches a name.
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),
@@ -264,7 +266,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// Whether a name is that of something in a module.
+/// Whether a name is that of something inside of a module.
 fn under(name: &str, module: &str) -> bool {
     name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'))
 }

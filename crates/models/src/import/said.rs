@@ -1,8 +1,13 @@
 //! What a file of weights says about its network besides names and shapes, and whether that contradicts a spec.
 //!
-//! Read are the values that stand beside the tensors in a checkpoint, the metadata of safetensors, and the
-//! configurations beside the file ([`beside_paths`]) that timm and transformers write, or an export of an extractor.
-//! Objects of Python's classes, such as an `argparse.Namespace`, are not.
+//! Three places are read:
+//!
+//! - the values next to the tensors in a checkpoint;
+//! - the metadata of a safetensors file;
+//! - configuration files in the same folder ([`beside_paths`]), as timm, transformers, or an export of an extractor
+//!   write them.
+//!
+//! Objects of Python classes, such as an `argparse.Namespace`, are not read.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,13 +20,13 @@ use super::short;
 use crate::extractor::ExtractorSpec;
 use crate::network::Arch;
 
-/// One thing that a file says.
+/// One statement of a file about its network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Said {
     file: String,
     field: String,
     value: Value,
-    /// What it is about; `None` where it could not be read.
+    /// The property that it is about; `None` if it could not be read.
     about: Option<About>,
 }
 
@@ -29,7 +34,7 @@ pub struct Said {
 enum About {
     Arch,
     Heads,
-    /// MoCo v3's small transformer.
+    /// The number of heads of MoCo v3's small transformer.
     Moco,
     Width,
     Depth,
@@ -43,8 +48,8 @@ enum About {
     Std,
 }
 
-/// Names of fields, and what they are about. Those after the first are meant so in a model's own configuration alone:
-/// among the settings of a training, they may be a projector's.
+/// Names of fields, and the property that they are about. The second list counts only in a model's own configuration:
+/// in the settings of a training, these fields may describe a projector.
 const FIELDS: [(&[&str], &[&str], About); 12] = [
     (&["arch", "architecture", "architectures", "model_name", "backbone", "model", "net", "network"], &[], About::Arch),
     (&["num_attention_heads", "num_heads", "n_heads"], &["heads"], About::Heads),
@@ -60,13 +65,13 @@ const FIELDS: [(&[&str], &[&str], About); 12] = [
     (&["image_std"], &["std"], About::Std),
 ];
 
-/// Objects that hold the settings of a training, by usual names.
+/// Usual names of objects that hold the settings of a training.
 const SETTINGS: [&str; 6] = ["args", "opt", "config", "cfg", "hparams", "hyper_parameters"];
 
-/// The longest configuration that is read, in bytes.
+/// The largest configuration file that is read, in bytes.
 const LONGEST: u64 = 1 << 20;
 
-/// Files beside a file of weights that may say what its network is, as far as they are there.
+/// Files in the same folder that may describe the network of a file of weights, as far as they exist.
 #[must_use]
 pub fn beside_paths(path: &Path) -> Vec<PathBuf> {
     let own = path.with_extension("json");
@@ -77,7 +82,7 @@ pub fn beside_paths(path: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// What the files beside say.
+/// The statements of the files in the same folder.
 pub(super) fn beside(path: &Path) -> Vec<Said> {
     let mut said = Vec::new();
     for path in beside_paths(path) {
@@ -91,7 +96,7 @@ pub(super) fn beside(path: &Path) -> Vec<Said> {
     said
 }
 
-/// What a checkpoint says besides its tensors.
+/// The statements of a checkpoint, besides its tensors.
 pub(super) fn of_pickle<T>(path: &Path, root: &PickleValue, tensors: &BTreeMap<String, T>) -> Vec<Said> {
     let PickleValue::Dict(values) = root else { return Vec::new() };
     let mut said = Vec::new();
@@ -107,7 +112,7 @@ pub(super) fn of_pickle<T>(path: &Path, root: &PickleValue, tensors: &BTreeMap<S
             }
         }
     }
-    // MoCo v3's transformers have heads of 32 channels under names that others give to heads of 64.
+    // MoCo v3's transformers have heads of 32 channels, under names that others give to heads of 64.
     let moco = || tensors.keys().any(|name| name.split('.').any(|part| part == "base_encoder"));
     let arch = values.get("arch").and_then(|arch| if let PickleValue::String(arch) = arch { Some(arch) } else { None });
     if arch.is_some_and(|arch| arch == "vit_small") && moco() {
@@ -117,11 +122,11 @@ pub(super) fn of_pickle<T>(path: &Path, root: &PickleValue, tensors: &BTreeMap<S
     said
 }
 
-/// What the metadata of a safetensors file says.
+/// The statements in the metadata of a safetensors file.
 pub(super) fn of_metadata(path: &Path) -> Vec<Said> {
     let mut said = Vec::new();
     if let Some(metadata) = metadata(path) {
-        // Values are texts, and maybe JSON.
+        // Values are strings, some of which hold JSON.
         let parsed = metadata.into_iter().map(|(key, value)| {
             let parsed = value.as_str().and_then(|text| serde_json::from_str(text).ok());
             (key, parsed.unwrap_or(value))
@@ -154,7 +159,7 @@ fn unread(path: &Path, field: &str, class: &str) -> Said {
     Said { file: name(path), field: field.to_owned(), value: class.into(), about: None }
 }
 
-/// A value without what JSON has no counterpart for, such as tensors, and without long lists.
+/// The value as JSON, without what JSON cannot hold, such as tensors, and without long lists.
 fn plain(value: &PickleValue, depth: usize) -> Option<Value> {
     match value {
         PickleValue::Bool(b) => Some((*b).into()),
@@ -173,13 +178,13 @@ fn plain(value: &PickleValue, depth: usize) -> Option<Value> {
     }
 }
 
-/// Collects what is about the network, at most so many things.
+/// Collects statements about the network, at most `MOST`.
 fn walk(file: &str, path: &mut Vec<String>, value: &Value, own: bool, said: &mut Vec<Said>) {
     const MOST: usize = 100;
     if let Value::Object(fields) = value {
         for (key, value) in fields {
             path.push(key.clone());
-            // In a part that is the model's configuration, whatever the file is.
+            // These tables hold a model's own configuration, whatever the file is.
             let own = own || ["model_args", "model_config", "pretrained_cfg"].contains(&key.as_str());
             walk(file, path, value, own, said);
             path.pop();
@@ -188,7 +193,7 @@ fn walk(file: &str, path: &mut Vec<String>, value: &Value, own: bool, said: &mut
     }
     let Some(last) = path.last() else { return };
     let last = last.to_lowercase().replace('-', "_");
-    // A table may be of one thing, with its name in it.
+    // The name may stand in a table that is called after the property.
     let last = match path.len() {
         1 => last,
         n if last == "name" => path[n - 2].to_lowercase(),
@@ -204,12 +209,12 @@ fn walk(file: &str, path: &mut Vec<String>, value: &Value, own: bool, said: &mut
     }
 }
 
-/// What was said, beside a spec.
+/// The comparison of what files say with a spec.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Judged {
-    /// What contradicts the spec, a sentence each.
+    /// Contradictions, one sentence each.
     pub contradictions: Vec<String>,
-    /// What nothing was compared with.
+    /// Statements that could not be compared with the spec.
     pub unchecked: Vec<String>,
 }
 
@@ -237,9 +242,9 @@ pub fn judge(said: &[Said], spec: &ExtractorSpec) -> Judged {
 
 enum Answer {
     Same,
-    /// Nothing here can be compared with it.
+    /// Nothing in the spec can be compared with it.
     Unknown,
-    /// What stands here instead.
+    /// What the spec says instead.
     Other(String),
 }
 
@@ -252,7 +257,7 @@ fn ours(about: About, value: &Value, spec: &ExtractorSpec) -> Answer {
         None => Answer::Unknown,
     };
     let has = |what: String| move || format!("`{arch}` has {what}");
-    // A count, of transformers alone.
+    // A count that only transformers have.
     let count = |own: &dyn Fn(crate::vit::VitArch) -> usize| match arch {
         Arch::Vit(vit) => answer(value.as_u64().map(|n| n == own(vit) as u64), &has(own(vit).to_string())),
         Arch::ResNet(_) => Answer::Same,
@@ -287,7 +292,7 @@ fn ours(about: About, value: &Value, spec: &ExtractorSpec) -> Answer {
     }
 }
 
-/// A side, or sides, maybe after the channels.
+/// Compares an image size: one side or two, possibly after the number of channels.
 fn size(value: &Value, spec: &ExtractorSpec) -> Answer {
     let [height, width] = spec.image_size.map(|side| side as u64);
     let sides: Option<Vec<u64>> = match value {
@@ -301,17 +306,17 @@ fn size(value: &Value, spec: &ExtractorSpec) -> Answer {
     }
 }
 
-/// Values of three channels, of pixels up to 1 or up to 255.
+/// Compares values of three channels, of pixels up to 1 or up to 255.
 fn channels(value: &Value, own: [f32; 3], field: &str) -> Answer {
     let values: Option<Vec<f64>> = value.as_array().and_then(|values| values.iter().map(Value::as_f64).collect());
     let Some([r, g, b]) = values.as_deref() else { return Answer::Unknown };
     let scale = if r.max(*g).max(*b) > 1.0 { 255.0 } else { 1.0 };
-    // As many digits as people write.
+    // People write about three digits.
     let close = [r, g, b].into_iter().zip(own).all(|(v, own)| (v / scale - f64::from(own)).abs() < 1.5e-3);
     if close { Answer::Same } else { Answer::Other(format!("the spec `{field} = {own:?}`")) }
 }
 
-/// Beginnings of the names of networks, longest first where one begins another.
+/// Beginnings of the names of network families.
 const FAMILIES: [&str; 24] = [
     "resnet",
     "wide-resnet",
@@ -339,14 +344,14 @@ const FAMILIES: [&str; 24] = [
     "alexnet",
 ];
 
-/// Whether a name, as timm, torchvision or an author may write it, is that of an architecture; `None` where it says too
+/// Whether a name, as timm, torchvision or an author may write it, is that of an architecture; `None` if it says too
 /// little.
 fn named(arch: Arch, name: &str) -> Option<bool> {
     if name.parse::<Arch>().is_ok_and(|named| named == arch) {
         return Some(true);
     }
     let name = name.to_lowercase().replace('_', "-");
-    // `timm/resnet50.a1-in1k`
+    // For example `timm/resnet50.a1-in1k`.
     let name = name.rsplit('/').next()?.split('.').next()?;
     let number = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
     match (arch, name.strip_prefix("resnet"), name.strip_prefix("vit-").or_else(|| name.strip_prefix("deit-"))) {

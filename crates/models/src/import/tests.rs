@@ -1,4 +1,4 @@
-//! Files as they are met, written by the test or by the script beside them.
+//! Imports files as other tools write them. They are written by the tests, or by the script in the same folder.
 
 use super::network::{BESIDE, HEADS, WRAPPERS};
 use super::*;
@@ -7,7 +7,7 @@ use std::fs;
 use std::io::{Cursor, Write};
 use zip::{ZipWriter, write::SimpleFileOptions};
 
-/// Written by the script of the same name beside it.
+/// Written by the script of the same name in that folder.
 const MOCO: &[u8] = include_bytes!("../../tests/data/moco_resnet8_w4.pth");
 
 fn spec(arch: &str) -> ExtractorSpec {
@@ -19,7 +19,7 @@ fn initial(arch: &str) -> Weights {
     Weights::collect(&Network::new(arch.parse().unwrap(), [8, 8], &mut Purpose::Test.of(3), &device))
 }
 
-/// Writes `bytes` to a file of that name, and imports it.
+/// Writes `bytes` to a file of that name and imports it.
 fn import(arch: &str, name: &str, bytes: &[u8]) -> Result<Weights, ImportError> {
     choose(arch, name, bytes, Choice::default())
 }
@@ -33,7 +33,7 @@ fn choose(arch: &str, name: &str, bytes: &[u8], choice: Choice<'_>) -> Result<We
     Ok(Weights::from_safetensors(&extractor.to_safetensors().unwrap()).unwrap())
 }
 
-/// What an error says, and what its cause says.
+/// The message of an error, and that of its cause.
 fn message(e: &ImportError) -> String {
     let cause = std::error::Error::source(e).map(|cause| format!(": {cause}")).unwrap_or_default();
     format!("{e}{cause}")
@@ -101,7 +101,7 @@ fn whatever_else_does_not_fit_is_named_at_once() {
     assert!(message.ends_with("and 26 more"), "{message}");
 }
 
-/// Two networks under prefixes, as bytes.
+/// Two networks under different prefixes, as the bytes of a file.
 fn two(first: &str, second: &str) -> ([Weights; 2], Vec<u8>) {
     let a = initial("resnet8-w4");
     let mut b = a.clone();
@@ -121,7 +121,7 @@ fn several_sets_of_weights_are_refused_unless_one_is_chosen() {
         ("student.module.backbone.", "teacher.backbone.", ["branch = \"student\"", "branch = \"teacher\""]),
         ("model.", "net.", ["branch = \"model\"", "branch = \"net\""]),
         ("", "backbone.", ["prefix = \"\"", "branch = \"backbone\""]),
-        // Names that nobody has told of.
+        // Prefixes that are no known wrappers.
         ("state_dict.", "averaged.", ["branch = \"state_dict\"", "branch = \"averaged\""]),
     ] {
         let (networks, bytes) = two(first, second);
@@ -146,7 +146,7 @@ fn several_sets_of_weights_are_refused_unless_one_is_chosen() {
     }
 }
 
-/// As the authors' own evaluations do; the others can be had.
+/// As in the authors' own evaluations; the other encoder can be chosen.
 #[test]
 fn of_contrastive_encoders_the_one_that_is_trained_is_taken() {
     for (first, second) in
@@ -218,7 +218,7 @@ fn messages_about_many_tensors_are_short() {
     }
 }
 
-/// Half precision, prefixed, nested, beside a second encoder, a queue and an optimiser.
+/// A checkpoint in half precision, prefixed and nested, with a second encoder, a queue and an optimiser.
 #[test]
 fn a_pytorch_checkpoint_is_imported() {
     let mut expected = initial("resnet8-w4");
@@ -246,7 +246,7 @@ fn damage_is_an_error_that_says_what_was_expected() {
     for (name, whole) in [("x.pth", MOCO), ("x.safetensors", &safetensors)] {
         let cuts = (0..whole.len()).step_by(whole.len() / 50).skip(1).chain([1, 8, 9, whole.len() - 1]);
         let damaged = cuts.map(|cut| whole[..cut].to_vec());
-        // The last: an empty dictionary.
+        // The last one is an empty dictionary.
         for bytes in damaged.chain([b"no weights at all".to_vec(), b"\x80\x02}.".to_vec()]) {
             let error = import("resnet8-w4", name, &bytes).unwrap_err();
             assert!(matches!(error, ImportError::File(FileError::Format { .. })), "{error}");
@@ -292,7 +292,7 @@ fn other_files_are_called_by_what_they_are() {
             "is a TorchScript program; in PyTorch: `torch.save(torch.jit.load(",
         ),
         (archive(&["m/data.pkl", "m/code/__torch__.py"]), "is a TorchScript program"),
-        // Of `torch.save({"w": torch._neg_view(w)})` and of `w.conj().imag`, the ends of the pickles.
+        // The ends of the pickles of `torch.save({"w": torch._neg_view(w)})` and of `w.conj().imag`.
         (archive_of(&["m/data.pkl"], b"}q\x0bX\x03\0\0\0negq\x0c\x88stq\rRq\x0es."), "as the negative or conjugate"),
         (archive_of(&["m/data.pkl"], b"}X\x04\0\0\0conj\x88s."), "`torch.save({k: v.resolve_neg().resolve_conj()"),
         (archive(&["train.npy"]), "is an archive of NumPy arrays (.npz)"),
@@ -313,7 +313,7 @@ fn other_files_are_called_by_what_they_are() {
     }
 }
 
-/// What is said of a file that has these others beside it, and of itself that text as metadata.
+/// What a file says that has the files `beside` in its folder and these texts as its own metadata.
 fn judged(arch: &str, beside: &[(&str, &str)], metadata: &[(&str, &str)]) -> said::Judged {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("weights.safetensors");
@@ -332,7 +332,7 @@ fn judged(arch: &str, beside: &[(&str, &str)], metadata: &[(&str, &str)]) -> sai
 #[test]
 fn what_a_file_or_its_configuration_says_is_compared() {
     let config = |text: &str| judged("vit-nano-p4-d2", &[("config.json", text)], &[]);
-    // As timm and transformers write them, and our own.
+    // As timm, transformers and our own exports write them.
     for text in [
         r#"{"architecture": "vit_nano_patch4_8.mae", "num_features": 64, "global_pool": "token", "num_classes": 10}"#,
         r#"{"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25], "input_size": [3, 8, 8]}}"#,
@@ -361,7 +361,7 @@ fn what_a_file_or_its_configuration_says_is_compared() {
     }
     assert!(config("no JSON").unchecked[0].contains("could not be read"));
     assert_eq!(config(r#"{"architecture": "my_net"}"#).unchecked.len(), 1);
-    // Of the other places, one each.
+    // One statement from each of the other places.
     let own = judged("resnet8-w4", &[("weights.json", r#"{"arch": "resnet14"}"#)], &[]);
     assert!(own.contradictions[0].contains("weights.json says `arch` = resnet14"), "{own:?}");
     let metadata = judged("resnet8-w4", &[], &[("format", "pt"), ("config", r#"{"bn_eps": 0.001}"#)]);
@@ -371,7 +371,7 @@ fn what_a_file_or_its_configuration_says_is_compared() {
     );
 }
 
-/// A network may be another under a name that begins alike.
+/// Names of other networks may begin with the name of an architecture.
 #[test]
 fn names_of_architectures_are_understood() {
     let arch = |arch: &str, name: &str| {
@@ -418,7 +418,7 @@ fn what_stands_beside_the_tensors_of_a_checkpoint_is_compared() {
         spec.image_size = [64, 64];
         said::judge(&said::of_pickle(Path::new("w.pth"), &root, &tensors), &spec)
     };
-    // Heads of 32 channels are in no name and no shape.
+    // Heads of 32 channels show in no name and no shape.
     let moco = || dict(vec![("arch", text("vit_small")), ("epoch", PickleValue::Int(300))]);
     let said = judge("vit-small-p16", moco(), "state_dict.module.base_encoder.cls_token");
     assert_eq!(
@@ -426,7 +426,7 @@ fn what_stands_beside_the_tensors_of_a_checkpoint_is_compared() {
         ["w.pth says `arch` = vit_small, in MoCo v3 with 12 heads, and `vit-small-p16` has 6"]
     );
     assert_eq!(judge("vit-small-p16", moco(), "state_dict.cls_token"), said::Judged::default());
-    // A projector's sizes are no network's, and a backbone's table has its name in it.
+    // The sizes of a projector do not describe the network, and a table called `backbone` holds its name.
     let settings = dict(vec![
         ("hidden_size", PickleValue::Int(2048)),
         ("backbone", dict(vec![("name", text("resnet50")), ("std", PickleValue::Float(1.0))])),

@@ -1,4 +1,4 @@
-//! A residual network that is frozen: its batch norms are part of its convolutions.
+//! Frozen residual networks, with the batch norms folded into the convolutions.
 
 use burn::module::{Module, Param};
 use burn::nn::BatchNorm;
@@ -8,7 +8,7 @@ use burn::tensor::activation::relu;
 
 use super::{ResNet, ResidualBlock, channels_first, channels_last, convolved, pad_channels, pool, pooled, pools};
 
-/// A frozen network, with every batch norm folded into the convolution before it: the same map, in fewer operations.
+/// A frozen network, with every batch norm folded into the convolution before it: the same map in fewer operations.
 #[derive(Clone, Debug)]
 pub(crate) struct Folded {
     pub(crate) conv1: Conv2d,
@@ -22,7 +22,7 @@ pub(crate) struct FoldedBlock {
 }
 
 impl FoldedBlock {
-    /// Channels that come in, and that go out.
+    /// Number of input and of output channels.
     pub(crate) fn channels(&self) -> [usize; 2] {
         let [first, last] = [0, self.path.len() - 1].map(|i| self.path[i].weight.dims());
         [first[1], last[0]]
@@ -30,7 +30,7 @@ impl FoldedBlock {
 }
 
 impl Folded {
-    /// Of a network in inference mode ([`Module::valid`]).
+    /// Folds a network in inference mode ([`Module::valid`]).
     pub(crate) fn new(net: &ResNet) -> Self {
         let block = |block: &ResidualBlock| FoldedBlock {
             path: block.path().map(|(conv, norm)| fold(conv, norm)).collect(),
@@ -39,7 +39,7 @@ impl Folded {
         Self { conv1: fold(&net.conv1, &net.bn1), blocks: net.blocks().map(block).collect() }
     }
 
-    /// Whether the stem ends in a pooling.
+    /// Whether the stem ends in max pooling.
     pub(crate) fn pools(&self) -> bool {
         pools(&self.conv1)
     }
@@ -49,7 +49,7 @@ impl Folded {
         pool(self.activations(images))
     }
 
-    /// What the last block makes of normalised images `[n, 3, h, w]`, `[n, c, h, w]`.
+    /// The output of the last block, `[n, c, h, w]`, for normalised images `[n, 3, h, w]`.
     pub(crate) fn activations(&self, images: Tensor<4>) -> Tensor<4> {
         let mut x = relu(convolved(&self.conv1, channels_last(images)));
         if self.pools() {
@@ -68,7 +68,7 @@ impl Folded {
     }
 }
 
-/// A convolution and the batch norm after it, with its running statistics, as one convolution.
+/// Folds a batch norm, with its running statistics, into the convolution before it.
 fn fold(conv: &Conv2d, norm: &BatchNorm) -> Conv2d {
     let scale = norm.gamma.val() / (norm.running_var.value() + norm.epsilon).sqrt();
     let bias = norm.beta.val() - norm.running_mean.value() * scale.clone();

@@ -1,4 +1,4 @@
-//! The operation against burn's own, layer by layer.
+//! Compares the operation with burn's own operations, layer by layer.
 
 use super::*;
 use crate::device::{self, Backend};
@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 use std::collections::BTreeMap;
 
-/// Gradients by name.
+/// Gradients by the names of their parameters.
 struct Collect<'a>(Path, &'a Gradients, BTreeMap<String, Vec<f32>>);
 
 impl ModuleVisitor for Collect<'_> {
@@ -29,7 +29,7 @@ impl ModuleVisitor for Collect<'_> {
     }
 }
 
-/// A network in training, always the same.
+/// A network in training mode, with the same weights in every call.
 fn build(arch: &str) -> ResNet {
     let device = device::open(Backend::default()).unwrap();
     let net = ResNet::new(arch.parse().unwrap(), &mut ChaCha8Rng::seed_from_u64(3), &device);
@@ -42,13 +42,13 @@ fn build(arch: &str) -> ResNet {
     weights.load(net).unwrap().valid().train()
 }
 
-/// Of six images: features; of a weighted sum of these, the derivatives by images and parameters; and all tensors after
-/// that.
+/// Features of six images, the gradients of a weighted sum of these with respect to images and parameters, and all
+/// tensors of the network afterwards.
 fn results(arch: &str, forward: impl Fn(&ResNet, &Tensor<4>) -> Tensor<2>) -> BTreeMap<String, Vec<f32>> {
     results_of(arch, [3, if arch.contains("imagenet") { 96 } else { 12 }], forward)
 }
 
-/// The same of squares of so many channels, and of that side.
+/// The same results for square images with the given number of channels and side.
 fn results_of(
     arch: &str,
     [channels, side]: [usize; 2],
@@ -91,7 +91,7 @@ fn features_derivatives_and_running_statistics_are_those_of_burn() {
     }
 }
 
-/// With either shortcut that a last block has, of values of both signs.
+/// With either kind of shortcut that a last block has, and inputs of both signs.
 #[test]
 fn so_are_those_of_the_last_block() {
     for (arch, channels, last) in [
@@ -118,7 +118,7 @@ fn threads_change_nothing() {
     assert_eq!(on(1), on(4));
 }
 
-/// BlockedTensor come back to the pool, with borders that are still zero.
+/// Tensors return to the pool, and their borders are still zero.
 #[test]
 fn a_second_pass_is_the_first_one_again() {
     let net = build("resnet8-w4");

@@ -1,5 +1,5 @@
-//! Matching where the network computes with tensors: many images at once, as tensors there. Of a pass some numbers an
-//! image come back.
+//! Feature matching of many images at once, as tensors on the network's device. Each pass downloads a few numbers per
+//! image.
 
 use super::{BestSoFar, Matching, MatchingProblem, Optimizer, not_finite};
 use crate::{
@@ -10,30 +10,30 @@ use burn::tensor::Tensor;
 use hemlock_models::travel::down;
 use hemlock_stage::StageError;
 
-/// A start of a poison.
+/// One start of one poison.
 pub(super) struct ImageStart {
     pub(super) row: usize,
-    /// Its number.
+    /// Number of the start.
     pub(super) number: usize,
-    /// In `[0, 1]`.
+    /// Pixels in `[0, 1]`.
     pub(super) pixels: Vec<f32>,
 }
 
-/// Starts that are under way, a row each. Those that are done stay until they are many.
+/// The starts in progress, one row each. Finished ones stay until they are half of the rows.
 pub(super) struct Together<'a, 'p> {
     matching: &'a Matching,
     problem: &'a MatchingProblem<'p>,
     frozen: OnDevice<'p>,
     minimizers: Box<dyn Minimizers>,
-    /// The images that poisons are made of, `[n, 3 h w]`.
+    /// The base images, `[n, 3 h w]`.
     base: Tensor<2>,
-    /// `[n, d]`.
+    /// The features to match, `[n, d]`.
     zeta: Tensor<2>,
-    /// Pixels of the least loss so far, `[n, 3 h w]`; of rows that are done, those they ended with.
+    /// The pixels with the least loss so far, `[n, 3 h w]`; in finished rows they no longer change.
     best: Tensor<2>,
-    /// That loss, `[n, 1]`.
+    /// The least loss so far, `[n, 1]`.
     least: Option<Tensor<2>>,
-    /// 1 for rows that are not done, `[n, 1]`.
+    /// 1 for rows that are not finished, `[n, 1]`.
     active: Tensor<2>,
     running: Vec<BestSoFar>,
     goes_on: Vec<bool>,
@@ -74,16 +74,16 @@ impl<'a, 'p> Together<'a, 'p> {
         }
     }
 
-    /// Whether none is left.
+    /// Whether all starts are finished.
     pub(super) fn is_empty(&self) -> bool {
         self.running.is_empty()
     }
 
-    /// Takes all through the network once. Returns how many passes are behind, those that are not needed any more
-    /// included.
+    /// Takes one pass of all rows through the network. Returns how many image passes were done, plus those that
+    /// finished rows no longer need.
     ///
     /// # Errors
-    /// Features are not finite.
+    /// If the features of an image are not finite.
     pub(super) fn pass(&mut self) -> Result<u64, StageError> {
         let (matching, beta) = (self.matching, self.problem.limits.beta);
         let x = self.minimizers.point();
@@ -115,7 +115,7 @@ impl<'a, 'p> Together<'a, 'p> {
         Ok(passed)
     }
 
-    /// Rows that are done, once they are half of all: moving the others costs about a pass.
+    /// Removes and returns the finished rows, once they are half of all: moving the others costs about a pass.
     pub(super) fn leave(&mut self) -> Vec<BestSoFar> {
         let device = self.frozen.device();
         let done = self.goes_on.iter().filter(|on| !**on).count();

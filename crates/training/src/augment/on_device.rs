@@ -1,8 +1,8 @@
-//! Views that are rendered where the network is, by tensor operations. Draws are those of the processor, and so are the
-//! images, but for rounding.
+//! Views that are rendered by tensor operations on the network's device. They are drawn on the host, and up to rounding
+//! they are those that [`render_views`](super::render_views) renders.
 //!
-//! What travels is the images as they are, and some numbers a view. Resizing is two products with matrices of two
-//! entries a row; changes of colour go through slots, in each of which every image has its own one or none.
+//! Only the original images and a few numbers per view are transferred. Resizing is two products with matrices that
+//! have two entries per row. Changes of colour are done in rounds (slots): in each, every image has one change or none.
 
 use super::{AugmentConfig, Colour, LUMA, SOLAR, View, kernel, mirrored, taps};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -10,8 +10,8 @@ use hemlock_models::travel::up;
 use ndarray::ArrayView3;
 use rand_chacha::ChaCha8Rng;
 
-/// Renders one view of each of the images of the numbers `indices`, as [`render_views`](super::render_views) does, on
-/// a device: `[indices.len(), 3, h, w]`, in `[0, 1]`.
+/// Renders one view of each of the images with the numbers `indices` on a device, as
+/// [`render_views`](super::render_views) does: `[indices.len(), 3, h, w]` in `[0, 1]`.
 pub(crate) fn render_views_on<'a>(
     config: &AugmentConfig,
     image: &(dyn Fn(usize) -> ArrayView3<'a, u8> + Sync),
@@ -45,12 +45,12 @@ pub(crate) fn render_views_on<'a>(
     images
 }
 
-/// Most changes of colour that a view has.
+/// The largest number of colour changes of a view.
 fn slots(views: &[View]) -> usize {
     views.iter().map(|view| view.colour.len()).max().unwrap_or(0)
 }
 
-/// All numbers of views, which travel together: a row a view.
+/// The numbers that describe the views, in one tensor with a row per view, so that they are transferred at once.
 struct Numbers {
     all: Tensor<2>,
     taken: usize,
@@ -72,7 +72,8 @@ impl Numbers {
                 all.extend(taps.iter().map(|tap| tap.weight));
             }
             for slot in 0..slots {
-                // A factor; whether what it scales is the distance to the mean grey, or to each grey; a turn.
+                // A factor; 1 if it scales the distance to the mean grey; 1 if it scales the distance to each pixel's
+                // grey; a turn of the hue.
                 all.extend(match view.colour.get(slot) {
                     None => [1.0, 0.0, 0.0, 0.0],
                     Some(Colour::Brightness(factor)) => [*factor, 0.0, 0.0, 0.0],
@@ -102,7 +103,7 @@ impl Numbers {
         numbers.reshape([n, 1, 1, 1])
     }
 
-    /// The matrices `[n, size, size]` that resample a line: every row mixes two entries.
+    /// The matrices `[n, size, size]` that resample a line: each row mixes two pixels.
     fn sampling(&mut self, size: usize) -> Tensor<3> {
         let [low, high, weight] = [(); 3].map(|()| {
             let numbers = self.take(size);
@@ -125,18 +126,18 @@ fn resized(images: Tensor<4>, rows: Tensor<3>, columns: Tensor<3>) -> Tensor<4> 
     rows.matmul(by_row).reshape([n, height, channels, width]).swap_dims(1, 2)
 }
 
-/// One change of colour an image, by the numbers of its slot.
+/// Applies one change of colour to every image, by the numbers of its slot.
 fn recoloured(images: Tensor<4>, [factor, by_mean, by_grey, turn]: [Tensor<4>; 4], turns: bool) -> Tensor<4> {
     let [r, g, b] = [0, 1, 2].map(|channel| images.clone().narrow(1, channel, 1));
     let grey = r * LUMA[0] + g * LUMA[1] + b * LUMA[2];
     let mean = grey.clone().mean_dim(3).mean_dim(2);
-    // What the distance is scaled to: black, the image's mean grey, or every pixel's.
+    // The colour that the distance is measured from: black, the mean grey of the image, or the grey of each pixel.
     let base = by_mean * mean + by_grey * grey;
     let blended = (base.clone() + factor * (images - base)).clamp(0.0, 1.0);
     if turns { turned(blended, turn) } else { blended }
 }
 
-/// Hues that are turned by a share of a turn an image, `[n, 1, 1, 1]`: see [`turn_hue`](super::turn_hue).
+/// Turns the hue of every image by its share of a full turn, `[n, 1, 1, 1]`, as [`turn_hue`](super::turn_hue) does.
 fn turned(images: Tensor<4>, turn: Tensor<4>) -> Tensor<4> {
     let [r, g, b] = [0, 1, 2].map(|channel| images.clone().narrow(1, channel, 1));
     let value = r.clone().max_pair(g.clone()).max_pair(b.clone());
@@ -160,7 +161,7 @@ fn turned(images: Tensor<4>, turn: Tensor<4>) -> Tensor<4> {
     turned.mask_where(stays, images)
 }
 
-/// Gaussian blur, by the weights of every image; an image that has none has those that change nothing.
+/// Gaussian blur with the weights of every image; those of images without blur are the identity.
 fn blurred(images: Tensor<4>, weights: Vec<Tensor<4>>) -> Tensor<4> {
     let [_, _, height, width] = images.dims();
     let (size, device) = (weights.len(), images.device());

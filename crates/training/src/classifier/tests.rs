@@ -14,7 +14,7 @@ fn open() -> Device {
     device::open(Backend::default()).unwrap()
 }
 
-/// Stripes in one of three directions, which are the classes, at any phase.
+/// Stripes in one of three directions, which are the classes, with random phase.
 fn stripes(n: usize, from: usize) -> (Array4<u8>, Vec<u32>) {
     let class = |i: usize| (from + i) % 3;
     let pixels = Array4::from_shape_fn((n, 3, 8, 8), |(i, _, y, x)| {
@@ -43,7 +43,7 @@ fn scratch(device: &Device) -> InitialWeights<'_> {
     InitialWeights::Scratch { arch: "resnet8-w4".parse().unwrap(), device }
 }
 
-/// An extractor whose running statistics are none of a new network's.
+/// An extractor whose running statistics differ from those of a new network.
 fn extractor(arch: &str) -> Extractor {
     let begin = InitialWeights::Scratch { arch: arch.parse().unwrap(), device: &open() };
     let images = stripes(24, 7);
@@ -84,7 +84,7 @@ fn a_network_learns_from_scratch_and_is_heard_after_every_epoch() {
     assert_eq!(accuracy(&trained.unwrap(), &test), reached, "what is returned is what the last epoch made");
 }
 
-/// Steps too small to be seen leave the weights that a training starts from.
+/// After steps that are too small to change f32, the weights are the initial ones.
 #[test]
 fn fine_tuning_starts_at_the_extractor_and_leaves_it_alone() {
     let images = stripes(24, 0);
@@ -130,7 +130,7 @@ fn the_last_block_learns() {
     assert!(after > 0.8 && after > before + 0.2, "{before} to {after}");
 }
 
-/// Against the student's own forward pass in inference mode.
+/// A snapshot gives the predictions of the online network in inference mode.
 #[test]
 fn a_snapshot_predicts_what_the_network_does() {
     for arch in ["resnet8-w4", "vit-nano-p4-d2"] {
@@ -158,7 +158,7 @@ fn a_snapshot_predicts_what_the_network_does() {
     }
 }
 
-/// Neither do how the images are parted, nor over how many calls the steps are spread.
+/// Neither do the parts of the training set, nor how the steps are distributed over calls.
 #[test]
 fn threads_change_no_byte() {
     let images = stripes(40, 0);
@@ -244,7 +244,7 @@ fn what_does_not_fit_is_named() {
     assert!(diverged.to_string().contains("in epoch 1, step 2"), "{diverged}");
 }
 
-/// A new network's features are those of its extractor: the classifier of a session that has taken no step is its draw.
+/// A session that has taken no step has the extractor's features, and the classifier that was drawn.
 #[test]
 fn sessions_of_one_seed_begin_alike() {
     let (images, device) = (stripes(24, 0), open());
@@ -255,7 +255,7 @@ fn sessions_of_one_seed_begin_alike() {
     let Classifier { extractor, head } = begin(3);
     assert_eq!(weights(&extractor), weights(&begin(3).extractor));
     assert_ne!(head, begin(4).head);
-    // Nobody begins as another does, whatever their seeds.
+    // Different kinds of networks begin with different weights, whatever their seeds.
     let begins = |trained| {
         let config = ClassifierConfig { trained, seed: 3, ..tiny() };
         let begun = Session::new(scratch(&device), &config, 3, &[labelled(&images)]).unwrap().snapshot().unwrap();

@@ -30,7 +30,7 @@ impl Checkpoints for Memory {
     }
 }
 
-/// Asks to stop after a number of steps, and counts those that were done.
+/// Asks for a stop after a number of steps, and counts the steps that were done.
 #[derive(Clone, Default)]
 struct StopAfter {
     limit: u64,
@@ -66,7 +66,7 @@ fn tiny() -> TrainConfig {
     }
 }
 
-/// Images in three classes that don't show.
+/// Images of noise, with labels of three classes.
 fn images(n: usize) -> Images {
     let pixels = Array4::from_shape_fn((n, 3, 8, 8), |(i, c, y, x)| {
         ((i * i * 37 + c * 101 + y * (17 + i) + x * (29 + 3 * i)) % 256) as u8
@@ -78,7 +78,7 @@ fn open() -> Device {
     device::open(Backend::default()).unwrap()
 }
 
-/// Trains to the end, or until `limit` steps are done; says how many were done.
+/// Trains to the end, or until `limit` steps are done, and returns how many were done.
 fn train_on(
     method: Method,
     config: &TrainConfig,
@@ -104,7 +104,7 @@ fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
     pool.build().unwrap().install(work)
 }
 
-/// With a checkpoint after every step no step is done twice; without, those since the last whole epoch are.
+/// With a checkpoint after every step, no step is done twice; otherwise, those since the last epoch are.
 #[test]
 fn a_resumed_run_ends_in_the_same_bytes_whatever_the_threads() {
     let optimizers = [OptimizerKind::AdamW, OptimizerKind::Sgd, OptimizerKind::Lars];
@@ -115,14 +115,14 @@ fn a_resumed_run_ends_in_the_same_bytes_whatever_the_threads() {
         };
         let whole = on_threads(1, || train(&config, &NoCheckpoints, u64::MAX).0.unwrap());
         assert_eq!(whole.curve.len(), 2);
-        // 24 images make three steps of 8 an epoch: this stops within the second one.
+        // 24 images are three steps of 8 per epoch, so this stops within the second epoch.
         for (checkpoint_minutes, again) in [(1e-9, 1), (5.0, 3)] {
             let config = TrainConfig { checkpoint_minutes, ..config.clone() };
             let (resumed, steps) = on_threads(5, || {
                 let memory = Memory::default();
                 let (stopped, steps) = train(&config, &memory, 5);
                 assert_eq!((stopped.unwrap_err().kind(), steps), (ErrorKind::Interrupted, 5));
-                // How often checkpoints are made may change between two runs.
+                // The interval of checkpoints may change between two runs.
                 train(&TrainConfig { checkpoint_minutes: 1.0, ..config.clone() }, &memory, u64::MAX)
             });
             let resumed = resumed.unwrap();
@@ -159,7 +159,7 @@ fn random_is_the_initialisation_of_the_same_seed() {
     assert!(random.weights != run(&tiny(), &NoCheckpoints).unwrap().weights);
 }
 
-/// Loss and gradients of a step in two halves, as it is, and in one graph over both.
+/// Loss and gradients of a step in two halves, and of the same step in one gradient graph.
 fn both_ways<O: TrainingObjective>(
     run: &TrainingRun<'_>,
     (objective, student): (O, O::OnlineNetwork),
@@ -184,8 +184,8 @@ fn both_ways<O: TrainingObjective>(
     [(value.into_scalar::<f32>(), halves), (whole.into_scalar::<f32>(), gradients(&student, &by_parameter))]
 }
 
-/// Two devices take a half each: the same bytes, where devices compute the same. More cut the halves, whose batch
-/// statistics are others.
+/// Two devices take one half each and give the same bytes, as both compute the same. More devices cut the halves, which
+/// changes the batch statistics.
 #[test]
 fn devices_share_a_step() {
     for method in METHODS {
@@ -231,8 +231,8 @@ fn the_halves_give_the_gradient_of_the_whole() {
     }
 }
 
-/// With the weights held still, the running statistics come to those of the batch: in eval mode the
-/// network then gives what it gives in training mode.
+/// If the weights do not change, the running statistics converge to those of the batch, and the network gives the same
+/// in inference mode as in training mode.
 #[test]
 fn running_statistics_are_those_of_the_batches() {
     let config = TrainConfig {
@@ -260,7 +260,7 @@ fn running_statistics_are_those_of_the_batches() {
     }
 }
 
-/// A configuration with which the tiny network learns.
+/// A configuration that the small network learns with.
 fn learning() -> TrainConfig {
     TrainConfig {
         epochs: 30,
@@ -273,7 +273,7 @@ fn learning() -> TrainConfig {
 
 #[test]
 fn training_lowers_the_loss_without_collapse() {
-    // Few steps: the key encoder has to follow faster than it does in long trainings.
+    // The momentum is small because there are few steps.
     let config = TrainConfig { momentum: 0.8, ..learning() };
     for (method, images) in [(Method::Simclr, images(20)), (Method::MocoV3, stripes(20, 0))] {
         let curve = train_on(method, &config, &images, None, &NoCheckpoints, u64::MAX).0.unwrap().curve;
@@ -284,8 +284,8 @@ fn training_lowers_the_loss_without_collapse() {
     }
 }
 
-/// Stripes of two directions, which are the classes: linear in no pixel, as their phase varies, and found by a
-/// convolution.
+/// Stripes of two directions, which are the classes. As their phase varies, no pixel tells the class, but a convolution
+/// does.
 fn stripes(n: usize, from: usize) -> Images {
     let pixels = Array4::from_shape_fn((n, 3, 8, 8), |(i, _, y, x)| {
         let across = if i % 2 == 0 { x } else { y };
@@ -305,7 +305,7 @@ fn supervised_training_learns_classes_that_no_pixel_shows() {
     assert!(curve[11].spread > 0.3, "{curve:?}");
 }
 
-/// Weight decay that leaves nothing of the weights, and steps that bring nothing back.
+/// Weight decay shrinks the weights to nothing, and the steps are too small to restore them.
 #[test]
 fn a_collapse_is_an_error_unless_it_is_allowed() {
     for method in METHODS {
@@ -318,7 +318,7 @@ fn a_collapse_is_an_error_unless_it_is_allowed() {
             error.to_string().contains("the network has collapsed: the spread of its embeddings is 0.0"),
             "{error}"
         );
-        // Allowing it costs no second training.
+        // Allowing the collapse does not train again.
         let (allowed, steps) = train(&TrainConfig { allow_collapse: true, ..collapsing });
         let curve = allowed.unwrap().curve;
         assert_eq!(steps, 0);
