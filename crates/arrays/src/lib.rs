@@ -29,7 +29,7 @@ pub enum ArraysError {
     Missing {
         /// The file.
         path: PathBuf,
-        /// The array.
+        /// The name of the missing array.
         name: &'static str,
         /// The names of the arrays that are there.
         found: Vec<String>,
@@ -39,9 +39,9 @@ pub enum ArraysError {
     Array {
         /// The file.
         path: PathBuf,
-        /// The array.
+        /// The name of the array.
         name: &'static str,
-        /// What it is, and what was expected.
+        /// What the array is, and what was expected.
         problem: String,
     },
 }
@@ -341,9 +341,9 @@ pub fn safetensors_header(file: &mut (impl Read + Seek)) -> io::Result<(u64, Met
 /// An array in a file, before its values are read.
 struct StoredArray<'a> {
     shape: Vec<usize>,
-    /// Type of the elements in the words of the file.
+    /// Name of the elements' type, as the file gives it.
     type_name: String,
-    /// Type of the elements, if it is known here.
+    /// Type of the elements; `None` if it is not a plain number.
     dtype: Option<Dtype>,
     big_endian: bool,
     /// Whether the first axis varies fastest.
