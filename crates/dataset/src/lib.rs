@@ -50,7 +50,7 @@ impl hemlock_stage::Params for Params {
     }
 }
 
-/// The stage for one role. With equal parameters, each role gets images that the other does not.
+/// The stage for one role. With equal parameters, each role draws its images independently of the other.
 pub struct Stage<R>(PhantomData<fn() -> R>);
 
 /// A type that stands for a role.
