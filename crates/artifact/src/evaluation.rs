@@ -342,7 +342,7 @@ pub struct Evaluation {
     pub learner: Option<LearnerState>,
     /// A lower bound of the objective: see [`PoisonFeatures::bound`](crate::PoisonFeatures::bound).
     pub bound: Option<f64>,
-    /// How much the search from free labels missed, if the attack chose labels: see
+    /// How much the search from adversarial labels missed, if there were several searches: see
     /// [`PoisonFeatures::gap`](crate::PoisonFeatures::gap).
     pub gap: Option<f64>,
     /// Lower bounds of the poison fraction that the target head needs.

@@ -27,9 +27,9 @@ pub struct PoisonFeatures {
     /// (Gradient Canceling does). It is a bound over all labels if the attack chose them, and otherwise for these
     /// labels.
     pub bound: Option<f64>,
-    /// How far the search that started from free labels ended behind the best search, in the displayed objective; 0 if
-    /// it was the best. It is a lower bound of what the optimiser misses, and `None` if the attack did not choose the
-    /// labels.
+    /// How far the search that started from adversarial labels ended behind the best search, in the displayed
+    /// objective; 0 if it was the best. It is a lower bound of what the optimiser misses, and `None` if there was one
+    /// search only.
     pub gap: Option<f64>,
     /// Why the attack stopped: `target`, `steps`, `stall` or `time`.
     pub stopped: String,

@@ -53,7 +53,7 @@ pub struct Garbage {
     pub stage: String,
     /// The task's key.
     pub key: Key,
-    /// What it is.
+    /// The kind of this piece.
     pub what: Remains,
     /// The folder that it is in.
     pub path: PathBuf,
