@@ -16,7 +16,7 @@ const MAX_UNPACKED: u64 = 1 << 30;
 /// Calls `visit(path, contents)` for each regular file of `archive` whose path is `wanted`, in the
 /// archive's order.
 ///
-/// The archive cannot be read, or has an entry that does not belong into a dataset: a link, a device, or a path that
+/// The archive cannot be read, or has an entry that does not belong in a dataset: a link, a device, or a path that
 /// would leave the folder that it is unpacked in. Entries that are not wanted are checked as well.
 pub(crate) fn each_file(
     archive: &Path,

@@ -129,7 +129,7 @@ pub enum DataError {
         source: io::Error,
     },
 
-    /// An archive has an entry that does not belong into a dataset.
+    /// An archive has an entry that does not belong in a dataset.
     #[error("{} holds the entry `{entry}`, which {reason}: refusing to unpack it", .archive.display())]
     UnsafeEntry {
         /// The archive.

@@ -64,6 +64,9 @@ impl TrainingSetChange {
     }
 
     /// Returns the added features and labels as samples of a head.
+    ///
+    /// # Errors
+    /// If the number of labels is not that of the features, if a label is out of range, or if a feature is not finite.
     pub fn samples(&self, classes: usize) -> Result<Samples<'_>, HeadError> {
         Samples::new(self.features.view(), &self.labels, classes)
     }
