@@ -1,4 +1,4 @@
-//! Arrays by name, from files that were written elsewhere: NumPy's `.npz` and `.npy`, and safetensors.
+//! Named arrays from files of other tools: NumPy's `.npz` and `.npy`, and safetensors.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -12,10 +12,10 @@ use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use safetensors::{Dtype, tensor::Metadata};
 use zip::ZipArchive;
 
-/// A file of arrays that cannot be used.
+/// An error about a file of arrays.
 #[derive(Debug, thiserror::Error)]
 pub enum ArraysError {
-    /// Nothing says what the file is.
+    /// Neither the name nor the content says what kind of file it is.
     #[error("is {}; expected a file that ends in .npz or .safetensors, or a folder of .npy files", .path.display())]
     Ending {
         /// The file.
@@ -24,24 +24,24 @@ pub enum ArraysError {
     /// The file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// An array is not there.
+    /// An array is missing.
     #[error("{} has no array `{name}`; it has {}", .path.display(), few(.found))]
     Missing {
         /// The file.
         path: PathBuf,
-        /// The array.
+        /// The name of the missing array.
         name: &'static str,
-        /// The arrays that are there.
+        /// The names of the arrays that are there.
         found: Vec<String>,
     },
-    /// An array is not what it should be.
+    /// An array has another shape, type or content than expected.
     #[error("{}: the array `{name}` {problem}", .path.display())]
     Array {
         /// The file.
         path: PathBuf,
-        /// The array.
+        /// The name of the array.
         name: &'static str,
-        /// What it is, and what was expected.
+        /// What the array is, and what was expected.
         problem: String,
     },
 }
@@ -51,7 +51,7 @@ impl ArraysError {
         Self::Array { path: path.to_owned(), name, problem: short(problem, MESSAGE).into_owned() }
     }
 
-    /// The error of a stage whose parameter `field` names the file.
+    /// Converts to the error of a stage whose parameter `field` names the file.
     pub fn of_field(self, field: &str) -> StageError {
         match self {
             Self::Ending { .. } => ParamError::new(field, self.to_string()).into(),
@@ -66,7 +66,7 @@ impl From<ArraysError> for StageError {
     }
 }
 
-/// How arrays are kept together.
+/// The kind of file that holds the arrays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Npz,
@@ -75,7 +75,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// What a file's content says that it is; what its ending promises, where its content says nothing.
+    /// Returns the kind that the file's content shows or, if the content shows none, the kind that its ending promises.
     fn of(path: &Path) -> Result<Self, ArraysError> {
         if path.is_dir() {
             return Ok(Self::Folder);
@@ -90,7 +90,7 @@ impl Kind {
         Self::found(path).or(promised).ok_or_else(|| ArraysError::Ending { path: path.to_owned() })
     }
 
-    /// What a file's content says that it is.
+    /// Returns the kind that the file's content shows.
     fn found(path: &Path) -> Option<Self> {
         let mut file = open_file(path).ok()?;
         let mut start = [0; 9];
@@ -99,7 +99,7 @@ impl Kind {
         if start[8] == b'{' && length < file.metadata().ok()?.len() {
             return Some(Self::Safetensors);
         }
-        // Any file of PyTorch is such an archive, too.
+        // PyTorch's files are zip archives as well, so that only an entry that ends in `.npy` shows the kind.
         let archive = start.starts_with(b"PK").then(|| ZipArchive::new(BufReader::new(file)).ok())??;
         archive.file_names().any(|name| name.is_ok_and(|name| name.ends_with(".npy"))).then_some(Self::Npz)
     }
@@ -121,10 +121,11 @@ impl Kind {
     }
 }
 
-/// The BLAKE3 of a file, in hex; of a folder, that of the `names` and files of the arrays.
+/// Returns the BLAKE3 hash of a file, in hex. For a folder, it hashes the names and files of those arrays in `names`
+/// that are there.
 ///
 /// # Errors
-/// It cannot be read.
+/// If the kind of the file is unknown, or if a file cannot be read.
 pub fn digest(path: &Path, names: &[&str]) -> Result<String, ArraysError> {
     let kind = Kind::of(path)?;
     let hash = |path: &Path| -> Result<blake3::Hash, ArraysError> {
@@ -147,12 +148,12 @@ fn npy_file(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{name}.npy"))
 }
 
-/// Name of the array that a file or an entry holds.
+/// Returns the name of the array that a file or an entry of an archive holds.
 fn array_name(file: &str) -> String {
     file.strip_suffix(".npy").unwrap_or(file).to_owned()
 }
 
-/// Names of a folder's `.npy` files without their ending, in order.
+/// Returns the names of a folder's `.npy` files without their ending, in order.
 fn npy_files(folder: &Path) -> Result<Vec<String>, ArraysError> {
     let unreadable = || Kind::Folder.unreadable(folder);
     let mut names = Vec::new();
@@ -165,7 +166,7 @@ fn npy_files(folder: &Path) -> Result<Vec<String>, ArraysError> {
     Ok(names)
 }
 
-/// The arrays of a file or folder. Their values are read when asked for.
+/// The arrays of a file or folder. Values are read when a method asks for them.
 pub struct Arrays {
     path: PathBuf,
     names: Vec<String>,
@@ -174,7 +175,7 @@ pub struct Arrays {
 
 enum Source {
     Npz(ZipArchive<BufReader<File>>),
-    /// The file, where its tensors begin, and what they are.
+    /// The file, the offset at which its tensors begin, and their types and places.
     Safetensors(BufReader<File>, u64, Metadata),
     Folder,
 }
@@ -183,7 +184,7 @@ impl Arrays {
     /// Opens a `.npz` or `.safetensors` file, or a folder of `.npy` files.
     ///
     /// # Errors
-    /// It is not there, is damaged, or is nothing of the kind.
+    /// If the path does not exist, is of no known kind, cannot be read, or is damaged.
     pub fn open(path: &Path) -> Result<Self, ArraysError> {
         let kind = Kind::of(path)?;
         let open = || open_file(path).map(BufReader::new).map_err(kind.unreadable(path));
@@ -204,7 +205,7 @@ impl Arrays {
         Ok(Self { path: path.to_owned(), names, source })
     }
 
-    /// Names of all arrays.
+    /// The names of all arrays.
     pub fn names(&self) -> &[String] {
         &self.names
     }
@@ -214,15 +215,15 @@ impl Arrays {
         self.names.iter().any(|there| there == name)
     }
 
-    /// An array that cannot be used, and why.
+    /// Returns the error that an array of this file cannot be used, with the reason.
     pub fn refuse(&self, name: &'static str, problem: impl Into<String>) -> ArraysError {
         ArraysError::array(&self.path, name, &problem.into())
     }
 
-    /// Features `[n, d]`, of any type of floating-point numbers.
+    /// Reads features `[n, d]`, stored as floating-point numbers of 16, 32 or 64 bits.
     ///
     /// # Errors
-    /// The array is not there, has another shape or type, is cut off, or holds a number that is not finite in 32 bits.
+    /// If the array is missing, has another shape or type, is cut off, or holds a number that is not finite in 32 bits.
     pub fn features(&mut self, name: &'static str) -> Result<Array2<f32>, ArraysError> {
         self.read(name, |mut stored| {
             let [n, d] = stored.shape[..] else {
@@ -245,10 +246,10 @@ impl Arrays {
         })
     }
 
-    /// Pixels `[n, 3, height, width]`, 8 bits each.
+    /// Reads pixels `[n, 3, height, width]`, stored as unsigned integers of 8 bits.
     ///
     /// # Errors
-    /// The array is not there, has another shape or type, or is cut off.
+    /// If the array is missing, has another shape or type, or is cut off.
     pub fn pixels(&mut self, name: &'static str) -> Result<Array4<u8>, ArraysError> {
         self.read(name, |mut stored| {
             let [n, 3, height, width] = stored.shape[..] else {
@@ -266,10 +267,11 @@ impl Arrays {
         })
     }
 
-    /// Labels `[n]`, of any type of integers.
+    /// Reads labels `[n]`, stored as integers of any type.
     ///
     /// # Errors
-    /// The array is not there, has another shape or type, is cut off, or holds a number that is no class.
+    /// If the array is missing, has another shape or type, is cut off, or holds a number that does not fit into a
+    /// `u32`.
     pub fn labels(&mut self, name: &'static str) -> Result<Vec<u32>, ArraysError> {
         self.read(name, |mut stored| {
             if stored.shape.len() != 1 {
@@ -298,7 +300,7 @@ impl Arrays {
         let no_npy = |e: &dyn Display| refuse(format!("is damaged, or no .npy file: {e}"));
         let stored = match &mut self.source {
             Source::Npz(archive) => {
-                // Savez adds the ending; other writers may not.
+                // NumPy's `savez` adds the ending to names; other writers may not.
                 let entry = [format!("{name}.npy"), name.to_owned()].iter().find_map(|n| archive.index_for_name(n));
                 let entry = archive.by_index(entry.unwrap_or(usize::MAX)).map_err(|e| no_npy(&e))?;
                 let bytes = entry.size();
@@ -318,10 +320,10 @@ impl Arrays {
     }
 }
 
-/// Where a safetensors file's tensors begin, and what they are.
+/// Reads the header of a safetensors file: the offset at which its tensors begin, and their types and places.
 ///
 /// # Errors
-/// The file cannot be read, or is no such file, or not all of it.
+/// If the file cannot be read, is not in this format, or has another length than its header says.
 pub fn safetensors_header(file: &mut (impl Read + Seek)) -> io::Result<(u64, Metadata)> {
     let total = file.seek(SeekFrom::End(0))?;
     file.rewind()?;
@@ -331,37 +333,37 @@ pub fn safetensors_header(file: &mut (impl Read + Seek)) -> io::Result<(u64, Met
     let start = u64::from_le_bytes(length).checked_add(8).filter(|start| *start <= total).ok_or_else(cut)?;
     let mut header = Vec::new();
     file.take(start - 8).read_to_end(&mut header)?;
-    // Checks types, shapes and offsets against each other.
+    // Deserialising checks types, shapes and offsets against each other.
     let metadata: Metadata = serde_json::from_slice(&header)?;
     if start.checked_add(metadata.data_len() as u64) == Some(total) { Ok((start, metadata)) } else { Err(cut()) }
 }
 
-/// An array as it lies in a file.
+/// An array in a file, before its values are read.
 struct StoredArray<'a> {
     shape: Vec<usize>,
-    /// Type of the elements in the words of the file.
+    /// Name of the elements' type, as the file gives it.
     type_name: String,
-    /// Type of the elements, if it is known here.
+    /// Type of the elements; `None` if it is not a plain number.
     dtype: Option<Dtype>,
     big_endian: bool,
     /// Whether the first axis varies fastest.
     fortran: bool,
-    /// Size of all elements.
+    /// Size of all elements, in bytes.
     bytes: u64,
     elements: Box<dyn Read + 'a>,
 }
 
-/// The longest header of a `.npy` file that is read, without the spaces at its end: one of plain numbers takes a
-/// hundred bytes, and the parser is recursive.
+/// The largest header of a `.npy` file that is parsed, in bytes, without the spaces at its end. A header for plain
+/// numbers takes a hundred bytes, and the parser is recursive.
 const HEADER: usize = 1024;
-/// The same with them. NumPy reads 10,000 bytes.
+/// The largest header of a `.npy` file with its spaces, in bytes. NumPy reads 10,000.
 const PADDED: u64 = 1 << 16;
 
-/// Bytes that are read at once, a multiple of every element's size.
+/// Number of bytes that are read at once; a multiple of the size of every type of elements.
 const BLOCK: usize = 1 << 16;
 
 impl<'a> StoredArray<'a> {
-    /// From a `.npy` file of that many bytes.
+    /// Reads the header of a `.npy` file that has this many bytes in all.
     fn npy(mut file: impl Read + 'a, bytes: u64) -> io::Result<Self> {
         let (header, used) = npy_header(&mut file)?;
         let too_large = |_| io::Error::new(io::ErrorKind::InvalidData, "its shape is too large");
@@ -397,7 +399,7 @@ impl<'a> StoredArray<'a> {
         })
     }
 
-    /// From a safetensors file whose tensors begin at `start`.
+    /// Finds a tensor of a safetensors file whose tensors begin at `start`.
     fn tensor(file: &'a mut BufReader<File>, start: u64, metadata: &Metadata, name: &str) -> io::Result<Self> {
         let info = metadata.info(name).ok_or(io::ErrorKind::NotFound)?;
         let (from, to) = info.data_offsets;
@@ -414,7 +416,7 @@ impl<'a> StoredArray<'a> {
         })
     }
 
-    /// Appends what `checked` makes of all elements, in the file's order, and of their positions.
+    /// Calls `checked` with the position and value of every element, in the file's order, and appends what it returns.
     fn values<E, T>(
         &mut self,
         element: &Type<E>,
@@ -444,13 +446,13 @@ impl<'a> StoredArray<'a> {
             }
             left -= read.len();
         }
-        // Archives compare their checksum at the end.
+        // An archive compares its checksum when it is read to the end.
         self.elements.read(&mut block).map(|_| ()).map_err(damaged)
     }
 }
 
-/// The header of a `.npy` file, of version 1, 2 or 3, and its size with all that stands before the elements. It may be
-/// padded.
+/// Reads the header of a `.npy` file of version 1, 2 or 3, which may be padded. Returns it with the number of bytes
+/// before the elements.
 fn npy_header(file: &mut impl Read) -> io::Result<(NpyHeader, u64)> {
     let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut start = [0; 8];
@@ -478,21 +480,21 @@ fn npy_header(file: &mut impl Read) -> io::Result<(NpyHeader, u64)> {
             text.len()
         )));
     }
-    // The same header without its padding.
+    // The parser gets the same header without its padding.
     let unpadded = (text.len() as u32 + 1).to_le_bytes();
     let header = [&start[..], &unpadded[..wide], text, b"\n"].concat();
     Ok((NpyHeader::from_reader(&header[..])?, start.len() as u64 + wide as u64 + padded))
 }
 
-/// A type of elements.
+/// A type of elements: their size, and how to convert them.
 struct Type<T> {
-    /// Bytes of an element.
+    /// Size of an element, in bytes.
     size: usize,
-    /// The value of its bits, the rest of which are 0.
+    /// Converts the bits of an element, which are the lowest bits of the argument; the others are 0.
     value: fn(u64) -> T,
 }
 
-/// A type of floating-point numbers.
+/// Returns the conversion of a floating-point type to f64; `None` for other types.
 fn float(dtype: Dtype) -> Option<Type<f64>> {
     let (size, value): (_, fn(u64) -> _) = match dtype {
         Dtype::F16 => (2, |bits| f16::from_bits(bits as u16).to_f64()),
@@ -504,7 +506,7 @@ fn float(dtype: Dtype) -> Option<Type<f64>> {
     Some(Type { size, value })
 }
 
-/// A type of integers.
+/// Returns the conversion of an integer type to i128; `None` for other types.
 fn integer(dtype: Dtype) -> Option<Type<i128>> {
     let (size, value): (_, fn(u64) -> _) = match dtype {
         Dtype::I8 => (1, |bits| (bits as i8).into()),

@@ -1,11 +1,11 @@
-//! Arrays of `ndarray` to and from payload blocks.
+//! Reading and writing of `ndarray` arrays as payload blocks.
 
 use hemlock_store::{Element, PayloadReader, PayloadWriter, StoreError};
 use ndarray::{Array, Dimension};
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-/// Writes an array of any layout as a C-ordered block.
+/// Writes an array as a C-ordered block, whatever its memory layout.
 pub(crate) fn write<T: Element, D: Dimension>(w: &mut PayloadWriter, name: &str, array: &Array<T, D>) -> Result<()> {
     let array = array.as_standard_layout();
     w.array(name, array.shape(), array.as_slice().expect("an array in standard layout is contiguous"))

@@ -1,9 +1,9 @@
-//! Which attack made some poisons.
+//! The identity of an attack, as results and reports show it.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// An attack: what it minimises, and how its poisons became images.
+/// An attack, identified by what it minimises and how its poisons became images.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttackId {
     /// What it minimises, such as `gradient-canceling`.
@@ -19,7 +19,7 @@ impl AttackId {
         Self { objective: objective.into(), method: None }
     }
 
-    /// An attack whose poisons became images by that method.
+    /// An attack whose poisons became images by the given method.
     pub fn by(objective: impl Into<String>, method: impl Into<String>) -> Self {
         Self { objective: objective.into(), method: Some(method.into()) }
     }

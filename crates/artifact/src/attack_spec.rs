@@ -1,28 +1,29 @@
-//! What an attack on features minimises, and within which constraint: what is needed to continue it.
+//! What an attack on features minimises, and under which constraint. A stage that continues the attack needs both.
 
 use hemlock_threat::ConstraintKinds;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// What an attack minimises, and where its poisoned features may lie.
+/// What an attack minimises, and which constraint its poisoned features have to satisfy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttackSpec {
     /// The attack, as specs name it.
     pub attack: String,
-    /// The attack's own parameters, those that idle at their defaults.
+    /// The attack's own parameters, including those that have no effect at their default values.
     #[serde(with = "json")]
     pub parameters: Map<String, Value>,
-    /// The seed that the attack's objective draws from; 0, where it draws nothing.
+    /// The seed of the random numbers that the attack's objective draws; 0 if it draws none.
     pub seed: u64,
-    /// Where the poisoned features may lie.
+    /// The set that the poisoned features have to lie in.
     pub constraint: ConstraintKinds,
     /// The share of the clean features that the constraint lets through.
     pub quantile: f64,
-    /// The k of a k-NN constraint.
+    /// The number of neighbours, k, of a k-NN constraint.
     pub neighbors: u32,
 }
 
-/// A table as JSON text: values in artifacts have no types of their own.
+/// Serialises a JSON table as text, because the payload format stores no types and cannot read a
+/// [`Value`](serde_json::Value) back.
 mod json {
     use serde::{Deserialize, Deserializer, Serializer, de, ser};
     use serde_json::{Map, Value};

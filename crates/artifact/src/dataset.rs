@@ -1,4 +1,4 @@
-//! Images with labels, in three splits.
+//! Labelled images in three splits.
 
 use crate::arrays;
 use crate::stored::Pixels;
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct Images {
     /// 8-bit RGB, `[n, 3, height, width]`.
     pub pixels: Pixels,
-    /// Class of every image.
+    /// The class of every image, `[n]`.
     pub labels: Vec<u32>,
-    /// Where every image stands in the pool of the source that it was drawn from.
+    /// The position of every image in the pool of the source that it was drawn from, `[n]`.
     pub source_index: Vec<u32>,
 }
 
@@ -22,27 +22,27 @@ impl Images {
     pub fn len(&self) -> usize {
         self.labels.len()
     }
-    /// Whether there is no image.
+    /// Whether there are no images.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 }
 
-/// A dataset as the pipeline sees it: chosen, split, decoded.
+/// A dataset as stages read it: chosen, split and decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// Name of the source.
     pub name: String,
     /// Class names; a label is an index into them.
     pub classes: Vec<String>,
-    /// Images to train on.
+    /// Images for training.
     pub train: Images,
-    /// Images to choose hyperparameters on; may be empty.
+    /// Images for choosing hyperparameters; may be empty.
     pub validation: Images,
-    /// Images that only measure; may be empty.
+    /// Images for measuring only; may be empty.
     pub test: Images,
-    /// Number of files and folders that were found where the images lie, and are no part of the dataset.
+    /// Number of files and folders that were found beside the images and are not part of the dataset.
     pub skipped: usize,
 }
 
@@ -52,7 +52,8 @@ struct Info {
     classes: Vec<String>,
 }
 
-/// The file of [`Dataset::skipped`], which came later than the others and is there where anything was skipped.
+/// The file that holds [`Dataset::skipped`]. It is absent if nothing was skipped, as in artifacts from before this
+/// field existed.
 const SKIPPED: &str = "skipped";
 
 impl Artifact for Dataset {

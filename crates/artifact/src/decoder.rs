@@ -1,10 +1,10 @@
-//! A decoder: from features back to images.
+//! A decoder: a network from features to images.
 
 use crate::CurvePoint;
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use serde::{Deserialize, Serialize};
 
-/// A network that turns features into images, trained on clean pairs: what is needed to build it and fill it.
+/// A network that turns features into images, trained on clean pairs. It holds the network's sizes and weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decoder {
     /// Number of features.
@@ -13,11 +13,12 @@ pub struct Decoder {
     pub width: u64,
     /// Height and width of the images, in pixels.
     pub image_size: u64,
-    /// Features of a larger L2 norm are scaled down to it first; the largest norm that the decoder was trained on.
+    /// The largest L2 norm of the features that the decoder was trained on. Features with a larger norm are scaled down
+    /// to it before they are decoded.
     pub norm: f32,
     /// Mean training loss of every epoch.
     pub curve: Vec<CurvePoint>,
-    /// How good it is on images that it was not trained on.
+    /// The reconstruction errors on images that the decoder was not trained on.
     pub held_out: Reconstruction,
     /// Weights in safetensors form, under PyTorch's names and layouts.
     #[serde(skip)]
@@ -31,10 +32,10 @@ pub struct Reconstruction {
     pub images: u64,
     /// Mean squared error of pixels in `[0, 1]`.
     pub pixel_error: f64,
-    /// Mean peak signal-to-noise ratio, dB.
+    /// Mean peak signal-to-noise ratio, in dB.
     pub psnr: f64,
-    /// Distance of the reconstructions' features to the given ones, relative to the distance of these to their mean:
-    /// root mean squares.
+    /// Root mean square distance between the features of the reconstructions and the given features, divided by the
+    /// root mean square distance of the given features to their mean.
     pub feature_error: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What an attack did to its victim.
+//! The results of an evaluation: how accurate victims are after training on poisons and on controls.
 
 use crate::{AttackId, Bounds, Features, LearnerState, Measured, arrays};
 use hemlock_head::{Head, judge};
@@ -10,59 +10,61 @@ use std::collections::BTreeMap;
 /// Accuracy on the test split.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Accuracy {
-    /// Share of the test split, in `[0, 1]`.
+    /// Share of the test images that are classified correctly, in `[0, 1]`.
     pub overall: f64,
-    /// The same within every class; `None` for a class without test images.
+    /// Share of the test images of each class that are classified correctly; `None` for a class without test images.
     pub per_class: Vec<Option<f64>>,
 }
 
-/// What a victim made of every image of the test split, in the order of the split.
+/// The predictions of a victim for every image of the test split, in the order of the split.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Answers {
-    /// Whether its class was predicted, `[n]`.
+    /// Whether each image was classified correctly, `[n]`.
     pub right: Vec<bool>,
-    /// Score of its class minus the largest other one, `[n]`: logits, or of nearest neighbours the votes.
+    /// The margin of each image, `[n]`: the score of its class minus the largest other score. Scores are logits, or
+    /// votes if the victim is `knn`.
     pub margins: Vec<f32>,
 }
 
-/// The file of [`Answers::right`], a row for every training set: the number of images, and after it bits in words of
-/// 32, the first image's lowest.
+/// The file that holds [`Answers::right`], with one row per training set. A row begins with the number of images,
+/// followed by the bits in 32-bit words. The first image is the lowest bit.
 const RIGHT: &str = "right";
-/// The file of [`Answers::margins`], a row for every training set.
+/// The file that holds [`Answers::margins`], with one row per training set.
 const MARGINS: &str = "margins";
 
 impl Answers {
-    /// Of [`judge`](hemlock_head::judge)ments.
+    /// Collects [judgements](hemlock_head::judgements), one per test image.
     #[must_use]
     pub fn of(judged: impl IntoIterator<Item = (bool, f64)>) -> Self {
         let (right, margins) = judged.into_iter().map(|(right, margin)| (right, margin as f32)).unzip();
         Self { right, margins }
     }
 
-    /// Of scores `[n, K]`, by the classes of the images.
+    /// Judges scores `[n, K]` by the classes of the images, `[n]`.
     #[must_use]
     pub fn of_scores(scores: ArrayView2<f64>, labels: &[u32]) -> Self {
         debug_assert_eq!(scores.nrows(), labels.len(), "every sample has scores");
         Self::of(scores.rows().into_iter().zip(labels).map(|(row, label)| judge(row, *label)))
     }
 
-    /// The share of them that is right, in `[0, 1]`; 0 of none.
+    /// Share of the images that are classified correctly, in `[0, 1]`; 0 if there are no images.
     #[must_use]
     pub fn share(&self) -> f64 {
         self.right.iter().filter(|right| **right).count() as f64 / self.right.len().max(1) as f64
     }
 
-    /// Reads [`Answers::right`] alone, of an [`Evaluation`] with these training sets.
+    /// Reads [`Answers::right`] of an [`Evaluation`], without its margins. `sets` are the training sets of the
+    /// evaluation.
     ///
     /// # Errors
-    /// The file is not there, or damaged.
+    /// If the file is missing or damaged.
     pub fn read_right<T>(r: &PayloadReader, sets: &Measured<T>) -> Result<Measured<Vec<bool>>, StoreError> {
         let names: Vec<&str> = sets.named().map(|(name, _)| name).collect();
         let right: BTreeMap<&str, Vec<bool>> = names.iter().copied().zip(read_right(r, names.len())?).collect();
         Ok(sets.map_named(|name, _| right[name].clone()))
     }
 
-    /// Reads those of some training sets, in order.
+    /// Reads the answers of `sets` training sets, in the order in which they were written.
     fn read(r: &PayloadReader, sets: usize) -> Result<Vec<Self>, StoreError> {
         let (right, margins): (_, Array2<f32>) = (read_right(r, sets)?, arrays::read(r, MARGINS)?);
         let n = right.first().map_or(0, Vec::len);
@@ -72,7 +74,7 @@ impl Answers {
         Ok(right.into_iter().zip(margins.rows()).map(|(right, row)| Self { right, margins: row.to_vec() }).collect())
     }
 
-    /// Writes those of some training sets: two files, since every file is flushed by itself.
+    /// Writes the answers of several training sets. They share two files, because each file costs a flush of its own.
     fn write(w: &mut PayloadWriter, sets: &[&Self]) -> Result<(), StoreError> {
         let n = sets.first().map_or(0, |set| set.right.len());
         if sets.iter().any(|set| set.right.len() != n || set.margins.len() != n) {
@@ -101,8 +103,8 @@ fn read_right(r: &PayloadReader, sets: usize) -> Result<Vec<Vec<bool>>, StoreErr
     Ok(rows.rows().into_iter().map(bits).collect())
 }
 
-/// Which samples victims were trained and tested on: see
-/// [`FeatureSplit::source_index`](crate::FeatureSplit::source_index).
+/// The samples that victims were trained and tested on, as
+/// [`FeatureSplit::source_index`](crate::FeatureSplit::source_index) numbers them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Drawn {
     /// The test samples, in the order of the split.
@@ -114,10 +116,10 @@ pub struct Drawn {
 }
 
 impl Drawn {
-    /// The numbers of test, training and validation samples, and after them theirs.
+    /// The file: the numbers of test, training and validation samples, then the indices of these samples in that order.
     const FILE: &'static str = "drawn";
 
-    /// Of features.
+    /// Returns the samples that features were computed of.
     #[must_use]
     pub fn of(features: &Features) -> Self {
         let [test, train, validation] =
@@ -125,10 +127,10 @@ impl Drawn {
         Self { test, train, validation }
     }
 
-    /// Reads that of an [`Evaluation`].
+    /// Reads the samples of an [`Evaluation`].
     ///
     /// # Errors
-    /// A file is damaged.
+    /// If the file is missing or damaged.
     pub fn read(r: &PayloadReader) -> Result<Self, StoreError> {
         let all: Vec<u32> = arrays::read_vec(r, Self::FILE)?;
         let cut = all.split_first_chunk::<3>().and_then(|(counts, all)| {
@@ -151,7 +153,7 @@ impl Drawn {
 }
 
 impl Accuracy {
-    /// Of what was made of every image, by its class.
+    /// Computes accuracies from the predictions and the classes of the test images.
     #[must_use]
     pub fn of(answers: &Answers, labels: &[u32], classes: usize) -> Self {
         debug_assert_eq!(answers.right.len(), labels.len(), "every sample has an answer");
@@ -171,28 +173,30 @@ impl Accuracy {
     }
 }
 
-/// A victim that was trained.
+/// A victim after its training on one training set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    /// On the test split, at the end of its training.
+    /// Accuracy on the test split, at the end of training.
     pub accuracy: Accuracy,
-    /// What it made of every test image then; empty where the numbers alone were read ([`Evaluation::read_numbers`]).
+    /// Predictions for every test image, at the end of training; empty after [`Evaluation::read_numbers`].
     pub answers: Answers,
-    /// Share of the test split after every epoch; empty where it has none.
+    /// Share of the test images that are classified correctly after every epoch, in `[0, 1]`; empty if the victim has
+    /// no epochs.
     pub epochs: Vec<f64>,
-    /// Mean cross-entropy on the clean training split, in nats; of linear victims alone.
+    /// Mean cross-entropy on the clean training split, in nats; `None` if the victim is not linear.
     pub clean_loss: Option<f64>,
-    /// Gradient norm of the mean objective at which its training stopped; of linear victims alone.
+    /// Norm of the gradient of the mean objective when training stopped; `None` if the victim is not linear.
     pub gradient_norm: Option<f64>,
-    /// Whether its training got as far as it was to.
+    /// Whether training reached its stopping criterion.
     pub converged: bool,
-    /// Its head, where it is linear.
+    /// The trained head; `None` if the victim is not linear.
     pub head: Option<Head>,
 }
 
 impl Outcome {
-    /// The accuracy after the epoch that was best on the test split: what an attack should be measured against where
-    /// victims may stop early, and no estimate of what they would get. That at the end, of victims without epochs.
+    /// The accuracy after the epoch that was best on the test split, in `[0, 1]`; the accuracy at the end if the victim
+    /// has no epochs. An attack should be measured against it if victims may stop early. It does not estimate what
+    /// early stopping would reach, because it chooses the epoch by test labels.
     #[must_use]
     pub fn best(&self) -> f64 {
         self.epochs.iter().copied().fold(self.accuracy.overall, f64::max)
@@ -230,14 +234,14 @@ struct OutcomeInfo {
     linear: bool,
 }
 
-/// A victim: how it trains, and what it is worth without an attack.
+/// A victim: how it trains, and its accuracy after training on clean data.
 #[derive(Debug, Clone)]
 pub struct Victim {
-    /// Its name, such as `knn`.
+    /// The name of its kind, such as `knn`.
     pub kind: String,
-    /// How it trains: the parameters of the stage that made it, as JSON.
+    /// The parameters of the stage that made it, as JSON; they say how it trains.
     pub params: String,
-    /// Trained on clean data.
+    /// The outcome of training on clean data.
     pub clean: Outcome,
 }
 
@@ -269,46 +273,48 @@ impl Artifact for Victim {
     }
 }
 
-/// How visible poisons are beside the images they are made of, and how well they were matched. Pixels in `[0, 1]`.
+/// How visible poisons are next to their base images, and how well they were matched. Pixels are in `[0, 1]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Visibility {
-    /// Largest change of a pixel, mean over poisons.
+    /// Largest absolute change of a pixel, mean over poisons.
     pub linf: f64,
-    /// Euclidean norm of the change, mean over poisons.
+    /// L2 norm of the change, mean over poisons.
     pub l2: f64,
-    /// Peak signal-to-noise ratio, dB, mean over poisons.
+    /// Peak signal-to-noise ratio in dB, mean over poisons.
     pub psnr: f64,
     /// Structural similarity, 1 for an unchanged image, mean over poisons.
     pub ssim: f64,
     /// Share of the poisons whose features are outliers among clean ones: [`Fit::is_outlier`](crate::Fit::is_outlier).
     pub outliers: f64,
-    /// The same of the poisoned features that images were made of; `None` where there are none.
+    /// Share of the poisoned features that are outliers among clean ones; `None` if the images were not made from
+    /// poisoned features.
     pub outliers_of_features: Option<f64>,
-    /// Share of the poisons whose features lie outside of the set that they had to lie in:
+    /// Share of the poisons whose features lie outside the attack's constraint:
     /// [`Poisons::outside`](crate::Poisons::outside).
     pub outside: f64,
-    /// Median feature distance: [`Poisons::relative_distance`](crate::Poisons::relative_distance).
+    /// Median distance of features to the poisoned features:
+    /// [`Poisons::relative_distance`](crate::Poisons::relative_distance).
     pub relative_distance: f64,
 }
 
-/// How far one poison is from the image it is made of. Pixels in `[0, 1]`.
+/// How far one poison is from its base image. Pixels are in `[0, 1]`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Change {
-    /// Largest change of a pixel.
+    /// Largest absolute change of a pixel.
     pub linf: f32,
-    /// Euclidean norm of the change.
+    /// L2 norm of the change.
     pub l2: f32,
-    /// Peak signal-to-noise ratio, dB.
+    /// Peak signal-to-noise ratio, in dB.
     pub psnr: f32,
     /// Structural similarity, 1 for an unchanged image.
     pub ssim: f32,
 }
 
 impl Change {
-    /// Names of the numbers, in the order of [`Change::numbers`].
+    /// Names of the four measures, in the order of [`Change::numbers`].
     pub const NUMBERS: [&'static str; 4] = ["linf", "l2", "psnr", "ssim"];
 
-    /// The numbers.
+    /// The four measures as an array.
     #[must_use]
     pub fn numbers(&self) -> [f32; 4] {
         [self.linf, self.l2, self.psnr, self.ssim]
@@ -318,50 +324,52 @@ impl Change {
 /// What an attack did to its victim.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
-    /// Which attack made the poisons.
+    /// The attack that made the poisons.
     pub attack: AttackId,
-    /// Who was attacked: [`Victim::kind`].
+    /// The kind of the victim: [`Victim::kind`].
     pub victim: String,
-    /// Whether every poison has the label of the training sample that it is made of.
+    /// Whether every poison has the label of its base image.
     pub clean_label: bool,
-    /// Whether poisons stand in the place of the training samples that they are made of, rather than beside them.
+    /// Whether poisons replace their base images in the training set; otherwise they are added to it.
     pub replaces: bool,
-    /// The share of the clean count that was asked for.
+    /// The poison fraction that was asked for.
     pub poison_fraction: f64,
-    /// What the attack optimised: see [`Poisons::objective`](crate::Poisons::objective).
+    /// The value that the attack optimised: see [`Poisons::objective`](crate::Poisons::objective).
     pub objective: f64,
-    /// The same where it began, of attacks on pixels: at the images that poisons are made of.
+    /// The objective at the base images, where an attack on pixels started; `None` for other attacks.
     pub initial_objective: Option<f64>,
-    /// Of error-minimising noise: how its making ended.
+    /// How the making of error-minimising noise ended; `None` for other attacks.
     pub learner: Option<LearnerState>,
-    /// The lower bound of that: see [`PoisonFeatures::bound`](crate::PoisonFeatures::bound).
+    /// A lower bound of the objective: see [`PoisonFeatures::bound`](crate::PoisonFeatures::bound).
     pub bound: Option<f64>,
-    /// What the search is known to leave, with free labels: see [`PoisonFeatures::gap`](crate::PoisonFeatures::gap).
+    /// How much the search from adversarial labels missed, if there were several searches: see
+    /// [`PoisonFeatures::gap`](crate::PoisonFeatures::gap).
     pub gap: Option<f64>,
-    /// Lower bounds of the share of poisons that the target takes.
+    /// Lower bounds of the poison fraction that the target head needs.
     pub poison_fraction_bound: Option<Bounds>,
     /// Number of poisons.
     pub poisons: u64,
-    /// The victims that were trained.
+    /// The outcome of every training set.
     pub outcomes: Measured<Outcome>,
-    /// Which samples they were trained and tested on.
+    /// The samples that the victims were trained and tested on.
     pub drawn: Drawn,
-    /// An upper bound of the clean loss over all poisons, as many as these, that the attack's constraint lets through
-    /// with any labels: [`hemlock_threat::loss_bound`]. It holds for heads that are trained to the minimum, beside
-    /// all clean data; `None` for other victims.
+    /// An upper bound of the clean loss over all sets of [`poisons`](Self::poisons) poisons that the attack's
+    /// constraint lets through, with any labels: [`hemlock_threat::loss_bound`]. It holds for linear heads that are
+    /// trained to the minimum on all clean data and the poisons. It is `None` for other victims, for poisons that
+    /// replace clean samples, and for victims with another extractor than the attacker's.
     pub loss_bound: Option<f64>,
-    /// Visibility of the images, where there are any.
+    /// How visible the poisons are; `None` if the poisons are features only.
     pub visibility: Option<Visibility>,
-    /// Change of every poison's image, where there are any.
+    /// The change of every poison's image; empty if the poisons are features only.
     pub changes: Vec<Change>,
 }
 
 impl Evaluation {
-    /// Reads what is a number of the whole, and leaves what is one of every image, poison or weight: a few kilobytes
-    /// instead of megabytes.
+    /// Reads the values that describe the evaluation as a whole, and leaves out those of single images, poisons and
+    /// weights. This reads a few kilobytes instead of megabytes.
     ///
     /// # Errors
-    /// A file is not there, or damaged.
+    /// If a file is missing or damaged.
     pub fn read_numbers(store: &Store, manifest: &Manifest) -> Result<Self, StoreError> {
         let info: Info = store.reader(manifest, Self::KIND).value("info")?;
         let outcomes = info.outcomes.map(|outcome| Outcome::numbers(outcome.clone()));
@@ -390,7 +398,7 @@ impl Evaluation {
         }
     }
 
-    /// Largest gradient norm of the mean objective at which a linear victim's training stopped.
+    /// The largest gradient norm at which the training of a linear victim stopped; `None` if no victim is linear.
     #[must_use]
     pub fn gradient_norm(&self) -> Option<f64> {
         self.outcomes.named().filter_map(|(_, outcome)| outcome.gradient_norm).max_by(f64::total_cmp)

@@ -1,4 +1,4 @@
-//! What an artifact gives to other tools: named tensors, whole files, pictures.
+//! Export of artifacts to other tools: named tensors, whole files and pictures.
 
 use crate::{
     Answers, Change, Dataset, Decoder, Drawn, Evaluation, Extractor, Features, Fit, Images, Normalization, Outcome,
@@ -8,14 +8,14 @@ use hemlock_head::Head;
 use ndarray::{Array4, ArrayView, Axis, Dimension};
 use std::borrow::Cow;
 
-/// Numbers of one type, C-ordered.
+/// The values of a tensor, C-ordered.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Data {
     /// 32-bit floats.
     F32(Vec<f32>),
-    /// 64-bit floats.
+    /// 8-bit unsigned integers.
     F64(Vec<f64>),
-    /// Bytes.
+    /// Labels and indices as 64-bit integers, the type that other frameworks index with.
     U8(Vec<u8>),
     /// Labels and indices, in the type that other frameworks index with.
     I64(Vec<i64>),
@@ -24,11 +24,11 @@ pub enum Data {
 /// A named tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {
-    /// Name within its file.
+    /// Name within its file; unique there.
     pub name: Cow<'static, str>,
-    /// Shape.
+    /// Size of every axis.
     pub shape: Vec<usize>,
-    /// Values.
+    /// Values, as many as the shape says.
     pub data: Data,
 }
 
@@ -52,17 +52,17 @@ impl Tensor {
 /// Everything that an artifact exports.
 #[derive(Debug, Clone, Default)]
 pub struct Exported {
-    /// Safetensors files: name without ending, and tensors.
+    /// Safetensors files: their names without the ending, and their tensors.
     pub tensors: Vec<(String, Vec<Tensor>)>,
-    /// Other files: name, and content.
+    /// Other files: their names and contents.
     pub files: Vec<(String, Vec<u8>)>,
-    /// Pictures: name of the set, pixels `[n, 3, height, width]`, and labels.
+    /// Sets of pictures: the name of the set, pixels `[n, 3, height, width]`, and labels `[n]`.
     pub pictures: Vec<(String, Array4<u8>, Vec<u32>)>,
 }
 
-/// An artifact that can be exported.
+/// An artifact type that can be exported.
 pub trait Export {
-    /// Everything in it, in open formats.
+    /// Converts everything in the artifact to open formats.
     fn export(&self) -> Exported;
 }
 
@@ -81,7 +81,7 @@ impl Export for Dataset {
             ]
         };
         Exported {
-            // Not named like the features, with which they may share a folder.
+            // `train` and so on are the names that features have, and both may be exported to one folder.
             tensors: splits.iter().map(|(name, s)| (format!("{name}-images"), tensors(s))).collect(),
             files: vec![("classes.txt".to_owned(), (self.classes.join("\n") + "\n").into_bytes())],
             pictures: splits
@@ -192,7 +192,7 @@ impl Export for Poisons {
     }
 }
 
-/// A line a poison: what can be said of it in numbers.
+/// Formats the measures of all poisons as CSV, one line per poison.
 fn poisons_csv(poisons: &Poisons) -> String {
     let mut csv = format!("poison,label,base_index,{},relative_distance,passes,outlier\n", Fit::NUMBERS.join(","));
     for (i, fit) in poisons.fits.iter().enumerate() {
@@ -212,7 +212,8 @@ impl Export for Victim {
     }
 }
 
-/// What victims made of every test image: by training set, whether it is right, and its margin.
+/// Returns the predictions for every test image, as two tensors per training set: whether each image was classified
+/// correctly, and its margin.
 fn answers<'a>(outcomes: impl Iterator<Item = (&'a str, &'a Outcome)>) -> (String, Vec<Tensor>) {
     let mut tensors = Vec::new();
     for (name, Outcome { answers: Answers { right, margins }, .. }) in outcomes {

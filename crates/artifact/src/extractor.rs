@@ -3,72 +3,74 @@
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use serde::{Deserialize, Serialize};
 
-/// A frozen feature extractor: what is needed to build the network and fill it.
+/// A frozen feature extractor: its architecture, its weights, and how it was trained.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Extractor {
     /// Name of the architecture, such as `resnet20`.
     pub arch: String,
-    /// How it was made, such as `simclr` or `supervised`.
+    /// The method that trained it, such as `simclr` or `supervised`.
     pub method: String,
     /// Number of features.
     pub dim: usize,
     /// Height and width of the images that it was trained on, in pixels.
     pub image_size: usize,
-    /// Mean of every channel, subtracted from pixels in `[0, 1]`.
+    /// Mean of every channel; it is subtracted from pixels in `[0, 1]`.
     pub mean: [f32; 3],
-    /// Standard deviation of every channel, divided by after that.
+    /// Standard deviation of every channel; the difference is divided by it.
     pub std: [f32; 3],
     /// Weights in safetensors form, under the names that PyTorch implementations use.
     pub weights: Vec<u8>,
     /// One point per epoch of training.
     pub curve: Vec<Epoch>,
-    /// What shows that an imported network computes what its weights were trained in; `None` where nothing does, and
-    /// where nothing was imported.
+    /// The comparison that shows that an imported network computes the same as where its weights were trained; `None`
+    /// if there was no such comparison, or if the extractor was not imported.
     pub verified: Option<Verified>,
 }
 
-/// A comparison of features with those that another framework gave for the same images.
+/// A comparison of features with those that another framework computed from the same images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verified {
-    /// BLAKE3 of the images and their features, in hex.
+    /// BLAKE3 hash of the images and their features, in hex.
     pub probe: String,
-    /// Number of images.
+    /// Number of images that were compared.
     pub images: u64,
-    /// The largest difference of a feature, as a share of the largest feature.
+    /// The largest absolute difference of a feature, divided by the largest absolute feature.
     pub difference: f64,
 }
 
 impl Extractor {
-    /// Whether nothing shows that it computes what its weights were trained in.
+    /// Whether the weights were imported without a comparison that shows that the network computes the same as where
+    /// they were trained.
     #[must_use]
     pub fn unverified(&self) -> bool {
         self.method == "import" && self.verified.is_none()
     }
 }
 
-/// What one epoch of pre-training showed.
+/// Measurements of one epoch of pre-training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
     /// Number of the epoch, from 1.
     pub epoch: u32,
-    /// Mean of the loss over its steps.
+    /// Mean loss over the steps of the epoch.
     pub loss: f64,
-    /// Learning rate of its last step.
+    /// Learning rate of the last step.
     pub learning_rate: f64,
-    /// Mean standard deviation of the normalised embeddings' coordinates, times sqrt(dimension), in its last step: 1
-    /// for embeddings that are spread over the sphere, near 0 for a collapsed network. Embeddings are the projections,
-    /// of supervised training the features.
+    /// The standard deviation of the coordinates of the normalised embeddings in the last step, averaged over the
+    /// coordinates and multiplied by sqrt(dimension). It is 1 for embeddings that are spread over the sphere, and near
+    /// 0 for a collapsed network. Embeddings are the outputs of the projection head or, in supervised training, the
+    /// features.
     pub spread: f64,
-    /// Accuracy of k nearest neighbours in the epochs that measure it: on the validation split or, where there is none,
-    /// of each training image among all others.
+    /// Accuracy of a k-nearest-neighbour classifier, in `[0, 1]`; `None` in epochs that do not measure it. It is
+    /// measured on the validation split or, if that is empty, on each training image with all others as neighbours.
     pub knn: Option<f64>,
 }
 
 impl Epoch {
-    /// Below this spread, a network has collapsed: directions differ by a hundredth of what they could.
+    /// The spread below which a network counts as collapsed: directions differ by a hundredth of what they could.
     const COLLAPSED: f64 = 0.1;
 
-    /// Whether the embeddings all point nearly the same way. A collapse onto a few directions is not seen.
+    /// Whether all embeddings point in nearly the same direction. A collapse onto a few directions is not detected.
     #[must_use]
     pub fn collapsed(&self) -> bool {
         self.spread.is_nan() || self.spread < Self::COLLAPSED

@@ -1,4 +1,4 @@
-//! Features of a downstream dataset.
+//! Features of a downstream dataset, and their normalisation.
 
 use crate::arrays;
 use crate::stored::Matrix;
@@ -10,64 +10,66 @@ use serde::{Deserialize, Serialize};
 /// Features and labels of one split.
 #[derive(Debug)]
 pub struct FeatureSplit {
-    /// `[n, d]`.
+    /// The features, `[n, d]`.
     pub features: Matrix,
-    /// Class of every row.
+    /// The class of every row, `[n]`.
     pub labels: Vec<u32>,
-    /// Where every row stands among what it was drawn from: in the pool of images
-    /// ([`Images::source_index`](crate::Images::source_index)), or in the array that was imported.
+    /// The position of every row in what it was drawn from, `[n]`: the pool of images
+    /// ([`Images::source_index`](crate::Images::source_index)), or the array that was imported.
     pub source_index: Vec<u32>,
 }
 
 impl FeatureSplit {
-    /// All rows of what there is to draw from, in its order.
+    /// Makes a split of all rows that can be drawn from, in their order.
     #[must_use]
     pub fn all(features: Matrix, labels: Vec<u32>) -> Self {
         let source_index = (0..labels.len() as u32).collect();
         Self { features, labels, source_index }
     }
 
-    /// The split as the head's mathematics wants it.
+    /// Returns the split in the form that `hemlock_head` computes with.
     ///
     /// # Errors
-    /// Fewer than two classes, no features, a label out of range, or a feature that is not finite.
+    /// If there are fewer than two classes, if there are no features, if a label is missing or out of range, or if a
+    /// feature is not finite.
     pub fn samples(&self, classes: usize) -> Result<Samples<'_>, HeadError> {
         Samples::from_f32(self.features.view(), &self.labels, classes)
     }
 }
 
-/// What is done to every feature vector before the head sees it.
+/// The normalisation of a feature vector, which is applied before the head sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Normalization {
     /// `(z - shift) * scale`, per coordinate.
     Affine {
-        /// Subtracted from every coordinate, `[d]`.
+        /// The shift that is subtracted, `[d]`.
         shift: Vec<f32>,
-        /// Multiplied after that, `[d]`.
+        /// The scale that the difference is multiplied by, `[d]`.
         scale: Vec<f32>,
     },
-    /// `z / |z|`, the L2 norm of every sample by itself; 0 stays 0.
+    /// `z / |z|`, every sample divided by its own L2 norm; a zero vector stays 0.
     L2,
 }
 
-/// A coordinate whose standard deviation is no larger share of its mean is constant, but for the rounding of 32 bits.
+/// The largest ratio of standard deviation to mean at which a coordinate counts as constant: rounding to 32 bits causes
+/// as much.
 const CONSTANT: f64 = 1e-6;
 
 impl Normalization {
-    /// Leaves `dim` coordinates as they are.
+    /// Returns the normalisation that leaves `dim` coordinates as they are.
     #[must_use]
     pub fn identity(dim: usize) -> Self {
         Self::Affine { shift: vec![0.0; dim], scale: vec![1.0; dim] }
     }
 
-    /// Gives every coordinate of `features` (`[n, d]`) mean 0 and standard deviation 1, whatever its scale. A constant
-    /// coordinate becomes 0: one whose deviation is no more than a millionth of its mean, or has no inverse in 32 bits
-    /// (below 3e-39).
+    /// Returns the normalisation that gives every coordinate of `features` (`[n, d]`) mean 0 and standard deviation 1.
+    /// A constant coordinate becomes 0. A coordinate is constant if its standard deviation is at most a millionth of
+    /// its mean, or is so small (below 3e-39) that its inverse does not fit into 32 bits.
     #[must_use]
     pub fn standardizing(features: ArrayView2<f32>) -> Self {
         let n = features.nrows().max(1) as f64;
-        // Row after row: columns of a matrix that is larger than memory would be read from the disk one number at a
-        // time.
+        // Sums run row after row: a matrix may be larger than memory, and reading it by columns would fetch single
+        // numbers from the disk.
         let average = |of: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
             let mut sums = vec![0.0; features.ncols()];
             for row in features.rows() {
@@ -88,7 +90,7 @@ impl Normalization {
         }
     }
 
-    /// Coordinates that become 0, as they are constant.
+    /// Number of coordinates that become 0 because they are constant.
     #[must_use]
     pub fn constant(&self) -> usize {
         match self {
@@ -97,14 +99,14 @@ impl Normalization {
         }
     }
 
-    /// Normalises every row of `features`, `[n, d]`.
+    /// Normalises every row of `features`, `[n, d]`, in place.
     pub fn apply(&self, mut features: ArrayViewMut2<f32>) {
         for mut row in features.rows_mut() {
             self.map(row.iter_mut());
         }
     }
 
-    /// Normalises one sample, `[d]`.
+    /// Normalises one sample, `[d]`, in place.
     pub fn apply_to(&self, z: &mut [f32]) {
         self.map(z.iter_mut());
     }
@@ -114,7 +116,7 @@ impl Normalization {
             Self::Affine { shift, scale } => {
                 for ((z, shift), scale) in z.zip(shift).zip(scale) {
                     let moved = *z - shift;
-                    // The difference of two large numbers may be too large for 32 bits.
+                    // The difference of two large numbers may overflow in 32 bits.
                     let wide = || (f64::from(*z) - f64::from(*shift)) * f64::from(*scale);
                     *z = if moved.is_finite() { moved * scale } else { wide() as f32 };
                 }
@@ -124,7 +126,7 @@ impl Normalization {
                 let length = length(z.iter().map(|z| **z));
                 let norm = length as f32;
                 for z in z {
-                    // Lengths that 32 bits do not hold, or not in full.
+                    // The length may overflow in 32 bits, or be subnormal and lose digits.
                     let wide = if length > 0.0 { f64::from(*z) / length } else { 0.0 };
                     *z = if norm.is_normal() { *z / norm } else { wide as f32 };
                 }
@@ -132,8 +134,8 @@ impl Normalization {
         }
     }
 
-    /// Turns the gradient of a function of the normalised sample into that of a function of the sample `z` itself, both
-    /// `[d]`.
+    /// Backpropagates through the normalisation of the sample `z`, `[d]`: turns `gradient`, the gradient with respect
+    /// to the normalised sample, into the gradient with respect to `z`, in place.
     pub fn backward(&self, z: &[f32], gradient: &mut [f32]) {
         match self {
             Self::Affine { scale, .. } => gradient.iter_mut().zip(scale).for_each(|(g, scale)| *g *= scale),
@@ -150,23 +152,23 @@ impl Normalization {
     }
 }
 
-/// L2 norm. Summed in f64, where no square is too large or too small.
+/// L2 norm, summed in f64, where the square of no f32 overflows or underflows.
 fn length(z: impl Iterator<Item = f32>) -> f64 {
     z.map(|z| f64::from(z).powi(2)).sum::<f64>().sqrt()
 }
 
-/// Features of a dataset's splits, as the head sees them.
+/// Features of a dataset's splits, normalised as the head sees them.
 #[derive(Debug)]
 pub struct Features {
     /// Class names; a label is an index into them.
     pub classes: Vec<String>,
-    /// What was done to the extractor's output, or to what was imported.
+    /// The normalisation that was applied to the extractor's output, or to the imported features.
     pub normalization: Normalization,
     /// The clean training set, `D_c`.
     pub train: FeatureSplit,
-    /// Held out from training; may be empty.
+    /// Samples that are held out from training; may be empty.
     pub validation: FeatureSplit,
-    /// For measuring only.
+    /// Samples for measuring only.
     pub test: FeatureSplit,
 }
 
@@ -176,7 +178,7 @@ struct Info {
     normalization: Vectors,
 }
 
-/// A normalisation as it stands in the file: of [`Normalization::L2`] both vectors are empty.
+/// A normalisation as it is stored. Both vectors are empty for [`Normalization::L2`].
 #[derive(Serialize, Deserialize)]
 struct Vectors {
     shift: Vec<f32>,
@@ -266,7 +268,7 @@ mod tests {
         assert_eq!(z.row(5).to_vec(), [0.0, 1.0]);
     }
 
-    /// What scikit-learn's `StandardScaler` says too: units do not matter.
+    /// The expected values come from scikit-learn's `StandardScaler`; the units of a feature do not matter.
     #[test]
     fn standardizing_does_not_know_the_scale() {
         let z = array![[1.0f32, 5.0], [3.0, 5.5], [5.0, 4.0], [2.0, 9.0]];
@@ -282,10 +284,10 @@ mod tests {
             let apart = (&found - &expected).mapv(f32::abs).into_iter().fold(0.0, f32::max);
             assert!(apart < 1e-5, "{scale}: {apart}");
         }
-        // Differences beyond 32 bits.
+        // Differences that overflow in 32 bits.
         let (found, _) = standardized(array![[-3e38f32], [3e38], [3e38]]);
         assert!((found[[0, 0]] + 2f32.sqrt()).abs() < 1e-5, "{found}");
-        // Constant but for rounding, constant, and 0.
+        // Coordinates that are constant up to rounding, constant, and 0.
         let (found, constant) = standardized(array![[0.1f32, 1e-20, 0.0], [0.1 + 1e-8, 1e-20, 0.0]]);
         assert_eq!((found, constant), (Array2::zeros((2, 3)), 3));
     }

@@ -1,7 +1,7 @@
-//! The typed contents that stages hand to each other.
+//! The typed contents of artifacts, which stages pass to each other.
 //!
-//! Every type here is a [`hemlock_store::Artifact`]: it says in which files of an artifact its
-//! arrays and values stand. Arrays are C-ordered; pixels are 8-bit RGB, `[n, 3, height, width]`.
+//! Every type here implements [`hemlock_store::Artifact`], which says in which files of an artifact its arrays and
+//! values are stored. Arrays are C-ordered. Pixels are 8-bit RGB, `[n, 3, height, width]`.
 
 mod arrays;
 mod attack_id;

@@ -1,4 +1,4 @@
-//! One value for every training set that victims were trained on.
+//! Values that are measured once per training set.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -8,49 +8,49 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub enum Role {
     /// Clean data: the reference.
     Clean,
-    /// No training set: the attacker's target itself.
+    /// No training set: the target head itself, which is not retrained.
     Target,
-    /// Clean data and poisons.
+    /// Clean data with poisons.
     Poisoned,
-    /// As many changed samples, without an attack.
+    /// A control: clean data with as many changed samples, but without an attack.
     Control,
 }
 
-/// A training set: its name in results and files, and what it is for.
+/// A training set: its name in results and files, and its role.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrainingSet {
     /// The name, such as `random_flips`.
     pub name: String,
-    /// What it is for.
+    /// What the training set is for.
     pub role: Role,
 }
 
 impl TrainingSet {
-    /// The attacker's target itself.
+    /// Name of the outcome of the target head itself.
     pub const TARGET: &'static str = "target";
-    /// Clean data and poisoned features.
+    /// Name of the training set of clean data and poisoned features.
     pub const FEATURES: &'static str = "features";
-    /// Clean data and poisons as images.
+    /// Name of the training set of clean data and poisons as images.
     pub const IMAGES: &'static str = "images";
 
-    /// A training set of that name.
+    /// Returns a training set with the given name and role.
     pub fn new(name: impl Into<String>, role: Role) -> Self {
         Self { name: name.into(), role }
     }
 
-    /// The name as words.
+    /// The name with spaces instead of `_` and `-`.
     #[must_use]
     pub fn words(&self) -> String {
         self.name.replace(['_', '-'], " ")
     }
 }
 
-/// One value for every training set: that of clean data, and those of the others, in order.
+/// One value for every training set: clean data first, then the others in the order in which they were added.
 ///
-/// As JSON it is an object, a field per training set.
+/// As JSON it is an object with one field per training set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured<T> {
-    /// The value of clean data.
+    /// The value for clean data.
     pub clean: T,
     others: Vec<(TrainingSet, T)>,
 }
@@ -62,22 +62,22 @@ impl<T: Default> Default for Measured<T> {
 }
 
 impl<T> Measured<T> {
-    /// The name of clean data.
+    /// Name of the training set of clean data.
     const CLEAN: &'static str = "clean";
 
-    /// The value of clean data alone.
+    /// Starts with the value for clean data only.
     pub fn new(clean: T) -> Self {
         Self { clean, others: Vec::new() }
     }
 
-    /// The same with the value of another training set, behind the others or in the place of one of that name.
+    /// Returns the values with one more, as [`set`](Self::set) adds it.
     #[must_use]
     pub fn with(mut self, name: &str, role: Role, value: T) -> Self {
         self.set(TrainingSet::new(name, role), value);
         self
     }
 
-    /// Adds the value of a training set behind the others, or puts it in the place of one of that name.
+    /// Adds the value for a training set after the others. If there is one of that name, its value is replaced.
     pub fn set(&mut self, of: TrainingSet, value: T) {
         match self.others.iter_mut().find(|(set, _)| set.name == of.name) {
             Some((_, old)) => *old = value,
@@ -85,7 +85,7 @@ impl<T> Measured<T> {
         }
     }
 
-    /// The value of the training set of that name.
+    /// The value for the training set of that name, if there is one.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&T> {
         if name == Self::CLEAN {
@@ -94,7 +94,7 @@ impl<T> Measured<T> {
         self.others().find(|(set, _)| set.name == name).map(|(_, value)| value)
     }
 
-    /// The value of the training set of that name, to be changed.
+    /// Mutable access to the value for the training set of that name, if there is one.
     pub fn get_mut(&mut self, name: &str) -> Option<&mut T> {
         if name == Self::CLEAN {
             return Some(&mut self.clean);
@@ -102,60 +102,60 @@ impl<T> Measured<T> {
         self.others.iter_mut().find(|(set, _)| set.name == name).map(|(_, value)| value)
     }
 
-    /// The value of the attacker's target itself, which is not retrained.
+    /// The value for the target head itself, which is not retrained.
     #[must_use]
     pub fn target(&self) -> Option<&T> {
         self.get(TrainingSet::TARGET)
     }
 
-    /// The value of clean data and poisoned features.
+    /// The value for clean data with poisoned features.
     #[must_use]
     pub fn features(&self) -> Option<&T> {
         self.get(TrainingSet::FEATURES)
     }
 
-    /// The value of clean data and poisons as images.
+    /// The value for clean data with poisons as images.
     #[must_use]
     pub fn images(&self) -> Option<&T> {
         self.get(TrainingSet::IMAGES)
     }
 
-    /// The value of the poisons as victims get them: as images, or as features if there are no images.
+    /// The value for the poisons in the form that victims get: as images, or as features if there are no images.
     #[must_use]
     pub fn poisoned(&self) -> Option<&T> {
         self.images().or_else(|| self.features())
     }
 
-    /// All training sets but clean data, with their values.
+    /// All training sets except clean data, with their values.
     pub fn others(&self) -> impl Iterator<Item = (&TrainingSet, &T)> {
         self.others.iter().map(|(set, value)| (set, value))
     }
 
-    /// The controls, with their values.
+    /// The training sets that are controls, with their values.
     pub fn controls(&self) -> impl Iterator<Item = (&TrainingSet, &T)> {
         self.others().filter(|(set, _)| set.role == Role::Control)
     }
 
-    /// All training sets by name, clean data first, with their values.
+    /// The names of all training sets with their values, clean data first.
     pub fn named(&self) -> impl Iterator<Item = (&str, &T)> {
         std::iter::once((Self::CLEAN, &self.clean)).chain(self.others().map(|(set, value)| (set.name.as_str(), value)))
     }
 
-    /// The values of the same training sets, mapped.
+    /// Applies `f` to every value.
     pub fn map<U>(&self, f: impl Fn(&T) -> U) -> Measured<U> {
         self.map_named(|_, value| f(value))
     }
 
-    /// The values of the same training sets, mapped by a function that is called with the names, too.
+    /// Applies `f` to every name and value.
     pub fn map_named<U>(&self, f: impl Fn(&str, &T) -> U) -> Measured<U> {
         let Ok(mapped) = self.try_map(|name, value| Ok::<U, std::convert::Infallible>(f(name, value)));
         mapped
     }
 
-    /// The values of the same training sets, mapped by a function that may fail.
+    /// Applies `f` to every name and value, and stops at the first error.
     ///
     /// # Errors
-    /// The first failure.
+    /// The first error that `f` returns; clean data comes first.
     pub fn try_map<U, E>(&self, f: impl Fn(&str, &T) -> Result<U, E>) -> Result<Measured<U>, E> {
         let clean = f(Self::CLEAN, &self.clean)?;
         let others = self.others().map(|(set, value)| Ok((set.clone(), f(&set.name, value)?)));
@@ -164,14 +164,14 @@ impl<T> Measured<T> {
 }
 
 impl<T: Serialize> Serialize for Measured<T> {
-    /// In formats for people an object, in others the training sets and their values.
+    /// Human-readable formats get an object; others get the training sets with their roles, and the values.
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         if to.is_human_readable() { to.collect_map(self.named()) } else { (&self.clean, &self.others).serialize(to) }
     }
 }
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Measured<T> {
-    /// Reads what a format that is not for people holds: an object does not say what its training sets are for.
+    /// Reads formats that are not human-readable only, because an object does not contain the roles of training sets.
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         if from.is_human_readable() {
             return Err(de::Error::custom("training sets are read from artifacts alone"));

@@ -1,46 +1,48 @@
-//! Poisons: as features, and as images.
+//! Poisons, as features and as images.
 
 use crate::{AttackSpec, arrays};
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use ndarray::{Array2, Array4};
 use serde::{Deserialize, Serialize};
 
-/// Poisoned features: what the attacker would like the extractor to see.
+/// Poisoned features: the features that the poisons are to have.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoisonFeatures {
-    /// `[m, d]`, in the space that the head sees.
+    /// The features, `[m, d]`, normalised as the head sees them.
     pub features: Array2<f32>,
-    /// Label of every poison.
+    /// The label of every poison, `[m]`.
     pub labels: Vec<u32>,
-    /// Training image that every poison is made of.
+    /// The index of every poison's base image in the training split, `[m]`.
     pub base_index: Vec<u32>,
-    /// What they were made for, and where they may lie.
+    /// The objective that they were made for, and their constraint.
     pub spec: AttackSpec,
-    /// Whether every label is that of the training sample that the poison is made of.
+    /// Whether every label is that of the poison's base image.
     pub clean_label: bool,
-    /// The share of the clean count that was asked for; `m` is the nearest whole number.
+    /// The poison fraction that was asked for; `m` is the nearest whole number of poisons.
     pub poison_fraction: f64,
-    /// What the attack optimises, for these poisons, as the attack shows it: of Gradient Canceling, for one, the norm
-    /// of the gradient that is left at the target, divided by that of the clean gradient there.
+    /// The value of the attack's objective for these poisons, as the attack displays it. For Gradient Canceling it is
+    /// the norm of the gradient that is left at the target head, divided by the norm of the clean gradient there.
     pub objective: f64,
-    /// Where the attack knows one, as Gradient Canceling does: a lower bound of the objective over all poisons that the
-    /// constraint lets through with these labels; with any labels, where the attack chose them freely.
+    /// A lower bound of the objective over all poisons that the constraint lets through, if the attack knows one
+    /// (Gradient Canceling does). It is a bound over all labels if the attack chose them, and otherwise for these
+    /// labels.
     pub bound: Option<f64>,
-    /// Of labels that the attack chose freely: how much the search that began with free labels ended behind the best
-    /// one, in the objective as it is shown; 0: it was the best. A lower bound of what the optimiser leaves.
+    /// How far the search that started from adversarial labels ended behind the best search, in the displayed
+    /// objective; 0 if it was the best. It is a lower bound of what the optimiser misses, and `None` if there was one
+    /// search only.
     pub gap: Option<f64>,
     /// Why the attack stopped: `target`, `steps`, `stall` or `time`.
     pub stopped: String,
-    /// The objective at some steps.
+    /// The objective at some of the steps.
     pub curve: Vec<CurvePoint>,
 }
 
-/// How far an optimiser was at some step.
+/// One point of an optimiser's progress.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CurvePoint {
-    /// Step or epoch.
+    /// Number of the step or epoch.
     pub step: u32,
-    /// What it optimises.
+    /// The value of the objective there.
     pub objective: f64,
 }
 
@@ -102,59 +104,61 @@ impl Artifact for PoisonFeatures {
     }
 }
 
-/// Poisons as images, 8-bit, as a victim would get them.
+/// Poisons as 8-bit images, in the form that a victim gets.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Poisons {
-    /// `[m, 3, height, width]`; of free pixels, what an 8-bit image can show of them.
+    /// The images, `[m, 3, height, width]`. If the attack did not clip pixels, these are the nearest 8-bit images.
     pub images: Array4<u8>,
-    /// Of an attack that may leave `[0, 1]`, which no image file can: the pixels that the victim trains on, in units
-    /// where `[0, 1]` is what images have.
+    /// The pixels that the victim trains on, `[m, 3, height, width]`, if the attack did not clip them to `[0, 1]`, the
+    /// range that image files can hold.
     pub pixels: Option<Array4<f32>>,
-    /// Label of every poison.
+    /// The label of every poison, `[m]`.
     pub labels: Vec<u32>,
-    /// Training image that every poison is made of.
+    /// The index of every poison's base image in the training split, `[m]`.
     pub base_index: Vec<u32>,
-    /// What they are to do, such as `gradient-canceling`.
+    /// The name of the attack, which says what it minimises, such as `gradient-canceling`.
     pub attack: String,
-    /// How they were made, such as `feature-matching`.
+    /// The method that made the images, such as `feature-matching`.
     pub method: String,
-    /// What the attack optimised: of poisoned features [`PoisonFeatures::objective`], of an attack on pixels the same
-    /// at their features, before rounding.
+    /// The value that the attack optimised. For images that were made from poisoned features it is
+    /// [`PoisonFeatures::objective`]. For an attack on pixels it is the same quantity at the features of the images,
+    /// before rounding.
     pub objective: f64,
-    /// Whether every label is that of the training sample that the poison is made of.
+    /// Whether every label is that of the poison's base image.
     pub clean_label: bool,
-    /// Whether they stand in the place of the training images that they are made of, rather than beside them.
+    /// Whether the poisons replace their base images in the training set; otherwise they are added to it.
     pub replaces: bool,
-    /// The share of the clean count that was asked for; `m` is the nearest whole number.
+    /// The poison fraction that was asked for; `m` is the nearest whole number of poisons.
     pub poison_fraction: f64,
-    /// How well each was matched, and how usual its features are.
+    /// How well each poison was matched, and how usual its features are, `[m]`.
     pub fits: Vec<Fit>,
-    /// The yardstick of feature distances: the median, over the clean training samples, of the distance to the nearest
-    /// other one.
+    /// The unit of relative feature distances: the distance from a clean training sample to its nearest other one,
+    /// median over the samples.
     pub clean_nearest: f64,
-    /// Share of the poisoned features that count as outliers as those of images do; `None` where images were not made
-    /// of features.
+    /// Share of the poisoned features that are outliers by the rule for images; `None` if the images were not made from
+    /// poisoned features.
     pub outliers_of_features: Option<f64>,
-    /// Of error-minimising noise: how its making ended.
+    /// How the making of error-minimising noise ended; `None` for other attacks.
     pub learner: Option<LearnerState>,
-    /// Mean over the poisons of what feature matching minimises, the least so far, at some passes; otherwise empty.
+    /// The least value so far of the objective of feature matching, mean over the poisons, at some of the passes; empty
+    /// for other methods.
     pub curve: Vec<CurvePoint>,
-    /// The attack's objective at the features of the images, at some steps of their refinement, or of an attack on
+    /// The attack's objective at the features of the images, at some steps of their refinement or of an attack on
     /// pixels; otherwise empty.
     pub refined: Vec<CurvePoint>,
 }
 
-/// How the making of error-minimising noise ended: what the learner that it was made against makes of the training
-/// images with noise, after it has trained on them for the last time.
+/// How the making of error-minimising noise ended. The numbers describe the learner that the noise was made against, on
+/// the training images with noise, after it was trained on them for the last time.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LearnerState {
-    /// Turns of training and noise that were taken.
+    /// Number of rounds; each trains the learner and then changes the noise.
     pub rounds: u32,
     /// Mean cross-entropy on the images with noise, in nats.
     pub loss: f64,
-    /// Share of them that is mistaken.
+    /// Share of these images that are misclassified, in `[0, 1]`.
     pub mistaken: f64,
-    /// Why it ended.
+    /// Why the rounds ended.
     pub stopped: Stopped,
 }
 
@@ -162,36 +166,37 @@ pub struct LearnerState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stopped {
-    /// Hardly an image with noise was mistaken.
+    /// Hardly any image with noise was misclassified.
     Learnt,
-    /// The loss had not fallen for long.
+    /// The loss had not fallen for many rounds.
     Stalled,
-    /// There were no more rounds.
+    /// The largest number of rounds was reached.
     Rounds,
 }
 
 /// How well one poison was matched, and how usual its features are among clean ones. Distances and norms are L2, in the
-/// space that the head sees. Of an attack on pixels, the poisoned features are those before rounding.
+/// normalised feature space of the head. For an attack on pixels, the poisoned features are the features of the image
+/// before rounding.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Fit {
-    /// From the features of the base image to the poisoned features.
+    /// Distance from the features of the base image to the poisoned features.
     pub start_distance: f32,
-    /// From the image's features, before rounding to 8 bits, to the poisoned features.
+    /// Distance from the image's features before rounding to 8 bits to the poisoned features.
     pub distance_unrounded: f32,
-    /// The same after rounding.
+    /// Distance from the 8-bit image's features to the poisoned features.
     pub distance: f32,
-    /// From the 8-bit image's features to the set that the poisoned features had to lie in; with `knn`, to a near point
+    /// Distance from the 8-bit image's features to the attack's constraint; for the constraint `knn`, to a near point
     /// of it.
     pub outside: f32,
     /// Norm of the 8-bit image's features.
     pub norm: f32,
     /// Robust z-score of that norm among the clean training samples'.
     pub norm_z: f32,
-    /// From the 8-bit image's features to the nearest clean training sample.
+    /// Distance from the 8-bit image's features to the nearest clean training sample.
     pub nearest: f32,
-    /// Robust z-score of that distance among the clean training samples' distances to their nearest others.
+    /// Robust z-score of that distance among the distances of clean training samples to their nearest other ones.
     pub nearest_z: f32,
-    /// Passes through the extractor, forward and backward, that its inversion took.
+    /// Number of passes through the extractor, forward and backward, that the inversion took.
     pub passes: u32,
 }
 
@@ -199,22 +204,22 @@ pub struct Fit {
 pub const OUTLIER: f32 = 3.5;
 
 impl Fit {
-    /// Whether the norm is unusual among clean samples, or the nearest clean sample unusually far. (That it is near is
-    /// no wonder: the image that a poison is made of is among them.)
+    /// Whether the norm is unusual among clean samples, or the nearest clean sample is unusually far away. A sample
+    /// that is unusually near is no sign of an outlier, because the base image is among the clean samples.
     #[must_use]
     pub fn is_outlier(&self) -> bool {
         self.norm_z.abs() > OUTLIER || self.nearest_z > OUTLIER
     }
 
-    /// The share of its norm by which an image may miss a set and still count as inside: rounding to 8 bits moves
-    /// features as far.
+    /// The distance to a set, divided by the norm of the features, up to which features count as inside it. Rounding an
+    /// image to 8 bits moves features as far.
     pub const TOUCH: f32 = 0.01;
 
-    /// Names of the measured numbers, in the order of [`Fit::numbers`].
+    /// Names of the measures, in the order of [`Fit::numbers`].
     pub const NUMBERS: [&'static str; 8] =
         ["start_distance", "distance_unrounded", "distance", "outside", "norm", "norm_z", "nearest", "nearest_z"];
 
-    /// The measured numbers.
+    /// The measures as an array.
     #[must_use]
     pub fn numbers(&self) -> [f32; 8] {
         let Self { start_distance, distance_unrounded, distance, outside, norm, norm_z, nearest, nearest_z, passes: _ } =
@@ -229,30 +234,30 @@ impl Fit {
 }
 
 impl Poisons {
-    /// Median over the poisons of the distance after rounding, in units of the clean samples' median distance to their
-    /// nearest others.
+    /// Distance of the 8-bit images' features to the poisoned features, median over the poisons, divided by
+    /// [`clean_nearest`](Self::clean_nearest).
     #[must_use]
     pub fn relative_distance(&self) -> f64 {
         let mut distances: Vec<f64> = self.fits.iter().map(|f| f64::from(f.distance) / self.clean_nearest).collect();
         median(&mut distances)
     }
 
-    /// Share of the poisons whose features lie outside of the set that they had to lie in, by more than [`Fit::TOUCH`]
-    /// of their norm.
+    /// Share of the poisons whose features lie outside the attack's constraint by more than [`Fit::TOUCH`] of their
+    /// norm, in `[0, 1]`.
     #[must_use]
     pub fn outside(&self) -> f64 {
         let out = |f: &&Fit| f.outside > Fit::TOUCH * f.norm;
         self.fits.iter().filter(out).count() as f64 / self.fits.len().max(1) as f64
     }
 
-    /// Share of the poisons that are outliers.
+    /// Share of the poisons that are outliers, in `[0, 1]`.
     #[must_use]
     pub fn outliers(&self) -> f64 {
         self.fits.iter().filter(|f| f.is_outlier()).count() as f64 / self.fits.len().max(1) as f64
     }
 }
 
-/// The median, which sorts the values; NaN if there are none.
+/// Returns the median of the values, which are sorted in place; NaN if there are no values.
 pub fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);

@@ -10,7 +10,7 @@ use ndarray::{Array, ArrayView, ArrayViewMut, Dimension, Ix2, Ix4};
 #[derive(Debug)]
 pub struct Stored<T, D: Dimension>(Place<T, D>);
 
-/// `[n, d]`, a sample's features in a row.
+/// A matrix of features, `[n, d]`: one row per sample.
 pub type Matrix = Stored<f32, Ix2>;
 
 /// 8-bit RGB images, `[n, 3, height, width]`.
@@ -19,22 +19,22 @@ pub type Pixels = Stored<u8, Ix4>;
 #[derive(Debug)]
 enum Place<T, D: Dimension> {
     Memory(Array<T, D>),
-    /// Of an artifact; of as many axes as `D` has.
+    /// A file of an artifact, whose array has as many axes as `D`.
     File(Arc<Mapped<T>>),
-    /// Without a name; of as many axes as `D` has.
+    /// A file without a name, whose array has as many axes as `D`.
     Scratch(Scratch<T>),
 }
 
 impl<T: Element, D: Dimension> Stored<T, D> {
-    /// An array of zeros in a file without a name in the folder `dir`.
+    /// Makes an array of zeros in a file without a name, in the folder `dir`.
     ///
     /// # Errors
-    /// [`StoreError::Io`], as where the disk is full.
+    /// [`StoreError::Io`] if the file cannot be made, for example because the disk is full.
     pub fn scratch(dir: &Path, shape: D) -> Result<Self, StoreError> {
         Ok(Self(Place::Scratch(Scratch::zeros(dir, shape.slice())?)))
     }
 
-    /// The array.
+    /// A view of the array.
     #[must_use]
     pub fn view(&self) -> ArrayView<'_, T, D> {
         let (shape, data) = match &self.0 {
@@ -48,7 +48,7 @@ impl<T: Element, D: Dimension> Stored<T, D> {
         }
     }
 
-    /// The array, to be changed. That of an artifact is copied into memory before.
+    /// A mutable view of the array. An array in an artifact's file is copied into memory first.
     pub fn view_mut(&mut self) -> ArrayViewMut<'_, T, D> {
         if let Place::File(_) = self.0 {
             self.0 = Place::Memory(self.view().to_owned());
@@ -66,7 +66,7 @@ impl<T: Element, D: Dimension> Stored<T, D> {
         }
     }
 
-    /// Maps a block of an artifact.
+    /// Maps a block of an artifact into memory.
     pub(crate) fn read(r: &PayloadReader, name: &str) -> Result<Self, StoreError> {
         let mapped = r.map::<T>(name)?;
         let (found, expected) = (mapped.shape().len(), D::NDIM.expect("stored arrays have a fixed number of axes"));
@@ -76,7 +76,7 @@ impl<T: Element, D: Dimension> Stored<T, D> {
         Ok(Self(Place::File(Arc::new(mapped))))
     }
 
-    /// Writes a C-ordered block.
+    /// Writes the array as a C-ordered block.
     pub(crate) fn write(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
         let view = self.view();
         let ordered = view.as_standard_layout();
@@ -84,7 +84,7 @@ impl<T: Element, D: Dimension> Stored<T, D> {
     }
 }
 
-/// A shape of as many axes as `D` has.
+/// Converts a shape that has as many axes as `D`.
 fn dimension<D: Dimension>(shape: &[usize]) -> D {
     let mut dimension = D::zeros(shape.len());
     dimension.slice_mut().copy_from_slice(shape);
@@ -97,7 +97,7 @@ impl<T, D: Dimension> From<Array<T, D>> for Stored<T, D> {
     }
 }
 
-/// An artifact's array stays in its file; one that is not yet part of an artifact is copied into memory.
+/// An array in an artifact's file is shared. Any other is copied into memory.
 impl<T: Element, D: Dimension> Clone for Stored<T, D> {
     fn clone(&self) -> Self {
         match &self.0 {
@@ -122,7 +122,7 @@ mod tests {
         Array2::from_shape_fn((3, 4), |(i, j)| (i * 10 + j) as f32)
     }
 
-    /// The places of an array, and what is written of each.
+    /// An array in each of its places, with the bytes that are written for it.
     #[test]
     fn every_place_holds_the_same_array() {
         let dir = tempfile::tempdir().unwrap();
@@ -131,7 +131,7 @@ mod tests {
         scratch.view_mut().assign(&numbers());
         let mut writer = PayloadWriter::new(dir.path(), "test");
         scratch.write(&mut writer, "scratch").unwrap();
-        // Stored column by column, and written row by row.
+        // Stored by columns, and written by rows.
         let memory = Matrix::from(numbers().reversed_axes().as_standard_layout().into_owned().reversed_axes());
         memory.write(&mut writer, "memory").unwrap();
         let reader = PayloadReader::new(dir.path(), "test", writer.files().clone());
@@ -139,7 +139,7 @@ mod tests {
             let mut read = Matrix::read(&reader, name).unwrap();
             assert_eq!(read.view(), numbers());
             assert_eq!((read.clone(), scratch.clone()), (memory.clone(), memory.clone()));
-            // A change stays in memory.
+            // A change stays in memory, and does not reach the file.
             read.view_mut()[[0, 0]] = 7.0;
             assert_ne!(read, scratch);
             assert_eq!(Matrix::read(&reader, name).unwrap(), scratch);

@@ -1,4 +1,4 @@
-//! Heads: the clean one and the attacker's target.
+//! The clean head and the target head.
 
 use crate::arrays;
 use hemlock_head::Head;
@@ -6,40 +6,41 @@ use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use hemlock_threat::PoisonFractionBounds;
 use serde::{Deserialize, Serialize};
 
-/// The clean head, the target head, and the way from one to the other.
+/// The clean head, the target head, and the path between them.
 #[derive(Debug, Clone)]
 pub struct TargetParams {
-    /// Head trained on the clean training set.
+    /// The head that is trained on the clean training set.
     pub clean: Head,
-    /// Head that the attacker wants the victim to end at.
+    /// The head that the attacker wants victims to learn.
     pub target: Head,
-    /// Weight decay that the victim trains with.
+    /// The weight decay that victims train with.
     pub weight_decay: f64,
-    /// Gradient norm of the mean objective at which the clean head's training stopped.
+    /// Norm of the gradient of the mean objective when training of the clean head stopped.
     pub clean_gradient_norm: f64,
-    /// How the target was made, such as `gradpc`.
+    /// The method that made the target head, such as `gradpc`.
     pub method: String,
-    /// The constraint that the bounds along the path are for, such as `ball`.
+    /// The constraint that the poison fraction bounds along the path assume, such as `ball`.
     pub constraint: String,
-    /// One point per step of the ascent, the clean head first; then, where it was calibrated, the target.
+    /// One point per step of the ascent, beginning with the clean head. If the target head was calibrated, it is the
+    /// last point.
     pub path: Vec<PathPoint>,
-    /// Of a target as strong as was asked for: nothing.
+    /// The weaker strength that was taken if the one that was asked for could not be calibrated; otherwise `None`.
     pub stepped_back: Option<SteppedBack>,
 }
 
-/// Of a target that is weaker than was asked for, since calibration leaves nothing of a stronger one.
+/// A record that the target head is weaker than was asked for, because calibration would have undone a stronger one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SteppedBack {
-    /// The parameter that says how strong a target is: `radius`, or `share`.
+    /// The parameter that sets the strength of the target head: `radius` or `share`.
     pub field: String,
-    /// What it was.
+    /// The value that was asked for.
     pub asked: f64,
-    /// What was taken in its place.
+    /// The value that was taken instead.
     pub used: f64,
 }
 
 impl SteppedBack {
-    /// What the summary of a target says of it.
+    /// Reads the record from the summary of a target, if the summary has one.
     #[must_use]
     pub fn in_summary(summary: &serde_json::Value) -> Option<Self> {
         ["radius", "share"].into_iter().find_map(|field| {
@@ -49,37 +50,37 @@ impl SteppedBack {
     }
 }
 
-/// Name of the file that only a target has which was stepped back.
+/// The file that holds [`TargetParams::stepped_back`]; absent if that is `None`.
 const STEPPED_BACK: &str = "stepped_back";
 
-/// What a head on the way from clean to target is like.
+/// Measurements of a head on the path from the clean head to the target head.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PathPoint {
-    /// Step of the ascent; 0 is the clean head.
+    /// Number of the step of the ascent; 0 is the clean head.
     pub step: u32,
-    /// Distance from the clean head, L2.
+    /// L2 distance from the clean head.
     pub radius: f64,
     /// Mean training loss, without weight decay.
     pub loss: f64,
     /// Norm of the gradient of the mean training loss, without weight decay.
     pub gradient_norm: f64,
-    /// Lower bounds of the share of poisons that makes the head stationary: see
+    /// Lower bounds of the poison fraction that makes this head stationary: see
     /// [`hemlock_threat::PoisonFractionBounds`].
     pub poison_fraction_bound: Bounds,
     /// Accuracy on the training split, in `[0, 1]`.
     pub train_accuracy: f64,
-    /// Accuracy on the test split, in `[0, 1]`; for the reader, never for a choice.
+    /// Accuracy on the test split, in `[0, 1]`; it is reported, and chooses nothing.
     pub test_accuracy: f64,
 }
 
-/// Lower bounds of the share of poisons, of the clean count, that a head takes; infinite where none is enough.
+/// Lower bounds of the poison fraction that a head needs; infinite if no number of poisons is enough.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Bounds {
-    /// From norms.
+    /// The bound from norms.
     pub norm: f64,
-    /// From the support function of a poison's contribution, as far as a search finds its maximum.
+    /// The bound from the support function of a poison's contribution, whose maximum a search approximates.
     pub support: f64,
-    /// From an upper bound of that maximum: certified, and weaker.
+    /// The bound from an upper bound of that maximum: certified, but weaker.
     pub certified: f64,
 }
 

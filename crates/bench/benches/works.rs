@@ -1,4 +1,4 @@
-//! Every work that is short, by Criterion.
+//! All works that are short enough for Criterion.
 
 use criterion::Criterion;
 use hemlock_bench::{Run, on_threads, works};
@@ -11,7 +11,7 @@ fn main() {
         .measurement_time(Duration::from_secs(4))
         .configure_from_args();
     for (name, work) in works().into_iter().filter(|(_, work)| !work.long()) {
-        // Prepared once, and only where Criterion's filter lets the work through.
+        // Setting up is slow, so it is done once, and only for works that Criterion's filter selects.
         let mut prepared: Option<Run> = None;
         criterion.bench_function(name, |bencher| {
             let run = prepared.get_or_insert_with(|| work.prepare().unwrap_or_else(|e| panic!("{name}: {e:#}")));

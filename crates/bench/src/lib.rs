@@ -1,9 +1,9 @@
-//! What is timed: kernels and stages, by Criterion (`just bench`) and beside PyTorch (`just bench-peer`).
+//! Benchmarks of kernels and stages, with Criterion (`just bench`) and against PyTorch (`just bench-peer`).
 //!
-//! - [`works()`]: the list that both go through; a new [`Work`] is a new line there. [`gpu_works`] are those of a GPU's
-//!   size (`just gpu-bench`).
-//! - [`Machine`]: what they run on, and its physical limits.
-//! - [`Results`]: what Criterion measured, as shares of these limits.
+//! - [`works()`] lists the works that both run; a new [`Work`] is a new line there. [`gpu_works`] lists works that are
+//!   large enough for a GPU (`just gpu-bench`).
+//! - [`Machine`] describes the machine that they run on, and its physical limits.
+//! - [`Results`] holds Criterion's measurements as shares of these limits.
 
 mod machine;
 mod results;

@@ -1,4 +1,4 @@
-//! What works run on: a description, and measured limits.
+//! A description of the machine that works run on, and its measured limits.
 
 use crate::Limit;
 use anyhow::Result;
@@ -8,52 +8,52 @@ use rayon::prelude::*;
 use serde::Serialize;
 use std::{fs, io::Write, process::Command, time::Instant};
 
-/// Rows and columns of the matrices that are multiplied.
+/// Number of rows and columns of the matrices that are multiplied.
 const SIDE: usize = 2048;
-/// Bytes that are copied or written.
+/// Number of bytes that are copied or written.
 const BYTES: usize = 256 << 20;
-/// Bytes that one thread copies at a time.
+/// Number of bytes that one thread copies at a time.
 const CHUNK: usize = 1 << 20;
-/// Measurements, of which the best counts: what else runs only makes them worse.
+/// Number of measurements. The best one counts, because other programs can only slow it down.
 const TIMES: usize = 10;
 
-/// A machine, and what runs on it.
+/// A machine, the software on it, and its limits.
 #[derive(Debug, Serialize)]
 pub struct Machine {
-    /// Model of the processor, where the system says it.
+    /// Model of the processor, or its architecture if the system does not name the model.
     pub processor: String,
-    /// Threads that works use.
+    /// Number of threads that works use.
     pub threads: usize,
-    /// GiB of memory, where the system says it.
+    /// Size of the memory in GiB; `None` if the system does not say it.
     pub memory: Option<f64>,
     /// The operating system.
     pub system: String,
-    /// The compiler, where it is there.
+    /// The version of the compiler; `None` if there is none.
     pub rustc: Option<String>,
     /// The version of Hemlock.
     pub hemlock: &'static str,
-    /// What it can do.
+    /// The measured limits.
     pub limits: Limits,
 }
 
-/// Measured rates, in operations or bytes a second, over all threads.
+/// Measured rates over all threads, in operations or bytes per second.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Limits {
-    /// [`Limit::Single`].
+    /// The rate of [`Limit::Single`].
     pub single: f64,
-    /// [`Limit::Double`].
+    /// The rate of [`Limit::Double`].
     pub double: f64,
-    /// [`Limit::Copy`].
+    /// The rate of [`Limit::Copy`].
     pub copy: f64,
-    /// [`Limit::Disk`], of the folder for temporary files.
+    /// The rate of [`Limit::Disk`], for the folder of temporary files.
     pub disk: f64,
 }
 
 impl Machine {
-    /// Describes this machine and measures its limits, for some seconds.
+    /// Describes this machine and measures its limits, which takes some seconds.
     ///
     /// # Errors
-    /// The device cannot be opened, or a temporary file cannot be written.
+    /// If the device cannot be opened, or if a temporary file cannot be written.
     pub fn measure() -> Result<Self> {
         let value = |file: &str, field: &str| {
             let text = fs::read_to_string(file).ok()?;
@@ -103,7 +103,7 @@ impl Limits {
         })
     }
 
-    /// The rate that bounds.
+    /// Returns the measured rate of a limit.
     #[must_use]
     pub fn of(&self, limit: Limit) -> f64 {
         match limit {
@@ -115,7 +115,7 @@ impl Limits {
     }
 }
 
-/// The best rate at which `run` does `count` of something.
+/// Returns the best rate, in units per second, at which `run` does `count` units of work.
 fn best(count: f64, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     let mut most = 0f64;
     for _ in 0..TIMES {

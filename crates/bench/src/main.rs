@@ -1,4 +1,4 @@
-//! `hemlock-bench`: the works for whom Criterion is not enough, and what is stored of it.
+//! `hemlock-bench`: runs works for other programs than Criterion, and collects Criterion's results.
 
 #![allow(clippy::print_stdout)]
 
@@ -45,10 +45,10 @@ enum Command {
 struct Named {
     /// The work
     work: String,
-    /// Of works whose names begin with `gpu-`: the device
+    /// The device, for works whose names begin with `gpu-`
     #[arg(long, default_value = "flex")]
     device: String,
-    /// Of these: the number of images, in the place of what keeps a GPU busy
+    /// The number of images, for these works; by default as many as keep a GPU busy
     #[arg(long)]
     images: Option<usize>,
 }

@@ -1,11 +1,11 @@
-//! What Criterion measured, and the shares of physical limits that works reach.
+//! Criterion's measurements, and the shares of physical limits that works reach.
 
 use crate::{Amount, Machine, works};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::{fmt, fs, path::Path};
 
-/// Measurements of one machine.
+/// Measurements on one machine.
 #[derive(Debug, Serialize)]
 pub struct Results {
     /// The machine.
@@ -14,29 +14,29 @@ pub struct Results {
     pub works: Vec<Row>,
 }
 
-/// What was measured of a work.
+/// The measurement of one work.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    /// The work.
+    /// The name of the work.
     pub name: &'static str,
-    /// What one run does.
+    /// A description of one run.
     pub what: String,
-    /// How long it takes.
+    /// The duration of a run.
     pub seconds: Seconds,
-    /// What it takes at least.
+    /// The least amount of what the limit bounds that a run takes; `None` if no limit bounds it.
     pub amount: Option<Amount>,
-    /// The share of the limit that this is.
+    /// The rate of a run, divided by the limit.
     pub share: Option<f64>,
 }
 
-/// The median of a run's duration in seconds, and its confidence interval.
+/// The duration of a run in seconds: the median and its confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Seconds {
     /// The median.
     pub median: f64,
-    /// Lower end of the interval of 95 %.
+    /// Lower end of the 95 % confidence interval.
     pub low: f64,
-    /// Upper end.
+    /// Upper end of the 95 % confidence interval.
     pub high: f64,
 }
 
@@ -59,7 +59,7 @@ struct Interval {
 }
 
 impl Seconds {
-    /// What stands in an `estimates.json`.
+    /// Parses the text of an `estimates.json`.
     fn parse(text: &str) -> serde_json::Result<Self> {
         let Estimates { median } = serde_json::from_str(text)?;
         let Interval { lower_bound, upper_bound } = median.confidence_interval;
@@ -68,11 +68,11 @@ impl Seconds {
 }
 
 impl Results {
-    /// What Criterion last measured of every work, from its folder; works without a measurement are left out. Measures
-    /// the machine.
+    /// Reads Criterion's last measurement of every work from its folder, and measures the machine. Works without a
+    /// measurement are left out.
     ///
     /// # Errors
-    /// A file of Criterion's cannot be read, or the machine not be measured.
+    /// If a file of Criterion cannot be read, or if the machine cannot be measured.
     pub fn collect(criterion: &Path) -> Result<Self> {
         let machine = Machine::measure()?;
         let mut rows = Vec::new();
@@ -91,7 +91,7 @@ impl Results {
     }
 }
 
-/// A table in Markdown.
+/// Formats the measurements as a Markdown table.
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Machine { processor, threads, limits, .. } = &self.machine;

@@ -1,4 +1,4 @@
-//! The one face that everything has that is timed.
+//! The trait of everything that is timed.
 
 use anyhow::{Context, Result};
 use ndarray::{Array2, ArrayD};
@@ -7,73 +7,73 @@ use serde::Serialize;
 use serde_json::Value;
 use std::{fs::File, io::BufWriter, path::Path};
 
-/// One run of a work. All runs take the same way.
+/// A function that does one run of a work. All runs do the same.
 pub type Run = Box<dyn FnMut() -> Result<()> + Send>;
 
-/// Runs on the threads that tasks of a pipeline run on, so that nothing waits at the door of their pool.
+/// Runs in the thread pool that tasks of a pipeline run in, so that no time is lost to entering the pool.
 ///
 /// # Errors
-/// Those of the run.
+/// The errors of the run.
 pub fn on_threads(run: &mut Run) -> Result<()> {
     rayon::scope(|_| run())
 }
 
 /// Something that is timed.
 pub trait Work {
-    /// What one run does, in words.
+    /// Describes one run in words.
     fn what(&self) -> String;
 
-    /// What a run takes at least, where a physical limit bounds it.
+    /// Returns the least amount that one run takes of what a physical limit bounds; `None` if no limit bounds it.
     ///
     /// # Errors
-    /// Those of a run, where only that knows how many steps it takes.
+    /// If the amount depends on the number of steps, which only a run can tell, and this run fails.
     fn amount(&self) -> Result<Option<Amount>>;
 
-    /// Sets up, so that runs are what is timed and nothing else.
+    /// Sets up everything that is not timed, and returns the function that is.
     ///
     /// # Errors
-    /// What is needed cannot be made.
+    /// If the inputs cannot be made.
     fn prepare(&self) -> Result<Run>;
 
-    /// What a peer needs to do the same.
+    /// Returns the inputs that a peer needs to do the same work.
     ///
     /// # Errors
-    /// What is needed cannot be made.
+    /// If the inputs cannot be made.
     fn given(&self) -> Result<Given> {
         Ok(Given::default())
     }
 
-    /// Whether a run takes so long that Criterion leaves it out.
+    /// Whether a run takes so long that Criterion should leave it out.
     fn long(&self) -> bool {
         false
     }
 }
 
-/// How much of what a physical limit bounds.
+/// An amount of what a physical limit bounds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Amount {
-    /// What bounds it.
+    /// The limit that bounds it.
     pub limit: Limit,
-    /// Floating point operations (a multiplication and an addition are two), or bytes.
+    /// Number of floating-point operations (a multiplication and an addition are two), or of bytes.
     pub count: f64,
 }
 
-/// What a machine does at its best in something simple, and so what bounds a work, as far as that is of this kind.
+/// A physical limit of works: the highest rate that the machine reaches in a simple operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Limit {
-    /// Operations in single precision, in a product of large matrices.
+    /// Floating-point operations in single precision, in a product of large matrices.
     Single,
-    /// Operations in double precision, likewise.
+    /// Floating-point operations in double precision, in a product of large matrices.
     Double,
-    /// Bytes that are copied in memory, each of which is read and written.
+    /// Bytes that are copied in memory. Each copied byte counts twice, for reading and writing.
     Copy,
     /// Bytes that are written to the disk and synchronised.
     Disk,
 }
 
 impl Limit {
-    /// The unit of a rate.
+    /// The unit of a rate in this limit, in billions.
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
@@ -85,10 +85,10 @@ impl Limit {
     }
 }
 
-/// What a peer gets: sizes and options by name, and arrays.
+/// The inputs of a work for a peer: sizes and options by name, and arrays.
 #[derive(Debug, Default)]
 pub struct Given {
-    /// A table of JSON numbers.
+    /// A JSON table of sizes and options.
     pub numbers: Value,
     /// Arrays by name.
     pub arrays: Vec<(&'static str, Array)>,
@@ -97,7 +97,7 @@ pub struct Given {
 /// An array for a peer.
 #[derive(Debug)]
 pub enum Array {
-    /// Numbers.
+    /// Floating-point numbers.
     Real(ArrayD<f64>),
     /// Labels.
     Labels(Vec<u32>),
@@ -116,10 +116,10 @@ impl From<Vec<u32>> for Array {
 }
 
 impl Given {
-    /// Writes `numbers.json`, and every array as a `.npy` of its name, to the folder `dir`.
+    /// Writes `numbers.json` and one `.npy` file per array to the folder `dir`.
     ///
     /// # Errors
-    /// A file cannot be written.
+    /// If a file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let path = dir.join("numbers.json");
@@ -136,7 +136,7 @@ impl Given {
     }
 }
 
-/// Writes an array's values in C order.
+/// Writes values in C order as a `.npy` file.
 fn write<T: AutoSerialize>(path: &Path, shape: &[usize], values: impl Iterator<Item = T>) -> std::io::Result<()> {
     let shape: Vec<u64> = shape.iter().map(|n| *n as u64).collect();
     let file = BufWriter::new(File::create(path)?);

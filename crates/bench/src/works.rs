@@ -1,4 +1,4 @@
-//! The works.
+//! The list of works.
 
 mod artifacts;
 mod attacks;
@@ -15,11 +15,11 @@ use hemlock_training::Method;
 use networks::{Decoding, Extraction, Gradient, Matching, Pretraining, Size};
 use planning::Planning;
 
-/// Works by name.
+/// Works with their names.
 pub type Works = Vec<(&'static str, Box<dyn Work>)>;
 
-/// All works of the processor by name. A new one is a new line here; one that has a peer has its line in
-/// `benches/peer/works.py`, too.
+/// Returns all works for the processor. A new work is a new line here; if it has a peer, also in
+/// `benches/peer/works.py`.
 #[must_use]
 pub fn works() -> Works {
     let size = |arch, images| Size::new(arch, images, "flex");
@@ -41,8 +41,9 @@ pub fn works() -> Works {
     ]
 }
 
-/// Works of a GPU's size on a device, by name; each has its line in `benches/peer/gpu.py`, too. `images` says how many
-/// images there are in the place of the 512 or 1,024 that keep a GPU busy, to try them on something smaller.
+/// Returns the works that are large enough for a GPU, on the given device. Each has a line in `benches/peer/gpu.py`,
+/// too. `images` replaces the numbers of images (512 or 1,024, which keep a GPU busy), to try the works on smaller
+/// hardware.
 #[must_use]
 pub fn gpu_works(device: &str, images: Option<usize>) -> Works {
     let size = |arch, many: usize| Size::new(arch, images.unwrap_or(many), device);

@@ -9,15 +9,15 @@ use tar::{Archive, Entry, EntryType};
 
 use crate::DataError;
 
-/// No published dataset unpacks to more; beyond it an archive reads as cut off.
+/// Largest unpacked size of an archive, in bytes; an archive reads as cut off beyond it. No published dataset is
+/// larger.
 const MAX_UNPACKED: u64 = 1 << 30;
 
 /// Calls `visit(path, contents)` for each regular file of `archive` whose path is `wanted`, in the
 /// archive's order.
 ///
-/// # Errors
-/// Unreadable archives, and entries that have no place in a dataset, wanted or not: links, devices,
-/// and paths that would leave the folder that they are unpacked in.
+/// The archive cannot be read, or has an entry that does not belong in a dataset: a link, a device, or a path that
+/// would leave the folder that it is unpacked in. Entries that are not wanted are checked as well.
 pub(crate) fn each_file(
     archive: &Path,
     wanted: impl Fn(&Path) -> bool,
@@ -39,14 +39,15 @@ pub(crate) fn each_file(
             visit(&path, contents)?;
         }
     }
-    // The checksum of the compressed data comes last.
+    // The checksum of the compressed data is at the end of the file, so that only reading all of it checks it.
     io::copy(&mut tar.into_inner(), &mut io::sink()).map_err(broken)?;
     Ok(())
 }
 
-/// The folder that `archive` unpacks to: the first name in the path of its first file. None where it cannot be read.
+/// Returns the name of the folder that `archive` unpacks to: the first component of the path of its first entry; `None`
+/// if the archive cannot be read.
 pub(crate) fn top_folder(archive: &Path) -> Option<String> {
-    /// A first file begins no later.
+    /// Number of bytes that are searched for the first entry.
     const BEGINNING: u64 = 1 << 20;
     let file = open_file(archive).ok()?;
     let mut tar = Archive::new(GzDecoder::new(file).take(BEGINNING));
@@ -57,7 +58,7 @@ pub(crate) fn top_folder(archive: &Path) -> Option<String> {
     Some(path.components().next()?.as_os_str().to_string_lossy().into_owned())
 }
 
-/// The entry's path without `.` components, or why it is refused.
+/// Returns the entry's path without `.` components, or why the entry is refused.
 fn safe_path<R: Read>(entry: &Entry<'_, R>) -> Result<PathBuf, &'static str> {
     match entry.header().entry_type() {
         EntryType::Regular | EntryType::Directory | EntryType::XGlobalHeader => {}

@@ -1,4 +1,4 @@
-//! Checksums that name published files, and the hashing of structured contents.
+//! Checksums of published files, and a hasher of structured contents.
 
 use std::fmt;
 use std::io;
@@ -19,7 +19,7 @@ pub struct Checksum {
 pub enum ChecksumAlgorithm {
     /// SHA-256 of an archive's bytes.
     Sha256,
-    /// MD5 of an archive's bytes: only to meet published checksums.
+    /// MD5 of an archive's bytes. It is supported only because published checksums use it.
     Md5,
     /// BLAKE3 of an unpacked dataset's contents.
     Blake3,
@@ -81,12 +81,13 @@ impl FromStr for Checksum {
     }
 }
 
-/// A BLAKE3 hash over a sequence of fields, each preceded by its length so that no two sequences
+/// A BLAKE3 hasher of a sequence of fields. Each field is preceded by its length, so that different sequences never
 /// give the same bytes.
 pub(crate) struct FieldHasher(blake3::Hasher);
 
 impl FieldHasher {
-    /// `context` names what is hashed and the version of how, and separates it from all else.
+    /// Starts a hash. `context` names what is hashed and the version of the format, so that hashes of other things
+    /// differ.
     pub fn new(context: &str) -> Self {
         Self(blake3::Hasher::new_derive_key(context))
     }
@@ -98,7 +99,7 @@ impl FieldHasher {
         self
     }
 
-    /// The contents of a file of that length, which is mapped. It is to stay as it is meanwhile.
+    /// Hashes the contents of a file of the given length as a field. The file is mapped and must not change meanwhile.
     pub fn file(&mut self, path: &Path, length: usize) -> io::Result<()> {
         self.0.update(&(length as u64).to_le_bytes());
         self.0.update_mmap_rayon(path)?;

@@ -16,13 +16,13 @@ use crate::error::{DataError, UnreadableImage};
 use crate::pool::{Pool, PoolImages, Pools};
 use crate::source::{Cifar, Cifar100Labels};
 
-/// The most MiB that a file may have; the published ones have 147 at most.
+/// Largest size of a file that is read, in MiB; the published files have at most 147.
 const FILE_MIB: u64 = 1024;
 
 const SIZE: usize = 32;
 const PIXELS: usize = 3 * SIZE * SIZE;
 
-/// What the files of a dataset are called and what their records hold.
+/// The names of a dataset's files, and the label bytes of its records.
 struct Layout {
     /// The label bytes that precede a record's pixels.
     labels: &'static [Label],
@@ -63,19 +63,19 @@ impl Layout {
         self.labels.len() + PIXELS
     }
 
-    /// Record files, then name files: the order in which contents are hashed.
+    /// The names of all files, records before class names. Contents are hashed in this order.
     fn files(&self) -> impl Iterator<Item = &'static str> {
         let records = self.train.iter().chain(self.test).copied();
         records.chain(self.labels.iter().map(|label| label.names))
     }
 }
 
-/// The bytes of a dataset's files.
+/// The contents of a dataset's files.
 pub(crate) struct Files {
     cifar: Cifar,
     /// The folder or archive that they were read from.
     place: PathBuf,
-    /// Every file of the layout.
+    /// The bytes of every file of the layout, by name.
     contents: BTreeMap<&'static str, Vec<u8>>,
 }
 
@@ -86,14 +86,14 @@ pub(crate) struct Records {
     pub test: usize,
 }
 
-/// Where a dataset lies.
+/// The folder or archive that holds a dataset.
 enum Place {
     Folder(PathBuf),
     Archive(PathBuf),
 }
 
 impl Place {
-    /// Under `data_root`: the dataset's folder if there is one, else its archive.
+    /// Finds the dataset under `data_root`: its folder or, if there is none, its archive.
     fn find(cifar: Cifar, data_root: Option<&Path>) -> Result<Self, DataError> {
         let root = data_root.ok_or(DataError::NoDataRoot { dataset: cifar })?;
         let folder = root.join(cifar.folder());
@@ -109,7 +109,7 @@ impl Place {
     }
 }
 
-/// What a file gave; none if it is not there.
+/// Turns the error that a file does not exist into `None`.
 fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     match read {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -117,8 +117,8 @@ fn there<T>(read: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// What the datasets' site offers: the folder that an archive unpacks to, the archive, a file that lies in the folder,
-/// and what it is.
+/// The files that the datasets' site offers. Each row has the folder that an archive unpacks to, the archive, a file in
+/// that folder, and a description.
 const VERSIONS: [(&str, &str, &str, &str); 6] = [
     ("cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1", "the Python version of CIFAR-10"),
     ("cifar-10-batches-mat", "cifar-10-matlab.tar.gz", "data_batch_1.mat", "the MATLAB version of CIFAR-10"),
@@ -128,8 +128,8 @@ const VERSIONS: [(&str, &str, &str, &str); 6] = [
     ("cifar-100-binary", "cifar-100-binary.tar.gz", "train.bin", "CIFAR-100"),
 ];
 
-/// Refuses a place that holds another version of the dataset, or the other dataset, and not this one: an archive, a
-/// dataset's folder, or one that this lies in.
+/// Refuses a place that holds another version of the dataset, or the other dataset, but not this one. The place may be
+/// an archive, a dataset's folder, or the parent of one.
 pub(crate) fn check_version(cifar: Cifar, place: &Path) -> Result<(), DataError> {
     let folder = if place.is_dir() { None } else { archive::top_folder(place) };
     let holds = |(name, archive, file, _): &&(&str, &str, &str, &str)| match &folder {
@@ -147,13 +147,15 @@ pub(crate) fn check_version(cifar: Cifar, place: &Path) -> Result<(), DataError>
     }
 }
 
-/// Refuses a dataset some of whose files, of so many bytes, are missing or cut.
+/// Refuses a dataset if a file is missing, or if a training batch is cut between two records. `lengths` are the sizes
+/// of the files that are there, in bytes.
 fn check_lengths(cifar: Cifar, place: &Path, lengths: &BTreeMap<&'static str, usize>) -> Result<(), DataError> {
     let layout = Layout::of(cifar);
     if let Some(name) = layout.files().find(|name| !lengths.contains_key(name)) {
         return Err(DataError::FileMissing { file: name.to_owned(), place: place.to_path_buf() });
     }
-    // A cut between two records shows only beside the other batches; one within a record has an error of its own.
+    // A cut between two records is visible only by comparison with the other batches. A cut within a record has an
+    // error of its own.
     let bytes = |name: &&'static str| lengths[name];
     let expected = layout.train.iter().map(bytes).max().unwrap_or(0);
     let cut = |name: &&&'static str| {
@@ -166,15 +168,15 @@ fn check_lengths(cifar: Cifar, place: &Path, lengths: &BTreeMap<&'static str, us
     }
 }
 
-/// Hashes a dataset's files, each by its name and its contents, in the layout's order: the same for a folder and its
-/// archive.
+/// Starts a hash of a dataset's files: their names and contents, in the layout's order. A folder and its archive have
+/// the same hash.
 fn files_hasher(cifar: Cifar) -> FieldHasher {
     let mut hasher = FieldHasher::new("hemlock-data cifar files v1");
     hasher.field(cifar.to_string().as_bytes());
     hasher
 }
 
-/// The digest of the files in a folder, which are mapped and not read into memory.
+/// Returns the digest of the files in a folder. They are mapped into memory rather than read.
 fn digest_folder(cifar: Cifar, folder: &Path) -> Result<blake3::Hash, DataError> {
     let mut lengths = BTreeMap::new();
     for name in Layout::of(cifar).files() {
@@ -239,12 +241,12 @@ impl Files {
         Ok(Self { cifar, place: place.to_path_buf(), contents })
     }
 
-    /// Each file's name and bytes, in the layout's order.
+    /// The name and bytes of each file, in the layout's order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
         Layout::of(self.cifar).files().map(|name| (name, self.contents[name].as_slice()))
     }
 
-    /// The digest of all files.
+    /// The digest of all files, which equals that of the unpacked folder.
     pub fn digest(&self) -> blake3::Hash {
         let mut hasher = files_hasher(self.cifar);
         for (name, bytes) in self.iter() {
@@ -253,7 +255,7 @@ impl Files {
         hasher.finish()
     }
 
-    /// Checks every record and every list of names.
+    /// Checks every record and every list of class names.
     pub fn check(&self) -> Result<Records, DataError> {
         let layout = Layout::of(self.cifar);
         for label in layout.labels {
@@ -308,7 +310,7 @@ impl Files {
         }
     }
 
-    /// The pools, with label byte `which` of each record as the class.
+    /// Converts the files to pools of images, with label byte `which` of each record as the class.
     fn into_pools(mut self, which: usize) -> Result<Pools, DataError> {
         self.check()?;
         let layout = Layout::of(self.cifar);
@@ -323,10 +325,10 @@ impl Files {
     }
 }
 
-/// Records one after another.
+/// The records of several files, one after another.
 struct RecordImages {
     bytes: Vec<u8>,
-    /// Bytes of a record, labels included.
+    /// Size of a record in bytes, labels included.
     size: usize,
 }
 
@@ -357,7 +359,7 @@ pub(crate) fn open_cifar100(labels: Cifar100Labels, data_root: Option<&Path>) ->
     Files::find(Cifar::Cifar100, data_root)?.into_pools(which)
 }
 
-/// The digest of the files and of which label is the class.
+/// Returns the digest of the dataset's files and of the choice of label.
 pub(crate) fn digest(cifar: Cifar, label: &str, data_root: Option<&Path>) -> Result<blake3::Hash, DataError> {
     let files = match Place::find(cifar, data_root)? {
         Place::Folder(folder) => digest_folder(cifar, &folder)?,

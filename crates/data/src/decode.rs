@@ -1,4 +1,4 @@
-//! Image files as RGB pixels: whole or not at all, and within bounds of memory.
+//! Decoding of image files to RGB pixels. A file is decoded to its end or refused, and memory is bounded.
 
 mod jpeg;
 
@@ -10,25 +10,25 @@ use std::thread;
 use hemlock_stage::read_file;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
-/// The most MiB that an image file may have, and that its decoded pixels may take.
+/// Largest size of an image file, and of its decoded pixels, in MiB.
 pub(crate) const LIMIT_MIB: u64 = 512;
 
-/// Bytes that the pictures which are decoded at one time take in all; a larger one is decoded while no other large
+/// Number of bytes that all concurrent decodings may take together. A larger picture is decoded while no other large
 /// one is.
 const TOGETHER: u64 = 2 << 30;
 
-/// Bytes that a picture may take without being large.
+/// Number of bytes above which a picture counts as large: one thread's share of [`TOGETHER`].
 static SHARE: LazyLock<u64> =
     LazyLock::new(|| TOGETHER / thread::available_parallelism().map_or(1, usize::from) as u64);
 
 /// Held while a large picture is decoded.
 static LARGE: Mutex<()> = Mutex::new(());
 
-/// Decodes an image file; its kind is found by its content. Transparency is dropped, orientation tags and colour
-/// profiles are ignored, and of several frames or pages the first is taken.
+/// Decodes an image file, whose format is recognised by its content. Transparency is dropped. Orientation tags (except
+/// those of TIFF) and colour profiles are ignored. If there are several frames or pages, the first one is decoded.
 ///
 /// # Errors
-/// Why the file is none that can be decoded to its end, in words.
+/// The reason, in words, why the file cannot be read or decoded to its end.
 pub(crate) fn decode(path: &Path) -> Result<RgbImage, String> {
     let bytes = read_file(path, LIMIT_MIB).map_err(|error| error.to_string())?;
     decode_bytes(&bytes, path)
@@ -41,7 +41,7 @@ fn decode_bytes(bytes: &[u8], path: &Path) -> Result<RgbImage, String> {
     }
 }
 
-/// The kind of a file. TGA alone has nothing that tells it from others, but for its name.
+/// Recognises the format of a file by its content. TGA files have no signature and are recognised by their name.
 fn kind(bytes: &[u8], path: &Path) -> Result<ImageFormat, String> {
     match image::guess_format(bytes) {
         Ok(format @ (ImageFormat::Avif | ImageFormat::Hdr | ImageFormat::OpenExr)) => {
@@ -54,9 +54,10 @@ fn kind(bytes: &[u8], path: &Path) -> Result<ImageFormat, String> {
     }
 }
 
-/// Decodes pictures of any kind but JPEG.
+/// Decodes a picture of any format other than JPEG.
 fn other(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, String> {
-    // A plain file's last number may have lost digits, and looks whole; but the format wants white space after it.
+    // A cut may shorten the last number of a plain PNM file without any other trace; but the format requires white
+    // space after it.
     let plain = bytes.starts_with(b"P2") || bytes.starts_with(b"P3");
     if plain && !bytes.last().is_some_and(u8::is_ascii_whitespace) {
         return Err("it is cut: no white space follows its last number".to_owned());
@@ -69,7 +70,7 @@ fn other(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, String> {
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(|error| error.to_string())?;
-    // As Pillow does of TIFF alone.
+    // Pillow applies the orientation tag of TIFF files only, too.
     let turned = (format == ImageFormat::Tiff).then(|| decoder.orientation().ok()).flatten();
     let color = decoder.color_type();
     if matches!(color, ColorType::Rgb32F | ColorType::Rgba32F) {
@@ -87,13 +88,13 @@ fn other(bytes: &[u8], format: ImageFormat) -> Result<RgbImage, String> {
     })
 }
 
-/// Bytes that a RIFF file says it has.
+/// Returns the size in bytes that a RIFF file's header gives.
 fn riff_length(bytes: &[u8]) -> Option<u64> {
     let length = bytes.get(4..)?.first_chunk::<4>()?;
     Some(8 + u64::from(u32::from_le_bytes(*length)))
 }
 
-/// Refuses a picture without pixels, and one whose pixels take more bytes than are allowed.
+/// Refuses a picture without pixels, and one whose pixels take more bytes than [`LIMIT_MIB`] allows.
 fn checked((width, height): (u32, u32), bytes: u64) -> Result<(), String> {
     if width == 0 || height == 0 {
         return Err(format!("it has {width} x {height} pixels"));
@@ -105,7 +106,7 @@ fn checked((width, height): (u32, u32), bytes: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Calls `decode`, which takes so many bytes, while no other large picture is decoded if it is one itself.
+/// Calls `decode`, which takes `bytes` bytes. If these are many, waits until no other large picture is decoded.
 fn alone_if_large<T>(bytes: u64, decode: impl FnOnce() -> T) -> T {
     // The lock guards no data that a panic could have left half-changed.
     let _alone = (bytes > *SHARE).then(|| LARGE.lock().unwrap_or_else(PoisonError::into_inner));
@@ -123,7 +124,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures")
     }
 
-    /// Files of all kinds, and what Pillow makes of them.
+    /// Files of all formats, and the pixels that Pillow decodes from them.
     fn kinds() -> Vec<(PathBuf, RgbImage)> {
         let read = |path: &Path| image::open(path).unwrap().into_rgb8();
         let entries = fs::read_dir(pictures().join("kinds")).unwrap();
@@ -148,7 +149,7 @@ mod tests {
                 found.as_raw().iter().zip(expected.as_raw()).map(|(a, b)| a.abs_diff(*b)).collect();
             let largest = differences.iter().max().unwrap();
             let mean = differences.iter().map(|d| f64::from(*d)).sum::<f64>() / differences.len() as f64;
-            // Decoders of lossy kinds round in ways of their own.
+            // Decoders of lossy formats round differently.
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();
             let lossy = name.starts_with("jpeg") || name == "webp" || name == "dds";
             let (most, on_average) = if lossy { (4, 0.5) } else { (0, 0.0) };
@@ -167,18 +168,18 @@ mod tests {
         for cut in 1..plain.len() {
             refused(&plain[..cut], "a");
         }
-        // Float samples: no rule says what is white.
+        // Nothing says which floating-point sample is white.
         let mut floats = Cursor::new(Vec::new());
         image::Rgb32FImage::new(2, 2).write_to(&mut floats, ImageFormat::Tiff).unwrap();
         assert!(refused(floats.get_ref(), "a.tif").contains("floating-point"));
-        // A header of 18 bytes that asks for 12 GiB.
+        // A header of 18 bytes that announces 12 GiB of pixels.
         let greedy = b"P6 65535 65535 255\n";
         let message = "its 65535 x 65535 pixels take 12288 MiB; the limit is 512 MiB";
         assert_eq!(refused(greedy, "a"), message);
         assert!(refused(b"P6 0 4 255\n", "a").len() < 200);
     }
 
-    /// A cut in the middle, which leaves the end of a file where it was.
+    /// A cut in the middle of a file, which leaves its end in place.
     #[test]
     fn a_webp_that_is_shorter_than_it_says_is_cut() {
         let path = pictures().join("kinds/webp.webp");
@@ -191,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_turned_tiff_is_turned_back() {
-        // As they are stored, the rows of the six pixels are columns: orientation 6 of TIFF, 274.
+        // The six pixels are stored with rows as columns: orientation 6 of TIFF's tag 274.
         let tiff = |orientation: u8| {
             let mut file = b"II*\0\x08\0\0\0\x09\0".to_vec();
             let entry = |tag: u16, kind: u16, value: u32| {

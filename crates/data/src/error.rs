@@ -1,4 +1,4 @@
-//! What can go wrong with a dataset, in words that say what to do next.
+//! The errors of this crate. Their messages say what to do next.
 
 use std::fmt::Write as _;
 use std::io;
@@ -11,11 +11,11 @@ use crate::source::Cifar;
 /// How a caller may react to a [`DataError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataErrorKind {
-    /// The data isn't there: fetch it or name where it lies.
+    /// The data is not there. The user has to fetch it, or to say where it is.
     Missing,
-    /// The data or the request is wrong: trying again gives the same answer.
+    /// The data or the request is wrong. Trying again gives the same error.
     Invalid,
-    /// The file system or the network failed: trying again may help.
+    /// The file system or the network failed. Trying again may help.
     Io,
     /// The caller's progress callback asked to stop.
     Interrupted,
@@ -24,7 +24,7 @@ pub enum DataErrorKind {
 /// An error of this crate.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// A published dataset was asked for without saying where data lies.
+    /// A published dataset was asked for without a data directory.
     #[error(
         "{dataset} is read from a data directory and none was given: set HEMLOCK_DATA or pass \
          --data DIR (`hemlock data {dataset}` fetches the dataset)"
@@ -34,7 +34,7 @@ pub enum DataError {
         dataset: Cifar,
     },
 
-    /// A published dataset is neither unpacked nor archived under the data directory.
+    /// The data directory has neither the folder nor the archive of a published dataset.
     #[error(
         "{dataset} not found: looked for {}/ and {} in {}; run `hemlock data {dataset}` to get it, \
          or set HEMLOCK_DATA (or pass --data) to the directory that holds it",
@@ -47,7 +47,7 @@ pub enum DataError {
         root: PathBuf,
     },
 
-    /// One file of a dataset isn't there.
+    /// A file of a dataset is missing.
     #[error("{file} is missing from {}: the dataset is incomplete, remove it and fetch it again", .place.display())]
     FileMissing {
         /// The file's name.
@@ -84,14 +84,14 @@ pub enum DataError {
         expected: usize,
     },
 
-    /// A record file holds nothing.
+    /// A record file is empty.
     #[error("{} holds no records: remove the dataset and fetch it again", .file.display())]
     NoRecords {
         /// The record file.
         file: PathBuf,
     },
 
-    /// A record carries a label that the dataset doesn't have.
+    /// A record has a label that the dataset does not have.
     #[error(
         "{}: record {record} has {field} {value}, allowed is 0 to {max}; \
          remove the dataset and fetch it again", .file.display()
@@ -101,7 +101,7 @@ pub enum DataError {
         file: PathBuf,
         /// The record's index in that file, from 0.
         record: usize,
-        /// Which label of the record.
+        /// The name of the label within the record.
         field: &'static str,
         /// The label found.
         value: u8,
@@ -120,16 +120,16 @@ pub enum DataError {
         found: usize,
     },
 
-    /// An archive can't be read as a gzipped tar.
+    /// An archive cannot be read as a gzipped tar file.
     #[error("{} is no readable .tar.gz archive: check the file or fetch it again", .archive.display())]
     Archive {
         /// The archive.
         archive: PathBuf,
-        /// What the reader met.
+        /// The error of the reader.
         source: io::Error,
     },
 
-    /// An archive holds an entry that has no place in a dataset.
+    /// An archive has an entry that does not belong in a dataset.
     #[error("{} holds the entry `{entry}`, which {reason}: refusing to unpack it", .archive.display())]
     UnsafeEntry {
         /// The archive.
@@ -140,7 +140,7 @@ pub enum DataError {
         reason: &'static str,
     },
 
-    /// Another version of a dataset, or another dataset.
+    /// A place holds another version of the dataset, or another dataset.
     #[error(
         "{} holds {what}, which is not read as {dataset}: get the binary version, {} (`hemlock data {dataset}` downloads it)",
         .place.display(), .dataset.archive()
@@ -154,7 +154,7 @@ pub enum DataError {
         dataset: Cifar,
     },
 
-    /// Something that was fetched isn't what was expected.
+    /// Fetched data does not have the expected checksum.
     #[error(
         "{what} has the checksum {found}; expected {expected}. If you trust it, name its checksum \
          (`--digest`) or take any (`--trust`)"
@@ -164,11 +164,11 @@ pub enum DataError {
         what: String,
         /// The checksum found, `algorithm:hex`.
         found: String,
-        /// What would have been accepted.
+        /// The checksums that would have been accepted.
         expected: String,
     },
 
-    /// Text that should be a checksum isn't one.
+    /// A text is not a checksum.
     #[error(
         "`{text}` is no checksum: write sha256:<64 hex digits>, md5:<32 hex digits> or \
          blake3:<64 hex digits>"
@@ -187,7 +187,7 @@ pub enum DataError {
         reason: String,
     },
 
-    /// A folder isn't laid out as an image dataset.
+    /// A folder is not laid out as an image dataset.
     #[error(
         "{} is no image folder: {reason}; expected images in DIR/train/CLASS/ and DIR/test/CLASS/ (and DIR/val/CLASS/), \
          or in DIR/CLASS/", .path.display()
@@ -199,10 +199,10 @@ pub enum DataError {
         reason: String,
     },
 
-    /// Image files that can't be decoded: all of them, not just the first.
+    /// Image files that cannot be decoded: all of those that were read, not just the first.
     #[error("{} of the image files can't be read; repair, convert or remove them:{}", .0.len(), list(.0))]
     UnreadableImages(
-        /// The files in the order of the dataset.
+        /// The files, in the order of the dataset.
         Vec<UnreadableImage>,
     ),
 
@@ -215,27 +215,27 @@ pub enum DataError {
         class: String,
         /// Images asked of the class.
         asked: usize,
-        /// Images of the class that other splits leave.
+        /// Images of the class that the other splits leave.
         available: usize,
     },
 
     /// A class was asked for that the source does not have.
     #[error("names the class `{class}`, which the source does not have; expected some of {known}")]
     UnknownClass {
-        /// The name.
+        /// The name that was asked for.
         class: String,
-        /// Names that the source has.
+        /// The names that the source has, shortened.
         known: String,
     },
 
-    /// A parameter has a value that makes no sense.
+    /// A parameter has a value out of its range.
     #[error("{field} is {value}, expected {expected}")]
     Parameter {
         /// The parameter's name as written in a spec.
         field: &'static str,
         /// Its value.
         value: String,
-        /// What it may be.
+        /// The values that it may have.
         expected: &'static str,
     },
 
@@ -250,7 +250,7 @@ pub enum DataError {
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
 
@@ -259,12 +259,12 @@ pub enum DataError {
     Interrupted,
 }
 
-/// An image file that can't be decoded, and why.
+/// An image file that cannot be decoded, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadableImage {
     /// The file.
     pub path: PathBuf,
-    /// The decoder's or the file system's words.
+    /// The error of the decoder or the file system.
     pub reason: String,
 }
 
@@ -280,7 +280,7 @@ impl DataError {
         }
     }
 
-    /// The same error of what was fetched from an address.
+    /// Replaces the place in an error by the address that the data was fetched from.
     pub(crate) fn at(self, url: &str) -> Self {
         match self {
             Self::OtherVersion { what, dataset, .. } => Self::OtherVersion { place: url.into(), what, dataset },
@@ -288,16 +288,16 @@ impl DataError {
         }
     }
 
-    /// For `map_err`: what was tried on which path.
+    /// For `map_err`: a [`DataError::Io`] about `path`; `action` is what failed, such as `read`.
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_path_buf(), source }
     }
 }
 
-/// Files that a message shows of many.
+/// Number of files that a message shows of a longer list.
 const SHOWN: usize = 4;
 
-/// The first files of a list, a line each, and how many more there are.
+/// Lists the first files, one per line, and the number of the others.
 fn list(files: &[UnreadableImage]) -> String {
     let mut text = String::new();
     for UnreadableImage { path, reason } in files.iter().take(SHOWN) {

@@ -1,8 +1,8 @@
-//! Obtaining the published datasets: by HTTP, or from a local archive or folder.
+//! Fetching of the published datasets: by HTTP, or from a local archive or folder.
 //!
-//! Everything happens in a temporary folder beside the target, which is renamed last: a target
-//! folder exists only with checked contents, and a failure leaves nothing. What a process that was
-//! killed left is removed by the next one.
+//! All work is done in a temporary folder next to the target, which is renamed at the end. A target folder therefore
+//! exists only with checked contents, and a failure leaves nothing behind. A temporary folder of a process that was
+//! killed is removed by the next fetch.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -19,7 +19,7 @@ use crate::error::DataError;
 use crate::source::Cifar;
 use crate::temporary::{Temporary, remove_stale};
 
-/// Where to get a dataset from.
+/// The place to get a dataset from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// The dataset's own site, <https://www.cs.toronto.edu/~kriz/cifar.html>.
@@ -30,10 +30,10 @@ pub enum Origin {
     Path(PathBuf),
 }
 
-/// Which data to accept.
+/// The data to accept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trust {
-    /// The published archives, and the class-balanced subsets of 20,000 + 4,000 records, archived or
+    /// The published archives, and class-balanced subsets of 20,000 training and 4,000 test records, as archives or
     /// unpacked.
     Known,
     /// Data with this checksum: SHA-256 or MD5 of an archive, BLAKE3 of an unpacked folder's
@@ -43,23 +43,23 @@ pub enum Trust {
     Any,
 }
 
-/// A dataset in place.
+/// A dataset that is in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// The dataset's folder under the data directory.
     pub folder: PathBuf,
-    /// Records to train on.
+    /// Number of training records.
     pub train: usize,
-    /// Records to test on.
+    /// Number of test records.
     pub test: usize,
-    /// Checksums of what was fetched: of the archive, or of a folder's contents.
+    /// Checksums of the data that was fetched: of the archive, or of the folder's contents.
     pub checksums: Vec<Checksum>,
-    /// The folder was there before; its records were checked and nothing was fetched.
+    /// Whether the folder existed before. If so, its records were checked and nothing was fetched.
     pub already_there: bool,
 }
 
-/// What [`Trust::Known`] accepts: the published archives by MD5, which is all that is published, and
-/// the subsets by SHA-256 as an archive and by BLAKE3 as a folder.
+/// The data that [`Trust::Known`] accepts. The published archives are given by MD5, the only checksum that is
+/// published; the subsets by SHA-256 of the archive and by BLAKE3 of the folder.
 const KNOWN: [(Cifar, &str); 6] = [
     (Cifar::Cifar10, "md5:c32a1d4ab5d03f1284b67883e8d87530"),
     (Cifar::Cifar10, "sha256:2eac1edc4080043c9051ae8124ffb276b07082de9e050944647c8c49f7449347"),
@@ -69,20 +69,22 @@ const KNOWN: [(Cifar, &str); 6] = [
     (Cifar::Cifar100, "blake3:a1e4dffdb077dbcc1fb4259f1248434b27960f58de7d68c89be9b424296c3de1"),
 ];
 
-/// The most bytes that an archive may have; the published ones have 170 MB.
+/// Largest size of an archive, in bytes; the published ones have 170 MB.
 const MAX_ARCHIVE: u64 = 1 << 30;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Puts `cifar` in its folder under `data_root`, which is created if need be.
+/// Puts a dataset into its folder under `data_root`, which is created if necessary.
 ///
-/// `progress` hears `(bytes done, bytes in all if known)` of the download or of reading the archive,
-/// and returns false to stop.
+/// `progress` is called with the number of bytes that were downloaded or read, and the total if it is known. If it
+/// returns false, fetching stops.
 ///
 /// # Errors
-/// Failed downloads, a checksum that `trust` doesn't accept, unreadable or unsafe archives, malformed
-/// records, file system failures and [`DataError::Interrupted`].
+/// - [`DataError::Download`] if a download fails, and [`DataError::Io`] if the file system fails.
+/// - [`DataError::ChecksumMismatch`] if `trust` does not accept the data.
+/// - Other errors if an archive is unreadable or unsafe, if the data is another version, or if records are malformed.
+/// - [`DataError::Interrupted`] if `progress` returned false.
 pub fn fetch(
     cifar: Cifar,
     origin: &Origin,
@@ -90,7 +92,7 @@ pub fn fetch(
     data_root: &Path,
     progress: &dyn Fn(u64, Option<u64>) -> bool,
 ) -> Result<Fetched, DataError> {
-    // Whether or not the dataset is there already, this was a mistake.
+    // A path that does not exist is an error even if the dataset is in place and nothing is read from the path.
     if let Origin::Path(path) = origin {
         fs::metadata(path).map_err(DataError::io("read", path))?;
     }
@@ -138,7 +140,7 @@ fn content_checksum(files: &Files) -> Checksum {
     Checksum::new(ChecksumAlgorithm::Blake3, files.digest().as_bytes())
 }
 
-/// Writes a new file and waits until the disk has it.
+/// Writes a new file and waits until it is on the disk.
 fn write_through(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
     let write = || -> io::Result<()> {
         let mut file = File::create_new(path)?;
@@ -148,7 +150,7 @@ fn write_through(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
     write().map_err(DataError::io("write", path))
 }
 
-/// What to get and what to accept.
+/// The dataset to fetch, and the data to accept.
 struct Request<'a> {
     cifar: Cifar,
     trust: &'a Trust,
@@ -160,7 +162,7 @@ impl Request<'_> {
         let failed = |reason: String| DataError::Download { url: url.to_owned(), reason };
         let agent: Agent = Agent::config_builder()
             .user_agent(concat!("hemlock/", env!("CARGO_PKG_VERSION")))
-            // The checksum is of the archive as stored, not as a server may wrap it.
+            // The checksum is that of the stored archive, so the server must not compress it once more.
             .accept_encoding("identity")
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_per_read(Some(SILENCE_TIMEOUT))
@@ -204,8 +206,8 @@ impl Request<'_> {
         Ok((files, checksums))
     }
 
-    /// Reads to the end, which is to come within [`MAX_ARCHIVE`], hands every chunk to `sink`, and gives the length and
-    /// checksums.
+    /// Reads to the end, which must come within [`MAX_ARCHIVE`] bytes. Calls `sink` with every chunk, and returns the
+    /// length and the checksums.
     fn pass(
         &self,
         mut reader: impl Read,
@@ -252,7 +254,7 @@ impl Request<'_> {
         if found.iter().any(|checksum| is(&checksum)) {
             return Ok(());
         }
-        // The checksum that can be compared.
+        // The found checksum of the expected algorithm is the one to compare.
         let (expected, algorithm) = match self.trust {
             Trust::Expected(checksum) => (checksum.to_string(), Some(checksum.algorithm())),
             _ => (format!("that of the published {}, or of a known subset", self.cifar.archive()), None),

@@ -1,4 +1,4 @@
-//! Image files in a folder per class.
+//! Datasets of image files, with one folder per class.
 
 use std::collections::HashSet;
 use std::fs;
@@ -14,22 +14,23 @@ use crate::error::{DataError, UnreadableImage};
 use crate::pool::{Pool, PoolImages, Pools};
 use crate::resize::{Filter, resize_and_crop};
 
-/// What file managers and archivers leave beside images. Whatever begins with a dot is passed over as well.
+/// Names of files and folders that file managers and archivers leave among images. Names that begin with a dot are
+/// skipped, too.
 const LITTER: [&str; 4] = ["Thumbs.db", "desktop.ini", "@eaDir", "__MACOSX"];
 
-/// Names of the folder of the validation split.
+/// Names that the folder of the validation split may have.
 const VALIDATION: [&str; 3] = ["val", "valid", "validation"];
 
-/// Each class's files, in order.
+/// The image files of each class, in order.
 pub(crate) type Files = Vec<Vec<PathBuf>>;
 
-/// The files of a dataset: class names in order, and each split's files.
+/// The files of an image dataset, by split and class.
 pub(crate) struct Tree {
     pub classes: Vec<String>,
     pub train: Files,
     pub validation: Option<Files>,
     pub test: Option<Files>,
-    /// What is no part of the dataset, as seen from its folder; folders end in `/`.
+    /// Files and folders that are not part of the dataset, relative to its folder. Folders end in `/`.
     pub skipped: Vec<String>,
 }
 
@@ -82,7 +83,7 @@ impl Tree {
     }
 }
 
-/// Refuses a folder of splits by other names, or of datasets, which would pass for one of classes.
+/// Refuses a folder that contains splits by other names, or whole datasets, which would otherwise be taken for classes.
 fn refuse_splits(path: &Path) -> Result<(), DataError> {
     let reason = |folder: &PathBuf| {
         let name = file_name(folder);
@@ -99,12 +100,12 @@ fn refuse_splits(path: &Path) -> Result<(), DataError> {
     folders.filter_map(|folder| reason(&folder)).map(wrong).map(Err).next().unwrap_or(Ok(()))
 }
 
-/// What is wrong with a folder that is named as splits are elsewhere.
+/// Describes the problem that a folder is named like a split but is not one.
 fn no_split(name: &str) -> String {
     format!("`{name}` is named like a split, and no class; splits are called train/, test/ and val/, in lower case")
 }
 
-/// How the classes of train/ and of another split differ.
+/// Describes how the classes of train/ and of another split differ.
 fn unequal(train: &[String], name: &str, others: &[String]) -> String {
     let alone = |some: &[String], others: &[String]| {
         few(some.iter().filter(|class| !others.contains(class)).map(|class| format!("`{class}`")))
@@ -112,14 +113,14 @@ fn unequal(train: &[String], name: &str, others: &[String]) -> String {
     format!("classes that only train/ has: {}; only {name}/: {}", alone(train, others), alone(others, train))
 }
 
-/// Looks through a dataset's folder, and remembers what it passes over.
+/// A walk through a dataset's folder that records what it skips.
 struct Scan<'a> {
     root: &'a Path,
     skipped: Vec<String>,
 }
 
 impl Scan<'_> {
-    /// The class folders of `path`, sorted by name, and the files of each.
+    /// Returns the names of the class folders in `path`, sorted, and the files of each class.
     fn classes(&mut self, path: &Path) -> Result<(Vec<String>, Files), DataError> {
         let wrong = |reason: String| DataError::FolderLayout { path: path.to_path_buf(), reason };
         let (mut classes, mut all) = (Vec::new(), Vec::new());
@@ -134,7 +135,7 @@ impl Scan<'_> {
             if files.is_empty() {
                 return Err(wrong(format!("the class folder `{class}` has no images")));
             }
-            // As in torchvision: the folders in order, and the files of each.
+            // torchvision's order: by folder, and by name within a folder.
             files.sort_by_cached_key(|file: &PathBuf| {
                 let folder = file.parent().unwrap_or(file);
                 (folder.to_string_lossy().into_owned(), file_name(file))
@@ -148,7 +149,7 @@ impl Scan<'_> {
         Ok((classes, all))
     }
 
-    /// Collects the files below a folder. `seen` holds the folders that were entered, links resolved.
+    /// Collects the files below a folder. `seen` holds the folders that were entered, with links resolved.
     fn images(
         &mut self,
         folder: &Path,
@@ -178,7 +179,7 @@ impl Scan<'_> {
     }
 }
 
-/// What lies in `folder`, sorted by name.
+/// The contents of `folder`, sorted by name.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let read = || -> io::Result<Vec<PathBuf>> { fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect() };
     let mut paths = read().map_err(DataError::io("list", folder))?;
@@ -200,14 +201,14 @@ fn file_name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// The path as seen from `root`, with `/` between names.
+/// The path relative to `root`, with `/` between names.
 fn relative(path: &Path, root: &Path) -> String {
     let relative = path.strip_prefix(root).unwrap_or(path);
     let names: Vec<_> = relative.components().map(|name| name.as_os_str().to_string_lossy()).collect();
     names.join("/")
 }
 
-/// Image files, decoded when asked for.
+/// Image files that are decoded when they are asked for.
 struct FileImages {
     paths: Vec<PathBuf>,
     size: usize,
@@ -239,8 +240,8 @@ pub(crate) fn open(path: &Path, size: usize, filter: Filter) -> Result<Pools, Da
     })
 }
 
-/// The digest of the files' relative paths and contents, and of how they are scaled. It is to change whenever the
-/// same files would give other pixels.
+/// Returns the digest of the files' relative paths and contents, and of the parameters of scaling. Its version must
+/// change whenever the same files would give other pixels.
 pub(crate) fn digest(path: &Path, size: usize, filter: Filter) -> Result<blake3::Hash, DataError> {
     let tree = Tree::scan(path)?;
     let files: Vec<_> = tree.files().collect();
@@ -261,7 +262,7 @@ pub(crate) fn digest(path: &Path, size: usize, filter: Filter) -> Result<blake3:
     Ok(hasher.finish())
 }
 
-/// The digest of a file's contents; of one that is too long to be decoded, of its beginning.
+/// Returns the hash of a file's contents. If the file is too long to be decoded, only its beginning is hashed.
 fn hash(file: &Path) -> io::Result<blake3::Hash> {
     use io::Read as _;
     let mut hasher = blake3::Hasher::new();

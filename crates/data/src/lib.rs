@@ -41,15 +41,18 @@ use hemlock_artifact::Dataset;
 use hemlock_stage::few;
 use pool::Pools;
 
-/// Loads the images that `split` takes from `source`.
+/// Loads the images that `split` takes from `source`. Warns of files and folders in an image folder that are not part
+/// of the dataset.
 ///
-/// `data_root` is the directory of the published datasets; only those need it. `progress` hears
-/// `(images done, images in all)`, both 0 until the number is known, and returns false to stop.
-///
+/// `data_root` is the directory of the published datasets, which no other source needs. `progress` is called with the
+/// number of images that were loaded and the total, both 0 until the total is known. If it returns false, loading
+/// stops.
 /// # Errors
-/// Missing or malformed data, a split that asks for more than there is, parameters out of range,
-/// file system failures and [`DataError::Interrupted`]. Of an image folder, all unreadable files
-/// among the chosen ones are reported at once. What lies in it and is no part of it is warned of.
+/// - Data is missing or malformed. All unreadable files among the chosen ones of an image folder are reported in one
+///   error.
+/// - A split asks for more images than there are, or a parameter is out of its range.
+/// - The images do not fit into memory, or the file system fails.
+/// - [`DataError::Interrupted`] if `progress` returned false.
 pub fn load(
     source: &Source,
     split: &SplitSpec,
@@ -72,12 +75,14 @@ pub fn load(
     pools.load(source.name(), split, progress)
 }
 
-/// A BLAKE3 digest, in hex, of what `source` gives: the contents of record and class name files and
-/// the choice of label, the names and contents of image files and how they are scaled, or a
-/// generator's version and parameters.
+/// Returns a BLAKE3 digest, in hex, that identifies the images of `source` without decoding them. It covers
+///
+/// - for CIFAR: the contents of record files and class name files, and the choice of label;
+/// - for an image folder: the names and contents of the image files, and the parameters of scaling;
+/// - for generated images: the generator's version and parameters.
 ///
 /// # Errors
-/// As [`load`], except that contents are not checked.
+/// The errors of [`load`], except that contents are not checked.
 pub fn digest(source: &Source, data_root: Option<&Path>) -> Result<String, DataError> {
     source.check()?;
     let hash = match source {

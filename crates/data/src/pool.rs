@@ -1,4 +1,4 @@
-//! From pools of images to loaded splits.
+//! Pools of images, and the choice and loading of splits from them.
 
 use hemlock_artifact::{Dataset, Images};
 use hemlock_stage::{ParamError, few};
@@ -8,21 +8,21 @@ use rayon::prelude::*;
 use crate::error::{DataError, UnreadableImage};
 use crate::split::{NOT_TAKEN, SplitSpec};
 
-/// Everything that a source offers.
+/// The pools of images that a source offers.
 pub(crate) struct Pools {
     pub classes: Vec<String>,
-    /// Height and width of every image.
+    /// Height and width of every image, in pixels.
     pub size: usize,
     pub train: Pool,
-    /// None: the validation split is cut from the training pool.
+    /// The validation pool; `None` if the validation split is taken from the training pool.
     pub validation: Option<Pool>,
-    /// None: the test split is cut from the training pool.
+    /// The test pool; `None` if the test split is taken from the training pool.
     pub test: Option<Pool>,
-    /// Files and folders that were found and are no part of the source.
+    /// Files and folders that were found and are not part of the source.
     pub skipped: Vec<String>,
 }
 
-/// Labelled images that are read one by one, when chosen.
+/// Labelled images, which are read one by one once they are chosen.
 pub(crate) struct Pool {
     pub labels: Vec<u32>,
     pub images: Box<dyn PoolImages>,
@@ -30,15 +30,15 @@ pub(crate) struct Pool {
 
 /// Random access to the images of a pool.
 pub(crate) trait PoolImages: Sync {
-    /// Writes image `index` as RGB bytes, `[3, size, size]`.
+    /// Writes image `index` to `chw` as RGB bytes, `[3, size, size]`.
     fn write(&self, index: u32, chw: &mut [u8]) -> Result<(), UnreadableImage>;
 }
 
-/// Images per progress report.
+/// Number of images between two reports of progress.
 const BLOCK: usize = 256;
 
 impl Pools {
-    /// The pools with some classes alone, whose labels count in the order of `names`.
+    /// Restricts the pools to the classes in `names`, which get labels in this order.
     pub fn only(mut self, names: &[String]) -> Result<Self, DataError> {
         let number = |name: &String| {
             let known = || DataError::UnknownClass {
@@ -59,7 +59,7 @@ impl Pools {
         Ok(self)
     }
 
-    /// Chooses and reads the three splits.
+    /// Chooses and reads the images of the three splits.
     pub fn load(
         &self,
         name: &str,

@@ -1,12 +1,12 @@
-//! Scaling pictures as Pillow does: byte for byte, where it scales rows before columns. Of some tall pictures Pillow
-//! 13 scales columns first, and rounding then differs by 1 grey level at most.
+//! Scaling of pictures as in Pillow. The bytes are the same if Pillow scales rows before columns. Pillow 13 scales the
+//! columns of some tall pictures first, and rounding then differs by at most 1 grey level.
 //!
-//! The geometry is torchvision's `Resize(size)` and then `CenterCrop(size)`: the shorter side becomes `size`, the
-//! longer one `size * long / short` without its fraction. Only what the crop keeps is computed, so that a thin
-//! picture, whose longer side would grow with the shorter one, costs no more than any other.
+//! The geometry is that of torchvision's `Resize(size)` followed by `CenterCrop(size)`: the shorter side becomes
+//! `size`, the longer one `size * long / short`, rounded down. Only pixels that the crop keeps are computed, so that a
+//! thin picture, whose longer side may become very long, costs no more than any other.
 //!
-//! A pixel of the result is a weighted sum of source pixels, first along its row and then along its column, each time
-//! rounded to 8 bits. Where a side shrinks, the filter is as much wider. The weights of a pixel sum to 1, and are
+//! A pixel of the result is a weighted sum of source pixels, first along its row and then along its column, rounded to
+//! 8 bits each time. If a side shrinks, the filter widens by the same factor. The weights of a pixel sum to 1, and are
 //! integers in units of 2^-22, as in Pillow's `Resample.c`.
 
 use std::f64::consts::PI;
@@ -15,16 +15,16 @@ use std::ops::Range;
 use image::RgbImage;
 use serde::{Deserialize, Serialize};
 
-/// How source pixels are weighted where a picture is scaled.
+/// The filter that weights source pixels when a picture is scaled.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Filter {
-    /// A triangle: torchvision's default.
+    /// A triangle; torchvision's default.
     #[default]
     Bilinear,
-    /// Keys' cubic with a = -1/2: timm's usual choice.
+    /// Keys' cubic with a = -1/2; timm's usual choice.
     Bicubic,
-    /// A windowed sinc of three lobes.
+    /// A sinc that is windowed to three lobes.
     Lanczos,
 }
 
@@ -38,7 +38,7 @@ impl Filter {
         }
     }
 
-    /// Where the filter ends, in pixels.
+    /// Half the width of the filter, in pixels.
     fn support(self) -> f64 {
         match self {
             Self::Bilinear => 1.0,
@@ -47,7 +47,7 @@ impl Filter {
         }
     }
 
-    /// The weight of a pixel at a distance.
+    /// The weight of a pixel at a distance from the centre, in pixels.
     fn weight(self, distance: f64) -> f64 {
         let x = distance.abs();
         match self {
@@ -64,16 +64,17 @@ fn sinc(x: f64) -> f64 {
     if x == 0.0 { 1.0 } else { (PI * x).sin() / (PI * x) }
 }
 
-/// Bits behind the point of a weight.
+/// Number of fractional bits of a weight.
 const PRECISION: u32 = 22;
-/// A half, which rounds a sum.
+/// One half in units of a sum; it is added before shifting, to round.
 const HALF: i32 = 1 << (PRECISION - 1);
 
-/// The pixels of one side of the result: for each, where its source pixels begin, and their weights.
+/// The pixels of one side of the result: for each, its first source pixel, and the weights from there on.
 struct Axis(Vec<(usize, Vec<i32>)>);
 
 impl Axis {
-    /// The `size` pixels in the middle of a side of `source` pixels that is scaled to `size / short` of its length.
+    /// Computes the `size` pixels in the middle of a side of `source` pixels that is scaled to `size / short` of its
+    /// length.
     fn new(source: u32, short: u32, size: u32, filter: Filter) -> Self {
         let scaled = u64::from(size) * u64::from(source) / u64::from(short);
         let scale = f64::from(source) / scaled as f64;
@@ -82,7 +83,7 @@ impl Axis {
         let first = centred(scaled - u64::from(size));
         let pixel = |at: u64| {
             let centre = (at as f64 + 0.5) * scale;
-            // Conversions cut fractions off, and negative numbers to 0.
+            // The conversions round down, and turn negative numbers into 0.
             let (from, to) = ((centre - support + 0.5) as usize, (centre + support + 0.5) as usize);
             let taps = from..to.min(source as usize);
             let weights: Vec<f64> =
@@ -94,26 +95,26 @@ impl Axis {
         Self((first..first + u64::from(size)).map(pixel).collect())
     }
 
-    /// The source pixels that any weight is for.
+    /// The range of source pixels that have a weight.
     fn taps(&self) -> Range<usize> {
         let ends = self.0.iter().map(|(from, weights)| from + weights.len());
         self.0.first().map_or(0, |(from, _)| *from)..ends.max().unwrap_or(0)
     }
 }
 
-/// Half of what is cut off a side; of two numbers as near, the even one.
+/// Half of the number of pixels that are cut off a side, with ties to even.
 fn centred(cut: u64) -> u64 {
     let half = cut / 2;
     if cut % 2 == 1 && half % 2 == 1 { half + 1 } else { half }
 }
 
-/// A sum of weighted pixels as a grey level.
+/// Converts a sum of weighted pixels to a grey level.
 fn level(sum: i32) -> u8 {
     (sum >> PRECISION).clamp(0, 255) as u8
 }
 
-/// Writes the square in the centre of a picture whose shorter side has the right length, which scaling would not
-/// change.
+/// Writes the square in the centre of a picture whose shorter side has `size` pixels already, so that scaling would not
+/// change it.
 fn crop(picture: &RgbImage, size: usize, chw: &mut [u8]) {
     let (width, height) = picture.dimensions();
     let offset = |side: u32| centred(u64::from(side) - size as u64) as usize;
@@ -128,15 +129,15 @@ fn crop(picture: &RgbImage, size: usize, chw: &mut [u8]) {
     }
 }
 
-/// Scales the shorter side of a picture to `size` pixels, and writes the square in its centre: `[3, size, size]`. The
-/// picture has a pixel at least, and `size` is not 0.
+/// Scales the shorter side of a picture to `size` pixels, and writes the square in its centre to `chw`, `[3, size,
+/// size]`. The picture must have at least one pixel, and `size` must not be 0.
 pub(crate) fn resize_and_crop(picture: &RgbImage, size: usize, filter: Filter, chw: &mut [u8]) {
     let (width, height) = picture.dimensions();
     let short = width.min(height);
     if short as usize == size {
         return crop(picture, size, chw);
     }
-    // `Source::check` keeps sizes small.
+    // `Source::check` limits sizes, so that they fit.
     let axis = |side| Axis::new(side, short, size as u32, filter);
     let (columns, rows) = (axis(width), axis(height));
 
@@ -209,7 +210,7 @@ mod tests {
 
     #[test]
     fn halves_go_to_the_even_offset_as_in_python() {
-        // `int(round((h - size) / 2.0))`.
+        // The formula of torchvision's `CenterCrop`: `int(round((h - size) / 2.0))`.
         assert_eq!([0, 1, 2, 3, 4, 5, 6, 7].map(centred), [0, 0, 1, 2, 2, 2, 3, 4]);
     }
 

@@ -1,4 +1,4 @@
-//! Where images come from, as written in a spec.
+//! Sources of images, as specs write them.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,11 +10,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::DataError;
 use crate::resize::Filter;
 
-/// Where a dataset's images come from.
+/// The source of a dataset's images.
 ///
-/// In TOML either the bare kind, `source = "cifar10"`, or a table with the kind and its parameters,
-/// `source = { kind = "cifar100", labels = "coarse" }`. Serialises as the table, every parameter
-/// written out.
+/// In TOML it is either its kind, `source = "cifar10"`, or a table of its kind and parameters, `source = { kind =
+/// "cifar100", labels = "coarse" }`. It is serialised as a table with all parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self", tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Source {
@@ -23,20 +22,20 @@ pub enum Source {
     Cifar10,
     /// CIFAR-100: 32x32, 100 fine or 20 coarse classes.
     Cifar100 {
-        /// Which of the two labels of a record is the class.
+        /// The label of a record that is the class.
         #[serde(default)]
         labels: Cifar100Labels,
     },
-    /// Image files in a folder per class, and in folders within it: `path/train/CLASS/*`,
-    /// `path/test/CLASS/*` and, if need be, `path/val/CLASS/*`; or `path/CLASS/*` with the test split
-    /// cut from the same pool.
+    /// Image files in one folder per class, including files in folders below it. The layout is `path/train/CLASS/*`,
+    /// `path/test/CLASS/*` and, optionally, `path/val/CLASS/*`; or `path/CLASS/*`, where the test split is taken from
+    /// the same pool.
     ImageFolder {
-        /// The folder, as seen from the working directory.
+        /// The folder, relative to the working directory.
         path: PathBuf,
-        /// Height and width in pixels that images are scaled and cropped to, 1 to 1024.
+        /// Height and width that images are scaled and cropped to, in pixels, 1 to 1024.
         #[serde(default = "default_size")]
         size: usize,
-        /// How images are scaled.
+        /// The filter that images are scaled with.
         #[serde(default)]
         filter: Filter,
     },
@@ -59,21 +58,21 @@ pub enum Cifar100Labels {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SyntheticSpec {
-    /// Which of the two related sets of classes and palettes.
+    /// The domain, which sets the classes and the palette.
     pub domain: Domain,
-    /// Seed of all images.
+    /// Seed that all images are drawn from.
     #[serde(default)]
     pub seed: u64,
-    /// Number of classes, the first of the domain's ten: 2 to 10.
+    /// Number of classes, 2 to 10. They are the first ones of the domain's ten.
     #[serde(default = "default_classes")]
     pub classes: usize,
-    /// Images in the training pool. A smaller pool is a prefix of a larger one.
+    /// Number of images in the training pool. A smaller pool is a prefix of a larger one.
     #[serde(default = "default_train_pool")]
     pub train_pool: usize,
-    /// Images in the test pool. A smaller pool is a prefix of a larger one.
+    /// Number of images in the test pool. A smaller pool is a prefix of a larger one.
     #[serde(default = "default_test_pool")]
     pub test_pool: usize,
-    /// How strong the nuisances are: 0 (centred, clean objects) to 1.
+    /// Strength of the nuisances, from 0 (centred, clean objects) to 1.
     #[serde(default = "default_difficulty")]
     pub difficulty: f64,
 }
@@ -82,9 +81,9 @@ pub struct SyntheticSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Domain {
-    /// Plain, striped and checkered discs, rings, squares, triangles and crosses in warm hues.
+    /// Discs, rings, squares, triangles and crosses that are plain, striped or checkered, in warm hues.
     A,
-    /// Other combinations of the same shapes and textures, with new ones, in cool hues.
+    /// Other combinations of these shapes and textures, and further ones, in cool hues.
     B,
 }
 
@@ -97,11 +96,11 @@ pub enum Cifar {
     Cifar100,
 }
 
-/// Most generated images of a pool.
+/// Largest number of generated images in a pool.
 const LARGEST_POOL: usize = 10_000_000;
 
 impl Source {
-    /// The synthetic domain with every other parameter at its default.
+    /// Returns the synthetic domain with default values of all other parameters.
     pub fn synthetic(domain: Domain) -> Self {
         Self::Synthetic(SyntheticSpec {
             domain,
@@ -128,10 +127,10 @@ impl Source {
         }
     }
 
-    /// Whether every parameter is within its range.
+    /// Checks that every parameter is within its range.
     ///
     /// # Errors
-    /// [`DataError::Parameter`] names the first that isn't.
+    /// [`DataError::Parameter`] for the first parameter that is not.
     pub fn check(&self) -> Result<(), DataError> {
         let (field, value, expected) = match self {
             Self::ImageFolder { size, .. } if !(1..=1024).contains(size) => {
@@ -202,7 +201,7 @@ fn default_difficulty() -> f64 {
     0.05
 }
 
-/// A unit variant of a tagged enum would take any field: this one takes none.
+/// Refuses fields of a unit variant, which serde would ignore in a tagged enum.
 fn no_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -212,7 +211,7 @@ fn no_fields<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error>
 
 impl Serialize for Source {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // The derived, inherent function of `remote = "Self"`.
+        // The function that `remote = "Self"` derives, which is inherent and not the trait's.
         Self::serialize(self, serializer)
     }
 }

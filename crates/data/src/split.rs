@@ -8,44 +8,48 @@ use crate::DataError;
 use hemlock_stage::few;
 use std::collections::BTreeSet;
 
-/// How many images each split takes.
+/// The number of images that each split takes, and the choice of these images.
 ///
-/// Every class is shuffled by its own stream of `role` and `seed`. Of each class `train` takes the first
-/// images of the training pool; `validation` takes the first ones of the validation pool, or the next
-/// ones of the training pool where a source has no validation pool; `test` takes those of the test
-/// pool whose turn it is, or the last ones of the training pool where a source has no test pool. A
-/// count is divided evenly among the classes; the first classes get one more where it doesn't divide.
+/// The images of every class are shuffled by a stream of their own, from `role` and `seed`. Each split then takes
+/// images of every class:
 ///
-/// The test pool is shuffled alike for all seeds, and seed after seed takes the next images of it, from
-/// the first again where it ends: as many seeds as it has room for have test images of their own, and
-/// results of theirs do not share the accident of which images these are. Which seed comes first is of no account.
+/// | split | source with such a pool | source without |
+/// | --- | --- | --- |
+/// | `train` | the first images of the training pool | |
+/// | `validation` | the first images of the validation pool | the next images of the training pool |
+/// | `test` | the images of the test pool whose turn it is | the last images of the training pool |
 ///
-/// Invariant: the images of a counted `train` depend on nothing but that count, the role, the seed
-/// and the pool.
+/// A count is divided evenly among the classes. If it does not divide, the first classes get one more.
+///
+/// The test pool is shuffled in the same way for all seeds. Each seed takes the next images of it, and continues with
+/// the first ones after the last. As many seeds as the pool has room for thus have different test images, so that their
+/// results do not share the accident of which images these are. The order of the seeds does not matter.
+///
+/// Invariant: if `train` is a count, its images depend only on that count, the role, the seed and the pool.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SplitSpec {
-    /// Images to train on; none: all that the other splits leave.
+    /// Number of training images; `None` for all that the other splits leave.
     pub train: Option<usize>,
-    /// Images to choose by; none: all of the validation pool, or no image.
+    /// Number of validation images; `None` for all of the validation pool, or for no image if there is no such pool.
     pub validation: Option<usize>,
-    /// Images to test on; none: all of the test pool, or all that the other splits leave.
+    /// Number of test images; `None` for all of the test pool or, without one, for all that the other splits leave.
     pub test: Option<usize>,
     /// Seed of the choice.
     pub seed: u64,
-    /// What the images are for: each role has a choice of its own.
+    /// The purpose of the images. Each role draws its images independently of the other.
     pub role: Role,
-    /// Names of the classes that are taken, in the order of their labels; none: all of the source's.
+    /// Names of the classes that are taken, in the order of their labels; `None` for all classes of the source.
     pub classes: Option<Vec<String>>,
 }
 
-/// What a dataset is for.
+/// The purpose of a dataset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// To pre-train an extractor.
+    /// The images pre-train an extractor.
     Pretraining,
-    /// To train and test heads.
+    /// The images train and test heads.
     #[default]
     Downstream,
 }
@@ -62,23 +66,23 @@ impl Role {
 /// The label of an image whose class is not taken.
 pub(crate) const NOT_TAKEN: u32 = u32::MAX;
 
-/// The chosen images of each split, as ascending positions in their pool.
+/// Positions of the chosen images of each split in their pool, ascending.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Chosen {
-    /// Of the training pool.
+    /// Positions in the training pool.
     pub train: Vec<u32>,
-    /// Of the validation pool, or of the training pool where there is no other.
+    /// Positions in the validation pool or, without one, in the training pool.
     pub validation: Vec<u32>,
-    /// Of the test pool, or of the training pool where there is no other.
+    /// Positions in the test pool or, without one, in the training pool.
     pub test: Vec<u32>,
 }
 
 impl SplitSpec {
-    /// Whether the counts make sense before any data is seen.
-    /// Checks every parameter.
+    /// Checks the parameters that can be checked without the data: `train` is not 0, and `classes` are at least two
+    /// different names.
     ///
     /// # Errors
-    /// The first field outside its range.
+    /// [`DataError::Parameter`] for the first parameter that is wrong.
     pub fn check(&self) -> Result<(), DataError> {
         if self.train == Some(0) {
             return Err(empty_train());
@@ -96,12 +100,14 @@ impl SplitSpec {
         Ok(())
     }
 
-    /// Chooses images by the labels of the pools, each below the number of classes, or `u32::MAX`: not taken; those of
-    /// validation and test are none where the split is cut from the training pool.
+    /// Chooses images by the labels of the pools. Labels are below the number of classes, or `u32::MAX` for images that
+    /// are not taken. `validation_labels` and `test_labels` are `None` if these splits are taken from the training
+    /// pool.
     ///
     /// # Errors
-    /// A class has fewer images than a split asks for, nothing is left to train on, or nothing says how large the test
-    /// split is.
+    /// - [`DataError::Shortage`] if a class has fewer images than a split asks for.
+    /// - [`DataError::Parameter`] if no training image is left, or if there is neither a test pool nor a count of
+    ///   training or test images.
     pub fn choose(
         &self,
         classes: &[String],
@@ -133,14 +139,14 @@ impl SplitSpec {
                     test = Some(rest.turn("test", count, self.seed)?);
                 }
                 (None, Some(count)) => test = Some(rest.last("test", share(count))?.to_vec()),
-                // What train and validation leave.
+                // The images that train and validation leave, which are known at the end.
                 (None, None) => {}
             }
-            // Of the training pool.
+            // The share that is taken from the training pool.
             let validation = if validation_pool.is_some() { 0 } else { share(self.validation.unwrap_or(0)) };
             let train = match self.train {
                 Some(count) => share(count),
-                // If validation asks for too much it is validation that falls short.
+                // If validation asks for too much, the error should name validation, not train.
                 None => rest.images.len().saturating_sub(validation),
             };
             chosen.train.extend(rest.first("train", train)?);
@@ -162,7 +168,7 @@ impl SplitSpec {
         Ok(chosen)
     }
 
-    /// The positions of each class's images in a pool, each class in an order of its own.
+    /// Returns the positions of each class's images in a pool, shuffled independently for each class.
     fn shuffled_classes(&self, labels: &[u32], classes: usize, seed: u64, pool: u64) -> Vec<Vec<u32>> {
         let mut by_class = vec![Vec::new(); classes];
         for (index, &label) in (0u32..).zip(labels) {
@@ -177,12 +183,12 @@ impl SplitSpec {
     }
 }
 
-/// Pools, as coordinates of their streams.
+/// The pools, as coordinates of their random streams.
 const TRAIN_POOL: u64 = 0;
 const VALIDATION_POOL: u64 = 1;
 const TEST_POOL: u64 = 2;
 
-/// Images of one class that no split has taken yet.
+/// The images of one class that no split has taken yet.
 struct Rest<'a> {
     images: &'a [u32],
     class: &'a str,
@@ -195,14 +201,14 @@ impl<'a> Rest<'a> {
         Ok(taken)
     }
 
-    /// The images whose turn it is with a seed, where every seed takes so many, one after the other and from the first
-    /// again.
+    /// Returns the images of one seed, if every seed takes `count` images, one after the other and again from the
+    /// start.
     fn turn(&self, split: &'static str, count: usize, seed: u64) -> Result<Vec<u32>, DataError> {
         let n = self.images.len();
         if count > n {
             return Err(self.shortage(split, count));
         }
-        // Of n turns the last ends where the first begins.
+        // After n turns, the images begin at the same position again.
         let first = if n == 0 { 0 } else { (seed % n as u64) as usize * count % n };
         Ok(self.images.iter().cycle().skip(first).take(count).copied().collect())
     }
@@ -283,7 +289,7 @@ mod tests {
         assert_ne!(choose(1), choose(2));
     }
 
-    /// With one seed, an extractor's images are no prefix of a head's, nor the other way round.
+    /// With equal seeds, the images of neither role are a prefix of the other's.
     #[test]
     fn each_role_chooses_for_itself() {
         let pool = labels(2, 50);
@@ -301,7 +307,7 @@ mod tests {
         }
     }
 
-    /// A pool of 10 images a class has room for two seeds with 5 each, and one with 3 each for three.
+    /// A pool of 10 images per class has room for two seeds with 5 images each, or for three with 3 each.
     #[test]
     fn seeds_have_test_images_of_their_own_as_far_as_there_are_others() {
         let (pool, test) = (labels(2, 20), labels(2, 10));
@@ -377,7 +383,7 @@ mod tests {
         assert!(check(&["a"]).is_err() && check(&[]).is_err());
     }
 
-    /// What is not taken is in no split, and changes nothing of what is.
+    /// Images of classes that are not taken are in no split, and do not affect the choice of the others.
     #[test]
     fn images_of_other_classes_are_passed_over() {
         let own = labels(2, 10);

@@ -1,4 +1,4 @@
-//! What lies in an image folder, before anything is made of it.
+//! A survey of an image folder, before a dataset is made of it.
 
 use std::path::{Path, PathBuf};
 
@@ -8,31 +8,31 @@ use crate::decode::decode;
 use crate::error::{DataError, UnreadableImage};
 use crate::folder::{Files, Tree};
 
-/// Images that are decoded to learn how large they are.
+/// Number of images that are decoded to measure their sizes.
 const DECODED: usize = 64;
 
-/// What lies in an image folder.
+/// The contents of an image folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
     /// Names of the classes, in the order of their labels.
     pub classes: Vec<String>,
-    /// Training images of each class. Where there is no `test`, they are all images there are.
+    /// Number of training images of each class. If `test` is `None`, these are all images that there are.
     pub train: Vec<usize>,
-    /// Validation images of each class, if the folder has a validation split.
+    /// Number of validation images of each class; `None` if the folder has no validation split.
     pub validation: Option<Vec<usize>>,
-    /// Test images of each class, if the folder has a test split.
+    /// Number of test images of each class; `None` if the folder has no test split.
     pub test: Option<Vec<usize>>,
-    /// Shorter sides in pixels, ascending, of some training images from all over the folder.
+    /// Shorter sides, in pixels, ascending, of some training images that are spread over the folder.
     pub sides: Vec<u32>,
-    /// Files and folders that are no part of the dataset, as seen from its folder.
+    /// Files and folders that are not part of the dataset, relative to its folder.
     pub skipped: Vec<String>,
 }
 
 /// Counts the images of a folder, and decodes some of them.
 ///
 /// # Errors
-/// The folder is not laid out as an image dataset, or cannot be read; or some of the images that were decoded are no
-/// images, all of which are named.
+/// If the folder is not laid out as an image dataset, if it cannot be read, or if some of the images that were decoded
+/// are damaged; the error names all of these.
 pub fn survey(path: &Path) -> Result<Survey, DataError> {
     let Tree { classes, train, validation, test, skipped } = Tree::scan(path)?;
     let count = |files: Files| files.iter().map(Vec::len).collect();
@@ -47,7 +47,7 @@ pub fn survey(path: &Path) -> Result<Survey, DataError> {
     })
 }
 
-/// The shorter sides of up to [`DECODED`] images, evenly over all.
+/// Returns the shorter sides of up to [`DECODED`] images, which are spread evenly over the files.
 fn sides(files: &Files) -> Result<Vec<u32>, DataError> {
     let files: Vec<&PathBuf> = files.iter().flatten().collect();
     let some: Vec<&PathBuf> = files.iter().step_by(files.len().div_ceil(DECODED).max(1)).copied().collect();

@@ -1,16 +1,18 @@
 //! Generated 32x32 colour images: two related domains of ten classes, for runs without any files.
 //!
-//! An image shows one object, whose shape and texture are its class, in front of a background.
-//! Domain a combines discs, rings, squares, triangles and crosses with plain, striped and checkered
-//! textures; domain b combines the same shapes and textures otherwise and adds stars, bars,
-//! crescents and dots. So features learnt on one domain serve the other, although no class is
-//! shared.
+//! An image shows one object in front of a background. The object's shape and texture are its class. Domain a combines
+//! discs, rings, squares, triangles and crosses with plain, striped and checkered textures. Domain b has other
+//! combinations of these shapes and textures, and adds stars, bars, crescents and dots. The domains share no class, but
+//! features that are learnt on one are useful on the other.
 //!
-//! What doesn't tell the class is drawn at random, and `difficulty` scales it: position, scale and
-//! rotation; hue around a class's mean (domain a begins at red, domain b at cyan) with any
-//! saturation and value; a background of gradient and waves; small clutter; a smaller object of
-//! another class behind the main one, which is how classes come to overlap; patches that hide parts;
-//! brightness, contrast and noise.
+//! Everything that does not determine the class is drawn at random, and `difficulty` scales it:
+//!
+//! - position, scale and rotation of the object;
+//! - hue around the mean of its class (domain a begins at red, domain b at cyan), with any saturation and value;
+//! - a background of a gradient and waves;
+//! - small clutter, and patches that hide parts;
+//! - a smaller object of another class behind the main one, which makes classes overlap;
+//! - brightness, contrast and noise.
 //!
 //! | draw | difficulty 0 | difficulty 1 |
 //! | --- | --- | --- |
@@ -23,8 +25,8 @@
 //! | hiding patches | none | up to 3 of 2 to 6 pixels |
 //! | noise, standard deviation | 0.01 | 0.13 of full scale |
 //!
-//! Image `i` of a pool has class `i mod classes` and a random stream of its own, so a pool is a
-//! prefix of every larger one.
+//! Image `i` of a pool has class `i mod classes` and a random stream of its own. A pool is therefore a prefix of every
+//! larger one.
 
 mod object;
 mod scene;
@@ -37,13 +39,13 @@ use crate::pool::{Pool, PoolImages, Pools};
 use crate::source::{Domain, SyntheticSpec};
 use object::{Shape, Texture};
 
-/// Version of the generator: a digest of synthetic data changes with it.
+/// Version of the generator, which is part of the digest of synthetic data.
 pub const VERSION: u32 = 2;
 
 /// Height and width of every image in pixels.
 pub const SIZE: usize = 32;
 
-/// What the object of a class looks like.
+/// The appearance of a class's object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Class {
     texture: Texture,
@@ -98,17 +100,17 @@ impl SyntheticSpec {
     }
 }
 
-/// Which pool of a domain.
+/// The pool of a domain.
 #[derive(Clone, Copy)]
 enum Part {
     Train,
     Test,
 }
 
-/// A pool's images, drawn when asked for.
+/// A pool's images, which are drawn when they are asked for.
 struct GeneratedImages {
     spec: SyntheticSpec,
-    /// Coordinate of its streams.
+    /// The coordinate of its random streams.
     pool: u64,
 }
 
@@ -231,7 +233,7 @@ mod tests {
         assert_eq!(digests.len(), 7);
     }
 
-    /// Test accuracy of the class whose mean image is nearest.
+    /// Test accuracy of a classifier by the nearest mean image.
     fn nearest_mean_accuracy(difficulty: f64) -> f64 {
         let loaded = all(SyntheticSpec { train_pool: 1000, test_pool: 500, difficulty, ..spec(Domain::A) });
         let pixels = loaded.train.pixels.view().mapv(f64::from);
@@ -265,8 +267,8 @@ mod tests {
         assert!((0.12..0.4).contains(&usual), "{usual}");
     }
 
-    /// Pinned, so that a changed generator can't keep its version; libraries of elementary functions
-    /// may move a few bytes by one.
+    /// The bytes are pinned, so that a generator that changes cannot keep its version. Other math libraries may round a
+    /// few bytes differently, by one.
     #[test]
     fn the_version_stands_for_these_images() {
         let mut chw = [0; 3 * SIZE * SIZE];

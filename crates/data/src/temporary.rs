@@ -1,4 +1,4 @@
-//! A folder that is gone when its process is.
+//! A temporary folder that does not outlive its process.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -7,13 +7,13 @@ use std::path::Path;
 use tempfile::TempDir;
 
 const PREFIX: &str = ".fetch-";
-/// Locked as long as the folder is in use, and the first file in it: the kernel unlocks it when its process dies.
+/// The first file in the folder, which is locked while the folder is in use. The kernel unlocks it if the process dies.
 const LOCK: &str = "lock";
 
-/// A folder for what is being fetched. Dropped, it is removed; of a process that was killed, [`remove_stale`] removes
-/// it.
+/// A folder for data that is being fetched. It is removed when it is dropped. [`remove_stale`] removes the folders of
+/// processes that were killed.
 pub(crate) struct Temporary {
-    // Removed before the lock is given up.
+    // Fields are dropped in order, so that the folder is removed before the lock is released.
     folder: TempDir,
     _lock: File,
 }
@@ -25,13 +25,13 @@ impl Temporary {
             let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(root)?;
             match File::create_new(folder.path().join(LOCK)) {
                 Ok(lock) => {
-                    // Where files cannot be locked, no process takes the folder for stale.
+                    // Without locks, `remove_unused` fails on the folder, so that it stays.
                     if let Err(error) = lock.lock() {
                         tracing::warn!("{} cannot be locked: {error}", folder.path().display());
                     }
                     return Ok(Self { folder, _lock: lock });
                 }
-                // Another process took the folder for one that was left behind empty.
+                // Another process found the folder still empty, and removed it as stale.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -43,7 +43,7 @@ impl Temporary {
     }
 }
 
-/// Removes the folders in `root` that no process uses any more. Those that cannot be removed are warned of.
+/// Removes the folders in `root` that no process uses any more. Warns of folders that cannot be removed.
 pub(crate) fn remove_stale(root: &Path) {
     for entry in fs::read_dir(root).into_iter().flatten().filter_map(Result::ok) {
         if entry.file_name().to_string_lossy().starts_with(PREFIX)
@@ -66,7 +66,8 @@ fn remove_unused(folder: &Path) -> io::Result<()> {
             Err(TryLockError::WouldBlock) => Ok(()),
             Err(TryLockError::Error(error)) => Err(error),
         },
-        // A process may be about to lock it: if it is still empty, removing it is noticed there.
+        // Another process may be about to create the lock file. If the folder is removed while it is empty, that
+        // process notices.
         Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::remove_dir(folder) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && !folder.join(LOCK).exists() => {
                 gone(fs::remove_dir_all(folder))

@@ -18,7 +18,7 @@ fn load_all(path: &Path, split: SplitSpec) -> Result<Dataset, DataError> {
     load(&source(path, 16), &split, None, &|_, _| true)
 }
 
-/// A red left half and a blue right half, `width` x `height`.
+/// Writes a picture of `width` x `height` pixels whose left half is red and whose right half is blue.
 fn picture(path: &Path, width: u32, height: u32) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     RgbImage::from_fn(width, height, |x, _| if x < width / 2 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) })
@@ -46,7 +46,7 @@ fn given_splits_are_read_resized_and_labelled_by_name() {
         let pixel = [0, 1, 2].map(|c| loaded.train.pixels.view()[[1, c, 5, x]]);
         assert_eq!(pixel, rgb);
     }
-    // The centre of the wide one holds the border of its halves.
+    // The centre of the wide picture contains the border between its halves.
     let wide = |c, x| loaded.train.pixels.view()[[2, c, 8, x]];
     assert!(wide(0, 2) > 240 && wide(2, 2) < 15);
     assert!(wide(0, 13) < 15 && wide(2, 13) > 240);
@@ -99,7 +99,7 @@ fn other_layouts_are_refused_with_what_is_wrong() {
     assert!(message().contains("it has no class folders"));
     picture(&path.join("train/a/1.png"), 16, 16);
     assert!(message().contains("train/ has no test/"));
-    // As ImageNet is laid out.
+    // The layout of ImageNet.
     picture(&path.join("val/a/1.png"), 16, 16);
     assert!(message().contains("rename val/ to test to measure on it"));
     for class in 0..30 {
@@ -118,7 +118,8 @@ fn other_layouts_are_refused_with_what_is_wrong() {
     assert!(missing.to_string().contains("nowhere is no image folder"));
 }
 
-/// Folders of splits must not pass for folders of classes, now that what lies below a class counts.
+/// Files in folders below a class belong to the class, so that a folder of splits must not pass for a folder of
+/// classes.
 #[test]
 fn splits_are_not_taken_for_classes() {
     let root = tempdir().unwrap();
@@ -133,7 +134,7 @@ fn splits_are_not_taken_for_classes() {
     picture(&path.join("other/Training/cat/1.png"), 16, 16);
     picture(&path.join("other/Testing/cat/1.png"), 16, 16);
     assert!(message(&path.join("other")).contains("`Testing` is named like a split"));
-    // On a file system where they are folders of their own, names in another case would be passed over.
+    // Split names in another case would be skipped where the file system distinguishes case.
     picture(&path.join("pets/Validation/train/1.png"), 16, 16);
     let said = message(&path.join("pets"));
     assert!(said.contains("`Validation` is named like a split") && said.contains("val/"), "{said}");
@@ -143,7 +144,7 @@ fn splits_are_not_taken_for_classes() {
 fn whatever_lies_below_a_class_belongs_to_it() {
     let root = tempdir().unwrap();
     let path = root.path();
-    // In torchvision's order: folders, and the files of each.
+    // torchvision's order: by folder, and by name within a folder.
     let files = ["a/z.png", "a/more/1.png", "a/more-yet/0.bmp", "a/more/x/2", "b/1.jpg"];
     for (i, name) in files.iter().enumerate() {
         fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
@@ -164,7 +165,7 @@ fn what_is_passed_over_is_counted() {
     for split in ["train", "test"] {
         picture(&path.join(split).join("a/1.png"), 16, 16);
     }
-    // As the artifact keeps it.
+    // The pixels as the artifact stores them.
     let kept = |loaded: &Dataset| {
         let folder = tempdir().unwrap();
         let mut writer = PayloadWriter::new(folder.path(), Dataset::KIND);
@@ -227,7 +228,7 @@ fn links_special_files_and_endless_ones_are_refused_by_name() {
         assert!(message.contains("a/up/a") && message.contains("link to a folder of the same class"), "{message}");
     }
     fs::remove_file(path.join("a/up")).unwrap();
-    // A link that leads somewhere else is as good as what it leads to.
+    // A link to another folder counts like the folder itself.
     let elsewhere = tempdir().unwrap();
     picture(&elsewhere.path().join("2.png"), 16, 16);
     symlink(elsewhere.path(), path.join("b/linked")).unwrap();

@@ -1,4 +1,4 @@
-//! Variants of pictures and of datasets: each is read, or refused in a few words.
+//! Variants of pictures and of datasets: each is either read, or refused with a short message.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -11,7 +11,7 @@ use hemlock_data::{Cifar, Filter, Origin, Source, SplitSpec, Trust, fetch, load}
 use hemlock_fuzz::{Samples, error};
 use tempfile::tempdir;
 
-/// The pictures of all kinds that are decoded.
+/// Pictures of all formats that are decoded.
 fn pictures() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pictures/kinds");
     let mut paths: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -80,7 +80,7 @@ fn fuzz_archives(sample: Vec<u8>, wrap: impl Fn(&[u8]) -> Vec<u8>) {
     Samples::new([sample]).words(["../../", "/", "ustar", "cifar-10-batches-bin/"]).fuzz(|bytes| {
         fs::write(&file, wrap(bytes)).unwrap();
         let fetched = fetch(Cifar::Cifar10, &Origin::Path(file.clone()), &Trust::Any, &data, &|_, _| true);
-        // Nothing gets out of its folder, and nothing half is left.
+        // Nothing is written outside the folder, and nothing incomplete stays behind.
         let there = |dir: &Path| fs::read_dir(dir).map(|entries| entries.count()).unwrap_or(0);
         let (out, left) = (there(root.path()), there(&data));
         let _ = fs::remove_dir_all(&data);

@@ -1,4 +1,4 @@
-//! The published datasets themselves, or their class-balanced subsets, where they are at hand.
+//! Tests on the published datasets or their class-balanced subsets, if these are available.
 #![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 use std::env;
@@ -9,7 +9,7 @@ use hemlock_artifact::Dataset;
 use hemlock_data::{Cifar, Cifar100Labels, Origin, Source, SplitSpec, Trust};
 use ndarray::Axis;
 
-/// The directory in `HEMLOCK_TEST_DATA`, else the datasets that lie beside the workspace.
+/// The directory in `HEMLOCK_TEST_DATA` or, without it, the datasets next to the workspace.
 fn data_root(cifar: Cifar) -> Option<PathBuf> {
     let root = env::var_os("HEMLOCK_TEST_DATA")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/datasets"), PathBuf::from);

@@ -1,4 +1,4 @@
-//! Stage: images, chosen, split and decoded.
+//! Stage: chooses, splits and decodes the images of a dataset.
 
 use hemlock_artifact::Dataset;
 use hemlock_data::{DataError, Role, Source, SplitSpec, digest, load};
@@ -13,20 +13,20 @@ use std::{marker::PhantomData, sync::OnceLock};
 pub struct Params {
     /// Where the images come from.
     pub source: Source,
-    /// Training images; all that validation leaves where it is absent.
+    /// Number of training images; by default all that validation leaves.
     #[serde(default)]
     pub train: Option<usize>,
-    /// Validation images, of the source's validation pool, or else of the training pool; where it is absent, all of the
-    /// former and none of the latter.
+    /// Number of validation images, from the source's validation pool or, if it has none, from the training pool. By
+    /// default all of the validation pool, and none of the training pool.
     #[serde(default)]
     pub validation: Option<usize>,
-    /// Test images; all where it is absent.
+    /// Number of test images; by default all.
     #[serde(default)]
     pub test: Option<usize>,
-    /// Seed of the class-balanced choice, or `run`: the pipeline's seed, so that every seed has images of its own.
+    /// Seed of the class-balanced choice, or `run` for the pipeline's seed, so that every seed gets other images.
     #[serde(default)]
     pub seed: Seed,
-    /// Names of the classes that are taken, at least two, in the order of their labels; all where it is absent.
+    /// Names of the classes that are used, at least two, in the order of their labels; by default all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classes: Option<Vec<String>>,
 }
@@ -50,19 +50,19 @@ impl hemlock_stage::Params for Params {
     }
 }
 
-/// The stage, for one role: with the same parameters, each role has images of its own.
+/// The stage for one role. With equal parameters, each role draws its images independently of the other.
 pub struct Stage<R>(PhantomData<fn() -> R>);
 
-/// Names a role.
+/// A type that stands for a role.
 pub trait For: 'static {
-    /// It.
+    /// The role.
     const ROLE: Role;
 }
 
-/// To pre-train an extractor.
+/// The role of images that an extractor is pre-trained on.
 pub struct Pretraining;
 
-/// To train and test heads.
+/// The role of images that heads are trained and tested on.
 pub struct Downstream;
 
 impl For for Pretraining {
@@ -88,13 +88,14 @@ impl<R: For> hemlock_stage::Stage for Stage<R> {
         params.seed == Seed::Run
     }
 
-    /// The digest of the source's content says more than where it lies.
+    /// The path is left out, because the digest of the content identifies the source.
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
         let mut value = serde_json::to_value(params)?;
         if let Some(source) = value.get_mut("source").and_then(Value::as_object_mut) {
             source.remove("path");
         }
-        // A source without a validation pool of its own: absent is none.
+        // Only an image folder may have a validation pool. For other sources, no number is the same as 0, and gets its
+        // key.
         if params.validation.is_none() && !matches!(params.source, Source::ImageFolder { .. }) {
             value["validation"] = 0.into();
         }

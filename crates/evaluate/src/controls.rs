@@ -1,4 +1,5 @@
-//! Controls: what as many samples do without an attack. Each is a file here, and a line of [`CONTROLS`].
+//! Controls: training sets of the size of a poisoned one, without an attack. Each control is one file in this folder
+//! and one line of [`CONTROLS`].
 
 mod duplicates;
 mod influence_flips;
@@ -13,37 +14,37 @@ use ndarray::Axis;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 
-/// All controls, in the order in which victims are trained on them. A new one is a new line here.
+/// All controls, in the order in which victims are trained on them.
 static CONTROLS: [&Control; 4] =
     [&random_flips::CONTROL, &influence_flips::CONTROL, &duplicates::CONTROL, &removed::CONTROL];
 
-/// A training set that differs from clean data as much as one with poisons, without an attack.
+/// A training set that differs from clean data in as many samples as a poisoned one, without an attack.
 pub(crate) struct Control {
-    /// The name in specs.
+    /// The name in specs, such as `random-flips`.
     pub(crate) name: &'static str,
-    /// Which accuracy its outcome is, after "the accuracy".
+    /// A description of the accuracy of its outcome, which continues "the accuracy …".
     about: &'static str,
-    /// How clean data is changed; `None` if there is no such control for these poisons.
+    /// Returns the change of clean data, or `None` if the control does not exist for these poisons.
     make: fn(&Basis) -> Result<Option<TrainingSetChange>, StageError>,
 }
 
-/// What controls are made of.
+/// The data that controls are made from.
 pub(crate) struct Basis<'a> {
-    /// Clean data.
+    /// The clean data.
     pub(crate) data: &'a VictimData<'a>,
-    /// A linear head that is trained on it.
+    /// A linear head that is trained on the clean data.
     pub(crate) head: &'a Head,
     /// The number of poisons.
     pub(crate) count: usize,
-    /// The samples that poisons replace; `None` if poisons are added.
+    /// The numbers of the clean samples that poisons replace; `None` if poisons are added.
     pub(crate) replaced: Option<&'a [u32]>,
-    /// The splits whose error is raised.
+    /// The splits whose error the attacks raise.
     pub(crate) sees: Sees,
     /// Whether the victim trains on images rather than on features.
     pub(crate) reads_images: bool,
 }
 
-/// Clean samples by their numbers, with labels that may be others than theirs.
+/// Clean samples, given by their row numbers, with labels that may differ from their own.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Relabelled {
     pub(crate) rows: Vec<usize>,
@@ -55,7 +56,8 @@ impl Basis<'_> {
         Ok(self.data.features.train.samples(self.data.classes())?)
     }
 
-    /// Adds samples to clean data, or puts them in their own place if poisons replace samples.
+    /// Returns the change that adds these samples to clean data or, if poisons replace samples, that puts them in place
+    /// of themselves.
     fn change(&self, Relabelled { rows, labels }: Relabelled) -> TrainingSetChange {
         let images = self.data.images.filter(|_| self.reads_images);
         TrainingSetChange {
@@ -71,13 +73,14 @@ impl Basis<'_> {
     }
 }
 
-/// Which accuracy the outcome of a control is, after "the accuracy"; `None` if no control has that name.
+/// Returns a description of the accuracy of a control's outcome, which continues "the accuracy …"; `None` if no control
+/// has an outcome of that name.
 #[must_use]
 pub fn about(outcome: &str) -> Option<&'static str> {
     ControlRef::all().into_iter().find(|control| control.outcome() == outcome).map(|control| control.0.about)
 }
 
-/// A control of [`CONTROLS`], which specs write as its name.
+/// One of the [`CONTROLS`]. Specs write it as its name.
 #[derive(Clone, Copy)]
 pub struct ControlRef(&'static Control);
 
@@ -87,12 +90,12 @@ impl ControlRef {
         CONTROLS.map(Self).to_vec()
     }
 
-    /// The name in results and files.
+    /// The name of its outcome in results and files, such as `random_flips`.
     pub(crate) fn outcome(self) -> String {
         self.0.name.replace('-', "_")
     }
 
-    /// How clean data is changed; `None` if there is no such control for these poisons.
+    /// Returns the change of clean data, or `None` if the control does not exist for these poisons.
     pub(crate) fn make(self, of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
         (self.0.make)(of)
     }

@@ -1,4 +1,4 @@
-//! Stage: what an attack does to a victim when it is trained from scratch again, beside controls.
+//! Stage: retrains a victim on poisons and on controls, and measures its accuracy.
 
 mod controls;
 
@@ -23,18 +23,18 @@ use serde_json::Value;
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
-    /// What the victim is trained on beside poisons, for comparison; absent: all of it, and nothing for victims that
-    /// train a network, which takes them minutes.
+    /// The controls that the victim is trained on. By default these are all controls for victims that train on
+    /// features, and none for victims that train a network, which takes minutes per control.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub controls: Option<Vec<ControlRef>>,
-    /// The splits whose error aligned flips raise; equal to what attacks see, unless a spec says otherwise.
+    /// The splits whose error influence flips raise: `["train"]` by default, which is the default of attacks, too.
     pub sees: Sees,
 }
 
 impl hemlock_stage::Params for Params {}
 
 impl Params {
-    /// The controls that a victim is trained on.
+    /// Returns the controls that a victim is trained on.
     fn controls(&self, reads_images: bool) -> Vec<ControlRef> {
         match &self.controls {
             // A network takes minutes to train.
@@ -48,12 +48,12 @@ impl Params {
 inputs! {
     /// What the stage reads.
     pub struct Inputs {
-        /// Features of the downstream dataset, as the attacker has them.
+        /// Features of the downstream dataset by the attacker's extractor.
         features: Features = "features",
         /// The clean head and the target head.
         target: TargetParams = "target-params",
         ; optional {
-            /// Who is attacked; a linear head that is trained to the minimum, where there is none.
+            /// The victim; by default a linear head that is trained to the minimum.
             victim: Victim = "victim",
             /// Poisoned features.
             poison_features: PoisonFeatures = "poison-features",
@@ -63,9 +63,9 @@ inputs! {
             dataset: Dataset = "dataset.downstream",
             /// The attacker's extractor.
             extractor: Extractor = "pretrain",
-            /// Features by the extractor that is deployed, where it is not the attacker's.
+            /// Features by the victim extractor, if it is not the attacker's.
             victim_features: Features = "victim-extractor.features",
-            /// The extractor that is deployed.
+            /// The victim extractor, if it is not the attacker's.
             victim_extractor: Extractor = "victim-extractor.pretrain",
         }
     }
@@ -128,7 +128,7 @@ impl hemlock_stage::Stage for Stage {
             (None, None) => return Err(StageError::internal("there are no poisons")),
         };
         let m = labels.len();
-        // Another extractor has other features, and a network has none.
+        // Poisoned features mean nothing to another extractor, and a network is not trained on features.
         let on_features = match poison_features.as_ref().filter(|_| own && !victims.victim.reads_images()) {
             Some(poisons) => {
                 let features = poisons.features.mapv(f64::from);
@@ -188,7 +188,7 @@ impl hemlock_stage::Stage for Stage {
             replaces,
             poison_fraction,
             objective,
-            // The features of an inversion have their own attack's objective, which did not begin at images.
+            // The poisoned features of an inversion have their own attack's objective, which did not start from images.
             initial_objective: match (poisons, poison_features) {
                 (Some(poisons), None) => poisons.refined.first().map(|point| point.objective),
                 _ => None,
@@ -210,7 +210,7 @@ impl hemlock_stage::Stage for Stage {
     }
 }
 
-/// An upper bound of the clean loss, of whatever poisons the attack's constraint lets through.
+/// Computes an upper bound of the clean loss over all sets of `m` poisons that the attack's constraint lets through.
 fn loss_bound_of(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Result<f64, StageError> {
     let constraint = match &inputs.poison_features {
         Some(poisons) => constraint(&poisons.spec, clean)?,
@@ -226,7 +226,7 @@ fn loss_bound_of(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Re
     Ok(loss_bound)
 }
 
-/// Trains one victim on training sets that differ in what they have beside clean samples.
+/// Trains one victim on several training sets.
 struct Victims<'a> {
     data: &'a VictimData<'a>,
     victim: &'a dyn Train,
@@ -237,7 +237,7 @@ impl Victims<'_> {
         self.victim.train(what, self.data, change)
     }
 
-    /// The edit that poisons make.
+    /// Returns the change of clean data that poisons make.
     fn poisoned(&self, poisons: &Poisons) -> Result<TrainingSetChange, StageError> {
         let VictimData { features, extractor, ctx, .. } = self.data;
         let reads_images = self.victim.reads_images();
@@ -268,7 +268,7 @@ impl Victims<'_> {
         })
     }
 
-    /// A linear head on clean samples.
+    /// Trains a linear head on clean samples.
     fn head(&self, clean: Samples) -> Result<Head, StageError> {
         let cancel = self.data.ctx.cancel;
         let trained = fit(&[clean], &FitOptions::new(self.data.weight_decay), &|_, _| !cancel.requested())?;

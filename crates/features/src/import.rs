@@ -1,4 +1,4 @@
-//! Features that were computed elsewhere, from a file of arrays.
+//! Import of features from a file of arrays that another tool wrote.
 
 use std::path::{Path, PathBuf};
 
@@ -11,33 +11,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Normalize, Splits};
 
-/// Where features lie, and what is made of them.
+/// Parameters of an import: the file of features, and how they are split and normalised.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Import {
     /// A `.npz` or `.safetensors` file, or a folder of `.npy` files; a relative path starts at the data root (`--data`
-    /// or `HEMLOCK_DATA`). Its arrays are `train`, `test` and, if need be, `validation`: features `[n, d]`, and
-    /// `train_labels` and so on: classes `[n]`, counted from 0.
+    /// or `HEMLOCK_DATA`). It has these arrays:
+    ///
+    /// - `train`, `test` and, optionally, `validation`: features, `[n, d]`;
+    /// - `train_labels`, `test_labels` and, with `validation`, `validation_labels`: classes counted from 0, `[n]`.
     pub path: PathBuf,
-    /// Samples of `train` that are held out, where the file has no `validation`; class-balanced.
+    /// Number of samples of `train` that are held out for validation, class-balanced, if the file has no `validation`.
     #[serde(default)]
     pub validation: usize,
-    /// Seed of that choice, or `run`: the pipeline's seed, so that every seed holds out samples of its own.
+    /// Seed of the choice of held-out samples, or `run` for the pipeline's seed, so that every seed holds out other
+    /// samples.
     #[serde(default)]
     pub seed: Seed,
-    /// What is done to every feature vector before the head sees it.
+    /// The normalisation of feature vectors before the head sees them.
     #[serde(default)]
     pub normalization: Normalize,
 }
 
-/// Arrays of a split: features, and labels.
+/// Names of a split's two arrays: its features, and its labels.
 type Names = (&'static str, &'static str);
 
 const TRAIN: Names = ("train", "train_labels");
 const VALIDATION: Names = ("validation", "validation_labels");
 const TEST: Names = ("test", "test_labels");
 
-/// Names of all arrays that are looked at.
+/// Names of all arrays that an import reads.
 const NAMES: [&str; 6] = [TRAIN.0, TRAIN.1, VALIDATION.0, VALIDATION.1, TEST.0, TEST.1];
 
 impl Import {
@@ -51,12 +54,12 @@ impl Import {
         self.validation > 0 && self.seed == Seed::Run
     }
 
-    /// Digest of what is read.
+    /// Returns the digest of the arrays that the import reads.
     pub(crate) fn digest(&self, env: &Environment) -> Result<String, StageError> {
         hemlock_arrays::digest(&env.locate(&self.path)?, &NAMES).map_err(|e| e.of_field("path"))
     }
 
-    /// Reads all splits, and draws the validation split where the file has none.
+    /// Reads all splits. If the file has no validation split, draws one.
     pub(crate) fn read(&self, ctx: &Context) -> Result<Splits, StageError> {
         let (mut splits, unread) = read(&ctx.env.locate(&self.path)?, "path", &|| ctx.check())?;
         if !unread.is_empty() {
@@ -110,25 +113,26 @@ impl Import {
     }
 }
 
-/// What a file of features holds.
+/// Counts of what a file of features contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
-    /// Training samples of each class, by its number.
+    /// Number of training samples of each class.
     pub train: Vec<usize>,
-    /// Validation samples, if the file has a validation split.
+    /// Number of validation samples; `None` if the file has no validation split.
     pub validation: Option<usize>,
-    /// Test samples.
+    /// Number of test samples.
     pub test: usize,
-    /// Features of a sample.
+    /// Number of features per sample.
     pub dim: usize,
-    /// Arrays that nothing reads.
+    /// Names of the arrays that an import does not read.
     pub unread: Vec<String>,
 }
 
-/// Reads a file or folder of features as the stage does, and counts what is there. `field` is what messages call it.
+/// Reads a file or folder of features as the stage does, and counts its contents. `field` is the name of the path in
+/// error messages.
 ///
 /// # Errors
-/// It is not there, is damaged, or has arrays that do not fit each other.
+/// If the file does not exist or is damaged, or if its arrays do not fit each other.
 pub fn survey(path: &Path, field: &str) -> Result<Survey, StageError> {
     let (splits, unread) = read(path, field, &|| Ok(()))?;
     let mut train = vec![0; splits.classes.len()];
@@ -138,8 +142,8 @@ pub fn survey(path: &Path, field: &str) -> Result<Survey, StageError> {
     Ok(Survey { train, validation, test, dim, unread })
 }
 
-/// Reads all splits of a file, and names the arrays of it that are none. `field` is what names the file; `check` is
-/// called before a split is read.
+/// Reads all splits of a file, and returns them with the names of the arrays that belong to none. `field` is the name
+/// of the path in error messages. `check` is called before each split is read.
 fn read(
     path: &Path,
     field: &str,
@@ -164,7 +168,7 @@ fn read(
     Ok((splits, unread))
 }
 
-/// A split's features and labels, as many of the one as of the other.
+/// Reads the features and labels of one split, and checks that there are as many of the one as of the other.
 fn split(arrays: &mut Arrays, (features, labels): Names) -> Result<FeatureSplit, ArraysError> {
     let split = FeatureSplit::all(arrays.features(features)?.into(), arrays.labels(labels)?);
     let (n, found) = (split.features.view().nrows(), split.labels.len());
@@ -174,7 +178,7 @@ fn split(arrays: &mut Arrays, (features, labels): Names) -> Result<FeatureSplit,
     Ok(split)
 }
 
-/// Names of the classes, once all splits are known to fit each other.
+/// Checks that the splits fit each other, and returns the names of their classes.
 fn classes(arrays: &Arrays, splits: &Splits) -> Result<Vec<String>, ArraysError> {
     let d = splits.train.features.view().ncols();
     for (split, (name, _)) in [(&splits.train, TRAIN), (&splits.test, TEST), (&splits.validation, VALIDATION)] {
@@ -203,9 +207,9 @@ fn classes(arrays: &Arrays, splits: &Splits) -> Result<Vec<String>, ArraysError>
     Ok((0..count).map(|class| class.to_string()).collect())
 }
 
-/// The first of so many classes that no label names.
+/// Returns the first of `classes` classes that no label names; `None` if all are named.
 fn absent(labels: &[u32], classes: usize) -> Option<usize> {
-    // Labels name no more classes than there are labels.
+    // Labels cannot name more classes than there are labels, so a huge class number needs no huge vector.
     let mut named = vec![false; classes.min(labels.len() + 1)];
     for label in labels {
         if let Some(named) = named.get_mut(*label as usize) {

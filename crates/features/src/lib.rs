@@ -12,31 +12,31 @@ use ndarray::{ArrayView2, Axis, Dim};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 
-/// Parameters of the stage: where features come from, and what that needs.
+/// Parameters of the stage: the source of the features, and its parameters.
 ///
-/// In TOML a table with the `method` (`extract` where it is absent) and the fields of that method.
+/// In TOML this is a table with a `method` (`extract` by default) and the fields of that method.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(remote = "Self", tag = "method", rename_all = "kebab-case")]
 pub enum Params {
-    /// From the images of the downstream dataset, by the frozen extractor.
+    /// The frozen extractor computes them from the images of the downstream dataset.
     Extract(Extract),
-    /// From a file that was written elsewhere.
+    /// They are read from a file that another tool wrote.
     Import(Import),
 }
 
-/// What is made of the extractor's output.
+/// Parameters of an extraction.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Extract {
-    /// What is done to every feature vector before the head sees it.
+    /// The normalisation of feature vectors before the head sees them.
     pub normalization: Normalize,
 }
 
-/// What is done to every feature vector before the head sees it.
+/// The normalisation of feature vectors before the head sees them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Normalize {
-    /// Nothing.
+    /// Features stay as they are.
     None,
     /// Every coordinate gets mean 0 and standard deviation 1 over the clean training split.
     #[default]
@@ -47,7 +47,7 @@ pub enum Normalize {
 
 impl Serialize for Params {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        // The derived, inherent function of `remote = "Self"`.
+        // The function that `remote = "Self"` derives, which is inherent and not the trait's.
         Self::serialize(self, serializer)
     }
 }
@@ -73,9 +73,9 @@ inputs! {
     /// What the stage reads.
     pub struct Inputs {
         ; optional {
-            /// Downstream images. An import leaves them unread.
+            /// Downstream images; not read by an import.
             dataset: Dataset = "dataset.downstream",
-            /// The frozen extractor. An import leaves it unread.
+            /// The frozen extractor; not read by an import.
             extractor: Extractor = "pretrain",
         }
     }
@@ -102,8 +102,8 @@ impl hemlock_stage::Stage for Stage {
     type Inputs = Inputs;
     type Output = Features;
 
-    /// Extraction is what there was before there were methods. Of imported features, the digest says more than where
-    /// they lie, and the seed matters where samples are drawn.
+    /// `method` is left out for extraction, because keys had none before there were imports. Of an import, the path is
+    /// left out, because the digest of the file identifies it, and the seed is left out if it draws no samples.
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
         let mut value = serde_json::to_value(params)?;
         if let Some(fields) = value.as_object_mut() {
@@ -173,10 +173,11 @@ impl hemlock_stage::Stage for Stage {
     }
 }
 
-/// What is done to features of whose training split these are, `[n, d]`. Warns of those that say nothing.
+/// Returns the normalisation of features whose training split is `train`, `[n, d]`. Warns of samples and features that
+/// carry no information.
 ///
 /// # Errors
-/// None says anything.
+/// If no feature carries information: all samples are equal, or all features constant.
 fn normalization(normalize: Normalize, train: ArrayView2<f32>) -> Result<Normalization, String> {
     let (n, d) = train.dim();
     let dead = || train.rows().into_iter().filter(|row| row.iter().all(|z| *z == 0.0)).count();
@@ -211,7 +212,7 @@ fn normalization(normalize: Normalize, train: ArrayView2<f32>) -> Result<Normali
     Err(format!("{refused}: nothing tells the classes apart"))
 }
 
-/// The extractor's output for all images. Neither has to fit into memory.
+/// Extracts the features of all images. Neither images nor features have to fit into memory.
 fn extract(inputs: Inputs, ctx: &Context) -> Result<Splits, StageError> {
     let Inputs { dataset: Some(dataset), extractor: Some(extractor) } = inputs else {
         return Err(StageError::internal("no images and no extractor were given"));

@@ -1,4 +1,4 @@
-//! Imports, from files by NumPy and from files that no reader should take.
+//! Imports from files that NumPy wrote, and from files that every reader should refuse.
 
 mod fuzz;
 
@@ -19,7 +19,7 @@ use std::{
 use tempfile::TempDir;
 use zip::{ZipWriter, write::SimpleFileOptions};
 
-/// Name, type as NumPy writes it, shape, and bytes.
+/// An array: its name, its type in NumPy's notation, its shape, and its bytes.
 type Entry = (&'static str, &'static str, Vec<usize>, Vec<u8>);
 
 fn npy(descr: &str, shape: &[usize], bytes: &[u8]) -> Vec<u8> {
@@ -58,7 +58,7 @@ fn i8(values: impl IntoIterator<Item = i64>) -> Vec<u8> {
     values.into_iter().flat_map(i64::to_le_bytes).collect()
 }
 
-/// 8 training samples of 3 features, 4 test samples; 2 classes.
+/// Arrays of 8 training samples and 4 test samples with 3 features, in 2 classes.
 fn good() -> Vec<Entry> {
     vec![
         ("train", "<f4", vec![8, 3], f4((0..24).map(|i| i as f32))),
@@ -68,7 +68,7 @@ fn good() -> Vec<Entry> {
     ]
 }
 
-/// [`good`], with one array in the place of another or beside them.
+/// [`good`], with one array replaced or added.
 fn with(entry: Entry) -> Vec<Entry> {
     let mut entries: Vec<Entry> = good().into_iter().filter(|(name, ..)| *name != entry.0).collect();
     entries.push(entry);
@@ -91,7 +91,7 @@ fn read(path: impl AsRef<Path>) -> Result<Splits, (ErrorKind, String)> {
     read_with(&import(path), 0)
 }
 
-/// A place for files, which are named after their content.
+/// A folder for files, which are named after their content.
 struct Place(TempDir);
 
 impl Place {
@@ -103,7 +103,7 @@ impl Place {
         fs::write(&path, bytes).unwrap();
         read(path)
     }
-    /// The message about an `.npz` of these arrays.
+    /// Imports an `.npz` file of these arrays, and returns the error message.
     #[track_caller]
     fn refuses(&self, entries: &[Entry], words: &[&str]) {
         let (kind, message) = self.read("x.npz", &npz(entries)).map(|_| ()).unwrap_err();
@@ -114,7 +114,7 @@ impl Place {
     }
 }
 
-/// As tests/data/write_arrays.py says.
+/// Compares with the values that tests/data/write_arrays.py writes.
 fn check_numpy(s: usize, features: &Matrix, labels: &[u32], n: usize) {
     let expected = Array2::from_shape_fn((n, 4), |(i, j)| (((7 * i + 3 * j + s) % 16) as f32 - 8.0) / 8.0);
     assert_eq!(features.view(), expected);
@@ -167,7 +167,7 @@ fn every_type_is_read() {
             );
         }
     }
-    // Of safetensors alone.
+    // A type that only safetensors has.
     let bytes: Vec<u8> = x.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
     let view = TensorView::new(Dtype::BF16, vec![1, 3], &bytes).unwrap();
     let path = place.0.path().join("x.safetensors");
@@ -190,7 +190,7 @@ fn one_content_has_one_meaning_in_every_kind_of_file() {
         assert_eq!(splits.test.labels, [1, 0, 1, 0]);
         assert_eq!(splits.validation.features.view().dim(), (0, 3));
     }
-    // Of a folder, what is read is digested, and nothing else.
+    // The digest of a folder covers the arrays that are read, and nothing else.
     let digest = || import(&folder).digest(&Environment { data: Some("".into()) }).unwrap();
     let before = digest();
     fs::write(folder.join("README"), "changed").unwrap();
@@ -271,7 +271,7 @@ fn sizes_that_a_header_promises_are_not_believed() {
     fails(vec![1 << 33, 1 << 29], &["`train` has 96 bytes"]);
 }
 
-/// Safetensors and archives know their length; a folder's arrays do, too.
+/// Safetensors files and archives record their length, and so do the headers of a folder's arrays.
 #[test]
 fn every_truncation_is_an_error() {
     let place = Place::new();
@@ -296,7 +296,7 @@ fn every_truncation_is_an_error() {
     }
 }
 
-/// The values of an archive are under its checksum.
+/// The checksum of an archive covers the values.
 #[test]
 fn flipped_bits_never_panic_and_archives_notice_them() {
     let place = Place::new();
@@ -328,7 +328,7 @@ fn files_that_hold_no_arrays() {
         assert!(found == ErrorKind::Data && message.contains("cannot read") && message.contains(kind), "{message}");
     }
     assert!(said("text.npz", b"no archive at all").1.contains("text.npz is damaged, or no .npz archive"));
-    // Entries that are no arrays, and a header that a recursive parser would drown in.
+    // Entries that are no arrays, and a header that would overflow the stack of a recursive parser.
     for content in [b"text".to_vec(), [b"\x93NUMPY\x02\x00\x00\x00\x00\x01", "(".repeat(1 << 24).as_bytes()].concat()] {
         let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
         zip.start_file("train.npy", SimpleFileOptions::default()).unwrap();
@@ -389,7 +389,7 @@ fn validation_is_drawn_from_every_class_alike() {
 #[test]
 fn keys_hold_what_decides_and_nothing_else() {
     let key = |params| Stage::key_params(&serde_json::from_value::<Params>(params).unwrap()).unwrap();
-    // As before there were methods: what was extracted then is still good.
+    // The key from before there were methods: features that were extracted then stay valid.
     assert_eq!(key(json!({})), json!({ "normalization": "standardize" }));
     assert_eq!(key(json!({ "method": "extract", "normalization": "l2" })), json!({ "normalization": "l2" }));
     let imported = json!({ "method": "import", "path": "x.npz", "normalization": "none", "seed": 3 });
@@ -404,7 +404,7 @@ fn keys_hold_what_decides_and_nothing_else() {
     }
 }
 
-/// A header of a version, padded with spaces to a size.
+/// A header of the given version, padded with spaces to the given size.
 fn padded(version: u8, size: usize, bytes: &[u8]) -> Vec<u8> {
     let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (8, 3), }";
     let header = format!("{text}{}\n", " ".repeat(size - text.len() - 1));
@@ -413,7 +413,7 @@ fn padded(version: u8, size: usize, bytes: &[u8]) -> Vec<u8> {
     [&b"\x93NUMPY"[..], &[version, 0], length, header.as_bytes(), bytes].concat()
 }
 
-/// NumPy reads all of them.
+/// NumPy reads all of these versions and sizes.
 #[test]
 fn headers_may_be_padded_and_of_any_version() {
     let place = Place::new();
@@ -464,7 +464,7 @@ fn what_is_no_regular_file_is_not_read() {
     }
 }
 
-/// The stage on these arrays of an import.
+/// Runs the stage with an import of these arrays.
 fn run(entries: &[Entry], normalization: Normalize) -> Result<hemlock_artifact::Features, (ErrorKind, String)> {
     let place = Place::new();
     let path = place.0.path().join("x.npz");
@@ -494,13 +494,13 @@ fn dead_features_are_refused_by_what_is_true_of_them() {
         let alike = std::array::from_fn(|i| (i % 3) as f32);
         assert!(refused(&train(alike), normalization).contains("every training sample has the same features"));
     }
-    // Some are dead, and the rest is of use.
+    // Some samples are all zeros; the rest can be used.
     let half = std::array::from_fn(|i| if i % 3 == 0 { 0.0 } else { 1e-14 * i as f32 });
     let features = run(&train(half), Normalize::Standardize).unwrap();
     assert_eq!(features.normalization.constant(), 1);
     let column = features.train.features.view().column(1).to_owned();
     assert!((column.iter().map(|z| z * z).sum::<f32>() - 8.0).abs() < 1e-3, "{column}");
-    // The test split lies where 32 bits do not reach, in units of the training split.
+    // In units of the training split, the test split lies beyond the range of 32 bits.
     let far = std::array::from_fn(|i| 2e-39 * i as f32);
     let message = refused(&train(far), Normalize::Standardize);
     assert!(!message.contains("NaN") && message.contains("of the test split is too far"), "{message}");

@@ -1,9 +1,9 @@
-//! Hostile variants of good input, for tests of what reads foreign files.
+//! Hostile variants of good input, for tests of code that reads files of others.
 //!
-//! A fuzz target gives good samples and a reader. The reader must answer every variant of them within
-//! [`SLOWEST`], with a value or with an error whose message has no more than [`LONGEST`] bytes, and never by a panic.
-//! Targets are ordinary tests whose names contain `fuzz`. Each runs for the seconds that the variable
-//! `HEMLOCK_FUZZ_SECONDS` says, one where it is absent: `just fuzz` runs them for longer.
+//! A fuzz target consists of good samples and a reader. For every variant of a sample, the reader must return within
+//! [`SLOWEST`], either with a value or with an error whose message has at most [`LONGEST`] bytes, and must never panic.
+//! Targets are ordinary tests whose names contain `fuzz`. Each runs for as many seconds as the variable
+//! `HEMLOCK_FUZZ_SECONDS` says, or for one second without it. `just fuzz` runs them for longer.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -14,33 +14,33 @@ use proptest::test_runner::{Config, TestError, TestRunner};
 
 /// The longest time that a reader may take for one small input.
 pub const SLOWEST: Duration = Duration::from_secs(5);
-/// The longest message, in bytes.
+/// The longest message of an error, in bytes.
 pub const LONGEST: usize = 4096;
 
-/// Numbers that lengths, counts and offsets do not expect.
+/// Numbers that code may not expect as a length, a count or an offset.
 const NUMBERS: [u64; 12] =
     [0, 1, 0x7f, 0xff, 0x7fff, 0xffff, 0x7fff_ffff, 0xffff_ffff, 1 << 32, 1 << 40, (1 << 63) - 1, u64::MAX];
 
-/// One change of a sample. Places are shares of its length.
+/// One change of a sample. Positions are fractions of its length.
 #[derive(Clone, Debug)]
 enum Edit {
     /// Flips one bit.
     Flip(Index, u8),
-    /// Overwrites with a number of 1, 2, 4 or 8 bytes.
+    /// Overwrites bytes with a number of 1, 2, 4 or 8 bytes.
     Number { at: Index, number: usize, bytes: usize, big_endian: bool },
-    /// Replaces a run of ASCII digits by another number.
+    /// Replaces a run of ASCII digits with another number.
     Digits(Index, usize),
-    /// Drops all from here on.
+    /// Drops everything from a position on.
     Cut(Index),
     /// Drops a piece.
     Drop(Index, Index),
-    /// Writes a piece once more behind itself, so often.
+    /// Inserts copies of a piece after it; the last field is their number.
     Repeat(Index, Index, usize),
-    /// Puts in other bytes.
+    /// Inserts other bytes.
     Insert(Index, Vec<u8>),
-    /// Goes on as another sample does from there.
+    /// Continues with another sample from the same position on.
     Splice(Index, usize),
-    /// Puts in one of the words of the format.
+    /// Inserts one of the words of the format.
     Word(Index, usize),
 }
 
@@ -62,7 +62,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     ]
 }
 
-/// Good input of a format, and what variants are made of.
+/// Good input of a format, with the words that variants may contain.
 #[derive(Clone, Debug, Default)]
 pub struct Samples {
     samples: Vec<Vec<u8>>,
@@ -70,12 +70,12 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Samples, at least one, of at most some kilobytes each.
+    /// Starts with samples of at most some kilobytes each; there must be at least one.
     pub fn new<B: Into<Vec<u8>>>(samples: impl IntoIterator<Item = B>) -> Self {
         Self { samples: samples.into_iter().map(Into::into).collect(), words: Vec::new() }
     }
 
-    /// Words that mean something in the format: they get into variants more often than by chance.
+    /// Adds words that have a meaning in the format, so that they occur in variants more often than by chance.
     #[must_use]
     pub fn words<B: Into<Vec<u8>>>(mut self, words: impl IntoIterator<Item = B>) -> Self {
         self.words.extend(words.into_iter().map(Into::into));
@@ -89,7 +89,7 @@ impl Samples {
             let place = |at: &Index| at.index(end + 1);
             let piece = |from: &Index, to: &Index| {
                 let (from, to) = (place(from), place(to));
-                // Most pieces are short, as fields are.
+                // Most pieces are short, like fields.
                 from..to.clamp(from, from + 64)
             };
             match edit {
@@ -142,12 +142,12 @@ impl Samples {
         bytes
     }
 
-    /// Gives variants to a reader until the time is over. The reader returns what is wrong with its answer, if anything
-    /// is: [`error`] and [`message`] judge refusals.
+    /// Calls a reader with variants until the time is over. The reader returns an error that describes what it did
+    /// wrong; [`error`] and [`message`] check an error that it is allowed to report.
     ///
     /// # Panics
-    /// The reader panicked, took too long, or its answer was wrong; the message has the smallest such input that was
-    /// found.
+    /// If the reader panics, takes too long or does something wrong, for a variant or for a good sample. The message
+    /// contains the smallest such variant that was found.
     pub fn fuzz(&self, reader: impl Fn(&[u8]) -> Result<(), String>) {
         for sample in &self.samples {
             if let Err(why) = answer(sample, &reader) {
@@ -173,7 +173,7 @@ impl Samples {
     }
 }
 
-/// What is wrong with a reader's answer, or with the time that it took.
+/// Calls the reader, and returns what it did wrong, or that it took too long.
 fn answer(bytes: &[u8], reader: &impl Fn(&[u8]) -> Result<(), String>) -> Result<(), String> {
     let start = Instant::now();
     reader(bytes)?;
@@ -183,19 +183,19 @@ fn answer(bytes: &[u8], reader: &impl Fn(&[u8]) -> Result<(), String>) -> Result
     }
 }
 
-/// Judges an error as users see it, its causes included.
+/// Checks an error as users see it, including its causes.
 ///
 /// # Errors
-/// As [`message`].
+/// As for [`message`].
 pub fn error(error: &dyn std::error::Error) -> Result<(), String> {
     let causes = std::iter::successors(Some(error), |e| e.source());
     message(&causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }
 
-/// Judges the text of a message.
+/// Checks the text of a message.
 ///
 /// # Errors
-/// It is empty, or longer than [`LONGEST`].
+/// If the message is empty or longer than [`LONGEST`].
 pub fn message(text: &str) -> Result<(), String> {
     match text.len() {
         0 => Err("a message without a word".to_owned()),
@@ -210,7 +210,7 @@ pub fn message(text: &str) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    /// Reads a length and as many bytes.
+    /// A reader that trusts a length in its input.
     fn careless(bytes: &[u8]) -> Result<(), String> {
         let length = bytes.first().copied().unwrap_or(0);
         let _ = &bytes[1..1 + usize::from(length)];

@@ -1,4 +1,4 @@
-//! A spec for a file of features.
+//! Drafts of specs for a file of features.
 
 use crate::{
     Draft,
@@ -8,13 +8,13 @@ use hemlock_features::{Survey, survey};
 use hemlock_stage::{Environment, ErrorKind, StageError, few};
 use std::path::{Path, PathBuf, absolute};
 
-/// Samples that are held out to validate on, at most.
+/// Largest number of training samples that are held out for validation.
 const MOST_HELD_OUT: usize = 5000;
 
-/// Drafts a spec for a file of features, or a folder of arrays, as seen from where the command was started.
+/// Drafts a spec for a file of features or a folder of arrays. `path` is relative to the working directory.
 ///
 /// # Errors
-/// The file is not there, is damaged, or has arrays that do not fit each other; or its path is no text.
+/// If the file does not exist, is damaged, has arrays that do not fit each other, or has a path that is not UTF-8.
 pub fn features(path: &Path, env: &Environment) -> Result<Draft, StageError> {
     let survey = survey(path, "--features")?;
     enough_classes(path, survey.train.len())?;
@@ -23,7 +23,7 @@ pub fn features(path: &Path, env: &Environment) -> Result<Draft, StageError> {
     Ok(Draft { found, spec })
 }
 
-/// The path as a spec says it: it starts at the folder of raw data, if the file lies there.
+/// Returns the path as a spec writes it: relative to the folder of raw data, if the file is in there.
 fn seen_from_data(path: &Path, env: &Environment) -> Result<PathBuf, StageError> {
     let whole = |path: &Path| {
         absolute(path).map_err(|e| StageError::new(ErrorKind::Data, format!("cannot find {}: {e}", path.display())))
@@ -33,8 +33,8 @@ fn seen_from_data(path: &Path, env: &Environment) -> Result<PathBuf, StageError>
     Ok(data.and_then(|data| path.strip_prefix(data).ok()).map_or_else(|| path.clone(), Path::to_owned))
 }
 
-/// Samples that are held out of the training samples, a fifth of the smallest class of each; 0 where the file has a
-/// validation split, or classes have too few.
+/// Number of training samples to hold out for validation: a fifth of the smallest class from each class. 0 if the file
+/// has a validation split, or if classes are too small.
 fn held_out(survey: &Survey) -> usize {
     if survey.validation.is_some() {
         return 0;

@@ -1,4 +1,4 @@
-//! A spec for a folder of images.
+//! Drafts of specs for a folder of images.
 
 use crate::{
     Draft,
@@ -8,18 +8,19 @@ use hemlock_data::{Survey, survey};
 use hemlock_stage::{ErrorKind, StageError, few};
 use std::path::Path;
 
-/// Training images beyond which a first attack takes no more.
+/// Largest number of training images that a first attack takes.
 const MOST: usize = 10_000;
-/// Training images from which batches are of a hundred and more.
+/// Number of training images from which batches have 128 images.
 const LARGE_BATCHES: usize = 1000;
-/// Shorter sides from which few images are worth four times the time.
+/// Shorter side, in pixels, from which images of a small dataset are scaled to 64 pixels, which take four times as long
+/// as 32.
 const DETAILED: u32 = 96;
 
 /// Drafts a spec for a folder of images.
 ///
 /// # Errors
-/// The folder is not laid out as an image dataset, has images that cannot be decoded, fewer than two classes, or no
-/// image of a class to test on; or its path is no text.
+/// If the folder is not laid out as an image dataset, if an image cannot be decoded, if there are fewer than two
+/// classes, if a class has no image to test on, or if the path is not UTF-8.
 pub fn images(path: &Path) -> Result<Draft, StageError> {
     let (name, survey) = (named(path)?, survey(path)?);
     enough_classes(path, survey.classes.len())?;
@@ -29,16 +30,16 @@ pub fn images(path: &Path) -> Result<Draft, StageError> {
     Ok(Draft { found, spec })
 }
 
-/// What of a spec depends on what there is.
+/// The numbers in a spec that depend on the folder.
 #[derive(Debug, PartialEq)]
 struct Sizes {
-    /// Training images, where they are not all that are left.
+    /// Number of training images; `None` for all that are left.
     train: Option<usize>,
-    /// Test images, where the folder has no test split.
+    /// Number of test images to hold out; `None` if the folder has a test split.
     test: Option<usize>,
-    /// Images that are trained on.
+    /// Number of images that heads are trained on.
     trained_on: usize,
-    /// Height and width that images are scaled to.
+    /// Height and width that images are scaled to, in pixels.
     side: usize,
 }
 
@@ -55,7 +56,7 @@ impl Sizes {
             }
         };
         let all: usize = left.iter().sum();
-        // Of unbalanced classes a balanced choice may be next to nothing.
+        // If classes are unbalanced, a balanced choice may have hardly any images.
         let balanced = classes * smallest(&left);
         let train = Some(balanced.min(MOST)).filter(|chosen| all > MOST && 2 * chosen >= MOST);
         let trained_on = train.unwrap_or(all);
@@ -65,8 +66,8 @@ impl Sizes {
     }
 }
 
-/// Images of each class that are held out to test on, where the folder has no test split: a fifth of the mean class,
-/// and at most half of the smallest.
+/// Number of images of each class to hold out for testing, if the folder has no test split: a fifth of the mean class
+/// size, but at most half of the smallest class.
 fn held_out(path: &Path, survey: &Survey) -> Result<usize, StageError> {
     if let Some(class) = survey.train.iter().position(|count| *count < 2) {
         let message = format!(

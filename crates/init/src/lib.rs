@@ -1,6 +1,6 @@
-//! A first spec for images or features at hand: what is there, and sizes that fit it.
+//! Drafts of first specs for images or features of one's own, with parameters that fit their number and size.
 //!
-//! [`images()`] and [`features()`] look at a folder or a file and draft a spec with comments. [`write()`] writes it,
+//! [`images()`] and [`features()`] examine a folder or a file and draft a commented spec. [`write()`] writes it as a
 //! whole or not at all.
 
 mod features;
@@ -16,19 +16,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What was found, and a spec for it.
+/// A summary of the data that was found, and a spec for it.
 #[derive(Debug)]
 pub struct Draft {
-    /// What was found, in a sentence.
+    /// The summary, in a sentence.
     pub found: String,
     /// The text of the spec.
     pub spec: String,
 }
 
-/// A spec that was not written. What stood in its place still does.
+/// The error that a spec was not written. A file of that name stays as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// Something has the name already.
+    /// The file exists already.
     #[error("{} is there already; give another name, or --force to replace it", .0.display())]
     Taken(PathBuf),
     /// The file system failed.
@@ -36,24 +36,25 @@ pub enum WriteError {
     Write {
         /// The file.
         file: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Checks that a file may be written: nothing has the name, or it is to be replaced.
+/// Checks that a file may be written: it does not exist, or it is to be replaced.
 ///
 /// # Errors
-/// [`WriteError::Taken`].
+/// [`WriteError::Taken`] if the file exists and is not to be replaced.
 pub fn vacant(file: &Path, replace: bool) -> Result<(), WriteError> {
     if replace || fs::symlink_metadata(file).is_err() { Ok(()) } else { Err(WriteError::Taken(file.to_owned())) }
 }
 
-/// Writes a text to a file, and makes the folder that it stands in. A file that is there is replaced where `replace`
-/// says so.
+/// Writes a text to a file, and creates the file's folder if necessary. If the file exists, it is replaced if `replace`
+/// is true.
 ///
 /// # Errors
-/// Something has the name and is not to be replaced, or the file system failed.
+/// - [`WriteError::Taken`] if the file exists and is not to be replaced.
+/// - [`WriteError::Write`] if the file system fails.
 pub fn write(file: &Path, text: &str, replace: bool) -> Result<(), WriteError> {
     let failed = |source| WriteError::Write { file: file.to_owned(), source };
     let written = || -> io::Result<tempfile::NamedTempFile> {
@@ -74,7 +75,7 @@ pub fn write(file: &Path, text: &str, replace: bool) -> Result<(), WriteError> {
     })
 }
 
-/// The permissions of usual files: temporary ones are their owner's alone.
+/// Gives a temporary file the permissions of ordinary files; by default only its owner could read it.
 fn readable<'a, 'b, 'c>(builder: &'c mut tempfile::Builder<'a, 'b>) -> &'c mut tempfile::Builder<'a, 'b> {
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

@@ -1,16 +1,16 @@
-//! Parts of specs and of sentences about what was found.
+//! Parts of specs, and of sentences that describe the data.
 
 use hemlock_stage::{ErrorKind, StageError};
 use std::path::Path;
 
-/// Columns of a comment, without what makes it one.
+/// Width of a comment in columns, without the `# `.
 const COLUMNS: usize = 118;
-/// The least shares of poisons that a spec asks for, and where none of them is a poison, the next.
+/// Poison fractions for fewer than [`MANY`] samples. A spec gets the smallest two that amount to at least one poison.
 const BUDGETS: [f64; 4] = [0.03, 0.1, 0.3, 0.5];
-/// Samples from which less weight decay and smaller shares of poisons are enough.
+/// Number of samples from which less weight decay and smaller poison fractions are enough.
 pub(crate) const MANY: usize = 2000;
 
-/// A sentence as lines of comments. What would end a line early is escaped.
+/// Formats a sentence as comment lines. Control characters are escaped, because they could end a line early.
 pub(crate) fn comment(sentence: &str) -> String {
     let mut lines = vec![String::new()];
     for word in sentence.split(' ').map(plain) {
@@ -27,19 +27,19 @@ fn plain(word: &str) -> String {
     word.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
-/// A string as TOML writes it.
+/// Formats a string as TOML.
 pub(crate) fn quoted(text: &str) -> String {
     toml::Value::String(text.to_owned()).to_string()
 }
 
-/// A path that a spec can name.
+/// Returns the path as text that a spec can contain.
 pub(crate) fn named(path: &Path) -> Result<String, StageError> {
     let named = path.to_str().map(str::to_owned);
     let message = || format!("{} is no text in UTF-8, as a spec has to be; rename it", path.display());
     named.ok_or_else(|| StageError::new(ErrorKind::Params, message()))
 }
 
-/// "60 to 100 a class", or "60 a class".
+/// Returns, for example, "60 to 100 a class", or "60 a class".
 pub(crate) fn a_class(counts: &[usize]) -> String {
     let (least, most) = (smallest(counts), counts.iter().max().copied().unwrap_or(0));
     if least == most { format!("{least} a class") } else { format!("{least} to {most} a class") }
@@ -49,7 +49,7 @@ pub(crate) fn smallest(counts: &[usize]) -> usize {
     counts.iter().min().copied().unwrap_or(0)
 }
 
-/// Shares of poisons that are at least one of so many training samples.
+/// Returns a list of poison fractions that each amount to at least one of so many training samples.
 pub(crate) fn budgets(samples: usize) -> String {
     if samples >= MANY {
         return "[0.01, 0.03]".to_owned();
@@ -59,7 +59,7 @@ pub(crate) fn budgets(samples: usize) -> String {
     format!("[{}]", enough.join(", "))
 }
 
-/// Fewer than two classes are nothing to attack.
+/// Checks that there are at least two classes.
 pub(crate) fn enough_classes(path: &Path, classes: usize) -> Result<(), StageError> {
     if classes >= 2 {
         return Ok(());

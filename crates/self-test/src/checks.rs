@@ -1,9 +1,9 @@
-//! The checks. Inputs come from fixed seeds, and what is drawn on the way is drawn on the processor, alike for all
-//! devices.
+//! The checks. Inputs come from fixed seeds, and all random numbers are drawn on the processor, so that all devices get
+//! the same.
 //!
-//! Tolerances leave room for products in TF32, whose 10 bits of mantissa make an error of about 5e-4 a product, and for
-//! what is made of it: by several steps, or where a small number's sign decides. A wrong sign, a missing term or a
-//! wrong axis makes a difference of the order of 1.
+//! Tolerances allow for products in TF32, whose 10 bits of mantissa cause an error of about 5e-4 per product. They also
+//! allow for what follows from this error in several steps, or where the sign of a small number matters. A wrong sign,
+//! a missing term or a wrong axis causes a difference of the order of 1.
 
 use crate::{Arrays, Check};
 use hemlock_artifact::Poisons;
@@ -14,28 +14,31 @@ use hemlock_stage::{Cancel, Context, Params, Silent, Stage, StageError, read};
 use hemlock_training::{Method, TrainConfig, config::OptimizerKind};
 use serde_json::{Value, json};
 
-/// One of every kind of network.
+/// One network of every kind.
 const NETWORKS: [&str; 6] = ["resnet8", "resnet20", "resnet18", "resnet18-imagenet", "resnet50", "vit-tiny-p4-d4"];
-/// The network of all else.
+/// The network of all checks that are not about architectures.
 const SMALL: &str = "resnet8";
-/// Images that pass a network.
+/// Number of images in a pass of a network.
 const IMAGES: usize = 16;
-/// Images of a step, and of a stage.
+/// Number of images in a step of training, and in a stage.
 const BATCH: usize = 64;
-/// Images that are poisons.
+/// Number of images that are poisoned.
 const POISONS: usize = 8;
 
-/// Of one pass.
+/// Tolerance after one forward pass.
 const PASS: f64 = 2e-3;
-/// Of a pass there and back, or of a step.
+/// Tolerance after a forward and a backward pass, or one step.
 const STEP: f64 = 1e-2;
-/// Of several steps, each of which goes on from the last.
+/// Tolerance after several steps, each of which continues from the last.
 const STEPS: f64 = 5e-2;
-/// Where the sign of a number that may be near 0 decides: what a ReLU lets back, the way that AdamW steps. With
-/// products in TF32 a share of 5e-4 of the signs is another, which makes a difference of its square root, and more
-/// after many layers: 0.07 (ResNet-20) to 0.13 (ResNet-50) of the gradient by pixels, also where PyTorch rounds to
-/// TF32. Images that Adam moved by it differ by up to 0.28 of what they were moved. Signs by chance make a difference
-/// of 1.4.
+/// Tolerance if the sign of a number that may be near 0 matters, as in the backward pass of a ReLU and in the direction
+/// of an AdamW step. With products in TF32, a share of 5e-4 of the signs is different. This makes a difference of its
+/// square root, and more after many layers:
+///
+/// - 0.07 (ResNet-20) to 0.13 (ResNet-50) of the gradient with respect to pixels, also if PyTorch rounds to TF32;
+/// - up to 0.28 of the change of images that Adam moves along this gradient.
+///
+/// Random signs would make a difference of 1.4.
 const SIGNS: f64 = 4e-1;
 
 pub(crate) fn all() -> Vec<Check> {
@@ -44,7 +47,8 @@ pub(crate) fn all() -> Vec<Check> {
         (Method::Simclr, OptimizerKind::Sgd),
         (Method::MocoV3, OptimizerKind::Sgd),
         (Method::Supervised, OptimizerKind::Sgd),
-        // Whose steps go by the gradient's direction: nowhere near 0, as that of views of noise is.
+        // The steps of these depend on the gradient's direction, so its entries must not be near 0, as they are for
+        // views of noise.
         (Method::Supervised, OptimizerKind::AdamW),
         (Method::Supervised, OptimizerKind::Lars),
     ];
@@ -74,7 +78,8 @@ fn features(arch: &'static str) -> Check {
     })
 }
 
-/// Of a weighted sum of the features. Their length would not do: after a last layer norm it hardly depends on pixels.
+/// Checks the gradient of a weighted sum of the features. The features' norm would not do: after a final layer norm it
+/// hardly depends on the pixels.
 fn image_gradient(arch: &'static str) -> Check {
     let tolerance = if arch.starts_with("resnet") { SIGNS } else { STEP };
     Check::new(format!("image gradient, {arch}"), tolerance, move |device, _| {
@@ -89,7 +94,8 @@ fn image_gradient(arch: &'static str) -> Check {
     })
 }
 
-/// What one step of a training changes of all weights together: with plain gradient descent their gradient.
+/// Checks the change of all weights in one step of training. For plain gradient descent it is proportional to the
+/// gradient.
 fn step(method: Method, optimizer: OptimizerKind) -> Check {
     let (name, tolerance) = match optimizer {
         OptimizerKind::Sgd => ("gradient descent", STEP),
@@ -120,7 +126,7 @@ fn step(method: Method, optimizer: OptimizerKind) -> Check {
     })
 }
 
-/// A decoder after two steps.
+/// Checks a decoder after two steps of training.
 fn decoder() -> Check {
     let params = json!({ "epochs": 1, "batch": BATCH / 2, "width": 16 });
     Check::new("two steps of a decoder", STEPS, move |device, cancel| {
@@ -158,19 +164,19 @@ fn attack_on_pixels(attack: &'static str) -> Check {
     })
 }
 
-/// What stages read: made on the processor, whatever device is tested.
+/// The inputs of stages. They are always made on the processor, whichever device is tested.
 fn given() -> Result<Given, StageError> {
     Given::new(&extractor(SMALL, crate::REFERENCE)?, BATCH, 0)
 }
 
-/// All training images, in units of `[0, 1]`.
+/// The pixels of all training images, in `[0, 1]`.
 fn base(given: &Given) -> Result<Vec<Vec<f32>>, StageError> {
     let rows: Vec<u32> = (0..BATCH as u32).collect();
     let images = base_images(&given.dataset.train, &rows)?;
     Ok(images.outer_iter().map(|image| image.iter().map(|p| f32::from(*p) / 255.0).collect()).collect())
 }
 
-/// By how much poisons were moved from the images that they are made of.
+/// The difference between the pixels of poisons and of their base images.
 fn moved(poisons: &Poisons, base: &[Vec<f32>]) -> Result<Arrays, StageError> {
     let pixels = poisons.pixels.as_ref().ok_or_else(|| StageError::internal("the pixels are not free"))?;
     let from = poisons.base_index.iter().map(|i| &base[*i as usize]);

@@ -1,5 +1,5 @@
-//! What a device computes, beside the processor (`flex`), on fixed inputs: networks, derivatives, steps of trainings,
-//! searches for images. A device that passes computes what pipelines need.
+//! Comparison of what a device and the processor (`flex`) compute on fixed inputs: networks, derivatives, steps of
+//! training, and attacks on images. A device that passes computes correctly what pipelines need.
 
 mod checks;
 
@@ -10,45 +10,46 @@ use std::{
     time::Instant,
 };
 
-/// The device that others are compared with.
+/// Name of the device that others are compared with.
 pub const REFERENCE: &str = "flex";
 
 /// The version of Hemlock.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Arrays by name.
+/// Arrays with their names.
 type Arrays = Vec<(String, Vec<f32>)>;
-/// Computes arrays on the device of that name, until it is told to stop.
+/// A function that computes arrays on the device of the given name, and stops early if it is cancelled.
 type Compute = Box<dyn Fn(&str, &Cancel) -> Result<Arrays, StageError> + Send + Sync>;
 
-/// Something that is computed on both devices.
+/// A computation that is done on both devices and compared.
 pub struct Check {
-    /// What it is, in words.
+    /// A description in words.
     pub name: String,
     /// The largest difference that passes.
     pub tolerance: f64,
     compute: Compute,
 }
 
-/// What a check found.
+/// The result of a check on a device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {
-    /// The check.
+    /// The name of the check.
     pub check: String,
-    /// The device.
+    /// The name of the device.
     pub device: String,
-    /// The version of Hemlock that it was found by.
+    /// The version of Hemlock that ran the check.
     pub hemlock_version: String,
-    /// The largest difference of an array from that of the processor: the length (L2 norm) of the difference, as a
-    /// share of the length of the processor's. `None` where the device gave no numbers, or numbers of another shape.
+    /// The relative L2 norm of the difference, for the array where it is largest: the norm of the difference between
+    /// the device's array and the processor's, divided by the norm of the processor's. `None` if the device gave no
+    /// finite numbers, or an array of another shape.
     pub difference: Option<f64>,
-    /// The array that differs so.
+    /// The name of that array.
     pub array: String,
     /// The largest difference that passes.
     pub tolerance: f64,
-    /// How long the processor took, and the device, compilation of its kernels included.
+    /// The time that the processor and the device took, in seconds, including the compilation of kernels.
     pub seconds: [f64; 2],
-    /// Why the device gave no numbers.
+    /// The reason why the device gave no numbers; `None` if it gave some.
     pub failure: Option<String>,
 }
 
@@ -60,7 +61,7 @@ impl Found {
     }
 }
 
-/// All checks.
+/// Returns all checks.
 #[must_use]
 pub fn checks() -> Vec<Check> {
     checks::all()
@@ -75,10 +76,12 @@ impl Check {
         Self { name: name.into(), tolerance, compute: Box::new(compute) }
     }
 
-    /// Computes on the processor and on a device, and compares. The processor is compared with itself on one thread.
+    /// Computes on the processor and on a device, and compares. If the device is the processor, it is compared with
+    /// itself on one thread.
     ///
     /// # Errors
-    /// The processor fails, or the run was interrupted. A device that fails has not passed.
+    /// If the processor fails, or if the run is interrupted. The failure of another device is a result and not an
+    /// error.
     pub fn run(&self, device: &str, cancel: &Cancel) -> Result<Found, StageError> {
         let timed = |work: &dyn Fn() -> Result<Arrays, StageError>| {
             let started = Instant::now();
@@ -103,7 +106,7 @@ impl Check {
         Ok(Found { seconds: [reference, took], ..found })
     }
 
-    /// A device that gave no numbers, and why.
+    /// Returns the result of a device that gave no numbers, and why.
     #[must_use]
     pub fn failed(&self, device: &str, why: String) -> Found {
         Found {
@@ -124,7 +127,7 @@ fn on_one_thread<T: Send>(work: impl FnOnce() -> Result<T, StageError> + Send) -
     pool.map_err(|e| StageError::internal(format!("there is no thread: {e}")))?.install(work)
 }
 
-/// Backends panic where they fail.
+/// Turns panics into errors, because backends panic when they fail.
 fn caught<T>(work: impl FnOnce() -> Result<T, StageError>) -> Result<T, StageError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
@@ -132,7 +135,7 @@ fn caught<T>(work: impl FnOnce() -> Result<T, StageError>) -> Result<T, StageErr
     })
 }
 
-/// The largest difference of two arrays of one name, and that name.
+/// Returns the largest relative difference between arrays of the same name, and this name.
 fn farthest(expected: &Arrays, computed: &Arrays) -> (Option<f64>, String) {
     let mut worst = (Some(0.0), expected.first().map(|(name, _)| name.clone()).unwrap_or_default());
     for (i, (name, values)) in expected.iter().enumerate() {
@@ -145,7 +148,7 @@ fn farthest(expected: &Arrays, computed: &Arrays) -> (Option<f64>, String) {
     worst
 }
 
-/// The length of the difference as a share of the length of the first; `None` where one is no number.
+/// The L2 norm of the difference, divided by the norm of the expected values; `None` if it is not finite.
 fn apart(expected: &[f32], computed: &[f32]) -> Option<f64> {
     let length = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
     let difference = length(&mut expected.iter().zip(computed).map(|(a, b)| f64::from(*a) - f64::from(*b)));
@@ -181,7 +184,7 @@ mod tests {
         assert_eq!(found.failure.as_deref(), Some("it failed inside: out of memory"));
     }
 
-    /// Threads change nothing; and every check computes something that is no zero.
+    /// The number of threads changes nothing, and no check computes only zeros.
     #[test]
     fn the_processor_passes_its_own_test() {
         for check in checks().iter().filter(|check| !check.name.contains("resnet50")) {

@@ -1,19 +1,19 @@
-//! Structs to bytes and back: bincode 2 behind two functions.
+//! Encoding of values as bytes and back: bincode 2 behind two functions.
 //!
-//! bincode is no longer maintained: 2.0.1 is its last release that works. It is small, does what is
-//! needed, and sees only bytes whose digest was checked. No other module names it, so that another
-//! codec can take its place here, under a new number in [`Encoding`](crate::payload::Encoding).
+//! bincode is no longer maintained: 2.0.1 is its last release that works. It is small, does what is needed, and is only
+//! given bytes whose digest was checked. No other module names it, so another codec can replace it here, under a new
+//! number in [`Encoding`](crate::payload::Encoding).
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint, standard};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The most bytes that a value may take. Arrays, which have no such limit, hold the bulk.
+/// Largest size of an encoded value, in bytes. Arrays have no such limit and hold most of the data.
 pub const MAX_BYTES: usize = 256 << 20;
 
 const CONFIG: Configuration<LittleEndian, Varint, Limit<MAX_BYTES>> = standard().with_limit::<MAX_BYTES>();
 
-/// The bytes of a value, or why it has none.
+/// Encodes a value, or returns why it cannot be encoded.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     let bytes = bincode::serde::encode_to_vec(value, CONFIG).map_err(|e| e.to_string())?;
     if bytes.len() > MAX_BYTES {
@@ -22,7 +22,7 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// The value that all of the bytes encode, or why they encode none.
+/// Decodes a value from all of the bytes, or returns why they do not encode one.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let (value, used) = bincode::serde::decode_from_slice(bytes, CONFIG).map_err(|e| e.to_string())?;
     if used != bytes.len() {

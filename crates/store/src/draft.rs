@@ -1,4 +1,4 @@
-//! An artifact in the making.
+//! Drafts: artifacts that are not published yet.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,29 +11,29 @@ use crate::manifest::{InputRecord, Manifest};
 use crate::payload::{Artifact, PayloadWriter};
 use crate::{Result, StoreError, fs, time};
 
-/// Output that nobody sees before it is published. Dropped, it is removed.
+/// An artifact's output before it is published, which no reader sees. It is removed when it is dropped.
 #[derive(Debug)]
 pub struct Draft<'a> {
     lock: &'a Lock,
     writer: PayloadWriter,
 }
 
-/// What a publisher knows of an artifact beyond its files.
+/// The facts about an artifact that go into its manifest, except its files.
 #[derive(Debug, Clone)]
 pub struct ManifestDraft {
-    /// What decided the content.
+    /// The identity, which decided the content.
     pub identity: Identity,
     /// The artifacts that were read, by role.
     pub inputs: BTreeMap<String, InputRecord>,
-    /// The device that computed it, such as `cpu`.
+    /// The device that computed the artifact, such as `cpu`.
     pub device: String,
     /// Whether that device gives the same bytes every time.
     pub deterministic: bool,
-    /// The version of hemlock that computed it.
+    /// The version of hemlock that computed the artifact.
     pub hemlock_version: String,
-    /// The pipeline that asked for it.
+    /// The pipeline that asked for the artifact.
     pub pipeline: String,
-    /// How long it took to compute, in seconds.
+    /// The duration of the computation, in seconds.
     pub seconds: f64,
     /// Short facts about the content: [`Artifact::summary`].
     pub summary: Value,
@@ -44,28 +44,29 @@ impl<'a> Draft<'a> {
         Self { lock, writer: PayloadWriter::new(output, lock.stage()) }
     }
 
-    /// A writer of files of the given [`Artifact::KIND`].
+    /// Returns the writer of the output's files, for artifacts of the given [`Artifact::KIND`].
     pub fn writer(&mut self, kind: &str) -> &mut PayloadWriter {
         self.writer.set_kind(kind);
         &mut self.writer
     }
 
-    /// Writes an artifact.
+    /// Writes an artifact to the output.
     ///
     /// # Errors
-    /// Those of [`PayloadWriter`].
+    /// The errors of [`PayloadWriter`].
     pub fn write<A: Artifact>(&mut self, artifact: &A) -> Result<()> {
         artifact.write(self.writer(A::KIND))
     }
 
-    /// Makes the output the task's artifact, in place of an older one, and removes the task's checkpoint.
+    /// Publishes the output as the task's artifact, replacing an older one, and removes the task's checkpoint.
     ///
-    /// Every file and the manifest are on the disk before the folder gets its name in one step. A crash
-    /// while an older artifact is being replaced can lose the older one, but never shows a mixture.
+    /// The folder gets its final name in one step, after every file and the manifest are on the disk. A crash while an
+    /// older artifact is being replaced may lose the older one, but never shows a mixture of both.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] if the identity is not the locked task's or its inputs are not those
-    /// recorded; [`StoreError::Io`].
+    /// - [`StoreError::Refused`] if `about` names another task than the locked one, inputs that differ from those of
+    ///   its identity, or a duration that is not finite.
+    /// - [`StoreError::Io`] if the file system fails.
     pub fn publish(self, about: ManifestDraft) -> Result<Manifest> {
         let ManifestDraft { identity, inputs, device, deterministic, hemlock_version, pipeline, seconds, summary } =
             about;
@@ -109,7 +110,7 @@ impl<'a> Draft<'a> {
 }
 
 impl Drop for Draft<'_> {
-    /// Frees the space of output that was not published; there is none left of output that was.
+    /// Removes output that was not published. After publishing there is none left.
     fn drop(&mut self) {
         if let Err(e) = fs::remove_dir(self.writer.dir()) {
             tracing::warn!("unpublished output stays behind: {e}");

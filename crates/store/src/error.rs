@@ -1,4 +1,4 @@
-//! What can go wrong in the store.
+//! The errors of the store.
 
 use hemlock_failure::{ErrorKind, Failure};
 use std::io;
@@ -7,20 +7,20 @@ use std::path::{Path, PathBuf};
 /// A result whose error is a [`StoreError`].
 pub type Result<T> = std::result::Result<T, StoreError>;
 
-/// A failure of the store. Each message names the file and says what to do about it.
+/// An error of the store. Each message names the file and says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The operating system refused an operation. The reason is the error's source.
     #[error("{}cannot {action} `{}`{}", prefix(.source), .path.display(), advice(.source))]
     Io {
-        /// The file or folder concerned.
+        /// The file or folder.
         path: PathBuf,
-        /// What was tried, as a verb: "read", "write", "lock".
+        /// The operation that failed, as a verb: "read", "write", "lock".
         action: &'static str,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
-    /// A file does not hold what was once written to it.
+    /// A file does not hold what was written to it.
     #[error("`{}` is damaged: {what}; rebuild it with --repair", .path.display())]
     Corrupt {
         /// The damaged file.
@@ -28,38 +28,38 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
-    /// A payload file is not of the type that the reader asks for.
+    /// A payload file does not have the type that the reader asked for.
     #[error("`{}` holds {found} where {expected} was expected; rebuild it with --repair", .path.display())]
     Mismatch {
         /// The file that was read.
         path: PathBuf,
-        /// What the reader asked for.
+        /// The type that the reader asked for.
         expected: String,
-        /// What the file says that it is.
+        /// The type that the file's header names.
         found: String,
     },
-    /// A file of a format that only a newer hemlock can read.
+    /// A file has a format that only a newer hemlock can read.
     #[error(
         "`{}` has format {found}, and this hemlock reads formats up to {supported}; \
          read it with a newer hemlock, or rebuild it with --repair", .path.display()
     )]
     NewerFormat {
-        /// The file that was refused.
+        /// The file.
         path: PathBuf,
-        /// Its format, as major.minor.
+        /// The file's format, as major.minor.
         found: String,
         /// The newest format that can be read, as major.minor.
         supported: String,
     },
-    /// An artifact or one of its files is not there.
+    /// An artifact or one of its files is missing.
     #[error("there is no {what} at `{}`; run the pipeline that makes it, or rebuild it with --repair", .path.display())]
     Missing {
-        /// Where it was looked for.
+        /// The path where it was expected.
         path: PathBuf,
-        /// What was looked for.
+        /// A description of what is missing.
         what: String,
     },
-    /// A record does not say any more which artifacts its pipeline reaches.
+    /// A record is damaged, so that it is unknown which artifacts its pipeline reaches.
     #[error(
         "the record `{}` is damaged: {what}; run its pipeline again, which writes it anew, or remove the file to give its \
          artifacts up", .path.display()
@@ -70,7 +70,7 @@ pub enum StoreError {
         /// What is wrong with it.
         what: String,
     },
-    /// A request that makes no sense, such as an illegal name. Nothing was read or written.
+    /// The request is invalid, for example because of an illegal name. Nothing was read or written.
     #[error("refused: {what}")]
     Refused {
         /// What is wrong with the request.
@@ -84,25 +84,25 @@ impl Failure for StoreError {
     }
 }
 
-/// The class of a [`StoreError`], for exit codes.
+/// The kind of a [`StoreError`], by which callers decide how to react.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreErrorKind {
-    /// The operating system refused an operation, but not for want of space.
+    /// The operating system refused an operation for another reason than a full disk.
     Io,
     /// The disk, or the user's quota of it, is full.
     DiskFull,
-    /// A file is damaged, or of another type than the one asked for.
+    /// A file is damaged, or has another type than the reader asked for.
     Corrupt,
     /// A file was written by a newer hemlock.
     NewerFormat,
-    /// An artifact or one of its files is not there.
+    /// An artifact or one of its files is missing.
     Missing,
-    /// The caller asked for something that makes no sense.
+    /// The request was invalid.
     Refused,
 }
 
 impl StoreError {
-    /// The class of this error.
+    /// The kind of this error.
     pub fn kind(&self) -> StoreErrorKind {
         match self {
             Self::Io { source, .. } if is_full(source) => StoreErrorKind::DiskFull,
@@ -119,12 +119,12 @@ impl StoreError {
         self.kind() == StoreErrorKind::DiskFull
     }
 
-    /// Whether making the artifact anew would help: it is damaged, incomplete, or of a newer format.
+    /// Whether rebuilding the artifact would help: it is damaged, incomplete, or of a newer format.
     pub fn rebuild_helps(&self) -> bool {
         matches!(self.kind(), StoreErrorKind::Corrupt | StoreErrorKind::Missing | StoreErrorKind::NewerFormat)
     }
 
-    /// For `map_err`: an [`StoreError::Io`] about `path`; `action` is what failed, such as `read`.
+    /// For `map_err`: a [`StoreError::Io`] about `path`; `action` is what failed, such as `read`.
     pub fn io<'a>(path: &'a Path, action: &'static str) -> impl FnOnce(io::Error) -> Self + 'a {
         move |source| Self::Io { path: path.to_owned(), action, source }
     }

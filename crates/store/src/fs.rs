@@ -1,4 +1,4 @@
-//! File operations that last: what they report as done is on the disk.
+//! Durable file operations: when one returns, its effect is on the disk.
 
 use std::fs::{self, File, FileType};
 use std::io::{self, Read, Write};
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::{Result, StoreError};
 
-/// Writes a file whole and waits until the disk has it.
+/// Writes a whole file and waits until it is on the disk.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     File::create(path)
         .and_then(|mut file| {
@@ -16,7 +16,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         .map_err(StoreError::io(path, "write"))
 }
 
-/// Renames a file or folder, and waits until the disk has the new name.
+/// Renames a file or folder and waits until the new name is on the disk.
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(StoreError::io(to, "rename a finished file or folder to"))?;
     match to.parent() {
@@ -25,7 +25,7 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     }
 }
 
-/// Waits until the disk has the names in a folder. Only Unix can, and needs to.
+/// Waits until the names in a folder are on the disk. Only Unix can do this, and needs it.
 pub fn sync_dir(dir: &Path) -> Result<()> {
     if cfg!(unix) {
         File::open(dir).and_then(|d| d.sync_all()).map_err(StoreError::io(dir, "flush"))?;
@@ -33,13 +33,13 @@ pub fn sync_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Makes a folder and those above it.
+/// Creates a folder and its parents.
 pub fn create_dir(dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).map_err(StoreError::io(dir, "create"))
 }
 
-/// The length of a file; `None` if it is not there. Anything but a regular file is an error: to open a fifo, or to read
-/// a device, may never end.
+/// Returns the length of a file in bytes; `None` if it does not exist. Anything but a regular file is an error, because
+/// opening a fifo or reading a device may never end.
 pub fn file_len(path: &Path) -> Result<Option<u64>> {
     match absent_ok(fs::metadata(path)).map_err(StoreError::io(path, "find"))? {
         Some(found) if found.is_file() => Ok(Some(found.len())),
@@ -51,7 +51,7 @@ pub fn file_len(path: &Path) -> Result<Option<u64>> {
     }
 }
 
-/// Opens a regular file to read; `None` if it is not there.
+/// Opens a regular file for reading; `None` if it does not exist.
 pub fn open(path: &Path) -> Result<Option<File>> {
     if file_len(path)?.is_none() {
         return Ok(None);
@@ -59,7 +59,7 @@ pub fn open(path: &Path) -> Result<Option<File>> {
     absent_ok(File::open(path)).map_err(StoreError::io(path, "open"))
 }
 
-/// The bytes of a regular file; `None` if it is not there.
+/// Reads a regular file; `None` if it does not exist.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     let Some(mut file) = open(path)? else { return Ok(None) };
     let mut bytes = Vec::new();
@@ -67,7 +67,7 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-/// Whether there is a folder; anything else in its place is an error.
+/// Whether a folder exists. Anything else at the path is an error.
 pub fn is_dir(path: &Path) -> Result<bool> {
     match absent_ok(fs::metadata(path)).map_err(StoreError::io(path, "find"))? {
         Some(found) if !found.is_dir() => {
@@ -78,7 +78,7 @@ pub fn is_dir(path: &Path) -> Result<bool> {
     }
 }
 
-/// What a message calls a thing of this type.
+/// Returns the words for this type of file in a message.
 pub fn describe(found: FileType) -> &'static str {
     if found.is_dir() {
         return "a folder";
@@ -99,7 +99,7 @@ pub fn describe(found: FileType) -> &'static str {
     if found.is_file() { "a file" } else { "no regular file" }
 }
 
-/// Removes a folder with all in it, or whatever stands in its place, if it is there.
+/// Removes a folder with its contents, or a file at the path, if there is one.
 pub fn remove_dir(dir: &Path) -> Result<()> {
     let removed = match fs::remove_dir_all(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotADirectory => fs::remove_file(dir),
@@ -109,7 +109,7 @@ pub fn remove_dir(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The names in a folder, in order; none if it is not there. Names that are not text are left out.
+/// Returns the sorted names in a folder; none if it does not exist. Names that are not UTF-8 are left out.
 pub fn names(dir: &Path) -> Result<Vec<String>> {
     let read = || -> io::Result<Vec<String>> {
         let Some(entries) = absent_ok(fs::read_dir(dir))? else { return Ok(Vec::new()) };
@@ -123,7 +123,7 @@ pub fn names(dir: &Path) -> Result<Vec<String>> {
     read().map_err(StoreError::io(dir, "list"))
 }
 
-/// The bytes of all files in a folder, or of the file in its place; zero if there is none.
+/// Returns the size in bytes of all files in a folder, or of a file at the path; 0 if there is neither.
 pub fn dir_bytes(dir: &Path) -> Result<u64> {
     fn sum(dir: &Path) -> io::Result<u64> {
         let entries = match absent_ok(fs::read_dir(dir)) {
@@ -148,7 +148,7 @@ pub fn dir_bytes(dir: &Path) -> Result<u64> {
     sum(dir).map_err(StoreError::io(dir, "measure"))
 }
 
-/// `None` for what is not there, or is gone again.
+/// Turns the error that a file does not exist, or does not any more, into `None`.
 pub fn absent_ok<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),

@@ -1,4 +1,4 @@
-//! Looking over the whole store, and clearing it.
+//! Listing of the whole store, and removal of garbage.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,36 +12,37 @@ use crate::{Key, Result};
 /// A published artifact.
 #[derive(Debug)]
 pub struct Entry {
-    /// The stage that made it.
+    /// The stage that made the artifact.
     pub stage: String,
-    /// Its key.
+    /// The artifact's key.
     pub key: Key,
-    /// The bytes that it takes.
+    /// The artifact's size on disk, in bytes.
     pub bytes: u64,
-    /// Its manifest, or why [`Store::lookup`] cannot give it.
+    /// The manifest, or the error of [`Store::lookup`].
     pub manifest: Result<Manifest>,
 }
 
-/// What a piece of garbage is.
+/// The kind of a piece of garbage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Remains {
-    /// A published artifact that nothing reaches.
+    /// A published artifact that is not reachable.
     Artifact,
-    /// The scratch of a task that nobody works on: half an output, a checkpoint.
+    /// The scratch of a task that nobody works on: an unfinished output and a checkpoint.
     Scratch,
-    /// Of the scratch of a task that stays: what a killed attempt left beside the checkpoint.
+    /// What a killed attempt left in a task's scratch, except the checkpoint, which stays.
     Leftovers,
 }
 
-/// What is to stay when garbage is removed.
+/// What to keep when garbage is removed.
 #[derive(Debug, Clone, Default)]
 pub struct Keep {
     /// Artifacts that somebody may still ask for, by stage and key.
     pub reachable: BTreeSet<(String, Key)>,
-    /// Names of the pipelines whose artifacts are garbage where they are not reachable. What others made stays, as it
-    /// is not known what they reach; but what does not say who made it is garbage.
+    /// Names of the pipelines whose reachable artifacts are all in `reachable`; their other artifacts are garbage. The
+    /// artifacts of other pipelines stay, because it is unknown what these reach. An artifact without a readable
+    /// manifest is garbage.
     pub known: BTreeSet<String>,
-    /// Whether artifacts of `known` pipelines alone are garbage: no scratch, and nothing that does not say who made it.
+    /// Whether to remove only artifacts of `known` pipelines: no scratch, and no artifact without a readable manifest.
     pub only: bool,
 }
 
@@ -52,29 +53,29 @@ pub struct Garbage {
     pub stage: String,
     /// The task's key.
     pub key: Key,
-    /// What there is of it.
+    /// The kind of this piece.
     pub what: Remains,
-    /// Its folder, to be shown.
+    /// The folder that it is in.
     pub path: PathBuf,
-    /// The bytes that it takes.
+    /// The size on disk, in bytes.
     pub bytes: u64,
 }
 
-/// What [`Sweep::remove`](crate::Sweep::remove) did.
+/// The effect of [`Sweep::remove`](crate::Sweep::remove).
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Removal {
-    /// What is gone.
+    /// The garbage that was removed.
     pub removed: Vec<Garbage>,
-    /// What was kept because somebody works on the task.
+    /// The garbage that was kept because somebody works on the task.
     pub in_use: Vec<Garbage>,
 }
 
 impl Store {
-    /// All published artifacts, by stage and key. Files that are no artifacts are passed over.
+    /// Lists all published artifacts, by stage and key. Files that are not artifacts are skipped.
     ///
     /// # Errors
-    /// [`StoreError::Io`](crate::StoreError::Io) if the folders cannot be read; an artifact that cannot is
-    /// listed with its error.
+    /// [`StoreError::Io`](crate::StoreError::Io) if a folder cannot be read. An artifact that cannot be read is listed
+    /// with its error.
     pub fn list(&self) -> Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for stage in names(self.root())? {
@@ -87,7 +88,7 @@ impl Store {
         Ok(entries)
     }
 
-    /// The manifests of a stage's artifacts, those that can be read.
+    /// Returns the manifests of a stage's artifacts, except those that cannot be read.
     ///
     /// # Errors
     /// [`StoreError::Io`](crate::StoreError::Io) if the stage's folder cannot be read.
@@ -95,7 +96,7 @@ impl Store {
         Ok(self.keys(stage)?.iter().filter_map(|key| self.lookup(stage, key).ok().flatten()).collect())
     }
 
-    /// The keys of a stage's artifacts; of a folder that is no stage's, none.
+    /// Returns the keys of a stage's artifacts; none if the folder is not a stage's.
     fn keys(&self, stage: &str) -> Result<Vec<Key>> {
         let dir = self.root().join(stage);
         if check_name("stage", stage).is_err() || !dir.is_dir() {
@@ -104,11 +105,11 @@ impl Store {
         Ok(names(&dir)?.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// What may be removed if only what is to be kept stays: other artifacts, and the scratch of other tasks that
-    /// nobody works on. Of the scratch of reachable tasks the checkpoint stays: it will be resumed.
+    /// Finds what may be removed, given what to keep: artifacts, and scratch that nobody works on. A reachable task
+    /// keeps the checkpoint in its scratch, to be resumed.
     ///
     /// # Errors
-    /// As [`list`](Self::list).
+    /// As [`list`](Self::list), and [`StoreError::Io`](crate::StoreError::Io) if a task's lock cannot be taken.
     pub fn garbage(&self, keep: &Keep) -> Result<Vec<Garbage>> {
         let mut garbage = Vec::new();
         for Entry { stage, key, bytes, manifest } in self.list()? {
@@ -137,12 +138,12 @@ impl Store {
         Ok(garbage)
     }
 
-    /// Whether an artifact was made by a pipeline of which nothing is known.
+    /// Whether an artifact was made by a pipeline that is not known.
     fn spared(&self, (stage, key): &(String, Key), keep: &Keep) -> bool {
         self.lookup(stage, key).ok().flatten().is_some_and(|m| !keep.known.contains(&m.pipeline))
     }
 
-    /// Removes garbage, each piece under its task's lock; what somebody works on is kept.
+    /// Removes garbage, each piece under its task's lock. Pieces that somebody works on are kept.
     pub(crate) fn remove(&self, garbage: &[Garbage]) -> Result<Removal> {
         let mut removal = Removal::default();
         for piece in garbage {
@@ -161,7 +162,7 @@ impl Store {
     }
 }
 
-/// The task of a folder named `<stage>-<key>`.
+/// Parses the name of a scratch folder, `<stage>-<key>`.
 fn parse_scratch(name: &str) -> Option<(String, Key)> {
     let (stage, key) = name.rsplit_once('-')?;
     check_name("stage", stage).ok()?;

@@ -1,21 +1,21 @@
-//! Hashes as they are shown: lower-case hex.
+//! Hashes, which are written as lower-case hex digits.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// `N` bytes of a BLAKE3 hash. Shown, parsed and serialised as `2 N` lower-case hex digits.
+/// `N` bytes of a BLAKE3 hash. It is displayed, parsed and serialised as `2 N` lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Hash<const N: usize>([u8; N]);
 
-/// The name of a task: a hash of its [`Identity`](crate::Identity). 32 hex digits.
+/// The name of a task: the hash of its [`Identity`](crate::Identity), 32 hex digits.
 pub type Key = Hash<16>;
 
-/// A hash of contents. 64 hex digits.
+/// A hash of contents, 64 hex digits.
 pub type Digest = Hash<32>;
 
-/// Text that is not a [`struct@Hash`].
+/// The error that a text is not a [`struct@Hash`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {digits} lower-case hex digits, found `{found}`")]
 pub struct ParseHashError {
@@ -24,25 +24,25 @@ pub struct ParseHashError {
 }
 
 impl<const N: usize> Hash<N> {
-    /// The hash made of these bytes.
+    /// Makes a hash of its bytes.
     pub const fn new(bytes: [u8; N]) -> Self {
         Self(bytes)
     }
 
-    /// The bytes.
+    /// The bytes of the hash.
     pub const fn as_bytes(&self) -> &[u8; N] {
         &self.0
     }
 }
 
 impl Key {
-    /// The first digits, enough to tell keys apart in a table.
+    /// The first 12 digits, which are enough to tell keys apart in a table.
     #[must_use]
     pub fn short(&self) -> String {
         self.to_string()[..12].to_owned()
     }
 
-    /// The first half of the BLAKE3 of `bytes`.
+    /// The first half of the BLAKE3 hash of `bytes`.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         let mut half = [0; 16];
         half.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
@@ -51,7 +51,7 @@ impl Key {
 }
 
 impl Digest {
-    /// The BLAKE3 of `bytes`.
+    /// The BLAKE3 hash of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         blake3::hash(bytes).into()
     }

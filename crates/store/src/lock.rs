@@ -1,4 +1,4 @@
-//! Working on one task at a time: its lock and its checkpoint.
+//! Work on one task at a time: the task's lock and its checkpoint.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -11,13 +11,13 @@ use crate::payload::{Encoding, PayloadFile};
 use crate::store::Store;
 use crate::{Key, Result, StoreError};
 
-/// The name of a checkpoint's file, and the label in its header.
+/// Name of the checkpoint's file, and the label in its header.
 const CHECKPOINT: &str = "checkpoint";
 
-/// The right to work on a task. Given up when dropped; the kernel takes it from a process that dies.
+/// The exclusive right to work on a task. It ends when this is dropped or when the process dies.
 ///
-/// The lock's file stays behind, empty: removing it would let two processes hold "the" lock, one of
-/// the old file and one of the new.
+/// The lock's file stays behind, empty. If it were removed, one process could hold a lock of the old file while another
+/// holds one of a new file.
 #[derive(Debug)]
 pub struct Lock {
     store: Store,
@@ -59,12 +59,12 @@ impl Lock {
         &self.key
     }
 
-    /// Starts an output from nothing; what an earlier attempt left is removed, but not its checkpoint.
+    /// Begins a new output. Removes what an earlier attempt left, except the checkpoint.
     ///
-    /// There is room for one output: drop or publish a draft before beginning another.
+    /// There is room for one output only: drop or publish a draft before you begin another.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Io`] if the file system fails.
     pub fn begin(&self) -> Result<Draft<'_>> {
         self.tidy()?;
         let output = self.output_dir();
@@ -72,20 +72,21 @@ impl Lock {
         Ok(Draft::new(self, output))
     }
 
-    /// A folder for files that live no longer than the work on the task, on the artifacts' file system.
+    /// Returns a folder for files that are needed only while the task is worked on. It is on the file system of the
+    /// artifacts.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Io`] if the folder cannot be created.
     pub fn scratch(&self) -> Result<PathBuf> {
         let dir = self.scratch_dir();
         create_dir(&dir)?;
         Ok(dir)
     }
 
-    /// The last checkpoint saved for this task. A damaged one is as good as none, and is warned of.
+    /// Reads the last checkpoint of this task. A damaged one is ignored with a warning.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Io`] if the file system fails.
     pub fn load_checkpoint(&self) -> Result<Option<Vec<u8>>> {
         let read = || {
             let file = PayloadFile::open(&self.scratch_dir().join(CHECKPOINT))?;
@@ -105,10 +106,10 @@ impl Lock {
         }
     }
 
-    /// Saves a checkpoint in place of the last one, which is lost only once the new one is safe.
+    /// Saves a checkpoint. The last one is replaced only when the new one is on the disk.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Io`] if the file system fails.
     pub fn save_checkpoint(&self, bytes: &[u8]) -> Result<()> {
         let dir = self.scratch()?;
         let new = dir.join("checkpoint.new");
@@ -116,7 +117,7 @@ impl Lock {
         rename(&new, &dir.join(CHECKPOINT))
     }
 
-    /// Makes the finished output the artifact, in place of an older one if there is one.
+    /// Publishes the finished output as the artifact, replacing an older one.
     pub(crate) fn publish(&self, manifest: &str) -> Result<()> {
         let output = self.output_dir();
         let target = self.store.artifact_dir(&self.stage, &self.key);
@@ -133,23 +134,23 @@ impl Lock {
             }
             return Err(e);
         }
-        // The artifact is safe: scratch that cannot be removed is garbage, no failure.
+        // The artifact is published. Scratch that cannot be removed is garbage rather than a failure.
         if let Err(e) = remove_dir(&self.scratch_dir()) {
             tracing::warn!("scratch stays behind: {e}");
         }
         Ok(())
     }
 
-    /// Removes the artifact, if any, and all scratch of the task. A reader never sees a half of it.
+    /// Removes the artifact and all scratch of the task. A reader never sees a part of the artifact.
     pub(crate) fn discard(&self) -> Result<()> {
-        // The artifact takes the place of the scratch folder, for which a full disk might have no room.
+        // The artifact is moved to the scratch folder's place: a full disk might have no room for another folder.
         self.discard_scratch()?;
         create_dir(&self.store.all_scratch())?;
         self.move_artifact(&self.scratch_dir())?;
         self.discard_scratch()
     }
 
-    /// Removes what earlier attempts left in the scratch of the task, but for the checkpoint.
+    /// Removes what earlier attempts left in the scratch of the task, except the checkpoint.
     pub(crate) fn tidy(&self) -> Result<()> {
         let dir = self.scratch_dir();
         let mut left = names(&dir)?;
@@ -161,7 +162,7 @@ impl Lock {
         }
     }
 
-    /// The bytes that [`tidy`](Self::tidy) would free.
+    /// The number of bytes that [`tidy`](Self::tidy) would free.
     pub(crate) fn untidy(&self) -> Result<u64> {
         let dir = self.scratch_dir();
         names(&dir)?.iter().filter(|name| *name != CHECKPOINT).map(|name| dir_bytes(&dir.join(name))).sum()
@@ -172,7 +173,7 @@ impl Lock {
         remove_dir(&self.scratch_dir())
     }
 
-    /// Moves the artifact, if any, out of sight in one step. Whether there was one.
+    /// Moves the artifact, if there is one, out of readers' sight in one step. Returns whether there was one.
     fn move_artifact(&self, to: &Path) -> Result<bool> {
         let artifact = self.store.artifact_dir(&self.stage, &self.key);
         absent_ok(fs::rename(&artifact, to))
@@ -200,12 +201,12 @@ fn open(store: &Store, stage: &str, key: &Key) -> Result<(PathBuf, File)> {
     Ok((path, file))
 }
 
-/// Opens the file of a lock, which is made where there is none.
+/// Opens the file of a lock, and creates it if necessary.
 pub(crate) fn open_lock(path: &Path) -> Result<File> {
     if let Some(dir) = path.parent() {
         create_dir(dir)?;
     }
-    // To open a fifo may never end.
+    // Opening a fifo may never end.
     if let Some(other) = fs::metadata(path).ok().filter(|found| !found.is_file()) {
         let what = describe(other.file_type());
         let path = path.display();

@@ -1,6 +1,6 @@
-//! The readable account of an artifact: what it is, where it came from, and what its files are.
+//! Manifests: readable descriptions of artifacts, their origin and their files.
 //!
-//! `manifest.json` is [`sealed`](crate::sealed).
+//! `manifest.json` is a [`sealed`](crate::sealed) file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,32 +13,32 @@ use crate::identity::Identity;
 use crate::sealed::{FORMAT, seal, unseal};
 use crate::{Result, StoreError};
 
-/// What is known of a published artifact.
+/// The description of a published artifact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The format of the manifest, as major.minor.
     pub format: String,
     /// The artifact's name: the key of its identity.
     pub key: Key,
-    /// What decided the content.
+    /// The identity, which decided the content.
     pub identity: Identity,
     /// The artifacts that were read, by role.
     pub inputs: BTreeMap<String, InputRecord>,
     /// The payload files, by name.
     pub files: BTreeMap<String, FileRecord>,
-    /// A digest of the names and digests of the files: equal contents have equal ones, whatever made them.
+    /// A digest of the names and digests of the files. Equal contents have equal digests, whatever made them.
     pub content: Digest,
-    /// The device that computed it, such as `cpu`.
+    /// The device that computed the artifact, such as `cpu`.
     pub device: String,
     /// Whether that device gives the same bytes every time.
     pub deterministic: bool,
-    /// The version of hemlock that computed it.
+    /// The version of hemlock that computed the artifact.
     pub hemlock_version: String,
-    /// The pipeline that first asked for it.
+    /// The pipeline that asked for the artifact first.
     pub pipeline: String,
-    /// When it was published, RFC 3339 in UTC.
+    /// The time of publication, RFC 3339 in UTC.
     pub created: String,
-    /// How long it took to compute, in seconds.
+    /// The duration of the computation, in seconds.
     pub seconds: f64,
     /// Short facts about the content, for people.
     pub summary: Value,
@@ -47,30 +47,30 @@ pub struct Manifest {
 /// An artifact that a task read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InputRecord {
-    /// The stage that made it.
+    /// The stage that made the artifact.
     pub stage: String,
-    /// Its key.
+    /// The artifact's key.
     pub key: Key,
-    /// Its content as it was read.
+    /// The digest of the content that was read.
     pub content: Digest,
 }
 
 /// A payload file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
-    /// The length of the whole file in bytes.
+    /// The length of the whole file, in bytes.
     pub bytes: u64,
-    /// The digest in its header, which covers the whole file.
+    /// The digest in the file's header, which covers the whole file.
     pub digest: Digest,
 }
 
 impl Manifest {
-    /// The format that this version writes.
+    /// The format that this version writes, as major.minor.
     pub(crate) fn format() -> String {
         FORMAT.to_owned()
     }
 
-    /// The digest of a set of files.
+    /// Computes the digest of a set of files.
     pub(crate) fn content_of(files: &BTreeMap<String, FileRecord>) -> Digest {
         let mut hasher = blake3::Hasher::new();
         for (name, record) in files {
@@ -79,7 +79,7 @@ impl Manifest {
         hasher.finalize().into()
     }
 
-    /// The text of `manifest.json`.
+    /// Returns the text of `manifest.json`.
     pub(crate) fn to_text(&self) -> Result<String> {
         let illegal =
             |e: serde_json::Error| StoreError::refused(format!("the manifest of {} is not JSON: {e}", self.key));

@@ -1,11 +1,11 @@
-//! Names that become names of files.
+//! Names that are used as names of files.
 
 use crate::{Result, StoreError};
 
-/// Name of the manifest in an artifact's folder.
+/// Name of the manifest's file in an artifact's folder.
 pub const MANIFEST: &str = "manifest.json";
 
-/// Refuses a name that could leave its folder, hide in it, or take the manifest's place.
+/// Refuses a name that could leave its folder, be hidden there, or be mistaken for the manifest.
 pub fn check_name(what: &str, name: &str) -> Result<()> {
     let legal = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '.' | '_' | '-');
     if name.is_empty() || name.starts_with('.') || name == MANIFEST || !name.chars().all(legal) {

@@ -1,11 +1,14 @@
-//! Records: which artifacts a pipeline reached when it was last run. What they name is no garbage.
+//! Records of the artifacts that each pipeline reached when it was last run. Artifacts that a record names are kept.
 //!
-//! A record is a [`sealed`](crate::sealed) file below `.pipelines`. Its lock is that of all records: a run holds it,
-//! shared, while it writes its record, and reads no artifact before; who removes garbage holds it alone. So whatever a
-//! run finds is either recorded before garbage is looked for, or looked for after garbage is gone.
+//! A record is a [`sealed`](crate::sealed) file below `.pipelines`. One lock protects all records:
 //!
-//! A later run of the same spec may replace a record while an earlier run is under way. So a run also leaves a copy
-//! that it holds a lock of to its end: `.pipelines/.live-<digest>`, one file for all runs of one plan.
+//! - A run holds it, shared, while it writes its record, and reads no artifact before.
+//! - A process that removes garbage holds it exclusively.
+//!
+//! Whatever a run finds is therefore either recorded before garbage is searched, or found after garbage was removed.
+//!
+//! A later run of the same spec may replace the record while an earlier run is still working. So each run also leaves a
+//! copy, `.pipelines/.live-<digest>`, and holds a lock of it to the end. All runs of one plan share one copy.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
@@ -26,21 +29,21 @@ use crate::{Key, Result, StoreError};
 const LIVE: &str = ".live-";
 const ASIDE: &str = ".new-";
 
-/// Tells the files apart that one process writes aside.
+/// Numbers the files that this process writes before it renames them.
 static TURN: AtomicU64 = AtomicU64::new(0);
 
-/// What a pipeline reached when it was last run.
+/// The artifacts that a pipeline reached when it was last run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// Name of the pipeline.
+    /// The name of the pipeline.
     pub pipeline: String,
-    /// File of its spec.
+    /// The path of its spec.
     pub spec: PathBuf,
-    /// The artifacts, by stage and key.
+    /// The artifacts that it reaches, by stage and key.
     pub tasks: BTreeSet<(String, Key)>,
 }
 
-/// A record as it stands in its file.
+/// A record as it is stored in its file.
 #[derive(Serialize, Deserialize)]
 struct Written {
     format: String,
@@ -80,21 +83,22 @@ impl Record {
         Ok(Self { pipeline: written.pipeline, spec: written.spec.into(), tasks })
     }
 
-    /// The record's file. Specs in different folders may have one name.
+    /// Returns the path of the record's file. It depends on the spec's path, because specs in different folders may
+    /// have one name.
     fn path(&self, store: &Store) -> PathBuf {
         let spec = Digest::of(format!("{}\n", self.spec.display()).as_bytes()).to_string();
         folder(store).join(format!("{}-{}", self.pipeline, &spec[..12]))
     }
 }
 
-/// What a run relies on until this is dropped.
+/// Protects the artifacts of a record from removal until it is dropped.
 #[derive(Debug)]
 pub struct Claim {
     store: Store,
     live: Option<(PathBuf, File)>,
 }
 
-/// The right to remove garbage. No run begins meanwhile: it waits where it records its plan.
+/// The exclusive right to remove garbage. Runs that begin meanwhile wait before they record their plans.
 #[derive(Debug)]
 pub struct Sweep {
     store: Store,
@@ -102,12 +106,13 @@ pub struct Sweep {
 }
 
 impl Store {
-    /// Records what a spec reaches, in the place of what it reached before, and claims it for a run; calls `on_wait`
-    /// before it waits for somebody who removes garbage. Artifacts are to be looked for afterwards.
+    /// Records the artifacts that a spec reaches, replacing its older record, and claims them for a run. Calls
+    /// `on_wait` before waiting for a process that removes garbage. The caller must look for artifacts afterwards, not
+    /// before.
     ///
     /// # Errors
-    /// [`StoreError::Io`]; but a root that cannot be written to, where nothing can be removed either, is no error where
-    /// the record stands there already.
+    /// [`StoreError::Io`] if the record cannot be written. If the root is read-only, nothing can be removed from it
+    /// either; then it is no error if the same record is there already.
     pub fn claim(&self, record: &Record, on_wait: impl FnOnce()) -> Result<Claim> {
         let claim = |live| Ok(Claim { store: self.clone(), live });
         let (path, text) = (record.path(self), record.to_text()?);
@@ -122,7 +127,7 @@ impl Store {
         };
         create_dir(&folder(self))?;
         if !known() {
-            // Written aside and renamed, so that a reader never sees half of it.
+            // The file is written under another name and renamed, so that a reader never sees a part of it.
             let (process, turn) = (std::process::id(), TURN.fetch_add(1, Ordering::Relaxed));
             let aside = folder(self).join(format!("{ASIDE}{process}-{turn}"));
             write(&aside, text.as_bytes())?;
@@ -134,10 +139,11 @@ impl Store {
         }
     }
 
-    /// All records, those of specs that are gone included.
+    /// Reads all records, including those whose specs do not exist any more.
     ///
     /// # Errors
-    /// [`StoreError::Record`] for the first one that is damaged, as what it names cannot be known; [`StoreError::Io`].
+    /// - [`StoreError::Record`] if a record is damaged, because the artifacts that it protects are then unknown.
+    /// - [`StoreError::Io`] if a record cannot be read.
     pub fn records(&self) -> Result<Vec<Record>> {
         let mut records = Vec::new();
         for name in names(&folder(self))? {
@@ -154,17 +160,17 @@ impl Store {
         Ok(records)
     }
 
-    /// Takes the right to remove garbage, waiting for runs that write their records; calls `on_wait` before it waits.
+    /// Takes the right to remove garbage. Calls `on_wait` before waiting for runs that write their records.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Io`] if the lock cannot be taken.
     pub fn sweep(&self, on_wait: impl FnOnce()) -> Result<Sweep> {
         let (at, file) = self.gate()?;
         wait(&at, file.try_lock(), on_wait, || file.lock())?;
         Ok(Sweep { store: self.clone(), _gate: file })
     }
 
-    /// The file of the records' lock.
+    /// Opens the file of the lock that protects all records.
     fn gate(&self) -> Result<(PathBuf, File)> {
         let path = self.lock_path("records");
         let file = open_lock(&path)?;
@@ -173,15 +179,15 @@ impl Store {
 }
 
 impl Sweep {
-    /// Removes what is not to stay, each piece under its task's lock; what somebody works on is kept. What there is is
-    /// looked for now, and `keep` is to be made of records that were read under this sweep.
+    /// Removes everything that `keep` does not protect, each piece under its task's lock. Pieces that somebody works on
+    /// are kept. The garbage is searched now; `keep` must be made from records that were read during this sweep.
     ///
     /// # Errors
-    /// [`StoreError::Io`] at the first piece that cannot be removed.
+    /// [`StoreError::Io`] if a piece cannot be removed; the pieces before it are gone.
     pub fn remove(&self, keep: &Keep) -> Result<Removal> {
         let store = &self.store;
         let removal = store.remove(&store.garbage(keep)?)?;
-        // What dead runs left; no run claims anything now.
+        // The files of runs that died. No run can claim anything while the sweep lasts.
         for name in names(&folder(store))? {
             let path = folder(store).join(&name);
             if name.starts_with(ASIDE) || (name.starts_with(LIVE) && !is_held(&path)?) {
@@ -194,7 +200,7 @@ impl Sweep {
     /// Removes a record.
     ///
     /// # Errors
-    /// [`StoreError::Io`].
+    /// [`StoreError::Io`] if the record's file cannot be removed.
     pub fn forget(&self, record: &Record) -> Result<()> {
         let path = record.path(&self.store);
         absent_ok(fs::remove_file(&path)).map(drop).map_err(StoreError::io(&path, "remove"))
@@ -202,7 +208,7 @@ impl Sweep {
 }
 
 impl Drop for Claim {
-    /// Removes the copy, unless another run holds it or is about to.
+    /// Removes the copy of the record, unless another run holds it or may be about to.
     fn drop(&mut self) {
         let Some((path, file)) = self.live.take() else { return };
         let alone = self.store.gate().is_ok_and(|(_, gate)| gate.try_lock().is_ok() && file.try_lock().is_ok());
@@ -216,7 +222,7 @@ fn folder(store: &Store) -> PathBuf {
     store.root().join(".pipelines")
 }
 
-/// The copy of a record that a run holds a lock of.
+/// Writes the copy of a record, and locks it for a run.
 fn live(store: &Store, text: &str) -> Result<(PathBuf, File)> {
     let digest = Digest::of(text.as_bytes()).to_string();
     let path = folder(store).join(format!("{LIVE}{}", &digest[..12]));
@@ -225,19 +231,19 @@ fn live(store: &Store, text: &str) -> Result<(PathBuf, File)> {
     let mut found = Vec::new();
     file.read_to_end(&mut found).map_err(StoreError::io(&path, "read"))?;
     if found != text.as_bytes() {
-        // Others that hold it write the same, and nobody reads it while the records' lock is held.
+        // Other runs that hold the copy write the same text, and nobody reads it while the records' lock is held.
         let written = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(text.as_bytes()));
         written.map_err(StoreError::io(&path, "write"))?;
     }
     Ok((path, file))
 }
 
-/// Whether a run holds the copy of a record.
+/// Whether a run holds a lock of this copy.
 fn is_held(path: &Path) -> Result<bool> {
     if file_len(path)?.is_none() {
         return Ok(false);
     }
-    // Some file systems lock only what may be written to.
+    // Some file systems lock only files that are open for writing.
     let file = match absent_ok(File::options().read(true).write(true).open(path)).map_err(StoreError::io(path, "open"))
     {
         Ok(Some(file)) => file,
@@ -268,7 +274,7 @@ fn wait(
     }
 }
 
-/// Whether an operation failed because this process may not write there.
+/// Whether an operation failed because this process must not write there.
 fn read_only(e: &StoreError) -> bool {
     let kinds = [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied];
     matches!(e, StoreError::Io { source, .. } if kinds.contains(&source.kind()))

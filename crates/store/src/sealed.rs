@@ -1,4 +1,4 @@
-//! JSON files that no change goes unnoticed in.
+//! JSON files in which any change is detected.
 //!
 //! Indented JSON with the names of each object in ascending order. The field `format` is the format as major.minor; the
 //! field `check` is the BLAKE3 of the canonical JSON (see [`identity`](crate::identity)) of all other fields.
@@ -12,17 +12,17 @@ use crate::identity::canonical;
 use crate::{Result, StoreError};
 
 const MAJOR: u32 = 1;
-/// The format that is written, as major.minor.
+/// The format of files that are written, as major.minor.
 pub const FORMAT: &str = "1.0";
 
-/// The text of an object, its `check` put in.
+/// Returns the text of an object with its `check`.
 pub fn seal(fields: Value) -> serde_json::Result<String> {
     let mut fields = canonical(fields);
     fields["check"] = check(&fields).into();
     pretty(fields)
 }
 
-/// The fields in the text of the file at `path`, without `check`. Any change to the text is an error.
+/// Parses the text of the file at `path`, and returns its fields without `check`. Any change to the text is an error.
 pub fn unseal(path: &Path, text: &[u8]) -> Result<Value> {
     let corrupt = |what: &str| StoreError::corrupt(path, what);
     let whole: Value = serde_json::from_slice(text).map_err(|e| corrupt(&format!("it is not JSON: {e}")))?;
@@ -38,7 +38,7 @@ pub fn unseal(path: &Path, text: &[u8]) -> Result<Value> {
         }
         _ => return Err(corrupt("it names a format that never was")),
     }
-    // The check sees values only: without this, `1e20` could become `1E20` unnoticed.
+    // The check covers values only. Without this comparison, `1e20` could become `1E20` undetected.
     if pretty(canonical(whole.clone())).ok().as_deref().map(str::as_bytes) != Some(text) {
         return Err(corrupt("it is not laid out as it was written"));
     }

@@ -1,4 +1,4 @@
-//! Where artifacts are, and how they are found.
+//! The store: where artifacts are, and how they are found.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ use crate::names::{MANIFEST, check_name};
 use crate::payload::{Artifact, PayloadFile, PayloadReader};
 use crate::{Key, Result, StoreError};
 
-/// A folder of artifacts. Cheap to clone; clones and other processes may use the same folder at once.
+/// A folder of artifacts. It is cheap to clone. Clones and other processes may use the folder at the same time.
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
 }
 
 impl Store {
-    /// The store in a folder. A folder that is not there is an empty store, and is created by the first task.
+    /// Opens the store in a folder. If the folder does not exist, the store is empty, and the first task creates it.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
@@ -26,12 +26,14 @@ impl Store {
         &self.root
     }
 
-    /// Finds an artifact. Reads its manifest and checks that its files are there and as long as they should be.
+    /// Finds an artifact; `Ok(None)` if it was never made. Reads its manifest, and checks that its files are there and
+    /// have the right lengths.
     ///
     /// # Errors
-    /// `Ok(None)` if it was never made; [`StoreError::Corrupt`], [`StoreError::Missing`] or
-    /// [`StoreError::NewerFormat`] if it was made and cannot be used; [`StoreError::Io`];
-    /// [`StoreError::Refused`] for an illegal stage.
+    /// - [`StoreError::Corrupt`], [`StoreError::Missing`] or [`StoreError::NewerFormat`] if the artifact was made but
+    ///   cannot be used.
+    /// - [`StoreError::Io`] if a file cannot be read.
+    /// - [`StoreError::Refused`] if the stage's name is illegal.
     pub fn lookup(&self, stage: &str, key: &Key) -> Result<Option<Manifest>> {
         check_name("stage", stage)?;
         let dir = self.artifact_dir(stage, key);
@@ -66,7 +68,7 @@ impl Store {
     /// Reads a whole artifact and checks every digest.
     ///
     /// # Errors
-    /// Those of [`lookup`](Self::lookup), and [`StoreError::Missing`] if it was never made.
+    /// The errors of [`lookup`](Self::lookup); [`StoreError::Missing`] also if the artifact was never made.
     pub fn verify(&self, stage: &str, key: &Key) -> Result<Manifest> {
         let dir = self.artifact_dir(stage, key);
         let manifest = self.lookup(stage, key)?.ok_or_else(|| StoreError::missing(&dir, "artifact"))?;
@@ -78,7 +80,7 @@ impl Store {
         Ok(manifest)
     }
 
-    /// A reader of the files of an artifact, which are of the given [`Artifact::KIND`].
+    /// Returns a reader of the files of an artifact of the given [`Artifact::KIND`].
     pub fn reader(&self, manifest: &Manifest, kind: &str) -> PayloadReader {
         let dir = self.artifact_dir(&manifest.identity.stage, &manifest.key);
         PayloadReader::new(dir, kind, manifest.files.clone())
@@ -87,23 +89,24 @@ impl Store {
     /// Reads an artifact.
     ///
     /// # Errors
-    /// Those of [`PayloadReader`].
+    /// The errors of [`PayloadReader`].
     pub fn read<A: Artifact>(&self, manifest: &Manifest) -> Result<A> {
         A::read(&self.reader(manifest, A::KIND))
     }
 
-    /// Takes the lock of a task, waiting for whoever holds it; calls `on_wait` before it waits.
+    /// Takes the lock of a task. If somebody holds it, calls `on_wait` and waits.
     ///
-    /// [Look](Self::lookup) again afterwards: the other holder may have made the artifact.
+    /// The caller should [look](Self::lookup) for the artifact again afterwards, because the last holder may have made
+    /// it.
     ///
     /// # Errors
-    /// [`StoreError::Io`] if the lock's file cannot be made or the file system has no locks;
-    /// [`StoreError::Refused`] for an illegal stage.
+    /// - [`StoreError::Io`] if the lock's file cannot be created, or if the file system has no locks.
+    /// - [`StoreError::Refused`] if the stage's name is illegal.
     pub fn lock(&self, stage: &str, key: &Key, on_wait: impl FnOnce()) -> Result<Lock> {
         Lock::acquire(self, stage, key, on_wait)
     }
 
-    /// Takes the lock of a task, or gives `None` if somebody holds it.
+    /// Takes the lock of a task, or returns `None` if somebody holds it.
     ///
     /// # Errors
     /// As [`lock`](Self::lock).
@@ -111,10 +114,10 @@ impl Store {
         Lock::try_acquire(self, stage, key)
     }
 
-    /// Removes what a killed attempt at a task left behind, but for its checkpoint, unless somebody works on the task.
+    /// Removes what a killed attempt at a task left, except its checkpoint, unless somebody works on the task.
     ///
     /// # Errors
-    /// As [`lock`](Self::lock).
+    /// As [`lock`](Self::lock), and [`StoreError::Io`] if something cannot be removed.
     pub fn tidy(&self, stage: &str, key: &Key) -> Result<()> {
         if self.scratch_dir(stage, key).is_dir()
             && let Some(lock) = self.try_lock(stage, key)?
@@ -124,7 +127,7 @@ impl Store {
         Ok(())
     }
 
-    /// The folder of a published artifact, whether it is there or not.
+    /// Returns the folder of a published artifact, whether it exists or not.
     pub fn artifact_dir(&self, stage: &str, key: &Key) -> PathBuf {
         self.root.join(stage).join(key.to_string())
     }

@@ -1,14 +1,14 @@
-//! The wall clock as text.
+//! The current time as text.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Now, as RFC 3339 in UTC to the second. A clock before 1970 reads as 1970.
+/// Returns the current time, RFC 3339 in UTC, in whole seconds. A clock before 1970 counts as 1970.
 pub fn now() -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     rfc3339(seconds)
 }
 
-/// Seconds since 1970 as RFC 3339. The date is Howard Hinnant's `civil_from_days`.
+/// Formats seconds since 1970 as RFC 3339. The date is computed by Howard Hinnant's `civil_from_days`.
 fn rfc3339(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Days since 1 March of year 0, so that leap days come last in their year; 400 years have 146 097 days.
@@ -28,7 +28,7 @@ fn rfc3339(seconds: u64) -> String {
 mod tests {
     use super::*;
 
-    /// Against `date -u -d @N +%FT%TZ`.
+    /// The expected values come from `date -u -d @N +%FT%TZ`.
     #[test]
     fn agrees_with_date() {
         for (seconds, text) in [

@@ -1,4 +1,4 @@
-//! One task, several workers: threads here, processes here and elsewhere.
+//! One task and several workers: threads and processes.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
@@ -64,7 +64,7 @@ fn the_second_thread_waits_and_finds_the_result() {
 
 const HOLDER: &str = "HEMLOCK_TEST_HOLD_LOCK_IN";
 
-/// Starts this very test in another process, which takes the lock, says so and sleeps.
+/// Starts this test in another process, which takes the lock, reports it and sleeps.
 fn holder(root: &Path) -> Child {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "a_killed_process_gives_up_its_lock", "--nocapture"])

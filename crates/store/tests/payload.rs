@@ -1,4 +1,4 @@
-//! Payload files: what is written is what is read, and nothing else is.
+//! Payload files: a reader gets what was written, or an error.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
@@ -19,7 +19,7 @@ struct Facts {
     inner: Option<Box<Facts>>,
 }
 
-/// A reader of what `fill` writes into a fresh folder.
+/// Returns a reader of the files that `fill` writes into a fresh folder.
 fn written(fill: impl FnOnce(&mut PayloadWriter)) -> (TempDir, PayloadReader) {
     let dir = tempfile::tempdir().unwrap();
     let mut writer = PayloadWriter::new(dir.path(), "features");
@@ -35,7 +35,7 @@ fn shape_and<T: Arbitrary + Debug>() -> impl Strategy<Value = (Vec<usize>, Vec<T
     })
 }
 
-/// Compares bytes, so that a NaN must come back as the NaN it was.
+/// Compares bytes, because a NaN must come back with the same bits.
 fn round_trip<T: Element + Debug>(shape: &[usize], data: &[T]) {
     let (_dir, reader) = written(|w| w.array("train", shape, data).unwrap());
     let block = reader.array::<T>("train").unwrap();
@@ -94,7 +94,7 @@ proptest! {
     }
 }
 
-/// Arrays longer than the chunks in which they are hashed.
+/// Arrays that are longer than the chunks in which they are hashed.
 #[test]
 fn a_long_array_comes_back() {
     let data: Vec<u32> = (0..3_000_000).map(|n: u32| n.wrapping_mul(2_654_435_761)).collect();
@@ -102,7 +102,7 @@ fn a_long_array_comes_back() {
     assert_eq!(reader.shaped::<u32, 2>("train").unwrap(), ([3_000, 1_000], data));
 }
 
-/// The layout in the module's doc, put together by hand.
+/// A file that is put together by hand, from the layout in the module's documentation.
 #[test]
 fn the_file_is_laid_out_as_documented() {
     let (dir, reader) = written(|w| w.array("train", &[2, 1], &[1.5_f32, -2.0]).unwrap());
@@ -122,7 +122,8 @@ fn the_file_is_laid_out_as_documented() {
     assert_eq!(reader.files()["train"].digest.as_bytes(), digest.as_bytes());
 }
 
-/// Flips each bit of a file, adds a byte to it and cuts it ever shorter; `read` must notice.
+/// Flips each bit of a file, appends a byte to it, and truncates it at every length. `read` must return an error each
+/// time.
 fn every_damage(path: &Path, read: impl Fn() -> Option<StoreError>) {
     assert!(read().is_none());
     let good = fs::read(path).unwrap();
@@ -166,7 +167,7 @@ fn any_damage_to_a_value_is_an_error() {
     every_damage(&dir.path().join("facts"), || reader.value::<Facts>("facts").err());
 }
 
-/// The digest does not tell of these files that they are another's; the manifest's record does.
+/// The digests of these files are right although the files were swapped; only the manifest's record tells.
 #[test]
 fn a_sound_file_from_elsewhere_is_an_error() {
     let (here, reader) = written(|w| w.bytes("raw", b"here").unwrap());

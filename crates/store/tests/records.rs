@@ -1,4 +1,4 @@
-//! What runs record, and that garbage is what no record names when it is removed.
+//! The records of runs. Garbage is what no record names at the time of its removal.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
@@ -24,7 +24,7 @@ fn identity(seed: u64) -> Identity {
     }
 }
 
-/// A store with the artifacts of these seeds.
+/// A store with one artifact per seed.
 fn store(seeds: &[u64]) -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::new(dir.path().join("store"));
@@ -50,7 +50,7 @@ fn record(spec: &str, seeds: &[u64]) -> Record {
     Record { pipeline: "one".to_owned(), spec: PathBuf::from(spec), tasks }
 }
 
-/// What a collector keeps that knows the pipeline and what is recorded.
+/// What a collector keeps that knows the pipeline `one` and reads all records.
 fn keep(store: &Store) -> Keep {
     let reachable = store.records().unwrap().into_iter().flat_map(|r| r.tasks).collect();
     Keep { reachable, known: ["one".to_owned()].into(), only: false }

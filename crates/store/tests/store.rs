@@ -1,4 +1,4 @@
-//! The life of an artifact: made, found, replaced, damaged, thrown away.
+//! The life of an artifact: it is made, found, replaced, damaged and removed.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too")]
 
@@ -135,7 +135,7 @@ fn a_dropped_draft_leaves_nothing() {
     assert_eq!(lock.load_checkpoint().unwrap().unwrap(), b"half way");
 }
 
-/// What a crash in the middle leaves does not get into the next attempt.
+/// What a crash in the middle of an attempt leaves must not get into the next attempt.
 #[test]
 fn leftovers_are_not_published() {
     let (_dir, store) = store();
@@ -222,7 +222,7 @@ fn any_damage_to_a_manifest_is_an_error() {
     assert_eq!(find(&store, &identity).unwrap_err().kind(), StoreErrorKind::Missing);
 }
 
-/// Edits a manifest and puts a right `check` on it, as another version of hemlock would.
+/// Edits a manifest and corrects its `check`, as another version of hemlock would.
 fn with_format(store: &Store, identity: &Identity, format: &str) {
     let path = store.artifact_dir(&identity.stage, &identity.key()).join("manifest.json");
     let mut fields: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -304,7 +304,7 @@ fn garbage_keeps_what_is_reachable_or_in_use() {
         store.garbage(keep).unwrap().iter().map(|g| (g.key, g.what == Remains::Scratch)).collect()
     };
     assert_eq!(ids(&keep(&["one"], true)), BTreeSet::from([(lost.key(), false)]));
-    // What a pipeline made of which nothing is known stays.
+    // The artifacts of a pipeline that is not known stay.
     let of_one = [(lost.key(), false), (damaged.key(), false), (lost.key(), true)];
     assert_eq!(ids(&keep(&["one"], false)), BTreeSet::from(of_one));
     let all = keep(&["one", "two"], false);
@@ -324,7 +324,7 @@ fn garbage_keeps_what_is_reachable_or_in_use() {
     assert_eq!(busy_lock.load_checkpoint().unwrap().unwrap(), b"running");
 }
 
-/// A killed attempt leaves half an output, and maybe the older artifact that it was to replace.
+/// A killed attempt leaves half an output, and possibly the older artifact that it was to replace.
 #[test]
 fn leftovers_of_a_task_that_is_done_are_garbage_and_its_checkpoint_is_not() {
     let (_dir, store) = store();
@@ -362,7 +362,7 @@ fn leftovers_of_a_task_that_is_done_are_garbage_and_its_checkpoint_is_not() {
     assert_eq!(store.verify("target-params", &key).unwrap().pipeline, "one");
 }
 
-/// Whoever opened one of these would wait for ever; each is made anew.
+/// Opening one of these files would never end; each is made anew.
 #[cfg(unix)]
 #[test]
 #[expect(clippy::print_stderr, reason = "a thread that hangs leaves no other way to say so")]
@@ -387,7 +387,7 @@ fn what_is_no_file_is_refused_unopened() {
                 done.send(()).unwrap();
             });
             if is_done.recv_timeout(Duration::from_secs(20)).is_err() {
-                // The thread never ends, and would be waited for.
+                // The thread never ends, so the process must not wait for it.
                 eprintln!("hangs at {what}");
                 std::process::abort();
             }

@@ -1,18 +1,18 @@
-//! What can go wrong on the way to an engine.
+//! The errors of submitting jobs.
 
 use std::{io, path::PathBuf};
 
-/// Jobs that could not be handed over.
+/// Jobs could not be submitted.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
-    /// The engine's command is not there.
+    /// The engine's command could not be started.
     #[error("cannot run `{program}`; expected {engine}'s commands in PATH")]
     NoEngine {
         /// The command.
         program: String,
-        /// Whose it is.
+        /// The engine that it belongs to.
         engine: &'static str,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
     /// The engine's command failed.
@@ -20,12 +20,12 @@ pub enum SubmitError {
     Refused {
         /// The command.
         program: String,
-        /// What it was asked for.
+        /// The job or query that it was called for.
         job: String,
-        /// What it says.
+        /// The text that it wrote to stderr.
         said: String,
     },
-    /// Engines read `%` in the names of logs as the beginning of a placeholder.
+    /// The path of the logs contains a `%`, which engines read as the beginning of a placeholder.
     #[error("{} has a `%` in it, which engines replace in the names of logs; expected another artifact root", path.display())]
     Placeholder {
         /// The folder of the logs.
@@ -36,7 +36,7 @@ pub enum SubmitError {
     Folder {
         /// The folder or file.
         path: PathBuf,
-        /// Why not.
+        /// The system's error.
         source: io::Error,
     },
 }

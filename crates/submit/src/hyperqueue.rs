@@ -1,12 +1,12 @@
-//! HyperQueue: one job, whose tasks wait for each other.
+//! The engine HyperQueue: one job per plan, whose tasks depend on each other.
 
 use crate::{Batch, Engine, SubmitError, Submitted, THREADS};
 use serde::Serialize;
 use std::{collections::BTreeMap, path::PathBuf, process::Command};
 
-/// The command `hq`, as it is found in `PATH`, and the file that tells it the tasks.
+/// The engine HyperQueue. Its command `hq` is looked for in `PATH`.
 pub struct HyperQueue {
-    /// The file, which is written.
+    /// The job definition file to write, which lists the tasks.
     pub file: PathBuf,
 }
 
@@ -48,7 +48,7 @@ impl Engine for HyperQueue {
                 id: job.id,
                 command: &job.argv,
                 cwd: batch.folder.display().to_string(),
-                // Of every submission: HyperQueue begins files anew.
+                // Each submission has its own logs, because HyperQueue truncates files that exist.
                 stdout: job.log.with_extension("%{JOB_ID}.log").display().to_string(),
                 stderr: job.log.with_extension("%{JOB_ID}.err").display().to_string(),
                 time_limit: job.resources.time.map(|time| format!("{}s", time.seconds())),
@@ -61,8 +61,8 @@ impl Engine for HyperQueue {
         toml::to_string(&file).expect("a job file is a table of plain values")
     }
 
-    /// HyperQueue does not tell what the tasks of other jobs make: whoever submits twice has two jobs, of which each
-    /// task waits for its twin and finds what that made.
+    /// HyperQueue cannot say which artifacts the tasks of other jobs make. Submitting twice therefore makes two jobs,
+    /// in which each task waits for its twin and finds the artifact that the twin made.
     fn submit(&self, batch: &Batch, tell: &mut dyn FnMut(&str)) -> Result<Submitted, SubmitError> {
         batch.prepare()?;
         let write = |source| SubmitError::Folder { path: self.file.clone(), source };

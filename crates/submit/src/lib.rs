@@ -1,8 +1,8 @@
-//! Hands the tasks of a plan to engines that run them elsewhere: Slurm, HyperQueue.
+//! Submission of the tasks of a plan to engines that run them elsewhere: Slurm and HyperQueue.
 //!
-//! A task is one process, with files in and out, that may be run again at any time: what it made is found, and what it
-//! was making is begun anew or resumed. So an engine needs to know nothing but commands, what comes after what, and
-//! what each takes.
+//! A task is one process that reads and writes files, and may be run again at any time: finished artifacts are found,
+//! and unfinished ones are begun anew or resumed. An engine therefore needs to know only the commands, their
+//! dependencies and their resources.
 
 mod error;
 mod hyperqueue;
@@ -18,37 +18,37 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A task as an engine sees it.
+/// A task in the form that an engine gets.
 #[derive(Debug, Clone)]
 pub struct Job {
-    /// Number of the task in its plan.
+    /// The number of the task in its plan.
     pub id: usize,
-    /// For people: node and the start of the key.
+    /// A name for people: the node, and the start of the key.
     pub name: String,
-    /// Folder of the artifact, absolute: what tells this job from any other, whoever submits it.
+    /// The absolute path of the artifact's folder. It identifies the job, whoever submits it.
     pub artifact: PathBuf,
-    /// Program and arguments.
+    /// The program and its arguments.
     pub argv: Vec<String>,
-    /// Jobs that have to be done before, by their numbers.
+    /// The numbers of the jobs that must be done before.
     pub after: Vec<usize>,
-    /// What it takes.
+    /// The resources that the job needs.
     pub resources: Resources,
-    /// File that its output goes to.
+    /// The file for the job's output.
     pub log: PathBuf,
 }
 
-/// The tasks of a plan that are left to do, those first that others come after.
+/// The tasks of a plan that are left to do. Each comes after those that it depends on.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// Name of the pipeline.
+    /// The name of the pipeline.
     pub pipeline: String,
-    /// Folder that the commands run in.
+    /// The folder that the commands run in.
     pub folder: PathBuf,
     /// The jobs.
     pub jobs: Vec<Job>,
 }
 
-/// What was handed over.
+/// The result of a submission.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Submitted {
     /// Number of tasks that are new to the engine.
@@ -57,16 +57,17 @@ pub struct Submitted {
     pub queued: usize,
 }
 
-/// What runs jobs.
+/// A system that runs jobs.
 pub trait Engine {
-    /// What would be handed over, as a text that a shell or the engine understands.
+    /// Returns what would be submitted, as a text that a shell or the engine understands.
     fn show(&self, batch: &Batch) -> String;
 
-    /// Hands a batch over, and tells what the engine calls it as it goes. Jobs that the engine has already are not
-    /// handed over again, as far as it tells.
+    /// Submits a batch. `tell` is called with a line for every job or set of jobs that the engine accepted, including
+    /// the engine's name for it. Jobs that the engine has already are not submitted again, if the engine can tell.
     ///
     /// # Errors
-    /// The engine's commands are not there, or one fails. What was handed over until then stays.
+    /// If a folder or file cannot be written, or if a command of the engine cannot be started or fails. Jobs that were
+    /// submitted before stay submitted.
     fn submit(&self, batch: &Batch, tell: &mut dyn FnMut(&str)) -> Result<Submitted, SubmitError>;
 }
 
@@ -76,7 +77,7 @@ impl Batch {
         self.jobs.iter().filter_map(|job| job.log.parent()).collect()
     }
 
-    /// Makes the folders of the jobs' logs.
+    /// Creates the folders of the jobs' logs.
     fn prepare(&self) -> Result<(), SubmitError> {
         for path in self.log_folders() {
             if path.to_string_lossy().contains('%') {
@@ -88,10 +89,10 @@ impl Batch {
     }
 }
 
-/// Threads of a job: as many as it has processors.
+/// The variable that sets the number of threads of a job; it is set to the number of processors.
 const THREADS: &str = "RAYON_NUM_THREADS";
 
-/// An argument as a shell has to see it.
+/// Quotes an argument for a shell.
 fn quoted(argument: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !argument.is_empty() && argument.chars().all(plain) {

@@ -1,4 +1,4 @@
-//! Slurm: a job each, which waits for those it comes after (`afterok`).
+//! The engine Slurm: one job per task, which waits for the jobs that it depends on (`afterok`).
 
 use crate::{Batch, Engine, Job, SubmitError, Submitted, THREADS, command_line, quoted};
 use std::{
@@ -7,16 +7,16 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Slurm's commands, as they are found in `PATH`.
+/// The engine Slurm. Its commands are looked for in `PATH`.
 pub struct Slurm;
 
 impl Engine for Slurm {
-    /// A shell script, which does not look at what the queue has already.
+    /// Returns a shell script, which does not check which jobs are in the queue already.
     fn show(&self, batch: &Batch) -> String {
         let folders: Vec<String> = batch.log_folders().iter().map(|path| quoted(&path.to_string_lossy())).collect();
         let mut text = format!("#!/bin/sh\nset -e\nmkdir -p {}\n", folders.join(" "));
         for job in &batch.jobs {
-            // What follows a semicolon is a cluster's name.
+            // A job's number may be followed by a semicolon and the name of a cluster, which is cut off.
             let after: Vec<String> = job.after.iter().map(|id| format!("${{job{id}%%;*}}")).collect();
             let options: Vec<String> = options(batch, job).iter().map(|option| quoted(option)).collect();
             let mut line = format!("job{}=$(sbatch {}", job.id, options.join(" "));
@@ -46,7 +46,7 @@ impl Engine for Slurm {
                 sbatch.arg(format!("--dependency=afterok:{}", after.join(":")));
             }
             let said = said(sbatch, "sbatch", &script(job), &job.name)?;
-            // A cluster's name may follow.
+            // The name of a cluster may follow.
             let id = said.trim().split(';').next().unwrap_or_default().to_owned();
             submitted.new += 1;
             tell(&format!("{id}\t{}", job.name));
@@ -56,7 +56,7 @@ impl Engine for Slurm {
     }
 }
 
-/// The user's jobs that run, or wait for what may still come: by the artifact that each makes, its number.
+/// Returns the numbers of the user's jobs that run or may still run, by the artifact that each makes.
 fn queue() -> Result<BTreeMap<String, String>, SubmitError> {
     let mut squeue = Command::new("squeue");
     squeue.args(["--me", "--noheader", "--states=PENDING,RUNNING,SUSPENDED,CONFIGURING", "--format=%i|%r|%k"]);
@@ -64,8 +64,8 @@ fn queue() -> Result<BTreeMap<String, String>, SubmitError> {
     Ok(said.lines().filter_map(queued).map(|(id, artifact)| (artifact.to_owned(), id.to_owned())).collect())
 }
 
-/// Number and artifact of a line of the queue; `None` of a job whose dependency failed, which will be killed in a
-/// moment.
+/// Parses the number and the artifact in a line of the queue. Returns `None` for a job whose dependency failed, which
+/// Slurm is about to kill.
 fn queued(line: &str) -> Option<(&str, &str)> {
     let mut parts = line.trim().splitn(3, '|');
     let (id, reason, artifact) = (parts.next()?, parts.next()?, parts.next()?);
@@ -81,7 +81,7 @@ fn options(batch: &Batch, job: &Job) -> Vec<String> {
         format!("--chdir={}", batch.folder.display()),
         format!("--output={}", job.log.display()),
         "--open-mode=append".to_owned(),
-        // What comes after a job that failed would wait for ever.
+        // Without this, the dependents of a job that failed would wait forever.
         "--kill-on-invalid-dep=yes".to_owned(),
         "--requeue".to_owned(),
         format!("--cpus-per-task={}", resources.cpus()),
@@ -97,7 +97,7 @@ fn script(job: &Job) -> String {
     format!("#!/bin/sh\nexport {THREADS}={}\nexec {}\n", job.resources.cpus(), command_line(&job.argv))
 }
 
-/// Runs a command with something to read, and returns what it says.
+/// Runs a command with text on stdin, and returns its stdout.
 fn said(mut command: Command, program: &str, input: &str, job: &str) -> Result<String, SubmitError> {
     let missing = |source| SubmitError::NoEngine { program: program.to_owned(), engine: "Slurm", source };
     let refused = |said: String| SubmitError::Refused {
@@ -108,7 +108,7 @@ fn said(mut command: Command, program: &str, input: &str, job: &str) -> Result<S
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(missing)?;
     if let Some(mut stdin) = child.stdin.take() {
-        // One that ends before it has read all says why.
+        // A command that ends before it has read everything explains why on stderr.
         let _ = stdin.write_all(input.as_bytes());
     }
     let output = child.wait_with_output().map_err(|e| refused(e.to_string()))?;

@@ -1,4 +1,4 @@
-//! Stage: a victim, and what it is worth when it trains on clean data. `evaluate` trains it again on poisons.
+//! Stage: a victim and its accuracy after training on clean data. `evaluate` retrains it on poisons.
 
 use hemlock_artifact::{Dataset, Extractor, Features, TargetParams, Victim};
 use hemlock_models::extracted;
@@ -9,18 +9,18 @@ use serde_json::Value;
 inputs! {
     /// What the stage reads.
     pub struct Inputs {
-        /// Features of the downstream dataset, as the attacker has them.
+        /// Features of the downstream dataset by the attacker's extractor.
         features: Features = "features",
         ; optional {
-            /// The clean head, and the weight decay; of linear victims.
+            /// The clean head and the weight decay; read by linear victims only.
             target: TargetParams = "target-params",
-            /// Features by the extractor that is deployed, where it is not the attacker's.
+            /// Features by the victim extractor, if it is not the attacker's.
             victim_features: Features = "victim-extractor.features",
             /// Downstream images.
             dataset: Dataset = "dataset.downstream",
             /// The attacker's extractor.
             extractor: Extractor = "pretrain",
-            /// The extractor that is deployed.
+            /// The victim extractor, if it is not the attacker's.
             victim_extractor: Extractor = "victim-extractor.pretrain",
         }
     }
@@ -81,7 +81,7 @@ impl hemlock_stage::Stage for Stage {
             features: victim_features.as_ref().unwrap_or(&features),
             images: dataset.as_ref(),
             extractor: victim_extractor.as_ref().or(extractor.as_ref()),
-            // Read by linear heads alone, and those have a target.
+            // Only linear heads read the weight decay, and for these the target is required.
             weight_decay: target.as_ref().map_or(0.0, |target| target.weight_decay),
             ctx,
         };

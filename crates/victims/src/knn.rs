@@ -1,4 +1,4 @@
-//! Nearest neighbours: a victim without parameters.
+//! The victim `knn`: a vote of the nearest neighbours, without parameters.
 
 use crate::{Train, TrainingSetChange, VictimData};
 use hemlock_artifact::{Answers, Outcome};
@@ -7,11 +7,11 @@ use hemlock_training::knn;
 use ndarray::{Array2, Axis, concatenate};
 use serde::{Deserialize, Serialize};
 
-/// A vote of the training samples with the largest cosine similarity; ties go to the smaller class.
+/// Classification by a vote of the training samples with the largest cosine similarity. Ties go to the smaller class.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Knn {
-    /// Samples that vote.
+    /// Number of samples that vote.
     pub neighbors: usize,
 }
 

@@ -1,7 +1,7 @@
 //! Victims: the models that attacks are measured on.
 //!
-//! A victim trains on clean data and an [`TrainingSetChange`] of it, samples that are added and samples that are left
-//! out, so that attacks that add, attacks that replace and controls are one to it.
+//! A victim trains on clean data with a [`TrainingSetChange`]: samples that are added, and clean samples that are left
+//! out. Attacks that add samples, attacks that replace samples, and controls therefore look the same to a victim.
 
 mod knn;
 mod linear;
@@ -20,15 +20,15 @@ use hemlock_stage::{ParamError, StageError};
 use network::Origin;
 use serde::{Deserialize, Serialize};
 
-/// Who the victim is, and how it trains.
+/// The kind of a victim, and the parameters of its training.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum VictimSpec {
-    /// A linear head, trained to the minimum.
+    /// A linear head that is trained to the minimum.
     Linear(LogisticRegression),
-    /// A linear head, trained by stochastic gradient descent.
+    /// A linear head that is trained by stochastic gradient descent.
     LinearSgd(Sgd),
-    /// A vote of the nearest neighbours.
+    /// A vote of the nearest neighbours among the training samples.
     Knn(Knn),
     /// A head with a hidden layer.
     Mlp(Mlp),
@@ -46,22 +46,22 @@ impl Default for VictimSpec {
     }
 }
 
-/// What all victims can do.
+/// A model that can be trained as a victim.
 pub trait Train {
-    /// Whether it trains on images rather than on their features.
+    /// Whether the victim trains on images rather than on features.
     fn reads_images(&self) -> bool {
         false
     }
 
-    /// Trains from scratch on the clean data as it is edited. `what` names the bar that shows how far it is.
+    /// Trains from scratch on clean data with a change. `what` names the training set in progress bars and warnings.
     ///
     /// # Errors
-    /// Data that the victim cannot be trained on, or an interruption.
+    /// If the victim cannot be trained on the data, or if the run was interrupted.
     fn train(&self, what: &str, data: &VictimData, change: &TrainingSetChange) -> Result<Outcome, StageError>;
 }
 
 impl VictimSpec {
-    /// The name in specs and results.
+    /// The name of the kind in specs and results.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
@@ -75,7 +75,7 @@ impl VictimSpec {
         }
     }
 
-    /// What trains it.
+    /// Returns the victim as something that can be trained.
     #[must_use]
     pub fn victim(&self) -> Box<dyn Train + '_> {
         match self {
@@ -89,7 +89,7 @@ impl VictimSpec {
         }
     }
 
-    /// With every default that depends on the kind.
+    /// Returns the parameters with all defaults that depend on the kind filled in.
     #[must_use]
     pub fn resolved(&self) -> Self {
         match self {
@@ -100,11 +100,11 @@ impl VictimSpec {
         }
     }
 
-    /// The victim when it trains on clean data; a linear one on the attacker's own features is the attacker's clean
-    /// head, if that is trained as far.
+    /// Trains the victim on clean data. If `target` is given, the attacker's clean head is taken for a linear victim,
+    /// as long as it was trained to the victim's tolerance; `data` must then have the attacker's features.
     ///
     /// # Errors
-    /// Those of its training.
+    /// If training fails or is interrupted.
     pub fn clean(&self, data: &VictimData, target: Option<&TargetParams>) -> Result<Outcome, StageError> {
         match (self, target) {
             (Self::Linear(exact), Some(target)) if target.clean_gradient_norm <= exact.tolerance => {

@@ -1,4 +1,4 @@
-//! Linear heads.
+//! The victims `linear` and `linear-sgd`: linear heads on features.
 
 use crate::training::on_samples;
 use crate::{Train, TrainingSetChange, VictimData};
@@ -11,29 +11,29 @@ use hemlock_stage::{ParamError, StageError};
 use hemlock_streams::Purpose;
 use serde::{Deserialize, Serialize};
 
-/// A linear head, trained to the minimum by L-BFGS.
+/// A linear head that is trained to the minimum by L-BFGS.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogisticRegression {
-    /// Gradient norm of the mean objective at which it counts as trained.
+    /// Norm of the gradient of the mean objective below which the head counts as trained.
     pub tolerance: f64,
-    /// Most steps of its training.
+    /// Largest number of steps.
     pub max_iterations: u32,
 }
 
-/// A linear head, trained by stochastic gradient descent with momentum.
+/// A linear head that is trained by stochastic gradient descent with momentum.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sgd {
-    /// Passes over the training set.
+    /// Number of passes over the training set.
     pub epochs: u32,
-    /// Samples a step.
+    /// Number of samples per step.
     pub batch: usize,
     /// Learning rate of the first step.
     pub learning_rate: f64,
-    /// What it does from there: `cosine`, down to 0 along half of one, or `constant`.
+    /// The schedule of the learning rate: `cosine` lowers it to 0 along half a cosine, `constant` keeps it.
     pub schedule: SgdSchedule,
-    /// The share of the last step that is taken again.
+    /// Share of the last step that is added to the next, in `[0, 1)`.
     pub momentum: f64,
 }
 
@@ -55,7 +55,7 @@ impl LogisticRegression {
         ParamError::at_least_one("max_iterations", self.max_iterations)
     }
 
-    /// What a head is worth whose training stopped at that gradient norm.
+    /// Measures a head whose training stopped at the given gradient norm.
     pub(crate) fn outcome(&self, head: Head, gradient_norm: f64, data: &VictimData) -> Result<Outcome, StageError> {
         let converged = gradient_norm <= self.tolerance;
         Ok(Outcome { converged, gradient_norm: Some(gradient_norm), ..measure(head, data)? })
@@ -72,10 +72,10 @@ impl Sgd {
     }
 }
 
-/// What a head is worth on the test split.
+/// Measures a head: its predictions on the test split, and its loss on the clean training split.
 ///
 /// # Errors
-/// The head does not fit the features.
+/// If the head does not fit the features.
 pub fn measure(head: Head, data: &VictimData) -> Result<Outcome, StageError> {
     let classes = data.classes();
     let (clean, test) = (data.features.train.samples(classes)?, data.features.test.samples(classes)?);

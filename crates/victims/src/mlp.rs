@@ -1,4 +1,4 @@
-//! A head with a hidden layer.
+//! The victim `mlp`: a head with a hidden layer.
 
 use crate::training::on_samples;
 use crate::{Train, TrainingSetChange, VictimData};
@@ -22,22 +22,22 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
-/// Samples that are predicted together.
+/// Number of samples that are predicted together.
 const TOGETHER: usize = 1024;
 
-/// A head with a hidden layer of ReLUs, trained by AdamW with a cosine schedule.
+/// A head with a hidden layer of ReLUs, which is trained by AdamW with a cosine schedule.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mlp {
-    /// Units of the hidden layer.
+    /// Number of units of the hidden layer.
     pub hidden: usize,
-    /// Passes over the training set.
+    /// Number of passes over the training set.
     pub epochs: u32,
-    /// Samples a step; what is left of an epoch is left out.
+    /// Number of samples per step; the incomplete batch at the end of an epoch is dropped.
     pub batch: usize,
     /// Learning rate of the first step.
     pub learning_rate: f64,
-    /// Weight decay, decoupled.
+    /// Decoupled weight decay, as in AdamW.
     pub weight_decay: f64,
 }
 
@@ -65,7 +65,7 @@ struct Layers {
 
 impl Layers {
     fn new([from, hidden, to]: [usize; 3], rng: &mut ChaCha8Rng, device: &Device) -> Self {
-        // He et al. (2015) before a ReLU; and logits near 0.
+        // The variance of He et al. (2015) before a ReLU, and a small one for logits near 0.
         let mut layer = |from: usize, to: usize, variance: f32| {
             let mut layer = LinearConfig::new(from, to).with_initializer(Initializer::Zeros).init(device);
             layer.weight = normal([from, to], (variance / from as f32).sqrt(), rng, device);
@@ -78,7 +78,7 @@ impl Layers {
         self.out.forward(relu(self.hidden.forward(features)))
     }
 
-    /// What it makes of each of the features `[n, d]`.
+    /// Predicts features `[n, d]` and compares with labels, `[n]`.
     fn answers(&self, features: ArrayView2<f32>, labels: &[u32], device: &Device) -> Answers {
         let layers = self.valid();
         let tiles = features.axis_chunks_iter(Axis(0), TOGETHER).zip(labels.chunks(TOGETHER));
@@ -106,7 +106,7 @@ impl Train for &Mlp {
             let features = concatenate(Axis(0), &views).map_err(|e| StageError::internal(e.to_string()))?;
             Ok((features, samples.iter().flat_map(|part| part.labels()).copied().collect::<Vec<u32>>()))
         })?;
-        // Weights, gradients and two moments, and what a batch makes.
+        // The bytes of the weights, their gradients and AdamW's two moments, and of a batch's activations.
         let weights = hidden as f64 * (features.ncols() + classes) as f64;
         let bytes = 4.0 * (4.0 * weights + hidden as f64 * batch.min(labels.len()) as f64);
         ParamError::fits("hidden", format!("a head with {hidden} hidden units"), bytes)?;

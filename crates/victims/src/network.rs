@@ -1,5 +1,5 @@
-//! Networks that train on images: the extractor's last block, all of it, or another one of its architecture from
-//! scratch.
+//! The victims that train a network on images: `last-block` and `fine-tune` start from the extractor's weights,
+//! `end-to-end` from random ones.
 
 use crate::{Train, TrainingSetChange, VictimData};
 use hemlock_artifact::{Answers, Outcome};
@@ -10,31 +10,31 @@ use hemlock_training::{ClassifierConfig, InitialWeights, Labelled, classifier};
 use ndarray::Axis;
 use serde::{Deserialize, Serialize};
 
-/// How a network and the linear classifier on it are trained, with labels: by SGD with momentum and a cosine schedule.
+/// How a network and the linear classifier on it are trained with labels: by SGD with momentum and a cosine schedule.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Network {
-    /// Passes over the training set.
+    /// Number of passes over the training set.
     pub epochs: usize,
-    /// Images of a step; all that there are where an attack leaves fewer.
+    /// Number of images per step. If an attack leaves fewer, all of them are one batch.
     pub batch: usize,
-    /// Largest learning rate; absent: 0.2 from scratch, 0.1 from pre-trained weights.
+    /// Largest learning rate; by default 0.2 from scratch and 0.1 from pre-trained weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-    /// Weight decay of convolutions and matrices.
+    /// Weight decay of convolutions and matrices; other parameters have none.
     pub weight_decay: f64,
-    /// Epochs over which the learning rate rises linearly.
+    /// Number of epochs over which the learning rate rises linearly.
     pub warmup_epochs: usize,
-    /// Smallest share of an image's area that a random crop covers, 1 for none; absent: 0.5, and 1 where the last block
-    /// alone is trained.
+    /// Smallest share of an image's area that a random crop covers, in `(0, 1]`; 1 turns cropping off. By default 0.5,
+    /// and 1 if only the last block is trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_area: Option<f64>,
-    /// Probability of a horizontal flip; absent: 0.5, and 0 where the last block alone is trained.
+    /// Probability of a horizontal flip; by default 0.5, and 0 if only the last block is trained.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flip: Option<f64>,
 }
 
-/// Where a network starts, and what is trained of it.
+/// The initial weights of a network, and which of them are trained.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     Scratch,
@@ -42,7 +42,7 @@ pub(crate) enum Origin {
     LastBlock,
 }
 
-/// A network, from its origin.
+/// The parameters of a network's training, with the network's initial weights.
 pub(crate) struct Variant<'a> {
     network: &'a Network,
     origin: Origin,
@@ -56,7 +56,7 @@ impl Default for Network {
 }
 
 impl Network {
-    /// With what is absent as it is for that origin.
+    /// Returns the parameters with the defaults for that origin filled in.
     pub(crate) fn resolved(&self, origin: Origin) -> Self {
         let ClassifierConfig { learning_rate, min_area, flip, .. } = self.from(origin).config(0);
         Self { learning_rate: Some(learning_rate), min_area: Some(min_area), flip: Some(flip), ..self.clone() }

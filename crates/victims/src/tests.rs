@@ -3,7 +3,7 @@ use hemlock_artifact::{FeatureSplit, Features, Normalization};
 use hemlock_fixtures::context;
 use ndarray::Array2;
 
-/// Two classes, one inside of the other: a ring around a disc.
+/// Two classes, one inside the other: a ring around a disc.
 fn split(n: usize, turn: f32) -> FeatureSplit {
     let at = |i: usize| {
         let (angle, radius) = (i as f32 * 2.4 + turn, if i.is_multiple_of(2) { 0.4 } else { 1.6 });
@@ -42,7 +42,7 @@ fn a_hidden_layer_tells_apart_what_a_linear_head_cannot() {
     });
 }
 
-/// Samples that are left out and added again with the same labels change nothing; with other labels they do.
+/// Samples that are left out and added again change nothing with the same labels, and something with other labels.
 #[test]
 fn a_change_is_what_is_added_and_what_is_left_out() {
     with_data(|data| {

@@ -1,44 +1,44 @@
-//! Training sets: clean data, and what an attack or a control edits of them.
+//! Training sets: clean data, and the changes that an attack or a control makes to it.
 
 use hemlock_artifact::{Accuracy, Answers, Dataset, Extractor, Features, Outcome};
 use hemlock_head::{HeadError, Samples};
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4};
 
-/// What every victim trains on and is measured with, whatever the attack.
+/// The data that every victim trains on and is measured with, whatever the attack.
 pub struct VictimData<'a> {
-    /// Features by the extractor that is deployed.
+    /// Features by the victim extractor.
     pub features: &'a Features,
-    /// The images that they are of, where a victim reads them.
+    /// The images of these features, if the victim reads images.
     pub images: Option<&'a Dataset>,
-    /// The extractor that is deployed, where a victim reads it.
+    /// The victim extractor, if the victim reads it.
     pub extractor: Option<&'a Extractor>,
-    /// Of linear heads.
+    /// Weight decay of linear heads.
     pub weight_decay: f64,
-    /// The run.
+    /// The context of the run.
     pub ctx: &'a Context<'a>,
 }
 
-/// What a training set has beside clean samples, and which of these it lacks.
+/// A change of clean data: samples that are added, and clean samples that are left out.
 pub struct TrainingSetChange {
-    /// `[m, d]`, as a head sees them.
+    /// Features that are added, `[m, d]`, normalised as the head sees them.
     pub features: Array2<f64>,
-    /// `[m, 3, height, width]`; `None` where there are only features.
+    /// Images that are added, `[m, 3, height, width]`; `None` if there are only features.
     pub images: Option<Array4<u8>>,
-    /// `[m]`.
+    /// Labels of the added samples, `[m]`.
     pub labels: Vec<u32>,
-    /// Numbers of the clean samples that are left out.
+    /// Row numbers of the clean samples that are left out.
     pub removed: Vec<u32>,
 }
 
 impl VictimData<'_> {
-    /// How many classes there are.
+    /// Number of classes.
     #[must_use]
     pub fn classes(&self) -> usize {
         self.features.classes.len()
     }
 
-    /// What a victim is worth that made this of the test split; nothing is known of its training.
+    /// Returns the outcome of a victim with these predictions for the test split, without any measures of its training.
     pub fn outcome(&self, answers: Answers) -> Outcome {
         Outcome {
             accuracy: Accuracy::of(&answers, &self.features.test.labels, self.classes()),
@@ -53,7 +53,7 @@ impl VictimData<'_> {
 }
 
 impl TrainingSetChange {
-    /// None at all.
+    /// Returns the change that changes nothing.
     pub fn none(data: &VictimData) -> Self {
         let dim = data.features.train.features.view().ncols();
         let images = data.images.map(|dataset| {
@@ -63,12 +63,15 @@ impl TrainingSetChange {
         Self { features: Array2::zeros((0, dim)), images, labels: Vec::new(), removed: Vec::new() }
     }
 
-    /// What is added, as samples of a head.
+    /// Returns the added features and labels as samples of a head.
+    ///
+    /// # Errors
+    /// If the number of labels is not that of the features, if a label is out of range, or if a feature is not finite.
     pub fn samples(&self, classes: usize) -> Result<Samples<'_>, HeadError> {
         Samples::new(self.features.view(), &self.labels, classes)
     }
 
-    /// Numbers of the clean samples that stay, of `n`; `None`: all do.
+    /// Row numbers of the clean samples that stay, of `n`; `None` if all do.
     pub fn kept(&self, n: usize) -> Option<Vec<usize>> {
         if self.removed.is_empty() {
             return None;
@@ -83,7 +86,7 @@ impl TrainingSetChange {
     }
 }
 
-/// Runs `train` on the clean samples that stay, and those that are added.
+/// Calls `train` with the clean samples that stay and the samples that are added.
 pub(crate) fn on_samples<T>(
     data: &VictimData,
     change: &TrainingSetChange,

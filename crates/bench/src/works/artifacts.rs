@@ -1,4 +1,4 @@
-//! An artifact of 256 MiB, written, read, and checked against its digests.
+//! Works on an artifact of 256 MiB: writing it, reading it, and checking its digests.
 
 use crate::{Amount, Given, Limit, Run, Work};
 use anyhow::Result;
@@ -12,14 +12,14 @@ const SAMPLES: usize = 1 << 17;
 const DIM: usize = 512;
 const BYTES: usize = SAMPLES * DIM * size_of::<f32>();
 
-/// What is done with the artifact.
+/// The operation on the artifact.
 #[derive(Clone, Copy)]
 pub(super) enum Artifacts {
-    /// Write it with its digests, synchronise it, and publish it in the place of the last one.
+    /// Writes it with its digests, synchronises it, and publishes it in place of the last one.
     Write,
-    /// Map it, and check its digests.
+    /// Maps it into memory, and checks its digests.
     Read,
-    /// Check its digests, without keeping it.
+    /// Checks its digests without keeping it.
     Digest,
 }
 

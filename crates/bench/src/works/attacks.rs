@@ -1,4 +1,4 @@
-//! Attacks on features: 300 poisons within a ball, among the features of [`Problem`].
+//! Works that attack features: 300 poisons in a ball, among the features of a [`Problem`].
 
 use super::heads::{CLASSES, DECAY, Problem, gradient_operations, train};
 use crate::{Amount, Given, Limit, Run, Work};
@@ -10,17 +10,17 @@ use ndarray::{Axis, Slice};
 use serde_json::{Value, json};
 
 const CLEAN: usize = 10_000;
-/// Samples on which the bilevel attack raises the error.
+/// Number of samples whose error the bilevel attack raises.
 const HELD_OUT: usize = 5_000;
 const DIM: usize = 64;
 const POISONS: usize = 300;
-/// Length of the first step.
+/// Step size at the beginning.
 const STEP: f64 = 0.1;
 
-/// Where an attack begins.
+/// The data that an attack starts from.
 struct Scene {
     all: Problem,
-    /// The head of the clean samples.
+    /// The head that is trained on the clean samples.
     head: Head,
     ball: Constraint,
 }
@@ -36,7 +36,7 @@ impl Scene {
         self.all.rows(0..CLEAN)
     }
 
-    /// From the first clean samples on.
+    /// Moves poisons that start as copies of the first clean samples.
     fn descend(&self, solver: Solver, objective: &mut dyn Objective, steps: u32, target: f64) -> Result<Descended> {
         let start = self.all.features.slice_axis(Axis(0), Slice::from(..POISONS)).to_owned();
         let labels = self.all.labels[..POISONS].to_vec();
@@ -44,7 +44,7 @@ impl Scene {
         Ok(descend(objective, start, labels, &self.ball, &descent, |_, _| Ok::<_, HeadError>(()))?)
     }
 
-    /// The scene for a peer, with the numbers of one attack.
+    /// Returns the inputs for a peer, with the numbers that are special to one attack.
     fn given(self, mut numbers: Value) -> Given {
         let common = json!({
             "classes": CLASSES, "weight_decay": DECAY, "clean": CLEAN, "poisons": POISONS, "radius": radius(), "step": STEP,
@@ -58,18 +58,18 @@ impl Scene {
     }
 }
 
-/// Half as far again as features of unit variance lie from the origin.
+/// Radius of the ball: one and a half times the root mean square norm of features with unit variance.
 fn radius() -> f64 {
     1.5 * (DIM as f64).sqrt()
 }
 
-/// Gradient Canceling against the clean head, shrunk, until so much of the clean gradient is left.
+/// Gradient Canceling with a shrunk clean head as the target head, until a given share of the clean gradient is left.
 pub(super) struct Canceling(pub(super) Solver);
 
 impl Canceling {
     const SHRUNK: f64 = 0.9;
     const RESIDUAL: f64 = 1e-3;
-    /// Steps at most, over which those of Adam grow shorter.
+    /// Largest number of steps. Adam's step sizes decrease over this number.
     const STEPS: u32 = 2000;
 
     fn target(scene: &Scene) -> Result<Head> {
@@ -94,7 +94,8 @@ impl Work for Canceling {
         )
     }
 
-    /// A step takes the gradient of the poisons, and its derivative by them, which is twice as much.
+    /// One step computes the gradient of the poisons, and its derivative with respect to them, which takes twice as
+    /// much.
     fn amount(&self) -> Result<Option<Amount>> {
         let scene = Scene::new()?;
         let steps = Self::run(self.0, &scene, &Self::target(&scene)?)?.step;
@@ -117,14 +118,14 @@ impl Work for Canceling {
     }
 }
 
-/// The bilevel attack: steps through heads that are retrained.
+/// The bilevel attack, in which the head is retrained in every step.
 pub(super) struct Bilevel;
 
 impl Bilevel {
     const STEPS: u32 = 20;
     const TEMPERATURE: f64 = 1.0;
 
-    /// The error that the attack ends with.
+    /// Runs the attack, and returns the error at its end.
     fn run(scene: &Scene) -> Result<f64> {
         let raised = vec![scene.all.rows(CLEAN..CLEAN + HELD_OUT)?];
         let mut objective =
@@ -139,7 +140,7 @@ impl Work for Bilevel {
         format!("bilevel attack, {POISONS} poisons among {CLEAN} x {DIM}, {} steps", Self::STEPS)
     }
 
-    /// Only the solvers inside know how many products they take.
+    /// Only the solvers inside know how many products they compute.
     fn amount(&self) -> Result<Option<Amount>> {
         Ok(None)
     }

@@ -1,4 +1,4 @@
-//! Training the softmax head to its minimum, and the synthetic features that it is trained on.
+//! Works that train the softmax head to its minimum, on synthetic features.
 
 use crate::{Amount, Given, Limit, Run, Work};
 use anyhow::Result;
@@ -13,8 +13,8 @@ use std::ops::Range;
 pub(super) const CLASSES: usize = 10;
 pub(super) const DECAY: f64 = 1e-4;
 
-/// Synthetic features `[n, d]` whose variances fall off like those of real ones, and labels of a noisy teacher, which
-/// no head can fit.
+/// Synthetic features `[n, d]`, whose variances decrease like those of real ones, with the labels of a noisy teacher,
+/// which no head can fit.
 pub(super) struct Problem {
     pub(super) features: Array2<f64>,
     pub(super) labels: Vec<u32>,
@@ -40,7 +40,7 @@ impl Problem {
         Ok(Self { features, labels })
     }
 
-    /// Some of the samples.
+    /// The samples in a range of rows.
     pub(super) fn rows(&self, rows: Range<usize>) -> Result<Samples<'_>> {
         let features = self.features.slice_axis(Axis(0), Slice::from(rows.clone()));
         Ok(Samples::new(features, &self.labels[rows], CLASSES)?)
@@ -51,17 +51,17 @@ impl Problem {
     }
 }
 
-/// Trains a head from zero until the gradient's norm is below the tolerance.
+/// Trains a head from zero until the norm of the gradient is below the default tolerance.
 pub(super) fn train(samples: Samples<'_>) -> Result<Fit> {
     Ok(fit(&[samples], &FitOptions::new(DECAY), &|_, _| true)?)
 }
 
-/// Operations of a gradient of the head: logits, and the sum of their derivatives' products with features.
+/// Number of operations of one gradient of the head: logits, and the products of their derivatives with the features.
 pub(super) fn gradient_operations(samples: usize, dim: usize) -> f64 {
     4.0 * (samples * (dim + 1) * CLASSES) as f64
 }
 
-/// Training on so many samples.
+/// Training of a head on a given number of samples.
 pub(super) struct Training {
     pub(super) samples: usize,
     pub(super) dim: usize,
@@ -73,7 +73,7 @@ impl Work for Training {
         format!("train a head on {samples} x {dim}, {CLASSES} classes, to a gradient norm of 1e-6")
     }
 
-    /// A gradient a step, and the second moments of the preconditioner, of which one half is computed.
+    /// One gradient per step, and the second moments of the preconditioner, of which only one half is computed.
     fn amount(&self) -> Result<Option<Amount>> {
         let steps = train(Problem::new(self.samples, self.dim)?.samples()?)?.iterations;
         let moments = (self.samples * (self.dim + 1) * (self.dim + 1)) as f64;

@@ -1,4 +1,4 @@
-//! Networks of random weights on random images of CIFAR's size.
+//! Works with networks of random weights, on random images of CIFAR's size.
 
 use crate::{Amount, Given, Limit, Run, Work};
 use anyhow::{Context as _, Result, anyhow};
@@ -18,19 +18,19 @@ use std::{
     thread::spawn,
 };
 
-/// How often matched images go through the network.
+/// Number of passes through the network in feature matching and refinement.
 const PASSES: u32 = 20;
-/// Images of a training step of the decoder.
+/// Number of images per training step of the decoder.
 const DECODED: usize = 128;
 
-/// How much of a work there is, and where it runs.
+/// The size of a work, and the device that it runs on.
 #[derive(Debug, Clone)]
 pub struct Size {
-    /// The network.
+    /// The architecture of the network.
     pub arch: &'static str,
-    /// Images: of an extraction, of image gradients, that are matched, of a step.
+    /// Number of images in an extraction, an image gradient, a matching, or a step of training.
     pub images: usize,
-    /// Name of the device.
+    /// The name of the device.
     pub device: String,
 }
 
@@ -43,8 +43,8 @@ impl Size {
         self.arch.replace("resnet", "ResNet-").replace("vit", "ViT")
     }
 
-    /// Operations of so many passes of one image: forward is one, back to the image one, and to the weights one.
-    /// Nothing is said of networks that the processor has no work of.
+    /// Number of operations of `passes` passes of one image. A forward pass counts as one, and so do a backward pass to
+    /// the image and one to the weights. `None` for networks that no work on the processor uses.
     fn operations(&self, passes: usize) -> Result<Option<Amount>> {
         let count = 2.0 * passes as f64 * multiplications(self.arch);
         let known = ["resnet20", "resnet18"].contains(&self.arch) && self.device == "flex";
@@ -60,9 +60,9 @@ impl Size {
     }
 }
 
-/// Multiplications of one image's way through a residual network of He et al. (2016): the stem, then groups of blocks
-/// of two 3x3 convolutions. Every group but the first halves the sides and doubles the channels, with or without a
-/// projection beside it.
+/// Number of multiplications of one image's forward pass through a residual network of He et al. (2016): the stem, then
+/// groups of blocks of two 3x3 convolutions. Every group except the first halves the sides and doubles the channels,
+/// with a projection or without.
 fn multiplications(arch: &str) -> f64 {
     let (width, groups, blocks, project) = if arch == "resnet20" { (16, 3, 3, 0) } else { (64, 4, 2, 1) };
     let pixels = |group: usize| (SIDE >> group) * (SIDE >> group);
@@ -75,7 +75,7 @@ fn multiplications(arch: &str) -> f64 {
     (pixels(0) * 9 * 3 * width + (0..groups).map(group).sum::<usize>()) as f64
 }
 
-/// Features of 8-bit images.
+/// Extraction of features from 8-bit images.
 pub(super) struct Extraction(pub(super) Size);
 
 impl Work for Extraction {
@@ -100,7 +100,7 @@ impl Work for Extraction {
     }
 }
 
-/// The derivative by the pixels of a function of the features.
+/// The gradient of a function of the features with respect to the pixels.
 pub(super) struct Gradient(pub(super) Size);
 
 impl Work for Gradient {
@@ -118,7 +118,7 @@ impl Work for Gradient {
         let pixels: Vec<f32> = pixels(images).iter().map(|p| f32::from(*p) / 255.0).collect();
         Ok(Box::new(move || {
             let frozen = FrozenExtractor::new(&extractor, &normalization);
-            // Half the squared length.
+            // The gradient of half the squared norm with respect to features is the features themselves.
             frozen.vjp_tiled(&pixels, images, |_, z| (z.to_vec(), ()))?;
             Ok(())
         }))
@@ -129,8 +129,8 @@ impl Work for Gradient {
     }
 }
 
-/// The stage `invert` on poisoned features that are those of other images: by matching each by itself or, refined, all
-/// together on the objective of Gradient Canceling.
+/// The stage `invert`, on poisoned features that are the features of other images. It matches each image by itself or,
+/// if `refined`, moves all images together on the objective of Gradient Canceling.
 pub(super) struct Matching {
     pub(super) size: Size,
     pub(super) refined: bool,
@@ -175,7 +175,7 @@ impl Work for Matching {
     }
 }
 
-/// An epoch of the stage `decoder`.
+/// One epoch of the stage `decoder`.
 pub(super) struct Decoding(pub(super) Size);
 
 impl Work for Decoding {
@@ -207,7 +207,7 @@ impl Work for Decoding {
     }
 }
 
-/// A step of pre-training, on images in two views.
+/// One step of pre-training on two views of images.
 pub(super) struct Pretraining {
     pub(super) method: Method,
     pub(super) size: Size,
@@ -228,7 +228,7 @@ impl Work for Pretraining {
         let config = TrainConfig {
             arch: arch.parse()?,
             batch,
-            // More than anybody asks for.
+            // More epochs than any benchmark runs, so that training does not end.
             epochs: 1_000_000,
             ..TrainConfig::default()
         };
@@ -248,14 +248,14 @@ impl Work for Pretraining {
     }
 }
 
-/// A training that waits after every step. Dropped, it ends.
+/// A training in another thread, which waits after every step. Dropping this ends it.
 struct Steps {
     go: Sender<()>,
     done: Receiver<()>,
 }
 
 impl Steps {
-    /// Starts a training, and takes its first step.
+    /// Starts a training and waits for its first step.
     fn of(training: impl FnOnce(&dyn Progress, &Cancel) -> Result<()> + Send + 'static) -> Result<Self> {
         let ((go, asked), (taken, done)) = (channel(), channel());
         let cancel = Cancel::default();
@@ -272,7 +272,7 @@ impl Steps {
     }
 }
 
-/// The progress of such a training, which hears of every step.
+/// A progress bar of such a training, which is called after every step and waits there.
 struct Gate(Arc<Mutex<Ends>>);
 
 struct Ends {
@@ -302,8 +302,8 @@ impl Bar for Gate {
 mod tests {
     use super::*;
 
-    /// He et al. (2016), table 6, has 0.27 million weights for ResNet-20; its operations are known to be 41 million,
-    /// those of ResNet-18 with the small stem 0.56 billion.
+    /// He et al. (2016), table 6, give 0.27 million weights for ResNet-20. Its number of multiplications is known to be
+    /// 41 million, and that of ResNet-18 with the small stem 0.56 billion.
     #[test]
     fn multiplications_are_those_of_the_literature() {
         assert!((multiplications("resnet20") / 40.6e6 - 1.0).abs() < 0.01);

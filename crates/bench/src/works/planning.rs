@@ -1,4 +1,4 @@
-//! Planning a spec of ten thousand tasks.
+//! A work that plans a spec of ten thousand tasks.
 
 use crate::{Amount, Run, Work};
 use anyhow::{Result, ensure};
@@ -7,8 +7,8 @@ use hemlock_stage::Environment;
 use hemlock_store::Store;
 use std::path::Path;
 
-/// 91 seeds, 10 attacks, 5 inversions: 910 poisoned features, 4,550 sets of images and as many evaluations, and what is
-/// before them.
+/// A spec with 91 seeds, 10 attacks and 5 inversions: 910 sets of poisoned features, 4,550 sets of images, as many
+/// evaluations, and the tasks before them.
 const SPEC: &str = r#"
 seeds = [SEEDS]
 
@@ -31,7 +31,7 @@ beta = [0.0, 0.1, 0.2, 0.3, 0.4]
 "#;
 const TASKS: usize = 10_000;
 
-/// From a spec's text to what is to be done about every task, in an empty artifact root.
+/// Parses a spec and decides what to do about every task, in an empty artifact root.
 pub(super) struct Planning;
 
 impl Work for Planning {
@@ -39,7 +39,7 @@ impl Work for Planning {
         format!("plan a spec of {TASKS} tasks")
     }
 
-    /// It is no matter of arithmetic.
+    /// No arithmetic bounds it.
     fn amount(&self) -> Result<Option<Amount>> {
         Ok(None)
     }

@@ -1,4 +1,4 @@
-//! JPEG pictures, with the pixels that libjpeg gives at their last column and row, too.
+//! Decoding of JPEG pictures to the pixels that libjpeg gives, including their last column and row.
 
 use super::{alone_if_large, checked};
 use image::RgbImage;
@@ -7,7 +7,7 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 use zune_jpeg::{ImageInfo, JpegDecoder, SampleRatios};
 
-/// Decodes a JPEG picture. What is missing or damaged is an error; the `image` crate would paint it grey.
+/// Decodes a JPEG picture. Missing or damaged data is an error; the `image` crate would paint it grey.
 pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
     if !ends(bytes) {
         return Err("it is cut: its end is missing".to_owned());
@@ -22,7 +22,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
     let size = (u32::from(info.width), u32::from(info.height));
     let pixels = u64::from(size.0) * u64::from(size.1);
     checked(size, 3 * pixels)?;
-    // A progressive picture's coefficients take two bytes each, as many as there are samples.
+    // The coefficients of a progressive picture take two bytes each, and there are as many as samples.
     let cost = bytes.len() as u64 + pixels * (3 + 2 * u64::from(info.components));
     let beyond =
         if decoder.input_colorspace() == Some(ColorSpace::YCbCr) { Beyond::of(&info) } else { Beyond::default() };
@@ -39,8 +39,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
     })
 }
 
-/// Where colour at half the resolution was interpolated with samples beyond the picture's edge, which blocks are padded
-/// with. libjpeg repeats the last sample of the picture there, so that the last column or row has its very value.
+/// The sides on which colour of half the resolution was interpolated with padding beyond the picture's edge. libjpeg
+/// repeats the picture's last sample there, so that the last column or row has exactly its value.
 #[derive(Default)]
 struct Beyond {
     column: bool,
@@ -60,7 +60,7 @@ impl Beyond {
         self.column || self.row
     }
 
-    /// Gives the last column and row of a Y'CbCr picture the last samples' colours.
+    /// Sets the colours of the last column and row of a Y'CbCr picture to those of the last samples.
     fn mend(&self, picture: &mut RgbImage) {
         let (width, height) = picture.dimensions();
         if self.column {
@@ -80,23 +80,23 @@ impl Beyond {
     }
 }
 
-/// The last sample `c` of a line, up to 1, from the two values that were interpolated between it and the one before it:
-/// `a = (3 c + d + 2) >> 2` and `b = (3 d + c + 2) >> 2`, so that `c` is `(3 a - b) / 2`, less an eighth for what the
-/// shifts cut off on average.
+/// Recovers the last sample `c` of a line, up to 1, from the two values that were interpolated between `c` and the
+/// sample `d` before it: `a = (3 c + d + 2) >> 2` and `b = (3 d + c + 2) >> 2`. Hence `c` is `(3 a - b) / 2`, less an
+/// eighth for what the shifts cut off on average.
 fn last_sample(a: u8, b: u8) -> u8 {
     let eighths = 12 * i32::from(a) - 4 * i32::from(b) - 1;
     ((eighths + 4) >> 3).clamp(0, 255) as u8
 }
 
-/// A Y'CbCr pixel as RGB (JFIF 1.02, page 3), in 16 fractional bits.
+/// Converts a Y'CbCr pixel to RGB (JFIF 1.02, page 3), with 16 fractional bits.
 fn rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
     let rounded = |change: i32| (y + ((change + 0x8000) >> 16)).clamp(0, 255) as u8;
     [rounded(91_881 * cr), rounded(-22_554 * cb - 46_802 * cr), rounded(116_130 * cb)]
 }
 
-/// Whether a JPEG file has its end-of-image marker. Segments are skipped by their length, as one may hold a picture
-/// of its own, and of the entropy-coded data markers are looked for. Whatever follows the end is ignored.
+/// Whether a JPEG file has its end-of-image marker. Segments are skipped by their length, because they may contain a
+/// picture of their own. Entropy-coded data is searched for markers. Anything after the end is ignored.
 fn ends(bytes: &[u8]) -> bool {
     const END: u8 = 0xD9;
     let mut rest = bytes;
@@ -104,12 +104,12 @@ fn ends(bytes: &[u8]) -> bool {
         let Some(marker) = rest.get(at + 1) else { return false };
         let segment = match *marker {
             END => return true,
-            // Another fill byte.
+            // A fill byte before the marker.
             0xFF => {
                 rest = &rest[at + 1..];
                 continue;
             }
-            // A stuffed zero, a restart, the beginning: nothing belongs to them.
+            // A stuffed zero, a reserved marker, a restart, or the start of the image: none has a segment.
             0x00 | 0x01 | 0xD0..=0xD8 => 0,
             _ => match rest.get(at + 2..at + 4) {
                 Some(length) => usize::from(u16::from_be_bytes([length[0], length[1]])),

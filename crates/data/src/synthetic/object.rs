@@ -2,7 +2,7 @@
 
 use std::f32::consts::{FRAC_PI_3, PI};
 
-/// Red, green and blue, 0 to 1.
+/// Red, green and blue, each in `[0, 1]`.
 pub(super) type Rgb = [f32; 3];
 
 /// An outline, about as large as the unit circle.
@@ -41,8 +41,7 @@ impl Shape {
         }
     }
 
-    /// A signed distance to the outline: negative inside, exact at least near straight and round
-    /// edges.
+    /// Returns the signed distance to the outline, negative inside. It is exact near straight and round edges only.
     pub fn distance(self, x: f32, y: f32) -> f32 {
         let r = x.hypot(y);
         let rectangle = |half_width: f32, half_height: f32| (x.abs() - half_width).max(y.abs() - half_height);
@@ -81,7 +80,7 @@ impl Texture {
         }
     }
 
-    /// The share of the second colour, 0 to 1, where `u` and `v` are phases in radians.
+    /// Returns the share of the second colour, in `[0, 1]`, at the phases `u` and `v`, in radians.
     pub fn mix(self, u: f32, v: f32) -> f32 {
         let wave = match self {
             Self::Plain => return 0.0,
@@ -94,18 +93,18 @@ impl Texture {
     }
 }
 
-/// An object in an image; lengths in pixels.
+/// An object in an image. Lengths are in pixels.
 #[derive(Debug, Clone)]
 pub(super) struct Object {
     pub shape: Shape,
     pub texture: Texture,
     pub centre: [f32; 2],
     pub radius: f32,
-    /// Radians.
+    /// Rotation, in radians.
     pub rotation: f32,
-    /// Of the texture, radians per radius.
+    /// Frequency of the texture, in radians per radius of the object.
     pub frequency: f32,
-    /// Of the texture, radians.
+    /// Phase of the texture, in radians.
     pub phase: f32,
     pub colours: [Rgb; 2],
 }
@@ -114,12 +113,12 @@ pub(super) struct Object {
 const REACH: f32 = 1.11;
 
 impl Object {
-    /// Whether the object can cover any of a pixel: false is sure.
+    /// Whether the object may cover a part of a pixel. If it returns false, the object certainly does not.
     pub fn reaches(&self, x: f32, y: f32) -> bool {
         (x - self.centre[0]).hypot(y - self.centre[1]) < REACH * self.radius + 1.0
     }
 
-    /// Opacity and colour at a pixel's centre.
+    /// Returns opacity and colour at a pixel's centre.
     pub fn at(&self, x: f32, y: f32) -> (f32, Rgb) {
         let (sin, cos) = self.rotation.sin_cos();
         let (dx, dy) = ((x - self.centre[0]) / self.radius, (y - self.centre[1]) / self.radius);
@@ -130,12 +129,12 @@ impl Object {
     }
 }
 
-/// `share` of `b`, the rest of `a`.
+/// Mixes `share` of `b` with the rest of `a`.
 pub(super) fn blend(a: Rgb, b: Rgb, share: f32) -> Rgb {
     std::array::from_fn(|channel| a[channel] + share * (b[channel] - a[channel]))
 }
 
-/// Hue in turns, saturation and value 0 to 1.
+/// Converts a hue in turns, and saturation and value in `[0, 1]`, to RGB.
 pub(super) fn hsv(hue: f32, saturation: f32, value: f32) -> Rgb {
     // The usual six-sector formula in closed form.
     [5.0, 3.0, 1.0].map(|offset: f32| {

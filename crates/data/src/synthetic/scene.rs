@@ -1,4 +1,4 @@
-//! One image: background, clutter, objects, patches, camera.
+//! Drawing of one image: background, clutter, objects, patches and camera.
 
 use std::f32::consts::PI;
 
@@ -29,7 +29,7 @@ pub(super) fn draw(spec: &SyntheticSpec, label: usize, rng: &mut ChaCha8Rng, chw
     artist.photograph(&canvas, chw);
 }
 
-/// Colours of the pixels, row by row.
+/// The colours of the pixels, row by row.
 struct Canvas(Vec<Rgb>);
 
 impl Canvas {
@@ -50,7 +50,7 @@ fn position(index: usize) -> (f32, f32) {
     (x as f32 + 0.5, y as f32 + 0.5)
 }
 
-/// Draws everything at random, in a fixed order, to the measure of the difficulty.
+/// Draws all parts of an image at random, in a fixed order. The difficulty scales the randomness.
 struct Artist<'a> {
     spec: &'a SyntheticSpec,
     rng: &'a mut ChaCha8Rng,
@@ -69,23 +69,23 @@ impl Artist<'_> {
         self.rng.sample(StandardNormal)
     }
 
-    /// Uniform in ±`most`, scaled by the difficulty.
+    /// A uniform number in ±`most`, scaled by the difficulty.
     fn nuisance(&mut self, most: f32) -> f32 {
         self.difficulty() * self.uniform(-most, most)
     }
 
-    /// True with probability `most`, scaled by the difficulty.
+    /// True with probability `most` times the difficulty.
     fn chance(&mut self, most: f32) -> bool {
         self.rng.random::<f32>() < self.difficulty() * most
     }
 
-    /// A whole number up to `most`, scaled by the difficulty.
+    /// A random whole number up to `most` times the difficulty.
     fn count(&mut self, most: f32) -> usize {
         (self.uniform(0.0, 1.0) * (self.difficulty() * most + 0.5)) as usize
     }
 
     fn any_colour(&mut self) -> Rgb {
-        // Domain b lives in stronger colours.
+        // Domain b has stronger colours.
         let saturation = match self.spec.domain {
             Domain::A => self.uniform(0.0, 0.6),
             Domain::B => self.uniform(0.2, 0.9),
@@ -129,14 +129,14 @@ impl Artist<'_> {
         }
     }
 
-    /// The object that makes the image's class.
+    /// Returns the object that determines the class of the image.
     fn main_object(&mut self, label: usize) -> Object {
         let centre = [CENTRE + self.nuisance(8.0), CENTRE + self.nuisance(8.0)];
         let radius = 10.0 - 5.0 * self.difficulty() * self.uniform(0.0, 1.0);
         self.object(label, centre, radius)
     }
 
-    /// A smaller object of any other class, towards the border.
+    /// Returns a smaller object of any other class, closer to the border.
     fn other_object(&mut self, label: usize) -> Object {
         let step = self.rng.random_range(1..self.spec.classes);
         let angle = self.uniform(-PI, PI);
@@ -156,7 +156,7 @@ impl Artist<'_> {
         let hue = mean_hue + (0.05 + 0.3 * self.difficulty()) * self.normal();
         let value = self.uniform(0.45, 1.0);
         let colour = hsv(hue, self.uniform(0.35, 1.0), value);
-        // Lighter or darker, so that a texture shows.
+        // The second colour is lighter or darker, so that the texture is visible.
         let second_value = if value > 0.7 { value - 0.45 } else { value + 0.45 };
         let second_hue = hue + self.uniform(0.2, 0.8);
         let second = hsv(second_hue, self.uniform(0.1, 0.9), second_value.min(1.0));
@@ -172,7 +172,7 @@ impl Artist<'_> {
         }
     }
 
-    /// Contrast, brightness and noise, then bytes.
+    /// Applies contrast, brightness and noise, and converts to bytes.
     fn photograph(&mut self, canvas: &Canvas, chw: &mut [u8]) {
         let contrast = 1.0 + self.nuisance(0.5);
         let brightness = self.nuisance(0.2);

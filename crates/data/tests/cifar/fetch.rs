@@ -1,4 +1,4 @@
-//! Obtaining datasets from archives, folders and a local server.
+//! Fetching datasets from archives, folders and a local server.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ fn get(origin: &Origin, trust: &Trust, root: &Path) -> Result<Fetched, DataError
     fetch(Cifar::Cifar10, origin, trust, root, &|_, _| true)
 }
 
-/// Writes an archive into `folder` and gives it as an origin.
+/// Writes an archive into `folder` and returns it as an origin.
 fn local(folder: &Path, bytes: &[u8]) -> Origin {
     let path = folder.join("local.tar.gz");
     fs::write(&path, bytes).unwrap();
@@ -33,7 +33,7 @@ fn is_empty(folder: &Path) -> bool {
     !folder.exists() || fs::read_dir(folder).unwrap().next().is_none()
 }
 
-/// Answers one request with `head`, an empty line and `body`, and gives the address.
+/// Serves one request with `head`, an empty line and `body`, and returns the address.
 fn serve(head: &str, body: Vec<u8>) -> Origin {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/archive.tar.gz", listener.local_addr().unwrap());
@@ -46,7 +46,7 @@ fn serve(head: &str, body: Vec<u8>) -> Origin {
             request.push(byte[0]);
         }
         stream.write_all(head.as_bytes()).unwrap();
-        // A client that has seen enough may hang up.
+        // A client that has read enough may close the connection.
         let _ = stream.write_all(&body);
     });
     Origin::Url(url)
@@ -55,7 +55,7 @@ fn serve(head: &str, body: Vec<u8>) -> Origin {
 #[test]
 fn an_archive_is_put_in_place() {
     let (home, root) = (tempdir().unwrap(), tempdir().unwrap());
-    // The data directory itself need not exist.
+    // The data directory itself does not have to exist.
     let root = root.path().join("data");
     let origin = local(home.path(), &archive());
     let fetched = get(&origin, &Trust::Any, &root).unwrap();
@@ -65,14 +65,14 @@ fn an_archive_is_put_in_place() {
     assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
     load(&Source::Cifar10, &SplitSpec::default(), Some(&root), &|_, _| true).unwrap();
 
-    // What a killed process leaves, be it after its last step.
+    // A folder that a killed process left, even if it was killed after its last step.
     fs::create_dir(root.join(".fetch-killed")).unwrap();
     fs::write(root.join(".fetch-killed/lock"), "").unwrap();
     let again = get(&origin, &Trust::Known, &root).unwrap();
     assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
     assert!(again.already_there);
     assert_eq!((again.train, again.test), (100, 10));
-    // A file that does not exist is a mistake, though nothing would be read of it.
+    // A file that does not exist is an error, although nothing would be read from it.
     let error = get(&Origin::Path("nowhere".into()), &Trust::Known, &root).unwrap_err();
     assert_eq!((error.kind(), error.to_string().as_str()), (DataErrorKind::Missing, "cannot read nowhere"));
 }
@@ -93,7 +93,7 @@ fn other_versions_are_named_and_what_to_get() {
         let place = home.path().join("local.tar.gz").display().to_string();
         let file = home.path().join("unpacked").join(path);
         fs::create_dir_all(file.parent().unwrap()).unwrap();
-        // Any of the folder's files, and one that tells.
+        // Whether or not the file itself identifies the version, its folder does.
         fs::write(&file, "").unwrap();
         let parent = Origin::Path(home.path().join("unpacked"));
         for (origin, trust, place) in [
@@ -107,11 +107,11 @@ fn other_versions_are_named_and_what_to_get() {
             assert!(error.contains("cifar-10-binary.tar.gz") && error.len() < 300 + place.len(), "{error}");
             assert!(is_empty(root.path()));
         }
-        // Where datasets are looked for.
+        // The place where datasets are looked for.
         let error = digest(&Source::Cifar10, Some(&home.path().join("unpacked"))).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
-    // Its own folder, given itself.
+    // The dataset's own folder, given directly.
     let home = tempdir().unwrap();
     fs::write(home.path().join("data_batch_1"), "").unwrap();
     let error = get(&Origin::Path(home.path().into()), &Trust::Any, &home.path().join("data")).unwrap_err();
@@ -159,7 +159,7 @@ fn a_folder_or_its_parent_is_copied() {
         assert!(is_empty(root.path()));
         let fetched = get(&origin, &Trust::Any, root.path()).unwrap();
         assert_eq!(digest(&Source::Cifar10, Some(root.path())).unwrap(), expected);
-        // What it said the first time is what to expect the next time.
+        // The checksum of the first fetch is accepted by the second.
         let trust = Trust::Expected(fetched.checksums[0].clone());
         let root = tempdir().unwrap();
         assert!(get(&origin, &trust, root.path()).is_ok());
@@ -188,14 +188,14 @@ fn an_unknown_checksum_is_refused_with_both_values() {
 #[test]
 fn checksums_are_those_of_the_standard_tools() {
     let (home, root) = (tempdir().unwrap(), tempdir().unwrap());
-    // `printf abc | sha256sum` and `printf abc | md5sum`.
+    // The output of `printf abc | sha256sum` and `printf abc | md5sum`.
     for text in [
         "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
         "md5:900150983cd24fb0d6963f7d28e17f72",
     ] {
         let trust = Trust::Expected(text.parse().unwrap());
         let error = get(&local(home.path(), b"abc"), &trust, root.path()).unwrap_err();
-        // Accepted, and only then found to be no archive.
+        // The checksum is accepted, and only then the file turns out to be no archive.
         assert!(matches!(error, DataError::Archive { .. }), "{error}");
         assert!(is_empty(root.path()));
     }
@@ -285,7 +285,7 @@ fn failed_downloads_leave_nothing() {
         assert_eq!(error.kind(), DataErrorKind::Io);
         assert!(is_empty(root.path()));
     }
-    // Without a length a short body shows only by its checksum.
+    // Without a content length, only the checksum shows that the body is too short.
     let root = tempdir().unwrap();
     let origin = serve("200 OK", body[..half].to_vec());
     let error = get(&origin, &Trust::Known, root.path()).unwrap_err();

@@ -1,4 +1,4 @@
-//! CIFAR files, unpacked and archived, sound and broken.
+//! CIFAR files, unpacked and archived, intact and broken.
 
 use std::fs;
 use std::path::Path;
@@ -135,7 +135,7 @@ fn a_label_out_of_range_is_named() {
     for words in ["test_batch.bin", "record 3", "label 10", "0 to 9"] {
         assert!(message.contains(words), "{message}");
     }
-    // The coarse label counts although the fine one was chosen.
+    // The coarse label is checked although the fine one was chosen.
     let mut files = support::cifar100();
     files[0].1[2 * 3074] = 20;
     let root = folder(Cifar::Cifar100, &files);

@@ -10,7 +10,7 @@ use hemlock_data::Cifar;
 /// Names and bytes of a dataset's files.
 pub type Files = Vec<(String, Vec<u8>)>;
 
-/// Records whose labels count up and whose pixels all differ from record to record.
+/// Records whose labels count up and whose pixels differ from record to record.
 fn records(count: usize, first: usize, labels: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
     (first..first + count)
         .flat_map(|i| {
@@ -22,11 +22,11 @@ fn records(count: usize, first: usize, labels: impl Fn(usize) -> Vec<u8>) -> Vec
 
 fn names(count: usize, prefix: &str) -> Vec<u8> {
     let lines: String = (0..count).map(|i| format!("{prefix}{i}\n")).collect();
-    // The official lists end in an empty line.
+    // The official lists end with an empty line.
     (lines + "\n").into_bytes()
 }
 
-/// 5 x 20 records to train on, 10 to test on.
+/// 5 x 20 training records and 10 test records.
 pub fn cifar10() -> Files {
     let label = |i: usize| vec![(i % 10) as u8];
     let mut files: Files = (0..5)
@@ -40,7 +40,7 @@ pub fn cifar10() -> Files {
     files
 }
 
-/// 200 records to train on, 100 to test on; five fine classes in a row share a coarse one.
+/// 200 training records and 100 test records. Five consecutive fine classes share a coarse one.
 pub fn cifar100() -> Files {
     let labels = |i: usize| vec![(i % 100 / 5) as u8, (i % 100) as u8];
     vec![
@@ -60,7 +60,7 @@ pub fn unpacked(cifar: Cifar, files: &Files, root: &Path) {
     }
 }
 
-/// A `.tar.gz` of the files in their folder.
+/// A `.tar.gz` archive of the files in their folder.
 pub fn archive(cifar: Cifar, files: &Files) -> Vec<u8> {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
     for (name, bytes) in files {
@@ -73,7 +73,7 @@ pub fn archive(cifar: Cifar, files: &Files) -> Vec<u8> {
     tar.into_inner().unwrap().finish().unwrap()
 }
 
-/// A `.tar.gz` of one entry, written as it is, however unsafe.
+/// A `.tar.gz` archive of one entry, written as it is, however unsafe.
 pub fn archive_of_entry(path: &str, kind: tar::EntryType) -> Vec<u8> {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
     let mut header = tar::Header::new_gnu();
@@ -84,7 +84,7 @@ pub fn archive_of_entry(path: &str, kind: tar::EntryType) -> Vec<u8> {
     }
     let contents: &[u8] = if kind == tar::EntryType::Regular { b"escaped" } else { b"" };
     header.set_size(contents.len() as u64);
-    // `Header::set_path` would refuse the very paths that are tested.
+    // `Header::set_path` would refuse the paths that are tested here.
     header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
     header.set_cksum();
     tar.append(&header, contents).unwrap();

@@ -1,4 +1,4 @@
-//! Control: as many clean samples a second time. There is none where poisons replace samples.
+//! Control: as many clean samples a second time. It does not exist for poisons that replace samples.
 
 use super::{Basis, Control, Relabelled};
 use hemlock_head::Samples;
@@ -7,7 +7,7 @@ use hemlock_streams::Purpose;
 use hemlock_victims::TrainingSetChange;
 use rand::seq::index;
 
-/// Clean samples a second time.
+/// The control of clean samples that occur twice.
 pub(super) static CONTROL: Control =
     Control { name: "duplicates", about: "after as many clean samples were added a second time", make };
 
@@ -18,7 +18,7 @@ fn make(of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
     Ok(Some(of.change(draw(of.clean()?, of.count, of.data.ctx.seed))))
 }
 
-/// `m` different clean samples, as they are, drawn uniformly.
+/// Draws `m` different clean samples uniformly, with their own labels.
 pub(super) fn draw(clean: Samples, m: usize, seed: u64) -> Relabelled {
     let mut rows = index::sample(&mut Purpose::ControlSamples.of(seed), clean.len(), m.min(clean.len())).into_vec();
     rows.sort_unstable();

@@ -1,4 +1,4 @@
-//! Control: flipped labels, chosen by their influence on the error that attacks raise.
+//! Control: flipped labels that are chosen by their influence on the error that attacks raise.
 
 use super::{Basis, Control, Relabelled};
 use hemlock_head::{
@@ -9,7 +9,7 @@ use hemlock_victims::TrainingSetChange;
 use ndarray::Array2;
 use std::sync::Arc;
 
-/// Flips that are chosen by their influence on the error that attacks raise.
+/// The control of flips that are chosen by their influence.
 pub(super) static CONTROL: Control = Control {
     name: "influence-flips",
     about: "after as many clean samples were added, or replaced, with the wrong labels that influence most",
@@ -24,34 +24,38 @@ fn make(of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
     Ok(Some(of.change(flips.choose(of.head, of.count, of.data.ctx)?)))
 }
 
-/// Rounds in which influence flips are chosen.
+/// Number of rounds in which influence flips are chosen.
 const ROUNDS: usize = 10;
-/// Of the error that they raise: that of the bilevel attack where a spec says nothing.
+/// Temperature of the smoothed error that the flips raise; the default of the bilevel attack.
 const TEMPERATURE: f64 = 0.5;
 
-/// Clean samples with wrong labels, chosen to raise the error on some samples by their influence on the head (Koh &
-/// Liang, 2017). With `U` the inverse Hessian times the gradient of the [smoothed error](smoothed_error), adding a
-/// sample `(z, y)` to n others raises it to first order by
-/// `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y - <p, U [z, 1]>)`. Where a flipped sample stands in the place of itself, its
-/// own label's share is gone, which leaves `1/n ((U [z, 1])_y - (U [z, 1])_own)`.
+/// Chooses clean samples and wrong labels for them that raise the error on some samples, by their influence on the head
+/// (Koh & Liang, 2017).
 ///
-/// They are chosen in [`ROUNDS`], with the head trained anew in between, so that later ones know what earlier ones did.
-/// A flip that is added beside the sample may be chosen again in a later round, as a poison may be repeated.
+/// With `U` the inverse Hessian times the gradient of the [smoothed error](smoothed_error), these changes raise the
+/// error to first order by
+///
+/// - `-1/n <U, G(z, y)> = 1/n ((U [z, 1])_y - <p, U [z, 1]>)`, if a sample `(z, y)` is added to n others;
+/// - `1/n ((U [z, 1])_y - (U [z, 1])_own)`, if the flipped sample replaces itself, so that its own label contributes no
+///   more.
+///
+/// The flips are chosen in [`ROUNDS`] rounds. The head is retrained after each, so that later flips take earlier ones
+/// into account. If flips are added, a later round may choose the same flip again, as poisons may repeat, too.
 pub(crate) struct InfluenceFlips<'a, 's> {
     pub(crate) clean: Samples<'s>,
-    /// Whose error is raised.
+    /// The samples whose error is raised.
     pub(crate) raised: &'a [Samples<'s>],
     pub(crate) weight_decay: f64,
-    /// Whether a flipped sample stands in the place of itself.
+    /// Whether a flipped sample replaces itself; otherwise it is added.
     pub(crate) replaces: bool,
 }
 
 impl InfluenceFlips<'_, '_> {
-    /// `m` flips, or as many as there are samples to replace, from the head of the clean samples on: those of the
-    /// rounds or, if these raise the error more, those that are chosen at once.
+    /// Returns `m` flips, or as many as there are samples to replace. They are those of the rounds, which start from
+    /// `head`, or `m` flips that are chosen at once, if these raise the error more.
     ///
     /// # Errors
-    /// Samples that do not fit the head, none whose error is raised, or an interruption.
+    /// If the samples do not fit the head, if there are none whose error is raised, or if the run was interrupted.
     pub(crate) fn choose(&self, head: &Head, m: usize, ctx: &Context) -> Result<Relabelled, StageError> {
         let m = if self.replaces { m.min(self.clean.len()) } else { m };
         let preconditioner = Arc::new(Preconditioner::at(head, &[self.clean.reborrow()], self.weight_decay)?);
@@ -82,7 +86,7 @@ impl InfluenceFlips<'_, '_> {
         Ok(if error(&rounds)? >= error(&at_once)? { rounds } else { at_once })
     }
 
-    /// What `run` makes of the training set that a control leaves, clean samples and flipped ones.
+    /// Calls `run` with the training set of clean and flipped samples that a control leads to.
     fn trained_on<T>(
         &self,
         control: &Relabelled,
@@ -101,7 +105,7 @@ impl InfluenceFlips<'_, '_> {
         run(&[Samples::new(kept.view(), &labels, classes)?, flipped])
     }
 
-    /// Which samples may be flipped where those of `taken` were.
+    /// Returns for every clean sample whether it may still be flipped after those in `taken`.
     fn free(&self, taken: &[usize]) -> Vec<bool> {
         let mut free = vec![true; self.clean.len()];
         if self.replaces {
@@ -110,7 +114,7 @@ impl InfluenceFlips<'_, '_> {
         free
     }
 
-    /// The best flip of every sample at a head, by its first-order gain.
+    /// Finds the best flip of every clean sample by its first-order gain at a head, in the order of the samples.
     fn gains(&self, head: &Head, influence: &Head) -> Result<Vec<Flip>, StageError> {
         let mut flips = Vec::with_capacity(self.clean.len());
         for chunk in self.clean.chunks() {
@@ -127,9 +131,9 @@ impl InfluenceFlips<'_, '_> {
     }
 }
 
-/// A sample with a wrong label.
+/// A clean sample with a wrong label.
 struct Flip {
-    /// By how much it raises the error, times the number of samples.
+    /// The increase of the error to first order, times the number of samples.
     gain: f64,
     row: usize,
     label: u32,
@@ -144,7 +148,7 @@ impl Relabelled {
     }
 }
 
-/// Trains heads and solves with their Hessians, each from where the last one ended.
+/// Trains heads and solves linear systems with their Hessians. Each starts from the last solution.
 struct Solver<'a> {
     ctx: &'a Context<'a>,
     preconditioner: Arc<Preconditioner>,
@@ -153,7 +157,7 @@ struct Solver<'a> {
 }
 
 impl Solver<'_> {
-    /// Moves the head to the minimum, near enough to rank samples by.
+    /// Moves the head close enough to the minimum to rank samples by influence.
     fn train(&mut self, training: &[Samples<'_>], weight_decay: f64) -> Result<(), StageError> {
         let options = FitOptions {
             gradient_tolerance: 1e-5,
@@ -165,7 +169,7 @@ impl Solver<'_> {
         self.ctx.check()
     }
 
-    /// The inverse Hessian times the gradient of the error, at the head that training ends at.
+    /// Trains the head, and returns the inverse Hessian times the gradient of the error there.
     fn influence(
         &mut self,
         training: &[Samples<'_>],
@@ -208,7 +212,7 @@ mod tests {
         assert!(flipped.labels.iter().collect::<std::collections::BTreeSet<_>>().len() > 2);
     }
 
-    /// Two classes that overlap, their head, and what a choice of flips does to it.
+    /// Two classes that overlap, the head that is trained on them, and ways to measure chosen flips.
     struct Overlapping {
         train: (Array2<f64>, Vec<u32>),
         validation: (Array2<f64>, Vec<u32>),
@@ -252,7 +256,7 @@ mod tests {
             let influence = self.solver(|s| s.influence(&[self.clean()], &raised, self.options.weight_decay).unwrap());
             self.flips(&raised, replaces).gains(&self.head, &influence).unwrap()
         }
-        /// Those that are chosen at once.
+        /// Flips that are all chosen in one round.
         fn at_once(&self, m: usize, replaces: bool) -> Relabelled {
             let mut gains = self.gains(replaces);
             gains.sort_by(|a, b| b.gain.total_cmp(&a.gain));
@@ -260,7 +264,7 @@ mod tests {
             control.extend(gains.iter().take(m));
             control
         }
-        /// The smoothed error of a head that is trained on other labels, or on further samples.
+        /// The smoothed error of a head that is trained on the samples with other labels, or with further samples.
         fn error(&self, labels: &[u32], added: &Relabelled) -> f64 {
             let z = self.clean().select(&added.rows);
             let added = Samples::new(z.view(), &added.labels, 2).unwrap();
@@ -289,7 +293,8 @@ mod tests {
         }
     }
 
-    /// Later rounds know what earlier ones did, and may repeat them; a sample that is replaced is replaced once.
+    /// Later rounds take earlier ones into account and may repeat their flips; a sample that is replaced is replaced
+    /// once.
     #[test]
     fn rounds_cost_more_than_a_choice_at_once() {
         let data = Overlapping::new(400, 1e-3);
@@ -305,7 +310,7 @@ mod tests {
         }
     }
 
-    /// First-order gains are those of trial, beside the sample and in its place.
+    /// First-order gains agree with those of retraining, for flips that are added and for flips that replace.
     #[test]
     fn gains_are_those_of_trial() {
         let data = Overlapping::new(200, 1e-2);
@@ -328,7 +333,7 @@ mod tests {
         sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
     }
 
-    /// A feature in which two classes overlap.
+    /// One feature in which two classes overlap, and labels.
     fn overlapping(n: usize, seed: u64) -> (Array2<f64>, Vec<u32>) {
         let mut rng = Purpose::Test.of(seed);
         let labels: Vec<u32> = (0..n).map(|i| (i % 2) as u32).collect();

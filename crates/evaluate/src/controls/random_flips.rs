@@ -1,4 +1,4 @@
-//! Control: as many clean samples, each with a wrong label that is drawn uniformly.
+//! Control: as many clean samples with wrong labels that are drawn uniformly.
 
 use super::{Basis, Control, Relabelled, duplicates};
 use hemlock_head::Samples;
@@ -7,7 +7,7 @@ use hemlock_streams::Purpose;
 use hemlock_victims::TrainingSetChange;
 use rand::RngExt;
 
-/// Flips that are drawn at random.
+/// The control of flips that are drawn at random.
 pub(super) static CONTROL: Control = Control {
     name: "random-flips",
     about: "after as many clean samples were added, or replaced, with random wrong labels",

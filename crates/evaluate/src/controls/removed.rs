@@ -1,13 +1,13 @@
-//! Control: the clean samples that are left without those that poisons replace. There is none where poisons are added.
+//! Control: the clean samples without those that poisons replace. It does not exist for poisons that are added.
 
 use super::{Basis, Control};
 use hemlock_stage::StageError;
 use hemlock_victims::TrainingSetChange;
 
-/// The fewest samples that a victim is trained on: a network has batches of at least as many.
+/// The smallest number of samples that a victim is trained on; batches of a network have at least as many.
 const FEWEST: usize = 4;
 
-/// Clean samples without those that poisons replace.
+/// The control without the samples that poisons replace.
 pub(super) static CONTROL: Control =
     Control { name: "removed", about: "without the samples that poisons replace", make };
 

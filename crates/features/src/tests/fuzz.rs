@@ -1,10 +1,10 @@
-//! Variants of good files: each is read, or refused in a few words.
+//! Variants of good files: each is either read, or refused with a short message.
 
 use super::{Entry, Place, f4, good, i8, npy, npz, read, safetensors, with};
 use hemlock_fuzz::{Samples, message};
 use std::fs;
 
-/// What the formats of arrays say of themselves.
+/// Words that have a meaning in the formats of arrays.
 const WORDS: [&str; 9] = ["<f8", ">f4", "|b1", "|O", "True", "'shape': (", "\"F64\"", "data_offsets", "__metadata__"];
 
 fn several() -> [Vec<Entry>; 2] {

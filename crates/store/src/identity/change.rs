@@ -1,4 +1,4 @@
-//! How two identities differ.
+//! Differences between two identities.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,14 +13,14 @@ use crate::Key;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum Change {
-    /// Another stage altogether.
+    /// The stages are different.
     Stage {
         /// The older name.
         old: String,
         /// The newer name.
         new: String,
     },
-    /// The stage's code gives other results than before.
+    /// The version of the stage's code, which changes when its results do.
     StageVersion {
         /// The older version.
         old: u32,
@@ -29,7 +29,7 @@ pub enum Change {
     },
     /// A parameter.
     Param {
-        /// Where it is, such as `optimiser.rates[2]`; empty for the parameters as a whole.
+        /// The path of the parameter, such as `optimiser.rates[2]`; empty for the parameters as a whole.
         path: String,
         /// The older value; `None` if there was none.
         old: Option<Value>,
@@ -52,7 +52,7 @@ pub enum Change {
     },
     /// An input.
     Input {
-        /// What the stage uses it as.
+        /// The role of the input.
         role: String,
         /// The older key; `None` if there was no such input.
         old: Option<Key>,
@@ -81,7 +81,7 @@ fn or_none(value: &Option<impl fmt::Display>) -> String {
     value.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
 }
 
-/// The body of [`Identity::diff`].
+/// Implements [`Identity::diff`].
 pub fn diff(new: &Identity, old: &Identity) -> Vec<Change> {
     let mut changes = Vec::new();
     if new.stage != old.stage {
@@ -106,7 +106,7 @@ pub fn diff(new: &Identity, old: &Identity) -> Vec<Change> {
     changes
 }
 
-/// Walks down both values as long as they have the same form, so that a change is named where it is.
+/// Descends into both values as long as they have the same form, so that a change is reported at its innermost path.
 fn params(path: &str, old: Option<&Value>, new: Option<&Value>, changes: &mut Vec<Change>) {
     match (old, new) {
         (Some(Value::Object(old)), Some(Value::Object(new))) => {

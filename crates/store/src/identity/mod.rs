@@ -1,4 +1,4 @@
-//! What decides a task's result, and the key made of it.
+//! The identity of a task: everything that decides its result, and the key that is computed from it.
 //!
 //! | what                             | in the key | why                                                            |
 //! |----------------------------------|------------|----------------------------------------------------------------|
@@ -32,25 +32,25 @@ pub use change::Change;
 
 use crate::Key;
 
-/// Everything that decides what a task computes.
+/// Everything that decides the result of a task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Identity {
     /// The stage's name.
     pub stage: String,
     /// The stage's version.
     pub stage_version: u32,
-    /// The stage's parameters, defaults filled in.
+    /// The stage's parameters, with defaults filled in.
     pub params: Value,
-    /// The seed of the stage's random choices, if it makes any.
+    /// The seed of the stage's random choices; `None` if it makes none.
     pub seed: Option<u64>,
-    /// The digest of raw data (a dataset, a file of weights), for a stage that reads any.
+    /// The digest of the raw data that the stage reads (a dataset, a file of weights); `None` if it reads none.
     pub source: Option<String>,
     /// The keys of the inputs, by role.
     pub inputs: BTreeMap<String, Key>,
 }
 
 impl Identity {
-    /// The task's name: a hash of the whole identity.
+    /// Returns the task's name: the hash of the whole identity.
     pub fn key(&self) -> Key {
         let Self { stage, stage_version, params, seed, source, inputs } = self;
         let inputs: Map<_, _> = inputs.iter().map(|(role, key)| (role.clone(), key.to_string().into())).collect();
@@ -65,13 +65,13 @@ impl Identity {
         Key::of(canonical(whole).to_string().as_bytes())
     }
 
-    /// What changed since `old`, in a fixed order. Empty if and only if the keys are equal.
+    /// Returns the changes since `old`, in a fixed order. It is empty if and only if the keys are equal.
     pub fn diff(&self, old: &Self) -> Vec<Change> {
         change::diff(self, old)
     }
 }
 
-/// The value with the names of each object in ascending order, whichever map `serde_json` was built with.
+/// Sorts the names of each object, whichever kind of map `serde_json` was built with.
 pub(crate) fn canonical(value: Value) -> Value {
     match value {
         Value::Object(map) => {
@@ -108,7 +108,7 @@ mod tests {
             r#""seed":7,"source":"sha256:00ff","stage":"features","stage_version":3}"#
         );
         assert_eq!(identity().key(), Key::of(text.as_bytes()));
-        // A new value here orphans every artifact ever made, so it must be on purpose.
+        // If this value changes, no artifact that was ever made is found again. So it must not change by accident.
         assert_eq!(identity().key().to_string(), "2fe63dcd7ee5fe2f38e7bbbf0c1de465");
     }
 
@@ -133,7 +133,7 @@ mod tests {
         }
     }
 
-    /// Parameters without `-0.0`, which they are documented not to have.
+    /// Parameters without `-0.0`, which the documentation excludes.
     fn params() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),

@@ -1,4 +1,4 @@
-//! Arrays as they are in memory: element types and shaped blocks.
+//! The elements and shapes of arrays.
 
 use super::header::Encoding;
 
@@ -6,9 +6,9 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A number that arrays on disk are made of: `f32`, `f64`, `u8` or `u32`.
+/// A type of numbers that arrays on disk consist of: `f32`, `f64`, `u8` or `u32`.
 pub trait Element: bytemuck::Pod + sealed::Sealed {
-    /// How the file's header names the type.
+    /// The encoding by which a file's header names the type.
     #[doc(hidden)]
     const ENCODING: Encoding;
 }
@@ -27,7 +27,7 @@ element!(f32 => F32, f64 => F64, u8 => U8, u32 => U32);
 /// An array with its shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Block<T> {
-    /// The length of each axis, outermost first; at most four axes, each of any length, zero too.
+    /// The length of each axis, outermost first. There are at most four axes, and a length may be 0.
     pub shape: Vec<usize>,
     /// The elements in C order: the last axis varies fastest.
     pub data: Vec<T>,

@@ -1,4 +1,4 @@
-//! One payload file: created whole, or opened and read with its digest checked.
+//! One payload file: written as a whole, or opened and read with its digest checked.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -11,10 +11,11 @@ use crate::fs::open;
 use crate::manifest::FileRecord;
 use crate::{Result, StoreError};
 
-/// Bytes that are read and hashed at a time: enough to share between threads, and still in their caches.
+/// Number of bytes that are read and hashed at a time: enough to share between threads, and few enough for their
+/// caches.
 const CHUNK: usize = 4 << 20;
 
-/// An open payload file whose header makes sense and whose length is as its header says.
+/// An open payload file with a valid header and the length that the header gives.
 #[derive(Debug)]
 pub struct PayloadFile {
     path: PathBuf,
@@ -24,7 +25,7 @@ pub struct PayloadFile {
 }
 
 impl PayloadFile {
-    /// Writes a new file and waits until the disk has it.
+    /// Writes a new file and waits until it is on the disk.
     pub fn create(path: &Path, label: &str, encoding: Encoding, shape: &[usize], body: &[u8]) -> Result<FileRecord> {
         let (raw, digest) = header::encode(encoding, shape, label, body)?;
         File::create(path)
@@ -37,7 +38,7 @@ impl PayloadFile {
         Ok(FileRecord { bytes: (HEADER_LEN + body.len()) as u64, digest })
     }
 
-    /// Opens a file and checks all of it but the digest.
+    /// Opens a file, and checks everything except the digest.
     pub fn open(path: &Path) -> Result<Self> {
         let mut file = open(path)?.ok_or_else(|| StoreError::missing(path, "payload file"))?;
         let found = file.metadata().map_err(StoreError::io(path, "read"))?.len();
@@ -59,7 +60,7 @@ impl PayloadFile {
         &self.header
     }
 
-    /// Refuses a file of another kind, name or encoding.
+    /// Refuses a file whose label or encoding is another.
     pub fn expect(&self, label: &str, encoding: Encoding) -> Result<()> {
         let mismatch = |expected: &str, found: &str| {
             Err(StoreError::Mismatch { path: self.path.clone(), expected: expected.into(), found: found.into() })
@@ -73,7 +74,7 @@ impl PayloadFile {
         Ok(())
     }
 
-    /// Refuses a file that is not the one which the manifest lists.
+    /// Refuses a file that is not the one that the manifest lists.
     pub fn expect_record(&self, record: &FileRecord) -> Result<()> {
         if self.header.digest != record.digest {
             return Err(StoreError::corrupt(&self.path, "it is not the file that its manifest lists"));
@@ -81,7 +82,7 @@ impl PayloadFile {
         Ok(())
     }
 
-    /// Reads the body into memory of just its length, and checks the digest.
+    /// Reads the body into `body`, whose length must be the body's, and checks the digest.
     pub fn read_into(mut self, body: &mut [u8]) -> Result<()> {
         let mut hasher = header::hasher(&self.raw);
         for chunk in body.chunks_mut(CHUNK) {
@@ -91,7 +92,7 @@ impl PayloadFile {
         self.check(&hasher)
     }
 
-    /// Maps the body, and checks the digest.
+    /// Maps the body into memory, and checks the digest.
     pub fn map<T: Element>(self) -> Result<Mapped<T>> {
         let mapped =
             Mapped::new(&self.file, self.header.shape.clone()).map_err(|e| StoreError::io(&self.path, "map")(e))?;
@@ -103,7 +104,7 @@ impl PayloadFile {
         Ok(mapped)
     }
 
-    /// Checks the digest without holding the body in memory.
+    /// Checks the digest without keeping the body in memory.
     pub fn verify(mut self) -> Result<()> {
         let mut hasher = header::hasher(&self.raw);
         let mut buffer = vec![0; CHUNK.min(self.header.body_len)];
@@ -117,14 +118,14 @@ impl PayloadFile {
         self.check(&hasher)
     }
 
-    /// Reads a part of the body, from a byte of it on, without checking the digest.
+    /// Reads a part of the body, beginning at byte `from`, without checking the digest.
     #[cfg(unix)]
     pub fn read_at(&self, part: &mut [u8], from: usize) -> Result<()> {
         use std::os::unix::fs::FileExt;
         self.file.read_exact_at(part, (HEADER_LEN + from) as u64).map_err(|e| read_error(&self.path, e))
     }
 
-    /// Reads a part of the body, from a byte of it on, without checking the digest.
+    /// Reads a part of the body, beginning at byte `from`, without checking the digest.
     #[cfg(not(unix))]
     pub fn read_at(&self, part: &mut [u8], from: usize) -> Result<()> {
         use std::io::{Seek, SeekFrom};

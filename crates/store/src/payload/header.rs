@@ -1,11 +1,11 @@
-//! The 128 bytes at the start of a payload file. The layout is in [the parent's doc](super).
+//! The header of a payload file: its first 128 bytes. The layout is in [the parent's documentation](super).
 
 use std::path::Path;
 
 use crate::hash::Digest;
 use crate::{Result, StoreError};
 
-/// Length of a header, and so where the body begins.
+/// Length of a header in bytes, which is the offset of the body.
 pub const HEADER_LEN: usize = 128;
 
 const MAGIC: &[u8; 8] = b"HEMLOCK\0";
@@ -15,7 +15,7 @@ const MAX_AXES: usize = 4;
 const LABEL: std::ops::Range<usize> = 56..96;
 const DIGEST: std::ops::Range<usize> = 96..128;
 
-/// How a body is to be understood.
+/// The encoding of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Encoding {
@@ -29,7 +29,7 @@ pub enum Encoding {
 impl Encoding {
     const ALL: [Self; 5] = [Self::Bincode, Self::F32, Self::U8, Self::U32, Self::F64];
 
-    /// Bytes per element; a bincode body counts as bytes.
+    /// Number of bytes per element; 1 for a bincode body.
     pub fn size(self) -> usize {
         match self {
             Self::Bincode | Self::U8 => 1,
@@ -38,7 +38,7 @@ impl Encoding {
         }
     }
 
-    /// What a message calls it.
+    /// The words for the encoding in a message.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Bincode => "a value",
@@ -50,18 +50,18 @@ impl Encoding {
     }
 }
 
-/// A parsed header: its shape and its body's length agree.
+/// A parsed header, whose shape agrees with the length of the body.
 #[derive(Debug)]
 pub struct Header {
     pub encoding: Encoding,
     pub shape: Vec<usize>,
     pub body_len: usize,
-    /// Kind and name, such as `features/train`.
+    /// The kind and name, such as `features/train`.
     pub label: String,
     pub digest: Digest,
 }
 
-/// How many elements an array of this shape has; `None` for a number that does not fit.
+/// Number of elements of an array of this shape; `None` if it overflows.
 pub fn volume(shape: &[usize]) -> Option<usize> {
     if shape.contains(&0) {
         return Some(0);
@@ -70,13 +70,13 @@ pub fn volume(shape: &[usize]) -> Option<usize> {
 }
 
 impl Header {
-    /// How many elements the body has.
+    /// Number of elements of the body.
     pub fn elements(&self) -> usize {
         self.body_len / self.encoding.size()
     }
 }
 
-/// The header of a body, with its digest in place.
+/// Encodes the header of a body, including the digest. Returns it with the digest.
 pub fn encode(encoding: Encoding, shape: &[usize], label: &str, body: &[u8]) -> Result<([u8; HEADER_LEN], Digest)> {
     if shape.len() > MAX_AXES {
         return Err(StoreError::refused(format!("`{label}` has the shape {shape:?}: at most {MAX_AXES} axes fit")));
@@ -100,7 +100,7 @@ pub fn encode(encoding: Encoding, shape: &[usize], label: &str, body: &[u8]) -> 
     Ok((raw, digest))
 }
 
-/// A hasher that has seen the header with its digest zeroed, and waits for the body.
+/// Returns a hasher that was given the header with a zeroed digest, and has to be given the body.
 pub fn hasher(raw: &[u8; HEADER_LEN]) -> blake3::Hasher {
     let mut zeroed = *raw;
     zeroed[DIGEST].fill(0);
@@ -109,7 +109,7 @@ pub fn hasher(raw: &[u8; HEADER_LEN]) -> blake3::Hasher {
     hasher
 }
 
-/// Makes sense of a header. Its digest is yet to be checked.
+/// Parses a header. The digest is not checked.
 pub fn parse(path: &Path, raw: &[u8; HEADER_LEN]) -> Result<Header> {
     let corrupt = |what: &str| StoreError::corrupt(path, what);
     if raw[0..8] != *MAGIC {
@@ -165,7 +165,7 @@ fn u16_at(raw: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([raw[at], raw[at + 1]])
 }
 
-/// Eight bytes as a length; `None` if the host cannot hold it.
+/// Converts eight bytes to a length; `None` if it does not fit into `usize`.
 fn usize_at(field: &[u8]) -> Option<usize> {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(field);

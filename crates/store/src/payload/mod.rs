@@ -42,7 +42,7 @@ use crate::{Result, StoreError, codec};
 #[cfg(target_endian = "big")]
 compile_error!("payload bodies are the little-endian memory of arrays: big-endian hosts are not supported");
 
-/// What a stage emits and a later stage reads.
+/// The contents of an artifact, which one stage writes and later stages read.
 pub trait Artifact: Sized {
     /// The type's name on disk, such as `features`. Legal characters are `a-z 0-9 . _ -`.
     const KIND: &'static str;
@@ -50,16 +50,16 @@ pub trait Artifact: Sized {
     /// Writes the whole content as named payload files.
     ///
     /// # Errors
-    /// Those of [`PayloadWriter`]'s methods.
+    /// The errors of [`PayloadWriter`]'s methods.
     fn write(&self, writer: &mut PayloadWriter) -> Result<()>;
 
     /// Reads back what [`write`](Self::write) wrote.
     ///
     /// # Errors
-    /// Those of [`PayloadReader`]'s methods; [`PayloadReader::corrupt`] for contents that contradict each other.
+    /// The errors of [`PayloadReader`]'s methods, and [`PayloadReader::corrupt`] if contents contradict each other.
     fn read(reader: &PayloadReader) -> Result<Self>;
 
-    /// Short facts for the manifest, such as shapes and scores. Never read back by a stage.
+    /// Returns short facts for the manifest, such as shapes and scores. No stage reads them.
     fn summary(&self) -> serde_json::Value {
         serde_json::Value::Null
     }
@@ -74,16 +74,17 @@ pub struct PayloadWriter {
 }
 
 impl PayloadWriter {
-    /// A writer of artifacts of the given [`Artifact::KIND`] into an existing folder.
+    /// Makes a writer of artifacts of the given [`Artifact::KIND`] into an existing folder.
     pub fn new(dir: impl Into<PathBuf>, kind: &str) -> Self {
         Self { dir: dir.into(), kind: kind.to_owned(), files: BTreeMap::new() }
     }
 
-    /// Writes an array, in C order, to the file `name`.
+    /// Writes an array in C order to the file `name`.
     ///
     /// # Errors
-    /// [`StoreError::Refused`] for an illegal or used name, more than four axes, or a shape
-    /// that does not fit the data; [`StoreError::Io`] if writing fails.
+    /// - [`StoreError::Refused`] if the name is illegal or was used, if there are more than four axes, or if the shape
+    ///   does not fit the data.
+    /// - [`StoreError::Io`] if writing fails.
     pub fn array<T: Element>(&mut self, name: &str, shape: &[usize], data: &[T]) -> Result<()> {
         if header::volume(shape) != Some(data.len()) {
             return Err(StoreError::refused(format!(
@@ -95,21 +96,21 @@ impl PayloadWriter {
         self.file(name, T::ENCODING, shape, bytemuck::cast_slice(data))
     }
 
-    /// Writes a struct or any other value that serde's derive can handle to the file `name`.
+    /// Writes a struct, or any other value that serde's derive supports, to the file `name`.
     ///
-    /// The encoding does not describe itself, so types that need to be told what they read
-    /// (`serde_json::Value`, `#[serde(untagged)]`, `#[serde(flatten)]`, `skip_serializing_if`) do not work.
+    /// The encoding does not store types. Types that have to be told what they read (`serde_json::Value`,
+    /// `#[serde(untagged)]`, `#[serde(flatten)]`, `skip_serializing_if`) therefore do not work.
     ///
     /// # Errors
-    /// As [`array`](Self::array), and [`StoreError::Refused`] for a value that cannot be encoded
-    /// or takes more than 256 MiB.
+    /// As [`array`](Self::array), and [`StoreError::Refused`] if the value cannot be encoded or takes more than 256
+    /// MiB.
     pub fn value<T: Serialize>(&mut self, name: &str, value: &T) -> Result<()> {
         let body = codec::encode(value)
             .map_err(|e| StoreError::refused(format!("the value of `{}/{name}` cannot be encoded: {e}", self.kind)))?;
         self.file(name, Encoding::Bincode, &[], &body)
     }
 
-    /// Writes bytes to the file `name`: an array of `u8` with one axis.
+    /// Writes bytes to the file `name`, as an array of `u8` with one axis.
     ///
     /// # Errors
     /// As [`array`](Self::array).
@@ -152,16 +153,17 @@ pub struct PayloadReader {
 }
 
 impl PayloadReader {
-    /// A reader of an artifact of the given [`Artifact::KIND`], made of `files`, in a folder.
+    /// Makes a reader of an artifact of the given [`Artifact::KIND`], which consists of `files` in a folder.
     pub fn new(dir: impl Into<PathBuf>, kind: &str, files: BTreeMap<String, FileRecord>) -> Self {
         Self { dir: dir.into(), kind: kind.to_owned(), files }
     }
 
-    /// Reads an array whole and checks its digest.
+    /// Reads a whole array and checks its digest.
     ///
     /// # Errors
-    /// [`StoreError::Missing`], [`StoreError::Corrupt`], [`StoreError::NewerFormat`] or [`StoreError::Io`];
-    /// [`StoreError::Mismatch`] if the file holds another kind or type of element.
+    /// - [`StoreError::Missing`], [`StoreError::Corrupt`] or [`StoreError::NewerFormat`] if the file cannot be used,
+    ///   and [`StoreError::Io`] if it cannot be read.
+    /// - [`StoreError::Mismatch`] if the file holds another kind, name or type of element.
     pub fn array<T: Element>(&self, name: &str) -> Result<Block<T>> {
         let file = self.open(name, T::ENCODING)?;
         let shape = file.header().shape.clone();
@@ -170,10 +172,10 @@ impl PayloadReader {
         Ok(Block { shape, data })
     }
 
-    /// Reads an array of `N` axes whole: its shape and its elements in C order.
+    /// Reads a whole array of `N` axes, and returns its shape and its elements in C order.
     ///
     /// # Errors
-    /// As [`array`](Self::array), and [`StoreError::Mismatch`] if it has not `N` axes.
+    /// As [`array`](Self::array), and [`StoreError::Mismatch`] if the array does not have `N` axes.
     pub fn shaped<T: Element, const N: usize>(&self, name: &str) -> Result<([usize; N], Vec<T>)> {
         let Block { shape, data } = self.array(name)?;
         let shape = shape.try_into().map_err(|shape| StoreError::Mismatch {
@@ -184,7 +186,7 @@ impl PayloadReader {
         Ok((shape, data))
     }
 
-    /// Maps an array into memory, and checks its digest, for which it is read once from end to end.
+    /// Maps an array into memory. It is read once from end to end to check its digest.
     ///
     /// # Errors
     /// As [`array`](Self::array).
@@ -192,10 +194,10 @@ impl PayloadReader {
         self.open(name, T::ENCODING)?.map()
     }
 
-    /// Reads some rows (indices of the first axis) of an array: a block of shape `[rows.len(), ..]`.
+    /// Reads some rows (indices of the first axis) of an array, and returns a block of shape `[rows.len(), ..]`.
     ///
-    /// Only the header's sense and the file's length are checked: the digest covers the whole
-    /// file, which this avoids to read. [`Store::verify`](crate::Store::verify) checks it.
+    /// Only the header and the file's length are checked. The digest covers the whole file, which this method avoids
+    /// reading; [`Store::verify`](crate::Store::verify) checks it.
     ///
     /// # Errors
     /// As [`array`](Self::array), and [`StoreError::Refused`] if the array has no such rows.
@@ -211,7 +213,7 @@ impl PayloadReader {
                 self.kind
             )));
         }
-        // The header's volume was checked, so none of these products can overflow unless it is of no elements.
+        // The volume in the header was checked, so these products overflow only if there are no elements.
         let row: usize = if file.header().elements() == 0 { 0 } else { rest.iter().product() };
         let mut data: Vec<T> = bytemuck::zeroed_vec(rows.len() * row);
         file.read_at(bytemuck::cast_slice_mut(&mut data), rows.start * row * size_of::<T>())?;
@@ -222,7 +224,8 @@ impl PayloadReader {
     /// Reads a value that [`PayloadWriter::value`] wrote, and checks its digest.
     ///
     /// # Errors
-    /// As [`array`](Self::array), and [`StoreError::Corrupt`] if the bytes are sound but are not a `T`.
+    /// As [`array`](Self::array), and [`StoreError::Corrupt`] if the bytes have the right digest but do not encode a
+    /// `T`.
     pub fn value<T: DeserializeOwned>(&self, name: &str) -> Result<T> {
         let file = self.open(name, Encoding::Bincode)?;
         let mut body = vec![0; file.header().elements()];
@@ -244,7 +247,7 @@ impl PayloadReader {
         &self.files
     }
 
-    /// For [`Artifact::read`]: an error that says what makes no sense in the file `name`.
+    /// For [`Artifact::read`]: returns the error that the contents of the file `name` are invalid, and why.
     pub fn corrupt(&self, name: &str, what: impl Into<String>) -> StoreError {
         StoreError::corrupt(&self.dir.join(name), what)
     }
@@ -261,7 +264,7 @@ impl PayloadReader {
     }
 }
 
-/// What a header calls the file `name` of an artifact.
+/// Returns the label of the file `name` of an artifact, which its header holds.
 fn label(kind: &str, name: &str) -> String {
     format!("{kind}/{name}")
 }
