@@ -1,5 +1,5 @@
 //! Controls: training sets of the size of a poisoned one, without an attack. Each control is one file in this folder
-//! and one line of [`CONTROLS`].
+//! and one line of controls.
 
 mod duplicates;
 mod influence_flips;
@@ -80,7 +80,7 @@ pub fn about(outcome: &str) -> Option<&'static str> {
     ControlRef::all().into_iter().find(|control| control.outcome() == outcome).map(|control| control.0.about)
 }
 
-/// One of the [`CONTROLS`]. Specs write it as its name.
+/// One of the controls. Specs write it as its name.
 #[derive(Clone, Copy)]
 pub struct ControlRef(&'static Control);
 

@@ -219,8 +219,8 @@ impl hemlock_stage::Stage for Stage {
         let mut best = attack(params.labels)?;
         // Adversarial labels should reach what clean labels reach, so both are tried. If the objective changes while it
         // is minimised (as with TGDA's learner), values of different runs cannot be compared.
-        if params.labels == Labels::Aligned && params.own.stochasticity(params.attack).is_none() {
-            let kept = attack(Labels::Kept)?;
+        if params.labels == Labels::Adversarial && params.own.stochasticity(params.attack).is_none() {
+            let kept = attack(Labels::Clean)?;
             best = if kept.0 < best.0 { kept } else { best };
         }
         let (_, start, pixels, refined) = best;
