@@ -112,7 +112,7 @@ fn refinement_reads_the_target_and_keeps_more_of_the_attack() {
         let control = refined.replace("refine=20", &format!("{sets} --set invert.refine_from={from}"));
         project.ok(&format!("run tiny {control}"));
         let row: Value = serde_json::from_str(&project.ok(&format!("results tiny {control} --json")).out).unwrap();
-        assert_eq!(row["attack"], format!("bilevel + refined-from-{from}"));
+        assert_eq!((&row["attack"], &row["method"]), (&"bilevel".into(), &format!("refined-from-{from}").into()));
     }
 
     // Where nothing is refined, the target is not read.

@@ -22,7 +22,11 @@ fn a_stage_of_ones_own_is_known_everywhere() {
     let project = Project::with(&example("own_stage"));
     project.spec("filtered", &format!("{TINY}\n[norm-filter]\nquantile = [0.5, 0.9]\n"));
     let help = project.ok("--help").out;
-    assert!(help.contains("norm-filter") && help.contains("filter features by their norm"), "{help}");
+    assert!(
+        help.contains("norm-filter")
+            && help.split_whitespace().collect::<Vec<_>>().join(" ").contains("filter features by their norm"),
+        "{help}"
+    );
     assert!(project.ok("plan filtered").out.contains("norm-filter"));
     project.fails("plan filtered --set norm-filter.quantile=2", 2, &["[norm-filter]", "`quantile`"]);
     project.ok("norm-filter filtered");

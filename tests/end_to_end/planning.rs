@@ -93,7 +93,7 @@ fn rows_tell_tasks_apart() {
     rows.dedup();
     assert_eq!(rows.len(), all, "two rows read the same:\n{plan}");
     // Facts in words: no JSON.
-    assert!(status.contains("poison_fraction_bound (certified ") && !status.contains(['{', '"']), "{status}");
+    assert!(status.contains("poison fraction bound (certified ") && !status.contains(['{', '"']), "{status}");
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn every_seed_may_have_an_extractor_of_its_own() {
 #[test]
 fn a_profile_stands_in_for_tables() {
     let project = Project::new();
-    let profiles = "\n[profiles.paper.target-params]\nradius = 2.0\n\n[[profiles.paper.poison-features]]\nattack = \"bilevel\"\neps_d = 0.1\n";
+    let profiles = "\n[profiles.paper.target-params]\nradius = 2.0\n\n[[profiles.paper.poison-features]]\nattack = \"bilevel\"\npoison_fraction = 0.1\n";
     project.spec("cook", &format!("{TINY}{profiles}"));
     let params = |args: &str, node: &str| {
         let tasks = project.tasks(args);

@@ -70,8 +70,7 @@ fn a_report_stands_by_itself_and_tells_the_same_every_time() {
 #[test]
 fn what_is_not_comparable_is_listed_with_what_differs() {
     let project = Project::new();
-    let matched =
-        "steps = 3\nlinf = 8\n\n[poison-images]\nattack = \"gradient-canceling\"\neps_d = 0.05\nlinf = 8\nsteps = 3";
+    let matched = "steps = 3\nlinf = \"8/255\"\n\n[poison-images]\nattack = \"gradient-canceling\"\npoison_fraction = 0.05\nlinf = \"8/255\"\nsteps = 3";
     let spec = TINY
         .replace("poison_fraction = 0.05", "poison_fraction = 0.05\nconstraint = \"ball\"")
         .replace("steps = 3", matched);

@@ -101,10 +101,9 @@ fn a_collapsed_extractor_is_refused_and_where_it_is_allowed_marked() {
 #[test]
 fn both_attacks_stand_side_by_side() {
     let project = Project::new();
-    let gradient_canceling = "[poison-features]\nattack = \"gradient-canceling\"\neps_d = 0.05\n";
+    let gradient_canceling = "[poison-features]\nattack = \"gradient-canceling\"\npoison_fraction = 0.05\n";
     assert!(TINY.contains(gradient_canceling));
-    let bilevel =
-        "[[poison-features]]\nattack = \"bilevel\"\neps_d = 0.05\nsteps = 10\nlabels = [\"clean\", \"adversarial\"]\n";
+    let bilevel = "[[poison-features]]\nattack = \"bilevel\"\npoison_fraction = 0.05\nsteps = 10\nlabels = [\"clean\", \"adversarial\"]\n";
     let spec = TINY.replace(gradient_canceling, &format!("[{}{bilevel}", gradient_canceling.replace("]\n", "]]\n")));
     project.spec("both", &spec.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
     project.ok("run both");

@@ -79,8 +79,8 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
 #[test]
 fn noise_stands_in_the_place_of_images_and_stays_small() {
     let project = Project::new();
-    let noise = "[[unlearnable]]\neps_d = [0.5, 1.0]\nsurrogate = \"frozen\"\nrounds = 3\nsteps = 2\n\
-                 [[unlearnable]]\neps_d = 1.0\nnoise = \"class-wise\"\nsurrogate = \"end-to-end\"\nbatch = 32\nrounds = 2\ntrain_steps = 3\n";
+    let noise = "[[unlearnable]]\npoison_fraction = [0.5, 1.0]\nsurrogate = \"frozen\"\nrounds = 3\nsteps = 2\n\
+                 [[unlearnable]]\npoison_fraction = 1.0\nnoise = \"class-wise\"\nsurrogate = \"end-to-end\"\nbatch = 32\nrounds = 2\ntrain_steps = 3\n";
     let victim = format!("[[victim]]\nkind = \"linear\"\n[[victim]]\nkind = \"end-to-end\"\n{NETWORK}");
     project.spec("noise", &instead(&format!("{noise}{victim}")));
     project.ok("run noise");
@@ -109,7 +109,7 @@ fn noise_stands_in_the_place_of_images_and_stays_small() {
 #[test]
 fn free_pixels_are_measured_as_they_are() {
     let project = Project::new();
-    let free = "[poison-images]\nattack = \"gradient-canceling\"\neps_d = 0.1\nclip = false\nsteps = 5\nstep = 0.5\n";
+    let free = "[poison-images]\nattack = \"gradient-canceling\"\npoison_fraction = 0.1\nclip = false\nsteps = 5\nstep = 0.5\n";
     project.spec("free", &instead(free));
     project.ok("run free");
     let row = &results(&project, "free")[0];

@@ -157,7 +157,7 @@ impl<'a> BilevelObjective<'a> {
                 packed.scaled_add(-*learning_rate, &gradient);
                 if !packed.iter().all(|w| w.abs() < DIVERGED) {
                     let expected =
-                        "a smaller one (or a smaller `weight_decay`): the follower's parameters grow without end";
+                        "a smaller one (or a smaller `weight_decay`): the inner head's parameters grow without end";
                     let value = *learning_rate;
                     return Err(HeadError::InvalidOption { name: "inner.learning_rate", value, expected });
                 }
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_who_descends_is_fooled_as_one_who_is_retrained() {
+    fn a_head_that_descends_is_fooled_like_one_that_is_retrained() {
         let setting = Clouds::new();
         let (z, labels) = clouds(15, 5);
         let mut objective = tgda(&setting, 5);

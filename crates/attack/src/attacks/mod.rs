@@ -91,9 +91,9 @@ pub struct Defaults {
 /// Why an objective changes with every evaluation, in the words of an error message.
 #[derive(Debug, Clone, Copy)]
 pub struct Stochasticity {
-    /// What changes, such as "a follower of `tgda`, who moves on".
+    /// What changes, such as "the head of `tgda`, which trains on".
     pub what: &'static str,
-    /// What to write for a deterministic objective, such as "`attack = \"bilevel-cross-entropy\"`, whose follower is
+    /// What to write for a deterministic objective, such as "`attack = \"bilevel-cross-entropy\"`, whose head is
     /// retrained".
     pub unless: &'static str,
 }

@@ -111,10 +111,10 @@ mod tests {
         let unknown = "`temprature`: unknown field `temprature`, expected one of `attack`, `poison_fraction`, `gradient`, `sees`, `temperature`";
         assert!(wrong(json!({ "temprature": 1.0 })).starts_with(unknown), "{}", wrong(json!({ "temprature": 1.0 })));
         assert_eq!(wrong(json!({ "temperature": -1.0 })), "`temperature`: is -1; expected a number above 0");
-        let follower = |table: Value| wrong(json!({ "inner": table }));
-        assert!(follower(json!({ "steps": 0 })).contains("is 0; expected at least 1; a follower who is retrained"));
-        assert_eq!(follower(json!({ "batch": 0 })), "`inner.batch`: is 0; expected at least 1");
-        assert!(follower(json!({ "steps": "x" })).ends_with("expected a whole number from 0 to 4294967295"));
-        assert!(follower(json!({ "stps": 1 })).starts_with("`inner.stps`: unknown field `stps`"));
+        let inner = |table: Value| wrong(json!({ "inner": table }));
+        assert!(inner(json!({ "steps": 0 })).contains("is 0; expected at least 1; with the head retrained"));
+        assert_eq!(inner(json!({ "batch": 0 })), "`inner.batch`: is 0; expected at least 1");
+        assert!(inner(json!({ "steps": "x" })).ends_with("expected a whole number from 0 to 4294967295"));
+        assert!(inner(json!({ "stps": 1 })).starts_with("`inner.stps`: unknown field `stps`"));
     }
 }

@@ -40,15 +40,15 @@ impl Attack for Tgda {
     const DEFAULTS: Defaults = bilevel::Bilevel::DEFAULTS;
 
     fn check(&self) -> Result<(), ParamError> {
-        let retrained = "at least 1; a follower who is retrained is that of the attack `bilevel-cross-entropy`";
+        let retrained = "at least 1; with the head retrained, the attack is `bilevel-cross-entropy`";
         ParamError::require(self.inner.steps > 0, "inner.steps", 0, retrained)?;
         ParamError::positive("inner.learning_rate", self.inner.learning_rate)?;
         ParamError::at_least_one("inner.batch", self.inner.batch as u64)
     }
 
     fn stochasticity(&self) -> Option<Stochasticity> {
-        let unless = "`attack = \"bilevel-cross-entropy\"`, whose follower is retrained";
-        Some(Stochasticity { what: "a follower of `tgda`, who moves on", unless })
+        let unless = "`attack = \"bilevel-cross-entropy\"`, whose head is retrained";
+        Some(Stochasticity { what: "the head of `tgda`, which trains on", unless })
     }
 
     fn objective<'a>(&self, given: &ObjectiveInputs<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {
