@@ -125,7 +125,7 @@ mod tests {
     }
 
     fn matched(images: [f64; 3], linf: u8) -> Case {
-        let invert = json!({ "method": "feature-matching", "linf": linf, "steps": 80, "refine": 0 });
+        let invert = json!({ "method": "feature-matching", "linf": format!("{linf}/255"), "steps": 80, "refine": 0 });
         targeted("feature-matching", images, "none", invert)
     }
 
