@@ -78,7 +78,7 @@ impl hemlock_stage::Stage for Stage {
     const NAME: &'static str = "evaluate";
     const ABOUT: About =
         About::new(StageRole::Evaluation, "retrain victims on poisons and on controls, and measure them");
-    const VERSION: u32 = 11;
+    const VERSION: u32 = 12;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
     const LISTS: &'static [&'static str] = &["controls", "sees"];
@@ -107,70 +107,31 @@ impl hemlock_stage::Stage for Stage {
             weight_decay: target.weight_decay,
             ctx,
         };
-        let victims = Victims { data: &data, victim: &*how.victim() };
+        let victims = Victims { data: &data, victim: &*how.victim(), name: how.kind() };
         let clean = match victim {
             Some(victim) => victim.clean.clone(),
             None => how.clean(&data, own.then_some(target))?,
         };
-
-        let (attack, clean_label, replaces, poison_fraction, objective, labels) = match (poisons, poison_features) {
-            (Some(p), _) => (
-                AttackId::by(&p.attack, &p.method),
-                p.clean_label,
-                p.replaces,
-                p.poison_fraction,
-                p.objective,
-                &p.labels,
-            ),
-            (None, Some(p)) => {
-                (AttackId::on_features(&p.spec.attack), p.clean_label, false, p.poison_fraction, p.objective, &p.labels)
-            }
-            (None, None) => return Err(StageError::internal("there are no poisons")),
-        };
-        let m = labels.len();
+        let linear = clean.head.is_some();
+        let made = Made::of(&inputs)?;
+        let mut outcomes = Measured::new(clean);
+        let mut add = |name: &str, role: Role, outcome: Outcome| outcomes.set(TrainingSet::new(name, role), outcome);
+        if own && linear {
+            add(TrainingSet::TARGET, Role::Target, measure(target.target.clone(), &data)?);
+        }
         // Poisoned features mean nothing to another extractor, and a network is not trained on features.
-        let on_features = match poison_features.as_ref().filter(|_| own && !victims.victim.reads_images()) {
-            Some(poisons) => {
-                let features = poisons.features.mapv(f64::from);
-                let change =
-                    TrainingSetChange { features, labels: poisons.labels.clone(), ..TrainingSetChange::none(&data) };
-                Some(victims.train("poisoned features", &change)?)
-            }
-            None => None,
-        };
-        let (mut on_images, mut seen, mut changes) = (None, None, Vec::new());
-        if let Some(poisons) = poisons {
-            let Some(dataset) = dataset else {
-                return Err(StageError::internal("poisons came without the images they are made of"));
-            };
-            if poisons.pixels.is_some() && victims.victim.reads_images() {
-                let victim = how.kind();
-                tracing::warn!(
-                    victim,
-                    "this victim trains on images, and free pixels are none; it is not trained on them"
-                );
-            } else {
-                on_images = Some(victims.train("poisoned images", &victims.poisoned(poisons)?)?);
-            }
-            let (visibility, each) = visibility(poisons, &dataset.train)?;
-            (seen, changes) = (Some(visibility), each);
+        if let Some(poisons) = poison_features.as_ref().filter(|_| own && !victims.victim.reads_images()) {
+            add(TrainingSet::FEATURES, Role::Poisoned, victims.on_features(poisons)?);
+        }
+        if let Some(outcome) = poisons.as_ref().map(|poisons| victims.on_images(poisons)).transpose()?.flatten() {
+            add(TrainingSet::IMAGES, Role::Poisoned, outcome);
         }
         let samples = features.train.samples(data.classes())?;
-        let target_head = clean.head.as_ref().filter(|_| own).map(|_| target.target.clone());
-        let mut outcomes = Measured::new(clean);
-        if let Some(head) = target_head {
-            outcomes.set(TrainingSet::new(TrainingSet::TARGET, Role::Target), measure(head, &data)?);
-        }
-        for (name, outcome) in [(TrainingSet::FEATURES, on_features), (TrainingSet::IMAGES, on_images)] {
-            outcome.into_iter().for_each(|outcome| outcomes.set(TrainingSet::new(name, Role::Poisoned), outcome));
-        }
-        let head = if own { target.clean.clone() } else { victims.head(samples)? };
-        let replaced = poisons.as_ref().filter(|_| replaces).map(|poisons| poisons.base_index.as_slice());
         let basis = Basis {
             data: &data,
-            head: &head,
-            count: m,
-            replaced,
+            head: &if own { target.clean.clone() } else { victims.head(samples)? },
+            count: made.labels.len(),
+            replaced: made.replaced,
             sees: params.sees,
             reads_images: victims.victim.reads_images(),
         };
@@ -181,13 +142,21 @@ impl hemlock_stage::Stage for Stage {
                 outcomes.set(set, outcome);
             }
         }
+        let (visibility, changes) = match (poisons, dataset) {
+            (Some(poisons), Some(dataset)) => {
+                let (all, each) = visibility(poisons, &dataset.train)?;
+                (Some(all), each)
+            }
+            (Some(_), None) => return Err(StageError::internal("poisons came without the images they are made of")),
+            (None, _) => (None, Vec::new()),
+        };
         Ok(Evaluation {
-            attack,
+            attack: made.attack,
             victim: how.kind().to_owned(),
-            clean_label,
-            replaces,
-            poison_fraction,
-            objective,
+            clean_label: made.clean_label,
+            replaces: made.replaced.is_some(),
+            poison_fraction: made.poison_fraction,
+            objective: made.objective,
             // The poisoned features of an inversion have their own attack's objective, which did not start from images.
             initial_objective: match (poisons, poison_features) {
                 (Some(poisons), None) => poisons.refined.first().map(|point| point.objective),
@@ -197,14 +166,16 @@ impl hemlock_stage::Stage for Stage {
             bound: poison_features.as_ref().and_then(|poisons| poisons.bound),
             gap: poison_features.as_ref().and_then(|poisons| poisons.gap),
             poison_fraction_bound: target.path.last().map(|point| point.poison_fraction_bound),
-            poisons: m as u64,
+            poisons: basis.count as u64,
             loss_bound: match &how {
-                VictimSpec::Linear(_) if own && !replaces => Some(loss_bound_of(&inputs, samples, m, ctx)?),
+                VictimSpec::Linear(_) if own && made.replaced.is_none() => {
+                    Some(loss_bound_of(&inputs, samples, basis.count, ctx)?)
+                }
                 _ => None,
             },
             outcomes,
             drawn: Drawn::of(features),
-            visibility: seen,
+            visibility,
             changes,
         })
     }
@@ -216,7 +187,7 @@ fn loss_bound_of(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Re
         Some(poisons) => constraint(&poisons.spec, clean)?,
         None => Constraint::default(),
     };
-    let bar = ctx.progress.start("loss_bound", 0, "steps");
+    let bar = ctx.progress.start("loss bound", 0, "steps");
     let TargetParams { clean: head, weight_decay, .. } = &inputs.target;
     let loss_bound = loss_bound(clean, &constraint, m, *weight_decay, head, &|step, _| {
         bar.at(step as u64);
@@ -226,13 +197,68 @@ fn loss_bound_of(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Re
     Ok(loss_bound)
 }
 
+/// What an evaluation says of its poisons.
+struct Made<'a> {
+    attack: AttackId,
+    clean_label: bool,
+    /// The samples that poisons replace; `None` if they are added.
+    replaced: Option<&'a [u32]>,
+    poison_fraction: f64,
+    objective: f64,
+    labels: &'a [u32],
+}
+
+impl<'a> Made<'a> {
+    /// The poisons as images or, if there are none, as features.
+    fn of(inputs: &'a Inputs) -> Result<Self, StageError> {
+        match (&inputs.poisons, &inputs.poison_features) {
+            (Some(p), _) => Ok(Self {
+                attack: AttackId::by(&p.attack, &p.method),
+                clean_label: p.clean_label,
+                replaced: p.replaces.then_some(&p.base_index),
+                poison_fraction: p.poison_fraction,
+                objective: p.objective,
+                labels: &p.labels,
+            }),
+            (None, Some(p)) => Ok(Self {
+                attack: AttackId::on_features(&p.spec.attack),
+                clean_label: p.clean_label,
+                replaced: None,
+                poison_fraction: p.poison_fraction,
+                objective: p.objective,
+                labels: &p.labels,
+            }),
+            (None, None) => Err(StageError::internal("there are no poisons")),
+        }
+    }
+}
+
 /// Trains one victim on several training sets.
 struct Victims<'a> {
     data: &'a VictimData<'a>,
     victim: &'a dyn Train,
+    /// The victim's name in specs.
+    name: &'static str,
 }
 
 impl Victims<'_> {
+    /// Trains on clean data and poisoned features.
+    fn on_features(&self, poisons: &PoisonFeatures) -> Result<Outcome, StageError> {
+        let (features, labels) = (poisons.features.mapv(f64::from), poisons.labels.clone());
+        let change = TrainingSetChange { features, labels, ..TrainingSetChange::none(self.data) };
+        self.train("poisoned features", &change)
+    }
+
+    /// Trains on clean data and poisoned images; `None` if the victim cannot train on these.
+    fn on_images(&self, poisons: &Poisons) -> Result<Option<Outcome>, StageError> {
+        if poisons.pixels.is_some() && self.victim.reads_images() {
+            let (victim, why) = (self.name, "unclipped pixels are no images");
+            tracing::warn!(victim, "this victim trains on images, and {why}; it is not trained on them");
+            return Ok(None);
+        }
+        self.train("poisoned images", &self.poisoned(poisons)?).map(Some)
+    }
+
     fn train(&self, what: &str, change: &TrainingSetChange) -> Result<Outcome, StageError> {
         self.victim.train(what, self.data, change)
     }
