@@ -232,8 +232,8 @@ impl Subcommand for Command {
     fn augment_subcommands(command: clap::Command) -> clap::Command {
         let all = Fixed::augment_subcommands(command);
         known_stages().iter().fold(all, |all, (name, does)| {
-            let stage = clap::Command::new(*name).about(format!("Run up to the stage `{name}`: {does}"));
-            all.subcommand(OneStage::augment_args(stage))
+            let stage = OneStage::augment_args(clap::Command::new(*name));
+            all.subcommand(stage.about(format!("Run up to the stage `{name}`: {does}")))
         })
     }
 
