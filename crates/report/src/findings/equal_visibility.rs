@@ -142,7 +142,7 @@ mod tests {
         // Other limits are not compared.
         let other = finding(&cases([0.75; 3], [0.70; 3], 16));
         assert!(other.comparisons.is_empty());
-        assert_eq!(other.apart[0].why(), "linf: 8 against 16");
+        assert_eq!(other.apart[0].why(), "linf: 8/255 against 16/255");
     }
 
     /// A constraint that one side alone has costs it what it forbids.
