@@ -126,7 +126,7 @@ fn free_pixels_are_measured_as_they_are() {
     project.fails("plan lacks", 2, &["[poison-images] missing field `poison_fraction`"]);
     project.spec("network", &instead(&format!("{free}[victim]\nkind = \"end-to-end\"\n{NETWORK}")));
     let said = project.ok("run network").err;
-    assert!(said.contains("trains on images, and free pixels are none"), "{said}");
+    assert!(said.contains("trains on images, and unclipped pixels are no images"), "{said}");
     assert!(results(&project, "network")[0]["accuracy"]["images"].is_null());
 }
 
