@@ -27,7 +27,12 @@ pub fn told(column: &Column, cell: &str) -> String {
 
 /// What all rows have in common, and what accuracies are.
 pub fn above(pipeline: &str, settings: &[Setting], common: &[&Column], width: usize) -> String {
-    let mut said: Vec<String> = common.iter().filter_map(|column| Some(told(column, column.common()?))).collect();
+    let value = |column: &&Column| {
+        let cell = column.common()?;
+        let bare = ["attack", "method"].contains(&column.name.as_str());
+        Some(if bare { format!("the {} {cell}", column.heading) } else { told(column, cell) })
+    };
+    let mut said: Vec<String> = common.iter().filter_map(value).collect();
     said.extend(common_control(settings).map(|control| format!("{control} as the best control")));
     let rows = match settings.len() {
         1 => "1 result".to_owned(),
