@@ -1,4 +1,4 @@
-//! Cases: results that differ in nothing but seeds, and how each is called.
+//! Cases: results that differ in nothing but seeds. A case has a label, its parameters and its mean quantities.
 
 use crate::{
     findings::passes,
@@ -16,40 +16,41 @@ use hemlock_stage::StageRole;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A number of a row, where it has it.
+/// A function that reads a number from a row; it returns `None` if the row has no such number.
 pub type Quantity = fn(&Row) -> Option<f64>;
 
-/// Whether an extractor was pre-trained on the data that the head is trained on.
+/// Whether the extractor was pre-trained on the source of the images that the head is trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pretraining {
-    /// On the same source.
+    /// The extractor was pre-trained on the same source.
     FineTuning,
-    /// On another one.
+    /// The extractor was pre-trained on another source.
     Transfer,
-    /// The extractor or its features were imported, or it was not trained at all.
+    /// The extractor or its features were imported, or the extractor was not trained at all.
     Unknown,
 }
 
-/// The results of one setting, one row a seed or, where extractors or images have seeds of their own, a combination of
-/// them.
+/// The results of one setting. There is one row per seed or, if extractors or images have seeds of their own, one row
+/// per combination of seeds.
 #[derive(Debug, Clone)]
 pub struct Case {
-    /// What tells it from other cases of its pipeline, in words.
+    /// A label in words that distinguishes the case from the other cases of its pipeline.
     pub label: String,
-    /// The same, with its scene where a report has several.
+    /// The label, after [`Self::scene`] if the report has several scenes.
     pub name: String,
-    /// Its pipeline, and its downstream data where that has several: cases of one scene are compared in one chart.
+    /// The name of the pipeline, followed by the downstream data if the pipeline has several sources of these. Cases of
+    /// one scene are compared in one chart.
     pub scene: String,
-    /// The parameters in the label: field, and value.
+    /// The parameters in the label: field and value.
     pub told: Vec<(String, String)>,
-    /// Its rows, by seed.
+    /// The results, in the order of their seeds.
     pub rows: Vec<Row>,
-    /// Whether it was given enough passes, as far as other cases tell.
+    /// Whether the attack had enough passes through the extractor, judged by the other cases.
     pub strength: Strength,
 }
 
 impl Case {
-    /// The cases of some rows; a result that several pipelines share counts once.
+    /// Groups rows into cases. A result that several pipelines share counts once.
     #[must_use]
     pub fn all(rows: &[Row]) -> Vec<Self> {
         let mut seen = BTreeSet::new();
@@ -83,13 +84,13 @@ impl Case {
         cases
     }
 
-    /// The label without what it says of some parameters.
+    /// The label without the parameters in `fields`.
     #[must_use]
     pub fn label_without(&self, fields: &[&str]) -> String {
         label(&self.row().attack, &self.told, fields)
     }
 
-    /// What the attack is after and how images are made, without parameters.
+    /// The attack's objective and how its images were made, without parameters.
     #[must_use]
     pub fn attack(&self) -> String {
         label(&self.row().attack, &[], &[])
@@ -99,146 +100,148 @@ impl Case {
         &self.rows[0]
     }
 
-    /// The pipeline that it is of.
+    /// The name of the pipeline.
     #[must_use]
     pub fn pipeline(&self) -> &str {
         &self.row().pipeline
     }
 
-    /// What the attack is after, such as `gradient-canceling`.
+    /// The name of the attack's objective, such as `gradient-canceling`.
     #[must_use]
     pub fn aim(&self) -> &str {
         &self.row().attack.objective
     }
 
-    /// How images were made, such as `feature-matching` or `pixels`; `None` where there are none.
+    /// How images were made, such as `feature-matching` or `pixels`; `None` if there are no images.
     #[must_use]
     pub fn making(&self) -> Option<&str> {
         self.row().attack.method.as_deref()
     }
 
-    /// Whether it is an attack on features, whatever images were made of them, if any.
+    /// Whether the attack searches for poisoned features, no matter whether and how images were made from them.
     #[must_use]
     pub fn on_features(&self) -> bool {
         attacks::find(self.aim()).is_some() && !self.on_pixels()
     }
 
-    /// Whether images were made of poisoned features, by a decoder or by matching, and nothing was done to them then.
+    /// Whether images were made from poisoned features, by a decoder or by matching, without refinement.
     #[must_use]
     pub fn inverted(&self) -> bool {
         self.on_features() && self.making().is_some() && !self.refined()
     }
 
-    /// Whether images descended the attack's own objective after features were matched, or in the place of that: an
-    /// attack of its own.
+    /// Whether refinement took steps on the attack's own objective, after feature matching or instead of it. Such
+    /// images count as an attack of its own.
     #[must_use]
     pub fn refined(&self) -> bool {
         self.making().is_some_and(|making| making.starts_with(REFINED))
     }
 
-    /// Whether refinement started at the images that were matched to poisoned features, and not, as a control,
-    /// elsewhere.
+    /// Whether refinement started from images that match poisoned features. Refinement that starts elsewhere is a
+    /// control.
     #[must_use]
     pub fn refined_from_matched(&self) -> bool {
         self.making() == Some(REFINED)
     }
 
-    /// Whether pixels were attacked at once, with no features aimed at.
+    /// Whether the attack optimised pixels directly, without poisoned features.
     #[must_use]
     pub fn on_pixels(&self) -> bool {
         self.making() == Some("pixels")
     }
 
-    /// Most passes of an image through the extractor; `None` where images are made without any, and where there are
-    /// none.
+    /// The largest number of passes of an image through the extractor; `None` if there are no images, or if they were
+    /// made without any pass.
     #[must_use]
     pub fn passes(&self) -> Option<u64> {
         passes(self)
     }
 
-    /// What is its alone: the key of its first row.
+    /// An identifier of the case: the key of its first row.
     pub(crate) fn id(&self) -> &str {
         &self.row().key
     }
 
-    /// Its name and, where its curve over passes is not flat, or not known, that.
+    /// The name, followed by a remark if the curve over passes is not flat or not known.
     #[must_use]
     pub fn told_name(&self) -> String {
         self.name.clone() + &self.strength.remark()
     }
 
-    /// How the victim trains.
+    /// The kind of victim, such as `linear`.
     #[must_use]
     pub fn victim(&self) -> &str {
         &self.row().victim
     }
 
-    /// Share of poisons.
+    /// The number of poisons, divided by the number of clean training samples.
     #[must_use]
     pub fn poison_fraction(&self) -> f64 {
         self.row().poison_fraction
     }
 
-    /// Whether poisons have the labels of the images that they are made of.
+    /// Whether poisons have the labels of their base images.
     #[must_use]
     pub fn clean_label(&self) -> bool {
         self.row().clean_label
     }
 
-    /// Whether poisons stand in for the images they are made of, rather than being added.
+    /// Whether poisons replace their base images instead of being added.
     #[must_use]
     pub fn replaces(&self) -> bool {
         self.row().replaces
     }
 
-    /// A parameter of a node.
+    /// The value of a parameter of a node.
     #[must_use]
     pub fn parameter(&self, node: &str, field: &str) -> Option<&Value> {
         self.row().params.get(node)?.get(field)
     }
 
-    /// A parameter of the first stage that is for something, by its node's name, and has it.
+    /// The value of a parameter of the first node, by name, whose stage has a certain role and which has this
+    /// parameter.
     fn of_role(&self, role: impl Fn(StageRole) -> bool, field: &str) -> Option<&Value> {
         let nodes = self.row().roles.iter().filter(|(_, of)| role(**of));
         nodes.map(|(node, _)| *node).find_map(|node| self.parameter(node, field))
     }
 
-    /// A parameter of the stage that made the poisoned images.
+    /// The value of a parameter of the stage that made the poisoned images.
     fn of_images(&self, field: &str) -> Option<&Value> {
         self.of_role(StageRole::makes_images, field)
     }
 
-    /// A parameter of the attack.
+    /// The value of a parameter of the attack.
     #[must_use]
     pub fn of_attack(&self, field: &str) -> Option<&Value> {
         self.of_role(StageRole::is_attack, field)
     }
 
-    /// The largest change of a pixel that was allowed, in grey levels of 255.
+    /// The L-infinity limit on the change of a pixel, in grey levels of 255; `None` if there is no limit.
     #[must_use]
     pub fn linf(&self) -> Option<f64> {
         self.of_images("linf")?.as_str()?.strip_suffix("/255")?.parse().ok()
     }
 
-    /// Weight of the distance to the base image.
+    /// The weight of the squared distance to the base image; 0 if the stage has no such weight.
     #[must_use]
     pub fn beta(&self) -> f64 {
         self.of_images("beta").and_then(Value::as_f64).unwrap_or(0.0)
     }
 
-    /// Whether pixels may leave `[0, 1]`.
+    /// Whether pixels are unclipped: they may leave `[0, 1]`.
     #[must_use]
     pub fn free(&self) -> bool {
         self.of_images("clip").and_then(Value::as_bool) == Some(false)
     }
 
-    /// Whether nothing holds images near those that they are made of.
+    /// Whether nothing keeps images near their base images: no L-infinity limit, and `beta = 0`.
     #[must_use]
     pub fn unlimited(&self) -> bool {
         self.linf().is_none() && self.beta() == 0.0
     }
 
-    /// The parameters that a filter lets through, as a text to compare.
+    /// The parameters for which `keep(node, field)` is true, one per line, as a text that can be compared. Seeds of
+    /// replicates are left out.
     #[must_use]
     pub fn text(&self, keep: impl Fn(&str, &str) -> bool) -> String {
         let mut text = String::new();
@@ -252,27 +255,29 @@ impl Case {
         text
     }
 
-    /// Where images come from: a source of the spec, as a text.
+    /// The source of a node's images as it stands in the spec, as JSON.
     fn source(&self, node: &str) -> Option<String> {
         self.parameter(node, "source").map(Value::to_string)
     }
 
-    /// The source that the extractor was pre-trained on, where it is known.
+    /// The source that the extractor was pre-trained on, as JSON; `None` if it is not known, or if the extractor was
+    /// not trained.
     #[must_use]
     pub fn pretrained_on(&self) -> Option<String> {
         let method = self.parameter("pretrain", "method").and_then(Value::as_str)?;
         if matches!(method, "import" | "random") {
             return None;
         }
-        // Without images of its own an extractor is trained on the downstream ones.
+        // Without pre-training images of its own, an extractor is trained on the downstream images.
         self.source("dataset.pretrain").or_else(|| self.source("dataset.downstream"))
     }
 
-    /// Whether all seeds have one extractor: none is trained on images that seeds have of their own.
+    /// Whether all seeds have the same extractor: neither its seed nor the images that it is trained on depend on the
+    /// seed of the run.
     #[must_use]
     pub fn shares_extractor(&self) -> bool {
         let own = |node: &str| self.parameter(node, "seed").is_some_and(|seed| seed == "run");
-        // Without images of its own an extractor is trained on the downstream ones.
+        // Without pre-training images of its own, an extractor is trained on the downstream images.
         let images = if self.parameter("dataset.pretrain", "source").is_some() {
             "dataset.pretrain"
         } else {
@@ -284,13 +289,14 @@ impl Case {
             || !(differ || self.pretrained_on().is_some() && own(images))
     }
 
-    /// The source that the head is trained on.
+    /// The source of the images that the head is trained on, as JSON.
     #[must_use]
     pub fn downstream(&self) -> Option<String> {
         self.source("dataset.downstream")
     }
 
-    /// Fine-tuning or transfer: whether the images are of one source, whatever labels were taken with them.
+    /// Whether the case is fine-tuning or transfer. The same images with other labels, such as fine and coarse ones,
+    /// count as the same source.
     #[must_use]
     pub fn pretraining(&self) -> Pretraining {
         let images = |source: &String| {
@@ -305,19 +311,20 @@ impl Case {
         }
     }
 
-    /// Mean and deviation of a quantity over seeds; `None` where a row has none.
+    /// Mean and error of a quantity over the rows; `None` if a row does not have the quantity.
     #[must_use]
     pub fn mean(&self, quantity: impl Fn(&Row) -> Option<f64>) -> Option<Estimate> {
         joint(&[(self, &quantity)], &|values| values[0])
     }
 
-    /// A quantity of this case minus one of another, over the seeds that both have.
+    /// The mean difference of a quantity of this case and one of another case, over the seeds that both have.
     #[must_use]
     pub fn minus(&self, mine: Quantity, other: &Self, theirs: Quantity) -> Option<Estimate> {
         self.combined(mine, other, theirs, |a, b| a - b)
     }
 
-    /// A quantity of this case and one of another, combined seed by seed.
+    /// The mean of `f(mine, theirs)`, where `mine` is a quantity of this case and `theirs` is one of another case, over
+    /// the seeds that both have.
     #[must_use]
     pub fn combined(
         &self,
@@ -329,7 +336,8 @@ impl Case {
         joint(&[(self, &mine), (other, &theirs)], &|values| f(values[0], values[1]))
     }
 
-    /// How much a quantity rises from one case to the next, by least squares, over the seeds that all have.
+    /// The rise of a quantity from one case to the next: the least-squares slope over their order, for the seeds that
+    /// all have.
     #[must_use]
     pub fn slope(cases: &[&Self], quantity: Quantity) -> Option<Estimate> {
         let middle = (cases.len() as f64 - 1.0) / 2.0;
@@ -341,7 +349,7 @@ impl Case {
     }
 }
 
-/// The source that a row's head is trained on, as a text.
+/// The source of the images that a row's head is trained on, as JSON; empty if the row has none.
 fn downstream(row: &Row) -> String {
     row.params
         .get("dataset.downstream")
@@ -350,7 +358,8 @@ fn downstream(row: &Row) -> String {
         .unwrap_or_default()
 }
 
-/// The fields of a row that tell it apart, without those that its attack's name says.
+/// The values of the fields in `told`, except for those that are not set and those that the attack's name or the scene
+/// already says. A field that several nodes have is listed once.
 fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> {
     let mut shown: Vec<(String, String)> = Vec::new();
     for (node, field) in told {
@@ -362,7 +371,7 @@ fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> 
             _ => false,
         };
         let value = row.params.get(node.as_str()).and_then(|params| params.get(field));
-        // Pixels are clipped, and have no limit, unless a spec says otherwise.
+        // `null`, `false` and `clip = true` stand for what is not set.
         let value = value.filter(|v| !v.is_null() && **v != (field == "clip"));
         if let (false, Some(value)) = (said, value)
             && !shown.iter().any(|(f, _)| f == field)
@@ -394,15 +403,16 @@ fn in_words(field: &str, value: &str) -> String {
     }
 }
 
-/// The quantities of a row.
+/// Functions that read a quantity from a row. Accuracies are test accuracies, and drops are differences of these:
+/// fractions, not per cent.
 pub mod quantity {
     use hemlock_pipeline::Row;
 
-    /// Accuracy of the victim that is trained on clean data.
+    /// Accuracy of the victim that is trained on clean data alone.
     pub fn clean(r: &Row) -> Option<f64> {
         Some(r.accuracy.clean)
     }
-    /// Accuracy of the attacker's target.
+    /// Accuracy of the target head.
     pub fn target(r: &Row) -> Option<f64> {
         r.accuracy.target().copied()
     }
@@ -414,66 +424,66 @@ pub mod quantity {
     pub fn images(r: &Row) -> Option<f64> {
         r.accuracy.images().copied()
     }
-    /// Control: random wrong labels.
+    /// Accuracy with random flips (a control).
     pub fn random_flips(r: &Row) -> Option<f64> {
         r.accuracy.get("random_flips").copied()
     }
-    /// Control: the wrong labels that influence most.
+    /// Accuracy with influence flips (a control).
     pub fn influence_flips(r: &Row) -> Option<f64> {
         r.accuracy.get("influence_flips").copied()
     }
-    /// Control: clean samples a second time.
+    /// Accuracy with duplicates of clean samples (a control).
     pub fn duplicates(r: &Row) -> Option<f64> {
         r.accuracy.get("duplicates").copied()
     }
-    /// Control: the poisons' base images taken away.
+    /// Accuracy without the poisons' base images (a control).
     pub fn removed(r: &Row) -> Option<f64> {
         r.accuracy.get("removed").copied()
     }
-    /// Accuracy after the best epoch of training on poisoned images, of victims with epochs.
+    /// Accuracy after the best epoch of training on poisoned images; `None` if the victim has no epochs.
     pub fn best_epoch(r: &Row) -> Option<f64> {
         r.best.as_ref()?.images().copied()
     }
-    /// What poisoned images cost, best epoch against best epoch.
+    /// The drop from the best epoch on clean data to the best epoch on poisoned images.
     pub fn drop_of_best_epochs(r: &Row) -> Option<f64> {
         Some(r.best.as_ref()?.clean - best_epoch(r)?)
     }
-    /// What poisoned images cost or, where there are none, poisoned features.
+    /// The drop with poisoned images or, if there are none, with poisoned features.
     pub fn drop(r: &Row) -> Option<f64> {
         drop_on_images(r).or_else(|| drop_on_features(r))
     }
-    /// What poisoned features cost.
+    /// The drop with poisoned features.
     pub fn drop_on_features(r: &Row) -> Option<f64> {
         Some(clean(r)? - features(r)?)
     }
-    /// Control: what it costs to take the poisons' base images away.
+    /// The drop without the poisons' base images (a control).
     pub fn drop_of_removed(r: &Row) -> Option<f64> {
         Some(clean(r)? - removed(r)?)
     }
-    /// What poisoned images cost.
+    /// The drop with poisoned images.
     pub fn drop_on_images(r: &Row) -> Option<f64> {
         Some(clean(r)? - images(r)?)
     }
-    /// What the poisons cost, as a share of what the clean victim has above chance: `drop / (clean - 1/K)` with `K`
-    /// classes. `None` where it has nothing above chance.
+    /// The drop as a share of what the clean victim has above chance: `drop / (clean - 1/K)` with `K` classes. `None`
+    /// if the clean victim is not better than chance.
     pub fn share_above_chance(r: &Row) -> Option<f64> {
         let classes = Some(r.per_class.clean.len()).filter(|k| *k > 0)?;
         let above = clean(r)? - 1.0 / classes as f64;
         (above > 0.0).then_some(drop(r)? / above)
     }
-    /// What the strongest control of flipped labels costs: aligned ones or, where there are none, random ones.
+    /// The drop with influence flips or, if there are none, with random flips (controls).
     pub fn drop_of_flips(r: &Row) -> Option<f64> {
         Some(clean(r)? - influence_flips(r).or_else(|| random_flips(r))?)
     }
-    /// What the attack optimised.
+    /// The value of the attack's objective at its end.
     pub fn objective(r: &Row) -> Option<f64> {
         Some(r.objective)
     }
-    /// Peak signal-to-noise ratio, dB.
+    /// Peak signal-to-noise ratio against the base images, in dB.
     pub fn psnr(r: &Row) -> Option<f64> {
         r.visibility.as_ref().map(|v| v.psnr)
     }
-    /// Structural similarity.
+    /// Structural similarity (SSIM) to the base images.
     pub fn ssim(r: &Row) -> Option<f64> {
         r.visibility.as_ref().map(|v| v.ssim)
     }
@@ -485,11 +495,11 @@ pub mod quantity {
     pub fn outliers(r: &Row) -> Option<f64> {
         r.visibility.as_ref().map(|v| v.outliers)
     }
-    /// Share of outliers among the features that images were made of.
+    /// Share of outliers among the poisoned features that images were made from.
     pub fn outliers_of_features(r: &Row) -> Option<f64> {
         r.visibility.as_ref()?.outliers_of_features
     }
-    /// Time of the attack, in seconds.
+    /// Time of the attack's stages, in seconds.
     pub fn seconds(r: &Row) -> Option<f64> {
         r.seconds
     }

@@ -1,26 +1,26 @@
-//! What can go wrong.
+//! The errors of a report.
 
 use hemlock_stage::StageError;
 use hemlock_store::StoreError;
 use std::path::{Path, PathBuf};
 
-/// A report that could not be made.
+/// The reason why a report could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// There is nothing to tell.
+    /// No pipeline has a result.
     #[error("there are no results of {pipelines} yet; run `{command}` first")]
     NothingMeasured {
-        /// Names of the pipelines.
+        /// Names of the pipelines, separated by commas.
         pipelines: String,
-        /// The command that makes results.
+        /// The command that computes the results.
         command: String,
     },
-    /// A file of a paper's numbers is none.
+    /// A file with a paper's numbers cannot be read, is malformed, or does not match the results.
     #[error("{}{}: {what}", path.display(), line.map(|line| format!(", line {line}")).unwrap_or_default())]
     Paper {
         /// The file.
         path: PathBuf,
-        /// Where in it.
+        /// The line in the file, counted from 1, if the error belongs to one.
         line: Option<u64>,
         /// What is wrong, and what was expected.
         what: String,
@@ -33,10 +33,10 @@ pub enum ReportError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         what: String,
     },
-    /// Results have no form as a table: a bug.
+    /// The results cannot be written as CSV, which is a bug.
     #[error(transparent)]
     Rows(#[from] StageError),
     /// A chart or a picture cannot be drawn.

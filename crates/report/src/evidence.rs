@@ -1,4 +1,4 @@
-//! What a report stands on: rows of results, and the artifacts behind them, each as far as it is there.
+//! The evidence of a report: the rows of results, and the artifacts behind them as far as they still exist.
 
 use crate::{
     Case, Subject,
@@ -17,46 +17,46 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// Most clean test samples whose outliers are counted.
+/// The largest number of clean test samples whose outliers are counted.
 const SAMPLES: usize = 1000;
 
-/// A pipeline and what it measured so far.
+/// A pipeline and its results so far.
 pub struct Measurement<'a> {
     /// The pipeline.
     pub subject: &'a Subject,
-    /// Its results.
+    /// The results that exist.
     pub rows: Vec<Row>,
     /// Number of branches without a result.
     pub missing: usize,
 }
 
-/// Cases that are compared in one chart.
+/// A group of cases that are compared in one chart.
 pub struct Scene<'e> {
-    /// The pipeline.
+    /// The pipeline of all cases.
     pub measured: &'e Measurement<'e>,
-    /// [`Case::scene`].
+    /// The common value of [`Case::scene`].
     pub name: String,
-    /// The cases.
+    /// The cases; empty if the pipeline has no result.
     pub cases: Vec<&'e Case>,
 }
 
-/// Everything that was measured.
+/// All results of the pipelines of a report.
 pub struct Evidence<'a> {
     /// The pipelines.
     pub measured: Vec<Measurement<'a>>,
-    /// Their results, over seeds.
+    /// The results of all pipelines, grouped over seeds.
     pub cases: Vec<Case>,
     store: &'a Store,
-    /// By the key of a features artifact: the share of clean test samples that count as outliers.
+    /// The share of clean test samples that count as outliers, by the key of a features artifact.
     outliers: BTreeMap<Key, f64>,
-    /// Artifacts behind results that were looked for and are not there, by stage and key.
+    /// Artifacts that were looked for and do not exist any more, by stage and key.
     gone: RefCell<BTreeSet<(&'static str, Key)>>,
-    /// How often one was looked for.
+    /// How often an artifact was looked for that does not exist any more.
     missed: Cell<usize>,
 }
 
 impl<'a> Evidence<'a> {
-    /// The evidence of some pipelines.
+    /// Groups the rows of some pipelines into cases, and counts outliers among clean features.
     pub fn new(measured: Vec<Measurement<'a>>, store: &'a Store) -> Result<Self, StoreError> {
         let rows: Vec<Row> = measured.iter().flat_map(|m| m.rows.iter().cloned()).collect();
         let (gone, missed) = (RefCell::default(), Cell::default());
@@ -65,12 +65,12 @@ impl<'a> Evidence<'a> {
         Ok(evidence)
     }
 
-    /// The manifest of a task's artifact; `None` where it is not there.
+    /// The manifest of a task's artifact; `None` if the artifact does not exist.
     pub fn manifest(&self, task: &Task) -> Result<Option<Manifest>, StoreError> {
         self.store.lookup(task.stage, &task.key)
     }
 
-    /// What fills a role of a row's evaluation, such as `poisons`.
+    /// The task that is an input of a row's evaluation, by the role of the input, such as `poisons`.
     pub fn input(&self, row: &Row, role: &str) -> Option<&Task> {
         let key: Key = row.key.parse().ok()?;
         let tasks = self.measured.iter().map(|m| &m.subject.plan.tasks);
@@ -80,7 +80,8 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// The artifact that fills a role of a row's evaluation; `None` where there is none, or it is not there any more.
+    /// The artifact that is an input of a row's evaluation, by the role of the input; `None` if the evaluation has no
+    /// such input, or if the artifact does not exist any more.
     pub fn read<A: Artifact>(&self, row: &Row, role: &str) -> Result<Option<A>, StoreError> {
         let Some(task) = self.input(row, role) else { return Ok(None) };
         let manifest = self.manifest(task)?;
@@ -91,20 +92,20 @@ impl<'a> Evidence<'a> {
         manifest.map(|manifest| self.store.read(&manifest)).transpose()
     }
 
-    /// The number of samples that a row's accuracy is measured on, where the manifest of its features is there.
+    /// The number of test images of a row; `None` if the manifest of its features does not exist.
     pub fn tested_on(&self, row: &Row) -> Option<u64> {
         let manifest = self.manifest(self.input(row, "features")?).ok()??;
         manifest.summary["test"].as_u64().filter(|n| *n > 0)
     }
 
-    /// What some work gives, and whether it looked for artifacts that are gone.
+    /// Calls `work` and returns its result, and whether `work` looked for artifacts that do not exist any more.
     pub fn watched<T>(&self, work: impl FnOnce() -> T) -> (T, bool) {
         let before = self.missed.get();
         let done = work();
         (done, self.missed.get() > before)
     }
 
-    /// What is said of targets that are weaker than their parameters say.
+    /// One sentence for every target that is weaker than its parameters say.
     pub fn stepped_back(&self) -> BTreeSet<String> {
         let rows = self.cases.iter().flat_map(|c| &c.rows);
         let stepped_back = rows.filter_map(|row| Some((row, row.stepped_back.as_ref()?)));
@@ -118,7 +119,8 @@ impl<'a> Evidence<'a> {
         told.collect()
     }
 
-    /// What of the results that are there cannot be shown, a sentence a stage: artifacts behind them are gone.
+    /// A sentence about results that cannot be shown because artifacts behind them do not exist any more; empty if
+    /// there are none.
     pub fn gone(&self) -> Vec<String> {
         let mut stages: BTreeMap<&str, usize> = BTreeMap::new();
         self.gone.borrow().iter().for_each(|(stage, _)| *stages.entry(stage).or_default() += 1);
@@ -136,7 +138,7 @@ impl<'a> Evidence<'a> {
         )]
     }
 
-    /// The scenes, pipeline by pipeline; of one without results a scene without cases.
+    /// The scenes, pipeline by pipeline. A pipeline without results has one scene without cases.
     pub fn scenes(&self) -> Vec<Scene<'_>> {
         let mut scenes: Vec<Scene> = Vec::new();
         for measured in &self.measured {
@@ -155,14 +157,14 @@ impl<'a> Evidence<'a> {
         scenes
     }
 
-    /// What is said of the findings.
+    /// All findings, tested on these results.
     pub fn findings(&self) -> Vec<Finding> {
         let rows = self.cases.iter().flat_map(|c| &c.rows);
         let outliers = rows.filter_map(|r| Some((r.key.clone(), *self.outliers.get(&self.input(r, "features")?.key)?)));
         findings(&self.cases, &outliers.collect())
     }
 
-    /// Whether nothing was compared with what an imported extractor computes, in a sentence.
+    /// A sentence about imported extractors that no probe has checked; `None` if there are none.
     pub fn unverified(&self) -> Option<String> {
         let of = |m: &&Measurement| m.rows.iter().any(|row| row.verified == Some(false));
         let names: Vec<String> = self.measured.iter().filter(of).map(|m| m.subject.spec.name.clone()).collect();
@@ -175,7 +177,7 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// The pipelines whose branches have no result yet, a sentence each.
+    /// One sentence for every pipeline with branches that have no result yet.
     fn pending(&self) -> impl Iterator<Item = String> {
         let missing = self.measured.iter().filter(|m| m.missing > 0);
         missing.map(|m| {
@@ -185,13 +187,14 @@ impl<'a> Evidence<'a> {
         })
     }
 
-    /// What is missing, what cannot be drawn, and what is not known because artifacts are gone: a sentence each.
+    /// One sentence each about results that are missing, figures that cannot be drawn, and values that are not known,
+    /// because artifacts do not exist (any more).
     pub fn notes(&self) -> Vec<String> {
         let unknown = |m: &Measurement| Some(format!("{}: {}", m.subject.spec.name, unknown(&m.rows)?));
         self.pending().chain(self.gone()).chain(self.measured.iter().filter_map(unknown)).collect()
     }
 
-    /// Counts outliers among clean test samples, where a finding asks for them: under transfer.
+    /// Counts outliers among clean test samples, for the cases whose finding needs them: unlimited images in transfer.
     fn clean_outliers(&self) -> Result<BTreeMap<Key, f64>, StoreError> {
         let mut counted = BTreeMap::new();
         let asked = self.cases.iter().filter(|c| c.pretraining() == Pretraining::Transfer && c.unlimited());

@@ -1,4 +1,4 @@
-//! The figures. Each is made of charts or pictures, or says why there is none.
+//! The figures of a report. Each consists of charts or pictures, or says why there are none.
 
 mod bounds;
 mod classes;
@@ -12,32 +12,32 @@ mod times;
 use crate::{Case, ReportError, case::quantity, chart::Chart, evidence::Evidence, provenance::Provenance, words};
 use maud::{Markup, html};
 
-/// A figure.
+/// A figure: a title, a caption, and charts or pictures.
 pub struct Figure {
-    /// Where it can be linked to.
+    /// The anchor in the page, and the beginning of the names of its files.
     pub id: &'static str,
-    /// What it shows.
+    /// The title.
     pub title: &'static str,
-    /// How to read it.
+    /// The caption, which says how to read the figure; if the figure is empty, the reason for it.
     pub caption: String,
-    /// Its charts or pictures; none: the caption says why.
+    /// The charts or pictures; empty if there is nothing to show.
     pub body: Vec<Panel>,
-    /// Whether artifacts are gone that it would show, too.
+    /// Whether the figure lacks something because artifacts do not exist any more.
     pub incomplete: bool,
 }
 
-/// A chart or pictures.
+/// A chart, or a group of pictures.
 pub struct Panel {
     shown: Markup,
-    /// Of a chart: its file beside the page.
+    /// The file of the chart beside the page; `None` for pictures.
     pub drawing: Option<Drawing>,
 }
 
-/// A chart as a file.
+/// A chart as an SVG file.
 pub struct Drawing {
-    /// Its name.
+    /// The name of the file.
     pub name: String,
-    /// What is in it.
+    /// The content of the file.
     pub svg: String,
 }
 
@@ -46,11 +46,11 @@ impl Figure {
         Self { id, title, caption: caption.into(), body: Vec::new(), incomplete: false }
     }
 
-    /// Adds a chart; `describe` is what it shows, for who cannot see it.
+    /// Adds a chart; `describe` is the text for readers who cannot see it.
     fn chart(&mut self, chart: &Chart, describe: &str) -> Result<(), ReportError> {
         let titled = !chart.title.eq_ignore_ascii_case(self.title);
         let named = if titled { words::file_name(&format!("{} {}", self.id, chart.title)) } else { self.id.to_owned() };
-        // Long titles may begin alike.
+        // Names are cut after 80 characters, so that two long titles may give the same one.
         let names = std::iter::once(named.clone()).chain((2..).map(|n| format!("{named}-{n}")));
         let taken = |name: &str| self.drawings().any(|drawing| drawing.name == name);
         let name = names.map(|name| name + ".svg").find(|name| !taken(name)).expect("numbers do not end");
@@ -59,33 +59,33 @@ impl Figure {
         Ok(())
     }
 
-    /// Adds pictures.
+    /// Adds a group of pictures.
     fn pictures(&mut self, shown: Markup) {
         self.body.push(Panel { shown, drawing: None });
     }
 
-    /// The files of its charts.
+    /// The files of the charts.
     pub fn drawings(&self) -> impl Iterator<Item = &Drawing> {
         self.body.iter().filter_map(|panel| panel.drawing.as_ref())
     }
 
-    /// Adds a sentence to the caption, if there is one that it does not have.
+    /// Adds a sentence to the caption, unless the caption has it already.
     fn remark(&mut self, remark: Option<String>) {
         let new = remark.filter(|remark| !self.caption.contains(remark.as_str()));
         self.caption += &new.unwrap_or_default();
     }
 
-    /// The figure, or why there is none.
+    /// The figure; if it is empty, with `why` as its caption.
     fn or(self, why: &str) -> Self {
         if self.body.is_empty() { Self { caption: why.to_owned(), ..self } } else { self }
     }
 
-    /// The figure in the page, under its title; `folder` is where the files of its charts are.
+    /// The figure as HTML under its title; `folder` is the folder of the charts' files.
     pub fn html(&self, folder: &str) -> Markup {
         html! { section id=(self.id) { h3 { (self.title) } (self.untitled(folder)) } }
     }
 
-    /// The same without its title.
+    /// The figure as HTML without its title.
     pub fn untitled(&self, folder: &str) -> Markup {
         let address = |drawing: &Drawing| format!("{}/{}", words::address(folder), drawing.name);
         html! {
@@ -109,15 +109,15 @@ impl Figure {
     }
 }
 
-/// Accuracy from stage to stage.
+/// Draws accuracy from stage to stage of the attack.
 pub fn stages(evidence: &Evidence) -> Result<Figure, ReportError> {
     stages::figure(evidence)
 }
 
-/// What draws a figure.
+/// A function that draws a figure.
 type Draw = fn(&Evidence) -> Result<Figure, ReportError>;
 
-/// All other figures, in order.
+/// Draws all other figures, in the order of the page.
 pub fn all(evidence: &Evidence, provenance: &Provenance) -> Result<Vec<Figure>, ReportError> {
     let of: [Draw; 10] = [
         drops::over_budget,
@@ -138,12 +138,12 @@ pub fn all(evidence: &Evidence, provenance: &Provenance) -> Result<Vec<Figure>, 
     drawn.chain(std::iter::once_with(|| times::figure(provenance))).collect()
 }
 
-/// What a chart is called where a report has several scenes.
+/// The title of a chart, after the name of its scene if the report has several.
 fn titled(evidence: &Evidence, scene: &str, title: &str) -> String {
     if evidence.scenes().len() > 1 { format!("{scene}: {title}") } else { words::capital(title) }
 }
 
-/// The cases that cost most, in their order, and a remark about the others.
+/// The `most` cases with the largest drops, in their original order, and a remark if others are left out.
 fn strongest<'c>(cases: &[&'c Case], most: usize) -> (Vec<&'c Case>, Option<String>) {
     let drop = |c: &Case| c.mean(quantity::drop).map_or(f64::NEG_INFINITY, |e| e.mean);
     let mut ranked = cases.to_vec();

@@ -1,8 +1,9 @@
-//! Writing a page and what lies beside it, so that nobody sees half a file and a run that is killed leaves nothing for
-//! good.
+//! Publishes a page and the files beside it. A file is never seen half-written, and a run that is killed leaves nothing
+//! behind for good.
 //!
-//! Everything is written to a hidden folder beside the page first, and then renamed, file by file, the page last. The
-//! folder holds a file that is locked for as long as its run lives: the next run removes folders whose lock is free.
+//! All files are first written to a hidden folder beside the page, and then renamed one by one, the page last. The
+//! hidden folder contains a file that is locked while its run is alive. The next run removes hidden folders whose lock
+//! is free.
 
 use crate::ReportError;
 use std::{
@@ -12,16 +13,18 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// What the names of hidden folders begin with; then comes the page's.
+/// The beginning of the name of a hidden folder; the name of the page follows.
 const PREFIX: &str = ".hemlock-report-";
-/// The file in it that is locked.
+/// The name of the locked file in a hidden folder.
 const LOCK: &str = "lock";
 
-/// Writes files, all or whole ones at least, in order; `page` is the one that folders are named after. Files of earlier
-/// pages in the same folders that are not among these are removed.
+/// Writes files in order. `page` is the path of the page, after which the hidden folder is named. Files of earlier
+/// reports in the same folders are removed if they are not among `files`.
+///
+/// No file is renamed before all are written. If a rename fails, the files before it are new and the others are old.
 ///
 /// # Errors
-/// A file cannot be written.
+/// A folder cannot be made, or a file cannot be written or renamed.
 pub fn publish(page: &Path, files: &[(PathBuf, String)]) -> Result<(), ReportError> {
     let parent = page.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(|e| ReportError::write(parent, e))?;
@@ -48,7 +51,7 @@ pub fn publish(page: &Path, files: &[(PathBuf, String)]) -> Result<(), ReportErr
     Ok(())
 }
 
-/// A hidden folder, and its locked file.
+/// Makes a hidden folder, and returns it with its locked file.
 fn stage(parent: &Path, prefix: &str) -> Result<(TempDir, File), ReportError> {
     loop {
         let staging = tempfile::Builder::new().prefix(prefix).tempdir_in(parent);
@@ -56,7 +59,7 @@ fn stage(parent: &Path, prefix: &str) -> Result<(TempDir, File), ReportError> {
         let lock = staging.path().join(LOCK);
         let locked = File::create(&lock).and_then(|file| file.lock().map(|()| file));
         match locked {
-            // Another run may have taken it for a leftover before it was locked.
+            // Another run may have removed the folder as a leftover before it was locked.
             Ok(_) | Err(_) if !lock.exists() => {}
             Ok(file) => return Ok((staging, file)),
             Err(e) => return Err(ReportError::write(&lock, e)),
@@ -64,7 +67,7 @@ fn stage(parent: &Path, prefix: &str) -> Result<(TempDir, File), ReportError> {
     }
 }
 
-/// The folders of files, each once.
+/// The folders of all files, each once.
 fn folders(files: &[(PathBuf, String)]) -> Vec<&Path> {
     let mut folders: Vec<&Path> = files.iter().filter_map(|(path, _)| path.parent()).collect();
     folders.retain(|folder| !folder.as_os_str().is_empty());
@@ -73,12 +76,13 @@ fn folders(files: &[(PathBuf, String)]) -> Vec<&Path> {
     folders
 }
 
-/// The entries of a folder; none if it cannot be read.
+/// The paths in a folder; none if the folder cannot be read.
 fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
-/// Removes what runs left that were killed. What cannot be removed, or belongs to a run that lives, stays.
+/// Removes the hidden folders of runs that were killed. Folders that cannot be removed, or that belong to a run that is
+/// alive, stay.
 fn clear(parent: &Path, prefix: &str) {
     let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
     for folder in entries(parent).filter(hidden) {
@@ -86,7 +90,8 @@ fn clear(parent: &Path, prefix: &str) {
         let lock = File::open(folder.join(LOCK));
         let free = match &lock {
             Ok(lock) => lock.try_lock().is_ok(),
-            // It was killed before it had a lock, or another run is just about to have one: that one is young.
+            // Either the run was killed before it made its lock, or another run is about to make one. The latter's
+            // folder is young.
             Err(e) => e.kind() == io::ErrorKind::NotFound && !young(&folder),
         };
         if free && let Err(e) = fs::remove_dir_all(&folder) {
@@ -101,8 +106,8 @@ fn young(folder: &Path) -> bool {
     made.is_ok_and(|made| made.elapsed().is_ok_and(|age| age.as_secs() < 60))
 }
 
-/// Removes files that an earlier page had in a folder and this one has not: of the kinds that pages have, and with
-/// their beginnings.
+/// Removes files of earlier reports from a folder: files that are not among `files`, and that a report wrote (see
+/// [`ours`]).
 fn sweep(folder: &Path, files: &[(PathBuf, String)]) {
     let stale = entries(folder).filter(|path| !files.iter().any(|(kept, _)| kept == path)).filter(|path| ours(path));
     for path in stale {
@@ -112,7 +117,7 @@ fn sweep(folder: &Path, files: &[(PathBuf, String)]) {
     }
 }
 
-/// Whether a report wrote a file: what others put beside it is theirs.
+/// Whether a report wrote this file, by its name, or by the mark in a chart. Other people's files are left alone.
 fn ours(path: &Path) -> bool {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     match path.extension().and_then(|e| e.to_str()) {
@@ -170,13 +175,13 @@ mod tests {
         assert_eq!(names(dir.path()).iter().filter(|n| n.contains("p.html")).count(), 2);
     }
 
-    /// The old page stays where a new one cannot be written.
+    /// The old page stays if the new one cannot be written.
     #[test]
     fn the_page_comes_last() {
         let dir = tempfile::tempdir().unwrap();
         let page = dir.path().join("p.html");
         fs::write(&page, "old").unwrap();
-        // A file in the place of the folder.
+        // A file where the folder of tables should be.
         fs::write(dir.path().join("p.tables"), "").unwrap();
         let error = publish(&page, &[(dir.path().join("p.tables/a.csv"), String::new()), (page.clone(), "new".into())]);
         assert!(error.unwrap_err().to_string().contains("p.tables"));

@@ -1,19 +1,20 @@
-//! The findings of the paper, each tested on the rows at hand.
+//! Tests of the paper's claims on the rows of a report.
 //!
-//! A finding is a claim about all rows that it can be asked of, made of [`Comparison`]s: differences that the claim
-//! says are above 0, a test each. It is
+//! A finding is a claim about all rows that it applies to. It consists of [`Comparison`]s: differences that are above 0
+//! if the claim holds, with one test each. All tests are one-sided. A finding is
 //!
-//! - **confirmed** where every comparison is: its difference is above 0 at the level [`LEVEL`], one-sided. (All of
-//!   several tests have to reject, so the level of the whole is that of one: an intersection-union test.)
-//! - **contradicted** where some comparison is: its difference is below 0 at that level, divided by the number of
-//!   comparisons (Bonferroni), since one counterexample is enough.
-//! - **undecided** otherwise; and where there is no comparison, or none with at least two seeds whose results differ.
+//! - **confirmed** if every difference is significantly above 0 at the level [`LEVEL`]. (All tests have to reject, so
+//!   no correction is due: an intersection-union test.)
+//! - **contradicted** if some difference is significantly below 0 at that level, divided by the number of comparisons
+//!   (Bonferroni), because one counterexample is enough.
+//! - **undecided** otherwise. This includes findings without a comparison, and those of which no comparison has at
+//!   least two seeds with different results.
 //!
-//! Sides of a comparison are equal in all traits but those that the finding asks about ([`axis`]). What differs in
-//! something else, too, is not compared, and listed with what differs.
+//! The sides of a comparison are equal in all traits, except for those that the finding asks about ([`axis`]). Pairs
+//! that differ in something else as well are not compared; the nearest ones are listed with their differences.
 //!
-//! Differences are taken seed by seed where both sides have the same seeds, and image by image where they have the same
-//! test images. What varies beside them, extractors, training data, attacks, test images, is told apart: see
+//! Differences are taken seed by seed if both sides have the same seeds, and image by image if they have the same test
+//! images. The error of a mean is estimated from extractors, training data, attacks and test images: see
 //! [`statistics`](crate::statistics). A verdict says what it generalises to.
 
 mod anomalies;
@@ -35,22 +36,22 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Level of significance.
+/// The level of significance.
 pub const LEVEL: f64 = 0.05;
 
-/// What the rows say of a finding.
+/// The verdict on a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// They bear it out.
+    /// Every comparison is significantly for the claim.
     Confirmed,
-    /// They speak against it.
+    /// Some comparison is significantly against the claim.
     Contradicted,
-    /// They do not tell.
+    /// Neither, or nothing could be tested.
     Undecided,
 }
 
 impl Verdict {
-    /// In a word.
+    /// The verdict as a word.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -61,56 +62,56 @@ impl Verdict {
     }
 }
 
-/// What a difference is counted in.
+/// The unit of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// Percentage points, of a difference of fractions.
+    /// Percentage points, for a difference of fractions.
     Points,
-    /// Percent of what the clean victim has above chance.
+    /// Per cent of the clean victim's accuracy above chance.
     Percent,
     /// Decibels.
     Decibels,
-    /// A number.
+    /// No unit.
     Plain,
 }
 
-/// A difference that a finding says is above 0.
+/// A difference that is above 0 if the claim holds.
 #[derive(Debug, Clone)]
 pub struct Comparison {
-    /// Which rows it is taken over.
+    /// The names of the rows that are compared.
     pub rows: String,
-    /// What is subtracted from what.
+    /// The minuend and the subtrahend, in words.
     pub quantity: &'static str,
-    /// Its unit.
+    /// The unit of the difference.
     pub unit: Unit,
-    /// The difference.
+    /// The mean difference; fractions, if the unit is points or per cent.
     pub difference: f64,
-    /// Half the width of its 95 % confidence interval.
+    /// Half the width of the 95 % confidence interval of the difference; `None` if its error is not known.
     pub half_width: Option<f64>,
-    /// One-sided p-value of it being at most 0; `None` where nothing is known of its error.
+    /// The one-sided p-value of the null hypothesis that the difference is at most 0; `None` if its error is not known.
     pub p: Option<f64>,
-    /// What it is an estimate of and how sure, or what is missing for that.
+    /// The error of the difference and what it generalises to, or the reason why its error is not known.
     pub inference: Result<Inference, Lack>,
-    /// Number of seeds or, where extractors or images have seeds of their own, of combinations.
+    /// The number of seeds or, if extractors or images have seeds of their own, of combinations of seeds.
     pub seeds: usize,
-    /// Whether it is for the claim or against it, at the levels of the finding.
+    /// Whether the comparison is for the claim or against it, at the levels of the finding.
     pub verdict: Verdict,
 }
 
 impl Comparison {
-    /// A difference that was taken seed by seed.
+    /// A comparison whose difference was taken seed by seed.
     fn paired(rows: String, quantity: &'static str, unit: Unit, e: Estimate) -> Self {
         let (half_width, p, inference) = (e.half_width(), e.p_above(), e.inference);
         let verdict = Verdict::Undecided;
         Self { rows, quantity, unit, difference: e.mean, half_width, p, inference, seeds: e.n, verdict }
     }
 
-    /// A difference of two samples that have nothing in common.
+    /// A comparison of two independent samples.
     fn independent(rows: String, quantity: &'static str, unit: Unit, a: &Estimate, b: &Estimate) -> Self {
         Self::paired(rows, quantity, unit, a.minus(b))
     }
 
-    /// What it holds for, or what is missing for a test, in words.
+    /// What the difference generalises to, or why it was not tested, in words.
     #[must_use]
     pub fn holds(&self) -> String {
         match &self.inference {
@@ -128,29 +129,30 @@ impl Comparison {
     }
 }
 
-/// A finding, and what the rows say of it.
+/// A claim of the paper, its comparisons and the verdict.
 #[derive(Debug, Clone)]
 pub struct Finding {
-    /// Its number in the paper's list.
+    /// The number of the claim in docs/findings.md, such as `F1`.
     pub id: &'static str,
-    /// What it says.
+    /// The claim.
     pub claim: &'static str,
-    /// How it is tested.
+    /// The test, in words.
     pub test: &'static str,
-    /// What the rows say.
+    /// The verdict.
     pub verdict: Verdict,
-    /// Why, in a sentence.
+    /// The reason for the verdict, in one sentence.
     pub reason: String,
-    /// What was compared.
+    /// The comparisons.
     pub comparisons: Vec<Comparison>,
-    /// What was not, since it differs in something that the finding does not ask about.
+    /// Pairs that were not compared because they differ in something that the finding does not ask about.
     pub apart: Vec<Apart>,
-    /// How many more of those there are.
+    /// The number of such pairs that are not listed in `apart`.
     pub apart_more: usize,
 }
 
 impl Finding {
-    /// The finding with what it could not compare; `sides` are what it takes, and how many cases it has of each.
+    /// Adds the pairs that could not be compared. `sides` are the names of the sides of the comparison and the number
+    /// of cases of each; they give the reason if there is no comparison.
     fn beside(mut self, apart: Vec<Apart>, sides: &[(&str, usize)], question: &Question) -> Self {
         if self.comparisons.is_empty() {
             self.reason = axis::missing(sides, question.needs);
@@ -161,7 +163,7 @@ impl Finding {
 }
 
 impl Finding {
-    /// What its tests generalise to, each way once.
+    /// What the tests generalise to, each scope once.
     #[must_use]
     pub fn scopes(&self) -> Vec<String> {
         let scopes = self.comparisons.iter().filter_map(|c| Some(c.inference.ok()?.scope.words()));
@@ -169,12 +171,12 @@ impl Finding {
     }
 }
 
-/// What a finding is, before rows are asked.
+/// A claim and its test, before any row is tested.
 struct Question {
     id: &'static str,
     claim: &'static str,
     test: &'static str,
-    /// Which rows it takes.
+    /// The rows that the test needs, in words.
     needs: &'static str,
 }
 
@@ -219,8 +221,8 @@ impl Question {
     }
 }
 
-/// All findings. `clean_outliers` holds, by a row's key, the share of clean test samples that count as outliers as
-/// poisons do.
+/// Tests all claims. `clean_outliers` holds, by a row's key, the share of clean test samples that are outliers by the
+/// rule for poisons.
 #[must_use]
 pub fn findings(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Vec<Finding> {
     vec![

@@ -1,4 +1,4 @@
-//! Estimates of what is computed from results: row by row, and with what every test image adds to its error.
+//! Means of quantities over the rows of one or several cases, with the error that test images add to each value.
 
 use crate::{
     Case,
@@ -8,14 +8,19 @@ use hemlock_artifact::Drawn;
 use hemlock_pipeline::{REPLICATED, Row};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A case, and a quantity of its rows.
+/// A case, and a function that reads a quantity from a row.
 pub type Side<'a> = (&'a Case, &'a dyn Fn(&Row) -> Option<f64>);
 
-/// By how much an accuracy is changed to see how a quantity follows it.
+/// The step of the central differences of a quantity with respect to an accuracy.
 const STEP: f64 = 1e-4;
 
-/// Which of [`hemlock_pipeline::Origin::seeds`] sides are paired by: those in which the rows of one side differ, and
-/// those that all rows have, and do not all have alike. So rows of one extractor meet those, of several, of that one.
+/// Which of the seeds in [`hemlock_pipeline::Origin::seeds`] have to be equal in a pair of rows. A seed counts
+///
+/// - if it varies within a side, or
+/// - if all rows have it and the sides have different values.
+///
+/// So if one side has one extractor and the other side has several, its rows are paired with those of the same
+/// extractor.
 fn paired_by(sides: &[Side]) -> Vec<bool> {
     let seeds = |case: &'_ Case, i: usize| case.rows.iter().map(|row| row.origin.seeds[i]).collect::<BTreeSet<_>>();
     let paired = |i: usize| {
@@ -26,7 +31,8 @@ fn paired_by(sides: &[Side]) -> Vec<bool> {
     (0..REPLICATED.len()).map(paired).collect()
 }
 
-/// Rows by what sides are paired by, and by the run's seed; what several rows of a side share is counted.
+/// Rows by the seeds that have to be equal (`kept`) and the seed of the run. Rows of a side that share all of these are
+/// numbered from 1.
 fn by_seeds<'c>(case: &'c Case, kept: &[bool]) -> BTreeMap<(Vec<Option<u64>>, usize), &'c Row> {
     let mut seen: BTreeMap<Vec<Option<u64>>, usize> = BTreeMap::new();
     let numbered = case.rows.iter().map(|row| {
@@ -39,8 +45,9 @@ fn by_seeds<'c>(case: &'c Case, kept: &[bool]) -> BTreeMap<(Vec<Option<u64>>, us
     numbered.collect()
 }
 
-/// What `f` makes of the quantities of some sides, combination by combination of the seeds that all sides have; where
-/// there is none, of their means. `None` where a row has no such quantity.
+/// The mean of `f` over all combinations of seeds that every side has. `f` is called with the quantities of the sides,
+/// in their order. If the sides have no combination in common, `f` of the sides' means, without an error. `None` if a
+/// row does not have its quantity.
 pub fn joint(sides: &[Side], f: &dyn Fn(&[f64]) -> f64) -> Option<Estimate> {
     let kept = paired_by(sides);
     let rows: Vec<BTreeMap<_, &Row>> = sides.iter().map(|(case, _)| by_seeds(case, &kept)).collect();
@@ -80,7 +87,7 @@ pub fn joint(sides: &[Side], f: &dyn Fn(&[f64]) -> f64) -> Option<Estimate> {
     Some(estimate)
 }
 
-/// The number of an item among those that were seen, to which it is added.
+/// The index of an item in `seen`, to which it is appended if no item there is the `same`.
 fn number<T>(seen: &mut Vec<T>, item: T, same: impl Fn(&T, &T) -> bool) -> usize {
     seen.iter().position(|other| same(other, &item)).unwrap_or_else(|| {
         seen.push(item);
@@ -88,8 +95,8 @@ fn number<T>(seen: &mut Vec<T>, item: T, same: impl Fn(&T, &T) -> bool) -> usize
     })
 }
 
-/// The value of some rows, one a side, and what test images add to its error: by the delta method, with differences in
-/// the place of derivatives, which are exact for what is linear.
+/// `f` of the quantities of some rows, one per side, and the deviation that every test image adds to it, by the delta
+/// method. Derivatives are central differences, which are exact for what is linear.
 fn measured(sides: &[Side], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) -> Option<(f64, Noise)> {
     let values: Vec<f64> = sides.iter().zip(rows).map(|((_, quantity), row)| quantity(row)).collect::<Option<_>>()?;
     let mut noise = Noise::default();
@@ -112,7 +119,7 @@ fn measured(sides: &[Side], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) -> Option<
                     .for_each(|x| *x += step);
                 quantity(&varied)
             };
-            // Up, down, and back.
+            // One step up, one step down from the value, and back to the value.
             let (Some(above), Some(below)) = (quantity_at(STEP), quantity_at(-2.0 * STEP)) else { return None };
             quantity_at(STEP);
             let images = Images { pool: row.origin.pool.clone(), drawn: answered.drawn.clone() };
@@ -122,9 +129,9 @@ fn measured(sides: &[Side], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) -> Option<
     Some((f(&values), noise))
 }
 
-/// The share of training images, and of validation images where an attack or a control looks at these, that two draws
-/// have in common; of several sides the largest, of those whose images are not the same anyway. All of them, where it
-/// is not known: then nothing is said of other training data.
+/// The share of training images that two draws have in common. Validation images count as well if an attack or a
+/// control looks at them. If there are several sides, it is the largest share, without sides whose data are equal. It
+/// is 1 if the draws are not known, so that nothing is said about other training data.
 fn overlap(a: &[&Row], b: &[&Row]) -> f64 {
     let drawn = |row: &Row| Some(row.answers.as_ref()?.drawn.clone());
     let sides = a.iter().zip(b).filter(|(a, b)| a.origin.data != b.origin.data);
@@ -133,7 +140,7 @@ fn overlap(a: &[&Row], b: &[&Row]) -> f64 {
     sides.map(|side| share(side).unwrap_or(1.0)).fold(0.0, f64::max)
 }
 
-/// The share of the first's training images, and validation images where these count, that are among the second's.
+/// The share of `a`'s training images (and validation images, if they count) that are among those of `b`.
 fn common(a: &Drawn, b: &Drawn, validation: bool) -> f64 {
     let members = |splits: &[&[u32]]| {
         let most = splits.iter().flat_map(|split| split.iter()).max().map_or(0, |most| *most as usize + 1);
@@ -147,7 +154,8 @@ fn common(a: &Drawn, b: &Drawn, validation: bool) -> f64 {
         return among(&a.train, &members(&[&b.train])) as f64 / a.train.len().max(1) as f64;
     }
     let n = (a.train.len() + a.validation.len()).max(1);
-    // Where validation has a pool of its own, numbers of the one say nothing in the other.
+    // If validation images come from a pool of their own, their numbers mean other images than the same numbers in the
+    // training pool.
     let count = if among(&a.validation, &members(&[&a.train])) > 0 {
         among(&a.train, &members(&[&b.train])) + among(&a.validation, &members(&[&b.validation]))
     } else {
@@ -168,13 +176,13 @@ mod tests {
 
     const IMAGES: usize = 100;
 
-    /// A share of right answers, the first ones from `from` on.
+    /// Answers to all test images, of which a `share` is right, beginning with image `from`.
     fn right(share: f64, from: usize) -> Vec<bool> {
         (0..IMAGES).map(|i| (i + IMAGES - from) % IMAGES < (share * IMAGES as f64).round() as usize).collect()
     }
 
-    /// A case of which every row has an extractor, a draw of training data, what it makes of images after an attack,
-    /// and test images: those of its draw, or the same.
+    /// A case with one row per (extractor, draw of training data, accuracy under attack). Every draw has its own test
+    /// images, or all have the same.
     fn case(rows: &[(u64, u64, f64)], own_images: bool) -> Case {
         let params = |extractor: u64| json!({ "method": "simclr", "seed": extractor });
         let mut made: Vec<Row> = Vec::new();
@@ -190,7 +198,7 @@ mod tests {
                 seeds: [None, None, Some(*extractor), None, None],
             };
             let test = (0..IMAGES as u32).map(|i| i + if own_images { 1000 * *draw as u32 } else { 0 }).collect();
-            // Two neighbouring draws have half of their images in common.
+            // Neighbouring draws have half of their images in common.
             let train = (0..20).map(|i| i + 10 * *draw as u32).collect();
             let answers = Measured::new(right(0.8, 0)).with("images", Role::Poisoned, right(*accuracy, 0));
             let drawn = Arc::new(Drawn { test, train, validation: Vec::new() });
@@ -222,7 +230,7 @@ mod tests {
         assert_eq!(scattered.mean(quantity::drop).unwrap().inference.err(), Some(Lack::Incomplete));
     }
 
-    /// Of one draw nothing is known; of draws that all give the same neither.
+    /// One draw gives no error, and neither do draws that all give the same.
     #[test]
     fn what_is_missing_is_said() {
         let lack = |rows: &[(u64, u64, f64)]| case(rows, false).mean(quantity::drop).unwrap().inference.err();
@@ -236,7 +244,7 @@ mod tests {
         assert_eq!((apart.inference.err(), apart.n), (Some(Lack::NoPairs), 0));
     }
 
-    /// One side was run with every extractor, the other with the first one, or with images of another seed alone.
+    /// One side was run with every extractor, the other with the first one alone, or with other training data.
     #[test]
     fn sides_meet_where_both_were_run() {
         let all = case(&[(0, 0, 0.5), (0, 1, 0.52), (1, 0, 0.6), (1, 1, 0.58)], false);
@@ -250,13 +258,13 @@ mod tests {
         assert_eq!(apart.inference.err(), Some(Lack::NoPairs));
     }
 
-    /// The drop is of the images that only the clean victim is right about: as an error of a share of them.
+    /// The drop is the share of images that only the clean victim gets right, and has the error of such a share.
     #[test]
     fn test_images_count_once_however_many_draws_share_them() {
         let draws = [(0, 0, 0.60), (0, 1, 0.61), (0, 2, 0.59)];
         let of = |own| case(&draws, own).mean(quantity::drop).unwrap().inference.unwrap();
         let (same, own) = (of(false), of(true));
-        // Of 0.2 of the images one answer of two is lost.
+        // The drop is 0.2, so its variance is that of a share of 0.2.
         let share = 0.2 * 0.8 / (IMAGES as f64 - 1.0);
         assert!((same.components.images / share - 1.0).abs() < 0.05, "{} is not {share}", same.components.images);
         assert_eq!(own.components.images, 0.0);
@@ -265,7 +273,7 @@ mod tests {
         assert!(same.variance > 10.0 * before, "{before}");
     }
 
-    /// Attacks that fool a victim about the same images differ by little, whatever these images are.
+    /// If attacks fool a victim about the same images, the error of their difference is small.
     #[test]
     fn sides_are_compared_image_by_image() {
         let a = case(&[(0, 0, 0.60), (0, 1, 0.62)], false);
@@ -282,7 +290,7 @@ mod tests {
         let c = case(&[(0, 0, 0.60), (0, 1, 0.62)], false);
         let share = |r: &Row| Some(r.accuracy.images()? / r.accuracy.clean);
         let images = c.mean(share).unwrap().inference.unwrap().components.images;
-        // By hand: the images that only the clean victim is right about, as a share of those that it is right about.
+        // By hand: the influence of an image on the ratio of the accuracies, by the quotient rule.
         let z = |clean: bool, hit: bool, p: f64| {
             (f64::from(u8::from(hit)) - p) / 0.8 - p / 0.64 * (f64::from(u8::from(clean)) - 0.8)
         };

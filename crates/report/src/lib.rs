@@ -1,8 +1,8 @@
-//! One page that tells what pipelines measured, for people: setting, results, figures, findings, provenance.
+//! An HTML page about what pipelines measured: setting, results, figures, findings and provenance.
 //!
-//! [`report`] reads what is in the artifact root, runs nothing, and writes an HTML file that needs no other file and no
-//! network, beside it the same tables as CSV and Markdown and the same charts as SVG. What is not there yet, or is
-//! gone, is left out, and the page says so.
+//! [`report`] reads what is in the artifact root and runs nothing. The HTML file needs no other file and no network.
+//! The same tables as CSV and Markdown, and the same charts as SVG, are written to folders beside it. Results that do
+//! not exist yet, and artifacts that are gone, are left out, and the page says so.
 
 mod case;
 mod chart;
@@ -34,33 +34,40 @@ use std::path::{Path, PathBuf};
 
 /// A pipeline to report on.
 pub struct Subject {
-    /// Its spec.
+    /// The spec of the pipeline.
     pub spec: Spec,
-    /// Its tasks.
+    /// The tasks of the pipeline.
     pub plan: Plan,
-    /// The command that runs it.
+    /// The command that runs the pipeline.
     pub command: String,
 }
 
-/// What a report is made of.
+/// The paths of a report's files, and what the report lacks.
 #[derive(Debug)]
 pub struct Written {
-    /// The page.
+    /// The HTML page.
     pub page: PathBuf,
-    /// The folder of the tables.
+    /// The folder of the tables, as CSV and Markdown.
     pub tables: PathBuf,
-    /// The folder of the charts.
+    /// The folder of the charts, as SVG.
     pub figures: PathBuf,
-    /// What was missing, a sentence each.
+    /// What was missing, one sentence each.
     pub missing: Vec<String>,
 }
 
-/// Writes the page of some pipelines to `file`, and their tables and charts to folders beside it; `command` is what
-/// makes the page again. `paper` is a file of a paper's own numbers, which the page then shows beside ours. Every file
-/// is whole whenever it is seen, and the page comes last.
+/// Writes the page about some pipelines to `file`, and its tables and charts to folders beside it.
+///
+/// - `command` is the command that makes the page again; the page shows it.
+/// - `paper` is a CSV file with numbers from a paper, which the page shows beside the measured ones.
+///
+/// Every file is complete as soon as it is visible, and the page is written last.
 ///
 /// # Errors
-/// No pipeline has a result, an artifact is damaged, a line of `paper` meets no result, or a file cannot be written.
+/// - No pipeline has a result.
+/// - An artifact cannot be read.
+/// - `paper` cannot be read, or is not such a table, or one of its lines does not match exactly one result.
+/// - A chart or a picture cannot be drawn.
+/// - A file cannot be written.
 pub fn report(
     subjects: &[Subject],
     store: &Store,
