@@ -1,4 +1,4 @@
-//! The page.
+//! The HTML page of a report, and the list of the files beside it.
 
 use crate::{
     Case, ReportError,
@@ -15,43 +15,43 @@ use crate::{
 };
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-/// The file of all results.
+/// The file with one line per result.
 const ROWS: &str = "rows.csv";
 
 /// A folder beside the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Folder {
-    /// Of tables.
+    /// The folder of the tables.
     Tables,
-    /// Of charts.
+    /// The folder of the charts.
     Figures,
 }
 
 const STYLE: &str = include_str!("page.css");
 
-/// Everything on the page.
+/// Everything that the page shows.
 pub struct Page<'a> {
     evidence: &'a Evidence<'a>,
-    /// What makes the page again.
+    /// The command that makes the page again.
     command: &'a str,
     results: Table,
-    /// A paper's numbers beside ours.
+    /// A paper's numbers beside the measured ones, if a file of them was given.
     paper: Option<Table>,
     noise: Table,
     stages: Figure,
     figures: Vec<Figure>,
-    /// Every result by itself, as CSV.
+    /// One line per result, as CSV.
     rows: String,
-    /// Those that were tested, with what was compared.
+    /// The findings that were tested, with their comparisons.
     findings: Vec<(Finding, Table)>,
-    /// Those that results are too few for.
+    /// The findings for which there are too few results, with their comparisons.
     open: Vec<(Finding, Table)>,
     provenance: Provenance,
     times: Table,
     artifacts: Table,
 }
 
-/// Sections of the page: where they are, and what they are called.
+/// The sections of the page: anchor and title.
 const SECTIONS: [(&str, &str); 7] = [
     ("summary", "Summary"),
     ("setting", "Setting and threat model"),
@@ -63,7 +63,7 @@ const SECTIONS: [(&str, &str); 7] = [
 ];
 
 impl<'a> Page<'a> {
-    /// Gathers what the page shows.
+    /// Makes the tables and figures, and tests the findings.
     pub fn new(evidence: &'a Evidence<'a>, paper: Option<Table>, command: &'a str) -> Result<Self, ReportError> {
         let provenance = Provenance::new(evidence)?;
         let judged = |finding: Finding| {
@@ -89,7 +89,7 @@ impl<'a> Page<'a> {
         })
     }
 
-    /// The files beside the page: the folder, the name, and what is in it.
+    /// The files beside the page: folder, name and content.
     pub fn files(&self) -> Vec<(Folder, String, String)> {
         let comparisons = self.findings.iter().chain(&self.open).map(|(_, table)| table);
         let tables = [&self.results, &self.noise]
@@ -107,7 +107,7 @@ impl<'a> Page<'a> {
         tables.chain([rows]).chain(drawings).collect()
     }
 
-    /// The page as HTML; `tables` and `drawings` are the folders of the files beside it.
+    /// The page as HTML; `tables` and `drawings` are the names of the folders beside it.
     pub fn html(&self, tables: &str, drawings: &str) -> String {
         let names: Vec<String> = self.evidence.measured.iter().map(|m| m.subject.spec.name.clone()).collect();
         let scenes = self.evidence.scenes();
@@ -120,7 +120,7 @@ impl<'a> Page<'a> {
                     meta name="viewport" content="width=device-width, initial-scale=1";
                     meta name="color-scheme" content="light dark";
                     title { "Hemlock: " (words::list(&names)) }
-                    // An empty picture: without one browsers ask for a file.
+                    // An empty icon, because browsers would ask for a file otherwise.
                     link rel="icon" href="data:,";
                     style { (PreEscaped(STYLE)) (PreEscaped(chart::style())) }
                 }
@@ -172,7 +172,7 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// How many findings are not asked.
+    /// A sentence about the number of findings that were not tested.
     fn others(&self) -> String {
         let more = if self.findings.is_empty() { "" } else { " more" };
         match self.open.len() {
@@ -192,7 +192,8 @@ impl<'a> Page<'a> {
         }
     }
 
-    /// What a pipeline comes to: its strongest attack, and its strongest one that can hardly be seen.
+    /// The headline of a scene: its strongest attack with images, its strongest one within 8/255, and its strongest one
+    /// on features alone.
     fn headline(&self, scene: &Scene) -> Markup {
         let cases = &scene.cases;
         let drop = |c: &Case| c.mean(quantity::drop).map_or(f64::NEG_INFINITY, |e| e.mean);
@@ -201,11 +202,11 @@ impl<'a> Page<'a> {
             Some((of.len(), of.into_iter().max_by(|a, b| drop(a).total_cmp(&drop(b)))?))
         };
         let features = best(&|c| c.mean(quantity::features).is_some() && c.mean(quantity::images).is_none());
-        // Noise on the whole training set is another budget, and has a table of its own.
+        // Noise that replaces training images has another poison fraction, and a table of its own.
         let adds = |c: &Case| c.mean(quantity::images).is_some() && !c.replaces();
         let images = best(&adds).or_else(|| best(&|c| c.mean(quantity::images).is_some()));
         let clean = best(&|c| c.linf().is_some_and(|l| l <= 8.0) && adds(c));
-        // Where all are within the limit, it is the same line.
+        // If all attacks are within the limit, this line would repeat the first one.
         let clean = clean.filter(|(n, _)| images.is_none_or(|(all, _)| *n < all));
         let lines = [("with images", images), ("within 8/255", clean), ("on features alone", features)];
         html! {
@@ -287,7 +288,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// What a finding did not compare, and why.
+/// The pairs that a finding did not compare, and why.
 fn apart(finding: &Finding) -> Markup {
     html! {
         @if !finding.apart.is_empty() {
@@ -303,7 +304,8 @@ fn apart(finding: &Finding) -> Markup {
     }
 }
 
-/// The choice flatters, so its number belongs to it.
+/// The beginning of a headline. It names the number of attacks that the strongest is chosen from, because that choice
+/// is optimistic.
 fn strongest(of: usize, what: &str) -> String {
     if of == 1 { format!("The one attack {what}") } else { format!("Strongest of {of} attacks {what}") }
 }
@@ -332,7 +334,8 @@ fn headline(what: &str, case: &Case) -> Markup {
     }
 }
 
-/// What an attack is compared with in a sentence. Noise is to make images useless, which is worse than not having them.
+/// The beginning of a sentence about the control of an attack, and the drop that the control costs. The control is
+/// flipped labels; for noise, which should make images useless, it is training without these images.
 fn control(case: &Case) -> Option<(&'static str, Estimate)> {
     if case.replaces() {
         return Some(("To train without these images costs", case.mean(quantity::drop_of_removed)?));

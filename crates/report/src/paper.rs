@@ -1,9 +1,13 @@
-//! A paper's own numbers beside ours: a CSV file that somebody types who has the paper's tables.
+//! A paper's numbers beside the measured ones, from a CSV file that somebody typed from the paper.
 //!
-//! Its first line names the columns. A column is either a condition on a result (`pipeline`, `attack`, `method`,
-//! `victim`, `poison_fraction`, or a parameter such as `poison-features.constraint`) or a number of the paper's in per
-//! cent (`clean`, `target`, `features`, `images`, and `drop`, in points). Every other line meets one result of the
-//! report; an empty cell asks for nothing. Lines that begin with `#` are comments.
+//! The first line of the file names the columns. A column is
+//!
+//! - a condition that says which result a line belongs to: `pipeline`, `attack`, `method`, `victim`, `poison_fraction`,
+//!   or a parameter such as `poison-features.constraint`;
+//! - or a number of the paper, in per cent: `clean`, `target`, `features`, `images`, or `drop` (in points).
+//!
+//! Every other line has to match exactly one result of the report. An empty cell is no condition and no number. Lines
+//! that begin with `#` are comments.
 
 use crate::{
     Case, ReportError,
@@ -19,7 +23,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What can be compared.
+/// The quantities that can be compared, by the name of their column.
 const MEASURED: [(&str, Quantity); 5] = [
     ("clean", quantity::clean),
     ("target", quantity::target),
@@ -27,31 +31,34 @@ const MEASURED: [(&str, Quantity); 5] = [
     ("images", quantity::images),
     ("drop", quantity::drop),
 ];
-/// Conditions beside parameters.
+/// The conditions that are no parameters.
 const CONDITIONS: [&str; 5] = ["pipeline", "attack", "method", "victim", "poison_fraction"];
 
-/// The paper's numbers, as they were typed.
+/// The numbers of a paper as they were typed.
 #[derive(Debug)]
 pub struct Paper {
     path: PathBuf,
     rows: Vec<Typed>,
 }
 
-/// A line.
+/// A line of the file.
 #[derive(Debug)]
 struct Typed {
     line: u64,
-    /// Column and value.
+    /// The conditions: column and value.
     conditions: Vec<(String, String)>,
-    /// Number of the quantity in [`MEASURED`], and per cent.
+    /// The numbers: index of the quantity in [`MEASURED`], and value in per cent.
     numbers: Vec<(usize, f64)>,
 }
 
 impl Paper {
-    /// Reads a file.
+    /// Reads a file of a paper's numbers.
     ///
     /// # Errors
-    /// It cannot be read, or is no such table: which line and column, and what was expected.
+    /// - The file cannot be read, or is no CSV.
+    /// - It has no line that names columns, no column with a number of the paper, or a column twice.
+    /// - It has no other line, or a line without a number of the paper.
+    /// - A number is not a number between -100 and 100.
     pub fn read(path: &Path) -> Result<Self, ReportError> {
         let wrong = |line, what: String| ReportError::Paper { path: path.to_owned(), line, what };
         let bytes = read_file(path, 1).map_err(|e| wrong(None, format!("it cannot be read: {e}")))?;
@@ -99,10 +106,12 @@ impl Paper {
         Ok(Self { path: path.to_owned(), rows })
     }
 
-    /// The paper's numbers beside ours, one row a number.
+    /// The paper's numbers beside the measured ones, one row per number.
     ///
     /// # Errors
-    /// A line that meets no result, or several, or one that an earlier line meets.
+    /// - A line matches no result, or several.
+    /// - The result of a line does not have a quantity that the line gives.
+    /// - A quantity of a result is given twice.
     pub fn table(&self, cases: &[Case]) -> Result<Table, ReportError> {
         let caption = "The paper's numbers beside ours: accuracy on the test split in %, drops in points. Typed from the paper by whoever \
                        made this report; extractor and data may be others than the paper's.";
@@ -141,7 +150,7 @@ impl Paper {
 }
 
 impl Typed {
-    /// The number of the only result that all conditions hold of.
+    /// The index of the only result that meets all conditions, or a text that says why there is not exactly one.
     fn only(&self, results: &[BTreeMap<String, String>]) -> Result<usize, String> {
         for (column, value) in &self.conditions {
             let known: BTreeSet<&str> = results.iter().flat_map(|fields| fields.keys().map(String::as_str)).collect();
@@ -185,7 +194,8 @@ impl Typed {
     }
 }
 
-/// The line of a record, counted from 1, that begins at or after a byte: comments and empty lines stand before it.
+/// The number, counted from 1, of the line of the first record that begins at or after a byte. The parser's positions
+/// may stand before comments and empty lines, which are skipped.
 fn line(bytes: &[u8], at: usize) -> u64 {
     let (before, after) = bytes.split_at(at.min(bytes.len()));
     let lines = |bytes: &[u8]| bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -193,7 +203,8 @@ fn line(bytes: &[u8], at: usize) -> u64 {
     1 + lines(before) + after.split(|byte| *byte == b'\n').take_while(no_record).count() as u64
 }
 
-/// What lines may ask for of a case: what all of its rows have alike.
+/// The fields of a case that conditions can name, with their values: conditions that are no parameters, and parameters
+/// that all rows have in common.
 fn fields(case: &Case) -> BTreeMap<String, String> {
     let row = &case.rows[0];
     let parameters = row.params.iter().flat_map(|(node, params)| {
@@ -209,12 +220,12 @@ fn fields(case: &Case) -> BTreeMap<String, String> {
     fields
 }
 
-/// A value as one would write it.
+/// The value of a parameter as text, without quotation marks.
 fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// `1` and `1.0` are one number.
+/// Whether two values are equal as texts or as numbers, such as `1` and `1.0`.
 fn equal(a: &str, b: &str) -> bool {
     a == b || a.parse::<f64>().is_ok_and(|a| b.parse() == Ok(a))
 }

@@ -1,4 +1,4 @@
-//! Where everything comes from: tasks, their keys, versions and devices, and what they took.
+//! The provenance of a report: tasks, keys, versions, devices, and times.
 
 use crate::{
     ReportError,
@@ -9,7 +9,7 @@ use crate::{
 use hemlock_store::Manifest;
 use std::collections::BTreeMap;
 
-/// The tasks of all pipelines with their artifacts, each once.
+/// The tasks of all pipelines, each once, with the manifests of their artifacts.
 pub struct Provenance {
     tasks: Vec<Record>,
 }
@@ -24,16 +24,16 @@ struct Record {
     source: Option<String>,
 }
 
-/// What a stage took, over its tasks.
+/// The times of a stage's tasks.
 pub struct Taken {
-    /// Name of the stage.
+    /// The name of the stage.
     pub stage: String,
-    /// Seconds of every task.
+    /// The time of every task, in seconds.
     pub seconds: Vec<f64>,
 }
 
 impl Provenance {
-    /// Reads the manifests.
+    /// Reads the manifests of all tasks.
     pub fn new(evidence: &Evidence) -> Result<Self, ReportError> {
         let mut tasks: Vec<Record> = Vec::new();
         for m in &evidence.measured {
@@ -56,7 +56,7 @@ impl Provenance {
         Ok(Self { tasks })
     }
 
-    /// Number of artifacts that are not there, and of all.
+    /// The number of artifacts that do not exist, and the number of all.
     pub fn missing(&self) -> (usize, usize) {
         (self.tasks.iter().filter(|t| t.manifest.is_none()).count(), self.tasks.len())
     }
@@ -65,7 +65,7 @@ impl Provenance {
         self.tasks.iter().filter_map(|t| t.manifest.as_ref())
     }
 
-    /// What is the same for all, in words: label, and values.
+    /// Facts about all artifacts together: label and values.
     pub fn facts(&self) -> Vec<(&'static str, Vec<String>)> {
         let every = |of: &dyn Fn(&Record) -> Option<String>| {
             let mut values: Vec<String> = self.tasks.iter().filter_map(of).collect();
@@ -96,7 +96,7 @@ impl Provenance {
         Some(if first == last { first.clone() } else { format!("{first} to {last}") })
     }
 
-    /// What every stage took.
+    /// The times of every stage.
     pub fn taken(&self) -> Vec<Taken> {
         let mut taken: Vec<Taken> = Vec::new();
         for m in self.made() {
@@ -109,7 +109,7 @@ impl Provenance {
         taken
     }
 
-    /// Stages: number of tasks, and what they took.
+    /// A table of the stages: versions, number of tasks, times and devices.
     pub fn times(&self) -> Table {
         let mut table = Table::new("times", "Time of every stage, from the manifests of its artifacts.")
             .texts("stage")
@@ -145,7 +145,7 @@ impl Provenance {
         table
     }
 
-    /// All tasks.
+    /// A table of all tasks with keys, seeds, versions, devices and times.
     pub fn table(&self) -> Table {
         let mut table = Table::new(
             "artifacts",

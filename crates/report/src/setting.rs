@@ -1,4 +1,4 @@
-//! The setting and the threat model in words, from the parameters that results were made with.
+//! The setting and the threat model in words, from the parameters of the results.
 
 use crate::{
     Case,
@@ -9,7 +9,7 @@ use hemlock_threat::Sees;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// What is known of the setting of some cases: a heading, and a sentence or two under it.
+/// Describes the setting of some cases: headings, each with a sentence or two.
 pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
     let setting = Setting(cases);
     let said = [
@@ -27,27 +27,27 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
     said.into_iter().filter_map(|(heading, text)| Some((heading, text?))).collect()
 }
 
-/// Cases whose setting is described.
+/// The cases whose setting is described.
 struct Setting<'a>(&'a [&'a Case]);
 
 impl<'a> Setting<'a> {
-    /// The first value of a parameter.
+    /// The value of a parameter in the first case that has it.
     fn first(&self, node: &str, field: &str) -> Option<&'a Value> {
         self.0.iter().find_map(|c| c.parameter(node, field))
     }
 
-    /// The same, as a text.
+    /// The first value of a parameter, as text.
     fn text(&self, node: &str, field: &str) -> Option<String> {
         self.first(node, field).map(crate::words::value)
     }
 
-    /// Every value that a parameter takes, in the order of the cases.
+    /// All values that `of` returns for the cases, each once, in the order of the cases.
     fn every(&self, of: &dyn Fn(&Case) -> Option<String>) -> Vec<String> {
         let mut seen = BTreeSet::new();
         self.0.iter().filter_map(|c| of(c)).filter(|v| seen.insert(v.clone())).collect()
     }
 
-    /// How the attacker's extractor was made.
+    /// A sentence about how the attacker's extractor was made.
     fn extractor(&self) -> String {
         let arch = self.every(&|c| c.parameter("pretrain", "arch").map(crate::words::value));
         let trained = self.every(&|c| Some(method(c)?.to_owned()));
@@ -88,14 +88,14 @@ impl<'a> Setting<'a> {
         }
     }
 
-    /// The extractor of the victims, if it is another one.
+    /// A sentence about the victim extractor; `None` if victims use the attacker's.
     fn victim_extractor(&self) -> Option<String> {
         let arch = self.text("victim-extractor.pretrain", "arch")?;
         let trained = self.text("victim-extractor.pretrain", "method").unwrap_or_default();
         Some(format!("Victims use another extractor than the attacker's: {arch}, by {trained}."))
     }
 
-    /// The images that heads are trained and tested on.
+    /// A sentence about the images that heads are trained and tested on.
     fn downstream(&self) -> Option<String> {
         let downstream = source(&self.0.first()?.downstream()?);
         let counts = [("train", "to train on"), ("validation", "for validation"), ("test", "to test on")];
@@ -103,7 +103,8 @@ impl<'a> Setting<'a> {
             .iter()
             .filter_map(|(field, what)| {
                 let n = self.first("dataset.downstream", field)?;
-                // Where validation is absent, it is what the source has for it, which may be nothing.
+                // An absent `validation` stands for the validation split of the source, which may be empty. The other
+                // counts stand for all images if they are absent.
                 let told = !n.is_null() || *field != "validation";
                 told.then(|| if n.is_null() { format!("all {what}") } else { format!("{n} {what}") })
             })
@@ -116,13 +117,13 @@ impl<'a> Setting<'a> {
         Some(format!("{downstream}: {}.{images}", list(&counts)))
     }
 
-    /// What means and intervals hold for.
+    /// A sentence about what means and intervals generalise to.
     fn scope(&self) -> Option<String> {
         let inference = self.0.iter().find_map(|c| c.mean(crate::case::quantity::drop)?.inference.ok())?;
         Some(format!("Hold {}.", inference.scope.words()))
     }
 
-    /// Fine-tuning or transfer.
+    /// A sentence about whether this is fine-tuning or transfer.
     fn pretraining(&self) -> String {
         let said = match self.0.first().map(|c| c.pretraining()) {
             Some(Pretraining::FineTuning) => {
@@ -138,7 +139,7 @@ impl<'a> Setting<'a> {
         said.to_owned()
     }
 
-    /// The victims.
+    /// A sentence about the victims.
     fn victims(&self) -> String {
         let decay =
             self.text("target-params", "weight_decay").map(|d| format!(" (weight decay {d})")).unwrap_or_default();
@@ -149,7 +150,7 @@ impl<'a> Setting<'a> {
         format!("{}. Trained anew on clean data and poisons together.", capital(&list(&victims)))
     }
 
-    /// The target head.
+    /// A sentence about the target heads.
     fn target(&self) -> Option<String> {
         let strengths = self.every(&|c| {
             let told =
@@ -175,7 +176,7 @@ impl<'a> Setting<'a> {
         Some(format!("{}.{}", capital(&list(&strengths)), weaker.concat()))
     }
 
-    /// The number of poisons.
+    /// A sentence about the poison fraction, and whether poisons are added or replace their base images.
     fn budget(&self) -> String {
         let budgets: Vec<String> = self.every(&|c| Some(share(c.poison_fraction())));
         let train = self.first("dataset.downstream", "train").and_then(Value::as_u64);
@@ -189,7 +190,7 @@ impl<'a> Setting<'a> {
         format!("ε_d = {} of the clean training count{many}. {role}", list(&budgets))
     }
 
-    /// What the attacker knows and can do.
+    /// Sentences about what the attacker knows and can do.
     fn attacker(&self) -> String {
         let seen = |sees: Sees| match sees {
             Sees::Train => "the training split",
@@ -213,7 +214,7 @@ impl<'a> Setting<'a> {
         )
     }
 
-    /// The labels that poisons have.
+    /// A sentence about the labels of poisons: clean-label or dirty-label.
     fn labels(&self) -> &'static str {
         match (self.0.iter().any(|c| c.clean_label()), self.0.iter().any(|c| !c.clean_label())) {
             (true, true) => {
@@ -224,7 +225,7 @@ impl<'a> Setting<'a> {
         }
     }
 
-    /// Where pixels may lie.
+    /// Sentences about the constraints on pixels.
     fn pixels(&self) -> String {
         let mut limits: Vec<String> = self.every(&|c| c.linf().map(|l| format!("{l}")));
         limits.sort_by(|a, b| a.parse::<f64>().unwrap_or(0.0).total_cmp(&b.parse().unwrap_or(0.0)));
@@ -250,7 +251,7 @@ impl<'a> Setting<'a> {
         pixels
     }
 
-    /// Where poisoned features may lie.
+    /// A sentence about the constraints on poisoned features.
     fn features(&self) -> String {
         let constraints: Vec<String> =
             self.every(&|c| c.parameter("poison-features", "constraint").map(crate::words::value));
@@ -266,7 +267,7 @@ impl<'a> Setting<'a> {
     }
 }
 
-/// How an extractor was made.
+/// How the extractor of a case was made, in words.
 fn method(case: &Case) -> Option<&'static str> {
     let trained = case.parameter("pretrain", "trained").and_then(Value::as_str);
     Some(match (case.parameter("pretrain", "method")?.as_str()?, trained) {
@@ -293,7 +294,7 @@ fn victim(name: &str) -> &str {
     }
 }
 
-/// A source of images, from its text in a spec.
+/// The name of a source of images; `text` is the source in the spec, as JSON.
 pub fn source(text: &str) -> String {
     let value: Value = serde_json::from_str(text).unwrap_or(Value::Null);
     let name =

@@ -1,8 +1,8 @@
-//! Whether attacks on pixels were given enough passes: how much more would have helped.
+//! Whether attacks on pixels were given enough passes through the extractor.
 //!
-//! An attack's strength is a curve over its passes through the extractor. A run says nothing of that by itself: its
-//! steps get shorter towards its end, so that every curve within a run ends flat. What tells are runs of other lengths,
-//! equal in all else.
+//! The strength of an attack is a curve over its passes. A single run says nothing about this curve: steps get shorter
+//! towards the end, so that every curve within a run ends flat. So an attack is judged by runs of other lengths that
+//! are equal in everything else.
 
 use crate::{
     Case,
@@ -13,36 +13,36 @@ use crate::{
 use hemlock_artifact::Stopped;
 use hemlock_pipeline::Row;
 
-/// The share of what an objective gains in a run that a run of a fraction of the length may have missed, for the curve
-/// to be called flat.
+/// The share of a longer run's gain that a shorter run may miss so that the curve still counts as flat.
 pub const FLAT: f64 = 0.05;
-/// How many times as long another run has to be to tell something.
+/// The least ratio of the lengths of two runs that are compared.
 const LONGER: u64 = 2;
 
-/// What is known of an attack's strength over its passes.
+/// What is known about an attack's strength over its passes.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Strength {
-    /// It is no attack on pixels, and no noise.
+    /// The attack is neither on pixels nor noise.
     #[default]
     NotAsked,
-    /// There is no run of another length to compare with.
+    /// There is no run of a sufficiently different length.
     Unknown,
-    /// Passes were added, and this is the share of the longer run's gain that they brought.
+    /// Two runs of different lengths were compared, by how far each moved its objective from the base images.
     Gained {
-        /// Passes of the shorter run.
+        /// Number of passes of the shorter run.
         from: u64,
-        /// Passes of the longer one.
+        /// Number of passes of the longer run.
         to: u64,
-        /// The share, at most 1; below 0, where the longer run gains less.
+        /// The share of the longer run's gain that its additional passes brought: `(long - short) / long`. It is
+        /// negative if the longer run gained less, and above 1 if the shorter run moved in the wrong direction.
         share: f64,
     },
-    /// Noise: whether its making ended since nothing was left to gain, rather than with its rounds, in all seeds.
+    /// For noise: whether its making ended by itself in all seeds, and not because it reached the largest number of
+    /// rounds.
     Ended(bool),
 }
 
 impl Strength {
-    /// Whether it has flattened: more passes bring at most [`FLAT`] of the gain. `None` where that is not known, or not
-    /// asked.
+    /// Whether the curve has flattened: more passes bring at most [`FLAT`] of the gain. `None` if that is not known.
     pub fn flat(self) -> Option<bool> {
         match self {
             Self::NotAsked | Self::Unknown => None,
@@ -51,7 +51,7 @@ impl Strength {
         }
     }
 
-    /// In a few words; nothing where it is not asked.
+    /// The strength in a few words; empty for [`Self::NotAsked`].
     pub fn told(self) -> String {
         match self {
             Self::NotAsked => String::new(),
@@ -65,7 +65,7 @@ impl Strength {
         }
     }
 
-    /// What is said of a case that is used all the same, after its name; nothing where its curve is flat.
+    /// A remark for after the name of a case in a comparison; empty if the curve is flat, or for [`Self::NotAsked`].
     pub fn remark(self) -> String {
         match (self, self.flat()) {
             (Self::NotAsked, _) | (_, Some(true)) => String::new(),
@@ -75,8 +75,8 @@ impl Strength {
     }
 }
 
-/// Judges attacks on pixels by runs that differ in their passes alone, and noise by how its making ended. What is
-/// compared is what the attacker optimises: no test label is looked at.
+/// Sets the strength of every case. Attacks on pixels are judged by runs that differ in their passes alone, and noise
+/// by how its making ended. Only the attacker's objective is compared; no test label is used.
 pub fn judge(cases: &mut [Case]) {
     let pixels: Vec<&Case> = cases.iter().filter(|c| c.on_pixels()).collect();
     let mut judged: Vec<(String, Strength)> = Vec::new();
@@ -94,7 +94,8 @@ pub fn judge(cases: &mut [Case]) {
     }
 }
 
-/// By the next longer run that is long enough to tell or, of the longest, by the next shorter.
+/// The strength of a case within its `family`, which is sorted by passes. The case is compared with the next longer run
+/// that is at least [`LONGER`] times as long or, if there is none, with the next shorter one.
 fn of(case: &Case, family: &[&Case]) -> Strength {
     let Some(passes) = case.passes() else { return Strength::Unknown };
     let longer = family.iter().find(|c| c.passes().is_some_and(|p| p >= LONGER * passes));
@@ -104,7 +105,8 @@ fn of(case: &Case, family: &[&Case]) -> Strength {
         (None, Some(shorter)) => (*shorter, case),
         (None, None) => return Strength::Unknown,
     };
-    // Up or down, as the objective is one that rises or falls; of seeds that both have.
+    // The signed change of the objective: some objectives rise and others fall. Means are taken over the seeds that
+    // both runs have.
     let moved = |r: &Row| Some(r.objective - r.initial_objective?);
     let of = |which: usize| joint(&[(short, &moved), (long, &moved)], &|values| values[which]).filter(|e| e.n > 0);
     match (of(0), of(1), short.passes(), long.passes()) {
@@ -144,10 +146,10 @@ mod tests {
     fn the_longest_is_judged_by_what_came_before() {
         let cases = runs(&[(80, 0.44), (320, 0.46)]);
         assert_eq!(cases[1].strength.flat(), Some(false));
-        // Of an objective that goes down, too.
+        // Also for an objective that falls.
         let down = runs(&[(80, 0.201), (320, 0.2)]);
         assert_eq!(down[1].strength.flat(), Some(true));
-        // A short run that went the wrong way.
+        // A short run that moved in the wrong direction.
         let wrong = runs(&[(80, 0.3), (320, 0.5)]);
         assert_eq!(wrong[0].strength.told(), "not flat: 200 % of the gain from 80 to 320 passes");
     }

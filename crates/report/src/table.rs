@@ -1,35 +1,35 @@
-//! A table: in the page, as CSV with a column for every number, and as Markdown.
+//! Tables: as HTML in the page, as CSV with one column per number, and as Markdown.
 
 use crate::words;
 use maud::{Markup, html};
 
-/// Significant digits of numbers in CSV: more than anything is measured to, and fewer than noise of rounding has.
+/// Significant digits of numbers in CSV: more than measurements have, and few enough to hide rounding errors.
 pub const DIGITS: usize = 6;
 
-/// A table.
+/// A table with typed columns.
 pub struct Table {
-    /// Name of its files.
+    /// The name of the files, without ending.
     pub name: String,
-    /// What it shows.
+    /// The caption.
     pub caption: String,
     columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
-    /// [`Column::page`] of the next column.
+    /// The value of [`Column::page`] for the next column.
     page: usize,
 }
 
-/// A column: of texts, or of numbers that CSV gives one by one.
+/// A column of texts, or of numbers, which CSV has in columns of their own.
 struct Column {
     title: String,
-    /// Of numbers: what each is, after the title; the first is the number itself.
+    /// For numbers: what is appended to the title for each of them; the first is the number itself. Empty for texts.
     parts: &'static [&'static str],
-    /// Whether the page leaves it to the files.
+    /// Whether the column is in the files alone, and not in the page.
     aside: bool,
-    /// Which of the page's tables it stands in: where there are many columns, they are several.
+    /// The index of the table in the page that has this column: a table with many columns is split.
     page: usize,
 }
 
-/// What stands in a row's column.
+/// A cell of a table.
 #[derive(Debug, Clone, Default)]
 pub struct Cell {
     text: String,
@@ -38,52 +38,52 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// A text.
+    /// A cell with a text.
     pub fn text(text: impl Into<String>) -> Self {
         Self { text: text.into(), ..Self::default() }
     }
 
-    /// Numbers, and how they read together.
+    /// A cell with numbers; `text` shows them together.
     pub fn numbers(text: impl Into<String>, values: Vec<Option<f64>>) -> Self {
         Self { text: text.into(), values, class: "" }
     }
 
-    /// What stands where there is nothing.
+    /// The text of an empty cell.
     const NONE: &'static str = "–";
 
-    /// Nothing.
+    /// An empty cell.
     pub fn none() -> Self {
         Self::text(Self::NONE)
     }
 
-    /// The same, to be shown in a certain way.
+    /// The cell with a CSS class.
     pub fn class(self, class: &'static str) -> Self {
         Self { class, ..self }
     }
 }
 
 impl Table {
-    /// A table without columns and rows.
+    /// Makes a table without columns and rows.
     pub fn new(name: &str, caption: impl Into<String>) -> Self {
         Self { name: name.to_owned(), caption: caption.into(), columns: Vec::new(), rows: Vec::new(), page: 0 }
     }
 
-    /// With a column of texts.
+    /// Appends a column of texts.
     pub fn texts(self, title: impl Into<String>) -> Self {
         self.column(title.into(), &[], false)
     }
 
-    /// With a column of numbers.
+    /// Appends a column of numbers; `parts` is what is appended to the title for each number of a cell.
     pub fn numbers(self, title: impl Into<String>, parts: &'static [&'static str]) -> Self {
         self.column(title.into(), parts, false)
     }
 
-    /// With a column of texts that only the files have.
+    /// Appends a column of texts that only the files have.
     pub fn aside(self, title: impl Into<String>) -> Self {
         self.column(title.into(), &[], true)
     }
 
-    /// With what follows in another table of the page.
+    /// Puts the columns that follow into another table of the page.
     pub fn below(self) -> Self {
         Self { page: self.page + 1, ..self }
     }
@@ -93,18 +93,18 @@ impl Table {
         self
     }
 
-    /// Adds a row.
+    /// Appends a row.
     pub fn push(&mut self, row: Vec<Cell>) {
         self.rows.push(row);
     }
 
-    /// Whether it has no row.
+    /// Whether the table has no row.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// The table in the page, where columns that say the same of all rows are a sentence. It scrolls by itself where
-    /// the page is too narrow for it, and on a phone every row is a list. `folder` is where its files are.
+    /// The table as HTML; `folder` is the folder of its files. Columns with the same text in all rows become one
+    /// sentence. On a narrow page the table scrolls by itself, and on a phone every row is shown as a list.
     pub fn html(&self, folder: &str) -> Markup {
         let class = |column: &Column| if column.parts.is_empty() { "" } else { "number" };
         let (same, shown): (Vec<usize>, Vec<usize>) =
@@ -114,7 +114,7 @@ impl Table {
             .map(|i| (self.columns[*i].title.as_str(), self.rows[0][*i].text.as_str()))
             .filter(|(_, text)| !text.is_empty() && *text != Cell::NONE)
             .collect();
-        // The first column, which says what a row is of, stands in all of them.
+        // The first column names the row, and is in all tables.
         let page = |page| shown.iter().copied().filter(move |i| *i == 0 || self.columns[*i].page == page);
         let pages = (0..=self.page).map(|p| page(p).collect::<Vec<_>>()).filter(|columns| columns.len() > 1);
         html! {
@@ -144,18 +144,19 @@ impl Table {
         }
     }
 
-    /// Whether a column, which is not the first one, says the same of several rows.
+    /// Whether all rows have the same text in a column. False for the first column, and if there are fewer than two
+    /// rows.
     fn same(&self, column: usize) -> bool {
         let texts = || self.rows.iter().map(|row| &row[column].text);
         column > 0 && self.rows.len() > 1 && texts().all(|text| text == &self.rows[0][column].text)
     }
 
-    /// Where its file is, from the page.
+    /// The address of a file of the table, relative to the page.
     pub fn link(&self, folder: &str, ending: &str) -> String {
         format!("{}/{}.{ending}", words::address(folder), self.name)
     }
 
-    /// The table as CSV (RFC 4180), numbers with [`DIGITS`] digits.
+    /// The table as CSV (RFC 4180); numbers have [`DIGITS`] significant digits.
     pub fn csv(&self) -> String {
         let mut writer = csv::Writer::from_writer(Vec::new());
         let titles = self.columns.iter().flat_map(|c| match c.parts {

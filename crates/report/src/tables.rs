@@ -1,4 +1,4 @@
-//! The tables of results.
+//! The tables of results, of noise, and of the comparisons of a finding.
 
 use crate::{
     Case,
@@ -30,7 +30,7 @@ fn plain(e: Option<Estimate>, digits: usize) -> Cell {
     e.map_or_else(Cell::none, |e| Cell::numbers(words::over_seeds(&e, digits), vec![Some(e.mean), Some(e.std)]))
 }
 
-/// One row a case: accuracy, drop, visibility, and time.
+/// The table of results, one row per case: accuracies, drop, visibility and time.
 pub fn results(cases: &[Case]) -> Table {
     let several = cases.iter().any(|c| c.scene != cases[0].scene);
     let epochs = cases.iter().any(|c| c.mean(quantity::best_epoch).is_some());
@@ -133,16 +133,19 @@ pub fn results(cases: &[Case]) -> Table {
     table
 }
 
-/// The results one by one with all of their parameters, named as `hemlock results --json` names them, as CSV.
+/// All results as CSV, one line per row, with all parameters. The columns have the names of `hemlock results --json`.
+///
+/// # Errors
+/// A row has no form as a line of a table, which is a bug.
 pub fn rows(cases: &[Case]) -> Result<String, StageError> {
-    // Measured numbers are rounded, parameters stay as they are.
+    // Only measured numbers are rounded, and no parameters.
     as_csv(cases.iter().flat_map(|c| &c.rows), |measured| words::short(measured, DIGITS))
 }
 
-/// Names of all tables but those of findings.
+/// The names of all tables, except for those of findings.
 pub const NAMES: [&str; 6] = ["results", "paper", "noise", "rows", "times", "artifacts"];
 
-/// Of error-minimising noise, who trains on it against whom it was made against.
+/// The table of error-minimising noise: the drop by the model that the noise was made against and by the victim.
 pub fn noise(cases: &[Case]) -> Table {
     let caption = "Error-minimising noise: drop of accuracy in points [95 % CI] by whom it was made against, and who \
                    trains on it. Linear: a head on the frozen extractor. Best epoch: of the end-to-end victim, best \
@@ -179,10 +182,10 @@ pub fn noise(cases: &[Case]) -> Table {
     table
 }
 
-/// Whom noise is made against.
+/// The surrogates that noise is made against.
 const LEARNERS: [&str; 2] = ["frozen", unlearnable::END_TO_END];
 
-/// What a learner made of the images with noise when their making ended: means over seeds.
+/// The surrogate's loss and error on the images with noise at the end, and the number of rounds; means over seeds.
 fn learner(case: &Case) -> Cell {
     let mean = |of: fn(&LearnerState) -> f64| Some(case.mean(|r| r.learner.as_ref().map(of))?.mean);
     let numbers = [mean(|t| t.loss), mean(|t| t.mistaken), mean(|t| f64::from(t.rounds))];
@@ -197,7 +200,7 @@ fn learner(case: &Case) -> Cell {
     Cell::numbers(text, numbers.to_vec())
 }
 
-/// One row a comparison of a finding.
+/// The table of a finding, one row per comparison.
 pub fn comparisons(finding: &Finding) -> Table {
     let mut table = Table::new(
         &format!("finding-{}", finding.id),
@@ -211,7 +214,7 @@ pub fn comparisons(finding: &Finding) -> Table {
     .numbers("seeds", &[""])
     .texts("says")
     .texts("holds");
-    // Variances of the difference, and their sources.
+    // Parts of the variance of the difference, by source.
     table = COMPONENTS.iter().fold(table, |table, (name, _)| table.aside(format!("variance by {name}")));
     for c in &finding.comparisons {
         let (scale, unit, digits) = unit(c.unit);
@@ -243,10 +246,10 @@ pub fn comparisons(finding: &Finding) -> Table {
     table
 }
 
-/// A part of a variance: what it is by, and what it is.
+/// A part of a variance: the name of its source, and a function that reads it.
 type Part = (&'static str, fn(&Components) -> f64);
 
-/// Where variances come from.
+/// The sources of variance.
 const COMPONENTS: [Part; 4] = [
     ("test images", |c| c.images),
     ("extractors", |c| c.extractors),
@@ -278,7 +281,7 @@ mod tests {
     use serde_json::json;
     use std::collections::BTreeMap;
 
-    /// The records of a CSV file, by the names of its columns.
+    /// The records of a CSV file, by the names of the columns.
     fn records(csv: &str) -> Vec<BTreeMap<String, String>> {
         csv::Reader::from_reader(csv.as_bytes()).deserialize().map(Result::unwrap).collect()
     }

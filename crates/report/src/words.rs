@@ -1,11 +1,11 @@
-//! Numbers and parameters as people write them.
+//! Numbers, parameters and texts in the form in which people read them.
 
 use crate::statistics::Estimate;
 use serde_json::Value;
 
-/// A minus sign that is as wide as a plus.
+/// A number's text with a proper minus sign (U+2212) in place of a hyphen.
 fn signed(text: String) -> String {
-    // -0.00 is no change.
+    // A zero has no sign.
     match text.strip_prefix('-') {
         Some(rest) if rest.chars().all(|c| c == '0' || c == '.') => rest.to_owned(),
         Some(rest) => format!("\u{2212}{rest}"),
@@ -13,7 +13,7 @@ fn signed(text: String) -> String {
     }
 }
 
-/// A number with so many digits behind the point.
+/// A number with `digits` digits after the decimal point.
 pub fn number(x: f64, digits: usize) -> String {
     if x.is_infinite() {
         return if x > 0.0 { "∞".to_owned() } else { "\u{2212}∞".to_owned() };
@@ -21,22 +21,23 @@ pub fn number(x: f64, digits: usize) -> String {
     signed(format!("{x:.digits$}"))
 }
 
-/// A number with so many significant digits and no needless ones; whole numbers stay as they are.
+/// A number rounded to `digits` significant digits; whole numbers stay as they are.
 pub fn rounded(x: f64, digits: usize) -> f64 {
     if x.fract() == 0.0 || !x.is_finite() {
         return x;
     }
-    // By way of decimal digits: powers of 10 are not exact, and 9.6 is to be 9.6.
+    // The number is rounded as decimal text, because powers of 10 are not exact and 9.599999 has to become 9.6.
     format!("{x:.*e}", digits.saturating_sub(1)).parse().unwrap_or(x)
 }
 
-/// A [`rounded`] number as a program reads it: with an exponent where it would be long.
+/// A [`rounded`] number for programs to read: with an exponent if it would be long otherwise.
 pub fn short(x: f64, digits: usize) -> String {
     let x = rounded(x, digits);
     if x != 0.0 && x.abs() < 1e-4 { format!("{x:e}") } else { x.to_string() }
 }
 
-/// A text in lines of at most so many characters, broken at spaces and hyphens, and within words that are longer.
+/// A text in lines of at most `width` characters. Lines break at spaces and hyphens, and within words that are longer
+/// than a line.
 pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
     let mut lines: Vec<String> = Vec::new();
@@ -57,13 +58,13 @@ pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     lines.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
-/// The name of a file or folder in an address: what is no plain character is encoded.
+/// The name of a file or folder in an address: all but plain characters are percent-encoded.
 pub fn address(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
-/// A text as the name of a file: small letters, digits and hyphens.
+/// A text as a file name of at most 80 characters: lower-case letters, digits and hyphens.
 pub fn file_name(text: &str) -> String {
     let mut name = String::new();
     for c in text.to_lowercase().chars() {
@@ -80,17 +81,17 @@ pub fn file_name(text: &str) -> String {
     name.trim_end_matches('-').to_owned()
 }
 
-/// A fraction in percent, or a difference of fractions in points.
+/// A fraction in per cent, or a difference of fractions in points, with 2 digits.
 pub fn percent(x: f64) -> String {
     number(100.0 * x, 2)
 }
 
-/// A mean in percent, with its deviation over seeds.
+/// A mean in per cent, with its standard deviation over seeds.
 pub fn percent_over_seeds(e: &Estimate) -> String {
     over_seeds(&Estimate { mean: 100.0 * e.mean, std: 100.0 * e.std, ..*e }, 2)
 }
 
-/// A mean, with its deviation over seeds.
+/// A mean with its standard deviation over seeds, if there are several.
 pub fn over_seeds(e: &Estimate, digits: usize) -> String {
     match e.n {
         1 => number(e.mean, digits),
@@ -98,7 +99,7 @@ pub fn over_seeds(e: &Estimate, digits: usize) -> String {
     }
 }
 
-/// A mean in points, with its 95 % confidence interval.
+/// A mean in points with its 95 % confidence interval, if its error is known.
 pub fn points_with_interval(e: &Estimate) -> String {
     match e.half_width() {
         Some(half) => format!("{} [{}, {}]", percent(e.mean), percent(e.mean - half), percent(e.mean + half)),
@@ -106,19 +107,19 @@ pub fn points_with_interval(e: &Estimate) -> String {
     }
 }
 
-/// A p-value.
+/// A p-value with 3 digits, or `< 0.001`.
 pub fn p_value(p: f64) -> String {
     if p < 0.001 { "< 0.001".to_owned() } else { number(p, 3) }
 }
 
-/// A share such as `poison_fraction`, in percent without needless digits.
+/// A share such as `poison_fraction`, in per cent with as many digits as it needs.
 pub fn share(x: f64) -> String {
-    // 0.03 * 100 is no 3.
+    // In floating point, 0.03 * 100 is not 3.
     let percent = (x * 1e10).round() / 1e8;
     format!("{percent} %")
 }
 
-/// `3 images`, `1 image`.
+/// A number with its noun: `3 images`, `1 image`.
 pub fn count(n: usize, one: &str) -> String {
     match (n, one) {
         (1, _) => format!("1 {one}"),
@@ -127,13 +128,13 @@ pub fn count(n: usize, one: &str) -> String {
     }
 }
 
-/// How many of the branches of a pipeline are not done: `1 of 2 branches has no result yet`.
+/// The number of a pipeline's branches that are not done: `1 of 2 branches has no result yet`.
 pub fn unfinished(missing: usize, branches: usize) -> String {
     let have = if missing == 1 { "has" } else { "have" };
     format!("{missing} of {} {have} no result yet", count(branches, "branch"))
 }
 
-/// Seconds for people.
+/// A time, given in seconds, as seconds, minutes or hours.
 pub fn seconds(s: f64) -> String {
     match s {
         s if s < 10.0 => format!("{s:.1} s"),
@@ -143,23 +144,23 @@ pub fn seconds(s: f64) -> String {
     }
 }
 
-/// A value as it would stand in a spec.
+/// A parameter's value as it would stand in a spec, without quotation marks.
 pub fn value(v: &Value) -> String {
     match v {
         Value::String(s) => s.clone(),
-        // 10.0 is 10.
+        // 10.0 is written as 10.
         Value::Number(n) => n.as_f64().map_or_else(|| n.to_string(), |x| x.to_string()),
         other => other.to_string(),
     }
 }
 
-/// With a capital first letter.
+/// The text with a capital first letter.
 pub fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|c| c.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
 }
 
-/// `a, b and c`.
+/// An enumeration: `a, b and c`.
 pub fn list(items: &[String]) -> String {
     match items {
         [] => String::new(),
