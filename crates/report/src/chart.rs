@@ -1,9 +1,10 @@
-//! Charts as SVG: axes with titles and units, series that differ in colour, shape and dash, and a legend in HTML, which
+//! Charts as SVG. Axes have titles and units, series differ in colour, shape and dash, and the legend is HTML, which
 //! wraps.
 //!
-//! Colours are written as they look on paper; the page's style sheet has a rule for each of them that says what it is
-//! in the dark ([`style`]). Charts are drawn in units of a quarter of a pixel, since plotters rounds to whole units.
-//! How wide a text is depends on who shows it: axes leave room for wide letters.
+//! - Colours are written as they look on paper. For each of them, the page's style sheet has a rule that says what it
+//!   becomes in dark mode ([`style`]).
+//! - Charts are drawn in units of a quarter of a pixel, because plotters rounds to whole units.
+//! - The width of a text depends on the fonts of whoever shows it, so axes leave room for wide letters.
 
 mod axis;
 mod marks;
@@ -18,27 +19,28 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-/// Units in a pixel.
+/// Units per pixel.
 const UNIT: i32 = 4;
-/// Width of a chart in pixels, and its height where nothing needs more.
+/// Width of a chart in pixels, and its height if its names need no more.
 const WIDTH: i32 = 520;
 const HEIGHT: i32 = 330;
-/// Pixels of a line of labels, and of a letter in it, at most.
+/// Upper bounds of the height of a line of labels and of the width of a letter, in pixels.
 const LINE: i32 = 18;
 const LETTER: f64 = 8.4;
-/// Pixels above the plot, at least: below it there are more.
+/// Least space above the plot, in pixels.
 const MARGIN: i32 = 10;
-/// Most letters of a name down the side, and most of its lines.
+/// The largest number of letters in a line of a name beside the vertical axis, and of lines of a label.
 const NAME: usize = 25;
 const LINES: usize = 3;
-/// What a sample in a legend takes, in pixels.
+/// Width and height of a sample in a legend, in pixels.
 const SAMPLE: (i32, i32) = (30, 14);
-/// Says of a file who made it.
+/// A comment in every chart's file, by which a report recognises its own files.
 pub const MARK: &str = "<!-- a chart of a Hemlock report -->";
-/// Who shows a chart by itself may have any of these letters.
+/// The fonts of a chart that stands alone, in order of preference.
 const FONT: &str = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif";
 
-/// Colours of series: Okabe and Ito's, which colour-blind people can tell apart. On paper, and in the dark.
+/// Colours of series, on paper and in dark mode: the palette of Okabe and Ito, which colour-blind people can
+/// distinguish.
 const SERIES: [(RGBColor, &str); 7] = [
     (RGBColor(0x00, 0x72, 0xB2), "#5AB0E8"),
     (RGBColor(0xD5, 0x5E, 0x00), "#FF9250"),
@@ -48,65 +50,65 @@ const SERIES: [(RGBColor, &str); 7] = [
     (RGBColor(0x56, 0xB4, 0xE9), "#A5DAF8"),
     (RGBColor(0x44, 0x44, 0x44), "#CFCFCF"),
 ];
-/// Of text, of axes and references, and of the grid.
+/// Colours of text, of axes and reference lines, and of the grid, on paper and in dark mode.
 const INK: (RGBColor, &str) = (RGBColor(0x22, 0x26, 0x2A), "#E6E7E9");
 const MUTED: (RGBColor, &str) = (RGBColor(0x6A, 0x71, 0x78), "#9EA5AD");
 const GRID: (RGBColor, &str) = (RGBColor(0xE4, 0xE7, 0xEA), "#34393F");
 
-/// Most series of a chart, so that they can be told apart.
+/// The largest number of series in a chart that can be distinguished.
 pub const MOST: usize = 7;
 
 /// A point of a series.
 #[derive(Debug, Clone, Copy)]
 pub struct Point {
-    /// Where it is.
+    /// The horizontal position; on an axis of names, the index of the name.
     pub x: f64,
-    /// How high.
+    /// The vertical position; on an axis of names, the index of the name.
     pub y: f64,
-    /// Half the length of its error bar, along the axis that has no names; 0: none.
+    /// Half the length of the error bar, along the axis that has no names; 0 for no error bar.
     pub spread: f64,
 }
 
 /// How a series is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drawn {
-    /// Points, joined.
+    /// Markers joined by a line.
     Line,
-    /// A curve without points.
+    /// A line without markers.
     Curve,
-    /// Points alone.
+    /// Markers without a line.
     Points,
-    /// Small points, of which there are many.
+    /// Small markers, for many points.
     Cloud,
-    /// Bars from 0.
+    /// Bars that begin at 0.
     Bars,
 }
 
-/// Some points that belong together.
+/// A series of points with a name and a style.
 #[derive(Debug, Clone)]
 pub struct Series {
-    /// What the legend calls it.
+    /// The name in the legend.
     pub name: String,
-    /// Its points.
+    /// The points.
     pub points: Vec<Point>,
-    /// How it is drawn.
+    /// How the points are drawn.
     pub drawn: Drawn,
-    /// Which colour, shape and dash it has.
+    /// The number of its colour, marker and dash.
     pub style: usize,
 }
 
-/// A chart.
+/// A chart with two axes.
 #[derive(Debug, Clone)]
 pub struct Chart {
-    /// What it shows, in a few words.
+    /// The title: what the chart shows, in a few words.
     pub title: String,
     /// The horizontal axis.
     pub x: Axis,
-    /// The vertical one.
+    /// The vertical axis.
     pub y: Axis,
-    /// What is drawn.
+    /// The series.
     pub series: Vec<Series>,
-    /// Horizontal lines to compare with: height, and name.
+    /// Horizontal reference lines: height and name.
     pub references: Vec<(f64, String)>,
 }
 
@@ -115,11 +117,11 @@ fn failed<E: std::error::Error + Send + Sync>(e: DrawingAreaErrorKind<E>) -> Rep
 }
 
 impl Chart {
-    /// The chart with its legend; `describe` is what it shows, for who cannot see it. Its title may be that of its
-    /// figure, and not shown.
+    /// The chart with its legend as HTML. `describe` is the text for readers who cannot see it. `titled` says whether
+    /// the title is shown, which is not necessary if the figure has the same title.
     pub fn html(&self, describe: &str, titled: bool) -> Result<Markup, ReportError> {
         let label = html! { svg role="img" aria-label={ (self.title) ". " (describe) } {} }.into_string();
-        // The drawing library's own opening tag, with what a screen reader is told.
+        // The opening tag of the drawing gets a label for screen readers.
         let svg = self.draw(false)?.replacen("<svg", label.trim_end_matches("></svg>"), 1);
         let mut entries = Vec::new();
         for series in self.told() {
@@ -137,11 +139,11 @@ impl Chart {
         })
     }
 
-    /// The chart as a file that stands alone: with its title and its legend, on white.
+    /// The chart as an SVG file that stands alone: with title and legend, on white.
     pub fn svg(&self) -> Result<String, ReportError> {
         let svg = self.draw(true)?;
         let (opening, rest) = svg.split_once('>').unwrap_or((&svg, ""));
-        // As large as it is to be shown, not as fine as it is drawn.
+        // The size is given in pixels, and the view box in the units of the drawing.
         let size = |name: &str| {
             let (_, rest) = opening.split_once(&format!("{name}=\""))?;
             rest.split('"').next()?.parse::<i32>().ok()
@@ -156,17 +158,17 @@ impl Chart {
         Ok(format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{opening}>{MARK}{rest}"))
     }
 
-    /// The series that a legend tells apart: of one alone there is nothing to tell.
+    /// The series in the legend; none, if there is only one series and no reference line.
     fn told(&self) -> Vec<&Series> {
         let named: Vec<&Series> = self.series.iter().filter(|s| !s.name.is_empty()).collect();
         if named.len() > 1 || !self.references.is_empty() { named } else { Vec::new() }
     }
 
-    /// The drawing; `alone`, on white, with title and legend, which the page sets as text otherwise.
+    /// Draws the chart. If `alone`, it is on white and has its title and its legend, which are HTML in the page.
     fn draw(&self, alone: bool) -> Result<String, ReportError> {
         let points = || self.series.iter().flat_map(|s| &s.points);
-        // Names down the side stand where names along the foot have more room than there is: values go to the right
-        // then.
+        // Names are beside the vertical axis if they need more room than a horizontal axis has. Bars and error bars are
+        // then horizontal.
         let sideways = matches!(self.y.scale, Scale::Names(_));
         let ends = |p: &Point, value: f64, along: bool| {
             let spread = if along { p.spread } else { 0.0 };
@@ -183,7 +185,7 @@ impl Chart {
         let longest = y_labels.iter().flat_map(|(_, l)| l).map(|l| l.chars().count()).max().unwrap_or(0);
         let tallest = y_labels.iter().map(|(_, l)| l.len()).max().unwrap_or(1) as i32;
         let top = MARGIN + (LINE + 4) * title.len() as i32;
-        // The sizes that depend on each other: the plot is as high as its names need, and titles break at its edges.
+        // Sizes depend on each other: the plot is as high as its names need, and titles break at its edges.
         let rows = (LINE * tallest + 8) * y_labels.len() as i32;
         let plot_height = if sideways { rows.max(HEIGHT / 3) } else { HEIGHT - 75 };
         let y_title = balanced(&self.y.title, (f64::from(plot_height + 2 * MARGIN) / LETTER) as usize);
@@ -278,7 +280,7 @@ impl Chart {
         Ok(svg)
     }
 
-    /// What a legend has, and where.
+    /// The entries of the legend with their positions.
     fn legend(&self) -> Vec<Entry<'_>> {
         let series = self.told().into_iter().map(|s| (Some(s), s.name.as_str()));
         let references = self.references.iter().map(|(_, name)| (None, name.as_str()));
@@ -291,7 +293,7 @@ impl Chart {
                 (left, row) = (0, row + 1);
             }
             let entry = Entry { series, left, row, lines };
-            // Nothing stands beside what takes several lines.
+            // An entry of several lines has its row to itself.
             row += entry.lines.len() as i32 - 1;
             left = if entry.lines.len() > 1 { WIDTH } else { left + wide + 20 };
             entry
@@ -300,28 +302,28 @@ impl Chart {
     }
 }
 
-/// What a legend explains.
+/// An entry of a legend.
 struct Entry<'c> {
-    /// A series; `None`: a line to compare with.
+    /// The series; `None` for a reference line.
     series: Option<&'c Series>,
-    /// Where it begins, in pixels.
+    /// The left edge, in pixels from the left edge of the legend.
     left: i32,
-    /// Its first line.
+    /// The index of its first line.
     row: i32,
-    /// What it is called.
+    /// The name, in lines.
     lines: Vec<String>,
 }
 
-/// A title in as few lines as it takes, of about the same length.
+/// A title in as few lines as it needs, of about the same length.
 fn balanced(title: &str, width: usize) -> Vec<String> {
     let lines = wrapped(title, width).len();
     let narrowest = (1..width).find(|width| wrapped(title, *width).len() <= lines);
     wrapped(title, narrowest.unwrap_or(width))
 }
 
-/// A label in lines; of one that is too long the beginning.
+/// A label in at most [`LINES`] lines; a longer one is cut.
 fn lines(label: &str, width: usize) -> Vec<String> {
-    // A number stays with its unit.
+    // A number is not separated from its unit.
     let mut lines = balanced(&label.replace(" %", "\u{a0}%"), width);
     if lines.len() > LINES {
         lines.truncate(LINES);
@@ -333,7 +335,7 @@ fn lines(label: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// The style sheet's rules for the colours of charts.
+/// The rules of the style sheet that give charts other colours in dark mode.
 pub fn style() -> String {
     let all = SERIES.iter().chain([&INK, &MUTED, &GRID]);
     let rules: String = all
@@ -376,8 +378,8 @@ mod tests {
         assert!(!html.contains("NaN") && !html.contains("<image"), "{html}");
     }
 
-    /// The texts of a drawing, with where they begin and end along the axis that they are written on, if letters are as
-    /// wide as they may be, and the size of the drawing along it.
+    /// The texts of a drawing. For each: where it begins and ends along the direction in which it is written, if its
+    /// letters are as wide as [`LETTER`] allows, and the size of the drawing in this direction.
     fn texts(svg: &str) -> Vec<(String, [f64; 2], f64)> {
         let attribute = |tag: &str, name: &str| -> Option<f64> {
             tag.split_once(&format!(" {name}=\""))?.1.split('"').next()?.parse().ok()
@@ -429,7 +431,7 @@ mod tests {
                 }
             }
         }
-        // All words of the titles are there.
+        // No word of the titles is lost.
         let svg = long.draw(false).unwrap();
         let said: String = texts(&svg).into_iter().map(|(text, ..)| text + " ").collect();
         assert!(long.y.title.split(' ').all(|word| said.matches(word).count() >= 2), "{said}");

@@ -1,18 +1,20 @@
-//! Means over extractors, training data, attacks and test images, and what they say of others.
+//! Means over extractors, training data, attacks and test images, with confidence intervals and tests.
 //!
-//! A measured value, such as what an attack costs, is that of one extractor, one draw of training data, one run of the
-//! attack and one set of test images. Seeds share some of these and not others, so they are no independent sample: five
-//! seeds with one extractor and the same test images say nothing of other extractors, and their spread nothing of other
-//! images. The model is that of crossed random effects,
+//! A measured value, such as a drop, belongs to one extractor, one draw of training data, one run of the attack and one
+//! set of test images. Seeds share some of these, so that results are no independent sample. Five seeds with one
+//! extractor and the same test images say nothing about other extractors, and their spread says nothing about other
+//! images. So values are modelled with crossed random effects:
 //!
 //! ```text
 //! y(e, d, i) = mean + E(e) + D(d) + A(e, d) + I(i) + EI(e, i) + DI(d, i) + rest(e, d, i)
 //! ```
 //!
-//! with extractors `e`, training data `d` and test images `i`; an attack is run once for each `e` and `d`, so that its
-//! own draw is part of `A`. The variance of the mean is estimated by the method of moments (Searle, Casella and
-//! McCulloch, 1992), and tested by Student's t with Satterthwaite's degrees of freedom (1946): see [`infer`].
-//! `docs/findings.md` says how far that holds.
+//! with extractors `e`, training data `d` and test images `i`. An attack is run once for each `e` and `d`, so the
+//! randomness of the attack is part of `A`.
+//!
+//! The variance of the mean is estimated by the method of moments (Searle, Casella and McCulloch, 1992), and tested
+//! with Student's t and Satterthwaite's degrees of freedom (1946): see [`infer`]. `docs/findings.md` says how well this
+//! holds in simulations.
 
 mod images;
 mod infer;
@@ -26,97 +28,99 @@ pub use infer::{Cell, infer};
 use crate::words;
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
-/// A mean, and what is known of its error.
+/// A mean, and its error as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Standard deviation of what it is the mean of (n - 1 in the denominator); 0 for one value.
+    /// Sample standard deviation of the values (with n - 1 in the denominator); 0 for one value.
     pub std: f64,
     /// Number of values.
     pub n: usize,
-    /// Its error, or what is missing for that.
+    /// The error of the mean, or the reason why it is not known.
     pub inference: Result<Inference, Lack>,
 }
 
 /// The error of a mean.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Inference {
-    /// Its variance.
+    /// The variance of the mean.
     pub variance: f64,
-    /// Where the variance comes from, as variances of the mean.
+    /// The parts of this variance, by source.
     pub components: Components,
-    /// What it is of.
+    /// What the mean is taken over.
     pub scope: Scope,
-    /// Of its degrees of freedom: the square root of the numerator, the denominator, and what they cannot be less than.
+    /// The degrees of freedom: the square root of the numerator of Satterthwaite's formula, its denominator, and a
+    /// lower bound.
     freedom: (f64, f64, f64),
 }
 
-/// Parts of a variance.
+/// The parts of the variance of a mean, by source.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Components {
-    /// Of test images that all values share.
+    /// The part of test images that all values share.
     pub images: f64,
-    /// Of extractors.
+    /// The part of extractors.
     pub extractors: f64,
-    /// Of training data.
+    /// The part of draws of training data.
     pub draws: f64,
-    /// Of what is in no other: of attacks, of interactions, of test images that values do not share.
+    /// The remaining part: attacks, interactions, and test images that values do not share.
     pub rest: f64,
 }
 
-/// What a mean is taken over, and so of what it is the mean.
+/// What a mean is taken over, and so what it generalises to.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Scope {
-    /// Number of extractors; 1: it is of this one.
+    /// Number of extractors; if it is 1, the mean holds for this extractor.
     pub extractors: usize,
-    /// Number of draws of training data; 1: it is of these.
+    /// Number of draws of training data; if it is 1, the mean holds for these data.
     pub draws: usize,
     /// Largest number of runs of an attack with the same extractor and data.
     pub attacks: usize,
-    /// Whether every extractor has training data of its own, or the other way round, rather than all having the same.
+    /// Whether extractors and training data are nested: every extractor has training data of its own, or every draw has
+    /// extractors of its own.
     pub nested: bool,
-    /// Share of training images that two draws have in common, on average.
+    /// Mean share of training images that two draws have in common, in `[0, 1]`.
     pub overlap: f64,
-    /// Which test images.
+    /// Which test images the values were measured on.
     pub images: Tested,
-    /// Number of values that were left out, as others of their extractor or training data are missing.
+    /// Number of values that were left out because others with the same extractor or training data are missing.
     pub left_out: usize,
-    /// Whether the two sides of a difference have extractors of their own.
+    /// Whether the two sides of a difference have different extractors.
     pub sides: bool,
 }
 
-/// Which test images values were measured on.
+/// How the values of a mean share test images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Tested {
-    /// It is no mean over test images, or it is not known of which.
+    /// The value is no mean over test images, or the test images are not known.
     #[default]
     Unknown,
-    /// All on the same, so many.
+    /// All values have the same test images; their number.
     Same(usize),
-    /// Some of them on the same.
+    /// Some values share some of their test images, but not all share all.
     Partly,
-    /// Every draw of training data on others.
+    /// Every draw of training data has test images of its own.
     Apart,
 }
 
-/// Why nothing is known of the error of a mean.
+/// The reason why the error of a mean is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lack {
-    /// There is one value.
+    /// There is only one value.
     One,
-    /// All values are the same, of one extractor and the same training data.
+    /// All values are equal, and have the same extractor and training data.
     Equal,
-    /// All values are the same, though extractors or training data differ.
+    /// All values are equal, although extractors or training data differ.
     NoSpread,
-    /// Two sides have no seed in common.
+    /// The sides of a difference have no seed in common.
     NoPairs,
-    /// Results of too many combinations of extractor and training data are missing.
+    /// Too many combinations of extractor and training data have no result.
     Incomplete,
 }
 
 impl Lack {
-    /// In words.
+    /// The reason in words.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
@@ -138,15 +142,15 @@ impl Lack {
 }
 
 impl Estimate {
-    /// The mean of values that have nothing in common, if there are any.
+    /// The mean of independent values; `None` if there are none.
     #[must_use]
     pub fn of(values: &[f64]) -> Option<Self> {
         let cells = values.iter().map(|value| Cell { value: *value, ..Cell::default() }).collect();
         Self::over(cells, &|_, _| 0.0)
     }
 
-    /// The mean over cells; `overlap` is the share of training images that two draws have in common. `None` of no
-    /// cells.
+    /// The mean over cells; `None` if there are none. `overlap(a, b)` is the share of training images that two draws
+    /// have in common.
     #[must_use]
     pub fn over(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Option<Self> {
         let values: Vec<f64> = cells.iter().map(|cell| cell.value).collect();
@@ -165,8 +169,8 @@ impl Estimate {
         Some(Self { mean, std, n, inference })
     }
 
-    /// The difference of two means that have nothing in common (Welch, 1947). What they do have in common, such as test
-    /// images, makes it less variable than this says.
+    /// The difference of two independent means (Welch, 1947). If they have something in common, such as test images,
+    /// the true variance is smaller than this one.
     #[must_use]
     pub fn minus(&self, other: &Self) -> Self {
         let inference = match (self.inference, other.inference) {
@@ -177,15 +181,14 @@ impl Estimate {
         Self { mean: self.mean - other.mean, std, n: self.n.min(other.n), inference }
     }
 
-    /// Half the width of the 95 % confidence interval; `None` where nothing is known of the error.
+    /// Half the width of the 95 % confidence interval; `None` if the error is not known.
     #[must_use]
     pub fn half_width(&self) -> Option<f64> {
         let inference = self.inference.ok()?;
         Some(inference.quantile(0.975) * inference.variance.sqrt())
     }
 
-    /// The one-sided p-value of the mean being at most 0: small where it is above. `None` where nothing is known of the
-    /// error.
+    /// The one-sided p-value of the null hypothesis that the mean is at most 0; `None` if the error is not known.
     #[must_use]
     pub fn p_above(&self) -> Option<f64> {
         let inference = self.inference.ok()?;
@@ -194,14 +197,14 @@ impl Estimate {
 }
 
 impl Inference {
-    /// Degrees of freedom; infinite where the test images alone vary.
+    /// The degrees of freedom; infinite if test images are the only source of variance.
     #[must_use]
     pub fn freedom(&self) -> f64 {
         let (root, denominator, least) = self.freedom;
         if denominator > 0.0 { (root * root / denominator).max(least) } else { f64::INFINITY }
     }
 
-    /// Student's t, which with many degrees of freedom is normal.
+    /// Student's t distribution; `None` if there are so many degrees of freedom that it is normal.
     fn t(&self) -> Option<StudentsT> {
         StudentsT::new(0.0, 1.0, self.freedom()).ok().filter(|_| self.freedom() < 1e6)
     }
@@ -246,8 +249,8 @@ impl Inference {
 }
 
 impl Scope {
-    /// What a verdict generalises to, in words: `for this extractor, over 5 draws of training data, on the same 4000
-    /// test images in every seed`.
+    /// What a mean generalises to, in words: `for this extractor, over 5 draws of training data, on the same 4000 test
+    /// images in every seed`.
     #[must_use]
     pub fn words(&self) -> String {
         let this = if self.sides { "these extractors" } else { "this extractor" };
@@ -291,7 +294,7 @@ mod tests {
         assert!((a - b).abs() < 1e-6, "{a} is not {b}");
     }
 
-    /// Against `scipy.stats`: `ttest_1samp`, `t.interval`, `ttest_ind(equal_var=False)`.
+    /// Reference values of `scipy.stats`: `ttest_1samp`, `t.interval`, `ttest_ind(equal_var=False)`.
     #[test]
     fn values_without_images_are_tested_as_by_student() {
         let a = Estimate::of(&[1.0, 2.0, 4.0, 4.5]).unwrap();
@@ -302,7 +305,7 @@ mod tests {
         close(difference.mean, 1.808_333_333_3);
         let variance = difference.inference.unwrap().variance;
         close(variance, a.inference.unwrap().variance + b.inference.unwrap().variance);
-        // Half of Welch's interval is 2.519 long; degrees of freedom are found a little differently here.
+        // Half of Welch's interval is 2.519 wide; this module's degrees of freedom are slightly different.
         let half = difference.half_width().unwrap();
         assert!((half - 2.518_949_811_8).abs() < 0.05, "{half}");
     }
@@ -318,7 +321,7 @@ mod tests {
         assert_eq!(equal.minus(&one).inference, Err(Lack::Equal));
     }
 
-    /// The mean of three tenths is off by rounding.
+    /// The mean of equal values may differ from them by a rounding error.
     #[test]
     fn equal_values_vary_by_nothing() {
         for n in 2..20 {

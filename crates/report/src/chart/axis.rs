@@ -1,56 +1,56 @@
-//! Axes: what they span, and where their ticks are.
+//! Axes: their ranges and their ticks.
 
 /// How values are laid out along an axis.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scale {
-    /// Evenly.
+    /// Proportional to the value.
     Linear,
-    /// By their logarithm; what is not above 0 is left out.
+    /// Proportional to the logarithm; values that are not above 0 are left out.
     Log,
-    /// Names, at 0, 1, 2, ...
+    /// Names, at the positions 0, 1, 2, ...
     Names(Vec<String>),
 }
 
-/// An axis.
+/// An axis of a chart, without its data.
 #[derive(Debug, Clone)]
 pub struct Axis {
-    /// What it counts, and in which unit.
+    /// The title: the quantity and its unit.
     pub title: String,
-    /// How.
+    /// How values are laid out.
     pub scale: Scale,
-    /// A value that it holds, whatever the data.
+    /// A value that the axis contains even if no data are there.
     pub holds: Option<f64>,
-    /// Where its ticks stand.
+    /// Where the ticks are.
     pub ticks: Ticks,
 }
 
-/// Where ticks stand along an axis of numbers.
+/// Where the ticks of an axis of numbers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ticks {
     /// At round numbers.
     Round,
-    /// At whole ones, of what is counted.
+    /// At whole numbers, for counts.
     Whole,
-    /// At the data, where these are few: of what somebody chose.
+    /// At the values of the data if there are few of them, for values that somebody chose; otherwise at round numbers.
     Data,
 }
 
-/// Most values that have a tick each, and the least distance of two, as a share of the axis.
+/// The largest number of values that get a tick each, and the least distance between two ticks as a share of the axis.
 const FEW: usize = 8;
 const APART: f64 = 0.06;
 
 impl Axis {
-    /// An even axis around its data.
+    /// A linear axis around its data.
     pub fn linear(title: impl Into<String>) -> Self {
         Self { title: title.into(), scale: Scale::Linear, holds: None, ticks: Ticks::Round }
     }
 
-    /// An even axis that shows 0.
+    /// A linear axis that contains 0.
     pub fn from_zero(title: impl Into<String>) -> Self {
         Self { holds: Some(0.0), ..Self::linear(title) }
     }
 
-    /// An even axis of what is counted, such as steps.
+    /// A linear axis of counts, such as steps.
     pub fn count(title: impl Into<String>) -> Self {
         Self { ticks: Ticks::Whole, ..Self::linear(title) }
     }
@@ -60,7 +60,7 @@ impl Axis {
         Self { scale: Scale::Log, ..Self::linear(title) }
     }
 
-    /// A logarithmic axis of values that somebody chose, such as budgets.
+    /// A logarithmic axis of values that somebody chose, such as poison fractions.
     pub fn chosen(title: impl Into<String>) -> Self {
         Self { ticks: Ticks::Data, ..Self::log(title) }
     }
@@ -71,20 +71,20 @@ impl Axis {
     }
 }
 
-/// An axis with its data: a range of places, which are logarithms on a logarithmic axis.
+/// An axis with the range of its data. Places are values or, on a logarithmic axis, logarithms to base 10.
 #[derive(Debug, Clone)]
 pub struct Span {
     scale: Scale,
     low: f64,
     high: f64,
-    /// Places of the ticks.
+    /// The places of the ticks.
     ticks: Vec<f64>,
-    /// Of an even axis: digits behind the point.
+    /// Digits after the decimal point, on a linear axis.
     digits: usize,
 }
 
 impl Span {
-    /// An axis that spans some values.
+    /// Finds the range and the ticks for some values.
     pub fn new(axis: &Axis, values: impl Iterator<Item = f64>) -> Self {
         let values = values.chain(axis.holds).filter(|v| v.is_finite() && (axis.scale != Scale::Log || *v > 0.0));
         let mut values: Vec<f64> = values.collect();
@@ -102,7 +102,7 @@ impl Span {
             }
             Scale::Linear => {
                 let pad = if high > low { 0.06 * (high - low) } else { 0.5 * high.abs().max(1.0) };
-                // 0 is an edge where all data are on one side of it.
+                // The value that the axis has to contain is its edge if all data are on one side of it.
                 let edge = |v: f64, padded: f64| if axis.holds == Some(v) { v } else { padded };
                 (low, high) = (edge(low, low - pad), if high > low { edge(high, high + pad) } else { high + pad });
                 let least = if axis.ticks == Ticks::Whole { 1.0 } else { 0.0 };
@@ -122,27 +122,27 @@ impl Span {
         }
     }
 
-    /// Where a value is.
+    /// The place of a value.
     pub fn place(&self, value: f64) -> f64 {
         if self.scale == Scale::Log { value.log10() } else { value }
     }
 
-    /// How far along the axis a place is: 0 at its beginning, 1 at its end.
+    /// The position of a place along the axis, from 0 at its beginning to 1 at its end.
     pub fn share(&self, place: f64) -> f64 {
         (place - self.low) / (self.high - self.low)
     }
 
-    /// The place where it begins.
+    /// The place where the axis begins.
     pub fn low(&self) -> f64 {
         self.low
     }
 
-    /// The place where it ends.
+    /// The place where the axis ends.
     pub fn high(&self) -> f64 {
         self.high
     }
 
-    /// The value that bars stand on: 0, or the nearest to it.
+    /// The value at which bars begin: 0, or the value of the axis that is nearest to it.
     pub fn floor(&self) -> f64 {
         match self.scale {
             Scale::Log => 10f64.powf(self.low),
@@ -150,21 +150,21 @@ impl Span {
         }
     }
 
-    /// What stands at a tick.
+    /// The label of a tick.
     fn label(&self, place: f64) -> String {
         match &self.scale {
             Scale::Names(names) => names.get(place.round() as usize).cloned().unwrap_or_default(),
             Scale::Linear if self.low.abs().max(self.high.abs()) >= 1e6 || self.digits > 5 => format!("{place:.1e}"),
             Scale::Linear => crate::words::number(place, self.digits),
             Scale::Log => {
-                // The logarithm of 3 is not exact, and labels are short.
+                // The logarithm of 3 is not exact, so the value is rounded.
                 let value = crate::words::rounded(10f64.powf(place), 3);
                 if value >= 1e6 { format!("{value:e}") } else { crate::words::short(value, 3) }
             }
         }
     }
 
-    /// What stands at its ticks, with their places.
+    /// The places and labels of all ticks.
     pub fn labels(&self) -> Vec<(f64, String)> {
         self.ticks.iter().map(|tick| (*tick, self.label(*tick))).collect()
     }
@@ -175,7 +175,7 @@ fn multiples(step: f64, low: f64, high: f64) -> Vec<f64> {
     ((low / step).ceil() as i64..=(high / step).floor() as i64).map(|i| i as f64 * step).collect()
 }
 
-/// Places that are some distance from the one before; the last place is always one of them.
+/// Drops places that are nearer than `distance` to the next place that is kept. The last place is always kept.
 fn apart(places: &[f64], distance: f64) -> Vec<f64> {
     let mut kept: Vec<f64> = Vec::new();
     for place in places.iter().rev() {
@@ -187,7 +187,8 @@ fn apart(places: &[f64], distance: f64) -> Vec<f64> {
     kept
 }
 
-/// Places of round numbers along a logarithmic axis whose ends are these logarithms: at least two.
+/// The logarithms of at least two round numbers on a logarithmic axis from `low` to `high`, which are logarithms as
+/// well.
 fn logarithmic(low: f64, high: f64) -> Vec<f64> {
     let mantissas: &[f64] = match high - low {
         many if many > 3.0 => &[1.0],
@@ -205,7 +206,7 @@ fn logarithmic(low: f64, high: f64) -> Vec<f64> {
     multiples(nice((high - low) / 6.0), low, high).into_iter().map(f64::log10).collect()
 }
 
-/// The least of 1, 2 and 5 times a power of ten that is not below `step`.
+/// The smallest number that is 1, 2 or 5 times a power of ten and is not below `step`.
 fn nice(step: f64) -> f64 {
     let power = 10f64.powf(step.log10().floor());
     [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * power).find(|s| *s >= step * (1.0 - 1e-9)).unwrap_or(10.0 * power)

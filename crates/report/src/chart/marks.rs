@@ -1,4 +1,4 @@
-//! What stands for data: lines with dashes, markers with shapes, bars.
+//! The marks that stand for data: dashed lines, markers of several shapes, and bars.
 
 use super::{Drawn, SAMPLE, SERIES, Series, UNIT};
 use crate::ReportError;
@@ -8,17 +8,17 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawing<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 type Pixel = (i32, i32);
 
-/// Lengths of dash and gap, in pixels; none: solid.
+/// Lengths of dashes and gaps by style, in pixels; empty for a solid line.
 const DASHES: [&[i32]; 4] = [&[], &[7, 4], &[2, 3], &[9, 3, 2, 3]];
 
-/// Of lines to compare with.
+/// Lengths of dashes and gaps of reference lines, in pixels.
 pub const REFERENCE: [i32; 2] = [6, 4];
 
 fn colour(style: usize) -> RGBColor {
     SERIES[style % SERIES.len()].0
 }
 
-/// Draws a series; bars stand on the value `floor`, and go up or, `sideways`, to the right.
+/// Draws a series. Bars begin at the value `floor` and go up or, if `sideways`, to the right.
 pub fn series(
     area: &Area,
     series: &Series,
@@ -61,12 +61,12 @@ pub fn series(
     Ok(())
 }
 
-/// A line through some points, with dashes.
+/// Draws a line through some points, with dashes.
 pub fn dashed(area: &Area, points: &[Pixel], dash: &[i32], style: ShapeStyle) -> Drawing<'static> {
     if dash.is_empty() {
         return area.draw(&PathElement::new(points.to_vec(), style));
     }
-    // The pen is down along the first length, up along the second, and so on.
+    // The pen is down for the first length, up for the second, and so on.
     let lengths: Vec<f64> = dash.iter().map(|l| f64::from(l * UNIT)).collect();
     let (mut phase, mut left) = (0, lengths[0]);
     let mut stroke: Vec<Pixel> = points.first().into_iter().copied().collect();
@@ -95,7 +95,7 @@ pub fn dashed(area: &Area, points: &[Pixel], dash: &[i32], style: ShapeStyle) ->
     if stroke.len() > 1 { area.draw(&PathElement::new(stroke, style)) } else { Ok(()) }
 }
 
-/// A marker of a radius.
+/// Draws the marker of a style, with radius `r`.
 fn marker(area: &Area, (x, y): Pixel, style: usize, r: i32) -> Drawing<'static> {
     let colour = colour(style);
     let (fill, stroke) = (colour.filled(), colour.stroke_width((r / 3) as u32));
@@ -117,7 +117,7 @@ fn marker(area: &Area, (x, y): Pixel, style: usize, r: i32) -> Drawing<'static> 
     }
 }
 
-/// What the page's legend shows of a series.
+/// The sample of a series for the page's legend, as SVG.
 pub fn swatch(series: &Series) -> Result<String, ReportError> {
     let (width, height) = (SAMPLE.0 * UNIT, SAMPLE.1 * UNIT);
     let mut svg = String::new();
@@ -129,7 +129,7 @@ pub fn swatch(series: &Series) -> Result<String, ReportError> {
     Ok(svg.replacen("<svg", "<svg aria-hidden=\"true\"", 1))
 }
 
-/// What a legend shows of a series, at the upper left corner of the sample.
+/// Draws the sample of a series for a legend; the position is its upper left corner.
 pub fn sample(area: &Area, (x, y): Pixel, series: &Series) -> Drawing<'static> {
     let (width, height) = (SAMPLE.0 * UNIT, SAMPLE.1 * UNIT);
     let middle = (x + width / 2, y + height / 2);

@@ -1,4 +1,4 @@
-//! What a target takes, and what attacks on it cost.
+//! The figure of poison fraction bounds: how many poisons a target needs, and how much accuracy it costs.
 
 use super::{Figure, titled};
 use crate::{
@@ -10,10 +10,10 @@ use crate::{
 };
 use hemlock_artifact::{PathPoint, TargetParams};
 
-/// The least share of poisons that is shown, in percent: heads that take fewer are as good as clean.
+/// The least poison fraction that is shown, in per cent: heads that need less are as good as clean.
 const LEAST: f64 = 0.01;
 
-/// Poisonability of the targets against measured drops.
+/// Draws drops over poison fractions: the bounds along the attacker's path, and measured attacks.
 pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "poison_fraction_bound",
@@ -24,7 +24,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
          there are too few poisons for the target, and the victim ends elsewhere.",
     );
     for scene in evidence.scenes() {
-        // Bounds are for poisons in a set.
+        // Bounds hold for poisons within one constraint, so the attack has to have the same.
         let set = |c: &Case, node: &str| c.parameter(node, "constraint").map(words::value);
         let aimed = |c: &&Case| {
             c.aim() == "gradient-canceling"
@@ -40,7 +40,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
             (x >= LEAST && x.is_finite()).then_some(Point { x, y: 100.0 * (clean - p.test_accuracy), spread: 0.0 })
         };
         let end = target.path.last().and_then(place);
-        // The last point may be a target that was calibrated, and off the way.
+        // The last point may be a calibrated target, which is not on the path of the ascent.
         let ascent = &target.path[..target.path.len().saturating_sub(1)];
         let way = ascent.iter().filter_map(place).collect();
         let mut told: Vec<String> = Vec::new();
@@ -55,7 +55,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         ];
         let mut seen: Vec<String> = Vec::new();
         for case in &cases {
-            // Inversions of the same features are one point.
+            // Several inversions of the same features are one point.
             let features = case.text(|node, _| node == "poison-features");
             let Some(e) = case.mean(quantity::drop_on_features).filter(|_| !seen.contains(&features)) else { continue };
             if seen.len() == MOST - 2 {
@@ -90,7 +90,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     ))
 }
 
-/// What a case's features are called.
+/// The name of a case's poisoned features: solver, constraint and poison fraction.
 fn features_of(case: &Case) -> String {
     let told = |field: &str| case.parameter("poison-features", field).map(words::value);
     let constraint = told("constraint").filter(|c| c != "none").unwrap_or_else(|| "no constraint".to_owned());

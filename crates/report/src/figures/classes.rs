@@ -1,4 +1,4 @@
-//! Which classes an attack costs most.
+//! The figure of classes: how much accuracy the strongest attack costs in each.
 
 use super::{Figure, strongest, titled};
 use crate::{
@@ -10,10 +10,10 @@ use crate::{
 };
 use hemlock_artifact::Features;
 
-/// Most classes whose names fit on an axis.
+/// The largest number of classes whose names fit on an axis.
 const NAMED: usize = 12;
 
-/// Change of accuracy within every class, by the attack that costs most.
+/// Draws the change of accuracy within every class, for the attack with the largest drop.
 pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "classes",
@@ -44,7 +44,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         let at = |(i, (_, e)): (usize, &(usize, Estimate))| {
             let (place, change) = (i as f64, 100.0 * e.mean);
             let (x, y) = if named { (change, place) } else { (place + 1.0, change) };
-            // Of many classes error bars would cover each other.
+            // Error bars of many classes would cover each other.
             Point { x, y, spread: if named { 100.0 * e.std } else { 0.0 } }
         };
         let points = changes.iter().enumerate().map(at).collect();

@@ -1,4 +1,4 @@
-//! How optimisation went: of attacks, and of pre-training.
+//! The figures of optimisation: objectives of attacks, and losses of pre-training.
 
 use super::{Figure, strongest, titled};
 use crate::{
@@ -14,7 +14,7 @@ fn points(curve: &[CurvePoint]) -> Vec<Point> {
     curve.iter().map(|p| Point { x: f64::from(p.step), y: p.objective, spread: 0.0 }).collect()
 }
 
-/// What an attack's objective counts.
+/// The name of an attack's objective, for an axis.
 pub(super) fn objective(aim: &str) -> String {
     let shown = match attacks::find(aim) {
         Some(attack) => attack.value_label(),
@@ -24,7 +24,7 @@ pub(super) fn objective(aim: &str) -> String {
     words::capital(shown.strip_prefix("the ").unwrap_or(shown))
 }
 
-/// Curves of one objective at one stage.
+/// A chart of one objective at one stage.
 struct Panel {
     aim: String,
     stage: &'static str,
@@ -32,7 +32,7 @@ struct Panel {
     series: Vec<Series>,
 }
 
-/// Objectives of attacks along their steps.
+/// Draws the objectives of attacks along their steps.
 pub fn of_attacks(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "attack-curves",
@@ -101,7 +101,7 @@ pub fn of_attacks(evidence: &Evidence) -> Result<Figure, ReportError> {
     Ok(figure.or("no attack left a curve."))
 }
 
-/// A label that inversions of the same features share.
+/// A label of a case's poisoned features, which all inversions of these share.
 fn features_label(case: &Case) -> String {
     let told = |field: &str| case.parameter("poison-features", field).map(words::value).unwrap_or_default();
     let constraint = match told("constraint").as_str() {
@@ -111,7 +111,7 @@ fn features_label(case: &Case) -> String {
     format!("{constraint}, {}, {}", told("solver"), words::share(case.poison_fraction()))
 }
 
-/// Loss of pre-training, epoch by epoch.
+/// Draws the loss of pre-training by epoch, and the accuracy of nearest neighbours.
 pub fn pretraining(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "pretraining",

@@ -1,4 +1,4 @@
-//! What attacks cost, over their budget, their visibility, and the weight that holds images back.
+//! The figures of drops: over the poison fraction, the visibility, `beta` and the number of passes.
 
 use super::{Figure, titled};
 use crate::{
@@ -9,14 +9,14 @@ use crate::{
     words,
 };
 
-/// Parameters that hold images back, and what comes with them: longer steps for freer pixels.
+/// The parameters that limit the change of pixels, and the length of steps, which is larger for weaker limits.
 const LIMITS: [&str; 4] = ["linf", "beta", "clip", "step"];
 const DROP: &str = "Accuracy drop, points";
 
-/// Cases that agree in all but some parameters, and what names them.
+/// A name, and cases that are equal in all parameters but the swept ones.
 type Sweep<'c> = (String, Vec<&'c Case>);
 
-/// The sweeps over some parameters, in the order of a number.
+/// Groups cases into sweeps over the parameters in `apart_from`. The cases of a sweep are sorted by `by`.
 fn sweeps<'c>(cases: &[&'c Case], apart_from: &[&str], by: fn(&Case) -> f64) -> Vec<Sweep<'c>> {
     let mut sweeps: Vec<(String, String, Vec<&Case>)> = Vec::new();
     for case in cases {
@@ -33,7 +33,7 @@ fn sweeps<'c>(cases: &[&'c Case], apart_from: &[&str], by: fn(&Case) -> f64) -> 
     swept.collect()
 }
 
-/// The first sweeps, and what is said of those for which a chart has no room.
+/// The first `most` sweeps, and a remark if others are left out.
 fn first<'c>(mut sweeps: Vec<Sweep<'c>>, most: usize) -> (Vec<Sweep<'c>>, Option<String>) {
     let out = sweeps.len().saturating_sub(most);
     sweeps.truncate(most);
@@ -54,7 +54,7 @@ fn tell(name: &str, points: &[Point], unit: &str) -> String {
     format!("{name}: {} {unit}.", told.join(", "))
 }
 
-/// What holds images back, and so which attacks are drawn together.
+/// The name of the limit on pixels. Attacks with the same limit share a chart.
 fn limit(case: &Case) -> String {
     match (case.linf(), case.making()) {
         _ if case.replaces() => "noise".to_owned(),
@@ -66,7 +66,7 @@ fn limit(case: &Case) -> String {
     }
 }
 
-/// Drop against the share of poisons.
+/// Draws the drop over the poison fraction.
 pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "budget",
@@ -86,7 +86,7 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
             }
         }
         for (limit, sweeps) in panels {
-            // Flipped labels in the place of all others are no yardstick for noise.
+            // Flipped labels are no control for noise, which replaces training images.
             let mut flipped: Vec<Sweep> = Vec::new();
             for (_, sweep) in sweeps.iter().filter(|(_, sweep)| !sweep[0].replaces()) {
                 if !flipped.iter().any(|(_, other)| other[0].victim() == sweep[0].victim()) {
@@ -125,7 +125,7 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
     Ok(figure.or("no attack was run with more than one share of poisons (a list for poison_fraction)."))
 }
 
-/// Drop against how much images changed.
+/// Draws the drop over the visibility of the change: PSNR and L-infinity distance.
 pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "visibility",
@@ -180,7 +180,7 @@ pub fn over_visibility(evidence: &Evidence) -> Result<Figure, ReportError> {
     Ok(figure.or("there are fewer than two results with poisoned images."))
 }
 
-/// What beta trades.
+/// Draws the drop and the PSNR over `beta`.
 pub fn over_beta(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "beta",
@@ -221,7 +221,7 @@ pub fn over_beta(evidence: &Evidence) -> Result<Figure, ReportError> {
     Ok(figure.or("no inversion was run with more than one β."))
 }
 
-/// What passes bring: the objective of attacks on pixels, and what they cost.
+/// Draws the objective and the drop of attacks on pixels over their passes through the extractor.
 pub fn over_passes(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "passes",
@@ -266,7 +266,8 @@ pub fn over_passes(evidence: &Evidence) -> Result<Figure, ReportError> {
     Ok(figure.or("no attack on pixels was run with more than one number of steps (a list for steps)."))
 }
 
-/// All values of beta in some sweeps, in order: as names, and as numbers. (0 has no place on a logarithmic axis.)
+/// All values of `beta` in some sweeps, in ascending order, as names and as numbers. They are names because 0 has no
+/// place on a logarithmic axis.
 fn levels(sweeps: &[Sweep]) -> (Vec<String>, Vec<f64>) {
     let mut betas: Vec<f64> = sweeps.iter().flat_map(|(_, s)| s.iter().map(|c| c.beta())).collect();
     betas.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! Where poisoned features lie among clean ones.
+//! The figure of features: where poisoned features lie among clean ones.
 
 use super::{Figure, titled};
 use crate::{
@@ -12,13 +12,13 @@ use hemlock_artifact::{Features, PoisonFeatures, Poisons};
 use hemlock_head::spread;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis as Along};
 
-/// Points that are drawn of a set, and samples that components are taken from.
+/// The largest numbers of points that are drawn of a set, and of samples that principal components are computed from.
 const DRAWN: usize = 500;
 const SAMPLES: usize = 4000;
-/// Steps of the power method.
+/// Number of steps of the power method.
 const STEPS: usize = 100;
 
-/// A map by the two principal components of the clean training features.
+/// Draws features along the two principal components of the clean training features.
 pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "map",
@@ -35,8 +35,8 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     Ok(figure.or("no attack on features has a result."))
 }
 
-/// The case whose features cost most, among those that may lie anywhere and among those that may not; of the inversions
-/// of these features the closest one, which says which of the poisons stand out.
+/// The cases whose features cost most: one with a constraint on features, and one without. If several inversions have
+/// the same features, matching without a limit is preferred, because its fits say which poisons are outliers.
 fn chosen<'c>(cases: &[&'c Case]) -> Vec<&'c Case> {
     let drop = |c: &Case| c.mean(quantity::drop_on_features).map_or(f64::NEG_INFINITY, |e| e.mean);
     let rank = |c: &Case| (c.on_features() && c.making() != Some("decoder"), c.unlimited());
@@ -92,16 +92,16 @@ fn draw(evidence: &Evidence, figure: &mut Figure, scene: &str, case: &Case) -> R
     figure.chart(&chart, &told)
 }
 
-/// The two principal components of some samples.
+/// The two leading principal components of some samples.
 struct Map {
     mean: Array1<f32>,
     components: [Array1<f32>; 2],
-    /// The share of the variance along them.
+    /// The share of the total variance along the components.
     share: f64,
 }
 
 impl Map {
-    /// Of samples `[n, d]`.
+    /// Computes the components of samples `[n, d]`.
     fn new(samples: ArrayView2<f32>) -> Self {
         let some = samples.select(Along(0), &spread(samples.nrows(), SAMPLES));
         let mean = some.mean_axis(Along(0)).unwrap_or_else(|| Array1::zeros(samples.ncols()));
@@ -126,9 +126,10 @@ impl Map {
     }
 }
 
-/// The leading eigenvector of a symmetric matrix and its eigenvalue, by the power method.
+/// The leading eigenvector of a symmetric positive semi-definite matrix and its eigenvalue, by the power method. The
+/// largest coordinate of the eigenvector is positive.
 fn leading(matrix: &Array2<f32>) -> (Array1<f32>, f32) {
-    // A start that no eigenvector is orthogonal to but by chance; its largest coordinate is made positive in the end.
+    // The start is hardly ever orthogonal to an eigenvector.
     let mut v = Array1::from_shape_fn(matrix.nrows(), |i| 1.0 + (i % 7) as f32 / 7.0);
     let mut along = 0.0;
     for _ in 0..STEPS {
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn components_of_a_flat_cloud_by_hand() {
-        // Around (5, 1, 2): far along (1, 1, 0), less along (0, 0, 1), nothing else.
+        // Samples around (5, 1, 2): far along (1, 1, 0), less far along (0, 0, 1), and nowhere else.
         let samples = array![[8.0, 4.0, 2.0], [2.0, -2.0, 2.0], [5.0, 1.0, 3.0], [5.0, 1.0, 1.0]];
         let map = Map::new(samples.view());
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-4, "{a} is not {b}");

@@ -1,4 +1,4 @@
-//! What poisons look like, beside the images they are made of.
+//! The figure of pictures: poisons beside their base images.
 
 use super::{Figure, titled};
 use crate::{Case, ReportError, case::quantity, evidence::Evidence, words};
@@ -8,12 +8,12 @@ use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use maud::{Markup, html};
 use ndarray::{ArrayView3, Axis};
 
-/// Poisons that are shown of a case.
+/// The number of poisons that are shown per case.
 const SHOWN: usize = 8;
-/// Amplifications of the difference: the largest that does not cut off a largest change.
+/// Factors by which differences are amplified. The largest is taken that does not clip the largest difference.
 const FACTORS: [u32; 5] = [16, 8, 4, 2, 1];
 
-/// Poisons of some cases: clean, poisoned, and the difference.
+/// Shows some poisons of some cases: the base image, the poison, and their difference.
 pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "pictures",
@@ -36,7 +36,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     Ok(figure.or("there are no poisoned images, or they are not in the artifact root any more."))
 }
 
-/// Of every way of making images: the case that costs most without a limit, and the one with the tightest limit.
+/// For every way of making images: the strongest case without a limit, and the strongest one within the tightest limit.
 fn chosen<'c>(cases: &[&'c Case]) -> Vec<&'c Case> {
     let mut makings: Vec<&str> = Vec::new();
     for making in cases.iter().filter_map(|c| c.making()) {
@@ -113,7 +113,7 @@ fn strip(case: &Case, title: &str, poisons: &Poisons, dataset: &Dataset) -> Resu
     })
 }
 
-/// An image as a data address.
+/// Encodes an image as PNG in a data address; `at` returns the value of a pixel at (channel, row, column).
 fn png(
     (channels, height, width): (usize, usize, usize),
     at: impl Fn((usize, usize, usize)) -> u8,

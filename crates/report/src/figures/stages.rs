@@ -1,4 +1,4 @@
-//! Accuracy from stage to stage of the attack.
+//! The figure of stages: accuracy from stage to stage of an attack.
 
 use super::{Figure, strongest, titled};
 use crate::{
@@ -9,17 +9,17 @@ use crate::{
     words,
 };
 
-/// What is measured, and what its series is called.
+/// The stages: a short name, the name of the series, and the quantity.
 const STAGES: [(&str, &str, Quantity); 4] = [
     ("clean", "clean head", quantity::clean),
     ("target", "the attacker's target", quantity::target),
     ("features", "retrained with poisoned features", quantity::features),
     ("images", "retrained with images made of them", quantity::images),
 ];
-/// Most results that a chart has a line for.
+/// The largest number of results in a chart.
 const LINES: usize = 24;
 
-/// A line for every result, a point on it for every stage.
+/// Draws one row per result, with one point per stage.
 pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "stage-by-stage",
@@ -33,11 +33,11 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         if cases.is_empty() {
             continue;
         }
-        // The first result on top.
+        // The first result is at the top.
         let place = |i: usize| (cases.len() - 1 - i) as f64;
         let series = STAGES.iter().enumerate().map(|(style, (_, name, q))| {
             let point = |(i, e): (usize, crate::statistics::Estimate)| {
-                // One above the other, so that what is equal can be seen.
+                // Stages are shifted against each other, so that equal values do not hide each other.
                 let aside = 0.1 * (1.5 - style as f64);
                 Point { x: 100.0 * e.mean, y: place(i) + aside, spread: 100.0 * e.std }
             };

@@ -1,4 +1,4 @@
-//! What every stage took.
+//! The figure of times: seconds by stage.
 
 use super::Figure;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     words,
 };
 
-/// Seconds by stage.
+/// Draws the time of every task, and of all tasks of a stage together.
 pub fn figure(provenance: &Provenance) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "times",
@@ -19,7 +19,7 @@ pub fn figure(provenance: &Provenance) -> Result<Figure, ReportError> {
     if taken.is_empty() {
         return Ok(figure.or("no artifact is there."));
     }
-    // The first stage on top.
+    // The first stage is at the top.
     let stages = || taken.iter().rev().enumerate();
     let point = |stage: usize, seconds: f64| Point { x: seconds.max(1e-3), y: stage as f64, spread: 0.0 };
     let tasks = stages().flat_map(|(i, t)| t.seconds.iter().map(move |s| point(i, *s))).collect();

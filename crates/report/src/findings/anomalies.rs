@@ -1,4 +1,4 @@
-//! F6, second half: far-fetched features stand out.
+//! F6-anomalies: under transfer, some matched poisons are outliers.
 
 use super::{Comparison, Finding, Question, Unit, transfer::pairs};
 use crate::{
@@ -30,20 +30,22 @@ const REFINED: Question = Question {
     needs: "images by matching that is refined, without a limit, in a transfer pipeline and in a fine-tuning one",
 };
 
-/// Of decoders and of matching alone. `clean_outliers` holds the share among clean test samples, by a row's key.
+/// Tests decoders and matching alone. `clean_outliers` holds the share of outliers among clean test samples, by a row's
+/// key.
 pub fn finding(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Finding {
     unusual(cases, clean_outliers, &QUESTION, Case::inverted)
 }
 
-/// Of matching that is refined.
+/// Tests matching that is refined.
 pub fn of_refined(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Finding {
     unusual(cases, clean_outliers, &REFINED, Case::refined_from_matched)
 }
 
-/// Of unlimited images in transfer:
+/// Compares, for unlimited images in transfer:
 ///
 /// 1. `outliers(images) - outliers(clean test samples) > 0`
-/// 2. `outliers(images, transfer) - outliers(images, fine-tuning) > 0`, where the two are equal in all but one source.
+/// 2. `outliers(images, transfer) - outliers(images, fine-tuning) > 0`, if the two are equal in everything but one
+///    source
 fn unusual(
     cases: &[Case],
     clean_outliers: &BTreeMap<String, f64>,
@@ -77,7 +79,7 @@ fn unusual(
     question.judged(comparisons).beside(apart, &sides, question)
 }
 
-/// A case, with the share of outliers among its images and among its poisoned features.
+/// The name of a case, with the shares of outliers among its images and among its poisoned features.
 fn named(case: &Case) -> String {
     let share = |q: Quantity| case.mean(q).map(|e| format!("{} %", words::number(100.0 * e.mean, 1)));
     let of_features = share(quantity::outliers_of_features).map(|s| format!(", {s} of the features"));
@@ -112,7 +114,7 @@ mod tests {
         assert_eq!((verdict(0.02), verdict(0.6)), (Verdict::Confirmed, Verdict::Contradicted));
     }
 
-    /// Poisons that stand out as much in fine-tuning say nothing of transfer.
+    /// If poisons are outliers in fine-tuning as well, this says nothing about transfer.
     #[test]
     fn outliers_are_compared_with_those_of_fine_tuning() {
         let with = |tuned| {

@@ -1,19 +1,19 @@
-//! What may be compared: cases that differ in nothing but what a finding asks about.
+//! Decides what may be compared: cases that differ in nothing but what a finding asks about.
 
 use super::traits::Traits;
 use crate::{Case, words};
 
-/// Most differences of two cases that are told as nearly comparable.
+/// The largest number of differences of two cases that still count as nearly comparable.
 const NEAR: usize = 2;
-/// Most pairs that a finding lists as not comparable.
+/// The largest number of pairs that a finding lists as not comparable.
 const LISTED: usize = 10;
 
-/// The traits that the sides of a comparison may differ in: names, or what names begin with where one ends in a dot.
-/// Whatever is not named has to be equal.
+/// The names of the traits in which the sides of a comparison may differ. A name that ends in a dot stands for all
+/// traits whose names begin with it. All other traits have to be equal.
 #[derive(Debug, Clone, Copy)]
 pub struct Axis(pub &'static [&'static str]);
 
-/// Traits beside an axis: names and values, in the order of names.
+/// Names and values of the traits that are not on an axis, sorted by name.
 type Rest = Vec<(String, String)>;
 
 impl Axis {
@@ -21,36 +21,36 @@ impl Axis {
         self.0.iter().any(|spanned| name == *spanned || (spanned.ends_with('.') && name.starts_with(spanned)))
     }
 
-    /// The traits beside the axis.
+    /// The traits that are not on this axis.
     fn rest(self, traits: &Traits) -> Rest {
         traits.iter().filter(|(name, _)| !self.spans(name)).map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
     }
 }
 
-/// A trait in which two cases differ; `None`: one does not have it.
+/// A trait in which two cases differ. A value is `None` if the case does not have the trait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Its name.
+    /// The name of the trait.
     pub of: String,
-    /// What the one case has.
+    /// The value of the left case.
     pub left: Option<String>,
-    /// What the other has.
+    /// The value of the right case.
     pub right: Option<String>,
 }
 
-/// Two cases that would be compared, if they did not differ in something else, too.
+/// Two cases that are not compared because they differ in something that is not on the axis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Apart {
-    /// The one.
+    /// The name of the left case.
     pub left: String,
-    /// The other.
+    /// The name of the right case.
     pub right: String,
-    /// In what they differ.
+    /// The traits in which they differ.
     pub differ: Vec<Difference>,
 }
 
 impl Apart {
-    /// In what they differ, in words.
+    /// The differences in words.
     pub fn why(&self) -> String {
         let told = |d: &Difference| {
             let of = |side: &Option<String>| side.clone().unwrap_or_else(|| "none".to_owned());
@@ -60,25 +60,25 @@ impl Apart {
     }
 }
 
-/// Cases that may be compared with each other.
+/// Cases that may be compared: each of the left side with each of the right side.
 #[derive(Debug)]
 pub struct Group<'c> {
-    /// Of the one side.
+    /// The cases of the left side.
     pub left: Vec<&'c Case>,
-    /// Of the other.
+    /// The cases of the right side.
     pub right: Vec<&'c Case>,
 }
 
-/// What a finding can ask, and what not.
+/// The cases that a finding can compare, and those that it cannot.
 #[derive(Debug)]
 pub struct Asked<'c> {
-    /// Groups with both sides.
+    /// Groups with cases of both sides.
     pub groups: Vec<Group<'c>>,
-    /// The nearest misses of cases that have nobody to be compared with.
+    /// For cases that have no partner: the most similar case of the other side.
     pub apart: Vec<Apart>,
 }
 
-/// Cases of two sides in groups that are equal in all beside the axis.
+/// Puts the cases of two sides into groups that are equal in all traits that are not on the axis.
 pub fn ask<'c>(left: &[&'c Case], right: &[&'c Case], axis: Axis) -> Asked<'c> {
     let mut groups: Vec<(Rest, Group)> = Vec::new();
     for (cases, is_left) in [(left, true), (right, false)] {
@@ -117,7 +117,7 @@ pub fn ask<'c>(left: &[&'c Case], right: &[&'c Case], axis: Axis) -> Asked<'c> {
     Asked { groups: whole.into_iter().map(|(_, group)| group).collect(), apart }
 }
 
-/// Cases in groups that are equal in all beside the axis, each with what it is equal in.
+/// Puts cases into groups that are equal in all traits that are not on the axis. Returns these traits with each group.
 fn classes<'c>(cases: &[&'c Case], axis: Axis) -> Vec<(Rest, Vec<&'c Case>)> {
     let mut groups: Vec<(Rest, Vec<&Case>)> = Vec::new();
     for case in cases {
@@ -130,12 +130,13 @@ fn classes<'c>(cases: &[&'c Case], axis: Axis) -> Vec<(Rest, Vec<&'c Case>)> {
     groups
 }
 
-/// Cases in groups that are equal in all beside the axis.
+/// Puts cases into groups that are equal in all traits that are not on the axis.
 pub fn grouped<'c>(cases: &[&'c Case], axis: Axis) -> Vec<Vec<&'c Case>> {
     classes(cases, axis).into_iter().map(|(_, group)| group).collect()
 }
 
-/// Cases in groups of at least two that differ along the axis alone, and the nearest misses of those that are alone.
+/// Puts cases into groups of at least two that differ along the axis alone. For cases without a group, also returns the
+/// most similar other case.
 pub fn sweeps<'c>(cases: &[&'c Case], axis: Axis) -> (Vec<Vec<&'c Case>>, Vec<Apart>) {
     let groups = classes(cases, axis);
     let mut apart: Vec<Apart> = Vec::new();
@@ -143,7 +144,7 @@ pub fn sweeps<'c>(cases: &[&'c Case], axis: Axis) -> (Vec<Vec<&'c Case>>, Vec<Ap
         let others = groups.iter().enumerate().filter(|(j, _)| *j != i);
         let near = others.filter_map(|(j, (other, o))| Some((differences(key, other)?, j, o[0])));
         let Some((differ, j, other)) = near.min_by_key(|(differ, ..)| differ.len()) else { continue };
-        // Of two that are alone, the miss is one.
+        // Two cases that are each other's most similar one are listed once.
         if !(j < i && groups[j].1.len() == 1 && apart.iter().any(|a| a.left == other.name && a.right == group[0].name))
         {
             apart.push(Apart { left: group[0].name.clone(), right: other.name.clone(), differ });
@@ -152,7 +153,7 @@ pub fn sweeps<'c>(cases: &[&'c Case], axis: Axis) -> (Vec<Vec<&'c Case>>, Vec<Ap
     (groups.into_iter().map(|(_, group)| group).filter(|group| group.len() > 1).collect(), apart)
 }
 
-/// What tells two sorted lists of traits apart; `None` where that is more than [`NEAR`].
+/// The differences of two sorted lists of traits; `None` if there are more than [`NEAR`].
 fn differences(a: &[(String, String)], b: &[(String, String)]) -> Option<Vec<Difference>> {
     let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
     let mut found = Vec::new();
@@ -180,15 +181,14 @@ fn turned(differ: Vec<Difference>) -> Vec<Difference> {
     differ.into_iter().map(|Difference { of, left, right }| Difference { of, left: right, right: left }).collect()
 }
 
-/// The first of what is not comparable, and how many more there are.
+/// The first pairs that are not comparable, and the number of the others.
 pub fn listed(mut apart: Vec<Apart>) -> (Vec<Apart>, usize) {
     let more = apart.len().saturating_sub(LISTED);
     apart.truncate(LISTED);
     (apart, more)
 }
 
-/// What sides a finding had, in a sentence, where it had nothing to compare; `sides` are what each is called, and how
-/// many cases it has.
+/// A sentence about why there is nothing to compare. `sides` are the names of the sides and their numbers of cases.
 pub fn missing(sides: &[(&str, usize)], needs: &str) -> String {
     let named = |none: bool| -> Vec<String> {
         let of = sides.iter().filter(|(_, n)| (*n == 0) == none);
@@ -268,7 +268,8 @@ mod tests {
         let p = pixels("none", 0.03);
         let (near, far) = (matched("ball", 0.03, 80), matched("ball", 0.1, 80));
         let asked = ask(&[&p], &[&far, &near], ROUTES);
-        // Of the pixels' nearest, and of the other's.
+        // First the most similar one to the attack on pixels, then the most similar one to the other feature-targeted
+        // attack.
         let whys: Vec<String> = asked.apart.iter().map(Apart::why).collect();
         assert_eq!(whys[0], "constraint: none against ball at 0.95");
         assert_eq!(whys[1], "constraint: none against ball at 0.95; poison_fraction: 0.03 against 0.1");

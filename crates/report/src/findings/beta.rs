@@ -1,4 +1,4 @@
-//! F6: who wants to look clean gives up strength.
+//! F6: a larger `beta` gives cleaner images and a weaker attack.
 
 use super::{
     Comparison, Finding, Question, Unit,
@@ -29,20 +29,21 @@ const REFINED: Question = Question {
 
 const AXIS: Axis = Axis(&["beta"]);
 
-/// F6 of matching alone, as the paper has it.
+/// Tests F6 on matching alone, as in the paper.
 pub fn finding(cases: &[Case]) -> Finding {
     traded(cases, &QUESTION, |c| c.making() == Some("feature-matching"))
 }
 
-/// F6 of matching that is refined, where `beta` weighs against another pull.
+/// Tests F6 on refined matching, where `beta` is weighed against the attack's own objective.
 pub fn of_refined(cases: &[Case]) -> Finding {
     traded(cases, &REFINED, Case::refined_from_matched)
 }
 
-/// Of cases that differ in beta alone, without L∞:
+/// Compares cases that differ in `beta` alone, without an L-infinity limit:
 ///
 /// 1. `psnr(largest) - psnr(smallest) > 0` and `drop(smallest) - drop(largest) > 0`
-/// 2. with three values or more, the slopes of PSNR and of accuracy over the order of beta, by least squares, above 0
+/// 2. with three values or more: the slopes of PSNR and of accuracy over the order of `beta`, by least squares, are
+///    above 0
 fn traded(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding {
     let made: Vec<&Case> = cases.iter().filter(|c| of(c) && c.linf().is_none()).collect();
     let (swept, apart) = sweeps(&made, AXIS);
@@ -81,7 +82,7 @@ fn traded(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding
         }
     }
     let what = if question.id == REFINED.id { "matching that is refined" } else { "matching alone" };
-    // A single β is no sweep: what it would be compared with differs in more.
+    // A case with a single β has no partner; the most similar case differs in something else.
     question.judged(comparisons).beside(apart, &[(what, made.len())], question)
 }
 
@@ -112,7 +113,7 @@ mod tests {
         assert_eq!(verdict([15.0, 20.0, 30.0], noisy), Verdict::Undecided);
     }
 
-    /// In refinement `beta` weighs against another pull.
+    /// In refinement, `beta` is weighed against the attack's own objective.
     #[test]
     fn refinement_is_asked_apart() {
         let weaker = [[0.50, 0.51, 0.50], [0.60, 0.61, 0.60], [0.70, 0.71, 0.72]];

@@ -1,4 +1,4 @@
-//! F2: at equal visibility, aiming at features pays.
+//! F2: at equal visibility, the feature-targeted attack is stronger than attacks on pixels.
 
 use super::{
     Comparison, Finding, Question, Unit,
@@ -30,36 +30,38 @@ const REFINED: Question = Question {
             else, within the same limit L∞",
 };
 
-/// How images are made of features, how features are searched for, and the length of steps, which suits either.
+/// The axis for attacks with the same objective: how images are made, how features are searched for, and the length of
+/// steps, which suits the method.
 const SAME_OBJECTIVE: Axis = Axis(&["images", "poison-features.", "invert.", "step"]);
-/// What an attack is after, too, and what comes with it.
+/// The axis for the best attacks: also the objective, and the parameters that belong to it.
 const BEST: Axis =
     Axis(&["images", "poison-features.", "invert.", "step", "attack", "attack.", "start", "target-params."]);
 
-/// The case that leaves its victims with the largest loss on clean training data; `None` where victims have none.
+/// The case whose victims have the largest loss on clean training data; `None` if no victim has a loss.
 fn best<'c>(cases: &[&'c Case]) -> Option<&'c Case> {
     let loss = |row: &Row| row.clean_loss.as_ref()?.images().copied();
     let measured = cases.iter().filter_map(|c| Some((c.mean(loss)?.mean, *c)));
     measured.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, case)| case)
 }
 
-/// F2 of decoders and of matching alone, as the paper has them.
+/// Tests F2 on decoders and matching alone, as in the paper.
 pub fn finding(cases: &[Case]) -> Finding {
     compared(cases, &QUESTION, Case::inverted)
 }
 
-/// F2 of matching that is refined. Controls that start refinement elsewhere are none.
+/// Tests F2 on refined matching. Controls that start refinement elsewhere do not count.
 pub fn of_refined(cases: &[Case]) -> Finding {
     compared(cases, &REFINED, Case::refined_from_matched)
 }
 
-/// Of cases within a limit L∞, `beta = 0`, that are equal in all beside the route, `accuracy(pixels) -
-/// accuracy(features) > 0`,
+/// Compares `accuracy(pixels) - accuracy(features) > 0` for cases within one L-infinity limit, with `beta = 0`, that
+/// are equal in everything but the route:
 ///
-/// 1. for every case on pixels, and of the feature-targeted ones with its objective the one that is nearest in PSNR,
-/// 2. for the best of each kind, by the loss on clean training data, unless that is a pair of 1.
+/// 1. every attack on pixels with the feature-targeted attack that has the same objective (of several, the one nearest
+///    in PSNR)
+/// 2. the best of each kind, by the loss on clean training data, unless this pair is among those of 1
 fn compared(cases: &[Case], question: &Question, targeted: fn(&Case) -> bool) -> Finding {
-    // Noise on training images is neither, and has another budget.
+    // Noise is neither kind of attack, and has another poison fraction.
     let limited = |of: fn(&Case) -> bool| {
         cases.iter().filter(|c| of(c) && c.linf().is_some() && c.beta() == 0.0).collect::<Vec<&Case>>()
     };
@@ -139,13 +141,13 @@ mod tests {
         assert_eq!(verdict([0.75, 0.74, 0.75], [0.70, 0.70, 0.69]), Verdict::Confirmed);
         assert_eq!(verdict([0.70, 0.70, 0.69], [0.75, 0.74, 0.75]), Verdict::Contradicted);
         assert_eq!(verdict([0.70, 0.75, 0.69], [0.75, 0.71, 0.70]), Verdict::Undecided);
-        // Other limits are not compared.
+        // Attacks within different limits are not compared.
         let other = finding(&cases([0.75; 3], [0.70; 3], 16));
         assert!(other.comparisons.is_empty());
         assert_eq!(other.apart[0].why(), "linf: 8/255 against 16/255");
     }
 
-    /// A constraint that one side alone has costs it what it forbids.
+    /// A constraint weakens an attack, so both sides have to have it.
     #[test]
     fn a_constraint_on_one_side_alone_is_not_compared() {
         let in_ball = |constraint| {
@@ -161,7 +163,7 @@ mod tests {
         assert_eq!((found.comparisons.len(), found.apart.len()), (2, 0), "each with its own");
     }
 
-    /// Images that descend the attack's own objective are the attack on pixels from elsewhere.
+    /// Refinement takes steps on the attack's own objective, so it is an attack on pixels with another start.
     #[test]
     fn refinement_is_asked_apart() {
         let invert = json!({ "method": "feature-matching", "linf": "8/255", "steps": 20, "refine": 60 });
@@ -171,14 +173,14 @@ mod tests {
         let (alone, apart) = (finding(&all), of_refined(&all));
         assert_eq!((alone.comparisons.len(), alone.verdict), (1, Verdict::Contradicted));
         assert_eq!((apart.comparisons.len(), apart.verdict), (1, Verdict::Confirmed));
-        // What starts elsewhere is a control.
+        // Refinement that starts elsewhere is a control.
         all.push(targeted("refined-from-base", [0.80, 0.80, 0.81], "none", invert));
         assert_eq!(of_refined(&all).comparisons.len(), 1);
         let none = of_refined(&all[..2]);
         assert!(none.reason.contains("missing are refined feature-targeted attack"), "{}", none.reason);
     }
 
-    /// Adam among pixels has a length of its steps, and L-BFGS in matching needs none.
+    /// Adam on pixels has a length of its steps; L-BFGS in matching needs none.
     #[test]
     fn how_far_a_step_goes_keeps_nobody_apart() {
         let params = json!({ "attack": "bilevel", "linf": "8/255", "steps": 80, "step": 0.01 });
@@ -201,7 +203,7 @@ mod tests {
         let found = finding(&all);
         assert_eq!(found.comparisons.len(), 2);
         assert_eq!(found.verdict, Verdict::Contradicted, "the best attack on pixels is better");
-        // Which is best, training data say.
+        // The loss on training data decides which attack is the best.
         let tgda = |loss: f64| {
             let mut all = all.clone();
             all[2].rows.iter_mut().for_each(|r| *r.clean_loss.as_mut().unwrap().get_mut("images").unwrap() = loss);
@@ -211,7 +213,7 @@ mod tests {
         assert_eq!(tgda(0.24).len(), 1, "bilevel is, and is compared already");
     }
 
-    /// One that reads validation labels, too, is not compared with one that does not.
+    /// An attack that reads validation labels is not compared with one that does not.
     #[test]
     fn the_best_have_seen_the_same() {
         let mut all = cases([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);

@@ -1,4 +1,4 @@
-//! F5: what features can do, images cannot.
+//! F5: poisoned features cost far more accuracy than the images made from them.
 
 use super::{Comparison, Finding, Question, Unit};
 use crate::{Case, case::quantity};
@@ -22,21 +22,22 @@ const REFINED: Question = Question {
     needs: "poisoned features that cost at least a point, matched and refined, with β = 0 and without L∞",
 };
 
-/// Of less nothing can be kept.
+/// The least drop of poisoned features that is tested: below it there is nothing for inversion to lose.
 const ASKED: f64 = 0.01;
 
-/// F5 of decoders and of matching alone, as the paper has them.
+/// Tests F5 on decoders and matching alone, as in the paper.
 pub fn finding(cases: &[Case]) -> Finding {
     kept(cases, &QUESTION, Case::inverted)
 }
 
-/// F5 of matching that is refined: images that descended the attack's own objective are no inversion of its features.
+/// Tests F5 on refined matching. Refined images are no inversion of features, because refinement takes steps on the
+/// attack's own objective.
 pub fn of_refined(cases: &[Case]) -> Finding {
     kept(cases, &REFINED, Case::refined_from_matched)
 }
 
-/// Of cases with poisoned features and images that nothing holds near their bases, `drop(features) / 2 - drop(images) >
-/// 0`. (With a limit, images would have to look clean, too, and that is another matter: F2.)
+/// Compares `drop(features) / 2 - drop(images) > 0`, for cases with poisoned features and with images without any
+/// limit. (With a limit, images would have to look clean as well; this is what F2 asks.)
 fn kept(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding {
     let made: Vec<&Case> = cases.iter().filter(|c| of(c) && c.unlimited()).collect();
     let costs = |c: &&&Case| c.mean(quantity::drop_on_features).is_some_and(|e| e.mean >= ASKED);
@@ -50,7 +51,7 @@ fn kept(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding {
     let compared = asked.iter().filter_map(|case| comparison(case)).collect();
     let what = if question.id == REFINED.id { "matching that is refined" } else { "decoder or matching alone" };
     let sides = [(what, made.len()), ("such with features that cost at least a point", asked.len())];
-    // Of none there are none that cost something.
+    // If there are no images at all, the second side would only repeat this.
     let sides = if made.is_empty() { &sides[..1] } else { &sides };
     question.judged(compared).beside(Vec::new(), sides, question)
 }
@@ -64,7 +65,7 @@ mod tests {
         vec![made_up("bilevel + feature-matching").features(features).images(images).case()]
     }
 
-    /// Images that descend the attack's own objective say nothing of inversion.
+    /// Refined images say nothing about inversion, because refinement takes steps on the attack's own objective.
     #[test]
     fn refinement_is_asked_apart() {
         let refined = made_up("bilevel + refined").features([0.50, 0.51, 0.50]).images([0.52, 0.53, 0.52]).case();

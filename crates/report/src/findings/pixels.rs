@@ -1,4 +1,4 @@
-//! F1: attacks on pixels are strong as long as nobody looks.
+//! F1: attacks on pixels are strong without limits, and weak if poisons have to look clean.
 
 use super::{
     Comparison, Finding, Question, Unit,
@@ -15,16 +15,16 @@ const QUESTION: Question = Question {
     needs: "an attack on pixels both without a limit and with L∞ ≤ 8/255",
 };
 
-/// The limits on pixels, and the length of steps, which suits them.
+/// The axis: the limits on pixels, and the length of steps, which suits them.
 const AXIS: Axis = Axis(&["linf", "beta", "clip", "step"]);
 
-/// The tightest limit that counts as looking clean, in grey levels.
+/// The largest L-infinity limit within which images count as clean, in grey levels of 255.
 const CLEAN: f64 = 8.0;
 
-/// Of cases that differ in the limit on pixels alone (and in the length of steps, which suits it): that without any
-/// against the tightest one of at most [`CLEAN`].
+/// Compares cases that differ in the limit on pixels alone (and in the length of steps, which suits it): the one
+/// without a limit, and the one within the tightest limit of at most [`CLEAN`].
 ///
-/// 1. `drop(no limit) - drop(aligned flips) > 0`
+/// 1. `drop(no limit) - drop(influence flips) > 0`
 /// 2. `drop(no limit) / 3 - drop(limit) > 0`
 pub fn finding(cases: &[Case]) -> Finding {
     let on_pixels = |of: &dyn Fn(&Case) -> bool| cases.iter().filter(|c| c.on_pixels() && of(c)).collect::<Vec<_>>();
@@ -33,7 +33,7 @@ pub fn finding(cases: &[Case]) -> Finding {
     let asked = ask(&unlimited, &limited, AXIS);
     let mut comparisons = Vec::new();
     for group in asked.groups {
-        // Pixels that may be anything are the freest.
+        // Unclipped pixels have the weakest limit.
         let free = group.left.into_iter().max_by_key(|c| c.free());
         let levels = |c: &Case| c.linf().unwrap_or(f64::INFINITY);
         let tight = group.right.into_iter().min_by(|a, b| levels(a).total_cmp(&levels(b)));

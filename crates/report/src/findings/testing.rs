@@ -1,4 +1,4 @@
-//! Rows that nobody measured.
+//! Rows for tests, with values that were never measured.
 
 use crate::Case;
 use hemlock_artifact::{AttackId, LearnerState, Measured, Role, TrainingSet, Visibility};
@@ -7,7 +7,7 @@ use hemlock_stage::StageRole;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// A case of three seeds with a clean accuracy of 0.8, of which flipped labels cost 0.01.
+/// Rows of three seeds with a clean accuracy of 0.8; influence flips cost 0.01.
 pub struct MadeUp(Vec<Row>);
 
 pub fn made_up(attack: &str) -> MadeUp {
@@ -82,7 +82,7 @@ impl MadeUp {
         }
         self
     }
-    /// Parameters of which some idle.
+    /// Sets a node's parameters, and those of them that have an effect.
     pub fn with_idle(mut self, node: &'static str, params: Value, deciding: Value) -> Self {
         for row in &mut self.0 {
             row.params.insert(node, params.clone());
@@ -95,7 +95,7 @@ impl MadeUp {
         self.0.iter_mut().for_each(|r| victim.clone_into(&mut r.victim));
         self
     }
-    /// Another clean accuracy, and a number of classes.
+    /// Sets the clean accuracy and the number of classes.
     pub fn clean(self, accuracy: f64, classes: usize) -> Self {
         self.each([accuracy; 3], |r, a| {
             r.accuracy.clean = a;
@@ -129,14 +129,14 @@ impl MadeUp {
     pub fn outliers(self, share: [f64; 3]) -> Self {
         self.psnr(10.0).each(share, |r, share| r.visibility.as_mut().unwrap().outliers = share)
     }
-    /// What the attack optimised, at its start and at its end.
+    /// Sets the attack's objective at its start and at its end.
     pub fn objective(self, start: f64, end: f64) -> Self {
         self.each([end; 3], |r, end| (r.objective, r.initial_objective) = (end, Some(start)))
     }
     pub fn learner(self, learner: LearnerState) -> Self {
         self.each([0.0; 3], |r, _| r.learner = Some(learner))
     }
-    /// Rows with keys that their parameters tell apart.
+    /// The rows, with keys that depend on their parameters.
     pub fn rows(mut self) -> Vec<Row> {
         self.0.iter_mut().for_each(|r| r.key = format!("{:?} {}", r.params, r.key));
         self.0

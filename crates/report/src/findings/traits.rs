@@ -1,7 +1,7 @@
-//! What a case was made with, under names that mean the same whatever stages it came through.
+//! The traits of a case: its parameters, under names that mean the same on every route.
 //!
-//! A limit on pixels is `linf`, whether [invert] or [poison-images] set it; passes through the extractor are `passes`,
-//! however they were spent. So cases of different routes can be compared trait by trait.
+//! A limit on pixels is `linf`, whether `[invert]` or `[poison-images]` sets it. The number of passes through the
+//! extractor is `passes`, no matter how they were spent. So cases of different routes can be compared trait by trait.
 
 use crate::Case;
 use hemlock_attack::attacks;
@@ -9,25 +9,26 @@ use hemlock_pipeline::{REPLICATED, Row};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// Fields of [poison-features] that speak of a search among features, which has no counterpart among pixels.
+/// Fields of `[poison-features]` that belong to the search among features, which has no counterpart on pixels.
 const SEARCH: [&str; 9] =
     ["label_update_interval", "base", "solver", "steps", "step", "stall", "max_seconds", "tolerance", "memory"];
-/// Fields of [invert], [poison-images] and [unlearnable] that limit pixels, or say how far a step goes.
+/// Fields of `[invert]`, `[poison-images]` and `[unlearnable]` that limit pixels or set the length of steps.
 const PIXELS: [&str; 4] = ["linf", "beta", "clip", "step"];
-/// Fields that together say how many passes there were.
+/// Fields that together determine the number of passes.
 const PASSES: [&str; 3] = ["steps", "restarts", "refine"];
-/// Nodes whose parameters may idle, so that those in keys count. Those of others name data and files that keys do not.
+/// Nodes some of whose parameters may have no effect, so that the parameters in their keys are taken. For other nodes
+/// the parameters of the spec are taken, because they name data and files, and keys do not.
 const MADE: [&str; 5] = ["target-params", "poison-features", "invert", "poison-images", "unlearnable"];
-/// What the sets of `constraint` are made with.
+/// The fields of a constraint on features.
 const SETS: [&str; 3] = ["constraint", "quantile", "neighbors"];
 
-/// The traits of a case, by name.
+/// The values of the traits of a case, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Traits(BTreeMap<String, String>);
 
 impl Traits {
-    /// Those of a case. What is nothing (no limit, a weight of 0) is no trait, as it is none where a stage does not
-    /// know it.
+    /// Finds the traits of a case. A value that stands for nothing (no limit, a weight of 0) is no trait, because
+    /// another stage may not have the field at all.
     pub fn of(case: &Case) -> Self {
         let mut traits = BTreeMap::new();
         let own = attacks::find(case.aim()).and_then(|attack| attack.own(&Map::new()).ok()).unwrap_or_default();
@@ -35,12 +36,14 @@ impl Traits {
         let row = &case.rows[0];
         for (node, params) in &row.params {
             let made = MADE.contains(node);
-            // How a training is watched and saved is not in its key; of an import the key has the files' digests.
+            // Fields that only monitor or save a training are not in its key. An import has the digests of its files in
+            // its key.
             let trained = *node == "pretrain" && params["method"] != "import";
             let watches = |field: &str| trained && row.deciding.get(node).is_some_and(|key| key.get(field).is_none());
             let params = if made { row.deciding.get(node).unwrap_or(params) } else { params };
             for (field, value) in params.as_object().into_iter().flatten() {
-                // Seeds of what is drawn anew are what sides are paired by, and no traits; nor is what rows differ in.
+                // Sides are paired by the seeds of replicates, so these are no traits. Nor are fields in which the rows
+                // of a case differ.
                 if field == "seed" && REPLICATED.contains(node) {
                     continue;
                 }
@@ -61,20 +64,21 @@ impl Traits {
         Self(traits)
     }
 
-    /// Names and values, in the order of names.
+    /// The names and values, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The value of a trait.
+    /// The value of a trait; `None` if the case does not have it.
     #[cfg(test)]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 }
 
-/// What a field of a node is called among traits; `None` where another trait says it, or nothing reads it. `own` are
-/// the fields that come with the attack, and `aims` says whether it aims at the target.
+/// The name of the trait that a field of a node belongs to. `None` if another trait contains it, or if it has no effect
+/// on the attack. `own` are the fields that belong to the attack, and `aims` says whether the attack aims at the target
+/// head.
 fn name(node: &str, field: &str, own: &Map<String, Value>, aims: bool) -> Option<String> {
     let of_node = || Some(format!("{node}.{field}"));
     match (node, field) {
@@ -82,12 +86,12 @@ fn name(node: &str, field: &str, own: &Map<String, Value>, aims: bool) -> Option
         ("invert" | "poison-images", field) if PASSES.contains(&field) => None,
         ("unlearnable", "rounds" | "steps") => None,
         ("invert" | "poison-images" | "unlearnable", field) if PIXELS.contains(&field) => Some(field.to_owned()),
-        // What is done beside the attack.
+        // The fields of `[evaluate]` say nothing about the attack.
         ("evaluate", _) => None,
-        // How images are made is a trait of its own.
+        // How images are made is the trait `images`.
         ("invert", "method" | "refine_from") => None,
         ("poison-features", field) if SEARCH.contains(&field) => of_node(),
-        // Which labelled splits an attack reads is a trait of all attacks.
+        // Which labelled splits an attack reads is the trait `sees`.
         ("target-params" | "poison-features" | "poison-images", "sees") => None,
         ("poison-features" | "poison-images", field) if own.contains_key(field) => Some(format!("attack.{field}")),
         ("poison-features" | "poison-images", field) => Some(field.to_owned()),
@@ -98,12 +102,12 @@ fn name(node: &str, field: &str, own: &Map<String, Value>, aims: bool) -> Option
     }
 }
 
-/// Whether a value says that something is not there.
+/// Whether a value stands for something that is absent.
 fn nothing(field: &str, value: &Value) -> bool {
     value.is_null() || *value == false || (field == "beta" && value.as_f64() == Some(0.0))
 }
 
-/// Where the features of poisons have to lie: the set, and what it is measured with.
+/// The constraint on the poisons' features: the names of its sets and their parameters.
 fn constraint(case: &Case) -> String {
     let told = |field: &str| of_attack(case, field).filter(|v| !v.is_null()).map(crate::words::value);
     let kinds = told("constraint").unwrap_or_else(|| "none".to_owned());
@@ -112,17 +116,18 @@ fn constraint(case: &Case) -> String {
     format!("{kinds}{share}{}", neighbors.unwrap_or_default())
 }
 
-/// A parameter of an attack on features or pixels, where it does not idle.
+/// A parameter of an attack on features or pixels, if it has an effect.
 fn of_attack<'c>(case: &'c Case, field: &str) -> Option<&'c Value> {
     ["poison-features", "poison-images"].iter().find_map(|node| deciding(case, node, field))
 }
 
-/// A parameter as it stands in a key.
+/// A parameter as it stands in the key of an artifact.
 fn deciding<'c>(case: &'c Case, node: &str, field: &str) -> Option<&'c Value> {
     case.rows[0].deciding.get(node)?.get(field)
 }
 
-/// Most passes of an image through the extractor; `None` where images are made without any, and where there are none.
+/// The largest number of passes of an image through the extractor; `None` if there are no images, or if they were made
+/// without any pass.
 pub fn passes(case: &Case) -> Option<u64> {
     let number = |node: &str, field: &str| deciding(case, node, field).and_then(Value::as_u64);
     if let Some(steps) = number("poison-images", "steps") {
@@ -132,7 +137,7 @@ pub fn passes(case: &Case) -> Option<u64> {
         return Some(rounds * steps);
     }
     let starts = 1 + number("invert", "restarts").unwrap_or(0);
-    // Where refinement starts at base images, nothing is matched, and `steps` is not there.
+    // If refinement starts from base images, nothing is matched, and the key has no `steps`.
     let passes = number("invert", "steps").unwrap_or(0) * starts + number("invert", "refine").unwrap_or(0);
     (passes > 0).then_some(passes)
 }
@@ -200,7 +205,7 @@ mod tests {
         assert_ne!(get(&case, "sees").as_deref(), Some("train"));
     }
 
-    /// A table holds the fields of all attacks, and one attack's alone are in its key.
+    /// A table has the fields of all attacks; its key has those of one attack alone.
     #[test]
     fn what_idles_is_no_trait() {
         let table = json!({ "attack": "gradient-canceling", "objective": "both", "temperature": 0.5, "quantile": 0.9 });
@@ -223,7 +228,7 @@ mod tests {
         assert_eq!(get(&case, "pretrain.weights").as_deref(), Some("a.pth"));
     }
 
-    /// Sides are paired by them, and controls are of both.
+    /// Sides are paired by these seeds, and controls belong to both sides.
     #[test]
     fn seeds_of_replicates_and_controls_are_no_traits() {
         let case = made_up("bilevel")

@@ -1,4 +1,4 @@
-//! F3: extractors from elsewhere are more fragile.
+//! F3: transfer loses more accuracy than fine-tuning.
 
 use super::{
     Apart, Comparison, Finding, Question, Unit,
@@ -22,16 +22,17 @@ const QUESTION: Question = Question {
     needs: "the same attack, of at least a point, in a fine-tuning and in a transfer pipeline: report on both at once",
 };
 
-/// Of attacks that cost less in both, nothing can be compared.
+/// The least drop of an attack, in one of the two cases, that is compared.
 const ASKED: f64 = 0.01;
 
-/// What the extractor was pre-trained on.
+/// The axis of pre-training: the images that the extractor was pre-trained on.
 const EXTRACTOR: Axis = Axis(&["dataset.pretrain.source", "dataset.pretrain.classes"]);
-/// What the head is trained on.
+/// The axis of downstream data: the images that the head is trained on.
 const DOWNSTREAM: Axis = Axis(&["dataset.downstream.source", "dataset.downstream.classes"]);
 
-/// Transfer and fine-tuning cases that differ in one source alone, each pair with whether that is the pre-training's,
-/// so that heads are trained on the same images; and what else comes near.
+/// Pairs of a transfer case and a fine-tuning case that differ in one source alone. The third value says whether this
+/// is the source of pre-training, so that heads are trained on the same images. Also returns the most similar cases of
+/// those without a partner.
 pub(super) fn pairs<'c>(moved: &[&'c Case], tuned: &[&'c Case]) -> (Vec<(&'c Case, &'c Case, bool)>, Vec<Apart>) {
     let (extractor, downstream) = (ask(moved, tuned, EXTRACTOR), ask(moved, tuned, DOWNSTREAM));
     let mut pairs: Vec<(&Case, &Case, bool)> = Vec::new();
@@ -41,24 +42,25 @@ pub(super) fn pairs<'c>(moved: &[&'c Case], tuned: &[&'c Case]) -> (Vec<(&'c Cas
             pairs.extend(all.map(|(moved, tuned)| (moved, tuned, same_images)));
         }
     }
-    // Who is compared in the one way is not missed in the other.
+    // A case that is compared along one axis is not missing along the other.
     let compared = |name: &str| pairs.iter().any(|(moved, tuned, _)| moved.name == name || tuned.name == name);
     let mut apart = extractor.apart;
     apart.extend(downstream.apart);
     apart.retain(|a| !compared(&a.left) && !compared(&a.right));
-    // Of two ways to miss each other, the nearer is told.
+    // If a pair is listed for both axes, the one with fewer differences is kept.
     apart.sort_by_key(|a| a.differ.len());
     let mut told = BTreeSet::new();
     apart.retain(|a| told.insert((a.left.clone(), a.right.clone())));
     (pairs, apart)
 }
 
-/// Of every fine-tuning and transfer case that differ in one source alone,
+/// Compares every transfer case with every fine-tuning case that differs from it in one source alone:
 ///
-/// 1. in that of pre-training: `drop(transfer) - drop(fine-tuning) > 0`,
-/// 2. in that of the downstream data: the same of [`quantity::share_above_chance`].
+/// 1. in the source of pre-training: `drop(transfer) - drop(fine-tuning) > 0`
+/// 2. in the source of downstream data: the same for [`quantity::share_above_chance`]
 ///
-/// Drops are those on images, where there are any. Attacks of less than [`ASKED`] in both are left out.
+/// Drops are those on images, or on features if there are no images. Pairs of which both drops are below [`ASKED`] are
+/// left out.
 pub fn finding(cases: &[Case]) -> Finding {
     let of = |kind: Pretraining| cases.iter().filter(|c| c.pretraining() == kind).collect::<Vec<&Case>>();
     let (moved, tuned) = (of(Pretraining::Transfer), of(Pretraining::FineTuning));
@@ -107,7 +109,7 @@ mod tests {
         assert_eq!(verdict([0.70, 0.60, 0.65], [0.66, 0.67, 0.70]), Verdict::Undecided);
     }
 
-    /// Extractors that were pre-trained on different images, and heads on the same.
+    /// Extractors that were pre-trained on different images; heads that are trained on the same images.
     #[test]
     fn seeds_of_the_same_images_are_paired() {
         let on = |source: &str, images: [f64; 3]| {
@@ -118,7 +120,7 @@ mod tests {
                 .images(images)
                 .case()
         };
-        // Seeds vary far more than the difference does.
+        // Seeds vary far more than the two sides differ.
         let all = [on("cifar100", [0.50, 0.60, 0.70]), on("cifar10", [0.52, 0.61, 0.72])];
         assert_eq!(finding(&all).verdict, Verdict::Confirmed);
     }
@@ -133,8 +135,8 @@ mod tests {
         assert!(finding(&all).comparisons.is_empty());
     }
 
-    /// A victim with little to lose loses few points: fine-tuning costs 60 % of the accuracy here, and transfer all
-    /// that is above chance.
+    /// A victim with little accuracy to lose loses few points. Here fine-tuning costs 60 % of the accuracy, and
+    /// transfer costs all that is above chance.
     #[test]
     fn points_of_other_data_contradict_nothing() {
         let on = |source: &str, (clean, classes), images| {
@@ -154,7 +156,7 @@ mod tests {
         assert!((difference - (1.0 - 0.3085 / 0.4085)).abs() < 1e-9, "{difference}");
     }
 
-    /// Targets, budgets and the like are parameters, too.
+    /// Pairs that differ in a target or a poison fraction are not compared.
     #[test]
     fn what_differs_in_more_than_data_is_told() {
         let with = |source: &str, radius: f64| {
@@ -172,7 +174,7 @@ mod tests {
         assert!(whys.contains(&"target-params.radius: 0.5 against 0.3".to_owned()), "{whys:?}");
     }
 
-    /// Coarse labels are of the same images.
+    /// The images with coarse labels are the same images.
     #[test]
     fn labels_make_no_transfer() {
         let on = |labels: &str| {

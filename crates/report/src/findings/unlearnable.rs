@@ -1,4 +1,4 @@
-//! F4: unlearnable examples are learned by who does not learn features.
+//! F4: error-minimising noise works on end-to-end training, and hardly on a frozen extractor.
 
 use super::{
     Comparison, Finding, Question, Unit,
@@ -15,10 +15,10 @@ const QUESTION: Question = Question {
     needs: "error-minimising noise against end-to-end training, with an end-to-end victim and a linear one on the frozen extractor",
 };
 
-/// Who trains the whole network: as a victim, and as whom noise is made against.
+/// The name of end-to-end training, as a victim and as a surrogate of the noise.
 pub const END_TO_END: &str = "end-to-end";
 
-/// Who trains on noise, whom it is made against, and how that one trains.
+/// The axis: the victim, the surrogate that noise is made against, and how this surrogate trains.
 const AXIS: Axis = Axis(&[
     "victim.",
     "unlearnable.surrogate",
@@ -27,26 +27,27 @@ const AXIS: Axis = Axis(&[
     "unlearnable.batch",
 ]);
 
-/// Whom noise is made against.
+/// The surrogate that a case's noise is made against; `None` if the case is not noise.
 pub fn against(case: &Case) -> Option<&str> {
     case.parameter("unlearnable", "surrogate")?.as_str()
 }
 
-/// Whether a case is of noise.
+/// Whether a case is error-minimising noise.
 fn is_noise(case: &&Case) -> bool {
     case.aim() == hemlock_unlearnable::NAME
 }
 
-/// Cases of one kind of noise, whoever it is made against, and whoever trains on it.
+/// Groups the cases of noise into kinds of noise, each with all surrogates and all victims.
 pub fn kinds(cases: &[Case]) -> Vec<Vec<&Case>> {
     let noise: Vec<&Case> = cases.iter().filter(is_noise).collect();
     grouped(&noise, AXIS)
 }
 
-/// Of cases that differ in the victim and in whom the noise is made against:
+/// Compares cases that differ in the victim and in the surrogate that the noise is made against. `drop(V on S)` is the
+/// drop of the victim `V` with noise against the surrogate `S`.
 ///
 /// 1. `drop(end-to-end on end-to-end) > 0`
-/// 2. `drop(end-to-end on end-to-end) / 3 - drop(linear on X) > 0`, `X` either.
+/// 2. `drop(end-to-end on end-to-end) / 3 - drop(linear on S) > 0`, for both surrogates `S`
 pub fn finding(cases: &[Case]) -> Finding {
     let drop = quantity::drop_on_images;
     let of = |victim: &str| cases.iter().filter(is_noise).filter(|c| c.victim() == victim).collect::<Vec<&Case>>();

@@ -1,14 +1,15 @@
-//! How often a true null is rejected, and how often an interval covers: on simulated outcomes, 10,000 times a setting.
+//! Simulations of how often a true null is rejected, and of how often a confidence interval covers, with 10,000 cases
+//! per setting.
 //!
-//! Two attacks are compared that are the same in distribution, so that the true difference is 0: a victim under attack
-//! `a`, on extractor `e` and training data `d`, is right about image `i` where
+//! Two attacks with the same distribution are compared, so that the true difference is 0. The victim of attack `a`, on
+//! extractor `e` and training data `d`, is right about image `i` if
 //!
 //! ```text
 //! shared(i) + E(a, e) + D(a, d) + A(a, e, d) + I(a, i) + EI(a, e, i) + DI(a, d, i) + rest(a, e, d, i) > -1/2
 //! ```
 //!
-//! with normal effects, drawn anew each time. `D` is a mean of effects of training images, of which every draw takes
-//! some of a pool, so that draws are correlated as the images that they share make them.
+//! All effects are normal and drawn anew in each case. `D` is a sum over training images, each with its own effect.
+//! Every draw takes some images of a pool, so the effects of two draws are correlated by the images that they share.
 
 use super::{Cell, Estimate, Images, Noise};
 use hemlock_artifact::Drawn;
@@ -17,19 +18,19 @@ use rand::{RngExt, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 
-/// Times that a setting is simulated.
+/// Number of simulated cases per setting.
 const CASES: u64 = 10_000;
-/// Test images.
+/// Number of test images.
 const IMAGES: usize = 200;
-/// Training images in the pool.
+/// Number of training images in the pool.
 const POOL: usize = 50;
 
-/// Numbers of levels, and standard deviations of effects.
+/// A setting: numbers of levels, and standard deviations of effects.
 #[derive(Debug, Clone, Copy)]
 struct Setting {
     extractors: usize,
     draws: usize,
-    /// Training images of a draw.
+    /// Number of training images in a draw.
     train: usize,
     /// Whether every draw has test images of its own.
     own_images: bool,
@@ -42,7 +43,7 @@ struct Setting {
     rest: f64,
 }
 
-/// Five draws of two fifths of the pool, one extractor, the same test images.
+/// One extractor, five draws of two fifths of the pool, and the same test images for all.
 const USUAL: Setting = Setting {
     extractors: 1,
     draws: 5,
@@ -57,11 +58,11 @@ const USUAL: Setting = Setting {
     rest: 0.3,
 };
 
-/// Five extractors on each of three draws.
+/// Five extractors, each with the same three draws.
 const CROSSED: Setting =
     Setting { extractors: 5, draws: 3, extractor: 0.15, attack: 0.03, extractor_image: 0.4, ..USUAL };
 
-/// Normal numbers, by Box and Muller (1958).
+/// Standard normal numbers, by the method of Box and Muller (1958).
 struct Normals(ChaCha8Rng, Option<f64>);
 
 impl Normals {
@@ -80,7 +81,7 @@ impl Normals {
     }
 }
 
-/// The cells of one simulation, and the mean share of images that two draws have in common.
+/// The cells of one simulated case, and the shares of images that two draws have in common, `[draws, draws]`.
 fn simulated(s: &Setting, case: u64) -> (Vec<Cell>, Vec<Vec<f64>>) {
     let mut random = Normals(Purpose::Test.of(case), None);
     let train: Vec<Vec<usize>> = (0..s.draws)
@@ -132,8 +133,8 @@ fn simulated(s: &Setting, case: u64) -> (Vec<Cell>, Vec<Vec<f64>>) {
     ((0..n).map(cell).collect(), overlap)
 }
 
-/// Shares of simulations in which a one-sided test rejects at 5 %, and in which the 95 % interval covers: of
-/// [`Estimate::over`], and of Student's t over the same values as if they had nothing in common.
+/// Shares of cases in which a one-sided test rejects at 5 % and in which the 95 % interval covers: `[rejected,
+/// covered]`, first for [`Estimate::over`], then for Student's t over the same values as if they were independent.
 fn calibrated(setting: &Setting) -> [[f64; 2]; 2] {
     let mut counts = [[0u64; 2]; 2];
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
@@ -145,7 +146,7 @@ fn calibrated(setting: &Setting) -> [[f64; 2]; 2] {
             let estimates = [Estimate::over(cells, &|a, b| overlap[a][b]), Estimate::of(&values)];
             for (counts, estimate) in counts.iter_mut().zip(estimates) {
                 let estimate = estimate.unwrap();
-                // Values that happen to be equal reject nothing, and have no interval.
+                // Values that happen to be equal reject nothing, and their interval is infinite.
                 let (p, half) = (estimate.p_above().unwrap_or(1.0), estimate.half_width().unwrap_or(f64::INFINITY));
                 counts[0] += u64::from(p <= 0.05);
                 counts[1] += u64::from(estimate.mean.abs() <= half);
@@ -165,8 +166,8 @@ fn calibrated(setting: &Setting) -> [[f64; 2]; 2] {
     counts.map(|counts| counts.map(|n| n as f64 / CASES as f64))
 }
 
-/// 5 % within 1 %, and 95 % within 1 %, as far as so many cases tell: two standard errors of a share of them are
-/// 0.44 %.
+/// Asserts that 5 % are rejected and 95 % are covered, both within 1 % and two standard errors of a share of the cases
+/// (0.44 %). Returns the same shares for Student's t.
 fn holds(setting: &Setting) -> [f64; 2] {
     let [[size, coverage], naive] = calibrated(setting);
     assert!((size - 0.05).abs() < 0.0144, "a true null is rejected in {size} of the cases: {setting:?}");
@@ -174,7 +175,7 @@ fn holds(setting: &Setting) -> [f64; 2] {
     naive
 }
 
-/// What was in its place before: Student's t over seeds takes what they share for nothing.
+/// Student's t over seeds ignores what seeds share.
 #[test]
 fn one_extractor_and_overlapping_training_data() {
     let [size, coverage] = holds(&USUAL);
@@ -208,7 +209,7 @@ fn five_extractors_and_five_draws() {
     holds(&Setting { draws: 5, ..CROSSED });
 }
 
-/// Where it does not hold it rejects less often, and covers more.
+/// In other settings the test is conservative: fewer than 5 % are rejected, and more than 95 % are covered.
 #[test]
 fn otherwise_it_is_conservative() {
     let attacks = Setting { attack: 0.3, ..CROSSED };

@@ -1,14 +1,14 @@
-//! What test images add to the error of a value.
+//! The part of a value's error that comes from test images.
 
 use hemlock_artifact::Drawn;
 use std::{collections::HashMap, sync::Arc};
 
-/// Test images, and where they come from.
+/// The test images of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Images {
-    /// The source that they were drawn from.
+    /// The source that the images were drawn from.
     pub pool: String,
-    /// Where they stand there.
+    /// The indices of the images in the source.
     pub drawn: Arc<Drawn>,
 }
 
@@ -19,14 +19,15 @@ impl Images {
     }
 }
 
-/// What every test image adds to the deviation of a value from what it would be over all images: numbers whose squares
-/// add up to the variance of the value that is due to the images, and whose products with those of another value to
-/// their covariance.
+/// The deviation of a value from its value over all images, as a sum over test images. The sum of the squares of these
+/// numbers estimates the part of the value's variance that comes from test images. The sum of their products with the
+/// numbers of another value estimates the covariance.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Noise(Vec<(Images, Vec<f64>)>);
 
 impl Noise {
-    /// Of a value that depends on a share of right answers by this derivative.
+    /// The noise of a value whose derivative with respect to the share of right answers is `derivative`. Empty if the
+    /// derivative is 0, or if there are fewer than two images.
     #[must_use]
     pub fn of(images: Images, right: &[bool], derivative: f64) -> Self {
         let n = right.len() as f64;
@@ -34,12 +35,12 @@ impl Noise {
             return Self::default();
         }
         let share = right.iter().filter(|right| **right).count() as f64 / n;
-        // An unbiased variance of the mean is s² / n, with n - 1 in the denominator of s².
+        // The variance of a mean is s² / n, where the unbiased s² has n - 1 in its denominator.
         let scale = derivative / (n * (n - 1.0)).sqrt();
         Self(vec![(images, right.iter().map(|right| scale * (f64::from(u8::from(*right)) - share)).collect())])
     }
 
-    /// Adds so many times another one: that of a sum of values.
+    /// Adds `scale` times another noise: the noise of a sum of values is the sum of their noises.
     pub fn add(&mut self, scale: f64, other: &Self) {
         for (images, each) in &other.0 {
             match self.0.iter_mut().find(|(mine, _)| mine.same(images)) {
@@ -49,32 +50,32 @@ impl Noise {
         }
     }
 
-    /// Whether no test image is known.
+    /// Whether there are no test images, or none are known.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Number of images.
+    /// The number of test images in the first set.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.first().map_or(0, |(_, each)| each.len())
     }
 
-    /// Whether all images of both are the same.
+    /// Whether both have the same sets of test images.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
         let within = |a: &Self, b: &Self| a.0.iter().all(|(x, _)| b.0.iter().any(|(y, _)| x.same(y)));
         within(self, other) && within(other, self)
     }
 
-    /// Whether some images of both are the same.
+    /// Whether both have some test image in common.
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {
         self.shared(other, |_, _| 1.0) > 0.0
     }
 
-    /// The covariance of two values that is due to the test images that they share.
+    /// The covariance of two values that comes from the test images that they share.
     #[must_use]
     pub fn covariance(&self, other: &Self) -> f64 {
         self.shared(other, |a, b| a * b)
@@ -109,7 +110,7 @@ mod tests {
     fn a_share_has_the_variance_of_a_share() {
         let right = [true, false, true, true];
         let noise = Noise::of(images("a", &[3, 5, 6, 9]), &right, 2.0);
-        // p (1 - p) / (n - 1), times the derivative's square.
+        // p (1 - p) / (n - 1), times the square of the derivative.
         assert!((noise.covariance(&noise) - 4.0 * 0.75 * 0.25 / 3.0).abs() < 1e-15);
         let mut sum = noise.clone();
         sum.add(-1.0, &noise);
@@ -123,7 +124,7 @@ mod tests {
         let a = noise("a", &[3, 5, 6, 9]);
         assert!(a.same(&noise("a", &[3, 5, 6, 9])) && !a.same(&noise("b", &[3, 5, 6, 9])));
         let part = noise("a", &[1, 2, 3, 5]);
-        // Numbers 3 and 5: right and wrong there, both right here.
+        // Images 3 and 5 are shared: `a` has one right and one wrong, the other has both right.
         let expected = (0.25 * 0.25 - 0.75 * 0.25) / 12.0;
         assert!((a.covariance(&part) - expected).abs() < 1e-15);
         assert!(a.meets(&part) && !a.same(&part));

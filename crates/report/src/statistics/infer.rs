@@ -1,59 +1,64 @@
-//! The error of a mean over extractors, training data, attacks and test images.
+//! Estimates the variance of a mean over extractors, training data, attacks and test images.
 
 use super::{Components, Inference, Lack, Noise, Scope, Tested};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A value, and what it is of.
+/// A value of one extractor and one draw of training data.
 #[derive(Debug, Clone, Default)]
 pub struct Cell {
-    /// Number of the extractor.
+    /// The number of the extractor.
     pub extractor: usize,
-    /// Number of the draw of training data.
+    /// The number of the draw of training data.
     pub draw: usize,
     /// The value.
     pub value: f64,
-    /// What test images add to its error.
+    /// The part of its error that comes from test images.
     pub noise: Noise,
 }
 
-/// Draws that have more of their training images in common are not taken for draws of training data, but of these.
+/// Draws count as the same training data if they share more than this part of their images.
 const SAME: f64 = 0.95;
 
-/// The part of the variance that is not of training data that is taken off for what does not overlap, at most.
+/// At most this part of the variance that does not come from training data is subtracted for what does not overlap.
 const MOST: f64 = 0.4;
 
-/// A mean square of `f` degrees of freedom counts for so many times itself where degrees of freedom are found: for its
-/// mean, and for what it scatters by. With 1 in the place of 2.4 / f it is Satterthwaite's formula, which with 2 to 4
-/// degrees of freedom beside what has infinitely many takes the mean square for smaller than it is whenever it comes
-/// out small: 5 % become 6.2. The number is the one that keeps sizes between 4.4 and 5.3 % and coverage between 94 and
-/// 96 % over all ratios of the two variances, from 2 degrees of freedom.
+/// The factor by which a mean square with `f` degrees of freedom is multiplied where degrees of freedom are computed.
+///
+/// With `1` in place of this factor one has Satterthwaite's formula. A mean square with 2 to 4 degrees of freedom,
+/// beside one with infinitely many, then counts too little whenever it happens to be small: 6.2 % are rejected instead
+/// of 5 %. The constant 2.4 keeps rejections between 4.4 and 5.3 %, and coverage between 94 and 96 %, over all ratios
+/// of the two variances and from 2 degrees of freedom.
 fn weight(f: f64) -> f64 {
     1.0 + 2.4 / f
 }
 
-/// The mean of some cells, and its error. `overlap` is the share of training images that two draws have in common.
+/// The mean of some cells, and its error. `overlap(a, b)` is the share of training images that two draws have in
+/// common.
 ///
-/// Where cells are one a combination of extractor and training data, with a value for each mean over test images, the
-/// variance of the mean is that of the analysis of variance of these values, and beside it that of the test images that
-/// they share:
+/// Assume one cell for each combination of extractor and training data; its value is a mean over test images. The
+/// variance of the mean is the sum of three terms: the analysis of variance of these values (`S`), the overlap of
+/// training images (`X`), and the test images that values share (`C`).
 ///
 /// ```text
 /// V = S + X + C        S = max(a, b, a + b - r)
 /// ```
 ///
-/// `a`, `b` and `r` are the variances of the means of extractors, of training data, and of what is left, each divided
-/// by how many it is taken over: of each other, `a` and `b` contain `r`. `C` is the mean covariance, over their common
-/// test images, of values that differ in both. Where there is one extractor, or one set of training data, `S` is the
-/// variance of the others' means.
-///
-/// `X` is for training data that overlap. Draws that share a share `q` of their images are correlated by `q`, as far as
-/// images act by themselves; their sample variance leaves that out, and so the variance of the mean of `D` draws is
-/// `1 / D + q / (1 - q)` sample variances (Nadeau and Bengio, 2003). But a part of the sample variance comes from test
-/// images and from attacks, which do not overlap: that part is not counted in `X`, as far as it is at most two fifths
-/// of the variance that is not of training data (more would be too much where sample variances are of few draws).
+/// - `a`, `b` and `r` are the sample variances of the means of extractors, of the means of training data, and of the
+///   residuals, each divided by the number of its terms. Both `a` and `b` contain `r`, so `a + b` would count it twice.
+///   If there is one extractor, or one set of training data, `S` is the sample variance over the other, divided by
+///   their number.
+/// - `C` is the mean covariance, over their common test images, of two values with different extractors and training
+///   data.
+/// - `X` corrects for overlapping training data. Draws that share a share `q` of their images are correlated by `q`, if
+///   images act independently. The sample variance misses this, and the variance of the mean of `D` draws is `1 / D + q
+///   / (1 - q)` sample variances (Nadeau and Bengio, 2003). A part of the sample variance comes from test images and
+///   attacks, which do not overlap. This part is not counted in `X`, up to two fifths of the variance that does not
+///   come from training data (subtracting more is too much if there are few draws).
 ///
 /// # Errors
-/// There is one value, all are the same, or too few combinations are there.
+/// - There is only one value.
+/// - All values are equal.
+/// - Too many combinations of extractor and training data are missing.
 pub fn infer(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Result<(f64, Inference), Lack> {
     if cells.len() < 2 {
         return Err(Lack::One);
@@ -61,7 +66,7 @@ pub fn infer(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Result<
     let largest = cells.iter().fold(0.0f64, |most, cell| most.max(cell.value.abs()));
     let levels = |of: fn(&Cell) -> usize| cells.iter().map(of).collect::<BTreeSet<usize>>();
     let (mut extractors, mut draws) = (levels(|c| c.extractor), levels(|c| c.draw));
-    // Of values that are equal but for rounding a mean is not.
+    // Values that are equal up to rounding have no variance.
     if cells.iter().all(|cell| (cell.value - cells[0].value).abs() <= 1e-12 * largest) {
         return Err(if extractors.len() * draws.len() > 1 { Lack::NoSpread } else { Lack::Equal });
     }
@@ -85,7 +90,8 @@ pub fn infer(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Result<
     let (in_draws, in_extractors) = (nested(|at| at.0), nested(|at| at.1));
     let crossed = means.len() == extractors.len() * draws.len();
     if !crossed && (in_draws || in_extractors) {
-        // An extractor of its own for every draw, or for some; or training data that no two extractors have in common.
+        // The design is nested: every draw has extractors of its own, or every extractor has training data of its own.
+        // The units that remain are draws or extractors.
         let by_draw = in_draws && draws.len() > 1;
         let mut units: BTreeMap<usize, Vec<Cell>> = BTreeMap::new();
         for (at, cell) in means {
@@ -112,8 +118,8 @@ pub fn infer(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Result<
     })
 }
 
-/// The share of training images that two draws have in common, as far as it counts, and the scope with it. Draws of
-/// nearly all the images that there are differ in nothing that could be generalised to: they are no draws, but runs.
+/// The mean share of training images that two draws have in common, and the scope with it. If draws share nearly all
+/// images, there are no other training data to generalise to. They then count as runs on the same data.
 fn overlapping(draws: &BTreeSet<usize>, overlap: &dyn Fn(usize, usize) -> f64, scope: Scope) -> (f64, Scope) {
     match mean_of_pairs(draws, overlap) {
         share if share > SAME => {
@@ -123,7 +129,8 @@ fn overlapping(draws: &BTreeSet<usize>, overlap: &dyn Fn(usize, usize) -> f64, s
     }
 }
 
-/// What is there, by the number of cells: extractors that have all draws, or draws that all extractors have.
+/// The larger complete table: either the extractors that have all draws, or the draws that all extractors have. `None`
+/// if it has fewer than two cells.
 fn rectangle(
     means: &BTreeMap<(usize, usize), Cell>,
     extractors: &BTreeSet<usize>,
@@ -142,7 +149,7 @@ fn rectangle(
     }
 }
 
-/// Whether no level comes twice.
+/// Whether no level occurs twice.
 fn levels_once(levels: impl Iterator<Item = usize>) -> bool {
     let mut seen = BTreeSet::new();
     levels.into_iter().all(|level| seen.insert(level))
@@ -159,7 +166,7 @@ fn mean_of_pairs(levels: &BTreeSet<usize>, of: &dyn Fn(usize, usize) -> f64) -> 
     sum / n.max(1.0)
 }
 
-/// The mean of cells, as a cell of the first one's extractor and draw.
+/// The mean of cells, with the extractor and the draw of the first one.
 fn mean(cells: &[Cell]) -> Cell {
     let share = 1.0 / cells.len() as f64;
     let mut noise = Noise::default();
@@ -180,30 +187,32 @@ fn tested(cells: &[Cell]) -> Tested {
     if cells.iter().any(others) { Tested::Partly } else { Tested::Apart }
 }
 
-/// What training images that draws have in common add to the variance of a mean: see [`infer`].
+/// The term `X` of [`infer`]: what overlapping training images add to the variance of a mean.
 struct Overlap {
-    /// Sample variances of draws' means that the variance of their mean has beside its share.
+    /// `D q / (1 - q)`: the factor of the variance of the mean of `D` draws, without overlap.
     times: f64,
-    /// What is not counted of that.
+    /// What is subtracted for the part of the variance that does not come from training images.
     but: f64,
 }
 
 impl Overlap {
-    /// Of `d` draws with that share in common: of the variance of their means' mean `other` is not of training images.
-    /// `beside` it there are variances of the mean that are not of training data.
+    /// The term for `d` draws that have a `share` of their images in common. `other` is the part of the variance of the
+    /// draws' mean that does not come from training images. `beside` is the part of the variance of the whole mean that
+    /// does not come from training data.
     fn new(share: f64, d: usize, other: f64, beside: f64) -> Self {
         let times = d as f64 * share / (1.0 - share);
         Self { times, but: (times * other).min(MOST * beside) }
     }
 
-    /// What is added to a variance `b` of the mean of draws, and how fast that grows with it.
+    /// What is added to a variance `b` of the mean of draws, and its derivative with respect to `b`.
     fn of(&self, b: f64) -> (f64, f64) {
         let more = self.times * b - self.but;
         if more > 0.0 { (more, self.times) } else { (0.0, 0.0) }
     }
 }
 
-/// Of units, all of one kind, that share a share of their training images.
+/// The mean of units of one factor, and its error. `overlap` is the share of training images that two units have in
+/// common; `part` says which source the variance of the units belongs to.
 fn one_way(units: &[Cell], overlap: f64, scope: Scope, part: impl Fn(f64) -> Components) -> (f64, Inference) {
     let n = units.len() as f64;
     let grand = units.iter().map(|unit| unit.value).sum::<f64>() / n;
@@ -222,7 +231,7 @@ fn one_way(units: &[Cell], overlap: f64, scope: Scope, part: impl Fn(f64) -> Com
     (grand, inference)
 }
 
-/// Mean covariance of two different cells that a condition holds for.
+/// The mean covariance, by test images, of two different cells for which `when` is true.
 fn covariances(cells: &[Cell], when: impl Fn(&Cell, &Cell) -> bool) -> f64 {
     let (mut sum, mut n) = (0.0, 0.0f64);
     for (i, a) in cells.iter().enumerate() {
@@ -234,7 +243,7 @@ fn covariances(cells: &[Cell], when: impl Fn(&Cell, &Cell) -> bool) -> f64 {
     sum / n.max(1.0)
 }
 
-/// Of all combinations of `e` extractors and `d` draws of training data.
+/// The mean over all combinations of `e` extractors and `d` draws of training data, and its error.
 fn two_way(cells: &[Cell], (e, d): (usize, usize), overlap: f64, scope: Scope) -> (f64, Inference) {
     let (ne, nd) = (e as f64, d as f64);
     let grand = cells.iter().map(|cell| cell.value).sum::<f64>() / (ne * nd);
@@ -255,7 +264,8 @@ fn two_way(cells: &[Cell], (e, d): (usize, usize), overlap: f64, scope: Scope) -
     let same_extractor = covariances(cells, |x, y| x.extractor == y.extractor);
     let same_draw = covariances(cells, |x, y| x.draw == y.draw);
     let common = covariances(cells, |x, y| x.extractor != y.extractor && x.draw != y.draw).max(0.0);
-    // Of the variance of the mean, what extractors' and draws' own views of the test images are, and what is left.
+    // The parts of the variance of the mean that come from interactions of test images: with extractors, with draws,
+    // and the rest.
     let with_extractor = (same_extractor - common).max(0.0) / ne;
     let with_draw = (same_draw - common).max(0.0) / nd;
     let alone = (own - same_extractor - same_draw + common).max(0.0) / (ne * nd);
