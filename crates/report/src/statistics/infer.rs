@@ -25,7 +25,7 @@ const MOST: f64 = 0.4;
 /// The factor by which a mean square with `f` degrees of freedom is multiplied where degrees of freedom are computed.
 ///
 /// With `1` in place of this factor one has Satterthwaite's formula. A mean square with 2 to 4 degrees of freedom,
-/// beside one with infinitely many, then counts too little whenever it happens to be small: 6.2 % are rejected instead
+/// added to one with infinitely many, then counts too little whenever it happens to be small: 6.2 % are rejected instead
 /// of 5 %. The constant 2.4 keeps rejections between 4.4 and 5.3 %, and coverage between 94 and 96 %, over all ratios
 /// of the two variances and from 2 degrees of freedom.
 fn weight(f: f64) -> f64 {
@@ -50,10 +50,10 @@ fn weight(f: f64) -> f64 {
 /// - `C` is the mean covariance, over their common test images, of two values with different extractors and training
 ///   data.
 /// - `X` corrects for overlapping training data. Draws that share a share `q` of their images are correlated by `q`, if
-///   images act independently. The sample variance misses this, and the variance of the mean of `D` draws is `1 / D + q
-///   / (1 - q)` sample variances (Nadeau and Bengio, 2003). A part of the sample variance comes from test images and
-///   attacks, which do not overlap. This part is not counted in `X`, up to two fifths of the variance that does not
-///   come from training data (subtracting more is too much if there are few draws).
+///   images act independently. The sample variance misses this: the variance of the mean of `D` draws is the sample
+///   variance times `1 / D + q / (1 - q)` (Nadeau and Bengio, 2003). A part of the sample variance comes from test
+///   images and attacks, which do not overlap. This part is not counted in `X`, up to two fifths of the variance that
+///   does not come from training data (subtracting more is too much if there are few draws).
 ///
 /// # Errors
 /// - There is only one value.
