@@ -20,7 +20,7 @@ pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
         ("Pre-training", Some(setting.pretraining())),
         ("Victim", Some(setting.victims())),
         ("Target", setting.target()),
-        ("Budget", Some(setting.budget())),
+        ("Poison fraction", Some(setting.budget())),
         ("Attacker", Some(setting.attacker())),
         ("What may change", Some([setting.labels(), &setting.pixels(), &setting.features()].concat())),
     ];
@@ -233,7 +233,7 @@ impl<'a> Setting<'a> {
         let mut pixels = String::new();
         if self.0.iter().any(|c| c.making().is_some()) {
             let free = if self.0.iter().any(|c| c.free()) {
-                " Free pixels may lie beyond, and are kept as floats."
+                " Unclipped pixels may leave [0, 1], and are kept as floats."
             } else {
                 ""
             };

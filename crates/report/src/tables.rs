@@ -58,7 +58,7 @@ pub fn results(cases: &[Case]) -> Table {
     }
     table = table
         .numbers("random flips", &["", "std"])
-        .numbers("aligned flips", &["", "std"])
+        .numbers("influence flips", &["", "std"])
         .numbers("duplicates", &["", "std"]);
     if removed {
         table = table.numbers("removed", &["", "std"]);

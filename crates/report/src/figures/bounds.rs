@@ -16,8 +16,8 @@ const LEAST: f64 = 0.01;
 /// Draws drops over poison fractions: the bounds along the attacker's path, and measured attacks.
 pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
-        "poison_fraction_bound",
-        "Poisonability",
+        "poison-fraction-bound",
+        "Poison fraction bound",
         "The curve goes along the attacker's path from the clean head: how much accuracy a head costs, over the least share of poisons that \
          makes it stationary (the bound by support functions, docs/attacks.md); the triangle is the target. Other points: what Gradient \
          Canceling really cost with the share that it had, on features in the set that the bounds are for. Left of the triangle \
@@ -50,7 +50,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
         }
         let named = |name: &str, points, drawn, style| Series { name: name.to_owned(), points, drawn, style };
         let mut series = vec![
-            named("heads on the attacker's way", way, Drawn::Curve, 6),
+            named("heads on the attacker's path", way, Drawn::Curve, 6),
             named("the target", end.into_iter().collect(), Drawn::Points, 2),
         ];
         let mut seen: Vec<String> = Vec::new();

@@ -38,7 +38,7 @@ pub fn of_attacks(evidence: &Evidence) -> Result<Figure, ReportError> {
         "attack-curves",
         "How attacks went",
         "What each attack optimises, along its steps, for its first seed: on features, and on images while they are refined or attacked at once. \
-         Gradient CancelingObjective and noise go down; the bilevel attack and TGDA go up. Matching is each image by itself.",
+         Gradient Canceling and noise go down; the bilevel attack and TGDA go up. Matching is each image by itself.",
     );
     for scene in evidence.scenes() {
         let mut panels: Vec<Panel> = Vec::new();

@@ -60,7 +60,7 @@ fn limit(case: &Case) -> String {
         _ if case.replaces() => "noise".to_owned(),
         (Some(levels), _) => format!("L∞ ≤ {levels}"),
         (None, None) => "features".to_owned(),
-        _ if case.free() => "free pixels".to_owned(),
+        _ if case.free() => "unclipped pixels".to_owned(),
         _ if case.beta() > 0.0 => "β > 0".to_owned(),
         _ => "pixels in [0, 1]".to_owned(),
     }
@@ -70,7 +70,7 @@ fn limit(case: &Case) -> String {
 pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "budget",
-        "Drop against budget",
+        "Drop against poison fraction",
         "Accuracy that each attack costs, over its number of poisons as a share of the clean training set; attacks \
          under the same limit in one chart, with as many flipped labels. Error bars: standard deviation over seeds.",
     );
@@ -122,7 +122,7 @@ pub fn over_budget(evidence: &Evidence) -> Result<Figure, ReportError> {
             figure.chart(&chart, &told.join(" "))?;
         }
     }
-    Ok(figure.or("no attack was run with more than one share of poisons (a list for poison_fraction)."))
+    Ok(figure.or("no attack was run with more than one poison fraction (a list for poison_fraction)."))
 }
 
 /// Draws the drop over the visibility of the change: PSNR and L-infinity distance.

@@ -11,7 +11,7 @@ const TEST: &str = "For each attack on pixels within a limit L∞ and with β = 
                     attack with the same objective is less accurate, and so, of the best of the one and the best of \
                     the other, is that of the feature-targeted (the best leave their victims with the largest loss \
                     on clean training data, so that no test image chooses). Both sides have the same setting, \
-                    limit, share of poisons, labels, constraint on features, passes, and sight of the data. \
+                    limit, poison fraction, labels, constraint on features, passes, and splits that the attacker sees. \
                     One-sided tests, seed by seed and image by image.";
 
 const QUESTION: Question = Question {

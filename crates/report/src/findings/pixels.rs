@@ -9,7 +9,7 @@ use crate::{Case, case::quantity};
 const QUESTION: Question = Question {
     id: "F1",
     claim: "Attacks on pixels are strong without constraints, and weak once poisons must look clean.",
-    test: "For each attack on pixels with and without a limit: the drop without a limit is above that of aligned \
+    test: "For each attack on pixels with and without a limit: the drop without a limit is above that of influence \
            label flips, and the drop at the tightest limit of at most 8/255 is below a third of it. One-sided tests, seed by \
                      seed and image by image.",
     needs: "an attack on pixels both without a limit and with L∞ ≤ 8/255",
