@@ -31,11 +31,13 @@ pub struct Survey<E> {
     /// Records of specs that no longer exist. The artifacts that they name are kept, unless garbage of their pipeline
     /// is asked for.
     pub gone: Vec<Record>,
-    /// Whether garbage of one pipeline was asked for, and a spec of that name can be planned. Then its records count.
+    /// Whether garbage of one pipeline was asked for, and a spec of that name can be planned. If so, no record of that
+    /// name is given up.
     pub alive: bool,
     /// Specs that exist but cannot be planned now, if the root holds a record or an artifact of theirs.
     pub unplanned: Vec<Unplanned<E>>,
-    /// Pipelines with unreachable artifacts that have no spec. Their artifacts are kept.
+    /// Pipelines that have unreachable artifacts but no spec; these artifacts are kept. If garbage of one pipeline was
+    /// asked for, every other pipeline with unreachable artifacts is included.
     pub unknown: BTreeSet<String>,
 }
 
