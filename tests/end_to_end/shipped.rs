@@ -102,7 +102,7 @@ fn what_pipelines_extend_is_no_pipeline() {
     project.fails("plan nowhere", 2, &["expected one of near, tiny\n"]);
     let seeds = |args: &str| project.tasks(args).iter().map(|task| task["seed"].clone()).collect::<Vec<_>>();
     assert!(seeds("near").contains(&1.into()) && !seeds("tiny").contains(&1.into()));
-    // The artifacts are no garbage, whether the extended spec is in the pipelines folder or not.
+    // The artifacts are no garbage, whether or not the extended spec still exists.
     project.ok("run near");
     assert_eq!(project.ok("gc").out, "");
     let base = project.path().join("pipelines/base/common.toml");

@@ -50,7 +50,7 @@ fn digests_of_payloads_are_checked_by_what_reads_them() {
         for claim in &PAYLOADS {
             flip(&path);
             assert_eq!(notices(&project, claim.0), noticed(claim), "{stage}, {}", claim.0);
-            // The file is restored for the next claim. Artifacts that were made from it are in other folders.
+            // The file is written, not flipped back, because a forced stage may have replaced the whole artifact.
             fs::write(&path, &good).unwrap();
         }
         flip(&path);

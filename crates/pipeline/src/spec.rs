@@ -16,7 +16,7 @@
 //! [resources.pretrain]       # what its tasks take on a cluster; no key depends on it
 //! gpus = 1
 //!
-//! [profiles.paper.poison-features]    # stands in for [poison-features] where `profile = "paper"`
+//! [profiles.paper.poison-features]    # replaces [poison-features] if `profile = "paper"`
 //! attack = "gradient-canceling"
 //! ```
 

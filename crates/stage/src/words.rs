@@ -9,8 +9,8 @@ pub const MESSAGE: usize = 1000;
 /// Most names of a list that a message quotes.
 const NAMES: usize = 10;
 
-/// Shortens a text to about `most` characters. A longer text keeps its beginning and its end, and the number of
-/// characters that are left out stands between them.
+/// Shortens a text to about `most` characters. A longer text keeps its beginning and its end, with the number of
+/// characters that were left out between them.
 #[must_use]
 pub fn short(text: &str, most: usize) -> Cow<'_, str> {
     // A character has at least one byte, so this needs no counting.
