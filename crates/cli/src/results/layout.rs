@@ -27,8 +27,9 @@ impl<'a> Layout<'a> {
         Self { columns, above: 0, long: true }
     }
 
-    /// Lays out columns within a width, by taking these steps in order until the table fits: settings that follow from
-    /// others are left out, the first settings go on lines above their rows, and numbers lose digits.
+    /// Lays out columns within a width. It takes the first of these layouts that fits, each with all digits and then
+    /// with fewer: all columns; columns without settings that follow from others; more and more of the first settings
+    /// on lines above their rows. If none fits, it takes the narrowest.
     pub fn fitting(columns: &[&'a Column], width: usize) -> Self {
         let needed = needed(columns);
         let settings = needed.iter().filter(|c| c.place == Place::Setting).count();
