@@ -1,4 +1,4 @@
-//! Artifacts that are damaged, unreachable, exported.
+//! Damaged, unreachable and exported artifacts.
 
 use crate::project::{Project, TINY, flip};
 use std::fs;
@@ -9,9 +9,9 @@ fn a_damaged_artifact_is_refused_and_rebuilt_when_asked() {
     project.ok("run tiny");
     let file = project.artifact("artifacts", "features").join("train.features");
     flip(&file);
-    // Its length is right, so it is found when it is read.
+    // The file keeps its length, so the damage is only found when the file is read.
     project.fails("target-params tiny --force", 4, &["train.features", "--repair"]);
-    // Several tasks that cannot read it say so once.
+    // Several tasks that cannot read the artifact report it once.
     let ran = project.run("run tiny --set target-params.radius=[0.1,0.2,0.3]");
     assert_eq!((ran.code, ran.err.matches("--repair").count()), (4, 1), "{}", ran.err);
     assert!(ran.err.contains("error: target-params radius=0.1 ") && ran.err.contains(" and 2 more: "), "{}", ran.err);
@@ -43,7 +43,7 @@ fn garbage_is_shown_then_deleted_and_what_pipelines_reach_stays() {
     project.ok("run tiny");
     assert_eq!(project.ok("gc").out, "");
     project.ok("run tiny --set evaluate.controls=[\"duplicates\"]");
-    // The spec still reaches the first evaluation, and the last run the second.
+    // The spec reaches the first evaluation, and the last run the second one.
     assert_eq!(project.ok("gc").out, "");
     project.ok("run tiny");
     let preview = project.ok("gc");
@@ -54,7 +54,7 @@ fn garbage_is_shown_then_deleted_and_what_pipelines_reach_stays() {
     assert!(Project::stages_that_ran(&project.ok("run tiny")).is_empty());
 
     project.fails("gc tinny", 2, &["no pipeline 'tinny'", "tiny"]);
-    // What a spec reached that is gone, or was moved, stays until its pipeline is named.
+    // If a spec is gone or was moved, its artifacts are kept until its pipeline is named.
     let spec = project.path().join("pipelines/tiny.toml");
     fs::rename(&spec, project.path().join("moved.toml")).unwrap();
     let kept = project.ok("gc --delete");
@@ -75,14 +75,14 @@ fn garbage_is_shown_then_deleted_and_what_pipelines_reach_stays() {
     project.fails("gc tiny", 2, &["neither a spec nor artifacts"]);
 }
 
-/// Every artifact below a root.
+/// Number of artifacts in a root.
 fn count(project: &Project, root: &str) -> usize {
     let stages = fs::read_dir(project.path().join(root)).unwrap().map(|e| e.unwrap());
     let stages = stages.filter(|e| !e.file_name().to_string_lossy().starts_with('.'));
     stages.map(|e| fs::read_dir(e.path()).unwrap().count()).sum()
 }
 
-/// A record is all that says what a spec outside the pipelines folder reaches.
+/// Only the record says what a spec outside the pipelines folder reaches.
 #[test]
 fn nothing_is_deleted_that_a_damaged_or_lost_record_may_have_named() {
     let project = Project::new();
@@ -97,7 +97,7 @@ fn nothing_is_deleted_that_a_damaged_or_lost_record_may_have_named() {
         project.fails("gc", 4, &["the record"]);
         assert_eq!(count(&project, "artifacts"), 7);
     }
-    // A run writes it anew.
+    // A run writes the record again.
     project.ok("run tiny.toml");
     assert_eq!(fs::read(&path).unwrap(), good);
     fs::remove_file(&path).unwrap();
@@ -105,7 +105,7 @@ fn nothing_is_deleted_that_a_damaged_or_lost_record_may_have_named() {
     assert!(kept.err.contains("what 'tiny' made stays, though there is neither a spec nor a record"), "{}", kept.err);
     assert_eq!(count(&project, "artifacts"), 7);
 
-    // A spec that is there, and says nothing any more.
+    // The spec exists, but cannot be read any more.
     let spec = |text: &str| project.spec("tiny", text);
     spec("seeds = [");
     project.fails("gc --delete", 2, &["nothing is deleted", "pipelines/tiny.toml reaches"]);
@@ -115,19 +115,21 @@ fn nothing_is_deleted_that_a_damaged_or_lost_record_may_have_named() {
     spec("seeds = [");
     let kept = project.ok("gc --delete");
     assert!(kept.err.contains("what 'tiny' made stays") && kept.err.contains("cannot be planned now"), "{}", kept.err);
-    // One that never ran here is no obstacle, and nothing to talk about.
+    // A broken spec that never ran here neither stops gc nor is mentioned.
     spec(TINY);
     project.spec("other", "seeds = [");
     assert!(!project.ok("gc --delete").err.contains("other"));
     assert_eq!(count(&project, "artifacts"), 7);
 }
 
-/// The record is read again when gc deletes, not when it began: a run in between has found its artifacts for good.
+/// gc reads the records when it deletes, not when it starts. A run that begins in between keeps the artifacts that it
+/// found.
 #[test]
 fn a_run_beside_gc_keeps_what_it_found() {
     let project = Project::new();
     project.ok("run tiny");
-    // Its own artifacts are garbage but for its run: another spec of that name has the record, and is what is planned.
+    // Only the run itself keeps these artifacts: the spec as it is written does not reach them, and the record is
+    // replaced by the run after it.
     for _ in 0..4 {
         let set = "--set poison-features.poison_fraction=0.1";
         project.ok(&format!("run tiny {set}"));
@@ -165,7 +167,7 @@ fn a_killed_forced_run_leaves_nothing_that_the_next_run_does_not_remove() {
     assert_eq!(left(), 0);
 }
 
-/// A spec outside the pipelines folder reaches its artifacts, whatever was run last, and whatever its name.
+/// A spec outside the pipelines folder keeps its artifacts, whichever pipeline ran last, and whatever its name is.
 #[test]
 fn specs_given_by_path_keep_their_artifacts() {
     let project = Project::new();

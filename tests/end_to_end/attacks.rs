@@ -1,9 +1,9 @@
-//! Targets, solvers, constraints, labels and victims, in any combination.
+//! All combinations of targets, solvers, constraints, labels and victims.
 
 use crate::project::{Project, TINY};
 use serde_json::Value;
 
-/// The summaries of a stage's artifacts that a run with `args` makes.
+/// Summaries of the artifacts of a stage, which a run with `args` makes.
 fn summaries(project: &Project, stage: &str, args: &str) -> Vec<Value> {
     project.ok(&format!("{stage} {args}"));
     let status = project.ok(&format!("plan {args} --json"));
@@ -40,7 +40,7 @@ fn any_solver_goes_with_any_constraint_start_and_labels() {
         }
         let starts = r#"["clean","influence","zeros","random","class-means","greedy"]"#;
         let made = summaries(&project, "poison-features", &format!("{set} --set poison-features.start={starts}"));
-        // The start of a conditional gradient is its own.
+        // The conditional gradient has a start of its own.
         assert_eq!(made.len(), 3 * 6 + 1);
     }
 }
@@ -81,7 +81,7 @@ fn what_is_idle_is_not_in_the_key() {
     same("--set poison-features.sees=[\"train\",\"validation\"]");
     same("--set target-params.share=0.9");
     same("--set target-params.quantile=0.5");
-    // Nor in the artifact, or one key would have two contents.
+    // They must not be in the artifact either, or one key would have two contents.
     project.ok("run tiny");
     project.ok("run tiny --root other --set poison-features.temperature=3 --set poison-features.quantile=0.5");
     let differences = project.ok("diff artifacts other").out;
@@ -107,7 +107,7 @@ fn refinement_reads_the_target_and_keeps_more_of_the_attack() {
     assert!(loss["images"].as_f64().unwrap() > plain["clean_loss"]["images"].as_f64().unwrap(), "{row} {plain}");
 
     assert_eq!((&plain["attack"], &plain["method"]), (&"bilevel".into(), &"feature-matching".into()));
-    // The controls take as many passes, from elsewhere.
+    // The controls make as many passes, from another start.
     for (from, sets) in [("base", "refine=21"), ("random", "refine=20")] {
         let control = refined.replace("refine=20", &format!("{sets} --set invert.refine_from={from}"));
         project.ok(&format!("run tiny {control}"));
@@ -115,7 +115,7 @@ fn refinement_reads_the_target_and_keeps_more_of_the_attack() {
         assert_eq!((&row["attack"], &row["method"]), (&"bilevel".into(), &format!("refined-from-{from}").into()));
     }
 
-    // Where nothing is refined, the target is not read.
+    // If nothing is refined, the target is not read.
     let key = |args: &str| {
         project.tasks(&format!("tiny {args}")).into_iter().find(|t| t["stage"] == "invert").unwrap()["inputs"].clone()
     };
@@ -165,7 +165,7 @@ fn victims_that_descend_end_near_those_that_are_exact() {
     let clean = |i: usize| rows[i]["accuracy"]["clean"].as_f64().unwrap();
     assert!((clean(0) - clean(1)).abs() < 0.1, "{} {}", clean(0), clean(1));
     assert_ne!(rows[0]["key"], rows[1]["key"]);
-    // The victim of a pipeline that names none is the first of them.
+    // The default victim is the first of the victims.
     project.ok("run tiny");
     let plain: Value = serde_json::from_str(&project.ok("results tiny --json").out).unwrap();
     assert_eq!(plain["accuracy"], rows[0]["accuracy"]);
@@ -236,7 +236,7 @@ fn attacks_on_pixels_stand_beside_those_on_features() {
     assert!(linf(&rows[2]) <= 8.0 / 255.0 + 1e-6 && linf(&rows[2]) > 4.0 / 255.0, "{}", linf(&rows[2]));
     assert!(rows.iter().all(|r| r["accuracy"]["images"].is_number()));
 
-    // Each goes where it wants to, and so do victims.
+    // More steps improve each attack's objective in its own direction, and the victims' loss rises.
     let objective = |args: &str| -> Vec<f64> {
         project.ok(&format!("run both {args}"));
         let rows = project.ok(&format!("results both --json {args}"));
@@ -248,19 +248,19 @@ fn attacks_on_pixels_stand_beside_those_on_features() {
     let loss = |head: &str| rows[2]["clean_loss"][head].as_f64().unwrap();
     assert!(loss("images") > loss("clean"), "{} {}", loss("images"), loss("clean"));
 
-    // What they do not read is in no key.
+    // Parameters that an attack does not read are not in its key.
     let keys = |set: &str| project.tasks(&format!("both {set}")).iter().map(|t| t["key"].clone()).collect::<Vec<_>>();
     assert_eq!(keys(""), keys("--set poison-images.temperature=3"));
     let retrained = "--set poison-images.attack=bilevel-cross-entropy";
     assert_eq!(keys(retrained), keys(&format!("{retrained} --set poison-images.inner.batch=7")));
     assert_ne!(keys(retrained), keys(""));
-    // Nor is the seed where nothing is drawn.
+    // The seed is not in the key of an attack that draws nothing.
     let count = |set: &str| {
         project.tasks(&format!("both --set seeds=[0,1] {set}")).iter().filter(|t| t["stage"] == "poison-images").count()
     };
     assert_eq!((count(""), count(&format!("{retrained} --set poison-images.start=influence"))), (4, 2));
 
-    // On their own, too; and without either there is nothing to evaluate.
+    // An attack on pixels works without attacks on features. Without either, there is nothing to evaluate.
     let (before, _) = TINY.split_once("[poison-features]").unwrap();
     project.spec("pixels", &format!("{before}{PIXELS}[evaluate]\n"));
     assert_eq!(project.tasks("pixels").iter().filter(|t| t["stage"] == "evaluate").count(), 2);
@@ -268,7 +268,7 @@ fn attacks_on_pixels_stand_beside_those_on_features() {
     project.spec("neither", &format!("{before}[evaluate]\n"));
     let none = ["[evaluate]", "none of [poison-features], [invert], [poison-images]"];
     project.fails("plan neither", 2, &none);
-    // A decoder alone is no way to poisons.
+    // A decoder alone makes no poisons.
     project.spec("decoder", &format!("{before}[decoder]\n[evaluate]\n"));
     project.fails("plan decoder", 2, &none);
     project.spec("idle", &format!("{before}[decoder]\n{PIXELS}[evaluate]\n"));

@@ -1,4 +1,4 @@
-//! Bad input: one clear message, its exit code, and nothing lost.
+//! Bad input gives one clear message and the right exit code, and nothing is lost.
 
 use crate::project::{Project, TINY};
 use std::fs;
@@ -33,7 +33,7 @@ fn specs_are_checked_before_anything_runs() {
     }
     project.fails("plan tiny --set pretrain.epohcs=3", 2, &["epohcs", "did you mean `epochs`?"]);
     project.fails("plan tiny --set pretrain.epochs=-1", 2, &["--set pretrain.epochs=-1", "epochs"]);
-    // In a table with a tag, too, the field is named.
+    // The field is also named if its table has a tag.
     project.fails(
         "plan tiny --set invert.steps=x",
         2,
@@ -57,7 +57,7 @@ fn specs_are_checked_before_anything_runs() {
     let classes = |names: &str| format!("run tiny --set dataset.downstream.classes={names}");
     project.fails(&classes("['plain-disc']"), 2, &["`classes`", "at least two names"]);
     project.fails(&classes("['nothing','nobody']"), 2, &["`classes`", "the class `nothing`", "expected some of `"]);
-    // Its training has a table of its own.
+    // The decoder's training has a table of its own.
     let decoder = ["--set invert.method=decoder", "--set invert.start=decoder"];
     project.fails(&format!("plan tiny {}", decoder[0]), 2, &["steps"]);
     project.fails(&format!("plan tiny {}", decoder[1]), 2, &["[invert] reads what [decoder] makes", "no [decoder]"]);
@@ -80,7 +80,7 @@ fn a_budget_that_gives_no_poison_names_what_would() {
         2,
         &["poison_fraction", "no poison", "expected at least"],
     );
-    // What ran before stays.
+    // The artifacts of stages that ran before are kept.
     assert!(project.artifact("artifacts", "target-params").is_dir());
 }
 
@@ -124,7 +124,7 @@ fn raw_data_that_is_missing_or_damaged() {
     project.ok("dataset cifar");
     fs::write(folder.join("data_batch_3.bin"), &records[..5000]).unwrap();
     project.fails("dataset cifar", 3, &["data_batch_3.bin", "5000", "3073"]);
-    // Cut between two records.
+    // The file is cut between two records.
     fs::write(folder.join("data_batch_3.bin"), &records[..3073 * 50]).unwrap();
     project.fails("dataset cifar", 3, &["data_batch_3.bin", "153650", "614600"]);
     let mut wrong = records.clone();
@@ -154,7 +154,7 @@ fn a_backend_that_is_not_there() {
     project.fails("run tiny --device abacus", 2, &["abacus", "flex"]);
 }
 
-/// Needs the right to mount a small file system.
+/// This test needs the right to mount a small file system.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_loses_nothing() {

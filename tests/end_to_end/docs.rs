@@ -1,4 +1,4 @@
-//! What the documentation promises.
+//! Promises that the documentation makes.
 
 use std::{
     collections::HashSet,
@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-/// The example of an attack in docs/extending.md is the file that tests build and run.
+/// The example of an attack in docs/extending.md is the file that the tests build and run.
 #[test]
 fn the_example_of_an_attack_is_the_one_that_is_built() {
     let text = include_str!("../../docs/extending.md");
@@ -16,7 +16,7 @@ fn the_example_of_an_attack_is_the_one_that_is_built() {
     assert_eq!(code, include_str!("../../crates/cli/examples/own_attack.rs"));
 }
 
-/// Comments and documents stand within 120 columns, but for tables and code.
+/// No line of a comment or a document has more than 120 columns, except in tables and code.
 #[test]
 fn prose_stands_within_120_columns() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -42,7 +42,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The Markdown files in a folder and, if `deep`, in all folders below it.
+/// The Markdown files in a folder and, if `deep` is set, in all folders below it.
 fn markdown(folder: &Path, deep: bool) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
@@ -68,15 +68,15 @@ fn prose(text: &str) -> impl Iterator<Item = &str> {
 
 /// The targets of all links and images in a document, `[text](target)`.
 fn links(text: &str) -> Vec<String> {
-    // A link may go over the end of a line, and code in its text may have brackets.
+    // A link may continue on the next line, and code in its text may contain brackets.
     let text = prose(text).collect::<Vec<_>>().join(" ");
     let without_code: String = text.split('`').step_by(2).collect();
     let targets = without_code.split("](").skip(1).filter_map(|rest| rest.split([')', ' ']).next());
     targets.map(str::to_owned).collect()
 }
 
-/// The anchors of a document's headings, as GitHub and mdBook make them: lower case, hyphens in the place of spaces, no
-/// punctuation, and a number where a heading comes again.
+/// The anchors of a document's headings, as GitHub and mdBook make them: lower case, hyphens instead of spaces, no
+/// punctuation, and a number if the same heading occurs again.
 fn anchors(text: &str) -> HashSet<String> {
     let mut anchors = HashSet::new();
     for heading in prose(text).filter(|line| line.trim_start_matches('#').starts_with(' ') && line.starts_with('#')) {
@@ -90,7 +90,7 @@ fn anchors(text: &str) -> HashSet<String> {
     anchors
 }
 
-/// What is wrong with a link of a document, if anything is.
+/// What is wrong with a link of a document, or `None` if the link is good.
 fn broken(document: &Path, link: &str) -> Option<&'static str> {
     if link.contains("://") || link.starts_with("mailto:") {
         return None;
@@ -104,7 +104,7 @@ fn broken(document: &Path, link: &str) -> Option<&'static str> {
     anchor.is_some_and(|anchor| !known(anchor)).then_some("no such heading")
 }
 
-/// Relative links lead to files that are there, and to headings in them.
+/// Relative links lead to files that exist, and to headings in them.
 #[test]
 fn links_lead_somewhere() {
     let mut wrong = Vec::new();
@@ -131,7 +131,7 @@ fn a_link_that_leads_nowhere_is_found() {
     assert_eq!(broken(&readme, "#nowhere"), Some("no such heading"));
 }
 
-/// The book has every page: mdBook leaves out what its summary does not name.
+/// The summary names every page: mdBook leaves out all others.
 #[test]
 fn the_summary_names_every_page() {
     let docs = root().join("docs");
@@ -142,7 +142,7 @@ fn the_summary_names_every_page() {
     }
 }
 
-/// The readme is a page to start from, and what it shows of exports is what the book shows.
+/// The README is a short page to start from, and its example of exports is the one in the book.
 #[test]
 fn the_readme_is_short_and_agrees_with_the_book() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();

@@ -1,4 +1,4 @@
-//! Artifacts in formats that other tools open, and what the README says of them.
+//! Exports in formats that other tools open, and what the README says about them.
 
 use crate::project::Project;
 use safetensors::SafeTensors;
@@ -7,7 +7,7 @@ use std::{fs, path::Path, process::Command};
 
 const README: &str = include_str!("../../README.md");
 
-/// The quickstart, its choices as they are and all else as small as it can be.
+/// The quickstart pipeline with its own choices, and with everything else as small as possible.
 fn small_quickstart(project: &Project) {
     let base = concat!("\"", env!("CARGO_MANIFEST_DIR"), "/../../pipelines/base/");
     let mut spec = include_str!("../../pipelines/quickstart.toml").replace("\"base/", base);
@@ -53,7 +53,7 @@ fn the_walk_through_of_the_readme_works() {
         assert!(command.starts_with("export quickstart "), "{command}");
         assert!(project.ok(command).out.lines().count() > 0, "{command}");
     }
-    // No two of them write to one folder.
+    // No two of the commands write to the same folder.
     let mut folders: Vec<&str> = commands.iter().filter_map(|c| c.split(" -o ").nth(1)?.split(' ').next()).collect();
     folders.dedup();
     assert_eq!(folders.len(), commands.len());
@@ -62,7 +62,7 @@ fn the_walk_through_of_the_readme_works() {
     let (python, _) = python.split_once("```").unwrap();
     let has = Command::new("python3").args(["-c", "import numpy, safetensors"]).output();
     if !has.is_ok_and(|has| has.status.success()) {
-        // `just unit` says that the README's Python is not run; what it reads is there.
+        // `just unit` says that the README's Python is not run. The files that it reads must exist.
         for file in ["features/test.safetensors", "heads/images.safetensors", "many/index.csv"] {
             assert!(python.contains(file) || file.starts_with("heads"), "{file}");
             assert!(project.path().join(file).is_file(), "{file}");
@@ -72,7 +72,7 @@ fn the_walk_through_of_the_readme_works() {
     let ran = Command::new("python3").args(["-c", python]).current_dir(project.path()).output().unwrap();
     let (out, err) = (String::from_utf8(ran.stdout).unwrap(), String::from_utf8_lossy(&ran.stderr).into_owned());
     assert!(ran.status.success(), "{err}");
-    // What it prints are accuracies of the result table.
+    // The script prints accuracies from the result table.
     let rows = project.ok("results quickstart --json").out;
     let rows: Vec<Value> = rows.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     let accuracy = |seed: u64, attack: &str, poison_fraction: f64, method: &str, constraint: &str| {
@@ -89,7 +89,7 @@ fn the_walk_through_of_the_readme_works() {
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines[0].parse::<f64>().unwrap(), accuracy(0, "bilevel", 0.03, "decoder", "ball"), "{out}");
     let rest: Vec<Vec<&str>> = lines[1..].iter().map(|line| line.split_whitespace().collect()).collect();
-    // Two seeds, two inversions, and of the ball two budgets of one attack and one of the other.
+    // There are two seeds and two inversions. For the ball, there are two budgets of one attack and one of the other.
     assert_eq!(rest.len(), 2 * 2 * 3, "{out}");
     for row in rest {
         let [seed, attack, poison_fraction, method, measured] = row[..] else { panic!("{out}") };
@@ -124,7 +124,7 @@ fn several_artifacts_have_an_index_and_every_file_says_what_it_is() {
         let params: Value = serde_json::from_str(&said["params"]).unwrap();
         assert_eq!(params["steps"], 3);
     }
-    // Equal artifacts are equal files; weights have a label, too, and are imported with it.
+    // Equal artifacts give equal files. Files of weights have metadata, too, and can be imported with them.
     project.ok("export tiny pretrain -o one");
     project.ok("export tiny pretrain -o two");
     let [one, two] = ["one", "two"].map(|dir| project.path().join(dir).join("extractor.safetensors"));
@@ -132,7 +132,7 @@ fn several_artifacts_have_an_index_and_every_file_says_what_it_is() {
     assert_eq!(metadata(&one)["stage"], "pretrain");
 }
 
-/// What stands in a folder is what was exported last, or somebody else's and untouched.
+/// A folder has the files of the last export. Files that exports did not write are not touched.
 #[test]
 fn a_used_folder_keeps_nothing_stale_and_loses_nothing_of_others() {
     let project = Project::new();
@@ -186,7 +186,7 @@ fn a_selection_that_does_not_work_says_what_there_is() {
     );
     assert!(!project.path().join("out").exists());
     project.ok(&format!("run tiny {set}"));
-    // Full names, and what stands within a table.
+    // Selections work with full names, and with fields inside a table.
     let full = "poison-features.constraint=ball,dataset.downstream.source.domain=a,invert.steps=3";
     let files = project.ok(&format!("export tiny invert {set} --select {full},seed=1 -o out")).out;
     assert!(files.contains("out/poisons.safetensors"), "{files}");
@@ -201,11 +201,11 @@ fn pictures_and_tensors_are_exported() {
     project.ok("run tiny");
     project.ok("export tiny invert --select seed=0,poison_fraction=0.05 -o out --format png");
     assert_eq!(fs::read_dir(project.path().join("out/poisons")).unwrap().count(), 5);
-    // What an export that was killed left is gone with the next one.
+    // The next export removes what a killed export left.
     fs::write(project.path().join("out/.extractor.safetensors.1.part"), "half").unwrap();
     project.ok("export tiny pretrain -o out");
     assert!(!project.path().join("out/.extractor.safetensors.1.part").exists());
-    // One artifact in two roles is written once, and so without a folder of its own.
+    // An artifact with two roles is written once, and so without a folder of its own.
     project.ok("export tiny dataset -o images");
     assert!(project.path().join("images/train-images.safetensors").is_file());
     assert!(project.path().join("out/extractor.safetensors").is_file());
@@ -214,7 +214,7 @@ fn pictures_and_tensors_are_exported() {
     project.fails("export tiny features -o out --root empty", 4, &["not there yet"]);
 }
 
-/// Killed at any moment, an export leaves whole files, and nothing that the next one does not remove.
+/// If an export is killed at any moment, no file has half of its content, and the next export removes what is left.
 #[cfg(unix)]
 #[test]
 fn a_killed_export_leaves_no_half_a_file() {

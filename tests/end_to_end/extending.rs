@@ -1,10 +1,10 @@
-//! The examples of docs/extending.md: binaries of their own, with one stage or one attack more.
+//! The examples of docs/extending.md: binaries of their own, each with one additional stage or attack.
 
 use crate::project::{Project, TINY};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// An example, which is built beside the tests.
+/// Path of an example, which is built next to the tests.
 fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let built = tests.parent().and_then(Path::parent).unwrap().join("examples").join(name);
@@ -16,7 +16,7 @@ fn rows(out: &str) -> Vec<Value> {
     out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A stage of another crate is in the help, the plan, the results and the report, and its parameters fan out.
+/// A stage from another crate is in the help, the plan, the results and the report, and its parameters fan out.
 #[test]
 fn a_stage_of_ones_own_is_known_everywhere() {
     let project = Project::with(&example("own_stage"));
@@ -42,11 +42,11 @@ fn a_stage_of_ones_own_is_known_everywhere() {
     project.ok("report filtered -o page.html");
     let csv = std::fs::read_to_string(project.path().join("page.tables/rows.csv")).unwrap();
     assert!(csv.lines().next().unwrap().contains("stages.norm-filter.removed_poisons"), "{csv}");
-    // The binary without the stage says so.
+    // The binary without the stage reports that the stage is unknown.
     Project::new().fails("plan nothing", 2, &["nothing"]);
 }
 
-/// An attack of another crate works on features, through inversion and in pixels.
+/// An attack from another crate works on features, through inversion, and on pixels.
 #[test]
 fn an_attack_of_ones_own_is_known_everywhere() {
     let project = Project::with(&example("own_attack"));

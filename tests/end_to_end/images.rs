@@ -1,11 +1,11 @@
-//! Image folders, from the files to what `status` says.
+//! Image folders, from their files to the output of `status`.
 
 use crate::project::{Project, TINY};
 use std::fs;
 
 const SYNTHETIC: &str = "{ kind = \"synthetic\", domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }";
 
-/// A project with a pipeline `own` on a folder of splits with two classes, four images each.
+/// A project with a pipeline `own` on a folder of the given splits, with two classes and four images per class.
 fn project(splits: &[&str]) -> Project {
     let project = Project::new();
     let source = TINY.replace(SYNTHETIC, "{ kind = \"image-folder\", path = \"own\", size = 8 }");
@@ -49,9 +49,9 @@ fn what_decides_how_images_look_is_in_the_key() {
     assert_eq!(source("size=8,filter='bilinear'"), absent);
     assert_ne!(source("size=8,filter='lanczos'"), absent);
     assert_ne!(source("size=9"), absent);
-    // All of val/, none, or some of it.
+    // The validation split has all of val/, none of it, or some of it.
     assert_ne!(key("--set dataset.downstream.validation=0"), absent);
-    // A source without a val/ has the same images whether the field is absent or 0.
+    // For a source without val/, an absent field means the same as 0.
     let tiny = |field: &str| {
         project.spec("plain", &TINY.replace("validation = 16\n", field));
         project.tasks("plain")[0]["key"].clone()

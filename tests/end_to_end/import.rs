@@ -5,15 +5,15 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use std::{fs, path::PathBuf};
 
-/// The tiny pipeline with imported weights, `fields` beside them.
+/// The tiny pipeline with imported weights, and with `fields` in the table of the import.
 fn spec(fields: &str) -> String {
     let (before, rest) = TINY.split_once("[pretrain]").unwrap();
     let (_, after) = rest.split_once("[features]").unwrap();
     format!("{before}[pretrain]\nmethod = \"import\"\narch = \"resnet8-w4\"\n{fields}\n[features]{after}")
 }
 
-/// Exports the tiny pipeline's own extractor to the data root, and imports it again: the project, and the fields of the
-/// import.
+/// Exports the extractor of the tiny pipeline to the data root, to import it again. Returns the project and the fields
+/// of the import.
 fn exported() -> (Project, String) {
     let project = Project::new();
     project.ok("features tiny");
@@ -29,7 +29,7 @@ fn features(project: &Project, pipeline: &str) -> Vec<PathBuf> {
     out.lines().map(|file| project.path().join(file)).collect()
 }
 
-/// Stages and keys of a plan.
+/// Stages and keys of the tasks of a plan.
 fn keys(project: &Project, args: &str) -> Vec<(String, String)> {
     let text = |v: &Value| v.as_str().unwrap().to_owned();
     project.tasks(args).iter().map(|t| (text(&t["node"]), text(&t["key"]))).collect()
@@ -44,14 +44,14 @@ fn an_exported_extractor_is_imported_and_gives_the_same_features() {
         let [one, other] = [fs::read(a).unwrap(), fs::read(b).unwrap()];
         assert!(unlabelled(&one) == unlabelled(&other), "{}", a.display());
     }
-    // What comes out again is what went in.
+    // An export of the imported extractor gives the same file again.
     project.ok("export import pretrain -o out");
     let read = |file: &str| fs::read(project.path().join(file)).unwrap();
     let weights = read("out/extractor.safetensors");
     assert!(unlabelled(&read("data/extractor.safetensors")) == unlabelled(&weights));
     assert!(SafeTensors::deserialize(&weights).unwrap().tensor("layer1.0.conv1.weight").is_ok());
 
-    // Results say how it was trained, and saying so costs nothing.
+    // Results show how the extractor was trained. Changing this description makes nothing run again.
     assert!(project.ok("results import").out.contains("extractor import,"));
     project.spec("import", &spec(&format!("{fields}trained = \"our own, briefly\"")));
     assert!(project.ok("run import").err.contains("0 tasks ran"));
@@ -65,7 +65,7 @@ fn the_content_of_the_file_is_in_the_key_and_its_path_is_not() {
     let (project, fields) = exported();
     let data = project.path().join("data");
     let before = keys(&project, "import");
-    // No training images are read, whatever the spec says of them.
+    // The import reads no training images, whatever the spec says about them.
     let dataset = "[dataset.pretrain]\nsource = { kind = \"synthetic\", domain = \"b\" }\n\n[pretrain]";
     project.spec("more", &spec(&fields).replace("[pretrain]", dataset));
     let more = keys(&project, "more");
@@ -74,7 +74,7 @@ fn the_content_of_the_file_is_in_the_key_and_its_path_is_not() {
     assert_eq!(pretrain["inputs"], serde_json::json!({}));
 
     fs::create_dir(data.join("other")).unwrap();
-    // What stands beside it is read, too.
+    // The file next to it is read, too.
     for ending in ["safetensors", "json"] {
         fs::copy(data.join(format!("extractor.{ending}")), data.join(format!("other/same.{ending}"))).unwrap();
     }
@@ -84,7 +84,7 @@ fn the_content_of_the_file_is_in_the_key_and_its_path_is_not() {
     for set in ["mean=[0.5,0.5,0.5]", "std=[0.5,0.5,0.5]", "image_size=16", "arch=resnet20"] {
         assert_ne!(keys(&project, &format!("import --set pretrain.{set}")), before, "{set}");
     }
-    // So is a probe, by its content, and then nothing else that says what the network is.
+    // The content of a probe is in the key. The fields that otherwise describe the network are then not.
     let probed = keys(&project, "import --set pretrain.probe=probe.safetensors");
     assert_ne!(probed, before);
     fs::copy(data.join("probe.safetensors"), data.join("other/of-another-name")).unwrap();
@@ -100,7 +100,7 @@ fn the_content_of_the_file_is_in_the_key_and_its_path_is_not() {
     }
     assert_eq!(project.tasks("import --set pretrain.mean=[[0.5,0.5,0.5],[0.4,0.4,0.4]]").len(), 2 * before.len() - 1);
 
-    // A copy whose metadata differ is another file with the same weights.
+    // A copy with other metadata is another file with the same weights.
     let bytes = fs::read(&absolute).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let metadata = [("format".to_owned(), "pt".to_owned())].into();
@@ -131,7 +131,7 @@ fn fields_of_other_methods_are_refused() {
     set("probe=\"\"", &["`probe`: is empty", "or no such field"]);
     project.spec("bad", &spec("weights = \"extractor.safetensors\""));
     project.fails("plan bad", 2, &["missing field `mean`"]);
-    // Nor do other methods take those of an import.
+    // Other methods do not accept the fields of an import either.
     project.fails("plan tiny --set pretrain.weights=x.pth", 2, &["`weights`: unknown field", "expected one of"]);
     project.fails("plan tiny --set pretrain.method=import", 2, &["[pretrain] `batch`: unknown field `batch`"]);
     project.fails(
@@ -148,7 +148,7 @@ fn a_file_that_cannot_be_imported_is_named() {
     let fails = |file: &str, code: i32, words: &[&str]| {
         project.fails(&format!("pretrain import --set pretrain.weights={file}"), code, words);
     };
-    // Without the file there is no key, and so no plan.
+    // Without the file, there is no key and so no plan.
     let words = ["[pretrain]", "cannot read data/nowhere.pth, which should be a PyTorch checkpoint or", "No such file"];
     project.fails("plan import --set pretrain.weights=nowhere.pth", 3, &words);
     fails("nowhere.pth", 3, &words);
@@ -157,18 +157,18 @@ fn a_file_that_cannot_be_imported_is_named() {
     fails("cut.safetensors", 3, &["data/cut.safetensors is damaged, or no safetensors file"]);
     fs::write(data.join("page.pth"), "<!DOCTYPE html>").unwrap();
     fails("page.pth", 3, &["data/page.pth is a web page", "fetch it by hand"]);
-    // What counts is what it holds.
+    // What matters is the content of the file, not its name.
     fs::write(data.join("renamed.pth.tar"), &bytes).unwrap();
     project.ok("pretrain import --set pretrain.weights=renamed.pth.tar");
     fs::write(data.join("text.th"), "no weights").unwrap();
     fails("text.th", 3, &["data/text.th is damaged, or no PyTorch checkpoint"]);
     let misfit = "pretrain import --set pretrain.arch=resnet14-w4";
     project.fails(misfit, 2, &["extractor.safetensors cannot be imported as resnet14-w4", "30 missing: `layer1.1."]);
-    // What the file beside it says, and the spec does not.
+    // The file next to the weights and the spec disagree.
     let words = ["data/extractor.json says `image_size` = ", ", and the spec `image_size = 16`. A `probe` shows"];
     project.fails("pretrain import --set pretrain.image_size=16", 2, &words);
     project.fails("pretrain import --set pretrain.std=[0.5,0.5,0.5]", 2, &["and the spec `std = [0.5, 0.5, 0.5]`"]);
-    // Images of another size than the network's.
+    // The images have another size than the network expects.
     let other = "import --set pretrain.image_size=16 --set pretrain.weights=renamed.pth.tar";
     project.ok(&format!("pretrain {other}"));
     project.fails(&format!("features {other}"), 3, &["the extractor expects [n, 3, 16, 16]"]);
@@ -196,7 +196,7 @@ fn an_import_is_unverified_until_a_probe_shows_what_it_computes() {
         fs::read_to_string(project.path().join(format!("{pipeline}.html"))).unwrap().to_lowercase()
     };
     assert_eq!(page("import").matches("unverified import").count(), 2);
-    // What nothing was compared with verifies nothing else.
+    // An import that was compared with nothing verifies nothing.
     let out = project.ok("export import pretrain -o out").out;
     assert!(!out.contains("probe"), "{out}");
 

@@ -1,18 +1,18 @@
-//! What ARCHITECTURE.md says about crates, held against what cargo knows.
+//! ARCHITECTURE.md's statements about crates, compared with the output of cargo.
 
 use serde_json::Value;
 use std::{collections::BTreeMap, path::Path, process::Command};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// A row of the table: a kind of crates.
+/// A row of the table: one kind of crates.
 struct Kind {
     name: String,
     crates: Vec<String>,
     uses: Vec<String>,
 }
 
-/// The table below the heading `Crates`.
+/// Parses the table below the heading `Crates`.
 fn kinds() -> Vec<Kind> {
     let text = include_str!("../../ARCHITECTURE.md");
     let (_, section) = text.split_once("## Crates\n").unwrap();
@@ -77,7 +77,7 @@ fn every_crate_uses_what_its_kind_may_use() {
     assert!(dependencies.len() > 20 && broken.is_empty(), "ARCHITECTURE.md says otherwise:\n{}", broken.join("\n"));
 }
 
-/// Clippy refuses `println!` and its kin; these are the other ways to print.
+/// Clippy refuses `println!` and similar macros. These are the other ways to print.
 #[test]
 fn only_the_command_line_and_the_benches_print() {
     let listed = Command::new("git").args(["ls-files", "crates/*/src/*.rs"]).current_dir(ROOT).output().unwrap();

@@ -1,4 +1,4 @@
-//! Values without measure: they are refused at once, in few words, and nothing is taken that is not there.
+//! Excessive values are refused at once, with short messages, and without using more memory than there is.
 
 use crate::project::{Project, TINY};
 use std::{
@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The longest that any message may be.
+/// Most characters of any message.
 const LONGEST: usize = 4000;
 
-/// Runs the binary with one more argument, which may have spaces in it.
+/// Runs the binary with more arguments, which may contain spaces.
 #[track_caller]
 fn refused(project: &Project, args: &str, last: &[&str]) -> String {
     let output = project.command(args).args(last).output().unwrap();
@@ -37,7 +37,7 @@ fn a_fan_out_is_counted_before_it_is_made() {
             assert!(said.contains(word), "{word}: {said}");
         }
     }
-    // A sweep of thousands is planned.
+    // A sweep of thousands of seeds can be planned.
     let seeds: Vec<String> = (0..5000).map(|seed| seed.to_string()).collect();
     let plan = project.command("plan tiny --set").arg(format!("seeds=[{}]", seeds.join(","))).output().unwrap();
     assert!(String::from_utf8(plan.stdout).unwrap().contains("15004 tasks in 5000 branches"));
@@ -92,7 +92,7 @@ fn widths_have_bounds_and_what_does_not_fit_into_memory_is_not_begun() {
     }
     let pool = "dataset.downstream.source={kind='synthetic',domain='a',train_pool=4000000000}";
     project.fails(&format!("plan tiny --set {pool}"), 2, &["train_pool", "at most 10000000"]);
-    // Within the bounds, and still more than a machine has.
+    // The value is within the bounds, but needs more memory than a machine has.
     let words = ["a decoder of width 65536", "of memory, and", "are available"];
     project.fails("run decoded --set decoder.width=65536", 2, &words);
     assert!(project.artifact("artifacts", "features").is_dir(), "what ran before stays");
@@ -112,7 +112,7 @@ fn seeds_are_a_list_and_shares_are_no_percentages() {
     project.fails("plan tiny --set 0.02]", 2, &["'0.02]' is no override", quotes]);
 }
 
-/// A request to stop is heard within a step, also by what an objective does by itself.
+/// A request to stop takes effect within a step, even while an objective computes something itself.
 #[cfg(unix)]
 #[test]
 fn long_steps_are_stopped() {

@@ -1,11 +1,11 @@
-//! Features that are imported from files, in the place of images and an extractor.
+//! Features that are imported from files, instead of images and an extractor.
 
 use crate::project::{Project, TINY};
 use safetensors::{Dtype, SafeTensors, serialize};
 use serde_json::Value;
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// The tiny pipeline on imported features, without inversion; `fields` go to `[features]`.
+/// The tiny pipeline on imported features, without inversion. `fields` are added to `[features]`.
 fn spec(fields: &str) -> String {
     let (head, rest) = TINY.split_once("[dataset.downstream]").unwrap();
     let (_, rest) = rest.split_once("[features]").unwrap();
@@ -14,10 +14,10 @@ fn spec(fields: &str) -> String {
     format!("{head}[features]\nmethod = \"import\"\n{fields}\n{attack}[evaluate]{evaluate}")
 }
 
-/// Tensors by name: type, shape, and bytes.
+/// Tensors, each with its name, type, shape and bytes.
 type Arrays = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
-/// The features of the tiny pipeline, not normalised, as the arrays of an import.
+/// The features of the tiny pipeline without normalisation, as the arrays of an import.
 fn exported(project: &Project) -> Arrays {
     project.ok("features tiny --set features.normalization=none");
     project.ok("export tiny features --set features.normalization=none -o out");
@@ -32,7 +32,7 @@ fn exported(project: &Project) -> Arrays {
     arrays
 }
 
-/// As `numpy.save` would write them.
+/// Writes arrays as `numpy.save` does.
 fn write_npy(folder: &Path, arrays: &Arrays) {
     fs::create_dir_all(folder).unwrap();
     for (name, dtype, shape, bytes) in arrays {
@@ -52,8 +52,8 @@ fn write_safetensors(file: &Path, arrays: &Arrays) {
     fs::write(file, serialize(views, None).unwrap()).unwrap();
 }
 
-/// A project whose data root has the features of the tiny pipeline in two kinds of files, and a pipeline that imports
-/// one.
+/// A project whose data root has the features of the tiny pipeline in two formats, and a pipeline that imports one of
+/// them.
 fn project() -> (Project, Arrays) {
     let project = Project::new();
     let arrays = exported(&project);
@@ -70,12 +70,12 @@ fn keys(project: &Project, args: &str) -> Vec<Value> {
 
 fn files(project: &Project, args: &str) -> Vec<Vec<u8>> {
     let out = project.ok(&format!("export {args}")).out;
-    // Samples stand elsewhere in the array that was imported.
+    // In the array that was imported, samples have other positions.
     let lines = out.lines().filter(|file| !file.ends_with("drawn.safetensors"));
     lines.map(|file| fs::read(project.path().join(file)).unwrap()).collect()
 }
 
-/// Whether files hold the same tensors, whatever they say of themselves, and wherever samples were drawn from.
+/// Whether two lists of files hold the same tensors, whatever their metadata are, and wherever samples were drawn from.
 fn same(some: &[Vec<u8>], others: &[Vec<u8>]) -> bool {
     let tensors = |file: &[u8]| {
         let all = SafeTensors::deserialize(file).unwrap();
@@ -103,12 +103,12 @@ fn imported_features_give_what_the_extractor_s_give() {
     for field in ["accuracy", "per_class", "clean_loss", "loss_bound", "objective"] {
         assert_eq!(extracted[field], imported[field], "{field}");
     }
-    // No device made them, and the table names them after their file.
+    // No device made the features, and the table names them after their file.
     assert_eq!(imported["device"], "host");
     assert!(project.ok("results own").out.contains("extractor own.safetensors,"));
     assert!(project.ok("status own").out.contains("features"));
 
-    // A folder is another file with the same features.
+    // A folder counts as another file with the same features.
     project.ok("run own --set features.path=own");
     let own = |set: &str, out: &str| files(&project, &format!("own evaluate {set} -o {out}"));
     assert!(same(&own("", "a"), &own("--set features.path=own", "b")));
@@ -128,7 +128,7 @@ fn the_content_of_the_file_is_in_the_key_and_its_path_is_not() {
     for set in ["normalization=l2", "normalization=none"] {
         assert_ne!(keys(&project, &format!("own --set features.{set}")), before, "{set}");
     }
-    // What the spec says of images and extractors is not read.
+    // What the spec says about images and extractors is not read.
     let (datasets, _) = TINY.split_once("[features]").unwrap();
     let (_, rest) =
         spec("path = \"own.safetensors\"").split_once("[features]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
@@ -181,7 +181,7 @@ fn inversion_asks_for_an_extractor() {
     }
     project.spec("bad", &spec(fields).replace("[evaluate]", "[decoder]\n[evaluate]"));
     project.fails("plan bad", 2, &[&["bad.toml:17: [decoder] "], &words[..]].concat());
-    // Nor does another extractor help.
+    // An extractor of the pipeline's own does not help: it did not make the features.
     project.fails("plan tiny --set features.method=import --set features.path=own.safetensors", 2, &words);
 }
 
@@ -194,7 +194,7 @@ fn what_cannot_be_imported_is_named() {
             project.fails(&format!("{command} own --set features.path={path}"), code, words);
         }
     };
-    // Without the file there is no key, and so no plan.
+    // Without the file, there is no key and so no plan.
     let words =
         ["[features] cannot be planned", "cannot read data/no.npz, which should be a .npz archive", "No such file"];
     project.fails("plan own --set features.path=no.npz", 3, &words);
@@ -227,7 +227,7 @@ fn what_cannot_be_imported_is_named() {
     project.fails("plan tiny --set features.path=x.npz", 2, &["[features] `path`: unknown field `path`"]);
 }
 
-/// Whatever the features came from.
+/// Normalised features work everywhere, whether they were extracted or imported.
 #[test]
 fn l2_normalisation_goes_through_the_whole_pipeline() {
     let (project, _) = project();
@@ -237,7 +237,7 @@ fn l2_normalisation_goes_through_the_whole_pipeline() {
     let [extracted, imported] =
         ["tiny", "own"].map(|name| files(&project, &format!("{name} features {set} -o l2-{name}")));
     assert!(same(&extracted, &imported));
-    // Shift and scale there are none.
+    // There are no shift and no scale.
     assert_eq!(extracted.len(), 3);
     for bytes in &extracted {
         let tensors = SafeTensors::deserialize(bytes).unwrap();
@@ -252,7 +252,7 @@ fn l2_normalisation_goes_through_the_whole_pipeline() {
         .out;
     let row: Value = serde_json::from_str(&row).unwrap();
     assert!(row["visibility"]["relative_distance"].as_f64().is_some_and(f64::is_finite), "{row}");
-    // A decoder gets them, too.
+    // A decoder works with normalised features, too.
     project.spec(
         "decoded",
         &TINY.replace("method = \"feature-matching\"\nsteps = 3", "method = \"decoder\"\n[decoder]\nepochs = 1"),

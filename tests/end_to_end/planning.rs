@@ -1,9 +1,9 @@
-//! What `plan`, `why` and `status` say before and after runs.
+//! The output of `plan`, `why` and `status` before and after runs.
 
 use crate::project::{Project, TINY};
 use serde_json::Value;
 
-/// Keys differ with the code's versions; the words around them shall not.
+/// Replaces keys, which differ with the code's versions, so that the words around them can be compared.
 fn without_keys(text: &str) -> String {
     let mut out = String::new();
     for line in text.lines() {
@@ -41,7 +41,7 @@ fn plan_and_why_agree_with_what_runs() {
     );
 }
 
-/// Two attacks, two budgets, two inversions.
+/// Two attacks, two budgets and two inversions.
 const SEVERAL: &str = r#"
 [[poison-features]]
 attack = "bilevel"
@@ -92,7 +92,7 @@ fn rows_tell_tasks_apart() {
     rows.sort();
     rows.dedup();
     assert_eq!(rows.len(), all, "two rows read the same:\n{plan}");
-    // Facts in words: no JSON.
+    // The facts are written in words, and not as JSON.
     assert!(status.contains("poison fraction bound (certified ") && !status.contains(['{', '"']), "{status}");
 }
 
@@ -103,8 +103,8 @@ fn why_compares_with_the_same_branch_and_names_the_root() {
     let beta = "--set invert.beta=0.1";
     let said = project.ok(&format!("why several {beta}")).out;
     insta::assert_snapshot!("why-root", without_keys(&said));
-    // Every inversion and evaluation that runs has its own branch as the nearest, though other branches have newer
-    // artifacts.
+    // For every inversion and evaluation that runs, the nearest artifact is on the task's own branch, even though other
+    // branches have newer artifacts.
     let before = project.ok("plan several").out;
     for stage in ["invert", "evaluate"] {
         let said = project.ok(&format!("why several --stage {stage} {beta}")).out;
@@ -122,7 +122,7 @@ fn why_compares_with_the_same_branch_and_names_the_root() {
             assert_eq!((&changes[0]["node"], &changes[0]["path"]), (&"invert".into(), &"beta".into()), "{task}");
         }
     }
-    // What follows says what it follows from, in the plan and while it runs.
+    // A task that follows from a change names its cause, in the plan and while it runs.
     let plan = project.ok(&format!("plan several {beta}")).out;
     assert_eq!(plan.matches("because of invert.beta: 0.0 -> 0.1").count(), 3, "{plan}");
     assert!(project.ok(&format!("run several {beta}")).err.contains("(because of invert.beta: 0.0 -> 0.1)"));
@@ -132,7 +132,7 @@ fn why_compares_with_the_same_branch_and_names_the_root() {
 fn a_new_pipeline_is_not_compared_with_what_is_unlike_it() {
     let project = Project::new();
     project.ok("run tiny");
-    // Nearly the same under another name, and so worth a comparison.
+    // A pipeline of another name that is nearly the same is worth a comparison.
     project.spec("near", &TINY.replace("radius = 0.5", "radius = 0.4"));
     let said = project.ok("why near").out;
     assert!(said.starts_with("target-params.radius: 0.5 -> 0.4\n") && said.contains(" of tiny\n"), "{said}");
@@ -186,19 +186,19 @@ fn a_project_is_worked_in_from_another_folder() {
     assert_eq!(run(&format!("-C {at} run specs/own.toml")).0, 0);
     assert!(project.path().join("artifacts/evaluate").is_dir());
     assert!(run(&format!("results tiny -C {at}")).1.contains("gradient-canceling"));
-    // What a spec names is looked for in the same place.
+    // Relative paths in a spec start at the folder of `-C`, too.
     let source = "{ kind = \"image-folder\", path = \"own\", size = 8 }";
     let synthetic = "{ kind = \"synthetic\", domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }";
     assert!(TINY.contains(synthetic));
     project.spec("folder", &TINY.replace(synthetic, source));
     let (code, _, err) = run(&format!("-C {at} plan folder"));
     assert!(code == 3 && err.contains("own"), "{err}");
-    // A frozen plan says where it works.
+    // The JSON of a plan says in which folder it works.
     let plan: Value = serde_json::from_str(&run(&format!("-C {at} plan tiny --json")).1).unwrap();
     let argv: Vec<&str> = plan["tasks"][0]["argv"].as_array().unwrap().iter().map(|a| a.as_str().unwrap()).collect();
     let (code, _, err) = run(&argv[1..].join(" "));
     assert_eq!(code, 0, "{err}");
-    // The spec is found by its path from here, too.
+    // The spec can also be given by a path from the current folder.
     assert_eq!(run(&format!("plan {at}/specs/own.toml --root {at}/artifacts")).0, 0);
     assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
     let (code, _, err) = run("-C nowhere plan tiny");
@@ -261,7 +261,7 @@ fn every_seed_may_have_images_of_its_own() {
     assert_eq!(seeds(own, "dataset"), [3, 4]);
     assert_eq!(seeds(own, "pretrain"), [Value::Null, Value::Null]);
     assert_eq!(seeds(own, "evaluate"), [3, 4]);
-    // Beside a fixed choice, which is there once and has every seed of the attack.
+    // A fixed seed can be listed next to it. It gives one dataset, with which every seed of the attack is combined.
     let both = r#"--set dataset.downstream.seed=[0,"run"]"#;
     assert_eq!(seeds(both, "dataset"), [Value::Null, Value::from(3), Value::from(4)]);
     assert_eq!(seeds(both, "evaluate").len(), 4);
@@ -269,7 +269,8 @@ fn every_seed_may_have_images_of_its_own() {
     project.ok(&format!("features tiny --set seeds=[3,4] {own}"));
 }
 
-/// By the run's seed, or by a list of its own, which makes replicates of one result and no results of their own.
+/// The extractor's seed follows the run's seed, or is a list. A list makes replicates of one result, and not results of
+/// their own.
 #[test]
 fn every_seed_may_have_an_extractor_of_its_own() {
     let project = Project::new();
@@ -308,7 +309,7 @@ fn a_profile_stands_in_for_tables() {
     assert_eq!(params(paper, "target-params")["radius"], 2.0);
     assert_eq!(params(paper, "poison-features")["attack"], "bilevel");
     assert_eq!(params(paper, "invert"), params("cook", "invert"));
-    // What is set on the command line comes last.
+    // Overrides from the command line are applied last.
     let both = format!("{paper} --set poison-features.poison_fraction=0.2");
     assert_eq!(params(&both, "poison-features")["poison_fraction"], 0.2);
     project.fails(
@@ -318,11 +319,11 @@ fn a_profile_stands_in_for_tables() {
     );
     project.fails("plan cook --set profile=papper", 2, &["no profile \"papper\"", "expected one of \"paper\""]);
     project.fails("plan tiny --set profile=paper", 2, &["the spec has none"]);
-    // What it was called before.
+    // The message about the old name of profiles names the new one.
     project.fails("plan cook --set recipe=paper", 2, &["unknown key `recipe`", "did you mean `profile`?"]);
     project.spec("old", &format!("{TINY}{}", profiles.replace("profiles.", "recipes.")));
     project.fails("plan old", 2, &["old.toml:33: unknown key `recipes`", "did you mean `profiles`?"]);
-    // A profile is checked even where another is chosen.
+    // A profile is checked even if another one is chosen.
     project.spec("cook", &format!("{TINY}{}", profiles.replace("radius = 2.0", "radios = 2.0")));
     project.fails("plan cook", 2, &["cook.toml:34", "radios", "did you mean `radius`?"]);
     project.spec("cook", &format!("{TINY}{}", profiles.replace("paper.target-params", "paper.target-parms")));
@@ -334,7 +335,7 @@ fn what_tasks_take_is_checked_and_handed_over() {
     let project = Project::new();
     let resources = "[resources]\ncpus = 2\noptions = [\"--account=lab\"]\n[resources.pretrain]\ntime = \"0:30:00\"\ndevice = \"cuda\"\n";
     project.spec("cluster", &format!("{TINY}{resources}"));
-    // No key depends on it.
+    // Resources are in no key.
     project.ok("dataset tiny");
     let script = project.ok("submit slurm cluster --dry-run").out;
     assert!(!script.contains("/dataset/") && script.matches("sbatch").count() == 6, "{script}");

@@ -1,4 +1,4 @@
-//! A temporary place with an artifact root, and the binary to run in it.
+//! A temporary folder with an artifact root, and the binary to run in it.
 
 use assert_cmd::Command;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use std::{
 };
 use tempfile::TempDir;
 
-/// The smallest whole pipeline.
+/// The smallest complete pipeline.
 pub const TINY: &str = include_str!("../specs/tiny.toml");
 
 pub struct Project {
@@ -17,7 +17,7 @@ pub struct Project {
     binary: PathBuf,
 }
 
-/// What a run of the binary left.
+/// The exit code and the output of a run of the binary.
 pub struct Ran {
     pub code: i32,
     pub out: String,
@@ -29,7 +29,7 @@ impl Project {
         Self::with(Path::new(env!("CARGO_BIN_EXE_hemlock")))
     }
 
-    /// With another binary than `hemlock`.
+    /// A project for another binary than `hemlock`.
     pub fn with(binary: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("pipelines")).unwrap();
@@ -46,8 +46,8 @@ impl Project {
         fs::write(self.path().join(format!("pipelines/{name}.toml")), text).unwrap();
     }
 
-    /// A folder of images of `side` pixels: of every class so many in the first split, and so many in the second. A
-    /// class has a colour, and every image noise.
+    /// Makes a folder of images of `side` pixels. Each element of `classes` has the numbers of images of a class in the
+    /// first and in the second split. Every class has a colour, and every image has noise.
     pub fn images(&self, splits: [&str; 2], classes: &[(usize, usize)], side: usize) {
         for (class, (first, second)) in classes.iter().enumerate() {
             for (split, count) in [(splits[0], *first), (splits[1], *second)].into_iter().filter(|(_, n)| *n > 0) {
@@ -76,7 +76,7 @@ impl Project {
         command
     }
 
-    /// Starts the binary and does not wait for it.
+    /// Starts the binary without waiting for it.
     pub fn spawn(&self, args: &str) -> std::process::Child {
         std::process::Command::new(&self.binary)
             .current_dir(self.path())
@@ -87,7 +87,7 @@ impl Project {
             .unwrap()
     }
 
-    /// Runs the binary; arguments are separated by white space.
+    /// Runs the binary. The arguments are separated by white space.
     pub fn run(&self, args: &str) -> Ran {
         let output = self.command(args).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
@@ -104,7 +104,7 @@ impl Project {
         ran
     }
 
-    /// Runs the binary, which must fail with a code and say all of `words`.
+    /// Runs the binary, which must fail with the exit code `code` and print all of `words`.
     #[track_caller]
     pub fn fails(&self, args: &str, code: i32, words: &[&str]) {
         let ran = self.run(args);
@@ -114,7 +114,7 @@ impl Project {
         }
     }
 
-    /// The tasks of `plan --json`.
+    /// The tasks in the output of `plan --json`.
     pub fn tasks(&self, args: &str) -> Vec<Value> {
         let plan: Value = serde_json::from_str(&self.ok(&format!("plan {args} --json")).out).unwrap();
         plan["tasks"].as_array().unwrap().clone()
@@ -128,7 +128,7 @@ impl Project {
         found.remove(0)
     }
 
-    /// The stages that ran, in order, from what a run said.
+    /// The stages that ran, in order, according to the output of a run.
     pub fn stages_that_ran(ran: &Ran) -> Vec<String> {
         ran.err
             .lines()
@@ -146,7 +146,7 @@ pub fn flip(path: &Path) {
     fs::write(path, bytes).unwrap();
 }
 
-/// The tensors of a safetensors file, without what it says of itself: header and data.
+/// The header of a safetensors file without its metadata, and its data.
 pub fn unlabelled(file: &[u8]) -> (Value, &[u8]) {
     let (length, rest) = file.split_first_chunk::<8>().unwrap();
     let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);

@@ -1,4 +1,4 @@
-//! The report: what it says, that it stands by itself, and how a browser takes it.
+//! The report: its content, that it needs no other files, and how a browser shows it.
 
 use crate::project::{Project, TINY};
 use std::{
@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output},
 };
 
-/// Two inversions, so that there is something to compare.
+/// A project whose pipeline has two inversions, so that there is something to compare.
 fn project() -> Project {
     let project = Project::new();
     project.spec("tiny", &TINY.replace("steps = 3", "steps = 3\nbeta = [0.0, 1.0]"));
@@ -39,7 +39,7 @@ fn a_report_stands_by_itself_and_tells_the_same_every_time() {
     ] {
         assert!(page.to_lowercase().contains(&inside.to_lowercase()), "{inside}");
     }
-    // What the tests are too few for comes last, folded.
+    // Findings for which there are too few results come last, in a folded section.
     let (before, folded) = page.split_once("<details id=\"other-findings\">").unwrap();
     assert!(folded.contains("There is nothing to compare") && !before.contains("There is nothing to compare"));
     let table = |name: &str| fs::read_to_string(project.path().join("out/page.tables").join(name)).unwrap();
@@ -66,7 +66,7 @@ fn a_report_stands_by_itself_and_tells_the_same_every_time() {
     assert!(page == fs::read_to_string(project.path().join("out/page.html")).unwrap());
 }
 
-/// An attack on features that have to lie in a ball, and one on pixels that have not, within the same limit.
+/// One attack on features that must lie in a ball, and one on pixels without that condition, within the same limit.
 #[test]
 fn what_is_not_comparable_is_listed_with_what_differs() {
     let project = Project::new();
@@ -97,7 +97,7 @@ fn what_is_missing_is_said() {
     assert!(said.err.contains("tiny: 2 of 4 branches have no result yet"), "{}", said.err);
     let page = fs::read_to_string(project.path().join("reports/tiny.html")).unwrap();
     assert!(page.contains("2 of 4 branches have no result yet"));
-    // A pipeline without results beside one with some.
+    // One pipeline without results is reported together with one that has some.
     project.spec("other", &TINY.replace("poison_fraction = 0.05", "poison_fraction = 0.1"));
     let said = project.ok("report tiny other -o both.html");
     assert!(said.err.contains("other: 1 of 1 branch has no result yet"), "{}", said.err);
@@ -105,8 +105,8 @@ fn what_is_missing_is_said() {
     project.fails("report bare", 2, &["has no [evaluate]"]);
 }
 
-/// Results stay when artifacts behind them are deleted; what would be drawn from these is missed, and that is said
-/// first.
+/// Results are kept when artifacts behind them are deleted. The report begins by naming the figures that it cannot draw
+/// any more.
 #[test]
 fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
     let project = project();
@@ -129,7 +129,7 @@ fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
         assert!(figure(id).contains("Artifacts that this figure is drawn from are gone"), "{id}: {}", figure(id));
     }
     assert!(!figure("pretraining").contains("are gone"), "{}", figure("pretraining"));
-    // The charts of the page before are no charts of this one.
+    // The charts of the earlier page are not among the charts of this one.
     let left: Vec<_> =
         fs::read_dir(project.path().join("page.figures")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| page.contains(name.to_str().unwrap())), "{left:?}");
@@ -137,7 +137,8 @@ fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
     assert_eq!(project.ok("report tiny -o page.html").err, "");
 }
 
-/// A paper's own numbers stand beside ours; a line that meets no result is told, and nothing is written.
+/// A paper's own numbers are shown next to ours. If a line of them fits no result, this is an error, and nothing is
+/// written.
 #[test]
 fn a_paper_s_numbers_stand_beside_ours() {
     let project = Project::new();
@@ -157,7 +158,7 @@ fn a_paper_s_numbers_stand_beside_ours() {
     assert!(!project.path().join("other.html").exists() && !project.path().join("other.tables").exists());
 }
 
-/// Whenever it is killed, what is there under its own name is whole, and the next report takes away what is left.
+/// Whenever a report is killed, no file has half of its content, and the next report removes what is left.
 #[test]
 fn a_killed_report_leaves_no_half_file_and_nothing_for_good() {
     let project = project();
@@ -186,7 +187,7 @@ fn a_killed_report_leaves_no_half_file_and_nothing_for_good() {
             fs::remove_dir_all(project.path().join("out")).unwrap();
         }
         let mut report = project.spawn("report tiny -o out/page.html");
-        // Files are written at its end.
+        // Files are written at the end of the report.
         std::thread::sleep(took * (12 + round) / 24);
         report.kill().unwrap();
         report.wait().unwrap();
@@ -199,7 +200,7 @@ fn a_killed_report_leaves_no_half_file_and_nothing_for_good() {
     fs::write(left.join("lock"), "").unwrap();
     project.ok("report tiny -o out/page.html");
     assert_eq!(files(), whole);
-    // A folder that was killed before it had a lock stays for a minute: it might be of a report that begins.
+    // A folder without a lock is kept for a minute, because a report that is just beginning might own it.
     let lives = |path: &PathBuf| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.')) && !path.join("lock").exists()
     };
@@ -209,7 +210,7 @@ fn a_killed_report_leaves_no_half_file_and_nothing_for_good() {
     assert_eq!(names, ["page.figures", "page.html", "page.tables"]);
 }
 
-/// A target that calibration leaves nothing of: who looks at any of the results is told which one was taken.
+/// Calibration would leave nothing of this target. Every kind of output says which target was used instead.
 #[test]
 fn a_target_that_was_stepped_back_is_told_everywhere() {
     let project = Project::new();
@@ -233,11 +234,11 @@ fn a_target_that_was_stepped_back_is_told_everywhere() {
     assert!(page.contains(&said) && page.contains(&format!("Instead of radius 9 it is radius {used}.")), "{page}");
     let set = "--set target-params.step_back=false";
     project.fails(&format!("run tiny {set}"), 2, &["`calibration`: leaves nothing", &format!("at most {used}")]);
-    // What it names works.
+    // The radius that the message names works.
     project.ok(&format!("run tiny {set} --set target-params.radius={used}"));
 }
 
-/// A browser, or why there is none. Where one is required, that is a failure.
+/// Path of a browser. If there is none, the test says so, or fails if a browser is required.
 fn browser() -> Option<PathBuf> {
     let folders = std::env::var_os("PATH").unwrap_or_default();
     let names = ["chromium", "chromium-browser", "google-chrome"];
@@ -261,7 +262,8 @@ fn open(browser: &Path, page: &Path) -> Output {
         .unwrap()
 }
 
-/// The page in a frame of a phone's width (a window cannot be that narrow), and a script that measures it there.
+/// A page that shows the report in a frame as wide as a phone (a window cannot be that narrow), with a script that
+/// measures it.
 fn framed(page: &str) -> String {
     let page = page.replace('&', "&amp;").replace('"', "&quot;");
     format!(

@@ -1,4 +1,4 @@
-//! Results, and that they can be recomputed from what is exported.
+//! Results, and that they can be computed again from exported files.
 
 use crate::project::{Project, TINY};
 use safetensors::{SafeTensors, tensor::TensorView};
@@ -81,7 +81,7 @@ fn a_victim_that_did_not_converge_is_marked() {
     assert!(!project.ok("results tiny").out.contains("NOT CONVERGED"));
 }
 
-/// Weight decay that leaves nothing of the weights, and steps that bring nothing back.
+/// The weight decay makes the weights vanish, and the steps do not bring them back.
 #[test]
 fn a_collapsed_extractor_is_refused_and_where_it_is_allowed_marked() {
     let project = Project::new();
@@ -93,7 +93,7 @@ fn a_collapsed_extractor_is_refused_and_where_it_is_allowed_marked() {
         project.ok(&format!("results tiny {set}")).out.contains("COLLAPSED: the embeddings of an extractor (simclr)")
     );
     assert!(project.ok(&format!("status tiny {set}")).out.contains("collapsed true"));
-    // Whoever finds it there is told, too.
+    // Whoever looks at the results later also sees the mark.
     let row: Value = serde_json::from_str(&project.ok("results tiny --json").out).unwrap();
     assert_eq!(row["collapsed"], true);
 }
@@ -130,7 +130,7 @@ fn both_attacks_stand_side_by_side() {
         &["`sees`", "expected [\"train\"] or"],
     );
     project.ok(&format!("run {without}"));
-    // Nobody sees a validation split unless it is said.
+    // By default, neither attacks nor controls see the validation split.
     let row: Value = serde_json::from_str(
         project.ok("results both --set dataset.downstream.validation=0 --json").out.lines().next().unwrap(),
     )
@@ -147,7 +147,7 @@ fn results_of_other_settings_are_found_again() {
     project.fails("results tiny --list", 4, &["was not run yet"]);
     let first = r#"--set poison-features.poison_fraction=0.1 --set evaluate.controls=["duplicates"]"#;
     project.ok(&format!("run tiny {first}"));
-    // After a run with overrides, its results are named.
+    // After a run with overrides, the message names the command that shows its results.
     let found =
         r#"hemlock results tiny --set poison-features.poison_fraction=0.1 --set 'evaluate.controls=["duplicates"]'`"#;
     project.fails("results tiny", 4, &["as its spec stands", "hemlock run tiny", found]);
@@ -164,7 +164,7 @@ fn results_of_other_settings_are_found_again() {
     assert!(rows[2].contains("plain") && rows[2].contains("(the spec as it stands)"), "{list}");
     assert!(rows[3].contains(" -  ") && rows[3].contains("poison_fraction=0.1 "), "{list}");
 
-    // A name stands for the overrides, wherever a pipeline is asked about.
+    // A label works instead of the overrides in all commands that take a pipeline.
     let row: Value = serde_json::from_str(&project.ok("results tiny --as try1 --json").out).unwrap();
     assert_eq!(row["poison_fraction"], 0.15);
     assert!(project.ok("plan tiny --as try1").out.contains("0 to run"));
@@ -182,18 +182,18 @@ fn results_of_other_settings_are_found_again() {
     project.fails("results tiny --as try2", 2, &["no run of 'tiny' is named 'try2'", "did you mean `try1`?"]);
     project.fails("run tiny --as a/b", 2, &["letters"]);
 
-    // What has a name is no garbage; the name goes to another run only with a word.
+    // Artifacts of a run with a label are no garbage. If the label goes to another run, this is printed.
     assert_eq!(project.ok("gc").out.lines().filter(|line| line.contains("evaluate")).count(), 1);
     let said = project.ok("run tiny --as plain --set poison-features.poison_fraction=0.2").err;
     assert!(said.contains("'plain' was the name of a run with no overrides"), "{said}");
 
-    // A changed spec is said to be the reason.
+    // If the spec has changed, the message gives this as the reason.
     project.spec("tiny", &TINY.replace("steps = 3", "steps = 4"));
     project.fails("results tiny", 4, &["has changed since it was run", "hemlock why tiny"]);
     project.spec("tiny", &TINY.replace("steps = 3", "steps = [3, 4]"));
     let said = project.ok("results tiny").err;
     assert!(said.contains("1 of 2 branches has no result yet; the spec, or what it reads, has changed"), "{said}");
-    // A note that was tampered with is no guide.
+    // A note that was changed by hand is not used.
     let spec = fs::read_dir(project.path().join("artifacts/.runs")).unwrap().next().unwrap().unwrap().path();
     let note = fs::read_dir(spec).unwrap().next().unwrap().unwrap().path();
     let text = fs::read_to_string(&note).unwrap();
@@ -237,7 +237,7 @@ fn a_pipe_gets_few_columns_and_whoever_asks_gets_others() {
     let some = project.ok("results tiny --columns drop,poison,linf").out;
     let rows: Vec<Vec<&str>> = some.lines().take(3).map(|l| l.split_whitespace().collect()).collect();
     assert_eq!((&*rows[0], &*rows[1]), (&["poison", "largest"][..], &["drop", "fraction", "change"][..]));
-    // Grey levels, as in specs.
+    // The unit is grey levels, as in specs.
     let linf = 255.0 * row["visibility"]["linf"].as_f64().unwrap();
     assert_eq!((rows[2][1], rows[2][2], rows[2][3]), ("5", "%", &*format!("{linf:.1}")));
     let drop = 100.0 * (row["accuracy"]["clean"].as_f64().unwrap() - row["accuracy"]["images"].as_f64().unwrap());
@@ -249,7 +249,7 @@ fn a_pipe_gets_few_columns_and_whoever_asks_gets_others() {
     }
 }
 
-/// Whatever JSON has, with all digits.
+/// The CSV has all fields that the JSON has, with all digits.
 #[test]
 fn other_programs_get_every_result_as_csv() {
     let project = Project::new();
@@ -261,7 +261,7 @@ fn other_programs_get_every_result_as_csv() {
     let header: Vec<&str> = csv.lines().next().unwrap().split(',').collect();
     for (record, row) in csv.lines().skip(1).zip(json.lines()) {
         let row: Value = serde_json::from_str(row).unwrap();
-        // The first columns have no commas in them.
+        // The first columns contain no commas.
         let record: Vec<&str> = record.split(',').collect();
         for (name, value) in header.iter().zip(&record).take_while(|(name, _)| !name.starts_with("params.")) {
             let value: Value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(*value));
@@ -293,13 +293,13 @@ fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
     let rows: Vec<&str> = wide.lines().filter(|l| l.starts_with("gradient-canceling")).collect();
     assert!(rows.len() == 2 && rows[0].contains(" 10 % ") && rows[0].contains('±'), "{wide}");
     assert_eq!(project.ok(&format!("results tiny {set} --json")).out.lines().count(), 4);
-    // Whatever differs has a column, wherever it stands in the chain.
+    // Every parameter that differs has a column, at whichever stage it is set.
     let methods = ["simclr", "moco-v3", "supervised", "random"];
     let set = format!("--set pretrain.method={}", serde_json::json!(methods));
     project.ok(&format!("run tiny {set}"));
     let table = project.ok(&format!("results tiny {set}")).out;
     assert!(methods.iter().all(|method| table.contains(&format!("\n{method} "))), "{table}");
-    // Without inversion there is no accuracy on images.
+    // Without inversion, there is no accuracy on images.
     project.spec("bare", &TINY.replace("[invert]\nmethod = \"feature-matching\"\nsteps = 3\n", ""));
     project.ok("run bare");
     assert!(project.ok("invert bare").err.contains("no [invert]"));
@@ -326,12 +326,13 @@ fn the_decoder_inverts_too_and_is_trained_once() {
     assert!(decoded["accuracy"]["images"].as_f64().unwrap() > 0.0);
     assert_eq!(decoded["params"]["decoder"]["epochs"], 2);
 
-    // Hybrid: the same decoder, and matching from its images.
+    // Hybrid inversion uses the same decoder, and starts feature matching at its images.
     let hybrid = "--set invert.method=feature-matching --set invert.start=decoder --set invert.steps=5";
     assert_eq!(Project::stages_that_ran(&project.ok(&format!("run decode {hybrid}"))), ["invert", "evaluate"]);
     let distance = |row: &Value| row["visibility"]["relative_distance"].as_f64().unwrap();
     assert!(distance(&row(hybrid)) < distance(&decoded));
-    // Matching from the base image does not read the decoder, so its key, time and parameters are none of its own.
+    // Matching that starts at the base image does not read the decoder, so its key, time and parameters do not include
+    // the decoder's.
     let base = "--set invert.method=feature-matching --set invert.steps=5";
     project.ok(&format!("run decode {base}"));
     assert!(row(base)["params"]["decoder"].is_null());
@@ -374,7 +375,7 @@ fn matching_keeps_within_its_ball_and_says_how_every_poison_fared() {
     }
 }
 
-/// Two settings in one root: what they differ in, and the results that agree in all else.
+/// Compares two settings in one root: their differences, and the results that agree in everything else.
 #[test]
 fn two_settings_stand_side_by_side() {
     let project = Project::new();
@@ -413,12 +414,13 @@ fn two_settings_stand_side_by_side() {
             .unwrap();
         assert!(line.split_whitespace().nth(1) == Some("2") && line.contains('±'), "{table}");
     }
-    // Unlike branches are no pairs: of two budgets on one side and one on the other, one has a partner.
+    // Branches that do not correspond are no pairs. With two budgets on one side and one on the other, one has a
+    // partner.
     let one = project.ok(&format!("diff tiny {set} --a invert.beta=0 --b invert.beta=0.1,poison_fraction=0.1"));
     assert_eq!(one.out.matches(" drop ").count(), 1, "{}", one.out);
     assert!(one.err.contains("2 results of --a and 0 of --b"), "{}", one.err);
 
-    // A part is compared with the rest, and seeds are not mixed.
+    // A part of the branches is compared with the rest, and only results with the same seed are paired.
     let part = project.ok(&format!("diff tiny {set} --a seed=0 --b seed=0,invert.beta=0.1 --json")).out;
     assert_eq!(part.matches("\"differs\":{\"invert.beta\":[0.0,0.1]}").count(), 2, "{part}");
     let all = project
@@ -426,7 +428,7 @@ fn two_settings_stand_side_by_side() {
     let pair: Value = serde_json::from_str(&all.out).unwrap();
     assert_eq!((&pair["seed"][0], &pair["seed"][1]), (&0.into(), &0.into()), "{}", all.out);
 
-    // Settings by overrides, on one side or both.
+    // Settings can be given by overrides, on one side or on both.
     project.ok("run tiny --set target-params.radius=0.4");
     let by_override = project.ok("diff tiny --set-b target-params.radius=0.4 --json").out;
     let pair: Value = serde_json::from_str(&by_override).unwrap();

@@ -1,4 +1,4 @@
-//! Running, running again, resuming.
+//! Running, running again, and resuming.
 
 use crate::project::{Project, TINY};
 use std::{thread, time::Duration};
@@ -11,17 +11,17 @@ fn a_pipeline_runs_once_and_a_change_runs_what_it_touches() {
     let project = Project::new();
     let first = project.ok("run tiny");
     assert_eq!(Project::stages_that_ran(&first), ALL);
-    // One plan before all tasks, and one summary after them.
+    // The plan is printed once before all tasks, and a summary once after them.
     let said: Vec<&str> = first.err.lines().filter(|line| !line.starts_with(' ')).collect();
     assert_eq!((said.len(), said[0]), (2, "tiny: 7 tasks, 0 cached, 7 to run"), "{}", first.err);
     assert!(said[1].starts_with("tiny: 7 tasks ran, 0 cached, ") && said[1].ends_with(" s"), "{}", first.err);
     assert!(first.err.contains(" (7 of 7)\n"), "{}", first.err);
     let again = project.ok("run tiny");
     assert_eq!(Project::stages_that_ran(&again), Vec::<String>::new());
-    // What there is nothing to do about is a number, and a list only for those who ask.
+    // Tasks with nothing to do are printed as a number, and as a list only with `-v`.
     assert_eq!(again.err, "tiny: 0 tasks ran, 7 cached\n");
     assert_eq!(project.ok("run tiny -v").err.matches("    cached  ").count(), 7);
-    // On the way to a later stage, nothing is said where there is nothing to do, or no such stage.
+    // With `--on-the-way`, nothing is printed if the stage has nothing to do, or if there is no such stage.
     for stage in ["features", "victim"] {
         assert_eq!(project.ok(&format!("{stage} tiny --on-the-way")).err, "");
     }
@@ -29,13 +29,13 @@ fn a_pipeline_runs_once_and_a_change_runs_what_it_touches() {
 
     assert_eq!(Project::stages_that_ran(&project.ok("run tiny --set poison-features.poison_fraction=0.1")), ALL[4..]);
     assert_eq!(Project::stages_that_ran(&project.ok("run tiny --set evaluate.controls=[\"duplicates\"]")), ALL[6..]);
-    // What runs on the way says what it does, and leaves plan and summary to the run that was asked for.
+    // With `--on-the-way`, tasks are printed, but plan and summary are left to the run that was asked for.
     let said = project.ok("invert tiny --on-the-way --set poison-features.poison_fraction=0.2").err;
     assert!(said.lines().count() == 4 && said.lines().all(|line| line.starts_with(' ')), "{said}");
-    // A stage by itself, forced: nothing else runs, and as its content is the same, nothing is out of date after it.
+    // A single stage is forced. Nothing else runs and, as its content is the same, no other artifact is out of date.
     assert_eq!(Project::stages_that_ran(&project.ok("invert tiny --force")), ["invert"]);
     assert_eq!(Project::stages_that_ran(&project.ok("run tiny")), Vec::<String>::new());
-    // A stage brings what it needs.
+    // A stage also runs the stages that it needs.
     assert_eq!(Project::stages_that_ran(&project.ok("features tiny --root other")), ALL[..3]);
 }
 
@@ -75,7 +75,7 @@ fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
     let project = Project::new();
     project.spec("tiny", &TINY.replace("epochs = 1", "epochs = 20"));
     let child = project.spawn("pretrain tiny");
-    // Well after the first epoch's checkpoint, and well before the last one.
+    // This is well after the first epoch's checkpoint, and well before the last one.
     let checkpoint = || walk(&project.path().join("artifacts/.partial")).iter().any(|p| p.contains("checkpoint"));
     while !checkpoint() {
         thread::sleep(Duration::from_millis(20));
@@ -90,8 +90,7 @@ fn an_interrupt_stops_cleanly_and_the_next_run_resumes() {
     assert_eq!(project.ok("diff artifacts whole").out.matches("identical").count(), 2);
 }
 
-/// A checkpoint after every step, and a kill after the first one: there is no time to stop cleanly.
-/// A run that cannot stop by itself, here because it waits for a lock, is stopped.
+/// An interrupt ends a run that cannot stop by itself, here because it waits for a lock.
 #[cfg(unix)]
 #[test]
 fn an_interrupt_stops_within_seconds_whatever_the_run_is_at() {
@@ -113,6 +112,7 @@ fn an_interrupt_stops_within_seconds_whatever_the_run_is_at() {
     project.ok("run tiny");
 }
 
+/// There is a checkpoint after every step, and a kill after the first one leaves no time to stop cleanly.
 #[cfg(unix)]
 #[test]
 fn a_killed_training_goes_on_within_an_epoch_whatever_the_method() {
@@ -184,7 +184,7 @@ fn tasks_side_by_side_give_the_same_bytes() {
     );
 }
 
-/// What fails takes with it what reads it, and nothing else.
+/// If a task fails, only the tasks that read its artifact are skipped.
 #[test]
 fn a_failure_leaves_the_tasks_beside_it_alone() {
     let project = Project::new();
@@ -208,7 +208,7 @@ fn every_task_of_the_frozen_plan_is_a_process_of_its_own() {
         assert!(project.path().join(task["outputs"][0].as_str().unwrap()).is_dir());
     }
     assert!(project.tasks("tiny").iter().all(|t| t["state"] == "cached"));
-    // Out of turn, or from a spec that has changed, a task refuses.
+    // A task on its own is refused if its inputs do not exist, or if the spec has changed.
     let last = project.tasks("tiny")[6]["key"].as_str().unwrap().to_owned();
     project.fails(&format!("run tiny --root empty --task {last}"), 4, &["is not there", "run the stage"]);
     project.fails(&format!("run tiny --set pretrain.epochs=2 --task {last}"), 2, &["has no task"]);

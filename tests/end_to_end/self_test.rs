@@ -1,4 +1,4 @@
-//! `hemlock self-test`. What its checks compute is tested where they stand.
+//! The command `hemlock self-test`. The computations of its checks are tested where they are implemented.
 
 use crate::project::Project;
 use serde_json::Value;
@@ -12,7 +12,7 @@ fn a_self_test_goes_on_where_it_was_stopped() {
     let file = project.path().join("found.jsonl");
     let first = fs::read_to_string(&file).unwrap();
     assert_eq!(first.lines().count(), 2);
-    // What stands there is taken as it is.
+    // Results that are already in the file are used as they are.
     fs::write(&file, first.replace("\"difference\":0.0", "\"difference\":0.5")).unwrap();
     project.fails("self-test -o found.jsonl resnet8", 1, &["flex failed 2 of 2 checks"]);
     project.fails("self-test -o found.jsonl resnet", 1, &["flex failed 2 of "]);
@@ -20,7 +20,7 @@ fn a_self_test_goes_on_where_it_was_stopped() {
     let json: Value =
         serde_json::from_str(project.ok("self-test --json vit").out.lines().next().unwrap_or("{}")).unwrap();
     assert_eq!((&json["device"], &json["difference"]), (&"flex".into(), &0.0.into()));
-    // Side by side, each in a process of its own.
+    // With `--jobs`, checks run side by side, each in a process of its own.
     let beside = project.ok("self-test --jobs 2 --json resnet8").out;
     let found: Vec<Value> = beside.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(found.len(), 2);

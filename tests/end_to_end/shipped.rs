@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 
 const PIPELINES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../pipelines");
 
-/// Profiles, and the pipelines that have them.
+/// The profiles, and the pipelines that have them.
 const PROFILES: [(&str, &[&str]); 2] = [
     (
         "paper",
@@ -34,7 +34,8 @@ const PROFILES: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// A project with raw data of every kind that shipped pipelines read: as much as a plan needs, which takes its digest.
+/// A project with raw data of all kinds that shipped pipelines read. A plan only computes its digest, so little is
+/// enough.
 fn project() -> Project {
     let project = Project::new();
     let write = |name: &str, bytes: &[u8]| {
@@ -60,7 +61,7 @@ fn project() -> Project {
     project
 }
 
-/// Names of the shipped pipelines, in order.
+/// Names of the shipped pipelines, in alphabetical order.
 fn names() -> Vec<String> {
     let files = fs::read_dir(PIPELINES).unwrap().map(|entry| entry.unwrap().path());
     let name = |path: PathBuf| Some(path.to_str()?.strip_suffix(".toml")?.rsplit('/').next()?.to_owned());
@@ -101,7 +102,7 @@ fn what_pipelines_extend_is_no_pipeline() {
     project.fails("plan nowhere", 2, &["expected one of near, tiny\n"]);
     let seeds = |args: &str| project.tasks(args).iter().map(|task| task["seed"].clone()).collect::<Vec<_>>();
     assert!(seeds("near").contains(&1.into()) && !seeds("tiny").contains(&1.into()));
-    // What it made is no garbage, with what it extends or without.
+    // The artifacts are no garbage, whether or not the extended spec still exists.
     project.ok("run near");
     assert_eq!(project.ok("gc").out, "");
     let base = project.path().join("pipelines/base/common.toml");
@@ -124,10 +125,10 @@ fn a_spec_anywhere_may_extend_a_shipped_one() {
     let keys = |args: &str| project.tasks(args).iter().map(|task| task["key"].clone()).collect::<Vec<_>>();
     assert_eq!(keys("specs/mine.toml"), keys("whole"));
     assert!(project.ok("run specs/mine.toml").err.contains("mine: 7 tasks ran"));
-    // Another method is another table, and what it needs is not taken from elsewhere.
+    // A table with another method replaces the extended one, so that its required fields are not taken from there.
     spec("extends = \"../pipelines/tiny.toml\"\n[pretrain]\nmethod = \"import\"\n");
     project.fails("plan specs/mine.toml", 2, &["specs/mine.toml:3: [pretrain] ", "missing field `weights`"]);
-    // An error stands where the value does.
+    // An error points to the file and line in which the value is set.
     spec("extends = \"../pipelines/tiny.toml\"\n[pretrain]\nbatch = 1\n");
     project.fails("plan specs/mine.toml", 2, &["specs/mine.toml:3: [pretrain] `batch`"]);
     project.spec("tiny", &TINY.replace("radius = 0.5", "radius = -1"));

@@ -1,13 +1,14 @@
-//! The spec to start from, on the kinds of folders that people have.
+//! The starter spec, on common kinds of image folders.
 
 use crate::project::Project;
 
 const STARTER: &str = include_str!("../../pipelines/starter.toml");
 
-/// What makes it quick.
+/// Overrides that make the starter quick.
 const QUICK: &str = "--set pretrain.arch=resnet8-w4 --set pretrain.epochs=2 --set invert.steps=2 --set invert.refine=2";
 
-/// A project with the starter and a folder of images of `side` pixels: of every class so many to train and to test on.
+/// A project with the starter and a folder of images of `side` pixels. Each element of `classes` has a class's numbers
+/// of training and test images.
 fn project(classes: &[(usize, usize)], side: usize) -> Project {
     let project = Project::new();
     let named = STARTER.replace("path = \"my-images\"", "path = \"own\"");
@@ -35,7 +36,7 @@ fn the_starter_works_on_folders_of_all_kinds_at_the_first_try() {
     }
 }
 
-/// Too few images for a batch: one message that says what to change, and to what.
+/// If there are too few images for a batch, a single message says what to change, and to which value.
 #[test]
 fn too_few_images_for_the_starter_are_one_clear_message() {
     let project = project(&[(5, 3); 3], 32);

@@ -1,10 +1,10 @@
-//! What the README's section "Trust" says of what is verified when, claim by claim.
+//! The README's section "Trust" says what is verified when. These tests check it claim by claim.
 
 use crate::project::{Project, TINY, flip};
 use std::{fs, path::Path, time::Duration};
 
-/// Commands that show or use artifacts, and whether each notices a changed byte in a payload of `features`, and of
-/// `evaluate`.
+/// Commands that show or use artifacts. For each: whether it notices a changed byte in a payload of `features`, and in
+/// one of `evaluate`.
 const PAYLOADS: [(&str, bool, bool); 12] = [
     ("run tiny", false, false),
     ("status tiny", false, false),
@@ -28,7 +28,7 @@ fn notices(project: &Project, command: &str) -> bool {
     told
 }
 
-/// A copy of a folder.
+/// Copies a folder.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(|e| e.unwrap()) {
@@ -50,7 +50,7 @@ fn digests_of_payloads_are_checked_by_what_reads_them() {
         for claim in &PAYLOADS {
             flip(&path);
             assert_eq!(notices(&project, claim.0), noticed(claim), "{stage}, {}", claim.0);
-            // What is rebuilt from what is damaged has another folder now.
+            // The file is written, not flipped back, because a forced stage may have replaced the whole artifact.
             fs::write(&path, &good).unwrap();
         }
         flip(&path);
@@ -61,7 +61,7 @@ fn digests_of_payloads_are_checked_by_what_reads_them() {
     damage("evaluate", "info", &|claim| claim.2);
 }
 
-/// Manifests, and that every file is there with its length, are checked by all.
+/// All commands check manifests, and that every file exists and has the right length.
 #[test]
 fn every_command_checks_manifests_and_lengths() {
     let project = Project::new();
@@ -73,7 +73,7 @@ fn every_command_checks_manifests_and_lengths() {
         fs::write(path, &bytes[..bytes.len() - 1]).unwrap();
     };
     for (command, _, _) in PAYLOADS {
-        // These two read no more than what is named, and whatever is damaged is no obstacle to them.
+        // These two commands read only what is named, so that damage to other artifacts does not stop them.
         if ["export tiny evaluate -o out", "gc"].contains(&command) {
             continue;
         }
@@ -112,7 +112,7 @@ fn diff_says_of_nothing_damaged_that_it_is_the_same() {
     project.fails("diff artifacts other --json", 4, &["artifacts are damaged"]);
 }
 
-/// What is gone leaves its part unknown, and nothing smaller.
+/// If an artifact is gone, only the part of the results that depends on it is unknown.
 #[test]
 fn results_say_what_is_not_known() {
     let project = Project::new();
@@ -146,12 +146,12 @@ fn results_say_what_is_not_known() {
         assert!(fs::read_to_string(project.path().join("report.html")).unwrap().contains(&name));
         fs::rename(&aside, &folder).unwrap();
     }
-    // What nothing that is shown comes from is not missed.
+    // An artifact is not reported as gone if nothing that is shown comes from it.
     fs::rename(project.artifact("artifacts", "dataset"), &aside).unwrap();
     assert_eq!(row(), whole);
 }
 
-/// A fifo never ends where nobody writes to it, and a device may never end.
+/// Reading a fifo never ends if nobody writes to it, and reading a device may never end.
 #[cfg(unix)]
 #[test]
 fn what_is_no_file_is_refused_in_time_and_rebuilt() {
@@ -197,7 +197,7 @@ fn what_is_no_file_is_refused_in_time_and_rebuilt() {
     assert!(record.is_file());
 }
 
-/// Whatever cannot be written is told, and is no success; but nobody is left to tell where a reader has gone.
+/// If an output cannot be written, the command says so and fails. It is no error if the reader has gone.
 #[cfg(target_os = "linux")]
 #[test]
 fn output_that_is_lost_is_no_success() {
@@ -244,7 +244,7 @@ fn output_that_is_lost_is_no_success() {
         let (code, err) = run(command, writer.into());
         assert_eq!((code, err.contains("cannot write")), (Some(0), false), "{command}: {err}");
     }
-    // A list of garbage is output, too.
+    // The list of garbage is an output, too.
     project.ok("run tiny --set poison-features.poison_fraction=0.2");
     project.ok("run tiny");
     let full = fs::File::options().write(true).open("/dev/full").unwrap();

@@ -1,5 +1,4 @@
-//! Victims other than the linear head, other extractors than the attacker's, and poisons that stand in the place of
-//! images.
+//! Victims other than the linear head, victim extractors, and poisons that replace images.
 
 use crate::project::{Project, TINY};
 use serde_json::Value;
@@ -16,7 +15,7 @@ fn with(tables: &str) -> String {
     TINY.replace("[evaluate]", &format!("{tables}\n[evaluate]"))
 }
 
-/// The same with other poisons than those that are inverted.
+/// The tiny pipeline with other poisons instead of the inverted ones.
 fn instead(tables: &str) -> String {
     let (before, _) = TINY.split_once("[poison-features]").unwrap();
     format!("{before}{tables}\n[evaluate]\n")
@@ -46,9 +45,9 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
     }
     let table = project.ok("results victims").out;
     assert!(victims.iter().all(|victim| table.contains(victim)), "{table}");
-    // Half as many poisons as clean samples change what nearest neighbours say.
+    // With half as many poisons as clean samples, the predictions of nearest neighbours change.
     assert_ne!(rows[5]["per_class"]["influence_flips"], rows[5]["per_class"]["clean"]);
-    // The same bytes on one thread.
+    // One thread gives the same bytes.
     let one = project.command("run victims --root other").env("RAYON_NUM_THREADS", "1").output().unwrap();
     assert!(one.status.success());
     let differences = project.ok("diff artifacts other").out;
@@ -56,7 +55,7 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
     let stages: Vec<&str> =
         differences.lines().filter(|line| line.starts_with("victim") || line.starts_with("evaluate")).collect();
     assert!(stages.len() == 15 && stages.iter().all(|line| line.ends_with("identical")), "{differences}");
-    // Only linear victims are told the attacker's target; a default that is written out is the same victim.
+    // Only linear victims read the attacker's target. A default that is written out gives the same victim.
     let plan = project.ok("plan victims --set target-params.radius=0.1").out;
     assert!(!plan.lines().any(|line| line.starts_with("run") && line.contains(" victim ")), "{plan}");
     project.spec(
@@ -66,7 +65,7 @@ fn every_victim_is_attacked_and_the_clean_one_is_trained_once() {
     let plan = project.ok("plan written").out;
     let anew: Vec<&str> = plan.lines().filter(|line| line.starts_with("run") && line.contains(" victim ")).collect();
     assert!(anew.len() == 2 && !anew.iter().any(|line| line.contains("kind=fine-tune")), "{plan}");
-    // Controls that are asked for are trained, whoever the victim is.
+    // Controls that are asked for are trained for every kind of victim.
     project.ok("run victims --set evaluate.controls=[\"random-flips\"]");
     let set = "victims --set evaluate.controls=[\"random-flips\"]";
     let asked: Vec<Value> =
@@ -95,7 +94,7 @@ fn noise_stands_in_the_place_of_images_and_stays_small() {
         assert!(row["accuracy"]["duplicates"].is_null() && row["loss_bound"].is_null());
     }
     assert_eq!((&rows[0]["attack"], &rows[0]["method"]), (&"error-minimizing".into(), &"sample-wise".into()));
-    // Batches are no larger than what is left.
+    // Batches are no larger than the data that is left.
     let few = "--set unlearnable.poison_fraction=0.95 --set evaluate.controls=[\"removed\"]";
     project.ok(&format!("run noise {few}"));
     let left = results(&project, &format!("noise {few}"));
@@ -146,7 +145,7 @@ fn an_attack_meets_another_extractor_than_its_own() {
     assert!(of["influence_flips"].is_number() && of["images"].is_number(), "{linear}");
     assert_ne!(linear["clean_loss"]["clean"], tiny["clean_loss"]["clean"], "the clean head is the other extractor's");
     assert!(network["accuracy"]["images"].is_number());
-    // The attack is the same: only victims ran anew.
+    // The attack is the same, so only victims run again.
     let ran = Project::stages_that_ran(&project.ok("run mismatch --set seeds=[0]"));
     assert!(ran.is_empty(), "{ran:?}");
     project.spec("half", &with("[victim-extractor.features]\n"));

@@ -1,5 +1,5 @@
-//! `hemlock` with one stage more: a filter by the norm of features, `norm-filter`, which says how many poisons and how
-//! many clean samples it would remove. Commands, plans, results and reports know it by what it says of itself.
+//! `hemlock` with one additional stage: `norm-filter`, a filter by the norm of features. It records how many poisons
+//! and how many clean samples it would remove. Commands, plans, results and reports learn of it from its [`About`].
 
 use hemlock_artifact::{Export, Exported, Features, PoisonFeatures};
 use hemlock_stage::{About, Column, Context, ParamError, StageError, StageRole, inputs};
@@ -8,11 +8,11 @@ use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
-/// What a spec can say below `[norm-filter]`.
+/// The parameters in the table `[norm-filter]` of a spec.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Params {
-    /// The share of the clean samples with the smallest norms, which the filter keeps.
+    /// The share of the clean samples, those with the smallest norms, that the filter keeps.
     quantile: f64,
 }
 

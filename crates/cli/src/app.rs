@@ -1,4 +1,4 @@
-//! The process: parses the command line, handles Ctrl-C and failures, and ends with an exit code.
+//! The process: it parses the command line, handles Ctrl-C and failures, and ends with an exit code.
 
 use crate::{args, commands, exit, printer::Printer};
 use hemlock_pipeline::Graph;
@@ -9,11 +9,12 @@ use std::{
     time::Duration,
 };
 
-/// How long work that was interrupted may take to a point where it stops by itself. A step of a large network takes
-/// longer; ended within one, a process leaves what a killed one does, which the next run takes up or removes.
+/// How long interrupted work may take to reach a point where it can stop. A single step of a large network can take
+/// longer. If the process is ended during one, it leaves the same files as a killed process, which the next run takes
+/// up or removes.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs the command `hemlock` on this process's arguments, with the stages of a graph; the exit code says how it ended.
+/// Runs the command `hemlock` with this process's arguments and the stages of a graph. Returns the exit code.
 #[must_use]
 pub fn main(graph: Graph) -> ExitCode {
     let args = match args::parse(&graph) {
@@ -48,7 +49,7 @@ pub fn main(graph: Graph) -> ExitCode {
     if let Err(e) = ctrlc::set_handler(handler) {
         tracing::warn!("Ctrl-C will not stop cleanly: {e}");
     }
-    // Backends panic where they fail. The runner catches that and reports an error; the panic's own words go to the
+    // Backends panic when they fail. The runner catches this and reports an error; the panic's own message goes to the
     // log.
     std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
     let done =
@@ -64,11 +65,11 @@ pub fn main(graph: Graph) -> ExitCode {
     }
 }
 
-/// What the parser has to say: help or the version, or what is wrong with the command line.
+/// Prints the parser's output (the help, the version, or an error about the command line) and returns the exit code.
 fn refuse(said: &clap::Error) -> ExitCode {
     let text = said.render().to_string();
     if said.use_stderr() && short(&text, MESSAGE) != text {
-        // What was given is quoted whole.
+        // The parser quotes arguments in full, so that the message may be too long.
         Printer::new(false).note(&short(&text, MESSAGE));
         return ExitCode::from(exit::USAGE);
     }
@@ -78,7 +79,7 @@ fn refuse(said: &clap::Error) -> ExitCode {
     }
 }
 
-/// An error before there is a printer with settings of its own.
+/// Prints an error that occurred before a printer could be set up.
 fn ended(e: anyhow::Error) -> ExitCode {
     Printer::new(false).error(&e);
     ExitCode::from(exit::code(&e))

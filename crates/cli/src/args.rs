@@ -79,7 +79,7 @@ pub struct Changes {
     pub label: Option<Label>,
 }
 
-/// The name of a run, or of a pipeline.
+/// The label of a run, or the name of a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label(pub String);
 
@@ -94,10 +94,11 @@ impl FromStr for Label {
     }
 }
 
-/// Variables of the justfile, which stand before a recipe.
+/// Variables of the justfile, which are given before a recipe.
 const VARIABLES: [&str; 4] = ["set", "as", "backend", "jobs"];
 
-/// What is right where a variable of the justfile stands behind its recipe, and so among our arguments.
+/// If `argument` is a variable of the justfile that was given after its recipe, and so became an argument of `hemlock`,
+/// returns what to write instead.
 pub fn misplaced(argument: &str) -> Option<String> {
     let (variable, value) = argument.split_once('=').filter(|(variable, _)| VARIABLES.contains(variable))?;
     let value: String = value.chars().take(60).collect();
@@ -111,7 +112,7 @@ pub fn misplaced(argument: &str) -> Option<String> {
     Some(format!("'{variable}=…' stands before the recipe: {just}; behind it stands the option {option}"))
 }
 
-/// The command line, for the stages of a graph; as an error the message that is right where the parser's own would not
+/// Parses the command line, for the stages of a graph. An error has a message of its own if the parser's would not
 /// help.
 pub fn parse(graph: &Graph) -> Result<Args, (clap::Error, Option<String>)> {
     STAGES.get_or_init(|| stages(graph));
@@ -161,7 +162,7 @@ pub struct OneStage {
     /// Tasks to run side by side; they share the threads of the processor
     #[arg(short, long, value_name = "N", default_value = "1")]
     pub jobs: NonZeroUsize,
-    // For recipes that come through here on their way to a later stage, which says what there was to do and was done.
+    // Set by recipes that run this stage on the way to a later one, whose run prints plan and summary.
     #[arg(long, hide = true)]
     pub on_the_way: bool,
 }
@@ -185,19 +186,19 @@ pub struct Init {
     pub force: bool,
 }
 
-/// What to do: a command, or a stage to run a pipeline up to.
+/// What to do: run a command, or run a pipeline up to a stage.
 #[derive(Debug)]
 pub enum Command {
-    /// A command.
+    /// A command that is not a stage.
     Fixed(Fixed),
-    /// A stage of the graph, by its name.
+    /// The name of a stage, with its arguments.
     Stage(String, OneStage),
 }
 
-/// The stages that the command line has, by name, and what each does.
+/// The stages that the command line knows, as pairs of a name and what the stage does.
 static STAGES: OnceLock<Vec<(&'static str, &'static str)>> = OnceLock::new();
 
-/// The stages of a graph, each once.
+/// The stages of a graph, without duplicates, as pairs of a name and what the stage does.
 fn stages(graph: &Graph) -> Vec<(&'static str, &'static str)> {
     let mut stages: Vec<(&str, &str)> = Vec::new();
     for stage in graph.nodes().map(|node| &node.stage) {
@@ -269,7 +270,7 @@ A file of features has the arrays `train` [n, d] and `train_labels` [n], `test` 
         /// Run the task of this key alone; its inputs must be there
         #[arg(long, value_name = "KEY")]
         task: Option<Key>,
-        // Understood, so that what is right can be said.
+        // Accepted only so that an error can say what to use instead.
         #[arg(long, hide = true)]
         force: bool,
         /// Check artifacts byte by byte, and rebuild damaged ones
@@ -498,7 +499,7 @@ pub enum FormatArg {
     Png,
 }
 
-/// A number that something is at most.
+/// Parses a finite number of at least 0.
 fn at_least_0(text: &str) -> Result<f64, String> {
     let number = text.parse::<f64>().ok().filter(|number| number.is_finite() && *number >= 0.0);
     number.ok_or_else(|| "expected a number from 0".to_owned())

@@ -1,4 +1,4 @@
-//! What each subcommand does: one call into the library, and its result printed.
+//! The subcommands. Each makes one call into the library, and prints its result.
 
 mod diff;
 mod gc;
@@ -32,7 +32,7 @@ use std::{
     sync::OnceLock,
 };
 
-/// Carries out the command line.
+/// Runs the subcommand that was given.
 pub fn execute(args: &Args, graph: Graph, printer: &Printer, cancel: &Cancel) -> Result<()> {
     let env = Environment { data: Some(args.data.clone()) };
     let app = App { args, printer, cancel, graph, env };
@@ -67,7 +67,7 @@ pub fn execute(args: &Args, graph: Graph, printer: &Printer, cancel: &Cancel) ->
             app.export(pipeline, stage, output, select, *format)
         }
         Fixed::Gc { pipeline, delete } => {
-            // A spec's path names its pipeline, too.
+            // A spec can also be given by path; its pipeline has the name of the file.
             let stem = |p: &str| p.ends_with(".toml").then(|| Path::new(p).file_stem()?.to_str().map(str::to_owned));
             let name = pipeline.as_deref().map(|p| stem(p).flatten().unwrap_or_else(|| p.to_owned()));
             app.gc(name.as_deref(), *delete)
@@ -112,7 +112,7 @@ pub fn execute(args: &Args, graph: Graph, printer: &Printer, cancel: &Cancel) ->
     }
 }
 
-/// What to run of a pipeline.
+/// Which part of a pipeline to run.
 #[derive(Default)]
 struct What<'a> {
     until: Option<&'a str>,
@@ -123,7 +123,7 @@ struct What<'a> {
     on_the_way: bool,
 }
 
-/// Everything that commands share.
+/// What all commands share.
 struct App<'a> {
     args: &'a Args,
     printer: &'a Printer,
@@ -133,7 +133,8 @@ struct App<'a> {
 }
 
 impl App<'_> {
-    /// The spec of a pipeline, with its overrides. Who runs it may give it a name that no run has yet.
+    /// Loads the spec of a pipeline, with its overrides. `runs`: the command runs the pipeline, so its label may be
+    /// new.
     fn spec(&self, pipeline: &Pipeline, runs: bool) -> Result<Spec> {
         let named = &pipeline.pipeline;
         let path = if named.ends_with(".toml") {
@@ -152,7 +153,7 @@ impl App<'_> {
         Ok(Spec::load(&path, &overrides, &self.graph)?)
     }
 
-    /// The overrides that are given, or those of the run that is named.
+    /// The overrides that were given or, if a label was given, those of the run with that label.
     fn overrides(&self, spec: &Path, Changes { set, label }: &Changes, runs: bool) -> Result<Vec<Override>> {
         let Some(Label(label)) = label else { return Ok(set.clone()) };
         let known = history(spec, &self.store())?;
@@ -184,7 +185,7 @@ impl App<'_> {
         }
     }
 
-    /// All specs of the pipelines folder.
+    /// Paths of all specs in the pipelines folder.
     fn specs(&self) -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> = std::fs::read_dir(&self.args.pipelines)
             .map(|dir| dir.flatten().map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "toml")).collect())
@@ -246,7 +247,7 @@ impl App<'_> {
     fn run(&self, pipeline: &Pipeline, what: What) -> Result<()> {
         let (spec, plan) = self.plan_of(self.spec(pipeline, true)?)?;
         if let Some(stage) = what.until.filter(|stage| !plan.tasks.iter().any(|t| t.stage == *stage)) {
-            // So that recipes can go through all stages whatever a spec leaves out.
+            // This is no error, so that recipes can run all stages, whichever of them a spec leaves out.
             if !what.on_the_way {
                 self.printer.note(&format!("{}: there is no [{stage}] in this spec, and nothing to do", spec.name));
             }
@@ -278,8 +279,8 @@ impl App<'_> {
         self.failures(&plan, summary)
     }
 
-    /// The first failure of a run. The others are printed; what stops several tasks is said once: a damaged file, say,
-    /// that all of them read.
+    /// Returns the first failure of a run, and prints the others. A failure that stops several tasks is printed once,
+    /// such as a damaged file that all of them read.
     fn failures(&self, plan: &Plan, summary: Summary) -> Result<()> {
         let mut failures: Vec<(String, StageError, Vec<String>)> = Vec::new();
         let names = render::tasks(plan);
@@ -332,7 +333,8 @@ impl App<'_> {
         Ok(())
     }
 
-    /// The process that does a task on a device; `place` says how paths are written.
+    /// The command line of a process that runs one task on a device. `place` is called with a path and returns how to
+    /// write it.
     fn argv(
         &self,
         program: &Path,
@@ -367,7 +369,7 @@ impl App<'_> {
         Ok(())
     }
 
-    /// A pipeline and its overrides, as a command would name them.
+    /// Writes a pipeline and its overrides as arguments of a command.
     fn named(&self, pipeline: &Pipeline) -> String {
         let given: Vec<String> = pipeline.changes.set.iter().map(ToString::to_string).collect();
         let label = pipeline.changes.label.iter().map(|Label(label)| format!("--as {label}"));

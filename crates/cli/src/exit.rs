@@ -17,13 +17,13 @@ use hemlock_stage::{ErrorKind, StageError};
 use hemlock_store::StoreError;
 use hemlock_submit::SubmitError;
 
-/// Wrong usage.
+/// The exit code for wrong usage.
 pub const USAGE: u8 = 2;
 
-/// Interrupted by the user.
+/// The exit code after an interruption by the user.
 pub const INTERRUPTED: u8 = 130;
 
-/// What a user can do wrong on the command line, beyond what the parser finds.
+/// A wrong use of the command line that the parser does not find.
 #[derive(Debug)]
 pub struct Usage(pub String);
 
@@ -35,7 +35,7 @@ impl std::fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// Output that was lost.
+/// An output that could not be written to stdout.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write to stdout")]
 pub struct Unwritten(#[from] pub std::io::Error);
@@ -51,7 +51,7 @@ fn of_kind(kind: ErrorKind) -> u8 {
     }
 }
 
-/// The exit code of an error.
+/// Returns the exit code for an error.
 pub fn code(e: &anyhow::Error) -> u8 {
     for cause in e.chain() {
         if let Some(e) = cause.downcast_ref::<StageError>() {

@@ -1,6 +1,6 @@
 //! The command `hemlock`, and the stages of its pipelines.
 //!
-//! A binary of your own has the same command with further stages or attacks: see `examples/`.
+//! Another binary can have the same command with additional stages or attacks: see `examples/`.
 
 mod app;
 mod args;

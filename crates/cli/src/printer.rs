@@ -1,4 +1,4 @@
-//! The one owner of stdout and stderr. Results go to stdout; progress, notes and logs to stderr.
+//! The only owner of stdout and stderr. Results go to stdout; progress, notes and logs go to stderr.
 
 use crate::exit::Unwritten;
 use hemlock_report::words;
@@ -12,13 +12,13 @@ use std::{
 };
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-/// Characters of the longest error that is printed, whatever its causes quote.
+/// Most characters of an error that is printed, whatever its causes quote.
 const LONGEST: usize = 3000;
 
-/// How often a plain line tells progress where stderr is no terminal.
+/// Time between two lines of progress, if stderr is not a terminal.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
-/// Prints for the command line.
+/// Prints the output of the command line.
 #[derive(Clone)]
 pub struct Printer {
     bars: MultiProgress,
@@ -27,12 +27,12 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// A printer; a quiet one says nothing on stderr but errors.
+    /// Makes a printer. If it is quiet, it prints nothing to stderr except errors.
     pub fn new(quiet: bool) -> Self {
         Self { bars: MultiProgress::new(), quiet, terminal: io::stderr().is_terminal() }
     }
 
-    /// Sends logs to stderr, above the progress bars. `RUST_LOG` has the last word.
+    /// Sends logs to stderr, above the progress bars. `RUST_LOG` overrides the level.
     pub fn install_log(&self, verbose: u8) {
         let level = match (self.quiet, verbose) {
             (true, _) => "error",
@@ -46,7 +46,7 @@ impl Printer {
         log.with_writer(self.clone()).init();
     }
 
-    /// A result, to stdout. A reader that has gone (`| head`) is no error.
+    /// Prints a result to stdout. It is no error if the reader has gone (`| head`).
     pub fn result(&self, text: &str) -> anyhow::Result<()> {
         let written = self.bars.suspend(|| {
             let mut out = io::stdout().lock();
@@ -58,7 +58,7 @@ impl Printer {
         }
     }
 
-    /// What the parser has to say: help or the version, to stdout, or what is wrong with the command line, to stderr.
+    /// Prints the parser's output: the help or the version to stdout, or an error to stderr.
     pub fn parsed(said: &clap::Error) -> anyhow::Result<()> {
         let printed = said.print().and_then(|()| io::stdout().flush());
         match printed {
@@ -67,7 +67,8 @@ impl Printer {
         }
     }
 
-    /// Columns of the terminal that results go to, or as many as `COLUMNS` says; `None` where they go elsewhere.
+    /// The width for results: the number in `COLUMNS`, or the width of the terminal that they are printed to. Returns
+    /// `None` if neither exists.
     pub fn width(&self) -> Option<usize> {
         let out = io::stdout();
         let asked = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok()).filter(|n| *n > 0);
@@ -75,28 +76,28 @@ impl Printer {
         out.is_terminal().then(|| asked.or_else(real)).flatten()
     }
 
-    /// A remark, to stderr.
+    /// Prints a note to stderr, unless the printer is quiet.
     pub fn note(&self, text: &str) {
         if !self.quiet {
             self.stderr(text);
         }
     }
 
-    /// An error and its causes, to stderr.
+    /// Prints an error and its causes to stderr.
     pub fn error(&self, error: &anyhow::Error) {
         self.stderr(&short(&format!("error: {error:#}"), LONGEST));
     }
 
     fn stderr(&self, text: &str) {
         self.bars.suspend(|| {
-            // Nobody is left to tell if stderr itself fails.
+            // If stderr itself fails, there is nowhere to report it.
             let _ = writeln!(io::stderr().lock(), "{}", plain(text));
         });
     }
 }
 
-/// A text without control characters but for line ends and tabs: what specs and files say is quoted, and must not steer
-/// the terminal.
+/// Removes control characters from a text, except line ends and tabs. The text may quote specs and files, which must
+/// not be able to control the terminal.
 fn plain(text: &str) -> Cow<'_, str> {
     let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
     if !text.contains(steers) {
@@ -126,7 +127,7 @@ impl Progress for Printer {
     }
 }
 
-/// A bar on a terminal; gone when the work is done.
+/// A progress bar on a terminal, which disappears when the work is done.
 struct TerminalBar(ProgressBar);
 
 impl Bar for TerminalBar {
@@ -144,7 +145,7 @@ impl Drop for TerminalBar {
     }
 }
 
-/// How far work is, in words; of a `total` of 0 it is not known how much there is.
+/// Describes progress in words. A `total` of 0 means that the total is not known.
 fn progress(done: u64, total: u64, unit: &str, elapsed: Duration) -> String {
     let seconds = elapsed.as_secs_f64();
     if total == 0 || done == 0 {
@@ -155,7 +156,7 @@ fn progress(done: u64, total: u64, unit: &str, elapsed: Duration) -> String {
     format!("{done} of {total} {unit}, {rate:.1}/s, {} left", words::seconds(left))
 }
 
-/// Plain lines, now and then, where stderr is no terminal.
+/// Progress as plain lines from time to time, for a stderr that is not a terminal.
 struct Lines {
     label: String,
     total: u64,
@@ -180,7 +181,7 @@ impl Bar for Lines {
     }
 }
 
-/// Logs, written above the bars.
+/// Writes logs above the progress bars.
 pub struct LogWriter(Arc<Printer>);
 
 impl Write for LogWriter {

@@ -4,7 +4,7 @@ use hemlock_dataset::{Downstream, Pretraining};
 use hemlock_pipeline::{Graph, Node};
 use hemlock_stage::{Stage, erase};
 
-/// A node of the graph where a stage runs.
+/// Makes a node of the graph in which the stage `S` runs.
 #[must_use]
 pub fn node<S: Stage>(name: &'static str) -> Node {
     Node { name, stage: erase::<S>(), fallback: None, route: None, instead: &[], with: None }
@@ -14,7 +14,7 @@ pub fn node<S: Stage>(name: &'static str) -> Node {
 #[must_use]
 pub fn graph() -> Graph {
     Graph::new(vec![
-        // Fine-tuning: the extractor is trained on the downstream images themselves.
+        // Without this node, the extractor is trained on the downstream images themselves (fine-tuning).
         Node {
             fallback: Some("dataset.downstream"),
             ..node::<hemlock_dataset::Stage<Pretraining>>("dataset.pretrain")
@@ -23,7 +23,7 @@ pub fn graph() -> Graph {
         node::<hemlock_pretrain::Stage>("pretrain"),
         node::<hemlock_features::Stage>("features"),
         node::<hemlock_target_params::Stage>("target-params"),
-        // The extractor that victims really use, where the attacker crafts on another one.
+        // The extractor that victims use, if the attacker crafts poisons on another one (black-box).
         Node {
             with: Some("victim-extractor.features"),
             ..node::<hemlock_pretrain::Stage>("victim-extractor.pretrain")
@@ -32,7 +32,7 @@ pub fn graph() -> Graph {
             instead: &[("pretrain", "victim-extractor.pretrain")],
             ..node::<hemlock_features::Stage>("victim-extractor.features")
         },
-        // Three ways to poisons: features that are inverted, pixels at once, or noise on the training set itself.
+        // There are three routes to poisons: features that are inverted, pixels, or noise on the training set itself.
         Node { route: Some("features"), ..node::<hemlock_poison_features::Stage>("poison-features") },
         Node { route: Some("features"), ..node::<hemlock_decoder::Stage>("decoder") },
         Node { route: Some("features"), fallback: Some("poison-images"), ..node::<hemlock_invert::Stage>("invert") },

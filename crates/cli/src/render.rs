@@ -1,4 +1,4 @@
-//! Text for people: tables of tasks, reasons and results.
+//! Output for people: tables of tasks, reasons and results.
 
 use anyhow::Result;
 use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
@@ -19,12 +19,12 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-/// The table without the padding around it.
+/// The text of a table, without the padding around it.
 pub fn text(table: &Table) -> String {
     table.lines().map(|l| l.strip_prefix(' ').unwrap_or(&l).trim_end().to_owned() + "\n").collect()
 }
 
-/// A value as it would stand in a spec.
+/// A value as it is written in a spec.
 pub fn value(v: &Value) -> String {
     match v {
         Value::String(s) => s.clone(),
@@ -32,7 +32,7 @@ pub fn value(v: &Value) -> String {
     }
 }
 
-/// The tasks of a plan in a few words: node, what tells it apart, and the start of its key.
+/// A short description of every task of a plan: its node, what distinguishes it, and the start of its key.
 pub fn tasks(plan: &Plan) -> Vec<String> {
     let name = |(task, label): (&Task, String)| match label.as_str() {
         "" => format!("{} {}", task.node, task.key.short()),
@@ -41,7 +41,7 @@ pub fn tasks(plan: &Plan) -> Vec<String> {
     plan.tasks.iter().zip(labels(plan)).map(name).collect()
 }
 
-/// The longest old or new value that is said of a change, in characters, and the most changes.
+/// Most characters of an old or new value in a description of a change. `MOST` is the largest number of changes in one.
 const LONGEST: usize = 60;
 const MOST: usize = 4;
 
@@ -52,7 +52,7 @@ fn cut(text: &str) -> String {
     }
 }
 
-/// A difference, as somebody who wrote the spec would name it.
+/// Describes the cause of a difference in the words of the spec. `at_home`: the cause is at the task's own node.
 fn cause(cause: &Cause, at_home: bool) -> String {
     let Cause { node, change } = cause;
     let side = |v: &Option<Value>| v.as_ref().map_or_else(|| "none".to_owned(), |v| cut(&value(v)));
@@ -71,11 +71,11 @@ fn cause(cause: &Cause, at_home: bool) -> String {
     }
 }
 
-/// Differences in a few words, for a task at a node.
+/// A short description of the causes of differences, for a task at `node`.
 fn causes(causes: &[Cause], node: &str) -> String {
     let mut words: Vec<String> = Vec::new();
     for word in causes.iter().map(|c| cause(c, c.node == node)) {
-        // Stages follow the same seed.
+        // Several stages use the same seed, so that the same words may come again.
         if !words.contains(&word) {
             words.push(word);
         }
@@ -88,7 +88,7 @@ fn causes(causes: &[Cause], node: &str) -> String {
     words.join("; ")
 }
 
-/// A reason in a few words, for a task at a node.
+/// A short description of a reason, for a task at `node`.
 pub fn brief(reason: &DirtyReason, node: &str) -> String {
     match reason {
         DirtyReason::Changed { changes, .. } => {
@@ -99,7 +99,7 @@ pub fn brief(reason: &DirtyReason, node: &str) -> String {
     }
 }
 
-/// What is to be done about a task, in a word.
+/// A decision about a task, in one word.
 pub fn state(decision: &Decision) -> &'static str {
     match decision {
         Decision::Cached(_) => "cached",
@@ -114,7 +114,7 @@ fn tally(plan: &Plan, decisions: &[Decision]) -> String {
     format!("{tasks} in {branches}: {cached} cached, {} to run\n", plan.tasks.len() - cached)
 }
 
-/// The tasks of a plan, what is to be done about each, and the parameters that tell them apart.
+/// A table of a plan's tasks: the decision about each, and the parameters that distinguish it.
 pub fn plan(plan: &Plan, decisions: &[Decision]) -> String {
     let mut rows = table(&["", "task", "reason"]);
     for ((label, task), decision) in tasks(plan).into_iter().zip(&plan.tasks).zip(decisions) {
@@ -128,7 +128,7 @@ pub fn plan(plan: &Plan, decisions: &[Decision]) -> String {
     text(&rows) + &tally(plan, decisions)
 }
 
-/// The artifacts of a plan that are there, and what is in them.
+/// A table of those artifacts of a plan that exist, with a summary of their content.
 pub fn status(spec: &Spec, plan: &Plan, decisions: &[Decision]) -> String {
     let mut rows = table(&["task", "made", "on", "seconds", "size", "content"]);
     for (label, decision) in tasks(plan).into_iter().zip(decisions) {
@@ -150,11 +150,12 @@ pub fn status(spec: &Spec, plan: &Plan, decisions: &[Decision]) -> String {
     format!("{}: {}\n\n", spec.name, spec.description) + &text(&rows) + &tally(plan, decisions)
 }
 
-/// Why tasks would run: what differs, root causes first, the tasks where that stands, and how many follow from it.
+/// Describes why tasks would run: the differences, root causes first, the tasks at which they arise, and the number of
+/// tasks that follow from these.
 pub fn why(plan: &Plan, decisions: &[Decision], stage: Option<&str>) -> String {
     let names = tasks(plan);
     let asked = || (0..plan.tasks.len()).filter(|i| stage.is_none_or(|stage| stage == plan.tasks[*i].stage));
-    // Tasks by what makes them run.
+    // Tasks by the causes that make them run.
     let mut groups: Vec<(&[Cause], Vec<usize>)> = Vec::new();
     let (mut others, mut cached) = (Vec::new(), Vec::new());
     for i in asked() {
@@ -175,7 +176,7 @@ pub fn why(plan: &Plan, decisions: &[Decision], stage: Option<&str>) -> String {
         let mut lines: Vec<String> = causes.iter().map(|c| cause(c, false) + "\n").collect();
         lines.dedup();
         out += &lines.concat();
-        // Where the causes are, or, if that was not asked for, all.
+        // The tasks at which the causes arise or, if none of those was asked for, all tasks.
         let is_root = |i: &&usize| causes.iter().any(|c| c.node == plan.tasks[**i].node);
         let roots: Vec<usize> = tasks.iter().filter(is_root).copied().collect();
         let listed = if roots.is_empty() { &tasks } else { &roots };
@@ -205,7 +206,7 @@ pub fn why(plan: &Plan, decisions: &[Decision], stage: Option<&str>) -> String {
     out
 }
 
-/// The same as JSON, an object a task.
+/// The reasons why tasks would run as JSON, with an object per task.
 pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Result<String> {
     let mut out = String::new();
     for (t, decision) in tasks {
@@ -222,8 +223,8 @@ pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Re
     Ok(out)
 }
 
-/// A summary on one line. What has facts of its own gives them in brackets; a number that is none (JSON knows no
-/// infinity) is a dash.
+/// Writes a summary on one line. Nested facts are in brackets. A number that JSON cannot represent (it has no infinity)
+/// is a dash.
 pub fn facts(summary: &Value) -> String {
     let Value::Object(facts) = summary else { return String::new() };
     let number = |v: &Value| match v.as_f64() {
@@ -246,7 +247,7 @@ pub fn facts(summary: &Value) -> String {
     facts.iter().filter(|(_, v)| !v.is_null()).map(fact).collect::<Vec<_>>().join(", ")
 }
 
-/// An argument as a shell has to see it.
+/// Quotes an argument for a shell, if that is necessary.
 fn quoted(argument: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     match !argument.is_empty() && argument.chars().all(plain) {
@@ -255,7 +256,7 @@ fn quoted(argument: &str) -> String {
     }
 }
 
-/// Overrides as options of a command line; what is longer than `most` characters is cut.
+/// Writes overrides as options of a command line, cut to at most `most` characters.
 pub fn options(overrides: &[String], most: usize) -> String {
     let all: Vec<String> = overrides.iter().map(|o| format!("--set {}", quoted(o))).collect();
     let all = all.join(" ");
@@ -265,7 +266,7 @@ pub fn options(overrides: &[String], most: usize) -> String {
     }
 }
 
-/// What a pipeline was run with, and how many results each has.
+/// A table of the runs of a pipeline, with the number of results that each has.
 pub fn history(asked: &[Asked], store: &Store) -> String {
     let mut rows = table(&["run", "results", "name", "overrides"]);
     for a in asked {
@@ -280,7 +281,7 @@ pub fn history(asked: &[Asked], store: &Store) -> String {
     text(&rows)
 }
 
-/// Two artifact roots, stage by stage.
+/// A table of the differences between two artifact roots, by stage.
 pub fn diff(differences: &[StageDifference], alone: usize) -> String {
     let mut rows = table(&["stage", "key", "devices", "seconds", "difference"]);
     for d in differences {
@@ -320,7 +321,7 @@ pub fn diff(differences: &[StageDifference], alone: usize) -> String {
     )
 }
 
-/// What checks of a device found.
+/// A table of what the checks of a device found.
 pub fn self_test(found: &[Found]) -> String {
     let device = found.first().map_or("device", |found| found.device.as_str());
     let seconds = [REFERENCE, device].map(|device| format!("{device}, s"));
@@ -349,7 +350,7 @@ pub fn self_test(found: &[Found]) -> String {
     )
 }
 
-/// Two settings of a pipeline: what they differ in, then their results side by side.
+/// A comparison of two settings: their differences, and then their results side by side.
 pub fn comparison(comparison: &Comparison) -> String {
     let or_none = |v: &Option<Value>| v.as_ref().map_or_else(|| "-".to_owned(), value);
     let mut differ = table(&["parameter", "A", "B"]);
@@ -370,7 +371,7 @@ pub fn comparison(comparison: &Comparison) -> String {
                 1 => format!("{:.digits$}", scale * cell.mean),
                 _ => format!("{:.digits$} ± {:.digits$}", scale * cell.mean, scale * cell.std),
             };
-            // The parameters of a group stand one below the other, beside its quantities.
+            // The parameters of a group are written in consecutive rows, to the left of its quantities.
             let own = of.get(i).cloned().unwrap_or_default();
             let seeds = if i == 0 { group.seeds.to_string() } else { String::new() };
             let cells = [own, seeds, (*name).to_owned()].into_iter().chain(cells.iter().map(shown));
@@ -390,7 +391,7 @@ pub fn comparison(comparison: &Comparison) -> String {
     )
 }
 
-/// Bytes for people.
+/// A number of bytes with a unit.
 pub fn bytes(n: u64) -> String {
     indicatif::HumanBytes(n).to_string()
 }

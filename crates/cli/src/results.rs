@@ -1,4 +1,5 @@
-//! The result table: the few columns that answer the question, in the width that there is, or those that are asked for.
+//! The result table: the few columns that answer the question, within the available width, or the columns that the user
+//! asks for.
 
 mod columns;
 mod layout;
@@ -9,47 +10,48 @@ use hemlock_pipeline::{Group, Row, aggregate, nearest};
 use hemlock_report::{Case, statistics::Estimate};
 use layout::Layout;
 
-/// The width of a table in a file or a pipe.
+/// Width of a table that is written to a file or a pipe, in characters.
 pub const FILE_WIDTH: usize = 100;
 
-/// The longest line of text around a table, however wide that is.
+/// Most characters of a line of text above or below a table, however wide the table is.
 const TEXT: usize = 120;
 
-/// Which columns are shown.
+/// The choice of the columns that are shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum View {
-    /// Those that answer the question and those that tell rows apart, within so many characters. What all rows have in
-    /// common stands above the table.
+    /// The columns that answer the question and those that distinguish rows, within the given number of characters.
+    /// What all rows have in common is written above the table.
     Few(usize),
-    /// All, whatever their width.
+    /// All columns, whatever their width.
     Wide,
-    /// Those of these names, in this order.
+    /// The columns of these names, in this order.
     Named(Vec<String>),
 }
 
-/// A table that is asked for.
+/// A request for a table.
 #[derive(Debug)]
 pub struct Asked<'a> {
-    /// Its columns.
+    /// The columns to show.
     pub view: View,
-    /// The column that its rows are sorted by; a leading `-` turns the order around.
+    /// The column by which rows are sorted. A leading `-` reverses the order.
     pub sort: Option<&'a str>,
-    /// Whether its columns are explained.
+    /// Whether the columns are explained below the table.
     pub legend: bool,
 }
 
-/// Results that differ in seeds alone: a row of the table.
+/// A row of the table: results that differ in seeds only.
 pub struct Setting {
     group: Group,
     /// Mean accuracy of the victim on clean data.
     clean: f64,
-    /// The same on the images of poisons, or on their features where there are no images.
+    /// Mean accuracy of the victim on poisoned data: with poisoned images or, if there are none, with poisoned
+    /// features.
     poisoned: Option<Estimate>,
 }
 
 impl Setting {
-    /// The rows of a table, from results whose answers were [read](hemlock_pipeline::read_answers): intervals are of
-    /// seeds and test images.
+    /// Makes the rows of a table from results. Their answers must have been [read](hemlock_pipeline::read_answers),
+    /// because the intervals are over seeds and test images.
     pub fn all(rows: &[Row]) -> Vec<Self> {
         let setting = |case: &Case| {
             let poisoned = case.mean(|row| row.accuracy.poisoned().copied());
@@ -63,13 +65,13 @@ impl Setting {
         Case::all(rows).iter().flat_map(setting).collect()
     }
 
-    /// Half of the 95 % confidence interval of the poisoned accuracy, where something is known of it.
+    /// Half of the width of the poisoned accuracy's 95 % confidence interval, if it is known.
     fn half(&self) -> Option<f64> {
         self.poisoned?.half_width()
     }
 }
 
-/// A column by what it is asked for: its name or, if there is none of that name, its heading.
+/// Finds a column by its name or, if no column has that name, by its heading.
 fn find<'a>(columns: &'a [Column], asked: &str) -> Result<&'a Column, String> {
     let asked = asked.trim();
     let exact = columns.iter().find(|c| c.name == asked);
@@ -83,17 +85,17 @@ fn find<'a>(columns: &'a [Column], asked: &str) -> Result<&'a Column, String> {
     })
 }
 
-/// The rows in the order that is asked for.
+/// Numbers of the rows in the requested order.
 fn order(columns: &[Column], rows: usize, sort: Option<&str>) -> Result<Vec<usize>, String> {
     let Some(sort) = sort else { return Ok((0..rows).collect()) };
     let (name, descending) = sort.strip_prefix('-').map_or((sort, false), |name| (name, true));
     find(columns, name).map(|column| column.order(descending)).map_err(|e| format!("--sort: {e}"))
 }
 
-/// The result table of a pipeline: means over seeds.
+/// Writes the result table of a pipeline, with means over seeds.
 ///
 /// # Errors
-/// There is no column of a name that was asked for; the message says which there are.
+/// No column has a requested name. The message lists the columns.
 pub fn results(pipeline: &str, settings: &[Setting], asked: &Asked) -> Result<String, String> {
     let columns = columns(settings);
     let order = order(&columns, settings.len(), asked.sort)?;
@@ -113,7 +115,7 @@ pub fn results(pipeline: &str, settings: &[Setting], asked: &Asked) -> Result<St
     Ok(out + &words::warnings(settings, TEXT))
 }
 
-/// The table of few columns.
+/// Writes the table of few columns.
 fn few(
     pipeline: &str,
     settings: &[Setting],
@@ -124,7 +126,7 @@ fn few(
 ) -> String {
     let text = width.min(TEXT);
     let told = |c: &&Column| c.place == Place::Setting && c.common().is_some_and(|common| common != NONE);
-    // A single result is no list of what it has in common.
+    // A single result has nothing in common with others, so its core columns stay in the table.
     let alone = |c: &&Column| settings.len() == 1 && CORE.contains(&c.name.as_str());
     let common: Vec<&Column> = columns.iter().filter(|c| told(c) && !alone(c)).collect();
     let asked = |c: &&Column| match c.place {

@@ -1,14 +1,14 @@
-//! How many branches a spec has, which is known before any is made.
+//! The number of branches of a spec, which is counted before any branch is made.
 
 use crate::{Graph, telling};
 use hemlock_stage::{ErrorKind, StageError, few};
 use serde_json::Value;
 use std::{collections::BTreeMap, fmt};
 
-/// Most branches of a spec. At so many, a plan takes some seconds and some hundred megabytes.
+/// Most branches of a spec. A plan with this many takes some seconds, and some hundred megabytes of memory.
 pub const MOST_BRANCHES: usize = 20_000;
 
-/// A number of variants or branches: exact as far as there may be so many, rounded beyond.
+/// A number of variants or branches. It is exact up to the allowed number, and rounded far beyond it.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Count(f64);
 
@@ -35,10 +35,10 @@ impl fmt::Display for Count {
 /// The variants of every node that a spec has.
 type Variants = BTreeMap<&'static str, Vec<Value>>;
 
-/// How many branches [`Plan::new`](crate::Plan::new) makes: it multiplies node after node, as this does.
+/// Counts the branches that [`Plan::new`](crate::Plan::new) makes. Like that function, it multiplies node after node.
 pub(crate) fn count(variants: &Variants, seeds: usize, graph: &Graph) -> Result<Count, StageError> {
     let routes = graph.routes(variants);
-    // By the route that is chosen, and by whether the seed is.
+    // Numbers of branches by the route that they have taken, and by whether they have a seed.
     let mut branches = BTreeMap::from([((None, false), Count::ONE)]);
     for node in graph.nodes() {
         let Some(of) = variants.get(node.name) else { continue };
@@ -73,10 +73,10 @@ pub(crate) fn count(variants: &Variants, seeds: usize, graph: &Graph) -> Result<
     Ok(branches.into_values().fold(Count::default(), Count::plus))
 }
 
-/// The number of branches, which is no more than [`MOST_BRANCHES`].
+/// Returns the number of branches, which is at most [`MOST_BRANCHES`].
 ///
 /// # Errors
-/// There are more; says what multiplies.
+/// There are more branches. The message says which lists multiply.
 pub(crate) fn check(variants: &Variants, seeds: usize, graph: &Graph) -> Result<usize, StageError> {
     let branches = count(variants, seeds, graph)?;
     if !branches.is_too_many() {

@@ -1,4 +1,4 @@
-//! Two settings of a pipeline, compared: results that agree in all else, side by side.
+//! Comparison of two settings of a pipeline: results that agree in everything else, side by side.
 
 use crate::{Cell, Plan, REPLICATED, Row, Selection, results::rows_of};
 use hemlock_store::{Store, StoreError};
@@ -6,71 +6,74 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Parameters of a result by full name, `node.field`; its seed as `seed`.
+/// Parameters of a result by full name, `node.field`, and its seed as `seed`.
 type Fields = BTreeMap<String, Value>;
 
-/// The same quantity on both sides.
+/// One quantity for both sides, the first side first.
 pub type Both<T> = [T; 2];
 
-/// The results of one side.
+/// The results of one side of a comparison.
 #[derive(Debug, Clone)]
 pub struct Side {
-    /// Those that are there.
+    /// The results that exist.
     pub rows: Vec<Row>,
     /// Number of selected branches without a result.
     pub missing: usize,
 }
 
-/// Two results, one a side, nearer to each other than to the others.
+/// Two results, one from each side, that differ less from each other than from the other results.
 #[derive(Debug, Clone, Serialize)]
 pub struct Pair {
-    /// The parameters in which they differ; `None` where a side has no such parameter.
+    /// The parameters in which the two differ, with both values. A value is `None` if that side does not have the
+    /// parameter.
     pub differs: BTreeMap<String, Both<Option<Value>>>,
-    /// The seeds.
+    /// The seeds of the two.
     pub seed: Both<u64>,
-    /// Test accuracy by training set, of those that both have.
+    /// Test accuracy in `[0, 1]`, for the training sets that both have.
     pub accuracy: BTreeMap<String, Both<f64>>,
-    /// What the poisons cost: accuracy of the clean victim less that on images or, where there are none, on features.
+    /// What the poisons cost: clean accuracy minus poisoned accuracy. The latter is for images or, if there are none,
+    /// for features.
     pub drop: Both<Option<f64>>,
-    /// Time of the attack.
+    /// Time that the attack's stages took, in seconds.
     pub seconds: Both<Option<f64>>,
     /// Keys of the evaluations.
     pub key: Both<String>,
-    /// All parameters of each.
+    /// All parameters of the two.
     #[serde(skip)]
     fields: Both<Fields>,
 }
 
-/// Pairs that differ in the seed alone.
+/// Means over pairs that differ in seeds only.
 #[derive(Debug, Clone)]
 pub struct Compared {
-    /// What tells them from other pairs.
+    /// The parameters that distinguish these pairs from others.
     pub told: BTreeMap<String, Value>,
-    /// In which parameters their sides differ beyond those of [`Comparison::differs`].
+    /// The parameters in which their sides differ, except those in [`Comparison::differs`].
     pub differs: BTreeMap<String, Both<Option<Value>>>,
     /// Number of pairs.
     pub seeds: usize,
-    /// Quantities by name: both sides, and the second less the first.
+    /// Quantities by name: the means of both sides, and of the second minus the first.
     pub quantities: Vec<(&'static str, [Cell; 3])>,
 }
 
-/// What two settings differ in, and what comes of it.
+/// The differences between two settings, and their effect on the results.
 #[derive(Debug, Clone)]
 pub struct Comparison {
-    /// Parameters in which all pairs differ in the same way.
+    /// The parameters in which all pairs differ in the same way.
     pub differs: BTreeMap<String, Both<Option<Value>>>,
-    /// Every pair.
+    /// All pairs.
     pub pairs: Vec<Pair>,
-    /// Pairs, over seeds.
+    /// The pairs, averaged over seeds.
     pub compared: Vec<Compared>,
-    /// Results of either side that are in no pair.
+    /// Number of results on each side that are in no pair.
     pub alone: Both<usize>,
 }
 
-/// The results of the selected branches of a plan.
+/// Returns the results of the selected branches of a plan. The inner error says why the selection does not fit the plan
+/// ([`Selection::of`]).
 ///
 /// # Errors
-/// An artifact is damaged.
+/// An artifact is damaged or cannot be read.
 pub fn side(plan: &Plan, selection: &Selection, store: &Store) -> Result<Result<Side, String>, StoreError> {
     let branches = match selection.of(plan) {
         Ok(branches) => branches,
@@ -80,9 +83,12 @@ pub fn side(plan: &Plan, selection: &Selection, store: &Store) -> Result<Result<
     Ok(Ok(Side { rows, missing }))
 }
 
-/// Pairs the results of two sides: each with those of the other side that it differs from least, where that is mutual.
-/// Where the sides have seeds in common, only results of one seed are paired. Of what both sides have, nothing is
-/// compared with itself or each other.
+/// Pairs the results of two sides, and compares the pairs.
+///
+/// - Two results are a pair if each differs from the other in the fewest parameters, among all results of the other
+///   side.
+/// - If the sides have seeds in common, only results with the same seed are paired.
+/// - Results that both sides have are not paired with each other.
 #[must_use]
 pub fn compare(a: &[Row], b: &[Row]) -> Comparison {
     let keys = |rows: &[Row]| rows.iter().map(|row| row.key.clone()).collect::<BTreeSet<_>>();
@@ -123,7 +129,7 @@ fn fields(row: &Row) -> Fields {
     params.chain([("seed".to_owned(), row.seed.into())]).collect()
 }
 
-/// The names under which those that have them do not all have the same.
+/// The names for which not all maps that have them have the same value.
 pub(crate) fn differing_among<'a, V: PartialEq + 'a>(
     all: impl Iterator<Item = &'a BTreeMap<String, V>>,
 ) -> BTreeSet<&'a String> {
@@ -158,7 +164,8 @@ fn pair(rows: Both<&Row>, fields: Both<&Fields>) -> Pair {
 }
 
 fn over_seeds(pairs: &[Pair], all_differ: &BTreeMap<String, Both<Option<Value>>>) -> Vec<Compared> {
-    // Seeds of extractors and images tell pairs apart as that of the run does, where both sides have the same.
+    // Extractors and images can have seeds of their own. If both sides of a pair have the same such seeds, these are
+    // treated like the seed of the run.
     let but_seeds = |pair: &Pair| {
         let seed = |name: &str| {
             name == "seed"

@@ -1,4 +1,4 @@
-//! Which tasks of a plan have to run, and why. `plan`, `status`, `why` and `run` all ask here.
+//! Which tasks of a plan have to run, and why. The commands `plan`, `status`, `why` and `run` all decide here.
 
 use crate::{
     Plan, Task,
@@ -11,33 +11,33 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// Why a task has to run.
+/// The reason why a task has to run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
 pub enum DirtyReason {
-    /// Nothing that could be compared with it was ever made here.
+    /// The artifact root has no artifact of the stage that the task could be compared with.
     NeverRan,
-    /// The nearest artifact that its stage has made is another one.
+    /// The task differs from every artifact of its stage.
     Changed {
-        /// Key of that artifact.
+        /// Key of the nearest artifact.
         nearest: Key,
-        /// The pipeline that made it, where that is another one.
+        /// The pipeline that made the nearest artifact, if it is another pipeline.
         #[serde(skip_serializing_if = "Option::is_none")]
         pipeline: Option<String>,
-        /// What this comes down to: differences at the nodes where they arise, in the order of the graph.
+        /// The causes of the differences, at the nodes where they arise, in the order of the graph.
         changes: Vec<Cause>,
     },
-    /// The artifact was made from an input whose content was another.
+    /// The artifact exists, but one of its inputs has been made again since, with other content.
     InputRebuilt {
-        /// The input.
+        /// Role of the input.
         role: String,
     },
     /// The artifact is damaged.
     Damaged {
-        /// What is wrong with it.
+        /// What is wrong with the artifact.
         what: String,
     },
-    /// The user asked for it.
+    /// The user forced the stage to run.
     Forced,
 }
 
@@ -56,24 +56,24 @@ impl fmt::Display for DirtyReason {
     }
 }
 
-/// What is to be done about a task.
+/// The decision about a task.
 #[derive(Debug)]
 pub enum Decision {
-    /// The artifact is there.
+    /// The artifact exists; there is nothing to do.
     Cached(Box<Manifest>),
     /// The task has to run.
     Run(DirtyReason),
-    /// The artifact is damaged, and is only rebuilt when asked.
+    /// The artifact is damaged or cannot be read. A damaged one is only rebuilt if the user asks for it.
     Refuse(StoreError),
 }
 
-/// Decides about tasks, against one artifact root.
+/// Makes decisions about the tasks of a plan, against one artifact root.
 pub(crate) struct Decider<'a> {
     plan: &'a Plan,
     store: &'a Store,
-    /// Damaged artifacts are rebuilt rather than refused, and are looked for byte by byte.
+    /// Whether damaged artifacts are rebuilt rather than refused. If so, artifacts are checked byte by byte.
     repair: bool,
-    /// What there was before, to say what changed.
+    /// Earlier artifacts, with which tasks that have to run are compared.
     kin: Mutex<Kin>,
 }
 
@@ -82,7 +82,8 @@ impl<'a> Decider<'a> {
         Self { plan, store, repair, kin: Mutex::default() }
     }
 
-    /// What is to be done about a task of the plan; `upstream` gives the content that an input has now, if it is there.
+    /// Decides about a task of the plan. `upstream` is called with the number of an input's task and returns the digest
+    /// of the content that this input has now, if its artifact exists.
     pub(crate) fn decide(&self, number: usize, upstream: impl Fn(usize) -> Option<String>) -> Decision {
         let task: &Task = &self.plan.tasks[number];
         let found = if self.repair {
@@ -115,7 +116,7 @@ impl<'a> Decider<'a> {
 }
 
 impl Plan {
-    /// Decides about every task, as far as that can be known before anything runs.
+    /// Decides about every task, as far as the decisions can be known before anything runs.
     #[must_use]
     pub fn decide(&self, store: &Store, repair: bool) -> Vec<Decision> {
         let decider = Decider::new(self, store, repair);

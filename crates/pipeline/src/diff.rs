@@ -1,4 +1,4 @@
-//! Two artifact roots, compared: what a backend or a version changes.
+//! Comparison of two artifact roots, to show what a backend or a version changes.
 
 use crate::Graph;
 use hemlock_artifact::{Data, Evaluation, Exported};
@@ -8,76 +8,77 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// The largest difference of one tensor.
+/// The largest difference of one tensor between two artifacts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
-    /// File and name of the tensor, as it would be exported.
+    /// File and name of the tensor, as an export has them.
     pub name: String,
-    /// Largest absolute difference of two values; `None` where the shapes differ, or one side lacks the tensor.
+    /// Largest absolute difference of two values; `None` if the shapes differ, or if one artifact does not have the
+    /// tensor.
     pub largest: Option<f64>,
-    /// Largest absolute value in the first root, for scale.
+    /// Largest absolute value in the first root, for scale. It is 0 if the first root does not have the tensor.
     pub scale: f64,
 }
 
 impl Difference {
-    /// The largest difference as a share of the scale.
+    /// The largest difference, divided by the scale. It is infinite if the tensors cannot be compared.
     #[must_use]
     pub fn relative(&self) -> f64 {
         self.largest.map_or(f64::INFINITY, |l| l / self.scale.max(f64::MIN_POSITIVE))
     }
 }
 
-/// How two artifacts of one key differ.
+/// How two artifacts with the same key differ.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StageDifference {
-    /// The stage.
+    /// Name of the stage.
     pub stage: String,
-    /// The key, which both have.
+    /// The key of both artifacts.
     pub key: Key,
-    /// Where the two were made.
+    /// The devices on which they were made.
     pub devices: [String; 2],
-    /// How long each took.
+    /// The time that each took, in seconds.
     pub seconds: [f64; 2],
-    /// Whether every file is the same.
+    /// Whether all files are identical.
     pub identical: bool,
-    /// The tensors that differ, the largest relative difference first.
+    /// The tensors that differ, in order of decreasing relative difference.
     pub tensors: Vec<Difference>,
-    /// Test accuracy by head, for evaluations.
+    /// For evaluations: test accuracy by training set, in `[0, 1]`.
     pub accuracy: BTreeMap<String, [f64; 2]>,
 }
 
 impl StageDifference {
-    /// The largest relative difference of a tensor.
+    /// The largest relative difference of a tensor; 0 if no tensor differs.
     #[must_use]
     pub fn relative(&self) -> f64 {
         self.tensors.first().map_or(0.0, Difference::relative)
     }
 
-    /// The largest difference of an accuracy, as a fraction.
+    /// The largest difference of an accuracy, in `[0, 1]`; 0 if there are no accuracies.
     #[must_use]
     pub fn apart(&self) -> f64 {
         self.accuracy.values().fold(0.0, |most, [a, b]| most.max((a - b).abs()))
     }
 }
 
-/// All artifacts of a stage that two roots have both.
+/// Totals over all artifacts of a stage that both roots have.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StageTotal {
-    /// The stage.
+    /// Name of the stage.
     pub stage: String,
     /// Number of artifacts.
     pub artifacts: usize,
-    /// How many of them are the same in every byte.
+    /// Number of artifacts whose files are all identical.
     pub identical: usize,
-    /// How long they took in all.
+    /// The time that they took in all, in seconds.
     pub seconds: [f64; 2],
     /// The largest relative difference of a tensor.
     pub relative: f64,
-    /// The largest difference of an accuracy, as a fraction; `None` where none was measured.
+    /// The largest difference of an accuracy, in `[0, 1]`; `None` if no accuracy was measured.
     pub apart: Option<f64>,
 }
 
-/// Differences by stage, in their order.
+/// Sums up differences by stage, in the given order. Differences of the same stage must be adjacent.
 #[must_use]
 pub fn totals(differences: &[StageDifference]) -> Vec<StageTotal> {
     let mut totals: Vec<StageTotal> = Vec::new();
@@ -105,11 +106,13 @@ pub fn totals(differences: &[StageDifference]) -> Vec<StageTotal> {
     totals
 }
 
-/// Compares all artifacts that two roots have both, in the order of the graph; also returns how many stand in one root
-/// alone. What is compared is read in both roots, and its digests are checked.
+/// Compares all artifacts that both roots have, in the order of the graph. The second value is the number of artifacts
+/// that only one root has. The digests of all artifacts that are compared are checked.
 ///
 /// # Errors
-/// Artifacts are damaged; the message names them.
+/// - A root cannot be read.
+/// - Artifacts are damaged. The message names the first ones, and nothing is compared.
+/// - A stage cannot export an artifact.
 pub fn diff(a: &Store, b: &Store, graph: &Graph) -> Result<(Vec<StageDifference>, usize), StageError> {
     let stages = graph.stages();
     let mut damaged = Vec::new();
@@ -145,7 +148,7 @@ pub fn diff(a: &Store, b: &Store, graph: &Graph) -> Result<(Vec<StageDifference>
     Ok((differences, alone))
 }
 
-/// All damage in one error.
+/// Combines all damage in one error.
 fn several(damaged: &[StoreError]) -> StageError {
     const SHOWN: usize = 3;
     let shown = damaged.iter().take(SHOWN).map(ToString::to_string).collect::<Vec<_>>().join("\n  ");
@@ -202,7 +205,8 @@ fn compare(
     })
 }
 
-/// How far two values are apart; a number from what is none: infinitely far.
+/// The distance between two values. It is infinite between a number and NaN or an infinity, and 0 between equal values
+/// and between two NaNs.
 fn apart((a, b): (&f64, &f64)) -> f64 {
     match (a - b).abs() {
         _ if a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()) => 0.0,
@@ -213,7 +217,7 @@ fn apart((a, b): (&f64, &f64)) -> f64 {
 
 type Numbers = BTreeMap<String, (Vec<usize>, Vec<f64>)>;
 
-/// All tensors of an artifact, those in safetensors files of its own included.
+/// All tensors of an artifact by name, including those in safetensors files that the stage exports as a whole.
 fn numbers(exported: Exported) -> Result<Numbers, StageError> {
     let mut found = Numbers::new();
     for (file, tensors) in exported.tensors {

@@ -1,4 +1,4 @@
-//! Artifacts in formats that other tools open: safetensors and PNG.
+//! Exports: artifacts in formats that other tools open, safetensors and PNG.
 
 mod folder;
 
@@ -17,54 +17,54 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Name of the file that says which artifact lies in which folder.
+/// Name of the file that says which artifact is in which folder.
 const INDEX: &str = "index.csv";
 
-/// The form that an export takes.
+/// The format of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// Tensors under their names, and whatever else the artifact holds.
+    /// Tensors in safetensors files, and the artifact's other files.
     Safetensors,
-    /// One picture per image.
+    /// One PNG file per image.
     Png,
 }
 
-/// An export that failed.
+/// A failed export.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// The selection cannot be made.
+    /// The selection does not fit the plan.
     #[error("--select: {0}")]
     Selection(String),
-    /// The branches that are selected do not have the stage.
+    /// The selected branches do not have the stage.
     #[error("no branch of '{pipeline}' that is selected has the stage '{stage}'; they have {there}")]
     NothingSelected {
         /// Name of the pipeline.
         pipeline: String,
-        /// The stage.
+        /// Name of the stage.
         stage: String,
-        /// The stages that they have.
+        /// The stages that the branches have.
         there: String,
     },
-    /// The artifact is not there yet.
+    /// The artifact has not been made yet.
     #[error("{folder} is not there yet; run `hemlock {stage} {pipeline}` first")]
     NotRun {
-        /// The artifact's folder.
+        /// The artifact's folder, relative to the artifact root.
         folder: String,
-        /// The stage.
+        /// Name of the stage.
         stage: String,
         /// Name of the pipeline.
         pipeline: String,
     },
-    /// The artifact has no pictures.
+    /// The artifact has no images to write as PNG.
     #[error("the stage '{0}' makes no pictures; leave out `--format png`")]
     NoPictures(String),
-    /// The artifact cannot be read.
+    /// The stage cannot export the artifact.
     #[error(transparent)]
     Stage(#[from] StageError),
-    /// The artifact cannot be read.
+    /// The artifact root or the artifact cannot be read, or is damaged.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A file is there that this export would overwrite.
+    /// The export would overwrite a file that no earlier export of the same stage and format wrote.
     #[error(
         "{} is there, and {}; choose another folder, or remove it",
         path.display(),
@@ -73,15 +73,15 @@ pub enum ExportError {
     Taken {
         /// The file.
         path: PathBuf,
-        /// The stage and form of the export that wrote it, where one did.
+        /// Stage and format of the export that wrote the file, if an export did.
         by: Option<String>,
     },
-    /// The list of what exports wrote cannot be read.
+    /// The list of what exports wrote into the folder cannot be read.
     #[error("{} should list what exports wrote there, and does not: {what}; remove it, or choose another folder", path.display())]
     List {
-        /// The file.
+        /// The list's file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         what: String,
     },
     /// A file cannot be written.
@@ -89,17 +89,23 @@ pub enum ExportError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         what: String,
     },
 }
 
-/// Writes the selected artifacts of a stage below `out`, and returns the files. Several artifacts get a folder each,
-/// named after their key, and beside them `index.csv` says what each was made with. Files appear whole. What an earlier
-/// export of the stage in the same form wrote there is replaced, and nothing else.
+/// Exports the selected artifacts of a stage to the folder `out`, and returns the paths of the files.
+///
+/// - A single artifact is written into `out` itself. Several artifacts get a folder each, named after their key, and
+///   `index.csv` in `out` says what each was made with.
+/// - No unfinished file has its final name.
+/// - Files from an earlier export of the same stage and format are replaced or removed. Nothing else is touched.
 ///
 /// # Errors
-/// Nothing is selected, an artifact is not there or is damaged, or a file cannot be written, or is there already.
+/// - The selection does not fit the plan, or the selected branches do not have the stage.
+/// - An artifact has not been made yet, cannot be read, or is damaged.
+/// - The format is PNG, and the artifact has no images.
+/// - A file cannot be written, or would overwrite one that is not from an earlier export of this kind.
 pub fn export(
     plan: &Plan,
     graph: &Graph,
@@ -112,7 +118,7 @@ pub fn export(
     let branches = selection.of(plan).map_err(ExportError::Selection)?;
     let mut tasks: Vec<usize> = Vec::new();
     for task in branches.iter().flat_map(|b| b.tasks.values()).copied() {
-        // Roles whose images are the same share an artifact.
+        // Nodes with the same key share an artifact.
         if plan.tasks[task].stage == stage && !tasks.iter().any(|t| plan.tasks[*t].key == plan.tasks[task].key) {
             tasks.push(task);
         }
@@ -154,11 +160,11 @@ pub fn export(
     folder.finish()
 }
 
-/// What a file says of itself.
+/// The metadata of an exported file: what it was made from.
 fn about(plan: &Plan, number: usize, manifest: &Manifest) -> Map<String, Value> {
     let task = &plan.tasks[number];
     let mut about = Map::new();
-    // The format knows texts only.
+    // Values of safetensors metadata are texts.
     let mut say = |name: &str, value: &Value| about.insert(name.to_owned(), shown(value).into());
     say("hemlock_version", &json!(manifest.hemlock_version));
     say("pipeline", &json!(plan.pipeline));
@@ -171,8 +177,9 @@ fn about(plan: &Plan, number: usize, manifest: &Manifest) -> Map<String, Value> 
     about
 }
 
-/// A line a folder: the seed, the attack and its budget, where artifacts have these, and every parameter, of the stage
-/// and of what it comes from, in which they differ.
+/// The index of several artifacts, as CSV with a row per folder. Its columns are the seed, the attack and the poison
+/// fraction, as far as the artifacts have them, and every parameter in which they differ, of the stage and of all that
+/// it comes from.
 fn index(plan: &Plan, tasks: &[usize]) -> Result<Vec<u8>, csv::Error> {
     let params: Vec<BTreeMap<String, String>> = tasks.iter().map(|task| made_with(plan, *task)).collect();
     let names: BTreeSet<&String> = params.iter().flat_map(BTreeMap::keys).collect();
@@ -189,8 +196,8 @@ fn index(plan: &Plan, tasks: &[usize]) -> Result<Vec<u8>, csv::Error> {
     csv.into_inner().map_err(|e| csv::Error::from(e.into_error()))
 }
 
-/// The parameters of a task and of what it comes from, by full name, and under their own the seed, the attack and its
-/// budget.
+/// The parameters of a task and of all that it comes from, by full name. The seed, the attack and the poison fraction
+/// also have entries of their own.
 fn made_with(plan: &Plan, task: usize) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for task in upstream(plan, task).into_iter().map(|t| &plan.tasks[t]) {
@@ -208,7 +215,7 @@ fn made_with(plan: &Plan, task: usize) -> BTreeMap<String, String> {
     found
 }
 
-/// Writes into `dir`, which is empty or ends with a slash.
+/// Writes the tensors and other files into `dir`, which is empty or ends with a slash.
 fn write_tensors(
     exported: &Exported,
     about: &Map<String, Value>,
@@ -247,8 +254,8 @@ fn write_tensors(
     Ok(())
 }
 
-/// A safetensors file with metadata, in one order of its fields: equal contents are equal bytes. `None` if it is no
-/// such file.
+/// Adds metadata to a safetensors file. The fields of its header have a fixed order, so that equal contents give equal
+/// bytes. Returns `None` if the bytes are no such file.
 fn labelled(file: &[u8], about: &Map<String, Value>) -> Option<Vec<u8>> {
     let (length, rest) = file.split_first_chunk::<8>()?;
     let (header, data) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
@@ -270,7 +277,7 @@ fn little_endian(tensor: &Tensor) -> Vec<u8> {
     }
 }
 
-/// Writes into `dir`, which is empty or ends with a slash.
+/// Writes the images into `dir`, which is empty or ends with a slash.
 fn write_pictures(exported: &Exported, dir: &str, folder: &mut Folder) -> Result<(), ExportError> {
     let name = |set: &str, i: usize, label: u32| format!("{dir}{set}/{i:06}-label{label}.png");
     let names = exported

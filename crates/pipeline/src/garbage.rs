@@ -1,9 +1,13 @@
 //! Which artifacts pipelines still reach.
 //!
-//! Every run records its plan below the artifact root. An artifact is reachable if the last recorded plan of a pipeline
-//! names it, whether the pipeline's spec is still there or not, or a run that was given a name, or the plan that any
-//! given spec has now. Of what is not reachable, what a pipeline made that can be planned is garbage. What others made
-//! stays: nobody knows what they reach.
+//! Every run records its plan below the artifact root. An artifact is reachable if one of these names it:
+//!
+//! - the last recorded plan of a pipeline, whether or not the pipeline's spec still exists,
+//! - a run that was given a name,
+//! - the plan that any of the given specs has now.
+//!
+//! An artifact that is not reachable is garbage if the pipeline that made it can be planned. Artifacts of other
+//! pipelines stay, because it is not known what these pipelines reach.
 
 use crate::{Plan, history::named};
 use hemlock_store::{Keep, Manifest, Record, Store, StoreError};
@@ -12,44 +16,47 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What a run of a plan relies on.
+/// The record of a plan: all artifacts that a run of it relies on.
 pub(crate) fn record(plan: &Plan) -> Result<Record, StoreError> {
     let spec = std::path::absolute(&plan.spec).map_err(StoreError::io(&plan.spec, "find"))?;
     let tasks = plan.tasks.iter().map(|t| (t.stage.to_owned(), t.key)).collect();
     Ok(Record { pipeline: plan.pipeline.clone(), spec, tasks })
 }
 
-/// What is known of who reaches what.
+/// The result of [`survey`]: which artifacts are kept, and which pipelines are not known well enough.
 #[derive(Debug)]
 pub struct Survey<E> {
-    /// What is to stay.
+    /// The artifacts and pipelines to keep.
     pub keep: Keep,
-    /// Records of specs that are not where they were; what they name stays, unless garbage of their pipeline is asked
-    /// for.
+    /// Records of specs that no longer exist. The artifacts that they name are kept, unless garbage of their pipeline
+    /// is asked for.
     pub gone: Vec<Record>,
-    /// Whether a spec of the pipeline that was named can be planned; then nothing of that name is given up.
+    /// Whether garbage of one pipeline was asked for, and a spec of that name can be planned. If so, no record of that
+    /// name is given up.
     pub alive: bool,
-    /// Specs that are there and cannot be planned now, of which something is here.
+    /// Specs that exist but cannot be planned now, if the root holds a record or an artifact of theirs.
     pub unplanned: Vec<Unplanned<E>>,
-    /// Pipelines of which there is neither a spec nor a record, and whose artifacts stay.
+    /// Pipelines that have unreachable artifacts but no spec; these artifacts are kept. If garbage of one pipeline was
+    /// asked for, every other pipeline with unreachable artifacts is included.
     pub unknown: BTreeSet<String>,
 }
 
 /// A spec that cannot be planned now.
 #[derive(Debug)]
 pub struct Unplanned<E> {
-    /// The spec.
+    /// Path of the spec.
     pub spec: PathBuf,
-    /// Its pipeline.
+    /// Name of its pipeline.
     pub pipeline: String,
-    /// Whether a run of it is recorded. If not, nobody knows what it reaches of what others made.
+    /// Whether a run of it is recorded. If not, it is not known which artifacts of other pipelines it reaches.
     pub recorded: bool,
     /// Why it cannot be planned.
     pub why: E,
 }
 
-/// Finds out what specs, those given and those that were run, reach; with a name, what is garbage of that pipeline
-/// alone. For a [`Sweep`](hemlock_store::Sweep), the survey is made under it.
+/// Finds out which artifacts are reached by `specs` and by all specs that were run. With `only`, what is not reached is
+/// garbage for the pipeline of that name alone. If a [`Sweep`](hemlock_store::Sweep) follows, the caller makes it first
+/// and surveys while holding it.
 ///
 /// # Errors
 /// The artifact root cannot be read, or a record is damaged.
@@ -79,7 +86,8 @@ pub fn survey<E>(
             }
         }
     }
-    // A pipeline is given up where nothing of its name is alive: specs in different folders may have one name.
+    // Specs in different folders may have one name, so a pipeline is given up only if no spec of its name can be
+    // planned.
     let lost = only.filter(|name| !keep.known.contains(*name));
     let alive = only.is_some() && lost.is_none();
     let given_up = |r: &&Record| lost == Some(&r.pipeline);

@@ -1,4 +1,4 @@
-//! The graph of nodes that a pipeline can have.
+//! The graph of all nodes that a pipeline can have.
 
 use hemlock_stage::{AnyStage, Port};
 use std::{
@@ -8,22 +8,23 @@ use std::{
 
 /// A place in the graph where a stage runs.
 pub struct Node {
-    /// Path of the node's table in a spec: the stage's name, or `stage.role` where a stage stands twice.
+    /// Path of the node's table in a spec: the stage's name, or `stage.role` if several nodes run the stage.
     pub name: &'static str,
-    /// What runs there.
+    /// The stage that runs there.
     pub stage: Box<dyn AnyStage>,
-    /// The node whose artifact stands in where a branch leaves this one out.
+    /// The node whose artifact is read instead if a branch does not have this node.
     pub fallback: Option<&'static str>,
-    /// Of nodes that are ways to the same end: which of the ways it is on. A branch takes one.
+    /// The route that the node is on, if several routes lead to the same end. A branch takes one of them.
     pub route: Option<&'static str>,
-    /// Of a stage that stands twice: nodes that it reads from elsewhere, and those that it reads from here.
+    /// Replacements for inputs, if several nodes run the stage: pairs of a node that the stage reads elsewhere, and the
+    /// node that it reads here.
     pub instead: &'static [(&'static str, &'static str)],
-    /// A node that must be there where this one is.
+    /// A node that a spec must have if it has this one.
     pub with: Option<&'static str>,
 }
 
 impl Node {
-    /// The roles that the stage can read here, and the nodes that fill them here.
+    /// The roles that the stage can read here, each with the node that fills it here.
     pub fn ports(&self) -> impl Iterator<Item = Port> {
         self.stage.ports().iter().map(|port| {
             let here = self.instead.iter().find(|(elsewhere, _)| *elsewhere == port.node);
@@ -36,13 +37,13 @@ impl Node {
 pub struct Graph(Vec<Node>);
 
 impl Graph {
-    /// The graph of these nodes. Every node must stand behind those it reads from.
+    /// Makes a graph of nodes. Every node must come after the nodes that it reads.
     #[must_use]
     pub fn new(nodes: Vec<Node>) -> Self {
         Self(nodes)
     }
 
-    /// The same graph with one node more, behind that of a name, or at the end if there is none of that name.
+    /// Returns the graph with one more node: after the node named `behind`, or at the end if there is no such node.
     #[must_use]
     pub fn with(mut self, node: Node, behind: &str) -> Self {
         let place = self.0.iter().position(|other| other.name == behind).map_or(self.0.len(), |i| i + 1);
@@ -50,35 +51,35 @@ impl Graph {
         self
     }
 
-    /// The nodes in order.
+    /// The nodes, in order.
     pub fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.0.iter()
     }
 
-    /// The node of that name.
+    /// The node of the given name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Node> {
         self.0.iter().find(|n| n.name == name)
     }
 
-    /// A node's name, and those of the nodes that stand in for it, one after the other.
+    /// The name of a node, followed by the nodes that are read instead if it is missing ([`Node::fallback`]).
     pub(crate) fn fillers(&self, name: &'static str) -> impl Iterator<Item = &'static str> {
         successors(Some(name), |name| self.node(name)?.fallback)
     }
 
-    /// Nodes on a route that a node off all routes can read: where routes come to their end.
+    /// The nodes on a route that a node outside all routes can read. These are the ends of the routes.
     pub(crate) fn ends(&self) -> impl Iterator<Item = &Node> {
         let readers = self.nodes().filter(|node| node.route.is_none());
         let read: Vec<&str> = readers.flat_map(Node::ports).flat_map(|port| self.fillers(port.node)).collect();
         self.nodes().filter(move |node| node.route.is_some() && read.contains(&node.name))
     }
 
-    /// The routes that lead to an end, where these nodes are there.
+    /// The routes whose end is among `nodes`.
     pub(crate) fn routes<T>(&self, nodes: &BTreeMap<&'static str, T>) -> BTreeSet<&'static str> {
         self.ends().filter(|node| nodes.contains_key(node.name)).filter_map(|node| node.route).collect()
     }
 
-    /// Names of the stages in order, each once.
+    /// Names of the stages, in the order of their first nodes and without duplicates.
     #[must_use]
     pub fn stages(&self) -> Vec<&'static str> {
         let mut names = Vec::new();

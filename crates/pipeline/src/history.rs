@@ -1,8 +1,7 @@
-//! What pipelines were asked for, so that results are found again: every run notes its overrides, and the name that
-//! it was given.
+//! Notes on what was run, so that results can be found again. Every run notes its overrides and its label.
 //!
-//! A spec has a folder below `.runs` in the artifact root, with a file for every set of overrides that it was run
-//! with. The file is JSON; its first line is a digest of the rest.
+//! A spec has a folder below `.runs` in the artifact root, with one file for every set of overrides that it was run
+//! with. The first line of a file is a digest of the rest, which is JSON.
 
 use crate::Plan;
 use hemlock_store::{Digest, Key, Store, StoreError, now};
@@ -12,16 +11,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A run as it was asked for.
+/// A run as it was requested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
-    /// File of the spec, absolute.
+    /// Absolute path of the spec.
     pub spec: PathBuf,
-    /// Overrides, as they were given.
+    /// The overrides, as they were given.
     pub overrides: Vec<String>,
-    /// The name that the run was given.
+    /// The label that the run was given, if any.
     pub label: Option<String>,
-    /// When it last began, RFC 3339 in UTC.
+    /// When the run last began, as RFC 3339 in UTC.
     pub time: String,
     /// Stage and key of every task of its plan.
     pub tasks: Vec<(String, Key)>,
@@ -33,7 +32,7 @@ impl Asked {
         self.spec.file_stem().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// How many of the run's results are there, and how many it was to have.
+    /// The number of the run's results that exist, and the number that it was to have.
     #[must_use]
     pub fn results(&self, store: &Store) -> (usize, usize) {
         let all: Vec<_> = self.tasks.iter().filter(|(stage, _)| stage == "evaluate").collect();
@@ -42,30 +41,31 @@ impl Asked {
     }
 }
 
-/// Folder of all notes, below the artifact root.
+/// Folder of all notes, in the artifact root.
 fn notes(store: &Store) -> PathBuf {
     store.root().join(".runs")
 }
 
-/// A spec's path as it is noted: absolute, and readable.
+/// A spec's path as it is noted: absolute, and valid UTF-8.
 fn absolute(spec: &Path) -> Result<PathBuf, StoreError> {
     let path = std::path::absolute(spec).map_err(StoreError::io(spec, "find"))?;
     Ok(path.to_string_lossy().into_owned().into())
 }
 
-/// Folder of a spec's notes. Specs in different folders may have one name.
+/// Folder of the notes on a spec. It has a digest of the path in its name, since specs in different folders may have
+/// one name.
 fn folder(spec: &Path, store: &Store) -> PathBuf {
     let name = spec.file_stem().unwrap_or_default().to_string_lossy();
     let digest = Digest::of(spec.as_os_str().as_encoded_bytes()).to_string();
     notes(store).join(format!("{name:.60}-{digest:.12}"))
 }
 
-/// Notes that a plan is run, under a label where it is given one; returns the overrides of the run that had the label
-/// until now.
+/// Notes that a plan is run, with a label if one is given. Returns the overrides of the run that had the label before,
+/// if it was another run: that run loses the label. Without a new label, a run keeps the one that it had.
 ///
 /// # Errors
-/// The note cannot be written, or another one cannot be read. In a root that is read-only, only a label has to be
-/// noted.
+/// - The note cannot be written. In a read-only root, this is an error only if a label is given.
+/// - Another note of the spec cannot be read. A damaged note is no error.
 pub fn remember(plan: &Plan, label: Option<&str>, store: &Store) -> Result<Option<Vec<String>>, StoreError> {
     let overrides = plan.overrides.clone();
     let known = history(&plan.spec, store)?;
@@ -96,7 +96,7 @@ fn write(asked: &Asked, store: &Store) -> Result<(), StoreError> {
     let unfit = |e: serde_json::Error| StoreError::Io { path: path.clone(), action: "write", source: e.into() };
     let text = serde_json::to_string(asked).map_err(unfit)?;
     let text = format!("{}\n{text}\n", Digest::of(text.as_bytes()));
-    // Written aside and renamed, so that a reader never sees half of it.
+    // The file is written under another name and renamed, so that a reader never sees half of it.
     let aside = dir.join(format!(".{name}.{}", std::process::id()));
     fs::create_dir_all(&dir)
         .and_then(|()| fs::write(&aside, text))
@@ -109,7 +109,7 @@ fn read(path: &Path) -> Result<Asked, StoreError> {
         let what = format!("{what}; remove the file, and the run that it notes is forgotten");
         StoreError::io(path, "read")(io::Error::new(io::ErrorKind::InvalidData, what))
     };
-    // To open a fifo may never end.
+    // Opening a fifo may never return.
     let found = fs::metadata(path).map_err(StoreError::io(path, "read"))?;
     if !found.is_file() {
         return Err(damaged("it is no regular file"));
@@ -122,7 +122,8 @@ fn read(path: &Path) -> Result<Asked, StoreError> {
     serde_json::from_str(text).map_err(|_| damaged("it notes no run"))
 }
 
-/// What is in a folder, which need not be there; what begins with a dot was left half-written.
+/// The files in a folder, or none if the folder does not exist. Names that begin with a dot are left out: these files
+/// are unfinished.
 fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     match fs::read_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -134,8 +135,8 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>, StoreError> {
     }
 }
 
-/// What a spec was run with, the newest first. A note that is damaged is left out, and warned of: no result hangs on
-/// it.
+/// The runs of a spec that were noted, the newest first. A damaged note is skipped with a warning, because no result
+/// depends on it.
 ///
 /// # Errors
 /// A note cannot be read.
@@ -156,10 +157,11 @@ pub fn history(spec: &Path, store: &Store) -> Result<Vec<Asked>, StoreError> {
     Ok(found.into_iter().map(|(_, _, asked)| asked).collect())
 }
 
-/// All runs that were given a name.
+/// All runs that have a label.
 ///
 /// # Errors
-/// A note cannot be read, or is damaged: what it names may be worth keeping.
+/// A note cannot be read or is damaged. Damage is an error here because the note may name artifacts that have to be
+/// kept.
 pub(crate) fn named(store: &Store) -> Result<Vec<Asked>, StoreError> {
     let mut found = Vec::new();
     for path in entries(&notes(store))?.iter().map(|folder| entries(folder)).collect::<Result<Vec<_>, _>>()?.concat() {
@@ -193,7 +195,7 @@ mod tests {
         write(&old, &store).unwrap();
         assert_eq!(history(spec, &store).unwrap(), [new.clone(), old]);
         assert_eq!(history(Path::new("/elsewhere/p.toml"), &store).unwrap(), []);
-        // The same settings again stand in the place of the older note.
+        // A run with the same overrides replaces the older note.
         let again = Asked { time: "2026-01-01T00:00:00Z".to_owned(), ..new };
         write(&again, &store).unwrap();
         assert_eq!(history(spec, &store).unwrap().len(), 2);

@@ -1,4 +1,4 @@
-//! Relatives of a task: what was made before that it could be compared with, and which differences they come down to.
+//! Relatives of a task: earlier artifacts that it can be compared with, and the differences from them.
 
 use crate::{DirtyReason, Plan, telling::TAGS};
 use hemlock_store::{Change, Identity, Key, Manifest, Store};
@@ -12,19 +12,19 @@ use std::{
 /// Most differences at which an artifact of another pipeline counts as a relative.
 const COUSINS: usize = 3;
 
-/// A difference that comes from nothing else: a parameter at the node where it stands, and not the inputs that follow
-/// from it.
+/// A root cause of a difference: for example a parameter, at the node where it is set. Inputs that differ because of it
+/// are no causes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Cause {
-    /// Node of the graph.
+    /// Node of the graph where the cause lies.
     pub node: &'static str,
-    /// What differs there.
+    /// The difference at that node.
     #[serde(flatten)]
     pub change: Change,
 }
 
 impl Cause {
-    /// Whether it is about which way is taken rather than how: the two stand on different branches.
+    /// Whether the cause is a choice of another method, attack or kind: then the two are on different branches.
     fn is_of_another_branch(&self) -> bool {
         match &self.change {
             Change::Stage { .. } => true,
@@ -34,15 +34,15 @@ impl Cause {
     }
 }
 
-/// What something was made with: the parameters, sources, seeds and versions of all stages on the way to it, as numbers
-/// in ascending order. Two that share more of them are nearer relatives.
+/// What a task or an artifact comes from: the parameters, sources, seeds and versions of all stages that lead to it, as
+/// ascending numbers ([`Traits`]). Two that share more of them are nearer relatives.
 type Origin = Arc<[u32]>;
 
-/// Numbers of traits: a field of a stage, and its value.
+/// Numbers for traits. A trait is a field of a stage with its value.
 #[derive(Default)]
 struct Traits {
     numbers: HashMap<(String, String, String), u32>,
-    /// Whether the trait of a number says which way is taken rather than how.
+    /// By number: whether the trait says which method is used ([`TAGS`]) rather than how it is set.
     tags: Vec<bool>,
 }
 
@@ -56,7 +56,7 @@ impl Traits {
         number
     }
 
-    /// The traits of an identity, and those of what it was made from.
+    /// The traits of an identity and of all its inputs.
     fn origin(&mut self, identity: &Identity, inputs: &[Origin]) -> Origin {
         let stage = identity.stage.as_str();
         let mut all: Vec<u32> = inputs.iter().flat_map(|origin| origin.iter().copied()).collect();
@@ -71,8 +71,8 @@ impl Traits {
         all.into()
     }
 
-    /// How many traits two origins do not share: of tags, and in all. `None` as soon as that is no less than `bound`.
-    /// What was met last varies most, and is looked at first.
+    /// Counts the traits that only one of two origins has: those that are tags, and all of them. Returns `None` as soon
+    /// as the counts reach `bound`. It starts at the largest numbers, because the traits that were seen last vary most.
     fn apart(&self, a: &[u32], b: &[u32], bound: Option<(usize, usize)>) -> Option<(usize, usize)> {
         let (mut a, mut b) = (a.iter().rev().peekable(), b.iter().rev().peekable());
         let (mut tags, mut all) = (0, 0);
@@ -97,31 +97,32 @@ impl Traits {
     }
 }
 
-/// An artifact that tasks may be compared with.
+/// An artifact that tasks may be compared with. `elsewhere`: another pipeline made it.
 struct Made {
     key: Key,
     elsewhere: bool,
     origin: Origin,
 }
 
-/// Artifacts that tasks of a plan may be compared with.
+/// The artifacts that tasks of a plan may be compared with.
 #[derive(Default)]
 pub(crate) struct Kin {
-    /// By stage, each read once: those of the plan's own pipeline first, and of these the newest.
+    /// The artifacts by stage, each stage read once. Those of the plan's own pipeline come first, and within each part
+    /// the newest.
     made: BTreeMap<&'static str, Vec<Made>>,
     manifests: HashMap<Key, Option<Manifest>>,
     traits: Traits,
-    /// Of artifacts, by key, and of tasks, by number.
+    /// Origins of artifacts by key; `tasks` holds the origins of tasks by number.
     origins: HashMap<Key, Origin>,
     tasks: HashMap<usize, Origin>,
-    /// Of a task and an artifact.
+    /// Causes of the differences between a task and an artifact.
     causes: HashMap<(usize, Key), Vec<Cause>>,
 }
 
 impl Kin {
-    /// Compares a task that is not there with the nearest that its stage has made: of this pipeline, on the same
-    /// branch, with the fewest differences over all that the task comes from, and the newest. What another pipeline
-    /// made has to be near.
+    /// Compares a task whose artifact is missing with the nearest artifact of its stage. The order of preference is:
+    /// the same pipeline, the same branch, the fewest differences over all that the task comes from, the newest. An
+    /// artifact of another pipeline only counts if it is near ([`COUSINS`]).
     pub(crate) fn nearest(&mut self, plan: &Plan, task: usize, store: &Store) -> DirtyReason {
         let stage = plan.tasks[task].stage;
         if !self.made.contains_key(stage) {
@@ -136,7 +137,7 @@ impl Kin {
             }
             if let Some(apart) = self.traits.apart(&origin, &made.origin, bound) {
                 (nearest, bound) = (Some(number), Some(apart));
-                // One value in the place of another: nothing is nearer.
+                // The two differ in one value only: no artifact can be nearer.
                 if apart <= (0, 2) {
                     break;
                 }
@@ -152,7 +153,7 @@ impl Kin {
         DirtyReason::Changed { nearest: key, pipeline: pipeline.filter(|_| elsewhere), changes }
     }
 
-    /// What a stage has made.
+    /// Reads the artifacts of a stage.
     fn read(&mut self, plan: &Plan, stage: &str, store: &Store) -> Vec<Made> {
         let mut made = store.manifests(stage).unwrap_or_default();
         made.sort_by_cached_key(|m| (m.pipeline != plan.pipeline, Reverse(m.created.clone())));
@@ -176,7 +177,7 @@ impl Kin {
         origin
     }
 
-    /// Of what is gone, nothing is known.
+    /// The origin of an artifact. It is empty if the artifact is gone, because nothing is known about it then.
     fn origin_of_artifact(&mut self, stage: &str, key: Key, store: &Store) -> Origin {
         if let Some(known) = self.origins.get(&key) {
             return known.clone();
@@ -198,7 +199,7 @@ impl Kin {
         self.manifests.entry(key).or_insert_with(found).clone()
     }
 
-    /// What makes a task differ from an artifact, upstream first.
+    /// The causes of the differences between a task and an artifact, upstream first.
     fn causes(&mut self, plan: &Plan, task: usize, key: Key, store: &Store) -> Vec<Cause> {
         if let Some(known) = self.causes.get(&(task, key)) {
             return known.clone();
@@ -207,7 +208,7 @@ impl Kin {
         let this = &plan.tasks[task];
         let mut changes = this.identity.diff(&made.identity);
         if changes.iter().any(|change| matches!(change, Change::Stage { .. })) {
-            // Parameters and inputs of different stages have nothing to do with each other.
+            // Parameters and inputs of different stages cannot be compared.
             changes.truncate(1);
         }
         let (mut causes, mut own) = (Vec::new(), Vec::new());
@@ -228,7 +229,7 @@ impl Kin {
                 _ => own.push(Cause { node: this.node, change }),
             }
         }
-        // That a role is read, or is not, follows from a parameter, where one differs.
+        // If a parameter differs, it also decides which roles are read, so these differences are no causes.
         let is_param = |cause: &Cause| matches!(cause.change, Change::Param { .. });
         if own.iter().any(is_param) {
             own.retain(

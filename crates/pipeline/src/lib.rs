@@ -1,8 +1,9 @@
-//! Pipeline specs, the planner, the runner, and what they can tell.
+//! Pipeline specs, the planner, the runner, and the questions that a plan can answer: status, why, results, diff,
+//! export.
 //!
-//! A spec ([`Spec`]) names parameters for the nodes of the graph ([`Graph`]). Lists fan out into
-//! branches, and [`Plan::new`] turns them into tasks whose keys are known before anything runs.
-//! [`Plan::decide`] compares tasks with the artifact root; [`run`] does what is left to do.
+//! A spec ([`Spec`]) sets parameters for the nodes of the graph ([`Graph`]). Lists fan out into branches, and
+//! [`Plan::new`] turns these into tasks whose keys are known before anything runs. [`Plan::decide`] compares the tasks
+//! with the artifact root, and [`run`] does what is left to do.
 
 mod branches;
 mod compare;

@@ -1,4 +1,4 @@
-//! Where a result comes from: its extractor, its data, and what its victims made of every test image.
+//! Where a result comes from: its extractor, its data, and the predictions of its victims on every test image.
 
 use crate::{Plan, Row};
 use hemlock_artifact::{Answers, Drawn, Evaluation, Measured};
@@ -9,35 +9,36 @@ use std::{
     sync::Arc,
 };
 
-/// Nodes whose field `seed` tells replicates apart, and no cases.
+/// Nodes whose field `seed` makes replicates of one case rather than different cases.
 pub const REPLICATED: [&str; 5] =
     ["dataset.pretrain", "dataset.downstream", "pretrain", "victim-extractor.pretrain", "features"];
 
-/// What a result is one draw of. Results of one case share some of it and not the rest.
+/// What a result is one draw of. Results of one case share some of these and differ in others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origin {
-    /// Keys of the extractors, the attacker's and the deployed one's; the file of features that were imported in their
-    /// place.
+    /// Keys of the attacker's extractor and the victim extractor; the file, if features were imported instead.
     pub extractor: String,
-    /// Key of the downstream images or, where features were imported, of these, since their splits are drawn there.
+    /// Key of the downstream images. If features were imported, it is the key of the features, whose splits are drawn
+    /// there.
     pub data: String,
-    /// Where test images come from, as a text: images of one source may be the same ones.
+    /// The source of the test images, as a text. Images of the same source may be the same images.
     pub pool: String,
-    /// Seeds of [`REPLICATED`] nodes, of those that have one: sides of a comparison are paired by them.
+    /// Seeds of the [`REPLICATED`] nodes, `None` for a node without a seed. Comparisons pair results by them.
     pub seeds: [Option<u64>; REPLICATED.len()],
 }
 
-/// What the victims of a result made of every test image.
+/// What the victims of a result predicted on every test image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answered {
-    /// By training set: whether the image's class was predicted, `[n]`.
+    /// By training set: whether the predicted class was right, for every test image (`[n]`).
     pub right: Measured<Vec<bool>>,
     /// Which samples victims were trained and tested on.
     pub drawn: Arc<Drawn>,
 }
 
 impl Origin {
-    /// Of a result that comes from some tasks, by node, in a run of that seed.
+    /// The origin of a result in a run of the seed `run`. `tasks` are the tasks of its branch by node, and `read` those
+    /// that the result comes from.
     pub(crate) fn of(plan: &Plan, tasks: &BTreeMap<&'static str, usize>, read: &BTreeSet<usize>, run: u64) -> Self {
         let task = |node: &str| tasks.get(node).filter(|task| read.contains(task)).map(|task| &plan.tasks[*task]);
         let key = |node: &str| task(node).map(|task| task.key.to_string());
@@ -57,7 +58,7 @@ impl Origin {
     }
 }
 
-/// Whether parameters, by node, differ in nothing but seeds of what is drawn anew for replicates.
+/// Whether two sets of parameters, by node, differ in seeds of [`REPLICATED`] nodes only.
 pub(crate) fn replicates(a: &BTreeMap<&'static str, Value>, b: &BTreeMap<&'static str, Value>) -> bool {
     let alike = |node: &str, a: &Value, b: &Value| match (a.as_object(), b.as_object()) {
         (Some(a), Some(b)) if REPLICATED.contains(&node) => {
@@ -69,13 +70,13 @@ pub(crate) fn replicates(a: &BTreeMap<&'static str, Value>, b: &BTreeMap<&'stati
     a.len() == b.len() && a.iter().zip(b).all(|((node, a), (other, b))| node == other && alike(node, a, b))
 }
 
-/// Reads what the victims of some results made of every test image: a bit an image. Nothing but tests and intervals
-/// needs it.
+/// Reads which test images the victims of each result classified correctly, into [`Row::answers`]. They take one bit an
+/// image, and only tests and intervals need them. A result whose evaluation is gone by now keeps `None`.
 ///
 /// # Errors
-/// An evaluation is gone meanwhile, or damaged.
+/// An evaluation is damaged or cannot be read, or a row has an invalid key.
 pub fn read_answers(rows: &mut [Row], store: &Store) -> Result<(), StoreError> {
-    // Most results are of few sets of images.
+    // Few sets of images occur among the results, so each is read once.
     let mut known: BTreeMap<String, Arc<Drawn>> = BTreeMap::new();
     for row in rows.iter_mut() {
         let key: Key = row.key.parse().map_err(|e| StoreError::Refused { what: format!("{}: {e}", row.key) })?;

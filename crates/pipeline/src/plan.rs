@@ -1,4 +1,4 @@
-//! Plans: a spec's branches as tasks whose keys are known before anything runs.
+//! Plans: the branches of a spec as tasks whose keys are known before anything runs.
 
 use crate::{Graph, Node, Spec};
 use hemlock_stage::{About, Environment, Need, Port, StageError};
@@ -9,71 +9,71 @@ use std::{
     path::PathBuf,
 };
 
-/// One run of one stage: what it is, and where its inputs come from.
+/// One run of one stage: everything that decides its result, and the tasks that make its inputs.
 #[derive(Debug, Clone)]
 pub struct Task {
     /// Node of the graph.
     pub node: &'static str,
-    /// Stage that runs there.
+    /// Stage that runs at the node.
     pub stage: &'static str,
-    /// What the stage says of itself.
+    /// The stage's description.
     pub about: About,
-    /// Checked parameters.
+    /// The checked parameters.
     pub params: Value,
     /// Everything that decides the result.
     pub identity: Identity,
     /// Hash of the identity.
     pub key: Key,
-    /// Number in the plan of the task that fills each role.
+    /// For each role, the number in the plan of the task that fills it.
     pub inputs: BTreeMap<&'static str, usize>,
 }
 
 impl Task {
-    /// `stage/key`, the artifact's folder below the artifact root.
+    /// The artifact's folder, `stage/key`, relative to the artifact root.
     #[must_use]
     pub fn folder(&self) -> String {
         format!("{}/{}", self.stage, self.key)
     }
 }
 
-/// One choice for every node: the tasks that lead to one result.
+/// A branch of a plan: one choice for every node, and so the tasks that lead to one result.
 #[derive(Debug, Clone, Default)]
 pub struct Branch {
-    /// Seed of the attack, once a seeded stage is in the branch.
+    /// Seed of the attack; `None` as long as no stage of the branch is seeded.
     pub seed: Option<u64>,
-    /// [`Node::route`], once it is chosen.
+    /// The route that the branch takes ([`Node::route`]); `None` as long as it is not chosen.
     route: Option<&'static str>,
-    /// Number in the plan of the task at every node.
+    /// For each node, the number in the plan of its task.
     pub tasks: BTreeMap<&'static str, usize>,
 }
 
-/// All tasks of a spec, inputs before those that read them.
+/// All tasks of a spec. The inputs of a task come before it.
 #[derive(Debug)]
 pub struct Plan {
     /// Name of the pipeline.
     pub pipeline: String,
-    /// File of its spec.
+    /// Path of the spec.
     pub spec: PathBuf,
     /// Overrides of the spec, as they were given.
     pub overrides: Vec<String>,
-    /// The tasks.
+    /// The tasks. A task's number is its index here.
     pub tasks: Vec<Task>,
     /// The branches, which share tasks.
     pub branches: Vec<Branch>,
 }
 
-/// A spec that cannot be planned.
+/// A failure to plan a spec.
 #[derive(Debug, thiserror::Error)]
 #[error("[{node}] cannot be planned")]
 pub struct PlanError {
     /// The node that cannot be planned.
     pub node: &'static str,
-    /// Why.
+    /// The reason.
     pub source: StageError,
 }
 
 impl Plan {
-    /// Plans a spec. Reads raw data (for its digests), and no artifact.
+    /// Plans a spec. This reads raw data to compute its digest, but no artifact.
     ///
     /// # Errors
     /// Raw data is missing or damaged.
@@ -86,7 +86,7 @@ impl Plan {
             branches: vec![Branch::default()],
         };
         let mut known = HashMap::new();
-        // Two nodes may read the same raw data, and its digest takes time.
+        // Several nodes may read the same raw data, and computing its digest takes time.
         let mut sources = HashMap::new();
         let routes = graph.routes(&spec.variants);
         for node in graph.nodes() {
@@ -94,7 +94,7 @@ impl Plan {
             let variants: Result<Vec<Variant>, _> =
                 params.iter().map(|params| Variant::new(node, params, env, &mut sources)).collect();
             let variants = variants.map_err(|source| PlanError { node: node.name, source })?;
-            // A node whose route leads nowhere is on none.
+            // A node on a route without an end counts as being on no route.
             let route = node.route.filter(|route| routes.contains(route));
             for branch in std::mem::take(&mut plan.branches) {
                 if route.is_some() && branch.route.is_some() && branch.route != route {
@@ -112,13 +112,13 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Adds a branch for every seed and variant of a node, and the tasks that are not known yet.
+    /// Adds a branch for every seed and every variant of a node, and the tasks that are new.
     fn extend(&mut self, branch: &Branch, at: &At, known: &mut HashMap<(&'static str, Key), usize>) {
         let anew = branch.seed.is_none() && at.variants.iter().any(|v| v.seeded);
         let seeds = if anew { at.seeds.iter().copied().map(Some).collect() } else { vec![branch.seed] };
         for (turn, seed) in seeds.into_iter().enumerate() {
             for variant in at.variants {
-                // What draws nothing is there once, beside variants that draw.
+                // A variant that draws no random numbers gives one branch, even if other variants give one per seed.
                 let seed = if anew && !variant.seeded { None } else { seed };
                 if anew && !variant.seeded && turn > 0 {
                     continue;
@@ -132,7 +132,7 @@ impl Plan {
         }
     }
 
-    /// The number of the task of a variant on a branch, which is new if its key is.
+    /// Returns the number of a variant's task on a branch. It adds the task if its key is new.
     fn task(
         &mut self,
         variant: &Variant,
@@ -159,14 +159,14 @@ impl Plan {
     }
 }
 
-/// A node that branches are extended by.
+/// The node by which branches are extended, with what that needs.
 struct At<'a> {
     graph: &'a Graph,
     node: &'a Node,
     variants: &'a [Variant<'a>],
     /// Seeds of the pipeline.
     seeds: &'a [u64],
-    /// The route that it is on, if that leads to an end.
+    /// The route that the node is on, if that route has an end.
     route: Option<&'static str>,
 }
 
@@ -180,7 +180,7 @@ struct Variant<'a> {
 }
 
 impl<'a> Variant<'a> {
-    /// A node's parameters, and what follows from them. `sources` holds the digests that are known.
+    /// Computes what follows from a node's parameters. `sources` holds the digests that are known already.
     fn new(
         node: &Node,
         params: &'a Value,
@@ -196,7 +196,7 @@ impl<'a> Variant<'a> {
     }
 }
 
-/// The roles that a node reads with these parameters.
+/// The roles that a node reads with the given parameters.
 fn read(node: &Node, params: &Value) -> Result<Vec<Port>, StageError> {
     let mut read = Vec::new();
     for port in node.ports() {
@@ -207,7 +207,7 @@ fn read(node: &Node, params: &Value) -> Result<Vec<Port>, StageError> {
     Ok(read)
 }
 
-/// The tasks of a branch that fill roles.
+/// The tasks of a branch that fill the given roles.
 fn inputs(ports: &[Port], branch: &Branch, graph: &Graph) -> BTreeMap<&'static str, usize> {
     let mut inputs = BTreeMap::new();
     for port in ports {

@@ -1,4 +1,4 @@
-//! Profiles: `[profiles.NAME.STAGE]` stands in for `[STAGE]` where `profile = "NAME"`.
+//! Profiles: `[profiles.NAME.STAGE]` replaces `[STAGE]` if `profile = "NAME"`.
 
 use crate::{
     Graph, Override, SpecError,
@@ -10,24 +10,24 @@ use serde_json::{Map, Value};
 
 /// The field that chooses a profile.
 pub(crate) const PROFILE: &str = "profile";
-/// The table of all profiles.
+/// The table that holds all profiles.
 pub(crate) const PROFILES: &str = "profiles";
 
-/// A profile that was chosen.
+/// The profile that was chosen.
 pub(crate) struct Profile {
     pub name: String,
-    /// Whose tables it brought.
+    /// The nodes whose tables the profile replaced.
     pub nodes: Vec<&'static str>,
 }
 
 /// The tables of a profile, by node.
 type Tables = Vec<(&'static str, Value)>;
 
-/// Takes the profiles out of a spec, checks them all, and puts the tables of the chosen one in the place of the spec's
-/// own.
+/// Removes the profiles from a spec, checks them all, and replaces the spec's tables by those of the chosen profile.
 ///
 /// # Errors
-/// There is no profile of the name that is chosen, or a profile has a table that no stage reads.
+/// - There is no profile of the chosen name.
+/// - A profile has a table for no stage, or one that its stage cannot read.
 pub(crate) fn choose(
     root: &mut Value,
     overrides: &[Override],
@@ -73,7 +73,7 @@ pub(crate) fn choose(
     }
 }
 
-/// The tables of a profile, each of which its stage can read.
+/// Returns the tables of a profile, after checking that each can be read by its stage.
 fn checked(name: &str, tables: &Value, graph: &Graph, source: &Source) -> Result<Tables, SpecError> {
     let at = [PROFILES, name];
     let Value::Object(mut tables) = tables.clone() else {

@@ -8,18 +8,19 @@ use std::{
     fmt::Display,
 };
 
-/// What the names of parameters begin with.
+/// Prefix of the names of parameters.
 const PARAMS: &str = "params.";
 
-/// Columns that stand first: what a result is of.
+/// The first columns, which say which result a record holds.
 const FIRST: [&str; 6] = ["pipeline", "attack", "victim", "seed", "key", "poison_fraction"];
 
-/// Results as CSV: a header, and a record a result. Columns are named as the fields of a result in JSON, with a dot
-/// before the fields of fields: what a result is of, what was measured, and the parameters. Measured numbers are
-/// written by `number`.
+/// Writes results as CSV: a header, and a record per result.
+///
+/// Columns have the names of the fields of a result in JSON, with a dot between nested names. Their order is: which
+/// result it is, what was measured, the parameters. `number` is called with every measured number and returns its text.
 ///
 /// # Errors
-/// A result has a field that JSON cannot have.
+/// A result cannot be written as JSON or as CSV.
 pub fn as_csv<'a>(rows: impl Iterator<Item = &'a Row>, number: impl Fn(f64) -> String) -> Result<String, StageError> {
     let refused = |e: &dyn Display| StageError::internal(format!("results cannot be written as CSV: {e}"));
     let mut records: Vec<BTreeMap<String, String>> = Vec::new();
@@ -42,7 +43,8 @@ pub fn as_csv<'a>(rows: impl Iterator<Item = &'a Row>, number: impl Fn(f64) -> S
     String::from_utf8(bytes).map_err(|e| refused(&e))
 }
 
-/// The fields of an object, and of objects in it, under their paths: `a.b`. Parameters stay as they are.
+/// Collects the fields of an object, and of objects in it, by their paths: `a.b`. Numbers among the parameters are
+/// written as they are, without `number`.
 fn flatten(path: &str, value: &Value, number: &impl Fn(f64) -> String, fields: &mut BTreeMap<String, String>) {
     let text = match value {
         Value::Object(object) => {

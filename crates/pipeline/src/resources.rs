@@ -1,25 +1,25 @@
-//! What tasks take where an engine runs them: a part of a spec that no key depends on.
+//! The resources that tasks take on a cluster: a part of the spec that enters no key.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{collections::BTreeMap, fmt, num::NonZeroU32, str::FromStr};
 
-/// What a task takes. What is absent is the engine's choice, but for processors: one.
+/// The resources of a task. If a field is absent, the engine decides; for `cpus`, the default is one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Resources {
-    /// Processors, and so threads.
+    /// Number of processors, which is also the number of threads.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpus: Option<NonZeroU32>,
     /// Memory, such as `8G`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<Memory>,
-    /// The longest that it may run, such as `4:00:00`.
+    /// The longest time that the task may run, such as `4:00:00`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<Time>,
-    /// GPUs.
+    /// Number of GPUs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gpus: Option<NonZeroU32>,
-    /// The backend to compute on; absent: the one that the submission names.
+    /// The backend to compute on. If it is absent, it is the one that the submission names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
     /// Further options of Slurm's `sbatch`, such as `--partition=gpu`.
@@ -28,13 +28,13 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Processors.
+    /// Number of processors, by default one.
     #[must_use]
     pub fn cpus(&self) -> u32 {
         self.cpus.map_or(1, NonZeroU32::get)
     }
 
-    /// These, and those of `usual` where nothing is said.
+    /// Fills fields that are absent from `usual`.
     fn or(self, usual: &Self) -> Self {
         Self {
             cpus: self.cpus.or(usual.cpus),
@@ -47,7 +47,7 @@ impl Resources {
     }
 }
 
-/// A spec's `[resources]`: what tasks usually take, and what those of some stages do.
+/// A spec's `[resources]`: what tasks usually take, and what the tasks of some stages take instead.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Allotment {
     pub(crate) usual: Resources,
@@ -60,17 +60,17 @@ impl Allotment {
     }
 }
 
-/// A number of digits alone.
+/// Parses a number that consists of digits only.
 fn whole(text: &str) -> Option<u64> {
     text.parse().ok().filter(|_| text.chars().all(|c| c.is_ascii_digit()))
 }
 
-/// An amount of memory, from 1 MiB.
+/// An amount of memory of at least 1 MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory(u64);
 
 impl Memory {
-    /// In MiB.
+    /// The amount in MiB.
     #[must_use]
     pub fn mebibytes(self) -> u64 {
         self.0
@@ -97,12 +97,12 @@ impl fmt::Display for Memory {
     }
 }
 
-/// A time, in seconds.
+/// A time span of at least one second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Time(u64);
 
 impl Time {
-    /// In seconds.
+    /// The time span in seconds.
     #[must_use]
     pub fn seconds(self) -> u64 {
         self.0
@@ -132,7 +132,7 @@ impl fmt::Display for Time {
     }
 }
 
-/// Written and read as a text.
+/// Implements serialisation as a text, through `Display` and `FromStr`.
 macro_rules! as_text {
     ($($type:ty)*) => { $(
         impl Serialize for $type {

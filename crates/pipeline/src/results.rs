@@ -15,7 +15,7 @@ use std::{
     sync::Arc,
 };
 
-/// One branch's result.
+/// The result of one branch.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// Name of the pipeline.
@@ -23,96 +23,97 @@ pub struct Row {
     /// Which attack made the poisons: the fields `attack` and `method`.
     #[serde(flatten)]
     pub attack: AttackId,
-    /// Who was attacked.
+    /// Name of the victim.
     pub victim: String,
     /// Whether the poisons have the labels of the samples they are made of.
     pub clean_label: bool,
-    /// Whether the poisons stand in the place of the samples they are made of.
+    /// Whether the poisons replace the samples that they are made of.
     pub replaces: bool,
-    /// Share of the clean count.
+    /// Number of poisons, divided by the number of clean training samples.
     pub poison_fraction: f64,
-    /// What the attack optimised: the relative residual of Gradient Canceling, for one.
+    /// The value that the attack optimised, such as the relative residual of Gradient Canceling.
     pub objective: f64,
-    /// The same where it began, of attacks on pixels.
+    /// The objective at the base images, where an attack on pixels started; `None` for other attacks.
     pub initial_objective: Option<f64>,
-    /// Of error-minimising noise: how its making ended.
+    /// How the making of error-minimising noise ended; `None` for other attacks.
     pub learner: Option<LearnerState>,
-    /// The lower bound of that, where there is one.
+    /// A lower bound of the objective, if the attack knows one.
     pub bound: Option<f64>,
-    /// Of free labels: how much a search that began with them left, in the objective.
+    /// How much the search from adversarial labels missed, in the objective; `None` if labels were not optimised.
     pub gap: Option<f64>,
-    /// Lower bounds of the share of poisons that the target takes.
+    /// Lower bounds of the poison fraction that the target head needs.
     pub poison_fraction_bound: Option<Bounds>,
-    /// What the attacker saw: the target's maker, or the attack.
+    /// The data that the attacker saw. For an attack without data of its own, it is what the making of its target saw.
     pub sees: Sees,
-    /// What those saw who made the controls.
+    /// The data that was seen in making the controls.
     pub controls_see: Sees,
     /// Seed of the attack.
     pub seed: u64,
-    /// Where the features were extracted; `None` where their artifact is gone.
+    /// The device on which the features were extracted; `None` if their artifact is gone.
     pub device: Option<String>,
-    /// Whether an extractor's embeddings had collapsed when its training ended, the attacker's or the deployed one's;
-    /// `None` where an extractor is gone, and no other had.
+    /// Whether the embeddings of the attacker's extractor or of the victim extractor had collapsed at the end of
+    /// training; `None` if this is not known because an extractor is gone.
     pub collapsed: Option<bool>,
-    /// Whether every imported extractor, the attacker's and the deployed one, was compared with a probe; `None` where
+    /// Whether every imported extractor, the attacker's and the victim extractor, was compared with a probe; `None` if
     /// none was imported.
     pub verified: Option<bool>,
-    /// Of a target that is weaker than its parameters say: what was asked for, and what was taken.
+    /// For a target head that is weaker than its parameters say: what was asked for, and what was used instead.
     pub stepped_back: Option<SteppedBack>,
     /// Numbers that stages declare as columns of results, by node and field.
     pub stages: BTreeMap<&'static str, BTreeMap<&'static str, f64>>,
-    /// Which columns these are, by node.
+    /// The columns that stages declare, by node.
     #[serde(skip)]
     pub declared: Vec<(&'static str, Column)>,
-    /// What every stage is for, by node.
+    /// The role of every stage, by node.
     #[serde(skip)]
     pub roles: BTreeMap<&'static str, StageRole>,
     /// Parameters of every stage, by node.
     pub params: BTreeMap<&'static str, Value>,
-    /// The same as they stand in keys: with defaults that depend on others, and without what idles.
+    /// Parameters of every stage as they enter keys, by node: defaults that depend on other fields are filled in, and
+    /// fields that nothing reads are left out.
     #[serde(skip)]
     pub deciding: BTreeMap<&'static str, Value>,
-    /// Test accuracy, as fractions.
+    /// Test accuracy by training set, in `[0, 1]`.
     pub accuracy: Measured<f64>,
-    /// Test accuracy after the best epoch, [`Outcome::best`]; `None` of victims without epochs.
+    /// Test accuracy after the best epoch ([`Outcome::best`]); `None` for victims without epochs.
     pub best: Option<Measured<f64>>,
-    /// Accuracy within every class.
+    /// Test accuracy within every class, in `[0, 1]`.
     pub per_class: Measured<Vec<Option<f64>>>,
-    /// Mean cross-entropy on the clean training split, in nats; of linear victims.
+    /// Mean cross-entropy on the clean training split, in nats; `None` for victims that are not linear.
     pub clean_loss: Option<Measured<f64>>,
-    /// What that cannot exceed with as many poisons within the attack's constraint.
+    /// Upper bound of the clean loss, over all poisons of the same number within the attack's constraint.
     pub loss_bound: Option<f64>,
-    /// Largest gradient norm of the mean objective at which a linear victim's training stopped.
+    /// Largest gradient norm of the mean objective at which the training of a linear victim stopped.
     pub gradient_norm: Option<f64>,
-    /// Whether every victim's training got as far as it was to.
+    /// Whether the training of every victim converged.
     pub converged: bool,
-    /// Visibility of the images.
+    /// Visibility of the poisoned images.
     pub visibility: Option<Visibility>,
-    /// Time of the attack's stages; `None` where an artifact of theirs is gone.
+    /// Time that the attack's stages took, in seconds; `None` if an artifact of theirs is gone.
     pub seconds: Option<f64>,
     /// Key of the evaluation.
     pub key: String,
-    /// Artifacts that are gone, because of which something is unknown.
+    /// Folders of artifacts that are gone, because of which some fields are not known.
     #[serde(skip)]
     pub gone: Vec<String>,
-    /// What it is one draw of.
+    /// What the result is one draw of.
     #[serde(skip)]
     pub origin: Origin,
-    /// What its victims made of every test image, once that is [read](crate::read_answers).
+    /// The predictions of its victims on every test image, after they were [read](crate::read_answers).
     #[serde(skip)]
     pub answers: Option<Arc<Answered>>,
 }
 
-/// The results that a plan has so far, and the number of those still missing. Digests of the evaluations were checked,
-/// and the manifests of what they come from.
+/// Returns the results that a plan has so far, and the number of results that are still missing. The digests of the
+/// evaluations are checked, and the manifests of all artifacts that they come from.
 ///
 /// # Errors
-/// An artifact is damaged.
+/// An artifact is damaged or cannot be read.
 pub fn rows(plan: &Plan, store: &Store) -> Result<(Vec<Row>, usize), StoreError> {
     rows_of(plan, plan.branches.iter(), store)
 }
 
-/// The results that some branches of a plan have so far, and the number of those still missing.
+/// [`rows`] for some branches of a plan.
 pub(crate) fn rows_of<'a>(
     plan: &Plan,
     branches: impl Iterator<Item = &'a Branch>,
@@ -120,7 +121,7 @@ pub(crate) fn rows_of<'a>(
 ) -> Result<(Vec<Row>, usize), StoreError> {
     let (mut rows, mut missing) = (Vec::new(), 0);
     let mut seen = BTreeSet::new();
-    // Branches that differ in what nothing reads have one result.
+    // Branches that only differ in stages that no result reads have the same result.
     for branch in branches.filter(|branch| seen.insert(of_result(plan, branch))) {
         match row(plan, branch, store)? {
             Some(row) => rows.push(row),
@@ -130,12 +131,12 @@ pub(crate) fn rows_of<'a>(
     Ok((rows, missing))
 }
 
-/// Whether a task has columns of results of its own.
+/// Whether the stage of a task has columns of results.
 fn has_columns(plan: &Plan, task: usize) -> bool {
     !plan.tasks[task].about.columns.is_empty()
 }
 
-/// The tasks of a branch that make a result another one.
+/// The tasks of a branch that distinguish its result from others.
 fn of_result(plan: &Plan, branch: &Branch) -> Vec<usize> {
     let counts = |(node, task): &(&&str, &usize)| **node == "evaluate" || has_columns(plan, **task);
     branch.tasks.iter().filter(counts).map(|(_, task)| *task).collect()
@@ -162,7 +163,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         if !attack && !extractor && *node != "features" && task.about.columns.is_empty() {
             continue;
         }
-        // Of what is gone nothing is known, and what is there is no stand-in for the whole.
+        // If an artifact is gone, its part of the result is unknown; a sum without it would be wrong.
         let made = store.lookup(task.stage, &task.key)?;
         if made.is_none() {
             gone.push(task.folder());
@@ -228,27 +229,28 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     }))
 }
 
-/// What a stage saw, by the parameters that decide its result.
+/// The data that a stage saw, by the parameters in its key.
 fn sees(deciding: &BTreeMap<&'static str, Value>, node: &str) -> Option<Sees> {
     deciding.get(node)?.get("sees").and_then(|sees| serde_json::from_value(sees.clone()).ok())
 }
 
-/// What the attacker saw: the attack or, of one that looks at nothing but its target, the target's maker. Noise is made
-/// of the training split.
+/// The data that the attacker saw: by the attack's own parameters or, if it has none, by those of its target's maker.
+/// Error-minimising noise is made from the training split.
 fn seen_by_attack(deciding: &BTreeMap<&'static str, Value>) -> Sees {
     let own = ["poison-features", "poison-images"].into_iter().find_map(|node| sees(deciding, node));
     let of_target = || sees(deciding, "target-params").filter(|_| !deciding.contains_key("unlearnable"));
     own.or_else(of_target).unwrap_or_default()
 }
 
-/// [`Row::verified`]: an import with a probe is there only if its network gave the probe's features.
+/// The value of [`Row::verified`]. An imported extractor is only published if its features match those of its probe, so
+/// that having a probe means that it was compared.
 fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
     let extractors = ["pretrain", "victim-extractor.pretrain"].into_iter().filter_map(|node| params.get(node));
     let imports = extractors.filter(|params| params["method"] == "import");
     imports.map(|params| params["probe"].is_string()).reduce(|a, b| a && b)
 }
 
-/// What is not known of results because artifacts behind them are gone, in a sentence; `None` where all is known.
+/// A sentence that says what is not known about results because artifacts are gone. Returns `None` if nothing is gone.
 #[must_use]
 pub fn unknown(rows: &[Row]) -> Option<String> {
     const SHOWN: usize = 3;
@@ -269,10 +271,10 @@ pub fn unknown(rows: &[Row]) -> Option<String> {
     })
 }
 
-/// A task and all that its result comes from: a branch may have tasks that nothing in it reads.
+/// A task and all tasks that its result comes from. A branch can have other tasks, which nothing in it reads.
 pub(crate) fn upstream(plan: &Plan, task: usize) -> BTreeSet<usize> {
     let mut found = BTreeSet::from([task]);
-    // Inputs stand before what reads them.
+    // Inputs come before the tasks that read them.
     for i in (0..=task).rev() {
         if found.contains(&i) {
             found.extend(plan.tasks[i].inputs.values());
@@ -281,7 +283,7 @@ pub(crate) fn upstream(plan: &Plan, task: usize) -> BTreeSet<usize> {
     found
 }
 
-/// Mean and standard deviation over seeds (n - 1 in the denominator; 0 for one seed).
+/// Mean and standard deviation over seeds. The denominator is n - 1; the deviation over one seed is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Cell {
     /// Mean.
@@ -291,7 +293,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// Of values, at least one.
+    /// Mean and standard deviation of at least one value.
     #[must_use]
     pub fn of(values: &[f64]) -> Self {
         let n = values.len() as f64;
@@ -301,77 +303,77 @@ impl Cell {
     }
 }
 
-/// [`Visibility`] over seeds.
+/// Means of [`Visibility`] over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Seen {
-    /// Peak signal-to-noise ratio, dB.
+    /// Peak signal-to-noise ratio, in dB.
     pub psnr: Cell,
     /// Structural similarity.
     pub ssim: Cell,
     /// Largest change of a pixel.
     pub linf: Cell,
-    /// Relative feature distance.
+    /// Relative distance of features to the poisoned features.
     pub relative_distance: Cell,
     /// Share of outliers.
     pub outliers: Cell,
-    /// Share of those outside of the attack's constraint.
+    /// Share of the poisons whose features lie outside the attack's constraint.
     pub outside: Cell,
 }
 
-/// The rows that differ in nothing but the seed.
+/// Means of the rows that differ in seeds only.
 #[derive(Debug, Clone, Serialize)]
 pub struct Group {
     /// Which attack made the poisons: the fields `attack` and `method`.
     #[serde(flatten)]
     pub attack: AttackId,
-    /// Who was attacked.
+    /// Name of the victim.
     pub victim: String,
     /// Whether the poisons have the labels of the samples they are made of.
     pub clean_label: bool,
-    /// Share of the clean count.
+    /// Number of poisons, divided by the number of clean training samples.
     pub poison_fraction: f64,
-    /// What the attack optimised.
+    /// The value that the attack optimised.
     pub objective: Cell,
-    /// The lower bound of that, where there is one.
+    /// The lower bound of the objective, if the attack knows one.
     pub bound: Option<Cell>,
-    /// What the attacker saw.
+    /// The data that the attacker saw.
     pub sees: Sees,
-    /// What those saw who made the controls.
+    /// The data that was seen in making the controls.
     pub controls_see: Sees,
     /// Means of the numbers that stages declare as columns of results, by node and field.
     pub stages: BTreeMap<&'static str, BTreeMap<&'static str, f64>>,
-    /// Which columns these are, by node.
+    /// The columns that stages declare, by node.
     #[serde(skip)]
     pub declared: Vec<(&'static str, Column)>,
-    /// What every stage is for, by node.
+    /// The role of every stage, by node.
     #[serde(skip)]
     pub roles: BTreeMap<&'static str, StageRole>,
-    /// Parameters of every stage, by node, without seeds in which its rows differ.
+    /// Parameters of every stage, by node, without the seeds in which the rows differ.
     pub params: BTreeMap<&'static str, Value>,
-    /// Number of rows: of seeds or, where extractors or images have seeds of their own, of combinations of them.
+    /// Number of rows: of seeds or, if extractors or images have seeds of their own, of combinations of seeds.
     pub seeds: usize,
     /// Number of classes.
     pub classes: usize,
-    /// Whether the extractor's embeddings had collapsed when its training ended; `None` where that is not known.
+    /// Whether the embeddings of any row's extractor had collapsed at the end of training; `None` if this is not known.
     pub collapsed: Option<bool>,
-    /// Whether every imported extractor was compared with a probe; `None` where none was imported.
+    /// Whether every imported extractor was compared with a probe; `None` if none was imported.
     pub verified: Option<bool>,
-    /// What targets are that are weaker than their parameters say, each once.
+    /// The targets that are weaker than their parameters say, without duplicates.
     pub stepped_back: Vec<SteppedBack>,
-    /// Gradient norm of the worst training that stopped before it got as far as it was to.
+    /// The largest gradient norm at which the training of a victim stopped without converging; `None` if all converged.
     pub unconverged: Option<f64>,
-    /// Test accuracy.
+    /// Test accuracy by training set, in `[0, 1]`.
     pub accuracy: Measured<Cell>,
-    /// Clean accuracy minus that with the images, or with the features where there are no images.
+    /// Clean accuracy minus poisoned accuracy: with poisoned images or, if there are none, with poisoned features.
     pub drop: Option<Cell>,
-    /// Visibility of the images.
+    /// Visibility of the poisoned images.
     pub visibility: Option<Seen>,
-    /// Time of the attack's stages; `None` where that is not known of all seeds.
+    /// Time that the attack's stages took, in seconds; `None` if it is not known for all rows.
     pub seconds: Option<Cell>,
 }
 
-/// The rows that differ in nothing but seeds, of the run, of an extractor or of the choice of images, in the order of
-/// their first one.
+/// Groups rows that differ in seeds only: the seed of the run, of an extractor, or of the choice of images. Groups are
+/// in the order of their first rows.
 #[must_use]
 pub fn grouped(rows: &[Row]) -> Vec<Vec<&Row>> {
     let mut groups: Vec<Vec<&Row>> = Vec::new();
@@ -384,7 +386,7 @@ pub fn grouped(rows: &[Row]) -> Vec<Vec<&Row>> {
     groups
 }
 
-/// The parameters of rows that differ in seeds alone, without those seeds that differ.
+/// The parameters of rows that differ in seeds only, without the seeds that differ.
 fn common(rows: &[&Row]) -> BTreeMap<&'static str, Value> {
     let mut params = rows[0].params.clone();
     for (node, params) in params.iter_mut().filter(|(node, _)| REPLICATED.contains(node)) {
@@ -398,7 +400,7 @@ fn common(rows: &[&Row]) -> BTreeMap<&'static str, Value> {
     params
 }
 
-/// What is there, each once.
+/// The items without duplicates, in order.
 fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     items.fold(Vec::new(), |mut seen, item| {
         if !seen.contains(&item) {
@@ -408,7 +410,7 @@ fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     })
 }
 
-/// Means of the columns of stages that all rows have.
+/// Means of the declared columns for which all rows have a value.
 fn stages(rows: &[&Row]) -> BTreeMap<&'static str, BTreeMap<&'static str, f64>> {
     let mean = |node: &str, field: &str| {
         let values: Option<Vec<f64>> = rows.iter().map(|row| row.stages.get(node)?.get(field).copied()).collect();
@@ -420,7 +422,7 @@ fn stages(rows: &[&Row]) -> BTreeMap<&'static str, BTreeMap<&'static str, f64>> 
     rows[0].stages.iter().map(|(node, of)| (*node, fields(node, of))).collect()
 }
 
-/// Accuracies over some rows, of the training sets that all of them have.
+/// Accuracies over some rows, for the training sets that all of them have.
 fn accuracies(rows: &[&Row]) -> Measured<Cell> {
     let over = |name: &str| {
         let values: Option<Vec<f64>> = rows.iter().map(|row| row.accuracy.get(name).copied()).collect();
@@ -434,7 +436,7 @@ fn accuracies(rows: &[&Row]) -> Measured<Cell> {
     accuracies
 }
 
-/// Means of [`grouped`] rows.
+/// Means over the rows of every group of [`grouped`] rows.
 #[must_use]
 pub fn aggregate(rows: &[Row]) -> Vec<Group> {
     grouped(rows)

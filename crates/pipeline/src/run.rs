@@ -1,4 +1,4 @@
-//! The runner: does what a plan leaves to do, in this process, one task at a time or several side by side.
+//! The runner: runs the tasks of a plan in this process, one at a time or several side by side.
 
 use crate::{Decision, DirtyReason, Graph, Plan, Task, decide::Decider, garbage, history::remember};
 use hemlock_stage::{Bar, Cancel, Checkpoints, Context, Environment, ErrorKind, InputSet, Progress, StageError};
@@ -12,88 +12,90 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What to run and how.
+/// What to run, and how.
 pub struct RunOptions<'a> {
-    /// Last stage to run; all of them where it is `None`.
+    /// Name of the last stage to run; `None` runs all stages.
     pub until: Option<&'a str>,
-    /// Runs the task of this key and nothing else; its inputs must be there.
+    /// Runs only the task with this key, whose inputs must exist.
     pub only: Option<Key>,
-    /// Stage whose tasks run even where their artifacts are there.
+    /// Name of a stage whose tasks run even if their artifacts exist.
     pub force: Option<&'a str>,
-    /// Name of the run, by which its results are found again.
+    /// Label of the run, by which its results can be found again.
     pub label: Option<&'a str>,
-    /// Checks artifacts byte by byte, and rebuilds damaged ones rather than refusing them.
+    /// Whether artifacts are checked byte by byte, and damaged ones are rebuilt rather than refused.
     pub repair: bool,
-    /// Most tasks at a time. They share the threads of the processor, and what comes out is the same.
+    /// Most tasks that run at the same time. They share the processor's threads, and the number does not change
+    /// results.
     pub jobs: NonZeroUsize,
     /// Name of the backend to compute on.
     pub backend: &'a str,
-    /// Names of its devices, at least one. Tasks that run side by side take different ones, as far as there are.
+    /// Names of the backend's devices, at least one. Tasks that run side by side use different devices, as far as there
+    /// are enough.
     pub devices: &'a [String],
-    /// Whether that backend gives the same bytes every time.
+    /// Whether the backend gives the same bytes every time.
     pub deterministic: bool,
-    /// Opens the backend's device; asked once, before any task that would need it.
+    /// Opens the backend's device. It is called once, before any task runs, if a task needs the device.
     pub probe: &'a (dyn Fn() -> Result<(), StageError> + Sync),
     /// Where raw data is found.
     pub env: &'a Environment,
-    /// Shows how far a stage is.
+    /// Shows the progress of stages.
     pub progress: &'a dyn Progress,
-    /// A request to stop.
+    /// The request to stop.
     pub cancel: &'a Cancel,
 }
 
-/// What becomes of a task.
+/// The outcome of a task.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The artifact was there.
+    /// The artifact existed already.
     Cached,
     /// The task ran.
     Ran {
-        /// Why it had to.
+        /// Why the task had to run.
         reason: DirtyReason,
-        /// How long it took.
+        /// How long the task took.
         took: Duration,
     },
     /// The task failed.
     Failed(StageError),
-    /// The task needs the artifact of another one, which failed.
+    /// The task was not run, because it depends on another task that failed.
     Skipped {
-        /// Number of the other task in the plan.
+        /// Number in the plan of the task that failed.
         because: usize,
     },
 }
 
-/// What happens during a run, in order.
+/// An event during a run.
 pub enum Event<'a> {
-    /// The run begins: so many tasks were asked for, and the artifacts of so many of them are there.
+    /// The run begins.
     Planned {
-        /// Number of tasks.
+        /// Number of tasks that were asked for.
         tasks: usize,
-        /// Number of those with nothing to do, as far as is known before anything runs.
+        /// Number of those tasks that have nothing to do, as far as is known before anything runs.
         cached: usize,
     },
-    /// A task begins.
+    /// A task begins, for the given reason.
     Started(&'a Task, &'a DirtyReason),
-    /// Another process works on the same artifact; this one waits for it.
+    /// Another process works on the task's artifact, and this one waits for it.
     Waiting(&'a Task),
-    /// A task is through.
+    /// A task has ended, with the given outcome.
     Finished(&'a Task, &'a Outcome),
-    /// Another process removes garbage; the run begins when it is done.
+    /// Another process removes garbage, and the run waits for it.
     Sweeping,
 }
 
-/// Watches a run.
+/// Observes a run.
 pub trait Observer: Sync {
-    /// Something happened.
+    /// Called with every event, from the thread where it happens.
     fn event(&self, event: Event);
 }
 
-/// What a run did.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// Outcome of every task that was looked at, by its number in the plan, in that order.
+    /// The outcome of every task that was looked at, with the task's number in the plan, in the order of the numbers.
     pub outcomes: Vec<(usize, Outcome)>,
-    /// Overrides of the run that had the label of this one until now.
+    /// Overrides of the run that had this run's label before, if it was another run.
     pub renamed: Option<Vec<String>>,
 }
 
@@ -102,7 +104,8 @@ impl Summary {
     pub fn ran(&self) -> impl Iterator<Item = usize> {
         self.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Ran { .. })).map(|(i, _)| *i)
     }
-    /// All failures, with the tasks' numbers; of tasks that were interrupted the first one.
+    /// All failures, with the numbers of their tasks. If several tasks were interrupted, only the first one is
+    /// included.
     pub fn into_failures(self) -> impl Iterator<Item = (usize, StageError)> {
         let mut interrupted = false;
         self.outcomes.into_iter().filter_map(move |(i, o)| match o {
@@ -115,10 +118,10 @@ impl Summary {
     }
 }
 
-/// A run that could not begin.
+/// An error because of which a run could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The plan has no task of the key that was asked for.
+    /// The plan has no task with the given key.
     #[error(
         "the plan of '{pipeline}' has no task {key}; the spec, its overrides or its data differ from those the key was made from"
     )]
@@ -136,10 +139,16 @@ pub enum RunError {
     Device(#[from] StageError),
 }
 
-/// Runs a plan. A failing task leaves the others' results intact: only what reads its artifact is skipped.
+/// Runs a plan. If a task fails, tasks that depend on it are skipped, and all others still run.
 ///
 /// # Errors
-/// The run cannot begin. Failures of tasks are in the summary.
+/// The run cannot begin:
+///
+/// - The plan has no task with the key [`RunOptions::only`].
+/// - The device cannot be opened.
+/// - The artifact root cannot be used.
+///
+/// Failures of tasks are in the summary.
 pub fn run(
     plan: &Plan,
     graph: &Graph,
@@ -159,9 +168,9 @@ pub fn run(
         (options.probe)()?;
     }
     observer.event(Event::Planned { tasks: wanted.len(), cached: wanted.len() - left.len() });
-    // Before anything is looked for: what is found shall still be there when it is read.
+    // This comes before any artifact is looked up, so that no artifact that is found can be removed before it is read.
     let _claim = store.claim(&garbage::record(plan)?, || observer.event(Event::Sweeping))?;
-    // A single task is part of what was asked for elsewhere.
+    // A single task belongs to a run that was noted elsewhere.
     let renamed = match options.only {
         Some(_) => None,
         None => remember(plan, options.label, store)?,
@@ -183,14 +192,14 @@ pub fn run(
     Ok(Summary { renamed, ..board.summary() })
 }
 
-/// Most tasks at a time, whatever is asked for: each is a thread.
+/// Most workers, whatever is asked for, because each is a thread.
 const MOST_WORKERS: usize = 256;
 
-/// Which tasks are waiting, under way and through; workers take tasks from it.
+/// Keeps track of which tasks wait, run and have ended. Workers take their tasks from it.
 struct Board<'a> {
     plan: &'a Plan,
     state: Mutex<State>,
-    /// Told whenever a task is through.
+    /// Notified whenever a task has ended.
     changed: Condvar,
 }
 
@@ -199,11 +208,11 @@ struct State {
     waiting: BTreeSet<usize>,
     running: BTreeSet<usize>,
     outcomes: BTreeMap<usize, Outcome>,
-    /// Of tasks that failed or were skipped: the one that failed.
+    /// For tasks that failed or were skipped: the task that failed.
     failed: BTreeMap<usize, usize>,
-    /// Content of every artifact that this run has seen.
+    /// Digest of the content of every artifact that this run has seen.
     contents: BTreeMap<usize, String>,
-    /// No task is begun any more.
+    /// Whether no further task may begin.
     stopped: bool,
 }
 
@@ -216,8 +225,8 @@ impl<'a> Board<'a> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the first task whose inputs are through, waiting for one if need be; `None`: there is none any more. With
-    /// it comes how many tasks share the processor, of `most` that may.
+    /// Takes the first task whose inputs have ended, and waits for one if necessary. Returns the task's number, and how
+    /// many tasks share the processor, at most `most`. Returns `None` if no task is left or the run was stopped.
     fn take(&self, most: usize) -> Option<(usize, usize)> {
         let mut state = self.state();
         loop {
@@ -235,7 +244,7 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// The failed task because of which a task cannot run.
+    /// The failed task because of which `task` cannot run, if there is one.
     fn obstacle(&self, task: usize) -> Option<usize> {
         let state = self.state();
         self.plan.tasks[task].inputs.values().find_map(|input| state.failed.get(input).copied())
@@ -269,13 +278,13 @@ impl<'a> Board<'a> {
 }
 
 impl State {
-    /// Whether all inputs of a task are through, as far as they are asked for.
+    /// Whether no input of a task still waits or runs.
     fn is_ready(&self, plan: &Plan, task: usize) -> bool {
         !plan.tasks[task].inputs.values().any(|input| self.waiting.contains(input) || self.running.contains(input))
     }
 }
 
-/// The tasks that the options ask for.
+/// Numbers of the tasks that the options ask for.
 fn wanted(plan: &Plan, graph: &Graph, options: &RunOptions) -> Result<BTreeSet<usize>, RunError> {
     if let Some(key) = options.only {
         let task = plan.tasks.iter().position(|t| t.key == key);
@@ -305,7 +314,7 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Does tasks until none is left, on the device that falls to the worker of that number.
+    /// Runs tasks until none is left, on the device of the given worker.
     fn work(&self, worker: usize, board: &Board) {
         let devices = self.options.devices;
         let device = devices.get(worker % devices.len().max(1)).map_or(self.options.backend, String::as_str);
@@ -313,7 +322,7 @@ impl Runner<'_> {
             let task = &self.plan.tasks[i];
             let (outcome, content) = match board.obstacle(i) {
                 Some(because) => (Outcome::Skipped { because }, None),
-                // Whatever happens, others wait for this task to be through.
+                // A panic must not escape: other workers wait for this task to end.
                 None => match caught(task, || self.task(i, board, device, sharing)) {
                     Ok((outcome, manifest)) => (outcome, Some(manifest.content.to_string())),
                     Err(e) => (Outcome::Failed(e), None),
@@ -365,7 +374,7 @@ impl Runner<'_> {
         Ok((Outcome::Ran { reason, took: started.elapsed() }, manifest))
     }
 
-    /// Takes a task's lock, waiting for whoever holds it.
+    /// Takes a task's lock, and waits if another process holds it.
     fn lock(&self, task: &Task) -> Result<Lock, StageError> {
         let mut told = false;
         loop {
@@ -430,8 +439,8 @@ impl Runner<'_> {
     }
 }
 
-/// Runs `work`, and turns a panic into an error: backends panic where they fail (a lost device, memory that is used
-/// up).
+/// Runs `work`, and turns a panic into an error. Backends panic when they fail: if a device is lost, for example, or
+/// memory is exhausted.
 fn caught<T>(task: &Task, work: impl FnOnce() -> Result<T, StageError>) -> Result<T, StageError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let what = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
@@ -439,7 +448,7 @@ fn caught<T>(task: &Task, work: impl FnOnce() -> Result<T, StageError>) -> Resul
     })
 }
 
-/// What a panic in a stage means.
+/// The error for a panic in a stage.
 fn panicked(stage: &str, what: &str) -> StageError {
     if what.contains("out of device memory") || what.contains("Out of memory") {
         let message = format!(
@@ -451,7 +460,7 @@ fn panicked(stage: &str, what: &str) -> StageError {
     StageError::internal(format!("the stage '{stage}' failed inside: {what}"))
 }
 
-/// Runs `work` on as many threads as fall to one of `sharing` tasks.
+/// Runs `work` on one task's share of the threads, where `sharing` tasks run side by side.
 fn on_share<T: Send>(sharing: usize, work: impl FnOnce() -> T + Send) -> T {
     if sharing <= 1 {
         return work();
@@ -466,7 +475,7 @@ fn on_share<T: Send>(sharing: usize, work: impl FnOnce() -> T + Send) -> T {
     }
 }
 
-/// Progress of one of several tasks: it says which.
+/// Progress that names the task, for when several tasks run side by side.
 struct Named<'a> {
     progress: &'a dyn Progress,
     task: &'a Task,
@@ -497,7 +506,7 @@ mod tests {
     use hemlock_store::Identity;
     use serde_json::Value;
 
-    /// A plan of tasks that read what those of these numbers make.
+    /// A plan whose tasks read the tasks with the given numbers.
     fn plan(inputs: &[&[usize]]) -> Plan {
         let task = |(i, inputs): (usize, &&[usize])| {
             let identity = Identity {
@@ -540,7 +549,7 @@ mod tests {
 
     #[test]
     fn tasks_are_taken_as_their_inputs_come_through_and_share_by_how_many_could_run() {
-        // 0 and 1 begin; 2 and 3 read 0; 4 reads 1 and 2.
+        // 0 and 1 read nothing; 2 and 3 read 0; 4 reads 1 and 2.
         let plan = plan(&[&[], &[], &[0], &[0], &[1, 2]]);
         let board = board(&plan);
         assert_eq!(board.take(4), Some((0, 2)));

@@ -1,14 +1,19 @@
-//! Choosing branches by what they are made with: `seed=0,poison_fraction=0.03,invert.beta=0`.
+//! Selecting branches by what they are made with: `seed=0,poison_fraction=0.03,invert.beta=0`.
 
 use crate::{Branch, Plan, spec::nearest, telling};
 use hemlock_stage::{VALUE, few, short};
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// Conditions on a branch, all of which are to hold.
+/// Conditions on a branch, which all have to hold.
 ///
-/// A field is `seed`, or a parameter: `node.field`, or `field` alone where one node of a branch has it. What stands
-/// within a table is reached by further names: `dataset.downstream.source.kind`.
+/// A field is one of these:
+///
+/// - `seed`,
+/// - `node.field`, a parameter of a node,
+/// - `field` alone, if only one node of a branch has that parameter.
+///
+/// A field inside a table has further names: `dataset.downstream.source.kind`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Selection(Vec<Condition>);
 
@@ -37,7 +42,7 @@ impl std::str::FromStr for Selection {
 }
 
 impl Condition {
-    /// The values that a branch has under the field, with their full names: one, unless the field is ambiguous.
+    /// The values of the field on a branch, with full names. There are several if the field is ambiguous.
     fn values(&self, plan: &Plan, branch: &Branch) -> Vec<(String, Value)> {
         if self.field == "seed" {
             return branch.seed.map(|seed| ("seed".to_owned(), seed.into())).into_iter().collect();
@@ -60,17 +65,20 @@ impl Condition {
 }
 
 impl Selection {
-    /// Whether there is no condition.
+    /// Whether there are no conditions.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The branches of a plan in which every condition holds, at least one.
+    /// The branches of a plan on which every condition holds, at least one. Without conditions, these are all branches.
     ///
     /// # Errors
-    /// A field that no branch has or that is ambiguous, a value that no branch has, or conditions that no branch meets
-    /// together; with what there is instead.
+    /// The message says what there is instead.
+    ///
+    /// - No branch has the field of a condition, or the field is ambiguous.
+    /// - No branch has the value of a condition.
+    /// - No branch meets all conditions together.
     pub fn of<'p>(&self, plan: &'p Plan) -> Result<Vec<&'p Branch>, String> {
         for condition in &self.0 {
             check(condition, plan)?;
@@ -113,7 +121,8 @@ fn check(condition: &Condition, plan: &Plan) -> Result<(), String> {
     Err(format!("no branch has {text}; of '{told}' there is {}{}", few(names), hint.unwrap_or_default()))
 }
 
-/// What may have been meant by a field that is none: the nearest, or those that tell the branches apart.
+/// Suggests what to write instead of a field that does not exist: the most similar one, or else the fields in which
+/// branches differ.
 fn instead(field: &str, plan: &Plan) -> String {
     let mut known = BTreeSet::from(["seed".to_owned()]);
     for task in &plan.tasks {
@@ -131,12 +140,12 @@ fn instead(field: &str, plan: &Plan) -> String {
     format!("branches differ in {}", few(["seed".to_owned()].into_iter().chain(apart)))
 }
 
-/// A value as one would write it.
+/// A value as one would write it in a selection.
 pub(crate) fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// `1` and `1.0` are one number.
+/// Whether two values are equal. `1` and `1.0` are the same number.
 fn equal(a: &Value, b: &Value) -> bool {
     a == b || a.as_f64().is_some_and(|a| b.as_f64() == Some(a))
 }

@@ -35,10 +35,10 @@ const MOST_EXTENDED: usize = 16;
 /// Fields that say what the other fields of their table are about. Parameters of one method mean nothing to another.
 const TAGS: [&str; 3] = ["method", "attack", "kind"];
 
-/// The files that a spec consists of, and which of them every part of it stands in.
+/// The files that a spec consists of, and in which file every part of it was set.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// In the order in which they were merged; the spec itself is the last.
+    /// The files in the order in which they were merged. The spec itself is the last.
     files: Vec<File>,
     origin: Origin,
 }
@@ -49,7 +49,7 @@ struct File {
     text: String,
 }
 
-/// The number of the file that said a value last, and the same for the fields of a table.
+/// The number of the file that set a value last, and the same for the fields of a table.
 #[derive(Debug, Default)]
 struct Origin {
     file: usize,
@@ -64,11 +64,12 @@ impl Origin {
 }
 
 impl Source {
-    /// Reads a spec and all that it extends.
+    /// Reads a spec and all that it extends, and returns the merged table, too.
     ///
     /// # Errors
-    /// A file cannot be read, is no TOML or has a value that no spec can have; the files have more than a mebibyte
-    /// together; or a spec extends itself, or too many others.
+    /// - A file cannot be read, is not valid TOML, or has a value that no spec can have.
+    /// - The files have more than 1 MiB together.
+    /// - The spec extends itself, or extends more than [`MOST_EXTENDED`] files.
     pub(crate) fn load(path: &Path) -> Result<(Self, Map<String, Value>), SpecError> {
         let file = File { path: path.to_owned(), text: String::new() };
         match read(path, LONGEST) {
@@ -78,10 +79,10 @@ impl Source {
         }
     }
 
-    /// Reads all that the text of a spec extends; `path` names the text.
+    /// Reads all that the text of a spec extends. `path` names the text, and relative paths start at its folder.
     ///
     /// # Errors
-    /// As [`Source::load`].
+    /// The conditions are those of [`Source::load`].
     pub(crate) fn parse(path: &Path, text: &str) -> Result<(Self, Map<String, Value>), SpecError> {
         let file = File { path: path.to_owned(), text: text.to_owned() };
         let mut merging = Merging { left: LONGEST.saturating_sub(text.len()), ..Merging::default() };
@@ -89,12 +90,13 @@ impl Source {
         Ok((Self { files: merging.files, origin: merging.origin }, merging.merged))
     }
 
-    /// The spec's own file.
+    /// Path of the spec's own file.
     pub(crate) fn path(&self) -> &Path {
         self.files.last().map_or(Path::new(""), |file| &file.path)
     }
 
-    /// An error in the value at a path: in the file that says it, or the deepest table around it that is said.
+    /// Makes an error about the value at a path. It points to the file that set the value, or the innermost table
+    /// around it that is set in any file.
     pub(crate) fn error(&self, at: &[&str], message: impl Into<String>) -> SpecError {
         let mut origin = &self.origin;
         for key in at {
@@ -113,7 +115,7 @@ impl File {
         SpecError { path: self.path.clone(), line: self.line(at), message, suggestion: None }
     }
 
-    /// Line of the deepest part of a path that stands in the text.
+    /// Line of the innermost part of a path that is in the text.
     fn line(&self, path: &[&str]) -> Option<usize> {
         fn find(table: &DeTable, path: &[&str]) -> Option<usize> {
             let (first, rest) = path.split_first()?;
@@ -140,7 +142,7 @@ impl File {
         })
     }
 
-    /// Takes the paths that the file extends out of its table, as they are written.
+    /// Removes the paths that the file extends from its table, and returns them as they are written.
     fn extended(&self, table: &mut Map<String, Value>) -> Result<Vec<String>, SpecError> {
         let paths = match table.remove(EXTENDS) {
             None => return Ok(Vec::new()),
@@ -158,17 +160,18 @@ impl File {
     }
 }
 
-/// Files as they are read and merged, each after all that it extends.
+/// The state of reading and merging. A file is merged after all files that it extends.
 #[derive(Default)]
 struct Merging {
     files: Vec<File>,
     merged: Map<String, Value>,
     origin: Origin,
-    /// From the spec itself to the file that is read: names, and what tells files apart whatever their names.
+    /// The way from the spec to the file that is being read. Each file has its name, and its canonical path, which
+    /// identifies it.
     chain: Vec<(String, PathBuf)>,
-    /// All files that were read.
+    /// Canonical paths of all files that were read.
     known: HashSet<PathBuf>,
-    /// Bytes of text that may still come.
+    /// Bytes of text that may still be read.
     left: usize,
 }
 
@@ -189,7 +192,7 @@ impl Merging {
         Ok(())
     }
 
-    /// Reads a file that another one extends, unless it was read before.
+    /// Reads a file that `by` extends. Returns `None` if it was read before.
     fn open(&mut self, by: &File, path: &str) -> Result<Option<File>, SpecError> {
         let refused = |why: String| by.error(&[EXTENDS], format!("`{EXTENDS}` names {}, {why}", short(path, VALUE)));
         let place = by.path.parent().unwrap_or(Path::new("")).join(path);
@@ -216,7 +219,7 @@ impl Merging {
     }
 }
 
-/// The text of a file, unless it has more bytes than `most`.
+/// Reads the text of a file. Returns `None` if the file has more than `most` bytes.
 fn read(path: &Path, most: usize) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
     open_file(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
@@ -226,7 +229,7 @@ fn read(path: &Path, most: usize) -> io::Result<Option<String>> {
     String::from_utf8(bytes).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))
 }
 
-/// Puts the table of a file over what the files before it say.
+/// Merges the table of a file over what the files before it set.
 fn merge(below: &mut Map<String, Value>, origin: &mut Origin, above: Map<String, Value>, file: usize) {
     origin.file = file;
     for (key, value) in above {
@@ -242,7 +245,7 @@ fn merge(below: &mut Map<String, Value>, origin: &mut Origin, above: Map<String,
     }
 }
 
-/// Whether two tables say themselves that they are about different things.
+/// Whether two tables have different tags, and so are about different things.
 fn is_about_another(old: &Map<String, Value>, new: &Map<String, Value>) -> bool {
     TAGS.iter().any(|tag| matches!((old.get(*tag), new.get(*tag)), (Some(old), Some(new)) if old != new))
 }
@@ -251,10 +254,10 @@ fn line_of(text: &str, offset: usize) -> usize {
     text.as_bytes().iter().take(offset).filter(|b| **b == b'\n').count() + 1
 }
 
-/// A path, and why no spec can have the value there.
+/// A path, and why a spec cannot have the value that is there.
 type Unfit = (Vec<String>, String);
 
-/// TOML as JSON, which has no dates and no numbers that are not finite; -0 becomes 0, which is the same parameter.
+/// Converts TOML to JSON. Dates and numbers that are not finite are refused. -0 becomes 0, which is the same parameter.
 pub(crate) fn to_json(value: toml::Value, path: &mut Vec<String>) -> Result<Value, Unfit> {
     Ok(match value {
         toml::Value::String(s) => Value::String(s),
@@ -284,7 +287,7 @@ mod tests {
     use serde_json::json;
     use tempfile::TempDir;
 
-    /// A folder of files.
+    /// Writes files into a new folder.
     fn folder(files: &[(&str, &str)]) -> TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -295,7 +298,7 @@ mod tests {
         folder
     }
 
-    /// The merged table of the file `a.toml`, or the message without the folder's name.
+    /// The merged table of the file `a.toml`, or the error message without the folder's name.
     fn merged(files: &[(&str, &str)]) -> Result<Value, String> {
         let folder = folder(files);
         let said = |e: SpecError| e.to_string().replace(&format!("{}/", folder.path().display()), "");

@@ -16,7 +16,7 @@
 //! [resources.pretrain]       # what its tasks take on a cluster; no key depends on it
 //! gpus = 1
 //!
-//! [profiles.paper.poison-features]    # stands in for [poison-features] where `profile = "paper"`
+//! [profiles.paper.poison-features]    # replaces [poison-features] if `profile = "paper"`
 //! attack = "gradient-canceling"
 //! ```
 
@@ -35,36 +35,36 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Parts of the longest path of an override. Tables stand in each other five deep at most.
+/// Most parts of an override's path. Tables are nested at most five deep in practice.
 const DEEPEST: usize = 16;
 
-/// For every node that a spec has, the checked parameters of its variants.
+/// The checked parameters of all variants, for every node that a spec has.
 type Tables = BTreeMap<&'static str, Vec<Value>>;
 
-/// A parsed spec: every parameter in it has been checked, and its branches are no more than
-/// [`MOST_BRANCHES`](crate::MOST_BRANCHES).
+/// A parsed spec. All of its parameters have been checked, and it has at most [`MOST_BRANCHES`](crate::MOST_BRANCHES)
+/// branches.
 #[derive(Debug, Clone)]
 pub struct Spec {
-    /// Name of the file without its ending.
+    /// Name of the file without its extension.
     pub name: String,
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// What the pipeline shows.
+    /// Description of what the pipeline shows.
     pub description: String,
-    /// Seeds of the attack; one branch each.
+    /// Seeds of the attack, with one branch per seed.
     pub seeds: Vec<u64>,
-    /// The profile that was chosen, if any. Its tables stand in for those of the same name.
+    /// Name of the profile that was chosen, if any. Its tables replace the spec's tables of the same name.
     pub profile: Option<String>,
-    /// Overrides that were applied, as they were given.
+    /// The overrides that were applied, as they were given.
     pub overrides: Vec<Override>,
-    /// Branches that its plan has.
+    /// Number of branches of the plan.
     pub branches: usize,
-    /// For every node that the spec has, the checked parameters of its variants.
+    /// The checked parameters of all variants, for every node that the spec has.
     pub(crate) variants: Tables,
     allotment: Allotment,
 }
 
-/// `stage.field=value`, given on the command line. The value is TOML; anything that isn't is taken as a string.
+/// An override from the command line, `stage.field=value`. The value is TOML; anything else is taken as a string.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Override {
     path: Vec<String>,
@@ -76,7 +76,7 @@ impl std::str::FromStr for Override {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let (shown, expected) = (short(text, VALUE), "expected `stage.field=value`, such as `pretrain.epochs=5`");
-        // A shell, and `just`, cut at spaces.
+        // A shell, and `just`, split arguments at spaces.
         let quotes =
             "one with spaces in it stands in quotes as a whole, such as 'poison-features.poison_fraction=[0.01, 0.03]'";
         let (path, value) =
@@ -91,7 +91,7 @@ impl std::str::FromStr for Override {
                 path.len()
             ));
         }
-        // A value that has a second line may be a whole table more.
+        // A value with a second line may add another field or table.
         let table = toml::from_str::<toml::Table>(&format!("v = {value}")).ok();
         if table.as_ref().is_some_and(|table| table.len() > 1) {
             return Err(format!("'{shown}' is more than one override; give each a `--set` of its own"));
@@ -108,17 +108,17 @@ impl std::str::FromStr for Override {
 }
 
 impl Override {
-    /// Its value, if it is one of that field of the spec itself.
+    /// The override's value, if it overrides the top-level field `field` of the spec.
     pub(crate) fn of(&self, field: &str) -> Option<&Value> {
         (self.path == [field]).then_some(&self.value)
     }
 
-    /// As a message quotes it.
+    /// The override as a message quotes it.
     fn shown(&self) -> String {
         format!("--set {}", short(&self.text, VALUE))
     }
 
-    /// Refuses to override what decides which tables a spec has.
+    /// Refuses an override of what decides which tables a spec has.
     fn allowed(&self) -> Result<(), String> {
         match &self.path[..] {
             [first, ..] if first == EXTENDS => {
@@ -132,7 +132,7 @@ impl Override {
         }
     }
 
-    /// Sets the field in a spec's root table. Of an array of tables, those get it that know the field.
+    /// Sets the field in a spec's root table. In an array of tables, it is set in all tables that know the field.
     fn apply(&self, root: &mut Value, graph: &Graph) -> Result<(), String> {
         for node in graph.nodes() {
             let name: Vec<&str> = node.name.split('.').collect();
@@ -149,7 +149,7 @@ impl Override {
             changed.iter_mut().try_for_each(|table| set(table, path, &self.value))?;
             let none = !changed.iter().any(knows);
             for (table, changed) in tables.iter_mut().zip(changed) {
-                // Where no table knows the field, all get it, so that its check says what is wrong.
+                // If no table knows the field, all of them get it, so that the check of the tables says what is wrong.
                 if none || knows(&changed) {
                     *table = changed;
                 }
@@ -166,22 +166,22 @@ impl fmt::Display for Override {
     }
 }
 
-/// Fields of earlier versions, and what stands in their place.
+/// Fields and words of earlier versions, with what replaced them.
 const RENAMED: [(&str, &str); 3] =
     [("objective", "sees = [\"train\", \"validation\"]"), ("recipe", PROFILE), ("recipes", PROFILES)];
 
-/// A spec that cannot be used: where, why, and what may have been meant.
+/// An error in a spec: where it is, what is wrong, and what may have been meant.
 #[derive(Debug, thiserror::Error)]
 #[error("{}{}: {message}{}", path.display(), line.map(|l| format!(":{l}")).unwrap_or_default(),
         suggestion.as_ref().map(|s| format!("; did you mean `{s}`?")).unwrap_or_default())]
 pub struct SpecError {
-    /// The file.
+    /// The file with the error.
     pub path: PathBuf,
-    /// Line in the file, from 1.
+    /// Line in the file, counted from 1.
     pub line: Option<usize>,
-    /// What is wrong and what was expected.
+    /// What is wrong, and what was expected.
     pub message: String,
-    /// The nearest valid word.
+    /// The most similar valid word, if there is one.
     pub suggestion: Option<String>,
 }
 
@@ -189,17 +189,21 @@ impl Spec {
     /// Reads and checks a spec and all that it extends.
     ///
     /// # Errors
-    /// A file cannot be read, or is no TOML; what it extends leads back to it, or to too many files; or the whole has a
-    /// field that is unknown, missing, of the wrong type or out of range.
+    /// - A file cannot be read, or is not valid TOML.
+    /// - The spec extends itself, or too many files.
+    /// - An override cannot be applied, or there is no profile of the chosen name.
+    /// - A field is unknown, missing, of the wrong type or out of range.
+    /// - A stage lacks an input, or cannot read what an earlier stage makes.
+    /// - The spec has more than [`MOST_BRANCHES`](crate::MOST_BRANCHES) branches, or no stage.
     pub fn load(path: &Path, overrides: &[Override], graph: &Graph) -> Result<Self, SpecError> {
         let (source, root) = Source::load(path)?;
         Self::check(root, &source, overrides, graph)
     }
 
-    /// Checks the text of a spec. `path` names it: what the text extends is looked for from there.
+    /// Checks the text of a spec. `path` names it: paths that the text extends are relative to the folder of `path`.
     ///
     /// # Errors
-    /// As [`Spec::load`].
+    /// The conditions are those of [`Spec::load`].
     pub fn parse(path: &Path, text: &str, overrides: &[Override], graph: &Graph) -> Result<Self, SpecError> {
         let (source, root) = Source::parse(path, text)?;
         Self::check(root, &source, overrides, graph)
@@ -258,7 +262,7 @@ impl Spec {
         Ok(Self { name, path, description, seeds, profile, overrides, branches, variants, allotment })
     }
 
-    /// What a task of a stage takes where an engine runs it.
+    /// The resources that a task of a stage takes on a cluster.
     #[must_use]
     pub fn resources(&self, stage: &str) -> Resources {
         self.allotment.of(stage)
@@ -274,15 +278,15 @@ fn unknown_key(path: &[String], graph: &Graph, source: &Source) -> SpecError {
     SpecError { suggestion: meant(&unknown, &known), ..source.error(&at, message) }
 }
 
-/// Checks that the spec's stages go together.
+/// Checks that the spec's stages fit together.
 fn connected(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecError> {
-    // What a stage cannot read at all comes before what it would read beside that.
+    // An input that a stage cannot read at all is reported before inputs that it lacks.
     accepted(variants, graph, source)?;
     supplied(variants, graph, source)?;
     ended(variants, graph, source)
 }
 
-/// Checks that every stage can do with what those before it make with their parameters.
+/// Checks that every stage can read what the stages before it make with their parameters.
 fn accepted(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecError> {
     for (node, port) in graph.nodes().flat_map(|n| n.ports().map(move |p| (n, p))) {
         let given = variants.get(port.node).map_or(&[][..], Vec::as_slice);
@@ -295,7 +299,7 @@ fn accepted(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), Spe
     Ok(())
 }
 
-/// Checks that there is a stage for everything that has to be read.
+/// Checks that every required input has a stage that makes it.
 fn supplied(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecError> {
     for node in graph.nodes() {
         let Some(tables) = variants.get(node.name) else { continue };
@@ -315,7 +319,7 @@ fn supplied(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), Spe
     Ok(())
 }
 
-/// Checks that some route leads to what is read off all routes.
+/// Checks that, if a stage reads poisons, some route makes them.
 fn ended(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecError> {
     for node in graph.nodes().filter(|node| node.route.is_none() && variants.contains_key(node.name)) {
         let routed = |port: Port| graph.node(port.node).is_some_and(|n| n.route.is_some());
@@ -328,7 +332,7 @@ fn ended(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecEr
     Ok(())
 }
 
-/// The checked parameters of a node's variants, each once. `at` is where they stand in the text.
+/// Returns the checked parameters of all variants of a node, without duplicates. `at` is their path in the text.
 pub(crate) fn check(
     node: &Node,
     value: Value,
@@ -348,7 +352,7 @@ pub(crate) fn check(
     Ok(checked)
 }
 
-/// The table of what tasks take: its own fields, and a table for every stage that takes other things.
+/// Parses the table `[resources]`: defaults for all stages, and a table for every stage that differs from them.
 fn allotment(value: Option<Value>, graph: &Graph, source: &Source) -> Result<Allotment, SpecError> {
     let mut usual = match value {
         None => return Ok(Allotment::default()),
@@ -398,7 +402,7 @@ pub(crate) fn quoted(value: &Value) -> String {
     short(&value.to_string(), VALUE).into_owned()
 }
 
-/// Takes the value at a dotted path out of a table, and the tables that this leaves empty.
+/// Removes the value at a dotted path from a table, and returns it. Tables that become empty are removed, too.
 pub(crate) fn take(root: &mut Map<String, Value>, dotted: &str) -> Option<Value> {
     match dotted.split_once('.') {
         None => root.remove(dotted),
@@ -413,7 +417,7 @@ pub(crate) fn take(root: &mut Map<String, Value>, dotted: &str) -> Option<Value>
     }
 }
 
-/// Sets a value at a path; in an array of tables, in every table.
+/// Sets a value at a path. In an array of tables, it is set in every table.
 pub(crate) fn set(at: &mut Value, path: &[String], value: &Value) -> Result<(), String> {
     match (at, path) {
         (at, []) => *at = value.clone(),
@@ -433,11 +437,11 @@ pub(crate) fn set(at: &mut Value, path: &[String], value: &Value) -> Result<(), 
     Ok(())
 }
 
-/// Path of the first value that is left in a table, in the order of its keys.
+/// Path of the first value that is left in a table, in the order of its keys, for a message about an unknown key.
 pub(crate) fn first_leaf(table: &Map<String, Value>, graph: &Graph) -> Option<Vec<String>> {
     let (key, value) = table.iter().next()?;
     let mut path = vec![key.clone()];
-    // `dataset.downstream` is a node, so `dataset.downstraem` is what is unknown, not `dataset`.
+    // `dataset.downstream` is a node, so in `dataset.downstraem` the whole path is unknown, and not `dataset`.
     if let Value::Object(inner) = value
         && graph.nodes().any(|n| n.name.starts_with(&format!("{key}.")))
         && let Some((inner, _)) = inner.iter().next()
@@ -447,13 +451,14 @@ pub(crate) fn first_leaf(table: &Map<String, Value>, graph: &Graph) -> Option<Ve
     Some(path)
 }
 
-/// The known word that is meant by an unknown one: what it is called now, or what it is most like.
+/// The known word that was probably meant by an unknown one: its new name if it was renamed, or else the most similar
+/// word.
 fn meant(word: &str, known: &[&str]) -> Option<String> {
     let renamed = RENAMED.iter().find(|(old, new)| *old == word && known.iter().any(|k| new.starts_with(k)));
     renamed.map_or_else(|| nearest(word, known), |(_, new)| Some((*new).to_owned()))
 }
 
-/// The known word that an unknown one is most like, if any is like it.
+/// The known word that is most similar to an unknown one. Returns `None` if no word is similar enough.
 #[must_use]
 pub fn nearest(word: &str, known: &[&str]) -> Option<String> {
     if word.len() > VALUE {
@@ -467,7 +472,7 @@ pub fn nearest(word: &str, known: &[&str]) -> Option<String> {
         .map(|(_, k)| k.to_owned())
 }
 
-/// Whether a word is another one with a few slips, and not one that begins or ends alike.
+/// Whether two words differ by a few typing errors, and do not merely begin or end in the same way.
 fn is_slip(word: &str, other: &str) -> bool {
     let longer = word.chars().count().max(other.chars().count());
     strsim::osa_distance(word, other) <= 1 + longer / 3
@@ -485,14 +490,14 @@ impl Source {
         let suggestion = unknown.and_then(|u| meant(u.word, &u.known));
         let field: Vec<&str> = node.split('.').chain(e.path.split('.').filter(|s| !s.is_empty())).collect();
         match overrides.iter().rev().find(|o| field.iter().take(o.path.len()).eq(&o.path)) {
-            // Not the file is wrong, but what came on top of it.
+            // The error is in the override, and not in the file.
             Some(o) => SpecError { suggestion, line: None, ..self.error(&[], format!("{}: {message}", o.shown())) },
             None => SpecError { suggestion, ..self.error(&at, message) },
         }
     }
 }
 
-/// A field or variant that serde did not know, and the ones that it does.
+/// A field or variant that serde did not know, with those that it knows.
 struct Unknown<'a> {
     is_field: bool,
     word: &'a str,
@@ -500,7 +505,7 @@ struct Unknown<'a> {
 }
 
 impl<'a> Unknown<'a> {
-    /// Taken from serde's message, which has no typed form: "unknown field `a`, expected one of `b`, `c`".
+    /// Parses serde's message, which has no typed form: "unknown field `a`, expected one of `b`, `c`".
     fn find(message: &'a str) -> Option<Self> {
         let is_field = message.starts_with("unknown field");
         if !is_field && !message.starts_with("unknown variant") {

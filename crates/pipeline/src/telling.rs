@@ -1,17 +1,17 @@
-//! Which parameters tell tasks, or results, apart.
+//! Which parameters distinguish tasks or results from each other.
 
 use crate::Plan;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Fields that say which variant of a stage a table is of, and so which other fields it has.
+/// Fields that say which variant of a stage a table is for. They decide which other fields the table has.
 pub(crate) const TAGS: [&str; 3] = ["attack", "method", "kind"];
 
-/// The longest value that is said of a task, in characters.
+/// Most characters of a value in a task's label.
 const LONGEST: usize = 40;
 
-/// The fields, as node and name, that tell parameters of one node apart: tags that differ, and what differs where the
-/// tags are the same.
+/// The fields, as pairs of node and name, that distinguish the parameters of a node: tags that differ, and other fields
+/// that differ between parameters of the same tags.
 #[must_use]
 pub fn telling<'a>(params: impl Iterator<Item = (&'a str, &'a Value)>) -> BTreeSet<(&'a str, &'a str)> {
     let mut seen: Vec<(&str, &Value)> = Vec::new();
@@ -32,13 +32,14 @@ pub fn telling<'a>(params: impl Iterator<Item = (&'a str, &'a Value)>) -> BTreeS
     telling
 }
 
-/// What tells every task of a plan apart from the others of its node, in words, without node and key: `bilevel, 3 %,
-/// constraint=ball, decoder, seed 0`. It names what the task comes from, too.
+/// A label for every task of a plan that distinguishes it from the other tasks of its node, such as `bilevel, 3 %,
+/// constraint=ball, decoder, seed 0`. It names parameters of the task and of all that it comes from, but neither the
+/// node nor the key.
 #[must_use]
 pub fn labels(plan: &Plan) -> Vec<String> {
     let mut sources: Vec<BTreeSet<usize>> = Vec::with_capacity(plan.tasks.len());
     for (number, task) in plan.tasks.iter().enumerate() {
-        // Inputs stand before what reads them.
+        // Inputs come before the tasks that read them, so their sources are known.
         let inputs = task.inputs.values().flat_map(|input| sources[*input].iter().copied());
         let all = inputs.chain([number]).collect();
         sources.push(all);
@@ -62,7 +63,7 @@ pub fn labels(plan: &Plan) -> Vec<String> {
                 .map(|(field, value)| (field.as_str(), value))
                 .filter(|(field, _)| telling.contains(&(source.node, *field)) || source.about.named_by.contains(field))
                 .collect();
-            // Which variant it is comes before how it is set.
+            // Says first which variant the task is, and then how it is set.
             said.sort_by_key(|(field, _)| (!is_bare(field), *field != "poison_fraction"));
             words.extend(said.into_iter().map(|(field, value)| word(source.node, field, value, telling)));
         }
@@ -72,7 +73,7 @@ pub fn labels(plan: &Plan) -> Vec<String> {
     sources.iter().enumerate().map(label).collect()
 }
 
-/// Whether a field's value speaks for itself.
+/// Whether a field's value is clear without the field's name.
 fn is_bare(field: &str) -> bool {
     TAGS.contains(&field) || field == "noise"
 }
@@ -88,7 +89,7 @@ fn word(node: &str, field: &str, value: &Value, telling: &BTreeSet<(&str, &str)>
     };
     let elsewhere = telling.iter().any(|(other, name)| *name == field && *other != node);
     match value.as_f64() {
-        // 0.03 * 100 is no 3.
+        // 0.03 * 100 is not exactly 3.
         Some(share) if field == "poison_fraction" => format!("{} %", (share * 1e10).round() / 1e8),
         _ if node.starts_with("deployed.") => format!("{node}.{field}={text}"),
         _ if is_bare(field) => text,

@@ -1,4 +1,4 @@
-//! Specs of any kind, on a graph of stages that do nothing.
+//! Tests of specs of any kind, on a graph of stages that do nothing.
 
 use crate::{Graph, MOST_BRANCHES, Node, Override, Plan, Spec};
 use hemlock_artifact::Features;
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Parameters of all stages here.
+/// Parameters of all stages of these tests.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Params {
@@ -79,7 +79,7 @@ stage!(Left, "left", FromSource);
 stage!(Right, "right", FromSource);
 stage!(End, "end", FromEnds);
 
-/// Two ways from `source` to `end`.
+/// A graph with two routes from `source` to `end`.
 fn graph() -> Graph {
     let node = |name, stage, fallback, route| Node { name, stage, fallback, route, instead: &[], with: None };
     Graph::new(vec![
@@ -200,11 +200,11 @@ fn errors_name_the_file_that_says_what_is_wrong() {
     starts(load(""), "base.toml:1: `seeds` is 3");
     starts(load("seeds = [0]"), "base.toml:3: unknown key `lift`");
     starts(load("seeds = [0]\n[lift]"), "own.toml:3: unknown key `lift`");
-    // What is missing is missing of the spec: the table that asks for it is named.
+    // If a table is missing from the spec, the error is about the table that needs it.
     write("base.toml", "[left]\n[end]\n");
     starts(load(""), "base.toml:1: [left] reads what [source] makes");
     starts(load("\n[left]"), "own.toml:3: [left] reads what [source] makes");
-    // What no file says is said of the table, where the last file has it.
+    // If no file sets a field, the error is about its table, in the last file that has the table.
     write("base.toml", "[source]\n[left]\nlayer = { width = 0 }\n[end]\n");
     starts(load("[left]\nlayer.width = 0"), "own.toml:3: [left] `layer.width`: ");
     starts(load("[left]\nnumber = 3"), "base.toml:3: [left] `layer.width`: ");
@@ -229,12 +229,12 @@ fn a_spec_that_extends_another_is_one_that_was_written_in_one_file() {
     assert_eq!(message, "x.toml: --set extends=base.toml: `extends` stands in the file; expected a field of a stage");
 }
 
-/// A list of some numbers, or one number.
+/// A list of numbers, or a single number.
 fn list(most: usize) -> impl Strategy<Value = String> {
     (0..most).prop_map(|n| if n == 0 { "7".to_owned() } else { numbers(n) })
 }
 
-/// Texts that are short, or long, or full of what means something.
+/// Texts that are short, long, or full of characters with a meaning.
 fn text() -> impl Strategy<Value = String> {
     let marks =
         prop::collection::vec(prop::sample::select(vec!["[", "]", "{", "}", "=", ".", "\"", "\n", ",", "a"]), 0..60);

@@ -1,22 +1,24 @@
-//! The variants of a stage's table: what its lists fan out into.
+//! The variants of a node: all combinations of the lists in its table.
 
 use crate::{MOST_BRANCHES, branches::Count, spec::quoted};
 use hemlock_stage::few;
 use serde_json::{Map, Value};
 
-/// All combinations of a node's tables: one per element of an array of tables, and per element of every list in it.
-/// They are counted before any is made.
+/// All combinations of a node's tables, with one per element of an array of tables and per element of every list. They
+/// are counted before any is made.
 pub(crate) struct Variants(Vec<Vec<Field>>);
 
-/// A field, and its choices.
+/// A field and its choices.
 type Field = (String, Vec<Value>);
 
 impl Variants {
-    /// Those of a table, or an array of tables. Of the fields in `lists`, whose value is a list, only a list of lists
-    /// is a list of choices.
+    /// Takes a node's table, or an array of tables. For the fields in `lists`, whose value is a list, only a list of
+    /// lists is a list of choices.
     ///
     /// # Errors
-    /// It is no table, has an empty list, or makes more variants than there may be branches.
+    /// - The value is no table or array of tables.
+    /// - A list of choices is empty.
+    /// - There are more variants than a spec may have branches.
     pub(crate) fn new(value: Value, lists: &[&str]) -> Result<Self, String> {
         let tables = match value {
             Value::Array(tables) => tables,
@@ -57,7 +59,7 @@ impl Variants {
         Ok(Self(variants))
     }
 
-    /// The tables, one after the other: the last field's choices change fastest.
+    /// The tables, one after the other. The choices of the last field change fastest.
     pub(crate) fn tables(&self) -> impl Iterator<Item = Value> {
         self.0.iter().flat_map(|fields| {
             let count: usize = fields.iter().map(|(_, choices)| choices.len()).product();
@@ -66,7 +68,7 @@ impl Variants {
     }
 }
 
-/// The combination of that number.
+/// The combination of the given number.
 fn combination(fields: &[Field], number: usize) -> Map<String, Value> {
     let mut rest = number;
     let pick = |(key, choices): &Field| {

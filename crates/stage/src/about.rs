@@ -1,20 +1,20 @@
-//! What a stage says of itself: all that the command line, results and reports know of it.
+//! How a stage describes itself to the command line, to results and to reports.
 
-/// What a stage says of itself.
+/// A stage's description of itself.
 #[derive(Debug, Clone, Copy)]
 pub struct About {
-    /// What it does, as the end of "Run up to the stage NAME: …".
+    /// What the stage does, as the end of the sentence "Run up to the stage NAME: …".
     pub does: &'static str,
-    /// What it is for.
+    /// What the stage is for.
     pub role: StageRole,
-    /// Parameters that every task and every result that comes from it is named by.
+    /// Parameters that always appear in the names of the stage's tasks and of all results that come from them.
     pub named_by: &'static [&'static str],
     /// Numbers of its artifact's summary that are columns of results.
     pub columns: &'static [Column],
 }
 
 impl About {
-    /// A stage that names no result and has no column.
+    /// Describes a stage without parameters in names and without columns of results.
     #[must_use]
     pub const fn new(role: StageRole, does: &'static str) -> Self {
         Self { does, role, named_by: &[], columns: &[] }
@@ -24,38 +24,38 @@ impl About {
 /// What a stage is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StageRole {
-    /// It makes clean data, or what victims have without an attack: images, an extractor, features.
+    /// The stage makes clean data, or what victims have without an attack: images, an extractor, features.
     Data,
-    /// It makes something that attacks need: a target head, a decoder.
+    /// The stage makes something that attacks need: a target head, a decoder.
     Preparation,
-    /// It is an attack on features.
+    /// The stage is an attack on features.
     FeatureAttack,
-    /// It makes images of poisoned features.
+    /// The stage makes images of poisoned features.
     Inversion,
-    /// It is an attack on images.
+    /// The stage is an attack on images.
     ImageAttack,
-    /// It trains a victim on clean data.
+    /// The stage trains a victim on clean data.
     Victim,
-    /// It looks at data or poisons, and measures or filters them.
+    /// The stage examines data or poisons, and measures or filters them.
     Defence,
-    /// It trains victims on poisons and measures them.
+    /// The stage trains victims on poisons and measures them.
     Evaluation,
 }
 
 impl StageRole {
-    /// Whether its time is the attacker's.
+    /// Whether the stage's time counts as the attacker's.
     #[must_use]
     pub fn is_attackers(self) -> bool {
         matches!(self, Self::Preparation | Self::FeatureAttack | Self::Inversion | Self::ImageAttack)
     }
 
-    /// Whether it decides what poisons do.
+    /// Whether the stage is an attack: it decides what the poisons do.
     #[must_use]
     pub fn is_attack(self) -> bool {
         matches!(self, Self::FeatureAttack | Self::ImageAttack)
     }
 
-    /// Whether it makes poisoned images.
+    /// Whether the stage makes poisoned images.
     #[must_use]
     pub fn makes_images(self) -> bool {
         matches!(self, Self::Inversion | Self::ImageAttack)
@@ -65,12 +65,12 @@ impl StageRole {
 /// A number of an artifact's summary that is a column of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Column {
-    /// The field of the summary, and the name of the column.
+    /// The field of the summary, which is also the name of the column.
     pub field: &'static str,
-    /// What stands above the column.
+    /// The heading of the column.
     pub heading: &'static str,
-    /// What the number is, as a sentence.
+    /// What the number means, as a sentence.
     pub meaning: &'static str,
-    /// Digits behind the decimal point.
+    /// Number of digits after the decimal point.
     pub digits: usize,
 }

@@ -1,4 +1,4 @@
-//! What a running stage gets from outside: seed, device, progress, cancellation, checkpoints.
+//! What a running stage gets from outside: seed, device, progress, cancellation, checkpoints, scratch space.
 
 use crate::{ErrorKind, StageError};
 use std::{
@@ -17,10 +17,10 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Where a file of raw data lies: a relative path starts at the data folder.
+    /// Returns the path of a file of raw data. A relative path starts at the data folder.
     ///
     /// # Errors
-    /// The path is relative, and no folder was given.
+    /// The path is relative, and there is no data folder.
     pub fn locate(&self, path: &Path) -> Result<PathBuf, StageError> {
         match &self.data {
             Some(data) => Ok(data.join(path)),
@@ -42,28 +42,28 @@ impl Cancel {
     pub fn request(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
-    /// Whether a stop was asked for.
+    /// Whether a stop was requested.
     #[must_use]
     pub fn requested(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 }
 
-/// Shows how far long work is. Implemented by whoever owns the terminal.
+/// Shows the progress of long work. Whoever owns the terminal implements it.
 pub trait Progress: Send + Sync {
-    /// Begins a piece of work of `total` steps, counted in `unit`s; it ends when the bar is dropped.
+    /// Begins a piece of work of `total` steps, counted in `unit`s. The work ends when the bar is dropped.
     fn start(&self, label: &str, total: u64, unit: &'static str) -> Box<dyn Bar>;
 }
 
-/// One piece of work under way.
+/// The progress of one piece of work.
 pub trait Bar: Send + Sync {
     /// Sets how many steps are done.
     fn at(&self, done: u64);
-    /// Says something short beside the bar, such as the current loss.
+    /// Shows a short message next to the bar, such as the current loss.
     fn say(&self, message: String);
 }
 
-/// Progress that nobody sees.
+/// A [`Progress`] and [`Bar`] that shows nothing.
 pub struct Silent;
 
 impl Progress for Silent {
@@ -77,21 +77,21 @@ impl Bar for Silent {
     fn say(&self, _: String) {}
 }
 
-/// Keeps the state of an unfinished run, so that the next one resumes.
+/// Keeps the state of an unfinished run, so that the next run can resume it.
 pub trait Checkpoints: Send + Sync {
-    /// The last saved state, if there is one.
+    /// Returns the state that was saved last, or `None` if no state was saved.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The state cannot be read.
     fn load(&self) -> Result<Option<Vec<u8>>, StageError>;
     /// Replaces the saved state atomically.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The state cannot be written.
     fn save(&self, state: &[u8]) -> Result<(), StageError>;
 }
 
-/// Checkpoints that are never kept.
+/// [`Checkpoints`] that keep nothing.
 pub struct NoCheckpoints;
 
 impl Checkpoints for NoCheckpoints {
@@ -103,36 +103,36 @@ impl Checkpoints for NoCheckpoints {
     }
 }
 
-/// What surrounds one run of a stage.
+/// What one run of a stage is given besides its parameters and inputs.
 pub struct Context<'a> {
-    /// The pipeline's seed; zero for stages that are not seeded.
+    /// The pipeline's seed; 0 for a stage that is not seeded.
     pub seed: u64,
-    /// Name of the backend to compute on.
+    /// Name of the device to compute on.
     pub device: &'a str,
     /// Where raw data is found.
     pub env: &'a Environment,
-    /// Shows how far the run is.
+    /// Shows the progress of the run.
     pub progress: &'a dyn Progress,
-    /// A request to stop.
+    /// The request to stop, which the stage has to check.
     pub cancel: &'a Cancel,
-    /// State of an unfinished run.
+    /// The state of an unfinished run, to be loaded and saved.
     pub checkpoints: &'a dyn Checkpoints,
     /// A folder for arrays that may be larger than memory ([`hemlock_store::Scratch`]).
     pub scratch: &'a Path,
 }
 
 impl Context<'_> {
-    /// Returns early where a stop was asked for.
+    /// Returns an error if a stop was requested. A stage calls it between steps, to stop early.
     ///
     /// # Errors
-    /// [`ErrorKind::Interrupted`].
+    /// A stop was requested ([`ErrorKind::Interrupted`]).
     pub fn check(&self) -> Result<(), StageError> {
         if self.cancel.requested() { Err(StageError::interrupted()) } else { Ok(()) }
     }
 }
 
 impl StageError {
-    /// The run was asked to stop.
+    /// The error of a run that was asked to stop.
     #[must_use]
     pub fn interrupted() -> Self {
         Self::new(ErrorKind::Interrupted, "interrupted; run the same command again to go on")

@@ -1,10 +1,10 @@
-//! Why a stage stopped.
+//! The errors that stages return.
 
 use crate::{MESSAGE, VALUE, short};
 use hemlock_failure::{ErrorKind, Failure};
 use std::{error::Error, fmt};
 
-/// A failure of a stage: its class and what happened.
+/// A failure of a stage: its class, and what happened.
 #[derive(Debug)]
 pub struct StageError {
     kind: ErrorKind,
@@ -12,15 +12,15 @@ pub struct StageError {
 }
 
 impl StageError {
-    /// A failure of a class, from an error or a message.
+    /// Makes a failure of the class `kind` from an error or a message.
     pub fn new(kind: ErrorKind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { kind, source: source.into() }
     }
-    /// A failure that should be impossible.
+    /// Makes a failure that should be impossible.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message.into())
     }
-    /// The class.
+    /// The class of the failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -62,13 +62,13 @@ pub struct ParamError {
 }
 
 impl ParamError {
-    /// The field `path` is wrong, as `message` says. What is too long for a message is cut.
+    /// Makes an error about the field `path`. Path and message are cut if they are too long.
     pub fn new(path: impl AsRef<str>, message: impl AsRef<str>) -> Self {
         let (path, message) = (short(path.as_ref(), VALUE), short(message.as_ref(), MESSAGE));
         Self { path: path.into_owned(), message: message.into_owned() }
     }
 
-    /// Requires `value` to lie within the range `ok` describes in words.
+    /// Requires that a condition holds for `value`. `expected` names the allowed range in words, for the message.
     ///
     /// # Errors
     /// `holds` is false.
@@ -81,23 +81,23 @@ impl ParamError {
     /// Requires a finite number above 0.
     ///
     /// # Errors
-    /// It is none.
+    /// The value is 0 or less, or not finite.
     pub fn positive(path: &str, value: f64) -> Result<(), Self> {
         Self::require(value > 0.0 && value.is_finite(), path, value, "a number above 0")
     }
 
-    /// Requires a finite number from 0.
+    /// Requires a finite number of at least 0.
     ///
     /// # Errors
-    /// It is none.
+    /// The value is negative, or not finite.
     pub fn non_negative(path: &str, value: f64) -> Result<(), Self> {
         Self::require(value >= 0.0 && value.is_finite(), path, value, "a number from 0")
     }
 
-    /// Requires a share above 0 and up to 1.
+    /// Requires a share above 0 and up to 1. For a value that looks like a percentage, the message names the share.
     ///
     /// # Errors
-    /// It is none.
+    /// The value is 0 or less, above 1, or not a number.
     pub fn share(path: &str, value: f64) -> Result<(), Self> {
         let expected = "a share above 0 and up to 1";
         if value > 1.0 && value <= 100.0 {
@@ -109,7 +109,7 @@ impl ParamError {
     /// Requires a count of at least 1.
     ///
     /// # Errors
-    /// It is 0.
+    /// The value is 0.
     pub fn at_least_one(path: &str, value: impl Into<u64>) -> Result<(), Self> {
         Self::require(value.into() > 0, path, 0, "at least 1")
     }
@@ -117,7 +117,7 @@ impl ParamError {
     /// Requires a count from 1 to `most`.
     ///
     /// # Errors
-    /// It is 0, or larger.
+    /// The value is 0, or larger than `most`.
     pub fn count(path: &str, value: usize, most: usize) -> Result<(), Self> {
         Self::at_least_one(path, value as u64)?;
         Self::require(value <= most, path, value, &format!("at most {most}"))
@@ -126,7 +126,7 @@ impl ParamError {
     /// Requires a number of a layer's units or channels, from 1 to [`MOST_UNITS`].
     ///
     /// # Errors
-    /// It is 0, or larger.
+    /// The value is 0, or larger than [`MOST_UNITS`].
     pub fn units(path: &str, value: usize) -> Result<(), Self> {
         Self::count(path, value, MOST_UNITS)
     }
@@ -134,20 +134,20 @@ impl ParamError {
     /// Requires a number of passes over the data, from 1 to [`MOST_EPOCHS`].
     ///
     /// # Errors
-    /// It is 0, or larger.
+    /// The value is 0, or larger than [`MOST_EPOCHS`].
     pub fn epochs(path: &str, value: usize) -> Result<(), Self> {
         Self::count(path, value, MOST_EPOCHS)
     }
 }
 
-/// Most units or channels of a layer that a spec may ask for.
+/// The largest number of units or channels of a layer that a spec may ask for.
 pub const MOST_UNITS: usize = 65_536;
 
-/// Most passes over the data that a spec may ask for.
+/// The largest number of passes over the data that a spec may ask for.
 pub const MOST_EPOCHS: usize = 1_000_000;
 
 impl ParamError {
-    /// Numbers as spec authors know them.
+    /// Rust's number types, and the words for them in messages to authors of specs.
     const WORDS: [(&str, &str); 6] = [
         ("u8", "a whole number from 0 to 255"),
         ("u32", "a whole number from 0 to 4294967295"),
@@ -157,7 +157,7 @@ impl ParamError {
         ("f64", "a number"),
     ];
 
-    /// The same, where the message is serde's and expects a type of Rust's.
+    /// Replaces the Rust type at the end of one of serde's messages by words.
     pub(crate) fn in_words(mut self) -> Self {
         for (rust, words) in Self::WORDS {
             if let Some(before) = self.message.strip_suffix(&format!("expected {rust}")) {

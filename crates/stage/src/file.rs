@@ -1,4 +1,4 @@
-//! Files that other tools wrote.
+//! Reading files that other tools wrote.
 
 use crate::{ErrorKind, StageError};
 use std::{
@@ -8,11 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Opens a regular file to read it. Whatever else has the name (a folder, a pipe, a socket, a device) is refused
-/// unopened, because opening or reading it may never end.
+/// Opens a regular file for reading. Anything else of that name (a folder, a pipe, a socket, a device) is refused
+/// without opening it, because opening or reading it may never end.
 ///
 /// # Errors
-/// It is not there, no regular file, or cannot be opened.
+/// The file does not exist, is no regular file, or cannot be opened.
 pub fn open_file(path: &Path) -> io::Result<File> {
     let kind = fs::metadata(path)?.file_type();
     let what = match () {
@@ -23,10 +23,10 @@ pub fn open_file(path: &Path) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, format!("it is {what}; expected a file")))
 }
 
-/// Reads a regular file ([`open_file`]) of at most so many MiB.
+/// Reads a regular file of at most `limit_mib` MiB.
 ///
 /// # Errors
-/// As [`open_file`]; it cannot be read, or is longer.
+/// [`open_file`] returns an error, or the file cannot be read, or it is longer than the limit.
 pub fn read_file(path: &Path, limit_mib: u64) -> io::Result<Vec<u8>> {
     let (file, limit) = (open_file(path)?, limit_mib << 20);
     let length = file.metadata()?.len();
@@ -37,14 +37,14 @@ pub fn read_file(path: &Path, limit_mib: u64) -> io::Result<Vec<u8>> {
     if length > limit {
         return too_long(length.div_ceil(1 << 20));
     }
-    // No longer than the limit.
+    // This fits into memory: it is at most the limit.
     let mut bytes = Vec::with_capacity(length as usize);
-    // A file may be longer than it says, as those of the system are.
+    // A file can be longer than its metadata say: files of the system (`/proc`) have a length of 0.
     file.take(limit + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > limit { too_long(limit_mib + 1) } else { Ok(bytes) }
 }
 
-/// A file that cannot be read, or is not what it should be.
+/// An error of reading a file: it cannot be read, or is not what it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The file system failed.
@@ -52,30 +52,32 @@ pub enum FileError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What its name promises.
+        /// What the file should be, after its name.
         expected: &'static str,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// The file is damaged, or of another kind.
+    /// The file is damaged, or of another kind than expected.
     #[error("{} is damaged, or no {expected}: {reason}", .path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// What its name promises.
+        /// What the file should be, after its name.
         expected: &'static str,
-        /// What the reader met.
+        /// What the reader found wrong.
         reason: String,
     },
 }
 
 impl FileError {
-    /// What the file system's error means for a file whose name promises `expected`.
+    /// Returns a function that turns an error of the file system into a [`FileError::Read`], for `map_err`. `expected`
+    /// says what the file should be.
     pub fn unreadable(path: &Path, expected: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Read { path: path.to_owned(), expected, source }
     }
 
-    /// What a reader's error means for a file whose name promises `expected`.
+    /// Returns a function that turns a reader's error into a [`FileError::Format`], for `map_err`. `expected` says what
+    /// the file should be.
     pub fn damaged<E: Display>(path: &Path, expected: &'static str) -> impl FnOnce(E) -> Self {
         move |e| Self::Format { path: path.to_owned(), expected, reason: e.to_string() }
     }

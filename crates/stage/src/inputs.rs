@@ -7,39 +7,41 @@ use std::collections::BTreeMap;
 /// One artifact that a stage reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Port {
-    /// What the artifact is to this stage; part of the key.
+    /// The artifact's role in this stage, which is part of the key.
     pub role: &'static str,
     /// The node of the pipeline that makes it.
     pub node: &'static str,
-    /// How the stage wants it filled, whatever its parameters: see [`Stage::need`](crate::Stage::need).
+    /// How the stage needs the role to be filled, unless its parameters decide otherwise
+    /// ([`Stage::need`](crate::Stage::need)).
     pub need: Need,
 }
 
-/// How a stage wants a role filled.
+/// How a stage needs a role to be filled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// It cannot run without the artifact.
+    /// The stage cannot run without the artifact.
     Required,
-    /// It takes the artifact where the pipeline makes one. The field is an `Option`.
+    /// The stage takes the artifact if the pipeline makes one. The field of the inputs is an `Option`.
     Optional,
-    /// It does not look at the artifact, which is not part of its key either. The field is an `Option`.
+    /// The stage does not read the artifact, which is therefore not part of its key. The field of the inputs is an
+    /// `Option`.
     Unread,
 }
 
-/// The artifacts that a task was given, by role; each is read when it is asked for.
+/// The artifacts that a task was given, by role. An artifact is read from disk when [`InputSet::read`] asks for it.
 pub struct InputSet {
     store: Store,
     manifests: BTreeMap<&'static str, Manifest>,
 }
 
 impl InputSet {
-    /// A set of published artifacts.
+    /// Makes a set of published artifacts in `store`, from their manifests by role.
     #[must_use]
     pub fn new(store: Store, manifests: BTreeMap<&'static str, Manifest>) -> Self {
         Self { store, manifests }
     }
 
-    /// Reads the artifact for `role`, or `None` where the pipeline has none.
+    /// Reads the artifact in `role`. Returns `None` if the pipeline makes none.
     ///
     /// # Errors
     /// The artifact cannot be read or is damaged.
@@ -47,10 +49,10 @@ impl InputSet {
         Ok(self.manifests.get(role).map(|m| self.store.read(m)).transpose()?)
     }
 
-    /// Reads the artifact for `role`, which a plan always provides.
+    /// Reads the artifact in `role`, which every plan provides.
     ///
     /// # Errors
-    /// The role is empty, or the artifact cannot be read or is damaged.
+    /// No artifact has the role, or the artifact cannot be read or is damaged.
     pub fn require<A: Artifact>(&self, role: &'static str) -> Result<A, StageError> {
         self.read(role)?.ok_or_else(|| StageError::internal(format!("no artifact was given for the input '{role}'")))
     }
@@ -58,16 +60,16 @@ impl InputSet {
 
 /// Typed inputs of a stage. Declare them with [`inputs!`](crate::inputs).
 pub trait Inputs: Sized {
-    /// The roles, and the nodes that fill them.
+    /// The roles, each with the node that fills it.
     const PORTS: &'static [Port];
-    /// Reads all of them.
+    /// Reads the artifacts of all roles.
     ///
     /// # Errors
-    /// An artifact is missing, cannot be read or is damaged.
+    /// A required artifact is missing, or an artifact cannot be read or is damaged.
     fn load(set: &InputSet) -> Result<Self, StageError>;
 }
 
-/// A stage at the head of the graph reads nothing.
+/// The inputs of a stage that reads no artifact.
 impl Inputs for () {
     const PORTS: &'static [Port] = &[];
     fn load(_: &InputSet) -> Result<Self, StageError> {
@@ -75,7 +77,8 @@ impl Inputs for () {
     }
 }
 
-/// Declares a stage's inputs: a struct whose fields are roles, each with its type and the node that makes it.
+/// Declares a stage's inputs: a struct with a field per role, each with its type and the node that makes it. Fields
+/// after `; optional { … }` are `Option`s.
 #[macro_export]
 macro_rules! inputs {
     (

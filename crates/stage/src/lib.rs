@@ -1,8 +1,8 @@
-//! The one face that every stage has.
+//! The trait that every stage implements, and what a run of a stage is given.
 //!
-//! A stage is typed parameters, typed inputs, a version and a `run` that takes them and gives an
-//! output. What surrounds a run (keys, caching, locks, publishing, progress, logs) is written once,
-//! in `hemlock-pipeline`, against the object-safe [`AnyStage`] that every [`Stage`] is.
+//! A stage has typed parameters, typed inputs, a version, and a `run` that turns them into an output. All that
+//! surrounds a run (keys, caching, locks, publishing, progress, logs) is written once, in `hemlock-pipeline`, against
+//! the object-safe trait [`AnyStage`], which every [`Stage`] implements through [`erase`].
 
 mod about;
 mod context;
@@ -28,12 +28,12 @@ use hemlock_store::{Artifact, Draft, Manifest, Store};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-/// Typed parameters of a stage, as they stand in a spec.
+/// Typed parameters of a stage, as they are written in a spec.
 pub trait Params: Serialize + DeserializeOwned + Send + Sync {
-    /// What the types cannot say: ranges, and fields that depend on each other.
+    /// Checks what the types cannot express: ranges, and fields that depend on each other.
     ///
     /// # Errors
-    /// The first field whose value is out of range.
+    /// A value is out of range, or does not go with another field. The error names the first such field.
     fn check(&self) -> Result<(), ParamError> {
         Ok(())
     }
@@ -41,28 +41,28 @@ pub trait Params: Serialize + DeserializeOwned + Send + Sync {
 
 /// A step of a pipeline: a pure function from parameters, seed and input artifacts to one artifact.
 pub trait Stage: Send + Sync + 'static {
-    /// The name in specs, on the command line and in the artifact root.
+    /// The stage's name in specs, on the command line and in the artifact root.
     const NAME: &'static str;
-    /// What the command line, results and reports say of the stage.
+    /// What the command line, results and reports know about the stage.
     const ABOUT: About;
-    /// Raised whenever the same inputs would give a different output; part of the key.
+    /// Version of the stage, which is part of the key. It is raised whenever the same inputs would give another output.
     const VERSION: u32;
     /// Whether the stage draws random numbers from the pipeline's seed; only then is the seed in its key.
     const SEEDED: bool;
     /// Whether the stage computes on the chosen backend rather than on the host alone.
     const USES_DEVICE: bool;
-    /// Fields whose value is a list. In a spec such a list is one value, where any other list fans out; a list of such
-    /// lists fans out, too.
+    /// Fields whose value is a list. In a spec, a list for such a field is one value, and a list of lists fans out. For
+    /// any other field, a list fans out.
     const LISTS: &'static [&'static str] = &[];
     /// Parameters, parsed from the stage's table in the spec.
     type Params: Params;
     /// Artifacts that the stage reads.
     type Inputs: Inputs;
-    /// The artifact that the stage emits.
+    /// The artifact that the stage makes.
     type Output: Artifact + Export;
 
-    /// Parameters as they stand in the key. A stage leaves out what does not decide the result, such as the path of
-    /// data whose digest [`Stage::source`] gives.
+    /// Returns the parameters as they enter the key. A stage leaves out what does not decide the result, such as the
+    /// path of data whose digest [`Stage::source`] returns.
     ///
     /// # Errors
     /// The parameters cannot be written as JSON.
@@ -70,7 +70,8 @@ pub trait Stage: Send + Sync + 'static {
         serde_json::to_value(params)
     }
 
-    /// Digest of data that is no artifact (a raw dataset, a file of weights); part of the key.
+    /// Returns the digest of data that is no artifact (a raw dataset, a file of weights), which becomes part of the
+    /// key. `None`: the stage reads no such data.
     ///
     /// # Errors
     /// The data cannot be read.
@@ -78,54 +79,61 @@ pub trait Stage: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Names the data that [`Stage::source`] digests, so that it is digested once for all tasks that read it.
+    /// Names the data that [`Stage::source`] digests. Tasks whose data has the same name share one computation of the
+    /// digest.
     #[must_use]
     fn source_id(_params: &Self::Params) -> String {
         String::new()
     }
 
-    /// Whether a stage with these parameters draws random numbers from the pipeline's seed, if not all do or none.
+    /// Whether a stage with these parameters draws random numbers from the pipeline's seed. Override this if the
+    /// parameters decide it; the default is [`Stage::SEEDED`].
     #[must_use]
     fn seeded(_params: &Self::Params) -> bool {
         Self::SEEDED
     }
 
-    /// Whether a stage with these parameters computes on the chosen backend, if not all do or none.
+    /// Whether a stage with these parameters computes on the chosen backend. Override this if the parameters decide it;
+    /// the default is [`Stage::USES_DEVICE`].
     #[must_use]
     fn uses_device(_params: &Self::Params) -> bool {
         Self::USES_DEVICE
     }
 
-    /// How a stage with these parameters wants a role filled, if not as the role was declared.
+    /// How a stage with these parameters needs a role to be filled. Override this if the parameters decide it; the
+    /// default is the port's own [`Port::need`].
     #[must_use]
     fn need(_params: &Self::Params, port: &Port) -> Need {
         port.need
     }
 
-    /// Whether a stage with these parameters can read for a role what was made with those of the node that fills it.
+    /// Checks whether a stage with these parameters can read, in the role of `port`, an artifact that was made with the
+    /// parameters `made_with`.
     ///
     /// # Errors
-    /// Why it cannot.
+    /// The stage cannot read it; the error says why.
     fn accepts(_params: &Self::Params, _port: &Port, _made_with: &Value) -> Result<(), ParamError> {
         Ok(())
     }
 
-    /// A published output in open formats, with what only this stage can add to it.
+    /// Converts a published output to open formats. A stage that has more to export than the artifact itself adds it
+    /// here.
     ///
     /// # Errors
-    /// What is added cannot be computed.
+    /// What the stage adds cannot be computed.
     fn export(output: &Self::Output) -> Result<Exported, StageError> {
         Ok(output.export())
     }
 
-    /// Computes the output.
+    /// Computes the output from parameters and inputs.
     ///
     /// # Errors
-    /// Whatever stops the computation, [`ErrorKind::Interrupted`] included.
+    /// - The computation fails.
+    /// - A stop was requested ([`ErrorKind::Interrupted`]).
     fn run(params: &Self::Params, inputs: Self::Inputs, ctx: &Context) -> Result<Self::Output, StageError>;
 }
 
-/// Any stage, its types erased: what the registry holds and the planner and runner use.
+/// A stage whose types are erased: what the graph holds, and what the planner and the runner use.
 pub trait AnyStage: Send + Sync {
     /// [`Stage::NAME`].
     fn name(&self) -> &'static str;
@@ -136,63 +144,66 @@ pub trait AnyStage: Send + Sync {
     /// [`Stage::seeded`], from parsed parameters.
     ///
     /// # Errors
-    /// The parameters are not those of the stage.
+    /// The parameters are not this stage's.
     fn seeded(&self, params: &Value) -> Result<bool, StageError>;
     /// [`Stage::uses_device`], from parsed parameters.
     ///
     /// # Errors
-    /// The parameters are not those of the stage.
+    /// The parameters are not this stage's.
     fn uses_device(&self, params: &Value) -> Result<bool, StageError>;
     /// [`Stage::LISTS`].
     fn lists(&self) -> &'static [&'static str];
-    /// The roles that the stage can read, and the node of the pipeline that fills each.
+    /// The roles that the stage can read, each with the node of the pipeline that fills it.
     fn ports(&self) -> &'static [Port];
     /// [`Stage::need`], from parsed parameters.
     ///
     /// # Errors
-    /// The parameters are not those of the stage.
+    /// The parameters are not this stage's.
     fn need(&self, params: &Value, port: &Port) -> Result<Need, StageError>;
     /// [`Stage::accepts`], from parsed parameters.
     ///
     /// # Errors
-    /// Why the stage cannot read it.
+    /// The parameters are not this stage's, or the stage cannot read what was made with `made_with`.
     fn accepts(&self, params: &Value, port: &Port, made_with: &Value) -> Result<(), ParamError>;
-    /// Checks a spec's table for this stage and returns it whole: defaults filled in, numbers in one form.
+    /// Checks a spec's table for this stage, and returns it complete: defaults are filled in, and numbers have one
+    /// form.
     ///
     /// # Errors
-    /// The first field that is unknown, missing, of the wrong type or out of range.
+    /// A field is unknown, missing, of the wrong type or out of range. The error names the first such field.
     fn parse(&self, table: Value) -> Result<Value, ParamError>;
     /// [`Stage::key_params`], from parsed parameters.
     ///
     /// # Errors
-    /// The parameters cannot be written as JSON.
+    /// The parameters are not this stage's, or cannot be written as JSON.
     fn key_params(&self, params: &Value) -> Result<Value, StageError>;
-    /// Names what [`AnyStage::source`] reads: equal names give equal digests.
+    /// Names the data that [`AnyStage::source`] digests. Equal names mean equal digests.
     ///
     /// # Errors
-    /// The parameters cannot be written as JSON.
+    /// The parameters are not this stage's.
     fn source_id(&self, params: &Value) -> Result<String, StageError>;
     /// [`Stage::source`], from parsed parameters.
     ///
     /// # Errors
-    /// The data cannot be read.
+    /// The parameters are not this stage's, or the data cannot be read.
     fn source(&self, params: &Value, env: &Environment) -> Result<Option<String>, StageError>;
-    /// Runs the stage and writes its output; returns the output's summary for the manifest.
+    /// Runs the stage, writes its output to `draft`, and returns the output's summary for the manifest.
     ///
     /// # Errors
-    /// As [`Stage::run`], and failures to read inputs or to write the output.
+    /// - [`Stage::run`] returns an error, or a stop was requested while it ran.
+    /// - The parameters are not this stage's.
+    /// - An input cannot be read, or the output cannot be written.
     fn run(&self, params: &Value, inputs: &InputSet, ctx: &Context, draft: &mut Draft) -> Result<Value, StageError>;
-    /// A published output, in open formats.
+    /// Reads a published output of this stage and converts it to open formats ([`Stage::export`]).
     ///
     /// # Errors
-    /// The artifact cannot be read or is damaged.
+    /// The artifact cannot be read or is damaged, or [`Stage::export`] returns an error.
     fn export(&self, store: &Store, output: &Manifest) -> Result<Exported, StageError>;
 }
 
-/// Erases a stage's types; zero-sized.
+/// A zero-sized stand-in for the stage `S`, which implements [`AnyStage`].
 pub struct Erased<S>(std::marker::PhantomData<fn() -> S>);
 
-/// The stage `S` as the registry wants it.
+/// Returns the stage `S` with its types erased, as a node of the graph holds it.
 pub fn erase<S: Stage>() -> Box<dyn AnyStage> {
     Box::new(Erased::<S>(std::marker::PhantomData))
 }
@@ -203,17 +214,18 @@ fn typed<P: Params>(value: &Value) -> Result<P, ParamError> {
     Ok(params)
 }
 
-/// A part of a spec as its type.
+/// Parses a part of a spec as a value of type `T`.
 ///
 /// # Errors
-/// The first field that is unknown, missing or of the wrong type.
+/// A field is unknown, missing or of the wrong type. The error names the first such field.
 pub fn read<T: DeserializeOwned>(value: &Value) -> Result<T, ParamError> {
     serde_path_to_error::deserialize(value).map_err(|e| locate::<T>(value, e.into()).in_words())
 }
 
-/// Finds the field where serde lost its path, as it does in an enum with a tag: without that field, the error is
-/// another. It is so without the tag, too: a tag is what an empty table lacks first, or has a default and is not what
-/// all would be well without.
+/// Finds the field that an error without a path is about. serde loses the path inside an enum with a tag.
+///
+/// The guilty field is the one without which the table gives another error. Leaving out the tag changes the error, too,
+/// so the tag is blamed last: it is recognised as the field that an empty table is said to lack.
 fn locate<T: DeserializeOwned>(value: &Value, error: ParamError) -> ParamError {
     let Some(table) = value.as_object().filter(|_| error.path.is_empty()) else { return error };
     if table.len() > MOST_FIELDS {
@@ -239,16 +251,16 @@ fn locate<T: DeserializeOwned>(value: &Value, error: ParamError) -> ParamError {
         !tag(field) && (without.is_empty() || *without == missing(field) || error.message.starts_with(&unknown(field)))
     };
     let guilty = changes.iter().find(alone).or_else(|| changes.iter().find(|(field, _)| !tag(field)));
-    // A tag is blamed for what it does not allow, and not for what the table lacks.
+    // The tag is blamed for a value that it does not allow, but not for a field that the table lacks.
     let last = changes.first().filter(|_| !error.message.starts_with("missing field"));
     let path = guilty.or(last).map(|(field, _)| field.join(".")).unwrap_or_default();
     ParamError { path, ..error }
 }
 
-/// Fields of the largest table that is searched for the one that is wrong: each is left out once.
+/// Most fields of a table that is searched for the wrong one. The table is parsed once per field, without it.
 const MOST_FIELDS: usize = 100;
 
-/// Paths of all fields of a table, those within a field before it.
+/// Paths of all fields of a table. The fields inside a field come before it.
 fn fields(table: &Map<String, Value>) -> Vec<Vec<&str>> {
     let mut all = Vec::new();
     for (name, value) in table {
@@ -259,7 +271,7 @@ fn fields(table: &Map<String, Value>) -> Vec<Vec<&str>> {
     all
 }
 
-/// A table without the field at a path.
+/// Returns the table without the field at `path`.
 fn without(table: &Map<String, Value>, path: &[&str]) -> Map<String, Value> {
     let mut rest = table.clone();
     match path {
@@ -318,7 +330,7 @@ impl<S: Stage> AnyStage for Erased<S> {
     }
     fn run(&self, params: &Value, inputs: &InputSet, ctx: &Context, draft: &mut Draft) -> Result<Value, StageError> {
         let output = S::run(&typed(params)?, S::Inputs::load(inputs)?, ctx)?;
-        // What came to its end after a stop was asked for may have been cut short.
+        // A run that ended after a stop was requested may have been cut short, so its output is not written.
         ctx.check()?;
         draft.write(&output)?;
         Ok(output.summary())

@@ -1,10 +1,10 @@
-//! How much memory there is, and what does not fit into it.
+//! How much memory is available, and errors for what does not fit into it.
 
 use crate::ParamError;
 use std::fmt;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-/// An amount of memory, in words.
+/// An amount of memory in bytes, which is displayed with a decimal unit: `4.4 GB`.
 pub struct Bytes(pub f64);
 
 impl fmt::Display for Bytes {
@@ -22,19 +22,19 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Bytes of memory that this process can still take: what the machine has available, within the limits of its group and
-/// of the process itself. `None` where the system does not say.
+/// Bytes of memory that this process can still allocate: the least of what is left of the machine's memory, of its
+/// control group's limit, and of its own address space. `None` if the system reports none of them.
 #[must_use]
 pub fn available() -> Option<u64> {
     let ram = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
     let system = System::new_with_specifics(ram);
     let machine = Some(system.available_memory()).filter(|bytes| *bytes > 0);
-    // What files keep in memory counts as used in a group, and makes way for what is asked for.
+    // The page cache counts as used in a control group, but is given up when memory is needed: so `rss` counts.
     let group = system.cgroup_limits().map(|group| group.total_memory.saturating_sub(group.rss));
     [machine, group, address_space()].into_iter().flatten().min()
 }
 
-/// Bytes of address space that are left to this process, where it has a limit (`ulimit -v`).
+/// Bytes of address space that are left to this process. `None` if it has no limit (`ulimit -v`).
 fn address_space() -> Option<u64> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
     let most: u64 = limits
@@ -51,11 +51,11 @@ fn address_space() -> Option<u64> {
 }
 
 impl ParamError {
-    /// Requires that there is memory for what a field asks for: `what` takes at least so many bytes. Estimates are
-    /// floating-point numbers, which do not overflow.
+    /// Requires that the memory for what a field asks for is available. `what` takes at least `bytes`, an `f64` because
+    /// estimates of that type do not overflow.
     ///
     /// # Errors
-    /// It does not fit.
+    /// `bytes` is more than [`available`] memory. Nothing is refused if that is unknown.
     pub fn fits(path: &str, what: impl fmt::Display, bytes: f64) -> Result<(), Self> {
         match available() {
             Some(there) if bytes > there as f64 => {

@@ -3,19 +3,19 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// The seed of what a stage draws: a number, or `run`: the pipeline's seed, so that every seed of the pipeline has one
-/// of its own.
+/// The seed of what a stage draws. In a spec it is a number, or `"run"`: then each of the pipeline's seeds gives other
+/// draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
 pub enum Seed {
-    /// This one.
+    /// A fixed seed.
     Of(u64),
-    /// The pipeline's.
+    /// The pipeline's seed.
     Run,
 }
 
 impl Seed {
-    /// The seed in a pipeline of the seed `run`.
+    /// The seed to draw with, in a pipeline of the seed `run`.
     #[must_use]
     pub fn of(self, run: u64) -> u64 {
         if let Self::Of(seed) = self { seed } else { run }

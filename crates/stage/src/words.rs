@@ -1,19 +1,19 @@
-//! Messages stay short, whatever they quote.
+//! Limits to the length of messages, whatever they quote.
 
 use std::{borrow::Cow, fmt::Display};
 
-/// Characters of a value that a message quotes.
+/// Most characters of a value that a message quotes.
 pub const VALUE: usize = 100;
-/// Characters of a message.
+/// Most characters of a message.
 pub const MESSAGE: usize = 1000;
-/// Names of a list that a message tells.
+/// Most names of a list that a message quotes.
 const NAMES: usize = 10;
 
-/// A text of up to `most` characters; of a longer one its beginning and its end, and how many characters are left out
-/// between them.
+/// Shortens a text to about `most` characters. A longer text keeps its beginning and its end, with the number of
+/// characters that were left out between them.
 #[must_use]
 pub fn short(text: &str, most: usize) -> Cow<'_, str> {
-    // Characters are at least a byte each.
+    // A character has at least one byte, so this needs no counting.
     if text.len() <= most {
         return text.into();
     }
@@ -26,7 +26,7 @@ pub fn short(text: &str, most: usize) -> Cow<'_, str> {
     format!("{}… ({} characters left out) …{}", &text[..at(head)], count - most, &text[at(count - tail)..]).into()
 }
 
-/// The first names of a list, and how many more there are; "none" where there is none.
+/// The first names of a list, and how many more there are. For an empty list it is "none".
 #[must_use]
 pub fn few<T: Display>(names: impl IntoIterator<Item = T>) -> String {
     let mut names = names.into_iter();

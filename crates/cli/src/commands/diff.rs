@@ -1,4 +1,4 @@
-//! Two artifact roots, or two settings of one pipeline, beside each other.
+//! The command `diff`: compares two artifact roots, or two settings of one pipeline.
 
 use super::App;
 use crate::{
@@ -14,7 +14,7 @@ use hemlock_store::Store;
 use std::path::Path;
 
 impl App<'_> {
-    /// Two artifact roots.
+    /// Compares two artifact roots.
     pub(super) fn diff(
         &self,
         a: &Path,
@@ -76,7 +76,7 @@ impl App<'_> {
         if json { Ok(()) } else { self.printer.result(&verdict) }
     }
 
-    /// Two settings of one pipeline.
+    /// Compares two settings of one pipeline.
     pub(super) fn compare(
         &self,
         name: &str,

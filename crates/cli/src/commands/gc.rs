@@ -1,4 +1,4 @@
-//! What no pipeline reaches any more.
+//! The command `gc`: lists or deletes artifacts that no pipeline reaches any more.
 
 use super::App;
 use crate::{
@@ -25,9 +25,10 @@ impl App<'_> {
             let named = Pipeline { pipeline: spec.display().to_string(), changes: Changes::default() };
             self.planned(&named).map(|(_, plan)| plan)
         };
-        // What is deleted is looked for with no run beginning meanwhile.
+        // Before anything is deleted, the sweep keeps runs from beginning, so that none can find an artifact that goes
+        // away.
         let waiting = || self.printer.note("waiting for runs that begin");
-        // A folder that holds no artifacts stays as it is.
+        // A folder without artifacts is left as it is.
         let root = store.root().join(".locks").is_dir() || !store.list()?.is_empty();
         let sweep = (delete && root).then(|| store.sweep(waiting)).transpose()?;
         let survey = survey(&store, &specs, plan, pipeline)?;
@@ -63,7 +64,7 @@ impl App<'_> {
         Ok(())
     }
 
-    /// Says of which pipelines artifacts stay because it is not known what they reach.
+    /// Prints the pipelines whose artifacts are kept because it is not known what they reach.
     fn tell_what_stays(&self, survey: &Survey<anyhow::Error>, pipeline: Option<&str>) {
         if let Some(name) = pipeline {
             for record in survey.gone.iter().filter(|r| r.pipeline == name && !survey.alive) {

@@ -1,4 +1,4 @@
-//! Writes a first spec for images or features at hand.
+//! The command `init`: writes a first spec for the user's own images or features.
 
 use super::App;
 use crate::{
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf, absolute};
 impl App<'_> {
     pub(super) fn init(&self, init: &Init) -> Result<()> {
         let (file, named) = self.place(init)?;
-        // The images need not be looked at where nothing could be written.
+        // This comes before the images are read, which would be in vain if the spec cannot be written.
         vacant(&file, init.force)?;
         let draft = match (&init.images, &init.features) {
             (Some(folder), _) => images(folder)?,
@@ -27,7 +27,7 @@ impl App<'_> {
         Ok(())
     }
 
-    /// The file of the spec, and what a command calls it.
+    /// Path of the spec, and the name of the pipeline for use in commands.
     fn place(&self, init: &Init) -> Result<(PathBuf, String)> {
         if let Some(file) = &init.file {
             if file.extension().is_none_or(|ending| ending != "toml") {
@@ -49,10 +49,10 @@ impl App<'_> {
     }
 }
 
-/// Characters of a name at most.
+/// Most characters of a name.
 const LONGEST: usize = 64;
 
-/// A pipeline's name, after a folder or a file.
+/// Derives the name of a pipeline from a folder or a file.
 fn name_of(path: &Path) -> Option<String> {
     let whole = absolute(path).ok()?;
     let name = if whole.is_dir() { whole.file_name()? } else { whole.file_stem()? };

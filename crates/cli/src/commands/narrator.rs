@@ -1,4 +1,4 @@
-//! What happens during a run, told as it happens: what there is to do, each task, and what was done.
+//! Prints what happens during a run as it happens: what there is to do, each task, and a summary.
 
 use crate::{printer::Printer, render};
 use hemlock_pipeline::{DirtyReason, Event, Observer, Outcome, Plan, Summary, Task};
@@ -10,25 +10,25 @@ use std::{
     time::Instant,
 };
 
-/// Tells what happens during a run.
+/// An observer that prints what happens during a run.
 pub(super) struct Narrator<'a> {
     printer: &'a Printer,
     /// What is run: a pipeline, or a part of it.
     what: String,
-    /// What tasks are called, by node and key.
+    /// Descriptions of the tasks, by node and key.
     names: HashMap<(&'static str, Key), String>,
-    /// Whether it tells of tasks with nothing to do; else their number is said at the end.
+    /// Whether tasks with nothing to do are printed. Otherwise, only their number is, at the end.
     all: bool,
-    /// Whether a later run tells of the whole: this one tells of its tasks alone.
+    /// Whether this run is on the way to a later one, which prints plan and summary. Then only tasks are printed.
     on_the_way: bool,
     started: Instant,
-    /// Number of tasks that are left to do, and of those that are done.
+    /// Number of tasks that were left to do at the beginning; `done` is the number of those that have ended.
     left: AtomicUsize,
     done: AtomicUsize,
 }
 
 impl<'a> Narrator<'a> {
-    /// Of the tasks of a plan, up to a stage.
+    /// Makes an observer for the tasks of a plan, up to a stage.
     pub(super) fn new(printer: &'a Printer, plan: &Plan, until: Option<&str>, all: bool, on_the_way: bool) -> Self {
         let names = plan.tasks.iter().map(|task| (task.node, task.key)).zip(render::tasks(plan)).collect();
         let what = until.map_or_else(|| plan.pipeline.clone(), |stage| format!("{} up to {stage}", plan.pipeline));
@@ -41,13 +41,13 @@ impl<'a> Narrator<'a> {
         self.printer.note(&format!("{what:>10}  {name}{more}"));
     }
 
-    /// How many of the tasks that were left are done, with the one that ended now.
+    /// Counts the task that has just ended, and returns how many of the tasks that were left are done.
     fn counted(&self) -> String {
         let (done, left) = (self.done.fetch_add(1, Ordering::Relaxed) + 1, self.left.load(Ordering::Relaxed));
         if left > 1 && done <= left { format!(" ({done} of {left})") } else { String::new() }
     }
 
-    /// Says what a run did.
+    /// Prints a summary of a run.
     pub(super) fn sum_up(&self, summary: &Summary) {
         let count = |of: fn(&Outcome) -> bool| summary.outcomes.iter().filter(|(_, outcome)| of(outcome)).count();
         let ran = count(|o| matches!(o, Outcome::Ran { .. }));

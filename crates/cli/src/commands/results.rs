@@ -1,4 +1,4 @@
-//! The results of a pipeline, and where results are that it has not.
+//! The command `results`: prints the results of a pipeline, or says where there are others.
 
 use super::App;
 use crate::{
@@ -14,7 +14,7 @@ use hemlock_stage::{ErrorKind, StageError};
 
 impl App<'_> {
     pub(super) fn list(&self, pipeline: &Pipeline) -> Result<()> {
-        // What a run was named is not looked up here: all are listed.
+        // A label is not looked up here, because all runs are listed.
         let all = Pipeline { pipeline: pipeline.pipeline.clone(), changes: Changes::default() };
         let spec = self.spec(&all, false)?;
         let asked = history(&spec.path, &self.store())?;
@@ -28,7 +28,7 @@ impl App<'_> {
         Ok(())
     }
 
-    /// Why a plan lacks results although something was run: the run had other overrides, or the spec has changed since.
+    /// Says why a plan has no results although something was run: the run had other overrides, or the spec has changed.
     pub(super) fn elsewhere(&self, spec: &Spec, plan: &Plan, named: &str) -> Result<Option<String>> {
         let store = self.store();
         let asked = history(&spec.path, &store)?;
@@ -84,21 +84,21 @@ impl App<'_> {
         Ok(())
     }
 
-    /// The table that is asked for; of few columns as wide as the terminal is, or one for files.
+    /// Writes the requested table. A table of few columns is as wide as the terminal, or [`FILE_WIDTH`] in a file.
     fn table(&self, spec: &Spec, rows: &mut [Row], form: &Form) -> Result<String> {
         let view = match form {
             Form { columns, .. } if !columns.is_empty() => View::Named(columns.clone()),
             Form { wide: true, .. } => View::Wide,
             _ => View::Few(self.printer.width().unwrap_or(FILE_WIDTH)),
         };
-        // Intervals are of test images, too.
+        // Intervals are over test images, too.
         read_answers(rows, &self.store())?;
         let asked = results::Asked { view, sort: form.sort.as_deref(), legend: form.legend };
         Ok(results::results(&spec.name, &Setting::all(rows), &asked).map_err(Usage)?)
     }
 }
 
-/// There are no results, and what makes them or where others are.
+/// The error that there are no results. It says what makes them, or where others are.
 fn none(spec: &Spec, plan: &Plan, named: &str, elsewhere: Option<String>) -> StageError {
     let name = &spec.name;
     let with = if plan.overrides.is_empty() { "as its spec stands" } else { "with these overrides" };
@@ -111,7 +111,7 @@ fn none(spec: &Spec, plan: &Plan, named: &str, elsewhere: Option<String>) -> Sta
     StageError::new(ErrorKind::Artifact, message)
 }
 
-/// What to ask for next.
+/// Suggests the next command.
 fn next(plan: &Plan, named: &str) -> String {
     let report = format!("next: `hemlock report {named}`: a page with figures");
     match plan.tasks.iter().find(|task| task.about.role.makes_images()).map(|task| task.stage) {

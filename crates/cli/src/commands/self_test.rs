@@ -1,4 +1,4 @@
-//! What a device computes, beside the processor.
+//! The command `self-test`: compares what a device computes with what the processor computes.
 
 use super::App;
 use crate::{exit::Usage, render};
@@ -76,11 +76,12 @@ impl App<'_> {
         }
     }
 
-    /// Runs a check in a process of its own. Where that ends without an answer, the device has not passed.
+    /// Runs a check in a process of its own. If the process ends without a result, the check has failed.
     fn apart(&self, check: &Check, device: &str) -> Result<Found> {
         let mut process = Process::new(std::env::current_exe()?);
         process.args(["--device", device, "--quiet", "self-test", "--json", "--jobs", "1"]).arg(&check.name);
-        // Kernels are kept, but not how fast they were beside those of other checks.
+        // Compiled kernels are cached, but not their timings, which are disturbed by other checks that run at the same
+        // time.
         process.env("CUBECL_AUTOTUNE_CACHE", "0");
         let ended = process.stdin(Stdio::null()).output()?;
         if self.cancel.requested() {
@@ -98,7 +99,7 @@ fn lock(known: &Mutex<Vec<Found>>) -> MutexGuard<'_, Vec<Found>> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The check of that name, or those that have it in their names.
+/// Returns the check of the given name or, if there is none, all checks whose names contain it.
 fn chosen(filter: Option<&str>) -> Result<Vec<Check>> {
     let all = checks();
     let Some(filter) = filter else { return Ok(all) };
@@ -113,7 +114,7 @@ fn chosen(filter: Option<&str>) -> Result<Vec<Check>> {
     Ok(chosen)
 }
 
-/// What a file holds of earlier runs; nothing, where it is not there.
+/// Reads the results of earlier runs from a file. Returns none if the file does not exist.
 fn known(path: &Path) -> Result<Vec<Found>> {
     let wrong = |what: String| {
         let what = format!("{}: {what}; expected what an earlier self-test wrote, or no file", path.display());
@@ -130,7 +131,7 @@ fn known(path: &Path) -> Result<Vec<Found>> {
     lines.map(read).collect()
 }
 
-/// Writes what was found, whole or not at all.
+/// Writes results to a file, completely or not at all.
 fn keep(path: &Path, found: &[Found]) -> Result<()> {
     let lines = found.iter().map(|found| Ok(serde_json::to_string(found)? + "\n")).collect::<Result<String>>()?;
     let mut part = path.as_os_str().to_owned();

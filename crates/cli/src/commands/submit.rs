@@ -1,4 +1,4 @@
-//! What is left of a pipeline, handed to a cluster.
+//! The command `submit`: hands a pipeline's remaining tasks to a cluster.
 
 use super::App;
 use crate::{
@@ -17,7 +17,7 @@ impl App<'_> {
         let (spec, plan) = self.plan_of(self.spec(pipeline, true)?)?;
         let label = pipeline.changes.label.as_ref().map(|Label(label)| label.as_str());
         let (program, folder) = (std::env::current_exe()?, std::env::current_dir()?);
-        // One name for one folder, by which jobs in the queue are known.
+        // Jobs in the queue are recognised by the root's path, so a folder must have a single name.
         let root = folder.join(&self.args.root);
         let root = root.canonicalize().or_else(|_| std::path::absolute(&root))?;
         let mut left = BTreeSet::new();

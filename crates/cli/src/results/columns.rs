@@ -1,4 +1,4 @@
-//! The columns of the result table: by which name each is asked for, what stands above it, and what it means.
+//! The columns of the result table: their names, headings and meanings.
 
 use super::Setting;
 use hemlock_artifact::TrainingSet;
@@ -13,49 +13,49 @@ use std::{
     path::Path,
 };
 
-/// What a cell without a value has.
+/// Text of a cell without a value.
 pub const NONE: &str = "-";
 
-/// What stands for a number that is not known.
+/// Text for a number that is not known.
 pub const UNKNOWN: &str = "?";
 
-/// In which tables a column stands.
+/// The tables in which a column appears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
-    /// It says which result a row is of. The table of few columns has it where rows differ in it.
+    /// The column says which result a row shows. It is in the table of few columns if rows differ in it.
     Setting,
-    /// It answers the question, in the table of few columns alone: it is made of others.
+    /// The column answers the question, but is composed of other columns: it is in the table of few columns only.
     Answer,
-    /// It answers the question, and is a number of its own.
+    /// The column answers the question, and is in both tables.
     Both,
-    /// It stands in the table of all columns alone.
+    /// The column is in the table of all columns only.
     Detail,
 }
 
 /// A column of the table.
 pub struct Column {
-    /// By which it is asked for.
+    /// The name by which the column is asked for.
     pub name: String,
-    /// What stands above it, in words.
+    /// The heading, in words.
     pub heading: String,
-    /// What it says, in whole sentences.
+    /// What the column means, in whole sentences.
     pub meaning: String,
-    /// Its texts, a row each.
+    /// The text of every row.
     pub cells: Vec<String>,
-    /// The same with fewer digits, where it is short of room.
+    /// The text of every row with fewer digits, for narrow tables.
     pub short: Vec<String>,
-    /// Whether it stands to the right.
+    /// Whether the texts are aligned to the right.
     pub right: bool,
-    /// In which tables it stands.
+    /// The tables in which the column appears.
     pub place: Place,
-    /// What it is sorted by, where that is no text.
+    /// The numbers by which rows are sorted; `None` for cells without a number.
     values: Vec<Option<f64>>,
 }
 
-/// Settings that have columns of their own wherever rows differ in them, and of a single result, too.
+/// Settings that have columns of their own whenever rows differ in them, and also in the table of a single result.
 pub const CORE: [&str; 3] = ["attack", "method", "poison"];
 
-/// Name, heading and meaning of all columns but parameters, in the order of the table.
+/// Name, heading and meaning of all columns except parameters, in the order of the table.
 const KNOWN: [(&str, &str, &str); 24] = [
     ("attack", "attack", "This is what the poisons are optimised for; docs/attacks.md describes each attack."),
     (
@@ -156,7 +156,7 @@ const KNOWN: [(&str, &str, &str); 24] = [
     ),
 ];
 
-/// What sorting compares; missing values come last whatever the direction.
+/// Compares two values for sorting. Missing values come last in both directions.
 fn compared(a: Option<f64>, b: Option<f64>, descending: bool) -> Ordering {
     match (a, b) {
         (Some(a), Some(b)) if descending => b.total_cmp(&a),
@@ -175,19 +175,19 @@ impl Column {
                 (name.replace('_', " "), format!("This is the parameter `{name}` of the spec, in which rows differ."))
             }
         };
-        // What reads as a number is sorted as one.
+        // Texts that are numbers are sorted as numbers.
         let values = cells.iter().map(|cell| cell.parse().ok()).collect();
         Self { name, heading, meaning, short: cells.clone(), cells, right: false, place, values }
     }
 
-    /// Of numbers that may be missing, with so many digits behind the point.
+    /// Makes a column of numbers that may be missing, with `digits` digits after the decimal point.
     fn numbers(name: &str, settings: &[Setting], digits: usize, of: impl Fn(&Group) -> Option<f64>) -> Self {
         let values: Vec<Option<f64>> = settings.iter().map(|s| of(&s.group)).collect();
         let cells = values.iter().map(|v| v.map_or_else(|| NONE.to_owned(), |x| format!("{x:.digits$}")));
         Self { right: true, ..Self { values: values.clone(), ..Self::new(name, cells.collect(), Place::Detail) } }
     }
 
-    /// Of shares that may be missing, in hundredths, with their deviation over seeds.
+    /// Makes a column of shares that may be missing, in percent, with their standard deviation over seeds.
     fn percent(name: &str, settings: &[Setting], of: impl Fn(&Group) -> Option<Cell>) -> Self {
         let cell = |s: &Setting| match of(&s.group) {
             None => NONE.to_owned(),
@@ -204,18 +204,18 @@ impl Column {
         self.cells.iter().all(|cell| cell == NONE)
     }
 
-    /// What all rows have in common, if they have.
+    /// The text that all rows share, or `None` if they differ.
     pub fn common(&self) -> Option<&str> {
         self.cells.first().filter(|first| self.cells.iter().all(|cell| cell == *first)).map(String::as_str)
     }
 
-    /// Whether rows that are alike in this column are alike in the other one.
+    /// Whether rows with equal texts in this column always have equal texts in `other`.
     pub fn determines(&self, other: &Self) -> bool {
         let mut seen: BTreeMap<&str, &str> = BTreeMap::new();
         self.cells.iter().zip(&other.cells).all(|(mine, theirs)| *seen.entry(mine).or_insert(theirs) == theirs)
     }
 
-    /// The rows in its order.
+    /// Numbers of the rows, sorted by this column.
     pub fn order(&self, descending: bool) -> Vec<usize> {
         let mut rows: Vec<usize> = (0..self.cells.len()).collect();
         let text = self.values.iter().all(Option::is_none);
@@ -228,8 +228,8 @@ impl Column {
     }
 }
 
-/// How an extractor was made, from the stages' parameters: `simclr`, or `import (supervised)`. Imported features are
-/// named after their file.
+/// Describes how an extractor was made, from the stages' parameters: `simclr`, or `import (supervised)`. Imported
+/// features are named after their file.
 fn extractor(params: &BTreeMap<&'static str, Value>) -> String {
     let field = |node, name| params.get(node)?.get(name)?.as_str();
     if let Some(path) = field("features", "path") {
@@ -240,7 +240,7 @@ fn extractor(params: &BTreeMap<&'static str, Value>) -> String {
     field("method").unwrap_or_default().to_owned() + &trained.unwrap_or_default()
 }
 
-/// The attacker's extractor, and the one that is deployed where that is another.
+/// Describes the attacker's extractor and, if there is one, the victim extractor.
 pub fn extractors(params: &BTreeMap<&'static str, Value>) -> String {
     match params.get("victim-extractor.pretrain").and_then(|deployed| deployed.get("method")) {
         Some(deployed) => format!("{}, deployed: {}", extractor(params), parameter(deployed)),
@@ -248,7 +248,7 @@ pub fn extractors(params: &BTreeMap<&'static str, Value>) -> String {
     }
 }
 
-/// A parameter in a cell. What is not limited has no value.
+/// Text of a parameter in a cell. A limit that is not set reads "none".
 fn parameter(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
@@ -256,7 +256,7 @@ fn parameter(value: &Value) -> String {
     }
 }
 
-/// Whether a parameter has a column of its own: attacks and extractors are named after their tags.
+/// Whether a column other than the parameter's own shows it: attacks and extractors are named after their tags.
 fn has_column(role: Option<StageRole>, node: &str, field: &str) -> bool {
     match field {
         "attack" | "labels" | "poison_fraction" | "noise" => role.is_some_and(StageRole::is_attack),
@@ -268,13 +268,13 @@ fn has_column(role: Option<StageRole>, node: &str, field: &str) -> bool {
     }
 }
 
-/// Columns for what differs between rows and has no column of its own.
+/// Columns for the parameters in which rows differ and that no other column shows.
 fn parameters(settings: &[Setting]) -> Vec<Column> {
     let params = settings.iter().flat_map(|s| &s.group.params).map(|(node, params)| (*node, params));
     let mut telling = telling(params);
     let role = |node: &str| settings.iter().find_map(|s| s.group.roles.get(node).copied());
     telling.retain(|(node, field)| !has_column(role(node), node, field));
-    // A branch makes poisons in features or in pixels, and what both have is one column.
+    // A branch makes poisons from features or in pixels. A parameter that both ways have is a single column.
     let twins = telling.clone();
     let twin = |field: &str| ["invert", "poison-features"].into_iter().find(|node| twins.contains(&(*node, field)));
     telling.retain(|(node, field)| *node != "poison-images" || twin(field).is_none());
@@ -291,7 +291,7 @@ fn parameters(settings: &[Setting]) -> Vec<Column> {
     telling.iter().map(column).collect()
 }
 
-/// Columns that say which result a row is of.
+/// The columns that say which result a row shows.
 fn identities(settings: &[Setting]) -> Vec<Column> {
     let words = |name: &str, cell: &dyn Fn(&Group) -> String| {
         Column::new(name, settings.iter().map(|s| cell(&s.group)).collect(), Place::Setting)
@@ -314,7 +314,7 @@ fn identities(settings: &[Setting]) -> Vec<Column> {
     columns
 }
 
-/// The accuracy on clean and on poisoned data, and the interval of the latter.
+/// The column of accuracies on clean and on poisoned data, with the interval of the latter.
 fn accuracy(settings: &[Setting]) -> Column {
     let cell = |s: &Setting, digits: usize| {
         let width = digits + 3;
@@ -328,19 +328,19 @@ fn accuracy(settings: &[Setting]) -> Column {
     Column { short: cells(1), values, ..Column::new("accuracy", cells(2), Place::Answer) }
 }
 
-/// The control that costs a victim most, in words, and what it leaves.
+/// The control that lowers the victim's accuracy most, in words, and the accuracy that it leaves.
 fn strongest(group: &Group) -> Option<(String, f64)> {
     let there = group.accuracy.controls().map(|(set, cell)| (set.words(), cell.mean));
     there.min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
-/// The control that is the best one in every row that has one, of several rows.
+/// The strongest control, if there are several rows and it is the same in all rows that have controls.
 pub fn common_control(settings: &[Setting]) -> Option<String> {
     let names: BTreeSet<String> = settings.iter().filter_map(|s| Some(strongest(&s.group)?.0)).collect();
     names.first().cloned().filter(|_| settings.len() > 1 && names.len() == 1)
 }
 
-/// A column for every control.
+/// Makes a column for every control.
 fn controls(settings: &[Setting]) -> Vec<Column> {
     let mut seen: Vec<&TrainingSet> = Vec::new();
     for (set, _) in settings.iter().flat_map(|s| s.group.accuracy.controls()) {
@@ -358,7 +358,7 @@ fn controls(settings: &[Setting]) -> Vec<Column> {
     seen.into_iter().map(column).collect()
 }
 
-/// What the best control leaves, and its name where rows differ in it.
+/// The column of accuracies with the strongest control, with its name if rows differ in it.
 fn control(settings: &[Setting]) -> Column {
     let common = common_control(settings).is_some();
     let cells = |digits: usize| {
@@ -373,15 +373,15 @@ fn control(settings: &[Setting]) -> Column {
     Column { short: cells(1), values, right: true, ..Column::new("control", cells(2), Place::Answer) }
 }
 
-/// How much of the features' drop images keep, in %.
+/// Share of the drop through poisoned features that the poisoned images keep, in percent.
 fn kept(g: &Group) -> Option<f64> {
     let drop = |poisoned: Cell| g.accuracy.clean.mean - poisoned.mean;
-    // Of a drop of less than a point nothing can be said.
+    // For a drop below one percentage point, the share would be noise.
     let asked = g.accuracy.features().copied().map(drop).filter(|drop| *drop >= 0.01)?;
     Some(100.0 * drop(*g.accuracy.images()?) / asked)
 }
 
-/// Columns that stages declare.
+/// The columns that stages declare.
 fn of_stages(settings: &[Setting]) -> Vec<Column> {
     let mut declared: Vec<(&str, hemlock_stage::Column)> = Vec::new();
     for of in settings.iter().flat_map(|s| &s.group.declared) {
@@ -399,7 +399,7 @@ fn of_stages(settings: &[Setting]) -> Vec<Column> {
     declared.into_iter().map(column).collect()
 }
 
-/// All columns of the table.
+/// All columns of the table, in order.
 pub fn columns(settings: &[Setting]) -> Vec<Column> {
     let mut columns = identities(settings);
     columns.extend([accuracy(settings), control(settings)]);

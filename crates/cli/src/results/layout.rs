@@ -1,34 +1,35 @@
-//! How columns become lines that fit a terminal.
+//! The layout of columns as lines that fit into a terminal.
 
 use super::{
     columns::{CORE, Column, Place},
     words::wrapped,
 };
 
-/// Between two columns.
+/// Spaces between two columns.
 const GAP: usize = 2;
 
-/// Before rows that stand below a line of what they have in common.
+/// Spaces before rows that follow a line of what they have in common.
 const INDENT: usize = 2;
 
-/// A table, as it is written.
+/// A table with the layout that was chosen for it.
 pub struct Layout<'a> {
-    /// Its columns, in order.
+    /// The columns, in order.
     pub columns: Vec<&'a Column>,
-    /// How many of the first columns stand on lines of their own, above the rows that have them in common.
+    /// How many of the first columns are written on lines of their own, above the rows that share their values.
     above: usize,
-    /// Whether numbers have all of their digits.
+    /// Whether numbers are written with all of their digits.
     long: bool,
 }
 
 impl<'a> Layout<'a> {
-    /// Of these columns, whatever their width.
+    /// Lays out columns side by side, whatever their width.
     pub fn plain(columns: Vec<&'a Column>) -> Self {
         Self { columns, above: 0, long: true }
     }
 
-    /// Of these columns, within a width. What gives way first are settings that others tell, then the settings that
-    /// stand first, which go above their rows, and digits.
+    /// Lays out columns within a width. It takes the first of these layouts that fits, each with all digits and then
+    /// with fewer: all columns; columns without settings that follow from others; more and more of the first settings
+    /// on lines above their rows. If none fits, it takes the narrowest.
     pub fn fitting(columns: &[&'a Column], width: usize) -> Self {
         let needed = needed(columns);
         let settings = needed.iter().filter(|c| c.place == Place::Setting).count();
@@ -53,7 +54,7 @@ impl<'a> Layout<'a> {
         if self.above > 0 { INDENT } else { 0 }
     }
 
-    /// Columns that stand side by side, with the width of each.
+    /// The columns that are side by side, with the width of each.
     fn beside(&self) -> impl Iterator<Item = (&'a Column, usize)> {
         self.columns.iter().skip(self.above).map(|column| {
             let words = column.heading.split(' ').map(str::chars).map(Iterator::count).max();
@@ -76,7 +77,7 @@ impl<'a> Layout<'a> {
         format!("{}{line}", " ".repeat(self.indent())).trim_end().to_owned() + "\n"
     }
 
-    /// Headings, broken at spaces to the width of their columns, the last line next to the rows.
+    /// The headings. They are broken at spaces to the width of their columns, and aligned at the bottom.
     fn head(&self) -> String {
         let headings = self.beside().map(|(column, width)| {
             let lines: Vec<String> = wrapped(&column.heading, width).lines().map(str::to_owned).collect();
@@ -93,13 +94,13 @@ impl<'a> Layout<'a> {
         (0..deepest).map(line).collect()
     }
 
-    /// What a row has in the columns that stand above it.
+    /// The line above a row, with its values in the columns that are not side by side.
     fn section(&self, row: usize) -> String {
         let said = self.columns.iter().take(self.above).map(|column| super::words::told(column, &column.cells[row]));
         said.collect::<Vec<_>>().join(", ")
     }
 
-    /// The table, its rows in an order; lines above rows are broken at a width.
+    /// Writes the table, with its rows in the given order. Lines above rows are broken at `width`.
     pub fn text(&self, order: &[usize], width: usize) -> String {
         let mut out = self.head();
         let mut section = None;
@@ -115,7 +116,7 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// The columns without settings that another one tells, and without the number of seeds.
+/// The columns without the number of seeds, and without settings that follow from another column.
 fn needed<'a>(columns: &[&'a Column]) -> Vec<&'a Column> {
     let mut needed = columns.to_vec();
     for column in columns.iter().rev().filter(|c| c.place == Place::Setting) {

@@ -51,13 +51,14 @@ fn group(attack: &str, method: &str, constraint: &str, poison_fraction: f64) -> 
     }
 }
 
-/// Of four seeds, about 75 %: half of the interval is 3.182 * 1.1547 / 2 points.
+/// A setting with four seeds and a poisoned accuracy of about `images`. Half of its interval is 3.182 * 1.1547 / 2
+/// points.
 fn setting(group: Group, images: f64) -> Setting {
     let poisoned = Estimate::of(&[images - 0.01, images - 0.01, images + 0.01, images + 0.01]);
     Setting { clean: group.accuracy.clean.mean, poisoned, group }
 }
 
-/// Two attacks, two constraints, two ways to images, one accuracy each.
+/// Settings with two attacks, two constraints and two ways to images, each with its own accuracy.
 fn settings() -> Vec<Setting> {
     let mut settings = Vec::new();
     for (attack, constraint, poison_fraction) in [
@@ -87,7 +88,7 @@ fn a_table_of_few_columns_fits_its_terminal() {
     for width in [40, 60, 80, 100, 160] {
         let table = table(&settings(), View::Few(width));
         assert!(table.lines().all(|line| line.chars().count() <= width), "{width}:\n{table}");
-        // Every row tells its attack's cost, and none is like another.
+        // Every row shows its accuracies, and no two rows are equal.
         let rows: Vec<&str> = table.lines().filter(|line| line.contains("->") && line.contains("20.0")).collect();
         assert_eq!(rows.len(), 8, "{width}:\n{table}");
     }
@@ -108,7 +109,7 @@ fn what_all_rows_have_in_common_stands_above_the_table() {
         ),
         "{common}"
     );
-    // What differs has a column, and is not said above it.
+    // What differs between rows has a column, and is not mentioned above the table.
     settings[1].group.victim = "knn".to_owned();
     *settings[2].group.accuracy.get_mut("duplicates").unwrap() = Cell { mean: 0.7, std: 0.0 };
     let table = table(&settings, View::Few(160));
@@ -153,7 +154,7 @@ fn all_columns_have_their_headings_in_words() {
     }
     assert!(["extractor", "150.0", "81.35 ± 1.23"].iter().all(|words| wide.contains(words)), "{wide}");
     let legend = results("p", &settings, &Asked { view: View::Wide, sort: None, legend: true }).unwrap();
-    // Every column is explained in sentences.
+    // Every column is explained in whole sentences.
     for column in columns(&settings).iter().filter(|c| c.place != Place::Answer) {
         assert!(legend.contains(&format!("\n{}: ", column.heading)), "{}:\n{legend}", column.heading);
         assert!(column.meaning.ends_with('.') && column.meaning.starts_with(char::is_uppercase), "{}", column.meaning);
@@ -207,7 +208,7 @@ fn rows_are_sorted_by_a_column_and_what_has_no_value_comes_last() {
     };
     assert!(sorted("accuracy")[0].contains("-> 68.00") && sorted("accuracy")[7].ends_with("-> -"));
     assert!(sorted("-accuracy")[0].contains("-> 75.00") && sorted("-accuracy")[7].ends_with("-> -"));
-    // Texts by their letters, and rows that are alike in the order of the spec.
+    // Texts are sorted alphabetically, and equal rows keep the order of the spec.
     assert!(sorted("-attack")[0].starts_with("gradient-canceling") && sorted("-attack")[0].contains("71.00"));
     let asked = Asked { view: View::Wide, sort: Some("-nothing"), legend: false };
     assert!(results("p", &settings, &asked).unwrap_err().starts_with("--sort: there is no column 'nothing'"));

@@ -1,4 +1,4 @@
-//! What is said above and below the result table.
+//! The text above and below the result table.
 
 use super::{
     Setting,
@@ -9,7 +9,7 @@ use hemlock_pipeline::Group;
 use hemlock_report::words::list;
 use std::collections::BTreeSet;
 
-/// The share of the way from chance to 1 below which a clean accuracy is near chance.
+/// A clean accuracy is near chance if it is less than this share of the way from chance to 1.
 const NEAR_CHANCE: f64 = 0.1;
 
 /// A value of a setting, in words.
@@ -25,7 +25,7 @@ pub fn told(column: &Column, cell: &str) -> String {
     }
 }
 
-/// What all rows have in common, and what accuracies are.
+/// The text above the table: what all rows have in common, and what the accuracies are.
 pub fn above(pipeline: &str, settings: &[Setting], common: &[&Column], width: usize) -> String {
     let value = |column: &&Column| {
         let cell = column.common()?;
@@ -41,7 +41,7 @@ pub fn above(pipeline: &str, settings: &[Setting], common: &[&Column], width: us
     wrapped(&format!("{pipeline}: {rows} with {}.", list(&said)), width) + &wrapped(&intervals(settings), width)
 }
 
-/// What accuracies are, and what is known of their error.
+/// Says what the accuracies are, and what is known about their errors.
 fn intervals(settings: &[Setting]) -> String {
     const INTERVAL: &str = "± half of its 95 % confidence interval over seeds and test images";
     let known = settings.iter().filter(|s| s.half().is_some()).count();
@@ -54,7 +54,7 @@ fn intervals(settings: &[Setting]) -> String {
     format!("Accuracy in % of the test split{error}.")
 }
 
-/// Where there is more: what was left out, if anything was, and how all of it is shown.
+/// Says which columns were left out, if any were, and which options show everything.
 pub fn more(left_out: &[&str], legend: bool, width: usize) -> String {
     let all = if legend { "--wide shows every column" } else { "--wide shows every column, --legend explains them" };
     match left_out {
@@ -63,14 +63,14 @@ pub fn more(left_out: &[&str], legend: bool, width: usize) -> String {
     }
 }
 
-/// What accuracies of a table of many columns are, and who explains the rest.
+/// Says what the accuracies in a table of many columns are, and which option explains the rest.
 pub fn deviations(settings: &[Setting], legend: bool, width: usize) -> String {
     let over = if settings.iter().any(|s| s.group.seeds > 1) { ", ± their standard deviation over seeds" } else { "" };
     let more = if legend { "" } else { " --legend says what columns mean." };
     wrapped(&format!("Accuracies are in % of the test split{over}.{more}"), width)
 }
 
-/// What columns mean, a paragraph each.
+/// Explains columns, with a paragraph each.
 pub fn legend(settings: &[Setting], columns: &[&Column], width: usize) -> String {
     let mut out = String::new();
     for column in columns {
@@ -90,12 +90,12 @@ pub fn legend(settings: &[Setting], columns: &[&Column], width: usize) -> String
     out
 }
 
-/// Whether poisons do the same to every seed.
+/// Whether the poisoned accuracy is exactly the same for all of several seeds.
 fn still(g: &Group) -> bool {
     g.seeds > 1 && [g.accuracy.features(), g.accuracy.images()].into_iter().flatten().any(|c| c.std == 0.0)
 }
 
-/// What to be wary of, a paragraph each.
+/// Warnings about the results, with a paragraph each.
 pub fn warnings(settings: &[Setting], width: usize) -> String {
     let groups: Vec<&Group> = settings.iter().map(|s| &s.group).collect();
     let names = |of: &dyn Fn(&Group) -> bool| {
@@ -140,7 +140,7 @@ fn near_chance(groups: &[&Group]) -> Option<String> {
     ))
 }
 
-/// Text in lines of at most so many characters, as far as its words allow.
+/// Breaks a text into lines of at most `width` characters. A longer word gets a line of its own.
 pub fn wrapped(text: &str, width: usize) -> String {
     let (mut out, mut line) = (String::new(), String::new());
     for word in text.split_whitespace() {

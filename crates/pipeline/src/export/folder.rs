@@ -1,4 +1,4 @@
-//! The folder that an export writes into, and the list in it of what exports wrote.
+//! The folder that an export writes into, with a list of what exports wrote there.
 
 use super::ExportError;
 use serde::{Deserialize, Serialize};
@@ -9,30 +9,30 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Name of the list.
+/// File name of the list.
 const LIST: &str = ".exported.json";
-/// Ending of files that are not yet whole; their names begin with a dot.
+/// Suffix of unfinished files. Their names begin with a dot.
 const PART: &str = ".part";
 
-/// What exports wrote into a folder: by stage and form, the files' paths in it.
+/// What exports wrote into a folder: paths of files in it, by the stage and format of the export.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(transparent)]
 struct Written(BTreeMap<String, BTreeSet<String>>);
 
-/// A folder that one export writes into. It replaces what an earlier export of the same stage and form wrote, removes
-/// what is left of that, and touches nothing else.
+/// A folder that one export writes into. The export replaces what an earlier export of the same stage and format wrote,
+/// removes the rest of that, and touches nothing else.
 pub(super) struct Folder<'a> {
     root: &'a Path,
     of: String,
     written: Written,
-    /// What it has written so far.
+    /// Files that this export has written so far.
     files: BTreeSet<String>,
-    /// Folders in it that are ready to be written into.
+    /// Folders in it that were prepared for writing.
     ready: BTreeSet<PathBuf>,
 }
 
 impl<'a> Folder<'a> {
-    /// Opens the folder for an export of a stage and form, such as `features, safetensors`. Nothing is made yet.
+    /// Opens the folder for an export of a stage and format, such as `features, safetensors`. It creates nothing yet.
     pub(super) fn open(root: &'a Path, of: String) -> Result<Self, ExportError> {
         let path = root.join(LIST);
         let written = match fs::read(&path) {
@@ -43,7 +43,8 @@ impl<'a> Folder<'a> {
         Ok(Self { root, of, written, files: BTreeSet::new(), ready: BTreeSet::new() })
     }
 
-    /// Makes sure of files before they are written: none is there that another export wrote, or none.
+    /// Adds files to the list before they are written, and checks that none of them overwrites a file that is not from
+    /// an earlier export of the same stage and format. If one would, nothing is claimed.
     pub(super) fn claim(&mut self, names: impl IntoIterator<Item = String>) -> Result<(), ExportError> {
         let own = self.written.0.get(&self.of).cloned().unwrap_or_default();
         let names: BTreeSet<String> = names.into_iter().collect();
@@ -54,14 +55,15 @@ impl<'a> Folder<'a> {
                 return Err(ExportError::Taken { path, by });
             }
         }
-        // Listed before it is there: what a killed export leaves is known.
+        // Files are listed before they exist, so that the files of a killed export are known.
         if !names.is_subset(&own) {
             self.list(own.into_iter().chain(names).collect())?;
         }
         Ok(())
     }
 
-    /// Writes a file that was claimed, aside and then renamed, so that what bears its name is whole.
+    /// Writes a file that was claimed. It is written under another name and renamed, so that no unfinished file has its
+    /// name.
     pub(super) fn write(&mut self, name: String, bytes: &[u8]) -> Result<(), ExportError> {
         let path = self.root.join(&name);
         self.prepare(path.parent().unwrap_or(self.root))?;
@@ -70,7 +72,8 @@ impl<'a> Folder<'a> {
         Ok(())
     }
 
-    /// Removes what is left of an earlier export, and returns what this one wrote.
+    /// Removes the files of an earlier export that were not replaced, and returns the paths of the files that this
+    /// export wrote.
     pub(super) fn finish(mut self) -> Result<Vec<PathBuf>, ExportError> {
         let stale: Vec<String> =
             self.written.0.get(&self.of).map(|own| own.difference(&self.files).cloned().collect()).unwrap_or_default();
@@ -80,7 +83,7 @@ impl<'a> Folder<'a> {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(&path, e)),
                 _ => {}
             }
-            // Folders that are empty now, from the inside out.
+            // Removes folders that are empty now, the innermost first.
             for folder in path.ancestors().skip(1).take_while(|folder| *folder != self.root) {
                 if fs::remove_dir(folder).is_err() {
                     break;
@@ -101,7 +104,7 @@ impl<'a> Folder<'a> {
         write(&path, &list)
     }
 
-    /// Makes a folder, and removes what exports that were killed left half-written in it.
+    /// Creates a folder, and removes unfinished files of killed exports from it.
     fn prepare(&mut self, dir: &Path) -> Result<(), ExportError> {
         if !self.ready.insert(dir.to_owned()) {
             return Ok(());
@@ -110,7 +113,7 @@ impl<'a> Folder<'a> {
         for entry in fs::read_dir(dir).map_err(|e| failed(dir, e))?.flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            // A process that still writes holds a lock.
+            // A process that is still writing holds a lock on its file.
             if name.starts_with('.')
                 && name.ends_with(PART)
                 && entry.file_type().is_ok_and(|found| found.is_file())
@@ -133,7 +136,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
     let written = || {
         let mut file = File::create(&part)?;
         file.lock()?;
-        // Another export may have taken it for a leftover before it was locked.
+        // Another export may have removed the file as a leftover before it was locked.
         if !part.exists() {
             file = File::create(&part)?;
             file.lock()?;
@@ -142,7 +145,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
         fs::rename(&part, path)
     };
     written().map_err(|e| {
-        // What is left of it is of no use.
+        // An unfinished file is of no use. If it cannot be removed, the next export does it.
         let _ = fs::remove_file(&part);
         failed(path, e)
     })
@@ -152,7 +155,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
 mod tests {
     use super::*;
 
-    /// All files in a folder but the list.
+    /// All files in a folder except the list.
     fn names(dir: &Path) -> Vec<String> {
         let mut names = Vec::new();
         for entry in fs::read_dir(dir).unwrap().map(|e| e.unwrap()) {
@@ -180,7 +183,7 @@ mod tests {
         let root = dir.path().join("out");
         assert_eq!(export(&root, "a", &["x", "many/1", "many/2"]).unwrap(), 3);
         assert_eq!(export(&root, "b", &["y", "many/3"]).unwrap(), 2);
-        // A smaller one of the same kind leaves nothing of the first behind.
+        // A smaller export of the same kind leaves nothing of the first one behind.
         assert_eq!(export(&root, "a", &["x", "z"]).unwrap(), 2);
         assert_eq!(names(&root), ["many/3", "x", "y", "z"]);
         let taken = |of: &str, name: &str| export(&root, of, &["new", name]).unwrap_err().to_string();
