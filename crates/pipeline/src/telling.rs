@@ -91,7 +91,7 @@ fn word(node: &str, field: &str, value: &Value, telling: &BTreeSet<(&str, &str)>
     match value.as_f64() {
         // 0.03 * 100 is not exactly 3.
         Some(share) if field == "poison_fraction" => format!("{} %", (share * 1e10).round() / 1e8),
-        _ if node.starts_with("deployed.") => format!("{node}.{field}={text}"),
+        _ if node.starts_with("victim-extractor.") => format!("{node}.{field}={text}"),
         _ if is_bare(field) => text,
         _ if elsewhere => format!("{node}.{field}={text}"),
         _ => format!("{field}={text}"),

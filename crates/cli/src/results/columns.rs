@@ -242,8 +242,8 @@ fn extractor(params: &BTreeMap<&'static str, Value>) -> String {
 
 /// Describes the attacker's extractor and, if there is one, the victim extractor.
 pub fn extractors(params: &BTreeMap<&'static str, Value>) -> String {
-    match params.get("victim-extractor.pretrain").and_then(|deployed| deployed.get("method")) {
-        Some(deployed) => format!("{}, deployed: {}", extractor(params), parameter(deployed)),
+    match params.get("victim-extractor.pretrain").and_then(|other| other.get("method")) {
+        Some(other) => format!("{}, of victims: {}", extractor(params), parameter(other)),
         None => extractor(params),
     }
 }

@@ -18,7 +18,7 @@ pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "poison-fraction-bound",
         "Poison fraction bound",
-        "The curve goes along the attacker's path from the clean head: how much accuracy a head costs, over the least share of poisons that \
+        "The curve goes along the attacker's path from the clean head: how much accuracy a head costs, over the lower bound of the poison fraction that \
          makes it stationary (the bound by support functions, docs/attacks.md); the triangle is the target. Other points: what Gradient \
          Canceling really cost with the share that it had, on features in the set that the bounds are for. Left of the triangle \
          there are too few poisons for the target, and the victim ends elsewhere.",
