@@ -284,7 +284,7 @@ fn a_table_has_a_row_per_setting_and_seeds_are_averaged() {
     project.ok(&format!("run tiny {set}"));
     let table = project.ok(&format!("results tiny {set}")).out;
     assert!(
-        table.starts_with("tiny: 2 results, all with gradient-canceling, feature-matching, clean labels,"),
+        table.starts_with("tiny: 2 results, all with the attack gradient-canceling, the method feature-matching,"),
         "{table}"
     );
     assert_eq!(table.lines().filter(|l| l.contains(" -> ") && l.contains(" % ")).count(), 2, "{table}");
