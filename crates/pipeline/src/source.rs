@@ -15,7 +15,7 @@
 //! A file that is reached in several ways counts once, where it is reached first. All of this comes before profiles
 //! and overrides, and nothing after it can tell a merged spec from one that was written in one file.
 
-use crate::{SpecError, spec::quoted};
+use crate::{SpecError, spec::quoted, telling::TAGS};
 use hemlock_stage::{MESSAGE, VALUE, open_file, short};
 use serde_json::{Map, Value};
 use std::{
@@ -32,8 +32,6 @@ pub(crate) const EXTENDS: &str = "extends";
 const LONGEST: usize = 1 << 20;
 /// Files that a spec extends at most, directly or through others.
 const MOST_EXTENDED: usize = 16;
-/// Fields that say what the other fields of their table are about. Parameters of one method mean nothing to another.
-const TAGS: [&str; 3] = ["method", "attack", "kind"];
 
 /// The files that a spec consists of, and in which file every part of it was set.
 #[derive(Debug)]
