@@ -29,7 +29,7 @@ Examples:
   hemlock -C DIR results quickstart               from another folder
 
 Exit codes:
-  0 done; 1 numbers went wrong, or a bug; 2 wrong usage, spec or parameter; 3 raw data (a dataset, weights to import) is missing or damaged;
+  0 done; 1 a numerical failure (no convergence, a value that is not finite), or a bug; 2 wrong usage, spec or parameter; 3 raw data (a dataset, weights to import) is missing or damaged;
   4 an artifact is missing or damaged, or the artifact root or an output cannot be written; 5 the device, or a cluster's engine, is not there; 130 interrupted"
 )]
 pub struct Args {

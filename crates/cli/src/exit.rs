@@ -3,7 +3,7 @@
 //! | code | meaning |
 //! | --- | --- |
 //! | 0 | done |
-//! | 1 | numbers went wrong, or a bug |
+//! | 1 | a numerical failure: no convergence, a value that is not finite, results further apart than allowed; or a bug |
 //! | 2 | wrong usage: command line, spec, or a parameter that does not fit the data |
 //! | 3 | raw data is missing or damaged: a dataset, or weights or features to import |
 //! | 4 | an artifact is missing or damaged, or the artifact root or an output cannot be written (a full disk, say) |

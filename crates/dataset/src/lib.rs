@@ -36,6 +36,11 @@ impl Params {
         let Self { train, validation, test, seed, .. } = *self;
         SplitSpec { train, validation, test, seed: seed.of(run), role, classes: self.classes.clone() }
     }
+
+    /// Whether all images are taken, so that there is nothing to choose.
+    fn takes_all(&self) -> bool {
+        self.train.is_none() && self.test.is_none() && self.validation.is_none_or(|count| count == 0)
+    }
 }
 
 impl hemlock_stage::Params for Params {
@@ -112,6 +117,11 @@ impl<R: For> hemlock_stage::Stage for Stage<R> {
     }
 
     fn run(params: &Params, (): (), ctx: &Context) -> Result<Dataset, StageError> {
+        if params.seed == Seed::Run && params.takes_all() {
+            tracing::warn!(
+                "`seed` is \"run\", but every seed has the same images, as all are taken; `train` takes fewer"
+            );
+        }
         let bar = OnceLock::new();
         let dataset =
             load(&params.source, &params.split(ctx.seed, R::ROLE), ctx.env.data.as_deref(), &|done, total| {
