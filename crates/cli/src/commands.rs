@@ -15,7 +15,7 @@ use crate::{
     render,
 };
 use anyhow::Result;
-use hemlock_data::{Cifar, DataError, Origin, Trust};
+use hemlock_data::{ArchiveOrigin, Cifar, DataError, Trust};
 use hemlock_models::Backend;
 use hemlock_pipeline::{
     Format, Graph, Override, Plan, RunOptions, Selection, Spec, Summary, Task, export, history, nearest, run,
@@ -419,8 +419,8 @@ impl App<'_> {
             DatasetArg::Cifar100 => Cifar::Cifar100,
         };
         let origin = match from {
-            Some(path) => Origin::Path(path.clone()),
-            None => url.clone().map_or(Origin::Official, Origin::Url),
+            Some(path) => ArchiveOrigin::Path(path.clone()),
+            None => url.clone().map_or(ArchiveOrigin::Official, ArchiveOrigin::Url),
         };
         let trust = match (digest, trust) {
             (Some(digest), _) => {
@@ -436,7 +436,7 @@ impl App<'_> {
         })
         .map_err(StageError::from)?;
         drop(bar);
-        if fetched.already_there && !matches!((origin, trust), (Origin::Official, Trust::Known)) {
+        if fetched.already_there && !matches!((origin, trust), (ArchiveOrigin::Official, Trust::Known)) {
             let message = format!("{} is there already; remove it to replace it", fetched.folder.display());
             return Err(Usage(message).into());
         }

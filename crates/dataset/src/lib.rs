@@ -1,7 +1,7 @@
 //! Stage: chooses, splits and decodes the images of a dataset.
 
 use hemlock_artifact::Dataset;
-use hemlock_data::{DataError, Role, Source, SplitSpec, digest, load};
+use hemlock_data::{DataError, DatasetRole, Source, SplitSpec, digest, load};
 use hemlock_stage::{About, Context, Environment, ErrorKind, ParamError, Seed, StageError, StageRole};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -32,7 +32,7 @@ pub struct Params {
 }
 
 impl Params {
-    fn split(&self, run: u64, role: Role) -> SplitSpec {
+    fn split(&self, run: u64, role: DatasetRole) -> SplitSpec {
         let Self { train, validation, test, seed, .. } = *self;
         SplitSpec { train, validation, test, seed: seed.of(run), role, classes: self.classes.clone() }
     }
@@ -45,7 +45,7 @@ impl Params {
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let checked = self.source.check().and_then(|()| self.split(0, Role::default()).check());
+        let checked = self.source.check().and_then(|()| self.split(0, DatasetRole::default()).check());
         checked.map_err(|e| match e {
             DataError::Parameter { field, value, expected } => {
                 ParamError::new(field.trim_start_matches("split."), format!("is {value}; expected {expected}"))
@@ -61,7 +61,7 @@ pub struct Stage<R>(PhantomData<fn() -> R>);
 /// A type that stands for a role.
 pub trait For: 'static {
     /// The role.
-    const ROLE: Role;
+    const ROLE: DatasetRole;
 }
 
 /// The role of images that an extractor is pre-trained on.
@@ -71,11 +71,11 @@ pub struct Pretraining;
 pub struct Downstream;
 
 impl For for Pretraining {
-    const ROLE: Role = Role::Pretraining;
+    const ROLE: DatasetRole = DatasetRole::Pretraining;
 }
 
 impl For for Downstream {
-    const ROLE: Role = Role::Downstream;
+    const ROLE: DatasetRole = DatasetRole::Downstream;
 }
 
 impl<R: For> hemlock_stage::Stage for Stage<R> {

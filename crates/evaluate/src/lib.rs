@@ -5,8 +5,8 @@ mod controls;
 use controls::Basis;
 pub use controls::{ControlRef, about};
 use hemlock_artifact::{
-    AttackId, Change, Dataset, Drawn, Evaluation, Extractor, Features, LearnerState, Measured, Outcome, PoisonFeatures,
-    Poisons, Role, TargetParams, TrainingSet, Victim, Visibility,
+    AttackId, Dataset, Drawn, Evaluation, Extractor, Features, LearnerState, Measured, Outcome, PixelChange,
+    PoisonFeatures, Poisons, Role, TargetParams, TrainingSet, Victim, Visibility,
 };
 use hemlock_attack::attacks::constraint;
 use hemlock_head::{FitOptions, Head, Samples, fit};
@@ -154,7 +154,10 @@ fn spec_of(victim: Option<&Victim>) -> Result<VictimSpec, StageError> {
 }
 
 /// How visible poisoned images are: of all together, and the change of each. Poisoned features have no images.
-fn seen(poisons: Option<&Poisons>, dataset: Option<&Dataset>) -> Result<(Option<Visibility>, Vec<Change>), StageError> {
+fn seen(
+    poisons: Option<&Poisons>,
+    dataset: Option<&Dataset>,
+) -> Result<(Option<Visibility>, Vec<PixelChange>), StageError> {
     match (poisons, dataset) {
         (Some(poisons), Some(dataset)) => {
             let (all, each) = visibility(poisons, &dataset.train)?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Device, Tensor, TensorData};
 use hemlock_artifact::{Epoch, Images, Verified};
 use hemlock_models::device::runs_on_rayon;
-use hemlock_models::tiles::Pair;
+use hemlock_models::tiles::PoolPair;
 use hemlock_models::{Arch, Extractor, ExtractorSpec, Network, extract};
 use hemlock_stage::{Bar, Context, ErrorKind, ParamError, StageError};
 use hemlock_streams::Trained;
@@ -90,7 +90,7 @@ pub fn pretrain(
     step_fits(config.arch, [height, width], views * config.batch, device)?;
     config.heads_fit(method)?;
     let (spec, net, mut rng) = start(config.arch, EXTRACTOR, config.seed(), &[images.pixels.view()], device)?;
-    let pair = if runs_on_rayon(device) { Pair::halves() } else { Pair::none() };
+    let pair = if runs_on_rayon(device) { PoolPair::halves() } else { PoolPair::none() };
     let run = TrainingRun { method, config, images, monitor, spec: &spec, devices: &devices, device, pair };
     let rng = &mut rng;
     let (net, curve) = match method {
@@ -166,7 +166,7 @@ struct TrainingRun<'a> {
     /// The first device, which holds network, optimiser and loss.
     device: &'a Device,
     /// The thread pools for the two halves of a step.
-    pair: Pair,
+    pair: PoolPair,
 }
 
 /// What changes in the course of a training, except for the network.
