@@ -191,13 +191,19 @@ lint:
     cargo clippy --release --workspace --all-targets -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps
 
+# Make the reference of specs, results and commands anew, from the types that are read and written: docs/reference
+[group('develop')]
+reference:
+    @cargo build --release --workspace
+    @{{binary}} reference docs/reference
+
 # Build the documentation as a book: target/book/index.html
 [group('develop')]
 book:
     @if ! command -v mdbook >/dev/null; then \
         echo "SKIPPED: there is no mdbook (cargo install --locked mdbook), so the book is not built" >&2; \
     else \
-        rm -rf {{quote(pages)}} && mkdir -p {{quote(pages)}} && cp -r docs/images {{quote(pages)}} && \
+        rm -rf {{quote(pages)}} && mkdir -p {{quote(pages)}} && cp -r docs/images docs/reference {{quote(pages)}} && \
         for file in docs/*.md *.md; do \
             sed -E 's#\]\(\.\./([A-Z]+\.md)#](\1#g; s#\]\(docs/#](#g' "$file" >{{quote(pages)}}/"${file#docs/}"; \
         done && rm {{quote(pages / "README.md")}} && \

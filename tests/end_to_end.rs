@@ -43,6 +43,9 @@ mod planning;
 #[path = "end_to_end/project.rs"]
 mod project;
 #[cfg(test)]
+#[path = "end_to_end/reference.rs"]
+mod reference;
+#[cfg(test)]
 #[path = "end_to_end/report.rs"]
 mod report;
 #[cfg(test)]

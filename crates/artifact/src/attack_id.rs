@@ -1,15 +1,17 @@
 //! The identity of an attack, as results and reports show it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// An attack, identified by what it minimises and how its poisons became images.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct AttackId {
-    /// What it minimises, such as `gradient-canceling`.
+    /// What the poisons minimise, such as `gradient-canceling`.
     #[serde(rename = "attack")]
     pub objective: String,
-    /// How its poisons became images, such as `feature-matching` or `pixels`; `None` if they are features alone.
+    /// How the poisons became images: `feature-matching`, `decoder`, `refined`, `pixels`, and others. `None` if there
+    /// are no images.
     pub method: Option<String>,
 }
 

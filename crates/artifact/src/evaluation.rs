@@ -4,6 +4,7 @@ use crate::{AttackId, Bounds, Features, LearnerState, Measured, arrays};
 use hemlock_head::{Head, judge};
 use hemlock_store::{Artifact, Manifest, PayloadReader, PayloadWriter, Store, StoreError};
 use ndarray::{Array2, ArrayView1, ArrayView2};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -274,27 +275,25 @@ impl Artifact for Victim {
 }
 
 /// How visible poisons are next to their base images, and how well they were matched. Pixels are in `[0, 1]`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Visibility {
-    /// Largest absolute change of a pixel, mean over poisons.
+    /// Largest change of a pixel, mean over poisons.
     pub linf: f64,
-    /// L2 norm of the change, mean over poisons.
+    /// Euclidean norm of the change, mean over poisons.
     pub l2: f64,
     /// Peak signal-to-noise ratio in dB, mean over poisons.
     pub psnr: f64,
     /// Structural similarity, 1 for an unchanged image, mean over poisons.
     pub ssim: f64,
-    /// Share of the poisons whose features are outliers among clean ones:
-    /// [`PoisonFit::is_outlier`](crate::PoisonFit::is_outlier).
+    /// Share of the poisons whose features have an unusual norm, or whose nearest clean sample is unusually far (a
+    /// robust z-score above 3.5).
     pub outliers: f64,
-    /// Share of the poisoned features that are outliers among clean ones; `None` if the images were not made from
-    /// poisoned features.
+    /// The same for the poisoned features that the images were made for. `None` if there are none.
     pub outliers_of_features: Option<f64>,
-    /// Share of the poisons whose features lie outside the attack's constraint:
-    /// [`Poisons::outside`](crate::Poisons::outside).
+    /// Share of the poisons whose features lie outside the attack's constraint, by more than a hundredth of their norm.
     pub outside: f64,
-    /// Median distance of features to the poisoned features:
-    /// [`Poisons::relative_distance`](crate::Poisons::relative_distance).
+    /// Median distance between the features of the images and the poisoned features (for attacks on pixels: the
+    /// features before rounding), in units of the median distance of a clean sample to its nearest neighbour.
     pub relative_distance: f64,
 }
 

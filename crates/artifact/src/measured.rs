@@ -1,6 +1,8 @@
 //! Values that are measured once per training set.
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::borrow::Cow;
 
 /// What a training set is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -167,6 +169,17 @@ impl<T: Serialize> Serialize for Measured<T> {
     /// Human-readable formats get an object; others get the training sets with their roles, and the values.
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         if to.is_human_readable() { to.collect_map(self.named()) } else { (&self.clean, &self.others).serialize(to) }
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Measured<T> {
+    fn schema_name() -> Cow<'static, str> {
+        format!("Measured_{}", T::schema_name()).into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let value = generator.subschema_for::<T>();
+        json_schema!({ "type": "object", "additionalProperties": value })
     }
 }
 

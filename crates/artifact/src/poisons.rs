@@ -3,6 +3,7 @@
 use crate::{AttackSpec, arrays};
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use ndarray::{Array2, Array4};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Poisoned features: the features that the poisons are to have.
@@ -150,7 +151,7 @@ pub struct Poisons {
 
 /// How the making of error-minimising noise ended. The numbers describe the learner that the noise was made against, on
 /// the training images with noise, after it was trained on them for the last time.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LearnerState {
     /// Number of rounds; each trains the learner and then changes the noise.
     pub rounds: u32,
@@ -163,7 +164,7 @@ pub struct LearnerState {
 }
 
 /// Why the making of noise ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stopped {
     /// Hardly any image with noise was misclassified.

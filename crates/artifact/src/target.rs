@@ -4,6 +4,7 @@ use crate::arrays;
 use hemlock_head::Head;
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use hemlock_threat::PoisonFractionBounds;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The clean head, the target head, and the path between them.
@@ -29,7 +30,7 @@ pub struct TargetParams {
 }
 
 /// A record that the target head is weaker than was asked for, because calibration would have undone a stronger one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SteppedBack {
     /// The parameter that sets the strength of the target head: `radius` or `share`.
     pub field: String,
@@ -73,14 +74,18 @@ pub struct PathPoint {
     pub test_accuracy: f64,
 }
 
-/// Lower bounds of the poison fraction that a head needs; infinite if no number of poisons is enough.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// Lower bounds of the poison fraction that a head needs; infinite, and `null` in JSON, if no number of poisons is
+/// enough.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Bounds {
     /// The bound from norms.
+    #[schemars(with = "Option<f64>")]
     pub norm: f64,
     /// The bound from the support function of a poison's contribution, whose maximum a search approximates.
+    #[schemars(with = "Option<f64>")]
     pub support: f64,
     /// The bound from an upper bound of that maximum: certified, but weaker.
+    #[schemars(with = "Option<f64>")]
     pub certified: f64,
 }
 

@@ -17,6 +17,7 @@ use hemlock_artifact::TargetParams;
 use hemlock_head::Samples;
 use hemlock_stage::{Cancel, ParamError, StageError};
 use hemlock_threat::Sees;
+use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The attacks of this crate. A new attack is one more line.
@@ -30,8 +31,9 @@ static ATTACKS: &[&dyn AnyAttack] = &[
 /// An attack: the parameters that it alone reads, as fields, and the objective that they define.
 ///
 /// The fields are part of a stage's table, next to the fields of the stage. Each field needs a default that can be
-/// written in a spec. Two attacks may share a field only if it means the same in both.
-pub trait Attack: Serialize + DeserializeOwned + Default + 'static {
+/// written in a spec. Two attacks may share a field only if it means the same in both. The doc comments of the type and
+/// of its fields describe them in the reference of specs.
+pub trait Attack: Serialize + DeserializeOwned + JsonSchema + Default + 'static {
     /// The name in specs and results.
     const NAME: &'static str;
     /// What the results' field `objective` is, as a label that follows "Objective: ".

@@ -6,6 +6,7 @@ use hemlock_head::{Head, HeadError, Samples, gradient_sum, gradient_sum_of, prob
 use hemlock_optim::{inner, norm};
 use hemlock_threat::{Constraint, SupportFunction};
 use ndarray::{Array2, ArrayView2};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The objective of Gradient Canceling, `1/2 |r|^2 / |r_c|^2` with `r = r_c + sum_j c(z_j, y_j)`.
@@ -26,7 +27,7 @@ pub struct CancelingObjective<'a> {
 }
 
 /// Which part of the gradient is canceled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Canceled {
     /// The whole gradient: the minimum of the victim's training is at the target.

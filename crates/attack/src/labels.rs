@@ -1,10 +1,11 @@
 //! The labels of poisons, and the clean samples that they are made of.
 
 use crate::Class;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which labels poisons have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Labels {
     /// Clean labels: those of the training samples that the poisons are made of. The attack is a clean-label attack.
@@ -30,7 +31,7 @@ impl Labels {
 
 /// Which clean sample a poison is made of: its image is the base image, which an inversion starts from and is compared
 /// with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Base {
     /// The sample that the poison started at, or that was drawn for it.

@@ -12,11 +12,12 @@ use hemlock_optim::inner;
 use hemlock_stage::StageError;
 use hemlock_threat::Sees;
 use ndarray::{Array2, ArrayView2};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
-/// The parameters that only this attack reads.
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// Raises the loss after a single step of training. The fields are parameters that only this attack reads.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 struct OneStep {
     /// The splits whose loss is raised.

@@ -5,14 +5,16 @@ use hemlock_artifact::{Export, Exported, Features, PoisonFeatures};
 use hemlock_stage::{About, Column, Context, ParamError, StageError, StageRole, inputs};
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use ndarray::ArrayView2;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 /// The parameters in the table `[norm-filter]` of a spec.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Params {
     /// The share of the clean samples, those with the smallest norms, that the filter keeps.
+    #[schemars(range(max = 1))]
     quantile: f64,
 }
 
@@ -39,7 +41,7 @@ inputs! {
 }
 
 /// What the stage makes: the shares of the samples that the filter removes.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 struct Removed {
     poisons: f64,
     clean: f64,

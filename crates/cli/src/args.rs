@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::exit::CODES;
 use clap::{
     ArgMatches, Args as ClapArgs, FromArgMatches, Parser, Subcommand, ValueEnum,
     error::{ContextKind, ContextValue, ErrorKind},
@@ -15,7 +16,7 @@ use std::{num::NonZeroUsize, path::PathBuf, str::FromStr, sync::OnceLock};
     name = "hemlock",
     version,
     arg_required_else_help = true,
-    after_help = "\
+    after_help = with_exit_codes("\
 Examples:
   hemlock run quickstart                          the whole pipeline, on built-in data
   hemlock results quickstart                      its result table
@@ -26,11 +27,7 @@ Examples:
   hemlock why finetune-cifar10                    what would run, and why
   hemlock run quickstart --set seeds=[0] --as one    a run with a name,
   hemlock results quickstart --as one             by which its results are found again
-  hemlock -C DIR results quickstart               from another folder
-
-Exit codes:
-  0 done; 1 a numerical failure (no convergence, a value that is not finite), or a bug; 2 wrong usage, spec or parameter; 3 raw data (a dataset, weights to import) is missing or damaged;
-  4 an artifact is missing or damaged, or the artifact root or an output cannot be written; 5 the device, or a cluster's engine, is not there; 130 interrupted"
+  hemlock -C DIR results quickstart               from another folder")
 )]
 pub struct Args {
     /// What to do.
@@ -57,6 +54,12 @@ pub struct Args {
     /// Say nothing on stderr but errors
     #[arg(short, long, global = true)]
     pub quiet: bool,
+}
+
+/// Examples, followed by the exit codes.
+fn with_exit_codes(examples: &str) -> String {
+    let codes = CODES.map(|(code, meaning)| format!("\n  {code:>3}  {meaning}"));
+    format!("{examples}\n\nExit codes:{}", codes.concat())
 }
 
 /// A pipeline, and changes to its spec.
@@ -415,6 +418,21 @@ which there is neither spec nor record. Named, such a pipeline's artifacts are g
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Print the JSON Schema of specs or of results, for editors and other programs
+    #[command(
+        after_help = "Examples:\n  hemlock schema > hemlock.schema.json\n  hemlock schema results\n\nEditors with TOML support check and complete a spec whose first line is `#:schema hemlock.schema.json`."
+    )]
+    Schema {
+        /// What to describe
+        #[arg(value_enum, default_value_t = SchemaArg::Spec)]
+        of: SchemaArg,
+    },
+    /// Write the pages of the reference
+    #[command(hide = true)]
+    Reference {
+        /// Folder to write to
+        folder: PathBuf,
+    },
     /// Compare two settings of a pipeline, or the artifacts that two roots have in common
     #[command(after_help = "\
 Examples:
@@ -487,6 +505,15 @@ pub enum DatasetArg {
     Cifar10,
     /// CIFAR-100, binary version
     Cifar100,
+}
+
+/// What a JSON Schema describes.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum SchemaArg {
+    /// A spec
+    Spec,
+    /// A line of `hemlock results --json`
+    Results,
 }
 
 /// What runs jobs.

@@ -4,6 +4,7 @@ mod diff;
 mod gc;
 mod init;
 mod narrator;
+mod reference;
 mod results;
 mod self_test;
 mod submit;
@@ -63,6 +64,8 @@ pub fn execute(args: &Args, graph: Graph, printer: &Printer, cancel: &Cancel) ->
         Fixed::SelfTest { filter, jobs, json, output } => {
             app.self_test(filter.as_deref(), *jobs, *json, output.as_deref())
         }
+        Fixed::Schema { of } => app.schema(*of),
+        Fixed::Reference { folder } => app.reference(folder),
         Fixed::Diff(diff) => app.diff(diff),
     }
 }

@@ -1,14 +1,4 @@
 //! Exit codes.
-//!
-//! | code | meaning |
-//! | --- | --- |
-//! | 0 | done |
-//! | 1 | a numerical failure: no convergence, a value that is not finite, results further apart than allowed; or a bug |
-//! | 2 | wrong usage: command line, spec, or a parameter that does not fit the data |
-//! | 3 | raw data is missing or damaged: a dataset, or weights or features to import |
-//! | 4 | an artifact is missing or damaged, or the artifact root or an output cannot be written (a full disk, say) |
-//! | 5 | the device is not compiled in, or not there; or a cluster's engine is not there, or refuses jobs |
-//! | 130 | interrupted |
 
 use hemlock_init::WriteError;
 use hemlock_pipeline::{ExportError, PlanError, RunError, SpecError};
@@ -16,6 +6,23 @@ use hemlock_report::ReportError;
 use hemlock_stage::{ErrorKind, StageError};
 use hemlock_store::StoreError;
 use hemlock_submit::SubmitError;
+
+/// All exit codes, with their meanings.
+pub const CODES: [(u8, &str); 7] = [
+    (0, "done"),
+    (
+        1,
+        "a numerical failure: no convergence, a value that is not finite, results further apart than allowed; or a bug",
+    ),
+    (USAGE, "wrong usage: the command line, a spec, or a parameter that does not fit the data"),
+    (3, "raw data is missing or damaged: a dataset, or weights or features to import"),
+    (4, "an artifact is missing or damaged, or the artifact root or an output cannot be written (a full disk, say)"),
+    (
+        5,
+        "the device is not compiled in or not there, or its memory runs out; or a cluster's engine is not there, or refuses jobs",
+    ),
+    (INTERRUPTED, "interrupted"),
+];
 
 /// The exit code for wrong usage.
 pub const USAGE: u8 = 2;

@@ -7,6 +7,7 @@ mod args;
 mod commands;
 mod exit;
 mod printer;
+mod reference;
 mod registry;
 mod render;
 mod results;

@@ -13,10 +13,11 @@ use std::f64::consts::PI;
 use std::ops::Range;
 
 use image::RgbImage;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The filter that weights source pixels when a picture is scaled.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Filter {
     /// A triangle; torchvision's default.

@@ -3,9 +3,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use schemars::{JsonSchema, Schema, json_schema};
 use serde::de::value::{MapAccessDeserializer, MapDeserializer};
 use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
 
 use crate::DataError;
 use crate::resize::Filter;
@@ -14,8 +16,9 @@ use crate::resize::Filter;
 ///
 /// In TOML it is either its kind, `source = "cifar10"`, or a table of its kind and parameters, `source = { kind =
 /// "cifar100", labels = "coarse" }`. It is serialised as a table with all parameters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+#[schemars(transform = or_kind)]
 pub enum Source {
     /// CIFAR-10: 32x32, 10 classes.
     #[serde(deserialize_with = "no_fields")]
@@ -34,17 +37,18 @@ pub enum Source {
         path: PathBuf,
         /// Height and width that images are scaled and cropped to, in pixels, 1 to 1024.
         #[serde(default = "default_size")]
+        #[schemars(range(min = 1, max = 1024))]
         size: usize,
         /// The filter that images are scaled with.
         #[serde(default)]
         filter: Filter,
     },
-    /// Generated images: see [`crate::synthetic`].
+    /// Generated images of simple shapes with textures, for trying things out.
     Synthetic(SyntheticSpec),
 }
 
 /// Which label of a CIFAR-100 record is the class.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cifar100Labels {
     /// The 100 classes.
@@ -55,7 +59,7 @@ pub enum Cifar100Labels {
 }
 
 /// Parameters of [`Source::Synthetic`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SyntheticSpec {
     /// The domain, which sets the classes and the palette.
@@ -65,20 +69,24 @@ pub struct SyntheticSpec {
     pub seed: u64,
     /// Number of classes, 2 to 10. They are the first ones of the domain's ten.
     #[serde(default = "default_classes")]
+    #[schemars(range(min = 2, max = 10))]
     pub classes: usize,
     /// Number of images in the training pool. A smaller pool is a prefix of a larger one.
     #[serde(default = "default_train_pool")]
+    #[schemars(range(max = 10_000_000))]
     pub train_pool: usize,
     /// Number of images in the test pool. A smaller pool is a prefix of a larger one.
     #[serde(default = "default_test_pool")]
+    #[schemars(range(max = 10_000_000))]
     pub test_pool: usize,
     /// Strength of the nuisances, from 0 (centred, clean objects) to 1.
     #[serde(default = "default_difficulty")]
+    #[schemars(range(min = 0, max = 1))]
     pub difficulty: f64,
 }
 
 /// One of the two synthetic domains.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Domain {
     /// Discs, rings, squares, triangles and crosses that are plain, striped or checkered, in warm hues.
@@ -199,6 +207,18 @@ fn default_test_pool() -> usize {
 
 fn default_difficulty() -> f64 {
     0.05
+}
+
+/// Adds to the schema of a table the kinds that may stand without one, as they need no parameters.
+fn or_kind(schema: &mut Schema) {
+    let alone = |variant: &Value| {
+        let needs = variant["required"].as_array().is_some_and(|fields| fields.len() == 1);
+        needs.then(|| variant["properties"]["kind"]["const"].clone())
+    };
+    let tables = schema.get("oneOf").and_then(Value::as_array);
+    let kinds: Vec<Value> = tables.into_iter().flatten().filter_map(alone).collect();
+    let table = schema.clone();
+    *schema = json_schema!({ "anyOf": [{ "enum": kinds }, table] });
 }
 
 /// Refuses fields of a unit variant, which serde would ignore in a tagged enum.

@@ -3,27 +3,33 @@
 use hemlock_artifact::Dataset;
 use hemlock_data::{DataError, DatasetRole, Source, SplitSpec, digest, load};
 use hemlock_stage::{About, Context, Environment, ErrorKind, ParamError, Seed, StageError, StageRole};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{marker::PhantomData, sync::OnceLock};
 
-/// Parameters of the stage.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The images that an extractor is pre-trained on (`[dataset.pretrain]`), and those that heads are trained and tested
+/// on (`[dataset.downstream]`). Without `[dataset.pretrain]`, the extractor is pre-trained on the training images of
+/// `[dataset.downstream]`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// Where the images come from.
     pub source: Source,
     /// Number of training images; by default all that validation leaves.
     #[serde(default)]
+    #[schemars(range(min = 1))]
     pub train: Option<usize>,
     /// Number of validation images, from the source's validation pool or, if it has none, from the training pool. By
     /// default all of the validation pool, and none of the training pool.
     #[serde(default)]
     pub validation: Option<usize>,
-    /// Number of test images; by default all.
+    /// Number of test images; by default all. A source without a test pool needs `test` or `train`.
     #[serde(default)]
     pub test: Option<usize>,
-    /// Seed of the class-balanced choice, or `run` for the pipeline's seed, so that every seed gets other images.
+    /// Seed of the class-balanced choice. With `run`, every seed of the pipeline chooses its own training and
+    /// validation images, and its own test images as long as the test pool has others. It makes a difference only if
+    /// fewer images are taken than the pool has.
     #[serde(default)]
     pub seed: Seed,
     /// Names of the classes that are used, at least two, in the order of their labels; by default all.

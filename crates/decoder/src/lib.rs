@@ -12,23 +12,30 @@ use hemlock_stage::{About, Context, ErrorKind, ParamError, Port, StageError, Sta
 use hemlock_streams::Purpose;
 use ndarray::{Array2, Axis};
 use rand::seq::SliceRandom;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Parameters of the stage.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A network from features to images, which is trained once for all attacks and seeds. Leave the table out if no
+/// `[invert]` reads it. Images have to be square, with a side that is a multiple of 8.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
     /// Passes over the clean training images.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub epochs: u32,
     /// Images per step.
+    #[schemars(range(min = 1))]
     pub batch: usize,
     /// Learning rate of Adam, with a cosine schedule.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
     /// Channels of the widest layer of the network.
+    #[schemars(range(min = 4, max = 65536))]
     pub width: usize,
     /// Weight of the mean squared error of the features, relative to that of the pixels. With 0, the decoder is trained
     /// on pixels alone, without the extractor.
+    #[schemars(range(min = 0))]
     pub feature_weight: f64,
     /// Seed of the initial weights, the order of the images, and the choice of held-out images.
     pub seed: u64,

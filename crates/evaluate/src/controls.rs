@@ -11,7 +11,10 @@ use hemlock_stage::StageError;
 use hemlock_threat::Sees;
 use hemlock_victims::{TrainingSetChange, VictimData};
 use ndarray::Axis;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::json;
+use std::borrow::Cow;
 use std::fmt;
 
 /// All controls, in the order in which victims are trained on them.
@@ -121,5 +124,20 @@ impl<'de> Deserialize<'de> for ControlRef {
             let known = CONTROLS.map(|control| format!("`{}`", control.name)).join(", ");
             de::Error::custom(format!("unknown variant `{name}`, expected one of {known}"))
         })
+    }
+}
+
+impl JsonSchema for ControlRef {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "ControlRef".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let described = |control: &Control| json!({ "const": control.name, "description": format!("The accuracy {}.", control.about) });
+        json_schema!({ "oneOf": CONTROLS.map(described) })
     }
 }

@@ -16,11 +16,12 @@ use hemlock_stage::{About, Context, ErrorKind, ParamError, Port, StageError, Sta
 use hemlock_threat::{Constraint, Sees, loss_bound};
 use hemlock_victims::{Train, TrainingSetChange, VictimData, VictimSpec, measure};
 use ndarray::Array2;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Parameters of the stage.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+/// What victims are trained on besides the poisons.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
     /// The controls that the victim is trained on. By default these are all controls for victims that train on

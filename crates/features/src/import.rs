@@ -7,19 +7,18 @@ use hemlock_artifact::FeatureSplit;
 use hemlock_data::{DataError, SplitSpec};
 use hemlock_stage::{Context, Environment, ParamError, Seed, StageError, few};
 use ndarray::{Array2, Axis};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{Normalize, Splits};
 
 /// Parameters of an import: the file of features, and how they are split and normalised.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Import {
     /// A `.npz` or `.safetensors` file, or a folder of `.npy` files; a relative path starts at the data root (`--data`
-    /// or `HEMLOCK_DATA`). It has these arrays:
-    ///
-    /// - `train`, `test` and, optionally, `validation`: features, `[n, d]`;
-    /// - `train_labels`, `test_labels` and, with `validation`, `validation_labels`: classes counted from 0, `[n]`.
+    /// or `HEMLOCK_DATA`). Its arrays `train`, `test` and, optionally, `validation` are features, `[n, d]`; its arrays
+    /// `train_labels`, `test_labels` and, with `validation`, `validation_labels` are classes counted from 0, `[n]`.
     pub path: PathBuf,
     /// Number of samples of `train` that are held out for validation, class-balanced, if the file has no `validation`.
     #[serde(default)]

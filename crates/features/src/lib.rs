@@ -9,23 +9,22 @@ pub use import::{FeatureSurvey, Import, survey};
 use hemlock_artifact::{Dataset, Extractor, FeatureSplit, Features, Images, Matrix, Normalization};
 use hemlock_stage::{About, Context, Environment, ErrorKind, Need, ParamError, Port, StageError, StageRole, inputs};
 use ndarray::{ArrayView2, Axis, Dim};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 
-/// Parameters of the stage: the source of the features, and its parameters.
-///
-/// In TOML this is a table with a `method` (`extract` by default) and the fields of that method.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The source of the features, by default `extract`, and its parameters.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", tag = "method", rename_all = "kebab-case")]
 pub enum Params {
-    /// The frozen extractor computes them from the images of the downstream dataset.
+    /// The frozen extractor computes the features from the images of the downstream dataset.
     Extract(Extract),
-    /// They are read from a file that another tool wrote.
+    /// The features are read from a file that another tool wrote.
     Import(Import),
 }
 
 /// Parameters of an extraction.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Extract {
     /// The normalisation of feature vectors before the head sees them.
@@ -33,7 +32,7 @@ pub struct Extract {
 }
 
 /// The normalisation of feature vectors before the head sees them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Normalize {
     /// Features stay as they are.

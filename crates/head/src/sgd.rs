@@ -4,6 +4,7 @@ use hemlock_optim::half_cosine;
 use ndarray::{Array2, Axis};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::kernel::{add_outer, residuals, scores};
@@ -29,7 +30,7 @@ pub struct SgdOptions {
 }
 
 /// How the learning rate changes over the steps.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SgdSchedule {
     /// It falls to 0 along half a cosine.

@@ -8,24 +8,27 @@ use hemlock_models::{extracted, open_extractor};
 use hemlock_perturb::{CleanFeatureStats, FrozenExtractor, GreyLevels, Measure, Optimizer, PixelRange};
 use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
 use inversion::{Inversion, Inverted};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Parameters of the stage: a method, and the method's own parameters.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A method of inversion, and its parameters.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Params {
-    /// Feature matching: pixels x that minimise `|f(x) - zeta|^2 + beta |x - x_b|^2`, where `x_b` is the base image.
+    /// Feature matching: pixels `x` that minimise `|f(x) - zeta|^2 + beta |x - x_b|^2`, where `f` is the extractor,
+    /// `zeta` are the poisoned features, and `x_b` is the base image.
     FeatureMatching {
         /// Weight `beta` of the squared distance to the base image, for pixels in `[0, 1]`.
         #[serde(default)]
+        #[schemars(range(min = 0))]
         beta: f64,
         /// Largest change of a pixel from the base image, such as `"8/255"`. If it is absent, pixels may change to any
         /// value.
         #[serde(default)]
         linf: Option<GreyLevels>,
-        /// Whether pixels are clipped to `[0, 1]`. Otherwise they are stored as floats, because image files cannot hold
-        /// them.
+        /// Whether pixels are clipped to `[0, 1]`. `false` does not go with `linf`: such pixels are stored as floats,
+        /// because image files cannot hold them.
         #[serde(default = "defaults::clip")]
         clip: bool,
         /// The optimiser of the pixels.
@@ -33,13 +36,16 @@ pub enum Params {
         optimizer: Optimizer,
         /// Most passes through the extractor, forward and backward, per start.
         #[serde(default = "defaults::steps")]
+        #[schemars(range(min = 1))]
         steps: u32,
         /// Step length, for pixels in `[0, 1]`: of Adam's first step, which refinement uses, too, and of L-BFGS's steps
         /// without curvature information.
         #[serde(default = "defaults::step")]
+        #[schemars(extend("exclusiveMinimum" = 0))]
         step: f64,
         /// An image is finished when ten passes lower its loss by less than this share.
         #[serde(default = "defaults::tolerance")]
+        #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
         tolerance: f64,
         /// The start of feature matching.
         #[serde(default)]
@@ -57,14 +63,15 @@ pub enum Params {
         /// The start of refinement. `base` and `random` are controls: they show how much of a refined attack is not due
         /// to the features that its images were matched to.
         #[serde(default, skip_serializing_if = "RefineFrom::is_matched")]
+        #[schemars(!skip_serializing_if)]
         refine_from: RefineFrom,
     },
-    /// Decoding: the images that the decoder of the stage `decoder` makes of the poisoned features.
+    /// Decoding: the decoder of `[decoder]` turns the poisoned features into images.
     Decoder {},
 }
 
 /// The start of refinement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefineFrom {
     /// The images that were matched to the poisoned features.
@@ -84,7 +91,7 @@ impl RefineFrom {
 }
 
 /// The start of feature matching. If there is an Linf ball, starts are projected onto it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MatchingStart {
     /// The base image.

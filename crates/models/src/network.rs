@@ -6,14 +6,16 @@ use std::str::FromStr;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::resnet::{ResNet, ResNetArch};
 use crate::vit::{Vit, VitArch};
 
 /// An architecture: see [`ResNetArch`] and [`VitArch`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("examples" = ["resnet20", "resnet18-imagenet", "vit-tiny-p4"]))]
 pub enum Arch {
     /// A residual network.
     ResNet(ResNetArch),

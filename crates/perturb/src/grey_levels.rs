@@ -1,10 +1,16 @@
 //! Changes of pixels in whole grey levels.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::fmt;
 
 /// A change of a pixel: 1 to 255 grey levels of 255. Specs write it `"8/255"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, JsonSchema)]
+#[schemars(
+    try_from = "String",
+    into = "String",
+    extend("pattern" = "^[0-9]+ */255$", "examples" = ["8/255"]),
+)]
 pub struct GreyLevels(u8);
 
 impl GreyLevels {

@@ -12,6 +12,7 @@ use hemlock_optim::boxed::{Adam, Lbfgs, Minimizer};
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array4, ArrayView2};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
     ops::Range,
@@ -23,7 +24,7 @@ use together::{ImageStart, Together};
 const PATIENCE: usize = 10;
 
 /// The optimiser of the pixels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Optimizer {
     /// Projected L-BFGS; every image has its own step length and history.

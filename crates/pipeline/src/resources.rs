@@ -1,10 +1,11 @@
 //! The resources that tasks take on a cluster: a part of the spec that enters no key.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::{collections::BTreeMap, fmt, num::NonZeroU32, str::FromStr};
 
 /// The resources of a task. If a field is absent, the engine decides; for `cpus`, the default is one.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Resources {
     /// Number of processors, which is also the number of threads.
@@ -66,7 +67,8 @@ fn whole(text: &str) -> Option<u64> {
 }
 
 /// An amount of memory of at least 1 MiB.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(try_from = "String", into = "String", extend("examples" = ["8G"]))]
 pub struct Memory(u64);
 
 impl Memory {
@@ -98,7 +100,8 @@ impl fmt::Display for Memory {
 }
 
 /// A time span of at least one second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, JsonSchema)]
+#[schemars(try_from = "String", into = "String", extend("examples" = ["4:00:00"]))]
 pub struct Time(u64);
 
 impl Time {

@@ -8,6 +8,7 @@ use hemlock_artifact::{AttackId, Bounds, Evaluation, LearnerState, Measured, Out
 use hemlock_stage::{Column, StageRole};
 use hemlock_store::{Store, StoreError};
 use hemlock_threat::Sees;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use std::{
@@ -16,50 +17,50 @@ use std::{
 };
 
 /// The result of one branch.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct Row {
-    /// Name of the pipeline.
+    /// Name of the spec.
     pub pipeline: String,
     /// Which attack made the poisons: the fields `attack` and `method`.
     #[serde(flatten)]
     pub attack: AttackId,
-    /// Name of the victim.
+    /// Kind of the victim.
     pub victim: String,
-    /// Whether the poisons have the labels of the samples they are made of.
+    /// Whether the poisons have the labels of their base images.
     pub clean_label: bool,
-    /// Whether the poisons replace the samples that they are made of.
+    /// Whether the poisons replace their base images, as error-minimising noise does, instead of being added.
     pub replaces: bool,
     /// Number of poisons, divided by the number of clean training samples.
     pub poison_fraction: f64,
-    /// The value that the attack optimised, such as the relative residual of Gradient Canceling.
+    /// What the attack optimised: on features, if it has any.
     pub objective: f64,
-    /// The objective at the base images, where an attack on pixels started; `None` for other attacks.
+    /// The objective at the base images, where an attack on pixels starts. `None` for other attacks.
     pub initial_objective: Option<f64>,
-    /// How the making of error-minimising noise ended; `None` for other attacks.
+    /// How the crafting of error-minimising noise ended. `None` for other attacks.
     pub learner: Option<LearnerState>,
-    /// A lower bound of the objective, if the attack knows one.
+    /// A lower bound of the objective. `None` if none is known.
     pub bound: Option<f64>,
-    /// How much the search from adversarial labels missed, in the objective; `None` if labels were not optimised.
+    /// How far the search that began with adversarial labels ended behind the best search, in the objective. It shows
+    /// how much the optimiser is known to miss. `None` if labels are not optimised.
     pub gap: Option<f64>,
-    /// Lower bounds of the poison fraction that the target head needs.
+    /// Lower bounds of the poison fraction that the target head needs. `None` if the attack has no target.
     pub poison_fraction_bound: Option<Bounds>,
-    /// The data that the attacker saw. For an attack without data of its own, it is what the making of its target saw.
+    /// Labelled clean splits that the attacker looked at. For an attack without data of its own, those that its target
+    /// was made with.
     pub sees: Sees,
-    /// The data that was seen in making the controls.
+    /// Labelled clean splits that influence flips were chosen with.
     pub controls_see: Sees,
     /// Seed of the attack.
     pub seed: u64,
-    /// The device on which the features were extracted; `None` if their artifact is gone.
+    /// The device on which features were extracted. `None` if their artifact is gone.
     pub device: Option<String>,
-    /// Whether the embeddings of the attacker's extractor or of the victim extractor had collapsed at the end of
-    /// training; `None` if this is not known because an extractor is gone.
+    /// Whether the embeddings of an extractor all point nearly the same way. `None` if an extractor is gone.
     pub collapsed: Option<bool>,
-    /// Whether every imported extractor, the attacker's and the victim extractor, was compared with a probe; `None` if
-    /// none was imported.
+    /// Whether every imported extractor was compared with a probe. `None` if none was imported.
     pub verified: Option<bool>,
-    /// For a target head that is weaker than its parameters say: what was asked for, and what was used instead.
+    /// A target that is weaker than it was asked for. `None` if it is as asked for.
     pub stepped_back: Option<SteppedBack>,
-    /// Numbers that stages declare as columns of results, by node and field.
+    /// Numbers that stages declare as columns, by stage and name.
     pub stages: BTreeMap<&'static str, BTreeMap<&'static str, f64>>,
     /// The columns that stages declare, by node.
     #[serde(skip)]
@@ -67,29 +68,34 @@ pub struct Row {
     /// The role of every stage, by node.
     #[serde(skip)]
     pub roles: BTreeMap<&'static str, StageRole>,
-    /// Parameters of every stage, by node.
+    /// All parameters, by stage.
     pub params: BTreeMap<&'static str, Value>,
     /// Parameters of every stage as they enter keys, by node: defaults that depend on other fields are filled in, and
     /// fields that nothing reads are left out.
     #[serde(skip)]
     pub deciding: BTreeMap<&'static str, Value>,
-    /// Test accuracy by training set, in `[0, 1]`.
+    /// Test accuracy, by training set.
     pub accuracy: Measured<f64>,
-    /// Test accuracy after the best epoch ([`Outcome::best`]); `None` for victims without epochs.
+    /// Test accuracy after the epoch that was best on the test split, by training set. No victim can choose this epoch,
+    /// but an attack that only spoils the end of a training shows here. `None` for victims without epochs.
     pub best: Option<Measured<f64>>,
-    /// Test accuracy within every class, in `[0, 1]`.
+    /// Test accuracy within every class, by training set. `None` for a class without test samples.
     pub per_class: Measured<Vec<Option<f64>>>,
-    /// Mean cross-entropy on the clean training split, in nats; `None` for victims that are not linear.
+    /// Mean cross-entropy on the clean training split in nats, by training set. `None` for victims that are not linear
+    /// heads.
     pub clean_loss: Option<Measured<f64>>,
-    /// Upper bound of the clean loss, over all poisons of the same number within the attack's constraint.
+    /// Upper bound of the clean loss for the victim `linear`, with as many poisons within the attack's constraint,
+    /// whatever the attack. It bounds `features`, and `images` if `visibility.outside` is 0. `None` if no bound
+    /// applies.
     pub loss_bound: Option<f64>,
-    /// Largest gradient norm of the mean objective at which the training of a linear victim stopped.
+    /// Largest norm of the gradient of the mean objective at which a training stopped. `None` for victims that are not
+    /// linear heads.
     pub gradient_norm: Option<f64>,
-    /// Whether the training of every victim converged.
+    /// Whether all trainings got as far as they should.
     pub converged: bool,
-    /// Visibility of the poisoned images.
+    /// What the poisoned images look like next to their base images. `None` if there are no images.
     pub visibility: Option<Visibility>,
-    /// Time that the attack's stages took, in seconds; `None` if an artifact of theirs is gone.
+    /// Time of the attacker's stages, in seconds. `None` if an artifact of theirs is gone.
     pub seconds: Option<f64>,
     /// Key of the evaluation.
     pub key: String,
@@ -351,6 +357,7 @@ pub struct Seen {
 /// Means of the rows that differ in seeds only.
 #[derive(Debug, Clone, Serialize)]
 pub struct Group {
+    /// Which attack made the poisons: the fields `attack` and `method`.
     /// Which attack made the poisons: the fields `attack` and `method`.
     #[serde(flatten)]
     pub attack: AttackId,

@@ -4,11 +4,12 @@ use crate::{Graph, MOST_BRANCHES, Node, Override, Plan, Spec};
 use hemlock_artifact::Features;
 use hemlock_stage::{About, Context, Environment, ParamError, StageError, StageRole, erase, inputs};
 use proptest::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Parameters of all stages of these tests.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Params {
     number: f64,
@@ -18,7 +19,7 @@ struct Params {
     list: Vec<f64>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 struct Layer {
     width: usize,

@@ -8,17 +8,19 @@ use hemlock_attack::{AttackParams, AttackRef, Base, Labels, Start, poison_count}
 use hemlock_optim::PAIRS;
 use hemlock_stage::{About, Context, ParamError, StageError, StageRole, inputs};
 use hemlock_threat::{ConstraintKind, ConstraintKinds};
+use schemars::JsonSchema;
 use search::Search;
 use serde::{Deserialize, Serialize, ser::Error};
 use serde_json::Value;
 
-/// Parameters of the stage. Parameters that have no effect with the other choices are ignored and are not part of the
+/// An attack on features. A field that the chosen attack or solver does not use is ignored, and does not change the
 /// key.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Params {
     /// The attack, which determines what the poisons minimise.
     pub attack: AttackRef,
     /// The number of poisons, divided by the number of clean training samples.
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub poison_fraction: f64,
     /// The constraint on poisoned features: `none`, `ball`, `box`, `sphere`, `slab`, `knn`, or several of them, such as
     /// `sphere+slab`.
@@ -26,9 +28,11 @@ pub struct Params {
     pub constraint: ConstraintKinds,
     /// The fraction of the clean features that lies within each set of the constraint. `none` and `box` contain all.
     #[serde(default = "defaults::quantile")]
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub quantile: f64,
-    /// The k of `knn`.
+    /// The k of the constraint `knn`.
     #[serde(default = "defaults::neighbors")]
+    #[schemars(range(min = 1))]
     pub neighbors: u32,
     /// Which labels the poisons have.
     #[serde(default)]
@@ -43,27 +47,34 @@ pub struct Params {
     /// Which clean sample a poison is made of. If absent, the default of the attack.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Base>,
-    /// The method that moves the poisons.
+    /// The method that moves the poisons. `norm-descent` goes with `gradient-canceling` alone; `tgda` takes `adam` or
+    /// `gradient-descent`.
     #[serde(default)]
     pub solver: SolverKind,
     /// Largest number of steps of the solver. If absent, the default of the attack. With `conditional-gradient`, the
     /// number of sweeps in which all poisons are exchanged for better ones. If absent, 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1_000_000))]
     pub steps: Option<u32>,
     /// Length of the first step for each coordinate, relative to the root mean square of the clean features. If absent,
     /// the default of the attack. With `norm-descent`, the rate. If absent, 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub step: Option<f64>,
     /// Number of steps without improvement after which the solver stops. If absent, it does not stop for this reason.
+    /// It goes neither with `conditional-gradient` nor with `tgda`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub patience: Option<u32>,
     /// Number of seconds after which the solver stops. If absent, there is no limit; with one, the result depends on
-    /// the machine.
+    /// the machine. It does not go with `conditional-gradient`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1_000_000_000))]
     pub max_seconds: Option<f64>,
     /// For an attack whose objective has the minimum 0, such as Gradient Canceling: the displayed objective at which
     /// the solver stops.
     #[serde(default = "defaults::tolerance")]
+    #[schemars(range(min = 0))]
     pub tolerance: f64,
     /// The fields of the attacks.
     #[serde(flatten)]
@@ -83,7 +94,7 @@ mod defaults {
 }
 
 /// The method that moves the poisons.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SolverKind {
     /// Gradient descent at a fixed rate, as in the paper.
@@ -176,7 +187,7 @@ impl hemlock_stage::Params for Params {
             known("patience", self.patience.is_some())?;
             known("max_seconds", self.max_seconds.is_some())?;
         } else {
-            ParamError::at_least_one("steps", self.steps())?;
+            ParamError::require(self.steps() > 0, "steps", 0, "at least 1, unless `solver` is `conditional-gradient`")?;
         }
         ParamError::positive("step", self.step())?;
         if self.solver == SolverKind::NormDescent && !self.attack.has_zero_minimum() {

@@ -17,15 +17,18 @@ use hemlock_perturb::{
 use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds};
 use ndarray::Array4;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, ser::Error};
 use serde_json::Value;
 
-/// Parameters of the stage. Parameters that other choices make unused are ignored, and are not part of the key.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// An attack on pixels, without target features. A field that the chosen attack does not use is ignored, and does not
+/// change the key.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Params {
     /// The attack, which defines the objective.
     pub attack: AttackRef,
     /// Number of poisons, divided by the number of clean training samples.
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub poison_fraction: f64,
     /// Labels of the poisons. Adversarial labels are chosen once, at the start.
     #[serde(default)]
@@ -40,26 +43,31 @@ pub struct Params {
     pub constraint: ConstraintKinds,
     /// The share of the clean features that the constraint lets through; `none` and `box` let all of them through.
     #[serde(default = "defaults::quantile")]
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub quantile: f64,
     /// The number of neighbours k of the constraint `knn`.
     #[serde(default = "defaults::neighbors")]
+    #[schemars(range(min = 1))]
     pub neighbors: u32,
     /// Weight of the squared distance to the base image, as in refinement.
     #[serde(default)]
+    #[schemars(range(min = 0))]
     pub beta: f64,
     /// Largest change of a pixel from the base image, such as `"8/255"`. If it is absent, pixels may change to any
     /// value.
     #[serde(default)]
     pub linf: Option<GreyLevels>,
-    /// Whether pixels are clipped to `[0, 1]`. Otherwise they are stored as floats, because image files cannot hold
-    /// them.
+    /// Whether pixels are clipped to `[0, 1]`. `false` does not go with `linf`: such pixels are stored as floats,
+    /// because image files cannot hold them.
     #[serde(default = "defaults::clip")]
     pub clip: bool,
     /// Number of steps, each of all images together.
     #[serde(default = "defaults::steps")]
+    #[schemars(range(min = 1))]
     pub steps: u32,
     /// Length of Adam's first step, for pixels in `[0, 1]`. If it is absent, 0.02, or 0.1 if pixels are not clipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub step: Option<f64>,
     /// The attack's own parameters.
     #[serde(flatten)]

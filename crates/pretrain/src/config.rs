@@ -2,27 +2,27 @@
 
 use hemlock_stage::{ParamError, Params, Seed};
 use hemlock_training::{Method, TrainConfig};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 
 use crate::import::ImportConfig;
 
-/// The method by which an extractor is made, with its parameters.
-///
-/// In TOML, it is a table with the `method` (by default `simclr`) and the fields of that method.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The method by which the frozen extractor is made, by default `simclr`, and its parameters. All methods that train
+/// share one set of fields, and a method ignores those that it does not use, so that one table compares several
+/// methods.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(remote = "Self", tag = "method", rename_all = "kebab-case")]
 pub enum PretrainConfig {
-    /// [`Method::Simclr`].
+    /// Contrastive training without labels (SimCLR).
     Simclr(TrainConfig),
-    /// [`Method::MocoV3`].
+    /// Contrastive training without labels, against a momentum encoder (MoCo v3).
     MocoV3(TrainConfig),
-    /// [`Method::Supervised`].
+    /// Training with labels. Unless the spec says otherwise, `augment.jitter` and `augment.grayscale` are 0.
     Supervised(TrainConfig),
-    /// Random initialisation without training, as a control. It has the same fields as training, so that one table
-    /// compares both, but only `arch` and `seed` decide it.
+    /// Random initialisation without training, as a control. Only `arch` and `seed` matter.
     Random(TrainConfig),
-    /// Weights from a file, trained elsewhere.
+    /// Weights that were trained elsewhere, from a file.
     Import(ImportConfig),
 }
 

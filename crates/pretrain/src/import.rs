@@ -6,45 +6,50 @@ use burn::tensor::Device;
 use hemlock_models::import::{FILE, said};
 use hemlock_models::{Arch, Extractor, ExtractorSpec, Imported, WeightsChoice};
 use hemlock_stage::{Context, Environment, ErrorKind, FileError, ParamError, StageError, few, open_file};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::probe::{self, Probe};
 use hemlock_training::Pretrained;
 
 /// The parameters of an import: the file, and what it does not say about its weights.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImportConfig {
-    /// The architecture.
+    /// The architecture: docs/pretraining.md lists them.
     #[serde(default)]
     pub arch: Arch,
     /// A PyTorch checkpoint or a safetensors file. Relative paths start at the data root (`--data` or `HEMLOCK_DATA`).
     pub weights: PathBuf,
     /// Mean of each channel, for pixels in `[0, 1]`, that the network expects to be subtracted.
+    #[schemars(inner(range(min = 0, max = 1)))]
     pub mean: [f64; 3],
     /// Standard deviation of each channel, for pixels in `[0, 1]`, that the network expects the difference to be
     /// divided by.
+    #[schemars(inner(range(min = 0, max = 1)))]
     pub std: [f64; 3],
     /// Height and width of the images that the network was trained on, in pixels.
     #[serde(default = "default_image_size")]
+    #[schemars(range(min = 1))]
     pub image_size: usize,
     /// The probe, which the network is compared with: a safetensors or `.npz` file with 8-bit `images`,
     /// `[n, 3, image_size, image_size]`, and the `features`, `[n, d]`, that the original framework computes for them.
     /// Without a probe, results are marked as those of an unverified import.
     #[serde(default)]
     pub probe: Option<PathBuf>,
-    /// A part of the names that picks one of several sets of weights in the file, such as `state_dict_ema`.
+    /// Which of several sets of weights in the file to take, by the name in front of its tensors, such as
+    /// `state_dict_ema` or `teacher`.
     #[serde(default)]
     pub branch: Option<String>,
-    /// The prefix of the network's names in the file, if it is no usual wrapper.
+    /// The prefix of the network's names in the file, if it is no usual wrapper, or the end of it, such as
+    /// `trunk._feature_blocks.`.
     #[serde(default)]
     pub prefix: Option<String>,
     /// Tensors of the file that are not part of the network: names of tensors or of modules, or beginnings of names
     /// followed by `*`.
     #[serde(default)]
     pub ignore: Vec<String>,
-    /// How the weights were trained, in a word or two, such as `supervised`. Results show it, and nothing is computed
-    /// from it.
+    /// How the weights were trained, in a word or two, such as `supervised`. Results show it. Not in the key.
     #[serde(default)]
     pub trained: Option<String>,
 }

@@ -10,6 +10,7 @@ mod error;
 mod file;
 mod inputs;
 mod memory;
+mod schema;
 mod seed;
 mod words;
 
@@ -20,16 +21,21 @@ pub use file::{FileError, open_file, read_file};
 pub use hemlock_failure::{ErrorKind, Failure};
 pub use inputs::{InputSet, Inputs, Need, Port};
 pub use memory::{Bytes, available};
+pub use schema::{each, output_schema, spec_schema};
 pub use seed::Seed;
 pub use words::{MESSAGE, VALUE, few, short};
 
 use hemlock_artifact::{Export, Exported};
 use hemlock_store::{Artifact, Draft, Manifest, Store};
+use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 /// Typed parameters of a stage, as they are written in a spec.
-pub trait Params: Serialize + DeserializeOwned + Send + Sync {
+///
+/// The reference and the JSON Schema of specs are made from the type: doc comments of fields are their descriptions.
+/// Ranges that [`Params::check`] holds a single field to stand beside it, as `#[schemars(range(...))]`.
+pub trait Params: Serialize + DeserializeOwned + JsonSchema + Send + Sync {
     /// Checks what the types cannot express: ranges, and fields that depend on each other.
     ///
     /// # Errors
@@ -165,6 +171,8 @@ pub trait AnyStage: Send + Sync {
     /// # Errors
     /// The parameters are not this stage's, or the stage cannot read what was made with `made_with`.
     fn accepts(&self, params: &Value, port: &Port, made_with: &Value) -> Result<(), ParamError>;
+    /// The JSON Schema of a table for this stage, of one branch: lists that fan out are not part of it.
+    fn schema(&self) -> Value;
     /// Checks a spec's table for this stage, and returns it complete: defaults are filled in, and numbers have one
     /// form.
     ///
@@ -314,6 +322,9 @@ impl<S: Stage> AnyStage for Erased<S> {
     }
     fn accepts(&self, params: &Value, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         S::accepts(&typed(params)?, port, made_with)
+    }
+    fn schema(&self) -> Value {
+        spec_schema::<S::Params>()
     }
     fn parse(&self, table: Value) -> Result<Value, ParamError> {
         let params: S::Params = typed(&table)?;

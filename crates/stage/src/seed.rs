@@ -1,12 +1,14 @@
 //! Seeds that are parameters of a stage.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The seed of what a stage draws. In a spec it is a number, or `"run"`: then each of the pipeline's seeds gives other
 /// draws.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Value", into = "Value")]
+#[schemars(extend("anyOf" = [{ "type": "integer", "minimum": 0 }, { "const": "run" }]))]
 pub enum Seed {
     /// A fixed seed.
     Of(u64),

@@ -3,10 +3,11 @@
 use hemlock_head::{Head, HeadError, Samples, gradient_sum};
 use hemlock_optim::norm;
 use ndarray::Array2;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A norm of parameters.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Norm {
     /// The Euclidean norm of all parameters.

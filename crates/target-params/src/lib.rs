@@ -20,15 +20,16 @@ use hemlock_head::{Fit, FitOptions, Head, HeadError, Samples, accuracy, calibrat
 use hemlock_optim::norm;
 use hemlock_stage::{About, Context, ErrorKind, ParamError, StageError, StageRole, inputs};
 use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds, Sees, poison_fraction_bounds};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Number of bisections in the search for the strongest target that is reachable, or that calibration can rescale.
 const HALVINGS: u32 = 10;
 
-/// Parameters of the stage. Parameters that have no effect with the chosen method are ignored and are not part of the
-/// key.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The clean head, and the target head that an attack wants victims to learn. A field that the chosen method does not
+/// use is ignored, and does not change the key.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
     /// How the target head is made.
@@ -40,11 +41,14 @@ pub struct Params {
     /// Unit of the radius.
     pub radius_unit: RadiusUnit,
     /// Number of steps of the ascent.
+    #[schemars(range(min = 1))]
     pub steps: u32,
     /// Length of a step, as a fraction of the radius.
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub step: f64,
     /// Largest number of parameters that are corrupted: those with the largest corruption. If absent, all may be.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
     pub coordinates: Option<u32>,
     /// With GradPC: the splits whose loss is ascended.
     pub sees: Sees,
@@ -58,21 +62,27 @@ pub struct Params {
     /// With `reachable`: the poison fraction, which is the number of poisons divided by the number of clean training
     /// samples.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub poison_fraction: Option<f64>,
     /// The constraint of the poison fraction bounds, as in `[poison-features]`.
     pub constraint: ConstraintKinds,
     /// The fraction of the clean features that lies within each set of the constraint.
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub quantile: f64,
-    /// The k of `knn`.
+    /// The k of the constraint `knn`.
+    #[schemars(range(min = 1))]
     pub neighbors: u32,
-    /// Weight decay of the head, for attackers and victims. Biases are not decayed.
+    /// Weight decay of the head, for attackers and victims. Biases are not decayed. For `n` samples, the `C` of
+    /// scikit-learn is `1 / (n weight_decay)`, and `2 / (n weight_decay)` if there are two classes.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub weight_decay: f64,
     /// Gradient norm of the mean objective at which training counts as converged.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub tolerance: f64,
 }
 
 /// How a target head is made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// The clean head is moved along the gradient of its loss.
@@ -85,8 +95,9 @@ pub enum Method {
 }
 
 /// How strong a target is: its radius, or its fraction of wrong labels.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Value", into = "Value")]
+#[schemars(extend("anyOf" = [{ "type": "number", "exclusiveMinimum": 0 }, { "const": "reachable" }]))]
 pub enum Strength {
     /// The given strength.
     Of(f64),
@@ -116,7 +127,7 @@ impl From<Strength> for Value {
 }
 
 /// The unit of a radius.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RadiusUnit {
     /// The norm of the clean head, including the bias, in the norm of the ball.
@@ -126,13 +137,13 @@ pub enum RadiusUnit {
 }
 
 /// How a target is calibrated at the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Calibration {
     /// It is not calibrated, as in the paper.
     None,
     /// The scale and the biases minimise the training objective again. Fewer poisons are then needed to reach the
-    /// target: see [`hemlock_head::calibrate`].
+    /// target.
     ScaleAndBias,
 }
 
@@ -172,18 +183,17 @@ impl Params {
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
+        if let Some(poison_fraction) = self.poison_fraction {
+            ParamError::share("poison_fraction", poison_fraction)?;
+        }
         match self.strength() {
             ("radius", Strength::Of(radius)) => ParamError::positive("radius", radius)?,
             (field, Strength::Of(share)) => ParamError::share(field, share)?,
-            (field, Strength::Reachable) => {
-                let poison_fraction = self.poison_fraction.ok_or_else(|| {
-                    ParamError::new(
-                        "poison_fraction",
-                        format!("is missing; expected the budget for which `{field}` is reachable"),
-                    )
-                })?;
-                ParamError::share("poison_fraction", poison_fraction)?;
+            (field, Strength::Reachable) if self.poison_fraction.is_none() => {
+                let message = format!("is missing; expected the budget for which `{field}` is reachable");
+                return Err(ParamError::new("poison_fraction", message));
             }
+            (_, Strength::Reachable) => {}
         }
         ParamError::at_least_one("steps", self.steps)?;
         ParamError::share("step", self.step)?;

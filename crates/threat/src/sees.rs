@@ -2,13 +2,15 @@
 
 use hemlock_failure::{ErrorKind, Failure};
 use hemlock_head::Samples;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The labelled clean splits that an attack or a control may look at. Specs write it as a list: `["train"]` or
 /// `["train", "validation"]`. Attacks that see different splits are not compared on equal terms.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<String>", into = "Vec<&'static str>")]
+#[schemars(extend("enum" = [["train"], ["train", "validation"], ["validation", "train"]]))]
 pub enum Sees {
     /// The training split of the victims, as in the paper.
     #[default]

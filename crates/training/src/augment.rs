@@ -14,6 +14,7 @@ use ndarray::ArrayView3;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use hemlock_stage::ParamError;
@@ -27,26 +28,36 @@ const SIGMA: [f32; 2] = [0.1, 2.0];
 const SOLAR: f32 = 128.0 / 255.0;
 
 /// The distribution of the views.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AugmentConfig {
     /// Smallest share of the image's area that a crop covers; the largest is 1.
+    #[schemars(range(min = 0.01, max = 1))]
     pub min_area: f64,
     /// Probability of a horizontal flip.
+    #[schemars(range(min = 0, max = 1))]
     pub flip: f64,
     /// Probability of colour jitter.
+    #[schemars(range(min = 0, max = 1))]
     pub jitter: f64,
     /// Strength s of the jitter: brightness, contrast and saturation are multiplied by a factor between 1 - 0.8 s and
     /// 1 + 0.8 s, and the hue is turned by up to 0.2 s of a full turn.
+    #[schemars(range(min = 0, max = 1.25))]
     pub jitter_strength: f64,
     /// Probability of conversion to grey.
+    #[schemars(range(min = 0, max = 1))]
     pub grayscale: f64,
     /// Probability of Gaussian blur, with a kernel of about a tenth of the image and a standard deviation of 0.1 to 2
-    /// pixels. It is meant for images of 64 pixels and more; smaller ones have little to blur.
+    /// pixels. Use 0.5 for images of 64 pixels and more; smaller ones have little to blur.
     #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(!skip_serializing_if)]
+    #[schemars(range(min = 0, max = 1))]
     pub blur: f64,
-    /// Probability of solarisation of the second view of an image: values from 128/255 on are inverted.
+    /// Probability of solarisation of the second view of an image: values from 128/255 on are inverted. The
+    /// MoCo v3 paper uses 0.2.
     #[serde(skip_serializing_if = "is_zero")]
+    #[schemars(!skip_serializing_if)]
+    #[schemars(range(min = 0, max = 1))]
     pub solarize: f64,
 }
 

@@ -3,6 +3,7 @@
 use hemlock_models::Arch;
 use hemlock_optim::half_cosine;
 use hemlock_stage::{ParamError, Seed};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -48,7 +49,7 @@ const MOST_DEVICES: usize = 1024;
 const RUNNING: [&str; 2] = ["checkpoint_minutes", "allow_collapse"];
 
 /// A first-order optimiser.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerKind {
     /// Adam with decoupled weight decay, betas 0.9 and 0.999.
@@ -62,48 +63,59 @@ pub enum OptimizerKind {
 }
 
 /// Widths of the projector, which is dropped after training: d -> hidden -> out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProjectorConfig {
-    /// Width of the hidden layer.
+    /// Width of the hidden layer of the projector (`simclr`, `moco-v3`).
+    #[schemars(range(min = 1, max = 65536))]
     pub hidden: usize,
     /// Dimension of the embeddings that the loss compares.
+    #[schemars(range(min = 2, max = 65536))]
     pub out: usize,
 }
 
 /// Widths of the predictor on the projections of [`Method::MocoV3`]: out -> hidden -> out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PredictorConfig {
-    /// Width of the hidden layer.
+    /// Width of the hidden layer of the predictor (`moco-v3`).
+    #[schemars(range(min = 1, max = 65536))]
     pub hidden: usize,
 }
 
 /// The parameters of a training.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
-    /// The architecture.
+    /// The architecture: docs/pretraining.md lists them.
     pub arch: Arch,
     /// Seed of the initial weights, the order of the images and the views. With `run`, it is the pipeline's seed, so
     /// that every seed of the pipeline has its own extractor.
     pub seed: Seed,
     /// Passes over the images.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub epochs: usize,
     /// Images of a step; without labels, each has two views. At the end of an epoch, images that do not fill a batch
     /// are left out.
+    #[schemars(range(min = 2))]
     pub batch: usize,
     /// The optimiser.
     pub optimizer: OptimizerKind,
-    /// Peak learning rate, after the warm-up; from there it falls to 0 along half a cosine.
+    /// Peak learning rate, after the warm-up; from there it falls to 0 along half a cosine. Use about 1e-3 for `adamw`,
+    /// 0.1 for `sgd`, and 0.3 `batch` / 256 for `lars`.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
     /// Weight decay of convolutions and matrices; biases and batch norms have none.
+    #[schemars(range(min = 0))]
     pub weight_decay: f64,
-    /// Epochs of linear warm-up.
+    /// Epochs of linear warm-up, fewer than `epochs`.
     pub warmup_epochs: usize,
-    /// Temperature of the contrastive loss. If a spec does not give it, it is 1 for ResNets with `moco-v3`.
+    /// Temperature of the contrastive loss of `simclr` and `moco-v3`. If it is absent, it is 1 for ResNets with
+    /// `moco-v3`.
+    #[schemars(range(min = 0.01))]
     pub temperature: f64,
-    /// Momentum of the momentum encoder at the start; it rises to 1 along half a cosine.
+    /// Momentum of the momentum encoder of `moco-v3` at the start; it rises to 1 along half a cosine.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub momentum: f64,
     /// The projector.
     pub projector: ProjectorConfig,
@@ -113,13 +125,15 @@ pub struct TrainConfig {
     pub augment: AugmentConfig,
     /// Epochs between two k-nearest-neighbour checks, if there are labelled images; 0 turns them off.
     pub knn_every: usize,
-    /// Minutes between two checkpoints within an epoch; there is also one after every epoch.
+    /// Minutes between two checkpoints within an epoch; there is also one after every epoch. Not in the key.
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1440))]
     pub checkpoint_minutes: f64,
-    /// Whether a network with collapsed embeddings is a result and not an error.
+    /// Whether a network with collapsed embeddings is a result and not an error. Not in the key.
     pub allow_collapse: bool,
     /// Devices of the backend that share every step: 1, or an even number. Two devices take one half each, and give the
     /// result of one device up to rounding. More devices cut the halves into shards with their own batch statistics,
     /// which changes the result.
+    #[schemars(range(min = 1, max = 1024))]
     pub devices: usize,
 }
 

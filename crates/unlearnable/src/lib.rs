@@ -27,19 +27,21 @@ use learner::{EndToEnd, Learner, Probe};
 use ndarray::{Array4, Axis};
 use noise::Noise;
 use rand::seq::index;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Parameters of the stage. Parameters that other choices make unused are ignored, and are not part of the key.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// Error-minimising noise on training images. The images with noise replace the images they are made of.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Params {
     /// Number of images with noise, divided by the number of clean training images; at most 1.
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub poison_fraction: f64,
     /// Whether every image (`sample-wise`) or every class (`class-wise`) has its own noise.
     #[serde(default)]
     pub noise: Scope,
-    /// The surrogate model that the noise is made against.
+    /// The surrogate: the model that the noise keeps from learning.
     #[serde(default)]
     pub surrogate: Surrogate,
     /// Largest change of a pixel, such as `"8/255"`.
@@ -47,32 +49,40 @@ pub struct Params {
     pub linf: GreyLevels,
     /// Most rounds, each of training followed by noise.
     #[serde(default = "defaults::rounds")]
+    #[schemars(range(min = 1))]
     pub rounds: u32,
     /// Steps of the noise per round.
     #[serde(default = "defaults::steps")]
+    #[schemars(range(min = 1))]
     pub steps: u32,
     /// Length of a step of the noise, in grey levels. If it is absent, a quarter of `linf`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub step: Option<f64>,
-    /// Training steps per round, of the surrogate `end-to-end`.
+    /// For the surrogate `end-to-end`: its training steps per round.
     #[serde(default = "defaults::train_steps")]
+    #[schemars(range(min = 1))]
     pub train_steps: u32,
-    /// Learning rate, of the surrogate `end-to-end`.
+    /// For the surrogate `end-to-end`: its learning rate.
     #[serde(default = "defaults::learning_rate")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
-    /// Images per training step, of the surrogate `end-to-end`.
+    /// For the surrogate `end-to-end`: images per training step.
     #[serde(default = "defaults::batch")]
+    #[schemars(range(min = 4))]
     pub batch: usize,
     /// The stage ends when the least training loss of all rounds has fallen by less than 1 % in this many rounds.
     #[serde(default = "defaults::patience")]
+    #[schemars(range(min = 1))]
     pub patience: u32,
     /// The stage ends when the surrogate misclassifies at most this share of the images with noise.
     #[serde(default = "defaults::tolerance")]
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub tolerance: f64,
 }
 
 /// The model that the noise is made against.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Surrogate {
     /// A linear head on the frozen extractor.

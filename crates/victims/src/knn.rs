@@ -5,13 +5,15 @@ use hemlock_artifact::{Answers, Outcome};
 use hemlock_stage::{ParamError, StageError};
 use hemlock_training::knn;
 use ndarray::{Array2, Axis, concatenate};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Classification by a vote of the training samples with the largest cosine similarity. Ties go to the smaller class.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Knn {
     /// Number of samples that vote.
+    #[schemars(range(min = 1))]
     pub neighbors: usize,
 }
 

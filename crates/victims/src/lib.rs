@@ -18,10 +18,12 @@ pub use training::{TrainingSetChange, VictimData};
 use hemlock_artifact::{Outcome, TargetParams};
 use hemlock_stage::{ParamError, StageError};
 use network::Origin;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The kind of a victim, and the parameters of its training.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// The kind of a victim, and the parameters of its training. Without a table `[victim]`, it is `linear`. The weight
+/// decay of linear heads is that of `[target-params]`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum VictimSpec {
     /// A linear head that is trained to the minimum.

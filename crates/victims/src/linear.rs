@@ -9,31 +9,38 @@ use hemlock_head::{
 use hemlock_optim::norm;
 use hemlock_stage::{ParamError, StageError};
 use hemlock_streams::Purpose;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A linear head that is trained to the minimum by L-BFGS.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogisticRegression {
     /// Norm of the gradient of the mean objective below which the head counts as trained.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub tolerance: f64,
     /// Largest number of steps.
+    #[schemars(range(min = 1))]
     pub max_iterations: u32,
 }
 
 /// A linear head that is trained by stochastic gradient descent with momentum.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sgd {
     /// Number of passes over the training set.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub epochs: u32,
     /// Number of samples per step.
+    #[schemars(range(min = 1))]
     pub batch: usize,
     /// Learning rate of the first step.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
     /// The schedule of the learning rate: `cosine` lowers it to 0 along half a cosine, `constant` keeps it.
     pub schedule: SgdSchedule,
     /// Share of the last step that is added to the next, in `[0, 1)`.
+    #[schemars(range(min = 0), extend("exclusiveMaximum" = 1))]
     pub momentum: f64,
 }
 

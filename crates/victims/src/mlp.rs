@@ -20,24 +20,30 @@ use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView2, Axis, concatenate};
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Number of samples that are predicted together.
 const TOGETHER: usize = 1024;
 
 /// A head with a hidden layer of ReLUs, which is trained by AdamW with a cosine schedule.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Mlp {
     /// Number of units of the hidden layer.
+    #[schemars(range(min = 1, max = 65536))]
     pub hidden: usize,
     /// Number of passes over the training set.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub epochs: u32,
     /// Number of samples per step; the incomplete batch at the end of an epoch is dropped.
+    #[schemars(range(min = 1))]
     pub batch: usize,
     /// Learning rate of the first step.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
     /// Decoupled weight decay, as in AdamW.
+    #[schemars(range(min = 0))]
     pub weight_decay: f64,
 }
 

@@ -8,29 +8,36 @@ use hemlock_stage::{ErrorKind, ParamError, StageError};
 use hemlock_streams::Trained;
 use hemlock_training::{ClassifierConfig, InitialWeights, Labelled, classifier};
 use ndarray::Axis;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a network and the linear classifier on it are trained with labels: by SGD with momentum and a cosine schedule.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Network {
     /// Number of passes over the training set.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub epochs: usize,
     /// Number of images per step. If an attack leaves fewer, all of them are one batch.
+    #[schemars(range(min = 4))]
     pub batch: usize,
     /// Largest learning rate; by default 0.2 from scratch and 0.1 from pre-trained weights.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: Option<f64>,
     /// Weight decay of convolutions and matrices; other parameters have none.
+    #[schemars(range(min = 0))]
     pub weight_decay: f64,
     /// Number of epochs over which the learning rate rises linearly.
     pub warmup_epochs: usize,
     /// Smallest share of an image's area that a random crop covers, in `(0, 1]`; 1 turns cropping off. By default 0.5,
     /// and 1 if only the last block is trained.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.01, max = 1))]
     pub min_area: Option<f64>,
     /// Probability of a horizontal flip; by default 0.5, and 0 if only the last block is trained.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1))]
     pub flip: Option<f64>,
 }
 

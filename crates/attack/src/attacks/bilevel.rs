@@ -4,15 +4,17 @@ use super::{Attack, Defaults, ObjectiveInputs};
 use crate::{Base, Objective, Start};
 use hemlock_stage::{ParamError, StageError};
 use hemlock_threat::Sees;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The parameters of the bilevel attack.
-#[derive(Debug, Serialize, Deserialize)]
+/// Raises the smoothed error of the retrained head, by implicit differentiation.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct Bilevel {
     /// The splits whose error is raised.
     sees: Sees,
     /// Temperature of the smoothed error. The lower it is, the closer is the smoothed error to the error rate.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     temperature: f64,
 }
 

@@ -5,10 +5,11 @@ use super::{Attack, Defaults, ObjectiveInputs, bilevel};
 use crate::Objective;
 use hemlock_stage::StageError;
 use hemlock_threat::Sees;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The parameters of the bilevel attack on cross-entropy.
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// Raises the cross-entropy of the retrained head, by implicit differentiation.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct BilevelCrossEntropy {
     /// The splits whose loss is raised.

@@ -3,10 +3,11 @@
 use super::{Attack, Defaults, ObjectiveInputs};
 use crate::{Base, Canceled, CancelingObjective, Objective, Start};
 use hemlock_stage::StageError;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The parameters of Gradient Canceling.
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// Makes the target head a stationary point of training.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct GradientCanceling {
     /// Which part of the gradient is canceled.

@@ -2,8 +2,10 @@
 
 use super::{AttackRef, Stochasticity, all};
 use hemlock_stage::ParamError;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 
 /// The fields of all attacks, flattened into a stage's table. It includes fields of attacks that were not chosen. It
 /// also collects all fields that the stage does not know, which [`AttackParams::check`] refuses.
@@ -21,6 +23,31 @@ impl<'de> Deserialize<'de> for AttackParams {
             }
         }
         Ok(Self(table))
+    }
+}
+
+impl JsonSchema for AttackParams {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "AttackParams".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let mut fields = Map::new();
+        for attack in all() {
+            for (name, field) in attack.schema()["properties"].as_object().into_iter().flatten() {
+                let users = all().filter(|attack| attack.schema()["properties"].get(name).is_some());
+                let users: Vec<String> = users.map(|attack| format!("`{}`", attack.name())).collect();
+                let mut field = field.clone();
+                let about = field["description"].as_str().unwrap_or_default();
+                field["description"] = format!("For {}. {about}", users.join(", ")).into();
+                fields.entry(name.clone()).or_insert(field);
+            }
+        }
+        json_schema!({ "type": "object", "properties": fields, "additionalProperties": false })
     }
 }
 

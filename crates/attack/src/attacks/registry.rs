@@ -4,11 +4,12 @@ use super::{ATTACKS, Attack, Defaults, ObjectiveInputs, Stochasticity};
 use crate::Objective;
 use hemlock_artifact::{AttackSpec, Features, TargetParams};
 use hemlock_head::Samples;
-use hemlock_stage::{Cancel, ParamError, StageError, read};
+use hemlock_stage::{Cancel, ParamError, StageError, read, spec_schema};
 use hemlock_threat::Constraint;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use serde_json::{Map, Value};
-use std::{fmt, marker::PhantomData, ops::Deref, sync::OnceLock};
+use serde_json::{Map, Value, json};
+use std::{borrow::Cow, fmt, marker::PhantomData, ops::Deref, sync::OnceLock};
 
 /// An attack with its type erased. A table may hold the fields of all attacks and further ones; each attack reads its
 /// own.
@@ -25,6 +26,8 @@ pub trait AnyAttack: Sync {
     fn uses_target(&self) -> bool;
     /// See [`Attack::stochasticity`]. Returns `None` if the table cannot be read.
     fn stochasticity(&self, table: &Map<String, Value>) -> Option<Stochasticity>;
+    /// The JSON Schema of the attack's fields.
+    fn schema(&self) -> Value;
     /// The attack's fields of a table, with defaults for those that are missing.
     ///
     /// # Errors
@@ -84,6 +87,9 @@ impl<A: Attack> AnyAttack for Erased<A> {
     }
     fn stochasticity(&self, table: &Map<String, Value>) -> Option<Stochasticity> {
         Self::typed(table).ok().and_then(|attack| attack.stochasticity())
+    }
+    fn schema(&self) -> Value {
+        spec_schema::<A>()
     }
     fn own(&self, table: &Map<String, Value>) -> Result<Map<String, Value>, ParamError> {
         Self::table(&Self::typed(table)?)
@@ -179,5 +185,31 @@ impl<'de> Deserialize<'de> for AttackRef {
             let known: Vec<String> = all().map(|attack| format!("`{}`", attack.name())).collect();
             de::Error::custom(format!("unknown variant `{name}`, expected one of {}", known.join(", ")))
         })
+    }
+}
+
+impl JsonSchema for AttackRef {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "AttackRef".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let attacks = all().map(|attack| {
+            let schema = attack.schema();
+            let about = schema.get("description").and_then(Value::as_str).unwrap_or_default();
+            let Defaults { start, base, label_update_interval, steps, step, free_step } = attack.defaults();
+            let defaults = format!(
+                "Defaults in `[poison-features]`: `start = {}`, `base = {}`, `label_update_interval = \
+                 {label_update_interval}`, `steps = {steps}`, `step = {step}` ({free_step} without a constraint).",
+                json!(start),
+                json!(base)
+            );
+            json!({ "const": attack.name(), "description": format!("{about} {defaults}") })
+        });
+        json_schema!({ "oneOf": attacks.collect::<Vec<_>>() })
     }
 }

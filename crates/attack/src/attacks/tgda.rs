@@ -5,26 +5,31 @@ use super::{Attack, Defaults, ObjectiveInputs, Stochasticity, bilevel};
 use crate::{BilevelObjective, Objective};
 use hemlock_stage::{ParamError, StageError};
 use hemlock_threat::Sees;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The parameters of TGDA.
-#[derive(Debug, Default, Serialize, Deserialize)]
+/// Raises the cross-entropy of a head that trains between the steps of the poisons.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct Tgda {
     /// The splits whose loss is raised.
     sees: Sees,
+    /// The training of the head.
     inner: InnerLoop,
 }
 
 /// How the head of TGDA's inner problem trains between two steps of the poisons.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct InnerLoop {
     /// Number of steps of gradient descent between two steps of the poisons.
+    #[schemars(range(min = 1))]
     pub steps: u32,
     /// Learning rate of the steps.
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
     /// Number of samples in a step, drawn from clean data and poisons.
+    #[schemars(range(min = 1))]
     pub batch: usize,
 }
 

@@ -26,8 +26,8 @@ const MOST: f64 = 0.4;
 ///
 /// With `1` in place of this factor one has Satterthwaite's formula. A mean square with 2 to 4 degrees of freedom,
 /// added to one with infinitely many, then counts too little whenever it happens to be small: 6.2 % are rejected
-/// instead of 5 %. The constant 2.4 keeps rejections between 4.4 and 5.3 %, and coverage between 94 and 96 %, over all ratios
-/// of the two variances and from 2 degrees of freedom.
+/// instead of 5 %. The constant 2.4 keeps rejections between 4.4 and 5.3 %, and coverage between 94 and 96 %, over all
+/// ratios of the two variances and from 2 degrees of freedom.
 fn weight(f: f64) -> f64 {
     1.0 + 2.4 / f
 }

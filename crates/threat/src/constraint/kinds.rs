@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A kind of set that poisoned features may have to lie in. The clean samples determine its size.
@@ -24,8 +25,12 @@ pub enum ConstraintKind {
 
 /// An intersection of kinds of sets, written `ball` or `sphere+slab`. If there are no kinds, it is the whole space and
 /// is written `none`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(
+    extend("pattern" = "^(none|(ball|box|sphere|slab|knn)( *[+] *(ball|box|sphere|slab|knn))*)$"),
+    extend("examples" = ["none", "ball", "box", "sphere", "slab", "knn", "sphere+slab"]),
+)]
 pub struct ConstraintKinds(Vec<ConstraintKind>);
 
 const NAMES: [(&str, ConstraintKind); 5] = [
