@@ -31,6 +31,11 @@ fn specs_are_checked_before_anything_runs() {
             &["bad.toml:25", "poison_fraction"],
         );
     }
+}
+
+#[test]
+fn overrides_are_checked_before_anything_runs() {
+    let project = Project::new();
     project.fails("plan tiny --set pretrain.epohcs=3", 2, &["epohcs", "did you mean `epochs`?"]);
     project.fails("plan tiny --set pretrain.epochs=-1", 2, &["--set pretrain.epochs=-1", "epochs"]);
     // The field is also named if its table has a tag.
@@ -57,19 +62,23 @@ fn specs_are_checked_before_anything_runs() {
     let classes = |names: &str| format!("run tiny --set dataset.downstream.classes={names}");
     project.fails(&classes("['plain-disc']"), 2, &["`classes`", "at least two names"]);
     project.fails(&classes("['nothing','nobody']"), 2, &["`classes`", "the class `nothing`", "expected some of `"]);
-    // The decoder's training has a table of its own.
+    let source = "dataset.downstream.source={kind='image-folder',pth='x'}";
+    project.fails(&format!("plan tiny --set {source}"), 2, &["--set", "`source`", "did you mean `path`?"]);
+    project.fails("plan tiny --set pretrain", 2, &["expected `stage.field=value`"]);
+    project.fails("run tiny --set invert.restarts=1000", 2, &["`restarts`", "fewer than the 96 training images"]);
+    project.fails("plan nowhere", 2, &["no pipeline 'nowhere'", "expected one of", "tiny"]);
+    project.fails("why tiny --stage nowhere", 2, &["nowhere", "target-params"]);
+    project.fails("frobnicate tiny", 2, &["frobnicate"]);
+}
+
+#[test]
+fn the_decoders_training_has_a_table_of_its_own() {
+    let project = Project::new();
     let decoder = ["--set invert.method=decoder", "--set invert.start=decoder"];
     project.fails(&format!("plan tiny {}", decoder[0]), 2, &["steps"]);
     project.fails(&format!("plan tiny {}", decoder[1]), 2, &["[invert] reads what [decoder] makes", "no [decoder]"]);
     project.spec("old", &TINY.replace("\"feature-matching\"\nsteps = 3", "\"decoder\"\nepochs = 2"));
     project.fails("plan old", 2, &["old.toml:29", "unknown field `epochs`"]);
-    project.fails("run tiny --set invert.restarts=1000", 2, &["`restarts`", "fewer than the 96 training images"]);
-    let source = "dataset.downstream.source={kind='image-folder',pth='x'}";
-    project.fails(&format!("plan tiny --set {source}"), 2, &["--set", "`source`", "did you mean `path`?"]);
-    project.fails("plan tiny --set pretrain", 2, &["expected `stage.field=value`"]);
-    project.fails("plan nowhere", 2, &["no pipeline 'nowhere'", "expected one of", "tiny"]);
-    project.fails("why tiny --stage nowhere", 2, &["nowhere", "target-params"]);
-    project.fails("frobnicate tiny", 2, &["frobnicate"]);
 }
 
 #[test]

@@ -42,6 +42,23 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// Every stage has a recipe, which does the stages before it first.
+#[test]
+fn every_stage_has_a_recipe_after_that_of_the_stage_before_it() {
+    let justfile = fs::read_to_string(root().join("justfile")).unwrap();
+    let stages = hemlock::graph().stages();
+    for (i, stage) in stages.iter().enumerate() {
+        let first = match i.checked_sub(1) {
+            Some(before) => format!("(behind ARGS) ({} NAME \"--on-the-way\")", stages[before]),
+            None => "build".to_owned(),
+        };
+        let command =
+            format!("@{{{{hemlock}}}} {stage} {{{{NAME}}}} --jobs {{{{jobs}}}} {{{{overrides}}}} {{{{ARGS}}}}");
+        let recipe = format!("\n{stage} NAME *ARGS: {first}\n    {command}\n");
+        assert!(justfile.contains(&recipe), "the justfile has no such recipe:{recipe}");
+    }
+}
+
 /// The Markdown files in a folder and, if `deep` is set, in all folders below it.
 fn markdown(folder: &Path, deep: bool) -> Vec<PathBuf> {
     let mut files = Vec::new();

@@ -73,3 +73,14 @@ fn broken_images_are_raw_data_that_is_damaged() {
     let filter = "dataset.downstream.source={kind='image-folder',path='own',filter='nearest'}";
     project.fails(&format!("plan own --set {filter}"), 2, &["filter", "nearest", "bilinear", "lanczos"]);
 }
+
+#[test]
+fn a_choice_of_all_images_is_said_to_be_the_same_for_all_seeds() {
+    let project = project(&["train", "test"]);
+    let is_told = |more: &str| {
+        let ran = project.ok(&format!("dataset own --set dataset.downstream.seed=run {more}"));
+        ran.err.contains("every seed has the same images")
+    };
+    assert!(is_told(""));
+    assert!(!is_told("--set dataset.downstream.train=4"));
+}

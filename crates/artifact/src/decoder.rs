@@ -35,7 +35,8 @@ pub struct Reconstruction {
     /// Mean peak signal-to-noise ratio, in dB.
     pub psnr: f64,
     /// Root mean square distance between the features of the reconstructions and the given features, divided by the
-    /// root mean square distance of the given features to their mean.
+    /// root mean square distance of the given features to their mean. It is not finite for a single image, which is its
+    /// own mean.
     pub feature_error: f64,
 }
 

@@ -299,7 +299,7 @@ pub struct Visibility {
 
 /// How far one poison is from its base image. Pixels are in `[0, 1]`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Change {
+pub struct PixelChange {
     /// Largest absolute change of a pixel.
     pub linf: f32,
     /// L2 norm of the change.
@@ -310,8 +310,8 @@ pub struct Change {
     pub ssim: f32,
 }
 
-impl Change {
-    /// Names of the four measures, in the order of [`Change::numbers`].
+impl PixelChange {
+    /// Names of the four measures, in the order of [`PixelChange::numbers`].
     pub const NUMBERS: [&'static str; 4] = ["linf", "l2", "psnr", "ssim"];
 
     /// The four measures as an array.
@@ -361,7 +361,7 @@ pub struct Evaluation {
     /// How visible the poisons are; `None` if the poisons are features only.
     pub visibility: Option<Visibility>,
     /// The change of every poison's image; empty if the poisons are features only.
-    pub changes: Vec<Change>,
+    pub changes: Vec<PixelChange>,
 }
 
 impl Evaluation {
@@ -376,7 +376,7 @@ impl Evaluation {
         Ok(Self::of(info, outcomes, Drawn::default(), Vec::new()))
     }
 
-    fn of(info: Info, outcomes: Measured<Outcome>, drawn: Drawn, changes: Vec<Change>) -> Self {
+    fn of(info: Info, outcomes: Measured<Outcome>, drawn: Drawn, changes: Vec<PixelChange>) -> Self {
         Self {
             attack: info.attack,
             victim: info.victim,
@@ -467,7 +467,7 @@ impl Artifact for Evaluation {
         if numbers.ncols() != 4 {
             return Err(r.corrupt("changes", format!("has {} columns; expected 4", numbers.ncols())));
         }
-        let change = |row: ArrayView1<f32>| Change { linf: row[0], l2: row[1], psnr: row[2], ssim: row[3] };
+        let change = |row: ArrayView1<f32>| PixelChange { linf: row[0], l2: row[1], psnr: row[2], ssim: row[3] };
         let changes = numbers.rows().into_iter().map(change).collect();
         let drawn = Drawn::read(r)?;
         let n = outcomes.clean.answers.right.len();

@@ -1,8 +1,8 @@
 //! Export of artifacts to other tools: named tensors, whole files and pictures.
 
 use crate::{
-    Answers, Change, Dataset, Decoder, Drawn, Evaluation, Extractor, Features, Fit, Images, Normalization, Outcome,
-    PoisonFeatures, Poisons, TargetParams, Victim,
+    Answers, Dataset, Decoder, Drawn, Evaluation, Extractor, Features, Images, Normalization, Outcome, PixelChange,
+    PoisonFeatures, PoisonFit, Poisons, TargetParams, Victim,
 };
 use hemlock_head::Head;
 use ndarray::{Array4, ArrayView, Axis, Dimension};
@@ -175,7 +175,7 @@ impl Export for Poisons {
             Tensor::indices("base_index", &self.base_index),
         ];
         tensors.extend(self.pixels.iter().map(|pixels| Tensor::array("pixels", pixels.view(), Data::F32)));
-        for (i, name) in Fit::NUMBERS.into_iter().enumerate() {
+        for (i, name) in PoisonFit::NUMBERS.into_iter().enumerate() {
             tensors.push(Tensor::floats(name, self.fits.iter().map(|f| f.numbers()[i])));
         }
         tensors.push(Tensor::indices("passes", &self.fits.iter().map(|f| f.passes).collect::<Vec<_>>()));
@@ -194,7 +194,8 @@ impl Export for Poisons {
 
 /// Formats the measures of all poisons as CSV, one line per poison.
 fn poisons_csv(poisons: &Poisons) -> String {
-    let mut csv = format!("poison,label,base_index,{},relative_distance,passes,outlier\n", Fit::NUMBERS.join(","));
+    let mut csv =
+        format!("poison,label,base_index,{},relative_distance,passes,outlier\n", PoisonFit::NUMBERS.join(","));
     for (i, fit) in poisons.fits.iter().enumerate() {
         let numbers = fit.numbers().map(|x| x.to_string()).join(",");
         let relative = f64::from(fit.distance) / poisons.clean_nearest;
@@ -235,7 +236,7 @@ impl Export for Evaluation {
         tensors.push(("drawn".to_owned(), index.map(|(name, index)| Tensor::indices(name, index)).to_vec()));
         if !self.changes.is_empty() {
             let column = |(i, name)| Tensor::floats(name, self.changes.iter().map(move |c| c.numbers()[i]));
-            tensors.push(("visibility".to_owned(), Change::NUMBERS.into_iter().enumerate().map(column).collect()));
+            tensors.push(("visibility".to_owned(), PixelChange::NUMBERS.into_iter().enumerate().map(column).collect()));
         }
         Exported { tensors, ..Exported::default() }
     }

@@ -132,7 +132,7 @@ pub struct Poisons {
     /// The poison fraction that was asked for; `m` is the nearest whole number of poisons.
     pub poison_fraction: f64,
     /// How well each poison was matched, and how usual its features are, `[m]`.
-    pub fits: Vec<Fit>,
+    pub fits: Vec<PoisonFit>,
     /// The unit of relative feature distances: the distance from a clean training sample to its nearest other one,
     /// median over the samples.
     pub clean_nearest: f64,
@@ -179,7 +179,7 @@ pub enum Stopped {
 /// normalised feature space of the head. For an attack on pixels, the poisoned features are the features of the image
 /// before rounding.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Fit {
+pub struct PoisonFit {
     /// Distance from the features of the base image to the poisoned features.
     pub start_distance: f32,
     /// Distance from the image's features before rounding to 8 bits to the poisoned features.
@@ -204,7 +204,7 @@ pub struct Fit {
 /// Robust z-score beyond which a value counts as an outlier (Iglewicz & Hoaglin, 1993).
 pub const OUTLIER: f32 = 3.5;
 
-impl Fit {
+impl PoisonFit {
     /// Whether the norm is unusual among clean samples, or the nearest clean sample is unusually far away. A sample
     /// that is unusually near is no sign of an outlier, because the base image is among the clean samples.
     #[must_use]
@@ -216,7 +216,7 @@ impl Fit {
     /// image to 8 bits moves features as far.
     pub const TOUCH: f32 = 0.01;
 
-    /// Names of the measures, in the order of [`Fit::numbers`].
+    /// Names of the measures, in the order of [`PoisonFit::numbers`].
     pub const NUMBERS: [&'static str; 8] =
         ["start_distance", "distance_unrounded", "distance", "outside", "norm", "norm_z", "nearest", "nearest_z"];
 
@@ -243,11 +243,11 @@ impl Poisons {
         median(&mut distances)
     }
 
-    /// Share of the poisons whose features lie outside the attack's constraint by more than [`Fit::TOUCH`] of their
-    /// norm, in `[0, 1]`.
+    /// Share of the poisons whose features lie outside the attack's constraint by more than [`PoisonFit::TOUCH`] of
+    /// their norm, in `[0, 1]`.
     #[must_use]
     pub fn outside(&self) -> f64 {
-        let out = |f: &&Fit| f.outside > Fit::TOUCH * f.norm;
+        let out = |f: &&PoisonFit| f.outside > PoisonFit::TOUCH * f.norm;
         self.fits.iter().filter(out).count() as f64 / self.fits.len().max(1) as f64
     }
 
@@ -305,7 +305,7 @@ impl Artifact for Poisons {
         self.pixels.iter().try_for_each(|pixels| arrays::write(w, "pixels", pixels))?;
         arrays::write_vec(w, "labels", &self.labels)?;
         arrays::write_vec(w, "base_index", &self.base_index)?;
-        for (i, name) in Fit::NUMBERS.into_iter().enumerate() {
+        for (i, name) in PoisonFit::NUMBERS.into_iter().enumerate() {
             arrays::write_vec(w, name, &self.fits.iter().map(|f| f.numbers()[i]).collect::<Vec<_>>())?;
         }
         arrays::write_vec(w, "passes", &self.fits.iter().map(|f| f.passes).collect::<Vec<_>>())
@@ -327,9 +327,9 @@ impl Artifact for Poisons {
             refined,
         } = r.value("info")?;
         let passes: Vec<u32> = arrays::read_vec(r, "passes")?;
-        let columns = Fit::NUMBERS.map(|name| arrays::read_vec::<f32>(r, name));
+        let columns = PoisonFit::NUMBERS.map(|name| arrays::read_vec::<f32>(r, name));
         let mut fits: Vec<([f32; 8], u32)> = passes.into_iter().map(|p| ([0.0; 8], p)).collect();
-        for (i, (column, name)) in columns.into_iter().zip(Fit::NUMBERS).enumerate() {
+        for (i, (column, name)) in columns.into_iter().zip(PoisonFit::NUMBERS).enumerate() {
             let column = column?;
             if column.len() != fits.len() {
                 return Err(r.corrupt(name, format!("has {} values; expected {}", column.len(), fits.len())));
@@ -347,7 +347,7 @@ impl Artifact for Poisons {
             clean_label,
             replaces,
             poison_fraction,
-            fits: fits.into_iter().map(|(numbers, passes)| Fit::from_numbers(numbers, passes)).collect(),
+            fits: fits.into_iter().map(|(numbers, passes)| PoisonFit::from_numbers(numbers, passes)).collect(),
             clean_nearest,
             outliers_of_features,
             learner,
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn outliers_are_unusual_by_norm_or_far_from_clean_samples() {
-        let fit = |norm_z, nearest_z| Fit { norm_z, nearest_z, distance: 3.0, ..Fit::default() };
+        let fit = |norm_z, nearest_z| PoisonFit { norm_z, nearest_z, distance: 3.0, ..PoisonFit::default() };
         assert!(!fit(3.4, -3.4).is_outlier());
         assert!(fit(3.6, 0.0).is_outlier() && fit(-3.6, 0.0).is_outlier() && fit(0.0, 3.6).is_outlier());
         assert!(!fit(0.0, -3.6).is_outlier());

@@ -56,6 +56,8 @@ pub struct BilevelObjective<'a> {
     solution: Option<Array2<f64>>,
     /// The largest gradient norm at which an inner training ended above its tolerance; 0 if all converged.
     unconverged: f64,
+    /// The largest relative residual at which a linear system was left above its tolerance; 0 if all were solved.
+    unsolved: f64,
     /// Asks the inner training to stop.
     cancel: Cancel,
 }
@@ -94,6 +96,7 @@ impl<'a> BilevelObjective<'a> {
             head: start,
             solution: None,
             unconverged: 0.0,
+            unsolved: 0.0,
             cancel: Cancel::default(),
         })
     }
@@ -185,6 +188,13 @@ impl<'a> BilevelObjective<'a> {
     pub fn unconverged(&self) -> Option<f64> {
         (self.unconverged > 0.0).then_some(self.unconverged)
     }
+
+    /// The largest relative residual at which a linear system with the Hessian was left above its tolerance, if there
+    /// was one. Gradients are not exact then.
+    #[must_use]
+    pub fn unsolved(&self) -> Option<f64> {
+        (self.unsolved > 0.0).then_some(self.unsolved)
+    }
 }
 
 impl Objective for BilevelObjective<'_> {
@@ -205,6 +215,9 @@ impl Objective for BilevelObjective<'_> {
             ..SolveOptions::new(self.weight_decay)
         };
         let solved = solve_hessian(&head, &training, gradient.view(), &options)?;
+        if !solved.converged {
+            self.unsolved = self.unsolved.max(solved.residual);
+        }
         if iterations + solved.iterations > PATIENCE && self.preconditioner.is_local() {
             // Poisons far from the clean samples add curvature that a preconditioner for the clean samples does not
             // know.
@@ -229,6 +242,9 @@ impl Objective for BilevelObjective<'_> {
     fn warn(&self) {
         if let Some(gradient_norm) = self.unconverged() {
             tracing::warn!(gradient_norm, "a head that the attack retrained stopped before its tolerance");
+        }
+        if let Some(relative_residual) = self.unsolved() {
+            tracing::warn!(relative_residual, "a gradient of the attack is not exact: a linear system was not solved");
         }
     }
 }
@@ -272,6 +288,28 @@ mod tests {
                 assert!((found[(i, j)] - expected).abs() < 1e-2 * largest, "{} {expected}", found[(i, j)]);
             }
         }
+    }
+
+    /// Without weight decay, the Hessian is zero along a feature that no training sample has. No solution exists if the
+    /// outer loss depends on that feature.
+    #[test]
+    fn a_linear_system_without_a_solution_is_noticed() {
+        let setting = Clouds::new();
+        let (z, labels) = clouds(6, 3);
+        let mut solvable = bilevel(&setting);
+        solvable.evaluate(z.view(), &labels).unwrap();
+        assert_eq!(solvable.unsolved(), None);
+        let flat = |samples: Samples| {
+            let mut z = samples.select(&(0..samples.len()).collect::<Vec<_>>());
+            z.column_mut(1).fill(0.0);
+            z
+        };
+        let (z, clean) = (flat(Samples::new(z.view(), &labels, 3).unwrap()), flat(setting.clean()));
+        let clean = Samples::new(clean.view(), setting.clean().labels(), 3).unwrap();
+        let head = fit(&[clean.reborrow()], &FitOptions::new(0.0), &|_, _| true).unwrap().head;
+        let mut objective = BilevelObjective::new(clean, vec![setting.validation()], head, 0.0, 1.0).unwrap();
+        objective.evaluate(z.view(), &labels).unwrap();
+        assert!(objective.unsolved().unwrap() > 0.1, "{:?}", objective.unsolved());
     }
 
     /// The cross-entropy for some poisons, with the inner problem solved to full precision.

@@ -136,8 +136,8 @@ impl Objective for CancelingObjective<'_> {
     }
 
     /// `|r_c|² / |r|`: the value is `1/2 |r|² / |r_c|²`, and the norm, in sums over samples, is `|r|`.
-    fn per_norm(&self, value: f64) -> Option<f64> {
-        Some((self.scale / (2.0 * value).max(f64::MIN_POSITIVE)).sqrt())
+    fn per_norm(&self, value: f64) -> f64 {
+        (self.scale / (2.0 * value).max(f64::MIN_POSITIVE)).sqrt()
     }
 
     fn stop_value(&self, tolerance: f64) -> f64 {

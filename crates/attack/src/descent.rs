@@ -250,7 +250,7 @@ impl Method {
             Self::NormDescent { rate, taken, steps } => {
                 let done = f64::from(*taken) / f64::from(*steps);
                 let rate = *rate * half_cosine(done, 1.0);
-                let rate = rate * objective.per_norm(local.value).unwrap_or(1.0);
+                let rate = rate * objective.per_norm(local.value);
                 features = z.clone();
                 features.scaled_add(-rate, &local.gradient(z.view(), labels)?);
                 *taken += 1;

@@ -28,10 +28,12 @@ pub trait Objective {
         self.display_value(1.0) < self.display_value(0.0)
     }
 
-    /// If the value is half a squared norm: the factor that converts the gradient of the value into the gradient of the
-    /// norm, where the norm is that of a sum over samples.
-    fn per_norm(&self, _value: f64) -> Option<f64> {
-        None
+    /// The factor that converts the gradient of the value into the gradient that [`Solver::NormDescent`] follows: that of
+    /// the norm, as a sum over samples, if the value is half a squared norm; otherwise that of the value itself.
+    ///
+    /// [`Solver::NormDescent`]: crate::Solver::NormDescent
+    fn per_norm(&self, _value: f64) -> f64 {
+        1.0
     }
 
     /// A lower bound of the displayed value over all poisons within the constraint, if one is known. The poisons have

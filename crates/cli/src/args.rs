@@ -399,22 +399,7 @@ which there is neither spec nor record. Named, such a pipeline's artifacts are g
     #[command(
         after_help = "Examples:\n  hemlock data cifar10\n  hemlock data cifar100 --from ~/downloads/cifar-100-binary.tar.gz\n  hemlock data cifar10 --url https://mirror.example/cifar-10-binary.tar.gz"
     )]
-    Data {
-        /// The dataset
-        dataset: DatasetArg,
-        /// Download from here rather than from the official address
-        #[arg(long, conflicts_with = "from")]
-        url: Option<String>,
-        /// Take a local archive or unpacked folder; nothing is downloaded
-        #[arg(long, value_name = "PATH")]
-        from: Option<PathBuf>,
-        /// Digest that the archive must have, `sha256:…` or `md5:…`, where it is none of the known ones
-        #[arg(long, value_name = "DIGEST", conflicts_with = "trust")]
-        digest: Option<String>,
-        /// Take an archive of any digest
-        #[arg(long)]
-        trust: bool,
-    },
+    Data(DataArgs),
     /// Compare what a device computes with the processor: networks, derivatives, training, searches for images
     #[command(
         after_help = "Examples:\n  hemlock self-test --device cuda\n  hemlock self-test --device cuda -o self-test.jsonl    goes on where it was stopped\n  hemlock self-test --device wgpu gradient              checks with `gradient` in their names"
@@ -456,38 +441,61 @@ Examples:
   hemlock diff quickstart --set-b profile=paper
   hemlock diff artifacts other
   hemlock diff artifacts other --tolerance 0.1 --points 2")]
-    Diff {
-        /// A pipeline, whose results are compared; or an artifact root
-        #[arg(value_name = "PIPELINE|ROOT")]
-        one: String,
-        /// The other artifact root
-        #[arg(value_name = "ROOT")]
-        other: Option<PathBuf>,
-        /// One JSON object a pair of results, or a task of the roots
-        #[arg(long)]
-        json: bool,
-        /// Of a pipeline: the branches of the first setting, as in `export --select`
-        #[arg(long, value_name = "FIELD=VALUE,…", default_value = "", hide_default_value = true)]
-        a: Selection,
-        /// Those of the second
-        #[arg(long, value_name = "FIELD=VALUE,…", default_value = "", hide_default_value = true)]
-        b: Selection,
-        /// Override a field of the spec on both sides; may be given more than once
-        #[arg(long = "set", value_name = "STAGE.FIELD=VALUE")]
-        set: Vec<Override>,
-        /// Override a field on the first side alone
-        #[arg(long, value_name = "STAGE.FIELD=VALUE")]
-        set_a: Vec<Override>,
-        /// Override a field on the second side alone
-        #[arg(long, value_name = "STAGE.FIELD=VALUE")]
-        set_b: Vec<Override>,
-        /// Of two roots: fail where tensors differ by more than this share of their largest value
-        #[arg(long, value_name = "SHARE", value_parser = at_least_0)]
-        tolerance: Option<f64>,
-        /// Of two roots: fail where an accuracy differs by more than so many points
-        #[arg(long, value_name = "POINTS", value_parser = at_least_0)]
-        points: Option<f64>,
-    },
+    Diff(DiffArgs),
+}
+
+/// Which dataset to get, and from where.
+#[derive(Debug, ClapArgs)]
+pub struct DataArgs {
+    /// The dataset
+    pub dataset: DatasetArg,
+    /// Download from here rather than from the official address
+    #[arg(long, conflicts_with = "from")]
+    pub url: Option<String>,
+    /// Take a local archive or unpacked folder; nothing is downloaded
+    #[arg(long, value_name = "PATH")]
+    pub from: Option<PathBuf>,
+    /// Digest that the archive must have, `sha256:…` or `md5:…`, where it is none of the known ones
+    #[arg(long, value_name = "DIGEST", conflicts_with = "trust")]
+    pub digest: Option<String>,
+    /// Take an archive of any digest
+    #[arg(long)]
+    pub trust: bool,
+}
+
+/// What to compare.
+#[derive(Debug, ClapArgs)]
+pub struct DiffArgs {
+    /// A pipeline, whose results are compared; or an artifact root
+    #[arg(value_name = "PIPELINE|ROOT")]
+    pub one: String,
+    /// The other artifact root
+    #[arg(value_name = "ROOT")]
+    pub other: Option<PathBuf>,
+    /// One JSON object a pair of results, or a task of the roots
+    #[arg(long)]
+    pub json: bool,
+    /// Of a pipeline: the branches of the first setting, as in `export --select`
+    #[arg(long, value_name = "FIELD=VALUE,…", default_value = "", hide_default_value = true)]
+    pub a: Selection,
+    /// Those of the second
+    #[arg(long, value_name = "FIELD=VALUE,…", default_value = "", hide_default_value = true)]
+    pub b: Selection,
+    /// Override a field of the spec on both sides; may be given more than once
+    #[arg(long = "set", value_name = "STAGE.FIELD=VALUE")]
+    pub set: Vec<Override>,
+    /// Override a field on the first side alone
+    #[arg(long, value_name = "STAGE.FIELD=VALUE")]
+    pub set_a: Vec<Override>,
+    /// Override a field on the second side alone
+    #[arg(long, value_name = "STAGE.FIELD=VALUE")]
+    pub set_b: Vec<Override>,
+    /// Of two roots: fail where tensors differ by more than this share of their largest value
+    #[arg(long, value_name = "SHARE", value_parser = at_least_0)]
+    pub tolerance: Option<f64>,
+    /// Of two roots: fail where an accuracy differs by more than so many points
+    #[arg(long, value_name = "POINTS", value_parser = at_least_0)]
+    pub points: Option<f64>,
 }
 
 /// A dataset that can be got.

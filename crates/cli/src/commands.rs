@@ -10,13 +10,13 @@ mod self_test;
 mod submit;
 
 use crate::{
-    args::{Args, Changes, Command, DatasetArg, Fixed, FormatArg, Label, OneStage, Pipeline, misplaced},
+    args::{Args, Changes, Command, DataArgs, DatasetArg, Fixed, FormatArg, Label, OneStage, Pipeline, misplaced},
     exit::Usage,
     printer::Printer,
     render,
 };
 use anyhow::Result;
-use hemlock_data::{Cifar, DataError, Origin, Trust};
+use hemlock_data::{ArchiveOrigin, Cifar, DataError, Trust};
 use hemlock_models::Backend;
 use hemlock_pipeline::{
     Format, Graph, Override, Plan, RunOptions, Selection, Spec, Summary, Task, export, history, nearest, run,
@@ -43,15 +43,7 @@ pub fn execute(args: &Args, graph: Graph, printer: &Printer, cancel: &Cancel) ->
     };
     match command {
         Fixed::Init(init) => app.init(init),
-        Fixed::Run { pipeline, force: true, .. } => {
-            let Pipeline { pipeline: name, .. } = pipeline;
-            let name = if name.contains('=') { "NAME" } else { name };
-            Err(Usage(format!(
-                "--force is for one stage: `hemlock invert {name} --force`, or `just invert {name} --force`; all that reads \
-                 what it makes follows if that differs. All stages anew: `hemlock run {name} --root OTHER`, in an empty folder"
-            ))
-            .into())
-        }
+        Fixed::Run { pipeline, force: true, .. } => Err(no_force(pipeline).into()),
         Fixed::Run { pipeline, task, force: false, repair, jobs } => {
             app.run(pipeline, What { only: *task, repair: *repair, jobs: Some(*jobs), ..What::default() })
         }
@@ -67,52 +59,30 @@ pub fn execute(args: &Args, graph: Graph, printer: &Printer, cancel: &Cancel) ->
         Fixed::Export { pipeline, stage, output, select, format } => {
             app.export(pipeline, stage, output, select, *format)
         }
-        Fixed::Gc { pipeline, delete } => {
-            // A spec can also be given by path; its pipeline has the name of the file.
-            let stem = |p: &str| p.ends_with(".toml").then(|| Path::new(p).file_stem()?.to_str().map(str::to_owned));
-            let name = pipeline.as_deref().map(|p| stem(p).flatten().unwrap_or_else(|| p.to_owned()));
-            app.gc(name.as_deref(), *delete)
-        }
-        Fixed::Data { dataset, url, from, digest, trust } => {
-            let origin = match from {
-                Some(path) => Origin::Path(path.clone()),
-                None => url.clone().map_or(Origin::Official, Origin::Url),
-            };
-            let trust = match (digest, trust) {
-                (Some(digest), _) => {
-                    Trust::Expected(digest.parse().map_err(|e: DataError| Usage(format!("--digest: {e}")))?)
-                }
-                (None, true) => Trust::Any,
-                (None, false) => Trust::Known,
-            };
-            app.data(*dataset, &origin, &trust)
-        }
+        Fixed::Gc { pipeline, delete } => app.gc(pipeline.as_deref().map(name_of), *delete),
+        Fixed::Data(data) => app.data(data),
         Fixed::SelfTest { filter, jobs, json, output } => {
             app.self_test(filter.as_deref(), *jobs, *json, output.as_deref())
         }
         Fixed::Schema { of } => app.schema(*of),
         Fixed::Reference { folder } => app.reference(folder),
-        Fixed::Diff { one, other, json, a, b, set, set_a, set_b, tolerance, points } => {
-            let sides = [(a, set_a), (b, set_b)];
-            let settings = sides.iter().any(|(select, set)| !select.is_empty() || !set.is_empty());
-            match other {
-                Some(_) if settings || !set.is_empty() => {
-                    Err(Usage("--a, --b and --set choose settings of one pipeline; expected no second root".into())
-                        .into())
-                }
-                Some(other) => app.diff(Path::new(one), other, *json, *tolerance, *points),
-                None if !settings => Err(Usage(format!(
-                    "two things are compared: expected two artifact roots, or settings of a pipeline: \
-                     hemlock diff {one} --a FIELD=VALUE --b FIELD=VALUE"
-                ))
-                .into()),
-                None if tolerance.is_some() || points.is_some() => {
-                    Err(Usage("--tolerance and --points are for two roots; expected a second one".into()).into())
-                }
-                None => app.compare(one, set, sides, *json),
-            }
-        }
+        Fixed::Diff(diff) => app.diff(diff),
     }
+}
+
+/// The error for `--force` without a stage.
+fn no_force(Pipeline { pipeline: name, .. }: &Pipeline) -> Usage {
+    let name = if name.contains('=') { "NAME" } else { name };
+    Usage(format!(
+        "--force is for one stage: `hemlock invert {name} --force`, or `just invert {name} --force`; all that reads \
+         what it makes follows if that differs. All stages anew: `hemlock run {name} --root OTHER`, in an empty folder"
+    ))
+}
+
+/// The name of a pipeline, which may be given by the path of its spec.
+fn name_of(pipeline: &str) -> &str {
+    let stem = || Path::new(pipeline).file_stem()?.to_str();
+    if pipeline.ends_with(".toml") { stem().unwrap_or(pipeline) } else { pipeline }
 }
 
 /// Which part of a pipeline to run.
@@ -446,19 +416,30 @@ impl App<'_> {
         Ok(())
     }
 
-    fn data(&self, dataset: DatasetArg, origin: &Origin, trust: &Trust) -> Result<()> {
+    fn data(&self, DataArgs { dataset, url, from, digest, trust }: &DataArgs) -> Result<()> {
         let dataset = match dataset {
             DatasetArg::Cifar10 => Cifar::Cifar10,
             DatasetArg::Cifar100 => Cifar::Cifar100,
         };
+        let origin = match from {
+            Some(path) => ArchiveOrigin::Path(path.clone()),
+            None => url.clone().map_or(ArchiveOrigin::Official, ArchiveOrigin::Url),
+        };
+        let trust = match (digest, trust) {
+            (Some(digest), _) => {
+                Trust::Expected(digest.parse().map_err(|e: DataError| Usage(format!("--digest: {e}")))?)
+            }
+            (None, true) => Trust::Any,
+            (None, false) => Trust::Known,
+        };
         let bar = OnceLock::new();
-        let fetched = hemlock_data::fetch(dataset, origin, trust, &self.args.data, &|done, total| {
+        let fetched = hemlock_data::fetch(dataset, &origin, &trust, &self.args.data, &|done, total| {
             bar.get_or_init(|| self.printer.start(&dataset.to_string(), total.unwrap_or(0), "bytes")).at(done);
             !self.cancel.requested()
         })
         .map_err(StageError::from)?;
         drop(bar);
-        if fetched.already_there && !matches!((origin, trust), (Origin::Official, Trust::Known)) {
+        if fetched.already_there && !matches!((origin, trust), (ArchiveOrigin::Official, Trust::Known)) {
             let message = format!("{} is there already; remove it to replace it", fetched.folder.display());
             return Err(Usage(message).into());
         }

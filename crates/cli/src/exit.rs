@@ -10,7 +10,10 @@ use hemlock_submit::SubmitError;
 /// All exit codes, with their meanings.
 pub const CODES: [(u8, &str); 7] = [
     (0, "done"),
-    (1, "a computation did not converge or gave numbers that are not finite; or Hemlock has a bug"),
+    (
+        1,
+        "a numerical failure: no convergence, a value that is not finite, results further apart than allowed; or a bug",
+    ),
     (USAGE, "wrong usage: the command line, a spec, or a parameter that does not fit the data"),
     (3, "raw data is missing or damaged: a dataset, or weights or features to import"),
     (4, "an artifact is missing or damaged, or the artifact root or an output cannot be written (a full disk, say)"),

@@ -181,6 +181,7 @@ impl Run<'_> {
     /// Adds what one input block contributes to `P` pixels of `B` output blocks. The last argument is the position of
     /// the first pixel in the input (for a tap with offset 0, and less the border) and in the output,
     /// `[image, block, row, column]`.
+    #[allow(clippy::too_many_lines, reason = "a kernel: its sums stay in registers from the first tap to the last")]
     #[inline(always)]
     fn tile<S: Simd, const P: usize, const B: usize, const V: usize, const STRIDE: usize>(
         &mut self,

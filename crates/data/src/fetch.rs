@@ -21,7 +21,7 @@ use crate::temporary::{Temporary, remove_stale};
 
 /// The place to get a dataset from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
+pub enum ArchiveOrigin {
     /// The dataset's own site, <https://www.cs.toronto.edu/~kriz/cifar.html>.
     Official,
     /// A `.tar.gz` archive at an `http` or `https` address.
@@ -87,13 +87,13 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
 /// - [`DataError::Interrupted`] if `progress` returned false.
 pub fn fetch(
     cifar: Cifar,
-    origin: &Origin,
+    origin: &ArchiveOrigin,
     trust: &Trust,
     data_root: &Path,
     progress: &dyn Fn(u64, Option<u64>) -> bool,
 ) -> Result<Fetched, DataError> {
     // A path that does not exist is an error even if the dataset is in place and nothing is read from the path.
-    if let Origin::Path(path) = origin {
+    if let ArchiveOrigin::Path(path) = origin {
         fs::metadata(path).map_err(DataError::io("read", path))?;
     }
     remove_stale(data_root);
@@ -106,10 +106,10 @@ pub fn fetch(
     let temporary = Temporary::new(data_root).map_err(DataError::io("create a temporary folder in", data_root))?;
     let request = Request { cifar, trust, progress };
     let (files, checksums) = match origin {
-        Origin::Official => request.download(&official_url(cifar), temporary.path())?,
-        Origin::Url(url) => request.download(url, temporary.path())?,
-        Origin::Path(path) if path.is_dir() => request.read_folder(path)?,
-        Origin::Path(path) => request.read_archive(path)?,
+        ArchiveOrigin::Official => request.download(&official_url(cifar), temporary.path())?,
+        ArchiveOrigin::Url(url) => request.download(url, temporary.path())?,
+        ArchiveOrigin::Path(path) if path.is_dir() => request.read_folder(path)?,
+        ArchiveOrigin::Path(path) => request.read_archive(path)?,
     };
     let fetched = fetched(&files, target, checksums, false)?;
     let folder = temporary.path().join(cifar.folder());

@@ -31,11 +31,11 @@ use std::path::Path;
 
 pub use checksum::{Checksum, ChecksumAlgorithm};
 pub use error::{DataError, DataErrorKind, UnreadableImage};
-pub use fetch::{Fetched, Origin, Trust, fetch};
+pub use fetch::{ArchiveOrigin, Fetched, Trust, fetch};
 pub use resize::Filter;
 pub use source::{Cifar, Cifar100Labels, Domain, Source, SyntheticSpec};
-pub use split::{Chosen, Role, SplitSpec};
-pub use survey::{Survey, survey};
+pub use split::{Chosen, DatasetRole, SplitSpec};
+pub use survey::{ImageSurvey, survey};
 
 use hemlock_artifact::Dataset;
 use hemlock_stage::few;

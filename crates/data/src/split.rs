@@ -38,7 +38,7 @@ pub struct SplitSpec {
     /// Seed of the choice.
     pub seed: u64,
     /// The purpose of the images. Each role draws its images independently of the other.
-    pub role: Role,
+    pub role: DatasetRole,
     /// Names of the classes that are taken, in the order of their labels; `None` for all classes of the source.
     pub classes: Option<Vec<String>>,
 }
@@ -46,7 +46,7 @@ pub struct SplitSpec {
 /// The purpose of a dataset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Role {
+pub enum DatasetRole {
     /// The images pre-train an extractor.
     Pretraining,
     /// The images train and test heads.
@@ -54,7 +54,7 @@ pub enum Role {
     Downstream,
 }
 
-impl Role {
+impl DatasetRole {
     fn purpose(self) -> Purpose {
         match self {
             Self::Pretraining => Purpose::PretrainingSplit,
@@ -248,7 +248,7 @@ mod tests {
     }
 
     fn spec(train: Option<usize>, validation: usize, test: Option<usize>) -> SplitSpec {
-        SplitSpec { train, validation: Some(validation), test, seed: 7, role: Role::Downstream, classes: None }
+        SplitSpec { train, validation: Some(validation), test, seed: 7, role: DatasetRole::Downstream, classes: None }
     }
 
     fn counts(indices: &[u32], labels: &[u32], classes: usize) -> Vec<usize> {
@@ -298,12 +298,12 @@ mod tests {
                 let spec = SplitSpec { seed, role, ..spec(Some(train), validation, Some(0)) };
                 spec.choose(&names(2), &pool, None, Some(&[])).unwrap()
             };
-            let extractor = choose(Role::Pretraining, 50, 0).train;
-            let head = choose(Role::Downstream, 20, 20);
+            let extractor = choose(DatasetRole::Pretraining, 50, 0).train;
+            let head = choose(DatasetRole::Downstream, 20, 20);
             let shared = [&head.train, &head.validation]
                 .map(|split| split.iter().filter(|image| extractor.contains(image)).count());
             assert!(shared[0] < 20 && shared[1] < 20, "seed {seed}: {shared:?} of 20 are the extractor's");
-            assert_ne!(extractor, choose(Role::Downstream, 50, 0).train);
+            assert_ne!(extractor, choose(DatasetRole::Downstream, 50, 0).train);
         }
     }
 

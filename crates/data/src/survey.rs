@@ -13,7 +13,7 @@ const DECODED: usize = 64;
 
 /// The contents of an image folder.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Survey {
+pub struct ImageSurvey {
     /// Names of the classes, in the order of their labels.
     pub classes: Vec<String>,
     /// Number of training images of each class. If `test` is `None`, these are all images that there are.
@@ -33,11 +33,11 @@ pub struct Survey {
 /// # Errors
 /// If the folder is not laid out as an image dataset, if it cannot be read, or if some of the images that were decoded
 /// are damaged; the error names all of these.
-pub fn survey(path: &Path) -> Result<Survey, DataError> {
+pub fn survey(path: &Path) -> Result<ImageSurvey, DataError> {
     let Tree { classes, train, validation, test, skipped } = Tree::scan(path)?;
     let count = |files: Files| files.iter().map(Vec::len).collect();
     let sides = sides(&train)?;
-    Ok(Survey {
+    Ok(ImageSurvey {
         classes,
         train: count(train),
         validation: validation.map(count),
@@ -88,7 +88,7 @@ mod tests {
         }
         fs::write(at("notes.txt"), "").unwrap();
         let found = survey(folder.path()).unwrap();
-        let expected = Survey {
+        let expected = ImageSurvey {
             classes: vec!["a".to_owned(), "b".to_owned()],
             train: vec![2, 1],
             validation: None,
@@ -99,7 +99,7 @@ mod tests {
         assert_eq!(found, expected);
         image(&at("val/a/1"), 5, 5);
         image(&at("val/b/1"), 5, 5);
-        assert_eq!(survey(folder.path()).unwrap(), Survey { validation: Some(vec![1, 1]), ..expected });
+        assert_eq!(survey(folder.path()).unwrap(), ImageSurvey { validation: Some(vec![1, 1]), ..expected });
         let whole = survey(&at("train")).unwrap();
         assert_eq!((whole.train, whole.test), (vec![2, 1], None));
     }

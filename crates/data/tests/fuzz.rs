@@ -7,7 +7,7 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use hemlock_data::{Cifar, Filter, Origin, Source, SplitSpec, Trust, fetch, load};
+use hemlock_data::{ArchiveOrigin, Cifar, Filter, Source, SplitSpec, Trust, fetch, load};
 use hemlock_fuzz::{Samples, error};
 use tempfile::tempdir;
 
@@ -79,7 +79,7 @@ fn fuzz_archives(sample: Vec<u8>, wrap: impl Fn(&[u8]) -> Vec<u8>) {
     let (file, data) = (root.path().join("x.tar.gz"), root.path().join("data"));
     Samples::new([sample]).words(["../../", "/", "ustar", "cifar-10-batches-bin/"]).fuzz(|bytes| {
         fs::write(&file, wrap(bytes)).unwrap();
-        let fetched = fetch(Cifar::Cifar10, &Origin::Path(file.clone()), &Trust::Any, &data, &|_, _| true);
+        let fetched = fetch(Cifar::Cifar10, &ArchiveOrigin::Path(file.clone()), &Trust::Any, &data, &|_, _| true);
         // Nothing is written outside the folder, and nothing incomplete stays behind.
         let there = |dir: &Path| fs::read_dir(dir).map(|entries| entries.count()).unwrap_or(0);
         let (out, left) = (there(root.path()), there(&data));

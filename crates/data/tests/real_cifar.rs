@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use hemlock_artifact::Dataset;
-use hemlock_data::{Cifar, Cifar100Labels, Origin, Source, SplitSpec, Trust};
+use hemlock_data::{ArchiveOrigin, Cifar, Cifar100Labels, Source, SplitSpec, Trust};
 use ndarray::Axis;
 
 /// The directory in `HEMLOCK_TEST_DATA` or, without it, the datasets next to the workspace.
@@ -108,7 +108,7 @@ fn archives_are_known_and_so_are_the_folders_of_subsets() {
         let fetch = |origin: PathBuf| {
             let start = Instant::now();
             let new = tempfile::tempdir().unwrap();
-            let origin = Origin::Path(origin);
+            let origin = ArchiveOrigin::Path(origin);
             let fetched = hemlock_data::fetch(cifar, &origin, &Trust::Known, new.path(), &|_, _| true);
             let fetched = fetched.unwrap();
             eprintln!("{cifar}: fetched in {:?}", start.elapsed());

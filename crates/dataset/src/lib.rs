@@ -1,7 +1,7 @@
 //! Stage: chooses, splits and decodes the images of a dataset.
 
 use hemlock_artifact::Dataset;
-use hemlock_data::{DataError, Role, Source, SplitSpec, digest, load};
+use hemlock_data::{DataError, DatasetRole, Source, SplitSpec, digest, load};
 use hemlock_stage::{About, Context, Environment, ErrorKind, ParamError, Seed, StageError, StageRole};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -38,15 +38,20 @@ pub struct Params {
 }
 
 impl Params {
-    fn split(&self, run: u64, role: Role) -> SplitSpec {
+    fn split(&self, run: u64, role: DatasetRole) -> SplitSpec {
         let Self { train, validation, test, seed, .. } = *self;
         SplitSpec { train, validation, test, seed: seed.of(run), role, classes: self.classes.clone() }
+    }
+
+    /// Whether all images are taken, so that there is nothing to choose.
+    fn takes_all(&self) -> bool {
+        self.train.is_none() && self.test.is_none() && self.validation.is_none_or(|count| count == 0)
     }
 }
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let checked = self.source.check().and_then(|()| self.split(0, Role::default()).check());
+        let checked = self.source.check().and_then(|()| self.split(0, DatasetRole::default()).check());
         checked.map_err(|e| match e {
             DataError::Parameter { field, value, expected } => {
                 ParamError::new(field.trim_start_matches("split."), format!("is {value}; expected {expected}"))
@@ -62,7 +67,7 @@ pub struct Stage<R>(PhantomData<fn() -> R>);
 /// A type that stands for a role.
 pub trait For: 'static {
     /// The role.
-    const ROLE: Role;
+    const ROLE: DatasetRole;
 }
 
 /// The role of images that an extractor is pre-trained on.
@@ -72,11 +77,11 @@ pub struct Pretraining;
 pub struct Downstream;
 
 impl For for Pretraining {
-    const ROLE: Role = Role::Pretraining;
+    const ROLE: DatasetRole = DatasetRole::Pretraining;
 }
 
 impl For for Downstream {
-    const ROLE: Role = Role::Downstream;
+    const ROLE: DatasetRole = DatasetRole::Downstream;
 }
 
 impl<R: For> hemlock_stage::Stage for Stage<R> {
@@ -118,6 +123,11 @@ impl<R: For> hemlock_stage::Stage for Stage<R> {
     }
 
     fn run(params: &Params, (): (), ctx: &Context) -> Result<Dataset, StageError> {
+        if params.seed == Seed::Run && params.takes_all() {
+            tracing::warn!(
+                "`seed` is \"run\", but every seed has the same images, as all are taken; `train` takes fewer"
+            );
+        }
         let bar = OnceLock::new();
         let dataset =
             load(&params.source, &params.split(ctx.seed, R::ROLE), ctx.env.data.as_deref(), &|done, total| {

@@ -154,6 +154,10 @@ fn train_network(
     ctx: &Context,
 ) -> Result<(DecoderNetwork, Vec<CurvePoint>), StageError> {
     let (n, _, side, _) = train.images.view().dim();
+    if n == 0 {
+        let message = "the only training image is held out; expected a validation split, or at least 2 training images";
+        return Err(StageError::new(ErrorKind::Data, message));
+    }
     let batch = params.batch.min(n);
     let bytes = DecoderNetwork::bytes(train.features.ncols(), params.width, side / 8, batch);
     ParamError::fits("width", format!("a decoder of width {}, on {batch} images a step,", params.width), bytes)?;
@@ -268,5 +272,26 @@ impl Pairs {
             psnr: errors.iter().map(|e| -10.0 * e.max(1e-6).log10()).sum::<f64>() / count,
             feature_error: (squares(distances(features.view(), self.features.view())) / spread).sqrt(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hemlock_fixtures::{Given, context, extractor};
+    use hemlock_stage::Stage as _;
+
+    fn train_on(images: usize) -> Result<hemlock_artifact::Decoder, StageError> {
+        let Given { dataset, extractor, features, .. } = Given::new(&extractor("resnet8-w4", "flex")?, images, 0)?;
+        let params = Params { epochs: 1, width: 4, ..Params::default() };
+        context(0, |ctx| Stage::run(&params, Inputs { dataset, extractor, features }, ctx))
+    }
+
+    #[test]
+    fn one_image_cannot_be_trained_on_and_held_out() {
+        let e = train_on(1).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Data);
+        assert!(e.to_string().contains("at least 2 training images"), "{e}");
+        assert_eq!(train_on(2).unwrap().held_out.images, 1);
     }
 }

@@ -5,8 +5,8 @@ mod controls;
 use controls::Basis;
 pub use controls::{ControlRef, about};
 use hemlock_artifact::{
-    AttackId, Dataset, Drawn, Evaluation, Extractor, Features, Measured, Outcome, PoisonFeatures, Poisons, Role,
-    TargetParams, TrainingSet, Victim,
+    AttackId, Dataset, Drawn, Evaluation, Extractor, Features, LearnerState, Measured, Outcome, PixelChange,
+    PoisonFeatures, Poisons, Role, TargetParams, TrainingSet, Victim, Visibility,
 };
 use hemlock_attack::attacks::constraint;
 use hemlock_head::{FitOptions, Head, Samples, fit};
@@ -92,13 +92,8 @@ impl hemlock_stage::Stage for Stage {
     }
 
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Evaluation, StageError> {
-        let Inputs { target, poison_features, poisons, dataset, victim, .. } = &inputs;
-        let how = match victim {
-            Some(victim) => {
-                serde_json::from_str(&victim.params).map_err(|e| StageError::new(ErrorKind::Artifact, e))?
-            }
-            None => VictimSpec::default(),
-        };
+        let Inputs { target, poisons, dataset, victim, .. } = &inputs;
+        let how = spec_of(victim.as_ref())?;
         let features = inputs.victim_features.as_ref().unwrap_or(&inputs.features);
         let own = inputs.victim_features.is_none();
         let data = VictimData {
@@ -108,25 +103,13 @@ impl hemlock_stage::Stage for Stage {
             weight_decay: target.weight_decay,
             ctx,
         };
-        let victims = Victims { data: &data, victim: &*how.victim(), name: how.kind() };
-        let clean = match victim {
+        let victims = Victims { data: &data, victim: &*how.victim(), name: how.kind(), own };
+        let made = Made::of(&inputs)?;
+        let mut outcomes = Measured::new(match victim {
             Some(victim) => victim.clean.clone(),
             None => how.clean(&data, own.then_some(target))?,
-        };
-        let linear = clean.head.is_some();
-        let made = Made::of(&inputs)?;
-        let mut outcomes = Measured::new(clean);
-        let mut add = |name: &str, role: Role, outcome: Outcome| outcomes.set(TrainingSet::new(name, role), outcome);
-        if own && linear {
-            add(TrainingSet::TARGET, Role::Target, measure(target.target.clone(), &data)?);
-        }
-        // Poisoned features mean nothing to another extractor, and a network is not trained on features.
-        if let Some(poisons) = poison_features.as_ref().filter(|_| own && !victims.victim.reads_images()) {
-            add(TrainingSet::FEATURES, Role::Poisoned, victims.on_features(poisons)?);
-        }
-        if let Some(outcome) = poisons.as_ref().map(|poisons| victims.on_images(poisons)).transpose()?.flatten() {
-            add(TrainingSet::IMAGES, Role::Poisoned, outcome);
-        }
+        });
+        victims.add_poisoned(&mut outcomes, &inputs)?;
         let samples = features.train.samples(data.classes())?;
         let basis = Basis {
             data: &data,
@@ -136,21 +119,8 @@ impl hemlock_stage::Stage for Stage {
             sees: params.sees,
             reads_images: victims.victim.reads_images(),
         };
-        for control in params.controls(basis.reads_images) {
-            if let Some(change) = control.make(&basis)? {
-                let set = TrainingSet::new(control.outcome(), Role::Control);
-                let outcome = victims.train(&set.words(), &change)?;
-                outcomes.set(set, outcome);
-            }
-        }
-        let (visibility, changes) = match (poisons, dataset) {
-            (Some(poisons), Some(dataset)) => {
-                let (all, each) = visibility(poisons, &dataset.train)?;
-                (Some(all), each)
-            }
-            (Some(_), None) => return Err(StageError::internal("poisons came without the images they are made of")),
-            (None, _) => (None, Vec::new()),
-        };
+        victims.add_controls(&mut outcomes, &params.controls(basis.reads_images), &basis)?;
+        let (visibility, changes) = seen(poisons.as_ref(), dataset.as_ref())?;
         Ok(Evaluation {
             attack: made.attack,
             victim: how.kind().to_owned(),
@@ -158,14 +128,10 @@ impl hemlock_stage::Stage for Stage {
             replaces: made.replaced.is_some(),
             poison_fraction: made.poison_fraction,
             objective: made.objective,
-            // The poisoned features of an inversion have their own attack's objective, which did not start from images.
-            initial_objective: match (poisons, poison_features) {
-                (Some(poisons), None) => poisons.refined.first().map(|point| point.objective),
-                _ => None,
-            },
-            learner: poisons.as_ref().and_then(|poisons| poisons.learner),
-            bound: poison_features.as_ref().and_then(|poisons| poisons.bound),
-            gap: poison_features.as_ref().and_then(|poisons| poisons.gap),
+            initial_objective: made.initial_objective,
+            learner: made.learner,
+            bound: made.bound,
+            gap: made.gap,
             poison_fraction_bound: target.path.last().map(|point| point.poison_fraction_bound),
             poisons: basis.count as u64,
             loss_bound: match &how {
@@ -179,6 +145,27 @@ impl hemlock_stage::Stage for Stage {
             visibility,
             changes,
         })
+    }
+}
+
+/// The victim that the stage `victim` trained; without this stage, a linear head that is trained to the minimum.
+fn spec_of(victim: Option<&Victim>) -> Result<VictimSpec, StageError> {
+    let Some(victim) = victim else { return Ok(VictimSpec::default()) };
+    serde_json::from_str(&victim.params).map_err(|e| StageError::new(ErrorKind::Artifact, e))
+}
+
+/// How visible poisoned images are: of all together, and the change of each. Poisoned features have no images.
+fn seen(
+    poisons: Option<&Poisons>,
+    dataset: Option<&Dataset>,
+) -> Result<(Option<Visibility>, Vec<PixelChange>), StageError> {
+    match (poisons, dataset) {
+        (Some(poisons), Some(dataset)) => {
+            let (all, each) = visibility(poisons, &dataset.train)?;
+            Ok((Some(all), each))
+        }
+        (Some(_), None) => Err(StageError::internal("poisons came without the images they are made of")),
+        (None, _) => Ok((None, Vec::new())),
     }
 }
 
@@ -206,6 +193,11 @@ struct Made<'a> {
     replaced: Option<&'a [u32]>,
     poison_fraction: f64,
     objective: f64,
+    /// The objective at the base images, of an attack that started from them.
+    initial_objective: Option<f64>,
+    learner: Option<LearnerState>,
+    bound: Option<f64>,
+    gap: Option<f64>,
     labels: &'a [u32],
 }
 
@@ -213,12 +205,21 @@ impl<'a> Made<'a> {
     /// The poisons as images or, if there are none, as features.
     fn of(inputs: &'a Inputs) -> Result<Self, StageError> {
         match (&inputs.poisons, &inputs.poison_features) {
-            (Some(p), _) => Ok(Self {
+            (Some(p), features) => Ok(Self {
                 attack: AttackId::by(&p.attack, &p.method),
                 clean_label: p.clean_label,
                 replaced: p.replaces.then_some(&p.base_index),
                 poison_fraction: p.poison_fraction,
                 objective: p.objective,
+                // The poisoned features of an inversion have their own attack's objective, which did not start from
+                // images.
+                initial_objective: match features {
+                    Some(_) => None,
+                    None => p.refined.first().map(|point| point.objective),
+                },
+                learner: p.learner,
+                bound: features.as_ref().and_then(|features| features.bound),
+                gap: features.as_ref().and_then(|features| features.gap),
                 labels: &p.labels,
             }),
             (None, Some(p)) => Ok(Self {
@@ -227,6 +228,10 @@ impl<'a> Made<'a> {
                 replaced: None,
                 poison_fraction: p.poison_fraction,
                 objective: p.objective,
+                initial_objective: None,
+                learner: None,
+                bound: p.bound,
+                gap: p.gap,
                 labels: &p.labels,
             }),
             (None, None) => Err(StageError::internal("there are no poisons")),
@@ -240,9 +245,47 @@ struct Victims<'a> {
     victim: &'a dyn Train,
     /// The victim's name in specs.
     name: &'static str,
+    /// Whether the victim reads features of the attacker's extractor.
+    own: bool,
 }
 
 impl Victims<'_> {
+    /// Measures what the attack aimed at, and trains on what it made, as far as this victim can train on it.
+    fn add_poisoned(&self, outcomes: &mut Measured<Outcome>, inputs: &Inputs) -> Result<(), StageError> {
+        let linear = outcomes.clean.head.is_some();
+        let mut add = |name: &str, role: Role, outcome: Outcome| outcomes.set(TrainingSet::new(name, role), outcome);
+        if self.own && linear {
+            add(TrainingSet::TARGET, Role::Target, measure(inputs.target.target.clone(), self.data)?);
+        }
+        // Poisoned features mean nothing to another extractor, and a network is not trained on features.
+        if let Some(poisons) = inputs.poison_features.as_ref().filter(|_| self.own && !self.victim.reads_images()) {
+            add(TrainingSet::FEATURES, Role::Poisoned, self.on_features(poisons)?);
+        }
+        if let Some(poisons) = &inputs.poisons
+            && let Some(outcome) = self.on_images(poisons)?
+        {
+            add(TrainingSet::IMAGES, Role::Poisoned, outcome);
+        }
+        Ok(())
+    }
+
+    /// Trains on the controls that exist for these poisons.
+    fn add_controls(
+        &self,
+        outcomes: &mut Measured<Outcome>,
+        controls: &[ControlRef],
+        basis: &Basis,
+    ) -> Result<(), StageError> {
+        for control in controls {
+            if let Some(change) = control.make(basis)? {
+                let set = TrainingSet::new(control.outcome(), Role::Control);
+                let outcome = self.train(&set.words(), &change)?;
+                outcomes.set(set, outcome);
+            }
+        }
+        Ok(())
+    }
+
     /// Trains on clean data and poisoned features.
     fn on_features(&self, poisons: &PoisonFeatures) -> Result<Outcome, StageError> {
         let (features, labels) = (poisons.features.mapv(f64::from), poisons.labels.clone());

@@ -114,7 +114,7 @@ impl Import {
 
 /// Counts of what a file of features contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Survey {
+pub struct FeatureSurvey {
     /// Number of training samples of each class.
     pub train: Vec<usize>,
     /// Number of validation samples; `None` if the file has no validation split.
@@ -132,13 +132,13 @@ pub struct Survey {
 ///
 /// # Errors
 /// If the file does not exist or is damaged, or if its arrays do not fit each other.
-pub fn survey(path: &Path, field: &str) -> Result<Survey, StageError> {
+pub fn survey(path: &Path, field: &str) -> Result<FeatureSurvey, StageError> {
     let (splits, unread) = read(path, field, &|| Ok(()))?;
     let mut train = vec![0; splits.classes.len()];
     splits.train.labels.iter().for_each(|label| train[*label as usize] += 1);
     let validation = Some(splits.validation.labels.len()).filter(|n| *n > 0);
     let (test, dim) = (splits.test.labels.len(), splits.train.features.view().ncols());
-    Ok(Survey { train, validation, test, dim, unread })
+    Ok(FeatureSurvey { train, validation, test, dim, unread })
 }
 
 /// Reads all splits of a file, and returns them with the names of the arrays that belong to none. `field` is the name

@@ -4,7 +4,7 @@ mod import;
 #[cfg(test)]
 mod tests;
 
-pub use import::{Import, Survey, survey};
+pub use import::{FeatureSurvey, Import, survey};
 
 use hemlock_artifact::{Dataset, Extractor, FeatureSplit, Features, Images, Matrix, Normalization};
 use hemlock_stage::{About, Context, Environment, ErrorKind, Need, ParamError, Port, StageError, StageRole, inputs};

@@ -4,11 +4,11 @@ use ndarray::{Array2, Axis};
 
 use crate::loss::objective;
 use crate::samples::count;
-use crate::{Head, HeadError, Samples};
+use crate::{Fit, Head, HeadError, Samples};
 use hemlock_optim::{Limits, minimize};
 
-/// The head `(a W, b)` that minimises the training objective over the scale `a` and the biases `b`, while the direction
-/// of the weights `W` stays.
+/// Fits the head `(a W, b)` to minimise the training objective over the scale `a` and the biases `b`, while the
+/// direction of the weights `W` stays. The gradient norm of the result is that with respect to `a` and `b`.
 ///
 /// At such a head the gradient is orthogonal to the weights and zero in the biases, which makes it reachable for few
 /// poisons:
@@ -24,7 +24,7 @@ use hemlock_optim::{Limits, minimize};
 /// # Errors
 /// Returns an error if there are no samples, if the samples do not fit the head, if the weight decay is negative or not
 /// finite, or if the best scale is not positive ([`HeadError::NoScale`]): the reversed head would fit better.
-pub fn calibrate(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Result<Head, HeadError> {
+pub fn calibrate(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Result<Fit, HeadError> {
     HeadError::check_non_negative("weight_decay", weight_decay)?;
     head.check_samples(blocks)?;
     let count = count(blocks)?;
@@ -56,12 +56,20 @@ pub fn calibrate(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Resu
     if scale <= 0.0 {
         return Err(HeadError::NoScale { scale });
     }
-    Head::from_packed(expand(&found.at))
+    Ok(Fit {
+        head: Head::from_packed(expand(&found.at))?,
+        iterations: found.iterations,
+        gradient_norm: found.gradient_norm,
+        objective: found.value,
+        converged: found.converged,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loss_and_gradient;
+    use crate::testing::{Data, random};
 
     #[test]
     fn refuses_a_head_that_is_better_reversed() {
@@ -70,15 +78,24 @@ mod tests {
         let reversed = Head::from_packed(&clean.packed() * -1.0).unwrap();
         assert!(matches!(calibrate(&reversed, &[data.samples()], 1e-3), Err(HeadError::NoScale { .. })));
     }
-    use crate::loss_and_gradient;
-    use crate::testing::{Data, random};
+
+    /// The derivative with respect to the scale of weights this large has a rounding error above the tolerance.
+    #[test]
+    fn says_where_it_stops_before_its_tolerance() {
+        let data = Data::new(400, 6, 4, 3);
+        let clean = crate::fit(&[data.samples()], &crate::FitOptions::new(1e-3), &|_, _| true).unwrap().head;
+        assert!(calibrate(&clean, &[data.samples()], 1e-3).unwrap().converged);
+        let large = Head::from_packed(&clean.packed() * 1e9).unwrap();
+        assert!(!calibrate(&large, &[data.samples()], 1e-3).unwrap().converged);
+    }
 
     #[test]
     fn leaves_no_gradient_along_the_weights_and_the_biases() {
         let data = Data::new(400, 6, 4, 3);
         let clean = crate::fit(&[data.samples()], &crate::FitOptions::new(1e-3), &|_, _| true).unwrap().head;
         let head = Head::from_packed(&clean.packed() * 2.0 + random(4, 7, 9)).unwrap();
-        let calibrated = calibrate(&head, &[data.samples()], 1e-3).unwrap();
+        let Fit { head: calibrated, converged, .. } = calibrate(&head, &[data.samples()], 1e-3).unwrap();
+        assert!(converged);
         let (value, gradient) = loss_and_gradient(&calibrated, &[data.samples()], 1e-3).unwrap();
         assert!(value < loss_and_gradient(&head, &[data.samples()], 1e-3).unwrap().0);
         let (along_weight, along_bias) = gradient.view().split_at(Axis(1), 6);

@@ -1,10 +1,10 @@
 //! Drafts of specs for a file of features.
 
 use crate::{
-    Draft,
+    SpecDraft,
     words::{MANY, a_class, budgets, comment, enough_classes, named, quoted, smallest},
 };
-use hemlock_features::{Survey, survey};
+use hemlock_features::{FeatureSurvey, survey};
 use hemlock_stage::{Environment, ErrorKind, StageError, few};
 use std::path::{Path, PathBuf, absolute};
 
@@ -15,12 +15,12 @@ const MOST_HELD_OUT: usize = 5000;
 ///
 /// # Errors
 /// If the file does not exist, is damaged, has arrays that do not fit each other, or has a path that is not UTF-8.
-pub fn features(path: &Path, env: &Environment) -> Result<Draft, StageError> {
+pub fn features(path: &Path, env: &Environment) -> Result<SpecDraft, StageError> {
     let survey = survey(path, "--features")?;
     enough_classes(path, survey.train.len())?;
     let found = found(&named(path)?, &survey);
     let spec = spec(&named(&seen_from_data(path, env)?)?, &found, &survey);
-    Ok(Draft { found, spec })
+    Ok(SpecDraft { found, spec })
 }
 
 /// Returns the path as a spec writes it: relative to the folder of raw data, if the file is in there.
@@ -35,7 +35,7 @@ fn seen_from_data(path: &Path, env: &Environment) -> Result<PathBuf, StageError>
 
 /// Number of training samples to hold out for validation: a fifth of the smallest class from each class. 0 if the file
 /// has a validation split, or if classes are too small.
-fn held_out(survey: &Survey) -> usize {
+fn held_out(survey: &FeatureSurvey) -> usize {
     if survey.validation.is_some() {
         return 0;
     }
@@ -43,8 +43,8 @@ fn held_out(survey: &Survey) -> usize {
     classes * (smallest(&survey.train) / 5).min(MOST_HELD_OUT / classes)
 }
 
-fn found(name: &str, survey: &Survey) -> String {
-    let Survey { train, validation, test, dim, unread } = survey;
+fn found(name: &str, survey: &FeatureSurvey) -> String {
+    let FeatureSurvey { train, validation, test, dim, unread } = survey;
     let mut parts = vec![format!(
         "{} classes, {} training samples ({}) of {dim} features",
         train.len(),
@@ -59,7 +59,7 @@ fn found(name: &str, survey: &Survey) -> String {
     format!("{name} has {}.", parts.join(", "))
 }
 
-fn spec(path: &str, found: &str, survey: &Survey) -> String {
+fn spec(path: &str, found: &str, survey: &FeatureSurvey) -> String {
     let held_out = held_out(survey);
     let trained_on = survey.train.iter().sum::<usize>() - held_out;
     let validation = match held_out {
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn samples_are_held_out_where_all_classes_have_some_to_spare() {
         let held = |train: &[usize], validation| {
-            held_out(&Survey { train: train.to_vec(), validation, test: 9, dim: 2, unread: Vec::new() })
+            held_out(&FeatureSurvey { train: train.to_vec(), validation, test: 9, dim: 2, unread: Vec::new() })
         };
         assert_eq!(held(&[5000; 10], None), 5000);
         assert_eq!(held(&[100, 50], None), 20);

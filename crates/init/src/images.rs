@@ -1,10 +1,10 @@
 //! Drafts of specs for a folder of images.
 
 use crate::{
-    Draft,
+    SpecDraft,
     words::{MANY, a_class, budgets, comment, enough_classes, named, quoted, smallest},
 };
-use hemlock_data::{Survey, survey};
+use hemlock_data::{ImageSurvey, survey};
 use hemlock_stage::{ErrorKind, StageError, few};
 use std::path::Path;
 
@@ -21,13 +21,13 @@ const DETAILED: u32 = 96;
 /// # Errors
 /// If the folder is not laid out as an image dataset, if an image cannot be decoded, if there are fewer than two
 /// classes, if a class has no image to test on, or if the path is not UTF-8.
-pub fn images(path: &Path) -> Result<Draft, StageError> {
+pub fn images(path: &Path) -> Result<SpecDraft, StageError> {
     let (name, survey) = (named(path)?, survey(path)?);
     enough_classes(path, survey.classes.len())?;
     let sizes = Sizes::of(path, &survey)?;
     let found = found(&name, &survey);
     let spec = spec(&name, &found, &sizes);
-    Ok(Draft { found, spec })
+    Ok(SpecDraft { found, spec })
 }
 
 /// The numbers in a spec that depend on the folder.
@@ -44,7 +44,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(path: &Path, survey: &Survey) -> Result<Self, StageError> {
+    fn of(path: &Path, survey: &ImageSurvey) -> Result<Self, StageError> {
         let classes = survey.classes.len();
         let mut left = survey.train.clone();
         let test = match &survey.test {
@@ -68,7 +68,7 @@ impl Sizes {
 
 /// Number of images of each class to hold out for testing, if the folder has no test split: a fifth of the mean class
 /// size, but at most half of the smallest class.
-fn held_out(path: &Path, survey: &Survey) -> Result<usize, StageError> {
+fn held_out(path: &Path, survey: &ImageSurvey) -> Result<usize, StageError> {
     if let Some(class) = survey.train.iter().position(|count| *count < 2) {
         let message = format!(
             "{} has one image of the class `{}`, and no test/; expected at least 2, one of which is tested on",
@@ -81,8 +81,8 @@ fn held_out(path: &Path, survey: &Survey) -> Result<usize, StageError> {
     Ok((mean / 5).clamp(1, smallest(&survey.train) / 2))
 }
 
-fn found(name: &str, survey: &Survey) -> String {
-    let Survey { classes, train, validation, test, sides, skipped } = survey;
+fn found(name: &str, survey: &ImageSurvey) -> String {
+    let ImageSurvey { classes, train, validation, test, sides, skipped } = survey;
     let split = |counts: &Vec<usize>, what: &str| {
         format!("{} {what} images ({})", counts.iter().sum::<usize>(), a_class(counts))
     };
@@ -170,7 +170,8 @@ mod tests {
     fn sizes(train: &[usize], test: Option<Vec<usize>>, side: u32) -> Result<Sizes, String> {
         let classes = (0..train.len()).map(|class| format!("c{class}")).collect();
         let train = train.to_vec();
-        let survey = Survey { classes, train, validation: None, test, sides: vec![8, side, 5000], skipped: Vec::new() };
+        let survey =
+            ImageSurvey { classes, train, validation: None, test, sides: vec![8, side, 5000], skipped: Vec::new() };
         Sizes::of(Path::new("own"), &survey).map_err(|e| e.to_string())
     }
 

@@ -18,7 +18,7 @@ use std::{
 
 /// A summary of the data that was found, and a spec for it.
 #[derive(Debug)]
-pub struct Draft {
+pub struct SpecDraft {
     /// The summary, in a sentence.
     pub found: String,
     /// The text of the spec.

@@ -1,15 +1,13 @@
 //! Stage `invert`: images whose features are the poisoned ones.
 
-use hemlock_artifact::{Dataset, Extractor, Features, Images, PoisonFeatures, Poisons, TargetParams};
-use hemlock_attack::{attacks, random_features};
+mod inversion;
+
+use hemlock_artifact::{Dataset, Extractor, Features, PoisonFeatures, Poisons, TargetParams};
+use hemlock_attack::attacks;
 use hemlock_models::{extracted, open_extractor};
-use hemlock_perturb::{
-    CleanFeatureStats, Decoder, FrozenExtractor, GreyLevels, Matched, Matching, MatchingProblem, Measure, Optimizer,
-    PixelLimits, PixelRange, Refinement, base_images, nearest, unit,
-};
+use hemlock_perturb::{CleanFeatureStats, FrozenExtractor, GreyLevels, Measure, Optimizer, PixelRange};
 use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
-use hemlock_streams::Purpose;
-use ndarray::{Array4, Axis};
+use inversion::{Inversion, Inverted};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -89,15 +87,6 @@ pub enum RefineFrom {
 impl RefineFrom {
     fn is_matched(&self) -> bool {
         *self == Self::Matched
-    }
-
-    /// The name of refined images in results.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Matched => REFINED,
-            Self::Base => "refined-from-base",
-            Self::Random => "refined-from-random",
-        }
     }
 }
 
@@ -221,144 +210,46 @@ impl hemlock_stage::Stage for Stage {
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
         let Inputs { dataset, extractor, features, poison_features, target, decoder } = inputs;
         let extractor = open_extractor(&extractor, ctx.device)?;
-        let frozen = FrozenExtractor::new(&extractor, &features.normalization);
-        let zeta = poison_features.features.view();
-        let samples = features.train.samples(features.classes.len())?;
-        let constraint = attacks::constraint(&poison_features.spec, samples)?;
-        let random = match params {
-            Params::FeatureMatching { refine_from: RefineFrom::Random, .. } => {
-                let mut rng = Purpose::RefinementFeatures.of(ctx.seed);
-                let mut random = random_features(samples, zeta.nrows(), &mut rng)?;
-                constraint.project(&mut random, &poison_features.labels);
-                Some(random.mapv(|z| z as f32))
-            }
-            _ => None,
-        };
-        // The features to match: the poisoned ones or, as a control, random ones.
-        let matched_to = random.as_ref().map_or(zeta, |random| random.view());
-        let decoded = match &decoder {
-            Some(decoder) => Some(Decoder::open(decoder, frozen.device())?.decode(matched_to, ctx)?),
-            None => None,
-        };
-        let clean = CleanFeatureStats::new(features.train.features.view());
-        let mut refined = Vec::new();
-        let base = base_images(&dataset.train, &poison_features.base_index)?;
-        let (method, free, found) = match *params {
-            Params::FeatureMatching {
-                beta,
-                linf,
-                clip,
-                optimizer,
-                steps,
-                step,
-                tolerance,
-                start,
-                restarts,
-                refine,
-                refine_from,
-            } => {
-                let exact = (EXACT * clean.nearest.median).powi(2) as f32;
-                let limits = PixelLimits { base: base.view(), beta, range: PixelRange::new(linf, clip) };
-                let problem = MatchingProblem { frozen: &frozen, limits, zeta: matched_to, exact };
-                let mut found = if refine_from == RefineFrom::Base {
-                    Matched::none(base.mapv(|p| f32::from(p) / 255.0))
-                } else {
-                    let matching = Matching { optimizer, steps, step, tolerance };
-                    let starts = Starts::new(start, restarts, &problem, decoded.as_ref(), &dataset.train, &features)?;
-                    matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), ctx)?
-                };
-                if let Some(target) = target.filter(|_| refine > 0) {
-                    let mut objective = attacks::objective(&poison_features.spec, &features, &target, ctx.cancel)?;
-                    let labels = &poison_features.labels;
-                    let refinement =
-                        Refinement { name: "refinement", steps: refine, step, labels, constraint: &constraint };
-                    (found.pixels, refined) = refinement.run(&frozen, &limits, &mut *objective, found.pixels, ctx)?;
-                    found.passes.iter_mut().for_each(|passes| *passes += refine);
-                    objective.warn();
-                }
-                (if refine > 0 { refine_from.name() } else { "feature-matching" }, !clip, found)
-            }
-            Params::Decoder {} => {
-                let pixels = decoded.ok_or_else(|| StageError::internal("the decoder was not given"))?;
-                ("decoder", false, Matched::none(pixels))
-            }
-        };
-        let measure = Measure {
-            frozen: &frozen,
+        let inversion = Inversion {
+            frozen: &FrozenExtractor::new(&extractor, &features.normalization),
+            train: &dataset.train,
             features: &features,
-            clean: &clean,
-            constraint: &constraint,
+            clean: &CleanFeatureStats::new(features.train.features.view()),
+            poison_features: &poison_features,
+            constraint: &attacks::constraint(&poison_features.spec, features.train.samples(features.classes.len())?)?,
+            ctx,
+        };
+        let Inverted { method, free, matched, refined } = inversion.run(params, decoder.as_ref(), target.as_ref())?;
+        let measure = Measure {
+            frozen: inversion.frozen,
+            features: &features,
+            clean: inversion.clean,
+            constraint: inversion.constraint,
             labels: &poison_features.labels,
             base_index: &poison_features.base_index,
             free,
         };
-        let (images, fits) = measure.finish(&found.pixels, Some(zeta), &found.passes, ctx)?;
+        let zeta = poison_features.features.view();
+        let (images, fits) = measure.finish(&matched.pixels, Some(zeta), &matched.passes, ctx)?;
+        let outliers = inversion.clean.outliers(zeta, features.train.features.view());
         Ok(Poisons {
             images,
-            pixels: free.then_some(found.pixels),
+            pixels: free.then_some(matched.pixels),
             fits,
-            attack: poison_features.spec.attack,
+            attack: poison_features.spec.attack.clone(),
             method: method.to_owned(),
             objective: poison_features.objective,
             clean_label: poison_features.clean_label,
             replaces: false,
             poison_fraction: poison_features.poison_fraction,
+            clean_nearest: inversion.clean.nearest.median,
+            outliers_of_features: Some(outliers),
             labels: poison_features.labels,
             base_index: poison_features.base_index,
-            clean_nearest: clean.nearest.median,
-            outliers_of_features: Some(clean.outliers(zeta, features.train.features.view())),
             learner: None,
-            curve: found.curve,
+            curve: matched.curve,
             refined,
         })
-    }
-}
-
-/// Feature distance at which an image counts as matched, divided by the clean samples' median distance to their nearest
-/// neighbours. Rounding to 8 bits moves features by about as much.
-const EXACT: f64 = 0.01;
-
-/// The images at which feature matching starts.
-struct Starts<'a> {
-    first: MatchingStart,
-    /// Number of starts per poison.
-    count: usize,
-    base: &'a MatchingProblem<'a>,
-    decoded: Option<&'a Array4<f32>>,
-    train: &'a Images,
-    /// For every poison, the training images whose features are nearest to its own, with their distances.
-    nearest: Vec<Vec<(usize, f32)>>,
-}
-
-impl<'a> Starts<'a> {
-    fn new(
-        first: MatchingStart,
-        restarts: u32,
-        problem: &'a MatchingProblem<'a>,
-        decoded: Option<&'a Array4<f32>>,
-        train: &'a Images,
-        features: &Features,
-    ) -> Result<Self, StageError> {
-        let count = restarts as usize + 1;
-        let wanted = restarts as usize + usize::from(first == MatchingStart::Nearest);
-        if wanted > train.len() {
-            let message = format!("is {restarts}; expected fewer than the {} training images", train.len());
-            return Err(ParamError::new("restarts", message).into());
-        }
-        let nearest = nearest(problem.zeta, features.train.features.view(), wanted);
-        Ok(Self { first, count, base: problem, decoded, train, nearest })
-    }
-
-    /// Pixels in `[0, 1]` of start number `n` of a poison.
-    fn pixels(&self, row: usize, n: usize) -> Vec<f32> {
-        match (n, self.first, self.decoded) {
-            (0, MatchingStart::Base, _) => self.base.limits.base_pixels(row),
-            (0, MatchingStart::Decoder, Some(decoded)) => decoded.index_axis(Axis(0), row).iter().copied().collect(),
-            _ => {
-                let neighbour = self.nearest[row][n - usize::from(self.first != MatchingStart::Nearest)].0;
-                unit(self.train.pixels.view().index_axis(Axis(0), neighbour))
-            }
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The stage on images of 8 x 8 pixels and an extractor of random weights.
 
 use super::*;
-use hemlock_artifact::{AttackSpec, FeatureSplit, Normalization};
+use hemlock_artifact::{AttackSpec, FeatureSplit, Images, Normalization};
 use hemlock_fixtures::{context, network, patterns};
 use hemlock_head::{FitOptions, Head, fit};
 use hemlock_stage::{Params as _, Stage as _};
@@ -11,6 +11,20 @@ use serde_json::json;
 
 const SIDE: usize = 8;
 const POISONS: usize = 6;
+
+fn artifact(network: &hemlock_models::Extractor) -> Extractor {
+    Extractor {
+        arch: "resnet8-w4".to_owned(),
+        method: "random".to_owned(),
+        dim: network.feature_dim(),
+        image_size: SIDE,
+        mean: network.spec().mean,
+        std: network.spec().std,
+        weights: network.to_safetensors().unwrap(),
+        curve: Vec::new(),
+        verified: None,
+    }
+}
 
 /// Inputs of the stage: the poisoned features are those of the last images, and the base images are the first ones.
 fn inputs() -> Inputs {
@@ -34,17 +48,7 @@ fn inputs() -> Inputs {
     let zeta = features.train.features.view().select(Axis(0), &(60 - POISONS..60).collect::<Vec<_>>());
     let labels = train.labels[..POISONS].to_vec();
     Inputs {
-        extractor: Extractor {
-            arch: "resnet8-w4".to_owned(),
-            method: "random".to_owned(),
-            dim: network.feature_dim(),
-            image_size: SIDE,
-            mean: network.spec().mean,
-            std: network.spec().std,
-            weights: network.to_safetensors().unwrap(),
-            curve: Vec::new(),
-            verified: None,
-        },
+        extractor: artifact(&network),
         poison_features: PoisonFeatures {
             features: zeta,
             labels,

@@ -182,6 +182,12 @@ fn open_one(backend: Backend, number: Option<usize>) -> Result<Device, DeviceErr
     if backend == Backend::Cuda {
         cuda::check(number.unwrap_or(0)).map_err(|reason| DeviceError::Unavailable { backend, reason })?;
     }
+    if let Some(number @ 1..) = number
+        && backend != Backend::Cuda
+    {
+        let reason = format!("there is no device {number}: `{backend}` has one, which is device 0");
+        return Err(DeviceError::Unavailable { backend, reason });
+    }
     #[cfg(feature = "compiled")]
     keep_kernels();
     quietly(|| {
@@ -307,6 +313,11 @@ mod tests {
         let names = names_of(Backend::default());
         assert_eq!(open_named(&names[0]).unwrap(), device);
         assert!(matches!(open_named("cuda:first"), Err(DeviceError::Unknown(name)) if name == "cuda:first"));
+        if Backend::default() == Backend::Flex {
+            assert!(matches!(open_named("flex:7"), Err(DeviceError::Unavailable { .. })));
+            assert!(crate::open_devices("flex:7", 1).is_err());
+            assert_eq!(crate::open_devices("flex", 1).unwrap(), std::slice::from_ref(&device));
+        }
         assert_eq!(runs_on_rayon(&device.autodiff()), Backend::default() == Backend::Flex);
     }
 

@@ -32,7 +32,7 @@ mod reference_tests;
 
 pub use device::{Backend, DeviceError};
 pub use extractor::{ExtractError, Extractor, ExtractorSpec, Passed, Trace};
-pub use import::{Choice, ImportError, Imported};
+pub use import::{ImportError, Imported, WeightsChoice};
 pub use network::{Arch, ImageSizeError, Network, UnknownArch};
 pub use stage::{extract, extract_into, extracted, open_device, open_devices, open_extractor};
 pub use trunk::BackbonePrefix;

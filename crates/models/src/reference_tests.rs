@@ -16,7 +16,7 @@ use ndarray::{Array2, Array4, Axis, concatenate};
 
 use crate::device::{self, Backend};
 use crate::extractor::{Extractor, ExtractorSpec};
-use crate::import::{self, Choice};
+use crate::import::{self, WeightsChoice};
 
 const SUPERVISED: &str = "weights/cifar10-supervised-resnet20.th";
 const SELF_SUPERVISED: &str = "weights/cifar10-simclr-resnet20.pth";
@@ -60,7 +60,7 @@ fn images(archive: &Path, files: &str) -> (Array4<u8>, Vec<u32>) {
 fn resnet20(path: &Path, mean: [f32; 3], std: [f32; 3]) -> Extractor {
     let spec = ExtractorSpec { arch: "resnet20".parse().unwrap(), image_size: [32, 32], mean, std };
     let device = device::open(Backend::default()).unwrap();
-    Extractor::import(spec, path, Choice::default(), &device).unwrap().extractor
+    Extractor::import(spec, path, WeightsChoice::default(), &device).unwrap().extractor
 }
 
 /// The checkpoint's classifier, which an import ignores.

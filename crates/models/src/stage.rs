@@ -55,7 +55,7 @@ pub fn open_device(name: &str) -> Result<Device, StageError> {
 /// backend's name alone.
 ///
 /// # Errors
-/// If the machine has fewer devices of that backend, or if one of them cannot be opened.
+/// If the machine has fewer devices of that backend or none of that name, or if one of them cannot be opened.
 pub fn open_devices(name: &str, count: usize) -> Result<Vec<Device>, StageError> {
     let backend = name.split(':').next().unwrap_or(name).parse()?;
     let names = device::names_of(backend);
@@ -63,6 +63,8 @@ pub fn open_devices(name: &str, count: usize) -> Result<Vec<Device>, StageError>
         let message = format!("is {count}; the backend `{backend}` has {} here", names.len());
         return Err(ParamError::new("devices", message).into());
     }
+    // Refuses a number that no device has. A backend's name alone is that of its first device.
+    open_device(name)?;
     let first = names.iter().position(|known| known == name).unwrap_or(0);
     names.iter().cycle().skip(first).take(count).map(|name| open_device(name)).collect()
 }

@@ -86,9 +86,9 @@ where
 }
 
 /// Two thread pools, each with half of the current rayon pool's threads, or no pools if that has one thread.
-pub struct Pair(Option<[ThreadPool; 2]>);
+pub struct PoolPair(Option<[ThreadPool; 2]>);
 
-impl Pair {
+impl PoolPair {
     /// Starts the threads.
     #[must_use]
     pub fn halves() -> Self {
@@ -98,7 +98,7 @@ impl Pair {
         Self(if threads > 1 { pair() } else { None })
     }
 
-    /// No pools: [`Pair::run`] then runs one closure after the other.
+    /// No pools: [`PoolPair::run`] then runs one closure after the other.
     #[must_use]
     pub fn none() -> Self {
         Self(None)
@@ -155,7 +155,7 @@ mod tests {
     fn a_pair_has_half_of_the_threads_each() {
         for (threads, halves) in [(1, (1, 1)), (2, (1, 1)), (5, (3, 2))] {
             let pair =
-                on_threads(threads, || Pair::halves().run(rayon::current_num_threads, rayon::current_num_threads));
+                on_threads(threads, || PoolPair::halves().run(rayon::current_num_threads, rayon::current_num_threads));
             assert_eq!(pair, halves);
         }
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use hemlock_fuzz::{Samples, error};
 use hemlock_models::device::{self, Backend};
-use hemlock_models::{Choice, Extractor, ExtractorSpec};
+use hemlock_models::{Extractor, ExtractorSpec, WeightsChoice};
 
 /// Written by the script of the same name in that folder.
 const MOCO: &[u8] = include_bytes!("data/moco_resnet8_w4.pth");
@@ -31,7 +31,7 @@ fn spec() -> ExtractorSpec {
 
 fn import(path: &Path) -> Result<(), String> {
     let device = device::open(Backend::default()).unwrap();
-    Extractor::import(spec(), path, Choice::default(), &device).map_or_else(|e| error(&e), |_| Ok(()))
+    Extractor::import(spec(), path, WeightsChoice::default(), &device).map_or_else(|e| error(&e), |_| Ok(()))
 }
 
 /// The same weights as a safetensors file.
@@ -39,7 +39,7 @@ fn safetensors(folder: &Path) -> Vec<u8> {
     let path = folder.join("good.pth");
     fs::write(&path, MOCO).unwrap();
     let device = device::open(Backend::default()).unwrap();
-    let imported = Extractor::import(spec(), &path, Choice::default(), &device).unwrap();
+    let imported = Extractor::import(spec(), &path, WeightsChoice::default(), &device).unwrap();
     imported.extractor.to_safetensors().unwrap()
 }
 

@@ -1,6 +1,6 @@
 //! Statistics of clean features: norms, and distances to the nearest neighbour.
 
-use hemlock_artifact::{Fit, median};
+use hemlock_artifact::{PoisonFit, median};
 use hemlock_head::spread;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, Slice};
 use rayon::prelude::*;
@@ -119,7 +119,7 @@ impl CleanFeatureStats {
         let found = nearest(samples, features, 1);
         let outlier = |(z, found): (ArrayView1<f32>, &Vec<(usize, f32)>)| {
             let nearest_z = found.first().map_or(0.0, |(_, d)| self.nearest.z(*d));
-            Fit { norm_z: self.norm.z(norm(z)), nearest_z, ..Fit::default() }.is_outlier()
+            PoisonFit { norm_z: self.norm.z(norm(z)), nearest_z, ..PoisonFit::default() }.is_outlier()
         };
         let count = samples.rows().into_iter().zip(&found).filter(|(z, found)| outlier((*z, found))).count();
         count as f64 / samples.nrows().max(1) as f64

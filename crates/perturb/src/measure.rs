@@ -5,7 +5,7 @@ use crate::{
     clean::{CleanFeatureStats, distance, distances, nearest, norm},
     pass::{FrozenExtractor, rounded},
 };
-use hemlock_artifact::{Features, Fit, Images};
+use hemlock_artifact::{Features, Images, PoisonFit};
 use hemlock_models::extract;
 use hemlock_stage::{Context, ErrorKind, StageError};
 use hemlock_threat::Constraint;
@@ -43,7 +43,7 @@ impl Measure<'_> {
         zeta: Option<ArrayView2<f32>>,
         passes: &[u32],
         ctx: &Context,
-    ) -> Result<(Array4<u8>, Vec<Fit>), StageError> {
+    ) -> Result<(Array4<u8>, Vec<PoisonFit>), StageError> {
         let unrounded = self.frozen.features(pixels.view(), ctx)?;
         let zeta = zeta.unwrap_or(unrounded.view());
         let images = rounded(pixels);
@@ -60,7 +60,7 @@ impl Measure<'_> {
         let outside = self.outside(z.view());
         let fit = |i: usize| {
             let (norm, nearest) = (norm(z.row(i)), neighbours[i].first().map_or(f32::NAN, |(_, d)| *d));
-            Fit {
+            PoisonFit {
                 start_distance: distance(train.row(self.base_index[i] as usize), zeta.row(i)),
                 distance_unrounded: before[i],
                 distance: after[i],

@@ -1,6 +1,6 @@
 //! The visibility of poisons: how much they differ from their base images.
 
-use hemlock_artifact::{Change, Images, Poisons, Visibility};
+use hemlock_artifact::{Images, PixelChange, Poisons, Visibility};
 use hemlock_stage::StageError;
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, Zip};
 
@@ -12,7 +12,7 @@ use ndarray::{Array2, Array3, ArrayView2, ArrayView3, Axis, Zip};
 ///
 /// # Errors
 /// If a base image is not in `base` or has another size than its poison.
-pub fn visibility(poisons: &Poisons, base: &Images) -> Result<(Visibility, Vec<Change>), StageError> {
+pub fn visibility(poisons: &Poisons, base: &Images) -> Result<(Visibility, Vec<PixelChange>), StageError> {
     let mut changes = Vec::with_capacity(poisons.labels.len());
     let originals = base.pixels.view();
     for (i, index) in poisons.base_index.iter().enumerate() {
@@ -27,7 +27,7 @@ pub fn visibility(poisons: &Poisons, base: &Images) -> Result<(Visibility, Vec<C
         changes.push(change(&image, &unit(originals.index_axis(Axis(0), index))));
     }
     let mean =
-        |f: fn(&Change) -> f32| changes.iter().map(|c| f64::from(f(c))).sum::<f64>() / changes.len().max(1) as f64;
+        |f: fn(&PixelChange) -> f32| changes.iter().map(|c| f64::from(f(c))).sum::<f64>() / changes.len().max(1) as f64;
     let visibility = Visibility {
         linf: mean(|c| c.linf),
         l2: mean(|c| c.l2),
@@ -47,7 +47,7 @@ fn unit(image: ArrayView3<u8>) -> Array3<f64> {
 }
 
 /// The change from the image `b` to the image `a`, both `[3, height, width]`.
-fn change(a: &Array3<f64>, b: &Array3<f64>) -> Change {
+fn change(a: &Array3<f64>, b: &Array3<f64>) -> PixelChange {
     let (mut largest, mut squares) = (0.0f64, 0.0f64);
     Zip::from(a).and(b).for_each(|a, b| {
         largest = largest.max((a - b).abs());
@@ -56,7 +56,7 @@ fn change(a: &Array3<f64>, b: &Array3<f64>) -> Change {
     let least = (0.5f64 / 255.0).powi(2);
     let channels = a.axis_iter(Axis(0)).zip(b.axis_iter(Axis(0)));
     let similarity = channels.map(|(a, b)| ssim(a, b)).sum::<f64>() / a.len_of(Axis(0)) as f64;
-    Change {
+    PixelChange {
         linf: largest as f32,
         l2: squares.sqrt() as f32,
         psnr: (-10.0 * (squares / a.len() as f64).max(least).log10()) as f32,
@@ -112,7 +112,7 @@ fn gaussian(length: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hemlock_artifact::Fit;
+    use hemlock_artifact::PoisonFit;
     use ndarray::Array4;
 
     fn poisons(images: Array4<u8>, base_index: Vec<u32>) -> Poisons {
@@ -128,7 +128,7 @@ mod tests {
             clean_label: true,
             replaces: false,
             poison_fraction: 0.1,
-            fits: vec![Fit { distance: 1.0, norm_z: 4.0, ..Fit::default() }; m],
+            fits: vec![PoisonFit { distance: 1.0, norm_z: 4.0, ..PoisonFit::default() }; m],
             clean_nearest: 2.0,
             outliers_of_features: Some(0.25),
             learner: None,

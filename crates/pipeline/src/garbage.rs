@@ -25,7 +25,7 @@ pub(crate) fn record(plan: &Plan) -> Result<Record, StoreError> {
 
 /// The result of [`survey`]: which artifacts are kept, and which pipelines are not known well enough.
 #[derive(Debug)]
-pub struct Survey<E> {
+pub struct GarbageSurvey<E> {
     /// The artifacts and pipelines to keep.
     pub keep: Keep,
     /// Records of specs that no longer exist. The artifacts that they name are kept, unless garbage of their pipeline
@@ -65,7 +65,7 @@ pub fn survey<E>(
     specs: &[PathBuf],
     plan: impl Fn(&Path) -> Result<Plan, E>,
     only: Option<&str>,
-) -> Result<Survey<E>, StoreError> {
+) -> Result<GarbageSurvey<E>, StoreError> {
     let (there, gone): (Vec<Record>, Vec<Record>) = store.records()?.into_iter().partition(|r| r.spec.is_file());
     let made: Vec<Manifest> = store.list()?.into_iter().filter_map(|entry| entry.manifest.ok()).collect();
     let mut keep = Keep { only: only.is_some(), ..Keep::default() };
@@ -102,5 +102,5 @@ pub fn survey<E>(
     let reachable = |m: &&Manifest| keep.reachable.contains(&(m.identity.stage.clone(), m.key));
     let mut unknown: BTreeSet<String> = made.iter().filter(|m| !reachable(m)).map(|m| m.pipeline.clone()).collect();
     unknown.retain(|name| !keep.known.contains(name) && !unplanned.iter().any(|u| u.pipeline == *name));
-    Ok(Survey { keep, gone, alive, unplanned, unknown })
+    Ok(GarbageSurvey { keep, gone, alive, unplanned, unknown })
 }

@@ -36,7 +36,7 @@ impl Cause {
 
 /// What a task or an artifact comes from: the parameters, sources, seeds and versions of all stages that lead to it, as
 /// ascending numbers ([`Traits`]). Two that share more of them are nearer relatives.
-type Origin = Arc<[u32]>;
+type TraitSet = Arc<[u32]>;
 
 /// Numbers for traits. A trait is a field of a stage with its value.
 #[derive(Default)]
@@ -57,7 +57,7 @@ impl Traits {
     }
 
     /// The traits of an identity and of all its inputs.
-    fn origin(&mut self, identity: &Identity, inputs: &[Origin]) -> Origin {
+    fn origin(&mut self, identity: &Identity, inputs: &[TraitSet]) -> TraitSet {
         let stage = identity.stage.as_str();
         let mut all: Vec<u32> = inputs.iter().flat_map(|origin| origin.iter().copied()).collect();
         for (field, value) in identity.params.as_object().into_iter().flatten() {
@@ -101,7 +101,7 @@ impl Traits {
 struct Made {
     key: Key,
     elsewhere: bool,
-    origin: Origin,
+    origin: TraitSet,
 }
 
 /// The artifacts that tasks of a plan may be compared with.
@@ -113,8 +113,8 @@ pub(crate) struct Kin {
     manifests: HashMap<Key, Option<Manifest>>,
     traits: Traits,
     /// Origins of artifacts by key; `tasks` holds the origins of tasks by number.
-    origins: HashMap<Key, Origin>,
-    tasks: HashMap<usize, Origin>,
+    origins: HashMap<Key, TraitSet>,
+    tasks: HashMap<usize, TraitSet>,
     /// Causes of the differences between a task and an artifact.
     causes: HashMap<(usize, Key), Vec<Cause>>,
 }
@@ -166,11 +166,11 @@ impl Kin {
         found
     }
 
-    fn origin_of_task(&mut self, plan: &Plan, task: usize) -> Origin {
+    fn origin_of_task(&mut self, plan: &Plan, task: usize) -> TraitSet {
         if let Some(known) = self.tasks.get(&task) {
             return known.clone();
         }
-        let inputs: Vec<Origin> =
+        let inputs: Vec<TraitSet> =
             plan.tasks[task].inputs.values().map(|input| self.origin_of_task(plan, *input)).collect();
         let origin = self.traits.origin(&plan.tasks[task].identity, &inputs);
         self.tasks.insert(task, origin.clone());
@@ -178,14 +178,14 @@ impl Kin {
     }
 
     /// The origin of an artifact. It is empty if the artifact is gone, because nothing is known about it then.
-    fn origin_of_artifact(&mut self, stage: &str, key: Key, store: &Store) -> Origin {
+    fn origin_of_artifact(&mut self, stage: &str, key: Key, store: &Store) -> TraitSet {
         if let Some(known) = self.origins.get(&key) {
             return known.clone();
         }
         let origin = match self.manifest(stage, key, store) {
-            None => Origin::default(),
+            None => TraitSet::default(),
             Some(made) => {
-                let inputs: Vec<Origin> =
+                let inputs: Vec<TraitSet> =
                     made.inputs.values().map(|input| self.origin_of_artifact(&input.stage, input.key, store)).collect();
                 self.traits.origin(&made.identity, &inputs)
             }

@@ -9,6 +9,9 @@ use std::{
     sync::Arc,
 };
 
+/// Nodes that make extractors: the attacker's, and that of victims which have another one.
+pub(crate) const EXTRACTORS: [&str; 2] = ["pretrain", "victim-extractor.pretrain"];
+
 /// Nodes whose field `seed` makes replicates of one case rather than different cases.
 pub const REPLICATED: [&str; 5] =
     ["dataset.pretrain", "dataset.downstream", "pretrain", "victim-extractor.pretrain", "features"];
@@ -42,7 +45,7 @@ impl Origin {
     pub(crate) fn of(plan: &Plan, tasks: &BTreeMap<&'static str, usize>, read: &BTreeSet<usize>, run: u64) -> Self {
         let task = |node: &str| tasks.get(node).filter(|task| read.contains(task)).map(|task| &plan.tasks[*task]);
         let key = |node: &str| task(node).map(|task| task.key.to_string());
-        let extractors: Vec<String> = ["pretrain", "victim-extractor.pretrain"].into_iter().filter_map(key).collect();
+        let extractors: Vec<String> = EXTRACTORS.into_iter().filter_map(key).collect();
         let imported = || task("features").map(|task| task.params["path"].to_string()).unwrap_or_default();
         let seed = |node: &str| match task(node)?.params.get("seed")? {
             Value::String(_) => Some(run),

@@ -2,7 +2,7 @@
 
 use crate::{
     Graph, Override, SpecError,
-    source::Source,
+    source::SpecSource,
     spec::{check, first_leaf, quoted, set, take},
 };
 use hemlock_stage::{VALUE, few, short};
@@ -32,7 +32,7 @@ pub(crate) fn choose(
     root: &mut Value,
     overrides: &[Override],
     graph: &Graph,
-    source: &Source,
+    source: &SpecSource,
 ) -> Result<Option<Profile>, SpecError> {
     let Value::Object(table) = &mut *root else { return Ok(None) };
     let written = table.remove(PROFILE);
@@ -74,7 +74,7 @@ pub(crate) fn choose(
 }
 
 /// Returns the tables of a profile, after checking that each can be read by its stage.
-fn checked(name: &str, tables: &Value, graph: &Graph, source: &Source) -> Result<Tables, SpecError> {
+fn checked(name: &str, tables: &Value, graph: &Graph, source: &SpecSource) -> Result<Tables, SpecError> {
     let at = [PROFILES, name];
     let Value::Object(mut tables) = tables.clone() else {
         let name = short(name, VALUE);

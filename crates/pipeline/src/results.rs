@@ -1,8 +1,8 @@
 //! Results: one row per branch, and means over seeds.
 
 use crate::{
-    Branch, Plan,
-    origin::{Answered, Origin, REPLICATED, replicates},
+    Branch, Plan, Task,
+    origin::{Answered, EXTRACTORS, Origin, REPLICATED, replicates},
 };
 use hemlock_artifact::{AttackId, Bounds, Evaluation, LearnerState, Measured, Outcome, SteppedBack, Visibility};
 use hemlock_stage::{Column, StageRole};
@@ -153,45 +153,8 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     let task = &plan.tasks[*evaluate];
     let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
     let evaluation = Evaluation::read_numbers(store, &manifest)?;
-    let (mut seconds, mut device, mut params) = (Some(0.0), Some(manifest.device.clone()), BTreeMap::new());
-    let mut deciding = BTreeMap::new();
-    let (mut collapsed, mut stepped_back, mut gone) = (Some(false), None, Vec::new());
     let read = upstream(plan, *evaluate);
-    let (mut stages, mut declared, mut roles) = (BTreeMap::new(), Vec::new(), BTreeMap::new());
-    for (node, task) in branch.tasks.iter().filter(|(_, task)| read.contains(task) || has_columns(plan, **task)) {
-        let task = &plan.tasks[*task];
-        params.insert(*node, task.params.clone());
-        deciding.insert(*node, task.identity.params.clone());
-        roles.insert(*node, task.about.role);
-        declared.extend(task.about.columns.iter().map(|column| (*node, *column)));
-        let (attack, extractor) =
-            (task.about.role.is_attackers(), ["pretrain", "victim-extractor.pretrain"].contains(node));
-        if !attack && !extractor && *node != "features" && task.about.columns.is_empty() {
-            continue;
-        }
-        // If an artifact is gone, its part of the result is unknown; a sum without it would be wrong.
-        let made = store.lookup(task.stage, &task.key)?;
-        if made.is_none() {
-            gone.push(task.folder());
-        }
-        let made = made.as_ref();
-        if let (Some(made), false) = (made, task.about.columns.is_empty()) {
-            let number = |column: &Column| Some((column.field, made.summary.get(column.field)?.as_f64()?));
-            stages.insert(*node, task.about.columns.iter().filter_map(number).collect());
-        }
-        if attack {
-            seconds = seconds.zip(made).map(|(sum, made)| sum + made.seconds);
-        }
-        if extractor {
-            let this = made.map(|made| made.summary["collapsed"] == true);
-            collapsed = if this == Some(true) || collapsed == Some(true) { Some(true) } else { this.and(collapsed) };
-        }
-        match *node {
-            "features" => device = made.map(|made| made.device.clone()),
-            "target-params" => stepped_back = made.and_then(|made| SteppedBack::in_summary(&made.summary)),
-            _ => {}
-        }
-    }
+    let from = Upstream::of(plan, branch, &read, store)?;
     let outcomes = &evaluation.outcomes;
     let loss = outcomes.try_map(|_, outcome| outcome.clean_loss.ok_or(()));
     Ok(Some(Row {
@@ -207,18 +170,18 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         bound: evaluation.bound,
         gap: evaluation.gap,
         poison_fraction_bound: evaluation.poison_fraction_bound,
-        sees: seen_by_attack(&deciding),
-        controls_see: sees(&deciding, "evaluate").unwrap_or_default(),
+        sees: seen_by_attack(&from.deciding),
+        controls_see: sees(&from.deciding, "evaluate").unwrap_or_default(),
         seed: branch.seed.unwrap_or(0),
-        device,
-        collapsed,
-        verified: verified(&params),
-        stepped_back,
-        stages,
-        declared,
-        roles,
-        params,
-        deciding,
+        device: from.device,
+        collapsed: from.collapsed,
+        verified: verified(&from.params),
+        stepped_back: from.stepped_back,
+        stages: from.stages,
+        declared: from.declared,
+        roles: from.roles,
+        params: from.params,
+        deciding: from.deciding,
         accuracy: outcomes.map(|outcome| outcome.accuracy.overall),
         best: (!outcomes.clean.epochs.is_empty()).then(|| outcomes.map(Outcome::best)),
         per_class: outcomes.map(|outcome| outcome.accuracy.per_class.clone()),
@@ -227,12 +190,77 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         gradient_norm: evaluation.gradient_norm(),
         converged: outcomes.named().all(|(_, outcome)| outcome.converged),
         visibility: evaluation.visibility,
-        seconds,
+        seconds: from.seconds,
         key: task.key.to_string(),
-        gone,
+        gone: from.gone,
         origin: Origin::of(plan, &branch.tasks, &read, branch.seed.unwrap_or(0)),
         answers: None,
     }))
+}
+
+/// What is known of the stages that a result comes from, and of their artifacts.
+#[derive(Default)]
+struct Upstream {
+    params: BTreeMap<&'static str, Value>,
+    deciding: BTreeMap<&'static str, Value>,
+    roles: BTreeMap<&'static str, StageRole>,
+    declared: Vec<(&'static str, Column)>,
+    stages: BTreeMap<&'static str, BTreeMap<&'static str, f64>>,
+    device: Option<String>,
+    collapsed: Option<bool>,
+    stepped_back: Option<SteppedBack>,
+    seconds: Option<f64>,
+    gone: Vec<String>,
+}
+
+impl Upstream {
+    /// `read`: the tasks that the result comes from.
+    fn of(plan: &Plan, branch: &Branch, read: &BTreeSet<usize>, store: &Store) -> Result<Self, StoreError> {
+        let mut from = Self { collapsed: Some(false), seconds: Some(0.0), ..Self::default() };
+        for (&node, task) in branch.tasks.iter().filter(|(_, task)| read.contains(task) || has_columns(plan, **task)) {
+            let task = &plan.tasks[*task];
+            from.params.insert(node, task.params.clone());
+            from.deciding.insert(node, task.identity.params.clone());
+            from.roles.insert(node, task.about.role);
+            from.declared.extend(task.about.columns.iter().map(|column| (node, *column)));
+            if task.about.role.is_attackers()
+                || EXTRACTORS.contains(&node)
+                || node == "features"
+                || !task.about.columns.is_empty()
+            {
+                from.look_into(node, task, store)?;
+            }
+        }
+        Ok(from)
+    }
+
+    /// Takes what only the artifact of a task tells. If it is gone, its part of the result is unknown; a sum without it
+    /// would be wrong.
+    fn look_into(&mut self, node: &'static str, task: &Task, store: &Store) -> Result<(), StoreError> {
+        let made = store.lookup(task.stage, &task.key)?;
+        if made.is_none() {
+            self.gone.push(task.folder());
+        }
+        let made = made.as_ref();
+        if let (Some(made), false) = (made, task.about.columns.is_empty()) {
+            let number = |column: &Column| Some((column.field, made.summary.get(column.field)?.as_f64()?));
+            self.stages.insert(node, task.about.columns.iter().filter_map(number).collect());
+        }
+        if task.about.role.is_attackers() {
+            self.seconds = self.seconds.zip(made).map(|(sum, made)| sum + made.seconds);
+        }
+        if EXTRACTORS.contains(&node) {
+            let this = made.map(|made| made.summary["collapsed"] == true);
+            let any = this == Some(true) || self.collapsed == Some(true);
+            self.collapsed = if any { Some(true) } else { this.and(self.collapsed) };
+        }
+        match node {
+            "features" => self.device = made.map(|made| made.device.clone()),
+            "target-params" => self.stepped_back = made.and_then(|made| SteppedBack::in_summary(&made.summary)),
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 /// The data that a stage saw, by the parameters in its key.
@@ -251,7 +279,7 @@ fn seen_by_attack(deciding: &BTreeMap<&'static str, Value>) -> Sees {
 /// The value of [`Row::verified`]. An imported extractor is only published if its features match those of its probe, so
 /// that having a probe means that it was compared.
 fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
-    let extractors = ["pretrain", "victim-extractor.pretrain"].into_iter().filter_map(|node| params.get(node));
+    let extractors = EXTRACTORS.into_iter().filter_map(|node| params.get(node));
     let imports = extractors.filter(|params| params["method"] == "import");
     imports.map(|params| params["probe"].is_string()).reduce(|a, b| a && b)
 }

@@ -46,7 +46,7 @@ pub struct RunOptions<'a> {
 
 /// The outcome of a task.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum TaskOutcome {
     /// The artifact existed already.
     Cached,
     /// The task ran.
@@ -79,7 +79,7 @@ pub enum Event<'a> {
     /// Another process works on the task's artifact, and this one waits for it.
     Waiting(&'a Task),
     /// A task has ended, with the given outcome.
-    Finished(&'a Task, &'a Outcome),
+    Finished(&'a Task, &'a TaskOutcome),
     /// Another process removes garbage, and the run waits for it.
     Sweeping,
 }
@@ -94,7 +94,7 @@ pub trait Observer: Sync {
 #[derive(Debug, Default)]
 pub struct Summary {
     /// The outcome of every task that was looked at, with the task's number in the plan, in the order of the numbers.
-    pub outcomes: Vec<(usize, Outcome)>,
+    pub outcomes: Vec<(usize, TaskOutcome)>,
     /// Overrides of the run that had this run's label before, if it was another run.
     pub renamed: Option<Vec<String>>,
 }
@@ -102,17 +102,19 @@ pub struct Summary {
 impl Summary {
     /// Numbers of the tasks that ran.
     pub fn ran(&self) -> impl Iterator<Item = usize> {
-        self.outcomes.iter().filter(|(_, o)| matches!(o, Outcome::Ran { .. })).map(|(i, _)| *i)
+        self.outcomes.iter().filter(|(_, o)| matches!(o, TaskOutcome::Ran { .. })).map(|(i, _)| *i)
     }
     /// All failures, with the numbers of their tasks. If several tasks were interrupted, only the first one is
     /// included.
     pub fn into_failures(self) -> impl Iterator<Item = (usize, StageError)> {
         let mut interrupted = false;
         self.outcomes.into_iter().filter_map(move |(i, o)| match o {
-            Outcome::Failed(e) if e.kind() == ErrorKind::Interrupted && std::mem::replace(&mut interrupted, true) => {
+            TaskOutcome::Failed(e)
+                if e.kind() == ErrorKind::Interrupted && std::mem::replace(&mut interrupted, true) =>
+            {
                 None
             }
-            Outcome::Failed(e) => Some((i, e)),
+            TaskOutcome::Failed(e) => Some((i, e)),
             _ => None,
         })
     }
@@ -207,7 +209,7 @@ struct Board<'a> {
 struct State {
     waiting: BTreeSet<usize>,
     running: BTreeSet<usize>,
-    outcomes: BTreeMap<usize, Outcome>,
+    outcomes: BTreeMap<usize, TaskOutcome>,
     /// For tasks that failed or were skipped: the task that failed.
     failed: BTreeMap<usize, usize>,
     /// Digest of the content of every artifact that this run has seen.
@@ -254,15 +256,15 @@ impl<'a> Board<'a> {
         self.state().contents.get(&task).cloned()
     }
 
-    fn finish(&self, task: usize, outcome: Outcome, content: Option<String>) {
+    fn finish(&self, task: usize, outcome: TaskOutcome, content: Option<String>) {
         let mut state = self.state();
         match &outcome {
-            Outcome::Failed(e) => {
+            TaskOutcome::Failed(e) => {
                 state.stopped |= e.kind() == ErrorKind::Interrupted;
                 state.failed.insert(task, task);
             }
-            Outcome::Skipped { because } => drop(state.failed.insert(task, *because)),
-            Outcome::Cached | Outcome::Ran { .. } => {}
+            TaskOutcome::Skipped { because } => drop(state.failed.insert(task, *because)),
+            TaskOutcome::Cached | TaskOutcome::Ran { .. } => {}
         }
         state.contents.extend(content.map(|content| (task, content)));
         state.running.remove(&task);
@@ -321,11 +323,11 @@ impl Runner<'_> {
         while let Some((i, sharing)) = board.take(self.options.jobs.get()) {
             let task = &self.plan.tasks[i];
             let (outcome, content) = match board.obstacle(i) {
-                Some(because) => (Outcome::Skipped { because }, None),
+                Some(because) => (TaskOutcome::Skipped { because }, None),
                 // A panic must not escape: other workers wait for this task to end.
                 None => match caught(task, || self.task(i, board, device, sharing)) {
                     Ok((outcome, manifest)) => (outcome, Some(manifest.content.to_string())),
-                    Err(e) => (Outcome::Failed(e), None),
+                    Err(e) => (TaskOutcome::Failed(e), None),
                 },
             };
             self.observer.event(Event::Finished(task, &outcome));
@@ -354,24 +356,24 @@ impl Runner<'_> {
         board: &Board,
         device: &str,
         sharing: usize,
-    ) -> Result<(Outcome, Manifest), StageError> {
+    ) -> Result<(TaskOutcome, Manifest), StageError> {
         let task = &self.plan.tasks[number];
         if let Ok(Ok(manifest)) = self.decide(number, board) {
             if let Err(e) = self.store.tidy(task.stage, &task.key) {
                 tracing::debug!("scratch of {} stays behind: {e}", task.folder());
             }
-            return Ok((Outcome::Cached, manifest));
+            return Ok((TaskOutcome::Cached, manifest));
         }
         let lock = self.lock(task)?;
         // Another process may have made or replaced the artifact while this one waited.
         let reason = match self.decide(number, board)? {
-            Ok(manifest) => return Ok((Outcome::Cached, manifest)),
+            Ok(manifest) => return Ok((TaskOutcome::Cached, manifest)),
             Err(reason) => reason,
         };
         self.observer.event(Event::Started(task, &reason));
         let started = Instant::now();
         let manifest = on_share(sharing, || self.compute(task, &lock, device, started))?;
-        Ok((Outcome::Ran { reason, took: started.elapsed() }, manifest))
+        Ok((TaskOutcome::Ran { reason, took: started.elapsed() }, manifest))
     }
 
     /// Takes a task's lock, and waits if another process holds it.
@@ -554,15 +556,15 @@ mod tests {
         let board = board(&plan);
         assert_eq!(board.take(4), Some((0, 2)));
         assert_eq!(board.take(4), Some((1, 2)));
-        board.finish(0, Outcome::Cached, Some("content".to_owned()));
+        board.finish(0, TaskOutcome::Cached, Some("content".to_owned()));
         assert_eq!(board.content(0).as_deref(), Some("content"));
         assert_eq!(board.take(2), Some((2, 2)), "of three that could run, two may");
         assert_eq!(board.take(4), Some((3, 3)));
         for task in [1, 2, 3] {
-            board.finish(task, Outcome::Cached, None);
+            board.finish(task, TaskOutcome::Cached, None);
         }
         assert_eq!(board.take(4), Some((4, 1)));
-        board.finish(4, Outcome::Cached, None);
+        board.finish(4, TaskOutcome::Cached, None);
         assert_eq!(board.take(4), None);
         assert_eq!(board.summary().outcomes.len(), 5);
     }
@@ -572,11 +574,11 @@ mod tests {
         let plan = plan(&[&[], &[0], &[1], &[]]);
         let board = board(&plan);
         board.take(1);
-        board.finish(0, Outcome::Failed(StageError::internal("no")), None);
+        board.finish(0, TaskOutcome::Failed(StageError::internal("no")), None);
         assert_eq!((board.take(1), board.obstacle(1)), (Some((1, 1)), Some(0)));
-        board.finish(1, Outcome::Skipped { because: 0 }, None);
+        board.finish(1, TaskOutcome::Skipped { because: 0 }, None);
         assert_eq!((board.obstacle(2), board.obstacle(3)), (Some(0), None));
-        board.finish(2, Outcome::Failed(StageError::interrupted()), None);
+        board.finish(2, TaskOutcome::Failed(StageError::interrupted()), None);
         assert_eq!(board.take(1), None);
     }
 

@@ -15,7 +15,7 @@
 //! A file that is reached in several ways counts once, where it is reached first. All of this comes before profiles
 //! and overrides, and nothing after it can tell a merged spec from one that was written in one file.
 
-use crate::{SpecError, spec::quoted};
+use crate::{SpecError, spec::quoted, telling::TAGS};
 use hemlock_stage::{MESSAGE, VALUE, open_file, short};
 use serde_json::{Map, Value};
 use std::{
@@ -32,15 +32,13 @@ pub(crate) const EXTENDS: &str = "extends";
 const LONGEST: usize = 1 << 20;
 /// Files that a spec extends at most, directly or through others.
 const MOST_EXTENDED: usize = 16;
-/// Fields that say what the other fields of their table are about. Parameters of one method mean nothing to another.
-const TAGS: [&str; 3] = ["method", "attack", "kind"];
 
 /// The files that a spec consists of, and in which file every part of it was set.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub(crate) struct SpecSource {
     /// The files in the order in which they were merged. The spec itself is the last.
     files: Vec<File>,
-    origin: Origin,
+    origin: SetIn,
 }
 
 #[derive(Debug)]
@@ -51,19 +49,19 @@ struct File {
 
 /// The number of the file that set a value last, and the same for the fields of a table.
 #[derive(Debug, Default)]
-struct Origin {
+struct SetIn {
     file: usize,
-    fields: BTreeMap<String, Origin>,
+    fields: BTreeMap<String, SetIn>,
 }
 
-impl Origin {
+impl SetIn {
     fn of(value: &Value, file: usize) -> Self {
         let fields = value.as_object().into_iter().flatten();
         Self { file, fields: fields.map(|(key, value)| (key.clone(), Self::of(value, file))).collect() }
     }
 }
 
-impl Source {
+impl SpecSource {
     /// Reads a spec and all that it extends, and returns the merged table, too.
     ///
     /// # Errors
@@ -82,7 +80,7 @@ impl Source {
     /// Reads all that the text of a spec extends. `path` names the text, and relative paths start at its folder.
     ///
     /// # Errors
-    /// The conditions are those of [`Source::load`].
+    /// The conditions are those of [`SpecSource::load`].
     pub(crate) fn parse(path: &Path, text: &str) -> Result<(Self, Map<String, Value>), SpecError> {
         let file = File { path: path.to_owned(), text: text.to_owned() };
         let mut merging = Merging { left: LONGEST.saturating_sub(text.len()), ..Merging::default() };
@@ -165,7 +163,7 @@ impl File {
 struct Merging {
     files: Vec<File>,
     merged: Map<String, Value>,
-    origin: Origin,
+    origin: SetIn,
     /// The way from the spec to the file that is being read. Each file has its name, and its canonical path, which
     /// identifies it.
     chain: Vec<(String, PathBuf)>,
@@ -230,7 +228,7 @@ fn read(path: &Path, most: usize) -> io::Result<Option<String>> {
 }
 
 /// Merges the table of a file over what the files before it set.
-fn merge(below: &mut Map<String, Value>, origin: &mut Origin, above: Map<String, Value>, file: usize) {
+fn merge(below: &mut Map<String, Value>, origin: &mut SetIn, above: Map<String, Value>, file: usize) {
     origin.file = file;
     for (key, value) in above {
         if let (Some(Value::Object(old)), Some(origin), Value::Object(new)) =
@@ -239,7 +237,7 @@ fn merge(below: &mut Map<String, Value>, origin: &mut Origin, above: Map<String,
         {
             merge(old, origin, new.clone(), file);
         } else {
-            origin.fields.insert(key.clone(), Origin::of(&value, file));
+            origin.fields.insert(key.clone(), SetIn::of(&value, file));
             below.insert(key, value);
         }
     }
@@ -302,7 +300,7 @@ mod tests {
     fn merged(files: &[(&str, &str)]) -> Result<Value, String> {
         let folder = folder(files);
         let said = |e: SpecError| e.to_string().replace(&format!("{}/", folder.path().display()), "");
-        Source::load(&folder.path().join("a.toml")).map(|(_, table)| Value::Object(table)).map_err(said)
+        SpecSource::load(&folder.path().join("a.toml")).map(|(_, table)| Value::Object(table)).map_err(said)
     }
 
     #[test]

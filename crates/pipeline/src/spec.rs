@@ -24,7 +24,7 @@ use crate::{
     Graph, Node, Resources, branches,
     profiles::{self, PROFILE, PROFILES},
     resources::Allotment,
-    source::{EXTENDS, Source, to_json},
+    source::{EXTENDS, SpecSource, to_json},
     variants::Variants,
 };
 use hemlock_stage::{Need, ParamError, Port, VALUE, short};
@@ -196,7 +196,7 @@ impl Spec {
     /// - A stage lacks an input, or cannot read what an earlier stage makes.
     /// - The spec has more than [`MOST_BRANCHES`](crate::MOST_BRANCHES) branches, or no stage.
     pub fn load(path: &Path, overrides: &[Override], graph: &Graph) -> Result<Self, SpecError> {
-        let (source, root) = Source::load(path)?;
+        let (source, root) = SpecSource::load(path)?;
         Self::check(root, &source, overrides, graph)
     }
 
@@ -205,13 +205,13 @@ impl Spec {
     /// # Errors
     /// The conditions are those of [`Spec::load`].
     pub fn parse(path: &Path, text: &str, overrides: &[Override], graph: &Graph) -> Result<Self, SpecError> {
-        let (source, root) = Source::parse(path, text)?;
+        let (source, root) = SpecSource::parse(path, text)?;
         Self::check(root, &source, overrides, graph)
     }
 
     fn check(
         root: Map<String, Value>,
-        source: &Source,
+        source: &SpecSource,
         overrides: &[Override],
         graph: &Graph,
     ) -> Result<Self, SpecError> {
@@ -269,7 +269,7 @@ impl Spec {
     }
 }
 
-fn unknown_key(path: &[String], graph: &Graph, source: &Source) -> SpecError {
+fn unknown_key(path: &[String], graph: &Graph, source: &SpecSource) -> SpecError {
     let at: Vec<&str> = path.iter().map(String::as_str).collect();
     let mut known: Vec<&str> = graph.nodes().map(|n| n.name).collect();
     known.extend([EXTENDS, "description", "seeds", PROFILE, PROFILES, "resources"]);
@@ -279,7 +279,7 @@ fn unknown_key(path: &[String], graph: &Graph, source: &Source) -> SpecError {
 }
 
 /// Checks that the spec's stages fit together.
-fn connected(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecError> {
+fn connected(variants: &Tables, graph: &Graph, source: &SpecSource) -> Result<(), SpecError> {
     // An input that a stage cannot read at all is reported before inputs that it lacks.
     accepted(variants, graph, source)?;
     supplied(variants, graph, source)?;
@@ -287,7 +287,7 @@ fn connected(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), Sp
 }
 
 /// Checks that every stage can read what the stages before it make with their parameters.
-fn accepted(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecError> {
+fn accepted(variants: &Tables, graph: &Graph, source: &SpecSource) -> Result<(), SpecError> {
     for (node, port) in graph.nodes().flat_map(|n| n.ports().map(move |p| (n, p))) {
         let given = variants.get(port.node).map_or(&[][..], Vec::as_slice);
         for params in variants.get(node.name).into_iter().flatten() {
@@ -300,7 +300,7 @@ fn accepted(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), Spe
 }
 
 /// Checks that every required input has a stage that makes it.
-fn supplied(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecError> {
+fn supplied(variants: &Tables, graph: &Graph, source: &SpecSource) -> Result<(), SpecError> {
     for node in graph.nodes() {
         let Some(tables) = variants.get(node.name) else { continue };
         let at: Vec<&str> = node.name.split('.').collect();
@@ -320,7 +320,7 @@ fn supplied(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), Spe
 }
 
 /// Checks that, if a stage reads poisons, some route makes them.
-fn ended(variants: &Tables, graph: &Graph, source: &Source) -> Result<(), SpecError> {
+fn ended(variants: &Tables, graph: &Graph, source: &SpecSource) -> Result<(), SpecError> {
     for node in graph.nodes().filter(|node| node.route.is_none() && variants.contains_key(node.name)) {
         let routed = |port: Port| graph.node(port.node).is_some_and(|n| n.route.is_some());
         if node.ports().any(routed) && !graph.ends().any(|end| variants.contains_key(end.name)) {
@@ -337,7 +337,7 @@ pub(crate) fn check(
     node: &Node,
     value: Value,
     at: &[&str],
-    source: &Source,
+    source: &SpecSource,
     overrides: &[Override],
 ) -> Result<Vec<Value>, SpecError> {
     let variants = Variants::new(value, node.stage.lists());
@@ -353,7 +353,7 @@ pub(crate) fn check(
 }
 
 /// Parses the table `[resources]`: defaults for all stages, and a table for every stage that differs from them.
-fn allotment(value: Option<Value>, graph: &Graph, source: &Source) -> Result<Allotment, SpecError> {
+fn allotment(value: Option<Value>, graph: &Graph, source: &SpecSource) -> Result<Allotment, SpecError> {
     let mut usual = match value {
         None => return Ok(Allotment::default()),
         Some(Value::Object(table)) => table,
@@ -478,7 +478,7 @@ fn is_slip(word: &str, other: &str) -> bool {
     strsim::osa_distance(word, other) <= 1 + longer / 3
 }
 
-impl Source {
+impl SpecSource {
     fn param_error(&self, table: &[&str], node: &str, e: &ParamError, overrides: &[Override]) -> SpecError {
         let unknown = Unknown::find(&e.message);
         let mut at = table.to_vec();

@@ -4,7 +4,8 @@ use crate::Plan;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Fields that say which variant of a stage a table is for. They decide which other fields the table has.
+/// Fields that say which variant of a stage a table is for. They decide which other fields the table has: parameters of
+/// one method mean nothing to another.
 pub(crate) const TAGS: [&str; 3] = ["attack", "method", "kind"];
 
 /// Most characters of a value in a task's label.

@@ -60,46 +60,21 @@ impl Search<'_> {
     /// One search with the given labels, either from the start that the parameters name or from the end of another
     /// search.
     fn search(&self, objective: &mut dyn Objective, labels: Labels, from: Option<&Made>) -> Result<Made, StageError> {
-        let Self { params, clean, count, constraint, ctx } = *self;
-        let (solver, sweeps) = match params.solver {
-            SolverKind::ConditionalGradient => (None, params.steps()),
-            SolverKind::GradientDescent => (Some(Solver::GradientDescent), 0),
-            SolverKind::NormDescent => (Some(Solver::NormDescent), 0),
-            SolverKind::Adam => (Some(Solver::Adam), 0),
-            SolverKind::Lbfgs => (Some(Solver::Lbfgs), 0),
-        };
+        let Self { params, clean, constraint, ctx, .. } = *self;
         let label_update_interval = if labels == Labels::Adversarial { params.label_update_interval() } else { None };
-        let mut greedy: Option<Record> = None;
-        let start = match from {
-            Some(made) => {
-                let InitialPoisons { base, features, labels } = &made.start;
-                let labels = match label_update_interval {
-                    Some(_) => labels.clone(),
-                    // Labels are chosen only once, here.
-                    None => objective.evaluate(features.view(), labels)?.best_labels(features.view())?,
-                };
-                InitialPoisons { base: base.clone(), features: features.clone(), labels }
-            }
-            None => {
-                let kind = if solver.is_none() { Start::Greedy } else { params.start() };
-                let plan = Initialization { clean, count, kind, labels, sweeps, seed: ctx.seed };
-                plan.make(objective, constraint, &mut |at, value| {
-                    let steps = (sweeps + 1).saturating_mul(count as u32);
-                    greedy.get_or_insert_with(|| Record::new("greedy", steps, ctx)).point(at, value)
-                })?
-            }
+        let (start, greedy) = match from {
+            Some(made) => (onwards(objective, &made.start, label_update_interval.is_none())?, Vec::new()),
+            None => self.start(objective, labels)?,
         };
-        let Some(solver) = solver else {
+        let Some(solver) = solver(params.solver) else {
             let value = objective.evaluate(start.features.view(), &start.labels)?.value;
-            let (objective, curve) = (objective.display_value(value), greedy.map(|g| g.curve).unwrap_or_default());
-            return Ok(Made { start, curve, value, objective, stopped: Stop::Steps, gap: None });
+            let objective = objective.display_value(value);
+            return Ok(Made { start, curve: greedy, value, objective, stopped: Stop::Steps, gap: None });
         };
-        let square: f64 = clean.chunks().map(|c| c.to_f64().iter().map(|z| z * z).sum::<f64>()).sum();
-        let rms = (square / (clean.len() * clean.dim()) as f64).sqrt();
         let descent = Descent {
             solver,
             steps: params.steps(),
-            step: if solver == Solver::NormDescent { params.step() } else { params.step() * rms },
+            step: if solver == Solver::NormDescent { params.step() } else { params.step() * root_mean_square(clean) },
             label_update_interval,
             target: objective.stop_value(params.tolerance),
             patience: params.patience,
@@ -124,6 +99,55 @@ impl Search<'_> {
             gap: None,
         })
     }
+
+    /// The start that the parameters name, and the curve of a greedy search for it. Conditional gradient is such a
+    /// search, with sweeps over all poisons, and does not move them afterwards.
+    fn start(
+        &self,
+        objective: &mut dyn Objective,
+        labels: Labels,
+    ) -> Result<(InitialPoisons, Vec<CurvePoint>), StageError> {
+        let Self { params, clean, count, constraint, ctx } = *self;
+        let (kind, sweeps) = match params.solver {
+            SolverKind::ConditionalGradient => (Start::Greedy, params.steps()),
+            _ => (params.start(), 0),
+        };
+        let plan = Initialization { clean, count, kind, labels, sweeps, seed: ctx.seed };
+        let mut greedy: Option<Record> = None;
+        let start = plan.make(objective, constraint, &mut |at, value| {
+            let steps = (sweeps + 1).saturating_mul(count as u32);
+            greedy.get_or_insert_with(|| Record::new("greedy", steps, ctx)).point(at, value)
+        })?;
+        Ok((start, greedy.map(|greedy| greedy.curve).unwrap_or_default()))
+    }
+}
+
+/// The solver that moves poisons; `None` if they stay where they start.
+fn solver(kind: SolverKind) -> Option<Solver> {
+    match kind {
+        SolverKind::ConditionalGradient => None,
+        SolverKind::GradientDescent => Some(Solver::GradientDescent),
+        SolverKind::NormDescent => Some(Solver::NormDescent),
+        SolverKind::Adam => Some(Solver::Adam),
+        SolverKind::Lbfgs => Some(Solver::Lbfgs),
+    }
+}
+
+/// A start at the end of another search. `relabel`: labels are chosen here, because no step of the search chooses them.
+fn onwards(objective: &mut dyn Objective, end: &InitialPoisons, relabel: bool) -> Result<InitialPoisons, StageError> {
+    let InitialPoisons { base, features, labels } = end;
+    let labels = if relabel {
+        objective.evaluate(features.view(), labels)?.best_labels(features.view())?
+    } else {
+        labels.clone()
+    };
+    Ok(InitialPoisons { base: base.clone(), features: features.clone(), labels })
+}
+
+/// The root mean square of all coordinates of some samples.
+fn root_mean_square(samples: Samples) -> f64 {
+    let square: f64 = samples.chunks().map(|c| c.to_f64().iter().map(|z| z * z).sum::<f64>()).sum();
+    (square / (samples.len() * samples.dim()) as f64).sqrt()
 }
 
 impl Made {

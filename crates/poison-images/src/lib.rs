@@ -5,14 +5,18 @@
 //! features of images. If a constraint limits the features, the goal of every step is projected onto it, as in
 //! refinement.
 
-use hemlock_artifact::{AttackSpec, Dataset, Extractor, Features, Poisons, TargetParams};
-use hemlock_attack::{AttackParams, AttackRef, Initialization, Labels, Start, attacks, poison_count};
+use hemlock_artifact::{AttackSpec, CurvePoint, Dataset, Extractor, Features, Images, Poisons, TargetParams};
+use hemlock_attack::{
+    AttackParams, AttackRef, InitialPoisons, Initialization, Labels, Objective, Start, attacks, poison_count,
+};
+use hemlock_head::Samples;
 use hemlock_models::{extracted, open_extractor};
 use hemlock_perturb::{
     CleanFeatureStats, FrozenExtractor, GreyLevels, Measure, PixelLimits, PixelRange, Refinement, base_images,
 };
 use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
-use hemlock_threat::{ConstraintKind, ConstraintKinds};
+use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds};
+use ndarray::Array4;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, ser::Error};
 use serde_json::Value;
@@ -199,46 +203,26 @@ impl hemlock_stage::Stage for Stage {
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
         let Inputs { dataset, extractor, features, target } = inputs;
         let extractor = open_extractor(&extractor, ctx.device)?;
-        let frozen = FrozenExtractor::new(&extractor, &features.normalization);
         let samples = features.train.samples(features.classes.len())?;
         let spec = params.spec(ctx.seed)?;
-        let constraint = attacks::constraint(&spec, samples)?;
         let mut objective = attacks::objective(&spec, &features, &target, ctx.cancel)?;
-        let count = poison_count(params.poison_fraction, samples.len())?;
-        let mut attack = |labels: Labels| {
-            let plan =
-                Initialization { clean: samples, count, kind: params.start(), labels, sweeps: 0, seed: ctx.seed };
-            let start = plan.make(&mut *objective, &constraint, &mut |_, _| ctx.check())?;
-            let base = base_images(&dataset.train, &start.base)?;
-            let limits =
-                PixelLimits { base: base.view(), beta: params.beta, range: PixelRange::new(params.linf, params.clip) };
-            let descent = Refinement {
-                name: "attack on pixels",
-                steps: params.steps,
-                step: params.step(),
-                labels: &start.labels,
-                constraint: &constraint,
-            };
-            let pixels = base.mapv(|p| f32::from(p) / 255.0);
-            let (pixels, refined) = descent.run(&frozen, &limits, &mut *objective, pixels, ctx)?;
-            let end = refined.last().map_or(f64::NAN, |point| point.objective);
-            Ok::<_, StageError>((if objective.is_maximized() { -end } else { end }, start, pixels, refined))
+        let attack = PixelAttack {
+            params,
+            frozen: &FrozenExtractor::new(&extractor, &features.normalization),
+            train: &dataset.train,
+            clean: samples,
+            count: poison_count(params.poison_fraction, samples.len())?,
+            constraint: &attacks::constraint(&spec, samples)?,
+            ctx,
         };
-        let mut best = attack(params.labels)?;
-        // Adversarial labels should reach what clean labels reach, so both are tried. If the objective changes while it
-        // is minimised (as with TGDA's learner), values of different runs cannot be compared.
-        if params.labels == Labels::Adversarial && params.own.stochasticity(params.attack).is_none() {
-            let kept = attack(Labels::Clean)?;
-            best = if kept.0 < best.0 { kept } else { best };
-        }
-        let (_, start, pixels, refined) = best;
+        let Attacked { start, pixels, curve } = attack.best(&mut *objective)?;
         objective.warn();
         let clean = CleanFeatureStats::new(features.train.features.view());
         let measure = Measure {
-            frozen: &frozen,
+            frozen: attack.frozen,
             features: &features,
             clean: &clean,
-            constraint: &constraint,
+            constraint: attack.constraint,
             labels: &start.labels,
             base_index: &start.base,
             free: !params.clip,
@@ -251,7 +235,7 @@ impl hemlock_stage::Stage for Stage {
             fits,
             attack: params.attack.name().to_owned(),
             method: "pixels".to_owned(),
-            objective: refined.last().map_or(f64::NAN, |point| point.objective),
+            objective: last(&curve),
             clean_label: params.labels == Labels::Clean,
             replaces: false,
             poison_fraction: params.poison_fraction,
@@ -261,9 +245,70 @@ impl hemlock_stage::Stage for Stage {
             outliers_of_features: None,
             learner: None,
             curve: Vec::new(),
-            refined,
+            refined: curve,
         })
     }
+}
+
+/// An attack on pixels, and what it reads.
+struct PixelAttack<'a> {
+    params: &'a Params,
+    frozen: &'a FrozenExtractor<'a>,
+    train: &'a Images,
+    clean: Samples<'a>,
+    count: usize,
+    constraint: &'a Constraint,
+    ctx: &'a Context<'a>,
+}
+
+/// The images of an attack, and what it started from.
+struct Attacked {
+    start: InitialPoisons,
+    pixels: Array4<f32>,
+    /// The displayed objective at some steps.
+    curve: Vec<CurvePoint>,
+}
+
+impl PixelAttack<'_> {
+    /// Attacks with the labels that the parameters name. Adversarial labels should reach what clean labels reach, so
+    /// both are tried, and the better is taken.
+    fn best(&self, objective: &mut dyn Objective) -> Result<Attacked, StageError> {
+        let params = self.params;
+        let free = self.attack(objective, params.labels)?;
+        // If the objective changes while it is minimised (as with TGDA's learner), values of different runs cannot be
+        // compared.
+        if params.labels != Labels::Adversarial || params.own.stochasticity(params.attack).is_some() {
+            return Ok(free);
+        }
+        let kept = self.attack(objective, Labels::Clean)?;
+        let (kept_end, free_end) = (last(&kept.curve), last(&free.curve));
+        let better = if objective.is_maximized() { kept_end > free_end } else { kept_end < free_end };
+        Ok(if better { kept } else { free })
+    }
+
+    fn attack(&self, objective: &mut dyn Objective, labels: Labels) -> Result<Attacked, StageError> {
+        let Self { params, clean, count, constraint, ctx, .. } = *self;
+        let plan = Initialization { clean, count, kind: params.start(), labels, sweeps: 0, seed: ctx.seed };
+        let start = plan.make(objective, constraint, &mut |_, _| ctx.check())?;
+        let base = base_images(self.train, &start.base)?;
+        let range = PixelRange::new(params.linf, params.clip);
+        let limits = PixelLimits { base: base.view(), beta: params.beta, range };
+        let descent = Refinement {
+            name: "attack on pixels",
+            steps: params.steps,
+            step: params.step(),
+            labels: &start.labels,
+            constraint,
+        };
+        let pixels = base.mapv(|p| f32::from(p) / 255.0);
+        let (pixels, curve) = descent.run(self.frozen, &limits, objective, pixels, ctx)?;
+        Ok(Attacked { start, pixels, curve })
+    }
+}
+
+/// The objective at the end of a curve.
+fn last(curve: &[CurvePoint]) -> f64 {
+    curve.last().map_or(f64::NAN, |point| point.objective)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use hemlock_models::import::{FILE, said};
-use hemlock_models::{Arch, Choice, Extractor, ExtractorSpec, Imported};
+use hemlock_models::{Arch, Extractor, ExtractorSpec, Imported, WeightsChoice};
 use hemlock_stage::{Context, Environment, ErrorKind, FileError, ParamError, StageError, few, open_file};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -156,7 +156,8 @@ pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<P
     // The probe is read first, so that its errors appear before a large file is read.
     let probe = config.probe.as_ref().map(|probe| ctx.env.locate(probe)).transpose()?;
     let probe = probe.map(|path| Ok::<_, StageError>((Probe::read(&path, &spec)?, path))).transpose()?;
-    let choice = Choice { branch: config.branch.as_deref(), prefix: config.prefix.as_deref(), ignore: &config.ignore };
+    let choice =
+        WeightsChoice { branch: config.branch.as_deref(), prefix: config.prefix.as_deref(), ignore: &config.ignore };
     let Imported { extractor, prefix, said, aside } = Extractor::import(spec.clone(), &path, choice, device)?;
     let verified = match probe {
         Some((probe, path)) => Some(probe.verify(&path, probe_digest(&path)?, &extractor, ctx)?),

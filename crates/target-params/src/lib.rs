@@ -16,7 +16,7 @@ pub use gradpc::{Ascent, Norm, ascend};
 pub use labels::{Wrong, wrong_labels};
 
 use hemlock_artifact::{Features, PathPoint, SteppedBack, TargetParams};
-use hemlock_head::{FitOptions, Head, HeadError, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss};
+use hemlock_head::{Fit, FitOptions, Head, HeadError, Samples, accuracy, calibrate, fit, gradient_sum, mean_loss};
 use hemlock_optim::norm;
 use hemlock_stage::{About, Context, ErrorKind, ParamError, StageError, StageRole, inputs};
 use hemlock_threat::{Constraint, ConstraintKind, ConstraintKinds, Sees, poison_fraction_bounds};
@@ -335,6 +335,13 @@ struct Search<'a> {
     ctx: &'a Context<'a>,
 }
 
+/// A target after calibration.
+struct Calibrated {
+    head: Head,
+    /// The gradient norm at which calibration stopped before its tolerance; `None` if it reached it.
+    stopped_at: Option<f64>,
+}
+
 impl Search<'_> {
     /// The target of the given strength and the path to it; `None` if calibration fails because no positive scale fits.
     fn target(&self, strength: f64) -> Result<Option<Made>, StageError> {
@@ -343,7 +350,10 @@ impl Search<'_> {
             path.push(self.point(step, head)?);
             Ok(())
         })?;
-        let Some(target) = self.calibrated(made.clone())? else { return Ok(None) };
+        let Some(Calibrated { head: target, stopped_at }) = self.calibrated(made.clone())? else { return Ok(None) };
+        if let Some(gradient_norm) = stopped_at {
+            tracing::warn!(gradient_norm, "the calibration of the target stopped before its tolerance");
+        }
         if target != made {
             path.push(self.point(path.len() as u32, &target)?);
         }
@@ -410,7 +420,7 @@ impl Search<'_> {
             let made = self.make(strength, &mut |_, _| Ok(()))?;
             // Targets that cannot be calibrated do not count as reachable.
             let Some(target) = self.calibrated(made)? else { return Ok(f64::INFINITY) };
-            Ok(poison_fraction_bounds(&target, self.train.reborrow(), self.constraint, self.params.weight_decay)?
+            Ok(poison_fraction_bounds(&target.head, self.train.reborrow(), self.constraint, self.params.weight_decay)?
                 .support)
         };
         // The upper end is the norm of the clean head, or all labels wrong. Stronger targets are not useful.
@@ -490,13 +500,16 @@ impl Search<'_> {
     }
 
     /// The target after calibration, if there is any; `None` if no positive scale fits.
-    fn calibrated(&self, target: Head) -> Result<Option<Head>, HeadError> {
+    fn calibrated(&self, target: Head) -> Result<Option<Calibrated>, HeadError> {
         if self.params.calibration == Calibration::None {
-            return Ok(Some(target));
+            return Ok(Some(Calibrated { head: target, stopped_at: None }));
         }
         match calibrate(&target, &[self.train.reborrow()], self.params.weight_decay) {
             Err(HeadError::NoScale { .. }) => Ok(None),
-            calibrated => calibrated.map(Some),
+            Err(e) => Err(e),
+            Ok(Fit { head, converged, gradient_norm, .. }) => {
+                Ok(Some(Calibrated { head, stopped_at: (!converged).then_some(gradient_norm) }))
+            }
         }
     }
 

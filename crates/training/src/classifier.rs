@@ -10,7 +10,7 @@ use burn::tensor::{Device, Tensor};
 use hemlock_artifact::Images;
 use hemlock_head::Head;
 use hemlock_models::device::runs_on_rayon;
-use hemlock_models::tiles::Pair;
+use hemlock_models::tiles::PoolPair;
 use hemlock_models::{Arch, BackbonePrefix, Extractor, ExtractorSpec, extract};
 use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
 use hemlock_streams::Trained;
@@ -242,7 +242,7 @@ pub struct Session {
     taken: usize,
     device: Device,
     /// The thread pools for the two halves of a step.
-    pair: Pair,
+    pair: PoolPair,
 }
 
 impl Session {
@@ -287,7 +287,7 @@ impl Session {
             student,
             optimizer: Optimizer::new(config.optimizer, config.weight_decay),
             taken: 0,
-            pair: if runs_on_rayon(&device) { Pair::halves() } else { Pair::none() },
+            pair: if runs_on_rayon(&device) { PoolPair::halves() } else { PoolPair::none() },
             device,
         };
         session.check(images)?;

@@ -12,7 +12,7 @@
 //! optimiser is, too.
 
 use burn::tensor::{Device, Tensor};
-use hemlock_models::tiles::Pair;
+use hemlock_models::tiles::PoolPair;
 use hemlock_models::weights::{Weights, WeightsError};
 
 use crate::optimizer::Optimizer;
@@ -78,7 +78,7 @@ pub(crate) struct Half<O: TrainingObjective> {
 /// of the first half. Everything is on `device`, except for shards on other devices. No result is read back, so that a
 /// GPU can be sent the whole step at once.
 pub(crate) fn step<O: TrainingObjective>(
-    pair: &Pair,
+    pair: &PoolPair,
     objective: &O,
     student: O::OnlineNetwork,
     optimizer: &mut Optimizer,

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use burn::tensor::{Device, Tensor, TensorData};
 use hemlock_artifact::{Epoch, Images, Verified};
 use hemlock_models::device::runs_on_rayon;
-use hemlock_models::tiles::Pair;
+use hemlock_models::tiles::PoolPair;
 use hemlock_models::{Arch, Extractor, ExtractorSpec, Network, extract};
-use hemlock_stage::{Context, ErrorKind, ParamError, StageError};
+use hemlock_stage::{Bar, Context, ErrorKind, ParamError, StageError};
 use hemlock_streams::Trained;
 use ndarray::{ArrayView3, ArrayView4, Axis};
 use rand::seq::SliceRandom;
@@ -90,7 +90,7 @@ pub fn pretrain(
     step_fits(config.arch, [height, width], views * config.batch, device)?;
     config.heads_fit(method)?;
     let (spec, net, mut rng) = start(config.arch, EXTRACTOR, config.seed(), &[images.pixels.view()], device)?;
-    let pair = if runs_on_rayon(device) { Pair::halves() } else { Pair::none() };
+    let pair = if runs_on_rayon(device) { PoolPair::halves() } else { PoolPair::none() };
     let run = TrainingRun { method, config, images, monitor, spec: &spec, devices: &devices, device, pair };
     let rng = &mut rng;
     let (net, curve) = match method {
@@ -166,7 +166,19 @@ struct TrainingRun<'a> {
     /// The first device, which holds network, optimiser and loss.
     device: &'a Device,
     /// The thread pools for the two halves of a step.
-    pair: Pair,
+    pair: PoolPair,
+}
+
+/// What changes in the course of a training, except for the network.
+struct TrainingState<O> {
+    objective: O,
+    optimizer: Optimizer,
+    done: Done,
+    bar: Box<dyn Bar>,
+    /// The time of the last checkpoint.
+    saved: Instant,
+    /// Time that the rendering of views took.
+    rendering: Duration,
 }
 
 impl TrainingRun<'_> {
@@ -177,78 +189,110 @@ impl TrainingRun<'_> {
     ) -> Result<(Network, Vec<Epoch>), StageError> {
         let config = self.config;
         let mut optimizer = Optimizer::new(config.optimizer, config.weight_decay);
-        let (mut student, mut done) = self.resume(student, &mut objective, &mut optimizer, ctx);
-        let n = self.images.len();
-        let steps = n / config.batch;
-        let total = config.epochs * steps;
-        let bar = ctx.progress.start("pre-training", total as u64, "steps");
-        let save = |student: &O::OnlineNetwork, objective: &O, optimizer: &Optimizer, done: &Done| {
-            let params = config.key(self.method).map_err(internal)?;
-            ctx.checkpoints.save(&checkpoint::write(params, student, objective, optimizer, done).map_err(internal)?)
-        };
-        let interval = Duration::from_secs_f64(60.0 * config.checkpoint_minutes);
+        let (mut student, done) = self.resume(student, &mut objective, &mut optimizer, ctx);
+        let bar = ctx.progress.start("pre-training", self.total_steps() as u64, "steps");
         let begun = Instant::now();
-        let (mut saved, mut rendering) = (begun, Duration::ZERO);
-        for epoch in done.curve.len()..config.epochs {
-            let mut order: Vec<usize> = (0..n).collect();
-            order.shuffle(&mut EXTRACTOR.order(config.seed(), epoch));
-            let mut monitored = None;
-            let mut batches = order.chunks_exact(config.batch).enumerate().skip(done.step).peekable();
-            let mut render = |objective: &O, batch| {
-                let clock = Instant::now();
-                let [a, b] = objective.parts(batch);
-                let halves = [self.shards(a, 0, epoch), self.shards(b, 1, epoch)];
-                rendering += clock.elapsed();
-                halves
-            };
-            let mut rendered = batches.peek().map(|(_, batch)| render(&objective, batch));
-            while let Some(((i, _), halves)) = batches.next().zip(rendered.take()) {
-                ctx.check()?;
-                let taken = epoch * steps + i;
-                let lr = config.learning_rate_at(taken, total);
-                let (loss, seen);
-                (student, loss, seen) =
-                    step::step(&self.pair, &objective, student, &mut optimizer, halves, self.device, lr);
-                monitored = Some(seen);
-                objective.after_step(&student, taken as f64 / total as f64);
-                // Rendered while a GPU computes the step.
-                rendered = batches.peek().map(|(_, batch)| render(&objective, batch));
-                let loss = loss.into_scalar::<f32>();
-                finite(loss, epoch, i, lr)?;
-                done.total += f64::from(loss);
-                done.step = i + 1;
-                bar.at(taken as u64 + 1);
-                bar.say(format!("epoch {}/{} loss {loss:.3}", epoch + 1, config.epochs));
-                // After the last step of an epoch, the checkpoint is saved below, with the record of the epoch.
-                if done.step < steps && saved.elapsed() >= interval {
-                    save(&student, &objective, &optimizer, &done)?;
-                    saved = Instant::now();
-                }
-            }
-            let record = Epoch {
-                epoch: epoch as u32 + 1,
-                loss: done.total / steps as f64,
-                learning_rate: config.learning_rate_at((epoch + 1) * steps - 1, total),
-                spread: monitored.map_or(0.0, |z| f64::from(spread(z))),
-                knn: self.knn(student.net(), epoch, ctx)?.map(f64::from),
-            };
-            if record.collapsed() && !done.curve.last().is_some_and(Epoch::collapsed) {
-                tracing::warn!(
-                    epoch = record.epoch,
-                    spread = record.spread,
-                    "the embeddings have collapsed: 1 is healthy"
-                );
-            }
-            done.curve.push(record);
-            (done.step, done.total) = (0, 0.0);
-            save(&student, &objective, &optimizer, &done)?;
-            saved = Instant::now();
+        let mut state = TrainingState { objective, optimizer, done, bar, saved: begun, rendering: Duration::ZERO };
+        for epoch in state.done.curve.len()..config.epochs {
+            let monitored;
+            (student, monitored) = self.epoch(epoch, student, &mut state, ctx)?;
+            let record = self.record(epoch, student.net(), &state.done, monitored, ctx)?;
+            state.done.curve.push(record);
+            (state.done.step, state.done.total) = (0, 0.0);
+            self.save(&student, &mut state, ctx)?;
         }
-        if !rendering.is_zero() {
-            let share = rendering.as_secs_f64() / begun.elapsed().as_secs_f64();
+        if !state.rendering.is_zero() {
+            let share = state.rendering.as_secs_f64() / begun.elapsed().as_secs_f64();
             tracing::info!("augmentation took {:.1} % of the training time", 100.0 * share);
         }
-        Ok((student.net().clone(), done.curve))
+        Ok((student.net().clone(), state.done.curve))
+    }
+
+    fn steps_per_epoch(&self) -> usize {
+        self.images.len() / self.config.batch
+    }
+
+    fn total_steps(&self) -> usize {
+        self.config.epochs * self.steps_per_epoch()
+    }
+
+    /// Takes the steps of an epoch that are left, and saves checkpoints meanwhile. Returns the network, and the
+    /// monitored vectors of the last step; `None` if no step was left.
+    fn epoch<O: TrainingObjective>(
+        &self,
+        epoch: usize,
+        mut student: O::OnlineNetwork,
+        state: &mut TrainingState<O>,
+        ctx: &Context<'_>,
+    ) -> Result<(O::OnlineNetwork, Option<Tensor<2>>), StageError> {
+        let config = self.config;
+        let (steps, total) = (self.steps_per_epoch(), self.total_steps());
+        let interval = Duration::from_secs_f64(60.0 * config.checkpoint_minutes);
+        let mut order: Vec<usize> = (0..self.images.len()).collect();
+        order.shuffle(&mut EXTRACTOR.order(config.seed(), epoch));
+        let mut monitored = None;
+        let mut batches = order.chunks_exact(config.batch).enumerate().skip(state.done.step).peekable();
+        let mut rendered = batches.peek().map(|(_, batch)| self.halves(batch, epoch, state));
+        while let Some(((i, _), halves)) = batches.next().zip(rendered.take()) {
+            ctx.check()?;
+            let taken = epoch * steps + i;
+            let lr = config.learning_rate_at(taken, total);
+            let TrainingState { objective, optimizer, .. } = state;
+            let (loss, seen);
+            (student, loss, seen) = step::step(&self.pair, objective, student, optimizer, halves, self.device, lr);
+            monitored = Some(seen);
+            objective.after_step(&student, taken as f64 / total as f64);
+            // Rendered while a GPU computes the step.
+            rendered = batches.peek().map(|(_, batch)| self.halves(batch, epoch, state));
+            let loss = loss.into_scalar::<f32>();
+            finite(loss, epoch, i, lr)?;
+            state.done.total += f64::from(loss);
+            state.done.step = i + 1;
+            state.bar.at(taken as u64 + 1);
+            state.bar.say(format!("epoch {}/{} loss {loss:.3}", epoch + 1, config.epochs));
+            // After the last step of an epoch, the checkpoint is saved with the record of the epoch.
+            if state.done.step < steps && state.saved.elapsed() >= interval {
+                self.save(&student, state, ctx)?;
+            }
+        }
+        Ok((student, monitored))
+    }
+
+    /// The record of an epoch whose steps are done.
+    fn record(
+        &self,
+        epoch: usize,
+        net: &Network,
+        done: &Done,
+        monitored: Option<Tensor<2>>,
+        ctx: &Context<'_>,
+    ) -> Result<Epoch, StageError> {
+        let steps = self.steps_per_epoch();
+        let record = Epoch {
+            epoch: epoch as u32 + 1,
+            loss: done.total / steps as f64,
+            learning_rate: self.config.learning_rate_at((epoch + 1) * steps - 1, self.total_steps()),
+            spread: monitored.map_or(0.0, |z| f64::from(spread(z))),
+            knn: self.knn(net, epoch, ctx)?.map(f64::from),
+        };
+        if record.collapsed() && !done.curve.last().is_some_and(Epoch::collapsed) {
+            tracing::warn!(epoch = record.epoch, spread = record.spread, "the embeddings have collapsed: 1 is healthy");
+        }
+        Ok(record)
+    }
+
+    fn save<O: TrainingObjective>(
+        &self,
+        student: &O::OnlineNetwork,
+        state: &mut TrainingState<O>,
+        ctx: &Context<'_>,
+    ) -> Result<(), StageError> {
+        let params = self.config.key(self.method).map_err(internal)?;
+        let TrainingState { objective, optimizer, done, .. } = state;
+        let checkpoint = checkpoint::write(params, student, objective, optimizer, done).map_err(internal)?;
+        ctx.checkpoints.save(&checkpoint)?;
+        state.saved = Instant::now();
+        Ok(())
     }
 
     /// The state of the last checkpoint, or the initial state.
@@ -273,6 +317,20 @@ impl TrainingRun<'_> {
                 (student, Done::default())
             }
         }
+    }
+
+    /// The inputs of both halves of a step on a batch.
+    fn halves<'b, O: TrainingObjective>(
+        &self,
+        batch: &'b [usize],
+        epoch: usize,
+        state: &mut TrainingState<O>,
+    ) -> [Shards<'b>; 2] {
+        let clock = Instant::now();
+        let [a, b] = state.objective.parts(batch);
+        let halves = [self.shards(a, 0, epoch), self.shards(b, 1, epoch)];
+        state.rendering += clock.elapsed();
+        halves
     }
 
     /// The inputs of one half of a step (`half` is 0 or 1), cut into one shard for each device of this half.

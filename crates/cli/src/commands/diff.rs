@@ -2,7 +2,7 @@
 
 use super::App;
 use crate::{
-    args::{Changes, Pipeline},
+    args::{Changes, DiffArgs, Pipeline},
     exit::Usage,
     render,
 };
@@ -14,15 +14,30 @@ use hemlock_store::Store;
 use std::path::Path;
 
 impl App<'_> {
+    /// Compares two artifact roots, or two settings of one pipeline.
+    pub(super) fn diff(&self, args: &DiffArgs) -> Result<()> {
+        let DiffArgs { one, other, json, a, b, set, set_a, set_b, tolerance, points } = args;
+        let sides = [(a, set_a), (b, set_b)];
+        let settings = sides.iter().any(|(select, set)| !select.is_empty() || !set.is_empty());
+        let unfit = |what: String| Err(Usage(what).into());
+        match other {
+            Some(_) if settings || !set.is_empty() => {
+                unfit("--a, --b and --set choose settings of one pipeline; expected no second root".to_owned())
+            }
+            Some(other) => self.roots(Path::new(one), other, *json, *tolerance, *points),
+            None if !settings => unfit(format!(
+                "two things are compared: expected two artifact roots, or settings of a pipeline: \
+                 hemlock diff {one} --a FIELD=VALUE --b FIELD=VALUE"
+            )),
+            None if tolerance.is_some() || points.is_some() => {
+                unfit("--tolerance and --points are for two roots; expected a second one".to_owned())
+            }
+            None => self.settings(one, set, sides, *json),
+        }
+    }
+
     /// Compares two artifact roots.
-    pub(super) fn diff(
-        &self,
-        a: &Path,
-        b: &Path,
-        json: bool,
-        tolerance: Option<f64>,
-        points: Option<f64>,
-    ) -> Result<()> {
+    fn roots(&self, a: &Path, b: &Path, json: bool, tolerance: Option<f64>, points: Option<f64>) -> Result<()> {
         for root in [a, b] {
             if !root.is_dir() {
                 return Err(Usage(format!("{} is no artifact root", root.display())).into());
@@ -77,7 +92,7 @@ impl App<'_> {
     }
 
     /// Compares two settings of one pipeline.
-    pub(super) fn compare(
+    fn settings(
         &self,
         name: &str,
         set: &[Override],

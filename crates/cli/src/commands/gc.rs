@@ -6,7 +6,7 @@ use crate::{
     render,
 };
 use anyhow::Result;
-use hemlock_pipeline::{Survey, survey};
+use hemlock_pipeline::{GarbageSurvey, survey};
 use hemlock_report::words::count;
 use hemlock_store::Entry;
 use std::path::Path;
@@ -33,7 +33,7 @@ impl App<'_> {
         let sweep = (delete && root).then(|| store.sweep(waiting)).transpose()?;
         let survey = survey(&store, &specs, plan, pipeline)?;
         self.tell_what_stays(&survey, pipeline);
-        let Survey { keep, gone, unplanned, .. } = survey;
+        let GarbageSurvey { keep, gone, unplanned, .. } = survey;
         for spec in unplanned {
             if pipeline == Some(spec.pipeline.as_str()) || (delete && pipeline.is_none() && !spec.recorded) {
                 let spec_path = spec.spec.display();
@@ -65,7 +65,7 @@ impl App<'_> {
     }
 
     /// Prints the pipelines whose artifacts are kept because it is not known what they reach.
-    fn tell_what_stays(&self, survey: &Survey<anyhow::Error>, pipeline: Option<&str>) {
+    fn tell_what_stays(&self, survey: &GarbageSurvey<anyhow::Error>, pipeline: Option<&str>) {
         if let Some(name) = pipeline {
             for record in survey.gone.iter().filter(|r| r.pipeline == name && !survey.alive) {
                 let spec = record.spec.display();

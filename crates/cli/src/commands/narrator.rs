@@ -1,7 +1,7 @@
 //! Prints what happens during a run as it happens: what there is to do, each task, and a summary.
 
 use crate::{printer::Printer, render};
-use hemlock_pipeline::{DirtyReason, Event, Observer, Outcome, Plan, Summary, Task};
+use hemlock_pipeline::{DirtyReason, Event, Observer, Plan, Summary, Task, TaskOutcome};
 use hemlock_report::words;
 use hemlock_store::Key;
 use std::{
@@ -49,11 +49,11 @@ impl<'a> Narrator<'a> {
 
     /// Prints a summary of a run.
     pub(super) fn sum_up(&self, summary: &Summary) {
-        let count = |of: fn(&Outcome) -> bool| summary.outcomes.iter().filter(|(_, outcome)| of(outcome)).count();
-        let ran = count(|o| matches!(o, Outcome::Ran { .. }));
-        let cached = count(|o| matches!(o, Outcome::Cached));
-        let failed = count(|o| matches!(o, Outcome::Failed(_)));
-        let skipped = count(|o| matches!(o, Outcome::Skipped { .. }));
+        let count = |of: fn(&TaskOutcome) -> bool| summary.outcomes.iter().filter(|(_, outcome)| of(outcome)).count();
+        let ran = count(|o| matches!(o, TaskOutcome::Ran { .. }));
+        let cached = count(|o| matches!(o, TaskOutcome::Cached));
+        let failed = count(|o| matches!(o, TaskOutcome::Failed(_)));
+        let skipped = count(|o| matches!(o, TaskOutcome::Skipped { .. }));
         if self.on_the_way && failed + skipped == 0 {
             return;
         }
@@ -86,14 +86,14 @@ impl Observer for Narrator<'_> {
             Event::Sweeping => self.printer.note("waiting for another process to finish removing garbage"),
             Event::Waiting(task) => self.say("waiting", task, ": another process is working on it"),
             Event::Finished(task, outcome) => match outcome {
-                Outcome::Cached if !self.all => {}
-                Outcome::Cached => self.say("cached", task, ""),
-                Outcome::Ran { took, .. } => {
+                TaskOutcome::Cached if !self.all => {}
+                TaskOutcome::Cached => self.say("cached", task, ""),
+                TaskOutcome::Ran { took, .. } => {
                     let took = words::seconds(took.as_secs_f64());
                     self.say("done", task, &format!(" in {took}{}", self.counted()));
                 }
-                Outcome::Failed(_) => self.say("failed", task, ""),
-                Outcome::Skipped { .. } => self.say("skipped", task, ": a task that it reads from failed"),
+                TaskOutcome::Failed(_) => self.say("failed", task, ""),
+                TaskOutcome::Skipped { .. } => self.say("skipped", task, ": a task that it reads from failed"),
             },
         }
     }

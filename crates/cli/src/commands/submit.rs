@@ -7,49 +7,20 @@ use crate::{
 };
 use anyhow::Result;
 use hemlock_models::Backend;
-use hemlock_pipeline::{Decision, remember};
+use hemlock_pipeline::{Decision, Plan, Spec, remember};
 use hemlock_report::words::count;
 use hemlock_submit::{Batch, Engine, HyperQueue, Job, Slurm, Submitted};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 impl App<'_> {
     pub(super) fn submit(&self, engine: EngineArg, pipeline: &Pipeline, dry_run: bool) -> Result<()> {
         let (spec, plan) = self.plan_of(self.spec(pipeline, true)?)?;
         let label = pipeline.changes.label.as_ref().map(|Label(label)| label.as_str());
-        let (program, folder) = (std::env::current_exe()?, std::env::current_dir()?);
+        let folder = std::env::current_dir()?;
         // Jobs in the queue are recognised by the root's path, so a folder must have a single name.
         let root = folder.join(&self.args.root);
         let root = root.canonicalize().or_else(|_| std::path::absolute(&root))?;
-        let mut left = BTreeSet::new();
-        let mut jobs = Vec::new();
-        for (id, (task, decision)) in plan.tasks.iter().zip(plan.decide(&self.store(), false)).enumerate() {
-            match decision {
-                Decision::Cached(_) => continue,
-                Decision::Run(_) => left.insert(id),
-                Decision::Refuse(e) => return Err(e.into()),
-            };
-            let resources = spec.resources(task.stage);
-            let device: Backend = match &resources.device {
-                Some(device) => device.parse().map_err(|e| Usage(format!("[resources] `device`: {e}")))?,
-                None => self.args.device,
-            };
-            jobs.push(Job {
-                id,
-                name: format!("{}-{}", task.node, task.key.short()),
-                artifact: root.join(task.folder()),
-                argv: self.argv(&program, &spec, task, device, |path| folder.join(path)),
-                after: task
-                    .inputs
-                    .values()
-                    .copied()
-                    .filter(|input| left.contains(input))
-                    .collect::<BTreeSet<_>>()
-                    .into_iter()
-                    .collect(),
-                resources,
-                log: root.join(format!("logs/{}.log", task.folder())),
-            });
-        }
+        let jobs = self.jobs(&spec, &plan, &root, &folder)?;
         let batch = Batch { pipeline: spec.name, folder, jobs };
         let engine: Box<dyn Engine> = match engine {
             EngineArg::Slurm => Box::new(Slurm),
@@ -78,5 +49,35 @@ impl App<'_> {
             root.join("logs").display()
         ));
         Ok(())
+    }
+
+    /// One job per task that is left, which runs in `folder`.
+    fn jobs(&self, spec: &Spec, plan: &Plan, root: &Path, folder: &Path) -> Result<Vec<Job>> {
+        let program = std::env::current_exe()?;
+        let mut left = BTreeSet::new();
+        let mut jobs = Vec::new();
+        for (id, (task, decision)) in plan.tasks.iter().zip(plan.decide(&self.store(), false)).enumerate() {
+            match decision {
+                Decision::Cached(_) => continue,
+                Decision::Run(_) => left.insert(id),
+                Decision::Refuse(e) => return Err(e.into()),
+            };
+            let resources = spec.resources(task.stage);
+            let device: Backend = match &resources.device {
+                Some(device) => device.parse().map_err(|e| Usage(format!("[resources] `device`: {e}")))?,
+                None => self.args.device,
+            };
+            let inputs: BTreeSet<usize> = task.inputs.values().copied().collect();
+            jobs.push(Job {
+                id,
+                name: format!("{}-{}", task.node, task.key.short()),
+                artifact: root.join(task.folder()),
+                argv: self.argv(&program, spec, task, device, |path| folder.join(path)),
+                after: inputs.intersection(&left).copied().collect(),
+                resources,
+                log: root.join(format!("logs/{}.log", task.folder())),
+            });
+        }
+        Ok(jobs)
     }
 }

@@ -7,22 +7,22 @@ use std::path::Path;
 use std::thread;
 
 use hemlock_data::{
-    Checksum, Cifar, DataError, DataErrorKind, Fetched, Origin, Source, SplitSpec, Trust, digest, fetch, load,
+    ArchiveOrigin, Checksum, Cifar, DataError, DataErrorKind, Fetched, Source, SplitSpec, Trust, digest, fetch, load,
 };
 use tar::EntryType;
 use tempfile::tempdir;
 
 use crate::support;
 
-fn get(origin: &Origin, trust: &Trust, root: &Path) -> Result<Fetched, DataError> {
+fn get(origin: &ArchiveOrigin, trust: &Trust, root: &Path) -> Result<Fetched, DataError> {
     fetch(Cifar::Cifar10, origin, trust, root, &|_, _| true)
 }
 
 /// Writes an archive into `folder` and returns it as an origin.
-fn local(folder: &Path, bytes: &[u8]) -> Origin {
+fn local(folder: &Path, bytes: &[u8]) -> ArchiveOrigin {
     let path = folder.join("local.tar.gz");
     fs::write(&path, bytes).unwrap();
-    Origin::Path(path)
+    ArchiveOrigin::Path(path)
 }
 
 fn archive() -> Vec<u8> {
@@ -34,7 +34,7 @@ fn is_empty(folder: &Path) -> bool {
 }
 
 /// Serves one request with `head`, an empty line and `body`, and returns the address.
-fn serve(head: &str, body: Vec<u8>) -> Origin {
+fn serve(head: &str, body: Vec<u8>) -> ArchiveOrigin {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/archive.tar.gz", listener.local_addr().unwrap());
     let head = format!("HTTP/1.1 {head}\r\nConnection: close\r\n\r\n");
@@ -49,7 +49,7 @@ fn serve(head: &str, body: Vec<u8>) -> Origin {
         // A client that has read enough may close the connection.
         let _ = stream.write_all(&body);
     });
-    Origin::Url(url)
+    ArchiveOrigin::Url(url)
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn an_archive_is_put_in_place() {
     assert!(again.already_there);
     assert_eq!((again.train, again.test), (100, 10));
     // A file that does not exist is an error, although nothing would be read from it.
-    let error = get(&Origin::Path("nowhere".into()), &Trust::Known, &root).unwrap_err();
+    let error = get(&ArchiveOrigin::Path("nowhere".into()), &Trust::Known, &root).unwrap_err();
     assert_eq!((error.kind(), error.to_string().as_str()), (DataErrorKind::Missing, "cannot read nowhere"));
 }
 
@@ -95,7 +95,7 @@ fn other_versions_are_named_and_what_to_get() {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         // Whether or not the file itself identifies the version, its folder does.
         fs::write(&file, "").unwrap();
-        let parent = Origin::Path(home.path().join("unpacked"));
+        let parent = ArchiveOrigin::Path(home.path().join("unpacked"));
         for (origin, trust, place) in [
             (&archive, Trust::Known, place.as_str()),
             (&archive, Trust::Any, place.as_str()),
@@ -114,7 +114,7 @@ fn other_versions_are_named_and_what_to_get() {
     // The dataset's own folder, given directly.
     let home = tempdir().unwrap();
     fs::write(home.path().join("data_batch_1"), "").unwrap();
-    let error = get(&Origin::Path(home.path().into()), &Trust::Any, &home.path().join("data")).unwrap_err();
+    let error = get(&ArchiveOrigin::Path(home.path().into()), &Trust::Any, &home.path().join("data")).unwrap_err();
     assert!(error.to_string().contains("the Python version of CIFAR-10"), "{error}");
 }
 
@@ -128,7 +128,7 @@ fn endless_and_special_files_are_refused_unopened() {
     let _listener = UnixListener::bind(&socket).unwrap();
     symlink("/dev/zero", home.path().join("endless")).unwrap();
     for path in [Path::new("/dev/zero"), &home.path().join("endless"), &socket] {
-        let error = get(&Origin::Path(path.into()), &Trust::Any, root.path()).unwrap_err();
+        let error = get(&ArchiveOrigin::Path(path.into()), &Trust::Any, root.path()).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert_eq!(source, "it is a pipe, a socket or a device; expected a file");
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
@@ -153,7 +153,7 @@ fn a_folder_or_its_parent_is_copied() {
     let expected = digest(&Source::Cifar10, Some(home.path())).unwrap();
     for path in [home.path().to_path_buf(), home.path().join("cifar-10-batches-bin")] {
         let root = tempdir().unwrap();
-        let origin = Origin::Path(path);
+        let origin = ArchiveOrigin::Path(path);
         let error = get(&origin, &Trust::Known, root.path()).unwrap_err();
         assert!(error.to_string().contains("blake3:"), "{error}");
         assert!(is_empty(root.path()));
@@ -241,7 +241,7 @@ fn a_sound_archive_of_a_broken_dataset_leaves_nothing() {
         assert!(error.to_string().contains("local.tar.gz"), "{error}");
         assert!(is_empty(root.path()));
     }
-    let nowhere = Origin::Path(home.path().join("nowhere"));
+    let nowhere = ArchiveOrigin::Path(home.path().join("nowhere"));
     let error = get(&nowhere, &Trust::Any, root.path()).unwrap_err();
     assert_eq!(error.kind(), DataErrorKind::Missing);
 }
@@ -269,13 +269,13 @@ fn failed_downloads_leave_nothing() {
     let (length, half) = (body.len(), body.len() / 2);
     let closed = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        Origin::Url(format!("http://{}/", listener.local_addr().unwrap()))
+        ArchiveOrigin::Url(format!("http://{}/", listener.local_addr().unwrap()))
     };
     for (origin, words) in [
         (serve("404 Not Found\r\nContent-Length: 0", Vec::new()), "404"),
         (serve(&format!("200 OK\r\nContent-Length: {length}"), body[..half].to_vec()), "http://127.0.0.1"),
         (closed, "http://127.0.0.1"),
-        (Origin::Url("gopher".into()), "gopher"),
+        (ArchiveOrigin::Url("gopher".into()), "gopher"),
     ] {
         let root = tempdir().unwrap();
         let error = get(&origin, &Trust::Any, root.path()).unwrap_err();

@@ -59,7 +59,7 @@ impl InfluenceFlips<'_, '_> {
     pub(crate) fn choose(&self, head: &Head, m: usize, ctx: &Context) -> Result<Relabelled, StageError> {
         let m = if self.replaces { m.min(self.clean.len()) } else { m };
         let preconditioner = Arc::new(Preconditioner::at(head, &[self.clean.reborrow()], self.weight_decay)?);
-        let mut solver = Solver { ctx, preconditioner, head: head.clone(), solution: None };
+        let mut solver = Solver { ctx, preconditioner, head: head.clone(), solution: None, unsolved: 0.0 };
         let bar = ctx.progress.start("choice of flips", ROUNDS as u64, "rounds");
         let (mut rounds, mut at_once) = (Relabelled::default(), Relabelled::default());
         for round in 0..ROUNDS {
@@ -83,7 +83,12 @@ impl InfluenceFlips<'_, '_> {
             let trained = self.trained_on(control, |training| solver.train(training, self.weight_decay));
             trained.and_then(|()| Ok(smoothed_error(&solver.head, self.raised, TEMPERATURE)?.0))
         };
-        Ok(if error(&rounds)? >= error(&at_once)? { rounds } else { at_once })
+        let chosen = if error(&rounds)? >= error(&at_once)? { rounds } else { at_once };
+        if solver.unsolved > 0.0 {
+            let relative_residual = solver.unsolved;
+            tracing::warn!(relative_residual, "influences of flips are not exact: a linear system was not solved");
+        }
+        Ok(chosen)
     }
 
     /// Calls `run` with the training set of clean and flipped samples that a control leads to.
@@ -154,6 +159,8 @@ struct Solver<'a> {
     preconditioner: Arc<Preconditioner>,
     head: Head,
     solution: Option<Array2<f64>>,
+    /// The largest relative residual at which a system was left above its tolerance; 0 if all were solved.
+    unsolved: f64,
 }
 
 impl Solver<'_> {
@@ -185,6 +192,9 @@ impl Solver<'_> {
             ..SolveOptions::new(weight_decay)
         };
         let solved = solve_hessian(&self.head, training, gradient.view(), &options)?;
+        if !solved.converged {
+            self.unsolved = self.unsolved.max(solved.residual);
+        }
         self.solution = Some(solved.solution.clone());
         Ok(Head::from_packed(solved.solution)?)
     }
@@ -241,7 +251,7 @@ mod tests {
             let decay = self.options.weight_decay;
             let preconditioner = Arc::new(Preconditioner::at(&self.head, &[self.clean()], decay).unwrap());
             let head = self.head.clone();
-            context(0, |ctx| run(&mut Solver { ctx, preconditioner, head, solution: None }))
+            context(0, |ctx| run(&mut Solver { ctx, preconditioner, head, solution: None, unsolved: 0.0 }))
         }
         fn choose(&self, m: usize, replaces: bool) -> Relabelled {
             let raised = self.raised();

@@ -13,8 +13,37 @@ pub(super) static CONTROL: Control =
 
 fn make(of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
     let Some(replaced) = of.replaced else { return Ok(None) };
-    if of.clean()?.len() - replaced.len() < FEWEST {
-        return Ok(None);
+    let change = TrainingSetChange { removed: replaced.to_vec(), ..TrainingSetChange::none(of.data) };
+    let n = of.clean()?.len();
+    let left = change.kept(n).map_or(n, |kept| kept.len());
+    Ok((left >= FEWEST).then_some(change))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hemlock_fixtures::{Given, context, extractor};
+    use hemlock_threat::Sees;
+    use hemlock_victims::VictimData;
+
+    #[test]
+    fn a_sample_that_is_replaced_twice_is_removed_once() {
+        let Given { features, target, .. } = Given::new(&extractor("resnet8-w4", "flex").unwrap(), 6, 0).unwrap();
+        let remains = |replaced: &[u32]| {
+            context(0, |ctx| {
+                let data = VictimData { features: &features, images: None, extractor: None, weight_decay: 1e-2, ctx };
+                let basis = Basis {
+                    data: &data,
+                    head: &target.clean,
+                    count: replaced.len(),
+                    replaced: Some(replaced),
+                    sees: Sees::Train,
+                    reads_images: false,
+                };
+                make(&basis).unwrap().is_some()
+            })
+        };
+        assert!(remains(&[0, 1]) && remains(&[0, 1, 0, 1, 0, 1, 0]), "four of six samples stay");
+        assert!(!remains(&[0, 1, 2]) && !remains(&[0, 1, 2, 0, 1, 2, 0]), "three are too few");
     }
-    Ok(Some(TrainingSetChange { removed: replaced.to_vec(), ..TrainingSetChange::none(of.data) }))
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use burn::store::burn_pack::Tensor as Stored;
+use burn::store::burn_pack::Tensor as StoredTensor;
 
-use super::{Choice, ImportError, listed, short};
+use super::{ImportError, WeightsChoice, listed, short};
 use crate::network::Arch;
 use crate::weights::{Weights, WeightsError};
 
@@ -25,7 +25,7 @@ pub(super) const WRAPPERS: [&str; 11] = [
 ];
 
 /// More such names, of weights that usually come with others, such as an average. If a file has several sets, none of
-/// these is taken unless a [`Choice`] names it.
+/// these is taken unless a [`WeightsChoice`] names it.
 pub(super) const BESIDE: [&str; 14] = [
     "state_dict_ema",
     "ema_state_dict",
@@ -55,7 +55,7 @@ pub(super) struct Found<'a> {
     /// The prefix of their names in the file.
     pub(super) prefix: &'a str,
     /// The tensors, by the network's own names.
-    pub(super) tensors: BTreeMap<String, &'a Stored>,
+    pub(super) tensors: BTreeMap<String, &'a StoredTensor>,
 }
 
 /// Why no network was found.
@@ -84,7 +84,7 @@ impl Found<'_> {
     }
 
     /// Modules of the file outside of the network's prefix, with the number of their tensors.
-    pub(super) fn outside(&self, tensors: &BTreeMap<String, Stored>) -> Vec<(String, usize)> {
+    pub(super) fn outside(&self, tensors: &BTreeMap<String, StoredTensor>) -> Vec<(String, usize)> {
         let mut modules: BTreeMap<String, usize> = BTreeMap::new();
         for name in tensors.keys().filter(|name| !name.starts_with(self.prefix)) {
             let wrapped = wrapped(name);
@@ -114,11 +114,11 @@ impl Found<'_> {
 /// A set of weights is a prefix under which more than half of the names of `expected` are found. If exactly one set is
 /// below known wrappers, it is the network. If there are several, `choice` must pick one.
 pub(super) fn find<'a>(
-    tensors: &'a BTreeMap<String, Stored>,
+    tensors: &'a BTreeMap<String, StoredTensor>,
     expected: &Weights,
-    choice: Choice<'_>,
+    choice: WeightsChoice<'_>,
 ) -> Result<Found<'a>, Unfound> {
-    let kept: BTreeMap<&'a str, &'a Stored> = (tensors.iter())
+    let kept: BTreeMap<&'a str, &'a StoredTensor> = (tensors.iter())
         .filter(|(name, _)| !choice.ignore.iter().any(|pattern| matches(pattern, name)))
         .map(|(name, tensor)| (name.as_str(), tensor))
         .collect();
@@ -153,7 +153,7 @@ pub(super) fn find<'a>(
 }
 
 /// The prefixes of all sets of weights, in order.
-fn sets<'a>(tensors: &BTreeMap<&'a str, &Stored>, expected: &Weights) -> Vec<&'a str> {
+fn sets<'a>(tensors: &BTreeMap<&'a str, &StoredTensor>, expected: &Weights) -> Vec<&'a str> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for full in tensors.keys() {
         let cuts = std::iter::once(0).chain(full.match_indices('.').map(|(dot, _)| dot + 1));
@@ -166,10 +166,10 @@ fn sets<'a>(tensors: &BTreeMap<&'a str, &Stored>, expected: &Weights) -> Vec<&'a
 
 /// The prefix of the network that `choice` means.
 fn pick<'a>(
-    tensors: &BTreeMap<&'a str, &Stored>,
+    tensors: &BTreeMap<&'a str, &StoredTensor>,
     all: &[&'a str],
     expected: &Weights,
-    choice: Choice<'_>,
+    choice: WeightsChoice<'_>,
 ) -> Result<&'a str, Unfound> {
     let mut sets = all.to_vec();
     if let Some(branch) = choice.branch {
@@ -214,7 +214,7 @@ fn pick<'a>(
     }
 }
 
-/// The field of a [`Choice`] that picks the set `set` and none of the others, as it is written in a spec.
+/// The field of a [`WeightsChoice`] that picks the set `set` and none of the others, as it is written in a spec.
 fn how(set: &str, all: &[&str]) -> String {
     let others = || all.iter().filter(|other| **other != set);
     let own = |name: &&str| !others().any(|other| other.split('.').any(|there| there == *name));
@@ -226,7 +226,7 @@ fn how(set: &str, all: &[&str]) -> String {
 
 /// The prefix to report on if no set is nearly complete: among those of known wrappers, the one that shares most names
 /// with the network, and, of equals, the one with most tensors.
-fn largest<'a>(tensors: &BTreeMap<&'a str, &Stored>, expected: &Weights) -> &'a str {
+fn largest<'a>(tensors: &BTreeMap<&'a str, &StoredTensor>, expected: &Weights) -> &'a str {
     let mut sets: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
     for full in tensors.keys() {
         let (prefix, name) = full.split_at(wrapped(full));
@@ -258,7 +258,7 @@ fn wrapped(name: &str) -> usize {
     length
 }
 
-/// Whether a pattern of [`Choice::ignore`] matches a name.
+/// Whether a pattern of [`WeightsChoice::ignore`] matches a name.
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),

@@ -21,10 +21,10 @@ fn initial(arch: &str) -> Weights {
 
 /// Writes `bytes` to a file of that name and imports it.
 fn import(arch: &str, name: &str, bytes: &[u8]) -> Result<Weights, ImportError> {
-    choose(arch, name, bytes, Choice::default())
+    choose(arch, name, bytes, WeightsChoice::default())
 }
 
-fn choose(arch: &str, name: &str, bytes: &[u8], choice: Choice<'_>) -> Result<Weights, ImportError> {
+fn choose(arch: &str, name: &str, bytes: &[u8], choice: WeightsChoice<'_>) -> Result<Weights, ImportError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     fs::write(&path, bytes).unwrap();
@@ -138,8 +138,8 @@ fn several_sets_of_weights_are_refused_unless_one_is_chosen() {
             let (field, value) = pick.split_once(" = ").unwrap();
             let value = Some(value.trim_matches('"'));
             let choice = match field {
-                "branch" => Choice { branch: value, ..Choice::default() },
-                _ => Choice { prefix: value, ..Choice::default() },
+                "branch" => WeightsChoice { branch: value, ..WeightsChoice::default() },
+                _ => WeightsChoice { prefix: value, ..WeightsChoice::default() },
             };
             assert!(choose("resnet8-w4", "x.safetensors", &bytes, choice).unwrap() == *network, "{pick}");
         }
@@ -155,7 +155,7 @@ fn of_contrastive_encoders_the_one_that_is_trained_is_taken() {
         let (networks, bytes) = two(first, second);
         assert!(import("resnet8-w4", "x.safetensors", &bytes).unwrap() == networks[0]);
         let branch = second.split('.').nth(1);
-        let choice = Choice { branch, ..Choice::default() };
+        let choice = WeightsChoice { branch, ..WeightsChoice::default() };
         assert!(choose("resnet8-w4", "x.safetensors", &bytes, choice).unwrap() == networks[1]);
     }
 }
@@ -170,13 +170,13 @@ fn what_is_not_known_can_be_said() {
         file.to_safetensors().unwrap()
     };
     let ignore = ["prototypes.*".to_owned()];
-    let all = Choice { prefix: Some("trunk._feature_blocks."), branch: None, ignore: &ignore };
+    let all = WeightsChoice { prefix: Some("trunk._feature_blocks."), branch: None, ignore: &ignore };
     for prefix in ["trunk._feature_blocks.", "classy_state_dict.base_model.model.trunk._feature_blocks."] {
         let bytes = under(prefix);
         let said = import("resnet8-w4", "x.safetensors", &bytes).unwrap_err().to_string();
         assert!(said.ends_with(&format!("if it is the one that is meant, say `prefix = \"{prefix}\"`")), "{said}");
         assert!(choose("resnet8-w4", "x.safetensors", &bytes, all).unwrap() == network);
-        let undotted = Choice { prefix: Some("trunk._feature_blocks"), ..all };
+        let undotted = WeightsChoice { prefix: Some("trunk._feature_blocks"), ..all };
         assert!(choose("resnet8-w4", "x.safetensors", &bytes, undotted).unwrap() == network);
     }
     let bytes = under("module.");
@@ -185,16 +185,16 @@ fn what_is_not_known_can_be_said() {
     assert!(said.ends_with("1 unexpected: `prototypes.weight`"), "{said}");
     for name in ["prototypes", "prototypes.weight", "proto*", "module.prototypes.*"] {
         let ignore = [name.to_owned()];
-        let choice = Choice { ignore: &ignore, ..Choice::default() };
+        let choice = WeightsChoice { ignore: &ignore, ..WeightsChoice::default() };
         assert!(choose("resnet8-w4", "x.safetensors", &bytes, choice).unwrap() == network, "{name}");
     }
     let refused = |choice| choose("resnet8-w4", "x.safetensors", &bytes, choice).unwrap_err().to_string();
     let ignore = ["prototypes".to_owned(), "prototype".to_owned()];
-    let said = refused(Choice { ignore: &ignore, ..Choice::default() });
+    let said = refused(WeightsChoice { ignore: &ignore, ..WeightsChoice::default() });
     assert!(said.contains("`ignore` is `prototype`; no tensor has such a name, there are `module.bn1.bias`"), "{said}");
-    let said = refused(Choice { branch: Some("teacher"), ..Choice::default() });
+    let said = refused(WeightsChoice { branch: Some("teacher"), ..WeightsChoice::default() });
     assert!(said.ends_with("`branch` is `teacher`; the file has the architecture's names under `module.*`"), "{said}");
-    let said = refused(Choice { prefix: Some("trunk."), ..Choice::default() });
+    let said = refused(WeightsChoice { prefix: Some("trunk."), ..WeightsChoice::default() });
     assert!(said.ends_with("`prefix` is `trunk.`; the file has the architecture's names under `module.*`"), "{said}");
 }
 
@@ -209,9 +209,9 @@ fn messages_about_many_tensors_are_short() {
     let bytes = file.to_safetensors().unwrap();
     let ignore = ["y".repeat(100_000)];
     for choice in [
-        Choice::default(),
-        Choice { ignore: &ignore, ..Choice::default() },
-        Choice { branch: Some(&ignore[0]), ..Choice::default() },
+        WeightsChoice::default(),
+        WeightsChoice { ignore: &ignore, ..WeightsChoice::default() },
+        WeightsChoice { branch: Some(&ignore[0]), ..WeightsChoice::default() },
     ] {
         let said = message(&choose("resnet8-w4", "x.safetensors", &bytes, choice).unwrap_err());
         assert!(said.len() < 1000, "{} bytes", said.len());
@@ -255,7 +255,7 @@ fn damage_is_an_error_that_says_what_was_expected() {
         }
     }
     let device = device::open(Backend::default()).unwrap();
-    let missing = Extractor::import(spec("resnet8-w4"), Path::new("nowhere.pth"), Choice::default(), &device);
+    let missing = Extractor::import(spec("resnet8-w4"), Path::new("nowhere.pth"), WeightsChoice::default(), &device);
     let expected = "cannot read nowhere.pth, which should be a PyTorch checkpoint or safetensors file";
     assert_eq!(missing.unwrap_err().to_string(), expected);
 }
@@ -325,7 +325,7 @@ fn judged(arch: &str, beside: &[(&str, &str)], metadata: &[(&str, &str)]) -> sai
         fs::write(dir.path().join(name), text).unwrap();
     }
     let device = device::open(Backend::default()).unwrap();
-    let imported = Extractor::import(spec(arch), &path, Choice::default(), &device).unwrap();
+    let imported = Extractor::import(spec(arch), &path, WeightsChoice::default(), &device).unwrap();
     said::judge(&imported.said, &spec(arch))
 }
 

@@ -209,8 +209,16 @@ fn the_halves_give_the_gradient_of_the_whole() {
             start(config.arch, EXTRACTOR, config.seed(), &[images.pixels.view()], &device).unwrap();
         let (images, spec, device) = (&images, &spec, &device);
         let devices = std::slice::from_ref(device);
-        let run =
-            TrainingRun { method, config: &config, images, monitor: None, spec, devices, device, pair: Pair::halves() };
+        let run = TrainingRun {
+            method,
+            config: &config,
+            images,
+            monitor: None,
+            spec,
+            devices,
+            device,
+            pair: PoolPair::halves(),
+        };
         let rng = &mut rng;
         let [(loss, gradients), (expected_loss, expected)] = match method {
             Method::Simclr => both_ways(&run, Simclr::new(&config, net, rng, device)),

@@ -2,7 +2,7 @@
 //!
 //! A checkpoint wraps a network in many ways: below `state_dict`, as `module.` of a parallel model, as `encoder_q.` of
 //! a contrastive one, together with optimisers, projectors and a second encoder. Wrappers with known names are found
-//! without help. A [`Choice`] tells the rest: an unknown wrapper, or which of several networks is meant.
+//! without help. A [`WeightsChoice`] tells the rest: an unknown wrapper, or which of several networks is meant.
 //!
 //! Names and shapes do not show what a network computes: [`said`] reads what else the file says about it.
 
@@ -16,7 +16,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use burn::store::ModuleStore;
-use burn::store::burn_pack::{Error as PackError, Tensor as Stored};
+use burn::store::burn_pack::{Error as PackError, Tensor as StoredTensor};
 use burn::store::pytorch::PytorchStore;
 use burn::tensor::{BoolStore, Bytes, DType, Device, TensorData};
 use hemlock_stage::FileError;
@@ -38,7 +38,7 @@ pub const FILE: &str = "PyTorch checkpoint or safetensors file";
 
 /// Which tensors of a file are meant, if their names do not decide it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Choice<'a> {
+pub struct WeightsChoice<'a> {
     /// A part of the prefix that picks one of several sets of weights, such as `state_dict_ema`.
     pub branch: Option<&'a str>,
     /// The prefix before the network's names, or its last parts.
@@ -81,7 +81,7 @@ pub enum ImportError {
     Several {
         /// The file.
         path: PathBuf,
-        /// The prefix of each set, and the field of a [`Choice`] that picks it.
+        /// The prefix of each set, and the field of a [`WeightsChoice`] that picks it.
         sets: Vec<(String, String)>,
     },
     /// The choice matches nothing in the file.
@@ -89,7 +89,7 @@ pub enum ImportError {
     Choice {
         /// The file.
         path: PathBuf,
-        /// The field of the [`Choice`].
+        /// The field of the [`WeightsChoice`].
         field: &'static str,
         /// Its value.
         value: String,
@@ -164,7 +164,7 @@ impl Extractor {
     pub fn import(
         spec: ExtractorSpec,
         path: &Path,
-        choice: Choice<'_>,
+        choice: WeightsChoice<'_>,
         device: &Device,
     ) -> Result<Imported, ImportError> {
         let file = open(path)?;
@@ -195,7 +195,7 @@ impl Extractor {
 pub(crate) struct Opened {
     kind: Kind,
     /// All tensors by name, with the keys of nested dictionaries joined by dots. Their values are read on demand.
-    pub(crate) tensors: BTreeMap<String, Stored>,
+    pub(crate) tensors: BTreeMap<String, StoredTensor>,
 }
 
 /// Most characters that a message quotes of a reader's reason.
@@ -236,7 +236,7 @@ fn part(path: &Path, from: u64, length: usize) -> io::Result<Bytes> {
 }
 
 /// The tensors of a safetensors file.
-fn safetensors(path: &Path) -> Result<BTreeMap<String, Stored>, String> {
+fn safetensors(path: &Path) -> Result<BTreeMap<String, StoredTensor>, String> {
     let (start, metadata) = File::open(path)
         .and_then(|mut file| hemlock_arrays::safetensors_header(&mut file))
         .map_err(|e| e.to_string())?;
@@ -259,7 +259,7 @@ fn safetensors(path: &Path) -> Result<BTreeMap<String, Stored>, String> {
         let (from, to) = info.data_offsets;
         let (path, at, length) = (path.to_owned(), start + from as u64, to - from);
         let bytes = move || part(&path, at, length).map_err(|e| PackError::IoError(e.to_string()));
-        Ok((name.clone(), Stored::deferred(name, dtype, info.shape.clone(), None, length, bytes)))
+        Ok((name.clone(), StoredTensor::deferred(name, dtype, info.shape.clone(), None, length, bytes)))
     };
     metadata.tensors().into_iter().map(stored).collect()
 }
@@ -292,7 +292,7 @@ fn holds_numpy(value: &PickleValue) -> bool {
 }
 
 /// The values of a tensor, converted to f32.
-pub(crate) fn read(path: &Path, tensor: &Stored) -> Result<Weight, ImportError> {
+pub(crate) fn read(path: &Path, tensor: &StoredTensor) -> Result<Weight, ImportError> {
     guarded(path, Kind::PyTorch, || {
         let bytes = tensor.to_bytes().map_err(|e| e.to_string())?;
         let data = TensorData::from_bytes(bytes, tensor.shape.clone(), tensor.dtype);

@@ -1,0 +1,180 @@
+//! How features become images: by the decoder, or by feature matching and refinement.
+
+use crate::{MatchingStart, Params, REFINED, RefineFrom};
+use hemlock_artifact::{CurvePoint, Features, Images, PoisonFeatures, TargetParams};
+use hemlock_attack::{attacks, random_features};
+use hemlock_perturb::{
+    CleanFeatureStats, Decoder, FrozenExtractor, Matched, Matching, MatchingProblem, PixelLimits, PixelRange,
+    Refinement, base_images, nearest, unit,
+};
+use hemlock_stage::{Context, ParamError, StageError};
+use hemlock_streams::Purpose;
+use hemlock_threat::Constraint;
+use ndarray::{Array2, Array4, ArrayView2, Axis};
+
+/// Feature distance at which an image counts as matched, divided by the clean samples' median distance to their nearest
+/// neighbours. Rounding to 8 bits moves features by about as much.
+const EXACT: f64 = 0.01;
+
+/// What every step of an inversion reads.
+pub(crate) struct Inversion<'a> {
+    pub(crate) frozen: &'a FrozenExtractor<'a>,
+    pub(crate) train: &'a Images,
+    pub(crate) features: &'a Features,
+    pub(crate) clean: &'a CleanFeatureStats,
+    pub(crate) poison_features: &'a PoisonFeatures,
+    pub(crate) constraint: &'a Constraint,
+    pub(crate) ctx: &'a Context<'a>,
+}
+
+/// The images of an inversion, and how they were found.
+pub(crate) struct Inverted {
+    /// The name of these images in results.
+    pub(crate) method: &'static str,
+    /// Whether pixels may lie outside of `[0, 1]`.
+    pub(crate) free: bool,
+    pub(crate) matched: Matched,
+    /// The attack's objective in the course of refinement; empty if there was none.
+    pub(crate) refined: Vec<CurvePoint>,
+}
+
+impl Inversion<'_> {
+    /// Makes images of the poisoned features. The decoder is there if `params` read it, and so is the target.
+    pub(crate) fn run(
+        &self,
+        params: &Params,
+        decoder: Option<&hemlock_artifact::Decoder>,
+        target: Option<&TargetParams>,
+    ) -> Result<Inverted, StageError> {
+        let random = self.random_features(params)?;
+        // The features to match: the poisoned ones or, as a control, random ones.
+        let zeta = random.as_ref().map_or(self.poison_features.features.view(), |random| random.view());
+        let decoded = match decoder {
+            Some(decoder) => Some(Decoder::open(decoder, self.frozen.device())?.decode(zeta, self.ctx)?),
+            None => None,
+        };
+        let Params::FeatureMatching {
+            beta,
+            linf,
+            clip,
+            optimizer,
+            steps,
+            step,
+            tolerance,
+            start,
+            restarts,
+            refine,
+            refine_from,
+        } = *params
+        else {
+            let pixels = decoded.ok_or_else(|| StageError::internal("the decoder was not given"))?;
+            return Ok(Inverted {
+                method: "decoder",
+                free: false,
+                matched: Matched::none(pixels),
+                refined: Vec::new(),
+            });
+        };
+        let base = base_images(self.train, &self.poison_features.base_index)?;
+        let limits = PixelLimits { base: base.view(), beta, range: PixelRange::new(linf, clip) };
+        let matched = if refine_from == RefineFrom::Base {
+            Matched::none(base.mapv(|p| f32::from(p) / 255.0))
+        } else {
+            let exact = (EXACT * self.clean.nearest.median).powi(2) as f32;
+            let problem = MatchingProblem { frozen: self.frozen, limits, zeta, exact };
+            let starts = self.starts((start, restarts), &limits, zeta, decoded.as_ref())?;
+            let matching = Matching { optimizer, steps, step, tolerance };
+            matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), self.ctx)?
+        };
+        if refine == 0 {
+            return Ok(Inverted { method: "feature-matching", free: !clip, matched, refined: Vec::new() });
+        }
+        let target = target.ok_or_else(|| StageError::internal("the target was not given"))?;
+        let (matched, refined) = self.refine(matched, (refine, step), &limits, target)?;
+        Ok(Inverted { method: refine_from.name(), free: !clip, matched, refined })
+    }
+
+    /// The features that images are matched to as a control; `None` if they are matched to the poisoned ones.
+    fn random_features(&self, params: &Params) -> Result<Option<Array2<f32>>, StageError> {
+        let Params::FeatureMatching { refine_from: RefineFrom::Random, .. } = params else { return Ok(None) };
+        let PoisonFeatures { features, labels, .. } = self.poison_features;
+        let samples = self.features.train.samples(self.features.classes.len())?;
+        let mut rng = Purpose::RefinementFeatures.of(self.ctx.seed);
+        let mut random = random_features(samples, features.nrows(), &mut rng)?;
+        self.constraint.project(&mut random, labels);
+        Ok(Some(random.mapv(|z| z as f32)))
+    }
+
+    /// The starts of feature matching: the first one, and so many at clean images.
+    fn starts<'a>(
+        &'a self,
+        (first, restarts): (MatchingStart, u32),
+        limits: &'a PixelLimits<'a>,
+        zeta: ArrayView2<f32>,
+        decoded: Option<&'a Array4<f32>>,
+    ) -> Result<Starts<'a>, StageError> {
+        let count = restarts as usize + 1;
+        let wanted = restarts as usize + usize::from(first == MatchingStart::Nearest);
+        if wanted > self.train.len() {
+            let message = format!("is {restarts}; expected fewer than the {} training images", self.train.len());
+            return Err(ParamError::new("restarts", message).into());
+        }
+        let nearest = nearest(zeta, self.features.train.features.view(), wanted);
+        Ok(Starts { first, count, limits, decoded, train: self.train, nearest })
+    }
+
+    /// Moves matched images by so many steps, of which the first has the given length, on the objective that the
+    /// poisoned features were made for. Returns the images, and the objective at some steps.
+    fn refine(
+        &self,
+        matched: Matched,
+        (steps, step): (u32, f64),
+        limits: &PixelLimits,
+        target: &TargetParams,
+    ) -> Result<(Matched, Vec<CurvePoint>), StageError> {
+        let PoisonFeatures { spec, labels, .. } = self.poison_features;
+        let mut objective = attacks::objective(spec, self.features, target, self.ctx.cancel)?;
+        let refinement = Refinement { name: "refinement", steps, step, labels, constraint: self.constraint };
+        let (pixels, refined) = refinement.run(self.frozen, limits, &mut *objective, matched.pixels, self.ctx)?;
+        objective.warn();
+        let passes = matched.passes.iter().map(|passes| passes + steps).collect();
+        Ok((Matched { pixels, passes, ..matched }, refined))
+    }
+}
+
+impl RefineFrom {
+    /// The name of refined images in results.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Matched => REFINED,
+            Self::Base => "refined-from-base",
+            Self::Random => "refined-from-random",
+        }
+    }
+}
+
+/// The images at which feature matching starts.
+struct Starts<'a> {
+    first: MatchingStart,
+    /// Number of starts per poison.
+    count: usize,
+    limits: &'a PixelLimits<'a>,
+    decoded: Option<&'a Array4<f32>>,
+    train: &'a Images,
+    /// For every poison, the training images whose features are nearest to its own, with their distances.
+    nearest: Vec<Vec<(usize, f32)>>,
+}
+
+impl Starts<'_> {
+    /// Pixels in `[0, 1]` of start number `n` of a poison.
+    fn pixels(&self, row: usize, n: usize) -> Vec<f32> {
+        match (n, self.first, self.decoded) {
+            (0, MatchingStart::Base, _) => self.limits.base_pixels(row),
+            (0, MatchingStart::Decoder, Some(decoded)) => decoded.index_axis(Axis(0), row).iter().copied().collect(),
+            _ => {
+                let neighbour = self.nearest[row][n - usize::from(self.first != MatchingStart::Nearest)].0;
+                unit(self.train.pixels.view().index_axis(Axis(0), neighbour))
+            }
+        }
+    }
+}
