@@ -216,7 +216,7 @@ fn a_target_that_was_stepped_back_is_told_everywhere() {
     let project = Project::new();
     project.spec("tiny", &TINY.replace("radius = 0.5", "radius = 9.0\ncalibration = \"scale-and-bias\""));
     let ran = project.ok("run tiny");
-    assert!(ran.err.contains("WARN") && ran.err.contains("in the place of 9"), "{}", ran.err);
+    assert!(ran.err.contains("WARN") && ran.err.contains("instead of 9"), "{}", ran.err);
     let row: serde_json::Value = serde_json::from_str(&project.ok("results tiny --json").out).unwrap();
     let told = &row["stepped_back"];
     let used = told["used"].as_f64().unwrap();

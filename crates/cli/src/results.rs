@@ -125,10 +125,10 @@ fn few(
     legend: bool,
 ) -> String {
     let text = width.min(TEXT);
-    let told = |c: &&ResultColumn| c.place == Place::Setting && c.common().is_some_and(|common| common != NONE);
+    let in_common = |c: &&ResultColumn| c.place == Place::Setting && c.common().is_some_and(|common| common != NONE);
     // A single result has nothing in common with others, so its core columns stay in the table.
     let alone = |c: &&ResultColumn| table_rows.len() == 1 && CORE.contains(&c.name.as_str());
-    let common: Vec<&ResultColumn> = columns.iter().filter(|c| told(c) && !alone(c)).collect();
+    let common: Vec<&ResultColumn> = columns.iter().filter(|c| in_common(c) && !alone(c)).collect();
     let asked = |c: &&ResultColumn| match c.place {
         Place::Setting => alone(c) || c.common().is_none(),
         Place::Answer | Place::Both => true,
@@ -141,7 +141,7 @@ fn few(
     let mut out = words::above(pipeline, table_rows, &common, text) + "\n" + &layout.text(order, text) + "\n";
     out += &words::more(&left_out, legend, text);
     if legend {
-        let explained: Vec<&ResultColumn> = columns.iter().filter(|c| has(c) || told(c)).collect();
+        let explained: Vec<&ResultColumn> = columns.iter().filter(|c| has(c) || in_common(c)).collect();
         out += &("\n".to_owned() + &words::legend(table_rows, &explained, text));
     }
     out + &words::warnings(table_rows, text)

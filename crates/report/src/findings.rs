@@ -186,36 +186,31 @@ impl Question {
         comparisons.iter_mut().for_each(|c| c.judge(n));
         let count = |v| comparisons.iter().filter(|c| c.verdict == v).count();
         let (for_it, against) = (count(Verdict::Confirmed), count(Verdict::Contradicted));
-        let few = comparisons.iter().filter(|c| c.p.is_none()).count();
+        let untested = comparisons.iter().filter(|c| c.p.is_none()).count();
+        let verb = |count: usize, verb: &str| if count == 1 { format!("{verb}s") } else { verb.to_owned() };
         let (verdict, reason) = match (n, for_it, against) {
             (0, ..) => (Verdict::Undecided, format!("There is nothing to compare: the test needs {}.", self.needs)),
             (1, _, 1) => (Verdict::Contradicted, "The comparison contradicts the claim.".to_owned()),
-            (n, _, 1..) => (
-                Verdict::Contradicted,
-                format!("{against} of {n} comparisons contradict the claim, and {for_it} support it."),
-            ),
-            (n, f, 0) if n == f => (
-                Verdict::Confirmed,
-                if n == 1 {
-                    "The comparison supports the claim.".to_owned()
-                } else {
-                    format!("All {n} comparisons support the claim.")
-                },
-            ),
-            (n, ..) if few == n => {
+            (n, _, 1..) => {
+                let [contradict, support] = [verb(against, "contradict"), verb(for_it, "support")];
+                let counts = format!("{against} of {n} comparisons {contradict} the claim, and {for_it} {support} it.");
+                (Verdict::Contradicted, counts)
+            }
+            (1, 1, 0) => (Verdict::Confirmed, "The comparison supports the claim.".to_owned()),
+            (n, f, 0) if n == f => (Verdict::Confirmed, format!("All {n} comparisons support the claim.")),
+            (n, ..) if untested == n => {
                 let lacks: BTreeSet<&str> =
                     comparisons.iter().filter_map(|c| Some(c.inference.err()?.words())).collect();
                 let lacks: Vec<&str> = lacks.into_iter().collect();
                 (Verdict::Undecided, format!("Nothing could be tested: {}.", lacks.join("; ")))
             }
-            (n, ..) => (
-                Verdict::Undecided,
-                format!(
-                    "{} of {n} comparisons {} the claim; the others are not significant.",
-                    if for_it == 0 { "None".to_owned() } else { for_it.to_string() },
-                    if for_it > 1 { "support" } else { "supports" }
-                ),
-            ),
+            (1, ..) => (Verdict::Undecided, "The comparison is not significant.".to_owned()),
+            (n, 0, 0) => (Verdict::Undecided, format!("None of the {n} comparisons is significant.")),
+            (n, f, 0) => {
+                let (support, others) = (verb(f, "support"), if n - f == 1 { "other is" } else { "others are" });
+                let counts = format!("{f} of {n} comparisons {support} the claim; the {others} not significant.");
+                (Verdict::Undecided, counts)
+            }
         };
         let (apart, apart_more) = (Vec::new(), 0);
         Finding { id: self.id, claim: self.claim, test: self.test, verdict, reason, comparisons, apart, apart_more }

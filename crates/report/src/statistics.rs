@@ -267,7 +267,7 @@ impl InferenceScope {
             }
             (0 | 1, _) => format!("for {this}, over {draws}"),
             (e, 0 | 1) => format!("over {e} extractors, for these training data{share}"),
-            (e, _) if self.nested => format!("over {e} extractors and {draws}, one of them nested in the other"),
+            (e, _) if self.nested => format!("over {e} extractors and {draws}, which are nested"),
             (e, _) => format!("over {e} extractors and {draws}"),
         };
         match self.images {

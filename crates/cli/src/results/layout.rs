@@ -96,8 +96,9 @@ impl<'a> TableLayout<'a> {
 
     /// The line above a row, with its values in the columns that are not side by side.
     fn section(&self, row: usize) -> String {
-        let said = self.columns.iter().take(self.above).map(|column| super::words::told(column, &column.cells[row]));
-        said.collect::<Vec<_>>().join(", ")
+        let settings =
+            self.columns.iter().take(self.above).map(|column| super::words::setting(column, &column.cells[row]));
+        settings.collect::<Vec<_>>().join(", ")
     }
 
     /// Writes the table, with its rows in the given order. Lines above rows are broken at `width`.
@@ -120,11 +121,11 @@ impl<'a> TableLayout<'a> {
 fn needed<'a>(columns: &[&'a ResultColumn]) -> Vec<&'a ResultColumn> {
     let mut needed = columns.to_vec();
     for column in columns.iter().rev().filter(|c| c.place == Place::Setting) {
-        let told = |other: &&&ResultColumn| {
+        let implies = |other: &&&ResultColumn| {
             other.place == Place::Setting && other.name != column.name && other.determines(column)
         };
         let always = CORE.contains(&column.name.as_str());
-        if column.name == "seeds" || !always && needed.iter().any(|other| told(&other)) {
+        if column.name == "seeds" || !always && needed.iter().any(|other| implies(&other)) {
             needed.retain(|other| other.name != column.name);
         }
     }

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 const NEAR_CHANCE: f64 = 0.1;
 
 /// A value of a setting, in words.
-pub fn told(column: &ResultColumn, cell: &str) -> String {
+pub fn setting(column: &ResultColumn, cell: &str) -> String {
     match column.name.as_str() {
         "attack" | "method" => cell.to_owned(),
         "poison" => format!("poison fraction {cell}"),
@@ -30,7 +30,7 @@ pub fn above(pipeline: &str, table_rows: &[TableRow], common: &[&ResultColumn], 
     let value = |column: &&ResultColumn| {
         let cell = column.common()?;
         let bare = ["attack", "method"].contains(&column.name.as_str());
-        Some(if bare { format!("the {} {cell}", column.heading) } else { told(column, cell) })
+        Some(if bare { format!("the {} {cell}", column.heading) } else { setting(column, cell) })
     };
     let mut said: Vec<String> = common.iter().filter_map(value).collect();
     said.extend(common_control(table_rows).map(|control| format!("{control} as the best control")));

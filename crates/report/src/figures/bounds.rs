@@ -70,8 +70,8 @@ fn path(target: &TargetParams) -> ([Series; 2], Option<String>) {
         named("the target", end.into_iter().collect(), MarkKind::Points, 2),
     ];
     let sentence = end.map(|p| {
-        let [takes, costs] = [p.x, p.y].map(|v| words::number(v, 1));
-        format!("The target takes at least {takes} % of poisons and costs {costs} points.")
+        let [needs, costs] = [p.x, p.y].map(|v| words::number(v, 1));
+        format!("The target needs at least {needs} % of poisons and costs {costs} points.")
     });
     (series, sentence)
 }

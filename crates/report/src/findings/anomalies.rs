@@ -75,7 +75,7 @@ fn unusual(
             comparisons.push(FindingComparison::independent(rows, what, Unit::Points, &a, &b));
         }
     }
-    let sides = [("set of such images in transfer", moved.len()), ("one in fine-tuning", tuned.len())];
+    let sides = [("set of images in transfer", moved.len()), ("set of images in fine-tuning", tuned.len())];
     question.judged(comparisons).beside(apart, &sides, question)
 }
 

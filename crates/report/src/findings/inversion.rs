@@ -55,7 +55,7 @@ fn kept(configs: &[ConfigGroup], question: &Question, of: fn(&ConfigGroup) -> bo
     };
     let compared = asked.iter().filter_map(|config| comparison(config)).collect();
     let what = if question.id == REFINED.id { "matching that is refined" } else { "decoder or matching alone" };
-    let sides = [(what, made.len()), ("one of these with features that cost at least a point", asked.len())];
+    let sides = [(what, made.len()), ("the same of features that cost at least a point", asked.len())];
     // If there are no images at all, the second side would only repeat this.
     let sides = if made.is_empty() { &sides[..1] } else { &sides };
     question.judged(compared).beside(Vec::new(), sides, question)
