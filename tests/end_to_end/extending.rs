@@ -42,6 +42,12 @@ fn a_stage_of_ones_own_is_known_everywhere() {
     project.ok("report filtered -o page.html");
     let csv = std::fs::read_to_string(project.path().join("page.tables/rows.csv")).unwrap();
     assert!(csv.lines().next().unwrap().contains("stages.norm-filter.removed_poisons"), "{csv}");
+    let page = std::fs::read_to_string(project.path().join("page.html")).unwrap();
+    for declared in ["removed clean samples", "that the norm filter removes", "filter features by their norm"] {
+        assert!(page.contains(declared), "{declared}");
+    }
+    let means = std::fs::read_to_string(project.path().join("page.tables/results.csv")).unwrap();
+    assert!(means.lines().next().unwrap().contains(",removed poisons,"), "{means}");
     // The binary without the stage reports that the stage is unknown.
     Project::new().fails("plan nothing", 2, &["nothing"]);
 }

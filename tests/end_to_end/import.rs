@@ -186,7 +186,7 @@ fn an_import_is_unverified_until_a_probe_shows_what_it_computes() {
     assert!(said.contains("docs/pretraining.md"), "{said}");
     assert!(project.ok("status import").out.contains(", unverified import"));
     let table = project.ok("results import").out;
-    assert!(table.contains("UNVERIFIED IMPORT: nothing shows that an extractor (import) computes"), "{table}");
+    assert!(table.contains("UNVERIFIED IMPORT: no `probe` has shown that an extractor (import) computes"), "{table}");
     let row = |pipeline: &str| -> Value {
         serde_json::from_str(&project.ok(&format!("results {pipeline} --json")).out).unwrap()
     };

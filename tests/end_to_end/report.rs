@@ -84,7 +84,7 @@ fn what_is_not_comparable_is_listed_with_what_differs() {
     };
     let apart = page("--set seeds=[0,1]");
     assert!(apart.contains("Not comparable: 1") && apart.contains("constraint: none against ball at 0.95"), "{apart}");
-    assert!(apart.contains("no two of what is there"), "{apart}");
+    assert!(apart.contains("no two of these results"), "{apart}");
     let together = page("--set seeds=[0,1] --set poison-images.constraint=ball");
     assert!(together.contains("same objective") && !together.contains("Not comparable"), "{together}");
 }
@@ -118,7 +118,7 @@ fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
     fs::remove_dir_all(project.path().join("artifacts/features")).unwrap();
     fs::remove_dir_all(project.path().join("artifacts/invert")).unwrap();
     let said = project.ok("report tiny -o page.html");
-    let expected = "1 artifact of features and 2 artifacts of invert is left out, as they are gone; `hemlock run tiny` makes them again";
+    let expected = "1 artifact of features and 2 artifacts of invert are left out, because these artifacts are gone; `hemlock run tiny` computes them again";
     assert!(said.err.contains(expected), "{}", said.err);
     let page = fs::read_to_string(project.path().join("page.html")).unwrap();
     let (head, rest) = page.split_once("<main>").unwrap();
@@ -126,7 +126,7 @@ fn figures_of_artifacts_that_are_gone_are_missed_aloud() {
     let figure =
         |id: &str| rest.split(&format!("<section id=\"{id}\">")).nth(1).unwrap().split("</section>").next().unwrap();
     for id in ["pictures", "map"] {
-        assert!(figure(id).contains("Artifacts that this figure is drawn from are gone"), "{id}: {}", figure(id));
+        assert!(figure(id).contains("Artifacts that this figure needs are gone"), "{id}: {}", figure(id));
     }
     assert!(!figure("pretraining").contains("are gone"), "{}", figure("pretraining"));
     // The charts of the earlier page are not among the charts of this one.
@@ -216,22 +216,26 @@ fn a_target_that_was_stepped_back_is_told_everywhere() {
     let project = Project::new();
     project.spec("tiny", &TINY.replace("radius = 0.5", "radius = 9.0\ncalibration = \"scale-and-bias\""));
     let ran = project.ok("run tiny");
-    assert!(ran.err.contains("WARN") && ran.err.contains("in the place of 9"), "{}", ran.err);
+    assert!(ran.err.contains("WARN") && ran.err.contains("instead of 9"), "{}", ran.err);
     let row: serde_json::Value = serde_json::from_str(&project.ok("results tiny --json").out).unwrap();
     let told = &row["stepped_back"];
     let used = told["used"].as_f64().unwrap();
     assert!(told["field"] == "radius" && told["asked"] == 9.0 && used < 9.0, "{told}");
-    let said = format!("radius is {used} in the place of 9");
+    let said = format!("radius is {used} instead of 9");
     assert!(
         project
             .ok("results tiny")
             .out
-            .contains(&format!("STEPPED BACK: calibration leaves nothing of a stronger target: {said}"))
+            .contains(&format!("WEAKER TARGET: calibration leaves nothing of a stronger target: {said}"))
     );
     assert!(project.ok("status tiny").out.contains("radius used"));
     project.ok("report tiny -o page.html");
     let page = fs::read_to_string(project.path().join("page.html")).unwrap();
-    assert!(page.contains(&said) && page.contains(&format!("Instead of radius 9 it is radius {used}.")), "{page}");
+    assert!(
+        page.contains(&format!("the radius of the target is {used} instead of 9"))
+            && page.contains(&format!("The {said}")),
+        "{page}"
+    );
     let set = "--set target-params.step_back=false";
     project.fails(&format!("run tiny {set}"), 2, &["`calibration`: leaves nothing", &format!("at most {used}")]);
     // The radius that the message names works.

@@ -21,7 +21,7 @@ use hemlock_models::Backend;
 use hemlock_pipeline::{
     Format, Graph, Override, Plan, RunOptions, Selection, Spec, Summary, Task, export, history, nearest, run,
 };
-use hemlock_report::{ReportError, Subject, report};
+use hemlock_report::{ReportError, ReportedPipeline, report};
 use hemlock_stage::{Cancel, Environment, Progress as _, StageError, VALUE, short};
 use hemlock_store::{Key, Store};
 use narrator::Narrator;
@@ -359,24 +359,24 @@ impl App<'_> {
     ) -> Result<()> {
         let sets: String = changes.set.iter().map(|o| format!(" --set '{o}'")).collect();
         let sets = sets + &changes.label.iter().map(|Label(label)| format!(" --as {label}")).collect::<String>();
-        let mut subjects: Vec<Subject> = Vec::new();
+        let mut reported: Vec<ReportedPipeline> = Vec::new();
         for pipeline in pipelines {
             let (spec, plan) = self.planned(&Pipeline { pipeline: pipeline.clone(), changes: changes.clone() })?;
             if !plan.tasks.iter().any(|t| t.stage == "evaluate") {
                 return Err(Usage(format!("'{}' has no [evaluate], and so nothing to report", spec.name)).into());
             }
-            if !subjects.iter().any(|s| s.spec.name == spec.name) {
-                subjects.push(Subject { spec, plan, command: format!("hemlock run {pipeline}{sets}") });
+            if !reported.iter().any(|p| p.spec.name == spec.name) {
+                reported.push(ReportedPipeline { spec, plan, command: format!("hemlock run {pipeline}{sets}") });
             }
         }
-        let names: Vec<&str> = subjects.iter().map(|s| s.spec.name.as_str()).collect();
+        let names: Vec<&str> = reported.iter().map(|p| p.spec.name.as_str()).collect();
         let file = output.map_or_else(|| Path::new("reports").join(names.join("+") + ".html"), Path::to_owned);
         let typed = paper.map(|paper| format!(" --paper {}", paper.display())).unwrap_or_default();
         let command = format!("hemlock report {}{sets}{typed} -o {}", pipelines.join(" "), file.display());
-        let written = match report(&subjects, &self.store(), &command, paper, &file) {
+        let written = match report(&reported, &self.store(), &command, paper, &file) {
             Err(e @ ReportError::NothingMeasured { .. }) => {
                 let elsewhere =
-                    subjects.iter().map(|s| self.elsewhere(&s.spec, &s.plan, &(s.spec.name.clone() + &sets)));
+                    reported.iter().map(|p| self.elsewhere(&p.spec, &p.plan, &(p.spec.name.clone() + &sets)));
                 let elsewhere = elsewhere.collect::<Result<Vec<_>>>()?.into_iter().flatten().next();
                 let e = anyhow::Error::new(e);
                 return Err(match elsewhere {

@@ -5,10 +5,10 @@ mod columns;
 mod layout;
 mod words;
 
-use columns::{CORE, Column, NONE, Place, columns};
+use columns::{CORE, NONE, Place, ResultColumn, columns};
 use hemlock_pipeline::{Group, Row, aggregate, nearest};
-use hemlock_report::{Case, statistics::Estimate};
-use layout::Layout;
+use hemlock_report::{ConfigGroup, statistics::Estimate};
+use layout::TableLayout;
 
 /// Width of a table that is written to a file or a pipe, in characters.
 pub const FILE_WIDTH: usize = 100;
@@ -18,7 +18,7 @@ const TEXT: usize = 120;
 
 /// The choice of the columns that are shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum View {
+pub enum TableView {
     /// The columns that answer the question and those that distinguish rows, within the given number of characters.
     /// What all rows have in common is written above the table.
     Few(usize),
@@ -30,9 +30,9 @@ pub enum View {
 
 /// A request for a table.
 #[derive(Debug)]
-pub struct Asked<'a> {
+pub struct TableRequest<'a> {
     /// The columns to show.
-    pub view: View,
+    pub view: TableView,
     /// The column by which rows are sorted. A leading `-` reverses the order.
     pub sort: Option<&'a str>,
     /// Whether the columns are explained below the table.
@@ -40,7 +40,7 @@ pub struct Asked<'a> {
 }
 
 /// A row of the table: results that differ in seeds only.
-pub struct Setting {
+pub struct TableRow {
     group: Group,
     /// Mean accuracy of the victim on clean data.
     clean: f64,
@@ -49,20 +49,20 @@ pub struct Setting {
     poisoned: Option<Estimate>,
 }
 
-impl Setting {
+impl TableRow {
     /// Makes the rows of a table from results. Their answers must have been [read](hemlock_pipeline::read_answers),
     /// because the intervals are over seeds and test images.
     pub fn all(rows: &[Row]) -> Vec<Self> {
-        let setting = |case: &Case| {
-            let poisoned = case.mean(|row| row.accuracy.poisoned().copied());
-            let clean = case.mean(|row| Some(row.accuracy.clean));
+        let row = |config: &ConfigGroup| {
+            let poisoned = config.mean(|row| row.accuracy.poisoned().copied());
+            let clean = config.mean(|row| Some(row.accuracy.clean));
             let of = move |group: Group| {
                 let clean = clean.map_or(group.accuracy.clean.mean, |clean| clean.mean);
                 Self { clean, poisoned, group }
             };
-            aggregate(&case.rows).into_iter().map(of)
+            aggregate(&config.rows).into_iter().map(of)
         };
-        Case::all(rows).iter().flat_map(setting).collect()
+        ConfigGroup::all(rows).iter().flat_map(row).collect()
     }
 
     /// Half of the width of the poisoned accuracy's 95 % confidence interval, if it is known.
@@ -72,7 +72,7 @@ impl Setting {
 }
 
 /// Finds a column by its name or, if no column has that name, by its heading.
-fn find<'a>(columns: &'a [Column], asked: &str) -> Result<&'a Column, String> {
+fn find<'a>(columns: &'a [ResultColumn], asked: &str) -> Result<&'a ResultColumn, String> {
     let asked = asked.trim();
     let exact = columns.iter().find(|c| c.name == asked);
     let alike = || columns.iter().find(|c| c.name.eq_ignore_ascii_case(asked));
@@ -86,7 +86,7 @@ fn find<'a>(columns: &'a [Column], asked: &str) -> Result<&'a Column, String> {
 }
 
 /// Numbers of the rows in the requested order.
-fn order(columns: &[Column], rows: usize, sort: Option<&str>) -> Result<Vec<usize>, String> {
+fn order(columns: &[ResultColumn], rows: usize, sort: Option<&str>) -> Result<Vec<usize>, String> {
     let Some(sort) = sort else { return Ok((0..rows).collect()) };
     let (name, descending) = sort.strip_prefix('-').map_or((sort, false), |name| (name, true));
     find(columns, name).map(|column| column.order(descending)).map_err(|e| format!("--sort: {e}"))
@@ -96,55 +96,55 @@ fn order(columns: &[Column], rows: usize, sort: Option<&str>) -> Result<Vec<usiz
 ///
 /// # Errors
 /// No column has a requested name. The message lists the columns.
-pub fn results(pipeline: &str, settings: &[Setting], asked: &Asked) -> Result<String, String> {
-    let columns = columns(settings);
-    let order = order(&columns, settings.len(), asked.sort)?;
-    let shown: Vec<&Column> = match &asked.view {
-        View::Few(width) => return Ok(few(pipeline, settings, &columns, &order, *width, asked.legend)),
-        View::Wide => columns.iter().filter(|c| c.place != Place::Answer).collect(),
-        View::Named(names) => {
+pub fn results(pipeline: &str, table_rows: &[TableRow], asked: &TableRequest) -> Result<String, String> {
+    let columns = columns(table_rows);
+    let order = order(&columns, table_rows.len(), asked.sort)?;
+    let shown: Vec<&ResultColumn> = match &asked.view {
+        TableView::Few(width) => return Ok(few(pipeline, table_rows, &columns, &order, *width, asked.legend)),
+        TableView::Wide => columns.iter().filter(|c| c.place != Place::Answer).collect(),
+        TableView::Named(names) => {
             let found = names.iter().map(|name| find(&columns, name));
             found.collect::<Result<_, _>>().map_err(|e| format!("--columns: {e}"))?
         }
     };
-    let mut out = Layout::plain(shown.clone()).text(&order, TEXT) + "\n";
-    out += &words::deviations(settings, asked.legend, TEXT);
+    let mut out = TableLayout::plain(shown.clone()).text(&order, TEXT) + "\n";
+    out += &words::deviations(table_rows, asked.legend, TEXT);
     if asked.legend {
-        out += &("\n".to_owned() + &words::legend(settings, &shown, TEXT));
+        out += &("\n".to_owned() + &words::legend(table_rows, &shown, TEXT));
     }
-    Ok(out + &words::warnings(settings, TEXT))
+    Ok(out + &words::warnings(table_rows, TEXT))
 }
 
 /// Writes the table of few columns.
 fn few(
     pipeline: &str,
-    settings: &[Setting],
-    columns: &[Column],
+    table_rows: &[TableRow],
+    columns: &[ResultColumn],
     order: &[usize],
     width: usize,
     legend: bool,
 ) -> String {
     let text = width.min(TEXT);
-    let told = |c: &&Column| c.place == Place::Setting && c.common().is_some_and(|common| common != NONE);
+    let in_common = |c: &&ResultColumn| c.place == Place::Setting && c.common().is_some_and(|common| common != NONE);
     // A single result has nothing in common with others, so its core columns stay in the table.
-    let alone = |c: &&Column| settings.len() == 1 && CORE.contains(&c.name.as_str());
-    let common: Vec<&Column> = columns.iter().filter(|c| told(c) && !alone(c)).collect();
-    let asked = |c: &&Column| match c.place {
+    let alone = |c: &&ResultColumn| table_rows.len() == 1 && CORE.contains(&c.name.as_str());
+    let common: Vec<&ResultColumn> = columns.iter().filter(|c| in_common(c) && !alone(c)).collect();
+    let asked = |c: &&ResultColumn| match c.place {
         Place::Setting => alone(c) || c.common().is_none(),
         Place::Answer | Place::Both => true,
         Place::Detail => false,
     };
-    let asked: Vec<&Column> = columns.iter().filter(|c| asked(c) && !c.is_empty()).collect();
-    let layout = Layout::fitting(&asked, width);
-    let has = |c: &Column| layout.columns.iter().any(|shown| shown.name == c.name);
+    let asked: Vec<&ResultColumn> = columns.iter().filter(|c| asked(c) && !c.is_empty()).collect();
+    let layout = TableLayout::fitting(&asked, width);
+    let has = |c: &ResultColumn| layout.columns.iter().any(|shown| shown.name == c.name);
     let left_out: Vec<&str> = asked.iter().filter(|c| !has(c)).map(|c| c.heading.as_str()).collect();
-    let mut out = words::above(pipeline, settings, &common, text) + "\n" + &layout.text(order, text) + "\n";
+    let mut out = words::above(pipeline, table_rows, &common, text) + "\n" + &layout.text(order, text) + "\n";
     out += &words::more(&left_out, legend, text);
     if legend {
-        let explained: Vec<&Column> = columns.iter().filter(|c| has(c) || told(c)).collect();
-        out += &("\n".to_owned() + &words::legend(settings, &explained, text));
+        let explained: Vec<&ResultColumn> = columns.iter().filter(|c| has(c) || in_common(c)).collect();
+        out += &("\n".to_owned() + &words::legend(table_rows, &explained, text));
     }
-    out + &words::warnings(settings, text)
+    out + &words::warnings(table_rows, text)
 }
 
 #[cfg(test)]

@@ -7,17 +7,17 @@
 //! - The width of a text depends on the fonts of whoever shows it, so axes leave room for wide letters.
 
 mod axis;
+mod canvas;
+mod layout;
 mod marks;
 
-pub use axis::{Axis, Scale};
+pub use axis::{ChartAxis, Scale};
 
 use crate::{ReportError, words::wrapped};
-use axis::Span;
+use canvas::Canvas;
+use layout::ChartLayout;
 use maud::{Markup, PreEscaped, html};
-use plotters::{
-    prelude::*,
-    style::text_anchor::{HPos, Pos, VPos},
-};
+use plotters::prelude::*;
 
 /// Units per pixel.
 const UNIT: i32 = 4;
@@ -71,7 +71,7 @@ pub struct Point {
 
 /// How a series is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drawn {
+pub enum MarkKind {
     /// Markers joined by a line.
     Line,
     /// A line without markers.
@@ -92,7 +92,7 @@ pub struct Series {
     /// The points.
     pub points: Vec<Point>,
     /// How the points are drawn.
-    pub drawn: Drawn,
+    pub drawn: MarkKind,
     /// The number of its colour, marker and dash.
     pub style: usize,
 }
@@ -103,9 +103,9 @@ pub struct Chart {
     /// The title: what the chart shows, in a few words.
     pub title: String,
     /// The horizontal axis.
-    pub x: Axis,
+    pub x: ChartAxis,
     /// The vertical axis.
-    pub y: Axis,
+    pub y: ChartAxis,
     /// The series.
     pub series: Vec<Series>,
     /// Horizontal reference lines: height and name.
@@ -124,7 +124,7 @@ impl Chart {
         // The opening tag of the drawing gets a label for screen readers.
         let svg = self.draw(false)?.replacen("<svg", label.trim_end_matches("></svg>"), 1);
         let mut entries = Vec::new();
-        for series in self.told() {
+        for series in self.named() {
             entries.push((marks::swatch(series)?, &series.name));
         }
         Ok(html! {
@@ -159,130 +159,34 @@ impl Chart {
     }
 
     /// The series in the legend; none, if there is only one series and no reference line.
-    fn told(&self) -> Vec<&Series> {
+    fn named(&self) -> Vec<&Series> {
         let named: Vec<&Series> = self.series.iter().filter(|s| !s.name.is_empty()).collect();
         if named.len() > 1 || !self.references.is_empty() { named } else { Vec::new() }
     }
 
     /// Draws the chart. If `alone`, it is on white and has its title and its legend, which are HTML in the page.
     fn draw(&self, alone: bool) -> Result<String, ReportError> {
-        let points = || self.series.iter().flat_map(|s| &s.points);
-        // Names are beside the vertical axis if they need more room than a horizontal axis has. Bars and error bars are
-        // then horizontal.
-        let sideways = matches!(self.y.scale, Scale::Names(_));
-        let ends = |p: &Point, value: f64, along: bool| {
-            let spread = if along { p.spread } else { 0.0 };
-            [value - spread, value + spread]
-        };
-        let x = Span::new(&self.x, points().flat_map(|p| ends(p, p.x, sideways)));
-        let heights = points().flat_map(|p| ends(p, p.y, !sideways));
-        let y = Span::new(&self.y, heights.chain(self.references.iter().map(|r| r.0)));
-
-        let title = if alone { wrapped(&self.title, 58) } else { Vec::new() };
-        let legend = if alone { self.legend() } else { Vec::new() };
-        let y_labels: Vec<(f64, Vec<String>)> =
-            y.labels().into_iter().map(|(at, label)| (at, lines(&label, NAME))).collect();
-        let longest = y_labels.iter().flat_map(|(_, l)| l).map(|l| l.chars().count()).max().unwrap_or(0);
-        let tallest = y_labels.iter().map(|(_, l)| l.len()).max().unwrap_or(1) as i32;
-        let top = MARGIN + (LINE + 4) * title.len() as i32;
-        // Sizes depend on each other: the plot is as high as its names need, and titles break at its edges.
-        let rows = (LINE * tallest + 8) * y_labels.len() as i32;
-        let plot_height = if sideways { rows.max(HEIGHT / 3) } else { HEIGHT - 75 };
-        let y_title = balanced(&self.y.title, (f64::from(plot_height + 2 * MARGIN) / LETTER) as usize);
-        let left = 16 + (LINE + 1) * y_title.len() as i32 + (LETTER * longest as f64) as i32;
-        let (right, bottom) = (WIDTH - 16, top + plot_height);
-        let broad = f64::from(right - left);
-        let name = if matches!(self.x.scale, Scale::Names(_)) { broad / (x.high() - x.low()) } else { broad };
-        let x_labels: Vec<(f64, Vec<String>)> =
-            x.labels().into_iter().map(|(at, label)| (at, lines(&label, (name / LETTER) as usize))).collect();
-        let x_title = balanced(&self.x.title, (broad / LETTER) as usize);
-        let x_lines = x_labels.iter().map(|(_, l)| l.len()).max().unwrap_or(1) as i32;
-        let foot = bottom + 8 + LINE * x_lines + 4;
-        let legend_top = foot + (LINE + 1) * x_title.len() as i32 + 6;
-        let height = legend_top + (LINE + 4) * legend.iter().map(|e| e.row + e.lines.len() as i32).max().unwrap_or(0);
-
+        let layout = ChartLayout::new(self, alone);
         let mut svg = String::new();
-        let root =
-            SVGBackend::with_string(&mut svg, ((WIDTH * UNIT) as u32, (height * UNIT) as u32)).into_drawing_area();
-        if alone {
-            root.fill(&WHITE).map_err(failed)?;
-        }
-        let across = |place: f64| (f64::from(left) + x.share(place) * broad) * f64::from(UNIT);
-        let up = |place: f64| (f64::from(bottom) - y.share(place) * f64::from(plot_height)) * f64::from(UNIT);
-        let [edge_left, edge_right, edge_top, edge_bottom] = [left, right, top, bottom].map(|px| px * UNIT);
-        let line = |ends: [(i32, i32); 2], style: ShapeStyle| root.draw(&PathElement::new(ends.to_vec(), style));
-        let text = |text: &str, (px, py): (i32, i32), size: i32, turn: FontTransform, h: HPos, v: VPos| {
-            let style = ("sans-serif", size * UNIT).into_font().transform(turn).color(&INK.0).pos(Pos::new(h, v));
-            root.draw(&Text::new(text.to_owned(), (px * UNIT, py * UNIT), style))
-        };
-        let upright = FontTransform::None;
-
-        let grid = GRID.0.stroke_width(UNIT as u32);
-        for (at, label) in &x_labels {
-            let px = across(*at).round() as i32;
-            if !matches!(self.x.scale, Scale::Names(_)) {
-                line([(px, edge_top), (px, edge_bottom)], grid).map_err(failed)?;
+        {
+            let size = ((WIDTH * UNIT) as u32, (layout.height * UNIT) as u32);
+            let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+            if alone {
+                area.fill(&WHITE).map_err(failed)?;
             }
-            for (i, label) in (0..).zip(label) {
-                text(label, (px / UNIT, bottom + 8 + LINE * i), 15, upright.clone(), HPos::Center, VPos::Top)
-                    .map_err(failed)?;
-            }
+            let canvas = Canvas { area: &area, layout: &layout };
+            canvas.axes()?;
+            canvas.titles()?;
+            canvas.data(self)?;
+            canvas.legend()?;
+            area.present().map_err(failed)?;
         }
-        for (at, label) in &y_labels {
-            let py = up(*at).round() as i32;
-            line([(edge_left, py), (edge_right, py)], grid).map_err(failed)?;
-            for (i, part) in (0..).zip(label) {
-                let middle = py / UNIT + LINE * (2 * i - label.len() as i32 + 1) / 2;
-                text(part, (left - 8, middle), 15, upright.clone(), HPos::Right, VPos::Center).map_err(failed)?;
-            }
-        }
-        let muted = MUTED.0.stroke_width(UNIT as u32);
-        line([(edge_left, edge_bottom), (edge_right, edge_bottom)], muted).map_err(failed)?;
-        line([(edge_left, edge_top), (edge_left, edge_bottom)], muted).map_err(failed)?;
-        for (i, part) in (0..).zip(&title) {
-            text(part, (10, 8 + (LINE + 4) * i), 17, upright.clone(), HPos::Left, VPos::Top).map_err(failed)?;
-        }
-        for (i, part) in (0..).zip(&y_title) {
-            let at = (6 + (LINE + 1) * i, (top + bottom) / 2);
-            text(part, at, 16, FontTransform::Rotate270, HPos::Center, VPos::Top).map_err(failed)?;
-        }
-        for (i, part) in (0..).zip(&x_title) {
-            let at = ((left + right) / 2, foot + (LINE + 1) * i);
-            text(part, at, 16, upright.clone(), HPos::Center, VPos::Top).map_err(failed)?;
-        }
-
-        let pixel = |px: f64, py: f64| (across(x.place(px)).round() as i32, up(y.place(py)).round() as i32);
-        for (height, _) in &self.references {
-            let py = up(y.place(*height)).round() as i32;
-            let style = MUTED.0.stroke_width(6);
-            marks::dashed(&root, &[(edge_left, py), (edge_right, py)], &marks::REFERENCE, style).map_err(failed)?;
-        }
-        for series in &self.series {
-            marks::series(&root, series, &pixel, if sideways { x.floor() } else { y.floor() }, sideways)
-                .map_err(failed)?;
-        }
-        for Entry { series, left, row, lines } in &legend {
-            let at = (MARGIN + left, legend_top + (LINE + 4) * row);
-            let middle = at.1 + SAMPLE.1 / 2;
-            if let Some(series) = series {
-                marks::sample(&root, (at.0 * UNIT, at.1 * UNIT), series).map_err(failed)?;
-            } else {
-                let ends = [at.0, at.0 + SAMPLE.0].map(|px| (px * UNIT, middle * UNIT));
-                marks::dashed(&root, &ends, &marks::REFERENCE, MUTED.0.stroke_width(6)).map_err(failed)?;
-            }
-            for (i, part) in (0..).zip(lines) {
-                let beside = (at.0 + SAMPLE.0 + 8, middle + (LINE + 4) * i);
-                text(part, beside, 15, upright.clone(), HPos::Left, VPos::Center).map_err(failed)?;
-            }
-        }
-        root.present().map_err(failed)?;
-        drop(root);
         Ok(svg)
     }
 
     /// The entries of the legend with their positions.
-    fn legend(&self) -> Vec<Entry<'_>> {
-        let series = self.told().into_iter().map(|s| (Some(s), s.name.as_str()));
+    fn legend(&self) -> Vec<LegendEntry<'_>> {
+        let series = self.named().into_iter().map(|s| (Some(s), s.name.as_str()));
         let references = self.references.iter().map(|(_, name)| (None, name.as_str()));
         let (mut left, mut row, beside) = (0, 0, SAMPLE.0 + 8);
         let placed = series.chain(references).map(|(series, name)| {
@@ -292,7 +196,7 @@ impl Chart {
             if left > 0 && left + wide > WIDTH - 2 * MARGIN {
                 (left, row) = (0, row + 1);
             }
-            let entry = Entry { series, left, row, lines };
+            let entry = LegendEntry { series, left, row, lines };
             // An entry of several lines has its row to itself.
             row += entry.lines.len() as i32 - 1;
             left = if entry.lines.len() > 1 { WIDTH } else { left + wide + 20 };
@@ -303,7 +207,7 @@ impl Chart {
 }
 
 /// An entry of a legend.
-struct Entry<'c> {
+pub struct LegendEntry<'c> {
     /// The series; `None` for a reference line.
     series: Option<&'c Series>,
     /// The left edge, in pixels from the left edge of the legend.
@@ -312,27 +216,6 @@ struct Entry<'c> {
     row: i32,
     /// The name, in lines.
     lines: Vec<String>,
-}
-
-/// A title in as few lines as it needs, of about the same length.
-fn balanced(title: &str, width: usize) -> Vec<String> {
-    let lines = wrapped(title, width).len();
-    let narrowest = (1..width).find(|width| wrapped(title, *width).len() <= lines);
-    wrapped(title, narrowest.unwrap_or(width))
-}
-
-/// A label in at most [`LINES`] lines; a longer one is cut.
-fn lines(label: &str, width: usize) -> Vec<String> {
-    // A number is not separated from its unit.
-    let mut lines = balanced(&label.replace(" %", "\u{a0}%"), width);
-    if lines.len() > LINES {
-        lines.truncate(LINES);
-        if let Some(last) = lines.last_mut() {
-            let kept: String = last.chars().take(width.saturating_sub(1)).collect();
-            *last = kept + "…";
-        }
-    }
-    lines
 }
 
 /// The rules of the style sheet that give charts other colours in dark mode.
@@ -357,9 +240,9 @@ mod tests {
             |style, drawn| Series { name: format!("series {style} <&>"), points: points.clone(), drawn, style };
         Chart {
             title: "A \"chart\" <1>".to_owned(),
-            x: Axis { scale, ..Axis::linear("x, s") },
-            y: Axis::from_zero("y, points"),
-            series: vec![series(0, Drawn::Line), series(1, Drawn::Bars), series(2, Drawn::Cloud)],
+            x: ChartAxis { scale, ..ChartAxis::linear("x, s") },
+            y: ChartAxis::from_zero("y, points"),
+            series: vec![series(0, MarkKind::Line), series(1, MarkKind::Bars), series(2, MarkKind::Cloud)],
             references: vec![(1.0, "nothing".to_owned())],
         }
     }
@@ -411,12 +294,12 @@ mod tests {
         long.x.title = long.y.title.clone();
         long.title = long.y.title.clone();
         long.series[1].name = long.y.title.clone();
-        let names = Axis::names(
+        let names = ChartAxis::names(
             "y",
             vec!["a class of a name that nobody would write: antidisestablishmentarianism".into(); 12],
         );
         let named = Chart { y: names.clone(), ..long.clone() };
-        let sizes = Chart { y: Axis { ..Axis::linear("y") }, ..long.clone() };
+        let sizes = Chart { y: ChartAxis { ..ChartAxis::linear("y") }, ..long.clone() };
         let large = sizes.series.iter().cloned().map(|mut s| {
             s.points.iter_mut().for_each(|p| p.y *= 1e9);
             s

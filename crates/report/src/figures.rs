@@ -9,7 +9,10 @@ mod pictures;
 mod stages;
 mod times;
 
-use crate::{Case, ReportError, case::quantity, chart::Chart, evidence::Evidence, provenance::Provenance, words};
+use crate::{
+    ConfigGroup, ReportError, chart::Chart, config_group::quantity, provenance::Provenance, result_set::ResultSet,
+    words,
+};
 use maud::{Markup, html};
 
 /// A figure: a title, a caption, and charts or pictures.
@@ -89,7 +92,7 @@ impl Figure {
     pub fn untitled(&self, folder: &str) -> Markup {
         let address = |drawing: &Drawing| format!("{}/{}", words::address(folder), drawing.name);
         html! {
-            @if self.incomplete { p.notice role="note" { strong { "Incomplete. " } "Artifacts that this figure is drawn from are gone." } }
+            @if self.incomplete { p.notice role="note" { strong { "Incomplete. " } "Artifacts that this figure needs are gone." } }
             @if self.body.is_empty() {
                 @if !self.incomplete { p.absent { "Not shown: " (self.caption) } }
             } @else {
@@ -110,15 +113,15 @@ impl Figure {
 }
 
 /// Draws accuracy from stage to stage of the attack.
-pub fn stages(evidence: &Evidence) -> Result<Figure, ReportError> {
-    stages::figure(evidence)
+pub fn stages(result_set: &ResultSet) -> Result<Figure, ReportError> {
+    stages::figure(result_set)
 }
 
 /// A function that draws a figure.
-type Draw = fn(&Evidence) -> Result<Figure, ReportError>;
+type Draw = fn(&ResultSet) -> Result<Figure, ReportError>;
 
 /// Draws all other figures, in the order of the page.
-pub fn all(evidence: &Evidence, provenance: &Provenance) -> Result<Vec<Figure>, ReportError> {
+pub fn all(result_set: &ResultSet, provenance: &Provenance) -> Result<Vec<Figure>, ReportError> {
     let of: [Draw; 10] = [
         drops::over_budget,
         drops::over_visibility,
@@ -132,24 +135,35 @@ pub fn all(evidence: &Evidence, provenance: &Provenance) -> Result<Vec<Figure>, 
         curves::pretraining,
     ];
     let drawn = of.into_iter().map(|figure| {
-        let (figure, incomplete) = evidence.watched(|| figure(evidence));
+        let (figure, incomplete) = result_set.watched(|| figure(result_set));
         Ok(Figure { incomplete, ..figure? })
     });
     drawn.chain(std::iter::once_with(|| times::figure(provenance))).collect()
 }
 
-/// The title of a chart, after the name of its scene if the report has several.
-fn titled(evidence: &Evidence, scene: &str, title: &str) -> String {
-    if evidence.scenes().len() > 1 { format!("{scene}: {title}") } else { words::capital(title) }
+/// The title of a chart, after the name of its experiment if the report has several.
+fn titled(result_set: &ResultSet, experiment: &str, title: &str) -> String {
+    if result_set.experiments().len() > 1 { format!("{experiment}: {title}") } else { words::capital(title) }
 }
 
-/// The `most` cases with the largest drops, in their original order, and a remark if others are left out.
-fn strongest<'c>(cases: &[&'c Case], most: usize) -> (Vec<&'c Case>, Option<String>) {
-    let drop = |c: &Case| c.mean(quantity::drop).map_or(f64::NEG_INFINITY, |e| e.mean);
-    let mut ranked = cases.to_vec();
+/// The name of a configuration's poisoned features, which all inversions of them share: solver, constraint and poison
+/// fraction, as far as the attack has them.
+fn features_name(config: &ConfigGroup) -> String {
+    let of = |field: &str| config.of_feature_attack(field).map(words::value);
+    let constraint = of("constraint").map(|set| if set == "none" { "no constraint".to_owned() } else { set });
+    let parts = [of("solver"), constraint, Some(words::share(config.poison_fraction()))];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// The `most` configurations with the largest drops, in their original order, and a remark if others are left out.
+fn strongest<'c>(configs: &[&'c ConfigGroup], most: usize) -> (Vec<&'c ConfigGroup>, Option<String>) {
+    let drop = |c: &ConfigGroup| c.mean(quantity::drop).map_or(f64::NEG_INFINITY, |e| e.mean);
+    let mut ranked = configs.to_vec();
     ranked.sort_by(|a, b| drop(b).total_cmp(&drop(a)));
     ranked.truncate(most);
-    let kept: Vec<&Case> = cases.iter().copied().filter(|c| ranked.iter().any(|r| std::ptr::eq(*r, *c))).collect();
-    let left = cases.len() - kept.len();
-    (kept, (left > 0).then(|| format!(" Of {} results the {} that cost most.", cases.len(), cases.len() - left)))
+    let kept: Vec<&ConfigGroup> =
+        configs.iter().copied().filter(|c| ranked.iter().any(|r| std::ptr::eq(*r, *c))).collect();
+    let left = configs.len() - kept.len();
+    let remark = format!(" Only the {} results with the largest drops are drawn, of {}.", kept.len(), configs.len());
+    (kept, (left > 0).then_some(remark))
 }

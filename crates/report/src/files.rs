@@ -17,6 +17,8 @@ use tempfile::TempDir;
 const PREFIX: &str = ".hemlock-report-";
 /// The name of the locked file in a hidden folder.
 const LOCK: &str = "lock";
+/// How often a hidden folder is made anew if another run removes it.
+const ATTEMPTS: u32 = 100;
 
 /// Writes files in order. `page` is the path of the page, after which the hidden folder is named. Files of earlier
 /// reports in the same folders are removed if they are not among `files`.
@@ -53,18 +55,22 @@ pub fn publish(page: &Path, files: &[(PathBuf, String)]) -> Result<(), ReportErr
 
 /// Makes a hidden folder, and returns it with its locked file.
 fn stage(parent: &Path, prefix: &str) -> Result<(TempDir, File), ReportError> {
-    loop {
+    for _ in 0..ATTEMPTS {
         let staging = tempfile::Builder::new().prefix(prefix).tempdir_in(parent);
         let staging = staging.map_err(|e| ReportError::write(parent, e))?;
         let lock = staging.path().join(LOCK);
         let locked = File::create(&lock).and_then(|file| file.lock().map(|()| file));
+        // Before the file is locked, another run may take the folder for a leftover and remove it. That run holds the
+        // lock meanwhile, so that it is free only after the file is gone.
         match locked {
-            // Another run may have removed the folder as a leftover before it was locked.
-            Ok(_) | Err(_) if !lock.exists() => {}
-            Ok(file) => return Ok((staging, file)),
+            Ok(file) if lock.exists() => return Ok((staging, file)),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(ReportError::write(&lock, e)),
         }
     }
+    let what = format!("other reports removed the hidden folder {ATTEMPTS} times; write one report at a time here");
+    Err(ReportError::write(parent, what))
 }
 
 /// The folders of all files, each once.
@@ -187,5 +193,26 @@ mod tests {
         assert!(error.unwrap_err().to_string().contains("p.tables"));
         assert_eq!(fs::read_to_string(&page).unwrap(), "old");
         assert_eq!(names(dir.path()), ["p.html", "p.tables"]);
+    }
+
+    /// A hidden folder can be made here, but its path leaves no room for the name of a file in it.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_error_that_no_other_run_caused_ends_the_attempts() {
+        const LONGEST_PATH: usize = 4095;
+        let dir = tempfile::tempdir().unwrap();
+        let mut parent = dir.path().to_owned();
+        // The name of the hidden folder ends in six random letters.
+        let hidden = format!("/{PREFIX}p.html.").len() + 6;
+        let length = LONGEST_PATH - LOCK.len() - hidden;
+        while parent.as_os_str().len() + 202 < length {
+            parent.push("d".repeat(200));
+        }
+        parent.push("d".repeat(length - parent.as_os_str().len() - 1));
+        fs::create_dir_all(&parent).unwrap();
+        let page = parent.join("p.html");
+        let error = publish(&page, &[(page.clone(), String::new())]).unwrap_err().to_string();
+        assert!(error.contains("/lock: "), "{error}");
+        assert_eq!(names(&parent), [""; 0]);
     }
 }

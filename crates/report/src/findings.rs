@@ -1,7 +1,7 @@
 //! Tests of the paper's claims on the rows of a report.
 //!
-//! A finding is a claim about all rows that it applies to. It consists of [`Comparison`]s: differences that are above 0
-//! if the claim holds, with one test each. All tests are one-sided. A finding is
+//! A finding is a claim about all rows that it applies to. It consists of [`FindingComparison`]s: differences that are
+//! above 0 if the claim holds, with one test each. All tests are one-sided. A finding is
 //!
 //! - **confirmed** if every difference is significantly above 0 at the level [`LEVEL`]. (All tests have to reject, so
 //!   no correction is due: an intersection-union test.)
@@ -27,11 +27,11 @@ mod traits;
 mod transfer;
 pub mod unlearnable;
 
-pub use axis::Apart;
+pub use axis::IncomparablePair;
 pub(crate) use traits::passes;
 
 use crate::{
-    Case,
+    ConfigGroup,
     statistics::{Estimate, Inference, Lack},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,7 +77,7 @@ pub enum Unit {
 
 /// A difference that is above 0 if the claim holds.
 #[derive(Debug, Clone)]
-pub struct Comparison {
+pub struct FindingComparison {
     /// The names of the rows that are compared.
     pub rows: String,
     /// The minuend and the subtrahend, in words.
@@ -98,7 +98,7 @@ pub struct Comparison {
     pub verdict: Verdict,
 }
 
-impl Comparison {
+impl FindingComparison {
     /// A comparison whose difference was taken seed by seed.
     fn paired(rows: String, quantity: &'static str, unit: Unit, e: Estimate) -> Self {
         let (half_width, p, inference) = (e.half_width(), e.p_above(), e.inference);
@@ -143,17 +143,17 @@ pub struct Finding {
     /// The reason for the verdict, in one sentence.
     pub reason: String,
     /// The comparisons.
-    pub comparisons: Vec<Comparison>,
+    pub comparisons: Vec<FindingComparison>,
     /// Pairs that were not compared because they differ in something that the finding does not ask about.
-    pub apart: Vec<Apart>,
+    pub apart: Vec<IncomparablePair>,
     /// The number of such pairs that are not listed in `apart`.
     pub apart_more: usize,
 }
 
 impl Finding {
     /// Adds the pairs that could not be compared. `sides` are the names of the sides of the comparison and the number
-    /// of cases of each; they give the reason if there is no comparison.
-    fn beside(mut self, apart: Vec<Apart>, sides: &[(&str, usize)], question: &Question) -> Self {
+    /// of configurations of each; they give the reason if there is no comparison.
+    fn beside(mut self, apart: Vec<IncomparablePair>, sides: &[(&str, usize)], question: &Question) -> Self {
         if self.comparisons.is_empty() {
             self.reason = axis::missing(sides, question.needs);
         }
@@ -181,40 +181,36 @@ struct Question {
 }
 
 impl Question {
-    fn judged(&self, mut comparisons: Vec<Comparison>) -> Finding {
+    fn judged(&self, mut comparisons: Vec<FindingComparison>) -> Finding {
         let n = comparisons.len();
         comparisons.iter_mut().for_each(|c| c.judge(n));
         let count = |v| comparisons.iter().filter(|c| c.verdict == v).count();
         let (for_it, against) = (count(Verdict::Confirmed), count(Verdict::Contradicted));
-        let few = comparisons.iter().filter(|c| c.p.is_none()).count();
+        let untested = comparisons.iter().filter(|c| c.p.is_none()).count();
+        let verb = |count: usize, verb: &str| if count == 1 { format!("{verb}s") } else { verb.to_owned() };
         let (verdict, reason) = match (n, for_it, against) {
-            (0, ..) => (Verdict::Undecided, format!("There is nothing to compare: it takes {}.", self.needs)),
-            (1, _, 1) => (Verdict::Contradicted, "The comparison speaks against it.".to_owned()),
+            (0, ..) => (Verdict::Undecided, format!("There is nothing to compare: the test needs {}.", self.needs)),
+            (1, _, 1) => (Verdict::Contradicted, "The comparison contradicts the claim.".to_owned()),
             (n, _, 1..) => {
-                (Verdict::Contradicted, format!("{against} of {n} comparisons speak against it, {for_it} for it."))
+                let [contradict, support] = [verb(against, "contradict"), verb(for_it, "support")];
+                let counts = format!("{against} of {n} comparisons {contradict} the claim, and {for_it} {support} it.");
+                (Verdict::Contradicted, counts)
             }
-            (n, f, 0) if n == f => (
-                Verdict::Confirmed,
-                if n == 1 {
-                    "The comparison bears it out.".to_owned()
-                } else {
-                    format!("All {n} comparisons bear it out.")
-                },
-            ),
-            (n, ..) if few == n => {
+            (1, 1, 0) => (Verdict::Confirmed, "The comparison supports the claim.".to_owned()),
+            (n, f, 0) if n == f => (Verdict::Confirmed, format!("All {n} comparisons support the claim.")),
+            (n, ..) if untested == n => {
                 let lacks: BTreeSet<&str> =
                     comparisons.iter().filter_map(|c| Some(c.inference.err()?.words())).collect();
                 let lacks: Vec<&str> = lacks.into_iter().collect();
                 (Verdict::Undecided, format!("Nothing could be tested: {}.", lacks.join("; ")))
             }
-            (n, ..) => (
-                Verdict::Undecided,
-                format!(
-                    "{} of {n} comparisons {} it out; the others do not tell.",
-                    if for_it == 0 { "None".to_owned() } else { for_it.to_string() },
-                    if for_it > 1 { "bear" } else { "bears" }
-                ),
-            ),
+            (1, ..) => (Verdict::Undecided, "The comparison is not significant.".to_owned()),
+            (n, 0, 0) => (Verdict::Undecided, format!("None of the {n} comparisons is significant.")),
+            (n, f, 0) => {
+                let (support, others) = (verb(f, "support"), if n - f == 1 { "other is" } else { "others are" });
+                let counts = format!("{f} of {n} comparisons {support} the claim; the {others} not significant.");
+                (Verdict::Undecided, counts)
+            }
         };
         let (apart, apart_more) = (Vec::new(), 0);
         Finding { id: self.id, claim: self.claim, test: self.test, verdict, reason, comparisons, apart, apart_more }
@@ -224,19 +220,19 @@ impl Question {
 /// Tests all claims. `clean_outliers` holds, by a row's key, the share of clean test samples that are outliers by the
 /// rule for poisons.
 #[must_use]
-pub fn findings(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Vec<Finding> {
+pub fn findings(configs: &[ConfigGroup], clean_outliers: &BTreeMap<String, f64>) -> Vec<Finding> {
     vec![
-        pixels::finding(cases),
-        equal_visibility::finding(cases),
-        equal_visibility::of_refined(cases),
-        transfer::finding(cases),
-        unlearnable::finding(cases),
-        inversion::finding(cases),
-        inversion::of_refined(cases),
-        beta::finding(cases),
-        beta::of_refined(cases),
-        anomalies::finding(cases, clean_outliers),
-        anomalies::of_refined(cases, clean_outliers),
+        pixels::finding(configs),
+        equal_visibility::finding(configs),
+        equal_visibility::of_refined(configs),
+        transfer::finding(configs),
+        unlearnable::finding(configs),
+        inversion::finding(configs),
+        inversion::of_refined(configs),
+        beta::finding(configs),
+        beta::of_refined(configs),
+        anomalies::finding(configs, clean_outliers),
+        anomalies::of_refined(configs, clean_outliers),
     ]
 }
 

@@ -1,15 +1,16 @@
-//! Means of quantities over the rows of one or several cases, with the error that test images add to each value.
+//! Means of quantities over the rows of one or several configurations, with the error that test images add to each
+//! value.
 
 use crate::{
-    Case,
-    statistics::{Cell, Estimate, Images, Lack, Noise},
+    ConfigGroup,
+    statistics::{Estimate, ImageDeviations, Lack, Observation, TestImages},
 };
 use hemlock_artifact::Drawn;
 use hemlock_pipeline::{REPLICATED, Row};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A case, and a function that reads a quantity from a row.
-pub type Side<'a> = (&'a Case, &'a dyn Fn(&Row) -> Option<f64>);
+/// A configuration, and a function that reads a quantity from a row.
+pub type ConfigQuantity<'a> = (&'a ConfigGroup, &'a dyn Fn(&Row) -> Option<f64>);
 
 /// The step of the central differences of a quantity with respect to an accuracy.
 const STEP: f64 = 1e-4;
@@ -21,10 +22,11 @@ const STEP: f64 = 1e-4;
 ///
 /// So if one side has one extractor and the other side has several, its rows are paired with those of the same
 /// extractor.
-fn paired_by(sides: &[Side]) -> Vec<bool> {
-    let seeds = |case: &'_ Case, i: usize| case.rows.iter().map(|row| row.origin.seeds[i]).collect::<BTreeSet<_>>();
+fn paired_by(sides: &[ConfigQuantity]) -> Vec<bool> {
+    let seeds =
+        |config: &'_ ConfigGroup, i: usize| config.rows.iter().map(|row| row.origin.seeds[i]).collect::<BTreeSet<_>>();
     let paired = |i: usize| {
-        let all: Vec<BTreeSet<Option<u64>>> = sides.iter().map(|(case, _)| seeds(case, i)).collect();
+        let all: Vec<BTreeSet<Option<u64>>> = sides.iter().map(|(config, _)| seeds(config, i)).collect();
         let known = all.iter().flatten().all(Option::is_some);
         all.iter().any(|seeds| seeds.len() > 1) || known && all.iter().any(|seeds| *seeds != all[0])
     };
@@ -33,11 +35,11 @@ fn paired_by(sides: &[Side]) -> Vec<bool> {
 
 /// Rows by the seeds that have to be equal (`kept`) and the seed of the run. Rows of a side that share all of these are
 /// numbered from 1.
-fn by_seeds<'c>(case: &'c Case, kept: &[bool]) -> BTreeMap<(Vec<Option<u64>>, usize), &'c Row> {
+fn by_seeds<'c>(config: &'c ConfigGroup, kept: &[bool]) -> BTreeMap<(Vec<Option<u64>>, usize), &'c Row> {
     let mut seen: BTreeMap<Vec<Option<u64>>, usize> = BTreeMap::new();
-    let numbered = case.rows.iter().map(|row| {
-        let told = row.origin.seeds.iter().zip(kept).map(|(seed, kept)| seed.filter(|_| *kept));
-        let key: Vec<Option<u64>> = told.chain([Some(row.seed)]).collect();
+    let numbered = config.rows.iter().map(|row| {
+        let seeds = row.origin.seeds.iter().zip(kept).map(|(seed, kept)| seed.filter(|_| *kept));
+        let key: Vec<Option<u64>> = seeds.chain([Some(row.seed)]).collect();
         let count = seen.entry(key.clone()).or_default();
         *count += 1;
         ((key, *count), row)
@@ -48,11 +50,11 @@ fn by_seeds<'c>(case: &'c Case, kept: &[bool]) -> BTreeMap<(Vec<Option<u64>>, us
 /// The mean of `f` over all combinations of seeds that every side has. `f` is called with the quantities of the sides,
 /// in their order. If the sides have no combination in common, `f` of the sides' means, without an error. `None` if a
 /// row does not have its quantity.
-pub fn joint(sides: &[Side], f: &dyn Fn(&[f64]) -> f64) -> Option<Estimate> {
+pub fn joint(sides: &[ConfigQuantity], f: &dyn Fn(&[f64]) -> f64) -> Option<Estimate> {
     let kept = paired_by(sides);
-    let rows: Vec<BTreeMap<_, &Row>> = sides.iter().map(|(case, _)| by_seeds(case, &kept)).collect();
-    for ((case, quantity), _) in sides.iter().zip(&rows) {
-        if case.rows.iter().any(|row| quantity(row).is_none()) {
+    let rows: Vec<BTreeMap<_, &Row>> = sides.iter().map(|(config, _)| by_seeds(config, &kept)).collect();
+    for ((config, quantity), _) in sides.iter().zip(&rows) {
+        if config.rows.iter().any(|row| quantity(row).is_none()) {
             return None;
         }
     }
@@ -60,25 +62,25 @@ pub fn joint(sides: &[Side], f: &dyn Fn(&[f64]) -> f64) -> Option<Estimate> {
     let paired: Vec<Vec<&Row>> = keys.map(|key| rows.iter().map(|rows| rows[key]).collect()).collect();
     let mut extractors: Vec<Vec<&str>> = Vec::new();
     let mut draws: Vec<Vec<&Row>> = Vec::new();
-    let mut cells = Vec::new();
+    let mut observations = Vec::new();
     for rows in &paired {
         let extractor =
             number(&mut extractors, rows.iter().map(|row| row.origin.extractor.as_str()).collect(), |a, b| a == b);
         let same = |a: &Vec<&Row>, b: &Vec<&Row>| a.iter().zip(b).all(|(a, b)| a.origin.data == b.origin.data);
         let draw = number(&mut draws, rows.clone(), same);
-        let (value, noise) = measured(sides, rows, f)?;
-        cells.push(Cell { extractor, draw, value, noise });
+        let (value, deviations) = measured(sides, rows, f)?;
+        observations.push(Observation { extractor, draw, value, deviations });
     }
-    if cells.is_empty() {
-        let means = sides.iter().map(|(case, quantity)| {
-            let values: Option<Vec<f64>> = case.rows.iter().map(quantity).collect();
+    if observations.is_empty() {
+        let means = sides.iter().map(|(config, quantity)| {
+            let values: Option<Vec<f64>> = config.rows.iter().map(quantity).collect();
             values.map(|values| values.iter().sum::<f64>() / values.len() as f64)
         });
         let mean = f(&means.collect::<Option<Vec<f64>>>()?);
         return Some(Estimate { mean, std: 0.0, n: 0, inference: Err(Lack::NoPairs) });
     }
     let apart = extractors.iter().any(|of| of.iter().collect::<BTreeSet<_>>().len() > 1);
-    let mut estimate = Estimate::over(cells, &|a, b| overlap(&draws[a], &draws[b]))?;
+    let mut estimate = Estimate::over(observations, &|a, b| overlap(&draws[a], &draws[b]))?;
     if let Ok(inference) = &mut estimate.inference {
         inference.scope.sides = apart;
         let alone = rows.iter().map(|rows| rows.len() - paired.len()).sum::<usize>();
@@ -97,9 +99,9 @@ fn number<T>(seen: &mut Vec<T>, item: T, same: impl Fn(&T, &T) -> bool) -> usize
 
 /// `f` of the quantities of some rows, one per side, and the deviation that every test image adds to it, by the delta
 /// method. Derivatives are central differences, which are exact for what is linear.
-fn measured(sides: &[Side], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) -> Option<(f64, Noise)> {
+fn measured(sides: &[ConfigQuantity], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) -> Option<(f64, ImageDeviations)> {
     let values: Vec<f64> = sides.iter().zip(rows).map(|((_, quantity), row)| quantity(row)).collect::<Option<_>>()?;
-    let mut noise = Noise::default();
+    let mut deviations = ImageDeviations::default();
     for (i, ((_, quantity), row)) in sides.iter().zip(rows).enumerate() {
         let Some(answered) = &row.answers else { continue };
         let at = |value: f64| {
@@ -122,11 +124,11 @@ fn measured(sides: &[Side], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) -> Option<
             // One step up, one step down from the value, and back to the value.
             let (Some(above), Some(below)) = (quantity_at(STEP), quantity_at(-2.0 * STEP)) else { return None };
             quantity_at(STEP);
-            let images = Images { pool: row.origin.pool.clone(), drawn: answered.drawn.clone() };
-            noise.add(1.0, &Noise::of(images, right, outer * (above - below) / (2.0 * STEP)));
+            let images = TestImages { pool: row.origin.pool.clone(), drawn: answered.drawn.clone() };
+            deviations.add(1.0, &ImageDeviations::of(images, right, outer * (above - below) / (2.0 * STEP)));
         }
     }
-    Some((f(&values), noise))
+    Some((f(&values), deviations))
 }
 
 /// The share of training images that two draws have in common. Validation images count as well if an attack or a
@@ -168,7 +170,7 @@ fn common(a: &Drawn, b: &Drawn, validation: bool) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{case::quantity, findings::testing::made_up, statistics::Tested};
+    use crate::{config_group::quantity, findings::testing::made_up, statistics::ImageSharing};
     use hemlock_artifact::{Measured, Role};
     use hemlock_pipeline::{Answered, Origin};
     use serde_json::json;
@@ -181,9 +183,9 @@ mod tests {
         (0..IMAGES).map(|i| (i + IMAGES - from) % IMAGES < (share * IMAGES as f64).round() as usize).collect()
     }
 
-    /// A case with one row per (extractor, draw of training data, accuracy under attack). Every draw has its own test
-    /// images, or all have the same.
-    fn case(rows: &[(u64, u64, f64)], own_images: bool) -> Case {
+    /// A configuration with one row per (extractor, draw of training data, accuracy under attack). Every draw has its
+    /// own test images, or all have the same.
+    fn config(rows: &[(u64, u64, f64)], own_images: bool) -> ConfigGroup {
         let params = |extractor: u64| json!({ "method": "simclr", "seed": extractor });
         let mut made: Vec<Row> = Vec::new();
         for (i, (extractor, draw, accuracy)) in rows.iter().enumerate() {
@@ -205,41 +207,41 @@ mod tests {
             row.answers = Some(Arc::new(Answered { right: answers, drawn }));
             made.push(row);
         }
-        Case::all(&made).remove(0)
+        ConfigGroup::all(&made).remove(0)
     }
 
     #[test]
     fn extractors_and_draws_are_found_and_counted() {
-        let cells = [(0, 0, 0.5), (0, 1, 0.52), (1, 0, 0.6), (1, 1, 0.58), (2, 0, 0.5), (2, 1, 0.55)];
-        let e = case(&cells, false).mean(quantity::drop).unwrap();
-        assert_eq!(e.n, 6, "one case");
+        let observations = [(0, 0, 0.5), (0, 1, 0.52), (1, 0, 0.6), (1, 1, 0.58), (2, 0, 0.5), (2, 1, 0.55)];
+        let e = config(&observations, false).mean(quantity::drop).unwrap();
+        assert_eq!(e.n, 6, "one config");
         let scope = e.inference.unwrap().scope;
-        assert_eq!((scope.extractors, scope.draws, scope.images), (3, 2, Tested::Same(IMAGES)));
+        assert_eq!((scope.extractors, scope.draws, scope.images), (3, 2, ImageSharing::Same(IMAGES)));
         assert_eq!((scope.overlap, scope.nested, scope.left_out), (0.5, false, 0));
-        let missing = case(&cells[..5], false).mean(quantity::drop).unwrap();
+        let missing = config(&observations[..5], false).mean(quantity::drop).unwrap();
         let scope = missing.inference.unwrap().scope;
         assert_eq!(
             (scope.extractors, scope.draws, scope.left_out),
             (2, 2, 1),
             "the third extractor has one draw alone"
         );
-        let diagonal = case(&[(0, 0, 0.5), (1, 1, 0.55), (2, 2, 0.52)], true).mean(quantity::drop).unwrap();
+        let diagonal = config(&[(0, 0, 0.5), (1, 1, 0.55), (2, 2, 0.52)], true).mean(quantity::drop).unwrap();
         let scope = diagonal.inference.unwrap().scope;
-        assert_eq!((scope.extractors, scope.draws, scope.nested, scope.images), (3, 3, true, Tested::Apart));
-        let scattered = case(&[(0, 0, 0.5), (1, 1, 0.55), (2, 0, 0.52), (2, 1, 0.6), (0, 2, 0.7)], false);
+        assert_eq!((scope.extractors, scope.draws, scope.nested, scope.images), (3, 3, true, ImageSharing::Apart));
+        let scattered = config(&[(0, 0, 0.5), (1, 1, 0.55), (2, 0, 0.52), (2, 1, 0.6), (0, 2, 0.7)], false);
         assert_eq!(scattered.mean(quantity::drop).unwrap().inference.err(), Some(Lack::Incomplete));
     }
 
     /// One draw gives no error, and neither do draws that all give the same.
     #[test]
     fn what_is_missing_is_said() {
-        let lack = |rows: &[(u64, u64, f64)]| case(rows, false).mean(quantity::drop).unwrap().inference.err();
+        let lack = |rows: &[(u64, u64, f64)]| config(rows, false).mean(quantity::drop).unwrap().inference.err();
         assert_eq!(lack(&[(0, 0, 0.5)]), Some(Lack::One));
         assert_eq!(lack(&[(0, 0, 0.5), (0, 1, 0.5), (0, 2, 0.5)]), Some(Lack::NoSpread));
-        let run = |seed: u64| Row { seed, key: seed.to_string(), ..case(&[(0, 0, 0.5)], false).rows[0].clone() };
-        let equal = Case::all(&[run(0), run(1)]).remove(0).mean(quantity::drop).unwrap();
+        let run = |seed: u64| Row { seed, key: seed.to_string(), ..config(&[(0, 0, 0.5)], false).rows[0].clone() };
+        let equal = ConfigGroup::all(&[run(0), run(1)]).remove(0).mean(quantity::drop).unwrap();
         assert_eq!(equal.inference.err(), Some(Lack::Equal), "of one draw");
-        let (a, b) = (case(&[(0, 0, 0.5), (0, 1, 0.6)], false), case(&[(0, 2, 0.5), (0, 3, 0.6)], false));
+        let (a, b) = (config(&[(0, 0, 0.5), (0, 1, 0.6)], false), config(&[(0, 2, 0.5), (0, 3, 0.6)], false));
         let apart = a.minus(quantity::images, &b, quantity::images).unwrap();
         assert_eq!((apart.inference.err(), apart.n), (Some(Lack::NoPairs), 0));
     }
@@ -247,13 +249,13 @@ mod tests {
     /// One side was run with every extractor, the other with the first one alone, or with other training data.
     #[test]
     fn sides_meet_where_both_were_run() {
-        let all = case(&[(0, 0, 0.5), (0, 1, 0.52), (1, 0, 0.6), (1, 1, 0.58)], false);
-        let first = case(&[(0, 0, 0.45), (0, 1, 0.5)], false);
+        let all = config(&[(0, 0, 0.5), (0, 1, 0.52), (1, 0, 0.6), (1, 1, 0.58)], false);
+        let first = config(&[(0, 0, 0.45), (0, 1, 0.5)], false);
         let e = all.minus(quantity::images, &first, quantity::images).unwrap();
         let scope = e.inference.unwrap().scope;
         assert!((e.mean - 0.035).abs() < 1e-12, "{}", e.mean);
         assert_eq!((e.n, scope.extractors, scope.draws, scope.left_out), (2, 1, 2, 2));
-        let second = case(&[(1, 0, 0.45), (1, 1, 0.5)], false);
+        let second = config(&[(1, 0, 0.45), (1, 1, 0.5)], false);
         let apart = second.minus(quantity::images, &first, quantity::images).unwrap();
         assert_eq!(apart.inference.err(), Some(Lack::NoPairs));
     }
@@ -262,7 +264,7 @@ mod tests {
     #[test]
     fn test_images_count_once_however_many_draws_share_them() {
         let draws = [(0, 0, 0.60), (0, 1, 0.61), (0, 2, 0.59)];
-        let of = |own| case(&draws, own).mean(quantity::drop).unwrap().inference.unwrap();
+        let of = |own| config(&draws, own).mean(quantity::drop).unwrap().inference.unwrap();
         let (same, own) = (of(false), of(true));
         // The drop is 0.2, so its variance is that of a share of 0.2.
         let share = 0.2 * 0.8 / (IMAGES as f64 - 1.0);
@@ -276,8 +278,8 @@ mod tests {
     /// If attacks fool a victim about the same images, the error of their difference is small.
     #[test]
     fn sides_are_compared_image_by_image() {
-        let a = case(&[(0, 0, 0.60), (0, 1, 0.62)], false);
-        let b = case(&[(0, 0, 0.58), (0, 1, 0.59)], false);
+        let a = config(&[(0, 0, 0.60), (0, 1, 0.62)], false);
+        let b = config(&[(0, 0, 0.58), (0, 1, 0.59)], false);
         let paired = a.minus(quantity::images, &b, quantity::images).unwrap();
         let alone = a.mean(quantity::images).unwrap().minus(&b.mean(quantity::images).unwrap());
         assert!((paired.mean - alone.mean).abs() < 1e-12);
@@ -287,7 +289,7 @@ mod tests {
 
     #[test]
     fn derivatives_of_ratios_are_right() {
-        let c = case(&[(0, 0, 0.60), (0, 1, 0.62)], false);
+        let c = config(&[(0, 0, 0.60), (0, 1, 0.62)], false);
         let share = |r: &Row| Some(r.accuracy.images()? / r.accuracy.clean);
         let images = c.mean(share).unwrap().inference.unwrap().components.images;
         // By hand: the influence of an image on the ratio of the accuracies, by the quotient rule.

@@ -4,36 +4,36 @@
 //! The same tables as CSV and Markdown, and the same charts as SVG, are written to folders beside it. Results that do
 //! not exist yet, and artifacts that are gone, are left out, and the page says so.
 
-mod case;
 mod chart;
+mod config_group;
 mod error;
-mod evidence;
 mod figures;
 mod files;
 pub mod findings;
 mod joint;
 mod page;
 mod paper;
+pub mod passes_curve;
 mod provenance;
+mod result_set;
 mod setting;
 pub mod statistics;
-pub mod strength;
 mod table;
 mod tables;
 pub mod words;
 
-pub use case::Case;
+pub use config_group::ConfigGroup;
 pub use error::ReportError;
 
-use evidence::{Evidence, Measurement};
 use hemlock_pipeline::{Plan, Spec, read_answers, rows};
 use hemlock_store::Store;
-use page::Folder;
+use page::ReportFolder;
 use paper::Paper;
+use result_set::{PipelineResults, ResultSet};
 use std::path::{Path, PathBuf};
 
 /// A pipeline to report on.
-pub struct Subject {
+pub struct ReportedPipeline {
     /// The spec of the pipeline.
     pub spec: Spec,
     /// The tasks of the pipeline.
@@ -44,7 +44,7 @@ pub struct Subject {
 
 /// The paths of a report's files, and what the report lacks.
 #[derive(Debug)]
-pub struct Written {
+pub struct ReportFiles {
     /// The HTML page.
     pub page: PathBuf,
     /// The folder of the tables, as CSV and Markdown.
@@ -69,36 +69,36 @@ pub struct Written {
 /// - A chart or a picture cannot be drawn.
 /// - A file cannot be written.
 pub fn report(
-    subjects: &[Subject],
+    pipelines: &[ReportedPipeline],
     store: &Store,
     command: &str,
     paper: Option<&Path>,
     file: &Path,
-) -> Result<Written, ReportError> {
+) -> Result<ReportFiles, ReportError> {
     let paper = paper.map(Paper::read).transpose()?;
     let mut measured = Vec::new();
-    for subject in subjects {
-        let (mut rows, missing) = rows(&subject.plan, store)?;
+    for pipeline in pipelines {
+        let (mut rows, missing) = rows(&pipeline.plan, store)?;
         read_answers(&mut rows, store)?;
-        measured.push(Measurement { subject, rows, missing });
+        measured.push(PipelineResults { pipeline, rows, missing });
     }
     if measured.iter().all(|m| m.rows.is_empty()) {
         return Err(ReportError::NothingMeasured {
-            pipelines: subjects.iter().map(|s| s.spec.name.clone()).collect::<Vec<_>>().join(", "),
-            command: subjects.iter().map(|s| s.command.as_str()).collect::<Vec<_>>().join(" && "),
+            pipelines: pipelines.iter().map(|p| p.spec.name.clone()).collect::<Vec<_>>().join(", "),
+            command: pipelines.iter().map(|p| p.command.as_str()).collect::<Vec<_>>().join(" && "),
         });
     }
-    let evidence = Evidence::new(measured, store)?;
-    let paper = paper.map(|paper| paper.table(&evidence.cases)).transpose()?;
-    let page = page::Page::new(&evidence, paper, command)?;
+    let result_set = ResultSet::new(measured, store)?;
+    let paper = paper.map(|paper| paper.table(&result_set.configs)).transpose()?;
+    let page = page::Page::new(&result_set, paper, command)?;
     let (tables, figures) = (file.with_extension("tables"), file.with_extension("figures"));
     let name = |folder: &Path| folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut files: Vec<(PathBuf, String)> = Vec::new();
     for (folder, name, text) in page.files() {
-        let folder = if folder == Folder::Tables { &tables } else { &figures };
+        let folder = if folder == ReportFolder::Tables { &tables } else { &figures };
         files.push((folder.join(name), text));
     }
     files.push((file.to_owned(), page.html(&name(&tables), &name(&figures))));
     files::publish(file, &files)?;
-    Ok(Written { page: file.to_owned(), tables, figures, missing: evidence.notes() })
+    Ok(ReportFiles { page: file.to_owned(), tables, figures, missing: result_set.notes() })
 }

@@ -1,13 +1,12 @@
 //! The HTML page of a report, and the list of the files beside it.
 
 use crate::{
-    Case, ReportError,
-    case::quantity,
-    chart,
-    evidence::{Evidence, Scene},
+    ConfigGroup, ReportError, chart,
+    config_group::quantity,
     figures::{self, Figure},
     findings::{Finding, Verdict},
     provenance::Provenance,
+    result_set::{Experiment, ResultSet},
     setting,
     statistics::Estimate,
     table::Table,
@@ -20,7 +19,7 @@ const ROWS: &str = "rows.csv";
 
 /// A folder beside the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Folder {
+pub enum ReportFolder {
     /// The folder of the tables.
     Tables,
     /// The folder of the charts.
@@ -31,7 +30,7 @@ const STYLE: &str = include_str!("page.css");
 
 /// Everything that the page shows.
 pub struct Page<'a> {
-    evidence: &'a Evidence<'a>,
+    result_set: &'a ResultSet<'a>,
     /// The command that makes the page again.
     command: &'a str,
     results: Table,
@@ -64,23 +63,23 @@ const SECTIONS: [(&str, &str); 7] = [
 
 impl<'a> Page<'a> {
     /// Makes the tables and figures, and tests the findings.
-    pub fn new(evidence: &'a Evidence<'a>, paper: Option<Table>, command: &'a str) -> Result<Self, ReportError> {
-        let provenance = Provenance::new(evidence)?;
+    pub fn new(result_set: &'a ResultSet<'a>, paper: Option<Table>, command: &'a str) -> Result<Self, ReportError> {
+        let provenance = Provenance::new(result_set)?;
         let judged = |finding: Finding| {
             let table = tables::comparisons(&finding);
             (finding, table)
         };
         let tested = |(finding, _): &(Finding, Table)| finding.comparisons.iter().any(|c| c.p.is_some());
-        let (findings, open) = evidence.findings().into_iter().map(judged).partition(tested);
+        let (findings, open) = result_set.findings().into_iter().map(judged).partition(tested);
         Ok(Self {
-            evidence,
+            result_set,
             command,
-            results: tables::results(&evidence.cases),
+            results: tables::results(&result_set.configs),
             paper,
-            noise: tables::noise(&evidence.cases),
-            stages: figures::stages(evidence)?,
-            figures: figures::all(evidence, &provenance)?,
-            rows: tables::rows(&evidence.cases)?,
+            noise: tables::noise(&result_set.configs),
+            stages: figures::stages(result_set)?,
+            figures: figures::all(result_set, &provenance)?,
+            rows: tables::rows(&result_set.configs)?,
             findings,
             open,
             times: provenance.times(),
@@ -90,7 +89,7 @@ impl<'a> Page<'a> {
     }
 
     /// The files beside the page: folder, name and content.
-    pub fn files(&self) -> Vec<(Folder, String, String)> {
+    pub fn files(&self) -> Vec<(ReportFolder, String, String)> {
         let comparisons = self.findings.iter().chain(&self.open).map(|(_, table)| table);
         let tables = [&self.results, &self.noise]
             .into_iter()
@@ -98,19 +97,19 @@ impl<'a> Page<'a> {
             .chain(comparisons)
             .chain([&self.times, &self.artifacts]);
         let tables = tables.filter(|t| !t.is_empty()).flat_map(|table| {
-            let file = |ending: &str, text: String| (Folder::Tables, format!("{}.{ending}", table.name), text);
+            let file = |ending: &str, text: String| (ReportFolder::Tables, format!("{}.{ending}", table.name), text);
             [file("csv", table.csv()), file("md", table.markdown())]
         });
-        let rows = (Folder::Tables, ROWS.to_owned(), self.rows.clone());
+        let rows = (ReportFolder::Tables, ROWS.to_owned(), self.rows.clone());
         let figures = std::iter::once(&self.stages).chain(&self.figures).flat_map(Figure::drawings);
-        let drawings = figures.map(|d| (Folder::Figures, d.name.clone(), d.svg.clone()));
+        let drawings = figures.map(|d| (ReportFolder::Figures, d.name.clone(), d.svg.clone()));
         tables.chain([rows]).chain(drawings).collect()
     }
 
     /// The page as HTML; `tables` and `drawings` are the names of the folders beside it.
     pub fn html(&self, tables: &str, drawings: &str) -> String {
-        let names: Vec<String> = self.evidence.measured.iter().map(|m| m.subject.spec.name.clone()).collect();
-        let scenes = self.evidence.scenes();
+        let names: Vec<String> = self.result_set.pipelines.iter().map(|m| m.pipeline.spec.name.clone()).collect();
+        let experiments = self.result_set.experiments();
         let heading = |i: usize| html! { h2 { (SECTIONS[i].1) } };
         html! {
             (DOCTYPE)
@@ -128,12 +127,12 @@ impl<'a> Page<'a> {
                     header {
                         p.kicker { "Hemlock report" }
                         h1 { (words::list(&names)) }
-                        @for m in &self.evidence.measured {
-                            @if !m.subject.spec.description.is_empty() { p.lead { (m.subject.spec.description) } }
+                        @for m in &self.result_set.pipelines {
+                            @if !m.pipeline.spec.description.is_empty() { p.lead { (m.pipeline.spec.description) } }
                         }
                     }
-                    @for missing in self.evidence.notes() { p.notice role="note" { strong { "Incomplete. " } (missing) "." } }
-                    @if let Some(unverified) = self.evidence.unverified() {
+                    @for missing in self.result_set.notes() { p.notice role="note" { strong { "Incomplete. " } (missing) "." } }
+                    @if let Some(unverified) = self.result_set.unverified() {
                         p.notice role="note" { strong { "Unverified import. " } (unverified) }
                     }
                     nav aria-label="Contents" {
@@ -141,7 +140,7 @@ impl<'a> Page<'a> {
                     }
                     main {
                         section id="summary" { (heading(0)) (self.summary()) }
-                        section id="setting" { (heading(1)) @for scene in &scenes { (self.setting(scene, scenes.len() > 1)) } }
+                        section id="setting" { (heading(1)) @for experiment in &experiments { (self.setting(experiment, experiments.len() > 1)) } }
                         section id="results" { (heading(2)) (self.results(tables)) }
                         section id="stages" { (heading(3)) (self.stages.untitled(drawings)) }
                         section id="findings" { (heading(4)) (self.findings(tables)) }
@@ -157,11 +156,12 @@ impl<'a> Page<'a> {
 
     fn summary(&self) -> Markup {
         html! {
-            div.headlines { @for scene in self.evidence.scenes() { (self.headline(&scene)) } }
+            div.headlines { @for experiment in self.result_set.experiments() { (self.headline(&experiment)) } }
             h3 { "Findings" }
-            @if self.findings.is_empty() { p { "No claim of the paper is tested here: these results are too few for it." } }
+            @if self.findings.is_empty() { p { "None of the paper's claims can be tested on these results." } }
             @else {
-                p { "Claims of the paper that this pipeline reproduces, tested on the results of this page. A contradicted claim is a result." }
+                p { "These claims of the paper are tested on the results of this page. A contradicted claim is a result like any \
+                     other." }
                 ol.verdicts {
                     @for (f, _) in &self.findings {
                         li { a href={ "#" (f.id) } { (f.id) } (chip(f.verdict)) p { (f.claim) span.reason { (f.reason) } } }
@@ -182,28 +182,28 @@ impl<'a> Page<'a> {
     }
 
     fn results(&self, folder: &str) -> Markup {
-        let stepped_back = self.evidence.stepped_back();
+        let stepped_back = self.result_set.stepped_back();
         html! {
             (self.results.html(folder))
-            p.files { a href={ (words::address(folder)) "/" (ROWS) } { "Every result by itself" } ", with all of its parameters and its key, as CSV." }
+            p.files { a href={ (words::address(folder)) "/" (ROWS) } { (ROWS) } " has one line per result, with all of its parameters and its key." }
             @for said in stepped_back { p { (said) } }
             @if let Some(paper) = &self.paper { (paper.html(folder)) }
             @if !self.noise.is_empty() { (self.noise.html(folder)) }
         }
     }
 
-    /// The headline of a scene: its strongest attack with images, its strongest one within 8/255, and its strongest one
-    /// on features alone.
-    fn headline(&self, scene: &Scene) -> Markup {
-        let cases = &scene.cases;
-        let drop = |c: &Case| c.mean(quantity::drop).map_or(f64::NEG_INFINITY, |e| e.mean);
-        let best = |of: &dyn Fn(&Case) -> bool| {
-            let of: Vec<&Case> = cases.iter().copied().filter(|c| of(c)).collect();
+    /// The headline of an experiment: its strongest attack with images, its strongest one within 8/255, and its
+    /// strongest one on features alone.
+    fn headline(&self, experiment: &Experiment) -> Markup {
+        let configs = &experiment.configs;
+        let drop = |c: &ConfigGroup| c.mean(quantity::drop).map_or(f64::NEG_INFINITY, |e| e.mean);
+        let best = |of: &dyn Fn(&ConfigGroup) -> bool| {
+            let of: Vec<&ConfigGroup> = configs.iter().copied().filter(|c| of(c)).collect();
             Some((of.len(), of.into_iter().max_by(|a, b| drop(a).total_cmp(&drop(b)))?))
         };
         let features = best(&|c| c.mean(quantity::features).is_some() && c.mean(quantity::images).is_none());
         // Noise that replaces training images has another poison fraction, and a table of its own.
-        let adds = |c: &Case| c.mean(quantity::images).is_some() && !c.replaces();
+        let adds = |c: &ConfigGroup| c.mean(quantity::images).is_some() && !c.replaces();
         let images = best(&adds).or_else(|| best(&|c| c.mean(quantity::images).is_some()));
         let clean = best(&|c| c.linf().is_some_and(|l| l <= 8.0) && adds(c));
         // If all attacks are within the limit, this line would repeat the first one.
@@ -211,23 +211,23 @@ impl<'a> Page<'a> {
         let lines = [("with images", images), ("within 8/255", clean), ("on features alone", features)];
         html! {
             article {
-                h3 { (scene.name) }
-                @if cases.is_empty() { p { "No result yet. " code { (scene.measured.subject.command) } " makes them." } }
-                div.lines { @for (what, best) in lines { @if let Some((n, case)) = best { (headline(&strongest(n, what), case)) } } }
+                h3 { (experiment.name) }
+                @if configs.is_empty() { p { "No result yet. " code { (experiment.results.pipeline.command) } " computes results." } }
+                div.lines { @for (what, best) in lines { @if let Some((n, config)) = best { (headline(&strongest(n, what), config)) } } }
             }
         }
     }
 
-    fn setting(&self, scene: &Scene, several: bool) -> Markup {
-        let cases = &scene.cases;
+    fn setting(&self, experiment: &Experiment, several: bool) -> Markup {
+        let configs = &experiment.configs;
         html! {
-            @if several { h3 { (scene.name) } }
-            @if cases.is_empty() { p.absent { "Not shown: there is no result yet, or another pipeline on this page has the same ones." } }
+            @if several { h3 { (experiment.name) } }
+            @if configs.is_empty() { p.absent { "Not shown: there is no result yet, or another pipeline on this page has the same ones." } }
             @else {
                 dl.facts {
-                    @for (what, text) in setting::describe(cases) { div { dt { (what) } dd { (text) } } }
-                    @if let Some(test) = self.evidence.tested_on(&cases[0].rows[0]) {
-                        div { dt { "Resolution" } dd { "Accuracy is measured on " (test) " images: one of them is " (words::percent(1.0 / test as f64)) " points." } }
+                    @for (what, text) in setting::describe(configs) { div { dt { (what) } dd { (text) } } }
+                    @if let Some(test) = self.result_set.tested_on(&configs[0].rows[0]) {
+                        div { dt { "Resolution" } dd { "Accuracy is measured on " (test) " test images. One image is " (words::percent(1.0 / test as f64)) " points." } }
                     }
                 }
             }
@@ -237,16 +237,17 @@ impl<'a> Page<'a> {
     fn findings(&self, folder: &str) -> Markup {
         html! {
             p {
-                "A finding is confirmed where every comparison shows what it claims at the level 0.05, one-sided; contradicted where one shows the \
-                 opposite at that level divided by the number of comparisons; otherwise undecided. Tests and intervals tell apart what seeds share and \
-                 what they draw anew, and count test images as a sample: beside each verdict stands what it holds for."
+                "A claim is confirmed if every comparison supports it at the level 0.05 (one-sided). It is \
+                 contradicted if some comparison shows the opposite at this level divided by the number of \
+                 comparisons. Otherwise it is undecided. Tests and intervals treat extractors, training data, attacks \
+                 and test images as random effects (docs/findings.md), and each verdict states what it generalises to."
             }
             @for (f, table) in &self.findings {
                 section.finding id=(f.id) {
                     h3 { (f.id) ". " (f.claim) " " (chip(f.verdict)) }
                     p { strong { "Test. " } (f.test) }
                     p { strong { "Verdict. " } (f.reason) }
-                    @for scope in f.scopes() { p { strong { "Holds " } (scope) "." } }
+                    @for scope in f.scopes() { p { strong { "Scope. " } "The verdict holds " (scope) "." } }
                     (table.html(folder))
                     (apart(f))
                 }
@@ -272,7 +273,7 @@ impl<'a> Page<'a> {
 
     fn provenance(&self, folder: &str) -> Markup {
         let (missing, all) = self.provenance.missing();
-        let runs: Vec<&str> = self.evidence.measured.iter().map(|m| m.subject.command.as_str()).collect();
+        let runs: Vec<&str> = self.result_set.pipelines.iter().map(|m| m.pipeline.command.as_str()).collect();
         html! {
             dl.facts {
                 div { dt { "Results" } dd { @for run in runs { code { (run) } } } }
@@ -294,7 +295,8 @@ fn apart(finding: &Finding) -> Markup {
         @if !finding.apart.is_empty() {
             details.apart {
                 summary { "Not comparable: " (finding.apart.len() + finding.apart_more) }
-                p { "These would be compared, if they did not differ in what the finding does not ask about, too." }
+                p { "These pairs would be compared if they did not also differ in parameters that the finding does not ask \
+                     about." }
                 ul {
                     @for a in &finding.apart { li { (a.left) " and " (a.right) ": " span.reason { (a.why()) } } }
                     @if finding.apart_more > 0 { li { (words::count(finding.apart_more, "more pair")) } }
@@ -307,12 +309,12 @@ fn apart(finding: &Finding) -> Markup {
 /// The beginning of a headline. It names the number of attacks that the strongest is chosen from, because that choice
 /// is optimistic.
 fn strongest(of: usize, what: &str) -> String {
-    if of == 1 { format!("The one attack {what}") } else { format!("Strongest of {of} attacks {what}") }
+    if of == 1 { format!("The only attack {what}") } else { format!("The strongest of {of} attacks {what}") }
 }
 
-fn headline(what: &str, case: &Case) -> Markup {
-    let mean = |q| case.mean(q).map(|e| words::percent(e.mean)).unwrap_or_default();
-    let drop = case.mean(quantity::drop);
+fn headline(what: &str, config: &ConfigGroup) -> Markup {
+    let mean = |q| config.mean(q).map(|e| words::percent(e.mean)).unwrap_or_default();
+    let drop = config.mean(quantity::drop);
     let interval = drop.and_then(|e| {
         Some(format!(
             "95 % CI {} to {}",
@@ -320,15 +322,15 @@ fn headline(what: &str, case: &Case) -> Markup {
             words::percent(e.mean + e.half_width()?)
         ))
     });
-    let poisoned = case.mean(|r| Some(r.accuracy.clean - quantity::drop(r)?));
+    let poisoned = config.mean(|r| Some(r.accuracy.clean - quantity::drop(r)?));
     html! {
         div.headline {
             p.what { (what) }
-            p.drop { strong { (drop.map(|e| words::number(100.0 * e.mean, 1)).unwrap_or_default()) } " points" @if let Some(i) = interval { span.interval { (i) } } }
+            p.drop { strong { (drop.map(|e| words::number(100.0 * e.mean, 1)).unwrap_or_default()) } " points of accuracy" @if let Some(i) = interval { span.interval { (i) } } }
             p.how {
-                "Accuracy goes from " (mean(quantity::clean)) " to " (poisoned.map(|e| words::percent(e.mean)).unwrap_or_default()) " % with "
-                (words::share(case.poison_fraction())) " of poisons (" (case.label) ")."
-                @if let Some((control, e)) = control(case) { " " (control) " " (words::number(100.0 * e.mean, 1)) "." }
+                "Accuracy changes from " (mean(quantity::clean)) " % to " (poisoned.map(|e| words::percent(e.mean)).unwrap_or_default()) " % with "
+                (words::share(config.poison_fraction())) " of poisons (" (config.label) ")."
+                @if let Some((control, e)) = control(config) { " " (control) " " (words::number(100.0 * e.mean, 1)) " points." }
             }
         }
     }
@@ -336,11 +338,11 @@ fn headline(what: &str, case: &Case) -> Markup {
 
 /// The beginning of a sentence about the control of an attack, and the drop that the control costs. The control is
 /// flipped labels; for noise, which should make images useless, it is training without these images.
-fn control(case: &Case) -> Option<(&'static str, Estimate)> {
-    if case.replaces() {
-        return Some(("To train without these images costs", case.mean(quantity::drop_of_removed)?));
+fn control(config: &ConfigGroup) -> Option<(&'static str, Estimate)> {
+    if config.replaces() {
+        return Some(("Training without these images costs", config.mean(quantity::drop_of_removed)?));
     }
-    Some(("As many flipped labels cost", case.mean(quantity::drop_of_flips)?))
+    Some(("Flipping as many labels costs", config.mean(quantity::drop_of_flips)?))
 }
 
 fn chip(verdict: Verdict) -> Markup {

@@ -10,9 +10,9 @@
 //! that begin with `#` are comments.
 
 use crate::{
-    Case, ReportError,
-    case::{Quantity, quantity},
-    table::{Cell, Table},
+    ConfigGroup, ReportError,
+    config_group::{Quantity, quantity},
+    table::{Table, TableCell},
     words,
 };
 use hemlock_pipeline::nearest;
@@ -38,12 +38,12 @@ const CONDITIONS: [&str; 5] = ["pipeline", "attack", "method", "victim", "poison
 #[derive(Debug)]
 pub struct Paper {
     path: PathBuf,
-    rows: Vec<Typed>,
+    rows: Vec<PaperRow>,
 }
 
 /// A line of the file.
 #[derive(Debug)]
-struct Typed {
+struct PaperRow {
     line: u64,
     /// The conditions: column and value.
     conditions: Vec<(String, String)>,
@@ -64,8 +64,8 @@ impl Paper {
         let bytes = read_file(path, 1).map_err(|e| wrong(None, format!("it cannot be read: {e}")))?;
         let mut reader = csv::ReaderBuilder::new().comment(Some(b'#')).trim(csv::Trim::All).from_reader(&bytes[..]);
         let line_of = |at: Option<&csv::Position>| at.map(|at| line(&bytes, at.byte() as usize));
-        let told = |e: csv::Error| wrong(line_of(e.position()), format!("it is no CSV: {e}"));
-        let columns: Vec<String> = reader.headers().map_err(told)?.iter().map(str::to_owned).collect();
+        let malformed = |e: csv::Error| wrong(line_of(e.position()), format!("it is no CSV: {e}"));
+        let columns: Vec<String> = reader.headers().map_err(malformed)?.iter().map(str::to_owned).collect();
         let names: Vec<&str> = MEASURED.iter().map(|(name, _)| *name).collect();
         if columns.is_empty() {
             return Err(wrong(None, "it is empty; expected a first line that names columns".to_owned()));
@@ -80,9 +80,9 @@ impl Paper {
         }
         let mut rows = Vec::new();
         for record in reader.records() {
-            let record = record.map_err(told)?;
+            let record = record.map_err(malformed)?;
             let line = line_of(record.position());
-            let mut row = Typed { line: line.unwrap_or(0), conditions: Vec::new(), numbers: Vec::new() };
+            let mut row = PaperRow { line: line.unwrap_or(0), conditions: Vec::new(), numbers: Vec::new() };
             for (column, cell) in columns.iter().zip(&record).filter(|(_, cell)| !cell.is_empty()) {
                 match names.iter().position(|name| name == column) {
                     Some(measured) => {
@@ -112,33 +112,33 @@ impl Paper {
     /// - A line matches no result, or several.
     /// - The result of a line does not have a quantity that the line gives.
     /// - A quantity of a result is given twice.
-    pub fn table(&self, cases: &[Case]) -> Result<Table, ReportError> {
-        let caption = "The paper's numbers beside ours: accuracy on the test split in %, drops in points. Typed from the paper by whoever \
-                       made this report; extractor and data may be others than the paper's.";
+    pub fn table(&self, configs: &[ConfigGroup]) -> Result<Table, ReportError> {
+        let caption = "The paper's numbers beside ours: test accuracies in %, and drops in points. The paper's numbers \
+                       were typed by whoever made this report, and its extractor and data may differ from ours.";
         let mut table = Table::new("paper", caption).texts("attack").numbers("ε_d, %", &[""]).texts("number");
         table = table.numbers("ours", &[""]).numbers("paper", &[""]).numbers("ours − paper", &[""]);
-        let fields: Vec<BTreeMap<String, String>> = cases.iter().map(fields).collect();
+        let fields: Vec<BTreeMap<String, String>> = configs.iter().map(fields).collect();
         let mut taken = BTreeMap::new();
         for row in &self.rows {
             let wrong = |what: String| ReportError::Paper { path: self.path.clone(), line: Some(row.line), what };
             let met = row.only(&fields).map_err(wrong)?;
-            let case = &cases[met];
+            let config = &configs[met];
             for (measured, paper) in &row.numbers {
                 let (name, quantity) = MEASURED[*measured];
                 if let Some(before) = taken.insert((met, *measured), row.line) {
                     let what = format!("`{name}` of this result is given in line {before}, too; expected it once");
                     return Err(wrong(what));
                 }
-                let ours = case.mean(quantity).map(|e| 100.0 * e.mean);
+                let ours = config.mean(quantity).map(|e| 100.0 * e.mean);
                 let ours = ours.ok_or_else(|| wrong(format!("`{name}` is a number that this result does not have")))?;
-                let number = |x: f64| Cell::numbers(words::number(x, 2), vec![Some(x)]);
+                let number = |x: f64| TableCell::numbers(words::number(x, 2), vec![Some(x)]);
                 table.push(vec![
-                    Cell::text(&case.name),
-                    Cell::numbers(
-                        words::share(case.poison_fraction()).trim_end_matches(" %"),
-                        vec![Some(100.0 * case.poison_fraction())],
+                    TableCell::text(&config.name),
+                    TableCell::numbers(
+                        words::share(config.poison_fraction()).trim_end_matches(" %"),
+                        vec![Some(100.0 * config.poison_fraction())],
                     ),
-                    Cell::text(name),
+                    TableCell::text(name),
                     number(ours),
                     number(*paper),
                     number(ours - paper),
@@ -149,7 +149,7 @@ impl Paper {
     }
 }
 
-impl Typed {
+impl PaperRow {
     /// The index of the only result that meets all conditions, or a text that says why there is not exactly one.
     fn only(&self, results: &[BTreeMap<String, String>]) -> Result<usize, String> {
         for (column, value) in &self.conditions {
@@ -169,7 +169,8 @@ impl Typed {
                 if let Some((attack, method)) = value.split_once(" + ").filter(|_| column == "attack") {
                     let (attack, method) = (short(attack, VALUE), short(method, VALUE));
                     return Err(format!(
-                        "`attack` is what is attacked, and `method` how images are made, a column each; expected {attack}, and {method}"
+                        "`attack` is the objective, and `method` is how images are made, a column each; expected {attack}, \
+                         and {method}"
                     ));
                 }
                 let hint = near(value, &there.iter().copied().collect::<Vec<_>>()).unwrap_or_default();
@@ -203,19 +204,20 @@ fn line(bytes: &[u8], at: usize) -> u64 {
     1 + lines(before) + after.split(|byte| *byte == b'\n').take_while(no_record).count() as u64
 }
 
-/// The fields of a case that conditions can name, with their values: conditions that are no parameters, and parameters
-/// that all rows have in common.
-fn fields(case: &Case) -> BTreeMap<String, String> {
-    let row = &case.rows[0];
+/// The fields of a configuration that conditions can name, with their values: conditions that are no parameters, and
+/// parameters that all rows have in common.
+fn fields(config: &ConfigGroup) -> BTreeMap<String, String> {
+    let row = &config.rows[0];
     let parameters = row.params.iter().flat_map(|(node, params)| {
-        let alike = |field: &str, value: &Value| case.rows.iter().all(|r| r.params[node].get(field) == Some(value));
+        let alike = |field: &str, value: &Value| config.rows.iter().all(|r| r.params[node].get(field) == Some(value));
         let fields = params.as_object().into_iter().flatten();
         let fields = fields.filter(move |(field, value)| !value.is_null() && alike(field, value));
         fields.map(move |(field, value)| (format!("{node}.{field}"), text(value)))
     });
     let mut fields: BTreeMap<String, String> = parameters.collect();
-    let own = [case.pipeline(), case.aim(), case.making().unwrap_or_default(), case.victim()].map(str::to_owned);
-    let own = own.into_iter().chain([case.poison_fraction().to_string()]);
+    let own =
+        [config.pipeline(), config.aim(), config.making().unwrap_or_default(), config.victim()].map(str::to_owned);
+    let own = own.into_iter().chain([config.poison_fraction().to_string()]);
     fields.extend(CONDITIONS.into_iter().map(str::to_owned).zip(own));
     fields
 }
@@ -236,12 +238,12 @@ mod tests {
     use crate::findings::testing::made_up;
     use serde_json::json;
 
-    fn cases() -> [Case; 2] {
+    fn configs() -> [ConfigGroup; 2] {
         ["ball", "none"].map(|constraint| {
             made_up("gradient-canceling + feature-matching")
                 .with("poison-features", json!({ "attack": "gradient-canceling", "constraint": constraint }))
                 .images([0.7, 0.702, 0.698])
-                .case()
+                .config()
         })
     }
 
@@ -255,7 +257,7 @@ mod tests {
     fn table(text: &str) -> Result<Table, String> {
         let paper = read(text).unwrap();
         let name = paper.path.display().to_string();
-        paper.table(&cases()).map_err(|e| e.to_string().replace(&name, "paper.csv"))
+        paper.table(&configs()).map_err(|e| e.to_string().replace(&name, "paper.csv"))
     }
 
     #[test]
@@ -271,45 +273,45 @@ mod tests {
     }
 
     #[test]
-    fn what_meets_no_result_is_told() {
-        let told = |text: &str| table(text).err().unwrap();
+    fn a_line_without_one_result_is_an_error() {
+        let error = |text: &str| table(text).err().unwrap();
         assert_eq!(
-            told("attack,poison-features.constraint,drop\ngradient-canceling,bal,8.5\n"),
+            error("attack,poison-features.constraint,drop\ngradient-canceling,bal,8.5\n"),
             "paper.csv, line 2: no result has `poison-features.constraint` bal; there is ball, none; did you mean `ball`?"
         );
         assert!(
-            told("poison-features.constrain,drop\nball,8.5\n").contains("did you mean `poison-features.constraint`?")
+            error("poison-features.constrain,drop\nball,8.5\n").contains("did you mean `poison-features.constraint`?")
         );
         assert_eq!(
-            told("attack,drop\ngradient-canceling,8.5\n"),
+            error("attack,drop\ngradient-canceling,8.5\n"),
             "paper.csv, line 2: 2 results have this; tell them apart by a column, such as `poison-features.constraint`"
         );
         assert!(
-            told("poison-features.constraint,drop\nball,1\n\nball,2\n")
+            error("poison-features.constraint,drop\nball,1\n\nball,2\n")
                 .contains("line 4: `drop` of this result is given in line 2")
         );
         assert_eq!(
-            told("attack,drop\ngradient-canceling + feature-matching,8\n"),
-            "paper.csv, line 2: `attack` is what is attacked, and `method` how images are made, a column each; expected \
-             gradient-canceling, and feature-matching"
+            error("attack,drop\ngradient-canceling + feature-matching,8\n"),
+            "paper.csv, line 2: `attack` is the objective, and `method` is how images are made, a column each; \
+             expected gradient-canceling, and feature-matching"
         );
-        assert!(told("# one\n\ndrop\n# two\n8\n").starts_with("paper.csv, line 5: 2 results"));
-        assert!(told("poison-features.constraint,features\nball,1\n").ends_with("that this result does not have"));
+        assert!(error("# one\n\ndrop\n# two\n8\n").starts_with("paper.csv, line 5: 2 results"));
+        assert!(error("poison-features.constraint,features\nball,1\n").ends_with("that this result does not have"));
     }
 
     #[test]
-    fn what_is_no_table_is_told() {
-        let told = |text: &str| read(text).err().unwrap();
-        assert!(told("attack,poison_fraction\n").contains("line 1: no column is a number of the paper's"));
-        assert!(told("drop,drop\n1,2\n").contains("`drop` is there twice"));
-        assert!(told("attack,drop\n").contains("has no line below its first"));
+    fn a_file_that_is_no_table_is_an_error() {
+        let error = |text: &str| read(text).err().unwrap();
+        assert!(error("attack,poison_fraction\n").contains("line 1: no column is a number of the paper's"));
+        assert!(error("drop,drop\n1,2\n").contains("`drop` is there twice"));
+        assert!(error("attack,drop\n").contains("has no line below its first"));
         for empty in ["", "\n\n", "# nothing\n"] {
-            assert_eq!(told(empty), "paper.csv: it is empty; expected a first line that names columns", "{empty:?}");
+            assert_eq!(error(empty), "paper.csv: it is empty; expected a first line that names columns", "{empty:?}");
         }
-        assert!(told("attack,drop\ntgda,\n").contains("line 2: there is no number"));
-        assert_eq!(told("drop\n8,5\n").split(':').next(), Some("paper.csv, line 2"));
+        assert!(error("attack,drop\ntgda,\n").contains("line 2: there is no number"));
+        assert_eq!(error("drop\n8,5\n").split(':').next(), Some("paper.csv, line 2"));
         for number in ["x", "NaN", "1e9", "\"8,5\""] {
-            assert!(told(&format!("drop\n{number}\n")).contains("expected a number of per cent"), "{number}");
+            assert!(error(&format!("drop\n{number}\n")).contains("expected a number of per cent"), "{number}");
         }
         let missing = Paper::read(Path::new("nowhere/paper.csv")).unwrap_err().to_string();
         assert!(missing.starts_with("nowhere/paper.csv: it cannot be read"), "{missing}");

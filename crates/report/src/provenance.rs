@@ -2,8 +2,8 @@
 
 use crate::{
     ReportError,
-    evidence::Evidence,
-    table::{Cell, Table},
+    result_set::ResultSet,
+    table::{Table, TableCell},
     words,
 };
 use hemlock_store::Manifest;
@@ -11,21 +11,23 @@ use std::collections::BTreeMap;
 
 /// The tasks of all pipelines, each once, with the manifests of their artifacts.
 pub struct Provenance {
-    tasks: Vec<Record>,
+    tasks: Vec<TaskRecord>,
 }
 
-struct Record {
+struct TaskRecord {
     pipeline: String,
     node: &'static str,
     key: String,
     manifest: Option<Manifest>,
+    /// What the stage does, as it describes itself.
+    does: &'static str,
     seed: Option<u64>,
     version: u32,
     source: Option<String>,
 }
 
 /// The times of a stage's tasks.
-pub struct Taken {
+pub struct StageTimes {
     /// The name of the stage.
     pub stage: String,
     /// The time of every task, in seconds.
@@ -34,19 +36,20 @@ pub struct Taken {
 
 impl Provenance {
     /// Reads the manifests of all tasks.
-    pub fn new(evidence: &Evidence) -> Result<Self, ReportError> {
-        let mut tasks: Vec<Record> = Vec::new();
-        for m in &evidence.measured {
-            for task in &m.subject.plan.tasks {
+    pub fn new(result_set: &ResultSet) -> Result<Self, ReportError> {
+        let mut tasks: Vec<TaskRecord> = Vec::new();
+        for m in &result_set.pipelines {
+            for task in &m.pipeline.plan.tasks {
                 let key = task.key.to_string();
                 if tasks.iter().any(|t| t.key == key) {
                     continue;
                 }
-                tasks.push(Record {
-                    pipeline: m.subject.spec.name.clone(),
+                tasks.push(TaskRecord {
+                    pipeline: m.pipeline.spec.name.clone(),
                     node: task.node,
                     key,
-                    manifest: evidence.manifest(task)?,
+                    does: task.about.does,
+                    manifest: result_set.manifest(task)?,
                     seed: task.identity.seed,
                     version: task.identity.stage_version,
                     source: task.identity.source.clone(),
@@ -67,13 +70,13 @@ impl Provenance {
 
     /// Facts about all artifacts together: label and values.
     pub fn facts(&self) -> Vec<(&'static str, Vec<String>)> {
-        let every = |of: &dyn Fn(&Record) -> Option<String>| {
+        let every = |of: &dyn Fn(&TaskRecord) -> Option<String>| {
             let mut values: Vec<String> = self.tasks.iter().filter_map(of).collect();
             values.sort();
             values.dedup();
             values
         };
-        let of = |f: fn(&Manifest) -> String| move |t: &Record| t.manifest.as_ref().map(f);
+        let of = |f: fn(&Manifest) -> String| move |t: &TaskRecord| t.manifest.as_ref().map(f);
         let mut seeds: Vec<u64> = self.tasks.iter().filter_map(|t| t.seed).collect();
         seeds.sort_unstable();
         seeds.dedup();
@@ -97,26 +100,33 @@ impl Provenance {
     }
 
     /// The times of every stage.
-    pub fn taken(&self) -> Vec<Taken> {
-        let mut taken: Vec<Taken> = Vec::new();
+    pub fn taken(&self) -> Vec<StageTimes> {
+        let mut taken: Vec<StageTimes> = Vec::new();
         for m in self.made() {
             let stage = &m.identity.stage;
             match taken.iter_mut().find(|t| t.stage == *stage) {
                 Some(t) => t.seconds.push(m.seconds),
-                None => taken.push(Taken { stage: stage.clone(), seconds: vec![m.seconds] }),
+                None => taken.push(StageTimes { stage: stage.clone(), seconds: vec![m.seconds] }),
             }
         }
         taken
     }
 
+    /// What a stage does, as it describes itself.
+    fn does(&self, stage: &str) -> &'static str {
+        let of = |task: &&TaskRecord| task.manifest.as_ref().is_some_and(|m| m.identity.stage == stage);
+        self.tasks.iter().find(of).map_or("", |task| task.does)
+    }
+
     /// A table of the stages: versions, number of tasks, times and devices.
     pub fn times(&self) -> Table {
-        let mut table = Table::new("times", "Time of every stage, from the manifests of its artifacts.")
+        let mut table = Table::new("times", "The time of every stage, from the manifests of its artifacts.")
             .texts("stage")
+            .texts("what it does")
             .texts("versions")
             .numbers("tasks", &[""])
-            .numbers("seconds a task", &["", "std"])
-            .numbers("seconds in all", &[""])
+            .numbers("seconds per task", &["", "std"])
+            .numbers("seconds, total", &[""])
             .texts("devices");
         let (mut versions, mut devices) = (BTreeMap::new(), BTreeMap::new());
         for m in self.made() {
@@ -129,17 +139,18 @@ impl Provenance {
             entry(&mut versions, m.identity.stage_version.to_string());
             entry(&mut devices, m.device.clone());
         }
-        for Taken { stage, seconds } in self.taken() {
+        for StageTimes { stage, seconds } in self.taken() {
             let Some(e) = crate::statistics::Estimate::of(&seconds) else { continue };
             let total: f64 = seconds.iter().sum();
             let join = |map: &BTreeMap<String, Vec<String>>| map.get(&stage).map(|v| v.join(", ")).unwrap_or_default();
             table.push(vec![
-                Cell::text(&stage),
-                Cell::text(join(&versions)),
-                Cell::numbers(seconds.len().to_string(), vec![Some(seconds.len() as f64)]),
-                Cell::numbers(words::over_seeds(&e, 1), vec![Some(e.mean), Some(e.std)]),
-                Cell::numbers(words::number(total, 1), vec![Some(total)]),
-                Cell::text(join(&devices)),
+                TableCell::text(&stage),
+                TableCell::text(self.does(&stage)),
+                TableCell::text(join(&versions)),
+                TableCell::numbers(seconds.len().to_string(), vec![Some(seconds.len() as f64)]),
+                TableCell::numbers(words::over_seeds(&e, 1), vec![Some(e.mean), Some(e.std)]),
+                TableCell::numbers(words::number(total, 1), vec![Some(total)]),
+                TableCell::text(join(&devices)),
             ]);
         }
         table
@@ -149,7 +160,7 @@ impl Provenance {
     pub fn table(&self) -> Table {
         let mut table = Table::new(
             "artifacts",
-            "Every artifact that the pipelines consist of. A key is a hash of all that decides the content.",
+            "All artifacts of the pipelines. The key of an artifact is a hash of everything that decides its content.",
         )
         .texts("node")
         .texts("key")
@@ -159,21 +170,23 @@ impl Provenance {
         .texts("hemlock")
         .numbers("seconds", &[""])
         .texts("made")
-        .texts("first for")
+        .texts("made for")
         .texts("content");
         for t in &self.tasks {
             let m = t.manifest.as_ref();
-            let text = |of: fn(&Manifest) -> String| m.map_or_else(Cell::none, |m| Cell::text(of(m)));
+            let text = |of: fn(&Manifest) -> String| m.map_or_else(TableCell::none, |m| TableCell::text(of(m)));
             table.push(vec![
-                Cell::text(t.node),
-                Cell::text(&t.key).class("code"),
-                Cell::text(t.seed.map(|s| s.to_string()).unwrap_or_default()),
-                Cell::numbers(t.version.to_string(), vec![Some(f64::from(t.version))]),
+                TableCell::text(t.node),
+                TableCell::text(&t.key).class("code"),
+                TableCell::text(t.seed.map(|s| s.to_string()).unwrap_or_default()),
+                TableCell::numbers(t.version.to_string(), vec![Some(f64::from(t.version))]),
                 text(|m| m.device.clone()),
                 text(|m| m.hemlock_version.clone()),
-                m.map_or_else(Cell::none, |m| Cell::numbers(words::number(m.seconds, 1), vec![Some(m.seconds)])),
-                m.map_or_else(|| Cell::text("not there yet"), |m| Cell::text(&m.created)),
-                Cell::text(m.map_or(&t.pipeline, |m| &m.pipeline)),
+                m.map_or_else(TableCell::none, |m| {
+                    TableCell::numbers(words::number(m.seconds, 1), vec![Some(m.seconds)])
+                }),
+                m.map_or_else(|| TableCell::text("missing"), |m| TableCell::text(&m.created)),
+                TableCell::text(m.map_or(&t.pipeline, |m| &m.pipeline)),
                 text(|m| m.content.to_string()[..16].to_owned()).class("code"),
             ]);
         }

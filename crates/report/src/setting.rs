@@ -1,37 +1,37 @@
 //! The setting and the threat model in words, from the parameters of the results.
 
 use crate::{
-    Case,
-    case::Pretraining,
+    ConfigGroup,
+    config_group::PretrainingKind,
     words::{capital, list, share},
 };
 use hemlock_threat::Sees;
 use serde_json::Value;
 use std::collections::BTreeSet;
 
-/// Describes the setting of some cases: headings, each with a sentence or two.
-pub fn describe(cases: &[&Case]) -> Vec<(&'static str, String)> {
-    let setting = Setting(cases);
-    let said = [
-        ("Extractor", Some(setting.extractor())),
-        ("Victim extractor", setting.victim_extractor()),
-        ("Downstream data", setting.downstream()),
-        ("Means and intervals", setting.scope()),
-        ("Pre-training", Some(setting.pretraining())),
-        ("Victim", Some(setting.victims())),
-        ("Target", setting.target()),
-        ("Poison fraction", Some(setting.budget())),
-        ("Attacker", Some(setting.attacker())),
-        ("What may change", Some([setting.labels(), &setting.pixels(), &setting.features()].concat())),
+/// Describes the setting of some configurations: headings, each with a sentence or two.
+pub fn describe(configs: &[&ConfigGroup]) -> Vec<(&'static str, String)> {
+    let context = ExperimentContext(configs);
+    let facts = [
+        ("Extractor", Some(context.extractor())),
+        ("Victim extractor", context.victim_extractor()),
+        ("Downstream data", context.downstream()),
+        ("Means and intervals", context.scope()),
+        ("Pre-training", Some(context.pretraining())),
+        ("Victim", Some(context.victims())),
+        ("Target", context.target()),
+        ("Poison fraction", Some(context.budget())),
+        ("Attacker", Some(context.attacker())),
+        ("Constraints on poisons", Some([context.labels(), &context.pixels(), &context.features()].concat())),
     ];
-    said.into_iter().filter_map(|(heading, text)| Some((heading, text?))).collect()
+    facts.into_iter().filter_map(|(heading, text)| Some((heading, text?))).collect()
 }
 
-/// The cases whose setting is described.
-struct Setting<'a>(&'a [&'a Case]);
+/// The configurations whose setting is described.
+struct ExperimentContext<'a>(&'a [&'a ConfigGroup]);
 
-impl<'a> Setting<'a> {
-    /// The value of a parameter in the first case that has it.
+impl<'a> ExperimentContext<'a> {
+    /// The value of a parameter in the first configuration that has it.
     fn first(&self, node: &str, field: &str) -> Option<&'a Value> {
         self.0.iter().find_map(|c| c.parameter(node, field))
     }
@@ -41,8 +41,8 @@ impl<'a> Setting<'a> {
         self.first(node, field).map(crate::words::value)
     }
 
-    /// All values that `of` returns for the cases, each once, in the order of the cases.
-    fn every(&self, of: &dyn Fn(&Case) -> Option<String>) -> Vec<String> {
+    /// All values that `of` returns for the configurations, each once, in the order of the configurations.
+    fn every(&self, of: &dyn Fn(&ConfigGroup) -> Option<String>) -> Vec<String> {
         let mut seen = BTreeSet::new();
         self.0.iter().filter_map(|c| of(c)).filter(|v| seen.insert(v.clone())).collect()
     }
@@ -50,7 +50,7 @@ impl<'a> Setting<'a> {
     /// A sentence about how the attacker's extractor was made.
     fn extractor(&self) -> String {
         let arch = self.every(&|c| c.parameter("pretrain", "arch").map(crate::words::value));
-        let trained = self.every(&|c| Some(method(c)?.to_owned()));
+        let trained = self.every(&method);
         let node =
             if self.first("dataset.pretrain", "source").is_some() { "dataset.pretrain" } else { "dataset.downstream" };
         let images =
@@ -58,7 +58,7 @@ impl<'a> Setting<'a> {
         match self.first("features", "path") {
             Some(path) => {
                 format!(
-                    "Features were read from the file {}; what made them is not known here.",
+                    "Features were imported from the file {}, and the extractor is not known.",
                     crate::words::value(path)
                 )
             }
@@ -70,18 +70,21 @@ impl<'a> Setting<'a> {
                     .map(|e| if e == "1" { ", for 1 epoch".to_owned() } else { format!(", for {e} epochs") })
                     .unwrap_or_default();
                 let unverified = match self.0.iter().any(|c| c.rows.iter().any(|row| row.verified == Some(false))) {
-                    true => " An unverified import: nothing shows that it computes what its weights were trained in.",
+                    true => {
+                        " This is an unverified import: no probe has shown that it computes the network that its weights were \
+                         trained in."
+                    }
                     false => "",
                 };
                 format!(
-                    "{}, {}{}{epochs}.{unverified} No attacker changes it.{}",
+                    "{}, {}{}{epochs}.{unverified} Attackers cannot change it.{}",
                     list(&arch),
                     list(&trained),
                     on.unwrap_or_default(),
                     if self.0.iter().all(|c| c.shares_extractor()) {
-                        " All seeds share it: they differ in what comes after it."
+                        " All seeds share it."
                     } else {
-                        " Every seed has one of its own."
+                        " Every seed has an extractor of its own."
                     }
                 )
             }
@@ -92,7 +95,7 @@ impl<'a> Setting<'a> {
     fn victim_extractor(&self) -> Option<String> {
         let arch = self.text("victim-extractor.pretrain", "arch")?;
         let trained = self.text("victim-extractor.pretrain", "method").unwrap_or_default();
-        Some(format!("Victims use another extractor than the attacker's: {arch}, by {trained}."))
+        Some(format!("Victims use another extractor than attackers: {arch}, pre-trained by {trained}."))
     }
 
     /// A sentence about the images that heads are trained and tested on.
@@ -105,12 +108,12 @@ impl<'a> Setting<'a> {
                 let n = self.first("dataset.downstream", field)?;
                 // An absent `validation` stands for the validation split of the source, which may be empty. The other
                 // counts stand for all images if they are absent.
-                let told = !n.is_null() || *field != "validation";
-                told.then(|| if n.is_null() { format!("all {what}") } else { format!("{n} {what}") })
+                let known = !n.is_null() || *field != "validation";
+                known.then(|| if n.is_null() { format!("all {what}") } else { format!("{n} {what}") })
             })
             .collect();
         let images = if self.first("dataset.downstream", "seed").is_some_and(|s| s == "run") {
-            " Every seed chooses its own, of test images as far as there are others."
+            " Every seed draws training images of its own, and test images of its own if there are enough."
         } else {
             ""
         };
@@ -119,24 +122,25 @@ impl<'a> Setting<'a> {
 
     /// A sentence about what means and intervals generalise to.
     fn scope(&self) -> Option<String> {
-        let inference = self.0.iter().find_map(|c| c.mean(crate::case::quantity::drop)?.inference.ok())?;
-        Some(format!("Hold {}.", inference.scope.words()))
+        let inference = self.0.iter().find_map(|c| c.mean(crate::config_group::quantity::drop)?.inference.ok())?;
+        Some(format!("They hold {}.", inference.scope.words()))
     }
 
     /// A sentence about whether this is fine-tuning or transfer.
     fn pretraining(&self) -> String {
-        let said = match self.0.first().map(|c| c.pretraining()) {
-            Some(Pretraining::FineTuning) => {
+        let sentence = match self.0.first().map(|c| c.pretraining()) {
+            Some(PretrainingKind::FineTuning) => {
                 "Fine-tuning: the extractor was pre-trained on the source that the head is trained on."
             }
-            Some(Pretraining::Transfer) => {
+            Some(PretrainingKind::Transfer) => {
                 "Transfer: the extractor was pre-trained on another source than the head is trained on."
             }
             _ => {
-                "Whether this is fine-tuning or transfer is not known: what the extractor was pre-trained on is not part of the pipeline."
+                "Whether this is fine-tuning or transfer is not known: what the extractor was pre-trained on is not part \
+                 of the pipeline."
             }
         };
-        said.to_owned()
+        sentence.to_owned()
     }
 
     /// A sentence about the victims.
@@ -147,23 +151,23 @@ impl<'a> Setting<'a> {
             let decay = if c.victim().starts_with("linear") { decay.as_str() } else { "" };
             Some(victim(c.victim()).to_owned() + decay)
         });
-        format!("{}. Trained anew on clean data and poisons together.", capital(&list(&victims)))
+        format!("{}. Victims are trained from scratch on clean data and poisons together.", capital(&list(&victims)))
     }
 
     /// A sentence about the target heads.
     fn target(&self) -> Option<String> {
         let strengths = self.every(&|c| {
-            let told =
+            let value =
                 |field: &str| c.parameter("target-params", field).filter(|v| !v.is_null()).map(crate::words::value);
-            let radius = |radius: String| match told("radius_unit").as_deref() {
+            let radius = |radius: String| match value("radius_unit").as_deref() {
                 Some("absolute") => format!("radius {radius}"),
                 _ => format!("radius {radius}, in norms of the clean head"),
             };
             let strength =
-                told("radius").map(radius).or_else(|| told("share").map(|share| format!("share {share}")))?;
-            let fitted = told("calibration").is_some_and(|c| c != "none");
-            let fitted = if fitted { ", then scale and biases fitted again" } else { "" };
-            let method = told("method")?.replace("gradpc", "GradPC").replace('-', " ");
+                value("radius").map(radius).or_else(|| value("share").map(|share| format!("share {share}")))?;
+            let fitted = value("calibration").is_some_and(|c| c != "none");
+            let fitted = if fitted { ", and then its scale and biases are fitted" } else { "" };
+            let method = value("method")?.replace("gradpc", "GradPC").replace('-', " ");
             Some(format!("{method} ({strength}){fitted}"))
         });
         if strengths.is_empty() {
@@ -171,7 +175,10 @@ impl<'a> Setting<'a> {
         }
         let weaker = self.every(&|c| {
             let weaker = c.rows.iter().find_map(|r| r.stepped_back.as_ref())?;
-            Some(format!(" Instead of {0} {1} it is {0} {2}.", weaker.field, weaker.asked, weaker.used))
+            Some(format!(
+                " The {0} is {2} instead of {1}, because calibration leaves nothing of a stronger target.",
+                weaker.field, weaker.asked, weaker.used
+            ))
         });
         Some(format!("{}.{}", capital(&list(&strengths)), weaker.concat()))
     }
@@ -182,12 +189,12 @@ impl<'a> Setting<'a> {
         let train = self.first("dataset.downstream", "train").and_then(Value::as_u64);
         let many = self.0.iter().map(|c| c.poison_fraction()).fold(0.0, f64::max);
         let many = train.map(|n| format!(" (up to {:.0} poisons)", many * n as f64)).unwrap_or_default();
-        let role = if self.0.iter().any(|c| c.replaces()) {
-            "Where an attack is on the training images themselves, poisons stand in for the images they are made of; otherwise they are added."
-        } else {
-            "They are added; no clean sample is taken away."
+        let role = match (self.0.iter().any(|c| c.replaces()), self.0.iter().all(|c| c.replaces())) {
+            (_, true) => "Poisons replace their base images.",
+            (true, false) => "The poisons of some attacks replace their base images; other poisons are added.",
+            (false, _) => "Poisons are added, and no clean sample is removed.",
         };
-        format!("ε_d = {} of the clean training count{many}. {role}", list(&budgets))
+        format!("The poison fraction ε_d is {}{many}. {role}", list(&budgets))
     }
 
     /// Sentences about what the attacker knows and can do.
@@ -198,19 +205,23 @@ impl<'a> Setting<'a> {
         };
         let sees: Vec<String> = self.every(&|c| c.rows.first().map(|r| seen(r.sees).to_owned()));
         let controls: Vec<String> = self.every(&|c| c.rows.first().map(|r| seen(r.controls_see).to_owned()));
-        let of =
-            if sees.len() > 1 { "Attacks look at the labels of different splits" } else { "Looks at the labels of" };
+        let of = if sees.len() > 1 {
+            "Attacks use the labels of different splits"
+        } else {
+            "The attacker uses the labels of"
+        };
         let knowledge = match (sees.as_slice(), controls.as_slice()) {
-            (a, b) if a == b && a.len() == 1 => format!("{of} {}, as controls do.", list(&sees)),
+            (a, b) if a == b && a.len() == 1 => format!("{of} {}, and so do controls.", list(&sees)),
             (a, _) if a.len() == 1 => {
-                format!("{of} {}; controls look at those of {}.", list(&sees), controls.join(", or "))
+                format!("{of} {}; controls use those of {}.", list(&sees), controls.join(", or "))
             }
-            _ => format!("{of}: {}; controls look at those of {}.", sees.join(", or "), controls.join(", or ")),
+            _ => format!("{of}: {}; controls use those of {}.", sees.join(", or "), controls.join(", or ")),
         };
         let clean = if self.0.iter().any(|c| c.replaces()) { "other clean samples" } else { "the clean samples" };
         format!(
-            "White-box: knows the extractor, the clean data and how the victim trains. {knowledge} Does not see the test \
-             labels, and cannot touch the extractor, {clean} or the training itself."
+            "The attack is white-box: the attacker knows the extractor, the clean data and how the victim trains. \
+             {knowledge} The attacker does not see test labels, and cannot change the extractor, {clean}, or the \
+             training."
         )
     }
 
@@ -218,10 +229,10 @@ impl<'a> Setting<'a> {
     fn labels(&self) -> &'static str {
         match (self.0.iter().any(|c| c.clean_label()), self.0.iter().any(|c| !c.clean_label())) {
             (true, true) => {
-                "Some attacks keep the labels of the images that poisons are made of (clean labels); others choose labels, too."
+                "Some attacks keep the labels of base images (clean-label), and others choose labels (dirty-label)."
             }
-            (true, false) => "Labels stay those of the images that poisons are made of (clean labels).",
-            _ => "Labels are the attacker's choice.",
+            (true, false) => "Poisons keep the labels of their base images (clean-label).",
+            _ => "The attacker chooses the labels of poisons (dirty-label).",
         }
     }
 
@@ -233,19 +244,18 @@ impl<'a> Setting<'a> {
         let mut pixels = String::new();
         if self.0.iter().any(|c| c.making().is_some()) {
             let free = if self.0.iter().any(|c| c.free()) {
-                " Unclipped pixels may leave [0, 1], and are kept as floats."
+                " Unclipped pixels may leave [0, 1], and are stored as floats."
             } else {
                 ""
             };
             pixels = format!(" Pixels lie in [0, 1] and are stored with 8 bits.{free}");
             if !limits.is_empty() {
-                pixels += &format!(
-                    " Where an L∞ limit is named, none changes by more than {} grey levels of 255.",
-                    list(&limits)
-                );
+                pixels +=
+                    &format!(" Under an L∞ limit, pixels change by at most {} grey levels of 255.", list(&limits));
             }
             if !betas.is_empty() {
-                pixels += &format!(" With β > 0 ({}) distance to the base image is penalised.", list(&betas));
+                pixels +=
+                    &format!(" With β > 0 ({}), the squared distance to the base image is penalised.", list(&betas));
             }
         }
         pixels
@@ -253,32 +263,36 @@ impl<'a> Setting<'a> {
 
     /// A sentence about the constraints on poisoned features.
     fn features(&self) -> String {
-        let constraints: Vec<String> =
-            self.every(&|c| c.parameter("poison-features", "constraint").map(crate::words::value));
+        let constraints: Vec<String> = self.every(&|c| c.of_feature_attack("constraint").map(crate::words::value));
         match constraints.as_slice() {
             [] => String::new(),
             [one] if one == "none" => " Poisoned features may lie anywhere.".to_owned(),
             some => {
                 let sets: Vec<String> = some.iter().filter(|s| *s != "none").cloned().collect();
-                let or = if sets.len() < some.len() { ", or may lie anywhere" } else { "" };
-                format!(" Poisoned features have to lie in a set measured on clean ones ({}){or}.", list(&sets))
+                let or = if sets.len() < some.len() { "; without a constraint they may lie anywhere" } else { "" };
+                format!(
+                    " Poisoned features have to lie in a set that is measured on clean features ({}){or}.",
+                    list(&sets)
+                )
             }
         }
     }
 }
 
-/// How the extractor of a case was made, in words.
-fn method(case: &Case) -> Option<&'static str> {
-    let trained = case.parameter("pretrain", "trained").and_then(Value::as_str);
-    Some(match (case.parameter("pretrain", "method")?.as_str()?, trained) {
+/// How the extractor of a configuration was made, in words.
+fn method(config: &ConfigGroup) -> Option<String> {
+    let trained = config.parameter("pretrain", "trained").and_then(Value::as_str);
+    // Methods and sources that are not known here are named as in the spec.
+    let words = match (config.parameter("pretrain", "method")?.as_str()?, trained) {
         ("import", Some("supervised")) => "imported (trained elsewhere, with labels)",
         ("import", _) => "imported (trained elsewhere)",
         ("random", _) => "with random weights, not trained at all",
         ("supervised", _) => "pre-trained with labels",
         ("simclr", _) => "pre-trained with SimCLR, without labels",
         ("moco-v3", _) => "pre-trained with MoCo v3, without labels",
-        _ => "pre-trained",
-    })
+        (other, _) => return Some(format!("pre-trained by {other}")),
+    };
+    Some(words.to_owned())
 }
 
 fn victim(name: &str) -> &str {
@@ -287,8 +301,8 @@ fn victim(name: &str) -> &str {
         "linear-sgd" => "a linear head on frozen features, trained by stochastic gradient descent",
         "knn" => "nearest neighbours among frozen features",
         "mlp" => "a small network on frozen features",
-        "last-block" => "the head and the extractor's last block",
-        "fine-tune" => "the head and the whole extractor, from its weights",
+        "last-block" => "a network: the head and the last block of the extractor, from its weights",
+        "fine-tune" => "a network: the head and the whole extractor, from its weights",
         "end-to-end" => "a network of the same architecture, from random weights",
         other => other,
     }

@@ -22,8 +22,8 @@ mod infer;
 #[cfg(test)]
 mod calibration;
 
-pub use images::{Images, Noise};
-pub use infer::{Cell, infer};
+pub use images::{ImageDeviations, TestImages};
+pub use infer::{Observation, infer};
 
 use crate::words;
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
@@ -49,7 +49,7 @@ pub struct Inference {
     /// The parts of this variance, by source.
     pub components: Components,
     /// What the mean is taken over.
-    pub scope: Scope,
+    pub scope: InferenceScope,
     /// The degrees of freedom: the square root of the numerator of Satterthwaite's formula, its denominator, and a
     /// lower bound.
     freedom: (f64, f64, f64),
@@ -70,7 +70,7 @@ pub struct Components {
 
 /// What a mean is taken over, and so what it generalises to.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Scope {
+pub struct InferenceScope {
     /// Number of extractors; if it is 1, the mean holds for this extractor.
     pub extractors: usize,
     /// Number of draws of training data; if it is 1, the mean holds for these data.
@@ -83,7 +83,7 @@ pub struct Scope {
     /// Mean share of training images that two draws have in common, in `[0, 1]`.
     pub overlap: f64,
     /// Which test images the values were measured on.
-    pub images: Tested,
+    pub images: ImageSharing,
     /// Number of values that were left out because others with the same extractor or training data are missing.
     pub left_out: usize,
     /// Whether the two sides of a difference have different extractors.
@@ -92,7 +92,7 @@ pub struct Scope {
 
 /// How the values of a mean share test images.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Tested {
+pub enum ImageSharing {
     /// The value is no mean over test images, or the test images are not known.
     #[default]
     Unknown,
@@ -124,19 +124,17 @@ impl Lack {
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
-            Self::One => "one seed: a test takes two at least",
+            Self::One => "there is one seed, and a test needs at least two",
             Self::Equal => {
-                "all seeds give the same: nothing that counts was drawn anew; `[dataset.downstream] seed = \"run\"` gives every \
-                 seed training images of its own"
+                "all seeds give the same result, because they draw nothing anew that matters; with \
+                 `[dataset.downstream] seed = \"run\"` every seed has training images of its own"
             }
             Self::NoSpread => {
-                "all seeds give the same, though extractors or training data differ: at so few test images they say nothing \
-                 of chance"
+                "all seeds give the same result, although extractors or training data differ: there are too few test \
+                 images to estimate an error"
             }
             Self::NoPairs => "the two sides have no seed in common",
-            Self::Incomplete => {
-                "results are missing: too few extractors have the same training data, and the other way round"
-            }
+            Self::Incomplete => "too many combinations of extractor and training data have no result",
         }
     }
 }
@@ -145,21 +143,21 @@ impl Estimate {
     /// The mean of independent values; `None` if there are none.
     #[must_use]
     pub fn of(values: &[f64]) -> Option<Self> {
-        let cells = values.iter().map(|value| Cell { value: *value, ..Cell::default() }).collect();
-        Self::over(cells, &|_, _| 0.0)
+        let observations = values.iter().map(|value| Observation { value: *value, ..Observation::default() }).collect();
+        Self::over(observations, &|_, _| 0.0)
     }
 
-    /// The mean over cells; `None` if there are none. `overlap(a, b)` is the share of training images that two draws
-    /// have in common.
+    /// The mean over observations; `None` if there are none. `overlap(a, b)` is the share of training images that two
+    /// draws have in common.
     #[must_use]
-    pub fn over(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Option<Self> {
-        let values: Vec<f64> = cells.iter().map(|cell| cell.value).collect();
+    pub fn over(observations: Vec<Observation>, overlap: &dyn Fn(usize, usize) -> f64) -> Option<Self> {
+        let values: Vec<f64> = observations.iter().map(|cell| cell.value).collect();
         let n = values.len();
         if n == 0 {
             return None;
         }
         let mean = values.iter().sum::<f64>() / n as f64;
-        let (mean, inference) = match infer(cells, overlap) {
+        let (mean, inference) = match infer(observations, overlap) {
             Ok((mean, inference)) => (mean, Ok(inference)),
             Err(lack) => (mean, Err(lack)),
         };
@@ -229,13 +227,13 @@ impl Inference {
                 draws: a.draws + b.draws,
                 rest: a.rest + b.rest,
             },
-            scope: Scope {
+            scope: InferenceScope {
                 extractors: x.extractors.min(y.extractors),
                 draws: x.draws.min(y.draws),
                 attacks: x.attacks.min(y.attacks),
                 nested: x.nested || y.nested,
                 overlap: x.overlap.max(y.overlap),
-                images: if x.images == y.images { x.images } else { Tested::Unknown },
+                images: if x.images == y.images { x.images } else { ImageSharing::Unknown },
                 left_out: x.left_out + y.left_out,
                 sides: true,
             },
@@ -248,7 +246,7 @@ impl Inference {
     }
 }
 
-impl Scope {
+impl InferenceScope {
     /// What a mean generalises to, in words: `for this extractor, over 5 draws of training data, on the same 4000 test
     /// images in every seed`.
     #[must_use]
@@ -269,18 +267,19 @@ impl Scope {
             }
             (0 | 1, _) => format!("for {this}, over {draws}"),
             (e, 0 | 1) => format!("over {e} extractors, for these training data{share}"),
-            (e, _) if self.nested => format!("over {e} extractors, not all on the same, and {draws}"),
+            (e, _) if self.nested => format!("over {e} extractors and {draws}, which are nested"),
             (e, _) => format!("over {e} extractors and {draws}"),
         };
         match self.images {
-            Tested::Unknown => {}
-            Tested::Same(n) => words += &format!(", on the same {n} test images in every seed"),
-            Tested::Partly => words += ", on test images that seeds share in part",
-            Tested::Apart => words += ", on other test images with other training data",
+            ImageSharing::Unknown => {}
+            ImageSharing::Same(n) => words += &format!(", on the same {n} test images in every seed"),
+            ImageSharing::Partly => words += ", on test images that seeds share in part",
+            ImageSharing::Apart => words += ", on other test images with other training data",
         }
         if self.left_out > 0 {
             let results = words::count(self.left_out, "result");
-            words += &format!("; {results} left out, since those that belong to it are missing");
+            words +=
+                &format!("; without {results}, because others with the same extractor or training data are missing");
         }
         words
     }
@@ -334,18 +333,24 @@ mod tests {
 
     #[test]
     fn scopes_say_what_they_are_of() {
-        let scope = Scope { extractors: 1, draws: 5, attacks: 1, images: Tested::Same(4000), ..Scope::default() };
+        let scope = InferenceScope {
+            extractors: 1,
+            draws: 5,
+            attacks: 1,
+            images: ImageSharing::Same(4000),
+            ..InferenceScope::default()
+        };
         let said = "for this extractor, over 5 draws of training data, on the same 4000 test images in every seed";
         assert_eq!(scope.words(), said);
-        let shared = Scope { overlap: 0.4, extractors: 5, draws: 3, images: Tested::Apart, ..scope };
-        let said = "over 5 extractors and 3 draws of training data (two share 40 % of their images), on other test images with other \
-                    training data";
+        let shared = InferenceScope { overlap: 0.4, extractors: 5, draws: 3, images: ImageSharing::Apart, ..scope };
+        let said = "over 5 extractors and 3 draws of training data (two share 40 % of their images), on other test \
+                    images with other training data";
         assert_eq!(shared.words(), said);
-        let alike = Scope { draws: 1, attacks: 3, overlap: 0.99, ..scope };
-        let said = "for this extractor and these training data (two draws share 99 % of their images), over 3 runs of the attack, on \
-                    the same 4000 test images in every seed";
+        let alike = InferenceScope { draws: 1, attacks: 3, overlap: 0.99, ..scope };
+        let said = "for this extractor and these training data (two draws share 99 % of their images), over 3 runs of \
+                    the attack, on the same 4000 test images in every seed";
         assert_eq!(alike.words(), said);
-        let alone = Scope { draws: 1, attacks: 3, images: Tested::Unknown, sides: true, ..scope };
+        let alone = InferenceScope { draws: 1, attacks: 3, images: ImageSharing::Unknown, sides: true, ..scope };
         assert_eq!(alone.words(), "for these extractors and these training data, over 3 runs of the attack");
     }
 }

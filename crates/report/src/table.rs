@@ -12,14 +12,14 @@ pub struct Table {
     pub name: String,
     /// The caption.
     pub caption: String,
-    columns: Vec<Column>,
-    rows: Vec<Vec<Cell>>,
-    /// The value of [`Column::page`] for the next column.
+    columns: Vec<TableColumn>,
+    rows: Vec<Vec<TableCell>>,
+    /// The value of [`TableColumn::page`] for the next column.
     page: usize,
 }
 
 /// A column of texts, or of numbers, which CSV has in columns of their own.
-struct Column {
+struct TableColumn {
     title: String,
     /// For numbers: what is appended to the title for each of them; the first is the number itself. Empty for texts.
     parts: &'static [&'static str],
@@ -31,13 +31,13 @@ struct Column {
 
 /// A cell of a table.
 #[derive(Debug, Clone, Default)]
-pub struct Cell {
+pub struct TableCell {
     text: String,
     values: Vec<Option<f64>>,
     class: &'static str,
 }
 
-impl Cell {
+impl TableCell {
     /// A cell with a text.
     pub fn text(text: impl Into<String>) -> Self {
         Self { text: text.into(), ..Self::default() }
@@ -89,12 +89,12 @@ impl Table {
     }
 
     fn column(mut self, title: String, parts: &'static [&'static str], aside: bool) -> Self {
-        self.columns.push(Column { title, parts, aside, page: self.page });
+        self.columns.push(TableColumn { title, parts, aside, page: self.page });
         self
     }
 
     /// Appends a row.
-    pub fn push(&mut self, row: Vec<Cell>) {
+    pub fn push(&mut self, row: Vec<TableCell>) {
         self.rows.push(row);
     }
 
@@ -106,20 +106,20 @@ impl Table {
     /// The table as HTML; `folder` is the folder of its files. Columns with the same text in all rows become one
     /// sentence. On a narrow page the table scrolls by itself, and on a phone every row is shown as a list.
     pub fn html(&self, folder: &str) -> Markup {
-        let class = |column: &Column| if column.parts.is_empty() { "" } else { "number" };
+        let class = |column: &TableColumn| if column.parts.is_empty() { "" } else { "number" };
         let (same, shown): (Vec<usize>, Vec<usize>) =
             (0..self.columns.len()).filter(|i| !self.columns[*i].aside).partition(|i| self.same(*i));
         let said: Vec<(&str, &str)> = same
             .iter()
             .map(|i| (self.columns[*i].title.as_str(), self.rows[0][*i].text.as_str()))
-            .filter(|(_, text)| !text.is_empty() && *text != Cell::NONE)
+            .filter(|(_, text)| !text.is_empty() && *text != TableCell::NONE)
             .collect();
         // The first column names the row, and is in all tables.
         let page = |page| shown.iter().copied().filter(move |i| *i == 0 || self.columns[*i].page == page);
         let pages = (0..=self.page).map(|p| page(p).collect::<Vec<_>>()).filter(|columns| columns.len() > 1);
         html! {
             @if !said.is_empty() {
-                p.same { "The same for all: " @for (i, (title, text)) in said.iter().enumerate() { @if i > 0 { "; " } (title) " " strong { (text) } } "." }
+                p.same { "All rows have the same values of these columns: " @for (i, (title, text)) in said.iter().enumerate() { @if i > 0 { "; " } (title) " " strong { (text) } } "." }
             }
             @for (n, columns) in pages.enumerate() {
                 div.scroll tabindex="0" role="region" aria-label=(self.caption) {
@@ -140,7 +140,7 @@ impl Table {
                     }
                 }
             }
-            p.files { "Also as " a href={ (self.link(folder, "csv")) } { "CSV" } " and " a href={ (self.link(folder, "md")) } { "Markdown" } " beside this page." }
+            p.files { "This table is also available as " a href={ (self.link(folder, "csv")) } { "CSV" } " and " a href={ (self.link(folder, "md")) } { "Markdown" } "." }
         }
     }
 
@@ -163,7 +163,7 @@ impl Table {
             [] => vec![c.title.clone()],
             parts => parts.iter().map(|p| format!("{} {p}", c.title).trim().to_owned()).collect(),
         });
-        let row = |row: &Vec<Cell>| {
+        let row = |row: &Vec<TableCell>| {
             let fields = self.columns.iter().zip(row).flat_map(|(c, cell)| match c.parts {
                 [] => vec![cell.text.clone()],
                 parts => {
@@ -200,10 +200,10 @@ mod tests {
     fn table() -> Table {
         let mut table = Table::new("t", "A table").texts("attack").numbers("drop, points", &["", "low", "high"]);
         table.push(vec![
-            Cell::text("a | <b>, \"c\""),
-            Cell::numbers("1.5 [1, 2]", vec![Some(1.5), Some(1.0), Some(2.0)]),
+            TableCell::text("a | <b>, \"c\""),
+            TableCell::numbers("1.5 [1, 2]", vec![Some(1.5), Some(1.0), Some(2.0)]),
         ]);
-        table.push(vec![Cell::text("d"), Cell::none()]);
+        table.push(vec![TableCell::text("d"), TableCell::none()]);
         table
     }
 
@@ -229,7 +229,8 @@ mod tests {
     #[test]
     fn csv_has_no_noise_of_rounding() {
         let mut table = Table::new("t", "").texts("a").numbers("b", &["", "std"]);
-        table.push(vec![Cell::text("x"), Cell::numbers("", vec![Some(9.599999999999998), Some(123456789.0)])]);
+        table
+            .push(vec![TableCell::text("x"), TableCell::numbers("", vec![Some(9.599999999999998), Some(123456789.0)])]);
         assert_eq!(table.csv(), "a,b,b std\nx,9.6,123456789\n");
     }
 
@@ -238,12 +239,21 @@ mod tests {
         let mut table = Table::new("t", "").texts("attack").texts("victim").numbers("drop", &[""]);
         table = table.below().texts("none").numbers("PSNR", &[""]).aside("keys");
         for (attack, drop, key) in [("x", 1.5, "k1"), ("y", 2.5, "k2")] {
-            let number = |v: f64| Cell::numbers(v.to_string(), vec![Some(v)]);
-            let cells = vec![Cell::text(attack), Cell::text("linear"), number(drop), Cell::none(), number(drop + 10.0)];
-            table.push(cells.into_iter().chain([Cell::text(key)]).collect());
+            let number = |v: f64| TableCell::numbers(v.to_string(), vec![Some(v)]);
+            let cells = vec![
+                TableCell::text(attack),
+                TableCell::text("linear"),
+                number(drop),
+                TableCell::none(),
+                number(drop + 10.0),
+            ];
+            table.push(cells.into_iter().chain([TableCell::text(key)]).collect());
         }
         let html = table.html("f").into_string();
-        assert!(html.contains("The same for all: victim <strong>linear</strong>.</p>"), "{html}");
+        assert!(
+            html.contains("All rows have the same values of these columns: victim <strong>linear</strong>.</p>"),
+            "{html}"
+        );
         assert_eq!((html.matches("<table>").count(), html.matches("<th scope=\"row\"").count()), (2, 4), "{html}");
         assert!(html.contains("<td data-label=\"PSNR\" class=\"number \">11.5</td>"), "{html}");
         assert!(!html.contains("k1") && !html.contains("<th scope=\"col\" class=\"\">victim"), "{html}");

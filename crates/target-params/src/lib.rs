@@ -385,7 +385,7 @@ impl Search<'_> {
             )));
         }
         tracing::warn!(
-            "`{field}` is {used} in the place of {asked}: calibration leaves nothing of a stronger target, as its reverse fits better"
+            "`{field}` is {used} instead of {asked}: calibration leaves nothing of a stronger target, because its reverse fits better"
         );
         let made = self.target(used)?.ok_or_else(|| refused(format!("leaves nothing of `{field}` {used}")))?;
         Ok((made, Some(SteppedBack { field: field.to_owned(), asked, used })))

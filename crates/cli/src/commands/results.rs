@@ -5,7 +5,7 @@ use crate::{
     args::{Changes, Form, Pipeline},
     exit::Usage,
     render,
-    results::{self, FILE_WIDTH, Setting, View},
+    results::{self, FILE_WIDTH, TableRow, TableView},
 };
 use anyhow::Result;
 use hemlock_pipeline::{Asked, Plan, Row, Spec, Task, as_csv, history, read_answers, rows, unknown};
@@ -87,14 +87,14 @@ impl App<'_> {
     /// Writes the requested table. A table of few columns is as wide as the terminal, or [`FILE_WIDTH`] in a file.
     fn table(&self, spec: &Spec, rows: &mut [Row], form: &Form) -> Result<String> {
         let view = match form {
-            Form { columns, .. } if !columns.is_empty() => View::Named(columns.clone()),
-            Form { wide: true, .. } => View::Wide,
-            _ => View::Few(self.printer.width().unwrap_or(FILE_WIDTH)),
+            Form { columns, .. } if !columns.is_empty() => TableView::Named(columns.clone()),
+            Form { wide: true, .. } => TableView::Wide,
+            _ => TableView::Few(self.printer.width().unwrap_or(FILE_WIDTH)),
         };
         // Intervals are over test images, too.
         read_answers(rows, &self.store())?;
-        let asked = results::Asked { view, sort: form.sort.as_deref(), legend: form.legend };
-        Ok(results::results(&spec.name, &Setting::all(rows), &asked).map_err(Usage)?)
+        let asked = results::TableRequest { view, sort: form.sort.as_deref(), legend: form.legend };
+        Ok(results::results(&spec.name, &TableRow::all(rows), &asked).map_err(Usage)?)
     }
 }
 

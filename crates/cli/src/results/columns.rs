@@ -1,6 +1,6 @@
 //! The columns of the result table: their names, headings and meanings.
 
-use super::Setting;
+use super::TableRow;
 use hemlock_artifact::TrainingSet;
 use hemlock_evaluate::about;
 use hemlock_pipeline::{Cell, Group, telling};
@@ -33,7 +33,7 @@ pub enum Place {
 }
 
 /// A column of the table.
-pub struct Column {
+pub struct ResultColumn {
     /// The name by which the column is asked for.
     pub name: String,
     /// The heading, in words.
@@ -57,54 +57,49 @@ pub const CORE: [&str; 3] = ["attack", "method", "poison"];
 
 /// Name, heading and meaning of all columns except parameters, in the order of the table.
 const KNOWN: [(&str, &str, &str); 24] = [
-    ("attack", "attack", "This is what the poisons are optimised for; docs/attacks.md describes each attack."),
+    ("attack", "attack", "This is the objective that the poisons optimise; docs/attacks.md describes each attack."),
     (
         "method",
         "method",
-        "This is how the images of the poisons are made: features are matched or decoded, or pixels are attacked at \
-         once. A dash means that there are no images, and that the poisons are features.",
+        "This is how the images of the poisons are made: features are matched or decoded, or pixels are attacked \
+         directly. A dash means that there are no images, and that the poisons are features.",
     ),
     ("poison", "poison fraction", "This is the number of poisons, in % of the number of clean training samples."),
     (
         "labels",
         "labels",
-        "Poisons have the labels of the samples that they are made of (clean), or others, which are drawn at random or \
-         chosen by the attacker (adversarial).",
+        "Poisons have the labels of their base images (clean), or other labels, which are drawn at random or chosen by \
+         the attacker (adversarial).",
     ),
     (
         "extractor",
         "extractor",
-        "The frozen feature extractor is named after how it was trained, or after the file that features come from.",
+        "This is how the frozen feature extractor was trained, or the file that features were imported from.",
     ),
     (
         "sees",
         "splits seen",
-        "These are the labelled clean splits that the attacker looks at, and those that the controls look at, where \
-         these are others.",
+        "These are the labelled clean splits that the attacker uses, and those that the controls use, if they differ.",
     ),
     ("victim", "victim", "The victim is what is trained on the poisoned data."),
-    ("seeds", "seeds", "A row is the mean of so many results, which differ in seeds alone."),
+    ("seeds", "seeds", "This is the number of results whose mean a row shows; they differ only in seeds."),
     (
         "accuracy",
         "clean -> poisoned",
         "This is the accuracy of the victim on the test split, in %, when it is trained on clean data and when it \
-         is trained on poisoned data: on the images of the poisons or, where there are none, on their features. \
-         What follows ± is half of the 95 % confidence interval of the poisoned accuracy, over all that seeds \
-         draw anew and over test images, as in the report. There is none for one seed, nor where all seeds give \
-         the same.",
+         is trained on poisoned data: on the images of the poisons or, if there are none, on their features. \
+         The number after ± is half of the width of the 95 % confidence interval of the poisoned accuracy, over \
+         everything that seeds draw anew and over test images, as in the report. There is no interval for one seed, or \
+         if all seeds give the same result.",
     ),
     (
         "control",
         "best control",
-        "This is the accuracy, in %, that the strongest control leaves: the one that costs the victim most of random \
-         flips, influence flips, duplicates and the removal of images. An attack that leaves more is weaker than it.",
+        "This is the accuracy, in %, of the victim that is trained on the control with the lowest accuracy. An attack \
+         that leaves a higher accuracy is weaker than this control.",
     ),
     ("clean", "clean", "This is the accuracy, in %, of the victim that is trained on clean data."),
-    (
-        "target",
-        "target head",
-        "This is the accuracy, in %, of the head that the attacker aims at, which nobody trains.",
-    ),
+    ("target", "target head", "This is the accuracy, in %, of the target head that the attacker aims at."),
     (
         "features",
         "poisoned features",
@@ -120,11 +115,15 @@ const KNOWN: [(&str, &str, &str); 24] = [
     (
         "kept",
         "share kept, %",
-        "The images keep so much of the drop by poisoned features. Above 100 they do more harm than the features, \
-         below 0 they help the victim.",
+        "This is the drop by poisoned images as a share of the drop by poisoned features. Above 100 images cost more \
+         accuracy than features, and below 0 they raise it.",
     ),
-    ("PSNR", "PSNR, dB", "The peak signal-to-noise ratio compares the images with those that they are made of."),
-    ("SSIM", "SSIM", "The structural similarity compares the same images, and is 1 for unchanged ones."),
+    ("PSNR", "PSNR, dB", "This is the peak signal-to-noise ratio between poisoned images and their base images."),
+    (
+        "SSIM",
+        "SSIM",
+        "This is the structural similarity of poisoned images and their base images; it is 1 for unchanged images.",
+    ),
     (
         "Linf",
         "largest change",
@@ -133,26 +132,26 @@ const KNOWN: [(&str, &str, &str); 24] = [
     (
         "distance",
         "relative distance",
-        "This is the median distance of the images' features to the poisoned ones (of attacks on pixels, to those \
-         before rounding), in units of the distance between clean nearest neighbours.",
+        "This is the median distance of the images' features to the poisoned features (of attacks on pixels, to the \
+         features before rounding), in units of the distance between clean nearest neighbours.",
     ),
     (
         "outliers",
         "outliers, %",
-        "This share of the poisons has features of an unusual norm or far from all clean ones, so that a defender \
-         could find them.",
+        "This is the share of the poisons whose features have an unusual norm or are far from all clean features, so \
+         that a defender could find them.",
     ),
     (
         "outside",
         "violations, %",
-        "This share of the poisons has features that violate the attack's constraint by more than a hundredth.",
+        "This is the share of the poisons whose features violate the attack's constraint by more than one hundredth.",
     ),
-    ("objective", "objective", "This is what the attack optimised."),
+    ("objective", "objective", "This is the final value of the attack's objective."),
     (
         "seconds",
         "seconds",
-        "The attacker computed for so long, from target-params to images or noise; `?` stands where an artifact \
-         behind this is gone.",
+        "This is the time of the attacker's stages, from target-params to images or noise; it is `?` if one of their \
+         artifacts is gone.",
     ),
 ];
 
@@ -165,7 +164,7 @@ fn compared(a: Option<f64>, b: Option<f64>, descending: bool) -> Ordering {
     }
 }
 
-impl Column {
+impl ResultColumn {
     fn new(name: impl Into<String>, cells: Vec<String>, place: Place) -> Self {
         let name = name.into();
         let known = KNOWN.iter().find(|(known, ..)| *known == name);
@@ -181,21 +180,21 @@ impl Column {
     }
 
     /// Makes a column of numbers that may be missing, with `digits` digits after the decimal point.
-    fn numbers(name: &str, settings: &[Setting], digits: usize, of: impl Fn(&Group) -> Option<f64>) -> Self {
-        let values: Vec<Option<f64>> = settings.iter().map(|s| of(&s.group)).collect();
+    fn numbers(name: &str, table_rows: &[TableRow], digits: usize, of: impl Fn(&Group) -> Option<f64>) -> Self {
+        let values: Vec<Option<f64>> = table_rows.iter().map(|s| of(&s.group)).collect();
         let cells = values.iter().map(|v| v.map_or_else(|| NONE.to_owned(), |x| format!("{x:.digits$}")));
         Self { right: true, ..Self { values: values.clone(), ..Self::new(name, cells.collect(), Place::Detail) } }
     }
 
     /// Makes a column of shares that may be missing, in percent, with their standard deviation over seeds.
-    fn percent(name: &str, settings: &[Setting], of: impl Fn(&Group) -> Option<Cell>) -> Self {
-        let cell = |s: &Setting| match of(&s.group) {
+    fn percent(name: &str, table_rows: &[TableRow], of: impl Fn(&Group) -> Option<Cell>) -> Self {
+        let cell = |s: &TableRow| match of(&s.group) {
             None => NONE.to_owned(),
             Some(c) if s.group.seeds > 1 => format!("{:.2} ± {:.2}", 100.0 * c.mean, 100.0 * c.std),
             Some(c) => format!("{:.2}", 100.0 * c.mean),
         };
-        let values = settings.iter().map(|s| of(&s.group).map(|c| c.mean)).collect();
-        let cells = settings.iter().map(cell).collect();
+        let values = table_rows.iter().map(|s| of(&s.group).map(|c| c.mean)).collect();
+        let cells = table_rows.iter().map(cell).collect();
         Self { right: true, values, ..Self::new(name, cells, Place::Detail) }
     }
 
@@ -269,63 +268,72 @@ fn has_column(role: Option<StageRole>, node: &str, field: &str) -> bool {
 }
 
 /// Columns for the parameters in which rows differ and that no other column shows.
-fn parameters(settings: &[Setting]) -> Vec<Column> {
-    let params = settings.iter().flat_map(|s| &s.group.params).map(|(node, params)| (*node, params));
+fn parameters(table_rows: &[TableRow]) -> Vec<ResultColumn> {
+    let params = table_rows.iter().flat_map(|s| &s.group.params).map(|(node, params)| (*node, params));
     let mut telling = telling(params);
-    let role = |node: &str| settings.iter().find_map(|s| s.group.roles.get(node).copied());
+    let role = |node: &str| table_rows.iter().find_map(|s| s.group.roles.get(node).copied());
     telling.retain(|(node, field)| !has_column(role(node), node, field));
-    // A branch makes poisons from features or in pixels. A parameter that both ways have is a single column.
+    // A branch makes poisons from features or in pixels. A parameter that both ways have is a single column: that of
+    // the inversion or, if it does not have the parameter, that of the attack on features.
     let twins = telling.clone();
-    let twin = |field: &str| ["invert", "poison-features"].into_iter().find(|node| twins.contains(&(*node, field)));
-    telling.retain(|(node, field)| *node != "poison-images" || twin(field).is_none());
+    let on_features = [StageRole::Inversion, StageRole::FeatureAttack];
+    let twin = |field: &str| {
+        let with = |of: StageRole| twins.iter().find(|(node, name)| *name == field && role(node) == Some(of));
+        on_features.into_iter().find_map(with).map(|(node, _)| *node)
+    };
+    let in_pixels = |node: &str| role(node) == Some(StageRole::ImageAttack);
+    telling.retain(|(node, field)| !in_pixels(node) || twin(field).is_none());
     let column = |(node, field): &(&str, &str)| {
-        let cell = |s: &Setting| {
-            let other = || s.group.params.get("poison-images").filter(|_| twin(field) == Some(*node));
-            let params = s.group.params.get(*node).or_else(other);
-            params.and_then(|p| p.get(*field)).map_or_else(|| NONE.to_owned(), parameter)
+        let cell = |row: &TableRow| {
+            let params = &row.group.params;
+            let other = || params.iter().find(|(other, _)| in_pixels(other)).map(|(_, other)| other);
+            let other = || other().filter(|_| twin(field) == Some(*node));
+            let value = params.get(*node).or_else(other).and_then(|params| params.get(*field));
+            value.map_or_else(|| NONE.to_owned(), parameter)
         };
         let several = telling.iter().any(|(other, name)| name == field && other != node);
         let name = if several { format!("{node}.{field}") } else { (*field).to_owned() };
-        Column::new(name, settings.iter().map(cell).collect(), Place::Setting)
+        ResultColumn::new(name, table_rows.iter().map(cell).collect(), Place::Setting)
     };
     telling.iter().map(column).collect()
 }
 
 /// The columns that say which result a row shows.
-fn identities(settings: &[Setting]) -> Vec<Column> {
+fn identities(table_rows: &[TableRow]) -> Vec<ResultColumn> {
     let words = |name: &str, cell: &dyn Fn(&Group) -> String| {
-        Column::new(name, settings.iter().map(|s| cell(&s.group)).collect(), Place::Setting)
+        ResultColumn::new(name, table_rows.iter().map(|s| cell(&s.group)).collect(), Place::Setting)
     };
     let method = |g: &Group| g.attack.method.clone().unwrap_or_else(|| NONE.to_owned());
     let labels = |g: &Group| {
-        let chosen = ["poison-features", "poison-images"].iter().find_map(|node| g.params.get(node)?.get("labels"));
+        let attacks = g.roles.iter().filter(|(_, role)| role.is_attack());
+        let chosen = attacks.map(|(node, _)| node).find_map(|node| g.params.get(node)?.get("labels"));
         if g.clean_label { "clean".to_owned() } else { chosen.map_or_else(|| "dirty".to_owned(), parameter) }
     };
     let sees = |g: &Group| match g.sees == g.controls_see {
         true => g.sees.to_string(),
         false => format!("{}; controls {}", g.sees, g.controls_see),
     };
-    let values = settings.iter().map(|s| Some(s.group.poison_fraction)).collect();
+    let values = table_rows.iter().map(|s| Some(s.group.poison_fraction)).collect();
     let mut columns = vec![words("attack", &|g| g.attack.objective.clone()), words("method", &method)];
-    columns.push(Column { right: true, values, ..words("poison", &|g| share(g.poison_fraction)) });
-    columns.extend(parameters(settings));
+    columns.push(ResultColumn { right: true, values, ..words("poison", &|g| share(g.poison_fraction)) });
+    columns.extend(parameters(table_rows));
     columns.extend([words("labels", &labels), words("extractor", &|g| extractors(&g.params)), words("sees", &sees)]);
     columns.extend([words("victim", &|g| g.victim.clone()), words("seeds", &|g| g.seeds.to_string())]);
     columns
 }
 
 /// The column of accuracies on clean and on poisoned data, with the interval of the latter.
-fn accuracy(settings: &[Setting]) -> Column {
-    let cell = |s: &Setting, digits: usize| {
+fn accuracy(table_rows: &[TableRow]) -> ResultColumn {
+    let cell = |s: &TableRow, digits: usize| {
         let width = digits + 3;
         let percent = |x: f64| format!("{:>width$.digits$}", 100.0 * x);
         let poisoned = s.poisoned.map_or_else(|| NONE.to_owned(), |e| percent(e.mean));
         let half = s.half().map(|half| format!(" ± {:.digits$}", 100.0 * half));
         format!("{} -> {poisoned}{}", percent(s.clean), half.unwrap_or_default())
     };
-    let cells = |digits| settings.iter().map(|s| cell(s, digits)).collect();
-    let values = settings.iter().map(|s| Some(s.poisoned?.mean)).collect();
-    Column { short: cells(1), values, ..Column::new("accuracy", cells(2), Place::Answer) }
+    let cells = |digits| table_rows.iter().map(|s| cell(s, digits)).collect();
+    let values = table_rows.iter().map(|s| Some(s.poisoned?.mean)).collect();
+    ResultColumn { short: cells(1), values, ..ResultColumn::new("accuracy", cells(2), Place::Answer) }
 }
 
 /// The control that lowers the victim's accuracy most, in words, and the accuracy that it leaves.
@@ -335,42 +343,42 @@ fn strongest(group: &Group) -> Option<(String, f64)> {
 }
 
 /// The strongest control, if there are several rows and it is the same in all rows that have controls.
-pub fn common_control(settings: &[Setting]) -> Option<String> {
-    let names: BTreeSet<String> = settings.iter().filter_map(|s| Some(strongest(&s.group)?.0)).collect();
-    names.first().cloned().filter(|_| settings.len() > 1 && names.len() == 1)
+pub fn common_control(table_rows: &[TableRow]) -> Option<String> {
+    let names: BTreeSet<String> = table_rows.iter().filter_map(|s| Some(strongest(&s.group)?.0)).collect();
+    names.first().cloned().filter(|_| table_rows.len() > 1 && names.len() == 1)
 }
 
 /// Makes a column for every control.
-fn controls(settings: &[Setting]) -> Vec<Column> {
+fn controls(table_rows: &[TableRow]) -> Vec<ResultColumn> {
     let mut seen: Vec<&TrainingSet> = Vec::new();
-    for (set, _) in settings.iter().flat_map(|s| s.group.accuracy.controls()) {
+    for (set, _) in table_rows.iter().flat_map(|s| s.group.accuracy.controls()) {
         if !seen.contains(&set) {
             seen.push(set);
         }
     }
-    let column = |set: &TrainingSet| Column {
+    let column = |set: &TrainingSet| ResultColumn {
         meaning: format!(
             "This control is the accuracy, in %, {}.",
             about(&set.name).unwrap_or("of another training set")
         ),
-        ..Column::percent(&set.name, settings, |g| g.accuracy.get(&set.name).copied())
+        ..ResultColumn::percent(&set.name, table_rows, |g| g.accuracy.get(&set.name).copied())
     };
     seen.into_iter().map(column).collect()
 }
 
 /// The column of accuracies with the strongest control, with its name if rows differ in it.
-fn control(settings: &[Setting]) -> Column {
-    let common = common_control(settings).is_some();
+fn control(table_rows: &[TableRow]) -> ResultColumn {
+    let common = common_control(table_rows).is_some();
     let cells = |digits: usize| {
-        let cell = |s: &Setting| match strongest(&s.group) {
+        let cell = |s: &TableRow| match strongest(&s.group) {
             None => NONE.to_owned(),
             Some((_, left)) if common => format!("{:.digits$}", 100.0 * left),
             Some((name, left)) => format!("{name} {:.digits$}", 100.0 * left),
         };
-        settings.iter().map(cell).collect()
+        table_rows.iter().map(cell).collect()
     };
-    let values = settings.iter().map(|s| Some(strongest(&s.group)?.1)).collect();
-    Column { short: cells(1), values, right: true, ..Column::new("control", cells(2), Place::Answer) }
+    let values = table_rows.iter().map(|s| Some(strongest(&s.group)?.1)).collect();
+    ResultColumn { short: cells(1), values, right: true, ..ResultColumn::new("control", cells(2), Place::Answer) }
 }
 
 /// Share of the drop through poisoned features that the poisoned images keep, in percent.
@@ -382,17 +390,17 @@ fn kept(g: &Group) -> Option<f64> {
 }
 
 /// The columns that stages declare.
-fn of_stages(settings: &[Setting]) -> Vec<Column> {
+fn of_stages(table_rows: &[TableRow]) -> Vec<ResultColumn> {
     let mut declared: Vec<(&str, hemlock_stage::Column)> = Vec::new();
-    for of in settings.iter().flat_map(|s| &s.group.declared) {
+    for of in table_rows.iter().flat_map(|s| &s.group.declared) {
         if !declared.contains(of) {
             declared.push(*of);
         }
     }
-    let column = |(node, declared): (&str, hemlock_stage::Column)| Column {
+    let column = |(node, declared): (&str, hemlock_stage::Column)| ResultColumn {
         heading: declared.heading.to_owned(),
         meaning: declared.meaning.to_owned(),
-        ..Column::numbers(declared.field, settings, declared.digits, |g| {
+        ..ResultColumn::numbers(declared.field, table_rows, declared.digits, |g| {
             g.stages.get(node)?.get(declared.field).copied()
         })
     };
@@ -400,20 +408,21 @@ fn of_stages(settings: &[Setting]) -> Vec<Column> {
 }
 
 /// All columns of the table, in order.
-pub fn columns(settings: &[Setting]) -> Vec<Column> {
-    let mut columns = identities(settings);
-    columns.extend([accuracy(settings), control(settings)]);
-    let percent = |name: &str, of: &dyn Fn(&Group) -> Option<Cell>| Column::percent(name, settings, of);
+pub fn columns(table_rows: &[TableRow]) -> Vec<ResultColumn> {
+    let mut columns = identities(table_rows);
+    columns.extend([accuracy(table_rows), control(table_rows)]);
+    let percent = |name: &str, of: &dyn Fn(&Group) -> Option<Cell>| ResultColumn::percent(name, table_rows, of);
     columns.push(percent("clean", &|g| Some(g.accuracy.clean)));
     columns.push(percent("target", &|g| g.accuracy.target().copied()));
     columns.push(percent("features", &|g| g.accuracy.features().copied()));
     columns.push(percent("images", &|g| g.accuracy.images().copied()));
     columns.push(percent("drop", &|g| g.drop));
-    columns.extend(controls(settings));
-    let number =
-        |name: &str, digits: usize, of: &dyn Fn(&Group) -> Option<f64>| Column::numbers(name, settings, digits, of);
+    columns.extend(controls(table_rows));
+    let number = |name: &str, digits: usize, of: &dyn Fn(&Group) -> Option<f64>| {
+        ResultColumn::numbers(name, table_rows, digits, of)
+    };
     columns.push(number("kept", 0, &kept));
-    columns.push(Column { place: Place::Both, ..number("PSNR", 1, &|g| Some(g.visibility?.psnr.mean)) });
+    columns.push(ResultColumn { place: Place::Both, ..number("PSNR", 1, &|g| Some(g.visibility?.psnr.mean)) });
     columns.push(number("SSIM", 2, &|g| Some(g.visibility?.ssim.mean)));
     columns.push(number("Linf", 1, &|g| Some(255.0 * g.visibility?.linf.mean)));
     columns.push(number("distance", 2, &|g| Some(g.visibility?.relative_distance.mean)));
@@ -421,8 +430,8 @@ pub fn columns(settings: &[Setting]) -> Vec<Column> {
     columns.push(number("outside", 0, &|g| Some(100.0 * g.visibility?.outside.mean)));
     columns.push(number("objective", 3, &|g| Some(g.objective.mean)));
     let seconds = number("seconds", 1, &|g| g.seconds.map(|seconds| seconds.mean));
-    columns.extend(of_stages(settings));
+    columns.extend(of_stages(table_rows));
     let known = |cell: &String| if cell == NONE { UNKNOWN.to_owned() } else { cell.clone() };
-    columns.push(Column { cells: seconds.cells.iter().map(known).collect(), ..seconds });
+    columns.push(ResultColumn { cells: seconds.cells.iter().map(known).collect(), ..seconds });
     columns
 }

@@ -1,7 +1,7 @@
 //! The layout of columns as lines that fit into a terminal.
 
 use super::{
-    columns::{CORE, Column, Place},
+    columns::{CORE, Place, ResultColumn},
     words::wrapped,
 };
 
@@ -12,25 +12,25 @@ const GAP: usize = 2;
 const INDENT: usize = 2;
 
 /// A table with the layout that was chosen for it.
-pub struct Layout<'a> {
+pub struct TableLayout<'a> {
     /// The columns, in order.
-    pub columns: Vec<&'a Column>,
+    pub columns: Vec<&'a ResultColumn>,
     /// How many of the first columns are written on lines of their own, above the rows that share their values.
     above: usize,
     /// Whether numbers are written with all of their digits.
     long: bool,
 }
 
-impl<'a> Layout<'a> {
+impl<'a> TableLayout<'a> {
     /// Lays out columns side by side, whatever their width.
-    pub fn plain(columns: Vec<&'a Column>) -> Self {
+    pub fn plain(columns: Vec<&'a ResultColumn>) -> Self {
         Self { columns, above: 0, long: true }
     }
 
     /// Lays out columns within a width. It takes the first of these layouts that fits, each with all digits and then
     /// with fewer: all columns; columns without settings that follow from others; more and more of the first settings
     /// on lines above their rows. If none fits, it takes the narrowest.
-    pub fn fitting(columns: &[&'a Column], width: usize) -> Self {
+    pub fn fitting(columns: &[&'a ResultColumn], width: usize) -> Self {
         let needed = needed(columns);
         let settings = needed.iter().filter(|c| c.place == Place::Setting).count();
         let narrower = (0..=settings).map(|above| (needed.as_slice(), above));
@@ -46,7 +46,7 @@ impl<'a> Layout<'a> {
         narrowest
     }
 
-    fn cells(&self, column: &'a Column) -> &'a [String] {
+    fn cells(&self, column: &'a ResultColumn) -> &'a [String] {
         if self.long { &column.cells } else { &column.short }
     }
 
@@ -55,7 +55,7 @@ impl<'a> Layout<'a> {
     }
 
     /// The columns that are side by side, with the width of each.
-    fn beside(&self) -> impl Iterator<Item = (&'a Column, usize)> {
+    fn beside(&self) -> impl Iterator<Item = (&'a ResultColumn, usize)> {
         self.columns.iter().skip(self.above).map(|column| {
             let words = column.heading.split(' ').map(str::chars).map(Iterator::count).max();
             let cells = self.cells(column).iter().map(|cell| cell.chars().count()).max();
@@ -96,8 +96,9 @@ impl<'a> Layout<'a> {
 
     /// The line above a row, with its values in the columns that are not side by side.
     fn section(&self, row: usize) -> String {
-        let said = self.columns.iter().take(self.above).map(|column| super::words::told(column, &column.cells[row]));
-        said.collect::<Vec<_>>().join(", ")
+        let settings =
+            self.columns.iter().take(self.above).map(|column| super::words::setting(column, &column.cells[row]));
+        settings.collect::<Vec<_>>().join(", ")
     }
 
     /// Writes the table, with its rows in the given order. Lines above rows are broken at `width`.
@@ -117,13 +118,14 @@ impl<'a> Layout<'a> {
 }
 
 /// The columns without the number of seeds, and without settings that follow from another column.
-fn needed<'a>(columns: &[&'a Column]) -> Vec<&'a Column> {
+fn needed<'a>(columns: &[&'a ResultColumn]) -> Vec<&'a ResultColumn> {
     let mut needed = columns.to_vec();
     for column in columns.iter().rev().filter(|c| c.place == Place::Setting) {
-        let told =
-            |other: &&&Column| other.place == Place::Setting && other.name != column.name && other.determines(column);
+        let implies = |other: &&&ResultColumn| {
+            other.place == Place::Setting && other.name != column.name && other.determines(column)
+        };
         let always = CORE.contains(&column.name.as_str());
-        if column.name == "seeds" || !always && needed.iter().any(|other| told(&other)) {
+        if column.name == "seeds" || !always && needed.iter().any(|other| implies(&other)) {
             needed.retain(|other| other.name != column.name);
         }
     }

@@ -53,14 +53,14 @@ fn group(attack: &str, method: &str, constraint: &str, poison_fraction: f64) -> 
 
 /// A setting with four seeds and a poisoned accuracy of about `images`. Half of its interval is 3.182 * 1.1547 / 2
 /// points.
-fn setting(group: Group, images: f64) -> Setting {
+fn row(group: Group, images: f64) -> TableRow {
     let poisoned = Estimate::of(&[images - 0.01, images - 0.01, images + 0.01, images + 0.01]);
-    Setting { clean: group.accuracy.clean.mean, poisoned, group }
+    TableRow { clean: group.accuracy.clean.mean, poisoned, group }
 }
 
-/// Settings with two attacks, two constraints and two ways to images, each with its own accuracy.
-fn settings() -> Vec<Setting> {
-    let mut settings = Vec::new();
+/// Rows with two attacks, two constraints and two ways to images, each with its own accuracy.
+fn table_rows() -> Vec<TableRow> {
+    let mut table_rows = Vec::new();
     for (attack, constraint, poison_fraction) in [
         ("bilevel", "ball", 0.01),
         ("bilevel", "ball", 0.03),
@@ -68,40 +68,40 @@ fn settings() -> Vec<Setting> {
         ("gradient-canceling", "ball", 0.03),
     ] {
         for method in ["feature-matching", "decoder"] {
-            let images = 0.75 - 0.01 * settings.len() as f64;
-            settings.push(setting(group(attack, method, constraint, poison_fraction), images));
+            let images = 0.75 - 0.01 * table_rows.len() as f64;
+            table_rows.push(row(group(attack, method, constraint, poison_fraction), images));
         }
     }
-    settings
+    table_rows
 }
 
-fn asked(view: View) -> Asked<'static> {
-    Asked { view, sort: None, legend: false }
+fn asked(view: TableView) -> TableRequest<'static> {
+    TableRequest { view, sort: None, legend: false }
 }
 
-fn table(settings: &[Setting], view: View) -> String {
-    results("quickstart", settings, &asked(view)).unwrap()
+fn table(table_rows: &[TableRow], view: TableView) -> String {
+    results("quickstart", table_rows, &asked(view)).unwrap()
 }
 
 #[test]
 fn a_table_of_few_columns_fits_its_terminal() {
     for width in [40, 60, 80, 100, 160] {
-        let table = table(&settings(), View::Few(width));
+        let table = table(&table_rows(), TableView::Few(width));
         assert!(table.lines().all(|line| line.chars().count() <= width), "{width}:\n{table}");
         // Every row shows its accuracies, and no two rows are equal.
         let rows: Vec<&str> = table.lines().filter(|line| line.contains("->") && line.contains("20.0")).collect();
         assert_eq!(rows.len(), 8, "{width}:\n{table}");
     }
-    insta::assert_snapshot!("few-160", table(&settings(), View::Few(160)));
-    insta::assert_snapshot!("few-80", table(&settings(), View::Few(80)));
-    insta::assert_snapshot!("few-40", table(&settings(), View::Few(40)));
+    insta::assert_snapshot!("few-160", table(&table_rows(), TableView::Few(160)));
+    insta::assert_snapshot!("few-80", table(&table_rows(), TableView::Few(80)));
+    insta::assert_snapshot!("few-40", table(&table_rows(), TableView::Few(40)));
 }
 
 #[test]
 fn what_all_rows_have_in_common_stands_above_the_table() {
-    let mut settings = settings();
+    let mut table_rows = table_rows();
     let head = |table: &str| table.split_once("\n\n").unwrap().0.replace('\n', " ");
-    let common = head(&table(&settings, View::Few(160)));
+    let common = head(&table(&table_rows, TableView::Few(160)));
     assert!(
         common.starts_with(
             "quickstart: 8 results, all with clean labels, extractor simclr, an attacker that sees train, victim \
@@ -110,52 +110,52 @@ fn what_all_rows_have_in_common_stands_above_the_table() {
         "{common}"
     );
     // What differs between rows has a column, and is not mentioned above the table.
-    settings[1].group.victim = "knn".to_owned();
-    *settings[2].group.accuracy.get_mut("duplicates").unwrap() = Cell { mean: 0.7, std: 0.0 };
-    let table = table(&settings, View::Few(160));
+    table_rows[1].group.victim = "knn".to_owned();
+    *table_rows[2].group.accuracy.get_mut("duplicates").unwrap() = Cell { mean: 0.7, std: 0.0 };
+    let table = table(&table_rows, TableView::Few(160));
     assert!(!head(&table).contains("victim") && !head(&table).contains("influence flips"), "{table}");
     assert!([" knn ", "duplicates 70.00", "influence flips 79.00"].iter().all(|cell| table.contains(cell)), "{table}");
 }
 
 #[test]
 fn one_result_shows_what_it_is_of() {
-    let mut one = setting(group("bilevel", "decoder", "ball", 0.03), 0.75);
+    let mut one = row(group("bilevel", "decoder", "ball", 0.03), 0.75);
     one.group.seeds = 1;
     one.poisoned = Estimate::of(&[0.75]);
-    insta::assert_snapshot!("one", table(&[one], View::Few(100)));
+    insta::assert_snapshot!("one", table(&[one], TableView::Few(100)));
 }
 
 #[test]
 fn intervals_are_those_of_the_report_or_it_is_said_why_there_is_none() {
-    let settings = settings();
-    let said = |settings: &[Setting]| table(settings, View::Few(100)).replace('\n', " ");
-    assert!(said(&settings).contains("81.35 -> 75.00 ± 1.84"), "{}", said(&settings));
-    assert!(said(&settings).contains("± half of its 95 % confidence interval over seeds and test images."));
+    let table_rows = table_rows();
+    let said = |table_rows: &[TableRow]| table(table_rows, TableView::Few(100)).replace('\n', " ");
+    assert!(said(&table_rows).contains("81.35 -> 75.00 ± 1.84"), "{}", said(&table_rows));
+    assert!(said(&table_rows).contains("± half of its 95 % confidence interval over seeds and test images."));
     let same = |seeds: usize| {
-        let mut same = setting(group("bilevel", "decoder", "ball", 0.03), 0.75);
+        let mut same = row(group("bilevel", "decoder", "ball", 0.03), 0.75);
         same.group.seeds = seeds;
         same.poisoned = Estimate::of(&vec![0.75; seeds]);
         same
     };
     let of_one = said(&[same(1)]);
-    assert!(of_one.contains("test split; one seed gives no interval.") && !of_one.contains('±'), "{of_one}");
-    assert!(said(&[same(3)]).contains("test split; seeds that all give the same give no interval."));
-    let mixed: Vec<Setting> = settings.into_iter().chain([same(3)]).collect();
-    assert!(said(&mixed).contains("test images; one seed, or seeds that all give the same, give none."));
+    assert!(of_one.contains("test split; there is no interval for one seed.") && !of_one.contains('±'), "{of_one}");
+    assert!(said(&[same(3)]).contains("test split; there is no interval, as all seeds give the same result."));
+    let mixed: Vec<TableRow> = table_rows.into_iter().chain([same(3)]).collect();
+    assert!(said(&mixed).contains("test images; none for one seed, or if all seeds give the same result."));
 }
 
 #[test]
 fn all_columns_have_their_headings_in_words() {
-    let settings = settings();
-    let wide = table(&settings, View::Wide);
+    let table_rows = table_rows();
+    let wide = table(&table_rows, TableView::Wide);
     let head: Vec<&str> = wide.lines().take(3).flat_map(str::split_whitespace).collect();
     for word in ["poison", "fraction", "random", "flips", "influence", "relative", "distance", "violations,"] {
         assert!(head.contains(&word), "{word}:\n{wide}");
     }
     assert!(["extractor", "150.0", "81.35 ± 1.23"].iter().all(|words| wide.contains(words)), "{wide}");
-    let legend = results("p", &settings, &Asked { view: View::Wide, sort: None, legend: true }).unwrap();
+    let legend = results("p", &table_rows, &TableRequest { view: TableView::Wide, sort: None, legend: true }).unwrap();
     // Every column is explained in whole sentences.
-    for column in columns(&settings).iter().filter(|c| c.place != Place::Answer) {
+    for column in columns(&table_rows).iter().filter(|c| c.place != Place::Answer) {
         assert!(legend.contains(&format!("\n{}: ", column.heading)), "{}:\n{legend}", column.heading);
         assert!(column.meaning.ends_with('.') && column.meaning.starts_with(char::is_uppercase), "{}", column.meaning);
     }
@@ -165,8 +165,8 @@ fn all_columns_have_their_headings_in_words() {
 #[test]
 fn a_head_near_chance_and_an_attack_that_draws_nothing_are_said() {
     let wide = |group: Group| {
-        let asked = Asked { view: View::Wide, sort: None, legend: true };
-        results("p", &[setting(group, 0.75)], &asked).unwrap().replace('\n', " ")
+        let asked = TableRequest { view: TableView::Wide, sort: None, legend: true };
+        results("p", &[row(group, 0.75)], &asked).unwrap().replace('\n', " ")
     };
     let one = |classes: usize, clean: f64| {
         let mut group = group("bilevel", "decoder", "ball", 0.03);
@@ -188,7 +188,7 @@ fn a_head_near_chance_and_an_attack_that_draws_nothing_are_said() {
 #[test]
 fn columns_are_found_by_name_or_heading() {
     let named = |names: &[&str]| {
-        results("p", &settings(), &asked(View::Named(names.iter().map(|n| (*n).to_owned()).collect())))
+        results("p", &table_rows(), &asked(TableView::Named(names.iter().map(|n| (*n).to_owned()).collect())))
     };
     let head = |table: String| table.lines().next().unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(head(named(&["Drop", "constraint", "SSIM"]).unwrap()), "drop constraint SSIM");
@@ -199,17 +199,17 @@ fn columns_are_found_by_name_or_heading() {
 
 #[test]
 fn rows_are_sorted_by_a_column_and_what_has_no_value_comes_last() {
-    let mut settings = settings();
-    settings[3].poisoned = None;
+    let mut table_rows = table_rows();
+    table_rows[3].poisoned = None;
     let sorted = |by: &'static str| {
-        let view = View::Named(["attack", "accuracy"].map(str::to_owned).to_vec());
-        let table = results("p", &settings, &Asked { view, sort: Some(by), legend: false }).unwrap();
+        let view = TableView::Named(["attack", "accuracy"].map(str::to_owned).to_vec());
+        let table = results("p", &table_rows, &TableRequest { view, sort: Some(by), legend: false }).unwrap();
         table.lines().filter(|line| line.contains("81.35")).map(str::to_owned).collect::<Vec<_>>()
     };
     assert!(sorted("accuracy")[0].contains("-> 68.00") && sorted("accuracy")[7].ends_with("-> -"));
     assert!(sorted("-accuracy")[0].contains("-> 75.00") && sorted("-accuracy")[7].ends_with("-> -"));
     // Texts are sorted alphabetically, and equal rows keep the order of the spec.
     assert!(sorted("-attack")[0].starts_with("gradient-canceling") && sorted("-attack")[0].contains("71.00"));
-    let asked = Asked { view: View::Wide, sort: Some("-nothing"), legend: false };
-    assert!(results("p", &settings, &asked).unwrap_err().starts_with("--sort: there is no column 'nothing'"));
+    let asked = TableRequest { view: TableView::Wide, sort: Some("-nothing"), legend: false };
+    assert!(results("p", &table_rows, &asked).unwrap_err().starts_with("--sort: there is no column 'nothing'"));
 }

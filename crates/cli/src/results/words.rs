@@ -1,8 +1,8 @@
 //! The text above and below the result table.
 
 use super::{
-    Setting,
-    columns::{Column, Place, common_control, extractors},
+    TableRow,
+    columns::{Place, ResultColumn, common_control, extractors},
 };
 use hemlock_attack::attacks::all;
 use hemlock_pipeline::Group;
@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 const NEAR_CHANCE: f64 = 0.1;
 
 /// A value of a setting, in words.
-pub fn told(column: &Column, cell: &str) -> String {
+pub fn setting(column: &ResultColumn, cell: &str) -> String {
     match column.name.as_str() {
         "attack" | "method" => cell.to_owned(),
         "poison" => format!("poison fraction {cell}"),
@@ -26,30 +26,30 @@ pub fn told(column: &Column, cell: &str) -> String {
 }
 
 /// The text above the table: what all rows have in common, and what the accuracies are.
-pub fn above(pipeline: &str, settings: &[Setting], common: &[&Column], width: usize) -> String {
-    let value = |column: &&Column| {
+pub fn above(pipeline: &str, table_rows: &[TableRow], common: &[&ResultColumn], width: usize) -> String {
+    let value = |column: &&ResultColumn| {
         let cell = column.common()?;
         let bare = ["attack", "method"].contains(&column.name.as_str());
-        Some(if bare { format!("the {} {cell}", column.heading) } else { told(column, cell) })
+        Some(if bare { format!("the {} {cell}", column.heading) } else { setting(column, cell) })
     };
     let mut said: Vec<String> = common.iter().filter_map(value).collect();
-    said.extend(common_control(settings).map(|control| format!("{control} as the best control")));
-    let rows = match settings.len() {
+    said.extend(common_control(table_rows).map(|control| format!("{control} as the best control")));
+    let rows = match table_rows.len() {
         1 => "1 result".to_owned(),
         n => format!("{n} results, all"),
     };
-    wrapped(&format!("{pipeline}: {rows} with {}.", list(&said)), width) + &wrapped(&intervals(settings), width)
+    wrapped(&format!("{pipeline}: {rows} with {}.", list(&said)), width) + &wrapped(&intervals(table_rows), width)
 }
 
 /// Says what the accuracies are, and what is known about their errors.
-fn intervals(settings: &[Setting]) -> String {
+fn intervals(table_rows: &[TableRow]) -> String {
     const INTERVAL: &str = "± half of its 95 % confidence interval over seeds and test images";
-    let known = settings.iter().filter(|s| s.half().is_some()).count();
+    let known = table_rows.iter().filter(|s| s.half().is_some()).count();
     let error = match known {
-        0 if settings.iter().all(|s| s.group.seeds == 1) => "; one seed gives no interval".to_owned(),
-        0 => "; seeds that all give the same give no interval".to_owned(),
-        n if n == settings.len() => format!(", {INTERVAL}"),
-        _ => format!(", {INTERVAL}; one seed, or seeds that all give the same, give none"),
+        0 if table_rows.iter().all(|s| s.group.seeds == 1) => "; there is no interval for one seed".to_owned(),
+        0 => "; there is no interval, as all seeds give the same result".to_owned(),
+        n if n == table_rows.len() => format!(", {INTERVAL}"),
+        _ => format!(", {INTERVAL}; none for one seed, or if all seeds give the same result"),
     };
     format!("Accuracy in % of the test split{error}.")
 }
@@ -59,33 +59,34 @@ pub fn more(left_out: &[&str], legend: bool, width: usize) -> String {
     let all = if legend { "--wide shows every column" } else { "--wide shows every column, --legend explains them" };
     match left_out {
         [] => wrapped(&format!("{all}."), width),
-        names => wrapped(&format!("Left out, to fit: {}. {all}.", names.join(", ")), width),
+        names => wrapped(&format!("These columns do not fit: {}. {all}.", names.join(", ")), width),
     }
 }
 
 /// Says what the accuracies in a table of many columns are, and which option explains the rest.
-pub fn deviations(settings: &[Setting], legend: bool, width: usize) -> String {
-    let over = if settings.iter().any(|s| s.group.seeds > 1) { ", ± their standard deviation over seeds" } else { "" };
-    let more = if legend { "" } else { " --legend says what columns mean." };
+pub fn deviations(table_rows: &[TableRow], legend: bool, width: usize) -> String {
+    let over =
+        if table_rows.iter().any(|s| s.group.seeds > 1) { ", ± their standard deviation over seeds" } else { "" };
+    let more = if legend { "" } else { " --legend explains the columns." };
     wrapped(&format!("Accuracies are in % of the test split{over}.{more}"), width)
 }
 
 /// Explains columns, with a paragraph each.
-pub fn legend(settings: &[Setting], columns: &[&Column], width: usize) -> String {
+pub fn legend(table_rows: &[TableRow], columns: &[&ResultColumn], width: usize) -> String {
     let mut out = String::new();
     for column in columns {
         out += &wrapped(&format!("{}: {}", column.heading, column.meaning), width);
         if column.name == "objective" {
             let shown = all().map(|attack| (attack.name(), attack.value_label()));
             for (name, shown) in shown.chain([(hemlock_unlearnable::NAME, hemlock_unlearnable::VALUE_LABEL)]) {
-                if settings.iter().any(|s| s.group.attack.objective == name) {
+                if table_rows.iter().any(|s| s.group.attack.objective == name) {
                     out += &wrapped(&format!("objective of {name}: This is {shown}."), width);
                 }
             }
         }
     }
-    if columns.iter().any(|c| c.place == Place::Detail) && settings.iter().any(|s| still(&s.group)) {
-        out += &wrapped("± 0.00: The attack draws nothing at random, and is the same whatever the seed.", width);
+    if columns.iter().any(|c| c.place == Place::Detail) && table_rows.iter().any(|s| still(&s.group)) {
+        out += &wrapped("± 0.00: The attack draws nothing at random, so that all seeds give the same result.", width);
     }
     out
 }
@@ -96,8 +97,8 @@ fn still(g: &Group) -> bool {
 }
 
 /// Warnings about the results, with a paragraph each.
-pub fn warnings(settings: &[Setting], width: usize) -> String {
-    let groups: Vec<&Group> = settings.iter().map(|s| &s.group).collect();
+pub fn warnings(table_rows: &[TableRow], width: usize) -> String {
+    let groups: Vec<&Group> = table_rows.iter().map(|s| &s.group).collect();
     let names = |of: &dyn Fn(&Group) -> bool| {
         let names: BTreeSet<String> = groups.iter().filter(|g| of(g)).map(|g| extractors(&g.params)).collect();
         (!names.is_empty()).then(|| Vec::from_iter(names).join(", "))
@@ -107,12 +108,13 @@ pub fn warnings(settings: &[Setting], width: usize) -> String {
     });
     let unverified = names(&|g| g.verified == Some(false)).map(|names| {
         format!(
-            "UNVERIFIED IMPORT: nothing shows that an extractor ({names}) computes what its weights were trained \
-             in; a `probe` does (docs/pretraining.md)."
+            "UNVERIFIED IMPORT: no `probe` has shown that an extractor ({names}) computes the network that its weights \
+             were trained in (docs/pretraining.md)."
         )
     });
-    let collapsed = names(&|g| g.collapsed == Some(true))
-        .map(|names| format!("COLLAPSED: the embeddings of an extractor ({names}) all point nearly the same way."));
+    let collapsed = names(&|g| g.collapsed == Some(true)).map(|names| {
+        format!("COLLAPSED: the embeddings of an extractor ({names}) all point in nearly the same direction.")
+    });
     let all = [unconverged, stepped_back(&groups), unverified, collapsed, near_chance(&groups)];
     all.into_iter().flatten().map(|text| wrapped(&text, width)).collect()
 }
@@ -120,10 +122,10 @@ pub fn warnings(settings: &[Setting], width: usize) -> String {
 fn stepped_back(groups: &[&Group]) -> Option<String> {
     let weaker = groups.iter().flat_map(|g| &g.stepped_back);
     let weaker: BTreeSet<String> =
-        weaker.map(|s| format!("{} is {} in the place of {}", s.field, s.used, s.asked)).collect();
+        weaker.map(|s| format!("{} is {} instead of {}", s.field, s.used, s.asked)).collect();
     (!weaker.is_empty()).then(|| {
         let weaker = Vec::from_iter(weaker).join(", ");
-        format!("STEPPED BACK: calibration leaves nothing of a stronger target: {weaker}.")
+        format!("WEAKER TARGET: calibration leaves nothing of a stronger target: {weaker}.")
     })
 }
 
@@ -133,7 +135,7 @@ fn near_chance(groups: &[&Group]) -> Option<String> {
     let worst = groups.iter().filter(near).min_by(|a, b| a.accuracy.clean.mean.total_cmp(&b.accuracy.clean.mean))?;
     Some(format!(
         "NEAR CHANCE: a clean accuracy is {:.2} %, and guessing among {} classes gives {:.2} %. Such a head has \
-         little to lose, and drops say little.",
+         little accuracy to lose, so that drops mean little.",
         100.0 * worst.accuracy.clean.mean,
         worst.classes,
         100.0 * chance(worst)

@@ -13,7 +13,7 @@ pub enum Scale {
 
 /// An axis of a chart, without its data.
 #[derive(Debug, Clone)]
-pub struct Axis {
+pub struct ChartAxis {
     /// The title: the quantity and its unit.
     pub title: String,
     /// How values are laid out.
@@ -39,7 +39,7 @@ pub enum Ticks {
 const FEW: usize = 8;
 const APART: f64 = 0.06;
 
-impl Axis {
+impl ChartAxis {
     /// A linear axis around its data.
     pub fn linear(title: impl Into<String>) -> Self {
         Self { title: title.into(), scale: Scale::Linear, holds: None, ticks: Ticks::Round }
@@ -85,7 +85,7 @@ pub struct Span {
 
 impl Span {
     /// Finds the range and the ticks for some values.
-    pub fn new(axis: &Axis, values: impl Iterator<Item = f64>) -> Self {
+    pub fn new(axis: &ChartAxis, values: impl Iterator<Item = f64>) -> Self {
         let values = values.chain(axis.holds).filter(|v| v.is_finite() && (axis.scale != Scale::Log || *v > 0.0));
         let mut values: Vec<f64> = values.collect();
         values.sort_by(f64::total_cmp);
@@ -120,6 +120,11 @@ impl Span {
                 Self { scale, low, high, ticks, digits: 0 }
             }
         }
+    }
+
+    /// Whether the axis has names instead of numbers.
+    pub fn has_names(&self) -> bool {
+        matches!(self.scale, Scale::Names(_))
     }
 
     /// The place of a value.
@@ -216,37 +221,40 @@ fn nice(step: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn labels(axis: &Axis, values: &[f64]) -> Vec<String> {
+    fn labels(axis: &ChartAxis, values: &[f64]) -> Vec<String> {
         let span = Span::new(axis, values.iter().copied());
         span.labels().into_iter().map(|(_, label)| label).collect()
     }
 
     #[test]
     fn ticks_are_round() {
-        assert_eq!(labels(&Axis::from_zero("x"), &[0.7, 9.8]), ["0", "2", "4", "6", "8", "10"]);
-        assert_eq!(labels(&Axis::linear("x"), &[0.21, 0.39]), ["0.20", "0.25", "0.30", "0.35", "0.40"]);
-        assert_eq!(labels(&Axis::log("x"), &[0.1, 10.0]), ["0.1", "0.2", "0.5", "1", "2", "5", "10"]);
-        assert_eq!(labels(&Axis::log("x"), &[1e-3, 10.0]), ["0.001", "0.01", "0.1", "1", "10"]);
-        assert_eq!(labels(&Axis::log("x"), &[1.2, 2.4]), ["1", "1.5", "2", "3"]);
-        assert_eq!(labels(&Axis::log("x"), &[1e-7, 1e-5]), ["1e-7", "2e-7", "5e-7", "1e-6", "2e-6", "5e-6", "1e-5"]);
-        assert_eq!(labels(&Axis::count("x"), &[1.0, 4.0]), ["1", "2", "3", "4"]);
-        assert_eq!(labels(&Axis::names("x", vec!["a".into(), "b".into()]), &[0.0]), ["a", "b"]);
-        assert!((1..200).all(|i| labels(&Axis::log("x"), &[1.03f64.powi(i)]).len() > 1));
+        assert_eq!(labels(&ChartAxis::from_zero("x"), &[0.7, 9.8]), ["0", "2", "4", "6", "8", "10"]);
+        assert_eq!(labels(&ChartAxis::linear("x"), &[0.21, 0.39]), ["0.20", "0.25", "0.30", "0.35", "0.40"]);
+        assert_eq!(labels(&ChartAxis::log("x"), &[0.1, 10.0]), ["0.1", "0.2", "0.5", "1", "2", "5", "10"]);
+        assert_eq!(labels(&ChartAxis::log("x"), &[1e-3, 10.0]), ["0.001", "0.01", "0.1", "1", "10"]);
+        assert_eq!(labels(&ChartAxis::log("x"), &[1.2, 2.4]), ["1", "1.5", "2", "3"]);
+        assert_eq!(
+            labels(&ChartAxis::log("x"), &[1e-7, 1e-5]),
+            ["1e-7", "2e-7", "5e-7", "1e-6", "2e-6", "5e-6", "1e-5"]
+        );
+        assert_eq!(labels(&ChartAxis::count("x"), &[1.0, 4.0]), ["1", "2", "3", "4"]);
+        assert_eq!(labels(&ChartAxis::names("x", vec!["a".into(), "b".into()]), &[0.0]), ["a", "b"]);
+        assert!((1..200).all(|i| labels(&ChartAxis::log("x"), &[1.03f64.powi(i)]).len() > 1));
     }
 
     #[test]
     fn ticks_stand_at_few_chosen_values() {
-        assert_eq!(labels(&Axis::chosen("x"), &[1.0, 3.0, 1.0]), ["1", "3"]);
-        assert_eq!(labels(&Axis::chosen("x"), &[0.5, 1.0, 1.01, 3.0]), ["0.5", "1.01", "3"]);
-        assert_eq!(labels(&Axis::chosen("x"), &[100.0 * 0.03]), ["3"]);
+        assert_eq!(labels(&ChartAxis::chosen("x"), &[1.0, 3.0, 1.0]), ["1", "3"]);
+        assert_eq!(labels(&ChartAxis::chosen("x"), &[0.5, 1.0, 1.01, 3.0]), ["0.5", "1.01", "3"]);
+        assert_eq!(labels(&ChartAxis::chosen("x"), &[100.0 * 0.03]), ["3"]);
         let many: Vec<f64> = (1..=20).map(f64::from).collect();
-        assert_eq!(labels(&Axis::chosen("x"), &many), ["1", "2", "5", "10", "20"]);
+        assert_eq!(labels(&ChartAxis::chosen("x"), &many), ["1", "2", "5", "10", "20"]);
     }
 
     #[test]
     fn a_span_is_never_empty() {
         for values in [&[][..], &[3.0], &[0.0], &[f64::NAN, f64::INFINITY]] {
-            for axis in [Axis::linear("x"), Axis::from_zero("x"), Axis::log("x")] {
+            for axis in [ChartAxis::linear("x"), ChartAxis::from_zero("x"), ChartAxis::log("x")] {
                 let span = Span::new(&axis, values.iter().copied());
                 assert!(span.high > span.low, "{axis:?} {values:?}");
             }

@@ -1,11 +1,13 @@
 //! The marks that stand for data: dashed lines, markers of several shapes, and bars.
 
-use super::{Drawn, SAMPLE, SERIES, Series, UNIT};
+use super::{MarkKind, SAMPLE, SERIES, Series, UNIT};
 use crate::ReportError;
 use plotters::{coord::Shift, prelude::*};
 
-type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
-type Drawing<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
+/// A drawing area of a chart.
+pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+/// The result of drawing.
+pub type DrawResult<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>>;
 type Pixel = (i32, i32);
 
 /// Lengths of dashes and gaps by style, in pixels; empty for a solid line.
@@ -25,21 +27,21 @@ pub fn series(
     place: &dyn Fn(f64, f64) -> Pixel,
     floor: f64,
     sideways: bool,
-) -> Drawing<'static> {
+) -> DrawResult<'static> {
     let colour = colour(series.style);
     let points = || series.points.iter().filter(|p| p.x.is_finite() && p.y.is_finite());
     let joined: Vec<Pixel> = points().map(|p| place(p.x, p.y)).collect();
-    if matches!(series.drawn, Drawn::Line | Drawn::Curve) {
+    if matches!(series.drawn, MarkKind::Line | MarkKind::Curve) {
         let dash = DASHES[series.style % DASHES.len()];
         dashed(area, &joined, dash, colour.stroke_width(7))?;
     }
     for p in points() {
         let at = place(p.x, p.y);
         match series.drawn {
-            Drawn::Curve => {}
-            Drawn::Line | Drawn::Points => marker(area, at, series.style, 5 * UNIT)?,
-            Drawn::Cloud => marker(area, at, series.style, 9)?,
-            Drawn::Bars => {
+            MarkKind::Curve => {}
+            MarkKind::Line | MarkKind::Points => marker(area, at, series.style, 5 * UNIT)?,
+            MarkKind::Cloud => marker(area, at, series.style, 9)?,
+            MarkKind::Bars => {
                 let corners = match sideways {
                     true => [place(floor, p.y - 0.3), place(p.x, p.y + 0.3)],
                     false => [place(p.x - 0.3, floor), place(p.x + 0.3, p.y)],
@@ -49,7 +51,7 @@ pub fn series(
         }
         if p.spread > 0.0 {
             let cap = 4 * UNIT;
-            let stroke = if series.drawn == Drawn::Bars { super::INK.0 } else { colour }.stroke_width(5);
+            let stroke = if series.drawn == MarkKind::Bars { super::INK.0 } else { colour }.stroke_width(5);
             let (dx, dy, across) = if sideways { (p.spread, 0.0, (0, cap)) } else { (0.0, p.spread, (cap, 0)) };
             let ends = [place(p.x - dx, p.y - dy), place(p.x + dx, p.y + dy)];
             area.draw(&PathElement::new(ends.to_vec(), stroke))?;
@@ -62,7 +64,7 @@ pub fn series(
 }
 
 /// Draws a line through some points, with dashes.
-pub fn dashed(area: &Area, points: &[Pixel], dash: &[i32], style: ShapeStyle) -> Drawing<'static> {
+pub fn dashed(area: &Area, points: &[Pixel], dash: &[i32], style: ShapeStyle) -> DrawResult<'static> {
     if dash.is_empty() {
         return area.draw(&PathElement::new(points.to_vec(), style));
     }
@@ -96,7 +98,7 @@ pub fn dashed(area: &Area, points: &[Pixel], dash: &[i32], style: ShapeStyle) ->
 }
 
 /// Draws the marker of a style, with radius `r`.
-fn marker(area: &Area, (x, y): Pixel, style: usize, r: i32) -> Drawing<'static> {
+fn marker(area: &Area, (x, y): Pixel, style: usize, r: i32) -> DrawResult<'static> {
     let colour = colour(style);
     let (fill, stroke) = (colour.filled(), colour.stroke_width((r / 3) as u32));
     let polygon = |corners: &[Pixel]| {
@@ -130,20 +132,20 @@ pub fn swatch(series: &Series) -> Result<String, ReportError> {
 }
 
 /// Draws the sample of a series for a legend; the position is its upper left corner.
-pub fn sample(area: &Area, (x, y): Pixel, series: &Series) -> Drawing<'static> {
+pub fn sample(area: &Area, (x, y): Pixel, series: &Series) -> DrawResult<'static> {
     let (width, height) = (SAMPLE.0 * UNIT, SAMPLE.1 * UNIT);
     let middle = (x + width / 2, y + height / 2);
-    if matches!(series.drawn, Drawn::Line | Drawn::Curve) {
+    if matches!(series.drawn, MarkKind::Line | MarkKind::Curve) {
         let line = [(x, middle.1), (x + width, middle.1)];
         dashed(area, &line, DASHES[series.style % DASHES.len()], colour(series.style).stroke_width(7))?;
     }
     match series.drawn {
-        Drawn::Curve => Ok(()),
-        Drawn::Bars => {
+        MarkKind::Curve => Ok(()),
+        MarkKind::Bars => {
             let corners = [(x + width / 4, y + UNIT), (x + width * 3 / 4, y + height - UNIT)];
             area.draw(&Rectangle::new(corners, colour(series.style).mix(0.75).filled()))
         }
-        Drawn::Cloud => marker(area, middle, series.style, 3 * UNIT),
-        Drawn::Line | Drawn::Points => marker(area, middle, series.style, 5 * UNIT),
+        MarkKind::Cloud => marker(area, middle, series.style, 3 * UNIT),
+        MarkKind::Line | MarkKind::Points => marker(area, middle, series.style, 5 * UNIT),
     }
 }

@@ -1,98 +1,97 @@
 //! The figure of poison fraction bounds: how many poisons a target needs, and how much accuracy it costs.
 
-use super::{Figure, titled};
+use super::{Figure, features_name, titled};
 use crate::{
-    Case, ReportError,
-    case::quantity,
-    chart::{Axis, Chart, Drawn, MOST, Point, Series},
-    evidence::Evidence,
+    ConfigGroup, ReportError,
+    chart::{Chart, ChartAxis, MOST, MarkKind, Point, Series},
+    config_group::quantity,
+    result_set::ResultSet,
     words,
 };
 use hemlock_artifact::{PathPoint, TargetParams};
+use hemlock_attack::attacks;
 
 /// The least poison fraction that is shown, in per cent: heads that need less are as good as clean.
 const LEAST: f64 = 0.01;
 
 /// Draws drops over poison fractions: the bounds along the attacker's path, and measured attacks.
-pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
+pub fn figure(result_set: &ResultSet) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "poison-fraction-bound",
         "Poison fraction bound",
-        "The curve goes along the attacker's path from the clean head: how much accuracy a head costs, over the lower bound of the poison fraction that \
-         makes it stationary (the bound by support functions, docs/attacks.md); the triangle is the target. Other points: what Gradient \
-         Canceling really cost with the share that it had, on features in the set that the bounds are for. Left of the triangle \
-         there are too few poisons for the target, and the victim ends elsewhere.",
+        "The curve shows the heads on the attacker's path from the clean head to the target: how much accuracy each of \
+         them costs, over the lower bound of the poison fraction that makes it a stationary point of training (the \
+         bound by support functions, see docs/attacks.md). The triangle is the target. The other points are measured \
+         attacks on features that aim at the target, within the constraint that the bounds hold for. Left of the \
+         triangle there are too few poisons for the target, and training ends at another head. Error bars are standard \
+         deviations over seeds.",
     );
-    for scene in evidence.scenes() {
-        // Bounds hold for poisons within one constraint, so the attack has to have the same.
-        let set = |c: &Case, node: &str| c.parameter(node, "constraint").map(words::value);
-        let aimed = |c: &&Case| {
-            c.aim() == "gradient-canceling"
-                && c.mean(quantity::drop_on_features).is_some()
-                && set(c, "poison-features") == set(c, "target-params")
-        };
-        let cases: Vec<&Case> = scene.cases.iter().copied().filter(aimed).collect();
-        let Some(first) = cases.first() else { continue };
-        let Some(target) = evidence.read::<TargetParams>(&first.rows[0], "target")? else { continue };
-        let clean = target.path.first().map_or(0.0, |p| p.test_accuracy);
-        let place = |p: &PathPoint| {
-            let x = 100.0 * p.poison_fraction_bound.support;
-            (x >= LEAST && x.is_finite()).then_some(Point { x, y: 100.0 * (clean - p.test_accuracy), spread: 0.0 })
-        };
-        let end = target.path.last().and_then(place);
-        // The last point may be a calibrated target, which is not on the path of the ascent.
-        let ascent = &target.path[..target.path.len().saturating_sub(1)];
-        let way = ascent.iter().filter_map(place).collect();
-        let mut told: Vec<String> = Vec::new();
-        if let Some(p) = end {
-            let [takes, costs] = [p.x, p.y].map(|v| words::number(v, 1));
-            told.push(format!("The target takes at least {takes} % of poisons and costs {costs} points."));
-        }
-        let named = |name: &str, points, drawn, style| Series { name: name.to_owned(), points, drawn, style };
-        let mut series = vec![
-            named("heads on the attacker's path", way, Drawn::Curve, 6),
-            named("the target", end.into_iter().collect(), Drawn::Points, 2),
-        ];
-        let mut seen: Vec<String> = Vec::new();
-        for case in &cases {
-            // Several inversions of the same features are one point.
-            let features = case.text(|node, _| node == "poison-features");
-            let Some(e) = case.mean(quantity::drop_on_features).filter(|_| !seen.contains(&features)) else { continue };
-            if seen.len() == MOST - 2 {
-                break;
-            }
-            let point = Point { x: 100.0 * case.poison_fraction(), y: 100.0 * e.mean, spread: 100.0 * e.std };
-            told.push(format!(
-                "{} with {}: {} points.",
-                case.label,
-                words::share(case.poison_fraction()),
-                words::number(point.y, 1)
-            ));
-            series.push(Series {
-                name: features_of(case),
-                points: vec![point],
-                drawn: Drawn::Points,
-                style: seen.len(),
-            });
-            seen.push(features);
-        }
+    for experiment in result_set.experiments() {
+        let configs: Vec<&ConfigGroup> = experiment.configs.iter().copied().filter(|c| is_bounded(c)).collect();
+        let Some(first) = configs.first() else { continue };
+        let Some(target) = result_set.read::<TargetParams>(first.row(), "target")? else { continue };
+        let (path, of_target) = path(&target);
+        let (attacks, of_attacks) = measured(result_set, &configs);
         let chart = Chart {
-            title: titled(evidence, &scene.name, "what targets take, and cost"),
-            x: Axis::log("Poisons, % of the clean count (logarithmic)"),
-            y: Axis::from_zero("Accuracy drop, points"),
-            series,
+            title: titled(result_set, &experiment.name, "what targets take, and cost"),
+            x: ChartAxis::log("Poisons, % of the clean count (logarithmic)"),
+            y: ChartAxis::from_zero("Accuracy drop, points"),
+            series: path.into_iter().chain(attacks).collect(),
             references: Vec::new(),
         };
-        figure.chart(&chart, &told.join(" "))?;
+        let description: Vec<String> = of_target.into_iter().chain(of_attacks).collect();
+        figure.chart(&chart, &description.join(" "))?;
     }
-    Ok(figure.or(
-        "no Gradient Canceling on features was run in the set that the bounds are for ([target-params] constraint).",
-    ))
+    Ok(figure.or("no attack on features that aims at a target was run within the constraint that the bounds hold for \
+         (`constraint` of [target-params])."))
 }
 
-/// The name of a case's poisoned features: solver, constraint and poison fraction.
-fn features_of(case: &Case) -> String {
-    let told = |field: &str| case.parameter("poison-features", field).map(words::value);
-    let constraint = told("constraint").filter(|c| c != "none").unwrap_or_else(|| "no constraint".to_owned());
-    format!("{}, {constraint}, {}", told("solver").unwrap_or_default(), words::share(case.poison_fraction()))
+/// Whether the bounds along the path hold for an attack: it aims at the target, on features within the same constraint.
+fn is_bounded(config: &ConfigGroup) -> bool {
+    attacks::find(config.aim()).is_some_and(|attack| attack.uses_target())
+        && config.mean(quantity::drop_on_features).is_some()
+        && config.of_feature_attack("constraint") == config.parameter("target-params", "constraint")
+}
+
+/// The heads on the attacker's path and the target, as two series, and a sentence about the target.
+fn path(target: &TargetParams) -> ([Series; 2], Option<String>) {
+    let clean = target.path.first().map_or(0.0, |p| p.test_accuracy);
+    let place = |p: &PathPoint| {
+        let x = 100.0 * p.poison_fraction_bound.support;
+        (x >= LEAST && x.is_finite()).then_some(Point { x, y: 100.0 * (clean - p.test_accuracy), spread: 0.0 })
+    };
+    let end = target.path.last().and_then(place);
+    // The last point may be a calibrated target, which is not on the path of the ascent.
+    let ascent = &target.path[..target.path.len().saturating_sub(1)];
+    let path = ascent.iter().filter_map(place).collect();
+    let named = |name: &str, points, drawn, style| Series { name: name.to_owned(), points, drawn, style };
+    let series = [
+        named("heads on the attacker's path", path, MarkKind::Curve, 6),
+        named("the target", end.into_iter().collect(), MarkKind::Points, 2),
+    ];
+    let sentence = end.map(|p| {
+        let [needs, costs] = [p.x, p.y].map(|v| words::number(v, 1));
+        format!("The target needs at least {needs} % of poisons and costs {costs} points.")
+    });
+    (series, sentence)
+}
+
+/// The measured attacks, a series and a sentence each. Several inversions of the same features are one point.
+fn measured(result_set: &ResultSet, configs: &[&ConfigGroup]) -> (Vec<Series>, Vec<String>) {
+    let (mut series, mut sentences, mut seen) = (Vec::new(), Vec::new(), Vec::new());
+    for config in configs {
+        let features = result_set.input(config.row(), "poison_features").map(|task| task.key);
+        let Some(e) = config.mean(quantity::drop_on_features).filter(|_| !seen.contains(&features)) else { continue };
+        if series.len() == MOST - 2 {
+            break;
+        }
+        let fraction = config.poison_fraction();
+        let point = Point { x: 100.0 * fraction, y: 100.0 * e.mean, spread: 100.0 * e.std };
+        let [share, drop] = [words::share(fraction), words::number(point.y, 1)];
+        sentences.push(format!("{} with {share}: {drop} points.", config.label));
+        let (name, style) = (features_name(config), series.len());
+        series.push(Series { name, points: vec![point], drawn: MarkKind::Points, style });
+        seen.push(features);
+    }
+    (series, sentences)
 }

@@ -1,10 +1,10 @@
 //! The figures of optimisation: objectives of attacks, and losses of pre-training.
 
-use super::{Figure, strongest, titled};
+use super::{Figure, features_name, strongest, titled};
 use crate::{
-    Case, ReportError,
-    chart::{Axis, Chart, Drawn, MOST, Point, Series},
-    evidence::Evidence,
+    ConfigGroup, ReportError,
+    chart::{Chart, ChartAxis, MOST, MarkKind, Point, Series},
+    result_set::ResultSet,
     words,
 };
 use hemlock_artifact::{CurvePoint, Extractor, PoisonFeatures, Poisons};
@@ -24,114 +24,103 @@ pub(super) fn objective(aim: &str) -> String {
     words::capital(shown.strip_prefix("the ").unwrap_or(shown))
 }
 
-/// A chart of one objective at one stage.
-struct Panel {
-    aim: String,
-    stage: &'static str,
+/// The curves of one objective, which share a chart.
+struct ObjectiveCurves {
+    /// What the title of the chart says: the objective, and where it was minimised or maximised.
+    title: String,
     x: &'static str,
+    y: ChartAxis,
     series: Vec<Series>,
 }
 
 /// Draws the objectives of attacks along their steps.
-pub fn of_attacks(evidence: &Evidence) -> Result<Figure, ReportError> {
+pub fn of_attacks(result_set: &ResultSet) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "attack-curves",
         "How attacks went",
-        "What each attack optimises, along its steps, for its first seed: on features, and on images while they are refined or attacked at once. \
-         Gradient Canceling and noise go down; the bilevel attack and TGDA go up. Matching is each image by itself.",
+        "The charts show what each attack optimises along its steps, for its first seed: on features, and on images \
+         while they are refined or attacked directly. The objectives of Gradient Canceling and of error-minimising \
+         noise fall; those of the bilevel attack and of TGDA rise. Feature matching moves each image separately, and \
+         its curve is the mean over the images.",
     );
-    for scene in evidence.scenes() {
-        let mut panels: Vec<Panel> = Vec::new();
-        let mut add = |aim: &str, stage, x, name: String, curve: &[CurvePoint]| {
-            if curve.len() < 2 {
-                return;
-            }
-            let points = points(curve);
-            let at = panels.iter().position(|p| p.aim == aim && p.stage == stage).unwrap_or_else(|| {
-                panels.push(Panel { aim: aim.to_owned(), stage, x, series: Vec::new() });
-                panels.len() - 1
-            });
-            let series = &mut panels[at].series;
-            let same = |s: &Series| s.points.iter().map(|p| p.y.to_bits()).eq(points.iter().map(|p| p.y.to_bits()));
-            if series.len() < MOST && !series.iter().any(same) {
-                series.push(Series { name, points, drawn: Drawn::Curve, style: series.len() });
-            }
-        };
-        let (cases, left_out) = strongest(&scene.cases, MOST);
-        for case in &cases {
-            let row = &case.rows[0];
-            if let Some(features) = evidence.read::<PoisonFeatures>(row, "poison_features")? {
-                add(case.aim(), "on features", "Step", features_label(case), &features.curve);
-            }
-            if let Some(poisons) = evidence.read::<Poisons>(row, "poisons")? {
-                add(case.aim(), "on images", "Step", case.label.clone(), &poisons.refined);
-                add(
-                    "feature matching",
-                    "mean loss",
-                    "Passes through the extractor",
-                    case.label.clone(),
-                    &poisons.curve,
-                );
-            }
-        }
-        for panel in panels {
-            let title = format!("{}, {}", panel.aim, panel.stage);
-            let told = panel.series.iter().filter_map(|s| {
+    for experiment in result_set.experiments() {
+        let (configs, left_out) = strongest(&experiment.configs, MOST);
+        for curves in of_configs(result_set, &configs)? {
+            let sentences = curves.series.iter().filter_map(|s| {
                 let (first, last) = (s.points.first()?, s.points.last()?);
                 let ends = [first.y, last.y].map(|y| words::number(y, 3));
                 Some(format!("{}: from {} to {} in {} steps.", s.name, ends[0], ends[1], last.x))
             });
-            let told = told.collect::<Vec<_>>().join(" ");
-            let matching = panel.aim == "feature matching";
+            let description = sentences.collect::<Vec<_>>().join(" ");
             let chart = Chart {
-                title: titled(evidence, &scene.name, &title),
-                x: Axis::count(panel.x),
-                y: if matching {
-                    Axis::log("Squared feature distance + penalty")
-                } else {
-                    Axis::linear(objective(&panel.aim))
-                },
-                series: panel.series,
+                title: titled(result_set, &experiment.name, &curves.title),
+                x: ChartAxis::count(curves.x),
+                y: curves.y,
+                series: curves.series,
                 references: Vec::new(),
             };
-            figure.chart(&chart, &told)?;
+            figure.chart(&chart, &description)?;
         }
         figure.remark(left_out);
     }
     Ok(figure.or("no attack left a curve."))
 }
 
-/// A label of a case's poisoned features, which all inversions of these share.
-fn features_label(case: &Case) -> String {
-    let told = |field: &str| case.parameter("poison-features", field).map(words::value).unwrap_or_default();
-    let constraint = match told("constraint").as_str() {
-        "none" => "no constraint".to_owned(),
-        other => other.to_owned(),
+/// The curves of some configurations, by what they are curves of.
+fn of_configs(result_set: &ResultSet, configs: &[&ConfigGroup]) -> Result<Vec<ObjectiveCurves>, ReportError> {
+    let mut all: Vec<ObjectiveCurves> = Vec::new();
+    let mut add = |title: String, x, y: ChartAxis, name: String, curve: &[CurvePoint]| {
+        if curve.len() < 2 {
+            return;
+        }
+        let points = points(curve);
+        let at = all.iter().position(|curves| curves.title == title).unwrap_or_else(|| {
+            all.push(ObjectiveCurves { title, x, y, series: Vec::new() });
+            all.len() - 1
+        });
+        let series = &mut all[at].series;
+        let same = |s: &Series| s.points.iter().map(|p| p.y.to_bits()).eq(points.iter().map(|p| p.y.to_bits()));
+        if series.len() < MOST && !series.iter().any(same) {
+            series.push(Series { name, points, drawn: MarkKind::Curve, style: series.len() });
+        }
     };
-    format!("{constraint}, {}, {}", told("solver"), words::share(case.poison_fraction()))
+    for config in configs {
+        let aim = config.aim();
+        let y = || ChartAxis::linear(objective(aim));
+        if let Some(features) = result_set.read::<PoisonFeatures>(config.row(), "poison_features")? {
+            add(format!("{aim}, on features"), "Step", y(), features_name(config), &features.curve);
+        }
+        if let Some(poisons) = result_set.read::<Poisons>(config.row(), "poisons")? {
+            add(format!("{aim}, on images"), "Step", y(), config.label.clone(), &poisons.refined);
+            let loss = ChartAxis::log("Squared feature distance + penalty");
+            let passes = "Passes through the extractor";
+            add("feature matching, mean loss".to_owned(), passes, loss, config.label.clone(), &poisons.curve);
+        }
+    }
+    Ok(all)
 }
 
 /// Draws the loss of pre-training by epoch, and the accuracy of nearest neighbours.
-pub fn pretraining(evidence: &Evidence) -> Result<Figure, ReportError> {
+pub fn pretraining(result_set: &ResultSet) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "pretraining",
         "How pre-training went",
-        "Mean loss of every epoch of pre-training, and where it was measured, accuracy of nearest neighbours among the embeddings. Losses of \
-         different methods are of different kinds.",
+        "The charts show the mean loss of every epoch of pre-training and, where it was measured, the accuracy of a \
+         classifier by nearest neighbours on the embeddings. Losses of different methods cannot be compared.",
     );
     let mut seen = Vec::new();
     let (mut loss, mut knn) = (Vec::new(), Vec::new());
-    for case in &evidence.cases {
-        let Some(task) = evidence.input(&case.rows[0], "extractor") else { continue };
+    for config in &result_set.configs {
+        let Some(task) = result_set.input(&config.rows[0], "extractor") else { continue };
         if seen.contains(&task.key) || seen.len() == MOST {
             continue;
         }
         seen.push(task.key);
-        let Some(extractor) = evidence.read::<Extractor>(&case.rows[0], "extractor")? else { continue };
+        let Some(extractor) = result_set.read::<Extractor>(&config.rows[0], "extractor")? else { continue };
         if extractor.curve.is_empty() {
             continue;
         }
-        let on = case.pretrained_on().map(|s| format!(" on {}", crate::setting::source(&s))).unwrap_or_default();
+        let on = config.pretrained_on().map(|s| format!(" on {}", crate::setting::source(&s))).unwrap_or_default();
         let name = format!("{}, {}{on}", extractor.arch, extractor.method);
         let style = loss.len();
         let series = |of: &dyn Fn(&hemlock_artifact::Epoch) -> Option<f64>| {
@@ -139,7 +128,7 @@ pub fn pretraining(evidence: &Evidence) -> Result<Figure, ReportError> {
             Series {
                 name: name.clone(),
                 points: extractor.curve.iter().filter_map(point).collect(),
-                drawn: Drawn::Line,
+                drawn: MarkKind::Line,
                 style,
             }
         };
@@ -153,18 +142,18 @@ pub fn pretraining(evidence: &Evidence) -> Result<Figure, ReportError> {
         if series.is_empty() {
             continue;
         }
-        let told = series.iter().filter_map(|s| {
+        let sentences = series.iter().filter_map(|s| {
             Some(format!("{}: {} after {} epochs.", s.name, words::number(s.points.last()?.y, 3), s.points.last()?.x))
         });
-        let told = told.collect::<Vec<_>>().join(" ");
+        let description = sentences.collect::<Vec<_>>().join(" ");
         let chart = Chart {
             title: title.to_owned(),
-            x: Axis::count("Epoch"),
-            y: Axis::linear(y),
+            x: ChartAxis::count("Epoch"),
+            y: ChartAxis::linear(y),
             series,
             references: Vec::new(),
         };
-        figure.chart(&chart, &told)?;
+        figure.chart(&chart, &description)?;
     }
     Ok(figure.or("no extractor was trained here."))
 }

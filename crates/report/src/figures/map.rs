@@ -2,15 +2,15 @@
 
 use super::{Figure, titled};
 use crate::{
-    Case, ReportError,
-    case::quantity,
-    chart::{Axis, Chart, Drawn, Point, Series},
-    evidence::Evidence,
+    ConfigGroup, ReportError,
+    chart::{Chart, ChartAxis, MarkKind, Point, Series},
+    config_group::quantity,
+    result_set::ResultSet,
     words,
 };
 use hemlock_artifact::{Features, PoisonFeatures, Poisons};
 use hemlock_head::spread;
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis as Along};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 
 /// The largest numbers of points that are drawn of a set, and of samples that principal components are computed from.
 const DRAWN: usize = 500;
@@ -19,44 +19,51 @@ const SAMPLES: usize = 4000;
 const STEPS: usize = 100;
 
 /// Draws features along the two principal components of the clean training features.
-pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
+pub fn figure(result_set: &ResultSet) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "map",
-        "A map of the features",
-        "Clean training features and those that the attack asks for, along the two directions in which clean ones vary most. Poisons whose images \
-         ended with outlying features (an unusual norm, or far from all clean samples) have a marker of their own. Up to 500 of each \
-         are drawn, of the first seed. Attacks on pixels ask for no features.",
+        "Features in two dimensions",
+        "The charts show clean training features and poisoned features along the first two principal components of the \
+         clean ones. Poisons whose images have outlying features (an unusual norm, or far from all clean samples) have \
+         a marker of their own. At most 500 points of each kind are drawn, for the first seed. Attacks on pixels have \
+         no poisoned features.",
     );
-    for scene in evidence.scenes() {
-        for case in chosen(&scene.cases) {
-            draw(evidence, &mut figure, &scene.name, case)?;
+    for experiment in result_set.experiments() {
+        for config in chosen(&experiment.configs) {
+            draw(result_set, &mut figure, &experiment.name, config)?;
         }
     }
     Ok(figure.or("no attack on features has a result."))
 }
 
-/// The cases whose features cost most: one with a constraint on features, and one without. If several inversions have
-/// the same features, matching without a limit is preferred, because its fits say which poisons are outliers.
-fn chosen<'c>(cases: &[&'c Case]) -> Vec<&'c Case> {
-    let drop = |c: &Case| c.mean(quantity::drop_on_features).map_or(f64::NEG_INFINITY, |e| e.mean);
-    let rank = |c: &Case| (c.on_features() && c.making() != Some("decoder"), c.unlimited());
+/// The configurations whose features cost most: one with a constraint on features, and one without. If several
+/// inversions have the same features, matching without a limit is preferred, because its fits say which poisons are
+/// outliers.
+fn chosen<'c>(configs: &[&'c ConfigGroup]) -> Vec<&'c ConfigGroup> {
+    let drop = |c: &ConfigGroup| c.mean(quantity::drop_on_features).map_or(f64::NEG_INFINITY, |e| e.mean);
+    let rank = |c: &ConfigGroup| (c.on_features() && c.making() != Some("decoder"), c.unlimited());
     let best = |free: bool| {
-        let of = cases.iter().copied().filter(|c| drop(c).is_finite());
-        let of = of.filter(|c| c.parameter("poison-features", "constraint").is_some_and(|set| (set == "none") == free));
+        let of = configs.iter().copied().filter(|c| drop(c).is_finite());
+        let of = of.filter(|c| c.of_feature_attack("constraint").is_some_and(|set| (set == "none") == free));
         of.max_by(|a, b| drop(a).total_cmp(&drop(b)).then(rank(a).cmp(&rank(b))))
     };
     best(false).into_iter().chain(best(true)).collect()
 }
 
-fn draw(evidence: &Evidence, figure: &mut Figure, scene: &str, case: &Case) -> Result<(), ReportError> {
-    let row = &case.rows[0];
-    let features = evidence.read::<Features>(row, "features")?;
-    let (Some(features), Some(asked)) = (features, evidence.read::<PoisonFeatures>(row, "poison_features")?) else {
+fn draw(
+    result_set: &ResultSet,
+    figure: &mut Figure,
+    experiment: &str,
+    config: &ConfigGroup,
+) -> Result<(), ReportError> {
+    let row = &config.rows[0];
+    let features = result_set.read::<Features>(row, "features")?;
+    let (Some(features), Some(asked)) = (features, result_set.read::<PoisonFeatures>(row, "poison_features")?) else {
         return Ok(());
     };
-    let poisons = evidence.read::<Poisons>(row, "poisons")?;
+    let poisons = result_set.read::<Poisons>(row, "poisons")?;
     let clean = features.train.features.view();
-    let map = Map::new(clean);
+    let map = PrincipalComponents::new(clean);
     let outlier = |i: usize| poisons.as_ref().and_then(|p| p.fits.get(i)).is_some_and(|f| f.is_outlier());
     let place = |z: ArrayView1<f32>| {
         let (x, y) = map.place(z);
@@ -66,7 +73,7 @@ fn draw(evidence: &Evidence, figure: &mut Figure, scene: &str, case: &Case) -> R
     for i in spread(asked.features.nrows(), DRAWN) {
         if outlier(i) { &mut odd } else { &mut usual }.push(place(asked.features.row(i)));
     }
-    let told = format!(
+    let description = format!(
         "{} clean samples, {} poisons, {} of them outliers. The two directions hold {} % of the clean variance.",
         spread(clean.nrows(), DRAWN).len(),
         usual.len() + odd.len(),
@@ -76,35 +83,35 @@ fn draw(evidence: &Evidence, figure: &mut Figure, scene: &str, case: &Case) -> R
     let clean = spread(clean.nrows(), DRAWN).into_iter().map(|i| place(clean.row(i))).collect();
     let named = |name: &str, points: Vec<Point>, drawn, style| Series { name: name.to_owned(), points, drawn, style };
     let mut series = vec![
-        named("clean", clean, Drawn::Cloud, 5),
-        named("poisoned", usual, Drawn::Cloud, 1),
-        named("poisoned, outliers", odd, Drawn::Cloud, 6),
+        named("clean", clean, MarkKind::Cloud, 5),
+        named("poisoned", usual, MarkKind::Cloud, 1),
+        named("poisoned, outliers", odd, MarkKind::Cloud, 6),
     ];
     series.retain(|s| !s.points.is_empty());
-    let axis = |n: &str| Axis::linear(format!("{n} principal component"));
+    let axis = |n: &str| ChartAxis::linear(format!("{n} principal component"));
     let chart = Chart {
-        title: titled(evidence, scene, &case.label),
+        title: titled(result_set, experiment, &config.label),
         x: axis("First"),
         y: axis("Second"),
         series,
         references: Vec::new(),
     };
-    figure.chart(&chart, &told)
+    figure.chart(&chart, &description)
 }
 
 /// The two leading principal components of some samples.
-struct Map {
+struct PrincipalComponents {
     mean: Array1<f32>,
     components: [Array1<f32>; 2],
     /// The share of the total variance along the components.
     share: f64,
 }
 
-impl Map {
+impl PrincipalComponents {
     /// Computes the components of samples `[n, d]`.
     fn new(samples: ArrayView2<f32>) -> Self {
-        let some = samples.select(Along(0), &spread(samples.nrows(), SAMPLES));
-        let mean = some.mean_axis(Along(0)).unwrap_or_else(|| Array1::zeros(samples.ncols()));
+        let some = samples.select(Axis(0), &spread(samples.nrows(), SAMPLES));
+        let mean = some.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(samples.ncols()));
         let centred = some - &mean;
         let mut covariance: Array2<f32> = centred.t().dot(&centred);
         let all = covariance.diag().sum();
@@ -153,7 +160,7 @@ mod tests {
     fn components_of_a_flat_cloud_by_hand() {
         // Samples around (5, 1, 2): far along (1, 1, 0), less far along (0, 0, 1), and nowhere else.
         let samples = array![[8.0, 4.0, 2.0], [2.0, -2.0, 2.0], [5.0, 1.0, 3.0], [5.0, 1.0, 1.0]];
-        let map = Map::new(samples.view());
+        let map = PrincipalComponents::new(samples.view());
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-4, "{a} is not {b}");
         let (x, y) = map.place(samples.row(0));
         close(x, 18f64.sqrt());

@@ -1,55 +1,58 @@
 //! The figure of pictures: poisons beside their base images.
 
 use super::{Figure, titled};
-use crate::{Case, ReportError, case::quantity, evidence::Evidence, words};
+use crate::{ConfigGroup, ReportError, config_group::quantity, result_set::ResultSet, words};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hemlock_artifact::{Dataset, Poisons};
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 use maud::{Markup, html};
 use ndarray::{ArrayView3, Axis};
 
-/// The number of poisons that are shown per case.
+/// The number of poisons that are shown per configuration.
 const SHOWN: usize = 8;
 /// Factors by which differences are amplified. The largest is taken that does not clip the largest difference.
 const FACTORS: [u32; 5] = [16, 8, 4, 2, 1];
 
-/// Shows some poisons of some cases: the base image, the poison, and their difference.
-pub fn figure(evidence: &Evidence) -> Result<Figure, ReportError> {
+/// Shows some poisons of some configurations: the base image, the poison, and their difference.
+pub fn figure(result_set: &ResultSet) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "pictures",
         "What poisons look like",
-        "From top to bottom: the clean image, the poison that is made of it, and their difference around grey, amplified as the title says. \
-         Poisons are taken evenly over all of a case's, for its first seed. Below each its label and its feature distance, in units of the \
-         median distance of clean samples to their nearest others: of feature-targeted attacks how far the features are from those aimed at, \
-         before and after; of other attacks how far they moved. Marked ◆: the poison's features are outliers among clean ones.",
+        "Each column shows a base image, the poison that is made from it, and their difference around grey, amplified \
+         as the title states. Poisons are taken at equal distances from all poisons of the first seed. Below them \
+         stand the label and a distance of features, in units of the median distance between nearest neighbours among \
+         clean samples: for feature-targeted attacks the distance to the poisoned features before and after inversion, \
+         for other attacks the distance that the features moved. A ◆ marks poisons whose features are outliers among \
+         clean ones.",
     );
-    for scene in evidence.scenes() {
-        for case in chosen(&scene.cases) {
-            let row = &case.rows[0];
+    for experiment in result_set.experiments() {
+        for config in chosen(&experiment.configs) {
+            let row = &config.rows[0];
             let (poisons, dataset) =
-                (evidence.read::<Poisons>(row, "poisons")?, evidence.read::<Dataset>(row, "dataset")?);
+                (result_set.read::<Poisons>(row, "poisons")?, result_set.read::<Dataset>(row, "dataset")?);
             let (Some(poisons), Some(dataset)) = (poisons, dataset) else { continue };
-            let title = titled(evidence, &scene.name, &case.label);
-            figure.pictures(strip(case, &title, &poisons, &dataset)?);
+            let title = titled(result_set, &experiment.name, &config.label);
+            figure.pictures(strip(config, &title, &poisons, &dataset)?);
         }
     }
     Ok(figure.or("there are no poisoned images, or they are not in the artifact root any more."))
 }
 
-/// For every way of making images: the strongest case without a limit, and the strongest one within the tightest limit.
-fn chosen<'c>(cases: &[&'c Case]) -> Vec<&'c Case> {
+/// For every way of making images: the strongest configuration without a limit, and the strongest one within the
+/// tightest limit.
+fn chosen<'c>(configs: &[&'c ConfigGroup]) -> Vec<&'c ConfigGroup> {
     let mut makings: Vec<&str> = Vec::new();
-    for making in cases.iter().filter_map(|c| c.making()) {
+    for making in configs.iter().filter_map(|c| c.making()) {
         if !makings.contains(&making) {
             makings.push(making);
         }
     }
-    let drop = |c: &Case| c.mean(quantity::drop_on_images).map_or(f64::NEG_INFINITY, |e| e.mean);
+    let drop = |c: &ConfigGroup| c.mean(quantity::drop_on_images).map_or(f64::NEG_INFINITY, |e| e.mean);
     let mut chosen = Vec::new();
     for making in makings {
-        let of = || cases.iter().copied().filter(|c| c.making() == Some(making));
+        let of = || configs.iter().copied().filter(|c| c.making() == Some(making));
         chosen.extend(of().filter(|c| c.unlimited()).max_by(|a, b| drop(a).total_cmp(&drop(b))));
-        let tightest = of().filter_map(Case::linf).min_by(f64::total_cmp);
+        let tightest = of().filter_map(ConfigGroup::linf).min_by(f64::total_cmp);
         chosen.extend(
             of().filter(|c| tightest.is_some() && c.linf() == tightest).max_by(|a, b| drop(a).total_cmp(&drop(b))),
         );
@@ -57,7 +60,7 @@ fn chosen<'c>(cases: &[&'c Case]) -> Vec<&'c Case> {
     chosen
 }
 
-fn strip(case: &Case, title: &str, poisons: &Poisons, dataset: &Dataset) -> Result<Markup, ReportError> {
+fn strip(config: &ConfigGroup, title: &str, poisons: &Poisons, dataset: &Dataset) -> Result<Markup, ReportError> {
     let count = poisons.labels.len();
     let shown: Vec<usize> = (0..SHOWN.min(count)).map(|i| i * count / SHOWN.min(count)).collect();
     let pixels = dataset.train.pixels.view();
@@ -87,12 +90,12 @@ fn strip(case: &Case, title: &str, poisons: &Poisons, dataset: &Dataset) -> Resu
         let dim = clean.dim();
         let pictures = [
             (png(dim, |at| clean[at])?, format!("clean image, {class}")),
-            (png(dim, |at| poison[at])?, format!("poison made of it, labelled {class}")),
+            (png(dim, |at| poison[at])?, format!("poison made from it, labelled {class}")),
             (png(dim, difference)?, format!("difference of the two{amplified}")),
         ];
         let fit = poisons.fits.get(*i).copied().unwrap_or_default();
         let unit = |d: f32| words::number(f64::from(d) / poisons.clean_nearest, 1);
-        let distance = if case.parameter("poison-features", "attack").is_some() {
+        let distance = if config.on_features() {
             format!("{} → {}", unit(fit.start_distance), unit(fit.distance))
         } else {
             format!("moved {}", unit(fit.start_distance))

@@ -3,7 +3,7 @@
 use super::Figure;
 use crate::{
     ReportError,
-    chart::{Axis, Chart, Drawn, Point, Series},
+    chart::{Chart, ChartAxis, MarkKind, Point, Series},
     provenance::Provenance,
     words,
 };
@@ -13,11 +13,12 @@ pub fn figure(provenance: &Provenance) -> Result<Figure, ReportError> {
     let mut figure = Figure::new(
         "times",
         "Time of every stage",
-        "Time of every task, as its manifest says, and of all tasks of a stage together. Tasks that were cached count as when they were made.",
+        "The chart shows the time of every task, from its manifest, and of all tasks of a stage together. A cached \
+         task counts with the time that it took when it ran.",
     );
     let taken = provenance.taken();
     if taken.is_empty() {
-        return Ok(figure.or("no artifact is there."));
+        return Ok(figure.or("there is no artifact."));
     }
     // The first stage is at the top.
     let stages = || taken.iter().rev().enumerate();
@@ -26,15 +27,15 @@ pub fn figure(provenance: &Provenance) -> Result<Figure, ReportError> {
     let totals = stages().map(|(i, t)| point(i, t.seconds.iter().sum())).collect();
     let chart = Chart {
         title: figure.title.to_owned(),
-        x: Axis::log("Time, s (logarithmic)"),
-        y: Axis::names("Stage", taken.iter().rev().map(|t| t.stage.clone()).collect()),
+        x: ChartAxis::log("Time, s (logarithmic)"),
+        y: ChartAxis::names("Stage", taken.iter().rev().map(|t| t.stage.clone()).collect()),
         series: vec![
-            Series { name: "one task".to_owned(), points: tasks, drawn: Drawn::Cloud, style: 0 },
-            Series { name: "all tasks of the stage".to_owned(), points: totals, drawn: Drawn::Points, style: 3 },
+            Series { name: "one task".to_owned(), points: tasks, drawn: MarkKind::Cloud, style: 0 },
+            Series { name: "all tasks of the stage".to_owned(), points: totals, drawn: MarkKind::Points, style: 3 },
         ],
         references: Vec::new(),
     };
-    let told = taken.iter().map(|t| format!("{} {}", t.stage, words::seconds(t.seconds.iter().sum())));
-    figure.chart(&chart, &format!("All tasks together: {}.", told.collect::<Vec<_>>().join(", ")))?;
+    let values = taken.iter().map(|t| format!("{} {}", t.stage, words::seconds(t.seconds.iter().sum())));
+    figure.chart(&chart, &format!("All tasks together: {}.", values.collect::<Vec<_>>().join(", ")))?;
     Ok(figure)
 }

@@ -1,25 +1,25 @@
 //! F6-anomalies: under transfer, some matched poisons are outliers.
 
-use super::{Comparison, Finding, Question, Unit, transfer::pairs};
+use super::{Finding, FindingComparison, Question, Unit, transfer::pairs};
 use crate::{
-    Case,
-    case::{Pretraining, Quantity, quantity},
+    ConfigGroup,
+    config_group::{PretrainingKind, Quantity, quantity},
     words,
 };
 use hemlock_pipeline::Row;
 use std::collections::BTreeMap;
 
-const TEST: &str = "For each such set of images without a limit: under transfer, the share of outliers among the \
-                    poisons is above that among clean test samples, by the same rule (paired t test); and above that \
-                    of the same attack's images in fine-tuning, where they are equal in all but the data (paired \
-                    where the downstream images are the same, otherwise Welch's). Beside each stands what share of \
-                    the poisoned features themselves are outliers. One-sided.";
+const TEST: &str = "For images without a limit on pixels: under transfer, the share of outliers among the poisons is \
+                    larger than among clean test samples, by the same rule (paired t test); and larger than among the \
+                    images of the same attack in fine-tuning, if the two are equal in everything but the data (paired \
+                    if the downstream images are the same, otherwise as by Welch). The names of results give the share \
+                    among the poisoned features as well. One-sided tests.";
 
 const QUESTION: Question = Question {
     id: "F6-anomalies",
     claim: "Under transfer, more than in fine-tuning, some matched poisons are anomalous.",
     test: TEST,
-    needs: "images by a decoder or by matching that is not refined, without a limit, in a transfer pipeline and in a \
+    needs: "images by a decoder or by matching without refinement, without a limit, in a transfer pipeline and in a \
             fine-tuning one",
 };
 
@@ -27,18 +27,18 @@ const REFINED: Question = Question {
     id: "F6-anomalies-refined",
     claim: "Under transfer, more than in fine-tuning, some refined poisons are anomalous.",
     test: TEST,
-    needs: "images by matching that is refined, without a limit, in a transfer pipeline and in a fine-tuning one",
+    needs: "images by matching with refinement, without a limit, in a transfer pipeline and in a fine-tuning one",
 };
 
 /// Tests decoders and matching alone. `clean_outliers` holds the share of outliers among clean test samples, by a row's
 /// key.
-pub fn finding(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Finding {
-    unusual(cases, clean_outliers, &QUESTION, Case::inverted)
+pub fn finding(configs: &[ConfigGroup], clean_outliers: &BTreeMap<String, f64>) -> Finding {
+    unusual(configs, clean_outliers, &QUESTION, ConfigGroup::inverted)
 }
 
 /// Tests matching that is refined.
-pub fn of_refined(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Finding {
-    unusual(cases, clean_outliers, &REFINED, Case::refined_from_matched)
+pub fn of_refined(configs: &[ConfigGroup], clean_outliers: &BTreeMap<String, f64>) -> Finding {
+    unusual(configs, clean_outliers, &REFINED, ConfigGroup::refined_from_matched)
 }
 
 /// Compares, for unlimited images in transfer:
@@ -47,21 +47,21 @@ pub fn of_refined(cases: &[Case], clean_outliers: &BTreeMap<String, f64>) -> Fin
 /// 2. `outliers(images, transfer) - outliers(images, fine-tuning) > 0`, if the two are equal in everything but one
 ///    source
 fn unusual(
-    cases: &[Case],
+    configs: &[ConfigGroup],
     clean_outliers: &BTreeMap<String, f64>,
     question: &Question,
-    of: fn(&Case) -> bool,
+    of: fn(&ConfigGroup) -> bool,
 ) -> Finding {
-    let made: Vec<&Case> =
-        cases.iter().filter(|c| of(c) && c.unlimited() && c.mean(quantity::outliers).is_some()).collect();
-    let of = |kind| made.iter().copied().filter(|c| c.pretraining() == kind).collect::<Vec<&Case>>();
-    let (moved, tuned) = (of(Pretraining::Transfer), of(Pretraining::FineTuning));
+    let made: Vec<&ConfigGroup> =
+        configs.iter().filter(|c| of(c) && c.unlimited() && c.mean(quantity::outliers).is_some()).collect();
+    let of = |kind| made.iter().copied().filter(|c| c.pretraining() == kind).collect::<Vec<&ConfigGroup>>();
+    let (moved, tuned) = (of(PretrainingKind::Transfer), of(PretrainingKind::FineTuning));
     let mut comparisons = Vec::new();
-    for case in &moved {
+    for config in &moved {
         let excess = |r: &Row| Some(quantity::outliers(r)? - clean_outliers.get(&r.key)?);
-        if let Some(e) = case.mean(excess) {
+        if let Some(e) = config.mean(excess) {
             let what = "share of outliers among the poisons − among clean test samples";
-            comparisons.push(Comparison::paired(named(case), what, Unit::Points, e));
+            comparisons.push(FindingComparison::paired(named(config), what, Unit::Points, e));
         }
     }
     let (pairs, apart) = pairs(&moved, &tuned);
@@ -70,21 +70,21 @@ fn unusual(
         let what = "share of outliers among the poisons, in transfer − in fine-tuning";
         if same_images {
             let e = moved.minus(quantity::outliers, tuned, quantity::outliers);
-            comparisons.extend(e.map(|e| Comparison::paired(rows, what, Unit::Points, e)));
+            comparisons.extend(e.map(|e| FindingComparison::paired(rows, what, Unit::Points, e)));
         } else if let (Some(a), Some(b)) = (moved.mean(quantity::outliers), tuned.mean(quantity::outliers)) {
-            comparisons.push(Comparison::independent(rows, what, Unit::Points, &a, &b));
+            comparisons.push(FindingComparison::independent(rows, what, Unit::Points, &a, &b));
         }
     }
-    let sides = [("unlimited set of such images in transfer", moved.len()), ("one in fine-tuning", tuned.len())];
+    let sides = [("set of images in transfer", moved.len()), ("set of images in fine-tuning", tuned.len())];
     question.judged(comparisons).beside(apart, &sides, question)
 }
 
-/// The name of a case, with the shares of outliers among its images and among its poisoned features.
-fn named(case: &Case) -> String {
-    let share = |q: Quantity| case.mean(q).map(|e| format!("{} %", words::number(100.0 * e.mean, 1)));
+/// The name of a configuration, with the shares of outliers among its images and among its poisoned features.
+fn named(config: &ConfigGroup) -> String {
+    let share = |q: Quantity| config.mean(q).map(|e| format!("{} %", words::number(100.0 * e.mean, 1)));
     let of_features = share(quantity::outliers_of_features).map(|s| format!(", {s} of the features"));
     let of_images = share(quantity::outliers).unwrap_or_default();
-    format!("{} (outliers: {of_images} of the images{})", case.name, of_features.unwrap_or_default())
+    format!("{} (outliers: {of_images} of the images{})", config.name, of_features.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -93,24 +93,24 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn on(source: &str, making: &str, outliers: [f64; 3]) -> Case {
+    fn on(source: &str, making: &str, outliers: [f64; 3]) -> ConfigGroup {
         made_up(&format!("bilevel + {making}"))
             .with("pretrain", json!({ "method": "simclr" }))
             .with("dataset.pretrain", json!({ "source": "cifar10" }))
             .with("dataset.downstream", json!({ "source": source }))
             .images([0.6; 3])
             .outliers(outliers)
-            .case()
+            .config()
     }
 
-    fn clean(cases: &[Case], share: f64) -> BTreeMap<String, f64> {
-        cases.iter().flat_map(|c| c.rows.iter().map(|r| (r.key.clone(), share))).collect()
+    fn clean(configs: &[ConfigGroup], share: f64) -> BTreeMap<String, f64> {
+        configs.iter().flat_map(|c| c.rows.iter().map(|r| (r.key.clone(), share))).collect()
     }
 
     #[test]
     fn outliers_are_compared_with_clean_samples() {
-        let cases = [on("cifar100", "feature-matching", [0.3, 0.31, 0.32])];
-        let verdict = |share| finding(&cases, &clean(&cases, share)).verdict;
+        let configs = [on("cifar100", "feature-matching", [0.3, 0.31, 0.32])];
+        let verdict = |share| finding(&configs, &clean(&configs, share)).verdict;
         assert_eq!((verdict(0.02), verdict(0.6)), (Verdict::Confirmed, Verdict::Contradicted));
     }
 
@@ -118,9 +118,9 @@ mod tests {
     #[test]
     fn outliers_are_compared_with_those_of_fine_tuning() {
         let with = |tuned| {
-            let cases =
+            let configs =
                 [on("cifar100", "feature-matching", [0.3, 0.31, 0.32]), on("cifar10", "feature-matching", tuned)];
-            finding(&cases, &clean(&cases, 0.02))
+            finding(&configs, &clean(&configs, 0.02))
         };
         let found = with([0.02, 0.03, 0.01]);
         assert_eq!((found.comparisons.len(), found.verdict), (2, Verdict::Confirmed));
@@ -129,9 +129,9 @@ mod tests {
 
     #[test]
     fn refinement_is_asked_apart() {
-        let cases = [on("cifar100", "refined", [0.3, 0.31, 0.32])];
-        let clean = clean(&cases, 0.02);
-        assert!(finding(&cases, &clean).comparisons.is_empty());
-        assert_eq!(of_refined(&cases, &clean).verdict, Verdict::Confirmed);
+        let configs = [on("cifar100", "refined", [0.3, 0.31, 0.32])];
+        let clean = clean(&configs, 0.02);
+        assert!(finding(&configs, &clean).comparisons.is_empty());
+        assert_eq!(of_refined(&configs, &clean).verdict, Verdict::Confirmed);
     }
 }

@@ -1,95 +1,110 @@
-//! Decides what may be compared: cases that differ in nothing but what a finding asks about.
+//! Decides what may be compared: configurations that differ in nothing but what a finding asks about.
 
-use super::traits::Traits;
-use crate::{Case, words};
+use super::traits::{Trait, Traits};
+use crate::{ConfigGroup, words};
+use hemlock_stage::StageRole;
 
-/// The largest number of differences of two cases that still count as nearly comparable.
+/// The largest number of differences of two configurations that still count as nearly comparable.
 const NEAR: usize = 2;
 /// The largest number of pairs that a finding lists as not comparable.
 const LISTED: usize = 10;
 
-/// The names of the traits in which the sides of a comparison may differ. A name that ends in a dot stands for all
-/// traits whose names begin with it. All other traits have to be equal.
+/// The traits in which the sides of a comparison may differ: by name, and all traits that only stages of some roles can
+/// have. A name that ends in a dot stands for all traits whose names begin with it. All other traits have to be equal.
 #[derive(Debug, Clone, Copy)]
-pub struct Axis(pub &'static [&'static str]);
+pub struct Axis {
+    names: &'static [&'static str],
+    stages: &'static [StageRole],
+}
 
 /// Names and values of the traits that are not on an axis, sorted by name.
 type Rest = Vec<(String, String)>;
 
 impl Axis {
-    fn spans(self, name: &str) -> bool {
-        self.0.iter().any(|spanned| name == *spanned || (spanned.ends_with('.') && name.starts_with(spanned)))
+    /// The axis of the traits with some names.
+    pub const fn of(names: &'static [&'static str]) -> Self {
+        Self { names, stages: &[] }
+    }
+
+    /// The axis with all traits, in addition, that only stages of these roles can have.
+    pub const fn and_stages(self, stages: &'static [StageRole]) -> Self {
+        Self { stages, ..self }
+    }
+
+    fn spans(self, of: &Trait) -> bool {
+        let named = |name: &str| of.name == name || (name.ends_with('.') && of.name.starts_with(name));
+        self.names.iter().any(|name| named(name)) || of.stage.is_some_and(|stage| self.stages.contains(&stage))
     }
 
     /// The traits that are not on this axis.
     fn rest(self, traits: &Traits) -> Rest {
-        traits.iter().filter(|(name, _)| !self.spans(name)).map(|(n, v)| (n.to_owned(), v.to_owned())).collect()
+        traits.iter().filter(|of| !self.spans(of)).map(|of| (of.name.clone(), of.value.clone())).collect()
     }
 }
 
-/// A trait in which two cases differ. A value is `None` if the case does not have the trait.
+/// A trait in which two configurations differ. A value is `None` if the configuration does not have the trait.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
+pub struct TraitDifference {
     /// The name of the trait.
     pub of: String,
-    /// The value of the left case.
+    /// The value of the left configuration.
     pub left: Option<String>,
-    /// The value of the right case.
+    /// The value of the right configuration.
     pub right: Option<String>,
 }
 
-/// Two cases that are not compared because they differ in something that is not on the axis.
+/// Two configurations that are not compared because they differ in something that is not on the axis.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Apart {
-    /// The name of the left case.
+pub struct IncomparablePair {
+    /// The name of the left configuration.
     pub left: String,
-    /// The name of the right case.
+    /// The name of the right configuration.
     pub right: String,
     /// The traits in which they differ.
-    pub differ: Vec<Difference>,
+    pub differ: Vec<TraitDifference>,
 }
 
-impl Apart {
+impl IncomparablePair {
     /// The differences in words.
     pub fn why(&self) -> String {
-        let told = |d: &Difference| {
+        let words = |d: &TraitDifference| {
             let of = |side: &Option<String>| side.clone().unwrap_or_else(|| "none".to_owned());
             format!("{}: {} against {}", d.of, of(&d.left), of(&d.right))
         };
-        self.differ.iter().map(told).collect::<Vec<_>>().join("; ")
+        self.differ.iter().map(words).collect::<Vec<_>>().join("; ")
     }
 }
 
-/// Cases that may be compared: each of the left side with each of the right side.
+/// Configurations that may be compared: each of the left side with each of the right side.
 #[derive(Debug)]
-pub struct Group<'c> {
-    /// The cases of the left side.
-    pub left: Vec<&'c Case>,
-    /// The cases of the right side.
-    pub right: Vec<&'c Case>,
+pub struct ComparableGroup<'c> {
+    /// The configurations of the left side.
+    pub left: Vec<&'c ConfigGroup>,
+    /// The configurations of the right side.
+    pub right: Vec<&'c ConfigGroup>,
 }
 
-/// The cases that a finding can compare, and those that it cannot.
+/// The configurations that a finding can compare, and those that it cannot.
 #[derive(Debug)]
-pub struct Asked<'c> {
-    /// Groups with cases of both sides.
-    pub groups: Vec<Group<'c>>,
-    /// For cases that have no partner: the most similar case of the other side.
-    pub apart: Vec<Apart>,
+pub struct Pairing<'c> {
+    /// Groups with configurations of both sides.
+    pub groups: Vec<ComparableGroup<'c>>,
+    /// For configurations that have no partner: the most similar configuration of the other side.
+    pub apart: Vec<IncomparablePair>,
 }
 
-/// Puts the cases of two sides into groups that are equal in all traits that are not on the axis.
-pub fn ask<'c>(left: &[&'c Case], right: &[&'c Case], axis: Axis) -> Asked<'c> {
-    let mut groups: Vec<(Rest, Group)> = Vec::new();
-    for (cases, is_left) in [(left, true), (right, false)] {
-        for case in cases {
-            let rest = axis.rest(&Traits::of(case));
+/// Puts the configurations of two sides into groups that are equal in all traits that are not on the axis.
+pub fn ask<'c>(left: &[&'c ConfigGroup], right: &[&'c ConfigGroup], axis: Axis) -> Pairing<'c> {
+    let mut groups: Vec<(Rest, ComparableGroup)> = Vec::new();
+    for (configs, is_left) in [(left, true), (right, false)] {
+        for config in configs {
+            let rest = axis.rest(&Traits::of(config));
             let at = groups.iter().position(|(key, _)| *key == rest).unwrap_or_else(|| {
-                groups.push((rest, Group { left: Vec::new(), right: Vec::new() }));
+                groups.push((rest, ComparableGroup { left: Vec::new(), right: Vec::new() }));
                 groups.len() - 1
             });
             let group = &mut groups[at].1;
-            if is_left { group.left.push(case) } else { group.right.push(case) }
+            if is_left { group.left.push(config) } else { group.right.push(config) }
         }
     }
     let (whole, partial): (Vec<_>, Vec<_>) =
@@ -102,59 +117,60 @@ pub fn ask<'c>(left: &[&'c Case], right: &[&'c Case], axis: Axis) -> Asked<'c> {
         let (mine, first) =
             (
                 if lacks_right { &group.left } else { &group.right },
-                |o: &Group<'c>| {
+                |o: &ComparableGroup<'c>| {
                     if lacks_right { o.right[0] } else { o.left[0] }
                 },
             );
         let near = others.filter_map(|(other, o)| Some((differences(key, other)?, first(o))));
         let Some((differ, other)) = near.min_by_key(|(differ, _)| differ.len()) else { continue };
         let pair = if lacks_right { (mine[0], other, differ) } else { (other, mine[0], turned(differ)) };
-        let told = Apart { left: pair.0.name.clone(), right: pair.1.name.clone(), differ: pair.2 };
-        if !apart.contains(&told) {
-            apart.push(told);
+        let pair = IncomparablePair { left: pair.0.name.clone(), right: pair.1.name.clone(), differ: pair.2 };
+        if !apart.contains(&pair) {
+            apart.push(pair);
         }
     }
-    Asked { groups: whole.into_iter().map(|(_, group)| group).collect(), apart }
+    Pairing { groups: whole.into_iter().map(|(_, group)| group).collect(), apart }
 }
 
-/// Puts cases into groups that are equal in all traits that are not on the axis. Returns these traits with each group.
-fn classes<'c>(cases: &[&'c Case], axis: Axis) -> Vec<(Rest, Vec<&'c Case>)> {
-    let mut groups: Vec<(Rest, Vec<&Case>)> = Vec::new();
-    for case in cases {
-        let rest = axis.rest(&Traits::of(case));
+/// Puts configurations into groups that are equal in all traits that are not on the axis. Returns these traits with
+/// each group.
+fn classes<'c>(configs: &[&'c ConfigGroup], axis: Axis) -> Vec<(Rest, Vec<&'c ConfigGroup>)> {
+    let mut groups: Vec<(Rest, Vec<&ConfigGroup>)> = Vec::new();
+    for config in configs {
+        let rest = axis.rest(&Traits::of(config));
         match groups.iter_mut().find(|(key, _)| *key == rest) {
-            Some((_, group)) => group.push(case),
-            None => groups.push((rest, vec![case])),
+            Some((_, group)) => group.push(config),
+            None => groups.push((rest, vec![config])),
         }
     }
     groups
 }
 
-/// Puts cases into groups that are equal in all traits that are not on the axis.
-pub fn grouped<'c>(cases: &[&'c Case], axis: Axis) -> Vec<Vec<&'c Case>> {
-    classes(cases, axis).into_iter().map(|(_, group)| group).collect()
+/// Puts configurations into groups that are equal in all traits that are not on the axis.
+pub fn grouped<'c>(configs: &[&'c ConfigGroup], axis: Axis) -> Vec<Vec<&'c ConfigGroup>> {
+    classes(configs, axis).into_iter().map(|(_, group)| group).collect()
 }
 
-/// Puts cases into groups of at least two that differ along the axis alone. For cases without a group, also returns the
-/// most similar other case.
-pub fn sweeps<'c>(cases: &[&'c Case], axis: Axis) -> (Vec<Vec<&'c Case>>, Vec<Apart>) {
-    let groups = classes(cases, axis);
-    let mut apart: Vec<Apart> = Vec::new();
+/// Puts configurations into groups of at least two that differ along the axis alone. For configurations without a
+/// group, also returns the most similar other configuration.
+pub fn sweeps<'c>(configs: &[&'c ConfigGroup], axis: Axis) -> (Vec<Vec<&'c ConfigGroup>>, Vec<IncomparablePair>) {
+    let groups = classes(configs, axis);
+    let mut apart: Vec<IncomparablePair> = Vec::new();
     for (i, (key, group)) in groups.iter().enumerate().filter(|(_, (_, group))| group.len() == 1) {
         let others = groups.iter().enumerate().filter(|(j, _)| *j != i);
         let near = others.filter_map(|(j, (other, o))| Some((differences(key, other)?, j, o[0])));
         let Some((differ, j, other)) = near.min_by_key(|(differ, ..)| differ.len()) else { continue };
-        // Two cases that are each other's most similar one are listed once.
+        // Two configurations that are each other's most similar one are listed once.
         if !(j < i && groups[j].1.len() == 1 && apart.iter().any(|a| a.left == other.name && a.right == group[0].name))
         {
-            apart.push(Apart { left: group[0].name.clone(), right: other.name.clone(), differ });
+            apart.push(IncomparablePair { left: group[0].name.clone(), right: other.name.clone(), differ });
         }
     }
     (groups.into_iter().map(|(_, group)| group).filter(|group| group.len() > 1).collect(), apart)
 }
 
 /// The differences of two sorted lists of traits; `None` if there are more than [`NEAR`].
-fn differences(a: &[(String, String)], b: &[(String, String)]) -> Option<Vec<Difference>> {
+fn differences(a: &[(String, String)], b: &[(String, String)]) -> Option<Vec<TraitDifference>> {
     let (mut a, mut b) = (a.iter().peekable(), b.iter().peekable());
     let mut found = Vec::new();
     loop {
@@ -169,7 +185,7 @@ fn differences(a: &[(String, String)], b: &[(String, String)]) -> Option<Vec<Dif
         if left != right {
             let of = left.or(right).map(|(name, _)| name.clone()).unwrap_or_default();
             let value = |side: Option<&(String, String)>| side.map(|(_, value)| value.clone());
-            found.push(Difference { of, left: value(left), right: value(right) });
+            found.push(TraitDifference { of, left: value(left), right: value(right) });
             if found.len() > NEAR {
                 return None;
             }
@@ -177,18 +193,22 @@ fn differences(a: &[(String, String)], b: &[(String, String)]) -> Option<Vec<Dif
     }
 }
 
-fn turned(differ: Vec<Difference>) -> Vec<Difference> {
-    differ.into_iter().map(|Difference { of, left, right }| Difference { of, left: right, right: left }).collect()
+fn turned(differ: Vec<TraitDifference>) -> Vec<TraitDifference> {
+    differ
+        .into_iter()
+        .map(|TraitDifference { of, left, right }| TraitDifference { of, left: right, right: left })
+        .collect()
 }
 
 /// The first pairs that are not comparable, and the number of the others.
-pub fn listed(mut apart: Vec<Apart>) -> (Vec<Apart>, usize) {
+pub fn listed(mut apart: Vec<IncomparablePair>) -> (Vec<IncomparablePair>, usize) {
     let more = apart.len().saturating_sub(LISTED);
     apart.truncate(LISTED);
     (apart, more)
 }
 
-/// A sentence about why there is nothing to compare. `sides` are the names of the sides and their numbers of cases.
+/// A sentence about why there is nothing to compare. `sides` are the names of the sides and their numbers of
+/// configurations.
 pub fn missing(sides: &[(&str, usize)], needs: &str) -> String {
     let named = |none: bool| -> Vec<String> {
         let of = sides.iter().filter(|(_, n)| (*n == 0) == none);
@@ -196,17 +216,17 @@ pub fn missing(sides: &[(&str, usize)], needs: &str) -> String {
     };
     let (lacking, there) = (named(true), named(false));
     match (lacking.is_empty(), there.is_empty()) {
-        (true, true) => format!("There is nothing to compare: it takes {needs}."),
+        (true, true) => format!("There is nothing to compare: the test needs {needs}."),
         (true, false) => format!(
-            "There is nothing to compare: no two of what is there ({}) are equal in all that has to be. It takes \
-             {needs}.",
+            "There is nothing to compare: no two of these results ({}) are equal in everything else. The test \
+             needs {needs}.",
             words::list(&there)
         ),
         (false, true) => {
-            format!("There is nothing to compare: missing are {}. It takes {needs}.", words::list(&lacking))
+            format!("There is nothing to compare; missing: {}. The test needs {needs}.", words::list(&lacking))
         }
         (false, false) => format!(
-            "There is nothing to compare: missing are {}; there are {}. It takes {needs}.",
+            "There is nothing to compare; missing: {}; found: {}. The test needs {needs}.",
             words::list(&lacking),
             words::list(&there)
         ),
@@ -219,19 +239,19 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    const ROUTES: Axis = Axis(&["images", "poison-features.", "invert."]);
+    const ROUTES: Axis = Axis::of(&["images"]).and_stages(&[StageRole::FeatureAttack, StageRole::Inversion]);
 
-    fn pixels(constraint: &str, poison_fraction: f64) -> Case {
+    fn pixels(constraint: &str, poison_fraction: f64) -> ConfigGroup {
         made_up("bilevel + pixels")
             .with(
                 "poison-images",
                 json!({ "attack": "bilevel", "poison_fraction": poison_fraction, "linf": "8/255", "steps": 80,
                                            "constraint": constraint, "quantile": 0.95 }),
             )
-            .case()
+            .config()
     }
 
-    fn matched(constraint: &str, poison_fraction: f64, steps: u32) -> Case {
+    fn matched(constraint: &str, poison_fraction: f64, steps: u32) -> ConfigGroup {
         made_up("bilevel + feature-matching")
             .with(
                 "poison-features",
@@ -242,7 +262,7 @@ mod tests {
                 "invert",
                 json!({ "method": "feature-matching", "linf": "8/255", "steps": steps, "optimizer": "lbfgs" }),
             )
-            .case()
+            .config()
     }
 
     #[test]
@@ -270,7 +290,7 @@ mod tests {
         let asked = ask(&[&p], &[&far, &near], ROUTES);
         // First the most similar one to the attack on pixels, then the most similar one to the other feature-targeted
         // attack.
-        let whys: Vec<String> = asked.apart.iter().map(Apart::why).collect();
+        let whys: Vec<String> = asked.apart.iter().map(IncomparablePair::why).collect();
         assert_eq!(whys[0], "constraint: none against ball at 0.95");
         assert_eq!(whys[1], "constraint: none against ball at 0.95; poison_fraction: 0.03 against 0.1");
         let stranger = matched("ball", 0.1, 20);
@@ -283,10 +303,10 @@ mod tests {
             made_up("bilevel + feature-matching")
                 .with("poison-features", json!({ "attack": "bilevel", "constraint": constraint }))
                 .with("invert", json!({ "beta": beta }))
-                .case()
+                .config()
         };
         let all = [at(0.0, "ball"), at(1.0, "ball"), at(10.0, "none")];
-        let (groups, apart) = sweeps(&all.iter().collect::<Vec<_>>(), Axis(&["beta"]));
+        let (groups, apart) = sweeps(&all.iter().collect::<Vec<_>>(), Axis::of(&["beta"]));
         assert_eq!((groups.len(), groups[0].len(), apart.len()), (1, 2, 1));
         assert_eq!(apart[0].why(), "constraint: none against ball");
     }
@@ -296,8 +316,8 @@ mod tests {
         let said = missing(&[("attack on pixels", 3), ("decoder", 0)], "both");
         assert_eq!(
             said,
-            "There is nothing to compare: missing are decoder; there are 3 × attack on pixels. It takes both."
+            "There is nothing to compare; missing: decoder; found: 3 × attack on pixels. The test needs both."
         );
-        assert!(missing(&[("a", 1), ("b", 2)], "both").contains("no two of what is there (1 × a and 2 × b)"));
+        assert!(missing(&[("a", 1), ("b", 2)], "both").contains("no two of these results (1 × a and 2 × b)"));
     }
 }

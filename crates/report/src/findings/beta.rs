@@ -1,51 +1,51 @@
 //! F6: a larger `beta` gives cleaner images and a weaker attack.
 
 use super::{
-    Comparison, Finding, Question, Unit,
+    Finding, FindingComparison, Question, Unit,
     axis::{Axis, sweeps},
 };
 use crate::{
-    Case,
-    case::{Quantity, quantity},
+    ConfigGroup,
+    config_group::{Quantity, quantity},
 };
 
-const TEST: &str = "For each sweep over β: PSNR rises and the drop falls from the smallest β to the largest and, with \
-                     three or more, along all of them (the slope over their order, by least squares). One-sided tests, \
-                     seed by seed.";
+const TEST: &str = "For each sweep over β: PSNR is higher and the drop is smaller at the largest β than at the \
+                    smallest. With three values or more, the least-squares slopes of PSNR and of the accuracy of the \
+                    victim over the order of β are above 0 as well. One-sided tests, seed by seed.";
 
 const QUESTION: Question = Question {
     id: "F6",
-    claim: "Larger β in feature matching: cleaner images, weaker attack.",
+    claim: "A larger β in feature matching gives cleaner images and a weaker attack.",
     test: TEST,
-    needs: "matching that is not refined, with at least two values of β, equal in all else, without L∞",
+    needs: "matching without refinement, with at least two values of β, equal in everything else, without an L∞ limit",
 };
 
 const REFINED: Question = Question {
     id: "F6-refined",
-    claim: "Larger β in refinement: cleaner images, weaker attack.",
+    claim: "A larger β in refinement gives cleaner images and a weaker attack.",
     test: TEST,
-    needs: "matching that is refined, with at least two values of β, equal in all else, without L∞",
+    needs: "matching with refinement, with at least two values of β, equal in everything else, without an L∞ limit",
 };
 
-const AXIS: Axis = Axis(&["beta"]);
+const AXIS: Axis = Axis::of(&["beta"]);
 
 /// Tests F6 on matching alone, as in the paper.
-pub fn finding(cases: &[Case]) -> Finding {
-    traded(cases, &QUESTION, |c| c.making() == Some("feature-matching"))
+pub fn finding(configs: &[ConfigGroup]) -> Finding {
+    traded(configs, &QUESTION, |c| c.making() == Some("feature-matching"))
 }
 
 /// Tests F6 on refined matching, where `beta` is weighed against the attack's own objective.
-pub fn of_refined(cases: &[Case]) -> Finding {
-    traded(cases, &REFINED, Case::refined_from_matched)
+pub fn of_refined(configs: &[ConfigGroup]) -> Finding {
+    traded(configs, &REFINED, ConfigGroup::refined_from_matched)
 }
 
-/// Compares cases that differ in `beta` alone, without an L-infinity limit:
+/// Compares configurations that differ in `beta` alone, without an L-infinity limit:
 ///
 /// 1. `psnr(largest) - psnr(smallest) > 0` and `drop(smallest) - drop(largest) > 0`
 /// 2. with three values or more: the slopes of PSNR and of accuracy over the order of `beta`, by least squares, are
 ///    above 0
-fn traded(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding {
-    let made: Vec<&Case> = cases.iter().filter(|c| of(c) && c.linf().is_none()).collect();
+fn traded(configs: &[ConfigGroup], question: &Question, of: fn(&ConfigGroup) -> bool) -> Finding {
+    let made: Vec<&ConfigGroup> = configs.iter().filter(|c| of(c) && c.linf().is_none()).collect();
     let (swept, apart) = sweeps(&made, AXIS);
     let mut comparisons = Vec::new();
     for mut sweep in swept {
@@ -53,7 +53,7 @@ fn traded(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding
         let [low, .., high] = sweep.as_slice() else { continue };
         let ends = format!("{} against β = {}", high.name, low.beta());
         if let Some(e) = high.minus(quantity::psnr, low, quantity::psnr) {
-            comparisons.push(Comparison::paired(
+            comparisons.push(FindingComparison::paired(
                 ends.clone(),
                 "PSNR at the largest β − at the smallest",
                 Unit::Decibels,
@@ -61,7 +61,7 @@ fn traded(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding
             ));
         }
         if let Some(e) = low.minus(quantity::drop_on_images, high, quantity::drop_on_images) {
-            comparisons.push(Comparison::paired(
+            comparisons.push(FindingComparison::paired(
                 ends.clone(),
                 "drop at the smallest β − at the largest",
                 Unit::Points,
@@ -75,14 +75,14 @@ fn traded(cases: &[Case], question: &Question, of: fn(&Case) -> bool) -> Finding
                 (quantity::images, "rise of the victim's accuracy from one β to the next", Unit::Points),
             ];
             for (quantity, what, unit) in slopes {
-                if let Some(e) = Case::slope(&sweep, quantity) {
-                    comparisons.push(Comparison::paired(all.clone(), what, unit, e));
+                if let Some(e) = ConfigGroup::slope(&sweep, quantity) {
+                    comparisons.push(FindingComparison::paired(all.clone(), what, unit, e));
                 }
             }
         }
     }
     let what = if question.id == REFINED.id { "matching that is refined" } else { "matching alone" };
-    // A case with a single β has no partner; the most similar case differs in something else.
+    // A configuration with a single β has no partner; the most similar configuration differs in something else.
     question.judged(comparisons).beside(apart, &[(what, made.len())], question)
 }
 
@@ -93,11 +93,11 @@ mod tests {
     use hemlock_artifact::AttackId;
     use serde_json::json;
 
-    fn sweep(psnr: [f64; 3], images: [[f64; 3]; 3]) -> Vec<Case> {
+    fn sweep(psnr: [f64; 3], images: [[f64; 3]; 3]) -> Vec<ConfigGroup> {
         let betas = [0.0, 1.0, 10.0];
         let at = |i: usize| {
             let invert = json!({ "beta": betas[i], "linf": null });
-            made_up("bilevel + feature-matching").with("invert", invert).images(images[i]).psnr(psnr[i]).case()
+            made_up("bilevel + feature-matching").with("invert", invert).images(images[i]).psnr(psnr[i]).config()
         };
         (0..3).map(at).collect()
     }
@@ -122,7 +122,7 @@ mod tests {
         all.iter_mut().for_each(|c| c.rows.iter_mut().for_each(|r| r.attack = AttackId::by("bilevel", "refined")));
         assert!(finding(&all).comparisons.is_empty());
         assert_eq!(of_refined(&all).verdict, Verdict::Confirmed);
-        assert!(finding(&all).reason.contains("missing are matching alone"), "{}", finding(&all).reason);
+        assert!(finding(&all).reason.contains("missing: matching alone"), "{}", finding(&all).reason);
     }
 
     #[test]

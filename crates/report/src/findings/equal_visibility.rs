@@ -1,77 +1,79 @@
 //! F2: at equal visibility, the feature-targeted attack is stronger than attacks on pixels.
 
 use super::{
-    Comparison, Finding, Question, Unit,
+    Finding, FindingComparison, Question, Unit,
     axis::{Axis, ask},
 };
-use crate::{Case, case::quantity};
+use crate::{ConfigGroup, config_group::quantity};
 use hemlock_pipeline::Row;
+use hemlock_stage::StageRole;
 
-const TEST: &str = "For each attack on pixels within a limit L∞ and with β = 0: the victim of the feature-targeted \
-                    attack with the same objective is less accurate, and so, of the best of the one and the best of \
-                    the other, is that of the feature-targeted (the best leave their victims with the largest loss \
-                    on clean training data, so that no test image chooses). Both sides have the same setting, \
-                    limit, poison fraction, labels, constraint on features, passes, and splits that the attacker sees. \
-                    One-sided tests, seed by seed and image by image.";
+const TEST: &str = "For each attack on pixels within an L∞ limit and with β = 0: the victim is less accurate under the \
+                    feature-targeted attack with the same objective. The same is tested for the best attack of each \
+                    kind, which is the one that leaves its victims with the largest loss on clean training data, so \
+                    that no test image chooses it. Both sides have the same setting, limit, poison fraction, labels, \
+                    constraint on features, number of passes, and splits that the attacker sees. One-sided tests, seed \
+                    by seed and image by image.";
 
 const QUESTION: Question = Question {
     id: "F2",
     claim: "Under the same visibility constraint, the feature-targeted attack beats attacks on pixels.",
     test: TEST,
-    needs: "a feature-targeted attack (matching that is not refined) and one on pixels that are equal in \
-            all else, within the same limit L∞",
+    needs: "a feature-targeted attack (matching without refinement) and an attack on pixels that are equal in \
+            everything else, within the same L∞ limit",
 };
 
 const REFINED: Question = Question {
     id: "F2-refined",
-    claim: "Under the same visibility constraint, the feature-targeted attack, refined, beats attacks on pixels.",
+    claim: "Under the same visibility constraint, the refined feature-targeted attack beats attacks on pixels.",
     test: TEST,
-    needs: "matching that is refined on the attack's own objective and an attack on pixels that are equal in all \
-            else, within the same limit L∞",
+    needs: "matching with refinement on the attack's own objective and an attack on pixels that are equal in \
+            everything else, within the same L∞ limit",
 };
 
 /// The axis for attacks with the same objective: how images are made, how features are searched for, and the length of
 /// steps, which suits the method.
-const SAME_OBJECTIVE: Axis = Axis(&["images", "poison-features.", "invert.", "step"]);
+const SAME_OBJECTIVE: Axis = Axis::of(&["images", "step"]).and_stages(ROUTE);
 /// The axis for the best attacks: also the objective, and the parameters that belong to it.
-const BEST: Axis =
-    Axis(&["images", "poison-features.", "invert.", "step", "attack", "attack.", "start", "target-params."]);
+const BEST: Axis = Axis::of(&["images", "step", "attack", "attack.", "start", "target-params."]).and_stages(ROUTE);
+/// The stages that only feature-targeted attacks have.
+const ROUTE: &[StageRole] = &[StageRole::FeatureAttack, StageRole::Inversion];
 
-/// The case whose victims have the largest loss on clean training data; `None` if no victim has a loss.
-fn best<'c>(cases: &[&'c Case]) -> Option<&'c Case> {
+/// The configuration whose victims have the largest loss on clean training data; `None` if no victim has a loss.
+fn best<'c>(configs: &[&'c ConfigGroup]) -> Option<&'c ConfigGroup> {
     let loss = |row: &Row| row.clean_loss.as_ref()?.images().copied();
-    let measured = cases.iter().filter_map(|c| Some((c.mean(loss)?.mean, *c)));
-    measured.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, case)| case)
+    let measured = configs.iter().filter_map(|c| Some((c.mean(loss)?.mean, *c)));
+    measured.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, config)| config)
 }
 
 /// Tests F2 on decoders and matching alone, as in the paper.
-pub fn finding(cases: &[Case]) -> Finding {
-    compared(cases, &QUESTION, Case::inverted)
+pub fn finding(configs: &[ConfigGroup]) -> Finding {
+    compared(configs, &QUESTION, ConfigGroup::inverted)
 }
 
 /// Tests F2 on refined matching. Controls that start refinement elsewhere do not count.
-pub fn of_refined(cases: &[Case]) -> Finding {
-    compared(cases, &REFINED, Case::refined_from_matched)
+pub fn of_refined(configs: &[ConfigGroup]) -> Finding {
+    compared(configs, &REFINED, ConfigGroup::refined_from_matched)
 }
 
-/// Compares `accuracy(pixels) - accuracy(features) > 0` for cases within one L-infinity limit, with `beta = 0`, that
-/// are equal in everything but the route:
+/// Compares `accuracy(pixels) - accuracy(features) > 0` for configurations within one L-infinity limit, with `beta =
+/// 0`, that are equal in everything but the route:
 ///
 /// 1. every attack on pixels with the feature-targeted attack that has the same objective (of several, the one nearest
 ///    in PSNR)
 /// 2. the best of each kind, by the loss on clean training data, unless this pair is among those of 1
-fn compared(cases: &[Case], question: &Question, targeted: fn(&Case) -> bool) -> Finding {
+fn compared(configs: &[ConfigGroup], question: &Question, targeted: fn(&ConfigGroup) -> bool) -> Finding {
     // Noise is neither kind of attack, and has another poison fraction.
-    let limited = |of: fn(&Case) -> bool| {
-        cases.iter().filter(|c| of(c) && c.linf().is_some() && c.beta() == 0.0).collect::<Vec<&Case>>()
+    let limited = |of: fn(&ConfigGroup) -> bool| {
+        configs.iter().filter(|c| of(c) && c.linf().is_some() && c.beta() == 0.0).collect::<Vec<&ConfigGroup>>()
     };
-    let (pixels, features) = (limited(Case::on_pixels), limited(targeted));
-    let psnr = |case: &Case| case.mean(quantity::psnr).map_or(f64::NAN, |e| e.mean);
-    let mut pairs: Vec<(&Case, &Case, &'static str)> = Vec::new();
+    let (pixels, features) = (limited(ConfigGroup::on_pixels), limited(targeted));
+    let psnr = |config: &ConfigGroup| config.mean(quantity::psnr).map_or(f64::NAN, |e| e.mean);
+    let mut pairs: Vec<(&ConfigGroup, &ConfigGroup, &'static str)> = Vec::new();
     let asked = ask(&pixels, &features, SAME_OBJECTIVE);
     for group in &asked.groups {
         for p in &group.left {
-            let distance = |f: &Case| (psnr(f) - psnr(p)).abs();
+            let distance = |f: &ConfigGroup| (psnr(f) - psnr(p)).abs();
             if let Some(f) = group.right.iter().min_by(|a, b| distance(a).total_cmp(&distance(b))) {
                 let what = "accuracy under the attack on pixels − under the feature-targeted one, same objective";
                 pairs.push((p, f, what));
@@ -87,16 +89,17 @@ fn compared(cases: &[Case], question: &Question, targeted: fn(&Case) -> bool) ->
     }
     let compared = pairs.into_iter().filter_map(|(p, f, what)| {
         let e = p.minus(quantity::images, f, quantity::images)?;
-        let rows = format!("{} ({:.1} dB) against {} ({:.1} dB)", p.told_name(), psnr(p), f.told_name(), psnr(f));
-        Some(Comparison::paired(rows, what, Unit::Points, e))
+        let rows =
+            format!("{} ({:.1} dB) against {} ({:.1} dB)", p.remarked_name(), psnr(p), f.remarked_name(), psnr(f));
+        Some(FindingComparison::paired(rows, what, Unit::Points, e))
     });
     let sides = [
-        ("attack on pixels within a limit L∞", pixels.len()),
+        ("attack on pixels within an L∞ limit", pixels.len()),
         (
             if question.id == REFINED.id {
-                "refined feature-targeted attack within a limit L∞"
+                "refined feature-targeted attack within an L∞ limit"
             } else {
-                "decoder or matching alone within a limit L∞"
+                "decoder or matching alone within an L∞ limit"
             },
             features.len(),
         ),
@@ -110,39 +113,39 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn on_pixels(images: [f64; 3], constraint: Option<&str>) -> Case {
+    fn on_pixels(images: [f64; 3], constraint: Option<&str>) -> ConfigGroup {
         let mut params = json!({ "attack": "bilevel", "linf": "8/255", "steps": 80 });
         if let Some(constraint) = constraint {
             params["constraint"] = json!(constraint);
         }
-        made_up("bilevel + pixels").with("poison-images", params).images(images).case()
+        made_up("bilevel + pixels").with("poison-images", params).images(images).config()
     }
 
-    fn targeted(making: &str, images: [f64; 3], constraint: &str, invert: Value) -> Case {
+    fn targeted(making: &str, images: [f64; 3], constraint: &str, invert: Value) -> ConfigGroup {
         made_up(&format!("bilevel + {making}"))
             .with("poison-features", json!({ "attack": "bilevel", "constraint": constraint, "solver": "adam" }))
             .with("invert", invert)
             .images(images)
-            .case()
+            .config()
     }
 
-    fn matched(images: [f64; 3], linf: u8) -> Case {
+    fn matched(images: [f64; 3], linf: u8) -> ConfigGroup {
         let invert = json!({ "method": "feature-matching", "linf": format!("{linf}/255"), "steps": 80, "refine": 0 });
         targeted("feature-matching", images, "none", invert)
     }
 
-    fn cases(pixels: [f64; 3], features: [f64; 3], linf: u8) -> Vec<Case> {
+    fn configs(pixels: [f64; 3], features: [f64; 3], linf: u8) -> Vec<ConfigGroup> {
         vec![on_pixels(pixels, None), matched(features, linf)]
     }
 
     #[test]
     fn all_three_verdicts() {
-        let verdict = |pixels, features| finding(&cases(pixels, features, 8)).verdict;
+        let verdict = |pixels, features| finding(&configs(pixels, features, 8)).verdict;
         assert_eq!(verdict([0.75, 0.74, 0.75], [0.70, 0.70, 0.69]), Verdict::Confirmed);
         assert_eq!(verdict([0.70, 0.70, 0.69], [0.75, 0.74, 0.75]), Verdict::Contradicted);
         assert_eq!(verdict([0.70, 0.75, 0.69], [0.75, 0.71, 0.70]), Verdict::Undecided);
         // Attacks within different limits are not compared.
-        let other = finding(&cases([0.75; 3], [0.70; 3], 16));
+        let other = finding(&configs([0.75; 3], [0.70; 3], 16));
         assert!(other.comparisons.is_empty());
         assert_eq!(other.apart[0].why(), "linf: 8/255 against 16/255");
     }
@@ -168,7 +171,7 @@ mod tests {
     fn refinement_is_asked_apart() {
         let invert = json!({ "method": "feature-matching", "linf": "8/255", "steps": 20, "refine": 60 });
         let refined = targeted("refined", [0.60, 0.60, 0.61], "none", invert.clone());
-        let mut all = cases([0.75, 0.74, 0.75], [0.76, 0.76, 0.77], 8);
+        let mut all = configs([0.75, 0.74, 0.75], [0.76, 0.76, 0.77], 8);
         all.push(refined);
         let (alone, apart) = (finding(&all), of_refined(&all));
         assert_eq!((alone.comparisons.len(), alone.verdict), (1, Verdict::Contradicted));
@@ -177,14 +180,14 @@ mod tests {
         all.push(targeted("refined-from-base", [0.80, 0.80, 0.81], "none", invert));
         assert_eq!(of_refined(&all).comparisons.len(), 1);
         let none = of_refined(&all[..2]);
-        assert!(none.reason.contains("missing are refined feature-targeted attack"), "{}", none.reason);
+        assert!(none.reason.contains("missing: refined feature-targeted attack"), "{}", none.reason);
     }
 
     /// Adam on pixels has a length of its steps; L-BFGS in matching needs none.
     #[test]
     fn how_far_a_step_goes_keeps_nobody_apart() {
         let params = json!({ "attack": "bilevel", "linf": "8/255", "steps": 80, "step": 0.01 });
-        let pixels = made_up("bilevel + pixels").with("poison-images", params).images([0.75; 3]).case();
+        let pixels = made_up("bilevel + pixels").with("poison-images", params).images([0.75; 3]).config();
         assert_eq!(finding(&[pixels, matched([0.70; 3], 8)]).comparisons.len(), 1);
     }
 
@@ -197,9 +200,9 @@ mod tests {
 
     #[test]
     fn objectives_are_compared_with_themselves_and_the_best_with_the_best() {
-        let mut all = cases([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
+        let mut all = configs([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
         let tgda = json!({ "attack": "tgda", "linf": "8/255", "steps": 80, "inner": { "steps": 0 } });
-        all.push(made_up("tgda + pixels").with("poison-images", tgda).images([0.60, 0.61, 0.60]).case());
+        all.push(made_up("tgda + pixels").with("poison-images", tgda).images([0.60, 0.61, 0.60]).config());
         let found = finding(&all);
         assert_eq!(found.comparisons.len(), 2);
         assert_eq!(found.verdict, Verdict::Contradicted, "the best attack on pixels is better");
@@ -216,17 +219,17 @@ mod tests {
     /// An attack that reads validation labels is not compared with one that does not.
     #[test]
     fn the_best_have_seen_the_same() {
-        let mut all = cases([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
+        let mut all = configs([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
         let more = json!({ "attack": "tgda", "linf": "8/255", "steps": 80, "objective": "both" });
-        all.push(made_up("tgda + pixels").with("poison-images", more).images([0.60, 0.61, 0.60]).case());
+        all.push(made_up("tgda + pixels").with("poison-images", more).images([0.60, 0.61, 0.60]).config());
         assert_eq!(finding(&all).comparisons.len(), 1);
     }
 
     #[test]
     fn noise_is_no_feature_targeted_attack() {
-        let mut all = cases([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
+        let mut all = configs([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
         let noise = made_up("error-minimizing + class-wise").with("unlearnable", json!({ "linf": "8/255" }));
-        let mut noise = noise.images([0.30, 0.31, 0.30]).case();
+        let mut noise = noise.images([0.30, 0.31, 0.30]).config();
         noise.rows.iter_mut().for_each(|r| r.replaces = true);
         all.push(noise);
         assert_eq!(finding(&all).comparisons.len(), 1);

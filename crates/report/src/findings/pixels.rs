@@ -1,53 +1,54 @@
 //! F1: attacks on pixels are strong without limits, and weak if poisons have to look clean.
 
 use super::{
-    Comparison, Finding, Question, Unit,
+    Finding, FindingComparison, Question, Unit,
     axis::{Axis, ask},
 };
-use crate::{Case, case::quantity};
+use crate::{ConfigGroup, config_group::quantity};
 
 const QUESTION: Question = Question {
     id: "F1",
     claim: "Attacks on pixels are strong without constraints, and weak once poisons must look clean.",
-    test: "For each attack on pixels with and without a limit: the drop without a limit is above that of influence \
-           label flips, and the drop at the tightest limit of at most 8/255 is below a third of it. One-sided tests, seed by \
-                     seed and image by image.",
-    needs: "an attack on pixels both without a limit and with L∞ ≤ 8/255",
+    test: "For each attack on pixels with and without a limit: the drop without a limit is larger than that of \
+           influence flips, and the drop at the tightest limit of at most 8/255 is less than a third of it. One-sided \
+           tests, seed by seed and image by image.",
+    needs: "an attack on pixels, both without a limit and with L∞ ≤ 8/255",
 };
 
 /// The axis: the limits on pixels, and the length of steps, which suits them.
-const AXIS: Axis = Axis(&["linf", "beta", "clip", "step"]);
+const AXIS: Axis = Axis::of(&["linf", "beta", "clip", "step"]);
 
 /// The largest L-infinity limit within which images count as clean, in grey levels of 255.
 const CLEAN: f64 = 8.0;
 
-/// Compares cases that differ in the limit on pixels alone (and in the length of steps, which suits it): the one
-/// without a limit, and the one within the tightest limit of at most [`CLEAN`].
+/// Compares configurations that differ in the limit on pixels alone (and in the length of steps, which suits it): the
+/// one without a limit, and the one within the tightest limit of at most [`CLEAN`].
 ///
 /// 1. `drop(no limit) - drop(influence flips) > 0`
 /// 2. `drop(no limit) / 3 - drop(limit) > 0`
-pub fn finding(cases: &[Case]) -> Finding {
-    let on_pixels = |of: &dyn Fn(&Case) -> bool| cases.iter().filter(|c| c.on_pixels() && of(c)).collect::<Vec<_>>();
-    let unlimited = on_pixels(&Case::unlimited);
+pub fn finding(configs: &[ConfigGroup]) -> Finding {
+    let on_pixels =
+        |of: &dyn Fn(&ConfigGroup) -> bool| configs.iter().filter(|c| c.on_pixels() && of(c)).collect::<Vec<_>>();
+    let unlimited = on_pixels(&ConfigGroup::unlimited);
     let limited = on_pixels(&|c| c.linf().is_some_and(|l| l <= CLEAN) && c.beta() == 0.0);
     let asked = ask(&unlimited, &limited, AXIS);
     let mut comparisons = Vec::new();
     for group in asked.groups {
         // Unclipped pixels have the weakest limit.
         let free = group.left.into_iter().max_by_key(|c| c.free());
-        let levels = |c: &Case| c.linf().unwrap_or(f64::INFINITY);
+        let levels = |c: &ConfigGroup| c.linf().unwrap_or(f64::INFINITY);
         let tight = group.right.into_iter().min_by(|a, b| levels(a).total_cmp(&levels(b)));
         let (Some(free), Some(tight)) = (free, tight) else { continue };
         let drop = quantity::drop_on_images;
         if let Some(e) = free.minus(drop, free, quantity::drop_of_flips) {
             let what = "drop without a limit − drop of flipped labels";
-            comparisons.push(Comparison::paired(free.told_name(), what, Unit::Points, e));
+            comparisons.push(FindingComparison::paired(free.remarked_name(), what, Unit::Points, e));
         }
         if let Some(e) = free.combined(drop, tight, drop, |free, tight| free / 3.0 - tight) {
-            let rows = format!("{} against {}", free.told_name(), tight.told_name());
-            comparisons.push(Comparison::paired(
+            let rows = format!("{} against {}", free.remarked_name(), tight.remarked_name());
+            comparisons.push(FindingComparison::paired(
                 rows,
-                "a third of the drop without a limit − drop within it",
+                "a third of the drop without a limit − drop within the limit",
                 Unit::Points,
                 e,
             ));
@@ -63,7 +64,7 @@ mod tests {
     use super::super::{Verdict, testing::made_up};
     use super::*;
 
-    fn cases(free: [f64; 3], tight: [f64; 3]) -> Vec<Case> {
+    fn configs(free: [f64; 3], tight: [f64; 3]) -> Vec<ConfigGroup> {
         let pixels = |linf: Option<u8>, images: [f64; 3]| {
             made_up("bilevel + pixels")
                 .with(
@@ -72,18 +73,18 @@ mod tests {
                 )
                 .images(images)
         };
-        vec![pixels(None, free).case(), pixels(Some(8), tight).case()]
+        vec![pixels(None, free).config(), pixels(Some(8), tight).config()]
     }
 
     /// Clean accuracy is 0.8, and flips cost 0.01.
     #[test]
     fn all_three_verdicts() {
-        let verdict = |free, tight| finding(&cases(free, tight)).verdict;
+        let verdict = |free, tight| finding(&configs(free, tight)).verdict;
         assert_eq!(verdict([0.50, 0.51, 0.49], [0.77, 0.78, 0.77]), Verdict::Confirmed);
         assert_eq!(verdict([0.50, 0.51, 0.49], [0.55, 0.56, 0.55]), Verdict::Contradicted);
         assert_eq!(verdict([0.50, 0.51, 0.49], [0.77, 0.60, 0.70]), Verdict::Undecided);
         // An attack that is no stronger than flipped labels.
         assert_eq!(verdict([0.800, 0.805, 0.800], [0.83, 0.85, 0.84]), Verdict::Contradicted);
-        assert_eq!(finding(&cases([0.5; 3], [0.7; 3])[..1]).verdict, Verdict::Undecided);
+        assert_eq!(finding(&configs([0.5; 3], [0.7; 3])[..1]).verdict, Verdict::Undecided);
     }
 }

@@ -1,6 +1,6 @@
 //! Rows for tests, with values that were never measured.
 
-use crate::Case;
+use crate::ConfigGroup;
 use hemlock_artifact::{AttackId, LearnerState, Measured, Role, TrainingSet, Visibility};
 use hemlock_pipeline::{Origin, Row};
 use hemlock_stage::StageRole;
@@ -11,12 +11,13 @@ use std::collections::BTreeMap;
 pub struct MadeUp(Vec<Row>);
 
 pub fn made_up(attack: &str) -> MadeUp {
+    let id = match attack.split_once(" + ") {
+        Some((objective, method)) => AttackId::by(objective, method),
+        None => AttackId::on_features(attack),
+    };
     let row = |seed: u64| Row {
         pipeline: "made-up".to_owned(),
-        attack: match attack.split_once(" + ") {
-            Some((objective, method)) => AttackId::by(objective, method),
-            None => AttackId::on_features(attack),
-        },
+        attack: id.clone(),
         victim: "linear".to_owned(),
         replaces: false,
         clean_label: true,
@@ -36,7 +37,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         stepped_back: None,
         stages: BTreeMap::new(),
         declared: Vec::new(),
-        roles: BTreeMap::new(),
+        roles: route(&id).iter().map(|node| (*node, role(node))).collect(),
         params: BTreeMap::new(),
         deciding: BTreeMap::new(),
         accuracy: Measured::new(0.8)
@@ -60,12 +61,25 @@ pub fn made_up(attack: &str) -> MadeUp {
     MadeUp((0..3).map(row).collect())
 }
 
-fn role(node: &str) -> Option<StageRole> {
+fn role(node: &str) -> StageRole {
     match node {
-        "poison-features" => Some(StageRole::FeatureAttack),
-        "poison-images" | "unlearnable" => Some(StageRole::ImageAttack),
-        "invert" => Some(StageRole::Inversion),
-        _ => None,
+        "poison-features" => StageRole::FeatureAttack,
+        "poison-images" | "unlearnable" => StageRole::ImageAttack,
+        "invert" => StageRole::Inversion,
+        "target-params" | "decoder" => StageRole::Preparation,
+        "victim" => StageRole::Victim,
+        "evaluate" => StageRole::Evaluation,
+        _ => StageRole::Data,
+    }
+}
+
+/// The nodes that make the poisons of an attack.
+fn route(attack: &AttackId) -> &'static [&'static str] {
+    match attack.method.as_deref() {
+        _ if attack.objective == hemlock_unlearnable::NAME => &["unlearnable"],
+        None => &["poison-features"],
+        Some("pixels") => &["poison-images"],
+        Some(_) => &["poison-features", "invert"],
     }
 }
 
@@ -77,7 +91,7 @@ impl MadeUp {
     pub fn with(mut self, node: &'static str, params: Value) -> Self {
         for row in &mut self.0 {
             row.params.insert(node, params.clone());
-            row.roles.extend(role(node).map(|role| (node, role)));
+            row.roles.insert(node, role(node));
             row.deciding.insert(node, params.clone());
         }
         self
@@ -86,7 +100,7 @@ impl MadeUp {
     pub fn with_idle(mut self, node: &'static str, params: Value, deciding: Value) -> Self {
         for row in &mut self.0 {
             row.params.insert(node, params.clone());
-            row.roles.extend(role(node).map(|role| (node, role)));
+            row.roles.insert(node, role(node));
             row.deciding.insert(node, deciding.clone());
         }
         self
@@ -141,7 +155,7 @@ impl MadeUp {
         self.0.iter_mut().for_each(|r| r.key = format!("{:?} {}", r.params, r.key));
         self.0
     }
-    pub fn case(self) -> Case {
-        Case::all(&self.0).remove(0)
+    pub fn config(self) -> ConfigGroup {
+        ConfigGroup::all(&self.0).remove(0)
     }
 }

@@ -11,7 +11,7 @@
 //! All effects are normal and drawn anew in each case. `D` is a sum over training images, each with its own effect.
 //! Every draw takes some images of a pool, so the effects of two draws are correlated by the images that they share.
 
-use super::{Cell, Estimate, Images, Noise};
+use super::{Estimate, ImageDeviations, Observation, TestImages};
 use hemlock_artifact::Drawn;
 use hemlock_streams::Purpose;
 use rand::{RngExt, seq::SliceRandom};
@@ -27,7 +27,7 @@ const POOL: usize = 50;
 
 /// A setting: numbers of levels, and standard deviations of effects.
 #[derive(Debug, Clone, Copy)]
-struct Setting {
+struct Design {
     extractors: usize,
     draws: usize,
     /// Number of training images in a draw.
@@ -44,7 +44,7 @@ struct Setting {
 }
 
 /// One extractor, five draws of two fifths of the pool, and the same test images for all.
-const USUAL: Setting = Setting {
+const USUAL: Design = Design {
     extractors: 1,
     draws: 5,
     train: 20,
@@ -59,8 +59,8 @@ const USUAL: Setting = Setting {
 };
 
 /// Five extractors, each with the same three draws.
-const CROSSED: Setting =
-    Setting { extractors: 5, draws: 3, extractor: 0.15, attack: 0.03, extractor_image: 0.4, ..USUAL };
+const CROSSED: Design =
+    Design { extractors: 5, draws: 3, extractor: 0.15, attack: 0.03, extractor_image: 0.4, ..USUAL };
 
 /// Standard normal numbers, by the method of Box and Muller (1958).
 struct Normals(ChaCha8Rng, Option<f64>);
@@ -81,8 +81,8 @@ impl Normals {
     }
 }
 
-/// The cells of one simulated case, and the shares of images that two draws have in common, `[draws, draws]`.
-fn simulated(s: &Setting, case: u64) -> (Vec<Cell>, Vec<Vec<f64>>) {
+/// The observations of one simulated case, and the shares of images that two draws have in common, `[draws, draws]`.
+fn simulated(s: &Design, case: u64) -> (Vec<Observation>, Vec<Vec<f64>>) {
     let mut random = Normals(Purpose::Test.of(case), None);
     let train: Vec<Vec<usize>> = (0..s.draws)
         .map(|_| {
@@ -95,10 +95,10 @@ fn simulated(s: &Setting, case: u64) -> (Vec<Cell>, Vec<Vec<f64>>) {
     let common = |a: &Vec<usize>, b: &Vec<usize>| a.iter().filter(|i| b.contains(i)).count() as f64 / s.train as f64;
     let overlap: Vec<Vec<f64>> = train.iter().map(|a| train.iter().map(|b| common(a, b)).collect()).collect();
     let (sets, columns) = if s.own_images { (s.draws, s.draws * IMAGES) } else { (1, IMAGES) };
-    let images: Vec<Images> = (0..sets)
+    let images: Vec<TestImages> = (0..sets)
         .map(|set| {
             let test = (0..IMAGES).map(|i| (set * IMAGES + i) as u32).collect();
-            Images { pool: "pool".to_owned(), drawn: Arc::new(Drawn { test, ..Drawn::default() }) }
+            TestImages { pool: "pool".to_owned(), drawn: Arc::new(Drawn { test, ..Drawn::default() }) }
         })
         .collect();
     let shared = random.some(columns, 1.0);
@@ -125,25 +125,30 @@ fn simulated(s: &Setting, case: u64) -> (Vec<Cell>, Vec<Vec<f64>>) {
     let cell = |cell: usize| {
         let t = cell % s.draws;
         let images = &images[if s.own_images { t } else { 0 }];
-        let mut noise = Noise::of(images.clone(), &right[0][cell], 1.0);
-        noise.add(1.0, &Noise::of(images.clone(), &right[1][cell], -1.0));
+        let mut deviations = ImageDeviations::of(images.clone(), &right[0][cell], 1.0);
+        deviations.add(1.0, &ImageDeviations::of(images.clone(), &right[1][cell], -1.0));
         let share = |right: &[bool]| right.iter().filter(|r| **r).count() as f64 / IMAGES as f64;
-        Cell { extractor: cell / s.draws, draw: t, value: share(&right[0][cell]) - share(&right[1][cell]), noise }
+        Observation {
+            extractor: cell / s.draws,
+            draw: t,
+            value: share(&right[0][cell]) - share(&right[1][cell]),
+            deviations,
+        }
     };
     ((0..n).map(cell).collect(), overlap)
 }
 
 /// Shares of cases in which a one-sided test rejects at 5 % and in which the 95 % interval covers: `[rejected,
 /// covered]`, first for [`Estimate::over`], then for Student's t over the same values as if they were independent.
-fn calibrated(setting: &Setting) -> [[f64; 2]; 2] {
+fn calibrated(setting: &Design) -> [[f64; 2]; 2] {
     let mut counts = [[0u64; 2]; 2];
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     let of = |thread: u64| {
         let mut counts = [[0u64; 2]; 2];
         for case in (thread..CASES).step_by(threads as usize) {
-            let (cells, overlap) = simulated(setting, case);
-            let values: Vec<f64> = cells.iter().map(|cell| cell.value).collect();
-            let estimates = [Estimate::over(cells, &|a, b| overlap[a][b]), Estimate::of(&values)];
+            let (observations, overlap) = simulated(setting, case);
+            let values: Vec<f64> = observations.iter().map(|cell| cell.value).collect();
+            let estimates = [Estimate::over(observations, &|a, b| overlap[a][b]), Estimate::of(&values)];
             for (counts, estimate) in counts.iter_mut().zip(estimates) {
                 let estimate = estimate.unwrap();
                 // Values that happen to be equal reject nothing, and their interval is infinite.
@@ -168,7 +173,7 @@ fn calibrated(setting: &Setting) -> [[f64; 2]; 2] {
 
 /// Asserts that 5 % are rejected and 95 % are covered, both within 1 % and two standard errors of a share of the cases
 /// (0.44 %). Returns the same shares for Student's t.
-fn holds(setting: &Setting) -> [f64; 2] {
+fn holds(setting: &Design) -> [f64; 2] {
     let [[size, coverage], naive] = calibrated(setting);
     assert!((size - 0.05).abs() < 0.0144, "a true null is rejected in {size} of the cases: {setting:?}");
     assert!((coverage - 0.95).abs() < 0.0144, "the interval covers in {coverage} of the cases: {setting:?}");
@@ -184,18 +189,18 @@ fn one_extractor_and_overlapping_training_data() {
 
 #[test]
 fn three_draws() {
-    holds(&Setting { draws: 3, ..USUAL });
-    holds(&Setting { draws: 3, draw: 0.24, ..USUAL });
+    holds(&Design { draws: 3, ..USUAL });
+    holds(&Design { draws: 3, draw: 0.24, ..USUAL });
 }
 
 #[test]
 fn draws_with_little_in_common() {
-    holds(&Setting { train: 5, ..USUAL });
+    holds(&Design { train: 5, ..USUAL });
 }
 
 #[test]
 fn extractors_on_the_same_training_data() {
-    holds(&Setting { draws: 1, draw: 0.0, draw_image: 0.0, ..CROSSED });
+    holds(&Design { draws: 1, draw: 0.0, draw_image: 0.0, ..CROSSED });
 }
 
 #[test]
@@ -206,16 +211,16 @@ fn five_extractors_and_three_draws() {
 
 #[test]
 fn five_extractors_and_five_draws() {
-    holds(&Setting { draws: 5, ..CROSSED });
+    holds(&Design { draws: 5, ..CROSSED });
 }
 
 /// In other settings the test is conservative: fewer than 5 % are rejected, and more than 95 % are covered.
 #[test]
 fn otherwise_it_is_conservative() {
-    let attacks = Setting { attack: 0.3, ..CROSSED };
-    let no_effect_of_training_images = Setting { draw: 0.0, ..USUAL };
-    let own_test_images = Setting { own_images: true, ..USUAL };
-    let much_in_common = Setting { train: 35, ..USUAL };
+    let attacks = Design { attack: 0.3, ..CROSSED };
+    let no_effect_of_training_images = Design { draw: 0.0, ..USUAL };
+    let own_test_images = Design { own_images: true, ..USUAL };
+    let much_in_common = Design { train: 35, ..USUAL };
     for setting in [attacks, no_effect_of_training_images, own_test_images, much_in_common] {
         let [[size, coverage], _] = calibrated(&setting);
         assert!((0.01..0.05).contains(&size) && (0.95..0.99).contains(&coverage), "{size}, {coverage}: {setting:?}");

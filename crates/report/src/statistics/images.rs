@@ -5,14 +5,14 @@ use std::{collections::HashMap, sync::Arc};
 
 /// The test images of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Images {
+pub struct TestImages {
     /// The source that the images were drawn from.
     pub pool: String,
     /// The indices of the images in the source.
     pub drawn: Arc<Drawn>,
 }
 
-impl Images {
+impl TestImages {
     fn same(&self, other: &Self) -> bool {
         let (a, b) = (&self.drawn, &other.drawn);
         self.pool == other.pool && (Arc::ptr_eq(a, b) || a.test == b.test)
@@ -23,13 +23,13 @@ impl Images {
 /// numbers estimates the part of the value's variance that comes from test images. The sum of their products with the
 /// numbers of another value estimates the covariance.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Noise(Vec<(Images, Vec<f64>)>);
+pub struct ImageDeviations(Vec<(TestImages, Vec<f64>)>);
 
-impl Noise {
-    /// The noise of a value whose derivative with respect to the share of right answers is `derivative`. Empty if the
-    /// derivative is 0, or if there are fewer than two images.
+impl ImageDeviations {
+    /// The deviations of a value whose derivative with respect to the share of right answers is `derivative`. Empty if
+    /// the derivative is 0, or if there are fewer than two images.
     #[must_use]
-    pub fn of(images: Images, right: &[bool], derivative: f64) -> Self {
+    pub fn of(images: TestImages, right: &[bool], derivative: f64) -> Self {
         let n = right.len() as f64;
         if derivative == 0.0 || right.len() < 2 {
             return Self::default();
@@ -40,7 +40,7 @@ impl Noise {
         Self(vec![(images, right.iter().map(|right| scale * (f64::from(u8::from(*right)) - share)).collect())])
     }
 
-    /// Adds `scale` times another noise: the noise of a sum of values is the sum of their noises.
+    /// Adds `scale` times other deviations: the deviations of a sum of values are the sums of theirs.
     pub fn add(&mut self, scale: f64, other: &Self) {
         for (images, each) in &other.0 {
             match self.0.iter_mut().find(|(mine, _)| mine.same(images)) {
@@ -102,33 +102,33 @@ impl Noise {
 mod tests {
     use super::*;
 
-    fn images(pool: &str, test: &[u32]) -> Images {
-        Images { pool: pool.to_owned(), drawn: Arc::new(Drawn { test: test.to_vec(), ..Drawn::default() }) }
+    fn images(pool: &str, test: &[u32]) -> TestImages {
+        TestImages { pool: pool.to_owned(), drawn: Arc::new(Drawn { test: test.to_vec(), ..Drawn::default() }) }
     }
 
     #[test]
     fn a_share_has_the_variance_of_a_share() {
         let right = [true, false, true, true];
-        let noise = Noise::of(images("a", &[3, 5, 6, 9]), &right, 2.0);
+        let deviations = ImageDeviations::of(images("a", &[3, 5, 6, 9]), &right, 2.0);
         // p (1 - p) / (n - 1), times the square of the derivative.
-        assert!((noise.covariance(&noise) - 4.0 * 0.75 * 0.25 / 3.0).abs() < 1e-15);
-        let mut sum = noise.clone();
-        sum.add(-1.0, &noise);
+        assert!((deviations.covariance(&deviations) - 4.0 * 0.75 * 0.25 / 3.0).abs() < 1e-15);
+        let mut sum = deviations.clone();
+        sum.add(-1.0, &deviations);
         assert_eq!(sum.covariance(&sum), 0.0);
     }
 
     #[test]
     fn only_images_that_are_the_same_count() {
         let right = [true, false, true, true];
-        let noise = |pool: &str, test: &[u32]| Noise::of(images(pool, test), &right, 1.0);
-        let a = noise("a", &[3, 5, 6, 9]);
-        assert!(a.same(&noise("a", &[3, 5, 6, 9])) && !a.same(&noise("b", &[3, 5, 6, 9])));
-        let part = noise("a", &[1, 2, 3, 5]);
+        let deviations = |pool: &str, test: &[u32]| ImageDeviations::of(images(pool, test), &right, 1.0);
+        let a = deviations("a", &[3, 5, 6, 9]);
+        assert!(a.same(&deviations("a", &[3, 5, 6, 9])) && !a.same(&deviations("b", &[3, 5, 6, 9])));
+        let part = deviations("a", &[1, 2, 3, 5]);
         // Images 3 and 5 are shared: `a` has one right and one wrong, the other has both right.
         let expected = (0.25 * 0.25 - 0.75 * 0.25) / 12.0;
         assert!((a.covariance(&part) - expected).abs() < 1e-15);
         assert!(a.meets(&part) && !a.same(&part));
-        for none in [noise("a", &[11, 12, 13, 14]), noise("b", &[3, 5, 6, 9])] {
+        for none in [deviations("a", &[11, 12, 13, 14]), deviations("b", &[3, 5, 6, 9])] {
             assert!(!a.meets(&none) && a.covariance(&none) == 0.0);
         }
     }

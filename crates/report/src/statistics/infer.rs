@@ -1,11 +1,11 @@
 //! Estimates the variance of a mean over extractors, training data, attacks and test images.
 
-use super::{Components, Inference, Lack, Noise, Scope, Tested};
+use super::{Components, ImageDeviations, ImageSharing, Inference, InferenceScope, Lack};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A value of one extractor and one draw of training data.
 #[derive(Debug, Clone, Default)]
-pub struct Cell {
+pub struct Observation {
     /// The number of the extractor.
     pub extractor: usize,
     /// The number of the draw of training data.
@@ -13,7 +13,7 @@ pub struct Cell {
     /// The value.
     pub value: f64,
     /// The part of its error that comes from test images.
-    pub noise: Noise,
+    pub deviations: ImageDeviations,
 }
 
 /// Draws count as the same training data if they share more than this part of their images.
@@ -32,7 +32,7 @@ fn weight(f: f64) -> f64 {
     1.0 + 2.4 / f
 }
 
-/// The mean of some cells, and its error. `overlap(a, b)` is the share of training images that two draws have in
+/// The mean of some observations, and its error. `overlap(a, b)` is the share of training images that two draws have in
 /// common.
 ///
 /// Assume one cell for each combination of extractor and training data; its value is a mean over test images. The
@@ -59,33 +59,35 @@ fn weight(f: f64) -> f64 {
 /// - There is only one value.
 /// - All values are equal.
 /// - Too many combinations of extractor and training data are missing.
-pub fn infer(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Result<(f64, Inference), Lack> {
-    if cells.len() < 2 {
+pub fn infer(observations: Vec<Observation>, overlap: &dyn Fn(usize, usize) -> f64) -> Result<(f64, Inference), Lack> {
+    if observations.len() < 2 {
         return Err(Lack::One);
     }
-    let largest = cells.iter().fold(0.0f64, |most, cell| most.max(cell.value.abs()));
-    let levels = |of: fn(&Cell) -> usize| cells.iter().map(of).collect::<BTreeSet<usize>>();
+    let largest = observations.iter().fold(0.0f64, |most, cell| most.max(cell.value.abs()));
+    let levels = |of: fn(&Observation) -> usize| observations.iter().map(of).collect::<BTreeSet<usize>>();
     let (mut extractors, mut draws) = (levels(|c| c.extractor), levels(|c| c.draw));
     // Values that are equal up to rounding have no variance.
-    if cells.iter().all(|cell| (cell.value - cells[0].value).abs() <= 1e-12 * largest) {
+    if observations.iter().all(|cell| (cell.value - observations[0].value).abs() <= 1e-12 * largest) {
         return Err(if extractors.len() * draws.len() > 1 { Lack::NoSpread } else { Lack::Equal });
     }
-    let mut runs: BTreeMap<(usize, usize), Vec<Cell>> = BTreeMap::new();
-    for cell in cells {
+    let mut runs: BTreeMap<(usize, usize), Vec<Observation>> = BTreeMap::new();
+    for cell in observations {
         runs.entry((cell.extractor, cell.draw)).or_default().push(cell);
     }
     let counts: BTreeMap<(usize, usize), usize> = runs.iter().map(|(at, runs)| (*at, runs.len())).collect();
     let attacks = counts.values().copied().max().unwrap_or(1);
-    let scope = Scope { extractors: extractors.len(), draws: draws.len(), attacks, ..Scope::default() };
+    let scope =
+        InferenceScope { extractors: extractors.len(), draws: draws.len(), attacks, ..InferenceScope::default() };
     if runs.len() == 1 {
-        let units: Vec<Cell> = runs.into_values().flatten().collect();
+        let units: Vec<Observation> = runs.into_values().flatten().collect();
         let images = tested(&units);
-        return Ok(one_way(&units, 0.0, Scope { images, ..scope }, |rest| Components {
+        return Ok(one_way(&units, 0.0, InferenceScope { images, ..scope }, |rest| Components {
             rest,
             ..Components::default()
         }));
     }
-    let mut means: BTreeMap<(usize, usize), Cell> = runs.into_iter().map(|(at, runs)| (at, mean(&runs))).collect();
+    let mut means: BTreeMap<(usize, usize), Observation> =
+        runs.into_iter().map(|(at, runs)| (at, mean(&runs))).collect();
     let nested = |of: fn(&(usize, usize)) -> usize| levels_once(means.keys().map(of));
     let (in_draws, in_extractors) = (nested(|at| at.0), nested(|at| at.1));
     let crossed = means.len() == extractors.len() * draws.len();
@@ -93,13 +95,13 @@ pub fn infer(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Result<
         // The design is nested: every draw has extractors of its own, or every extractor has training data of its own.
         // The units that remain are draws or extractors.
         let by_draw = in_draws && draws.len() > 1;
-        let mut units: BTreeMap<usize, Vec<Cell>> = BTreeMap::new();
+        let mut units: BTreeMap<usize, Vec<Observation>> = BTreeMap::new();
         for (at, cell) in means {
             units.entry(if by_draw { at.1 } else { at.0 }).or_default().push(cell);
         }
-        let units: Vec<Cell> = units.into_values().map(|cells| mean(&cells)).collect();
+        let units: Vec<Observation> = units.into_values().map(|observations| mean(&observations)).collect();
         let (overlap, scope) = overlapping(&draws, overlap, scope);
-        let scope = Scope { images: tested(&units), nested: true, ..scope };
+        let scope = InferenceScope { images: tested(&units), nested: true, ..scope };
         return Ok(one_way(&units, overlap, scope, |draws| Components { draws, ..Components::default() }));
     }
     if !crossed {
@@ -107,32 +109,36 @@ pub fn infer(cells: Vec<Cell>, overlap: &dyn Fn(usize, usize) -> f64) -> Result<
         means.retain(|at, _| extractors.contains(&at.0) && draws.contains(&at.1));
     }
     let left_out = counts.iter().filter(|(at, _)| !means.contains_key(at)).map(|(_, n)| n).sum();
-    let scope = Scope { extractors: extractors.len(), draws: draws.len(), left_out, ..scope };
+    let scope = InferenceScope { extractors: extractors.len(), draws: draws.len(), left_out, ..scope };
     let (overlap, scope) = overlapping(&draws, overlap, scope);
-    let cells: Vec<Cell> = means.into_values().collect();
-    let scope = Scope { images: tested(&cells), ..scope };
+    let observations: Vec<Observation> = means.into_values().collect();
+    let scope = InferenceScope { images: tested(&observations), ..scope };
     Ok(match (extractors.len(), draws.len()) {
-        (1, _) => one_way(&cells, overlap, scope, |draws| Components { draws, ..Components::default() }),
-        (_, 1) => one_way(&cells, 0.0, scope, |extractors| Components { extractors, ..Components::default() }),
-        (e, d) => two_way(&cells, (e, d), overlap, scope),
+        (1, _) => one_way(&observations, overlap, scope, |draws| Components { draws, ..Components::default() }),
+        (_, 1) => one_way(&observations, 0.0, scope, |extractors| Components { extractors, ..Components::default() }),
+        (e, d) => two_way(&observations, (e, d), overlap, scope),
     })
 }
 
 /// The mean share of training images that two draws have in common, and the scope with it. If draws share nearly all
 /// images, there are no other training data to generalise to. They then count as runs on the same data.
-fn overlapping(draws: &BTreeSet<usize>, overlap: &dyn Fn(usize, usize) -> f64, scope: Scope) -> (f64, Scope) {
+fn overlapping(
+    draws: &BTreeSet<usize>,
+    overlap: &dyn Fn(usize, usize) -> f64,
+    scope: InferenceScope,
+) -> (f64, InferenceScope) {
     match mean_of_pairs(draws, overlap) {
         share if share > SAME => {
-            (0.0, Scope { draws: 1, attacks: scope.attacks * draws.len(), overlap: share, ..scope })
+            (0.0, InferenceScope { draws: 1, attacks: scope.attacks * draws.len(), overlap: share, ..scope })
         }
-        share => (share, Scope { overlap: share, ..scope }),
+        share => (share, InferenceScope { overlap: share, ..scope }),
     }
 }
 
 /// The larger complete table: either the extractors that have all draws, or the draws that all extractors have. `None`
-/// if it has fewer than two cells.
+/// if it has fewer than two observations.
 fn rectangle(
-    means: &BTreeMap<(usize, usize), Cell>,
+    means: &BTreeMap<(usize, usize), Observation>,
     extractors: &BTreeSet<usize>,
     draws: &BTreeSet<usize>,
 ) -> Option<(BTreeSet<usize>, BTreeSet<usize>)> {
@@ -166,25 +172,26 @@ fn mean_of_pairs(levels: &BTreeSet<usize>, of: &dyn Fn(usize, usize) -> f64) -> 
     sum / n.max(1.0)
 }
 
-/// The mean of cells, with the extractor and the draw of the first one.
-fn mean(cells: &[Cell]) -> Cell {
-    let share = 1.0 / cells.len() as f64;
-    let mut noise = Noise::default();
-    cells.iter().for_each(|cell| noise.add(share, &cell.noise));
-    let value = share * cells.iter().map(|cell| cell.value).sum::<f64>();
-    Cell { extractor: cells[0].extractor, draw: cells[0].draw, value, noise }
+/// The mean of observations, with the extractor and the draw of the first one.
+fn mean(observations: &[Observation]) -> Observation {
+    let share = 1.0 / observations.len() as f64;
+    let mut deviations = ImageDeviations::default();
+    observations.iter().for_each(|cell| deviations.add(share, &cell.deviations));
+    let value = share * observations.iter().map(|cell| cell.value).sum::<f64>();
+    Observation { extractor: observations[0].extractor, draw: observations[0].draw, value, deviations }
 }
 
-fn tested(cells: &[Cell]) -> Tested {
-    let first = &cells[0].noise;
-    if cells.iter().any(|cell| cell.noise.is_empty()) {
-        return Tested::Unknown;
+fn tested(observations: &[Observation]) -> ImageSharing {
+    let first = &observations[0].deviations;
+    if observations.iter().any(|cell| cell.deviations.is_empty()) {
+        return ImageSharing::Unknown;
     }
-    if cells.iter().all(|cell| cell.noise.same(first)) {
-        return Tested::Same(first.len());
+    if observations.iter().all(|cell| cell.deviations.same(first)) {
+        return ImageSharing::Same(first.len());
     }
-    let others = |a: &Cell| cells.iter().filter(|b| b.draw != a.draw).any(|b| a.noise.meets(&b.noise));
-    if cells.iter().any(others) { Tested::Partly } else { Tested::Apart }
+    let others =
+        |a: &Observation| observations.iter().filter(|b| b.draw != a.draw).any(|b| a.deviations.meets(&b.deviations));
+    if observations.iter().any(others) { ImageSharing::Partly } else { ImageSharing::Apart }
 }
 
 /// The term `X` of [`infer`]: what overlapping training images add to the variance of a mean.
@@ -213,11 +220,16 @@ impl Overlap {
 
 /// The mean of units of one factor, and its error. `overlap` is the share of training images that two units have in
 /// common; `part` says which source the variance of the units belongs to.
-fn one_way(units: &[Cell], overlap: f64, scope: Scope, part: impl Fn(f64) -> Components) -> (f64, Inference) {
+fn one_way(
+    units: &[Observation],
+    overlap: f64,
+    scope: InferenceScope,
+    part: impl Fn(f64) -> Components,
+) -> (f64, Inference) {
     let n = units.len() as f64;
     let grand = units.iter().map(|unit| unit.value).sum::<f64>() / n;
     let b = units.iter().map(|unit| (unit.value - grand).powi(2)).sum::<f64>() / (n - 1.0) / n;
-    let own = units.iter().map(|unit| unit.noise.covariance(&unit.noise)).sum::<f64>() / n;
+    let own = units.iter().map(|unit| unit.deviations.covariance(&unit.deviations)).sum::<f64>() / n;
     let common = covariances(units, |_, _| true).max(0.0);
     let alone = (own - common).max(0.0) / n;
     let (more, rate) = Overlap::new(overlap, units.len(), alone, common + alone).of(b);
@@ -231,12 +243,12 @@ fn one_way(units: &[Cell], overlap: f64, scope: Scope, part: impl Fn(f64) -> Com
     (grand, inference)
 }
 
-/// The mean covariance, by test images, of two different cells for which `when` is true.
-fn covariances(cells: &[Cell], when: impl Fn(&Cell, &Cell) -> bool) -> f64 {
+/// The mean covariance, by test images, of two different observations for which `when` is true.
+fn covariances(observations: &[Observation], when: impl Fn(&Observation, &Observation) -> bool) -> f64 {
     let (mut sum, mut n) = (0.0, 0.0f64);
-    for (i, a) in cells.iter().enumerate() {
-        for b in cells[i + 1..].iter().filter(|b| when(a, b)) {
-            sum += a.noise.covariance(&b.noise);
+    for (i, a) in observations.iter().enumerate() {
+        for b in observations[i + 1..].iter().filter(|b| when(a, b)) {
+            sum += a.deviations.covariance(&b.deviations);
             n += 1.0;
         }
     }
@@ -244,12 +256,17 @@ fn covariances(cells: &[Cell], when: impl Fn(&Cell, &Cell) -> bool) -> f64 {
 }
 
 /// The mean over all combinations of `e` extractors and `d` draws of training data, and its error.
-fn two_way(cells: &[Cell], (e, d): (usize, usize), overlap: f64, scope: Scope) -> (f64, Inference) {
+fn two_way(
+    observations: &[Observation],
+    (e, d): (usize, usize),
+    overlap: f64,
+    scope: InferenceScope,
+) -> (f64, Inference) {
     let (ne, nd) = (e as f64, d as f64);
-    let grand = cells.iter().map(|cell| cell.value).sum::<f64>() / (ne * nd);
-    let means = |of: fn(&Cell) -> usize, n: f64| {
+    let grand = observations.iter().map(|cell| cell.value).sum::<f64>() / (ne * nd);
+    let means = |of: fn(&Observation) -> usize, n: f64| {
         let mut means: BTreeMap<usize, f64> = BTreeMap::new();
-        cells.iter().for_each(|cell| *means.entry(of(cell)).or_default() += cell.value / n);
+        observations.iter().for_each(|cell| *means.entry(of(cell)).or_default() += cell.value / n);
         means
     };
     let (by_extractor, by_draw) = (means(|c| c.extractor, nd), means(|c| c.draw, ne));
@@ -257,13 +274,13 @@ fn two_way(cells: &[Cell], (e, d): (usize, usize), overlap: f64, scope: Scope) -
     let (fa, fb) = (ne - 1.0, nd - 1.0);
     let fr = fa * fb;
     let (a, b) = (spread(&by_extractor) / fa / ne, spread(&by_draw) / fb / nd);
-    let left = |cell: &Cell| cell.value - by_extractor[&cell.extractor] - by_draw[&cell.draw] + grand;
-    let r = cells.iter().map(|cell| left(cell).powi(2)).sum::<f64>() / fr / (ne * nd);
+    let left = |cell: &Observation| cell.value - by_extractor[&cell.extractor] - by_draw[&cell.draw] + grand;
+    let r = observations.iter().map(|cell| left(cell).powi(2)).sum::<f64>() / fr / (ne * nd);
 
-    let own = cells.iter().map(|cell| cell.noise.covariance(&cell.noise)).sum::<f64>() / (ne * nd);
-    let same_extractor = covariances(cells, |x, y| x.extractor == y.extractor);
-    let same_draw = covariances(cells, |x, y| x.draw == y.draw);
-    let common = covariances(cells, |x, y| x.extractor != y.extractor && x.draw != y.draw).max(0.0);
+    let own = observations.iter().map(|cell| cell.deviations.covariance(&cell.deviations)).sum::<f64>() / (ne * nd);
+    let same_extractor = covariances(observations, |x, y| x.extractor == y.extractor);
+    let same_draw = covariances(observations, |x, y| x.draw == y.draw);
+    let common = covariances(observations, |x, y| x.extractor != y.extractor && x.draw != y.draw).max(0.0);
     // The parts of the variance of the mean that come from interactions of test images: with extractors, with draws,
     // and the rest.
     let with_extractor = (same_extractor - common).max(0.0) / ne;

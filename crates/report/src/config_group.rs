@@ -1,15 +1,15 @@
-//! Cases: results that differ in nothing but seeds. A case has a label, its parameters and its mean quantities.
+//! Groups of results that differ in nothing but seeds: one configuration each, with a label, parameters and mean
+//! quantities.
 
 use crate::{
     findings::passes,
-    joint::{Side, joint},
+    joint::{ConfigQuantity, joint},
+    passes_curve::{self, PassesCurve},
     setting::source,
     statistics::Estimate,
-    strength::{self, Strength},
     words,
 };
 use hemlock_artifact::AttackId;
-use hemlock_attack::attacks;
 use hemlock_invert::REFINED;
 use hemlock_pipeline::{REPLICATED, Row, grouped, telling};
 use hemlock_stage::StageRole;
@@ -21,7 +21,7 @@ pub type Quantity = fn(&Row) -> Option<f64>;
 
 /// Whether the extractor was pre-trained on the source of the images that the head is trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pretraining {
+pub enum PretrainingKind {
     /// The extractor was pre-trained on the same source.
     FineTuning,
     /// The extractor was pre-trained on another source.
@@ -30,38 +30,38 @@ pub enum Pretraining {
     Unknown,
 }
 
-/// The results of one setting. There is one row per seed or, if extractors or images have seeds of their own, one row
-/// per combination of seeds.
+/// The results of one configuration. There is one row per seed or, if extractors or images have seeds of their own, one
+/// row per combination of seeds.
 #[derive(Debug, Clone)]
-pub struct Case {
-    /// A label in words that distinguishes the case from the other cases of its pipeline.
+pub struct ConfigGroup {
+    /// A label in words that distinguishes the configuration from the other configurations of its pipeline.
     pub label: String,
-    /// The label, after [`Self::scene`] if the report has several scenes.
+    /// The label, after [`Self::experiment`] if the report has several experiments.
     pub name: String,
-    /// The name of the pipeline, followed by the downstream data if the pipeline has several sources of these. Cases of
-    /// one scene are compared in one chart.
-    pub scene: String,
+    /// The name of the pipeline, followed by the downstream data if the pipeline has several sources of these.
+    /// Configurations of one experiment are compared in one chart.
+    pub experiment: String,
     /// The parameters in the label: field and value.
-    pub told: Vec<(String, String)>,
+    pub label_parameters: Vec<(String, String)>,
     /// The results, in the order of their seeds.
     pub rows: Vec<Row>,
-    /// Whether the attack had enough passes through the extractor, judged by the other cases.
-    pub strength: Strength,
+    /// Whether the attack had enough passes through the extractor, judged by the other configurations.
+    pub passes_curve: PassesCurve,
 }
 
-impl Case {
-    /// Groups rows into cases. A result that several pipelines share counts once.
+impl ConfigGroup {
+    /// Groups rows into configurations. A result that several pipelines share counts once.
     #[must_use]
     pub fn all(rows: &[Row]) -> Vec<Self> {
         let mut seen = BTreeSet::new();
         let rows: Vec<Row> = rows.iter().filter(|r| seen.insert((r.key.clone(), r.seed))).cloned().collect();
         let pipelines: BTreeSet<&str> = rows.iter().map(|r| r.pipeline.as_str()).collect();
         let sources: BTreeSet<(&str, String)> = rows.iter().map(|r| (r.pipeline.as_str(), downstream(r))).collect();
-        let scene = |row: &Row| match sources.iter().filter(|(pipeline, _)| *pipeline == row.pipeline).count() {
+        let experiment = |row: &Row| match sources.iter().filter(|(pipeline, _)| *pipeline == row.pipeline).count() {
             1 => row.pipeline.clone(),
             _ => format!("{}, {}", row.pipeline, source(&downstream(row))),
         };
-        let told: BTreeMap<&str, BTreeSet<(String, String)>> = pipelines
+        let differing: BTreeMap<&str, BTreeSet<(String, String)>> = pipelines
             .iter()
             .map(|pipeline| {
                 let of = rows.iter().filter(|r| r.pipeline == *pipeline).flat_map(|r| &r.params);
@@ -73,21 +73,22 @@ impl Case {
         let named = |group: Vec<&Row>| {
             let mut rows: Vec<Row> = group.into_iter().cloned().collect();
             rows.sort_by_key(|r| (r.origin.seeds, r.seed));
-            let told = told.get(rows[0].pipeline.as_str()).map(|fields| shown(&rows[0], fields)).unwrap_or_default();
-            let label = label(&rows[0].attack, &told, &[]);
-            let scene = scene(&rows[0]);
-            let name = if sources.len() > 1 { format!("{scene}: {label}") } else { label.clone() };
-            Self { label, name, scene, told, rows, strength: Strength::default() }
+            let label_parameters =
+                differing.get(rows[0].pipeline.as_str()).map(|fields| shown(&rows[0], fields)).unwrap_or_default();
+            let label = label(&rows[0].attack, &label_parameters, &[]);
+            let experiment = experiment(&rows[0]);
+            let name = if sources.len() > 1 { format!("{experiment}: {label}") } else { label.clone() };
+            Self { label, name, experiment, label_parameters, rows, passes_curve: PassesCurve::default() }
         };
-        let mut cases: Vec<Self> = grouped(&rows).into_iter().map(named).collect();
-        strength::judge(&mut cases);
-        cases
+        let mut configs: Vec<Self> = grouped(&rows).into_iter().map(named).collect();
+        passes_curve::judge(&mut configs);
+        configs
     }
 
     /// The label without the parameters in `fields`.
     #[must_use]
     pub fn label_without(&self, fields: &[&str]) -> String {
-        label(&self.row().attack, &self.told, fields)
+        label(&self.row().attack, &self.label_parameters, fields)
     }
 
     /// The attack's objective and how its images were made, without parameters.
@@ -121,7 +122,7 @@ impl Case {
     /// Whether the attack searches for poisoned features, no matter whether and how images were made from them.
     #[must_use]
     pub fn on_features(&self) -> bool {
-        attacks::find(self.aim()).is_some() && !self.on_pixels()
+        self.row().roles.values().any(|role| *role == StageRole::FeatureAttack)
     }
 
     /// Whether images were made from poisoned features, by a decoder or by matching, without refinement.
@@ -144,7 +145,8 @@ impl Case {
         self.making() == Some(REFINED)
     }
 
-    /// Whether the attack optimised pixels directly, without poisoned features.
+    /// Whether the attack optimised pixels directly, without poisoned features. Error-minimising noise does so as well,
+    /// but no finding about pixels asks about it, so the role of the stage is not enough.
     #[must_use]
     pub fn on_pixels(&self) -> bool {
         self.making() == Some("pixels")
@@ -157,15 +159,15 @@ impl Case {
         passes(self)
     }
 
-    /// An identifier of the case: the key of its first row.
+    /// An identifier of the configuration: the key of its first row.
     pub(crate) fn id(&self) -> &str {
         &self.row().key
     }
 
     /// The name, followed by a remark if the curve over passes is not flat or not known.
     #[must_use]
-    pub fn told_name(&self) -> String {
-        self.name.clone() + &self.strength.remark()
+    pub fn remarked_name(&self) -> String {
+        self.name.clone() + &self.passes_curve.remark()
     }
 
     /// The kind of victim, such as `linear`.
@@ -214,6 +216,20 @@ impl Case {
     #[must_use]
     pub fn of_attack(&self, field: &str) -> Option<&Value> {
         self.of_role(StageRole::is_attack, field)
+    }
+
+    /// The value of a parameter of the attack on features.
+    #[must_use]
+    pub fn of_feature_attack(&self, field: &str) -> Option<&Value> {
+        self.of_role(|role| role == StageRole::FeatureAttack, field)
+    }
+
+    /// The value of a parameter, as [`Self::of_role`] finds it, in the key of the artifact: a parameter without effect
+    /// is not there.
+    pub(crate) fn deciding(&self, role: impl Fn(StageRole) -> bool, field: &str) -> Option<&Value> {
+        let row = self.row();
+        let nodes = row.roles.iter().filter(|(_, of)| role(**of));
+        nodes.map(|(node, _)| node).find_map(|node| row.deciding.get(node)?.get(field))
     }
 
     /// The L-infinity limit on the change of a pixel, in grey levels of 255; `None` if there is no limit.
@@ -295,19 +311,19 @@ impl Case {
         self.source("dataset.downstream")
     }
 
-    /// Whether the case is fine-tuning or transfer. The same images with other labels, such as fine and coarse ones,
-    /// count as the same source.
+    /// Whether the configuration is fine-tuning or transfer. The same images with other labels, such as fine and coarse
+    /// ones, count as the same source.
     #[must_use]
-    pub fn pretraining(&self) -> Pretraining {
+    pub fn pretraining(&self) -> PretrainingKind {
         let images = |source: &String| {
             let mut source: Value = serde_json::from_str(source).expect("a source was written as JSON");
             source.as_object_mut().map(|fields| fields.remove("labels"));
             source
         };
         match (self.pretrained_on(), self.downstream()) {
-            (Some(a), Some(b)) if images(&a) == images(&b) => Pretraining::FineTuning,
-            (Some(_), Some(_)) => Pretraining::Transfer,
-            _ => Pretraining::Unknown,
+            (Some(a), Some(b)) if images(&a) == images(&b) => PretrainingKind::FineTuning,
+            (Some(_), Some(_)) => PretrainingKind::Transfer,
+            _ => PretrainingKind::Unknown,
         }
     }
 
@@ -317,14 +333,15 @@ impl Case {
         joint(&[(self, &quantity)], &|values| values[0])
     }
 
-    /// The mean difference of a quantity of this case and one of another case, over the seeds that both have.
+    /// The mean difference of a quantity of this configuration and one of another configuration, over the seeds that
+    /// both have.
     #[must_use]
     pub fn minus(&self, mine: Quantity, other: &Self, theirs: Quantity) -> Option<Estimate> {
         self.combined(mine, other, theirs, |a, b| a - b)
     }
 
-    /// The mean of `f(mine, theirs)`, where `mine` is a quantity of this case and `theirs` is one of another case, over
-    /// the seeds that both have.
+    /// The mean of `f(mine, theirs)`, where `mine` is a quantity of this configuration and `theirs` is one of another
+    /// configuration, over the seeds that both have.
     #[must_use]
     pub fn combined(
         &self,
@@ -336,13 +353,13 @@ impl Case {
         joint(&[(self, &mine), (other, &theirs)], &|values| f(values[0], values[1]))
     }
 
-    /// The rise of a quantity from one case to the next: the least-squares slope over their order, for the seeds that
-    /// all have.
+    /// The rise of a quantity from one configuration to the next: the least-squares slope over their order, for the
+    /// seeds that all have.
     #[must_use]
-    pub fn slope(cases: &[&Self], quantity: Quantity) -> Option<Estimate> {
-        let middle = (cases.len() as f64 - 1.0) / 2.0;
-        let scale = (0..cases.len()).map(|i| (i as f64 - middle).powi(2)).sum::<f64>();
-        let sides: Vec<Side> = cases.iter().map(|case| (*case, &quantity as _)).collect();
+    pub fn slope(configs: &[&Self], quantity: Quantity) -> Option<Estimate> {
+        let middle = (configs.len() as f64 - 1.0) / 2.0;
+        let scale = (0..configs.len()).map(|i| (i as f64 - middle).powi(2)).sum::<f64>();
+        let sides: Vec<ConfigQuantity> = configs.iter().map(|config| (*config, &quantity as _)).collect();
         joint(&sides, &|values| {
             values.iter().enumerate().map(|(i, value)| (i as f64 - middle) / scale * value).sum::<f64>()
         })
@@ -358,13 +375,13 @@ fn downstream(row: &Row) -> String {
         .unwrap_or_default()
 }
 
-/// The values of the fields in `told`, except for those that are not set and those that the attack's name or the scene
-/// already says. A field that several nodes have is listed once.
-fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> {
+/// The values of the fields in `fields`, except for those that are not set and those that the attack's name or the
+/// experiment already says. A field that several nodes have is listed once.
+fn shown(row: &Row, fields: &BTreeSet<(String, String)>) -> Vec<(String, String)> {
     let mut shown: Vec<(String, String)> = Vec::new();
-    for (node, field) in told {
+    for (node, field) in fields {
         let role = row.roles.get(node.as_str());
-        let said = match field.as_str() {
+        let in_name = match field.as_str() {
             "attack" | "noise" => role.is_some_and(|role| role.is_attack()),
             "method" | "refine_from" => role == Some(&StageRole::Inversion),
             "source" => node == "dataset.downstream",
@@ -373,7 +390,7 @@ fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> 
         let value = row.params.get(node.as_str()).and_then(|params| params.get(field));
         // `null`, `false` and `clip = true` stand for what is not set.
         let value = value.filter(|v| !v.is_null() && **v != (field == "clip"));
-        if let (false, Some(value)) = (said, value)
+        if let (false, Some(value)) = (in_name, value)
             && !shown.iter().any(|(f, _)| f == field)
         {
             shown.push((field.clone(), words::value(value)));
@@ -382,13 +399,16 @@ fn shown(row: &Row, told: &BTreeSet<(String, String)>) -> Vec<(String, String)> 
     shown
 }
 
-fn label(attack: &AttackId, told: &[(String, String)], but: &[&str]) -> String {
-    let told =
-        told.iter().filter(|(field, _)| !but.contains(&field.as_str())).map(|(field, value)| in_words(field, value));
+fn label(attack: &AttackId, parameters: &[(String, String)], but: &[&str]) -> String {
+    let parameters = parameters
+        .iter()
+        .filter(|(field, _)| !but.contains(&field.as_str()))
+        .map(|(field, value)| in_words(field, value));
     let made = attack.method.as_ref().map(|method| method.replace('-', " "));
-    std::iter::once(attack.objective.clone()).chain(made).chain(told).collect::<Vec<_>>().join(", ")
+    std::iter::once(attack.objective.clone()).chain(made).chain(parameters).collect::<Vec<_>>().join(", ")
 }
 
+/// A parameter in words. A field without words of its own is named as in the spec.
 fn in_words(field: &str, value: &str) -> String {
     match field {
         "linf" => format!("L∞ ≤ {value}"),
@@ -397,7 +417,7 @@ fn in_words(field: &str, value: &str) -> String {
         "constraint" if value == "none" => "no constraint".to_owned(),
         "constraint" | "arch" => value.to_owned(),
         "kind" => format!("{value} victim"),
-        "surrogate" => format!("against {value}"),
+        "surrogate" => format!("{value} surrogate"),
         "clip" => "unclipped pixels".to_owned(),
         _ => format!("{} {value}", field.replace('_', " ")),
     }
@@ -431,10 +451,6 @@ pub mod quantity {
     /// Accuracy with influence flips (a control).
     pub fn influence_flips(r: &Row) -> Option<f64> {
         r.accuracy.get("influence_flips").copied()
-    }
-    /// Accuracy with duplicates of clean samples (a control).
-    pub fn duplicates(r: &Row) -> Option<f64> {
-        r.accuracy.get("duplicates").copied()
     }
     /// Accuracy without the poisons' base images (a control).
     pub fn removed(r: &Row) -> Option<f64> {

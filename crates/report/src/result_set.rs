@@ -1,8 +1,8 @@
-//! The evidence of a report: the rows of results, and the artifacts behind them as far as they still exist.
+//! The results of a report: the rows of all pipelines, and the artifacts behind them as far as they still exist.
 
 use crate::{
-    Case, Subject,
-    case::Pretraining,
+    ConfigGroup, ReportedPipeline,
+    config_group::PretrainingKind,
     findings::{Finding, findings},
     words,
 };
@@ -21,31 +21,31 @@ use std::{
 const SAMPLES: usize = 1000;
 
 /// A pipeline and its results so far.
-pub struct Measurement<'a> {
+pub struct PipelineResults<'a> {
     /// The pipeline.
-    pub subject: &'a Subject,
+    pub pipeline: &'a ReportedPipeline,
     /// The results that exist.
     pub rows: Vec<Row>,
     /// Number of branches without a result.
     pub missing: usize,
 }
 
-/// A group of cases that are compared in one chart.
-pub struct Scene<'e> {
-    /// The pipeline of all cases.
-    pub measured: &'e Measurement<'e>,
-    /// The common value of [`Case::scene`].
+/// A pipeline on one source of downstream data. Its configurations are compared in one chart.
+pub struct Experiment<'e> {
+    /// The pipeline with its results.
+    pub results: &'e PipelineResults<'e>,
+    /// The common value of [`ConfigGroup::experiment`].
     pub name: String,
-    /// The cases; empty if the pipeline has no result.
-    pub cases: Vec<&'e Case>,
+    /// The configurations; empty if the pipeline has no result.
+    pub configs: Vec<&'e ConfigGroup>,
 }
 
 /// All results of the pipelines of a report.
-pub struct Evidence<'a> {
+pub struct ResultSet<'a> {
     /// The pipelines.
-    pub measured: Vec<Measurement<'a>>,
+    pub pipelines: Vec<PipelineResults<'a>>,
     /// The results of all pipelines, grouped over seeds.
-    pub cases: Vec<Case>,
+    pub configs: Vec<ConfigGroup>,
     store: &'a Store,
     /// The share of clean test samples that count as outliers, by the key of a features artifact.
     outliers: BTreeMap<Key, f64>,
@@ -55,14 +55,15 @@ pub struct Evidence<'a> {
     missed: Cell<usize>,
 }
 
-impl<'a> Evidence<'a> {
-    /// Groups the rows of some pipelines into cases, and counts outliers among clean features.
-    pub fn new(measured: Vec<Measurement<'a>>, store: &'a Store) -> Result<Self, StoreError> {
-        let rows: Vec<Row> = measured.iter().flat_map(|m| m.rows.iter().cloned()).collect();
+impl<'a> ResultSet<'a> {
+    /// Groups the rows of some pipelines into configurations, and counts outliers among clean features.
+    pub fn new(pipelines: Vec<PipelineResults<'a>>, store: &'a Store) -> Result<Self, StoreError> {
+        let rows: Vec<Row> = pipelines.iter().flat_map(|m| m.rows.iter().cloned()).collect();
         let (gone, missed) = (RefCell::default(), Cell::default());
-        let mut evidence = Self { measured, cases: Case::all(&rows), store, outliers: BTreeMap::new(), gone, missed };
-        evidence.outliers = evidence.clean_outliers()?;
-        Ok(evidence)
+        let mut result_set =
+            Self { pipelines, configs: ConfigGroup::all(&rows), store, outliers: BTreeMap::new(), gone, missed };
+        result_set.outliers = result_set.clean_outliers()?;
+        Ok(result_set)
     }
 
     /// The manifest of a task's artifact; `None` if the artifact does not exist.
@@ -73,7 +74,7 @@ impl<'a> Evidence<'a> {
     /// The task that is an input of a row's evaluation, by the role of the input, such as `poisons`.
     pub fn input(&self, row: &Row, role: &str) -> Option<&Task> {
         let key: Key = row.key.parse().ok()?;
-        let tasks = self.measured.iter().map(|m| &m.subject.plan.tasks);
+        let tasks = self.pipelines.iter().map(|m| &m.pipeline.plan.tasks);
         tasks.into_iter().find_map(|tasks| {
             let evaluate = tasks.iter().find(|t| t.key == key)?;
             evaluate.inputs.get(role).map(|i| &tasks[*i])
@@ -107,16 +108,16 @@ impl<'a> Evidence<'a> {
 
     /// One sentence for every target that is weaker than its parameters say.
     pub fn stepped_back(&self) -> BTreeSet<String> {
-        let rows = self.cases.iter().flat_map(|c| &c.rows);
+        let rows = self.configs.iter().flat_map(|c| &c.rows);
         let stepped_back = rows.filter_map(|row| Some((row, row.stepped_back.as_ref()?)));
-        let told = stepped_back.map(|(row, SteppedBack { field, asked, used })| {
+        let sentences = stepped_back.map(|(row, SteppedBack { field, asked, used })| {
             format!(
-                "{}: the target's {field} is {used} in the place of {asked}, since calibration leaves nothing of a stronger target: its \
-                 reverse fits the clean data better.",
+                "{}: the {field} of the target is {used} instead of {asked}, because calibration leaves nothing of a \
+                 stronger target: its reverse fits the clean data better.",
                 row.pipeline
             )
         });
-        told.collect()
+        sentences.collect()
     }
 
     /// A sentence about results that cannot be shown because artifacts behind them do not exist any more; empty if
@@ -129,75 +130,78 @@ impl<'a> Evidence<'a> {
         if stages.is_empty() {
             return Vec::new();
         }
-        let commands: Vec<String> = self.measured.iter().map(|m| format!("`{}`", m.subject.command)).collect();
+        let commands: Vec<String> = self.pipelines.iter().map(|m| format!("`{}`", m.pipeline.command)).collect();
         vec![format!(
-            "what is drawn from {} is left out, as they are gone; {} {} them again",
+            "figures that need {} are left out, because these artifacts are gone; {} {} them again",
             words::list(&stages),
             words::list(&commands),
-            if commands.len() == 1 { "makes" } else { "make" }
+            if commands.len() == 1 { "computes" } else { "compute" }
         )]
     }
 
-    /// The scenes, pipeline by pipeline. A pipeline without results has one scene without cases.
-    pub fn scenes(&self) -> Vec<Scene<'_>> {
-        let mut scenes: Vec<Scene> = Vec::new();
-        for measured in &self.measured {
-            let name = &measured.subject.spec.name;
-            let before = scenes.len();
-            for case in self.cases.iter().filter(|c| c.pipeline() == name) {
-                match scenes[before..].iter_mut().find(|scene| scene.name == case.scene) {
-                    Some(scene) => scene.cases.push(case),
-                    None => scenes.push(Scene { measured, name: case.scene.clone(), cases: vec![case] }),
+    /// The experiments, pipeline by pipeline. A pipeline without results has one experiment without configurations.
+    pub fn experiments(&self) -> Vec<Experiment<'_>> {
+        let mut experiments: Vec<Experiment> = Vec::new();
+        for results in &self.pipelines {
+            let name = &results.pipeline.spec.name;
+            let before = experiments.len();
+            for config in self.configs.iter().filter(|c| c.pipeline() == name) {
+                match experiments[before..].iter_mut().find(|experiment| experiment.name == config.experiment) {
+                    Some(experiment) => experiment.configs.push(config),
+                    None => {
+                        experiments.push(Experiment { results, name: config.experiment.clone(), configs: vec![config] })
+                    }
                 }
             }
-            if scenes.len() == before {
-                scenes.push(Scene { measured, name: name.clone(), cases: Vec::new() });
+            if experiments.len() == before {
+                experiments.push(Experiment { results, name: name.clone(), configs: Vec::new() });
             }
         }
-        scenes
+        experiments
     }
 
     /// All findings, tested on these results.
     pub fn findings(&self) -> Vec<Finding> {
-        let rows = self.cases.iter().flat_map(|c| &c.rows);
+        let rows = self.configs.iter().flat_map(|c| &c.rows);
         let outliers = rows.filter_map(|r| Some((r.key.clone(), *self.outliers.get(&self.input(r, "features")?.key)?)));
-        findings(&self.cases, &outliers.collect())
+        findings(&self.configs, &outliers.collect())
     }
 
     /// A sentence about imported extractors that no probe has checked; `None` if there are none.
     pub fn unverified(&self) -> Option<String> {
-        let of = |m: &&Measurement| m.rows.iter().any(|row| row.verified == Some(false));
-        let names: Vec<String> = self.measured.iter().filter(of).map(|m| m.subject.spec.name.clone()).collect();
+        let of = |m: &&PipelineResults| m.rows.iter().any(|row| row.verified == Some(false));
+        let names: Vec<String> = self.pipelines.iter().filter(of).map(|m| m.pipeline.spec.name.clone()).collect();
         (!names.is_empty()).then(|| {
             let names = words::list(&names);
             format!(
-                "Nothing shows that an imported extractor of {names} computes what its weights were trained in. A probe does: see \
-                 docs/pretraining.md."
+                "No probe has shown that the imported extractor of {names} computes the network that its weights were \
+                 trained in; see docs/pretraining.md."
             )
         })
     }
 
     /// One sentence for every pipeline with branches that have no result yet.
     fn pending(&self) -> impl Iterator<Item = String> {
-        let missing = self.measured.iter().filter(|m| m.missing > 0);
+        let missing = self.pipelines.iter().filter(|m| m.missing > 0);
         missing.map(|m| {
-            let Subject { spec, command, .. } = m.subject;
+            let ReportedPipeline { spec, command, .. } = m.pipeline;
             let unfinished = words::unfinished(m.missing, m.rows.len() + m.missing);
-            format!("{}: {unfinished}; `{command}` makes what is missing", spec.name)
+            format!("{}: {unfinished}; `{command}` computes what is missing", spec.name)
         })
     }
 
     /// One sentence each about results that are missing, figures that cannot be drawn, and values that are not known,
     /// because artifacts do not exist (any more).
     pub fn notes(&self) -> Vec<String> {
-        let unknown = |m: &Measurement| Some(format!("{}: {}", m.subject.spec.name, unknown(&m.rows)?));
-        self.pending().chain(self.gone()).chain(self.measured.iter().filter_map(unknown)).collect()
+        let unknown = |m: &PipelineResults| Some(format!("{}: {}", m.pipeline.spec.name, unknown(&m.rows)?));
+        self.pending().chain(self.gone()).chain(self.pipelines.iter().filter_map(unknown)).collect()
     }
 
-    /// Counts outliers among clean test samples, for the cases whose finding needs them: unlimited images in transfer.
+    /// Counts outliers among clean test samples, for the configurations whose finding needs them: unlimited images in
+    /// transfer.
     fn clean_outliers(&self) -> Result<BTreeMap<Key, f64>, StoreError> {
         let mut counted = BTreeMap::new();
-        let asked = self.cases.iter().filter(|c| c.pretraining() == Pretraining::Transfer && c.unlimited());
+        let asked = self.configs.iter().filter(|c| c.pretraining() == PretrainingKind::Transfer && c.unlimited());
         for row in asked.flat_map(|c| c.rows.iter().filter(|r| r.visibility.is_some())) {
             let Some(task) = self.input(row, "features") else { continue };
             if counted.contains_key(&task.key) {

@@ -1,11 +1,11 @@
 //! Whether attacks on pixels were given enough passes through the extractor.
 //!
-//! The strength of an attack is a curve over its passes. A single run says nothing about this curve: steps get shorter
-//! towards the end, so that every curve within a run ends flat. So an attack is judged by runs of other lengths that
-//! are equal in everything else.
+//! The objective that an attack reaches is a curve over its passes. A single run says nothing about this curve: steps
+//! get shorter towards the end, so that every curve within a run ends flat. So an attack is judged by runs of other
+//! lengths that are equal in everything else.
 
 use crate::{
-    Case,
+    ConfigGroup,
     findings::axis::{Axis, grouped},
     joint::joint,
     words,
@@ -18,9 +18,9 @@ pub const FLAT: f64 = 0.05;
 /// The least ratio of the lengths of two runs that are compared.
 const LONGER: u64 = 2;
 
-/// What is known about an attack's strength over its passes.
+/// What is known about the objective of an attack over its passes.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub enum Strength {
+pub enum PassesCurve {
     /// The attack is neither on pixels nor noise.
     #[default]
     NotAsked,
@@ -41,7 +41,7 @@ pub enum Strength {
     Ended(bool),
 }
 
-impl Strength {
+impl PassesCurve {
     /// Whether the curve has flattened: more passes bring at most [`FLAT`] of the gain. `None` if that is not known.
     pub fn flat(self) -> Option<bool> {
         match self {
@@ -51,13 +51,13 @@ impl Strength {
         }
     }
 
-    /// The strength in a few words; empty for [`Self::NotAsked`].
-    pub fn told(self) -> String {
+    /// The curve in a few words; empty for [`Self::NotAsked`].
+    pub fn words(self) -> String {
         match self {
             Self::NotAsked => String::new(),
             Self::Unknown => "not known".to_owned(),
             Self::Ended(true) => "flat".to_owned(),
-            Self::Ended(false) => "not flat: ended with its rounds".to_owned(),
+            Self::Ended(false) => "not flat: stopped at the largest number of rounds".to_owned(),
             Self::Gained { from, to, share } => {
                 let flat = if share <= FLAT { "flat" } else { "not flat" };
                 format!("{flat}: {} % of the gain from {from} to {to} passes", words::number(100.0 * share, 0))
@@ -65,45 +65,46 @@ impl Strength {
         }
     }
 
-    /// A remark for after the name of a case in a comparison; empty if the curve is flat, or for [`Self::NotAsked`].
+    /// A remark for after the name of a configuration in a comparison; empty if the curve is flat, or for
+    /// [`Self::NotAsked`].
     pub fn remark(self) -> String {
         match (self, self.flat()) {
             (Self::NotAsked, _) | (_, Some(true)) => String::new(),
             (_, None) => " [curve over passes not known]".to_owned(),
-            (_, Some(false)) => format!(" [curve {}]", self.told()),
+            (_, Some(false)) => format!(" [curve {}]", self.words()),
         }
     }
 }
 
-/// Sets the strength of every case. Attacks on pixels are judged by runs that differ in their passes alone, and noise
-/// by how its making ended. Only the attacker's objective is compared; no test label is used.
-pub fn judge(cases: &mut [Case]) {
-    let pixels: Vec<&Case> = cases.iter().filter(|c| c.on_pixels()).collect();
-    let mut judged: Vec<(String, Strength)> = Vec::new();
-    for mut family in grouped(&pixels, Axis(&["passes"])) {
+/// Sets the curve of every configuration. Attacks on pixels are judged by runs that differ in their passes alone,
+/// and noise by how its making ended. Only the attacker's objective is compared; no test label is used.
+pub fn judge(configs: &mut [ConfigGroup]) {
+    let pixels: Vec<&ConfigGroup> = configs.iter().filter(|c| c.on_pixels()).collect();
+    let mut judged: Vec<(String, PassesCurve)> = Vec::new();
+    for mut family in grouped(&pixels, Axis::of(&["passes"])) {
         family.sort_by_key(|c| c.passes());
-        for case in &family {
-            judged.push((case.id().to_owned(), of(case, &family)));
+        for config in &family {
+            judged.push((config.id().to_owned(), of(config, &family)));
         }
     }
-    for case in cases.iter_mut() {
-        let found = judged.iter().find(|(id, _)| id == case.id()).map(|(_, strength)| *strength);
-        let stopped: Option<Vec<Stopped>> = case.rows.iter().map(|r| Some(r.learner?.stopped)).collect();
-        let ended = stopped.map(|all| Strength::Ended(all.iter().all(|s| *s != Stopped::Rounds)));
-        case.strength = found.or(ended).unwrap_or_default();
+    for config in configs.iter_mut() {
+        let found = judged.iter().find(|(id, _)| id == config.id()).map(|(_, curve)| *curve);
+        let stopped: Option<Vec<Stopped>> = config.rows.iter().map(|r| Some(r.learner?.stopped)).collect();
+        let ended = stopped.map(|all| PassesCurve::Ended(all.iter().all(|s| *s != Stopped::Rounds)));
+        config.passes_curve = found.or(ended).unwrap_or_default();
     }
 }
 
-/// The strength of a case within its `family`, which is sorted by passes. The case is compared with the next longer run
-/// that is at least [`LONGER`] times as long or, if there is none, with the next shorter one.
-fn of(case: &Case, family: &[&Case]) -> Strength {
-    let Some(passes) = case.passes() else { return Strength::Unknown };
+/// The curve of a configuration within its `family`, which is sorted by passes. The configuration is compared with
+/// the next longer run that is at least [`LONGER`] times as long or, if there is none, with the next shorter one.
+fn of(config: &ConfigGroup, family: &[&ConfigGroup]) -> PassesCurve {
+    let Some(passes) = config.passes() else { return PassesCurve::Unknown };
     let longer = family.iter().find(|c| c.passes().is_some_and(|p| p >= LONGER * passes));
     let shorter = family.iter().rev().find(|c| c.passes().is_some_and(|p| LONGER * p <= passes));
     let (short, long) = match (longer, shorter) {
-        (Some(longer), _) => (case, *longer),
-        (None, Some(shorter)) => (*shorter, case),
-        (None, None) => return Strength::Unknown,
+        (Some(longer), _) => (config, *longer),
+        (None, Some(shorter)) => (*shorter, config),
+        (None, None) => return PassesCurve::Unknown,
     };
     // The signed change of the objective: some objectives rise and others fall. Means are taken over the seeds that
     // both runs have.
@@ -111,9 +112,9 @@ fn of(case: &Case, family: &[&Case]) -> Strength {
     let of = |which: usize| joint(&[(short, &moved), (long, &moved)], &|values| values[which]).filter(|e| e.n > 0);
     match (of(0), of(1), short.passes(), long.passes()) {
         (Some(less), Some(more), Some(from), Some(to)) if more.mean != 0.0 => {
-            Strength::Gained { from, to, share: (more.mean - less.mean) / more.mean }
+            PassesCurve::Gained { from, to, share: (more.mean - less.mean) / more.mean }
         }
-        _ => Strength::Unknown,
+        _ => PassesCurve::Unknown,
     }
 }
 
@@ -124,51 +125,51 @@ mod tests {
     use hemlock_artifact::LearnerState;
     use serde_json::json;
 
-    fn runs(objectives: &[(u32, f64)]) -> Vec<Case> {
+    fn runs(objectives: &[(u32, f64)]) -> Vec<ConfigGroup> {
         let rows = objectives.iter().flat_map(|(steps, objective)| {
             let params = json!({ "attack": "bilevel", "linf": "8/255", "steps": steps });
             made_up("bilevel + pixels").with("poison-images", params).objective(0.4, *objective).rows()
         });
-        Case::all(&rows.collect::<Vec<_>>())
+        ConfigGroup::all(&rows.collect::<Vec<_>>())
     }
 
     #[test]
     fn a_curve_is_flat_where_more_passes_bring_little() {
-        let cases = runs(&[(80, 0.44), (320, 0.4985), (1280, 0.5)]);
-        let flat: Vec<Option<bool>> = cases.iter().map(|c| c.strength.flat()).collect();
+        let configs = runs(&[(80, 0.44), (320, 0.4985), (1280, 0.5)]);
+        let flat: Vec<Option<bool>> = configs.iter().map(|c| c.passes_curve.flat()).collect();
         assert_eq!(flat, [Some(false), Some(true), Some(true)]);
-        assert_eq!(cases[0].strength.told(), "not flat: 59 % of the gain from 80 to 320 passes");
-        assert_eq!(cases[0].strength.remark(), " [curve not flat: 59 % of the gain from 80 to 320 passes]");
-        assert_eq!(cases[2].strength.remark(), "");
+        assert_eq!(configs[0].passes_curve.words(), "not flat: 59 % of the gain from 80 to 320 passes");
+        assert_eq!(configs[0].passes_curve.remark(), " [curve not flat: 59 % of the gain from 80 to 320 passes]");
+        assert_eq!(configs[2].passes_curve.remark(), "");
     }
 
     #[test]
     fn the_longest_is_judged_by_what_came_before() {
-        let cases = runs(&[(80, 0.44), (320, 0.46)]);
-        assert_eq!(cases[1].strength.flat(), Some(false));
+        let configs = runs(&[(80, 0.44), (320, 0.46)]);
+        assert_eq!(configs[1].passes_curve.flat(), Some(false));
         // Also for an objective that falls.
         let down = runs(&[(80, 0.201), (320, 0.2)]);
-        assert_eq!(down[1].strength.flat(), Some(true));
+        assert_eq!(down[1].passes_curve.flat(), Some(true));
         // A short run that moved in the wrong direction.
         let wrong = runs(&[(80, 0.3), (320, 0.5)]);
-        assert_eq!(wrong[0].strength.told(), "not flat: 200 % of the gain from 80 to 320 passes");
+        assert_eq!(wrong[0].passes_curve.words(), "not flat: 200 % of the gain from 80 to 320 passes");
     }
 
     #[test]
     fn one_run_tells_nothing_of_others() {
-        for cases in [runs(&[(80, 0.44)]), runs(&[(80, 0.44), (100, 0.45)])] {
-            assert!(cases.iter().all(|c| c.strength == Strength::Unknown));
-            assert_eq!(cases[0].strength.remark(), " [curve over passes not known]");
+        for configs in [runs(&[(80, 0.44)]), runs(&[(80, 0.44), (100, 0.45)])] {
+            assert!(configs.iter().all(|c| c.passes_curve == PassesCurve::Unknown));
+            assert_eq!(configs[0].passes_curve.remark(), " [curve over passes not known]");
         }
-        let features = made_up("bilevel").case();
-        assert_eq!((features.strength, features.strength.remark()), (Strength::NotAsked, String::new()));
+        let features = made_up("bilevel").config();
+        assert_eq!((features.passes_curve, features.passes_curve.remark()), (PassesCurve::NotAsked, String::new()));
     }
 
     #[test]
     fn noise_that_ran_out_of_rounds_is_not_flat() {
         let with = |stopped| {
             let learner = LearnerState { rounds: 100, loss: 0.5, mistaken: 0.1, stopped };
-            made_up("error-minimizing + class-wise").learner(learner).case().strength.flat()
+            made_up("error-minimizing + class-wise").learner(learner).config().passes_curve.flat()
         };
         assert_eq!(
             [with(Stopped::Rounds), with(Stopped::Stalled), with(Stopped::Learnt)],
