@@ -29,7 +29,7 @@ from torch import nn
 
 
 class Works:
-    """What PyTorch does in the place of each work. `compiled` compiles a function, or leaves it as it is."""
+    """What PyTorch does instead of each work. `compiled` compiles a function, or leaves it as it is."""
 
     def __init__(self, device, layout, compiled):
         self.device, self.layout, self.compiled = device, layout, compiled
@@ -183,9 +183,9 @@ def main():
     parser.add_argument("works", nargs="*", metavar="WORK", help="all, where none is named")
     parser.add_argument("--bench", default="target/release/hemlock-bench", help="the binary")
     parser.add_argument("--device", default="cuda", help="Hemlock's device; PyTorch has a GPU beside `cuda`, and else the processor")
-    parser.add_argument("--images", type=int, help="images of every work, in the place of what keeps a GPU busy")
+    parser.add_argument("--images", type=int, help="images of every work, instead of what keeps a GPU busy")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--float32", action="store_true", help="PyTorch multiplies in float32 in the place of TF32")
+    parser.add_argument("--float32", action="store_true", help="PyTorch multiplies in float32 instead of TF32")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
     parser.add_argument("--mode", default="default", help="of torch.compile, such as max-autotune")
     parser.add_argument("--output", type=Path, help="a file of JSON lines; what it has is not measured again")

@@ -288,3 +288,12 @@ fn ranges_in_the_schema_are_those_that_are_checked() {
     assert!(differ.is_empty(), "{differ:#?}");
     assert!(compared > 1000, "{compared}");
 }
+
+/// The findings list some fields by name. `memory` is a field of keys alone.
+#[test]
+fn findings_know_fields_that_exist() {
+    let schema = schema(&hemlock::graph()).to_string();
+    for field in hemlock_report::findings::known_fields() {
+        assert!(field == "memory" || schema.contains(&format!("\"{field}\":")), "{field}");
+    }
+}

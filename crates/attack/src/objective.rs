@@ -28,8 +28,8 @@ pub trait Objective {
         self.display_value(1.0) < self.display_value(0.0)
     }
 
-    /// The factor that converts the gradient of the value into the gradient that [`Solver::NormDescent`] follows: that of
-    /// the norm, as a sum over samples, if the value is half a squared norm; otherwise that of the value itself.
+    /// The factor that converts the gradient of the value into the gradient that [`Solver::NormDescent`] follows: that
+    /// of the norm, as a sum over samples, if the value is half a squared norm; otherwise that of the value itself.
     ///
     /// [`Solver::NormDescent`]: crate::Solver::NormDescent
     fn per_norm(&self, _value: f64) -> f64 {

@@ -32,7 +32,7 @@ pub enum DeviceError {
     #[error(
         "unknown backend `{0}`: expected one of {all}{hint}",
         all = names(&Backend::ALL),
-        hint = if .0.contains(':') { "; which of several GPUs, CUDA_VISIBLE_DEVICES says" } else { "" }
+        hint = if .0.contains(':') { "; CUDA_VISIBLE_DEVICES chooses one of several GPUs" } else { "" }
     )]
     Unknown(String),
     /// The backend is not compiled in.
@@ -304,7 +304,7 @@ mod tests {
         let error = "tpu".parse::<Backend>().unwrap_err().to_string();
         assert_eq!(error, "unknown backend `tpu`: expected one of `flex`, `wgpu`, `cuda`, `cpu`");
         let error = "cuda:7".parse::<Backend>().unwrap_err().to_string();
-        assert!(error.ends_with("`cpu`; which of several GPUs, CUDA_VISIBLE_DEVICES says"), "{error}");
+        assert!(error.ends_with("`cpu`; CUDA_VISIBLE_DEVICES chooses one of several GPUs"), "{error}");
     }
 
     #[test]

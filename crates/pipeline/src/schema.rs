@@ -120,10 +120,10 @@ fn merge(schema: &mut Map<String, Value>) {
         for (name, field) in table["properties"].as_object().into_iter().flatten() {
             let mut field = field.clone();
             // The field that tells the tables apart: what the table is describes its value.
-            if let (Some(field), Some(meaning)) = (field.as_object_mut(), table.get("description")) {
-                if field.contains_key("const") {
-                    field.insert("description".to_owned(), meaning.clone());
-                }
+            if let (Some(field), Some(meaning)) = (field.as_object_mut(), table.get("description"))
+                && field.contains_key("const")
+            {
+                field.insert("description".to_owned(), meaning.clone());
             }
             let alternatives = fields.entry(name.clone()).or_default();
             if !alternatives.contains(&field) {

@@ -28,6 +28,7 @@ mod transfer;
 pub mod unlearnable;
 
 pub use axis::IncomparablePair;
+pub use traits::known_fields;
 pub(crate) use traits::passes;
 
 use crate::{

@@ -43,5 +43,5 @@ fn all_draws_have_a_purpose() {
         }
     }
     assert!(looked > 10, "only {looked} files draw");
-    assert!(seeded.is_empty(), "expected `hemlock_streams::Purpose` in the place of a seed: {seeded:?}");
+    assert!(seeded.is_empty(), "expected `hemlock_streams::Purpose` instead of a seed: {seeded:?}");
 }

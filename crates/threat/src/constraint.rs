@@ -58,12 +58,12 @@ impl Constraint {
     /// The intersection of `kinds`, measured on the clean samples. `neighbors` is the k of `knn`.
     ///
     /// A fraction `quantile` of the clean samples lies within each set: of all samples for `ball`, of the samples of
-    /// the class for `sphere` and `slab`. All samples lie within `box`. Sphere and slab follow Steinhardt et al. (2017).
-    /// With more than two classes, the slab is bounded along the line from the mean of the other centroids to the
-    /// class's own.
+    /// the class for `sphere` and `slab`. All samples lie within `box`. Sphere and slab follow Steinhardt et al.
+    /// (2017). With more than two classes, the slab is bounded along the line from the mean of the other centroids to
+    /// the class's own.
     ///
-    /// For `knn`, the fraction is that of the class's samples with k *others* within the radius. More of them lie within
-    /// the set, because a sample of the set counts like any point near it: itself and k - 1 others are enough.
+    /// For `knn`, the fraction is that of the class's samples with k *others* within the radius. More of them lie
+    /// within the set, because a sample of the set counts like any point near it: itself and k - 1 others are enough.
     ///
     /// # Errors
     /// Returns an error if a class has no samples although some set needs centroids, if a class has at most `neighbors`
@@ -366,7 +366,8 @@ mod tests {
         let found = projected(&near, array![[3.9], [4.1], [-1.1], [6.0]], &[0, 0, 0, 0]);
         assert!(close(&found, &array![[3.9], [4.0], [-1.0], [4.0]], 1e-12), "{found}");
         assert!(near.support(array![1.0].view(), 0) >= 4.0);
-        // The quantile 0.4 is 1: of the samples at 1 and 2. Those at 0 and 3 lie within 1 of themselves and of one other.
+        // The quantile 0.4 is 1: of the samples at 1 and 2. Those at 0 and 3 lie within 1 of themselves and of one
+        // other.
         let narrow = build("knn", clean, 0.4);
         assert_eq!([0, 1, 2, 3, 4].map(|i| narrow.holds(z.row(i), 0)), [true, true, true, true, false]);
         let both = build("knn+ball", clean, 0.8);

@@ -16,13 +16,18 @@ use std::collections::BTreeMap;
 /// Fields of attacks on features that belong to the search among features, which has no counterpart on pixels. Other
 /// fields have to be equal on all routes, also those that are not known here.
 const SEARCH: [&str; 9] =
-    ["label_update_interval", "base", "solver", "steps", "step", "stall", "max_seconds", "tolerance", "memory"];
+    ["label_update_interval", "base", "solver", "steps", "step", "patience", "max_seconds", "tolerance", "memory"];
 /// Fields of stages that make images: they limit pixels or set the length of steps.
 const PIXELS: [&str; 4] = ["linf", "beta", "clip", "step"];
 /// Fields of stages that make images: together they determine the number of passes ([`passes`]).
 const PASSES: [&str; 4] = ["steps", "rounds", "restarts", "refine"];
 /// The fields of a constraint on features.
 const SETS: [&str; 3] = ["constraint", "quantile", "neighbors"];
+/// The names of all fields of specs that are listed here.
+pub fn known_fields() -> Vec<&'static str> {
+    [&SEARCH[..], &PIXELS, &PASSES, &SETS].concat()
+}
+
 /// The stage that makes target heads. Its parameters count only for attacks that aim at a target
 /// ([`uses_target`](hemlock_attack::attacks::AnyAttack::uses_target)).
 const TARGET: &str = "target-params";
