@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests, too")]
 
-use hemlock_fuzz::{Samples, error, message};
+use hemlock_fuzz::{Corpus, error, message};
 use hemlock_pipeline::{Override, Plan, Selection, Spec};
 use hemlock_stage::Environment;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ fn plan(text: &str, overrides: &[Override]) -> Result<(), String> {
 fn fuzz_specs() {
     let specs = specs();
     let words = words(&specs);
-    Samples::new(specs).words(words).fuzz(|bytes| plan(&String::from_utf8_lossy(bytes), &[]));
+    Corpus::new(specs).words(words).fuzz(|bytes| plan(&String::from_utf8_lossy(bytes), &[]));
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn fuzz_overrides() {
         "18446744073709551616",
     ];
     let spec = &specs()[0];
-    Samples::new(samples).words(words).fuzz(|bytes| match String::from_utf8_lossy(bytes).parse::<Override>() {
+    Corpus::new(samples).words(words).fuzz(|bytes| match String::from_utf8_lossy(bytes).parse::<Override>() {
         Ok(change) => plan(spec, &[change]),
         Err(e) => message(&e),
     });
@@ -92,7 +92,7 @@ fn fuzz_selections() {
     let samples =
         ["seed=0", "poison_fraction=0.03,invert.beta=0", "attack=bilevel", "dataset.downstream.source.kind=synthetic"];
     let words = [",", "=", "[", "{", "1e400", "constraint=", "poison-features."];
-    Samples::new(samples).words(words).fuzz(|bytes| match String::from_utf8_lossy(bytes).parse::<Selection>() {
+    Corpus::new(samples).words(words).fuzz(|bytes| match String::from_utf8_lossy(bytes).parse::<Selection>() {
         Ok(selection) => selection.of(&plan).map_or_else(|e| message(&e), |_| Ok(())),
         Err(e) => message(&e),
     });

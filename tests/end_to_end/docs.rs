@@ -1,7 +1,7 @@
 //! Promises that the documentation makes.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -57,6 +57,27 @@ fn every_stage_has_a_recipe_after_that_of_the_stage_before_it() {
         let recipe = format!("\n{stage} NAME *ARGS: {first}\n    {command}\n");
         assert!(justfile.contains(&recipe), "the justfile has no such recipe:{recipe}");
     }
+}
+
+/// One public name has one meaning: no name of a public type is defined twice. What every crate of a stage defines is
+/// the exception.
+#[test]
+fn public_types_have_names_of_their_own() {
+    const OF_EVERY_STAGE: [&str; 3] = ["Inputs", "Params", "Stage"];
+    let listed = Command::new("git").args(["ls-files", "crates/*/src/*.rs"]).current_dir(root()).output().unwrap();
+    let mut definitions: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in String::from_utf8(listed.stdout).unwrap().lines() {
+        for (i, line) in fs::read_to_string(root().join(file)).unwrap().lines().enumerate() {
+            let mut words = line.trim_start().split(|c: char| !c.is_alphanumeric() && c != '_');
+            let (Some("pub"), Some(kind), Some(name)) = (words.next(), words.next(), words.next()) else { continue };
+            if ["enum", "struct", "trait", "type"].contains(&kind) && !OF_EVERY_STAGE.contains(&name) {
+                definitions.entry(name.to_owned()).or_default().push(format!("{file}:{}", i + 1));
+            }
+        }
+    }
+    assert!(definitions.len() > 100, "the definitions are not found: {definitions:#?}");
+    definitions.retain(|_, places| places.len() > 1);
+    assert!(definitions.is_empty(), "{definitions:#?}");
 }
 
 /// The Markdown files in a folder and, if `deep` is set, in all folders below it.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A network that turns features into images, trained on clean pairs. It holds the network's sizes and weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Decoder {
+pub struct DecoderArtifact {
     /// Number of features.
     pub dim: u64,
     /// Channels of the widest layer.
@@ -40,7 +40,7 @@ pub struct Reconstruction {
     pub feature_error: f64,
 }
 
-impl Artifact for Decoder {
+impl Artifact for DecoderArtifact {
     const KIND: &'static str = "decoder";
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {

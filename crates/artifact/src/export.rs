@@ -1,8 +1,8 @@
 //! Export of artifacts to other tools: named tensors, whole files and pictures.
 
 use crate::{
-    Answers, Dataset, Decoder, Drawn, Evaluation, Extractor, Features, Images, Normalization, Outcome, PixelChange,
-    PoisonFeatures, PoisonFit, Poisons, TargetParams, Victim,
+    Answers, Dataset, DecoderArtifact, Drawn, Evaluation, ExtractorArtifact, Features, Images, Normalization, Outcome,
+    PixelChange, PoisonFeatures, PoisonFit, Poisons, TargetParams, Victim,
 };
 use hemlock_head::Head;
 use ndarray::{Array4, ArrayView, Axis, Dimension};
@@ -92,7 +92,7 @@ impl Export for Dataset {
     }
 }
 
-impl Export for Extractor {
+impl Export for ExtractorArtifact {
     fn export(&self) -> Exported {
         let info = serde_json::json!({
             "arch": self.arch, "method": self.method, "features": self.dim, "image_size": self.image_size,
@@ -151,7 +151,7 @@ impl Export for PoisonFeatures {
     }
 }
 
-impl Export for Decoder {
+impl Export for DecoderArtifact {
     fn export(&self) -> Exported {
         let info = serde_json::json!({
             "features": self.dim, "width": self.width, "image_size": self.image_size, "norm": self.norm,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// A frozen feature extractor: its architecture, its weights, and how it was trained.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Extractor {
+pub struct ExtractorArtifact {
     /// Name of the architecture, such as `resnet20`.
     pub arch: String,
     /// The method that trained it, such as `simclr` or `supervised`.
@@ -38,7 +38,7 @@ pub struct Verified {
     pub difference: f64,
 }
 
-impl Extractor {
+impl ExtractorArtifact {
     /// Whether the weights were imported without a comparison that shows that the network computes the same as where
     /// they were trained.
     #[must_use]
@@ -88,7 +88,7 @@ struct Info {
     curve: Vec<Epoch>,
 }
 
-impl Artifact for Extractor {
+impl Artifact for ExtractorArtifact {
     const KIND: &'static str = "extractor";
 
     fn write(&self, w: &mut PayloadWriter) -> Result<(), StoreError> {

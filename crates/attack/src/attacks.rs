@@ -9,7 +9,7 @@ mod params;
 mod registry;
 
 pub use params::AttackParams;
-pub use registry::{AnyAttack, AttackRef, Erased, all, constraint, find, objective, register};
+pub use registry::{AnyAttack, AttackRef, ErasedAttack, all, constraint, find, objective, register};
 pub use tgda::InnerLoop;
 
 use crate::{Base, Objective, Start};
@@ -22,10 +22,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// The attacks of this crate. A new attack is one more line.
 static ATTACKS: &[&dyn AnyAttack] = &[
-    &Erased::<gradient_canceling::GradientCanceling>::NEW,
-    &Erased::<bilevel::Bilevel>::NEW,
-    &Erased::<bilevel_cross_entropy::BilevelCrossEntropy>::NEW,
-    &Erased::<tgda::Tgda>::NEW,
+    &ErasedAttack::<gradient_canceling::GradientCanceling>::NEW,
+    &ErasedAttack::<bilevel::Bilevel>::NEW,
+    &ErasedAttack::<bilevel_cross_entropy::BilevelCrossEntropy>::NEW,
+    &ErasedAttack::<tgda::Tgda>::NEW,
 ];
 
 /// An attack: the parameters that it alone reads, as fields, and the objective that they define.

@@ -10,7 +10,7 @@ mod results;
 mod work;
 mod works;
 
-pub use machine::{Limits, Machine};
-pub use results::{Results, Row, Seconds};
-pub use work::{Amount, Array, Given, Limit, Run, Work, on_threads};
+pub use machine::{Machine, MeasuredRates};
+pub use results::{Results, Seconds, WorkMeasurement};
+pub use work::{Amount, Array, Limit, PeerInputs, Run, Work, on_threads};
 pub use works::{Works, gpu_works, works};

@@ -33,12 +33,12 @@ pub struct Machine {
     /// The version of Hemlock.
     pub hemlock: &'static str,
     /// The measured limits.
-    pub limits: Limits,
+    pub limits: MeasuredRates,
 }
 
 /// Measured rates over all threads, in operations or bytes per second.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub struct Limits {
+pub struct MeasuredRates {
     /// The rate of [`Limit::Single`].
     pub single: f64,
     /// The rate of [`Limit::Double`].
@@ -70,12 +70,12 @@ impl Machine {
             system: value("/etc/os-release", "PRETTY_NAME").unwrap_or_else(|| std::env::consts::OS.to_owned()),
             rustc: version.map(|said| String::from_utf8_lossy(&said.stdout).trim().to_owned()),
             hemlock: env!("CARGO_PKG_VERSION"),
-            limits: Limits::measure()?,
+            limits: MeasuredRates::measure()?,
         })
     }
 }
 
-impl Limits {
+impl MeasuredRates {
     fn measure() -> Result<Self> {
         let device = device::open(Backend::Flex)?;
         let multiply = |kind| {

@@ -11,12 +11,12 @@ pub struct Results {
     /// The machine.
     pub machine: Machine,
     /// The works that were measured.
-    pub works: Vec<Row>,
+    pub works: Vec<WorkMeasurement>,
 }
 
 /// The measurement of one work.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub struct WorkMeasurement {
     /// The name of the work.
     pub name: &'static str,
     /// A description of one run.
@@ -85,7 +85,7 @@ impl Results {
             let seconds = read().with_context(|| format!("cannot read {}", path.display()))?;
             let amount = work.amount()?;
             let share = amount.map(|Amount { limit, count }| count / seconds.median / machine.limits.of(limit));
-            rows.push(Row { name, what: work.what(), seconds, amount, share });
+            rows.push(WorkMeasurement { name, what: work.what(), seconds, amount, share });
         }
         Ok(Self { machine, works: rows })
     }

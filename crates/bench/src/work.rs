@@ -39,8 +39,8 @@ pub trait Work {
     ///
     /// # Errors
     /// If the inputs cannot be made.
-    fn given(&self) -> Result<Given> {
-        Ok(Given::default())
+    fn given(&self) -> Result<PeerInputs> {
+        Ok(PeerInputs::default())
     }
 
     /// Whether a run takes so long that Criterion should leave it out.
@@ -87,7 +87,7 @@ impl Limit {
 
 /// The inputs of a work for a peer: sizes and options by name, and arrays.
 #[derive(Debug, Default)]
-pub struct Given {
+pub struct PeerInputs {
     /// A JSON table of sizes and options.
     pub numbers: Value,
     /// Arrays by name.
@@ -115,7 +115,7 @@ impl From<Vec<u32>> for Array {
     }
 }
 
-impl Given {
+impl PeerInputs {
     /// Writes `numbers.json` and one `.npy` file per array to the folder `dir`.
     ///
     /// # Errors

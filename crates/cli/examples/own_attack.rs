@@ -5,7 +5,7 @@
 use hemlock_attack::Base;
 use hemlock_attack::{
     Objective, ObjectiveGradient, Start,
-    attacks::{self, Attack, Defaults, Erased, ObjectiveInputs},
+    attacks::{self, Attack, Defaults, ErasedAttack, ObjectiveInputs},
 };
 use hemlock_head::{Head, HeadError, Samples, gradient_sum, loss_and_gradient};
 use hemlock_optim::inner;
@@ -64,6 +64,6 @@ impl Objective for Step<'_> {
 }
 
 fn main() -> ExitCode {
-    attacks::register(&[&Erased::<OneStep>::NEW]);
+    attacks::register(&[&ErasedAttack::<OneStep>::NEW]);
     hemlock::main(hemlock::graph())
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use hemlock_data::{ArchiveOrigin, Cifar, Filter, Source, SplitSpec, Trust, fetch, load};
-use hemlock_fuzz::{Samples, error};
+use hemlock_fuzz::{Corpus, error};
 use tempfile::tempdir;
 
 /// Pictures of all formats that are decoded.
@@ -31,7 +31,7 @@ fn fuzz_pictures_of(wanted: impl Fn(&str) -> bool, ending: &str) {
     }
     let path = root.path().join("train/a/variant").with_extension(ending);
     let source = Source::ImageFolder { path: root.path().to_owned(), size: 8, filter: Filter::default() };
-    Samples::new(samples).fuzz(|bytes| {
+    Corpus::new(samples).fuzz(|bytes| {
         fs::write(&path, bytes).unwrap();
         load(&source, &SplitSpec::default(), None, &|_, _| true).map_or_else(|e| error(&e), |_| Ok(()))
     });
@@ -77,7 +77,7 @@ fn compressed(bytes: &[u8]) -> Vec<u8> {
 fn fuzz_archives(sample: Vec<u8>, wrap: impl Fn(&[u8]) -> Vec<u8>) {
     let root = tempdir().unwrap();
     let (file, data) = (root.path().join("x.tar.gz"), root.path().join("data"));
-    Samples::new([sample]).words(["../../", "/", "ustar", "cifar-10-batches-bin/"]).fuzz(|bytes| {
+    Corpus::new([sample]).words(["../../", "/", "ustar", "cifar-10-batches-bin/"]).fuzz(|bytes| {
         fs::write(&file, wrap(bytes)).unwrap();
         let fetched = fetch(Cifar::Cifar10, &ArchiveOrigin::Path(file.clone()), &Trust::Any, &data, &|_, _| true);
         // Nothing is written outside the folder, and nothing incomplete stays behind.
@@ -112,7 +112,7 @@ fn fuzz_records() {
         fs::write(folder.join(name), bytes).unwrap();
     }
     let samples = [records()[0].1.clone(), records()[6].1.clone()];
-    Samples::new(samples).fuzz(|bytes| {
+    Corpus::new(samples).fuzz(|bytes| {
         for name in ["data_batch_1.bin", "batches.meta.txt"] {
             let good = fs::read(folder.join(name)).unwrap();
             fs::write(folder.join(name), bytes).unwrap();

@@ -4,7 +4,7 @@ use burn::{
     optim::{AdamConfig, GradientsParams},
     tensor::{Tensor, TensorData},
 };
-use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, Pixels, Reconstruction};
+use hemlock_artifact::{CurvePoint, Dataset, ExtractorArtifact, Features, Pixels, Reconstruction};
 use hemlock_models::{Weights, device::runs_on_rayon, extract, extracted, open_extractor, travel::down};
 use hemlock_optim::half_cosine;
 use hemlock_perturb::{Decoder, DecoderNetwork, FrozenExtractor, OnDevice, distances, host, norm, rounded, up};
@@ -64,7 +64,7 @@ inputs! {
         /// Downstream images.
         dataset: Dataset = "dataset.downstream",
         /// The frozen extractor.
-        extractor: Extractor = "pretrain",
+        extractor: ExtractorArtifact = "pretrain",
         /// Features of the downstream dataset.
         features: Features = "features",
     }
@@ -82,13 +82,13 @@ impl hemlock_stage::Stage for Stage {
     const USES_DEVICE: bool = true;
     type Params = Params;
     type Inputs = Inputs;
-    type Output = hemlock_artifact::Decoder;
+    type Output = hemlock_artifact::DecoderArtifact;
 
     fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         extracted(port, made_with)
     }
 
-    fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<hemlock_artifact::Decoder, StageError> {
+    fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<hemlock_artifact::DecoderArtifact, StageError> {
         let Inputs { dataset, extractor, features } = inputs;
         let (_, _, height, width) = dataset.train.pixels.view().dim();
         if height != width || height % 8 != 0 {
@@ -105,7 +105,7 @@ impl hemlock_stage::Stage for Stage {
             device: frozen.device().clone(),
             network,
         };
-        Ok(hemlock_artifact::Decoder {
+        Ok(hemlock_artifact::DecoderArtifact {
             dim: train.features.ncols() as u64,
             width: params.width as u64,
             image_size: height as u64,
@@ -278,11 +278,12 @@ impl Pairs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hemlock_fixtures::{Given, context, extractor};
+    use hemlock_fixtures::{AttackInputs, context, extractor};
     use hemlock_stage::Stage as _;
 
-    fn train_on(images: usize) -> Result<hemlock_artifact::Decoder, StageError> {
-        let Given { dataset, extractor, features, .. } = Given::new(&extractor("resnet8-w4", "flex")?, images, 0)?;
+    fn train_on(images: usize) -> Result<hemlock_artifact::DecoderArtifact, StageError> {
+        let AttackInputs { dataset, extractor, features, .. } =
+            AttackInputs::new(&extractor("resnet8-w4", "flex")?, images, 0)?;
         let params = Params { epochs: 1, width: 4, ..Params::default() };
         context(0, |ctx| Stage::run(&params, Inputs { dataset, extractor, features }, ctx))
     }

@@ -5,7 +5,7 @@ mod controls;
 use controls::Basis;
 pub use controls::{ControlRef, about};
 use hemlock_artifact::{
-    AttackId, Dataset, Drawn, Evaluation, Extractor, Features, LearnerState, Measured, Outcome, PixelChange,
+    AttackId, Dataset, Drawn, Evaluation, ExtractorArtifact, Features, LearnerState, Measured, Outcome, PixelChange,
     PoisonFeatures, Poisons, Role, TargetParams, TrainingSet, Victim, Visibility,
 };
 use hemlock_attack::attacks::constraint;
@@ -63,11 +63,11 @@ inputs! {
             /// Downstream images.
             dataset: Dataset = "dataset.downstream",
             /// The attacker's extractor.
-            extractor: Extractor = "pretrain",
+            extractor: ExtractorArtifact = "pretrain",
             /// Features by the victim extractor, if it is not the attacker's.
             victim_features: Features = "victim-extractor.features",
             /// The victim extractor, if it is not the attacker's.
-            victim_extractor: Extractor = "victim-extractor.pretrain",
+            victim_extractor: ExtractorArtifact = "victim-extractor.pretrain",
         }
     }
 }

@@ -6,7 +6,7 @@ mod tests;
 
 pub use import::{FeatureSurvey, Import, survey};
 
-use hemlock_artifact::{Dataset, Extractor, FeatureSplit, Features, Images, Matrix, Normalization};
+use hemlock_artifact::{Dataset, ExtractorArtifact, FeatureSplit, Features, Images, Matrix, Normalization};
 use hemlock_stage::{About, Context, Environment, ErrorKind, Need, ParamError, Port, StageError, StageRole, inputs};
 use ndarray::{ArrayView2, Axis, Dim};
 use schemars::JsonSchema;
@@ -75,7 +75,7 @@ inputs! {
             /// Downstream images; not read by an import.
             dataset: Dataset = "dataset.downstream",
             /// The frozen extractor; not read by an import.
-            extractor: Extractor = "pretrain",
+            extractor: ExtractorArtifact = "pretrain",
         }
     }
 }

@@ -64,12 +64,12 @@ fn edit() -> impl Strategy<Value = Edit> {
 
 /// Good input of a format, with the words that variants may contain.
 #[derive(Clone, Debug, Default)]
-pub struct Samples {
+pub struct Corpus {
     samples: Vec<Vec<u8>>,
     words: Vec<Vec<u8>>,
 }
 
-impl Samples {
+impl Corpus {
     /// Starts with samples of at most some kilobytes each; there must be at least one.
     pub fn new<B: Into<Vec<u8>>>(samples: impl IntoIterator<Item = B>) -> Self {
         Self { samples: samples.into_iter().map(Into::into).collect(), words: Vec::new() }
@@ -220,14 +220,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "after")]
     fn a_careless_reader_is_found_out() {
-        Samples::new([vec![3, 1, 2, 3]]).fuzz(careless);
+        Corpus::new([vec![3, 1, 2, 3]]).fuzz(careless);
     }
 
     #[test]
     #[should_panic(expected = "a message of 5000 bytes")]
     fn an_endless_message_is_found_out() {
         let endless = |_: &[u8]| message(&"x".repeat(5000));
-        Samples::new([vec![1]]).fuzz(endless);
+        Corpus::new([vec![1]]).fuzz(endless);
     }
 
     #[test]
@@ -236,6 +236,6 @@ mod tests {
             Some((length, rest)) if rest.len() >= usize::from(*length) => Ok(()),
             _ => error(&std::io::Error::other("cut off")),
         };
-        Samples::new([vec![3, 1, 2, 3]]).words(["word"]).fuzz(careful);
+        Corpus::new([vec![3, 1, 2, 3]]).words(["word"]).fuzz(careful);
     }
 }

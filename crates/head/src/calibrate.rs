@@ -69,11 +69,11 @@ pub fn calibrate(head: &Head, blocks: &[Samples<'_>], weight_decay: f64) -> Resu
 mod tests {
     use super::*;
     use crate::loss_and_gradient;
-    use crate::testing::{Data, random};
+    use crate::testing::{GaussianClusters, random};
 
     #[test]
     fn refuses_a_head_that_is_better_reversed() {
-        let data = Data::new(400, 6, 4, 3);
+        let data = GaussianClusters::new(400, 6, 4, 3);
         let clean = crate::fit(&[data.samples()], &crate::FitOptions::new(1e-3), &|_, _| true).unwrap().head;
         let reversed = Head::from_packed(&clean.packed() * -1.0).unwrap();
         assert!(matches!(calibrate(&reversed, &[data.samples()], 1e-3), Err(HeadError::NoScale { .. })));
@@ -82,7 +82,7 @@ mod tests {
     /// The derivative with respect to the scale of weights this large has a rounding error above the tolerance.
     #[test]
     fn says_where_it_stops_before_its_tolerance() {
-        let data = Data::new(400, 6, 4, 3);
+        let data = GaussianClusters::new(400, 6, 4, 3);
         let clean = crate::fit(&[data.samples()], &crate::FitOptions::new(1e-3), &|_, _| true).unwrap().head;
         assert!(calibrate(&clean, &[data.samples()], 1e-3).unwrap().converged);
         let large = Head::from_packed(&clean.packed() * 1e9).unwrap();
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn leaves_no_gradient_along_the_weights_and_the_biases() {
-        let data = Data::new(400, 6, 4, 3);
+        let data = GaussianClusters::new(400, 6, 4, 3);
         let clean = crate::fit(&[data.samples()], &crate::FitOptions::new(1e-3), &|_, _| true).unwrap().head;
         let head = Head::from_packed(&clean.packed() * 2.0 + random(4, 7, 9)).unwrap();
         let Fit { head: calibrated, converged, .. } = calibrate(&head, &[data.samples()], 1e-3).unwrap();

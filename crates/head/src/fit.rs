@@ -101,7 +101,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{Data, assert_close, random};
+    use crate::testing::{GaussianClusters, assert_close, random};
     use crate::{accuracy, loss_and_gradient};
 
     fn run(blocks: &[Samples<'_>], options: &FitOptions) -> Fit {
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn converges_on_ordinary_data() {
-        let data = Data::new(2_000, 64, 10, 1);
+        let data = GaussianClusters::new(2_000, 64, 10, 1);
         let options = FitOptions::new(1e-4);
         let found = run(&[data.samples()], &options);
         assert_minimum(&found, &[data.samples()], &options);
@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn converges_on_badly_scaled_offset_constant_and_empty_columns() {
-        let mut data = Data::new(1_000, 12, 4, 2);
+        let mut data = GaussianClusters::new(1_000, 12, 4, 2);
         for (column, mut values) in data.features.axis_iter_mut(Axis(1)).enumerate() {
             match column {
                 10 => values.fill(1e3),
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn warm_start_and_blocks_find_the_same_minimum() {
-        let data = Data::new(500, 5, 3, 4);
+        let data = GaussianClusters::new(500, 5, 3, 4);
         let (clean, poisons) = (data.samples().rows(0..450), data.samples().rows(450..500));
         let options = FitOptions { gradient_tolerance: 1e-10, ..FitOptions::new(1e-3) };
         let whole = run(&[data.samples()], &options);
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn stops_when_told() {
-        let data = Data::new(500, 5, 3, 4);
+        let data = GaussianClusters::new(500, 5, 3, 4);
         let last = Cell::new((0, 0.0));
         let found = fit(&[data.samples()], &FitOptions::new(1e-3), &|iteration, norm| {
             last.set((iteration, norm));
@@ -200,7 +200,7 @@ mod tests {
 
     #[test]
     fn thread_count_changes_no_bit() {
-        let data = Data::new(5_000, 8, 3, 5);
+        let data = GaussianClusters::new(5_000, 8, 3, 5);
         let (clean, poisons) = (data.samples().rows(0..4_500), data.samples().rows(4_500..5_000));
         let on = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn single_precision_features_train_as_if_converted() {
-        let data = Data::new(700, 6, 3, 8);
+        let data = GaussianClusters::new(700, 6, 3, 8);
         let single = data.features.mapv(|z| z as f32);
         let double = single.mapv(f64::from);
         let labels = data.samples().labels();
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn refuses_what_cannot_be_trained() {
-        let (data, other) = (Data::new(4, 2, 3, 0), Data::new(4, 1, 3, 0));
+        let (data, other) = (GaussianClusters::new(4, 2, 3, 0), GaussianClusters::new(4, 1, 3, 0));
         let refused = |blocks: &[Samples<'_>], options| fit(blocks, &options, &|_, _| true).unwrap_err();
         assert_eq!(refused(&[], FitOptions::new(0.0)), HeadError::Empty);
         let mixed = [data.samples(), other.samples()];
@@ -260,7 +260,7 @@ mod tests {
 
         #[test]
         fn finds_the_minimum_of_any_size(n in 1usize..60, d in 1usize..8, classes in 2usize..6, seed: u64) {
-            let data = Data::new(n, d, classes, seed);
+            let data = GaussianClusters::new(n, d, classes, seed);
             let options = FitOptions { gradient_tolerance: 1e-8, ..FitOptions::new(1e-3) };
             // Biases are not decayed, so a class without samples would leave no minimum. Every class gets one sample.
             let centres: Array2<f64> = random(classes, d, seed ^ 1);

@@ -156,7 +156,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{Data, assert_close, derivative, random};
+    use crate::testing::{GaussianClusters, assert_close, derivative, random};
     use crate::{gradient_sum, loss_and_gradient};
 
     proptest! {
@@ -166,7 +166,7 @@ mod tests {
         fn product_is_the_derivative_of_the_gradient(
             n in 1usize..40, d in 1usize..6, classes in 2usize..6, seed: u64,
         ) {
-            let data = Data::new(n, d, classes, seed);
+            let data = GaussianClusters::new(n, d, classes, seed);
             let blocks = [data.samples().rows(0..n / 2), data.samples().rows(n / 2..n)];
             let (packed, direction) = (random(classes, d + 1, seed ^ 1), random(classes, d + 1, seed ^ 2));
             let along = |packed: &Array2<f64>| {
@@ -180,7 +180,7 @@ mod tests {
 
         #[test]
         fn solution_solves(n in 1usize..60, d in 1usize..6, classes in 2usize..6, seed: u64) {
-            let data = Data::new(n, d, classes, seed);
+            let data = GaussianClusters::new(n, d, classes, seed);
             let blocks = [data.samples()];
             let head = Head::from_packed(random(classes, d + 1, seed ^ 1)).unwrap();
             let (_, right_side) = loss_and_gradient(&head, &blocks, 0.0).unwrap();
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn says_when_there_is_no_solution() {
-        let data = Data::new(30, 2, 3, 0);
+        let data = GaussianClusters::new(30, 2, 3, 0);
         let head = Head::zeros(3, 2).unwrap();
         let found = solve_hessian(&head, &[data.samples()], Array2::ones((3, 3)).view(), &SolveOptions::new(0.0));
         assert!(!found.unwrap().converged);

@@ -105,7 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::{Data, assert_close, derivative, random};
+    use crate::testing::{GaussianClusters, assert_close, derivative, random};
     use crate::{mixed_derivative, mixed_derivative_of, probabilities};
 
     #[test]
@@ -132,14 +132,14 @@ mod tests {
     #[test]
     fn refuses_what_does_not_fit() {
         let head = Head::zeros(3, 2).unwrap();
-        let data = Data::new(5, 2, 4, 0);
+        let data = GaussianClusters::new(5, 2, 4, 0);
         let expected = HeadError::ClassCount { expected: 3, found: 4 };
         assert_eq!(gradient_sum(&head, &[data.samples()]), Err(expected));
-        let data = Data::new(5, 1, 3, 0);
+        let data = GaussianClusters::new(5, 1, 3, 0);
         assert_eq!(mean_loss(&head, &[data.samples()]), Err(HeadError::FeatureCount { expected: 2, found: 1 }));
         assert_eq!(mean_loss(&head, &[]), Err(HeadError::Empty));
         assert_eq!(gradient_sum(&head, &[]), Ok(Array2::zeros((3, 3))));
-        let data = Data::new(5, 2, 3, 0);
+        let data = GaussianClusters::new(5, 2, 3, 0);
         assert!(matches!(
             loss_and_gradient(&head, &[data.samples()], -1.0),
             Err(HeadError::InvalidOption { name: "weight_decay", .. })
@@ -151,7 +151,7 @@ mod tests {
 
         #[test]
         fn gradient_is_the_derivative(n in 1usize..40, d in 1usize..6, classes in 2usize..6, seed: u64) {
-            let data = Data::new(n, d, classes, seed);
+            let data = GaussianClusters::new(n, d, classes, seed);
             let (first, second) = (data.samples().rows(0..n / 3), data.samples().rows(n / 3..n));
             let packed = random(classes, d + 1, seed ^ 1);
             let at = |packed: &Array2<f64>| {
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn known_probabilities_change_no_bit() {
         // The samples fill more than a chunk, and their number is no multiple of `kernel::ROWS`.
-        let (data, head) = (Data::new(300, 7, 5, 1), Head::from_packed(random(5, 8, 2)).unwrap());
+        let (data, head) = (GaussianClusters::new(300, 7, 5, 1), Head::from_packed(random(5, 8, 2)).unwrap());
         let direction = random(5, 8, 3);
         let known = probabilities(&head, data.features.view()).unwrap();
         assert_eq!(gradient_sum_of(data.samples(), &known).unwrap(), gradient_sum(&head, &[data.samples()]).unwrap());

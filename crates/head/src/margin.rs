@@ -68,14 +68,14 @@ mod tests {
 
     use super::*;
     use crate::accuracy;
-    use crate::testing::{Data, assert_close, derivative, random};
+    use crate::testing::{GaussianClusters, assert_close, derivative, random};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
         fn gradient_is_the_derivative(n in 1usize..40, d in 1usize..6, classes in 2usize..6, seed: u64) {
-            let data = Data::new(n, d, classes, seed);
+            let data = GaussianClusters::new(n, d, classes, seed);
             let packed = random(classes, d + 1, seed ^ 1);
             let at = |packed: &Array2<f64>| {
                 smoothed_error(&Head::from_packed(packed.clone()).unwrap(), &[data.samples()], 0.7).unwrap()
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn a_low_temperature_counts_mistakes() {
-        let data = Data::new(300, 4, 3, 5);
+        let data = GaussianClusters::new(300, 4, 3, 5);
         let head = Head::from_packed(random(3, 5, 6) * 1e3).unwrap();
         let (error, _) = smoothed_error(&head, &[data.samples()], 1e-3).unwrap();
         assert!((error - (1.0 - accuracy(&head, data.samples()).unwrap())).abs() < 1e-9);
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn of_two_classes_it_is_the_other_s_probability() {
-        let data = Data::new(50, 3, 2, 1);
+        let data = GaussianClusters::new(50, 3, 2, 1);
         let head = Head::from_packed(random(2, 4, 2)).unwrap();
         let p = crate::probabilities(&head, data.features.view()).unwrap();
         let labels = data.samples().labels();
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_measure() {
-        let data = Data::new(5, 2, 3, 0);
+        let data = GaussianClusters::new(5, 2, 3, 0);
         let head = Head::zeros(3, 2).unwrap();
         assert!(matches!(
             smoothed_error(&head, &[data.samples()], 0.0),

@@ -100,7 +100,7 @@ mod tests {
 
     use super::*;
     use crate::gradient_sum;
-    use crate::testing::{Data, assert_close, derivative, random};
+    use crate::testing::{GaussianClusters, assert_close, derivative, random};
     use hemlock_optim::inner;
 
     proptest! {
@@ -110,7 +110,7 @@ mod tests {
         fn is_the_derivative_of_the_gradient_by_features(
             m in 1usize..8, d in 1usize..6, classes in 2usize..6, seed: u64,
         ) {
-            let data = Data::new(m, d, classes, seed);
+            let data = GaussianClusters::new(m, d, classes, seed);
             let head = Head::from_packed(random(classes, d + 1, seed ^ 1)).unwrap();
             let direction = random(classes, d + 1, seed ^ 2);
             let along = |features: &Array2<f64>| {
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn no_poisons_have_no_derivative() {
-        let (head, data) = (Head::zeros(3, 2).unwrap(), Data::new(4, 2, 3, 0));
+        let (head, data) = (Head::zeros(3, 2).unwrap(), GaussianClusters::new(4, 2, 3, 0));
         let none = data.samples().rows(0..0);
         assert_eq!(mixed_derivative(&head, none, head.packed()).unwrap().dim(), (0, 2));
         assert_eq!(implicit_gradient(&head, none, head.packed(), 0), Err(HeadError::Empty));
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn refuses_a_direction_of_another_shape() {
-        let (head, data) = (Head::zeros(3, 2).unwrap(), Data::new(4, 2, 3, 0));
+        let (head, data) = (Head::zeros(3, 2).unwrap(), GaussianClusters::new(4, 2, 3, 0));
         let found = mixed_derivative(&head, data.samples(), Array2::zeros((3, 2)).view());
         let expected = HeadError::PackedShape { what: "the direction", expected: (3, 3), found: (3, 2) };
         assert_eq!(found, Err(expected));

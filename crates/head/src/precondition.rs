@@ -232,13 +232,13 @@ mod tests {
 
     use super::*;
     use crate::loss::add_weight_decay;
-    use crate::testing::{Data, assert_close, random};
+    use crate::testing::{GaussianClusters, assert_close, random};
     use crate::{FitOptions, SolveOptions, fit, hessian_vector_sum, solve_hessian};
 
     #[test]
     fn inverts_the_hessian_of_the_zero_head() {
         let (n, d, classes, decay) = (50, 6, 4, 0.01);
-        let data = Data::new(n, d, classes, 3);
+        let data = GaussianClusters::new(n, d, classes, 3);
         let blocks = [data.samples()];
         // A direction that sums to zero over classes, as gradients do.
         let mut direction = random(classes, d + 1, 4);
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn inverts_the_blocks_at_a_head() {
         let (n, d, classes, decay) = (60, 3, 4, 0.01);
-        let data = Data::new(n, d, classes, 3);
+        let data = GaussianClusters::new(n, d, classes, 3);
         let head = Head::from_packed(random(classes, d + 1, 5)).unwrap();
         let preconditioner = Preconditioner::at(&head, &[data.samples()], decay).unwrap();
         for class in 0..classes {
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn blocks_count_as_one_set() {
-        let (data, more) = (Data::new(60, 3, 4, 3), Data::new(20, 3, 4, 5));
+        let (data, more) = (GaussianClusters::new(60, 3, 4, 3), GaussianClusters::new(20, 3, 4, 5));
         let features = ndarray::concatenate![Axis(0), data.samples().to_f64(), more.samples().to_f64()];
         let labels = [data.samples().labels(), more.samples().labels()].concat();
         let both = Samples::new(features.view(), &labels, 4).unwrap();
@@ -282,7 +282,7 @@ mod tests {
     /// Samples far from the others add curvature where the others have none, so the preconditioner has to include them.
     #[test]
     fn it_has_to_know_samples_that_are_far_out() {
-        let (data, decay) = (Data::new(200, 8, 3, 3), 1e-3);
+        let (data, decay) = (GaussianClusters::new(200, 8, 3, 3), 1e-3);
         let far = random(20, 8, 4) * 100.0;
         let labels: Vec<u32> = (0..20).map(|i| i % 3).collect();
         let blocks = [data.samples(), Samples::new(far.view(), &labels, 3).unwrap()];

@@ -132,7 +132,7 @@ impl SgdOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Data, random};
+    use crate::testing::{GaussianClusters, random};
     use crate::{FitOptions, accuracy, fit, loss_and_gradient};
     use hemlock_streams::Purpose;
 
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn comes_close_to_the_minimum() {
-        let data = Data::new(1_000, 8, 4, 1);
+        let data = GaussianClusters::new(1_000, 8, 4, 1);
         let (clean, poisons) = (data.samples().rows(0..900), data.samples().rows(900..1_000));
         let mut losses = Vec::new();
         let head = fit_sgd(&[clean, poisons], &OPTIONS, &mut Purpose::Test.of(3), &mut |_, _, loss| {
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn one_full_batch_step_by_hand() {
-        let data = Data::new(20, 3, 3, 2);
+        let data = GaussianClusters::new(20, 3, 3, 2);
         let options = SgdOptions { epochs: 1, batch: 20, ..OPTIONS };
         let head = fit_sgd(&[data.samples()], &options, &mut Purpose::Test.of(3), &mut keep).unwrap();
         let (_, gradient) = loss_and_gradient(&Head::zeros(3, 3).unwrap(), &[data.samples()], 1e-3).unwrap();
@@ -181,7 +181,7 @@ mod tests {
     /// Compares with two full-batch steps at a constant rate.
     #[test]
     fn a_constant_rate_stays() {
-        let data = Data::new(20, 3, 3, 2);
+        let data = GaussianClusters::new(20, 3, 3, 2);
         let constant = SgdSchedule::Constant;
         let options = SgdOptions { epochs: 2, batch: 20, momentum: 0.0, schedule: constant, ..OPTIONS };
         let head = fit_sgd(&[data.samples()], &options, &mut Purpose::Test.of(3), &mut keep).unwrap();
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn only_the_seed_changes_the_outcome() {
-        let data = Data::new(200, 4, 3, 5);
+        let data = GaussianClusters::new(200, 4, 3, 5);
         let options = SgdOptions { epochs: 2, ..OPTIONS };
         let run = |seed| fit_sgd(&[data.samples()], &options, &mut Purpose::Test.of(seed), &mut keep).unwrap();
         assert_eq!(run(1), run(1));
@@ -206,7 +206,7 @@ mod tests {
 
     #[test]
     fn refuses_what_cannot_be_trained() {
-        let data = Data::new(20, 2, 3, 0);
+        let data = GaussianClusters::new(20, 2, 3, 0);
         let refused = |options: SgdOptions| {
             fit_sgd(&[data.samples()], &options, &mut Purpose::Test.of(3), &mut keep).unwrap_err()
         };

@@ -8,14 +8,14 @@ use rand_distr::{Distribution, StandardNormal};
 use crate::Samples;
 
 /// Normally distributed features around one random centre for each class, with their labels.
-pub struct Data {
+pub struct GaussianClusters {
     /// The features, `[n, d]`.
     pub features: Array2<f64>,
     labels: Vec<u32>,
     classes: usize,
 }
 
-impl Data {
+impl GaussianClusters {
     /// `n` samples with `d` features. Equal seeds give equal samples.
     #[must_use]
     pub fn new(n: usize, d: usize, classes: usize, seed: u64) -> Self {

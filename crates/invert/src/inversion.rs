@@ -43,7 +43,7 @@ impl Inversion<'_> {
     pub(crate) fn run(
         &self,
         params: &Params,
-        decoder: Option<&hemlock_artifact::Decoder>,
+        decoder: Option<&hemlock_artifact::DecoderArtifact>,
         target: Option<&TargetParams>,
     ) -> Result<Inverted, StageError> {
         let random = self.random_features(params)?;

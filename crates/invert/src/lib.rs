@@ -2,7 +2,7 @@
 
 mod inversion;
 
-use hemlock_artifact::{Dataset, Extractor, Features, PoisonFeatures, Poisons, TargetParams};
+use hemlock_artifact::{Dataset, ExtractorArtifact, Features, PoisonFeatures, Poisons, TargetParams};
 use hemlock_attack::attacks;
 use hemlock_models::{extracted, open_extractor};
 use hemlock_perturb::{CleanFeatureStats, FrozenExtractor, GreyLevels, Measure, Optimizer, PixelRange};
@@ -142,14 +142,14 @@ inputs! {
         /// Downstream images.
         dataset: Dataset = "dataset.downstream",
         /// The frozen extractor.
-        extractor: Extractor = "pretrain",
+        extractor: ExtractorArtifact = "pretrain",
         /// Features of the downstream dataset.
         features: Features = "features",
         /// Poisoned features.
         poison_features: PoisonFeatures = "poison-features",
         ; optional {
             /// The decoder, if images start there or are made by it.
-            decoder: hemlock_artifact::Decoder = "decoder",
+            decoder: hemlock_artifact::DecoderArtifact = "decoder",
             /// The clean head and the target head, for refinement.
             target: TargetParams = "target-params",
         }

@@ -12,8 +12,8 @@ use serde_json::json;
 const SIDE: usize = 8;
 const POISONS: usize = 6;
 
-fn artifact(network: &hemlock_models::Extractor) -> Extractor {
-    Extractor {
+fn artifact(network: &hemlock_models::Extractor) -> ExtractorArtifact {
+    ExtractorArtifact {
         arch: "resnet8-w4".to_owned(),
         method: "random".to_owned(),
         dim: network.feature_dim(),

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use hemlock_fuzz::{Samples, error};
+use hemlock_fuzz::{Corpus, error};
 use hemlock_models::device::{self, Backend};
 use hemlock_models::{Extractor, ExtractorSpec, WeightsChoice};
 
@@ -47,7 +47,7 @@ fn safetensors(folder: &Path) -> Vec<u8> {
 fn fuzz_weights() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("variant");
-    Samples::new([MOCO.to_vec(), safetensors(folder.path())]).words(WORDS).fuzz(|bytes| {
+    Corpus::new([MOCO.to_vec(), safetensors(folder.path())]).words(WORDS).fuzz(|bytes| {
         fs::write(&path, bytes).unwrap();
         import(&path)
     });
@@ -62,7 +62,7 @@ fn fuzz_configurations() {
         r#"{"architecture": "resnet8", "num_features": 16, "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "input_size": [3, 8, 8]}}"#,
         r#"{"model_type": "vit", "num_attention_heads": 12, "hidden_size": 384, "layer_norm_eps": 1e-12, "hidden_act": "gelu"}"#,
     ];
-    Samples::new(samples).words(["[[[[[[[[", "{\"a\":", "1e999", "null", "\u{0}"]).fuzz(|bytes| {
+    Corpus::new(samples).words(["[[[[[[[[", "{\"a\":", "1e999", "null", "\u{0}"]).fuzz(|bytes| {
         fs::write(folder.path().join("config.json"), bytes).unwrap();
         import(&path)
     });

@@ -6,8 +6,8 @@
 mod adam;
 mod lbfgs;
 
-pub use adam::Adam;
-pub use lbfgs::{ARMIJO, Lbfgs, MEMORY, SHORTENINGS};
+pub use adam::ProjectedAdam;
+pub use lbfgs::{ARMIJO, MEMORY, ProjectedLbfgs, SHORTENINGS};
 
 /// A minimiser whose function the caller evaluates.
 pub trait Minimizer: Send {
@@ -20,12 +20,12 @@ pub trait Minimizer: Send {
 
 /// Lower and upper bounds for every coordinate.
 #[derive(Debug, Clone)]
-pub struct Bounds {
+pub struct BoxBounds {
     low: Vec<f32>,
     high: Vec<f32>,
 }
 
-impl Bounds {
+impl BoxBounds {
     /// The bounds `low` and `high`, which have the same length.
     #[must_use]
     pub fn new(low: Vec<f32>, high: Vec<f32>) -> Self {

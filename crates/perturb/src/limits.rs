@@ -1,7 +1,7 @@
 //! Limits of the pixels of poisons.
 
 use crate::{GreyLevels, unit};
-use hemlock_optim::boxed::Bounds;
+use hemlock_optim::boxed::BoxBounds;
 use hemlock_stage::ParamError;
 use ndarray::{ArrayView4, Axis};
 
@@ -40,7 +40,7 @@ impl PixelRange {
     }
 
     /// The lower and upper bounds of pixels around those of a base image.
-    pub(crate) fn around(self, base: &[f32]) -> Bounds {
+    pub(crate) fn around(self, base: &[f32]) -> BoxBounds {
         let within = |x: f32| x.clamp(0.0, 1.0);
         let bounds = |b: &f32| match self {
             Self::Unit => (0.0, 1.0),
@@ -48,7 +48,7 @@ impl PixelRange {
             Self::Free => (f32::NEG_INFINITY, f32::INFINITY),
         };
         let (low, high) = base.iter().map(bounds).unzip();
-        Bounds::new(low, high)
+        BoxBounds::new(low, high)
     }
 
     /// Checks the arguments of [`PixelRange::new`].
@@ -69,7 +69,7 @@ impl PixelLimits<'_> {
     }
 
     /// The bounds of the pixels of a poison.
-    pub(crate) fn bounds(&self, row: usize) -> Bounds {
+    pub(crate) fn bounds(&self, row: usize) -> BoxBounds {
         self.range.around(&self.base_pixels(row))
     }
 

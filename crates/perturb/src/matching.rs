@@ -8,7 +8,7 @@ use crate::{
 };
 use hemlock_artifact::CurvePoint;
 use hemlock_models::{device::runs_on_rayon, tiles::on_device};
-use hemlock_optim::boxed::{Adam, Lbfgs, Minimizer};
+use hemlock_optim::boxed::{Minimizer, ProjectedAdam, ProjectedLbfgs};
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array4, ArrayView2};
 use rayon::prelude::*;
@@ -205,8 +205,8 @@ impl Matching {
     fn begin(&self, problem: &MatchingProblem, row: usize, start: usize, from: Vec<f32>) -> ActiveImage {
         let bounds = problem.limits.bounds(row);
         let minimizer: Box<dyn Minimizer> = match self.optimizer {
-            Optimizer::Lbfgs => Box::new(Lbfgs::new(from, bounds, self.step as f32)),
-            Optimizer::Adam => Box::new(Adam::new(from, bounds, self.step as f32, self.steps)),
+            Optimizer::Lbfgs => Box::new(ProjectedLbfgs::new(from, bounds, self.step as f32)),
+            Optimizer::Adam => Box::new(ProjectedAdam::new(from, bounds, self.step as f32, self.steps)),
         };
         let best = minimizer.point().to_vec();
         ActiveImage { minimizer, found: BestSoFar { row, start, best, losses: Vec::new() } }

@@ -20,9 +20,9 @@ pub(crate) trait Minimizers {
 
 /// Lower and upper bounds of the pixels; `None` if there are none.
 #[derive(Clone)]
-pub(crate) struct Bounds(Option<[Tensor<2>; 2]>);
+pub(crate) struct BatchedBounds(Option<[Tensor<2>; 2]>);
 
-impl Bounds {
+impl BatchedBounds {
     /// The bounds of `range` around base images `[n, 3 h w]`.
     pub(crate) fn new(base: Tensor<2>, range: PixelRange) -> Self {
         Self(match range {
@@ -75,9 +75,9 @@ fn only(mask: &Tensor<2, Bool>, of: Tensor<2>) -> Tensor<2> {
     of.mask_fill(mask.clone().bool_not(), 0.0)
 }
 
-/// The batched form of [`boxed::Adam`].
-pub(crate) struct Adam {
-    bounds: Bounds,
+/// The batched form of [`boxed::ProjectedAdam`].
+pub(crate) struct BatchedAdam {
+    bounds: BatchedBounds,
     x: Tensor<2>,
     first: Tensor<2>,
     second: Tensor<2>,
@@ -86,20 +86,20 @@ pub(crate) struct Adam {
     done: u32,
 }
 
-impl Adam {
-    pub(crate) fn new(start: Tensor<2>, bounds: Bounds, step: f32, passes: u32) -> Self {
+impl BatchedAdam {
+    pub(crate) fn new(start: Tensor<2>, bounds: BatchedBounds, step: f32, passes: u32) -> Self {
         let x = bounds.project(start);
         Self { first: x.zeros_like(), second: x.zeros_like(), x, bounds, step, passes, done: 0 }
     }
 }
 
-impl Minimizers for Adam {
+impl Minimizers for BatchedAdam {
     fn point(&self) -> Tensor<2> {
         self.x.clone()
     }
 
     fn tell(&mut self, loss: Tensor<2>, gradient: Tensor<2>) -> Tensor<2> {
-        let (a, b) = boxed::Adam::DECAY;
+        let (a, b) = boxed::ProjectedAdam::DECAY;
         let rate = self.step * half_cosine(self.done.into(), self.passes.into()) as f32;
         self.done += 1;
         let (bias1, bias2) = (1.0 - a.powi(self.done as i32), 1.0 - b.powi(self.done as i32));
@@ -149,9 +149,9 @@ struct Aim {
     stops: Tensor<2, Bool>,
 }
 
-/// The batched form of [`boxed::Lbfgs`].
-pub(crate) struct Lbfgs {
-    bounds: Bounds,
+/// The batched form of [`boxed::ProjectedLbfgs`].
+pub(crate) struct BatchedLbfgs {
+    bounds: BatchedBounds,
     first_step: f32,
     trial: Tensor<2>,
     accepted: Option<Accepted>,
@@ -168,8 +168,8 @@ struct Accepted {
     shortenings: Tensor<2>,
 }
 
-impl Lbfgs {
-    pub(crate) fn new(start: Tensor<2>, bounds: Bounds, first_step: f32) -> Self {
+impl BatchedLbfgs {
+    pub(crate) fn new(start: Tensor<2>, bounds: BatchedBounds, first_step: f32) -> Self {
         let trial = bounds.project(start);
         Self { bounds, first_step, trial, accepted: None, pairs: Vec::new() }
     }
@@ -254,7 +254,7 @@ impl Lbfgs {
     }
 }
 
-impl Minimizers for Lbfgs {
+impl Minimizers for BatchedLbfgs {
     fn point(&self) -> Tensor<2> {
         self.trial.clone()
     }
@@ -354,19 +354,19 @@ mod tests {
             (false, PixelRange::Near(0.2)),
             (false, PixelRange::Free),
         ] {
-            let bounds = Bounds::new(tensor(base.clone(), &device), range);
+            let bounds = BatchedBounds::new(tensor(base.clone(), &device), range);
             let start = tensor(base.clone(), &device);
             let mut batch: Box<dyn Minimizers> = if adam {
-                Box::new(Adam::new(start, bounds, 0.02, 30))
+                Box::new(BatchedAdam::new(start, bounds, 0.02, 30))
             } else {
-                Box::new(Lbfgs::new(start, bounds, 0.02))
+                Box::new(BatchedLbfgs::new(start, bounds, 0.02))
             };
             let alone = |image: &[f32]| -> Box<dyn Minimizer> {
                 let bounds = range.around(image);
                 if adam {
-                    Box::new(boxed::Adam::new(image.to_vec(), bounds, 0.02, 30))
+                    Box::new(boxed::ProjectedAdam::new(image.to_vec(), bounds, 0.02, 30))
                 } else {
-                    Box::new(boxed::Lbfgs::new(image.to_vec(), bounds, 0.02))
+                    Box::new(boxed::ProjectedLbfgs::new(image.to_vec(), bounds, 0.02))
                 }
             };
             let mut images: Vec<usize> = (0..N).collect();

@@ -8,7 +8,7 @@
 
 use crate::{
     limits::PixelLimits,
-    minimize::{Adam as AdamOnDevice, Bounds, Minimizers},
+    minimize::{BatchedAdam, BatchedBounds, Minimizers},
     pass::{FrozenExtractor, Pass},
     tensors::{OnDevice, up},
 };
@@ -16,7 +16,7 @@ use burn::tensor::Tensor;
 use hemlock_artifact::CurvePoint;
 use hemlock_attack::Objective;
 use hemlock_models::{Passed, device::runs_on_rayon, tiles::GPU_BATCH, travel::down};
-use hemlock_optim::boxed::{Adam, Minimizer};
+use hemlock_optim::boxed::{Minimizer, ProjectedAdam};
 use hemlock_stage::{Context, StageError};
 use hemlock_threat::Constraint;
 use ndarray::{Array2, Array4, ArrayView3, Axis, Dim};
@@ -115,7 +115,7 @@ trait Moving {
 struct OnHost<'a, 'f, 'l> {
     frozen: &'a FrozenExtractor<'f>,
     limits: &'a PixelLimits<'l>,
-    images: Vec<Adam>,
+    images: Vec<ProjectedAdam>,
     shape: Dim<[usize; 4]>,
     pass: Option<Pass>,
 }
@@ -128,7 +128,7 @@ impl<'a, 'f, 'l> OnHost<'a, 'f, 'l> {
         pixels: &Array4<f32>,
     ) -> Self {
         let begin = |(row, image): (usize, ArrayView3<f32>)| {
-            Adam::new(image.iter().copied().collect(), limits.bounds(row), how.step as f32, how.steps)
+            ProjectedAdam::new(image.iter().copied().collect(), limits.bounds(row), how.step as f32, how.steps)
         };
         let images = pixels.outer_iter().enumerate().map(begin).collect();
         Self { frozen, limits, images, shape: pixels.raw_dim(), pass: None }
@@ -158,7 +158,7 @@ impl Moving for OnHost<'_, '_, '_> {
     }
 
     fn pixels(&self) -> Vec<f32> {
-        self.images.iter().flat_map(Adam::point).copied().collect()
+        self.images.iter().flat_map(ProjectedAdam::point).copied().collect()
     }
 }
 
@@ -167,7 +167,7 @@ struct OnGpu<'a> {
     frozen: OnDevice<'a>,
     beta: f32,
     /// For each batch: number of the first image, the images, and their base images.
-    batches: Vec<(usize, AdamOnDevice, Tensor<2>)>,
+    batches: Vec<(usize, BatchedAdam, Tensor<2>)>,
     /// The forward pass of the batch, if there is only one: the caches of several may not fit into memory.
     passed: Option<Passed>,
     dim: usize,
@@ -183,8 +183,8 @@ impl<'a> OnGpu<'a> {
             let on_device = |values| up(values, size, frozen.device());
             let base = on_device(images.clone().flat_map(|row| limits.base_pixels(row)).collect());
             let start = on_device(pixels.slice_axis(Axis(0), images.into()).iter().copied().collect());
-            let bounds = Bounds::new(base.clone(), limits.range);
-            (first, AdamOnDevice::new(start, bounds, how.step as f32, how.steps), base)
+            let bounds = BatchedBounds::new(base.clone(), limits.range);
+            (first, BatchedAdam::new(start, bounds, how.step as f32, how.steps), base)
         });
         Self { batches: batches.collect(), passed: None, beta: limits.beta as f32, frozen, dim }
     }

@@ -5,7 +5,7 @@
 //! features of images. If a constraint limits the features, the goal of every step is projected onto it, as in
 //! refinement.
 
-use hemlock_artifact::{AttackSpec, CurvePoint, Dataset, Extractor, Features, Images, Poisons, TargetParams};
+use hemlock_artifact::{AttackSpec, CurvePoint, Dataset, ExtractorArtifact, Features, Images, Poisons, TargetParams};
 use hemlock_attack::{
     AttackParams, AttackRef, InitialPoisons, Initialization, Labels, Objective, Start, attacks, poison_count,
 };
@@ -151,7 +151,7 @@ inputs! {
         /// Downstream images.
         dataset: Dataset = "dataset.downstream",
         /// The frozen extractor.
-        extractor: Extractor = "pretrain",
+        extractor: ExtractorArtifact = "pretrain",
         /// Features of the downstream dataset.
         features: Features = "features",
         /// The clean head and the target head.

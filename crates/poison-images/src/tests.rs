@@ -59,7 +59,7 @@ fn inputs() -> Inputs {
         path: Vec::new(),
         stepped_back: None,
     };
-    let artifact = Extractor {
+    let artifact = ExtractorArtifact {
         arch: "resnet8-w4".to_owned(),
         method: "random".to_owned(),
         dim: extractor.feature_dim(),

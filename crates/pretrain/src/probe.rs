@@ -62,7 +62,7 @@ fn largest<'a>(values: impl IntoIterator<Item = &'a f32>) -> f64 {
 
 /// A probe of an extractor, computed on the processor. `None` for unverified imports, whose probe would show nothing,
 /// and if this binary has no backend for the processor.
-pub(crate) fn of(artifact: &hemlock_artifact::Extractor) -> Result<Option<Vec<Tensor>>, StageError> {
+pub(crate) fn of(artifact: &hemlock_artifact::ExtractorArtifact) -> Result<Option<Vec<Tensor>>, StageError> {
     if artifact.unverified() || !Backend::compiled().contains(&Backend::Flex) {
         return Ok(None);
     }
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn an_exported_probe_fits_its_extractor_alone() {
         let verified = verify(features("features")).unwrap();
-        let mut artifact = hemlock_artifact::Extractor {
+        let mut artifact = hemlock_artifact::ExtractorArtifact {
             arch: "resnet8-w4".to_owned(),
             method: "simclr".to_owned(),
             dim: 16,
@@ -264,7 +264,7 @@ mod tests {
         let device = device::open(Backend::Flex).unwrap();
         let net = hemlock_models::Network::new(spec.arch, [8, 8], &mut rand::SeedableRng::seed_from_u64(1), &device);
         artifact.weights = Extractor::new(spec, &net, &device).to_safetensors().unwrap();
-        let values = |artifact: &hemlock_artifact::Extractor| match &of(artifact).unwrap().unwrap()[..] {
+        let values = |artifact: &hemlock_artifact::ExtractorArtifact| match &of(artifact).unwrap().unwrap()[..] {
             [images, Tensor { data: Data::F32(features), shape, .. }] => {
                 assert_eq!((&images.shape[..], &shape[..]), (&[IMAGES, 3, 8, 8][..], &[IMAGES, 16][..]));
                 features.clone()

@@ -1,7 +1,7 @@
 //! The stage `pretrain`.
 
 use crate::{PretrainConfig, import, probe};
-use hemlock_artifact::{Dataset, Export, Exported, Extractor};
+use hemlock_artifact::{Dataset, Export, Exported, ExtractorArtifact};
 use hemlock_models::{open_device, open_devices};
 use hemlock_stage::{About, Context, Environment, Need, Port, Seed, StageError, StageRole, inputs};
 use hemlock_training::{Method, Monitor, TrainConfig, pretrain, random};
@@ -31,7 +31,7 @@ impl hemlock_stage::Stage for Stage {
     const LISTS: &'static [&'static str] = &["mean", "std", "ignore"];
     type Params = PretrainConfig;
     type Inputs = Inputs;
-    type Output = Extractor;
+    type Output = ExtractorArtifact;
 
     /// The key holds
     ///
@@ -80,13 +80,17 @@ impl hemlock_stage::Stage for Stage {
     }
 
     /// An export has a probe, with which an import of its weights can be verified.
-    fn export(output: &Extractor) -> Result<Exported, StageError> {
+    fn export(output: &ExtractorArtifact) -> Result<Exported, StageError> {
         let mut exported = output.export();
         exported.tensors.extend(probe::of(output)?.map(|tensors| ("probe".to_owned(), tensors)));
         Ok(exported)
     }
 
-    fn run(config: &PretrainConfig, Inputs { dataset }: Inputs, ctx: &Context) -> Result<Extractor, StageError> {
+    fn run(
+        config: &PretrainConfig,
+        Inputs { dataset }: Inputs,
+        ctx: &Context,
+    ) -> Result<ExtractorArtifact, StageError> {
         let device = open_device(ctx.device)?;
         let devices = |config: &TrainConfig| match config.devices {
             1 => Ok(vec![device.clone()]),
@@ -106,7 +110,7 @@ impl hemlock_stage::Stage for Stage {
             PretrainConfig::Random(config) => random(config, dataset()?.train.pixels.view(), &device)?,
             PretrainConfig::Import(config) => import(config, ctx, &device)?,
         };
-        Ok(Extractor {
+        Ok(ExtractorArtifact {
             arch: made.spec.arch.to_string(),
             method: config.method().to_owned(),
             dim: made.spec.arch.feature_dim(),

@@ -7,7 +7,7 @@
 
 use crate::{Arrays, Check};
 use hemlock_artifact::Poisons;
-use hemlock_fixtures::{Given, extractor, images, in_context, pixels};
+use hemlock_fixtures::{AttackInputs, extractor, images, in_context, pixels};
 use hemlock_models::{Weights, device};
 use hemlock_perturb::{FrozenExtractor, base_images};
 use hemlock_stage::{Cancel, Context, Params, Silent, Stage, StageError, read};
@@ -130,7 +130,7 @@ fn step(method: Method, optimizer: OptimizerKind) -> Check {
 fn decoder() -> Check {
     let params = json!({ "epochs": 1, "batch": BATCH / 2, "width": 16 });
     Check::new("two steps of a decoder", STEPS, move |device, cancel| {
-        let Given { dataset, extractor, features, .. } = given()?;
+        let AttackInputs { dataset, extractor, features, .. } = given()?;
         let inputs = hemlock_decoder::Inputs { dataset, extractor, features };
         let decoder = run::<hemlock_decoder::Stage>(&params, inputs, device, cancel)?;
         let weights = Weights::from_safetensors(&decoder.weights)?;
@@ -145,7 +145,7 @@ fn inversion(name: &'static str, params: Value) -> Check {
     Check::new(name, SIGNS, move |device, cancel| {
         let given = given()?;
         let (base, poison_features) = (base(&given)?, given.poisons(POISONS));
-        let Given { dataset, extractor, features, target } = given;
+        let AttackInputs { dataset, extractor, features, target } = given;
         let target = Some(target);
         let inputs = hemlock_invert::Inputs { dataset, extractor, features, poison_features, decoder: None, target };
         moved(&run::<hemlock_invert::Stage>(&params, inputs, device, cancel)?, &base)
@@ -158,19 +158,19 @@ fn attack_on_pixels(attack: &'static str) -> Check {
     Check::new(format!("attack on pixels, {attack}"), SIGNS, move |device, cancel| {
         let given = given()?;
         let base = base(&given)?;
-        let Given { dataset, extractor, features, target } = given;
+        let AttackInputs { dataset, extractor, features, target } = given;
         let inputs = hemlock_poison_images::Inputs { dataset, extractor, features, target };
         moved(&run::<hemlock_poison_images::Stage>(&params, inputs, device, cancel)?, &base)
     })
 }
 
 /// The inputs of stages. They are always made on the processor, whichever device is tested.
-fn given() -> Result<Given, StageError> {
-    Given::new(&extractor(SMALL, crate::REFERENCE)?, BATCH, 0)
+fn given() -> Result<AttackInputs, StageError> {
+    AttackInputs::new(&extractor(SMALL, crate::REFERENCE)?, BATCH, 0)
 }
 
 /// The pixels of all training images, in `[0, 1]`.
-fn base(given: &Given) -> Result<Vec<Vec<f32>>, StageError> {
+fn base(given: &AttackInputs) -> Result<Vec<Vec<f32>>, StageError> {
     let rows: Vec<u32> = (0..BATCH as u32).collect();
     let images = base_images(&given.dataset.train, &rows)?;
     Ok(images.outer_iter().map(|image| image.iter().map(|p| f32::from(*p) / 255.0).collect()).collect())

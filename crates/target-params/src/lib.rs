@@ -33,7 +33,7 @@ const HALVINGS: u32 = 10;
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
     /// How the target head is made.
-    pub method: Method,
+    pub method: TargetMethod,
     /// With GradPC: the radius of the ball around the clean head, or `reachable`.
     pub radius: Strength,
     /// Norm of the ball and of the steps.
@@ -84,7 +84,7 @@ pub struct Params {
 /// How a target head is made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Method {
+pub enum TargetMethod {
     /// The clean head is moved along the gradient of its loss.
     #[default]
     Gradpc,
@@ -150,7 +150,7 @@ pub enum Calibration {
 impl Default for Params {
     fn default() -> Self {
         Self {
-            method: Method::Gradpc,
+            method: TargetMethod::Gradpc,
             radius: Strength::Of(0.5),
             norm: Norm::L2,
             radius_unit: RadiusUnit::CleanNorm,
@@ -175,8 +175,8 @@ impl Params {
     /// The name and the value of the field that determines the strength of the target.
     fn strength(&self) -> (&'static str, Strength) {
         match self.method {
-            Method::Gradpc => ("radius", self.radius),
-            Method::FlippedLabels | Method::ShiftedLabels => ("share", self.share),
+            TargetMethod::Gradpc => ("radius", self.radius),
+            TargetMethod::FlippedLabels | TargetMethod::ShiftedLabels => ("share", self.share),
         }
     }
 }
@@ -232,12 +232,12 @@ impl hemlock_stage::Stage for Stage {
 
     /// GradPC draws no random numbers; wrong labels are drawn.
     fn seeded(params: &Params) -> bool {
-        params.method != Method::Gradpc
+        params.method != TargetMethod::Gradpc
     }
 
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
         let mut value = serde_json::to_value(params)?;
-        let gradpc = params.method == Method::Gradpc;
+        let gradpc = params.method == TargetMethod::Gradpc;
         let reachable = matches!(params.strength().1, Strength::Reachable);
         if let Some(fields) = value.as_object_mut() {
             fields.retain(|field, _| match field.as_str() {
@@ -262,7 +262,7 @@ impl hemlock_stage::Stage for Stage {
             let message = "gives no test split to measure on; expected `test` above 0";
             return Err(ParamError::new("dataset.downstream", message).into());
         }
-        let sees = if params.method == Method::Gradpc { params.sees } else { Sees::Train };
+        let sees = if params.method == TargetMethod::Gradpc { params.sees } else { Sees::Train };
         let raised = sees.samples(train, features.validation.samples(classes)?)?;
         let constraint = Constraint::new(&params.constraint, train, params.quantile, params.neighbors as usize)
             .map_err(|e| ParamError::new("constraint", e.to_string()))?;
@@ -288,11 +288,11 @@ impl hemlock_stage::Stage for Stage {
 /// A target head and the path that leads to it.
 type Made = (Head, Vec<PathPoint>);
 
-fn name(method: Method) -> &'static str {
+fn name(method: TargetMethod) -> &'static str {
     match method {
-        Method::Gradpc => "gradpc",
-        Method::FlippedLabels => "flipped-labels",
-        Method::ShiftedLabels => "shifted-labels",
+        TargetMethod::Gradpc => "gradpc",
+        TargetMethod::FlippedLabels => "flipped-labels",
+        TargetMethod::ShiftedLabels => "shifted-labels",
     }
 }
 
@@ -424,7 +424,7 @@ impl Search<'_> {
                 .support)
         };
         // The upper end is the norm of the clean head, or all labels wrong. Stronger targets are not useful.
-        let absolute = self.params.method == Method::Gradpc && self.params.radius_unit == RadiusUnit::Absolute;
+        let absolute = self.params.method == TargetMethod::Gradpc && self.params.radius_unit == RadiusUnit::Absolute;
         let most = if absolute { self.clean_norm() } else { 1.0 };
         let (mut weakest, mut lowest) = (most, f64::INFINITY);
         let mut reachable = |strength: f64| -> Result<bool, StageError> {
@@ -458,7 +458,7 @@ impl Search<'_> {
     ) -> Result<Head, StageError> {
         let params = self.params;
         let wrong = match params.method {
-            Method::Gradpc => {
+            TargetMethod::Gradpc => {
                 let unit = if params.radius_unit == RadiusUnit::CleanNorm { self.clean_norm() } else { 1.0 };
                 let radius = strength * unit;
                 let bar = self.ctx.progress.start("target head", params.steps.into(), "steps");
@@ -475,8 +475,8 @@ impl Search<'_> {
                     self.ctx.check()
                 });
             }
-            Method::FlippedLabels => Wrong::Random,
-            Method::ShiftedLabels => Wrong::Next,
+            TargetMethod::FlippedLabels => Wrong::Random,
+            TargetMethod::ShiftedLabels => Wrong::Next,
         };
         visit(0, self.clean)?;
         let (classes, labels) = (

@@ -122,7 +122,7 @@ mod tests {
     use ndarray::array;
 
     use super::*;
-    use hemlock_head::testing::{Data, random};
+    use hemlock_head::testing::{GaussianClusters, random};
     use hemlock_head::{FitOptions, fit, mean_loss};
 
     const DECAY: f64 = 1e-2;
@@ -142,13 +142,13 @@ mod tests {
         mean_loss(&trained(&[clean.reborrow(), poisons]), &[clean]).unwrap()
     }
 
-    fn setting(classes: usize, kinds: &str) -> (Data, Constraint) {
-        let data = Data::new(90, 3, classes, 7);
+    fn setting(classes: usize, kinds: &str) -> (GaussianClusters, Constraint) {
+        let data = GaussianClusters::new(90, 3, classes, 7);
         let constraint = Constraint::new(&kinds.parse().unwrap(), data.samples(), 0.9, 2).unwrap();
         (data, constraint)
     }
 
-    fn bound(data: &Data, constraint: &Constraint, poisons: usize) -> f64 {
+    fn bound(data: &GaussianClusters, constraint: &Constraint, poisons: usize) -> f64 {
         let head = trained(&[data.samples()]);
         loss_bound(data.samples(), constraint, poisons, DECAY, &head, &|_, _| true).unwrap()
     }

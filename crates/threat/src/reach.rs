@@ -388,7 +388,7 @@ mod tests {
 
     use super::*;
     use crate::ConstraintKinds;
-    use hemlock_head::testing::{Data, random};
+    use hemlock_head::testing::{GaussianClusters, random};
     use hemlock_head::{FitOptions, fit, gradient_sum};
 
     fn contribution(head: &Head, z: ArrayView1<'_, f64>, label: u32) -> Array2<f64> {
@@ -406,7 +406,7 @@ mod tests {
         /// Compares with the maximum over a grid in the plane.
         #[test]
         fn finds_the_farthest_poison(classes in 2usize..5, seed: u64) {
-            let data = Data::new(60, 2, classes, seed);
+            let data = GaussianClusters::new(60, 2, classes, seed);
             let head = Head::from_packed(random(classes, 3, seed ^ 1) * 2.0).unwrap();
             let direction = random(classes, 3, seed ^ 2);
             for kinds in ["ball", "box"] {
@@ -448,7 +448,7 @@ mod tests {
     #[test]
     fn bounds_hold_for_heads_that_poisons_made() {
         for seed in 0..6 {
-            let data = Data::new(300, 4, 3, seed);
+            let data = GaussianClusters::new(300, 4, 3, seed);
             let set = constraint("ball", data.samples());
             let mut poisons = random(15, 4, seed ^ 7) * 3.0;
             let labels: Vec<u32> = (0..15).map(|i| (i * seed as u32) % 3).collect();
@@ -466,7 +466,7 @@ mod tests {
     /// Features behind a ReLU may all be 0.
     #[test]
     fn a_sample_at_the_origin_is_one_like_others() {
-        let data = Data::new(60, 3, 3, 2);
+        let data = GaussianClusters::new(60, 3, 3, 2);
         let mut features = data.samples().to_f64().into_owned();
         features.rows_mut().into_iter().step_by(7).for_each(|mut row| row.fill(0.0));
         let samples = Samples::new(features.view(), data.samples().labels(), 3).unwrap();
@@ -482,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_head_that_is_too_sure_takes_many_poisons_even_without_a_constraint() {
-        let data = Data::new(400, 4, 3, 1);
+        let data = GaussianClusters::new(400, 4, 3, 1);
         let clean = fit(&[data.samples()], &FitOptions::new(1e-3), &|_, _| true).unwrap().head;
         let bound = |factor: f64| {
             let head = Head::from_packed(&clean.packed() * factor).unwrap();

@@ -14,7 +14,9 @@ mod noise;
 
 pub use noise::Scope;
 
-use hemlock_artifact::{CurvePoint, Dataset, Extractor, Features, LearnerState, Poisons, Stopped, TargetParams};
+use hemlock_artifact::{
+    CurvePoint, Dataset, ExtractorArtifact, Features, LearnerState, Poisons, Stopped, TargetParams,
+};
 use hemlock_attack::poison_count;
 use hemlock_head::Head;
 use hemlock_models::{extracted, open_extractor};
@@ -158,7 +160,7 @@ inputs! {
         /// Downstream images.
         dataset: Dataset = "dataset.downstream",
         /// The extractor.
-        extractor: Extractor = "pretrain",
+        extractor: ExtractorArtifact = "pretrain",
         /// Features of the downstream dataset.
         features: Features = "features",
         /// The clean head and the weight decay.

@@ -1,6 +1,6 @@
 //! Stage: a victim and its accuracy after training on clean data. `evaluate` retrains it on poisons.
 
-use hemlock_artifact::{Dataset, Extractor, Features, TargetParams, Victim};
+use hemlock_artifact::{Dataset, ExtractorArtifact, Features, TargetParams, Victim};
 use hemlock_models::extracted;
 use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_victims::{VictimData, VictimSpec};
@@ -19,9 +19,9 @@ inputs! {
             /// Downstream images.
             dataset: Dataset = "dataset.downstream",
             /// The attacker's extractor.
-            extractor: Extractor = "pretrain",
+            extractor: ExtractorArtifact = "pretrain",
             /// The victim extractor, if it is not the attacker's.
-            victim_extractor: Extractor = "victim-extractor.pretrain",
+            victim_extractor: ExtractorArtifact = "victim-extractor.pretrain",
         }
     }
 }

@@ -12,7 +12,7 @@ mod training;
 pub use knn::Knn;
 pub use linear::{LogisticRegression, Sgd, measure};
 pub use mlp::Mlp;
-pub use network::Network;
+pub use network::NetworkVictim;
 pub use training::{TrainingSetChange, VictimData};
 
 use hemlock_artifact::{Outcome, TargetParams};
@@ -35,11 +35,11 @@ pub enum VictimSpec {
     /// A head with a hidden layer.
     Mlp(Mlp),
     /// The last block of the extractor and a linear head; the blocks before it are frozen.
-    LastBlock(Network),
+    LastBlock(NetworkVictim),
     /// The whole extractor and a linear head, from the pre-trained weights.
-    FineTune(Network),
+    FineTune(NetworkVictim),
     /// A network of the extractor's architecture, from scratch.
-    EndToEnd(Network),
+    EndToEnd(NetworkVictim),
 }
 
 impl Default for VictimSpec {

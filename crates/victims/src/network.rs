@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// How a network and the linear classifier on it are trained with labels: by SGD with momentum and a cosine schedule.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct Network {
+pub struct NetworkVictim {
     /// Number of passes over the training set.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub epochs: usize,
@@ -51,18 +51,18 @@ pub(crate) enum Origin {
 
 /// The parameters of a network's training, with the network's initial weights.
 pub(crate) struct Variant<'a> {
-    network: &'a Network,
+    network: &'a NetworkVictim,
     origin: Origin,
 }
 
-impl Default for Network {
+impl Default for NetworkVictim {
     fn default() -> Self {
         let ClassifierConfig { epochs, batch, weight_decay, warmup_epochs, .. } = ClassifierConfig::default();
         Self { epochs, batch, learning_rate: None, weight_decay, warmup_epochs, min_area: None, flip: None }
     }
 }
 
-impl Network {
+impl NetworkVictim {
     /// Returns the parameters with the defaults for that origin filled in.
     pub(crate) fn resolved(&self, origin: Origin) -> Self {
         let ClassifierConfig { learning_rate, min_area, flip, .. } = self.from(origin).config(0);
@@ -80,7 +80,7 @@ impl Network {
 
 impl Variant<'_> {
     fn config(&self, seed: u64) -> ClassifierConfig {
-        let Network { epochs, batch, learning_rate, weight_decay, warmup_epochs, min_area, flip } = *self.network;
+        let NetworkVictim { epochs, batch, learning_rate, weight_decay, warmup_epochs, min_area, flip } = *self.network;
         let usual = match self.origin {
             Origin::Scratch => ClassifierConfig::scratch(),
             Origin::FineTune => ClassifierConfig::fine_tune(),

@@ -1,6 +1,6 @@
 //! Training sets: clean data, and the changes that an attack or a control makes to it.
 
-use hemlock_artifact::{Accuracy, Answers, Dataset, Extractor, Features, Outcome};
+use hemlock_artifact::{Accuracy, Answers, Dataset, ExtractorArtifact, Features, Outcome};
 use hemlock_head::{HeadError, Samples};
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4};
@@ -12,7 +12,7 @@ pub struct VictimData<'a> {
     /// The images of these features, if the victim reads images.
     pub images: Option<&'a Dataset>,
     /// The victim extractor, if the victim reads it.
-    pub extractor: Option<&'a Extractor>,
+    pub extractor: Option<&'a ExtractorArtifact>,
     /// Weight decay of linear heads.
     pub weight_decay: f64,
     /// The context of the run.

@@ -50,9 +50,9 @@ pub trait AnyAttack: Sync {
 }
 
 /// A zero-sized value that implements [`AnyAttack`] for an attack's type.
-pub struct Erased<A>(PhantomData<fn() -> A>);
+pub struct ErasedAttack<A>(PhantomData<fn() -> A>);
 
-impl<A: Attack> Erased<A> {
+impl<A: Attack> ErasedAttack<A> {
     /// The value itself, as a list of attacks holds it.
     pub const NEW: Self = Self(PhantomData);
 
@@ -69,7 +69,7 @@ impl<A: Attack> Erased<A> {
     }
 }
 
-impl<A: Attack> AnyAttack for Erased<A> {
+impl<A: Attack> AnyAttack for ErasedAttack<A> {
     fn name(&self) -> &'static str {
         A::NAME
     }

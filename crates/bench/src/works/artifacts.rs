@@ -1,6 +1,6 @@
 //! Works on an artifact of 256 MiB: writing it, reading it, and checking its digests.
 
-use crate::{Amount, Given, Limit, Run, Work};
+use crate::{Amount, Limit, PeerInputs, Run, Work};
 use anyhow::Result;
 use hemlock_artifact::{FeatureSplit, Features, Normalization};
 use hemlock_store::{Identity, Manifest, ManifestDraft, Store};
@@ -95,7 +95,7 @@ impl Work for Artifacts {
         }))
     }
 
-    fn given(&self) -> Result<Given> {
-        Ok(Given { numbers: json!({ "samples": SAMPLES, "dim": DIM }), ..Given::default() })
+    fn given(&self) -> Result<PeerInputs> {
+        Ok(PeerInputs { numbers: json!({ "samples": SAMPLES, "dim": DIM }), ..PeerInputs::default() })
     }
 }

@@ -1,7 +1,7 @@
 //! Works that attack features: 300 poisons in a ball, among the features of a [`Problem`].
 
 use super::heads::{CLASSES, DECAY, Problem, gradient_operations, train};
-use crate::{Amount, Given, Limit, Run, Work};
+use crate::{Amount, Limit, PeerInputs, Run, Work};
 use anyhow::{Result, ensure};
 use hemlock_attack::{BilevelObjective, CancelingObjective, Descended, Descent, Objective, Solver, Stop, descend};
 use hemlock_head::{Head, HeadError, Samples};
@@ -45,7 +45,7 @@ impl Scene {
     }
 
     /// Returns the inputs for a peer, with the numbers that are special to one attack.
-    fn given(self, mut numbers: Value) -> Given {
+    fn given(self, mut numbers: Value) -> PeerInputs {
         let common = json!({
             "classes": CLASSES, "weight_decay": DECAY, "clean": CLEAN, "poisons": POISONS, "radius": radius(), "step": STEP,
         });
@@ -54,7 +54,7 @@ impl Scene {
         }
         let Problem { features, labels } = self.all;
         let head = self.head.into_packed().into();
-        Given { numbers, arrays: vec![("features", features.into()), ("labels", labels.into()), ("head", head)] }
+        PeerInputs { numbers, arrays: vec![("features", features.into()), ("labels", labels.into()), ("head", head)] }
     }
 }
 
@@ -109,7 +109,7 @@ impl Work for Canceling {
         Ok(Box::new(move || Self::run(solver, &scene, &target).map(drop)))
     }
 
-    fn given(&self) -> Result<Given> {
+    fn given(&self) -> Result<PeerInputs> {
         let scene = Scene::new()?;
         let target = Self::target(&scene)?.into_packed();
         let mut given = scene.given(json!({ "residual": Self::RESIDUAL, "steps": Self::STEPS }));
@@ -150,7 +150,7 @@ impl Work for Bilevel {
         Ok(Box::new(move || Self::run(&scene).map(drop)))
     }
 
-    fn given(&self) -> Result<Given> {
+    fn given(&self) -> Result<PeerInputs> {
         let scene = Scene::new()?;
         let error = Self::run(&scene)?;
         Ok(scene.given(json!({ "steps": Self::STEPS, "temperature": Self::TEMPERATURE, "error": error })))

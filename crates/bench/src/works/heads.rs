@@ -1,6 +1,6 @@
 //! Works that train the softmax head to its minimum, on synthetic features.
 
-use crate::{Amount, Given, Limit, Run, Work};
+use crate::{Amount, Limit, PeerInputs, Run, Work};
 use anyhow::Result;
 use hemlock_head::{Fit, FitOptions, Head, Samples, fit, predict};
 use ndarray::{Array2, Axis, Slice};
@@ -86,7 +86,7 @@ impl Work for Training {
         Ok(Box::new(move || train(problem.samples()?).map(drop)))
     }
 
-    fn given(&self) -> Result<Given> {
+    fn given(&self) -> Result<PeerInputs> {
         let Problem { features, labels } = Problem::new(self.samples, self.dim)?;
         let options = FitOptions::new(DECAY);
         let numbers = json!({
@@ -94,7 +94,7 @@ impl Work for Training {
             "weight_decay": options.weight_decay,
             "tolerance": options.gradient_tolerance,
         });
-        Ok(Given { numbers, arrays: vec![("features", features.into()), ("labels", labels.into())] })
+        Ok(PeerInputs { numbers, arrays: vec![("features", features.into()), ("labels", labels.into())] })
     }
 
     fn long(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Works with networks of random weights, on random images of CIFAR's size.
 
-use crate::{Amount, Given, Limit, Run, Work};
+use crate::{Amount, Limit, PeerInputs, Run, Work};
 use anyhow::{Context as _, Result, anyhow};
 use hemlock_artifact::Normalization;
 use hemlock_decoder as decoder;
@@ -51,12 +51,12 @@ impl Size {
         Ok(known.then_some(Amount { limit: Limit::Single, count }))
     }
 
-    fn given(&self, more: serde_json::Value) -> Result<Given> {
+    fn given(&self, more: serde_json::Value) -> Result<PeerInputs> {
         let mut numbers = json!({ "arch": self.arch, "images": self.images });
         if let (Some(numbers), serde_json::Value::Object(more)) = (numbers.as_object_mut(), more) {
             numbers.extend(more);
         }
-        Ok(Given { numbers, ..Given::default() })
+        Ok(PeerInputs { numbers, ..PeerInputs::default() })
     }
 }
 
@@ -95,7 +95,7 @@ impl Work for Extraction {
         }))
     }
 
-    fn given(&self) -> Result<Given> {
+    fn given(&self) -> Result<PeerInputs> {
         self.0.given(json!({}))
     }
 }
@@ -124,7 +124,7 @@ impl Work for Gradient {
         }))
     }
 
-    fn given(&self) -> Result<Given> {
+    fn given(&self) -> Result<PeerInputs> {
         self.0.given(json!({}))
     }
 }
@@ -157,9 +157,9 @@ impl Work for Matching {
         let params: hemlock_invert::Params = serde_json::from_value(params)?;
         let (stored, features) = (stored(&extractor)?, extractor.features(pixels(2 * images).view(), &|_| true)?);
         let inputs = move || -> Result<hemlock_invert::Inputs> {
-            let given = fixtures::Given::of(stored.clone(), features.view(), 2 * images)?;
+            let given = fixtures::AttackInputs::of(stored.clone(), features.view(), 2 * images)?;
             let poison_features = given.poisons(images);
-            let fixtures::Given { dataset, extractor, features, target } = given;
+            let fixtures::AttackInputs { dataset, extractor, features, target } = given;
             let target = Some(target);
             Ok(hemlock_invert::Inputs { dataset, extractor, features, poison_features, decoder: None, target })
         };
@@ -170,7 +170,7 @@ impl Work for Matching {
         }))
     }
 
-    fn given(&self) -> Result<Given> {
+    fn given(&self) -> Result<PeerInputs> {
         self.size.given(json!({ "passes": PASSES }))
     }
 }
@@ -194,15 +194,15 @@ impl Work for Decoding {
         let params: decoder::Params = serde_json::from_value(params)?;
         let (stored, features) = (stored(&extractor)?, extractor.features(pixels(images + 1).view(), &|_| true)?);
         Ok(Box::new(move || {
-            let given = fixtures::Given::of(stored.clone(), features.view(), images)?;
-            let fixtures::Given { dataset, extractor, features, .. } = given;
+            let given = fixtures::AttackInputs::of(stored.clone(), features.view(), images)?;
+            let fixtures::AttackInputs { dataset, extractor, features, .. } = given;
             let inputs = decoder::Inputs { dataset, extractor, features };
             in_context(&device, &Silent, &Cancel::default(), |ctx| decoder::Stage::run(&params, inputs, ctx))?;
             Ok(())
         }))
     }
 
-    fn given(&self) -> Result<Given> {
+    fn given(&self) -> Result<PeerInputs> {
         self.0.given(json!({ "batch": DECODED.min(self.0.images) }))
     }
 }
@@ -243,7 +243,7 @@ impl Work for Pretraining {
         Ok(Box::new(move || steps.next()))
     }
 
-    fn given(&self) -> Result<Given> {
+    fn given(&self) -> Result<PeerInputs> {
         self.size.given(json!({}))
     }
 }

@@ -22,13 +22,14 @@ fn make(of: &Basis) -> Result<Option<TrainingSetChange>, StageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hemlock_fixtures::{Given, context, extractor};
+    use hemlock_fixtures::{AttackInputs, context, extractor};
     use hemlock_threat::Sees;
     use hemlock_victims::VictimData;
 
     #[test]
     fn a_sample_that_is_replaced_twice_is_removed_once() {
-        let Given { features, target, .. } = Given::new(&extractor("resnet8-w4", "flex").unwrap(), 6, 0).unwrap();
+        let AttackInputs { features, target, .. } =
+            AttackInputs::new(&extractor("resnet8-w4", "flex").unwrap(), 6, 0).unwrap();
         let remains = |replaced: &[u32]| {
             context(0, |ctx| {
                 let data = VictimData { features: &features, images: None, extractor: None, weight_decay: 1e-2, ctx };

@@ -1,7 +1,7 @@
 //! Variants of good files: each is either read, or refused with a short message.
 
 use super::{Entry, Place, f4, good, i8, npy, npz, read, safetensors, with};
-use hemlock_fuzz::{Samples, message};
+use hemlock_fuzz::{Corpus, message};
 use std::fs;
 
 /// Words that have a meaning in the formats of arrays.
@@ -18,7 +18,7 @@ fn fuzz_npz() {
     let place = Place::new();
     let of_extremes = with(("train", "<f4", vec![8, 3], f4([f32::MAX; 24])));
     let samples = several().into_iter().chain([of_extremes]).map(|entries| npz(&entries));
-    Samples::new(samples)
+    Corpus::new(samples)
         .words(WORDS)
         .fuzz(|bytes| place.read("x.npz", bytes).map_or_else(|e| message(&e.1), |_| Ok(())));
 }
@@ -26,7 +26,7 @@ fn fuzz_npz() {
 #[test]
 fn fuzz_safetensors() {
     let place = Place::new();
-    let samples = Samples::new(several().map(|entries| safetensors(&entries))).words(WORDS);
+    let samples = Corpus::new(several().map(|entries| safetensors(&entries))).words(WORDS);
     samples.fuzz(|bytes| place.read("x.safetensors", bytes).map_or_else(|e| message(&e.1), |_| Ok(())));
 }
 
@@ -39,7 +39,7 @@ fn fuzz_npy() {
         fs::write(folder.join(format!("{name}.npy")), npy(descr, &shape, &bytes)).unwrap();
     }
     let samples = good().into_iter().take(1).map(|(_, descr, shape, bytes)| npy(descr, &shape, &bytes));
-    Samples::new(samples).words(WORDS).fuzz(|bytes| {
+    Corpus::new(samples).words(WORDS).fuzz(|bytes| {
         fs::write(folder.join("train.npy"), bytes).unwrap();
         read(&folder).map_or_else(|e| message(&e.1), |_| Ok(()))
     });

@@ -1,11 +1,11 @@
 //! Projected Adam with a cosine schedule (Kingma & Ba, 2015).
 
-use super::{Bounds, Minimizer};
+use super::{BoxBounds, Minimizer};
 use crate::half_cosine;
 
 /// Projected Adam. The step length falls from `step` to 0 over `passes` evaluations.
-pub struct Adam {
-    bounds: Bounds,
+pub struct ProjectedAdam {
+    bounds: BoxBounds,
     x: Vec<f32>,
     first: Vec<f32>,
     second: Vec<f32>,
@@ -14,20 +14,20 @@ pub struct Adam {
     done: u32,
 }
 
-impl Adam {
+impl ProjectedAdam {
     /// The decay rates of the first and of the second moment.
     pub const DECAY: (f32, f32) = (0.9, 0.999);
 
     /// Starts at `start`, projected onto `bounds`.
     #[must_use]
-    pub fn new(mut start: Vec<f32>, bounds: Bounds, step: f32, passes: u32) -> Self {
+    pub fn new(mut start: Vec<f32>, bounds: BoxBounds, step: f32, passes: u32) -> Self {
         bounds.project(&mut start);
         let zeros = vec![0.0; start.len()];
         Self { bounds, x: start, first: zeros.clone(), second: zeros, step, passes, done: 0 }
     }
 }
 
-impl Minimizer for Adam {
+impl Minimizer for ProjectedAdam {
     fn point(&self) -> &[f32] {
         &self.x
     }

@@ -8,7 +8,7 @@
 //!   taken over the free coordinates alone.
 //! - A step follows the projection arc `P(x + t d)`. It is shortened until the loss decreases enough (Armijo).
 
-use super::{Bounds, Minimizer, dot};
+use super::{BoxBounds, Minimizer, dot};
 use std::collections::VecDeque;
 
 /// Number of pairs of a step and a gradient change that are kept.
@@ -27,8 +27,8 @@ struct Pair {
 }
 
 /// The state of one minimisation by projected L-BFGS.
-pub struct Lbfgs {
-    bounds: Bounds,
+pub struct ProjectedLbfgs {
+    bounds: BoxBounds,
     /// Largest change of a coordinate in a step along the negative gradient.
     first_step: f32,
     /// The point at which the loss is needed next.
@@ -47,11 +47,11 @@ struct Accepted {
     shortenings: u32,
 }
 
-impl Lbfgs {
+impl ProjectedLbfgs {
     /// Starts at `start`, projected onto `bounds`. As long as no curvature is known, a step changes no coordinate by
     /// more than `first_step`.
     #[must_use]
-    pub fn new(mut start: Vec<f32>, bounds: Bounds, first_step: f32) -> Self {
+    pub fn new(mut start: Vec<f32>, bounds: BoxBounds, first_step: f32) -> Self {
         bounds.project(&mut start);
         Self { bounds, first_step, trial: start, accepted: None, pairs: VecDeque::new() }
     }
@@ -125,7 +125,7 @@ impl Lbfgs {
     }
 }
 
-impl Minimizer for Lbfgs {
+impl Minimizer for ProjectedLbfgs {
     fn point(&self) -> &[f32] {
         &self.trial
     }
@@ -248,8 +248,8 @@ mod tests {
     #[test]
     fn a_separable_quadratic_ends_at_the_clamped_target() {
         let problem = Quadratic::new(200, 0.0);
-        let bounds = Bounds::new(vec![0.25; 200], vec![0.75; 200]);
-        let (x, _) = minimise(&problem, Lbfgs::new(vec![0.5; 200], bounds, 0.02), 120);
+        let bounds = BoxBounds::new(vec![0.25; 200], vec![0.75; 200]);
+        let (x, _) = minimise(&problem, ProjectedLbfgs::new(vec![0.5; 200], bounds, 0.02), 120);
         for (x, t) in x.iter().zip(&problem.target) {
             assert!((x - t.clamp(0.25, 0.75)).abs() < 1e-4, "{x} {t}");
         }
@@ -259,8 +259,8 @@ mod tests {
     #[test]
     fn a_coupled_quadratic_ends_where_no_coordinate_can_descend() {
         let problem = Quadratic::new(200, 20.0);
-        let bounds = Bounds::new(vec![0.0; 200], vec![1.0; 200]);
-        let (x, loss) = minimise(&problem, Lbfgs::new(vec![0.9; 200], bounds.clone(), 0.02), 400);
+        let bounds = BoxBounds::new(vec![0.0; 200], vec![1.0; 200]);
+        let (x, loss) = minimise(&problem, ProjectedLbfgs::new(vec![0.9; 200], bounds.clone(), 0.02), 400);
         let (_, gradient) = problem.at(&x);
         let mut free = vec![0.0; 200];
         bounds.free(&x, &gradient, &mut free);
@@ -269,7 +269,7 @@ mod tests {
         let left = gradient.iter().zip(&free).fold(0.0f32, |m, (g, f)| m.max((g * f).abs()));
         assert!(left < 2e-2, "gradient {left} is left");
         // Adam reaches no lower loss, up to rounding.
-        let (_, adam) = minimise(&problem, super::super::Adam::new(vec![0.9; 200], bounds, 0.02, 400), 400);
+        let (_, adam) = minimise(&problem, super::super::ProjectedAdam::new(vec![0.9; 200], bounds, 0.02, 400), 400);
         assert!(loss <= adam * (1.0 + 1e-8), "{loss} {adam}");
     }
 
@@ -277,7 +277,7 @@ mod tests {
     fn a_minimum_is_left_alone() {
         let problem = Quadratic::new(4, 0.0);
         let start: Vec<f32> = problem.target.iter().map(|t| t.clamp(0.0, 1.0)).collect();
-        let mut minimizer = Lbfgs::new(start.clone(), Bounds::new(vec![0.0; 4], vec![1.0; 4]), 0.02);
+        let mut minimizer = ProjectedLbfgs::new(start.clone(), BoxBounds::new(vec![0.0; 4], vec![1.0; 4]), 0.02);
         let (loss, gradient) = problem.at(minimizer.point());
         assert!(!minimizer.tell(loss, &gradient), "there is no way down");
     }
@@ -285,7 +285,7 @@ mod tests {
     /// The gradient contradicts the loss, so no step decreases it and the minimiser gives up.
     #[test]
     fn it_gives_up_where_nothing_descends() {
-        let mut minimizer = Lbfgs::new(vec![0.5; 8], Bounds::new(vec![0.0; 8], vec![1.0; 8]), 0.02);
+        let mut minimizer = ProjectedLbfgs::new(vec![0.5; 8], BoxBounds::new(vec![0.0; 8], vec![1.0; 8]), 0.02);
         let mut passes = 0;
         while minimizer.tell(f64::from(passes), &[1.0; 8]) {
             passes += 1;

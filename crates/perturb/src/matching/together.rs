@@ -3,7 +3,7 @@
 
 use super::{BestSoFar, Matching, MatchingProblem, Optimizer, not_finite};
 use crate::{
-    minimize::{Adam, Bounds, Lbfgs, Minimizers, choose, keep},
+    minimize::{BatchedAdam, BatchedBounds, BatchedLbfgs, Minimizers, choose, keep},
     tensors::{OnDevice, rows, up},
 };
 use burn::tensor::Tensor;
@@ -47,11 +47,11 @@ impl<'a, 'p> Together<'a, 'p> {
             up(starts.iter().flat_map(of).collect(), columns, frozen.device())
         };
         let base = all(size, &|start| limits.base_pixels(start.row));
-        let (from, bounds) = (all(size, &|start| start.pixels.clone()), Bounds::new(base.clone(), limits.range));
+        let (from, bounds) = (all(size, &|start| start.pixels.clone()), BatchedBounds::new(base.clone(), limits.range));
         let step = matching.step as f32;
         let minimizers: Box<dyn Minimizers> = match matching.optimizer {
-            Optimizer::Lbfgs => Box::new(Lbfgs::new(from, bounds, step)),
-            Optimizer::Adam => Box::new(Adam::new(from, bounds, step, matching.steps)),
+            Optimizer::Lbfgs => Box::new(BatchedLbfgs::new(from, bounds, step)),
+            Optimizer::Adam => Box::new(BatchedAdam::new(from, bounds, step, matching.steps)),
         };
         let found = |start: &ImageStart| BestSoFar {
             row: start.row,

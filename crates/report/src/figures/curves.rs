@@ -7,7 +7,7 @@ use crate::{
     result_set::ResultSet,
     words,
 };
-use hemlock_artifact::{CurvePoint, Extractor, PoisonFeatures, Poisons};
+use hemlock_artifact::{CurvePoint, ExtractorArtifact, PoisonFeatures, Poisons};
 use hemlock_attack::attacks;
 
 fn points(curve: &[CurvePoint]) -> Vec<Point> {
@@ -116,7 +116,7 @@ pub fn pretraining(result_set: &ResultSet) -> Result<Figure, ReportError> {
             continue;
         }
         seen.push(task.key);
-        let Some(extractor) = result_set.read::<Extractor>(&config.rows[0], "extractor")? else { continue };
+        let Some(extractor) = result_set.read::<ExtractorArtifact>(&config.rows[0], "extractor")? else { continue };
         if extractor.curve.is_empty() {
             continue;
         }
