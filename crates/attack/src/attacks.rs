@@ -87,7 +87,7 @@ pub struct Defaults {
     /// Length of the first step, relative to the root mean square of the clean features.
     pub step: f64,
     /// Length of the first step without a constraint, in the same unit.
-    pub free_step: f64,
+    pub unconstrained_step: f64,
 }
 
 /// Why an objective changes with every evaluation, in the words of an error message.

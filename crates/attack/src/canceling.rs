@@ -76,8 +76,8 @@ impl<'a> CancelingObjective<'a> {
         Ok((left, probabilities))
     }
 
-    /// A lower bound of `|r| / |r_c|` over all poisons within a constraint, with the given labels or, if `free`, with
-    /// any.
+    /// A lower bound of `|r| / |r_c|` over all poisons within a constraint, with the given labels or, if `any_labels`,
+    /// with any.
     ///
     /// The objective is convex in the sum of the contributions. It is therefore at least its value at these poisons
     /// minus the Frank-Wolfe duality gap `sum_j max_z <-r, c(z, y_j)> - <-r, sum_j c_j>` (Jaggi, 2013). The maxima are
@@ -89,7 +89,7 @@ impl<'a> CancelingObjective<'a> {
         &self,
         features: ArrayView2<f64>,
         labels: &[u32],
-        free: bool,
+        any_labels: bool,
         constraint: &Constraint,
         clean: Samples,
     ) -> Result<f64, HeadError> {
@@ -105,7 +105,7 @@ impl<'a> CancelingObjective<'a> {
             support[*y as usize] = support[*y as usize].max(*given);
         }
         let most = support.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let offered = labels.iter().map(|y| if free { most } else { support[*y as usize] });
+        let offered = labels.iter().map(|y| if any_labels { most } else { support[*y as usize] });
         let gap: f64 = offered.zip(&given).map(|(offered, given)| offered - given).sum();
         let square = inner(&left, &left) - 2.0 * gap;
         Ok((square.max(0.0) / self.scale).sqrt())
@@ -149,11 +149,11 @@ impl Objective for CancelingObjective<'_> {
         &self,
         features: ArrayView2<f64>,
         labels: &[u32],
-        free: bool,
+        any_labels: bool,
         constraint: &Constraint,
         clean: Samples,
     ) -> Result<Option<f64>, HeadError> {
-        self.residual_bound(features, labels, free, constraint, clean).map(Some)
+        self.residual_bound(features, labels, any_labels, constraint, clean).map(Some)
     }
 }
 

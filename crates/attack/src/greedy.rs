@@ -166,8 +166,9 @@ mod tests {
             let added =
                 add(&mut canceling, count, choice, &ball, clean, sweeps, |_, _| Ok::<_, HeadError>(())).unwrap();
             assert!(added.features.rows().into_iter().all(|z| z.dot(&z).sqrt() <= 1.5 + 1e-9));
-            let free = matches!(choice, Choice::Any { .. });
-            let bound = canceling.residual_bound(added.features.view(), &added.labels, free, &ball, clean).unwrap();
+            let any_labels = matches!(choice, Choice::Any { .. });
+            let bound =
+                canceling.residual_bound(added.features.view(), &added.labels, any_labels, &ball, clean).unwrap();
             let residual = canceling.display_value(added.value);
             assert!(bound <= residual + 1e-9, "{bound} above {residual}");
             (residual, bound, added.labels)

@@ -37,7 +37,7 @@ pub trait Objective {
     }
 
     /// A lower bound of the displayed value over all poisons within the constraint, if one is known. The poisons have
-    /// the given labels or, if `free`, any labels.
+    /// the given labels or, if `any_labels`, any labels.
     ///
     /// # Errors
     /// Returns an error if the features do not fit the head.
@@ -45,7 +45,7 @@ pub trait Objective {
         &self,
         _features: ArrayView2<f64>,
         _labels: &[u32],
-        _free: bool,
+        _any_labels: bool,
         _constraint: &Constraint,
         _clean: Samples,
     ) -> Result<Option<f64>, HeadError> {

@@ -33,7 +33,7 @@ impl Attack for OneStep {
         label_update_interval: 20,
         steps: 200,
         step: 0.1,
-        free_step: 0.3,
+        unconstrained_step: 0.3,
     };
 
     fn objective<'a>(&self, inputs: &ObjectiveInputs<'a>) -> Result<Box<dyn Objective + 'a>, StageError> {

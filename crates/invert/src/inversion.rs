@@ -32,7 +32,7 @@ pub(crate) struct Inverted {
     /// The name of these images in results.
     pub(crate) method: &'static str,
     /// Whether pixels may lie outside of `[0, 1]`.
-    pub(crate) free: bool,
+    pub(crate) unclipped: bool,
     pub(crate) matched: Matched,
     /// The attack's objective in the course of refinement; empty if there was none.
     pub(crate) refined: Vec<CurvePoint>,
@@ -70,7 +70,7 @@ impl Inversion<'_> {
             let pixels = decoded.ok_or_else(|| StageError::internal("the decoder was not given"))?;
             return Ok(Inverted {
                 method: "decoder",
-                free: false,
+                unclipped: false,
                 matched: Matched::none(pixels),
                 refined: Vec::new(),
             });
@@ -87,11 +87,11 @@ impl Inversion<'_> {
             matching.run(&problem, starts.count, &|row, n| starts.pixels(row, n), self.ctx)?
         };
         if refine == 0 {
-            return Ok(Inverted { method: "feature-matching", free: !clip, matched, refined: Vec::new() });
+            return Ok(Inverted { method: "feature-matching", unclipped: !clip, matched, refined: Vec::new() });
         }
         let target = target.ok_or_else(|| StageError::internal("the target was not given"))?;
         let (matched, refined) = self.refine(matched, (refine, step), &limits, target)?;
-        Ok(Inverted { method: refine_from.name(), free: !clip, matched, refined })
+        Ok(Inverted { method: refine_from.name(), unclipped: !clip, matched, refined })
     }
 
     /// The features that images are matched to as a control; `None` if they are matched to the poisoned ones.

@@ -219,7 +219,8 @@ impl hemlock_stage::Stage for Stage {
             constraint: &attacks::constraint(&poison_features.spec, features.train.samples(features.classes.len())?)?,
             ctx,
         };
-        let Inverted { method, free, matched, refined } = inversion.run(params, decoder.as_ref(), target.as_ref())?;
+        let Inverted { method, unclipped, matched, refined } =
+            inversion.run(params, decoder.as_ref(), target.as_ref())?;
         let measure = Measure {
             frozen: inversion.frozen,
             features: &features,
@@ -227,14 +228,14 @@ impl hemlock_stage::Stage for Stage {
             constraint: inversion.constraint,
             labels: &poison_features.labels,
             base_index: &poison_features.base_index,
-            free,
+            unclipped,
         };
         let zeta = poison_features.features.view();
         let (images, fits) = measure.finish(&matched.pixels, Some(zeta), &matched.passes, ctx)?;
         let outliers = inversion.clean.outliers(zeta, features.train.features.view());
         Ok(Poisons {
             images,
-            pixels: free.then_some(matched.pixels),
+            pixels: unclipped.then_some(matched.pixels),
             fits,
             attack: poison_features.spec.attack.clone(),
             method: method.to_owned(),

@@ -24,7 +24,7 @@ pub enum PixelRange {
     /// In `[0, 1]`, and at most this far from the base image (an Linf ball).
     Near(f32),
     /// Unlimited. Image files cannot hold such pixels.
-    Free,
+    Unclipped,
 }
 
 impl PixelRange {
@@ -33,7 +33,7 @@ impl PixelRange {
     #[must_use]
     pub fn new(linf: Option<GreyLevels>, clip: bool) -> Self {
         match linf {
-            _ if !clip => Self::Free,
+            _ if !clip => Self::Unclipped,
             Some(levels) => Self::Near(levels.as_pixel()),
             None => Self::Unit,
         }
@@ -45,7 +45,7 @@ impl PixelRange {
         let bounds = |b: &f32| match self {
             Self::Unit => (0.0, 1.0),
             Self::Near(radius) => (within(b - radius), within(b + radius)),
-            Self::Free => (f32::NEG_INFINITY, f32::INFINITY),
+            Self::Unclipped => (f32::NEG_INFINITY, f32::INFINITY),
         };
         let (low, high) = base.iter().map(bounds).unzip();
         BoxBounds::new(low, high)

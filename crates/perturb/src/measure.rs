@@ -26,7 +26,7 @@ pub struct Measure<'a> {
     /// Numbers of the base images in the training split.
     pub base_index: &'a [u32],
     /// Whether victims receive the pixels as they are, and not as 8-bit images.
-    pub free: bool,
+    pub unclipped: bool,
 }
 
 impl Measure<'_> {
@@ -47,7 +47,7 @@ impl Measure<'_> {
         let unrounded = self.frozen.features(pixels.view(), ctx)?;
         let zeta = zeta.unwrap_or(unrounded.view());
         let images = rounded(pixels);
-        let z = if self.free {
+        let z = if self.unclipped {
             unrounded.clone()
         } else {
             let mut z = extract(self.frozen.extractor, images.view(), ctx)?;

@@ -31,7 +31,7 @@ impl BatchedBounds {
                 let within = |by: f32| base.clone().add_scalar(by).clamp(0.0, 1.0);
                 Some([within(-radius), within(radius)])
             }
-            PixelRange::Free => None,
+            PixelRange::Unclipped => None,
         })
     }
 
@@ -352,7 +352,7 @@ mod tests {
             (true, PixelRange::Unit),
             (false, PixelRange::Unit),
             (false, PixelRange::Near(0.2)),
-            (false, PixelRange::Free),
+            (false, PixelRange::Unclipped),
         ] {
             let bounds = BatchedBounds::new(tensor(base.clone(), &device), range);
             let start = tensor(base.clone(), &device);

@@ -154,8 +154,8 @@ impl Params {
         if self.solver == SolverKind::NormDescent {
             return self.step.unwrap_or(10.0);
         }
-        let Defaults { step, free_step, .. } = self.attack.defaults();
-        self.step.unwrap_or(if self.constraint.kinds().is_empty() { free_step } else { step })
+        let Defaults { step, unconstrained_step, .. } = self.attack.defaults();
+        self.step.unwrap_or(if self.constraint.kinds().is_empty() { unconstrained_step } else { step })
     }
 
     fn base(&self) -> Base {
@@ -285,8 +285,8 @@ impl hemlock_stage::Stage for Stage {
         let search = Search { params, clean, count, constraint: &constraint, ctx };
         let made = search.make(&mut *objective)?;
         objective.warn();
-        let free = params.labels == Labels::Adversarial;
-        let bound = objective.bound(made.start.features.view(), &made.start.labels, free, &constraint, clean)?;
+        let any_labels = params.labels == Labels::Adversarial;
+        let bound = objective.bound(made.start.features.view(), &made.start.labels, any_labels, &constraint, clean)?;
         Ok(made.artifact(params, spec, bound))
     }
 }

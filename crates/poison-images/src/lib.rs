@@ -225,7 +225,7 @@ impl hemlock_stage::Stage for Stage {
             constraint: attack.constraint,
             labels: &start.labels,
             base_index: &start.base,
-            free: !params.clip,
+            unclipped: !params.clip,
         };
         let passes = vec![params.steps; start.base.len()];
         let (images, fits) = measure.finish(&pixels, None, &passes, ctx)?;
@@ -274,16 +274,16 @@ impl PixelAttack<'_> {
     /// both are tried, and the better is taken.
     fn best(&self, objective: &mut dyn Objective) -> Result<Attacked, StageError> {
         let params = self.params;
-        let free = self.attack(objective, params.labels)?;
+        let chosen = self.attack(objective, params.labels)?;
         // If the objective changes while it is minimised (as with TGDA's learner), values of different runs cannot be
         // compared.
         if params.labels != Labels::Adversarial || params.own.stochasticity(params.attack).is_some() {
-            return Ok(free);
+            return Ok(chosen);
         }
-        let kept = self.attack(objective, Labels::Clean)?;
-        let (kept_end, free_end) = (last(&kept.curve), last(&free.curve));
-        let better = if objective.is_maximized() { kept_end > free_end } else { kept_end < free_end };
-        Ok(if better { kept } else { free })
+        let clean = self.attack(objective, Labels::Clean)?;
+        let (clean_end, chosen_end) = (last(&clean.curve), last(&chosen.curve));
+        let better = if objective.is_maximized() { clean_end > chosen_end } else { clean_end < chosen_end };
+        Ok(if better { clean } else { chosen })
     }
 
     fn attack(&self, objective: &mut dyn Objective, labels: Labels) -> Result<Attacked, StageError> {

@@ -178,7 +178,7 @@ fn base(given: &AttackInputs) -> Result<Vec<Vec<f32>>, StageError> {
 
 /// The difference between the pixels of poisons and of their base images.
 fn moved(poisons: &Poisons, base: &[Vec<f32>]) -> Result<Arrays, StageError> {
-    let pixels = poisons.pixels.as_ref().ok_or_else(|| StageError::internal("the pixels are not free"))?;
+    let pixels = poisons.pixels.as_ref().ok_or_else(|| StageError::internal("the poisons have no unclipped pixels"))?;
     let from = poisons.base_index.iter().map(|i| &base[*i as usize]);
     let moved = pixels
         .outer_iter()

@@ -245,7 +245,7 @@ impl hemlock_stage::Stage for Stage {
             constraint: &Constraint::default(),
             labels: &labels,
             base_index: &base_index,
-            free: false,
+            unclipped: false,
         };
         let pixels = images.mapv(|p| f32::from(p) / 255.0);
         let (images, fits) = measure.finish(&pixels, None, &vec![passes; count], ctx)?;

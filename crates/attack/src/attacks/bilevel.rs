@@ -33,7 +33,7 @@ impl Attack for Bilevel {
         label_update_interval: 20,
         steps: 200,
         step: 0.2,
-        free_step: 1.0,
+        unconstrained_step: 1.0,
     };
 
     fn check(&self) -> Result<(), ParamError> {

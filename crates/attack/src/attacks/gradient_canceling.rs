@@ -23,7 +23,7 @@ impl Attack for GradientCanceling {
         label_update_interval: 0,
         steps: 2000,
         step: 0.1,
-        free_step: 0.1,
+        unconstrained_step: 0.1,
     };
     const HAS_ZERO_MINIMUM: bool = true;
     const USES_TARGET: bool = true;

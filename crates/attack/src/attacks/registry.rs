@@ -201,10 +201,10 @@ impl JsonSchema for AttackRef {
         let attacks = all().map(|attack| {
             let schema = attack.schema();
             let about = schema.get("description").and_then(Value::as_str).unwrap_or_default();
-            let Defaults { start, base, label_update_interval, steps, step, free_step } = attack.defaults();
+            let Defaults { start, base, label_update_interval, steps, step, unconstrained_step } = attack.defaults();
             let defaults = format!(
                 "Defaults in `[poison-features]`: `start = {}`, `base = {}`, `label_update_interval = \
-                 {label_update_interval}`, `steps = {steps}`, `step = {step}` ({free_step} without a constraint).",
+                 {label_update_interval}`, `steps = {steps}`, `step = {step}` ({unconstrained_step} without a constraint).",
                 json!(start),
                 json!(base)
             );

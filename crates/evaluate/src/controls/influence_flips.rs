@@ -74,8 +74,8 @@ impl InfluenceFlips<'_, '_> {
                 if rounds.rows.is_empty() {
                     at_once.extend(gains.iter().take(m));
                 }
-                let free = self.free(&rounds.rows);
-                rounds.extend(gains.iter().filter(|flip| free[flip.row]).take(count));
+                let available = self.available(&rounds.rows);
+                rounds.extend(gains.iter().filter(|flip| available[flip.row]).take(count));
             }
             bar.at(round as u64 + 1);
         }
@@ -103,20 +103,20 @@ impl InfluenceFlips<'_, '_> {
         if !self.replaces || control.rows.is_empty() {
             return run(&[self.clean.reborrow(), flipped]);
         }
-        let free = self.free(&control.rows);
-        let rows: Vec<usize> = (0..self.clean.len()).filter(|row| free[*row]).collect();
+        let available = self.available(&control.rows);
+        let rows: Vec<usize> = (0..self.clean.len()).filter(|row| available[*row]).collect();
         let labels: Vec<u32> = rows.iter().map(|row| self.clean.labels()[*row]).collect();
         let kept = self.clean.select(&rows);
         run(&[Samples::new(kept.view(), &labels, classes)?, flipped])
     }
 
     /// Returns for every clean sample whether it may still be flipped after those in `taken`.
-    fn free(&self, taken: &[usize]) -> Vec<bool> {
-        let mut free = vec![true; self.clean.len()];
+    fn available(&self, taken: &[usize]) -> Vec<bool> {
+        let mut available = vec![true; self.clean.len()];
         if self.replaces {
-            taken.iter().for_each(|row| free[*row] = false);
+            taken.iter().for_each(|row| available[*row] = false);
         }
-        free
+        available
     }
 
     /// Finds the best flip of every clean sample by its first-order gain at a head, in the order of the samples.
