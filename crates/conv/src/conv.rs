@@ -1,7 +1,7 @@
 //! A convolution's weights, packed for one direction.
 
+use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::kernel::{Accumulate, Epilogue, Matrix, Phase, Run, Tap};
-use crate::planes::{BlockedTensor, LANES, SimdBlock};
 use pulp::Arch;
 
 /// The shape of a convolution without its weights: a square kernel, stride 1 or 2, and zero padding.
@@ -144,11 +144,11 @@ impl Conv {
         out: &mut BlockedTensor,
     ) {
         let (narrow, wide) = if self.transposed { (x.shape(), out.shape()) } else { (out.shape(), x.shape()) };
-        assert_eq!(wide[1], self.geometry.inputs, "planes with other channels");
-        assert_eq!(narrow, self.geometry.output(wide), "planes of another shape");
+        assert_eq!(wide[1], self.geometry.inputs, "a tensor with other channels");
+        assert_eq!(narrow, self.geometry.output(wide), "tensors of different shapes");
         assert!(x.border >= self.border(), "a border of {} is read to {}", x.border, self.border());
-        for planes in [start.planes(), finish.planes()].into_iter().flatten() {
-            assert_eq!(planes.shape(), out.shape(), "planes of another shape");
+        for tensor in [start.tensor(), finish.tensor()].into_iter().flatten() {
+            assert_eq!(tensor.shape(), out.shape(), "tensors of different shapes");
         }
         for phase in &self.phases {
             let run = Run { x, phase, matrices: &self.matrices, bias: &self.bias, start, finish, out };

@@ -1,6 +1,6 @@
 //! The inner loop of all convolutions.
 
-use crate::planes::{BlockedTensor, LANES, SimdBlock};
+use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use pulp::{Simd, WithSimd};
 
 /// What the result of a convolution is added to.
@@ -26,14 +26,14 @@ pub enum Epilogue<'a> {
 }
 
 impl<'a> Accumulate<'a> {
-    pub(crate) fn planes(self) -> Option<&'a BlockedTensor> {
-        if let Self::Add(planes) = self { Some(planes) } else { None }
+    pub(crate) fn tensor(self) -> Option<&'a BlockedTensor> {
+        if let Self::Add(tensor) = self { Some(tensor) } else { None }
     }
 }
 
 impl<'a> Epilogue<'a> {
-    pub(crate) fn planes(self) -> Option<&'a BlockedTensor> {
-        if let Self::Mask(planes) = self { Some(planes) } else { None }
+    pub(crate) fn tensor(self) -> Option<&'a BlockedTensor> {
+        if let Self::Mask(tensor) = self { Some(tensor) } else { None }
     }
 }
 
@@ -194,7 +194,7 @@ impl Run<'_> {
         for (b, block) in (block..block + B).enumerate() {
             let old = match (from.first, self.start) {
                 (true, Accumulate::Zero) => None,
-                (true, Accumulate::Add(planes)) => Some(planes),
+                (true, Accumulate::Add(tensor)) => Some(tensor),
                 (false, _) | (true, Accumulate::Result) => Some(&*self.out),
             };
             if let Some(old) = old {

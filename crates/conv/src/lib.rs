@@ -7,17 +7,17 @@
 //! - **Instructions**: AVX-512, AVX2 with FMA, NEON or scalar code is chosen at run time. The order of the sums depends
 //!   on this choice and on nothing else.
 
+mod blocked_tensor;
 mod conv;
 mod kernel;
 mod norm;
-mod planes;
 mod pool;
 mod weights;
 
 #[cfg(test)]
 mod tests;
 
+pub use blocked_tensor::BlockedTensor;
 pub use conv::{Conv, Geometry};
 pub use kernel::{Accumulate, Epilogue};
 pub use norm::Moments;
-pub use planes::BlockedTensor;

@@ -2,8 +2,8 @@
 //!
 //! Ioffe and Szegedy, "Batch normalization" (2015), algorithm 1 and the gradients after it.
 
+use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::kernel::vectors;
-use crate::planes::{BlockedTensor, LANES, SimdBlock};
 use pulp::{Arch, Simd, WithSimd};
 
 /// Number, mean and scatter of the values of every channel.
@@ -18,19 +18,19 @@ pub struct Moments {
 }
 
 impl Moments {
-    /// The moments of `planes` over all images and pixels.
+    /// The moments of `tensor` over all images and pixels.
     #[must_use]
-    pub fn new(planes: &BlockedTensor) -> Self {
-        Self::new_on(Arch::new(), planes)
+    pub fn new(tensor: &BlockedTensor) -> Self {
+        Self::new_on(Arch::new(), tensor)
     }
 
-    pub(crate) fn new_on(arch: Arch, planes: &BlockedTensor) -> Self {
-        let count = (planes.images * planes.height * planes.width) as f64;
+    pub(crate) fn new_on(arch: Arch, tensor: &BlockedTensor) -> Self {
+        let count = (tensor.images * tensor.height * tensor.width) as f64;
         // Sums are taken about one of the values, so that they stay exact if the mean is much larger than the
         // deviation.
-        let near: Vec<SimdBlock> = (0..planes.blocks()).map(|block| planes.values[planes.row(0, block, 0)]).collect();
-        let [sums, squares] = Sums { values: planes, with: planes, about: [&near, &near] }.run(arch);
-        let (mut mean, mut scatter) = (Vec::with_capacity(planes.channels), Vec::with_capacity(planes.channels));
+        let near: Vec<SimdBlock> = (0..tensor.blocks()).map(|block| tensor.values[tensor.row(0, block, 0)]).collect();
+        let [sums, squares] = Sums { values: tensor, with: tensor, about: [&near, &near] }.run(arch);
+        let (mut mean, mut scatter) = (Vec::with_capacity(tensor.channels), Vec::with_capacity(tensor.channels));
         for (channel, (sum, square)) in sums.into_iter().zip(squares).enumerate() {
             mean.push(f64::from(near[channel / LANES].0[channel % LANES]) + sum / count);
             scatter.push((square - sum * sum / count).max(0.0));
@@ -94,7 +94,7 @@ impl BlockedTensor {
     /// As [`BlockedTensor::affine`].
     #[must_use]
     pub fn products(&self, x: &Self, about: &[f32]) -> [Vec<f64>; 2] {
-        assert_eq!(self.shape(), x.shape(), "planes of another shape");
+        assert_eq!(self.shape(), x.shape(), "tensors of different shapes");
         Sums { values: self, with: x, about: [&vec![SimdBlock::default(); self.blocks()], &self.lanes(about)] }
             .run(Arch::new())
     }
@@ -106,8 +106,8 @@ impl BlockedTensor {
     }
 
     pub(crate) fn map(&mut self, arch: Arch, map: Map<'_>) {
-        for planes in [map.x, map.plus].into_iter().flatten() {
-            assert_eq!(planes.shape(), self.shape(), "planes of another shape");
+        for tensor in [map.x, map.plus].into_iter().flatten() {
+            assert_eq!(tensor.shape(), self.shape(), "tensors of different shapes");
         }
         arch.dispatch(Mapped { map, out: self });
     }

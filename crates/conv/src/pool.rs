@@ -1,6 +1,6 @@
 //! The max pooling of a stem.
 
-use crate::planes::{BlockedTensor, LANES, SimdBlock};
+use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 
 impl BlockedTensor {
     /// Writes 3x3 max pooling of stride 2 and padding 1 to `out`. The values must not be negative, as after a ReLU, so
@@ -29,7 +29,7 @@ impl BlockedTensor {
     /// # Panics
     /// As [`BlockedTensor::max_pool`], and if `by` has another shape or border than `self`.
     pub fn max_pool_derivative(&self, of: &Self, by: &mut Self) {
-        assert_eq!((self.shape(), self.border), (by.shape(), by.border), "planes of another shape");
+        assert_eq!((self.shape(), self.border), (by.shape(), by.border), "tensors of different shapes");
         by.values.fill(SimdBlock::default());
         self.each_window(of.shape(), |[image, block, y, x], window| {
             let of = of.values[of.row(image, block, y) + x];
@@ -52,8 +52,8 @@ impl BlockedTensor {
     /// pixels.
     fn each_window(&self, shape: [usize; 4], mut visit: impl FnMut([usize; 4], [usize; 9])) {
         let [images, channels, height, width] = self.shape();
-        assert_eq!(shape, [images, channels, height.div_ceil(2), width.div_ceil(2)], "planes of another shape");
-        assert!(self.border > 0, "planes without a border");
+        assert_eq!(shape, [images, channels, height.div_ceil(2), width.div_ceil(2)], "tensors of different shapes");
+        assert!(self.border > 0, "a tensor without a border");
         for (image, block) in (0..images).flat_map(|image| (0..self.blocks()).map(move |block| (image, block))) {
             for (y, x) in (0..shape[2]).flat_map(|y| (0..shape[3]).map(move |x| (y, x))) {
                 // The window begins one row above and one column to the left of its centre.

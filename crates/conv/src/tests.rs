@@ -47,15 +47,15 @@ fn noise(count: usize, seed: u32) -> Vec<f32> {
     (0..count).map(|_| next()).collect()
 }
 
-fn planes(shape: [usize; 4], border: usize, values: &[f32]) -> BlockedTensor {
-    let mut planes = BlockedTensor::new(shape, border);
-    planes.load(values);
-    planes
+fn tensor(shape: [usize; 4], border: usize, values: &[f32]) -> BlockedTensor {
+    let mut tensor = BlockedTensor::new(shape, border);
+    tensor.load(values);
+    tensor
 }
 
-fn values(planes: &BlockedTensor) -> Vec<f32> {
-    let mut values = vec![0.0; planes.shape().iter().product()];
-    planes.store(&mut values);
+fn values(tensor: &BlockedTensor) -> Vec<f32> {
+    let mut values = vec![0.0; tensor.shape().iter().product()];
+    tensor.store(&mut values);
     values
 }
 
@@ -134,8 +134,8 @@ proptest! {
             dw[weight] += f64::from(of[to]) * f64::from(x[from]);
         });
         // The other tensors may have any border.
-        let (x, of) = (planes(input, conv.border(), &x), planes(output, transposed.border() + 1, &of));
-        let added = planes(output, 3, &added);
+        let (x, of) = (tensor(input, conv.border(), &x), tensor(output, transposed.border() + 1, &of));
+        let added = tensor(output, 3, &added);
 
         let twice: Vec<f64> = dw.iter().map(|w| 2.0 * w).collect();
         for arch in archs() {
@@ -149,7 +149,7 @@ proptest! {
             let positive: Vec<f32> = values(&out).iter().map(|x| x.max(0.0)).collect();
             prop_assert_eq!(values(&again), positive);
 
-            let mut back = planes(input, 2, &noise(dx.len(), 6));
+            let mut back = tensor(input, 2, &noise(dx.len(), 6));
             transposed.apply_on(arch, &of, Accumulate::Zero, Epilogue::Keep, &mut back);
             assert_close(&values(&back), &dx);
             let mut masked = BlockedTensor::new(input, 0);
@@ -202,9 +202,9 @@ proptest! {
             })
             .collect();
         for arch in archs() {
-            let (x, plus) = (planes(shape, 1, &own), planes(shape, 2, &other));
+            let (x, plus) = (tensor(shape, 1, &own), tensor(shape, 2, &other));
             let lanes = maps.each_ref().map(|map| x.lanes(map));
-            let mut out = planes(shape, 0, &noise(count, 6));
+            let mut out = tensor(shape, 0, &noise(count, 6));
             out.map(arch, Map { x: Some(&x), plus: Some(&plus), maps: &lanes, floor: 0.0 });
             assert_close(&values(&out), &mapped.iter().map(|x| x.max(0.0)).collect::<Vec<_>>());
             let mut replaced = x.clone();
@@ -219,7 +219,7 @@ proptest! {
             // Merging two halves gives the moments of the whole.
             let halves = [&own[..count / n], &own[count / n..]].map(|half| {
                 let shape = [half.len() * n / count, channels, height, width];
-                (shape[0] > 0).then(|| Moments::new_on(arch, &planes(shape, 0, half)))
+                (shape[0] > 0).then(|| Moments::new_on(arch, &tensor(shape, 0, half)))
             });
             for moments in [Moments::new_on(arch, &x), Moments::merge(&halves.into_iter().flatten().collect::<Vec<_>>())] {
                 assert_eq!(moments.count, (n * area) as f64);
@@ -235,7 +235,7 @@ proptest! {
 #[test]
 fn borders_and_fillers_stay_zero() {
     let problem = Problem { size: [5, 3, 3], stride: 1, padding: 1, images: [2, 4, 9] };
-    let x = planes(problem.input(), 1, &noise(2 * 3 * 4 * 9, 1));
+    let x = tensor(problem.input(), 1, &noise(2 * 3 * 4 * 9, 1));
     let mut out = BlockedTensor::new(problem.geometry().output(problem.input()), 1);
     problem.conv().apply(&x, Accumulate::Zero, Epilogue::Keep, &mut out);
     let total: f32 = out.values.iter().flat_map(|pixel| pixel.0).map(f32::abs).sum();
@@ -247,7 +247,7 @@ fn borders_and_fillers_stay_zero() {
 fn not_a_number_is_handed_on() {
     let problem = Problem { size: [1, 1, 1], stride: 1, padding: 0, images: [1, 1, 1] };
     let mut out = BlockedTensor::new([1, 1, 1, 1], 0);
-    let x = planes([1, 1, 1, 1], 0, &[f32::NAN]);
+    let x = tensor([1, 1, 1, 1], 0, &[f32::NAN]);
     problem.conv().apply(&x, Accumulate::Zero, Epilogue::Relu, &mut out);
     assert!(values(&out)[0].is_nan());
     let mut out = BlockedTensor::new([1, 1, 1, 1], 0);
@@ -257,21 +257,21 @@ fn not_a_number_is_handed_on() {
 
 #[test]
 fn means_and_their_derivative() {
-    let x = planes([1, 2, 2, 2], 1, &[1.0, 2.0, -3.0, 4.0, 5.0, 6.0, 7.0, 0.0]);
+    let x = tensor([1, 2, 2, 2], 1, &[1.0, 2.0, -3.0, 4.0, 5.0, 6.0, 7.0, 0.0]);
     assert_eq!(x.means(), [1.0, 4.5]);
     let mut dx = BlockedTensor::new([1, 2, 2, 2], 0);
-    dx.spread(&[4.0, 8.0], &x);
+    dx.means_derivative(&[4.0, 8.0], &x);
     assert_eq!(values(&dx), [1.0, 1.0, 0.0, 1.0, 2.0, 2.0, 2.0, 0.0]);
 }
 
 #[test]
 fn the_largest_of_nine_and_its_derivative() {
-    let x = planes([1, 1, 3, 4], 1, &[0.0, 1.0, 2.0, 0.0, 5.0, 1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 3.0]);
+    let x = tensor([1, 1, 3, 4], 1, &[0.0, 1.0, 2.0, 0.0, 5.0, 1.0, 2.0, 3.0, 0.0, 0.0, 0.0, 3.0]);
     let mut out = BlockedTensor::new([1, 1, 2, 2], 0);
     x.max_pool(&mut out);
     assert_eq!(values(&out), [5.0, 3.0, 5.0, 3.0]);
     let mut by = BlockedTensor::new(x.shape(), 1);
-    x.max_pool_derivative(&planes([1, 1, 2, 2], 0, &[1.0, 2.0, 4.0, 8.0]), &mut by);
+    x.max_pool_derivative(&tensor([1, 1, 2, 2], 0, &[1.0, 2.0, 4.0, 8.0]), &mut by);
     assert_eq!(values(&by), [0.0, 0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0, 0.0]);
     let nothing = BlockedTensor::new(x.shape(), 1);
     nothing.max_pool_derivative(&out, &mut by);
@@ -287,7 +287,7 @@ fn speed() {
     for (channels, side) in [(16, 32), (32, 16), (64, 8), (64, 32), (512, 4)] {
         let problem = Problem { size: [channels, channels, 3], stride: 1, padding: 1, images: [4, side, side] };
         let conv = problem.conv();
-        let x = planes(problem.input(), 1, &noise(problem.input().iter().product(), 3));
+        let x = tensor(problem.input(), 1, &noise(problem.input().iter().product(), 3));
         let mut out = BlockedTensor::new(x.shape(), 1);
         let products = (4 * channels * channels * 9 * side * side) as f64;
         let rounds = (4e10 / products) as usize;

@@ -1,8 +1,8 @@
 //! The gradient of a convolution with respect to its weights.
 
+use crate::blocked_tensor::{BlockedTensor, LANES, SimdBlock};
 use crate::conv::Geometry;
 use crate::kernel::{Matrix, Phase, vectors};
-use crate::planes::{BlockedTensor, LANES, SimdBlock};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -27,10 +27,10 @@ impl Geometry {
     }
 
     pub(crate) fn weight_gradient_on(&self, arch: Arch, x: &[BlockedTensor], of: &[BlockedTensor]) -> Vec<f32> {
-        assert_eq!(x.len(), of.len(), "planes of another count");
+        assert_eq!(x.len(), of.len(), "different numbers of tensors");
         for (x, of) in x.iter().zip(of) {
-            assert_eq!(x.shape()[1], self.inputs, "planes with other channels");
-            assert_eq!(of.shape(), self.output(x.shape()), "planes of another shape");
+            assert_eq!(x.shape()[1], self.inputs, "a tensor with other channels");
+            assert_eq!(of.shape(), self.output(x.shape()), "tensors of different shapes");
             assert!(x.border >= self.padding, "a border of {} is read to {}", x.border, self.padding);
         }
         // With few output channels there are few tasks, so tiles are summed in groups; their number does not depend on

@@ -104,7 +104,7 @@ impl hemlock_stage::Stage for Stage {
             ctx,
         };
         let victims = Victims { data: &data, victim: &*how.victim(), name: how.kind(), own };
-        let made = Made::of(&inputs)?;
+        let record = PoisonRecord::of(&inputs)?;
         let mut outcomes = Measured::new(match victim {
             Some(victim) => victim.clean.clone(),
             None => how.clean(&data, own.then_some(target))?,
@@ -114,28 +114,28 @@ impl hemlock_stage::Stage for Stage {
         let basis = Basis {
             data: &data,
             head: &if own { target.clean.clone() } else { victims.head(samples)? },
-            count: made.labels.len(),
-            replaced: made.replaced,
+            count: record.labels.len(),
+            replaced: record.replaced,
             sees: params.sees,
             reads_images: victims.victim.reads_images(),
         };
         victims.add_controls(&mut outcomes, &params.controls(basis.reads_images), &basis)?;
         let (visibility, changes) = seen(poisons.as_ref(), dataset.as_ref())?;
         Ok(Evaluation {
-            attack: made.attack,
+            attack: record.attack,
             victim: how.kind().to_owned(),
-            clean_label: made.clean_label,
-            replaces: made.replaced.is_some(),
-            poison_fraction: made.poison_fraction,
-            objective: made.objective,
-            initial_objective: made.initial_objective,
-            learner: made.learner,
-            bound: made.bound,
-            gap: made.gap,
+            clean_label: record.clean_label,
+            replaces: record.replaced.is_some(),
+            poison_fraction: record.poison_fraction,
+            objective: record.objective,
+            initial_objective: record.initial_objective,
+            learner: record.learner,
+            bound: record.bound,
+            gap: record.gap,
             poison_fraction_bound: target.path.last().map(|point| point.poison_fraction_bound),
             poisons: basis.count as u64,
             loss_bound: match &how {
-                VictimSpec::Linear(_) if own && made.replaced.is_none() => {
+                VictimSpec::Linear(_) if own && record.replaced.is_none() => {
                     Some(loss_bound_of(&inputs, samples, basis.count, ctx)?)
                 }
                 _ => None,
@@ -186,7 +186,7 @@ fn loss_bound_of(inputs: &Inputs, clean: Samples, m: usize, ctx: &Context) -> Re
 }
 
 /// What an evaluation says of its poisons.
-struct Made<'a> {
+struct PoisonRecord<'a> {
     attack: AttackId,
     clean_label: bool,
     /// The samples that poisons replace; `None` if they are added.
@@ -201,7 +201,7 @@ struct Made<'a> {
     labels: &'a [u32],
 }
 
-impl<'a> Made<'a> {
+impl<'a> PoisonRecord<'a> {
     /// The poisons as images or, if there are none, as features.
     fn of(inputs: &'a Inputs) -> Result<Self, StageError> {
         match (&inputs.poisons, &inputs.poison_features) {

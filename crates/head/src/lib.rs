@@ -45,5 +45,5 @@ pub use mixed::{implicit_gradient, mixed_derivative, mixed_derivative_of};
 pub use parameters::{Head, unpack};
 pub use precondition::Preconditioner;
 pub use predict::{accuracy, judge, judgements, logits, per_class_accuracy, predict, probabilities};
-pub use samples::{Samples, spread};
+pub use samples::{Samples, subsample};
 pub use sgd::{SgdOptions, SgdSchedule, fit_sgd};

@@ -8,7 +8,7 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut2, Axis, Slice
 use rayon::prelude::*;
 
 use crate::kernel::{add_outer, sum_chunks};
-use crate::samples::{count, spread};
+use crate::samples::{count, subsample};
 use crate::{Head, HeadError, Samples, probabilities};
 
 /// Added to the unit diagonal of the scaled matrix, so that it stays positive definite with constant or repeated
@@ -73,7 +73,7 @@ impl Preconditioner {
         // The weight of each drawn sample: the fraction of all samples that it stands for.
         let mut weights = Vec::new();
         for samples in blocks {
-            let rows = spread(samples.len(), ROWS);
+            let rows = subsample(samples.len(), ROWS);
             z = concatenate![Axis(0), z, samples.select(&rows)];
             weights.extend(rows.iter().map(|_| samples.len() as f64 / (rows.len() * count) as f64));
         }
@@ -81,8 +81,8 @@ impl Preconditioner {
         let probabilities = probabilities(head, z.view())?;
         let a = concatenate![Axis(1), z, Array2::ones((weights.len(), 1))];
         let block = |p: ArrayView1<'_, f64>| {
-            let spread = (&p * &(1.0 - &p) * &weights).mapv(f64::sqrt);
-            let weighted = &a * &spread.insert_axis(Axis(1));
+            let deviations = (&p * &(1.0 - &p) * &weights).mapv(f64::sqrt);
+            let weighted = &a * &deviations.insert_axis(Axis(1));
             let mut hessian = weighted.t().dot(&weighted);
             add_decay(&mut hessian, weight_decay);
             whitening(hessian)

@@ -198,7 +198,7 @@ impl<'a> Samples<'a> {
 
 /// A random subset of at most `most` of the rows `0..count`, in ascending order. The subset is the same in every call.
 /// Its rows are irregular, because labels may follow a regular pattern.
-pub fn spread(count: usize, most: usize) -> Vec<usize> {
+pub fn subsample(count: usize, most: usize) -> Vec<usize> {
     let mut rows = index::sample(&mut Purpose::Excerpt.of(0), count, most.min(count)).into_vec();
     rows.sort_unstable();
     rows

@@ -81,7 +81,7 @@ pub struct Extractor {
 
 /// The forward cache of some images: features, and what [`Extractor::backward`] needs.
 #[derive(Debug)]
-pub struct Trace {
+pub struct ForwardCache {
     /// Features `[n, d]`.
     pub features: Vec<f32>,
     tapes: Vec<Tape>,
@@ -220,28 +220,28 @@ impl Extractor {
     /// and not the two of [`Extractor::forward`] and [`Extractor::vjp`]. Returns `None` on devices and for networks
     /// that burn computes.
     #[must_use]
-    pub fn trace(&self, pixels: &[f32]) -> Option<Trace> {
+    pub fn forward_cached(&self, pixels: &[f32]) -> Option<ForwardCache> {
         let Kernels::Own(net) = &self.kernels else { return None };
-        let (features, tapes) = net.trace(&self.spec.normalised(pixels), self.spec.image_size);
-        Some(Trace { features, tapes })
+        let (features, tapes) = net.forward_cached(&self.spec.normalised(pixels), self.spec.image_size);
+        Some(ForwardCache { features, tapes })
     }
 
-    /// Memory of the forward cache of one image in bytes; 0 if [`Extractor::trace`] returns `None`.
+    /// Memory of the forward cache of one image in bytes; 0 if [`Extractor::forward_cached`] returns `None`.
     #[must_use]
-    pub fn trace_bytes(&self) -> usize {
+    pub fn cache_bytes(&self) -> usize {
         match &self.kernels {
-            Kernels::Own(net) => net.trace_bytes(self.spec.image_size),
+            Kernels::Own(net) => net.cache_bytes(self.spec.image_size),
             Kernels::Folded(_) | Kernels::Plain => 0,
         }
     }
 
     /// The vector-Jacobian product: given the gradient of a scalar with respect to the features, `[n, d]`, returns its
-    /// gradient with respect to the pixels in `[0, 1]`, `[n, 3, h, w]`. `trace` must come from [`Extractor::trace`] of
-    /// the same extractor.
+    /// gradient with respect to the pixels in `[0, 1]`, `[n, 3, h, w]`. `cache` must come from
+    /// [`Extractor::forward_cached`] of the same extractor.
     #[must_use]
-    pub fn backward(&self, trace: Trace, grad_features: &[f32]) -> Vec<f32> {
+    pub fn backward(&self, cache: ForwardCache, grad_features: &[f32]) -> Vec<f32> {
         match &self.kernels {
-            Kernels::Own(net) => self.grad_pixels(net.backward(trace.tapes, grad_features)),
+            Kernels::Own(net) => self.grad_pixels(net.backward(cache.tapes, grad_features)),
             Kernels::Folded(_) | Kernels::Plain => Vec::new(),
         }
     }
@@ -468,12 +468,12 @@ mod tests {
             let by = |row: usize, z: &[f32]| z.iter().enumerate().map(|(i, z)| z + (row + i / d) as f32).collect();
             close(&own.vjp(&pixels, by), &burn.vjp(&pixels, by));
             // Nor on the forward passes that are made before the backward pass.
-            let traces = [0, 3].map(|from| own.trace(&pixels[from * 192..(from + 3) * 192]).unwrap());
-            let features = traces.iter().flat_map(|trace| trace.features.clone()).collect::<Vec<_>>();
+            let caches = [0, 3].map(|from| own.forward_cached(&pixels[from * 192..(from + 3) * 192]).unwrap());
+            let features = caches.iter().flat_map(|cache| cache.features.clone()).collect::<Vec<_>>();
             assert_eq!(features, own.forward(&pixels));
-            let back = traces.into_iter().enumerate().rev().map(|(i, trace)| {
-                let grad_features = by(3 * i, &trace.features);
-                own.backward(trace, &grad_features)
+            let back = caches.into_iter().enumerate().rev().map(|(i, cache)| {
+                let grad_features = by(3 * i, &cache.features);
+                own.backward(cache, &grad_features)
             });
             let back: Vec<Vec<f32>> = back.collect();
             assert_eq!([&back[1][..], &back[0]].concat(), own.vjp(&pixels, by), "{arch}");

@@ -73,7 +73,7 @@ impl FoldedNetwork {
     }
 
     /// Features `[n, d]`, and the tapes for [`backward`](Self::backward).
-    pub(crate) fn trace(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, Vec<Tape>) {
+    pub(crate) fn forward_cached(&self, images: &[f32], size: [usize; 2]) -> (Vec<f32>, Vec<Tape>) {
         let (mut features, mut tapes) = (Vec::new(), Vec::new());
         self.visit(images, size, |tape, _| {
             features.extend(tape.features());
@@ -83,7 +83,7 @@ impl FoldedNetwork {
     }
 
     /// Memory of the tape of one image, in bytes.
-    pub(crate) fn trace_bytes(&self, [height, width]: [usize; 2]) -> usize {
+    pub(crate) fn cache_bytes(&self, [height, width]: [usize; 2]) -> usize {
         let image = [1, 3, height, width];
         self.outputs(image).into_iter().chain([image]).map(|shape| BlockedTensor::bytes(shape, self.border())).sum()
     }
@@ -157,8 +157,8 @@ impl FoldedNetwork {
             return pool.swap_remove(i);
         }
         drop(pool);
-        let planes = |shape| BlockedTensor::new(shape, self.border());
-        Tape { image: planes(shape), outputs: self.outputs(shape).into_iter().map(planes).collect() }
+        let tensor = |shape| BlockedTensor::new(shape, self.border());
+        Tape { image: tensor(shape), outputs: self.outputs(shape).into_iter().map(tensor).collect() }
     }
 
     /// The widest border that a layer needs.
@@ -194,8 +194,8 @@ impl FoldedNetwork {
             at = 1;
         }
         for block in &self.blocks {
-            let (x, made) = outputs[at..].split_at_mut(1);
-            block.forward(&x[0], &mut made[..block.path.len()]);
+            let (x, outputs) = outputs[at..].split_at_mut(1);
+            block.forward(&x[0], &mut outputs[..block.path.len()]);
             at += block.path.len();
         }
     }
@@ -206,16 +206,16 @@ impl FoldedNetwork {
         // Gradients with respect to the outputs of the convolutions, before their ReLU.
         let mut derivatives = self.derivatives(outputs);
         let mut at = outputs.len() - 1;
-        derivatives[at].spread(grad_features, &outputs[at]);
+        derivatives[at].means_derivative(grad_features, &outputs[at]);
         for block in self.blocks.iter().rev() {
             let length = block.path.len();
             at -= length;
-            let (by_x, by_made) = derivatives[at..].split_at_mut(1);
-            block.backward(&outputs[at], &outputs[at + 1..][..length], &mut by_x[0], &mut by_made[..length]);
+            let (grad_x, grad_outputs) = derivatives[at..].split_at_mut(1);
+            block.backward(&outputs[at], &outputs[at + 1..][..length], &mut grad_x[0], &mut grad_outputs[..length]);
         }
         if self.pools {
-            let (by_x, by_y) = derivatives.split_at_mut(1);
-            outputs[0].max_pool_derivative(&by_y[0], &mut by_x[0]);
+            let (grad_x, grad_y) = derivatives.split_at_mut(1);
+            outputs[0].max_pool_derivative(&grad_y[0], &mut grad_x[0]);
         }
         self.stem.backward.apply(&derivatives[0], Accumulate::Zero, Epilogue::Keep, image);
         locked(&self.derivatives).push(derivatives);
@@ -227,8 +227,8 @@ impl FoldedNetwork {
     /// Tensors with the shapes of `outputs`, with arbitrary values.
     fn derivatives(&self, outputs: &[BlockedTensor]) -> Vec<BlockedTensor> {
         let mut pool = locked(&self.derivatives);
-        let fits = |planes: &Vec<BlockedTensor>| {
-            planes.iter().map(BlockedTensor::shape).eq(outputs.iter().map(BlockedTensor::shape))
+        let fits = |tensors: &Vec<BlockedTensor>| {
+            tensors.iter().map(BlockedTensor::shape).eq(outputs.iter().map(BlockedTensor::shape))
         };
         match pool.iter().rposition(fits) {
             Some(i) => pool.swap_remove(i),
@@ -243,10 +243,10 @@ fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl FoldedBlock {
     /// Writes the outputs of the path's convolutions, after their ReLU, for the input `x`.
-    fn forward(&self, x: &BlockedTensor, made: &mut [BlockedTensor]) {
-        let ([inner @ .., last], [made @ .., y]) = (&self.path[..], made) else { return };
+    fn forward(&self, x: &BlockedTensor, outputs: &mut [BlockedTensor]) {
+        let ([inner @ .., last], [outputs @ .., y]) = (&self.path[..], outputs) else { return };
         for (i, layer) in inner.iter().enumerate() {
-            let (before, after) = made.split_at_mut(i);
+            let (before, after) = outputs.split_at_mut(i);
             layer.forward.apply(before.last().unwrap_or(x), Accumulate::Zero, Epilogue::Relu, &mut after[0]);
         }
         let start = match &self.shortcut {
@@ -256,32 +256,32 @@ impl FoldedBlock {
                 Accumulate::Result
             }
         };
-        last.forward.apply(made.last().unwrap_or(x), start, Epilogue::Relu, y);
+        last.forward.apply(outputs.last().unwrap_or(x), start, Epilogue::Relu, y);
     }
 
-    /// The backward pass of a block: given the gradient with respect to its output, the last element of `by_made`,
+    /// The backward pass of a block: given the gradient with respect to its output, the last element of `grad_outputs`,
     /// writes the gradients with respect to the inner outputs and to `x`, all before their ReLU.
     fn backward(
         &self,
         x: &BlockedTensor,
-        made: &[BlockedTensor],
-        by_x: &mut BlockedTensor,
-        by_made: &mut [BlockedTensor],
+        outputs: &[BlockedTensor],
+        grad_x: &mut BlockedTensor,
+        grad_outputs: &mut [BlockedTensor],
     ) {
         let [first, others @ ..] = &self.path[..] else { return };
         for (i, layer) in others.iter().enumerate().rev() {
-            let (before, after) = by_made.split_at_mut(i + 1);
-            layer.backward.apply(&after[0], Accumulate::Zero, Epilogue::Mask(&made[i]), &mut before[i]);
+            let (before, after) = grad_outputs.split_at_mut(i + 1);
+            layer.backward.apply(&after[0], Accumulate::Zero, Epilogue::Mask(&outputs[i]), &mut before[i]);
         }
-        let by_y = &by_made[others.len()];
+        let grad_y = &grad_outputs[others.len()];
         let start = match &self.shortcut {
-            None => Accumulate::Add(by_y),
+            None => Accumulate::Add(grad_y),
             Some(layer) => {
-                layer.backward.apply(by_y, Accumulate::Zero, Epilogue::Keep, by_x);
+                layer.backward.apply(grad_y, Accumulate::Zero, Epilogue::Keep, grad_x);
                 Accumulate::Result
             }
         };
-        first.backward.apply(&by_made[0], start, Epilogue::Mask(x), by_x);
+        first.backward.apply(&grad_outputs[0], start, Epilogue::Mask(x), grad_x);
     }
 }
 

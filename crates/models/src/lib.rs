@@ -10,6 +10,7 @@
 //! - [`import`]: extractors from files of other tools: PyTorch checkpoints and safetensors.
 //! - [`tiles`]: work split into fixed tiles, so that results don't depend on the thread count.
 
+mod backbone_prefix;
 pub mod device;
 pub mod extractor;
 mod frozen;
@@ -21,7 +22,6 @@ pub mod tiles;
 #[cfg(feature = "flex")]
 mod training;
 pub mod travel;
-mod trunk;
 pub mod vit;
 pub mod weights;
 
@@ -30,10 +30,10 @@ mod head_tests;
 #[cfg(test)]
 mod reference_tests;
 
+pub use backbone_prefix::BackbonePrefix;
 pub use device::{Backend, DeviceError};
-pub use extractor::{ExtractError, Extractor, ExtractorSpec, Passed, Trace};
+pub use extractor::{ExtractError, Extractor, ExtractorSpec, ForwardCache, Passed};
 pub use import::{ImportError, Imported, WeightsChoice};
 pub use network::{Arch, ImageSizeError, Network, UnknownArch};
 pub use stage::{extract, extract_into, extracted, open_device, open_devices, open_extractor};
-pub use trunk::BackbonePrefix;
 pub use weights::{Weights, WeightsError};

@@ -177,7 +177,7 @@ pub struct ResNet {
     layer4: Vec<ResidualBlock>,
     #[cfg(feature = "flex")]
     #[module(skip)]
-    pub(crate) planes: crate::training::Pool,
+    pub(crate) pool: crate::training::Pool,
 }
 
 /// A residual block: two 3x3 convolutions (figure 2 of the paper), or a 3x3 convolution between two of 1x1 (figure 5),
@@ -223,7 +223,7 @@ impl ResNet {
             conv1,
             bn1,
             #[cfg(feature = "flex")]
-            planes: Default::default(),
+            pool: Default::default(),
         }
     }
 

@@ -37,14 +37,14 @@ const BORDER: usize = 1;
 /// Returns `None` if the tensors are on another backend or the network is not in training mode.
 pub(crate) fn forward(net: &ResNet, images: &Tensor<4>) -> Option<Tensor<2>> {
     let layers: Vec<_> = net.layers().collect();
-    operation(&layers, || Layers::new(net), images, &net.planes)
+    operation(&layers, || Layers::new(net), images, &net.pool)
 }
 
 /// Features `[n, d]` from the input of the last block, as [`forward`] computes them; `None` in the same cases.
 pub(crate) fn last_block(net: &ResNet, x: &Tensor<4>) -> Option<Tensor<2>> {
     let block = net.blocks().last()?;
     let layers: Vec<_> = block.layers().collect();
-    operation(&layers, || Layers::of_block(block), x, &net.planes)
+    operation(&layers, || Layers::of_block(block), x, &net.pool)
 }
 
 /// Runs the layers of `plan` as one operation of burn's graph.
@@ -70,8 +70,8 @@ fn operation(
     let images = Tensor::<4>::from_primitive::<Flex>(images);
     let parameters = values(Tensor::<1>::from_primitive::<Flex>(parameters));
     let tape = Tape::record(plan(), images, parameters, pool);
-    for ((_, norm), made) in layers.iter().zip(tape.made()) {
-        made.update(norm, &device);
+    for ((_, norm), convolved) in layers.iter().zip(tape.conv_outputs()) {
+        convolved.update(norm, &device);
     }
     let features = primitive(tape.features());
     let prepared = Derivative.prepare::<NoCheckpointing>([images_node, parameters_node]).compute_bound();
@@ -91,14 +91,14 @@ impl Backward<Flex, 2> for Derivative {
     fn backward(self, ops: Ops<Tape, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let grad_features = values(Tensor::<2>::from_primitive::<Flex>(gradients.consume::<Flex>(&ops.node)));
         let [images, parameters] = ops.parents;
-        let (by_images, by_parameters) = ops.state.differentiate(&grad_features, images.is_some());
-        if let Some((node, by_images)) = images.zip(by_images) {
-            gradients.register::<Flex>(node.id, primitive(by_images.into_tensor()));
+        let (grad_images, grad_parameters) = ops.state.differentiate(&grad_features, images.is_some());
+        if let Some((node, grad_images)) = images.zip(grad_images) {
+            gradients.register::<Flex>(node.id, primitive(grad_images.into_tensor()));
         }
         if let Some(node) = parameters {
-            let shape = [by_parameters.len()];
-            let by_parameters = Tensor::<1>::from_data(TensorData::new(by_parameters, shape), &Device::flex());
-            gradients.register::<Flex>(node.id, primitive(by_parameters));
+            let shape = [grad_parameters.len()];
+            let grad_parameters = Tensor::<1>::from_data(TensorData::new(grad_parameters, shape), &Device::flex());
+            gradients.register::<Flex>(node.id, primitive(grad_parameters));
         }
     }
 }
@@ -144,7 +144,7 @@ struct Layer {
 
 /// The output of a layer's convolution for a batch.
 #[derive(Debug, Clone)]
-struct Made {
+struct ConvOutput {
     raw: Batch,
     moments: Moments,
     /// 1 / sqrt(variance + epsilon) of every channel.
@@ -163,7 +163,7 @@ struct Tape {
 
 #[derive(Debug, Clone)]
 struct StemTape {
-    made: Made,
+    convolved: ConvOutput,
     /// The output after the ReLU.
     output: Batch,
     pooled: Option<Batch>,
@@ -171,8 +171,8 @@ struct StemTape {
 
 #[derive(Debug, Clone)]
 struct BlockTape {
-    made: Vec<Made>,
-    shortcut: Option<Made>,
+    convolved: Vec<ConvOutput>,
+    shortcut: Option<ConvOutput>,
     /// The outputs of the path's layers after their ReLU; the shortcut is added to the last one.
     outputs: Vec<Batch>,
 }
@@ -213,7 +213,7 @@ impl Layer {
     }
 
     /// The output of the convolution for the input `x`, and its moments.
-    fn convolve(&self, parameters: &[f32], x: &Batch) -> Made {
+    fn convolve(&self, parameters: &[f32], x: &Batch) -> ConvOutput {
         let conv = Conv::new(self.geometry, self.weights(parameters), &[]);
         // The border is that which the transposed convolution needs: in the backward pass, the gradient overwrites this
         // output.
@@ -228,41 +228,52 @@ impl Layer {
             .collect();
         let moments = Moments::merge(&moments);
         let inverse_deviation = moments.variance().map(|variance| 1.0 / (variance + self.epsilon).sqrt()).collect();
-        Made { raw, moments, inverse_deviation }
+        ConvOutput { raw, moments, inverse_deviation }
     }
 
     /// The output of the batch norm, with `plus` added, followed by a ReLU if `rectified`.
-    fn normalise(&self, parameters: &[f32], made: &Made, plus: Option<&Batch>, rectified: bool) -> Batch {
+    fn normalise(&self, parameters: &[f32], convolved: &ConvOutput, plus: Option<&Batch>, rectified: bool) -> Batch {
         let (scale, shift) = self.norm(parameters);
-        let scale: Vec<f64> =
-            scale.iter().zip(&made.inverse_deviation).map(|(scale, inverse)| f64::from(*scale) * inverse).collect();
-        let shift = shift.iter().zip(&scale).zip(&made.moments.mean);
+        let scale: Vec<f64> = scale
+            .iter()
+            .zip(&convolved.inverse_deviation)
+            .map(|(scale, inverse)| f64::from(*scale) * inverse)
+            .collect();
+        let shift = shift.iter().zip(&scale).zip(&convolved.moments.mean);
         let shift: Vec<f32> = shift.map(|((shift, scale), mean)| (f64::from(*shift) - scale * mean) as f32).collect();
         let scale: Vec<f32> = scale.into_iter().map(|scale| scale as f32).collect();
-        let mut out = made.raw.pool.batch(made.raw.shape, BORDER);
-        out.par_iter_mut().zip(made.raw.par_iter()).enumerate().for_each(|(i, (out, raw))| {
+        let mut out = convolved.raw.pool.batch(convolved.raw.shape, BORDER);
+        out.par_iter_mut().zip(convolved.raw.par_iter()).enumerate().for_each(|(i, (out, raw))| {
             raw.affine([&scale, &shift], plus.map(|plus| &plus[i]), rectified, out);
         });
         out
     }
 
-    /// The backward pass of convolution and batch norm. Given `of`, the gradient with respect to the layer's output for
-    /// the input `x`, writes the gradient with respect to the layer's parameters to `gradient` and overwrites
-    /// `made.raw` with the gradient with respect to the convolution's output.
-    fn differentiate(&self, parameters: &[f32], x: &Batch, made: &mut Made, of: &Batch, gradient: &mut [f32]) {
-        let Made { raw, moments, inverse_deviation } = made;
+    /// The backward pass of convolution and batch norm. Given `grad_output`, the gradient with respect to the layer's
+    /// output for the input `x`, writes the gradient with respect to the layer's parameters to `gradient` and overwrites
+    /// `convolved.raw` with the gradient with respect to the convolution's output.
+    fn differentiate(
+        &self,
+        parameters: &[f32],
+        x: &Batch,
+        convolved: &mut ConvOutput,
+        grad_output: &Batch,
+        gradient: &mut [f32],
+    ) {
+        let ConvOutput { raw, moments, inverse_deviation } = convolved;
         let mean: Vec<f32> = moments.mean.iter().map(|&mean| mean as f32).collect();
-        let sums: Vec<_> = of.par_iter().zip(raw.par_iter()).map(|(of, raw)| of.products(raw, &mean)).collect();
+        let sums: Vec<_> =
+            grad_output.par_iter().zip(raw.par_iter()).map(|(dy, raw)| dy.products(raw, &mean)).collect();
         let (scale, _) = self.norm(parameters);
-        let (by_weights, by_norm) = gradient[self.at..][..self.parameters()].split_at_mut(self.geometry.weights());
-        let (by_scale, by_shift) = by_norm.split_at_mut(self.geometry.outputs);
+        let (grad_weights, grad_norm) = gradient[self.at..][..self.parameters()].split_at_mut(self.geometry.weights());
+        let (grad_scale, grad_shift) = grad_norm.split_at_mut(self.geometry.outputs);
         let mut maps = [(); 3].map(|()| vec![0.0; self.geometry.outputs]);
         for (channel, inverse) in inverse_deviation.iter().enumerate() {
             let [sum, product] = [0, 1].map(|i| sums.iter().map(|tile| tile[i][channel]).sum::<f64>());
             // Corrects for the rounding of the mean to f32.
             let product = product + sum * (f64::from(mean[channel]) - moments.mean[channel]);
-            by_scale[channel] = (product * inverse) as f32;
-            by_shift[channel] = sum as f32;
+            grad_scale[channel] = (product * inverse) as f32;
+            grad_shift[channel] = sum as f32;
             // The gradient is factor (dy - sum(dy) / n - x^ sum(dy x^) / n), where n is the number of values of the
             // channel and x^ are the normalised values.
             let factor = f64::from(scale[channel]) * inverse;
@@ -273,8 +284,8 @@ impl Layer {
             }
         }
         let maps = maps.each_ref().map(Vec::as_slice);
-        raw.par_iter_mut().zip(of.par_iter()).for_each(|(raw, of)| raw.combine(maps, of));
-        by_weights.copy_from_slice(&self.geometry.weight_gradient(x, raw));
+        raw.par_iter_mut().zip(grad_output.par_iter()).for_each(|(raw, dy)| raw.combine(maps, dy));
+        grad_weights.copy_from_slice(&self.geometry.weight_gradient(x, raw));
     }
 
     /// The vector-Jacobian product of the convolution with respect to its input.
@@ -283,7 +294,7 @@ impl Layer {
     }
 }
 
-impl Made {
+impl ConvOutput {
     /// Updates a batch norm's running statistics with those of the batch.
     fn update(&self, norm: &BatchNorm, device: &Device) {
         let tensor =
@@ -312,9 +323,9 @@ impl Tape {
     }
 
     /// The outputs of all layers' convolutions, in the order of [`ResNet::layers`].
-    fn made(&self) -> impl Iterator<Item = &Made> {
-        let blocks = self.blocks.iter().flat_map(|block| block.made.iter().chain(&block.shortcut));
-        self.stem.iter().map(|stem| &stem.made).chain(blocks)
+    fn conv_outputs(&self) -> impl Iterator<Item = &ConvOutput> {
+        let blocks = self.blocks.iter().flat_map(|block| block.convolved.iter().chain(&block.shortcut));
+        self.stem.iter().map(|stem| &stem.convolved).chain(blocks)
     }
 
     /// The input of a block; for the number of blocks, the output of the last one.
@@ -338,53 +349,59 @@ impl Tape {
         let mut gradient = vec![0.0; self.parameters.len()];
         let last = self.input(self.blocks.len());
         let (pool, dim) = (last.pool.clone(), last.shape[1]);
-        let mut by = pool.batch(last.shape, BORDER);
-        by.par_iter_mut().zip(last.par_iter()).zip(grad_features.par_chunks(TILE * dim)).for_each(
-            |((by, x), means)| {
-                by.spread(means, x);
+        let mut grad_output = pool.batch(last.shape, BORDER);
+        grad_output.par_iter_mut().zip(last.par_iter()).zip(grad_features.par_chunks(TILE * dim)).for_each(
+            |((grad_output, x), means)| {
+                grad_output.means_derivative(means, x);
             },
         );
         while let Some(tape) = self.blocks.pop() {
             let i = self.blocks.len();
             let rectified = i > 0 || self.plan.stem.is_some();
-            by = self.plan.blocks[i].differentiate(
+            grad_output = self.plan.blocks[i].differentiate(
                 &self.parameters,
                 (self.input(i), rectified),
                 tape,
-                &by,
+                &grad_output,
                 &mut gradient,
             );
         }
         let Self { plan, parameters, images: x, stem: tape, .. } = self;
-        let Some((Stem { layer, .. }, StemTape { mut made, output, pooled })) = plan.stem.zip(tape) else {
-            return (images.then_some(by), gradient);
+        let Some((Stem { layer, .. }, StemTape { mut convolved, output, pooled })) = plan.stem.zip(tape) else {
+            return (images.then_some(grad_output), gradient);
         };
         if pooled.is_some() {
-            let mut by_output = pool.batch(output.shape, BORDER);
-            let tiles = by_output.par_iter_mut().zip(output.par_iter()).zip(by.par_iter());
-            tiles.for_each(|((by_x, x), by)| x.max_pool_derivative(by, by_x));
-            by = by_output;
+            let mut grad_stem = pool.batch(output.shape, BORDER);
+            let tiles = grad_stem.par_iter_mut().zip(output.par_iter()).zip(grad_output.par_iter());
+            tiles.for_each(|((grad_x, x), grad_output)| x.max_pool_derivative(grad_output, grad_x));
+            grad_output = grad_stem;
         }
-        layer.differentiate(&parameters, &x, &mut made, &by, &mut gradient);
-        let by_images = images.then(|| {
-            let mut by_images = pool.batch(x.shape, 0);
-            apply(&layer.transposed(&parameters), &made.raw, |_| Accumulate::Zero, |_| Epilogue::Keep, &mut by_images);
-            by_images
+        layer.differentiate(&parameters, &x, &mut convolved, &grad_output, &mut gradient);
+        let grad_images = images.then(|| {
+            let mut grad_images = pool.batch(x.shape, 0);
+            apply(
+                &layer.transposed(&parameters),
+                &convolved.raw,
+                |_| Accumulate::Zero,
+                |_| Epilogue::Keep,
+                &mut grad_images,
+            );
+            grad_images
         });
-        (by_images, gradient)
+        (grad_images, gradient)
     }
 }
 
 impl Stem {
     fn record(&self, parameters: &[f32], images: &Batch) -> StemTape {
-        let made = self.layer.convolve(parameters, images);
-        let output = self.layer.normalise(parameters, &made, None, true);
+        let convolved = self.layer.convolve(parameters, images);
+        let output = self.layer.normalise(parameters, &convolved, None, true);
         let pooled = self.pools.then(|| {
             let mut out = images.pool.batch(pooled(output.shape), BORDER);
             out.par_iter_mut().zip(output.par_iter()).for_each(|(out, x)| x.max_pool(out));
             out
         });
-        StemTape { made, output, pooled }
+        StemTape { convolved, output, pooled }
     }
 }
 
@@ -412,64 +429,76 @@ impl BlockLayers {
                 added = Some(out);
             }
             Shortcut::Trained(layer) => {
-                let made = layer.convolve(parameters, x);
-                added = Some(layer.normalise(parameters, &made, None, false));
-                projected = Some(made);
+                let convolved = layer.convolve(parameters, x);
+                added = Some(layer.normalise(parameters, &convolved, None, false));
+                projected = Some(convolved);
             }
         }
-        let (mut made, mut outputs) = (Vec::new(), Vec::new());
+        let (mut convolved, mut outputs) = (Vec::new(), Vec::new());
         for (i, layer) in self.path.iter().enumerate() {
             let raw = layer.convolve(parameters, outputs.last().unwrap_or(x));
             let plus = (i + 1 == self.path.len()).then(|| added.as_ref().unwrap_or(x));
             outputs.push(layer.normalise(parameters, &raw, plus, true));
-            made.push(raw);
+            convolved.push(raw);
         }
-        BlockTape { made, shortcut: projected, outputs }
+        BlockTape { convolved, shortcut: projected, outputs }
     }
 
-    /// The backward pass of a block. Given the gradient with respect to its output before the last ReLU, adds the
-    /// gradient of its parameters to `gradient`, and returns the gradient with respect to `x`, or, if `x` is
-    /// `rectified`, with respect to what it was before its ReLU.
+    /// The backward pass of a block. Given `grad_output`, the gradient with respect to its output before the last
+    /// ReLU, adds the gradient of its parameters to `gradient`, and returns the gradient with respect to `x`, or, if
+    /// `x` is `rectified`, with respect to what it was before its ReLU.
     fn differentiate(
         &self,
         parameters: &[f32],
         (x, rectified): (&Batch, bool),
         tape: BlockTape,
-        by: &Batch,
+        grad_output: &Batch,
         gradient: &mut [f32],
     ) -> Batch {
-        let BlockTape { mut made, shortcut, outputs } = tape;
+        let BlockTape { mut convolved, shortcut, outputs } = tape;
         let mut inner: Option<Batch> = None;
         for (i, layer) in self.path.iter().enumerate().rev() {
             let input = i.checked_sub(1).map(|before| &outputs[before]);
-            layer.differentiate(parameters, input.unwrap_or(x), &mut made[i], inner.as_ref().unwrap_or(by), gradient);
+            layer.differentiate(
+                parameters,
+                input.unwrap_or(x),
+                &mut convolved[i],
+                inner.as_ref().unwrap_or(grad_output),
+                gradient,
+            );
             if let Some(input) = input {
-                let mut by_input = x.pool.batch(input.shape, 0);
+                let mut grad_input = x.pool.batch(input.shape, 0);
                 let mask = |tile: usize| Epilogue::Mask(&input[tile]);
-                apply(&layer.transposed(parameters), &made[i].raw, |_| Accumulate::Zero, mask, &mut by_input);
-                inner = Some(by_input);
+                apply(&layer.transposed(parameters), &convolved[i].raw, |_| Accumulate::Zero, mask, &mut grad_input);
+                inner = Some(grad_input);
             }
         }
-        let mut by_x = x.pool.batch(x.shape, BORDER);
+        let mut grad_x = x.pool.batch(x.shape, BORDER);
         match (&self.shortcut, shortcut) {
             (Shortcut::Fixed(geometry, weights), _) => {
                 let conv = Conv::transposed(*geometry, weights);
-                apply(&conv, by, |_| Accumulate::Zero, |_| Epilogue::Keep, &mut by_x);
+                apply(&conv, grad_output, |_| Accumulate::Zero, |_| Epilogue::Keep, &mut grad_x);
             }
-            (Shortcut::Trained(layer), Some(mut made)) => {
-                layer.differentiate(parameters, x, &mut made, by, gradient);
-                apply(&layer.transposed(parameters), &made.raw, |_| Accumulate::Zero, |_| Epilogue::Keep, &mut by_x);
+            (Shortcut::Trained(layer), Some(mut convolved)) => {
+                layer.differentiate(parameters, x, &mut convolved, grad_output, gradient);
+                apply(
+                    &layer.transposed(parameters),
+                    &convolved.raw,
+                    |_| Accumulate::Zero,
+                    |_| Epilogue::Keep,
+                    &mut grad_x,
+                );
             }
             _ => {}
         }
         let start = |tile: usize| match &self.shortcut {
-            Shortcut::Identity => Accumulate::Add(&by[tile]),
+            Shortcut::Identity => Accumulate::Add(&grad_output[tile]),
             _ => Accumulate::Result,
         };
         let first = self.path[0].transposed(parameters);
         let finish = |tile: usize| if rectified { Epilogue::Mask(&x[tile]) } else { Epilogue::Keep };
-        apply(&first, &made[0].raw, start, finish, &mut by_x);
-        by_x
+        apply(&first, &convolved[0].raw, start, finish, &mut grad_x);
+        grad_x
     }
 }
 

@@ -7,7 +7,7 @@ mod adam;
 mod lbfgs;
 
 pub use adam::ProjectedAdam;
-pub use lbfgs::{ARMIJO, MEMORY, ProjectedLbfgs, SHORTENINGS};
+pub use lbfgs::{ARMIJO, COSINE, MEMORY, ProjectedLbfgs, SHORTENINGS};
 
 /// A minimiser whose function the caller evaluates.
 pub trait Minimizer: Send {

@@ -5,6 +5,13 @@
 //! - [`Adam`]: Adam with a cosine schedule, on a matrix.
 //! - [`boxed`]: minimisers of a vector with bounds on every coordinate.
 //! - [`half_cosine`]: the step schedule of both Adam optimisers and of gradient descent.
+//!
+//! L-BFGS has several recursions, because its problems differ in size and place:
+//!
+//! - [`minimize`] has a head of some thousand numbers in f64, and preconditions;
+//! - [`LbfgsMemory`] has all poisoned features, and reads as little memory as it can;
+//! - [`boxed`] has one image in f32, within bounds, whose function a batch of other images is evaluated with;
+//! - `hemlock-perturb` has the same as [`boxed`] on the tensors of a GPU, and compares the two in a test.
 
 mod adam;
 pub mod boxed;

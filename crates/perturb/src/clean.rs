@@ -1,7 +1,7 @@
 //! Statistics of clean features: norms, and distances to the nearest neighbour.
 
 use hemlock_artifact::{PoisonFit, median};
-use hemlock_head::spread;
+use hemlock_head::subsample;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, Slice};
 use rayon::prelude::*;
 
@@ -101,7 +101,7 @@ impl CleanFeatureStats {
     /// Computes the statistics of `features`.
     #[must_use]
     pub fn new(features: ArrayView2<f32>) -> Self {
-        let sampled = spread(features.nrows(), SAMPLES);
+        let sampled = subsample(features.nrows(), SAMPLES);
         let queries: Array2<f32> = features.select(Axis(0), &sampled);
         let found = nearest(queries.view(), features, 2);
         // The nearest neighbour of a sample is the sample itself.

@@ -105,7 +105,8 @@ impl Minimizers for BatchedAdam {
         let (bias1, bias2) = (1.0 - a.powi(self.done as i32), 1.0 - b.powi(self.done as i32));
         self.first = self.first.clone() * a + gradient.clone() * (1.0 - a);
         self.second = self.second.clone() * b + gradient.square() * (1.0 - b);
-        let change = self.first.clone() / bias1 * rate / ((self.second.clone() / bias2).sqrt() + 1e-8);
+        let change =
+            self.first.clone() / bias1 * rate / ((self.second.clone() / bias2).sqrt() + boxed::ProjectedAdam::EPSILON);
         self.x = self.bounds.project(self.x.clone() - change);
         if self.done < self.passes { loss.ones_like() } else { loss.zeros_like() }
     }
@@ -204,7 +205,7 @@ impl BatchedLbfgs {
             return Aim { direction: steepest, length: first_step, curved: None, stops };
         };
         let slope = dots(&newton, gradient);
-        let bound = (dots(&newton, &newton) * dots(&steepest, &steepest)).sqrt() * -1e-8;
+        let bound = (dots(&newton, &newton) * dots(&steepest, &steepest)).sqrt() * -boxed::COSINE;
         let curved = found.bool_and(slope.clone().is_finite()).bool_and(slope.lower(bound));
         Aim {
             direction: choose(&curved, newton, steepest),
@@ -222,7 +223,7 @@ impl BatchedLbfgs {
             let y = pair.y.clone() * free.clone();
             let (curvature, square) = (dots(&pair.s, &y), dots(&y, &y));
             // Only pairs along which the gradient grows belong to a positive definite matrix.
-            let grows = curvature.clone().greater((square.clone() * pair.square.clone()).sqrt() * 1e-8);
+            let grows = curvature.clone().greater((square.clone() * pair.square.clone()).sqrt() * boxed::COSINE);
             let usable = grows.bool_and(pair.there.clone().greater_elem(0.5));
             let [curvature, square] = [curvature, square].map(|of| choose(&usable, of.clone(), of.ones_like()));
             let a = only(&usable, dots(&pair.s, &q) / curvature.clone());

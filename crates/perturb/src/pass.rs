@@ -3,10 +3,10 @@
 
 use burn::tensor::{Device, TensorData};
 use hemlock_artifact::Normalization;
-use hemlock_models::{Extractor, Trace, tiles::on_device};
+use hemlock_models::{Extractor, ForwardCache, tiles::on_device};
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
-use std::{collections::BTreeMap, ops::Range, sync::Mutex, sync::PoisonError};
+use std::{collections::BTreeMap, convert::Infallible, ops::Range, sync::Mutex, sync::PoisonError};
 
 /// Images of one tile on the processor. Images do not influence each other, so the number changes no result.
 pub(crate) const TILE: usize = 32;
@@ -62,27 +62,24 @@ impl<'a> FrozenExtractor<'a> {
     /// `grad_features(first_row, features)` returns the gradient with respect to the normalised features and an extra
     /// value. Returns the gradient with respect to the pixels, `[n, 3, height, width]`, and the extra values in the
     /// order of the images.
-    ///
-    /// # Errors
-    /// Returns no error.
     pub fn vjp_tiled<T: Send>(
         &self,
         pixels: &[f32],
         n: usize,
         grad_features: impl Fn(usize, &[f32]) -> (Vec<f32>, T) + Sync,
-    ) -> Result<(Vec<f32>, Vec<T>), StageError> {
+    ) -> (Vec<f32>, Vec<T>) {
         let size = pixels.len() / n.max(1);
-        let tiles = on_device(self.device(), n, TILE, |rows| {
-            let mut said = Vec::new();
+        let Ok(tiles) = on_device(self.device(), n, TILE, |rows| {
+            let mut extras = Vec::new();
             let gradient = self.vjp(&pixels[rows.start * size..rows.end * size], |row, z| {
-                let (by, more) = grad_features(rows.start + row, z);
-                said.push(more);
-                by
+                let (gradient, extra) = grad_features(rows.start + row, z);
+                extras.push(extra);
+                gradient
             });
-            Ok::<_, StageError>((gradient, said))
-        })?;
-        let (gradients, said): (Vec<_>, Vec<_>) = tiles.into_iter().unzip();
-        Ok((gradients.concat(), said.into_iter().flatten().collect()))
+            Ok::<_, Infallible>((gradient, extras))
+        });
+        let (gradients, extras): (Vec<_>, Vec<_>) = tiles.into_iter().unzip();
+        (gradients.concat(), extras.into_iter().flatten().collect())
     }
 
     /// Squared distances `|f(x) - zeta|^2`, `[n]`, and their gradients with respect to the pixels, for images `pixels`,
@@ -91,22 +88,20 @@ impl<'a> FrozenExtractor<'a> {
         let d = self.extractor.feature_dim();
         let mut squares = Vec::with_capacity(zeta.len() / d);
         let gradient = self.vjp(pixels, |row, z| {
-            let (by, some) = distances(z, &zeta[row * d..], d);
+            let (gradient, some) = distances(z, &zeta[row * d..], d);
             squares.extend(some);
-            by
+            gradient
         });
         (squares, gradient)
     }
 
     /// Squared distances `|f(x) - zeta|^2`, `[n]`, and their gradients with respect to the pixels, in tiles, for many
     /// images `pixels`, `[n, 3, height, width]` in `[0, 1]`, and features `zeta`, `[n, d]`.
-    ///
-    /// # Errors
-    /// Returns no error.
-    pub fn gradient_in_tiles(&self, pixels: &[f32], zeta: &[f32]) -> Result<(Vec<f32>, Vec<f32>), StageError> {
+    #[must_use]
+    pub fn gradient_in_tiles(&self, pixels: &[f32], zeta: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let d = self.extractor.feature_dim();
-        let (gradient, squares) = self.vjp_tiled(pixels, zeta.len() / d, |row, z| distances(z, &zeta[row * d..], d))?;
-        Ok((squares.concat(), gradient))
+        let (gradient, squares) = self.vjp_tiled(pixels, zeta.len() / d, |row, z| distances(z, &zeta[row * d..], d));
+        (squares.concat(), gradient)
     }
 
     /// Normalised features `[n, d]` of images `[n, 3, height, width]` in f32, in units in which 8-bit images are in
@@ -120,38 +115,38 @@ impl<'a> FrozenExtractor<'a> {
 
     /// The normalised features of images, with the forward caches for [`FrozenExtractor::gradient_back`].
     pub(crate) fn pass(&self, images: ArrayView4<f32>, ctx: &Context) -> Result<Pass, StageError> {
-        let room = KEPT / self.extractor.trace_bytes().max(1);
-        let traces = Mutex::new(BTreeMap::new());
+        let room = KEPT / self.extractor.cache_bytes().max(1);
+        let caches = Mutex::new(BTreeMap::new());
         let features = self.forward(images, ctx, |rows, pixels| {
-            let trace = if rows.end <= room { self.extractor.trace(pixels) } else { None };
-            let Some(trace) = trace else { return self.extractor.forward(pixels) };
-            let features = trace.features.clone();
-            traces.lock().unwrap_or_else(PoisonError::into_inner).insert(rows.start, trace);
+            let cache = if rows.end <= room { self.extractor.forward_cached(pixels) } else { None };
+            let Some(cache) = cache else { return self.extractor.forward(pixels) };
+            let features = cache.features.clone();
+            caches.lock().unwrap_or_else(PoisonError::into_inner).insert(rows.start, cache);
             features
         })?;
-        Ok(Pass { features, traces: traces.into_inner().unwrap_or_else(PoisonError::into_inner) })
+        Ok(Pass { features, caches: caches.into_inner().unwrap_or_else(PoisonError::into_inner) })
     }
 
     /// The gradients of [`FrozenExtractor::gradient_in_tiles`], for images that have passed forward already.
-    pub(crate) fn gradient_back(&self, pass: Pass, pixels: &[f32], zeta: &[f32]) -> Result<Vec<f32>, StageError> {
+    pub(crate) fn gradient_back(&self, pass: Pass, pixels: &[f32], zeta: &[f32]) -> Vec<f32> {
         let (n, d) = pass.features.dim();
         let size = pixels.len() / n.max(1);
-        let traces = Mutex::new(pass.traces);
-        let gradients = on_device(self.device(), n, TILE, |rows| {
+        let caches = Mutex::new(pass.caches);
+        let Ok(gradients) = on_device(self.device(), n, TILE, |rows| {
             let zeta = &zeta[rows.start * d..];
-            let trace = traces.lock().unwrap_or_else(PoisonError::into_inner).remove(&rows.start);
-            Ok::<_, StageError>(match trace {
-                Some(trace) => {
-                    let by = self.grad_features(&trace.features, |z| distances(z, zeta, d).0);
-                    self.extractor.backward(trace, &by)
+            let cache = caches.lock().unwrap_or_else(PoisonError::into_inner).remove(&rows.start);
+            Ok::<_, Infallible>(match cache {
+                Some(cache) => {
+                    let gradient = self.grad_features(&cache.features, |z| distances(z, zeta, d).0);
+                    self.extractor.backward(cache, &gradient)
                 }
                 None => {
                     let pixels = &pixels[rows.start * size..rows.end * size];
                     self.vjp(pixels, |row, z| distances(z, &zeta[row * d..], d).0)
                 }
             })
-        })?;
-        Ok(gradients.concat())
+        });
+        gradients.concat()
     }
 
     /// Normalised features `[n, d]` of images. `make` is called with the rows of a tile and its pixels, and returns its
@@ -180,7 +175,7 @@ pub(crate) struct Pass {
     /// Normalised features, `[n, d]`.
     pub(crate) features: Array2<f32>,
     /// Forward caches of tiles, by the number of their first image.
-    traces: BTreeMap<usize, Trace>,
+    caches: BTreeMap<usize, ForwardCache>,
 }
 
 /// The gradients of the squared distances of `z` to the first features of `zeta`, with respect to `z`, and the squared
@@ -240,13 +235,13 @@ mod tests {
         let zeta: Vec<f32> = (0..n * extractor.feature_dim()).map(|j| (j % 7) as f32 / 10.0).collect();
         let frozen = FrozenExtractor::new(&extractor, &Normalization::L2);
         let flat: Vec<f32> = pixels.iter().copied().collect();
-        let (_, expected) = frozen.gradient_in_tiles(&flat, &zeta).unwrap();
+        let (_, expected) = frozen.gradient_in_tiles(&flat, &zeta);
         context(0, |ctx| {
             let mut pass = frozen.pass(pixels.view(), ctx).unwrap();
             assert_eq!(pass.features, frozen.features(pixels.view(), ctx).unwrap());
-            assert_eq!(pass.traces.len(), 3);
-            pass.traces.remove(&TILE);
-            assert_eq!(frozen.gradient_back(pass, &flat, &zeta).unwrap(), expected);
+            assert_eq!(pass.caches.len(), 3);
+            pass.caches.remove(&TILE);
+            assert_eq!(frozen.gradient_back(pass, &flat, &zeta), expected);
         });
     }
 }

@@ -147,7 +147,7 @@ impl Moving for OnHost<'_, '_, '_> {
 
     fn step(&mut self, ahead: &[f32]) -> Result<(), StageError> {
         let pass = self.pass.take().ok_or_else(|| StageError::internal("images have not passed the extractor"))?;
-        let mut gradient = self.frozen.gradient_back(pass, &self.pixels(), ahead)?;
+        let mut gradient = self.frozen.gradient_back(pass, &self.pixels(), ahead);
         let (limits, size) = (self.limits, gradient.len() / self.images.len().max(1));
         let images = self.images.par_iter_mut().zip(gradient.par_chunks_mut(size.max(1))).enumerate();
         images.for_each(|(row, (image, gradient))| {

@@ -283,11 +283,12 @@ impl hemlock_stage::Stage for Stage {
         let constraint = attacks::constraint(&spec, clean)?;
         let mut objective = attacks::objective(&spec, &features, &target, ctx.cancel)?;
         let search = Search { params, clean, count, constraint: &constraint, ctx };
-        let made = search.make(&mut *objective)?;
+        let found = search.make(&mut *objective)?;
         objective.warn();
         let any_labels = params.labels == Labels::Adversarial;
-        let bound = objective.bound(made.start.features.view(), &made.start.labels, any_labels, &constraint, clean)?;
-        Ok(made.artifact(params, spec, bound))
+        let bound =
+            objective.bound(found.start.features.view(), &found.start.labels, any_labels, &constraint, clean)?;
+        Ok(found.artifact(params, spec, bound))
     }
 }
 

@@ -11,7 +11,7 @@ use hemlock_threat::Constraint;
 use std::time::Duration;
 
 /// The poisons of one search, and how it went.
-pub(crate) struct Made {
+pub(crate) struct FoundPoisons {
     pub(crate) start: InitialPoisons,
     curve: Vec<CurvePoint>,
     /// The value of the objective at the end; `objective` is the displayed one.
@@ -39,37 +39,42 @@ impl Search<'_> {
     /// searches, and the best result is taken: one with clean labels, one with adversarial labels from its own start,
     /// and one with adversarial labels from the end of the first (not with `conditional-gradient`). If the objective is
     /// stochastic, values cannot be compared, and there is one search.
-    pub(crate) fn make(&self, objective: &mut dyn Objective) -> Result<Made, StageError> {
+    pub(crate) fn make(&self, objective: &mut dyn Objective) -> Result<FoundPoisons, StageError> {
         if self.params.labels != Labels::Adversarial || objective.is_stochastic() {
             return self.search(objective, self.params.labels, None);
         }
         let kept = self.search(objective, Labels::Clean, None)?;
         let alone = self.search(objective, Labels::Adversarial, None)?;
-        let gap = |best: &Made| Some((best.objective - alone.objective).abs());
+        let gap = |best: &FoundPoisons| Some((best.objective - alone.objective).abs());
         let mut best = kept;
         if self.params.solver != SolverKind::ConditionalGradient {
             let onwards = self.search(objective, Labels::Adversarial, Some(&best))?;
             best = if onwards.value < best.value { onwards } else { best };
         }
         if alone.value <= best.value {
-            return Ok(Made { gap: Some(0.0), ..alone });
+            return Ok(FoundPoisons { gap: Some(0.0), ..alone });
         }
-        Ok(Made { gap: gap(&best), ..best })
+        Ok(FoundPoisons { gap: gap(&best), ..best })
     }
 
     /// One search with the given labels, either from the start that the parameters name or from the end of another
     /// search.
-    fn search(&self, objective: &mut dyn Objective, labels: Labels, from: Option<&Made>) -> Result<Made, StageError> {
+    fn search(
+        &self,
+        objective: &mut dyn Objective,
+        labels: Labels,
+        from: Option<&FoundPoisons>,
+    ) -> Result<FoundPoisons, StageError> {
         let Self { params, clean, constraint, ctx, .. } = *self;
         let label_update_interval = if labels == Labels::Adversarial { params.label_update_interval() } else { None };
         let (start, greedy) = match from {
-            Some(made) => (onwards(objective, &made.start, label_update_interval.is_none())?, Vec::new()),
+            Some(found) => (onwards(objective, &found.start, label_update_interval.is_none())?, Vec::new()),
             None => self.start(objective, labels)?,
         };
         let Some(solver) = solver(params.solver) else {
             let value = objective.evaluate(start.features.view(), &start.labels)?.value;
             let objective = objective.display_value(value);
-            return Ok(Made { start, curve: greedy, value, objective, stopped: Stop::Steps, gap: None });
+            return Ok(FoundPoisons { start, curve: greedy, value, objective, stopped: Stop::Steps, gap: None });
         };
         let descent = Descent {
             solver,
@@ -87,10 +92,10 @@ impl Search<'_> {
             Base::Start => base,
             Base::Nearest => nearest_samples(&found.features, &found.labels, clean, labels.base_class()),
         };
-        let before = from.map(|made| made.curve.clone()).unwrap_or_default();
+        let before = from.map(|found| found.curve.clone()).unwrap_or_default();
         let taken = before.last().map_or(0, |point| point.step + 1);
         let after = record.curve.into_iter().map(|point| CurvePoint { step: point.step + taken, ..point });
-        Ok(Made {
+        Ok(FoundPoisons {
             value: found.value,
             objective: objective.display_value(found.value),
             stopped: found.stopped,
@@ -150,7 +155,7 @@ fn root_mean_square(samples: Samples) -> f64 {
     (square / (samples.len() * samples.dim()) as f64).sqrt()
 }
 
-impl Made {
+impl FoundPoisons {
     pub(crate) fn artifact(self, params: &Params, spec: AttackSpec, bound: Option<f64>) -> PoisonFeatures {
         PoisonFeatures {
             features: self.start.features.mapv(|x| x as f32),

@@ -7,7 +7,7 @@ use crate::{
     words,
 };
 use hemlock_artifact::{Features, SteppedBack};
-use hemlock_head::spread;
+use hemlock_head::subsample;
 use hemlock_perturb::CleanFeatureStats;
 use hemlock_pipeline::{Row, Task, unknown};
 use hemlock_store::{Artifact, Key, Manifest, Store, StoreError};
@@ -209,7 +209,7 @@ impl<'a> ResultSet<'a> {
             }
             if let Some(features) = self.read::<Features>(row, "features")? {
                 let (train, test) = (features.train.features.view(), features.test.features.view());
-                let some = test.select(Axis(0), &spread(test.nrows(), SAMPLES));
+                let some = test.select(Axis(0), &subsample(test.nrows(), SAMPLES));
                 counted.insert(task.key, CleanFeatureStats::new(train).outliers(some.view(), train));
             }
         }

@@ -100,7 +100,7 @@ pub enum TargetMethod {
 #[schemars(extend("anyOf" = [{ "type": "number", "exclusiveMinimum": 0 }, { "const": "reachable" }]))]
 pub enum Strength {
     /// The given strength.
-    Of(f64),
+    Fixed(f64),
     /// The largest strength that the poison fraction can reach, according to the support bound.
     Reachable,
 }
@@ -110,7 +110,7 @@ impl TryFrom<Value> for Strength {
 
     fn try_from(value: Value) -> Result<Self, String> {
         match (value.as_f64(), value.as_str()) {
-            (Some(strength), _) => Ok(Self::Of(strength)),
+            (Some(strength), _) => Ok(Self::Fixed(strength)),
             (_, Some("reachable")) => Ok(Self::Reachable),
             _ => Err(format!("is {value}; expected a number, or \"reachable\"")),
         }
@@ -120,7 +120,7 @@ impl TryFrom<Value> for Strength {
 impl From<Strength> for Value {
     fn from(strength: Strength) -> Self {
         match strength {
-            Strength::Of(strength) => strength.into(),
+            Strength::Fixed(strength) => strength.into(),
             Strength::Reachable => "reachable".into(),
         }
     }
@@ -151,14 +151,14 @@ impl Default for Params {
     fn default() -> Self {
         Self {
             method: TargetMethod::Gradpc,
-            radius: Strength::Of(0.5),
+            radius: Strength::Fixed(0.5),
             norm: Norm::L2,
             radius_unit: RadiusUnit::CleanNorm,
             steps: 30,
             step: 0.1,
             coordinates: None,
             sees: Sees::Train,
-            share: Strength::Of(0.5),
+            share: Strength::Fixed(0.5),
             calibration: Calibration::None,
             step_back: true,
             poison_fraction: None,
@@ -187,8 +187,8 @@ impl hemlock_stage::Params for Params {
             ParamError::share("poison_fraction", poison_fraction)?;
         }
         match self.strength() {
-            ("radius", Strength::Of(radius)) => ParamError::positive("radius", radius)?,
-            (field, Strength::Of(share)) => ParamError::share(field, share)?,
+            ("radius", Strength::Fixed(radius)) => ParamError::positive("radius", radius)?,
+            (field, Strength::Fixed(share)) => ParamError::share(field, share)?,
             (field, Strength::Reachable) if self.poison_fraction.is_none() => {
                 let message = format!("is missing; expected the budget for which `{field}` is reachable");
                 return Err(ParamError::new("poison_fraction", message));
@@ -269,7 +269,7 @@ impl hemlock_stage::Stage for Stage {
         let (clean, clean_gradient_norm) = train_clean(params, train, ctx)?;
         let search = Search { params, clean: &clean, train, test, raised, constraint: &constraint, ctx };
         let ((target, path), stepped_back) = match params.strength() {
-            (field, Strength::Of(strength)) => search.as_asked(field, strength)?,
+            (field, Strength::Fixed(strength)) => search.as_asked(field, strength)?,
             (field, Strength::Reachable) => (search.strongest_reachable(field)?, None),
         };
         Ok(TargetParams {
@@ -286,7 +286,7 @@ impl hemlock_stage::Stage for Stage {
 }
 
 /// A target head and the path that leads to it.
-type Made = (Head, Vec<PathPoint>);
+type HeadWithPath = (Head, Vec<PathPoint>);
 
 fn name(method: TargetMethod) -> &'static str {
     match method {
@@ -344,7 +344,7 @@ struct Calibrated {
 
 impl Search<'_> {
     /// The target of the given strength and the path to it; `None` if calibration fails because no positive scale fits.
-    fn target(&self, strength: f64) -> Result<Option<Made>, StageError> {
+    fn target(&self, strength: f64) -> Result<Option<HeadWithPath>, StageError> {
         let mut path = Vec::new();
         let made = self.make(strength, &mut |step, head| {
             path.push(self.point(step, head)?);
@@ -362,7 +362,7 @@ impl Search<'_> {
 
     /// The target of the strength that was asked for. If calibration fails for it, the strongest target for which it
     /// succeeds, together with a record of the change.
-    fn as_asked(&self, field: &'static str, asked: f64) -> Result<(Made, Option<SteppedBack>), StageError> {
+    fn as_asked(&self, field: &'static str, asked: f64) -> Result<(HeadWithPath, Option<SteppedBack>), StageError> {
         if let Some(made) = self.target(asked)? {
             return Ok((made, None));
         }
@@ -414,7 +414,7 @@ impl Search<'_> {
 
     /// The strongest target whose support bound is at most the poison fraction, and the path to it. Bisection finds it,
     /// because bounds grow with the strength.
-    fn strongest_reachable(&self, field: &'static str) -> Result<Made, StageError> {
+    fn strongest_reachable(&self, field: &'static str) -> Result<HeadWithPath, StageError> {
         let budget = self.params.poison_fraction.expect("a reachable target was checked to have a budget");
         let bound = |strength: f64| -> Result<f64, StageError> {
             let made = self.make(strength, &mut |_, _| Ok(()))?;

@@ -2,12 +2,12 @@
 
 mod convex;
 mod kinds;
-mod near;
+mod knn;
 
 pub use kinds::{ConstraintKind, ConstraintKinds};
 
 use convex::{Convex, dykstra};
-use near::Near;
+use knn::KnnSet;
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayViewMut1, Axis};
 use rayon::prelude::*;
@@ -28,9 +28,9 @@ pub struct Constraint {
     /// Convex sets, all of which must contain the features. Without any, the whole space is allowed.
     convex: Vec<Convex>,
     /// If there are several convex sets, a point in their intersection for each label; otherwise empty.
-    anchors: Vec<Array1<f64>>,
-    /// The neighbourhoods of the classes, if `knn` is one of the kinds.
-    near: Option<Vec<Near>>,
+    interior_points: Vec<Array1<f64>>,
+    /// The sets of `knn` for each label, if `knn` is one of the kinds.
+    knn: Option<Vec<KnnSet>>,
 }
 
 /// Reasons why the clean samples do not define a constraint.
@@ -84,17 +84,17 @@ impl Constraint {
                 ConstraintKind::Knn => None,
             });
         }
-        constraint.anchor(clean)?;
+        constraint.find_interior_points(clean)?;
         if kinds.kinds().contains(&ConstraintKind::Knn) {
             let classes = ClassRows::of(clean)?;
-            let near = (0..clean.classes()).map(|class| Near::new(&classes, class, quantile, neighbors, &constraint));
-            constraint.near = Some(near.collect::<Result<_, _>>()?);
+            let knn = (0..clean.classes()).map(|class| KnnSet::new(&classes, class, quantile, neighbors, &constraint));
+            constraint.knn = Some(knn.collect::<Result<_, _>>()?);
         }
         Ok(constraint)
     }
 
     /// If there are several convex sets, finds a point in their intersection for each label.
-    fn anchor(&mut self, clean: Samples<'_>) -> Result<(), ConstraintError> {
+    fn find_interior_points(&mut self, clean: Samples<'_>) -> Result<(), ConstraintError> {
         if self.convex.len() < 2 {
             return Ok(());
         }
@@ -105,7 +105,7 @@ impl Constraint {
             if !self.holds(z.view(), class) {
                 return Err(ConstraintError::Empty(class));
             }
-            self.anchors.push(z);
+            self.interior_points.push(z);
         }
         Ok(())
     }
@@ -118,9 +118,9 @@ impl Constraint {
     pub fn bounded(&self, clean: Samples<'_>) -> Result<Self, ConstraintError> {
         let mut bounded = self.clone();
         let ends = |set: &Convex| !matches!(set, Convex::Slab(_));
-        if self.near.is_none() && !self.convex.iter().any(ends) {
+        if self.knn.is_none() && !self.convex.iter().any(ends) {
             bounded.convex.push(Convex::ball(clean, 1.0));
-            bounded.anchor(clean)?;
+            bounded.find_interior_points(clean)?;
         }
         Ok(bounded)
     }
@@ -134,7 +134,7 @@ impl Constraint {
     /// Whether the constraint is the whole space.
     #[must_use]
     pub fn is_none(&self) -> bool {
-        self.convex.is_empty() && self.near.is_none()
+        self.convex.is_empty() && self.knn.is_none()
     }
 
     /// Moves every row of `features`, `[m, d]`, to the nearest point of its label's set. With `knn`, which is not
@@ -164,17 +164,17 @@ impl Constraint {
     #[must_use]
     pub fn extreme(&self, direction: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>) {
         let convex = self.convex.iter().map(|set| set.extreme(direction, label));
-        let near = self.near.iter().map(|near| near[label].extreme(direction));
+        let knn = self.knn.iter().map(|knn| knn[label].extreme(direction));
         let unbounded = if norm(direction) == 0.0 { 0.0 } else { f64::INFINITY };
         let none = (unbounded, Array1::zeros(direction.len()));
-        convex.chain(near).fold(none, |least, next| if next.0 < least.0 { next } else { least })
+        convex.chain(knn).fold(none, |least, next| if next.0 < least.0 { next } else { least })
     }
 
     /// Whether a point lies in a label's set, with a tolerance for rounding.
     #[must_use]
     pub fn holds(&self, z: ArrayView1<'_, f64>, label: usize) -> bool {
         let slack = INSIDE * (1.0 + norm(z));
-        self.convex_holds(z, label) && self.near.iter().all(|near| near[label].holds(z, near[label].radius + slack))
+        self.convex_holds(z, label) && self.knn.iter().all(|knn| knn[label].holds(z, knn[label].radius + slack))
     }
 
     fn convex_holds(&self, z: ArrayView1<'_, f64>, label: usize) -> bool {
@@ -187,23 +187,23 @@ impl Constraint {
         self.convex.iter().all(|set| off(set) <= slack)
     }
 
-    /// Moves `row` towards the point `anchor` until it is inside of all convex sets. This is needed where Dykstra's
-    /// algorithm stops too early, because the sets hardly overlap.
-    fn draw_inside(&self, mut row: ArrayViewMut1<'_, f64>, anchor: &Array1<f64>, label: usize) {
+    /// Moves `row` towards `interior_point`, by bisection, until it is inside of all convex sets. This is needed where
+    /// Dykstra's algorithm stops too early, because the sets hardly overlap.
+    fn bisect_inside(&self, mut row: ArrayViewMut1<'_, f64>, interior_point: &Array1<f64>, label: usize) {
         if self.convex_holds(row.view(), label) {
             return;
         }
-        let away = &row - anchor;
+        let away = &row - interior_point;
         let (mut inside, mut outside) = (0.0, 1.0);
         for _ in 0..HALVINGS {
             let middle = 0.5 * (inside + outside);
-            if self.convex_holds((anchor + &(&away * middle)).view(), label) {
+            if self.convex_holds((interior_point + &(&away * middle)).view(), label) {
                 inside = middle;
             } else {
                 outside = middle;
             }
         }
-        row.assign(&(anchor + &(away * inside)));
+        row.assign(&(interior_point + &(away * inside)));
     }
 
     fn project_row(&self, mut row: ArrayViewMut1<'_, f64>, label: usize) {
@@ -212,13 +212,13 @@ impl Constraint {
             [one] => one.project_row(row.view_mut(), label),
             sets => {
                 dykstra(sets, row.view_mut(), label);
-                if let Some(anchor) = self.anchors.get(label) {
-                    self.draw_inside(row.view_mut(), anchor, label);
+                if let Some(interior_point) = self.interior_points.get(label) {
+                    self.bisect_inside(row.view_mut(), interior_point, label);
                 }
             }
         }
-        if let Some(near) = &self.near {
-            near[label].restore(row);
+        if let Some(knn) = &self.knn {
+            knn[label].restore(row);
         }
     }
 }
@@ -361,11 +361,11 @@ mod tests {
         // On a line, the distances to the second neighbour are 2, 1, 1, 2 and 6. Their quantile 0.8 is 2.
         let z = array![[0.0], [1.0], [2.0], [3.0], [9.0], [0.0], [0.0], [0.0]];
         let clean = Samples::new(z.view(), &[0, 0, 0, 0, 0, 1, 1, 1], 2).unwrap();
-        let near = build("knn", clean, 0.8);
+        let knn = build("knn", clean, 0.8);
         // Points with two samples within 2 are inside: up to 4, because of the samples at 2 and 3.
-        let found = projected(&near, array![[3.9], [4.1], [-1.1], [6.0]], &[0, 0, 0, 0]);
+        let found = projected(&knn, array![[3.9], [4.1], [-1.1], [6.0]], &[0, 0, 0, 0]);
         assert!(close(&found, &array![[3.9], [4.0], [-1.0], [4.0]], 1e-12), "{found}");
-        assert!(near.support(array![1.0].view(), 0) >= 4.0);
+        assert!(knn.support(array![1.0].view(), 0) >= 4.0);
         // The quantile 0.4 is 1: of the samples at 1 and 2. Those at 0 and 3 lie within 1 of themselves and of one
         // other.
         let narrow = build("knn", clean, 0.4);

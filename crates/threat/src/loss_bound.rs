@@ -81,11 +81,11 @@ fn worst(packed: &Array2<f64>, constraint: &Constraint) -> (f64, Array2<f64>) {
     let classes = packed.nrows();
     // For each class, the largest margin over the label that a poison can have, and the point that attains it.
     let margins = |label: usize| -> (Vec<f64>, Vec<Array1<f64>>) {
-        let reach = |k: usize| {
+        let extreme = |k: usize| {
             let (value, z) = constraint.extreme((&weights.row(k) - &weights.row(label)).view(), label);
             (value + bias[k] - bias[label], z)
         };
-        (0..classes).map(reach).unzip()
+        (0..classes).map(extreme).unzip()
     };
     let losses: Vec<f64> = (0..classes).into_par_iter().map(|label| soft_maximum(&margins(label).0, 1.0).0).collect();
     let (worst, weight_of) = soft_maximum(&losses, SMOOTHING);

@@ -57,13 +57,13 @@ struct AnyHeader {
 /// Writes a checkpoint.
 pub(crate) fn write<O: TrainingObjective>(
     params: Value,
-    student: &O::OnlineNetwork,
+    online: &O::OnlineNetwork,
     objective: &O,
     optimizer: &Optimizer,
     done: &Done,
 ) -> Result<Vec<u8>, WeightsError> {
     let mut weights = optimizer.state();
-    weights.put_under("student.", Weights::collect(student));
+    weights.put_under("student.", Weights::collect(online));
     weights.put_under("objective.", objective.state());
     let header = Header { version: VERSION, params, steps: optimizer.steps, done: done.clone() };
     let header = serde_json::json!(header).to_string();
@@ -73,12 +73,12 @@ pub(crate) fn write<O: TrainingObjective>(
     Ok(bytes)
 }
 
-/// Reads a checkpoint. Restores the state of `objective` and `optimizer`, and returns a copy of `student` with the
+/// Reads a checkpoint. Restores the state of `objective` and `optimizer`, and returns a copy of `online` with the
 /// saved weights, and the progress.
 pub(crate) fn read<O: TrainingObjective>(
     bytes: &[u8],
     params: &Value,
-    student: &O::OnlineNetwork,
+    online: &O::OnlineNetwork,
     objective: &mut O,
     optimizer: &mut Optimizer,
     device: &Device,
@@ -96,8 +96,8 @@ pub(crate) fn read<O: TrainingObjective>(
     }
     let weights = Weights::from_safetensors(tensors)?;
     // `valid` copies: clones share running statistics, which a failure must leave alone.
-    let student = weights.under("student.").load(student.valid())?;
+    let online = weights.under("student.").load(online.valid())?;
     objective.restore(&weights.under("objective."))?;
     optimizer.restore(&weights, header.steps, device);
-    Ok((student, header.done))
+    Ok((online, header.done))
 }

@@ -20,9 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::augment::{AugmentConfig, render_views};
 use crate::config::{OptimizerKind, fall, rise};
+use crate::online_network::OnlineNetwork;
 use crate::optimizer::Optimizer;
 use crate::step::{Part, TrainingObjective, step};
-use crate::student::OnlineNetwork;
 use crate::supervised::{Classified, Reads, Supervised};
 use crate::train::{finite, internal, start, step_fits, views};
 
@@ -236,8 +236,8 @@ pub struct Session {
     images: usize,
     spec: ExtractorSpec,
     /// The frozen blocks, if only the last block is trained.
-    trunk: Option<BackbonePrefix>,
-    student: Classified,
+    backbone_prefix: Option<BackbonePrefix>,
+    online: Classified,
     optimizer: Optimizer,
     taken: usize,
     device: Device,
@@ -258,7 +258,7 @@ impl Session {
         images: &[Labelled<'_>],
     ) -> Result<Self, StageError> {
         config.check()?;
-        let (spec, net, trunk, device, mut rng) = match begin {
+        let (spec, net, backbone_prefix, device, mut rng) = match begin {
             InitialWeights::Scratch { arch, device } => {
                 let device = device.clone().inner();
                 let pixels: Vec<_> = images.iter().map(|part| part.pixels).collect();
@@ -266,25 +266,32 @@ impl Session {
                 (spec, net, None, device, rng)
             }
             InitialWeights::FineTune(extractor) | InitialWeights::LastBlock(extractor) => {
-                let trunk = matches!(begin, InitialWeights::LastBlock(_)).then(|| BackbonePrefix::new(extractor));
+                let backbone_prefix =
+                    matches!(begin, InitialWeights::LastBlock(_)).then(|| BackbonePrefix::new(extractor));
                 // `valid` copies: clones share running statistics.
                 let net = extractor.network().valid();
-                (extractor.spec().clone(), net, trunk, extractor.device().clone(), config.trained.weights(config.seed))
+                (
+                    extractor.spec().clone(),
+                    net,
+                    backbone_prefix,
+                    extractor.device().clone(),
+                    config.trained.weights(config.seed),
+                )
             }
         };
-        if trunk.is_none() {
+        if backbone_prefix.is_none() {
             let all: usize = images.iter().map(|part| part.labels.len()).sum();
             step_fits(spec.arch, spec.image_size, config.batch.min(all), &device)?;
         }
-        let reads = if trunk.is_some() { Reads::Activations } else { Reads::Images };
-        let student = Classified::new(net, [spec.arch.feature_dim(), classes], reads, &mut rng, &device);
+        let reads = if backbone_prefix.is_some() { Reads::Activations } else { Reads::Images };
+        let online = Classified::new(net, [spec.arch.feature_dim(), classes], reads, &mut rng, &device);
         let session = Self {
             config: config.clone(),
             classes,
             images: images.iter().map(|part| part.labels.len()).sum(),
             spec,
-            trunk,
-            student,
+            backbone_prefix,
+            online,
             optimizer: Optimizer::new(config.optimizer, config.weight_decay),
             taken: 0,
             pair: if runs_on_rayon(&device) { PoolPair::halves() } else { PoolPair::none() },
@@ -331,12 +338,12 @@ impl Session {
                 ctx.check()?;
                 let lr = self.config.learning_rate_at(self.taken, steps);
                 let halves = objective.parts(batch).map(|part| vec![(self.render(images, &part, epoch), part.images)]);
-                let student = self.student.clone();
-                let (student, loss, _) =
-                    step(&self.pair, &objective, student, &mut self.optimizer, halves, &self.device, lr);
+                let online = self.online.clone();
+                let (online, loss, _) =
+                    step(&self.pair, &objective, online, &mut self.optimizer, halves, &self.device, lr);
                 let loss = loss.into_scalar::<f32>();
                 finite(loss, epoch, i, lr)?;
-                self.student = student;
+                self.online = online;
                 self.taken += 1;
                 total += f64::from(loss);
                 done(self.taken, f64::from(loss));
@@ -350,8 +357,8 @@ impl Session {
     /// # Errors
     /// If parameters of the classifier are not finite.
     pub fn snapshot(&self) -> Result<Classifier, StageError> {
-        let extractor = Extractor::new(self.spec.clone(), self.student.net(), &self.device);
-        let Linear { weight, bias, .. } = &self.student.classifier;
+        let extractor = Extractor::new(self.spec.clone(), self.online.net(), &self.device);
+        let Linear { weight, bias, .. } = &self.online.classifier;
         // A row of weights per feature, and the biases as the last row: the columns of the head.
         let rows = std::iter::once(weight.val()).chain(bias.as_ref().map(|bias| bias.val().unsqueeze()));
         let rows = Tensor::cat(rows.collect(), 0).into_data().iter().collect();
@@ -366,10 +373,10 @@ impl Session {
         let ClassifierConfig { trained, seed, .. } = self.config;
         let stream = |number| trained.view(seed, epoch, number, part.view);
         let augment = self.config.augment();
-        match &self.trunk {
-            Some(trunk) => {
+        match &self.backbone_prefix {
+            Some(backbone_prefix) => {
                 let pixels = render_views(&augment, &image, part.images, &stream, part.view);
-                Tensor::from_inner(trunk.activations(&pixels))
+                Tensor::from_inner(backbone_prefix.activations(&pixels))
             }
             None => views(&self.spec, &augment, &image, part.images, &stream, part.view, &self.device),
         }

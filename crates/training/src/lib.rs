@@ -18,10 +18,10 @@ pub mod infonce;
 pub mod knn;
 pub mod moco;
 pub mod ntxent;
+mod online_network;
 mod optimizer;
 pub mod simclr;
 mod step;
-mod student;
 pub mod supervised;
 pub mod train;
 

@@ -25,8 +25,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::TrainConfig;
 use crate::infonce::info_nce;
+use crate::online_network::{Named, OnlineNetwork, Output, ProjectionMlp, copy_on, parameters};
 use crate::step::{TrainingObjective, joined};
-use crate::student::{Named, OnlineNetwork, Output, ProjectionMlp, copy_on, parameters};
 
 /// Added to the variance before the square root, as in burn and PyTorch.
 const EPSILON: f64 = 1e-5;
@@ -111,9 +111,9 @@ impl TrainingObjective for MocoV3 {
         info_nce(qa, keys(kb), self.temperature) + info_nce(qb, keys(ka), self.temperature)
     }
 
-    fn after_step(&mut self, student: &Query, done: f64) {
+    fn after_step(&mut self, online: &Query, done: f64) {
         let momentum = self.momentum_at(done);
-        let mut mean = MovingMean { path: Path::default(), towards: parameters(student), momentum };
+        let mut mean = MovingMean { path: Path::default(), towards: parameters(online), momentum };
         self.keys = self.keys.clone().map(&mut mean);
     }
 

@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use hemlock_models::weights::{Path, Weight, Weights};
 
 use crate::config::OptimizerKind;
-use crate::student::Named;
+use crate::online_network::Named;
 
 const MOMENTUM: f64 = 0.9;
 const BETA_1: f64 = 0.9;
@@ -39,9 +39,9 @@ impl Optimizer {
     }
 
     /// The network after one step along `gradients`, with `buffers` as its running statistics.
-    pub(crate) fn step<M: Module>(&mut self, student: M, lr: f64, gradients: Named, buffers: Named) -> M {
+    pub(crate) fn step<M: Module>(&mut self, online: M, lr: f64, gradients: Named, buffers: Named) -> M {
         self.steps += 1;
-        student.map(&mut Step { path: Path::default(), optimizer: self, lr, gradients, buffers })
+        online.map(&mut Step { path: Path::default(), optimizer: self, lr, gradients, buffers })
     }
 
     /// `parameter` after one step. Weight decay and the adaptation of LARS apply if it is a `matrix` or a convolution.

@@ -10,8 +10,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::TrainConfig;
 use crate::ntxent::nt_xent;
+use crate::online_network::{OnlineNetwork, Output, ProjectionMlp};
 use crate::step::TrainingObjective;
-use crate::student::{OnlineNetwork, Output, ProjectionMlp};
 
 /// The NT-Xent objective of SimCLR.
 pub(crate) struct Simclr {

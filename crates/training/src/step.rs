@@ -15,8 +15,8 @@ use burn::tensor::{Device, Tensor};
 use hemlock_models::tiles::PoolPair;
 use hemlock_models::weights::{Weights, WeightsError};
 
+use crate::online_network::{Named, OnlineNetwork, Output, copy_on, gradients, running_statistics};
 use crate::optimizer::Optimizer;
-use crate::student::{Named, OnlineNetwork, Output, copy_on, gradients, running_statistics};
 
 /// The objective of a training method: everything that the methods differ in.
 pub(crate) trait TrainingObjective: Sync {
@@ -80,7 +80,7 @@ pub(crate) struct Half<O: TrainingObjective> {
 pub(crate) fn step<O: TrainingObjective>(
     pair: &PoolPair,
     objective: &O,
-    student: O::OnlineNetwork,
+    online: O::OnlineNetwork,
     optimizer: &mut Optimizer,
     [a, b]: [Shards<'_>; 2],
     device: &Device,
@@ -88,21 +88,21 @@ pub(crate) fn step<O: TrainingObjective>(
 ) -> (O::OnlineNetwork, Tensor<1>, Tensor<2>) {
     let count = (a.len() + b.len()) as f32;
     // Copies are placed before the devices are busy, so that the devices work side by side.
-    let [a, b] = [a, b].map(|shards| placed(&student, shards));
+    let [a, b] = [a, b].map(|shards| placed(&online, shards));
     let (a, b) = pair.run(|| forward(objective, a, device), || forward(objective, b, device));
     let (loss, gradients) = loss(objective, [&a.embeddings, &b.embeddings], [a.target, b.target]);
     let [ga, gb] = [(&a.shards, &gradients[0]), (&b.shards, &gradients[1])].map(|(shards, all)| cut(shards, all));
     let (a_back, b_back) = pair.run(|| backward(a.shards, ga), || backward(b.shards, gb));
     let [gradients, statistics] = sums([a_back, b_back].concat(), device);
     let statistics = statistics.into_iter().map(|(name, sum)| (name, sum.div_scalar(count))).collect();
-    let student = optimizer.step(student, lr, gradients, statistics);
-    (student, loss, a.monitored)
+    let online = optimizer.step(online, lr, gradients, statistics);
+    (online, loss, a.monitored)
 }
 
 /// Pairs each shard with a copy of the online network on its device.
-pub(crate) fn placed<'b, S: OnlineNetwork>(student: &S, shards: Shards<'b>) -> Vec<(S, Tensor<4>, &'b [usize])> {
+pub(crate) fn placed<'b, S: OnlineNetwork>(online: &S, shards: Shards<'b>) -> Vec<(S, Tensor<4>, &'b [usize])> {
     let shards = shards.into_iter();
-    shards.map(|(images, numbers)| (copy_on(student, &images.device().inner()), images, numbers)).collect()
+    shards.map(|(images, numbers)| (copy_on(online, &images.device().inner()), images, numbers)).collect()
 }
 
 /// The forward pass of one half.
@@ -112,10 +112,10 @@ pub(crate) fn forward<O: TrainingObjective>(
     device: &Device,
 ) -> Half<O> {
     let (mut passed, mut seen, mut targets) = (Vec::new(), Vec::new(), Vec::new());
-    for (student, images, numbers) in shards {
+    for (online, images, numbers) in shards {
         targets.push(objective.target(&images, numbers));
-        let Output { embeddings, monitored } = student.forward(images);
-        passed.push((student, embeddings));
+        let Output { embeddings, monitored } = online.forward(images);
+        passed.push((online, embeddings));
         seen.push(monitored.inner());
     }
     let embeddings = passed.iter().map(|(_, embeddings)| embeddings.clone().inner()).collect();
@@ -163,9 +163,9 @@ pub(crate) fn cut<S>(shards: &[(S, Tensor<2>)], gradient: &Tensor<2>) -> Vec<Ten
 /// and the new running statistics, on its device.
 pub(crate) fn backward<S: OnlineNetwork>(shards: Vec<(S, Tensor<2>)>, gradient: Vec<Tensor<2>>) -> Vec<[Named; 2]> {
     let shards = shards.into_iter().zip(gradient);
-    let back = |((student, embeddings), gradient): ((S, Tensor<2>), Tensor<2>)| {
+    let back = |((online, embeddings), gradient): ((S, Tensor<2>), Tensor<2>)| {
         let by_parameter = (embeddings * Tensor::from_inner(gradient)).sum().backward();
-        [gradients(&student, &by_parameter), running_statistics(&student)]
+        [gradients(&online, &by_parameter), running_statistics(&online)]
     };
     shards.map(back).collect()
 }

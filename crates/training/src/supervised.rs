@@ -13,8 +13,8 @@ use hemlock_stage::ParamError;
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::TrainConfig;
+use crate::online_network::{OnlineNetwork, Output, linear};
 use crate::step::{Part, TrainingObjective};
-use crate::student::{OnlineNetwork, Output, linear};
 
 /// The cross-entropy objective.
 pub(crate) struct Supervised<'a> {

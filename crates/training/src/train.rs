@@ -23,10 +23,10 @@ use crate::config::{Method, TrainConfig};
 use crate::knn;
 use crate::moco::MocoV3;
 use crate::ntxent::unit_rows;
+use crate::online_network::OnlineNetwork;
 use crate::optimizer::Optimizer;
 use crate::simclr::Simclr;
 use crate::step::{self, Part, Shards, TrainingObjective};
-use crate::student::OnlineNetwork;
 use crate::supervised::Supervised;
 
 /// The random streams that the loop draws from.
@@ -184,28 +184,28 @@ struct TrainingState<O> {
 impl TrainingRun<'_> {
     fn train<O: TrainingObjective>(
         &self,
-        (mut objective, student): (O, O::OnlineNetwork),
+        (mut objective, online): (O, O::OnlineNetwork),
         ctx: &Context<'_>,
     ) -> Result<(Network, Vec<Epoch>), StageError> {
         let config = self.config;
         let mut optimizer = Optimizer::new(config.optimizer, config.weight_decay);
-        let (mut student, done) = self.resume(student, &mut objective, &mut optimizer, ctx);
+        let (mut online, done) = self.resume(online, &mut objective, &mut optimizer, ctx);
         let bar = ctx.progress.start("pre-training", self.total_steps() as u64, "steps");
         let begun = Instant::now();
         let mut state = TrainingState { objective, optimizer, done, bar, saved: begun, rendering: Duration::ZERO };
         for epoch in state.done.curve.len()..config.epochs {
             let monitored;
-            (student, monitored) = self.epoch(epoch, student, &mut state, ctx)?;
-            let record = self.record(epoch, student.net(), &state.done, monitored, ctx)?;
+            (online, monitored) = self.epoch(epoch, online, &mut state, ctx)?;
+            let record = self.record(epoch, online.net(), &state.done, monitored, ctx)?;
             state.done.curve.push(record);
             (state.done.step, state.done.total) = (0, 0.0);
-            self.save(&student, &mut state, ctx)?;
+            self.save(&online, &mut state, ctx)?;
         }
         if !state.rendering.is_zero() {
             let share = state.rendering.as_secs_f64() / begun.elapsed().as_secs_f64();
             tracing::info!("augmentation took {:.1} % of the training time", 100.0 * share);
         }
-        Ok((student.net().clone(), state.done.curve))
+        Ok((online.net().clone(), state.done.curve))
     }
 
     fn steps_per_epoch(&self) -> usize {
@@ -221,7 +221,7 @@ impl TrainingRun<'_> {
     fn epoch<O: TrainingObjective>(
         &self,
         epoch: usize,
-        mut student: O::OnlineNetwork,
+        mut online: O::OnlineNetwork,
         state: &mut TrainingState<O>,
         ctx: &Context<'_>,
     ) -> Result<(O::OnlineNetwork, Option<Tensor<2>>), StageError> {
@@ -239,9 +239,9 @@ impl TrainingRun<'_> {
             let lr = config.learning_rate_at(taken, total);
             let TrainingState { objective, optimizer, .. } = state;
             let (loss, seen);
-            (student, loss, seen) = step::step(&self.pair, objective, student, optimizer, halves, self.device, lr);
+            (online, loss, seen) = step::step(&self.pair, objective, online, optimizer, halves, self.device, lr);
             monitored = Some(seen);
-            objective.after_step(&student, taken as f64 / total as f64);
+            objective.after_step(&online, taken as f64 / total as f64);
             // Rendered while a GPU computes the step.
             rendered = batches.peek().map(|(_, batch)| self.halves(batch, epoch, state));
             let loss = loss.into_scalar::<f32>();
@@ -252,10 +252,10 @@ impl TrainingRun<'_> {
             state.bar.say(format!("epoch {}/{} loss {loss:.3}", epoch + 1, config.epochs));
             // After the last step of an epoch, the checkpoint is saved with the record of the epoch.
             if state.done.step < steps && state.saved.elapsed() >= interval {
-                self.save(&student, state, ctx)?;
+                self.save(&online, state, ctx)?;
             }
         }
-        Ok((student, monitored))
+        Ok((online, monitored))
     }
 
     /// The record of an epoch whose steps are done.
@@ -272,7 +272,7 @@ impl TrainingRun<'_> {
             epoch: epoch as u32 + 1,
             loss: done.total / steps as f64,
             learning_rate: self.config.learning_rate_at((epoch + 1) * steps - 1, self.total_steps()),
-            spread: monitored.map_or(0.0, |z| f64::from(spread(z))),
+            spread: monitored.map_or(0.0, |z| f64::from(embedding_spread(z))),
             knn: self.knn(net, epoch, ctx)?.map(f64::from),
         };
         if record.collapsed() && !done.curve.last().is_some_and(Epoch::collapsed) {
@@ -283,13 +283,13 @@ impl TrainingRun<'_> {
 
     fn save<O: TrainingObjective>(
         &self,
-        student: &O::OnlineNetwork,
+        online: &O::OnlineNetwork,
         state: &mut TrainingState<O>,
         ctx: &Context<'_>,
     ) -> Result<(), StageError> {
         let params = self.config.key(self.method).map_err(internal)?;
         let TrainingState { objective, optimizer, done, .. } = state;
-        let checkpoint = checkpoint::write(params, student, objective, optimizer, done).map_err(internal)?;
+        let checkpoint = checkpoint::write(params, online, objective, optimizer, done).map_err(internal)?;
         ctx.checkpoints.save(&checkpoint)?;
         state.saved = Instant::now();
         Ok(())
@@ -300,21 +300,21 @@ impl TrainingRun<'_> {
     /// A checkpoint that cannot be read costs time and never correctness: the training starts over.
     fn resume<O: TrainingObjective>(
         &self,
-        student: O::OnlineNetwork,
+        online: O::OnlineNetwork,
         objective: &mut O,
         optimizer: &mut Optimizer,
         ctx: &Context<'_>,
     ) -> (O::OnlineNetwork, Done) {
         let read = |bytes: Vec<u8>| {
             let params = self.config.key(self.method).map_err(|e| e.to_string())?;
-            checkpoint::read(&bytes, &params, &student, objective, optimizer, self.device)
+            checkpoint::read(&bytes, &params, &online, objective, optimizer, self.device)
                 .map_err(|reason| reason.to_string())
         };
         match ctx.checkpoints.load().map_err(|e| e.to_string()).and_then(|found| found.map(read).transpose()) {
-            Ok(resumed) => resumed.unwrap_or((student, Done::default())),
+            Ok(resumed) => resumed.unwrap_or((online, Done::default())),
             Err(reason) => {
                 tracing::warn!("the checkpoint is not used, training starts over: {reason}");
-                (student, Done::default())
+                (online, Done::default())
             }
         }
     }
@@ -410,7 +410,7 @@ pub(crate) fn internal(e: impl std::error::Error + Send + Sync + 'static) -> Sta
 }
 
 /// The spread of embeddings `[n, p]`, as [`Epoch::spread`] defines it.
-fn spread(z: Tensor<2>) -> f32 {
+fn embedding_spread(z: Tensor<2>) -> f32 {
     let [_, p] = z.dims();
     let z = unit_rows(z);
     let centred = z.clone() - z.mean_dim(0);

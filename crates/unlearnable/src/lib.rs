@@ -218,7 +218,7 @@ impl hemlock_stage::Stage for Stage {
         let base_index: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
         let base = base_images(train, &base_index)?;
         let noise = Noise::new(base.view(), &labels, classes, params.noise, params.linf.as_pixel());
-        let Made { images, curve, passes, learner } = match params.surrogate {
+        let NoisedImages { images, curve, passes, learner } = match params.surrogate {
             Surrogate::Frozen => {
                 let probe = Probe::new(&extractor, &features, &target, &base_index, &labels)?;
                 make(params, noise, probe, &labels, ctx)?
@@ -274,7 +274,7 @@ impl hemlock_stage::Stage for Stage {
 const FALL: f64 = 0.01;
 
 /// The result of making noise.
-struct Made {
+struct NoisedImages {
     /// The images with noise.
     images: Array4<u8>,
     /// The mean loss on these images after every round's training.
@@ -292,7 +292,7 @@ fn make(
     mut learner: impl Learner,
     labels: &[u32],
     ctx: &Context,
-) -> Result<Made, StageError> {
+) -> Result<NoisedImages, StageError> {
     let bar = ctx.progress.start("noise", u64::from(params.rounds) * u64::from(params.steps), "steps");
     let (mut curve, mut passes): (Vec<CurvePoint>, u32) = (Vec::new(), 0);
     let length = (params.step() / 255.0) as f32;
@@ -300,10 +300,10 @@ fn make(
     for round in 0.. {
         learner.learn(noise.images().view(), ctx)?;
         let (frozen, head) = learner.as_is();
-        let feel =
+        let gradient_and_losses =
             |noise: &Noise| frozen.vjp_tiled(&noise.pixels(), labels.len(), |row, z| loss(head, z, &labels[row..]));
-        let (mut gradient, felt) = feel(&noise)?;
-        let mean = |of: fn(&Felt) -> f64| felt.iter().map(of).sum::<f64>() / n;
+        let (mut gradient, sums) = gradient_and_losses(&noise);
+        let mean = |of: fn(&LossSums) -> f64| sums.iter().map(of).sum::<f64>() / n;
         let (loss, mistaken) = (mean(|f| f.loss), mean(|f| f.mistaken));
         bar.say(format!("loss {loss:.3}, mistaken {mistaken:.3}"));
         curve.push(CurvePoint { step: round, objective: loss });
@@ -314,12 +314,12 @@ fn make(
         };
         if let Some(stopped) = stopped {
             let learner = LearnerState { rounds: round, loss, mistaken, stopped };
-            return Ok(Made { images: noise.images(), curve, passes, learner });
+            return Ok(NoisedImages { images: noise.images(), curve, passes, learner });
         }
         for step in 0..params.steps {
             ctx.check()?;
             if step > 0 {
-                gradient = feel(&noise)?.0;
+                gradient = gradient_and_losses(&noise).0;
             }
             noise.step(&gradient, length);
             passes += 1;
@@ -337,7 +337,7 @@ fn stalled(curve: &[CurvePoint], patience: u32) -> bool {
 }
 
 /// Sums over some samples.
-struct Felt {
+struct LossSums {
     /// Cross-entropy, in nats.
     loss: f64,
     /// Number of misclassified samples.
@@ -346,10 +346,10 @@ struct Felt {
 
 /// The gradient `W' (p - e_y)` of the cross-entropy with respect to the features `z` of some samples, whose labels are
 /// the first of `labels`, and the sums over these samples.
-fn loss(head: &Head, z: &[f32], labels: &[u32]) -> (Vec<f32>, Felt) {
+fn loss(head: &Head, z: &[f32], labels: &[u32]) -> (Vec<f32>, LossSums) {
     let (weight, bias) = (head.weight(), head.bias());
-    let mut felt = Felt { loss: 0.0, mistaken: 0.0 };
-    let mut by = Vec::with_capacity(z.len());
+    let mut sums = LossSums { loss: 0.0, mistaken: 0.0 };
+    let mut grad_features = Vec::with_capacity(z.len());
     for (z, label) in z.chunks_exact(head.dim()).zip(labels) {
         let score = |k: usize| bias[k] + weight.row(k).iter().zip(z).map(|(w, z)| w * f64::from(*z)).sum::<f64>();
         let mut p: Vec<f64> = (0..head.classes()).map(score).collect();
@@ -358,13 +358,14 @@ fn loss(head: &Head, z: &[f32], labels: &[u32]) -> (Vec<f32>, Felt) {
         let own = p[label];
         p.iter_mut().for_each(|p| *p = (*p - most).exp());
         let sum: f64 = p.iter().sum();
-        felt.loss += sum.ln() + most - own;
-        felt.mistaken += f64::from(u8::from(own < most));
+        sums.loss += sum.ln() + most - own;
+        sums.mistaken += f64::from(u8::from(own < most));
         p.iter_mut().for_each(|p| *p /= sum);
         p[label] -= 1.0;
-        by.extend((0..z.len()).map(|j| weight.column(j).iter().zip(&p).map(|(w, p)| w * p).sum::<f64>() as f32));
+        grad_features
+            .extend((0..z.len()).map(|j| weight.column(j).iter().zip(&p).map(|(w, p)| w * p).sum::<f64>() as f32));
     }
-    (by, felt)
+    (grad_features, sums)
 }
 
 #[cfg(test)]
@@ -396,19 +397,19 @@ mod tests {
     fn the_derivative_is_that_of_the_loss() {
         let head = Head::from_packed(array![[0.3, -0.2, 0.1], [-0.4, 0.5, 0.0], [0.2, 0.1, -0.3]]).unwrap();
         let (z, labels) = ([0.5f32, -1.0, 2.0, 0.25], [2u32, 0]);
-        let (by, felt) = loss(&head, &z, &labels);
+        let (gradient, sums) = loss(&head, &z, &labels);
         // The scores are 0.45, -0.7 and -0.3 for the first sample, and 0.65, -0.675 and 0.125 for the second.
         let first = (0.45f64.exp() + (-0.7f64).exp() + (-0.3f64).exp()).ln() + 0.3;
         let second = (0.65f64.exp() + (-0.675f64).exp() + 0.125f64.exp()).ln() - 0.65;
-        assert!((felt.loss - first - second).abs() < 1e-12 && felt.mistaken == 1.0);
-        for (j, by) in by.into_iter().enumerate() {
+        assert!((sums.loss - first - second).abs() < 1e-12 && sums.mistaken == 1.0);
+        for (j, g) in gradient.into_iter().enumerate() {
             let at = |step: f32| {
                 let mut moved = z;
                 moved[j] += step;
                 loss(&head, &moved, &labels).1.loss
             };
             let slope = (at(0.125) - at(-0.125)) / 0.25;
-            assert!((f64::from(by) - slope).abs() < 2e-3, "{j}: {by} {slope}");
+            assert!((f64::from(g) - slope).abs() < 2e-3, "{j}: {g} {slope}");
         }
     }
 }

@@ -133,10 +133,10 @@ fn a_second_pass_is_the_first_one_again() {
     let first = pass();
     assert!(first.1.iter().any(|x| *x != 0.0));
     assert_eq!(pass(), first);
-    let count = |planes: &HashMap<_, Vec<BlockedTensor>>| planes.values().map(Vec::len).sum::<usize>();
-    let before = count(&net.planes.free.lock().unwrap());
+    let count = |tensors: &HashMap<_, Vec<BlockedTensor>>| tensors.values().map(Vec::len).sum::<usize>();
+    let before = count(&net.pool.free.lock().unwrap());
     pass();
-    assert_eq!(count(&net.planes.free.lock().unwrap()), before);
+    assert_eq!(count(&net.pool.free.lock().unwrap()), before);
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub struct ProjectedAdam {
 impl ProjectedAdam {
     /// The decay rates of the first and of the second moment.
     pub const DECAY: (f32, f32) = (0.9, 0.999);
+    /// The number that is added to the root of the second moment, so that no step divides by 0.
+    pub const EPSILON: f32 = 1e-8;
 
     /// Starts at `start`, projected onto `bounds`.
     #[must_use]
@@ -41,7 +43,7 @@ impl Minimizer for ProjectedAdam {
         for ((x, (first, second)), g) in self.x.iter_mut().zip(moments).zip(gradient) {
             *first = a * *first + (1.0 - a) * g;
             *second = b * *second + (1.0 - b) * g * g;
-            *x -= rate * (*first / bias1) / ((*second / bias2).sqrt() + 1e-8);
+            *x -= rate * (*first / bias1) / ((*second / bias2).sqrt() + Self::EPSILON);
         }
         self.bounds.project(&mut self.x);
         self.done < self.passes

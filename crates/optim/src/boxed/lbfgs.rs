@@ -17,6 +17,9 @@ pub const MEMORY: usize = 10;
 pub const ARMIJO: f64 = 1e-4;
 /// Number of times that a step is shortened before its direction is abandoned.
 pub const SHORTENINGS: u32 = 12;
+/// The smallest cosine that still has a sign, given the rounding of vectors in f32. A pair is used if the cosine between
+/// step and gradient change is above it, and a direction if the cosine between it and the gradient is below its negative.
+pub const COSINE: f64 = 1e-8;
 
 /// A change `s` of the point and the change `y` of the gradient that it caused.
 struct Pair {
@@ -86,7 +89,7 @@ impl ProjectedLbfgs {
         }
         let quasi_newton = two_loop(&self.pairs, &free, &steepest).filter(|d| {
             let slope = dot(d, &from.gradient);
-            slope.is_finite() && slope < -1e-8 * (dot(d, d) * dot(&steepest, &steepest)).sqrt()
+            slope.is_finite() && slope < -COSINE * (dot(d, d) * dot(&steepest, &steepest)).sqrt()
         });
         from.shortenings = 0;
         (from.direction, from.length) = match quasi_newton {
@@ -152,7 +155,7 @@ fn two_loop(pairs: &VecDeque<Pair>, free: &[f32], steepest: &[f32]) -> Option<Ve
     for pair in pairs.iter().rev() {
         let (curvature, square) = free_products(&pair.s, &pair.y, free);
         // Pairs without positive curvature would make the approximate Hessian indefinite.
-        if curvature <= 1e-8 * (square * pair.square).sqrt() {
+        if curvature <= COSINE * (square * pair.square).sqrt() {
             continue;
         }
         let a = dot(&pair.s, &q) / curvature;

@@ -9,7 +9,7 @@ use crate::{
     words,
 };
 use hemlock_artifact::{Features, PoisonFeatures, Poisons};
-use hemlock_head::spread;
+use hemlock_head::subsample;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 
 /// The largest numbers of points that are drawn of a set, and of samples that principal components are computed from.
@@ -70,17 +70,17 @@ fn draw(
         Point { x, y, spread: 0.0 }
     };
     let (mut usual, mut odd) = (Vec::new(), Vec::new());
-    for i in spread(asked.features.nrows(), DRAWN) {
+    for i in subsample(asked.features.nrows(), DRAWN) {
         if outlier(i) { &mut odd } else { &mut usual }.push(place(asked.features.row(i)));
     }
     let description = format!(
         "{} clean samples, {} poisons, {} of them outliers. The two directions hold {} % of the clean variance.",
-        spread(clean.nrows(), DRAWN).len(),
+        subsample(clean.nrows(), DRAWN).len(),
         usual.len() + odd.len(),
         odd.len(),
         words::number(100.0 * map.share, 0)
     );
-    let clean = spread(clean.nrows(), DRAWN).into_iter().map(|i| place(clean.row(i))).collect();
+    let clean = subsample(clean.nrows(), DRAWN).into_iter().map(|i| place(clean.row(i))).collect();
     let named = |name: &str, points: Vec<Point>, drawn, style| Series { name: name.to_owned(), points, drawn, style };
     let mut series = vec![
         named("clean", clean, MarkKind::Cloud, 5),
@@ -110,7 +110,7 @@ struct PrincipalComponents {
 impl PrincipalComponents {
     /// Computes the components of samples `[n, d]`.
     fn new(samples: ArrayView2<f32>) -> Self {
-        let some = samples.select(Axis(0), &spread(samples.nrows(), SAMPLES));
+        let some = samples.select(Axis(0), &subsample(samples.nrows(), SAMPLES));
         let mean = some.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(samples.ncols()));
         let centred = some - &mean;
         let mut covariance: Array2<f32> = centred.t().dot(&centred);

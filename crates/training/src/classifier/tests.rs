@@ -142,7 +142,7 @@ fn a_snapshot_predicts_what_the_network_does() {
         let (test, _) = stripes(30, 100);
         let pixels: Vec<f32> = test.iter().map(|&p| f32::from(p) / 255.0).collect();
         let x = session.spec.normalise(Tensor::from_data(TensorData::new(pixels, [30, 3, 8, 8]), &device));
-        let logits = session.student.valid().forward(x).embeddings;
+        let logits = session.online.valid().forward(x).embeddings;
         let features = snapshot.extractor.features(test.view(), &|_| true).unwrap().mapv(f64::from);
         let found = hemlock_head::logits(&snapshot.head, features.view()).unwrap();
         let expected: Vec<f64> = logits.into_data().iter().collect();

@@ -9,8 +9,8 @@ use ndarray::Array4;
 use super::*;
 use crate::augment::AugmentConfig;
 use crate::config::{OptimizerKind, PredictorConfig, ProjectorConfig};
+use crate::online_network::{Named, gradients};
 use crate::step::{backward, cut, forward, loss, placed, sums};
-use crate::student::{Named, gradients};
 use hemlock_fixtures::in_context;
 
 const METHODS: [Method; 3] = [Method::Simclr, Method::MocoV3, Method::Supervised];
@@ -162,13 +162,13 @@ fn random_is_the_initialisation_of_the_same_seed() {
 /// Loss and gradients of a step in two halves, and of the same step in one gradient graph.
 fn both_ways<O: TrainingObjective>(
     run: &TrainingRun<'_>,
-    (objective, student): (O, O::OnlineNetwork),
+    (objective, online): (O, O::OnlineNetwork),
 ) -> [(f32, Named); 2] {
     let batch: Vec<usize> = (0..8).collect();
     let both = || {
         let [a, b] = objective.parts(&batch);
         [run.shards(a, 0, 0), run.shards(b, 1, 0)]
-            .map(|shards| forward(&objective, placed(&student, shards), run.device))
+            .map(|shards| forward(&objective, placed(&online, shards), run.device))
     };
     let [a, b] = both();
     let (value, [ga, gb]) = loss(&objective, [&a.embeddings, &b.embeddings], [a.target, b.target]);
@@ -176,12 +176,12 @@ fn both_ways<O: TrainingObjective>(
     let [halves, _] = sums([backward(a.shards, ga), backward(b.shards, gb)].concat(), run.device);
 
     let [mut a, b] = both();
-    let (student, first) = a.shards.remove(0);
+    let (online, first) = a.shards.remove(0);
     // The second half again, now through the first one's copy.
-    let second = student.forward(run.render(&objective.parts(&batch)[1], 0, run.device)).embeddings;
+    let second = online.forward(run.render(&objective.parts(&batch)[1], 0, run.device)).embeddings;
     let whole = objective.loss([first, second], [a.target, b.target]);
     let by_parameter = whole.backward();
-    [(value.into_scalar::<f32>(), halves), (whole.into_scalar::<f32>(), gradients(&student, &by_parameter))]
+    [(value.into_scalar::<f32>(), halves), (whole.into_scalar::<f32>(), gradients(&online, &by_parameter))]
 }
 
 /// Two devices take one half each and give the same bytes, as both compute the same. More devices cut the halves, which

@@ -11,7 +11,7 @@ const CANDIDATES: usize = 8;
 /// The points that have at least `neighbors` samples of a class within `radius`. It is a union of intersections of
 /// balls, and not convex.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Near {
+pub(super) struct KnnSet {
     /// Samples of the class, `[n, d]`.
     samples: Array2<f64>,
     pub(super) radius: f64,
@@ -21,7 +21,7 @@ pub(super) struct Near {
     inside: Vec<Vec<usize>>,
 }
 
-impl Near {
+impl KnnSet {
     pub(super) fn new(
         classes: &ClassRows<'_>,
         class: usize,
@@ -78,21 +78,21 @@ impl Near {
             return;
         }
         let order = |a: &&Vec<usize>, b: &&Vec<usize>| to[a[0]].total_cmp(&to[b[0]]).then(a[0].cmp(&b[0]));
-        let mut anchors: Vec<&Vec<usize>> = self.inside.iter().collect();
-        if anchors.len() > CANDIDATES {
-            anchors.select_nth_unstable_by(CANDIDATES, order);
-            anchors.truncate(CANDIDATES);
+        let mut candidates: Vec<&Vec<usize>> = self.inside.iter().collect();
+        if candidates.len() > CANDIDATES {
+            candidates.select_nth_unstable_by(CANDIDATES, order);
+            candidates.truncate(CANDIDATES);
         }
-        anchors.sort_unstable_by(order);
+        candidates.sort_unstable_by(order);
         let mut best: Option<(f64, Array1<f64>)> = None;
-        for near in anchors {
+        for near in candidates {
             let length = to[near[0]];
-            let anchor = self.samples.row(near[0]);
-            let away = &z - &anchor;
+            let sample = self.samples.row(near[0]);
+            let away = &z - &sample;
             // The fraction of the way from the sample to the point at which the neighbour is exactly `radius` away: a
             // root of a quadratic equation.
             let argmax = |neighbor: &usize| {
-                let offset = &anchor - &self.samples.row(*neighbor);
+                let offset = &sample - &self.samples.row(*neighbor);
                 let (a, half_b) = (away.dot(&away), away.dot(&offset));
                 let c = offset.dot(&offset) - self.radius * self.radius;
                 ((half_b * half_b - a * c).max(0.0).sqrt() - half_b) / a
@@ -100,7 +100,7 @@ impl Near {
             let share = near.iter().map(argmax).fold(1.0, f64::min).max(0.0);
             let left = length * (1.0 - share);
             if best.as_ref().is_none_or(|(least, _)| left < *least) {
-                best = Some((left, &anchor + &(away * share)));
+                best = Some((left, &sample + &(away * share)));
             }
         }
         if let Some((_, point)) = best {

@@ -36,9 +36,9 @@ impl BlockedTensor {
     /// is at least [`Conv::border`](crate::Conv::border).
     #[must_use]
     pub fn new([images, channels, height, width]: [usize; 4], border: usize) -> Self {
-        let mut planes = Self { images, channels, height, width, border, values: Vec::new() };
-        planes.values = vec![SimdBlock::default(); images * planes.blocks() * planes.size()];
-        planes
+        let mut tensor = Self { images, channels, height, width, border, values: Vec::new() };
+        tensor.values = vec![SimdBlock::default(); images * tensor.blocks() * tensor.size()];
+        tensor
     }
 
     /// The shape, `[images, channels, height, width]`.
@@ -119,28 +119,28 @@ impl BlockedTensor {
 
     /// The backward pass of a ReLU followed by [`BlockedTensor::means`]. Given the gradient with respect to the means,
     /// `[images, channels]`, overwrites `self` with the gradient with respect to the input of the ReLU, whose output is
-    /// `of`: the mean's gradient divided by the number of pixels where `of` is positive, and zero elsewhere.
+    /// `y`: the mean's gradient divided by the number of pixels where `y` is positive, and zero elsewhere.
     ///
     /// # Panics
-    /// If `of` has another shape than `self`, or if `means` has another length.
-    pub fn spread(&mut self, means: &[f32], of: &Self) {
-        assert_eq!(self.shape(), of.shape(), "planes of another shape");
-        assert_eq!(means.len(), self.images * self.channels, "means of another shape");
+    /// If `y` has another shape than `self`, or if `grad_means` has another length.
+    pub fn means_derivative(&mut self, grad_means: &[f32], y: &Self) {
+        assert_eq!(self.shape(), y.shape(), "tensors of different shapes");
+        assert_eq!(grad_means.len(), self.images * self.channels, "means of another shape");
         let share = 1.0 / (self.height * self.width) as f32;
         for image in 0..self.images {
             for block in 0..self.blocks() {
                 let mut value = [0.0; LANES];
                 let channels = (self.channels - block * LANES).min(LANES);
                 let from = image * self.channels + block * LANES;
-                for (value, mean) in value.iter_mut().zip(&means[from..from + channels]) {
-                    *value = mean * share;
+                for (value, grad_mean) in value.iter_mut().zip(&grad_means[from..from + channels]) {
+                    *value = grad_mean * share;
                 }
-                for y in 0..self.height {
-                    let (to, from) = (self.row(image, block, y), of.row(image, block, y));
-                    let of = &of.values[from..from + self.width];
-                    for (to, of) in self.values[to..].iter_mut().zip(of) {
-                        for ((to, of), value) in to.0.iter_mut().zip(of.0).zip(value) {
-                            *to = if of > 0.0 { value } else { 0.0 };
+                for row in 0..self.height {
+                    let (to, from) = (self.row(image, block, row), y.row(image, block, row));
+                    let outputs = &y.values[from..from + self.width];
+                    for (to, output) in self.values[to..].iter_mut().zip(outputs) {
+                        for ((to, output), value) in to.0.iter_mut().zip(output.0).zip(value) {
+                            *to = if output > 0.0 { value } else { 0.0 };
                         }
                     }
                 }

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use crate::Constraint;
 use hemlock_head::kernel::{ROWS, apply_softmax_jacobian, probabilities_of, scores, subtract_labels};
-use hemlock_head::{Head, HeadError, Samples, logits, mixed_derivative, objective, probabilities, spread, unpack};
+use hemlock_head::{Head, HeadError, Samples, logits, mixed_derivative, objective, probabilities, subsample, unpack};
 use hemlock_optim::{inner, norm};
 
 /// Largest number of clean samples that an ascent may start from.
@@ -76,7 +76,7 @@ impl<'a> SupportFunction<'a> {
     /// Returns an error if there are no samples, or if the samples do not fit the head.
     pub fn new(head: &'a Head, constraint: &'a Constraint, clean: Samples<'_>) -> Result<Self, HeadError> {
         head.check_samples(&[clean])?;
-        let rows = spread(clean.len(), POOL);
+        let rows = subsample(clean.len(), POOL);
         if rows.is_empty() {
             return Err(HeadError::Empty);
         }
@@ -106,7 +106,7 @@ impl<'a> SupportFunction<'a> {
     pub fn support(&self, direction: ArrayView2<'_, f64>) -> Result<Vec<f64>, HeadError> {
         self.head.check_packed("the direction", &direction)?;
         let mut candidates = self.starts(Goal::Along(direction), &self.labels())?;
-        self.climb(Goal::Along(direction), &mut candidates)?;
+        self.ascend(Goal::Along(direction), &mut candidates)?;
         let mut support = vec![f64::NEG_INFINITY; self.head.classes()];
         for (label, value) in candidates.labels.iter().zip(&candidates.values) {
             let best = &mut support[*label as usize];
@@ -116,9 +116,6 @@ impl<'a> SupportFunction<'a> {
     }
 
     /// The largest norm of a contribution, `max |g(z, y)|`.
-    ///
-    /// # Errors
-    /// Returns no error: the inputs of the search were checked by [`SupportFunction::new`].
     pub fn largest_norm(&self) -> Result<f64, HeadError> {
         Ok(self.best(Goal::Norm, &self.labels())?.value)
     }
@@ -132,13 +129,13 @@ impl<'a> SupportFunction<'a> {
         let starts = self.starts(goal, labels)?;
         let mut order: Vec<usize> = (0..starts.labels.len()).collect();
         take_first(&mut order, RESTARTS, |a, b| starts.values[*b].total_cmp(&starts.values[*a]).then(a.cmp(b)));
-        let mut climbers = Candidates {
+        let mut restarts = Candidates {
             z: starts.z.select(Axis(0), &order),
             labels: order.iter().map(|i| starts.labels[*i]).collect(),
             values: order.iter().map(|i| starts.values[*i]).collect(),
         };
-        self.climb(goal, &mut climbers)?;
-        climbers.best().ok_or(HeadError::Empty)
+        self.ascend(goal, &mut restarts)?;
+        restarts.best().ok_or(HeadError::Empty)
     }
 
     /// A certified upper bound of `⟨direction, g(z, y)⟩` over all poisons, which needs no search. With `U` the
@@ -224,7 +221,7 @@ impl<'a> SupportFunction<'a> {
     }
 
     /// Projected gradient ascent of every candidate, each with a step length of its own.
-    fn climb(&self, goal: Goal<'_>, candidates: &mut Candidates) -> Result<(), HeadError> {
+    fn ascend(&self, goal: Goal<'_>, candidates: &mut Candidates) -> Result<(), HeadError> {
         let lengths = candidates.z.rows().into_iter().map(|z| 0.5 * z.dot(&z).sqrt() + 1e-3);
         let mut steps: Array1<f64> = lengths.collect();
         for _ in 0..STEPS {
@@ -343,7 +340,7 @@ pub fn poison_fraction_bounds(
     weight_decay: f64,
 ) -> Result<PoisonFractionBounds, HeadError> {
     HeadError::check_non_negative("weight_decay", weight_decay)?;
-    let reach = SupportFunction::new(head, constraint, clean)?;
+    let contributions = SupportFunction::new(head, constraint, clean)?;
     let (_, gradient) = objective(head.packed(), &[clean], clean.len(), weight_decay);
     // Every poison also adds the decay of one more sample: c(z, y) = g(z, y) + λ [W, 0].
     let mut decay = head.packed().to_owned();
@@ -355,16 +352,16 @@ pub fn poison_fraction_bounds(
         (true, false) => f64::INFINITY,
     };
     let mut found = PoisonFractionBounds {
-        norm: bound(norm(&gradient), reach.largest_norm()? + norm(&decay)),
+        norm: bound(norm(&gradient), contributions.largest_norm()? + norm(&decay)),
         support: 0.0,
         certified: 0.0,
     };
     for direction in directions(head, &gradient) {
         let needed = -inner(&gradient, &direction);
         let shift = inner(&decay, &direction);
-        let largest = reach.argmax(direction.view(), &reach.labels())?.value;
+        let largest = contributions.argmax(direction.view(), &contributions.labels())?.value;
         found.support = found.support.max(bound(needed, largest + shift));
-        found.certified = found.certified.max(bound(needed, reach.upper_bound(direction.view()) + shift));
+        found.certified = found.certified.max(bound(needed, contributions.upper_bound(direction.view()) + shift));
     }
     Ok(found)
 }
@@ -411,9 +408,9 @@ mod tests {
             let direction = random(classes, 3, seed ^ 2);
             for kinds in ["ball", "box"] {
                 let set = constraint(kinds, data.samples());
-                let reach = SupportFunction::new(&head, &set, data.samples()).unwrap();
-                let supports = reach.support(direction.view()).unwrap();
-                let norm_found = reach.largest_norm().unwrap();
+                let contributions = SupportFunction::new(&head, &set, data.samples()).unwrap();
+                let supports = contributions.support(direction.view()).unwrap();
+                let norm_found = contributions.largest_norm().unwrap();
                 let (mut best, mut longest) = (f64::NEG_INFINITY, 0.0f64);
                 for i in -40..=40 {
                     for j in -40..=40 {
@@ -432,11 +429,11 @@ mod tests {
                 // same cases.
                 prop_assert!(found >= best - 0.1 * best.abs() - 1e-6, "{kinds}: {found} below {best}");
                 prop_assert!(norm_found >= longest * 0.8, "{kinds}: {norm_found} below {longest}");
-                prop_assert!(reach.upper_bound(direction.view()) >= found - 1e-9);
-                let poison = reach.argmax(direction.view(), &(0..classes as u32).collect::<Vec<_>>()).unwrap();
+                prop_assert!(contributions.upper_bound(direction.view()) >= found - 1e-9);
+                let poison = contributions.argmax(direction.view(), &(0..classes as u32).collect::<Vec<_>>()).unwrap();
                 // This search ascends from fewer starts, and may also end at a lower local maximum.
                 prop_assert!(poison.value >= found - 0.1 * found.abs() - 1e-6, "{poison:?} {found}");
-                prop_assert!(poison.value <= reach.upper_bound(direction.view()) + 1e-9);
+                prop_assert!(poison.value <= contributions.upper_bound(direction.view()) + 1e-9);
                 prop_assert!(set.holds(poison.features.view(), poison.label as usize));
                 let value = inner(&direction, &contribution(&head, poison.features.view(), poison.label));
                 prop_assert!((value - poison.value).abs() < 1e-9 * (1.0 + value.abs()));

@@ -91,7 +91,7 @@ mod tests {
 
     /// The prefix followed by the last block gives the extractor's features, for more images than a tile has.
     #[test]
-    fn trunk_and_last_block_are_the_extractor() {
+    fn the_prefix_and_the_last_block_are_the_extractor() {
         let device = device::open(Backend::default()).unwrap();
         for arch in ["resnet8-w4", "resnet18-w4", "resnet50-imagenet-w4", "vit-nano-p4-d2", "vit-nano-p4-d1"] {
             let (arch, image_size) = (arch.parse().unwrap(), [8, 8]);
