@@ -1,7 +1,7 @@
 //! All works that are short enough for Criterion.
 
 use criterion::Criterion;
-use hemlock_bench::{Run, on_threads, works};
+use hemlock_bench::{Run, in_task_pool, works};
 use std::time::Duration;
 
 fn main() {
@@ -15,7 +15,7 @@ fn main() {
         let mut prepared: Option<Run> = None;
         criterion.bench_function(name, |bencher| {
             let run = prepared.get_or_insert_with(|| work.prepare().unwrap_or_else(|e| panic!("{name}: {e:#}")));
-            bencher.iter(|| on_threads(run).unwrap_or_else(|e| panic!("{name}: {e:#}")));
+            bencher.iter(|| in_task_pool(run).unwrap_or_else(|e| panic!("{name}: {e:#}")));
         });
     }
     criterion.final_summary();

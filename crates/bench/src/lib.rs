@@ -12,5 +12,5 @@ mod works;
 
 pub use machine::{Machine, MeasuredRates};
 pub use results::{Results, Seconds, WorkMeasurement};
-pub use work::{Amount, Array, Limit, PeerInputs, Run, Work, on_threads};
+pub use work::{Amount, Array, Limit, PeerInputs, Run, Work, in_task_pool};
 pub use works::{Works, gpu_works, works};

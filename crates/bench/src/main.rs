@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Parser};
-use hemlock_bench::{Machine, Results, Work, gpu_works, on_threads, works};
+use hemlock_bench::{Machine, Results, Work, gpu_works, in_task_pool, works};
 use std::{
     fs,
     io::{Write, stdin, stdout},
@@ -86,7 +86,7 @@ fn serve(work: &dyn Work) -> Result<()> {
     for line in stdin().lines() {
         line?;
         let started = Instant::now();
-        on_threads(&mut run)?;
+        in_task_pool(&mut run)?;
         println!("{}", started.elapsed().as_secs_f64());
         stdout().flush()?;
     }

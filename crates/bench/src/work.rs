@@ -14,7 +14,7 @@ pub type Run = Box<dyn FnMut() -> Result<()> + Send>;
 ///
 /// # Errors
 /// The errors of the run.
-pub fn on_threads(run: &mut Run) -> Result<()> {
+pub fn in_task_pool(run: &mut Run) -> Result<()> {
     rayon::scope(|_| run())
 }
 

@@ -99,11 +99,12 @@ fn cifar100() {
 #[test]
 fn archives_are_known_and_so_are_the_folders_of_subsets() {
     for cifar in [Cifar::Cifar10, Cifar::Cifar100] {
-        let Some(root) = data_root(cifar) else { return };
+        let Some(root) = data_root(cifar) else { continue };
         let archive = root.join(cifar.archive());
         if !archive.is_file() {
+            assert!(env::var_os("HEMLOCK_REQUIRE_REFERENCE").is_none(), "{} is required", archive.display());
             eprintln!("SKIPPED: {cifar} is unpacked in {}", root.display());
-            return;
+            continue;
         }
         let fetch = |origin: PathBuf| {
             let start = Instant::now();

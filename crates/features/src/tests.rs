@@ -6,8 +6,8 @@ use crate::{Import, Normalize, Params, Splits, Stage};
 use half::{bf16, f16};
 use hemlock_arrays::Arrays;
 use hemlock_artifact::Matrix;
-use hemlock_stage::Seed;
-use hemlock_stage::{Cancel, Context, Environment, ErrorKind, NoCheckpoints, Silent, Stage as _};
+use hemlock_fixtures::context_in;
+use hemlock_stage::{Environment, ErrorKind, Seed, Stage as _};
 use ndarray::Array2;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
@@ -80,11 +80,8 @@ fn import(path: impl AsRef<Path>) -> Import {
 }
 
 fn read_with(import: &Import, seed: u64) -> Result<Splits, (ErrorKind, String)> {
-    let (env, cancel) = (Environment { data: Some("".into()) }, Cancel::default());
-    let (progress, checkpoints) = (&Silent, &NoCheckpoints);
-    let scratch = &std::env::temp_dir();
-    let ctx = Context { seed, device: "", env: &env, progress, cancel: &cancel, checkpoints, scratch };
-    import.digest(&env).and_then(|_| import.read(&ctx)).map_err(|e| (e.kind(), e.to_string()))
+    let read = context_in("", seed, |ctx| import.digest(ctx.env).and_then(|_| import.read(ctx)));
+    read.map_err(|e| (e.kind(), e.to_string()))
 }
 
 fn read(path: impl AsRef<Path>) -> Result<Splits, (ErrorKind, String)> {
@@ -469,12 +466,9 @@ fn run(entries: &[Entry], normalization: Normalize) -> Result<hemlock_artifact::
     let place = Place::new();
     let path = place.0.path().join("x.npz");
     fs::write(&path, npz(entries)).unwrap();
-    let (env, cancel) = (Environment { data: Some("".into()) }, Cancel::default());
-    let (progress, checkpoints, scratch) = (&Silent, &NoCheckpoints, place.0.path());
-    let ctx = Context { seed: 0, device: "", env: &env, progress, cancel: &cancel, checkpoints, scratch };
     let params = Params::Import(Import { normalization, ..import(&path) });
     let inputs = crate::Inputs { dataset: None, extractor: None };
-    Stage::run(&params, inputs, &ctx).map_err(|e| (e.kind(), e.to_string()))
+    context_in("", 0, |ctx| Stage::run(&params, inputs, ctx)).map_err(|e| (e.kind(), e.to_string()))
 }
 
 #[test]

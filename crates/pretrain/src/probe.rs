@@ -140,8 +140,8 @@ impl Probe {
 mod tests {
     use super::*;
     use crate::{ImportConfig, import};
+    use hemlock_fixtures::context_in;
     use hemlock_models::device;
-    use hemlock_stage::{Cancel, Environment, NoCheckpoints, Silent};
     use safetensors::{Dtype, SafeTensors, tensor::TensorView};
     use std::fs;
 
@@ -159,17 +159,8 @@ mod tests {
             "mean": [0.5, 0.4, 0.3], "std": [0.25, 0.2, 0.3],
         }))
         .unwrap();
-        let env = Environment { data: Some(dir.path().to_owned()) };
-        let ctx = Context {
-            seed: 0,
-            device: "flex",
-            env: &env,
-            progress: &Silent,
-            cancel: &Cancel::default(),
-            checkpoints: &NoCheckpoints,
-            scratch: dir.path(),
-        };
-        Ok(import(&config, &ctx, &device::open(Backend::Flex).unwrap())?.verified)
+        let device = device::open(Backend::Flex).unwrap();
+        Ok(context_in(dir.path(), 0, |ctx| import(&config, ctx, &device))?.verified)
     }
 
     fn tensors() -> SafeTensors<'static> {

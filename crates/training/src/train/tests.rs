@@ -11,7 +11,7 @@ use crate::augment::AugmentConfig;
 use crate::config::{OptimizerKind, PredictorConfig, ProjectorConfig};
 use crate::online_network::{Named, gradients};
 use crate::step::{backward, cut, forward, loss, placed, sums};
-use hemlock_fixtures::in_context;
+use hemlock_fixtures::{in_context, on_threads};
 
 const METHODS: [Method; 3] = [Method::Simclr, Method::MocoV3, Method::Supervised];
 
@@ -97,11 +97,6 @@ fn train_on(
 
 fn run(config: &TrainConfig, checkpoints: &dyn Checkpoints) -> Result<Pretrained, StageError> {
     train_on(Method::Simclr, config, &images(20), None, checkpoints, u64::MAX).0
-}
-
-fn on_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    pool.build().unwrap().install(work)
 }
 
 /// With a checkpoint after every step, no step is done twice; otherwise, those since the last epoch are.
