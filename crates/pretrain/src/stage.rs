@@ -103,23 +103,27 @@ impl hemlock_stage::Stage for Stage {
                 .then_some(Monitor { reference: &train, queries: (!validation.is_empty()).then_some(&validation) });
             pretrain(method, config, &train, monitor, &devices(config)?, ctx)
         };
-        let made = match &config.of_run(ctx.seed) {
+        let trained = match &config.of_run(ctx.seed) {
             PretrainConfig::Simclr(config) => train(Method::Simclr, config, dataset()?)?,
             PretrainConfig::MocoV3(config) => train(Method::MocoV3, config, dataset()?)?,
             PretrainConfig::Supervised(config) => train(Method::Supervised, config, dataset()?)?,
             PretrainConfig::Random(config) => random(config, dataset()?.train.pixels.view(), &device)?,
             PretrainConfig::Import(config) => import(config, ctx, &device)?,
         };
+        let [image_size, width] = trained.spec.image_size;
+        if width != image_size {
+            return Err(StageError::internal("an extractor was trained on images that are not square"));
+        }
         Ok(ExtractorArtifact {
-            arch: made.spec.arch.to_string(),
+            arch: trained.spec.arch.to_string(),
             method: config.method().to_owned(),
-            dim: made.spec.arch.feature_dim(),
-            image_size: made.spec.image_size[0],
-            mean: made.spec.mean,
-            std: made.spec.std,
-            weights: made.weights,
-            curve: made.curve,
-            verified: made.verified,
+            dim: trained.spec.arch.feature_dim(),
+            image_size,
+            mean: trained.spec.mean,
+            std: trained.spec.std,
+            weights: trained.weights,
+            curve: trained.curve,
+            verified: trained.verified,
         })
     }
 }

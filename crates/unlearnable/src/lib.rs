@@ -224,9 +224,7 @@ impl hemlock_stage::Stage for Stage {
                 make(params, noise, probe, &labels, ctx)?
             }
             Surrogate::EndToEnd => {
-                let mut noised = vec![false; train.len()];
-                rows.iter().for_each(|row| noised[*row] = true);
-                let rest: Vec<usize> = (0..train.len()).filter(|row| !noised[*row]).collect();
+                let rest: Vec<usize> = (0..train.len()).filter(|row| rows.binary_search(row).is_err()).collect();
                 let pixels = train.pixels.view().select(Axis(0), &rest);
                 let rest: Vec<u32> = rest.iter().map(|row| train.labels[*row]).collect();
                 let clean = Labelled { pixels: pixels.view(), labels: &rest };
@@ -371,12 +369,46 @@ fn loss(head: &Head, z: &[f32], labels: &[u32]) -> (Vec<f32>, LossSums) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::array;
+    use hemlock_fixtures::{AttackInputs, context, extractor};
+    use hemlock_head::{FitOptions, Samples, fit, mean_loss};
+    use hemlock_models::extract;
+    use hemlock_stage::Stage as _;
+    use ndarray::{ArrayView4, array};
+    use serde_json::json;
+
+    /// A head that is trained on the images with noise has a lower loss than one that is trained on the images without,
+    /// so that less is left to be learnt. The stage reports both losses: at the end, and before there is noise.
+    #[test]
+    fn noise_lowers_the_loss_of_the_head_that_is_trained_on_it() {
+        for scope in ["sample-wise", "class-wise"] {
+            let network = extractor("resnet8-w4", "flex").unwrap();
+            let AttackInputs { dataset, extractor, features, target } = AttackInputs::new(&network, 120, 0).unwrap();
+            let (images, classes) = (dataset.train.clone(), features.classes.len());
+            let (normalization, weight_decay) = (features.normalization.clone(), target.weight_decay);
+            let loss = |pixels: ArrayView4<'_, u8>| {
+                let mut z = context(0, |ctx| extract(&network, pixels, ctx)).unwrap();
+                normalization.apply(z.view_mut());
+                let samples = [Samples::from_f32(z.view(), &images.labels, classes).unwrap()];
+                let head = fit(&samples, &FitOptions::new(weight_decay), &|_, _| true).unwrap().head;
+                mean_loss(&head, &samples).unwrap()
+            };
+
+            let params = json!({ "poison_fraction": 1.0, "noise": scope, "rounds": 3, "tolerance": 0.0 });
+            let params: Params = serde_json::from_value(params).unwrap();
+            let inputs = Inputs { dataset, extractor, features, target };
+            let poisons = context(0, |ctx| Stage::run(&params, inputs, ctx)).unwrap();
+
+            let (without, with) = (loss(images.pixels.view()), loss(poisons.images.view()));
+            assert!(with < 0.9 * without, "{scope}: {with} with noise, {without} without");
+            assert!((poisons.refined[0].objective - without).abs() < 1e-3, "{scope}: {:?} {without}", poisons.refined);
+            assert!((poisons.objective - with).abs() < 1e-3, "{scope}: {} {with}", poisons.objective);
+        }
+    }
 
     /// The surrogate has other random streams than a victim with the same seed.
     #[test]
     fn the_surrogate_is_no_victim() {
-        let params: Params = serde_json::from_value(serde_json::json!({ "poison_fraction": 1.0 })).unwrap();
+        let params: Params = serde_json::from_value(json!({ "poison_fraction": 1.0 })).unwrap();
         assert_eq!(params.training(3).trained, Trained::Surrogate);
         assert_eq!(ClassifierConfig::scratch().trained, Trained::Victim);
     }
