@@ -1,13 +1,16 @@
-"""Time and peak memory of the stages, against the size of the problem: images, samples n, features d, classes K, poisons m.
+"""Measures time and peak memory of the stages for problems of different sizes: images, samples n, features d,
+classes K, poisons m.
 
     pip install numpy
     python benches/growth.py --hemlock target/release/hemlock            # all
     python benches/growth.py --only images d
 
-Images are noise in CIFAR-10's layout, and their extractor a ResNet-20 that is hardly trained. Otherwise features are Gaussian clouds around class means,
-imported from a file; one number is varied at a time. Every stage is a process of its own: seconds are those of its manifest; memory is the
-largest that the process had for itself (`RssAnon`, looked at every 5 ms), and in brackets that with the pages of mapped files that it touched,
-which the system takes back when it needs them (`VmHWM`).
+One number is varied at a time. Images are noise in CIFAR-10's layout, and their extractor is a ResNet-20 that is hardly
+trained. For the other sizes, features are imported from a file; they are Gaussian clouds around class means.
+
+Every stage is a process of its own. Its seconds are those of its manifest. Its memory is the largest that the process
+had for itself (`RssAnon`, read every 5 ms). The number in brackets includes pages of mapped files (`VmHWM`), which the
+system takes back when it needs them.
 """
 
 import argparse
@@ -77,7 +80,7 @@ ATTACKS = {"gradient-canceling": 50, "bilevel": 5}
 
 
 def clouds(folder, n, d, classes):
-    """Training, validation and test features, and labels, as .npy files."""
+    """Writes training, validation and test features, and labels, as .npy files."""
     rng = np.random.default_rng(0)
     means = rng.standard_normal((classes, d), dtype=np.float32)
     folder.mkdir()
@@ -90,7 +93,7 @@ def clouds(folder, n, d, classes):
 
 
 def memory(pid):
-    """MiB that a process has for itself, and the most that it had with the pages of mapped files."""
+    """Returns the MiB that a process has for itself, and the most that it had, pages of mapped files included."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
@@ -100,7 +103,7 @@ def memory(pid):
 
 
 def run(hemlock, stage, spec, root, *options):
-    """Seconds of the manifest, and both peaks of the process in MiB."""
+    """Runs a stage. Returns the seconds of its manifest, and both peaks of the process in MiB."""
     child = subprocess.Popen([hemlock, "--quiet", "--root", root, *options, stage, spec])
     own, touched = 0, 0
     while child.poll() is None:
@@ -117,7 +120,7 @@ def shown(seconds, own, touched):
 
 
 def noise(folder, images):
-    """Images in CIFAR-10's binary layout: five files for training, one for tests, and the names of ten classes."""
+    """Writes images in CIFAR-10's binary layout: five files for training, one for tests, the names of ten classes."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for file, count in [*((f"data_batch_{i}.bin", images // 5) for i in range(1, 6)), ("test_batch.bin", 1000)]:
@@ -128,7 +131,7 @@ def noise(folder, images):
 
 
 def extraction(hemlock):
-    """A table of its own: images are not features."""
+    """Prints the table of stages that read images."""
     stages = ["dataset", "pretrain", "features", "target-params"]
     print("| images | " + " | ".join(stages) + " |\n" + "| --- " * (1 + len(stages)) + "|")
     for images in IMAGES:
@@ -145,7 +148,8 @@ def extraction(hemlock):
 def measured(hemlock, folder, size, attack):
     spec = folder / f"{attack}.toml"
     poison_fraction = size["m"] / size["n"]
-    spec.write_text(SPEC.format(path=folder / "features", attack=attack, poison_fraction=poison_fraction, steps=ATTACKS[attack]))
+    values = {"path": folder / "features", "attack": attack, "steps": ATTACKS[attack]}
+    spec.write_text(SPEC.format(poison_fraction=poison_fraction, **values))
     with tempfile.TemporaryDirectory(dir=folder) as root:
         return [run(hemlock, stage, spec, root) for stage in STAGES]
 
@@ -153,7 +157,8 @@ def measured(hemlock, folder, size, attack):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hemlock", default="target/release/hemlock", help="the binary")
-    parser.add_argument("--only", nargs="+", choices=["images", *SIZES], default=["images", *SIZES], help="which sizes to vary")
+    sizes = ["images", *SIZES]
+    parser.add_argument("--only", nargs="+", choices=sizes, default=sizes, help="which sizes to vary")
     args = parser.parse_args()
     hemlock = str(Path(args.hemlock).resolve())
     head = ["features", "target-params", *(f"{attack}, {steps} steps" for attack, steps in ATTACKS.items()), "evaluate"]

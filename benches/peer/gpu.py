@@ -1,16 +1,16 @@
-"""The works of a GPU's size of `hemlock-bench` beside PyTorch's, eager and compiled, in turns in one run.
+"""Times the works of `hemlock-bench` that have a GPU's size, and the same in PyTorch, eager and compiled, in one run.
 
-    python gpu.py --bench ./hemlock-bench                     both on the first NVIDIA GPU; wants torch
-    python gpu.py --bench ./hemlock-bench --output gpu.jsonl  goes on where it was stopped
+    python gpu.py --bench ./hemlock-bench                     both on the first NVIDIA GPU; needs torch
+    python gpu.py --bench ./hemlock-bench --output gpu.jsonl  continues where it was stopped
     python gpu.py --bench ./hemlock-bench --device flex --images 8 --rounds 1    a trial on the processor
 
-A line of JSON a work goes to the output, and a table to the screen. Both sides are set up and run once before anything
-is timed (so that kernels are compiled, and chosen); then they take turns. PyTorch is timed as it is (`eager`), with
-channels last and without, and compiled (`torch.compile`), in the layout that was the faster of the two. A run ends when
-the GPU is done. A work that fails is told of, and the others go on; the exit code is then 1.
+For every work, it writes a line of JSON to the output, and a row of a table to the screen. Both sides are set up and
+run once before anything is timed, so that kernels are compiled and chosen. Then they take turns. PyTorch is timed as it
+is (`eager`), with channels last and without, and compiled (`torch.compile`), in the layout that was the faster of the two.
+A run ends when the GPU is done. If a work fails, its error is printed, the others continue, and the exit code is 1.
 
-Precision: burn's fastest kernels multiply in TF32 (10 bits of mantissa) on the GPU's tensor cores, so PyTorch is let do
-the same. With `--float32` PyTorch's products are in float32, Hemlock's as before.
+Precision: burn's fastest kernels multiply in TF32 (10 bits of mantissa) on the GPU's tensor cores, and PyTorch is
+allowed to do the same. With `--float32`, PyTorch multiplies in float32, and Hemlock as before.
 """
 
 import argparse
@@ -65,7 +65,7 @@ class Works:
         return run
 
     def matching(self, given):
-        """Adam on all images at once, clamped to [0, 1], as many passes. The loss is that of either of our works."""
+        """Moves all images at once by Adam, clamped to [0, 1], with as many passes as either of our works."""
         net, start = self.frozen(given["arch"]), self.pixels(given["images"])
         wanted = net(self.pixels(given["images"]))
         loss = self.compiled(lambda x: (net(x) - wanted).square().sum())
@@ -148,7 +148,7 @@ def seconds(run, device):
 
 
 def measure(args, work, device):
-    """Medians, and the ratios of runs one after the other, of every way that PyTorch has."""
+    """Returns the medians of every way that PyTorch has, and the ratios of consecutive runs."""
     options = ["--device", args.device] + (["--images", str(args.images)] if args.images else [])
     layouts = {"": torch.contiguous_format, ", channels last": torch.channels_last}
     ways = {}
@@ -182,7 +182,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("works", nargs="*", metavar="WORK", help="all, where none is named")
     parser.add_argument("--bench", default="target/release/hemlock-bench", help="the binary")
-    parser.add_argument("--device", default="cuda", help="Hemlock's device; PyTorch has a GPU beside `cuda`, and else the processor")
+    device_help = "Hemlock's device; PyTorch uses a GPU with `cuda`, and the processor otherwise"
+    parser.add_argument("--device", default="cuda", help=device_help)
     parser.add_argument("--images", type=int, help="images of every work, instead of what keeps a GPU busy")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--float32", action="store_true", help="PyTorch multiplies in float32 instead of TF32")
@@ -201,12 +202,14 @@ def main():
     torch.set_num_threads(os.cpu_count())
 
     card = torch.cuda.get_device_name() if device.type == "cuda" else "the processor"
-    about = {"device": args.device, "card": card, "torch": torch.__version__, "tf32": not args.float32, "images": args.images}
+    about = {"device": args.device, "card": card, "torch": torch.__version__, "tf32": not args.float32}
+    about["images"] = args.images
     lines = args.output.read_text().splitlines() if args.output and args.output.exists() else []
     done = {found["work"]: found for found in map(json.loads, lines) if about.items() <= found.items()}
-    print(f"{card}, PyTorch {torch.__version__}, TF32 {'off' if args.float32 else 'on'}: median seconds of {args.rounds} runs,")
+    tf32 = "off" if args.float32 else "on"
+    print(f"{card}, PyTorch {torch.__version__}, TF32 {tf32}: median seconds of {args.rounds} runs,")
     print("and PyTorch's over Hemlock's\n")
-    print("| work | Hemlock | eager | compiled | times as fast as eager | as compiled |\n| --- | --- | --- | --- | --- | --- |")
+    print("| work | Hemlock | eager | compiled | times as fast as eager | as compiled |\n" + "| --- " * 6 + "|")
     failed = []
     for work in args.works or known:
         found = done.get(work)
@@ -222,7 +225,8 @@ def main():
                     file.write(json.dumps(found) + "\n")
         best = lambda of, way: min((v for name, v in of.items() if name.startswith(way)), default=float("nan"))
         taken, ratios = found["seconds"], found["times_as_fast"]
-        row = [taken["hemlock"], best(taken, "eager"), best(taken, "compiled"), best(ratios, "eager"), best(ratios, "compiled")]
+        best_of = lambda values: [best(values, "eager"), best(values, "compiled")]
+        row = [taken["hemlock"], *best_of(taken), *best_of(ratios)]
         print(f"| {work} | {' | '.join(f'{number:.3g}' for number in row)} |", flush=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")

@@ -1,5 +1,6 @@
-"""The networks of the works, as in torchvision and the CIFAR ResNets: batch norms with statistics of their own for each view,
-heads as in docs/pretraining.md."""
+"""The networks of the works, as in torchvision and the CIFAR ResNets. Batch norms have statistics of their own for each
+view; heads are those of docs/pretraining.md.
+"""
 
 import copy
 
@@ -15,7 +16,7 @@ def conv(inputs, outputs, kernel, stride=1):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: of option A in the CIFAR networks, a projection in the others."""
+    """Two 3x3 convolutions beside a shortcut: option A in the CIFAR networks, a projection in the others."""
 
     def __init__(self, inputs, outputs, stride, project):
         super().__init__()
@@ -57,7 +58,8 @@ class Bottleneck(nn.Module):
 class ResNet(nn.Module):
     def __init__(self, arch):
         super().__init__()
-        width, groups = {"resnet20": (16, [3, 3, 3]), "resnet18": (64, [2, 2, 2, 2]), "resnet50": (64, [3, 4, 6, 3])}[arch]
+        sizes = {"resnet20": (16, [3, 3, 3]), "resnet18": (64, [2, 2, 2, 2]), "resnet50": (64, [3, 4, 6, 3])}
+        width, groups = sizes[arch]
         block, factor = (Bottleneck, 4) if arch == "resnet50" else (Block, 1)
         self.conv1, self.bn1 = conv(3, width, 3), nn.BatchNorm2d(width)
         blocks, inputs = [], width
@@ -122,7 +124,8 @@ class Decoder(nn.Module):
 
 
 def mlp(inputs, outputs, bias):
-    return nn.Sequential(nn.Linear(inputs, HIDDEN, bias=False), nn.BatchNorm1d(HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, outputs, bias=bias))
+    first, last = nn.Linear(inputs, HIDDEN, bias=False), nn.Linear(HIDDEN, outputs, bias=bias)
+    return nn.Sequential(first, nn.BatchNorm1d(HIDDEN), nn.ReLU(), last)
 
 
 def nt_xent(a, b):

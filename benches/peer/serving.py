@@ -1,4 +1,4 @@
-"""`hemlock-bench` as a process that waits: a work is set up, and runs when asked."""
+"""`hemlock-bench` as a process that sets up a work and runs it on demand."""
 
 import json
 import subprocess
@@ -8,19 +8,19 @@ import torch
 
 
 def tensor(array):
-    """Labels are indices, which PyTorch wants signed."""
+    """Returns an array as a tensor. Labels are indices, which have to be signed in PyTorch."""
     return torch.from_numpy(array.astype(np.int64) if array.dtype == np.uint32 else array)
 
 
 def given(bench, work, folder, options=()):
-    """What a peer needs to do the same work."""
+    """Returns the inputs that a peer needs to do the same work."""
     subprocess.run([bench, "data", work, folder, *options], check=True)
     numbers = json.loads((folder / "numbers.json").read_text())
     return numbers | {path.stem: tensor(np.load(path)) for path in folder.glob("*.npy")} | {"folder": folder}
 
 
 class Served:
-    """A work that is set up, and runs when asked."""
+    """A work that is set up, and runs on demand."""
 
     def __init__(self, bench, work, options=()):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}

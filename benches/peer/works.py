@@ -1,23 +1,25 @@
-"""The works of `hemlock-bench` beside PyTorch's, in turns in one run.
+"""Times the works of `hemlock-bench` and the same in PyTorch, in turns in one run.
 
     pip install torch
     python benches/peer/works.py --bench target/release/hemlock-bench
     python benches/peer/works.py head head-large --rounds 9
 
-Seconds of one run, on as many threads on both sides. Both are set up and run once before anything is timed; then they take turns,
-and a ratio is that of two runs one after the other. What the peers do:
+The script prints seconds of one run, with the same number of threads on both sides. Both sides are set up and run once
+before anything is timed. Then they take turns, and a ratio is that of two consecutive runs. PyTorch does the following:
 
-- extraction, image-gradient: the same network, `eval()`, all images in one batch.
-- feature-matching: Adam on all images at once, clamped to [0, 1], as many passes. Hemlock's is the whole stage.
-- simclr-*: forward of both views, loss, backward, AdamW. Hemlock's augments, too.
-- head: `torch.optim.LBFGS` with its line search, in double precision, until the same gradient norm.
-- gradient-canceling: poisons are leaves, the loss is the squared norm of the training gradient, which keeps its graph, and gradient
-  descent takes its steps after a second backward pass, until the same residual. The clean samples' part is computed once. The rate is the
-  fastest of 1, 3, 4, 6, 8 and 12 (the first step's, by the largest coordinate). Hemlock's solver is L-BFGS.
-- gradient-canceling-adam: the same with Adam on both sides.
-- bilevel: every step retrains the head by L-BFGS from the last one, and solves with its Hessian by conjugate gradients, whose products
-  are a second backward pass each, to the same tolerances. It must end with the same error.
-- artifact-write, artifact-read: `torch.save`, synchronised, and `torch.load`. Neither makes digests, nor checks any.
+- extraction, image-gradient: It runs the same network after `eval()`, with all images in one batch.
+- feature-matching: Adam moves all images at once, clamped to [0, 1], with as many passes. Hemlock runs the whole stage.
+- simclr-*: It computes both views, the loss, the gradient, and a step of AdamW. Hemlock augments as well.
+- head: `torch.optim.LBFGS` with its line search runs in double precision until it reaches the same gradient norm.
+- gradient-canceling: Poisons are leaves. The loss is the squared norm of the training gradient, whose graph is kept.
+  Gradient descent takes its steps after a second backward pass, until the same residual. The part of the clean samples
+  is computed once. The rate is the fastest of 1, 3, 4, 6, 8 and 12 (divided by the largest coordinate of the first
+  gradient). Hemlock's solver is L-BFGS.
+- gradient-canceling-adam: The same, with Adam on both sides.
+- bilevel: Every step retrains the head by L-BFGS from the last one, and solves with its Hessian by conjugate gradients,
+  to the same tolerances. Each product with the Hessian is a second backward pass. Both sides must end with the same
+  error.
+- artifact-write, artifact-read: `torch.save` and synchronisation, and `torch.load`. Neither computes or checks digests.
 """
 
 import argparse
@@ -33,8 +35,8 @@ from networks import ResNet, Simclr
 from serving import Served, given
 from torch.nn import functional as F
 
-# Of a step of the bilevel attack, as in crates/poison-features/src/bilevel.rs.
-FOLLOWER_TOLERANCE, SOLVE_TOLERANCE = 1e-5, 1e-3
+# The tolerances in a step of the bilevel attack, as in crates/attack/src/bilevel.rs.
+INNER_TOLERANCE, SOLVE_TOLERANCE = 1e-5, 1e-3
 
 
 def pixels(count):
@@ -93,7 +95,7 @@ def simclr(arch):
 
 
 def objective(head, z, labels, decay):
-    """Mean cross-entropy with weight decay, which the bias has none of; the head is packed `[K, d + 1]`."""
+    """Returns the mean cross-entropy plus weight decay of the weights; the head is packed `[K, d + 1]`."""
     weight, bias = head[:, :-1], head[:, -1]
     return F.cross_entropy(F.linear(z, weight, bias), labels) + decay / 2 * weight.square().sum()
 
@@ -103,9 +105,9 @@ class Trained(Exception):
 
 
 def train(head, z, labels, decay, tolerance):
-    """Trains a packed head, from where it is."""
+    """Trains a packed head, starting from its values."""
     head = head.clone().requires_grad_()
-    # It stops by the largest entry of the gradient; here the norm decides.
+    # LBFGS compares the largest entry of the gradient with its tolerance; here the norm decides.
     limits = {"max_iter": 10_000, "max_eval": 100_000, "tolerance_grad": 0, "tolerance_change": 0}
     optimizer = torch.optim.LBFGS([head], line_search_fn="strong_wolfe", **limits)
 
@@ -150,7 +152,7 @@ class Adam(Poisons):
 
     def __init__(self, given):
         super().__init__(given)
-        # The scale of gradients plays no part in Hemlock.
+        # Hemlock's Adam does not depend on the scale of gradients.
         self.optimizer = torch.optim.Adam([self.z], given["step"], eps=1e-30)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, given["steps"])
 
@@ -208,7 +210,7 @@ def smoothed_error(head, z, labels, temperature):
 
 
 def solve(product, right):
-    """Conjugate gradients, from zero, until so little of the right side is left."""
+    """Runs conjugate gradients, from zero, until the residual is small relative to the right side."""
     solution, residual = torch.zeros_like(right), right.clone()
     direction, square = residual.clone(), residual.square().sum()
     while square.sqrt() > SOLVE_TOLERANCE * right.norm():
@@ -230,7 +232,7 @@ def bilevel(given):
         for step in range(given["steps"] + 1):
             labels = torch.cat([clean(given)[1], poisons.labels])
             z = torch.cat([clean(given)[0], poisons.z])
-            head = train(head, z.detach(), labels, decay, FOLLOWER_TOLERANCE).requires_grad_()
+            head = train(head, z.detach(), labels, decay, INNER_TOLERANCE).requires_grad_()
             loss = smoothed_error(head, *held_out, given["temperature"])
             error = max(error, loss.item())
             if step == given["steps"]:
@@ -239,7 +241,7 @@ def bilevel(given):
             [gradient] = torch.autograd.grad(objective(head, z, labels, decay), head, create_graph=True)
             product = lambda v: torch.autograd.grad(gradient, head, v, retain_graph=True)[0]
             solution = solve(product, by_head)
-            # The error rises against what the descent of the poisons sees.
+            # The poisons descend, and the error is to rise.
             poisons.step(torch.autograd.grad((gradient * solution).sum(), poisons.z)[0])
             head = head.detach()
         if abs(error - given["error"]) > 0.01 * given["error"]:
@@ -284,7 +286,7 @@ PEERS = {
     "artifact-write": artifact_write,
     "artifact-read": artifact_read,
 }
-# Left out where no work is named: a run takes minutes.
+# Works that are left out unless they are named, because a run takes minutes.
 LONG = ["head-large"]
 
 
@@ -295,7 +297,7 @@ def seconds(run):
 
 
 def rounds(bench, work, count):
-    """Seconds of Hemlock and of PyTorch, round by round."""
+    """Returns the seconds of Hemlock and of PyTorch in every round."""
     with tempfile.TemporaryDirectory() as folder, Served(bench, work) as ours:
         peer = PEERS[work](given(bench, work, Path(folder)))
         ours.seconds(), peer()
@@ -323,7 +325,8 @@ def main():
         timed = rounds(bench, work, args.rounds)
         ours, peer = (statistics.median(side) for side in zip(*timed))
         ratios = sorted(b / a for a, b in timed)
-        print(f"| {work} | {ours:.3f} | {peer:.3f} | {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |", flush=True)
+        ratio = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(f"| {work} | {ours:.3f} | {peer:.3f} | {ratio} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 
 /// Gradient norm at which the inner problem counts as solved within a step.
-const FOLLOWER_TOLERANCE: f64 = 1e-5;
+const INNER_TOLERANCE: f64 = 1e-5;
 /// Relative residual at which the linear system with the Hessian counts as solved.
 const SOLVE_TOLERANCE: f64 = 1e-3;
 /// Absolute value of a parameter from which gradient descent on the inner problem counts as diverged.
@@ -169,7 +169,7 @@ impl<'a> BilevelObjective<'a> {
             return Ok(0);
         }
         let options = FitOptions {
-            gradient_tolerance: FOLLOWER_TOLERANCE,
+            gradient_tolerance: INNER_TOLERANCE,
             start: Some(self.head.clone()),
             preconditioner: Some(Arc::clone(&self.preconditioner)),
             ..FitOptions::new(self.weight_decay)

@@ -1,4 +1,6 @@
-"""Structural similarity of two patterns from the definition, one window after the other. Prints the value that the unit test expects."""
+"""Computes the structural similarity of two patterns from the definition, one window after the other, and prints the
+value that the unit test expects.
+"""
 
 import numpy as np
 

@@ -105,7 +105,7 @@ pub(super) struct Gradient(pub(super) Size);
 
 impl Work for Gradient {
     fn what(&self) -> String {
-        format!("gradient by {} images of a function of their features, {}", self.0.images, self.0.net())
+        format!("gradient of a function of the features with respect to {} images, {}", self.0.images, self.0.net())
     }
 
     fn amount(&self) -> Result<Option<Amount>> {

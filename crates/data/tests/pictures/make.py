@@ -1,7 +1,8 @@
 """Makes the pictures beside it, and what Pillow and torchvision make of them: `python make.py`.
 
-Made with Pillow 13.0.0 and torchvision 0.29.2. `kinds/NAME.ENDING` is a picture; where it is not `picture.png` again, Pillow's
-pixels of it are in `expected/NAME.png`. `resized/FILTER-SIZE.png` is torchvision's `Resize` and `CenterCrop` of `scaled.png`.
+They were made with Pillow 13.0.0 and torchvision 0.29.2. `kinds/NAME.ENDING` is a picture; if it is not `picture.png`
+again, Pillow's pixels of it are in `expected/NAME.png`. `resized/FILTER-SIZE.png` is torchvision's `Resize` and
+`CenterCrop` of `scaled.png`.
 """
 
 from pathlib import Path
@@ -55,7 +56,8 @@ save("jpeg-422.jpg", subsampling=1, restart_marker_blocks=1)
 save("jpeg-420.jpg", subsampling=2)
 # Colour at half the resolution, whose last block is padded.
 for name, (width, height), subsampling in (("420", (22, 18), 2), ("422", (34, 9), 1), ("420-tall", (17, 20), 2)):
-    noise = Image.fromarray(np.random.default_rng(9).integers(0, 256, ((height + 1) // 2, (width + 1) // 2, 3), np.uint8))
+    half = ((height + 1) // 2, (width + 1) // 2, 3)
+    noise = Image.fromarray(np.random.default_rng(9).integers(0, 256, half, np.uint8))
     save(f"jpeg-{name}-padded.jpg", noise.resize((width, height), Image.BILINEAR), subsampling=subsampling, quality=60)
 save("jpeg-progressive.jpg", progressive=True)
 save("jpeg-progressive-restart.jpg", progressive=True, subsampling=0, restart_marker_rows=1)

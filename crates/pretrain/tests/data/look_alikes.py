@@ -1,5 +1,6 @@
-"""Writes look_alikes.pth, a resnet8 of first width 4, and look_alikes.safetensors: two images, and the features that PyTorch gives for them
-by that network (`features`) and by others with the same names and shapes. Needs torch and safetensors.
+"""Writes look_alikes.pth, a resnet8 of first width 4, and look_alikes.safetensors: two images, and the features that
+PyTorch gives for them by that network (`features`) and by others with the same names and shapes. It needs torch and
+safetensors.
 """
 
 import io
