@@ -6,8 +6,8 @@
 
 For every work, it writes a line of JSON to the output, and a row of a table to the screen. Both sides are set up and
 run once before anything is timed, so that kernels are compiled and chosen. Then they take turns. PyTorch is timed as it
-is (`eager`), with channels last and without, and compiled (`torch.compile`), in the layout that was the faster of the two.
-A run ends when the GPU is done. If a work fails, its error is printed, the others continue, and the exit code is 1.
+is (`eager`), with channels last and without, and compiled (`torch.compile`), in the layout that was the faster of the
+two. A run ends when the GPU is done. If a work fails, the others continue, and the exit code is 1.
 
 Precision: burn's fastest kernels multiply in TF32 (10 bits of mantissa) on the GPU's tensor cores, and PyTorch is
 allowed to do the same. With `--float32`, PyTorch multiplies in float32, and Hemlock as before.

@@ -410,9 +410,9 @@ mod tests {
         assert!(kept > first + 0.005, "{first} to {kept}");
         assert!(found.features.rows().into_iter().all(|z| z.dot(&z).sqrt() <= 1.5 + 1e-12));
         let (_, chosen, _) = run(Some(10), &ball);
-        let (_, free, _) = run(Some(10), &Constraint::default());
+        let (_, unconstrained, _) = run(Some(10), &Constraint::default());
         assert!(chosen > kept + 0.005, "{chosen} over {kept}");
-        assert!(free > chosen + 0.005, "{free} over {chosen}");
+        assert!(unconstrained > chosen + 0.005, "{unconstrained} over {chosen}");
         assert!(accuracy(&setting.head, setting.validation()).unwrap() > 0.7);
 
         let mut objective = bilevel(&setting);

@@ -330,14 +330,14 @@ mod tests {
             (canceling.display_value(found.value), bound, found.features)
         };
         let ball = Constraint::ball(1.5);
-        let free = run(Solver::Adam, &Constraint::default()).0;
+        let unconstrained = run(Solver::Adam, &Constraint::default()).0;
         // A bound that is computed at the start holds for the residuals that all solvers reach.
         let early = CancelingObjective::new(&r.target, r.clean(), r.weight_decay).unwrap();
         let early = early.residual_bound(r.zeta.view(), &r.zeta_labels, false, &ball, r.clean()).unwrap();
         for solver in [Solver::Adam, Solver::Lbfgs, Solver::GradientDescent] {
             let (residual, bound, features) = run(solver, &ball);
             assert!(features.rows().into_iter().all(|z| z.dot(&z).sqrt() <= 1.5 + 1e-12));
-            assert!(free < residual, "{solver:?}");
+            assert!(unconstrained < residual, "{solver:?}");
             assert!(
                 early <= residual && bound <= residual && bound > 0.5 * residual,
                 "{solver:?}: {bound} and {residual}"

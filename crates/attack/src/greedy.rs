@@ -141,8 +141,8 @@ pub fn nearest_samples(features: &Array2<f64>, labels: &[u32], clean: Samples, c
     let orders: Vec<Vec<u32>> = rows.into_par_iter().map(order).collect();
     let mut taken = vec![false; clean.len()];
     let choose = |order: &Vec<u32>| {
-        let free = order.iter().find(|row| !taken[**row as usize]).or(order.first());
-        let row = *free.expect("there is a clean sample that a poison with such a label may be made of");
+        let untaken = order.iter().find(|row| !taken[**row as usize]).or(order.first());
+        let row = *untaken.expect("there is a clean sample that a poison with such a label may be made of");
         taken[row as usize] = true;
         row
     };

@@ -247,9 +247,9 @@ mod tests {
             objective.display_value(value)
         };
         let clean = error(Start::Clean, Labels::Clean);
-        let aligned = error(Start::Influence, Labels::Clean);
-        let free = error(Start::Influence, Labels::Adversarial);
-        assert!(clean < aligned && aligned < free, "{clean} {aligned} {free}");
+        let influence = error(Start::Influence, Labels::Clean);
+        let adversarial = error(Start::Influence, Labels::Adversarial);
+        assert!(clean < influence && influence < adversarial, "{clean} {influence} {adversarial}");
         assert!(error(Start::Greedy, Labels::Adversarial) > clean);
     }
 

@@ -78,14 +78,14 @@ impl BlockedTensor {
         out.map(Arch::new(), Map { x: Some(self), plus, maps: &maps, floor });
     }
 
-    /// Replaces `self` by `scale * self + shift + factor * of`, where `maps` holds `scale`, `shift` and `factor` per
+    /// Replaces `self` by `scale * self + shift + factor * other`, where `maps` holds `scale`, `shift` and `factor` per
     /// channel.
     ///
     /// # Panics
     /// As [`BlockedTensor::affine`].
-    pub fn combine(&mut self, maps: [&[f32]; 3], of: &Self) {
+    pub fn combine(&mut self, maps: [&[f32]; 3], other: &Self) {
         let maps = maps.map(|values| self.lanes(values));
-        self.map(Arch::new(), Map { x: None, plus: Some(of), maps: &maps, floor: f32::NEG_INFINITY });
+        self.map(Arch::new(), Map { x: None, plus: Some(other), maps: &maps, floor: f32::NEG_INFINITY });
     }
 
     /// For every channel, the sum of `self` and the sum of `self * (x - about)`, over all images and pixels.

@@ -22,17 +22,17 @@ impl BlockedTensor {
         });
     }
 
-    /// The backward pass of [`BlockedTensor::max_pool`]: given `of`, the gradient with respect to its output,
-    /// overwrites `by` with the gradient with respect to its input `self`. Only positive values receive a gradient, so
-    /// that the ReLU before the pooling is included. Of equal values, the first one receives it.
+    /// The backward pass of [`BlockedTensor::max_pool`]: given `grad_output`, the gradient with respect to its
+    /// output, overwrites `grad_input` with the gradient with respect to its input `self`. Only positive values receive
+    /// a gradient, so that the ReLU before the pooling is included. Of equal values, the first one receives it.
     ///
     /// # Panics
-    /// As [`BlockedTensor::max_pool`], and if `by` has another shape or border than `self`.
-    pub fn max_pool_derivative(&self, of: &Self, by: &mut Self) {
-        assert_eq!((self.shape(), self.border), (by.shape(), by.border), "tensors of different shapes");
-        by.values.fill(SimdBlock::default());
-        self.each_window(of.shape(), |[image, block, y, x], window| {
-            let of = of.values[of.row(image, block, y) + x];
+    /// As [`BlockedTensor::max_pool`], and if `grad_input` has another shape or border than `self`.
+    pub fn max_pool_derivative(&self, grad_output: &Self, grad_input: &mut Self) {
+        assert_eq!((self.shape(), self.border), (grad_input.shape(), grad_input.border), "tensors of different shapes");
+        grad_input.values.fill(SimdBlock::default());
+        self.each_window(grad_output.shape(), |[image, block, y, x], window| {
+            let gradient = grad_output.values[grad_output.row(image, block, y) + x];
             for lane in 0..LANES {
                 let (mut largest, mut first) = (0.0, None);
                 for at in window {
@@ -42,7 +42,7 @@ impl BlockedTensor {
                     }
                 }
                 if let Some(at) = first {
-                    by.values[at].0[lane] += of.0[lane];
+                    grad_input.values[at].0[lane] += gradient.0[lane];
                 }
             }
         });

@@ -16,29 +16,37 @@ const TASKS: usize = 8;
 
 impl Geometry {
     /// The gradient with respect to the weights, `[outputs, inputs, kernel, kernel]`. `x` holds the inputs, tile by
-    /// tile, and `of` the gradient with respect to the convolution's output for each of them. It is computed on the
-    /// threads of the current rayon pool, whose number does not change the result.
+    /// tile, and `grad_output` the gradient with respect to the convolution's output for each of them. It is computed
+    /// on the threads of the current rayon pool, whose number does not change the result.
     ///
     /// # Panics
     /// If the shapes do not fit, or if a border is smaller than the padding.
     #[must_use]
-    pub fn weight_gradient(&self, x: &[BlockedTensor], of: &[BlockedTensor]) -> Vec<f32> {
-        self.weight_gradient_on(Arch::new(), x, of)
+    pub fn weight_gradient(&self, x: &[BlockedTensor], grad_output: &[BlockedTensor]) -> Vec<f32> {
+        self.weight_gradient_on(Arch::new(), x, grad_output)
     }
 
-    pub(crate) fn weight_gradient_on(&self, arch: Arch, x: &[BlockedTensor], of: &[BlockedTensor]) -> Vec<f32> {
-        assert_eq!(x.len(), of.len(), "different numbers of tensors");
-        for (x, of) in x.iter().zip(of) {
+    pub(crate) fn weight_gradient_on(
+        &self,
+        arch: Arch,
+        x: &[BlockedTensor],
+        grad_output: &[BlockedTensor],
+    ) -> Vec<f32> {
+        assert_eq!(x.len(), grad_output.len(), "different numbers of tensors");
+        for (x, grad_output) in x.iter().zip(grad_output) {
             assert_eq!(x.shape()[1], self.inputs, "a tensor with other channels");
-            assert_eq!(of.shape(), self.output(x.shape()), "tensors of different shapes");
+            assert_eq!(grad_output.shape(), self.output(x.shape()), "tensors of different shapes");
             assert!(x.border >= self.padding, "a border of {} is read to {}", x.border, self.padding);
         }
         // With few output channels there are few tasks, so tiles are summed in groups; their number does not depend on
         // the threads.
         let groups = TASKS.div_ceil(self.outputs.div_ceil(TOGETHER * LANES));
         let group = x.len().div_ceil(groups).max(1);
-        let sums: Vec<Vec<f32>> =
-            x.par_chunks(group).zip(of.par_chunks(group)).map(|(x, of)| self.weight_sums(arch, x, of)).collect();
+        let sums: Vec<Vec<f32>> = x
+            .par_chunks(group)
+            .zip(grad_output.par_chunks(group))
+            .map(|(x, grad_output)| self.weight_sums(arch, x, grad_output))
+            .collect();
         let mut sums = sums.into_iter();
         let mut all = sums.next().unwrap_or_else(|| vec![0.0; self.weights()]);
         for sums in sums {
@@ -48,7 +56,7 @@ impl Geometry {
     }
 
     /// The sum over one group of tiles, for [`Geometry::weight_gradient`].
-    fn weight_sums(&self, arch: Arch, x: &[BlockedTensor], of: &[BlockedTensor]) -> Vec<f32> {
+    fn weight_sums(&self, arch: Arch, x: &[BlockedTensor], grad_output: &[BlockedTensor]) -> Vec<f32> {
         let taps = self.kernel * self.kernel;
         let phase = self.forwards();
         let mut weights = vec![0.0; self.weights()];
@@ -57,8 +65,8 @@ impl Geometry {
             for input in 0..self.inputs.div_ceil(LANES) {
                 let mut sums = vec![[[SimdBlock::default(); LANES]; TOGETHER]; taps];
                 let blocks = outputs.div_ceil(LANES);
-                for (x, of) in x.iter().zip(of) {
-                    arch.dispatch(Products { x, of, phase: &phase, input, output, blocks, sums: &mut sums });
+                for (x, grad_output) in x.iter().zip(grad_output) {
+                    arch.dispatch(Products { x, grad_output, phase: &phase, input, output, blocks, sums: &mut sums });
                 }
                 let channels = (self.inputs - input * LANES).min(LANES);
                 for (tap, sums) in sums.iter().enumerate() {
@@ -77,7 +85,7 @@ impl Geometry {
 /// The products of one input block with one or two output blocks, summed over all pixels.
 struct Products<'a> {
     x: &'a BlockedTensor,
-    of: &'a BlockedTensor,
+    grad_output: &'a BlockedTensor,
     phase: &'a Phase,
     input: usize,
     output: usize,
@@ -107,7 +115,7 @@ impl Products<'_> {
     /// Goes through all images a few rows at a time, so that these rows stay in the first-level cache for all taps.
     #[inline(always)]
     fn rows<S: Simd, const C: usize, const B: usize, const V: usize>(mut self, simd: S) {
-        let [images, _, height, width] = self.of.shape();
+        let [images, _, height, width] = self.grad_output.shape();
         let together = SPAN.div_ceil(width).min(height);
         for image in 0..images {
             for top in (0..height).step_by(together) {
@@ -133,7 +141,7 @@ impl Products<'_> {
         channel: usize,
         block: usize,
     ) {
-        let (stride, width) = (self.phase.stride, self.of.width);
+        let (stride, width) = (self.phase.stride, self.grad_output.width);
         let at = self.phase.taps[tap];
         let mut sums = [[[simd.splat_f32s(0.0); V]; B]; C];
         for (c, sums) in sums.iter_mut().enumerate() {
@@ -147,14 +155,15 @@ impl Products<'_> {
             let row = self.x.border.wrapping_add_signed(at.dy) + y * stride;
             let column = self.x.border.wrapping_add_signed(at.dx);
             let x = &self.x.values[self.x.plane(image, self.input) + row * self.x.pitch() + column..];
-            let mut of = [&[][..]; B];
-            for (b, of) in of.iter_mut().enumerate() {
-                *of = &self.of.values[self.of.row(image, self.output + block + b, y)..][..width];
+            let mut grad_output = [&[][..]; B];
+            for (b, grad_output) in grad_output.iter_mut().enumerate() {
+                *grad_output =
+                    &self.grad_output.values[self.grad_output.row(image, self.output + block + b, y)..][..width];
             }
             for (pixel, x) in x.iter().step_by(stride).take(width).enumerate() {
                 let mut vector = [[simd.splat_f32s(0.0); V]; B];
-                for (vector, of) in vector.iter_mut().zip(of) {
-                    *vector = vectors::<S, V>(simd, &of[pixel]);
+                for (vector, grad_output) in vector.iter_mut().zip(grad_output) {
+                    *vector = vectors::<S, V>(simd, &grad_output[pixel]);
                 }
                 for (c, sums) in fast.iter_mut().enumerate() {
                     let value = simd.splat_f32s(x.0[channel + c]);

@@ -250,8 +250,8 @@ impl Layer {
     }
 
     /// The backward pass of convolution and batch norm. Given `grad_output`, the gradient with respect to the layer's
-    /// output for the input `x`, writes the gradient with respect to the layer's parameters to `gradient` and overwrites
-    /// `convolved.raw` with the gradient with respect to the convolution's output.
+    /// output for the input `x`, writes the gradient with respect to the layer's parameters to `gradient` and
+    /// overwrites `convolved.raw` with the gradient with respect to the convolution's output.
     fn differentiate(
         &self,
         parameters: &[f32],

@@ -91,9 +91,9 @@ impl ReferenceStats {
 
 /// Statistics of clean training features `[n, d]`, with which poisons are compared.
 pub struct CleanFeatureStats {
-    /// Of the norms.
+    /// Statistics of the norms.
     pub norm: ReferenceStats,
-    /// Of the distances to the nearest other sample.
+    /// Statistics of the distances to the nearest other sample.
     pub nearest: ReferenceStats,
 }
 

@@ -315,12 +315,12 @@ mod tests {
     fn it_lowers_the_attack_s_own_objective_within_every_bound() {
         let setting = Setting::new();
         let run = |limits, constraint: Constraint| setting.refine(6, 60, limits, &constraint, &mut setting.canceling());
-        let free = run((0.0, None), Constraint::default());
-        let [first, last] = free.objective;
+        let unconstrained = run((0.0, None), Constraint::default());
+        let [first, last] = unconstrained.objective;
         assert!(last < 0.9 * first, "{first} to {last}");
-        assert!(free.pixels.iter().all(|p| (0.0..=1.0).contains(p)));
+        assert!(unconstrained.pixels.iter().all(|p| (0.0..=1.0).contains(p)));
 
-        let radius = 0.8 * free.longest;
+        let radius = 0.8 * unconstrained.longest;
         let held = run((0.0, None), Constraint::ball(radius));
         assert!(held.longest < 1.05 * radius, "{} over {radius}", held.longest);
         assert!(held.objective[1] > last && held.objective[1] < first, "{:?}", held.objective);
@@ -331,7 +331,12 @@ mod tests {
         assert!(near.objective[1] < first && near.objective[1] > last, "{:?}", near.objective);
 
         let penalised = run((10.0, None), Constraint::default());
-        assert!(penalised.moved().0 < 0.5 * free.moved().0, "{:?} {:?}", penalised.moved(), free.moved());
+        assert!(
+            penalised.moved().0 < 0.5 * unconstrained.moved().0,
+            "{:?} {:?}",
+            penalised.moved(),
+            unconstrained.moved()
+        );
     }
 
     #[test]

@@ -149,9 +149,9 @@ mod tests {
         assert_eq!((v.outliers, v.relative_distance, changes.len()), (1.0, 0.5, 1));
         assert!(v.ssim < 1.0);
         // Pixels that are not clipped are measured as they are, and not as an 8-bit image would show them.
-        let free = Array4::from_elem((1, 3, 2, 2), -1.0);
+        let unclipped = Array4::from_elem((1, 3, 2, 2), -1.0);
         let shown = poisons(pixels.clone().slice_move(ndarray::s![..1, .., .., ..]), vec![1]);
-        let (v, _) = visibility(&Poisons { pixels: Some(free), ..shown }, &base).unwrap();
+        let (v, _) = visibility(&Poisons { pixels: Some(unclipped), ..shown }, &base).unwrap();
         assert!((v.linf - (1.0 + 100.0 / 255.0)).abs() < 1e-6);
         let missing = visibility(&poisons(pixels.slice_move(ndarray::s![..1, .., .., ..]), vec![2]), &base);
         assert!(missing.unwrap_err().to_string().contains("base image 2"));

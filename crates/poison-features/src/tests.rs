@@ -29,43 +29,35 @@ fn free_labels_contain_clean_ones() {
                     table["start"] = "clean".into();
                 }
                 let params: Params = serde_json::from_value(table).unwrap();
+                let (clean, held_out, head) = (setting.clean(), vec![setting.validation()], setting.head.clone());
                 let mut objective: Box<dyn Objective> = match attack {
-                    "bilevel" => Box::new(
-                        BilevelObjective::new(
-                            setting.clean(),
-                            vec![setting.validation()],
-                            setting.head.clone(),
-                            1e-2,
-                            0.5,
-                        )
-                        .unwrap(),
-                    ),
-                    "gradient-canceling" => Box::new(CancelingObjective::new(&target, setting.clean(), 1e-2).unwrap()),
-                    _ => Box::new(
-                        BilevelObjective::cross_entropy(
-                            setting.clean(),
-                            vec![setting.validation()],
-                            setting.head.clone(),
-                            1e-2,
-                        )
-                        .unwrap(),
-                    ),
+                    "bilevel" => Box::new(BilevelObjective::new(clean, held_out, head, 1e-2, 0.5).unwrap()),
+                    "gradient-canceling" => Box::new(CancelingObjective::new(&target, clean, 1e-2).unwrap()),
+                    _ => Box::new(BilevelObjective::cross_entropy(clean, held_out, head, 1e-2).unwrap()),
                 };
                 context(seed, |ctx| {
                     let (params, clean, constraint) = (&params, setting.clean(), &constraint);
                     Search { params, clean, count: 12, constraint, ctx }.make(&mut *objective).unwrap()
                 })
             };
-            let (kept, free) = (made("clean"), made("adversarial"));
+            let (kept, adversarial) = (made("clean"), made("adversarial"));
             assert_eq!(kept.gap, None);
-            let gap = free.gap.unwrap();
+            let gap = adversarial.gap.unwrap();
             // The inner training starts from the last head and stops within a tolerance, so values differ slightly.
-            assert!(free.value <= kept.value + 1e-5, "{attack}, {solver}: {} after {}", free.value, kept.value);
-            behind += usize::from(free.value < kept.value - 1e-4);
+            assert!(
+                adversarial.value <= kept.value + 1e-5,
+                "{attack}, {solver}: {} after {}",
+                adversarial.value,
+                kept.value
+            );
+            behind += usize::from(adversarial.value < kept.value - 1e-4);
             gaps += usize::from(gap > 0.0);
         }
     }
-    assert!(behind > 3 && gaps > 0, "free labels were better {behind} times, and the search alone behind {gaps} times");
+    assert!(
+        behind > 3 && gaps > 0,
+        "adversarial labels were better {behind} times, and the search alone behind {gaps} times"
+    );
 }
 
 #[test]

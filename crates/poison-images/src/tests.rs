@@ -95,30 +95,35 @@ fn moved(poisons: &Poisons) -> u8 {
 
 #[test]
 fn pixels_stay_within_their_limit_and_use_it() {
-    let (near, free) = (run(json!({ "linf": "4/255" })), run(json!({})));
+    let (near, unbounded) = (run(json!({ "linf": "4/255" })), run(json!({})));
     assert_eq!(near.images.dim(), (12, 3, SIDE, SIDE));
     assert_eq!(moved(&near), 4);
-    assert!(moved(&free) > 4, "{}", moved(&free));
-    assert!(free.objective < near.objective, "{} {}", free.objective, near.objective);
+    assert!(moved(&unbounded) > 4, "{}", moved(&unbounded));
+    assert!(unbounded.objective < near.objective, "{} {}", unbounded.objective, near.objective);
 }
 
 /// A constraint limits the features of the images, and weakens the attack.
 #[test]
 fn features_stay_in_the_set_that_they_have_to_lie_in() {
     let near = |quantile: f64| run(json!({ "constraint": "ball", "quantile": quantile, "steps": 60 }));
-    let (free, held) = (run(json!({ "steps": 60 })), near(0.3));
+    let (unbounded, held) = (run(json!({ "steps": 60 })), near(0.3));
     let Inputs { features, .. } = inputs();
     let mut norms: Vec<f32> = features.train.features.view().rows().into_iter().map(|z| z.dot(&z).sqrt()).collect();
     norms.sort_by(f32::total_cmp);
     let radius = norms[(0.3 * norms.len() as f64) as usize];
     let farthest = |poisons: &Poisons| poisons.fits.iter().map(|fit| fit.norm).fold(0.0, f32::max);
-    assert!(farthest(&free) > 1.1 * radius, "{} {radius}", farthest(&free));
+    assert!(farthest(&unbounded) > 1.1 * radius, "{} {radius}", farthest(&unbounded));
     let mean = |poisons: &Poisons| poisons.fits.iter().map(|fit| fit.norm).sum::<f32>() / poisons.fits.len() as f32;
-    assert!(mean(&held) < 1.05 * radius && mean(&held) < mean(&free), "{} {} {radius}", mean(&held), mean(&free));
-    assert!(held.objective > free.objective, "{} {}", held.objective, free.objective);
+    assert!(
+        mean(&held) < 1.05 * radius && mean(&held) < mean(&unbounded),
+        "{} {} {radius}",
+        mean(&held),
+        mean(&unbounded)
+    );
+    assert!(held.objective > unbounded.objective, "{} {}", held.objective, unbounded.objective);
     // Violations are measured against this constraint: images that have hardly moved are outside of it.
     let begun = run(json!({ "constraint": "ball", "quantile": 0.3, "steps": 1 }));
-    assert!(free.outside() == 0.0 && begun.fits.iter().any(|fit| fit.outside > 0.0));
+    assert!(unbounded.outside() == 0.0 && begun.fits.iter().any(|fit| fit.outside > 0.0));
 }
 
 /// The quantile is in the key only if the constraint has one.
@@ -150,8 +155,8 @@ fn free_labels_end_no_worse_than_clean_ones() {
             let poisons = run(json!({ "attack": attack, "labels": labels, "steps": steps }));
             if attack == "bilevel" { -poisons.objective } else { poisons.objective }
         };
-        let (kept, free) = (end("clean"), end("adversarial"));
-        assert!(free <= kept + 1e-4, "{attack}, {steps} steps: {free} after {kept}");
+        let (clean, adversarial) = (end("clean"), end("adversarial"));
+        assert!(adversarial <= clean + 1e-4, "{attack}, {steps} steps: {adversarial} after {clean}");
     }
 }
 

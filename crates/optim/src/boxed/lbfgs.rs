@@ -17,8 +17,8 @@ pub const MEMORY: usize = 10;
 pub const ARMIJO: f64 = 1e-4;
 /// Number of times that a step is shortened before its direction is abandoned.
 pub const SHORTENINGS: u32 = 12;
-/// The smallest cosine that still has a sign, given the rounding of vectors in f32. A pair is used if the cosine between
-/// step and gradient change is above it, and a direction if the cosine between it and the gradient is below its negative.
+/// The smallest cosine of an angle whose sign counts. A pair is used if the cosine between step and gradient change is
+/// larger, and a direction if the cosine between it and the negative gradient is.
 pub const COSINE: f64 = 1e-8;
 
 /// A change `s` of the point and the change `y` of the gradient that it caused.
