@@ -41,7 +41,7 @@ pub(crate) trait TrainingObjective: Sync {
 
     /// Updates the objective's own state, such as a momentum encoder, after a step of the optimiser. `done` is the
     /// share of the training that was finished before the step.
-    fn after_step(&mut self, _student: &Self::OnlineNetwork, _done: f64) {}
+    fn after_step(&mut self, _online: &Self::OnlineNetwork, _done: f64) {}
 
     /// The state that [`after_step`](Self::after_step) updates, for a checkpoint.
     fn state(&self) -> Weights {
