@@ -1,6 +1,6 @@
 //! Comparison of two settings of a pipeline: results that agree in everything else, side by side.
 
-use crate::{Cell, Plan, REPLICATED, Row, Selection, results::rows_of};
+use crate::{MeanStd, Plan, REPLICATED, Row, Selection, results::rows_of};
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
@@ -53,7 +53,7 @@ pub struct Compared {
     /// Number of pairs.
     pub seeds: usize,
     /// Quantities by name: the means of both sides, and of the second minus the first.
-    pub quantities: Vec<(&'static str, [Cell; 3])>,
+    pub quantities: Vec<(&'static str, [MeanStd; 3])>,
 }
 
 /// The differences between two settings, and their effect on the results.
@@ -193,20 +193,20 @@ fn over_seeds(pairs: &[Pair], all_differ: &BTreeMap<String, Both<Option<Value>>>
 }
 
 /// The quantities that all pairs have.
-fn quantities(pairs: &[&Pair]) -> Vec<(&'static str, [Cell; 3])> {
-    let cells = |of: &dyn Fn(&Pair) -> Option<Both<f64>>| {
+fn quantities(pairs: &[&Pair]) -> Vec<(&'static str, [MeanStd; 3])> {
+    let means = |of: &dyn Fn(&Pair) -> Option<Both<f64>>| {
         let values: Option<Vec<Both<f64>>> = pairs.iter().map(|p| of(p)).collect();
         values.map(|values| {
-            let cell = |f: &dyn Fn(&Both<f64>) -> f64| Cell::of(&values.iter().map(f).collect::<Vec<_>>());
-            [cell(&|[a, _]| *a), cell(&|[_, b]| *b), cell(&|[a, b]| b - a)]
+            let mean = |f: &dyn Fn(&Both<f64>) -> f64| MeanStd::of(&values.iter().map(f).collect::<Vec<_>>());
+            [mean(&|[a, _]| *a), mean(&|[_, b]| *b), mean(&|[a, b]| b - a)]
         })
     };
     let both = |[a, b]: Both<Option<f64>>| Some([a?, b?]);
     let mut found = Vec::new();
     for name in ["clean", "target", "features", "images"] {
-        found.extend(cells(&|p| p.accuracy.get(name).copied()).map(|cells| (name, cells)));
+        found.extend(means(&|p| p.accuracy.get(name).copied()).map(|means| (name, means)));
     }
-    found.extend(cells(&|p| both(p.drop)).map(|cells| ("drop", cells)));
-    found.extend(cells(&|p| both(p.seconds)).map(|cells| ("seconds", cells)));
+    found.extend(means(&|p| both(p.drop)).map(|means| ("drop", means)));
+    found.extend(means(&|p| both(p.seconds)).map(|means| ("seconds", means)));
     found
 }

@@ -319,14 +319,14 @@ pub(crate) fn upstream(plan: &Plan, task: usize) -> BTreeSet<usize> {
 
 /// Mean and standard deviation over seeds. The denominator is n - 1; the deviation over one seed is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Cell {
+pub struct MeanStd {
     /// Mean.
     pub mean: f64,
     /// Standard deviation.
     pub std: f64,
 }
 
-impl Cell {
+impl MeanStd {
     /// Mean and standard deviation of at least one value.
     #[must_use]
     pub fn of(values: &[f64]) -> Self {
@@ -339,25 +339,24 @@ impl Cell {
 
 /// Means of [`Visibility`] over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Seen {
+pub struct VisibilityStats {
     /// Peak signal-to-noise ratio, in dB.
-    pub psnr: Cell,
+    pub psnr: MeanStd,
     /// Structural similarity.
-    pub ssim: Cell,
+    pub ssim: MeanStd,
     /// Largest change of a pixel.
-    pub linf: Cell,
+    pub linf: MeanStd,
     /// Relative distance of features to the poisoned features.
-    pub relative_distance: Cell,
+    pub relative_distance: MeanStd,
     /// Share of outliers.
-    pub outliers: Cell,
+    pub outliers: MeanStd,
     /// Share of the poisons whose features lie outside the attack's constraint.
-    pub outside: Cell,
+    pub outside: MeanStd,
 }
 
 /// Means of the rows that differ in seeds only.
 #[derive(Debug, Clone, Serialize)]
-pub struct Group {
-    /// Which attack made the poisons: the fields `attack` and `method`.
+pub struct AggregatedRow {
     /// Which attack made the poisons: the fields `attack` and `method`.
     #[serde(flatten)]
     pub attack: AttackId,
@@ -368,9 +367,9 @@ pub struct Group {
     /// Number of poisons, divided by the number of clean training samples.
     pub poison_fraction: f64,
     /// The value that the attack optimised.
-    pub objective: Cell,
+    pub objective: MeanStd,
     /// The lower bound of the objective, if the attack knows one.
-    pub bound: Option<Cell>,
+    pub bound: Option<MeanStd>,
     /// The data that the attacker saw.
     pub sees: Sees,
     /// The data that was seen in making the controls.
@@ -398,13 +397,13 @@ pub struct Group {
     /// The largest gradient norm at which the training of a victim stopped without converging; `None` if all converged.
     pub unconverged: Option<f64>,
     /// Test accuracy by training set, in `[0, 1]`.
-    pub accuracy: Measured<Cell>,
+    pub accuracy: Measured<MeanStd>,
     /// Clean accuracy minus poisoned accuracy: with poisoned images or, if there are none, with poisoned features.
-    pub drop: Option<Cell>,
+    pub drop: Option<MeanStd>,
     /// Visibility of the poisoned images.
-    pub visibility: Option<Seen>,
+    pub visibility: Option<VisibilityStats>,
     /// Time that the attack's stages took, in seconds; `None` if it is not known for all rows.
-    pub seconds: Option<Cell>,
+    pub seconds: Option<MeanStd>,
 }
 
 /// Groups rows that differ in seeds only: the seed of the run, of an extractor, or of the choice of images. Groups are
@@ -449,7 +448,7 @@ fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
 fn stages(rows: &[&Row]) -> BTreeMap<&'static str, BTreeMap<&'static str, f64>> {
     let mean = |node: &str, field: &str| {
         let values: Option<Vec<f64>> = rows.iter().map(|row| row.stages.get(node)?.get(field).copied()).collect();
-        values.map(|values| Cell::of(&values).mean)
+        values.map(|values| MeanStd::of(&values).mean)
     };
     let fields = |node: &'static str, fields: &BTreeMap<&'static str, f64>| {
         fields.keys().filter_map(|field| Some((*field, mean(node, field)?))).collect()
@@ -458,37 +457,37 @@ fn stages(rows: &[&Row]) -> BTreeMap<&'static str, BTreeMap<&'static str, f64>> 
 }
 
 /// Accuracies over some rows, for the training sets that all of them have.
-fn accuracies(rows: &[&Row]) -> Measured<Cell> {
+fn accuracies(rows: &[&Row]) -> Measured<MeanStd> {
     let over = |name: &str| {
         let values: Option<Vec<f64>> = rows.iter().map(|row| row.accuracy.get(name).copied()).collect();
-        values.map(|values| Cell::of(&values))
+        values.map(|values| MeanStd::of(&values))
     };
     let clean: Vec<f64> = rows.iter().map(|row| row.accuracy.clean).collect();
-    let mut accuracies = Measured::new(Cell::of(&clean));
+    let mut accuracies = Measured::new(MeanStd::of(&clean));
     for (set, _) in rows[0].accuracy.others() {
-        over(&set.name).into_iter().for_each(|cell| accuracies.set(set.clone(), cell));
+        over(&set.name).into_iter().for_each(|mean| accuracies.set(set.clone(), mean));
     }
     accuracies
 }
 
 /// Means over the rows of every group of [`grouped`] rows.
 #[must_use]
-pub fn aggregate(rows: &[Row]) -> Vec<Group> {
+pub fn aggregate(rows: &[Row]) -> Vec<AggregatedRow> {
     grouped(rows)
         .into_iter()
         .map(|rows| {
-            let cell = |f: &dyn Fn(&Row) -> f64| Cell::of(&rows.iter().map(|r| f(r)).collect::<Vec<_>>());
+            let mean = |f: &dyn Fn(&Row) -> f64| MeanStd::of(&rows.iter().map(|r| f(r)).collect::<Vec<_>>());
             let optional = |f: &dyn Fn(&Row) -> Option<f64>| {
                 let values: Option<Vec<f64>> = rows.iter().map(|r| f(r)).collect();
-                values.map(|v| Cell::of(&v))
+                values.map(|v| MeanStd::of(&v))
             };
-            let seen = |f: &dyn Fn(&Visibility) -> f64| optional(&|r| r.visibility.as_ref().map(f));
-            Group {
+            let visible = |f: &dyn Fn(&Visibility) -> f64| optional(&|r| r.visibility.as_ref().map(f));
+            AggregatedRow {
                 attack: rows[0].attack.clone(),
                 victim: rows[0].victim.clone(),
                 clean_label: rows[0].clean_label,
                 poison_fraction: rows[0].poison_fraction,
-                objective: cell(&|r| r.objective),
+                objective: mean(&|r| r.objective),
                 bound: optional(&|r| r.bound),
                 sees: rows[0].sees,
                 controls_see: rows[0].controls_see,
@@ -511,14 +510,14 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                     .max_by(f64::total_cmp),
                 accuracy: accuracies(&rows),
                 drop: optional(&|r| Some(r.accuracy.clean - r.accuracy.poisoned()?)),
-                visibility: seen(&|v| v.psnr).and_then(|psnr| {
-                    Some(Seen {
+                visibility: visible(&|v| v.psnr).and_then(|psnr| {
+                    Some(VisibilityStats {
                         psnr,
-                        ssim: seen(&|v| v.ssim)?,
-                        linf: seen(&|v| v.linf)?,
-                        relative_distance: seen(&|v| v.relative_distance)?,
-                        outliers: seen(&|v| v.outliers)?,
-                        outside: seen(&|v| v.outside)?,
+                        ssim: visible(&|v| v.ssim)?,
+                        linf: visible(&|v| v.linf)?,
+                        relative_distance: visible(&|v| v.relative_distance)?,
+                        outliers: visible(&|v| v.outliers)?,
+                        outside: visible(&|v| v.outside)?,
                     })
                 }),
                 seconds: optional(&|r| r.seconds),
@@ -546,9 +545,9 @@ mod tests {
 
     #[test]
     fn deviation_of_two_values_by_hand() {
-        let cell = Cell::of(&[1.0, 3.0]);
-        assert_eq!(cell.mean, 2.0);
-        assert!((cell.std - 2f64.sqrt()).abs() < 1e-15);
-        assert_eq!(Cell::of(&[5.0]), Cell { mean: 5.0, std: 0.0 });
+        let mean = MeanStd::of(&[1.0, 3.0]);
+        assert_eq!(mean.mean, 2.0);
+        assert!((mean.std - 2f64.sqrt()).abs() < 1e-15);
+        assert_eq!(MeanStd::of(&[5.0]), MeanStd { mean: 5.0, std: 0.0 });
     }
 }
