@@ -10,7 +10,6 @@ use crate::{
     words,
 };
 use hemlock_artifact::AttackId;
-use hemlock_invert::REFINED;
 use hemlock_pipeline::{REPLICATED, Row, grouped, telling};
 use hemlock_stage::StageRole;
 use serde_json::Value;
@@ -135,14 +134,14 @@ impl ConfigGroup {
     /// images count as an attack of its own.
     #[must_use]
     pub fn refined(&self) -> bool {
-        self.making().is_some_and(|making| making.starts_with(REFINED))
+        self.making().is_some_and(|making| making.starts_with(AttackId::REFINED))
     }
 
     /// Whether refinement started from images that match poisoned features. Refinement that starts elsewhere is a
     /// control.
     #[must_use]
     pub fn refined_from_matched(&self) -> bool {
-        self.making() == Some(REFINED)
+        self.making() == Some(AttackId::REFINED)
     }
 
     /// Whether the attack optimised pixels directly, without poisoned features. Error-minimising noise does so as well,

@@ -4,6 +4,7 @@ use super::{
     TableRow,
     columns::{Place, ResultColumn, common_control, extractors},
 };
+use hemlock_artifact::AttackId;
 use hemlock_attack::attacks::all;
 use hemlock_pipeline::AggregatedRow;
 use hemlock_report::words::list;
@@ -78,7 +79,7 @@ pub fn legend(table_rows: &[TableRow], columns: &[&ResultColumn], width: usize) 
         out += &wrapped(&format!("{}: {}", column.heading, column.meaning), width);
         if column.name == "objective" {
             let shown = all().map(|attack| (attack.name(), attack.value_label()));
-            for (name, shown) in shown.chain([(hemlock_unlearnable::NAME, hemlock_unlearnable::VALUE_LABEL)]) {
+            for (name, shown) in shown.chain([(AttackId::ERROR_MINIMIZING, AttackId::ERROR_MINIMIZING_LABEL)]) {
                 if table_rows.iter().any(|s| s.group.attack.objective == name) {
                     out += &wrapped(&format!("objective of {name}: This is {shown}."), width);
                 }

@@ -76,7 +76,7 @@ fn role(node: &str) -> StageRole {
 /// The nodes that make the poisons of an attack.
 fn route(attack: &AttackId) -> &'static [&'static str] {
     match attack.method.as_deref() {
-        _ if attack.objective == hemlock_unlearnable::NAME => &["unlearnable"],
+        _ if attack.objective == AttackId::ERROR_MINIMIZING => &["unlearnable"],
         None => &["poison-features"],
         Some("pixels") => &["poison-images"],
         Some(_) => &["poison-features", "invert"],
