@@ -289,6 +289,16 @@ fn ranges_in_the_schema_are_those_that_are_checked() {
     assert!(compared > 1000, "{compared}");
 }
 
+#[test]
+fn results_know_nodes_that_exist() {
+    let graph = hemlock::graph();
+    for name in hemlock_pipeline::nodes::ALL {
+        assert!(graph.node(name).is_some(), "{name}");
+    }
+    let evaluations = graph.nodes().filter(|node| node.stage.about().role == hemlock_stage::StageRole::Evaluation);
+    assert_eq!(evaluations.count(), 1, "a branch has one result");
+}
+
 /// The findings list some fields by name. `memory` is a field of keys alone.
 #[test]
 fn findings_know_fields_that_exist() {

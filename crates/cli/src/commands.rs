@@ -362,7 +362,7 @@ impl App<'_> {
         let mut reported: Vec<ReportedPipeline> = Vec::new();
         for pipeline in pipelines {
             let (spec, plan) = self.planned(&Pipeline { pipeline: pipeline.clone(), changes: changes.clone() })?;
-            if !plan.tasks.iter().any(|t| t.stage == "evaluate") {
+            if !plan.tasks.iter().any(Task::is_evaluation) {
                 return Err(Usage(format!("'{}' has no [evaluate], and so nothing to report", spec.name)).into());
             }
             if !reported.iter().any(|p| p.spec.name == spec.name) {

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 use hemlock_pipeline::{
-    Asked, Both, Cause, Comparison, Decision, DirtyReason, MeanStd, Plan, Spec, StageDifference, StageTotal, Task,
-    labels, totals,
+    Asked, Both, Cause, Comparison, Decision, DirtyReason, Graph, MeanStd, Plan, Spec, StageDifference, StageTotal,
+    Task, labels, totals,
 };
 use hemlock_report::words::count;
 use hemlock_self_test::{Found, REFERENCE};
@@ -267,10 +267,10 @@ pub fn options(overrides: &[String], most: usize) -> String {
 }
 
 /// A table of the runs of a pipeline, with the number of results that each has.
-pub fn history(asked: &[Asked], store: &Store) -> String {
+pub fn history(asked: &[Asked], graph: &Graph, store: &Store) -> String {
     let mut rows = table(&["run", "results", "name", "overrides"]);
     for a in asked {
-        let (there, all) = a.results(store);
+        let (there, all) = a.results(graph, store);
         let label = a.label.clone().unwrap_or_else(|| "-".to_owned());
         let overrides = match a.overrides.is_empty() {
             true => "(the spec as it stands)".to_owned(),

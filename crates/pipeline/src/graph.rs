@@ -1,6 +1,6 @@
 //! The graph of all nodes that a pipeline can have.
 
-use hemlock_stage::{AnyStage, Port};
+use hemlock_stage::{AnyStage, Port, StageRole};
 use std::{
     collections::{BTreeMap, BTreeSet},
     iter::successors,
@@ -77,6 +77,11 @@ impl Graph {
     /// The routes whose end is among `nodes`.
     pub(crate) fn routes<T>(&self, nodes: &BTreeMap<&'static str, T>) -> BTreeSet<&'static str> {
         self.ends().filter(|node| nodes.contains_key(node.name)).filter_map(|node| node.route).collect()
+    }
+
+    /// Whether a stage evaluates poisons, by its name.
+    pub(crate) fn evaluates(&self, stage: &str) -> bool {
+        self.nodes().any(|node| node.stage.name() == stage && node.stage.about().role == StageRole::Evaluation)
     }
 
     /// Names of the stages, in the order of their first nodes and without duplicates.

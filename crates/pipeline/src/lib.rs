@@ -14,6 +14,7 @@ mod garbage;
 mod graph;
 mod history;
 mod kin;
+pub mod nodes;
 mod origin;
 mod plan;
 mod profiles;

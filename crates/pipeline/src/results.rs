@@ -1,7 +1,7 @@
 //! Results: one row per branch, and means over seeds.
 
 use crate::{
-    Branch, Plan, Task,
+    Branch, Plan, Task, nodes,
     origin::{Answered, EXTRACTORS, Origin, REPLICATED, replicates},
 };
 use hemlock_artifact::{AttackId, Bounds, Evaluation, LearnerState, Measured, Outcome, SteppedBack, Visibility};
@@ -99,6 +99,9 @@ pub struct Row {
     pub seconds: Option<f64>,
     /// Key of the evaluation.
     pub key: String,
+    /// Name of the stage that evaluated it.
+    #[serde(skip)]
+    pub stage: &'static str,
     /// Folders of artifacts that are gone, because of which some fields are not known.
     #[serde(skip)]
     pub gone: Vec<String>,
@@ -144,16 +147,18 @@ fn has_columns(plan: &Plan, task: usize) -> bool {
 
 /// The tasks of a branch that distinguish its result from others.
 fn of_result(plan: &Plan, branch: &Branch) -> Vec<usize> {
-    let counts = |(node, task): &(&&str, &usize)| **node == "evaluate" || has_columns(plan, **task);
-    branch.tasks.iter().filter(counts).map(|(_, task)| *task).collect()
+    let counts = |task: &usize| plan.tasks[*task].is_evaluation() || has_columns(plan, *task);
+    branch.tasks.values().copied().filter(counts).collect()
 }
 
 fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, StoreError> {
-    let Some(evaluate) = branch.tasks.get("evaluate") else { return Ok(None) };
-    let task = &plan.tasks[*evaluate];
+    let Some(number) = branch.tasks.values().copied().find(|task| plan.tasks[*task].is_evaluation()) else {
+        return Ok(None);
+    };
+    let task = &plan.tasks[number];
     let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
     let evaluation = Evaluation::read_numbers(store, &manifest)?;
-    let read = upstream(plan, *evaluate);
+    let read = upstream(plan, number);
     let from = Upstream::of(plan, branch, &read, store)?;
     let outcomes = &evaluation.outcomes;
     let loss = outcomes.try_map(|_, outcome| outcome.clean_loss.ok_or(()));
@@ -170,8 +175,8 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         bound: evaluation.bound,
         gap: evaluation.gap,
         poison_fraction_bound: evaluation.poison_fraction_bound,
-        sees: seen_by_attack(&from.deciding),
-        controls_see: sees(&from.deciding, "evaluate").unwrap_or_default(),
+        sees: from.seen_by(&evaluation.attack)?,
+        controls_see: sees(&task.identity.params)?.unwrap_or_default(),
         seed: branch.seed.unwrap_or(0),
         device: from.device,
         collapsed: from.collapsed,
@@ -192,6 +197,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         visibility: evaluation.visibility,
         seconds: from.seconds,
         key: task.key.to_string(),
+        stage: task.stage,
         gone: from.gone,
         origin: Origin::of(plan, &branch.tasks, &read, branch.seed.unwrap_or(0)),
         answers: None,
@@ -225,7 +231,7 @@ impl Upstream {
             from.declared.extend(task.about.columns.iter().map(|column| (node, *column)));
             if task.about.role.is_attackers()
                 || EXTRACTORS.contains(&node)
-                || node == "features"
+                || node == nodes::FEATURES
                 || !task.about.columns.is_empty()
             {
                 from.look_into(node, task, store)?;
@@ -254,26 +260,36 @@ impl Upstream {
             let any = this == Some(true) || self.collapsed == Some(true);
             self.collapsed = if any { Some(true) } else { this.and(self.collapsed) };
         }
-        match node {
-            "features" => self.device = made.map(|made| made.device.clone()),
-            "target-params" => self.stepped_back = made.and_then(|made| SteppedBack::in_summary(&made.summary)),
-            _ => {}
+        if node == nodes::FEATURES {
+            self.device = made.map(|made| made.device.clone());
+        }
+        if task.about.role == StageRole::Preparation {
+            let stepped_back = made.and_then(|made| SteppedBack::in_summary(&made.summary));
+            self.stepped_back = self.stepped_back.take().or(stepped_back);
         }
         Ok(())
     }
+
+    /// The data that the attacker saw: by the attack's own parameters or, if it has none, by those of its target's
+    /// maker. Error-minimising noise has no target, and is made from the training split.
+    fn seen_by(&self, attack: &AttackId) -> Result<Sees, StoreError> {
+        let of = |role: fn(StageRole) -> bool| {
+            let nodes = self.roles.iter().filter(|(_, of)| role(**of)).filter_map(|(node, _)| self.deciding.get(node));
+            nodes.map(sees).find_map(Result::transpose).transpose()
+        };
+        let own = of(StageRole::is_attack)?;
+        if own.is_some() || attack.objective == AttackId::ERROR_MINIMIZING {
+            return Ok(own.unwrap_or_default());
+        }
+        Ok(of(|role| role == StageRole::Preparation)?.unwrap_or_default())
+    }
 }
 
-/// The data that a stage saw, by the parameters in its key.
-fn sees(deciding: &BTreeMap<&'static str, Value>, node: &str) -> Option<Sees> {
-    deciding.get(node)?.get("sees").and_then(|sees| serde_json::from_value(sees.clone()).ok())
-}
-
-/// The data that the attacker saw: by the attack's own parameters or, if it has none, by those of its target's maker.
-/// Error-minimising noise is made from the training split.
-fn seen_by_attack(deciding: &BTreeMap<&'static str, Value>) -> Sees {
-    let own = ["poison-features", "poison-images"].into_iter().find_map(|node| sees(deciding, node));
-    let of_target = || sees(deciding, "target-params").filter(|_| !deciding.contains_key("unlearnable"));
-    own.or_else(of_target).unwrap_or_default()
+/// The data that a stage saw, by the parameters in its key. `None` if they do not say it.
+fn sees(deciding: &Value) -> Result<Option<Sees>, StoreError> {
+    let Some(sees) = deciding.get("sees") else { return Ok(None) };
+    let refused = |e| StoreError::Refused { what: format!("`sees` is {sees}: {e}") };
+    serde_json::from_value(sees.clone()).map(Some).map_err(refused)
 }
 
 /// The value of [`Row::verified`]. An imported extractor is only published if its features match those of its probe, so
@@ -534,13 +550,21 @@ mod tests {
     fn what_idles_is_not_seen() {
         let both = serde_json::json!({ "sees": ["train", "validation"] });
         let (train, none) = (serde_json::json!({ "sees": ["train"] }), serde_json::json!({}));
-        let seen = |tables: &[(&'static str, &Value)]| {
-            seen_by_attack(&tables.iter().map(|(node, table)| (*node, (*table).clone())).collect())
+        let seen = |attack: &str, role, target: &Value, own: &Value| {
+            let from = Upstream {
+                roles: BTreeMap::from([("attack", role), ("target", StageRole::Preparation)]),
+                deciding: BTreeMap::from([("attack", own.clone()), ("target", target.clone())]),
+                ..Upstream::default()
+            };
+            from.seen_by(&AttackId::on_features(attack))
         };
-        assert_eq!(seen(&[("target-params", &both), ("poison-features", &train)]), Sees::Train);
-        assert_eq!(seen(&[("target-params", &both), ("poison-images", &none)]), Sees::TrainAndValidation);
-        assert_eq!(seen(&[("target-params", &train), ("poison-images", &both)]), Sees::TrainAndValidation);
-        assert_eq!(seen(&[("target-params", &both), ("unlearnable", &none)]), Sees::Train);
+        let (features, images) = (StageRole::FeatureAttack, StageRole::ImageAttack);
+        assert_eq!(seen("tgda", features, &both, &train).unwrap(), Sees::Train);
+        assert_eq!(seen("gradient-canceling", images, &both, &none).unwrap(), Sees::TrainAndValidation);
+        assert_eq!(seen("tgda", images, &train, &both).unwrap(), Sees::TrainAndValidation);
+        assert_eq!(seen(AttackId::ERROR_MINIMIZING, images, &both, &none).unwrap(), Sees::Train);
+        let wrong = serde_json::json!({ "sees": "both" });
+        assert!(seen("tgda", features, &both, &wrong).is_err(), "it is not taken for the default");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     words,
 };
 use hemlock_artifact::AttackId;
-use hemlock_pipeline::{REPLICATED, Row, grouped, telling};
+use hemlock_pipeline::{REPLICATED, Row, grouped, nodes, telling};
 use hemlock_stage::StageRole;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -279,12 +279,12 @@ impl ConfigGroup {
     /// not trained.
     #[must_use]
     pub fn pretrained_on(&self) -> Option<String> {
-        let method = self.parameter("pretrain", "method").and_then(Value::as_str)?;
+        let method = self.parameter(nodes::EXTRACTOR, "method").and_then(Value::as_str)?;
         if matches!(method, "import" | "random") {
             return None;
         }
         // Without pre-training images of its own, an extractor is trained on the downstream images.
-        self.source("dataset.pretrain").or_else(|| self.source("dataset.downstream"))
+        self.source(nodes::PRETRAINING_IMAGES).or_else(|| self.source(nodes::DOWNSTREAM_IMAGES))
     }
 
     /// Whether all seeds have the same extractor: neither its seed nor the images that it is trained on depend on the
@@ -293,21 +293,21 @@ impl ConfigGroup {
     pub fn shares_extractor(&self) -> bool {
         let own = |node: &str| self.parameter(node, "seed").is_some_and(|seed| seed == "run");
         // Without pre-training images of its own, an extractor is trained on the downstream images.
-        let images = if self.parameter("dataset.pretrain", "source").is_some() {
-            "dataset.pretrain"
+        let images = if self.parameter(nodes::PRETRAINING_IMAGES, "source").is_some() {
+            nodes::PRETRAINING_IMAGES
         } else {
-            "dataset.downstream"
+            nodes::DOWNSTREAM_IMAGES
         };
-        let seed = |row: &Row| row.params.get("pretrain")?.get("seed").cloned();
-        let differ = own("pretrain") || self.rows.iter().any(|row| seed(row) != seed(self.row()));
-        self.parameter("pretrain", "method").is_some_and(|method| method == "import")
+        let seed = |row: &Row| row.params.get(nodes::EXTRACTOR)?.get("seed").cloned();
+        let differ = own(nodes::EXTRACTOR) || self.rows.iter().any(|row| seed(row) != seed(self.row()));
+        self.parameter(nodes::EXTRACTOR, "method").is_some_and(|method| method == "import")
             || !(differ || self.pretrained_on().is_some() && own(images))
     }
 
     /// The source of the images that the head is trained on, as JSON.
     #[must_use]
     pub fn downstream(&self) -> Option<String> {
-        self.source("dataset.downstream")
+        self.source(nodes::DOWNSTREAM_IMAGES)
     }
 
     /// Whether the configuration is fine-tuning or transfer. The same images with other labels, such as fine and coarse
@@ -368,7 +368,7 @@ impl ConfigGroup {
 /// The source of the images that a row's head is trained on, as JSON; empty if the row has none.
 fn downstream(row: &Row) -> String {
     row.params
-        .get("dataset.downstream")
+        .get(nodes::DOWNSTREAM_IMAGES)
         .and_then(|params| params.get("source"))
         .map(Value::to_string)
         .unwrap_or_default()
@@ -383,7 +383,7 @@ fn shown(row: &Row, fields: &BTreeSet<(String, String)>) -> Vec<(String, String)
         let in_name = match field.as_str() {
             "attack" | "noise" => role.is_some_and(|role| role.is_attack()),
             "method" | "refine_from" => role == Some(&StageRole::Inversion),
-            "source" => node == "dataset.downstream",
+            "source" => node == nodes::DOWNSTREAM_IMAGES,
             _ => false,
         };
         let value = row.params.get(node.as_str()).and_then(|params| params.get(field));

@@ -3,7 +3,7 @@
 use super::TableRow;
 use hemlock_artifact::TrainingSet;
 use hemlock_evaluate::about;
-use hemlock_pipeline::{AggregatedRow, MeanStd, telling};
+use hemlock_pipeline::{AggregatedRow, MeanStd, nodes, telling};
 use hemlock_report::words::share;
 use hemlock_stage::StageRole;
 use serde_json::Value;
@@ -231,17 +231,17 @@ impl ResultColumn {
 /// features are named after their file.
 fn extractor(params: &BTreeMap<&'static str, Value>) -> String {
     let field = |node, name| params.get(node)?.get(name)?.as_str();
-    if let Some(path) = field("features", "path") {
+    if let Some(path) = field(nodes::FEATURES, "path") {
         return Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
     }
-    let field = |name| field("pretrain", name);
+    let field = |name| field(nodes::EXTRACTOR, name);
     let trained = field("trained").map(|trained| format!(" ({trained})"));
     field("method").unwrap_or_default().to_owned() + &trained.unwrap_or_default()
 }
 
 /// Describes the attacker's extractor and, if there is one, the victim extractor.
 pub fn extractors(params: &BTreeMap<&'static str, Value>) -> String {
-    match params.get("victim-extractor.pretrain").and_then(|other| other.get("method")) {
+    match params.get(nodes::VICTIM_EXTRACTOR).and_then(|other| other.get("method")) {
         Some(other) => format!("{}, of victims: {}", extractor(params), parameter(other)),
         None => extractor(params),
     }
@@ -259,9 +259,9 @@ fn parameter(value: &Value) -> String {
 fn has_column(role: Option<StageRole>, node: &str, field: &str) -> bool {
     match field {
         "attack" | "labels" | "poison_fraction" | "noise" => role.is_some_and(StageRole::is_attack),
-        "method" => role == Some(StageRole::Inversion) || ["features", "pretrain"].contains(&node),
-        "path" => node == "features",
-        "trained" => node == "pretrain",
+        "method" => role == Some(StageRole::Inversion) || [nodes::FEATURES, nodes::EXTRACTOR].contains(&node),
+        "path" => node == nodes::FEATURES,
+        "trained" => node == nodes::EXTRACTOR,
         "kind" => role == Some(StageRole::Victim),
         _ => false,
     }

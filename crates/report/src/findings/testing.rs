@@ -4,6 +4,7 @@ use crate::ConfigGroup;
 use hemlock_artifact::{AttackId, LearnerState, Measured, Role, TrainingSet, Visibility};
 use hemlock_pipeline::{Origin, Row};
 use hemlock_stage::StageRole;
+use hemlock_threat::Sees;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -54,6 +55,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         visibility: None,
         seconds: Some(1.0),
         key: format!("{attack} {seed}"),
+        stage: "evaluate",
         gone: Vec::new(),
         origin: Origin::default(),
         answers: None,
@@ -146,6 +148,11 @@ impl MadeUp {
     /// Sets the attack's objective at its start and at its end.
     pub fn objective(self, start: f64, end: f64) -> Self {
         self.each([end; 3], |r, end| (r.objective, r.initial_objective) = (end, Some(start)))
+    }
+    /// Sets the labelled splits that the attacker sees.
+    pub fn sees(mut self, sees: Sees) -> Self {
+        self.0.iter_mut().for_each(|row| row.sees = sees);
+        self
     }
     pub fn learner(self, learner: LearnerState) -> Self {
         self.each([0.0; 3], |r, _| r.learner = Some(learner))
