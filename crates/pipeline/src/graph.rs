@@ -3,7 +3,7 @@
 use hemlock_stage::{AnyStage, Port, StageRole};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    iter::successors,
+    iter::once,
 };
 
 /// A place in the graph where a stage runs.
@@ -12,8 +12,8 @@ pub struct Node {
     pub name: &'static str,
     /// The stage that runs there.
     pub stage: Box<dyn AnyStage>,
-    /// The node whose artifact is read instead if a branch does not have this node.
-    pub fallback: Option<&'static str>,
+    /// The node in whose place this one is read, if a branch does not have that node.
+    pub fallback_for: Option<&'static str>,
     /// The route that the node is on, if several routes lead to the same end. A branch takes one of them.
     pub route: Option<&'static str>,
     /// Replacements for inputs, if several nodes run the stage: pairs of a node that the stage reads elsewhere, and the
@@ -62,9 +62,10 @@ impl Graph {
         self.0.iter().find(|n| n.name == name)
     }
 
-    /// The name of a node, followed by the nodes that are read instead if it is missing ([`Node::fallback`]).
+    /// The name of a node, followed by the nodes that are read instead if it is missing ([`Node::fallback_for`]).
     pub(crate) fn fillers(&self, name: &'static str) -> impl Iterator<Item = &'static str> {
-        successors(Some(name), |name| self.node(name)?.fallback)
+        let fallbacks = self.nodes().filter(move |node| node.fallback_for == Some(name));
+        once(name).chain(fallbacks.map(|node| node.name))
     }
 
     /// The nodes on a route that a node outside all routes can read. These are the ends of the routes.
