@@ -99,7 +99,9 @@ pub fn code(e: &anyhow::Error) -> u8 {
             None => {}
         }
         match cause.downcast_ref::<SubmitError>() {
-            Some(SubmitError::NoEngine { .. } | SubmitError::Refused { .. }) => return 5,
+            Some(SubmitError::NoEngine { .. } | SubmitError::Refused { .. } | SubmitError::NoNumber { .. }) => {
+                return 5;
+            }
             Some(SubmitError::Folder { .. } | SubmitError::Placeholder { .. }) => return 4,
             None => {}
         }

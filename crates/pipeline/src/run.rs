@@ -1,6 +1,6 @@
 //! The runner: runs the tasks of a plan in this process, one at a time or several side by side.
 
-use crate::{Decision, DirtyReason, Graph, Plan, Task, decide::CacheCheck, garbage, history::remember};
+use crate::{Decision, DirtyReason, Graph, Node, Plan, Task, decide::CacheCheck, garbage, history::remember};
 use hemlock_stage::{Bar, Cancel, Checkpoints, Context, Environment, ErrorKind, InputSet, Progress, StageError};
 use hemlock_store::{InputRecord, Key, Lock, Manifest, ManifestDraft, Store, StoreError};
 use std::{
@@ -136,7 +136,7 @@ pub enum RunError {
     /// The artifact root cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The device cannot be used.
+    /// The device cannot be used, or it is not known whether a task needs it.
     #[error(transparent)]
     Device(#[from] StageError),
 }
@@ -148,6 +148,7 @@ pub enum RunError {
 ///
 /// - The plan has no task with the key [`RunOptions::only`].
 /// - The device cannot be opened.
+/// - A task is not of this graph, or its parameters are not its stage's.
 /// - The artifact root cannot be used.
 ///
 /// Failures of tasks are in the summary.
@@ -164,9 +165,11 @@ pub fn run(
         options.force == Some(task.stage) || !matches!(store.lookup(task.stage, &task.key), Ok(Some(_)))
     };
     let left: Vec<&Task> = wanted.iter().filter(left).map(|i| &plan.tasks[*i]).collect();
-    let needs_device =
-        |task: &&Task| graph.node(task.node).is_some_and(|n| n.stage.uses_device(&task.params).unwrap_or(true));
-    if left.iter().any(needs_device) {
+    let mut needs_device = false;
+    for task in &left {
+        needs_device |= node(graph, task)?.stage.uses_device(&task.params)?;
+    }
+    if needs_device {
         (options.probe)()?;
     }
     observer.event(Event::Planned { tasks: wanted.len(), cached: wanted.len() - left.len() });
@@ -286,6 +289,11 @@ impl State {
     }
 }
 
+/// The node of a task.
+fn node<'g>(graph: &'g Graph, task: &Task) -> Result<&'g Node, StageError> {
+    graph.node(task.node).ok_or_else(|| StageError::internal(format!("the graph has no node '{}'", task.node)))
+}
+
 /// Numbers of the tasks that the options ask for.
 fn wanted(plan: &Plan, graph: &Graph, options: &RunOptions) -> Result<BTreeSet<usize>, RunError> {
     if let Some(key) = options.only {
@@ -395,10 +403,7 @@ impl Runner<'_> {
     }
 
     fn compute(&self, task: &Task, lock: &Lock, device: &str, started: Instant) -> Result<Manifest, StageError> {
-        let node = self
-            .graph
-            .node(task.node)
-            .ok_or_else(|| StageError::internal(format!("the graph has no node '{}'", task.node)))?;
+        let node = node(self.graph, task)?;
         let (mut manifests, mut used) = (BTreeMap::new(), BTreeMap::new());
         for (role, input) in &task.inputs {
             let input = &self.plan.tasks[*input];

@@ -55,10 +55,13 @@ impl ConfigGroup {
         let mut seen = BTreeSet::new();
         let rows: Vec<Row> = rows.iter().filter(|r| seen.insert((r.key.clone(), r.seed))).cloned().collect();
         let pipelines: BTreeSet<&str> = rows.iter().map(|r| r.pipeline.as_str()).collect();
-        let sources: BTreeSet<(&str, String)> = rows.iter().map(|r| (r.pipeline.as_str(), downstream(r))).collect();
-        let experiment = |row: &Row| match sources.iter().filter(|(pipeline, _)| *pipeline == row.pipeline).count() {
-            1 => row.pipeline.clone(),
-            _ => format!("{}, {}", row.pipeline, source(&downstream(row))),
+        let sources: BTreeSet<(&str, Option<String>)> =
+            rows.iter().map(|r| (r.pipeline.as_str(), downstream(r))).collect();
+        let experiment = |row: &Row| match downstream(row) {
+            Some(images) if sources.iter().filter(|(pipeline, _)| *pipeline == row.pipeline).count() > 1 => {
+                format!("{}, {}", row.pipeline, source(&images))
+            }
+            _ => row.pipeline.clone(),
         };
         let differing: BTreeMap<&str, BTreeSet<(String, String)>> = pipelines
             .iter()
@@ -365,13 +368,9 @@ impl ConfigGroup {
     }
 }
 
-/// The source of the images that a row's head is trained on, as JSON; empty if the row has none.
-fn downstream(row: &Row) -> String {
-    row.params
-        .get(nodes::DOWNSTREAM_IMAGES)
-        .and_then(|params| params.get("source"))
-        .map(Value::to_string)
-        .unwrap_or_default()
+/// The source of the images that a row's head is trained on, as JSON; `None` if its features were imported.
+fn downstream(row: &Row) -> Option<String> {
+    row.params.get(nodes::DOWNSTREAM_IMAGES).and_then(|params| params.get("source")).map(Value::to_string)
 }
 
 /// The values of the fields in `fields`, except for those that are not set and those that the attack's name or the

@@ -98,7 +98,7 @@ impl<'a> ExperimentContext<'a> {
     /// A sentence about the victim extractor; `None` if victims use the attacker's.
     fn victim_extractor(&self) -> Option<String> {
         let arch = self.text(nodes::VICTIM_EXTRACTOR, "arch")?;
-        let trained = self.text(nodes::VICTIM_EXTRACTOR, "method").unwrap_or_default();
+        let trained = self.text(nodes::VICTIM_EXTRACTOR, "method")?;
         Some(format!("Victims use another extractor than attackers: {arch}, pre-trained by {trained}."))
     }
 
@@ -153,7 +153,7 @@ impl<'a> ExperimentContext<'a> {
             self.text(nodes::TARGET, "weight_decay").map(|d| format!(" (weight decay {d})")).unwrap_or_default();
         let victims: Vec<String> = self.every(&|c| {
             let decay = if c.victim().starts_with("linear") { decay.as_str() } else { "" };
-            Some(victim(c.victim()).to_owned() + decay)
+            Some(in_words(c.victim(), &VICTIMS).unwrap_or(c.victim()).to_owned() + decay)
         });
         format!("{}. Victims are trained from scratch on clean data and poisons together.", capital(&list(&victims)))
     }
@@ -242,8 +242,10 @@ impl<'a> ExperimentContext<'a> {
 
     /// Sentences about the constraints on pixels.
     fn pixels(&self) -> String {
-        let mut limits: Vec<String> = self.every(&|c| c.linf().map(|l| format!("{l}")));
-        limits.sort_by(|a, b| a.parse::<f64>().unwrap_or(0.0).total_cmp(&b.parse().unwrap_or(0.0)));
+        let mut limits: Vec<f64> = self.0.iter().filter_map(|c| c.linf()).collect();
+        limits.sort_by(f64::total_cmp);
+        limits.dedup();
+        let limits: Vec<String> = limits.iter().map(ToString::to_string).collect();
         let betas = self.every(&|c| (c.beta() > 0.0).then(|| c.beta().to_string()));
         let mut pixels = String::new();
         if self.0.iter().any(|c| c.making().is_some()) {
@@ -283,45 +285,54 @@ impl<'a> ExperimentContext<'a> {
     }
 }
 
+/// Methods of pre-training, each in words.
+const METHODS: [(&str, &str); 4] = [
+    ("random", "with random weights, not trained at all"),
+    ("supervised", "pre-trained with labels"),
+    ("simclr", "pre-trained with SimCLR, without labels"),
+    ("moco-v3", "pre-trained with MoCo v3, without labels"),
+];
+
+/// Kinds of victims, each in words.
+const VICTIMS: [(&str, &str); 7] = [
+    ("linear", "a linear head on frozen features, trained to the minimum of its loss"),
+    ("linear-sgd", "a linear head on frozen features, trained by stochastic gradient descent"),
+    ("knn", "nearest neighbours among frozen features"),
+    ("mlp", "a small network on frozen features"),
+    ("last-block", "a network: the head and the last block of the extractor, from its weights"),
+    ("fine-tune", "a network: the head and the whole extractor, from its weights"),
+    ("end-to-end", "a network of the same architecture, from random weights"),
+];
+
+/// The values of specs that have words here. Others are named as in the spec.
+pub fn known_values() -> impl Iterator<Item = &'static str> {
+    let known = METHODS.iter().chain(&VICTIMS).map(|(value, _)| *value);
+    known.chain(["import", "cifar10", "cifar100", "synthetic"])
+}
+
+fn in_words<'a>(value: &str, known: &'a [(&str, &str)]) -> Option<&'a str> {
+    known.iter().find(|(known, _)| *known == value).map(|(_, words)| *words)
+}
+
 /// How the extractor of a configuration was made, in words.
 fn method(config: &ConfigGroup) -> Option<String> {
     let trained = config.parameter(nodes::EXTRACTOR, "trained").and_then(Value::as_str);
-    // Methods and sources that are not known here are named as in the spec.
-    let words = match (config.parameter(nodes::EXTRACTOR, "method")?.as_str()?, trained) {
-        ("import", Some("supervised")) => "imported (trained elsewhere, with labels)",
-        ("import", _) => "imported (trained elsewhere)",
-        ("random", _) => "with random weights, not trained at all",
-        ("supervised", _) => "pre-trained with labels",
-        ("simclr", _) => "pre-trained with SimCLR, without labels",
-        ("moco-v3", _) => "pre-trained with MoCo v3, without labels",
-        (other, _) => return Some(format!("pre-trained by {other}")),
-    };
-    Some(words.to_owned())
-}
-
-fn victim(name: &str) -> &str {
-    match name {
-        "linear" => "a linear head on frozen features, trained to the minimum of its loss",
-        "linear-sgd" => "a linear head on frozen features, trained by stochastic gradient descent",
-        "knn" => "nearest neighbours among frozen features",
-        "mlp" => "a small network on frozen features",
-        "last-block" => "a network: the head and the last block of the extractor, from its weights",
-        "fine-tune" => "a network: the head and the whole extractor, from its weights",
-        "end-to-end" => "a network of the same architecture, from random weights",
-        other => other,
-    }
+    Some(match (config.parameter(nodes::EXTRACTOR, "method")?.as_str()?, trained) {
+        ("import", Some("supervised")) => "imported (trained elsewhere, with labels)".to_owned(),
+        ("import", _) => "imported (trained elsewhere)".to_owned(),
+        (other, _) => in_words(other, &METHODS).map_or_else(|| format!("pre-trained by {other}"), str::to_owned),
+    })
 }
 
 /// The name of a source of images; `text` is the source in the spec, as JSON.
 pub fn source(text: &str) -> String {
-    let value: Value = serde_json::from_str(text).unwrap_or(Value::Null);
-    let name =
-        value.as_str().map(str::to_owned).or_else(|| value.get("kind").map(crate::words::value)).unwrap_or_default();
-    match (name.as_str(), value.get("domain").and_then(Value::as_str), value.get("path").and_then(Value::as_str)) {
-        ("cifar10", ..) => "CIFAR-10".to_owned(),
-        ("cifar100", ..) => "CIFAR-100".to_owned(),
-        ("synthetic", Some(domain), _) => format!("synthetic pictures (domain {domain})"),
+    let value: Value = serde_json::from_str(text).expect("a source was written as JSON");
+    let field = |name: &str| value.get(name).and_then(Value::as_str);
+    match (value.as_str().or_else(|| field("kind")), field("domain"), field("path")) {
+        (Some("cifar10"), ..) => "CIFAR-10".to_owned(),
+        (Some("cifar100"), ..) => "CIFAR-100".to_owned(),
+        (Some("synthetic"), Some(domain), _) => format!("synthetic pictures (domain {domain})"),
         (_, _, Some(path)) => format!("pictures of the folder {path}"),
-        _ => name,
+        (name, ..) => name.unwrap_or(text).to_owned(),
     }
 }
