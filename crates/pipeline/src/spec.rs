@@ -505,7 +505,8 @@ struct Unknown<'a> {
 }
 
 impl<'a> Unknown<'a> {
-    /// Parses serde's message, which has no typed form: "unknown field `a`, expected one of `b`, `c`".
+    /// Parses serde's message, which has no typed form: "unknown field `a`, expected one of `b`, `c`". A test below
+    /// fails if serde's wording changes.
     fn find(message: &'a str) -> Option<Self> {
         let is_field = message.starts_with("unknown field");
         if !is_field && !message.starts_with("unknown variant") {
@@ -513,5 +514,30 @@ impl<'a> Unknown<'a> {
         }
         let mut words = message.split('`').skip(1).step_by(2);
         Some(Self { is_field, word: words.next()?, known: words.collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+    use serde_json::json;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+    #[allow(dead_code)]
+    enum Known {
+        First { one: u32, two: u32 },
+        Second {},
+    }
+
+    #[test]
+    fn unknown_words_are_found_in_messages_of_serde() {
+        let message = |value: Value| hemlock_stage::read::<Known>(&value).unwrap_err().message;
+        let (field, variant) = (message(json!({ "first": { "three": 3 } })), message(json!({ "third": {} })));
+        let (field, variant) = (Unknown::find(&field).unwrap(), Unknown::find(&variant).unwrap());
+        assert_eq!((field.is_field, field.word, field.known), (true, "three", vec!["one", "two"]));
+        assert_eq!((variant.is_field, variant.word, variant.known), (false, "third", vec!["first", "second"]));
+        assert!(Unknown::find(&message(json!({ "first": { "one": 1 } }))).is_none());
     }
 }
