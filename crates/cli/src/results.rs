@@ -6,7 +6,7 @@ mod layout;
 mod words;
 
 use columns::{CORE, NONE, Place, ResultColumn, columns};
-use hemlock_pipeline::{AggregatedRow, Row, aggregate, nearest};
+use hemlock_pipeline::{AggregatedRow, ResultRow, aggregate, nearest};
 use hemlock_report::{ConfigGroup, statistics::Estimate};
 use layout::TableLayout;
 
@@ -52,7 +52,7 @@ pub struct TableRow {
 impl TableRow {
     /// Makes the rows of a table from results. Their answers must have been [read](hemlock_pipeline::read_answers),
     /// because the intervals are over seeds and test images.
-    pub fn all(rows: &[Row]) -> Vec<Self> {
+    pub fn all(rows: &[ResultRow]) -> Vec<Self> {
         let row = |config: &ConfigGroup| {
             let poisoned = config.mean(|row| row.accuracy.poisoned().copied());
             let clean = config.mean(|row| Some(row.accuracy.clean));

@@ -44,7 +44,7 @@ pub use origin::{Answered, Origin, REPLICATED, read_answers};
 pub use plan::{Branch, Plan, PlanError, Task};
 pub use records::as_csv;
 pub use resources::{Memory, Resources, Time};
-pub use results::{AggregatedRow, MeanStd, Row, VisibilityStats, aggregate, grouped, rows, unknown};
+pub use results::{AggregatedRow, MeanStd, ResultRow, VisibilityStats, aggregate, grouped, rows, unknown};
 pub use run::{Event, Observer, RunError, RunOptions, Summary, TaskOutcome, run};
 pub use schema::schema;
 pub use select::Selection;

@@ -1,6 +1,6 @@
 //! Where a result comes from: its extractor, its data, and the predictions of its victims on every test image.
 
-use crate::{Plan, Row, nodes};
+use crate::{Plan, ResultRow, nodes};
 use hemlock_artifact::{Answers, Drawn, Evaluation, Measured};
 use hemlock_store::{Artifact, Key, Store, StoreError};
 use serde_json::Value;
@@ -73,12 +73,12 @@ pub(crate) fn replicates(a: &BTreeMap<&'static str, Value>, b: &BTreeMap<&'stati
     a.len() == b.len() && a.iter().zip(b).all(|((node, a), (other, b))| node == other && alike(node, a, b))
 }
 
-/// Reads which test images the victims of each result classified correctly, into [`Row::answers`]. They take one bit an
+/// Reads which test images the victims of each result classified correctly, into [`ResultRow::answers`]. They take one bit an
 /// image, and only tests and intervals need them. A result whose evaluation is gone by now keeps `None`.
 ///
 /// # Errors
 /// An evaluation is damaged or cannot be read, or a row has an invalid key.
-pub fn read_answers(rows: &mut [Row], store: &Store) -> Result<(), StoreError> {
+pub fn read_answers(rows: &mut [ResultRow], store: &Store) -> Result<(), StoreError> {
     // Few sets of images occur among the results, so each is read once.
     let mut known: BTreeMap<String, Arc<Drawn>> = BTreeMap::new();
     for row in rows.iter_mut() {

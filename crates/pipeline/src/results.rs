@@ -18,7 +18,7 @@ use std::{
 
 /// The result of one branch.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-pub struct Row {
+pub struct ResultRow {
     /// Name of the spec.
     pub pipeline: String,
     /// Which attack made the poisons: the fields `attack` and `method`.
@@ -118,7 +118,7 @@ pub struct Row {
 ///
 /// # Errors
 /// An artifact is damaged or cannot be read.
-pub fn rows(plan: &Plan, store: &Store) -> Result<(Vec<Row>, usize), StoreError> {
+pub fn rows(plan: &Plan, store: &Store) -> Result<(Vec<ResultRow>, usize), StoreError> {
     rows_of(plan, plan.branches.iter(), store)
 }
 
@@ -127,7 +127,7 @@ pub(crate) fn rows_of<'a>(
     plan: &Plan,
     branches: impl Iterator<Item = &'a Branch>,
     store: &Store,
-) -> Result<(Vec<Row>, usize), StoreError> {
+) -> Result<(Vec<ResultRow>, usize), StoreError> {
     let (mut rows, mut missing) = (Vec::new(), 0);
     let mut seen = BTreeSet::new();
     // Branches that only differ in stages that no result reads have the same result.
@@ -151,7 +151,7 @@ fn of_result(plan: &Plan, branch: &Branch) -> Vec<usize> {
     branch.tasks.values().copied().filter(counts).collect()
 }
 
-fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, StoreError> {
+fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<ResultRow>, StoreError> {
     let Some(number) = branch.tasks.values().copied().find(|task| plan.tasks[*task].is_evaluation()) else {
         return Ok(None);
     };
@@ -162,7 +162,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
     let from = Upstream::of(plan, branch, &read, store)?;
     let outcomes = &evaluation.outcomes;
     let loss = outcomes.try_map(|_, outcome| outcome.clean_loss.ok_or(()));
-    Ok(Some(Row {
+    Ok(Some(ResultRow {
         pipeline: plan.pipeline.clone(),
         attack: evaluation.attack.clone(),
         victim: evaluation.victim.clone(),
@@ -292,7 +292,7 @@ fn sees(deciding: &Value) -> Result<Option<Sees>, StoreError> {
     serde_json::from_value(sees.clone()).map(Some).map_err(refused)
 }
 
-/// The value of [`Row::verified`]. An imported extractor is only published if its features match those of its probe, so
+/// The value of [`ResultRow::verified`]. An imported extractor is only published if its features match those of its probe, so
 /// that having a probe means that it was compared.
 fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
     let extractors = EXTRACTORS.into_iter().filter_map(|node| params.get(node));
@@ -302,7 +302,7 @@ fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
 
 /// A sentence that says what is not known about results because artifacts are gone. Returns `None` if nothing is gone.
 #[must_use]
-pub fn unknown(rows: &[Row]) -> Option<String> {
+pub fn unknown(rows: &[ResultRow]) -> Option<String> {
     const SHOWN: usize = 3;
     let gone: BTreeSet<&str> = rows.iter().flat_map(|r| &r.gone).map(String::as_str).collect();
     let first = gone.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
@@ -425,8 +425,8 @@ pub struct AggregatedRow {
 /// Groups rows that differ in seeds only: the seed of the run, of an extractor, or of the choice of images. Groups are
 /// in the order of their first rows.
 #[must_use]
-pub fn grouped(rows: &[Row]) -> Vec<Vec<&Row>> {
-    let mut groups: Vec<Vec<&Row>> = Vec::new();
+pub fn grouped(rows: &[ResultRow]) -> Vec<Vec<&ResultRow>> {
+    let mut groups: Vec<Vec<&ResultRow>> = Vec::new();
     for row in rows {
         match groups.iter_mut().find(|g| g[0].attack == row.attack && replicates(&g[0].params, &row.params)) {
             Some(group) => group.push(row),
@@ -437,7 +437,7 @@ pub fn grouped(rows: &[Row]) -> Vec<Vec<&Row>> {
 }
 
 /// The parameters of rows that differ in seeds only, without the seeds that differ.
-fn common(rows: &[&Row]) -> BTreeMap<&'static str, Value> {
+fn common(rows: &[&ResultRow]) -> BTreeMap<&'static str, Value> {
     let mut params = rows[0].params.clone();
     for (node, params) in params.iter_mut().filter(|(node, _)| REPLICATED.contains(node)) {
         let seed = params.get("seed").cloned();
@@ -461,7 +461,7 @@ fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 /// Means of the declared columns for which all rows have a value.
-fn stages(rows: &[&Row]) -> BTreeMap<&'static str, BTreeMap<&'static str, f64>> {
+fn stages(rows: &[&ResultRow]) -> BTreeMap<&'static str, BTreeMap<&'static str, f64>> {
     let mean = |node: &str, field: &str| {
         let values: Option<Vec<f64>> = rows.iter().map(|row| row.stages.get(node)?.get(field).copied()).collect();
         values.map(|values| MeanStd::of(&values).mean)
@@ -473,7 +473,7 @@ fn stages(rows: &[&Row]) -> BTreeMap<&'static str, BTreeMap<&'static str, f64>> 
 }
 
 /// Accuracies over some rows, for the training sets that all of them have.
-fn accuracies(rows: &[&Row]) -> Measured<MeanStd> {
+fn accuracies(rows: &[&ResultRow]) -> Measured<MeanStd> {
     let over = |name: &str| {
         let values: Option<Vec<f64>> = rows.iter().map(|row| row.accuracy.get(name).copied()).collect();
         values.map(|values| MeanStd::of(&values))
@@ -488,12 +488,12 @@ fn accuracies(rows: &[&Row]) -> Measured<MeanStd> {
 
 /// Means over the rows of every group of [`grouped`] rows.
 #[must_use]
-pub fn aggregate(rows: &[Row]) -> Vec<AggregatedRow> {
+pub fn aggregate(rows: &[ResultRow]) -> Vec<AggregatedRow> {
     grouped(rows)
         .into_iter()
         .map(|rows| {
-            let mean = |f: &dyn Fn(&Row) -> f64| MeanStd::of(&rows.iter().map(|r| f(r)).collect::<Vec<_>>());
-            let optional = |f: &dyn Fn(&Row) -> Option<f64>| {
+            let mean = |f: &dyn Fn(&ResultRow) -> f64| MeanStd::of(&rows.iter().map(|r| f(r)).collect::<Vec<_>>());
+            let optional = |f: &dyn Fn(&ResultRow) -> Option<f64>| {
                 let values: Option<Vec<f64>> = rows.iter().map(|r| f(r)).collect();
                 values.map(|v| MeanStd::of(&v))
             };

@@ -209,11 +209,11 @@ pub trait AnyStage: Send + Sync {
 }
 
 /// A zero-sized stand-in for the stage `S`, which implements [`AnyStage`].
-pub struct Erased<S>(std::marker::PhantomData<fn() -> S>);
+pub struct ErasedStage<S>(std::marker::PhantomData<fn() -> S>);
 
 /// Returns the stage `S` with its types erased, as a node of the graph holds it.
 pub fn erase<S: Stage>() -> Box<dyn AnyStage> {
-    Box::new(Erased::<S>(std::marker::PhantomData))
+    Box::new(ErasedStage::<S>(std::marker::PhantomData))
 }
 
 fn typed<P: Params>(value: &Value) -> Result<P, ParamError> {
@@ -299,7 +299,7 @@ fn without(table: &Map<String, Value>, path: &[&str]) -> Map<String, Value> {
     rest
 }
 
-impl<S: Stage> AnyStage for Erased<S> {
+impl<S: Stage> AnyStage for ErasedStage<S> {
     fn name(&self) -> &'static str {
         S::NAME
     }

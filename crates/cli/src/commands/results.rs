@@ -8,7 +8,7 @@ use crate::{
     results::{self, FILE_WIDTH, TableRow, TableView},
 };
 use anyhow::Result;
-use hemlock_pipeline::{Asked, Plan, Row, Spec, Task, as_csv, history, read_answers, rows, unknown};
+use hemlock_pipeline::{Asked, Plan, ResultRow, Spec, Task, as_csv, history, read_answers, rows, unknown};
 use hemlock_report::words;
 use hemlock_stage::{ErrorKind, StageError};
 
@@ -85,7 +85,7 @@ impl App<'_> {
     }
 
     /// Writes the requested table. A table of few columns is as wide as the terminal, or [`FILE_WIDTH`] in a file.
-    fn table(&self, spec: &Spec, rows: &mut [Row], form: &Form) -> Result<String> {
+    fn table(&self, spec: &Spec, rows: &mut [ResultRow], form: &Form) -> Result<String> {
         let view = match form {
             Form { columns, .. } if !columns.is_empty() => TableView::Named(columns.clone()),
             Form { wide: true, .. } => TableView::Wide,

@@ -5,7 +5,7 @@ use super::{
     axis::{Axis, ask},
 };
 use crate::{ConfigGroup, config_group::quantity};
-use hemlock_pipeline::Row;
+use hemlock_pipeline::ResultRow;
 use hemlock_stage::StageRole;
 
 const TEST: &str = "For each attack on pixels within an L∞ limit and with β = 0: the victim is less accurate under the \
@@ -41,7 +41,7 @@ const ROUTE: &[StageRole] = &[StageRole::FeatureAttack, StageRole::Inversion];
 
 /// The configuration whose victims have the largest loss on clean training data; `None` if no victim has a loss.
 fn best<'c>(configs: &[&'c ConfigGroup]) -> Option<&'c ConfigGroup> {
-    let loss = |row: &Row| row.clean_loss.as_ref()?.images().copied();
+    let loss = |row: &ResultRow| row.clean_loss.as_ref()?.images().copied();
     let measured = configs.iter().filter_map(|c| Some((c.mean(loss)?.mean, *c)));
     measured.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, config)| config)
 }

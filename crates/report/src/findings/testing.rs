@@ -2,21 +2,21 @@
 
 use crate::ConfigGroup;
 use hemlock_artifact::{AttackId, LearnerState, Measured, Role, TrainingSet, Visibility};
-use hemlock_pipeline::{Origin, Row};
+use hemlock_pipeline::{Origin, ResultRow};
 use hemlock_stage::StageRole;
 use hemlock_threat::Sees;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Rows of three seeds with a clean accuracy of 0.8; influence flips cost 0.01.
-pub struct MadeUp(Vec<Row>);
+pub struct MadeUp(Vec<ResultRow>);
 
 pub fn made_up(attack: &str) -> MadeUp {
     let id = match attack.split_once(" + ") {
         Some((objective, method)) => AttackId::by(objective, method),
         None => AttackId::on_features(attack),
     };
-    let row = |seed: u64| Row {
+    let row = |seed: u64| ResultRow {
         pipeline: "made-up".to_owned(),
         attack: id.clone(),
         victim: "linear".to_owned(),
@@ -86,7 +86,7 @@ fn route(attack: &AttackId) -> &'static [&'static str] {
 }
 
 impl MadeUp {
-    fn each(mut self, values: [f64; 3], set: impl Fn(&mut Row, f64)) -> Self {
+    fn each(mut self, values: [f64; 3], set: impl Fn(&mut ResultRow, f64)) -> Self {
         self.0.iter_mut().zip(values).for_each(|(row, v)| set(row, v));
         self
     }
@@ -158,7 +158,7 @@ impl MadeUp {
         self.each([0.0; 3], |r, _| r.learner = Some(learner))
     }
     /// The rows, with keys that depend on their parameters.
-    pub fn rows(mut self) -> Vec<Row> {
+    pub fn rows(mut self) -> Vec<ResultRow> {
         self.0.iter_mut().for_each(|r| r.key = format!("{:?} {}", r.params, r.key));
         self.0
     }

@@ -8,7 +8,7 @@
 
 use crate::ConfigGroup;
 use hemlock_attack::attacks;
-use hemlock_pipeline::{REPLICATED, Row, nodes};
+use hemlock_pipeline::{REPLICATED, ResultRow, nodes};
 use hemlock_stage::StageRole;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -102,7 +102,7 @@ fn parameters(config: &ConfigGroup) -> Vec<(&'static str, StageRole, &str, &Valu
             // Sides are paired by the seeds of replicates, so these are no traits. Nor are fields in which the rows of
             // a configuration differ.
             let paired = field == "seed" && REPLICATED.contains(node);
-            let of = |row: &Row| (if data { &row.params } else { &row.deciding }).get(node)?.get(field).cloned();
+            let of = |row: &ResultRow| (if data { &row.params } else { &row.deciding }).get(node)?.get(field).cloned();
             let same = config.rows.iter().all(|row| of(row).as_ref() == Some(value));
             if same && !paired && !watches(field) && !nothing(field, value) {
                 found.push((*node, role, field.as_str(), value));
