@@ -73,8 +73,8 @@ pub(crate) fn replicates(a: &BTreeMap<&'static str, Value>, b: &BTreeMap<&'stati
     a.len() == b.len() && a.iter().zip(b).all(|((node, a), (other, b))| node == other && alike(node, a, b))
 }
 
-/// Reads which test images the victims of each result classified correctly, into [`ResultRow::answers`]. They take one bit an
-/// image, and only tests and intervals need them. A result whose evaluation is gone by now keeps `None`.
+/// Reads which test images the victims of each result classified correctly, into [`ResultRow::answers`]. They take one
+/// bit per image, and only tests and intervals need them. A result whose evaluation is gone by now keeps `None`.
 ///
 /// # Errors
 /// An evaluation is damaged or cannot be read, or a row has an invalid key.

@@ -292,8 +292,8 @@ fn sees(deciding: &Value) -> Result<Option<Sees>, StoreError> {
     serde_json::from_value(sees.clone()).map(Some).map_err(refused)
 }
 
-/// The value of [`ResultRow::verified`]. An imported extractor is only published if its features match those of its probe, so
-/// that having a probe means that it was compared.
+/// The value of [`ResultRow::verified`]. An imported extractor is only published if its features match those of its
+/// probe, so that having a probe means that it was compared.
 fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
     let extractors = EXTRACTORS.into_iter().filter_map(|node| params.get(node));
     let imports = extractors.filter(|params| params["method"] == "import");
