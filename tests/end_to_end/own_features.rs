@@ -106,7 +106,7 @@ fn imported_features_give_what_the_extractor_s_give() {
     // No device made the features, and the table names them after their file.
     assert_eq!(imported["device"], "host");
     assert!(project.ok("results own").out.contains("extractor own.safetensors,"));
-    assert!(project.ok("status own").out.contains("features"));
+    assert!(project.ok("status own").out.ends_with("4 tasks in 1 branch: 4 cached, 0 to run\n"));
 
     // A folder counts as another file with the same features.
     project.ok("run own --set features.path=own");
@@ -232,7 +232,8 @@ fn what_cannot_be_imported_is_named() {
 fn l2_normalisation_goes_through_the_whole_pipeline() {
     let (project, _) = project();
     let set = "--set features.normalization=l2";
-    project.ok(&format!("run tiny {set} --set invert.refine=2 --set poison-features.constraint=ball"));
+    let refined = format!("tiny {set} --set invert.refine=2 --set poison-features.constraint=ball");
+    project.ok(&format!("run {refined}"));
     project.ok(&format!("run own {set}"));
     let [extracted, imported] =
         ["tiny", "own"].map(|name| files(&project, &format!("{name} features {set} -o l2-{name}")));
@@ -247,11 +248,13 @@ fn l2_normalisation_goes_through_the_whole_pipeline() {
             assert!((row.iter().map(|z| z * z).sum::<f32>() - 1.0).abs() < 1e-5);
         }
     }
-    let row = project
-        .ok(&format!("results tiny {set} --set invert.refine=2 --set poison-features.constraint=ball --json"))
-        .out;
-    let row: Value = serde_json::from_str(&row).unwrap();
-    assert!(row["visibility"]["relative_distance"].as_f64().is_some_and(f64::is_finite), "{row}");
+    // The features of poisoned images are normalised, too.
+    project.ok(&format!("export {refined} invert -o poisons"));
+    let csv = fs::read_to_string(project.path().join("poisons/poisons.csv")).unwrap();
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    let norm = rows[0].iter().position(|name| *name == "norm").unwrap();
+    let norms: Vec<f64> = rows[1..].iter().map(|row| row[norm].parse().unwrap()).collect();
+    assert!(norms.len() == 5 && norms.iter().all(|norm| (norm - 1.0).abs() < 1e-5), "{norms:?}");
     // A decoder works with normalised features, too.
     project.spec(
         "decoded",

@@ -289,6 +289,40 @@ fn ranges_in_the_schema_are_those_that_are_checked() {
     assert!(compared > 1000, "{compared}");
 }
 
+#[test]
+fn results_know_nodes_that_exist() {
+    let graph = hemlock::graph();
+    for name in hemlock_pipeline::nodes::ALL {
+        assert!(graph.node(name).is_some(), "{name}");
+    }
+    let evaluations = graph.nodes().filter(|node| node.stage.about().role == hemlock_stage::StageRole::Evaluation);
+    assert_eq!(evaluations.count(), 1, "a branch has one result");
+}
+
+/// The strings that a schema allows by name.
+fn strings<'v>(schema: &'v Value, found: &mut Vec<&'v str>) {
+    match schema {
+        Value::Object(keywords) => {
+            found.extend(keywords.get("const").and_then(Value::as_str));
+            found
+                .extend(keywords.get("enum").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str));
+            keywords.values().for_each(|inner| strings(inner, found));
+        }
+        Value::Array(several) => several.iter().for_each(|inner| strings(inner, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn reports_have_words_for_values_that_exist() {
+    let schema = schema(&hemlock::graph());
+    let mut known = Vec::new();
+    strings(&schema, &mut known);
+    for value in hemlock_report::known_values() {
+        assert!(known.contains(&value), "{value}");
+    }
+}
+
 /// The findings list some fields by name. `memory` is a field of keys alone.
 #[test]
 fn findings_know_fields_that_exist() {

@@ -1,7 +1,10 @@
 //! Running, running again, and resuming.
 
 use crate::project::{Project, TINY};
-use std::{thread, time::Duration};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 const ALL: [&str; 7] =
     ["dataset.downstream", "pretrain", "features", "target-params", "poison-features", "invert", "evaluate"];
@@ -56,17 +59,20 @@ fn the_same_spec_gives_the_same_bytes_whatever_the_number_of_threads() {
 fn killed_at_any_moment_a_rerun_completes_with_the_same_bytes() {
     let project = Project::new();
     project.spec("tiny", &TINY.replace("epochs = 1", "epochs = 3"));
+    let started = Instant::now();
     project.ok("run tiny --root whole");
-    for milliseconds in [30, 150, 300, 450, 600, 800] {
-        let mut child = project.spawn("run tiny --root killed");
-        thread::sleep(Duration::from_millis(milliseconds));
+    let whole = started.elapsed();
+    for tenths in [1, 3, 5, 7, 9] {
+        let root = format!("killed-{tenths}");
+        let mut child = project.spawn(&format!("run tiny --root {root}"));
+        thread::sleep(whole * tenths / 10);
         child.kill().unwrap();
         child.wait().unwrap();
-        project.ok("status tiny --root killed");
+        project.ok(&format!("status tiny --root {root}"));
+        project.ok(&format!("run tiny --root {root}"));
+        let diff = project.ok(&format!("diff whole {root}"));
+        assert_eq!(diff.out.matches("identical").count(), ALL.len(), "{}", diff.out);
     }
-    project.ok("run tiny --root killed");
-    let diff = project.ok("diff whole killed");
-    assert_eq!(diff.out.matches("identical").count(), ALL.len(), "{}", diff.out);
 }
 
 #[cfg(unix)]
@@ -104,7 +110,7 @@ fn an_interrupt_stops_within_seconds_whatever_the_run_is_at() {
     let mut child = project.spawn("run tiny");
     thread::sleep(Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none(), "it waits");
-    let asked = std::time::Instant::now();
+    let asked = Instant::now();
     std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());

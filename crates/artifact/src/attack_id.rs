@@ -16,6 +16,13 @@ pub struct AttackId {
 }
 
 impl AttackId {
+    /// The method of images that were refined; the methods of its controls begin with it.
+    pub const REFINED: &str = "refined";
+    /// The objective of error-minimising noise.
+    pub const ERROR_MINIMIZING: &str = "error-minimizing";
+    /// What the objective of error-minimising noise measures.
+    pub const ERROR_MINIMIZING_LABEL: &str = "the training loss with noise";
+
     /// An attack whose poisons are features alone.
     pub fn on_features(objective: impl Into<String>) -> Self {
         Self { objective: objective.into(), method: None }

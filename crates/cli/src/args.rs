@@ -18,40 +18,40 @@ use std::{num::NonZeroUsize, path::PathBuf, str::FromStr, sync::OnceLock};
     arg_required_else_help = true,
     after_help = with_exit_codes("\
 Examples:
-  hemlock run quickstart                          the whole pipeline, on built-in data
-  hemlock results quickstart                      its result table
+  hemlock run quickstart                          run a whole pipeline, on built-in data
+  hemlock results quickstart                      print its results
   hemlock data cifar10                            download, verify and unpack a dataset
-  hemlock init --images flowers                   a spec for images of your own
-  hemlock invert transfer-cifar100 --force        one stage again, from cached artifacts
+  hemlock init --images flowers                   write a spec for your own images
+  hemlock invert transfer-cifar100 --force        run one stage again, from cached artifacts
   hemlock plan finetune-cifar10 --set invert.steps=300
-  hemlock why finetune-cifar10                    what would run, and why
-  hemlock run quickstart --set seeds=[0] --as one    a run with a name,
-  hemlock results quickstart --as one             by which its results are found again
-  hemlock -C DIR results quickstart               from another folder")
+  hemlock why finetune-cifar10                    explain why tasks would run
+  hemlock run quickstart --set seeds=[0] --as one    run with an override, and name the run
+  hemlock results quickstart --as one             print the results of the named run
+  hemlock -C DIR results quickstart               work in another folder")
 )]
 pub struct Args {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-    /// Work as if started in this folder: relative paths, those in a spec too, begin there
+    /// Work in this folder: relative paths start there, also those in a spec
     #[arg(short = 'C', long = "directory", global = true, value_name = "DIR")]
     pub directory: Option<PathBuf>,
     /// Folder of the artifacts
     #[arg(long, global = true, env = "HEMLOCK_ARTIFACTS", default_value = "artifacts", value_name = "DIR")]
     pub root: PathBuf,
-    /// Folder of the raw datasets, and of weights to import
+    /// Folder of the raw datasets, and of weights and features to import
     #[arg(long, global = true, env = "HEMLOCK_DATA", default_value = "data", value_name = "DIR")]
     pub data: PathBuf,
-    /// Folder where a pipeline's name is looked up
+    /// Folder of the specs that are given by name
     #[arg(long, global = true, env = "HEMLOCK_PIPELINES", default_value = "pipelines", value_name = "DIR")]
     pub pipelines: PathBuf,
-    /// Backend to compute on, one of those compiled in: flex, wgpu, cuda, cpu
+    /// Backend to compute on, if it is compiled in: flex, wgpu, cuda or cpu
     #[arg(long, global = true, env = "HEMLOCK_DEVICE", value_name = "BACKEND", default_value_t)]
     pub device: Backend,
-    /// Say more on stderr: -v progress of the machinery, -vv everything
+    /// Print more to stderr: -v adds cached tasks and log messages, -vv adds debug messages
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Say nothing on stderr but errors
+    /// Print only errors to stderr
     #[arg(short, long, global = true)]
     pub quiet: bool,
 }
@@ -74,10 +74,10 @@ pub struct Pipeline {
 /// Changes to a spec.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub struct Changes {
-    /// Override a field of the spec; may be given more than once
+    /// Override a field of the spec; can be given several times
     #[arg(long = "set", value_name = "STAGE.FIELD=VALUE")]
     pub set: Vec<Override>,
-    /// Name a run with its overrides; later the name stands for them
+    /// Give the run a name, which later stands for its overrides
     #[arg(long = "as", value_name = "NAME")]
     pub label: Option<Label>,
 }
@@ -112,7 +112,7 @@ pub fn misplaced(argument: &str) -> Option<String> {
         _ => "--device BACKEND",
     };
     let just = format!("just {variable}='{value}' RECIPE NAME");
-    Some(format!("'{variable}=…' stands before the recipe: {just}; behind it stands the option {option}"))
+    Some(format!("write '{variable}=…' before the recipe: {just}; after the recipe, write the option {option}"))
 }
 
 /// Parses the command line, for the stages of a graph. An error has a message of its own if the parser's would not
@@ -131,19 +131,19 @@ pub fn parse(graph: &Graph) -> Result<Args, (clap::Error, Option<String>)> {
 /// The form of results.
 #[derive(Debug, ClapArgs)]
 pub struct Form {
-    /// One JSON object a result, every seed a result of its own
+    /// Print one JSON object per result; every seed is a result of its own
     #[arg(long, conflicts_with_all = ["csv", "columns", "wide", "sort", "legend"])]
     pub json: bool,
-    /// The same results and fields as comma-separated values, with a header
+    /// Print the same results as comma-separated values, with a header
     #[arg(long, conflicts_with_all = ["columns", "wide", "sort", "legend"])]
     pub csv: bool,
-    /// These columns, in this order
+    /// Print these columns, in this order
     #[arg(long, value_name = "NAME,…", value_delimiter = ',')]
     pub columns: Vec<String>,
-    /// All columns, whatever fits
+    /// Print all columns, whatever the width of the terminal
     #[arg(long, conflicts_with = "columns")]
     pub wide: bool,
-    /// Sort rows by a column; with a `-` before its name from large to small
+    /// Sort rows by a column; a `-` before its name reverses the order
     #[arg(long, value_name = "[-]NAME", allow_hyphen_values = true)]
     pub sort: Option<String>,
     /// Explain the columns below the table
@@ -156,13 +156,13 @@ pub struct Form {
 pub struct OneStage {
     #[command(flatten)]
     pub pipeline: Pipeline,
-    /// Run the stage even where its artifacts are there
+    /// Run the stage even if its artifacts exist
     #[arg(long)]
     pub force: bool,
     /// Check artifacts byte by byte, and rebuild damaged ones
     #[arg(long)]
     pub repair: bool,
-    /// Tasks to run side by side; they share the threads of the processor
+    /// Number of tasks to run in parallel; they share the threads of the processor
     #[arg(short, long, value_name = "N", default_value = "1")]
     pub jobs: NonZeroUsize,
     // Set by recipes that run this stage on the way to a later one, whose run prints plan and summary.
@@ -184,7 +184,7 @@ pub struct Init {
     /// Name of the pipeline [default: that of the images or features]
     #[arg(long, conflicts_with = "file")]
     pub name: Option<Label>,
-    /// Replace the spec, if it is there already
+    /// Replace the spec if it exists
     #[arg(long)]
     pub force: bool,
 }
@@ -253,24 +253,25 @@ impl Subcommand for Command {
 /// A command that is not a stage.
 #[derive(Debug, Subcommand)]
 pub enum Fixed {
-    /// Write a first spec for images or features of your own, with sizes that fit them
+    /// Write a first spec for your own images or features, with sizes that fit them
     #[command(after_help = "\
 Examples:
   hemlock init --images flowers                   writes pipelines/flowers.toml
   hemlock init --images flowers --name try1       writes pipelines/try1.toml
   hemlock init specs/clip.toml --features data/clip.npz
 
-A file of features has the arrays `train` [n, d] and `train_labels` [n], `test` and `test_labels`, and if need be
-`validation` and `validation_labels`. Labels are whole numbers from 0. docs/images.md says how images lie in a folder.")]
+A file of features has the arrays `train` [n, d] and `train_labels` [n], `test` and `test_labels`, and optionally
+`validation` and `validation_labels`. Labels are integers from 0. docs/images.md describes how to lay out a folder of
+images.")]
     Init(Init),
-    /// Run a whole pipeline, or what is left of it
+    /// Run a pipeline; tasks whose artifacts exist are skipped
     #[command(
-        after_help = "Examples:\n  hemlock run quickstart\n  hemlock run finetune-cifar10 --set 'seeds=[0,1,2]'\n  hemlock run findings -j 4\n  hemlock run paper-finetune-cifar10 --task 1f0c…   one task of `plan --json`"
+        after_help = "Examples:\n  hemlock run quickstart\n  hemlock run finetune-cifar10 --set 'seeds=[0,1,2]'\n  hemlock run findings -j 4\n  hemlock run paper-finetune-cifar10 --task 1f0c…   run one task of `plan --json`"
     )]
     Run {
         #[command(flatten)]
         pipeline: Pipeline,
-        /// Run the task of this key alone; its inputs must be there
+        /// Run only the task with this key; its inputs must exist
         #[arg(long, value_name = "KEY")]
         task: Option<Key>,
         // Accepted only so that an error can say what to use instead.
@@ -279,51 +280,51 @@ A file of features has the arrays `train` [n, d] and `train_labels` [n], `test` 
         /// Check artifacts byte by byte, and rebuild damaged ones
         #[arg(long)]
         repair: bool,
-        /// Tasks to run side by side; they share the threads of the processor
+        /// Number of tasks to run in parallel; they share the threads of the processor
         #[arg(short, long, value_name = "N", default_value = "1", conflicts_with = "task")]
         jobs: NonZeroUsize,
     },
-    /// Hand what is left of a pipeline to a cluster: a job a task, each after those that it reads from
+    /// Submit the remaining tasks of a pipeline to a cluster, as jobs that wait for their inputs
     #[command(
         after_help = "Examples:\n  hemlock submit slurm findings\n  hemlock submit slurm findings --dry-run > findings.sh\n  hemlock submit hyperqueue findings --set 'seeds=[0,1,2]'"
     )]
     Submit {
-        /// What runs the jobs
+        /// Engine that runs the jobs
         engine: EngineArg,
         #[command(flatten)]
         pipeline: Pipeline,
-        /// Print what would be handed over, and do nothing
+        /// Print what would be submitted, without submitting it
         #[arg(long)]
         dry_run: bool,
     },
-    /// Show the tasks of a pipeline, and which would run
+    /// Show the tasks of a pipeline, and which of them would run
     #[command(
         after_help = "Examples:\n  hemlock plan quickstart\n  hemlock plan quickstart --json | jq '.tasks[].argv'"
     )]
     Plan {
         #[command(flatten)]
         pipeline: Pipeline,
-        /// The frozen task list, for any scheduler: id, argv, inputs, outputs, key, dependencies
+        /// Print the tasks as JSON for any scheduler, with id, argv, inputs, outputs, key and dependencies
         #[arg(long)]
         json: bool,
     },
-    /// Show which artifacts of a pipeline are there, and what is in them
+    /// Show which artifacts of a pipeline exist, and what they contain
     Status {
         #[command(flatten)]
         pipeline: Pipeline,
     },
-    /// Explain what would run: which parameter or input differs from what was made before
+    /// Explain why tasks would run: which parameters or inputs differ from those of earlier artifacts
     Why {
         #[command(flatten)]
         pipeline: Pipeline,
-        /// Only this stage
+        /// Explain only the tasks of this stage
         #[arg(long)]
         stage: Option<String>,
-        /// One JSON object a task
+        /// Print one JSON object per task
         #[arg(long)]
         json: bool,
     },
-    /// Print the result table of a pipeline: the few columns that answer the question, as wide as the terminal
+    /// Print the results of a pipeline, by default as a table of the main columns that fits the terminal
     #[command(after_help = "\
 Examples:
   hemlock results quickstart
@@ -331,18 +332,18 @@ Examples:
   hemlock results quickstart --columns attack,poison,drop,ssim
   hemlock results quickstart --wide --legend            all columns, and what each means
   hemlock results quickstart --csv > quickstart.csv     for other programs
-  hemlock results quickstart --list                     what it was run with
-  hemlock results quickstart --as try1                  of the run that was named so")]
+  hemlock results quickstart --list                     the runs of the pipeline
+  hemlock results quickstart --as try1                  the results of the run named `try1`")]
     Results {
         #[command(flatten)]
         pipeline: Pipeline,
         #[command(flatten)]
         form: Form,
-        /// List what the pipeline was run with, the newest first, and how to show each
+        /// List the runs of the pipeline with their overrides, the newest first
         #[arg(long, conflicts_with_all = ["json", "csv", "columns", "wide", "sort", "legend", "label", "set"])]
         list: bool,
     },
-    /// Write a page that tells what pipelines measured: tables, figures, findings
+    /// Write an HTML page of the results of pipelines, with tables, figures and findings
     #[command(
         after_help = "Examples:\n  hemlock report quickstart\n  hemlock report finetune-cifar10 transfer-cifar100 -o report.html\n  hemlock report paper-finetune-cifar10 --paper tables.csv"
     )]
@@ -352,69 +353,69 @@ Examples:
         names: Vec<String>,
         #[command(flatten)]
         changes: Changes,
-        /// A paper's own numbers, typed by hand, to stand beside ours: a CSV file (docs/findings.md)
+        /// CSV file with the numbers of a paper, which are compared with the results (docs/findings.md)
         #[arg(long, value_name = "FILE")]
         paper: Option<PathBuf>,
-        /// The page [default: reports/PIPELINE.html]; its tables go into a folder beside it
+        /// The page to write [default: reports/PIPELINE.html]; its tables are written to a folder beside it
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// Write artifacts of a stage as safetensors, or as pictures
+    /// Export the artifacts of a stage as safetensors files or as PNG images
     #[command(after_help = "\
 Examples:
   hemlock export quickstart features -o features
   hemlock export quickstart invert --select seed=0,poison_fraction=0.03 -o poisons --format png
   hemlock export quickstart evaluate --select poison-features.constraint=ball,invert.method=decoder -o heads
 
-A field is `seed`, or a parameter: `stage.field`, or `field` where one stage of a branch has it. Where several artifacts
-are selected, each has a folder of its own, and index.csv says what it was made with.")]
+A field is `seed` or a parameter: `stage.field`, or `field` if only one stage of a branch has it. If several artifacts
+are selected, each is written to its own folder, and index.csv lists the parameters of all.")]
     Export {
         #[command(flatten)]
         pipeline: Pipeline,
-        /// The stage
+        /// Stage whose artifacts are exported
         stage: String,
         /// Folder to write to
         #[arg(short, long, value_name = "DIR")]
         output: PathBuf,
-        /// Only branches where these hold
+        /// Export only branches in which fields have these values
         #[arg(long, value_name = "FIELD=VALUE,…", default_value = "")]
         select: Selection,
-        /// Form of the files
+        /// Format of the files
         #[arg(long, value_enum, default_value_t = FormatArg::Safetensors)]
         format: FormatArg,
     },
-    /// Show artifacts that no pipeline reaches any more, and delete them when told to
+    /// List the artifacts that no pipeline uses any more, and delete them on request
     #[command(
-        after_help = "What a pipeline reached when it was last run stays, even where its spec is gone or moved; so does what a pipeline made of
-which there is neither spec nor record. Named, such a pipeline's artifacts are garbage, too."
+        after_help = "The artifacts that a pipeline used when it last ran are kept, even if its spec was moved or deleted. The artifacts of
+a pipeline that has neither a spec nor a record are kept as well, unless the command names that pipeline."
     )]
     Gc {
-        /// Only what this pipeline made
+        /// Consider only artifacts that this pipeline made
         pipeline: Option<String>,
-        /// Delete them
+        /// Delete the listed artifacts
         #[arg(long)]
         delete: bool,
     },
-    /// Get a dataset: download it or take it from a file, verify its digest, unpack it
+    /// Download a dataset, or take it from a file; verify its digest, and unpack it
     #[command(
         after_help = "Examples:\n  hemlock data cifar10\n  hemlock data cifar100 --from ~/downloads/cifar-100-binary.tar.gz\n  hemlock data cifar10 --url https://mirror.example/cifar-10-binary.tar.gz"
     )]
     Data(DataArgs),
-    /// Compare what a device computes with the processor: networks, derivatives, training, searches for images
+    /// Compare results of a device with those of the processor: networks, derivatives, training, attacks on images
     #[command(
-        after_help = "Examples:\n  hemlock self-test --device cuda\n  hemlock self-test --device cuda -o self-test.jsonl    goes on where it was stopped\n  hemlock self-test --device wgpu gradient              checks with `gradient` in their names"
+        after_help = "Examples:\n  hemlock self-test --device cuda\n  hemlock self-test --device cuda -o self-test.jsonl    save the results, or resume an interrupted self-test\n  hemlock self-test --device wgpu gradient              run the checks whose names contain `gradient`"
     )]
     SelfTest {
-        /// Only the check of this name, or those whose names have this in them
+        /// Run only the check with this name, or the checks whose names contain it
         filter: Option<String>,
-        /// Checks to run side by side, each in a process of its own, as compiling a device's kernels takes one thread
-        /// [default: of a device that compiles them 4, else 1]
+        /// Number of checks to run in parallel, each in its own process [default: 4 on a device that compiles its
+        /// kernels, otherwise 1]
         #[arg(short, long, value_name = "N")]
         jobs: Option<NonZeroUsize>,
-        /// One JSON object a check
+        /// Print one JSON object per check
         #[arg(long)]
         json: bool,
-        /// Append what every check finds to a file of JSON lines; what it has already is not computed again
+        /// Append the results to a file of JSON lines; checks whose results it contains are not run again
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
@@ -423,7 +424,7 @@ which there is neither spec nor record. Named, such a pipeline's artifacts are g
         after_help = "Examples:\n  hemlock schema > hemlock.schema.json\n  hemlock schema results\n\nEditors with TOML support check and complete a spec whose first line is `#:schema hemlock.schema.json`."
     )]
     Schema {
-        /// What to describe
+        /// What the schema describes
         #[arg(value_enum, default_value_t = SchemaArg::Spec)]
         of: SchemaArg,
     },
@@ -433,7 +434,7 @@ which there is neither spec nor record. Named, such a pipeline's artifacts are g
         /// Folder to write to
         folder: PathBuf,
     },
-    /// Compare two settings of a pipeline, or the artifacts that two roots have in common
+    /// Compare the results of two settings of a pipeline, or the artifacts that two artifact roots have in common
     #[command(after_help = "\
 Examples:
   hemlock diff quickstart --a poison-features.constraint=none --b poison-features.constraint=ball
@@ -444,21 +445,21 @@ Examples:
     Diff(DiffArgs),
 }
 
-/// Which dataset to get, and from where.
+/// Which dataset to download, and from where.
 #[derive(Debug, ClapArgs)]
 pub struct DataArgs {
     /// The dataset
     pub dataset: DatasetArg,
-    /// Download from here rather than from the official address
+    /// Download from this address instead of the official one
     #[arg(long, conflicts_with = "from")]
     pub url: Option<String>,
-    /// Take a local archive or unpacked folder; nothing is downloaded
+    /// Use a local archive or an unpacked folder, and download nothing
     #[arg(long, value_name = "PATH")]
     pub from: Option<PathBuf>,
-    /// Digest that the archive must have, `sha256:…` or `md5:…`, where it is none of the known ones
+    /// Expected digest of an archive that is not an official one, `sha256:…` or `md5:…`
     #[arg(long, value_name = "DIGEST", conflicts_with = "trust")]
     pub digest: Option<String>,
-    /// Take an archive of any digest
+    /// Accept an archive with any digest
     #[arg(long)]
     pub trust: bool,
 }
@@ -466,39 +467,39 @@ pub struct DataArgs {
 /// What to compare.
 #[derive(Debug, ClapArgs)]
 pub struct DiffArgs {
-    /// A pipeline, whose results are compared; or an artifact root
+    /// A pipeline whose results are compared, or an artifact root
     #[arg(value_name = "PIPELINE|ROOT")]
     pub one: String,
     /// The other artifact root
     #[arg(value_name = "ROOT")]
     pub other: Option<PathBuf>,
-    /// One JSON object a pair of results, or a task of the roots
+    /// Print one JSON object per pair of results, or per pair of artifacts
     #[arg(long)]
     pub json: bool,
-    /// Of a pipeline: the branches of the first setting, as in `export --select`
+    /// Branches of a pipeline in the first setting, selected as with `export --select`
     #[arg(long, value_name = "FIELD=VALUE,…", default_value = "", hide_default_value = true)]
     pub a: Selection,
-    /// Those of the second
+    /// Branches of a pipeline in the second setting
     #[arg(long, value_name = "FIELD=VALUE,…", default_value = "", hide_default_value = true)]
     pub b: Selection,
-    /// Override a field of the spec on both sides; may be given more than once
+    /// Override a field of the spec in both settings; can be given several times
     #[arg(long = "set", value_name = "STAGE.FIELD=VALUE")]
     pub set: Vec<Override>,
-    /// Override a field on the first side alone
+    /// Override a field in the first setting only
     #[arg(long, value_name = "STAGE.FIELD=VALUE")]
     pub set_a: Vec<Override>,
-    /// Override a field on the second side alone
+    /// Override a field in the second setting only
     #[arg(long, value_name = "STAGE.FIELD=VALUE")]
     pub set_b: Vec<Override>,
-    /// Of two roots: fail where tensors differ by more than this share of their largest value
+    /// Fail if tensors of two artifact roots differ by more than this share of their largest value
     #[arg(long, value_name = "SHARE", value_parser = at_least_0)]
     pub tolerance: Option<f64>,
-    /// Of two roots: fail where an accuracy differs by more than so many points
+    /// Fail if accuracies of two artifact roots differ by more than this many percentage points
     #[arg(long, value_name = "POINTS", value_parser = at_least_0)]
     pub points: Option<f64>,
 }
 
-/// A dataset that can be got.
+/// A dataset that can be downloaded.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum DatasetArg {
     /// CIFAR-10, binary version
@@ -525,12 +526,12 @@ pub enum EngineArg {
     Hyperqueue,
 }
 
-/// Form of exported files.
+/// The format of exported files.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum FormatArg {
-    /// Tensors under their names
+    /// Tensors with their names
     Safetensors,
-    /// One picture an image
+    /// One PNG file per image
     Png,
 }
 

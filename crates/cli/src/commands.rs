@@ -3,9 +3,9 @@
 mod diff;
 mod gc;
 mod init;
-mod narrator;
 mod reference;
 mod results;
+mod run_reporter;
 mod self_test;
 mod submit;
 
@@ -24,7 +24,7 @@ use hemlock_pipeline::{
 use hemlock_report::{ReportError, ReportedPipeline, report};
 use hemlock_stage::{Cancel, Environment, Progress as _, StageError, VALUE, short};
 use hemlock_store::{Key, Store};
-use narrator::Narrator;
+use run_reporter::RunReporter;
 use serde_json::json;
 use std::{
     collections::BTreeSet,
@@ -242,13 +242,13 @@ impl App<'_> {
             progress: self.printer,
             cancel: self.cancel,
         };
-        let narrator = Narrator::new(self.printer, &plan, what.until, self.args.verbose > 0, what.on_the_way);
-        let summary = run(&plan, &self.graph, &store, &options, &narrator)?;
+        let reporter = RunReporter::new(self.printer, &plan, what.until, self.args.verbose > 0, what.on_the_way);
+        let summary = run(&plan, &self.graph, &store, &options, &reporter)?;
         if let (Some(before), Some(label)) = (&summary.renamed, options.label) {
             let before = if before.is_empty() { "no overrides".to_owned() } else { render::options(before, 200) };
             self.printer.note(&format!("'{label}' was the name of a run with {before}, and is that of this one now"));
         }
-        narrator.sum_up(&summary);
+        reporter.sum_up(&summary);
         self.failures(&plan, summary)
     }
 
@@ -362,7 +362,7 @@ impl App<'_> {
         let mut reported: Vec<ReportedPipeline> = Vec::new();
         for pipeline in pipelines {
             let (spec, plan) = self.planned(&Pipeline { pipeline: pipeline.clone(), changes: changes.clone() })?;
-            if !plan.tasks.iter().any(|t| t.stage == "evaluate") {
+            if !plan.tasks.iter().any(Task::is_evaluation) {
                 return Err(Usage(format!("'{}' has no [evaluate], and so nothing to report", spec.name)).into());
             }
             if !reported.iter().any(|p| p.spec.name == spec.name) {

@@ -16,10 +16,13 @@ pub const CODES: [(u8, &str); 7] = [
     ),
     (USAGE, "wrong usage: the command line, a spec, or a parameter that does not fit the data"),
     (3, "raw data is missing or damaged: a dataset, or weights or features to import"),
-    (4, "an artifact is missing or damaged, or the artifact root or an output cannot be written (a full disk, say)"),
+    (
+        4,
+        "an artifact is missing or damaged, or the artifact root or an output cannot be written, for example because the disk is full",
+    ),
     (
         5,
-        "the device is not compiled in or not there, or its memory runs out; or a cluster's engine is not there, or refuses jobs",
+        "the device is not compiled in, does not exist or runs out of memory; or a cluster's engine is missing or refuses jobs",
     ),
     (INTERRUPTED, "interrupted"),
 ];
@@ -99,7 +102,9 @@ pub fn code(e: &anyhow::Error) -> u8 {
             None => {}
         }
         match cause.downcast_ref::<SubmitError>() {
-            Some(SubmitError::NoEngine { .. } | SubmitError::Refused { .. }) => return 5,
+            Some(SubmitError::NoEngine { .. } | SubmitError::Refused { .. } | SubmitError::NoNumber { .. }) => {
+                return 5;
+            }
             Some(SubmitError::Folder { .. } | SubmitError::Placeholder { .. }) => return 4,
             None => {}
         }

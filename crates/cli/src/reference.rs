@@ -2,7 +2,7 @@
 
 use crate::{args::Args, exit};
 use clap::{Arg, Command, CommandFactory};
-use hemlock_pipeline::{Graph, Resources, Row, schema};
+use hemlock_pipeline::{Graph, Resources, ResultRow, schema};
 use hemlock_stage::{AnyStage, output_schema, spec_schema};
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
@@ -24,7 +24,7 @@ pub fn pages(graph: &Graph) -> Vec<(&'static str, String)> {
 
 /// The JSON Schema of a result.
 pub fn results_schema() -> Value {
-    let mut schema = output_schema::<Row>();
+    let mut schema = output_schema::<ResultRow>();
     if let Some(schema) = schema.as_object_mut() {
         schema.insert("$schema".to_owned(), "https://json-schema.org/draft/2020-12/schema".into());
         schema.insert("title".to_owned(), "Hemlock result".into());

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use comfy_table::{Cell as TableCell, CellAlignment, Table, presets};
 use hemlock_pipeline::{
-    Asked, Both, Cause, Cell, Comparison, Decision, DirtyReason, Plan, Spec, StageDifference, StageTotal, Task, labels,
-    totals,
+    Asked, Both, Cause, Comparison, Decision, DirtyReason, Graph, MeanStd, Plan, Spec, StageDifference, StageTotal,
+    Task, labels, totals,
 };
 use hemlock_report::words::count;
 use hemlock_self_test::{Found, REFERENCE};
@@ -104,7 +104,7 @@ pub fn state(decision: &Decision) -> &'static str {
     match decision {
         Decision::Cached(_) => "cached",
         Decision::Run(_) => "run",
-        Decision::Refuse(_) => "damaged",
+        Decision::Unusable(_) => "damaged",
     }
 }
 
@@ -121,7 +121,7 @@ pub fn plan(plan: &Plan, decisions: &[Decision]) -> String {
         let reason = match decision {
             Decision::Cached(_) => String::new(),
             Decision::Run(reason) => brief(reason, task.node),
-            Decision::Refuse(e) => e.to_string(),
+            Decision::Unusable(e) => e.to_string(),
         };
         rows.add_row([state(decision).to_owned(), label, reason]);
     }
@@ -167,7 +167,7 @@ pub fn why(plan: &Plan, decisions: &[Decision], stage: Option<&str>) -> String {
                 }
             }
             Decision::Run(reason) => others.push(format!("{}: runs, because it {reason}\n", names[i])),
-            Decision::Refuse(e) => others.push(format!("{}: {e}\n", names[i])),
+            Decision::Unusable(e) => others.push(format!("{}: {e}\n", names[i])),
             Decision::Cached(_) => cached.push(i),
         }
     }
@@ -213,7 +213,7 @@ pub fn why_json<'a>(tasks: impl Iterator<Item = (&'a Task, &'a Decision)>) -> Re
         let detail = match decision {
             Decision::Cached(_) => Value::Null,
             Decision::Run(reason) => serde_json::to_value(reason)?,
-            Decision::Refuse(e) => Value::String(e.to_string()),
+            Decision::Unusable(e) => Value::String(e.to_string()),
         };
         let seed = t.identity.seed;
         let line =
@@ -267,10 +267,10 @@ pub fn options(overrides: &[String], most: usize) -> String {
 }
 
 /// A table of the runs of a pipeline, with the number of results that each has.
-pub fn history(asked: &[Asked], store: &Store) -> String {
+pub fn history(asked: &[Asked], graph: &Graph, store: &Store) -> String {
     let mut rows = table(&["run", "results", "name", "overrides"]);
     for a in asked {
-        let (there, all) = a.results(store);
+        let (there, all) = a.results(graph, store);
         let label = a.label.clone().unwrap_or_else(|| "-".to_owned());
         let overrides = match a.overrides.is_empty() {
             true => "(the spec as it stands)".to_owned(),
@@ -365,16 +365,16 @@ pub fn comparison(comparison: &Comparison) -> String {
     for group in &comparison.compared {
         let told = group.told.iter().map(|(field, v)| format!("{field}={}", value(v)));
         let of = told.chain(beyond(&group.differs)).collect::<Vec<_>>();
-        for (i, (name, cells)) in group.quantities.iter().enumerate() {
+        for (i, (name, means)) in group.quantities.iter().enumerate() {
             let (scale, digits) = if *name == "seconds" { (1.0, 1) } else { (100.0, 2) };
-            let shown = |cell: &Cell| match group.seeds {
-                1 => format!("{:.digits$}", scale * cell.mean),
-                _ => format!("{:.digits$} ± {:.digits$}", scale * cell.mean, scale * cell.std),
+            let shown = |value: &MeanStd| match group.seeds {
+                1 => format!("{:.digits$}", scale * value.mean),
+                _ => format!("{:.digits$} ± {:.digits$}", scale * value.mean, scale * value.std),
             };
             // The parameters of a group are written in consecutive rows, to the left of its quantities.
             let own = of.get(i).cloned().unwrap_or_default();
             let seeds = if i == 0 { group.seeds.to_string() } else { String::new() };
-            let cells = [own, seeds, (*name).to_owned()].into_iter().chain(cells.iter().map(shown));
+            let cells = [own, seeds, (*name).to_owned()].into_iter().chain(means.iter().map(shown));
             rows.add_row(cells.enumerate().map(|(i, cell)| {
                 TableCell::new(cell).set_alignment(if i < 3 { CellAlignment::Left } else { CellAlignment::Right })
             }));

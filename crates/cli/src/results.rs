@@ -6,7 +6,7 @@ mod layout;
 mod words;
 
 use columns::{CORE, NONE, Place, ResultColumn, columns};
-use hemlock_pipeline::{Group, Row, aggregate, nearest};
+use hemlock_pipeline::{AggregatedRow, ResultRow, aggregate, nearest};
 use hemlock_report::{ConfigGroup, statistics::Estimate};
 use layout::TableLayout;
 
@@ -41,7 +41,7 @@ pub struct TableRequest<'a> {
 
 /// A row of the table: results that differ in seeds only.
 pub struct TableRow {
-    group: Group,
+    group: AggregatedRow,
     /// Mean accuracy of the victim on clean data.
     clean: f64,
     /// Mean accuracy of the victim on poisoned data: with poisoned images or, if there are none, with poisoned
@@ -52,11 +52,11 @@ pub struct TableRow {
 impl TableRow {
     /// Makes the rows of a table from results. Their answers must have been [read](hemlock_pipeline::read_answers),
     /// because the intervals are over seeds and test images.
-    pub fn all(rows: &[Row]) -> Vec<Self> {
+    pub fn all(rows: &[ResultRow]) -> Vec<Self> {
         let row = |config: &ConfigGroup| {
             let poisoned = config.mean(|row| row.accuracy.poisoned().copied());
             let clean = config.mean(|row| Some(row.accuracy.clean));
-            let of = move |group: Group| {
+            let of = move |group: AggregatedRow| {
                 let clean = clean.map_or(group.accuracy.clean.mean, |clean| clean.mean);
                 Self { clean, poisoned, group }
             };

@@ -1,7 +1,7 @@
 //! How features become images: by the decoder, or by feature matching and refinement.
 
-use crate::{MatchingStart, Params, REFINED, RefineFrom};
-use hemlock_artifact::{CurvePoint, Features, Images, PoisonFeatures, TargetParams};
+use crate::{MatchingStart, Params, RefineFrom};
+use hemlock_artifact::{AttackId, CurvePoint, Features, Images, PoisonFeatures, TargetParams};
 use hemlock_attack::{attacks, random_features};
 use hemlock_perturb::{
     CleanFeatureStats, Decoder, FrozenExtractor, Matched, Matching, MatchingProblem, PixelLimits, PixelRange,
@@ -146,7 +146,7 @@ impl RefineFrom {
     /// The name of refined images in results.
     fn name(self) -> &'static str {
         match self {
-            Self::Matched => REFINED,
+            Self::Matched => AttackId::REFINED,
             Self::Base => "refined-from-base",
             Self::Random => "refined-from-random",
         }

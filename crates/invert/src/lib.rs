@@ -156,9 +156,6 @@ inputs! {
     }
 }
 
-/// Name of images that were refined; the names of its controls begin with it.
-pub const REFINED: &str = "refined";
-
 /// The stage.
 pub struct Stage;
 

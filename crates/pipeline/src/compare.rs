@@ -1,6 +1,6 @@
 //! Comparison of two settings of a pipeline: results that agree in everything else, side by side.
 
-use crate::{Cell, Plan, REPLICATED, Row, Selection, results::rows_of};
+use crate::{MeanStd, Plan, REPLICATED, ResultRow, Selection, results::rows_of};
 use hemlock_store::{Store, StoreError};
 use serde::Serialize;
 use serde_json::Value;
@@ -16,7 +16,7 @@ pub type Both<T> = [T; 2];
 #[derive(Debug, Clone)]
 pub struct Side {
     /// The results that exist.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ResultRow>,
     /// Number of selected branches without a result.
     pub missing: usize,
 }
@@ -53,7 +53,7 @@ pub struct Compared {
     /// Number of pairs.
     pub seeds: usize,
     /// Quantities by name: the means of both sides, and of the second minus the first.
-    pub quantities: Vec<(&'static str, [Cell; 3])>,
+    pub quantities: Vec<(&'static str, [MeanStd; 3])>,
 }
 
 /// The differences between two settings, and their effect on the results.
@@ -90,9 +90,9 @@ pub fn side(plan: &Plan, selection: &Selection, store: &Store) -> Result<Result<
 /// - If the sides have seeds in common, only results with the same seed are paired.
 /// - Results that both sides have are not paired with each other.
 #[must_use]
-pub fn compare(a: &[Row], b: &[Row]) -> Comparison {
-    let keys = |rows: &[Row]| rows.iter().map(|row| row.key.clone()).collect::<BTreeSet<_>>();
-    let seeds = |rows: &[Row]| rows.iter().map(|row| row.seed).collect::<BTreeSet<_>>();
+pub fn compare(a: &[ResultRow], b: &[ResultRow]) -> Comparison {
+    let keys = |rows: &[ResultRow]| rows.iter().map(|row| row.key.clone()).collect::<BTreeSet<_>>();
+    let seeds = |rows: &[ResultRow]| rows.iter().map(|row| row.seed).collect::<BTreeSet<_>>();
     let shared: BTreeSet<String> = keys(a).intersection(&keys(b)).cloned().collect();
     let by_seed = !seeds(a).is_disjoint(&seeds(b));
     let (left, right): (Vec<Fields>, Vec<Fields>) = (a.iter().map(fields).collect(), b.iter().map(fields).collect());
@@ -121,7 +121,7 @@ pub fn compare(a: &[Row], b: &[Row]) -> Comparison {
     Comparison { differs, pairs, compared, alone }
 }
 
-fn fields(row: &Row) -> Fields {
+fn fields(row: &ResultRow) -> Fields {
     let params = row.params.iter().flat_map(|(node, params)| {
         let own = params.as_object().into_iter().flatten();
         own.map(move |(field, value)| (format!("{node}.{field}"), value.clone()))
@@ -148,10 +148,10 @@ fn differing(a: &Fields, b: &Fields) -> BTreeMap<String, Both<Option<Value>>> {
     differ.map(|name| (name.clone(), [a.get(name).cloned(), b.get(name).cloned()])).collect()
 }
 
-fn pair(rows: Both<&Row>, fields: Both<&Fields>) -> Pair {
+fn pair(rows: Both<&ResultRow>, fields: Both<&Fields>) -> Pair {
     let [a, b] = rows.map(|row| row.accuracy.named().collect::<BTreeMap<_, _>>());
     let both = a.iter().filter_map(|(name, x)| Some(((*name).to_owned(), [**x, **b.get(name)?])));
-    let drop = |row: &Row| Some(row.accuracy.clean - row.accuracy.poisoned()?);
+    let drop = |row: &ResultRow| Some(row.accuracy.clean - row.accuracy.poisoned()?);
     Pair {
         differs: differing(fields[0], fields[1]),
         seed: rows.map(|row| row.seed),
@@ -193,20 +193,20 @@ fn over_seeds(pairs: &[Pair], all_differ: &BTreeMap<String, Both<Option<Value>>>
 }
 
 /// The quantities that all pairs have.
-fn quantities(pairs: &[&Pair]) -> Vec<(&'static str, [Cell; 3])> {
-    let cells = |of: &dyn Fn(&Pair) -> Option<Both<f64>>| {
+fn quantities(pairs: &[&Pair]) -> Vec<(&'static str, [MeanStd; 3])> {
+    let means = |of: &dyn Fn(&Pair) -> Option<Both<f64>>| {
         let values: Option<Vec<Both<f64>>> = pairs.iter().map(|p| of(p)).collect();
         values.map(|values| {
-            let cell = |f: &dyn Fn(&Both<f64>) -> f64| Cell::of(&values.iter().map(f).collect::<Vec<_>>());
-            [cell(&|[a, _]| *a), cell(&|[_, b]| *b), cell(&|[a, b]| b - a)]
+            let mean = |f: &dyn Fn(&Both<f64>) -> f64| MeanStd::of(&values.iter().map(f).collect::<Vec<_>>());
+            [mean(&|[a, _]| *a), mean(&|[_, b]| *b), mean(&|[a, b]| b - a)]
         })
     };
     let both = |[a, b]: Both<Option<f64>>| Some([a?, b?]);
     let mut found = Vec::new();
     for name in ["clean", "target", "features", "images"] {
-        found.extend(cells(&|p| p.accuracy.get(name).copied()).map(|cells| (name, cells)));
+        found.extend(means(&|p| p.accuracy.get(name).copied()).map(|means| (name, means)));
     }
-    found.extend(cells(&|p| both(p.drop)).map(|cells| ("drop", cells)));
-    found.extend(cells(&|p| both(p.seconds)).map(|cells| ("seconds", cells)));
+    found.extend(means(&|p| both(p.drop)).map(|means| ("drop", means)));
+    found.extend(means(&|p| both(p.seconds)).map(|means| ("seconds", means)));
     found
 }

@@ -64,11 +64,11 @@ pub enum Decision {
     /// The task has to run.
     Run(DirtyReason),
     /// The artifact is damaged or cannot be read. A damaged one is only rebuilt if the user asks for it.
-    Refuse(StoreError),
+    Unusable(StoreError),
 }
 
 /// Makes decisions about the tasks of a plan, against one artifact root.
-pub(crate) struct Decider<'a> {
+pub(crate) struct CacheCheck<'a> {
     plan: &'a Plan,
     store: &'a Store,
     /// Whether damaged artifacts are rebuilt rather than refused. If so, artifacts are checked byte by byte.
@@ -77,7 +77,7 @@ pub(crate) struct Decider<'a> {
     kin: Mutex<Kin>,
 }
 
-impl<'a> Decider<'a> {
+impl<'a> CacheCheck<'a> {
     pub(crate) fn new(plan: &'a Plan, store: &'a Store, repair: bool) -> Self {
         Self { plan, store, repair, kin: Mutex::default() }
     }
@@ -110,7 +110,7 @@ impl<'a> Decider<'a> {
                 Decision::Run(kin.nearest(self.plan, number, self.store))
             }
             Err(e) if self.repair && e.rebuild_helps() => Decision::Run(DirtyReason::Damaged { what: e.to_string() }),
-            Err(e) => Decision::Refuse(e),
+            Err(e) => Decision::Unusable(e),
         }
     }
 }
@@ -119,10 +119,10 @@ impl Plan {
     /// Decides about every task, as far as the decisions can be known before anything runs.
     #[must_use]
     pub fn decide(&self, store: &Store, repair: bool) -> Vec<Decision> {
-        let decider = Decider::new(self, store, repair);
+        let cache = CacheCheck::new(self, store, repair);
         let mut decisions: Vec<Decision> = Vec::with_capacity(self.tasks.len());
         for number in 0..self.tasks.len() {
-            let decision = decider.decide(number, |i| match &decisions[i] {
+            let decision = cache.decide(number, |i| match &decisions[i] {
                 Decision::Cached(m) => Some(m.content.to_string()),
                 _ => None,
             });

@@ -186,7 +186,7 @@ fn compare(
         tensors.sort_by(|x, y| y.relative().total_cmp(&x.relative()));
     }
     let mut accuracy = BTreeMap::new();
-    if stage == "evaluate" {
+    if graph.evaluates(&stage) {
         let read = |store, manifest| Evaluation::read_numbers(store, manifest).map(|evaluation| evaluation.outcomes);
         let (x, y) = (read(left.0, l)?, read(right.0, r)?);
         for (name, x) in x.named() {

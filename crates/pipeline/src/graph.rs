@@ -1,9 +1,9 @@
 //! The graph of all nodes that a pipeline can have.
 
-use hemlock_stage::{AnyStage, Port};
+use hemlock_stage::{AnyStage, Port, StageRole};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    iter::successors,
+    iter::once,
 };
 
 /// A place in the graph where a stage runs.
@@ -12,8 +12,8 @@ pub struct Node {
     pub name: &'static str,
     /// The stage that runs there.
     pub stage: Box<dyn AnyStage>,
-    /// The node whose artifact is read instead if a branch does not have this node.
-    pub fallback: Option<&'static str>,
+    /// The node in whose place this one is read, if a branch does not have that node.
+    pub fallback_for: Option<&'static str>,
     /// The route that the node is on, if several routes lead to the same end. A branch takes one of them.
     pub route: Option<&'static str>,
     /// Replacements for inputs, if several nodes run the stage: pairs of a node that the stage reads elsewhere, and the
@@ -62,9 +62,10 @@ impl Graph {
         self.0.iter().find(|n| n.name == name)
     }
 
-    /// The name of a node, followed by the nodes that are read instead if it is missing ([`Node::fallback`]).
+    /// The name of a node, followed by the nodes that are read instead if it is missing ([`Node::fallback_for`]).
     pub(crate) fn fillers(&self, name: &'static str) -> impl Iterator<Item = &'static str> {
-        successors(Some(name), |name| self.node(name)?.fallback)
+        let fallbacks = self.nodes().filter(move |node| node.fallback_for == Some(name));
+        once(name).chain(fallbacks.map(|node| node.name))
     }
 
     /// The nodes on a route that a node outside all routes can read. These are the ends of the routes.
@@ -77,6 +78,11 @@ impl Graph {
     /// The routes whose end is among `nodes`.
     pub(crate) fn routes<T>(&self, nodes: &BTreeMap<&'static str, T>) -> BTreeSet<&'static str> {
         self.ends().filter(|node| nodes.contains_key(node.name)).filter_map(|node| node.route).collect()
+    }
+
+    /// Whether a stage evaluates poisons, by its name.
+    pub(crate) fn evaluates(&self, stage: &str) -> bool {
+        self.nodes().any(|node| node.stage.name() == stage && node.stage.about().role == StageRole::Evaluation)
     }
 
     /// Names of the stages, in the order of their first nodes and without duplicates.

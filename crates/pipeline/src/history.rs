@@ -3,7 +3,7 @@
 //! A spec has a folder below `.runs` in the artifact root, with one file for every set of overrides that it was run
 //! with. The first line of a file is a digest of the rest, which is JSON.
 
-use crate::Plan;
+use crate::{Graph, Plan};
 use hemlock_store::{Digest, Key, Store, StoreError, now};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -34,8 +34,8 @@ impl Asked {
 
     /// The number of the run's results that exist, and the number that it was to have.
     #[must_use]
-    pub fn results(&self, store: &Store) -> (usize, usize) {
-        let all: Vec<_> = self.tasks.iter().filter(|(stage, _)| stage == "evaluate").collect();
+    pub fn results(&self, graph: &Graph, store: &Store) -> (usize, usize) {
+        let all: Vec<_> = self.tasks.iter().filter(|(stage, _)| graph.evaluates(stage)).collect();
         let there = all.iter().filter(|(stage, key)| store.artifact_dir(stage, key).is_dir()).count();
         (there, all.len())
     }

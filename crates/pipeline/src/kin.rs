@@ -97,9 +97,10 @@ impl Traits {
     }
 }
 
-/// An artifact that tasks may be compared with. `elsewhere`: another pipeline made it.
-struct Made {
+/// An artifact that tasks may be compared with.
+struct EarlierArtifact {
     key: Key,
+    /// Whether another pipeline made it.
     elsewhere: bool,
     origin: TraitSet,
 }
@@ -109,7 +110,7 @@ struct Made {
 pub(crate) struct Kin {
     /// The artifacts by stage, each stage read once. Those of the plan's own pipeline come first, and within each part
     /// the newest.
-    made: BTreeMap<&'static str, Vec<Made>>,
+    earlier: BTreeMap<&'static str, Vec<EarlierArtifact>>,
     manifests: HashMap<Key, Option<Manifest>>,
     traits: Traits,
     /// Origins of artifacts by key; `tasks` holds the origins of tasks by number.
@@ -125,17 +126,17 @@ impl Kin {
     /// artifact of another pipeline only counts if it is near ([`COUSINS`]).
     pub(crate) fn nearest(&mut self, plan: &Plan, task: usize, store: &Store) -> DirtyReason {
         let stage = plan.tasks[task].stage;
-        if !self.made.contains_key(stage) {
-            let made = self.read(plan, stage, store);
-            self.made.insert(stage, made);
+        if !self.earlier.contains_key(stage) {
+            let earlier = self.read(plan, stage, store);
+            self.earlier.insert(stage, earlier);
         }
         let origin = self.origin_of_task(plan, task);
         let (mut nearest, mut bound) = (None, None);
-        for (number, made) in self.made[stage].iter().enumerate() {
-            if made.elsewhere && nearest.is_some() {
+        for (number, artifact) in self.earlier[stage].iter().enumerate() {
+            if artifact.elsewhere && nearest.is_some() {
                 break;
             }
-            if let Some(apart) = self.traits.apart(&origin, &made.origin, bound) {
+            if let Some(apart) = self.traits.apart(&origin, &artifact.origin, bound) {
                 (nearest, bound) = (Some(number), Some(apart));
                 // The two differ in one value only: no artifact can be nearer.
                 if apart <= (0, 2) {
@@ -143,8 +144,10 @@ impl Kin {
                 }
             }
         }
-        let Some(made) = nearest.map(|number| &self.made[stage][number]) else { return DirtyReason::NeverRan };
-        let (key, elsewhere) = (made.key, made.elsewhere);
+        let Some(EarlierArtifact { key, elsewhere, .. }) = nearest.map(|number| &self.earlier[stage][number]) else {
+            return DirtyReason::NeverRan;
+        };
+        let (key, elsewhere) = (*key, *elsewhere);
         let changes = self.causes(plan, task, key, store);
         if elsewhere && (changes.len() > COUSINS || changes.iter().any(Cause::is_of_another_branch)) {
             return DirtyReason::NeverRan;
@@ -154,14 +157,14 @@ impl Kin {
     }
 
     /// Reads the artifacts of a stage.
-    fn read(&mut self, plan: &Plan, stage: &str, store: &Store) -> Vec<Made> {
+    fn read(&mut self, plan: &Plan, stage: &str, store: &Store) -> Vec<EarlierArtifact> {
         let mut made = store.manifests(stage).unwrap_or_default();
         made.sort_by_cached_key(|m| (m.pipeline != plan.pipeline, Reverse(m.created.clone())));
         let kept = made.iter().map(|m| (m.key, m.pipeline != plan.pipeline)).collect::<Vec<_>>();
         self.manifests.extend(made.into_iter().map(|m| (m.key, Some(m))));
         let mut found = Vec::new();
         for (key, elsewhere) in kept {
-            found.push(Made { key, elsewhere, origin: self.origin_of_artifact(stage, key, store) });
+            found.push(EarlierArtifact { key, elsewhere, origin: self.origin_of_artifact(stage, key, store) });
         }
         found
     }

@@ -1,6 +1,6 @@
 //! Where a result comes from: its extractor, its data, and the predictions of its victims on every test image.
 
-use crate::{Plan, Row};
+use crate::{Plan, ResultRow, nodes};
 use hemlock_artifact::{Answers, Drawn, Evaluation, Measured};
 use hemlock_store::{Artifact, Key, Store, StoreError};
 use serde_json::Value;
@@ -10,11 +10,11 @@ use std::{
 };
 
 /// Nodes that make extractors: the attacker's, and that of victims which have another one.
-pub(crate) const EXTRACTORS: [&str; 2] = ["pretrain", "victim-extractor.pretrain"];
+pub(crate) const EXTRACTORS: [&str; 2] = [nodes::EXTRACTOR, nodes::VICTIM_EXTRACTOR];
 
 /// Nodes whose field `seed` makes replicates of one case rather than different cases.
 pub const REPLICATED: [&str; 5] =
-    ["dataset.pretrain", "dataset.downstream", "pretrain", "victim-extractor.pretrain", "features"];
+    [nodes::PRETRAINING_IMAGES, nodes::DOWNSTREAM_IMAGES, nodes::EXTRACTOR, nodes::VICTIM_EXTRACTOR, nodes::FEATURES];
 
 /// What a result is one draw of. Results of one case share some of these and differ in others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Origin {
         let task = |node: &str| tasks.get(node).filter(|task| read.contains(task)).map(|task| &plan.tasks[*task]);
         let key = |node: &str| task(node).map(|task| task.key.to_string());
         let extractors: Vec<String> = EXTRACTORS.into_iter().filter_map(key).collect();
-        let imported = || task("features").map(|task| task.params["path"].to_string()).unwrap_or_default();
+        let imported = || task(nodes::FEATURES).map(|task| task.params["path"].to_string()).unwrap_or_default();
         let seed = |node: &str| match task(node)?.params.get("seed")? {
             Value::String(_) => Some(run),
             seed => seed.as_u64(),
@@ -54,8 +54,8 @@ impl Origin {
         let source = |node: &str| Some(task(node)?.params.get("source")?.to_string());
         Self {
             extractor: if extractors.is_empty() { imported() } else { extractors.join(" ") },
-            data: key("dataset.downstream").or_else(|| key("features")).unwrap_or_default(),
-            pool: source("dataset.downstream").unwrap_or_else(imported),
+            data: key(nodes::DOWNSTREAM_IMAGES).or_else(|| key(nodes::FEATURES)).unwrap_or_default(),
+            pool: source(nodes::DOWNSTREAM_IMAGES).unwrap_or_else(imported),
             seeds: REPLICATED.map(seed),
         }
     }
@@ -73,17 +73,17 @@ pub(crate) fn replicates(a: &BTreeMap<&'static str, Value>, b: &BTreeMap<&'stati
     a.len() == b.len() && a.iter().zip(b).all(|((node, a), (other, b))| node == other && alike(node, a, b))
 }
 
-/// Reads which test images the victims of each result classified correctly, into [`Row::answers`]. They take one bit an
-/// image, and only tests and intervals need them. A result whose evaluation is gone by now keeps `None`.
+/// Reads which test images the victims of each result classified correctly, into [`ResultRow::answers`]. They take one
+/// bit per image, and only tests and intervals need them. A result whose evaluation is gone by now keeps `None`.
 ///
 /// # Errors
 /// An evaluation is damaged or cannot be read, or a row has an invalid key.
-pub fn read_answers(rows: &mut [Row], store: &Store) -> Result<(), StoreError> {
+pub fn read_answers(rows: &mut [ResultRow], store: &Store) -> Result<(), StoreError> {
     // Few sets of images occur among the results, so each is read once.
     let mut known: BTreeMap<String, Arc<Drawn>> = BTreeMap::new();
     for row in rows.iter_mut() {
         let key: Key = row.key.parse().map_err(|e| StoreError::Refused { what: format!("{}: {e}", row.key) })?;
-        let Some(manifest) = store.lookup("evaluate", &key)? else { continue };
+        let Some(manifest) = store.lookup(row.stage, &key)? else { continue };
         let reader = store.reader(&manifest, Evaluation::KIND);
         let right = Answers::read_right(&reader, &row.accuracy)?;
         let drawn = match known.get(&row.origin.data) {

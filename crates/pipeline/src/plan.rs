@@ -1,7 +1,7 @@
 //! Plans: the branches of a spec as tasks whose keys are known before anything runs.
 
 use crate::{Graph, Node, Spec};
-use hemlock_stage::{About, Environment, Need, Port, StageError};
+use hemlock_stage::{About, Environment, Need, Port, StageError, StageRole};
 use hemlock_store::{Identity, Key};
 use serde_json::Value;
 use std::{
@@ -33,6 +33,12 @@ impl Task {
     #[must_use]
     pub fn folder(&self) -> String {
         format!("{}/{}", self.stage, self.key)
+    }
+
+    /// Whether the task evaluates poisons, so that it gives a result.
+    #[must_use]
+    pub fn is_evaluation(&self) -> bool {
+        self.about.role == StageRole::Evaluation
     }
 }
 

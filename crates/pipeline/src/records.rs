@@ -1,6 +1,6 @@
 //! Results as comma-separated values.
 
-use crate::Row;
+use crate::ResultRow;
 use hemlock_stage::StageError;
 use serde_json::Value;
 use std::{
@@ -21,7 +21,10 @@ const FIRST: [&str; 6] = ["pipeline", "attack", "victim", "seed", "key", "poison
 ///
 /// # Errors
 /// A result cannot be written as JSON or as CSV.
-pub fn as_csv<'a>(rows: impl Iterator<Item = &'a Row>, number: impl Fn(f64) -> String) -> Result<String, StageError> {
+pub fn as_csv<'a>(
+    rows: impl Iterator<Item = &'a ResultRow>,
+    number: impl Fn(f64) -> String,
+) -> Result<String, StageError> {
     let refused = |e: &dyn Display| StageError::internal(format!("results cannot be written as CSV: {e}"));
     let mut records: Vec<BTreeMap<String, String>> = Vec::new();
     for row in rows {

@@ -50,12 +50,12 @@ impl Resources {
 
 /// A spec's `[resources]`: what tasks usually take, and what the tasks of some stages take instead.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Allotment {
+pub(crate) struct ResourcesByStage {
     pub(crate) usual: Resources,
     pub(crate) stages: BTreeMap<&'static str, Resources>,
 }
 
-impl Allotment {
+impl ResourcesByStage {
     pub(crate) fn of(&self, stage: &str) -> Resources {
         self.stages.get(stage).cloned().unwrap_or_default().or(&self.usual)
     }
@@ -192,10 +192,10 @@ mod tests {
         let read = |text: &str| toml::from_str::<Resources>(text).unwrap();
         let usual = read("cpus = 2\nmemory = '4G'\noptions = ['--account=a']");
         let stages = BTreeMap::from([("pretrain", read("cpus = 16\ngpus = 1\noptions = ['--partition=gpu']"))]);
-        let allotment = Allotment { usual: usual.clone(), stages };
-        assert_eq!(allotment.of("invert"), usual);
+        let resources = ResourcesByStage { usual: usual.clone(), stages };
+        assert_eq!(resources.of("invert"), usual);
         let pretrain = read("cpus = 16\nmemory = '4G'\ngpus = 1\noptions = ['--partition=gpu']");
-        assert_eq!(allotment.of("pretrain"), pretrain);
+        assert_eq!(resources.of("pretrain"), pretrain);
         assert_eq!(Resources::default().cpus(), 1);
     }
 }

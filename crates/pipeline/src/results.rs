@@ -1,7 +1,7 @@
 //! Results: one row per branch, and means over seeds.
 
 use crate::{
-    Branch, Plan, Task,
+    Branch, Plan, Task, nodes,
     origin::{Answered, EXTRACTORS, Origin, REPLICATED, replicates},
 };
 use hemlock_artifact::{AttackId, Bounds, Evaluation, LearnerState, Measured, Outcome, SteppedBack, Visibility};
@@ -18,7 +18,7 @@ use std::{
 
 /// The result of one branch.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
-pub struct Row {
+pub struct ResultRow {
     /// Name of the spec.
     pub pipeline: String,
     /// Which attack made the poisons: the fields `attack` and `method`.
@@ -99,6 +99,9 @@ pub struct Row {
     pub seconds: Option<f64>,
     /// Key of the evaluation.
     pub key: String,
+    /// Name of the stage that evaluated it.
+    #[serde(skip)]
+    pub stage: &'static str,
     /// Folders of artifacts that are gone, because of which some fields are not known.
     #[serde(skip)]
     pub gone: Vec<String>,
@@ -115,7 +118,7 @@ pub struct Row {
 ///
 /// # Errors
 /// An artifact is damaged or cannot be read.
-pub fn rows(plan: &Plan, store: &Store) -> Result<(Vec<Row>, usize), StoreError> {
+pub fn rows(plan: &Plan, store: &Store) -> Result<(Vec<ResultRow>, usize), StoreError> {
     rows_of(plan, plan.branches.iter(), store)
 }
 
@@ -124,7 +127,7 @@ pub(crate) fn rows_of<'a>(
     plan: &Plan,
     branches: impl Iterator<Item = &'a Branch>,
     store: &Store,
-) -> Result<(Vec<Row>, usize), StoreError> {
+) -> Result<(Vec<ResultRow>, usize), StoreError> {
     let (mut rows, mut missing) = (Vec::new(), 0);
     let mut seen = BTreeSet::new();
     // Branches that only differ in stages that no result reads have the same result.
@@ -144,20 +147,22 @@ fn has_columns(plan: &Plan, task: usize) -> bool {
 
 /// The tasks of a branch that distinguish its result from others.
 fn of_result(plan: &Plan, branch: &Branch) -> Vec<usize> {
-    let counts = |(node, task): &(&&str, &usize)| **node == "evaluate" || has_columns(plan, **task);
-    branch.tasks.iter().filter(counts).map(|(_, task)| *task).collect()
+    let counts = |task: &usize| plan.tasks[*task].is_evaluation() || has_columns(plan, *task);
+    branch.tasks.values().copied().filter(counts).collect()
 }
 
-fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, StoreError> {
-    let Some(evaluate) = branch.tasks.get("evaluate") else { return Ok(None) };
-    let task = &plan.tasks[*evaluate];
+fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<ResultRow>, StoreError> {
+    let Some(number) = branch.tasks.values().copied().find(|task| plan.tasks[*task].is_evaluation()) else {
+        return Ok(None);
+    };
+    let task = &plan.tasks[number];
     let Some(manifest) = store.lookup(task.stage, &task.key)? else { return Ok(None) };
     let evaluation = Evaluation::read_numbers(store, &manifest)?;
-    let read = upstream(plan, *evaluate);
+    let read = upstream(plan, number);
     let from = Upstream::of(plan, branch, &read, store)?;
     let outcomes = &evaluation.outcomes;
     let loss = outcomes.try_map(|_, outcome| outcome.clean_loss.ok_or(()));
-    Ok(Some(Row {
+    Ok(Some(ResultRow {
         pipeline: plan.pipeline.clone(),
         attack: evaluation.attack.clone(),
         victim: evaluation.victim.clone(),
@@ -170,8 +175,8 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         bound: evaluation.bound,
         gap: evaluation.gap,
         poison_fraction_bound: evaluation.poison_fraction_bound,
-        sees: seen_by_attack(&from.deciding),
-        controls_see: sees(&from.deciding, "evaluate").unwrap_or_default(),
+        sees: from.seen_by(&evaluation.attack)?,
+        controls_see: sees(&task.identity.params)?.unwrap_or_default(),
         seed: branch.seed.unwrap_or(0),
         device: from.device,
         collapsed: from.collapsed,
@@ -192,6 +197,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<Row>, Store
         visibility: evaluation.visibility,
         seconds: from.seconds,
         key: task.key.to_string(),
+        stage: task.stage,
         gone: from.gone,
         origin: Origin::of(plan, &branch.tasks, &read, branch.seed.unwrap_or(0)),
         answers: None,
@@ -225,7 +231,7 @@ impl Upstream {
             from.declared.extend(task.about.columns.iter().map(|column| (node, *column)));
             if task.about.role.is_attackers()
                 || EXTRACTORS.contains(&node)
-                || node == "features"
+                || node == nodes::FEATURES
                 || !task.about.columns.is_empty()
             {
                 from.look_into(node, task, store)?;
@@ -254,30 +260,40 @@ impl Upstream {
             let any = this == Some(true) || self.collapsed == Some(true);
             self.collapsed = if any { Some(true) } else { this.and(self.collapsed) };
         }
-        match node {
-            "features" => self.device = made.map(|made| made.device.clone()),
-            "target-params" => self.stepped_back = made.and_then(|made| SteppedBack::in_summary(&made.summary)),
-            _ => {}
+        if node == nodes::FEATURES {
+            self.device = made.map(|made| made.device.clone());
+        }
+        if task.about.role == StageRole::Preparation {
+            let stepped_back = made.and_then(|made| SteppedBack::in_summary(&made.summary));
+            self.stepped_back = self.stepped_back.take().or(stepped_back);
         }
         Ok(())
     }
+
+    /// The data that the attacker saw: by the attack's own parameters or, if it has none, by those of its target's
+    /// maker. Error-minimising noise has no target, and is made from the training split.
+    fn seen_by(&self, attack: &AttackId) -> Result<Sees, StoreError> {
+        let of = |role: fn(StageRole) -> bool| {
+            let nodes = self.roles.iter().filter(|(_, of)| role(**of)).filter_map(|(node, _)| self.deciding.get(node));
+            nodes.map(sees).find_map(Result::transpose).transpose()
+        };
+        let own = of(StageRole::is_attack)?;
+        if own.is_some() || attack.objective == AttackId::ERROR_MINIMIZING {
+            return Ok(own.unwrap_or_default());
+        }
+        Ok(of(|role| role == StageRole::Preparation)?.unwrap_or_default())
+    }
 }
 
-/// The data that a stage saw, by the parameters in its key.
-fn sees(deciding: &BTreeMap<&'static str, Value>, node: &str) -> Option<Sees> {
-    deciding.get(node)?.get("sees").and_then(|sees| serde_json::from_value(sees.clone()).ok())
+/// The data that a stage saw, by the parameters in its key. `None` if they do not say it.
+fn sees(deciding: &Value) -> Result<Option<Sees>, StoreError> {
+    let Some(sees) = deciding.get("sees") else { return Ok(None) };
+    let refused = |e| StoreError::Refused { what: format!("`sees` is {sees}: {e}") };
+    serde_json::from_value(sees.clone()).map(Some).map_err(refused)
 }
 
-/// The data that the attacker saw: by the attack's own parameters or, if it has none, by those of its target's maker.
-/// Error-minimising noise is made from the training split.
-fn seen_by_attack(deciding: &BTreeMap<&'static str, Value>) -> Sees {
-    let own = ["poison-features", "poison-images"].into_iter().find_map(|node| sees(deciding, node));
-    let of_target = || sees(deciding, "target-params").filter(|_| !deciding.contains_key("unlearnable"));
-    own.or_else(of_target).unwrap_or_default()
-}
-
-/// The value of [`Row::verified`]. An imported extractor is only published if its features match those of its probe, so
-/// that having a probe means that it was compared.
+/// The value of [`ResultRow::verified`]. An imported extractor is only published if its features match those of its
+/// probe, so that having a probe means that it was compared.
 fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
     let extractors = EXTRACTORS.into_iter().filter_map(|node| params.get(node));
     let imports = extractors.filter(|params| params["method"] == "import");
@@ -286,7 +302,7 @@ fn verified(params: &BTreeMap<&'static str, Value>) -> Option<bool> {
 
 /// A sentence that says what is not known about results because artifacts are gone. Returns `None` if nothing is gone.
 #[must_use]
-pub fn unknown(rows: &[Row]) -> Option<String> {
+pub fn unknown(rows: &[ResultRow]) -> Option<String> {
     const SHOWN: usize = 3;
     let gone: BTreeSet<&str> = rows.iter().flat_map(|r| &r.gone).map(String::as_str).collect();
     let first = gone.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
@@ -319,14 +335,14 @@ pub(crate) fn upstream(plan: &Plan, task: usize) -> BTreeSet<usize> {
 
 /// Mean and standard deviation over seeds. The denominator is n - 1; the deviation over one seed is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Cell {
+pub struct MeanStd {
     /// Mean.
     pub mean: f64,
     /// Standard deviation.
     pub std: f64,
 }
 
-impl Cell {
+impl MeanStd {
     /// Mean and standard deviation of at least one value.
     #[must_use]
     pub fn of(values: &[f64]) -> Self {
@@ -339,25 +355,24 @@ impl Cell {
 
 /// Means of [`Visibility`] over seeds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Seen {
+pub struct VisibilityStats {
     /// Peak signal-to-noise ratio, in dB.
-    pub psnr: Cell,
+    pub psnr: MeanStd,
     /// Structural similarity.
-    pub ssim: Cell,
+    pub ssim: MeanStd,
     /// Largest change of a pixel.
-    pub linf: Cell,
+    pub linf: MeanStd,
     /// Relative distance of features to the poisoned features.
-    pub relative_distance: Cell,
+    pub relative_distance: MeanStd,
     /// Share of outliers.
-    pub outliers: Cell,
+    pub outliers: MeanStd,
     /// Share of the poisons whose features lie outside the attack's constraint.
-    pub outside: Cell,
+    pub outside: MeanStd,
 }
 
 /// Means of the rows that differ in seeds only.
 #[derive(Debug, Clone, Serialize)]
-pub struct Group {
-    /// Which attack made the poisons: the fields `attack` and `method`.
+pub struct AggregatedRow {
     /// Which attack made the poisons: the fields `attack` and `method`.
     #[serde(flatten)]
     pub attack: AttackId,
@@ -368,9 +383,9 @@ pub struct Group {
     /// Number of poisons, divided by the number of clean training samples.
     pub poison_fraction: f64,
     /// The value that the attack optimised.
-    pub objective: Cell,
+    pub objective: MeanStd,
     /// The lower bound of the objective, if the attack knows one.
-    pub bound: Option<Cell>,
+    pub bound: Option<MeanStd>,
     /// The data that the attacker saw.
     pub sees: Sees,
     /// The data that was seen in making the controls.
@@ -398,20 +413,20 @@ pub struct Group {
     /// The largest gradient norm at which the training of a victim stopped without converging; `None` if all converged.
     pub unconverged: Option<f64>,
     /// Test accuracy by training set, in `[0, 1]`.
-    pub accuracy: Measured<Cell>,
+    pub accuracy: Measured<MeanStd>,
     /// Clean accuracy minus poisoned accuracy: with poisoned images or, if there are none, with poisoned features.
-    pub drop: Option<Cell>,
+    pub drop: Option<MeanStd>,
     /// Visibility of the poisoned images.
-    pub visibility: Option<Seen>,
+    pub visibility: Option<VisibilityStats>,
     /// Time that the attack's stages took, in seconds; `None` if it is not known for all rows.
-    pub seconds: Option<Cell>,
+    pub seconds: Option<MeanStd>,
 }
 
 /// Groups rows that differ in seeds only: the seed of the run, of an extractor, or of the choice of images. Groups are
 /// in the order of their first rows.
 #[must_use]
-pub fn grouped(rows: &[Row]) -> Vec<Vec<&Row>> {
-    let mut groups: Vec<Vec<&Row>> = Vec::new();
+pub fn grouped(rows: &[ResultRow]) -> Vec<Vec<&ResultRow>> {
+    let mut groups: Vec<Vec<&ResultRow>> = Vec::new();
     for row in rows {
         match groups.iter_mut().find(|g| g[0].attack == row.attack && replicates(&g[0].params, &row.params)) {
             Some(group) => group.push(row),
@@ -422,7 +437,7 @@ pub fn grouped(rows: &[Row]) -> Vec<Vec<&Row>> {
 }
 
 /// The parameters of rows that differ in seeds only, without the seeds that differ.
-fn common(rows: &[&Row]) -> BTreeMap<&'static str, Value> {
+fn common(rows: &[&ResultRow]) -> BTreeMap<&'static str, Value> {
     let mut params = rows[0].params.clone();
     for (node, params) in params.iter_mut().filter(|(node, _)| REPLICATED.contains(node)) {
         let seed = params.get("seed").cloned();
@@ -446,10 +461,10 @@ fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
 }
 
 /// Means of the declared columns for which all rows have a value.
-fn stages(rows: &[&Row]) -> BTreeMap<&'static str, BTreeMap<&'static str, f64>> {
+fn stages(rows: &[&ResultRow]) -> BTreeMap<&'static str, BTreeMap<&'static str, f64>> {
     let mean = |node: &str, field: &str| {
         let values: Option<Vec<f64>> = rows.iter().map(|row| row.stages.get(node)?.get(field).copied()).collect();
-        values.map(|values| Cell::of(&values).mean)
+        values.map(|values| MeanStd::of(&values).mean)
     };
     let fields = |node: &'static str, fields: &BTreeMap<&'static str, f64>| {
         fields.keys().filter_map(|field| Some((*field, mean(node, field)?))).collect()
@@ -458,37 +473,37 @@ fn stages(rows: &[&Row]) -> BTreeMap<&'static str, BTreeMap<&'static str, f64>> 
 }
 
 /// Accuracies over some rows, for the training sets that all of them have.
-fn accuracies(rows: &[&Row]) -> Measured<Cell> {
+fn accuracies(rows: &[&ResultRow]) -> Measured<MeanStd> {
     let over = |name: &str| {
         let values: Option<Vec<f64>> = rows.iter().map(|row| row.accuracy.get(name).copied()).collect();
-        values.map(|values| Cell::of(&values))
+        values.map(|values| MeanStd::of(&values))
     };
     let clean: Vec<f64> = rows.iter().map(|row| row.accuracy.clean).collect();
-    let mut accuracies = Measured::new(Cell::of(&clean));
+    let mut accuracies = Measured::new(MeanStd::of(&clean));
     for (set, _) in rows[0].accuracy.others() {
-        over(&set.name).into_iter().for_each(|cell| accuracies.set(set.clone(), cell));
+        over(&set.name).into_iter().for_each(|mean| accuracies.set(set.clone(), mean));
     }
     accuracies
 }
 
 /// Means over the rows of every group of [`grouped`] rows.
 #[must_use]
-pub fn aggregate(rows: &[Row]) -> Vec<Group> {
+pub fn aggregate(rows: &[ResultRow]) -> Vec<AggregatedRow> {
     grouped(rows)
         .into_iter()
         .map(|rows| {
-            let cell = |f: &dyn Fn(&Row) -> f64| Cell::of(&rows.iter().map(|r| f(r)).collect::<Vec<_>>());
-            let optional = |f: &dyn Fn(&Row) -> Option<f64>| {
+            let mean = |f: &dyn Fn(&ResultRow) -> f64| MeanStd::of(&rows.iter().map(|r| f(r)).collect::<Vec<_>>());
+            let optional = |f: &dyn Fn(&ResultRow) -> Option<f64>| {
                 let values: Option<Vec<f64>> = rows.iter().map(|r| f(r)).collect();
-                values.map(|v| Cell::of(&v))
+                values.map(|v| MeanStd::of(&v))
             };
-            let seen = |f: &dyn Fn(&Visibility) -> f64| optional(&|r| r.visibility.as_ref().map(f));
-            Group {
+            let visible = |f: &dyn Fn(&Visibility) -> f64| optional(&|r| r.visibility.as_ref().map(f));
+            AggregatedRow {
                 attack: rows[0].attack.clone(),
                 victim: rows[0].victim.clone(),
                 clean_label: rows[0].clean_label,
                 poison_fraction: rows[0].poison_fraction,
-                objective: cell(&|r| r.objective),
+                objective: mean(&|r| r.objective),
                 bound: optional(&|r| r.bound),
                 sees: rows[0].sees,
                 controls_see: rows[0].controls_see,
@@ -511,14 +526,14 @@ pub fn aggregate(rows: &[Row]) -> Vec<Group> {
                     .max_by(f64::total_cmp),
                 accuracy: accuracies(&rows),
                 drop: optional(&|r| Some(r.accuracy.clean - r.accuracy.poisoned()?)),
-                visibility: seen(&|v| v.psnr).and_then(|psnr| {
-                    Some(Seen {
+                visibility: visible(&|v| v.psnr).and_then(|psnr| {
+                    Some(VisibilityStats {
                         psnr,
-                        ssim: seen(&|v| v.ssim)?,
-                        linf: seen(&|v| v.linf)?,
-                        relative_distance: seen(&|v| v.relative_distance)?,
-                        outliers: seen(&|v| v.outliers)?,
-                        outside: seen(&|v| v.outside)?,
+                        ssim: visible(&|v| v.ssim)?,
+                        linf: visible(&|v| v.linf)?,
+                        relative_distance: visible(&|v| v.relative_distance)?,
+                        outliers: visible(&|v| v.outliers)?,
+                        outside: visible(&|v| v.outside)?,
                     })
                 }),
                 seconds: optional(&|r| r.seconds),
@@ -535,20 +550,28 @@ mod tests {
     fn what_idles_is_not_seen() {
         let both = serde_json::json!({ "sees": ["train", "validation"] });
         let (train, none) = (serde_json::json!({ "sees": ["train"] }), serde_json::json!({}));
-        let seen = |tables: &[(&'static str, &Value)]| {
-            seen_by_attack(&tables.iter().map(|(node, table)| (*node, (*table).clone())).collect())
+        let seen = |attack: &str, role, target: &Value, own: &Value| {
+            let from = Upstream {
+                roles: BTreeMap::from([("attack", role), ("target", StageRole::Preparation)]),
+                deciding: BTreeMap::from([("attack", own.clone()), ("target", target.clone())]),
+                ..Upstream::default()
+            };
+            from.seen_by(&AttackId::on_features(attack))
         };
-        assert_eq!(seen(&[("target-params", &both), ("poison-features", &train)]), Sees::Train);
-        assert_eq!(seen(&[("target-params", &both), ("poison-images", &none)]), Sees::TrainAndValidation);
-        assert_eq!(seen(&[("target-params", &train), ("poison-images", &both)]), Sees::TrainAndValidation);
-        assert_eq!(seen(&[("target-params", &both), ("unlearnable", &none)]), Sees::Train);
+        let (features, images) = (StageRole::FeatureAttack, StageRole::ImageAttack);
+        assert_eq!(seen("tgda", features, &both, &train).unwrap(), Sees::Train);
+        assert_eq!(seen("gradient-canceling", images, &both, &none).unwrap(), Sees::TrainAndValidation);
+        assert_eq!(seen("tgda", images, &train, &both).unwrap(), Sees::TrainAndValidation);
+        assert_eq!(seen(AttackId::ERROR_MINIMIZING, images, &both, &none).unwrap(), Sees::Train);
+        let wrong = serde_json::json!({ "sees": "both" });
+        assert!(seen("tgda", features, &both, &wrong).is_err(), "it is not taken for the default");
     }
 
     #[test]
     fn deviation_of_two_values_by_hand() {
-        let cell = Cell::of(&[1.0, 3.0]);
-        assert_eq!(cell.mean, 2.0);
-        assert!((cell.std - 2f64.sqrt()).abs() < 1e-15);
-        assert_eq!(Cell::of(&[5.0]), Cell { mean: 5.0, std: 0.0 });
+        let mean = MeanStd::of(&[1.0, 3.0]);
+        assert_eq!(mean.mean, 2.0);
+        assert!((mean.std - 2f64.sqrt()).abs() < 1e-15);
+        assert_eq!(MeanStd::of(&[5.0]), MeanStd { mean: 5.0, std: 0.0 });
     }
 }

@@ -1,6 +1,6 @@
 //! The runner: runs the tasks of a plan in this process, one at a time or several side by side.
 
-use crate::{Decision, DirtyReason, Graph, Plan, Task, decide::Decider, garbage, history::remember};
+use crate::{Decision, DirtyReason, Graph, Node, Plan, Task, decide::CacheCheck, garbage, history::remember};
 use hemlock_stage::{Bar, Cancel, Checkpoints, Context, Environment, ErrorKind, InputSet, Progress, StageError};
 use hemlock_store::{InputRecord, Key, Lock, Manifest, ManifestDraft, Store, StoreError};
 use std::{
@@ -136,7 +136,7 @@ pub enum RunError {
     /// The artifact root cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The device cannot be used.
+    /// The device cannot be used, or it is not known whether a task needs it.
     #[error(transparent)]
     Device(#[from] StageError),
 }
@@ -148,6 +148,7 @@ pub enum RunError {
 ///
 /// - The plan has no task with the key [`RunOptions::only`].
 /// - The device cannot be opened.
+/// - A task is not of this graph, or its parameters are not its stage's.
 /// - The artifact root cannot be used.
 ///
 /// Failures of tasks are in the summary.
@@ -164,9 +165,11 @@ pub fn run(
         options.force == Some(task.stage) || !matches!(store.lookup(task.stage, &task.key), Ok(Some(_)))
     };
     let left: Vec<&Task> = wanted.iter().filter(left).map(|i| &plan.tasks[*i]).collect();
-    let needs_device =
-        |task: &&Task| graph.node(task.node).is_some_and(|n| n.stage.uses_device(&task.params).unwrap_or(true));
-    if left.iter().any(needs_device) {
+    let mut needs_device = false;
+    for task in &left {
+        needs_device |= node(graph, task)?.stage.uses_device(&task.params)?;
+    }
+    if needs_device {
         (options.probe)()?;
     }
     observer.event(Event::Planned { tasks: wanted.len(), cached: wanted.len() - left.len() });
@@ -177,28 +180,28 @@ pub fn run(
         Some(_) => None,
         None => remember(plan, options.label, store)?,
     };
-    let runner = Runner { plan, graph, store, options, observer, decider: Decider::new(plan, store, options.repair) };
+    let runner = Runner { plan, graph, store, options, observer, cache: CacheCheck::new(plan, store, options.repair) };
     let tasks = wanted.len();
-    let board = Board::new(plan, wanted);
+    let queue = TaskQueue::new(plan, wanted);
     thread::scope(|scope| {
-        let (runner, board) = (&runner, &board);
+        let (runner, queue) = (&runner, &queue);
         for worker in 1..options.jobs.get().min(tasks).min(MOST_WORKERS) {
-            let work = move || runner.work(worker, board);
+            let work = move || runner.work(worker, queue);
             if let Err(e) = thread::Builder::new().spawn_scoped(scope, work) {
                 tracing::warn!("fewer tasks run side by side, as there is no thread for more than {worker}: {e}");
                 break;
             }
         }
-        runner.work(0, board);
+        runner.work(0, queue);
     });
-    Ok(Summary { renamed, ..board.summary() })
+    Ok(Summary { renamed, ..queue.summary() })
 }
 
 /// Most workers, whatever is asked for, because each is a thread.
 const MOST_WORKERS: usize = 256;
 
 /// Keeps track of which tasks wait, run and have ended. Workers take their tasks from it.
-struct Board<'a> {
+struct TaskQueue<'a> {
     plan: &'a Plan,
     state: Mutex<State>,
     /// Notified whenever a task has ended.
@@ -218,7 +221,7 @@ struct State {
     stopped: bool,
 }
 
-impl<'a> Board<'a> {
+impl<'a> TaskQueue<'a> {
     fn new(plan: &'a Plan, wanted: BTreeSet<usize>) -> Self {
         Self { plan, state: Mutex::new(State { waiting: wanted, ..State::default() }), changed: Condvar::new() }
     }
@@ -286,6 +289,11 @@ impl State {
     }
 }
 
+/// The node of a task.
+fn node<'g>(graph: &'g Graph, task: &Task) -> Result<&'g Node, StageError> {
+    graph.node(task.node).ok_or_else(|| StageError::internal(format!("the graph has no node '{}'", task.node)))
+}
+
 /// Numbers of the tasks that the options ask for.
 fn wanted(plan: &Plan, graph: &Graph, options: &RunOptions) -> Result<BTreeSet<usize>, RunError> {
     if let Some(key) = options.only {
@@ -312,53 +320,53 @@ struct Runner<'a> {
     store: &'a Store,
     options: &'a RunOptions<'a>,
     observer: &'a dyn Observer,
-    decider: Decider<'a>,
+    cache: CacheCheck<'a>,
 }
 
 impl Runner<'_> {
     /// Runs tasks until none is left, on the device of the given worker.
-    fn work(&self, worker: usize, board: &Board) {
+    fn work(&self, worker: usize, queue: &TaskQueue) {
         let devices = self.options.devices;
         let device = devices.get(worker % devices.len().max(1)).map_or(self.options.backend, String::as_str);
-        while let Some((i, sharing)) = board.take(self.options.jobs.get()) {
+        while let Some((i, sharing)) = queue.take(self.options.jobs.get()) {
             let task = &self.plan.tasks[i];
-            let (outcome, content) = match board.obstacle(i) {
+            let (outcome, content) = match queue.obstacle(i) {
                 Some(because) => (TaskOutcome::Skipped { because }, None),
                 // A panic must not escape: other workers wait for this task to end.
-                None => match caught(task, || self.task(i, board, device, sharing)) {
+                None => match caught(task, || self.task(i, queue, device, sharing)) {
                     Ok((outcome, manifest)) => (outcome, Some(manifest.content.to_string())),
                     Err(e) => (TaskOutcome::Failed(e), None),
                 },
             };
             self.observer.event(Event::Finished(task, &outcome));
-            board.finish(i, outcome, content);
+            queue.finish(i, outcome, content);
         }
     }
 
-    fn decide(&self, number: usize, board: &Board) -> Result<Result<Manifest, DirtyReason>, StageError> {
+    fn decide(&self, number: usize, queue: &TaskQueue) -> Result<Result<Manifest, DirtyReason>, StageError> {
         let task = &self.plan.tasks[number];
         let content = |i: usize| {
             let input = &self.plan.tasks[i];
             let found = || self.store.lookup(input.stage, &input.key).ok().flatten().map(|m| m.content.to_string());
-            board.content(i).or_else(found)
+            queue.content(i).or_else(found)
         };
-        match self.decider.decide(number, content) {
+        match self.cache.decide(number, content) {
             Decision::Cached(_) if self.options.force == Some(task.stage) => Ok(Err(DirtyReason::Forced)),
             Decision::Cached(manifest) => Ok(Ok(*manifest)),
             Decision::Run(reason) => Ok(Err(reason)),
-            Decision::Refuse(e) => Err(e.into()),
+            Decision::Unusable(e) => Err(e.into()),
         }
     }
 
     fn task(
         &self,
         number: usize,
-        board: &Board,
+        queue: &TaskQueue,
         device: &str,
         sharing: usize,
     ) -> Result<(TaskOutcome, Manifest), StageError> {
         let task = &self.plan.tasks[number];
-        if let Ok(Ok(manifest)) = self.decide(number, board) {
+        if let Ok(Ok(manifest)) = self.decide(number, queue) {
             if let Err(e) = self.store.tidy(task.stage, &task.key) {
                 tracing::debug!("scratch of {} stays behind: {e}", task.folder());
             }
@@ -366,7 +374,7 @@ impl Runner<'_> {
         }
         let lock = self.lock(task)?;
         // Another process may have made or replaced the artifact while this one waited.
-        let reason = match self.decide(number, board)? {
+        let reason = match self.decide(number, queue)? {
             Ok(manifest) => return Ok((TaskOutcome::Cached, manifest)),
             Err(reason) => reason,
         };
@@ -395,10 +403,7 @@ impl Runner<'_> {
     }
 
     fn compute(&self, task: &Task, lock: &Lock, device: &str, started: Instant) -> Result<Manifest, StageError> {
-        let node = self
-            .graph
-            .node(task.node)
-            .ok_or_else(|| StageError::internal(format!("the graph has no node '{}'", task.node)))?;
+        let node = node(self.graph, task)?;
         let (mut manifests, mut used) = (BTreeMap::new(), BTreeMap::new());
         for (role, input) in &task.inputs {
             let input = &self.plan.tasks[*input];
@@ -534,8 +539,8 @@ mod tests {
         Plan { pipeline: "p".to_owned(), spec: "p.toml".into(), overrides: Vec::new(), tasks, branches: Vec::new() }
     }
 
-    fn board(plan: &Plan) -> Board<'_> {
-        Board::new(plan, (0..plan.tasks.len()).collect())
+    fn queue(plan: &Plan) -> TaskQueue<'_> {
+        TaskQueue::new(plan, (0..plan.tasks.len()).collect())
     }
 
     #[test]
@@ -553,33 +558,33 @@ mod tests {
     fn tasks_are_taken_as_their_inputs_come_through_and_share_by_how_many_could_run() {
         // 0 and 1 read nothing; 2 and 3 read 0; 4 reads 1 and 2.
         let plan = plan(&[&[], &[], &[0], &[0], &[1, 2]]);
-        let board = board(&plan);
-        assert_eq!(board.take(4), Some((0, 2)));
-        assert_eq!(board.take(4), Some((1, 2)));
-        board.finish(0, TaskOutcome::Cached, Some("content".to_owned()));
-        assert_eq!(board.content(0).as_deref(), Some("content"));
-        assert_eq!(board.take(2), Some((2, 2)), "of three that could run, two may");
-        assert_eq!(board.take(4), Some((3, 3)));
+        let queue = queue(&plan);
+        assert_eq!(queue.take(4), Some((0, 2)));
+        assert_eq!(queue.take(4), Some((1, 2)));
+        queue.finish(0, TaskOutcome::Cached, Some("content".to_owned()));
+        assert_eq!(queue.content(0).as_deref(), Some("content"));
+        assert_eq!(queue.take(2), Some((2, 2)), "of three that could run, two may");
+        assert_eq!(queue.take(4), Some((3, 3)));
         for task in [1, 2, 3] {
-            board.finish(task, TaskOutcome::Cached, None);
+            queue.finish(task, TaskOutcome::Cached, None);
         }
-        assert_eq!(board.take(4), Some((4, 1)));
-        board.finish(4, TaskOutcome::Cached, None);
-        assert_eq!(board.take(4), None);
-        assert_eq!(board.summary().outcomes.len(), 5);
+        assert_eq!(queue.take(4), Some((4, 1)));
+        queue.finish(4, TaskOutcome::Cached, None);
+        assert_eq!(queue.take(4), None);
+        assert_eq!(queue.summary().outcomes.len(), 5);
     }
 
     #[test]
     fn a_failure_stands_in_the_way_of_what_reads_it_and_an_interruption_of_all() {
         let plan = plan(&[&[], &[0], &[1], &[]]);
-        let board = board(&plan);
-        board.take(1);
-        board.finish(0, TaskOutcome::Failed(StageError::internal("no")), None);
-        assert_eq!((board.take(1), board.obstacle(1)), (Some((1, 1)), Some(0)));
-        board.finish(1, TaskOutcome::Skipped { because: 0 }, None);
-        assert_eq!((board.obstacle(2), board.obstacle(3)), (Some(0), None));
-        board.finish(2, TaskOutcome::Failed(StageError::interrupted()), None);
-        assert_eq!(board.take(1), None);
+        let queue = queue(&plan);
+        queue.take(1);
+        queue.finish(0, TaskOutcome::Failed(StageError::internal("no")), None);
+        assert_eq!((queue.take(1), queue.obstacle(1)), (Some((1, 1)), Some(0)));
+        queue.finish(1, TaskOutcome::Skipped { because: 0 }, None);
+        assert_eq!((queue.obstacle(2), queue.obstacle(3)), (Some(0), None));
+        queue.finish(2, TaskOutcome::Failed(StageError::interrupted()), None);
+        assert_eq!(queue.take(1), None);
     }
 
     #[test]

@@ -23,7 +23,7 @@
 use crate::{
     Graph, Node, Resources, branches,
     profiles::{self, PROFILE, PROFILES},
-    resources::Allotment,
+    resources::ResourcesByStage,
     source::{EXTENDS, SpecSource, to_json},
     variants::Variants,
 };
@@ -61,7 +61,7 @@ pub struct Spec {
     pub branches: usize,
     /// The checked parameters of all variants, for every node that the spec has.
     pub(crate) variants: Tables,
-    allotment: Allotment,
+    resources: ResourcesByStage,
 }
 
 /// An override from the command line, `stage.field=value`. The value is TOML; anything else is taken as a string.
@@ -235,7 +235,7 @@ impl Spec {
         };
         let seeds = seeds(root.remove("seeds")).map_err(|m| source.error(&["seeds"], m))?;
 
-        let allotment = allotment(root.remove("resources"), graph, source)?;
+        let resources = resources(root.remove("resources"), graph, source)?;
 
         let mut variants = BTreeMap::new();
         for node in graph.nodes() {
@@ -259,13 +259,13 @@ impl Spec {
         let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let profile = profile.map(|profile| profile.name);
         let overrides = overrides.to_vec();
-        Ok(Self { name, path, description, seeds, profile, overrides, branches, variants, allotment })
+        Ok(Self { name, path, description, seeds, profile, overrides, branches, variants, resources })
     }
 
     /// The resources that a task of a stage takes on a cluster.
     #[must_use]
     pub fn resources(&self, stage: &str) -> Resources {
-        self.allotment.of(stage)
+        self.resources.of(stage)
     }
 }
 
@@ -353,9 +353,9 @@ pub(crate) fn check(
 }
 
 /// Parses the table `[resources]`: defaults for all stages, and a table for every stage that differs from them.
-fn allotment(value: Option<Value>, graph: &Graph, source: &SpecSource) -> Result<Allotment, SpecError> {
+fn resources(value: Option<Value>, graph: &Graph, source: &SpecSource) -> Result<ResourcesByStage, SpecError> {
     let mut usual = match value {
-        None => return Ok(Allotment::default()),
+        None => return Ok(ResourcesByStage::default()),
         Some(Value::Object(table)) => table,
         Some(other) => {
             let message = format!("`resources` is {}; expected a table such as `cpus = 4`", quoted(&other));
@@ -371,7 +371,7 @@ fn allotment(value: Option<Value>, graph: &Graph, source: &SpecSource) -> Result
             stages.insert(stage, read(&["resources", stage], value)?);
         }
     }
-    Ok(Allotment { usual: read(&["resources"], Value::Object(usual))?, stages })
+    Ok(ResourcesByStage { usual: read(&["resources"], Value::Object(usual))?, stages })
 }
 
 fn seeds(value: Option<Value>) -> Result<Vec<u64>, String> {
@@ -505,7 +505,8 @@ struct Unknown<'a> {
 }
 
 impl<'a> Unknown<'a> {
-    /// Parses serde's message, which has no typed form: "unknown field `a`, expected one of `b`, `c`".
+    /// Parses serde's message, which has no typed form: "unknown field `a`, expected one of `b`, `c`". A test below
+    /// fails if serde's wording changes.
     fn find(message: &'a str) -> Option<Self> {
         let is_field = message.starts_with("unknown field");
         if !is_field && !message.starts_with("unknown variant") {
@@ -513,5 +514,30 @@ impl<'a> Unknown<'a> {
         }
         let mut words = message.split('`').skip(1).step_by(2);
         Some(Self { is_field, word: words.next()?, known: words.collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+    use serde_json::json;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "kebab-case", deny_unknown_fields)]
+    #[allow(dead_code)]
+    enum Known {
+        First { one: u32, two: u32 },
+        Second {},
+    }
+
+    #[test]
+    fn unknown_words_are_found_in_messages_of_serde() {
+        let message = |value: Value| hemlock_stage::read::<Known>(&value).unwrap_err().message;
+        let (field, variant) = (message(json!({ "first": { "three": 3 } })), message(json!({ "third": {} })));
+        let (field, variant) = (Unknown::find(&field).unwrap(), Unknown::find(&variant).unwrap());
+        assert_eq!((field.is_field, field.word, field.known), (true, "three", vec!["one", "two"]));
+        assert_eq!((variant.is_field, variant.word, variant.known), (false, "third", vec!["first", "second"]));
+        assert!(Unknown::find(&message(json!({ "first": { "one": 1 } }))).is_none());
     }
 }

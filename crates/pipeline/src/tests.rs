@@ -82,11 +82,11 @@ stage!(End, "end", FromEnds);
 
 /// A graph with two routes from `source` to `end`.
 fn graph() -> Graph {
-    let node = |name, stage, fallback, route| Node { name, stage, fallback, route, instead: &[], with: None };
+    let node = |name, stage, fallback_for, route| Node { name, stage, fallback_for, route, instead: &[], with: None };
     Graph::new(vec![
         node("source", erase::<Source>(), None, None),
-        node("left", erase::<Left>(), Some("right"), Some("left")),
-        node("right", erase::<Right>(), None, Some("right")),
+        node("left", erase::<Left>(), None, Some("left")),
+        node("right", erase::<Right>(), Some("left"), Some("right")),
         node("end", erase::<End>(), None, None),
     ])
 }

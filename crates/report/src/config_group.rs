@@ -10,14 +10,13 @@ use crate::{
     words,
 };
 use hemlock_artifact::AttackId;
-use hemlock_invert::REFINED;
-use hemlock_pipeline::{REPLICATED, Row, grouped, telling};
+use hemlock_pipeline::{REPLICATED, ResultRow, grouped, nodes, telling};
 use hemlock_stage::StageRole;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A function that reads a number from a row; it returns `None` if the row has no such number.
-pub type Quantity = fn(&Row) -> Option<f64>;
+pub type Quantity = fn(&ResultRow) -> Option<f64>;
 
 /// Whether the extractor was pre-trained on the source of the images that the head is trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +43,7 @@ pub struct ConfigGroup {
     /// The parameters in the label: field and value.
     pub label_parameters: Vec<(String, String)>,
     /// The results, in the order of their seeds.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ResultRow>,
     /// Whether the attack had enough passes through the extractor, judged by the other configurations.
     pub passes_curve: PassesCurve,
 }
@@ -52,14 +51,17 @@ pub struct ConfigGroup {
 impl ConfigGroup {
     /// Groups rows into configurations. A result that several pipelines share counts once.
     #[must_use]
-    pub fn all(rows: &[Row]) -> Vec<Self> {
+    pub fn all(rows: &[ResultRow]) -> Vec<Self> {
         let mut seen = BTreeSet::new();
-        let rows: Vec<Row> = rows.iter().filter(|r| seen.insert((r.key.clone(), r.seed))).cloned().collect();
+        let rows: Vec<ResultRow> = rows.iter().filter(|r| seen.insert((r.key.clone(), r.seed))).cloned().collect();
         let pipelines: BTreeSet<&str> = rows.iter().map(|r| r.pipeline.as_str()).collect();
-        let sources: BTreeSet<(&str, String)> = rows.iter().map(|r| (r.pipeline.as_str(), downstream(r))).collect();
-        let experiment = |row: &Row| match sources.iter().filter(|(pipeline, _)| *pipeline == row.pipeline).count() {
-            1 => row.pipeline.clone(),
-            _ => format!("{}, {}", row.pipeline, source(&downstream(row))),
+        let sources: BTreeSet<(&str, Option<String>)> =
+            rows.iter().map(|r| (r.pipeline.as_str(), downstream(r))).collect();
+        let experiment = |row: &ResultRow| match downstream(row) {
+            Some(images) if sources.iter().filter(|(pipeline, _)| *pipeline == row.pipeline).count() > 1 => {
+                format!("{}, {}", row.pipeline, source(&images))
+            }
+            _ => row.pipeline.clone(),
         };
         let differing: BTreeMap<&str, BTreeSet<(String, String)>> = pipelines
             .iter()
@@ -70,8 +72,8 @@ impl ConfigGroup {
                 (*pipeline, fields.map(|(node, field)| (node.to_owned(), field.to_owned())).collect())
             })
             .collect();
-        let named = |group: Vec<&Row>| {
-            let mut rows: Vec<Row> = group.into_iter().cloned().collect();
+        let named = |group: Vec<&ResultRow>| {
+            let mut rows: Vec<ResultRow> = group.into_iter().cloned().collect();
             rows.sort_by_key(|r| (r.origin.seeds, r.seed));
             let label_parameters =
                 differing.get(rows[0].pipeline.as_str()).map(|fields| shown(&rows[0], fields)).unwrap_or_default();
@@ -97,7 +99,7 @@ impl ConfigGroup {
         label(&self.row().attack, &[], &[])
     }
 
-    pub(crate) fn row(&self) -> &Row {
+    pub(crate) fn row(&self) -> &ResultRow {
         &self.rows[0]
     }
 
@@ -135,14 +137,14 @@ impl ConfigGroup {
     /// images count as an attack of its own.
     #[must_use]
     pub fn refined(&self) -> bool {
-        self.making().is_some_and(|making| making.starts_with(REFINED))
+        self.making().is_some_and(|making| making.starts_with(AttackId::REFINED))
     }
 
     /// Whether refinement started from images that match poisoned features. Refinement that starts elsewhere is a
     /// control.
     #[must_use]
     pub fn refined_from_matched(&self) -> bool {
-        self.making() == Some(REFINED)
+        self.making() == Some(AttackId::REFINED)
     }
 
     /// Whether the attack optimised pixels directly, without poisoned features. Error-minimising noise does so as well,
@@ -280,12 +282,12 @@ impl ConfigGroup {
     /// not trained.
     #[must_use]
     pub fn pretrained_on(&self) -> Option<String> {
-        let method = self.parameter("pretrain", "method").and_then(Value::as_str)?;
+        let method = self.parameter(nodes::EXTRACTOR, "method").and_then(Value::as_str)?;
         if matches!(method, "import" | "random") {
             return None;
         }
         // Without pre-training images of its own, an extractor is trained on the downstream images.
-        self.source("dataset.pretrain").or_else(|| self.source("dataset.downstream"))
+        self.source(nodes::PRETRAINING_IMAGES).or_else(|| self.source(nodes::DOWNSTREAM_IMAGES))
     }
 
     /// Whether all seeds have the same extractor: neither its seed nor the images that it is trained on depend on the
@@ -294,21 +296,21 @@ impl ConfigGroup {
     pub fn shares_extractor(&self) -> bool {
         let own = |node: &str| self.parameter(node, "seed").is_some_and(|seed| seed == "run");
         // Without pre-training images of its own, an extractor is trained on the downstream images.
-        let images = if self.parameter("dataset.pretrain", "source").is_some() {
-            "dataset.pretrain"
+        let images = if self.parameter(nodes::PRETRAINING_IMAGES, "source").is_some() {
+            nodes::PRETRAINING_IMAGES
         } else {
-            "dataset.downstream"
+            nodes::DOWNSTREAM_IMAGES
         };
-        let seed = |row: &Row| row.params.get("pretrain")?.get("seed").cloned();
-        let differ = own("pretrain") || self.rows.iter().any(|row| seed(row) != seed(self.row()));
-        self.parameter("pretrain", "method").is_some_and(|method| method == "import")
+        let seed = |row: &ResultRow| row.params.get(nodes::EXTRACTOR)?.get("seed").cloned();
+        let differ = own(nodes::EXTRACTOR) || self.rows.iter().any(|row| seed(row) != seed(self.row()));
+        self.parameter(nodes::EXTRACTOR, "method").is_some_and(|method| method == "import")
             || !(differ || self.pretrained_on().is_some() && own(images))
     }
 
     /// The source of the images that the head is trained on, as JSON.
     #[must_use]
     pub fn downstream(&self) -> Option<String> {
-        self.source("dataset.downstream")
+        self.source(nodes::DOWNSTREAM_IMAGES)
     }
 
     /// Whether the configuration is fine-tuning or transfer. The same images with other labels, such as fine and coarse
@@ -329,7 +331,7 @@ impl ConfigGroup {
 
     /// Mean and error of a quantity over the rows; `None` if a row does not have the quantity.
     #[must_use]
-    pub fn mean(&self, quantity: impl Fn(&Row) -> Option<f64>) -> Option<Estimate> {
+    pub fn mean(&self, quantity: impl Fn(&ResultRow) -> Option<f64>) -> Option<Estimate> {
         joint(&[(self, &quantity)], &|values| values[0])
     }
 
@@ -366,25 +368,21 @@ impl ConfigGroup {
     }
 }
 
-/// The source of the images that a row's head is trained on, as JSON; empty if the row has none.
-fn downstream(row: &Row) -> String {
-    row.params
-        .get("dataset.downstream")
-        .and_then(|params| params.get("source"))
-        .map(Value::to_string)
-        .unwrap_or_default()
+/// The source of the images that a row's head is trained on, as JSON; `None` if its features were imported.
+fn downstream(row: &ResultRow) -> Option<String> {
+    row.params.get(nodes::DOWNSTREAM_IMAGES).and_then(|params| params.get("source")).map(Value::to_string)
 }
 
 /// The values of the fields in `fields`, except for those that are not set and those that the attack's name or the
 /// experiment already says. A field that several nodes have is listed once.
-fn shown(row: &Row, fields: &BTreeSet<(String, String)>) -> Vec<(String, String)> {
+fn shown(row: &ResultRow, fields: &BTreeSet<(String, String)>) -> Vec<(String, String)> {
     let mut shown: Vec<(String, String)> = Vec::new();
     for (node, field) in fields {
         let role = row.roles.get(node.as_str());
         let in_name = match field.as_str() {
             "attack" | "noise" => role.is_some_and(|role| role.is_attack()),
             "method" | "refine_from" => role == Some(&StageRole::Inversion),
-            "source" => node == "dataset.downstream",
+            "source" => node == nodes::DOWNSTREAM_IMAGES,
             _ => false,
         };
         let value = row.params.get(node.as_str()).and_then(|params| params.get(field));
@@ -426,97 +424,97 @@ fn in_words(field: &str, value: &str) -> String {
 /// Functions that read a quantity from a row. Accuracies are test accuracies, and drops are differences of these:
 /// fractions, not per cent.
 pub mod quantity {
-    use hemlock_pipeline::Row;
+    use hemlock_pipeline::ResultRow;
 
     /// Accuracy of the victim that is trained on clean data alone.
-    pub fn clean(r: &Row) -> Option<f64> {
+    pub fn clean(r: &ResultRow) -> Option<f64> {
         Some(r.accuracy.clean)
     }
     /// Accuracy of the target head.
-    pub fn target(r: &Row) -> Option<f64> {
+    pub fn target(r: &ResultRow) -> Option<f64> {
         r.accuracy.target().copied()
     }
     /// Accuracy after retraining on poisoned features.
-    pub fn features(r: &Row) -> Option<f64> {
+    pub fn features(r: &ResultRow) -> Option<f64> {
         r.accuracy.features().copied()
     }
     /// Accuracy after retraining on poisoned images.
-    pub fn images(r: &Row) -> Option<f64> {
+    pub fn images(r: &ResultRow) -> Option<f64> {
         r.accuracy.images().copied()
     }
     /// Accuracy with random flips (a control).
-    pub fn random_flips(r: &Row) -> Option<f64> {
+    pub fn random_flips(r: &ResultRow) -> Option<f64> {
         r.accuracy.get("random_flips").copied()
     }
     /// Accuracy with influence flips (a control).
-    pub fn influence_flips(r: &Row) -> Option<f64> {
+    pub fn influence_flips(r: &ResultRow) -> Option<f64> {
         r.accuracy.get("influence_flips").copied()
     }
     /// Accuracy without the poisons' base images (a control).
-    pub fn removed(r: &Row) -> Option<f64> {
+    pub fn removed(r: &ResultRow) -> Option<f64> {
         r.accuracy.get("removed").copied()
     }
     /// Accuracy after the best epoch of training on poisoned images; `None` if the victim has no epochs.
-    pub fn best_epoch(r: &Row) -> Option<f64> {
+    pub fn best_epoch(r: &ResultRow) -> Option<f64> {
         r.best.as_ref()?.images().copied()
     }
     /// The drop from the best epoch on clean data to the best epoch on poisoned images.
-    pub fn drop_of_best_epochs(r: &Row) -> Option<f64> {
+    pub fn drop_of_best_epochs(r: &ResultRow) -> Option<f64> {
         Some(r.best.as_ref()?.clean - best_epoch(r)?)
     }
     /// The drop with poisoned images or, if there are none, with poisoned features.
-    pub fn drop(r: &Row) -> Option<f64> {
+    pub fn drop(r: &ResultRow) -> Option<f64> {
         drop_on_images(r).or_else(|| drop_on_features(r))
     }
     /// The drop with poisoned features.
-    pub fn drop_on_features(r: &Row) -> Option<f64> {
+    pub fn drop_on_features(r: &ResultRow) -> Option<f64> {
         Some(clean(r)? - features(r)?)
     }
     /// The drop without the poisons' base images (a control).
-    pub fn drop_of_removed(r: &Row) -> Option<f64> {
+    pub fn drop_of_removed(r: &ResultRow) -> Option<f64> {
         Some(clean(r)? - removed(r)?)
     }
     /// The drop with poisoned images.
-    pub fn drop_on_images(r: &Row) -> Option<f64> {
+    pub fn drop_on_images(r: &ResultRow) -> Option<f64> {
         Some(clean(r)? - images(r)?)
     }
     /// The drop as a share of what the clean victim has above chance: `drop / (clean - 1/K)` with `K` classes. `None`
     /// if the clean victim is not better than chance.
-    pub fn share_above_chance(r: &Row) -> Option<f64> {
+    pub fn share_above_chance(r: &ResultRow) -> Option<f64> {
         let classes = Some(r.per_class.clean.len()).filter(|k| *k > 0)?;
         let above = clean(r)? - 1.0 / classes as f64;
         (above > 0.0).then_some(drop(r)? / above)
     }
     /// The drop with influence flips or, if there are none, with random flips (controls).
-    pub fn drop_of_flips(r: &Row) -> Option<f64> {
+    pub fn drop_of_flips(r: &ResultRow) -> Option<f64> {
         Some(clean(r)? - influence_flips(r).or_else(|| random_flips(r))?)
     }
     /// The value of the attack's objective at its end.
-    pub fn objective(r: &Row) -> Option<f64> {
+    pub fn objective(r: &ResultRow) -> Option<f64> {
         Some(r.objective)
     }
     /// Peak signal-to-noise ratio against the base images, in dB.
-    pub fn psnr(r: &Row) -> Option<f64> {
+    pub fn psnr(r: &ResultRow) -> Option<f64> {
         r.visibility.as_ref().map(|v| v.psnr)
     }
     /// Structural similarity (SSIM) to the base images.
-    pub fn ssim(r: &Row) -> Option<f64> {
+    pub fn ssim(r: &ResultRow) -> Option<f64> {
         r.visibility.as_ref().map(|v| v.ssim)
     }
     /// Largest change of a pixel, in grey levels of 255.
-    pub fn linf(r: &Row) -> Option<f64> {
+    pub fn linf(r: &ResultRow) -> Option<f64> {
         r.visibility.as_ref().map(|v| 255.0 * v.linf)
     }
     /// Share of outliers among the poisons.
-    pub fn outliers(r: &Row) -> Option<f64> {
+    pub fn outliers(r: &ResultRow) -> Option<f64> {
         r.visibility.as_ref().map(|v| v.outliers)
     }
     /// Share of outliers among the poisoned features that images were made from.
-    pub fn outliers_of_features(r: &Row) -> Option<f64> {
+    pub fn outliers_of_features(r: &ResultRow) -> Option<f64> {
         r.visibility.as_ref()?.outliers_of_features
     }
     /// Time of the attack's stages, in seconds.
-    pub fn seconds(r: &Row) -> Option<f64> {
+    pub fn seconds(r: &ResultRow) -> Option<f64> {
         r.seconds
     }
 }

@@ -6,11 +6,11 @@ use crate::{
     statistics::{Estimate, ImageDeviations, Lack, Observation, TestImages},
 };
 use hemlock_artifact::Drawn;
-use hemlock_pipeline::{REPLICATED, Row};
+use hemlock_pipeline::{REPLICATED, ResultRow};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A configuration, and a function that reads a quantity from a row.
-pub type ConfigQuantity<'a> = (&'a ConfigGroup, &'a dyn Fn(&Row) -> Option<f64>);
+pub type ConfigQuantity<'a> = (&'a ConfigGroup, &'a dyn Fn(&ResultRow) -> Option<f64>);
 
 /// The step of the central differences of a quantity with respect to an accuracy.
 const STEP: f64 = 1e-4;
@@ -35,7 +35,7 @@ fn paired_by(sides: &[ConfigQuantity]) -> Vec<bool> {
 
 /// Rows by the seeds that have to be equal (`kept`) and the seed of the run. Rows of a side that share all of these are
 /// numbered from 1.
-fn by_seeds<'c>(config: &'c ConfigGroup, kept: &[bool]) -> BTreeMap<(Vec<Option<u64>>, usize), &'c Row> {
+fn by_seeds<'c>(config: &'c ConfigGroup, kept: &[bool]) -> BTreeMap<(Vec<Option<u64>>, usize), &'c ResultRow> {
     let mut seen: BTreeMap<Vec<Option<u64>>, usize> = BTreeMap::new();
     let numbered = config.rows.iter().map(|row| {
         let seeds = row.origin.seeds.iter().zip(kept).map(|(seed, kept)| seed.filter(|_| *kept));
@@ -52,21 +52,22 @@ fn by_seeds<'c>(config: &'c ConfigGroup, kept: &[bool]) -> BTreeMap<(Vec<Option<
 /// row does not have its quantity.
 pub fn joint(sides: &[ConfigQuantity], f: &dyn Fn(&[f64]) -> f64) -> Option<Estimate> {
     let kept = paired_by(sides);
-    let rows: Vec<BTreeMap<_, &Row>> = sides.iter().map(|(config, _)| by_seeds(config, &kept)).collect();
+    let rows: Vec<BTreeMap<_, &ResultRow>> = sides.iter().map(|(config, _)| by_seeds(config, &kept)).collect();
     for ((config, quantity), _) in sides.iter().zip(&rows) {
         if config.rows.iter().any(|row| quantity(row).is_none()) {
             return None;
         }
     }
     let keys = rows.first()?.keys().filter(|key| rows.iter().all(|rows| rows.contains_key(key)));
-    let paired: Vec<Vec<&Row>> = keys.map(|key| rows.iter().map(|rows| rows[key]).collect()).collect();
+    let paired: Vec<Vec<&ResultRow>> = keys.map(|key| rows.iter().map(|rows| rows[key]).collect()).collect();
     let mut extractors: Vec<Vec<&str>> = Vec::new();
-    let mut draws: Vec<Vec<&Row>> = Vec::new();
+    let mut draws: Vec<Vec<&ResultRow>> = Vec::new();
     let mut observations = Vec::new();
     for rows in &paired {
         let extractor =
             number(&mut extractors, rows.iter().map(|row| row.origin.extractor.as_str()).collect(), |a, b| a == b);
-        let same = |a: &Vec<&Row>, b: &Vec<&Row>| a.iter().zip(b).all(|(a, b)| a.origin.data == b.origin.data);
+        let same =
+            |a: &Vec<&ResultRow>, b: &Vec<&ResultRow>| a.iter().zip(b).all(|(a, b)| a.origin.data == b.origin.data);
         let draw = number(&mut draws, rows.clone(), same);
         let (value, deviations) = measured(sides, rows, f)?;
         observations.push(Observation { extractor, draw, value, deviations });
@@ -99,7 +100,11 @@ fn number<T>(seen: &mut Vec<T>, item: T, same: impl Fn(&T, &T) -> bool) -> usize
 
 /// `f` of the quantities of some rows, one per side, and the deviation that every test image adds to it, by the delta
 /// method. Derivatives are central differences, which are exact for what is linear.
-fn measured(sides: &[ConfigQuantity], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) -> Option<(f64, ImageDeviations)> {
+fn measured(
+    sides: &[ConfigQuantity],
+    rows: &[&ResultRow],
+    f: &dyn Fn(&[f64]) -> f64,
+) -> Option<(f64, ImageDeviations)> {
     let values: Vec<f64> = sides.iter().zip(rows).map(|((_, quantity), row)| quantity(row)).collect::<Option<_>>()?;
     let mut deviations = ImageDeviations::default();
     for (i, ((_, quantity), row)) in sides.iter().zip(rows).enumerate() {
@@ -110,7 +115,7 @@ fn measured(sides: &[ConfigQuantity], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) 
             f(&values)
         };
         let outer = (at(values[i] + STEP) - at(values[i] - STEP)) / (2.0 * STEP);
-        let mut varied: Row = (*row).clone();
+        let mut varied: ResultRow = (*row).clone();
         for (name, right) in answered.right.named() {
             let mut quantity_at = |step: f64| {
                 let best = varied.best.as_mut();
@@ -134,11 +139,11 @@ fn measured(sides: &[ConfigQuantity], rows: &[&Row], f: &dyn Fn(&[f64]) -> f64) 
 /// The share of training images that two draws have in common. Validation images count as well if an attack or a
 /// control looks at them. If there are several sides, it is the largest share, without sides whose data are equal. It
 /// is 1 if the draws are not known, so that nothing is said about other training data.
-fn overlap(a: &[&Row], b: &[&Row]) -> f64 {
-    let drawn = |row: &Row| Some(row.answers.as_ref()?.drawn.clone());
+fn overlap(a: &[&ResultRow], b: &[&ResultRow]) -> f64 {
+    let drawn = |row: &ResultRow| Some(row.answers.as_ref()?.drawn.clone());
     let sides = a.iter().zip(b).filter(|(a, b)| a.origin.data != b.origin.data);
     let validation = a.iter().chain(b).any(|row| row.sees.validation() || row.controls_see.validation());
-    let share = |(a, b): (&&Row, &&Row)| Some(common(&*drawn(a)?, &*drawn(b)?, validation));
+    let share = |(a, b): (&&ResultRow, &&ResultRow)| Some(common(&*drawn(a)?, &*drawn(b)?, validation));
     sides.map(|side| share(side).unwrap_or(1.0)).fold(0.0, f64::max)
 }
 
@@ -187,7 +192,7 @@ mod tests {
     /// own test images, or all have the same.
     fn config(rows: &[(u64, u64, f64)], own_images: bool) -> ConfigGroup {
         let params = |extractor: u64| json!({ "method": "simclr", "seed": extractor });
-        let mut made: Vec<Row> = Vec::new();
+        let mut made: Vec<ResultRow> = Vec::new();
         for (i, (extractor, draw, accuracy)) in rows.iter().enumerate() {
             let mut row = made_up("bilevel + feature-matching").images([*accuracy; 3]).rows()[0].clone();
             row.seed = *draw;
@@ -238,7 +243,8 @@ mod tests {
         let lack = |rows: &[(u64, u64, f64)]| config(rows, false).mean(quantity::drop).unwrap().inference.err();
         assert_eq!(lack(&[(0, 0, 0.5)]), Some(Lack::One));
         assert_eq!(lack(&[(0, 0, 0.5), (0, 1, 0.5), (0, 2, 0.5)]), Some(Lack::NoSpread));
-        let run = |seed: u64| Row { seed, key: seed.to_string(), ..config(&[(0, 0, 0.5)], false).rows[0].clone() };
+        let run =
+            |seed: u64| ResultRow { seed, key: seed.to_string(), ..config(&[(0, 0, 0.5)], false).rows[0].clone() };
         let equal = ConfigGroup::all(&[run(0), run(1)]).remove(0).mean(quantity::drop).unwrap();
         assert_eq!(equal.inference.err(), Some(Lack::Equal), "of one draw");
         let (a, b) = (config(&[(0, 0, 0.5), (0, 1, 0.6)], false), config(&[(0, 2, 0.5), (0, 3, 0.6)], false));
@@ -290,7 +296,7 @@ mod tests {
     #[test]
     fn derivatives_of_ratios_are_right() {
         let c = config(&[(0, 0, 0.60), (0, 1, 0.62)], false);
-        let share = |r: &Row| Some(r.accuracy.images()? / r.accuracy.clean);
+        let share = |r: &ResultRow| Some(r.accuracy.images()? / r.accuracy.clean);
         let images = c.mean(share).unwrap().inference.unwrap().components.images;
         // By hand: the influence of an image on the ratio of the accuracies, by the quotient rule.
         let z = |clean: bool, hit: bool, p: f64| {

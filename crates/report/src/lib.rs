@@ -24,6 +24,7 @@ pub mod words;
 
 pub use config_group::ConfigGroup;
 pub use error::ReportError;
+pub use setting::known_values;
 
 use hemlock_pipeline::{Plan, Spec, read_answers, rows};
 use hemlock_store::Store;

@@ -11,7 +11,7 @@ use crate::{
     words,
 };
 use hemlock_artifact::Stopped;
-use hemlock_pipeline::Row;
+use hemlock_pipeline::ResultRow;
 
 /// The share of a longer run's gain that a shorter run may miss so that the curve still counts as flat.
 pub const FLAT: f64 = 0.05;
@@ -108,7 +108,7 @@ fn of(config: &ConfigGroup, family: &[&ConfigGroup]) -> PassesCurve {
     };
     // The signed change of the objective: some objectives rise and others fall. Means are taken over the seeds that
     // both runs have.
-    let moved = |r: &Row| Some(r.objective - r.initial_objective?);
+    let moved = |r: &ResultRow| Some(r.objective - r.initial_objective?);
     let of = |which: usize| joint(&[(short, &moved), (long, &moved)], &|values| values[which]).filter(|e| e.n > 0);
     match (of(0), of(1), short.passes(), long.passes()) {
         (Some(less), Some(more), Some(from), Some(to)) if more.mean != 0.0 => {

@@ -9,7 +9,7 @@ use crate::{
 use hemlock_artifact::{Features, SteppedBack};
 use hemlock_head::subsample;
 use hemlock_perturb::CleanFeatureStats;
-use hemlock_pipeline::{Row, Task, unknown};
+use hemlock_pipeline::{ResultRow, Task, unknown};
 use hemlock_store::{Artifact, Key, Manifest, Store, StoreError};
 use ndarray::Axis;
 use std::{
@@ -25,7 +25,7 @@ pub struct PipelineResults<'a> {
     /// The pipeline.
     pub pipeline: &'a ReportedPipeline,
     /// The results that exist.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ResultRow>,
     /// Number of branches without a result.
     pub missing: usize,
 }
@@ -58,7 +58,7 @@ pub struct ResultSet<'a> {
 impl<'a> ResultSet<'a> {
     /// Groups the rows of some pipelines into configurations, and counts outliers among clean features.
     pub fn new(pipelines: Vec<PipelineResults<'a>>, store: &'a Store) -> Result<Self, StoreError> {
-        let rows: Vec<Row> = pipelines.iter().flat_map(|m| m.rows.iter().cloned()).collect();
+        let rows: Vec<ResultRow> = pipelines.iter().flat_map(|m| m.rows.iter().cloned()).collect();
         let (gone, missed) = (RefCell::default(), Cell::default());
         let mut result_set =
             Self { pipelines, configs: ConfigGroup::all(&rows), store, outliers: BTreeMap::new(), gone, missed };
@@ -72,7 +72,7 @@ impl<'a> ResultSet<'a> {
     }
 
     /// The task that is an input of a row's evaluation, by the role of the input, such as `poisons`.
-    pub fn input(&self, row: &Row, role: &str) -> Option<&Task> {
+    pub fn input(&self, row: &ResultRow, role: &str) -> Option<&Task> {
         let key: Key = row.key.parse().ok()?;
         let tasks = self.pipelines.iter().map(|m| &m.pipeline.plan.tasks);
         tasks.into_iter().find_map(|tasks| {
@@ -83,7 +83,7 @@ impl<'a> ResultSet<'a> {
 
     /// The artifact that is an input of a row's evaluation, by the role of the input; `None` if the evaluation has no
     /// such input, or if the artifact does not exist any more.
-    pub fn read<A: Artifact>(&self, row: &Row, role: &str) -> Result<Option<A>, StoreError> {
+    pub fn read<A: Artifact>(&self, row: &ResultRow, role: &str) -> Result<Option<A>, StoreError> {
         let Some(task) = self.input(row, role) else { return Ok(None) };
         let manifest = self.manifest(task)?;
         if manifest.is_none() {
@@ -94,7 +94,7 @@ impl<'a> ResultSet<'a> {
     }
 
     /// The number of test images of a row; `None` if the manifest of its features does not exist.
-    pub fn tested_on(&self, row: &Row) -> Option<u64> {
+    pub fn tested_on(&self, row: &ResultRow) -> Option<u64> {
         let manifest = self.manifest(self.input(row, "features")?).ok()??;
         manifest.summary["test"].as_u64().filter(|n| *n > 0)
     }

@@ -5,6 +5,7 @@ use crate::{
     config_group::PretrainingKind,
     words::{capital, list, share},
 };
+use hemlock_pipeline::nodes;
 use hemlock_threat::Sees;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -49,13 +50,16 @@ impl<'a> ExperimentContext<'a> {
 
     /// A sentence about how the attacker's extractor was made.
     fn extractor(&self) -> String {
-        let arch = self.every(&|c| c.parameter("pretrain", "arch").map(crate::words::value));
+        let arch = self.every(&|c| c.parameter(nodes::EXTRACTOR, "arch").map(crate::words::value));
         let trained = self.every(&method);
-        let node =
-            if self.first("dataset.pretrain", "source").is_some() { "dataset.pretrain" } else { "dataset.downstream" };
+        let node = if self.first(nodes::PRETRAINING_IMAGES, "source").is_some() {
+            nodes::PRETRAINING_IMAGES
+        } else {
+            nodes::DOWNSTREAM_IMAGES
+        };
         let images =
             self.text(node, "train").filter(|n| n != "null").map(|n| format!("{n} images of ")).unwrap_or_default();
-        match self.first("features", "path") {
+        match self.first(nodes::FEATURES, "path") {
             Some(path) => {
                 format!(
                     "Features were imported from the file {}, and the extractor is not known.",
@@ -65,7 +69,7 @@ impl<'a> ExperimentContext<'a> {
             None => {
                 let on = self.0.first().and_then(|c| c.pretrained_on()).map(|s| format!(" on {images}{}", source(&s)));
                 let epochs = self
-                    .text("pretrain", "epochs")
+                    .text(nodes::EXTRACTOR, "epochs")
                     .filter(|_| on.is_some())
                     .map(|e| if e == "1" { ", for 1 epoch".to_owned() } else { format!(", for {e} epochs") })
                     .unwrap_or_default();
@@ -93,8 +97,8 @@ impl<'a> ExperimentContext<'a> {
 
     /// A sentence about the victim extractor; `None` if victims use the attacker's.
     fn victim_extractor(&self) -> Option<String> {
-        let arch = self.text("victim-extractor.pretrain", "arch")?;
-        let trained = self.text("victim-extractor.pretrain", "method").unwrap_or_default();
+        let arch = self.text(nodes::VICTIM_EXTRACTOR, "arch")?;
+        let trained = self.text(nodes::VICTIM_EXTRACTOR, "method")?;
         Some(format!("Victims use another extractor than attackers: {arch}, pre-trained by {trained}."))
     }
 
@@ -105,14 +109,14 @@ impl<'a> ExperimentContext<'a> {
         let counts: Vec<String> = counts
             .iter()
             .filter_map(|(field, what)| {
-                let n = self.first("dataset.downstream", field)?;
+                let n = self.first(nodes::DOWNSTREAM_IMAGES, field)?;
                 // An absent `validation` stands for the validation split of the source, which may be empty. The other
                 // counts stand for all images if they are absent.
                 let known = !n.is_null() || *field != "validation";
                 known.then(|| if n.is_null() { format!("all {what}") } else { format!("{n} {what}") })
             })
             .collect();
-        let images = if self.first("dataset.downstream", "seed").is_some_and(|s| s == "run") {
+        let images = if self.first(nodes::DOWNSTREAM_IMAGES, "seed").is_some_and(|s| s == "run") {
             " Every seed draws training images of its own, and test images of its own if there are enough."
         } else {
             ""
@@ -146,10 +150,10 @@ impl<'a> ExperimentContext<'a> {
     /// A sentence about the victims.
     fn victims(&self) -> String {
         let decay =
-            self.text("target-params", "weight_decay").map(|d| format!(" (weight decay {d})")).unwrap_or_default();
+            self.text(nodes::TARGET, "weight_decay").map(|d| format!(" (weight decay {d})")).unwrap_or_default();
         let victims: Vec<String> = self.every(&|c| {
             let decay = if c.victim().starts_with("linear") { decay.as_str() } else { "" };
-            Some(victim(c.victim()).to_owned() + decay)
+            Some(in_words(c.victim(), &VICTIMS).unwrap_or(c.victim()).to_owned() + decay)
         });
         format!("{}. Victims are trained from scratch on clean data and poisons together.", capital(&list(&victims)))
     }
@@ -158,7 +162,7 @@ impl<'a> ExperimentContext<'a> {
     fn target(&self) -> Option<String> {
         let strengths = self.every(&|c| {
             let value =
-                |field: &str| c.parameter("target-params", field).filter(|v| !v.is_null()).map(crate::words::value);
+                |field: &str| c.parameter(nodes::TARGET, field).filter(|v| !v.is_null()).map(crate::words::value);
             let radius = |radius: String| match value("radius_unit").as_deref() {
                 Some("absolute") => format!("radius {radius}"),
                 _ => format!("radius {radius}, in norms of the clean head"),
@@ -186,7 +190,7 @@ impl<'a> ExperimentContext<'a> {
     /// A sentence about the poison fraction, and whether poisons are added or replace their base images.
     fn budget(&self) -> String {
         let budgets: Vec<String> = self.every(&|c| Some(share(c.poison_fraction())));
-        let train = self.first("dataset.downstream", "train").and_then(Value::as_u64);
+        let train = self.first(nodes::DOWNSTREAM_IMAGES, "train").and_then(Value::as_u64);
         let many = self.0.iter().map(|c| c.poison_fraction()).fold(0.0, f64::max);
         let many = train.map(|n| format!(" (up to {:.0} poisons)", many * n as f64)).unwrap_or_default();
         let role = match (self.0.iter().any(|c| c.replaces()), self.0.iter().all(|c| c.replaces())) {
@@ -238,8 +242,10 @@ impl<'a> ExperimentContext<'a> {
 
     /// Sentences about the constraints on pixels.
     fn pixels(&self) -> String {
-        let mut limits: Vec<String> = self.every(&|c| c.linf().map(|l| format!("{l}")));
-        limits.sort_by(|a, b| a.parse::<f64>().unwrap_or(0.0).total_cmp(&b.parse().unwrap_or(0.0)));
+        let mut limits: Vec<f64> = self.0.iter().filter_map(|c| c.linf()).collect();
+        limits.sort_by(f64::total_cmp);
+        limits.dedup();
+        let limits: Vec<String> = limits.iter().map(ToString::to_string).collect();
         let betas = self.every(&|c| (c.beta() > 0.0).then(|| c.beta().to_string()));
         let mut pixels = String::new();
         if self.0.iter().any(|c| c.making().is_some()) {
@@ -279,45 +285,54 @@ impl<'a> ExperimentContext<'a> {
     }
 }
 
-/// How the extractor of a configuration was made, in words.
-fn method(config: &ConfigGroup) -> Option<String> {
-    let trained = config.parameter("pretrain", "trained").and_then(Value::as_str);
-    // Methods and sources that are not known here are named as in the spec.
-    let words = match (config.parameter("pretrain", "method")?.as_str()?, trained) {
-        ("import", Some("supervised")) => "imported (trained elsewhere, with labels)",
-        ("import", _) => "imported (trained elsewhere)",
-        ("random", _) => "with random weights, not trained at all",
-        ("supervised", _) => "pre-trained with labels",
-        ("simclr", _) => "pre-trained with SimCLR, without labels",
-        ("moco-v3", _) => "pre-trained with MoCo v3, without labels",
-        (other, _) => return Some(format!("pre-trained by {other}")),
-    };
-    Some(words.to_owned())
+/// Methods of pre-training, each in words.
+const METHODS: [(&str, &str); 4] = [
+    ("random", "with random weights, not trained at all"),
+    ("supervised", "pre-trained with labels"),
+    ("simclr", "pre-trained with SimCLR, without labels"),
+    ("moco-v3", "pre-trained with MoCo v3, without labels"),
+];
+
+/// Kinds of victims, each in words.
+const VICTIMS: [(&str, &str); 7] = [
+    ("linear", "a linear head on frozen features, trained to the minimum of its loss"),
+    ("linear-sgd", "a linear head on frozen features, trained by stochastic gradient descent"),
+    ("knn", "nearest neighbours among frozen features"),
+    ("mlp", "a small network on frozen features"),
+    ("last-block", "a network: the head and the last block of the extractor, from its weights"),
+    ("fine-tune", "a network: the head and the whole extractor, from its weights"),
+    ("end-to-end", "a network of the same architecture, from random weights"),
+];
+
+/// The values of specs that have words here. Others are named as in the spec.
+pub fn known_values() -> impl Iterator<Item = &'static str> {
+    let known = METHODS.iter().chain(&VICTIMS).map(|(value, _)| *value);
+    known.chain(["import", "cifar10", "cifar100", "synthetic"])
 }
 
-fn victim(name: &str) -> &str {
-    match name {
-        "linear" => "a linear head on frozen features, trained to the minimum of its loss",
-        "linear-sgd" => "a linear head on frozen features, trained by stochastic gradient descent",
-        "knn" => "nearest neighbours among frozen features",
-        "mlp" => "a small network on frozen features",
-        "last-block" => "a network: the head and the last block of the extractor, from its weights",
-        "fine-tune" => "a network: the head and the whole extractor, from its weights",
-        "end-to-end" => "a network of the same architecture, from random weights",
-        other => other,
-    }
+fn in_words<'a>(value: &str, known: &'a [(&str, &str)]) -> Option<&'a str> {
+    known.iter().find(|(known, _)| *known == value).map(|(_, words)| *words)
+}
+
+/// How the extractor of a configuration was made, in words.
+fn method(config: &ConfigGroup) -> Option<String> {
+    let trained = config.parameter(nodes::EXTRACTOR, "trained").and_then(Value::as_str);
+    Some(match (config.parameter(nodes::EXTRACTOR, "method")?.as_str()?, trained) {
+        ("import", Some("supervised")) => "imported (trained elsewhere, with labels)".to_owned(),
+        ("import", _) => "imported (trained elsewhere)".to_owned(),
+        (other, _) => in_words(other, &METHODS).map_or_else(|| format!("pre-trained by {other}"), str::to_owned),
+    })
 }
 
 /// The name of a source of images; `text` is the source in the spec, as JSON.
 pub fn source(text: &str) -> String {
-    let value: Value = serde_json::from_str(text).unwrap_or(Value::Null);
-    let name =
-        value.as_str().map(str::to_owned).or_else(|| value.get("kind").map(crate::words::value)).unwrap_or_default();
-    match (name.as_str(), value.get("domain").and_then(Value::as_str), value.get("path").and_then(Value::as_str)) {
-        ("cifar10", ..) => "CIFAR-10".to_owned(),
-        ("cifar100", ..) => "CIFAR-100".to_owned(),
-        ("synthetic", Some(domain), _) => format!("synthetic pictures (domain {domain})"),
+    let value: Value = serde_json::from_str(text).expect("a source was written as JSON");
+    let field = |name: &str| value.get(name).and_then(Value::as_str);
+    match (value.as_str().or_else(|| field("kind")), field("domain"), field("path")) {
+        (Some("cifar10"), ..) => "CIFAR-10".to_owned(),
+        (Some("cifar100"), ..) => "CIFAR-100".to_owned(),
+        (Some("synthetic"), Some(domain), _) => format!("synthetic pictures (domain {domain})"),
         (_, _, Some(path)) => format!("pictures of the folder {path}"),
-        _ => name,
+        (name, ..) => name.unwrap_or(text).to_owned(),
     }
 }

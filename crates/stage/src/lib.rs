@@ -209,11 +209,11 @@ pub trait AnyStage: Send + Sync {
 }
 
 /// A zero-sized stand-in for the stage `S`, which implements [`AnyStage`].
-pub struct Erased<S>(std::marker::PhantomData<fn() -> S>);
+pub struct ErasedStage<S>(std::marker::PhantomData<fn() -> S>);
 
 /// Returns the stage `S` with its types erased, as a node of the graph holds it.
 pub fn erase<S: Stage>() -> Box<dyn AnyStage> {
-    Box::new(Erased::<S>(std::marker::PhantomData))
+    Box::new(ErasedStage::<S>(std::marker::PhantomData))
 }
 
 fn typed<P: Params>(value: &Value) -> Result<P, ParamError> {
@@ -233,7 +233,10 @@ pub fn read<T: DeserializeOwned>(value: &Value) -> Result<T, ParamError> {
 /// Finds the field that an error without a path is about. serde loses the path inside an enum with a tag.
 ///
 /// The guilty field is the one without which the table gives another error. Leaving out the tag changes the error, too,
-/// so the tag is blamed last: it is recognised as the field that an empty table is said to lack.
+/// so the tag is blamed last: it is recognised as the field that an empty table is said to lack. If the table lacks a
+/// field, another one is guilty only if the table would be right without it.
+///
+/// This reads the wording of serde's messages; `the_guilty_field_is_found` fails if that changes.
 fn locate<T: DeserializeOwned>(value: &Value, error: ParamError) -> ParamError {
     let Some(table) = value.as_object().filter(|_| error.path.is_empty()) else { return error };
     if table.len() > MOST_FIELDS {
@@ -255,12 +258,14 @@ fn locate<T: DeserializeOwned>(value: &Value, error: ParamError) -> ParamError {
         .filter(|(_, without)| *without != error.message)
         .collect();
     let tag = |field: &Vec<&str>| lacks == missing(field);
+    let incomplete = error.message.starts_with("missing field");
     let alone = |(field, without): &&(Vec<&str>, String)| {
-        !tag(field) && (without.is_empty() || *without == missing(field) || error.message.starts_with(&unknown(field)))
+        let explains = *without == missing(field) || error.message.starts_with(&unknown(field));
+        !tag(field) && (without.is_empty() || explains && !incomplete)
     };
-    let guilty = changes.iter().find(alone).or_else(|| changes.iter().find(|(field, _)| !tag(field)));
-    // The tag is blamed for a value that it does not allow, but not for a field that the table lacks.
-    let last = changes.first().filter(|_| !error.message.starts_with("missing field"));
+    let other = || changes.iter().find(|(field, _)| !tag(field)).filter(|_| !incomplete);
+    let guilty = changes.iter().find(alone).or_else(other);
+    let last = changes.first().filter(|_| !incomplete);
     let path = guilty.or(last).map(|(field, _)| field.join(".")).unwrap_or_default();
     ParamError { path, ..error }
 }
@@ -294,7 +299,7 @@ fn without(table: &Map<String, Value>, path: &[&str]) -> Map<String, Value> {
     rest
 }
 
-impl<S: Stage> AnyStage for Erased<S> {
+impl<S: Stage> AnyStage for ErasedStage<S> {
     fn name(&self) -> &'static str {
         S::NAME
     }
@@ -348,5 +353,31 @@ impl<S: Stage> AnyStage for Erased<S> {
     }
     fn export(&self, store: &Store, output: &Manifest) -> Result<Exported, StageError> {
         S::export(&store.read::<S::Output>(output)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+    use serde_json::json;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(tag = "method", rename_all = "kebab-case", deny_unknown_fields)]
+    #[allow(dead_code)]
+    enum Method {
+        Train { epochs: u32, rate: f64 },
+        Import { path: String },
+    }
+
+    #[test]
+    fn the_guilty_field_is_found() {
+        let found = |table: Value| read::<Method>(&table).unwrap_err();
+        let path = |table: Value| found(table).path;
+        assert_eq!(path(json!({ "method": "train", "epochs": 3, "rate": 0.1, "batch": 8 })), "batch");
+        assert_eq!(path(json!({ "method": "train", "epochs": "many", "rate": 0.1 })), "epochs");
+        assert_eq!(path(json!({ "method": "trian", "epochs": 3, "rate": 0.1 })), "method");
+        let lacks = found(json!({ "method": "train", "epochs": 3 }));
+        assert_eq!((&*lacks.path, &*lacks.message), ("", "missing field `rate`"));
     }
 }

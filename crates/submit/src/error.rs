@@ -25,6 +25,16 @@ pub enum SubmitError {
         /// The text that it wrote to stderr.
         said: String,
     },
+    /// Slurm did not say which number it gave to a job.
+    #[error(
+        "`sbatch --parsable` gave no number to {job}, but wrote '{said}'; `squeue --me` shows whether it is queued"
+    )]
+    NoNumber {
+        /// The job.
+        job: String,
+        /// The text that it wrote to stdout.
+        said: String,
+    },
     /// The path of the logs contains a `%`, which engines read as the beginning of a placeholder.
     #[error("{} has a `%` in it, which engines replace in the names of logs; expected another artifact root", path.display())]
     Placeholder {

@@ -46,14 +46,20 @@ impl Engine for Slurm {
                 sbatch.arg(format!("--dependency=afterok:{}", after.join(":")));
             }
             let said = said(sbatch, "sbatch", &script(job), &job.name)?;
-            // The name of a cluster may follow.
-            let id = said.trim().split(';').next().unwrap_or_default().to_owned();
+            let id =
+                id(&said).ok_or_else(|| SubmitError::NoNumber { job: job.name.clone(), said: said.trim().into() })?;
+            let id = id.to_owned();
             submitted.new += 1;
             tell(&format!("{id}\t{}", job.name));
             ids.insert(job.id, id);
         }
         Ok(submitted)
     }
+}
+
+/// Parses the number of a job from what `sbatch --parsable` writes: the number, and perhaps the name of a cluster.
+fn id(said: &str) -> Option<&str> {
+    said.trim().split(';').next().filter(|id| id.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 /// Returns the numbers of the user's jobs that run or may still run, by the artifact that each makes.
@@ -128,6 +134,12 @@ mod tests {
         assert_eq!(queued("17|Dependency|/data/artifacts/invert/a|b"), Some(("17", "/data/artifacts/invert/a|b")));
         assert_eq!(queued("17|DependencyNeverSatisfied|/data/artifacts/invert/ab"), None);
         assert_eq!(queued(""), None);
+    }
+
+    #[test]
+    fn what_is_no_number_is_no_job() {
+        assert_eq!(["17\n", "17;west\n"].map(id), [Some("17"); 2]);
+        assert_eq!(["", "\n", ";west", "Submitted batch job 17"].map(id), [None; 4]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod noise;
 pub use noise::Scope;
 
 use hemlock_artifact::{
-    CurvePoint, Dataset, ExtractorArtifact, Features, LearnerState, Poisons, Stopped, TargetParams,
+    AttackId, CurvePoint, Dataset, ExtractorArtifact, Features, LearnerState, Poisons, Stopped, TargetParams,
 };
 use hemlock_attack::poison_count;
 use hemlock_head::Head;
@@ -168,11 +168,6 @@ inputs! {
     }
 }
 
-/// Name of the attack in results.
-pub const NAME: &str = "error-minimizing";
-/// What the attack's objective measures.
-pub const VALUE_LABEL: &str = "the training loss with noise";
-
 /// The stage.
 pub struct Stage;
 
@@ -251,7 +246,7 @@ impl hemlock_stage::Stage for Stage {
             images,
             pixels: None,
             fits,
-            attack: NAME.to_owned(),
+            attack: AttackId::ERROR_MINIMIZING.to_owned(),
             method: params.noise.name().to_owned(),
             objective: learner.loss,
             clean_label: true,

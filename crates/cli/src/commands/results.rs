@@ -8,7 +8,7 @@ use crate::{
     results::{self, FILE_WIDTH, TableRow, TableView},
 };
 use anyhow::Result;
-use hemlock_pipeline::{Asked, Plan, Row, Spec, Task, as_csv, history, read_answers, rows, unknown};
+use hemlock_pipeline::{Asked, Plan, ResultRow, Spec, Task, as_csv, history, read_answers, rows, unknown};
 use hemlock_report::words;
 use hemlock_stage::{ErrorKind, StageError};
 
@@ -22,7 +22,7 @@ impl App<'_> {
             let message = format!("'{}' was not run yet; run `hemlock run {}` first", spec.name, all.pipeline);
             return Err(StageError::new(ErrorKind::Artifact, message).into());
         }
-        self.printer.result(&render::history(&asked, &self.store()))?;
+        self.printer.result(&render::history(&asked, &self.graph, &self.store()))?;
         let shows = "with the overrides of a line, or `--as` and its name, shows its results";
         self.printer.note(&format!("`hemlock results {}` {shows}", all.pipeline));
         Ok(())
@@ -34,12 +34,12 @@ impl App<'_> {
         let asked = history(&spec.path, &store)?;
         let (here, others): (Vec<&Asked>, Vec<&Asked>) = asked.iter().partition(|a| a.overrides == plan.overrides);
         let key = |t: &Task| (t.stage.to_owned(), t.key);
-        let is_new = |a: &&&Asked| plan.tasks.iter().any(|t| t.stage == "evaluate" && !a.tasks.contains(&key(t)));
+        let is_new = |a: &&&Asked| plan.tasks.iter().any(|t| t.is_evaluation() && !a.tasks.contains(&key(t)));
         if let Some(a) = here.first().filter(is_new) {
             let said = "the spec, or what it reads, has changed since it was run";
             return Ok(Some(format!("{said} ({}): `hemlock why {named}` says how", a.time)));
         }
-        let others: Vec<&Asked> = others.into_iter().filter(|a| a.results(&store).0 > 0).collect();
+        let others: Vec<&Asked> = others.into_iter().filter(|a| a.results(&self.graph, &store).0 > 0).collect();
         let Some(newest) = others.first() else { return Ok(None) };
         let name = &spec.name;
         let options = match (&newest.label, newest.overrides.as_slice()) {
@@ -56,7 +56,7 @@ impl App<'_> {
 
     pub(super) fn results(&self, pipeline: &Pipeline, form: &Form) -> Result<()> {
         let (spec, plan) = self.planned(pipeline)?;
-        if !plan.tasks.iter().any(|t| t.stage == "evaluate") {
+        if !plan.tasks.iter().any(Task::is_evaluation) {
             return Err(Usage(format!("'{}' has no [evaluate], and so no results", spec.name)).into());
         }
         let (mut rows, missing) = rows(&plan, &self.store())?;
@@ -85,7 +85,7 @@ impl App<'_> {
     }
 
     /// Writes the requested table. A table of few columns is as wide as the terminal, or [`FILE_WIDTH`] in a file.
-    fn table(&self, spec: &Spec, rows: &mut [Row], form: &Form) -> Result<String> {
+    fn table(&self, spec: &Spec, rows: &mut [ResultRow], form: &Form) -> Result<String> {
         let view = match form {
             Form { columns, .. } if !columns.is_empty() => TableView::Named(columns.clone()),
             Form { wide: true, .. } => TableView::Wide,

@@ -60,7 +60,7 @@ impl App<'_> {
             match decision {
                 Decision::Cached(_) => continue,
                 Decision::Run(_) => left.insert(id),
-                Decision::Refuse(e) => return Err(e.into()),
+                Decision::Unusable(e) => return Err(e.into()),
             };
             let resources = spec.resources(task.stage);
             let device: Backend = match &resources.device {

@@ -3,7 +3,7 @@
 use super::TableRow;
 use hemlock_artifact::TrainingSet;
 use hemlock_evaluate::about;
-use hemlock_pipeline::{Cell, Group, telling};
+use hemlock_pipeline::{AggregatedRow, MeanStd, nodes, telling};
 use hemlock_report::words::share;
 use hemlock_stage::StageRole;
 use serde_json::Value;
@@ -180,14 +180,14 @@ impl ResultColumn {
     }
 
     /// Makes a column of numbers that may be missing, with `digits` digits after the decimal point.
-    fn numbers(name: &str, table_rows: &[TableRow], digits: usize, of: impl Fn(&Group) -> Option<f64>) -> Self {
+    fn numbers(name: &str, table_rows: &[TableRow], digits: usize, of: impl Fn(&AggregatedRow) -> Option<f64>) -> Self {
         let values: Vec<Option<f64>> = table_rows.iter().map(|s| of(&s.group)).collect();
         let cells = values.iter().map(|v| v.map_or_else(|| NONE.to_owned(), |x| format!("{x:.digits$}")));
         Self { right: true, ..Self { values: values.clone(), ..Self::new(name, cells.collect(), Place::Detail) } }
     }
 
     /// Makes a column of shares that may be missing, in percent, with their standard deviation over seeds.
-    fn percent(name: &str, table_rows: &[TableRow], of: impl Fn(&Group) -> Option<Cell>) -> Self {
+    fn percent(name: &str, table_rows: &[TableRow], of: impl Fn(&AggregatedRow) -> Option<MeanStd>) -> Self {
         let cell = |s: &TableRow| match of(&s.group) {
             None => NONE.to_owned(),
             Some(c) if s.group.seeds > 1 => format!("{:.2} ± {:.2}", 100.0 * c.mean, 100.0 * c.std),
@@ -231,17 +231,17 @@ impl ResultColumn {
 /// features are named after their file.
 fn extractor(params: &BTreeMap<&'static str, Value>) -> String {
     let field = |node, name| params.get(node)?.get(name)?.as_str();
-    if let Some(path) = field("features", "path") {
+    if let Some(path) = field(nodes::FEATURES, "path") {
         return Path::new(path).file_name().unwrap_or_default().to_string_lossy().into_owned();
     }
-    let field = |name| field("pretrain", name);
+    let field = |name| field(nodes::EXTRACTOR, name);
     let trained = field("trained").map(|trained| format!(" ({trained})"));
     field("method").unwrap_or_default().to_owned() + &trained.unwrap_or_default()
 }
 
 /// Describes the attacker's extractor and, if there is one, the victim extractor.
 pub fn extractors(params: &BTreeMap<&'static str, Value>) -> String {
-    match params.get("victim-extractor.pretrain").and_then(|other| other.get("method")) {
+    match params.get(nodes::VICTIM_EXTRACTOR).and_then(|other| other.get("method")) {
         Some(other) => format!("{}, of victims: {}", extractor(params), parameter(other)),
         None => extractor(params),
     }
@@ -259,9 +259,9 @@ fn parameter(value: &Value) -> String {
 fn has_column(role: Option<StageRole>, node: &str, field: &str) -> bool {
     match field {
         "attack" | "labels" | "poison_fraction" | "noise" => role.is_some_and(StageRole::is_attack),
-        "method" => role == Some(StageRole::Inversion) || ["features", "pretrain"].contains(&node),
-        "path" => node == "features",
-        "trained" => node == "pretrain",
+        "method" => role == Some(StageRole::Inversion) || [nodes::FEATURES, nodes::EXTRACTOR].contains(&node),
+        "path" => node == nodes::FEATURES,
+        "trained" => node == nodes::EXTRACTOR,
         "kind" => role == Some(StageRole::Victim),
         _ => false,
     }
@@ -300,16 +300,16 @@ fn parameters(table_rows: &[TableRow]) -> Vec<ResultColumn> {
 
 /// The columns that say which result a row shows.
 fn identities(table_rows: &[TableRow]) -> Vec<ResultColumn> {
-    let words = |name: &str, cell: &dyn Fn(&Group) -> String| {
+    let words = |name: &str, cell: &dyn Fn(&AggregatedRow) -> String| {
         ResultColumn::new(name, table_rows.iter().map(|s| cell(&s.group)).collect(), Place::Setting)
     };
-    let method = |g: &Group| g.attack.method.clone().unwrap_or_else(|| NONE.to_owned());
-    let labels = |g: &Group| {
+    let method = |g: &AggregatedRow| g.attack.method.clone().unwrap_or_else(|| NONE.to_owned());
+    let labels = |g: &AggregatedRow| {
         let attacks = g.roles.iter().filter(|(_, role)| role.is_attack());
         let chosen = attacks.map(|(node, _)| node).find_map(|node| g.params.get(node)?.get("labels"));
         if g.clean_label { "clean".to_owned() } else { chosen.map_or_else(|| "dirty".to_owned(), parameter) }
     };
-    let sees = |g: &Group| match g.sees == g.controls_see {
+    let sees = |g: &AggregatedRow| match g.sees == g.controls_see {
         true => g.sees.to_string(),
         false => format!("{}; controls {}", g.sees, g.controls_see),
     };
@@ -337,7 +337,7 @@ fn accuracy(table_rows: &[TableRow]) -> ResultColumn {
 }
 
 /// The control that lowers the victim's accuracy most, in words, and the accuracy that it leaves.
-fn strongest(group: &Group) -> Option<(String, f64)> {
+fn strongest(group: &AggregatedRow) -> Option<(String, f64)> {
     let there = group.accuracy.controls().map(|(set, cell)| (set.words(), cell.mean));
     there.min_by(|a, b| a.1.total_cmp(&b.1))
 }
@@ -382,8 +382,8 @@ fn control(table_rows: &[TableRow]) -> ResultColumn {
 }
 
 /// Share of the drop through poisoned features that the poisoned images keep, in percent.
-fn kept(g: &Group) -> Option<f64> {
-    let drop = |poisoned: Cell| g.accuracy.clean.mean - poisoned.mean;
+fn kept(g: &AggregatedRow) -> Option<f64> {
+    let drop = |poisoned: MeanStd| g.accuracy.clean.mean - poisoned.mean;
     // For a drop below one percentage point, the share would be noise.
     let asked = g.accuracy.features().copied().map(drop).filter(|drop| *drop >= 0.01)?;
     Some(100.0 * drop(*g.accuracy.images()?) / asked)
@@ -411,14 +411,15 @@ fn of_stages(table_rows: &[TableRow]) -> Vec<ResultColumn> {
 pub fn columns(table_rows: &[TableRow]) -> Vec<ResultColumn> {
     let mut columns = identities(table_rows);
     columns.extend([accuracy(table_rows), control(table_rows)]);
-    let percent = |name: &str, of: &dyn Fn(&Group) -> Option<Cell>| ResultColumn::percent(name, table_rows, of);
+    let percent =
+        |name: &str, of: &dyn Fn(&AggregatedRow) -> Option<MeanStd>| ResultColumn::percent(name, table_rows, of);
     columns.push(percent("clean", &|g| Some(g.accuracy.clean)));
     columns.push(percent("target", &|g| g.accuracy.target().copied()));
     columns.push(percent("features", &|g| g.accuracy.features().copied()));
     columns.push(percent("images", &|g| g.accuracy.images().copied()));
     columns.push(percent("drop", &|g| g.drop));
     columns.extend(controls(table_rows));
-    let number = |name: &str, digits: usize, of: &dyn Fn(&Group) -> Option<f64>| {
+    let number = |name: &str, digits: usize, of: &dyn Fn(&AggregatedRow) -> Option<f64>| {
         ResultColumn::numbers(name, table_rows, digits, of)
     };
     columns.push(number("kept", 0, &kept));

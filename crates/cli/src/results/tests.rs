@@ -1,18 +1,18 @@
 use super::*;
 use hemlock_artifact::{AttackId, Measured, Role};
-use hemlock_pipeline::{Cell, Seen};
+use hemlock_pipeline::{MeanStd, VisibilityStats};
 use hemlock_stage::StageRole;
 use serde_json::json;
 use std::collections::BTreeMap;
 
-fn group(attack: &str, method: &str, constraint: &str, poison_fraction: f64) -> Group {
-    let cell = |mean: f64| Cell { mean, std: 0.0123 };
+fn group(attack: &str, method: &str, constraint: &str, poison_fraction: f64) -> AggregatedRow {
+    let cell = |mean: f64| MeanStd { mean, std: 0.0123 };
     let params = BTreeMap::from([
         ("poison-features", json!({ "attack": attack, "poison_fraction": poison_fraction, "constraint": constraint })),
         ("invert", json!({ "method": method })),
         ("pretrain", json!({ "method": "simclr" })),
     ]);
-    Group {
+    AggregatedRow {
         attack: AttackId::by(attack, method),
         victim: "linear".to_owned(),
         clean_label: true,
@@ -39,7 +39,7 @@ fn group(attack: &str, method: &str, constraint: &str, poison_fraction: f64) -> 
             .with("influence_flips", Role::Control, cell(0.79))
             .with("duplicates", Role::Control, cell(0.81)),
         drop: Some(cell(0.0635)),
-        visibility: Some(Seen {
+        visibility: Some(VisibilityStats {
             psnr: cell(20.0),
             ssim: cell(0.9),
             linf: cell(150.0 / 255.0),
@@ -53,7 +53,7 @@ fn group(attack: &str, method: &str, constraint: &str, poison_fraction: f64) -> 
 
 /// A setting with four seeds and a poisoned accuracy of about `images`. Half of its interval is 3.182 * 1.1547 / 2
 /// points.
-fn row(group: Group, images: f64) -> TableRow {
+fn row(group: AggregatedRow, images: f64) -> TableRow {
     let poisoned = Estimate::of(&[images - 0.01, images - 0.01, images + 0.01, images + 0.01]);
     TableRow { clean: group.accuracy.clean.mean, poisoned, group }
 }
@@ -111,7 +111,7 @@ fn what_all_rows_have_in_common_stands_above_the_table() {
     );
     // What differs between rows has a column, and is not mentioned above the table.
     table_rows[1].group.victim = "knn".to_owned();
-    *table_rows[2].group.accuracy.get_mut("duplicates").unwrap() = Cell { mean: 0.7, std: 0.0 };
+    *table_rows[2].group.accuracy.get_mut("duplicates").unwrap() = MeanStd { mean: 0.7, std: 0.0 };
     let table = table(&table_rows, TableView::Few(160));
     assert!(!head(&table).contains("victim") && !head(&table).contains("influence flips"), "{table}");
     assert!([" knn ", "duplicates 70.00", "influence flips 79.00"].iter().all(|cell| table.contains(cell)), "{table}");
@@ -164,7 +164,7 @@ fn all_columns_have_their_headings_in_words() {
 
 #[test]
 fn a_head_near_chance_and_an_attack_that_draws_nothing_are_said() {
-    let wide = |group: Group| {
+    let wide = |group: AggregatedRow| {
         let asked = TableRequest { view: TableView::Wide, sort: None, legend: true };
         results("p", &[row(group, 0.75)], &asked).unwrap().replace('\n', " ")
     };
@@ -181,7 +181,7 @@ fn a_head_near_chance_and_an_attack_that_draws_nothing_are_said() {
     assert!(!one(100, 0.2).contains("NEAR CHANCE") && !one(2, 0.6).contains("NEAR CHANCE"));
     assert!(!one(10, 0.5).contains("± 0.00: The attack draws nothing"));
     let mut still = group("bilevel", "decoder", "ball", 0.03);
-    *still.accuracy.get_mut("features").unwrap() = Cell { mean: 0.7, std: 0.0 };
+    *still.accuracy.get_mut("features").unwrap() = MeanStd { mean: 0.7, std: 0.0 };
     assert!(wide(still).contains("± 0.00: The attack draws nothing"));
 }
 

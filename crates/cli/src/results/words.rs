@@ -4,8 +4,9 @@ use super::{
     TableRow,
     columns::{Place, ResultColumn, common_control, extractors},
 };
+use hemlock_artifact::AttackId;
 use hemlock_attack::attacks::all;
-use hemlock_pipeline::Group;
+use hemlock_pipeline::AggregatedRow;
 use hemlock_report::words::list;
 use std::collections::BTreeSet;
 
@@ -78,7 +79,7 @@ pub fn legend(table_rows: &[TableRow], columns: &[&ResultColumn], width: usize) 
         out += &wrapped(&format!("{}: {}", column.heading, column.meaning), width);
         if column.name == "objective" {
             let shown = all().map(|attack| (attack.name(), attack.value_label()));
-            for (name, shown) in shown.chain([(hemlock_unlearnable::NAME, hemlock_unlearnable::VALUE_LABEL)]) {
+            for (name, shown) in shown.chain([(AttackId::ERROR_MINIMIZING, AttackId::ERROR_MINIMIZING_LABEL)]) {
                 if table_rows.iter().any(|s| s.group.attack.objective == name) {
                     out += &wrapped(&format!("objective of {name}: This is {shown}."), width);
                 }
@@ -92,14 +93,14 @@ pub fn legend(table_rows: &[TableRow], columns: &[&ResultColumn], width: usize) 
 }
 
 /// Whether the poisoned accuracy is exactly the same for all of several seeds.
-fn still(g: &Group) -> bool {
+fn still(g: &AggregatedRow) -> bool {
     g.seeds > 1 && [g.accuracy.features(), g.accuracy.images()].into_iter().flatten().any(|c| c.std == 0.0)
 }
 
 /// Warnings about the results, with a paragraph each.
 pub fn warnings(table_rows: &[TableRow], width: usize) -> String {
-    let groups: Vec<&Group> = table_rows.iter().map(|s| &s.group).collect();
-    let names = |of: &dyn Fn(&Group) -> bool| {
+    let groups: Vec<&AggregatedRow> = table_rows.iter().map(|s| &s.group).collect();
+    let names = |of: &dyn Fn(&AggregatedRow) -> bool| {
         let names: BTreeSet<String> = groups.iter().filter(|g| of(g)).map(|g| extractors(&g.params)).collect();
         (!names.is_empty()).then(|| Vec::from_iter(names).join(", "))
     };
@@ -119,7 +120,7 @@ pub fn warnings(table_rows: &[TableRow], width: usize) -> String {
     all.into_iter().flatten().map(|text| wrapped(&text, width)).collect()
 }
 
-fn stepped_back(groups: &[&Group]) -> Option<String> {
+fn stepped_back(groups: &[&AggregatedRow]) -> Option<String> {
     let weaker = groups.iter().flat_map(|g| &g.stepped_back);
     let weaker: BTreeSet<String> =
         weaker.map(|s| format!("{} is {} instead of {}", s.field, s.used, s.asked)).collect();
@@ -129,9 +130,10 @@ fn stepped_back(groups: &[&Group]) -> Option<String> {
     })
 }
 
-fn near_chance(groups: &[&Group]) -> Option<String> {
-    let chance = |g: &Group| 1.0 / g.classes.max(1) as f64;
-    let near = |g: &&&Group| g.classes > 1 && g.accuracy.clean.mean - chance(g) < NEAR_CHANCE * (1.0 - chance(g));
+fn near_chance(groups: &[&AggregatedRow]) -> Option<String> {
+    let chance = |g: &AggregatedRow| 1.0 / g.classes.max(1) as f64;
+    let near =
+        |g: &&&AggregatedRow| g.classes > 1 && g.accuracy.clean.mean - chance(g) < NEAR_CHANCE * (1.0 - chance(g));
     let worst = groups.iter().filter(near).min_by(|a, b| a.accuracy.clean.mean.total_cmp(&b.accuracy.clean.mean))?;
     Some(format!(
         "NEAR CHANCE: a clean accuracy is {:.2} %, and guessing among {} classes gives {:.2} %. Such a head has \

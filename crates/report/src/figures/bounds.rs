@@ -10,6 +10,7 @@ use crate::{
 };
 use hemlock_artifact::{PathPoint, TargetParams};
 use hemlock_attack::attacks;
+use hemlock_pipeline::nodes;
 
 /// The least poison fraction that is shown, in per cent: heads that need less are as good as clean.
 const LEAST: f64 = 0.01;
@@ -50,7 +51,7 @@ pub fn figure(result_set: &ResultSet) -> Result<Figure, ReportError> {
 fn is_bounded(config: &ConfigGroup) -> bool {
     attacks::find(config.aim()).is_some_and(|attack| attack.uses_target())
         && config.mean(quantity::drop_on_features).is_some()
-        && config.of_feature_attack("constraint") == config.parameter("target-params", "constraint")
+        && config.of_feature_attack("constraint") == config.parameter(nodes::TARGET, "constraint")
 }
 
 /// The heads on the attacker's path and the target, as two series, and a sentence about the target.

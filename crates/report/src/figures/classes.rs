@@ -26,7 +26,7 @@ pub fn figure(result_set: &ResultSet) -> Result<Figure, ReportError> {
         let Some(config) = configs.first() else { continue };
         let classes = config.rows[0].per_class.clean.len();
         let change = |k: usize| {
-            let of = |r: &hemlock_pipeline::Row| {
+            let of = |r: &hemlock_pipeline::ResultRow| {
                 let poisoned = r.per_class.poisoned()?;
                 Some(poisoned.get(k).copied().flatten()? - r.per_class.clean.get(k).copied().flatten()?)
             };

@@ -7,7 +7,7 @@ use crate::{
     result_set::ResultSet,
     words,
 };
-use hemlock_artifact::{CurvePoint, ExtractorArtifact, PoisonFeatures, Poisons};
+use hemlock_artifact::{AttackId, CurvePoint, ExtractorArtifact, PoisonFeatures, Poisons};
 use hemlock_attack::attacks;
 
 fn points(curve: &[CurvePoint]) -> Vec<Point> {
@@ -18,7 +18,7 @@ fn points(curve: &[CurvePoint]) -> Vec<Point> {
 pub(super) fn objective(aim: &str) -> String {
     let shown = match attacks::find(aim) {
         Some(attack) => attack.value_label(),
-        None if aim == hemlock_unlearnable::NAME => hemlock_unlearnable::VALUE_LABEL,
+        None if aim == AttackId::ERROR_MINIMIZING => AttackId::ERROR_MINIMIZING_LABEL,
         None => "objective",
     };
     words::capital(shown.strip_prefix("the ").unwrap_or(shown))

@@ -93,7 +93,8 @@ fn strip(config: &ConfigGroup, title: &str, poisons: &Poisons, dataset: &Dataset
             (png(dim, |at| poison[at])?, format!("poison made from it, labelled {class}")),
             (png(dim, difference)?, format!("difference of the two{amplified}")),
         ];
-        let fit = poisons.fits.get(*i).copied().unwrap_or_default();
+        let fit = poisons.fits.get(*i);
+        let fit = fit.ok_or_else(|| ReportError::draw(format!("{title}: the poison {i} has no distance")))?;
         let unit = |d: f32| words::number(f64::from(d) / poisons.clean_nearest, 1);
         let distance = if config.on_features() {
             format!("{} → {}", unit(fit.start_distance), unit(fit.distance))

@@ -6,7 +6,7 @@ use crate::{
     config_group::{PretrainingKind, Quantity, quantity},
     words,
 };
-use hemlock_pipeline::Row;
+use hemlock_pipeline::ResultRow;
 use std::collections::BTreeMap;
 
 const TEST: &str = "For images without a limit on pixels: under transfer, the share of outliers among the poisons is \
@@ -58,7 +58,7 @@ fn unusual(
     let (moved, tuned) = (of(PretrainingKind::Transfer), of(PretrainingKind::FineTuning));
     let mut comparisons = Vec::new();
     for config in &moved {
-        let excess = |r: &Row| Some(quantity::outliers(r)? - clean_outliers.get(&r.key)?);
+        let excess = |r: &ResultRow| Some(quantity::outliers(r)? - clean_outliers.get(&r.key)?);
         if let Some(e) = config.mean(excess) {
             let what = "share of outliers among the poisons − among clean test samples";
             comparisons.push(FindingComparison::paired(named(config), what, Unit::Points, e));

@@ -5,7 +5,7 @@ use super::{
     axis::{Axis, ask},
 };
 use crate::{ConfigGroup, config_group::quantity};
-use hemlock_pipeline::Row;
+use hemlock_pipeline::ResultRow;
 use hemlock_stage::StageRole;
 
 const TEST: &str = "For each attack on pixels within an L∞ limit and with β = 0: the victim is less accurate under the \
@@ -41,7 +41,7 @@ const ROUTE: &[StageRole] = &[StageRole::FeatureAttack, StageRole::Inversion];
 
 /// The configuration whose victims have the largest loss on clean training data; `None` if no victim has a loss.
 fn best<'c>(configs: &[&'c ConfigGroup]) -> Option<&'c ConfigGroup> {
-    let loss = |row: &Row| row.clean_loss.as_ref()?.images().copied();
+    let loss = |row: &ResultRow| row.clean_loss.as_ref()?.images().copied();
     let measured = configs.iter().filter_map(|c| Some((c.mean(loss)?.mean, *c)));
     measured.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, config)| config)
 }
@@ -111,6 +111,7 @@ fn compared(configs: &[ConfigGroup], question: &Question, targeted: fn(&ConfigGr
 mod tests {
     use super::super::{Verdict, testing::made_up};
     use super::*;
+    use hemlock_threat::Sees;
     use serde_json::{Value, json};
 
     fn on_pixels(images: [f64; 3], constraint: Option<&str>) -> ConfigGroup {
@@ -219,10 +220,14 @@ mod tests {
     /// An attack that reads validation labels is not compared with one that does not.
     #[test]
     fn the_best_have_seen_the_same() {
-        let mut all = configs([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
-        let more = json!({ "attack": "tgda", "linf": "8/255", "steps": 80, "objective": "both" });
-        all.push(made_up("tgda + pixels").with("poison-images", more).images([0.60, 0.61, 0.60]).config());
-        assert_eq!(finding(&all).comparisons.len(), 1);
+        let comparisons = |sees| {
+            let best = json!({ "attack": "tgda", "linf": "8/255", "steps": 80, "sees": sees });
+            let best = made_up("tgda + pixels").with("poison-images", best).images([0.60, 0.61, 0.60]);
+            let mut all = configs([0.75, 0.74, 0.75], [0.70, 0.70, 0.69], 8);
+            all.push(best.sees(sees).config());
+            finding(&all).comparisons.len()
+        };
+        assert_eq!([Sees::Train, Sees::TrainAndValidation].map(comparisons), [2, 1]);
     }
 
     #[test]

@@ -2,20 +2,21 @@
 
 use crate::ConfigGroup;
 use hemlock_artifact::{AttackId, LearnerState, Measured, Role, TrainingSet, Visibility};
-use hemlock_pipeline::{Origin, Row};
+use hemlock_pipeline::{Origin, ResultRow};
 use hemlock_stage::StageRole;
+use hemlock_threat::Sees;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// Rows of three seeds with a clean accuracy of 0.8; influence flips cost 0.01.
-pub struct MadeUp(Vec<Row>);
+pub struct MadeUp(Vec<ResultRow>);
 
 pub fn made_up(attack: &str) -> MadeUp {
     let id = match attack.split_once(" + ") {
         Some((objective, method)) => AttackId::by(objective, method),
         None => AttackId::on_features(attack),
     };
-    let row = |seed: u64| Row {
+    let row = |seed: u64| ResultRow {
         pipeline: "made-up".to_owned(),
         attack: id.clone(),
         victim: "linear".to_owned(),
@@ -54,6 +55,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         visibility: None,
         seconds: Some(1.0),
         key: format!("{attack} {seed}"),
+        stage: "evaluate",
         gone: Vec::new(),
         origin: Origin::default(),
         answers: None,
@@ -76,7 +78,7 @@ fn role(node: &str) -> StageRole {
 /// The nodes that make the poisons of an attack.
 fn route(attack: &AttackId) -> &'static [&'static str] {
     match attack.method.as_deref() {
-        _ if attack.objective == hemlock_unlearnable::NAME => &["unlearnable"],
+        _ if attack.objective == AttackId::ERROR_MINIMIZING => &["unlearnable"],
         None => &["poison-features"],
         Some("pixels") => &["poison-images"],
         Some(_) => &["poison-features", "invert"],
@@ -84,7 +86,7 @@ fn route(attack: &AttackId) -> &'static [&'static str] {
 }
 
 impl MadeUp {
-    fn each(mut self, values: [f64; 3], set: impl Fn(&mut Row, f64)) -> Self {
+    fn each(mut self, values: [f64; 3], set: impl Fn(&mut ResultRow, f64)) -> Self {
         self.0.iter_mut().zip(values).for_each(|(row, v)| set(row, v));
         self
     }
@@ -147,11 +149,16 @@ impl MadeUp {
     pub fn objective(self, start: f64, end: f64) -> Self {
         self.each([end; 3], |r, end| (r.objective, r.initial_objective) = (end, Some(start)))
     }
+    /// Sets the labelled splits that the attacker sees.
+    pub fn sees(mut self, sees: Sees) -> Self {
+        self.0.iter_mut().for_each(|row| row.sees = sees);
+        self
+    }
     pub fn learner(self, learner: LearnerState) -> Self {
         self.each([0.0; 3], |r, _| r.learner = Some(learner))
     }
     /// The rows, with keys that depend on their parameters.
-    pub fn rows(mut self) -> Vec<Row> {
+    pub fn rows(mut self) -> Vec<ResultRow> {
         self.0.iter_mut().for_each(|r| r.key = format!("{:?} {}", r.params, r.key));
         self.0
     }

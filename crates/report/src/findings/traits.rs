@@ -8,7 +8,7 @@
 
 use crate::ConfigGroup;
 use hemlock_attack::attacks;
-use hemlock_pipeline::{REPLICATED, Row};
+use hemlock_pipeline::{REPLICATED, ResultRow, nodes};
 use hemlock_stage::StageRole;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -27,10 +27,6 @@ const SETS: [&str; 3] = ["constraint", "quantile", "neighbors"];
 pub fn known_fields() -> Vec<&'static str> {
     [&SEARCH[..], &PIXELS, &PASSES, &SETS].concat()
 }
-
-/// The stage that makes target heads. Its parameters count only for attacks that aim at a target
-/// ([`uses_target`](hemlock_attack::attacks::AnyAttack::uses_target)).
-const TARGET: &str = "target-params";
 
 /// A trait of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +102,7 @@ fn parameters(config: &ConfigGroup) -> Vec<(&'static str, StageRole, &str, &Valu
             // Sides are paired by the seeds of replicates, so these are no traits. Nor are fields in which the rows of
             // a configuration differ.
             let paired = field == "seed" && REPLICATED.contains(node);
-            let of = |row: &Row| (if data { &row.params } else { &row.deciding }).get(node)?.get(field).cloned();
+            let of = |row: &ResultRow| (if data { &row.params } else { &row.deciding }).get(node)?.get(field).cloned();
             let same = config.rows.iter().all(|row| of(row).as_ref() == Some(value));
             if same && !paired && !watches(field) && !nothing(field, value) {
                 found.push((*node, role, field.as_str(), value));
@@ -142,8 +138,9 @@ fn name(
         _ if role.is_attack() && own.contains_key(field) => shared(format!("attack.{field}")),
         _ if role.is_attack() => shared(field.to_owned()),
         // The weight decay is the victim's, whatever the target.
-        "weight_decay" if node == TARGET => shared(field.to_owned()),
-        _ if node == TARGET && !aims => None,
+        "weight_decay" if node == nodes::TARGET => shared(field.to_owned()),
+        // A target counts only for attacks that aim at it.
+        _ if node == nodes::TARGET && !aims => None,
         _ => of_node(),
     }
 }
@@ -189,9 +186,10 @@ mod tests {
         let features = made_up("bilevel + refined")
             .with(
                 "poison-features",
-                json!({ "attack": "bilevel", "constraint": "ball", "quantile": 0.9, "objective": "both",
+                json!({ "attack": "bilevel", "constraint": "ball", "quantile": 0.9, "sees": ["train", "validation"],
                                              "temperature": 0.5, "steps": 200, "labels": "clean" }),
             )
+            .sees(Sees::TrainAndValidation)
             .with(
                 "invert",
                 json!({ "method": "feature-matching", "linf": "8/255", "beta": 0.0, "steps": 20, "refine": 60,
@@ -202,8 +200,9 @@ mod tests {
             .with(
                 "poison-images",
                 json!({ "attack": "bilevel", "linf": "8/255", "beta": 0.0, "steps": 100, "step": 0.02,
-                                           "objective": "both", "temperature": 0.5, "labels": "clean" }),
+                                           "sees": ["train", "validation"], "temperature": 0.5, "labels": "clean" }),
             )
+            .sees(Sees::TrainAndValidation)
             .config();
         for name in ["linf", "passes", "step", "sees", "attack.temperature", "labels", "attack"] {
             assert_eq!(get(&features, name), get(&pixels, name), "{name}");
@@ -240,7 +239,7 @@ mod tests {
     /// A table has the fields of all attacks; its key has those of one attack alone.
     #[test]
     fn what_idles_is_no_trait() {
-        let table = json!({ "attack": "gradient-canceling", "objective": "both", "temperature": 0.5, "quantile": 0.9 });
+        let table = json!({ "attack": "gradient-canceling", "sees": ["train", "validation"], "temperature": 0.5, "quantile": 0.9 });
         let deciding = json!({ "attack": "gradient-canceling", "step": 0.02, "start": "clean" });
         let config = made_up("gradient-canceling + pixels").with_idle("poison-images", table, deciding).config();
         assert_eq!(get(&config, "sees").as_deref(), Some("train"));

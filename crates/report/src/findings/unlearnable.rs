@@ -5,6 +5,7 @@ use super::{
     axis::{Axis, ask, grouped},
 };
 use crate::{ConfigGroup, config_group::quantity};
+use hemlock_artifact::AttackId;
 
 const QUESTION: Question = Question {
     id: "F4",
@@ -30,7 +31,7 @@ pub fn against(config: &ConfigGroup) -> Option<&str> {
 
 /// Whether a configuration is error-minimising noise.
 fn is_noise(config: &&ConfigGroup) -> bool {
-    config.aim() == hemlock_unlearnable::NAME
+    config.aim() == AttackId::ERROR_MINIMIZING
 }
 
 /// Groups the configurations of noise into kinds of noise, each with all surrogates and all victims.

@@ -10,7 +10,7 @@ use crate::{
     words,
 };
 use hemlock_artifact::TrainingSet;
-use hemlock_pipeline::{Row, telling};
+use hemlock_pipeline::{ResultRow, telling};
 use std::collections::BTreeSet;
 
 /// A number with its standard deviation, and a number with its confidence interval.
@@ -40,12 +40,12 @@ impl<'a> Columns<'a> {
     }
 
     /// Adds a mean in per cent, with its standard deviation over seeds.
-    fn percent(&mut self, title: impl Into<String>, of: impl Fn(&Row) -> Option<f64> + 'a) {
+    fn percent(&mut self, title: impl Into<String>, of: impl Fn(&ResultRow) -> Option<f64> + 'a) {
         self.add(title, ColumnKind::Numbers(STD), move |c| percent(c.mean(&of)));
     }
 
     /// Adds a mean with its standard deviation over seeds.
-    fn plain(&mut self, title: impl Into<String>, digits: usize, of: impl Fn(&Row) -> Option<f64> + 'a) {
+    fn plain(&mut self, title: impl Into<String>, digits: usize, of: impl Fn(&ResultRow) -> Option<f64> + 'a) {
         self.add(title, ColumnKind::Numbers(STD), move |c| plain(c.mean(&of), digits));
     }
 
@@ -156,7 +156,7 @@ fn visibility(configs: &[ConfigGroup]) -> Columns<'_> {
         columns.add("curve over passes", ColumnKind::Text, |c| TableCell::text(c.passes_curve.words()));
     }
     for (node, column) in declared(configs) {
-        let of = move |row: &Row| row.stages.get(node)?.get(column.field).copied();
+        let of = move |row: &ResultRow| row.stages.get(node)?.get(column.field).copied();
         columns.plain(column.heading, column.digits, of);
     }
     columns.plain("seconds", 1, quantity::seconds);
@@ -172,8 +172,9 @@ fn aside(configs: &[ConfigGroup]) -> Columns<'_> {
             c.parameter(node, field).map_or_else(TableCell::none, |value| TableCell::text(words::value(value)))
         });
     }
-    let every =
-        |c: &ConfigGroup, of: fn(&Row) -> String| TableCell::text(c.rows.iter().map(of).collect::<Vec<_>>().join(" "));
+    let every = |c: &ConfigGroup, of: fn(&ResultRow) -> String| {
+        TableCell::text(c.rows.iter().map(of).collect::<Vec<_>>().join(" "))
+    };
     columns.add("pipeline", ColumnKind::Aside, |c| TableCell::text(c.pipeline()));
     columns.add("seeds, in order", ColumnKind::Aside, move |c| every(c, |row| row.seed.to_string()));
     columns.add("keys, in order", ColumnKind::Aside, move |c| every(c, |row| row.key.clone()));

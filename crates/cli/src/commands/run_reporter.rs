@@ -11,7 +11,7 @@ use std::{
 };
 
 /// An observer that prints what happens during a run.
-pub(super) struct Narrator<'a> {
+pub(super) struct RunReporter<'a> {
     printer: &'a Printer,
     /// What is run: a pipeline, or a part of it.
     what: String,
@@ -27,7 +27,7 @@ pub(super) struct Narrator<'a> {
     done: AtomicUsize,
 }
 
-impl<'a> Narrator<'a> {
+impl<'a> RunReporter<'a> {
     /// Makes an observer for the tasks of a plan, up to a stage.
     pub(super) fn new(printer: &'a Printer, plan: &Plan, until: Option<&str>, all: bool, on_the_way: bool) -> Self {
         let names = plan.tasks.iter().map(|task| (task.node, task.key)).zip(render::tasks(plan)).collect();
@@ -68,7 +68,7 @@ impl<'a> Narrator<'a> {
     }
 }
 
-impl Observer for Narrator<'_> {
+impl Observer for RunReporter<'_> {
     fn event(&self, event: Event) {
         match event {
             Event::Planned { tasks, cached } => {
