@@ -8,7 +8,7 @@ use serde_json::json;
 
 /// Adversarial labels include clean labels as a special case, so for every attack and solver their result is no worse.
 #[test]
-fn free_labels_contain_clean_ones() {
+fn adversarial_labels_contain_clean_ones() {
     let setting = Clouds::new();
     let target = Head::from_packed(&setting.head.packed() * 0.7).unwrap();
     let constraint = Constraint::ball(1.5);

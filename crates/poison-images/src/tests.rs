@@ -149,7 +149,7 @@ fn labels_are_kept_or_others() {
 
 /// Adversarial labels do at least as well as clean labels.
 #[test]
-fn free_labels_end_no_worse_than_clean_ones() {
+fn adversarial_labels_end_no_worse_than_clean_ones() {
     for (attack, steps) in [("gradient-canceling", 1), ("gradient-canceling", 10), ("bilevel", 1), ("bilevel", 10)] {
         let end = |labels: &str| {
             let poisons = run(json!({ "attack": attack, "labels": labels, "steps": steps }));
