@@ -106,24 +106,24 @@ fn noise_stands_in_the_place_of_images_and_stays_small() {
 }
 
 #[test]
-fn free_pixels_are_measured_as_they_are() {
+fn unclipped_pixels_are_measured_as_they_are() {
     let project = Project::new();
-    let free = "[poison-images]\nattack = \"gradient-canceling\"\npoison_fraction = 0.1\nclip = false\nsteps = 5\nstep = 0.5\n";
-    project.spec("free", &instead(free));
-    project.ok("run free");
-    let row = &results(&project, "free")[0];
+    let unclipped = "[poison-images]\nattack = \"gradient-canceling\"\npoison_fraction = 0.1\nclip = false\nsteps = 5\nstep = 0.5\n";
+    project.spec("unclipped", &instead(unclipped));
+    project.ok("run unclipped");
+    let row = &results(&project, "unclipped")[0];
     assert!(row["visibility"]["linf"].as_f64().unwrap() > 1.0, "{row}");
     assert_eq!(row["visibility"]["relative_distance"], 0.0, "nothing is rounded");
-    project.ok("export free poison-images -o out");
+    project.ok("export unclipped poison-images -o out");
     let file = std::fs::read(project.path().join("out/poisons.safetensors")).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
     let floats =
         |bytes: &[u8]| bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>();
     assert!(floats(tensors.tensor("pixels").unwrap().data()).iter().any(|x| !(0.0..=1.0).contains(x)));
-    project.fails("plan free --set poison-images.linf=8/255", 2, &["`linf`", "clip = false"]);
+    project.fails("plan unclipped --set poison-images.linf=8/255", 2, &["`linf`", "clip = false"]);
     project.spec("lacks", &instead("[poison-images]\nattack = \"tgda\"\n"));
     project.fails("plan lacks", 2, &["[poison-images] missing field `poison_fraction`"]);
-    project.spec("network", &instead(&format!("{free}[victim]\nkind = \"end-to-end\"\n{NETWORK}")));
+    project.spec("network", &instead(&format!("{unclipped}[victim]\nkind = \"end-to-end\"\n{NETWORK}")));
     let said = project.ok("run network").err;
     assert!(said.contains("trains on images, and unclipped pixels are no images"), "{said}");
     assert!(results(&project, "network")[0]["accuracy"]["images"].is_null());

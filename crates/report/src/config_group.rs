@@ -248,7 +248,7 @@ impl ConfigGroup {
 
     /// Whether pixels are unclipped: they may leave `[0, 1]`.
     #[must_use]
-    pub fn free(&self) -> bool {
+    pub fn unclipped(&self) -> bool {
         self.of_images("clip").and_then(Value::as_bool) == Some(false)
     }
 

@@ -249,12 +249,12 @@ impl<'a> ExperimentContext<'a> {
         let betas = self.every(&|c| (c.beta() > 0.0).then(|| c.beta().to_string()));
         let mut pixels = String::new();
         if self.0.iter().any(|c| c.making().is_some()) {
-            let free = if self.0.iter().any(|c| c.free()) {
+            let unclipped = if self.0.iter().any(|c| c.unclipped()) {
                 " Unclipped pixels may leave [0, 1], and are stored as floats."
             } else {
                 ""
             };
-            pixels = format!(" Pixels lie in [0, 1] and are stored with 8 bits.{free}");
+            pixels = format!(" Pixels lie in [0, 1] and are stored with 8 bits.{unclipped}");
             if !limits.is_empty() {
                 pixels +=
                     &format!(" Under an L∞ limit, pixels change by at most {} grey levels of 255.", list(&limits));

@@ -62,7 +62,7 @@ fn limit(config: &ConfigGroup) -> String {
         _ if config.replaces() => "noise".to_owned(),
         (Some(levels), _) => format!("L∞ ≤ {levels}"),
         (None, None) => "features".to_owned(),
-        _ if config.free() => "unclipped pixels".to_owned(),
+        _ if config.unclipped() => "unclipped pixels".to_owned(),
         _ if config.beta() > 0.0 => "β > 0".to_owned(),
         _ => "pixels in [0, 1]".to_owned(),
     }

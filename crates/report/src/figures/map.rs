@@ -42,9 +42,9 @@ pub fn figure(result_set: &ResultSet) -> Result<Figure, ReportError> {
 fn chosen<'c>(configs: &[&'c ConfigGroup]) -> Vec<&'c ConfigGroup> {
     let drop = |c: &ConfigGroup| c.mean(quantity::drop_on_features).map_or(f64::NEG_INFINITY, |e| e.mean);
     let rank = |c: &ConfigGroup| (c.on_features() && c.making() != Some("decoder"), c.unlimited());
-    let best = |free: bool| {
+    let best = |unconstrained: bool| {
         let of = configs.iter().copied().filter(|c| drop(c).is_finite());
-        let of = of.filter(|c| c.of_feature_attack("constraint").is_some_and(|set| (set == "none") == free));
+        let of = of.filter(|c| c.of_feature_attack("constraint").is_some_and(|set| (set == "none") == unconstrained));
         of.max_by(|a, b| drop(a).total_cmp(&drop(b)).then(rank(a).cmp(&rank(b))))
     };
     best(false).into_iter().chain(best(true)).collect()

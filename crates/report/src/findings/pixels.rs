@@ -35,17 +35,17 @@ pub fn finding(configs: &[ConfigGroup]) -> Finding {
     let mut comparisons = Vec::new();
     for group in asked.groups {
         // Unclipped pixels have the weakest limit.
-        let free = group.left.into_iter().max_by_key(|c| c.free());
+        let loose = group.left.into_iter().max_by_key(|c| c.unclipped());
         let levels = |c: &ConfigGroup| c.linf().unwrap_or(f64::INFINITY);
         let tight = group.right.into_iter().min_by(|a, b| levels(a).total_cmp(&levels(b)));
-        let (Some(free), Some(tight)) = (free, tight) else { continue };
+        let (Some(loose), Some(tight)) = (loose, tight) else { continue };
         let drop = quantity::drop_on_images;
-        if let Some(e) = free.minus(drop, free, quantity::drop_of_flips) {
+        if let Some(e) = loose.minus(drop, loose, quantity::drop_of_flips) {
             let what = "drop without a limit − drop of flipped labels";
-            comparisons.push(FindingComparison::paired(free.remarked_name(), what, Unit::Points, e));
+            comparisons.push(FindingComparison::paired(loose.remarked_name(), what, Unit::Points, e));
         }
-        if let Some(e) = free.combined(drop, tight, drop, |free, tight| free / 3.0 - tight) {
-            let rows = format!("{} against {}", free.remarked_name(), tight.remarked_name());
+        if let Some(e) = loose.combined(drop, tight, drop, |loose, tight| loose / 3.0 - tight) {
+            let rows = format!("{} against {}", loose.remarked_name(), tight.remarked_name());
             comparisons.push(FindingComparison::paired(
                 rows,
                 "a third of the drop without a limit − drop within the limit",
@@ -64,7 +64,7 @@ mod tests {
     use super::super::{Verdict, testing::made_up};
     use super::*;
 
-    fn configs(free: [f64; 3], tight: [f64; 3]) -> Vec<ConfigGroup> {
+    fn configs(loose: [f64; 3], tight: [f64; 3]) -> Vec<ConfigGroup> {
         let pixels = |linf: Option<u8>, images: [f64; 3]| {
             made_up("bilevel + pixels")
                 .with(
@@ -73,13 +73,13 @@ mod tests {
                 )
                 .images(images)
         };
-        vec![pixels(None, free).config(), pixels(Some(8), tight).config()]
+        vec![pixels(None, loose).config(), pixels(Some(8), tight).config()]
     }
 
     /// Clean accuracy is 0.8, and flips cost 0.01.
     #[test]
     fn all_three_verdicts() {
-        let verdict = |free, tight| finding(&configs(free, tight)).verdict;
+        let verdict = |loose, tight| finding(&configs(loose, tight)).verdict;
         assert_eq!(verdict([0.50, 0.51, 0.49], [0.77, 0.78, 0.77]), Verdict::Confirmed);
         assert_eq!(verdict([0.50, 0.51, 0.49], [0.55, 0.56, 0.55]), Verdict::Contradicted);
         assert_eq!(verdict([0.50, 0.51, 0.49], [0.77, 0.60, 0.70]), Verdict::Undecided);
