@@ -44,7 +44,7 @@ build: (first-build backend)
 first-build BACKENDS:
     @for backend in $(echo {{BACKENDS}} | tr , ' '); do \
         ls {{quote(target)}}/release/deps/libburn_"$backend"-*.rlib >/dev/null 2>&1 && continue; \
-        echo "The first build with the backend $backend compiles some 400 crates and build scripts, burn among them: about 17" \
+        echo "The first build with the backend $backend compiles some 400 crates and build scripts, burn among them: about 9" \
             "minutes on two cores, less on more, and 1 GB in {{target}}. Later ones take seconds." >&2; break; \
     done
 

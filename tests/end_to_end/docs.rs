@@ -42,6 +42,24 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// Every stage and every attack stands in the documents that list them.
+#[test]
+fn all_stages_and_attacks_are_in_the_documents() {
+    let read = |file: &str| fs::read_to_string(root().join(file)).unwrap();
+    let stages = hemlock::graph().stages();
+    for file in ["ARCHITECTURE.md", "docs/spec.md", "docs/command-line.md", "docs/introduction.md"] {
+        let text = read(file);
+        let missing: Vec<_> = stages.iter().filter(|stage| !text.contains(**stage)).collect();
+        assert!(missing.is_empty(), "{file}: {missing:?}");
+    }
+    for file in ["docs/attacks.md", "docs/results.md"] {
+        let text = read(file);
+        let names = hemlock_attack::attacks::all().map(|attack| attack.name());
+        let missing: Vec<_> = names.filter(|name| !text.contains(&format!("`{name}`"))).collect();
+        assert!(missing.is_empty(), "{file}: {missing:?}");
+    }
+}
+
 /// Every stage has a recipe, which does the stages before it first.
 #[test]
 fn every_stage_has_a_recipe_after_that_of_the_stage_before_it() {

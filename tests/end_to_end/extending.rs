@@ -48,6 +48,17 @@ fn a_stage_of_ones_own_is_known_everywhere() {
     }
     let means = std::fs::read_to_string(project.path().join("page.tables/results.csv")).unwrap();
     assert!(means.lines().next().unwrap().contains(",removed poisons,"), "{means}");
+    // Both parameters are rows, although the victims are the same.
+    let rows_of = |csv: &str| csv.lines().count() - 1;
+    assert_eq!([rows_of(&csv), rows_of(&means)], [2, 2]);
+    assert_eq!(rows_of(&project.ok("results filtered --csv").out), 2);
+    // The stage does not run on branches that have no poisoned features.
+    let pixels = "[poison-images]\nattack = \"gradient-canceling\"\npoison_fraction = 0.1\nsteps = 3\n";
+    project.spec("both", &format!("{TINY}\n{pixels}\n[norm-filter]\n"));
+    project.ok("run both");
+    let both = self::rows(&project.ok("results both --json").out);
+    let filtered: Vec<bool> = both.iter().map(|row| row["stages"].get("norm-filter").is_some()).collect();
+    assert_eq!(filtered, [true, false]);
     // The binary without the stage reports that the stage is unknown.
     Project::new().fails("plan nothing", 2, &["nothing"]);
 }

@@ -13,11 +13,11 @@ use std::borrow::Cow;
 pub enum Data {
     /// 32-bit floats.
     F32(Vec<f32>),
-    /// 8-bit unsigned integers.
+    /// 64-bit floats.
     F64(Vec<f64>),
-    /// Labels and indices as 64-bit integers, the type that other frameworks index with.
+    /// 8-bit unsigned integers.
     U8(Vec<u8>),
-    /// Labels and indices, in the type that other frameworks index with.
+    /// Labels and indices as 64-bit integers, the type that other frameworks index with.
     I64(Vec<i64>),
 }
 
@@ -33,17 +33,27 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    fn array<T: Clone, D: Dimension>(name: &'static str, array: ArrayView<'_, T, D>, data: fn(Vec<T>) -> Data) -> Self {
+    /// A tensor of the shape and values of an array. `data` is the variant of [`Data`] that holds the values.
+    pub fn array<T: Clone, D: Dimension>(
+        name: &'static str,
+        array: ArrayView<'_, T, D>,
+        data: fn(Vec<T>) -> Data,
+    ) -> Self {
         Self { name: name.into(), shape: array.shape().to_vec(), data: data(array.iter().cloned().collect()) }
     }
-    fn indices(name: &'static str, values: &[u32]) -> Self {
+
+    /// A tensor `[n]` of labels or indices.
+    #[must_use]
+    pub fn indices(name: &'static str, values: &[u32]) -> Self {
         Self {
             name: name.into(),
             shape: vec![values.len()],
             data: Data::I64(values.iter().map(|v| i64::from(*v)).collect()),
         }
     }
-    fn floats(name: &'static str, values: impl Iterator<Item = f32>) -> Self {
+
+    /// A tensor `[n]` of 32-bit floats.
+    pub fn floats(name: &'static str, values: impl Iterator<Item = f32>) -> Self {
         let values: Vec<f32> = values.collect();
         Self { name: name.into(), shape: vec![values.len()], data: Data::F32(values) }
     }

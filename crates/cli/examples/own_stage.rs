@@ -14,7 +14,7 @@ use std::process::ExitCode;
 #[serde(default, deny_unknown_fields)]
 struct Params {
     /// The share of the clean samples, those with the smallest norms, that the filter keeps.
-    #[schemars(range(max = 1))]
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
     quantile: f64,
 }
 

@@ -35,7 +35,8 @@ impl fmt::Display for Count {
 /// The variants of every node that a spec has.
 type Variants = BTreeMap<&'static str, Vec<Value>>;
 
-/// Counts the branches that [`Plan::new`](crate::Plan::new) makes. Like that function, it multiplies node after node.
+/// Counts the branches that [`Plan::new`](crate::Plan::new) makes, or a few more if a node cannot run on a route. Like
+/// that function, it multiplies node after node.
 pub(crate) fn count(variants: &Variants, seeds: usize, graph: &Graph) -> Result<Count, StageError> {
     let routes = graph.routes(variants);
     // Numbers of branches by the route that they have taken, and by whether they have a seed.

@@ -107,6 +107,12 @@ impl Plan {
                     plan.branches.push(branch);
                     continue;
                 }
+                // What a route that the branch did not take would make may be missing: then the node does not run there.
+                let variants: Vec<&Variant> = variants.iter().filter(|v| v.runs_on(&branch, graph)).collect();
+                if variants.is_empty() {
+                    plan.branches.push(branch);
+                    continue;
+                }
                 let at = At { graph, node, variants: &variants, seeds: &spec.seeds, route };
                 plan.extend(&branch, &at, &mut known);
                 if let (Some(taken), None) = (route, branch.route) {
@@ -169,7 +175,7 @@ impl Plan {
 struct At<'a> {
     graph: &'a Graph,
     node: &'a Node,
-    variants: &'a [Variant<'a>],
+    variants: &'a [&'a Variant<'a>],
     /// Seeds of the pipeline.
     seeds: &'a [u64],
     /// The route that the node is on, if that route has an end.
@@ -183,6 +189,8 @@ struct Variant<'a> {
     source: Option<String>,
     seeded: bool,
     ports: Vec<Port>,
+    /// The nodes of the ports that have to be filled.
+    required: Vec<&'static str>,
 }
 
 impl<'a> Variant<'a> {
@@ -198,19 +206,22 @@ impl<'a> Variant<'a> {
             Entry::Vacant(new) => new.insert(node.stage.source(params, env)?).clone(),
         };
         let (seeded, key_params) = (node.stage.seeded(params)?, node.stage.key_params(params)?);
-        Ok(Self { params, key_params, source, seeded, ports: read(node, params)? })
-    }
-}
-
-/// The roles that a node reads with the given parameters.
-fn read(node: &Node, params: &Value) -> Result<Vec<Port>, StageError> {
-    let mut read = Vec::new();
-    for port in node.ports() {
-        if node.stage.need(params, &port)? != Need::Unread {
-            read.push(port);
+        let (mut ports, mut required) = (Vec::new(), Vec::new());
+        for port in node.ports() {
+            match node.stage.need(params, &port)? {
+                Need::Unread => continue,
+                Need::Required => required.push(port.node),
+                Need::Optional => {}
+            }
+            ports.push(port);
         }
+        Ok(Self { params, key_params, source, seeded, ports, required })
     }
-    Ok(read)
+
+    /// Whether a branch has all that has to be read.
+    fn runs_on(&self, branch: &Branch, graph: &Graph) -> bool {
+        self.required.iter().all(|node| graph.fillers(node).any(|node| branch.tasks.contains_key(node)))
+    }
 }
 
 /// The tasks of a branch that fill the given roles.

@@ -49,11 +49,15 @@ pub struct ConfigGroup {
 }
 
 impl ConfigGroup {
-    /// Groups rows into configurations. A result that several pipelines share counts once.
+    /// Groups rows into configurations. A result that several pipelines share counts once. Stages that no evaluation
+    /// reads may have measured it with several parameters: each of these is a configuration.
     #[must_use]
     pub fn all(rows: &[ResultRow]) -> Vec<Self> {
         let mut seen = BTreeSet::new();
-        let rows: Vec<ResultRow> = rows.iter().filter(|r| seen.insert((r.key.clone(), r.seed))).cloned().collect();
+        let measured =
+            |r: &ResultRow| r.declared.iter().map(|(node, _)| r.params[node].to_string()).collect::<Vec<_>>();
+        let new = |r: &&ResultRow| seen.insert((r.key.clone(), r.seed, measured(r)));
+        let rows: Vec<ResultRow> = rows.iter().filter(new).cloned().collect();
         let pipelines: BTreeSet<&str> = rows.iter().map(|r| r.pipeline.as_str()).collect();
         let sources: BTreeSet<(&str, Option<String>)> =
             rows.iter().map(|r| (r.pipeline.as_str(), downstream(r))).collect();
