@@ -376,7 +376,7 @@ mod tests {
         let path = |table: Value| found(table).path;
         assert_eq!(path(json!({ "method": "train", "epochs": 3, "rate": 0.1, "batch": 8 })), "batch");
         assert_eq!(path(json!({ "method": "train", "epochs": "many", "rate": 0.1 })), "epochs");
-        assert_eq!(path(json!({ "method": "trian", "epochs": 3, "rate": 0.1 })), "method");
+        assert_eq!(path(json!({ "method": "walk", "epochs": 3, "rate": 0.1 })), "method");
         let lacks = found(json!({ "method": "train", "epochs": 3 }));
         assert_eq!((&*lacks.path, &*lacks.message), ("", "missing field `rate`"));
     }
