@@ -107,13 +107,13 @@ impl Plan {
                     plan.branches.push(branch);
                     continue;
                 }
-                // What a route that the branch did not take would make may be missing: then the node does not run there.
-                let variants: Vec<&Variant> = variants.iter().filter(|v| v.runs_on(&branch, graph)).collect();
-                if variants.is_empty() {
+                // If a branch lacks what another route makes, the node does not run on it.
+                let runs: Vec<&Variant> = variants.iter().filter(|v| v.runs_on(&branch, graph)).collect();
+                if runs.is_empty() && !variants.is_empty() {
                     plan.branches.push(branch);
                     continue;
                 }
-                let at = At { graph, node, variants: &variants, seeds: &spec.seeds, route };
+                let at = At { graph, node, variants: &runs, seeds: &spec.seeds, route };
                 plan.extend(&branch, &at, &mut known);
                 if let (Some(taken), None) = (route, branch.route) {
                     let others = routes.iter().filter(|route| **route != taken);
