@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::exit::CODES;
+use crate::{exit::CODES, results::words::wrapped};
 use clap::{
     ArgMatches, Args as ClapArgs, FromArgMatches, Parser, Subcommand, ValueEnum,
     error::{ContextKind, ContextValue, ErrorKind},
@@ -58,7 +58,10 @@ pub struct Args {
 
 /// Examples, followed by the exit codes.
 fn with_exit_codes(examples: &str) -> String {
-    let codes = CODES.map(|(code, meaning)| format!("\n  {code:>3}  {meaning}"));
+    let codes = CODES.map(|(code, meaning)| {
+        let meaning = wrapped(meaning, 72).trim_end().replace('\n', "\n       ");
+        format!("\n  {code:>3}  {meaning}")
+    });
     format!("{examples}\n\nExit codes:{}", codes.concat())
 }
 

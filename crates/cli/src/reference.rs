@@ -1,6 +1,6 @@
 //! The reference of specs, results and commands, as Markdown: made from the types that are parsed and written.
 
-use crate::{args::Args, exit};
+use crate::{args::Args, exit, results::words::wrapped};
 use clap::{Arg, Command, CommandFactory};
 use hemlock_pipeline::{Graph, Resources, ResultRow, schema};
 use hemlock_stage::{AnyStage, output_schema, spec_schema};
@@ -34,10 +34,12 @@ pub fn results_schema() -> Value {
 
 fn spec(graph: &Graph) -> String {
     let mut page = format!("{MADE}# Fields of the spec\n\n");
-    page += "Every table and field of a spec, with its default. [The spec](../spec.md) explains how tables, lists, \
-        profiles and\nspecs that extend others work together. `hemlock schema` prints the same as a JSON Schema, for \
-        editors.\n\n\
-        A dash in the column *default* means that the field has to be given. *none* means that it may be absent.\n";
+    page += &filled(
+        "Every table and field of a spec, with its default. [The spec](../spec.md) explains how tables, lists, \
+         profiles and specs that extend others work together. `hemlock schema` prints the same as a JSON Schema, for \
+         editors.\n\n\
+         A dash in the column *default* means that the field has to be given. *none* means that it may be absent.",
+    );
     let whole = schema(graph);
     let of_nodes: Vec<&str> = graph.nodes().filter_map(|node| node.name.split('.').next()).collect();
     let fields = whole["properties"].as_object().into_iter().flatten();
@@ -276,9 +278,12 @@ fn nullable(schema: &Value) -> bool {
 
 fn results() -> String {
     let mut page = format!("{MADE}# Fields of a result\n\n");
-    page += "What `hemlock results NAME --json` prints for every attack, victim and seed. `--csv` has the same fields, \
-        those of\nobjects with a dot in their names. [What a result has](../results.md) explains how to read them. \
-        `hemlock schema\nresults` prints the same as a JSON Schema.\n\n| field | type | meaning |\n| --- | --- | --- |\n";
+    page += &filled(
+        "What `hemlock results NAME --json` prints for every attack, victim and seed. `--csv` has the same fields, \
+         those of objects with a dot in their names. [What a result has](../results.md) explains how to read them. \
+         `hemlock schema results` prints the same as a JSON Schema.",
+    );
+    page += "\n| field | type | meaning |\n| --- | --- | --- |\n";
     result_rows(&results_schema(), "", &mut page);
     page
 }
@@ -296,8 +301,10 @@ fn result_rows(schema: &Value, prefix: &str, page: &mut String) {
 
 fn command_line() -> String {
     let mut page = format!("{MADE}# Commands\n\n");
-    page += "Every command with its options, as `hemlock COMMAND --help` prints them. [The command line](../command-line.md)\n\
-        explains them in context.\n";
+    page += &filled(
+        "Every command with its options, as `hemlock COMMAND --help` prints them. [The command \
+         line](../command-line.md) explains them in context.",
+    );
     let mut root = Args::command();
     root.build();
     page += "\n## Options of all commands\n\n";
@@ -360,22 +367,5 @@ fn options<'a>(arguments: impl Iterator<Item = &'a Arg>) -> String {
 
 /// Paragraphs in lines of at most 118 columns, which leaves room for an indent.
 fn filled(text: &str) -> String {
-    let mut filled = String::new();
-    for paragraph in text.split("\n\n") {
-        let mut columns = 0;
-        for word in paragraph.split_whitespace() {
-            let width = word.chars().count();
-            if columns > 0 && columns + 1 + width > 118 {
-                filled.push('\n');
-                columns = 0;
-            } else if columns > 0 {
-                filled.push(' ');
-                columns += 1;
-            }
-            filled += word;
-            columns += width;
-        }
-        filled += "\n\n";
-    }
-    format!("{}\n", filled.trim_end())
+    text.split("\n\n").map(|paragraph| wrapped(paragraph, 118)).collect::<Vec<_>>().join("\n")
 }

@@ -3,7 +3,7 @@
 
 mod columns;
 mod layout;
-mod words;
+pub(crate) mod words;
 
 use columns::{CORE, NONE, Place, ResultColumn, columns};
 use hemlock_pipeline::{AggregatedRow, ResultRow, aggregate, nearest};

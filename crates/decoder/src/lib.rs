@@ -4,7 +4,7 @@ use burn::{
     optim::{AdamConfig, GradientsParams},
     tensor::{Tensor, TensorData},
 };
-use hemlock_artifact::{CurvePoint, Dataset, ExtractorArtifact, Features, Pixels, Reconstruction};
+use hemlock_artifact::{CurvePoint, Dataset, DecoderArtifact, ExtractorArtifact, Features, Pixels, Reconstruction};
 use hemlock_models::{Weights, device::runs_on_rayon, extract, extracted, open_extractor, travel::down};
 use hemlock_optim::half_cosine;
 use hemlock_perturb::{Decoder, DecoderNetwork, FrozenExtractor, OnDevice, distances, host, norm, rounded, up};
@@ -82,13 +82,13 @@ impl hemlock_stage::Stage for Stage {
     const USES_DEVICE: bool = true;
     type Params = Params;
     type Inputs = Inputs;
-    type Output = hemlock_artifact::DecoderArtifact;
+    type Output = DecoderArtifact;
 
     fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         extracted(port, made_with)
     }
 
-    fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<hemlock_artifact::DecoderArtifact, StageError> {
+    fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<DecoderArtifact, StageError> {
         let Inputs { dataset, extractor, features } = inputs;
         let (_, _, height, width) = dataset.train.pixels.view().dim();
         if height != width || height % 8 != 0 {
@@ -105,7 +105,7 @@ impl hemlock_stage::Stage for Stage {
             device: frozen.device().clone(),
             network,
         };
-        Ok(hemlock_artifact::DecoderArtifact {
+        Ok(DecoderArtifact {
             dim: train.features.ncols() as u64,
             width: params.width as u64,
             image_size: height as u64,
@@ -281,7 +281,7 @@ mod tests {
     use hemlock_fixtures::{AttackInputs, context, extractor};
     use hemlock_stage::Stage as _;
 
-    fn train_on(images: usize) -> Result<hemlock_artifact::DecoderArtifact, StageError> {
+    fn train_on(images: usize) -> Result<DecoderArtifact, StageError> {
         let AttackInputs { dataset, extractor, features, .. } =
             AttackInputs::new(&extractor("resnet8-w4", "flex")?, images, 0)?;
         let params = Params { epochs: 1, width: 4, ..Params::default() };

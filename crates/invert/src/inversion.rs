@@ -1,7 +1,7 @@
 //! How features become images: by the decoder, or by feature matching and refinement.
 
 use crate::{MatchingStart, Params, RefineFrom};
-use hemlock_artifact::{AttackId, CurvePoint, Features, Images, PoisonFeatures, TargetParams};
+use hemlock_artifact::{AttackId, CurvePoint, DecoderArtifact, Features, Images, PoisonFeatures, TargetParams};
 use hemlock_attack::{attacks, random_features};
 use hemlock_perturb::{
     CleanFeatureStats, Decoder, FrozenExtractor, Matched, Matching, MatchingProblem, PixelLimits, PixelRange,
@@ -43,7 +43,7 @@ impl Inversion<'_> {
     pub(crate) fn run(
         &self,
         params: &Params,
-        decoder: Option<&hemlock_artifact::DecoderArtifact>,
+        decoder: Option<&DecoderArtifact>,
         target: Option<&TargetParams>,
     ) -> Result<Inverted, StageError> {
         let random = self.random_features(params)?;

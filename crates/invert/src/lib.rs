@@ -2,7 +2,7 @@
 
 mod inversion;
 
-use hemlock_artifact::{Dataset, ExtractorArtifact, Features, PoisonFeatures, Poisons, TargetParams};
+use hemlock_artifact::{Dataset, DecoderArtifact, ExtractorArtifact, Features, PoisonFeatures, Poisons, TargetParams};
 use hemlock_attack::attacks;
 use hemlock_models::{extracted, open_extractor};
 use hemlock_perturb::{CleanFeatureStats, FrozenExtractor, GreyLevels, Measure, Optimizer, PixelRange};
@@ -149,7 +149,7 @@ inputs! {
         poison_features: PoisonFeatures = "poison-features",
         ; optional {
             /// The decoder, if images start there or are made by it.
-            decoder: hemlock_artifact::DecoderArtifact = "decoder",
+            decoder: DecoderArtifact = "decoder",
             /// The clean head and the target head, for refinement.
             target: TargetParams = "target-params",
         }

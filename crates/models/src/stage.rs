@@ -4,6 +4,7 @@
 use crate::device::runs_on_rayon;
 use crate::{Arch, DeviceError, ExtractError, Extractor, ExtractorSpec, ImportError, WeightsError, device};
 use burn::tensor::Device;
+use hemlock_artifact::ExtractorArtifact;
 use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError};
 use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis};
 use serde_json::Value;
@@ -74,7 +75,7 @@ pub fn open_devices(name: &str, count: usize) -> Result<Vec<Device>, StageError>
 /// # Errors
 /// If the device cannot be opened, if the weights are not those of the architecture, or if a pass on the processor
 /// would not fit into memory.
-pub fn open_extractor(artifact: &hemlock_artifact::ExtractorArtifact, device: &str) -> Result<Extractor, StageError> {
+pub fn open_extractor(artifact: &ExtractorArtifact, device: &str) -> Result<Extractor, StageError> {
     let arch: Arch = artifact.arch.parse().map_err(|e| StageError::new(ErrorKind::Artifact, e))?;
     let size = artifact.image_size;
     let spec = ExtractorSpec { arch, image_size: [size, size], mean: artifact.mean, std: artifact.std };

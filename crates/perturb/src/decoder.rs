@@ -15,6 +15,7 @@ use burn::{
         activation::{relu, sigmoid},
     },
 };
+use hemlock_artifact::DecoderArtifact;
 use hemlock_models::{Weights, resnet::normal, tiles::on_device};
 use hemlock_stage::{Context, StageError};
 use hemlock_streams::Purpose;
@@ -94,7 +95,7 @@ impl Decoder {
     ///
     /// # Errors
     /// If the weights are not those of its architecture.
-    pub fn open(artifact: &hemlock_artifact::DecoderArtifact, device: &Device) -> Result<Self, StageError> {
+    pub fn open(artifact: &DecoderArtifact, device: &Device) -> Result<Self, StageError> {
         let (dim, width, side) = (artifact.dim as usize, artifact.width as usize, artifact.image_size as usize / 8);
         // The initial values do not matter: loading replaces every one of them, or fails.
         let network = DecoderNetwork::new(dim, width, side, &mut Purpose::Placeholder.of(0), device);

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use hemlock_arrays::Arrays;
-use hemlock_artifact::{Data, Tensor, Verified};
+use hemlock_artifact::{Data, ExtractorArtifact, Tensor, Verified};
 use hemlock_models::{Backend, Extractor, ExtractorSpec, extract, open_extractor};
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array2, Array4, Axis};
@@ -62,7 +62,7 @@ fn largest<'a>(values: impl IntoIterator<Item = &'a f32>) -> f64 {
 
 /// A probe of an extractor, computed on the processor. `None` for unverified imports, whose probe would show nothing,
 /// and if this binary has no backend for the processor.
-pub(crate) fn of(artifact: &hemlock_artifact::ExtractorArtifact) -> Result<Option<Vec<Tensor>>, StageError> {
+pub(crate) fn of(artifact: &ExtractorArtifact) -> Result<Option<Vec<Tensor>>, StageError> {
     if artifact.unverified() || !Backend::compiled().contains(&Backend::Flex) {
         return Ok(None);
     }
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn an_exported_probe_fits_its_extractor_alone() {
         let verified = verify(features("features")).unwrap();
-        let mut artifact = hemlock_artifact::ExtractorArtifact {
+        let mut artifact = ExtractorArtifact {
             arch: "resnet8-w4".to_owned(),
             method: "simclr".to_owned(),
             dim: 16,
@@ -255,7 +255,7 @@ mod tests {
         let device = device::open(Backend::Flex).unwrap();
         let net = hemlock_models::Network::new(spec.arch, [8, 8], &mut rand::SeedableRng::seed_from_u64(1), &device);
         artifact.weights = Extractor::new(spec, &net, &device).to_safetensors().unwrap();
-        let values = |artifact: &hemlock_artifact::ExtractorArtifact| match &of(artifact).unwrap().unwrap()[..] {
+        let values = |artifact: &ExtractorArtifact| match &of(artifact).unwrap().unwrap()[..] {
             [images, Tensor { data: Data::F32(features), shape, .. }] => {
                 assert_eq!((&images.shape[..], &shape[..]), (&[IMAGES, 3, 8, 8][..], &[IMAGES, 16][..]));
                 features.clone()

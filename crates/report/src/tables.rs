@@ -68,7 +68,7 @@ pub fn noise(configs: &[ConfigGroup]) -> Table {
     }
     for kind in unlearnable::kinds(configs) {
         let drop = |surrogate: &str, victim: &str, of: Quantity| {
-            kind.iter().find(|c| unlearnable::against(c) == Some(surrogate) && c.victim() == victim)?.mean(of)
+            kind.iter().find(|c| unlearnable::surrogate_of(c) == Some(surrogate) && c.victim() == victim)?.mean(of)
         };
         let mut row = vec![
             TableCell::text(kind[0].making().unwrap_or_default()),
@@ -80,7 +80,9 @@ pub fn noise(configs: &[ConfigGroup]) -> Table {
         let both = unlearnable::END_TO_END;
         row.push(interval(drop(both, both, quantity::drop_of_best_epochs)));
         row.extend(SURROGATES.map(|of| {
-            kind.iter().find(|c| unlearnable::against(c) == Some(of)).map_or_else(TableCell::none, |c| surrogate(c))
+            kind.iter()
+                .find(|c| unlearnable::surrogate_of(c) == Some(of))
+                .map_or_else(TableCell::none, |c| surrogate(c))
         }));
         table.push(row);
     }

@@ -1,5 +1,7 @@
 //! Compares the operation with burn's own operations, layer by layer.
 
+use std::collections::HashMap;
+
 use super::*;
 use crate::device::{self, Backend};
 use crate::weights::{Path, Weights};

@@ -25,7 +25,7 @@ pub const END_TO_END: &str = "end-to-end";
 const AXIS: Axis = Axis::of(&["victim.", "surrogate", "train_steps", "learning_rate", "batch"]);
 
 /// The surrogate that a configuration's noise is crafted against; `None` if the configuration is not noise.
-pub fn against(config: &ConfigGroup) -> Option<&str> {
+pub fn surrogate_of(config: &ConfigGroup) -> Option<&str> {
     config.of_attack("surrogate")?.as_str()
 }
 
@@ -49,7 +49,8 @@ pub fn finding(configs: &[ConfigGroup]) -> Finding {
     let drop = quantity::drop_on_images;
     let of =
         |victim: &str| configs.iter().filter(is_noise).filter(|c| c.victim() == victim).collect::<Vec<&ConfigGroup>>();
-    let strong: Vec<&ConfigGroup> = of(END_TO_END).into_iter().filter(|c| against(c) == Some(END_TO_END)).collect();
+    let strong: Vec<&ConfigGroup> =
+        of(END_TO_END).into_iter().filter(|c| surrogate_of(c) == Some(END_TO_END)).collect();
     let linear = of("linear");
     let asked = ask(&strong, &linear, AXIS);
     let mut comparisons = Vec::new();
