@@ -7,7 +7,9 @@
 //! Names and shapes do not show what a network computes: [`said`] reads what else the file says about it.
 
 mod kind;
+mod layout;
 mod network;
+mod positions;
 pub mod said;
 
 use std::collections::BTreeMap;
@@ -31,6 +33,7 @@ use crate::network::{Arch, Network};
 use crate::weights::{Weight, Weights, WeightsError};
 use kind::Kind;
 pub(crate) use kind::short;
+pub use positions::Resampling;
 use said::Said;
 
 /// What a file of weights should be, for messages.
@@ -45,6 +48,16 @@ pub struct WeightsChoice<'a> {
     pub prefix: Option<&'a str>,
     /// Tensors to ignore: names of tensors or of modules, or beginnings of names followed by `*`.
     pub ignore: &'a [String],
+    /// How learned positions are resampled if the image size asks for another grid of patches; without it, as the
+    /// library does whose names the tensors have.
+    pub resampling: Option<Resampling>,
+}
+
+impl WeightsChoice<'_> {
+    /// Whether a tensor of that name is to be ignored.
+    fn ignores(&self, name: &str) -> bool {
+        self.ignore.iter().any(|pattern| network::matches(pattern, name))
+    }
 }
 
 /// An imported extractor, and what the file says about it.
@@ -167,10 +180,15 @@ impl Extractor {
         choice: WeightsChoice<'_>,
         device: &Device,
     ) -> Result<Imported, ImportError> {
-        let file = open(path)?;
+        let mut file = open(path)?;
         // The initial values do not matter: loading replaces every one of them, or fails.
         let net = Network::new(spec.arch, spec.image_size, &mut Purpose::Placeholder.of(0), device);
         let expected = Weights::collect(&net);
+        network::known_to(&file.tensors, choice).map_err(|e| e.of(path, spec.arch))?;
+        if let Arch::Vit(arch) = spec.arch {
+            let grid = spec.image_size.map(|side| side / arch.patch());
+            file.tensors = layout::translate(std::mem::take(&mut file.tensors), &expected, arch, grid, choice);
+        }
         let found = network::find(&file.tensors, &expected, choice).map_err(|e| e.of(path, spec.arch))?;
         let prefix = found.prefix.to_owned();
         let aside = found.outside(&file.tensors);
@@ -293,11 +311,14 @@ fn holds_numpy(value: &PickleValue) -> bool {
 
 /// The values of a tensor, converted to f32.
 pub(crate) fn read(path: &Path, tensor: &StoredTensor) -> Result<Weight, ImportError> {
-    guarded(path, Kind::PyTorch, || {
-        let bytes = tensor.to_bytes().map_err(|e| e.to_string())?;
-        let data = TensorData::from_bytes(bytes, tensor.shape.clone(), tensor.dtype);
-        Ok(Weight { shape: data.shape().to_vec(), values: data.iter::<f32>().collect() })
-    })
+    guarded(path, Kind::PyTorch, || values(tensor))
+}
+
+/// The values of a tensor, converted to f32.
+fn values(tensor: &StoredTensor) -> Result<Weight, String> {
+    let bytes = tensor.to_bytes().map_err(|e| e.to_string())?;
+    let data = TensorData::from_bytes(bytes, tensor.shape.clone(), tensor.dtype);
+    Ok(Weight { shape: data.shape().to_vec(), values: data.iter::<f32>().collect() })
 }
 
 fn words(kind: Kind) -> &'static str {

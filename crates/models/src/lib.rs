@@ -26,6 +26,8 @@ pub mod vit;
 pub mod weights;
 
 #[cfg(test)]
+mod family_tests;
+#[cfg(test)]
 mod head_tests;
 #[cfg(test)]
 mod reference_tests;
@@ -34,6 +36,6 @@ pub use backbone_prefix::BackbonePrefix;
 pub use device::{Backend, DeviceError};
 pub use extractor::{ExtractError, Extractor, ExtractorSpec, ForwardCache, Passed};
 pub use import::{ImportError, Imported, WeightsChoice};
-pub use network::{Arch, ImageSizeError, Network, UnknownArch};
+pub use network::{Arch, ArchError, ImageSizeError, Network};
 pub use stage::{extract, extract_into, extracted, open_device, open_devices, open_extractor};
 pub use weights::{Weights, WeightsError};

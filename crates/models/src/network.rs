@@ -1,21 +1,26 @@
 //! Any of the networks, by the name of its architecture.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use rand_chacha::ChaCha8Rng;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::resnet::{ResNet, ResNetArch};
-use crate::vit::{Vit, VitArch};
+use crate::vit::{Vit, VitArch, VitArchError};
 
 /// An architecture: see [`ResNetArch`] and [`VitArch`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
-#[schemars(extend("examples" = ["resnet20", "resnet18-imagenet", "vit-tiny-p4"]))]
+///
+/// In a spec, it is written as its name, `"vit-small-p16 heads=12"`, or as a table of a preset and fields,
+/// `{ preset = "vit-small-p16", heads = 12 }`. Elsewhere it is the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "String")]
 pub enum Arch {
     /// A residual network.
     ResNet(ResNetArch),
@@ -23,15 +28,37 @@ pub enum Arch {
     Vit(VitArch),
 }
 
-/// A name that is not the name of an architecture.
+/// How a spec writes an architecture.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected an architecture's name, or a table of a `preset` and fields")]
+enum Written {
+    Name(String),
+    Table(BTreeMap<String, Value>),
+}
+
+/// A text that is not the name of an architecture.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "unknown architecture `{0}`: expected one of {resnets}, with an optional width such as `resnet20-w8` (a multiple of 4 from 4 to \
-     256), and from `resnet18` on with `-imagenet` for the stem of large images; or `vit-tiny-p4` (or `nano`, `small`; patches of 4x4 \
-     pixels), with an optional depth such as `vit-tiny-p4-d6`",
-    resnets = ResNetArch::names()
-)]
-pub struct UnknownArch(String);
+pub enum ArchError {
+    /// No family has such a name.
+    #[error(
+        "unknown architecture `{0}`: expected one of {resnets}, with an optional width such as `resnet20-w8` (a multiple of 4 from 4 to \
+         256), and from `resnet18` on with `-imagenet` for the stem of large images; or a vision transformer such as `vit-tiny-p4` or \
+         `dinov2-small-p14` (docs/pretraining.md)",
+        resnets = ResNetArch::names()
+    )]
+    Unknown(String),
+    /// The name is like that of a transformer.
+    #[error("unknown architecture `{name}`: {source}")]
+    Vit {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        source: VitArchError,
+    },
+    /// A table has no preset, or a field that is no text, number or boolean.
+    #[error("in a table, `{0}` must be {1}")]
+    Table(String, &'static str),
+}
 
 /// An image size that an architecture cannot process.
 #[derive(Debug, thiserror::Error)]
@@ -94,11 +121,13 @@ impl Default for Arch {
 }
 
 impl FromStr for Arch {
-    type Err = UnknownArch;
+    type Err = ArchError;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let resnet = s.parse().map(Self::ResNet);
-        resnet.or_else(|()| s.parse().map(Self::Vit)).map_err(|()| UnknownArch(s.to_owned()))
+        if VitArch::is_named(s) {
+            return s.parse().map(Self::Vit).map_err(|source| ArchError::Vit { name: s.to_owned(), source });
+        }
+        s.parse().map(Self::ResNet).map_err(|()| ArchError::Unknown(s.to_owned()))
     }
 }
 
@@ -111,11 +140,40 @@ impl fmt::Display for Arch {
     }
 }
 
-impl TryFrom<String> for Arch {
-    type Error = UnknownArch;
+impl TryFrom<Written> for Arch {
+    type Error = ArchError;
 
-    fn try_from(s: String) -> Result<Self, Self::Error> {
-        s.parse()
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let mut fields = match written {
+            Written::Name(name) => return name.parse(),
+            Written::Table(fields) => fields,
+        };
+        let preset = fields.remove("preset");
+        let preset = preset.as_ref().and_then(Value::as_str);
+        let mut name = preset.ok_or_else(|| ArchError::Table("preset".into(), "an architecture's name"))?.to_owned();
+        for (field, value) in fields {
+            let text = match value {
+                Value::String(text) if !text.contains(char::is_whitespace) => text,
+                Value::Bool(_) | Value::Number(_) => value.to_string(),
+                _ => return Err(ArchError::Table(field, "a word, a number, or true or false")),
+            };
+            name.push_str(&format!(" {field}={text}"));
+        }
+        name.parse()
+    }
+}
+
+impl JsonSchema for Arch {
+    fn schema_name() -> Cow<'static, str> {
+        "Arch".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "An architecture's name, or a table of a `preset` and fields.",
+            "type": ["string", "object"],
+            "examples": ["resnet20", "resnet18-imagenet", "vit-tiny-p4", "dinov2-small-p14"]
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use hemlock_models::import::{FILE, said};
+use hemlock_models::import::{FILE, Resampling, said};
 use hemlock_models::{Arch, Extractor, ExtractorSpec, Imported, WeightsChoice};
 use hemlock_stage::{Context, Environment, ErrorKind, FileError, ParamError, StageError, few, open_file};
 use schemars::JsonSchema;
@@ -49,6 +49,10 @@ pub struct ImportConfig {
     /// followed by `*`.
     #[serde(default)]
     pub ignore: Vec<String>,
+    /// How learned positions of a transformer are resampled if `image_size` asks for another grid of patches than the
+    /// file has. Without it, as the library does whose names the tensors have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resampling: Option<Resampling>,
     /// How the weights were trained, in a word or two, such as `supervised`. Results show it. Not in the key.
     #[serde(default)]
     pub trained: Option<String>,
@@ -156,8 +160,12 @@ pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<P
     // The probe is read first, so that its errors appear before a large file is read.
     let probe = config.probe.as_ref().map(|probe| ctx.env.locate(probe)).transpose()?;
     let probe = probe.map(|path| Ok::<_, StageError>((Probe::read(&path, &spec)?, path))).transpose()?;
-    let choice =
-        WeightsChoice { branch: config.branch.as_deref(), prefix: config.prefix.as_deref(), ignore: &config.ignore };
+    let choice = WeightsChoice {
+        branch: config.branch.as_deref(),
+        prefix: config.prefix.as_deref(),
+        ignore: &config.ignore,
+        resampling: config.resampling,
+    };
     let Imported { extractor, prefix, said, aside } = Extractor::import(spec.clone(), &path, choice, device)?;
     let verified = match probe {
         Some((probe, path)) => Some(probe.verify(&path, probe_digest(&path)?, &extractor, ctx)?),
@@ -213,6 +221,7 @@ mod tests {
             branch: None,
             prefix: None,
             ignore: Vec::new(),
+            resampling: None,
             trained: None,
         }
     }

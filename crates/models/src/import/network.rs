@@ -10,7 +10,7 @@ use crate::network::Arch;
 use crate::weights::{Weights, WeightsError};
 
 /// Names of dictionary keys and modules that wrap a whole network.
-pub(super) const WRAPPERS: [&str; 11] = [
+pub(super) const WRAPPERS: [&str; 20] = [
     "state_dict",
     "model_state_dict",
     "model",
@@ -22,6 +22,16 @@ pub(super) const WRAPPERS: [&str; 11] = [
     "encoder",
     "encoder_q",
     "base_encoder",
+    // Vision transformers of transformers and OpenCLIP.
+    "vit",
+    "dinov2",
+    "dinov2_with_registers",
+    "dinov3_vit",
+    "vision_model",
+    "vision_tower",
+    "visual",
+    "trunk",
+    "vision",
 ];
 
 /// More such names, of weights that usually come with others, such as an average. If a file has several sets, none of
@@ -47,7 +57,39 @@ pub(super) const BESIDE: [&str; 14] = [
 const TRAINED: [(&str, &str); 2] = [("encoder_q", "encoder_k"), ("base_encoder", "momentum_encoder")];
 
 /// Modules on top of a network that are no part of an extractor.
-pub(super) const HEADS: [&str; 7] = ["fc", "linear", "classifier", "head", "projector", "projection_head", "predictor"];
+pub(super) const HEADS: [&str; 10] = [
+    "fc",
+    "linear",
+    "classifier",
+    "head",
+    "projector",
+    "projection_head",
+    "predictor",
+    "pooler",
+    "attn_pool",
+    "fc_norm",
+];
+
+/// Modules that only pre-training needs: the decoder of MAE, the token of masked patches, and CLIP's encoder of texts.
+const TRAINING: [&str; 17] = [
+    "mask_token",
+    "decoder_embed",
+    "decoder_pos_embed",
+    "decoder_blocks",
+    "decoder_norm",
+    "decoder_pred",
+    "text_model",
+    "text_projection",
+    "visual_projection",
+    "logit_scale",
+    "logit_bias",
+    "transformer",
+    "token_embedding",
+    "positional_embedding",
+    "ln_final",
+    "text",
+    "dino_head",
+];
 
 /// The tensors of the network that was found.
 #[derive(Debug)]
@@ -119,37 +161,40 @@ pub(super) fn find<'a>(
     choice: WeightsChoice<'_>,
 ) -> Result<Found<'a>, Unfound> {
     let kept: BTreeMap<&'a str, &'a StoredTensor> = (tensors.iter())
-        .filter(|(name, _)| !choice.ignore.iter().any(|pattern| matches(pattern, name)))
+        .filter(|(name, _)| !choice.ignores(name))
         .map(|(name, tensor)| (name.as_str(), tensor))
         .collect();
     let sets = sets(&kept, expected);
     let prefix = pick(&kept, &sets, expected, choice)?;
     let inner: Vec<&str> = sets.iter().copied().filter(|set| set.len() > prefix.len()).collect();
-    let mut used: Vec<bool> = choice.ignore.iter().map(|p| tensors.keys().any(|name| matches(p, name))).collect();
     let mut network = BTreeMap::new();
     for (full, tensor) in kept {
         let Some(name) = full.strip_prefix(prefix) else { continue };
         // A projection shortcut may be called `shortcut` or `downsample`.
         let own = canonical(name);
         let module = name.split('.').next().unwrap_or_default();
-        let aside = HEADS.contains(&module) || name.ends_with("num_batches_tracked");
-        let elsewhere = || known(module) || inner.iter().any(|inner| full.starts_with(inner));
-        if aside || (!expected.0.contains_key(&own) && elsewhere()) {
+        let beside = HEADS.contains(&module) || TRAINING.contains(&module) || known(module);
+        let aside = || beside || name.ends_with("num_batches_tracked") || inner.iter().any(|i| full.starts_with(i));
+        if choice.ignores(name) || (!expected.0.contains_key(&own) && aside()) {
             continue;
         }
-        let ignored = choice.ignore.iter().position(|pattern| matches(pattern, name));
-        match ignored {
-            Some(pattern) => used[pattern] = true,
-            None => drop(network.insert(own, tensor)),
-        }
-    }
-    if let Some(unused) = used.iter().position(|used| !used) {
-        let names: Vec<&String> = tensors.keys().collect();
-        let expected =
-            format!("no tensor has such a name, there are {}", listed(&names, 3, |n| format!("`{}`", short(n))));
-        return Err(Unfound::Choice { field: "ignore", value: choice.ignore[unused].clone(), expected });
+        network.insert(own, tensor);
     }
     Ok(Found { prefix, tensors: network })
+}
+
+/// Checks that each pattern of [`WeightsChoice::ignore`] matches a tensor, by its full name or by the end of it.
+pub(super) fn known_to(tensors: &BTreeMap<String, StoredTensor>, choice: WeightsChoice<'_>) -> Result<(), Unfound> {
+    let matched = |pattern: &str, full: &str| {
+        let mut starts = std::iter::once(0).chain(full.match_indices('.').map(|(dot, _)| dot + 1));
+        starts.any(|start| matches(pattern, &full[start..]))
+    };
+    let Some(unused) = choice.ignore.iter().find(|p| !tensors.keys().any(|name| matched(p, name))) else {
+        return Ok(());
+    };
+    let names: Vec<&String> = tensors.keys().collect();
+    let expected = format!("no tensor has such a name, there are {}", listed(&names, 3, |n| format!("`{}`", short(n))));
+    Err(Unfound::Choice { field: "ignore", value: unused.clone(), expected })
 }
 
 /// The prefixes of all sets of weights, in order.
@@ -259,7 +304,7 @@ fn wrapped(name: &str) -> usize {
 }
 
 /// Whether a pattern of [`WeightsChoice::ignore`] matches a name.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(start) => name.starts_with(start),
         None => name == pattern || under(name, pattern),

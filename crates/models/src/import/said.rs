@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 use super::short;
 use crate::extractor::ExtractorSpec;
 use crate::network::Arch;
+use crate::vit::{Activation, Readout};
 
 /// One statement of a file about its network.
 #[derive(Clone, Debug, PartialEq)]
@@ -278,13 +279,23 @@ fn ours(about: About, value: &Value, spec: &ExtractorSpec) -> Answer {
         (About::Heads, _) => count(&|vit| vit.heads()),
         (About::Depth, _) => count(&|vit| vit.depth()),
         (About::Patch, _) => count(&|vit| vit.patch()),
-        (About::Width, _) => count(&|vit| vit.feature_dim()),
-        (About::LayerNorm, Arch::Vit(_)) => number(1e-6),
+        (About::Width, _) => count(&|vit| vit.width),
+        (About::LayerNorm, Arch::Vit(vit)) => number(vit.norm_eps.value()),
         (About::BatchNorm, Arch::ResNet(_)) => number(1e-5),
         (About::LayerNorm | About::BatchNorm, _) => Answer::Same,
-        (About::Activation, Arch::Vit(_)) => word(&["gelu"]),
+        (About::Activation, Arch::Vit(vit)) => word(match vit.activation {
+            Activation::Gelu => &["gelu"],
+            Activation::GeluTanh => &["gelu_tanh", "gelu_pytorch_tanh", "gelu_new"],
+            Activation::QuickGelu => &["quick_gelu", "quickgelu"],
+            Activation::SwiGlu => &["silu", "swiglu"],
+        }),
         (About::Activation, Arch::ResNet(_)) => word(&["relu"]),
-        (About::Pool, Arch::Vit(_)) => word(&["token", "cls", ""]),
+        (About::Pool, Arch::Vit(vit)) => word(match vit.readout {
+            Readout::Class => &["token", "cls", ""],
+            Readout::Mean => &["avg", "mean"],
+            Readout::Attention => &["map"],
+            Readout::ClassMean => return Answer::Unknown,
+        }),
         (About::Pool, Arch::ResNet(_)) => word(&["avg", "mean", ""]),
         (About::Size, _) => size(value, spec),
         (About::Mean, _) => channels(value, spec.mean, "mean"),

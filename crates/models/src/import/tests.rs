@@ -170,7 +170,7 @@ fn what_is_not_known_can_be_said() {
         file.to_safetensors().unwrap()
     };
     let ignore = ["prototypes.*".to_owned()];
-    let all = WeightsChoice { prefix: Some("trunk._feature_blocks."), branch: None, ignore: &ignore };
+    let all = WeightsChoice { prefix: Some("trunk._feature_blocks."), ignore: &ignore, ..WeightsChoice::default() };
     for prefix in ["trunk._feature_blocks.", "classy_state_dict.base_model.model.trunk._feature_blocks."] {
         let bytes = under(prefix);
         let said = import("resnet8-w4", "x.safetensors", &bytes).unwrap_err().to_string();
