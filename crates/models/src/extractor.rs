@@ -11,7 +11,7 @@ use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis, Slice};
 use serde::{Deserialize, Serialize};
 
 use crate::device::runs_on_rayon;
-use crate::frozen::{FoldedNetwork, Tape};
+use crate::frozen::{FrozenNetwork, Tapes};
 use crate::network::{Arch, Network};
 use crate::resnet::Folded;
 use crate::tiles::{GPU_BATCH, par_tiles};
@@ -84,7 +84,7 @@ pub struct Extractor {
 pub struct ForwardCache {
     /// Features `[n, d]`.
     pub features: Vec<f32>,
-    tapes: Vec<Tape>,
+    tapes: Tapes,
 }
 
 /// The forward pass of some images as tensors, with burn's graph, from which [`Passed::back`] computes the gradient.
@@ -111,14 +111,14 @@ impl Passed {
     }
 }
 
-/// What computes the forward and the backward pass: burn, or, on the processor, `hemlock-conv`, which is several times
+/// What computes the forward and the backward pass: burn, or, on the processor, our own kernels, which are several times
 /// faster.
 #[derive(Clone, Debug)]
 enum Kernels {
     /// burn, on the network as it is.
     Plain,
     Folded(Folded),
-    Own(FoldedNetwork),
+    Own(FrozenNetwork),
 }
 
 impl Extractor {
@@ -127,7 +127,7 @@ impl Extractor {
     pub fn new(spec: ExtractorSpec, net: &Network, device: &Device) -> Self {
         let net = net.valid();
         let kernels = match &net {
-            Network::ResNet(net) if runs_on_rayon(device) => Kernels::Own(FoldedNetwork::new(&Folded::new(net))),
+            net if runs_on_rayon(device) => Kernels::Own(FrozenNetwork::new(net, spec.image_size, device)),
             Network::ResNet(net) => Kernels::Folded(Folded::new(net)),
             Network::Vit(_) => Kernels::Plain,
         };
@@ -183,7 +183,7 @@ impl Extractor {
     #[must_use]
     pub fn forward(&self, pixels: &[f32]) -> Vec<f32> {
         match &self.kernels {
-            Kernels::Own(net) => net.features(&self.spec.normalised(pixels), self.spec.image_size),
+            Kernels::Own(net) => net.features(&self.spec.normalised(pixels)),
             Kernels::Folded(_) | Kernels::Plain => down(self.on_burn(self.images(pixels.to_vec()))),
         }
     }
@@ -194,9 +194,7 @@ impl Extractor {
     /// features.
     pub fn vjp(&self, pixels: &[f32], mut derivative: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
         match &self.kernels {
-            Kernels::Own(net) => {
-                self.grad_pixels(net.vjp(&self.spec.normalised(pixels), self.spec.image_size, derivative))
-            }
+            Kernels::Own(net) => self.grad_pixels(net.vjp(&self.spec.normalised(pixels), derivative)),
             Kernels::Folded(_) | Kernels::Plain => {
                 let passed = self.pass(self.images(pixels.to_vec()));
                 let features = passed.features();
@@ -222,7 +220,7 @@ impl Extractor {
     #[must_use]
     pub fn forward_cached(&self, pixels: &[f32]) -> Option<ForwardCache> {
         let Kernels::Own(net) = &self.kernels else { return None };
-        let (features, tapes) = net.forward_cached(&self.spec.normalised(pixels), self.spec.image_size);
+        let (features, tapes) = net.forward_cached(&self.spec.normalised(pixels));
         Some(ForwardCache { features, tapes })
     }
 
@@ -230,7 +228,7 @@ impl Extractor {
     #[must_use]
     pub fn cache_bytes(&self) -> usize {
         match &self.kernels {
-            Kernels::Own(net) => net.cache_bytes(self.spec.image_size),
+            Kernels::Own(net) => net.cache_bytes(),
             Kernels::Folded(_) | Kernels::Plain => 0,
         }
     }
@@ -449,13 +447,27 @@ mod tests {
         assert_eq!(extractor.to_safetensors().unwrap(), before);
     }
 
-    /// `hemlock-conv` and burn compute the same features and gradients.
+    /// Our own kernels and burn compute the same features and gradients.
     #[test]
     fn both_kernels_agree() {
-        for arch in ["resnet8-w4", "resnet20", "resnet18-w8", "resnet50-imagenet-w4"] {
+        for arch in [
+            "resnet8-w4",
+            "resnet20",
+            "resnet18-w8",
+            "resnet50-imagenet-w4",
+            "vit-nano-p4-d3",
+            "vit-nano-p4-d2 readout=mean",
+            "dinov2-reg-small-p4-d3 readout=class-mean last=2",
+            "dinov3-small-plus-p4-d2 last=2",
+            "clip-base-p4-d1",
+            "siglip-base-p8-d1",
+        ] {
             let own = extractor(arch);
-            let Network::ResNet(net) = &own.net else { panic!("{arch} is a residual network") };
-            let burn = Extractor { kernels: Kernels::Folded(Folded::new(net)), ..own.clone() };
+            let kernels = match &own.net {
+                Network::ResNet(net) => Kernels::Folded(Folded::new(net)),
+                Network::Vit(_) => Kernels::Plain,
+            };
+            let burn = Extractor { kernels, ..own.clone() };
             let pixels: Vec<f32> = images(6).iter().map(|&p| f32::from(p) / 255.0).collect();
             let close = |a: &[f32], b: &[f32]| {
                 let largest = b.iter().fold(0.0f32, |m, x| m.max(x.abs()));
@@ -465,7 +477,8 @@ mod tests {
             close(&own.forward(&pixels), &burn.forward(&pixels));
             // The features of an image do not depend on the images that are processed with it.
             let d = own.feature_dim();
-            let by = |row: usize, z: &[f32]| z.iter().enumerate().map(|(i, z)| z + (row + i / d) as f32).collect();
+            // A layer norm's derivative is zero along its output.
+            let by = |row: usize, z: &[f32]| z.iter().enumerate().map(|(i, z)| z * z + (row + i / d) as f32).collect();
             close(&own.vjp(&pixels, by), &burn.vjp(&pixels, by));
             // Nor on the forward passes that are made before the backward pass.
             let caches = [0, 3].map(|from| own.forward_cached(&pixels[from * 192..(from + 3) * 192]).unwrap());

@@ -1,17 +1,93 @@
-//! A frozen network on the processor, by the kernels of `hemlock-conv`: features, and gradients with respect to pixels.
+//! A frozen network on the processor, by our own kernels: features, and gradients with respect to pixels.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use burn::nn::conv::Conv2d;
-use burn::tensor::TensorData;
+use burn::tensor::{Device, TensorData};
 use hemlock_conv::{Accumulate, BlockedTensor, Conv, Epilogue, Geometry};
 
+use crate::network::Network;
 use crate::resnet::Folded;
+use crate::vit::frozen::{FrozenVit, Pass};
 
 /// Images that go through the layers together: few enough for their activations to stay in the cache.
 const TOGETHER: usize = 4;
 
-/// A frozen network, with its batch norms folded into the convolutions.
+/// A frozen network of any family, for images of one size.
+#[derive(Debug, Clone)]
+pub(crate) enum FrozenNetwork {
+    ResNet(FoldedNetwork, [usize; 2]),
+    Vit(FrozenVit),
+}
+
+/// The forward cache of some images.
+#[derive(Debug)]
+pub(crate) enum Tapes {
+    ResNet(Vec<Tape>),
+    Vit(Vec<Pass>),
+}
+
+impl FrozenNetwork {
+    /// Freezes `net` for images of `[height, width]`.
+    pub(crate) fn new(net: &Network, size: [usize; 2], device: &Device) -> Self {
+        match net {
+            Network::ResNet(net) => Self::ResNet(FoldedNetwork::new(&Folded::new(net)), size),
+            Network::Vit(net) => Self::Vit(FrozenVit::new(net, size, device)),
+        }
+    }
+
+    /// Features `[n, d]` of normalised images `[n, 3, height, width]`.
+    pub(crate) fn features(&self, images: &[f32]) -> Vec<f32> {
+        match self {
+            Self::ResNet(net, size) => net.features(images, *size),
+            Self::Vit(net) => net.features(images),
+        }
+    }
+
+    /// Features `[n, d]`, and the tapes for [`backward`](Self::backward).
+    pub(crate) fn forward_cached(&self, images: &[f32]) -> (Vec<f32>, Tapes) {
+        match self {
+            Self::ResNet(net, size) => {
+                let (features, tapes) = net.forward_cached(images, *size);
+                (features, Tapes::ResNet(tapes))
+            }
+            Self::Vit(net) => {
+                let (features, passes) = net.forward_cached(images);
+                (features, Tapes::Vit(passes))
+            }
+        }
+    }
+
+    /// Memory of the tape of one image, in bytes.
+    pub(crate) fn cache_bytes(&self) -> usize {
+        match self {
+            Self::ResNet(net, size) => net.cache_bytes(*size),
+            Self::Vit(net) => net.cache_bytes(),
+        }
+    }
+
+    /// The gradient with respect to the normalised images, given the gradient `[n, d]` with respect to the features.
+    /// `tapes` must come from the same network.
+    pub(crate) fn backward(&self, tapes: Tapes, grad_features: &[f32]) -> Vec<f32> {
+        match (self, tapes) {
+            (Self::ResNet(net, _), Tapes::ResNet(tapes)) => net.backward(tapes, grad_features),
+            (Self::Vit(net), Tapes::Vit(passes)) => net.backward(passes, grad_features),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The gradient of a scalar function of the features with respect to the normalised images.
+    /// `derivative(first_row, features)` is called with the features of consecutive images and returns the gradient
+    /// with respect to these.
+    pub(crate) fn vjp(&self, images: &[f32], derivative: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
+        match self {
+            Self::ResNet(net, size) => net.vjp(images, *size, derivative),
+            Self::Vit(net) => net.vjp(images, derivative),
+        }
+    }
+}
+
+/// A frozen residual network, with its batch norms folded into the convolutions.
 #[derive(Debug, Clone)]
 pub(crate) struct FoldedNetwork {
     stem: Layer,

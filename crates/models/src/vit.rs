@@ -5,6 +5,7 @@
 //! (Chen, Xie and He, 2021), learned positions are initialised with sines and cosines of row and column.
 
 mod arch;
+pub(crate) mod frozen;
 mod rotary;
 
 pub(crate) use arch::{Activation, Positions, Readout};
