@@ -18,7 +18,7 @@ use crate::tiles::{GPU_BATCH, par_tiles};
 use crate::travel::{down, up};
 use crate::weights::{Weights, WeightsError};
 
-/// Images of one tile on the processor. A constant, because results depend on it in their last bits.
+/// Most images of one tile on the processor. A constant, because burn's results depend on it in their last bits.
 const TILE: usize = 64;
 
 /// Architecture, image size and input normalisation: everything that defines an extractor, without its weights.
@@ -214,6 +214,15 @@ impl Extractor {
         Passed { images, features }
     }
 
+    /// Images of one tile on the processor: at most `most`, and fewer if few images fill the caches.
+    #[must_use]
+    pub fn tile(&self, most: usize) -> usize {
+        match &self.kernels {
+            Kernels::Own(net) => net.together().map_or(most, |together| together.min(most)),
+            Kernels::Folded(_) | Kernels::Plain => most,
+        }
+    }
+
     /// Features, and the forward cache for [`Extractor::backward`], so that features and gradient take one forward pass
     /// and not the two of [`Extractor::forward`] and [`Extractor::vjp`]. Returns `None` on devices and for networks
     /// that burn computes.
@@ -322,7 +331,7 @@ impl Extractor {
             if progress(done) { Ok(()) } else { Err(ExtractError::Interrupted) }
         };
         if runs_on_rayon(&self.device) {
-            par_tiles(n, TILE, |rows| {
+            par_tiles(n, self.tile(TILE), |rows| {
                 let made = self.forward(&pixels(&rows));
                 keep(rows, made)
             })?;

@@ -36,6 +36,14 @@ impl FrozenNetwork {
         }
     }
 
+    /// How many images go through the layers together, if a larger tile would be of no use.
+    pub(crate) fn together(&self) -> Option<usize> {
+        match self {
+            Self::ResNet(..) => None,
+            Self::Vit(net) => Some(net.together()),
+        }
+    }
+
     /// Features `[n, d]` of normalised images `[n, 3, height, width]`.
     pub(crate) fn features(&self, images: &[f32]) -> Vec<f32> {
         match self {

@@ -164,16 +164,16 @@ impl Matching {
             }
             Ok(finished)
         };
-        let device = problem.frozen.device();
+        let (device, images) = (problem.frozen.device(), problem.frozen.extractor.tile(TILE));
         let found = if runs_on_rayon(device) {
-            on_device(device, m * starts, TILE, tile)?
+            on_device(device, m * starts, images, tile)?
         } else {
             let begin = |item| {
                 let (row, number) = (item / starts, item % starts);
                 ImageStart { row, number, pixels: start(row, number) }
             };
             let moved = |passed: u64| bar.at(done.fetch_add(passed, Ordering::Relaxed) + passed);
-            on_device(device, m * starts, TILE, |items| {
+            on_device(device, m * starts, images, |items| {
                 self.together(problem, &items.map(begin).collect::<Vec<_>>(), &moved, ctx)
             })?
         };

@@ -8,7 +8,7 @@ use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
 use std::{collections::BTreeMap, convert::Infallible, ops::Range, sync::Mutex, sync::PoisonError};
 
-/// Images of one tile on the processor. Images do not influence each other, so the number changes no result.
+/// Most images of one tile on the processor. Images do not influence each other, so the number changes no result.
 pub(crate) const TILE: usize = 32;
 
 /// Memory for forward caches in bytes: enough for some hundreds of CIFAR images in a ResNet-20. Images beyond it are
@@ -69,7 +69,7 @@ impl<'a> FrozenExtractor<'a> {
         grad_features: impl Fn(usize, &[f32]) -> (Vec<f32>, T) + Sync,
     ) -> (Vec<f32>, Vec<T>) {
         let size = pixels.len() / n.max(1);
-        let Ok(tiles) = on_device(self.device(), n, TILE, |rows| {
+        let Ok(tiles) = on_device(self.device(), n, self.extractor.tile(TILE), |rows| {
             let mut extras = Vec::new();
             let gradient = self.vjp(&pixels[rows.start * size..rows.end * size], |row, z| {
                 let (gradient, extra) = grad_features(rows.start + row, z);
@@ -132,7 +132,7 @@ impl<'a> FrozenExtractor<'a> {
         let (n, d) = pass.features.dim();
         let size = pixels.len() / n.max(1);
         let caches = Mutex::new(pass.caches);
-        let Ok(gradients) = on_device(self.device(), n, TILE, |rows| {
+        let Ok(gradients) = on_device(self.device(), n, self.extractor.tile(TILE), |rows| {
             let zeta = &zeta[rows.start * d..];
             let cache = caches.lock().unwrap_or_else(PoisonError::into_inner).remove(&rows.start);
             Ok::<_, Infallible>(match cache {
@@ -158,7 +158,7 @@ impl<'a> FrozenExtractor<'a> {
         make: impl Fn(Range<usize>, &[f32]) -> Vec<f32> + Sync,
     ) -> Result<Array2<f32>, StageError> {
         let n = images.len_of(Axis(0));
-        let features = on_device(self.device(), n, TILE, |rows| {
+        let features = on_device(self.device(), n, self.extractor.tile(TILE), |rows| {
             ctx.check()?;
             let pixels: Vec<f32> = images.slice_axis(Axis(0), Slice::from(rows.clone())).iter().copied().collect();
             Ok::<_, StageError>(make(rows, &pixels))

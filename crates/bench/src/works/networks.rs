@@ -1,10 +1,10 @@
-//! Works with networks of random weights, on random images of CIFAR's size.
+//! Works with networks of random weights, on random images.
 
 use crate::{Amount, Limit, PeerInputs, Run, Work};
 use anyhow::{Context as _, Result, anyhow};
 use hemlock_artifact::Normalization;
 use hemlock_decoder as decoder;
-use hemlock_fixtures::{self as fixtures, SIDE, extractor, images, in_context, pixels, stored};
+use hemlock_fixtures::{self as fixtures, SIDE, extractor_of, images, in_context, pixels, pixels_of, stored};
 use hemlock_models::device;
 use hemlock_perturb::FrozenExtractor;
 use hemlock_stage::{Bar, Cancel, Progress, Silent, Stage};
@@ -30,13 +30,20 @@ pub struct Size {
     pub arch: &'static str,
     /// Number of images in an extraction, an image gradient, a matching, or a step of training.
     pub images: usize,
+    /// Side of the images in pixels.
+    pub side: usize,
     /// The name of the device.
     pub device: String,
 }
 
 impl Size {
     pub(super) fn new(arch: &'static str, images: usize, device: &str) -> Self {
-        Self { arch, images, device: device.to_owned() }
+        Self { arch, images, side: SIDE, device: device.to_owned() }
+    }
+
+    /// The same for images of another size.
+    pub(super) fn at(self, side: usize) -> Self {
+        Self { side, ..self }
     }
 
     fn net(&self) -> String {
@@ -46,13 +53,18 @@ impl Size {
     /// Number of operations of `passes` passes of one image. A forward pass counts as one, and so do a backward pass to
     /// the image and one to the weights. `None` for networks that no work on the processor uses.
     fn operations(&self, passes: usize) -> Result<Option<Amount>> {
-        let count = 2.0 * passes as f64 * multiplications(self.arch);
-        let known = ["resnet20", "resnet18"].contains(&self.arch) && self.device == "flex";
-        Ok(known.then_some(Amount { limit: Limit::Single, count }))
+        let one = match self.arch {
+            "resnet20" | "resnet18" => multiplications(self.arch),
+            "vit-small-p16" => attended(384, self.side / 16),
+            "vit-base-p16" => attended(768, self.side / 16),
+            _ => return Ok(None),
+        };
+        let known = self.device == "flex";
+        Ok(known.then_some(Amount { limit: Limit::Single, count: 2.0 * passes as f64 * one }))
     }
 
     fn given(&self, more: serde_json::Value) -> Result<PeerInputs> {
-        let mut numbers = json!({ "arch": self.arch, "images": self.images });
+        let mut numbers = json!({ "arch": self.arch, "images": self.images, "side": self.side });
         if let (Some(numbers), serde_json::Value::Object(more)) = (numbers.as_object_mut(), more) {
             numbers.extend(more);
         }
@@ -75,6 +87,13 @@ fn multiplications(arch: &str) -> f64 {
     (pixels(0) * 9 * 3 * width + (0..groups).map(group).sum::<usize>()) as f64
 }
 
+/// Number of multiplications of one image's forward pass through a transformer with 12 blocks and patches of 16 x 16
+/// pixels, for a grid of `side * side` patches: the embedding, and for each block its linear maps and its attention.
+fn attended(width: usize, side: usize) -> f64 {
+    let (patches, tokens) = (side * side, 1 + side * side);
+    (patches * 3 * 16 * 16 * width + 12 * tokens * (12 * width * width + 2 * tokens * width)) as f64
+}
+
 /// Extraction of features from 8-bit images.
 pub(super) struct Extraction(pub(super) Size);
 
@@ -88,7 +107,8 @@ impl Work for Extraction {
     }
 
     fn prepare(&self) -> Result<Run> {
-        let (extractor, images) = (extractor(self.0.arch, &self.0.device)?, pixels(self.0.images));
+        let Size { arch, images, side, device } = &self.0;
+        let (extractor, images) = (extractor_of(arch, *side, device)?, pixels_of(*images, *side));
         Ok(Box::new(move || {
             extractor.features(images.view(), &|_| true)?;
             Ok(())
@@ -113,9 +133,10 @@ impl Work for Gradient {
     }
 
     fn prepare(&self) -> Result<Run> {
-        let (extractor, images) = (extractor(self.0.arch, &self.0.device)?, self.0.images);
+        let Size { arch, images, side, device } = self.0.clone();
+        let extractor = extractor_of(arch, side, &device)?;
         let normalization = Normalization::identity(extractor.feature_dim());
-        let pixels: Vec<f32> = pixels(images).iter().map(|p| f32::from(*p) / 255.0).collect();
+        let pixels: Vec<f32> = pixels_of(images, side).iter().map(|p| f32::from(*p) / 255.0).collect();
         Ok(Box::new(move || {
             let frozen = FrozenExtractor::new(&extractor, &normalization);
             // The gradient of half the squared norm with respect to features is the features themselves.
@@ -147,15 +168,16 @@ impl Work for Matching {
     }
 
     fn prepare(&self) -> Result<Run> {
-        let Size { arch, images, device } = self.size.clone();
-        let extractor = extractor(arch, &device)?;
+        let Size { arch, images, side, device } = self.size.clone();
+        let extractor = extractor_of(arch, side, &device)?;
         let params = if self.refined {
             json!({ "method": "feature-matching", "refine": PASSES, "refine_from": "base" })
         } else {
             json!({ "method": "feature-matching", "steps": PASSES, "tolerance": 0.0 })
         };
         let params: hemlock_invert::Params = serde_json::from_value(params)?;
-        let (stored, features) = (stored(&extractor)?, extractor.features(pixels(2 * images).view(), &|_| true)?);
+        let (stored, features) =
+            (stored(&extractor)?, extractor.features(pixels_of(2 * images, side).view(), &|_| true)?);
         let inputs = move || -> Result<hemlock_invert::Inputs> {
             let given = fixtures::AttackInputs::of(stored.clone(), features.view(), 2 * images)?;
             let poison_features = given.poisons(images);
@@ -188,11 +210,12 @@ impl Work for Decoding {
     }
 
     fn prepare(&self) -> Result<Run> {
-        let Size { arch, images, device } = self.0.clone();
-        let extractor = extractor(arch, &device)?;
+        let Size { arch, images, side, device } = self.0.clone();
+        let extractor = extractor_of(arch, side, &device)?;
         let params = json!({ "epochs": 1, "batch": DECODED.min(images) });
         let params: decoder::Params = serde_json::from_value(params)?;
-        let (stored, features) = (stored(&extractor)?, extractor.features(pixels(images + 1).view(), &|_| true)?);
+        let (stored, features) =
+            (stored(&extractor)?, extractor.features(pixels_of(images + 1, side).view(), &|_| true)?);
         Ok(Box::new(move || {
             let given = fixtures::AttackInputs::of(stored.clone(), features.view(), images)?;
             let fixtures::AttackInputs { dataset, extractor, features, .. } = given;
@@ -224,7 +247,7 @@ impl Work for Pretraining {
     }
 
     fn prepare(&self) -> Result<Run> {
-        let (method, Size { arch, images: batch, device }) = (self.method, self.size.clone());
+        let (method, Size { arch, images: batch, device, .. }) = (self.method, self.size.clone());
         let config = TrainConfig {
             arch: arch.parse()?,
             batch,
@@ -308,6 +331,9 @@ mod tests {
     fn multiplications_are_those_of_the_literature() {
         assert!((multiplications("resnet20") / 40.6e6 - 1.0).abs() < 0.01);
         assert!((multiplications("resnet18") / 0.556e9 - 1.0).abs() < 0.01);
+        // Of 4.6 and 17.6 billion, timm's table has these for images of 224 pixels.
+        assert!((attended(384, 14) / 4.61e9 - 1.0).abs() < 0.01);
+        assert!((attended(768, 14) / 17.58e9 - 1.0).abs() < 0.01);
     }
 
     #[test]

@@ -243,6 +243,11 @@ impl FrozenVit {
         4 * self.blocks.len() * tokens * (2 * (width + 1) + 4 * width + self.arch.heads + first)
     }
 
+    /// How many images go through the layers together.
+    pub(crate) fn together(&self) -> usize {
+        (TOGETHER / self.tokens()).max(1)
+    }
+
     fn tokens(&self) -> usize {
         self.arch.before_patches() + self.grid[0] * self.grid[1]
     }
@@ -265,7 +270,7 @@ impl FrozenVit {
 
     /// Passes all images forward, a few at a time, and calls `done` with each pass and the number of its first image.
     fn visit(&self, images: &[f32], keeps: bool, mut done: impl FnMut(Pass, usize)) {
-        let together = (TOGETHER / self.tokens()).max(1);
+        let together = self.together();
         for (i, images) in images.chunks(together * self.pixels()).enumerate() {
             let mut passes = self.passes.lock().unwrap_or_else(PoisonError::into_inner);
             let mut pass = passes.pop().unwrap_or_default();
