@@ -32,7 +32,7 @@ pub fn works() -> Works {
         ("feature-matching-vit-small", Box::new(Matching { size: size("vit-small-p16", 4).at(224), refined: false })),
         ("extraction-vit-base", Box::new(Extraction(size("vit-base-p16", 8).at(224)))),
         ("image-gradient-vit-base", Box::new(Gradient(size("vit-base-p16", 4).at(224)))),
-        ("feature-matching-vit-base", Box::new(Matching { size: size("vit-base-p16", 2).at(224), refined: false })),
+        ("feature-matching-vit-base", Box::new(Matching { size: size("vit-base-p16", 4).at(224), refined: false })),
         ("simclr-resnet20", Box::new(Pretraining { method: Method::Simclr, size: size("resnet20", 128) })),
         ("simclr-resnet18", Box::new(Pretraining { method: Method::Simclr, size: size("resnet18", 128) })),
         ("head", Box::new(Training { samples: 10_000, dim: 64 })),

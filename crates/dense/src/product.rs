@@ -7,6 +7,9 @@ const PANEL: usize = 64;
 /// Steps of the inner dimension that are taken without a test of bounds.
 const STEPS: usize = 8;
 
+/// Rows of the blocks at the end, where no larger block fits.
+const REST: usize = 4;
+
 /// A row of a panel.
 #[derive(Debug, Clone, Copy)]
 #[repr(align(64))]
@@ -182,14 +185,15 @@ impl Product<'_> {
             self.store(simd, row, span, sums);
             row += R;
         }
-        while row + 2 <= self.rows {
-            let sums = self.sums::<S, 2, V>(simd, panel, row, at);
+        while row + REST <= self.rows {
+            let sums = self.sums::<S, REST, V>(simd, panel, row, at);
             self.store(simd, row, span, sums);
-            row += 2;
+            row += REST;
         }
-        if row < self.rows {
+        while row < self.rows {
             let sums = self.sums::<S, 1, V>(simd, panel, row, at);
             self.store(simd, row, span, sums);
+            row += 1;
         }
     }
 

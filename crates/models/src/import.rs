@@ -10,10 +10,11 @@ mod kind;
 mod layout;
 mod network;
 mod positions;
+pub mod repository;
 pub mod said;
 
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -26,6 +27,7 @@ use hemlock_streams::Purpose;
 use pytorch_reader::{PickleValue, PytorchReader};
 use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
+use serde_json::Value;
 
 use crate::device::quietly;
 use crate::extractor::{Extractor, ExtractorSpec};
@@ -219,8 +221,44 @@ pub(crate) struct Opened {
 /// Most characters that a message quotes of a reader's reason.
 const REASON: usize = 400;
 
-/// Opens a file and reads the names and shapes of its tensors.
+/// The ending of the index of weights in several files.
+const INDEX: &str = ".index.json";
+
+/// The files that weights are read from: the file itself or, if it is an index of several files, these after it.
+///
+/// # Errors
+/// If an index cannot be read or names no files.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>, ImportError> {
+    let mut files = vec![path.to_owned()];
+    if !path.to_string_lossy().ends_with(INDEX) {
+        return Ok(files);
+    }
+    let what = "index of weights in several files";
+    let text = fs::read(path).map_err(FileError::unreadable(path, what))?;
+    let index: Value = serde_json::from_slice(&text).map_err(FileError::damaged(path, what))?;
+    let names = index["weight_map"].as_object().map(|map| map.values().filter_map(Value::as_str).collect());
+    let names: BTreeSet<&str> = names.unwrap_or_default();
+    if names.is_empty() {
+        return Err(FileError::damaged(path, what)("it has no `weight_map` of file names").into());
+    }
+    // Only the last part counts: an index names files of its own folder.
+    files.extend(names.into_iter().filter_map(|name| Some(path.with_file_name(Path::new(name).file_name()?))));
+    Ok(files)
+}
+
+/// Opens a file, or all files of an index, and reads the names and shapes of the tensors.
 pub(crate) fn open(path: &Path) -> Result<Opened, ImportError> {
+    let [_, parts @ ..] = &files(path)?[..] else { return open_one(path) };
+    let mut opened = parts.iter().map(|part| open_one(part));
+    let Some(mut all) = opened.next().transpose()? else { return open_one(path) };
+    for part in opened {
+        all.tensors.extend(part?.tensors);
+    }
+    Ok(all)
+}
+
+/// Opens a file and reads the names and shapes of its tensors.
+fn open_one(path: &Path) -> Result<Opened, ImportError> {
     let kind = kind::of(path)?;
     let tensors = guarded(path, kind, || match kind {
         Kind::Safetensors => safetensors(path),

@@ -1,5 +1,6 @@
 //! The parameters of pre-training, and their valid ranges.
 
+use hemlock_models::Arch;
 use hemlock_stage::{ParamError, Params, Seed};
 use hemlock_training::{Method, TrainConfig};
 use schemars::JsonSchema;
@@ -87,11 +88,16 @@ impl<'de> Deserialize<'de> for PretrainConfig {
             }
         }
         // The temperature with which the method's authors train such networks.
-        let transformer = table.get("arch").and_then(Value::as_str).is_some_and(|arch| arch.starts_with("vit"));
+        let arch = table.get("arch").and_then(|arch| serde_json::from_value::<Arch>(arch.clone()).ok());
+        let transformer = matches!(arch, Some(Arch::Vit(_)));
         if table["method"] == Method::MocoV3.name() && !transformer {
             table.entry("temperature").or_insert_with(|| 1.0.into());
         }
-        Self::deserialize(Value::Object(table)).map_err(D::Error::custom)
+        let config = Self::deserialize(Value::Object(table)).map_err(D::Error::custom)?;
+        Ok(match config {
+            Self::Import(config) => Self::Import(config.with_defaults()),
+            training => training,
+        })
     }
 }
 

@@ -45,7 +45,7 @@ impl hemlock_stage::Stage for Stage {
             PretrainConfig::MocoV3(config) => return config.key(Method::MocoV3),
             PretrainConfig::Supervised(config) => return config.key(Method::Supervised),
             PretrainConfig::Random(_) => |field| ["method", "arch", "seed"].contains(&field),
-            PretrainConfig::Import(_) => |field| !["weights", "probe", "trained"].contains(&field),
+            PretrainConfig::Import(_) => |field| !["path", "weights", "probe", "trained"].contains(&field),
         };
         let mut value = serde_json::to_value(config)?;
         if let Some(fields) = value.as_object_mut() {

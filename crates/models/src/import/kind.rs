@@ -57,7 +57,7 @@ pub(super) fn of(path: &Path) -> Result<Kind, ImportError> {
         Err(ImportError::Other { path: path.to_owned(), what: what.to_owned(), remedy: remedy.to_owned() })
     };
     if path.is_dir() {
-        return is("a folder", "name the file of weights in it");
+        return is("a folder", "name the file of weights in it, or the folder by `path`");
     }
     let file = open_file(path).map_err(unreadable())?;
     let mut start = Vec::new();
