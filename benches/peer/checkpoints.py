@@ -3,6 +3,7 @@
     pip install torch torchvision timm
     python benches/peer/checkpoints.py round-trip --hemlock target/release/hemlock
     python benches/peer/checkpoints.py exported out out/KEY/test-images.safetensors
+    python benches/peer/checkpoints.py families [LAYOUT...]
     python benches/peer/checkpoints.py logits resnet20-12fca82f.th cifar-10-binary.tar.gz logits.json
 
 - round-trip: For every architecture, there are three kinds of weights: those that Hemlock initialised, those that it
@@ -10,6 +11,9 @@
   tensors of batch norms. All are exported and compared.
 - exported: The same comparison is made for a folder with what `hemlock export` wrote of `pretrain` and `features`, and
   for the images that it wrote of `dataset`.
+- families: Every family of vision transformers is made by its own library (timm, transformers, OpenCLIP) with random
+  weights, as large as ViT-S at 224 pixels, saved as its files are published, and imported. Features and image gradients
+  are compared, at its own size and at another one. Needs `pip install transformers open_clip_torch`, and cargo.
 - logits: A checkpoint of akamaster/pytorch_resnet_cifar10 gives the logits of the first test images of CIFAR-10, and
   its accuracy on all of them. This wrote crates/models/tests/data/cifar10_supervised_resnet20_logits.json, which the
   tests of `hemlock-models` compare with.
@@ -22,6 +26,7 @@ or if imported tensors have changed in the export, the script ends with 1.
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -179,6 +184,29 @@ def exported(args):
     return report(arch, "exported", state, difference)
 
 
+def families(args):
+    """Makes one family after the other, as a file has some 90 MB, and lets a test of `hemlock-models` compare it."""
+    root = Path(__file__).resolve().parents[2]
+    sys.path.insert(0, str(root / "crates/models/tests/data"))
+    from families import FAMILIES
+
+    test = "cargo test --release --package hemlock-models --lib family_tests".split()
+    print("| layout | families | architecture | side | features, image gradient |\n| --- | --- | --- | --- | --- |")
+    passed = True
+    for name in args.layouts or FAMILIES:
+        with tempfile.TemporaryDirectory() as folder:
+            script = [sys.executable, root / "crates/models/tests/data/families.py", "--full", folder, name]
+            subprocess.run(script, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            environment = os.environ | {"HEMLOCK_FAMILIES": folder}
+            done = subprocess.run([*test, *args.cargo, "--", "--nocapture"], cwd=root, env=environment, text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            print("\n".join(line for line in done.stdout.splitlines() if line.startswith("| ")), flush=True)
+            if done.returncode:
+                print(done.stderr[-2000:], file=sys.stderr)
+            passed &= done.returncode == 0
+    return passed
+
+
 def records(archive, batch):
     """Returns images and labels of a file in CIFAR-10's binary layout."""
     with tarfile.open(archive) as files:
@@ -215,6 +243,11 @@ def main():
     command.add_argument("folder", type=Path, help="with extractor.safetensors, extractor.json, test.safetensors")
     command.add_argument("images", type=Path, help="test-images.safetensors of the downstream dataset")
     command.set_defaults(run=exported)
+
+    command = commands.add_parser("families")
+    command.add_argument("layouts", nargs="*", metavar="LAYOUT", help="all, if none is named")
+    command.add_argument("--cargo", nargs="*", default=[], help="more arguments of `cargo test`")
+    command.set_defaults(run=families)
 
     command = commands.add_parser("logits")
     command.add_argument("weights", type=Path)

@@ -1,13 +1,13 @@
 """Writes `families.json` and `families/*.safetensors`: small vision transformers with random weights, each made by its
 own library and saved under the names that people's files have, with the features and image gradients that the library
-computes, at the images' own size and, where the library resamples positions, at another one.
+computes, at the images' own size and at another one, for which the library resamples positions.
 
     pip install torch timm transformers open_clip_torch safetensors
-    python families.py
-
-`benches/peer/checkpoints.py` uses the same families at their real sizes.
+    python families.py                                  here, small: the tests of hemlock-models read them
+    python families.py --full FOLDER [LAYOUT...]        as large as published ones (ViT-S at 224 pixels)
 """
 
+import argparse
 import json
 import math
 import tempfile
@@ -22,6 +22,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 SMALL = dict(width=16, depth=2, heads=2, hidden=32, patch=4, size=16, projection=8)
+FULL = dict(width=384, depth=12, heads=6, hidden=1536, size=224, projection=512)
 
 
 def randomise(model):
@@ -208,7 +209,7 @@ pooled = lambda out: out.pooler_output
 embeds = lambda out: out.image_embeds
 resized = dict(interpolate_pos_encoding=True)
 
-# Each: the families that have this layout, the preset and its fields, how it is made, and whether it has another size.
+# Each: the families that have this layout, the preset and its fields, and how it is made.
 FAMILIES = {
     "vit-timm": ("DeiT, DINO, augreg", "vit", "", lambda s: by_timm("vit_small_patch16_224", s)),
     "vit-transformers": ("ViT, DeiT, DINO", "vit", "norm_eps=1e-12", lambda s: by_transformers(
@@ -255,24 +256,39 @@ def measure(model, size, count):
     return torch.tensor(images), features.detach().contiguous(), gradient.contiguous()
 
 
+PRESETS = {"vit": "vit-nano", "mocov3": "mocov3-small", "dinov2": "dinov2-small", "dinov2-reg": "dinov2-reg-small",
+           "dinov3": "dinov3-small", "clip": "clip-base", "openclip": "openclip-base", "siglip": "siglip-base"}
+
+
+def write(folder, name, s):
+    """Writes a file, and returns its line of the table."""
+    families, preset, fields, make = FAMILIES[name]
+    tensors, at = make(s)
+    floats = lambda v: v is not None and v.dtype.is_floating_point
+    tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items() if floats(v)}
+    sizes = [s["size"], s["size"] + 2 * s["patch"]]
+    for size in sizes:
+        images, features, gradient = measure(at(size), size, 2 if size == s["size"] else 1)
+        probe = {"images": images, "features": features, "gradient": gradient}
+        tensors |= {f"probe.{size}.{what}": value for what, value in probe.items()}
+    save_file(tensors, folder / f"{name}.safetensors")
+    own = " ".join(f"{field}={s[field]}" for field in ("width", "depth", "heads", "hidden"))
+    projection = f" projection={s['projection']}" if preset in ("clip", "openclip") else ""
+    arch = f"{PRESETS[preset]}-p{s['patch']} {own}{projection} {fields}".strip()
+    return {"name": name, "families": families, "arch": arch, "sizes": sizes}
+
+
 def main():
-    here, table = Path(__file__).parent, []
-    for name, (_, preset, fields, make) in FAMILIES.items():
-        s = SMALL
-        tensors, at = make(s)
-        tensors = {k: v.detach().contiguous().clone() for k, v in tensors.items() if v is not None and v.dtype.is_floating_point}
-        sizes = [s["size"], 24]
-        for size in sizes:
-            images, features, gradient = measure(at(size), size, 2 if size == s["size"] else 1)
-            tensors |= {f"probe.{size}.images": images, f"probe.{size}.features": features, f"probe.{size}.gradient": gradient}
-        save_file(tensors, here / "families" / f"{name}.safetensors")
-        size = {"vit": "vit-nano-p4", "mocov3": "mocov3-small-p4", "clip": "clip-base-p4", "openclip": "openclip-base-p4"}
-        own = f"width={s['width']} depth={s['depth']} heads={s['heads']} hidden={s['hidden']}"
-        projection = f" projection={s['projection']}" if preset in ("clip", "openclip") else ""
-        family = {"dinov2": "dinov2-small-p4", "dinov2-reg": "dinov2-reg-small-p4", "dinov3": "dinov3-small-p4",
-                  "siglip": "siglip-base-p4"} | size
-        table.append({"name": name, "arch": f"{family[preset]} {own}{projection} {fields}".strip(), "sizes": sizes})
-    (here / "families.json").write_text(json.dumps(table, indent=1) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", type=Path, metavar="FOLDER")
+    parser.add_argument("layouts", nargs="*", metavar="LAYOUT", help=f"of {', '.join(FAMILIES)}; all, if none is named")
+    args = parser.parse_args()
+    here = Path(__file__).parent / "families"
+    size = lambda name: FULL | {"patch": 14 if name.startswith("dinov2") else 16} if args.full else SMALL
+    folder = args.full or here
+    folder.mkdir(parents=True, exist_ok=True)
+    table = [write(folder, name, size(name)) for name in args.layouts or FAMILIES]
+    (folder / "families.json").write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":
