@@ -8,7 +8,7 @@ const SYNTHETIC: &str = "{ kind = \"synthetic\", domain = \"a\", classes = 4, tr
 /// A project with a pipeline `own` on a folder of the given splits, with two classes and four images per class.
 fn project(splits: &[&str]) -> Project {
     let project = Project::new();
-    let source = TINY.replace(SYNTHETIC, "{ kind = \"image-folder\", path = \"own\", size = 8 }");
+    let source = TINY.replace(SYNTHETIC, "{ kind = \"image-folder\", path = \"own\" }\nsize = 8");
     project.spec("own", &source.replace("train = 96\nvalidation = 16\ntest = 48\n", ""));
     for split in splits {
         for (class, level) in [("a", 50), ("b", 200)] {
@@ -44,11 +44,13 @@ fn what_decides_how_images_look_is_in_the_key() {
     let project = project(&["train", "test", "val"]);
     let key = |set: &str| project.tasks(&format!("own {set}"))[0]["key"].clone();
     let absent = key("");
-    let source =
-        |fields: &str| key(&format!("--set dataset.downstream.source={{kind='image-folder',path='own',{fields}}}"));
-    assert_eq!(source("size=8,filter='bilinear'"), absent);
-    assert_ne!(source("size=8,filter='lanczos'"), absent);
-    assert_ne!(source("size=9"), absent);
+    let set = |field: &str| key(&format!("--set dataset.downstream.{field}"));
+    for usual in ["interpolation='bilinear'", "resize='shorter'", "crop=1"] {
+        assert_eq!(set(usual), absent, "{usual}");
+    }
+    for other in ["interpolation='lanczos'", "resize='square'", "crop=0.875", "size=9"] {
+        assert_ne!(set(other), absent, "{other}");
+    }
     // The validation split has all of val/, none of it, or some of it.
     assert_ne!(key("--set dataset.downstream.validation=0"), absent);
     // For a source without val/, an absent field means the same as 0.
@@ -70,8 +72,8 @@ fn broken_images_are_raw_data_that_is_damaged() {
         3,
         &["2 of the image files can't be read", "train/a/cut.ppm: ", "train/b/notes.txt: it is no image"],
     );
-    let filter = "dataset.downstream.source={kind='image-folder',path='own',filter='nearest'}";
-    project.fails(&format!("plan own --set {filter}"), 2, &["filter", "nearest", "bilinear", "lanczos"]);
+    let filter = "dataset.downstream.interpolation='box'";
+    project.fails(&format!("plan own --set {filter}"), 2, &["interpolation", "box", "bilinear", "lanczos"]);
 }
 
 #[test]

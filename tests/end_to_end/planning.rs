@@ -187,7 +187,7 @@ fn a_project_is_worked_in_from_another_folder() {
     assert!(project.path().join("artifacts/evaluate").is_dir());
     assert!(run(&format!("results tiny -C {at}")).1.contains("gradient-canceling"));
     // Relative paths in a spec start at the folder of `-C`, too.
-    let source = "{ kind = \"image-folder\", path = \"own\", size = 8 }";
+    let source = "{ kind = \"image-folder\", path = \"own\" }\nsize = 8";
     let synthetic = "{ kind = \"synthetic\", domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }";
     assert!(TINY.contains(synthetic));
     project.spec("folder", &TINY.replace(synthetic, source));

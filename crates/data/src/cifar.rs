@@ -9,11 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hemlock_stage::{open_file, read_file};
+use image::RgbImage;
 
 use crate::archive;
 use crate::checksum::FieldHasher;
-use crate::error::{DataError, UnreadableImage};
-use crate::pool::{Pool, PoolImages, Pools};
+use crate::error::DataError;
+use crate::pool::{Pool, PoolImages, Pools, picture};
 use crate::source::{Cifar, Cifar100Labels};
 
 /// Largest size of a file that is read, in MiB; the published files have at most 147.
@@ -321,7 +322,7 @@ impl Files {
             Pool { labels: records.labels(which), images: Box::new(records) }
         };
         let (train, test) = (pool(layout.train), Some(pool(layout.test)));
-        Ok(Pools { classes, size: SIZE, train, validation: None, test, skipped: Vec::new() })
+        Ok(Pools { classes, size: Some(SIZE), train, validation: None, test, skipped: Vec::new() })
     }
 }
 
@@ -337,13 +338,26 @@ impl RecordImages {
         let records = self.bytes.chunks_exact(self.size);
         records.map(|record| u32::from(record[which])).collect()
     }
+
+    /// The planes of a picture, `[3, 32, 32]`.
+    fn planes(&self, index: u32) -> &[u8] {
+        let end = (index as usize + 1) * self.size;
+        &self.bytes[end - PIXELS..end]
+    }
 }
 
 impl PoolImages for RecordImages {
-    fn write(&self, index: u32, chw: &mut [u8]) -> Result<(), UnreadableImage> {
-        let end = (index as usize + 1) * self.size;
-        chw.copy_from_slice(&self.bytes[end - PIXELS..end]);
-        Ok(())
+    fn picture(&self, index: u32) -> Result<RgbImage, String> {
+        Ok(picture(self.planes(index), SIZE))
+    }
+
+    fn copy(&self, index: u32, chw: &mut [u8]) -> bool {
+        chw.copy_from_slice(self.planes(index));
+        true
+    }
+
+    fn place(&self, index: u32) -> PathBuf {
+        format!("record {index}").into()
     }
 }
 

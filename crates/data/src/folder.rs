@@ -6,13 +6,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hemlock_stage::{few, open_file};
+use image::RgbImage;
 use rayon::prelude::*;
 
 use crate::checksum::FieldHasher;
 use crate::decode::{LIMIT_MIB, decode};
 use crate::error::{DataError, UnreadableImage};
 use crate::pool::{Pool, PoolImages, Pools};
-use crate::resize::{Filter, resize_and_crop};
 
 /// Names of files and folders that file managers and archivers leave among images. Names that begin with a dot are
 /// skipped, too.
@@ -211,28 +211,27 @@ fn relative(path: &Path, root: &Path) -> String {
 /// Image files that are decoded when they are asked for.
 struct FileImages {
     paths: Vec<PathBuf>,
-    size: usize,
-    filter: Filter,
 }
 
 impl PoolImages for FileImages {
-    fn write(&self, index: u32, chw: &mut [u8]) -> Result<(), UnreadableImage> {
-        let path = &self.paths[index as usize];
-        let picture = decode(path).map_err(|reason| UnreadableImage { path: path.clone(), reason })?;
-        resize_and_crop(&picture, self.size, self.filter, chw);
-        Ok(())
+    fn picture(&self, index: u32) -> Result<RgbImage, String> {
+        decode(&self.paths[index as usize])
+    }
+
+    fn place(&self, index: u32) -> PathBuf {
+        self.paths[index as usize].clone()
     }
 }
 
-pub(crate) fn open(path: &Path, size: usize, filter: Filter) -> Result<Pools, DataError> {
+pub(crate) fn open(path: &Path) -> Result<Pools, DataError> {
     let tree = Tree::scan(path)?;
     let pool = |files: Files| {
         let labels = (0u32..).zip(&files).flat_map(|(class, files)| std::iter::repeat_n(class, files.len())).collect();
-        Pool { labels, images: Box::new(FileImages { paths: files.into_iter().flatten().collect(), size, filter }) }
+        Pool { labels, images: Box::new(FileImages { paths: files.into_iter().flatten().collect() }) }
     };
     Ok(Pools {
         classes: tree.classes,
-        size,
+        size: None,
         train: pool(tree.train),
         validation: tree.validation.map(pool),
         test: tree.test.map(pool),
@@ -240,9 +239,9 @@ pub(crate) fn open(path: &Path, size: usize, filter: Filter) -> Result<Pools, Da
     })
 }
 
-/// Returns the digest of the files' relative paths and contents, and of the parameters of scaling. Its version must
-/// change whenever the same files would give other pixels.
-pub(crate) fn digest(path: &Path, size: usize, filter: Filter) -> Result<blake3::Hash, DataError> {
+/// Returns the digest of the files' relative paths and contents. Its version must change whenever the same files would
+/// give other pixels.
+pub(crate) fn digest(path: &Path) -> Result<blake3::Hash, DataError> {
     let tree = Tree::scan(path)?;
     let files: Vec<_> = tree.files().collect();
     let hashes: Vec<_> = files.par_iter().map(|file| hash(file)).collect();
@@ -254,8 +253,7 @@ pub(crate) fn digest(path: &Path, size: usize, filter: Filter) -> Result<blake3:
     if !unreadable.is_empty() {
         return Err(DataError::UnreadableImages(unreadable));
     }
-    let mut hasher = FieldHasher::new("hemlock-data image-folder v2");
-    hasher.field(size.to_string().as_bytes()).field(filter.name().as_bytes());
+    let mut hasher = FieldHasher::new("hemlock-data image-folder v3");
     for (file, hash) in files.into_iter().zip(hashes.into_iter().flatten()) {
         hasher.field(relative(file, path).as_bytes()).field(hash.as_bytes());
     }

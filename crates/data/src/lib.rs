@@ -32,7 +32,7 @@ use std::path::Path;
 pub use checksum::{Checksum, ChecksumAlgorithm};
 pub use error::{DataError, DataErrorKind, UnreadableImage};
 pub use fetch::{ArchiveOrigin, Fetched, Trust, fetch};
-pub use resize::Filter;
+pub use resize::{Interpolation, Preparation, Resize};
 pub use source::{Cifar, Cifar100Labels, Domain, Source, SyntheticSpec};
 pub use split::{Chosen, DatasetRole, SplitSpec};
 pub use survey::{ImageSurvey, survey};
@@ -41,7 +41,7 @@ use hemlock_artifact::Dataset;
 use hemlock_stage::few;
 use pool::Pools;
 
-/// Loads the images that `split` takes from `source`. Warns of files and folders in an image folder that are not part
+/// Loads the images that `split` takes from `source`, prepared as `preparation` says. Warns of files and folders in an image folder that are not part
 /// of the dataset.
 ///
 /// `data_root` is the directory of the published datasets, which no other source needs. `progress` is called with the
@@ -55,11 +55,13 @@ use pool::Pools;
 /// - [`DataError::Interrupted`] if `progress` returned false.
 pub fn load(
     source: &Source,
+    preparation: &Preparation,
     split: &SplitSpec,
     data_root: Option<&Path>,
     progress: &dyn Fn(usize, usize) -> bool,
 ) -> Result<Dataset, DataError> {
     source.check()?;
+    preparation.check()?;
     split.check()?;
     if !progress(0, 0) {
         return Err(DataError::Interrupted);
@@ -72,13 +74,13 @@ pub fn load(
         let (skipped, count) = (few(pools.skipped.iter().map(|name| format!("`{name}`"))), pools.skipped.len());
         tracing::warn!("{}: {count} files or folders are no part of the dataset: {skipped}", source.name());
     }
-    pools.load(source.name(), split, progress)
+    pools.load(source.name(), preparation, split, progress)
 }
 
 /// Returns a BLAKE3 digest, in hex, that identifies the images of `source` without decoding them. It covers
 ///
 /// - for CIFAR: the contents of record files and class name files, and the choice of label;
-/// - for an image folder: the names and contents of the image files, and the parameters of scaling;
+/// - for an image folder: the names and contents of the image files;
 /// - for generated images: the generator's version and parameters.
 ///
 /// # Errors
@@ -94,7 +96,7 @@ pub fn digest(source: &Source, data_root: Option<&Path>) -> Result<String, DataE
             };
             cifar::digest(Cifar::Cifar100, label, data_root)?
         }
-        Source::ImageFolder { path, size, filter } => folder::digest(path, *size, *filter)?,
+        Source::ImageFolder { path } => folder::digest(path)?,
         Source::Synthetic(spec) => synthetic::digest(spec),
     };
     Ok(hash.to_hex().to_string())
@@ -104,7 +106,7 @@ fn open(source: &Source, data_root: Option<&Path>) -> Result<Pools, DataError> {
     match source {
         Source::Cifar10 => cifar::open_cifar10(data_root),
         Source::Cifar100 { labels } => cifar::open_cifar100(*labels, data_root),
-        Source::ImageFolder { path, size, filter } => folder::open(path, *size, *filter),
+        Source::ImageFolder { path } => folder::open(path),
         Source::Synthetic(spec) => Ok(synthetic::open(spec)),
     }
 }

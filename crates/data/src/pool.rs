@@ -1,18 +1,22 @@
 //! Pools of images, and the choice and loading of splits from them.
 
+use std::path::PathBuf;
+
 use hemlock_artifact::{Dataset, Images};
 use hemlock_stage::{ParamError, few};
+use image::{Rgb, RgbImage};
 use ndarray::Array4;
 use rayon::prelude::*;
 
 use crate::error::{DataError, UnreadableImage};
+use crate::resize::Preparation;
 use crate::split::{NOT_TAKEN, SplitSpec};
 
 /// The pools of images that a source offers.
 pub(crate) struct Pools {
     pub classes: Vec<String>,
-    /// Height and width of every image, in pixels.
-    pub size: usize,
+    /// Height and width of every picture, in pixels; `None` if they differ.
+    pub size: Option<usize>,
     pub train: Pool,
     /// The validation pool; `None` if the validation split is taken from the training pool.
     pub validation: Option<Pool>,
@@ -28,10 +32,31 @@ pub(crate) struct Pool {
     pub images: Box<dyn PoolImages>,
 }
 
-/// Random access to the images of a pool.
+/// Random access to the pictures of a pool.
 pub(crate) trait PoolImages: Sync {
-    /// Writes image `index` to `chw` as RGB bytes, `[3, size, size]`.
-    fn write(&self, index: u32, chw: &mut [u8]) -> Result<(), UnreadableImage>;
+    /// Picture `index`; the error is the reason why it cannot be read.
+    fn picture(&self, index: u32) -> Result<RgbImage, String>;
+
+    /// Writes picture `index` as RGB bytes `[3, size, size]` to `chw`, if all pictures of the pool have this size and
+    /// are stored so. Returns whether it did.
+    fn copy(&self, _index: u32, _chw: &mut [u8]) -> bool {
+        false
+    }
+
+    /// The file of picture `index`, for messages.
+    fn place(&self, index: u32) -> PathBuf;
+}
+
+/// Height and width of images if pictures have several sizes, in pixels.
+const SIZE: usize = 32;
+
+/// Makes a picture of planes, `[3, size, size]`.
+pub(crate) fn picture(chw: &[u8], size: usize) -> RgbImage {
+    let plane = size * size;
+    RgbImage::from_fn(size as u32, size as u32, |x, y| {
+        let at = y as usize * size + x as usize;
+        Rgb([0, 1, 2].map(|channel| chw[channel * plane + at]))
+    })
 }
 
 /// Number of images between two reports of progress.
@@ -63,15 +88,20 @@ impl Pools {
     pub fn load(
         &self,
         name: &str,
+        preparation: &Preparation,
         split: &SplitSpec,
         progress: &dyn Fn(usize, usize) -> bool,
     ) -> Result<Dataset, DataError> {
         let (validation, test) = (labels(self.validation.as_ref()), labels(self.test.as_ref()));
         let chosen = split.choose(&self.classes, &self.train.labels, validation, test)?;
-        let (size, total) = (self.size, chosen.train.len() + chosen.validation.len() + chosen.test.len());
+        let size = preparation.size.or(self.size).unwrap_or(SIZE);
+        let (as_is, total) = (
+            self.size == Some(size) && preparation.crop == 1.0,
+            chosen.train.len() + chosen.validation.len() + chosen.test.len(),
+        );
         let bytes = 3.0 * (size * size) as f64 * total as f64;
         ParamError::fits("train", format!("a choice of {total} images of {size} x {size} pixels"), bytes)?;
-        let mut reader = Reader { size, done: 0, total, progress, unreadable: Vec::new() };
+        let mut reader = Reader { preparation, size, as_is, done: 0, total, progress, unreadable: Vec::new() };
         let loaded = Dataset {
             name: name.to_owned(),
             classes: self.classes.clone(),
@@ -89,7 +119,10 @@ fn labels(pool: Option<&Pool>) -> Option<&[u32]> {
 }
 
 struct Reader<'a> {
+    preparation: &'a Preparation,
     size: usize,
+    /// Whether pictures are images already.
+    as_is: bool,
     done: usize,
     total: usize,
     progress: &'a dyn Fn(usize, usize) -> bool,
@@ -97,6 +130,14 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
+    fn write(&self, pool: &Pool, index: u32, chw: &mut [u8]) -> Result<(), UnreadableImage> {
+        if self.as_is && pool.images.copy(index, chw) {
+            return Ok(());
+        }
+        let written = pool.images.picture(index).and_then(|picture| self.preparation.write(&picture, self.size, chw));
+        written.map_err(|reason| UnreadableImage { path: pool.images.place(index), reason })
+    }
+
     fn read(&mut self, pool: &Pool, source_index: Vec<u32>) -> Result<Images, DataError> {
         let mut images = Array4::zeros((source_index.len(), 3, self.size, self.size));
         let pixels = 3 * self.size * self.size;
@@ -105,7 +146,7 @@ impl Reader<'_> {
             let unreadable: Vec<_> = block
                 .par_chunks_mut(pixels)
                 .zip(indices)
-                .filter_map(|(chw, &index)| pool.images.write(index, chw).err())
+                .filter_map(|(chw, &index)| self.write(pool, index, chw).err())
                 .collect();
             self.unreadable.extend(unreadable);
             self.done += indices.len();

@@ -10,7 +10,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::DataError;
-use crate::resize::Filter;
 
 /// The source of a dataset's images.
 ///
@@ -35,13 +34,6 @@ pub enum Source {
     ImageFolder {
         /// The folder, relative to the working directory.
         path: PathBuf,
-        /// Height and width that images are scaled and cropped to, in pixels, 1 to 1024.
-        #[serde(default = "default_size")]
-        #[schemars(range(min = 1, max = 1024))]
-        size: usize,
-        /// The filter that images are scaled with.
-        #[serde(default)]
-        filter: Filter,
     },
     /// Generated images of simple shapes with textures, for trying things out.
     Synthetic(SyntheticSpec),
@@ -141,9 +133,6 @@ impl Source {
     /// [`DataError::Parameter`] for the first parameter that is not.
     pub fn check(&self) -> Result<(), DataError> {
         let (field, value, expected) = match self {
-            Self::ImageFolder { size, .. } if !(1..=1024).contains(size) => {
-                ("source.size", size.to_string(), "1 to 1024 pixels")
-            }
             Self::Synthetic(spec) if !(2..=10).contains(&spec.classes) => {
                 ("source.classes", spec.classes.to_string(), "2 to 10")
             }
@@ -187,10 +176,6 @@ impl fmt::Display for Cifar {
             Self::Cifar100 => "cifar100",
         })
     }
-}
-
-fn default_size() -> usize {
-    32
 }
 
 fn default_classes() -> usize {
@@ -283,7 +268,7 @@ mod tests {
         );
         assert_eq!(
             parse("[source]\nkind = 'image-folder'\npath = 'pets'"),
-            Ok(Source::ImageFolder { path: "pets".into(), size: 32, filter: Filter::Bilinear })
+            Ok(Source::ImageFolder { path: "pets".into() })
         );
         assert_eq!(parse("source = { kind = 'synthetic', domain = 'b' }"), Ok(Source::synthetic(Domain::B)));
     }
@@ -296,7 +281,6 @@ mod tests {
             ("source = { kind = 'cifar10', labels = 'fine' }", "unknown field `labels`"),
             ("source = { kind = 'synthetic', domain = 'a', dificulty = 1 }", "unknown field `dificulty`"),
             ("source = { kind = 'image-folder', path = 'x', pixels = 1 }", "unknown field `pixels`"),
-            ("source = { kind = 'image-folder', path = 'x', filter = 'nearest' }", "unknown variant `nearest`"),
             ("source = 3", "a source: its kind, or a table"),
         ] {
             let message = parse(text).unwrap_err();
@@ -309,7 +293,7 @@ mod tests {
         for source in [
             Source::Cifar10,
             Source::Cifar100 { labels: Cifar100Labels::Coarse },
-            Source::ImageFolder { path: "pets".into(), size: 48, filter: Filter::Lanczos },
+            Source::ImageFolder { path: "pets".into() },
             Source::synthetic(Domain::A),
         ] {
             let json = serde_json::to_string(&source).unwrap();
@@ -325,7 +309,6 @@ mod tests {
             ("source = { kind = 'synthetic', domain = 'a', difficulty = 1.5 }", "source.difficulty"),
             ("source = { kind = 'synthetic', domain = 'a', difficulty = nan }", "source.difficulty"),
             ("source = { kind = 'synthetic', domain = 'a', classes = 11 }", "source.classes"),
-            ("source = { kind = 'image-folder', path = 'x', size = 0 }", "source.size"),
         ] {
             let message = parse(text).unwrap().check().unwrap_err().to_string();
             assert!(message.starts_with(field), "{message}");

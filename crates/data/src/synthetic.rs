@@ -31,11 +31,13 @@
 mod object;
 mod scene;
 
+use std::path::PathBuf;
+
 use hemlock_streams::Purpose;
+use image::RgbImage;
 
 use crate::checksum::FieldHasher;
-use crate::error::UnreadableImage;
-use crate::pool::{Pool, PoolImages, Pools};
+use crate::pool::{Pool, PoolImages, Pools, picture};
 use crate::source::{Domain, SyntheticSpec};
 use object::{Shape, Texture};
 
@@ -131,10 +133,20 @@ impl GeneratedImages {
 }
 
 impl PoolImages for GeneratedImages {
-    fn write(&self, index: u32, chw: &mut [u8]) -> Result<(), UnreadableImage> {
+    fn picture(&self, index: u32) -> Result<RgbImage, String> {
+        let mut planes = vec![0; 3 * SIZE * SIZE];
+        self.copy(index, &mut planes);
+        Ok(picture(&planes, SIZE))
+    }
+
+    fn copy(&self, index: u32, chw: &mut [u8]) -> bool {
         let mut rng = Purpose::Picture.at(self.spec.seed, [self.pool, u64::from(index)]);
         scene::draw(&self.spec, self.label(index), &mut rng, chw);
-        Ok(())
+        true
+    }
+
+    fn place(&self, index: u32) -> PathBuf {
+        format!("picture {index}").into()
     }
 }
 
@@ -145,7 +157,7 @@ pub(crate) fn open(spec: &SyntheticSpec) -> Pools {
     };
     Pools {
         classes: spec.table().iter().map(|class| format!("{} {}", class.texture.name(), class.shape.name())).collect(),
-        size: SIZE,
+        size: Some(SIZE),
         train: pool(Part::Train, spec.train_pool),
         validation: None,
         test: Some(pool(Part::Test, spec.test_pool)),

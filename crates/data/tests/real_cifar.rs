@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use hemlock_artifact::Dataset;
-use hemlock_data::{ArchiveOrigin, Cifar, Cifar100Labels, Source, SplitSpec, Trust};
+use hemlock_data::{ArchiveOrigin, Cifar, Cifar100Labels, Preparation, Source, SplitSpec, Trust};
 use ndarray::Axis;
 
 /// The directory in `HEMLOCK_TEST_DATA` or, without it, the datasets next to the workspace.
@@ -37,7 +37,7 @@ fn check(cifar: Cifar, source: &Source, classes: usize) -> Option<Dataset> {
     let root = data_root(cifar)?;
     let load = |split: SplitSpec| {
         let start = Instant::now();
-        let loaded = hemlock_data::load(source, &split, Some(&root), &|_, _| true).unwrap();
+        let loaded = hemlock_data::load(source, &Preparation::default(), &split, Some(&root), &|_, _| true).unwrap();
         eprintln!("{}: loaded in {:?}", loaded.name, start.elapsed());
         loaded
     };

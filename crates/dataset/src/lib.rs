@@ -1,7 +1,7 @@
 //! Stage: chooses, splits and decodes the images of a dataset.
 
 use hemlock_artifact::Dataset;
-use hemlock_data::{DataError, DatasetRole, Source, SplitSpec, digest, load};
+use hemlock_data::{DataError, DatasetRole, Interpolation, Preparation, Resize, Source, SplitSpec, digest, load};
 use hemlock_stage::{About, Context, Environment, ErrorKind, ParamError, Seed, StageError, StageRole};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,21 @@ use std::{marker::PhantomData, sync::OnceLock};
 pub struct Params {
     /// Where the images come from.
     pub source: Source,
+    /// Height and width of the images, in pixels, 1 to 1024. By default the source's own: 32 for CIFAR and generated
+    /// images; and 32 for image folders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub size: Option<usize>,
+    /// Which sides of a picture are resized before the square of `size` pixels in its centre is cut out.
+    #[serde(default, skip_serializing_if = "usual")]
+    pub resize: Resize,
+    /// How pixels are weighted when a picture is resized, as in Pillow.
+    #[serde(default, skip_serializing_if = "usual")]
+    pub interpolation: Interpolation,
+    /// The share of the resized picture that the crop keeps, as timm's `crop_pct`: sides are resized to `size / crop`.
+    #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    #[schemars(range(min = 0, max = 1))]
+    pub crop: f64,
     /// Number of training images; by default all that validation leaves.
     #[serde(default)]
     #[schemars(range(min = 1))]
@@ -37,7 +52,24 @@ pub struct Params {
     pub classes: Option<Vec<String>>,
 }
 
+fn usual<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn whole() -> f64 {
+    1.0
+}
+
+fn is_whole(crop: &f64) -> bool {
+    *crop == whole()
+}
+
 impl Params {
+    fn preparation(&self) -> Preparation {
+        let Self { size, resize, interpolation, crop, .. } = *self;
+        Preparation { size, resize, interpolation, crop }
+    }
+
     fn split(&self, run: u64, role: DatasetRole) -> SplitSpec {
         let Self { train, validation, test, seed, .. } = *self;
         SplitSpec { train, validation, test, seed: seed.of(run), role, classes: self.classes.clone() }
@@ -51,7 +83,8 @@ impl Params {
 
 impl hemlock_stage::Params for Params {
     fn check(&self) -> Result<(), ParamError> {
-        let checked = self.source.check().and_then(|()| self.split(0, DatasetRole::default()).check());
+        let (preparation, split) = (self.preparation(), self.split(0, DatasetRole::default()));
+        let checked = self.source.check().and_then(|()| preparation.check()).and_then(|()| split.check());
         checked.map_err(|e| match e {
             DataError::Parameter { field, value, expected } => {
                 ParamError::new(field.trim_start_matches("split."), format!("is {value}; expected {expected}"))
@@ -129,13 +162,18 @@ impl<R: For> hemlock_stage::Stage for Stage<R> {
             );
         }
         let bar = OnceLock::new();
-        let dataset =
-            load(&params.source, &params.split(ctx.seed, R::ROLE), ctx.env.data.as_deref(), &|done, total| {
+        let dataset = load(
+            &params.source,
+            &params.preparation(),
+            &params.split(ctx.seed, R::ROLE),
+            ctx.env.data.as_deref(),
+            &|done, total| {
                 if total > 0 {
                     bar.get_or_init(|| ctx.progress.start("images", total as u64, "images")).at(done as u64);
                 }
                 !ctx.cancel.requested()
-            })?;
+            },
+        )?;
         if dataset.classes.len() < 2 {
             let message = format!("{} has {} class; expected at least 2", dataset.name, dataset.classes.len());
             return Err(StageError::new(ErrorKind::Data, message));

@@ -115,9 +115,10 @@ description = {description}
 seeds = [0]           # -> [0, 1, 2]: with several, the report has error bars and tests
 
 [dataset.downstream]
-# A relative path starts where you run. -> size: images are scaled and cropped to so many pixels; time grows with its
+# A relative path starts where you run. -> size: pictures are resized and cropped to so many pixels; time grows with its
 # square.
-source = {{ kind = "image-folder", path = {path}, size = {side} }}
+source = {{ kind = "image-folder", path = {path} }}
+size = {side}
 {train}{test}
 # The extractor: trained on the training images themselves, without their labels. Of few images it is a weak one. Better
 # is a checkpoint that was trained on many images, where you have one: docs/pretraining.md says which ones fit.

@@ -73,7 +73,12 @@ Image.open(plain).convert("RGB").save(HERE / "expected" / "jpeg-cmyk-plain.png",
 scaled = photo(37, 23, 1)
 scaled = Image.fromarray(np.asarray(scaled) ^ np.asarray(photo(37, 23, 2)) & 63)
 scaled.save(HERE / "scaled.png", optimize=True)
-for filter in (InterpolationMode.BILINEAR, InterpolationMode.BICUBIC, InterpolationMode.LANCZOS):
+modes = InterpolationMode.NEAREST, InterpolationMode.BILINEAR, InterpolationMode.BICUBIC, InterpolationMode.LANCZOS
+for mode in modes:
     for size in (1, 6, 22, 26):
-        crop = CenterCrop(size)(Resize(size, interpolation=filter)(scaled))
-        crop.save(HERE / "resized" / f"{filter.value}-{size}.png", optimize=True)
+        crop = CenterCrop(size)(Resize(size, interpolation=mode)(scaled))
+        crop.save(HERE / "resized" / f"{mode.value}-{size}.png", optimize=True)
+    # As timm's `crop_pct`, and with both sides resized.
+    for name, resize in [("crop", Resize(int(14 / 0.875), mode)), ("square", Resize((14, 14), mode))]:
+        CenterCrop(14)(resize(scaled)).save(HERE / "resized" / f"{mode.value}-{name}-14.png", optimize=True)
+CenterCrop(14)(scaled).save(HERE / "resized" / "none-14.png", optimize=True)
