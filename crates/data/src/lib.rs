@@ -41,8 +41,8 @@ use hemlock_artifact::Dataset;
 use hemlock_stage::few;
 use pool::Pools;
 
-/// Loads the images that `split` takes from `source`, prepared as `preparation` says. Warns of files and folders in an image folder that are not part
-/// of the dataset.
+/// Loads the images that `split` takes from `source`, prepared as `preparation` says. Warns of files and folders in an
+/// image folder that are not part of the dataset.
 ///
 /// `data_root` is the directory of the published datasets, which no other source needs. `progress` is called with the
 /// number of images that were loaded and the total, both 0 until the total is known. If it returns false, loading

@@ -101,7 +101,8 @@ impl Pools {
         );
         let bytes = 3.0 * (size * size) as f64 * total as f64;
         ParamError::fits("train", format!("a choice of {total} images of {size} x {size} pixels"), bytes)?;
-        let mut reader = Reader { preparation, size, as_is, done: 0, total, progress, unreadable: Vec::new() };
+        let prepared = Prepared { preparation, size, as_is };
+        let mut reader = Reader { prepared, done: 0, total, progress, unreadable: Vec::new() };
         let loaded = Dataset {
             name: name.to_owned(),
             classes: self.classes.clone(),
@@ -118,18 +119,16 @@ fn labels(pool: Option<&Pool>) -> Option<&[u32]> {
     pool.map(|pool| pool.labels.as_slice())
 }
 
-struct Reader<'a> {
+/// How pictures become images of `size` pixels.
+struct Prepared<'a> {
     preparation: &'a Preparation,
     size: usize,
     /// Whether pictures are images already.
     as_is: bool,
-    done: usize,
-    total: usize,
-    progress: &'a dyn Fn(usize, usize) -> bool,
-    unreadable: Vec<UnreadableImage>,
 }
 
-impl Reader<'_> {
+impl Prepared<'_> {
+    /// Writes picture `index` as an image, `[3, size, size]`.
     fn write(&self, pool: &Pool, index: u32, chw: &mut [u8]) -> Result<(), UnreadableImage> {
         if self.as_is && pool.images.copy(index, chw) {
             return Ok(());
@@ -137,16 +136,27 @@ impl Reader<'_> {
         let written = pool.images.picture(index).and_then(|picture| self.preparation.write(&picture, self.size, chw));
         written.map_err(|reason| UnreadableImage { path: pool.images.place(index), reason })
     }
+}
 
+struct Reader<'a> {
+    prepared: Prepared<'a>,
+    done: usize,
+    total: usize,
+    progress: &'a dyn Fn(usize, usize) -> bool,
+    unreadable: Vec<UnreadableImage>,
+}
+
+impl Reader<'_> {
     fn read(&mut self, pool: &Pool, source_index: Vec<u32>) -> Result<Images, DataError> {
-        let mut images = Array4::zeros((source_index.len(), 3, self.size, self.size));
-        let pixels = 3 * self.size * self.size;
+        let (prepared, size) = (&self.prepared, self.prepared.size);
+        let mut images = Array4::zeros((source_index.len(), 3, size, size));
+        let pixels = 3 * size * size;
         let bytes = images.as_slice_mut().expect("a new array is contiguous");
         for (block, indices) in bytes.chunks_mut(BLOCK * pixels).zip(source_index.chunks(BLOCK)) {
             let unreadable: Vec<_> = block
                 .par_chunks_mut(pixels)
                 .zip(indices)
-                .filter_map(|(chw, &index)| self.write(pool, index, chw).err())
+                .filter_map(|(chw, &index)| prepared.write(pool, index, chw).err())
                 .collect();
             self.unreadable.extend(unreadable);
             self.done += indices.len();

@@ -111,8 +111,8 @@ impl Passed {
     }
 }
 
-/// What computes the forward and the backward pass: burn, or, on the processor, our own kernels, which are several times
-/// faster.
+/// What computes the forward and the backward pass: burn, or, on the processor, our own kernels, which are several
+/// times faster.
 #[derive(Clone, Debug)]
 enum Kernels {
     /// burn, on the network as it is.

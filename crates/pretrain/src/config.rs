@@ -151,7 +151,7 @@ mod tests {
         let config = parse(import).unwrap();
         assert_eq!(serde_json::from_value(serde_json::to_value(&config).unwrap()).ok(), Some(config));
         let message = parse(&import.replace('}', r#", "epochs": 3}"#)).unwrap_err();
-        assert!(message.starts_with("unknown field `epochs`, expected one of `arch`, `weights`"), "{message}");
+        assert!(message.starts_with("unknown field `epochs`, expected one of `arch`, `path`, `weights`"), "{message}");
         assert!(parse(r#"{"method": "simclr", "weights": "x.pth"}"#).unwrap_err().contains("unknown field `weights`"));
         let message = parse(r#"{"method": "moco"}"#).unwrap_err();
         assert!(message.contains("`simclr`, `moco-v3`, `supervised`, `random`, `import`"), "{message}");

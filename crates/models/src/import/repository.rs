@@ -251,13 +251,13 @@ fn by_open_clip(model: &Value) -> Result<Arch, Option<String>> {
 /// An architecture by timm's name for it, and timm's arguments for it.
 fn by_timm(name: &str, table: &Value) -> Option<Arch> {
     let name = name.split('.').next()?;
-    if let Ok(arch) = name.replace('_', "-").parse::<Arch>() {
-        return Some(arch);
-    }
     if let Some(rest) = name.strip_prefix("resnet") {
         return ["18", "34", "50", "101", "152"]
             .contains(&rest)
             .then(|| format!("resnet{rest}-imagenet").parse().ok())?;
+    }
+    if let Ok(arch) = name.replace('_', "-").parse::<Arch>() {
+        return Some(arch);
     }
     let rest = name.strip_prefix("vit_").or_else(|| name.strip_prefix("deit_"))?;
     let (size, rest) = rest.split_once("_patch")?;
