@@ -193,7 +193,7 @@ mod tests {
 
     fn all(spec: SyntheticSpec) -> Dataset {
         let source = Source::Synthetic(spec);
-        load(&source, &SplitSpec::default(), None, &|_, _| true).unwrap()
+        load(&source, &crate::Preparation::default(), &SplitSpec::default(), None, &|_, _| true).unwrap()
     }
 
     #[test]

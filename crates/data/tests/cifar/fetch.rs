@@ -7,7 +7,8 @@ use std::path::Path;
 use std::thread;
 
 use hemlock_data::{
-    ArchiveOrigin, Checksum, Cifar, DataError, DataErrorKind, Fetched, Source, SplitSpec, Trust, digest, fetch, load,
+    ArchiveOrigin, Checksum, Cifar, DataError, DataErrorKind, Fetched, Preparation, Source, SplitSpec, Trust, digest,
+    fetch, load,
 };
 use tar::EntryType;
 use tempfile::tempdir;
@@ -63,7 +64,7 @@ fn an_archive_is_put_in_place() {
     assert_eq!((fetched.train, fetched.test), (100, 10));
     assert!(!fetched.already_there);
     assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
-    load(&Source::Cifar10, &SplitSpec::default(), Some(&root), &|_, _| true).unwrap();
+    load(&Source::Cifar10, &Preparation::default(), &SplitSpec::default(), Some(&root), &|_, _| true).unwrap();
 
     // A folder that a killed process left, even if it was killed after its last step.
     fs::create_dir(root.join(".fetch-killed")).unwrap();
@@ -138,7 +139,10 @@ fn endless_and_special_files_are_refused_unopened() {
     files.remove(2);
     support::unpacked(Cifar::Cifar10, &files, home.path());
     symlink("/dev/zero", home.path().join("cifar-10-batches-bin/data_batch_3.bin")).unwrap();
-    let load = || load(&Source::Cifar10, &SplitSpec::default(), Some(home.path()), &|_, _| true).map(|_| ());
+    let load = || {
+        load(&Source::Cifar10, &Preparation::default(), &SplitSpec::default(), Some(home.path()), &|_, _| true)
+            .map(|_| ())
+    };
     for result in [load(), digest(&Source::Cifar10, Some(home.path())).map(|_| ())] {
         let error = result.unwrap_err();
         assert!(error.to_string().contains("data_batch_3.bin"), "{error}");

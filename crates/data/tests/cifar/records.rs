@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use hemlock_artifact::Dataset;
-use hemlock_data::{Cifar, Cifar100Labels, DataError, DataErrorKind, Source, SplitSpec, digest, load};
+use hemlock_data::{Cifar, Cifar100Labels, DataError, DataErrorKind, Preparation, Source, SplitSpec, digest, load};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::{self, Files};
@@ -13,7 +13,7 @@ const FINE: Source = Source::Cifar100 { labels: Cifar100Labels::Fine };
 const COARSE: Source = Source::Cifar100 { labels: Cifar100Labels::Coarse };
 
 fn load_all(source: &Source, root: &Path) -> Result<Dataset, DataError> {
-    load(source, &SplitSpec::default(), Some(root), &|_, _| true)
+    load(source, &Preparation::default(), &SplitSpec::default(), Some(root), &|_, _| true)
 }
 
 fn folder(cifar: Cifar, files: &Files) -> TempDir {
@@ -60,7 +60,13 @@ fn some_classes_are_taken_in_the_order_of_their_names() {
     let root = folder(Cifar::Cifar10, &support::cifar10());
     let take = |classes: &[&str]| {
         let classes = Some(classes.iter().map(|name| (*name).to_owned()).collect());
-        load(&Source::Cifar10, &SplitSpec { classes, ..SplitSpec::default() }, Some(root.path()), &|_, _| true)
+        load(
+            &Source::Cifar10,
+            &Preparation::default(),
+            &SplitSpec { classes, ..SplitSpec::default() },
+            Some(root.path()),
+            &|_, _| true,
+        )
     };
     let (all, some) = (load_all(&Source::Cifar10, root.path()).unwrap(), take(&["class7", "class3"]).unwrap());
     assert_eq!(some.classes, ["class7", "class3"]);
@@ -190,14 +196,14 @@ fn progress_counts_to_the_end_and_can_stop() {
     let root = folder(Cifar::Cifar10, &support::cifar10());
     let heard = std::cell::RefCell::new(Vec::new());
     let split = SplitSpec { train: Some(50), validation: Some(20), ..SplitSpec::default() };
-    load(&Source::Cifar10, &split, Some(root.path()), &|done, all| {
+    load(&Source::Cifar10, &Preparation::default(), &split, Some(root.path()), &|done, all| {
         heard.borrow_mut().push((done, all));
         true
     })
     .unwrap();
     assert_eq!(*heard.borrow(), [(0, 0), (50, 80), (70, 80), (80, 80)]);
     for stop in [0, 50, 70] {
-        let error = load(&Source::Cifar10, &split, Some(root.path()), &|done, _| done != stop);
+        let error = load(&Source::Cifar10, &Preparation::default(), &split, Some(root.path()), &|done, _| done != stop);
         assert_eq!(error.unwrap_err().kind(), DataErrorKind::Interrupted);
     }
 }

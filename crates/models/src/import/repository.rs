@@ -64,6 +64,10 @@ impl Repository {
     /// If there is no file of weights, or if a file is no JSON.
     pub fn read(folder: &Path) -> Result<Self, ImportError> {
         let wrong = |what: String, remedy: String| ImportError::Other { path: folder.to_owned(), what, remedy };
+        if !folder.is_dir() {
+            let remedy = "name the folder that `hf download` or `save_pretrained` wrote".to_owned();
+            return Err(wrong("no folder".to_owned(), remedy));
+        }
         let weights = WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file()).ok_or_else(|| {
             let remedy = format!("expected one of {}, or name the file by `weights`", WEIGHTS.join(", "));
             wrong("a folder without a file of weights".to_owned(), remedy)
