@@ -1,6 +1,6 @@
 """An extractor that does one thing wrong: python faulty.py FAULT. Its features are the means of the channels.
 
-Every start is noted in the file `starts`, so that `FAULT-once` is wrong in the first process alone.
+Every start is noted in the file `starts`, so that `FAULT-once` is wrong in the second process alone.
 """
 
 import json
@@ -18,7 +18,7 @@ fault = sys.argv[1]
 with open("starts", "a") as starts:
     starts.write(f"{os.getpid()}\n")
 if fault.endswith("-once"):
-    fault = fault.removesuffix("-once") if len(open("starts").readlines()) == 1 else "none"
+    fault = fault.removesuffix("-once") if len(open("starts").readlines()) == 2 else "none"
 print("the child says hello", file=sys.stderr, flush=True)
 requests, answers = os.fdopen(0, "rb"), os.fdopen(1, "wb")
 images = 0

@@ -71,7 +71,8 @@ impl Environment {
             let command = ChildCommand { words: words.to_vec(), timeout: Duration::ZERO };
             let command = command.to_string();
             let command = short(&command, VALUE);
-            let message = format!("a spec names the command `{command}`, and it was not allowed: see `--allow-command`");
+            let message =
+                format!("a spec names the command `{command}`, and it was not allowed: see `--allow-command`");
             StageError::new(ErrorKind::Params, message)
         })
     }

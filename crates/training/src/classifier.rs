@@ -266,8 +266,9 @@ impl Session {
                 (spec, net, None, device, rng)
             }
             InitialWeights::FineTune(extractor) | InitialWeights::LastBlock(extractor) => {
-                let backbone_prefix =
-                    matches!(begin, InitialWeights::LastBlock(_)).then(|| BackbonePrefix::new(extractor)).transpose()?;
+                let backbone_prefix = matches!(begin, InitialWeights::LastBlock(_))
+                    .then(|| BackbonePrefix::new(extractor))
+                    .transpose()?;
                 // `valid` copies: clones share running statistics.
                 let net = extractor.network()?.valid();
                 (

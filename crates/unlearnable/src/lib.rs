@@ -200,7 +200,11 @@ impl hemlock_stage::Stage for Stage {
 
     fn accepts(params: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         if params.surrogate == Surrogate::EndToEnd {
-            has_network(port, made_with, "`surrogate = \"end-to-end\"` trains a network of the extractor's architecture")?;
+            has_network(
+                port,
+                made_with,
+                "`surrogate = \"end-to-end\"` trains a network of the extractor's architecture",
+            )?;
         }
         extracted(port, made_with)
     }
