@@ -1,6 +1,6 @@
 //! What a child may do wrong.
 
-use crate::frame::VERSION;
+use crate::frame::{MAGIC, VERSION};
 use hemlock_failure::{ErrorKind, Failure};
 use hemlock_stage::{MESSAGE, VALUE, short};
 use std::time::Duration;
@@ -83,8 +83,10 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The fault of a child that wrote something else than a frame.
+    /// The fault of a child that wrote something else than a frame. `bytes` may have the beginning of a frame behind it.
     pub(crate) fn printed(bytes: &[u8]) -> Self {
+        let frame = bytes.windows(MAGIC.len()).position(|some| some == MAGIC);
+        let bytes = &bytes[..frame.unwrap_or(bytes.len())];
         Self::Printed { text: format!("{:?}", short(&String::from_utf8_lossy(bytes), VALUE)) }
     }
 
