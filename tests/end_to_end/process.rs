@@ -16,9 +16,9 @@ const FAULTY: &str = include_str!("../process/faulty.py");
 /// A Python with numpy; `None` if there is none, which CI does not accept.
 fn python() -> Option<String> {
     let interpreter = std::env::var("HEMLOCK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let has = Command::new(&interpreter).args(["-c", "import numpy, sys; print(sys.executable)"]).output();
+    let has = Command::new(&interpreter).args(["-c", "import numpy, safetensors, sys; print(sys.executable)"]).output();
     let has = has.ok().filter(|has| has.status.success());
-    assert!(has.is_some() || std::env::var_os("HEMLOCK_REQUIRE_PYTHON").is_none(), "{interpreter} has no numpy");
+    assert!(has.is_some() || std::env::var_os("HEMLOCK_REQUIRE_PYTHON").is_none(), "{interpreter} has no numpy, or no safetensors");
     // The interpreter itself, and not a shim that starts it.
     has.map(|has| String::from_utf8(has.stdout).unwrap().trim().to_owned())
 }
@@ -79,6 +79,7 @@ fn everything_works_through_a_process() {
     let Some((project, python)) = project() else { return };
     let attacks = "\
 [poison-images]
+attack = "gradient-canceling"
 poison_fraction = 0.05
 steps = 3
 
@@ -136,7 +137,7 @@ fn features_are_those_of_the_same_map_outside_of_hemlock() {
     let Some((project, python)) = project() else { return };
     project.ok("features linear --allow-command");
     project.ok("export linear features -o out");
-    project.ok("export linear dataset -o out --select node=dataset.downstream");
+    project.ok("export linear dataset -o out");
     let script = "
 import numpy, safetensors.numpy
 images = safetensors.numpy.load_file('out/test-images.safetensors')['images']
@@ -242,6 +243,7 @@ fn the_content_of_files_and_the_words_are_in_the_key_and_the_timeout_is_not() {
     fs::write(data.join("linear.py"), format!("{LINEAR}\n# another")).unwrap();
     assert_ne!(key(""), before);
     fs::remove_file(data.join("linear.py")).unwrap();
+    project.spec("keys", &spec(&table("python3", "linear.py", "32 12")));
     project.fails("plan keys", 2, &["[pretrain]", "`command`: names no file below data", "`linear.py`"]);
     project.spec("keys", &spec("method = \"process\"\ncommand = []"));
     project.fails("plan keys", 2, &["`command`: is empty; expected a program and its arguments"]);
@@ -260,7 +262,7 @@ fn what_needs_the_network_is_refused_by_the_plan() {
         project.spec("needs", &format!("{linear}\n[victim]\nkind = \"{kind}\"\n{own}"));
         project.ok("plan needs");
     }
-    let noise = "[unlearnable]\nsurrogate = \"end-to-end\"\n\n[evaluate]";
+    let noise = "[unlearnable]\nsurrogate = \"end-to-end\"\npoison_fraction = 0.2\n\n[evaluate]";
     project.spec("needs", &linear.replace("[evaluate]", noise));
     project.fails("plan needs", 2, &["[unlearnable] `surrogate = \"end-to-end\"`", "[pretrain] is a child process"]);
     project.ok("features linear --allow-command");
@@ -274,6 +276,9 @@ fn faulty(project: &Project, python: &str, fault: &str, fields: &str) -> (i32, S
     let _ = fs::remove_dir_all(project.path().join("artifacts"));
     project.spec("faulty", &spec(&format!("{}{fields}", table(python, "faulty.py", fault))));
     let ran = project.run("features faulty --allow-command");
+    if !starts.exists() {
+        return (ran.code, ran.err, 0);
+    }
     ended(&starts);
     let starts = fs::read_to_string(starts).unwrap().lines().count();
     (ran.code, ran.err, starts)
@@ -310,8 +315,8 @@ fn every_fault_is_one_clear_error() {
         }
         assert_eq!(said.contains("(it was restarted once before)"), starts == 3 || fault == "dies-backward", "{said}");
     }
-    let (code, said, _) = faulty(&project, "no-such-python", "none", "");
-    assert!(code == 2 && said.contains("cannot be started"), "{said}");
+    let (code, said, starts) = faulty(&project, "no-such-python", "none", "");
+    assert!((code, starts) == (2, 0) && said.contains("cannot be started (No such file"), "{said}");
 }
 
 /// A child that fails once is restarted, and the result is that of a child that never does.
