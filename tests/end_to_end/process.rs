@@ -79,7 +79,7 @@ fn everything_works_through_a_process() {
     let Some((project, python)) = project() else { return };
     let attacks = "\
 [poison-images]
-attack = "gradient-canceling"
+attack = \"gradient-canceling\"
 poison_fraction = 0.05
 steps = 3
 
