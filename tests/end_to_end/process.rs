@@ -18,7 +18,10 @@ fn python() -> Option<String> {
     let interpreter = std::env::var("HEMLOCK_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let has = Command::new(&interpreter).args(["-c", "import numpy, safetensors, sys; print(sys.executable)"]).output();
     let has = has.ok().filter(|has| has.status.success());
-    assert!(has.is_some() || std::env::var_os("HEMLOCK_REQUIRE_PYTHON").is_none(), "{interpreter} has no numpy, or no safetensors");
+    assert!(
+        has.is_some() || std::env::var_os("HEMLOCK_REQUIRE_PYTHON").is_none(),
+        "{interpreter} has no numpy, or no safetensors"
+    );
     // The interpreter itself, and not a shim that starts it.
     has.map(|has| String::from_utf8(has.stdout).unwrap().trim().to_owned())
 }

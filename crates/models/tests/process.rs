@@ -1,5 +1,7 @@
 //! A child process as an extractor: the script for numpy, compared with finite differences of its own features.
 
+#![allow(clippy::unwrap_used)]
+
 use hemlock_models::{Backend, Extractor, ProcessExtractor, device};
 use hemlock_stage::{Cancel, ChildCommand};
 use ndarray::Array4;

@@ -236,6 +236,16 @@ impl ProcessExtractor {
         Ok(about)
     }
 
+    /// Starts the child again, which has to be the same.
+    fn restart(&self, state: &mut State) -> Result<(), Fault> {
+        let about = self.start(state)?;
+        if about == self.about {
+            return Ok(());
+        }
+        let (text, reason) = (format!("{about:?}"), format!("before its restart, it was {:?}", self.about));
+        Err(Fault::Description { text, reason })
+    }
+
     /// Tells the child which passes nobody wants any more.
     fn release(&self, state: &mut State) {
         let unwanted = std::mem::take(&mut *self.unwanted.lock().unwrap_or_else(PoisonError::into_inner));
@@ -251,19 +261,13 @@ impl ProcessExtractor {
     /// Asks a question, and checks the answer. Starts the child if there is none.
     fn ask(&self, state: &mut State, question: &Question) -> Result<Vec<f32>, Fault> {
         if state.child.is_none() {
-            let about = self.start(state)?;
-            if about != self.about {
-                let text = format!("{about:?}");
-                return Err(Fault::Description {
-                    text,
-                    reason: format!("before its restart, it was {:?}", self.about),
-                });
-            }
+            self.restart(state)?;
         }
         let Question { request, pass, images, arrays, values } = *question;
-        let Some(child) = &mut state.child else { return Err(Fault::Start("it was not started".to_owned())) };
+        let Some(child) = &mut state.child else { return Err(Fault::Start("it has ended".to_owned())) };
         state.request += 1;
-        let count = u32::try_from(images).map_err(|_| Fault::Start(format!("{images} images are too many")))?;
+        // A pass has the images of a tile.
+        let count = images as u32;
         let header = Header { kind: request as u16, request: state.request, pass, images: count, length: 0 };
         let expected = 4 * (images * values) as u64;
         let answer = child.ask(request, framed(header, arrays), expected, self.command.timeout, &self.cancel)?;

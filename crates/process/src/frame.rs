@@ -163,7 +163,7 @@ mod tests {
         #[test]
         fn no_damage_goes_unnoticed(header in header(), place in 0..HEADER, bit in 0..8) {
             let mut bytes = header.to_bytes();
-            bytes[place] ^= 1 << bit;
+            bytes[place] ^= 1u8 << bit;
             let noticed = match (place, Header::from_bytes(&bytes)) {
                 (0..4, Err(Fault::Printed { .. })) | (4..6, Err(Fault::Version { .. })) => true,
                 (6.., Ok(found)) => found != header,

@@ -1,6 +1,6 @@
 //! What the protocol costs, beside a network's passes.
 
-#![allow(clippy::print_stderr)]
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 use hemlock_process::ProcessExtractor;
 use hemlock_stage::{Cancel, ChildCommand};
