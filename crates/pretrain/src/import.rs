@@ -209,7 +209,7 @@ impl ImportConfig {
 }
 
 /// The BLAKE3 digest of a file, in hex.
-fn hash(path: &Path) -> Result<String, StageError> {
+pub(crate) fn hash(path: &Path) -> Result<String, StageError> {
     let mut hasher = blake3::Hasher::new();
     open_file(path).and_then(|_| hasher.update_mmap_rayon(path)).map_err(FileError::unreadable(path, FILE))?;
     Ok(hasher.finalize().to_hex().to_string())
