@@ -1,6 +1,6 @@
-"""Writes the folder `resnets`, in the format of `families.py`: small residual networks of torchvision's blocks with random
-weights in half precision, under the names that people's files have, with the features and image gradients that PyTorch computes
-in double precision, for images of an even and of an odd size.
+"""Writes the folder `resnets`, in the format of `families.py`: small residual networks of torchvision's blocks, with
+random weights in half precision under the names that people's files have, and with the features and image gradients
+that PyTorch computes in double precision, for images of an even and of an odd size.
 
     pip install torch torchvision safetensors
     python resnets.py
