@@ -166,11 +166,14 @@ def round_trip(hemlock, arch, method):
         torch.save(made, folder / "made.pth")
         (folder / "peer.toml").write_text(spec(arch, method))
         command = [hemlock, "--quiet", "--root", folder / "root", "--data", folder]
-        run = lambda *words: subprocess.run([*command, *words], check=True, stdout=subprocess.DEVNULL)
-        run("features", folder / "peer.toml")
+        run = lambda *words: subprocess.run([*command, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+        for stage in ["features", "dataset"]:
+            run(stage, folder / "peer.toml")
         for stage in ["pretrain", "features", "dataset"]:
             run("export", folder / "peer.toml", stage, "-o", out)
-        [images] = out.rglob("test-images.safetensors")
+        # There may be a dataset for pre-training beside it.
+        key = re.search(r"dataset\.downstream (\w+)", run("status", folder / "peer.toml"))[1]
+        [images] = out.rglob(f"{key}*/test-images.safetensors")
         _, state, difference = compare(out, images)
         kept = method != "import" or all(torch.equal(tensor, made[name]) for name, tensor in state.items())
         return report(arch, method if kept else f"{method}, CHANGED", state, difference) and kept
