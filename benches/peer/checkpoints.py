@@ -53,8 +53,8 @@ MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class CifarResNet(nn.Module):
-    """The networks of He et al. (2016), section 4.2, with the names of akamaster/pytorch_resnet_cifar10, or, with option B
-    (`project`), of chenyaofo/pytorch-cifar-models."""
+    """The networks of He et al. (2016), section 4.2, with the names of akamaster/pytorch_resnet_cifar10, or, with
+    option B (`project`), of chenyaofo/pytorch-cifar-models."""
 
     def __init__(self, depth, width=16, project=False):
         super().__init__()

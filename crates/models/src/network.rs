@@ -41,8 +41,8 @@ enum Written {
 pub enum ArchError {
     /// No family has such a name.
     #[error(
-        "unknown architecture `{0}`: expected a residual network such as `resnet20`, `resnet18` or `resnet50-imagenet`, \
-         or a vision transformer such as `vit-tiny-p4` or `dinov2-small-p14` (docs/pretraining.md)"
+        "unknown architecture `{0}`: expected a residual network such as `resnet20`, `resnet18` or \
+         `resnet50-imagenet`, or a vision transformer such as `vit-tiny-p4` or `dinov2-small-p14` (docs/pretraining.md)"
     )]
     Unknown(String),
     /// The name is like that of a residual network.

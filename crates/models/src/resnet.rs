@@ -2,10 +2,11 @@
 //!
 //! He et al., "Deep residual learning for image recognition" (2016).
 //!
-//! - `resnet8` to `resnet1202`, of 6 n + 2 layers, are the CIFAR networks of section 4.2: three groups of n blocks, with
-//!   shortcuts that have no parameters (option A). With `-b`, a shortcut to more channels is a projection (option B).
-//! - `resnet18`, `resnet34`, `resnet50`, `resnet101` and `resnet152` are the ImageNet networks of table 1 with projection
-//!   shortcuts (option B). As in torchvision, the stride of a bottleneck is at its 3x3 convolution. Their stem is the
+//! - `resnet8` to `resnet1202`, of 6 n + 2 layers, are the CIFAR networks of section 4.2: three groups of n blocks,
+//!   with shortcuts that have no parameters (option A). With `-b`, a shortcut to more channels is a projection (option
+//!   B).
+//! - `resnet18`, `resnet34`, `resnet50`, `resnet101` and `resnet152` are the ImageNet networks of table 1 with
+//!   projection shortcuts. As in torchvision, the stride of a bottleneck is at its 3x3 convolution. Their stem is the
 //!   usual one for small images, a 3x3 convolution without pooling; with `-pool`, 3x3 max pooling of stride 2 follows;
 //!   with `-imagenet` it is that of the paper, a 7x7 convolution of stride 2 and max pooling.
 //! - `-wide` doubles the channels of the 3x3 convolutions in bottlenecks: `resnet50-imagenet-wide` is torchvision's
