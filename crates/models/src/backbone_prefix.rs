@@ -95,7 +95,16 @@ mod tests {
     #[test]
     fn the_prefix_and_the_last_block_are_the_extractor() {
         let device = device::open(Backend::default()).unwrap();
-        for arch in ["resnet8-w4", "resnet18-w4", "resnet50-imagenet-w4", "vit-nano-p4-d2", "vit-nano-p4-d1"] {
+        for arch in [
+            "resnet8-w4",
+            "resnet8-b-w4",
+            "resnet18-w4",
+            "resnet18-pool-w4",
+            "resnet50-imagenet-w4",
+            "resnet50-wide-w4",
+            "vit-nano-p4-d2",
+            "vit-nano-p4-d1",
+        ] {
             let (arch, image_size) = (arch.parse().unwrap(), [8, 8]);
             let spec = ExtractorSpec { arch, image_size, mean: [0.5, 0.4, 0.3], std: [0.2, 0.25, 0.3] };
             let net = Network::new(arch, image_size, &mut ChaCha8Rng::seed_from_u64(1), &device);

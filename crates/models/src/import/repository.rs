@@ -263,6 +263,9 @@ fn by_timm(name: &str, table: &Value) -> Option<Arch> {
     if let Ok(arch) = name.replace('_', "-").parse::<Arch>() {
         return Some(arch);
     }
+    if let Some(depth) = name.strip_prefix("wide_resnet").and_then(|rest| rest.strip_suffix("_2")) {
+        return format!("resnet{depth}-imagenet-wide").parse().ok();
+    }
     let rest = name.strip_prefix("vit_").or_else(|| name.strip_prefix("deit_"))?;
     let (size, rest) = rest.split_once("_patch")?;
     let mut words = rest.split('_');
@@ -394,6 +397,15 @@ mod tests {
                 )],
                 "resnet50-imagenet",
                 (224, None, false),
+                None,
+            ),
+            (
+                &[(
+                    "config.json",
+                    r#"{"architecture": "wide_resnet101_2", "pretrained_cfg": {"input_size": [3, 176, 176]}}"#,
+                )],
+                "resnet101-imagenet-wide",
+                (176, None, false),
                 None,
             ),
             (
