@@ -1,4 +1,4 @@
-//! Compares imported transformers of every family and layout with the libraries that they come from.
+//! Compares imported networks of every family and layout with the libraries that they come from.
 //!
 //! `HEMLOCK_FAMILIES` names a folder with other files than those of the repository, such as networks of full size
 //! (`benches/peer/checkpoints.py families`).
@@ -17,7 +17,7 @@ use crate::import::WeightsChoice;
 /// The largest difference that is allowed, as a share of the largest value.
 const TOLERANCE: f32 = 1e-4;
 
-/// `tests/data/families.py` writes the files.
+/// `tests/data/families.py` writes the files of transformers, `tests/data/resnets.py` those of residual networks.
 #[derive(Deserialize)]
 struct Family {
     name: String,
@@ -56,27 +56,30 @@ fn differences(family: &Family, path: &Path, size: usize, device: &Device) -> Re
 }
 
 #[test]
+#[allow(clippy::print_stdout)]
 fn features_and_image_gradients_are_those_of_the_library() {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families");
+    let own = ["families", "resnets"].map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name));
     let other = std::env::var_os("HEMLOCK_FAMILIES").map(PathBuf::from);
-    let folder = other.as_ref().unwrap_or(&own);
-    let families: Vec<Family> = serde_json::from_slice(&std::fs::read(folder.join("families.json")).unwrap()).unwrap();
+    let folders = other.as_ref().map_or(&own[..], std::slice::from_ref);
+    let mut families: Vec<(&Path, Family)> = Vec::new();
+    for folder in folders {
+        let listed: Vec<Family> =
+            serde_json::from_slice(&std::fs::read(folder.join("families.json")).unwrap()).unwrap();
+        families.extend(listed.into_iter().map(|family| (&**folder, family)));
+    }
     let device = device::open(Backend::default()).unwrap();
     let mut wrong = Vec::new();
-    for family in &families {
+    for (folder, family) in &families {
         for size in &family.sizes {
             let path = folder.join(format!("{}.safetensors", family.name));
             let found = differences(family, &path, *size, &device);
             let Family { name, families, arch, .. } = family;
-            let off = match &found {
-                Ok([features, gradient]) => format!("{features:.1e}, {gradient:.1e}"),
-                Err(error) => error.clone(),
-            };
-            println!("| {name} | {families} | `{arch}` | {size} | {off} |");
+            let shown = found.as_ref().map_or_else(Clone::clone, |off| off.map(|off| format!("{off:.1e}")).join(", "));
+            println!("| {name} | {families} | `{arch}` | {size} | {shown} |");
             if !found.as_ref().is_ok_and(|off| off.iter().all(|off| *off <= TOLERANCE)) {
                 wrong.push(format!("{name} at {size}: {found:?}"));
             }
         }
     }
-    assert!((other.is_some() || families.len() >= 25) && wrong.is_empty(), "{wrong:#?}");
+    assert!((other.is_some() || families.len() >= 27) && wrong.is_empty(), "{wrong:#?}");
 }
