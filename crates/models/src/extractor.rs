@@ -323,10 +323,9 @@ impl Extractor {
 
     /// Images of one tile on the host: at most `most`, and fewer if few images fill the caches.
     fn tile(&self, most: usize) -> usize {
-        match &self.body {
-            Body::Native(Native { kernels: Kernels::Own(net), .. }) => net.together().unwrap_or(most).min(most),
-            Body::Native(_) | Body::Process(_) => most,
-        }
+        let Body::Native(native) = &self.body else { return most };
+        let Kernels::Own(net) = &native.kernels else { return most };
+        net.together().unwrap_or(most).min(most)
     }
 
     /// Features, and the forward cache for [`Extractor::backward`], so that features and gradient take one forward pass
