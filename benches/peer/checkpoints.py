@@ -205,9 +205,9 @@ def families(args):
             script = [sys.executable, root / "crates/models/tests/data/families.py", "--full", folder, name]
             subprocess.run(script, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             environment = os.environ | {"HEMLOCK_FAMILIES": folder}
-            done = subprocess.run([*test, *args.cargo, "--", "--nocapture"], cwd=root, env=environment, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            print("\n".join(line for line in done.stdout.splitlines() if line.startswith("| ")), flush=True)
+            done = subprocess.run([*test, *args.cargo], cwd=root, env=environment, text=True, capture_output=True)
+            table = Path(folder) / "differences.md"
+            print(table.read_text() if table.exists() else "", end="", flush=True)
             if done.returncode:
                 print(done.stderr[-2000:], file=sys.stderr)
             passed &= done.returncode == 0

@@ -75,8 +75,8 @@ fn ended(file: &Path) {
     }
 }
 
-/// Features and images of the attacks through a linear map, and what they do. Everything is asked of the child: features,
-/// feature matching, refinement, a decoder, pixels, noise, and victims with an extractor of their own.
+/// Features and images of the attacks through a linear map, and what they do. Everything is asked of the child:
+/// features, feature matching, refinement, a decoder, pixels, noise, and victims with an extractor of their own.
 #[test]
 fn everything_works_through_a_process() {
     let Some((project, python)) = project() else { return };

@@ -70,18 +70,21 @@ fn features_and_image_gradients_are_those_of_the_library() {
         families.extend(listed.into_iter().map(|family| (&**folder, family)));
     }
     let device = device::open(Backend::default()).unwrap();
-    let mut wrong = Vec::new();
+    let (mut table, mut wrong) = (String::new(), Vec::new());
     for (folder, family) in &families {
         for size in &family.sizes {
             let path = folder.join(format!("{}.safetensors", family.name));
             let found = differences(family, &path, *size, &device);
             let Family { name, families, arch, .. } = family;
             let shown = found.as_ref().map_or_else(Clone::clone, |off| off.map(|off| format!("{off:.1e}")).join(", "));
-            println!("| {name} | {families} | `{arch}` | {size} | {shown} |");
+            table.push_str(&format!("| {name} | {families} | `{arch}` | {size} | {shown} |\n"));
             if !found.as_ref().is_ok_and(|off| off.iter().all(|off| *off <= TOLERANCE)) {
                 wrong.push(format!("{name} at {size}: {found:?}"));
             }
         }
+    }
+    if let Some(folder) = &other {
+        std::fs::write(folder.join("differences.md"), table).unwrap();
     }
     assert!((other.is_some() || families.len() >= 27) && wrong.is_empty(), "{wrong:#?}");
 }

@@ -37,12 +37,12 @@ pub struct Repository {
     /// Side of the images that the network takes, in pixels.
     pub image_size: Option<usize>,
     /// How images are brought to that size.
-    pub preparation: Preparation,
+    pub resizing: Resizing,
 }
 
 /// How images are brought to the size that a network takes, as far as a folder says it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Preparation {
+pub struct Resizing {
     /// The size that the shorter side, or both sides, get before images are cropped.
     pub resize: Option<usize>,
     /// Whether both sides get that size, so that images are not cropped.
@@ -101,7 +101,7 @@ impl Repository {
         let image_size = crop.or(size).or(given);
         let by_percent = percent.zip(image_size).map(|(percent, side)| (side as f64 / percent).floor() as usize);
         let squash = first(&["preprocess_cfg.resize_mode", "pretrained_cfg.crop_mode"]).and_then(Value::as_str);
-        let preparation = Preparation {
+        let resizing = Resizing {
             resize: by_percent.or(size),
             square: squash == Some("squash") || (size.is_some() && crop.is_none() && !shorter(&tables)),
             interpolation: first(&["resample", "pretrained_cfg.interpolation", "preprocess_cfg.interpolation"])
@@ -113,7 +113,7 @@ impl Repository {
             mean: channels(&["image_mean", "pretrained_cfg.mean", "preprocess_cfg.mean"]),
             std: channels(&["image_std", "pretrained_cfg.std", "preprocess_cfg.std"]),
             image_size,
-            preparation,
+            resizing,
         })
     }
 }
@@ -423,7 +423,7 @@ mod tests {
             let all: Vec<(&str, &str)> = files.iter().copied().chain([("model.safetensors", "")]).collect();
             let found = folder(&all).unwrap();
             assert_eq!(found.arch.map(|arch| arch.to_string()), Ok(arch.to_owned()));
-            let Preparation { resize, square, interpolation: by } = found.preparation;
+            let Resizing { resize, square, interpolation: by } = found.resizing;
             assert_eq!((found.image_size, resize, square, by), (Some(size.0), size.1, size.2, interpolation), "{arch}");
         }
     }
