@@ -84,8 +84,8 @@ fn ended(file: &Path) {
     }
 }
 
-/// Features and images of the attacks through a linear map, and what they do. Everything is asked of the child: features,
-/// feature matching, refinement, a decoder, pixels, noise, and victims with an extractor of their own.
+/// A pipeline through a linear map, which asks everything of the child: features, feature matching, refinement, a
+/// decoder, pixels, noise, and victims with an extractor of their own.
 #[test]
 fn everything_works_through_a_process() {
     let Some((project, python)) = project() else { return };

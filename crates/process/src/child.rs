@@ -2,7 +2,7 @@
 
 use crate::{
     Fault,
-    frame::{HEADER, Header, Request},
+    frame::{FrameHeader, HEADER, Request},
     group,
 };
 use hemlock_stage::{Cancel, ChildCommand};
@@ -34,7 +34,7 @@ const LINES: (usize, usize) = (12, 400);
 
 /// A frame that a child wrote.
 pub(crate) struct Frame {
-    pub(crate) header: Header,
+    pub(crate) header: FrameHeader,
     pub(crate) payload: Vec<u8>,
 }
 
@@ -189,7 +189,7 @@ fn read(mut stdout: impl Read, told: &Sender<Result<Frame, Fault>>, most: &Atomi
         let filled = fill(&mut stdout, &mut header);
         let frame = match filled {
             0 => return,
-            HEADER => Header::from_bytes(&header),
+            HEADER => FrameHeader::from_bytes(&header),
             // The child ended within a frame, or printed something short.
             some if header.starts_with(&crate::frame::MAGIC) && some > 4 => return,
             some => Err(Fault::printed(&header[..some])),

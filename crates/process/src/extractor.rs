@@ -3,7 +3,7 @@
 use crate::{
     Fault, ProcessError,
     child::{Child, Frame},
-    frame::{FAILED, Header, Request, framed, numbers},
+    frame::{FAILED, FrameHeader, Request, framed, numbers},
 };
 use hemlock_stage::{Cancel, ChildCommand, VALUE, short};
 use serde::{Deserialize, Serialize};
@@ -222,7 +222,8 @@ impl ProcessExtractor {
     fn start(&self, state: &mut State) -> Result<Description, Fault> {
         let child = state.child.insert(Child::start(&self.command, &self.dir)?);
         state.request += 1;
-        let header = Header { kind: Request::Describe as u16, request: state.request, pass: 0, images: 0, length: 0 };
+        let header =
+            FrameHeader { kind: Request::Describe as u16, request: state.request, pass: 0, images: 0, length: 0 };
         let answer = child.ask(Request::Describe, framed(header, &[]), 0, self.command.timeout, &self.cancel)?;
         let answer = checked(Request::Describe, header, answer)?;
         let text = String::from_utf8_lossy(&answer.payload).into_owned();
@@ -253,7 +254,7 @@ impl ProcessExtractor {
             state.kept = state.kept.saturating_sub(1);
             if let Some(child) = &state.child {
                 let kind = Request::Release as u16;
-                child.send(framed(Header { kind, request: 0, pass: pass.number, images: 0, length: 0 }, &[]));
+                child.send(framed(FrameHeader { kind, request: 0, pass: pass.number, images: 0, length: 0 }, &[]));
             }
         }
     }
@@ -268,7 +269,7 @@ impl ProcessExtractor {
         state.request += 1;
         // A pass has the images of a tile.
         let count = images as u32;
-        let header = Header { kind: request as u16, request: state.request, pass, images: count, length: 0 };
+        let header = FrameHeader { kind: request as u16, request: state.request, pass, images: count, length: 0 };
         let expected = 4 * (images * values) as u64;
         let answer = child.ask(request, framed(header, arrays), expected, self.command.timeout, &self.cancel)?;
         let answer = checked(request, header, answer)?;
@@ -299,7 +300,7 @@ impl Drop for ProcessExtractor {
         let child = self.state.get_mut().unwrap_or_else(PoisonError::into_inner).child.take();
         if let Some(child) = child.filter(|_| !self.cancel.requested()) {
             let kind = Request::Shutdown as u16;
-            child.shut_down(framed(Header { kind, request: 0, pass: 0, images: 0, length: 0 }, &[]));
+            child.shut_down(framed(FrameHeader { kind, request: 0, pass: 0, images: 0, length: 0 }, &[]));
         }
     }
 }
@@ -309,8 +310,8 @@ fn vjp<'a>(images: usize, arrays: &'a [&'a [f32]], values: usize) -> Question<'a
 }
 
 /// Checks that a frame answers the request with the header `asked`.
-fn checked(request: Request, asked: Header, answer: Frame) -> Result<Frame, Fault> {
-    let Header { kind, request: number, .. } = answer.header;
+fn checked(request: Request, asked: FrameHeader, answer: Frame) -> Result<Frame, Fault> {
+    let FrameHeader { kind, request: number, .. } = answer.header;
     let name = request.name();
     if kind == FAILED && number == asked.request {
         let message = String::from_utf8_lossy(&answer.payload);

@@ -68,7 +68,7 @@ impl Request {
 
 /// The header of a frame of this version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header {
+pub struct FrameHeader {
     /// Kind of the frame.
     pub kind: u16,
     /// Number of the request.
@@ -81,7 +81,7 @@ pub struct Header {
     pub length: u64,
 }
 
-impl Header {
+impl FrameHeader {
     /// The header as it is written.
     #[must_use]
     pub fn to_bytes(self) -> [u8; HEADER] {
@@ -126,10 +126,10 @@ fn part<const N: usize>(bytes: &[u8; HEADER], start: usize) -> [u8; N] {
 
 /// A frame whose payload is the arrays, one after the other. The length in `header` is replaced by theirs.
 #[must_use]
-pub fn framed(header: Header, arrays: &[&[f32]]) -> Vec<u8> {
+pub fn framed(header: FrameHeader, arrays: &[&[f32]]) -> Vec<u8> {
     let length: usize = arrays.iter().map(|values| 4 * values.len()).sum();
     let mut bytes = vec![0; HEADER + length];
-    bytes[..HEADER].copy_from_slice(&Header { length: length as u64, ..header }.to_bytes());
+    bytes[..HEADER].copy_from_slice(&FrameHeader { length: length as u64, ..header }.to_bytes());
     let places = bytes[HEADER..].as_chunks_mut::<4>().0;
     for (to, value) in places.iter_mut().zip(arrays.iter().copied().flatten()) {
         *to = value.to_le_bytes();
@@ -148,15 +148,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn header() -> impl Strategy<Value = Header> {
+    fn header() -> impl Strategy<Value = FrameHeader> {
         (any::<u16>(), any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>())
-            .prop_map(|(kind, request, pass, images, length)| Header { kind, request, pass, images, length })
+            .prop_map(|(kind, request, pass, images, length)| FrameHeader { kind, request, pass, images, length })
     }
 
     proptest! {
         #[test]
         fn a_header_round_trips(header in header()) {
-            prop_assert_eq!(Header::from_bytes(&header.to_bytes()), Ok(header));
+            prop_assert_eq!(FrameHeader::from_bytes(&header.to_bytes()), Ok(header));
         }
 
         /// Damage to magic or version is an error, and any other damage is another header.
@@ -164,7 +164,7 @@ mod tests {
         fn no_damage_goes_unnoticed(header in header(), place in 0..HEADER, bit in 0..8) {
             let mut bytes = header.to_bytes();
             bytes[place] ^= 1u8 << bit;
-            let noticed = match (place, Header::from_bytes(&bytes)) {
+            let noticed = match (place, FrameHeader::from_bytes(&bytes)) {
                 (0..4, Err(Fault::Printed { .. })) | (4..6, Err(Fault::Version { .. })) => true,
                 (6.., Ok(found)) => found != header,
                 _ => false,
@@ -176,7 +176,7 @@ mod tests {
     /// What Python's `struct.pack("<4sHHQQIQ", b"HMLK", 1, 2, 7, 3, 5, 8) + struct.pack("<2f", 1.0, -2.5)` gives.
     #[test]
     fn the_layout_is_the_documented_one() {
-        let header = Header { kind: Request::Forward as u16, request: 7, pass: 3, images: 5, length: 0 };
+        let header = FrameHeader { kind: Request::Forward as u16, request: 7, pass: 3, images: 5, length: 0 };
         let expected = "484d4c4b01000200070000000000000003000000000000000500000008000000000000000000803f000020c0";
         let bytes = framed(header, &[&[1.0], &[-2.5]]);
         assert_eq!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(), expected);
@@ -188,7 +188,7 @@ mod tests {
     fn text_in_the_place_of_a_frame_is_shown() {
         let mut bytes = [b'.'; HEADER];
         bytes[..6].copy_from_slice(b"hello\n");
-        let said = Header::from_bytes(&bytes).unwrap_err().to_string();
+        let said = FrameHeader::from_bytes(&bytes).unwrap_err().to_string();
         assert!(said.starts_with("wrote \"hello\\n....") && said.contains("print to stderr"), "{said}");
     }
 }

@@ -60,8 +60,8 @@ pub trait Stage: Send + Sync + 'static {
     /// Fields whose value is a list. In a spec, a list for such a field is one value, and a list of lists fans out. For
     /// any other field, a list fans out.
     const LISTS: &'static [&'static str] = &[];
-    /// Pairs of a role, and the role that is read in its place if the pipeline has it. What fills the former is then not
-    /// checked by [`Stage::accepts`].
+    /// Pairs of a role, and the role that is read in its place if the pipeline has it. What fills the former is then
+    /// not checked by [`Stage::accepts`].
     const INSTEAD: &'static [(&'static str, &'static str)] = &[];
     /// Parameters, parsed from the stage's table in the spec.
     type Params: Params;
