@@ -44,7 +44,7 @@ def serve(net, requests, answers):
 
     def answer(kind, number, n, payload):
         if kind == DESCRIBE:
-            d = forward(bytes(4 * 3 * SIDE * SIDE), 1, False)[1].shape[1]
+            d = forward(bytearray(4 * 3 * SIDE * SIDE), 1, False)[1].shape[1]
             about = {"name": type(net).__name__, "features": d, "image_size": [SIDE, SIDE], "keep": KEEP}
             return json.dumps(about).encode()
         if kind == FORWARD:

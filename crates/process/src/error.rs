@@ -83,8 +83,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// The fault of a child that wrote something else than a frame. `bytes` may have the beginning of a frame behind
-    /// it.
+    /// The fault of a child that wrote something else than a frame. In `bytes`, the beginning of a frame may follow it.
     pub(crate) fn printed(bytes: &[u8]) -> Self {
         let frame = bytes.windows(MAGIC.len()).position(|some| some == MAGIC);
         let bytes = &bytes[..frame.unwrap_or(bytes.len())];
