@@ -171,6 +171,9 @@ fn clip(arch: &mut VitArch) {
     (arch.pre_norm, arch.patch_bias, arch.norm_eps) = (true, false, Epsilon::new(1e-5));
 }
 
+const DINOV2: &[Size] =
+    &[SMALL, BASE, LARGE, ("giant", 1536, 40, 24, |a| (a.activation, a.hidden) = (Activation::SwiGlu, 4096))];
+
 const FAMILIES: [Family; 8] = [
     Family {
         name: "vit",
@@ -179,26 +182,11 @@ const FAMILIES: [Family; 8] = [
         differs: |_| {},
     },
     Family { name: "mocov3", patch: Some(16), sizes: &[("small", 384, 12, 12, |_| {}), BASE], differs: |_| {} },
-    Family {
-        name: "dinov2",
-        patch: Some(14),
-        sizes: &[
-            SMALL,
-            BASE,
-            LARGE,
-            ("giant", 1536, 40, 24, |a| (a.activation, a.hidden) = (Activation::SwiGlu, 4096)),
-        ],
-        differs: |a| a.layer_scale = true,
-    },
+    Family { name: "dinov2", patch: Some(14), sizes: DINOV2, differs: |a| a.layer_scale = true },
     Family {
         name: "dinov2-reg",
         patch: Some(14),
-        sizes: &[
-            SMALL,
-            BASE,
-            LARGE,
-            ("giant", 1536, 40, 24, |a| (a.activation, a.hidden) = (Activation::SwiGlu, 4096)),
-        ],
+        sizes: DINOV2,
         differs: |a| (a.layer_scale, a.registers) = (true, 4),
     },
     Family {
