@@ -11,6 +11,7 @@ use parquet::basic::Type;
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::Value;
 
@@ -33,7 +34,9 @@ pub(crate) struct ParquetFile {
 impl ParquetFile {
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let file = open_file(path).map_err(DataError::io("read", path))?;
+        let length = file.metadata().map_err(DataError::io("read", path))?.len();
         let reader = SerializedFileReader::new(file).map_err(|error| damaged(path, error))?;
+        check_ranges(reader.metadata(), length).map_err(|reason| damaged(path, reason))?;
         let schema = reader.metadata().file_metadata().schema_descr();
         let columns = schema.columns().iter().map(|column| column.path().string()).collect();
         Ok(Self { path: path.to_path_buf(), reader, columns })
@@ -77,7 +80,7 @@ impl ParquetFile {
 
     /// Reads a column of numbers or texts.
     pub fn labels(&self, column: usize) -> Result<Vec<Label>, DataError> {
-        let mut labels = Vec::with_capacity(self.rows());
+        let mut labels = Vec::new();
         for group in 0..self.reader.num_row_groups() {
             let read = self.reader.get_row_group(group).and_then(|group| group.get_column_reader(column));
             let integral = |number: f64| (number.fract() == 0.0).then_some(Label::Number(number as i64));
@@ -109,6 +112,24 @@ impl ParquetFile {
         }
         Ok(labels)
     }
+}
+
+/// Refuses row groups and columns that lie outside the file, which the reader does not expect.
+fn check_ranges(metadata: &ParquetMetaData, length: u64) -> Result<(), String> {
+    for (number, group) in metadata.row_groups().iter().enumerate() {
+        let inside = |column: &ColumnChunkMetaData| {
+            let begin = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+            let numbers = [begin, column.data_page_offset(), column.compressed_size(), column.num_values()];
+            let end = begin.checked_add(column.compressed_size()).and_then(|end| u64::try_from(end).ok());
+            numbers.iter().all(|number| *number >= 0) && end.is_some_and(|end| end <= length)
+        };
+        // Runs of one value take less than a bit for each; a bound is needed all the same.
+        let rows = u64::try_from(group.num_rows()).is_ok_and(|rows| rows / 4096 <= length);
+        if !rows || !group.columns().iter().all(inside) {
+            return Err(format!("its row group {number} does not lie in its {length} bytes"));
+        }
+    }
+    Ok(())
 }
 
 fn damaged(path: &Path, error: impl ToString) -> DataError {

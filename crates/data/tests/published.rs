@@ -6,7 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use hemlock_artifact::{Dataset, Images};
-use hemlock_data::{DataError, Folders, Preparation, Source, SplitSpec, digest, load};
+use hemlock_data::{
+    ArchiveOrigin, DataError, Folders, KnownDataset, Preparation, Source, SplitSpec, Trust, digest, load,
+};
 use hemlock_fuzz::{Corpus, error};
 use tempfile::{TempDir, tempdir};
 
@@ -425,4 +427,80 @@ fn fuzz_parquet() {
 #[test]
 fn fuzz_webdataset_and_lists() {
     fuzz(&["webdataset/train-000000.tar", "waterbirds/metadata.csv", "tiny-imagenet/val/val_annotations.txt"]);
+}
+
+/// Packs a folder as a published archive of it.
+fn packed(folder: &Path, name: &str, archive: &Path) {
+    let file = flate2::write::GzEncoder::new(fs::File::create(archive).unwrap(), flate2::Compression::fast());
+    let mut tar = tar::Builder::new(file);
+    tar.append_dir_all(name, folder).unwrap();
+    tar.into_inner().unwrap().finish().unwrap();
+}
+
+#[test]
+fn known_datasets_are_put_where_their_sources_read_them() {
+    let (origin, data) = (tempdir().unwrap(), tempdir().unwrap());
+    let from = |name: &str| origin.path().join(name);
+    for part in ["images", "annotations"] {
+        packed(&published().join("pets").join(part), part, &from(&format!("{part}.tar.gz")));
+    }
+    packed(&published().join("food-101"), "food-101", &from("food-101.tar.gz"));
+    packed(&published().join("stl10_binary"), "stl10_binary", &from("stl10_binary.tar.gz"));
+    for name in ["train_32x32.mat", "test_32x32.mat"] {
+        fs::copy(published().join("svhn").join(name), from(name)).unwrap();
+    }
+    for name in ["pets", "food101", "stl10", "svhn"] {
+        let known = KnownDataset::named(name).unwrap();
+        let fetch =
+            |trust: &Trust| known.fetch(&ArchiveOrigin::Path(origin.path().into()), trust, data.path(), &|_, _| true);
+        let refused = fetch(&Trust::Known).unwrap_err().to_string();
+        assert!(refused.contains("of the published") && refused.contains("md5:"), "{refused}");
+        assert!(!data.path().join(name).exists());
+        assert!(!fetch(&Trust::Any).unwrap().already_there);
+        assert!(fetch(&Trust::Known).unwrap().already_there);
+        let loaded = load_from(data.path(), known.source, Some(8)).unwrap();
+        assert!(loaded.train.len() >= 2 && !loaded.test.is_empty(), "{name}");
+    }
+    assert_eq!(fs::read_dir(data.path()).unwrap().count(), 4, "nothing else is left");
+    let one = KnownDataset::named("svhn").unwrap();
+    let other = tempdir().unwrap();
+    let error = one.fetch(&ArchiveOrigin::Path(from("test_32x32.mat")), &Trust::Any, other.path(), &|_, _| true);
+    assert!(error.unwrap_err().to_string().contains("expected a folder of train_32x32.mat, test_32x32.mat"));
+}
+
+#[test]
+fn a_zip_archive_is_unpacked_and_kept_in_its_folder() {
+    let (origin, data) = (tempdir().unwrap(), tempdir().unwrap());
+    let archive = origin.path().join("EuroSAT.zip");
+    let write = |name: &str| {
+        let mut zip = zip::ZipWriter::new(fs::File::create(&archive).unwrap());
+        for name in ["2750/Forest/a.jpg", "2750/River/b.jpg", name] {
+            zip.start_file(name, zip::write::SimpleFileOptions::default()).unwrap();
+            let image = fs::read(published().join("pets/images/beagle_1.jpg")).unwrap();
+            std::io::Write::write_all(&mut zip, &image).unwrap();
+        }
+        zip.finish().unwrap();
+    };
+    let known = KnownDataset::named("eurosat").unwrap();
+    let fetch = || known.fetch(&ArchiveOrigin::Path(archive.clone()), &Trust::Any, data.path(), &|_, _| true);
+    write("../../escaped.jpg");
+    assert!(fetch().unwrap_err().to_string().contains("escaped.jpg"));
+    assert!(!data.path().join("eurosat").exists());
+    write("2750/River/c.jpg");
+    fetch().unwrap();
+    let source = source(known.source);
+    let split = SplitSpec { test: Some(2), ..SplitSpec::default() };
+    let loaded = load(&source, &Preparation::default(), &split, Folders::data(data.path()), &|_, _| true).unwrap();
+    assert_eq!(loaded.classes, ["Forest", "River"]);
+    assert_eq!((loaded.train.labels, loaded.test.labels), (vec![1], vec![0, 1]));
+}
+
+#[test]
+fn names_of_known_datasets_are_in_order_and_their_sources_are_sources() {
+    let names: Vec<&str> = KnownDataset::all().iter().map(|known| known.name).collect();
+    assert!(names.is_sorted() && names.len() > 20, "{names:?}");
+    for known in KnownDataset::all() {
+        assert!(known.source.contains(known.name), "{}", known.name);
+        assert!(source(known.source).check().is_ok());
+    }
 }

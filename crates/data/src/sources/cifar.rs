@@ -60,6 +60,17 @@ pub enum Cifar {
 }
 
 impl Cifar {
+    /// Both datasets.
+    pub const ALL: [Self; 2] = [Self::Cifar10, Self::Cifar100];
+
+    /// The name, as specs write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cifar10 => "cifar10",
+            Self::Cifar100 => "cifar100",
+        }
+    }
+
     /// The folder that the official archive unpacks to.
     pub fn folder(self) -> &'static str {
         match self {
@@ -95,10 +106,7 @@ impl Cifar {
 
 impl fmt::Display for Cifar {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cifar10 => "cifar10",
-            Self::Cifar100 => "cifar100",
-        })
+        f.write_str(self.name())
     }
 }
 
