@@ -2,7 +2,7 @@
 
 use hemlock_artifact::Dataset;
 use hemlock_data::{
-    DataError, DatasetRole, Folders, Interpolation, Preparation, Resize, Source, SplitSpec, digest, load,
+    Balance, DataError, DatasetRole, Folders, Interpolation, Preparation, Resize, Source, SplitSpec, digest, load,
 };
 use hemlock_stage::{About, Context, Environment, ErrorKind, ParamError, Seed, StageError, StageRole};
 use schemars::JsonSchema;

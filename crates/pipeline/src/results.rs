@@ -8,7 +8,7 @@ use hemlock_artifact::{
     AttackId, Bounds, Evaluation, LearnerState, Measured, Outcome, SteppedBack, TestGroups, Visibility,
 };
 use hemlock_stage::{Column, StageRole};
-use hemlock_store::{Store, StoreError};
+use hemlock_store::{Artifact, Store, StoreError};
 use hemlock_threat::Sees;
 use schemars::JsonSchema;
 use serde::Serialize;
