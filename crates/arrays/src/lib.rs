@@ -267,7 +267,8 @@ impl Arrays {
         })
     }
 
-    /// Reads an array of any shape, stored as unsigned integers of 8 bits. Returns its shape and its elements in C order.
+    /// Reads an array of any shape, stored as unsigned integers of 8 bits. Returns its shape and its elements in C
+    /// order.
     ///
     /// # Errors
     /// If the array is missing, has another type or order, or is cut off.
@@ -289,7 +290,8 @@ impl Arrays {
     /// Reads integers `[n]` or `[n, 1]` of any type.
     ///
     /// # Errors
-    /// If the array is missing, has another shape or type, is cut off, or holds a number that does not fit into an `i64`.
+    /// If the array is missing, has another shape or type, is cut off, or holds a number that does not fit into an
+    /// `i64`.
     pub fn integers(&mut self, name: &'static str) -> Result<Vec<i64>, ArraysError> {
         self.read(name, |mut stored| {
             if !matches!(stored.shape[..], [_] | [_, 1]) {

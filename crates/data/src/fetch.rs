@@ -221,7 +221,8 @@ pub(crate) fn accept(
 
 /// Reads files, and counts their bytes.
 pub(crate) struct Transfer<'a> {
-    /// Called with the number of bytes that were read, and the total if it is known. If it returns false, reading stops.
+    /// Called with the number of bytes that were read, and the total if it is known. If it returns false, reading
+    /// stops.
     pub progress: &'a dyn Fn(u64, Option<u64>) -> bool,
     /// Largest size of a file, in bytes.
     pub limit: u64,

@@ -183,9 +183,9 @@ impl KnownDataset {
 
     /// Puts the dataset into its folder under `data`, which is created if necessary.
     ///
-    /// A path of `origin` is that of its file, or of a folder of its files; an address is that of its file or, if it has
-    /// several, of what their names are appended to. `progress` is called with the number of bytes that were downloaded
-    /// or read, and the total if it is known. If it returns false, fetching stops.
+    /// A path of `origin` is that of its file, or of a folder of its files; an address is that of its file or, if it
+    /// has several, of what their names are appended to. `progress` is called with the number of bytes that were
+    /// downloaded or read, and the total if it is known. If it returns false, fetching stops.
     ///
     /// # Errors
     /// - [`DataError::Download`] if a download fails, and [`DataError::Io`] if the file system fails.
@@ -226,7 +226,8 @@ impl KnownDataset {
         Ok(FetchedFiles { folder, already_there: false })
     }
 
-    /// Returns the path of a file, what it was obtained from, and its checksums. Downloads it into a folder, if need be.
+    /// Returns the path of a file, what it was obtained from, and its checksums. Downloads it into a folder, if need
+    /// be.
     fn obtain(
         &self,
         name: &str,

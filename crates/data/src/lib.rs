@@ -62,11 +62,11 @@ impl<'a> Folders<'a> {
     }
 }
 
-/// Loads the images that `split` takes from `source`, prepared as `preparation` says. Warns of files and folders that are
-/// not part of the dataset.
+/// Loads the images that `split` takes from `source`, prepared as `preparation` says. Warns of files and folders that
+/// are not part of the dataset.
 ///
-/// `progress` is called with the number of images that were loaded and the total, both 0 until the total is known. If it
-/// returns false, loading stops.
+/// `progress` is called with the number of images that were loaded and the total, both 0 until the total is known. If
+/// it returns false, loading stops.
 /// # Errors
 /// - Data is missing or malformed. All unreadable images among the chosen ones are reported in one error.
 /// - A split asks for more images than there are, or a parameter is out of its range.
@@ -96,8 +96,9 @@ pub fn load(
     pools.load(source.name(), preparation, split, folders.scratch, progress)
 }
 
-/// Returns a BLAKE3 digest, in hex, that identifies the images of `source` without decoding them. It covers the contents
-/// of its files and what their names say, or the version and the parameters of a generator. `data` is the data directory.
+/// Returns a BLAKE3 digest, in hex, that identifies the images of `source` without decoding them. It covers the
+/// contents of its files and what their names say, or the version and the parameters of a generator. `data` is the data
+/// directory.
 ///
 /// # Errors
 /// The errors of [`load`], except that contents are not checked.

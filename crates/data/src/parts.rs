@@ -80,15 +80,15 @@ pub(crate) struct Part {
     pub images: Box<dyn PoolImages>,
 }
 
-/// Makes pools of parts. `names` are the classes of the numbers from 0 on; without them, classes are the distinct labels
-/// in order.
+/// Makes pools of parts. `names` are the classes of the numbers from 0 on; without them, classes are the distinct
+/// labels in order.
 ///
 /// A dataset of training and validation images without test images is measured on its validation images, as ImageNet
 /// is. A split without labels is no part of the dataset.
 ///
 /// # Errors
-/// [`DataError::Layout`] about `path` if there are no training images, if a split comes twice, or if labels do not fit to
-/// each other.
+/// [`DataError::Layout`] about `path` if there are no training images, if a split comes twice, or if labels do not fit
+/// to each other.
 pub(crate) fn pools(
     path: &Path,
     mut parts: Vec<Part>,

@@ -1,9 +1,10 @@
 //! Scaling of pictures as in Pillow. The bytes are the same if Pillow scales rows before columns. Pillow 13 scales the
 //! columns of some tall pictures first, and rounding then differs by at most 1 grey level.
 //!
-//! The geometry is that of torchvision's `Resize` followed by `CenterCrop(size)`: of `Resize(r)`, where the shorter side
-//! becomes `r` and the longer one `r * long / short`, rounded down; or of `Resize((r, r))`. Only pixels that the crop
-//! keeps are computed, so that a thin picture, whose longer side may become very long, costs no more than any other.
+//! The geometry is that of torchvision's `Resize` followed by `CenterCrop(size)`: of `Resize(r)`, where the shorter
+//! side becomes `r` and the longer one `r * long / short`, rounded down; or of `Resize((r, r))`. Only pixels that the
+//! crop keeps are computed, so that a thin picture, whose longer side may become very long, costs no more than any
+//! other.
 //!
 //! A pixel of the result is a weighted sum of source pixels, first along its row and then along its column, rounded to
 //! 8 bits each time. If a side shrinks, the filter widens by the same factor. The weights of a pixel sum to 1, and are
@@ -27,8 +28,8 @@ pub struct Preparation {
     pub resize: Resize,
     /// How pixels are weighted.
     pub interpolation: Interpolation,
-    /// The share of the resized picture's side that the crop keeps, above 0 and up to 1: `size / crop`, rounded down, is
-    /// what sides are resized to.
+    /// The share of the resized picture's side that the crop keeps, above 0 and up to 1: `size / crop`, rounded down,
+    /// is what sides are resized to.
     pub crop: f64,
 }
 

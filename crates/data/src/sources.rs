@@ -89,8 +89,8 @@ kinds! {
     /// CIFAR-100: 32x32, 100 fine or 20 coarse classes. Its binary or its Python version, in the data directory.
     Cifar100,
     /// Image files in one folder per class, including files in folders below it. The layout is `path/train/CLASS/*`,
-    /// `path/test/CLASS/*` and `path/val/CLASS/*`, of which some may be missing; or `path/CLASS/*`, where the test split
-    /// is taken from the same pool, unless lists of files say otherwise.
+    /// `path/test/CLASS/*` and `path/val/CLASS/*`, of which some may be missing; or `path/CLASS/*`, where the test
+    /// split is taken from the same pool, unless lists of files say otherwise.
     ImageFolder,
     /// Files of MNIST's format IDX, `train-images-idx3-ubyte` and so on, which may end in `.gz`.
     Idx,
@@ -160,7 +160,8 @@ fn files_in(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     Ok(files)
 }
 
-/// The files in a folder and in all folders below it, sorted by folder and name. Names that begin with a dot are left out.
+/// The files in a folder and in all folders below it, sorted by folder and name. Names that begin with a dot are left
+/// out.
 fn files_below(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
     let mut files = files_in(folder)?;
     let mut folders = Vec::new();

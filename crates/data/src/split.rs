@@ -64,8 +64,8 @@ pub enum Balance {
 impl Balance {
     /// Divides `count` images among the classes of a pool, which has `sizes` images of them.
     ///
-    /// Proportional shares are those of Webster's method: image by image, to the class of the largest `size / (2 n + 1)`,
-    /// where `n` is what it has. A larger count therefore gives no class less, and no class gets more than it has.
+    /// Proportional shares are those of Webster's method: image by image, to the class of the largest `size / (2 n +
+    /// 1)`, where `n` is what it has. A larger count therefore gives no class less, and no class gets more than it has.
     fn shares(self, count: usize, sizes: &[usize]) -> Vec<usize> {
         if self == Self::Even {
             let share = |class| count / sizes.len() + usize::from(class < count % sizes.len());
@@ -253,8 +253,8 @@ impl SplitSpec {
         Ok(chosen)
     }
 
-    /// Divides counts of images that are taken from the same pool, so that no class has to give more than it has as long
-    /// as the pool has enough.
+    /// Divides counts of images that are taken from the same pool, so that no class has to give more than it has as
+    /// long as the pool has enough.
     fn consecutive(&self, counts: [usize; 3], sizes: &[usize]) -> [Vec<usize>; 3] {
         if self.balance == Balance::Even {
             return counts.map(|count| self.balance.shares(count, sizes));

@@ -45,7 +45,8 @@ fn check(split: &Images, expected: &[(usize, u32)], channels: usize, what: &str)
     }
 }
 
-/// What a dataset should be: how a spec writes it, the side and the channels of its images, its classes, and its splits.
+/// What a dataset should be: how a spec writes it, the side and the channels of its images, its classes, and its
+/// splits.
 struct Expected {
     source: &'static str,
     side: usize,

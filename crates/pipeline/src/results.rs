@@ -86,8 +86,8 @@ pub struct ResultRow {
     /// Mean of the test accuracies within the classes that have test samples, by training set: every class counts the
     /// same, however many samples it has.
     pub mean_per_class: Measured<f64>,
-    /// Test accuracy within the group of samples that is classified worst, by training set. `None` if the dataset has no
-    /// groups.
+    /// Test accuracy within the group of samples that is classified worst, by training set. `None` if the dataset has
+    /// no groups.
     pub worst_group: Option<Measured<f64>>,
     /// Mean cross-entropy on the clean training split in nats, by training set. `None` for victims that are not linear
     /// heads.

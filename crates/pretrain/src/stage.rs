@@ -3,7 +3,7 @@
 use crate::{PretrainConfig, import, probe};
 use hemlock_artifact::{Dataset, Export, Exported, ExtractorArtifact};
 use hemlock_models::{open_device, open_devices};
-use hemlock_stage::{About, Context, Environment, Need, Port, Seed, StageError, StageRole, inputs};
+use hemlock_stage::{About, Context, Environment, Need, ParamError, Port, Seed, StageError, StageRole, inputs};
 use hemlock_training::{Method, Monitor, TrainConfig, pretrain, random};
 use serde_json::Value;
 
@@ -106,7 +106,14 @@ impl hemlock_stage::Stage for Stage {
         let trained = match &config.of_run(ctx.seed) {
             PretrainConfig::Simclr(config) => train(Method::Simclr, config, dataset()?)?,
             PretrainConfig::MocoV3(config) => train(Method::MocoV3, config, dataset()?)?,
-            PretrainConfig::Supervised(config) => train(Method::Supervised, config, dataset()?)?,
+            PretrainConfig::Supervised(config) => {
+                let dataset = dataset()?;
+                if dataset.classes.len() < 2 {
+                    let problem = "is \"supervised\", and the images have one class; expected a method without labels";
+                    return Err(ParamError::new("method", problem).into());
+                }
+                train(Method::Supervised, config, dataset)?
+            }
             PretrainConfig::Random(config) => random(config, dataset()?.train.pixels.view(), &device)?,
             PretrainConfig::Import(config) => import(config, ctx, &device)?,
         };

@@ -253,8 +253,8 @@ struct Scan<'a> {
 }
 
 impl Scan<'_> {
-    /// Returns the files of another split than the training split; `None` if they have no labels. Sets `apart` if a file
-    /// says their classes.
+    /// Returns the files of another split than the training split; `None` if they have no labels. Sets `apart` if a
+    /// file says their classes.
     fn split(&mut self, name: &str, classes: &[String], apart: &mut bool) -> Result<Option<Files>, DataError> {
         let path = self.root.join(name);
         let wrong = |reason: String| DataError::FolderLayout { path: self.root.to_path_buf(), reason };

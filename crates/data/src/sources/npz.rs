@@ -17,9 +17,9 @@ use crate::raw::{Order, RawImages, Shape};
 #[serde(deny_unknown_fields)]
 pub struct Npz {
     /// The file, relative to the working directory or to the data directory. Its arrays are `train_images`,
-    /// `train_labels`, `val_images`, `val_labels`, `test_images` and `test_labels`, as of MedMNIST; `x_train`, `y_train`,
-    /// `x_test` and `y_test`, as of Keras; or `images` and `labels` of one pool. Images are 8-bit, `[n, height, width]`
-    /// or `[n, height, width, 3]`; labels are integers, `[n]` or `[n, 1]`.
+    /// `train_labels`, `val_images`, `val_labels`, `test_images` and `test_labels`, as of MedMNIST; `x_train`,
+    /// `y_train`, `x_test` and `y_test`, as of Keras; or `images` and `labels` of one pool. Images are 8-bit, `[n,
+    /// height, width]` or `[n, height, width, 3]`; labels are integers, `[n]` or `[n, 1]`.
     pub path: PathBuf,
 }
 

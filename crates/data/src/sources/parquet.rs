@@ -15,11 +15,12 @@ use crate::pool::Pools;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parquet {
-    /// A file, or a folder of files such as `train-00000-of-00002.parquet` and `data/test-00000-of-00001.parquet`, relative
-    /// to the working directory or to the data directory. A file's name, or its folder's, begins with its split.
+    /// A file, or a folder of files such as `train-00000-of-00002.parquet` and `data/test-00000-of-00001.parquet`,
+    /// relative to the working directory or to the data directory. A file's name, or its folder's, begins with its
+    /// split.
     pub path: PathBuf,
-    /// The column of images: encoded bytes, or a struct with a field `bytes`. By default `image`, `img`, `jpg`, `png` or
-    /// `webp`.
+    /// The column of images: encoded bytes, or a struct with a field `bytes`. By default `image`, `img`, `jpg`, `png`
+    /// or `webp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// The column of labels: integers or names. By default `label`, `labels`, `fine_label`, `class`, `cls` or `target`.

@@ -47,8 +47,8 @@ pub struct Table {
     /// The column of labels; by default `label`, `labels`, `fine_label`, `class`, `cls`, `target` or `y`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
-    /// The column of splits (`train`, `validation` or `val`, `test`; or 0, 1, 2, as in WILDS); by default `split`, if there
-    /// is one.
+    /// The column of splits (`train`, `validation` or `val`, `test`; or 0, 1, 2, as in WILDS); by default `split`, if
+    /// there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
     /// The column of groups, whose accuracies are compared; several columns, as `y+place`, make a group of every

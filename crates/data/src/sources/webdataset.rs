@@ -23,9 +23,9 @@ use crate::pool::{PoolImages, Pools};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Webdataset {
-    /// A `.tar` archive, or a folder of such as `train-000000.tar` or `test/0.tar`, relative to the working directory or to
-    /// the data directory. An archive's name, or its folder's, begins with its split. A file `classnames.txt` in the folder
-    /// names the classes, one a line.
+    /// A `.tar` archive, or a folder of such as `train-000000.tar` or `test/0.tar`, relative to the working directory
+    /// or to the data directory. An archive's name, or its folder's, begins with its split. A file `classnames.txt` in
+    /// the folder names the classes, one a line.
     pub path: PathBuf,
 }
 

@@ -133,7 +133,7 @@ def cifar():
         labels = {"fine_labels": fine, "coarse_labels": [label // 5 for label in fine]}
         # As Python 3 writes it.
         write(path / name, pickle.dumps({**labels, "data": planes(first, len(fine))}, protocol=4))
-    names = {"fine_label_names": [f"fine{i}" for i in range(100)], "coarse_label_names": [f"coarse{i}" for i in range(20)]}
+    names = {f"{kind}_label_names": [f"{kind}{i}" for i in range(n)] for kind, n in (("fine", 100), ("coarse", 20))}
     write(path / "meta", pickle.dumps(names, protocol=4))
 
 
@@ -190,7 +190,8 @@ def tables():
         lines.append(f'{i},bird{label}/{i}.jpg,{label},{split},{place},"a, b"')
     write(path / "metadata.csv", "\n".join(lines) + "\n")
     path = folder("pets")
-    for name, first, lines in (("trainval", 0, ["Abyssinian_1 1 1 1", "beagle_1 2 2 1"]), ("test", 2, ["beagle_2 2 2 1"])):
+    lists = (("trainval", 0, ["Abyssinian_1 1 1 1", "beagle_1 2 2 1"]), ("test", 2, ["beagle_2 2 2 1"]))
+    for name, first, lines in lists:
         write(path / "annotations" / f"{name}.txt", "\n".join(lines) + "\n")
         for i, line in enumerate(lines, first):
             write(path / "images" / (line.split()[0] + ".jpg"), encoded(i))

@@ -1,4 +1,5 @@
-//! The Python version of CIFAR: a pickled dictionary per file, with an array of pixels, `[n, 3072]`, and lists of labels.
+//! The Python version of CIFAR: a pickled dictionary per file, with an array of pixels, `[n, 3072]`, and lists of
+//! labels.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
