@@ -225,7 +225,7 @@ build-tests:
 [group('develop')]
 unit:
     @command -v chromium >/dev/null || echo "SKIPPED: there is no chromium, so no browser opens the report" >&2
-    @${HEMLOCK_PYTHON:-python3} -c "import numpy, safetensors" 2>/dev/null || echo "SKIPPED: there is no python3 with numpy and safetensors, so the README's Python is not run" >&2
+    @${HEMLOCK_PYTHON:-python3} -c "import numpy, safetensors" 2>/dev/null || echo "SKIPPED: there is no python3 with numpy and safetensors, so the README's Python is not run, and no extractor in a process is tested" >&2
     if command -v cargo-nextest >/dev/null; then cargo nextest run --release --workspace {{tested}}; else cargo test --release --workspace {{tested}}; fi
 
 # Hostile variants of specs and of files by other tools, for so many seconds a reader

@@ -40,6 +40,9 @@ mod own_features;
 #[path = "end_to_end/planning.rs"]
 mod planning;
 #[cfg(test)]
+#[path = "end_to_end/process.rs"]
+mod process;
+#[cfg(test)]
 #[path = "end_to_end/project.rs"]
 mod project;
 #[cfg(test)]

@@ -49,7 +49,7 @@ fn plan(text: &str, overrides: &[Override]) -> Result<(), String> {
         Ok(spec) => spec,
         Err(e) => return error(&e),
     };
-    let env = Environment { data: Some(PathBuf::from("nowhere")) };
+    let env = Environment { data: Some(PathBuf::from("nowhere")), ..Environment::default() };
     Plan::new(&spec, &graph, &env).map_or_else(|e| error(&e), |_| Ok(()))
 }
 
@@ -88,7 +88,12 @@ fn fuzz_overrides() {
 #[test]
 fn fuzz_selections() {
     let (graph, path) = (hemlock::graph(), pipelines().join("quickstart.toml"));
-    let plan = Plan::new(&Spec::load(&path, &[], &graph).unwrap(), &graph, &Environment { data: None }).unwrap();
+    let plan = Plan::new(
+        &Spec::load(&path, &[], &graph).unwrap(),
+        &graph,
+        &Environment { data: None, ..Environment::default() },
+    )
+    .unwrap();
     let samples =
         ["seed=0", "poison_fraction=0.03,invert.beta=0", "attack=bilevel", "dataset.downstream.source.kind=synthetic"];
     let words = [",", "=", "[", "{", "1e400", "constraint=", "poison-features."];

@@ -38,30 +38,32 @@ import numpy as np
 import timm
 import torch
 import torchvision
-from extractors import Block, conv
+from networks import Block, conv
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
 TOLERANCE = 1e-4
-ARCHS = ["resnet20", "resnet56", "resnet18", "resnet34", "resnet50"]
-ARCHS += ["resnet18-imagenet", "resnet50-imagenet", "vit-tiny-p4"]
+ARCHS = ["resnet20", "resnet56", "resnet110", "resnet20-b", "resnet18", "resnet34", "resnet50", "resnet18-pool"]
+ARCHS += ["resnet18-imagenet", "resnet50-imagenet", "resnet101-imagenet", "resnet152", "resnet50-imagenet-wide"]
+ARCHS += ["vit-tiny-p4"]
 METHODS = ["random", "supervised", "import"]
 # What the checkpoints of akamaster/pytorch_resnet_cifar10 were trained with.
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class CifarResNet(nn.Module):
-    """The networks of He et al. (2016), section 4.2, with the names of akamaster/pytorch_resnet_cifar10."""
+    """The networks of He et al. (2016), section 4.2, with the names of akamaster/pytorch_resnet_cifar10, or, with
+    option B (`project`), of chenyaofo/pytorch-cifar-models."""
 
-    def __init__(self, depth, width=16):
+    def __init__(self, depth, width=16, project=False):
         super().__init__()
         self.conv1, self.bn1 = conv(3, width, 3), nn.BatchNorm2d(width)
         blocks = (depth - 2) // 6
 
         def layer(inputs, outputs, stride):
             rest = (Block(outputs, outputs, 1, False) for _ in range(blocks - 1))
-            return nn.Sequential(Block(inputs, outputs, stride, False), *rest)
+            return nn.Sequential(Block(inputs, outputs, stride, project), *rest)
 
         self.layer1, self.layer2 = layer(width, width, 1), layer(width, 2 * width, 2)
         self.layer3 = layer(2 * width, 4 * width, 2)
@@ -71,11 +73,13 @@ class CifarResNet(nn.Module):
         return self.layer3(self.layer2(self.layer1(x))).mean((2, 3))
 
 
-def torchvision_resnet(name, small):
+def torchvision_resnet(name, stem):
     net = getattr(torchvision.models, name)()
     net.fc = nn.Identity()
-    if small:
-        net.conv1, net.maxpool = conv(3, 64, 3), nn.Identity()
+    if stem != "imagenet":
+        net.conv1 = conv(3, 64, 3)
+    if not stem:
+        net.maxpool = nn.Identity()
     return net
 
 
@@ -87,10 +91,10 @@ def timm_vit(size, image_size, patch, depth):
 
 def network(arch, image_size):
     """The network of that name without its classifier."""
-    if match := re.fullmatch(r"resnet(8|14|20|32|56)(?:-w(\d+))?", arch):
-        return CifarResNet(int(match[1]), int(match[2] or 16))
-    if match := re.fullmatch(r"(resnet(?:18|34|50))(-imagenet)?", arch):
-        return torchvision_resnet(match[1], small=not match[2])
+    if match := re.fullmatch(r"resnet(18|34|50|101|152)(?:-(imagenet|pool))?(-wide)?", arch):
+        return torchvision_resnet(f"wide_resnet{match[1]}_2" if match[3] else f"resnet{match[1]}", match[2])
+    if match := re.fullmatch(r"resnet(\d+)(-b)?(?:-w(\d+))?", arch):
+        return CifarResNet(int(match[1]), int(match[3] or 16), project=bool(match[2]))
     if match := re.fullmatch(r"vit-(nano|tiny|small)-p(\d+)(?:-d(\d+))?", arch):
         return timm_vit(match[1], image_size, int(match[2]), int(match[3] or 12))
     sys.exit(f"{arch}: neither torchvision nor timm has such a network")
@@ -162,11 +166,14 @@ def round_trip(hemlock, arch, method):
         torch.save(made, folder / "made.pth")
         (folder / "peer.toml").write_text(spec(arch, method))
         command = [hemlock, "--quiet", "--root", folder / "root", "--data", folder]
-        run = lambda *words: subprocess.run([*command, *words], check=True, stdout=subprocess.DEVNULL)
-        run("features", folder / "peer.toml")
+        run = lambda *words: subprocess.run([*command, *words], check=True, stdout=subprocess.PIPE, text=True).stdout
+        for stage in ["features", "dataset"]:
+            run(stage, folder / "peer.toml")
         for stage in ["pretrain", "features", "dataset"]:
             run("export", folder / "peer.toml", stage, "-o", out)
-        [images] = out.rglob("test-images.safetensors")
+        # There may be a dataset for pre-training beside it.
+        key = re.search(r"dataset\.downstream (\w+)", run("status", folder / "peer.toml"))[1]
+        [images] = out.rglob(f"{key}*/test-images.safetensors")
         _, state, difference = compare(out, images)
         kept = method != "import" or all(torch.equal(tensor, made[name]) for name, tensor in state.items())
         return report(arch, method if kept else f"{method}, CHANGED", state, difference) and kept
@@ -198,9 +205,9 @@ def families(args):
             script = [sys.executable, root / "crates/models/tests/data/families.py", "--full", folder, name]
             subprocess.run(script, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             environment = os.environ | {"HEMLOCK_FAMILIES": folder}
-            done = subprocess.run([*test, *args.cargo, "--", "--nocapture"], cwd=root, env=environment, text=True,
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            print("\n".join(line for line in done.stdout.splitlines() if line.startswith("| ")), flush=True)
+            done = subprocess.run([*test, *args.cargo], cwd=root, env=environment, text=True, capture_output=True)
+            table = Path(folder) / "differences.md"
+            print(table.read_text() if table.exists() else "", end="", flush=True)
             if done.returncode:
                 print(done.stderr[-2000:], file=sys.stderr)
             passed &= done.returncode == 0

@@ -16,7 +16,7 @@ fn specs_are_checked_before_anything_runs() {
     bad("[dataset.downstream]", "[dataset.downstraem]", &["bad.toml:4", "did you mean `dataset.downstream`?"]);
     bad("\"synthetic\"", "\"synthetik\"", &["bad.toml:5", "synthetik", "did you mean `synthetic`?"]);
     bad("\"simclr\"", "\"simclrr\"", &["bad.toml:11", "did you mean `simclr`?"]);
-    bad("\"resnet8-w4\"", "\"resnet9\"", &["bad.toml:12", "resnet9", "resnet20"]);
+    bad("\"resnet8-w4\"", "\"resnet9\"", &["bad.toml:12", "resnet9", "6 n + 2 from 8 to 1202"]);
     bad("seeds = [0]", "seeds = []", &["bad.toml:2", "seeds"]);
     bad("seeds = [0]", "seeds = [-1]", &["bad.toml:2", "-1"]);
     bad("radius = 0.5", "radius = \"big\"", &["bad.toml:20", "radius", "big"]);

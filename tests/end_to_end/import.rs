@@ -130,7 +130,7 @@ fn fields_of_other_methods_are_refused() {
     set("weights=\"\"", &["`weights`: is empty", "the path of a file"]);
     set("probe=\"\"", &["`probe`: is empty", "or no such field"]);
     project.spec("bad", &spec("weights = \"extractor.safetensors\""));
-    project.fails("plan bad", 2, &["missing field `mean`"]);
+    project.fails("plan bad", 2, &["[pretrain] `mean`: is missing; expected three numbers"]);
     // Other methods do not accept the fields of an import either.
     project.fails("plan tiny --set pretrain.weights=x.pth", 2, &["`weights`: unknown field", "expected one of"]);
     project.fails("plan tiny --set pretrain.method=import", 2, &["[pretrain] `batch`: unknown field `batch`"]);

@@ -25,6 +25,18 @@ pub struct ExtractorArtifact {
     /// The comparison that shows that an imported network computes the same as where its weights were trained; `None`
     /// if there was no such comparison, or if the extractor was not imported.
     pub verified: Option<Verified>,
+    /// The child process that computes features, if the extractor is one. It then has no weights, and its normalisation
+    /// is its own.
+    pub process: Option<DescribedProcess>,
+}
+
+/// A child process that is an extractor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescribedProcess {
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Its name for itself.
+    pub name: String,
 }
 
 /// A comparison of features with those that another framework computed from the same images.
@@ -107,6 +119,9 @@ impl Artifact for ExtractorArtifact {
         if let Some(verified) = &self.verified {
             w.value("verified", verified)?;
         }
+        if let Some(process) = &self.process {
+            w.value("process", process)?;
+        }
         w.bytes("weights", &self.weights)
     }
 
@@ -122,18 +137,23 @@ impl Artifact for ExtractorArtifact {
             weights: r.bytes("weights")?,
             curve: info.curve,
             verified: r.files().contains_key("verified").then(|| r.value("verified")).transpose()?,
+            process: r.files().contains_key("process").then(|| r.value("process")).transpose()?,
         })
     }
 
     fn summary(&self) -> serde_json::Value {
         let (last, verified) = (self.curve.last(), self.verified.as_ref());
-        serde_json::json!({
+        let mut summary = serde_json::json!({
             "arch": self.arch, "method": self.method, "features": self.dim,
             "epochs": self.curve.len(), "loss": last.map(|e| e.loss), "spread": last.map(|e| e.spread),
             "knn": last.and_then(|e| e.knn), "collapsed": last.filter(|e| e.collapsed()).map(|_| true),
             "verified": (self.method == "import").then_some(!self.unverified()),
             "probe": verified.map(|v| v.probe.chars().take(16).collect::<String>()),
             "difference": verified.map(|v| v.difference),
-        })
+        });
+        if let Some(process) = &self.process {
+            summary["process"] = process.name.clone().into();
+        }
+        summary
     }
 }

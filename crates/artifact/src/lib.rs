@@ -24,7 +24,7 @@ pub use dataset::{Dataset, Images};
 pub use decoder::{DecoderArtifact, Reconstruction};
 pub use evaluation::{Accuracy, Answers, Drawn, Evaluation, Outcome, PixelChange, Victim, Visibility};
 pub use export::{Data, Export, Exported, Tensor};
-pub use extractor::{Epoch, ExtractorArtifact, Verified};
+pub use extractor::{DescribedProcess, Epoch, ExtractorArtifact, Verified};
 pub use features::{FeatureSplit, Features, Normalization};
 pub use groups::TestGroups;
 pub use measured::{Measured, Role, TrainingSet};

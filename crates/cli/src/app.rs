@@ -2,6 +2,7 @@
 
 use crate::{args, commands, exit, printer::Printer};
 use hemlock_pipeline::Graph;
+use hemlock_process::kill_all;
 use hemlock_stage::{Cancel, MESSAGE, short};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -35,6 +36,7 @@ pub fn main(graph: Graph) -> ExitCode {
         let (cancel, printer) = (cancel.clone(), printer.clone());
         move || {
             if cancel.requested() {
+                kill_all();
                 std::process::exit(exit::INTERRUPTED.into());
             }
             cancel.request();
@@ -42,6 +44,7 @@ pub fn main(graph: Graph) -> ExitCode {
             printer.note(&format!("stopping, within {within} s; press Ctrl-C again to stop at once"));
             std::thread::spawn(|| {
                 std::thread::sleep(GRACE);
+                kill_all();
                 std::process::exit(exit::INTERRUPTED.into());
             });
         }

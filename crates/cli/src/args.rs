@@ -87,6 +87,14 @@ pub struct Changes {
     pub label: Option<Label>,
 }
 
+/// Whether the commands of a spec may run.
+#[derive(Debug, Clone, Copy, Default, ClapArgs)]
+pub struct Commands {
+    /// Run the commands that the spec names, such as an extractor's (docs/process-extractor.md)
+    #[arg(long)]
+    pub allow_command: bool,
+}
+
 /// The label of a run, or the name of a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label(pub String);
@@ -170,6 +178,8 @@ pub struct OneStage {
     /// Number of tasks to run in parallel; they share the threads of the processor
     #[arg(short, long, value_name = "N", default_value = "1")]
     pub jobs: NonZeroUsize,
+    #[command(flatten)]
+    pub commands: Commands,
     // Set by recipes that run this stage on the way to a later one, whose run prints plan and summary.
     #[arg(long, hide = true)]
     pub on_the_way: bool,
@@ -288,6 +298,8 @@ images.")]
         /// Number of tasks to run in parallel; they share the threads of the processor
         #[arg(short, long, value_name = "N", default_value = "1", conflicts_with = "task")]
         jobs: NonZeroUsize,
+        #[command(flatten)]
+        commands: Commands,
     },
     /// Submit the remaining tasks of a pipeline to a cluster, as jobs that wait for their inputs
     #[command(
@@ -301,6 +313,8 @@ images.")]
         /// Print what would be submitted, without submitting it
         #[arg(long)]
         dry_run: bool,
+        #[command(flatten)]
+        commands: Commands,
     },
     /// Show the tasks of a pipeline, and which of them would run
     #[command(

@@ -10,7 +10,7 @@ mod self_test;
 mod submit;
 
 use crate::{
-    args::{self, Args, Changes, Command, DataArgs, Fixed, FormatArg, Label, OneStage, Pipeline, misplaced},
+    args::{self, Args, Changes, Command, Commands, DataArgs, Fixed, FormatArg, Label, OneStage, Pipeline, misplaced},
     exit::Usage,
     printer::Printer,
     render,
@@ -19,10 +19,10 @@ use anyhow::Result;
 use hemlock_data::{ArchiveOrigin, Cifar, DataError, KnownDataset, Trust};
 use hemlock_models::Backend;
 use hemlock_pipeline::{
-    Format, Graph, Override, Plan, RunOptions, Selection, Spec, Summary, Task, export, history, nearest, run,
+    Format, Graph, Override, Plan, RunOptions, Selection, Spec, Summary, Task, commands, export, history, nearest, run,
 };
 use hemlock_report::{ReportError, ReportedPipeline, report};
-use hemlock_stage::{Cancel, Environment, Progress as _, StageError, VALUE, short};
+use hemlock_stage::{Cancel, ChildCommand, Environment, Progress as _, StageError, VALUE, short};
 use hemlock_store::{Key, Store};
 use run_reporter::RunReporter;
 use serde_json::json;
@@ -35,7 +35,7 @@ use std::{
 
 /// Runs the subcommand that was given.
 pub fn execute(args: &Args, graph: Graph, printer: &Printer, cancel: &Cancel) -> Result<()> {
-    let env = Environment { data: Some(args.data.clone()) };
+    let env = Environment { data: Some(args.data.clone()), ..Environment::default() };
     let app = App { args, printer, cancel, graph, env };
     let command = match &args.command {
         Command::Fixed(command) => command,
@@ -44,10 +44,11 @@ pub fn execute(args: &Args, graph: Graph, printer: &Printer, cancel: &Cancel) ->
     match command {
         Fixed::Init(init) => app.init(init),
         Fixed::Run { pipeline, force: true, .. } => Err(no_force(pipeline).into()),
-        Fixed::Run { pipeline, task, force: false, repair, jobs } => {
-            app.run(pipeline, What { only: *task, repair: *repair, jobs: Some(*jobs), ..What::default() })
-        }
-        Fixed::Submit { engine, pipeline, dry_run } => app.submit(*engine, pipeline, *dry_run),
+        Fixed::Run { pipeline, task, force: false, repair, jobs, commands } => app.run(
+            pipeline,
+            What { only: *task, repair: *repair, jobs: Some(*jobs), commands: *commands, ..What::default() },
+        ),
+        Fixed::Submit { engine, pipeline, dry_run, commands } => app.submit(*engine, pipeline, *dry_run, *commands),
         Fixed::Plan { pipeline, json } => app.plan(pipeline, *json),
         Fixed::Status { pipeline } => app.status(pipeline),
         Fixed::Why { pipeline, stage, json } => app.why(pipeline, stage.as_deref(), *json),
@@ -93,6 +94,7 @@ struct What<'a> {
     force: bool,
     repair: bool,
     jobs: Option<NonZeroUsize>,
+    commands: Commands,
     on_the_way: bool,
 }
 
@@ -209,12 +211,10 @@ impl App<'_> {
     }
 
     fn stage(&self, stage: &str, one: &OneStage) -> Result<()> {
-        let OneStage { pipeline, force, repair, jobs, on_the_way } = one;
-        let (jobs, on_the_way) = (Some(*jobs), *on_the_way);
-        self.run(
-            pipeline,
-            What { until: Some(stage), force: *force, repair: *repair, jobs, on_the_way, ..What::default() },
-        )
+        let OneStage { pipeline, force, repair, jobs, commands, on_the_way } = one;
+        let (jobs, commands, on_the_way) = (Some(*jobs), *commands, *on_the_way);
+        let (force, repair) = (*force, *repair);
+        self.run(pipeline, What { until: Some(stage), only: None, force, repair, jobs, commands, on_the_way })
     }
 
     fn run(&self, pipeline: &Pipeline, what: What) -> Result<()> {
@@ -242,6 +242,9 @@ impl App<'_> {
             progress: self.printer,
             cancel: self.cancel,
         };
+        let commands = commands(&plan, &self.graph, &store, &options)?;
+        let env = self.permitted(&spec, commands, what.commands)?;
+        let options = RunOptions { env: &env, ..options };
         let reporter = RunReporter::new(self.printer, &plan, what.until, self.args.verbose > 0, what.on_the_way);
         let summary = run(&plan, &self.graph, &store, &options, &reporter)?;
         if let (Some(before), Some(label)) = (&summary.renamed, options.label) {
@@ -250,6 +253,26 @@ impl App<'_> {
         }
         reporter.sum_up(&summary);
         self.failures(&plan, summary)
+    }
+
+    /// The environment in which the commands of a spec may run. Asks on the terminal if that was not said before.
+    fn permitted(&self, spec: &Spec, commands: Vec<ChildCommand>, given: Commands) -> Result<Environment> {
+        let folder = self.env.command_folder();
+        let would = || {
+            let commands: String = commands.iter().map(|command| format!("\n  {command}")).collect();
+            format!("{} runs on this machine, in {}:{commands}", spec.path.display(), folder.display())
+        };
+        if !commands.is_empty() && !given.allow_command {
+            match self.printer.confirm(&format!("{}\nRun that? [y/N] ", would()))? {
+                Some(true) => {}
+                Some(false) => return Err(Usage("the command was not allowed, and nothing ran".to_owned()).into()),
+                None => {
+                    let message = "\nA spec that others wrote can run anything so; --allow-command allows it";
+                    return Err(Usage(would() + message).into());
+                }
+            }
+        }
+        Ok(Environment { commands, ..self.env.clone() })
     }
 
     /// Returns the first failure of a run, and prints the others. A failure that stops several tasks is printed once,

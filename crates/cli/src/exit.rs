@@ -15,7 +15,10 @@ pub const CODES: [(u8, &str); 7] = [
         "a numerical failure: no convergence, a value that is not finite, results further apart than allowed; or a bug",
     ),
     (USAGE, "wrong usage: the command line, a spec, or a parameter that does not fit the data"),
-    (3, "raw data is missing or damaged: a dataset, or weights or features to import"),
+    (
+        3,
+        "raw data is missing or damaged: a dataset, or weights or features to import; or the process of an extractor fails",
+    ),
     (
         4,
         "an artifact is missing or damaged, or the artifact root or an output cannot be written, for example because the disk is full",

@@ -6,7 +6,7 @@ use hemlock_stage::{Bar, Progress, short};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::{
     borrow::Cow,
-    io::{self, IsTerminal, Write},
+    io::{self, BufRead as _, IsTerminal, Write},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -86,6 +86,20 @@ impl Printer {
     /// Prints an error and its causes to stderr.
     pub fn error(&self, error: &anyhow::Error) {
         self.stderr(&short(&format!("error: {error:#}"), LONGEST));
+    }
+
+    /// Asks a question that is answered by yes or no. `None`: nobody is at a terminal to answer it.
+    ///
+    /// # Errors
+    /// The answer cannot be read.
+    pub fn confirm(&self, question: &str) -> io::Result<Option<bool>> {
+        if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+            return Ok(None);
+        }
+        write!(io::stderr().lock(), "{}", plain(question))?;
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer)?;
+        Ok(Some(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")))
     }
 
     fn stderr(&self, text: &str) {

@@ -31,7 +31,7 @@ pub struct Params {
     pub interpolation: Interpolation,
     /// The share of the resized picture that the crop keeps, as timm's `crop_pct`: sides are resized to `size / crop`.
     #[serde(default = "whole", skip_serializing_if = "is_whole")]
-    #[schemars(range(min = 0, max = 1))]
+    #[schemars(extend("exclusiveMinimum" = 0), range(max = 1))]
     pub crop: f64,
     /// Number of training images; by default all that validation leaves.
     #[serde(default)]

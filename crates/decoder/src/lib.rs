@@ -5,7 +5,7 @@ use burn::{
     tensor::{Tensor, TensorData},
 };
 use hemlock_artifact::{CurvePoint, Dataset, DecoderArtifact, ExtractorArtifact, Features, Pixels, Reconstruction};
-use hemlock_models::{Weights, device::runs_on_rayon, extract, extracted, open_extractor, travel::down};
+use hemlock_models::{Weights, extract, extracted, open_extractor, travel::down};
 use hemlock_optim::half_cosine;
 use hemlock_perturb::{Decoder, DecoderNetwork, FrozenExtractor, OnDevice, distances, host, norm, rounded, up};
 use hemlock_stage::{About, Context, ErrorKind, ParamError, Port, StageError, StageRole, inputs};
@@ -95,7 +95,7 @@ impl hemlock_stage::Stage for Stage {
             let message = format!("makes square images whose side is a multiple of 8; these are {height} x {width}");
             return Err(ParamError::new("", message).into());
         }
-        let extractor = open_extractor(&extractor, ctx.device)?;
+        let extractor = open_extractor(&extractor, ctx)?;
         let normalization = features.normalization.clone();
         let frozen = FrozenExtractor::new(&extractor, &normalization);
         let (train, held_out) = pairs(dataset, features, params.seed);
@@ -169,7 +169,7 @@ fn train_network(
     let all = u64::from(params.epochs) * steps;
     let bar = ctx.progress.start("decoder", all, "steps");
     let mut order: Vec<usize> = (0..n).collect();
-    let on_device = (!runs_on_rayon(frozen.device())).then(|| OnDevice::new(frozen));
+    let on_device = (!frozen.extractor.on_host()).then(|| OnDevice::new(frozen));
     let (mut curve, mut done) = (Vec::new(), 0);
     for epoch in 0..params.epochs {
         order.shuffle(&mut rng);
@@ -230,7 +230,7 @@ fn loss(
             return Ok((pixel_error, value(error)));
         }
         let images = decoded.clone().inner().flatten(1, 3);
-        let (squares, gradient) = on_device.pass(images).gradient(up(zeta, z.ncols(), frozen.device()));
+        let (squares, gradient) = on_device.pass(images)?.gradient(up(zeta, z.ncols(), frozen.device()));
         let gradient = Tensor::from_inner(gradient.reshape(shape)) * weight;
         return Ok((pixel_error + (decoded * gradient).sum(), value(error + squares.sum() * weight)));
     }
@@ -238,7 +238,7 @@ fn loss(
     if params.feature_weight == 0.0 {
         return Ok((pixel_error, Box::new(move || value)));
     }
-    let (squares, gradient) = frozen.gradient_in_tiles(&host(decoded.clone().into_data()), &zeta);
+    let (squares, gradient) = frozen.gradient_in_tiles(&host(decoded.clone().into_data()), &zeta)?;
     let squares: f64 = squares.into_iter().map(f64::from).sum();
     // Linear in the images, so that its gradient is the one that the chain rule requires.
     let gradient = Tensor::from_data(TensorData::new(gradient, shape), &device) * weight;

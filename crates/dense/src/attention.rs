@@ -3,7 +3,7 @@
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::activation::exp;
-use crate::product::{Left, Packed, Start, product};
+use crate::product::{Addend, Left, Packed, product};
 
 /// The shape of queries, keys and values: rows of `[3, heads, channels]`, a row for each token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,12 +49,12 @@ impl Attention {
         for head in 0..count {
             let [queries, keys, values] = [0, 1, 2].map(|part| part * width + head * channels);
             self.right.set_transposed([channels, tokens], |i| &qkv[i * stride + keys..]);
-            product(rows, Left::rows(&qkv[queries..], stride), &self.right, &mut self.weights, tokens, Start::Zero);
+            product(rows, Left::rows(&qkv[queries..], stride), &self.right, &mut self.weights, tokens, Addend::Zero);
             let logs = &mut logs[head * rows..][..rows];
             Arch::new().dispatch(Softmax { tokens, weights: &mut self.weights, logs });
             self.right.set([tokens, channels], |i| &qkv[i * stride + values..]);
             let out = &mut out[head * channels..];
-            product(rows, Left::rows(&self.weights, tokens), &self.right, out, width, Start::Zero);
+            product(rows, Left::rows(&self.weights, tokens), &self.right, out, width, Addend::Zero);
         }
     }
 
@@ -82,9 +82,9 @@ impl Attention {
             let [queries, keys, values] = [0, 1, 2].map(|part| part * width + own);
             let Self { weights, grads, along, right } = self;
             right.set_transposed([channels, tokens], |i| &qkv[i * stride + keys..]);
-            product(rows, Left::rows(&qkv[queries..], stride), right, weights, tokens, Start::Zero);
+            product(rows, Left::rows(&qkv[queries..], stride), right, weights, tokens, Addend::Zero);
             right.set_transposed([channels, tokens], |i| &qkv[i * stride + values..]);
-            product(rows, Left::rows(&grad[own..], width), right, grads, tokens, Start::Zero);
+            product(rows, Left::rows(&grad[own..], width), right, grads, tokens, Addend::Zero);
             // The derivative of a softmax subtracts the mean gradient, which is the output times its gradient.
             along.clear();
             along.extend((0..rows).map(|i| {
@@ -94,11 +94,11 @@ impl Attention {
             let logs = &logs[head * rows..][..rows];
             Arch::new().dispatch(SoftmaxBackward { tokens, weights, grads, logs, along });
             right.set([rows, channels], |i| &grad[i * width + own..]);
-            product(tokens, Left::columns(weights, tokens), right, &mut grad_qkv[values..], stride, Start::Zero);
+            product(tokens, Left::columns(weights, tokens), right, &mut grad_qkv[values..], stride, Addend::Zero);
             right.set([tokens, channels], |i| &qkv[i * stride + keys..]);
-            product(rows, Left::rows(grads, tokens), right, &mut grad_qkv[queries..], stride, Start::Zero);
+            product(rows, Left::rows(grads, tokens), right, &mut grad_qkv[queries..], stride, Addend::Zero);
             right.set([rows, channels], |i| &qkv[i * stride + queries..]);
-            product(tokens, Left::columns(grads, tokens), right, &mut grad_qkv[keys..], stride, Start::Zero);
+            product(tokens, Left::columns(grads, tokens), right, &mut grad_qkv[keys..], stride, Addend::Zero);
         }
     }
 }

@@ -18,4 +18,4 @@ mod tests;
 pub use activation::Activation;
 pub use attention::{Attention, Heads};
 pub use norm::{normalise, normalise_backward};
-pub use product::{Left, Packed, Start, product};
+pub use product::{Addend, Left, Packed, product};

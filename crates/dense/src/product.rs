@@ -103,7 +103,7 @@ impl<'a> Left<'a> {
 
 /// What a product is added to.
 #[derive(Debug, Clone, Copy)]
-pub enum Start<'a> {
+pub enum Addend<'a> {
     /// Nothing: the result is overwritten.
     Zero,
     /// The same row for every row of the result, which is overwritten.
@@ -118,7 +118,7 @@ pub enum Start<'a> {
 ///
 /// # Panics
 /// If a slice is too short for its shape.
-pub fn product(rows: usize, left: Left<'_>, right: &Packed, out: &mut [f32], stride: usize, start: Start<'_>) {
+pub fn product(rows: usize, left: Left<'_>, right: &Packed, out: &mut [f32], stride: usize, start: Addend<'_>) {
     if right.inner == 0 || rows == 0 {
         return;
     }
@@ -131,7 +131,7 @@ struct Product<'a> {
     right: &'a Packed,
     out: &'a mut [f32],
     stride: usize,
-    start: Start<'a>,
+    start: Addend<'a>,
 }
 
 impl WithSimd for Product<'_> {
@@ -236,7 +236,8 @@ impl Product<'_> {
         sums
     }
 
-    /// Writes sums to rows from `row` on, and columns from the first number of `span` on, at most as many as the second.
+    /// Writes sums to rows from `row` on, and columns from the first number of `span` on, at most as many as the
+    /// second.
     #[inline(always)]
     fn store<S: Simd, const R: usize, const V: usize>(
         &mut self,
@@ -247,10 +248,10 @@ impl Product<'_> {
     ) {
         let count = count.min(V * S::F32_LANES);
         let (adds, bias) = match self.start {
-            Start::Zero => (false, None),
-            Start::Bias(bias) => (false, Some(bias)),
-            Start::Result => (true, None),
-            Start::ResultAndBias(bias) => (true, Some(bias)),
+            Addend::Zero => (false, None),
+            Addend::Bias(bias) => (false, Some(bias)),
+            Addend::Result => (true, None),
+            Addend::ResultAndBias(bias) => (true, Some(bias)),
         };
         let bias = bias.map(|bias| &bias[from..from + count]);
         for (i, sums) in sums.into_iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Compares every kernel with sums in f64, and every backward pass with differences.
 
-use crate::{Activation, Attention, Heads, Left, Packed, Start, normalise, normalise_backward, product};
+use crate::{Activation, Addend, Attention, Heads, Left, Packed, normalise, normalise_backward, product};
 
 /// Numbers between -1 and 1 that look random.
 fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -45,13 +45,13 @@ fn products_are_sums_of_products() {
             [(Left::rows(&a, inner), &right), (Left::columns(&left, rows), &right), (Left::rows(&a, inner), &same)]
         {
             let mut out = vec![7.0; rows * stride];
-            product(rows, left, right, &mut out, stride, Start::Zero);
+            product(rows, left, right, &mut out, stride, Addend::Zero);
             close(&kept(&out), &expected, 1e-6);
             assert!(out.chunks(stride).all(|row| row[columns..] == [7.0; 3]));
-            product(rows, left, right, &mut out, stride, Start::ResultAndBias(&bias));
+            product(rows, left, right, &mut out, stride, Addend::ResultAndBias(&bias));
             let twice = expected.iter().enumerate().map(|(i, v)| 2.0 * v + f64::from(bias[i % columns]));
             close(&kept(&out), &twice.collect::<Vec<_>>(), 1e-6);
-            product(rows, left, right, &mut out, stride, Start::Bias(&bias));
+            product(rows, left, right, &mut out, stride, Addend::Bias(&bias));
             let once = expected.iter().enumerate().map(|(i, v)| v + f64::from(bias[i % columns]));
             close(&kept(&out), &once.collect::<Vec<_>>(), 1e-6);
         }
@@ -65,7 +65,7 @@ fn memory_is_reused_without_a_trace() {
     let mut packed = Packed::new([100, 100], |i| &values[i * 100..]);
     packed.set([3, 70], |i| &values[i * 70..]);
     let mut out = vec![0.0; 70];
-    product(1, Left::rows(&values, 3), &packed, &mut out, 70, Start::Zero);
+    product(1, Left::rows(&values, 3), &packed, &mut out, 70, Addend::Zero);
     let expected = (0..70).map(|c| (0..3).map(|k| f64::from(values[k]) * f64::from(values[k * 70 + c])).sum());
     close(&out, &expected.collect::<Vec<f64>>(), 1e-6);
 }

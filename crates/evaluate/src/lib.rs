@@ -318,7 +318,7 @@ impl Victims<'_> {
         let features = if reads_images {
             Array2::zeros((0, 0))
         } else {
-            let extractor = open_extractor(extractor, ctx.device)?;
+            let extractor = open_extractor(extractor, ctx)?;
             let z = match &poisons.pixels {
                 Some(pixels) => {
                     FrozenExtractor::new(&extractor, &features.normalization).features(pixels.view(), ctx)?

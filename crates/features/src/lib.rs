@@ -217,7 +217,7 @@ fn extract(inputs: Inputs, ctx: &Context) -> Result<Splits, StageError> {
     let Inputs { dataset: Some(dataset), extractor: Some(extractor) } = inputs else {
         return Err(StageError::internal("no images and no extractor were given"));
     };
-    let extractor = hemlock_models::open_extractor(&extractor, ctx.device)?;
+    let extractor = hemlock_models::open_extractor(&extractor, ctx)?;
     let total = dataset.train.len() + dataset.validation.len() + dataset.test.len();
     let bar = ctx.progress.start("features", total as u64, "images");
     let mut before = 0;

@@ -188,7 +188,7 @@ fn one_content_has_one_meaning_in_every_kind_of_file() {
         assert_eq!(splits.validation.features.view().dim(), (0, 3));
     }
     // The digest of a folder covers the arrays that are read, and nothing else.
-    let digest = || import(&folder).digest(&Environment { data: Some("".into()) }).unwrap();
+    let digest = || import(&folder).digest(&Environment { data: Some("".into()), ..Environment::default() }).unwrap();
     let before = digest();
     fs::write(folder.join("README"), "changed").unwrap();
     assert_eq!(digest(), before);

@@ -122,7 +122,10 @@ mod tests {
 
     #[test]
     fn paths_start_at_the_data_where_they_can() {
-        let seen = |path: &str| seen_from_data(Path::new(path), &Environment { data: Some("data".into()) }).unwrap();
+        let seen = |path: &str| {
+            seen_from_data(Path::new(path), &Environment { data: Some("data".into()), ..Environment::default() })
+                .unwrap()
+        };
         assert_eq!(seen("data/sub/own.npz"), Path::new("sub/own.npz"));
         assert_eq!(seen("own.npz"), absolute("own.npz").unwrap());
     }

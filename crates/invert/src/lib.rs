@@ -206,7 +206,7 @@ impl hemlock_stage::Stage for Stage {
 
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
         let Inputs { dataset, extractor, features, poison_features, target, decoder } = inputs;
-        let extractor = open_extractor(&extractor, ctx.device)?;
+        let extractor = open_extractor(&extractor, ctx)?;
         let inversion = Inversion {
             frozen: &FrozenExtractor::new(&extractor, &features.normalization),
             train: &dataset.train,

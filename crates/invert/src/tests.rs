@@ -18,11 +18,12 @@ fn artifact(network: &hemlock_models::Extractor) -> ExtractorArtifact {
         method: "random".to_owned(),
         dim: network.feature_dim(),
         image_size: SIDE,
-        mean: network.spec().mean,
-        std: network.spec().std,
+        mean: network.spec().unwrap().mean,
+        std: network.spec().unwrap().std,
         weights: network.to_safetensors().unwrap(),
         curve: Vec::new(),
         verified: None,
+        process: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::device::runs_on_rayon;
-use crate::extractor::{Extractor, ExtractorSpec};
+use crate::extractor::{ExtractError, Extractor, ExtractorSpec};
 use crate::frozen::FoldedNetwork;
 use crate::network::Network;
 use crate::resnet::Folded;
@@ -33,9 +33,11 @@ enum Kernels {
 
 impl BackbonePrefix {
     /// The prefix of `extractor`.
-    #[must_use]
-    pub fn new(extractor: &Extractor) -> Self {
-        let kernels = match extractor.network() {
+    ///
+    /// # Errors
+    /// [`ExtractError::NoNetwork`] if the extractor is a child process.
+    pub fn new(extractor: &Extractor) -> Result<Self, ExtractError> {
+        let kernels = match extractor.network()? {
             Network::ResNet(net) => {
                 let mut folded = Folded::new(net);
                 folded.blocks.pop();
@@ -47,7 +49,7 @@ impl BackbonePrefix {
             }
             Network::Vit(net) => Kernels::Vit(Box::new(net.clone())),
         };
-        Self { spec: extractor.spec().clone(), kernels, device: extractor.device().clone() }
+        Ok(Self { spec: extractor.spec()?.clone(), kernels, device: extractor.device().clone() })
     }
 
     /// The input of the last block for images `[n, 3, h, w]` in `[0, 1]`: `[n, c, h, w]` of a residual network, or the
@@ -93,17 +95,26 @@ mod tests {
     #[test]
     fn the_prefix_and_the_last_block_are_the_extractor() {
         let device = device::open(Backend::default()).unwrap();
-        for arch in ["resnet8-w4", "resnet18-w4", "resnet50-imagenet-w4", "vit-nano-p4-d2", "vit-nano-p4-d1"] {
+        for arch in [
+            "resnet8-w4",
+            "resnet8-b-w4",
+            "resnet18-w4",
+            "resnet18-pool-w4",
+            "resnet50-imagenet-w4",
+            "resnet50-wide-w4",
+            "vit-nano-p4-d2",
+            "vit-nano-p4-d1",
+        ] {
             let (arch, image_size) = (arch.parse().unwrap(), [8, 8]);
             let spec = ExtractorSpec { arch, image_size, mean: [0.5, 0.4, 0.3], std: [0.2, 0.25, 0.3] };
             let net = Network::new(arch, image_size, &mut ChaCha8Rng::seed_from_u64(1), &device);
             let extractor = Extractor::new(spec, &net, &device);
             let pixels: Vec<f32> =
                 (0..70 * 3 * 8 * 8).map(|i| ((i * 37 + i / 192 * 101) % 256) as f32 / 255.0).collect();
-            let activations = BackbonePrefix::new(&extractor).activations(&pixels);
+            let activations = BackbonePrefix::new(&extractor).unwrap().activations(&pixels);
             assert_eq!(activations.dims()[0], 70);
-            let found: Vec<f32> = extractor.network().last_block(activations).into_data().iter().collect();
-            let expected = extractor.forward(&pixels);
+            let found: Vec<f32> = extractor.network().unwrap().last_block(activations).into_data().iter().collect();
+            let expected = extractor.forward(&pixels).unwrap();
             let largest = expected.iter().fold(0.0f32, |m, x| m.max(x.abs()));
             let off = found.iter().zip(&expected).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
             assert!(

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use hemlock_process::{KeptPass, ProcessError, ProcessExtractor};
 use hemlock_streams::Purpose;
 use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis, Slice};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use crate::device::runs_on_rayon;
 use crate::frozen::{FrozenNetwork, Tapes};
 use crate::network::{Arch, Network};
 use crate::resnet::Folded;
-use crate::tiles::{GPU_BATCH, par_tiles};
+use crate::tiles::{GPU_BATCH, on_device, par_tiles};
 use crate::travel::{down, up};
 use crate::weights::{Weights, WeightsError};
 
@@ -52,7 +53,7 @@ impl ExtractorSpec {
     }
 }
 
-/// Why an extraction ended early or did not start.
+/// Why an extraction failed, ended early or did not start.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExtractError {
     /// The progress callback returned `false`.
@@ -66,17 +67,36 @@ pub enum ExtractError {
         /// Height and width that the extractor expects.
         size: [usize; 2],
     },
+    /// The extractor is a child process, which failed.
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    /// The network of a child process was asked for.
+    #[error("the extractor is a child process, which keeps its network and its weights to itself")]
+    NoNetwork,
 }
 
 /// A feature extractor f: a frozen network, with the running statistics in its batch norms, and its input
-/// normalisation.
+/// normalisation; or a child process that has one.
 #[derive(Clone, Debug)]
 pub struct Extractor {
+    body: Body,
+    device: Device,
+}
+
+/// What computes features.
+#[derive(Clone, Debug)]
+enum Body {
+    Native(Box<Native>),
+    Process(Arc<ProcessExtractor>),
+}
+
+/// A network of this process.
+#[derive(Clone, Debug)]
+struct Native {
     spec: ExtractorSpec,
     /// The network as it was trained, with batch norms that are not folded; its weights are read from here.
     net: Network,
     kernels: Kernels,
-    device: Device,
 }
 
 /// The forward cache of some images: features, and what [`Extractor::backward`] needs.
@@ -84,7 +104,14 @@ pub struct Extractor {
 pub struct ForwardCache {
     /// Features `[n, d]`.
     pub features: Vec<f32>,
-    tapes: Tapes,
+    kept: Kept,
+}
+
+/// What is kept of a forward pass.
+#[derive(Debug)]
+enum Kept {
+    Tapes(Tapes),
+    Pass(KeptPass),
 }
 
 /// The forward pass of some images as tensors, with burn's graph, from which [`Passed::back`] computes the gradient.
@@ -111,8 +138,8 @@ impl Passed {
     }
 }
 
-/// What computes the forward and the backward pass: burn, or, on the processor, our own kernels, which are several times
-/// faster.
+/// What computes the forward and the backward pass: burn, or, on the processor, our own kernels, which are several
+/// times faster.
 #[derive(Clone, Debug)]
 enum Kernels {
     /// burn, on the network as it is.
@@ -131,7 +158,13 @@ impl Extractor {
             Network::ResNet(net) => Kernels::Folded(Folded::new(net)),
             Network::Vit(_) => Kernels::Plain,
         };
-        Self { spec, net, kernels, device: device.clone().inner() }
+        Self { body: Body::Native(Box::new(Native { spec, net, kernels })), device: device.clone().inner() }
+    }
+
+    /// An extractor that is a child process. Networks that work with it are on `device`.
+    #[must_use]
+    pub fn process(child: ProcessExtractor, device: &Device) -> Self {
+        Self { body: Body::Process(Arc::new(child)), device: device.clone().inner() }
     }
 
     /// An extractor with the weights of a safetensors file.
@@ -150,130 +183,210 @@ impl Extractor {
     /// The file can be loaded strictly into the torchvision module whose classifier is `nn.Identity()`.
     ///
     /// # Errors
-    /// [`WeightsError::Format`] if the file cannot be written.
+    /// If the extractor is a child process, or if the file cannot be written.
     pub fn to_safetensors(&self) -> Result<Vec<u8>, WeightsError> {
-        Weights::collect(&self.net).to_safetensors()
+        Weights::collect(self.network()?).to_safetensors()
+    }
+
+    fn native(&self) -> Result<&Native, ExtractError> {
+        match &self.body {
+            Body::Native(native) => Ok(native),
+            Body::Process(_) => Err(ExtractError::NoNetwork),
+        }
     }
 
     /// Architecture, image size and normalisation.
-    #[must_use]
-    pub fn spec(&self) -> &ExtractorSpec {
-        &self.spec
+    ///
+    /// # Errors
+    /// [`ExtractError::NoNetwork`] if the extractor is a child process.
+    pub fn spec(&self) -> Result<&ExtractorSpec, ExtractError> {
+        Ok(&self.native()?.spec)
     }
 
     /// The network in inference mode. Clones share its running statistics, so train a copy made by [`Module::valid`].
-    #[must_use]
-    pub fn network(&self) -> &Network {
-        &self.net
+    ///
+    /// # Errors
+    /// [`ExtractError::NoNetwork`] if the extractor is a child process.
+    pub fn network(&self) -> Result<&Network, ExtractError> {
+        Ok(&self.native()?.net)
     }
 
     /// Number of features, d.
     #[must_use]
     pub fn feature_dim(&self) -> usize {
-        self.spec.arch.feature_dim()
+        match &self.body {
+            Body::Native(native) => native.spec.arch.feature_dim(),
+            Body::Process(child) => child.about().features,
+        }
     }
 
-    /// The device that holds the network.
+    /// Height and width of the images, in pixels.
+    #[must_use]
+    pub fn image_size(&self) -> [usize; 2] {
+        match &self.body {
+            Body::Native(native) => native.spec.image_size,
+            Body::Process(child) => child.about().image_size,
+        }
+    }
+
+    /// The device that holds the network, or, for a child process, that holds what works with it.
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Features `[n, d]` of images `[n, 3, h, w]` in `[0, 1]`, computed on the calling thread alone.
+    /// Whether images come from the host's memory and features go there, so that work is done in tiles. Otherwise they
+    /// are tensors on the device ([`Extractor::pass`]).
     #[must_use]
-    pub fn forward(&self, pixels: &[f32]) -> Vec<f32> {
-        match &self.kernels {
-            Kernels::Own(net) => net.features(&self.spec.normalised(pixels)),
-            Kernels::Folded(_) | Kernels::Plain => down(self.on_burn(self.images(pixels.to_vec()))),
-        }
+    pub fn on_host(&self) -> bool {
+        matches!(self.body, Body::Process(_)) || runs_on_rayon(&self.device)
+    }
+
+    /// Calls `work` for ranges that cover `0..n`, of a size that suits what computes, and returns the results in order:
+    /// in tiles of `tile` images on the host ([`par_tiles`]), and in large batches on a device.
+    ///
+    /// # Errors
+    /// The error of the first range that fails.
+    pub fn in_tiles<T: Send, E: Send>(
+        &self,
+        n: usize,
+        tile: usize,
+        work: impl Fn(Range<usize>) -> Result<T, E> + Sync,
+    ) -> Result<Vec<T>, E> {
+        if self.on_host() { par_tiles(n, self.tile(tile), work) } else { on_device(&self.device, n, tile, work) }
+    }
+
+    /// Features `[n, d]` of images `[n, 3, h, w]` in `[0, 1]`, computed on the calling thread alone.
+    ///
+    /// # Errors
+    /// [`ExtractError::Process`] if a child process fails; a network never does.
+    pub fn forward(&self, pixels: &[f32]) -> Result<Vec<f32>, ExtractError> {
+        let native = match &self.body {
+            Body::Native(native) => native,
+            Body::Process(child) => return Ok(child.forward(pixels)?),
+        };
+        Ok(match &native.kernels {
+            Kernels::Own(net) => net.features(&native.spec.normalised(pixels)),
+            Kernels::Folded(_) | Kernels::Plain => down(native.on_burn(self.images(pixels.to_vec()))),
+        })
     }
 
     /// The gradient of a scalar function of the features with respect to the pixels, `[n, 3, h, w]`, computed on the
     /// calling thread alone. `pixels` are in `[0, 1]`. `derivative(first_row, features)` is called with the features of
     /// consecutive images, the first of which is image `first_row`, and returns the gradient with respect to these
     /// features.
-    pub fn vjp(&self, pixels: &[f32], mut derivative: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
-        match &self.kernels {
-            Kernels::Own(net) => self.grad_pixels(net.vjp(&self.spec.normalised(pixels), derivative)),
+    ///
+    /// # Errors
+    /// [`ExtractError::Process`] if a child process fails; a network never does.
+    pub fn vjp(
+        &self,
+        pixels: &[f32],
+        mut derivative: impl FnMut(usize, &[f32]) -> Vec<f32>,
+    ) -> Result<Vec<f32>, ExtractError> {
+        let native = match &self.body {
+            Body::Native(native) => native,
+            Body::Process(child) => {
+                let (features, kept) = child.forward_kept(pixels)?;
+                let grad_features = derivative(0, &features);
+                return Ok(match kept {
+                    Some(kept) => child.backward(kept, pixels, &grad_features)?,
+                    None => child.vjp(pixels, &grad_features)?,
+                });
+            }
+        };
+        match &native.kernels {
+            Kernels::Own(net) => {
+                let spec = &native.spec;
+                Ok(native.grad_pixels(net.vjp(&spec.normalised(pixels), derivative)))
+            }
             Kernels::Folded(_) | Kernels::Plain => {
-                let passed = self.pass(self.images(pixels.to_vec()));
+                let passed = self.pass(self.images(pixels.to_vec()))?;
                 let features = passed.features();
                 let shape = features.dims();
                 let grad_features = derivative(0, &down(features));
-                down(passed.back(up(grad_features, shape, &self.device)))
+                Ok(down(passed.back(up(grad_features, shape, &self.device))))
             }
         }
     }
 
     /// The forward pass of images `[n, 3, h, w]` in `[0, 1]`, which are tensors on the extractor's device, by burn's
     /// operations. It does not wait for the device.
-    #[must_use]
-    pub fn pass(&self, images: Tensor<4>) -> Passed {
+    ///
+    /// # Errors
+    /// [`ExtractError::NoNetwork`] if the extractor is a child process.
+    pub fn pass(&self, images: Tensor<4>) -> Result<Passed, ExtractError> {
+        let native = self.native()?;
         let images = Tensor::from_inner(images).require_grad();
-        let features = self.on_burn(images.clone());
-        Passed { images, features }
+        let features = native.on_burn(images.clone());
+        Ok(Passed { images, features })
     }
 
-    /// Images of one tile on the processor: at most `most`, and fewer if few images fill the caches.
-    #[must_use]
-    pub fn tile(&self, most: usize) -> usize {
-        match &self.kernels {
-            Kernels::Own(net) => net.together().map_or(most, |together| together.min(most)),
-            Kernels::Folded(_) | Kernels::Plain => most,
-        }
+    /// Images of one tile on the host: at most `most`, and fewer if few images fill the caches.
+    fn tile(&self, most: usize) -> usize {
+        let Body::Native(native) = &self.body else { return most };
+        let Kernels::Own(net) = &native.kernels else { return most };
+        net.together().unwrap_or(most).min(most)
     }
 
     /// Features, and the forward cache for [`Extractor::backward`], so that features and gradient take one forward pass
     /// and not the two of [`Extractor::forward`] and [`Extractor::vjp`]. Returns `None` on devices and for networks
-    /// that burn computes.
-    #[must_use]
-    pub fn forward_cached(&self, pixels: &[f32]) -> Option<ForwardCache> {
-        let Kernels::Own(net) = &self.kernels else { return None };
-        let (features, tapes) = net.forward_cached(&self.spec.normalised(pixels));
-        Some(ForwardCache { features, tapes })
+    /// that burn computes, and if a child process keeps no more passes.
+    ///
+    /// # Errors
+    /// [`ExtractError::Process`] if a child process fails; a network never does.
+    pub fn forward_cached(&self, pixels: &[f32]) -> Result<Option<ForwardCache>, ExtractError> {
+        match &self.body {
+            Body::Native(native) => {
+                let Kernels::Own(net) = &native.kernels else { return Ok(None) };
+                let (features, tapes) = net.forward_cached(&native.spec.normalised(pixels));
+                Ok(Some(ForwardCache { features, kept: Kept::Tapes(tapes) }))
+            }
+            Body::Process(child) => {
+                let (features, kept) = child.forward_kept(pixels)?;
+                Ok(kept.map(|kept| ForwardCache { features, kept: Kept::Pass(kept) }))
+            }
+        }
     }
 
-    /// Memory of the forward cache of one image in bytes; 0 if [`Extractor::forward_cached`] returns `None`.
+    /// Number of images for which there is room, in `memory` bytes, for forward caches of `tile` images each; 0 if
+    /// [`Extractor::forward_cached`] returns `None`. A child process says how many passes it keeps, in memory of its
+    /// own.
     #[must_use]
-    pub fn cache_bytes(&self) -> usize {
-        match &self.kernels {
-            Kernels::Own(net) => net.cache_bytes(),
-            Kernels::Folded(_) | Kernels::Plain => 0,
+    pub fn cache_room(&self, memory: usize, tile: usize) -> usize {
+        match &self.body {
+            Body::Native(native) => match &native.kernels {
+                Kernels::Own(net) => memory / net.cache_bytes().max(1),
+                Kernels::Folded(_) | Kernels::Plain => 0,
+            },
+            Body::Process(child) => child.about().keep * tile,
         }
     }
 
     /// The vector-Jacobian product: given the gradient of a scalar with respect to the features, `[n, d]`, returns its
     /// gradient with respect to the pixels in `[0, 1]`, `[n, 3, h, w]`. `cache` must come from
-    /// [`Extractor::forward_cached`] of the same extractor.
-    #[must_use]
-    pub fn backward(&self, cache: ForwardCache, grad_features: &[f32]) -> Vec<f32> {
-        match &self.kernels {
-            Kernels::Own(net) => self.grad_pixels(net.backward(cache.tapes, grad_features)),
-            Kernels::Folded(_) | Kernels::Plain => Vec::new(),
-        }
-    }
-
-    /// Turns gradients with respect to normalised pixels into gradients with respect to pixels in `[0, 1]`.
-    fn grad_pixels(&self, mut pulled: Vec<f32>) -> Vec<f32> {
-        let [height, width] = self.spec.image_size;
-        for (i, plane) in pulled.chunks_exact_mut(height * width).enumerate() {
-            plane.iter_mut().for_each(|v| *v /= self.spec.std[i % 3]);
-        }
-        pulled
-    }
-
-    /// Features of images in `[0, 1]`, by burn's operations.
-    fn on_burn(&self, images: Tensor<4>) -> Tensor<2> {
-        let images = self.spec.normalise(images);
-        match &self.kernels {
-            Kernels::Folded(net) => net.forward(images),
-            Kernels::Plain | Kernels::Own(_) => self.net.forward(images),
-        }
+    /// [`Extractor::forward_cached`] of the same extractor and the same pixels.
+    ///
+    /// # Errors
+    /// [`ExtractError::Process`] if a child process fails; a network never does.
+    pub fn backward(
+        &self,
+        cache: ForwardCache,
+        pixels: &[f32],
+        grad_features: &[f32],
+    ) -> Result<Vec<f32>, ExtractError> {
+        Ok(match (&self.body, cache.kept) {
+            (Body::Native(native), Kept::Tapes(tapes)) => match &native.kernels {
+                Kernels::Own(net) => native.grad_pixels(net.backward(tapes, grad_features)),
+                Kernels::Folded(_) | Kernels::Plain => Vec::new(),
+            },
+            (Body::Process(child), Kept::Pass(kept)) => child.backward(kept, pixels, grad_features)?,
+            _ => Vec::new(),
+        })
     }
 
     /// Pixels as a tensor `[n, 3, h, w]` on the extractor's device.
     fn images(&self, pixels: Vec<f32>) -> Tensor<4> {
-        let [height, width] = self.spec.image_size;
+        let [height, width] = self.image_size();
         let shape = [pixels.len() / (3 * height * width), 3, height, width];
         up(pixels, shape, &self.device)
     }
@@ -301,7 +414,8 @@ impl Extractor {
     ///
     /// # Errors
     /// - [`ExtractError::Shape`] if the images have another size than the extractor expects;
-    /// - [`ExtractError::Interrupted`] if `progress` returns `false`.
+    /// - [`ExtractError::Interrupted`] if `progress` returns `false`;
+    /// - [`ExtractError::Process`] if a child process fails.
     ///
     /// # Panics
     /// If `features` does not have the shape `[n, d]`.
@@ -311,10 +425,10 @@ impl Extractor {
         features: ArrayViewMut2<'_, f32>,
         progress: &(dyn Fn(usize) -> bool + Sync),
     ) -> Result<(), ExtractError> {
-        let [h, w] = self.spec.image_size;
+        let [h, w] = self.image_size();
         let (n, d) = (images.len_of(Axis(0)), self.feature_dim());
         if images.shape()[1..] != [3, h, w] {
-            return Err(ExtractError::Shape { found: images.shape().to_vec(), size: self.spec.image_size });
+            return Err(ExtractError::Shape { found: images.shape().to_vec(), size: self.image_size() });
         }
         assert_eq!(features.dim(), (n, d), "the features of {n} images");
         let pixels = |rows: &Range<usize>| -> Vec<f32> {
@@ -330,23 +444,44 @@ impl Extractor {
             let done = done.fetch_add(rows.len(), Ordering::Relaxed) + rows.len();
             if progress(done) { Ok(()) } else { Err(ExtractError::Interrupted) }
         };
-        if runs_on_rayon(&self.device) {
+        if self.on_host() {
             par_tiles(n, self.tile(TILE), |rows| {
-                let made = self.forward(&pixels(&rows));
+                let made = self.forward(&pixels(&rows))?;
                 keep(rows, made)
             })?;
             return Ok(());
         }
+        let native = self.native()?;
         // The next batch is prepared while the device computes the current one.
         let mut under_way: Option<(Range<usize>, Tensor<2>)> = None;
         let batches = (0..n).step_by(GPU_BATCH).map(|start| start..(start + GPU_BATCH).min(n));
         for rows in batches {
-            let made = self.on_burn(self.images(pixels(&rows)));
+            let made = native.on_burn(self.images(pixels(&rows)));
             if let Some((rows, made)) = under_way.replace((rows, made)) {
                 keep(rows, down(made))?;
             }
         }
         under_way.map_or(Ok(()), |(rows, made)| keep(rows, down(made)))
+    }
+}
+
+impl Native {
+    /// Turns gradients with respect to normalised pixels into gradients with respect to pixels in `[0, 1]`.
+    fn grad_pixels(&self, mut pulled: Vec<f32>) -> Vec<f32> {
+        let [height, width] = self.spec.image_size;
+        for (i, plane) in pulled.chunks_exact_mut(height * width).enumerate() {
+            plane.iter_mut().for_each(|v| *v /= self.spec.std[i % 3]);
+        }
+        pulled
+    }
+
+    /// Features of images in `[0, 1]`, by burn's operations.
+    fn on_burn(&self, images: Tensor<4>) -> Tensor<2> {
+        let images = self.spec.normalise(images);
+        match &self.kernels {
+            Kernels::Folded(net) => net.forward(images),
+            Kernels::Plain | Kernels::Own(_) => self.net.forward(images),
+        }
     }
 }
 
@@ -405,7 +540,7 @@ mod tests {
     fn normalisation_is_per_channel() {
         let extractor = extractor("resnet8-w4");
         let grey = Tensor::<4>::full([1, 3, 1, 1], 0.5, extractor.device());
-        let data = extractor.spec().normalise(grey).into_data();
+        let data = extractor.spec().unwrap().normalise(grey).into_data();
         let expected = [0.0, 0.1 / 0.25, 0.2 / 0.3];
         for (value, expected) in data.iter::<f32>().zip(expected) {
             assert!((value - expected).abs() < 1e-6);
@@ -417,13 +552,13 @@ mod tests {
         let extractor = extractor("resnet18-w4");
         let bytes = extractor.to_safetensors().unwrap();
         let load = |spec, bytes: &[u8]| Extractor::from_safetensors(spec, bytes, extractor.device());
-        let again = load(extractor.spec().clone(), &bytes).unwrap();
+        let again = load(extractor.spec().unwrap().clone(), &bytes).unwrap();
         assert_eq!(again.to_safetensors().unwrap(), bytes);
         let images = images(5);
         let features = |e: &Extractor| e.features(images.view(), &|_| true).unwrap();
         assert_eq!(features(&again), features(&extractor));
 
-        let mut other = extractor.spec().clone();
+        let mut other = extractor.spec().unwrap().clone();
         other.arch = "resnet20-w4".parse().unwrap();
         let message = load(other, &bytes).unwrap_err().to_string();
         assert!(message.contains("missing: `layer1.2.bn1.bias`"), "{message}");
@@ -438,11 +573,11 @@ mod tests {
         let before = extractor.to_safetensors().unwrap();
         let pixels: Vec<f32> = images(1).iter().map(|&p| f32::from(p) / 255.0).collect();
         let weights: Vec<f32> = (0..16).map(|i| i as f32).collect();
-        let gradient = extractor.vjp(&pixels, |_, _| weights.clone());
+        let gradient = extractor.vjp(&pixels, |_, _| weights.clone()).unwrap();
         let at = |i: usize, step: f32| {
             let mut moved = pixels.clone();
             moved[i] += step;
-            extractor.forward(&moved).iter().zip(&weights).map(|(z, w)| z * w).sum::<f32>()
+            extractor.forward(&moved).unwrap().iter().zip(&weights).map(|(z, w)| z * w).sum::<f32>()
         };
         let largest = gradient.iter().fold(0.0f32, |m, g| m.max(g.abs()));
         for i in [0, 17, 70, 130, 191] {
@@ -463,7 +598,12 @@ mod tests {
             "resnet8-w4",
             "resnet20",
             "resnet18-w8",
+            "resnet14-b-w4",
+            "resnet110-w4",
+            "resnet18-pool-w8",
             "resnet50-imagenet-w4",
+            "resnet50-wide-w4",
+            "resnet101-pool-w4",
             "vit-nano-p4-d3",
             "vit-nano-p4-d2 readout=mean",
             "dinov2-reg-small-p4-d3 readout=class-mean last=2",
@@ -472,33 +612,35 @@ mod tests {
             "siglip-base-p8-d1",
         ] {
             let own = extractor(arch);
-            let kernels = match &own.net {
+            let mut burn = own.clone();
+            let Body::Native(native) = &mut burn.body else { panic!("{arch} is a network") };
+            native.kernels = match &native.net {
                 Network::ResNet(net) => Kernels::Folded(Folded::new(net)),
                 Network::Vit(_) => Kernels::Plain,
             };
-            let burn = Extractor { kernels, ..own.clone() };
             let pixels: Vec<f32> = images(6).iter().map(|&p| f32::from(p) / 255.0).collect();
             let close = |a: &[f32], b: &[f32]| {
                 let largest = b.iter().fold(0.0f32, |m, x| m.max(x.abs()));
                 let off = a.iter().zip(b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
                 assert!(a.len() == b.len() && largest > 0.0 && off < 1e-5 * largest, "{arch}: {off} of {largest}");
             };
-            close(&own.forward(&pixels), &burn.forward(&pixels));
+            close(&own.forward(&pixels).unwrap(), &burn.forward(&pixels).unwrap());
             // The features of an image do not depend on the images that are processed with it.
             let d = own.feature_dim();
             // A layer norm's derivative is zero along its output.
             let by = |row: usize, z: &[f32]| z.iter().enumerate().map(|(i, z)| z * z + (row + i / d) as f32).collect();
-            close(&own.vjp(&pixels, by), &burn.vjp(&pixels, by));
+            close(&own.vjp(&pixels, by).unwrap(), &burn.vjp(&pixels, by).unwrap());
             // Nor on the forward passes that are made before the backward pass.
-            let caches = [0, 3].map(|from| own.forward_cached(&pixels[from * 192..(from + 3) * 192]).unwrap());
+            let half = |from: usize| &pixels[from * 192..(from + 3) * 192];
+            let caches = [0, 3].map(|from| own.forward_cached(half(from)).unwrap().unwrap());
             let features = caches.iter().flat_map(|cache| cache.features.clone()).collect::<Vec<_>>();
-            assert_eq!(features, own.forward(&pixels));
+            assert_eq!(features, own.forward(&pixels).unwrap());
             let back = caches.into_iter().enumerate().rev().map(|(i, cache)| {
                 let grad_features = by(3 * i, &cache.features);
-                own.backward(cache, &grad_features)
+                own.backward(cache, half(3 * i), &grad_features).unwrap()
             });
             let back: Vec<Vec<f32>> = back.collect();
-            assert_eq!([&back[1][..], &back[0]].concat(), own.vjp(&pixels, by), "{arch}");
+            assert_eq!([&back[1][..], &back[0]].concat(), own.vjp(&pixels, by).unwrap(), "{arch}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Compares imported transformers of every family and layout with the libraries that they come from.
+//! Compares imported networks of every family and layout with the libraries that they come from.
 //!
 //! `HEMLOCK_FAMILIES` names a folder with other files than those of the repository, such as networks of full size
 //! (`benches/peer/checkpoints.py families`).
@@ -17,7 +17,7 @@ use crate::import::WeightsChoice;
 /// The largest difference that is allowed, as a share of the largest value.
 const TOLERANCE: f32 = 1e-4;
 
-/// `tests/data/families.py` writes the files.
+/// `tests/data/families.py` writes the files of transformers, `tests/data/resnets.py` those of residual networks.
 #[derive(Deserialize)]
 struct Family {
     name: String,
@@ -51,28 +51,40 @@ fn differences(family: &Family, path: &Path, size: usize, device: &Device) -> Re
     let pixels: Vec<f32> = images.data().iter().map(|p| f32::from(*p) / 255.0).collect();
     let mut cosines = 0..;
     // The derivative of all features in a row, whatever images are passed together.
-    let gradient = extractor.vjp(&pixels, |_, z| cosines.by_ref().take(z.len()).map(|i| (i as f32).cos()).collect());
-    Ok([off(&extractor.forward(&pixels), &of("features")), off(&gradient, &of("gradient"))])
+    let cosines = |_, z: &[f32]| cosines.by_ref().take(z.len()).map(|i| (i as f32).cos()).collect();
+    let gradient = extractor.vjp(&pixels, cosines).map_err(|e| e.to_string())?;
+    let features = extractor.forward(&pixels).map_err(|e| e.to_string())?;
+    Ok([off(&features, &of("features")), off(&gradient, &of("gradient"))])
 }
 
 #[test]
+#[allow(clippy::print_stdout, reason = "what a full comparison measures")]
 fn features_and_image_gradients_are_those_of_the_library() {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/families");
+    let own = ["families", "resnets"].map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name));
     let other = std::env::var_os("HEMLOCK_FAMILIES").map(PathBuf::from);
-    let folder = other.as_ref().unwrap_or(&own);
-    let families: Vec<Family> = serde_json::from_slice(&std::fs::read(folder.join("families.json")).unwrap()).unwrap();
+    let folders = other.as_ref().map_or(&own[..], std::slice::from_ref);
+    let mut families: Vec<(&Path, Family)> = Vec::new();
+    for folder in folders {
+        let listed: Vec<Family> =
+            serde_json::from_slice(&std::fs::read(folder.join("families.json")).unwrap()).unwrap();
+        families.extend(listed.into_iter().map(|family| (&**folder, family)));
+    }
     let device = device::open(Backend::default()).unwrap();
-    let mut wrong = Vec::new();
-    for family in &families {
+    let (mut table, mut wrong) = (String::new(), Vec::new());
+    for (folder, family) in &families {
         for size in &family.sizes {
             let path = folder.join(format!("{}.safetensors", family.name));
             let found = differences(family, &path, *size, &device);
             let Family { name, families, arch, .. } = family;
-            println!("| {name} | {families} | `{arch}` | {size} | {found:.1e?} |");
+            let shown = found.as_ref().map_or_else(Clone::clone, |off| off.map(|off| format!("{off:.1e}")).join(", "));
+            table.push_str(&format!("| {name} | {families} | `{arch}` | {size} | {shown} |\n"));
             if !found.as_ref().is_ok_and(|off| off.iter().all(|off| *off <= TOLERANCE)) {
                 wrong.push(format!("{name} at {size}: {found:?}"));
             }
         }
     }
-    assert!((other.is_some() || families.len() >= 25) && wrong.is_empty(), "{wrong:#?}");
+    if let Some(folder) = &other {
+        std::fs::write(folder.join("differences.md"), table).unwrap();
+    }
+    assert!((other.is_some() || families.len() >= 27) && wrong.is_empty(), "{wrong:#?}");
 }

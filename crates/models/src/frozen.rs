@@ -142,7 +142,7 @@ impl FoldedNetwork {
             },
         });
         let blocks = blocks.collect();
-        let (stem, pools) = (Layer::of(&folded.conv1), folded.pools());
+        let (stem, pools) = (Layer::of(&folded.conv1), folded.pools);
         Self { stem, pools, blocks, tapes: Arc::default(), derivatives: Arc::default() }
     }
 

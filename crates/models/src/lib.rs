@@ -35,7 +35,11 @@ mod reference_tests;
 pub use backbone_prefix::BackbonePrefix;
 pub use device::{Backend, DeviceError};
 pub use extractor::{ExtractError, Extractor, ExtractorSpec, ForwardCache, Passed};
+pub use hemlock_process::{Description, Fault, ProcessError, ProcessExtractor};
 pub use import::{ImportError, Imported, WeightsChoice};
 pub use network::{Arch, ArchError, ImageSizeError, Network};
-pub use stage::{extract, extract_into, extracted, open_device, open_devices, open_extractor};
+pub use stage::{
+    extract, extract_into, extracted, has_network, open_device, open_devices, open_extractor, open_network,
+    open_process,
+};
 pub use weights::{Weights, WeightsError};

@@ -12,7 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::resnet::{ResNet, ResNetArch};
+use crate::resnet::{ResNet, ResNetArch, ResNetArchError};
 use crate::vit::{Vit, VitArch, VitArchError};
 
 /// An architecture: see [`ResNetArch`] and [`VitArch`].
@@ -41,12 +41,18 @@ enum Written {
 pub enum ArchError {
     /// No family has such a name.
     #[error(
-        "unknown architecture `{0}`: expected one of {resnets}, with an optional width such as `resnet20-w8` (a multiple of 4 from 4 to \
-         256), and from `resnet18` on with `-imagenet` for the stem of large images; or a vision transformer such as `vit-tiny-p4` or \
-         `dinov2-small-p14` (docs/pretraining.md)",
-        resnets = ResNetArch::names()
+        "unknown architecture `{0}`: expected a residual network such as `resnet20`, `resnet18` or \
+         `resnet50-imagenet`, or a vision transformer such as `vit-tiny-p4` or `dinov2-small-p14` (docs/pretraining.md)"
     )]
     Unknown(String),
+    /// The name is like that of a residual network.
+    #[error("unknown architecture `{name}`: {source} (docs/pretraining.md)")]
+    ResNet {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        source: ResNetArchError,
+    },
     /// The name is like that of a transformer.
     #[error("unknown architecture `{name}`: {source}")]
     Vit {
@@ -127,7 +133,10 @@ impl FromStr for Arch {
         if VitArch::is_named(s) {
             return s.parse().map(Self::Vit).map_err(|source| ArchError::Vit { name: s.to_owned(), source });
         }
-        s.parse().map(Self::ResNet).map_err(|()| ArchError::Unknown(s.to_owned()))
+        if !s.starts_with("resnet") {
+            return Err(ArchError::Unknown(s.to_owned()));
+        }
+        s.parse().map(Self::ResNet).map_err(|source| ArchError::ResNet { name: s.to_owned(), source })
     }
 }
 

@@ -1,13 +1,16 @@
-//! CIFAR ResNets, and ResNet-18, -34 and -50 with either stem, with the parameter names of PyTorch.
+//! CIFAR ResNets, and the ResNets of torchvision with three stems, with the parameter names of PyTorch.
 //!
 //! He et al., "Deep residual learning for image recognition" (2016).
 //!
-//! - `resnet8` to `resnet56` are the CIFAR networks of section 4.2: three groups of blocks, with shortcuts that have no
-//!   parameters (option A).
-//! - `resnet18`, `resnet34` and `resnet50` are the ImageNet networks of table 1 with projection shortcuts (option B).
-//!   As in torchvision, the stride of a bottleneck is at its 3x3 convolution. Their stem is the usual one for small
-//!   images, a 3x3 convolution without pooling; with `-imagenet` it is that of the paper, a 7x7 convolution of stride 2
-//!   and max pooling.
+//! - `resnet8` to `resnet1202`, of 6 n + 2 layers, are the CIFAR networks of section 4.2: three groups of n blocks,
+//!   with shortcuts that have no parameters (option A). With `-b`, a shortcut to more channels is a projection (option
+//!   B).
+//! - `resnet18`, `resnet34`, `resnet50`, `resnet101` and `resnet152` are the ImageNet networks of table 1 with
+//!   projection shortcuts. As in torchvision, the stride of a bottleneck is at its 3x3 convolution. Their stem is the
+//!   usual one for small images, a 3x3 convolution without pooling; with `-pool`, 3x3 max pooling of stride 2 follows;
+//!   with `-imagenet` it is that of the paper, a 7x7 convolution of stride 2 and max pooling.
+//! - `-wide` doubles the channels of the 3x3 convolutions in bottlenecks: `resnet50-imagenet-wide` is torchvision's
+//!   `wide_resnet50_2` (Zagoruyko & Komodakis, "Wide residual networks", 2016).
 
 mod folded;
 
@@ -25,8 +28,8 @@ use burn::tensor::{Device, Tensor, TensorData, s};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// An architecture. It is written `resnet20`, `resnet20-w8` if its first group has 8 channels, or `resnet50-imagenet`
-/// with the stem for large images.
+/// An architecture. It is written as its depth, its stem or shortcuts, and its widths, if these are not the usual ones:
+/// `resnet20`, `resnet20-b`, `resnet20-w8` if its first group has 8 channels, or `resnet50-imagenet-wide`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ResNetArch {
     depth: Depth,
@@ -38,29 +41,92 @@ pub struct ResNetArch {
 enum Stem {
     /// A 3x3 convolution.
     Small,
+    /// A 3x3 convolution, and max pooling of stride 2.
+    Pooled,
     /// A 7x7 convolution of stride 2, and max pooling of stride 2.
     ImageNet,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Depth {
-    /// Three groups of `blocks` blocks each, with option A shortcuts.
-    Cifar { blocks: usize },
+    /// Three groups of `blocks` blocks each.
+    Cifar { blocks: usize, shortcuts: Shortcuts },
     /// Four groups, with projection shortcuts.
-    ImageNet { blocks: [usize; 4], bottleneck: bool },
+    ImageNet { depth: usize, blocks: [usize; 4], block: Block },
 }
 
+/// What leads to more channels beside the blocks of a CIFAR network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Shortcuts {
+    /// Option A: every second pixel, padded with channels of zeros.
+    Padding,
+    /// Option B: a convolution and a batch norm.
+    Projection,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Block {
+    /// Two 3x3 convolutions.
+    Basic,
+    /// A 3x3 convolution between two of 1x1, with four times its channels outside.
+    Bottleneck,
+    /// The same with twice its channels outside.
+    Wide,
+}
+
+/// A text that begins as the name of a residual network, and is none.
+#[derive(Debug, thiserror::Error)]
+pub enum ResNetArchError {
+    /// No network has this depth.
+    #[error("`{0}` is no depth; expected 18, 34, 50, 101 or 152, or, for a CIFAR network, 6 n + 2 from 8 to 1202")]
+    Depth(String),
+    /// Networks of this depth have no such variant.
+    #[error("`-{suffix}` is for {of}")]
+    Variant {
+        /// The suffix that asks for the variant.
+        suffix: &'static str,
+        /// The networks that have it.
+        of: &'static str,
+    },
+    /// The first width is no number, or out of range.
+    #[error("`-{0}` is no width; expected `-w` and a multiple of 4 from 4 to 256")]
+    Width(String),
+    /// The suffix is unknown, or at the wrong place.
+    #[error("`-{0}` is unexpected here; the suffixes are, in this order, `-imagenet`, `-pool` or `-b`, `-wide`, `-wN`")]
+    Suffix(String),
+}
+
+/// Where a name's `-pool` and `-imagenet` fit, and where its `-b` does.
+const TORCHVISION: &str = "`resnet18`, `resnet34`, `resnet50`, `resnet101` and `resnet152`";
+const CIFAR: &str = "the CIFAR networks, such as `resnet20`";
+
 impl Depth {
-    const NAMED: [(&'static str, Self); 8] = [
-        ("resnet8", Self::Cifar { blocks: 1 }),
-        ("resnet14", Self::Cifar { blocks: 2 }),
-        ("resnet20", Self::Cifar { blocks: 3 }),
-        ("resnet32", Self::Cifar { blocks: 5 }),
-        ("resnet56", Self::Cifar { blocks: 9 }),
-        ("resnet18", Self::ImageNet { blocks: [2, 2, 2, 2], bottleneck: false }),
-        ("resnet34", Self::ImageNet { blocks: [3, 4, 6, 3], bottleneck: false }),
-        ("resnet50", Self::ImageNet { blocks: [3, 4, 6, 3], bottleneck: true }),
+    /// The networks of torchvision.
+    const IMAGENET: [Self; 5] = [
+        Self::ImageNet { depth: 18, blocks: [2, 2, 2, 2], block: Block::Basic },
+        Self::ImageNet { depth: 34, blocks: [3, 4, 6, 3], block: Block::Basic },
+        Self::ImageNet { depth: 50, blocks: [3, 4, 6, 3], block: Block::Bottleneck },
+        Self::ImageNet { depth: 101, blocks: [3, 4, 23, 3], block: Block::Bottleneck },
+        Self::ImageNet { depth: 152, blocks: [3, 8, 36, 3], block: Block::Bottleneck },
     ];
+
+    /// The network of so many layers: of 50 and 152, torchvision's and not that for CIFAR.
+    fn of(layers: usize) -> Option<Self> {
+        let cifar = || {
+            let blocks = layers.checked_sub(2)? / 6;
+            let made = Self::Cifar { blocks, shortcuts: Shortcuts::Padding };
+            (made.layers() == layers && (1..=200).contains(&blocks)).then_some(made)
+        };
+        Self::IMAGENET.into_iter().find(|depth| depth.layers() == layers).or_else(cifar)
+    }
+
+    /// Number of convolutions on the way through all blocks, and the classifier.
+    fn layers(self) -> usize {
+        match self {
+            Self::Cifar { blocks, .. } => 6 * blocks + 2,
+            Self::ImageNet { depth, .. } => depth,
+        }
+    }
 
     fn default_width(self) -> usize {
         match self {
@@ -72,27 +138,40 @@ impl Depth {
     /// Number of blocks of each group.
     fn groups(self) -> Vec<usize> {
         match self {
-            Self::Cifar { blocks } => vec![blocks; 3],
+            Self::Cifar { blocks, .. } => vec![blocks; 3],
             Self::ImageNet { blocks, .. } => blocks.to_vec(),
         }
     }
 
-    /// Output channels of a block, divided by the channels of its 3x3 convolutions.
-    fn expansion(self) -> usize {
-        if matches!(self, Self::ImageNet { bottleneck: true, .. }) { 4 } else { 1 }
+    fn block(self) -> Block {
+        match self {
+            Self::Cifar { .. } => Block::Basic,
+            Self::ImageNet { block, .. } => block,
+        }
+    }
+
+    /// Whether a shortcut to another number of channels is a projection.
+    fn projects(self) -> bool {
+        !matches!(self, Self::Cifar { shortcuts: Shortcuts::Padding, .. })
+    }
+}
+
+impl Block {
+    /// Channels of the 3x3 convolutions and of the output, divided by the width of the group.
+    fn factors(self) -> [usize; 2] {
+        match self {
+            Self::Basic => [1, 1],
+            Self::Bottleneck => [1, 4],
+            Self::Wide => [2, 4],
+        }
     }
 }
 
 impl ResNetArch {
-    /// The names of all depths, without widths and stems.
-    pub(crate) fn names() -> String {
-        Depth::NAMED.map(|(name, _)| format!("`{name}`")).join(", ")
-    }
-
     /// Number of features, d: the channels of the last group, averaged over the image.
     #[must_use]
     pub fn feature_dim(self) -> usize {
-        (self.width << (self.depth.groups().len() - 1)) * self.depth.expansion()
+        (self.width << (self.depth.groups().len() - 1)) * self.depth.block().factors()[1]
     }
 
     /// A lower bound of the numbers that a forward pass holds at once, for one image of `[height, width]`: the stem's
@@ -111,15 +190,16 @@ impl ResNetArch {
             halve(&mut area);
         }
         kept += self.width as f64 * area[0] * area[1];
-        if self.stem == Stem::ImageNet {
+        if self.stem != Stem::Small {
             halve(&mut area);
         }
-        let convolutions = if self.depth.expansion() > 1 { 2 + self.depth.expansion() } else { 2 };
+        let [inner, outer] = self.depth.block().factors();
+        let channels = if outer > 1 { 2 * inner + outer } else { 2 };
         for (group, blocks) in self.depth.groups().into_iter().enumerate() {
             if group > 0 {
                 halve(&mut area);
             }
-            kept += (blocks * convolutions * (self.width << group)) as f64 * area[0] * area[1];
+            kept += (blocks * channels * (self.width << group)) as f64 * area[0] * area[1];
         }
         kept
     }
@@ -128,40 +208,66 @@ impl ResNetArch {
 impl Default for ResNetArch {
     /// `resnet20`.
     fn default() -> Self {
-        let depth = Depth::Cifar { blocks: 3 };
+        let depth = Depth::Cifar { blocks: 3, shortcuts: Shortcuts::Padding };
         Self { depth, width: depth.default_width(), stem: Stem::Small }
     }
 }
 
 impl FromStr for ResNetArch {
-    type Err = ();
+    type Err = ResNetArchError;
 
-    fn from_str(s: &str) -> Result<Self, ()> {
-        let (name, width) = match s.split_once("-w") {
-            Some((name, width)) => (name, Some(width.parse().map_err(|_| ())?)),
-            None => (s, None),
+    fn from_str(s: &str) -> Result<Self, ResNetArchError> {
+        let mut parts = s.strip_prefix("resnet").unwrap_or_default().split('-').peekable();
+        let layers = parts.next().unwrap_or_default();
+        let digits = !layers.starts_with('0') && layers.bytes().all(|byte| byte.is_ascii_digit());
+        let known = layers.parse().ok().filter(|_| digits).and_then(Depth::of);
+        let mut depth = known.ok_or_else(|| ResNetArchError::Depth(layers.to_owned()))?;
+        let mut next = |suffix: &str| parts.next_if_eq(&suffix).is_some();
+        let unfit = |suffix, of| Err(ResNetArchError::Variant { suffix, of });
+
+        let stem = match &mut depth {
+            Depth::ImageNet { .. } if next("imagenet") => Stem::ImageNet,
+            Depth::ImageNet { .. } if next("pool") => Stem::Pooled,
+            Depth::ImageNet { .. } if next("b") => return unfit("b", CIFAR),
+            Depth::Cifar { .. } if next("imagenet") => return unfit("imagenet", TORCHVISION),
+            Depth::Cifar { .. } if next("pool") => return unfit("pool", TORCHVISION),
+            Depth::Cifar { shortcuts, .. } if next("b") => {
+                *shortcuts = Shortcuts::Projection;
+                Stem::Small
+            }
+            _ => Stem::Small,
         };
-        let (name, stem) = match name.strip_suffix("-imagenet") {
-            Some(name) => (name, Stem::ImageNet),
-            None => (name, Stem::Small),
-        };
-        let (_, depth) = (Depth::NAMED.into_iter()).find(|(known, _)| *known == name).ok_or(())?;
-        let width: usize = width.unwrap_or(depth.default_width());
-        let fits = stem == Stem::Small || matches!(depth, Depth::ImageNet { .. });
-        if !fits || !(4..=256).contains(&width) || !width.is_multiple_of(4) {
-            return Err(());
+        if next("wide") {
+            match &mut depth {
+                Depth::ImageNet { block: block @ Block::Bottleneck, .. } => *block = Block::Wide,
+                _ => return unfit("wide", "`resnet50`, `resnet101` and `resnet152`"),
+            }
         }
-        Ok(Self { depth, width, stem })
+        let width = match parts.next_if(|part| part.starts_with('w') && *part != "wide") {
+            Some(part) => {
+                let width = part[1..].parse().ok().filter(|w: &usize| (4..=256).contains(w) && w.is_multiple_of(4));
+                width.ok_or_else(|| ResNetArchError::Width(part.to_owned()))?
+            }
+            None => depth.default_width(),
+        };
+        match parts.next() {
+            Some(part) => Err(ResNetArchError::Suffix(part.to_owned())),
+            None => Ok(Self { depth, width, stem }),
+        }
     }
 }
 
 impl fmt::Display for ResNetArch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = Depth::NAMED.into_iter().find(|(_, d)| *d == self.depth);
-        let name = named.map_or("resnet", |(name, _)| name);
-        let stem = if self.stem == Stem::ImageNet { "-imagenet" } else { "" };
+        let variant = match (self.stem, self.depth) {
+            (Stem::ImageNet, _) => "-imagenet",
+            (Stem::Pooled, _) => "-pool",
+            (Stem::Small, Depth::Cifar { shortcuts: Shortcuts::Projection, .. }) => "-b",
+            (Stem::Small, _) => "",
+        };
+        let wide = if self.depth.block() == Block::Wide { "-wide" } else { "" };
         let width = if self.width == self.depth.default_width() { String::new() } else { format!("-w{}", self.width) };
-        f.pad(&format!("{name}{stem}{width}"))
+        f.pad(&format!("resnet{}{variant}{wide}{width}", self.depth.layers()))
     }
 }
 
@@ -175,6 +281,9 @@ pub struct ResNet {
     layer3: Vec<ResidualBlock>,
     /// Empty in the CIFAR networks.
     layer4: Vec<ResidualBlock>,
+    /// Whether max pooling follows the stem's convolution.
+    #[module(skip)]
+    pub(crate) pools: bool,
     #[cfg(feature = "flex")]
     #[module(skip)]
     pub(crate) pool: crate::training::Pool,
@@ -203,11 +312,10 @@ impl ResNet {
         let bn1 = BatchNormConfig::new(arch.width).init(device);
         let mut channels = arch.width;
         let mut layers = arch.depth.groups().into_iter().enumerate().map(|(g, n)| {
-            let width = arch.width << g;
+            let [width, made] = arch.depth.block().factors().map(|factor| (arch.width << g) * factor);
             let blocks = (0..n).map(|b| {
                 let stride = if g > 0 && b == 0 { 2 } else { 1 };
-                let made = width * arch.depth.expansion();
-                let project = channels != made && matches!(arch.depth, Depth::ImageNet { .. });
+                let project = channels != made && arch.depth.projects();
                 let block = ResidualBlock::new([channels, width, made], stride, project, rng, device);
                 channels = made;
                 block
@@ -222,6 +330,7 @@ impl ResNet {
             layer4: layer(),
             conv1,
             bn1,
+            pools: arch.stem != Stem::Small,
             #[cfg(feature = "flex")]
             pool: Default::default(),
         }
@@ -230,11 +339,6 @@ impl ResNet {
     /// The first convolution.
     pub(crate) fn stem(&self) -> (&Conv2d, &BatchNorm) {
         (&self.conv1, &self.bn1)
-    }
-
-    /// Whether max pooling follows the stem's convolution.
-    pub(crate) fn pools(&self) -> bool {
-        pools(&self.conv1)
     }
 
     /// All blocks, in order.
@@ -280,7 +384,7 @@ impl ResNet {
     pub(crate) fn forward_by_layers(&self, images: Tensor<4>) -> Tensor<2> {
         let (conv, norm) = self.stem();
         let mut x = relu(normalised(norm, convolved(conv, channels_last(images))));
-        if self.pools() {
+        if self.pools {
             x = pooled(x);
         }
         for block in self.blocks() {
@@ -374,11 +478,6 @@ fn pad_channels(x: Tensor<4>, to: usize) -> Tensor<4> {
     Tensor::cat(vec![zeros.clone(), x, zeros], 3)
 }
 
-/// Whether max pooling follows the stem's convolution.
-fn pools(stem: &Conv2d) -> bool {
-    stem.stride[0] == 2
-}
-
 /// 3x3 max pooling of stride 2 of `[n, h, w, c]`.
 fn pooled(x: Tensor<4>) -> Tensor<4> {
     let padding = PaddingConfig2d::Explicit(1, 1, 1, 1);
@@ -429,37 +528,92 @@ mod tests {
         ResNet::new(arch.parse().unwrap(), &mut rng, &open())
     }
 
+    /// Number of trainable values.
+    fn parameters(net: &ResNet) -> usize {
+        let layer = |(conv, norm): (&Conv2d, &BatchNorm)| {
+            conv.weight.dims().iter().product::<usize>() + 2 * norm.beta.dims()[0]
+        };
+        let blocks = net.blocks().flat_map(|block| block.path().chain(block.projection()));
+        std::iter::once(net.stem()).chain(blocks).map(layer).sum()
+    }
+
     #[test]
     fn names_round_trip_and_errors_list_what_is_valid() {
-        for name in
-            ["resnet8", "resnet20", "resnet56-w32", "resnet18", "resnet34-w16", "resnet50", "resnet50-imagenet-w32"]
-        {
+        for name in [
+            "resnet8",
+            "resnet20",
+            "resnet44",
+            "resnet56-w32",
+            "resnet110-b",
+            "resnet1202-b-w8",
+            "resnet18",
+            "resnet18-pool",
+            "resnet34-w16",
+            "resnet50",
+            "resnet50-wide-w8",
+            "resnet50-imagenet-w32",
+            "resnet101-imagenet",
+            "resnet152-pool-wide-w4",
+        ] {
             assert_eq!(name.parse::<ResNetArch>().unwrap().to_string(), name);
         }
         assert_eq!("resnet20-w16".parse::<ResNetArch>().unwrap().to_string(), "resnet20");
-        for name in ["resnet51", "resnet20-imagenet", "resnet20-w", "resnet20-w0", "resnet20-w6", ""] {
+        let depth = "is no depth; expected 18, 34, 50, 101 or 152, or, for a CIFAR network, 6 n + 2 from 8 to 1202";
+        for (name, expected) in [
+            ("resnet51", &*format!("unknown architecture `resnet51`: `51` {depth} (docs/pretraining.md)")),
+            ("resnet", &format!("`` {depth}")),
+            ("resnet2", &format!("`2` {depth}")),
+            ("resnet020", &format!("`020` {depth}")),
+            ("resnet1208", &format!("`1208` {depth}")),
+            ("resnet99999999999999999999", depth),
+            ("resnet20-imagenet", "`-imagenet` is for `resnet18`, `resnet34`, `resnet50`, `resnet101` and `resnet152`"),
+            ("resnet110-pool", "`-pool` is for `resnet18`"),
+            ("resnet50-b", "`-b` is for the CIFAR networks, such as `resnet20`"),
+            ("resnet34-wide", "`-wide` is for `resnet50`, `resnet101` and `resnet152`"),
+            ("resnet20-w", "`-w` is no width; expected `-w` and a multiple of 4 from 4 to 256"),
+            ("resnet20-w0", "`-w0` is no width"),
+            ("resnet20-w6", "`-w6` is no width"),
+            ("resnet20-w260", "`-w260` is no width"),
+            (
+                "resnet18-w8-pool",
+                "`-pool` is unexpected here; the suffixes are, in this order, `-imagenet`, `-pool` or",
+            ),
+            ("resnet50-imagenet-pool", "`-pool` is unexpected here"),
+            ("resnet50-wide-wide", "`-wide` is unexpected here"),
+            ("resnet20-b-", "`-` is unexpected here"),
+            ("", "unknown architecture ``: expected a residual network such as `resnet20`"),
+        ] {
             let message = name.parse::<Arch>().unwrap_err().to_string();
-            assert!(message.contains("`resnet8`, `resnet14`"), "{message}");
+            assert!(message.contains(expected), "{name}: {message}");
         }
     }
 
-    /// Trainable parameters as published for a 10-class classifier: PyTorch implementations of the CIFAR networks with
-    /// option A, of ResNet-18 with a 3x3 stem, and (25,557,032 with 1,000 classes) of torchvision's ResNet-50.
+    /// Trainable parameters as published, with a classifier: of the CIFAR networks with option A
+    /// (akamaster/pytorch_resnet_cifar10) and B (chenyaofo/pytorch-cifar-models), of ResNet-18 with a 3x3 stem, and of
+    /// torchvision's.
     #[test]
     fn parameter_counts_are_the_published_ones() {
         let published = [
-            ("resnet20", 269_722),
-            ("resnet32", 464_154),
-            ("resnet56", 853_018),
-            ("resnet18", 11_173_962),
-            ("resnet50-imagenet", 23_508_032 + 20_490),
+            ("resnet20", 10, 269_722),
+            ("resnet32", 10, 464_154),
+            ("resnet44", 10, 658_586),
+            ("resnet56", 10, 853_018),
+            ("resnet110", 10, 1_727_962),
+            ("resnet1202", 10, 19_421_274),
+            ("resnet20-b", 10, 272_474),
+            ("resnet56-b", 100, 861_620),
+            ("resnet18", 10, 11_173_962),
+            ("resnet18-pool", 10, 11_173_962),
+            ("resnet50-imagenet", 1000, 25_557_032),
+            ("resnet101-imagenet", 1000, 44_549_160),
+            ("resnet152-imagenet", 1000, 60_192_808),
+            ("resnet50-imagenet-wide", 1000, 68_883_240),
+            ("resnet101-imagenet-wide", 1000, 126_886_696),
         ];
-        for (name, with_classifier) in published {
-            let weights = Weights::collect(&build(name, 0));
-            let trainable = (weights.0.iter()).filter(|(name, _)| !name.contains("running"));
-            let count: usize = trainable.map(|(_, w)| w.values.len()).sum();
-            let classifier = 10 * (name.parse::<ResNetArch>().unwrap().feature_dim() + 1);
-            assert_eq!(count + classifier, with_classifier, "{name}");
+        for (name, classes, with_classifier) in published {
+            let arch: ResNetArch = name.parse().unwrap();
+            let count = parameters(&build(name, 0)) + classes * (arch.feature_dim() + 1);
+            assert_eq!(count, with_classifier, "{name}");
         }
     }
 
@@ -487,12 +641,31 @@ mod tests {
         ] {
             assert_eq!(bottleneck[name].shape, shape, "{name}");
         }
+        let wide = Weights::collect(&build("resnet101-wide-w4", 0)).0;
+        for (name, shape) in [
+            ("layer1.0.conv1.weight", &[8, 4, 1, 1][..]),
+            ("layer3.22.conv2.weight", &[32, 32, 3, 3]),
+            ("layer4.2.conv3.weight", &[128, 64, 1, 1]),
+        ] {
+            assert_eq!(wide[name].shape, shape, "{name}");
+        }
+        let option_b = Weights::collect(&build("resnet8-b-w4", 0)).0;
+        assert_eq!(option_b["layer3.0.downsample.0.weight"].shape, [16, 8, 1, 1]);
+        let projections: Vec<_> = option_b.keys().filter(|name| name.contains("downsample.0")).collect();
+        assert_eq!(projections, ["layer2.0.downsample.0.weight", "layer3.0.downsample.0.weight"]);
         assert!(!weights.contains_key("layer1.0.downsample.0.weight"));
     }
 
     #[test]
     fn features_have_the_dimension_of_the_architecture() {
-        for arch in ["resnet8-w4", "resnet14-w4", "resnet18-w4", "resnet50-w4", "resnet18-imagenet-w4"] {
+        for arch in [
+            "resnet8-w4",
+            "resnet44-b-w4",
+            "resnet18-w4",
+            "resnet18-pool-w4",
+            "resnet50-wide-w4",
+            "resnet18-imagenet-w4",
+        ] {
             let net = build(arch, 0).valid();
             let y = net.forward(Tensor::ones([2, 3, 16, 16], &open()));
             assert_eq!(y.dims(), [2, arch.parse::<ResNetArch>().unwrap().feature_dim()], "{arch}");
@@ -546,7 +719,7 @@ mod tests {
 
     #[test]
     fn folding_changes_nothing() {
-        for arch in ["resnet8-w4", "resnet18-w4", "resnet50-imagenet-w4"] {
+        for arch in ["resnet8-w4", "resnet8-b-w4", "resnet18-w4", "resnet18-pool-w4", "resnet50-imagenet-w4"] {
             let net = trained(arch);
             let images = Tensor::<1>::from_floats(
                 std::array::from_fn::<f32, { 2 * 3 * 8 * 8 }, _>(|i| ((i * 37) % 101) as f32 / 50.0 - 1.0),

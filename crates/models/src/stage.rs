@@ -5,6 +5,7 @@ use crate::device::runs_on_rayon;
 use crate::{Arch, DeviceError, ExtractError, Extractor, ExtractorSpec, ImportError, WeightsError, device};
 use burn::tensor::Device;
 use hemlock_artifact::ExtractorArtifact;
+use hemlock_process::{Fault, ProcessError, ProcessExtractor};
 use hemlock_stage::{Context, ErrorKind, ParamError, Port, StageError};
 use ndarray::{Array2, ArrayView4, ArrayViewMut2, Axis};
 use serde_json::Value;
@@ -40,6 +41,9 @@ impl From<ExtractError> for StageError {
         match e {
             ExtractError::Interrupted => Self::interrupted(),
             ExtractError::Shape { .. } => Self::new(ErrorKind::Data, e),
+            ExtractError::NoNetwork => Self::new(ErrorKind::Params, e),
+            ExtractError::Process(ProcessError { fault: Fault::Interrupted, .. }) => Self::interrupted(),
+            ExtractError::Process(e) => e.into(),
         }
     }
 }
@@ -70,12 +74,45 @@ pub fn open_devices(name: &str, count: usize) -> Result<Vec<Device>, StageError>
     names.iter().cycle().skip(first).take(count).map(|name| open_device(name)).collect()
 }
 
-/// Opens an extractor artifact on a device: the frozen network with its weights.
+/// Opens an extractor artifact on the run's device: the frozen network with its weights, or the child process that has
+/// it, which runs until the extractor is dropped.
 ///
 /// # Errors
-/// If the device cannot be opened, if the weights are not those of the architecture, or if a pass on the processor
-/// would not fit into memory.
-pub fn open_extractor(artifact: &ExtractorArtifact, device: &str) -> Result<Extractor, StageError> {
+/// If the device cannot be opened, if the weights are not those of the architecture, if a pass on the processor would
+/// not fit into memory, or if the child process may not run, fails, or is not the one that was described.
+pub fn open_extractor(artifact: &ExtractorArtifact, ctx: &Context) -> Result<Extractor, StageError> {
+    let Some(described) = &artifact.process else { return open_network(artifact, ctx.device) };
+    let child = open_process(&described.command, ctx)?;
+    let (about, size) = (child.about(), artifact.image_size);
+    if (&about.name, about.features, about.image_size) != (&described.name, artifact.dim, [size; 2]) {
+        let message = format!(
+            "the process is `{}` with {} features of {:?} pixels, and was `{}` with {} features of {:?} pixels when \
+             [pretrain] ran: what decides that belongs in `command` or `files`",
+            about.name, about.features, about.image_size, described.name, artifact.dim, [size; 2]
+        );
+        return Err(StageError::new(ErrorKind::Data, message));
+    }
+    Ok(Extractor::process(child, &open_device(ctx.device)?))
+}
+
+/// Starts the child process with these words, if it may run.
+///
+/// # Errors
+/// If nobody allowed the command, or if the child cannot be started or does not describe an extractor.
+pub fn open_process(command: &[String], ctx: &Context) -> Result<ProcessExtractor, StageError> {
+    let command = ctx.env.allowed(command)?.clone();
+    let child = ProcessExtractor::open(command, ctx.env.command_folder(), ctx.cancel.clone());
+    Ok(child.map_err(ExtractError::from)?)
+}
+
+/// Opens an extractor artifact that has weights on a device.
+///
+/// # Errors
+/// As [`open_extractor`], and if the extractor is a child process.
+pub fn open_network(artifact: &ExtractorArtifact, device: &str) -> Result<Extractor, StageError> {
+    if artifact.process.is_some() {
+        return Err(ExtractError::NoNetwork.into());
+    }
     let arch: Arch = artifact.arch.parse().map_err(|e| StageError::new(ErrorKind::Artifact, e))?;
     let size = artifact.image_size;
     let spec = ExtractorSpec { arch, image_size: [size, size], mean: artifact.mean, std: artifact.std };
@@ -131,6 +168,22 @@ pub fn extracted(port: &Port, made_with: &Value) -> Result<(), ParamError> {
     if matches!(port.role, "features" | "victim_features") && made_with["method"] == "import" {
         let message = format!(
             "needs the extractor that made the features, and [{}] imports them from a file; leave this table out",
+            port.node
+        );
+        return Err(ParamError::new("", message));
+    }
+    Ok(())
+}
+
+/// Checks that an extractor is a network of Hemlock's, for stages that need it or its architecture.
+///
+/// # Errors
+/// If it is a child process.
+pub fn has_network(port: &Port, made_with: &Value, why: &str) -> Result<(), ParamError> {
+    if matches!(port.role, "extractor" | "victim_extractor") && made_with["method"] == "process" {
+        let message = format!(
+            "{why}, and [{}] is a child process, which keeps its network to itself; the `method`s that train, and \
+             `import`, have one",
             port.node
         );
         return Err(ParamError::new("", message));

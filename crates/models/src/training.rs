@@ -182,7 +182,7 @@ struct BlockTape {
 impl Layers {
     fn new(net: &ResNet) -> Self {
         let mut at = 0;
-        let stem = Stem { layer: Layer::new(net.stem(), &mut at), pools: net.pools() };
+        let stem = Stem { layer: Layer::new(net.stem(), &mut at), pools: net.pools };
         let blocks = net.blocks().map(|block| BlockLayers::new(block, &mut at)).collect();
         Self { stem: Some(stem), blocks }
     }

@@ -1,8 +1,8 @@
 //! Vision transformers, with the parameter names of timm.
 //!
 //! Dosovitskiy et al., "An image is worth 16x16 words" (2021), with pre-norm blocks. [`VitArch`] has what differs
-//! between the families that people use: tokens, positions, MLPs, norms, and which tokens become features. As in MoCo v3
-//! (Chen, Xie and He, 2021), learned positions are initialised with sines and cosines of row and column.
+//! between the families that people use: tokens, positions, MLPs, norms, and which tokens become features. As in MoCo
+//! v3 (Chen, Xie and He, 2021), learned positions are initialised with sines and cosines of row and column.
 
 mod arch;
 pub(crate) mod frozen;

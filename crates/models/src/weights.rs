@@ -1,5 +1,6 @@
 //! Named tensors of a module, under the names and layouts of PyTorch, and their safetensors bytes.
 
+use crate::ExtractError;
 use std::collections::BTreeMap;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -30,6 +31,9 @@ pub enum WeightsError {
     /// The bytes are not a safetensors file.
     #[error("the weights are not a valid safetensors file: {0}")]
     Format(#[from] safetensors::SafeTensorError),
+    /// The extractor has no weights that could be read.
+    #[error(transparent)]
+    NoNetwork(#[from] ExtractError),
     /// A tensor has another element type than f32.
     #[error("tensor `{name}` has elements of type {dtype:?}: expected F32")]
     Dtype {

@@ -18,10 +18,18 @@ mod tests {
         let resnet18 = 64.0 * (112.0f64.powi(2) + 4.0 * 56.0f64.powi(2))
             + 4.0 * (128.0 * 28.0f64.powi(2) + 256.0 * 14.0f64.powi(2) + 512.0 * 7.0f64.powi(2));
         assert_eq!(arch("resnet18-imagenet").kept([224, 224]), resnet18);
+        // The pooling alone halves the size.
+        let pooled = 64.0 * (1024.0 + 4.0 * 256.0) + 4.0 * (128.0 * 64.0 + 256.0 * 16.0 + 512.0 * 4.0);
+        assert_eq!(arch("resnet18-pool").kept([32, 32]), pooled);
+        assert_eq!(arch("resnet18-pool").held([32, 32]), 64.0 * 1024.0);
         // Blocks of three convolutions, the last of which has four times the width.
         let resnet50 =
             64.0 * 1024.0 * (1.0 + 3.0 * 6.0) + 6.0 * (4.0 * 128.0 * 256.0 + 6.0 * 256.0 * 64.0 + 3.0 * 512.0 * 16.0);
         assert_eq!(arch("resnet50").kept([32, 32]), resnet50);
+        // The first two of the three have twice the width.
+        let wide =
+            64.0 * 1024.0 * (1.0 + 3.0 * 8.0) + 8.0 * (4.0 * 128.0 * 256.0 + 6.0 * 256.0 * 64.0 + 3.0 * 512.0 * 16.0);
+        assert_eq!(arch("resnet50-wide").kept([32, 32]), wide);
     }
 
     #[test]

@@ -7,7 +7,6 @@ use crate::{
     pass::{FrozenExtractor, TILE},
 };
 use hemlock_artifact::CurvePoint;
-use hemlock_models::{device::runs_on_rayon, tiles::on_device};
 use hemlock_optim::boxed::{Minimizer, ProjectedAdam, ProjectedLbfgs};
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array4, ArrayView2};
@@ -164,16 +163,15 @@ impl Matching {
             }
             Ok(finished)
         };
-        let (device, images) = (problem.frozen.device(), problem.frozen.extractor.tile(TILE));
-        let found = if runs_on_rayon(device) {
-            on_device(device, m * starts, images, tile)?
+        let found = if problem.frozen.extractor.on_host() {
+            problem.frozen.extractor.in_tiles(m * starts, TILE, tile)?
         } else {
             let begin = |item| {
                 let (row, number) = (item / starts, item % starts);
                 ImageStart { row, number, pixels: start(row, number) }
             };
             let moved = |passed: u64| bar.at(done.fetch_add(passed, Ordering::Relaxed) + passed);
-            on_device(device, m * starts, images, |items| {
+            problem.frozen.extractor.in_tiles(m * starts, TILE, |items| {
                 self.together(problem, &items.map(begin).collect::<Vec<_>>(), &moved, ctx)
             })?
         };
@@ -218,7 +216,7 @@ impl Matching {
         let pixels: Vec<f32> = running.iter().flat_map(|r| r.minimizer.point()).copied().collect();
         let (_, channels, height, width) = problem.limits.base.dim();
         let zeta: Vec<f32> = rows.iter().flat_map(|row| problem.zeta.row(*row)).copied().collect();
-        let (distances, mut gradients) = problem.frozen.gradient(&pixels, &zeta);
+        let (distances, mut gradients) = problem.frozen.gradient(&pixels, &zeta)?;
         if let Some(i) = distances.iter().position(|d| !d.is_finite()) {
             return Err(not_finite(rows[i]));
         }
@@ -417,13 +415,14 @@ mod tests {
         // Measured in turns, so that other work on the machine slows both down equally.
         for _ in 0..5 {
             let started = Instant::now();
-            on_device(frozen.device(), 128, TILE, |_| {
-                for _ in 0..10 {
-                    frozen.gradient(&pixels, &zeta);
-                }
-                Ok::<_, StageError>(())
-            })
-            .unwrap();
+            case.extractor
+                .in_tiles(128, TILE, |_| {
+                    for _ in 0..10 {
+                        frozen.gradient(&pixels, &zeta)?;
+                    }
+                    Ok::<_, StageError>(())
+                })
+                .unwrap();
             bare += started.elapsed().as_secs_f64();
             let started = Instant::now();
             let matched = case.run(128, 0.0, None, matching, 1);

@@ -3,10 +3,10 @@
 
 use burn::tensor::{Device, TensorData};
 use hemlock_artifact::Normalization;
-use hemlock_models::{Extractor, ForwardCache, tiles::on_device};
+use hemlock_models::{ExtractError, Extractor, ForwardCache};
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4, ArrayView4, Axis, Slice};
-use std::{collections::BTreeMap, convert::Infallible, ops::Range, sync::Mutex, sync::PoisonError};
+use std::{collections::BTreeMap, ops::Range, sync::Mutex, sync::PoisonError};
 
 /// Most images of one tile on the processor. Images do not influence each other, so the number changes no result.
 pub(crate) const TILE: usize = 32;
@@ -42,7 +42,14 @@ impl<'a> FrozenExtractor<'a> {
     /// The gradient of a scalar function of the normalised features with respect to the pixels,
     /// `[n, 3, height, width]`. `grad_features(first_row, features)` is called with the normalised features of
     /// consecutive images and returns the gradient with respect to these.
-    pub fn vjp(&self, pixels: &[f32], mut grad_features: impl FnMut(usize, &[f32]) -> Vec<f32>) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// If the extractor is a child process that fails.
+    pub fn vjp(
+        &self,
+        pixels: &[f32],
+        mut grad_features: impl FnMut(usize, &[f32]) -> Vec<f32>,
+    ) -> Result<Vec<f32>, ExtractError> {
         self.extractor.vjp(pixels, |row, features| self.grad_features(features, |z| grad_features(row, z)))
     }
 
@@ -62,91 +69,100 @@ impl<'a> FrozenExtractor<'a> {
     /// `grad_features(first_row, features)` returns the gradient with respect to the normalised features and an extra
     /// value. Returns the gradient with respect to the pixels, `[n, 3, height, width]`, and the extra values in the
     /// order of the images.
+    ///
+    /// # Errors
+    /// If the extractor is a child process that fails.
     pub fn vjp_tiled<T: Send>(
         &self,
         pixels: &[f32],
         n: usize,
         grad_features: impl Fn(usize, &[f32]) -> (Vec<f32>, T) + Sync,
-    ) -> (Vec<f32>, Vec<T>) {
+    ) -> Result<(Vec<f32>, Vec<T>), ExtractError> {
         let size = pixels.len() / n.max(1);
-        let Ok(tiles) = on_device(self.device(), n, self.extractor.tile(TILE), |rows| {
+        let tiles = self.extractor.in_tiles(n, TILE, |rows| {
             let mut extras = Vec::new();
             let gradient = self.vjp(&pixels[rows.start * size..rows.end * size], |row, z| {
                 let (gradient, extra) = grad_features(rows.start + row, z);
                 extras.push(extra);
                 gradient
-            });
-            Ok::<_, Infallible>((gradient, extras))
-        });
+            })?;
+            Ok::<_, ExtractError>((gradient, extras))
+        })?;
         let (gradients, extras): (Vec<_>, Vec<_>) = tiles.into_iter().unzip();
-        (gradients.concat(), extras.into_iter().flatten().collect())
+        Ok((gradients.concat(), extras.into_iter().flatten().collect()))
     }
 
     /// Squared distances `|f(x) - zeta|^2`, `[n]`, and their gradients with respect to the pixels, for images `pixels`,
     /// `[n, 3, height, width]` in `[0, 1]`, and features `zeta`, `[n, d]`.
-    pub(crate) fn gradient(&self, pixels: &[f32], zeta: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    ///
+    /// # Errors
+    /// If the extractor is a child process that fails.
+    pub(crate) fn gradient(&self, pixels: &[f32], zeta: &[f32]) -> Result<(Vec<f32>, Vec<f32>), ExtractError> {
         let d = self.extractor.feature_dim();
         let mut squares = Vec::with_capacity(zeta.len() / d);
         let gradient = self.vjp(pixels, |row, z| {
             let (gradient, some) = distances(z, &zeta[row * d..], d);
             squares.extend(some);
             gradient
-        });
-        (squares, gradient)
+        })?;
+        Ok((squares, gradient))
     }
 
     /// Squared distances `|f(x) - zeta|^2`, `[n]`, and their gradients with respect to the pixels, in tiles, for many
     /// images `pixels`, `[n, 3, height, width]` in `[0, 1]`, and features `zeta`, `[n, d]`.
-    #[must_use]
-    pub fn gradient_in_tiles(&self, pixels: &[f32], zeta: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    ///
+    /// # Errors
+    /// If the extractor is a child process that fails.
+    pub fn gradient_in_tiles(&self, pixels: &[f32], zeta: &[f32]) -> Result<(Vec<f32>, Vec<f32>), ExtractError> {
         let d = self.extractor.feature_dim();
-        let (gradient, squares) = self.vjp_tiled(pixels, zeta.len() / d, |row, z| distances(z, &zeta[row * d..], d));
-        (squares.concat(), gradient)
+        let (gradient, squares) = self.vjp_tiled(pixels, zeta.len() / d, |row, z| distances(z, &zeta[row * d..], d))?;
+        Ok((squares.concat(), gradient))
     }
 
     /// Normalised features `[n, d]` of images `[n, 3, height, width]` in f32, in units in which 8-bit images are in
     /// `[0, 1]`.
     ///
     /// # Errors
-    /// If the run was interrupted.
+    /// If the run was interrupted, or if the extractor is a child process that fails.
     pub fn features(&self, images: ArrayView4<f32>, ctx: &Context) -> Result<Array2<f32>, StageError> {
         self.forward(images, ctx, |_, pixels| self.extractor.forward(pixels))
     }
 
     /// The normalised features of images, with the forward caches for [`FrozenExtractor::gradient_back`].
     pub(crate) fn pass(&self, images: ArrayView4<f32>, ctx: &Context) -> Result<Pass, StageError> {
-        let room = KEPT / self.extractor.cache_bytes().max(1);
+        let room = self.extractor.cache_room(KEPT, TILE);
         let caches = Mutex::new(BTreeMap::new());
         let features = self.forward(images, ctx, |rows, pixels| {
-            let cache = if rows.end <= room { self.extractor.forward_cached(pixels) } else { None };
+            let cache = if rows.end <= room { self.extractor.forward_cached(pixels)? } else { None };
             let Some(cache) = cache else { return self.extractor.forward(pixels) };
             let features = cache.features.clone();
             caches.lock().unwrap_or_else(PoisonError::into_inner).insert(rows.start, cache);
-            features
+            Ok(features)
         })?;
         Ok(Pass { features, caches: caches.into_inner().unwrap_or_else(PoisonError::into_inner) })
     }
 
     /// The gradients of [`FrozenExtractor::gradient_in_tiles`], for images that have passed forward already.
-    pub(crate) fn gradient_back(&self, pass: Pass, pixels: &[f32], zeta: &[f32]) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// If the extractor is a child process that fails.
+    pub(crate) fn gradient_back(&self, pass: Pass, pixels: &[f32], zeta: &[f32]) -> Result<Vec<f32>, ExtractError> {
         let (n, d) = pass.features.dim();
         let size = pixels.len() / n.max(1);
         let caches = Mutex::new(pass.caches);
-        let Ok(gradients) = on_device(self.device(), n, self.extractor.tile(TILE), |rows| {
+        let gradients = self.extractor.in_tiles(n, TILE, |rows| {
+            let pixels = &pixels[rows.start * size..rows.end * size];
             let zeta = &zeta[rows.start * d..];
             let cache = caches.lock().unwrap_or_else(PoisonError::into_inner).remove(&rows.start);
-            Ok::<_, Infallible>(match cache {
+            match cache {
                 Some(cache) => {
                     let gradient = self.grad_features(&cache.features, |z| distances(z, zeta, d).0);
-                    self.extractor.backward(cache, &gradient)
+                    self.extractor.backward(cache, pixels, &gradient)
                 }
-                None => {
-                    let pixels = &pixels[rows.start * size..rows.end * size];
-                    self.vjp(pixels, |row, z| distances(z, &zeta[row * d..], d).0)
-                }
-            })
-        });
-        gradients.concat()
+                None => self.vjp(pixels, |row, z| distances(z, &zeta[row * d..], d).0),
+            }
+        })?;
+        Ok(gradients.concat())
     }
 
     /// Normalised features `[n, d]` of images. `make` is called with the rows of a tile and its pixels, and returns its
@@ -155,13 +171,13 @@ impl<'a> FrozenExtractor<'a> {
         &self,
         images: ArrayView4<f32>,
         ctx: &Context,
-        make: impl Fn(Range<usize>, &[f32]) -> Vec<f32> + Sync,
+        make: impl Fn(Range<usize>, &[f32]) -> Result<Vec<f32>, ExtractError> + Sync,
     ) -> Result<Array2<f32>, StageError> {
         let n = images.len_of(Axis(0));
-        let features = on_device(self.device(), n, self.extractor.tile(TILE), |rows| {
+        let features = self.extractor.in_tiles(n, TILE, |rows| {
             ctx.check()?;
             let pixels: Vec<f32> = images.slice_axis(Axis(0), Slice::from(rows.clone())).iter().copied().collect();
-            Ok::<_, StageError>(make(rows, &pixels))
+            Ok::<_, StageError>(make(rows, &pixels)?)
         })?;
         let mut features = Array2::from_shape_vec((n, self.extractor.feature_dim()), features.concat())
             .map_err(|e| StageError::internal(format!("features have another shape than their extractor says: {e}")))?;
@@ -212,12 +228,12 @@ mod tests {
         let affine = Normalization::Affine { shift: vec![0.1; d], scale: vec![3.0; d] };
         for normalization in [affine, Normalization::L2] {
             let frozen = FrozenExtractor::new(&extractor, &normalization);
-            let (_, gradient) = frozen.gradient(&pixels, &zeta);
+            let (_, gradient) = frozen.gradient(&pixels, &zeta).unwrap();
             let square: f32 = gradient.iter().map(|g| g * g).sum();
             // Along the gradient, the sum of the squared distances rises by the square of the gradient.
             let at = |by: f32| {
                 let moved: Vec<f32> = pixels.iter().zip(&gradient).map(|(x, g)| x + by * g).collect();
-                frozen.gradient(&moved, &zeta).0.iter().sum::<f32>()
+                frozen.gradient(&moved, &zeta).unwrap().0.iter().sum::<f32>()
             };
             let step = 1e-2 / square.sqrt();
             let slope = (at(step) - at(-step)) / (2.0 * step);
@@ -235,13 +251,13 @@ mod tests {
         let zeta: Vec<f32> = (0..n * extractor.feature_dim()).map(|j| (j % 7) as f32 / 10.0).collect();
         let frozen = FrozenExtractor::new(&extractor, &Normalization::L2);
         let flat: Vec<f32> = pixels.iter().copied().collect();
-        let (_, expected) = frozen.gradient_in_tiles(&flat, &zeta);
+        let (_, expected) = frozen.gradient_in_tiles(&flat, &zeta).unwrap();
         context(0, |ctx| {
             let mut pass = frozen.pass(pixels.view(), ctx).unwrap();
             assert_eq!(pass.features, frozen.features(pixels.view(), ctx).unwrap());
             assert_eq!(pass.caches.len(), 3);
             pass.caches.remove(&TILE);
-            assert_eq!(frozen.gradient_back(pass, &flat, &zeta), expected);
+            assert_eq!(frozen.gradient_back(pass, &flat, &zeta).unwrap(), expected);
         });
     }
 }

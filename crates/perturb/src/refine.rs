@@ -15,7 +15,7 @@ use crate::{
 use burn::tensor::Tensor;
 use hemlock_artifact::CurvePoint;
 use hemlock_attack::Objective;
-use hemlock_models::{Passed, device::runs_on_rayon, tiles::GPU_BATCH, travel::down};
+use hemlock_models::{Passed, tiles::GPU_BATCH, travel::down};
 use hemlock_optim::boxed::{Minimizer, ProjectedAdam};
 use hemlock_stage::{Context, StageError};
 use hemlock_threat::Constraint;
@@ -52,7 +52,7 @@ impl Refinement<'_> {
         ctx: &Context,
     ) -> Result<(Array4<f32>, Vec<CurvePoint>), StageError> {
         let shape = pixels.raw_dim();
-        let mut images: Box<dyn Moving> = if runs_on_rayon(frozen.device()) {
+        let mut images: Box<dyn Moving> = if frozen.extractor.on_host() {
             Box::new(OnHost::new(self, frozen, limits, &pixels))
         } else {
             Box::new(OnGpu::new(self, frozen, limits, &pixels))
@@ -147,7 +147,7 @@ impl Moving for OnHost<'_, '_, '_> {
 
     fn step(&mut self, ahead: &[f32]) -> Result<(), StageError> {
         let pass = self.pass.take().ok_or_else(|| StageError::internal("images have not passed the extractor"))?;
-        let mut gradient = self.frozen.gradient_back(pass, &self.pixels(), ahead);
+        let mut gradient = self.frozen.gradient_back(pass, &self.pixels(), ahead)?;
         let (limits, size) = (self.limits, gradient.len() / self.images.len().max(1));
         let images = self.images.par_iter_mut().zip(gradient.par_chunks_mut(size.max(1))).enumerate();
         images.for_each(|(row, (image, gradient))| {
@@ -195,7 +195,7 @@ impl Moving for OnGpu<'_> {
         let mut features = Vec::new();
         for (_, images, _) in &self.batches {
             ctx.check()?;
-            let pass = self.frozen.pass(images.point());
+            let pass = self.frozen.pass(images.point())?;
             features.extend(down(pass.features()).into_iter().map(f64::from));
             self.passed = (self.batches.len() == 1).then(|| pass.keep());
         }
@@ -212,7 +212,7 @@ impl Moving for OnGpu<'_> {
             let zeta = up(zeta.to_vec(), self.dim, self.frozen.device());
             let pass = match passed.take() {
                 Some(passed) => self.frozen.kept(passed),
-                None => self.frozen.pass(x.clone()),
+                None => self.frozen.pass(x.clone())?,
             };
             let (_, gradient) = pass.gradient(zeta);
             let penalty = (x - base.clone()) * (2.0 * self.beta);

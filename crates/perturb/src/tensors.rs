@@ -7,7 +7,7 @@
 use crate::FrozenExtractor;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use hemlock_artifact::Normalization;
-use hemlock_models::{Extractor, Passed, travel};
+use hemlock_models::{ExtractError, Extractor, Passed, travel};
 
 /// A frozen extractor, and the normalisation that maps its output to the head's feature space, as tensors on its
 /// device.
@@ -34,11 +34,13 @@ impl<'a> OnDevice<'a> {
     }
 
     /// The forward pass of images `[n, 3 h w]`.
-    #[must_use]
-    pub fn pass(&self, images: Tensor<2>) -> Pass<'_> {
-        let [height, width] = self.extractor.spec().image_size;
+    ///
+    /// # Errors
+    /// [`ExtractError::NoNetwork`] if the extractor is a child process.
+    pub fn pass(&self, images: Tensor<2>) -> Result<Pass<'_>, ExtractError> {
+        let [height, width] = self.extractor.image_size();
         let n = images.dims()[0];
-        self.kept(self.extractor.pass(images.reshape([n, 3, height, width])))
+        Ok(self.kept(self.extractor.pass(images.reshape([n, 3, height, width]))?))
     }
 
     /// Wraps a forward pass that [`Pass::keep`] returned.

@@ -45,7 +45,7 @@ pub use plan::{Branch, Plan, PlanError, Task};
 pub use records::as_csv;
 pub use resources::{Memory, Resources, Time};
 pub use results::{AggregatedRow, MeanStd, ResultRow, VisibilityStats, aggregate, grouped, rows, unknown};
-pub use run::{Event, Observer, RunError, RunOptions, Summary, TaskOutcome, run};
+pub use run::{Event, Observer, RunError, RunOptions, Summary, TaskOutcome, commands, commands_of, run};
 pub use schema::schema;
 pub use select::Selection;
 pub use spec::{Override, Spec, SpecError, nearest};

@@ -3,10 +3,13 @@
 mod task_queue;
 
 use crate::{Decision, DirtyReason, Graph, Node, Plan, Task, decide::CacheCheck, garbage, history::remember};
-use hemlock_stage::{Bar, Cancel, Checkpoints, Context, Environment, ErrorKind, InputSet, Progress, StageError};
+use hemlock_stage::{
+    Bar, Cancel, Checkpoints, ChildCommand, Context, Environment, ErrorKind, InputSet, Progress, StageError,
+};
 use hemlock_store::{InputRecord, Key, Lock, Manifest, ManifestDraft, Store, StoreError};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter::once,
     num::NonZeroUsize,
     panic::{AssertUnwindSafe, catch_unwind},
     thread,
@@ -162,11 +165,7 @@ pub fn run(
     observer: &dyn Observer,
 ) -> Result<Summary, RunError> {
     let wanted = wanted(plan, graph, options)?;
-    let left = |i: &&usize| {
-        let task = &plan.tasks[**i];
-        options.force == Some(task.stage) || !matches!(store.lookup(task.stage, &task.key), Ok(Some(_)))
-    };
-    let left: Vec<&Task> = wanted.iter().filter(left).map(|i| &plan.tasks[*i]).collect();
+    let left = left(plan, &wanted, store, options);
     let mut needs_device = false;
     for task in &left {
         needs_device |= node(graph, task)?.stage.uses_device(&task.params)?;
@@ -197,6 +196,54 @@ pub fn run(
         runner.work(0, queue);
     });
     Ok(Summary { renamed, ..queue.summary() })
+}
+
+/// The commands that a run would let stages start as child processes: those of tasks that are left to do, and of what
+/// these read. If artifacts are checked byte by byte, every task may be left to do.
+///
+/// # Errors
+/// As [`run`], if a task is not of this graph, or if the plan lacks the task that was asked for.
+pub fn commands(
+    plan: &Plan,
+    graph: &Graph,
+    store: &Store,
+    options: &RunOptions,
+) -> Result<Vec<ChildCommand>, RunError> {
+    let wanted = wanted(plan, graph, options)?;
+    let left = if options.repair {
+        wanted.iter().map(|i| &plan.tasks[*i]).collect()
+    } else {
+        left(plan, &wanted, store, options)
+    };
+    Ok(commands_of(plan, graph, left)?)
+}
+
+/// The commands that tasks would let stages start as child processes: their own, and those of what they read.
+///
+/// # Errors
+/// If a task is not of this graph, or its parameters are not its stage's.
+pub fn commands_of<'p>(
+    plan: &'p Plan,
+    graph: &Graph,
+    tasks: impl IntoIterator<Item = &'p Task>,
+) -> Result<Vec<ChildCommand>, StageError> {
+    let mut commands: Vec<ChildCommand> = Vec::new();
+    let read = |task: &'p Task| task.inputs.values().map(|i| &plan.tasks[*i]);
+    for task in tasks.into_iter().flat_map(|task| once(task).chain(read(task))) {
+        if let Some(command) = node(graph, task)?.stage.command(&task.params)?
+            && !commands.iter().any(|known| known.words == command.words)
+        {
+            commands.push(command);
+        }
+    }
+    Ok(commands)
+}
+
+/// The tasks among `wanted` that have something to do, as far as is known before anything runs.
+fn left<'p>(plan: &'p Plan, wanted: &BTreeSet<usize>, store: &Store, options: &RunOptions) -> Vec<&'p Task> {
+    let left =
+        |task: &&Task| options.force == Some(task.stage) || !matches!(store.lookup(task.stage, &task.key), Ok(Some(_)));
+    wanted.iter().map(|i| &plan.tasks[*i]).filter(left).collect()
 }
 
 /// Most workers, whatever is asked for, because each is a thread.

@@ -288,7 +288,12 @@ fn connected(variants: &Tables, graph: &Graph, source: &SpecSource) -> Result<()
 
 /// Checks that every stage can read what the stages before it make with their parameters.
 fn accepted(variants: &Tables, graph: &Graph, source: &SpecSource) -> Result<(), SpecError> {
-    for (node, port) in graph.nodes().flat_map(|n| n.ports().map(move |p| (n, p))) {
+    let replaced = |node: &Node, port: &Port| {
+        let other = node.stage.instead().iter().find(|(role, _)| *role == port.role);
+        other.is_some_and(|(_, other)| node.ports().any(|p| p.role == *other && variants.contains_key(p.node)))
+    };
+    let ports = graph.nodes().flat_map(|n| n.ports().map(move |p| (n, p)));
+    for (node, port) in ports.filter(|(node, port)| !replaced(node, port)) {
         let given = variants.get(port.node).map_or(&[][..], Vec::as_slice);
         for params in variants.get(node.name).into_iter().flatten() {
             let at: Vec<&str> = node.name.split('.').collect();

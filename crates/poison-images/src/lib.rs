@@ -202,7 +202,7 @@ impl hemlock_stage::Stage for Stage {
 
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
         let Inputs { dataset, extractor, features, target } = inputs;
-        let extractor = open_extractor(&extractor, ctx.device)?;
+        let extractor = open_extractor(&extractor, ctx)?;
         let samples = features.train.samples(features.classes.len())?;
         let spec = params.spec(ctx.seed)?;
         let mut objective = attacks::objective(&spec, &features, &target, ctx.cancel)?;

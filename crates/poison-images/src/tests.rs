@@ -65,11 +65,12 @@ fn inputs() -> Inputs {
         method: "random".to_owned(),
         dim: extractor.feature_dim(),
         image_size: SIDE,
-        mean: extractor.spec().mean,
-        std: extractor.spec().std,
+        mean: extractor.spec().unwrap().mean,
+        std: extractor.spec().unwrap().std,
         weights: extractor.to_safetensors().unwrap(),
         curve: Vec::new(),
         verified: None,
+        process: None,
     };
     let dataset = Dataset {
         name: String::new(),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use serde_json::{Map, Value};
 
 use crate::import::ImportConfig;
+use crate::process::ProcessConfig;
 
 /// The method by which the frozen extractor is made, by default `simclr`, and its parameters. All methods that train
 /// share one set of fields, and a method ignores those that it does not use, so that one table compares several
@@ -25,6 +26,8 @@ pub enum PretrainConfig {
     Random(TrainConfig),
     /// Weights that were trained elsewhere, from a file.
     Import(ImportConfig),
+    /// A network that stays in a child process, of any framework, which computes features and gradients.
+    Process(ProcessConfig),
 }
 
 impl PretrainConfig {
@@ -37,23 +40,24 @@ impl PretrainConfig {
             Self::Supervised(_) => Method::Supervised.name(),
             Self::Random(_) => "random",
             Self::Import(_) => "import",
+            Self::Process(_) => "process",
         }
     }
 }
 
 impl PretrainConfig {
     /// The parameters of the training, or of the training that a random initialisation is the control of; `None` for
-    /// imports.
+    /// imports and processes.
     fn training(&mut self) -> Option<&mut TrainConfig> {
         match self {
             Self::Simclr(config) | Self::MocoV3(config) | Self::Supervised(config) | Self::Random(config) => {
                 Some(config)
             }
-            Self::Import(_) => None,
+            Self::Import(_) | Self::Process(_) => None,
         }
     }
 
-    /// The seed; `None` for imports, which draw nothing.
+    /// The seed; `None` for imports and processes, which draw nothing.
     pub(crate) fn seed(&self) -> Option<Seed> {
         self.clone().training().map(|config| config.seed)
     }
@@ -108,6 +112,7 @@ impl Params for PretrainConfig {
             // Nothing is trained.
             Self::Random(_) => Ok(()),
             Self::Import(config) => config.check(),
+            Self::Process(config) => config.check(),
         }
     }
 }
@@ -151,10 +156,10 @@ mod tests {
         let config = parse(import).unwrap();
         assert_eq!(serde_json::from_value(serde_json::to_value(&config).unwrap()).ok(), Some(config));
         let message = parse(&import.replace('}', r#", "epochs": 3}"#)).unwrap_err();
-        assert!(message.starts_with("unknown field `epochs`, expected one of `arch`, `weights`"), "{message}");
+        assert!(message.starts_with("unknown field `epochs`, expected one of `arch`, `path`, `weights`"), "{message}");
         assert!(parse(r#"{"method": "simclr", "weights": "x.pth"}"#).unwrap_err().contains("unknown field `weights`"));
         let message = parse(r#"{"method": "moco"}"#).unwrap_err();
-        assert!(message.contains("`simclr`, `moco-v3`, `supervised`, `random`, `import`"), "{message}");
+        assert!(message.contains("`simclr`, `moco-v3`, `supervised`, `random`, `import`, `process`"), "{message}");
         for method in ["simclr", "moco-v3", "supervised", "random"] {
             assert_eq!(parse(&format!(r#"{{"method": "{method}"}}"#)).unwrap().method(), method);
         }

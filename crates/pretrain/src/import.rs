@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use hemlock_models::import::repository::{Preparation, Repository, config_paths};
+use hemlock_models::import::repository::{Repository, Resizing, config_paths};
 use hemlock_models::import::{FILE, Resampling, files, said};
 use hemlock_models::{Arch, Extractor, ExtractorSpec, Imported, WeightsChoice};
 use hemlock_stage::{Context, Environment, ErrorKind, FileError, ParamError, StageError, few, open_file};
@@ -74,7 +74,7 @@ pub struct ImportConfig {
 struct Resolved {
     weights: PathBuf,
     spec: ExtractorSpec,
-    preparation: Preparation,
+    resizing: Resizing,
 }
 
 impl ImportConfig {
@@ -167,7 +167,7 @@ impl ImportConfig {
         arch.check_size([size; 2]).map_err(|e| ParamError::new("image_size", e.to_string()))?;
         let channels = |values: [f64; 3]| values.map(|v| v as f32);
         let spec = ExtractorSpec { arch, image_size: [size; 2], mean: channels(mean), std: channels(std) };
-        Ok(Resolved { weights, spec, preparation: said.map(|said| said.preparation.clone()).unwrap_or_default() })
+        Ok(Resolved { weights, spec, resizing: said.map(|said| said.resizing.clone()).unwrap_or_default() })
     }
 
     /// The BLAKE3 digest of the file, in hex. If there is a probe, or, without one, configuration files next to the
@@ -209,7 +209,7 @@ impl ImportConfig {
 }
 
 /// The BLAKE3 digest of a file, in hex.
-fn hash(path: &Path) -> Result<String, StageError> {
+pub(crate) fn hash(path: &Path) -> Result<String, StageError> {
     let mut hasher = blake3::Hasher::new();
     open_file(path).and_then(|_| hasher.update_mmap_rayon(path)).map_err(FileError::unreadable(path, FILE))?;
     Ok(hasher.finalize().to_hex().to_string())
@@ -228,7 +228,7 @@ fn probe_digest(path: &Path) -> Result<String, StageError> {
 /// - there is a probe, and the network does not compute its features;
 /// - there is no probe, and a file contradicts the spec.
 pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<Pretrained, StageError> {
-    let Resolved { weights: path, spec, preparation } = config.resolve(ctx.env)?;
+    let Resolved { weights: path, spec, resizing } = config.resolve(ctx.env)?;
     // The probe is read first, so that its errors appear before a large file is read.
     let probe = config.probe.as_ref().map(|probe| ctx.env.locate(probe)).transpose()?;
     let probe = probe.map(|path| Ok::<_, StageError>((Probe::read(&path, &spec)?, path))).transpose()?;
@@ -242,13 +242,15 @@ pub fn import(config: &ImportConfig, ctx: &Context, device: &Device) -> Result<P
     let verified = match probe {
         Some((probe, path)) => Some(probe.verify(&path, probe_digest(&path)?, &extractor, ctx)?),
         None => {
-            unverified(&path, &prefix, &aside, &said::judge(&said, &spec))?;
+            // What a folder says is in the spec already, unless the spec says something else on purpose.
+            let judged = if config.path.is_some() { said::Judged::default() } else { said::judge(&said, &spec) };
+            unverified(&path, &prefix, &aside, &judged)?;
             None
         }
     };
-    if let Some(resize) = preparation.resize {
-        let interpolation = preparation.interpolation.unwrap_or("its library's");
-        let how = if preparation.square { "both sides" } else { "the shorter side, and a crop" };
+    if let Some(resize) = resizing.resize {
+        let interpolation = resizing.interpolation.unwrap_or("its library's");
+        let how = if resizing.square { "both sides" } else { "the shorter side, and a crop" };
         tracing::info!(
             "{}: the network was trained on images of {} pixels, resized to {resize} ({how}) by {interpolation} \
              interpolation; [dataset] decides how yours are",

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hemlock_arrays::Arrays;
 use hemlock_artifact::{Data, ExtractorArtifact, Tensor, Verified};
-use hemlock_models::{Backend, Extractor, ExtractorSpec, extract, open_extractor};
+use hemlock_models::{Backend, Extractor, ExtractorSpec, extract, open_network};
 use hemlock_stage::{Context, ErrorKind, StageError};
 use ndarray::{Array2, Array4, Axis};
 
@@ -66,7 +66,7 @@ pub(crate) fn of(artifact: &ExtractorArtifact) -> Result<Option<Vec<Tensor>>, St
     if artifact.unverified() || !Backend::compiled().contains(&Backend::Flex) {
         return Ok(None);
     }
-    let extractor = open_extractor(artifact, &Backend::Flex.to_string())?;
+    let extractor = open_network(artifact, &Backend::Flex.to_string())?;
     let side = artifact.image_size;
     // Waves of several directions and colours, which a network tells apart.
     let images = Array4::from_shape_fn((IMAGES, 3, side, side), |(i, c, y, x)| {
@@ -129,7 +129,7 @@ impl Probe {
         let features = extract(extractor, self.images.view(), ctx)?;
         let difference = largest(&(&features - &self.features)) / largest(&self.features);
         if difference > TOLERANCE {
-            let (path, arch) = (path.display().to_string(), extractor.spec().arch.to_string());
+            let (path, arch) = (path.display().to_string(), extractor.spec()?.arch.to_string());
             return Err(ProbeError::Differs { path, arch, difference }.into());
         }
         Ok(Verified { probe: digest, images: self.images.len_of(Axis(0)) as u64, difference })
@@ -245,6 +245,7 @@ mod tests {
             weights: Vec::new(),
             curve: Vec::new(),
             verified: None,
+            process: None,
         };
         let spec = ExtractorSpec {
             arch: artifact.arch.parse().unwrap(),

@@ -1,9 +1,11 @@
 //! The stage `pretrain`.
 
-use crate::{PretrainConfig, import, probe};
+use crate::{PretrainConfig, import, probe, process};
 use hemlock_artifact::{Dataset, Export, Exported, ExtractorArtifact};
-use hemlock_models::{open_device, open_devices};
-use hemlock_stage::{About, Context, Environment, Need, ParamError, Port, Seed, StageError, StageRole, inputs};
+use hemlock_models::{ExtractError, open_device, open_devices};
+use hemlock_stage::{
+    About, ChildCommand, Context, Environment, Need, ParamError, Port, Seed, StageError, StageRole, inputs,
+};
 use hemlock_training::{Method, Monitor, TrainConfig, pretrain, random};
 use serde_json::Value;
 
@@ -28,7 +30,7 @@ impl hemlock_stage::Stage for Stage {
     /// The extractor's seed is a parameter: all seeds of an attack share one extractor, unless it is `run`.
     const SEEDED: bool = false;
     const USES_DEVICE: bool = true;
-    const LISTS: &'static [&'static str] = &["mean", "std", "ignore"];
+    const LISTS: &'static [&'static str] = &["mean", "std", "ignore", "command", "files"];
     type Params = PretrainConfig;
     type Inputs = Inputs;
     type Output = ExtractorArtifact;
@@ -38,7 +40,8 @@ impl hemlock_stage::Stage for Stage {
     /// - for a training, the parameters that its method uses;
     /// - for a random initialisation, architecture and seed, as nothing else decides it;
     /// - for an import, everything except the paths of the files, whose digest is in the key, and how the weights were
-    ///   trained, which changes nothing.
+    ///   trained, which changes nothing;
+    /// - for a process, the words of its command; the content of its files is in the key, too.
     fn key_params(config: &PretrainConfig) -> Result<Value, serde_json::Error> {
         let kept: fn(&str) -> bool = match config {
             PretrainConfig::Simclr(config) => return config.key(Method::Simclr),
@@ -46,6 +49,7 @@ impl hemlock_stage::Stage for Stage {
             PretrainConfig::Supervised(config) => return config.key(Method::Supervised),
             PretrainConfig::Random(_) => |field| ["method", "arch", "seed"].contains(&field),
             PretrainConfig::Import(_) => |field| !["path", "weights", "probe", "trained"].contains(&field),
+            PretrainConfig::Process(_) => |field| ["method", "command"].contains(&field),
         };
         let mut value = serde_json::to_value(config)?;
         if let Some(fields) = value.as_object_mut() {
@@ -61,6 +65,7 @@ impl hemlock_stage::Stage for Stage {
     fn source_id(config: &PretrainConfig) -> String {
         match config {
             PretrainConfig::Import(config) => config.files(),
+            PretrainConfig::Process(config) => config.files(),
             _ => String::new(),
         }
     }
@@ -68,19 +73,30 @@ impl hemlock_stage::Stage for Stage {
     fn source(config: &PretrainConfig, env: &Environment) -> Result<Option<String>, StageError> {
         match config {
             PretrainConfig::Import(config) => Ok(Some(config.digest(env)?)),
+            PretrainConfig::Process(config) => Ok(Some(config.digest(env)?)),
             _ => Ok(None),
         }
     }
 
     fn need(config: &PretrainConfig, _: &Port) -> Need {
         match config {
-            PretrainConfig::Import(_) => Need::Unread,
+            PretrainConfig::Import(_) | PretrainConfig::Process(_) => Need::Unread,
             _ => Need::Required,
+        }
+    }
+
+    fn command(config: &PretrainConfig) -> Option<ChildCommand> {
+        match config {
+            PretrainConfig::Process(config) => Some(config.child()),
+            _ => None,
         }
     }
 
     /// An export has a probe, with which an import of its weights can be verified.
     fn export(output: &ExtractorArtifact) -> Result<Exported, StageError> {
+        if output.process.is_some() {
+            return Err(ExtractError::NoNetwork.into());
+        }
         let mut exported = output.export();
         exported.tensors.extend(probe::of(output)?.map(|tensors| ("probe".to_owned(), tensors)));
         Ok(exported)
@@ -91,6 +107,9 @@ impl hemlock_stage::Stage for Stage {
         Inputs { dataset }: Inputs,
         ctx: &Context,
     ) -> Result<ExtractorArtifact, StageError> {
+        if let PretrainConfig::Process(config) = config {
+            return process::described(config, ctx);
+        }
         let device = open_device(ctx.device)?;
         let devices = |config: &TrainConfig| match config.devices {
             1 => Ok(vec![device.clone()]),
@@ -116,6 +135,7 @@ impl hemlock_stage::Stage for Stage {
             }
             PretrainConfig::Random(config) => random(config, dataset()?.train.pixels.view(), &device)?,
             PretrainConfig::Import(config) => import(config, ctx, &device)?,
+            PretrainConfig::Process(_) => return Err(StageError::internal("a process was to be trained")),
         };
         let [image_size, width] = trained.spec.image_size;
         if width != image_size {
@@ -131,6 +151,7 @@ impl hemlock_stage::Stage for Stage {
             weights: trained.weights,
             curve: trained.curve,
             verified: trained.verified,
+            process: None,
         })
     }
 }

@@ -287,7 +287,7 @@ impl ConfigGroup {
     #[must_use]
     pub fn pretrained_on(&self) -> Option<String> {
         let method = self.parameter(nodes::EXTRACTOR, "method").and_then(Value::as_str)?;
-        if matches!(method, "import" | "random") {
+        if matches!(method, "import" | "process" | "random") {
             return None;
         }
         // Without pre-training images of its own, an extractor is trained on the downstream images.

@@ -50,7 +50,9 @@ impl<'a> ExperimentContext<'a> {
 
     /// A sentence about how the attacker's extractor was made.
     fn extractor(&self) -> String {
-        let arch = self.every(&|c| c.parameter(nodes::EXTRACTOR, "arch").map(crate::words::value));
+        let text = |c: &ConfigGroup, field| c.parameter(nodes::EXTRACTOR, field).map(crate::words::value);
+        let process = |c: &ConfigGroup| (text(c, "method")? == "process").then(|| "a network of its own".to_owned());
+        let arch = self.every(&|c| text(c, "arch").or_else(|| process(c)));
         let trained = self.every(&method);
         let node = if self.first(nodes::PRETRAINING_IMAGES, "source").is_some() {
             nodes::PRETRAINING_IMAGES
@@ -97,8 +99,11 @@ impl<'a> ExperimentContext<'a> {
 
     /// A sentence about the victim extractor; `None` if victims use the attacker's.
     fn victim_extractor(&self) -> Option<String> {
-        let arch = self.text(nodes::VICTIM_EXTRACTOR, "arch")?;
         let trained = self.text(nodes::VICTIM_EXTRACTOR, "method")?;
+        if trained == "process" {
+            return Some("Victims use another extractor than attackers, which a process computes.".to_owned());
+        }
+        let arch = self.text(nodes::VICTIM_EXTRACTOR, "arch")?;
         Some(format!("Victims use another extractor than attackers: {arch}, pre-trained by {trained}."))
     }
 
@@ -307,7 +312,7 @@ const VICTIMS: [(&str, &str); 7] = [
 /// The values of specs that have words here. Others are named as in the spec.
 pub fn known_values() -> impl Iterator<Item = &'static str> {
     let known = METHODS.iter().chain(&VICTIMS).map(|(value, _)| *value);
-    known.chain(["import", "cifar10", "cifar100", "synthetic"])
+    known.chain(["import", "process", "cifar10", "cifar100", "synthetic"])
 }
 
 fn in_words<'a>(value: &str, known: &'a [(&str, &str)]) -> Option<&'a str> {
@@ -320,6 +325,8 @@ fn method(config: &ConfigGroup) -> Option<String> {
     Some(match (config.parameter(nodes::EXTRACTOR, "method")?.as_str()?, trained) {
         ("import", Some("supervised")) => "imported (trained elsewhere, with labels)".to_owned(),
         ("import", _) => "imported (trained elsewhere)".to_owned(),
+        ("process", Some("supervised")) => "computed by a process (trained elsewhere, with labels)".to_owned(),
+        ("process", _) => "computed by a process (trained elsewhere)".to_owned(),
         (other, _) => in_words(other, &METHODS).map_or_else(|| format!("pre-trained by {other}"), str::to_owned),
     })
 }

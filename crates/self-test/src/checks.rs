@@ -89,7 +89,7 @@ fn image_gradient(arch: &'static str) -> Check {
         let frozen = FrozenExtractor::new(&extractor, &normalization);
         let dim = extractor.feature_dim();
         let weights = |z: &[f32]| (0..z.len()).map(|i| ((i % dim) as f32).sin()).collect();
-        let (gradient, _) = frozen.vjp_tiled(&pixels, IMAGES, |_, z| (weights(z), ()));
+        let (gradient, _) = frozen.vjp_tiled(&pixels, IMAGES, |_, z| (weights(z), ()))?;
         Ok(vec![("gradient".to_owned(), gradient)])
     })
 }

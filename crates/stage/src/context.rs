@@ -1,12 +1,14 @@
 //! What a running stage gets from outside: seed, device, progress, cancellation, checkpoints, scratch space.
 
-use crate::{ErrorKind, StageError};
+use crate::{ErrorKind, StageError, VALUE, short};
 use std::{
+    fmt,
     path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 /// Where raw data is found.
@@ -14,6 +16,27 @@ use std::{
 pub struct Environment {
     /// The folder that holds raw datasets, and weights and features to import.
     pub data: Option<PathBuf>,
+    /// The commands of specs that may run as child processes.
+    pub commands: Vec<ChildCommand>,
+}
+
+/// A command that a stage runs as a child process, because a spec says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildCommand {
+    /// The program and its arguments.
+    pub words: Vec<String>,
+    /// How long the child may take to answer once.
+    pub timeout: Duration,
+}
+
+impl fmt::Display for ChildCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain = |c: char| c.is_alphanumeric() || "-_./=:,+@%".contains(c);
+        let quoted = |word: &String| {
+            if !word.is_empty() && word.chars().all(plain) { word.clone() } else { format!("{word:?}") }
+        };
+        f.write_str(&self.words.iter().map(quoted).collect::<Vec<_>>().join(" "))
+    }
 }
 
 impl Environment {
@@ -30,6 +53,28 @@ impl Environment {
                 Err(StageError::new(ErrorKind::Data, message))
             }
         }
+    }
+
+    /// Returns the folder that commands run in, so that their relative paths start at the data folder: that folder, or,
+    /// if it does not exist, the current one.
+    #[must_use]
+    pub fn command_folder(&self) -> PathBuf {
+        self.data.clone().filter(|data| data.is_dir()).unwrap_or_else(|| PathBuf::from("."))
+    }
+
+    /// Returns a command with these words, if it may run.
+    ///
+    /// # Errors
+    /// Nobody allowed it.
+    pub fn allowed(&self, words: &[String]) -> Result<&ChildCommand, StageError> {
+        self.commands.iter().find(|command| command.words == words).ok_or_else(|| {
+            let command = ChildCommand { words: words.to_vec(), timeout: Duration::ZERO };
+            let command = command.to_string();
+            let command = short(&command, VALUE);
+            let message =
+                format!("a spec names the command `{command}`, and it was not allowed: see `--allow-command`");
+            StageError::new(ErrorKind::Params, message)
+        })
     }
 }
 
@@ -145,7 +190,7 @@ mod tests {
 
     #[test]
     fn relative_paths_start_at_the_data_folder() {
-        let env = Environment { data: Some("data".into()) };
+        let env = Environment { data: Some("data".into()), ..Environment::default() };
         let (relative, absolute) = (Path::new("x.pth"), Path::new("/models/x.pth"));
         assert_eq!(env.locate(relative).unwrap(), Path::new("data/x.pth"));
         assert_eq!(env.locate(absolute).unwrap(), absolute);

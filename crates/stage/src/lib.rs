@@ -15,7 +15,7 @@ mod seed;
 mod words;
 
 pub use about::{About, Column, StageRole};
-pub use context::{Bar, Cancel, Checkpoints, Context, Environment, NoCheckpoints, Progress, Silent};
+pub use context::{Bar, Cancel, Checkpoints, ChildCommand, Context, Environment, NoCheckpoints, Progress, Silent};
 pub use error::{MOST_EPOCHS, MOST_UNITS, ParamError, StageError};
 pub use file::{FileError, open_file, read_file};
 pub use hemlock_failure::{ErrorKind, Failure};
@@ -60,6 +60,9 @@ pub trait Stage: Send + Sync + 'static {
     /// Fields whose value is a list. In a spec, a list for such a field is one value, and a list of lists fans out. For
     /// any other field, a list fans out.
     const LISTS: &'static [&'static str] = &[];
+    /// Pairs of a role, and the role that is read in its place if the pipeline has it. What fills the former is then
+    /// not checked by [`Stage::accepts`].
+    const INSTEAD: &'static [(&'static str, &'static str)] = &[];
     /// Parameters, parsed from the stage's table in the spec.
     type Params: Params;
     /// Artifacts that the stage reads.
@@ -90,6 +93,12 @@ pub trait Stage: Send + Sync + 'static {
     #[must_use]
     fn source_id(_params: &Self::Params) -> String {
         String::new()
+    }
+
+    /// Returns the command that stages run as a child process if they read what this one makes with these parameters.
+    /// It runs only if [`Environment::commands`] has it.
+    fn command(_params: &Self::Params) -> Option<ChildCommand> {
+        None
     }
 
     /// Whether a stage with these parameters draws random numbers from the pipeline's seed. Override this if the
@@ -159,6 +168,8 @@ pub trait AnyStage: Send + Sync {
     fn uses_device(&self, params: &Value) -> Result<bool, StageError>;
     /// [`Stage::LISTS`].
     fn lists(&self) -> &'static [&'static str];
+    /// [`Stage::INSTEAD`].
+    fn instead(&self) -> &'static [(&'static str, &'static str)];
     /// The roles that the stage can read, each with the node of the pipeline that fills it.
     fn ports(&self) -> &'static [Port];
     /// [`Stage::need`], from parsed parameters.
@@ -171,6 +182,11 @@ pub trait AnyStage: Send + Sync {
     /// # Errors
     /// The parameters are not this stage's, or the stage cannot read what was made with `made_with`.
     fn accepts(&self, params: &Value, port: &Port, made_with: &Value) -> Result<(), ParamError>;
+    /// [`Stage::command`], from parsed parameters.
+    ///
+    /// # Errors
+    /// The parameters are not this stage's.
+    fn command(&self, params: &Value) -> Result<Option<ChildCommand>, StageError>;
     /// The JSON Schema of a table for this stage, of one branch: lists that fan out are not part of it.
     fn schema(&self) -> Value;
     /// Checks a spec's table for this stage, and returns it complete: defaults are filled in, and numbers have one
@@ -319,6 +335,9 @@ impl<S: Stage> AnyStage for ErasedStage<S> {
     fn lists(&self) -> &'static [&'static str] {
         S::LISTS
     }
+    fn instead(&self) -> &'static [(&'static str, &'static str)] {
+        S::INSTEAD
+    }
     fn ports(&self) -> &'static [Port] {
         S::Inputs::PORTS
     }
@@ -327,6 +346,9 @@ impl<S: Stage> AnyStage for ErasedStage<S> {
     }
     fn accepts(&self, params: &Value, port: &Port, made_with: &Value) -> Result<(), ParamError> {
         S::accepts(&typed(params)?, port, made_with)
+    }
+    fn command(&self, params: &Value) -> Result<Option<ChildCommand>, StageError> {
+        Ok(S::command(&typed(params)?))
     }
     fn schema(&self) -> Value {
         spec_schema::<S::Params>()

@@ -266,12 +266,13 @@ impl Session {
                 (spec, net, None, device, rng)
             }
             InitialWeights::FineTune(extractor) | InitialWeights::LastBlock(extractor) => {
-                let backbone_prefix =
-                    matches!(begin, InitialWeights::LastBlock(_)).then(|| BackbonePrefix::new(extractor));
+                let backbone_prefix = matches!(begin, InitialWeights::LastBlock(_))
+                    .then(|| BackbonePrefix::new(extractor))
+                    .transpose()?;
                 // `valid` copies: clones share running statistics.
-                let net = extractor.network().valid();
+                let net = extractor.network()?.valid();
                 (
-                    extractor.spec().clone(),
+                    extractor.spec()?.clone(),
                     net,
                     backbone_prefix,
                     extractor.device().clone(),

@@ -19,7 +19,7 @@ use hemlock_artifact::{
 };
 use hemlock_attack::poison_count;
 use hemlock_head::Head;
-use hemlock_models::{extracted, open_extractor};
+use hemlock_models::{extracted, has_network, open_extractor};
 use hemlock_perturb::{CleanFeatureStats, GreyLevels, Measure, base_images};
 use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_streams::{Purpose, Trained};
@@ -198,13 +198,20 @@ impl hemlock_stage::Stage for Stage {
         params.surrogate == Surrogate::EndToEnd || params.poison_fraction < 1.0
     }
 
-    fn accepts(_: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
+    fn accepts(params: &Params, port: &Port, made_with: &Value) -> Result<(), ParamError> {
+        if params.surrogate == Surrogate::EndToEnd {
+            has_network(
+                port,
+                made_with,
+                "`surrogate = \"end-to-end\"` trains a network of the extractor's architecture",
+            )?;
+        }
         extracted(port, made_with)
     }
 
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Poisons, StageError> {
         let Inputs { dataset, extractor, features, target } = inputs;
-        let extractor = open_extractor(&extractor, ctx.device)?;
+        let extractor = open_extractor(&extractor, ctx)?;
         let (train, classes) = (&dataset.train, features.classes.len());
         let count = poison_count(params.poison_fraction, train.len())?;
         let mut rows = index::sample(&mut Purpose::NoisedImages.of(ctx.seed), train.len(), count).into_vec();
@@ -223,7 +230,7 @@ impl hemlock_stage::Stage for Stage {
                 let pixels = train.pixels.view().select(Axis(0), &rest);
                 let rest: Vec<u32> = rest.iter().map(|row| train.labels[*row]).collect();
                 let clean = Labelled { pixels: pixels.view(), labels: &rest };
-                let start = InitialWeights::Scratch { arch: extractor.spec().arch, device: extractor.device() };
+                let start = InitialWeights::Scratch { arch: extractor.spec()?.arch, device: extractor.device() };
                 let images = [clean, Labelled { pixels: base.view(), labels: &labels }];
                 let session = Session::new(start, &params.training(ctx.seed), classes, &images)?;
                 let network = EndToEnd::new(session, params.train_steps as usize, clean, &labels)?;
@@ -295,7 +302,7 @@ fn make(
         let (frozen, head) = learner.as_is();
         let gradient_and_losses =
             |noise: &Noise| frozen.vjp_tiled(&noise.pixels(), labels.len(), |row, z| loss(head, z, &labels[row..]));
-        let (mut gradient, sums) = gradient_and_losses(&noise);
+        let (mut gradient, sums) = gradient_and_losses(&noise)?;
         let mean = |of: fn(&LossSums) -> f64| sums.iter().map(of).sum::<f64>() / n;
         let (loss, mistaken) = (mean(|f| f.loss), mean(|f| f.mistaken));
         bar.say(format!("loss {loss:.3}, mistaken {mistaken:.3}"));
@@ -312,7 +319,7 @@ fn make(
         for step in 0..params.steps {
             ctx.check()?;
             if step > 0 {
-                gradient = gradient_and_losses(&noise).0;
+                gradient = gradient_and_losses(&noise)?.0;
             }
             noise.step(&gradient, length);
             passes += 1;

@@ -1,7 +1,7 @@
 //! Stage: a victim and its accuracy after training on clean data. `evaluate` retrains it on poisons.
 
 use hemlock_artifact::{Dataset, ExtractorArtifact, Features, TargetParams, Victim};
-use hemlock_models::extracted;
+use hemlock_models::{extracted, has_network};
 use hemlock_stage::{About, Context, Need, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_victims::{VictimData, VictimSpec};
 use serde_json::Value;
@@ -35,6 +35,7 @@ impl hemlock_stage::Stage for Stage {
     const VERSION: u32 = 3;
     const SEEDED: bool = true;
     const USES_DEVICE: bool = true;
+    const INSTEAD: &'static [(&'static str, &'static str)] = &[("extractor", "victim_extractor")];
     type Params = VictimSpec;
     type Inputs = Inputs;
     type Output = Victim;
@@ -71,6 +72,9 @@ impl hemlock_stage::Stage for Stage {
         match port.role {
             "features" if !params.victim().reads_images() => Ok(()),
             "features" | "victim_features" => extracted(port, made_with),
+            "extractor" | "victim_extractor" if params.victim().reads_images() => {
+                has_network(port, made_with, "trains a network of the extractor's architecture")
+            }
             _ => Ok(()),
         }
     }

@@ -135,7 +135,7 @@ impl Train for Variant<'_> {
                 InitialWeights::Scratch { arch, device: &device }
             }
             origin => {
-                opened = open_extractor(extractor, ctx.device)?;
+                opened = open_extractor(extractor, ctx)?;
                 if origin == Origin::FineTune {
                     InitialWeights::FineTune(&opened)
                 } else {

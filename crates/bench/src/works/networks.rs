@@ -140,7 +140,7 @@ impl Work for Gradient {
         Ok(Box::new(move || {
             let frozen = FrozenExtractor::new(&extractor, &normalization);
             // The gradient of half the squared norm with respect to features is the features themselves.
-            frozen.vjp_tiled(&pixels, images, |_, z| (z.to_vec(), ()));
+            frozen.vjp_tiled(&pixels, images, |_, z| (z.to_vec(), ()))?;
             Ok(())
         }))
     }

@@ -2,25 +2,30 @@
 
 use super::App;
 use crate::{
-    args::{EngineArg, Label, Pipeline},
+    args::{Commands, EngineArg, Label, Pipeline},
     exit::Usage,
 };
 use anyhow::Result;
 use hemlock_models::Backend;
-use hemlock_pipeline::{Decision, Plan, Spec, remember};
+use hemlock_pipeline::{Decision, Plan, Spec, commands_of, remember};
 use hemlock_report::words::count;
 use hemlock_submit::{Batch, Engine, HyperQueue, Job, Slurm, Submitted};
 use std::{collections::BTreeSet, path::Path};
 
 impl App<'_> {
-    pub(super) fn submit(&self, engine: EngineArg, pipeline: &Pipeline, dry_run: bool) -> Result<()> {
+    pub(super) fn submit(&self, engine: EngineArg, pipeline: &Pipeline, dry_run: bool, given: Commands) -> Result<()> {
         let (spec, plan) = self.plan_of(self.spec(pipeline, true)?)?;
         let label = pipeline.changes.label.as_ref().map(|Label(label)| label.as_str());
         let folder = std::env::current_dir()?;
         // Jobs in the queue are recognised by the root's path, so a folder must have a single name.
         let root = folder.join(&self.args.root);
         let root = root.canonicalize().or_else(|_| std::path::absolute(&root))?;
-        let jobs = self.jobs(&spec, &plan, &root, &folder)?;
+        let mut jobs = self.jobs(&spec, &plan, &root, &folder)?;
+        let commands = commands_of(&plan, &self.graph, jobs.iter().map(|job| &plan.tasks[job.id]))?;
+        if !self.permitted(&spec, commands, given)?.commands.is_empty() {
+            // Nobody is at a terminal of theirs.
+            jobs.iter_mut().for_each(|job| job.argv.push("--allow-command".to_owned()));
+        }
         let batch = Batch { pipeline: spec.name, folder, jobs };
         let engine: Box<dyn Engine> = match engine {
             EngineArg::Slurm => Box::new(Slurm),

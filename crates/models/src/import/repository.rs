@@ -37,12 +37,12 @@ pub struct Repository {
     /// Side of the images that the network takes, in pixels.
     pub image_size: Option<usize>,
     /// How images are brought to that size.
-    pub preparation: Preparation,
+    pub resizing: Resizing,
 }
 
 /// How images are brought to the size that a network takes, as far as a folder says it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Preparation {
+pub struct Resizing {
     /// The size that the shorter side, or both sides, get before images are cropped.
     pub resize: Option<usize>,
     /// Whether both sides get that size, so that images are not cropped.
@@ -64,6 +64,10 @@ impl Repository {
     /// If there is no file of weights, or if a file is no JSON.
     pub fn read(folder: &Path) -> Result<Self, ImportError> {
         let wrong = |what: String, remedy: String| ImportError::Other { path: folder.to_owned(), what, remedy };
+        if !folder.is_dir() {
+            let remedy = "name the folder that `hf download` or `save_pretrained` wrote".to_owned();
+            return Err(wrong("no folder".to_owned(), remedy));
+        }
         let weights = WEIGHTS.iter().map(|name| folder.join(name)).find(|path| path.is_file()).ok_or_else(|| {
             let remedy = format!("expected one of {}, or name the file by `weights`", WEIGHTS.join(", "));
             wrong("a folder without a file of weights".to_owned(), remedy)
@@ -97,7 +101,7 @@ impl Repository {
         let image_size = crop.or(size).or(given);
         let by_percent = percent.zip(image_size).map(|(percent, side)| (side as f64 / percent).floor() as usize);
         let squash = first(&["preprocess_cfg.resize_mode", "pretrained_cfg.crop_mode"]).and_then(Value::as_str);
-        let preparation = Preparation {
+        let resizing = Resizing {
             resize: by_percent.or(size),
             square: squash == Some("squash") || (size.is_some() && crop.is_none() && !shorter(&tables)),
             interpolation: first(&["resample", "pretrained_cfg.interpolation", "preprocess_cfg.interpolation"])
@@ -109,7 +113,7 @@ impl Repository {
             mean: channels(&["image_mean", "pretrained_cfg.mean", "preprocess_cfg.mean"]),
             std: channels(&["image_std", "pretrained_cfg.std", "preprocess_cfg.std"]),
             image_size,
-            preparation,
+            resizing,
         })
     }
 }
@@ -251,13 +255,16 @@ fn by_open_clip(model: &Value) -> Result<Arch, Option<String>> {
 /// An architecture by timm's name for it, and timm's arguments for it.
 fn by_timm(name: &str, table: &Value) -> Option<Arch> {
     let name = name.split('.').next()?;
-    if let Ok(arch) = name.replace('_', "-").parse::<Arch>() {
-        return Some(arch);
-    }
     if let Some(rest) = name.strip_prefix("resnet") {
         return ["18", "34", "50", "101", "152"]
             .contains(&rest)
             .then(|| format!("resnet{rest}-imagenet").parse().ok())?;
+    }
+    if let Ok(arch) = name.replace('_', "-").parse::<Arch>() {
+        return Some(arch);
+    }
+    if let Some(depth) = name.strip_prefix("wide_resnet").and_then(|rest| rest.strip_suffix("_2")) {
+        return format!("resnet{depth}-imagenet-wide").parse().ok();
     }
     let rest = name.strip_prefix("vit_").or_else(|| name.strip_prefix("deit_"))?;
     let (size, rest) = rest.split_once("_patch")?;
@@ -394,6 +401,15 @@ mod tests {
             ),
             (
                 &[(
+                    "config.json",
+                    r#"{"architecture": "wide_resnet101_2", "pretrained_cfg": {"input_size": [3, 176, 176]}}"#,
+                )],
+                "resnet101-imagenet-wide",
+                (176, None, false),
+                None,
+            ),
+            (
+                &[(
                     "open_clip_config.json",
                     r#"{"model_cfg": {"embed_dim": 512, "vision_cfg": {"image_size": 224,
                     "layers": 12, "width": 768, "patch_size": 16}}, "preprocess_cfg": {"mean": [0.48, 0.45, 0.4],
@@ -407,7 +423,7 @@ mod tests {
             let all: Vec<(&str, &str)> = files.iter().copied().chain([("model.safetensors", "")]).collect();
             let found = folder(&all).unwrap();
             assert_eq!(found.arch.map(|arch| arch.to_string()), Ok(arch.to_owned()));
-            let Preparation { resize, square, interpolation: by } = found.preparation;
+            let Resizing { resize, square, interpolation: by } = found.resizing;
             assert_eq!((found.image_size, resize, square, by), (Some(size.0), size.1, size.2, interpolation), "{arch}");
         }
     }

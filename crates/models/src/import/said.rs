@@ -365,6 +365,12 @@ fn named(arch: Arch, name: &str) -> Option<bool> {
     // For example `timm/resnet50.a1-in1k`.
     let name = name.rsplit('/').next()?.split('.').next()?;
     let number = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>();
+    let own = arch.to_string();
+    // torchvision's `wide_resnet50_2` is `resnet50-imagenet-wide`.
+    let wide = name.strip_prefix("wide-resnet").and_then(|rest| rest.strip_suffix("-2"));
+    if let (Arch::ResNet(_), Some(depth)) = (arch, wide) {
+        return Some(own.contains("-wide") && own.strip_prefix("resnet").map(number).as_deref() == Some(depth));
+    }
     match (arch, name.strip_prefix("resnet"), name.strip_prefix("vit-").or_else(|| name.strip_prefix("deit-"))) {
         (Arch::ResNet(_), Some(rest), _) => {
             let rest = rest.trim_start_matches('-');
@@ -373,17 +379,18 @@ fn named(arch: Arch, name: &str) -> Option<bool> {
                 // `resnetblur50` is another network, and `resnet` may be any.
                 return rest.contains(|c: char| c.is_ascii_digit()).then_some(false);
             }
-            if depth != number(&arch.to_string()["resnet".len()..]) {
+            if depth != number(&own["resnet".len()..]) {
                 return Some(false);
             }
             match &rest[depth.len()..] {
-                "" => Some(true),
+                // Others call these by the same name.
+                "" => (!own.contains("-pool") && !own.contains("-wide")).then_some(true),
                 "b" | "c" | "d" | "e" | "s" | "t" | "v1b" | "v1c" | "v1d" | "v1e" | "v1s" | "v2" => Some(false),
+                _ if name.parse::<Arch>().is_ok() => Some(false),
                 _ => None,
             }
         }
         (Arch::Vit(vit), _, Some(rest)) => {
-            let own = arch.to_string();
             let size = own.split('-').nth(1)?;
             let parts: Vec<&str> = rest.split('-').collect();
             let sizes = ["nano", "ti", "tiny", "s", "small", "b", "base", "l", "large", "h", "huge", "giant"];

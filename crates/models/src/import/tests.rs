@@ -394,6 +394,14 @@ fn names_of_architectures_are_understood() {
     for name in ["resnet18_cifar_variant", "resnet18x4", "resnet", "simclr"] {
         assert_eq!(arch("resnet18-w4", name), None, "{name}");
     }
+    // Other stems have tensors of the same names and shapes.
+    assert_eq!(arch("resnet18-w4", "resnet18-pool-w4"), Some(false));
+    assert_eq!(arch("resnet18-pool-w4", "resnet18-pool-w4"), Some(true));
+    assert_eq!(arch("resnet18-pool-w4", "resnet18"), None);
+    assert_eq!(arch("resnet20-b-w4", "resnet20"), Some(true));
+    assert_eq!(arch("resnet50-wide-w4", "wide_resnet50_2.tv_in1k"), Some(true));
+    assert_eq!(arch("resnet50-wide-w4", "wide_resnet101_2"), Some(false));
+    assert_eq!(arch("resnet50-w4", "wide_resnet50_2"), Some(false));
     for (name, same) in [
         ("vit_tiny_patch4_32", Some(true)),
         ("deit_tiny_patch4", Some(true)),

@@ -6,12 +6,14 @@ use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 use burn::tensor::activation::relu;
 
-use super::{ResNet, ResidualBlock, channels_first, channels_last, convolved, pad_channels, pool, pooled, pools};
+use super::{ResNet, ResidualBlock, channels_first, channels_last, convolved, pad_channels, pool, pooled};
 
 /// A frozen network, with every batch norm folded into the convolution before it: the same map in fewer operations.
 #[derive(Clone, Debug)]
 pub(crate) struct Folded {
     pub(crate) conv1: Conv2d,
+    /// Whether max pooling follows the stem's convolution.
+    pub(crate) pools: bool,
     pub(crate) blocks: Vec<FoldedBlock>,
 }
 
@@ -36,12 +38,7 @@ impl Folded {
             path: block.path().map(|(conv, norm)| fold(conv, norm)).collect(),
             downsample: block.projection().map(|(conv, norm)| fold(conv, norm)),
         };
-        Self { conv1: fold(&net.conv1, &net.bn1), blocks: net.blocks().map(block).collect() }
-    }
-
-    /// Whether the stem ends in max pooling.
-    pub(crate) fn pools(&self) -> bool {
-        pools(&self.conv1)
+        Self { conv1: fold(&net.conv1, &net.bn1), pools: net.pools, blocks: net.blocks().map(block).collect() }
     }
 
     /// Features `[n, d]` of normalised images `[n, 3, h, w]`.
@@ -52,7 +49,7 @@ impl Folded {
     /// The output of the last block, `[n, c, h, w]`, for normalised images `[n, 3, h, w]`.
     pub(crate) fn activations(&self, images: Tensor<4>) -> Tensor<4> {
         let mut x = relu(convolved(&self.conv1, channels_last(images)));
-        if self.pools() {
+        if self.pools {
             x = pooled(x);
         }
         for block @ FoldedBlock { path, downsample } in &self.blocks {

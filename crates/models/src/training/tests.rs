@@ -47,7 +47,20 @@ fn build(arch: &str) -> ResNet {
 /// Features of six images, the gradients of a weighted sum of these with respect to images and parameters, and all
 /// tensors of the network afterwards.
 fn results(arch: &str, forward: impl Fn(&ResNet, &Tensor<4>) -> Tensor<2>) -> BTreeMap<String, Vec<f32>> {
-    results_of(arch, [3, if arch.contains("imagenet") { 96 } else { 12 }], forward)
+    results_of(
+        arch,
+        [
+            3,
+            if arch.contains("imagenet") {
+                96
+            } else if arch.contains("pool") {
+                48
+            } else {
+                12
+            },
+        ],
+        forward,
+    )
 }
 
 /// The same results for square images with the given number of channels and side.
@@ -85,7 +98,15 @@ fn assert_close(own: &BTreeMap<String, Vec<f32>>, burn: &BTreeMap<String, Vec<f3
 
 #[test]
 fn features_derivatives_and_running_statistics_are_those_of_burn() {
-    for arch in ["resnet8-w4", "resnet14", "resnet18-w20", "resnet50-imagenet-w4"] {
+    for arch in [
+        "resnet8-w4",
+        "resnet8-b-w4",
+        "resnet14",
+        "resnet18-w20",
+        "resnet18-pool-w4",
+        "resnet50-imagenet-w4",
+        "resnet50-wide-w4",
+    ] {
         let own = results(arch, |net, images| forward(net, images).unwrap());
         let burn = results(arch, |net, images| net.forward_by_layers(images.clone()));
         assert!(own.contains_key("by layer3.0.conv2.weight"), "{arch}");
@@ -98,6 +119,7 @@ fn features_derivatives_and_running_statistics_are_those_of_burn() {
 fn so_are_those_of_the_last_block() {
     for (arch, channels, last) in [
         ("resnet8-w4", 8, "layer3.0.conv2"),
+        ("resnet8-b-w4", 8, "layer3.0.conv2"),
         ("resnet14", 64, "layer3.1.conv2"),
         ("resnet18-w4", 32, "layer4.1.conv2"),
         ("resnet50-w4", 128, "layer4.2.conv3"),

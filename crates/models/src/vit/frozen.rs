@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor};
 use hemlock_dense::{
-    Activation as Kernel, Attention, Heads, Left, Packed, Start, normalise, normalise_backward, product,
+    Activation as Kernel, Addend, Attention, Heads, Left, Packed, normalise, normalise_backward, product,
 };
 
 use super::{Activation, Positions, Readout, Vit, VitArch, rotary};
@@ -121,8 +121,8 @@ impl Normalised {
 }
 
 impl Linear {
-    /// The map `x -> after * (weight (before * x + shift) + bias)` with a `weight` of `[outputs, inputs]`, where `before`
-    /// and `shift` are those of a layer norm.
+    /// The map `x -> after * (weight (before * x + shift) + bias)` with a `weight` of `[outputs, inputs]`, where
+    /// `before` and `shift` are those of a layer norm.
     fn new(weight: &[f32], bias: &[f32], norm: Option<[&[f32]; 2]>, after: impl Fn(usize) -> f32) -> Self {
         let outputs = bias.len();
         let inputs = weight.len() / outputs;
@@ -147,17 +147,17 @@ impl Linear {
 
     /// Writes the map of rows that begin `from` values apart to rows that begin `to` values apart.
     fn apply(&self, rows: usize, x: &[f32], from: usize, out: &mut [f32], to: usize) {
-        product(rows, Left::rows(x, from), &self.forward, out, to, Start::Bias(&self.bias));
+        product(rows, Left::rows(x, from), &self.forward, out, to, Addend::Bias(&self.bias));
     }
 
     /// Adds the map of rows to rows.
     fn add(&self, rows: usize, x: &[f32], out: &mut [f32]) {
         let (inputs, outputs) = (self.backward.columns(), self.forward.columns());
-        product(rows, Left::rows(x, inputs), &self.forward, out, outputs, Start::ResultAndBias(&self.bias));
+        product(rows, Left::rows(x, inputs), &self.forward, out, outputs, Addend::ResultAndBias(&self.bias));
     }
 
     /// Writes the transposed map of rows that begin `from` values apart to rows, or adds it to them.
-    fn transposed(&self, rows: usize, grad: &[f32], from: usize, out: &mut [f32], start: Start<'_>) {
+    fn transposed(&self, rows: usize, grad: &[f32], from: usize, out: &mut [f32], start: Addend<'_>) {
         product(rows, Left::rows(grad, from), &self.backward, out, self.backward.columns(), start);
     }
 }
@@ -333,8 +333,8 @@ impl FrozenVit {
         }
     }
 
-    /// Calls `copy` with the place of each row of a patch's channel among all patches, `[patches, 3, patch, patch]`, its
-    /// place in the image, `[3, height, width]`, and its length.
+    /// Calls `copy` with the place of each row of a patch's channel among all patches, `[patches, 3, patch, patch]`,
+    /// its place in the image, `[3, height, width]`, and its length.
     fn each_run(&self, mut copy: impl FnMut(usize, usize, usize)) {
         let ([rows, columns], side) = (self.grid, self.arch.patch);
         for patch in 0..rows * columns {
@@ -393,7 +393,7 @@ impl FrozenVit {
         }
         for rows in pass.x.chunks_exact(tokens * width) {
             let patches = sized(&mut pass.patches, count * inputs);
-            self.embed.transposed(count, &rows[before * width..], width, patches, Start::Zero);
+            self.embed.transposed(count, &rows[before * width..], width, patches, Addend::Zero);
             let from = grad_pixels.len();
             grad_pixels.resize(from + self.pixels(), 0.0);
             let image = &mut grad_pixels[from..];
@@ -497,15 +497,15 @@ impl FrozenBlock {
         let tape = &blocks[tape];
 
         let grad_active = sized(wide, rows * arch.hidden);
-        self.fc2.transposed(rows, x, width, grad_active, Start::Zero);
+        self.fc2.transposed(rows, x, width, grad_active, Addend::Zero);
         let grad_hidden = sized(grads, rows * first);
         kernel(arch.activation).backward(arch.hidden, &tape.hidden[..rows * first], grad_active, grad_hidden);
         let grad_rows = sized(narrow, rows * width);
-        self.fc1.transposed(rows, grad_hidden, first, grad_rows, Start::Zero);
+        self.fc1.transposed(rows, grad_hidden, first, grad_rows, Addend::Zero);
         tape.second.backward(arch, grad_rows, x);
 
         let grad_mixed = sized(narrow, rows * width);
-        self.proj.transposed(rows, x, width, grad_mixed, Start::Zero);
+        self.proj.transposed(rows, x, width, grad_mixed, Addend::Zero);
         let grad_qkv = sized(grads, n * tokens * 3 * width);
         for image in 0..n {
             let (each, own) = (tokens * 3 * width, queries * width);
@@ -527,12 +527,12 @@ impl FrozenBlock {
             }
         }
         let grad_rows = sized(wide, n * tokens * width);
-        self.key_value.transposed(n * tokens, &grad_qkv[width..], 3 * width, grad_rows, Start::Zero);
+        self.key_value.transposed(n * tokens, &grad_qkv[width..], 3 * width, grad_rows, Addend::Zero);
         if queries == tokens {
-            self.query.transposed(n * tokens, grad_qkv, 3 * width, grad_rows, Start::Result);
+            self.query.transposed(n * tokens, grad_qkv, 3 * width, grad_rows, Addend::Result);
         } else {
             let left = Left::rows(grad_qkv, tokens * 3 * width);
-            product(n, left, &self.query.backward, grad_rows, tokens * width, Start::Result);
+            product(n, left, &self.query.backward, grad_rows, tokens * width, Addend::Result);
         }
         tape.first.backward(arch, grad_rows, x);
     }

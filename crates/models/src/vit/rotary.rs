@@ -1,9 +1,9 @@
 //! Rotary positions of patches, as in DINOv3.
 //!
-//! RoFormer (Su et al., 2021) rotates pairs of channels of queries and keys by an angle that grows with the position, so
-//! that their product depends on the distance. DINOv3 (Siméoni et al., 2025) does so on patches alone: a quarter of a
-//! head's channels has the angles of the row, a quarter those of the column, and the other half is the second channel of
-//! each pair. Positions are the centres of patches, with -1 and 1 at the edges of the image.
+//! RoFormer (Su et al., 2021) rotates pairs of channels of queries and keys by an angle that grows with the position,
+//! so that their product depends on the distance. DINOv3 (Siméoni et al., 2025) does so on patches alone: a quarter of
+//! a head's channels has the angles of the row, a quarter those of the column, and the other half is the second channel
+//! of each pair. Positions are the centres of patches, with -1 and 1 at the edges of the image.
 
 use burn::tensor::{Device, Tensor, TensorData};
 

@@ -87,7 +87,7 @@ impl<'a, 'p> Together<'a, 'p> {
     pub(super) fn pass(&mut self) -> Result<u64, StageError> {
         let (matching, beta) = (self.matching, self.problem.limits.beta);
         let x = self.minimizers.point();
-        let (distance, mut gradient) = self.frozen.pass(x.clone()).gradient(self.zeta.clone());
+        let (distance, mut gradient) = self.frozen.pass(x.clone())?.gradient(self.zeta.clone());
         let mut loss = distance.clone();
         if beta > 0.0 {
             let off = x.clone() - self.base.clone();

@@ -95,8 +95,9 @@ fn parameters(config: &ConfigGroup) -> Vec<(&'static str, StageRole, &str, &Valu
         // in the key are taken, because others have no effect.
         let data = role == StageRole::Data;
         let params = if data { params } else { key.unwrap_or(params) };
-        // Fields that only monitor or save a training are not in its key either. An import is no training.
-        let trained = data && params["method"].as_str().is_some_and(|method| method != "import");
+        // Fields that only monitor or save a training are not in its key either. An import is no training, and neither
+        // is a process.
+        let trained = data && params["method"].as_str().is_some_and(|method| !matches!(method, "import" | "process"));
         let watches = |field: &str| trained && key.is_some_and(|key| key.get(field).is_none());
         for (field, value) in params.as_object().into_iter().flatten() {
             // Sides are paired by the seeds of replicates, so these are no traits. Nor are fields in which the rows of
