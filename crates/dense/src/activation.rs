@@ -83,7 +83,7 @@ fn gelu(x: f32) -> [f32; 2] {
 
 #[inline(always)]
 fn gelu_tanh(x: f32) -> [f32; 2] {
-    const C: f32 = 1.595_769_1;
+    const C: f32 = 1.595_769;
     gated(x, C * x * (0.044_715 * x).mul_add(x, 1.0), C * (3.0 * 0.044_715 * x).mul_add(x, 1.0))
 }
 

@@ -58,7 +58,6 @@ fn differences(family: &Family, path: &Path, size: usize, device: &Device) -> Re
 }
 
 #[test]
-#[allow(clippy::print_stdout, reason = "what a full comparison measures")]
 fn features_and_image_gradients_are_those_of_the_library() {
     let own = ["families", "resnets"].map(|name| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name));
     let other = std::env::var_os("HEMLOCK_FAMILIES").map(PathBuf::from);

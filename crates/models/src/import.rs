@@ -120,7 +120,7 @@ pub enum ImportError {
         /// The file.
         path: PathBuf,
         /// The architecture.
-        arch: Arch,
+        arch: Box<Arch>,
         /// The prefix of the names.
         prefix: String,
     },
@@ -130,7 +130,7 @@ pub enum ImportError {
         /// The file.
         path: PathBuf,
         /// The architecture.
-        arch: Arch,
+        arch: Box<Arch>,
         /// The modules that are left over, if that is the only misfit.
         aside: Vec<String>,
         /// The tensors that are missing, left over, or of another shape.
@@ -197,13 +197,17 @@ impl Extractor {
         let weights = match found.fits(&expected) {
             Ok(()) => found.tensors.into_iter().map(|(name, tensor)| Ok((name, read(path, tensor)?))),
             Err(source) => {
-                let (path, arch, aside) = (path.to_owned(), spec.arch, found.aside(&source));
+                let (path, arch, aside) = (path.to_owned(), Box::new(spec.arch), found.aside(&source));
                 return Err(ImportError::Misfit { path, arch, aside, source: Box::new(source) });
             }
         };
         let weights = Weights(weights.collect::<Result<_, ImportError>>()?);
-        let misfit =
-            |e| ImportError::Misfit { path: path.to_owned(), arch: spec.arch, aside: Vec::new(), source: Box::new(e) };
+        let misfit = |e| ImportError::Misfit {
+            path: path.to_owned(),
+            arch: Box::new(spec.arch),
+            aside: Vec::new(),
+            source: Box::new(e),
+        };
         let net = weights.load(net).map_err(misfit)?;
         let mut said = file.said(path);
         said.extend(said::beside(path));

@@ -194,6 +194,7 @@ impl From<Arch> for String {
 
 /// A network without its classifier: images `[n, 3, h, w]` in, features `[n, d]` out.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "an extractor has one network, whose weights are elsewhere")]
 pub enum Network {
     /// A residual network.
     ResNet(ResNet),

@@ -114,7 +114,7 @@ impl Unfound {
         match self {
             Self::Several(sets) => ImportError::Several { path, sets },
             Self::Choice { field, value, expected } => ImportError::Choice { path, field, value, expected },
-            Self::Below(prefix) => ImportError::Below { path, arch, prefix },
+            Self::Below(prefix) => ImportError::Below { path, arch: Box::new(arch), prefix },
         }
     }
 }

@@ -316,6 +316,7 @@ mod tests {
 
     /// The files of published repositories, shortened.
     #[test]
+    #[allow(clippy::too_many_lines, reason = "a table of published files")]
     fn published_folders_are_understood() {
         for (files, arch, size, interpolation) in [
             (
