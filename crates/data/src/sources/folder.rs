@@ -314,9 +314,8 @@ impl Scan<'_> {
             return Err(DataError::FolderLayout { path: folder.to_path_buf(), reason });
         }
         for entry in entries(folder)? {
-            if is_litter(&file_name(&entry)) {
-                self.skip(&entry);
-            } else if NOTES.iter().any(|ending| has_ending(&entry, ending)) && !entry.is_dir() {
+            let is_note = NOTES.iter().any(|ending| has_ending(&entry, ending)) && !entry.is_dir();
+            if is_note || is_litter(&file_name(&entry)) {
                 self.skip(&entry);
             } else if entry.is_dir() {
                 self.images(&entry, seen, files)?;
