@@ -1,6 +1,8 @@
 //! Image folders, from their files to the output of `status`.
 
 use crate::project::{Project, TINY};
+use serde_json::Value;
+use std::fmt::Write as _;
 use std::fs;
 
 const SYNTHETIC: &str = "{ kind = \"synthetic\", domain = \"a\", classes = 4, train_pool = 400, test_pool = 200 }";
@@ -66,11 +68,11 @@ fn what_decides_how_images_look_is_in_the_key() {
 fn broken_images_are_raw_data_that_is_damaged() {
     let project = project(&["train", "test"]);
     write(&project, "train/a/cut.ppm", b"P6 8 8 255\nxyz");
-    write(&project, "train/b/notes.txt", b"no image");
+    write(&project, "train/b/notes", b"no image");
     project.fails(
         "dataset own",
         3,
-        &["2 of the image files can't be read", "train/a/cut.ppm: ", "train/b/notes.txt: it is no image"],
+        &["2 of the image files can't be read", "train/a/cut.ppm: ", "train/b/notes: it is no image"],
     );
     let filter = "dataset.downstream.interpolation='box'";
     project.fails(&format!("plan own --set {filter}"), 2, &["interpolation", "box", "bilinear", "lanczos"]);
@@ -85,4 +87,37 @@ fn a_choice_of_all_images_is_said_to_be_the_same_for_all_seeds() {
     };
     assert!(is_told(""));
     assert!(!is_told("--set dataset.downstream.train=4"));
+}
+
+/// Groups of a table, and classes of unequal size, have accuracies of their own in the results.
+#[test]
+fn groups_and_classes_reach_the_results() {
+    let project = Project::new();
+    project.images(["train", "test"], &[(60, 16), (30, 8)], 16);
+    let mut table = "path,label,split,place\n".to_owned();
+    for (split, counts) in [("train", [60, 30]), ("test", [16, 8])] {
+        for (class, count) in counts.into_iter().enumerate() {
+            for i in 0..count {
+                writeln!(table, "{split}/class {class}/{i}.ppm,{class},{split},{}", i % 2).unwrap();
+            }
+        }
+    }
+    fs::write(project.path().join("table.csv"), table).unwrap();
+    let source = "{ kind = \"table\", path = \"table.csv\", group = \"label+place\" }\nsize = 16";
+    let counts = "balance = \"proportional\"\ntrain = 60\nvalidation = 9\ntest = 24\n";
+    let spec = TINY.replace(SYNTHETIC, source).replace("train = 96\nvalidation = 16\ntest = 48\n", counts);
+    project.spec("groups", &spec);
+    project.ok("run groups");
+    let results = project.ok("results groups --json").out;
+    let row: Value = serde_json::from_str(results.lines().next().unwrap()).unwrap();
+    let number = |field: &str, set: &str| row[field][set].as_f64().unwrap();
+    for set in ["clean", "images"] {
+        let classes: Vec<f64> = row["per_class"][set].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
+        assert!((number("mean_per_class", set) - (classes[0] + classes[1]) / 2.0).abs() < 1e-12, "{row}");
+        // As many as there are of each class in the test pool.
+        let overall = (16.0 * classes[0] + 8.0 * classes[1]) / 24.0;
+        assert!((number("accuracy", set) - overall).abs() < 1e-12, "{row}");
+        // Groups divide classes, so that the worst of them is no better than the worst class.
+        assert!(number("worst_group", set) <= classes[0].min(classes[1]), "{row}");
+    }
 }

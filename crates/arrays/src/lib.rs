@@ -267,6 +267,47 @@ impl Arrays {
         })
     }
 
+    /// Reads an array of any shape, stored as unsigned integers of 8 bits. Returns its shape and its elements in C
+    /// order.
+    ///
+    /// # Errors
+    /// If the array is missing, has another type or order, or is cut off.
+    pub fn bytes(&mut self, name: &'static str) -> Result<(Vec<usize>, Vec<u8>), ArraysError> {
+        self.read(name, |mut stored| {
+            if stored.dtype != Some(Dtype::U8) {
+                return Err(format!("has elements of type {}; expected unsigned integers of 8 bits", stored.type_name));
+            }
+            if stored.fortran && stored.shape.len() > 1 {
+                return Err("is in Fortran order; expected C order, as `numpy.ascontiguousarray` gives it".to_owned());
+            }
+            let mut values = Vec::new();
+            let byte: Type<u8> = Type { size: 1, value: |bits| bits as u8 };
+            stored.values(&byte, &mut values, |_, byte| Ok(byte))?;
+            Ok((std::mem::take(&mut stored.shape), values))
+        })
+    }
+
+    /// Reads integers `[n]` or `[n, 1]` of any type.
+    ///
+    /// # Errors
+    /// If the array is missing, has another shape or type, is cut off, or holds a number that does not fit into an
+    /// `i64`.
+    pub fn integers(&mut self, name: &'static str) -> Result<Vec<i64>, ArraysError> {
+        self.read(name, |mut stored| {
+            if !matches!(stored.shape[..], [_] | [_, 1]) {
+                return Err(format!("has shape {:?}; expected [n] or [n, 1], an integer per sample", stored.shape));
+            }
+            let Some(element) = stored.dtype.and_then(integer) else {
+                return Err(format!("has elements of type {}; expected integers", stored.type_name));
+            };
+            let mut integers = Vec::new();
+            stored.values(&element, &mut integers, |i, x| {
+                i64::try_from(x).map_err(|_| format!("is {x} at [{i}]; expected integers of 64 bits"))
+            })?;
+            Ok(integers)
+        })
+    }
+
     /// Reads labels `[n]`, stored as integers of any type.
     ///
     /// # Errors

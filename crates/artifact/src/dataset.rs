@@ -1,7 +1,7 @@
 //! Labelled images in three splits.
 
-use crate::arrays;
 use crate::stored::Pixels;
+use crate::{TestGroups, arrays};
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,8 @@ pub struct Dataset {
     pub test: Images,
     /// Number of files and folders that were found beside the images and are not part of the dataset.
     pub skipped: usize,
+    /// The groups of the test images, if the source has groups.
+    pub test_groups: Option<TestGroups>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -64,6 +66,7 @@ impl Artifact for Dataset {
         if self.skipped > 0 {
             w.value(SKIPPED, &self.skipped)?;
         }
+        TestGroups::write(self.test_groups.as_ref(), w)?;
         for (split, images) in [("train", &self.train), ("validation", &self.validation), ("test", &self.test)] {
             images.pixels.write(w, &format!("{split}.pixels"))?;
             arrays::write_vec(w, &format!("{split}.labels"), &images.labels)?;
@@ -83,7 +86,7 @@ impl Artifact for Dataset {
         };
         let (train, validation, test) = (split("train")?, split("validation")?, split("test")?);
         let skipped = if r.files().contains_key(SKIPPED) { r.value(SKIPPED)? } else { 0 };
-        Ok(Self { name, classes, train, validation, test, skipped })
+        Ok(Self { name, classes, train, validation, test, skipped, test_groups: TestGroups::read(r)? })
     }
 
     fn summary(&self) -> serde_json::Value {

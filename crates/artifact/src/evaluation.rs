@@ -1,6 +1,6 @@
 //! The results of an evaluation: how accurate victims are after training on poisons and on controls.
 
-use crate::{AttackId, Bounds, Features, LearnerState, Measured, arrays};
+use crate::{AttackId, Bounds, Features, LearnerState, Measured, TestGroups, arrays};
 use hemlock_head::{Head, judge};
 use hemlock_store::{Artifact, Manifest, PayloadReader, PayloadWriter, Store, StoreError};
 use ndarray::{Array2, ArrayView1, ArrayView2};
@@ -171,6 +171,13 @@ impl Accuracy {
             overall: f64::from(right) / labels.len().max(1) as f64,
             per_class: counts.into_iter().map(|(right, all)| share(right, all)).collect(),
         }
+    }
+
+    /// Mean of the accuracies of the classes that have test images, in `[0, 1]`; 0 if there are none.
+    #[must_use]
+    pub fn mean_per_class(&self) -> f64 {
+        let known = || self.per_class.iter().flatten();
+        known().sum::<f64>() / known().count().max(1) as f64
     }
 }
 
@@ -362,6 +369,8 @@ pub struct Evaluation {
     pub visibility: Option<Visibility>,
     /// The change of every poison's image; empty if the poisons are features only.
     pub changes: Vec<PixelChange>,
+    /// The groups of the test images, if the dataset has groups; `None` after [`Evaluation::read_numbers`].
+    pub test_groups: Option<TestGroups>,
 }
 
 impl Evaluation {
@@ -395,6 +404,7 @@ impl Evaluation {
             loss_bound: info.loss_bound,
             visibility: info.visibility,
             changes,
+            test_groups: None,
         }
     }
 
@@ -453,6 +463,7 @@ impl Artifact for Evaluation {
         }
         Answers::write(w, &self.outcomes.named().map(|(_, outcome)| &outcome.answers).collect::<Vec<_>>())?;
         self.drawn.write(w)?;
+        TestGroups::write(self.test_groups.as_ref(), w)?;
         let numbers = Array2::from_shape_fn((self.changes.len(), 4), |(i, j)| self.changes[i].numbers()[j]);
         arrays::write(w, "changes", &numbers)
     }
@@ -474,7 +485,7 @@ impl Artifact for Evaluation {
         if drawn.test.len() != n {
             return Err(r.corrupt(RIGHT, format!("is of {n} images; expected {}", drawn.test.len())));
         }
-        Ok(Self::of(info, outcomes, drawn, changes))
+        Ok(Self { test_groups: TestGroups::read(r)?, ..Self::of(info, outcomes, drawn, changes) })
     }
 
     fn summary(&self) -> serde_json::Value {
@@ -497,6 +508,8 @@ mod tests {
         let accuracy = Accuracy::of(&answers, &[0, 1, 0, 0], 3);
         assert_eq!(answers.share(), accuracy.overall);
         assert_eq!(accuracy, Accuracy { overall: 0.75, per_class: vec![Some(2.0 / 3.0), Some(1.0), None] });
+        assert_eq!(accuracy.mean_per_class(), (2.0 / 3.0 + 1.0) / 2.0);
+        assert_eq!(Accuracy::default().mean_per_class(), 0.0);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Features of a downstream dataset, and their normalisation.
 
-use crate::arrays;
 use crate::stored::Matrix;
+use crate::{TestGroups, arrays};
 use hemlock_head::{HeadError, Samples};
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter, StoreError};
 use ndarray::{ArrayView2, ArrayViewMut2};
@@ -170,6 +170,8 @@ pub struct Features {
     pub validation: FeatureSplit,
     /// Samples for measuring only.
     pub test: FeatureSplit,
+    /// The groups of the test samples, if the dataset has groups.
+    pub test_groups: Option<TestGroups>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -210,7 +212,7 @@ impl Artifact for Features {
             arrays::write_vec(w, &format!("{split}.labels"), &s.labels)?;
             arrays::write_vec(w, &format!("{split}.source_index"), &s.source_index)?;
         }
-        Ok(())
+        TestGroups::write(self.test_groups.as_ref(), w)
     }
 
     fn read(r: &PayloadReader) -> Result<Self, StoreError> {
@@ -228,6 +230,7 @@ impl Artifact for Features {
             train: split("train")?,
             validation: split("validation")?,
             test: split("test")?,
+            test_groups: TestGroups::read(r)?,
         })
     }
 

@@ -12,6 +12,7 @@ mod evaluation;
 mod export;
 mod extractor;
 mod features;
+mod groups;
 mod measured;
 mod poisons;
 mod stored;
@@ -25,6 +26,7 @@ pub use evaluation::{Accuracy, Answers, Drawn, Evaluation, Outcome, PixelChange,
 pub use export::{Data, Export, Exported, Tensor};
 pub use extractor::{DescribedProcess, Epoch, ExtractorArtifact, Verified};
 pub use features::{FeatureSplit, Features, Normalization};
+pub use groups::TestGroups;
 pub use measured::{Measured, Role, TrainingSet};
 pub use poisons::{CurvePoint, LearnerState, OUTLIER, PoisonFeatures, PoisonFit, Poisons, Stopped, median};
 pub use stored::{Matrix, Pixels, Stored};

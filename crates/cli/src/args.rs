@@ -3,8 +3,10 @@
 use crate::{exit::CODES, results::words::wrapped};
 use clap::{
     ArgMatches, Args as ClapArgs, FromArgMatches, Parser, Subcommand, ValueEnum,
+    builder::PossibleValuesParser,
     error::{ContextKind, ContextValue, ErrorKind},
 };
+use hemlock_data::{Cifar, KnownDataset};
 use hemlock_models::Backend;
 use hemlock_pipeline::{Graph, Override, Selection};
 use hemlock_store::Key;
@@ -415,7 +417,7 @@ a pipeline that has neither a spec nor a record are kept as well, unless the com
     },
     /// Download a dataset, or take it from a file; verify its digest, and unpack it
     #[command(
-        after_help = "Examples:\n  hemlock data cifar10\n  hemlock data cifar100 --from ~/downloads/cifar-100-binary.tar.gz\n  hemlock data cifar10 --url https://mirror.example/cifar-10-binary.tar.gz"
+        after_help = "Examples:\n  hemlock data list\n  hemlock data cifar10\n  hemlock data svhn\n  hemlock data cifar100 --from ~/downloads/cifar-100-binary.tar.gz\n  hemlock data cifar10 --url https://mirror.example/cifar-10-binary.tar.gz"
     )]
     Data(DataArgs),
     /// Compare results of a device with those of the processor: networks, derivatives, training, attacks on images
@@ -465,12 +467,13 @@ Examples:
 /// Which dataset to download, and from where.
 #[derive(Debug, ClapArgs)]
 pub struct DataArgs {
-    /// The dataset
-    pub dataset: DatasetArg,
+    /// The dataset; `list` prints all that are known, and how a spec reads them
+    #[arg(value_name = "DATASET|list", hide_possible_values = true, value_parser = datasets())]
+    pub dataset: String,
     /// Download from this address instead of the official one
     #[arg(long, conflicts_with = "from")]
     pub url: Option<String>,
-    /// Use a local archive or an unpacked folder, and download nothing
+    /// Use a local archive, a folder of the published files or an unpacked folder of CIFAR, and download nothing
     #[arg(long, value_name = "PATH")]
     pub from: Option<PathBuf>,
     /// Expected digest of an archive that is not an official one, `sha256:…` or `md5:…`
@@ -516,13 +519,13 @@ pub struct DiffArgs {
     pub points: Option<f64>,
 }
 
-/// A dataset that can be downloaded.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum DatasetArg {
-    /// CIFAR-10, binary version
-    Cifar10,
-    /// CIFAR-100, binary version
-    Cifar100,
+/// What stands for the list of all datasets.
+pub const LIST: &str = "list";
+
+/// Names of datasets that can be downloaded, and what stands for the list of them.
+fn datasets() -> PossibleValuesParser {
+    let known = KnownDataset::all().iter().map(|known| known.name);
+    PossibleValuesParser::new(Cifar::ALL.map(Cifar::name).into_iter().chain(known).chain([LIST]))
 }
 
 /// What a JSON Schema describes.

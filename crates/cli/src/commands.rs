@@ -10,15 +10,13 @@ mod self_test;
 mod submit;
 
 use crate::{
-    args::{
-        Args, Changes, Command, Commands, DataArgs, DatasetArg, Fixed, FormatArg, Label, OneStage, Pipeline, misplaced,
-    },
+    args::{self, Args, Changes, Command, Commands, DataArgs, Fixed, FormatArg, Label, OneStage, Pipeline, misplaced},
     exit::Usage,
     printer::Printer,
     render,
 };
 use anyhow::Result;
-use hemlock_data::{ArchiveOrigin, Cifar, DataError, Trust};
+use hemlock_data::{ArchiveOrigin, Cifar, DataError, KnownDataset, Trust};
 use hemlock_models::Backend;
 use hemlock_pipeline::{
     Format, Graph, Override, Plan, RunOptions, Selection, Spec, Summary, Task, commands, export, history, nearest, run,
@@ -442,10 +440,9 @@ impl App<'_> {
     }
 
     fn data(&self, DataArgs { dataset, url, from, digest, trust }: &DataArgs) -> Result<()> {
-        let dataset = match dataset {
-            DatasetArg::Cifar10 => Cifar::Cifar10,
-            DatasetArg::Cifar100 => Cifar::Cifar100,
-        };
+        if dataset == args::LIST {
+            return self.list_datasets();
+        }
         let origin = match from {
             Some(path) => ArchiveOrigin::Path(path.clone()),
             None => url.clone().map_or(ArchiveOrigin::Official, ArchiveOrigin::Url),
@@ -458,19 +455,46 @@ impl App<'_> {
             (None, false) => Trust::Known,
         };
         let bar = OnceLock::new();
-        let fetched = hemlock_data::fetch(dataset, &origin, &trust, &self.args.data, &|done, total| {
-            bar.get_or_init(|| self.printer.start(&dataset.to_string(), total.unwrap_or(0), "bytes")).at(done);
+        let progress = |done, total: Option<u64>| {
+            bar.get_or_init(|| self.printer.start(dataset, total.unwrap_or(0), "bytes")).at(done);
             !self.cancel.requested()
-        })
-        .map_err(StageError::from)?;
+        };
+        let cifar = Cifar::ALL.into_iter().find(|cifar| cifar.name() == dataset);
+        let (folder, already_there, what) = match (cifar, KnownDataset::named(dataset)) {
+            (Some(cifar), _) => {
+                let fetched = hemlock_data::fetch(cifar, &origin, &trust, &self.args.data, &progress);
+                let fetched = fetched.map_err(StageError::from)?;
+                let what = format!("{} train and {} test images", fetched.train, fetched.test);
+                (fetched.folder, fetched.already_there, what)
+            }
+            (None, Some(known)) => {
+                let fetched = known.fetch(&origin, &trust, &self.args.data, &progress).map_err(StageError::from)?;
+                (fetched.folder, fetched.already_there, format!("source = {}", known.source))
+            }
+            (None, None) => return Err(Usage(format!("no dataset is called `{dataset}`")).into()),
+        };
         drop(bar);
-        if fetched.already_there && !matches!((origin, trust), (ArchiveOrigin::Official, Trust::Known)) {
-            let message = format!("{} is there already; remove it to replace it", fetched.folder.display());
+        if already_there && !matches!((origin, trust), (ArchiveOrigin::Official, Trust::Known)) {
+            let message = format!("{} is there already; remove it to replace it", folder.display());
             return Err(Usage(message).into());
         }
-        let there = if fetched.already_there { " was there already" } else { "" };
-        let (train, test) = (fetched.train, fetched.test);
-        self.printer.result(&format!("{}{there}: {train} train and {test} test images", fetched.folder.display()))?;
+        let there = if already_there { " was there already" } else { "" };
+        self.printer.result(&format!("{}{there}: {what}", folder.display()))?;
+        Ok(())
+    }
+
+    /// Prints the published datasets that are known by name.
+    fn list_datasets(&self) -> Result<()> {
+        let mut table = comfy_table::Table::new();
+        table.load_preset(comfy_table::presets::NOTHING);
+        table.set_header(["name", "images (training + validation + test)", "source = …"]);
+        table.add_row(["cifar10", "50,000 + 10,000, 32 px, 10 classes", "\"cifar10\""]);
+        table.add_row(["cifar100", "50,000 + 10,000, 32 px, 100 classes", "\"cifar100\""]);
+        for known in KnownDataset::all() {
+            table.add_row([known.name, known.about, known.source]);
+        }
+        let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+        self.printer.result(&lines.join("\n"))?;
         Ok(())
     }
 }

@@ -59,7 +59,7 @@ pub(crate) fn top_folder(archive: &Path) -> Option<String> {
 }
 
 /// Returns the entry's path without `.` components, or why the entry is refused.
-fn safe_path<R: Read>(entry: &Entry<'_, R>) -> Result<PathBuf, &'static str> {
+pub(crate) fn safe_path<R: Read>(entry: &Entry<'_, R>) -> Result<PathBuf, &'static str> {
     match entry.header().entry_type() {
         EntryType::Regular | EntryType::Directory | EntryType::XGlobalHeader => {}
         EntryType::Symlink | EntryType::Link => return Err("is a link"),

@@ -34,7 +34,8 @@ pub(crate) fn decode(path: &Path) -> Result<RgbImage, String> {
     decode_bytes(&bytes, path)
 }
 
-fn decode_bytes(bytes: &[u8], path: &Path) -> Result<RgbImage, String> {
+/// Decodes the bytes of an image file. `path` has the ending by which a TGA file is recognised.
+pub(crate) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<RgbImage, String> {
     match kind(bytes, path)? {
         ImageFormat::Jpeg => jpeg::decode(bytes),
         format => other(bytes, format),

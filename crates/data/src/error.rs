@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 
-use crate::source::Cifar;
+use hemlock_arrays::ArraysError;
+use hemlock_store::StoreError;
+
+use crate::sources::Cifar;
 
 /// How a caller may react to a [`DataError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,6 +201,34 @@ pub enum DataError {
         /// What was found instead.
         reason: String,
     },
+
+    /// A file or folder does not have the layout of its kind of source.
+    #[error("{} {reason}", .path.display())]
+    Layout {
+        /// The file or folder.
+        path: PathBuf,
+        /// What it has instead, as a predicate.
+        reason: String,
+    },
+
+    /// A file is damaged, or of another format.
+    #[error("{} is no {what} that can be read: {reason}", .file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What it should be.
+        what: &'static str,
+        /// The reader's reason.
+        reason: String,
+    },
+
+    /// A file of arrays cannot be used.
+    #[error(transparent)]
+    Arrays(#[from] ArraysError),
+
+    /// A scratch file cannot be made.
+    #[error(transparent)]
+    Scratch(#[from] StoreError),
 
     /// Image files that cannot be decoded: all of those that were read, not just the first.
     #[error("{} of the image files can't be read; repair, convert or remove them:{}", .0.len(), list(.0))]

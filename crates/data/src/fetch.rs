@@ -14,9 +14,8 @@ use sha2::Digest as _;
 use ureq::Agent;
 
 use crate::checksum::{Checksum, ChecksumAlgorithm};
-use crate::cifar::{Files, check_version};
 use crate::error::DataError;
-use crate::source::Cifar;
+use crate::sources::cifar::{Cifar, Files, check_version};
 use crate::temporary::{Temporary, remove_stale};
 
 /// The place to get a dataset from.
@@ -158,41 +157,22 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    fn download(&self, url: &str, temporary: &Path) -> Result<(Files, Vec<Checksum>), DataError> {
-        let failed = |reason: String| DataError::Download { url: url.to_owned(), reason };
-        let agent: Agent = Agent::config_builder()
-            .user_agent(concat!("hemlock/", env!("CARGO_PKG_VERSION")))
-            // The checksum is that of the stored archive, so the server must not compress it once more.
-            .accept_encoding("identity")
-            .timeout_connect(Some(CONNECT_TIMEOUT))
-            .timeout_per_read(Some(SILENCE_TIMEOUT))
-            .build()
-            .into();
-        let response = agent.get(url).call().map_err(|error| failed(error.to_string()))?;
-        let body = response.into_body();
-        let total = body.content_length();
+    fn transfer(&self) -> Transfer<'_> {
+        Transfer { progress: self.progress, limit: MAX_ARCHIVE }
+    }
 
+    fn download(&self, url: &str, temporary: &Path) -> Result<(Files, Vec<Checksum>), DataError> {
         let archive = temporary.join(self.cifar.archive());
-        let mut file = File::create_new(&archive).map_err(DataError::io("create", &archive))?;
-        let (bytes, checksums) = self.pass(
-            body.into_reader(),
-            total,
-            |error| failed(error.to_string()),
-            |chunk| file.write_all(chunk).map_err(DataError::io("write", &archive)),
-        )?;
-        if let Some(total) = total.filter(|&total| total != bytes) {
-            return Err(failed(format!("got {bytes} of {total} bytes")));
-        }
+        let checksums = self.transfer().download(url, &archive)?;
         check_version(self.cifar, &archive).map_err(|error| error.at(url))?;
         self.accept(url.to_owned(), &checksums)?;
         Ok((Files::read_archive(self.cifar, &archive)?, checksums))
     }
 
     fn read_archive(&self, archive: &Path) -> Result<(Files, Vec<Checksum>), DataError> {
-        let file = open_file(archive).map_err(DataError::io("open", archive))?;
+        open_file(archive).map_err(DataError::io("open", archive))?;
         check_version(self.cifar, archive)?;
-        let metadata = file.metadata().map_err(DataError::io("read", archive))?;
-        let (_, checksums) = self.pass(file, Some(metadata.len()), DataError::io("read", archive), |_| Ok(()))?;
+        let checksums = self.transfer().checksums(archive)?;
         self.accept(archive.display().to_string(), &checksums)?;
         Ok((Files::read_archive(self.cifar, archive)?, checksums))
     }
@@ -206,7 +186,84 @@ impl Request<'_> {
         Ok((files, checksums))
     }
 
-    /// Reads to the end, which must come within [`MAX_ARCHIVE`] bytes. Calls `sink` with every chunk, and returns the
+    fn accept(&self, what: String, found: &[Checksum]) -> Result<(), DataError> {
+        let known = |checksum: &Checksum| KNOWN.contains(&(self.cifar, checksum.to_string().as_str()));
+        let published = || format!("that of the published {}, or of a known subset", self.cifar.archive());
+        accept(what, found, self.trust, known, published)
+    }
+}
+
+/// Refuses what has none of the checksums that are accepted. `published` describes those of [`Trust::Known`].
+pub(crate) fn accept(
+    what: String,
+    found: &[Checksum],
+    trust: &Trust,
+    known: impl Fn(&Checksum) -> bool,
+    published: impl FnOnce() -> String,
+) -> Result<(), DataError> {
+    let is = |checksum: &Checksum| match trust {
+        Trust::Any => true,
+        Trust::Expected(expected) => checksum == expected,
+        Trust::Known => known(checksum),
+    };
+    if found.iter().any(is) {
+        return Ok(());
+    }
+    // The found checksum of the expected algorithm is the one to compare.
+    let (expected, algorithm) = match trust {
+        Trust::Expected(checksum) => (checksum.to_string(), Some(checksum.algorithm())),
+        _ => (published(), None),
+    };
+    let alike = found.iter().find(|checksum| Some(checksum.algorithm()) == algorithm).or(found.first());
+    let found = alike.map(Checksum::to_string).unwrap_or_default();
+    Err(DataError::ChecksumMismatch { what, found, expected })
+}
+
+/// Reads files, and counts their bytes.
+pub(crate) struct Transfer<'a> {
+    /// Called with the number of bytes that were read, and the total if it is known. If it returns false, reading
+    /// stops.
+    pub progress: &'a dyn Fn(u64, Option<u64>) -> bool,
+    /// Largest size of a file, in bytes.
+    pub limit: u64,
+}
+
+impl Transfer<'_> {
+    /// Downloads a file that does not exist yet, and returns its checksums.
+    pub fn download(&self, url: &str, path: &Path) -> Result<Vec<Checksum>, DataError> {
+        let failed = |reason: String| DataError::Download { url: url.to_owned(), reason };
+        let agent: Agent = Agent::config_builder()
+            .user_agent(concat!("hemlock/", env!("CARGO_PKG_VERSION")))
+            // The checksum is that of the stored archive, so the server must not compress it once more.
+            .accept_encoding("identity")
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_per_read(Some(SILENCE_TIMEOUT))
+            .build()
+            .into();
+        let response = agent.get(url).call().map_err(|error| failed(error.to_string()))?;
+        let body = response.into_body();
+        let total = body.content_length();
+        let mut file = File::create_new(path).map_err(DataError::io("create", path))?;
+        let (bytes, checksums) = self.pass(
+            body.into_reader(),
+            total,
+            |error| failed(error.to_string()),
+            |chunk| file.write_all(chunk).map_err(DataError::io("write", path)),
+        )?;
+        match total.filter(|total| *total != bytes) {
+            None => Ok(checksums),
+            Some(total) => Err(failed(format!("got {bytes} of {total} bytes"))),
+        }
+    }
+
+    /// Returns the checksums of a file.
+    pub fn checksums(&self, path: &Path) -> Result<Vec<Checksum>, DataError> {
+        let file = open_file(path).map_err(DataError::io("open", path))?;
+        let metadata = file.metadata().map_err(DataError::io("read", path))?;
+        Ok(self.pass(file, Some(metadata.len()), DataError::io("read", path), |_| Ok(()))?.1)
+    }
+
+    /// Reads to the end, which must come within the limit. Calls `sink` with every chunk, and returns the
     /// length and the checksums.
     fn pass(
         &self,
@@ -229,8 +286,8 @@ impl Request<'_> {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(failed(error)),
             };
-            if bytes + read as u64 > MAX_ARCHIVE {
-                let message = format!("it is longer than {} MiB, as no published archive is", MAX_ARCHIVE >> 20);
+            if bytes + read as u64 > self.limit {
+                let message = format!("it is longer than {} MiB, as no published archive is", self.limit >> 20);
                 return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, message)));
             }
             sha256.update(&chunk[..read]);
@@ -243,24 +300,5 @@ impl Request<'_> {
             Checksum::new(ChecksumAlgorithm::Md5, &md5.finalize()),
         ];
         Ok((bytes, checksums))
-    }
-
-    fn accept(&self, what: String, found: &[Checksum]) -> Result<(), DataError> {
-        let is = |checksum: &&Checksum| match self.trust {
-            Trust::Any => true,
-            Trust::Expected(expected) => *checksum == expected,
-            Trust::Known => KNOWN.contains(&(self.cifar, checksum.to_string().as_str())),
-        };
-        if found.iter().any(|checksum| is(&checksum)) {
-            return Ok(());
-        }
-        // The found checksum of the expected algorithm is the one to compare.
-        let (expected, algorithm) = match self.trust {
-            Trust::Expected(checksum) => (checksum.to_string(), Some(checksum.algorithm())),
-            _ => (format!("that of the published {}, or of a known subset", self.cifar.archive()), None),
-        };
-        let alike = found.iter().find(|checksum| Some(checksum.algorithm()) == algorithm).or(found.first());
-        let found = alike.map(Checksum::to_string).unwrap_or_default();
-        Err(DataError::ChecksumMismatch { what, found, expected })
     }
 }

@@ -14,17 +14,18 @@
 
 mod archive;
 mod checksum;
-mod cifar;
 mod decode;
 mod error;
 mod fetch;
-mod folder;
+mod known;
+mod parquet_file;
+mod parts;
 mod pool;
+mod raw;
 mod resize;
-mod source;
+mod sources;
 mod split;
 mod survey;
-pub mod synthetic;
 mod temporary;
 
 use std::path::Path;
@@ -32,32 +33,50 @@ use std::path::Path;
 pub use checksum::{Checksum, ChecksumAlgorithm};
 pub use error::{DataError, DataErrorKind, UnreadableImage};
 pub use fetch::{ArchiveOrigin, Fetched, Trust, fetch};
+pub use known::{FetchedFiles, KnownDataset};
 pub use resize::{Interpolation, Preparation, Resize};
-pub use source::{Cifar, Cifar100Labels, Domain, Source, SyntheticSpec};
-pub use split::{Chosen, DatasetRole, SplitSpec};
+pub use sources::{
+    Cifar, Cifar10, Cifar100, Cifar100Labels, Domain, Idx, ImageFolder, Mat, Npz, Parquet, Source, Stl10, Stl10Pool,
+    Synthetic, Table, Webdataset, synthetic,
+};
+pub use split::{Balance, Chosen, DatasetRole, SplitSpec};
 pub use survey::{ImageSurvey, survey};
 
 use hemlock_artifact::Dataset;
 use hemlock_stage::few;
-use pool::Pools;
 
-/// Loads the images that `split` takes from `source`, prepared as `preparation` says. Warns of files and folders in an
-/// image folder that are not part of the dataset.
+/// Folders that images are read from and written to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Folders<'a> {
+    /// The data directory, where published datasets lie.
+    pub data: Option<&'a Path>,
+    /// A folder for files of images that are being made, so that these may be larger than memory. Without it, they are
+    /// made in memory.
+    pub scratch: Option<&'a Path>,
+}
+
+impl<'a> Folders<'a> {
+    /// A data directory, and no scratch folder.
+    pub fn data(data: &'a Path) -> Self {
+        Self { data: Some(data), scratch: None }
+    }
+}
+
+/// Loads the images that `split` takes from `source`, prepared as `preparation` says. Warns of files and folders that
+/// are not part of the dataset.
 ///
-/// `data_root` is the directory of the published datasets, which no other source needs. `progress` is called with the
-/// number of images that were loaded and the total, both 0 until the total is known. If it returns false, loading
-/// stops.
+/// `progress` is called with the number of images that were loaded and the total, both 0 until the total is known. If
+/// it returns false, loading stops.
 /// # Errors
-/// - Data is missing or malformed. All unreadable files among the chosen ones of an image folder are reported in one
-///   error.
+/// - Data is missing or malformed. All unreadable images among the chosen ones are reported in one error.
 /// - A split asks for more images than there are, or a parameter is out of its range.
-/// - The images do not fit into memory, or the file system fails.
+/// - The images do not fit into memory or into the scratch folder, or the file system fails.
 /// - [`DataError::Interrupted`] if `progress` returned false.
 pub fn load(
     source: &Source,
     preparation: &Preparation,
     split: &SplitSpec,
-    data_root: Option<&Path>,
+    folders: Folders,
     progress: &dyn Fn(usize, usize) -> bool,
 ) -> Result<Dataset, DataError> {
     source.check()?;
@@ -66,7 +85,7 @@ pub fn load(
     if !progress(0, 0) {
         return Err(DataError::Interrupted);
     }
-    let mut pools = open(source, data_root)?;
+    let mut pools = source.kind().open(folders.data)?;
     if let Some(classes) = &split.classes {
         pools = pools.only(classes)?;
     }
@@ -74,39 +93,16 @@ pub fn load(
         let (skipped, count) = (few(pools.skipped.iter().map(|name| format!("`{name}`"))), pools.skipped.len());
         tracing::warn!("{}: {count} files or folders are no part of the dataset: {skipped}", source.name());
     }
-    pools.load(source.name(), preparation, split, progress)
+    pools.load(source.name(), preparation, split, folders.scratch, progress)
 }
 
-/// Returns a BLAKE3 digest, in hex, that identifies the images of `source` without decoding them. It covers
-///
-/// - for CIFAR: the contents of record files and class name files, and the choice of label;
-/// - for an image folder: the names and contents of the image files;
-/// - for generated images: the generator's version and parameters.
+/// Returns a BLAKE3 digest, in hex, that identifies the images of `source` without decoding them. It covers the
+/// contents of its files and what their names say, or the version and the parameters of a generator. `data` is the data
+/// directory.
 ///
 /// # Errors
 /// The errors of [`load`], except that contents are not checked.
-pub fn digest(source: &Source, data_root: Option<&Path>) -> Result<String, DataError> {
+pub fn digest(source: &Source, data: Option<&Path>) -> Result<String, DataError> {
     source.check()?;
-    let hash = match source {
-        Source::Cifar10 => cifar::digest(Cifar::Cifar10, "label", data_root)?,
-        Source::Cifar100 { labels } => {
-            let label = match labels {
-                Cifar100Labels::Fine => "fine",
-                Cifar100Labels::Coarse => "coarse",
-            };
-            cifar::digest(Cifar::Cifar100, label, data_root)?
-        }
-        Source::ImageFolder { path } => folder::digest(path)?,
-        Source::Synthetic(spec) => synthetic::digest(spec),
-    };
-    Ok(hash.to_hex().to_string())
-}
-
-fn open(source: &Source, data_root: Option<&Path>) -> Result<Pools, DataError> {
-    match source {
-        Source::Cifar10 => cifar::open_cifar10(data_root),
-        Source::Cifar100 { labels } => cifar::open_cifar100(*labels, data_root),
-        Source::ImageFolder { path } => folder::open(path),
-        Source::Synthetic(spec) => Ok(synthetic::open(spec)),
-    }
+    Ok(source.kind().digest(data)?.to_hex().to_string())
 }

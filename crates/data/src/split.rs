@@ -1,4 +1,4 @@
-//! Class-balanced, disjoint splits by count.
+//! Disjoint splits by count, class-balanced or as the pool is.
 
 use hemlock_streams::Purpose;
 use rand::seq::SliceRandom;
@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::DataError;
 use hemlock_stage::few;
-use std::collections::BTreeSet;
+use schemars::JsonSchema;
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, BinaryHeap};
 
 /// The number of images that each split takes, and the choice of these images.
 ///
@@ -19,7 +21,8 @@ use std::collections::BTreeSet;
 /// | `validation` | the first images of the validation pool | the next images of the training pool |
 /// | `test` | the images of the test pool whose turn it is | the last images of the training pool |
 ///
-/// A count is divided evenly among the classes. If it does not divide, the first classes get one more.
+/// A count is divided among the classes evenly, where the first classes get one more if it does not divide; or in
+/// proportion to the images that the pool has of them ([`Balance`]).
 ///
 /// The test pool is shuffled in the same way for all seeds. Each seed takes the next images of it, and continues with
 /// the first ones after the last. As many seeds as the pool has room for thus have different test images, so that their
@@ -31,6 +34,10 @@ use std::collections::BTreeSet;
 pub struct SplitSpec {
     /// Number of training images; `None` for all that the other splits leave.
     pub train: Option<usize>,
+    /// Number of training images of every class, in place of `train`.
+    pub per_class: Option<usize>,
+    /// How counts are divided among the classes.
+    pub balance: Balance,
     /// Number of validation images; `None` for all of the validation pool, or for no image if there is no such pool.
     pub validation: Option<usize>,
     /// Number of test images; `None` for all of the test pool or, without one, for all that the other splits leave.
@@ -42,6 +49,68 @@ pub struct SplitSpec {
     /// Names of the classes that are taken, in the order of their labels; `None` for all classes of the source.
     pub classes: Option<Vec<String>>,
 }
+
+/// How a count of images is divided among the classes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Balance {
+    /// Evenly.
+    #[default]
+    Even,
+    /// In proportion to the images that the pool has of each class, so that a part is as unbalanced as the whole.
+    Proportional,
+}
+
+impl Balance {
+    /// Divides `count` images among the classes of a pool, which has `sizes` images of them.
+    ///
+    /// Proportional shares are those of Webster's method: image by image, to the class of the largest `size / (2 n +
+    /// 1)`, where `n` is what it has. A larger count therefore gives no class less, and no class gets more than it has.
+    fn shares(self, count: usize, sizes: &[usize]) -> Vec<usize> {
+        if self == Self::Even {
+            let share = |class| count / sizes.len() + usize::from(class < count % sizes.len());
+            return (0..sizes.len()).map(share).collect();
+        }
+        let mut shares = vec![0; sizes.len()];
+        let mut heap: BinaryHeap<Claim> =
+            (0..sizes.len()).map(|class| Claim { size: sizes[class], n: 0, class }).collect();
+        for _ in 0..count {
+            if let Some(mut most) = heap.peek_mut() {
+                shares[most.class] += 1;
+                most.n += 1;
+            }
+        }
+        shares
+    }
+}
+
+/// The claim of a class to the next image.
+struct Claim {
+    size: usize,
+    n: usize,
+    class: usize,
+}
+
+impl Ord for Claim {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let claim = |this: &Self, other: &Self| this.size as u128 * (2 * other.n as u128 + 1);
+        claim(self, other).cmp(&claim(other, self)).then(other.class.cmp(&self.class))
+    }
+}
+
+impl PartialOrd for Claim {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Claim {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Claim {}
 
 /// The purpose of a dataset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,8 +153,12 @@ impl SplitSpec {
     /// # Errors
     /// [`DataError::Parameter`] for the first parameter that is wrong.
     pub fn check(&self) -> Result<(), DataError> {
-        if self.train == Some(0) {
+        if self.train == Some(0) || self.per_class == Some(0) {
             return Err(empty_train());
+        }
+        if let (Some(train), Some(_)) = (self.train, self.per_class) {
+            let expected = "none beside `per_class`, which is another way to say it";
+            return Err(DataError::Parameter { field: "split.train", value: train.to_string(), expected });
         }
         if let Some(classes) = &self.classes {
             let distinct: BTreeSet<&String> = classes.iter().collect();
@@ -115,7 +188,7 @@ impl SplitSpec {
         validation_labels: Option<&[u32]>,
         test_labels: Option<&[u32]>,
     ) -> Result<Chosen, DataError> {
-        if test_labels.is_none() && self.train.is_none() && self.test.is_none() {
+        if test_labels.is_none() && self.train.is_none() && self.per_class.is_none() && self.test.is_none() {
             return Err(DataError::Parameter {
                 field: "split.test",
                 value: "not given".to_owned(),
@@ -127,34 +200,46 @@ impl SplitSpec {
         let test_pool = test_labels.map(|labels| self.shuffled_classes(labels, classes.len(), 0, TEST_POOL));
         let validation_pool = validation_labels.map(|labels| shuffled(labels, VALIDATION_POOL));
 
+        let sizes = |pool: &[Vec<u32>]| pool.iter().map(Vec::len).collect::<Vec<_>>();
+        let train_count = self.per_class.map(|count| count * classes.len()).or(self.train);
+        // The counts that follow each other in the training pool, so that their shares fit together.
+        let own_validation = if validation_pool.is_some() { 0 } else { self.validation.unwrap_or(0) };
+        let own_test = if test_pool.is_some() { 0 } else { self.test.unwrap_or(0) };
+        let shares = self.consecutive([train_count.unwrap_or(0), own_validation, own_test], &sizes(&train_pool));
+        let of = |pool: &Option<Vec<Vec<u32>>>, count: Option<usize>| {
+            pool.as_ref().zip(count).map(|(pool, count)| self.balance.shares(count, &sizes(pool)))
+        };
+        let (validation_shares, test_shares) = (of(&validation_pool, self.validation), of(&test_pool, self.test));
+
         let mut chosen = Chosen::default();
         for (class, name) in classes.iter().enumerate() {
-            let share = |count: usize| count / classes.len() + usize::from(class < count % classes.len());
             let mut rest = Rest { images: &train_pool[class], class: name };
             let mut test = None;
             match (&test_pool, self.test) {
-                (Some(pool), count) => {
+                (Some(pool), _) => {
                     let rest = Rest { images: &pool[class], class: name };
-                    let count = count.map_or(rest.images.len(), share);
+                    let count = test_shares.as_ref().map_or(rest.images.len(), |shares| shares[class]);
                     test = Some(rest.turn("test", count, self.seed)?);
                 }
-                (None, Some(count)) => test = Some(rest.last("test", share(count))?.to_vec()),
+                (None, Some(_)) => test = Some(rest.last("test", shares[2][class])?.to_vec()),
                 // The images that train and validation leave, which are known at the end.
                 (None, None) => {}
             }
             // The share that is taken from the training pool.
-            let validation = if validation_pool.is_some() { 0 } else { share(self.validation.unwrap_or(0)) };
-            let train = match self.train {
-                Some(count) => share(count),
+            let validation = shares[1][class];
+            let (field, train) = match (self.per_class, train_count) {
+                (Some(count), _) => ("per_class", count),
+                (None, Some(_)) => ("train", shares[0][class]),
                 // If validation asks for too much, the error should name validation, not train.
-                None => rest.images.len().saturating_sub(validation),
+                (None, None) => ("train", rest.images.len().saturating_sub(validation)),
             };
-            chosen.train.extend(rest.first("train", train)?);
+            chosen.train.extend(rest.first(field, train)?);
             chosen.validation.extend(match &validation_pool {
                 None => rest.first("validation", validation)?,
                 Some(pool) => {
                     let mut own = Rest { images: &pool[class], class: name };
-                    own.first("validation", self.validation.map_or(own.images.len(), share))?
+                    let count = validation_shares.as_ref().map_or(own.images.len(), |shares| shares[class]);
+                    own.first("validation", count)?
                 }
             });
             chosen.test.extend(test.unwrap_or_else(|| rest.images.to_vec()));
@@ -166,6 +251,23 @@ impl SplitSpec {
         chosen.validation.sort_unstable();
         chosen.test.sort_unstable();
         Ok(chosen)
+    }
+
+    /// Divides counts of images that are taken from the same pool, so that no class has to give more than it has as
+    /// long as the pool has enough.
+    fn consecutive(&self, counts: [usize; 3], sizes: &[usize]) -> [Vec<usize>; 3] {
+        if self.balance == Balance::Even {
+            return counts.map(|count| self.balance.shares(count, sizes));
+        }
+        let mut before = vec![0; sizes.len()];
+        let mut total = 0;
+        counts.map(|count| {
+            total += count;
+            let all = self.balance.shares(total, sizes);
+            let own = all.iter().zip(&before).map(|(all, before)| all - before).collect();
+            before = all;
+            own
+        })
     }
 
     /// Returns the positions of each class's images in a pool, shuffled independently for each class.
@@ -248,7 +350,7 @@ mod tests {
     }
 
     fn spec(train: Option<usize>, validation: usize, test: Option<usize>) -> SplitSpec {
-        SplitSpec { train, validation: Some(validation), test, seed: 7, role: DatasetRole::Downstream, classes: None }
+        SplitSpec { train, validation: Some(validation), test, seed: 7, ..SplitSpec::default() }
     }
 
     fn counts(indices: &[u32], labels: &[u32], classes: usize) -> Vec<usize> {
@@ -329,6 +431,36 @@ mod tests {
     }
 
     #[test]
+    fn few_shots_are_as_many_of_every_class() {
+        let pool = [vec![0; 30], vec![1; 3], vec![2; 12]].concat();
+        let choose = |per_class| {
+            let spec = SplitSpec { per_class: Some(per_class), ..SplitSpec::default() };
+            spec.choose(&names(3), &pool, None, Some(&[0, 1, 2]))
+        };
+        assert_eq!(counts(&choose(3).unwrap().train, &pool, 3), [3, 3, 3]);
+        let message = choose(4).unwrap_err().to_string();
+        assert_eq!(message, "asks for 4 images of class `c1`, and 3 are available: lower `per_class`");
+        let both = SplitSpec { per_class: Some(1), train: Some(3), ..SplitSpec::default() };
+        assert!(both.check().unwrap_err().to_string().contains("none beside `per_class`"));
+        assert!(SplitSpec { per_class: Some(0), ..SplitSpec::default() }.check().is_err());
+    }
+
+    /// By hand: of 60, 30 and 10 images, the proportional shares of 10, of the 10 behind them, and of the test pool.
+    #[test]
+    fn proportional_parts_are_as_unbalanced_as_the_whole() {
+        let pool = [vec![0; 60], vec![1; 30], vec![2; 10]].concat();
+        let proportional = SplitSpec { balance: Balance::Proportional, ..SplitSpec::default() };
+        let spec = SplitSpec { train: Some(10), validation: Some(10), test: Some(80), ..proportional.clone() };
+        let chosen = spec.choose(&names(3), &pool, None, None).unwrap();
+        assert_eq!(counts(&chosen.train, &pool, 3), [6, 3, 1]);
+        assert_eq!(counts(&chosen.validation, &pool, 3), [6, 3, 1]);
+        assert_eq!(counts(&chosen.test, &pool, 3), [48, 24, 8]);
+        let test = SplitSpec { test: Some(5), ..proportional };
+        let chosen = test.choose(&names(3), &pool, None, Some(&pool)).unwrap();
+        assert_eq!((chosen.train.len(), counts(&chosen.test, &pool, 3)), (100, vec![3, 2, 0]));
+    }
+
+    #[test]
     fn a_shortage_names_split_class_and_counts() {
         let mut pool = labels(2, 5);
         pool.push(0);
@@ -403,6 +535,24 @@ mod tests {
     }
 
     proptest! {
+        /// Parts that have enough images together never ask a class for more than it has.
+        #[test]
+        fn proportional_shares_fit(
+            sizes in proptest::collection::vec(0usize..40, 1..6),
+            cuts in (0.0..1.0f64, 0.0..1.0f64),
+        ) {
+            let total: usize = sizes.iter().sum();
+            let (first, second) = (cuts.0.min(cuts.1) * total as f64, cuts.0.max(cuts.1) * total as f64);
+            let (first, second) = (first as usize, second as usize);
+            let spec = SplitSpec { balance: Balance::Proportional, ..SplitSpec::default() };
+            let parts = spec.consecutive([first, second - first, total - second], &sizes);
+            for (class, size) in sizes.iter().enumerate() {
+                prop_assert_eq!(parts.iter().map(|part| part[class]).sum::<usize>(), *size);
+                let exact = first as f64 * *size as f64 / total.max(1) as f64;
+                prop_assert!((parts[0][class] as f64 - exact).abs() <= 2.0, "{:?} of {:?}", parts[0], sizes);
+            }
+        }
+
         #[test]
         fn splits_are_disjoint_and_train_ignores_the_others(
             train in 1usize..15,

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::decode::decode;
 use crate::error::{DataError, UnreadableImage};
-use crate::folder::{Files, Tree};
+use crate::sources::folder::{Files, Tree};
 
 /// Number of images that are decoded to measure their sizes.
 const DECODED: usize = 64;
@@ -34,7 +34,7 @@ pub struct ImageSurvey {
 /// If the folder is not laid out as an image dataset, if it cannot be read, or if some of the images that were decoded
 /// are damaged; the error names all of these.
 pub fn survey(path: &Path) -> Result<ImageSurvey, DataError> {
-    let Tree { classes, train, validation, test, skipped } = Tree::scan(path)?;
+    let Tree { classes, train, validation, test, skipped, .. } = Tree::scan(path)?;
     let count = |files: Files| files.iter().map(Vec::len).collect();
     let sides = sides(&train)?;
     Ok(ImageSurvey {

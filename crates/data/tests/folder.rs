@@ -5,13 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use hemlock_artifact::Dataset;
-use hemlock_data::{DataError, Interpolation, Preparation, Source, SplitSpec, digest, load};
+use hemlock_data::{DataError, Folders, ImageFolder, Interpolation, Preparation, Source, SplitSpec, digest, load};
 use hemlock_store::{Artifact, PayloadReader, PayloadWriter};
 use image::{Rgb, RgbImage};
 use tempfile::tempdir;
 
 fn source(path: &Path) -> Source {
-    Source::ImageFolder { path: path.to_path_buf() }
+    Source::ImageFolder(ImageFolder::new(path.to_path_buf()))
 }
 
 fn sized(size: usize) -> Preparation {
@@ -19,7 +19,7 @@ fn sized(size: usize) -> Preparation {
 }
 
 fn load_all(path: &Path, split: SplitSpec) -> Result<Dataset, DataError> {
-    load(&source(path), &sized(16), &split, None, &|_, _| true)
+    load(&source(path), &sized(16), &split, Folders::default(), &|_, _| true)
 }
 
 /// Writes a picture of `width` x `height` pixels whose left half is red and whose right half is blue.
@@ -54,6 +54,24 @@ fn given_splits_are_read_resized_and_labelled_by_name() {
     let wide = |c, x| loaded.train.pixels.view()[[2, c, 8, x]];
     assert!(wide(0, 2) > 240 && wide(2, 2) < 15);
     assert!(wide(0, 13) < 15 && wide(2, 13) > 240);
+}
+
+/// The layout of ImageNet.
+#[test]
+fn validation_images_are_test_images_if_there_are_no_others() {
+    let root = tempdir().unwrap();
+    let path = root.path();
+    for name in ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "val/b/2.png"] {
+        picture(&path.join(name), 16, 16);
+    }
+    fs::write(path.join("train/a/notes.txt"), "no image").unwrap();
+    let loaded = load_all(path, SplitSpec::default()).unwrap();
+    assert_eq!((loaded.train.labels, loaded.test.labels), (vec![0, 1], vec![0, 1, 1]));
+    assert_eq!((loaded.validation.labels.len(), loaded.skipped), (0, 1));
+    picture(&path.join("test/a/1.png"), 16, 16);
+    picture(&path.join("test/b/1.png"), 16, 16);
+    let loaded = load_all(path, SplitSpec::default()).unwrap();
+    assert_eq!((loaded.validation.labels, loaded.test.labels), (vec![0, 1, 1], vec![0, 1]));
 }
 
 #[test]
@@ -102,10 +120,9 @@ fn other_layouts_are_refused_with_what_is_wrong() {
     let message = || load_all(path, SplitSpec::default()).unwrap_err().to_string();
     assert!(message().contains("it has no class folders"));
     picture(&path.join("train/a/1.png"), 16, 16);
-    assert!(message().contains("train/ has no test/"));
-    // The layout of ImageNet.
+    // Training images alone are one pool.
+    assert!(message().contains("split.test is not given"), "{}", message());
     picture(&path.join("val/a/1.png"), 16, 16);
-    assert!(message().contains("rename val/ to test to measure on it"));
     for class in 0..30 {
         picture(&path.join(format!("test/b{class:02}/1.png")), 16, 16);
     }
@@ -276,12 +293,12 @@ fn thin_and_huge_pictures_take_no_more_than_they_need() {
     let split = SplitSpec { test: Some(0), ..SplitSpec::default() };
     let source = source(path);
     let large = Preparation { interpolation: Interpolation::Lanczos, ..sized(1024) };
-    let loaded = load(&source, &large, &split, None, &|_, _| true).unwrap();
+    let loaded = load(&source, &large, &split, Folders::default(), &|_, _| true).unwrap();
     // The tall one is all blue.
     let tall = loaded.train.pixels.view();
     assert!(tall.slice(ndarray::s![0, 2, .., ..]).iter().all(|level| *level == 255));
     fs::write(path.join("b/huge.ppm"), "P6 20000 20000 255\n").unwrap();
-    let message = load(&source, &large, &split, None, &|_, _| true).unwrap_err().to_string();
+    let message = load(&source, &large, &split, Folders::default(), &|_, _| true).unwrap_err().to_string();
     let words = "b/huge.ppm: its 20000 x 20000 pixels take 1145 MiB; the limit is 512 MiB";
     assert!(message.contains(words), "{message}");
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use hemlock_data::{ArchiveOrigin, Cifar, Preparation, Source, SplitSpec, Trust, fetch, load};
+use hemlock_data::{
+    ArchiveOrigin, Cifar, Cifar10, Folders, ImageFolder, Preparation, Source, SplitSpec, Trust, fetch, load,
+};
 use hemlock_fuzz::{Corpus, error};
 use tempfile::tempdir;
 
@@ -30,11 +32,12 @@ fn fuzz_pictures_of(wanted: impl Fn(&str) -> bool, ending: &str) {
         fs::write(root.path().join(split).join("a/picture.png"), &pictures()[0].1).unwrap();
     }
     let path = root.path().join("train/a/variant").with_extension(ending);
-    let source = Source::ImageFolder { path: root.path().to_owned() };
+    let source = Source::ImageFolder(ImageFolder::new(root.path().to_owned()));
     let sized = Preparation { size: Some(8), ..Preparation::default() };
     Corpus::new(samples).fuzz(|bytes| {
         fs::write(&path, bytes).unwrap();
-        load(&source, &sized, &SplitSpec::default(), None, &|_, _| true).map_or_else(|e| error(&e), |_| Ok(()))
+        load(&source, &sized, &SplitSpec::default(), Folders::default(), &|_, _| true)
+            .map_or_else(|e| error(&e), |_| Ok(()))
     });
 }
 
@@ -117,8 +120,13 @@ fn fuzz_records() {
         for name in ["data_batch_1.bin", "batches.meta.txt"] {
             let good = fs::read(folder.join(name)).unwrap();
             fs::write(folder.join(name), bytes).unwrap();
-            let loaded =
-                load(&Source::Cifar10, &Preparation::default(), &SplitSpec::default(), Some(root.path()), &|_, _| true);
+            let loaded = load(
+                &Source::Cifar10(Cifar10 {}),
+                &Preparation::default(),
+                &SplitSpec::default(),
+                Folders::data(root.path()),
+                &|_, _| true,
+            );
             fs::write(folder.join(name), good).unwrap();
             loaded.map_or_else(|e| error(&e), |_| Ok(()))?;
         }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use hemlock_artifact::Dataset;
-use hemlock_data::{ArchiveOrigin, Cifar, Cifar100Labels, Preparation, Source, SplitSpec, Trust};
+use hemlock_data::{
+    ArchiveOrigin, Cifar, Cifar10, Cifar100, Cifar100Labels, Folders, Preparation, Source, SplitSpec, Trust,
+};
 use ndarray::Axis;
 
 /// The directory in `HEMLOCK_TEST_DATA` or, without it, the datasets next to the workspace.
@@ -37,7 +39,8 @@ fn check(cifar: Cifar, source: &Source, classes: usize) -> Option<Dataset> {
     let root = data_root(cifar)?;
     let load = |split: SplitSpec| {
         let start = Instant::now();
-        let loaded = hemlock_data::load(source, &Preparation::default(), &split, Some(&root), &|_, _| true).unwrap();
+        let loaded =
+            hemlock_data::load(source, &Preparation::default(), &split, Folders::data(&root), &|_, _| true).unwrap();
         eprintln!("{}: loaded in {:?}", loaded.name, start.elapsed());
         loaded
     };
@@ -67,7 +70,7 @@ fn check(cifar: Cifar, source: &Source, classes: usize) -> Option<Dataset> {
 
 #[test]
 fn cifar10() {
-    if let Some(all) = check(Cifar::Cifar10, &Source::Cifar10, 10) {
+    if let Some(all) = check(Cifar::Cifar10, &Source::Cifar10(Cifar10 {}), 10) {
         let names = "airplane automobile bird cat deer dog frog horse ship truck";
         assert_eq!(all.classes.join(" "), names);
         // Mean of all training pixels as published: 0.4914, 0.4822, 0.4465.
@@ -83,7 +86,7 @@ fn cifar10() {
 
 #[test]
 fn cifar100() {
-    let source = |labels| Source::Cifar100 { labels };
+    let source = |labels| Source::Cifar100(Cifar100 { labels });
     if let Some(fine) = check(Cifar::Cifar100, &source(Cifar100Labels::Fine), 100) {
         assert_eq!(fine.classes[0], "apple");
         assert_eq!(fine.classes[99], "worm");

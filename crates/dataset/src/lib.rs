@@ -1,7 +1,9 @@
 //! Stage: chooses, splits and decodes the images of a dataset.
 
 use hemlock_artifact::Dataset;
-use hemlock_data::{DataError, DatasetRole, Interpolation, Preparation, Resize, Source, SplitSpec, digest, load};
+use hemlock_data::{
+    Balance, DataError, DatasetRole, Folders, Interpolation, Preparation, Resize, Source, SplitSpec, digest, load,
+};
 use hemlock_stage::{About, Context, Environment, ErrorKind, ParamError, Seed, StageError, StageRole};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,6 +37,13 @@ pub struct Params {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub train: Option<usize>,
+    /// Number of training images of every class, in place of `train`, as few-shot benchmarks have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub per_class: Option<usize>,
+    /// How numbers of images are divided among the classes.
+    #[serde(default, skip_serializing_if = "usual")]
+    pub balance: Balance,
     /// Number of validation images, from the source's validation pool or, if it has none, from the training pool. By
     /// default all of the validation pool, and none of the training pool.
     #[serde(default)]
@@ -42,7 +51,7 @@ pub struct Params {
     /// Number of test images; by default all. A source without a test pool needs `test` or `train`.
     #[serde(default)]
     pub test: Option<usize>,
-    /// Seed of the class-balanced choice. With `run`, every seed of the pipeline chooses its own training and
+    /// Seed of the choice. With `run`, every seed of the pipeline chooses its own training and
     /// validation images, and its own test images as long as the test pool has others. It makes a difference only if
     /// fewer images are taken than the pool has.
     #[serde(default)]
@@ -71,13 +80,17 @@ impl Params {
     }
 
     fn split(&self, run: u64, role: DatasetRole) -> SplitSpec {
-        let Self { train, validation, test, seed, .. } = *self;
-        SplitSpec { train, validation, test, seed: seed.of(run), role, classes: self.classes.clone() }
+        let Self { train, per_class, balance, validation, test, seed, .. } = *self;
+        let classes = self.classes.clone();
+        SplitSpec { train, per_class, balance, validation, test, seed: seed.of(run), role, classes }
     }
 
     /// Whether all images are taken, so that there is nothing to choose.
     fn takes_all(&self) -> bool {
-        self.train.is_none() && self.test.is_none() && self.validation.is_none_or(|count| count == 0)
+        self.train.is_none()
+            && self.per_class.is_none()
+            && self.test.is_none()
+            && self.validation.is_none_or(|count| count == 0)
     }
 }
 
@@ -132,16 +145,26 @@ impl<R: For> hemlock_stage::Stage for Stage<R> {
         params.seed == Seed::Run
     }
 
-    /// The path is left out, because the digest of the content identifies the source.
+    /// Paths are left out, because the digest of the content identifies the source.
     fn key_params(params: &Params) -> Result<Value, serde_json::Error> {
         let mut value = serde_json::to_value(params)?;
         if let Some(source) = value.get_mut("source").and_then(Value::as_object_mut) {
-            source.remove("path");
+            Source::PATHS.iter().for_each(|field| {
+                source.remove(*field);
+            });
         }
-        // Only an image folder may have a validation pool. For other sources, no number is the same as 0, and gets its
-        // key.
-        if params.validation.is_none() && !matches!(params.source, Source::ImageFolder { .. }) {
+        // Where there can be no validation pool, no number is the same as 0, and gets its key.
+        if params.validation.is_none() && !params.source.may_validate() {
             value["validation"] = 0.into();
+        }
+        // An image folder had its size and its filter among its own fields.
+        if matches!(params.source, Source::ImageFolder(_))
+            && let Some(fields) = value.as_object_mut()
+        {
+            let size = fields.remove("size").unwrap_or_else(|| 32.into());
+            fields.remove("interpolation");
+            value["source"]["size"] = size;
+            value["source"]["filter"] = serde_json::to_value(params.interpolation)?;
         }
         value["role"] = serde_json::to_value(R::ROLE)?;
         Ok(value)
@@ -166,7 +189,7 @@ impl<R: For> hemlock_stage::Stage for Stage<R> {
             &params.source,
             &params.preparation(),
             &params.split(ctx.seed, R::ROLE),
-            ctx.env.data.as_deref(),
+            Folders { data: ctx.env.data.as_deref(), scratch: Some(ctx.scratch) },
             &|done, total| {
                 if total > 0 {
                     bar.get_or_init(|| ctx.progress.start("images", total as u64, "images")).at(done as u64);
@@ -174,7 +197,8 @@ impl<R: For> hemlock_stage::Stage for Stage<R> {
                 !ctx.cancel.requested()
             },
         )?;
-        if dataset.classes.len() < 2 {
+        // Without labels, an extractor can be pre-trained all the same.
+        if dataset.classes.len() < 2 && R::ROLE != DatasetRole::Pretraining {
             let message = format!("{} has {} class; expected at least 2", dataset.name, dataset.classes.len());
             return Err(StageError::new(ErrorKind::Data, message));
         }

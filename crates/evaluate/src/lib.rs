@@ -142,6 +142,7 @@ impl hemlock_stage::Stage for Stage {
             },
             outcomes,
             drawn: Drawn::of(features),
+            test_groups: features.test_groups.clone(),
             visibility,
             changes,
         })

@@ -162,7 +162,7 @@ fn read(
         let features = Array2::zeros((0, train.features.view().ncols())).into();
         FeatureSplit::all(features, Vec::new())
     };
-    let mut splits = Splits { classes: Vec::new(), train, validation, test };
+    let mut splits = Splits { classes: Vec::new(), train, validation, test, test_groups: None };
     splits.classes = classes(&arrays, &splits)?;
     Ok((splits, unread))
 }

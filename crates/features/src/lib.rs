@@ -6,7 +6,7 @@ mod tests;
 
 pub use import::{FeatureSurvey, Import, survey};
 
-use hemlock_artifact::{Dataset, ExtractorArtifact, FeatureSplit, Features, Images, Matrix, Normalization};
+use hemlock_artifact::{Dataset, ExtractorArtifact, FeatureSplit, Features, Images, Matrix, Normalization, TestGroups};
 use hemlock_stage::{About, Context, Environment, ErrorKind, Need, ParamError, Port, StageError, StageRole, inputs};
 use ndarray::{ArrayView2, Axis, Dim};
 use schemars::JsonSchema;
@@ -86,6 +86,7 @@ struct Splits {
     train: FeatureSplit,
     validation: FeatureSplit,
     test: FeatureSplit,
+    test_groups: Option<TestGroups>,
 }
 
 /// The stage.
@@ -154,7 +155,7 @@ impl hemlock_stage::Stage for Stage {
                 StageError::new(ErrorKind::Data, format!("{}: {what}; check what made them", path.display()))
             }
         };
-        let Splits { classes, train, validation, test } = splits;
+        let Splits { classes, train, validation, test, test_groups } = splits;
         let normalization = normalization(normalize, train.features.view()).map_err(refuse)?;
         let normalized = |name: &str, mut split: FeatureSplit| {
             for (i, mut row) in split.features.view_mut().rows_mut().into_iter().enumerate() {
@@ -168,7 +169,7 @@ impl hemlock_stage::Stage for Stage {
             Ok(split)
         };
         let (train, validation) = (normalized("training", train)?, normalized("validation", validation)?);
-        Ok(Features { classes, train, validation, test: normalized("test", test)?, normalization })
+        Ok(Features { classes, train, validation, test: normalized("test", test)?, test_groups, normalization })
     }
 }
 
@@ -229,6 +230,7 @@ fn extract(inputs: Inputs, ctx: &Context) -> Result<Splits, StageError> {
     };
     Ok(Splits {
         classes: dataset.classes,
+        test_groups: dataset.test_groups,
         train: extract(dataset.train)?,
         validation: extract(dataset.validation)?,
         test: extract(dataset.test)?,

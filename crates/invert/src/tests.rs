@@ -44,6 +44,7 @@ fn inputs() -> Inputs {
         train: train_z,
         validation: validation_z,
         test: test_z,
+        test_groups: None,
     };
     let head = fit(&[features.train.samples(2).unwrap()], &FitOptions::new(1e-2), &|_, _| true).unwrap().head;
     let zeta = features.train.features.view().select(Axis(0), &(60 - POISONS..60).collect::<Vec<_>>());
@@ -80,7 +81,7 @@ fn inputs() -> Inputs {
             path: Vec::new(),
             stepped_back: None,
         }),
-        dataset: Dataset { name: String::new(), classes, train, validation, test, skipped: 0 },
+        dataset: Dataset { name: String::new(), classes, train, validation, test, skipped: 0, test_groups: None },
         features,
         decoder: None,
     }

@@ -4,9 +4,11 @@ use crate::{
     Branch, Plan, Task, nodes,
     origin::{Answered, EXTRACTORS, Origin, REPLICATED, replicates},
 };
-use hemlock_artifact::{AttackId, Bounds, Evaluation, LearnerState, Measured, Outcome, SteppedBack, Visibility};
+use hemlock_artifact::{
+    AttackId, Bounds, Evaluation, LearnerState, Measured, Outcome, SteppedBack, TestGroups, Visibility,
+};
 use hemlock_stage::{Column, StageRole};
-use hemlock_store::{Store, StoreError};
+use hemlock_store::{Artifact, Store, StoreError};
 use hemlock_threat::Sees;
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -81,6 +83,12 @@ pub struct ResultRow {
     pub best: Option<Measured<f64>>,
     /// Test accuracy within every class, by training set. `None` for a class without test samples.
     pub per_class: Measured<Vec<Option<f64>>>,
+    /// Mean of the test accuracies within the classes that have test samples, by training set: every class counts the
+    /// same, however many samples it has.
+    pub mean_per_class: Measured<f64>,
+    /// Test accuracy within the group of samples that is classified worst, by training set. `None` if the dataset has
+    /// no groups.
+    pub worst_group: Option<Measured<f64>>,
     /// Mean cross-entropy on the clean training split in nats, by training set. `None` for victims that are not linear
     /// heads.
     pub clean_loss: Option<Measured<f64>>,
@@ -190,6 +198,8 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<ResultRow>,
         accuracy: outcomes.map(|outcome| outcome.accuracy.overall),
         best: (!outcomes.clean.epochs.is_empty()).then(|| outcomes.map(Outcome::best)),
         per_class: outcomes.map(|outcome| outcome.accuracy.per_class.clone()),
+        mean_per_class: outcomes.map(|outcome| outcome.accuracy.mean_per_class()),
+        worst_group: TestGroups::read_worst(&store.reader(&manifest, Evaluation::KIND), outcomes)?,
         clean_loss: loss.ok(),
         loss_bound: evaluation.loss_bound,
         gradient_norm: evaluation.gradient_norm(),

@@ -47,6 +47,7 @@ fn inputs() -> Inputs {
         train: split(&train),
         validation: split(&validation),
         test: split(&test),
+        test_groups: None,
     };
     let head = fit(&[features.train.samples(2).unwrap()], &FitOptions::new(DECAY), &|_, _| true).unwrap().head;
     let target = TargetParams {
@@ -71,8 +72,15 @@ fn inputs() -> Inputs {
         verified: None,
         process: None,
     };
-    let dataset =
-        Dataset { name: String::new(), classes: features.classes.clone(), train, validation, test, skipped: 0 };
+    let dataset = Dataset {
+        name: String::new(),
+        classes: features.classes.clone(),
+        train,
+        validation,
+        test,
+        skipped: 0,
+        test_groups: None,
+    };
     Inputs { dataset, extractor: artifact, features, target }
 }
 

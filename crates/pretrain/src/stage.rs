@@ -3,7 +3,9 @@
 use crate::{PretrainConfig, import, probe, process};
 use hemlock_artifact::{Dataset, Export, Exported, ExtractorArtifact};
 use hemlock_models::{ExtractError, open_device, open_devices};
-use hemlock_stage::{About, ChildCommand, Context, Environment, Need, Port, Seed, StageError, StageRole, inputs};
+use hemlock_stage::{
+    About, ChildCommand, Context, Environment, Need, ParamError, Port, Seed, StageError, StageRole, inputs,
+};
 use hemlock_training::{Method, Monitor, TrainConfig, pretrain, random};
 use serde_json::Value;
 
@@ -123,7 +125,14 @@ impl hemlock_stage::Stage for Stage {
         let trained = match &config.of_run(ctx.seed) {
             PretrainConfig::Simclr(config) => train(Method::Simclr, config, dataset()?)?,
             PretrainConfig::MocoV3(config) => train(Method::MocoV3, config, dataset()?)?,
-            PretrainConfig::Supervised(config) => train(Method::Supervised, config, dataset()?)?,
+            PretrainConfig::Supervised(config) => {
+                let dataset = dataset()?;
+                if dataset.classes.len() < 2 {
+                    let problem = "is \"supervised\", and the images have one class; expected a method without labels";
+                    return Err(ParamError::new("method", problem).into());
+                }
+                train(Method::Supervised, config, dataset)?
+            }
             PretrainConfig::Random(config) => random(config, dataset()?.train.pixels.view(), &device)?,
             PretrainConfig::Import(config) => import(config, ctx, &device)?,
             PretrainConfig::Process(_) => return Err(StageError::internal("a process was to be trained")),

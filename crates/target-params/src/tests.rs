@@ -29,6 +29,7 @@ fn features() -> Features {
         train: split(90, 1),
         validation: split(30, 2),
         test: split(30, 3),
+        test_groups: None,
     }
 }
 

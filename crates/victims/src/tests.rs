@@ -20,6 +20,7 @@ fn features() -> Features {
         train: split(200, 0.0),
         validation: split(0, 0.0),
         test: split(100, 1.0),
+        test_groups: None,
     }
 }
 

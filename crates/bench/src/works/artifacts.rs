@@ -34,6 +34,7 @@ fn features() -> Features {
         train: split(SAMPLES),
         validation: split(0),
         test: split(0),
+        test_groups: None,
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::thread;
 
 use hemlock_data::{
-    ArchiveOrigin, Checksum, Cifar, DataError, DataErrorKind, Fetched, Preparation, Source, SplitSpec, Trust, digest,
-    fetch, load,
+    ArchiveOrigin, Checksum, Cifar, Cifar10, DataError, DataErrorKind, Fetched, Folders, Preparation, Source,
+    SplitSpec, Trust, digest, fetch, load,
 };
 use tar::EntryType;
 use tempfile::tempdir;
@@ -64,7 +64,14 @@ fn an_archive_is_put_in_place() {
     assert_eq!((fetched.train, fetched.test), (100, 10));
     assert!(!fetched.already_there);
     assert_eq!(fs::read_dir(&root).unwrap().count(), 1);
-    load(&Source::Cifar10, &Preparation::default(), &SplitSpec::default(), Some(&root), &|_, _| true).unwrap();
+    load(
+        &Source::Cifar10(Cifar10 {}),
+        &Preparation::default(),
+        &SplitSpec::default(),
+        Folders::data(&root),
+        &|_, _| true,
+    )
+    .unwrap();
 
     // A folder that a killed process left, even if it was killed after its last step.
     fs::create_dir(root.join(".fetch-killed")).unwrap();
@@ -108,8 +115,11 @@ fn other_versions_are_named_and_what_to_get() {
             assert!(error.contains("cifar-10-binary.tar.gz") && error.len() < 300 + place.len(), "{error}");
             assert!(is_empty(root.path()));
         }
-        // The place where datasets are looked for.
-        let error = digest(&Source::Cifar10, Some(&home.path().join("unpacked"))).unwrap_err().to_string();
+        // The place where datasets are looked for. Incomplete data of the Python version has an error of its own.
+        if words.contains("Python") {
+            continue;
+        }
+        let error = digest(&Source::Cifar10(Cifar10 {}), Some(&home.path().join("unpacked"))).unwrap_err().to_string();
         assert!(error.contains(words), "{error}");
     }
     // The dataset's own folder, given directly.
@@ -140,10 +150,16 @@ fn endless_and_special_files_are_refused_unopened() {
     support::unpacked(Cifar::Cifar10, &files, home.path());
     symlink("/dev/zero", home.path().join("cifar-10-batches-bin/data_batch_3.bin")).unwrap();
     let load = || {
-        load(&Source::Cifar10, &Preparation::default(), &SplitSpec::default(), Some(home.path()), &|_, _| true)
-            .map(|_| ())
+        load(
+            &Source::Cifar10(Cifar10 {}),
+            &Preparation::default(),
+            &SplitSpec::default(),
+            Folders::data(home.path()),
+            &|_, _| true,
+        )
+        .map(|_| ())
     };
-    for result in [load(), digest(&Source::Cifar10, Some(home.path())).map(|_| ())] {
+    for result in [load(), digest(&Source::Cifar10(Cifar10 {}), Some(home.path())).map(|_| ())] {
         let error = result.unwrap_err();
         assert!(error.to_string().contains("data_batch_3.bin"), "{error}");
         assert!(std::error::Error::source(&error).unwrap().to_string().contains("a device"));
@@ -154,7 +170,7 @@ fn endless_and_special_files_are_refused_unopened() {
 fn a_folder_or_its_parent_is_copied() {
     let home = tempdir().unwrap();
     support::unpacked(Cifar::Cifar10, &support::cifar10(), home.path());
-    let expected = digest(&Source::Cifar10, Some(home.path())).unwrap();
+    let expected = digest(&Source::Cifar10(Cifar10 {}), Some(home.path())).unwrap();
     for path in [home.path().to_path_buf(), home.path().join("cifar-10-batches-bin")] {
         let root = tempdir().unwrap();
         let origin = ArchiveOrigin::Path(path);
@@ -162,7 +178,7 @@ fn a_folder_or_its_parent_is_copied() {
         assert!(error.to_string().contains("blake3:"), "{error}");
         assert!(is_empty(root.path()));
         let fetched = get(&origin, &Trust::Any, root.path()).unwrap();
-        assert_eq!(digest(&Source::Cifar10, Some(root.path())).unwrap(), expected);
+        assert_eq!(digest(&Source::Cifar10(Cifar10 {}), Some(root.path())).unwrap(), expected);
         // The checksum of the first fetch is accepted by the second.
         let trust = Trust::Expected(fetched.checksums[0].clone());
         let root = tempdir().unwrap();

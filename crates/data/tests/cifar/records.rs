@@ -4,16 +4,19 @@ use std::fs;
 use std::path::Path;
 
 use hemlock_artifact::Dataset;
-use hemlock_data::{Cifar, Cifar100Labels, DataError, DataErrorKind, Preparation, Source, SplitSpec, digest, load};
+use hemlock_data::{
+    Cifar, Cifar10, Cifar100, Cifar100Labels, DataError, DataErrorKind, Folders, Preparation, Source, SplitSpec,
+    digest, load,
+};
 use tempfile::{TempDir, tempdir};
 
 use crate::support::{self, Files};
 
-const FINE: Source = Source::Cifar100 { labels: Cifar100Labels::Fine };
-const COARSE: Source = Source::Cifar100 { labels: Cifar100Labels::Coarse };
+const FINE: Source = Source::Cifar100(Cifar100 { labels: Cifar100Labels::Fine });
+const COARSE: Source = Source::Cifar100(Cifar100 { labels: Cifar100Labels::Coarse });
 
 fn load_all(source: &Source, root: &Path) -> Result<Dataset, DataError> {
-    load(source, &Preparation::default(), &SplitSpec::default(), Some(root), &|_, _| true)
+    load(source, &Preparation::default(), &SplitSpec::default(), Folders::data(root), &|_, _| true)
 }
 
 fn folder(cifar: Cifar, files: &Files) -> TempDir {
@@ -23,13 +26,13 @@ fn folder(cifar: Cifar, files: &Files) -> TempDir {
 }
 
 fn cifar10_error(files: &Files) -> DataError {
-    load_all(&Source::Cifar10, folder(Cifar::Cifar10, files).path()).unwrap_err()
+    load_all(&Source::Cifar10(Cifar10 {}), folder(Cifar::Cifar10, files).path()).unwrap_err()
 }
 
 #[test]
 fn records_become_images() {
     let root = folder(Cifar::Cifar10, &support::cifar10());
-    let loaded = load_all(&Source::Cifar10, root.path()).unwrap();
+    let loaded = load_all(&Source::Cifar10(Cifar10 {}), root.path()).unwrap();
     assert_eq!(loaded.name, "cifar10");
     assert_eq!(loaded.classes[3], "class3");
     assert_eq!(loaded.train.pixels.view().dim(), (100, 3, 32, 32));
@@ -61,14 +64,15 @@ fn some_classes_are_taken_in_the_order_of_their_names() {
     let take = |classes: &[&str]| {
         let classes = Some(classes.iter().map(|name| (*name).to_owned()).collect());
         load(
-            &Source::Cifar10,
+            &Source::Cifar10(Cifar10 {}),
             &Preparation::default(),
             &SplitSpec { classes, ..SplitSpec::default() },
-            Some(root.path()),
+            Folders::data(root.path()),
             &|_, _| true,
         )
     };
-    let (all, some) = (load_all(&Source::Cifar10, root.path()).unwrap(), take(&["class7", "class3"]).unwrap());
+    let (all, some) =
+        (load_all(&Source::Cifar10(Cifar10 {}), root.path()).unwrap(), take(&["class7", "class3"]).unwrap());
     assert_eq!(some.classes, ["class7", "class3"]);
     assert_eq!((some.train.labels.len(), some.test.labels.len()), (20, 2));
     for (at, source) in some.train.source_index.iter().enumerate() {
@@ -90,9 +94,10 @@ fn some_classes_are_taken_in_the_order_of_their_names() {
 
 #[test]
 fn an_archive_gives_what_its_folder_gives() {
-    for (cifar, files, source) in
-        [(Cifar::Cifar10, support::cifar10(), Source::Cifar10), (Cifar::Cifar100, support::cifar100(), COARSE)]
-    {
+    for (cifar, files, source) in [
+        (Cifar::Cifar10, support::cifar10(), Source::Cifar10(Cifar10 {})),
+        (Cifar::Cifar100, support::cifar100(), COARSE),
+    ] {
         let unpacked = folder(cifar, &files);
         let packed = tempdir().unwrap();
         let bytes = support::archive(cifar, &files);
@@ -107,7 +112,7 @@ fn any_changed_byte_changes_the_digest() {
     let files = support::cifar10();
     let digest_of = |files: &Files| {
         let root = folder(Cifar::Cifar10, files);
-        digest(&Source::Cifar10, Some(root.path())).unwrap()
+        digest(&Source::Cifar10(Cifar10 {}), Some(root.path())).unwrap()
     };
     let original = digest_of(&files);
     assert_eq!(original.len(), 64);
@@ -172,7 +177,7 @@ fn a_missing_dataset_says_where_it_was_looked_for_and_how_to_get_it() {
         assert!(message.contains(words), "{message}");
     }
     assert_eq!(error.kind(), DataErrorKind::Missing);
-    let error = digest(&Source::Cifar10, None).unwrap_err();
+    let error = digest(&Source::Cifar10(Cifar10 {}), None).unwrap_err();
     assert!(error.to_string().contains("hemlock data cifar10"));
     assert_eq!(error.kind(), DataErrorKind::Missing);
 }
@@ -184,7 +189,7 @@ fn an_archive_that_is_none_or_is_cut_off_is_refused() {
     for bytes in cut {
         let root = tempdir().unwrap();
         fs::write(root.path().join("cifar-10-binary.tar.gz"), bytes).unwrap();
-        let error = load_all(&Source::Cifar10, root.path()).unwrap_err();
+        let error = load_all(&Source::Cifar10(Cifar10 {}), root.path()).unwrap_err();
         let message = error.to_string();
         assert!(message.contains("no readable .tar.gz"), "{message}");
         assert_eq!(error.kind(), DataErrorKind::Invalid);
@@ -196,14 +201,20 @@ fn progress_counts_to_the_end_and_can_stop() {
     let root = folder(Cifar::Cifar10, &support::cifar10());
     let heard = std::cell::RefCell::new(Vec::new());
     let split = SplitSpec { train: Some(50), validation: Some(20), ..SplitSpec::default() };
-    load(&Source::Cifar10, &Preparation::default(), &split, Some(root.path()), &|done, all| {
+    load(&Source::Cifar10(Cifar10 {}), &Preparation::default(), &split, Folders::data(root.path()), &|done, all| {
         heard.borrow_mut().push((done, all));
         true
     })
     .unwrap();
     assert_eq!(*heard.borrow(), [(0, 0), (50, 80), (70, 80), (80, 80)]);
     for stop in [0, 50, 70] {
-        let error = load(&Source::Cifar10, &Preparation::default(), &split, Some(root.path()), &|done, _| done != stop);
+        let error = load(
+            &Source::Cifar10(Cifar10 {}),
+            &Preparation::default(),
+            &split,
+            Folders::data(root.path()),
+            &|done, _| done != stop,
+        );
         assert_eq!(error.unwrap_err().kind(), DataErrorKind::Interrupted);
     }
 }

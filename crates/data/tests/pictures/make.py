@@ -37,6 +37,14 @@ def save(name, image=picture, **options):
 save("png.png", optimize=True)
 save("palette.png", picture.convert("P"))
 save("alpha.png", Image.merge("RGBA", (*picture.split(), picture.convert("L"))))
+# Torchvision's loader does not turn pictures, either.
+exif = Image.Exif()
+exif[0x0112] = 6
+save("jpeg-exif.jpg", subsampling=0, exif=exif)
+save("grey-alpha.png", Image.merge("LA", (picture.convert("L"), picture.split()[0])))
+save("palette-transparent.png", picture.quantize(16), transparency=3)
+save("grey.png", picture.convert("L"))
+save("black-and-white.png", picture.convert("1"))
 save("ppm.ppm")
 save("pgm.pgm", picture.convert("L"))
 save("bmp.bmp")

@@ -47,6 +47,8 @@ pub fn made_up(attack: &str) -> MadeUp {
             .with("influence_flips", Role::Control, 0.79)
             .with("duplicates", Role::Control, 0.8),
         per_class: Measured::new(vec![Some(0.8); 10]),
+        mean_per_class: Measured::new(0.8),
+        worst_group: None,
         best: None,
         clean_loss: None,
         loss_bound: Some(2.0),

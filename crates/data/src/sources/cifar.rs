@@ -1,21 +1,161 @@
-//! CIFAR-10 and CIFAR-100 in their official binary layout, unpacked or in their archive.
+//! CIFAR-10 and CIFAR-100 in their binary or their Python version, unpacked or in their archive.
+//!
+//! What is read of the Python version is brought to the binary layout. Both have the same records in the same order, so
+//! that they have the same digest, too.
 //!
 //! A record is one label byte (CIFAR-10) or a coarse and a fine label byte (CIFAR-100), then 3,072
 //! pixel bytes: 32x32, channel by channel, row by row
 //! (<https://www.cs.toronto.edu/~kriz/cifar.html>). A file may hold any number of records.
 
+mod python;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use hemlock_stage::{open_file, read_file};
 use image::RgbImage;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::archive;
 use crate::checksum::FieldHasher;
 use crate::error::DataError;
-use crate::pool::{Pool, PoolImages, Pools, picture};
-use crate::source::{Cifar, Cifar100Labels};
+use crate::pool::{Groups, Pool, PoolImages, Pools, picture};
+use crate::sources::Kind;
+
+/// Parameters of CIFAR-10: none.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cifar10 {}
+
+/// Parameters of CIFAR-100.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cifar100 {
+    /// The label of a record that is the class.
+    #[serde(default)]
+    pub labels: Cifar100Labels,
+}
+
+/// Which label of a CIFAR-100 record is the class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cifar100Labels {
+    /// The 100 classes.
+    #[default]
+    Fine,
+    /// The 20 superclasses of five classes each.
+    Coarse,
+}
+
+/// A published dataset of CIFAR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cifar {
+    /// CIFAR-10.
+    Cifar10,
+    /// CIFAR-100.
+    Cifar100,
+}
+
+impl Cifar {
+    /// Both datasets.
+    pub const ALL: [Self; 2] = [Self::Cifar10, Self::Cifar100];
+
+    /// The name, as specs write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cifar10 => "cifar10",
+            Self::Cifar100 => "cifar100",
+        }
+    }
+
+    /// The folder that the official archive unpacks to.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Cifar10 => "cifar-10-batches-bin",
+            Self::Cifar100 => "cifar-100-binary",
+        }
+    }
+
+    /// The folder that the archive of the Python version unpacks to.
+    fn python_folder(self) -> &'static str {
+        match self {
+            Self::Cifar10 => "cifar-10-batches-py",
+            Self::Cifar100 => "cifar-100-python",
+        }
+    }
+
+    /// The file name of the archive of the Python version.
+    fn python_archive(self) -> &'static str {
+        match self {
+            Self::Cifar10 => "cifar-10-python.tar.gz",
+            Self::Cifar100 => "cifar-100-python.tar.gz",
+        }
+    }
+
+    /// The official archive's file name.
+    pub fn archive(self) -> &'static str {
+        match self {
+            Self::Cifar10 => "cifar-10-binary.tar.gz",
+            Self::Cifar100 => "cifar-100-binary.tar.gz",
+        }
+    }
+}
+
+impl fmt::Display for Cifar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Kind for Cifar10 {
+    fn name(&self) -> &'static str {
+        "cifar10"
+    }
+
+    fn may_validate(&self) -> bool {
+        false
+    }
+
+    fn digest(&self, data: Option<&Path>) -> Result<blake3::Hash, DataError> {
+        digest(Cifar::Cifar10, "label", data)
+    }
+
+    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError> {
+        Files::find(Cifar::Cifar10, data)?.into_pools(0)
+    }
+}
+
+impl Kind for Cifar100 {
+    fn name(&self) -> &'static str {
+        match self.labels {
+            Cifar100Labels::Fine => "cifar100",
+            Cifar100Labels::Coarse => "cifar100-coarse",
+        }
+    }
+
+    fn may_validate(&self) -> bool {
+        false
+    }
+
+    fn digest(&self, data: Option<&Path>) -> Result<blake3::Hash, DataError> {
+        let label = match self.labels {
+            Cifar100Labels::Fine => "fine",
+            Cifar100Labels::Coarse => "coarse",
+        };
+        digest(Cifar::Cifar100, label, data)
+    }
+
+    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError> {
+        let which = match self.labels {
+            Cifar100Labels::Coarse => 0,
+            Cifar100Labels::Fine => 1,
+        };
+        Files::find(Cifar::Cifar100, data)?.into_pools(which)
+    }
+}
 
 /// Largest size of a file that is read, in MiB; the published files have at most 147.
 const FILE_MIB: u64 = 1024;
@@ -91,10 +231,12 @@ pub(crate) struct Records {
 enum Place {
     Folder(PathBuf),
     Archive(PathBuf),
+    PythonFolder(PathBuf),
+    PythonArchive(PathBuf),
 }
 
 impl Place {
-    /// Finds the dataset under `data_root`: its folder or, if there is none, its archive.
+    /// Finds the dataset under `data_root`: its folder or, if there is none, its archive; and first the binary version.
     fn find(cifar: Cifar, data_root: Option<&Path>) -> Result<Self, DataError> {
         let root = data_root.ok_or(DataError::NoDataRoot { dataset: cifar })?;
         let folder = root.join(cifar.folder());
@@ -103,6 +245,10 @@ impl Place {
             Ok(Self::Folder(folder))
         } else if archive.is_file() {
             Ok(Self::Archive(archive))
+        } else if root.join(cifar.python_folder()).is_dir() {
+            Ok(Self::PythonFolder(root.join(cifar.python_folder())))
+        } else if root.join(cifar.python_archive()).is_file() {
+            Ok(Self::PythonArchive(root.join(cifar.python_archive())))
         } else {
             check_version(cifar, root)?;
             Err(DataError::DatasetMissing { dataset: cifar, root: root.to_path_buf() })
@@ -199,9 +345,15 @@ fn digest_folder(cifar: Cifar, folder: &Path) -> Result<blake3::Hash, DataError>
 impl Files {
     /// Reads the dataset from under `data_root`.
     pub fn find(cifar: Cifar, data_root: Option<&Path>) -> Result<Self, DataError> {
-        match Place::find(cifar, data_root)? {
+        Self::read(cifar, Place::find(cifar, data_root)?)
+    }
+
+    fn read(cifar: Cifar, place: Place) -> Result<Self, DataError> {
+        match place {
             Place::Folder(folder) => Self::read_folder(cifar, &folder),
             Place::Archive(archive) => Self::read_archive(cifar, &archive),
+            Place::PythonFolder(folder) => python::read_folder(cifar, &folder),
+            Place::PythonArchive(archive) => python::read_archive(cifar, &archive),
         }
     }
 
@@ -319,10 +471,18 @@ impl Files {
         let mut pool = |files: &[&'static str]| {
             let parts: Vec<_> = files.iter().filter_map(|name| self.contents.remove(name)).collect();
             let records = RecordImages { bytes: parts.concat(), size: layout.record() };
-            Pool { labels: records.labels(which), images: Box::new(records) }
+            Pool { labels: records.labels(which), groups: None, images: Box::new(records) }
         };
         let (train, test) = (pool(layout.train), Some(pool(layout.test)));
-        Ok(Pools { classes, size: Some(SIZE), train, validation: None, test, skipped: Vec::new() })
+        Ok(Pools {
+            classes,
+            size: Some(SIZE),
+            train,
+            validation: None,
+            test,
+            groups: Groups::default(),
+            skipped: Vec::new(),
+        })
     }
 }
 
@@ -361,23 +521,11 @@ impl PoolImages for RecordImages {
     }
 }
 
-pub(crate) fn open_cifar10(data_root: Option<&Path>) -> Result<Pools, DataError> {
-    Files::find(Cifar::Cifar10, data_root)?.into_pools(0)
-}
-
-pub(crate) fn open_cifar100(labels: Cifar100Labels, data_root: Option<&Path>) -> Result<Pools, DataError> {
-    let which = match labels {
-        Cifar100Labels::Coarse => 0,
-        Cifar100Labels::Fine => 1,
-    };
-    Files::find(Cifar::Cifar100, data_root)?.into_pools(which)
-}
-
 /// Returns the digest of the dataset's files and of the choice of label.
-pub(crate) fn digest(cifar: Cifar, label: &str, data_root: Option<&Path>) -> Result<blake3::Hash, DataError> {
+fn digest(cifar: Cifar, label: &str, data_root: Option<&Path>) -> Result<blake3::Hash, DataError> {
     let files = match Place::find(cifar, data_root)? {
         Place::Folder(folder) => digest_folder(cifar, &folder)?,
-        Place::Archive(archive) => Files::read_archive(cifar, &archive)?.digest(),
+        place => Files::read(cifar, place)?.digest(),
     };
     let mut hasher = FieldHasher::new("hemlock-data cifar source v1");
     hasher.field(files.as_bytes()).field(label.as_bytes());

@@ -31,15 +31,126 @@
 mod object;
 mod scene;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use hemlock_streams::Purpose;
 use image::RgbImage;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use crate::DataError;
 use crate::checksum::FieldHasher;
-use crate::pool::{Pool, PoolImages, Pools, picture};
-use crate::source::{Domain, SyntheticSpec};
+use crate::pool::{Groups, Pool, PoolImages, Pools, picture};
+use crate::sources::{Kind, Source};
 use object::{Shape, Texture};
+
+/// Parameters of generated images.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Synthetic {
+    /// The domain, which sets the classes and the palette.
+    pub domain: Domain,
+    /// Seed that all images are drawn from.
+    #[serde(default)]
+    pub seed: u64,
+    /// Number of classes, 2 to 10. They are the first ones of the domain's ten.
+    #[serde(default = "default_classes")]
+    #[schemars(range(min = 2, max = 10))]
+    pub classes: usize,
+    /// Number of images in the training pool. A smaller pool is a prefix of a larger one.
+    #[serde(default = "default_train_pool")]
+    #[schemars(range(max = 10_000_000))]
+    pub train_pool: usize,
+    /// Number of images in the test pool. A smaller pool is a prefix of a larger one.
+    #[serde(default = "default_test_pool")]
+    #[schemars(range(max = 10_000_000))]
+    pub test_pool: usize,
+    /// Strength of the nuisances, from 0 (centred, clean objects) to 1.
+    #[serde(default = "default_difficulty")]
+    #[schemars(range(min = 0, max = 1))]
+    pub difficulty: f64,
+}
+
+/// One of the two synthetic domains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Domain {
+    /// Discs, rings, squares, triangles and crosses that are plain, striped or checkered, in warm hues.
+    A,
+    /// Other combinations of these shapes and textures, and further ones, in cool hues.
+    B,
+}
+
+fn default_classes() -> usize {
+    10
+}
+
+fn default_train_pool() -> usize {
+    20_000
+}
+
+fn default_test_pool() -> usize {
+    4_000
+}
+
+fn default_difficulty() -> f64 {
+    0.05
+}
+
+/// Largest number of generated images in a pool.
+const LARGEST_POOL: usize = 10_000_000;
+
+impl Source {
+    /// Returns the synthetic domain with default values of all other parameters.
+    pub fn synthetic(domain: Domain) -> Self {
+        Self::Synthetic(Synthetic {
+            domain,
+            seed: 0,
+            classes: default_classes(),
+            train_pool: default_train_pool(),
+            test_pool: default_test_pool(),
+            difficulty: default_difficulty(),
+        })
+    }
+}
+
+impl Kind for Synthetic {
+    fn name(&self) -> &'static str {
+        match self.domain {
+            Domain::A => "synthetic-a",
+            Domain::B => "synthetic-b",
+        }
+    }
+
+    fn check(&self) -> Result<(), DataError> {
+        let (field, value, expected) = match self {
+            spec if !(2..=10).contains(&spec.classes) => ("source.classes", spec.classes.to_string(), "2 to 10"),
+            spec if !(0.0..=1.0).contains(&spec.difficulty) => {
+                ("source.difficulty", spec.difficulty.to_string(), "0 to 1")
+            }
+            spec if spec.train_pool > LARGEST_POOL => {
+                ("source.train_pool", spec.train_pool.to_string(), "at most 10000000")
+            }
+            spec if spec.test_pool > LARGEST_POOL => {
+                ("source.test_pool", spec.test_pool.to_string(), "at most 10000000")
+            }
+            _ => return Ok(()),
+        };
+        Err(DataError::Parameter { field, value, expected })
+    }
+
+    fn may_validate(&self) -> bool {
+        false
+    }
+
+    fn digest(&self, _data: Option<&Path>) -> Result<blake3::Hash, DataError> {
+        Ok(digest(self))
+    }
+
+    fn open(&self, _data: Option<&Path>) -> Result<Pools, DataError> {
+        Ok(open(self))
+    }
+}
 
 /// Version of the generator, which is part of the digest of synthetic data.
 pub const VERSION: u32 = 2;
@@ -84,7 +195,7 @@ const CLASSES_B: [Class; 10] = [
     class(Texture::Dotted, Shape::Square),
 ];
 
-impl SyntheticSpec {
+impl Synthetic {
     fn domain_name(&self) -> &'static str {
         match self.domain {
             Domain::A => "a",
@@ -111,13 +222,13 @@ enum Part {
 
 /// A pool's images, which are drawn when they are asked for.
 struct GeneratedImages {
-    spec: SyntheticSpec,
+    spec: Synthetic,
     /// The coordinate of its random streams.
     pool: u64,
 }
 
 impl GeneratedImages {
-    fn new(spec: &SyntheticSpec, part: Part) -> Self {
+    fn new(spec: &Synthetic, part: Part) -> Self {
         let pool = match (spec.domain, part) {
             (Domain::A, Part::Train) => 0,
             (Domain::A, Part::Test) => 1,
@@ -150,10 +261,10 @@ impl PoolImages for GeneratedImages {
     }
 }
 
-pub(crate) fn open(spec: &SyntheticSpec) -> Pools {
+fn open(spec: &Synthetic) -> Pools {
     let pool = |part, count: usize| {
         let images = GeneratedImages::new(spec, part);
-        Pool { labels: (0..count).map(|i| (i % spec.classes) as u32).collect(), images: Box::new(images) }
+        Pool { labels: (0..count).map(|i| (i % spec.classes) as u32).collect(), groups: None, images: Box::new(images) }
     };
     Pools {
         classes: spec.table().iter().map(|class| format!("{} {}", class.texture.name(), class.shape.name())).collect(),
@@ -161,12 +272,13 @@ pub(crate) fn open(spec: &SyntheticSpec) -> Pools {
         train: pool(Part::Train, spec.train_pool),
         validation: None,
         test: Some(pool(Part::Test, spec.test_pool)),
+        groups: Groups::default(),
         skipped: Vec::new(),
     }
 }
 
 /// The digest of the generator's version and parameters.
-pub(crate) fn digest(spec: &SyntheticSpec) -> blake3::Hash {
+fn digest(spec: &Synthetic) -> blake3::Hash {
     let mut hasher = FieldHasher::new("hemlock-data synthetic v1");
     hasher
         .field(&VERSION.to_le_bytes())
@@ -184,22 +296,22 @@ mod tests {
     use ndarray::{Axis, Slice};
 
     use super::*;
-    use crate::{Source, SplitSpec, load};
+    use crate::{Folders, Preparation, SplitSpec, load};
     use hemlock_artifact::Dataset;
 
-    fn spec(domain: Domain) -> SyntheticSpec {
-        SyntheticSpec { domain, seed: 5, classes: 10, train_pool: 60, test_pool: 20, difficulty: 0.5 }
+    fn spec(domain: Domain) -> Synthetic {
+        Synthetic { domain, seed: 5, classes: 10, train_pool: 60, test_pool: 20, difficulty: 0.5 }
     }
 
-    fn all(spec: SyntheticSpec) -> Dataset {
+    fn all(spec: Synthetic) -> Dataset {
         let source = Source::Synthetic(spec);
-        load(&source, &crate::Preparation::default(), &SplitSpec::default(), None, &|_, _| true).unwrap()
+        load(&source, &Preparation::default(), &SplitSpec::default(), Folders::default(), &|_, _| true).unwrap()
     }
 
     #[test]
     fn a_pool_is_a_prefix_of_a_larger_one() {
         let small = all(spec(Domain::A));
-        let large = all(SyntheticSpec { train_pool: 130, test_pool: 50, ..spec(Domain::A) });
+        let large = all(Synthetic { train_pool: 130, test_pool: 50, ..spec(Domain::A) });
         for (small, large) in [(&small.train, &large.train), (&small.test, &large.test)] {
             let n = small.labels.len();
             assert_eq!(small.labels, large.labels[..n]);
@@ -214,7 +326,7 @@ mod tests {
         assert_ne!(first(&one), one.train.pixels.view().index_axis(Axis(0), 10));
         assert_ne!(first(&one), one.test.pixels.view().index_axis(Axis(0), 0));
         assert_ne!(first(&one), first(&all(spec(Domain::B))));
-        let seeded = SyntheticSpec { seed: 6, ..spec(Domain::A) };
+        let seeded = Synthetic { seed: 6, ..spec(Domain::A) };
         assert_ne!(first(&one), first(&all(seeded)));
     }
 
@@ -232,11 +344,11 @@ mod tests {
         let base = spec(Domain::A);
         let others = [
             spec(Domain::B),
-            SyntheticSpec { seed: 1, ..base.clone() },
-            SyntheticSpec { classes: 9, ..base.clone() },
-            SyntheticSpec { train_pool: 61, ..base.clone() },
-            SyntheticSpec { test_pool: 21, ..base.clone() },
-            SyntheticSpec { difficulty: 0.4, ..base.clone() },
+            Synthetic { seed: 1, ..base.clone() },
+            Synthetic { classes: 9, ..base.clone() },
+            Synthetic { train_pool: 61, ..base.clone() },
+            Synthetic { test_pool: 21, ..base.clone() },
+            Synthetic { difficulty: 0.4, ..base.clone() },
         ];
         let mut digests: Vec<_> = others.iter().chain([&base]).map(digest).collect();
         assert_eq!(digest(&base), digest(&base.clone()));
@@ -247,7 +359,7 @@ mod tests {
 
     /// Test accuracy of a classifier by the nearest mean image.
     fn nearest_mean_accuracy(difficulty: f64) -> f64 {
-        let loaded = all(SyntheticSpec { train_pool: 1000, test_pool: 500, difficulty, ..spec(Domain::A) });
+        let loaded = all(Synthetic { train_pool: 1000, test_pool: 500, difficulty, ..spec(Domain::A) });
         let pixels = loaded.train.pixels.view().mapv(f64::from);
         let means: Vec<_> = (0..10)
             .map(|class| {

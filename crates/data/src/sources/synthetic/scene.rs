@@ -8,12 +8,12 @@ use rand_distr::StandardNormal;
 
 use super::object::{Object, Rgb, Shape, Texture, blend, hsv};
 use super::{Class, SIZE};
-use crate::source::{Domain, SyntheticSpec};
+use super::{Domain, Synthetic};
 
 const CENTRE: f32 = SIZE as f32 / 2.0;
 
 /// Draws an image of class `label` as RGB bytes, `[3, 32, 32]`.
-pub(super) fn draw(spec: &SyntheticSpec, label: usize, rng: &mut ChaCha8Rng, chw: &mut [u8]) {
+pub(super) fn draw(spec: &Synthetic, label: usize, rng: &mut ChaCha8Rng, chw: &mut [u8]) {
     let mut artist = Artist { spec, rng };
     let mut canvas = artist.background();
     for _ in 0..artist.count(12.0) {
@@ -52,7 +52,7 @@ fn position(index: usize) -> (f32, f32) {
 
 /// Draws all parts of an image at random, in a fixed order. The difficulty scales the randomness.
 struct Artist<'a> {
-    spec: &'a SyntheticSpec,
+    spec: &'a Synthetic,
     rng: &'a mut ChaCha8Rng,
 }
 
