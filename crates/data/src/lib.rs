@@ -36,8 +36,8 @@ pub use fetch::{ArchiveOrigin, Fetched, Trust, fetch};
 pub use known::{FetchedFiles, KnownDataset};
 pub use resize::{Interpolation, Preparation, Resize};
 pub use sources::{
-    Cifar, Cifar10, Cifar100, Cifar100Labels, Domain, Idx, ImageFolder, Mat, Npz, Parquet, Source, Stl10, Stl10Pool,
-    Synthetic, Table, Webdataset, synthetic,
+    Cifar, Cifar10, Cifar100, Cifar100Labels, Domain, Idx, ImageFolder, ImageTable, Mat, Npz, Parquet, Source, Stl10,
+    Stl10Pool, Synthetic, Webdataset, synthetic,
 };
 pub use split::{Balance, Chosen, DatasetRole, SplitSpec};
 pub use survey::{ImageSurvey, survey};

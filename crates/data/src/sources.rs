@@ -30,7 +30,7 @@ pub use mat::Mat;
 pub use npz::Npz;
 pub use stl10::{Stl10, Stl10Pool};
 pub use synthetic::{Domain, Synthetic};
-pub use table::Table;
+pub use table::ImageTable;
 pub use webdataset::Webdataset;
 
 use crate::DataError;
@@ -61,7 +61,7 @@ pub(crate) trait Kind {
 
 /// Makes the enum of all kinds from the list of them.
 macro_rules! kinds {
-    ($($(#[$doc:meta])+ $kind:ident,)+) => {
+    ($($(#[$attribute:meta])+ $kind:ident,)+) => {
         /// The source of a dataset's images.
         ///
         /// In TOML it is either its kind, `source = "cifar10"`, or a table of its kind and parameters, `source = {
@@ -70,7 +70,7 @@ macro_rules! kinds {
         #[serde(remote = "Self", tag = "kind", rename_all = "kebab-case")]
         #[schemars(transform = or_kind)]
         pub enum Source {
-            $($(#[$doc])+ $kind($kind),)+
+            $($(#[$attribute])+ $kind($kind),)+
         }
 
         impl Source {
@@ -105,7 +105,8 @@ kinds! {
     /// Tar archives with an image and a label per sample, `KEY.jpg` and `KEY.cls`, as of WebDataset.
     Webdataset,
     /// A table with a row per image: its path, its label and, optionally, its split and its group.
-    Table,
+    #[serde(rename = "table")]
+    ImageTable,
     /// Generated images of simple shapes with textures, for trying things out.
     Synthetic,
 }

@@ -37,7 +37,7 @@ pub struct Params {
     #[serde(default)]
     #[schemars(range(min = 1))]
     pub train: Option<usize>,
-    /// Number of training images of every class, in place of `train`, as few-shot benchmarks have it.
+    /// Number of training images of every class, as few-shot benchmarks have it. `train` is then ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub per_class: Option<usize>,
@@ -80,8 +80,8 @@ impl Params {
     }
 
     fn split(&self, run: u64, role: DatasetRole) -> SplitSpec {
-        let Self { train, per_class, balance, validation, test, seed, .. } = *self;
-        let classes = self.classes.clone();
+        let Self { per_class, balance, validation, test, seed, .. } = *self;
+        let (train, classes) = (self.train.filter(|_| per_class.is_none()), self.classes.clone());
         SplitSpec { train, per_class, balance, validation, test, seed: seed.of(run), role, classes }
     }
 
@@ -157,14 +157,9 @@ impl<R: For> hemlock_stage::Stage for Stage<R> {
         if params.validation.is_none() && !params.source.may_validate() {
             value["validation"] = 0.into();
         }
-        // An image folder had its size and its filter among its own fields.
-        if matches!(params.source, Source::ImageFolder(_))
-            && let Some(fields) = value.as_object_mut()
-        {
-            let size = fields.remove("size").unwrap_or_else(|| 32.into());
-            fields.remove("interpolation");
-            value["source"]["size"] = size;
-            value["source"]["filter"] = serde_json::to_value(params.interpolation)?;
+        // `per_class` says the same, and wins.
+        if params.per_class.is_some() {
+            value["train"] = Value::Null;
         }
         value["role"] = serde_json::to_value(R::ROLE)?;
         Ok(value)

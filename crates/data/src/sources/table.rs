@@ -19,7 +19,7 @@ use crate::pool::Pools;
 /// Parameters of a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Table {
+pub struct ImageTable {
     /// The table, `.parquet` or text of separated columns (`.csv`), relative to the working directory or to the data
     /// directory.
     pub path: PathBuf,
@@ -116,7 +116,7 @@ impl Open {
     }
 }
 
-impl Table {
+impl ImageTable {
     /// The tables, each with the split that it has alone.
     fn tables(&self, data: Option<&Path>) -> Vec<(Option<SplitName>, PathBuf)> {
         let alone = self.validation.is_some() || self.test.is_some();
@@ -201,7 +201,7 @@ impl Table {
     }
 }
 
-impl Kind for Table {
+impl Kind for ImageTable {
     fn name(&self) -> &'static str {
         "table"
     }
