@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
@@ -267,12 +267,12 @@ impl Arrays {
         })
     }
 
-    /// Reads an array of any shape, stored as unsigned integers of 8 bits. Returns its shape and its elements in C
-    /// order.
+    /// Writes the elements of an array of any shape, stored as unsigned integers of 8 bits, in C order to `to`. Returns
+    /// its shape.
     ///
     /// # Errors
-    /// If the array is missing, has another type or order, or is cut off.
-    pub fn bytes(&mut self, name: &'static str) -> Result<(Vec<usize>, Vec<u8>), ArraysError> {
+    /// If the array is missing, has another type or order, or is cut off, or if it cannot be written.
+    pub fn copy_bytes(&mut self, name: &'static str, to: &mut dyn Write) -> Result<Vec<usize>, ArraysError> {
         self.read(name, |mut stored| {
             if stored.dtype != Some(Dtype::U8) {
                 return Err(format!("has elements of type {}; expected unsigned integers of 8 bits", stored.type_name));
@@ -280,10 +280,8 @@ impl Arrays {
             if stored.fortran && stored.shape.len() > 1 {
                 return Err("is in Fortran order; expected C order, as `numpy.ascontiguousarray` gives it".to_owned());
             }
-            let mut values = Vec::new();
-            let byte: Type<u8> = Type { size: 1, value: |bits| bits as u8 };
-            stored.values(&byte, &mut values, |_, byte| Ok(byte))?;
-            Ok((std::mem::take(&mut stored.shape), values))
+            stored.blocks(1, |block| to.write_all(block).map_err(|e| format!("cannot be copied: {e}")))?;
+            Ok(stored.shape)
         })
     }
 
@@ -464,27 +462,42 @@ impl<'a> StoredArray<'a> {
         values: &mut Vec<T>,
         mut checked: impl FnMut(usize, E) -> Result<T, String>,
     ) -> Result<(), String> {
-        let size = element.size;
-        let count = self.shape.iter().try_fold(1usize, |count, n| count.checked_mul(*n));
-        let mut left = count.and_then(|count| count.checked_mul(size)).unwrap_or(usize::MAX);
-        if left as u64 != self.bytes {
-            let Self { shape, type_name, bytes, .. } = self;
-            return Err(format!("has {bytes} bytes; expected {left}, for shape {shape:?} of type {type_name}"));
-        }
-        let damaged = |e: io::Error| format!("is damaged: {e}");
-        values.try_reserve_exact(left / size).map_err(|_| format!("of {left} bytes does not fit into memory"))?;
-        let mut block = vec![0; BLOCK];
-        while left > 0 {
-            let read = &mut block[..left.min(BLOCK)];
-            self.elements.read_exact(read).map_err(damaged)?;
-            for bytes in read.chunks_exact(size) {
+        let (size, big_endian) = (element.size, self.big_endian);
+        let total = self.total(size)?;
+        values.try_reserve_exact(total / size).map_err(|_| format!("of {total} bytes does not fit into memory"))?;
+        self.blocks(size, |block| {
+            for bytes in block.chunks_exact(size) {
                 let mut bits = [0; 8];
                 bits[..size].copy_from_slice(bytes);
-                if self.big_endian {
+                if big_endian {
                     bits[..size].reverse();
                 }
                 values.push(checked(values.len(), (element.value)(u64::from_le_bytes(bits)))?);
             }
+            Ok(())
+        })
+    }
+
+    /// Returns the number of bytes of an array with elements of `size` bytes, if the file has as many.
+    fn total(&self, size: usize) -> Result<usize, String> {
+        let count = self.shape.iter().try_fold(1usize, |count, n| count.checked_mul(*n));
+        let total = count.and_then(|count| count.checked_mul(size)).unwrap_or(usize::MAX);
+        if total as u64 != self.bytes {
+            let Self { shape, type_name, bytes, .. } = self;
+            return Err(format!("has {bytes} bytes; expected {total}, for shape {shape:?} of type {type_name}"));
+        }
+        Ok(total)
+    }
+
+    /// Reads elements of `size` bytes, block by block.
+    fn blocks(&mut self, size: usize, mut each: impl FnMut(&[u8]) -> Result<(), String>) -> Result<(), String> {
+        let mut left = self.total(size)?;
+        let damaged = |e: io::Error| format!("is damaged: {e}");
+        let mut block = vec![0; BLOCK];
+        while left > 0 {
+            let read = &mut block[..left.min(BLOCK)];
+            self.elements.read_exact(read).map_err(damaged)?;
+            each(read)?;
             left -= read.len();
         }
         // An archive compares its checksum when it is read to the end.

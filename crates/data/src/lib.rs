@@ -85,7 +85,7 @@ pub fn load(
     if !progress(0, 0) {
         return Err(DataError::Interrupted);
     }
-    let mut pools = source.kind().open(folders.data)?;
+    let mut pools = source.kind().open(folders)?;
     if let Some(classes) = &split.classes {
         pools = pools.only(classes)?;
     }

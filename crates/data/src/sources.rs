@@ -33,9 +33,9 @@ pub use synthetic::{Domain, Synthetic};
 pub use table::ImageTable;
 pub use webdataset::Webdataset;
 
-use crate::DataError;
 use crate::checksum::FieldHasher;
 use crate::pool::Pools;
+use crate::{DataError, Folders};
 
 /// What every kind of source can do. `data` is the data directory, where published datasets lie.
 pub(crate) trait Kind {
@@ -56,7 +56,7 @@ pub(crate) trait Kind {
     fn digest(&self, data: Option<&Path>) -> Result<blake3::Hash, DataError>;
 
     /// Reads the labels, and finds the images.
-    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError>;
+    fn open(&self, folders: Folders) -> Result<Pools, DataError>;
 }
 
 /// Makes the enum of all kinds from the list of them.

@@ -262,6 +262,13 @@ impl ConfigGroup {
         self.linf().is_none() && self.beta() == 0.0
     }
 
+    /// Whether poisons raise the loss on clean training data by at least a twentieth, on average. No test label decides
+    /// this. True if the victim has no such loss.
+    #[must_use]
+    pub fn works(&self, rise: Quantity) -> bool {
+        self.mean(rise).is_none_or(|e| e.mean >= 0.05)
+    }
+
     /// The parameters for which `keep(node, field)` is true, one per line, as a text that can be compared. Seeds of
     /// replicates are left out.
     #[must_use]
@@ -481,6 +488,17 @@ pub mod quantity {
     /// The drop with poisoned images.
     pub fn drop_on_images(r: &ResultRow) -> Option<f64> {
         Some(clean(r)? - images(r)?)
+    }
+    /// How much larger poisoned features make the loss on clean training data, as a share of the clean victim's. `None`
+    /// if the victim has no such loss.
+    pub fn rise_on_features(r: &ResultRow) -> Option<f64> {
+        let loss = r.clean_loss.as_ref()?;
+        Some(loss.features()? / loss.clean - 1.0)
+    }
+    /// [`rise_on_features`] with poisoned images or, if there are none, with poisoned features.
+    pub fn rise(r: &ResultRow) -> Option<f64> {
+        let loss = r.clean_loss.as_ref()?;
+        Some(loss.poisoned()? / loss.clean - 1.0)
     }
     /// The drop as a share of what the clean victim has above chance: `drop / (clean - 1/K)` with `K` classes. `None`
     /// if the clean victim is not better than chance.

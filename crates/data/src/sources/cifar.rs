@@ -19,6 +19,7 @@ use image::RgbImage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::Folders;
 use crate::archive;
 use crate::checksum::FieldHasher;
 use crate::error::DataError;
@@ -123,8 +124,8 @@ impl Kind for Cifar10 {
         digest(Cifar::Cifar10, "label", data)
     }
 
-    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError> {
-        Files::find(Cifar::Cifar10, data)?.into_pools(0)
+    fn open(&self, folders: Folders) -> Result<Pools, DataError> {
+        Files::find(Cifar::Cifar10, folders.data)?.into_pools(0)
     }
 }
 
@@ -148,12 +149,12 @@ impl Kind for Cifar100 {
         digest(Cifar::Cifar100, label, data)
     }
 
-    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError> {
+    fn open(&self, folders: Folders) -> Result<Pools, DataError> {
         let which = match self.labels {
             Cifar100Labels::Coarse => 0,
             Cifar100Labels::Fine => 1,
         };
-        Files::find(Cifar::Cifar100, data)?.into_pools(which)
+        Files::find(Cifar::Cifar100, folders.data)?.into_pools(which)
     }
 }
 

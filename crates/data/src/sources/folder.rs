@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, file_name, has_ending, locate, relative};
+use crate::Folders;
 use crate::checksum::FieldHasher;
 use crate::decode::{LIMIT_MIB, decode};
 use crate::error::{DataError, UnreadableImage};
@@ -67,8 +68,8 @@ impl Kind for ImageFolder {
         digest(&self.tree(data)?, &locate(&self.path, data))
     }
 
-    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError> {
-        Ok(open(self.tree(data)?))
+    fn open(&self, folders: Folders) -> Result<Pools, DataError> {
+        Ok(open(self.tree(folders.data)?))
     }
 }
 

@@ -9,10 +9,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, check_path, digest_files, file_name, files_in, has_ending, locate};
-use crate::DataError;
 use crate::parts::{Label, Part, SplitName, pools};
 use crate::pool::Pools;
 use crate::raw::{Order, RawImages, Shape};
+use crate::{DataError, Folders};
 
 /// Parameters of IDX files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -79,10 +79,10 @@ impl Kind for Idx {
         digest_files("hemlock-data idx v1", paths.map(|path| (file_name(path), path.as_path())))
     }
 
-    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError> {
+    fn open(&self, folders: Folders) -> Result<Pools, DataError> {
         let mut parts = Vec::new();
         let mut size = None;
-        for Files { split, images, labels } in self.files(data)? {
+        for Files { split, images, labels } in self.files(folders.data)? {
             let (dims, bytes) = read(&images)?;
             let wrong = |reason| damaged(&images, reason);
             let (height, width, channels) = match dims[..] {
@@ -104,7 +104,7 @@ impl Kind for Idx {
                 images: Box::new(RawImages::new(shape, bytes, &images)),
             });
         }
-        pools(&locate(&self.path, data), parts, None, size)
+        pools(&locate(&self.path, folders.data), parts, None, size)
     }
 }
 

@@ -8,10 +8,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, check_path, digest_files, file_name, files_in, has_ending, locate};
-use crate::DataError;
 use crate::parts::{Label, Part, SplitName, pools};
 use crate::pool::Pools;
 use crate::raw::{Order, RawImages, Shape};
+use crate::{DataError, Folders};
 
 /// Parameters of `.mat` files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -61,9 +61,9 @@ impl Kind for Mat {
         digest_files("hemlock-data mat v1", files.iter().map(|(_, path)| (file_name(path), path.as_path())))
     }
 
-    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError> {
+    fn open(&self, folders: Folders) -> Result<Pools, DataError> {
         let mut splits: Vec<(SplitName, PathBuf, Content)> = Vec::new();
-        for (split, path) in self.files(data)? {
+        for (split, path) in self.files(folders.data)? {
             let content = Content::read(&path)?;
             match splits.last_mut() {
                 Some((last, first, all)) if *last == split => {
@@ -84,7 +84,7 @@ impl Kind for Mat {
             groups: None,
             images: Box::new(RawImages::new(shape, pixels, &path)),
         };
-        pools(&locate(&self.path, data), splits.into_iter().map(part).collect(), None, size)
+        pools(&locate(&self.path, folders.data), splits.into_iter().map(part).collect(), None, size)
     }
 }
 

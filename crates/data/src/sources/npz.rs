@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use hemlock_arrays::{Arrays, ArraysError};
+use hemlock_arrays::Arrays;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tempfile::tempfile_in;
 
 use super::{Kind, check_path, digest_files, locate};
-use crate::DataError;
 use crate::parts::{Label, Part, SplitName, pools};
 use crate::pool::Pools;
 use crate::raw::{Order, RawImages, Shape};
+use crate::{DataError, Folders};
 
 /// Parameters of `.npz` files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -50,8 +51,8 @@ impl Kind for Npz {
         digest_files("hemlock-data npz v1", [(String::new(), locate(&self.path, data).as_path())])
     }
 
-    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError> {
-        let path = locate(&self.path, data);
+    fn open(&self, folders: Folders) -> Result<Pools, DataError> {
+        let path = locate(&self.path, folders.data);
         let mut arrays = Arrays::open(&path)?;
         let known = KNOWN.into_iter().find(|names| names.iter().any(|(_, images, _)| arrays.has(images)));
         // If none of them is there, the error names the first, and what is there instead.
@@ -61,7 +62,7 @@ impl Kind for Npz {
             if !arrays.has(images) && *split == Some(SplitName::Validation) {
                 continue;
             }
-            let (part, shape) = part(&mut arrays, *split, images, labels, &path)?;
+            let (part, shape) = part(&mut arrays, *split, [images, labels], &path, folders.scratch)?;
             parts.push(part);
             size = shape.side();
         }
@@ -69,26 +70,41 @@ impl Kind for Npz {
     }
 }
 
+/// Opens the images and labels of a split. The images go through a file in the scratch folder if there is one, because
+/// an archive gives them in order alone.
 fn part(
     arrays: &mut Arrays,
     split: Option<SplitName>,
-    images: &'static str,
-    labels: &'static str,
+    [images, labels]: [&'static str; 2],
     path: &Path,
-) -> Result<(Part, Shape), ArraysError> {
-    let (dims, bytes) = arrays.bytes(images)?;
+    scratch: Option<&Path>,
+) -> Result<(Part, Shape), DataError> {
+    let mut bytes = Vec::new();
+    let mut file =
+        scratch.map(tempfile_in).transpose().map_err(DataError::io("write into", scratch.unwrap_or(path)))?;
+    let dims = match &mut file {
+        Some(file) => arrays.copy_bytes(images, file)?,
+        None => arrays.copy_bytes(images, &mut bytes)?,
+    };
     let (n, height, width, channels) = match dims[..] {
         [n, height, width] => (n, height, width, 1),
         [n, height, width, channels] => (n, height, width, channels),
-        _ => return Err(arrays.refuse(images, format!("has shape {dims:?}; expected [n, height, width] or with 3"))),
+        _ => {
+            let reason = format!("has shape {dims:?}; expected [n, height, width] or with 3");
+            return Err(arrays.refuse(images, reason).into());
+        }
     };
     let shape = Shape { channels, height, width, order: Order::Pixels }.check();
     let shape = shape.map_err(|reason| arrays.refuse(images, reason))?;
     let numbers = arrays.integers(labels)?;
     if numbers.len() != n {
-        return Err(arrays.refuse(labels, format!("has {} labels of {n} images", numbers.len())));
+        return Err(arrays.refuse(labels, format!("has {} labels of {n} images", numbers.len())).into());
     }
     let labels = numbers.into_iter().map(Label::Number).collect();
-    let images = Box::new(RawImages::new(shape, bytes, &path.join(images)));
-    Ok((Part { split, labels, groups: None, images }, shape))
+    let place = path.join(images);
+    let images = match file {
+        Some(file) => RawImages::in_file(shape, file, 0, &place),
+        None => RawImages::new(shape, bytes, &place),
+    };
+    Ok((Part { split, labels, groups: None, images: Box::new(images) }, shape))
 }

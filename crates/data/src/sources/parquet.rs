@@ -6,10 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, check_path, digest_files, file_name, files_below, has_ending, locate};
-use crate::DataError;
 use crate::parquet_file::{ParquetFile, ParquetImages};
 use crate::parts::{Label, Row, SplitName, by_split, pools};
 use crate::pool::Pools;
+use crate::{DataError, Folders};
 
 /// Parameters of Parquet files.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -93,8 +93,8 @@ impl Kind for Parquet {
         digest_files("hemlock-data parquet v1", named)
     }
 
-    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError> {
-        let (folder, paths) = self.files(data)?;
+    fn open(&self, folders: Folders) -> Result<Pools, DataError> {
+        let (folder, paths) = self.files(folders.data)?;
         let wrong = |path: &Path, reason: String| DataError::Layout { path: path.to_path_buf(), reason };
         let (mut files, mut rows, mut names) = (Vec::new(), Vec::new(), None);
         for path in &paths {

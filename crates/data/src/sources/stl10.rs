@@ -7,10 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, check_path, digest_files, file_name, locate};
-use crate::DataError;
 use crate::parts::{Label, Part, SplitName, pools};
 use crate::pool::{Groups, Pool, Pools};
 use crate::raw::{Order, RawImages, Shape};
+use crate::{DataError, Folders};
 
 /// Parameters of STL-10.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -116,8 +116,8 @@ impl Kind for Stl10 {
         digest_files("hemlock-data stl10 v1", files.iter().map(|path| (file_name(path), path.as_path())))
     }
 
-    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError> {
-        let folder = self.folder(data);
+    fn open(&self, folders: Folders) -> Result<Pools, DataError> {
+        let folder = self.folder(folders.data);
         if self.pool == Stl10Pool::Unlabelled {
             let (images, n) = images(&folder.join("unlabeled_X.bin"))?;
             let none = RawImages::new(SHAPE, Vec::new(), &folder);

@@ -38,10 +38,10 @@ use image::RgbImage;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::DataError;
 use crate::checksum::FieldHasher;
 use crate::pool::{Groups, Pool, PoolImages, Pools, picture};
 use crate::sources::{Kind, Source};
+use crate::{DataError, Folders};
 use object::{Shape, Texture};
 
 /// Parameters of generated images.
@@ -147,7 +147,7 @@ impl Kind for Synthetic {
         Ok(digest(self))
     }
 
-    fn open(&self, _data: Option<&Path>) -> Result<Pools, DataError> {
+    fn open(&self, _folders: Folders) -> Result<Pools, DataError> {
         Ok(open(self))
     }
 }

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::folder::{FileImages, digest_images};
 use super::parquet::{LABELS, split_of_value, text};
 use super::{Kind, check_path, has_ending, locate};
-use crate::DataError;
 use crate::checksum::FieldHasher;
 use crate::parquet_file::ParquetFile;
 use crate::parts::{Label, Row, SplitName, by_split, pools};
 use crate::pool::Pools;
+use crate::{DataError, Folders};
 
 /// Parameters of a table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -232,9 +232,9 @@ impl Kind for ImageTable {
         Ok(hasher.finish())
     }
 
-    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError> {
-        let (paths, rows) = self.rows(data)?;
-        let path = locate(&self.path, data);
+    fn open(&self, folders: Folders) -> Result<Pools, DataError> {
+        let (paths, rows) = self.rows(folders.data)?;
+        let path = locate(&self.path, folders.data);
         let parts = by_split(rows, Box::new(FileImages { paths }));
         let parts = parts.map_err(|reason| DataError::Layout { path: path.clone(), reason })?;
         pools(&path, parts, None, None)

@@ -13,11 +13,11 @@ use tar::Archive;
 
 use super::parquet::split_of;
 use super::{Kind, check_path, digest_files, files_below, has_ending, locate, relative};
-use crate::DataError;
 use crate::archive::safe_path;
 use crate::decode::{LIMIT_MIB, decode_bytes};
 use crate::parts::{Label, Row, by_split, pools};
 use crate::pool::{PoolImages, Pools};
+use crate::{DataError, Folders};
 
 /// Parameters of WebDataset's archives.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -86,8 +86,8 @@ impl Kind for Webdataset {
         digest_files("hemlock-data webdataset v1", named)
     }
 
-    fn open(&self, data: Option<&Path>) -> Result<Pools, DataError> {
-        let (folder, shards) = self.files(data)?;
+    fn open(&self, folders: Folders) -> Result<Pools, DataError> {
+        let (folder, shards) = self.files(folders.data)?;
         let (mut entries, mut rows) = (Vec::new(), Vec::new());
         for (shard, path) in shards.iter().enumerate() {
             for (key, sample) in samples(path)? {

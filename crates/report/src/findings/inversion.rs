@@ -3,27 +3,25 @@
 use super::{Finding, FindingComparison, Question, Unit};
 use crate::{ConfigGroup, config_group::quantity};
 
-const TEST: &str = "For images without a limit on pixels, made from features that cost at least a point: \
-                    the images cost less than half of what the features cost. One-sided tests, seed by \
-                     seed and image by image.";
+const TEST: &str = "For images without a limit on pixels, made from features that raise the victim's \
+                    loss on clean training data by at least a twentieth: the images cost less than half of what the \
+                    features cost. One-sided tests, seed by seed and image by image.";
 
 const QUESTION: Question = Question {
     id: "F5",
     claim: "Inversion is the bottleneck: poisoned features cost far more accuracy than the images made from them.",
     test: TEST,
-    needs: "poisoned features that cost at least a point, inverted by a decoder or by matching without refinement, \
-            with β = 0 and without an L∞ limit",
+    needs: "poisoned features that raise the loss on clean training data by a twentieth, inverted by a decoder or by \
+            matching without refinement, with β = 0 and without an L∞ limit",
 };
 
 const REFINED: Question = Question {
     id: "F5-refined",
     claim: "Refinement does not remove the bottleneck: poisoned features cost far more accuracy than refined images.",
     test: TEST,
-    needs: "poisoned features that cost at least a point, matched and refined, with β = 0 and without an L∞ limit",
+    needs: "poisoned features that raise the loss on clean training data by a twentieth, matched and refined, with \
+            β = 0 and without an L∞ limit",
 };
-
-/// The least drop of poisoned features that is tested: below it there is nothing for inversion to lose.
-const ASKED: f64 = 0.01;
 
 /// Tests F5 on decoders and matching alone, as in the paper.
 pub fn finding(configs: &[ConfigGroup]) -> Finding {
@@ -40,8 +38,8 @@ pub fn of_refined(configs: &[ConfigGroup]) -> Finding {
 /// any limit. (With a limit, images would have to look clean as well; this is what F2 asks.)
 fn kept(configs: &[ConfigGroup], question: &Question, of: fn(&ConfigGroup) -> bool) -> Finding {
     let made: Vec<&ConfigGroup> = configs.iter().filter(|c| of(c) && c.unlimited()).collect();
-    let costs = |c: &&&ConfigGroup| c.mean(quantity::drop_on_features).is_some_and(|e| e.mean >= ASKED);
-    let asked: Vec<&&ConfigGroup> = made.iter().filter(costs).collect();
+    // Below this there is nothing for inversion to lose.
+    let asked: Vec<&&ConfigGroup> = made.iter().filter(|c| c.works(quantity::rise_on_features)).collect();
     let comparison = |config: &ConfigGroup| {
         let e = config.combined(quantity::drop_on_features, config, quantity::drop_on_images, |features, images| {
             features / 2.0 - images
@@ -55,7 +53,10 @@ fn kept(configs: &[ConfigGroup], question: &Question, of: fn(&ConfigGroup) -> bo
     };
     let compared = asked.iter().filter_map(|config| comparison(config)).collect();
     let what = if question.id == REFINED.id { "matching that is refined" } else { "decoder or matching alone" };
-    let sides = [(what, made.len()), ("the same of features that cost at least a point", asked.len())];
+    let sides = [
+        (what, made.len()),
+        ("the same of features that raise the loss on clean training data by a twentieth", asked.len()),
+    ];
     // If there are no images at all, the second side would only repeat this.
     let sides = if made.is_empty() { &sides[..1] } else { &sides };
     question.judged(compared).beside(Vec::new(), sides, question)

@@ -13,18 +13,15 @@ use std::collections::BTreeSet;
 const QUESTION: Question = Question {
     id: "F3",
     claim: "Transfer loses more accuracy than fine-tuning.",
-    test: "Attacks are compared that are equal in everything but the data, and cost at least a point in one of the two \
-           settings. If heads train on the same images, with extractors that were pre-trained on different images: the \
+    test: "Attacks are compared that are equal in everything but the data, and raise the victim's loss on clean \
+           training data by at least a twentieth in one of the two settings. If heads train on the same images, with extractors that were pre-trained on different images: the \
            drop in transfer is larger than the drop in fine-tuning, in points. If the extractor is the same and the \
            downstream data differ: the same for the drop as a share of the accuracy of the clean victim above chance, \
            drop / (clean − 1/K) with K classes, because points on different data cannot be compared. One-sided tests: \
            seed by seed if heads train on the same images, otherwise for two samples.",
-    needs: "the same attack in a fine-tuning and in a transfer pipeline, reported together, with a drop of at least a \
-            point",
+    needs: "the same attack in a fine-tuning and in a transfer pipeline, reported together, which raises the loss on \
+            clean training data by a twentieth",
 };
-
-/// The least drop of an attack, in one of the two configurations, that is compared.
-const ASKED: f64 = 0.01;
 
 /// The axis of pre-training: the images that the extractor was pre-trained on.
 const EXTRACTOR: Axis = Axis::of(&["dataset.pretrain.source", "dataset.pretrain.classes"]);
@@ -63,15 +60,15 @@ pub(super) fn pairs<'c>(
 /// 1. in the source of pre-training: `drop(transfer) - drop(fine-tuning) > 0`
 /// 2. in the source of downstream data: the same for [`quantity::share_above_chance`]
 ///
-/// Drops are those on images, or on features if there are no images. Pairs of which both drops are below [`ASKED`] are
-/// left out.
+/// Drops are those on images, or on features if there are no images. Pairs of which neither
+/// attack works ([`ConfigGroup::works`]) are left out.
 pub fn finding(configs: &[ConfigGroup]) -> Finding {
     let of = |kind: PretrainingKind| configs.iter().filter(|c| c.pretraining() == kind).collect::<Vec<&ConfigGroup>>();
     let (moved, tuned) = (of(PretrainingKind::Transfer), of(PretrainingKind::FineTuning));
     let (pairs, apart) = pairs(&moved, &tuned);
-    let costs = |c: &ConfigGroup| c.mean(quantity::drop).is_some_and(|e| e.mean >= ASKED);
+    let works = |c: &ConfigGroup| c.works(quantity::rise);
     let mut comparisons = Vec::new();
-    for (moved, tuned, same_images) in pairs.into_iter().filter(|(moved, tuned, _)| costs(moved) || costs(tuned)) {
+    for (moved, tuned, same_images) in pairs.into_iter().filter(|(moved, tuned, _)| works(moved) || works(tuned)) {
         let rows = format!("{} against {}", moved.remarked_name(), tuned.remarked_name());
         let share = quantity::share_above_chance;
         if same_images {

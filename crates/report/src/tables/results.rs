@@ -83,6 +83,11 @@ pub fn results(configs: &[ConfigGroup]) -> Table {
     table
 }
 
+/// What the optimiser is known to miss.
+fn gap(row: &ResultRow) -> Option<f64> {
+    row.gap
+}
+
 fn caption(configs: &[ConfigGroup]) -> String {
     let mut caption = "The table shows test accuracies in %, as means ± standard deviations over seeds. The drop is \
                        the clean accuracy minus the accuracy with poisoned images (with poisoned features, if there \
@@ -93,6 +98,10 @@ fn caption(configs: &[ConfigGroup]) -> String {
                        show that more passes would bring at most a twentieth of the gain of the objective; that of \
                        noise is flat if its crafting ended by itself."
         .to_owned();
+    if configs.iter().any(|c| c.mean(gap).is_some()) {
+        caption += " The gap is how far the search that began with adversarial labels ended behind the best search, in \
+                    the attack's objective.";
+    }
     for (_, column) in declared(configs) {
         caption += &format!(" {}: {}", words::capital(column.heading), column.meaning);
     }
@@ -154,6 +163,9 @@ fn visibility(configs: &[ConfigGroup]) -> Columns<'_> {
     }
     if configs.iter().any(|c| c.passes_curve != PassesCurve::NotAsked) {
         columns.add("curve over passes", ColumnKind::Text, |c| TableCell::text(c.passes_curve.words()));
+    }
+    if configs.iter().any(|c| c.mean(gap).is_some()) {
+        columns.plain("gap", 4, gap);
     }
     for (node, column) in declared(configs) {
         let of = move |row: &ResultRow| row.stages.get(node)?.get(column.field).copied();
