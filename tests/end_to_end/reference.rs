@@ -92,6 +92,8 @@ fn allows(schema: &Value, whole: &Value, value: &Value) -> bool {
         "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= wanted.as_u64().unwrap()),
         "maxItems" => value.as_array().is_none_or(|items| items.len() as u64 <= wanted.as_u64().unwrap()),
         "uniqueItems" => true,
+        "minLength" => value.as_str().is_none_or(|text| text.chars().count() as u64 >= wanted.as_u64().unwrap()),
+        "maxLength" => value.as_str().is_none_or(|text| text.chars().count() as u64 <= wanted.as_u64().unwrap()),
         "required" => {
             let has = |name: &Value| value.get(name.as_str().unwrap()).is_some();
             !value.is_object() || wanted.as_array().unwrap().iter().all(has)
