@@ -6,7 +6,6 @@ Change `model()`; the rest is the protocol. Needs numpy and torch.
 import json
 import os
 import struct
-import sys
 
 import numpy as np
 import torch
