@@ -6,7 +6,6 @@ Change `model()`; the rest is the protocol. Needs numpy and torch.
 import json
 import os
 import struct
-import sys
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 def model():
     """The network without its classifier: normalised images [n, 3, SIDE, SIDE] to features [n, d]."""
     import timm
+    torch.manual_seed(0)  # random weights have to be the same in every child
     return timm.create_model("vit_small_patch16_224", pretrained=False, num_classes=0)
 
 
