@@ -1,6 +1,6 @@
 //! The results of an evaluation: how accurate victims are after training on poisons and on controls.
 
-use crate::{AttackId, Bounds, Features, LearnerState, Measured, TestGroups, arrays};
+use crate::{AttackId, Bounds, Detection, Features, LearnerState, Measured, TestGroups, arrays};
 use hemlock_head::{Head, judge};
 use hemlock_store::{Artifact, Manifest, PayloadReader, PayloadWriter, Store, StoreError};
 use ndarray::{Array2, ArrayView1, ArrayView2};
@@ -210,12 +210,12 @@ impl Outcome {
         self.epochs.iter().copied().fold(self.accuracy.overall, f64::max)
     }
 
-    fn info(&self) -> OutcomeInfo {
+    pub(crate) fn info(&self) -> OutcomeInfo {
         let Self { accuracy, answers: _, epochs, clean_loss, gradient_norm, converged, head } = self.clone();
         OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, linear: head.is_some() }
     }
 
-    fn write_head(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
+    pub(crate) fn write_head(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
         self.head.iter().try_for_each(|head| arrays::write(w, &format!("head.{name}"), &head.packed().to_owned()))
     }
 
@@ -224,7 +224,7 @@ impl Outcome {
         Self { accuracy, answers: Answers::default(), epochs, clean_loss, gradient_norm, converged, head: None }
     }
 
-    fn read(r: &PayloadReader, info: OutcomeInfo, answers: Answers, name: &str) -> Result<Self, StoreError> {
+    pub(crate) fn read(r: &PayloadReader, info: OutcomeInfo, answers: Answers, name: &str) -> Result<Self, StoreError> {
         let file = format!("head.{name}");
         let read = || Head::from_packed(arrays::read(r, &file)?).map_err(|e| r.corrupt(&file, e.to_string()));
         let head = info.linear.then(read).transpose()?;
@@ -233,7 +233,7 @@ impl Outcome {
 }
 
 #[derive(Clone, Serialize, Deserialize)]
-struct OutcomeInfo {
+pub(crate) struct OutcomeInfo {
     accuracy: Accuracy,
     epochs: Vec<f64>,
     clean_loss: Option<f64>,
@@ -367,6 +367,8 @@ pub struct Evaluation {
     pub loss_bound: Option<f64>,
     /// How visible the poisons are; `None` if the poisons are features only.
     pub visibility: Option<Visibility>,
+    /// What a filter removed from clean data and poisons; `None` without a filter.
+    pub detection: Option<Detection>,
     /// The change of every poison's image; empty if the poisons are features only.
     pub changes: Vec<PixelChange>,
     /// The groups of the test images, if the dataset has groups; `None` after [`Evaluation::read_numbers`].
@@ -403,6 +405,7 @@ impl Evaluation {
             drawn,
             loss_bound: info.loss_bound,
             visibility: info.visibility,
+            detection: info.detection,
             changes,
             test_groups: None,
         }
@@ -432,6 +435,7 @@ struct Info {
     outcomes: Measured<OutcomeInfo>,
     loss_bound: Option<f64>,
     visibility: Option<Visibility>,
+    detection: Option<Detection>,
 }
 
 impl Artifact for Evaluation {
@@ -456,6 +460,7 @@ impl Artifact for Evaluation {
                 outcomes: self.outcomes.map(Outcome::info),
                 loss_bound: self.loss_bound,
                 visibility: self.visibility.clone(),
+                detection: self.detection,
             },
         )?;
         for (name, outcome) in self.outcomes.named() {

@@ -1,7 +1,7 @@
 //! Export of artifacts to other tools: named tensors, whole files and pictures.
 
 use crate::{
-    Answers, Dataset, DecoderArtifact, Drawn, Evaluation, ExtractorArtifact, Features, Images, Normalization, Outcome,
+    Answers, Dataset, DecoderArtifact, Defence, Drawn, Evaluation, ExtractorArtifact, Features, Images, Normalization, Outcome,
     PixelChange, PoisonFeatures, PoisonFit, Poisons, TargetParams, Victim,
 };
 use hemlock_head::Head;
@@ -217,10 +217,21 @@ fn poisons_csv(poisons: &Poisons) -> String {
 
 impl Export for Victim {
     fn export(&self) -> Exported {
-        let mut tensors: Vec<(String, Vec<Tensor>)> = self.clean.head.iter().map(|h| head("clean", h)).collect();
-        tensors.push(answers([("clean", &self.clean)].into_iter()));
-        Exported { tensors, ..Exported::default() }
+        on_clean_data(&self.clean)
     }
+}
+
+impl Export for Defence {
+    fn export(&self) -> Exported {
+        on_clean_data(&self.clean)
+    }
+}
+
+/// The head that was trained on clean data, if there is one, and the predictions of the victim.
+fn on_clean_data(clean: &Outcome) -> Exported {
+    let mut tensors: Vec<(String, Vec<Tensor>)> = clean.head.iter().map(|h| head("clean", h)).collect();
+    tensors.push(answers([("clean", clean)].into_iter()));
+    Exported { tensors, ..Exported::default() }
 }
 
 /// Returns the predictions for every test image, as two tensors per training set: whether each image was classified

@@ -16,6 +16,8 @@ pub enum Role {
     Poisoned,
     /// A control: clean data with as many changed samples, but without an attack.
     Control,
+    /// Clean data, or clean data with poisons, without the defence that the other outcomes have.
+    Undefended,
 }
 
 /// A training set: its name in results and files, and its role.
@@ -34,6 +36,10 @@ impl TrainingSet {
     pub const FEATURES: &'static str = "features";
     /// Name of the training set of clean data and poisons as images.
     pub const IMAGES: &'static str = "images";
+    /// Name of the training set of clean data, without the defence.
+    pub const UNDEFENDED_CLEAN: &'static str = "undefended_clean";
+    /// Name of the training set of clean data and poisons in the form that victims get, without the defence.
+    pub const UNDEFENDED: &'static str = "undefended";
 
     /// Returns a training set with the given name and role.
     pub fn new(name: impl Into<String>, role: Role) -> Self {

@@ -48,6 +48,7 @@ pub fn graph() -> Graph {
             ..node::<hemlock_unlearnable::Stage>("unlearnable")
         },
         node::<hemlock_victim::Stage>("victim"),
+        node::<hemlock_defence::Stage>("defence"),
         node::<hemlock_evaluate::Stage>("evaluate"),
     ])
 }

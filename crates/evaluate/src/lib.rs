@@ -5,7 +5,7 @@ mod controls;
 use controls::Basis;
 pub use controls::{ControlRef, about};
 use hemlock_artifact::{
-    AttackId, Dataset, Drawn, Evaluation, ExtractorArtifact, Features, LearnerState, Measured, Outcome, PixelChange,
+    AttackId, Dataset, Defence, Detection, Drawn, Evaluation, ExtractorArtifact, Features, LearnerState, Measured, Outcome, PixelChange,
     PoisonFeatures, Poisons, Role, TargetParams, TrainingSet, Victim, Visibility,
 };
 use hemlock_attack::attacks::constraint;
@@ -14,7 +14,7 @@ use hemlock_models::{extract, extracted, open_extractor};
 use hemlock_perturb::{FrozenExtractor, visibility};
 use hemlock_stage::{About, Context, ErrorKind, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_threat::{Constraint, Sees, loss_bound};
-use hemlock_victims::{Train, TrainingSetChange, VictimData, VictimSpec, measure};
+use hemlock_victims::{DefenceSpec, Train, TrainingSetChange, VictimData, VictimSpec, measure};
 use ndarray::Array2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ use serde_json::Value;
 #[serde(default, deny_unknown_fields)]
 pub struct Params {
     /// The controls that the victim is trained on. By default these are all controls for victims that train on
-    /// features, and none for victims that train a network, which takes minutes per control.
+    /// features, and none for victims that train a network, which takes minutes per control, and none with a defence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub controls: Option<Vec<ControlRef>>,
     /// The splits whose error influence flips raise: `["train"]` by default, which is the default of attacks, too.
@@ -36,10 +36,10 @@ impl hemlock_stage::Params for Params {}
 
 impl Params {
     /// Returns the controls that a victim is trained on.
-    fn controls(&self, reads_images: bool) -> Vec<ControlRef> {
+    fn controls(&self, reads_images: bool, defended: bool) -> Vec<ControlRef> {
         match &self.controls {
-            // A network takes minutes to train.
-            None if reads_images => Vec::new(),
+            // A network takes minutes to train, and a result without the defence has the controls already.
+            None if reads_images || defended => Vec::new(),
             None => ControlRef::all(),
             Some(controls) => controls.clone(),
         }
@@ -56,6 +56,8 @@ inputs! {
         ; optional {
             /// The victim; by default a linear head that is trained to the minimum.
             victim: Victim = "victim",
+            /// A defence; by default there is none.
+            defence: Defence = "defence",
             /// Poisoned features.
             poison_features: PoisonFeatures = "poison-features",
             /// Poisons as images, from features or from pixels.
@@ -93,7 +95,7 @@ impl hemlock_stage::Stage for Stage {
 
     fn run(params: &Params, inputs: Inputs, ctx: &Context) -> Result<Evaluation, StageError> {
         let Inputs { target, poisons, dataset, victim, .. } = &inputs;
-        let how = spec_of(victim.as_ref())?;
+        let how = VictimSpec::of(victim.as_ref())?;
         let features = inputs.victim_features.as_ref().unwrap_or(&inputs.features);
         let own = inputs.victim_features.is_none();
         let data = VictimData {
@@ -103,13 +105,23 @@ impl hemlock_stage::Stage for Stage {
             weight_decay: target.weight_decay,
             ctx,
         };
-        let victims = Victims { data: &data, victim: &*how.victim(), name: how.kind(), own };
+        let defence = inputs.defence.as_ref().map(DefenceSpec::of).transpose()?;
+        let victims =
+            Victims { data: &data, victim: &*how.victim(), defence: defence.as_ref(), name: how.kind(), own };
         let record = PoisonRecord::of(&inputs)?;
-        let mut outcomes = Measured::new(match victim {
+        let clean = match victim {
             Some(victim) => victim.clean.clone(),
             None => how.clean(&data, own.then_some(target))?,
-        });
-        victims.add_poisoned(&mut outcomes, &inputs)?;
+        };
+        let mut outcomes = match &inputs.defence {
+            None => Measured::new(clean),
+            Some(defence) => Measured::new(defence.clean.clone()).with(
+                TrainingSet::UNDEFENDED_CLEAN,
+                Role::Undefended,
+                clean,
+            ),
+        };
+        let detection = victims.add_poisoned(&mut outcomes, &inputs)?;
         let samples = features.train.samples(data.classes())?;
         let basis = Basis {
             data: &data,
@@ -119,7 +131,7 @@ impl hemlock_stage::Stage for Stage {
             sees: params.sees,
             reads_images: victims.victim.reads_images(),
         };
-        victims.add_controls(&mut outcomes, &params.controls(basis.reads_images), &basis)?;
+        victims.add_controls(&mut outcomes, &params.controls(basis.reads_images, defence.is_some()), &basis)?;
         let (visibility, changes) = seen(poisons.as_ref(), dataset.as_ref())?;
         Ok(Evaluation {
             attack: record.attack,
@@ -135,7 +147,7 @@ impl hemlock_stage::Stage for Stage {
             poison_fraction_bound: target.path.last().map(|point| point.poison_fraction_bound),
             poisons: basis.count as u64,
             loss_bound: match &how {
-                VictimSpec::Linear(_) if own && record.replaced.is_none() => {
+                VictimSpec::Linear(_) if own && record.replaced.is_none() && defence.is_none() => {
                     Some(loss_bound_of(&inputs, samples, basis.count, ctx)?)
                 }
                 _ => None,
@@ -144,15 +156,10 @@ impl hemlock_stage::Stage for Stage {
             drawn: Drawn::of(features),
             test_groups: features.test_groups.clone(),
             visibility,
+            detection,
             changes,
         })
     }
-}
-
-/// The victim that the stage `victim` trained; without this stage, a linear head that is trained to the minimum.
-fn spec_of(victim: Option<&Victim>) -> Result<VictimSpec, StageError> {
-    let Some(victim) = victim else { return Ok(VictimSpec::default()) };
-    serde_json::from_str(&victim.params).map_err(|e| StageError::new(ErrorKind::Artifact, e))
 }
 
 /// How visible poisoned images are: of all together, and the change of each. Poisoned features have no images.
@@ -244,6 +251,8 @@ impl<'a> PoisonRecord<'a> {
 struct Victims<'a> {
     data: &'a VictimData<'a>,
     victim: &'a dyn Train,
+    /// The defence of its training sets.
+    defence: Option<&'a DefenceSpec>,
     /// The victim's name in specs.
     name: &'static str,
     /// Whether the victim reads features of the attacker's extractor.
@@ -251,23 +260,37 @@ struct Victims<'a> {
 }
 
 impl Victims<'_> {
-    /// Measures what the attack aimed at, and trains on what it made, as far as this victim can train on it.
-    fn add_poisoned(&self, outcomes: &mut Measured<Outcome>, inputs: &Inputs) -> Result<(), StageError> {
+    /// Measures what the attack aimed at, and trains on what it made, as far as this victim can train on it. Returns
+    /// what the defence detected of the poisons in the form that victims get.
+    fn add_poisoned(
+        &self,
+        outcomes: &mut Measured<Outcome>,
+        inputs: &Inputs,
+    ) -> Result<Option<Detection>, StageError> {
         let linear = outcomes.clean.head.is_some();
         let mut add = |name: &str, role: Role, outcome: Outcome| outcomes.set(TrainingSet::new(name, role), outcome);
         if self.own && linear {
             add(TrainingSet::TARGET, Role::Target, measure(inputs.target.target.clone(), self.data)?);
         }
+        let (mut last, mut detection) = (None, None);
         // Poisoned features mean nothing to another extractor, and a network is not trained on features.
         if let Some(poisons) = inputs.poison_features.as_ref().filter(|_| self.own && !self.victim.reads_images()) {
-            add(TrainingSet::FEATURES, Role::Poisoned, self.on_features(poisons)?);
+            let change = self.of_features(poisons);
+            let (outcome, detected) = self.train("poisoned features", &change)?;
+            add(TrainingSet::FEATURES, Role::Poisoned, outcome);
+            (last, detection) = (Some(change), detected);
         }
-        if let Some(poisons) = &inputs.poisons
-            && let Some(outcome) = self.on_images(poisons)?
-        {
+        if let Some(poisons) = inputs.poisons.as_ref().filter(|poisons| self.can_train_on(poisons)) {
+            let change = self.poisoned(poisons)?;
+            let (outcome, detected) = self.train("poisoned images", &change)?;
             add(TrainingSet::IMAGES, Role::Poisoned, outcome);
+            (last, detection) = (Some(change), detected);
         }
-        Ok(())
+        if let (Some(_), Some(change)) = (self.defence, last) {
+            let outcome = self.victim.train("poisons without the defence", self.data, &change)?;
+            add(TrainingSet::UNDEFENDED, Role::Undefended, outcome);
+        }
+        Ok(detection)
     }
 
     /// Trains on the controls that exist for these poisons.
@@ -280,32 +303,34 @@ impl Victims<'_> {
         for control in controls {
             if let Some(change) = control.make(basis)? {
                 let set = TrainingSet::new(control.outcome(), Role::Control);
-                let outcome = self.train(&set.words(), &change)?;
+                let (outcome, _) = self.train(&set.words(), &change)?;
                 outcomes.set(set, outcome);
             }
         }
         Ok(())
     }
 
-    /// Trains on clean data and poisoned features.
-    fn on_features(&self, poisons: &PoisonFeatures) -> Result<Outcome, StageError> {
+    /// Returns the change of clean data that poisoned features make.
+    fn of_features(&self, poisons: &PoisonFeatures) -> TrainingSetChange {
         let (features, labels) = (poisons.features.mapv(f64::from), poisons.labels.clone());
-        let change = TrainingSetChange { features, labels, ..TrainingSetChange::none(self.data) };
-        self.train("poisoned features", &change)
+        TrainingSetChange { features, labels, ..TrainingSetChange::none(self.data) }
     }
 
-    /// Trains on clean data and poisoned images; `None` if the victim cannot train on these.
-    fn on_images(&self, poisons: &Poisons) -> Result<Option<Outcome>, StageError> {
-        if poisons.pixels.is_some() && self.victim.reads_images() {
+    /// Whether the victim can train on these poisons. Otherwise it warns.
+    fn can_train_on(&self, poisons: &Poisons) -> bool {
+        let can = poisons.pixels.is_none() || !self.victim.reads_images();
+        if !can {
             let (victim, why) = (self.name, "unclipped pixels are no images");
             tracing::warn!(victim, "this victim trains on images, and {why}; it is not trained on them");
-            return Ok(None);
         }
-        self.train("poisoned images", &self.poisoned(poisons)?).map(Some)
+        can
     }
 
-    fn train(&self, what: &str, change: &TrainingSetChange) -> Result<Outcome, StageError> {
-        self.victim.train(what, self.data, change)
+    /// Trains on clean data with a change, behind the defence if there is one.
+    fn train(&self, what: &str, change: &TrainingSetChange) -> Result<(Outcome, Option<Detection>), StageError> {
+        let Some(defence) = self.defence else { return Ok((self.victim.train(what, self.data, change)?, None)) };
+        let (outcome, detection) = defence.train(self.victim, what, self.data, change)?;
+        Ok((outcome, Some(detection)))
     }
 
     /// Returns the change of clean data that poisons make.

@@ -3,20 +3,22 @@
 //! A victim trains on clean data with a [`TrainingSetChange`]: samples that are added, and clean samples that are left
 //! out. Attacks that add samples, attacks that replace samples, and controls therefore look the same to a victim.
 
+mod defence;
 mod knn;
 mod linear;
 mod mlp;
 mod network;
 mod training;
 
+pub use defence::{DefenceSpec, FilterRef};
 pub use knn::Knn;
 pub use linear::{LogisticRegression, Sgd, measure};
 pub use mlp::Mlp;
 pub use network::NetworkVictim;
 pub use training::{TrainingSetChange, VictimData};
 
-use hemlock_artifact::{Outcome, TargetParams};
-use hemlock_stage::{ParamError, StageError};
+use hemlock_artifact::{Outcome, TargetParams, Victim};
+use hemlock_stage::{ErrorKind, ParamError, StageError};
 use network::Origin;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -63,6 +65,15 @@ pub trait Train {
 }
 
 impl VictimSpec {
+    /// The victim that the stage `victim` trained; without this stage, a linear head that is trained to the minimum.
+    ///
+    /// # Errors
+    /// If the artifact does not say how the victim trains.
+    pub fn of(victim: Option<&Victim>) -> Result<Self, StageError> {
+        let Some(victim) = victim else { return Ok(Self::default()) };
+        serde_json::from_str(&victim.params).map_err(|e| StageError::new(ErrorKind::Artifact, e))
+    }
+
     /// The name of the kind in specs and results.
     #[must_use]
     pub fn kind(&self) -> &'static str {
