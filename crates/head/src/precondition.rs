@@ -42,15 +42,27 @@ impl Preconditioner {
     /// Returns an error if there are no samples, if the blocks differ in their features or classes, or if the weight
     /// decay is negative or not finite.
     pub fn new(blocks: &[Samples<'_>], weight_decay: f64) -> Result<Self, HeadError> {
-        HeadError::check_non_negative("weight_decay", weight_decay)?;
+        Self::for_each(blocks, &[weight_decay]).map(|mut one| one.remove(0))
+    }
+
+    /// [`Preconditioner::new`] for several weight decays, in their order. The samples are read once.
+    ///
+    /// # Errors
+    /// Returns the errors of [`Preconditioner::new`].
+    pub fn for_each(blocks: &[Samples<'_>], weight_decays: &[f64]) -> Result<Vec<Self>, HeadError> {
+        weight_decays.iter().try_for_each(|decay| HeadError::check_non_negative("weight_decay", *decay))?;
         let count = count(blocks)?;
         let first = blocks.first().ok_or(HeadError::Empty)?;
         let (dim, classes) = (first.dim(), first.classes());
         Head::zeros(classes, dim)?.check_samples(blocks)?;
-        let mut hessian = second_moments(blocks, dim);
-        hessian /= (count * classes) as f64;
-        add_decay(&mut hessian, weight_decay);
-        Ok(Self { whitening: vec![whitening(hessian)] })
+        let mut cross_entropy = second_moments(blocks, dim);
+        cross_entropy /= (count * classes) as f64;
+        let with = |weight_decay: &f64| {
+            let mut hessian = cross_entropy.clone();
+            add_decay(&mut hessian, *weight_decay);
+            Self { whitening: vec![whitening(hessian)] }
+        };
+        Ok(weight_decays.iter().map(with).collect())
     }
 
     /// The inverses of the Hessian's diagonal blocks at `head`, one for each class:

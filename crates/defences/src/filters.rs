@@ -1,0 +1,230 @@
+//! Filters: scores of how suspicious every sample of a poisoned training set is, and what to remove. Each filter is one
+//! file in this folder and one line of [`FILTERS`].
+//!
+//! A filter sees the poisoned training set and nothing else: no clean data, and not which samples are poisons.
+
+mod activation_clustering;
+mod knn_distance;
+mod knn_label;
+mod loss;
+mod neighbors;
+mod roni;
+mod self_influence;
+mod sever;
+mod slab;
+mod spectral;
+mod sphere;
+mod svd;
+mod trimmed_loss;
+
+use std::cmp::Ordering;
+
+use crate::{DefenceError, TrainingSet};
+
+/// All filters.
+pub static FILTERS: [&Filter; 12] = [
+    &sphere::FILTER,
+    &slab::FILTER,
+    &loss::FILTER,
+    &svd::FILTER,
+    &knn_distance::FILTER,
+    &knn_label::FILTER,
+    &spectral::FILTER,
+    &activation_clustering::FILTER,
+    &sever::FILTER,
+    &self_influence::FILTER,
+    &trimmed_loss::FILTER,
+    &roni::FILTER,
+];
+
+/// A filter.
+pub struct Filter {
+    /// The name, such as `knn-distance`.
+    pub name: &'static str,
+    /// What the score is, which continues "the score is …".
+    pub score: &'static str,
+    /// What [`Removal::Rule`] removes, which continues "it removes …".
+    pub rule: &'static str,
+    /// Whether [`Removal::Share`] is a share of each class; otherwise, it is a share of all samples.
+    pub by_class: bool,
+    /// The paper that the filter comes from.
+    pub source: &'static str,
+    run: fn(&TrainingSet<'_>, &FilterOptions) -> Result<Filtered, DefenceError>,
+}
+
+/// Options of a filter.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FilterOptions {
+    /// How many samples are removed.
+    pub removal: Removal,
+    /// The number of neighbours of `knn-distance` and `knn-label`. `None` is 5 for the first one and the mean size of a
+    /// class for the second one. Other filters ignore it.
+    pub neighbors: Option<usize>,
+}
+
+/// How many samples a filter removes. Both numbers lie in `[0, 1)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Removal {
+    /// The samples with the largest scores: a share of each class or of all samples, see [`Filter::by_class`]. The
+    /// number is rounded to the nearest one.
+    Share(f64),
+    /// What the filter's paper removes if it expects this share of poisons, see [`Filter::rule`].
+    Rule {
+        /// The expected share of poisons.
+        expected: f64,
+    },
+}
+
+/// What a filter says of a training set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Filtered {
+    /// The score of every sample, `[N]`; large scores are suspicious. Where classes are filtered one by one, a score
+    /// has the same unit in all of them.
+    pub scores: Vec<f64>,
+    /// Whether the filter removes a sample, `[N]`.
+    pub removed: Vec<bool>,
+}
+
+impl Filtered {
+    /// The samples that stay.
+    #[must_use]
+    pub fn kept(&self) -> Vec<bool> {
+        self.removed.iter().map(|removed| !removed).collect()
+    }
+}
+
+impl Filter {
+    /// Scores the samples of a training set, and says which ones to remove.
+    ///
+    /// # Errors
+    /// Returns an error if an option is out of its range, if a class has too few samples for the filter, if the filter
+    /// would remove all samples of a class, or if a head that it needs cannot be trained.
+    pub fn apply(&self, set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+        match options.removal {
+            Removal::Share(share) => DefenceError::check_share("remove", share)?,
+            Removal::Rule { expected } => DefenceError::check_share("expected", expected)?,
+        }
+        let filtered = (self.run)(set, options)?;
+        let (mut samples, mut kept) = (vec![0; set.classes()], vec![0; set.classes()]);
+        for (label, removed) in set.labels().into_iter().zip(&filtered.removed) {
+            samples[label as usize] += 1;
+            kept[label as usize] += usize::from(!removed);
+        }
+        match (0..set.classes()).find(|class| samples[*class] > 0 && kept[*class] == 0) {
+            Some(class) => Err(DefenceError::WholeClass { filter: self.name, class, samples: samples[class] }),
+            None => Ok(filtered),
+        }
+    }
+}
+
+/// The filter with the given name, if there is one.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Filter> {
+    FILTERS.into_iter().find(|filter| filter.name == name)
+}
+
+impl FilterOptions {
+    /// Removes a share of the samples, with the filter's defaults otherwise.
+    #[must_use]
+    pub fn share(share: f64) -> Self {
+        Self { removal: Removal::Share(share), neighbors: None }
+    }
+
+    /// Removes what the filter's paper removes if it expects this share of poisons.
+    #[must_use]
+    pub fn rule(expected: f64) -> Self {
+        Self { removal: Removal::Rule { expected }, neighbors: None }
+    }
+
+    /// The share itself, or the expected one.
+    fn fraction(&self) -> f64 {
+        match self.removal {
+            Removal::Share(share) | Removal::Rule { expected: share } => share,
+        }
+    }
+}
+
+/// A share of a number of samples, rounded.
+fn count_of(share: f64, samples: usize) -> usize {
+    (share * samples as f64).round() as usize
+}
+
+/// Largest scores first; equal ones in the order of their rows.
+fn descending(scores: &[f64]) -> impl Fn(&usize, &usize) -> Ordering {
+    |a, b| scores[*b].total_cmp(&scores[*a]).then(a.cmp(b))
+}
+
+/// Removes the samples with the largest scores of every class.
+fn remove_of_classes(set: &TrainingSet<'_>, scores: Vec<f64>, share: f64) -> Filtered {
+    let mut removed = vec![false; scores.len()];
+    for mut rows in set.class_rows() {
+        rows.sort_by(descending(&scores));
+        rows.iter().take(count_of(share, rows.len())).for_each(|row| removed[*row] = true);
+    }
+    Filtered { scores, removed }
+}
+
+/// Removes the samples with the largest scores of all.
+fn remove_of_all(scores: Vec<f64>, share: f64) -> Filtered {
+    let mut rows: Vec<usize> = (0..scores.len()).collect();
+    rows.sort_by(descending(&scores));
+    let mut removed = vec![false; scores.len()];
+    rows.iter().take(count_of(share, rows.len())).for_each(|row| removed[*row] = true);
+    Filtered { scores, removed }
+}
+
+/// The scores of all samples, from those of every class. `of` is called with the rows of a class that has samples.
+fn by_class(
+    set: &TrainingSet<'_>,
+    mut of: impl FnMut(usize, &[usize]) -> Result<Vec<f64>, DefenceError>,
+) -> Result<Vec<f64>, DefenceError> {
+    let mut scores = vec![0.0; set.len()];
+    for (class, rows) in set.class_rows().iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+        rows.iter().zip(of(class, rows)?).for_each(|(row, score)| scores[*row] = score);
+    }
+    Ok(scores)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hemlock_head::testing::GaussianClusters;
+
+    #[test]
+    fn names_are_found_and_differ() {
+        for filter in FILTERS {
+            assert!(std::ptr::eq(find(filter.name).unwrap(), filter));
+            assert!(!filter.score.is_empty() && !filter.rule.is_empty() && !filter.source.is_empty());
+        }
+        assert!(find("none").is_none());
+    }
+
+    #[test]
+    fn the_largest_of_each_class_or_of_all_are_removed() {
+        let data = GaussianClusters::new(40, 2, 2, 1);
+        let blocks = [data.samples()];
+        let set = TrainingSet::new(&blocks, 0.0, 0).unwrap();
+        let scores: Vec<f64> = (0..40).map(f64::from).collect();
+        let all = remove_of_all(scores.clone(), 0.1);
+        assert_eq!((0..40).filter(|row| all.removed[*row]).collect::<Vec<_>>(), [36, 37, 38, 39]);
+        let each = remove_of_classes(&set, scores, 0.1);
+        for rows in set.class_rows() {
+            let count = count_of(0.1, rows.len());
+            let expected: Vec<bool> = (0..rows.len()).map(|i| i >= rows.len() - count).collect();
+            assert_eq!(rows.iter().map(|row| each.removed[*row]).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn no_class_disappears() {
+        let data = GaussianClusters::new(40, 2, 2, 1);
+        let blocks = [data.samples()];
+        let set = TrainingSet::new(&blocks, 0.1, 0).unwrap();
+        let refused = |options: FilterOptions| find("sphere").unwrap().apply(&set, &options).unwrap_err();
+        assert!(matches!(refused(FilterOptions::share(0.999)), DefenceError::WholeClass { filter: "sphere", class: 0, .. }));
+        assert!(matches!(refused(FilterOptions::share(1.0)), DefenceError::Parameter { name: "remove", .. }));
+        assert!(matches!(refused(FilterOptions::rule(f64::NAN)), DefenceError::Parameter { name: "expected", .. }));
+        let message = refused(FilterOptions::share(0.999)).to_string();
+        assert!(message.contains("all") && message.contains("class 0") && message.contains("remove less"), "{message}");
+    }
+}

@@ -1,0 +1,19 @@
+//! The loss at a head that is trained on everything.
+
+use super::{Filter, FilterOptions, Filtered, remove_of_classes};
+use crate::losses::{losses, train};
+use crate::{DefenceError, TrainingSet};
+
+pub(super) static FILTER: Filter = Filter {
+    name: "loss",
+    score: "the cross-entropy at the head that is trained on the whole set, in nats",
+    rule: "the expected share of each class",
+    by_class: true,
+    source: "Koh, Steinhardt & Liang, 2022",
+    run,
+};
+
+fn run(set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+    let scores = losses(&train(set)?.0, set);
+    Ok(remove_of_classes(set, scores, options.fraction()))
+}

@@ -1,0 +1,23 @@
+//! The distance to the centroid of the sample's own class.
+
+use super::{Filter, FilterOptions, Filtered, by_class, remove_of_classes};
+use crate::linalg::{centre, squared};
+use crate::{DefenceError, TrainingSet};
+
+pub(super) static FILTER: Filter = Filter {
+    name: "sphere",
+    score: "the distance to the centroid of the sample's class",
+    rule: "the expected share of each class",
+    by_class: true,
+    source: "Steinhardt, Koh & Liang, 2017; Koh, Steinhardt & Liang, 2022 (there: the L2 defence)",
+    run,
+};
+
+fn run(set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+    let scores = by_class(set, |_, rows| {
+        let mut z = set.select(rows).features;
+        centre(&mut z);
+        Ok(z.rows().into_iter().map(|z| squared(z).sqrt()).collect())
+    })?;
+    Ok(remove_of_classes(set, scores, options.fraction()))
+}

@@ -1,0 +1,44 @@
+//! Losses and gradients of single samples.
+
+use hemlock_head::kernel::scores;
+use hemlock_head::{Fit, FitOptions, Head, HeadError, Preconditioner, Samples, fit};
+use ndarray::{Array2, ArrayView1};
+use std::sync::Arc;
+
+use crate::{DefenceError, TrainingSet};
+
+/// The cross-entropy of every sample at `head`, in nats, `[N]`. The samples fit the head.
+pub(crate) fn losses(head: &Head, set: &TrainingSet<'_>) -> Vec<f64> {
+    let parts = set.map_chunks(|chunk, z| {
+        let mut logits = Array2::zeros((z.nrows(), head.classes()));
+        scores(head.packed(), z, &mut logits.view_mut());
+        let loss = |(row, label): (ArrayView1<'_, f64>, &u32)| log_sum_exp(row) - row[*label as usize];
+        logits.rows().into_iter().zip(chunk.labels()).map(loss).collect::<Vec<_>>()
+    });
+    parts.flatten().collect()
+}
+
+pub(crate) fn log_sum_exp(row: ArrayView1<'_, f64>) -> f64 {
+    let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    max + row.iter().map(|logit| (logit - max).exp()).sum::<f64>().ln()
+}
+
+/// Trains a head on the whole set, to the tolerance of [`FitOptions::new`].
+pub(crate) fn train(set: &TrainingSet<'_>) -> Result<(Head, Arc<Preconditioner>), DefenceError> {
+    let preconditioner = Arc::new(Preconditioner::new(set.blocks(), set.weight_decay())?);
+    let head = retrain(set.blocks(), set.weight_decay(), None, &preconditioner)?.head;
+    Ok((head, preconditioner))
+}
+
+/// Trains a head on blocks that are similar to those of the preconditioner. A head that stops before the tolerance is
+/// used as it is: without weight decay, separable samples have no minimum.
+pub(crate) fn retrain(
+    blocks: &[Samples<'_>],
+    weight_decay: f64,
+    start: Option<&Head>,
+    preconditioner: &Arc<Preconditioner>,
+) -> Result<Fit, HeadError> {
+    let preconditioner = Some(Arc::clone(preconditioner));
+    let options = FitOptions { start: start.cloned(), preconditioner, ..FitOptions::new(weight_decay) };
+    fit(blocks, &options, &|_, _| true)
+}
