@@ -66,7 +66,7 @@ impl Answers {
     }
 
     /// Reads the answers of `sets` training sets, in the order in which they were written.
-    fn read(r: &PayloadReader, sets: usize) -> Result<Vec<Self>, StoreError> {
+    pub(crate) fn read(r: &PayloadReader, sets: usize) -> Result<Vec<Self>, StoreError> {
         let (right, margins): (_, Array2<f32>) = (read_right(r, sets)?, arrays::read(r, MARGINS)?);
         let n = right.first().map_or(0, Vec::len);
         if margins.dim() != (sets, n) {
@@ -76,7 +76,7 @@ impl Answers {
     }
 
     /// Writes the answers of several training sets. They share two files, because each file costs a flush of its own.
-    fn write(w: &mut PayloadWriter, sets: &[&Self]) -> Result<(), StoreError> {
+    pub(crate) fn write(w: &mut PayloadWriter, sets: &[&Self]) -> Result<(), StoreError> {
         let n = sets.first().map_or(0, |set| set.right.len());
         if sets.iter().any(|set| set.right.len() != n || set.margins.len() != n) {
             return Err(StoreError::Refused {

@@ -1,8 +1,8 @@
 //! Export of artifacts to other tools: named tensors, whole files and pictures.
 
 use crate::{
-    Answers, Dataset, DecoderArtifact, Defence, Drawn, Evaluation, ExtractorArtifact, Features, Images, Normalization, Outcome,
-    PixelChange, PoisonFeatures, PoisonFit, Poisons, TargetParams, Victim,
+    Answers, Dataset, DecoderArtifact, Defence, Drawn, Evaluation, ExtractorArtifact, Features, Images, Normalization,
+    Outcome, PixelChange, PoisonFeatures, PoisonFit, Poisons, TargetParams, Victim,
 };
 use hemlock_head::Head;
 use ndarray::{Array4, ArrayView, Axis, Dimension};

@@ -56,8 +56,7 @@ impl hemlock_stage::Stage for Stage {
         let features = victim_features.as_ref().unwrap_or(&features);
         let weight_decay = target.weight_decay;
         let data = VictimData { features, images: None, extractor: None, weight_decay, ctx };
-        let (clean, detection) =
-            params.train(&*how.victim(), "clean data", &data, &TrainingSetChange::none(&data))?;
+        let (clean, detection) = params.train(&*how.victim(), "clean data", &data, &TrainingSetChange::none(&data))?;
         Ok(Defence {
             kind: params.kind.name().to_owned(),
             params: serde_json::to_string(&params.resolved()).map_err(|e| StageError::internal(e.to_string()))?,

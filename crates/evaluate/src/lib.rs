@@ -5,8 +5,8 @@ mod controls;
 use controls::Basis;
 pub use controls::{ControlRef, about};
 use hemlock_artifact::{
-    AttackId, Dataset, Defence, Detection, Drawn, Evaluation, ExtractorArtifact, Features, LearnerState, Measured, Outcome, PixelChange,
-    PoisonFeatures, Poisons, Role, TargetParams, TrainingSet, Victim, Visibility,
+    AttackId, Dataset, Defence, Detection, Drawn, Evaluation, ExtractorArtifact, Features, LearnerState, Measured,
+    Outcome, PixelChange, PoisonFeatures, Poisons, Role, TargetParams, TrainingSet, Victim, Visibility,
 };
 use hemlock_attack::attacks::constraint;
 use hemlock_head::{FitOptions, Head, Samples, fit};
@@ -106,8 +106,7 @@ impl hemlock_stage::Stage for Stage {
             ctx,
         };
         let defence = inputs.defence.as_ref().map(DefenceSpec::of).transpose()?;
-        let victims =
-            Victims { data: &data, victim: &*how.victim(), defence: defence.as_ref(), name: how.kind(), own };
+        let victims = Victims { data: &data, victim: &*how.victim(), defence: defence.as_ref(), name: how.kind(), own };
         let record = PoisonRecord::of(&inputs)?;
         let clean = match victim {
             Some(victim) => victim.clean.clone(),
@@ -115,11 +114,9 @@ impl hemlock_stage::Stage for Stage {
         };
         let mut outcomes = match &inputs.defence {
             None => Measured::new(clean),
-            Some(defence) => Measured::new(defence.clean.clone()).with(
-                TrainingSet::UNDEFENDED_CLEAN,
-                Role::Undefended,
-                clean,
-            ),
+            Some(defence) => {
+                Measured::new(defence.clean.clone()).with(TrainingSet::UNDEFENDED_CLEAN, Role::Undefended, clean)
+            }
         };
         let detection = victims.add_poisoned(&mut outcomes, &inputs)?;
         let samples = features.train.samples(data.classes())?;
@@ -262,11 +259,7 @@ struct Victims<'a> {
 impl Victims<'_> {
     /// Measures what the attack aimed at, and trains on what it made, as far as this victim can train on it. Returns
     /// what the defence detected of the poisons in the form that victims get.
-    fn add_poisoned(
-        &self,
-        outcomes: &mut Measured<Outcome>,
-        inputs: &Inputs,
-    ) -> Result<Option<Detection>, StageError> {
+    fn add_poisoned(&self, outcomes: &mut Measured<Outcome>, inputs: &Inputs) -> Result<Option<Detection>, StageError> {
         let linear = outcomes.clean.head.is_some();
         let mut add = |name: &str, role: Role, outcome: Outcome| outcomes.set(TrainingSet::new(name, role), outcome);
         if self.own && linear {

@@ -44,7 +44,9 @@ pub use origin::{Answered, Origin, REPLICATED, read_answers};
 pub use plan::{Branch, Plan, PlanError, Task};
 pub use records::as_csv;
 pub use resources::{Memory, Resources, Time};
-pub use results::{AggregatedRow, MeanStd, ResultRow, VisibilityStats, aggregate, grouped, rows, unknown};
+pub use results::{
+    AggregatedRow, DetectionStats, MeanStd, ResultRow, VisibilityStats, aggregate, grouped, rows, unknown,
+};
 pub use run::{Event, Observer, RunError, RunOptions, Summary, TaskOutcome, commands, commands_of, run};
 pub use schema::schema;
 pub use select::Selection;

@@ -5,7 +5,7 @@ use crate::{
     origin::{Answered, EXTRACTORS, Origin, REPLICATED, replicates},
 };
 use hemlock_artifact::{
-    AttackId, Bounds, Evaluation, LearnerState, Measured, Outcome, SteppedBack, TestGroups, Visibility,
+    AttackId, Bounds, Detection, Evaluation, LearnerState, Measured, Outcome, SteppedBack, TestGroups, Visibility,
 };
 use hemlock_stage::{Column, StageRole};
 use hemlock_store::{Artifact, Store, StoreError};
@@ -101,6 +101,8 @@ pub struct ResultRow {
     pub gradient_norm: Option<f64>,
     /// Whether all trainings got as far as they should.
     pub converged: bool,
+    /// What a filter removed from clean data and poisons. `None` without a filter.
+    pub detection: Option<Detection>,
     /// What the poisoned images look like next to their base images. `None` if there are no images.
     pub visibility: Option<Visibility>,
     /// Time of the attacker's stages, in seconds. `None` if an artifact of theirs is gone.
@@ -204,6 +206,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<ResultRow>,
         loss_bound: evaluation.loss_bound,
         gradient_norm: evaluation.gradient_norm(),
         converged: outcomes.named().all(|(_, outcome)| outcome.converged),
+        detection: evaluation.detection,
         visibility: evaluation.visibility,
         seconds: from.seconds,
         key: task.key.to_string(),
@@ -380,6 +383,19 @@ pub struct VisibilityStats {
     pub outside: MeanStd,
 }
 
+/// Means of [`Detection`] over seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct DetectionStats {
+    /// Share of the poisons that are removed.
+    pub recall: Option<MeanStd>,
+    /// Share of the clean samples that are removed.
+    pub false_positives: Option<MeanStd>,
+    /// Probability that a poison is more suspicious than a clean sample.
+    pub auroc: Option<MeanStd>,
+    /// Share of all samples that is removed.
+    pub removed: MeanStd,
+}
+
 /// Means of the rows that differ in seeds only.
 #[derive(Debug, Clone, Serialize)]
 pub struct AggregatedRow {
@@ -426,6 +442,8 @@ pub struct AggregatedRow {
     pub accuracy: Measured<MeanStd>,
     /// Clean accuracy minus poisoned accuracy: with poisoned images or, if there are none, with poisoned features.
     pub drop: Option<MeanStd>,
+    /// What a filter removed. `None` without a filter.
+    pub detection: Option<DetectionStats>,
     /// Visibility of the poisoned images.
     pub visibility: Option<VisibilityStats>,
     /// Time that the attack's stages took, in seconds; `None` if it is not known for all rows.
@@ -536,6 +554,11 @@ pub fn aggregate(rows: &[ResultRow]) -> Vec<AggregatedRow> {
                     .max_by(f64::total_cmp),
                 accuracy: accuracies(&rows),
                 drop: optional(&|r| Some(r.accuracy.clean - r.accuracy.poisoned()?)),
+                detection: optional(&|r| Some(r.detection?.removed)).map(|removed| {
+                    let of = |f: fn(&Detection) -> Option<f64>| optional(&|r| f(r.detection.as_ref()?));
+                    let (recall, false_positives) = (of(|d| d.recall), of(|d| d.false_positives));
+                    DetectionStats { recall, false_positives, auroc: of(|d| d.auroc), removed }
+                }),
                 visibility: visible(&|v| v.psnr).and_then(|psnr| {
                     Some(VisibilityStats {
                         psnr,

@@ -435,6 +435,7 @@ fn in_words(field: &str, value: &str) -> String {
 /// Functions that read a quantity from a row. Accuracies are test accuracies, and drops are differences of these:
 /// fractions, not per cent.
 pub mod quantity {
+    use hemlock_artifact::TrainingSet;
     use hemlock_pipeline::ResultRow;
 
     /// Accuracy of the victim that is trained on clean data alone.
@@ -510,6 +511,40 @@ pub mod quantity {
     /// The drop with influence flips or, if there are none, with random flips (controls).
     pub fn drop_of_flips(r: &ResultRow) -> Option<f64> {
         Some(clean(r)? - influence_flips(r).or_else(|| random_flips(r))?)
+    }
+    /// Accuracy without the defence, on clean data.
+    pub fn undefended_clean(r: &ResultRow) -> Option<f64> {
+        r.accuracy.get(TrainingSet::UNDEFENDED_CLEAN).copied()
+    }
+    /// Accuracy without the defence, on the same poisons.
+    pub fn undefended(r: &ResultRow) -> Option<f64> {
+        r.accuracy.get(TrainingSet::UNDEFENDED).copied()
+    }
+    /// The accuracy on clean data that the defence costs.
+    pub fn cost(r: &ResultRow) -> Option<f64> {
+        Some(undefended_clean(r)? - clean(r)?)
+    }
+    /// The accuracy under the attack that the defence brings back.
+    pub fn regained(r: &ResultRow) -> Option<f64> {
+        Some(r.accuracy.poisoned()? - undefended(r)?)
+    }
+    /// The share of the attack's damage that the defence undoes: what it brings back, divided by what the attack costs
+    /// the victim without it. `None` if it costs nothing.
+    pub fn recovery(r: &ResultRow) -> Option<f64> {
+        let damage = undefended_clean(r)? - undefended(r)?;
+        (damage > 0.0).then_some(regained(r)? / damage)
+    }
+    /// Share of the poisons that a filter removes.
+    pub fn recall(r: &ResultRow) -> Option<f64> {
+        r.detection?.recall
+    }
+    /// Share of the clean samples that a filter removes.
+    pub fn false_positives(r: &ResultRow) -> Option<f64> {
+        r.detection?.false_positives
+    }
+    /// Probability that a filter finds a poison more suspicious than a clean sample.
+    pub fn auroc(r: &ResultRow) -> Option<f64> {
+        r.detection?.auroc
     }
     /// The value of the attack's objective at its end.
     pub fn objective(r: &ResultRow) -> Option<f64> {

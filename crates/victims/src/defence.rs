@@ -5,6 +5,7 @@ use crate::{Train, TrainingSetChange, VictimData};
 use hemlock_artifact::{Defence, Detection, Outcome};
 use hemlock_defences::filters::{FILTERS, Filter, FilterOptions, Removal, find};
 use hemlock_defences::{TrainingSet, metrics};
+use hemlock_head::Samples;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use ndarray::Axis;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -88,7 +89,8 @@ impl DefenceSpec {
     ) -> Result<(Outcome, Detection), StageError> {
         let bar = data.ctx.progress.start(&format!("{} on {what}", self.kind.name()), 0, "steps");
         let filtered = on_samples(data, change, |blocks| {
-            let set = TrainingSet::new(blocks, data.weight_decay, data.ctx.seed)?;
+            let blocks: Vec<Samples> = blocks.iter().map(Samples::reborrow).collect();
+            let set = TrainingSet::new(&blocks, data.weight_decay, data.ctx.seed)?;
             Ok(self.kind.0.apply(&set, &self.options())?)
         })?;
         drop(bar);

@@ -56,7 +56,7 @@ pub struct ResultColumn {
 pub const CORE: [&str; 3] = ["attack", "method", "poison"];
 
 /// Name, heading and meaning of all columns except parameters, in the order of the table.
-const KNOWN: [(&str, &str, &str); 24] = [
+const KNOWN: [(&str, &str, &str); 29] = [
     ("attack", "attack", "This is the objective that the poisons optimise; docs/attacks.md describes each attack."),
     (
         "method",
@@ -82,6 +82,11 @@ const KNOWN: [(&str, &str, &str); 24] = [
         "These are the labelled clean splits that the attacker uses, and those that the controls use, if they differ.",
     ),
     ("victim", "victim", "The victim is what is trained on the poisoned data."),
+    (
+        "defence",
+        "defence",
+        "The defence is what is done with the poisoned training set before the victim trains on it.",
+    ),
     ("seeds", "seeds", "This is the number of results whose mean a row shows; they differ only in seeds."),
     (
         "accuracy",
@@ -117,6 +122,18 @@ const KNOWN: [(&str, &str, &str); 24] = [
         "share kept, %",
         "This is the drop by poisoned images as a share of the drop by poisoned features. Above 100 images cost more \
          accuracy than features, and below 0 they raise it.",
+    ),
+    (
+        "undefended",
+        "undefended",
+        "These are the accuracies, in %, of the same victim without the defence: on clean data and on the same poisons.",
+    ),
+    ("recall", "recall, %", "This is the share of the poisons that the defence removes."),
+    ("false_positives", "false positives, %", "This is the share of the clean samples that the defence removes."),
+    (
+        "auroc",
+        "AUROC, %",
+        "This is the probability that the defence finds a poison more suspicious than a clean sample; 50 is chance.",
     ),
     ("PSNR", "PSNR, dB", "This is the peak signal-to-noise ratio between poisoned images and their base images."),
     (
@@ -262,7 +279,7 @@ fn has_column(role: Option<StageRole>, node: &str, field: &str) -> bool {
         "method" => role == Some(StageRole::Inversion) || [nodes::FEATURES, nodes::EXTRACTOR].contains(&node),
         "path" => node == nodes::FEATURES,
         "trained" => node == nodes::EXTRACTOR,
-        "kind" => role == Some(StageRole::Victim),
+        "kind" => matches!(role, Some(StageRole::Victim | StageRole::Defence)),
         _ => false,
     }
 }
@@ -318,7 +335,13 @@ fn identities(table_rows: &[TableRow]) -> Vec<ResultColumn> {
     columns.push(ResultColumn { right: true, values, ..words("poison", &|g| share(g.poison_fraction)) });
     columns.extend(parameters(table_rows));
     columns.extend([words("labels", &labels), words("extractor", &|g| extractors(&g.params)), words("sees", &sees)]);
-    columns.extend([words("victim", &|g| g.victim.clone()), words("seeds", &|g| g.seeds.to_string())]);
+    let defence = |g: &AggregatedRow| {
+        let of = g.roles.iter().filter(|(_, role)| **role == StageRole::Defence);
+        let kind = of.map(|(node, _)| node).find_map(|node| g.params.get(node)?.get("kind"));
+        kind.map_or_else(|| NONE.to_owned(), parameter)
+    };
+    columns.extend([words("victim", &|g| g.victim.clone()), words("defence", &defence)]);
+    columns.extend([words("seeds", &|g| g.seeds.to_string())]);
     columns
 }
 
@@ -334,6 +357,20 @@ fn accuracy(table_rows: &[TableRow]) -> ResultColumn {
     let cells = |digits| table_rows.iter().map(|s| cell(s, digits)).collect();
     let values = table_rows.iter().map(|s| Some(s.poisoned?.mean)).collect();
     ResultColumn { short: cells(1), values, ..ResultColumn::new("accuracy", cells(2), Place::Answer) }
+}
+
+/// The column of accuracies without the defence, on clean and on poisoned data.
+fn undefended(table_rows: &[TableRow]) -> ResultColumn {
+    let of = |s: &TableRow, name: &str| s.group.accuracy.get(name).map(|accuracy| 100.0 * accuracy.mean);
+    let cells = |digits: usize| {
+        let cell = |s: &TableRow| {
+            let (clean, poisoned) = (of(s, TrainingSet::UNDEFENDED_CLEAN)?, of(s, TrainingSet::UNDEFENDED)?);
+            Some(format!("{clean:.digits$} -> {poisoned:.digits$}"))
+        };
+        table_rows.iter().map(|s| cell(s).unwrap_or_else(|| NONE.to_owned())).collect()
+    };
+    let values = table_rows.iter().map(|s| of(s, TrainingSet::UNDEFENDED)).collect();
+    ResultColumn { short: cells(1), values, ..ResultColumn::new("undefended", cells(2), Place::Answer) }
 }
 
 /// The control that lowers the victim's accuracy most, in words, and the accuracy that it leaves.
@@ -410,7 +447,7 @@ fn of_stages(table_rows: &[TableRow]) -> Vec<ResultColumn> {
 /// All columns of the table, in order.
 pub fn columns(table_rows: &[TableRow]) -> Vec<ResultColumn> {
     let mut columns = identities(table_rows);
-    columns.extend([accuracy(table_rows), control(table_rows)]);
+    columns.extend([accuracy(table_rows), undefended(table_rows), control(table_rows)]);
     let percent =
         |name: &str, of: &dyn Fn(&AggregatedRow) -> Option<MeanStd>| ResultColumn::percent(name, table_rows, of);
     columns.push(percent("clean", &|g| Some(g.accuracy.clean)));
@@ -422,6 +459,9 @@ pub fn columns(table_rows: &[TableRow]) -> Vec<ResultColumn> {
     let number = |name: &str, digits: usize, of: &dyn Fn(&AggregatedRow) -> Option<f64>| {
         ResultColumn::numbers(name, table_rows, digits, of)
     };
+    columns.push(percent("recall", &|g| g.detection?.recall));
+    columns.push(percent("false_positives", &|g| g.detection?.false_positives));
+    columns.push(percent("auroc", &|g| g.detection?.auroc));
     columns.push(number("kept", 0, &kept));
     columns.push(ResultColumn { place: Place::Both, ..number("PSNR", 1, &|g| Some(g.visibility?.psnr.mean)) });
     columns.push(number("SSIM", 2, &|g| Some(g.visibility?.ssim.mean)));

@@ -39,6 +39,7 @@ fn group(attack: &str, method: &str, constraint: &str, poison_fraction: f64) -> 
             .with("influence_flips", Role::Control, cell(0.79))
             .with("duplicates", Role::Control, cell(0.81)),
         drop: Some(cell(0.0635)),
+        detection: None,
         visibility: Some(VisibilityStats {
             psnr: cell(20.0),
             ssim: cell(0.9),

@@ -120,9 +120,11 @@ fn lloyd(points: &Array2<f64>, column: ArrayView1<'_, f64>) -> Option<Clusters> 
         second = next;
         centres = centres_of(points, &second)?;
     }
-    let inertia = points.rows().into_iter().zip(&second).map(|(point, second)| {
-        squared((&point - &centres[usize::from(*second)]).view())
-    });
+    let inertia = points
+        .rows()
+        .into_iter()
+        .zip(&second)
+        .map(|(point, second)| squared((&point - &centres[usize::from(*second)]).view()));
     let inertia = inertia.sum();
     let more_in_second = 2 * second.iter().filter(|second| **second).count() > second.len();
     let [mut large, mut small] = centres;

@@ -54,6 +54,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         loss_bound: Some(2.0),
         gradient_norm: Some(0.0),
         converged: true,
+        detection: None,
         visibility: None,
         seconds: Some(1.0),
         key: format!("{attack} {seed}"),

@@ -71,7 +71,7 @@ impl<'a> Columns<'a> {
 /// The table of results, one row per configuration: accuracies, drop, visibility and time. Controls, and what stages
 /// declare as columns of results, have a column as far as some result has them.
 pub fn results(configs: &[ConfigGroup]) -> Table {
-    let parts = [accuracies(configs), controls(configs), visibility(configs)];
+    let parts = [accuracies(configs), defences(configs), controls(configs), visibility(configs)];
     let aside = aside(configs);
     // Each part is a table of its own in the page, because a page is too narrow for all columns.
     let declared =
@@ -102,6 +102,12 @@ fn caption(configs: &[ConfigGroup]) -> String {
         caption += " The gap is how far the search that began with adversarial labels ended behind the best search, in \
                     the attack's objective.";
     }
+    if configs.iter().any(|c| c.mean(quantity::undefended).is_some()) {
+        caption += " Clean, images and features are accuracies behind the defence, and undefended ones are those of the \
+                    same victim without it. The cost is the accuracy on clean data that the defence takes, in points; \
+                    what it regains is the accuracy under the attack that it brings back, in points; and the recovery \
+                    is what it regains as a share of what the attack takes from the undefended victim.";
+    }
     for (_, column) in declared(configs) {
         caption += &format!(" {}: {}", words::capital(column.heading), column.meaning);
     }
@@ -129,6 +135,22 @@ fn accuracies(configs: &[ConfigGroup]) -> Columns<'_> {
     columns.percent("target", quantity::target);
     columns.percent("features", quantity::features);
     columns.percent("images", quantity::images);
+    columns
+}
+
+/// The columns of defences, if some result has one.
+fn defences(configs: &[ConfigGroup]) -> Columns<'_> {
+    let mut columns = Columns::default();
+    if configs.iter().any(|c| c.mean(quantity::undefended).is_some()) {
+        columns.percent("undefended clean", quantity::undefended_clean);
+        columns.percent("undefended", quantity::undefended);
+        columns.interval("cost on clean data [95 % CI]", "", |c| c.mean(quantity::cost));
+        columns.interval("regained [95 % CI]", "", |c| c.mean(quantity::regained));
+        columns.interval("recovery, % [95 % CI]", "", |c| c.mean(quantity::recovery));
+        columns.percent("recall, %", quantity::recall);
+        columns.percent("false positives, %", quantity::false_positives);
+        columns.percent("AUROC, %", quantity::auroc);
+    }
     columns
 }
 
