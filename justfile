@@ -115,9 +115,14 @@ unlearnable NAME *ARGS: (behind ARGS) (poison-images NAME "--on-the-way")
 victim NAME *ARGS: (behind ARGS) (unlearnable NAME "--on-the-way")
     @{{hemlock}} victim {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
+# Apply defences to clean data
+[group('8')]
+defence NAME *ARGS: (behind ARGS) (victim NAME "--on-the-way")
+    @{{hemlock}} defence {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
+
 # Retrain victims on poisons and measure them
 [group('8')]
-evaluate NAME *ARGS: (behind ARGS) (victim NAME "--on-the-way")
+evaluate NAME *ARGS: (behind ARGS) (defence NAME "--on-the-way")
     @{{hemlock}} evaluate {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # All stages, and the result table

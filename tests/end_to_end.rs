@@ -10,6 +10,9 @@ mod attacks;
 #[path = "end_to_end/bad_input.rs"]
 mod bad_input;
 #[cfg(test)]
+#[path = "end_to_end/defences.rs"]
+mod defences;
+#[cfg(test)]
 #[path = "end_to_end/docs.rs"]
 mod docs;
 #[cfg(test)]

@@ -214,6 +214,7 @@ fn valid_tables(stage: &str) -> Vec<Value> {
             let kinds = ["linear", "linear-sgd", "knn", "mlp", "last-block", "fine-tune", "end-to-end"];
             kinds.iter().map(|kind| json!({ "kind": kind })).collect()
         }
+        "defence" => vec![json!({ "kind": "sphere" })],
         _ => vec![json!({})],
     }
 }

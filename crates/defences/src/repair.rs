@@ -110,8 +110,8 @@ fn descend(
     Ok(head)
 }
 
-/// An upper bound of the objective's curvature at any head: half of the largest eigenvalue of `AᵀA / n`, which the power
-/// method finds, plus `λ`, because `diag p - p pᵀ` has no eigenvalue above 1/2 (Böhning, 1992).
+/// An upper bound of the objective's curvature at any head: half of the largest eigenvalue of `AᵀA / n`, which the
+/// power method finds, plus `λ`, because `diag p - p pᵀ` has no eigenvalue above 1/2 (Böhning, 1992).
 fn largest_curvature(head: &Head, kept: &[Samples<'_>], weight_decay: f64) -> Result<f64, DefenceError> {
     HeadError::check_non_negative("weight_decay", weight_decay)?;
     let count: usize = kept.iter().map(Samples::len).sum();

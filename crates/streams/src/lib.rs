@@ -8,7 +8,8 @@
 //!
 //! | purpose | is shared by |
 //! | --- | --- |
-//! | [`BaseImages`](Purpose::BaseImages), [`PoisonLabels`](Purpose::PoisonLabels) | attacks on features and attacks on pixels with the same seed |
+//! | [`BaseImages`](Purpose::BaseImages), [`PoisonLabels`](Purpose::PoisonLabels) | attacks on features and attacks on
+//! pixels with the same seed |
 //! | [`ControlSamples`](Purpose::ControlSamples) | the controls of random flips and of duplicates with the same seed |
 //! | [`ExtractorWeights`](Purpose::ExtractorWeights) | all pre-training methods, including the random extractor |
 //! | `Victim…`, `HiddenLayer…`, `LinearOrder` | a victim's training on clean data, on poisons and on controls |
