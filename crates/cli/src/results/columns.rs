@@ -126,7 +126,7 @@ const KNOWN: [(&str, &str, &str); 29] = [
     (
         "undefended",
         "undefended",
-        "These are the accuracies, in %, of the same victim without the defence: on clean data and on the same poisons.",
+        "These are the accuracies, in %, of the same victim without the defence, on clean data and on the poisons.",
     ),
     ("recall", "recall, %", "This is the share of the poisons that the defence removes."),
     ("false_positives", "false positives, %", "This is the share of the clean samples that the defence removes."),
