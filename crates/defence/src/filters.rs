@@ -221,7 +221,10 @@ mod tests {
         let blocks = [data.samples()];
         let set = TrainingSet::new(&blocks, 0.1, 0).unwrap();
         let refused = |options: FilterOptions| find("sphere").unwrap().apply(&set, &options).unwrap_err();
-        assert!(matches!(refused(FilterOptions::share(0.999)), DefenceError::WholeClass { filter: "sphere", class: 0, .. }));
+        assert!(matches!(
+            refused(FilterOptions::share(0.999)),
+            DefenceError::WholeClass { filter: "sphere", class: 0, .. }
+        ));
         assert!(matches!(refused(FilterOptions::share(1.0)), DefenceError::Parameter { name: "remove", .. }));
         assert!(matches!(refused(FilterOptions::rule(f64::NAN)), DefenceError::Parameter { name: "expected", .. }));
         let message = refused(FilterOptions::share(0.999)).to_string();

@@ -2,9 +2,9 @@
 
 use faer::linalg::solvers::DenseSolveCore;
 use faer::{Mat, Side};
+use hemlock_optim::{inner, norm};
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
-use hemlock_optim::{inner, norm};
 use rayon::prelude::*;
 
 use crate::DefenceError;

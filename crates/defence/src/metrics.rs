@@ -68,18 +68,12 @@ mod tests {
 
     #[test]
     fn detection_by_hand() {
-        let filtered = Filtered {
-            scores: vec![1.0, 2.0, 2.0, 3.0, 0.0],
-            removed: vec![false, true, false, true, false],
-        };
+        let filtered =
+            Filtered { scores: vec![1.0, 2.0, 2.0, 3.0, 0.0], removed: vec![false, true, false, true, false] };
         let found = detection(&filtered, &[false, false, true, true, false]).unwrap();
         // Of six pairs of a poison and a clean sample, five have the poison in front, and one is a tie.
-        let expected = Detection {
-            recall: Some(0.5),
-            false_positives: Some(1.0 / 3.0),
-            auroc: Some(5.5 / 6.0),
-            removed: 0.4,
-        };
+        let expected =
+            Detection { recall: Some(0.5), false_positives: Some(1.0 / 3.0), auroc: Some(5.5 / 6.0), removed: 0.4 };
         assert_eq!(found, expected);
         let none = detection(&filtered, &[false; 5]).unwrap();
         assert_eq!((none.recall, none.auroc, none.false_positives), (None, None, Some(0.4)));

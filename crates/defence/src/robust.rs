@@ -14,6 +14,6 @@ mod truncated;
 
 pub use hinge::hinge;
 pub use median_of_means::median_of_means;
-pub(crate) use prototypes::trimmed_mean;
 pub use prototypes::TrimmedPrototypes;
+pub(crate) use prototypes::trimmed_mean;
 pub use truncated::{Truncated, truncated_loss};

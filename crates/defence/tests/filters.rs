@@ -70,8 +70,7 @@ fn run(filter: &Filter, set: &TrainingSet<'_>, options: FilterOptions) -> Filter
 }
 
 /// Filters whose scores need no trained head: these agree to the last digits that the reference has.
-const EXACT: [&str; 7] =
-    ["sphere", "slab", "svd", "knn-distance", "knn-label", "spectral", "activation-clustering"];
+const EXACT: [&str; 7] = ["sphere", "slab", "svd", "knn-distance", "knn-label", "spectral", "activation-clustering"];
 
 #[test]
 fn scores_and_removals_are_those_of_another_implementation() {

@@ -111,8 +111,7 @@ impl StrongConvexity {
         let others = logits.iter().enumerate().filter(|(other, _)| *other != class);
         let margin = others.map(|(_, other)| logits[class] - other).fold(f64::INFINITY, f64::min);
         let left = 2.0 * (self.weight_decay * margin - length * self.gradient_norm);
-        let per_share = 2.0 * length * self.largest_gradient
-            + self.weight_decay * (length * self.head.norm() + margin);
+        let per_share = 2.0 * length * self.largest_gradient + self.weight_decay * (length * self.head.norm() + margin);
         let share = left / per_share;
         // `m / (n + m) < share`; the share is below 1, because the margin is at most `length |w|`.
         let poisons = self.samples as f64 * share / (1.0 - share);

@@ -1,7 +1,7 @@
 //! The projection of a sample's gradient on the direction in which gradients vary most.
 
-use hemlock_head::{Head, probabilities};
 use hemlock_head::kernel::subtract_labels;
+use hemlock_head::{Head, probabilities};
 use ndarray::{Array2, ArrayView2, Axis, s};
 use rayon::prelude::*;
 

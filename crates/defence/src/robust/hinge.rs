@@ -31,8 +31,7 @@ pub fn hinge(set: &TrainingSet<'_>) -> Result<Fit, DefenceError> {
         let smooth = |packed: &Array2<f64>| smoothed(packed, set, temperature);
         let found = minimize(at, smooth, |gradient| preconditioner.apply(gradient), &limits, &|_, _| true);
         at = found.at;
-        (gradient_norm, converged, iterations) =
-            (found.gradient_norm, found.converged, iterations + found.iterations);
+        (gradient_norm, converged, iterations) = (found.gradient_norm, found.converged, iterations + found.iterations);
     }
     let objective = exact(&at, set);
     Ok(Fit { head: Head::from_packed(at)?, iterations, gradient_norm, objective, converged })
