@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
-use hemlock_defence::filters::{FILTERS, Filter, FilterOptions, Filtered, find};
-use hemlock_defence::metrics::detection;
-use hemlock_defence::{DefenceError, TrainingSet};
+use hemlock_defences::filters::{FILTERS, Filter, FilterOptions, Filtered, find};
+use hemlock_defences::metrics::detection;
+use hemlock_defences::{DefenceError, TrainingSet};
 use hemlock_head::Samples;
 use hemlock_head::testing::GaussianClusters;
 use ndarray::{Array2, Axis};

@@ -4,9 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail by panicking")]
 
-use hemlock_defence::TrainingSet;
-use hemlock_defence::certificates::{Certificates, Ensemble, RidgeHead, StrongConvexity, certify_prototypes};
-use hemlock_defence::robust::TrimmedPrototypes;
+use hemlock_defences::TrainingSet;
+use hemlock_defences::certificates::{Certificates, Ensemble, RidgeHead, StrongConvexity, certify_prototypes};
+use hemlock_defences::robust::TrimmedPrototypes;
 use hemlock_head::Samples;
 use hemlock_threat::Constraint;
 use ndarray::{Array2, ArrayView2, Axis, array};

@@ -1,17 +1,17 @@
 //! Times the defences on 50,000 samples with 512 features and 10 classes, 3 % of them with wrong labels, next to a
 //! training of the head; certificates on 64 features.
 //!
-//! `cargo run --release -p hemlock-defence --example cost [WORD]` times those whose name contains the word.
+//! `cargo run --release -p hemlock-defences --example cost [WORD]` times those whose name contains the word.
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "an example prints, and fails by panicking")]
 
 use std::time::Instant;
 
-use hemlock_defence::certificates::{Ensemble, RidgeHead, StrongConvexity};
-use hemlock_defence::filters::{FILTERS, FilterOptions};
-use hemlock_defence::metrics::detection;
-use hemlock_defence::weight_decay::{Criterion, Trial, choose};
-use hemlock_defence::{TrainingSet, repair, robust};
+use hemlock_defences::certificates::{Ensemble, RidgeHead, StrongConvexity};
+use hemlock_defences::filters::{FILTERS, FilterOptions};
+use hemlock_defences::metrics::detection;
+use hemlock_defences::weight_decay::{Criterion, Trial, choose};
+use hemlock_defences::{TrainingSet, repair, robust};
 use hemlock_head::testing::{GaussianClusters, random};
 use hemlock_head::{FitOptions, Samples, fit};
 use hemlock_threat::Constraint;
@@ -95,7 +95,7 @@ fn main() {
             let (plurality, run_off) =
                 (ensemble.plurality(test.view()).unwrap(), ensemble.run_off(test.view()).unwrap());
             let at = |budget| {
-                let of = |one: &hemlock_defence::certificates::Certificates| {
+                let of = |one: &hemlock_defences::certificates::Certificates| {
                     one.certified_accuracy(&labels[..2_000], budget).unwrap()
                 };
                 format!("{:.2}/{:.2}", of(&plurality), of(&run_off))
