@@ -6,14 +6,11 @@ use rayon::prelude::*;
 
 use crate::DefenceError;
 
-/// Number of chunks whose partial sums wait to be added.
-const WAITING: usize = 16;
-
 /// A training set as a defender has it, poisons included: at least one sample, blocks with the same features and
 /// classes. Sample `i` is row `i` of the blocks one after the other.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct TrainingSet<'a> {
-    blocks: &'a [Samples<'a>],
+    blocks: Vec<Samples<'a>>,
     weight_decay: f64,
     seed: u64,
 }
@@ -25,9 +22,9 @@ impl<'a> TrainingSet<'a> {
     /// # Errors
     /// Returns an error if there are no samples, if the blocks differ in features or classes, or if the weight decay is
     /// negative or not finite.
-    pub fn new(blocks: &'a [Samples<'a>], weight_decay: f64, seed: u64) -> Result<Self, DefenceError> {
+    pub fn new(blocks: &[Samples<'a>], weight_decay: f64, seed: u64) -> Result<Self, DefenceError> {
         HeadError::check_non_negative("weight_decay", weight_decay)?;
-        let set = Self { blocks, weight_decay, seed };
+        let set = Self { blocks: blocks.to_vec(), weight_decay, seed };
         if set.is_empty() {
             return Err(HeadError::Empty.into());
         }
@@ -37,8 +34,8 @@ impl<'a> TrainingSet<'a> {
 
     /// The blocks of samples.
     #[must_use]
-    pub fn blocks(&self) -> &'a [Samples<'a>] {
-        self.blocks
+    pub fn blocks(&self) -> &[Samples<'a>] {
+        &self.blocks
     }
 
     /// `λ` of the victim's objective.
@@ -100,7 +97,7 @@ impl<'a> TrainingSet<'a> {
         let mut features = Array2::zeros((rows.len(), self.dim()));
         let mut labels = vec![0; rows.len()];
         let mut start = 0;
-        for block in self.blocks {
+        for block in &self.blocks {
             let inside: Vec<_> = (0..rows.len()).filter(|i| (start..start + block.len()).contains(&rows[*i])).collect();
             // A few rows at a time, so that no second copy of a large block is made.
             for places in inside.chunks(4096) {
@@ -134,19 +131,6 @@ impl<'a> TrainingSet<'a> {
         let chunks: Vec<_> = self.blocks.iter().flat_map(Samples::chunks).collect();
         let results: Vec<T> = chunks.par_iter().map(|chunk| part(chunk, chunk.to_f64().view())).collect();
         results.into_iter()
-    }
-
-    /// The sum of `part` over chunks of a few hundred samples, in their order.
-    pub(crate) fn sum_chunks(
-        &self,
-        shape: (usize, usize),
-        part: impl Fn(&Samples<'a>, ArrayView2<'_, f64>) -> Array2<f64> + Sync,
-    ) -> Array2<f64> {
-        let chunks: Vec<_> = self.blocks.iter().flat_map(Samples::chunks).collect();
-        chunks.chunks(WAITING).fold(Array2::zeros(shape), |sum, some| {
-            let parts: Vec<_> = some.par_iter().map(|chunk| part(chunk, chunk.to_f64().view())).collect();
-            parts.into_iter().fold(sum, |sum, part| sum + part)
-        })
     }
 }
 

@@ -170,6 +170,14 @@ impl Constraint {
         convex.chain(knn).fold(none, |least, next| if next.0 < least.0 { next } else { least })
     }
 
+    /// An upper bound of `|z|` over a label's set: that of the one set that reaches least. It is infinite if the set has
+    /// no known bound.
+    #[must_use]
+    pub fn largest_norm(&self, label: usize) -> f64 {
+        let convex = self.convex.iter().map(|set| set.largest_norm(label));
+        convex.chain(self.knn.iter().map(|knn| knn[label].largest_norm())).fold(f64::INFINITY, f64::min)
+    }
+
     /// Whether a point lies in a label's set, with a tolerance for rounding.
     #[must_use]
     pub fn holds(&self, z: ArrayView1<'_, f64>, label: usize) -> bool {
@@ -320,6 +328,30 @@ mod tests {
         assert_eq!(projected(&everything, array![[6.0, 8.0]], &[0]), array![[6.0, 8.0]]);
         assert_eq!(everything.support(array![0.0, 2.0].view(), 0), f64::INFINITY);
         assert!(everything.is_none() && !ball.is_none());
+    }
+
+    #[test]
+    fn largest_norms_by_hand() {
+        let z = array![[-1.0, 0.0], [1.0, 0.0], [0.0, 2.0], [0.0, -2.0], [4.0, 1.0], [4.0, -1.0], [4.0, 0.0]];
+        let clean = Samples::new(z.view(), &[0, 0, 0, 0, 1, 1, 1], 2).unwrap();
+        let of = |kinds, label| build(kinds, clean, 1.0).largest_norm(label);
+        assert_eq!([of("ball", 0), of("ball", 1)], [17f64.sqrt(), 17f64.sqrt()]);
+        // The corner (4, 2).
+        assert_eq!(of("box", 1), 20f64.sqrt());
+        // The centroids are (0, 0) and (4, 0), the radii 2 and 1.
+        assert_eq!([of("sphere", 0), of("sphere", 1)], [2.0, 5.0]);
+        assert_eq!([of("slab", 0), of("none", 0), of("slab+sphere", 0)], [f64::INFINITY, f64::INFINITY, 2.0]);
+        // The second nearest other sample is at most 2 away in class 1: the set ends at most 2 from a sample.
+        assert_eq!(of("knn", 1), 17f64.sqrt() + 2.0);
+        let mut far = array![[30.0, 40.0], [-30.0, 20.0]];
+        for kinds in ["ball", "box", "sphere", "knn", "sphere+slab"] {
+            let set = build(kinds, clean, 0.8);
+            set.project(&mut far, &[0, 1]);
+            for (label, z) in far.rows().into_iter().enumerate() {
+                assert!(norm(z) <= set.largest_norm(label) + 1e-9, "{kinds}");
+            }
+            far.assign(&array![[30.0, 40.0], [-30.0, 20.0]]);
+        }
     }
 
     #[test]

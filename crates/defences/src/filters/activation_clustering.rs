@@ -62,16 +62,24 @@ struct Clusters {
 }
 
 impl Clusters {
-    /// The best of several runs of 2-means: one from the halves of each coordinate, which is a principal component. A
-    /// run starts at the same clusters whatever the order of the points.
+    /// The best of several runs of 2-means. For each coordinate, which is a principal component, one run starts from its
+    /// halves, and two start from the points that are nearer to one of its ends than to the mean, because poisons may
+    /// be a few points far out. A run starts at the same clusters whatever the order of the points.
     fn of(points: &Array2<f64>) -> Self {
+        let middle = mean(points.view());
         let whole = Self {
-            large: mean(points.view()),
-            small: mean(points.view()),
+            large: middle.clone(),
+            small: middle.clone(),
             in_small: vec![false; points.nrows()],
             inertia: f64::INFINITY,
         };
-        let runs = points.columns().into_iter().filter_map(|column| lloyd(points, column));
+        let starts = points.columns().into_iter().flat_map(|column| {
+            let above = column.iter().map(|value| *value > column.sum() / column.len() as f64).collect();
+            let [low, high] =
+                ends(column).map(|row| nearer_to_second(points, &[middle.clone(), points.row(row).to_owned()]));
+            [above, low, high]
+        });
+        let runs = starts.filter_map(|start| lloyd(points, start));
         runs.fold(whole, |best, next| if next.inertia < best.inertia { next } else { best })
     }
 
@@ -107,10 +115,15 @@ impl Clusters {
     }
 }
 
-/// Lloyd's algorithm from the points above and below the mean of `column`; `None` if a cluster has no points.
-fn lloyd(points: &Array2<f64>, column: ArrayView1<'_, f64>) -> Option<Clusters> {
-    let middle = column.sum() / column.len() as f64;
-    let mut second: Vec<bool> = column.iter().map(|value| *value > middle).collect();
+/// The rows of the smallest and of the largest value.
+fn ends(column: ArrayView1<'_, f64>) -> [usize; 2] {
+    let rows = 1..column.len();
+    let low = rows.clone().fold(0, |best, row| if column[row] < column[best] { row } else { best });
+    [low, rows.fold(0, |best, row| if column[row] > column[best] { row } else { best })]
+}
+
+/// Lloyd's algorithm from two clusters; `None` if one of them has no points.
+fn lloyd(points: &Array2<f64>, mut second: Vec<bool>) -> Option<Clusters> {
     let mut centres = centres_of(points, &second)?;
     for _ in 0..ROUNDS {
         let next = nearer_to_second(points, &centres);

@@ -109,6 +109,16 @@ impl Convex {
         }
     }
 
+    /// The largest `|z|` in a label's set, or an upper bound of it. It is infinite for a slab.
+    pub(super) fn largest_norm(&self, label: usize) -> f64 {
+        match self {
+            Self::Ball(radius) => *radius,
+            Self::Box { low, high } => norm(Zip::from(low).and(high).map_collect(|l, h| l.abs().max(h.abs())).view()),
+            Self::Sphere(spheres) => norm(spheres[label].centre.view()) + spheres[label].radius,
+            Self::Slab(_) => f64::INFINITY,
+        }
+    }
+
     /// The largest `<direction, z>` over a label's set, and a point that attains it. It is infinite for a slab, unless
     /// the direction is parallel to the slab's own; the point is then zero.
     pub(super) fn extreme(&self, direction: ArrayView1<'_, f64>, label: usize) -> (f64, Array1<f64>) {

@@ -61,6 +61,11 @@ impl KnnSet {
         Ok(Self { samples, radius, neighbors, inside })
     }
 
+    /// An upper bound of `|z|` in the set: every point of it has a sample within the radius.
+    pub(super) fn largest_norm(&self) -> f64 {
+        self.samples.rows().into_iter().map(norm).fold(0.0, f64::max) + self.radius
+    }
+
     pub(super) fn holds(&self, z: ArrayView1<'_, f64>, radius: f64) -> bool {
         self.has_neighbors(&distances(&self.samples, z), radius)
     }
