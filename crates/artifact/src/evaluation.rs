@@ -197,6 +197,8 @@ pub struct Outcome {
     pub gradient_norm: Option<f64>,
     /// Whether training reached its stopping criterion.
     pub converged: bool,
+    /// The weight decay that the victim chose; `None` if it was given.
+    pub weight_decay: Option<f64>,
     /// The trained head; `None` if the victim is not linear.
     pub head: Option<Head>,
 }
@@ -211,8 +213,10 @@ impl Outcome {
     }
 
     pub(crate) fn info(&self) -> OutcomeInfo {
-        let Self { accuracy, answers: _, epochs, clean_loss, gradient_norm, converged, head } = self.clone();
-        OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, linear: head.is_some() }
+        let Self { accuracy, answers: _, epochs, clean_loss, gradient_norm, converged, weight_decay, head } =
+            self.clone();
+        let linear = head.is_some();
+        OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, weight_decay, linear }
     }
 
     pub(crate) fn write_head(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
@@ -220,8 +224,9 @@ impl Outcome {
     }
 
     fn numbers(info: OutcomeInfo) -> Self {
-        let OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, .. } = info;
-        Self { accuracy, answers: Answers::default(), epochs, clean_loss, gradient_norm, converged, head: None }
+        let OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, weight_decay, .. } = info;
+        let (answers, head) = (Answers::default(), None);
+        Self { accuracy, answers, epochs, clean_loss, gradient_norm, converged, weight_decay, head }
     }
 
     pub(crate) fn read(r: &PayloadReader, info: OutcomeInfo, answers: Answers, name: &str) -> Result<Self, StoreError> {
@@ -239,6 +244,7 @@ pub(crate) struct OutcomeInfo {
     clean_loss: Option<f64>,
     gradient_norm: Option<f64>,
     converged: bool,
+    weight_decay: Option<f64>,
     linear: bool,
 }
 

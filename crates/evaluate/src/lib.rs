@@ -12,7 +12,7 @@ use hemlock_attack::attacks::constraint;
 use hemlock_head::{FitOptions, Head, Samples, fit};
 use hemlock_models::{extract, extracted, open_extractor};
 use hemlock_perturb::{FrozenExtractor, visibility};
-use hemlock_stage::{About, Context, ErrorKind, ParamError, Port, StageError, StageRole, inputs};
+use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_threat::{Constraint, Sees, loss_bound};
 use hemlock_victims::{DefenceSpec, Train, TrainingSetChange, VictimData, VictimSpec, measure};
 use ndarray::Array2;
@@ -112,12 +112,7 @@ impl hemlock_stage::Stage for Stage {
             Some(victim) => victim.clean.clone(),
             None => how.clean(&data, own.then_some(target))?,
         };
-        let mut outcomes = match &inputs.defence {
-            None => Measured::new(clean),
-            Some(defence) => {
-                Measured::new(defence.clean.clone()).with(TrainingSet::UNDEFENDED_CLEAN, Role::Undefended, clean)
-            }
-        };
+        let mut outcomes = behind(inputs.defence.as_ref(), clean);
         let detection = victims.add_poisoned(&mut outcomes, &inputs)?;
         let samples = features.train.samples(data.classes())?;
         let basis = Basis {
@@ -143,12 +138,9 @@ impl hemlock_stage::Stage for Stage {
             gap: record.gap,
             poison_fraction_bound: target.path.last().map(|point| point.poison_fraction_bound),
             poisons: basis.count as u64,
-            loss_bound: match &how {
-                VictimSpec::Linear(_) if own && record.replaced.is_none() && defence.is_none() => {
-                    Some(loss_bound_of(&inputs, samples, basis.count, ctx)?)
-                }
-                _ => None,
-            },
+            loss_bound: (own && defence.is_none() && how.is_bounded() && record.replaced.is_none())
+                .then(|| loss_bound_of(&inputs, samples, basis.count, ctx))
+                .transpose()?,
             outcomes,
             drawn: Drawn::of(features),
             test_groups: features.test_groups.clone(),
@@ -156,6 +148,16 @@ impl hemlock_stage::Stage for Stage {
             detection,
             changes,
         })
+    }
+}
+
+/// The outcome of training on clean data: behind the defence, if there is one, and then without it as well.
+fn behind(defence: Option<&Defence>, clean: Outcome) -> Measured<Outcome> {
+    match defence {
+        None => Measured::new(clean),
+        Some(defence) => {
+            Measured::new(defence.clean.clone()).with(TrainingSet::UNDEFENDED_CLEAN, Role::Undefended, clean)
+        }
     }
 }
 

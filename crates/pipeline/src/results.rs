@@ -99,6 +99,8 @@ pub struct ResultRow {
     /// Largest norm of the gradient of the mean objective at which a training stopped. `None` for victims that are not
     /// linear heads.
     pub gradient_norm: Option<f64>,
+    /// The weight decay that the victim chose, by training set. `None` if it was given.
+    pub chosen_weight_decay: Option<Measured<f64>>,
     /// Whether all trainings got as far as they should.
     pub converged: bool,
     /// What a filter removed from clean data and poisons. `None` without a filter.
@@ -205,6 +207,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<ResultRow>,
         clean_loss: loss.ok(),
         loss_bound: evaluation.loss_bound,
         gradient_norm: evaluation.gradient_norm(),
+        chosen_weight_decay: chosen_decays(outcomes),
         converged: outcomes.named().all(|(_, outcome)| outcome.converged),
         detection: evaluation.detection,
         visibility: evaluation.visibility,
@@ -215,6 +218,15 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<ResultRow>,
         origin: Origin::of(plan, &branch.tasks, &read, branch.seed.unwrap_or(0)),
         answers: None,
     }))
+}
+
+/// The weight decays that a victim chose. The target head is not trained, and chose none.
+fn chosen_decays(outcomes: &Measured<Outcome>) -> Option<Measured<f64>> {
+    let mut chosen = Measured::new(outcomes.clean.weight_decay?);
+    for (set, outcome) in outcomes.others() {
+        outcome.weight_decay.into_iter().for_each(|decay| chosen.set(set.clone(), decay));
+    }
+    Some(chosen)
 }
 
 /// What is known of the stages that a result comes from, and of their artifacts.

@@ -9,6 +9,7 @@ mod linear;
 mod mlp;
 mod network;
 mod training;
+mod weight_decay;
 
 pub use defence::{DefenceSpec, FilterRef};
 pub use knn::Knn;
@@ -16,6 +17,7 @@ pub use linear::{LogisticRegression, Sgd, measure};
 pub use mlp::Mlp;
 pub use network::NetworkVictim;
 pub use training::{TrainingSetChange, VictimData};
+pub use weight_decay::{ChosenBy, WeightDecayChoice};
 
 use hemlock_artifact::{Outcome, TargetParams, Victim};
 use hemlock_stage::{ErrorKind, ParamError, StageError};
@@ -102,10 +104,21 @@ impl VictimSpec {
         }
     }
 
+    /// Whether the victim is one that bounds of the clean loss hold for: a linear head that is trained to the minimum,
+    /// with the weight decay of the target.
+    #[must_use]
+    pub fn is_bounded(&self) -> bool {
+        matches!(self, Self::Linear(exact) if exact.weight_decay.is_none())
+    }
+
     /// Returns the parameters with all defaults that depend on the kind filled in.
     #[must_use]
     pub fn resolved(&self) -> Self {
         match self {
+            Self::Linear(exact) => {
+                let weight_decay = exact.weight_decay.as_ref().map(WeightDecayChoice::resolved);
+                Self::Linear(LogisticRegression { weight_decay, ..exact.clone() })
+            }
             Self::LastBlock(network) => Self::LastBlock(network.resolved(Origin::LastBlock)),
             Self::FineTune(network) => Self::FineTune(network.resolved(Origin::FineTune)),
             Self::EndToEnd(network) => Self::EndToEnd(network.resolved(Origin::Scratch)),
@@ -120,7 +133,9 @@ impl VictimSpec {
     /// If training fails or is interrupted.
     pub fn clean(&self, data: &VictimData, target: Option<&TargetParams>) -> Result<Outcome, StageError> {
         match (self, target) {
-            (Self::Linear(exact), Some(target)) if target.clean_gradient_norm <= exact.tolerance => {
+            (Self::Linear(exact), Some(target))
+                if target.clean_gradient_norm <= exact.tolerance && exact.weight_decay.is_none() =>
+            {
                 exact.outcome(target.clean.clone(), target.clean_gradient_norm, data)
             }
             _ => self.victim().train("clean data", data, &TrainingSetChange::none(data)),

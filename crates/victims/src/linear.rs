@@ -1,6 +1,7 @@
 //! The victims `linear` and `linear-sgd`: linear heads on features.
 
 use crate::training::on_samples;
+use crate::weight_decay::WeightDecayChoice;
 use crate::{Train, TrainingSetChange, VictimData};
 use hemlock_artifact::{Answers, Outcome};
 use hemlock_head::{
@@ -22,6 +23,10 @@ pub struct LogisticRegression {
     /// Largest number of steps.
     #[schemars(range(min = 1))]
     pub max_iterations: u32,
+    /// How the victim chooses its weight decay, for every training set anew. By default it is that of
+    /// `[target-params]`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight_decay: Option<WeightDecayChoice>,
 }
 
 /// A linear head that is trained by stochastic gradient descent with momentum.
@@ -46,7 +51,7 @@ pub struct Sgd {
 
 impl Default for LogisticRegression {
     fn default() -> Self {
-        Self { tolerance: 1e-6, max_iterations: 10_000 }
+        Self { tolerance: 1e-6, max_iterations: 10_000, weight_decay: None }
     }
 }
 
@@ -59,7 +64,8 @@ impl Default for Sgd {
 impl LogisticRegression {
     pub(crate) fn check(&self) -> Result<(), ParamError> {
         ParamError::positive("tolerance", self.tolerance)?;
-        ParamError::at_least_one("max_iterations", self.max_iterations)
+        ParamError::at_least_one("max_iterations", self.max_iterations)?;
+        self.weight_decay.as_ref().map_or(Ok(()), WeightDecayChoice::check)
     }
 
     /// Measures a head whose training stopped at the given gradient norm.
@@ -92,14 +98,16 @@ pub fn measure(head: Head, data: &VictimData) -> Result<Outcome, StageError> {
 
 impl Train for &LogisticRegression {
     fn train(&self, what: &str, data: &VictimData, change: &TrainingSetChange) -> Result<Outcome, StageError> {
-        let options = FitOptions {
-            gradient_tolerance: self.tolerance,
-            max_iterations: self.max_iterations as usize,
-            ..FitOptions::new(data.weight_decay)
-        };
         let ctx = data.ctx;
         let bar = ctx.progress.start(what, 0, "steps");
+        let mut chosen = None;
         let trained = on_samples(data, change, |samples| {
+            chosen = self.weight_decay.as_ref().map(|choice| choice.choose(samples, data)).transpose()?;
+            let options = FitOptions {
+                gradient_tolerance: self.tolerance,
+                max_iterations: self.max_iterations as usize,
+                ..FitOptions::new(chosen.unwrap_or(data.weight_decay))
+            };
             Ok(fit(samples, &options, &|step, gradient| {
                 bar.at(step as u64);
                 bar.say(format!("gradient norm {gradient:.1e}"));
@@ -117,7 +125,8 @@ impl Train for &LogisticRegression {
             );
         }
         let outcome = measure(trained.head, data)?;
-        Ok(Outcome { gradient_norm: Some(gradient_norm), converged: trained.converged, ..outcome })
+        let converged = trained.converged;
+        Ok(Outcome { gradient_norm: Some(gradient_norm), converged, weight_decay: chosen, ..outcome })
     }
 }
 

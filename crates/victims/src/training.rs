@@ -47,6 +47,7 @@ impl VictimData<'_> {
             clean_loss: None,
             gradient_norm: None,
             converged: true,
+            weight_decay: None,
             head: None,
         }
     }

@@ -53,6 +53,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         clean_loss: None,
         loss_bound: Some(2.0),
         gradient_norm: Some(0.0),
+        chosen_weight_decay: None,
         converged: true,
         detection: None,
         visibility: None,
