@@ -181,6 +181,16 @@ impl Accuracy {
     }
 }
 
+/// How many poisons the predictions of a victim withstand, whatever the poisons are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Certificate {
+    /// What is counted, such as `samples added or removed`.
+    pub unit: String,
+    /// The share of the test images, in `[0, 1]`, that are classified correctly as long as at most so many are: for 0, 1
+    /// and so on. It is 0 beyond the end.
+    pub accuracy: Vec<f64>,
+}
+
 /// A victim after its training on one training set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
@@ -199,6 +209,8 @@ pub struct Outcome {
     pub converged: bool,
     /// The weight decay that the victim chose; `None` if it was given.
     pub weight_decay: Option<f64>,
+    /// How many poisons its predictions withstand; `None` if the victim certifies nothing.
+    pub certificate: Option<Certificate>,
     /// The trained head; `None` if the victim is not linear.
     pub head: Option<Head>,
 }
@@ -213,10 +225,9 @@ impl Outcome {
     }
 
     pub(crate) fn info(&self) -> OutcomeInfo {
-        let Self { accuracy, answers: _, epochs, clean_loss, gradient_norm, converged, weight_decay, head } =
-            self.clone();
-        let linear = head.is_some();
-        OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, weight_decay, linear }
+        let Self { accuracy, answers: _, epochs, clean_loss, gradient_norm, converged, .. } = self.clone();
+        let (weight_decay, certificate, linear) = (self.weight_decay, self.certificate.clone(), self.head.is_some());
+        OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, weight_decay, certificate, linear }
     }
 
     pub(crate) fn write_head(&self, w: &mut PayloadWriter, name: &str) -> Result<(), StoreError> {
@@ -224,9 +235,10 @@ impl Outcome {
     }
 
     fn numbers(info: OutcomeInfo) -> Self {
-        let OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, weight_decay, .. } = info;
+        let OutcomeInfo { accuracy, epochs, clean_loss, gradient_norm, converged, .. } = info;
+        let OutcomeInfo { weight_decay, certificate, .. } = info;
         let (answers, head) = (Answers::default(), None);
-        Self { accuracy, answers, epochs, clean_loss, gradient_norm, converged, weight_decay, head }
+        Self { accuracy, answers, epochs, clean_loss, gradient_norm, converged, weight_decay, certificate, head }
     }
 
     pub(crate) fn read(r: &PayloadReader, info: OutcomeInfo, answers: Answers, name: &str) -> Result<Self, StoreError> {
@@ -245,6 +257,7 @@ pub(crate) struct OutcomeInfo {
     gradient_norm: Option<f64>,
     converged: bool,
     weight_decay: Option<f64>,
+    certificate: Option<Certificate>,
     linear: bool,
 }
 

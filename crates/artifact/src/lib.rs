@@ -24,7 +24,7 @@ pub use attack_spec::AttackSpec;
 pub use dataset::{Dataset, Images};
 pub use decoder::{DecoderArtifact, Reconstruction};
 pub use defence::{Defence, Detection};
-pub use evaluation::{Accuracy, Answers, Drawn, Evaluation, Outcome, PixelChange, Victim, Visibility};
+pub use evaluation::{Accuracy, Answers, Certificate, Drawn, Evaluation, Outcome, PixelChange, Victim, Visibility};
 pub use export::{Data, Export, Exported, Tensor};
 pub use extractor::{DescribedProcess, Epoch, ExtractorArtifact, Verified};
 pub use features::{FeatureSplit, Features, Normalization};

@@ -5,7 +5,8 @@ use crate::{
     origin::{Answered, EXTRACTORS, Origin, REPLICATED, replicates},
 };
 use hemlock_artifact::{
-    AttackId, Bounds, Detection, Evaluation, LearnerState, Measured, Outcome, SteppedBack, TestGroups, Visibility,
+    AttackId, Bounds, Certificate, Detection, Evaluation, LearnerState, Measured, Outcome, SteppedBack, TestGroups,
+    Visibility,
 };
 use hemlock_stage::{Column, StageRole};
 use hemlock_store::{Artifact, Store, StoreError};
@@ -101,6 +102,8 @@ pub struct ResultRow {
     pub gradient_norm: Option<f64>,
     /// The weight decay that the victim chose, by training set. `None` if it was given.
     pub chosen_weight_decay: Option<Measured<f64>>,
+    /// How many poisons the predictions of the clean victim withstand. `None` if the victim certifies nothing.
+    pub certificate: Option<Certificate>,
     /// Whether all trainings got as far as they should.
     pub converged: bool,
     /// What a filter removed from clean data and poisons. `None` without a filter.
@@ -208,6 +211,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<ResultRow>,
         loss_bound: evaluation.loss_bound,
         gradient_norm: evaluation.gradient_norm(),
         chosen_weight_decay: chosen_decays(outcomes),
+        certificate: outcomes.clean.certificate.clone(),
         converged: outcomes.named().all(|(_, outcome)| outcome.converged),
         detection: evaluation.detection,
         visibility: evaluation.visibility,

@@ -45,18 +45,17 @@ impl hemlock_stage::Stage for Stage {
     }
 
     fn seeded(params: &VictimSpec) -> bool {
-        !matches!(params, VictimSpec::Linear(_) | VictimSpec::Knn(_))
+        params.draws()
     }
 
     fn uses_device(params: &VictimSpec) -> bool {
-        !matches!(params, VictimSpec::Linear(_) | VictimSpec::LinearSgd(_) | VictimSpec::Knn(_))
+        params.uses_device()
     }
 
     fn need(params: &VictimSpec, port: &Port) -> Need {
-        let linear = matches!(params, VictimSpec::Linear(_) | VictimSpec::LinearSgd(_));
         match port.role {
             "target" => {
-                if linear {
+                if params.reads_weight_decay() {
                     Need::Required
                 } else {
                     Need::Unread

@@ -1,11 +1,10 @@
 //! Defences: what is done with a training set before a victim trains on it.
 
-use crate::training::on_samples;
+use crate::training::on_set;
 use crate::{Train, TrainingSetChange, VictimData};
 use hemlock_artifact::{Defence, Detection, Outcome};
 use hemlock_defences::filters::{FILTERS, Filter, FilterOptions, Removal, find};
-use hemlock_defences::{TrainingSet, metrics};
-use hemlock_head::Samples;
+use hemlock_defences::metrics;
 use hemlock_stage::{ErrorKind, ParamError, StageError};
 use ndarray::Axis;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -88,13 +87,8 @@ impl DefenceSpec {
         change: &TrainingSetChange,
     ) -> Result<(Outcome, Detection), StageError> {
         let bar = data.ctx.progress.start(&format!("{} on {what}", self.kind.name()), 0, "steps");
-        let filtered = on_samples(data, change, |blocks| {
-            let blocks: Vec<Samples> = blocks.iter().map(Samples::reborrow).collect();
-            let set = TrainingSet::new(&blocks, data.weight_decay, data.ctx.seed)?;
-            Ok(self.kind.0.apply(&set, &self.options())?)
-        })?;
+        let filtered = on_set(data, change, |set| Ok(self.kind.0.apply(set, &self.options())?))?;
         drop(bar);
-        data.ctx.check()?;
         let n = data.features.train.labels.len();
         let clean = change.kept(n).unwrap_or_else(|| (0..n).collect());
         let is_poison: Vec<bool> = (0..filtered.removed.len()).map(|row| row >= clean.len()).collect();

@@ -3,19 +3,23 @@
 //! A victim trains on clean data with a [`TrainingSetChange`]: samples that are added, and clean samples that are left
 //! out. Attacks that add samples, attacks that replace samples, and controls therefore look the same to a victim.
 
+mod certified;
 mod defence;
 mod knn;
 mod linear;
 mod mlp;
 mod network;
+mod robust;
 mod training;
 mod weight_decay;
 
+pub use certified::{Election, Prototypes, Ridge, Voting};
 pub use defence::{DefenceSpec, FilterRef};
 pub use knn::Knn;
 pub use linear::{LogisticRegression, Sgd, measure};
 pub use mlp::Mlp;
 pub use network::NetworkVictim;
+pub use robust::{Hinge, MedianOfMeans, TruncatedLoss};
 pub use training::{TrainingSetChange, VictimData};
 pub use weight_decay::{ChosenBy, WeightDecayChoice};
 
@@ -34,6 +38,18 @@ pub enum VictimSpec {
     Linear(LogisticRegression),
     /// A linear head that is trained by stochastic gradient descent.
     LinearSgd(Sgd),
+    /// A linear head that minimises the multi-class hinge loss.
+    Hinge(Hinge),
+    /// A linear head with a truncated loss.
+    TruncatedLoss(TruncatedLoss),
+    /// The median of linear heads on parts of the training set.
+    MedianOfMeans(MedianOfMeans),
+    /// Certified: votes of linear heads on parts of the training set.
+    Voting(Voting),
+    /// Certified: trimmed mean distances to the training samples.
+    Prototypes(Prototypes),
+    /// Certified: ridge regression on one-hot labels.
+    Ridge(Ridge),
     /// A vote of the nearest neighbours among the training samples.
     Knn(Knn),
     /// A head with a hidden layer.
@@ -82,6 +98,12 @@ impl VictimSpec {
         match self {
             Self::Linear(_) => "linear",
             Self::LinearSgd(_) => "linear-sgd",
+            Self::Hinge(_) => "hinge",
+            Self::TruncatedLoss(_) => "truncated-loss",
+            Self::MedianOfMeans(_) => "median-of-means",
+            Self::Voting(_) => "voting",
+            Self::Prototypes(_) => "prototypes",
+            Self::Ridge(_) => "ridge",
             Self::Knn(_) => "knn",
             Self::Mlp(_) => "mlp",
             Self::LastBlock(_) => "last-block",
@@ -96,12 +118,46 @@ impl VictimSpec {
         match self {
             Self::Linear(exact) => Box::new(exact),
             Self::LinearSgd(sgd) => Box::new(sgd),
+            Self::Hinge(hinge) => Box::new(hinge),
+            Self::TruncatedLoss(truncated) => Box::new(truncated),
+            Self::MedianOfMeans(median) => Box::new(median),
+            Self::Voting(voting) => Box::new(voting),
+            Self::Prototypes(prototypes) => Box::new(prototypes),
+            Self::Ridge(ridge) => Box::new(ridge),
             Self::Knn(knn) => Box::new(knn),
             Self::Mlp(mlp) => Box::new(mlp),
             Self::LastBlock(network) => Box::new(network.from(Origin::LastBlock)),
             Self::FineTune(network) => Box::new(network.from(Origin::FineTune)),
             Self::EndToEnd(network) => Box::new(network.from(Origin::Scratch)),
         }
+    }
+
+    /// Whether the victim reads the weight decay of `[target-params]`.
+    #[must_use]
+    pub fn reads_weight_decay(&self) -> bool {
+        match self {
+            Self::Linear(_) | Self::LinearSgd(_) | Self::Hinge(_) | Self::TruncatedLoss(_) => true,
+            Self::MedianOfMeans(_) | Self::Voting(_) | Self::Ridge(_) => true,
+            Self::Prototypes(_) | Self::Knn(_) | Self::Mlp(_) => false,
+            Self::LastBlock(_) | Self::FineTune(_) | Self::EndToEnd(_) => false,
+        }
+    }
+
+    /// Whether training draws random numbers.
+    #[must_use]
+    pub fn draws(&self) -> bool {
+        match self {
+            Self::Linear(exact) => exact.weight_decay.as_ref().is_some_and(|choice| choice.by != ChosenBy::Trusted),
+            Self::Hinge(_) | Self::TruncatedLoss(_) | Self::Prototypes(_) | Self::Ridge(_) | Self::Knn(_) => false,
+            Self::LinearSgd(_) | Self::MedianOfMeans(_) | Self::Voting(_) | Self::Mlp(_) => true,
+            Self::LastBlock(_) | Self::FineTune(_) | Self::EndToEnd(_) => true,
+        }
+    }
+
+    /// Whether training computes on a device.
+    #[must_use]
+    pub fn uses_device(&self) -> bool {
+        matches!(self, Self::Mlp(_) | Self::LastBlock(_) | Self::FineTune(_) | Self::EndToEnd(_))
     }
 
     /// Whether the victim is one that bounds of the clean loss hold for: a linear head that is trained to the minimum,
@@ -148,6 +204,10 @@ impl hemlock_stage::Params for VictimSpec {
         match self {
             Self::Linear(exact) => exact.check(),
             Self::LinearSgd(sgd) => sgd.check(),
+            Self::TruncatedLoss(truncated) => truncated.check(),
+            Self::MedianOfMeans(median) => median.check(),
+            Self::Voting(voting) => voting.check(),
+            Self::Hinge(_) | Self::Prototypes(_) | Self::Ridge(_) => Ok(()),
             Self::Knn(knn) => knn.check(),
             Self::Mlp(mlp) => mlp.check(),
             Self::LastBlock(network) | Self::FineTune(network) | Self::EndToEnd(network) => network.check(),

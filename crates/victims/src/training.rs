@@ -1,6 +1,7 @@
 //! Training sets: clean data, and the changes that an attack or a control makes to it.
 
 use hemlock_artifact::{Accuracy, Answers, Dataset, ExtractorArtifact, Features, Outcome};
+use hemlock_defences::TrainingSet;
 use hemlock_head::{HeadError, Samples};
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4};
@@ -48,6 +49,7 @@ impl VictimData<'_> {
             gradient_norm: None,
             converged: true,
             weight_decay: None,
+            certificate: None,
             head: None,
         }
     }
@@ -85,6 +87,20 @@ impl TrainingSetChange {
         }
         Some((0..n).filter(|i| stays[*i]).collect())
     }
+}
+
+/// [`on_samples`], with the training set of a defence.
+pub(crate) fn on_set<T>(
+    data: &VictimData,
+    change: &TrainingSetChange,
+    train: impl FnOnce(&TrainingSet<'_>) -> Result<T, StageError>,
+) -> Result<T, StageError> {
+    let trained = on_samples(data, change, |blocks| {
+        let blocks: Vec<Samples> = blocks.iter().map(Samples::reborrow).collect();
+        train(&TrainingSet::new(&blocks, data.weight_decay, data.ctx.seed)?)
+    })?;
+    data.ctx.check()?;
+    Ok(trained)
 }
 
 /// Calls `train` with the clean samples that stay and the samples that are added.

@@ -54,6 +54,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         loss_bound: Some(2.0),
         gradient_norm: Some(0.0),
         chosen_weight_decay: None,
+        certificate: None,
         converged: true,
         detection: None,
         visibility: None,
