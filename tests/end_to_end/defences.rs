@@ -59,3 +59,82 @@ fn what_a_filter_cannot_do_is_refused() {
     project.spec("network", &with(network));
     project.fails("plan network", 2, &["`sphere` filters features", "`fine-tune` trains on images"]);
 }
+
+/// A head that chooses its weight decay on trusted data is at least as accurate there as with any of the grid.
+#[test]
+fn a_victim_chooses_its_weight_decay() {
+    let project = Project::new();
+    let victim = |decay: &str| format!("[[victim]]\nkind = \"linear\"\nweight_decay = {{ {decay} }}\n");
+    let by = ["validation", "trusted", "cross-validation"].map(|by| victim(&format!("by = \"{by}\"")));
+    project.spec("chosen", &with(&by.concat()));
+    project.ok("run chosen");
+    let rows = results(&project, "chosen");
+    assert_eq!(rows.len(), 3);
+    for row in &rows {
+        let chosen = &row["chosen_weight_decay"];
+        for set in ["clean", "features", "images"] {
+            assert!([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1].map(Value::from).contains(&chosen[set]), "{chosen}");
+        }
+        assert!(row["loss_bound"].is_null(), "the bound is one for the weight decay of the target");
+    }
+    // A grid of the target's weight decay alone is the usual victim.
+    project.spec("one", &with(&victim("by = \"trusted\", grid = [1e-2]")));
+    project.ok("run one");
+    project.ok("run tiny");
+    let (one, usual) = (&results(&project, "one")[0], &results(&project, "tiny")[0]);
+    assert_eq!(one["accuracy"], usual["accuracy"]);
+    assert!(usual["chosen_weight_decay"].is_null());
+    // What has no effect is not in the key.
+    let plan = project.ok("plan one --set victim.weight_decay.folds=7").out;
+    assert!(plan.lines().all(|line| !line.starts_with("run")), "{plan}");
+    project.spec("one", &with(&victim("by = \"trusted\", grid = []")));
+    project.fails("plan one", 2, &["weight_decay.grid", "empty"]);
+    project.spec("one", &with(&victim("by = \"luck\"")));
+    project.fails("plan one", 2, &["luck", "cross-validation"]);
+    project.spec("none", &with(&victim("by = \"trusted\"")).replace("validation = 16", "validation = 0"));
+    project.fails("run none", 2, &["trusted", "validation split"]);
+}
+
+/// No attack leaves a victim with less accuracy than is certified for as many poisons.
+#[test]
+fn certified_accuracy_is_a_floor_under_every_attack() {
+    let project = Project::new();
+    let kinds = "[[victim]]\nkind = \"voting\"\nheads = 12\nelection = [\"plurality\", \"run-off\"]\n\
+                 [[victim]]\nkind = \"voting\"\nheads = 12\nspread = 3\n\
+                 [[victim]]\nkind = \"prototypes\"\n[[victim]]\nkind = \"ridge\"\n";
+    let spec = with(kinds).replace("poison_fraction = 0.05", "poison_fraction = [0.02, 0.05, 0.3]");
+    project.spec("certified", &spec);
+    project.ok("run certified");
+    let rows = results(&project, "certified");
+    assert_eq!(rows.len(), 15);
+    for row in &rows {
+        let certified: Vec<f64> = serde_json::from_value(row["certificate"]["accuracy"].clone()).unwrap();
+        assert_eq!(Some(certified[0]), row["accuracy"]["clean"].as_f64());
+        assert!(certified.windows(2).all(|pair| pair[0] >= pair[1]), "{certified:?}");
+        if row["certificate"]["unit"] == "samples added or removed" {
+            let poisons = (96.0 * row["poison_fraction"].as_f64().unwrap()).round() as usize;
+            let floor = certified.get(poisons).copied().unwrap_or(0.0);
+            for set in ["features", "images", "random_flips", "influence_flips", "duplicates"] {
+                let attacked = row["accuracy"][set].as_f64().unwrap();
+                assert!(attacked >= floor - 1e-12, "{set}: {attacked}, and {floor} is certified");
+            }
+        }
+    }
+    assert!(rows.iter().any(|row| row["certificate"]["accuracy"][2].as_f64().is_some_and(|at_two| at_two > 0.2)));
+    project.fails("plan certified --set victim.spread=13", 2, &["spread", "at most `heads`"]);
+    project.spec("few", &with("[victim]\nkind = \"prototypes\"\ntrim = 20\n"));
+    project.fails("run few", 3, &["trimmed prototypes", "at least 41 samples"]);
+}
+
+#[test]
+fn heads_that_tolerate_poisons_are_victims() {
+    let project = Project::new();
+    let victims = "[[victim]]\nkind = [\"hinge\", \"truncated-loss\", \"median-of-means\"]\n";
+    project.spec("robust", &with(victims));
+    project.ok("run robust");
+    for row in results(&project, "robust") {
+        let accuracy = &row["accuracy"];
+        assert!(["clean", "target", "features", "images"].iter().all(|set| accuracy[*set].is_number()), "{row}");
+        assert!(accuracy["clean"].as_f64().unwrap() > 0.5 && row["clean_loss"]["clean"].is_number(), "{row}");
+    }
+}

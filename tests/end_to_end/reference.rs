@@ -211,7 +211,21 @@ fn valid_tables(stage: &str) -> Vec<Value> {
         "invert" => vec![json!({ "method": "feature-matching" }), json!({ "method": "decoder" })],
         "unlearnable" => vec![json!({ "poison_fraction": 0.1, "surrogate": "end-to-end" })],
         "victim" => {
-            let kinds = ["linear", "linear-sgd", "knn", "mlp", "last-block", "fine-tune", "end-to-end"];
+            let kinds = [
+                "linear",
+                "linear-sgd",
+                "hinge",
+                "truncated-loss",
+                "median-of-means",
+                "voting",
+                "prototypes",
+                "ridge",
+                "knn",
+                "mlp",
+                "last-block",
+                "fine-tune",
+                "end-to-end",
+            ];
             kinds.iter().map(|kind| json!({ "kind": kind })).collect()
         }
         "defence" => vec![json!({ "kind": "sphere" })],
