@@ -112,8 +112,7 @@ fn certified_accuracy_is_a_floor_under_every_attack() {
         assert_eq!(Some(certified[0]), row["accuracy"]["clean"].as_f64());
         assert!(certified.windows(2).all(|pair| pair[0] >= pair[1]), "{certified:?}");
         if row["certificate"]["unit"] == "samples added or removed" {
-            let poisons = (96.0 * row["poison_fraction"].as_f64().unwrap()).round() as usize;
-            let floor = certified.get(poisons).copied().unwrap_or(0.0);
+            let floor = certified.get(row["poisons"].as_u64().unwrap() as usize).copied().unwrap_or(0.0);
             for set in ["features", "images", "random_flips", "influence_flips", "duplicates"] {
                 let attacked = row["accuracy"][set].as_f64().unwrap();
                 assert!(attacked >= floor - 1e-12, "{set}: {attacked}, and {floor} is certified");
@@ -121,6 +120,9 @@ fn certified_accuracy_is_a_floor_under_every_attack() {
         }
     }
     assert!(rows.iter().any(|row| row["certificate"]["accuracy"][2].as_f64().is_some_and(|at_two| at_two > 0.2)));
+    project.ok("report certified");
+    let page = std::fs::read_to_string(project.path().join("reports/certified.html")).unwrap();
+    assert!(page.contains("<section id=\"certified\">") && page.contains("voting, election run-off"), "the figure");
     project.fails("plan certified --set victim.spread=13", 2, &["spread", "at most `heads`"]);
     project.spec("few", &with("[victim]\nkind = \"prototypes\"\ntrim = 20\n"));
     project.fails("run few", 3, &["trimmed prototypes", "at least 41 samples"]);

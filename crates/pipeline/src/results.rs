@@ -35,6 +35,8 @@ pub struct ResultRow {
     pub replaces: bool,
     /// Number of poisons, divided by the number of clean training samples.
     pub poison_fraction: f64,
+    /// Number of poisons.
+    pub poisons: u64,
     /// What the attack optimised: on features, if it has any.
     pub objective: f64,
     /// The objective at the base images, where an attack on pixels starts. `None` for other attacks.
@@ -184,6 +186,7 @@ fn row(plan: &Plan, branch: &Branch, store: &Store) -> Result<Option<ResultRow>,
         clean_label: evaluation.clean_label,
         replaces: evaluation.replaces,
         poison_fraction: evaluation.poison_fraction,
+        poisons: evaluation.poisons,
         objective: evaluation.objective,
         initial_objective: evaluation.initial_objective,
         learner: evaluation.learner,

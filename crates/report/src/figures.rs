@@ -1,6 +1,7 @@
 //! The figures of a report. Each consists of charts or pictures, or says why there are none.
 
 mod bounds;
+mod certified;
 mod classes;
 mod curves;
 mod drops;
@@ -122,7 +123,7 @@ type Draw = fn(&ResultSet) -> Result<Figure, ReportError>;
 
 /// Draws all other figures, in the order of the page.
 pub fn all(result_set: &ResultSet, provenance: &Provenance) -> Result<Vec<Figure>, ReportError> {
-    let of: [Draw; 10] = [
+    let of: [Draw; 11] = [
         drops::over_budget,
         drops::over_visibility,
         drops::over_beta,
@@ -131,6 +132,7 @@ pub fn all(result_set: &ResultSet, provenance: &Provenance) -> Result<Vec<Figure
         map::figure,
         classes::figure,
         bounds::figure,
+        certified::figure,
         curves::of_attacks,
         curves::pretraining,
     ];

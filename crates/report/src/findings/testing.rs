@@ -23,6 +23,7 @@ pub fn made_up(attack: &str) -> MadeUp {
         replaces: false,
         clean_label: true,
         poison_fraction: 0.03,
+        poisons: 30,
         objective: 0.5,
         initial_objective: None,
         learner: None,
