@@ -11,7 +11,7 @@ use hemlock_defences::certificates::{Ensemble, RidgeHead, StrongConvexity};
 use hemlock_defences::filters::{FILTERS, FilterOptions};
 use hemlock_defences::metrics::detection;
 use hemlock_defences::weight_decay::{Criterion, Trial, choose};
-use hemlock_defences::{TrainingSet, repair, robust};
+use hemlock_defences::{SuspectSet, repair, robust};
 use hemlock_head::testing::{GaussianClusters, random};
 use hemlock_head::{FitOptions, Samples, fit};
 use hemlock_threat::Constraint;
@@ -44,7 +44,7 @@ fn main() {
     };
     let (features, labels, poison) = clusters(512);
     let samples = Samples::from_f32(features.view(), &labels, 10).unwrap();
-    let set = TrainingSet::new(&[samples], DECAY, 0).unwrap();
+    let set = SuspectSet::new(&[samples], DECAY, 0).unwrap();
     let mut head = None;
     timed("one training", &mut || {
         let found = fit(&[samples], &FitOptions::new(DECAY), &|_, _| true).unwrap();
@@ -87,7 +87,7 @@ fn main() {
 
     let (features, labels, _) = clusters(64);
     let samples = Samples::from_f32(features.view(), &labels, 10).unwrap();
-    let set = TrainingSet::new(&[samples], 1e-2, 0).unwrap();
+    let set = SuspectSet::new(&[samples], 1e-2, 0).unwrap();
     let test = features.slice(ndarray::s![..2_000, ..]).mapv(f64::from);
     for spread in [1, 4] {
         timed(&format!("certificate {spread} of 250"), &mut || {

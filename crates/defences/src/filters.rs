@@ -17,9 +17,11 @@ mod sphere;
 mod svd;
 mod trimmed_loss;
 
+use hemlock_head::HeadError;
 use std::cmp::Ordering;
 
-use crate::{DefenceError, TrainingSet};
+use crate::losses::rough_tolerance;
+use crate::{DefenceError, SuspectSet};
 
 /// All filters.
 pub static FILTERS: [&Filter; 12] = [
@@ -49,7 +51,7 @@ pub struct Filter {
     pub by_class: bool,
     /// The paper that the filter comes from.
     pub source: &'static str,
-    run: fn(&TrainingSet<'_>, &FilterOptions) -> Result<Filtered, DefenceError>,
+    run: fn(&SuspectSet<'_>, &FilterOptions) -> Result<Filtered, DefenceError>,
 }
 
 /// Options of a filter.
@@ -60,6 +62,9 @@ pub struct FilterOptions {
     /// The number of neighbours of `knn-distance` and `knn-label`. `None` is 5 for the first one and the mean size of a
     /// class for the second one. Other filters ignore it.
     pub neighbors: Option<usize>,
+    /// The gradient norm at which the heads that a filter trains count as trained. `None` is three times the weight
+    /// decay, but at least 1e-6 and at most 1e-4: scores hardly change below.
+    pub tolerance: Option<f64>,
 }
 
 /// How many samples a filter removes. Both numbers lie in `[0, 1)`.
@@ -99,11 +104,12 @@ impl Filter {
     /// # Errors
     /// Returns an error if an option is out of its range, if a class has too few samples for the filter, if the filter
     /// would remove all samples of a class, or if a head that it needs cannot be trained.
-    pub fn apply(&self, set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+    pub fn apply(&self, set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
         match options.removal {
             Removal::Share(share) => DefenceError::check_share("remove", share)?,
             Removal::Rule { expected } => DefenceError::check_share("expected", expected)?,
         }
+        options.tolerance.map_or(Ok(()), |tolerance| HeadError::check_non_negative("tolerance", tolerance))?;
         let filtered = (self.run)(set, options)?;
         let (mut samples, mut kept) = (vec![0; set.classes()], vec![0; set.classes()]);
         for (label, removed) in set.labels().into_iter().zip(&filtered.removed) {
@@ -127,13 +133,18 @@ impl FilterOptions {
     /// Removes a share of the samples, with the filter's defaults otherwise.
     #[must_use]
     pub fn share(share: f64) -> Self {
-        Self { removal: Removal::Share(share), neighbors: None }
+        Self { removal: Removal::Share(share), neighbors: None, tolerance: None }
     }
 
     /// Removes what the filter's paper removes if it expects this share of poisons.
     #[must_use]
     pub fn rule(expected: f64) -> Self {
-        Self { removal: Removal::Rule { expected }, neighbors: None }
+        Self { removal: Removal::Rule { expected }, neighbors: None, tolerance: None }
+    }
+
+    /// The gradient norm at which heads count as trained.
+    fn tolerance_for(&self, set: &SuspectSet<'_>) -> f64 {
+        self.tolerance.unwrap_or_else(|| rough_tolerance(set.weight_decay()))
     }
 
     /// The share itself, or the expected one.
@@ -155,7 +166,7 @@ fn descending(scores: &[f64]) -> impl Fn(&usize, &usize) -> Ordering {
 }
 
 /// Removes the samples with the largest scores of every class.
-fn remove_of_classes(set: &TrainingSet<'_>, scores: Vec<f64>, share: f64) -> Filtered {
+fn remove_of_classes(set: &SuspectSet<'_>, scores: Vec<f64>, share: f64) -> Filtered {
     let mut removed = vec![false; scores.len()];
     for mut rows in set.class_rows() {
         rows.sort_by(descending(&scores));
@@ -175,7 +186,7 @@ fn remove_of_all(scores: Vec<f64>, share: f64) -> Filtered {
 
 /// The scores of all samples, from those of every class. `of` is called with the rows of a class that has samples.
 fn by_class(
-    set: &TrainingSet<'_>,
+    set: &SuspectSet<'_>,
     mut of: impl FnMut(usize, &[usize]) -> Result<Vec<f64>, DefenceError>,
 ) -> Result<Vec<f64>, DefenceError> {
     let mut scores = vec![0.0; set.len()];
@@ -203,7 +214,7 @@ mod tests {
     fn the_largest_of_each_class_or_of_all_are_removed() {
         let data = GaussianClusters::new(40, 2, 2, 1);
         let blocks = [data.samples()];
-        let set = TrainingSet::new(&blocks, 0.0, 0).unwrap();
+        let set = SuspectSet::new(&blocks, 0.0, 0).unwrap();
         let scores: Vec<f64> = (0..40).map(f64::from).collect();
         let all = remove_of_all(scores.clone(), 0.1);
         assert_eq!((0..40).filter(|row| all.removed[*row]).collect::<Vec<_>>(), [36, 37, 38, 39]);
@@ -219,7 +230,7 @@ mod tests {
     fn no_class_disappears() {
         let data = GaussianClusters::new(40, 2, 2, 1);
         let blocks = [data.samples()];
-        let set = TrainingSet::new(&blocks, 0.1, 0).unwrap();
+        let set = SuspectSet::new(&blocks, 0.1, 0).unwrap();
         let refused = |options: FilterOptions| find("sphere").unwrap().apply(&set, &options).unwrap_err();
         assert!(matches!(
             refused(FilterOptions::share(0.999)),

@@ -1,10 +1,11 @@
 //! Decompositions of symmetric matrices, and products of tall ones.
 
+use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::solvers::DenseSolveCore;
-use faer::{Mat, Side};
+use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 use hemlock_optim::{inner, norm};
-use ndarray::linalg::general_mat_mul;
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
+use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis, CowArray, Ix2};
 use rayon::prelude::*;
 
 use crate::DefenceError;
@@ -18,16 +19,60 @@ const WAITING: usize = 8;
 pub(crate) fn gram(z: ArrayView2<'_, f64>) -> Array2<f64> {
     let chunks: Vec<_> = z.axis_chunks_iter(Axis(0), ROWS).collect();
     chunks.chunks(WAITING).fold(Array2::zeros((z.ncols(), z.ncols())), |sum, some| {
-        let parts: Vec<_> = some.par_iter().map(|z| z.t().dot(z)).collect();
+        let parts: Vec<_> = some.par_iter().map(|z| gram_of(*z)).collect();
         parts.into_iter().fold(sum, |sum, part| sum + part)
     })
+}
+
+/// `ZᵀZ` on one thread.
+fn gram_of(z: ArrayView2<'_, f64>) -> Array2<f64> {
+    let z = z.as_standard_layout();
+    let mut out = Array2::zeros((z.ncols(), z.ncols()));
+    let (left, right) = (faer_of(&z).transpose(), faer_of(&z));
+    use BlockStructure::{Rectangular, TriangularLower};
+    let half = (TriangularLower, Rectangular, Rectangular);
+    triangular::matmul(faer_mut(&mut out), half.0, Accum::Replace, left, half.1, right, half.2, 1.0, Par::Seq);
+    for row in 0..z.ncols() {
+        for column in 0..row {
+            out[(column, row)] = out[(row, column)];
+        }
+    }
+    out
+}
+
+/// `A B`, on one thread.
+pub(crate) fn times(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
+    let (a, b) = (a.as_standard_layout(), b.as_standard_layout());
+    let mut out = Array2::zeros((a.nrows(), b.ncols()));
+    matmul(faer_mut(&mut out), Accum::Replace, faer_of(&a), faer_of(&b), 1.0, Par::Seq);
+    out
+}
+
+/// `A Bᵀ`, on one thread.
+pub(crate) fn times_transposed(a: ArrayView2<'_, f64>, b: ArrayView2<'_, f64>) -> Array2<f64> {
+    let (a, b) = (a.as_standard_layout(), b.as_standard_layout());
+    let mut out = Array2::zeros((a.nrows(), b.nrows()));
+    matmul(faer_mut(&mut out), Accum::Replace, faer_of(&a), faer_of(&b).transpose(), 1.0, Par::Seq);
+    out
+}
+
+/// A matrix in standard layout, as the library reads it.
+fn faer_of<'a>(matrix: &'a CowArray<'_, f64, Ix2>) -> MatRef<'a, f64> {
+    let slice = matrix.as_slice().expect("a matrix in standard layout is contiguous");
+    MatRef::from_row_major_slice(slice, matrix.nrows(), matrix.ncols())
+}
+
+fn faer_mut(matrix: &mut Array2<f64>) -> MatMut<'_, f64> {
+    let (rows, columns) = matrix.dim();
+    let slice = matrix.as_slice_mut().expect("a new matrix is contiguous");
+    MatMut::from_row_major_slice_mut(slice, rows, columns)
 }
 
 /// `Z V`, `[n, k]`, of a tall matrix `[n, d]` and a small one.
 pub(crate) fn product(z: ArrayView2<'_, f64>, v: ArrayView2<'_, f64>) -> Array2<f64> {
     let mut out = Array2::zeros((z.nrows(), v.ncols()));
     let chunks = out.axis_chunks_iter_mut(Axis(0), 256).into_par_iter();
-    chunks.zip(z.axis_chunks_iter(Axis(0), 256)).for_each(|(mut out, z)| general_mat_mul(1.0, &z, &v, 0.0, &mut out));
+    chunks.zip(z.axis_chunks_iter(Axis(0), 256)).for_each(|(mut out, z)| out.assign(&times(z, v)));
     out
 }
 
@@ -57,17 +102,17 @@ fn to_faer(matrix: &Array2<f64>) -> Mat<f64> {
     Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| matrix[(i, j)])
 }
 
-/// Largest number of products of [`largest_eigenvector`], and the norm of the residual, relative to the eigenvalue, at
-/// which it stops.
+/// Largest number of products of [`largest_eigenvector`].
 const PRODUCTS: usize = 100;
-const RESIDUAL: f64 = 1e-6;
 
 /// The eigenvector, of norm 1, of the largest eigenvalue of a positive semidefinite operator on matrices: the method of
-/// Lanczos, with full orthogonalisation. `start` may be near the eigenvector.
+/// Lanczos, with full orthogonalisation. It stops when the norm of the residual, relative to the eigenvalue, is at most
+/// `tolerance`. `start` may be near the eigenvector.
 pub(crate) fn largest_eigenvector(
     times: impl Fn(&Array2<f64>) -> Array2<f64>,
     shape: (usize, usize),
     start: Option<Array2<f64>>,
+    tolerance: f64,
 ) -> Result<Array2<f64>, DefenceError> {
     // An irregular vector: it has a part in every direction, and so finds what `start` may lack.
     let irregular = Array2::from_shape_fn(shape, |(i, j)| (1.0 + (i * shape.1 + j) as f64).powf(1.5).sin());
@@ -98,7 +143,7 @@ pub(crate) fn largest_eigenvector(
         });
         let (values, vectors) = eigen(&tridiagonal)?;
         let residual = rest * vectors[(n - 1, 0)].abs();
-        if residual <= RESIDUAL * values[0].abs() || n == PRODUCTS.min(shape.0 * shape.1) {
+        if residual <= tolerance * values[0].abs() || n == PRODUCTS.min(shape.0 * shape.1) {
             let zero = Array2::zeros(shape);
             let vector = basis.iter().zip(vectors.column(0)).fold(zero, |sum, (one, share)| sum + one * *share);
             let size = norm(&vector);
@@ -139,7 +184,10 @@ mod tests {
         assert_close(&vectors.t().dot(&moments).dot(&vectors), &Array2::from_diag(&values), 1e-10);
         assert_close(&moments.dot(&inverse(&moments, "it").unwrap()), &Array2::eye(7), 1e-10);
         assert_close(&product(z.view(), vectors.view()), &z.dot(&vectors), 1e-12);
-        let top = largest_eigenvector(|v| v.dot(&moments), (1, 7), None).unwrap();
+        let (wide, other) = (random(9, 7, 2), random(5, 7, 3));
+        assert_close(&times_transposed(wide.view(), other.view()), &wide.dot(&other.t()), 1e-12);
+        assert_close(&times(wide.view(), other.t()), &wide.dot(&other.t()), 1e-12);
+        let top = largest_eigenvector(|v| v.dot(&moments), (1, 7), None, 1e-8).unwrap();
         let expected = vectors.slice(ndarray::s![.., ..1]);
         assert_close(&(&top * top.dot(&expected)), &expected.t().to_owned(), 1e-5);
         let flat = Array2::ones((3, 3));

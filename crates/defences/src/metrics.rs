@@ -5,7 +5,7 @@ use crate::filters::Filtered;
 
 /// How well a filter told poisons from clean samples.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Detection {
+pub struct DetectionRates {
     /// Removed poisons, as a share of all poisons; `None` without poisons.
     pub recall: Option<f64>,
     /// Removed clean samples, as a share of all clean samples; `None` without clean samples.
@@ -22,7 +22,7 @@ pub struct Detection {
 ///
 /// # Errors
 /// Returns an error if there are no samples, or if `is_poison` does not have one element for each sample.
-pub fn detection(filtered: &Filtered, is_poison: &[bool]) -> Result<Detection, DefenceError> {
+pub fn detection(filtered: &Filtered, is_poison: &[bool]) -> Result<DetectionRates, DefenceError> {
     let count = filtered.scores.len();
     DefenceError::check_length("the list of poisons", is_poison.len(), count)?;
     DefenceError::check_count("samples", count, 1, usize::MAX)?;
@@ -31,7 +31,7 @@ pub fn detection(filtered: &Filtered, is_poison: &[bool]) -> Result<Detection, D
         let both = is_poison.iter().zip(&filtered.removed).filter(|(is, removed)| **is == poisons && **removed);
         (all > 0).then(|| both.count() as f64 / all as f64)
     };
-    Ok(Detection {
+    Ok(DetectionRates {
         recall: share(true),
         false_positives: share(false),
         auroc: auroc(&filtered.scores, is_poison),
@@ -72,8 +72,12 @@ mod tests {
             Filtered { scores: vec![1.0, 2.0, 2.0, 3.0, 0.0], removed: vec![false, true, false, true, false] };
         let found = detection(&filtered, &[false, false, true, true, false]).unwrap();
         // Of six pairs of a poison and a clean sample, five have the poison in front, and one is a tie.
-        let expected =
-            Detection { recall: Some(0.5), false_positives: Some(1.0 / 3.0), auroc: Some(5.5 / 6.0), removed: 0.4 };
+        let expected = DetectionRates {
+            recall: Some(0.5),
+            false_positives: Some(1.0 / 3.0),
+            auroc: Some(5.5 / 6.0),
+            removed: 0.4,
+        };
         assert_eq!(found, expected);
         let none = detection(&filtered, &[false; 5]).unwrap();
         assert_eq!((none.recall, none.auroc, none.false_positives), (None, None, Some(0.4)));

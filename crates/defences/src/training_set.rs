@@ -9,13 +9,13 @@ use crate::DefenceError;
 /// A training set as a defender has it, poisons included: at least one sample, blocks with the same features and
 /// classes. Sample `i` is row `i` of the blocks one after the other.
 #[derive(Debug, Clone)]
-pub struct TrainingSet<'a> {
+pub struct SuspectSet<'a> {
     blocks: Vec<Samples<'a>>,
     weight_decay: f64,
     seed: u64,
 }
 
-impl<'a> TrainingSet<'a> {
+impl<'a> SuspectSet<'a> {
     /// `weight_decay` is `λ >= 0` of the victim's objective `mean cross-entropy + λ/2 |W|²`. `seed` decides what a
     /// defence draws at random; most draw nothing.
     ///
@@ -56,7 +56,7 @@ impl<'a> TrainingSet<'a> {
         self.blocks.iter().map(Samples::len).sum()
     }
 
-    /// Whether there are no samples. It is false for every set that [`TrainingSet::new`] makes.
+    /// Whether there are no samples. It is false for every set that [`SuspectSet::new`] makes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0

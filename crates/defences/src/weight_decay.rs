@@ -7,12 +7,10 @@ use hemlock_head::{FitOptions, Head, HeadError, Preconditioner, Samples, accurac
 use std::sync::Arc;
 
 use crate::hash::{hashes, part, word};
-use crate::{DefenceError, TrainingSet};
+use crate::losses::rough_tolerance;
+use crate::{DefenceError, SuspectSet};
 
 const PURPOSE: &str = "hemlock 2026 folds of the choice of weight decay";
-/// The gradient norm at which the heads of the sweep count as trained. Their losses are compared, and not the heads
-/// themselves.
-const TOLERANCE: f64 = 1e-5;
 
 /// The data on which weight decays are compared.
 #[derive(Debug, Clone, Copy)]
@@ -58,14 +56,15 @@ pub struct Choice {
 /// by a hash of the samples and the seed of the set.
 ///
 /// Heads are trained from the largest weight decay to the smallest, each from the one before it; in cross-validation,
-/// heads of other folds start from those of the first one.
+/// heads of other folds start from those of the first one. As their losses are compared and the heads are not used,
+/// training ends at a gradient norm of three times the weight decay, but at least 1e-6 and at most 1e-4.
 ///
 /// # Errors
 /// Returns an error if the grid is empty or has a value that is not finite and positive, if the share or the number of
 /// folds is out of its range, if nothing is left to train on or to compare on, or if the trusted samples do not fit the
 /// training set.
 pub fn choose(
-    set: &TrainingSet<'_>,
+    set: &SuspectSet<'_>,
     grid: &[f64],
     trial: Trial<'_>,
     criterion: Criterion,
@@ -123,7 +122,7 @@ impl Grid {
     /// Trains on what is not held out, and adds what each head does on what is held out. Returns the heads.
     fn add_held_out(
         &self,
-        set: &TrainingSet<'_>,
+        set: &SuspectSet<'_>,
         held_out: &[bool],
         starts: Option<&[Head]>,
         sums: &mut [Sums],
@@ -147,7 +146,7 @@ impl Grid {
                 None => heads.last(),
             };
             let options = FitOptions {
-                gradient_tolerance: TOLERANCE,
+                gradient_tolerance: rough_tolerance(*weight_decay),
                 start: start.cloned(),
                 preconditioner: Some(Arc::clone(preconditioner)),
                 ..FitOptions::new(*weight_decay)
@@ -187,7 +186,7 @@ mod tests {
 
     const GRID: [f64; 4] = [1e-1, 1e-4, 1e-2, 1e-3];
 
-    fn trained(set: &TrainingSet<'_>, keep: &[bool], decay: f64) -> (Subset, Head) {
+    fn trained(set: &SuspectSet<'_>, keep: &[bool], decay: f64) -> (Subset, Head) {
         let rest = set.filter(keep).unwrap();
         let head = fit(&[rest.samples()], &FitOptions::new(decay), &|_, _| true).unwrap().head;
         (rest, head)
@@ -199,7 +198,7 @@ mod tests {
         let data = GaussianClusters::new(300, 5, 3, 1);
         let other = GaussianClusters::new(100, 5, 3, 2);
         let blocks = [data.samples()];
-        let set = TrainingSet::new(&blocks, 0.0, 3).unwrap();
+        let set = SuspectSet::new(&blocks, 0.0, 3).unwrap();
         let trusted = [other.samples()];
         let chosen = choose(&set, &GRID, Trial::Trusted(&trusted), Criterion::Loss).unwrap();
         assert!(chosen.candidates.windows(2).all(|pair| pair[0].weight_decay < pair[1].weight_decay));
@@ -230,7 +229,7 @@ mod tests {
         let data = GaussianClusters::new(200, 20, 2, 4);
         let labels: Vec<u32> = (0..200).map(|i| (i * i / 7 % 2) as u32).collect();
         let blocks = [Samples::new(data.features.view(), &labels, 2).unwrap()];
-        let set = TrainingSet::new(&blocks, 0.0, 0).unwrap();
+        let set = SuspectSet::new(&blocks, 0.0, 0).unwrap();
         for trial in [Trial::HeldOut(0.3), Trial::Folds(5)] {
             assert_eq!(choose(&set, &GRID, trial, Criterion::Loss).unwrap().best.weight_decay, 0.1);
         }
@@ -240,7 +239,7 @@ mod tests {
     fn equal_accuracies_take_the_largest_weight_decay() {
         let z = ndarray::array![[-1.0], [-2.0], [1.0], [2.0]];
         let blocks = [Samples::new(z.view(), &[0, 0, 1, 1], 2).unwrap()];
-        let set = TrainingSet::new(&blocks, 0.0, 0).unwrap();
+        let set = SuspectSet::new(&blocks, 0.0, 0).unwrap();
         let chosen = choose(&set, &[1e-3, 1e-2], Trial::Trusted(&blocks), Criterion::Accuracy).unwrap();
         assert_eq!((chosen.best.weight_decay, chosen.best.accuracy), (1e-2, 1.0));
     }
@@ -249,11 +248,11 @@ mod tests {
     fn order_of_samples_and_threads_choose_nothing() {
         let data = GaussianClusters::new(200, 4, 3, 4);
         let blocks = [data.samples()];
-        let set = TrainingSet::new(&blocks, 0.0, 5).unwrap();
+        let set = SuspectSet::new(&blocks, 0.0, 5).unwrap();
         let reversed = set.select(&(0..200).rev().collect::<Vec<_>>());
         let reversed = [reversed.samples()];
-        let reversed = TrainingSet::new(&reversed, 0.0, 5).unwrap();
-        let run = |set: &TrainingSet<'_>, threads| {
+        let reversed = SuspectSet::new(&reversed, 0.0, 5).unwrap();
+        let run = |set: &SuspectSet<'_>, threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| choose(set, &GRID, Trial::HeldOut(0.5), Criterion::Loss).unwrap())
         };
@@ -267,7 +266,7 @@ mod tests {
     fn refuses_what_compares_nothing() {
         let data = GaussianClusters::new(20, 2, 2, 1);
         let blocks = [data.samples()];
-        let set = TrainingSet::new(&blocks, 0.0, 0).unwrap();
+        let set = SuspectSet::new(&blocks, 0.0, 0).unwrap();
         let refused = |grid: &[f64], trial| choose(&set, grid, trial, Criterion::Loss).unwrap_err();
         assert!(matches!(refused(&[], Trial::Folds(2)), DefenceError::Parameter { .. }));
         assert!(matches!(refused(&[0.0], Trial::Folds(2)), DefenceError::Parameter { name: "weight_decay", .. }));

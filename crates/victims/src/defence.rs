@@ -71,7 +71,7 @@ impl DefenceSpec {
 
     fn options(&self) -> FilterOptions {
         let removal = self.remove.map_or(Removal::Rule { expected: self.expected }, Removal::Share);
-        FilterOptions { removal, neighbors: self.neighbors }
+        FilterOptions { removal, neighbors: self.neighbors, tolerance: None }
     }
 
     /// Filters clean data with a change, and trains a victim on what is left. Samples that the change adds count as
@@ -102,7 +102,7 @@ impl DefenceSpec {
             labels: stays.iter().map(|row| change.labels[*row]).collect(),
             removed: change.removed.iter().copied().chain(gone).collect(),
         };
-        let metrics::Detection { recall, false_positives, auroc, removed } = found;
+        let metrics::DetectionRates { recall, false_positives, auroc, removed } = found;
         Ok((victim.train(what, data, &left)?, Detection { recall, false_positives, auroc, removed }))
     }
 }

@@ -7,7 +7,7 @@ use ndarray::{Array2, ArrayView1, ArrayView2};
 
 use super::Certificates;
 use crate::linalg::squared;
-use crate::{DefenceError, TrainingSet};
+use crate::{DefenceError, SuspectSet};
 
 const TOLERANCE: f64 = 1e-9;
 const STEPS: usize = 10_000;
@@ -45,7 +45,7 @@ impl StrongConvexity {
     /// # Errors
     /// Returns an error if the weight decay is not positive, if the constraint does not bound poisons of some class, or
     /// if training does not reach its minimum.
-    pub fn train(set: &TrainingSet<'_>, constraint: &Constraint) -> Result<Self, DefenceError> {
+    pub fn train(set: &SuspectSet<'_>, constraint: &Constraint) -> Result<Self, DefenceError> {
         let weight_decay = set.weight_decay();
         DefenceError::check_positive("weight_decay", weight_decay)?;
         let norms: Vec<f64> = (0..set.classes()).map(|class| constraint.largest_norm(class)).collect();

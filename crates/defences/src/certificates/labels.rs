@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::Certificates;
 use crate::linalg::{gram, inverse};
-use crate::{DefenceError, TrainingSet};
+use crate::{DefenceError, SuspectSet};
 
 /// Training samples that are read together, and test samples whose weights are in memory at a time.
 const ROWS: usize = 16_384;
@@ -36,7 +36,7 @@ impl RidgeHead {
     ///
     /// # Errors
     /// Returns an error if the weight decay is zero and the features are linearly dependent.
-    pub fn train(set: &TrainingSet<'_>) -> Result<Self, DefenceError> {
+    pub fn train(set: &SuspectSet<'_>) -> Result<Self, DefenceError> {
         let (count, dim) = (set.len(), set.dim());
         let mut augmented = Array2::ones((count, dim + 1));
         let rows: Vec<usize> = (0..count).collect();

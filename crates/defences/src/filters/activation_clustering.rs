@@ -2,11 +2,12 @@
 
 use hemlock_head::subsample;
 use ndarray::{Array1, Array2, ArrayView1, Axis, Slice};
+use rayon::prelude::*;
 
 use super::neighbors::{distance, visit_distances};
 use super::{Filter, FilterOptions, Filtered, Removal, remove_of_classes};
 use crate::linalg::{centre, eigen, gram, mean, product, squared};
-use crate::{DefenceError, TrainingSet};
+use crate::{DefenceError, SuspectSet};
 
 /// Number of principal components that are clustered.
 const COMPONENTS: usize = 10;
@@ -30,7 +31,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let (mut scores, mut removed) = (vec![0.0; set.len()], vec![false; set.len()]);
     for rows in set.class_rows().iter().filter(|rows| !rows.is_empty()) {
         let mut z = set.select(rows).features;
@@ -73,13 +74,18 @@ impl Clusters {
             in_small: vec![false; points.nrows()],
             inertia: f64::INFINITY,
         };
-        let starts = points.columns().into_iter().flat_map(|column| {
-            let above = column.iter().map(|value| *value > column.sum() / column.len() as f64).collect();
-            let [low, high] =
-                ends(column).map(|row| nearer_to_second(points, &[middle.clone(), points.row(row).to_owned()]));
-            [above, low, high]
-        });
-        let runs = starts.filter_map(|start| lloyd(points, start));
+        let columns: Vec<_> = points.columns().into_iter().collect();
+        let runs_of = |column: &ArrayView1<'_, f64>| {
+            let mean = column.sum() / column.len() as f64;
+            let above = column.iter().map(|value| *value > mean).collect();
+            let [low, high] = ends(*column).map(|row| {
+                let centres = [middle.clone(), points.row(row).to_owned()];
+                nearer_to_second(points, &centres)
+            });
+            [above, low, high].map(|start| lloyd(points, start))
+        };
+        let runs: Vec<_> = columns.par_iter().map(runs_of).collect();
+        let runs = runs.into_iter().flatten().flatten();
         runs.fold(whole, |best, next| if next.inertia < best.inertia { next } else { best })
     }
 
@@ -157,6 +163,8 @@ fn centres_of(points: &Array2<f64>, second: &[bool]) -> Option<[Array1<f64>; 2]>
 }
 
 fn nearer_to_second(points: &Array2<f64>, centres: &[Array1<f64>; 2]) -> Vec<bool> {
-    let to = |point: ArrayView1<'_, f64>, centre: &Array1<f64>| squared((&point - centre).view());
-    points.rows().into_iter().map(|point| to(point, &centres[1]) < to(point, &centres[0])).collect()
+    // The nearer centre is told by the side of the plane between them.
+    let across = &centres[1] - &centres[0];
+    let middle = 0.5 * (squared(centres[1].view()) - squared(centres[0].view()));
+    points.dot(&across).iter().map(|along| *along > middle).collect()
 }

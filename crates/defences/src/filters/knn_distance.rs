@@ -1,9 +1,9 @@
 //! The distance to the k-th nearest sample of the same class.
 
-use super::neighbors::{distance, visit_distances};
+use super::neighbors::{distance, smallest, visit_distances};
 use super::{Filter, FilterOptions, Filtered, by_class, remove_of_classes};
 use crate::linalg::centre;
-use crate::{DefenceError, TrainingSet};
+use crate::{DefenceError, SuspectSet};
 
 const NEIGHBORS: usize = 5;
 
@@ -16,7 +16,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let neighbors = options.neighbors.unwrap_or(NEIGHBORS);
     DefenceError::check_count("neighbors", neighbors, 1, set.len())?;
     let scores = by_class(set, |class, rows| {
@@ -29,10 +29,10 @@ fn run(set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, Defen
         centre(&mut z);
         Ok(visit_distances(z.view(), &z, |row, squares| {
             squares[row] = f64::INFINITY;
-            let mut nearest: Vec<usize> = (0..squares.len()).collect();
-            nearest.select_nth_unstable_by(neighbors - 1, |a, b| squares[*a].total_cmp(&squares[*b]).then(a.cmp(b)));
             // The chosen distances are computed once more, because those above are rounded.
-            nearest[..neighbors].iter().map(|other| distance(z.row(row), z.row(*other))).fold(0.0, f64::max)
+            smallest(squares, neighbors, |nearest| {
+                nearest.iter().map(|other| distance(z.row(row), z.row(*other))).fold(0.0, f64::max)
+            })
         }))
     })?;
     Ok(remove_of_classes(set, scores, options.fraction()))

@@ -2,9 +2,9 @@
 
 use hemlock_head::subsample;
 
-use super::neighbors::visit_distances;
+use super::neighbors::{smallest, visit_distances};
 use super::{Filter, FilterOptions, Filtered, Removal, remove_of_all};
-use crate::{DefenceError, TrainingSet};
+use crate::{DefenceError, SuspectSet};
 
 /// The largest number of samples among which neighbours are searched. With more samples, neighbours are searched in a
 /// random subset, and their number shrinks with it.
@@ -23,7 +23,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let count = set.len();
     DefenceError::check_count("samples of `knn-label`", count, 2, usize::MAX)?;
     let neighbors = options.neighbors.unwrap_or(count.div_ceil(set.classes()).min(count - 1));
@@ -44,10 +44,10 @@ fn run(set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, Defen
             if let Ok(own) = chosen.binary_search(&row) {
                 squares[own] = f64::INFINITY;
             }
-            let mut nearest: Vec<usize> = (0..squares.len()).collect();
-            nearest.select_nth_unstable_by(neighbors - 1, |a, b| squares[*a].total_cmp(&squares[*b]).then(a.cmp(b)));
             let mut votes = vec![0usize; set.classes()];
-            nearest[..neighbors].iter().for_each(|near| votes[references.labels[*near] as usize] += 1);
+            smallest(squares, neighbors, |nearest| {
+                nearest.iter().for_each(|near| votes[references.labels[*near] as usize] += 1);
+            });
             let most = votes.iter().max().copied().unwrap_or(0);
             (most - votes[labels[row] as usize]) as f64 / neighbors as f64
         }));

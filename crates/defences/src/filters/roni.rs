@@ -1,71 +1,107 @@
-//! What a group of samples does to the loss on samples that are held out.
+//! What samples do to the loss on samples that are held out.
 
-use hemlock_head::{Preconditioner, Samples, mean_loss};
+use hemlock_head::{Head, Preconditioner, SolveOptions, loss_and_gradient, mean_loss, solve_hessian};
+use ndarray::Array2;
 use std::sync::Arc;
 
-use super::{Filter, FilterOptions, Filtered, Removal, count_of};
+use super::{Filter, FilterOptions, Filtered, Removal, count_of, descending, remove_of_all};
 use crate::hash::{hashes, word};
-use crate::losses::{losses, retrain};
-use crate::{DefenceError, TrainingSet};
+use crate::linalg::times_transposed;
+use crate::losses::retrain;
+use crate::{DefenceError, SuspectSet};
+use hemlock_head::kernel::{probabilities_of, subtract_labels};
 
-/// Number of groups of a partition of a half, and of independent partitions. A sample's score is a mean over
-/// partitions, so that a half has `GROUPS^PARTITIONS` different scores.
-const GROUPS: usize = 5;
-const PARTITIONS: usize = 2;
-const PURPOSE: &str = "hemlock 2026 groups of the filter roni";
+/// Number of groups of each half that are left out to see what they do.
+const GROUPS: usize = 4;
+const PURPOSE: &str = "hemlock 2026 halves of the filter roni";
 
 pub(super) static FILTER: Filter = Filter {
     name: "roni",
-    score: "how much the sample's group raises the mean loss, in nats, on the half of the set that it is not in: the \
-            mean over 2 random partitions of each half into 5 groups; among equal scores, samples with more loss go \
-            first",
-    rule: "of the samples with a positive score, those with the largest, at most the expected share of all samples",
+    score: "to first order, how much the sample raises the mean cross-entropy, in nats, on the half of the set that it \
+            is not in",
+    rule: "of the expected share of all samples with the largest scores, in 4 groups of each half, those groups \
+           without which a retrained head has a smaller loss on the other half",
     by_class: false,
-    source: "Nelson et al., 2008 (reject on negative impact), for groups instead of single samples",
+    source: "Nelson et al., 2008 (reject on negative impact), on groups; scores: Koh & Liang, 2017",
     run,
 };
 
-fn run(set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let hashes = hashes(set, PURPOSE);
     let halves = [0, 1].map(|half| (0..set.len()).filter(|row| word(&hashes[*row], 0) % 2 == half).collect::<Vec<_>>());
     if halves.iter().any(Vec::is_empty) {
-        let least = 2;
-        return Err(DefenceError::FewSamples { defence: FILTER.name, class: 0, needed: least, found: set.len() });
+        return Err(DefenceError::FewSamples { defence: FILTER.name, class: 0, needed: 2, found: set.len() });
     }
-    let (mut scores, mut own_losses) = (vec![0.0; set.len()], vec![0.0; set.len()]);
+    let mut scores = vec![0.0; set.len()];
+    let mut removed = vec![false; set.len()];
     for (half, rows) in halves.iter().enumerate() {
         let (judged, held_out) = (set.select(rows), set.select(&halves[1 - half]));
-        let (judged, held_out) = ([judged.samples()], [held_out.samples()]);
-        let half_set = TrainingSet::new(&judged, set.weight_decay(), set.seed())?;
-        let preconditioner = Arc::new(Preconditioner::new(&judged, set.weight_decay())?);
-        let train = |blocks: &[Samples<'_>], start| retrain(blocks, set.weight_decay(), start, &preconditioner);
-        let all = train(&judged, None)?.head;
-        let with = mean_loss(&all, &held_out)?;
-        rows.iter().zip(losses(&all, &half_set)).for_each(|(row, loss)| own_losses[*row] = loss);
-        for partition in 0..PARTITIONS {
-            let group_of = |row: usize| (word(&hashes[row], 1 + partition) % GROUPS as u64) as usize;
-            for group in 0..GROUPS {
-                let outside: Vec<usize> = (0..rows.len()).filter(|i| group_of(rows[*i]) != group).collect();
-                // A group without samples raises nothing, and without the others there is nothing to compare with.
-                if outside.is_empty() || outside.len() == rows.len() {
-                    continue;
+        let half_set = SuspectSet::new(&[judged.samples()], set.weight_decay(), set.seed())?;
+        let judge = Judge::new(&half_set, options.tolerance_for(set))?;
+        let held_out = [held_out.samples()];
+        let own = judge.scores(&held_out)?;
+        rows.iter().zip(&own).for_each(|(row, score)| scores[*row] = *score);
+        if let Removal::Rule { expected } = options.removal {
+            let mut order: Vec<usize> = (0..rows.len()).collect();
+            order.sort_by(descending(&own));
+            order.truncate(count_of(expected, rows.len()));
+            let with = mean_loss(&judge.head, &held_out)?;
+            for group in order.chunks(order.len().div_ceil(GROUPS).max(1)) {
+                if mean_loss(&judge.without(group)?, &held_out)? < with {
+                    group.iter().for_each(|i| removed[rows[*i]] = true);
                 }
-                let rest = half_set.select(&outside);
-                let without = mean_loss(&train(&[rest.samples()], Some(&all))?.head, &held_out)?;
-                let inside = rows.iter().filter(|row| group_of(**row) == group);
-                inside.for_each(|row| scores[*row] += (with - without) / PARTITIONS as f64);
             }
         }
     }
-    let mut order: Vec<usize> = (0..set.len()).collect();
-    let by = |a: &usize, b: &usize| {
-        let losses = own_losses[*b].total_cmp(&own_losses[*a]);
-        scores[*b].total_cmp(&scores[*a]).then(losses).then(a.cmp(b))
-    };
-    order.sort_by(by);
-    let least = if matches!(options.removal, Removal::Rule { .. }) { 0.0 } else { f64::NEG_INFINITY };
-    let mut removed = vec![false; set.len()];
-    let first = order.iter().take(count_of(options.fraction(), set.len()));
-    first.filter(|row| scores[**row] > least).for_each(|row| removed[*row] = true);
-    Ok(Filtered { scores, removed })
+    Ok(match options.removal {
+        Removal::Share(share) => remove_of_all(scores, share),
+        Removal::Rule { .. } => Filtered { scores, removed },
+    })
+}
+
+/// A half of the set, with a head that is trained on it.
+struct Judge<'a> {
+    set: &'a SuspectSet<'a>,
+    head: Head,
+    preconditioner: Arc<Preconditioner>,
+    tolerance: f64,
+}
+
+impl<'a> Judge<'a> {
+    fn new(set: &'a SuspectSet<'a>, tolerance: f64) -> Result<Self, DefenceError> {
+        let preconditioner = Arc::new(Preconditioner::new(set.blocks(), set.weight_decay())?);
+        let head = retrain(set.blocks(), set.weight_decay(), tolerance, None, &preconditioner)?;
+        Ok(Self { set, head, preconditioner, tolerance })
+    }
+
+    /// `-<H⁻¹ ∇L, g_i> / n` for every sample, with the gradient of the mean loss `L` on what is held out: without the
+    /// sample, the head would move by `H⁻¹ g_i / n`.
+    fn scores(&self, held_out: &[hemlock_head::Samples<'_>]) -> Result<Vec<f64>, DefenceError> {
+        let (_, gradient) = loss_and_gradient(&self.head, held_out, 0.0)?;
+        let options = SolveOptions {
+            tolerance: self.tolerance,
+            preconditioner: Some(Arc::clone(&self.preconditioner)),
+            ..SolveOptions::new(self.set.weight_decay())
+        };
+        let solved = solve_hessian(&self.head, self.set.blocks(), gradient.view(), &options)?;
+        let direction = Head::from_packed(solved.solution)?;
+        let count = self.set.len() as f64;
+        let parts = self.set.map_chunks(|chunk, z| {
+            let mut residuals: Array2<f64> = probabilities_of(&self.head, z);
+            subtract_labels(&mut residuals.view_mut(), chunk.labels());
+            let along = times_transposed(z, direction.weight()) + direction.bias();
+            let each = along.rows().into_iter().zip(residuals.rows());
+            each.map(|(along, residual)| -along.dot(&residual) / count).collect::<Vec<_>>()
+        });
+        Ok(parts.flatten().collect())
+    }
+
+    /// The head without the samples of a group.
+    fn without(&self, group: &[usize]) -> Result<Head, DefenceError> {
+        let mut kept = vec![true; self.set.len()];
+        group.iter().for_each(|row| kept[*row] = false);
+        let rest = self.set.filter(&kept)?;
+        let (decay, start) = (self.set.weight_decay(), Some(&self.head));
+        Ok(retrain(&[rest.samples()], decay, self.tolerance, start, &self.preconditioner)?)
+    }
 }

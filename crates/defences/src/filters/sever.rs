@@ -8,12 +8,14 @@ use rayon::prelude::*;
 use super::{Filter, FilterOptions, Filtered, Removal, count_of, descending};
 use crate::linalg::largest_eigenvector;
 use crate::losses::{retrain, train};
-use crate::{DefenceError, Subset, TrainingSet};
+use crate::{DefenceError, Subset, SuspectSet};
 
 /// Number of times that a head is trained, and that samples are removed.
 const ROUNDS: usize = 4;
 /// The share of the expected poisons that the paper removes in a round of its experiments.
 const PER_ROUND: f64 = 0.5;
+/// The residual of the singular vector, relative to its value, as a multiple of the tolerance of training.
+const RESIDUAL: f64 = 100.0;
 /// Rows per chunk.
 const ROWS: usize = 256;
 
@@ -28,23 +30,25 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let share = match options.removal {
         Removal::Share(share) => share,
         Removal::Rule { expected } => (PER_ROUND * expected) * ROUNDS as f64,
     };
     DefenceError::check_share("remove", share)?;
-    let (mut head, preconditioner) = train(set)?;
+    let tolerance = options.tolerance_for(set);
+    let (mut head, preconditioner) = train(set, tolerance)?;
     let mut filtered = Filtered { scores: vec![0.0; set.len()], removed: vec![false; set.len()] };
     let (mut direction, mut done) = (None, 0);
     for round in 1..=ROUNDS {
         let kept: Vec<usize> = (0..set.len()).filter(|row| !filtered.removed[*row]).collect();
         let subset = set.select(&kept);
         if round > 1 {
-            head = retrain(&[subset.samples()], set.weight_decay(), Some(&head), &preconditioner)?.head;
+            head = retrain(&[subset.samples()], set.weight_decay(), tolerance, Some(&head), &preconditioner)?;
         }
         let gradients = Gradients::at(&head, &subset)?;
-        let top = largest_eigenvector(|v| gradients.covariance_times(v), head.packed().dim(), direction.take())?;
+        let covariance = |v: &Array2<f64>| gradients.covariance_times(v);
+        let top = largest_eigenvector(covariance, head.packed().dim(), direction.take(), RESIDUAL * tolerance)?;
         let squares: Vec<f64> = gradients.along(&top).into_iter().map(|along| along * along).collect();
         direction = Some(top);
         let most = squares.iter().copied().fold(f64::MIN_POSITIVE, f64::max);

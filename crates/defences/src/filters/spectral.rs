@@ -4,7 +4,7 @@ use ndarray::Axis;
 
 use super::{Filter, FilterOptions, Filtered, Removal, by_class, remove_of_classes};
 use crate::linalg::{centre, eigen, gram};
-use crate::{DefenceError, TrainingSet};
+use crate::{DefenceError, SuspectSet};
 
 /// How many times the expected share the paper removes.
 const GENEROSITY: f64 = 1.5;
@@ -18,7 +18,7 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
     let scores = by_class(set, |_, rows| {
         let mut z = set.select(rows).features;
         centre(&mut z);

@@ -2,7 +2,7 @@
 
 use super::{Filter, FilterOptions, Filtered, remove_of_all};
 use crate::losses::{losses, retrain, train};
-use crate::{DefenceError, TrainingSet};
+use crate::{DefenceError, SuspectSet};
 
 /// Largest number of trainings after the first.
 const ROUNDS: usize = 10;
@@ -17,12 +17,13 @@ pub(super) static FILTER: Filter = Filter {
     run,
 };
 
-fn run(set: &TrainingSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
-    let (mut head, preconditioner) = train(set)?;
+fn run(set: &SuspectSet<'_>, options: &FilterOptions) -> Result<Filtered, DefenceError> {
+    let tolerance = options.tolerance_for(set);
+    let (mut head, preconditioner) = train(set, tolerance)?;
     let mut filtered = remove_of_all(losses(&head, set), options.fraction());
     for _ in 0..ROUNDS {
         let kept = set.filter(&filtered.kept())?;
-        head = retrain(&[kept.samples()], set.weight_decay(), Some(&head), &preconditioner)?.head;
+        head = retrain(&[kept.samples()], set.weight_decay(), tolerance, Some(&head), &preconditioner)?;
         let next = remove_of_all(losses(&head, set), options.fraction());
         let stable = next.removed == filtered.removed;
         filtered = next;

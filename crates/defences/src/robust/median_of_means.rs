@@ -7,9 +7,11 @@ use rayon::prelude::*;
 
 use crate::hash::{hashes, part};
 use crate::losses::train;
-use crate::{DefenceError, TrainingSet};
+use crate::{DefenceError, SuspectSet};
 
 const PURPOSE: &str = "hemlock 2026 parts of the median of means";
+/// The gradient norm at which a part's head counts as trained.
+const TOLERANCE: f64 = 1e-6;
 /// Largest number of steps to the median, and the length of a step, relative to the norm of the median, at which it
 /// stops.
 const STEPS: usize = 10_000;
@@ -22,15 +24,15 @@ const SETTLED: f64 = 1e-10;
 /// # Errors
 /// Returns an error if there are no parts or more than samples, if a part has no samples, or if a head cannot be
 /// trained.
-pub fn median_of_means(set: &TrainingSet<'_>, parts: usize) -> Result<Head, DefenceError> {
+pub fn median_of_means(set: &SuspectSet<'_>, parts: usize) -> Result<Head, DefenceError> {
     DefenceError::check_count("parts", parts, 1, set.len())?;
     let hashes = hashes(set, PURPOSE);
     let train_on = |number: usize| {
         let rows: Vec<usize> = (0..set.len()).filter(|row| part(&hashes[*row], parts) == number).collect();
         let subset = set.select(&rows);
         let blocks = [subset.samples()];
-        let part = TrainingSet::new(&blocks, set.weight_decay(), set.seed())?;
-        Ok(train(&part)?.0.into_packed())
+        let part = SuspectSet::new(&blocks, set.weight_decay(), set.seed())?;
+        Ok(train(&part, TOLERANCE)?.0.into_packed())
     };
     let heads: Vec<Array2<f64>> = (0..parts).into_par_iter().map(train_on).collect::<Result<_, DefenceError>>()?;
     Ok(Head::from_packed(geometric_median(&heads))?)
@@ -95,8 +97,8 @@ mod tests {
         let far = random(3, 3, 2) * 1e3;
         let blocks = [data.samples(), Samples::new(far.view(), &[0, 1, 2], 3).unwrap()];
         let off = |blocks: &[Samples<'_>], parts| {
-            let set = TrainingSet::new(blocks, 1e-2, 4).unwrap();
-            let clean = TrainingSet::new(&blocks[..1], 1e-2, 4).unwrap();
+            let set = SuspectSet::new(blocks, 1e-2, 4).unwrap();
+            let clean = SuspectSet::new(&blocks[..1], 1e-2, 4).unwrap();
             let of = |set| median_of_means(set, parts).unwrap().into_packed();
             norm(&(of(&set) - &of(&clean)))
         };

@@ -4,8 +4,10 @@ use hemlock_head::{Head, add_weight_decay};
 use ndarray::Array2;
 
 use crate::losses::{losses, retrain, train};
-use crate::{DefenceError, TrainingSet};
+use crate::{DefenceError, SuspectSet};
 
+/// The gradient norm at which heads count as trained.
+const TOLERANCE: f64 = 1e-6;
 /// Largest number of trainings after the first.
 const ROUNDS: usize = 50;
 
@@ -32,9 +34,9 @@ pub struct Truncated {
 /// # Errors
 /// Returns an error if the threshold is not finite and positive, if no loss is below it, or if a head cannot be
 /// trained.
-pub fn truncated_loss(set: &TrainingSet<'_>, threshold: f64) -> Result<Truncated, DefenceError> {
+pub fn truncated_loss(set: &SuspectSet<'_>, threshold: f64) -> Result<Truncated, DefenceError> {
     DefenceError::check_positive("threshold", threshold)?;
-    let (mut head, preconditioner) = train(set)?;
+    let (mut head, preconditioner) = train(set, TOLERANCE)?;
     let mut now = losses(&head, set);
     let mut rounds = 0;
     loop {
@@ -43,7 +45,7 @@ pub fn truncated_loss(set: &TrainingSet<'_>, threshold: f64) -> Result<Truncated
         let subset = set.filter(&kept)?;
         // The mean is still taken over all samples, so that weight decay counts for more among the kept ones.
         let weight_decay = set.weight_decay() * set.len() as f64 / count.max(1) as f64;
-        head = retrain(&[subset.samples()], weight_decay, Some(&head), &preconditioner)?.head;
+        head = retrain(&[subset.samples()], weight_decay, TOLERANCE, Some(&head), &preconditioner)?;
         now = losses(&head, set);
         rounds += 1;
         let stable = now.iter().zip(&kept).all(|(loss, kept)| (*loss < threshold) == *kept);
@@ -67,12 +69,12 @@ mod tests {
     use hemlock_head::{FitOptions, HeadError, Samples, accuracy, fit};
 
     /// Clean clusters, and poisons far out with one label.
-    fn poisoned(test: impl Fn(&TrainingSet<'_>, Samples<'_>)) {
+    fn poisoned(test: impl Fn(&SuspectSet<'_>, Samples<'_>)) {
         let data = GaussianClusters::new(300, 3, 2, 1);
         let rows: Vec<usize> = (0..300).filter(|row| data.samples().labels()[*row] == 1).take(30).collect();
         let far = data.samples().select(&rows) * 3.0;
         let blocks = [data.samples(), Samples::new(far.view(), &[0; 30], 2).unwrap()];
-        test(&TrainingSet::new(&blocks, 1e-3, 0).unwrap(), data.samples());
+        test(&SuspectSet::new(&blocks, 1e-3, 0).unwrap(), data.samples());
     }
 
     #[test]

@@ -100,22 +100,20 @@ def trimmed(z, y, K, share):
 def roni(z, y, K):
     words = []
     for row in z:
-        h = blake3(derive_key_context="hemlock 2026 groups of the filter roni"); h.update(SEED.to_bytes(8, "little")); h.update((row + 0.0).astype("<f8").tobytes())
-        words.append(np.frombuffer(h.digest(), "<u8"))
-    words = np.stack(words); scores, own = np.zeros(len(y)), np.zeros(len(y))
+        h = blake3(derive_key_context="hemlock 2026 halves of the filter roni"); h.update(SEED.to_bytes(8, "little")); h.update((row + 0.0).astype("<f8").tobytes())
+        words.append(int.from_bytes(h.digest()[:8], "little"))
+    side = np.array([word % 2 for word in words]); scores, removed = np.zeros(len(y)), np.zeros(len(y), bool)
     for half in range(2):
-        A, B = words[:, 0] % 2 == half, words[:, 0] % 2 != half
-        w = fit(z[A], y[A], K); own[A] = losses(w, z[A], y[A]); loss = losses(w, z[B], y[B]).mean()
-        for p in range(2):
-            group = words[:, 1 + p] % 5
-            for g in range(5):
-                rest = A & (group != g)
-                scores[A & (group == g)] += (loss - losses(fit(z[rest], y[rest], K), z[B], y[B]).mean()) / 2
-    order = np.lexsort((-own, -scores))
-    def first(share, least):
-        removed = np.zeros(len(y), bool); removed[order[:int(np.floor(share * len(y) + 0.5))]] = True
-        return removed & (scores > least)
-    return scores, first(SHARE, -np.inf), first(EXPECTED, 0.0)
+        A, B = np.flatnonzero(side == half), np.flatnonzero(side != half)
+        w = fit(z[A], y[A], K); ahead = gradients(w, z[B], y[B], K).mean(0)
+        H = hessian(w, z[A]); moved = np.linalg.pinv(H, rcond=1e-13, hermitian=True) @ ahead
+        scores[A] = -gradients(w, z[A], y[A], K) @ moved / len(A)
+        worst = A[np.argsort(-scores[A], kind="stable")][:int(np.floor(EXPECTED * len(A) + 0.5))]
+        size = -(-len(worst) // 4)
+        for group in (worst[i:i + size] for i in range(0, len(worst), size)):
+            rest = np.setdiff1d(A, group)
+            if losses(fit(z[rest], y[rest], K), z[B], y[B]).mean() < losses(w, z[B], y[B]).mean(): removed[group] = True
+    return scores, top(scores, SHARE), removed
 
 out = {"share": SHARE, "expected": EXPECTED, "weight_decay": DECAY, "seed": SEED, "sets": []}
 for K, d in ((3, 12), (2, 4)):
