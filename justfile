@@ -120,9 +120,14 @@ victim NAME *ARGS: (behind ARGS) (unlearnable NAME "--on-the-way")
 defence NAME *ARGS: (behind ARGS) (victim NAME "--on-the-way")
     @{{hemlock}} defence {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
+# Repair a head after some poisons were found
+[group('8')]
+repair NAME *ARGS: (behind ARGS) (defence NAME "--on-the-way")
+    @{{hemlock}} repair {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
+
 # Retrain victims on poisons and measure them
 [group('8')]
-evaluate NAME *ARGS: (behind ARGS) (defence NAME "--on-the-way")
+evaluate NAME *ARGS: (behind ARGS) (repair NAME "--on-the-way")
     @{{hemlock}} evaluate {{NAME}} --jobs {{jobs}} {{overrides}} {{ARGS}}
 
 # All stages, and the result table

@@ -140,3 +140,32 @@ fn heads_that_tolerate_poisons_are_victims() {
         assert!(accuracy["clean"].as_f64().unwrap() > 0.5 && row["clean_loss"]["clean"].is_number(), "{row}");
     }
 }
+
+#[test]
+fn a_head_is_repaired_as_far_as_poisons_are_found() {
+    let project = Project::new();
+    let repair = "[[repair]]\nmethod = [\"refit\", \"newton\", \"gradient-ascent\", \"fine-tune\"]\nfound = [0.0, 0.5, 1.0]\n\
+                  [[repair]]\nby = \"loss\"\n";
+    let spec = with(repair).replace("poison_fraction = 0.05", "poison_fraction = 0.3");
+    project.spec("repaired", &spec);
+    project.ok("run repaired");
+    let rows = results(&project, "repaired");
+    assert_eq!(rows.len(), 13);
+    let (clean, images) = (&rows[0]["accuracy"]["clean"], &rows[0]["accuracy"]["images"]);
+    for row in &rows {
+        let (params, found) = (&row["params"]["repair"], &row["stages"]["repair"]);
+        let number = |field: &str| found[field].as_f64().unwrap();
+        if params["found"] == 0.0 {
+            assert_eq!(&found["exact"], images, "{row}");
+        } else if params["by"].is_null() && params["found"] == 1.0 {
+            assert_eq!(&found["exact"], clean, "all poisons are gone");
+            let most = match params["method"].as_str().unwrap() {
+                "refit" => 0.0,
+                "newton" => 0.9,
+                _ => 1.0,
+            };
+            assert!(number("distance") <= most, "{params}: {found}");
+        }
+    }
+    project.fails("plan repaired --set repair.found=1.5", 2, &["found", "at most 1"]);
+}

@@ -49,6 +49,7 @@ pub fn graph() -> Graph {
         },
         node::<hemlock_victim::Stage>("victim"),
         node::<hemlock_defence::Stage>("defence"),
+        node::<hemlock_repair::Stage>("repair"),
         node::<hemlock_evaluate::Stage>("evaluate"),
     ])
 }

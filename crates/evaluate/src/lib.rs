@@ -10,12 +10,11 @@ use hemlock_artifact::{
 };
 use hemlock_attack::attacks::constraint;
 use hemlock_head::{FitOptions, Head, Samples, fit};
-use hemlock_models::{extract, extracted, open_extractor};
-use hemlock_perturb::{FrozenExtractor, visibility};
+use hemlock_models::extracted;
+use hemlock_perturb::visibility;
 use hemlock_stage::{About, Context, ParamError, Port, StageError, StageRole, inputs};
 use hemlock_threat::{Constraint, Sees, loss_bound};
 use hemlock_victims::{DefenceSpec, Train, TrainingSetChange, VictimData, VictimSpec, measure};
-use ndarray::Array2;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -270,13 +269,17 @@ impl Victims<'_> {
         let (mut last, mut detection) = (None, None);
         // Poisoned features mean nothing to another extractor, and a network is not trained on features.
         if let Some(poisons) = inputs.poison_features.as_ref().filter(|_| self.own && !self.victim.reads_images()) {
-            let change = self.of_features(poisons);
+            let change = TrainingSetChange::of_features(self.data, poisons);
             let (outcome, detected) = self.train("poisoned features", &change)?;
             add(TrainingSet::FEATURES, Role::Poisoned, outcome);
             (last, detection) = (Some(change), detected);
         }
         if let Some(poisons) = inputs.poisons.as_ref().filter(|poisons| self.can_train_on(poisons)) {
-            let change = self.poisoned(poisons)?;
+            let change = if self.victim.reads_images() {
+                TrainingSetChange::of_pictures(poisons)
+            } else {
+                TrainingSetChange::of_images(self.data, poisons)?
+            };
             let (outcome, detected) = self.train("poisoned images", &change)?;
             add(TrainingSet::IMAGES, Role::Poisoned, outcome);
             (last, detection) = (Some(change), detected);
@@ -305,12 +308,6 @@ impl Victims<'_> {
         Ok(())
     }
 
-    /// Returns the change of clean data that poisoned features make.
-    fn of_features(&self, poisons: &PoisonFeatures) -> TrainingSetChange {
-        let (features, labels) = (poisons.features.mapv(f64::from), poisons.labels.clone());
-        TrainingSetChange { features, labels, ..TrainingSetChange::none(self.data) }
-    }
-
     /// Whether the victim can train on these poisons. Otherwise it warns.
     fn can_train_on(&self, poisons: &Poisons) -> bool {
         let can = poisons.pixels.is_none() || !self.victim.reads_images();
@@ -326,37 +323,6 @@ impl Victims<'_> {
         let Some(defence) = self.defence else { return Ok((self.victim.train(what, self.data, change)?, None)) };
         let (outcome, detection) = defence.train(self.victim, what, self.data, change)?;
         Ok((outcome, Some(detection)))
-    }
-
-    /// Returns the change of clean data that poisons make.
-    fn poisoned(&self, poisons: &Poisons) -> Result<TrainingSetChange, StageError> {
-        let VictimData { features, extractor, ctx, .. } = self.data;
-        let reads_images = self.victim.reads_images();
-        let Some(extractor) = extractor else {
-            return Err(StageError::internal("poisons came without the extractor they were made with"));
-        };
-        let features = if reads_images {
-            Array2::zeros((0, 0))
-        } else {
-            let extractor = open_extractor(extractor, ctx)?;
-            let z = match &poisons.pixels {
-                Some(pixels) => {
-                    FrozenExtractor::new(&extractor, &features.normalization).features(pixels.view(), ctx)?
-                }
-                None => {
-                    let mut z = extract(&extractor, poisons.images.view(), ctx)?;
-                    features.normalization.apply(z.view_mut());
-                    z
-                }
-            };
-            z.mapv(f64::from)
-        };
-        Ok(TrainingSetChange {
-            features,
-            images: reads_images.then(|| poisons.images.clone()),
-            labels: poisons.labels.clone(),
-            removed: if poisons.replaces { poisons.base_index.clone() } else { Vec::new() },
-        })
     }
 
     /// Trains a linear head on clean samples.

@@ -98,6 +98,8 @@ purposes! {
     Test = 29,
     /// Random features that the control of refinement starts from.
     RefinementFeatures = 30,
+    /// The poisons that are found before a head is repaired.
+    FoundPoisons = 31,
 }
 
 impl Purpose {

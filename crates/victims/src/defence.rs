@@ -118,6 +118,12 @@ impl FilterRef {
         self.0.name
     }
 
+    /// The filter.
+    #[must_use]
+    pub fn filter(self) -> &'static Filter {
+        self.0
+    }
+
     fn has_neighbors(self) -> bool {
         self.name().starts_with("knn-")
     }

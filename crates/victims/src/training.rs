@@ -1,8 +1,10 @@
 //! Training sets: clean data, and the changes that an attack or a control makes to it.
 
-use hemlock_artifact::{Accuracy, Answers, Dataset, ExtractorArtifact, Features, Outcome};
+use hemlock_artifact::{Accuracy, Answers, Dataset, ExtractorArtifact, Features, Outcome, PoisonFeatures, Poisons};
 use hemlock_defences::SuspectSet;
 use hemlock_head::{HeadError, Samples};
+use hemlock_models::{extract, open_extractor};
+use hemlock_perturb::FrozenExtractor;
 use hemlock_stage::{Context, StageError};
 use ndarray::{Array2, Array4};
 
@@ -64,6 +66,45 @@ impl TrainingSetChange {
             Array4::zeros((0, channels, height, width))
         });
         Self { features: Array2::zeros((0, dim)), images, labels: Vec::new(), removed: Vec::new() }
+    }
+
+    /// The change that poisoned features make.
+    #[must_use]
+    pub fn of_features(data: &VictimData, poisons: &PoisonFeatures) -> Self {
+        let (features, labels) = (poisons.features.mapv(f64::from), poisons.labels.clone());
+        Self { features, labels, ..Self::none(data) }
+    }
+
+    /// The change that poisoned images make for victims that train on features.
+    ///
+    /// # Errors
+    /// If the extractor is missing, cannot be opened or computes numbers that are not finite.
+    pub fn of_images(data: &VictimData, poisons: &Poisons) -> Result<Self, StageError> {
+        let VictimData { features, extractor, ctx, .. } = data;
+        let Some(extractor) = extractor else {
+            return Err(StageError::internal("poisons came without the extractor they were made with"));
+        };
+        let extractor = open_extractor(extractor, ctx)?;
+        let z = match &poisons.pixels {
+            Some(pixels) => FrozenExtractor::new(&extractor, &features.normalization).features(pixels.view(), ctx)?,
+            None => {
+                let mut z = extract(&extractor, poisons.images.view(), ctx)?;
+                features.normalization.apply(z.view_mut());
+                z
+            }
+        };
+        Ok(Self { features: z.mapv(f64::from), images: None, ..Self::of_pictures(poisons) })
+    }
+
+    /// The change that poisoned images make for victims that train on images.
+    #[must_use]
+    pub fn of_pictures(poisons: &Poisons) -> Self {
+        Self {
+            features: Array2::zeros((0, 0)),
+            images: Some(poisons.images.clone()),
+            labels: poisons.labels.clone(),
+            removed: if poisons.replaces { poisons.base_index.clone() } else { Vec::new() },
+        }
     }
 
     /// Returns the added features and labels as samples of a head.
